@@ -1,0 +1,38 @@
+SHELL := /bin/sh
+PY := .venv/bin/python
+.PHONY: setup demo test lint bench lock clean
+
+# The stamp makes set-up a no-op until the lock or the project file changes.
+.venv/.ready: requirements.lock pyproject.toml
+	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Catalyst needs Python 3.11 or newer; python3 is $$(python3 --version)"; exit 1; }
+	@echo "setting up .venv (once; the network is used for this step only)"
+	@python3 -m venv --clear .venv
+	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch .venv/.ready
+
+setup: .venv/.ready
+
+demo: setup
+	@$(PY) -m catalyst demo
+
+test: setup
+	@$(PY) -m pytest -q
+
+lint: setup
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
+	@.venv/bin/lint-imports
+
+bench: setup
+	@$(PY) -m benchmarks
+
+lock: setup
+	@$(PY) -m pip install --quiet uv
+	@.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-emit-find-links --no-header --extra dev --extra build pyproject.toml -o requirements.lock
+
+clean:
+	@rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

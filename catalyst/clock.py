@@ -1,0 +1,228 @@
+"""Time, and the only module allowed to read it.
+
+Three clocks, one seam. `SystemClock` is the world's. `ScaledClock` runs a day in a minute and is shared by
+several processes through a small memory-mapped file, so that the daemon and the exchange live in the same
+instant. `ManualClock` stands still until a test or a replay advances it.
+
+`hold()` brackets an effect in flight (a request, a transaction, a scan): real work takes real time, so the
+scaled clock slows while something is held, and the manual clock does not move at all.
+"""
+
+import asyncio
+import heapq
+import mmap
+import struct
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from pathlib import Path
+from typing import Final, Protocol, Self
+from zoneinfo import ZoneInfo
+
+NEW_YORK: Final = ZoneInfo("America/New_York")
+
+
+class Clock(Protocol):
+    """What the rest of the program may ask of time."""
+
+    def now(self) -> datetime:
+        """The present, aware, UTC."""
+        ...
+
+    async def sleep(self, duration: timedelta) -> None:
+        """Return once `duration` of market time has passed; at once when it is not positive."""
+        ...
+
+    async def sleep_until(self, at: datetime) -> None:
+        """Return once `now() >= at`."""
+        ...
+
+    def hold(self) -> AbstractContextManager[None]:
+        """Mark an effect as in flight for the length of the block."""
+        ...
+
+
+async def wait(clock: Clock, event: asyncio.Event, at_most: timedelta) -> bool:
+    """Wait for `event`, `at_most` a span of market time; true when the event came."""
+    if event.is_set():
+        return True
+    heard = asyncio.ensure_future(event.wait())
+    slept = asyncio.ensure_future(clock.sleep(at_most))
+    try:
+        await asyncio.wait({heard, slept}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        heard.cancel()
+        slept.cancel()
+        await asyncio.gather(heard, slept, return_exceptions=True)
+    return event.is_set()
+
+
+class SystemClock:
+    """The world's own time."""
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    async def sleep(self, duration: timedelta) -> None:
+        await asyncio.sleep(max(0.0, duration.total_seconds()))
+
+    async def sleep_until(self, at: datetime) -> None:
+        while (rest := (at - self.now()).total_seconds()) > 0:
+            await asyncio.sleep(rest)
+
+    def hold(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
+class ScaledClock:
+    """A faster day, the same for every process that opens the same file.
+
+    The file holds one anchor: (sequence, monotonic seconds, market seconds since the epoch, speed). Market
+    time is `market + (monotonic - anchor) * speed`. Any process may read; the ones that `drive` may change
+    the speed, which re-anchors, so time never jumps. The monotonic clock is the machine's, not the process's.
+    """
+
+    _LAYOUT: Final = struct.Struct("<Qddd")
+    _CHUNK: Final = 0.02  # real seconds; the speed may change while somebody sleeps
+
+    def __init__(
+        self, path: Path, *, drive: bool = False, speed: float = 1.0, held_speed: float = 20.0
+    ) -> None:
+        with path.open("r+b") as file:
+            self._map = mmap.mmap(file.fileno(), self._LAYOUT.size)
+        self._drive = drive
+        self._speed = speed
+        self._held_speed = min(held_speed, speed)
+        self._held = 0
+        if drive:
+            self.pace(speed)
+
+    @classmethod
+    def create(cls, path: Path, start: datetime, *, speed: float = 1.0) -> Self:
+        """Write a new clock file that starts at `start` and stands still until somebody sets its pace."""
+        path.write_bytes(cls._LAYOUT.pack(0, time.monotonic(), start.timestamp(), 0.0))
+        return cls(path, drive=False, speed=speed)
+
+    def now(self) -> datetime:
+        _, mono, market, speed = self._anchor()
+        return datetime.fromtimestamp(market + (time.monotonic() - mono) * speed, UTC)
+
+    @property
+    def speed(self) -> float:
+        """Market seconds per real second, right now."""
+        return self._anchor()[3]
+
+    def pace(self, speed: float) -> None:
+        """Run at `speed` from this instant on."""
+        sequence, mono, market, before = self._anchor()
+        at = time.monotonic()
+        anchor = (sequence + 2, at, market + (at - mono) * before, speed)
+        struct.pack_into("<Q", self._map, 0, sequence + 1)  # odd: a reader waits for the whole anchor
+        self._LAYOUT.pack_into(self._map, 0, *anchor)
+
+    async def sleep(self, duration: timedelta) -> None:
+        await self.sleep_until(self.now() + duration)
+
+    async def sleep_until(self, at: datetime) -> None:
+        while (rest := (at - self.now()).total_seconds()) > 0:
+            speed = self.speed
+            await asyncio.sleep(min(rest / speed, self._CHUNK) if speed > 0 else self._CHUNK)
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        self._held += 1
+        if self._drive and self._held == 1:
+            self.pace(self._held_speed)
+        try:
+            yield
+        finally:
+            self._held -= 1
+            if self._drive and self._held == 0:
+                self.pace(self._speed)
+
+    def _anchor(self) -> tuple[int, float, float, float]:
+        while True:
+            anchor: tuple[int, float, float, float] = self._LAYOUT.unpack_from(self._map, 0)
+            if anchor[0] % 2 == 0 and self._LAYOUT.unpack_from(self._map, 0) == anchor:
+                return anchor
+
+
+class ManualClock:
+    """Stands still until told to advance; wakes sleepers in the order of their alarms.
+
+    Before each step it waits until nothing is held and every `quiet_when` condition is true, so sockets and
+    a real database keep up with it: a day of real requests runs as fast as the machine allows, in one order.
+    """
+
+    _SPINS: Final = 20
+    _PATIENCE: Final = 60.0  # real seconds an effect may stay in flight before the test is told
+
+    def __init__(self, start: datetime) -> None:
+        self._now = start
+        self._order = count()
+        self._alarms: list[tuple[datetime, int, asyncio.Event]] = []
+        self._held = 0
+        self._conditions: list[Callable[[], bool]] = []
+
+    def now(self) -> datetime:
+        return self._now
+
+    async def sleep(self, duration: timedelta) -> None:
+        await self.sleep_until(self._now + duration)
+
+    async def sleep_until(self, at: datetime) -> None:
+        if at <= self._now:
+            await asyncio.sleep(0)
+            return
+        alarm = asyncio.Event()
+        entry = (at, next(self._order), alarm)
+        heapq.heappush(self._alarms, entry)
+        try:
+            await alarm.wait()
+        finally:
+            if not alarm.is_set():  # cancelled: a dead alarm must not stop the clock
+                self._alarms.remove(entry)
+                heapq.heapify(self._alarms)
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        self._held += 1
+        try:
+            yield
+        finally:
+            self._held -= 1
+
+    def quiet_when(self, condition: Callable[[], bool]) -> None:
+        """Do not advance while `condition()` is false."""
+        self._conditions.append(condition)
+
+    async def advance(self, duration: timedelta) -> None:
+        """Move `duration` ahead, waking each sleeper at its own instant."""
+        await self.advance_to(self._now + duration)
+
+    async def advance_to(self, until: datetime) -> None:
+        """Move to `until`, waking each sleeper at its own instant."""
+        await self.quiet()
+        while self._alarms and self._alarms[0][0] <= until:
+            self._now, _, alarm = heapq.heappop(self._alarms)
+            alarm.set()
+            await self.quiet()
+        self._now = max(self._now, until)
+
+    async def quiet(self) -> None:
+        """Return when every task that can run has run and no effect is in flight."""
+        began = time.monotonic()
+        spins = 0
+        while spins < self._SPINS:
+            await asyncio.sleep(0)
+            if self._held or not all(condition() for condition in self._conditions):
+                spins = 0
+                await asyncio.sleep(0.0002)
+                if time.monotonic() - began > self._PATIENCE:
+                    raise RuntimeError(
+                        f"the clock waited {self._PATIENCE} s for {self._held} effects in flight"
+                    )
+            else:
+                spins += 1
