@@ -69,7 +69,7 @@ class SystemClock:
         await asyncio.sleep(max(0.0, duration.total_seconds()))
 
     async def sleep_until(self, at: datetime) -> None:
-        while (rest := (at - self.now()).total_seconds()) > 0:
+        while (rest := (at - self.now()).total_seconds()) > 0:  # noqa: ASYNC110 - the wall clock may be set
             await asyncio.sleep(rest)
 
     def hold(self) -> AbstractContextManager[None]:

@@ -1,0 +1,165 @@
+"""What Catalyst asks of a broker, of a market and of the news, in Catalyst's own words.
+
+Every request of `Broker` ends in a value or in one of the broker errors of `domain.errors`, each of which
+says whether it happened. No implementation retries a request that changes anything.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from enum import StrEnum
+from typing import Protocol
+
+import pandas as pd
+
+from catalyst.domain.report import (
+    AccountReport,
+    AssetReport,
+    ClockReport,
+    Fill,
+    OrderReport,
+    OrderRequest,
+    PositionReport,
+    Quote,
+    Trade,
+    TradeUpdate,
+)
+from catalyst.domain.session import Session
+
+
+class Broker(Protocol):
+    """The trading half. Raises OrderRefused, DuplicateOrder, OutcomeUnknown, BrokerUnavailable, NotFound,
+    AuthRefused as `domain.errors` defines them; reads never raise OutcomeUnknown."""
+
+    async def submit(self, request: OrderRequest) -> OrderReport:
+        """Send one order. The report carries the legs of a bracket or OCO where the broker showed them."""
+        ...
+
+    async def cancel(self, broker_id: str) -> None:
+        """Ask for a cancel; returning says only that it was asked. OrderRefused when no longer cancelable."""
+        ...
+
+    async def order(self, broker_id: str) -> OrderReport:
+        """One order with its legs. Raises NotFound."""
+        ...
+
+    async def order_by_client_id(self, client_order_id: str) -> OrderReport:
+        """One order with its legs, by our own id. Raises NotFound, which may be provisional."""
+        ...
+
+    async def orders(
+        self, *, status: str, after: datetime | None = None, symbols: Sequence[str] = ()
+    ) -> list[OrderReport]:
+        """All orders (`status` open | closed | all) submitted after `after`, oldest first, legs nested, every page."""
+        ...
+
+    async def positions(self) -> list[PositionReport]:
+        """All positions."""
+        ...
+
+    async def position(self, symbol: str) -> PositionReport | None:
+        """One position; None when the broker says it does not exist."""
+        ...
+
+    async def fills(self, *, after: datetime | None = None, order_id: str | None = None) -> list[Fill]:
+        """The activities ledger's fills, oldest first, every page."""
+        ...
+
+    async def account(self) -> AccountReport: ...
+
+    async def forbid_shorting(self, forbidden: bool) -> bool:
+        """Make the account's own `no_shorting` equal `forbidden`; true when it had to be changed."""
+        ...
+
+    async def clock(self) -> ClockReport: ...
+
+    async def calendar(self, start: date, end: date) -> list[Session]: ...
+
+    async def assets(self) -> list[AssetReport]:
+        """Every active US equity."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of threads and sockets."""
+        ...
+
+
+class StreamState(StrEnum):
+    CONNECTING = "connecting"
+    READY = "ready"  # authorised and listening
+    LOST = "lost"
+    REFUSED = "refused"  # authentication refused
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """The stream was not heard from `since` on; everything in between must be asked for. Sent when the stream
+    is lost (state LOST or REFUSED) and again when it is READY, before the first message after it."""
+
+    state: StreamState
+    since: datetime | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Garbled:
+    """A message that could not be understood: kept raw, never dropped in silence."""
+
+    raw: bytes
+    error: str
+
+
+class TradeUpdates(Protocol):
+    """The trade_updates stream as an async source that announces its gaps."""
+
+    @property
+    def state(self) -> StreamState: ...
+
+    def listen(self) -> AsyncIterator[TradeUpdate | Gap | Garbled]:
+        """Messages in order of arrival, for as long as the caller iterates; reconnects by itself."""
+        ...
+
+
+class MarketData(Protocol):
+    """The market half. Frames carry float64 and tz-aware UTC times; missing is NaN or NaT, never zero."""
+
+    async def snapshots(self, symbols: Sequence[str]) -> pd.DataFrame:
+        """Index symbol; trade_price, trade_at, bid, ask, bid_size, ask_size, quote_at, minute_close,
+        minute_volume, minute_at, day_open, day_high, day_low, day_close, day_volume, day_vwap, day_at,
+        prev_open, prev_high, prev_low, prev_close, prev_volume, prev_at. Symbols the market omits have no row.
+        """
+        ...
+
+    async def bars(
+        self, symbols: Sequence[str], timeframe: str, start: datetime, end: datetime
+    ) -> pd.DataFrame:
+        """Columns symbol, timestamp (start of the bar), open, high, low, close, volume; sorted by both.
+        `timeframe` is 1Min | 5Min | 15Min | 1Hour | 1Day."""
+        ...
+
+    async def quotes(self, symbols: Sequence[str]) -> dict[str, Quote]:
+        """The latest quotes; one-sided, crossed or zero sides come as None."""
+        ...
+
+    async def trades(self, symbols: Sequence[str]) -> dict[str, Trade]:
+        """The latest prints."""
+        ...
+
+
+class News(Protocol):
+    """Headlines."""
+
+    async def headlines(self, symbols: Sequence[str], start: datetime, end: datetime) -> pd.DataFrame:
+        """Columns id, symbol, headline, summary, source, published_at, received_at, url; one row per headline
+        and symbol asked for; oldest first. Raises BrokerUnavailable when the source failed: a failed source is
+        not an empty one."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RateUse:
+    """What the last answer said of our request budget."""
+
+    limit: int
+    remaining: int
+    reset_at: datetime | None

@@ -1,0 +1,226 @@
+"""The life of an order: states, edges, and what a broker's report does to them.
+
+Rule 1: everything that moves an order between states is in EDGES.
+Rule 2: fills are facts, states are opinions. A fill is booked whatever state the order is in; a report only
+        moves the state, and never past fills that are not booked yet.
+Rule 3: nothing here awaits, logs or reads a clock.
+"""
+
+from dataclasses import dataclass
+from decimal import Decimal
+from enum import StrEnum
+from typing import Final, assert_never
+
+from catalyst.domain.errors import IllegalTransition, InvariantBroken
+
+
+class Status(StrEnum):
+    CREATED = "created"  # the row is written; surely never sent
+    SUBMITTED = "submitted"  # may have been sent
+    ACCEPTED = "accepted"
+    PARTIAL_FILL = "partial_fill"
+    FILLED = "filled"
+    CANCELLED = "cancelled"
+    REJECTED = "rejected"
+    EXPIRED = "expired"
+    REPLACED = "replaced"
+
+
+class Purpose(StrEnum):
+    ENTRY = "entry"
+    STOP_LOSS = "stop_loss"
+    TAKE_PROFIT = "take_profit"
+    EXIT = "exit"  # monitor, time, manual, close of day
+    FLATTEN = "flatten"
+
+
+class Side(StrEnum):
+    BUY = "buy"
+    SELL = "sell"
+
+
+class PositionSide(StrEnum):
+    LONG = "long"
+    SHORT = "short"
+
+
+class EdgeKind(StrEnum):
+    NORMAL = "normal"
+    LATE = "late"  # it really happens, and pages the operator
+
+
+S = Status
+
+TERMINAL: Final = frozenset({S.FILLED, S.CANCELLED, S.REJECTED, S.EXPIRED, S.REPLACED})
+WORKING: Final = frozenset(set(S) - TERMINAL)
+EXITS: Final = frozenset({Purpose.STOP_LOSS, Purpose.TAKE_PROFIT, Purpose.EXIT, Purpose.FLATTEN})
+
+NEVER_ARRIVED: Final = "NEVER_ARRIVED"
+
+EDGES: Final[dict[tuple[Status, Status], EdgeKind]] = {
+    **{(S.CREATED, then): EdgeKind.NORMAL for then in (S.SUBMITTED, S.CANCELLED, S.REJECTED)},
+    # A fill can outrun the acknowledgement, so submitted leads everywhere.
+    **{
+        (S.SUBMITTED, then): EdgeKind.NORMAL
+        for then in (S.ACCEPTED, S.PARTIAL_FILL, S.FILLED, S.CANCELLED, S.REJECTED, S.EXPIRED, S.REPLACED)
+    },
+    **{
+        (S.ACCEPTED, then): EdgeKind.NORMAL
+        for then in (S.PARTIAL_FILL, S.FILLED, S.CANCELLED, S.REJECTED, S.EXPIRED, S.REPLACED)
+    },
+    **{
+        (S.PARTIAL_FILL, then): EdgeKind.NORMAL
+        for then in (S.PARTIAL_FILL, S.FILLED, S.CANCELLED, S.REJECTED, S.EXPIRED, S.REPLACED)
+    },
+    # A fill can arrive after the end that lost to it; a dead order can turn out to be alive.
+    **{
+        (before, then): EdgeKind.LATE
+        for before in (S.CANCELLED, S.EXPIRED, S.REPLACED)
+        for then in (S.PARTIAL_FILL, S.FILLED)
+    },
+    **{
+        (S.REJECTED, then): EdgeKind.LATE
+        for then in (S.ACCEPTED, S.PARTIAL_FILL, S.FILLED, S.CANCELLED)  # only when NEVER_ARRIVED
+    },
+}
+
+
+def transition(seen: Status, then: Status, *, reason: str | None = None) -> EdgeKind:
+    """Return the kind of the edge from `seen` to `then`; raise IllegalTransition when there is none.
+
+    `reason` is the stored rejection reason: a rejected order rises again only when it had `NEVER_ARRIVED`.
+    """
+    kind = EDGES.get((seen, then))
+    if kind is None or (seen is S.REJECTED and reason != NEVER_ARRIVED):
+        raise IllegalTransition(f"an order that is {seen} cannot become {then}")
+    return kind
+
+
+def side_for(position: PositionSide, purpose: Purpose) -> Side:
+    """The one place that writes a side: entries go with the position, every exit against it."""
+    match position, purpose:
+        case (PositionSide.LONG, Purpose.ENTRY):
+            return Side.BUY
+        case (PositionSide.SHORT, Purpose.ENTRY):
+            return Side.SELL
+        case (PositionSide.LONG, _):
+            return Side.SELL
+        case (PositionSide.SHORT, _):
+            return Side.BUY
+        case _:
+            assert_never(position)
+
+
+def position_side_for(side: Side, purpose: Purpose) -> PositionSide:
+    """The side of the position that an order of this side and purpose belongs to."""
+    return next(held for held in PositionSide if side_for(held, purpose) is side)
+
+
+_PENDING: Final = frozenset({"pending_new", "new", "pending_review"})
+_ALIVE: Final = frozenset(
+    {
+        "accepted",
+        "accepted_for_bidding",
+        "held",
+        "stopped",
+        "suspended",
+        "pending_cancel",
+        "pending_replace",
+        "done_for_day",
+        "calculated",
+        "partially_filled",
+    }
+)
+_ENDED: Final = {
+    "filled": S.FILLED,
+    "canceled": S.CANCELLED,
+    "expired": S.EXPIRED,
+    "rejected": S.REJECTED,
+    "replaced": S.REPLACED,
+}
+
+
+def status_of(broker_status: str, filled: Decimal, quantity: Decimal) -> Status | None:
+    """Our status for the broker's word; None for a word we do not know.
+
+    Source: Alpaca, orders documentation, order lifecycle.
+    """
+    if broker_status in _ENDED:
+        return _ENDED[broker_status]
+    if broker_status not in _PENDING | _ALIVE:
+        return None
+    if filled >= quantity > 0:
+        return S.FILLED
+    if filled > 0:
+        return S.PARTIAL_FILL
+    return S.SUBMITTED if broker_status in _PENDING else S.ACCEPTED
+
+
+@dataclass(frozen=True, slots=True)
+class OrderState:
+    """What our books say of one order."""
+
+    status: Status
+    quantity: Decimal
+    filled_qty: Decimal
+    rejection_reason: str | None = None
+
+
+class Verdict(StrEnum):
+    """What hearing a report comes to."""
+
+    MOVE = "move"  # change the state along an edge
+    SAME = "same"  # the state is right already
+    STALE = "stale"  # the report lies behind us
+    BEHIND = "behind"  # the broker has filled more than we booked: fetch the fills first
+    UNKNOWN = "unknown"  # a word we do not know: keep it, ask again, live on
+    CONTRADICTION = "contradiction"  # quarantine: no edge leads there
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    verdict: Verdict
+    then: Status | None = None
+    kind: EdgeKind | None = None
+
+
+_RANK: Final = {S.CREATED: 0, S.SUBMITTED: 1, S.ACCEPTED: 2, S.PARTIAL_FILL: 3} | dict.fromkeys(TERMINAL, 4)
+
+
+def hear(order: OrderState, broker_status: str, broker_filled: Decimal) -> Heard:
+    """Decide what a broker's report of (status, cumulative filled quantity) does to `order`.
+
+    Idempotent and blind to order: the same reports in any sequence, any number of times, end alike.
+    """
+    then = status_of(broker_status, broker_filled, order.quantity)
+    if then is None:
+        return Heard(Verdict.UNKNOWN)
+    if broker_filled > order.filled_qty:
+        return Heard(Verdict.BEHIND, then)
+    if then is order.status:
+        return Heard(Verdict.SAME, then)
+    if broker_filled < order.filled_qty or _RANK[then] < _RANK[order.status]:
+        if order.status is S.REJECTED and order.rejection_reason == NEVER_ARRIVED and then in WORKING:
+            return Heard(Verdict.MOVE, S.ACCEPTED, EdgeKind.LATE)
+        return Heard(Verdict.STALE, then)
+    try:
+        return Heard(Verdict.MOVE, then, transition(order.status, then, reason=order.rejection_reason))
+    except IllegalTransition:
+        return Heard(Verdict.CONTRADICTION, then)
+
+
+def after_fill(order: OrderState, quantity: Decimal) -> tuple[Status, EdgeKind]:
+    """The state after `quantity` more shares are booked, and the kind of edge that leads there.
+
+    Raises InvariantBroken when more would be filled than was ordered, IllegalTransition when a truly
+    refused order is said to have filled.
+    """
+    filled = order.filled_qty + quantity
+    if quantity <= 0 or filled > order.quantity:
+        raise InvariantBroken(f"{filled} filled of an order for {order.quantity}")
+    then = S.FILLED if filled == order.quantity else S.PARTIAL_FILL
+    if order.status is S.FILLED:
+        raise InvariantBroken("a filled order cannot fill again")
+    if order.status is S.CREATED:  # the broker filled a row we believe unsent: the send was not recorded
+        raise IllegalTransition("an order that was never sent cannot fill")
+    return then, transition(order.status, then, reason=order.rejection_reason)

@@ -1,0 +1,56 @@
+"""The market session of a day, from the exchange's calendar; never from UTC hours."""
+
+from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta
+from enum import StrEnum
+from typing import Final
+from zoneinfo import ZoneInfo
+
+from catalyst.domain.errors import CatalystError
+
+NEW_YORK: Final = ZoneInfo("America/New_York")
+REGULAR_CLOSE: Final = time(16, 0)
+
+
+class Phase(StrEnum):
+    BEFORE = "before"
+    OPEN = "open"
+    AFTER = "after"
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One trading day: its New York date, and its open and close as UTC instants."""
+
+    day: date
+    open: datetime
+    close: datetime
+
+    def __post_init__(self) -> None:
+        if not self.open < self.close:
+            raise CatalystError(f"the session of {self.day} closes before it opens")
+
+    @property
+    def half_day(self) -> bool:
+        return self.close.astimezone(NEW_YORK).time() < REGULAR_CLOSE
+
+    def phase(self, at: datetime) -> Phase:
+        if at < self.open:
+            return Phase.BEFORE
+        return Phase.OPEN if at < self.close else Phase.AFTER
+
+    def flat_at(self, minutes_before_close: int) -> datetime:
+        """When the exits of the day begin: that long before the actual close."""
+        return self.close - timedelta(minutes=minutes_before_close)
+
+
+def session_of(day: date, opens: time, closes: time) -> Session:
+    """The session of a calendar row whose times are New York wall-clock times without a zone."""
+    return Session(
+        day, *(datetime.combine(day, at, NEW_YORK).astimezone(ZoneInfo("UTC")) for at in (opens, closes))
+    )
+
+
+def trading_date(at: datetime) -> date:
+    """The New York date of an instant."""
+    return at.astimezone(NEW_YORK).date()
