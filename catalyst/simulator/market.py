@@ -5,9 +5,8 @@ Everything is a function of an instant: nothing an answer for `at` contains happ
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from decimal import Decimal
-from enum import StrEnum
 from typing import Protocol
 
 import numpy as np
@@ -71,17 +70,8 @@ class Headline:
     title: str
     summary: str
     source: str
+    url: str
     symbols: tuple[str, ...]
-
-
-class Timeframe(StrEnum):
-    """Bar lengths the data API serves."""
-
-    MINUTE = "1Min"
-    FIVE_MINUTES = "5Min"
-    FIFTEEN_MINUTES = "15Min"
-    HOUR = "1Hour"
-    DAY = "1Day"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +83,7 @@ class BarColumns:
     high: Floats
     low: Floats
     close: Floats
-    volume: Floats
+    volume: Ints
     vwap: Floats
     trades: Ints
 
@@ -103,10 +93,10 @@ class SnapshotColumns:
     """One row per asked symbol, as of one instant; a part whose `*_at`/`starts` is negative is unknown."""
 
     symbols: Sequence[str]
-    trade_at: Ints  # epoch nanoseconds
+    trade_at: Ints  # epoch seconds
     trade_price: Floats
     trade_size: Ints
-    quote_at: Ints  # epoch nanoseconds
+    quote_at: Ints  # epoch seconds
     bid: Floats
     ask: Floats
     bid_size: Ints
@@ -152,9 +142,12 @@ class Market(Protocol):
         ...
 
     def bars(
-        self, symbol: str, timeframe: Timeframe, start: datetime, end: datetime, at: datetime
+        self, symbol: str, length: timedelta, start: datetime, end: datetime, at: datetime
     ) -> BarColumns:
-        """The finished bars that start in [start, end] and end by `at`, in time order."""
+        """The bars of `length` that start in [start, end], as of `at`, in time order.
+
+        Shorter than a day: finished ones only (their end is not after `at`). Of a day: the running one too.
+        """
         ...
 
     def headlines(self, start: datetime, end: datetime, at: datetime) -> Sequence[Headline]:

@@ -1,0 +1,230 @@
+"""The newest trade and the snapshot of any number of symbols at an instant, in array operations.
+
+The daily bar follows the broker's aggregation: its prices come from regular hours only, its volume from all
+trades of the day. So before a symbol's first regular trade there is no bar of today: `daily` is then the
+previous session's and `previous` the one before. The bar's own time tells which.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from catalyst.simulator import calendar, path
+from catalyst.simulator.market import BarColumns, Floats, Ints, Session, SnapshotColumns
+from catalyst.simulator.market_quotes import QuoteColumns
+from catalyst.simulator.market_table import SECONDS, BarTable
+
+CLOSE_SIZE: Final = 100  # shares of the print that stands for an earlier day's official close
+SHARES_PER_TRADE: Final = 100  # a daily bar from elsewhere does not tell its trades; this estimates them
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """An instant in its New York day, epoch seconds; `opens` and `closes` are 0 on a closed day."""
+
+    at: int
+    midnight: int
+    opens: int
+    closes: int
+
+
+@dataclass(slots=True)
+class Days:
+    """When the sessions of a market began and closed, epoch seconds."""
+
+    midnights: Ints
+    closes: Ints
+    _known: tuple[date, int, int, int]
+
+    @classmethod
+    def of(cls, sessions: Sequence[Session]) -> Self:
+        """The days of `sessions`, in order."""
+        midnights = [int(calendar.midnight(session.day).timestamp()) for session in sessions]
+        closes = [int(session.close.timestamp()) for session in sessions]
+        return cls(np.array(midnights, dtype=np.int64), np.array(closes, dtype=np.int64), (date.min, 0, 0, 0))
+
+    def moment(self, at: datetime) -> Moment:
+        """Where `at` lies in its day."""
+        day = calendar.trading_day(at)
+        if self._known[0] != day:
+            session = calendar.session(day)
+            opens, closes = (session.open, session.close) if session else (None, None)
+            self._known = (
+                day,
+                int(calendar.midnight(day).timestamp()),
+                int(opens.timestamp()) if opens else 0,
+                int(closes.timestamp()) if closes else 0,
+            )
+        return Moment(int(at.timestamp() // 1), *self._known[1:])
+
+    def close_of(self, midnights: Ints) -> Ints:
+        """The close of each session that begins at one of `midnights`."""
+        rows = np.minimum(np.searchsorted(self.midnights, midnights), len(self.midnights) - 1)
+        return self.closes[rows]
+
+
+@dataclass(frozen=True, slots=True)
+class Newest:
+    """The newest trade of each symbol; `at` (epoch seconds) is -1 where there has been none."""
+
+    at: Ints
+    price: Ints  # units
+    size: Ints
+
+
+def newest_trades(bars: BarTable, daily: BarTable, days: Days, numbers: Ints, moment: Moment) -> Newest:
+    """The newest print of each number, or the newest earlier official close when that is younger."""
+    empty = np.full(len(numbers), -1)
+    at, price, size = empty, empty, empty
+    if len(bars.key):
+        rows = bars.last(numbers, moment.at)
+        walk = bars.walk(rows)
+        number = path.newest(walk, moment.at - bars.key[rows] % SECONDS)
+        printed = bars.key[rows] % SECONDS + path.offset(walk, number)
+        at = np.where(rows >= 0, printed, -1)
+        price, size = path.price(walk, number), path.size(walk, number)
+    if len(daily.key):
+        rows = daily.last(numbers, moment.midnight - 1)
+        closed = np.where(rows >= 0, days.close_of(daily.key[rows] % SECONDS), -1)
+        older = closed > at
+        at = np.where(older, closed, at)
+        price = np.where(older, daily.close[rows], price)
+        size = np.where(older, CLOSE_SIZE, size)
+    return Newest(at, price, size)
+
+
+def snapshot_columns(
+    symbols: Sequence[str],
+    numbers: Ints,
+    moment: Moment,
+    bars: BarTable,
+    daily: BarTable,
+    newest: Newest,
+    quotes: QuoteColumns,
+) -> SnapshotColumns:
+    """Everything the broker tells of `numbers` as of `moment`."""
+    today, previous = running_days(bars, numbers, moment), daily.last(numbers, moment.midnight - 1)
+    has_today = today.starts >= 0
+    yesterday = daily_bars(daily, previous)
+    before = daily_bars(daily, _one_before(daily, previous))
+    return SnapshotColumns(
+        symbols=symbols,
+        trade_at=newest.at,
+        trade_price=newest.price / path.UNITS,
+        trade_size=newest.size,
+        quote_at=np.where(newest.at >= 0, quotes.at, -1),
+        bid=quotes.bid / path.UNITS,
+        ask=quotes.ask / path.UNITS,
+        bid_size=quotes.bid_size,
+        ask_size=quotes.ask_size,
+        minute=minute_bars(bars, numbers, moment.at),
+        daily=choose(has_today, today, yesterday),
+        previous=choose(has_today, yesterday, before),
+    )
+
+
+def minute_bars(bars: BarTable, numbers: Ints, at: int) -> BarColumns:
+    """The newest finished minute with a trade, of each number; `starts` -1 without one."""
+    if not len(bars.key):
+        return nothing(len(numbers))
+    ended = at // 60 * 60
+    rows = bars.last(numbers, ended - 1)
+    walk = bars.walk(rows)
+    start = bars.key[rows] % SECONDS
+    end = path.newest(walk, ended - 1 - start)
+    minute = path.offset(walk, end) // 60 * 60
+    columns = section(walk, path.oldest(walk, minute), end, start + minute)
+    return choose(rows >= 0, columns, nothing(len(numbers)))
+
+
+def section(walk: path.Walk, begin: Ints, end: Ints, starts: Ints) -> BarColumns:
+    """The bars made of prints `begin` to `end`, both included, of each walk."""
+    open_, close = path.price(walk, begin), path.price(walk, end)
+    high, low = path.highest(walk, begin, end), path.lowest(walk, begin, end)
+    whole = (begin == 0) & (end == walk.count - 1)
+    mean: Floats = np.where(whole, path.mean(walk), (open_ + high + low + close) / 4)
+    volume = path.traded(walk, end) - path.traded(walk, begin - 1)
+    return columns_of(starts, open_, high, low, close, volume, mean, end - begin + 1)
+
+
+def running_days(bars: BarTable, numbers: Ints, moment: Moment) -> BarColumns:
+    """Today's bar so far, of each number; `starts` -1 before the first regular trade."""
+    if not moment.opens or not len(bars.key) or moment.at < moment.opens:
+        return nothing(len(numbers))
+    day = bars.first(numbers, moment.midnight)
+    first = bars.first(numbers, moment.opens)
+    newest = bars.last(numbers, moment.at)
+    last = np.minimum(newest, bars.first(numbers, moment.closes) - 1)
+    has = last >= first
+    walk = bars.walk(last)
+    end = path.newest(walk, np.maximum(moment.at - bars.key[last] % SECONDS, 0))
+    start = np.zeros_like(end)
+    high, low = bars.extremes(first, last)
+    high = np.maximum(high, path.highest(walk, start, end))
+    low = np.minimum(low, path.lowest(walk, start, end))
+    running = bars.walk(newest)
+    number = path.newest(running, np.maximum(moment.at - bars.key[newest] % SECONDS, 0))
+    volume = bars.shares[newest] - bars.shares[day] + path.traded(running, number)
+    value = bars.value[last] - bars.value[first] + path.mean(walk) * path.traded(walk, end)
+    shares = bars.shares[last] - bars.shares[first] + path.traded(walk, end)
+    mean = np.clip(value / np.maximum(shares, 1), low, high)
+    open_ = bars.open[np.minimum(first, len(bars.key) - 1)]
+    trades = np.maximum(volume // SHARES_PER_TRADE, 1)
+    midnight = np.full(len(numbers), moment.midnight)
+    columns = columns_of(midnight, open_, high, low, path.price(walk, end), volume, mean, trades)
+    return choose(has, columns, nothing(len(numbers)))
+
+
+def daily_bars(daily: BarTable, rows: Ints) -> BarColumns:
+    """The daily bars in `rows`; `starts` -1 for a negative row."""
+    if not len(daily.key):
+        return nothing(len(rows))
+    open_, high, low, close = daily.open[rows], daily.high[rows], daily.low[rows], daily.close[rows]
+    volume = daily.volume[rows]
+    mean, trades = (high + low + close) / 3, np.maximum(volume // SHARES_PER_TRADE, 1)
+    starts = np.where(rows >= 0, daily.key[rows] % SECONDS, -1)
+    return columns_of(starts, open_, high, low, close, volume, mean, trades)
+
+
+def columns_of(
+    starts: Ints, open_: Ints, high: Ints, low: Ints, close: Ints, volume: Ints, mean: Floats, trades: Ints
+) -> BarColumns:
+    """Bars in dollars from bars in units."""
+    return BarColumns(
+        starts,
+        open_ / path.UNITS,
+        high / path.UNITS,
+        low / path.UNITS,
+        close / path.UNITS,
+        volume,
+        np.round(mean / path.UNITS, 6),
+        trades,
+    )
+
+
+def nothing(count: int) -> BarColumns:
+    """`count` bars that are not there."""
+    zero, none = np.zeros(count), np.zeros(count, dtype=np.int64)
+    return BarColumns(np.full(count, -1), zero, zero, zero, zero, none, zero, none)
+
+
+def choose(first: NDArray[np.bool_], one: BarColumns, other: BarColumns) -> BarColumns:
+    """Row by row, `one` where `first` is true, else `other`."""
+    return BarColumns(
+        *(
+            np.where(first, getattr(one, name), getattr(other, name))
+            for name in ("starts", "open", "high", "low", "close", "volume", "vwap", "trades")
+        )
+    )
+
+
+def _one_before(daily: BarTable, rows: Ints) -> Ints:
+    """The row of the same symbol before each of `rows`; -1 without one."""
+    if not len(daily.key):
+        return rows
+    same = (rows > 0) & (daily.key[rows - 1] // SECONDS == daily.key[rows] // SECONDS)
+    return np.where(same, rows - 1, -1)
