@@ -98,11 +98,8 @@ class EmbeddedPostgres:
         self._held = False
         atexit.unregister(self.stop)
         with _alone(self._data_dir):
-            if _try_lock(self._users_fd) and _is_alive(self._data_dir):
-                command = [self.binaries / "pg_ctl", "stop", "-D", self.cluster, "-m", "fast", "-w"]
-                _run([*command, "-t", _PATIENCE], _owner(self.cluster))
-                if self.socket_dir != self.cluster:
-                    shutil.rmtree(self.socket_dir, ignore_errors=True)
+            if _try_lock(self._users_fd):
+                _shut_down(self._data_dir, self.cluster, self.binaries)
             os.close(self._users_fd)
 
     def __enter__(self) -> Self:
@@ -152,15 +149,35 @@ def find_binaries() -> Path:
 
 
 def remove(data_dir: Path) -> None:
-    """Nothing is left of the data directory; it must not be in use."""
+    """Nothing is left of the data directory nor of its server. Raises EmbeddedUnavailable while it is used."""
     data_dir = data_dir.expanduser().resolve()
     if not data_dir.exists():
         return
     with _alone(data_dir):
-        if _is_alive(data_dir):
-            raise EmbeddedUnavailable(f"the database in {data_dir} is in use")
-        shutil.rmtree((data_dir / "cluster").resolve(), ignore_errors=True)
-        shutil.rmtree(data_dir)
+        users_fd = _open(data_dir / "users.lock")
+        try:
+            if not _try_lock(users_fd):
+                raise EmbeddedUnavailable(f"the database in {data_dir} is in use")
+            cluster = (data_dir / "cluster").resolve()
+            if cluster.exists():
+                _shut_down(data_dir, *_place(data_dir, find_binaries())[:2])
+                shutil.rmtree(cluster)
+            shutil.rmtree(data_dir)
+        finally:
+            os.close(users_fd)
+
+
+def _shut_down(data_dir: Path, cluster: Path, binaries: Path) -> None:
+    """The server has stopped; clients that are still connected are cut, open transactions rolled back."""
+    if not _is_alive(data_dir):
+        return
+    socket_dir = _wait_ready(cluster)
+    _run(
+        [binaries / "pg_ctl", "stop", "-D", cluster, "-m", "fast", "-w", "-t", _PATIENCE, "-s"],
+        _owner(cluster),
+    )
+    if socket_dir != cluster:
+        shutil.rmtree(socket_dir)
 
 
 def _make_data_dir(data_dir: Path) -> None:

@@ -1,0 +1,206 @@
+"""Migrations: plain SQL files, forward only, one transaction each, under one lock, never changed once applied.
+
+The folder `migrations/` lies beside the package `catalyst`, in a checkout and in an installation alike.
+"""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+import asyncpg
+
+from catalyst.clock import SystemClock
+from catalyst.domain.errors import UserError
+from catalyst.store.pool import Connection, connect
+
+FOLDER: Final = Path(__file__).resolve().parents[2] / "migrations"
+
+_LOCK: Final = 0x0CA7_A175_7101  # one migrator at a time, whatever the database is called
+_NAME: Final = re.compile(r"\d{4}_[a-z0-9_]+\.sql")
+
+
+class SchemaNotCurrent(UserError):
+    """The database's schema is not the one this program was written for; the message says what to do."""
+
+
+class MigrationState(StrEnum):
+    APPLIED = "applied"
+    PENDING = "pending"
+    CHANGED = "changed"  # the file differs from what was applied
+    UNKNOWN = "unknown"  # applied, and there is no such file: a newer program was here
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    name: str
+    sql: str
+    checksum: str
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationStatus:
+    name: str
+    state: MigrationState
+
+
+def migrations(folder: Path = FOLDER) -> tuple[Migration, ...]:
+    """All migrations, in order. Raises SchemaNotCurrent when they are missing or not numbered without gaps."""
+    files = sorted(folder.glob("*.sql"))
+    if not files:
+        raise SchemaNotCurrent(f"there are no migrations in {folder}: the installation is incomplete")
+    for number, path in enumerate(files, start=1):
+        if not _NAME.fullmatch(path.name) or int(path.name[:4]) != number:
+            raise SchemaNotCurrent(f"{path.name} should be migration number {number:04}")
+    return tuple(_read(path) for path in files)
+
+
+def _read(path: Path) -> Migration:
+    sql = path.read_text(encoding="utf-8").replace("\r\n", "\n")
+    return Migration(path.stem, sql, hashlib.sha256(sql.encode()).hexdigest())
+
+
+async def migrate(dsn: str, *, folder: Path = FOLDER) -> list[str]:
+    """The database has every migration; return the names of those applied now, none the second time.
+
+    Each is one transaction, so an interrupted run goes on where it stopped. Several processes may call this at
+    once. Raises SchemaNotCurrent for a changed or unknown migration, before anything is touched.
+    """
+    known = migrations(folder)
+    conn = await connect(dsn, "catalyst migrate", statement_timeout=0, lock_timeout=60_000)
+    try:
+        await conn.execute("SELECT pg_advisory_lock($1)", _LOCK)
+        await conn.execute(
+            """
+            CREATE TABLE IF NOT EXISTS schema_migrations (
+                name       text        PRIMARY KEY,
+                checksum   text        NOT NULL,
+                applied_at timestamptz NOT NULL
+            )
+            """
+        )
+        states = _compare(known, await _applied(conn))
+        _refuse(states, but=MigrationState.PENDING)
+        pending = {status.name for status in states if status.state is MigrationState.PENDING}
+        for migration in known:
+            if migration.name in pending:
+                await _apply(conn, migration)
+        return sorted(pending)
+    finally:
+        await conn.close()
+
+
+async def status(dsn: str, *, folder: Path = FOLDER) -> list[MigrationStatus]:
+    """Every migration that is known or was applied, in order, with its state; changes nothing."""
+    conn = await connect(dsn, "catalyst migrate --status")
+    try:
+        return _compare(migrations(folder), await _applied(conn))
+    finally:
+        await conn.close()
+
+
+async def require_current(conn: Connection, *, folder: Path = FOLDER) -> None:
+    """The schema is exactly the known migrations; raises SchemaNotCurrent, which says what to run."""
+    _refuse(_compare(migrations(folder), await _applied(conn)), but=None)
+
+
+async def _applied(conn: Connection) -> dict[str, str]:
+    try:
+        rows = await conn.fetch("SELECT name, checksum FROM schema_migrations")
+    except asyncpg.UndefinedTableError:
+        return {}
+    return {row["name"]: row["checksum"] for row in rows}
+
+
+async def _apply(conn: Connection, migration: Migration) -> None:
+    async with conn.transaction():
+        await conn.execute(migration.sql)
+        await conn.execute(
+            "INSERT INTO schema_migrations (name, checksum, applied_at) VALUES ($1, $2, $3)",
+            migration.name,
+            migration.checksum,
+            SystemClock().now(),
+        )
+
+
+def _compare(known: Sequence[Migration], applied: dict[str, str]) -> list[MigrationStatus]:
+    states = dict.fromkeys(applied, MigrationState.UNKNOWN)
+    for migration in known:
+        had = applied.get(migration.name)
+        if had is None:
+            states[migration.name] = MigrationState.PENDING
+        elif had == migration.checksum:
+            states[migration.name] = MigrationState.APPLIED
+        else:
+            states[migration.name] = MigrationState.CHANGED
+    return [MigrationStatus(name, states[name]) for name in sorted(states)]
+
+
+def _refuse(states: Sequence[MigrationStatus], *, but: MigrationState | None) -> None:
+    wrong = [s for s in states if s.state not in (MigrationState.APPLIED, but)]
+    if not wrong:
+        return
+    named = ", ".join(f"{s.name} ({s.state})" for s in wrong)
+    if any(s.state is MigrationState.CHANGED for s in wrong):
+        advice = (
+            "a migration file was edited after it was applied: install the release that made this database"
+        )
+    elif any(s.state is MigrationState.UNKNOWN for s in wrong):
+        advice = "a newer release has migrated this database: install that release"
+    else:
+        advice = "run catalyst migrate"
+    raise SchemaNotCurrent(f"the database's schema is not current: {named}; {advice}")
+
+
+def roles_sql() -> str:
+    """SQL that creates the three roles where they are missing and grants each what it needs, no more.
+
+    To be run by a superuser or the database's owner, after `migrate`, as often as one likes. The roles can log
+    in once the operator gives them a password (ALTER ROLE ... PASSWORD ...) or pg_hba.conf lets them.
+    """
+    return _ROLES
+
+
+_ROLES: Final = """\
+DO $$
+DECLARE
+    role text;
+BEGIN
+    FOREACH role IN ARRAY ARRAY['catalyst_owner', 'catalyst_app', 'catalyst_readonly'] LOOP
+        IF NOT EXISTS (SELECT 1 FROM pg_roles WHERE rolname = role) THEN
+            EXECUTE format('CREATE ROLE %I LOGIN', role);
+        END IF;
+        EXECUTE format('GRANT CONNECT ON DATABASE %I TO %I', current_database(), role);
+        EXECUTE format('ALTER ROLE %I IN DATABASE %I SET search_path = public', role, current_database());
+    END LOOP;
+    EXECUTE format('REVOKE CREATE, TEMPORARY ON DATABASE %I FROM PUBLIC', current_database());
+END $$;
+REVOKE CREATE ON SCHEMA public FROM PUBLIC;
+
+-- The owner migrates, and drops old scan frames.
+GRANT USAGE, CREATE ON SCHEMA public TO catalyst_owner;
+GRANT ALL ON ALL TABLES IN SCHEMA public TO catalyst_owner;
+GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO catalyst_owner;
+
+-- The daemon and the commands: no DDL, no DELETE, no TRUNCATE, nothing rewritten in the journal.
+GRANT USAGE ON SCHEMA public TO catalyst_app;
+REVOKE ALL ON ALL TABLES IN SCHEMA public FROM catalyst_app;
+GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO catalyst_app;
+GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO catalyst_app;
+REVOKE UPDATE ON order_events FROM catalyst_app;
+REVOKE INSERT, UPDATE ON order_edges, schema_migrations FROM catalyst_app;
+REVOKE INSERT ON daemon FROM catalyst_app;
+
+-- Reports, screens and assistants: they read, for a bounded time, over a bounded number of connections.
+GRANT USAGE ON SCHEMA public TO catalyst_readonly;
+REVOKE ALL ON ALL TABLES IN SCHEMA public FROM catalyst_readonly;
+GRANT SELECT ON ALL TABLES IN SCHEMA public TO catalyst_readonly;
+ALTER ROLE catalyst_readonly CONNECTION LIMIT 10;
+ALTER ROLE catalyst_readonly SET default_transaction_read_only = on;
+ALTER ROLE catalyst_readonly SET statement_timeout = '5s';
+ALTER ROLE catalyst_readonly SET lock_timeout = '2s';
+ALTER ROLE catalyst_readonly SET idle_in_transaction_session_timeout = '30s';
+"""

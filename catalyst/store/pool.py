@@ -1,0 +1,241 @@
+"""The one pool: how the program reaches its database.
+
+Statements that belong together run in `tx`; one statement that is a transaction by itself runs in `statement`
+and saves two round trips. Both hold the clock, as any effect in flight does. A session carries no state from
+one borrower to the next (settings are per transaction, locks and LISTEN live on connections of their own), so
+it is not reset in between: that would be another round trip.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any, Final, TypeAlias, TypeVar
+
+import asyncpg
+import orjson
+from asyncpg.pool import PoolConnectionProxy
+
+from catalyst.clock import Clock
+from catalyst.store.refusals import StaleEpoch
+
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
+
+_T = TypeVar("_T")
+
+STATEMENT_TIMEOUT: Final = 5_000  # milliseconds, as are the next two
+LOCK_TIMEOUT: Final = 2_000
+IDLE_IN_TRANSACTION: Final = 30_000
+_ACQUIRE: Final = 2.0  # seconds, real time: beyond it the pool is exhausted, which is worth an alarm
+_ANSWER: Final = 10.0  # seconds, real time: beyond it the server is gone, whatever TCP believes
+_ATTEMPTS: Final = 3
+
+# Another transaction was in the way: the whole of ours may be done again.
+CONTENTION: Final = (
+    asyncpg.DeadlockDetectedError,
+    asyncpg.SerializationError,
+    asyncpg.LockNotAvailableError,
+)
+
+# The database cannot be reached or cannot write: trading goes on without it as far as it may.
+_OUTAGES: Final = (
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.QueryCanceledError,
+    OSError,
+    TimeoutError,
+)
+
+
+class Moment(StrEnum):
+    BEFORE = "before"
+    AFTER = "after"
+
+
+Witness: TypeAlias = Callable[[str, Moment], None]
+
+
+def is_outage(error: BaseException) -> bool:
+    """True when `error` says that the database is away, not that we asked for something wrong."""
+    return isinstance(error, _OUTAGES) and not isinstance(error, (ValueError, StaleEpoch))
+
+
+class Store:
+    """The pool, and the clock its users live on. `dsn` is for the connections that cannot be pooled.
+
+    `witness` is called with each step's label before its transaction begins and after it has committed.
+    """
+
+    def __init__(
+        self, pool: "asyncpg.Pool[asyncpg.Record]", clock: Clock, dsn: str, witness: Witness | None = None
+    ) -> None:
+        self.clock = clock
+        self.dsn = dsn
+        self._pool = pool
+        self._witness = witness
+
+    @asynccontextmanager
+    async def tx(self, label: str) -> AsyncIterator[Connection]:
+        """A transaction: committed when the block ends, rolled back when it raises. `label` names the step."""
+        with self.clock.hold():
+            self._tell(label, Moment.BEFORE)
+            try:
+                async with self._pool.acquire(timeout=_ACQUIRE) as conn, conn.transaction():
+                    yield conn
+            except Exception as error:
+                error.add_note(f"in transaction {label!r}")
+                raise
+            self._tell(label, Moment.AFTER)
+
+    @asynccontextmanager
+    async def statement(self, label: str) -> AsyncIterator[Connection]:
+        """A connection for one statement, which is a transaction by itself."""
+        with self.clock.hold():
+            self._tell(label, Moment.BEFORE)
+            try:
+                async with self._pool.acquire(timeout=_ACQUIRE) as conn:
+                    yield conn
+            except Exception as error:
+                error.add_note(f"in statement {label!r}")
+                raise
+            self._tell(label, Moment.AFTER)
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[Connection]:
+        """A connection for questions that change nothing; each statement sees what is committed by then."""
+        with self.clock.hold():
+            async with self._pool.acquire(timeout=_ACQUIRE) as conn:
+                yield conn
+
+    async def run(self, label: str, work: Callable[[Connection], Awaitable[_T]]) -> _T:
+        """What `work` returns, from a transaction of its own; done again, whole, while others are in the way.
+
+        `work` must touch nothing but its connection. Raises the last of three CONTENTION errors.
+        """
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                async with self.tx(label) as conn:
+                    return await work(conn)
+            except CONTENTION:
+                if attempt == _ATTEMPTS:
+                    raise
+        raise AssertionError("unreachable")
+
+    async def close(self) -> None:
+        """Every connection is closed; one that does not end by itself is cut."""
+        try:
+            async with asyncio.timeout(_ANSWER):  # noqa: TID251 -- a socket's end is real time
+                await self._pool.close()
+        except TimeoutError:
+            self._pool.terminate()
+
+    def _tell(self, label: str, moment: Moment) -> None:
+        if self._witness is not None:
+            self._witness(label, moment)
+
+
+async def open_store(
+    dsn: str, clock: Clock, *, size: int = 8, name: str = "catalyst", witness: Witness | None = None
+) -> Store:
+    """A store of at most `size` connections, the first one open. Raises what asyncpg raises."""
+    pool = await asyncpg.create_pool(
+        dsn,
+        min_size=1,
+        max_size=size,
+        max_inactive_connection_lifetime=0,
+        command_timeout=_ANSWER,
+        timeout=_ANSWER,
+        server_settings=_settings(name, STATEMENT_TIMEOUT, LOCK_TIMEOUT),
+        init=_teach,
+        reset=_keep,
+    )
+    return Store(pool, clock, dsn, witness)
+
+
+async def connect(
+    dsn: str, name: str, *, statement_timeout: int = STATEMENT_TIMEOUT, lock_timeout: int = LOCK_TIMEOUT
+) -> "asyncpg.Connection[asyncpg.Record]":
+    """A connection outside the pool, with the same types and limits. Timeouts in milliseconds, 0 for none."""
+    conn: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(
+        dsn,
+        timeout=_ANSWER,
+        command_timeout=_ANSWER if statement_timeout else None,
+        server_settings=_settings(name, statement_timeout, lock_timeout),
+    )
+    await _teach(conn)
+    return conn
+
+
+def _settings(name: str, statement_timeout: int, lock_timeout: int) -> dict[str, str]:
+    return {
+        "application_name": name,
+        "timezone": "UTC",
+        "search_path": "public",
+        "synchronous_commit": "on",
+        "statement_timeout": str(statement_timeout),
+        "lock_timeout": str(lock_timeout),
+        "idle_in_transaction_session_timeout": str(IDLE_IN_TRANSACTION),
+        # A dead peer is noticed in seconds; ignored on a Unix socket.
+        "tcp_keepalives_idle": "5",
+        "tcp_keepalives_interval": "2",
+        "tcp_keepalives_count": "3",
+        "jit": "off",
+    }
+
+
+async def _teach(conn: "asyncpg.Connection[asyncpg.Record]") -> None:
+    """jsonb travels as Python values, in its binary form: a version byte, then the text."""
+    await conn.set_type_codec(
+        "jsonb",
+        schema="pg_catalog",
+        format="binary",
+        encoder=encode_json,
+        decoder=lambda data: orjson.loads(data[1:]),
+    )
+
+
+async def _keep(conn: "asyncpg.Connection[asyncpg.Record]") -> None:
+    """Hand a connection back as it is."""
+
+
+def encode_json(value: object) -> bytes:
+    """`value` as binary jsonb: Decimals as text, so that no digit is lost; nothing PostgreSQL would refuse."""
+    try:
+        text = orjson.dumps(value, default=_plain, option=orjson.OPT_NON_STR_KEYS)
+    except orjson.JSONEncodeError:
+        text = orjson.dumps(_storable(value), default=_plain, option=orjson.OPT_NON_STR_KEYS)
+    if b"\\u0000" in text:
+        text = orjson.dumps(_storable(value), default=_plain, option=orjson.OPT_NON_STR_KEYS)
+    return b"\x01" + text
+
+
+def storable(text: str, limit: int = 65_536) -> str:
+    """`text` as PostgreSQL can hold it: no NUL, no lone surrogate, at most `limit` characters."""
+    return text[:limit].replace("\x00", "�").encode("utf-8", "replace").decode()
+
+
+def _storable(value: Any) -> Any:
+    match value:
+        case str():
+            return storable(value)
+        case dict():
+            return {_storable(key): _storable(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_storable(item) for item in value]
+        case _:
+            return value
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Decimal):
+        return str(value)
+    if isinstance(value, (set, frozenset)):
+        return sorted(value)
+    raise TypeError(f"{type(value).__name__} is not JSON")

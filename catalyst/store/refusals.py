@@ -1,0 +1,51 @@
+"""What the database itself refuses, as exceptions: the CT codes of migrations/0003_trading.sql.
+
+asyncpg raises a registered class for the SQLSTATE it meets, so importing this module is enough for these to be
+raised where the statement (or the commit) is awaited.
+"""
+
+from asyncpg import PostgresError
+
+from catalyst.domain.errors import AnotherDaemon, IllegalTransition, InvariantBroken
+
+
+class StaleEpoch(PostgresError, AnotherDaemon):
+    """Another daemon has taken over: stop sending at once."""
+
+    sqlstate = "CT001"
+
+
+class OverExit(PostgresError, InvariantBroken):
+    """The exit would take more than the position holds; nothing was written."""
+
+    sqlstate = "CT002"
+
+
+class IllegalEdge(PostgresError, IllegalTransition):
+    """The order's status has no such edge."""
+
+    sqlstate = "CT003"
+
+
+class HistoryRewritten(PostgresError, InvariantBroken):
+    """The statement would change what has been written for good."""
+
+    sqlstate = "CT004"
+
+
+class FillsContradict(PostgresError, InvariantBroken):
+    """Filled quantity would fall, or differ from the sum of the executions."""
+
+    sqlstate = "CT005"
+
+
+class JournalMissing(PostgresError, InvariantBroken):
+    """A status changed without its line in the journal."""
+
+    sqlstate = "CT006"
+
+
+class PositionUnexplained(PostgresError, InvariantBroken):
+    """A position without a filled entry, or an entry's fill without its position."""
+
+    sqlstate = "CT007"

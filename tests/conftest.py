@@ -1,0 +1,123 @@
+"""A real PostgreSQL for every test that asks: one server a session, one fresh database a test.
+
+`DATABASE_URL` names a server to use instead of the embedded one; its role must be allowed to create databases.
+"""
+
+import asyncio
+import os
+import tempfile
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import count
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+import pytest
+
+from catalyst import embedded
+from catalyst.clock import ManualClock
+from catalyst.store import migrate
+from catalyst.store.pool import Store, open_store
+
+# A crash of the machine may cost these databases; everything else is as in production.
+_FAST = {"fsync": "off", "full_page_writes": "off", "max_connections": "200", "autovacuum": "off"}
+_PREFIX = "catalyst-tests-"
+
+
+@dataclass
+class Server:
+    """A PostgreSQL server that makes databases. Usable from sync and async code: its own thread, its own loop."""
+
+    admin_dsn: str
+    _numbers: Iterator[int] = field(default_factory=count)
+    _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
+
+    def dsn_of(self, database: str) -> str:
+        return urlunsplit(urlsplit(self.admin_dsn)._replace(path=f"/{database}"))
+
+    def create(self, template: str = "template0") -> str:
+        """A new database, a copy of `template`; returns its DSN."""
+        name = f"catalyst_{os.getpid()}_{next(self._numbers)}"
+        self._admin(f"CREATE DATABASE {name} TEMPLATE {template} ENCODING 'UTF8'")
+        return self.dsn_of(name)
+
+    def drop(self, dsn: str) -> None:
+        self._admin(f"DROP DATABASE IF EXISTS {name_of(dsn)} WITH (FORCE)")
+
+    def run(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+        """What the coroutine returns, awaited to its end on a loop of its own."""
+        return self._thread.submit(lambda: asyncio.run(work())).result()
+
+    def _admin(self, sql: str) -> None:
+        async def execute() -> None:
+            conn = await asyncpg.connect(self.admin_dsn)
+            try:
+                await conn.execute(sql)
+            finally:
+                await conn.close()
+
+        self.run(execute)
+
+
+def name_of(dsn: str) -> str:
+    return urlsplit(dsn).path.lstrip("/")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    """The session's server."""
+    if url := os.environ.get("DATABASE_URL"):
+        yield Server(url)
+        return
+    for old in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        if (old / "users.lock").exists():  # of a session that was killed, unless somebody is using it
+            with suppress(embedded.EmbeddedUnavailable):
+                embedded.remove(old)
+    data_dir = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    with embedded.start(data_dir, settings=_FAST) as server:
+        yield Server(server.dsn)
+    embedded.remove(data_dir)
+
+
+@pytest.fixture(scope="session")
+def migrated(postgres: Server) -> Iterator[str]:
+    """The name of a database with every migration, to be cloned and never connected to."""
+    dsn = postgres.create()
+    postgres.run(lambda: migrate.migrate(dsn))
+    yield name_of(dsn)
+    postgres.drop(dsn)
+
+
+@pytest.fixture
+def empty_database(postgres: Server) -> Iterator[str]:
+    """The DSN of a new database with nothing in it."""
+    dsn = postgres.create()
+    yield dsn
+    postgres.drop(dsn)
+
+
+@pytest.fixture
+def database(postgres: Server, migrated: str) -> Iterator[str]:
+    """The DSN of a new database with every migration applied."""
+    dsn = postgres.create(migrated)
+    yield dsn
+    postgres.drop(dsn)
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    """A quarter past ten in New York, on a day the market is open; it stands still."""
+    return ManualClock(datetime(2026, 4, 8, 14, 15, tzinfo=UTC))
+
+
+@pytest.fixture
+async def store(database: str, clock: ManualClock) -> AsyncIterator[Store]:
+    """A store on a new, migrated database."""
+    store = await open_store(database, clock)
+    yield store
+    await store.close()

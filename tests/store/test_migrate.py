@@ -1,0 +1,121 @@
+"""Migrations: once, in order, unchanged, whoever runs them."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from catalyst.store import migrate
+from catalyst.store.migrate import MigrationState, SchemaNotCurrent
+from catalyst.store.pool import Store
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "0001_first.sql").write_text("CREATE TABLE first (x integer);")
+    (tmp_path / "0002_second.sql").write_text(
+        "CREATE TABLE second (x integer); INSERT INTO second VALUES (1);"
+    )
+    return tmp_path
+
+
+async def test_a_second_run_applies_nothing(empty_database: str):
+    """Migrating twice is migrating once: the first run names every migration, the second none."""
+    names = [migration.name for migration in migrate.migrations()]
+    assert await migrate.migrate(empty_database) == names
+    assert await migrate.migrate(empty_database) == []
+    states = await migrate.status(empty_database)
+    assert [(s.name, s.state) for s in states] == [(name, MigrationState.APPLIED) for name in names]
+
+
+async def test_status_of_an_empty_database_changes_nothing(empty_database: str):
+    """Asking what is pending creates no table."""
+    assert {s.state for s in await migrate.status(empty_database)} == {MigrationState.PENDING}
+    conn = await asyncpg.connect(empty_database)
+    assert await conn.fetchval("SELECT to_regclass('schema_migrations')") is None
+    await conn.close()
+
+
+async def test_two_processes_may_migrate_at_once(empty_database: str):
+    """Every migration is applied exactly once when two processes start together, and both end well."""
+    code = "import asyncio, sys; from catalyst.store import migrate; print(asyncio.run(migrate.migrate(sys.argv[1])))"
+    both = [
+        await asyncio.create_subprocess_exec(
+            sys.executable, "-c", code, empty_database, stdout=asyncio.subprocess.PIPE
+        )
+        for _ in range(2)
+    ]
+    outputs = [(await process.communicate())[0].decode().strip() for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    names = [migration.name for migration in migrate.migrations()]
+    assert sorted(outputs) == sorted([str(names), "[]"])
+
+
+async def test_a_changed_migration_is_refused_before_anything_is_touched(empty_database: str, folder: Path):
+    """An edited file stops the run, though a new one waits behind it; the message says what happened."""
+    await migrate.migrate(empty_database, folder=folder)
+    (folder / "0001_first.sql").write_text("CREATE TABLE first (y integer);")
+    (folder / "0003_third.sql").write_text("CREATE TABLE third (x integer);")
+    with pytest.raises(SchemaNotCurrent, match=r"0001_first \(changed\).*edited"):
+        await migrate.migrate(empty_database, folder=folder)
+    states = {s.name: s.state for s in await migrate.status(empty_database, folder=folder)}
+    assert states["0003_third"] is MigrationState.PENDING
+
+
+async def test_a_database_of_a_newer_release_is_refused(empty_database: str, folder: Path):
+    """A migration we have no file for means a newer program was here: neither migrate nor start."""
+    await migrate.migrate(empty_database, folder=folder)
+    (folder / "0002_second.sql").unlink()
+    with pytest.raises(SchemaNotCurrent, match="newer release"):
+        await migrate.migrate(empty_database, folder=folder)
+
+
+async def test_a_failing_migration_leaves_what_came_before_and_nothing_of_itself(
+    empty_database: str, folder: Path
+):
+    """Each migration is one transaction; the run can be repeated after the mend."""
+    (folder / "0002_second.sql").write_text("CREATE TABLE second (x integer); SELECT 1/0;")
+    with pytest.raises(asyncpg.DivisionByZeroError):
+        await migrate.migrate(empty_database, folder=folder)
+    conn = await asyncpg.connect(empty_database)
+    assert await conn.fetchval("SELECT to_regclass('first') IS NOT NULL AND to_regclass('second') IS NULL")
+    await conn.close()
+    (folder / "0002_second.sql").write_text("CREATE TABLE second (x integer);")
+    assert await migrate.migrate(empty_database, folder=folder) == ["0002_second"]
+
+
+def test_migrations_are_numbered_without_gaps(folder: Path):
+    """A file out of sequence is an error, not a surprise in production."""
+    (folder / "0004_fourth.sql").write_text("")
+    with pytest.raises(SchemaNotCurrent, match="0003"):
+        migrate.migrations(folder)
+
+
+def test_no_migrations_at_all_is_an_incomplete_installation(tmp_path: Path):
+    """A missing folder is said so; it is not an empty schema."""
+    with pytest.raises(SchemaNotCurrent, match="incomplete"):
+        migrate.migrations(tmp_path / "nowhere")
+
+
+async def test_the_daemon_refuses_an_unmigrated_database(empty_database: str):
+    """A database without migrations says what to run."""
+    conn = await asyncpg.connect(empty_database)
+    with pytest.raises(SchemaNotCurrent, match="run catalyst migrate"):
+        await migrate.require_current(conn)
+    await conn.close()
+
+
+async def test_a_current_database_is_accepted(store: Store):
+    """After migrate, the check passes in silence."""
+    async with store.read() as conn:
+        await migrate.require_current(conn)
+
+
+def test_no_migration_reads_the_servers_clock():
+    """Instants come from the caller: the daemon may live on another clock than the server."""
+    for migration in migrate.migrations():
+        code = " ".join(line.split("--")[0] for line in migration.sql.lower().splitlines())
+        for word in ("now()", "current_timestamp", "current_date", "localtimestamp", "clock_timestamp"):
+            assert word not in code, migration.name
