@@ -43,7 +43,7 @@ def intraday_bars(tables: Sequence[BarTable], number: int, length: int, begin: i
         if not len(rows):
             continue
         step = int(table.step[number])
-        columns = _minutes(table, rows) if length % step else _whole(table, rows)
+        columns = _minutes(table, rows, end) if length % step else _whole(table, rows)
         parts.append(columns if length == step else _group(columns, length))
     return join(parts)
 
@@ -63,8 +63,8 @@ def _whole(table: BarTable, rows: Ints) -> BarColumns:
     return section(walk, np.zeros_like(rows), walk.count - 1, table.key[rows] % SECONDS)
 
 
-def _minutes(table: BarTable, rows: Ints) -> BarColumns:
-    """The minutes inside longer bars, from their prints; a minute without a print has no bar."""
+def _minutes(table: BarTable, rows: Ints, before: int) -> BarColumns:
+    """The minutes inside longer bars that begin before `before`, from their prints; without a print, no bar."""
     per_bar = int(table.step[table.key[rows[0]] // SECONDS]) // _MINUTE
     walk = table.walk(np.repeat(rows, per_bar))
     minute = np.tile(np.arange(per_bar), len(rows)) * _MINUTE
@@ -72,7 +72,7 @@ def _minutes(table: BarTable, rows: Ints) -> BarColumns:
     columns = section(
         walk, begin, np.maximum(end, begin), np.repeat(table.key[rows] % SECONDS, per_bar) + minute
     )
-    return take(columns, np.flatnonzero(end >= begin))
+    return take(columns, np.flatnonzero((end >= begin) & (columns.starts < before)))
 
 
 def _group(bars: BarColumns, length: int) -> BarColumns:

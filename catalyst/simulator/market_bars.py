@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Final
+from zlib import crc32
 
 import numpy as np
 
@@ -60,11 +61,13 @@ class BarMarket:
     history: Callable[[int], BarTable] | None = None
     numbers: dict[str, int] = field(init=False)
     days: Days = field(init=False)
+    _salt: Ints = field(init=False)
     _unrolled: dict[int, _Prints] = field(init=False, default_factory=dict)
     _histories: dict[int, BarTable] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.numbers = {symbol: number for number, symbol in enumerate(self.listings)}
+        self._salt = np.array([crc32(symbol.encode()) for symbol in self.listings], dtype=np.int64)
         oldest = self.daily.start.min(initial=int(calendar.midnight(self.day).timestamp()))
         first = calendar.trading_day(datetime.fromtimestamp(int(oldest), UTC))
         self.days = Days.of(calendar.sessions(first, self.day))
@@ -161,7 +164,13 @@ class BarMarket:
         moment = self.days.moment(at)
         hours = (moment.opens, moment.closes)
         return market_quotes.quotes(
-            numbers, newest.price, newest.at, self.spread[numbers], self.depth[numbers], moment.at, hours
+            self._salt[numbers],
+            newest.price,
+            newest.at,
+            self.spread[numbers],
+            self.depth[numbers],
+            moment.at,
+            hours,
         )
 
     def _newest(self, numbers: Ints, at: datetime) -> Newest:

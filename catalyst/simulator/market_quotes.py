@@ -47,11 +47,12 @@ def depth_of(share_volume: Floats) -> Ints:
 
 
 def quotes(
-    numbers: Ints, last: Ints, traded_at: Ints, spread: Floats, depth: Ints, at: int, hours: tuple[int, int]
+    salt: Ints, last: Ints, traded_at: Ints, spread: Floats, depth: Ints, at: int, hours: tuple[int, int]
 ) -> QuoteColumns:
     """The quotes standing at `at` around prints of price `last` at `traded_at` (epoch seconds).
 
-    `numbers` only decide which side a print was on; `hours` are open and close of the day's regular session.
+    `salt`, a number of each symbol's own, decides which side a print was on; `hours` are open and close of the
+    day's regular session.
     """
     opens, closes = hours
     regular = opens <= at < closes
@@ -63,7 +64,7 @@ def quotes(
     below, above = last // grid * grid, -(-last // grid) * grid
     wanted = np.maximum(np.rint(last * spread * width / grid).astype(np.int64), 1)
     rest = np.maximum(wanted - (above - below) // grid, 0)
-    mixed = (numbers * 2_654_435_761 + since // RENEWAL * 40_503) % 65_521
+    mixed = (salt * 2_654_435_761 + since // RENEWAL * 40_503) % 65_521
     lower = (rest + mixed % 2) // 2
     bid = np.maximum(below - lower * grid, 1)
     ask = np.maximum(above + (rest - lower) * grid, bid + tick(bid))

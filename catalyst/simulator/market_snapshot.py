@@ -94,7 +94,7 @@ def newest_trades(bars: BarTable, daily: BarTable, days: Days, numbers: Ints, mo
         at = np.where(older, closed, at)
         price = np.where(older, daily.close[rows], price)
         size = np.where(older, CLOSE_SIZE, size)
-    return Newest(at, price, size)
+    return Newest(at, np.where(at >= 0, price, 0), np.where(at >= 0, size, 0))
 
 
 def snapshot_columns(
@@ -108,7 +108,7 @@ def snapshot_columns(
 ) -> SnapshotColumns:
     """Everything the broker tells of `numbers` as of `moment`."""
     today, previous = running_days(bars, numbers, moment), daily.last(numbers, moment.midnight - 1)
-    has_today = today.starts >= 0
+    has_today, traded = today.starts >= 0, newest.at >= 0
     yesterday = daily_bars(daily, previous)
     before = daily_bars(daily, _one_before(daily, previous))
     return SnapshotColumns(
@@ -116,11 +116,11 @@ def snapshot_columns(
         trade_at=newest.at,
         trade_price=newest.price / path.UNITS,
         trade_size=newest.size,
-        quote_at=np.where(newest.at >= 0, quotes.at, -1),
-        bid=quotes.bid / path.UNITS,
-        ask=quotes.ask / path.UNITS,
-        bid_size=quotes.bid_size,
-        ask_size=quotes.ask_size,
+        quote_at=np.where(traded, quotes.at, -1),
+        bid=np.where(traded, quotes.bid, 0) / path.UNITS,
+        ask=np.where(traded, quotes.ask, 0) / path.UNITS,
+        bid_size=np.where(traded, quotes.bid_size, 0),
+        ask_size=np.where(traded, quotes.ask_size, 0),
         minute=minute_bars(bars, numbers, moment.at),
         daily=choose(has_today, today, yesterday),
         previous=choose(has_today, yesterday, before),
@@ -145,8 +145,9 @@ def section(walk: path.Walk, begin: Ints, end: Ints, starts: Ints) -> BarColumns
     """The bars made of prints `begin` to `end`, both included, of each walk."""
     open_, close = path.price(walk, begin), path.price(walk, end)
     high, low = path.highest(walk, begin, end), path.lowest(walk, begin, end)
-    whole = (begin == 0) & (end == walk.count - 1)
-    mean: Floats = np.where(whole, path.mean(walk), (open_ + high + low + close) / 4)
+    # a stretch from within a bar tells its average by its four prices
+    mean: Floats = np.where(begin == 0, path.mean(walk, end), (open_ + high + low + close) / 4)
+    mean = np.clip(mean, low, high)
     volume = path.traded(walk, end) - path.traded(walk, begin - 1)
     return columns_of(starts, open_, high, low, close, volume, mean, end - begin + 1)
 
@@ -169,7 +170,7 @@ def running_days(bars: BarTable, numbers: Ints, moment: Moment) -> BarColumns:
     running = bars.walk(newest)
     number = path.newest(running, np.maximum(moment.at - bars.key[newest] % SECONDS, 0))
     volume = bars.shares[newest] - bars.shares[day] + path.traded(running, number)
-    value = bars.value[last] - bars.value[first] + path.mean(walk) * path.traded(walk, end)
+    value = bars.value[last] - bars.value[first] + path.mean(walk, end) * path.traded(walk, end)
     shares = bars.shares[last] - bars.shares[first] + path.traded(walk, end)
     mean = np.clip(value / np.maximum(shares, 1), low, high)
     open_ = bars.open[np.minimum(first, len(bars.key) - 1)]

@@ -19,7 +19,7 @@ class BarTable:
 
     `key` is number * SECONDS + start in epoch seconds, so that a search for (number, instant) is one
     `searchsorted` for any number of symbols. `shares` and `value` are running sums with one row more than the
-    table: `shares[b] - shares[a]` is the volume of rows [a, b).
+    table: `shares[b] - shares[a]` is the volume of rows [a, b), and `value` the same in price units times shares.
     """
 
     key: Ints
@@ -30,12 +30,13 @@ class BarTable:
     volume: Ints
     step: Ints  # seconds, per symbol number
     shares: Ints = field(init=False)
-    value: Floats = field(init=False)
+    value: Ints = field(init=False)
 
     def __post_init__(self) -> None:
         whole = path.walk(self.open, self.high, self.low, self.close, self.volume, self.step[self.number])
+        value = np.rint(path.mean(whole, whole.count - 1) * self.volume).astype(np.int64)
         object.__setattr__(self, "shares", np.concatenate(([0], np.cumsum(self.volume))))
-        object.__setattr__(self, "value", np.concatenate(([0.0], np.cumsum(path.mean(whole) * self.volume))))
+        object.__setattr__(self, "value", np.concatenate(([0], np.cumsum(value))))
 
     @classmethod
     def build(cls, number: Ints, start: Ints, prices: Sequence[Floats], volume: Floats, step: Ints) -> Self:

@@ -124,13 +124,17 @@ def lowest(walk: Walk, start: Ints, end: Ints) -> Ints:
     return np.where((start <= turn) & (turn <= end), bottom, ends)
 
 
-def mean(walk: Walk) -> Floats:
-    """The average price of each walk, in units: what the bar's volume-weighted price would be."""
-    last = np.maximum(walk.count - 1, 1)
-    first_leg = (walk.open + walk.first) * walk.turn_first
-    second_leg = (walk.first + walk.second) * (walk.turn_second - walk.turn_first)
-    third_leg = (walk.second + walk.close) * (last - walk.turn_second)
-    average = (first_leg + second_leg + third_leg) / (2.0 * last)
-    low = np.minimum(walk.first, walk.second)
-    high = np.maximum(walk.first, walk.second)
-    return np.clip(average, low, high)
+def mean(walk: Walk, number: Ints) -> Floats:
+    """The average price of prints 0 to `number`, in units: what their volume-weighted price would be."""
+    area = np.zeros(np.broadcast_shapes(walk.open.shape, number.shape))
+    legs = (
+        (walk.open, walk.first, np.zeros_like(walk.turn_first), walk.turn_first),
+        (walk.first, walk.second, walk.turn_first, walk.turn_second),
+        (walk.second, walk.close, walk.turn_second, walk.count - 1),
+    )
+    for start, end, begins, ends in legs:
+        done = np.clip(number, begins, ends) - begins
+        slope = (end - start) / np.maximum(ends - begins, 1)
+        area += (start + slope * done / 2) * done
+    average: Floats = np.where(number > 0, area / np.maximum(number, 1), walk.open)
+    return average

@@ -1,0 +1,313 @@
+"""Recorded bars as a market: a small hand-made day, and the real ones where they are at hand."""
+
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+from catalyst.simulator import recorded
+from catalyst.simulator.market_bars import BarMarket
+
+DATA = Path(__file__).parents[3] / "shared" / "data"
+REAL = pytest.mark.skipif(not DATA.is_dir(), reason="the recorded days are not here")
+DAY = date(2026, 4, 8)
+OPEN = datetime(2026, 4, 8, 13, 30, tzinfo=UTC)
+
+Bar = tuple[str, datetime, float, float, float, float, float]
+
+
+def write(path: Path, bars: Sequence[Bar]) -> Path:
+    """Write bars as a Parquet file in the documented columns."""
+    names = ("symbol", "timestamp", "open", "high", "low", "close", "volume")
+    columns = [pa.array(column) for column in zip(*bars, strict=True)]
+    columns[1] = columns[1].cast(pa.timestamp("us", "UTC"))
+    pq.write_table(pa.table(dict(zip(names, columns, strict=True))), path)
+    return path
+
+
+def write_daily(path: Path, days: Sequence[tuple[str, date, float, float, float, float, float]]) -> Path:
+    """Write daily bars as a Parquet file in the documented columns."""
+    names = ("symbol", "date", "open", "high", "low", "close", "volume")
+    pq.write_table(pa.table(dict(zip(names, map(list, zip(*days, strict=True)), strict=True))), path)
+    return path
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> BarMarket:
+    """ALFA with pre-market, two regular bars and a hole; NULL (a symbol) without a trade today."""
+    bars = write(
+        tmp_path / "bars.parquet",
+        [
+            ("ALFA", OPEN - timedelta(days=1), 9.5, 9.9, 9.4, 9.8, 3000.0),
+            ("ALFA", OPEN - timedelta(minutes=30), 10.1, 10.2, 10.1, 10.2, 500.0),
+            ("ALFA", OPEN, 10.2, 10.8, 10.0, 10.5, 6000.0),
+            ("ALFA", OPEN + timedelta(minutes=1), 10.5, 10.6, 10.4, 10.44, 1200.0),
+            ("ALFA", OPEN + timedelta(minutes=5), 10.5, 10.5, 10.5, 10.5, 100.0),
+            ("ALFA", OPEN + timedelta(minutes=6), 10.5, 10.5, 10.5, 10.5, 0.0),
+        ],
+    )
+    daily = write_daily(
+        tmp_path / "daily.parquet",
+        [
+            ("ALFA", date(2026, 4, 6), 9.0, 9.6, 8.9, 9.4, 50_000.0),
+            ("NULL", date(2026, 4, 6), 3.0, 3.1, 2.9, 3.05, 1000.0),
+            ("NULL", date(2026, 4, 7), 3.0, 3.2, 2.9, 3.15, 2000.0),
+        ],
+    )
+    return recorded.load(bars, daily, day=DAY)
+
+
+def test_the_tape_is_the_bars(small: BarMarket) -> None:
+    """Prints of a minute add up to its bar; a bar without a share does not exist."""
+    prints = small.prints("ALFA", OPEN - timedelta(microseconds=1), OPEN + timedelta(seconds=59))
+    assert prints[0].at == OPEN
+    assert prints[0].price == Decimal("10.20")
+    assert (max(p.price for p in prints), min(p.price for p in prints)) == (
+        Decimal("10.80"),
+        Decimal("10.00"),
+    )
+    assert (prints[-1].price, sum(p.size for p in prints)) == (Decimal("10.50"), 6000)
+    assert small.prints("ALFA", OPEN + timedelta(minutes=5), OPEN + timedelta(hours=6)) == []
+    assert small.prints("NONE", OPEN, OPEN + timedelta(hours=6)) == []
+
+
+def test_the_next_print_is_where_the_tape_goes_on(small: BarMarket) -> None:
+    """Within a bar the next five seconds, over a hole the next bar, at the end nothing."""
+    assert small.next_print("ALFA", OPEN) == OPEN + timedelta(seconds=5)
+    assert small.next_print("ALFA", OPEN + timedelta(minutes=3)) == OPEN + timedelta(minutes=5)
+    assert small.next_print("ALFA", OPEN + timedelta(minutes=5)) is None
+    assert small.next_print("NULL", OPEN) is None
+
+
+def test_before_the_first_print_the_newest_trade_is_the_close_before(small: BarMarket) -> None:
+    """A symbol that has not traded today shows the official close of its last session, at that close."""
+    found = small.last_print("NULL", OPEN + timedelta(hours=1))
+    assert found is not None
+    assert (found.price, found.at) == (Decimal("3.15"), datetime(2026, 4, 7, 20, 0, tzinfo=UTC))
+    assert small.last_print("NULL", datetime(2026, 4, 7, 15, 0, tzinfo=UTC)).price == Decimal("3.05")  # type: ignore[union-attr]
+    assert small.last_print("NULL", datetime(2026, 4, 1, tzinfo=UTC)) is None
+
+
+def test_the_daily_bar_begins_with_the_first_regular_trade(small: BarMarket) -> None:
+    """In the pre-market the newest daily bar is yesterday's; after the open it is today's, with all volume."""
+    early = small.snapshots(["ALFA"], OPEN - timedelta(minutes=15))
+    assert (early.daily.close[0], early.previous.close[0], early.trade_price[0]) == (9.8, 9.4, 10.2)
+    late = small.snapshots(["ALFA"], OPEN + timedelta(minutes=2))
+    assert (late.daily.open[0], late.daily.high[0], late.daily.low[0], late.daily.close[0]) == (
+        10.2,
+        10.8,
+        10.0,
+        10.44,
+    )
+    assert (late.daily.volume[0], late.previous.close[0]) == (7700, 9.8)
+
+
+def test_the_minute_bar_is_the_last_finished_one(small: BarMarket) -> None:
+    """A minute is told when it is over, and stays until the next with a trade is."""
+    for second, start in ((59, -30), (60, 0), (119, 0), (120, 1), (360, 5)):
+        found = small.snapshots(["ALFA"], OPEN + timedelta(seconds=second))
+        assert found.minute.starts[0] == (OPEN + timedelta(minutes=start)).timestamp()
+
+
+def test_bars_of_a_length_are_finished_ones(small: BarMarket) -> None:
+    """Five-minute bars join minutes, and the running one is not told."""
+    five = small.bars(
+        "ALFA", timedelta(minutes=5), OPEN, OPEN + timedelta(hours=1), OPEN + timedelta(minutes=7)
+    )
+    assert five.volume.tolist() == [7200]
+    assert (five.open[0], five.high[0], five.low[0], five.close[0]) == (10.2, 10.8, 10.0, 10.44)
+    days = small.bars("ALFA", timedelta(days=1), OPEN - timedelta(days=5), OPEN, OPEN + timedelta(minutes=1))
+    assert days.close.tolist() == [9.4, 9.8, 10.5]
+
+
+@pytest.mark.parametrize(
+    ("bar", "why"),
+    [
+        (("A", OPEN, 10.0, 9.0, 8.0, 8.5, 1.0), "not bars"),
+        (("A", OPEN, 0.0, 9.0, 0.0, 8.5, 1.0), "not bars"),
+        (("A", OPEN, 8.5, 9.0, float("nan"), 8.5, 1.0), "not bars"),
+        (("A", OPEN, 8.5, 9.0, 8.0, 8.5, -1.0), "not bars"),
+        (("A", OPEN + timedelta(seconds=7), 8.5, 9.0, 8.0, 8.5, 1.0), "1 or 5 minutes"),
+        (("A", OPEN + timedelta(days=3), 8.5, 9.0, 8.0, 8.5, 1.0), "no session"),
+    ],
+)
+def test_what_is_not_a_market_is_refused(tmp_path: Path, bar: Bar, why: str) -> None:
+    """Broken bars, odd lengths and closed days are refused with the reason."""
+    with pytest.raises(ValueError, match=why):
+        recorded.load(write(tmp_path / "bars.parquet", [bar]))
+
+
+def test_a_bar_twice_is_refused(tmp_path: Path) -> None:
+    """Two bars of one symbol at one time cannot both be true."""
+    bar = ("A", OPEN, 8.5, 9.0, 8.0, 8.5, 1.0)
+    with pytest.raises(ValueError, match="duplicate"):
+        recorded.load(write(tmp_path / "bars.parquet", [bar, bar]))
+
+
+@pytest.fixture(scope="module")
+def market() -> BarMarket:
+    """The gap-up day with everything beside it."""
+    return recorded.load(
+        DATA / "bars_5min_market_2026-04-08.parquet",
+        DATA / "bars_daily_market_2026-01-26_04-17.parquet",
+        DATA / "news_headlines_2026-02-24_04-17.parquet",
+        DATA / "listings_2026-04-07.csv.gz",
+        official=DATA / "universe_daily_nasdaq_2025-12-22_2026-04-17.parquet",
+    )
+
+
+@REAL
+def test_a_real_day_loses_nothing(market: BarMarket) -> None:
+    """After the close every symbol's day has the recorded open, high, low, close and total volume."""
+    table = pq.read_table(DATA / "bars_5min_market_2026-04-08.parquet")
+    table = table.filter(pc.greater(table["volume"], 0))
+    day = table.group_by("symbol", use_threads=False).aggregate(
+        [("open", "first"), ("high", "max"), ("low", "min"), ("close", "last"), ("volume", "sum")]
+    )
+    found = market.snapshots(day["symbol"].to_pylist(), datetime(2026, 4, 8, 20, 30, tzinfo=UTC))
+    for name, column in (
+        ("open", "open_first"),
+        ("high", "high_max"),
+        ("low", "low_min"),
+        ("close", "close_last"),
+    ):
+        assert np.array_equal(getattr(found.daily, name), day[column].to_numpy()), name
+    # adjusted volumes are fractional; a tape trades whole shares, at least one a bar
+    assert np.abs(found.daily.volume - day["volume_sum"].to_numpy()).max() <= 39
+    assert abs(int(found.daily.volume.sum()) / pc.sum(table["volume"]).as_py() - 1) < 1e-6
+
+
+@REAL
+def test_finished_bars_are_the_recorded_ones(market: BarMarket) -> None:
+    """The five-minute bars served at the end are the file's, row by row."""
+    table = pq.read_table(DATA / "bars_5min_market_2026-04-08.parquet")
+    for symbol in ("AAPL", "BRK.A", "SNDL", "MSFT"):
+        own = table.filter(pc.equal(table["symbol"], symbol))
+        end = datetime(2026, 4, 8, 21, tzinfo=UTC)
+        found = market.bars(symbol, timedelta(minutes=5), OPEN, end, end)
+        assert found.starts.tolist() == (own["timestamp"].cast(pa.int64()).to_numpy() // 10**6).tolist()
+        for name in ("open", "high", "low", "close"):
+            assert getattr(found, name).tolist() == own[name].to_pylist()
+
+
+@REAL
+def test_snapshots_tell_what_the_tape_told(market: BarMarket) -> None:
+    """At any instant, trade and running bars found by array operations agree with reading the prints."""
+    pick = np.random.default_rng(7)
+    symbols = sorted(market.assets())
+    for _ in range(60):
+        symbol = symbols[int(pick.integers(len(symbols)))]
+        at = OPEN + timedelta(seconds=int(pick.integers(0, 23_500)))
+        found = market.snapshots([symbol], at)
+        prints = market.prints(symbol, OPEN - timedelta(hours=6), at)
+        if not prints:
+            assert found.trade_at[0] < OPEN.timestamp()
+            continue
+        prices = [float(p.price) for p in prints]
+        assert (found.trade_at[0], found.trade_price[0]) == (prints[-1].at.timestamp(), prices[-1])
+        daily = found.daily
+        assert (daily.open[0], daily.high[0], daily.low[0]) == (prices[0], max(prices), min(prices))
+        assert daily.volume[0] == sum(p.size for p in prints)
+        minute = [p for p in prints if p.at < at.replace(second=0)]
+        if minute:
+            last = minute[-1].at.replace(second=0)
+            own = [float(p.price) for p in minute if p.at >= last]
+            bar = found.minute
+            assert bar.starts[0] == last.timestamp()
+            assert (bar.open[0], bar.high[0], bar.low[0], bar.close[0]) == (
+                own[0],
+                max(own),
+                min(own),
+                own[-1],
+            )
+            assert bar.volume[0] == sum(p.size for p in minute if p.at >= last)
+
+
+@REAL
+def test_quotes_surround_the_last_trade(market: BarMarket) -> None:
+    """No quote is crossed or locked, or stands away from the newest print."""
+    for hours in (-1, 0, 0.05, 3, 6.4, 7):
+        found = market.snapshots(list(market.assets()), OPEN + timedelta(hours=hours))
+        known = found.trade_at >= 0
+        assert (found.bid < found.ask)[known].all()
+        assert (found.bid <= found.trade_price)[known].all()
+        assert (found.ask >= found.trade_price)[known].all()
+        assert (found.bid > 0)[known].all()
+        assert (np.minimum(found.bid_size, found.ask_size) >= 100)[known].all()
+
+
+@REAL
+def test_the_future_does_not_show(tmp_path: Path) -> None:
+    """Everything visible at an instant is the same when what comes after its bar never happens."""
+    source = DATA / "bars_5min_market_2026-03-31.parquet"
+    daily = DATA / "bars_daily_market_2026-01-26_04-17.parquet"
+    table = pq.read_table(source)
+    # the bar in progress stays: its walk is drawn from the whole bar, its prints appear one by one
+    at = datetime(2026, 3, 31, 15, 22, 17, tzinfo=UTC)
+    cut = tmp_path / "cut.parquet"
+    pq.write_table(table.filter(pc.less(table["timestamp"], pa.scalar(at, pa.timestamp("us", "UTC")))), cut)
+    whole, past = recorded.load(source, daily), recorded.load(cut, daily)
+    symbols = sorted(set(whole.assets()) & set(past.assets()))
+    one, other = whole.snapshots(symbols, at), past.snapshots(symbols, at)
+    for name in ("trade_at", "trade_price", "trade_size", "quote_at", "bid", "ask", "bid_size", "ask_size"):
+        assert np.array_equal(getattr(one, name), getattr(other, name)), name
+    for part in ("minute", "daily", "previous"):
+        for name in ("starts", "open", "high", "low", "close", "volume", "vwap", "trades"):
+            assert np.array_equal(getattr(getattr(one, part), name), getattr(getattr(other, part), name))
+    later = at + timedelta(days=9)
+    for length in (timedelta(minutes=1), timedelta(minutes=5), timedelta(minutes=15), timedelta(days=1)):
+        for symbol in ("AAPL", "ACHR", symbols[0]):
+            seen = whole.bars(symbol, length, at - timedelta(days=30), later, at)
+            same = past.bars(symbol, length, at - timedelta(days=30), later, at)
+            assert seen.starts.tolist() == same.starts.tolist()
+            assert seen.close.tolist() == same.close.tolist()
+            if length < timedelta(days=1) and len(seen.starts):
+                assert seen.starts[-1] + length.total_seconds() <= at.timestamp()
+
+
+@REAL
+def test_headlines_appear_when_they_are_known(market: BarMarket) -> None:
+    """Nothing published later than the instant is told, and one story is one article."""
+    at = OPEN - timedelta(minutes=15)
+    seen = market.headlines(at - timedelta(days=1), at + timedelta(days=1), at)
+    assert seen
+    assert max(each.published for each in seen) <= at
+    assert any(len(each.symbols) > 1 for each in seen)
+
+
+@REAL
+@pytest.mark.parametrize(
+    ("file", "day", "close"),
+    [
+        ("bars_5min_ibkr101_2025-05_2025-11.parquet", date(2025, 7, 3), "17:00"),
+        ("bars_5min_ibkr101_2025-05_2025-11.parquet", date(2025, 11, 3), "21:00"),
+        ("bars_1min_tech100_2025-01_extended.parquet", date(2025, 1, 27), "21:00"),
+    ],
+)
+def test_real_days_agree_with_the_calendar(file: str, day: date, close: str) -> None:
+    """Half days and both sides of a clock change: the daily bar is made of the session's own bars."""
+    market = recorded.load(DATA / file, day=day)
+    session = market.session(day)
+    assert session is not None
+    assert f"{session.close:%H:%M}" == close
+    table = pq.read_table(DATA / file, filters=[("symbol", "==", "NVDA")])
+    inside = pc.and_(
+        pc.greater_equal(table["timestamp"], session.open), pc.less(table["timestamp"], session.close)
+    )
+    own = table.filter(inside)
+    found = market.snapshots(["NVDA"], session.close + timedelta(hours=2))
+    assert found.daily.high[0] == pc.max(own["high"]).as_py()
+    assert found.daily.close[0] == own["close"][-1].as_py()
+    assert market.bars(
+        "NVDA", timedelta(days=1), session.open - timedelta(days=9), session.close, session.close
+    ).starts[-2] == int(
+        datetime.combine(
+            market.sessions(day - timedelta(days=6), day)[-2].day, datetime.min.time(), recorded.NEW_YORK
+        ).timestamp()
+    )
