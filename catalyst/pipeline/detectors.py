@@ -1,0 +1,268 @@
+"""The chart patterns, each a function from a Chart to Setups, each for rising prices (see shapes).
+
+A pattern fires when a recent close crossed its trigger. Distances are in units, the mean true range of today's
+bars; times in minutes. `back` lets a detector skip that many of the latest pivots, since a pivot may have formed
+after the breakout. Source of the shapes and measured moves: Edwards and Magee, Technical Analysis of Stock
+Trends; Bulkowski, Encyclopedia of Chart Patterns; opening range: Crabel, Day Trading with Short Term Price
+Patterns and Opening Range Breakout. The numbers are ours.
+"""
+
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from catalyst.config import PatternConfig
+from catalyst.pipeline.frame import Floats, Ints
+from catalyst.pipeline.shapes import Chart, Setups, at, bars_in, highest, lowest, quality, run_above
+
+Detector = Callable[[Chart, PatternConfig, int], Setups]
+
+# A breakout that falls back this far into a reversal pattern has failed.
+_FAILED_SHARE: Final = 0.25
+
+
+def flag(chart: Chart, cfg: PatternConfig, back: int) -> Setups:
+    """A steep pole, a shallow rest, a new high.
+
+    Pole: from the lowest low of the 60 minutes before the top, at least 3 units and twice as tall as the rest is
+    deep. Rest: 10 to 60 minutes since the top. Trigger: the top. Stop: the rest's low. Target: the pole again.
+    """
+    del cfg
+    top = chart.tops[:, back]
+    trigger = at(chart.high, top)
+    base, first = lowest(chart.low, np.where(top >= 0, np.maximum(top - bars_in(chart, 60), 0), -1), top)
+    broke = chart.last - run_above(chart, trigger) + 1
+    rest, _ = lowest(chart.low, top + 1, broke - 1)
+    pole, depth, length = trigger - base, trigger - rest, broke - top
+    found = (
+        (top >= 0)
+        & (pole >= 3 * chart.unit)
+        & (depth <= 0.5 * pole)
+        & (length >= bars_in(chart, 10))
+        & (length <= bars_in(chart, 60))
+    )
+    steep = pole / chart.unit / np.maximum(top - first, 1) * 2
+    return Setups(found, trigger, rest, trigger + pole, quality(1 - 2 * depth / pole + 0.4, steep), first)
+
+
+def opening_range(chart: Chart, cfg: PatternConfig, back: int) -> Setups:
+    """The first minutes' range is left upwards within two hours and a half of the open.
+
+    Trigger: the range's high. Stop: its middle. Target: twice its height beyond it.
+    """
+    del back
+    first = np.zeros(chart.count.size, dtype=np.int64)
+    inside = (chart.minute + chart.bar_minutes <= cfg.opening_range_minutes).sum(axis=1) - 1
+    high, _ = highest(chart.high, first, inside)
+    low, _ = lowest(chart.low, first, inside)
+    height = high - low
+    late = at(chart.minute, chart.last)
+    found = (inside >= 0) & (chart.last > inside) & (height >= chart.unit) & (late <= 150)
+    beyond_vwap = (chart.now - at(chart.vwap, chart.last)) / chart.unit
+    shape = quality(1.4 - height / (6 * chart.unit), beyond_vwap)
+    return Setups(found, high, (high + low) / 2, high + 2 * height, shape, first)
+
+
+def triangle(chart: Chart, cfg: PatternConfig, back: int) -> Setups:
+    """Two tops at one level, the lows between and after them rising.
+
+    Tops within 0.75 units, 15 to 180 minutes apart; each low above the one before it by a quarter unit; at least 2
+    units tall. Trigger: the higher top. Stop: the last low. Target: the triangle's height.
+    """
+    del cfg
+    late, early = chart.tops[:, back], chart.tops[:, back + 1]
+    one, two = at(chart.high, early), at(chart.high, late)
+    trigger = np.maximum(one, two)
+    broke = chart.last - run_above(chart, trigger) + 1
+    low, first = lowest(chart.low, np.where(early >= 0, np.maximum(early - bars_in(chart, 30), 0), -1), early)
+    between, _ = lowest(chart.low, early, late)
+    after, _ = lowest(chart.low, late + 1, broke - 1)
+    height = trigger - np.fmin(low, between)
+    apart = late - early
+    rise = after - between
+    found = (
+        (early >= 0)
+        & (np.abs(one - two) <= 0.75 * chart.unit)
+        & (apart >= bars_in(chart, 15))
+        & (apart <= bars_in(chart, 180))
+        & (rise >= 0.25 * chart.unit)
+        & (height >= 2 * chart.unit)
+    )
+    shape = quality(1 - np.abs(one - two) / chart.unit, rise / chart.unit, height / (4 * chart.unit))
+    return Setups(found, trigger, after, trigger + height, shape, first)
+
+
+def double_bottom(chart: Chart, cfg: PatternConfig, back: int) -> Setups:
+    """Two lows at one level and a close above the peak between them.
+
+    Lows within 0.75 units, 15 to 180 minutes apart; the peak at least 2.5 units above. Trigger: the peak. Stop: a
+    quarter of the height back inside, at least a unit. Target: the height.
+    """
+    del cfg
+    late, early = chart.bottoms[:, back], chart.bottoms[:, back + 1]
+    one, two = at(chart.low, early), at(chart.low, late)
+    peak, _ = highest(chart.high, early, late)
+    height = peak - np.minimum(one, two)
+    apart = late - early
+    found = (
+        (early >= 0)
+        & (np.abs(one - two) <= 0.75 * chart.unit)
+        & (apart >= bars_in(chart, 15))
+        & (apart <= bars_in(chart, 180))
+        & (height >= 2.5 * chart.unit)
+    )
+    shape = quality(1 - np.abs(one - two) / chart.unit, height / (5 * chart.unit))
+    return Setups(found, peak, _failed(chart, peak, height), peak + height, shape, early)
+
+
+def head_and_shoulders(chart: Chart, cfg: PatternConfig, back: int) -> Setups:
+    """Three lows, the middle one deepest, and a close above the higher of the two peaks between them (the bottom
+    form; upside down it is the top).
+
+    Shoulders within 1.5 units of each other and at least a unit above the head. Trigger: the higher peak. Stop: a
+    quarter of the height back inside, at least a unit. Target: the height from head to trigger.
+    """
+    del cfg
+    right, head, left = (chart.bottoms[:, back + k] for k in range(3))
+    low_right, low_head, low_left = (at(chart.low, place) for place in (right, head, left))
+    peak_one, _ = highest(chart.high, left, head)
+    peak_two, _ = highest(chart.high, head, right)
+    trigger = np.maximum(peak_one, peak_two)
+    height = trigger - low_head
+    shoulder = np.minimum(low_left, low_right)
+    found = (
+        (left >= 0)
+        & (np.abs(low_left - low_right) <= 1.5 * chart.unit)
+        & (shoulder - low_head >= chart.unit)
+        & (np.abs(peak_one - peak_two) <= 0.5 * height)
+        & (right - left <= bars_in(chart, 240))
+    )
+    shape = quality(
+        1 - np.abs(low_left - low_right) / (2 * chart.unit),
+        1 - 2 * np.abs(peak_one - peak_two) / height,
+        (shoulder - low_head) / (2 * chart.unit),
+    )
+    return Setups(found, trigger, _failed(chart, trigger, height), trigger + height, shape, left)
+
+
+def cup_and_handle(chart: Chart, cfg: PatternConfig, back: int) -> Setups:
+    """Two rims at one level around a rounded low, a shallow handle, a new high.
+
+    Rims within a unit, 30 to 240 minutes apart, the low in the middle three fifths of the cup and at least 2.5
+    units deep; handle of 5 to 60 minutes, at most two fifths as deep. Trigger: the higher rim. Stop: the handle's
+    low. Target: the cup's depth.
+    """
+    del cfg
+    right, left = chart.tops[:, back], chart.tops[:, back + 1]
+    rim_right, rim_left = at(chart.high, right), at(chart.high, left)
+    trigger = np.maximum(rim_left, rim_right)
+    bottom, place = lowest(chart.low, left, right)
+    broke = chart.last - run_above(chart, trigger) + 1
+    handle, _ = lowest(chart.low, right + 1, broke - 1)
+    depth, length = trigger - bottom, right - left
+    middle = (place - left) / np.maximum(length, 1)
+    found = (
+        (left >= 0)
+        & (np.abs(rim_left - rim_right) <= chart.unit)
+        & (length >= bars_in(chart, 30))
+        & (length <= bars_in(chart, 240))
+        & (np.abs(middle - 0.5) <= 0.3)
+        & (depth >= 2.5 * chart.unit)
+        & (trigger - handle <= 0.4 * depth)
+        & (broke - right >= bars_in(chart, 5))
+        & (broke - right <= bars_in(chart, 60))
+    )
+    shape = quality(
+        1 - 2 * np.abs(middle - 0.5), 1 - np.abs(rim_left - rim_right) / chart.unit, depth / (5 * chart.unit)
+    )
+    return Setups(found, trigger, handle, trigger + depth, shape, left)
+
+
+def vwap_reclaim(chart: Chart, cfg: PatternConfig, back: int) -> Setups:
+    """After at least 15 minutes below it, closes are above the day's volume-weighted mean again.
+
+    The dip was at least 2 units deep. Trigger: the mean now. Stop: a quarter of the dip below it, at least a unit.
+    Target: the dip's depth above it.
+    """
+    del back
+    above = chart.close > chart.vwap
+    columns = np.arange(chart.close.shape[1])
+    filled = columns < chart.count[:, None]
+    broke = _last_where(filled & ~above) + 1
+    before = columns < broke[:, None]
+    began = _last_where(filled & above & before) + 1
+    fresh = chart.last - broke + 1
+    with np.errstate(invalid="ignore"):
+        depth, _ = highest(chart.vwap - chart.low, began, broke - 1)
+    trigger = at(chart.vwap, chart.last)
+    found = (
+        (broke >= 1)
+        & (broke - began >= bars_in(chart, 15))
+        & (fresh >= 1)
+        & (fresh <= bars_in(chart, cfg.fresh_minutes))
+        & (depth >= 2 * chart.unit)
+    )
+    shape = quality(depth / (4 * chart.unit), (chart.now - trigger) / chart.unit)
+    return Setups(
+        found, trigger, _failed(chart, trigger, depth), trigger + depth, shape, np.maximum(began, 0)
+    )
+
+
+def gap_and_go(chart: Chart, cfg: PatternConfig, back: int) -> Setups:
+    """The day opened well above yesterday's close, kept more than half of it, and the first minutes' high is passed.
+
+    Within 90 minutes of the open; the gap is at least 3 units. Trigger: the high of the first bars (5 minutes).
+    Stop: their low. Target: the gap's size again.
+    """
+    del cfg, back
+    first = np.zeros(chart.count.size, dtype=np.int64)
+    inside = (chart.minute + chart.bar_minutes <= 5).sum(axis=1) - 1
+    high, _ = highest(chart.high, first, inside)
+    low, _ = lowest(chart.low, first, inside)
+    worst, _ = lowest(chart.low, first, chart.last)
+    gap = low - chart.prev_close
+    vwap = at(chart.vwap, chart.last)
+    found = (
+        (inside >= 0)
+        & (chart.last > inside)
+        & (gap >= 3 * chart.unit)
+        & (worst >= chart.prev_close + gap / 2)
+        & (chart.now > vwap)
+        & (at(chart.minute, chart.last) <= 90)
+    )
+    shape = quality(gap / (8 * chart.unit), (chart.now - vwap) / chart.unit)
+    return Setups(found, high, low, high + gap, shape, first)
+
+
+def _failed(chart: Chart, trigger: Floats, height: Floats) -> Floats:
+    return trigger - np.maximum(_FAILED_SHARE * height, chart.unit)
+
+
+def _last_where(mask: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> Ints:
+    """The last true column of each row, -1 where there is none."""
+    if not mask.shape[1]:
+        return np.full(len(mask), -1, dtype=np.int64)
+    found = mask.shape[1] - 1 - mask[:, ::-1].argmax(axis=1)
+    return np.where(mask.any(axis=1), found, -1)
+
+
+class Pattern(NamedTuple):
+    """A detector, the names of its two faces, and how many of the latest pivots it may skip."""
+
+    detect: Detector
+    long: str
+    short: str
+    skips: int
+
+
+PATTERNS: Final = (
+    Pattern(flag, "bull_flag", "bear_flag", 3),
+    Pattern(opening_range, "opening_range_breakout", "opening_range_breakdown", 1),
+    Pattern(triangle, "ascending_triangle", "descending_triangle", 3),
+    Pattern(double_bottom, "double_bottom", "double_top", 3),
+    Pattern(head_and_shoulders, "inverse_head_and_shoulders", "head_and_shoulders", 3),
+    Pattern(cup_and_handle, "cup_and_handle", "inverted_cup_and_handle", 3),
+    Pattern(vwap_reclaim, "vwap_reclaim", "vwap_loss", 1),
+    Pattern(gap_and_go, "gap_and_go", "gap_and_go_down", 1),
+)

@@ -1,0 +1,218 @@
+"""Indicators over many symbols at once: matrices in, matrices out, NaN until warm.
+
+Each row is one symbol's history from its first bar; NaN after its last one. The definitions are Wilder's and
+their usual seeds, so every warm value equals TA-Lib's to 1e-9; where nothing moved TA-Lib answers 0 and we
+answer the middle (RSI 50, stochastics 50). The loops run over bars, never over symbols: one column is one step
+for the whole market, and recursions of the same series run side by side.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from catalyst.pipeline.frame import Floats
+
+_NOTHING = 1e-14
+
+
+def _recur(
+    values: Floats, alphas: Sequence[float], starts: Sequence[int], seeds: Sequence[Floats]
+) -> list[Floats]:
+    """Exponential means of `values` (symbols x bars, or one such matrix per mean), each from its own start.
+
+    Mean k is `seeds[k]` at bar `starts[k]`, NaN before it, and moves by `alphas[k]` of the difference after it.
+    """
+    kinds, bars = len(alphas), values.shape[-1]
+    by_bar = np.ascontiguousarray(np.moveaxis(values, -1, 0))
+    symbols = values.shape[-2]
+    out = np.full((bars, kinds, symbols), np.nan)
+    level = np.full((kinds, symbols), np.nan)
+    alpha = np.asarray(alphas)[:, None]
+    step = np.empty_like(level)
+    begin = {start: [k for k in range(kinds) if starts[k] == start] for start in starts}
+    for bar in range(min(starts), bars):
+        np.subtract(by_bar[bar], level, out=step)
+        step *= alpha
+        level += step
+        for k in begin.get(bar, ()):
+            level[k] = seeds[k]
+        out[bar] = level
+    return [np.ascontiguousarray(out[:, k].T) for k in range(kinds)]
+
+
+def _mean_of(values: Floats, first: int, window: int) -> Floats:
+    """The mean of `window` columns from `first` on; NaN when the matrix is too short."""
+    part = values[:, first : first + window]
+    return part.mean(axis=1) if part.shape[1] == window else np.full(len(values), np.nan)
+
+
+def sma(values: Floats, window: int) -> Floats:
+    """The mean of the last `window` bars."""
+    out = np.full(values.shape, np.nan)
+    if values.shape[1] >= window:
+        out[:, window - 1 :] = np.lib.stride_tricks.sliding_window_view(values, window, axis=1).mean(axis=-1)
+    return out
+
+
+def ema(close: Floats, *windows: int) -> list[Floats]:
+    """Exponential means, alpha 2 / (window + 1), each seeded with the mean of its first `window` bars."""
+    seeds = [_mean_of(close, 0, window) for window in windows]
+    return _recur(close, [2 / (w + 1) for w in windows], [w - 1 for w in windows], seeds)
+
+
+def rsi(close: Floats, window: int = 14) -> Floats:
+    """Wilder's relative strength, 0-100, from bar `window` on; 50 where the price never moved."""
+    change = np.diff(close, axis=1, prepend=np.nan)
+    moves = np.stack([np.maximum(change, 0.0), np.maximum(-change, 0.0)])
+    seeds = [_mean_of(move, 1, window) for move in moves]
+    up, down = _recur(moves, [1 / window] * 2, [window] * 2, seeds)
+    total = up + down
+    with np.errstate(all="ignore"):
+        return np.where(total < _NOTHING, 50.0, 100.0 * up / total)
+
+
+class Macd(NamedTuple):
+    line: Floats
+    signal: Floats
+    histogram: Floats
+
+
+def macd(close: Floats, fast: int = 12, slow: int = 26, smooth: int = 9) -> Macd:
+    """Fast less slow exponential mean and its own mean; warm from bar slow + smooth - 2 on.
+
+    Both means are seeded at bar slow - 1, the fast one from its last `fast` bars there (as TA-Lib does).
+    """
+    seeds = [_mean_of(close, slow - fast, fast), _mean_of(close, 0, slow)]
+    quick, long = _recur(close, [2 / (fast + 1), 2 / (slow + 1)], [slow - 1] * 2, seeds)
+    line = quick - long
+    start = slow + smooth - 2
+    (signal,) = _recur(line, [2 / (smooth + 1)], [start], [_mean_of(line, slow - 1, smooth)])
+    line = np.where(np.isnan(signal), np.nan, line)
+    return Macd(line, signal, line - signal)
+
+
+class Bands(NamedTuple):
+    upper: Floats
+    middle: Floats
+    lower: Floats
+
+
+def bollinger(close: Floats, window: int = 20, width: float = 2.0) -> Bands:
+    """The mean of `window` bars, and `width` population standard deviations to both sides."""
+    middle = np.full(close.shape, np.nan)
+    spread = np.full(close.shape, np.nan)
+    if close.shape[1] >= window:
+        views = np.lib.stride_tricks.sliding_window_view(close, window, axis=1)
+        middle[:, window - 1 :] = views.mean(axis=-1)
+        spread[:, window - 1 :] = views.std(axis=-1)
+    return Bands(middle + width * spread, middle, middle - width * spread)
+
+
+def true_range(high: Floats, low: Floats, close: Floats) -> Floats:
+    """The bar's range, reaching back to the close before it; NaN in the first bar, which has none before it."""
+    out = np.full(close.shape, np.nan)
+    before = close[:, :-1]
+    out[:, 1:] = np.maximum(high[:, 1:], before) - np.minimum(low[:, 1:], before)
+    return out
+
+
+def atr(high: Floats, low: Floats, close: Floats, window: int = 14) -> Floats:
+    """Wilder's average true range, in dollars, from bar `window` on."""
+    reach = true_range(high, low, close)
+    (out,) = _recur(reach, [1 / window], [window], [_mean_of(reach, 1, window)])
+    return out
+
+
+class Adx(NamedTuple):
+    adx: Floats
+    plus: Floats
+    minus: Floats
+
+
+def adx(high: Floats, low: Floats, close: Floats, window: int = 14) -> Adx:
+    """Wilder's directional movement: the +DI and -DI from bar `window` on, their ADX from 2 x window - 1 on.
+
+    The sums start with window - 1 bars, as TA-Lib's do. A bar without any movement leaves the ADX where it was.
+    """
+    up = np.diff(high, axis=1, prepend=np.nan)
+    down = -np.diff(low, axis=1, prepend=np.nan)
+    moves = np.stack(
+        [
+            np.where((up > down) & (up > 0), up, 0.0 * up),
+            np.where((down > up) & (down > 0), down, 0.0 * down),
+            true_range(high, low, close),
+        ]
+    )
+    # Wilder's running sum is window times an exponential mean of weight 1/window.
+    seeds = [_mean_of(move, 1, window - 1) * (window - 1) / window for move in moves]
+    plus, minus, reach = (m[:, :] for m in _recur(moves, [1 / window] * 3, [window - 1] * 3, seeds))
+    for matrix in (plus, minus):
+        with np.errstate(all="ignore"):
+            np.divide(100.0 * matrix, reach, out=matrix, where=reach > _NOTHING)
+        matrix[reach <= _NOTHING] = 0.0
+        matrix[:, :window] = np.nan
+    total = plus + minus
+    with np.errstate(all="ignore"):
+        index = 100.0 * np.abs(plus - minus) / total
+    return Adx(_mean_dx(np.where(total > _NOTHING, index, np.nan), total, window), plus, minus)
+
+
+def _mean_dx(index: Floats, total: Floats, window: int) -> Floats:
+    """The ADX: a mean of the first `window` indices, then Wilder's smoothing over the bars that have one."""
+    out = np.full(index.shape, np.nan)
+    start = 2 * window - 1
+    if index.shape[1] <= start:
+        return out
+    level = np.nan_to_num(index[:, window : start + 1]).sum(axis=1) / window
+    out[:, start] = level = np.where(np.isnan(total[:, start]), np.nan, level)
+    for bar in range(start + 1, index.shape[1]):
+        now = index[:, bar]
+        level = np.where(np.isnan(now), level, level + (now - level) / window)
+        out[:, bar] = level
+    out[np.isnan(total)] = np.nan
+    return out
+
+
+class Stochastic(NamedTuple):
+    k: Floats
+    d: Floats
+
+
+def stochastic(high: Floats, low: Floats, close: Floats, window: int = 14, slow: int = 3) -> Stochastic:
+    """Slow stochastics, 0-100: where the close lies in the range of `window` bars, smoothed twice by `slow`."""
+    place = np.full(close.shape, np.nan)
+    if close.shape[1] >= window:
+        view = np.lib.stride_tricks.sliding_window_view
+        top, bottom = view(high, window, axis=1).max(axis=-1), view(low, window, axis=1).min(axis=-1)
+        with np.errstate(all="ignore"):
+            inside = 100.0 * (close[:, window - 1 :] - bottom) / (top - bottom)
+        place[:, window - 1 :] = np.where(top - bottom < _NOTHING, 50.0, inside)
+    k = sma(place, slow)
+    d = sma(k, slow)
+    return Stochastic(np.where(np.isnan(d), np.nan, k), d)
+
+
+def obv(close: Floats, volume: Floats) -> Floats:
+    """On-balance volume: volume added on up bars, taken off on down bars, starting with the first bar's."""
+    sign = np.sign(np.diff(close, axis=1, prepend=close[:, :1]))
+    flow = sign * volume
+    flow[:, :1] = volume[:, :1]
+    return np.cumsum(flow, axis=1)
+
+
+def slope(values: Floats, window: int) -> Floats:
+    """The least-squares slope of the last `window` bars, per bar."""
+    out = np.full(values.shape, np.nan)
+    if values.shape[1] >= window:
+        x = np.arange(window) - (window - 1) / 2
+        views = np.lib.stride_tricks.sliding_window_view(values, window, axis=1)
+        out[:, window - 1 :] = views @ (x / (x @ x))
+    return out
+
+
+def vwap(high: Floats, low: Floats, close: Floats, volume: Floats) -> Floats:
+    """The volume-weighted mean of (high + low + close) / 3 since the first column; NaN before any volume."""
+    done = np.cumsum(volume, axis=1)
+    with np.errstate(all="ignore"):
+        return np.where(done > 0, np.cumsum((high + low + close) / 3 * volume, axis=1) / done, np.nan)

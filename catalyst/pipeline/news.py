@@ -1,0 +1,150 @@
+"""Stage 3 of 8: what is said about the stocks in play, and whether it helps the side we may take."""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+
+from catalyst.config import NewsConfig
+from catalyst.pipeline.catalysts import classify
+from catalyst.pipeline.frame import Floats, Sieve, instants, require_aware
+from catalyst.pipeline.sentiment import score_texts
+
+Scorer = Callable[[Sequence[str]], Floats]
+
+# How much a source is worth hearing. Not known: in between.
+_SOURCE_WEIGHT: Final = {
+    "benzinga": 1.0, "reuters": 1.0, "bloomberg": 1.0, "dow jones": 1.0, "business wire": 1.0, "businesswire": 1.0,
+    "pr newswire": 1.0, "prnewswire": 1.0, "globenewswire": 1.0, "globe newswire": 1.0, "accesswire": 0.8,
+    "marketwatch": 0.8, "cnbc": 0.8, "wsj": 0.9, "associated press": 0.9, "barrons": 0.7, "barrons.com": 0.7,
+    "yahoo": 0.6, "yahoo finance": 0.6, "thefly": 0.9, "sec": 1.0, "seekingalpha": 0.4, "seeking alpha": 0.4,
+    "motley fool": 0.2, "the motley fool": 0.2, "zacks": 0.3, "simply wall st.": 0.3, "insider monkey": 0.2,
+    "gurufocus": 0.3, "gurufocus.com": 0.3, "24/7 wall st.": 0.2, "stockstory": 0.3, "chartmill": 0.3,
+}  # fmt: skip
+_UNKNOWN_SOURCE: Final = 0.6
+# A headline's say shrinks with each further symbol it is tagged with: market reports are nobody's news.
+_FREE_TAGS: Final = 2
+# Evidence of this weight moves the score half way from neutral towards the sentiment heard.
+_HALF_CONVINCED: Final = 0.5
+
+
+def to_read(frame: pd.DataFrame, cfg: NewsConfig) -> list[str]:
+    """The symbols whose headlines the stage will want: the best `cfg.ask` by scan score."""
+    standing = frame[frame["refused_by"].isna() & (frame["scan_rank"] <= cfg.ask)]
+    return [str(symbol) for symbol in standing.sort_values("scan_rank").index]
+
+
+def news(
+    frame: pd.DataFrame,
+    headlines: pd.DataFrame,
+    now: datetime,
+    cfg: NewsConfig,
+    *,
+    allow_short: bool,
+    enabled: bool = True,
+    failed: bool = False,
+    scorer: Scorer = score_texts,
+) -> pd.DataFrame:
+    """Score the headlines of the best `cfg.ask`, and keep `cfg.keep` by scan score and strength of the news.
+
+    Reads   frame: scan_score, scan_rank; headlines: id, symbol, headline, summary, source, published_at,
+            received_at, url; one row per headline and symbol. Only what was received by `now` counts.
+    Writes  news_score, [0, 1]: 0.5 no news or neutral, above it good, below it bad; sentiment, [-1, 1], the
+            weighted mean; news_weight, how much evidence; news_count, distinct headlines; catalyst, the kind of
+            the weightiest one; headline, its text; news_state: read | none | off | failed; news_rank.
+    Raises  ValueError for a naive `now`.
+
+    A stock without news, a switched-off stage and a failed source all score neutral and are told apart by
+    news_state. Where only longs are allowed, a news score of `cfg.veto` or below refuses the row.
+    """
+    sieve = Sieve(frame, "news")
+    scan_rank = frame["scan_rank"].to_numpy(dtype=np.float64)
+    sieve.refuse(scan_rank > cfg.ask, f"rank %d by scan score; news reads the best {cfg.ask}", scan_rank)
+    heard = pd.DataFrame() if failed or not enabled else _weigh(headlines, frame.index, now, cfg, scorer)
+    told = _tell(heard, frame.index)
+    score = told["news_score"]
+    state = np.where(told["news_count"] > 0, "read", "failed" if failed else "none" if enabled else "off")
+    state = np.where(sieve.standing, state, None)
+    if not allow_short:
+        sieve.refuse(
+            score <= cfg.veto,
+            f"news score %.2f ({cfg.veto:g} or less refuses a long): %s",
+            score,
+            told["headline"],
+        )
+    interest = frame["scan_score"].to_numpy(dtype=np.float64) + np.abs(score - 0.5)
+    ranks = sieve.keep_best(interest, cfg.keep, "rank %d of %d by scan score and news; news keeps %d")
+    return sieve.close(**told, news_state=pd.array(state, dtype="str"), news_rank=ranks)
+
+
+def _tell(heard: pd.DataFrame, index: pd.Index) -> dict[str, Any]:
+    """The columns of the stage for every row; neutral where nothing was heard."""
+    told = heard.reindex(index)
+    if told.empty or "sentiment" not in told.columns:
+        none = np.zeros(len(index))
+        blank = pd.array(np.full(len(index), None, dtype=object), dtype="str")
+        return {
+            "news_score": none + 0.5, "sentiment": none, "news_weight": none, "news_count": none,
+            "catalyst": blank, "headline": blank,
+        }  # fmt: skip
+    weight = told["weight"].fillna(0.0).to_numpy(dtype=np.float64)
+    sentiment = told["sentiment"].fillna(0.0).to_numpy(dtype=np.float64)
+    conviction = weight / (weight + _HALF_CONVINCED)
+    return {
+        "news_score": 0.5 + 0.5 * sentiment * conviction,
+        "sentiment": sentiment,
+        "news_weight": weight,
+        "news_count": told["count"].fillna(0.0).to_numpy(dtype=np.float64),
+        "catalyst": pd.array(told["catalyst"].to_numpy(dtype=object), dtype="str"),
+        "headline": pd.array(told["headline"].to_numpy(dtype=object), dtype="str"),
+    }
+
+
+def _weigh(
+    headlines: pd.DataFrame, index: pd.Index, now: datetime, cfg: NewsConfig, scorer: Scorer
+) -> pd.DataFrame:
+    """By symbol: sentiment (weighted mean), weight (sum), count, and the weightiest headline with its kind."""
+    known = _known(headlines, index, now, cfg)
+    if known.empty:
+        return pd.DataFrame()
+    kinds = classify(known["headline"].tolist())
+    age = (require_aware(now) - instants(known["published_at"])) / 3600
+    source = known["source"].fillna("").str.strip().str.lower().map(_SOURCE_WEIGHT).fillna(_UNKNOWN_SOURCE)
+    tags = np.maximum(known["tags"].to_numpy(dtype=np.float64) / _FREE_TAGS, 1.0)
+    weight = (
+        np.exp2(-np.maximum(age, 0.0) / cfg.half_life_hours)
+        * source.to_numpy(dtype=np.float64)
+        * np.array([kind.weight for kind in kinds])
+        / tags
+    )
+    text = np.clip(scorer(known["headline"].tolist()), -1.0, 1.0)
+    lean = np.array([kind.lean for kind in kinds])
+    # A kind that leans one way by nature (an offering, a buyback) speaks where the words say nothing.
+    tone = np.where(lean * text < 0, text, np.where(np.abs(lean) > np.abs(text), lean, text))
+    known = known.assign(weight=weight, toned=tone * weight, catalyst=[kind.name for kind in kinds])
+    known = known.sort_values(["symbol", "weight", "headline"], ascending=[True, False, True])
+    by_symbol = known.groupby("symbol")
+    out = by_symbol.agg(
+        weight=("weight", "sum"), toned=("toned", "sum"), count=("headline", "size"),
+        headline=("headline", "first"), catalyst=("catalyst", "first"),
+    )  # fmt: skip
+    return out.assign(sentiment=out["toned"] / out["weight"])
+
+
+def _known(headlines: pd.DataFrame, index: pd.Index, now: datetime, cfg: NewsConfig) -> pd.DataFrame:
+    """The headlines that could be read by `now`, each once a symbol, with how many symbols share it."""
+    if headlines.empty:
+        return headlines
+    at = require_aware(now)
+    published, received = instants(headlines["published_at"]), instants(headlines["received_at"])
+    text = headlines["headline"].fillna("").str.strip()
+    timely = (published <= at) & (received <= at) & (published >= at - 3600 * cfg.lookback_hours)
+    sound = headlines.assign(headline=text)[timely & (text != "").to_numpy()]
+    words = sound["headline"].str.lower().str.replace(r"[^a-z0-9]+", " ", regex=True).str.strip()
+    sound = sound.assign(words=words).sort_values(["published_at", "id", "symbol"])
+    # The same words again, from whichever source, are one piece of news, as old as its first telling.
+    once = sound.drop_duplicates(["symbol", "words"])
+    tags = once.groupby("words")["symbol"].transform("nunique")
+    return once.assign(tags=tags)[once["symbol"].isin(index)]

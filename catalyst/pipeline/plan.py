@@ -1,0 +1,127 @@
+"""Stage 8 of 8: the best few, as orders could be written from them."""
+
+from dataclasses import dataclass
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Final
+from uuid import UUID, uuid5
+
+import numpy as np
+import pandas as pd
+
+from catalyst.config import PlanConfig
+from catalyst.domain.order import PositionSide, Purpose
+from catalyst.domain.price import round_nearest
+from catalyst.domain.session import Session
+from catalyst.pipeline.frame import Sieve, numbers, require_aware, words
+from catalyst.pipeline.proposal import exact
+
+STRATEGY: Final = "catalyst"
+# The root of every identity Catalyst gives away. Changing it would make yesterday's orders strangers.
+_NAMESPACE: Final = UUID("8d1f6c1e-6a54-5f0b-9a3e-2f5d1c7b4e90")
+ROLES: Final = {
+    Purpose.ENTRY: "e",
+    Purpose.STOP_LOSS: "s",
+    Purpose.TAKE_PROFIT: "t",
+    Purpose.EXIT: "x",
+    Purpose.FLATTEN: "f",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A trade as it would be sent: dollars on tick, whole shares. `entry` None is a market entry, and
+    `entry_price` what it was sized at."""
+
+    signal_id: UUID
+    client_order_id: str
+    symbol: str
+    side: PositionSide
+    quantity: int
+    entry: Decimal | None
+    entry_price: Decimal
+    stop: Decimal
+    target: Decimal
+    risk_amount: Decimal
+    composite: float
+    pattern: str | None
+    decided_at: datetime
+
+
+def signal_id(day: date, strategy: str, symbol: str, side: PositionSide, decided_at: datetime) -> UUID:
+    """The identity of a decision: the same facts give the same id, in every process, for ever."""
+    at = f"{require_aware(decided_at):.6f}"
+    return uuid5(_NAMESPACE, "|".join((day.isoformat(), strategy, symbol, side.value, at)))
+
+
+def client_order_id(
+    day: date, strategy: str, signal: UUID, symbol: str, purpose: Purpose, attempt: int = 1
+) -> str:
+    """`cat-<32 hex>-<role>`: at most 48 of [A-Za-z0-9-], the same for the same order however often it is asked."""
+    role = ROLES[purpose]
+    name = "|".join((day.isoformat(), strategy, str(signal), symbol, role, str(attempt)))
+    return f"cat-{uuid5(_NAMESPACE, name).hex}-{role}"
+
+
+def plan(
+    frame: pd.DataFrame,
+    session: Session,
+    now: datetime,
+    cfg: PlanConfig,
+    *,
+    top_n: int,
+    strategy: str = STRATEGY,
+    slots: int | None = None,
+) -> pd.DataFrame:
+    """Keep the best `top_n` (no more than `slots` free places) and give them their identities.
+
+    Reads   frame: side, entry, stop, target, quantity, risk_rank.
+    Writes  decided_at, entry_type, signal_id, client_order_id (of the entry's first attempt), plan_rank.
+    """
+    sieve = Sieve(frame, "plan")
+    room = top_n if slots is None else min(top_n, slots)
+    ranks = sieve.keep_best(-numbers(frame, "risk_rank"), room, "rank %d of %d approved; the plan takes %d")
+    signals = np.full(len(frame), None, dtype=object)
+    orders = signals.copy()
+    sides = words(frame, "side")
+    for row in np.flatnonzero(sieve.standing):
+        symbol = str(frame.index[row])
+        signal = signal_id(session.day, strategy, symbol, PositionSide(sides[row]), now)
+        signals[row] = str(signal)
+        orders[row] = client_order_id(session.day, strategy, signal, symbol, Purpose.ENTRY)
+    return sieve.close(
+        decided_at=pd.Timestamp(now),
+        entry_type=cfg.entry_type,
+        signal_id=pd.array(signals, dtype="str"),
+        client_order_id=pd.array(orders, dtype="str"),
+        plan_rank=ranks,
+    )
+
+
+def plans(frame: pd.DataFrame) -> list[Plan]:
+    """The trades of a planned frame, best first, in exact prices."""
+    standing = frame[frame["refused_by"].isna() & frame["client_order_id"].notna()].sort_values("plan_rank")
+    return [_plan(str(symbol), row) for symbol, row in standing.iterrows()]
+
+
+def _plan(symbol: str, row: "pd.Series[object]") -> Plan:
+    entry = _price(row["entry"])
+    return Plan(
+        signal_id=UUID(str(row["signal_id"])),
+        client_order_id=str(row["client_order_id"]),
+        symbol=symbol,
+        side=PositionSide(str(row["side"])),
+        quantity=int(float(str(row["quantity"]))),
+        entry=None if row["entry_type"] == "market" else entry,
+        entry_price=entry,
+        stop=_price(row["stop"]),
+        target=_price(row["target"]),
+        risk_amount=exact(float(str(row["risk_amount"]))).quantize(Decimal("0.01")),
+        composite=float(str(row["composite"])),
+        pattern=None if pd.isna(row["pattern"]) else str(row["pattern"]),  # type: ignore[call-overload]
+        decided_at=pd.Timestamp(str(row["decided_at"])).to_pydatetime(),
+    )
+
+
+def _price(value: object) -> Decimal:
+    return round_nearest(exact(float(str(value))))

@@ -1,0 +1,126 @@
+"""A proposal: a side with an entry, a stop and a target, on tick, before anyone has asked whether it may be made."""
+
+import math
+from dataclasses import dataclass
+from decimal import Decimal
+
+from catalyst.domain.order import PositionSide
+from catalyst.domain.price import round_entry, round_stop, round_target
+from catalyst.pipeline.exposure import Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """Dollars a share, on tick. `quantity` None asks for the size the limits allow. What is None was not looked
+    at (an operator's question without a market), and is reported as not checked."""
+
+    symbol: str
+    side: PositionSide
+    entry: Decimal
+    stop: Decimal
+    target: Decimal
+    quantity: int | None = None
+    sector: str = "unknown"
+    bid: Decimal | None = None
+    ask: Decimal | None = None
+    minute_volume: Decimal | None = None  # shares a minute
+    shortable: bool = False
+    easy_to_borrow: bool = False
+    basis: str = "percent"  # where the stop comes from: pattern | atr | percent
+
+    @property
+    def risk(self) -> Decimal:
+        """What a share loses from the entry to the stop; not positive when the stop is on the wrong side."""
+        return self.entry - self.stop if self.side is PositionSide.LONG else self.stop - self.entry
+
+    @property
+    def reward(self) -> Decimal:
+        """What a share gains from the entry to the target."""
+        return self.target - self.entry if self.side is PositionSide.LONG else self.entry - self.target
+
+
+def propose(
+    symbol: str,
+    side: PositionSide,
+    price: Decimal,
+    limits: Limits,
+    *,
+    quantity: int | None = None,
+    sector: str = "unknown",
+    stop: Decimal | None = None,
+    target: Decimal | None = None,
+    shortable: bool = False,
+    easy_to_borrow: bool = False,
+) -> Proposal:
+    """A proposal at `price`, on tick, with the default stop and target where none is given."""
+    sign = 1 if side is PositionSide.LONG else -1
+    entry = round_entry(price, side)
+    if stop is None:
+        stop = entry * (1 - sign * limits.default_stop_pct / 100)
+    if target is None:
+        target = entry * (1 + sign * limits.default_target_pct / 100)
+    return Proposal(
+        symbol=symbol, side=side, entry=entry, quantity=quantity, sector=sector,
+        stop=round_stop(stop, side), target=round_target(target, side),
+        shortable=shortable, easy_to_borrow=easy_to_borrow,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """What the stages found for one candidate, float dollars; NaN where a stage found nothing."""
+
+    symbol: str
+    side: PositionSide
+    sector: str
+    bid: float
+    ask: float
+    stop: float
+    target: float
+    atr: float  # of a five-minute bar
+    minute_volume: float
+    shortable: bool
+    easy_to_borrow: bool
+
+
+def propose_from(chart: Chart, limits: Limits) -> Proposal:
+    """A proposal from a candidate's levels.
+
+    The entry reaches a collar through the far side of the quote (a market entry is priced at that side). The stop
+    is the pattern's, moved out to `min_stop_atr` bar ATRs when it is nearer than the noise; when the chart gives
+    none, or one farther than `max_stop_pct`, the default percentage. The target is the pattern's, else the
+    default percentage.
+    """
+    long = chart.side is PositionSide.LONG
+    sign = 1 if long else -1
+    far = chart.ask if long else chart.bid
+    collar = 0.0 if limits.market_entry else float(limits.collar_bps) / 1e4
+    entry = round_entry(exact(far * (1 + sign * collar)), chart.side)
+    distance, basis = sign * (float(entry) - chart.stop), "pattern"
+    noise = limits.min_stop_atr * chart.atr
+    if math.isfinite(noise) and distance < noise:
+        distance, basis = noise, "atr"
+    if not 0 < distance <= float(entry * limits.max_stop_pct / 100):
+        distance, basis = float(entry * limits.default_stop_pct / 100), "percent"
+    goal = chart.target
+    if not math.isfinite(goal):
+        goal = float(entry * (1 + sign * limits.default_target_pct / 100))
+    return Proposal(
+        symbol=chart.symbol,
+        side=chart.side,
+        entry=entry,
+        stop=round_stop(exact(float(entry) - sign * distance), chart.side),
+        target=round_target(exact(goal), chart.side),
+        sector=chart.sector,
+        bid=exact(chart.bid),
+        ask=exact(chart.ask),
+        minute_volume=exact(chart.minute_volume) if math.isfinite(chart.minute_volume) else None,
+        shortable=chart.shortable,
+        easy_to_borrow=chart.easy_to_borrow,
+        basis=basis,
+    )
+
+
+def exact(value: float) -> Decimal:
+    """A float price as a decimal, to a millionth of a dollar: the digits beyond are the float's, not the price's."""
+    return Decimal(str(round(value, 6)))

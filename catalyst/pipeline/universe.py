@@ -1,0 +1,100 @@
+"""Stage 1 of 8: which listings may be traded at all."""
+
+import re
+from typing import Final
+
+import numpy as np
+import pandas as pd
+
+from catalyst.config import UniverseConfig
+from catalyst.pipeline.frame import Bools, Sieve, words
+
+# Derivative securities, by name. "Unit" and "right" alone are company words (Unit Corp, Right Management), so
+# they count only where a listing's class stands: at the end, or followed by what the paper consists of.
+_DERIVATIVE: Final = re.compile(
+    r"""\bwarrants?\b
+      | \b(?:subscription\s+|contingent\s+value\s+)?rights?(?:\s*$|\s*,|\s+(?:to|each|expiring|when)\b)
+      | \bunits?(?:\s*$|\s*,|\s+(?:each|consisting|comprised|\(?1)\b)
+      | \bpreferred\b | \bpreference\s+shares?\b | \bpfd\b
+      | \bdepositary\s+shares?\b.*\b(?:interest|preferred|preference|perpetual)\b
+      | \b(?:subordinated|senior|convertible|baby)\b.*\b(?:notes?|debentures?|bonds?)\b
+      | \bnotes?\s+due\b | \bwhen[-\s]issued\b""",
+    re.IGNORECASE | re.VERBOSE,
+)
+# The same by the suffix of the symbol: BAC.PRB, ACHR.WS, ABC.U, ABC.RT; BRK.B and BF.A are shares.
+_SUFFIX: Final = re.compile(r"\.(?:PR[A-Z]?|WS[A-Z]?|W[A-Z]?|WT|U|UN|R|RT|RTW|RW|CVR|WI|WD)$")
+# NASDAQ appends a fifth letter instead: W warrants, R rights, U units, P-N-O-M-L preferred or notes when the
+# name agrees; the letter alone is not evidence (GOOGL), so a blank-cheque or trust name must stand beside it.
+_FIFTH: Final = re.compile(r"^[A-Z]{4}[WRUZ]$")
+_SHELL: Final = re.compile(r"\b(?:acquisition|blank\s+check|merger|capital\s+corp|spac)\b", re.IGNORECASE)
+_ORDINARY: Final = re.compile(
+    r"\b(?:common\s+stock|ordinary\s+shares?|common\s+shares?|american\s+depositary\s+shares?|adr|ads|etf|fund)\b",
+    re.IGNORECASE,
+)
+
+
+def universe(assets: pd.DataFrame, cfg: UniverseConfig) -> pd.DataFrame:
+    """Begin the frame: every listing, those we may not trade refused.
+
+    Reads   assets by symbol: name, exchange, tradable, status, sector; shortable and easy_to_borrow pass through.
+    Writes  name, exchange, sector ("unknown" where the listings do not say), shortable, easy_to_borrow,
+            refused_by, reason; index symbol, sorted, unique.
+    Raises  ValueError, when a symbol is listed twice.
+    Source  listing classes as the exchanges name them (NASDAQ fifth character, CQS suffixes).
+    """
+    if assets.index.has_duplicates:
+        twice = assets.index[assets.index.duplicated()].unique()[:5]
+        raise ValueError(f"listed twice: {', '.join(map(str, twice))}")
+    assets = assets.sort_index()
+    frame = _blank(assets)
+    sieve = Sieve(frame, "universe")
+    symbols = assets.index.to_series().astype("str")
+    exchange = words(assets, "exchange")
+    sieve.refuse(_lacks(assets, "status", "active"), "not an active listing")
+    sieve.refuse(~_flag(assets, "tradable"), "the broker does not trade it")
+    sieve.refuse(
+        ~np.isin(exchange.astype(str), cfg.exchanges),
+        "listed on %s, not on " + ", ".join(cfg.exchanges),
+        exchange,
+    )
+    sieve.refuse(_derivative(symbols, assets), "a warrant, unit, right, preferred share or note")
+    if cfg.allow:
+        sieve.refuse(~symbols.isin(cfg.allow).to_numpy(), "not on universe.allow")
+    sieve.refuse(symbols.isin(cfg.deny).to_numpy(), "on universe.deny")
+    return sieve.close()
+
+
+def _blank(assets: pd.DataFrame) -> pd.DataFrame:
+    sector = words(assets, "sector")
+    blank = np.full(len(assets), None, dtype=object)
+    return pd.DataFrame(
+        {
+            "name": pd.array(words(assets, "name"), dtype="str"),
+            "exchange": pd.array(words(assets, "exchange"), dtype="str"),
+            "sector": pd.array(np.where(sector == None, "unknown", sector), dtype="str"),  # noqa: E711  elementwise
+            "shortable": _flag(assets, "shortable"),
+            "easy_to_borrow": _flag(assets, "easy_to_borrow"),
+            "refused_by": pd.array(blank, dtype="str"),
+            "reason": pd.array(blank, dtype="str"),
+        },
+        index=assets.index.rename("symbol"),
+    )
+
+
+def _flag(assets: pd.DataFrame, name: str) -> Bools:
+    """True only where the column says so: a missing answer is a no."""
+    if name not in assets.columns:
+        return np.zeros(len(assets), dtype=np.bool_)
+    return assets[name].fillna(False).to_numpy(dtype=np.bool_)
+
+
+def _lacks(assets: pd.DataFrame, name: str, value: str) -> Bools:
+    return np.asarray(words(assets, name) != value, dtype=np.bool_)
+
+
+def _derivative(symbols: "pd.Series[str]", assets: pd.DataFrame) -> Bools:
+    names = pd.Series([name or "" for name in words(assets, "name")], index=assets.index, dtype="str")
+    by_symbol = symbols.str.contains(_SUFFIX)
+    by_name = names.str.contains(_DERIVATIVE)
+    shell = symbols.str.contains(_FIFTH) & names.str.contains(_SHELL) & ~names.str.contains(_ORDINARY)
+    return (by_symbol | by_name | shell).to_numpy(dtype=np.bool_)
