@@ -27,41 +27,63 @@ from catalyst.domain.report import (
 from catalyst.domain.session import Session
 
 
+class Priority(StrEnum):
+    """Which share of the request budget a call may use."""
+
+    ROUTINE = "routine"  # entries, scans, polling: waits or fails while only the reserve is left
+    EXIT = "exit"  # exits, protection, and the reads they depend on: goes at once
+
+
 class Broker(Protocol):
     """The trading half. Raises OrderRefused, DuplicateOrder, OutcomeUnknown, BrokerUnavailable, NotFound,
     AuthRefused as `domain.errors` defines them; reads never raise OutcomeUnknown."""
 
-    async def submit(self, request: OrderRequest) -> OrderReport:
+    async def submit(self, request: OrderRequest, *, priority: Priority = Priority.ROUTINE) -> OrderReport:
         """Send one order. The report carries the legs of a bracket or OCO where the broker showed them."""
         ...
 
     async def cancel(self, broker_id: str) -> None:
-        """Ask for a cancel; returning says only that it was asked. OrderRefused when no longer cancelable."""
+        """Ask for a cancel; returning says only that it was asked. OrderRefused when no longer cancelable.
+        Always of priority EXIT."""
         ...
 
-    async def order(self, broker_id: str) -> OrderReport:
+    async def order(self, broker_id: str, *, priority: Priority = Priority.ROUTINE) -> OrderReport:
         """One order with its legs. Raises NotFound."""
         ...
 
-    async def order_by_client_id(self, client_order_id: str) -> OrderReport:
+    async def order_by_client_id(
+        self, client_order_id: str, *, priority: Priority = Priority.ROUTINE
+    ) -> OrderReport:
         """One order with its legs, by our own id. Raises NotFound, which may be provisional."""
         ...
 
     async def orders(
-        self, *, status: str, after: datetime | None = None, symbols: Sequence[str] = ()
+        self,
+        *,
+        status: str,
+        after: datetime | None = None,
+        symbols: Sequence[str] = (),
+        priority: Priority = Priority.ROUTINE,
     ) -> list[OrderReport]:
-        """All orders (`status` open | closed | all) submitted after `after`, oldest first, legs nested, every page."""
+        """All orders (`status` open | closed | all) submitted after `after`, oldest first, legs nested, every page.
+        May show a few from just before `after`: pages overlap so that none is lost between them."""
         ...
 
-    async def positions(self) -> list[PositionReport]:
+    async def positions(self, *, priority: Priority = Priority.ROUTINE) -> list[PositionReport]:
         """All positions."""
         ...
 
-    async def position(self, symbol: str) -> PositionReport | None:
+    async def position(self, symbol: str, *, priority: Priority = Priority.ROUTINE) -> PositionReport | None:
         """One position; None when the broker says it does not exist."""
         ...
 
-    async def fills(self, *, after: datetime | None = None, order_id: str | None = None) -> list[Fill]:
+    async def fills(
+        self,
+        *,
+        after: datetime | None = None,
+        order_id: str | None = None,
+        priority: Priority = Priority.ROUTINE,
+    ) -> list[Fill]:
         """The activities ledger's fills, oldest first, every page."""
         ...
 

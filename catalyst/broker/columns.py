@@ -1,0 +1,157 @@
+"""Market data from JSON into columns: numpy arrays, NaN and NaT where the market said nothing.
+
+Each function makes one pass a column over rows that stay plain dicts; no model is built for any of them. They
+run in worker threads, a chunk at a time, so that the event loop gets its turns.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from catalyst.broker.outcome import is_object
+
+Floats = npt.NDArray[np.float64]
+Times = npt.NDArray[np.datetime64]
+Row = Mapping[str, object]
+
+_NOTHING: Final[Row] = {}
+# part of the snapshot -> (column, key)
+_PARTS: Final[dict[str, tuple[tuple[str, str], ...]]] = {
+    "latestTrade": (("trade_price", "p"), ("trade_at", "t")),
+    "latestQuote": (("bid", "bp"), ("ask", "ap"), ("bid_size", "bs"), ("ask_size", "as"), ("quote_at", "t")),
+    "minuteBar": (("minute_close", "c"), ("minute_volume", "v"), ("minute_at", "t")),
+    "dailyBar": (
+        ("day_open", "o"),
+        ("day_high", "h"),
+        ("day_low", "l"),
+        ("day_close", "c"),
+        ("day_volume", "v"),
+        ("day_vwap", "vw"),
+        ("day_at", "t"),
+    ),
+    "prevDailyBar": (
+        ("prev_open", "o"),
+        ("prev_high", "h"),
+        ("prev_low", "l"),
+        ("prev_close", "c"),
+        ("prev_volume", "v"),
+        ("prev_at", "t"),
+    ),
+}
+_COUNTS: Final = frozenset({"v", "bs", "as"})  # zero is a number here; a price of zero is no price
+SNAPSHOT_COLUMNS: Final = tuple(column for part in _PARTS.values() for column, _ in part)
+BAR_COLUMNS: Final = ("symbol", "timestamp", "open", "high", "low", "close", "volume")
+
+Columns = dict[str, npt.NDArray[np.generic]]
+
+
+def snapshot_columns(snapshots: Mapping[str, object]) -> tuple[list[str], Columns]:
+    """The symbols of a snapshots answer and their columns, times as datetime64[ns] in UTC."""
+    rows = {symbol: row for symbol, row in snapshots.items() if is_object(row)}
+    columns: Columns = {}
+    for part, wanted in _PARTS.items():
+        rows_of_part = [_part(row, part) for row in rows.values()]
+        for column, key in wanted:
+            raw = [row.get(key) for row in rows_of_part]
+            columns[column] = times(raw) if key == "t" else numbers(raw, zero=key in _COUNTS)
+    _drop_false_quotes(columns)
+    return list(rows), columns
+
+
+def snapshot_frame(chunks: Sequence[tuple[list[str], Columns]]) -> pd.DataFrame:
+    """The chunks as one frame, index `symbol`, columns SNAPSHOT_COLUMNS."""
+    symbols = [symbol for some, _ in chunks for symbol in some]
+    return pd.DataFrame(
+        {column: _joined([columns[column] for _, columns in chunks], column) for column in SNAPSHOT_COLUMNS},
+        index=pd.Index(symbols, name="symbol", dtype=str),
+    )
+
+
+def bar_columns(bars: Mapping[str, object]) -> Columns:
+    """The bars of one page in long form, BAR_COLUMNS; a bar without a time is left out."""
+    per_symbol = {symbol: some for symbol, some in bars.items() if isinstance(some, list)}
+    rows = [row for some in per_symbol.values() for row in some]
+    symbols = np.repeat(np.array(list(per_symbol), dtype=object), [len(some) for some in per_symbol.values()])
+    if not all(map(is_object, rows)):
+        keep = [is_object(row) for row in rows]
+        rows, symbols = [row for row in rows if is_object(row)], symbols[keep]
+    columns: Columns = {"symbol": symbols, "timestamp": times([row.get("t") for row in rows])}
+    for column, key in (("open", "o"), ("high", "h"), ("low", "l"), ("close", "c"), ("volume", "v")):
+        columns[column] = numbers([row.get(key) for row in rows], zero=key in _COUNTS)
+    timed = ~np.isnat(columns["timestamp"].astype("datetime64[ns]"))
+    return columns if timed.all() else {name: column[timed] for name, column in columns.items()}
+
+
+def bar_frame(pages: Sequence[Columns]) -> pd.DataFrame:
+    """The pages as one frame, sorted by symbol and time, one row for each of both."""
+    frame = pd.DataFrame({name: _joined([page[name] for page in pages], name) for name in BAR_COLUMNS})
+    frame["symbol"] = frame["symbol"].astype(str)
+    ordered = frame.sort_values(["symbol", "timestamp"], kind="stable", ignore_index=True)
+    return ordered.drop_duplicates(["symbol", "timestamp"], keep="last", ignore_index=True)
+
+
+def numbers(raw: Sequence[object], *, zero: bool) -> Floats:
+    """`raw` as float64; null, text that is no number, infinities, negatives, and (unless `zero`) zero are NaN."""
+    try:
+        column = np.array(raw, dtype=np.float64)  # None becomes NaN
+    except (TypeError, ValueError, OverflowError):
+        column = np.array([_number(one) for one in raw], dtype=np.float64)
+    false = ~np.isfinite(column) | (column < 0 if zero else column <= 0)
+    if false.any():
+        column[false] = np.nan
+    return column
+
+
+def times(raw: Sequence[object]) -> Times:
+    """RFC 3339 texts as datetime64[ns] in UTC; what is no time is NaT."""
+    try:
+        plain = [_utc(one) for one in raw]
+        return np.array(plain, dtype="datetime64[ns]")
+    except ValueError:  # an offset, or no time at all: slower, and tolerant
+        parsed = pd.to_datetime(
+            pd.Series([one if isinstance(one, str) else None for one in raw], dtype=object),
+            utc=True,
+            format="ISO8601",
+            errors="coerce",
+        )
+        return parsed.dt.tz_localize(None).to_numpy(dtype="datetime64[ns]")
+
+
+def _utc(raw: object) -> str:
+    """The text without its Z, as numpy reads UTC. Raises ValueError for any other zone."""
+    if raw is None:
+        return "NaT"
+    if isinstance(raw, str) and raw.endswith("Z"):
+        return raw[:-1]
+    raise ValueError(f"{raw!r:.40} is not a UTC time")
+
+
+def _number(raw: object) -> float:
+    try:
+        return float(raw) if isinstance(raw, (int, float, str)) and not isinstance(raw, bool) else np.nan
+    except (ValueError, OverflowError):
+        return np.nan
+
+
+def _part(row: Row, name: str) -> Row:
+    part = row.get(name)
+    return part if is_object(part) else _NOTHING
+
+
+def _drop_false_quotes(columns: Columns) -> None:
+    """A crossed quote is no quote; a side without a price has no size."""
+    crossed = np.greater(columns["bid"], columns["ask"])
+    for side, size in (("bid", "bid_size"), ("ask", "ask_size")):
+        columns[side][crossed] = np.nan
+        columns[size][np.isnan(columns[side].astype(np.float64))] = np.nan
+
+
+def _joined(pieces: Sequence[npt.NDArray[np.generic]], column: str) -> object:
+    """The pieces as one column; times become aware UTC."""
+    is_time = column == "timestamp" or column.endswith("_at")
+    kind = "datetime64[ns]" if is_time else object if column == "symbol" else np.float64
+    whole = np.concatenate(pieces) if pieces else np.array([], dtype=kind)
+    return pd.DatetimeIndex(whole).tz_localize("UTC") if is_time else whole

@@ -1,0 +1,56 @@
+"""Long lists: where the next page begins, and a big array taken apart row by row."""
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from json import JSONDecodeError, JSONDecoder
+from typing import Final
+
+from catalyst.domain.errors import BrokerUnavailable
+from catalyst.domain.report import OrderReport
+
+_DECODER: Final = JSONDecoder()
+_BETWEEN: Final = " \t\r\n,"
+
+
+def next_after(
+    page: Sequence[OrderReport], cursor: datetime | None, overlap: timedelta, *, progressed: bool
+) -> datetime:
+    """The exclusive start of the page after `page`: a little before its end, so that equal times are not lost.
+
+    A page of nothing but known orders steps past its end instead; when even that leads nowhere the list cannot
+    be read whole, which is a failed read.
+    """
+    times = [one.submitted_at for one in page if one.submitted_at is not None]
+    if not times:
+        raise BrokerUnavailable(
+            "a full page of orders without a submission time: the next one cannot be found"
+        )
+    after = max(times) - overlap if progressed else max(times)
+    if cursor is not None and after <= cursor:
+        after = max(times)
+        if after <= cursor:
+            raise BrokerUnavailable("the list of orders does not advance")
+    return after
+
+
+def array_items(text: str) -> Iterator[object]:
+    """The items of a JSON array, decoded one at a time: between two of them other threads may run.
+
+    Raises BrokerUnavailable when `text` is not an array, JSONDecodeError when it breaks off.
+    """
+    at = _skip(text, 0, " \t\r\n")
+    if text[at : at + 1] != "[":
+        raise BrokerUnavailable("a list was asked for and something else came")
+    at = _skip(text, at + 1, _BETWEEN)
+    while text[at : at + 1] != "]":
+        if at >= len(text):
+            raise JSONDecodeError("the array breaks off", text, at)
+        item, at = _DECODER.raw_decode(text, at)
+        yield item
+        at = _skip(text, at, _BETWEEN)
+
+
+def _skip(text: str, at: int, what: str) -> int:
+    while at < len(text) and text[at] in what:
+        at += 1
+    return at

@@ -1,0 +1,252 @@
+"""The broker's JSON in our words: pure, and tolerant of everything but a missing essential.
+
+A new enum value, a new field, a null or a field that was removed costs nothing. What is essential is what money
+depends on: an id, a symbol, a side, a quantity. Without it the row raises ValueError, and its list goes on
+without it, with a word to `spoil`. Numbers arrive as text or as JSON numbers; both become the Decimal of their
+digits.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, date, datetime, time
+from decimal import Decimal, InvalidOperation
+from typing import Final, TypeVar
+
+from catalyst.broker.outcome import is_object
+from catalyst.domain.order import Side
+from catalyst.domain.report import (
+    AccountReport,
+    AssetReport,
+    ClockReport,
+    Fill,
+    OrderReport,
+    PositionReport,
+    TradeUpdate,
+)
+from catalyst.domain.session import Session, session_of
+
+T = TypeVar("T")
+Spoil = Callable[[str, object], None]
+FILL_EVENTS: Final = frozenset({"fill", "partial_fill"})
+
+
+def parsed(rows: Sequence[object], parse: Callable[[object], T], spoil: Spoil) -> list[T]:
+    """Every row that can be understood, in order; the others are handed to `spoil` with the reason."""
+    understood = []
+    for row in rows:
+        try:
+            understood.append(parse(row))
+        except ValueError as error:
+            spoil(str(error), row)
+    return understood
+
+
+def order_report(raw: object, spoil: Spoil) -> OrderReport:
+    """One order with its legs. Essential: id, symbol, side, status, filled_qty, and qty unless it is notional."""
+    row = _object(raw, "an order")
+    quantity = amount(row, "qty")
+    if quantity is None:
+        if row.get("notional") is None:
+            raise ValueError("qty is missing")
+        quantity = Decimal(0)  # an order for dollars: never ours, and never filled by count
+    legs = row.get("legs")
+    return OrderReport(
+        broker_id=_needed_text(row, "id"),
+        client_order_id=_text(row, "client_order_id"),
+        symbol=_needed_text(row, "symbol"),
+        side=Side(_needed_text(row, "side")),
+        quantity=quantity,
+        filled_qty=_needed_amount(row, "filled_qty"),
+        filled_avg_price=amount(row, "filled_avg_price"),
+        broker_status=_needed_text(row, "status"),
+        order_type=_text(row, "type") or _text(row, "order_type"),
+        order_class=_text(row, "order_class") or "simple",
+        time_in_force=_text(row, "time_in_force"),
+        limit_price=amount(row, "limit_price"),
+        stop_price=amount(row, "stop_price"),
+        replaced_by=_text(row, "replaced_by") or None,
+        replaces=_text(row, "replaces") or None,
+        submitted_at=instant(row.get("submitted_at")),
+        updated_at=instant(row.get("updated_at")),
+        legs=tuple(parsed(legs, lambda leg: order_report(leg, spoil), spoil))
+        if isinstance(legs, list)
+        else (),
+        raw=row,
+    )
+
+
+def fill(raw: object) -> Fill:
+    """One FILL activity of the ledger."""
+    row = _object(raw, "an activity")
+    at = instant(row.get("transaction_time"))
+    if at is None:
+        raise ValueError("transaction_time is missing")
+    return Fill(
+        broker_id=_needed_text(row, "order_id"),
+        cum_qty=_needed_amount(row, "cum_qty"),
+        quantity=_needed_amount(row, "qty"),
+        price=_needed_amount(row, "price"),
+        at=at,
+        activity_id=_needed_text(row, "id"),
+    )
+
+
+def trade_update(raw: object, spoil: Spoil) -> TradeUpdate:
+    """The envelope of one trade_updates message.
+
+    A fill event without its price or quantity keeps its order and has no fill: the order's filled quantity
+    still says that there is one to ask for.
+    """
+    data = _object(_object(raw, "a message").get("data"), "the message's data")
+    event = _needed_text(data, "event")
+    order = order_report(data.get("order"), spoil)
+    at = instant(data.get("timestamp")) or instant(data.get("at"))
+    return TradeUpdate(
+        event=event,
+        order=order,
+        fill=_streamed_fill(data, order, at) if event in FILL_EVENTS else None,
+        position_qty=amount(data, "position_qty"),
+        at=at,
+    )
+
+
+def _streamed_fill(data: Mapping[str, object], order: OrderReport, at: datetime | None) -> Fill | None:
+    quantity, price = amount(data, "qty"), amount(data, "price")
+    at = at or instant(order.raw.get("filled_at")) or order.updated_at
+    if quantity is None or price is None or at is None or not order.filled_qty >= quantity > 0:
+        return None
+    return Fill(
+        broker_id=order.broker_id,
+        cum_qty=order.filled_qty,
+        quantity=quantity,
+        price=price,
+        at=at,
+        execution_id=_text(data, "execution_id") or None,
+    )
+
+
+def position_report(raw: object) -> PositionReport:
+    """One position. A short is negative, whichever of `qty` and `side` says so."""
+    row = _object(raw, "a position")
+    quantity = _needed_amount(row, "qty")
+    if _text(row, "side") == "short":
+        quantity = -abs(quantity)
+    free = amount(row, "qty_available")
+    available = quantity if free is None else abs(free).copy_sign(quantity)
+    return PositionReport(
+        symbol=_needed_text(row, "symbol"),
+        quantity=quantity,
+        available=available,
+        entry_price=_needed_amount(row, "avg_entry_price"),
+        current_price=amount(row, "current_price"),
+        unrealized_pl=amount(row, "unrealized_pl"),
+        raw=row,
+    )
+
+
+def account_report(raw: object) -> AccountReport:
+    """The account. Its money is essential; a lock that is not mentioned is not set."""
+    row = _object(raw, "the account")
+    return AccountReport(
+        account_id=_needed_text(row, "id"),
+        account_number=_text(row, "account_number"),
+        status=_needed_text(row, "status"),
+        equity=_needed_amount(row, "equity"),
+        last_equity=_needed_amount(row, "last_equity"),
+        cash=_needed_amount(row, "cash"),
+        buying_power=_needed_amount(row, "buying_power"),
+        trading_blocked=row.get("trading_blocked") is True,
+        account_blocked=row.get("account_blocked") is True,
+        suspended_by_user=row.get("trade_suspended_by_user") is True,
+        shorting_enabled=row.get("shorting_enabled") is True,
+        raw=row,
+    )
+
+
+def asset_report(raw: object) -> AssetReport:
+    """One instrument. `borrow_status` decides; `easy_to_borrow` where it is not sent."""
+    row = _object(raw, "an asset")
+    borrow = _text(row, "borrow_status")
+    return AssetReport(
+        asset_id=_needed_text(row, "id"),
+        symbol=_needed_text(row, "symbol"),
+        name=_text(row, "name"),
+        exchange=_text(row, "exchange"),
+        status=_needed_text(row, "status"),
+        tradable=row.get("tradable") is True,
+        shortable=row.get("shortable") is True,
+        easy_to_borrow=borrow == "easy_to_borrow" if borrow else row.get("easy_to_borrow") is True,
+        fractionable=row.get("fractionable") is True,
+        marginable=row.get("marginable") is True,
+    )
+
+
+def clock_report(raw: object) -> ClockReport:
+    """The broker's clock; nanoseconds and New York offsets become aware UTC."""
+    row = _object(raw, "the clock")
+    times = [instant(row.get(name)) for name in ("timestamp", "next_open", "next_close")]
+    at, opens, closes = times
+    is_open = row.get("is_open")
+    if at is None or opens is None or closes is None or not isinstance(is_open, bool):
+        raise ValueError("the clock lacks a time")
+    return ClockReport(at=at, is_open=is_open, next_open=opens, next_close=closes)
+
+
+def session(raw: object) -> Session:
+    """One calendar row: New York wall-clock times without a zone."""
+    row = _object(raw, "a calendar day")
+    day = date.fromisoformat(_needed_text(row, "date"))
+    opens, closes = (time.fromisoformat(_needed_text(row, name)) for name in ("open", "close"))
+    if not opens < closes:
+        raise ValueError(f"{day} closes before it opens")
+    return session_of(day, opens, closes)
+
+
+def instant(raw: object) -> datetime | None:
+    """RFC 3339 text as aware UTC, nanoseconds cut to microseconds; None for what is no time."""
+    if not isinstance(raw, str):
+        return None
+    try:
+        at = datetime.fromisoformat(raw)
+    except ValueError:
+        return None
+    return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+
+
+def amount(row: Mapping[str, object], name: str) -> Decimal | None:
+    """A finite number, from text or a JSON number; None when absent, null or empty. Raises ValueError."""
+    raw = row.get(name)
+    if raw is None or raw == "":
+        return None
+    digits = "" if isinstance(raw, bool) else str(raw)
+    try:
+        number = Decimal(digits)  # a float's text is the shortest that means it: the digits that were sent
+    except InvalidOperation:
+        raise ValueError(f"{name} {raw!r:.40} is not a number") from None
+    if not number.is_finite():
+        raise ValueError(f"{name} {raw!r:.40} is not finite")
+    return number
+
+
+def _needed_amount(row: Mapping[str, object], name: str) -> Decimal:
+    number = amount(row, name)
+    if number is None:
+        raise ValueError(f"{name} is missing")
+    return number
+
+
+def _text(row: Mapping[str, object], name: str) -> str:
+    raw = row.get(name)
+    return raw if isinstance(raw, str) else ""
+
+
+def _needed_text(row: Mapping[str, object], name: str) -> str:
+    text = _text(row, name)
+    if not text:
+        raise ValueError(f"{name} is missing")
+    return text
+
+
+def _object(raw: object, what: str) -> Mapping[str, object]:
+    if not is_object(raw):
+        raise ValueError(f"{what} is {type(raw).__name__}, not an object")
+    return raw

@@ -1,0 +1,82 @@
+"""An order as it goes out: every number as the text of its Decimal, every class named.
+
+Source: Alpaca API documentation, POST /v2/orders, orders at Alpaca (brackets, OCO, sub-penny rule).
+"""
+
+import re
+from decimal import Decimal
+from typing import Final
+
+from catalyst.broker.outcome import Refusal
+from catalyst.domain.errors import OrderRefused
+from catalyst.domain.price import on_tick
+from catalyst.domain.report import OrderRequest
+
+_CLIENT_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,48}")
+_TIMES: Final = frozenset({"day", "gtc"})
+# What each kind carries: (limit_price, stop_price)
+_KINDS: Final = {"market": (False, False), "limit": (True, False), "stop": (False, True)}
+
+
+def refuse_unsendable(request: OrderRequest) -> None:
+    """Raise OrderRefused (http_status 0) for an order that must not leave: nothing is sent."""
+    if not _CLIENT_ID.fullmatch(request.client_order_id):
+        raise _refusal(Refusal.SUBMIT_FAILED, f"client order id {request.client_order_id!r} breaks the rule")
+    quantity = request.quantity
+    if not quantity.is_finite() or quantity <= 0 or quantity != quantity.to_integral_value():
+        raise _refusal(Refusal.SUBMIT_FAILED, f"{quantity} is no number of whole shares")
+    if request.order_type not in _KINDS or request.time_in_force not in _TIMES:
+        raise _refusal(
+            Refusal.SUBMIT_FAILED, f"no {request.order_type} order good for {request.time_in_force} is known"
+        )
+    for name, wanted in _prices_of(request).items():
+        price: Decimal | None = getattr(request, name)
+        if wanted is not None and wanted != (price is not None):
+            raise _refusal(
+                Refusal.PRICE_RULE,
+                f"a {request.order_class} {request.order_type} order {'needs' if wanted else 'takes no'} {name}",
+            )
+        if price is not None and not (price.is_finite() and on_tick(price)):
+            raise _refusal(Refusal.PRICE_RULE, f"{name} {price} is not a price on tick")
+
+
+def body_of(request: OrderRequest) -> dict[str, object]:
+    """The JSON of `request`, which `refuse_unsendable` let pass."""
+    body: dict[str, object] = {
+        "client_order_id": request.client_order_id,
+        "symbol": request.symbol,
+        "side": request.side.value,
+        "qty": f"{request.quantity:f}",
+        "type": request.order_type,
+        "time_in_force": request.time_in_force,
+        "order_class": request.order_class,
+    }
+    if request.limit_price is not None:
+        body["limit_price"] = f"{request.limit_price:f}"
+    if request.stop_price is not None:
+        body["stop_price"] = f"{request.stop_price:f}"
+    if request.take_profit is not None:
+        body["take_profit"] = {"limit_price": f"{request.take_profit:f}"}
+    if request.stop_loss is not None:
+        body["stop_loss"] = {"stop_price": f"{request.stop_loss:f}"}
+    return body
+
+
+def _prices_of(request: OrderRequest) -> dict[str, bool | None]:
+    """Which prices an order of this class and type carries: yes, no, or as it likes (None)."""
+    limit, stop = _KINDS[request.order_type]
+    match request.order_class:
+        case "simple":
+            return {"limit_price": limit, "stop_price": stop, "take_profit": False, "stop_loss": False}
+        case "bracket":
+            return {"limit_price": limit, "stop_price": stop, "take_profit": True, "stop_loss": True}
+        case "oco" if request.order_type == "limit":  # the limit order is the take-profit
+            return {"limit_price": None, "stop_price": False, "take_profit": True, "stop_loss": True}
+        case _:
+            raise _refusal(
+                Refusal.SUBMIT_FAILED, f"no {request.order_class} order of type {request.order_type} is known"
+            )
+
+
+def _refusal(code: Refusal, text: str) -> OrderRefused:
+    return OrderRefused(code, f"{text}; it was not sent")

@@ -1,0 +1,229 @@
+"""Requests off the event loop, each with a bound, and each able to say whether it had left.
+
+A request that fails before its first byte was handed to the kernel cannot have happened; one that fails after
+it may have. `Attempt` draws that line, and also forbids a departure once nobody waits for it any more, so a
+thread held up by a slow name server does not send an order half a minute after it was given up.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from importlib.metadata import version as installed
+from typing import TYPE_CHECKING, Final, Literal, TypeVar
+
+from catalyst.broker.budget import RateBudget
+from catalyst.broker.port import Priority
+from catalyst.clock import Clock
+from catalyst.domain.errors import BrokerError, BrokerUnavailable, OutcomeUnknown
+
+if TYPE_CHECKING:
+    from catalyst.broker.transport import Client
+
+T = TypeVar("T")
+Verb = Literal["GET", "POST", "PATCH", "DELETE"]
+Params = Mapping[str, str | int]
+Spoil = Callable[[str, object], None]  # why, and the row that could not be understood
+
+# Real seconds: they bound real sockets, whatever the market clock says.
+CONNECT: Final = 2.0
+READ: Final = 5.0
+TOTAL: Final = 8.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back. Header names are lower case."""
+
+    status: int
+    body: bytes
+    headers: Mapping[str, str]
+
+
+class Attempt:
+    """One request on its way. Exactly one of `leave` and a true `abandon` ever happens."""
+
+    def __init__(self, *, read: float = READ, total: float = TOTAL) -> None:
+        self.read = read
+        self.total = total
+        self._lock = threading.Lock()
+        self._left = False
+        self._abandoned = False
+
+    @property
+    def left(self) -> bool:
+        """True once the first byte may be on the wire."""
+        return self._left
+
+    def leave(self) -> None:
+        """Note that the next byte goes out; raises BrokerUnavailable when nobody waits for it any more."""
+        with self._lock:
+            if self._abandoned:
+                raise BrokerUnavailable("given up before it was sent")
+            self._left = True
+
+    def abandon(self) -> bool:
+        """Stop waiting; true when nothing had left, and now never will."""
+        with self._lock:
+            self._abandoned = True
+            return not self._left
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """Where to knock, and with which keys. The keys show in no representation."""
+
+    base_url: str
+    key: str = field(repr=False)
+    secret: str = field(repr=False)
+    epoch: int = 0
+
+    @property
+    def agent(self) -> str:
+        return f"catalyst/{installed('catalyst')} epoch/{self.epoch}"
+
+
+class Wire:
+    """A door, its request budget, and the threads that carry requests there: one session a thread.
+
+    Changes and reads have threads of their own, so that a broker that lets reads hang cannot delay an exit.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        door: Door,
+        budget: RateBudget,
+        *,
+        on_garbled: Spoil,
+        threads: int = 4,
+    ) -> None:
+        self.budget = budget
+        self._clock = clock
+        self._door = door
+        self._on_garbled = on_garbled
+        self._reads = ThreadPoolExecutor(threads, thread_name_prefix="broker-read")
+        self._changes = ThreadPoolExecutor(threads, thread_name_prefix="broker-change")
+        self._mine = threading.local()
+        self._clients: list[Client] = []
+        self._clients_lock = threading.Lock()
+
+    async def read(
+        self,
+        path: str,
+        params: Params | str | None,
+        digest: Callable[[Answer, Spoil], T],
+        *,
+        version: str = "v2",
+        priority: Priority = Priority.ROUTINE,
+        read: float = READ,
+        total: float = TOTAL,
+    ) -> T:
+        """GET `path` and return what `digest` makes of the answer, made in the worker thread."""
+        await self.budget.take(priority)
+        attempt = Attempt(read=read, total=total)
+        return await self._carry(self._reads, attempt, "GET", version, path, params, digest)
+
+    async def change(
+        self,
+        verb: Verb,
+        path: str,
+        body: Mapping[str, object] | None,
+        digest: Callable[[Answer, Spoil], T],
+        *,
+        priority: Priority,
+    ) -> T:
+        """Send one change, once. Raises OutcomeUnknown when it had left and no answer settled it."""
+        await self.budget.take(priority)
+        return await self._carry(self._changes, Attempt(), verb, "v2", path, body, digest)
+
+    def close(self) -> None:
+        """Drop what has not started, and every idle socket. A request on its way ends by its own bound."""
+        for threads in (self._reads, self._changes):
+            threads.shutdown(wait=False, cancel_futures=True)
+        with self._clients_lock:
+            for client in self._clients:
+                client.close()
+
+    async def _carry(
+        self,
+        threads: ThreadPoolExecutor,
+        attempt: Attempt,
+        verb: Verb,
+        version: str,
+        path: str,
+        data: Mapping[str, object] | str | None,
+        digest: Callable[[Answer, Spoil], T],
+    ) -> T:
+        spoiled: list[tuple[str, object]] = []
+
+        def perform() -> T:
+            return self._perform(attempt, verb, version, path, data, digest, spoiled)
+
+        with self._clock.hold():
+            try:
+                running: Future[T] = threads.submit(perform)
+            except RuntimeError as error:  # the pool was closed
+                self.budget.heard(None)
+                raise BrokerUnavailable("the broker's client is closed") from error
+            waiting = asyncio.wrap_future(running)
+            waiting.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+            try:
+                await asyncio.wait({waiting}, timeout=attempt.total)
+            except asyncio.CancelledError:
+                attempt.abandon()
+                self._hold_until_done(waiting)
+                raise
+        if not waiting.done():
+            self.budget.heard(None)
+            never = attempt.abandon()
+            running.cancel()
+            raise _silence(verb, path, f"no answer within {attempt.total:g} s", left=not never)
+        for reason, raw in spoiled:
+            self._on_garbled(reason, raw)
+        return waiting.result()
+
+    def _hold_until_done(self, waiting: "asyncio.Future[T]") -> None:
+        """Keep the clock held for a request whose caller was cancelled: it is still an effect in flight."""
+        held = ExitStack()
+        held.enter_context(self._clock.hold())
+        waiting.add_done_callback(lambda _: held.close())
+
+    def _perform(
+        self,
+        attempt: Attempt,
+        verb: Verb,
+        version: str,
+        path: str,
+        data: Mapping[str, object] | str | None,
+        digest: Callable[[Answer, Spoil], T],
+        spoiled: list[tuple[str, object]],
+    ) -> T:
+        answer = None
+        try:
+            answer = self._client().ask(attempt, verb, version, path, data)
+            return digest(answer, lambda reason, raw: spoiled.append((reason, raw)))
+        except BrokerError:
+            raise
+        except Exception as error:  # whatever broke, the only question is whether the request had left
+            raise _silence(verb, path, f"{type(error).__name__}: {error}", left=attempt.left) from error
+        finally:
+            self.budget.heard(answer)
+
+    def _client(self) -> "Client":
+        mine: Client | None = getattr(self._mine, "client", None)
+        if mine is None:
+            from catalyst.broker import transport  # alpaca-py: 0.2 s that nobody pays before the first call
+
+            mine = self._mine.client = transport.Client(self._door)
+            with self._clients_lock:
+                self._clients.append(mine)
+        return mine
+
+
+def _silence(verb: Verb, path: str, why: str, *, left: bool) -> BrokerError:
+    """The error for a request without an answer: unknown when it may have changed something."""
+    text = f"{verb} {path}: {why}"
+    return OutcomeUnknown(text) if left and verb != "GET" else BrokerUnavailable(text)

@@ -1,0 +1,203 @@
+"""A peer on the wire that answers as it is told: the faults of a broker, without a broker.
+
+What an exchange would do is the simulator's to say; this one only plays back bytes, hangs, drops and drips.
+"""
+
+import asyncio
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+KEY = "PKPEERPEERPEERPEER"
+SECRET = "the-secret-nobody-may-read"
+
+Reply = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@dataclass
+class Heard:
+    """One request as it arrived."""
+
+    method: str
+    path: str
+    query: dict[str, str]
+    headers: Mapping[str, str]
+    body: Any
+
+
+@dataclass
+class Peer:
+    """Replies are played in order for (method, path); the last one stays."""
+
+    url: str = ""
+    requests: list[Heard] = field(default_factory=list)
+    _script: dict[tuple[str, str], deque[Reply]] = field(default_factory=lambda: defaultdict(deque))
+    released: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def on(self, method: str, path: str, *replies: Reply) -> None:
+        """From now on answer (method, path) with `replies`."""
+        self._script[method, path] = deque(replies)
+
+    def count(self, method: str, path: str) -> int:
+        return sum(one.method == method and one.path == path for one in self.requests)
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        raw = await request.read()
+        self.requests.append(
+            Heard(
+                request.method,
+                request.path,
+                dict(request.query),
+                request.headers.copy(),
+                orjson.loads(raw) if raw else None,
+            )
+        )
+        script = self._script[request.method, request.path]
+        if not script:
+            return web.json_response({"message": "endpoint not found"}, status=404)
+        reply = script.popleft() if len(script) > 1 else script[0]
+        return await reply(request)
+
+    # the replies -----------------------------------------------------------------------------------------
+
+    @staticmethod
+    def says(body: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Reply:
+        async def reply(request: web.Request) -> web.StreamResponse:
+            return web.Response(
+                body=orjson.dumps(body), status=status, headers=headers, content_type="application/json"
+            )
+
+        return reply
+
+    @staticmethod
+    def writes(raw: bytes, status: int = 200, content_type: str = "text/html") -> Reply:
+        async def reply(request: web.Request) -> web.StreamResponse:
+            return web.Response(body=raw, status=status, content_type=content_type)
+
+        return reply
+
+    @staticmethod
+    def empty(status: int = 204) -> Reply:
+        async def reply(request: web.Request) -> web.StreamResponse:
+            return web.Response(status=status)
+
+        return reply
+
+    @staticmethod
+    def drops() -> Reply:
+        """Hears the request and hangs up."""
+
+        async def reply(request: web.Request) -> web.StreamResponse:
+            assert request.transport is not None
+            request.transport.abort()
+            return web.Response()
+
+        return reply
+
+    def hangs(self) -> Reply:
+        """Hears the request and says nothing until the peer closes."""
+
+        async def reply(request: web.Request) -> web.StreamResponse:
+            await self.released.wait()
+            return web.Response()
+
+        return reply
+
+    @staticmethod
+    def breaks_off(raw: bytes) -> Reply:
+        """Promises more bytes than it sends."""
+
+        async def reply(request: web.Request) -> web.StreamResponse:
+            response = web.StreamResponse(headers={"Content-Length": str(len(raw) * 2)})
+            await response.prepare(request)
+            await response.write(raw)
+            assert request.transport is not None
+            request.transport.close()
+            return response
+
+        return reply
+
+    def drips(self, every: float) -> Reply:
+        """Sends a space now and then, for ever: each read succeeds, the answer never ends."""
+
+        async def reply(request: web.Request) -> web.StreamResponse:
+            response = web.StreamResponse(headers={"Content-Length": "100000"})
+            await response.prepare(request)
+            while not self.released.is_set():
+                try:
+                    await response.write(b" ")
+                except ConnectionError:
+                    break
+                await asyncio.sleep(every)
+            return response
+
+        return reply
+
+    @staticmethod
+    def redirects(to: str) -> Reply:
+        async def reply(request: web.Request) -> web.StreamResponse:
+            return web.Response(status=302, headers={"Location": to})
+
+        return reply
+
+
+@asynccontextmanager
+async def running() -> AsyncIterator[Peer]:
+    """A peer on a free port of loopback."""
+    peer = Peer()
+    app = web.Application(client_max_size=1 << 24)
+    app.router.add_route("*", "/{tail:.*}", peer.handle)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    peer.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    try:
+        yield peer
+    finally:
+        peer.released.set()
+        await runner.cleanup()
+
+
+def order_json(client_order_id: str = "cat-1", **changes: object) -> dict[str, object]:
+    """An order as the trading API writes it: numbers as text, times to the nanosecond, zones mixed."""
+    return {
+        "id": "904837e3-3b76-47ec-b432-046db621571b",
+        "client_order_id": client_order_id,
+        "created_at": "2026-11-20T10:04:19.123456789-05:00",
+        "updated_at": "2026-11-20T15:04:19.223456789Z",
+        "submitted_at": "2026-11-20T15:04:19.123456789Z",
+        "filled_at": None,
+        "expired_at": None,
+        "canceled_at": None,
+        "failed_at": None,
+        "replaced_at": None,
+        "replaced_by": None,
+        "replaces": None,
+        "asset_id": "b0b6dd9d-8b9b-48a9-ba46-b9d54906e415",
+        "symbol": "AAPL",
+        "asset_class": "us_equity",
+        "notional": None,
+        "qty": "10",
+        "filled_qty": "0",
+        "filled_avg_price": None,
+        "order_class": "simple",
+        "order_type": "limit",
+        "type": "limit",
+        "side": "buy",
+        "time_in_force": "day",
+        "limit_price": "100.1",
+        "stop_price": None,
+        "status": "pending_new",
+        "extended_hours": False,
+        "legs": None,
+        "trail_percent": None,
+        "trail_price": None,
+        "hwm": None,
+        **changes,
+    }
