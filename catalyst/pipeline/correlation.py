@@ -61,7 +61,7 @@ def _returns(bars: pd.DataFrame, symbols: list[str], step: float | None) -> Floa
         return np.full((0, len(symbols)), np.nan)
     time = instants(own["timestamp"])
     times, row = np.unique(time, return_inverse=True)
-    column = pd.Index(symbols).get_indexer(own["symbol"])
+    column = pd.Index(symbols).get_indexer(pd.Index(own["symbol"]))
     log = np.full((times.size, len(symbols)), np.nan)
     close = own["close"].to_numpy(dtype=np.float64)
     log[row, column] = np.log(np.where(close > 0, close, np.nan))

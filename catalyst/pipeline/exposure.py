@@ -49,17 +49,22 @@ class Portfolio:
     positions: tuple[Held, ...] = ()
     working: tuple[Working, ...] = ()
 
+    @property
+    def exposures(self) -> tuple[Held | Working, ...]:
+        """Everything that is or may become a position; what is held comes last."""
+        return (*self.working, *self.positions)
+
     def slots_used(self) -> int:
         """Positions and working entries, a symbol once: a position being added to is one position."""
-        return len({each.symbol for each in (*self.positions, *self.working)})
+        return len({each.symbol for each in self.exposures})
 
     def in_sector(self, sector: str) -> Decimal:
         """Dollars open and working in a sector."""
-        return sum((e.value for e in (*self.positions, *self.working) if e.sector == sector), Decimal(0))
+        return sum((e.value for e in self.exposures if e.sector == sector), Decimal(0))
 
     def sides(self) -> dict[str, PositionSide]:
         """Each symbol held or worked, with its side."""
-        return {each.symbol: each.side for each in (*self.working, *self.positions)}
+        return {each.symbol: each.side for each in self.exposures}
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ import pandas as pd
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
+Words = npt.NDArray[np.object_]
 
 STAGES: Final = ("universe", "scan", "news", "pattern", "technical", "score", "risk", "plan")
 
@@ -139,12 +140,18 @@ def instants(column: "pd.Series[Any]") -> Floats:
     return out
 
 
-def words(frame: pd.DataFrame, name: str) -> npt.NDArray[np.object_]:
+def words(frame: pd.DataFrame, name: str) -> Words:
     """A text column as objects, None where missing or where the frame has no such column."""
     if name not in frame.columns:
         return np.full(len(frame), None, dtype=object)
-    column = frame[name]
-    return np.where(column.isna(), None, column.to_numpy(dtype=object)).astype(object)
+    out = frame[name].to_numpy(dtype=object, copy=True)
+    out[frame[name].isna().to_numpy()] = None
+    return out
+
+
+def text(values: Words) -> pd.api.extensions.ExtensionArray:
+    """Objects, None where missing, as a text column."""
+    return pd.array(values, dtype="str")
 
 
 def numbers(frame: pd.DataFrame, name: str, missing: float = np.nan) -> Floats:

@@ -10,7 +10,6 @@ import pandas as pd
 
 from catalyst.pipeline.frame import Bools, Floats, Ints, instants, require_aware
 
-
 COLUMNS: Final = ("symbol", "timestamp", "open", "high", "low", "close", "volume")
 
 

@@ -65,8 +65,10 @@ def news(
     heard = pd.DataFrame() if failed or not enabled else _weigh(headlines, frame.index, now, cfg, scorer)
     told = _tell(heard, frame.index)
     score = told["news_score"]
-    state = np.where(told["news_count"] > 0, "read", "failed" if failed else "none" if enabled else "off")
-    state = np.where(sieve.standing, state, None)
+    state = np.where(
+        told["news_count"] > 0, "read", "failed" if failed else "none" if enabled else "off"
+    ).astype(object)
+    state[~sieve.standing] = None
     if not allow_short:
         sieve.refuse(
             score <= cfg.veto,

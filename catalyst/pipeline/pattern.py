@@ -163,7 +163,8 @@ def _confidence(chart: Chart, setups: Setups, cfg: PatternConfig) -> Floats:
 
 def _mean_where(values: Floats, mask: Bools) -> Floats:
     chosen = mask & np.isfinite(values)
-    return np.where(chosen, values, 0.0).sum(axis=1) / chosen.sum(axis=1)
+    mean: Floats = np.where(chosen, values, 0.0).sum(axis=1) / chosen.sum(axis=1)
+    return mean
 
 
 def _take_better(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Final
+from typing import Any, Final
 from uuid import UUID, uuid5
 
 import numpy as np
@@ -51,7 +51,7 @@ class Plan:
 def signal_id(day: date, strategy: str, symbol: str, side: PositionSide, decided_at: datetime) -> UUID:
     """The identity of a decision: the same facts give the same id, in every process, for ever."""
     at = f"{require_aware(decided_at):.6f}"
-    return uuid5(_NAMESPACE, "|".join((day.isoformat(), strategy, symbol, side.value, at)))
+    return uuid5(_NAMESPACE, f"{day.isoformat()}|{strategy}|{symbol}|{side.value}|{at}")
 
 
 def client_order_id(
@@ -84,7 +84,7 @@ def plan(
     signals = np.full(len(frame), None, dtype=object)
     orders = signals.copy()
     sides = words(frame, "side")
-    for row in np.flatnonzero(sieve.standing):
+    for row in np.flatnonzero(sieve.standing).tolist():
         symbol = str(frame.index[row])
         signal = signal_id(session.day, strategy, symbol, PositionSide(sides[row]), now)
         signals[row] = str(signal)
@@ -104,7 +104,7 @@ def plans(frame: pd.DataFrame) -> list[Plan]:
     return [_plan(str(symbol), row) for symbol, row in standing.iterrows()]
 
 
-def _plan(symbol: str, row: "pd.Series[object]") -> Plan:
+def _plan(symbol: str, row: "pd.Series[Any]") -> Plan:
     entry = _price(row["entry"])
     return Plan(
         signal_id=UUID(str(row["signal_id"])),
@@ -118,7 +118,7 @@ def _plan(symbol: str, row: "pd.Series[object]") -> Plan:
         target=_price(row["target"]),
         risk_amount=exact(float(str(row["risk_amount"]))).quantize(Decimal("0.01")),
         composite=float(str(row["composite"])),
-        pattern=None if pd.isna(row["pattern"]) else str(row["pattern"]),  # type: ignore[call-overload]
+        pattern=None if pd.isna(row["pattern"]) else str(row["pattern"]),
         decided_at=pd.Timestamp(str(row["decided_at"])).to_pydatetime(),
     )
 

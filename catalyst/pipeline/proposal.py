@@ -87,8 +87,8 @@ def propose_from(chart: Chart, limits: Limits) -> Proposal:
     """A proposal from a candidate's levels.
 
     The entry reaches a collar through the far side of the quote (a market entry is priced at that side). The stop
-    is the pattern's, moved out to `min_stop_atr` bar ATRs when it is nearer than the noise; when the chart gives
-    none, or one farther than `max_stop_pct`, the default percentage. The target is the pattern's, else the
+    is the pattern's; when the chart gives none, or one farther than `max_stop_pct`, the default percentage; either is
+    moved out to `min_stop_atr` bar ATRs when it is nearer than the noise. The target is the pattern's, else the
     default percentage.
     """
     long = chart.side is PositionSide.LONG
@@ -97,11 +97,11 @@ def propose_from(chart: Chart, limits: Limits) -> Proposal:
     collar = 0.0 if limits.market_entry else float(limits.collar_bps) / 1e4
     entry = round_entry(exact(far * (1 + sign * collar)), chart.side)
     distance, basis = sign * (float(entry) - chart.stop), "pattern"
+    if not 0 < distance <= float(entry * limits.max_stop_pct / 100):
+        distance, basis = float(entry * limits.default_stop_pct / 100), "percent"
     noise = limits.min_stop_atr * chart.atr
     if math.isfinite(noise) and distance < noise:
         distance, basis = noise, "atr"
-    if not 0 < distance <= float(entry * limits.max_stop_pct / 100):
-        distance, basis = float(entry * limits.default_stop_pct / 100), "percent"
     goal = chart.target
     if not math.isfinite(goal):
         goal = float(entry * (1 + sign * limits.default_target_pct / 100))

@@ -165,6 +165,12 @@ def _levels(proposal: Proposal, limits: Limits) -> Iterator[Check]:
     ordered = proposal.stop > 0 and proposal.target > 0 and min(proposal.risk, proposal.reward) >= tick
     text = f"stop ${proposal.stop}, entry ${proposal.entry}, target ${proposal.target} for a {proposal.side}"
     yield Check("order_of_prices", ordered, text)
+    far = proposal.risk / proposal.entry * 100 if proposal.entry > 0 else _ZERO
+    yield Check(
+        "stop_distance",
+        far <= limits.max_stop_pct,
+        f"stop {far:.1f} % away, max_stop_pct {limits.max_stop_pct:g}",
+    )
     ratio = proposal.reward / proposal.risk if proposal.risk > 0 else _ZERO
     yield Check(
         "reward_risk", ratio >= limits.min_reward_risk,

@@ -10,7 +10,7 @@ import pandas as pd
 
 from catalyst.config import ScanConfig
 from catalyst.domain.session import Session
-from catalyst.pipeline.frame import Bools, Floats, Sieve, aligned, instants, percentile, require_aware
+from catalyst.pipeline.frame import Bools, Floats, Sieve, aligned, percentile, require_aware
 from catalyst.pipeline.volume_curve import share_done
 
 History = Sequence[tuple[datetime, "pd.Series[Any]"]]
@@ -43,7 +43,8 @@ def scan(
             volume, relative_volume (volume so far over what is usual by this minute), dollar_volume (today),
             avg_dollar_volume, minute_volume (shares a minute today); momentum_open_pct, momentum_5m_pct,
             momentum_15m_pct and their blend momentum_pct (signed); atr_14d; percentiles volume_score and
-            momentum_score (1 the strongest rise, 0 the deepest fall); scan_score, the weighted sum of volume, momentum, gap and liquidity; scan_rank.
+            momentum_score (1 the strongest rise, 0 the deepest fall); scan_score, the weighted mean of volume,
+            momentum, gap and liquidity; scan_rank.
     Raises  ValueError for a naive `now`.
     Source  relative volume: volume_curve. Missing momentum windows leave the blend to those there are.
 

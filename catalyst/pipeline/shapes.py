@@ -147,7 +147,8 @@ def run_above(chart: Chart, level: Floats) -> Ints:
     with np.errstate(invalid="ignore"):
         below = ~(chart.tail > level[:, None])
     length = chart.tail.shape[1]
-    return np.where(below.any(axis=1), below[:, ::-1].argmax(axis=1), length)
+    run: Ints = np.where(below.any(axis=1), below[:, ::-1].argmax(axis=1), length)
+    return run
 
 
 def bars_in(chart: Chart, minutes: float) -> int:
@@ -158,4 +159,5 @@ def bars_in(chart: Chart, minutes: float) -> int:
 def quality(*terms: Floats) -> Floats:
     """The mean of terms cut to [0, 1]."""
     cut = [np.clip(np.nan_to_num(term), 0.0, 1.0) for term in terms]
-    return np.mean(cut, axis=0)
+    mean: Floats = np.mean(cut, axis=0)
+    return mean

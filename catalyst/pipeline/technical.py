@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Final
+from itertools import pairwise
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -99,14 +100,9 @@ def _read_out(grid: Grid, rows: Ints) -> dict[str, Floats]:
         "stoch_k": oscillator.k, "stoch_d": oscillator.d,
     }  # fmt: skip
     out = {name: _placed(grid.at_end(values), rows) for name, values in last.items()}
+    usual = np.where(grid.filled, grid.volume, 0.0).sum(axis=1) / np.maximum(grid.counts, 1)
     with np.errstate(all="ignore"):
-        traded = _placed(
-            np.nanmean(np.where(grid.filled, grid.volume, np.nan), axis=1)
-            if grid.counts.size
-            else grid.counts * 1.0,
-            rows,
-        )
-        out["obv_slope"] = out["obv_slope"] / traded
+        out["obv_slope"] = np.clip(out["obv_slope"] / _placed(usual, rows), -9.0, 9.0)
     return out
 
 
@@ -136,7 +132,7 @@ def votes_on(values: Mapping[str, Floats], price: Floats) -> dict[str, Floats]:
     with np.errstate(all="ignore"):
         width = values["bollinger_upper"] - values["bollinger_middle"]
         ladder = [price, values["ema_9"], values["ema_20"], values["ema_50"]]
-        steps = np.stack([np.sign(upper - lower) for upper, lower in zip(ladder, ladder[1:], strict=False)])
+        steps = np.stack([np.sign(upper - lower) for upper, lower in pairwise(ladder)])
         warm = np.isfinite(steps)
         ladder_vote = np.where(warm.any(axis=0), np.nansum(steps, axis=0) / warm.sum(axis=0), np.nan)
         return {
@@ -146,7 +142,10 @@ def votes_on(values: Mapping[str, Floats], price: Floats) -> dict[str, Floats]:
             "adx": np.sign(values["plus_di"] - values["minus_di"]) * np.clip(values["adx"] / 25, 0, 1),
             "ema": ladder_vote,
             "obv": np.clip(2 * values["obv_slope"], -1, 1),
-            "stochastics": (np.sign(values["stoch_k"] - values["stoch_d"]) + np.clip((values["stoch_k"] - 50) / 30, -1, 1)) / 2,
+            "stochastics": (
+                np.sign(values["stoch_k"] - values["stoch_d"]) + np.clip((values["stoch_k"] - 50) / 30, -1, 1)
+            )
+            / 2,
         }  # fmt: skip
 
 
@@ -181,7 +180,9 @@ def _moves(frame: pd.DataFrame, level: Floats, sign: Floats) -> tuple[Floats, Fl
 
 def _stop_atr(intraday: Floats, daily: Floats, bar_minutes: int) -> Floats:
     warm = intraday * np.sqrt(NOISE_MINUTES / bar_minutes)
-    return np.where(np.isfinite(warm), warm, daily * np.sqrt(NOISE_MINUTES / _SESSION_MINUTES))
+    scaled = daily * np.sqrt(NOISE_MINUTES / _SESSION_MINUTES)
+    chosen: Floats = np.where(np.isfinite(warm), warm, scaled)
+    return chosen
 
 
 def _refuse_spent(

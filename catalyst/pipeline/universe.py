@@ -9,28 +9,32 @@ import pandas as pd
 from catalyst.config import UniverseConfig
 from catalyst.pipeline.frame import Bools, Sieve, words
 
-# Derivative securities, by name. "Unit" and "right" alone are company words (Unit Corp, Right Management), so
-# they count only where a listing's class stands: at the end, or followed by what the paper consists of.
-_DERIVATIVE: Final = re.compile(
+# A right to something else, by name. "Unit" and "right" are company words too (Unit Corp), so they count only where
+# a listing's class stands: at the end, or before what the paper consists of; an ADR may stand for units.
+_CLAIM: Final = re.compile(
     r"""\bwarrants?\b
-      | \b(?:subscription\s+|contingent\s+value\s+)?rights?(?:\s*$|\s*,|\s+(?:to|each|expiring|when)\b)
-      | \bunits?(?:\s*$|\s*,|\s+(?:each|consisting|comprised|\(?1)\b)
-      | \bpreferred\b | \bpreference\s+shares?\b | \bpfd\b
-      | \bdepositary\s+shares?\b.*\b(?:interest|preferred|preference|perpetual)\b
-      | \b(?:subordinated|senior|convertible|baby)\b.*\b(?:notes?|debentures?|bonds?)\b
-      | \bnotes?\s+due\b | \bwhen[-\s]issued\b""",
+      | \brights?(?:\s*$|\s*,|\s+(?:each|expiring)\b)
+      | \bunits?(?:\s*$|\s*,|\s+(?:each|consisting|comprised)\b)""",
     re.IGNORECASE | re.VERBOSE,
 )
-# The same by the suffix of the symbol: BAC.PRB, ACHR.WS, ABC.U, ABC.RT; BRK.B and BF.A are shares.
-_SUFFIX: Final = re.compile(r"\.(?:PR[A-Z]?|WS[A-Z]?|W[A-Z]?|WT|U|UN|R|RT|RTW|RW|CVR|WI|WD)$")
-# NASDAQ appends a fifth letter instead: W warrants, R rights, U units, P-N-O-M-L preferred or notes when the
-# name agrees; the letter alone is not evidence (GOOGL), so a blank-cheque or trust name must stand beside it.
-_FIFTH: Final = re.compile(r"^[A-Z]{4}[WRUZ]$")
-_SHELL: Final = re.compile(r"\b(?:acquisition|blank\s+check|merger|capital\s+corp|spac)\b", re.IGNORECASE)
+# Preferred stock and debt, by name; a coupon gives it away. Ordinary shares and funds may use these words.
+_SENIOR: Final = re.compile(
+    r"""\bpreferred\b | \bpreference\b | \bpfd\b | \bdebentures?\b | \bnotes?\s+due\b | \bmortgage\s+bonds?\b
+      | \b(?:subordinated|senior)\b.*\bnotes?\b | \bcorts\b | \bfixed-income\s+securities\b
+      | \b(?:depositary|depository|dep)\s+sh(?:are)?s?\b | \d\s?%""",
+    re.IGNORECASE | re.VERBOSE,
+)
 _ORDINARY: Final = re.compile(
-    r"\b(?:common\s+stock|ordinary\s+shares?|common\s+shares?|american\s+depositary\s+shares?|adr|ads|etf|fund)\b",
+    r"\b(?:common\s+stock|ordinary\s+shares?|common\s+shares?|american\s+deposit[ao]ry|adrs?|ads|etf|fund|trust\s+shares)\b",
     re.IGNORECASE,
 )
+# The same by the suffix of the symbol: BAC.PRB, ACHR.WS, ABC.U, ABC.RT; BRK.B and BF.A are shares.
+_SUFFIX: Final = re.compile(r"\.(?:PR[A-Z]?|WS[A-Z]?|WT|U|UN|R|RT|RTW|RW|CVR|WI|WD)$")
+# NASDAQ appends a fifth letter instead (W warrant, R right, U unit, Z other, V when issued). Common stocks end so
+# too, so the name must agree.
+_FIFTH: Final = re.compile(r"^[A-Z]{4}[WRUZ]$")
+_SHELL: Final = re.compile(r"\b(?:acquisition|blank\s+check|merger|spac)\b", re.IGNORECASE)
+_WHEN_ISSUED: Final = re.compile(r"^[A-Z]{4}V$")
 
 
 def universe(assets: pd.DataFrame, cfg: UniverseConfig) -> pd.DataFrame:
@@ -94,7 +98,10 @@ def _lacks(assets: pd.DataFrame, name: str, value: str) -> Bools:
 
 def _derivative(symbols: "pd.Series[str]", assets: pd.DataFrame) -> Bools:
     names = pd.Series([name or "" for name in words(assets, "name")], index=assets.index, dtype="str")
-    by_symbol = symbols.str.contains(_SUFFIX)
-    by_name = names.str.contains(_DERIVATIVE)
-    shell = symbols.str.contains(_FIFTH) & names.str.contains(_SHELL) & ~names.str.contains(_ORDINARY)
-    return (by_symbol | by_name | shell).to_numpy(dtype=np.bool_)
+    ordinary = names.str.contains(_ORDINARY)
+    depositary = names.str.contains(r"\b(?:American Deposit[ao]ry|ADRs?|ADS)\b", case=False)
+    claim = names.str.contains(_CLAIM) & ~depositary
+    senior = names.str.contains(_SENIOR) & ~ordinary
+    shell = symbols.str.contains(_FIFTH) & names.str.contains(_SHELL) & ~ordinary
+    unissued = symbols.str.contains(_WHEN_ISSUED) & names.str.contains(r"\bwhen.issued\b", case=False)
+    return (symbols.str.contains(_SUFFIX) | claim | senior | shell | unissued).to_numpy(dtype=np.bool_)
