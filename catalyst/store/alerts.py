@@ -1,0 +1,113 @@
+"""The outbox: an alert is written in the transaction of what it tells of, and delivered when mail can be."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from catalyst.store.pool import Connection, storable
+
+WINDOW: Final = timedelta(minutes=15)
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """One alert; `repeats` is how often the same thing was said again within its window."""
+
+    alert_id: int
+    severity: str
+    event: str
+    message: str
+    facts: dict[str, object]
+    dedupe_key: str
+    created_at: datetime
+    repeats: int
+    attempts: int
+    next_attempt_at: datetime
+    last_error: str | None
+    delivered_at: datetime | None
+
+
+_SELECT: Final = """
+    SELECT alert_id, severity, event, message, facts, dedupe_key, created_at, repeats, attempts,
+           next_attempt_at, last_error, delivered_at
+      FROM alerts
+"""
+_DUE: Final = _SELECT + " WHERE delivered_at IS NULL AND next_attempt_at <= $1 ORDER BY alert_id LIMIT $2"
+_RECENT: Final = _SELECT + " ORDER BY alert_id DESC LIMIT $1"
+
+
+async def put(
+    conn: Connection,
+    *,
+    severity: str,
+    event: str,
+    message: str,
+    facts: Mapping[str, object],
+    dedupe_key: str,
+    at: datetime,
+    window: timedelta = WINDOW,
+) -> bool:
+    """One alert for this key within `window` is in the outbox; false when it only counts as a repeat.
+
+    `severity` is INFO, WARNING or CRITICAL. Callers that say the same at once wait for one another.
+    """
+    await conn.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", f"alert {dedupe_key}")
+    repeated = await conn.fetchval(
+        """
+        UPDATE alerts SET repeats = repeats + 1, repeated_at = $2
+         WHERE alert_id = (SELECT alert_id FROM alerts WHERE dedupe_key = $1 AND created_at > $3
+                            ORDER BY created_at DESC LIMIT 1)
+        RETURNING alert_id
+        """,
+        dedupe_key,
+        at,
+        at - window,
+    )
+    if repeated is not None:
+        return False
+    await conn.execute(
+        """
+        INSERT INTO alerts (severity, event, message, facts, dedupe_key, created_at, next_attempt_at)
+        VALUES ($1, $2, $3, $4, $5, $6, $6)
+        """,
+        severity,
+        event,
+        storable(message, 4000),
+        facts,
+        dedupe_key,
+        at,
+    )
+    return True
+
+
+async def due(conn: Connection, *, at: datetime, limit: int = 20) -> list[Alert]:
+    """Alerts that wait for a delivery, oldest first."""
+    return [Alert(**record) for record in await conn.fetch(_DUE, at, limit)]
+
+
+async def recent(conn: Connection, limit: int = 20) -> list[Alert]:
+    """The latest alerts, newest first."""
+    return [Alert(**record) for record in await conn.fetch(_RECENT, limit)]
+
+
+async def delivered(conn: Connection, alert_id: int, *, at: datetime) -> None:
+    """The alert has reached its recipients and is not sent again."""
+    await conn.execute(
+        "UPDATE alerts SET delivered_at = $2, attempts = attempts + 1, last_error = NULL WHERE alert_id = $1",
+        alert_id,
+        at,
+    )
+
+
+async def failed(conn: Connection, alert_id: int, *, error: str, next_attempt_at: datetime) -> None:
+    """The alert is tried again at `next_attempt_at`."""
+    await conn.execute(
+        """
+        UPDATE alerts SET attempts = attempts + 1, last_error = $2, next_attempt_at = $3
+         WHERE alert_id = $1 AND delivered_at IS NULL
+        """,
+        alert_id,
+        storable(error, 1000),
+        next_attempt_at,
+    )

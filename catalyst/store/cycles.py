@@ -1,0 +1,226 @@
+"""The day's cycle: opened once, moved along its table, halted and resumed, finished."""
+
+from dataclasses import dataclass
+from datetime import date, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Final
+
+from catalyst.domain import cycle as machine
+from catalyst.domain.cycle import CycleStatus
+from catalyst.domain.errors import CatalystError
+from catalyst.store.pool import Connection
+
+if TYPE_CHECKING:
+    from asyncpg import Record
+
+
+class StaleCycle(CatalystError):
+    """Somebody moved the cycle first; read it again and decide again."""
+
+
+@dataclass(frozen=True, slots=True)
+class CycleRow:
+    """One row of trading_cycles. Dollars; times UTC; `scan_frequency` in seconds."""
+
+    cycle_id: str
+    cycle_date: date
+    mode: str
+    status: CycleStatus
+    halted: bool
+    halt_reason: str | None
+    halted_until: datetime | None
+    max_positions: int
+    max_daily_loss: Decimal
+    scan_frequency: int
+    start_equity: Decimal | None
+    end_equity: Decimal | None
+    realized_pnl: Decimal
+    unrealized_pnl: Decimal
+    daily_pnl: Decimal
+    start_time: datetime
+    end_time: datetime | None
+    updated_at: datetime
+    config_hash: str
+
+
+_SELECT: Final = """
+    SELECT cycle_id, cycle_date, mode, status, halted, halt_reason, halted_until, max_positions, max_daily_loss,
+           scan_frequency, start_equity, end_equity, realized_pnl, unrealized_pnl, daily_pnl, start_time,
+           end_time, updated_at, config_hash
+      FROM trading_cycles
+"""
+_BY_ID: Final = _SELECT + " WHERE cycle_id = $1"
+_BY_DATE: Final = _SELECT + " WHERE cycle_date = $1"
+_RECENT: Final = _SELECT + " ORDER BY cycle_date DESC LIMIT $1"
+_BETWEEN: Final = _SELECT + " WHERE cycle_date BETWEEN $1 AND $2 ORDER BY cycle_date"
+
+
+def _row(record: "Record") -> CycleRow:
+    return CycleRow(**{**record, "status": CycleStatus(record["status"])})
+
+
+async def open_day(
+    conn: Connection,
+    *,
+    cycle_id: str,
+    day: date,
+    mode: str,
+    max_positions: int,
+    max_daily_loss: Decimal,
+    scan_frequency: int,
+    start_equity: Decimal | None,
+    config_hash: str,
+    at: datetime,
+) -> tuple[CycleRow, bool]:
+    """The cycle of `day`, and whether it is new: a second start on the same day resumes the first one's cycle,
+    whose limits and equity stay what they were when the day began."""
+    fresh = await conn.fetchval(
+        """
+        INSERT INTO trading_cycles (cycle_id, cycle_date, mode, max_positions, max_daily_loss, scan_frequency,
+                                    start_equity, start_time, updated_at, config_hash)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8, $9)
+        ON CONFLICT (cycle_date) DO NOTHING
+        RETURNING cycle_id
+        """,
+        cycle_id,
+        day,
+        mode,
+        max_positions,
+        max_daily_loss,
+        scan_frequency,
+        start_equity,
+        at,
+        config_hash,
+    )
+    row = await of_day(conn, day)
+    assert row is not None  # inserted, or there before
+    return row, fresh is not None
+
+
+async def get(conn: Connection, cycle_id: str) -> CycleRow | None:
+    """The cycle of that id."""
+    record = await conn.fetchrow(_BY_ID, cycle_id)
+    return None if record is None else _row(record)
+
+
+async def of_day(conn: Connection, day: date) -> CycleRow | None:
+    """The cycle of a New York date."""
+    record = await conn.fetchrow(_BY_DATE, day)
+    return None if record is None else _row(record)
+
+
+async def recent(conn: Connection, limit: int = 20) -> list[CycleRow]:
+    """The latest cycles, newest first."""
+    return [_row(record) for record in await conn.fetch(_RECENT, limit)]
+
+
+async def between(conn: Connection, first: date, last: date) -> list[CycleRow]:
+    """The cycles of these days, both included, oldest first."""
+    return [_row(record) for record in await conn.fetch(_BETWEEN, first, last)]
+
+
+async def advance(
+    conn: Connection, cycle_id: str, *, seen: CycleStatus, then: CycleStatus, at: datetime
+) -> None:
+    """Move the cycle from the state the caller saw. `completed` has its own door, `finish`.
+
+    Raises IllegalTransition when the table has no such edge, StaleCycle when the row is no longer in `seen`.
+    """
+    machine.advance(seen, then)
+    if then is CycleStatus.COMPLETED:
+        raise CatalystError("a cycle is completed by finish(), with its final figures")
+    moved = await conn.fetchval(
+        """
+        UPDATE trading_cycles SET status = $3, updated_at = $4 WHERE cycle_id = $1 AND status = $2
+        RETURNING cycle_id
+        """,
+        cycle_id,
+        seen,
+        then,
+        at,
+    )
+    if moved is None:
+        raise StaleCycle(f"cycle {cycle_id} is no longer {seen}")
+
+
+async def finish(
+    conn: Connection,
+    cycle_id: str,
+    *,
+    end_equity: Decimal | None,
+    realized: Decimal,
+    unrealized: Decimal,
+    at: datetime,
+) -> None:
+    """The cycle is completed with its final figures. Raises StaleCycle unless it was closed."""
+    moved = await conn.fetchval(
+        """
+        UPDATE trading_cycles
+           SET status = 'completed', end_equity = $2, realized_pnl = $3, unrealized_pnl = $4,
+               daily_pnl = $3::numeric + $4::numeric, end_time = $5, updated_at = $5
+         WHERE cycle_id = $1 AND status = 'closed'
+        RETURNING cycle_id
+        """,
+        cycle_id,
+        end_equity,
+        realized,
+        unrealized,
+        at,
+    )
+    if moved is None:
+        raise StaleCycle(f"cycle {cycle_id} is not closed")
+
+
+async def halt(
+    conn: Connection, cycle_id: str, *, reason: str, at: datetime, until: datetime | None = None
+) -> None:
+    """No entries until resumed; the first reason stays when it is halted already, the later end holds."""
+    await conn.execute(
+        """
+        UPDATE trading_cycles
+           SET halted = true, updated_at = $3,
+               halt_reason = CASE WHEN halted THEN halt_reason ELSE $2 END,
+               halted_until = CASE WHEN halted THEN greatest(halted_until, $4) ELSE $4 END
+         WHERE cycle_id = $1 AND status <> 'completed'
+        """,
+        cycle_id,
+        reason,
+        at,
+        until,
+    )
+
+
+async def resume(conn: Connection, cycle_id: str, *, at: datetime) -> None:
+    """The cycle is no longer halted. Whether it may be is the caller's judgement."""
+    await conn.execute(
+        """
+        UPDATE trading_cycles SET halted = false, halt_reason = NULL, halted_until = NULL, updated_at = $2
+         WHERE cycle_id = $1 AND status <> 'completed'
+        """,
+        cycle_id,
+        at,
+    )
+
+
+async def set_mode(conn: Connection, cycle_id: str, mode: str, *, at: datetime) -> None:
+    """The cycle is `supervised` or `autonomous` from now on."""
+    await conn.execute(
+        "UPDATE trading_cycles SET mode = $2, updated_at = $3 WHERE cycle_id = $1", cycle_id, mode, at
+    )
+
+
+async def mark(
+    conn: Connection, cycle_id: str, *, realized: Decimal, unrealized: Decimal, at: datetime
+) -> None:
+    """The day's figures so far, dollars."""
+    await conn.execute(
+        """
+        UPDATE trading_cycles
+           SET realized_pnl = $2, unrealized_pnl = $3, daily_pnl = $2::numeric + $3::numeric, updated_at = $4
+         WHERE cycle_id = $1 AND status <> 'completed'
+        """,
+        cycle_id,
+        realized,
+        unrealized,
+        at,
+    )

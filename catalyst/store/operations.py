@@ -1,0 +1,72 @@
+"""Proofs of being flat: what the broker and the tables said after a close or a flatten."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from catalyst.store.pool import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class FlatProof:
+    """One look at both sides; None where that side could not be asked."""
+
+    proof_id: int
+    cycle_id: str | None
+    at: datetime
+    cause: str
+    asked_by: str
+    flat: bool
+    broker_orders: int | None
+    broker_positions: int | None
+    stored_orders: int | None
+    stored_positions: int | None
+    facts: dict[str, object]
+
+
+async def put_flat_proof(
+    conn: Connection,
+    *,
+    cycle_id: str | None,
+    at: datetime,
+    cause: str,
+    asked_by: str,
+    flat: bool,
+    broker_orders: int | None,
+    broker_positions: int | None,
+    stored_orders: int | None,
+    stored_positions: int | None,
+    facts: Mapping[str, object] | None = None,
+) -> int:
+    """The proof is kept; returns its id. The table refuses `flat` unless the broker said zero and zero."""
+    proof_id: int = await conn.fetchval(
+        """
+        INSERT INTO flat_proofs (cycle_id, at, cause, asked_by, flat, broker_orders, broker_positions,
+                                 stored_orders, stored_positions, facts)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING proof_id
+        """,
+        cycle_id,
+        at,
+        cause,
+        asked_by,
+        flat,
+        broker_orders,
+        broker_positions,
+        stored_orders,
+        stored_positions,
+        facts or {},
+    )
+    return proof_id
+
+
+async def flat_proofs(conn: Connection, *, limit: int = 20) -> list[FlatProof]:
+    """The latest proofs, newest first."""
+    found = await conn.fetch(
+        """
+        SELECT proof_id, cycle_id, at, cause, asked_by, flat, broker_orders, broker_positions, stored_orders,
+               stored_positions, facts
+          FROM flat_proofs ORDER BY proof_id DESC LIMIT $1
+        """,
+        limit,
+    )
+    return [FlatProof(**record) for record in found]

@@ -1,0 +1,88 @@
+"""Quarantine: every input that could not be understood is kept as it came, until somebody has looked at it."""
+
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime
+
+from catalyst.store.pool import Connection, encode_json, storable
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """One input; `raw` is storable text, `raw_sha256` the hash of the bytes as they came."""
+
+    quarantine_id: int
+    at: datetime
+    source: str
+    reason: str
+    raw: str
+    raw_sha256: str
+    order_id: int | None
+    security_id: int | None
+
+
+async def put(
+    conn: Connection,
+    *,
+    source: str,
+    reason: str,
+    payload: object,
+    at: datetime,
+    order_id: int | None = None,
+    security_id: int | None = None,
+) -> int:
+    """The payload is kept (bytes and text as they are, anything else as JSON); returns its id."""
+    match payload:
+        case bytes():
+            raw = payload
+        case str():
+            raw = payload.encode("utf-8", "surrogatepass")
+        case _:
+            raw = encode_json(payload)[1:]
+    quarantine_id: int = await conn.fetchval(
+        """
+        INSERT INTO quarantine (at, source, reason, raw, raw_sha256, order_id, security_id)
+        VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING quarantine_id
+        """,
+        at,
+        source,
+        storable(reason, 1000),
+        storable(raw.decode("utf-8", "replace")),
+        hashlib.sha256(raw).hexdigest(),
+        order_id,
+        security_id,
+    )
+    return quarantine_id
+
+
+async def unresolved(conn: Connection, limit: int = 100) -> list[Quarantined]:
+    """What nobody has looked at yet, oldest first."""
+    found = await conn.fetch(
+        """
+        SELECT quarantine_id, at, source, reason, raw, raw_sha256, order_id, security_id
+          FROM quarantine WHERE resolved_at IS NULL ORDER BY at, quarantine_id LIMIT $1
+        """,
+        limit,
+    )
+    return [Quarantined(**record) for record in found]
+
+
+async def count_unresolved(conn: Connection) -> int:
+    """How many inputs nobody has looked at yet."""
+    count: int = await conn.fetchval("SELECT count(*) FROM quarantine WHERE resolved_at IS NULL")
+    return count
+
+
+async def resolve(conn: Connection, quarantine_id: int, *, by: str, note: str, at: datetime) -> bool:
+    """Somebody has looked at it, and says what it was; false when it was resolved before."""
+    done = await conn.fetchval(
+        """
+        UPDATE quarantine SET resolved_at = $2, resolved_by = $3, note = $4
+         WHERE quarantine_id = $1 AND resolved_at IS NULL RETURNING quarantine_id
+        """,
+        quarantine_id,
+        at,
+        by,
+        storable(note, 4000),
+    )
+    return done is not None

@@ -1,0 +1,72 @@
+"""Risk events: what the limits did, for the operator and the day's report."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from catalyst.store.pool import Connection, storable
+
+
+@dataclass(frozen=True, slots=True)
+class RiskEvent:
+    """One event; `severity` is INFO, WARNING or CRITICAL."""
+
+    risk_event_id: int
+    cycle_id: str | None
+    event_type: str
+    severity: str
+    message: str
+    facts: dict[str, object]
+    occurred_at: datetime
+
+
+async def put(
+    conn: Connection,
+    *,
+    event_type: str,
+    severity: str,
+    message: str,
+    facts: Mapping[str, object],
+    at: datetime,
+    cycle_id: str | None = None,
+) -> int:
+    """The event is kept; returns its id."""
+    risk_event_id: int = await conn.fetchval(
+        """
+        INSERT INTO risk_events (cycle_id, event_type, severity, message, facts, occurred_at)
+        VALUES ($1, $2, $3, $4, $5, $6) RETURNING risk_event_id
+        """,
+        cycle_id,
+        event_type,
+        severity,
+        storable(message, 4000),
+        facts,
+        at,
+    )
+    return risk_event_id
+
+
+async def recent(conn: Connection, *, limit: int = 20, severity: str | None = None) -> list[RiskEvent]:
+    """The latest events, newest first, of one severity when given."""
+    found = await conn.fetch(
+        """
+        SELECT risk_event_id, cycle_id, event_type, severity, message, facts, occurred_at
+          FROM risk_events WHERE $2::text IS NULL OR severity = $2 ORDER BY risk_event_id DESC LIMIT $1
+        """,
+        limit,
+        severity,
+    )
+    return [RiskEvent(**record) for record in found]
+
+
+async def between(conn: Connection, start: datetime, end: datetime) -> list[RiskEvent]:
+    """The events with `start` <= time < `end`, oldest first."""
+    found = await conn.fetch(
+        """
+        SELECT risk_event_id, cycle_id, event_type, severity, message, facts, occurred_at
+          FROM risk_events WHERE occurred_at >= $1 AND occurred_at < $2 ORDER BY risk_event_id
+        """,
+        start,
+        end,
+    )
+    return [RiskEvent(**record) for record in found]

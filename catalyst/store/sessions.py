@@ -1,0 +1,45 @@
+"""The exchange's calendar as the broker gave it."""
+
+from collections.abc import Sequence
+from datetime import date, datetime
+
+from catalyst.domain.session import Session
+from catalyst.store.pool import Connection
+
+
+async def put(conn: Connection, sessions: Sequence[Session]) -> None:
+    """The calendar has these days, with these hours; a day it had is corrected."""
+    await conn.execute(
+        """
+        INSERT INTO trading_days (date, open, close, half_day)
+        SELECT * FROM unnest($1::date[], $2::timestamptz[], $3::timestamptz[], $4::bool[])
+        ON CONFLICT (date) DO UPDATE
+           SET open = excluded.open, close = excluded.close, half_day = excluded.half_day
+        """,
+        [session.day for session in sessions],
+        [session.open for session in sessions],
+        [session.close for session in sessions],
+        [session.half_day for session in sessions],
+    )
+
+
+async def get(conn: Connection, day: date) -> Session | None:
+    """The session of a New York date; None when it is not in the calendar."""
+    record = await conn.fetchrow("SELECT date, open, close FROM trading_days WHERE date = $1", day)
+    return None if record is None else Session(*record.values())
+
+
+async def between(conn: Connection, first: date, last: date) -> list[Session]:
+    """The sessions from `first` to `last`, both included, oldest first."""
+    found = await conn.fetch(
+        "SELECT date, open, close FROM trading_days WHERE date BETWEEN $1 AND $2 ORDER BY date", first, last
+    )
+    return [Session(*record.values()) for record in found]
+
+
+async def next_after(conn: Connection, at: datetime) -> Session | None:
+    """The session that is open at `at`, or else the first to open after it."""
+    record = await conn.fetchrow(
+        "SELECT date, open, close FROM trading_days WHERE close > $1 ORDER BY date LIMIT 1", at
+    )
+    return None if record is None else Session(*record.values())
