@@ -1,0 +1,428 @@
+"""Which orders the exchange takes: Alpaca's rules with Alpaca's words, in the order a request meets them."""
+
+from dataclasses import dataclass
+from datetime import datetime, time
+from decimal import Decimal
+from typing import Final
+
+from catalyst.clock import NEW_YORK
+from catalyst.simulator.account import MARGIN_MINIMUM, Account, Marks
+from catalyst.simulator.book import Book
+from catalyst.simulator.hours import Hours
+from catalyst.simulator.market import Asset
+from catalyst.simulator.matching import band, far_side
+from catalyst.simulator.orders import (
+    LISTED_OPEN,
+    Intent,
+    Order,
+    OrderClass,
+    OrderRequest,
+    OrderType,
+    Side,
+    TimeInForce,
+)
+from catalyst.simulator.switches import Switches
+from catalyst.simulator.tape import Tape
+from catalyst.simulator.wire import BAD_PARAMETER, FORBIDDEN, UNPROCESSABLE, Refusal, text_of
+
+CENT: Final = Decimal("0.01")
+LONGEST_CLIENT_ID: Final = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """An order that was let in: what it does to the position, and what a share of it reserves."""
+
+    asset: Asset
+    intent: Intent
+    unit_reserve: Decimal
+
+
+def unprocessable(message: str, **facts: object) -> Refusal:
+    return Refusal(422, UNPROCESSABLE, message, **facts)
+
+
+def malformed(message: str) -> Refusal:
+    return Refusal(422, BAD_PARAMETER, message)
+
+
+def forbidden(message: str, **facts: object) -> Refusal:
+    return Refusal(403, FORBIDDEN, message, **facts)
+
+
+class Gate:
+    """Judges a request against the book, the account and the market at one instant."""
+
+    def __init__(
+        self, book: Book, account: Account, market: Tape, switches: Switches, halted: set[str]
+    ) -> None:
+        self._book = book
+        self._account = account
+        self._market = market
+        self._switches = switches
+        self._halted = halted
+        self._hours = Hours(market)
+
+    def admit(self, request: OrderRequest, now: datetime, position: Decimal, marks: Marks) -> Ticket:
+        """Let the order in, or raise the Refusal that Alpaca would send.
+
+        `position` is the quantity the position book shows, which may lag behind the fills.
+        """
+        self.check_client_id(request.client_order_id)
+        self._check_account()
+        check_shape(request)
+        check_ticks(request)
+        asset = self._asset(request)
+        self._check_hours(request, now)
+        self._check_halt(request)
+        intent = infer_intent(request.side, position)
+        if request.position_intent is not None and request.position_intent != intent:
+            raise unprocessable(
+                f"position intent mismatch, inferred: {intent}, specified: {request.position_intent}"
+            )
+        self._check_borrow(request, asset, intent, marks)
+        self._check_class(request, position)
+        self._check_prices(request, now)
+        self._check_crossing(request, intent, position)
+        self._check_wash(request)
+        unit = self.unit_reserve(request, intent, now)
+        if intent.opens:
+            self.check_buying_power(unit * (request.qty or Decimal(1)), marks)
+        return Ticket(asset, intent, unit)
+
+    def check_client_id(self, client_order_id: str | None) -> None:
+        """Refuse an id that is too long or was ever used before."""
+        if client_order_id is None:
+            return
+        if len(client_order_id) > LONGEST_CLIENT_ID:
+            raise malformed(f"client_order_id must be no more than {LONGEST_CLIENT_ID} characters")
+        if client_order_id in self._book.by_client:
+            raise Refusal(422, self._switches.duplicate_code, "client_order_id must be unique")
+
+    def check_buying_power(self, cost: Decimal, marks: Marks, freed: Decimal = Decimal(0)) -> None:
+        """Refuse what costs more than the buying power left; `freed` is returned by a replaced order."""
+        power = self._account.buying_power(marks, self._book.reserved() - freed)
+        if cost > power:
+            raise forbidden(
+                "insufficient buying power",
+                buying_power=text_of(power.quantize(CENT)),
+                cost_basis=text_of(cost),
+            )
+
+    def check_available(
+        self,
+        symbol: str,
+        side: Side,
+        qty: Decimal,
+        position: Decimal,
+        freed: Decimal,
+        *,
+        related: bool = True,
+    ) -> None:
+        """Refuse an exit for more shares than are free of other exits."""
+        held, holders = self._book.held(symbol, side)
+        existing = abs(position)
+        available = max(existing - held + freed, Decimal(0))
+        if qty > available:
+            facts: dict[str, object] = {
+                "available": text_of(available),
+                "existing_qty": text_of(existing),
+                "held_for_orders": text_of(held),
+                "symbol": symbol,
+            }
+            if related:
+                facts["related_orders"] = holders
+            asked = f"(requested: {text_of(qty)}, available: {text_of(available)})"
+            raise forbidden(f"insufficient qty available for order {asked}", **facts)
+
+    def market_price(self, symbol: str, side: Side, now: datetime) -> Decimal | None:
+        """The far side of the quote while the market is open, else the last trade."""
+        far = far_side(self._market.quote(symbol, now), side) if self._hours.is_open(now) else None
+        if far is not None:
+            return far[0]
+        last = self._market.last_print(symbol, now)
+        return None if last is None else last.price
+
+    def unit_reserve(self, request: OrderRequest, intent: Intent, now: datetime) -> Decimal:
+        """Buying power a share of this order ties up; of a notional order, its whole amount."""
+        if not intent.opens:
+            return Decimal(0)
+        if request.notional is not None:
+            return request.notional
+        market = self.market_price(request.symbol, request.side, now) or Decimal(0)
+        price = request.limit_price
+        if price is None and request.stop_price is not None:
+            price = request.stop_price * (band(request.stop_price) if request.side is Side.BUY else 1)
+        if intent is Intent.SELL_TO_OPEN:
+            ask = self.market_price(request.symbol, Side.BUY, now) or Decimal(0)
+            return max(price or Decimal(0), ask * Decimal("1.03"))
+        return market * band(market) if price is None else price
+
+    def _check_account(self) -> None:
+        if self._account.configuration.suspend_trade:
+            raise forbidden("new orders are rejected by user request")
+        if self._account.trading_blocked or self._account.account_blocked:
+            raise forbidden("trading is blocked for this account")
+
+    def _asset(self, request: OrderRequest) -> Asset:
+        asset = self._market.assets().get(request.symbol)
+        if asset is None:
+            raise unprocessable(f'asset "{request.symbol}" not found')
+        if asset.status != "active" or not asset.tradable:
+            raise unprocessable(f"asset {request.symbol} is not active")
+        fractional = request.notional is not None or (request.qty is not None and request.qty % 1 != 0)
+        if fractional:
+            if request.order_class is not OrderClass.SIMPLE:
+                raise unprocessable("fractional orders must be simple orders")
+            if request.time_in_force is not TimeInForce.DAY:
+                raise unprocessable("fractional orders must be DAY orders")
+            if not asset.fractionable or not self._account.configuration.fractional_trading:
+                raise forbidden(f'asset "{request.symbol}" is not fractionable')
+        return asset
+
+    def _check_hours(self, request: OrderRequest, now: datetime) -> None:
+        local = now.astimezone(NEW_YORK).time()
+        if request.extended_hours and (
+            request.type is not OrderType.LIMIT
+            or request.time_in_force not in {TimeInForce.DAY, TimeInForce.GTC}
+        ):
+            raise unprocessable("extended hours order must be DAY or GTC limit orders")
+        if request.time_in_force is TimeInForce.OPG and time(9, 28) <= local < time(19, 0):
+            raise unprocessable("opg orders must be submitted after 7:00pm and before 9:28am")
+        if request.time_in_force is TimeInForce.CLS and time(15, 50) <= local < time(19, 0):
+            raise unprocessable("cls orders must be submitted after 7:00pm and before 3:55pm")
+
+    def _check_halt(self, request: OrderRequest) -> None:
+        if request.symbol in self._halted and request.type is OrderType.MARKET:
+            raise unprocessable(
+                f'market order rejected due to trading halt on symbol: "{request.symbol}", '
+                "please place a limit order instead"
+            )
+
+    def _check_borrow(self, request: OrderRequest, asset: Asset, intent: Intent, marks: Marks) -> None:
+        hard = not asset.easy_to_borrow or asset.symbol in self._switches.hard_to_borrow
+        if intent is Intent.SELL_TO_OPEN:
+            if not asset.shortable or hard:
+                raise unprocessable(f'asset "{asset.symbol}" cannot be sold short')
+            equity = self._account.equity(marks)
+            barred = self._account.configuration.no_shorting or self._account.multiplier < 2
+            if barred or equity < MARGIN_MINIMUM:
+                raise forbidden("account is not allowed to short")
+            if request.notional is not None or (request.qty is not None and request.qty % 1 != 0):
+                raise unprocessable("fractional orders cannot be sold short")
+        if hard and request.time_in_force is TimeInForce.GTC:
+            raise unprocessable(f'only day orders are allowed for hard-to-borrow asset "{asset.symbol}"')
+
+    def _check_class(self, request: OrderRequest, position: Decimal) -> None:
+        if request.order_class is OrderClass.BRACKET:
+            opposed = any(
+                order.side is not request.side and order.status in LISTED_OPEN
+                for order in self._book.live(request.symbol)
+            )
+            if position or opposed:
+                raise unprocessable("bracket orders must be entry orders")
+        if request.order_class is OrderClass.OCO and (
+            not position or (position > 0) == (request.side is Side.BUY)
+        ):
+            raise unprocessable("oco orders must be exit orders")
+
+    def _check_prices(self, request: OrderRequest, now: datetime) -> None:
+        market = self.market_price(request.symbol, request.side, now)
+        if request.order_class is not OrderClass.SIMPLE:
+            for base in self._bases(request, market):
+                check_against_base(request, base)
+            return
+        if request.type in {OrderType.STOP, OrderType.STOP_LIMIT} and market is not None:
+            check_stop_side(request.side, request.stop_price, market)
+
+    def _bases(self, request: OrderRequest, market: Decimal | None) -> list[Decimal]:
+        own = request.take_profit if request.order_class is OrderClass.OCO else request.limit_price
+        bases = [] if own is None else [own]
+        if market is not None and (not bases or self._switches.base_price_includes_market):
+            bases.append(market)
+        return bases
+
+    def _check_crossing(self, request: OrderRequest, intent: Intent, position: Decimal) -> None:
+        if not intent.opens:
+            self.check_available(
+                request.symbol, request.side, request.qty or Decimal(0), position, Decimal(0)
+            )
+            return
+        for order in self._book.live(request.symbol):
+            if order.side is not request.side and order.intent.opens and order.status in LISTED_OPEN:
+                if request.side is Side.BUY:
+                    raise forbidden("cannot open a long buy while a short sell order is open")
+                raise forbidden("cannot open a short sell while a long buy order is open")
+
+    def _check_wash(self, request: OrderRequest) -> None:
+        """Alpaca's wash-trade table; complex orders and trailing stops are exempt, as legs they also are."""
+        if request.order_class is not OrderClass.SIMPLE or request.type is OrderType.TRAILING_STOP:
+            return
+        for order in self._book.live(request.symbol):
+            if order.side is request.side or order.status not in LISTED_OPEN or order.is_exit:
+                continue
+            if order.type is OrderType.TRAILING_STOP or not _may_meet(request, order):
+                continue
+            kind = "limit" if order.type in {OrderType.LIMIT, OrderType.STOP_LIMIT} else "market/stop"
+            raise forbidden(
+                "potential wash trade detected. use complex orders",
+                existing_order_id=order.id,
+                reject_reason=f"opposite side {kind} order exists",
+            )
+
+
+def infer_intent(side: Side, position: Decimal) -> Intent:
+    """What an order on this side does to a position of this sign."""
+    if side is Side.BUY:
+        return Intent.BUY_TO_CLOSE if position < 0 else Intent.BUY_TO_OPEN
+    return Intent.SELL_TO_CLOSE if position > 0 else Intent.SELL_TO_OPEN
+
+
+def check_shape(request: OrderRequest) -> None:
+    """Refuse amounts and prices that do not belong to the order's type and class."""
+    if request.notional is not None:
+        _check_notional(request)
+    elif request.qty is None or request.qty <= 0:
+        raise malformed("qty must be > 0")
+    for name in ("limit_price", "stop_price", "take_profit", "stop_loss", "stop_loss_limit", "trail_price"):
+        price: Decimal | None = getattr(request, name)
+        if price is not None and price <= 0:
+            raise malformed(f"{name} must be > 0")
+    if request.order_class is OrderClass.OCO:
+        _check_oco(request)
+    else:
+        _check_own_prices(request)
+    if request.type is OrderType.TRAILING_STOP:
+        _check_trailing(request)
+    if request.order_class is not OrderClass.SIMPLE:
+        _check_complex(request)
+
+
+def _check_own_prices(request: OrderRequest) -> None:
+    has_limit, has_stop = request.limit_price is not None, request.stop_price is not None
+    match request.type:
+        case OrderType.MARKET if has_limit or has_stop:
+            raise malformed("market orders require no stop or limit price")
+        case OrderType.LIMIT if not has_limit:
+            raise malformed("limit orders require a limit price")
+        case OrderType.LIMIT if has_stop:
+            raise malformed("limit orders must not have stop_price")
+        case OrderType.STOP if not has_stop:
+            raise malformed("stop orders require a stop price")
+        case OrderType.STOP if has_limit:
+            raise malformed("stop orders must not have limit_price")
+        case OrderType.STOP_LIMIT if not (has_limit and has_stop):
+            raise malformed("stop limit orders require both stop and limit price")
+        case _:
+            return
+
+
+def _check_notional(request: OrderRequest) -> None:
+    if request.qty is not None:
+        raise malformed("only one of qty or notional is accepted")
+    if request.notional is None or request.notional < 1:
+        raise forbidden("notional must be >= 1.00")
+    if request.type is not OrderType.MARKET:
+        raise unprocessable("notional orders must be market orders")
+
+
+def _check_trailing(request: OrderRequest) -> None:
+    if (request.trail_price is None) == (request.trail_percent is None):
+        raise malformed("trailing stop orders require one of trail_price or trail_percent")
+    if request.trail_percent is not None and request.trail_percent < Decimal("0.1"):
+        raise malformed("trail_percent must be >= 0.1")
+    if request.order_class is not OrderClass.SIMPLE:
+        raise unprocessable("trailing stop orders must be simple orders")
+    if request.time_in_force not in {TimeInForce.DAY, TimeInForce.GTC}:
+        raise malformed('trailing stop orders support only "day" or "gtc" time_in_force')
+
+
+def _check_oco(request: OrderRequest) -> None:
+    if request.type is not OrderType.LIMIT:
+        raise unprocessable("oco orders must be limit orders")
+    if request.take_profit is None and request.limit_price is None:
+        raise malformed("oco orders require take_profit.limit_price")
+
+
+def _check_complex(request: OrderRequest) -> None:
+    kind = request.order_class
+    if request.time_in_force not in {TimeInForce.DAY, TimeInForce.GTC}:
+        raise malformed(f'{kind} orders support only "day" or "gtc" time_in_force')
+    if request.extended_hours:
+        raise forbidden(f"{kind} orders do not support extended hours trading")
+    if kind is OrderClass.BRACKET and request.take_profit is None:
+        raise malformed("bracket orders require take_profit.limit_price")
+    if kind in {OrderClass.BRACKET, OrderClass.OCO} and request.stop_loss is None:
+        raise malformed(f"{kind} orders require stop_loss.stop_price")
+    if kind is OrderClass.OTO and request.take_profit is None and request.stop_loss is None:
+        raise malformed("oto orders require stop_loss.stop_price")
+    if kind is OrderClass.OTO and request.take_profit is not None and request.stop_loss is not None:
+        raise malformed("oto orders require only one of take_profit or stop_loss")
+    target = request.take_profit if request.take_profit is not None else request.limit_price
+    if kind is OrderClass.OTO or target is None or request.stop_loss is None:
+        return
+    exit_side = request.side if kind is OrderClass.OCO else request.side.opposite
+    if exit_side is Side.SELL and target <= request.stop_loss:
+        raise unprocessable("take_profit.limit_price must be > stop_loss.stop_price")
+    if exit_side is Side.BUY and target >= request.stop_loss:
+        raise unprocessable("take_profit.limit_price must be < stop_loss.stop_price")
+
+
+def check_ticks(request: OrderRequest) -> None:
+    """Refuse prices finer than a cent, or than a hundredth of a cent under a dollar."""
+    check_tick("limit_price", request.limit_price)
+    check_tick("stop_price", request.stop_price)
+    check_tick("take_profit.limit_price", request.take_profit)
+    check_tick("stop_loss.stop_price", request.stop_loss)
+    check_tick("stop_loss.limit_price", request.stop_loss_limit)
+
+
+def check_tick(name: str, price: Decimal | None) -> None:
+    if price is None:
+        return
+    tick = CENT if price >= 1 else Decimal("0.0001")
+    if price % tick:
+        raise unprocessable(
+            f"invalid {name} {text_of(price)}. sub-penny increment does not fulfill minimum pricing criteria"
+        )
+
+
+def check_stop_side(side: Side, stop: Decimal | None, market: Decimal) -> None:
+    """Refuse a stop that the market has already passed."""
+    if stop is None or (stop < market if side is Side.SELL else stop > market):
+        return
+    word = "less" if side is Side.SELL else "greater"
+    raise unprocessable(
+        f"stop price must be {word} than current price",
+        market_price=text_of(market),
+        stop_price=text_of(stop),
+    )
+
+
+def check_against_base(request: OrderRequest, base: Decimal) -> None:
+    """Refuse legs that are not at least a cent away from the base price, each on its own side."""
+    exit_side = request.side if request.order_class is OrderClass.OCO else request.side.opposite
+    sign = 1 if exit_side is Side.SELL else -1
+    words = ("<= base_price - 0.01", ">= base_price + 0.01")
+    stop, target = request.stop_loss, request.take_profit
+    if stop is not None and (base - stop) * sign < CENT:
+        raise unprocessable(
+            f"stop_loss.stop_price must be {words[0] if sign > 0 else words[1]}", base_price=text_of(base)
+        )
+    own = request.order_class is OrderClass.OCO and base == target
+    if target is not None and not own and (target - base) * sign < CENT:
+        raise unprocessable(
+            f"take_profit.limit_price must be {words[1] if sign > 0 else words[0]}", base_price=text_of(base)
+        )
+
+
+def _may_meet(request: OrderRequest, order: Order) -> bool:
+    """Whether a new order and an opposite one could trade with each other."""
+    limits = {OrderType.LIMIT, OrderType.STOP_LIMIT}
+    if request.type not in limits or order.type not in limits:
+        return True
+    assert request.limit_price is not None
+    assert order.limit_price is not None
+    if request.side is Side.BUY:
+        return request.limit_price >= order.limit_price
+    return order.limit_price >= request.limit_price

@@ -1,0 +1,35 @@
+"""Everything random in the exchange: a pure function of the seed and of how much was drawn before."""
+
+from datetime import timedelta
+from decimal import Decimal
+from hashlib import blake2b
+from uuid import UUID
+
+from catalyst.simulator.switches import Span
+
+
+class Draws:
+    """A seeded source that continues where it stopped, also after a restart: `drawn` is its whole state."""
+
+    def __init__(self, seed: int, drawn: int = 0) -> None:
+        self.seed = seed
+        self.drawn = drawn
+
+    def identity(self) -> str:
+        """A version 4 UUID that this seed never gives twice."""
+        return str(UUID(bytes=self._bytes(), version=4))
+
+    def latency(self, span: Span) -> timedelta:
+        """A duration inside the span."""
+        return timedelta(seconds=span.low + (span.high - span.low) * self._fraction())
+
+    def happens(self, probability: Decimal) -> bool:
+        """True with this probability; draws nothing for a probability of zero."""
+        return probability > 0 and self._fraction() < float(probability)
+
+    def _fraction(self) -> float:
+        return int.from_bytes(self._bytes()[:6], "big") / 2**48
+
+    def _bytes(self) -> bytes:
+        self.drawn += 1
+        return blake2b(f"{self.seed}:{self.drawn}".encode(), digest_size=16).digest()

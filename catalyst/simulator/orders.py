@@ -1,0 +1,227 @@
+"""Orders as the exchange keeps them: the vocabulary, the request, and the order itself."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import Final
+
+
+class Side(StrEnum):
+    BUY = "buy"
+    SELL = "sell"
+
+    @property
+    def sign(self) -> int:
+        """+1 adds shares to the account, -1 takes them."""
+        return 1 if self is Side.BUY else -1
+
+    @property
+    def opposite(self) -> "Side":
+        return Side.SELL if self is Side.BUY else Side.BUY
+
+
+class OrderType(StrEnum):
+    MARKET = "market"
+    LIMIT = "limit"
+    STOP = "stop"
+    STOP_LIMIT = "stop_limit"
+    TRAILING_STOP = "trailing_stop"
+
+
+class TimeInForce(StrEnum):
+    DAY = "day"
+    GTC = "gtc"
+    OPG = "opg"
+    CLS = "cls"
+    IOC = "ioc"
+    FOK = "fok"
+
+
+class OrderClass(StrEnum):
+    SIMPLE = "simple"
+    BRACKET = "bracket"
+    OCO = "oco"
+    OTO = "oto"
+
+
+class Role(StrEnum):
+    """What an order is for inside its group."""
+
+    PLAIN = "plain"
+    ENTRY = "entry"
+    TARGET = "take_profit"
+    STOP = "stop_loss"
+
+
+class Intent(StrEnum):
+    BUY_TO_OPEN = "buy_to_open"
+    BUY_TO_CLOSE = "buy_to_close"
+    SELL_TO_OPEN = "sell_to_open"
+    SELL_TO_CLOSE = "sell_to_close"
+
+    @property
+    def opens(self) -> bool:
+        return self in {Intent.BUY_TO_OPEN, Intent.SELL_TO_OPEN}
+
+
+class Status(StrEnum):
+    PENDING_NEW = "pending_new"
+    ACCEPTED = "accepted"
+    NEW = "new"
+    HELD = "held"
+    PARTIALLY_FILLED = "partially_filled"
+    PENDING_CANCEL = "pending_cancel"
+    PENDING_REPLACE = "pending_replace"
+    FILLED = "filled"
+    CANCELED = "canceled"
+    EXPIRED = "expired"
+    REJECTED = "rejected"
+    REPLACED = "replaced"
+
+
+TERMINAL: Final = frozenset(
+    {Status.FILLED, Status.CANCELED, Status.EXPIRED, Status.REJECTED, Status.REPLACED}
+)
+LISTED_OPEN: Final = frozenset(Status) - TERMINAL - {Status.HELD}
+AT_VENUE: Final = frozenset(
+    {Status.NEW, Status.PARTIALLY_FILLED, Status.PENDING_CANCEL, Status.PENDING_REPLACE}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class OrderRequest:
+    """What a client asked for, read but not yet judged."""
+
+    symbol: str
+    side: Side
+    type: OrderType
+    time_in_force: TimeInForce
+    order_class: OrderClass
+    qty: Decimal | None
+    notional: Decimal | None
+    limit_price: Decimal | None
+    stop_price: Decimal | None
+    trail_price: Decimal | None
+    trail_percent: Decimal | None
+    extended_hours: bool
+    client_order_id: str | None
+    take_profit: Decimal | None
+    stop_loss: Decimal | None
+    stop_loss_limit: Decimal | None
+    position_intent: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReplaceRequest:
+    """What a client wants changed; None is unchanged."""
+
+    qty: Decimal | None
+    time_in_force: TimeInForce | None
+    limit_price: Decimal | None
+    stop_price: Decimal | None
+    trail: Decimal | None
+    client_order_id: str | None
+
+
+@dataclass(slots=True)
+class Order:
+    """One order, alive or long dead; orders are never removed."""
+
+    id: str
+    client_order_id: str
+    symbol: str
+    asset_id: str
+    side: Side
+    type: OrderType
+    order_class: OrderClass
+    time_in_force: TimeInForce
+    role: Role
+    intent: Intent
+    status: Status
+    created_at: datetime
+    submitted_at: datetime
+    updated_at: datetime
+    sequence: int
+    expires_at: datetime
+    source: str
+    qty: Decimal | None = None
+    notional: Decimal | None = None
+    limit_price: Decimal | None = None
+    stop_price: Decimal | None = None
+    trail_price: Decimal | None = None
+    trail_percent: Decimal | None = None
+    hwm: Decimal | None = None
+    extended_hours: bool = False
+    filled_qty: Decimal = Decimal(0)
+    filled_value: Decimal = Decimal(0)  # the sum of price times quantity
+    carried_qty: Decimal = Decimal(0)  # filled under the ids this order replaces
+    unit_reserve: Decimal = Decimal(0)  # buying power a share ties up while it may still open
+    active: bool = False  # a leg that is live, whatever its status says
+    elected: bool = False  # a stop that was triggered
+    acknowledged: bool = False
+    resting: Status | None = None  # what it was before a cancel or a replacement became pending
+    parent_id: str | None = None
+    legs: list[str] = field(default_factory=list)
+    replaces: str | None = None
+    replaced_by: str | None = None
+    filled_at: datetime | None = None
+    expired_at: datetime | None = None
+    canceled_at: datetime | None = None
+    failed_at: datetime | None = None
+    replaced_at: datetime | None = None
+    cancel_requested_at: datetime | None = None
+
+    @property
+    def terminal(self) -> bool:
+        return self.status in TERMINAL
+
+    @property
+    def working(self) -> bool:
+        """True while a trade may still fill it: at the venue, or a live leg that is shown as held."""
+        return (self.status in AT_VENUE and self.acknowledged) or (self.status is Status.HELD and self.active)
+
+    @property
+    def remaining(self) -> Decimal:
+        return Decimal(0) if self.qty is None else self.qty - self.filled_qty
+
+    @property
+    def complex(self) -> bool:
+        return self.order_class is not OrderClass.SIMPLE
+
+    @property
+    def is_exit(self) -> bool:
+        """A leg, or an order of a group made to leave a position."""
+        return self.role in {Role.TARGET, Role.STOP}
+
+    @property
+    def average(self) -> Decimal | None:
+        if not self.filled_qty:
+            return None
+        return (self.filled_value / self.filled_qty).quantize(Decimal("0.000000001"))
+
+    @property
+    def reserve(self) -> Decimal:
+        """The buying power this order ties up now."""
+        if self.terminal or not self.intent.opens:
+            return Decimal(0)
+        return self.unit_reserve if self.qty is None else self.unit_reserve * self.remaining
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """One trade of ours: what the account's arithmetic is made of."""
+
+    id: str
+    at: datetime
+    order_id: str
+    client_order_id: str
+    symbol: str
+    side: Side
+    qty: Decimal
+    price: Decimal
+    cum_qty: Decimal
+    leaves_qty: Decimal
+    order_status: Status
+    closing: bool  # the order was made to leave a position
+    position_qty: Decimal  # after it, signed

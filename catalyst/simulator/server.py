@@ -1,0 +1,183 @@
+"""The exchange as a process: HTTP and websockets on loopback, driven by a clock."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Final
+
+from aiohttp import web
+
+from catalyst.clock import Clock, wait
+from catalyst.simulator.admin_api import AdminApi
+from catalyst.simulator.data_api import add_data_routes
+from catalyst.simulator.exchange import Exchange
+from catalyst.simulator.market import Market
+from catalyst.simulator.state import Journal
+from catalyst.simulator.stream import Streams
+from catalyst.simulator.switches import Switches
+from catalyst.simulator.trading_api import TradingApi
+from catalyst.simulator.transport import Handler, Transport
+
+LOOPBACK: Final = "127.0.0.1"
+LONGEST_LINE: Final = 65_536  # the request line; the data API refuses long before, in its own words
+LARGEST_BODY: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class SimOptions:
+    """Everything `run` needs."""
+
+    market: Market
+    clock: Clock
+    host: str = LOOPBACK
+    port: int = 0
+    port_file: Path | None = None
+    key: str = "demo"
+    secret: str = "demo"  # noqa: S105 - the stand-in account of a local exchange has nothing to protect
+    seed: int = 7
+    deposit: Decimal = Decimal(100_000)
+    multiplier: int = 4
+    state_dir: Path | None = None
+    switches: Switches | None = None
+
+
+class Server:
+    """A running exchange: where it listens, and what a test may look at."""
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        clock: Clock,
+        keys: dict[str, str],
+        journal: Journal | None = None,
+    ) -> None:
+        self.exchange = exchange
+        self.clock = clock
+        self.host, self.port = LOOPBACK, 0
+        self.streams = Streams(exchange.faults, exchange.switches, clock, keys)
+        self.transport = Transport(exchange, clock, keys, self.settle)
+        self._journal = journal
+        self._woken = asyncio.Event()
+
+    @property
+    def url(self) -> str:
+        """The base of every REST path, without /v2."""
+        return f"http://{self.host}:{self.port}"
+
+    @property
+    def stream_url(self) -> str:
+        """The trade_updates websocket."""
+        return f"ws://{self.host}:{self.port}/stream"
+
+    @property
+    def frames_sent(self) -> int:
+        """trade_updates frames handed to live sockets so far."""
+        return self.streams.frames_sent
+
+    def application(self, market: Market | None) -> web.Application:
+        """Every route; the market data API only when the market can answer it."""
+
+        @web.middleware
+        async def through(request: web.Request, handler: Handler) -> web.StreamResponse:
+            return await self.transport.serve(request, handler)
+
+        app = web.Application(middlewares=[through], client_max_size=LARGEST_BODY)
+        TradingApi(self.exchange, self.clock).mount(app)
+        AdminApi(self.exchange, self.clock, self.transport, self.streams).mount(app)
+        app.router.add_get("/stream", self.streams.serve)
+        if market is not None:
+            add_data_routes(app, market, self.clock)
+        return app
+
+    def settle(self) -> None:
+        """Save what changed, tell the listeners, and let the driver look at its alarm again."""
+        if self._journal is not None:
+            self._journal.save(self.exchange)
+        updates, self.exchange.outbox[:] = list(self.exchange.outbox), []
+        self.streams.broadcast(updates)
+        self._woken.set()
+
+    async def drive(self) -> None:
+        """Let the exchange live: advance it to each instant at which something is due."""
+        while True:
+            self.exchange.advance(self.clock.now())
+            self.settle()
+            self._woken.clear()
+            due = self.exchange.due()
+            if due is None:
+                await self._woken.wait()
+            else:
+                await wait(self.clock, self._woken, due - self.clock.now())
+
+
+@asynccontextmanager
+async def running(
+    exchange: Exchange,
+    clock: Clock,
+    *,
+    market: Market | None = None,
+    host: str = LOOPBACK,
+    port: int = 0,
+    keys: dict[str, str] | None = None,
+    journal: Journal | None = None,
+) -> AsyncIterator[Server]:
+    """Serve an exchange for the length of the block; `port` 0 takes any."""
+    server = Server(exchange, clock, keys or {"demo": "demo"}, journal)
+    runner = web.AppRunner(
+        server.application(market),
+        access_log=None,
+        handler_cancellation=True,
+        shutdown_timeout=0.5,
+        max_line_size=LONGEST_LINE,
+    )
+    await runner.setup()
+    await web.TCPSite(runner, host, port).start()
+    server.host, server.port = host, runner.addresses[0][1]
+    driver = asyncio.ensure_future(server.drive())
+    try:
+        yield server
+    finally:
+        driver.cancel()
+        await asyncio.gather(driver, return_exceptions=True)
+        server.transport.ended.set()
+        await server.streams.close()
+        await runner.cleanup()
+
+
+async def run(options: SimOptions) -> None:
+    """Serve until cancelled; the chosen port is in the port file once somebody can connect."""
+    exchange = Exchange(
+        options.market,
+        options.clock.now(),
+        seed=options.seed,
+        deposit=options.deposit,
+        multiplier=options.multiplier,
+        switches=options.switches,
+    )
+    journal = None
+    if options.state_dir is not None:
+        journal = Journal(options.state_dir)
+        journal.restore(exchange)
+    keys = {options.key: options.secret}
+    async with running(
+        exchange,
+        options.clock,
+        market=options.market,
+        host=options.host,
+        port=options.port,
+        keys=keys,
+        journal=journal,
+    ) as server:
+        if options.port_file is not None:
+            write_port(options.port_file, server.port)
+        await asyncio.get_running_loop().create_future()
+
+
+def write_port(path: Path, port: int) -> None:
+    """The file holds the port; nobody ever sees it half written."""
+    draft = path.with_name(f".{path.name}.draft")
+    draft.write_text(f"{port}\n")
+    draft.replace(path)

@@ -1,0 +1,577 @@
+"""What becomes of orders as time passes: acknowledgement, trades, triggers, cancels, and the end of the day.
+
+Synchronous and deterministic: the same market, seed and calls give the same executions, whatever the pace.
+Effects on a group follow Alpaca's description of bracket, OCO and OTO orders.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+from catalyst.simulator.account import Account, fees_of
+from catalyst.simulator.agenda import Agenda, Due, DueKind
+from catalyst.simulator.book import Book
+from catalyst.simulator.draws import Draws
+from catalyst.simulator.exposure import Exposure, unprotected
+from catalyst.simulator.faults import FaultBook, FaultKind
+from catalyst.simulator.hours import Hours
+from catalyst.simulator.market import Print, Quote
+from catalyst.simulator.matching import (
+    elects,
+    far_side,
+    is_stop,
+    limit_of,
+    price_on_arrival,
+    price_on_print,
+    slice_of,
+    trail,
+    within,
+)
+from catalyst.simulator.orders import (
+    Execution,
+    Order,
+    OrderClass,
+    OrderType,
+    Role,
+    Status,
+    TimeInForce,
+)
+from catalyst.simulator.switches import PartialEntry, Switches
+from catalyst.simulator.tape import Tape
+from catalyst.simulator.views import order_view
+from catalyst.simulator.wire import stamp_of, text_of, type_json
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """One trade_updates message, rendered as of its instant."""
+
+    event: str
+    symbol: str
+    order_id: str
+    client_order_id: str
+    role: Role
+    data: type_json
+
+
+@dataclass(frozen=True, slots=True)
+class Fee:
+    """A regulatory fee taken at a close."""
+
+    id: str
+    at: datetime
+    amount: Decimal
+
+
+class Venue:
+    """Orders and the account in time. `advance` is the only way time passes."""
+
+    def __init__(
+        self, market: Tape, account: Account, start: datetime, draws: Draws, switches: Switches
+    ) -> None:
+        self.market = market
+        self.account = account
+        self.now = start
+        self.draws = draws
+        self.switches = switches
+        self.faults = FaultBook()
+        self.book = Book()
+        self.agenda = Agenda()
+        self.hours = Hours(market)
+        self.halted: set[str] = set()
+        self.executions: list[Execution] = []
+        self.fees: list[Fee] = []
+        self.equity_history: list[tuple[datetime, Decimal]] = []
+        self.exposure = Exposure()
+        self.outbox: list[Update] = []
+        self.sequence = 0
+        self.touched = False  # something outside the orders changed since it was last saved
+
+    # ------------------------------------------------------------------ time
+
+    def due(self) -> datetime | None:
+        """The next instant at which something can happen by itself."""
+        prints = (self.market.next_print(s, self.now) for s in self.book.watched() if s not in self.halted)
+        instants = [at for at in (self.agenda.next_at(), *prints) if at is not None]
+        return min(instants, default=None)
+
+    def advance(self, to: datetime) -> None:
+        """Live through everything up to and including `to`, in order; a `to` in the past changes nothing."""
+        tape: dict[str, deque[Print]] = {}
+        while True:
+            self._follow(tape, to)
+            symbol = min((s for s in tape if tape[s]), key=lambda s: tape[s][0].at, default=None)
+            promised = self.agenda.next_at()
+            if promised is not None and promised > to:
+                promised = None
+            if symbol is not None and (promised is None or tape[symbol][0].at <= promised):
+                trade = tape[symbol].popleft()
+                self.now = max(self.now, trade.at)
+                self.meet(symbol, trade)
+            elif promised is not None:
+                self.now = max(self.now, promised)
+                self._keep(self.agenda.pop())
+            else:
+                break
+        self.now = max(self.now, to)
+
+    def _follow(self, tape: dict[str, deque[Print]], to: datetime) -> None:
+        """Have the tape of exactly the symbols in which something works, from now to `to`."""
+        watched = set(self.book.watched())
+        for symbol in watched - tape.keys():
+            tape[symbol] = deque(self.market.prints(symbol, self.now, to))
+        for symbol in tape.keys() - watched:
+            del tape[symbol]
+
+    def begin(self) -> None:
+        """Promise the next open and close; called once for a new exchange."""
+        session = self.hours.current_or_next(self.now)
+        if session is not None:
+            if session.open > self.now:
+                self.agenda.promise(session.open, DueKind.OPEN)
+            self.agenda.promise(session.close, DueKind.CLOSE)
+
+    def later(self, kind: DueKind, delay: timedelta, order: Order, other: Order | None = None) -> None:
+        """Promise something about an order."""
+        self.agenda.promise(self.now + delay, kind, order.id, other.id if other else "")
+
+    def _keep(self, due: Due) -> None:
+        order = self.book.get(due.order_id)
+        if order is None:
+            self._turn(due.kind)
+            return
+        if due.kind is DueKind.REPLACE:
+            self._replace(order, self.book.orders[due.other_id])
+            return
+        keep: dict[DueKind, Callable[[Order], object]] = {
+            DueKind.ACKNOWLEDGE: self._acknowledge,
+            DueKind.ARRIVE: self._arrive,
+            DueKind.CANCEL: self._cancel,
+            DueKind.LEG_CANCEL: self._cancel_leg,
+            DueKind.ACTIVATE: self._activate,
+            DueKind.FILL_REST: self._fill_rest,
+            DueKind.EXPIRE: self._expire,
+        }
+        keep[due.kind](order)
+
+    # ------------------------------------------------------------------ the day
+
+    def _turn(self, kind: DueKind) -> None:
+        if kind is DueKind.OPEN:
+            self.account.last_equity = self.account.equity(self.mark)
+            self.account.last_maintenance = self.account.margins(self.mark)[1]
+            for position in self.account.positions.values():
+                position.overnight_qty = position.qty
+            for order in self.book.live():
+                if order.status is Status.ACCEPTED and not order.acknowledged:
+                    self.later(DueKind.ACKNOWLEDGE, self.draws.latency(self.switches.acknowledge), order)
+            return
+        self._close_auction()
+        self._settle_fees()
+        self.equity_history.append((self.now, self.account.equity(self.mark)))
+        session = self.hours.next_session(self.now)
+        if session is not None:
+            self.agenda.promise(session.open, DueKind.OPEN)
+            self.agenda.promise(session.close, DueKind.CLOSE)
+
+    def _close_auction(self) -> None:
+        for order in self.book.live():
+            if order.time_in_force is TimeInForce.CLS and order.working and order.symbol not in self.halted:
+                price = self.mark(order.symbol)
+                if price is not None and within(limit_of(order), order.side, price):
+                    self._fill(order, order.remaining, price)
+
+    def _settle_fees(self) -> None:
+        if self.account.accrued_fees:
+            fee = Fee(self.draws.identity(), self.now, self.account.accrued_fees)
+            self.fees.append(fee)
+            self.account.fees += fee.amount
+            self.account.cash -= fee.amount
+            self.account.accrued_fees = Decimal(0)
+
+    def mark(self, symbol: str) -> Decimal | None:
+        """The last trade's price."""
+        last = self.market.last_print(symbol, self.now)
+        return None if last is None else last.price
+
+    # ------------------------------------------------------------------ telling
+
+    def file(self, order: Order) -> None:
+        """Keep a changed order, and account for what it protects."""
+        order.updated_at = self.now
+        self.book.file(order)
+        naked = unprotected(self.book, order.symbol, self.account.qty(order.symbol))
+        self.exposure.observe(order.symbol, naked, self.now)
+
+    def tell(self, order: Order, event: str, **facts: object) -> None:
+        """Put a trade update in the outbox, with the order as it is now."""
+        data: type_json = {
+            "event": event,
+            "execution_id": self.draws.identity(),
+            "timestamp": stamp_of(self.now),
+            "order": order_view(order, self.book, self.switches, nested=True, stream=True),
+        }
+        data.update(facts)
+        self.outbox.append(Update(event, order.symbol, order.id, order.client_order_id, order.role, data))
+
+    def facts(self, order: Order) -> dict[str, str | None]:
+        """What fault rules may ask about an order."""
+        return {
+            "symbol": order.symbol,
+            "client_order_id": order.client_order_id,
+            "role": order.role.value,
+            "side": order.side.value,
+        }
+
+    # ------------------------------------------------------------------ acknowledgement and arrival
+
+    def _acknowledge(self, order: Order) -> None:
+        if order.terminal or order.acknowledged:
+            return
+        if self.faults.take(FaultKind.REJECT, **self.facts(order)):
+            self.finish(order, Status.REJECTED)
+            for leg in self.book.legs(order):
+                self.finish(leg, Status.CANCELED)
+            return
+        order.acknowledged = True
+        if order.status is Status.PENDING_CANCEL:
+            order.resting = Status.NEW
+        else:
+            order.status = Status.NEW
+        if order.order_class is OrderClass.OCO:
+            for leg in self.book.legs(order):
+                leg.active = leg.acknowledged = True
+                self.file(leg)
+        self.file(order)
+        self.tell(order, "new")
+        self.later(DueKind.ARRIVE, self.draws.latency(self.switches.arrive), order)
+
+    def _arrive(self, order: Order) -> None:
+        """The order meets the quote: takers trade with its far side, up to its size."""
+        if not order.working or self._asleep(order):
+            return
+        if order.time_in_force is TimeInForce.CLS:
+            return
+        if order.time_in_force is TimeInForce.OPG:
+            self._open_auction(order)
+            return
+        met = None if is_stop(order) and not order.elected else price_on_arrival(order, self._quote(order))
+        if met is not None and order.time_in_force is TimeInForce.FOK and met[1] < order.remaining:
+            met = None
+        if met is not None:
+            self._trade(order, Decimal(max(met[1], 1)), met[0])
+        if order.time_in_force in {TimeInForce.IOC, TimeInForce.FOK} and not order.terminal:
+            self.finish(order, Status.CANCELED)
+
+    def _open_auction(self, order: Order) -> None:
+        price = self.mark(order.symbol)
+        if price is not None and within(limit_of(order), order.side, price):
+            self._fill(order, order.remaining, price)
+        else:
+            self.finish(order, Status.CANCELED)
+
+    def _asleep(self, order: Order) -> bool:
+        open_now = self.hours.prints_count(self.now, extended_hours=order.extended_hours)
+        return order.symbol in self.halted or not open_now
+
+    def _quote(self, order: Order) -> Quote | None:
+        return self.market.quote(order.symbol, self.now)
+
+    # ------------------------------------------------------------------ trades
+
+    def meet(self, symbol: str, trade: Print) -> None:
+        """A trade on the tape meets every order that works in the symbol."""
+        if symbol in self.halted:
+            return
+        quote = self.market.quote(symbol, trade.at)
+        for order in self.book.working(symbol):
+            if not order.working or self._asleep(order):
+                continue
+            if order.time_in_force in {TimeInForce.OPG, TimeInForce.CLS}:
+                continue
+            if trail(order, trade.price):
+                self.file(order)
+            met = order
+            if elects(order, trade.price):
+                if self.faults.standing(FaultKind.NO_TRIGGER, **self.facts(order)):
+                    continue
+                met = self._elect(order)
+                self._on_election(met, trade)
+            elif not is_stop(order) or order.elected:
+                price = price_on_print(met, quote, trade.price)
+                if price is not None:
+                    self._trade(met, slice_of(trade.size, self.switches.participation), price)
+
+    def _on_election(self, order: Order, trade: Print) -> None:
+        """A triggered stop is a new taker: it meets the quote, or the trade itself where there is none."""
+        quote = self.market.quote(order.symbol, trade.at)
+        if far_side(quote, order.side) is None:
+            price = price_on_print(order, None, trade.price)
+            size = slice_of(trade.size, self.switches.participation)
+            if price is not None:
+                self._trade(order, size, price)
+            return
+        met = price_on_arrival(order, quote)
+        if met is not None:
+            self._trade(order, Decimal(max(met[1], 1)), met[0])
+
+    def _elect(self, order: Order) -> Order:
+        """The stop is triggered: its sibling ends as replaced; the order that now works is returned."""
+        order.elected = True
+        if order.status is Status.HELD:
+            order.status = Status.NEW
+        worker = order
+        if order.role is Role.STOP and (
+            self.switches.stop_by_replacement
+            or self.faults.take(FaultKind.STOP_REPLACED, **self.facts(order))
+        ):
+            worker = self._substitute(order)
+        else:
+            self.file(order)
+        if not self.faults.standing(FaultKind.DOUBLE_EXIT, symbol=order.symbol):
+            for sibling in self.book.siblings(worker):
+                if not sibling.terminal:
+                    self._supersede(sibling, worker)
+        return worker
+
+    def _substitute(self, order: Order) -> Order:
+        """The broker works a triggered stop under an order id of its own."""
+        worker = replace(
+            order,
+            id=self.draws.identity(),
+            client_order_id=self.draws.identity(),
+            sequence=self.next_sequence(),
+            submitted_at=self.now,
+            replaces=order.id,
+            status=Status.NEW,
+            legs=[],
+        )
+        if order.type is OrderType.STOP:
+            worker.type, worker.stop_price = OrderType.MARKET, None
+        self.book.file(worker)
+        self.swap_leg(order, worker)
+        self._supersede(order, worker)
+        self.file(worker)
+        self.tell(worker, "new")
+        return worker
+
+    def _supersede(self, order: Order, by: Order) -> None:
+        order.status = Status.REPLACED
+        order.replaced_at = self.now
+        order.replaced_by = by.id
+        order.active = False
+        self.file(order)
+        self.tell(order, "replaced")
+
+    def _trade(self, order: Order, capacity: Decimal, price: Decimal) -> None:
+        """Fill up to `capacity` shares, as far as the fault menu lets it."""
+        if order.notional is not None and order.qty is None:
+            order.qty = (order.notional / price).quantize(Decimal("0.000000001"))
+            order.unit_reserve = price
+        qty = min(order.remaining, capacity)
+        if order.notional is not None:
+            qty = order.remaining
+        if qty > 1 and self.draws.happens(self.switches.partial_probability):
+            qty = max(Decimal(1), qty // 2)
+        stall = self.faults.standing(FaultKind.PARTIAL, **self.facts(order))
+        if stall is not None and stall.qty is not None:
+            stall.fired = 1
+            qty = min(qty, Decimal(stall.qty) - order.filled_qty)
+        if qty > 0:
+            self._fill(order, qty, price)
+
+    def _fill(self, order: Order, qty: Decimal, price: Decimal) -> None:
+        """Book one execution and everything that follows from it."""
+        order.filled_qty += qty
+        order.filled_value += qty * price
+        if not order.remaining:
+            order.status = Status.FILLED
+            order.filled_at = self.now
+            order.active = False
+        elif order.status not in {Status.PENDING_CANCEL, Status.PENDING_REPLACE}:
+            order.status = Status.PARTIALLY_FILLED
+        else:
+            order.resting = Status.PARTIALLY_FILLED
+        position = self.account.trade(order.symbol, order.side, qty, price)
+        execution = Execution(
+            id=self.draws.identity(),
+            at=self.now,
+            order_id=order.id,
+            client_order_id=order.client_order_id,
+            symbol=order.symbol,
+            side=order.side,
+            qty=qty,
+            price=price,
+            cum_qty=order.filled_qty,
+            leaves_qty=order.remaining,
+            order_status=Status.FILLED if order.status is Status.FILLED else Status.PARTIALLY_FILLED,
+            closing=not order.intent.opens,
+            position_qty=position,
+        )
+        self.executions.append(execution)
+        if self.switches.charge_fees:
+            terms = self.switches
+            self.account.accrued_fees += fees_of([execution], terms.sec_fee, terms.taf_fee, terms.taf_cap)
+        self.file(order)
+        self.tell(
+            order,
+            "fill" if order.status is Status.FILLED else "partial_fill",
+            execution_id=execution.id,
+            price=text_of(price),
+            qty=text_of(qty),
+            position_qty=text_of(position),
+        )
+        self._after_fill(order, price)
+
+    def _after_fill(self, order: Order, price: Decimal) -> None:
+        if order.role is Role.ENTRY and order.status is Status.FILLED:
+            self.later(DueKind.ACTIVATE, self.draws.latency(self.switches.activate), order)
+        if not order.is_exit:
+            return
+        siblings = [sibling for sibling in self.book.siblings(order) if not sibling.terminal]
+        if order.status is not Status.FILLED:
+            for sibling in siblings:
+                if order.role is Role.TARGET:
+                    sibling.qty = sibling.filled_qty + order.remaining
+                    self.file(sibling)
+            return
+        if siblings and self.faults.take(FaultKind.DOUBLE_EXIT, symbol=order.symbol):
+            for sibling in siblings:
+                self._fill(sibling, sibling.remaining, price)
+            return
+        for sibling in siblings:
+            sibling.active = False  # what is shown may lag, but it can no longer trade
+            self.file(sibling)
+            self.later(DueKind.LEG_CANCEL, self.draws.latency(self.switches.leg_cancel), sibling)
+
+    def _fill_rest(self, order: Order) -> None:
+        price = self.mark(order.symbol)
+        if order.working and price is not None:
+            limit = limit_of(order)
+            self._fill(order, order.remaining, price if within(limit, order.side, price) else limit or price)
+
+    # ------------------------------------------------------------------ groups
+
+    def _activate(self, entry: Order) -> None:
+        """The entry is complete: the target goes live as `new`, the stop goes live behind `held`."""
+        legs = [leg for leg in self.book.legs(entry) if leg.status is Status.HELD]
+        for leg in legs:
+            facts = self.facts(leg)
+            if self.faults.take(FaultKind.LEG_REJECT, **facts):
+                self.finish(leg, Status.REJECTED)
+                continue
+            if self.faults.take(FaultKind.LEG_CANCEL, **facts):
+                self.finish(leg, Status.CANCELED)
+                continue
+            leg.active = leg.acknowledged = True
+            leg.submitted_at = self.now
+            alone = len(legs) == 1
+            if leg.role is Role.TARGET or alone:
+                leg.status = Status.NEW
+            self.file(leg)
+            if leg.status is Status.NEW:
+                self.tell(leg, "new")
+                self.later(DueKind.ARRIVE, self.draws.latency(self.switches.arrive), leg)
+
+    def swap_leg(self, old: Order, new: Order) -> None:
+        """The new order takes the old one's place in its group, legs included."""
+        parent = self.book.parent(old)
+        if parent is not None:
+            parent.legs = [new.id if leg == old.id else leg for leg in parent.legs]
+            self.book.file(parent)
+        if old.legs:
+            new.legs, old.legs = old.legs, []
+            for leg in self.book.legs(new):
+                leg.parent_id = new.id
+                self.book.file(leg)
+
+    # ------------------------------------------------------------------ endings
+
+    def finish(self, order: Order, status: Status) -> bool:
+        """End an order that is not over; true when it was this that ended it."""
+        if order.terminal:
+            return False
+        order.status = status
+        order.active = False
+        if status is Status.CANCELED:
+            order.canceled_at = self.now
+        elif status is Status.EXPIRED:
+            order.expired_at = self.now
+        elif status is Status.REJECTED:
+            order.failed_at = self.now
+        self.file(order)
+        self.tell(order, status.value)
+        return True
+
+    def _cancel(self, order: Order) -> None:
+        if order.terminal:
+            return
+        if self.faults.take(FaultKind.CANCEL_REJECT, **self.facts(order)):
+            order.status = order.resting or Status.NEW
+            self.file(order)
+            self.tell(order, "order_cancel_rejected")
+            return
+        self.finish(order, Status.CANCELED)
+        self._orphan(order)
+
+    def _cancel_leg(self, order: Order) -> None:
+        self.finish(order, Status.CANCELED)
+
+    def _orphan(self, order: Order) -> None:
+        """One order of a group was cancelled: the others follow."""
+        if order.role is Role.ENTRY:
+            if not (order.filled_qty and self.switches.partial_entry is PartialEntry.HELD):
+                for leg in self.book.legs(order):
+                    self.later(DueKind.LEG_CANCEL, self.draws.latency(self.switches.orphan_cancel), leg)
+            return
+        for sibling in self.book.siblings(order):
+            if not sibling.terminal:
+                self.later(DueKind.LEG_CANCEL, self.draws.latency(self.switches.leg_cancel), sibling)
+
+    def _expire(self, order: Order) -> None:
+        """The order's time is over, and its legs' with it."""
+        status = Status.CANCELED if self.switches.expire_as_canceled else Status.EXPIRED
+        for each in (order, *self.book.legs(order)):
+            self.finish(each, status)
+
+    def _replace(self, old: Order, new: Order) -> None:
+        """The venue answers a replacement: the new order works on, or nothing has changed."""
+        refused = self.faults.take(FaultKind.REPLACE_REJECT, **self.facts(old)) is not None
+        new.filled_qty, new.filled_value = old.filled_qty, old.filled_value
+        if refused or old.terminal or new.remaining <= 0:
+            new.filled_qty = new.filled_value = Decimal(0)
+            self.finish(new, Status.REJECTED)
+            old.replaced_by = None
+            if not old.terminal:
+                old.status = old.resting or Status.NEW
+            self.file(old)
+            self.tell(old, "order_replace_rejected")
+            return
+        new.carried_qty = old.filled_qty
+        new.acknowledged, new.active, new.elected = True, old.active, old.elected
+        new.status = old.resting or Status.NEW
+        if new.status is Status.NEW and new.filled_qty:
+            new.status = Status.PARTIALLY_FILLED
+        self.swap_leg(old, new)
+        self._supersede(old, new)
+        self.file(new)
+        self.tell(new, "new")
+        self._resize(new)
+        self.later(DueKind.ARRIVE, self.draws.latency(self.switches.arrive), new)
+
+    def _resize(self, order: Order) -> None:
+        """Legs of a resized entry, and the siblings of a resized target, follow its quantity."""
+        followers = self.book.legs(order) if order.legs else []
+        if order.role is Role.TARGET:
+            followers = [s for s in self.book.siblings(order) if not s.terminal]
+        for follower in followers:
+            follower.qty = follower.filled_qty + (
+                order.remaining if order.role is Role.TARGET else order.qty or Decimal(0)
+            )
+            self.file(follower)
+
+    def next_sequence(self) -> int:
+        self.sequence += 1
+        return self.sequence

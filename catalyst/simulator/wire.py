@@ -1,0 +1,136 @@
+"""The wire's small change: how Alpaca writes amounts, instants and refusals.
+
+Trading numbers travel as JSON strings, instants as RFC 3339 with nanoseconds, refusals as
+`{"code": ..., "message": ...}`. Requests are read generously: numbers or numeric strings, `True`, `true` or
+`1`, `Z` or an offset or a bare date.
+"""
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal, InvalidOperation
+from typing import Final
+from uuid import UUID
+
+import orjson
+
+from catalyst.clock import NEW_YORK
+
+BAD_PARAMETER: Final = 40010001
+BAD_REQUEST: Final = 40010000
+FORBIDDEN: Final = 40310000
+NOT_FOUND: Final = 40410000
+UNPROCESSABLE: Final = 42210000
+TOO_MANY: Final = 42910000
+INTERNAL: Final = 50010000
+
+type_json = dict[str, object]
+
+
+class Refusal(Exception):
+    """The exchange says no: an HTTP status and the body that explains it."""
+
+    def __init__(self, status: int, code: int | None, message: str, **facts: object) -> None:
+        super().__init__(message)
+        self.status = status
+        self.body: type_json = {**facts, "message": message}
+        if code is not None:
+            self.body["code"] = code
+
+
+def amount(value: object, name: str) -> Decimal | None:
+    """The decimal meant by a JSON number or a numeric string; None for null or an empty string.
+
+    Raises Refusal (422) for anything else, infinities and NaN included.
+    """
+    if value is None or value == "":
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
+        raise Refusal(422, BAD_PARAMETER, f"{name} must be a number")
+    try:
+        number = Decimal(str(value).strip())
+    except InvalidOperation:
+        raise Refusal(422, BAD_PARAMETER, f"{name} must be a number") from None
+    if not number.is_finite():
+        raise Refusal(422, BAD_PARAMETER, f"{name} must be a number")
+    return number
+
+
+def truth(value: object, *, default: bool = False) -> bool:
+    """`True`, `true`, `TRUE`, `1` and `t` are true; absence is the default."""
+    if value is None or value == "":
+        return default
+    return value if isinstance(value, bool) else str(value).strip().lower() in {"true", "1", "t", "yes"}
+
+
+def instant(value: str, name: str) -> datetime:
+    """The aware UTC instant meant by RFC 3339 text (nanoseconds are cut) or a bare date (New York midnight).
+
+    Raises Refusal (422) when it is neither.
+    """
+    text = value.strip().replace(" ", "+")  # a plus sign that was not escaped arrives as a blank
+    if "." in text:
+        head, _, tail = text.partition(".")
+        digits = next((i for i, c in enumerate(tail) if not c.isdigit()), len(tail))
+        text = f"{head}.{tail[:digits][:6].ljust(6, '0')}{tail[digits:]}"
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise Refusal(422, BAD_PARAMETER, f"invalid {name}: {value}") from None
+    if at.tzinfo is None:
+        at = at.replace(tzinfo=NEW_YORK if len(text) == 10 else UTC)
+    return at.astimezone(UTC)
+
+
+def identity(value: str, name: str = "order_id") -> str:
+    """The canonical form of a UUID; Refusal (422) when it is not one."""
+    try:
+        return str(UUID(value))
+    except ValueError:
+        raise Refusal(422, BAD_PARAMETER, f"{name} is missing") from None
+
+
+def names(value: str | None) -> list[str]:
+    """A comma list as its non-empty parts."""
+    return [part.strip() for part in (value or "").split(",") if part.strip()]
+
+
+def plain(number: Decimal | None) -> str | None:
+    """A number as the shortest plain decimal text; null stays null."""
+    return None if number is None else text_of(number)
+
+
+def text_of(number: Decimal) -> str:
+    """A number as the shortest plain decimal text: 190.10 is "190.1", never "1.901E+2"."""
+    if number == number.to_integral_value():
+        return format(number.quantize(Decimal(1)), "f") if number else "0"
+    return format(number, "f").rstrip("0").rstrip(".")
+
+
+def stamp(at: datetime | None, *, local: bool = False) -> str | None:
+    """An instant with nanoseconds, in UTC or at New York's offset; null stays null.
+
+    Our instants stop at the microsecond; the last three digits are derived from it, so equal instants
+    are written equally.
+    """
+    return None if at is None else stamp_of(at, local=local)
+
+
+def stamp_of(at: datetime, *, local: bool = False) -> str:
+    """As `stamp`, for an instant that is there."""
+    at = at.astimezone(NEW_YORK) if local else at
+    nanoseconds = f"{at.microsecond:06d}{at.microsecond * 7 % 1000:03d}"
+    offset = at.strftime("%z")
+    return (
+        f"{at:%Y-%m-%dT%H:%M:%S}.{nanoseconds}{offset[:3]}:{offset[3:]}"
+        if local
+        else (f"{at:%Y-%m-%dT%H:%M:%S}.{nanoseconds}Z")
+    )
+
+
+def seconds(value: float) -> timedelta:
+    """A span of market time."""
+    return timedelta(seconds=value)
+
+
+def encode(value: object) -> bytes:
+    """JSON bytes."""
+    return orjson.dumps(value)
