@@ -58,6 +58,7 @@ class BarMarket:
     spread: Floats
     depth: Ints
     news: News
+    sectors: Mapping[str, str] = field(default_factory=dict)
     history: Callable[[int], BarTable] | None = None
     numbers: dict[str, int] = field(init=False)
     days: Days = field(init=False)

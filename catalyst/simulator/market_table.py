@@ -39,7 +39,15 @@ class BarTable:
         object.__setattr__(self, "value", np.concatenate(([0], np.cumsum(value))))
 
     @classmethod
-    def build(cls, number: Ints, start: Ints, prices: Sequence[Floats], volume: Floats, step: Ints) -> Self:
+    def build(
+        cls,
+        symbols: Sequence[str],
+        number: Ints,
+        start: Ints,
+        prices: Sequence[Floats],
+        volume: Floats,
+        step: Ints,
+    ) -> Self:
         """Sort and check bars given in dollars and shares.
 
         A bar without a share is no bar: the broker has none for an interval without a trade.
@@ -59,10 +67,10 @@ class BarTable:
         wrong[1:] |= key[1:] == key[:-1]
         if wrong.any():
             row = int(np.argmax(wrong))
+            symbol, at = symbols[int(key[row] // SECONDS)], np.datetime64(int(key[row] % SECONDS), "s")
             raise ValueError(
-                f"{int(wrong.sum())} bars are not bars: a price not positive, open or close outside "
-                f"[low, high], a negative volume, or a duplicate; the first is of symbol number "
-                f"{key[row] // SECONDS} at epoch second {key[row] % SECONDS}"
+                f"{int(wrong.sum())} rows are not bars: a price not positive, open or close outside [low, high], "
+                f"a negative volume, or a duplicate; the first is {symbol} at {at}Z"
             )
         return cls(key, open_, high, low, close, shares, step)
 

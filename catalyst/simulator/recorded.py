@@ -2,7 +2,7 @@
 
 Intraday: symbol, timestamp (UTC, start of the bar), open, high, low, close, volume; one or five minutes long.
 Daily: symbol, date, open, high, low, close, volume. Headlines: symbol, published_at, headline, source, url.
-Listings: symbol, name, optionally exchange. Official: symbol, date, close.
+Listings: symbol, name, optionally exchange and sector. Official: symbol, date, close.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ import pyarrow.parquet
 
 from catalyst.clock import NEW_YORK
 from catalyst.simulator import calendar, market_assets, market_quotes, news, path
-from catalyst.simulator.market import Asset, Floats, Ints
+from catalyst.simulator.market import Floats, Ints
 from catalyst.simulator.market_bars import BarMarket
 from catalyst.simulator.market_table import PRICES, SECONDS, BarTable, concatenate
 
@@ -67,7 +67,9 @@ def load(
         closed = _with_official(closed, _read(official, [pa.field("date", pa.date32())]), numbers)
     price, shares, dollars = usual(closed, len(symbols), day)
     listed = {
-        symbol: market_assets.asset(symbol, *rows.get(symbol, ("", "")), float(price[n]), float(dollars[n]))
+        symbol: market_assets.asset(
+            symbol, *rows.get(symbol, ("", ""))[:2], float(price[n]), float(dollars[n])
+        )
         for n, symbol in enumerate(symbols)
     }
     return BarMarket(
@@ -78,6 +80,7 @@ def load(
         spread=market_quotes.spread_of(dollars),
         depth=market_quotes.depth_of(shares),
         news=news.collect(_headlines(headlines, day, news_latency)),
+        sectors={symbol: sector for symbol, (_, _, sector) in rows.items()},
     )
 
 
@@ -131,7 +134,7 @@ def _tape(tapes: Sequence[pa.Table], numbers: Mapping[str, int], day: date) -> B
         start = _seconds(table)
         number = _numbers(table["symbol"], numbers)
         keep = np.flatnonzero((start < until) & (steps[number] == _step(table)))
-        parts.append(_table(table, number, start, keep, steps))
+        parts.append(_table(table, list(numbers), number, start, keep, steps))
     return concatenate(parts)
 
 
@@ -158,10 +161,12 @@ def _numbers(symbols: pa.ChunkedArray | pa.Array, numbers: Mapping[str, int]) ->
     return found
 
 
-def _table(table: pa.Table, number: Ints, start: Ints, keep: Ints, steps: Ints) -> BarTable:
+def _table(
+    table: pa.Table, symbols: Sequence[str], number: Ints, start: Ints, keep: Ints, steps: Ints
+) -> BarTable:
     prices = [table[name].to_numpy()[keep] for name in PRICES]
     volume = table["volume"].to_numpy()[keep].astype(np.float64)
-    return BarTable.build(number[keep], start[keep], prices, volume, steps)
+    return BarTable.build(symbols, number[keep], start[keep], prices, volume, steps)
 
 
 def _midnights(dates: pa.ChunkedArray) -> Ints:
@@ -176,7 +181,9 @@ def _midnights(dates: pa.ChunkedArray) -> Ints:
 def _daily(table: pa.Table, numbers: Mapping[str, int], day: date) -> BarTable:
     start = _midnights(table["date"])
     keep = np.flatnonzero(start <= int(calendar.midnight(day).timestamp()))
-    return _table(table, _numbers(table["symbol"], numbers), start, keep, _day_steps(len(numbers)))
+    return _table(
+        table, list(numbers), _numbers(table["symbol"], numbers), start, keep, _day_steps(len(numbers))
+    )
 
 
 def _day_steps(count: int) -> Ints:
@@ -237,17 +244,19 @@ def _with_official(daily: BarTable, official: pa.Table, numbers: Mapping[str, in
     return BarTable(daily.key, daily.open, high, low, close, daily.volume, daily.step)
 
 
-def _listings(file: Path | None) -> dict[str, tuple[str, str]]:
-    """Name and exchange of each listed symbol."""
+def _listings(file: Path | None) -> dict[str, tuple[str, str, str]]:
+    """Name, exchange and sector of each listed symbol, "" where unknown."""
     if file is None:
         return {}
     table = _read(file, [])
-    exchanges = table["exchange"].to_pylist() if "exchange" in table.column_names else [""] * len(table)
+    unknown = [""] * len(table)
+    columns = [
+        table[name].to_pylist() if name in table.column_names else unknown
+        for name in ("name", "exchange", "sector")
+    ]
     return {
-        symbol: (name or "", exchange or "")
-        for symbol, name, exchange in zip(
-            table["symbol"].to_pylist(), table["name"].to_pylist(), exchanges, strict=True
-        )
+        symbol: (name or "", exchange or "", sector or "")
+        for symbol, name, exchange, sector in zip(table["symbol"].to_pylist(), *columns, strict=True)
     }
 
 
@@ -265,16 +274,3 @@ def _headlines(
         for at, symbol, title, source, url in zip(*columns, strict=True)
         if at + latency < until
     ]
-
-
-def write_listings(assets: Mapping[str, Asset], sectors: Mapping[str, str], file: Path) -> None:
-    """Write symbol, name, sector as CSV, the listings file a trader reads sectors from."""
-    symbols = list(assets)
-    table = pa.table(
-        {
-            "symbol": symbols,
-            "name": [assets[symbol].name for symbol in symbols],
-            "sector": [sectors.get(symbol, "") for symbol in symbols],
-        }
-    )
-    pyarrow.csv.write_csv(table, file)

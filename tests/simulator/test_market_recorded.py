@@ -129,10 +129,10 @@ def test_bars_of_a_length_are_finished_ones(small: BarMarket) -> None:
 @pytest.mark.parametrize(
     ("bar", "why"),
     [
-        (("A", OPEN, 10.0, 9.0, 8.0, 8.5, 1.0), "not bars"),
-        (("A", OPEN, 0.0, 9.0, 0.0, 8.5, 1.0), "not bars"),
-        (("A", OPEN, 8.5, 9.0, float("nan"), 8.5, 1.0), "not bars"),
-        (("A", OPEN, 8.5, 9.0, 8.0, 8.5, -1.0), "not bars"),
+        (("A", OPEN, 10.0, 9.0, 8.0, 8.5, 1.0), "rows are not bars.*is A at 2026-04-08T13:30:00Z"),
+        (("A", OPEN, 0.0, 9.0, 0.0, 8.5, 1.0), "rows are not bars.*is A at 2026-04-08T13:30:00Z"),
+        (("A", OPEN, 8.5, 9.0, float("nan"), 8.5, 1.0), "rows are not bars.*is A at 2026-04-08T13:30:00Z"),
+        (("A", OPEN, 8.5, 9.0, 8.0, 8.5, -1.0), "rows are not bars.*is A at 2026-04-08T13:30:00Z"),
         (("A", OPEN + timedelta(seconds=7), 8.5, 9.0, 8.0, 8.5, 1.0), "1 or 5 minutes"),
         (("A", OPEN + timedelta(days=3), 8.5, 9.0, 8.0, 8.5, 1.0), "no session"),
     ],
