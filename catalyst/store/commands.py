@@ -1,0 +1,153 @@
+"""The operator's orders to the daemon: durable rows, taken once, answered in the row."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+from catalyst.clock import wait as wait_for
+from catalyst.domain.errors import CatalystError
+from catalyst.store.dedicated import listen
+from catalyst.store.pool import Connection, Store
+
+if TYPE_CHECKING:
+    from asyncpg import Record
+
+ASKED: Final = "catalyst_commands"  # the channel that tells the daemon
+ANSWERED: Final = "catalyst_answers"  # the channel that tells who asked
+_LOOK: Final = timedelta(seconds=1)  # a notification may be lost with its connection; a look costs nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One order to the daemon. `ok` and `result` are None until it is answered."""
+
+    command_id: int
+    kind: str
+    arguments: dict[str, object]
+    requested_at: datetime
+    requested_by: str
+    taken_at: datetime | None
+    answered_at: datetime | None
+    ok: bool | None
+    result: dict[str, object] | None
+
+    @property
+    def answered(self) -> bool:
+        return self.answered_at is not None
+
+
+_SELECT: Final = """
+    SELECT command_id, kind, arguments, requested_at, requested_by, taken_at, answered_at, ok, result
+      FROM commands
+"""
+_BY_ID: Final = _SELECT + " WHERE command_id = $1"
+_UNFINISHED: Final = _SELECT + " WHERE taken_at IS NOT NULL AND answered_at IS NULL ORDER BY command_id"
+_RECENT: Final = _SELECT + " ORDER BY command_id DESC LIMIT $1"
+
+
+def _row(record: "Record") -> Command:
+    return Command(**record)
+
+
+async def put(conn: Connection, kind: str, arguments: Mapping[str, object], *, by: str, at: datetime) -> int:
+    """The command waits for the daemon, which is told when the transaction commits; returns its id."""
+    command_id: int = await conn.fetchval(
+        """
+        INSERT INTO commands (kind, arguments, requested_at, requested_by) VALUES ($1, $2, $3, $4)
+        RETURNING command_id
+        """,
+        kind,
+        arguments,
+        at,
+        by,
+    )
+    return command_id
+
+
+async def take(conn: Connection, *, at: datetime) -> Command | None:
+    """The oldest command nobody has taken, now ours; None when there is none. Two takers never get the same."""
+    record = await conn.fetchrow(
+        """
+        UPDATE commands SET taken_at = $1
+         WHERE command_id = (SELECT command_id FROM commands
+                              WHERE answered_at IS NULL AND taken_at IS NULL
+                              ORDER BY command_id LIMIT 1 FOR UPDATE SKIP LOCKED)
+        RETURNING command_id, kind, arguments, requested_at, requested_by, taken_at, answered_at, ok, result
+        """,
+        at,
+    )
+    return None if record is None else _row(record)
+
+
+async def answer(
+    conn: Connection, command_id: int, *, ok: bool, result: Mapping[str, object], at: datetime
+) -> None:
+    """The command is answered and who asked is told. Raises CatalystError when it was answered before."""
+    done = await conn.fetchval(
+        """
+        UPDATE commands SET answered_at = $2, ok = $3, result = $4, taken_at = coalesce(taken_at, $2)
+         WHERE command_id = $1 AND answered_at IS NULL RETURNING command_id
+        """,
+        command_id,
+        at,
+        ok,
+        result,
+    )
+    if done is None:
+        raise CatalystError(f"command {command_id} has its answer already")
+
+
+async def withdraw(conn: Connection, command_id: int, *, why: str, at: datetime) -> bool:
+    """The command will never be carried out; false when the daemon has taken it already.
+
+    For whoever stops waiting: an order to trade must not lie in wait for a daemon that starts tomorrow.
+    """
+    done = await conn.fetchval(
+        """
+        UPDATE commands SET taken_at = $2, answered_at = $2, ok = false, result = $3
+         WHERE command_id = $1 AND taken_at IS NULL AND answered_at IS NULL RETURNING command_id
+        """,
+        command_id,
+        at,
+        {"withdrawn": why},
+    )
+    return done is not None
+
+
+async def get(conn: Connection, command_id: int) -> Command:
+    """The command of that id; KeyError when there is none."""
+    record = await conn.fetchrow(_BY_ID, command_id)
+    if record is None:
+        raise KeyError(command_id)
+    return _row(record)
+
+
+async def unfinished(conn: Connection) -> list[Command]:
+    """Commands a daemon took and did not answer: it died over them. Oldest first."""
+    return [_row(record) for record in await conn.fetch(_UNFINISHED)]
+
+
+async def recent(conn: Connection, limit: int = 20) -> list[Command]:
+    """The latest commands, newest first."""
+    return [_row(record) for record in await conn.fetch(_RECENT, limit)]
+
+
+async def wait(store: Store, command_id: int, *, at_most: timedelta) -> Command:
+    """The command once it is answered, or as it stands after `at_most` of the store's clock."""
+    deadline = store.clock.now() + at_most
+    ear = await listen(store.dsn, ANSWERED)
+    try:
+        while True:
+            ear.heard.clear()
+            async with store.read() as conn:
+                command = await get(conn, command_id)
+            left = deadline - store.clock.now()
+            if command.answered or left <= timedelta(0):
+                return command
+            if ear.lost.is_set():
+                await store.clock.sleep(min(_LOOK, left))
+            else:
+                await wait_for(store.clock, ear.heard, min(_LOOK, left))
+    finally:
+        await ear.close()

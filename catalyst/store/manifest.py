@@ -1,0 +1,97 @@
+"""Which daemon writes: the epoch that fences every order, the account this database belongs to, the manifest."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from catalyst.domain.errors import WrongAccount
+from catalyst.store.pool import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The code and configuration of one run of the daemon."""
+
+    version: str
+    commit: str
+    config_hash: str
+    lock_hash: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonRow:
+    """The current epoch and its manifest; everything but the epoch is None before the first start."""
+
+    epoch: int
+    account_id: str | None
+    started_at: datetime | None
+    version: str | None
+    commit: str | None
+    config_hash: str | None
+    lock_hash: str | None
+    pid: int | None
+    heartbeat_at: datetime | None
+
+
+async def begin_epoch(conn: Connection, account_id: str, manifest: Manifest, *, at: datetime) -> int:
+    """A new epoch is current: from now on every order write of an earlier one is refused. Returns its number.
+
+    Waits for order writes under way. The first daemon pins the account; another account raises WrongAccount.
+    """
+    pinned = await conn.fetchval("SELECT account_id FROM daemon FOR UPDATE")
+    if pinned not in (None, account_id):
+        raise WrongAccount(
+            f"this database belongs to account {pinned}, the broker's keys to {account_id}: "
+            "use another database, or the other keys"
+        )
+    epoch: int = await conn.fetchval(
+        """
+        WITH now_current AS (
+            UPDATE daemon
+               SET epoch = epoch + 1, account_id = $1, started_at = $2, version = $3, commit = $4,
+                   config_hash = $5, lock_hash = $6, pid = $7, heartbeat_at = $2
+            RETURNING *
+        )
+        INSERT INTO daemon_runs (epoch, account_id, started_at, version, commit, config_hash, lock_hash, pid)
+        SELECT epoch, account_id, started_at, version, commit, config_hash, lock_hash, pid FROM now_current
+        RETURNING epoch
+        """,
+        account_id,
+        at,
+        manifest.version,
+        manifest.commit,
+        manifest.config_hash,
+        manifest.lock_hash,
+        manifest.pid,
+    )
+    return epoch
+
+
+async def current(conn: Connection) -> DaemonRow:
+    """The current epoch and who runs it."""
+    record = await conn.fetchrow(
+        """
+        SELECT epoch, account_id, started_at, version, commit, config_hash, lock_hash, pid, heartbeat_at
+          FROM daemon
+        """
+    )
+    assert record is not None  # the migration wrote the one row
+    return DaemonRow(**record)
+
+
+async def beat(conn: Connection, epoch: int, *, at: datetime) -> bool:
+    """The heartbeat of `epoch` is `at`; false when another epoch is current. Never waits for order writes."""
+    return (
+        await conn.fetchval("UPDATE daemon SET heartbeat_at = $2 WHERE epoch = $1 RETURNING true", epoch, at)
+        is not None
+    )
+
+
+async def end_epoch(conn: Connection, epoch: int, *, ending: str, at: datetime) -> None:
+    """The run is known to have ended, and how. The number stays current until the next one begins."""
+    await conn.execute(
+        "UPDATE daemon_runs SET ended_at = $2, ending = $3 WHERE epoch = $1 AND ended_at IS NULL",
+        epoch,
+        at,
+        ending,
+    )
