@@ -88,40 +88,79 @@ class UniverseConfig(Section):
     """Which symbols may be traded at all."""
 
     listings_file: Path | None = None  # CSV: symbol, name, sector
-    exchanges: tuple[str, ...] = ("NYSE", "NASDAQ", "ARCA", "AMEX", "BATS")
-    allow: tuple[str, ...] = ()
-    deny: tuple[str, ...] = ()
+    exchanges: tuple[str, ...] = ("NYSE", "NASDAQ", "ARCA", "AMEX")
+    allow: tuple[str, ...] = ()  # when not empty, only these
+    deny: tuple[str, ...] = ()  # never these
 
 
 class ScanConfig(Section):
+    """What makes a stock worth a second look, and which market data are too poor to judge it by."""
+
     keep: int = Field(200, ge=1, le=200)
     min_price: float = Field(1.0, gt=0)
     max_price: float = Field(500.0, gt=0)
     min_dollar_volume: float = Field(5_000_000.0, ge=0)  # 20-day average, dollars a day
-    max_spread_bps: float = Field(50.0, gt=0)
+    min_relative_volume: float = Field(1.0, ge=0)  # volume so far over what is usual by this minute
+    max_spread_bps: float = Field(50.0, gt=0)  # looser than risk's: a spread may tighten until the order goes
+    max_trade_age_seconds: float = Field(420, gt=0)
+    max_quote_age_seconds: float = Field(420, gt=0)
+    max_quote_distance_pct: float = Field(5.0, gt=0)  # of the last trade from the middle of the quote
+    min_history_days: int = Field(5, ge=1, le=20)  # daily bars before "usual" means anything
+    weight_volume: Share = 0.35
+    weight_momentum: Share = 0.35
+    weight_gap: Share = 0.20
+    weight_liquidity: Share = 0.10
 
 
 class NewsConfig(Section):
+    """How headlines weigh."""
+
     ask: int = Field(100, ge=1, le=200)
     keep: int = Field(35, ge=1, le=200)
     lookback_hours: float = Field(24.0, gt=0, le=168)
+    half_life_hours: float = Field(6.0, gt=0, le=168)  # a headline this old weighs half
+    veto: Share = 0.15  # a news score this low refuses a stock that may only be bought
 
 
 class PatternConfig(Section):
+    """Chart patterns. Times are minutes, so that 1- and 5-minute bars mean the same."""
+
     keep: int = Field(20, ge=1, le=200)
-    require_pattern: bool = True
-    min_confidence: float = Field(0.5, ge=0, le=1)
+    min_confidence: float = Field(0.4, ge=0, le=1)
+    fresh_minutes: float = Field(30, ge=5, le=120)  # the trigger was crossed this recently
+    max_bar_age_minutes: float = Field(15, ge=1, le=60)  # the last bar ended this recently
+    opening_range_minutes: float = Field(15, ge=5, le=60)
+    pivot_minutes: float = Field(10, ge=1, le=60)  # a pivot is the extreme this far to both sides
+    max_extension: Share = 0.4  # of the way from trigger to target already gone
 
 
 class TechnicalConfig(Section):
+    """What the indicators must agree on, and when a move counts as spent."""
+
     keep: int = Field(10, ge=1, le=200)
+    quorum: int = Field(6, ge=1, le=20)  # votes that must be warm
+    min_agreement: Share = 0.5
+    weight_intraday: float = Field(0.5, ge=0)  # weights of the timeframes that have a vote, scaled to sum to 1
+    weight_quarter_hour: float = Field(0.2, ge=0)
+    weight_daily: float = Field(0.3, ge=0)
+    spent_rsi: float = Field(88.0, gt=50, le=100)  # shorts: 100 minus it
+    spent_move_atr: float = Field(1.5, gt=0)  # open to now, in daily ATRs
+    spent_vwap_atr: float = Field(1.0, gt=0)  # VWAP to now, in daily ATRs
+
+
+class PipelineConfig(Section):
+    require_pattern: bool = True
+    bar_minutes: Literal[1, 5] = 1  # the intraday bars the stages read
 
 
 class ScoringConfig(Section):
+    """composite = sum of weight times component, each component in [0, 1]."""
+
     news: Share = 0.30
     technical: Share = 0.30
     momentum: Share = 0.20
     volume: Share = 0.20
+    min_composite: Share = 0.5
 
     @model_validator(mode="after")
     def weights_sum_to_one(self) -> "ScoringConfig":
@@ -131,6 +170,7 @@ class ScoringConfig(Section):
 
 
 class RiskConfig(Section):
+    keep: int = Field(5, ge=1, le=50)  # approved candidates a scan may leave
     max_daily_loss: Dollars = Decimal("2000.00")
     warning_threshold_pct: Percent = 75
     max_positions: int = Field(5, ge=1, le=50)
@@ -142,6 +182,8 @@ class RiskConfig(Section):
     max_participation_pct: Percent = 1
     max_spread_bps: float = Field(30, gt=0, le=1000)
     min_reward_risk: float = Field(2.0, ge=0.5, le=20)
+    min_stop_atr: float = Field(1.0, ge=0, le=10)  # a stop nearer than this many bar ATRs moves out to it
+    max_stop_pct: float = Field(5.0, gt=0, le=20)  # a chart's stop farther than this is not taken
 
 
 class PositionsConfig(Section):
@@ -217,6 +259,7 @@ class Config(Section):
     universe: UniverseConfig = UniverseConfig()
     scan: ScanConfig = ScanConfig()
     news: NewsConfig = NewsConfig()
+    pipeline: PipelineConfig = PipelineConfig()
     pattern: PatternConfig = PatternConfig()
     technical: TechnicalConfig = TechnicalConfig()
     scoring: ScoringConfig = ScoringConfig()
@@ -364,7 +407,7 @@ def load(path: Path | None = None, *, env_file: Path | None = None) -> Settings:
     """
     tree = _read_yaml(path) if path is not None else {}
     try:
-        env = Environment(_env_file=env_file)  # type: ignore[call-arg]  # a pydantic-settings init argument
+        env = Environment(_env_file=env_file)
     except ValidationError as error:
         raise ConfigInvalid(_environment_complaint(error)) from None
     notices = _apply_environment(tree, env)

@@ -42,6 +42,7 @@ _SELECT: Final = """
       FROM proposals p JOIN securities s USING (security_id)
 """
 _BY_ID: Final = _SELECT + " WHERE p.proposal_id = $1"
+_OF_ORDER: Final = _SELECT + " WHERE p.order_id = $1"
 _WAITING: Final = _SELECT + " WHERE p.decision IS NULL ORDER BY p.proposal_id"
 _OF_CYCLE: Final = _SELECT + " WHERE p.cycle_id = $1 ORDER BY p.proposal_id"
 _OF_IDS: Final = _SELECT + " WHERE p.proposal_id = ANY($1::bigint[]) ORDER BY p.proposal_id"
@@ -81,6 +82,12 @@ async def put(
 async def get(conn: Connection, proposal_id: int) -> Proposal | None:
     """The proposal of that id."""
     record = await conn.fetchrow(_BY_ID, proposal_id)
+    return None if record is None else _row(record)
+
+
+async def of_order(conn: Connection, order_id: int) -> Proposal | None:
+    """The proposal an order waits for."""
+    record = await conn.fetchrow(_OF_ORDER, order_id)
     return None if record is None else _row(record)
 
 

@@ -1,0 +1,450 @@
+"""Start reading here: what runs, in which order it starts, and how it stops.
+
+Starting is recovering: lock → epoch → stream → one reconciliation → the entry gate opens → the loops and the
+day's jobs run until a signal. This file wires and waits; it decides nothing.
+"""
+
+import asyncio
+import hashlib
+import os
+import signal
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import IntEnum
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from catalyst.broker.alpaca import AlpacaBroker
+from catalyst.broker.market_data import AlpacaMarketData
+from catalyst.broker.news import AlpacaNews
+from catalyst.broker.trade_updates import AlpacaTradeUpdates
+from catalyst.clock import Clock
+from catalyst.config import Mode, Settings
+from catalyst.daemon.books import Books
+from catalyst.daemon.commands import Commands
+from catalyst.daemon.day import Day
+from catalyst.daemon.entries import Entries
+from catalyst.daemon.execution import Execution
+from catalyst.daemon.exits import SafeExit
+from catalyst.daemon.flatten import Flatten
+from catalyst.daemon.gate import Gate
+from catalyst.daemon.guard import Guard
+from catalyst.daemon.listening import Listening
+from catalyst.daemon.reconciler import Reconciler
+from catalyst.daemon.risk_watch import RiskWatch
+from catalyst.daemon.scanning import Scanner
+from catalyst.daemon.schedule import PRE_OPEN_AT, keep, market_day, still_to_do
+from catalyst.daemon.stop_monitor import StopMonitor
+from catalyst.domain.errors import AnotherDaemon, BrokerError, UserError, WrongAccount
+from catalyst.domain.order import Purpose
+from catalyst.domain.position import CloseReason
+from catalyst.domain.report import AccountReport
+from catalyst.domain.session import NEW_YORK, Session, trading_date
+from catalyst.store import manifest
+from catalyst.store.dedicated import AccountLock, listen, take_account_lock
+from catalyst.store.manifest import Manifest
+from catalyst.store.migrate import require_current
+from catalyst.store.pool import Store, open_store
+
+log = structlog.get_logger()
+
+ROOT: Final = Path(__file__).parents[2]
+VERSION: Final = version("catalyst")
+COMMANDS: Final = "catalyst_commands"
+RECOVERY_RETRY: Final = timedelta(seconds=5)
+HEARTBEAT: Final = timedelta(seconds=5)
+
+Loop = Callable[[], Coroutine[Any, Any, None]]
+
+
+class Exit(IntEnum):
+    """The process's exit codes; systemd does not restart on the last two."""
+
+    FLAT = 0
+    NOT_FLAT = 2
+    LOCKED = 75
+    CONFIG = 78
+
+
+@dataclass
+class Stop:
+    """What a signal asks for; `asked` is set by the first, and a second changes nothing."""
+
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    flatten: bool = False
+    why: str = ""
+
+    def ask(self, why: str, *, flatten: bool) -> None:
+        if self.asked.is_set():
+            log.warning("stop_already_asked", by=why)
+            return
+        self.flatten = flatten
+        self.why = why
+        log.warning("stop_asked", by=why, flatten=flatten)
+        self.asked.set()
+
+
+async def run(settings: Settings, dsn: str, clock: Clock, *, once: bool = False) -> Exit:
+    """Trade until a signal, or with `once` until the day's cycle is completed. Returns the exit code.
+
+    Raises UserError for what the operator must mend: the schema, the lock, the account, the broker's address.
+    """
+    stop = Stop()
+    _stop_on_signals(stop, settings)
+    for notice in settings.notices:
+        log.warning("config_notice", notice=notice)
+    async with AsyncExitStack() as stack:
+        store = await _open(stack, dsn, clock)
+        desk, lock = await _take_the_desk(stack, settings, store, clock)
+        return await _live(desk, lock, stop, once=once)
+
+
+async def _open(stack: AsyncExitStack, dsn: str, clock: Clock) -> Store:
+    try:
+        store = await open_store(dsn, clock)
+    except (OSError, TimeoutError) as error:
+        raise UserError(
+            f"the database cannot be reached ({error}): start it, or correct DATABASE_URL"
+        ) from None
+    stack.push_async_callback(store.close)
+    async with store.read() as conn:
+        await require_current(conn)
+    return store
+
+
+@dataclass
+class Desk:
+    """Every part of a running daemon."""
+
+    settings: Settings
+    clock: Clock
+    store: Store
+    broker: AlpacaBroker
+    market: AlpacaMarketData
+    stream: AlpacaTradeUpdates
+    gate: Gate
+    books: Books
+    execution: Execution
+    exits: SafeExit
+    guard: Guard
+    entries: Entries
+    stop_monitor: StopMonitor
+    risk_watch: RiskWatch
+    reconciler: Reconciler
+    listening: Listening
+    flatten: Flatten
+    scanner: Scanner
+    epoch: int
+    day: Day | None = None
+
+    async def emergency_stop(self, reason: str) -> None:
+        assert self.day is not None  # the risk watch looks only once a cycle is open
+        await self.day.emergency_stop(reason)
+
+
+async def _take_the_desk(
+    stack: AsyncExitStack, settings: Settings, store: Store, clock: Clock
+) -> tuple[Desk, AccountLock]:
+    """Account, lock, epoch: afterwards nobody else may trade this account through this database."""
+    key, secret = settings.keys
+    limits = settings.config.broker
+    asking = AlpacaBroker(clock, base_url=settings.trading_url, key=key, secret=secret)
+    try:
+        account = await asking.account()
+    except BrokerError as error:
+        raise UserError(
+            f"the broker at {settings.trading_url} does not answer ({error}): "
+            + (
+                "start the exchange with `catalyst sim`"
+                if settings.mode is Mode.SIM
+                else "check keys and network with `catalyst check`"
+            )
+        ) from None
+    finally:
+        await asking.close()
+    _check_account(settings, account)
+    lock = await take_account_lock(store.dsn, account.account_id)
+    if lock is None:
+        raise AnotherDaemon("another daemon trades this account; `catalyst status` shows it")
+    stack.push_async_callback(lock.release)
+    epoch = await _begin_epoch(store, account, settings, clock)
+    broker = AlpacaBroker(
+        clock,
+        base_url=settings.trading_url,
+        epoch=epoch,
+        rate_limit=limits.requests_per_minute,
+        rate_reserve=limits.reserved_for_exits,
+        key=key,
+        secret=secret,
+    )
+    url, rate = settings.data_url, limits.data_requests_per_minute
+    market = AlpacaMarketData(
+        clock, base_url=url, key=key, secret=secret, feed=limits.feed, epoch=epoch, rate_limit=rate
+    )
+    news = AlpacaNews(clock, base_url=url, key=key, secret=secret, epoch=epoch, rate_limit=rate)
+    for part in (broker, market, news):
+        stack.push_async_callback(part.close)
+    stream = AlpacaTradeUpdates(clock, url=settings.stream_url, key=key, secret=secret, epoch=epoch)
+    return _wire(settings, store, clock, broker, market, news, stream, epoch), lock
+
+
+def _commit() -> str:
+    """The commit a checkout stands at; empty when this is an installed package."""
+    head = ROOT / ".git" / "HEAD"
+    if not head.is_file():
+        return ""
+    said = head.read_text().strip()
+    ref = ROOT / ".git" / said.removeprefix("ref: ")
+    return ref.read_text().strip() if said.startswith("ref: ") and ref.is_file() else said
+
+
+def _lock_hash() -> str:
+    """A hash of the dependency lock, when this is a checkout."""
+    lock = ROOT / "requirements.lock"
+    return hashlib.sha256(lock.read_bytes()).hexdigest()[:16] if lock.is_file() else ""
+
+
+def _check_account(settings: Settings, account: AccountReport) -> None:
+    wanted = settings.config.trading.account_number
+    if settings.mode is Mode.LIVE and account.account_number != wanted:
+        raise WrongAccount(
+            f"trading.account_number is {wanted}, the keys open account {account.account_number}"
+        )
+
+
+async def _begin_epoch(store: Store, account: AccountReport, settings: Settings, clock: Clock) -> int:
+    """Bump the fence: whoever wrote orders before this moment can no longer."""
+    async with store.tx("epoch") as conn:
+        epoch = await manifest.begin_epoch(
+            conn,
+            account.account_id,
+            Manifest(VERSION, _commit(), settings.config.fingerprint, _lock_hash(), os.getpid()),
+            at=clock.now(),
+        )
+    log.info(
+        "daemon_started",
+        version=VERSION,
+        epoch=epoch,
+        mode=settings.mode,
+        session_mode=settings.session_mode,
+        account=account.account_number,
+        equity=str(account.equity),
+        broker=settings.trading_url,
+    )
+    return epoch
+
+
+def _wire(
+    settings: Settings,
+    store: Store,
+    clock: Clock,
+    broker: AlpacaBroker,
+    market: AlpacaMarketData,
+    news: AlpacaNews,
+    stream: AlpacaTradeUpdates,
+    epoch: int,
+) -> Desk:
+    """Every part gets exactly what it may touch."""
+    cfg = settings.config
+    gate = Gate()
+    gate.shut("stream", "trade updates are not connected yet")
+    books = Books(store, broker, clock, epoch)
+    execution = Execution(store, broker, books, gate, clock, cfg.execution, epoch)
+    exits = SafeExit(store, broker, books, execution, clock, epoch)
+    guard = Guard(store, books, execution, exits, clock, cfg.execution, epoch)
+    reconciler = Reconciler(store, broker, books, execution, clock, cfg.reconcile, cfg.execution)
+    desk = Desk(
+        settings=settings,
+        clock=clock,
+        store=store,
+        broker=broker,
+        market=market,
+        stream=stream,
+        gate=gate,
+        books=books,
+        execution=execution,
+        exits=exits,
+        guard=guard,
+        entries=Entries(store, execution, clock, cfg.execution),
+        stop_monitor=StopMonitor(store, market, exits, guard, clock, cfg.stop_monitor),
+        risk_watch=RiskWatch(store, broker, books, exits, clock, cfg, emergency_stop=_not_yet),
+        reconciler=reconciler,
+        listening=Listening(stream, books, gate, reconciler, store, clock),
+        flatten=Flatten(store, broker, books, execution, exits, gate, clock),
+        scanner=Scanner(broker, market, news, clock, cfg),
+        epoch=epoch,
+    )
+    desk.risk_watch.emergency_stop = desk.emergency_stop
+    return desk
+
+
+async def _not_yet(reason: str) -> None:
+    raise AssertionError(f"no emergency stop is wired: {reason}")
+
+
+async def _live(desk: Desk, lock: AccountLock, stop: Stop, *, once: bool) -> Exit:
+    """Recover, then run every loop until a signal, a lost lock, a failed loop or the end of the only day."""
+    ear = await listen(desk.store.dsn, COMMANDS)
+    try:
+        async with _running({"stream": desk.listening.run}):
+            session = await _next_session(desk)
+            desk.exits.session = session
+            await _recover(desk)
+            loops: dict[str, Loop] = {
+                "exits": desk.exits.run,
+                "guard": desk.guard.run,
+                "entries": desk.entries.run,
+                "stop_monitor": desk.stop_monitor.run,
+                "risk_watch": desk.risk_watch.run,
+                "reconciler": desk.reconciler.run,
+                "lock": lambda: _hold_the_lock(desk, lock),
+                "heartbeat": lambda: _beat(desk),
+                "days": lambda: _days(desk, session, ear, stop, once=once),
+            }
+            async with _running(loops):
+                log.info("daemon_ready", gate=sorted(desk.gate.reasons))
+                await stop.asked.wait()
+                desk.gate.shut("stopping", stop.why)
+                if stop.flatten:
+                    return await _flatten_and_say(desk, stop)
+        return Exit.FLAT
+    finally:
+        await ear.close()
+        await _end_epoch(desk, stop)
+
+
+@asynccontextmanager
+async def _running(loops: dict[str, Loop]) -> AsyncIterator[None]:
+    """Run loops beside the block; cancel them when it ends. A loop that fails ends the block and the process:
+    every step is written before it is taken, and starting is recovering."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(_say_failure(name, loop), name=name) for name, loop in loops.items()]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+
+
+async def _say_failure(name: str, loop: Loop) -> None:
+    try:
+        await loop()
+    except Exception:
+        log.exception("loop_failed", loop=name)
+        raise
+
+
+async def _recover(desk: Desk) -> None:
+    """One clean look at everything the broker shows, before anything else; tried until it succeeds."""
+    while True:
+        findings = await desk.reconciler.look("recovery")
+        if findings.read:
+            break
+        log.warning("recovery_waits", reason="the broker could not be read")
+        await desk.clock.sleep(RECOVERY_RETRY)
+    await desk.entries.look()
+    desk.gate.clear("recovery")
+    log.info(
+        "recovered",
+        orders_heard=findings.heard,
+        fills_booked=findings.fills_booked,
+        differences=list(findings.differences),
+    )
+
+
+async def _next_session(desk: Desk) -> Session:
+    """Today's session, or the next one when today's is over or there is none."""
+    today = trading_date(desk.clock.now())
+    while True:
+        try:
+            sessions = await desk.broker.calendar(today, today + timedelta(days=10))
+            return next(s for s in sessions if s.close + timedelta(minutes=5) > desk.clock.now())
+        except BrokerError as error:
+            log.warning("calendar_unreadable", error=str(error))
+            await desk.clock.sleep(RECOVERY_RETRY)
+
+
+async def _days(desk: Desk, session: Session, ear: Any, stop: Stop, *, once: bool) -> None:
+    """One session after the other."""
+    while True:
+        pre_open = datetime.combine(session.day, PRE_OPEN_AT, NEW_YORK)
+        await desk.clock.sleep_until(pre_open.astimezone(session.open.tzinfo))
+        day = Day(
+            store=desk.store,
+            broker=desk.broker,
+            books=desk.books,
+            execution=desk.execution,
+            exits=desk.exits,
+            flatten=desk.flatten,
+            gate=desk.gate,
+            reconciler=desk.reconciler,
+            risk_watch=desk.risk_watch,
+            scanner=desk.scanner,
+            clock=desk.clock,
+            cfg=desk.settings.config,
+            mode=desk.settings.session_mode,
+            session=session,
+            epoch=desk.epoch,
+        )
+        desk.day = day
+        await day.begin()
+        commands = Commands(desk.store, ear, day, desk.exits, desk.gate, desk.clock)
+        async with _running({"commands": commands.run}):
+            appointments = still_to_do(market_day(session, desk.settings.config), desk.clock.now())
+            await keep(appointments, desk.clock, day.run)
+        if once:
+            stop.ask("the day is done", flatten=False)
+            return
+        desk.gate.clear("close")
+        desk.gate.clear("closed")
+        session = await _next_session(desk)
+        desk.exits.session = session
+
+
+async def _hold_the_lock(desk: Desk, lock: AccountLock) -> None:
+    """A daemon that lost its lock must not send another order: it ends at once, and systemd starts it anew."""
+    while await lock.beat():
+        await desk.clock.sleep(timedelta(seconds=1))
+    desk.gate.shut("lock", "the account's lock is lost")
+    raise AnotherDaemon("the connection that held the account's lock is gone")
+
+
+async def _beat(desk: Desk) -> None:
+    while True:
+        async with desk.store.tx("heartbeat") as conn:
+            await manifest.beat(conn, desk.epoch, at=desk.clock.now())
+        await desk.clock.sleep(HEARTBEAT)
+
+
+async def _flatten_and_say(desk: Desk, stop: Stop) -> Exit:
+    """SIGTERM: be flat now, within the bound, and say truthfully whether we are."""
+    await desk.flatten.latch("flatten", reason=stop.why, by="signal")
+    proof = await desk.flatten.run(
+        CloseReason.EMERGENCY_STOP,
+        by=stop.why,
+        purpose=Purpose.FLATTEN,
+        within=timedelta(seconds=desk.settings.config.shutdown.flatten_timeout_seconds),
+        cycle_id=desk.day.cycle_id if desk.day else None,
+    )
+    return Exit.FLAT if proof.flat else Exit.NOT_FLAT
+
+
+async def _end_epoch(desk: Desk, stop: Stop) -> None:
+    async with desk.store.tx("ending") as conn:
+        await manifest.end_epoch(conn, desk.epoch, ending=stop.why or "a loop failed", at=desk.clock.now())
+    log.info("daemon_stopped", why=stop.why or "a loop failed")
+
+
+def _stop_on_signals(stop: Stop, settings: Settings) -> None:
+    """SIGTERM and SIGINT flatten (or keep, as configured); SIGUSR1 keeps; SIGHUP is for reloading."""
+    flatten = settings.config.shutdown.on_sigterm == "flatten"
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, lambda: stop.ask("SIGTERM", flatten=flatten))
+    loop.add_signal_handler(signal.SIGINT, lambda: stop.ask("SIGINT", flatten=flatten))
+    loop.add_signal_handler(signal.SIGUSR1, lambda: stop.ask("SIGUSR1", flatten=False))
+    loop.add_signal_handler(signal.SIGHUP, lambda: log.warning("reload_needs_restart"))

@@ -1,0 +1,454 @@
+"""The one door: every word a broker says about an order comes through here, whoever brought it.
+
+Stream, polling, reconciliation, recovery and the answer to our own request all call `hear` or `book`. Both are
+idempotent and blind to order. Nothing else writes order states, fills or positions.
+"""
+
+import asyncio
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+import structlog
+
+from catalyst.broker.port import Broker
+from catalyst.clock import Clock, wait
+from catalyst.domain import order as machine
+from catalyst.domain.errors import BrokerError, IllegalTransition, InvariantBroken
+from catalyst.domain.order import EdgeKind, Purpose, Status, Verdict
+from catalyst.domain.position import CloseReason, Holding, PositionStatus, enter, leave
+from catalyst.domain.report import Fill, OrderReport, TradeUpdate
+from catalyst.store import alerts, exits, orders, positions, quarantine
+from catalyst.store.orders import NewOrder, OrderRow
+from catalyst.store.pool import Store
+from catalyst.store.positions import PositionRow
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+    from catalyst.store.orders import Conn
+
+log = structlog.get_logger()
+
+_STOPS = frozenset({"stop", "stop_limit", "trailing_stop"})
+
+
+class Pulse:
+    """A beat that wakes everybody who waits for the next change."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def beat(self) -> None:
+        self._event.set()
+        self._event = asyncio.Event()
+
+    async def next(self, clock: Clock, at_most: "timedelta") -> bool:
+        """Wait for the next beat, `at_most` of market time; true when it came."""
+        return await wait(clock, self._event, at_most)
+
+
+@dataclass
+class Books:
+    """Its fields are all it can touch. `changed` beats after every commit that changed something."""
+
+    store: Store
+    broker: Broker
+    clock: Clock
+    epoch: int
+    changed: Pulse = field(default_factory=Pulse)
+    filled: Pulse = field(default_factory=Pulse)
+    strangers: set[str] = field(default_factory=set)  # broker ids we heard of and have no row for yet
+    stale_reports: int = 0
+    _hand: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def hear(self, report: OrderReport, source: str) -> bool:
+        """Apply what the broker shows of one order and its legs; false when it is a stranger's.
+
+        When the broker has filled more than we booked, the ledger is asked for the fills first: a report moves
+        a state, it never invents a fill.
+        """
+        verdict = await self._apply(report, None, source)
+        if verdict is Verdict.BEHIND:
+            await self.catch_up(report.broker_id, source)
+            verdict = await self._apply(report, None, source)
+            if verdict is Verdict.BEHIND:
+                log.warning(
+                    "fills_outstanding", broker_id=report.broker_id, broker_filled=str(report.filled_qty)
+                )
+        for leg in report.legs:
+            await self.hear(leg, source)
+        return verdict is not None
+
+    async def hear_update(self, update: TradeUpdate) -> bool:
+        """Apply one message of the stream: its fill and its state in one transaction."""
+        verdict = await self._apply(update.order, update.fill, "stream")
+        if verdict is Verdict.BEHIND:
+            await self.hear(update.order, "stream")
+        return verdict is not None
+
+    async def book(self, fill: Fill, source: str) -> bool:
+        """Book one fill of the ledger; false when it belongs to an order we have no row for."""
+        async with self._hand, self.store.tx("book") as conn:
+            row = await orders.lock_reported(conn, fill.broker_id, None)
+            if row is None:
+                self.strangers.add(fill.broker_id)
+                return False
+            booked = await self._book(conn, row, fill, source)
+        if booked:
+            self.changed.beat()
+            self.filled.beat()
+        return True
+
+    async def catch_up(self, broker_id: str, source: str) -> None:
+        """Ask the activities ledger for every fill of one order, and book what is missing."""
+        try:
+            found = await self.broker.fills(order_id=broker_id)
+        except BrokerError as error:
+            log.warning("ledger_unreadable", broker_id=broker_id, error=str(error))
+            return
+        for fill in found:
+            await self.book(fill, source)
+
+    # -- one report, one transaction
+
+    async def _apply(self, report: OrderReport, fill: Fill | None, source: str) -> Verdict | None:
+        """Book `fill`, then let the report move the state. None when we have no row for the order."""
+        async with self._hand, self.store.tx("hear") as conn:
+            row = await orders.lock_reported(conn, report.broker_id, report.client_order_id)
+            if row is None:
+                self.strangers.add(report.broker_id)
+                return None
+            self.strangers.discard(report.broker_id)
+            if not await self._recognise(conn, row, report, source):
+                return Verdict.CONTRADICTION
+            booked = fill is not None and await self._book(conn, row, fill, source)
+            if booked:
+                row = await orders.get(conn, row.order_id)
+            heard = machine.hear(row.state, report.broker_status, report.filled_qty)
+            changed = await self._move(conn, row, report, heard, source)
+            await self._adopt_legs(conn, row, report, source)
+        if changed or booked:
+            self.changed.beat()
+        if booked:
+            self.filled.beat()
+        return heard.verdict
+
+    async def _recognise(self, conn: "Conn", row: OrderRow, report: OrderReport, source: str) -> bool:
+        """Write the broker's id the first time it is shown, and follow its word and its size."""
+        at = self.clock.now()
+        if row.alpaca_order_id is None:
+            await orders.adopt(
+                conn,
+                row.order_id,
+                broker_id=report.broker_id,
+                broker_status=report.broker_status,
+                at=at,
+                epoch=self.epoch,
+            )
+        elif row.alpaca_order_id != report.broker_id:
+            await self._quarantine(conn, row, report, source, "another broker id under our client order id")
+            return False
+        elif row.broker_status != report.broker_status:
+            await orders.say(conn, row.order_id, report.broker_status, at, epoch=self.epoch)
+        if report.quantity != row.quantity:
+            shrunk_leg = row.parent_order_id is not None and row.filled_qty <= report.quantity < row.quantity
+            if not shrunk_leg:
+                await self._quarantine(conn, row, report, source, "the quantity is not the one we sent")
+                return False
+            await orders.resize(conn, row.order_id, report.quantity, at, source, epoch=self.epoch)
+        return True
+
+    async def _move(
+        self, conn: "Conn", row: OrderRow, report: OrderReport, heard: machine.Heard, source: str
+    ) -> bool:
+        """Follow the verdict; true when something was written that others wait for."""
+        at = self.clock.now()
+        match heard.verdict:
+            case Verdict.SAME:
+                return row.broker_status != report.broker_status
+            case Verdict.STALE:
+                self.stale_reports += 1
+                return False
+            case Verdict.BEHIND:
+                return False
+            case Verdict.UNKNOWN:
+                await self._quarantine(conn, row, report, source, "a status we do not know")
+                return False
+            case Verdict.CONTRADICTION:
+                await self._quarantine(conn, row, report, source, f"no way from {row.status} to {heard.then}")
+                return False
+            case Verdict.MOVE:
+                assert heard.then is not None  # a move names its end
+                late = heard.kind is EdgeKind.LATE
+                await orders.move(
+                    conn,
+                    row.order_id,
+                    seen=row.status,
+                    then=heard.then,
+                    at=at,
+                    source=source,
+                    kind="late" if late else "transition",
+                    note=report.broker_status,
+                    rejection_reason=_rejection(report) if heard.then is Status.REJECTED else None,
+                    epoch=self.epoch,
+                )
+                if late:
+                    await self._page(conn, "ORDER_ROSE_AGAIN", row, f"{row.status} became {heard.then}")
+                event = f"order_{heard.then}"
+                log.info(
+                    event,
+                    order_id=row.order_id,
+                    symbol=row.symbol,
+                    purpose=row.order_purpose,
+                    side=row.side,
+                    qty=str(row.quantity),
+                    broker_status=report.broker_status,
+                    source=source,
+                )
+                return True
+
+    async def _adopt_legs(self, conn: "Conn", row: OrderRow, report: OrderReport, source: str) -> None:
+        """Give every leg the broker shows its row, in the transaction of the parent's answer."""
+        if not report.legs:
+            return
+        known = await orders.known_broker_ids(conn, [leg.broker_id for leg in report.legs])
+        position_id = (await orders.get(conn, row.order_id)).position_id
+        at = self.clock.now()
+        for leg in report.legs:
+            if leg.broker_id in known:
+                continue
+            purpose = Purpose.STOP_LOSS if leg.order_type in _STOPS else Purpose.TAKE_PROFIT
+            await orders.insert(
+                conn,
+                NewOrder(
+                    client_order_id=leg.client_order_id,
+                    symbol=row.symbol,
+                    purpose=purpose,
+                    position_side=row.position_side,
+                    side=machine.side_for(row.position_side, purpose),
+                    quantity=leg.quantity,
+                    order_type=leg.order_type,
+                    time_in_force=leg.time_in_force,
+                    order_class=leg.order_class,
+                    origin="broker",
+                    cycle_id=row.cycle_id,
+                    position_id=position_id,
+                    parent_order_id=row.order_id,
+                    limit_price=leg.limit_price,
+                    stop_price=leg.stop_price,
+                    alpaca_order_id=leg.broker_id,
+                    broker_status=leg.broker_status,
+                    epoch=self.epoch,
+                ),
+                status=Status.SUBMITTED,
+                at=at,
+                source=source,
+                note=f"leg of order {row.order_id}",
+            )
+            self.strangers.discard(leg.broker_id)
+            log.info("leg_adopted", order_id=row.order_id, symbol=row.symbol, purpose=purpose)
+
+    # -- one fill
+
+    async def _book(self, conn: "Conn", row: OrderRow, fill: Fill, source: str) -> bool:
+        """Book one execution with everything it changes; false when it was booked before."""
+        try:
+            then, kind = machine.after_fill(row.state, fill.quantity)
+        except (InvariantBroken, IllegalTransition) as error:
+            if await self._is_booked(conn, row, fill, source):
+                return False
+            await self._quarantine_fill(conn, row, fill, source, str(error))
+            return False
+        fresh = await self._add(conn, row, fill, source)
+        if not fresh:
+            return False
+        await orders.count_fill(conn, row.order_id, self.clock.now(), epoch=self.epoch)
+        await orders.move(
+            conn,
+            row.order_id,
+            seen=row.status,
+            then=then,
+            at=self.clock.now(),
+            source=source,
+            kind="late" if kind is EdgeKind.LATE else "fill",
+            note=f"{fill.quantity} @ {fill.price}, {fill.cum_qty} in all",
+            epoch=self.epoch,
+        )
+        if kind is EdgeKind.LATE:
+            await self._page(conn, "LATE_FILL", row, f"{row.status} filled {fill.quantity} @ {fill.price}")
+        if row.order_purpose is Purpose.ENTRY:
+            await self._enter(conn, row, fill)
+        else:
+            await self._leave(conn, row, fill)
+        return True
+
+    async def _add(self, conn: "Conn", row: OrderRow, fill: Fill, source: str) -> bool:
+        return await orders.add_execution(
+            conn,
+            row.order_id,
+            cum_qty=fill.cum_qty,
+            quantity=fill.quantity,
+            price=fill.price,
+            at=fill.at,
+            source=source,
+            execution_id=fill.execution_id,
+            activity_id=fill.activity_id,
+        )
+
+    async def _is_booked(self, conn: "Conn", row: OrderRow, fill: Fill, source: str) -> bool:
+        """True when the ledger has this very slice already; its other id is kept."""
+        found = await conn.fetchval(
+            "SELECT quantity = $3 AND price = $4 FROM executions WHERE order_id = $1 AND cum_qty = $2",
+            row.order_id,
+            fill.cum_qty,
+            fill.quantity,
+            fill.price,
+        )
+        if found:
+            await self._add(conn, row, fill, source)
+        return bool(found)
+
+    async def _enter(self, conn: "Conn", row: OrderRow, fill: Fill) -> None:
+        """An entry fill opens the position, or adds to the one this entry opened."""
+        if row.origin == "external":
+            await self._page(conn, "FOREIGN_FILL", row, f"{fill.quantity} @ {fill.price}")
+            return
+        held = (
+            await positions.lock(conn, row.position_id)
+            if row.position_id is not None
+            else await positions.lock_open(conn, row.symbol, row.position_side)
+        )
+        if held is None or held.status == PositionStatus.CLOSED:
+            holding = enter(Holding(row.position_side), fill.quantity, fill.price)
+            position_id = await positions.insert(
+                conn,
+                cycle_id=row.cycle_id,
+                security_id=row.security_id,
+                holding=holding,
+                stop_loss=row.bracket_stop,
+                take_profit=row.bracket_target,
+                at=fill.at,
+            )
+        else:
+            holding = enter(held.holding, fill.quantity, fill.price)
+            position_id = held.position_id
+            await positions.write(conn, position_id, holding, at=self.clock.now())
+        legs = await orders.legs_of(conn, row.order_id)
+        unlinked = [order.order_id for order in (row, *legs) if order.position_id != position_id]
+        await orders.link(conn, unlinked, position_id, self.clock.now(), epoch=self.epoch)
+        log.info(
+            "entry_filled",
+            symbol=row.symbol,
+            side=row.position_side,
+            qty=str(fill.quantity),
+            price=str(fill.price),
+            held=str(holding.quantity),
+            of=str(row.quantity),
+            stop=_text(row.bracket_stop),
+            target=_text(row.bracket_target),
+            position_id=position_id,
+        )
+
+    async def _leave(self, conn: "Conn", row: OrderRow, fill: Fill) -> None:
+        """An exit fill reduces its position; at zero it is closed with its reason."""
+        position_id = row.position_id
+        if position_id is None and row.parent_order_id is not None:
+            position_id = (await orders.get(conn, row.parent_order_id)).position_id
+        if position_id is None:
+            await self._page(conn, "EXIT_WITHOUT_POSITION", row, f"{fill.quantity} @ {fill.price}")
+            return
+        held = await positions.lock(conn, position_id)
+        holding, oversold = leave(held.holding, fill.quantity, fill.price)
+        reason = await self._close_reason(conn, row, held, fill)
+        await positions.write(conn, position_id, holding, at=fill.at, close_reason=reason)
+        if oversold:
+            await self._page(conn, "OVERSOLD", row, f"{oversold} shares more than were held")
+        log.info(
+            "exit_filled",
+            symbol=row.symbol,
+            purpose=row.order_purpose,
+            qty=str(fill.quantity),
+            price=str(fill.price),
+            left=str(holding.quantity),
+            position_id=position_id,
+        )
+        if holding.status is PositionStatus.CLOSED:
+            await exits.end_intent(conn, position_id, state="done", at=self.clock.now())
+            log.info(
+                "position_closed",
+                symbol=row.symbol,
+                reason=reason,
+                realized_pnl=str(holding.realized_pnl),
+                position_id=position_id,
+            )
+
+    async def _close_reason(self, conn: "Conn", row: OrderRow, held: PositionRow, fill: Fill) -> str:
+        below, above = ("<=", ">=") if held.side is machine.PositionSide.LONG else (">=", "<=")
+        if row.origin == "external":
+            return f"{CloseReason.EXTERNAL}: {row.symbol} @ ${fill.price}"
+        match row.order_purpose:
+            case Purpose.STOP_LOSS:
+                level = row.stop_price or held.stop_loss
+                return f"{CloseReason.STOP_LOSS_HIT}: {row.symbol} @ ${fill.price} {below} ${level}"
+            case Purpose.TAKE_PROFIT:
+                level = row.limit_price or held.take_profit
+                return f"{CloseReason.TAKE_PROFIT_HIT}: {row.symbol} @ ${fill.price} {above} ${level}"
+            case _:
+                intent = await exits.intent_of(conn, held.position_id)
+                return intent.reason if intent else f"{CloseReason.MANUAL}: {row.symbol} @ ${fill.price}"
+
+    # -- what could not be understood is kept, and somebody is told
+
+    async def _quarantine(
+        self, conn: "Conn", row: OrderRow, report: OrderReport, source: str, why: str
+    ) -> None:
+        at = self.clock.now()
+        await orders.journal(
+            conn,
+            row.order_id,
+            at=at,
+            source=source,
+            kind="unknown",
+            note=f"{why}: {report.broker_status}",
+            payload=report.raw,
+        )
+        await quarantine.put(conn, source=source, reason=why, payload=report.raw, at=at)
+        event = "UNKNOWN_BROKER_STATUS" if "do not know" in why else "ORDER_CONTRADICTION"
+        await self._page(conn, event, row, f"{why}: {report.broker_status}")
+
+    async def _quarantine_fill(self, conn: "Conn", row: OrderRow, fill: Fill, source: str, why: str) -> None:
+        at = self.clock.now()
+        payload = {
+            "broker_id": fill.broker_id,
+            "cum_qty": str(fill.cum_qty),
+            "qty": str(fill.quantity),
+            "price": str(fill.price),
+        }
+        await orders.journal(
+            conn, row.order_id, at=at, source=source, kind="adjustment", note=why, payload=payload
+        )
+        await quarantine.put(conn, source=source, reason=why, payload=payload, at=at)
+        await self._page(conn, "FILL_UNEXPLAINED", row, why)
+
+    async def _page(self, conn: "Conn", event: str, row: OrderRow, message: str) -> None:
+        """Leave a critical alert in the outbox, in the same transaction as what it tells of."""
+        log.error(event.lower(), order_id=row.order_id, symbol=row.symbol, message=message)
+        await alerts.put(
+            conn,
+            severity="CRITICAL",
+            event=event,
+            message=f"{row.symbol}: {message}",
+            facts={"order_id": row.order_id, "symbol": row.symbol, "purpose": row.order_purpose},
+            dedupe_key=f"{event}:{row.order_id}",
+            at=self.clock.now(),
+        )
+
+
+def _rejection(report: OrderReport) -> str:
+    said = report.raw.get("reject_reason") or report.raw.get("reason")
+    return f"BROKER: {said}" if said else "BROKER: rejected after acceptance, without a reason"
+
+
+def _text(price: Decimal | None) -> str | None:
+    return None if price is None else str(price)

@@ -1,0 +1,176 @@
+"""Orders to the daemon: rows that a person left, each taken once, carried out, and answered in the row."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+import structlog
+
+from catalyst.clock import Clock, wait
+from catalyst.daemon.day import Day
+from catalyst.daemon.exits import SafeExit
+from catalyst.daemon.gate import Gate
+from catalyst.domain.errors import CatalystError, UserError
+from catalyst.domain.order import Purpose, Status
+from catalyst.domain.position import CloseReason
+from catalyst.store import commands, cycles, exits, orders, positions, proposals
+from catalyst.store.commands import Command
+from catalyst.store.dedicated import Ear
+from catalyst.store.pool import Store
+from catalyst.store.proposals import Decision
+
+log = structlog.get_logger()
+
+EVERY: Final = timedelta(seconds=5)  # when a notification was missed
+
+Answer = dict[str, object]
+
+
+class CommandRefused(UserError):
+    """The command cannot be carried out; the message says what to do instead."""
+
+
+@dataclass
+class Commands:
+    """Takes what waits in `commands` and answers it."""
+
+    store: Store
+    ear: Ear
+    day: Day
+    exits: SafeExit
+    gate: Gate
+    clock: Clock
+
+    async def run(self) -> None:
+        while True:
+            await wait(self.clock, self.ear.heard, EVERY)
+            self.ear.heard.clear()
+            while await self.serve_one():
+                pass
+
+    async def serve_one(self) -> bool:
+        """Carry out the oldest waiting command; false when there is none."""
+        async with self.store.tx("take_command") as conn:
+            command = await commands.take(conn, at=self.clock.now())
+        if command is None:
+            return False
+        log.info("command_taken", command_id=command.command_id, kind=command.kind, by=command.requested_by)
+        try:
+            ok, answer = True, await self._do(command)
+        except (CatalystError, KeyError, ValueError) as error:
+            ok, answer = False, {"error": str(error)}
+        async with self.store.tx("answer_command") as conn:
+            await commands.answer(conn, command.command_id, ok=ok, result=answer, at=self.clock.now())
+        log.info("command_answered", command_id=command.command_id, kind=command.kind, ok=ok)
+        return True
+
+    async def _do(self, command: Command) -> Answer:
+        verbs: dict[str, Callable[[Command], Awaitable[Answer]]] = {
+            "approve": self._approve,
+            "reject": self._reject,
+            "halt": self._halt,
+            "resume": self._resume,
+            "close": self._close,
+            "flatten": self._flatten,
+            "scan": self._scan,
+        }
+        verb = verbs.get(command.kind)
+        if verb is None:
+            raise CommandRefused(f"this daemon does not know {command.kind!r}")
+        return await verb(command)
+
+    async def _approve(self, command: Command) -> Answer:
+        proposal_id = int(str(command.arguments["proposal_id"]))
+        now = self.clock.now()
+        async with self.store.read() as conn:
+            proposal = await proposals.get(conn, proposal_id)
+        if proposal is None:
+            raise CommandRefused(
+                f"there is no proposal {proposal_id}; `catalyst status` lists those that wait"
+            )
+        refusal = self.gate.refusal(proposal.symbol)
+        if refusal is not None:
+            raise CommandRefused(f"no entry now: {refusal}")
+        async with self.store.tx("approve") as conn:
+            decided, fresh = await proposals.decide(
+                conn, proposal_id, Decision.APPROVED, by=command.requested_by, at=now
+            )
+        if not fresh or decided.decision is not Decision.APPROVED:
+            raise CommandRefused(f"proposal {proposal_id} is {decided.decision} already")
+        sent = await self.day.execution.release(proposal.order_id, by="operator")
+        return {"order_id": sent.order_id, "symbol": sent.symbol, "status": sent.status}
+
+    async def _reject(self, command: Command) -> Answer:
+        proposal_id = int(str(command.arguments["proposal_id"]))
+        now = self.clock.now()
+        async with self.store.tx("reject") as conn:
+            try:
+                proposal, fresh = await proposals.decide(
+                    conn, proposal_id, Decision.REJECTED, by=command.requested_by, at=now
+                )
+            except KeyError:
+                raise CommandRefused(f"there is no proposal {proposal_id}") from None
+            if not fresh:
+                raise CommandRefused(f"proposal {proposal_id} is {proposal.decision} already")
+            await orders.move(
+                conn,
+                proposal.order_id,
+                seen=Status.CREATED,
+                then=Status.CANCELLED,
+                at=now,
+                source="operator",
+                cancel_reason="OPERATOR",
+                epoch=self.day.epoch,
+            )
+        return {"proposal_id": proposal_id, "decision": "rejected"}
+
+    async def _halt(self, command: Command) -> Answer:
+        reason = str(command.arguments.get("reason") or "the operator said so")
+        now = self.clock.now()
+        async with self.store.tx("halt") as conn:
+            await exits.set_latch(conn, "halt", reason=reason, by=command.requested_by, at=now, until=None)
+            await cycles.halt(conn, self.day.cycle_id, reason=reason, until=None, at=now)
+        self.gate.shut("halt", reason)
+        return {"halted": True, "reason": reason}
+
+    async def _resume(self, command: Command) -> Answer:
+        now = self.clock.now()
+        async with self.store.tx("resume") as conn:
+            cleared = await exits.clear_latches(conn, by=command.requested_by, at=now)
+            await cycles.resume(conn, self.day.cycle_id, at=now)
+        for name in cleared:
+            self.gate.clear(name)
+        return {"cleared": cleared, "still_shut": sorted(self.gate.reasons)}
+
+    async def _close(self, command: Command) -> Answer:
+        symbol = str(command.arguments["symbol"]).upper()
+        async with self.store.read() as conn:
+            held = [p for p in await positions.open_positions(conn) if p.symbol == symbol]
+        if not held:
+            raise CommandRefused(f"no open position in {symbol}; `catalyst positions` lists them")
+        for position in held:
+            await self.exits.ask(
+                position.position_id,
+                reason=f"{CloseReason.MANUAL}: {symbol} closed by {command.requested_by}",
+                purpose=Purpose.EXIT,
+                by=command.requested_by,
+            )
+        return {"closing": [position.position_id for position in held], "symbol": symbol}
+
+    async def _flatten(self, command: Command) -> Answer:
+        await self.day.flatten.latch("flatten", reason="the operator flattened", by=command.requested_by)
+        proof = await self.day.flatten.run(
+            CloseReason.MANUAL,
+            by=command.requested_by,
+            purpose=Purpose.FLATTEN,
+            within=timedelta(seconds=60),
+            cycle_id=self.day.cycle_id,
+        )
+        return {"flat": proof.flat, "positions": proof.broker_positions, "orders": proof.broker_orders}
+
+    async def _scan(self, command: Command) -> Answer:
+        found = await self.day.scan(trade=bool(command.arguments.get("trade")))
+        if found is None:
+            raise CommandRefused("the cycle is closed, or the market could not be read")
+        return {"counts": found.counts, "plans": [each.symbol for each in found.plans]}

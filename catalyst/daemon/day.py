@@ -1,0 +1,437 @@
+"""A trading day's jobs: what each does to the cycle, and the entries a scan leads to."""
+
+import asyncio
+from dataclasses import dataclass, field
+from datetime import timedelta
+from decimal import Decimal
+from typing import Final, assert_never
+
+import structlog
+
+from catalyst.broker.port import Broker
+from catalyst.clock import Clock
+from catalyst.config import Config, SessionMode
+from catalyst.daemon.books import Books
+from catalyst.daemon.execution import Execution
+from catalyst.daemon.exits import SafeExit
+from catalyst.daemon.flatten import Flatten
+from catalyst.daemon.gate import Gate
+from catalyst.daemon.reconciler import Reconciler
+from catalyst.daemon.recording import records_of
+from catalyst.daemon.risk_watch import RiskWatch
+from catalyst.daemon.scanning import Scan, Scanner
+from catalyst.daemon.schedule import Job
+from catalyst.domain import cycle as machine
+from catalyst.domain.cycle import CycleStatus
+from catalyst.domain.errors import BrokerError, IllegalTransition
+from catalyst.domain.order import PositionSide, Purpose, Status, side_for
+from catalyst.domain.position import CloseReason
+from catalyst.domain.session import NEW_YORK, Session
+from catalyst.pipeline.exposure import Account, Held, Portfolio, Working
+from catalyst.pipeline.plan import Plan
+from catalyst.store import (
+    alerts,
+    candidates,
+    cycles,
+    exits,
+    orders,
+    positions,
+    proposals,
+    risk_events,
+    securities,
+    sessions,
+)
+from catalyst.store.orders import NewOrder
+from catalyst.store.pool import Store
+
+log = structlog.get_logger()
+
+FLAT_WITHIN: Final = timedelta(minutes=8)
+SCAN_LIMIT: Final = 120.0  # real seconds a job may take before it is cut
+
+
+@dataclass
+class Day:
+    """One session. `run` is called by the schedule, one job at a time."""
+
+    store: Store
+    broker: Broker
+    books: Books
+    execution: Execution
+    exits: SafeExit
+    flatten: Flatten
+    gate: Gate
+    reconciler: Reconciler
+    risk_watch: RiskWatch
+    scanner: Scanner
+    clock: Clock
+    cfg: Config
+    mode: SessionMode
+    session: Session
+    epoch: int
+    cycle_id: str = ""
+    done: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def run(self, job: Job) -> None:
+        """Do one job; one that fails is told of and does not take the daemon down."""
+        log.info("job_started", job=job)
+        try:
+            async with asyncio.timeout(SCAN_LIMIT * 5):  # noqa: TID251 - a hung job is cut in real time
+                await self._do(job)
+        except Exception:  # the day goes on; the next job finds the cycle where this one left it
+            log.exception("job_failed", job=job)
+            async with self.store.tx("job_failed") as conn:
+                await alerts.put(
+                    conn,
+                    severity="WARNING",
+                    event="JOB_FAILED",
+                    message=f"the job {job} failed; see the log",
+                    facts={"job": job, "cycle_id": self.cycle_id},
+                    dedupe_key=f"JOB_FAILED:{self.cycle_id}:{job}",
+                    at=self.clock.now(),
+                )
+
+    async def _do(self, job: Job) -> None:
+        match job:
+            case Job.PRE_OPEN:
+                await self.prepare()
+            case Job.FIRST_SCAN | Job.SCAN:
+                await self.scan(trade=True)
+            case Job.FLAT:
+                await self.go_flat()
+            case Job.VERIFY_FLAT:
+                await self.verify_flat()
+            case Job.CLOSE:
+                await self.close()
+            case _:
+                assert_never(job)
+
+    # -- the cycle
+
+    async def begin(self) -> None:
+        """Open today's cycle, or resume it; read the latches; tell the parts which day it is."""
+        now = self.clock.now()
+        account = await self.broker.account()
+        async with self.store.tx("cycle") as conn:
+            await sessions.put(conn, [self.session])
+            row, fresh = await cycles.open_day(
+                conn,
+                cycle_id=machine.cycle_id(now.astimezone(NEW_YORK)),
+                day=self.session.day,
+                mode=self.mode,
+                max_positions=self.cfg.risk.max_positions,
+                max_daily_loss=self.cfg.risk.max_daily_loss,
+                scan_frequency=self.cfg.workflow.scan_frequency_minutes * 60,
+                start_equity=account.equity,
+                config_hash=self.cfg.fingerprint,
+                at=now,
+            )
+            latched = await exits.active_latches(conn)
+        self.cycle_id = row.cycle_id
+        self.risk_watch.cycle_id = row.cycle_id
+        self.risk_watch.start_equity = row.start_equity
+        self.exits.session = self.session
+        for name, why in latched.items():
+            self.gate.shut(name, why)
+        if row.status in (CycleStatus.CLOSED, CycleStatus.COMPLETED):
+            self.gate.shut("closed", "the day's cycle is closed")
+        if not account.may_enter:
+            self.gate.shut("account", f"the account is {account.status} or blocked")
+        structlog.contextvars.bind_contextvars(cycle_id=self.cycle_id)
+        log.info(
+            "cycle_opened" if fresh else "cycle_resumed",
+            status=row.status,
+            mode=self.mode,
+            equity=str(account.equity),
+            session_open=self.session.open.astimezone(NEW_YORK).strftime("%H:%M"),
+            session_close=self.session.close.astimezone(NEW_YORK).strftime("%H:%M"),
+        )
+
+    async def _advance(self, then: CycleStatus) -> bool:
+        """Move the cycle along its table; false when it is not the moment (it is closed, say)."""
+        async with self.store.tx("cycle") as conn:
+            row = await cycles.get(conn, self.cycle_id)
+            assert row is not None  # begin() opened it
+            if row.status == then:
+                return True
+            try:
+                machine.advance(row.status, then)
+            except IllegalTransition:
+                return False
+            await cycles.advance(conn, self.cycle_id, seen=row.status, then=then, at=self.clock.now())
+        log.info("cycle_advanced", before=row.status, now=then)
+        return True
+
+    # -- jobs
+
+    async def prepare(self) -> None:
+        """Assets, listings, yardsticks; the securities table follows the broker's list."""
+        await self.scanner.prepare(self.session)
+        async with self.store.tx("securities") as conn:
+            await securities.refresh(conn, self.scanner.assets, at=self.clock.now())
+            await securities.put_sectors(conn, self.scanner.sectors)
+
+    async def scan(self, *, trade: bool) -> Scan | None:
+        """Scan, evaluate, trade while a slot is free; every symbol's fate is stored before an order leaves."""
+        if self.scanner.base.empty:
+            await self.prepare()
+        if not await self._advance(CycleStatus.SCANNING):
+            log.info("scan_skipped", reason="the cycle is closed")
+            return None
+        portfolio, account = await self._portfolio()
+        slots = max(0, self.cfg.risk.max_positions - portfolio.slots_used())
+        try:
+            found = await self.scanner.scan(self.session, portfolio, account, slots=slots)
+        except BrokerError as error:
+            log.warning("scan_failed", error=str(error))
+            await self._rest()
+            return None
+        await self._record(found)
+        await self._advance(CycleStatus.EVALUATING)
+        if trade and found.plans and await self._advance(CycleStatus.TRADING):
+            for each in found.plans:
+                await self._enter(each, found)
+        await self._rest()
+        return found
+
+    async def _rest(self) -> None:
+        """After a scan: watch what is held, or wait for the next one."""
+        async with self.store.read() as conn:
+            busy = await positions.open_positions(conn) or await orders.working(conn)
+            row = await cycles.get(conn, self.cycle_id)
+        rests = not busy and row is not None and row.status in (CycleStatus.SCANNING, CycleStatus.EVALUATING)
+        await self._advance(CycleStatus.IDLE if rests else CycleStatus.MONITORING)
+
+    async def go_flat(self) -> None:
+        """No entry any more; everything is left, safely, before the actual close."""
+        self.gate.shut("close", "the day is ending")
+        await self._advance(CycleStatus.CLOSED)
+        if not self.cfg.positions.close_all_at_market_close:
+            return
+        left = self.session.close - self.clock.now()
+        await self.flatten.run(
+            CloseReason.MARKET_CLOSE,
+            by="schedule",
+            purpose=Purpose.EXIT,
+            within=min(FLAT_WITHIN, max(left - timedelta(seconds=30), timedelta(seconds=30))),
+            cycle_id=self.cycle_id,
+        )
+
+    async def verify_flat(self) -> None:
+        """Five minutes before the close everything should be flat; if not, the exits go on and somebody is told."""
+        async with self.store.read() as conn:
+            held = await positions.open_positions(conn)
+        if not held:
+            log.info("flat_verified")
+            return
+        log.error("not_flat", symbols=[position.symbol for position in held])
+        await self.go_flat()
+
+    async def close(self) -> None:
+        """Hear the last word of the broker, fix the day's figures, complete the cycle."""
+        await self._advance(CycleStatus.CLOSED)
+        findings = await self.reconciler.look("reconcile")
+        async with self.store.read() as conn:
+            held = await positions.open_positions(conn)
+            working = await orders.working(conn)
+        if working:
+            await self.clock.sleep(timedelta(seconds=30))
+            findings = await self.reconciler.look("reconcile")
+        account = await self.broker.account()
+        async with self.store.tx("cycle_close") as conn:
+            realized, unrealized = await positions.day_pnl(conn, self.cycle_id)
+            row = await cycles.get(conn, self.cycle_id)
+            if row is not None and row.status is CycleStatus.CLOSED and not held:
+                await cycles.finish(
+                    conn,
+                    self.cycle_id,
+                    end_equity=account.equity,
+                    realized=realized,
+                    unrealized=unrealized,
+                    at=self.clock.now(),
+                )
+        log.info(
+            "day_finished",
+            realized_pnl=str(realized),
+            equity=str(account.equity),
+            clean=findings.clean,
+            open_positions=len(held),
+        )
+        self.done.set()
+
+    async def emergency_stop(self, reason: str) -> None:
+        """Idempotent: latch, halt the cycle, leave everything. Nothing is entered before somebody resumes."""
+        await self.flatten.latch("emergency_stop", reason=reason, by="risk_watch")
+        now = self.clock.now()
+        async with self.store.tx("emergency_stop") as conn:
+            until = now + timedelta(minutes=self.cfg.emergency.cooldown_period_minutes)
+            await cycles.halt(conn, self.cycle_id, reason=reason, until=until, at=now)
+            await risk_events.put(
+                conn, event_type="EMERGENCY_STOP", severity="CRITICAL", message=reason,
+                facts={"cycle_id": self.cycle_id}, at=now, cycle_id=self.cycle_id,
+            )  # fmt: skip
+            await alerts.put(
+                conn, severity="CRITICAL", event="EMERGENCY_STOP", message=reason,
+                facts={"cycle_id": self.cycle_id}, dedupe_key=f"EMERGENCY_STOP:{self.cycle_id}", at=now,
+            )  # fmt: skip
+        log.critical("emergency_stop", reason=reason)
+        await self._advance(CycleStatus.CLOSED)
+        if self.cfg.emergency.close_all_positions_on_limit:
+            await self.flatten.run(
+                CloseReason.EMERGENCY_STOP,
+                by="risk_watch",
+                purpose=Purpose.EXIT,
+                within=timedelta(seconds=60),
+                cycle_id=self.cycle_id,
+            )
+
+    # -- what the risk stage is told
+
+    async def _portfolio(self) -> tuple[Portfolio, Account]:
+        """What is held and working now, and what the account may do."""
+        async with self.store.read() as conn:
+            held = await positions.open_positions(conn)
+            working = [row for row in await orders.working(conn) if row.order_purpose is Purpose.ENTRY]
+            realized, unrealized = await positions.day_pnl(conn, self.cycle_id)
+        report = await self.broker.account()
+        sectors = self.scanner.sectors
+        portfolio = Portfolio(
+            tuple(
+                Held(
+                    p.symbol, p.side, p.quantity, p.entry_price, p.stop_loss,
+                    sectors.get(p.symbol, "unknown"), p.last_price,
+                )
+                for p in held
+            ),
+            tuple(
+                Working(
+                    row.symbol, row.position_side, row.remaining, row.limit_price or Decimal(0),
+                    sectors.get(row.symbol, "unknown"), reserved=row.status is not Status.CREATED,
+                )
+                for row in working
+            ),
+        )  # fmt: skip
+        start = self.risk_watch.start_equity or report.last_equity
+        reasons_shut = "; ".join(f"{name}: {why}" for name, why in sorted(self.gate.reasons.items()))
+        account = Account(
+            equity=report.equity,
+            start_of_day_equity=start,
+            buying_power=report.buying_power,
+            day_pnl=min(realized + unrealized, report.equity - start),
+            shorting_enabled=report.shorting_enabled,
+            restriction=reasons_shut or (None if report.may_enter else f"the account is {report.status}"),
+        )
+        return portfolio, account
+
+    async def _record(self, found: Scan) -> None:
+        """Store what the scan saw: one transaction, the whole frame compressed beside the candidates."""
+        with self.clock.hold():
+            kept = await asyncio.to_thread(records_of, found, self.cycle_id)
+        async with self.store.tx("scan") as conn:
+            await candidates.record(
+                conn,
+                kept.scan,
+                kept.candidates,
+                news=kept.news,
+                patterns=kept.patterns,
+                indicators=kept.indicators,
+            )
+        log.info(
+            "scan_finished",
+            counts=found.counts,
+            milliseconds={name: round(ms, 1) for name, ms in found.milliseconds.items()},
+            degraded=found.degraded,
+            plans=[each.symbol for each in found.plans],
+        )
+
+    # -- entries
+
+    async def _enter(self, each: Plan, found: Scan) -> None:
+        """Turn one plan into an order: sent at once when autonomous, else proposed."""
+        refusal = self.gate.refusal(each.symbol) or await self._not_now(each)
+        if refusal is not None:
+            log.warning("entry_refused", symbol=each.symbol, reason=refusal)
+            return
+        new = self._order_of(each)
+        why = f"{each.pattern or 'no pattern'}, composite {each.composite:.3f}, risk ${each.risk_amount}"
+        supervised = self.mode is SessionMode.SUPERVISED or found.degraded is not None
+        log.info(
+            "trade_proposed" if supervised else "entry_submitted",
+            symbol=each.symbol,
+            side=each.side,
+            qty=each.quantity,
+            entry=str(each.entry),
+            stop=str(each.stop),
+            target=str(each.target),
+            why=why,
+        )
+        if supervised:
+            await self._propose(each, new, why)
+        else:
+            await self.execution.place(new, note=why)
+
+    async def _not_now(self, each: Plan) -> str | None:
+        """The last look before an order leaves."""
+        now = self.clock.now()
+        if now < self.session.open or now >= self.session.flat_at(self.cfg.session.flat_before_close_minutes):
+            return "outside the hours of entry"
+        if (now - each.decided_at).total_seconds() > self.cfg.execution.signal_max_age_seconds:
+            return "the signal is stale"
+        async with self.store.read() as conn:
+            if await orders.working_in(conn, each.symbol):
+                return "the symbol has a working order"
+            for side in PositionSide:
+                if await positions.is_open(conn, each.symbol, side):
+                    return "the symbol is held"
+        return None
+
+    def _order_of(self, each: Plan) -> NewOrder:
+        return NewOrder(
+            client_order_id=each.client_order_id,
+            symbol=each.symbol,
+            purpose=Purpose.ENTRY,
+            position_side=each.side,
+            side=side_for(each.side, Purpose.ENTRY),
+            quantity=Decimal(each.quantity),
+            order_type="market" if each.entry is None else "limit",
+            time_in_force="day",
+            order_class="bracket",
+            limit_price=each.entry,
+            bracket_stop=each.stop,
+            bracket_target=each.target,
+            cycle_id=self.cycle_id,
+            signal_id=str(each.signal_id),
+            epoch=self.epoch,
+        )
+
+    async def _propose(self, each: Plan, new: NewOrder, why: str) -> None:
+        """Leave the order `created` beside a ticket that somebody may approve until it expires."""
+        expires = self.clock.now() + timedelta(minutes=self.cfg.session.proposal_expires_minutes)
+        ticket = {
+            "symbol": each.symbol,
+            "side": each.side,
+            "quantity": each.quantity,
+            "entry": None if each.entry is None else str(each.entry),
+            "stop": str(each.stop),
+            "target": str(each.target),
+            "risk": str(each.risk_amount),
+            "why": why,
+        }
+        now = self.clock.now()
+        async with self.store.tx("proposal") as conn:
+            order_id = await orders.insert(
+                conn, new, status=Status.CREATED, at=now, source="submit", note=why
+            )
+            row = await orders.get(conn, order_id)
+            proposal_id = await proposals.put(
+                conn,
+                order_id=order_id,
+                cycle_id=self.cycle_id,
+                security_id=row.security_id,
+                ticket=ticket,
+                at=now,
+                expires_at=expires,
+            )
+        log.info(
+            "approval_awaited", proposal_id=proposal_id, symbol=each.symbol, expires_at=expires.isoformat()
+        )

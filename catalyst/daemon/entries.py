@@ -1,0 +1,79 @@
+"""Entries that wait too long: proposals nobody approved, rows that were never sent, orders that do not fill."""
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final
+
+import structlog
+
+from catalyst.clock import Clock
+from catalyst.config import Execution as ExecutionConfig
+from catalyst.daemon.execution import Execution
+from catalyst.domain.order import Purpose, Status
+from catalyst.store import orders, proposals
+from catalyst.store.orders import OrderRow
+from catalyst.store.pool import Store
+
+log = structlog.get_logger()
+
+EVERY: Final = timedelta(seconds=5)
+ASK_AGAIN: Final = timedelta(seconds=10)
+
+
+@dataclass
+class Entries:
+    """Ends what should not wait any longer."""
+
+    store: Store
+    execution: Execution
+    clock: Clock
+    cfg: ExecutionConfig
+    _asked: dict[int, datetime] = field(default_factory=dict)
+
+    async def run(self) -> None:
+        while True:
+            await self.look()
+            await self.clock.sleep(EVERY)
+
+    async def look(self) -> None:
+        """End expired proposals and never-sent rows; cancel entries that have not filled in their time."""
+        async with self.store.read() as conn:
+            rows = [row for row in await orders.working(conn) if row.order_purpose is Purpose.ENTRY]
+            waiting = {ticket.order_id for ticket in await proposals.waiting(conn)} if rows else set()
+        if waiting:
+            async with self.store.tx("expire") as conn:
+                waiting -= {ended.order_id for ended in await proposals.expire(conn, at=self.clock.now())}
+        for row in rows:
+            if row.status is Status.CREATED and row.order_id not in waiting:
+                await self._never_sent(row)
+            elif row.status is not Status.CREATED and row.origin == "catalyst" and row.filled_qty == 0:
+                await self._timeout(row)
+
+    async def _never_sent(self, row: OrderRow) -> None:
+        """A row nobody will send any more ends here: the broker never heard of it."""
+        now = self.clock.now()
+        async with self.store.tx("never_sent") as conn:
+            seen = await orders.lock(conn, row.order_id)
+            if seen.status is not Status.CREATED:
+                return
+            ticket = await proposals.of_order(conn, row.order_id)
+            await orders.move(
+                conn,
+                row.order_id,
+                seen=Status.CREATED,
+                then=Status.CANCELLED,
+                at=now,
+                source="recovery" if ticket is None else "operator",
+                cancel_reason="NEVER_SENT" if ticket is None else "EXPIRED_PROPOSAL",
+                epoch=self.execution.epoch,
+            )
+        log.info("entry_never_sent", symbol=row.symbol, order_id=row.order_id, proposed=ticket is not None)
+
+    async def _timeout(self, row: OrderRow) -> None:
+        now = self.clock.now()
+        since = row.submitted_at or row.created_at
+        late = now - since >= timedelta(seconds=self.cfg.entry_timeout_seconds)
+        if late and now - self._asked.get(row.order_id, since - ASK_AGAIN) >= ASK_AGAIN:
+            self._asked[row.order_id] = now
+            log.info("entry_timed_out", symbol=row.symbol, order_id=row.order_id)
+            await self.execution.cancel(row, "ENTRY_TIMEOUT")

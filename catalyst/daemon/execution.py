@@ -1,0 +1,281 @@
+"""Sending an order: write, act, write.
+
+The row is committed before the request, the outcome after it. Whatever happens in between leaves a `submitted`
+row, and `resolve` is the question it asks: the broker, by our own id, for as long as it takes.
+"""
+
+import asyncio
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final
+
+import structlog
+
+from catalyst.broker.port import Broker
+from catalyst.clock import Clock
+from catalyst.config import Execution as ExecutionConfig
+from catalyst.daemon.books import Books
+from catalyst.daemon.gate import Gate
+from catalyst.domain.errors import (
+    AuthRefused,
+    BrokerError,
+    BrokerUnavailable,
+    DuplicateOrder,
+    NotFound,
+    OrderRefused,
+    OutcomeUnknown,
+)
+from catalyst.domain.order import NEVER_ARRIVED, Purpose, Status
+from catalyst.domain.report import OrderReport, OrderRequest
+from catalyst.store import alerts, orders
+from catalyst.store.orders import NewOrder, OrderRow
+from catalyst.store.pool import Store
+
+log = structlog.get_logger()
+
+SENDS: Final = 3
+PAUSES: Final = (timedelta(seconds=1), timedelta(seconds=2))
+QUIET_BEFORE_VERDICT: Final = timedelta(seconds=10)  # a request may still be on its way that long
+NOT_FOUNDS: Final = 3
+BETWEEN_NOT_FOUNDS: Final = timedelta(seconds=2)
+
+
+@dataclass
+class Execution:
+    """The only sender of orders."""
+
+    store: Store
+    broker: Broker
+    books: Books
+    gate: Gate
+    clock: Clock
+    cfg: ExecutionConfig
+    epoch: int
+    _calls: set[int] = field(default_factory=set)  # rows with a request of ours open
+    _resolving: dict[int, asyncio.Task[Status]] = field(default_factory=dict)
+
+    async def place(self, new: NewOrder, *, note: str) -> OrderRow:
+        """Write a new order as submitted, send it, and return its row after the answer (or without one)."""
+        at = self.clock.now()
+        async with self.store.tx("submit") as conn:
+            order_id = await orders.insert(
+                conn, new, status=Status.SUBMITTED, at=at, source="submit", note=note
+            )
+            row = await orders.get(conn, order_id)
+        return await self._send(row, fresh_until=self._fresh_until(row, at))
+
+    async def release(self, order_id: int, *, by: str) -> OrderRow:
+        """Send an order that waited."""
+        at = self.clock.now()
+        async with self.store.tx("submit") as conn:
+            await orders.move(
+                conn,
+                order_id,
+                seen=Status.CREATED,
+                then=Status.SUBMITTED,
+                at=at,
+                source=by,
+                epoch=self.epoch,
+            )
+            row = await orders.get(conn, order_id)
+        return await self._send(row, fresh_until=self._fresh_until(row, at))
+
+    async def cancel(self, row: OrderRow, reason: str) -> None:
+        """Ask the broker to cancel; the answer moves the state. A refusal means: read the order again."""
+        if row.alpaca_order_id is None:
+            await self.resolve(row.order_id)
+            async with self.store.read() as conn:
+                row = await orders.get(conn, row.order_id)
+            if row.alpaca_order_id is None:
+                return
+        async with self.store.tx("cancel") as conn:
+            await orders.cancel_because(conn, row.order_id, reason, self.clock.now(), epoch=self.epoch)
+        try:
+            await self.broker.cancel(row.alpaca_order_id)
+        except (OrderRefused, NotFound) as error:
+            log.info("cancel_refused", order_id=row.order_id, symbol=row.symbol, said=str(error))
+            await self.refresh(row.alpaca_order_id, "poll")
+        except BrokerError as error:  # unknown or unheard: the caller polls until the order is at its end
+            log.warning("cancel_unanswered", order_id=row.order_id, symbol=row.symbol, error=str(error))
+        else:
+            log.info("cancel_requested", order_id=row.order_id, symbol=row.symbol, reason=reason)
+
+    async def refresh(self, broker_id: str, source: str) -> bool:
+        """Read one order and its legs from the broker and hear it; false when the read failed."""
+        try:
+            report = await self.broker.order(broker_id)
+        except BrokerError as error:
+            log.warning("order_unreadable", broker_id=broker_id, error=str(error))
+            return False
+        await self.books.hear(report, source)
+        return True
+
+    # -- one send, and what its answer means
+
+    async def _send(self, row: OrderRow, *, fresh_until: datetime | None) -> OrderRow:
+        """Send a `submitted` row; the same id goes again only when the broker surely never heard."""
+        for attempt in range(SENDS):
+            if attempt:
+                await self.clock.sleep(PAUSES[attempt - 1])
+                if fresh_until is not None and self.clock.now() > fresh_until:
+                    return await self._reject(
+                        row, "SUBMIT_FAILED", "the signal went stale before it was heard"
+                    )
+                async with self.store.tx("resubmit") as conn:
+                    await orders.attempt(conn, row.order_id, self.clock.now(), epoch=self.epoch)
+            report: OrderReport | None = None
+            self._calls.add(row.order_id)
+            try:
+                report = await self.broker.submit(request_of(row))
+            except BrokerUnavailable as error:
+                log.warning(
+                    "broker_did_not_hear", order_id=row.order_id, attempt=attempt + 1, error=str(error)
+                )
+                continue
+            except OrderRefused as error:
+                return await self._reject(row, error.code, error.text)
+            except AuthRefused as error:
+                self.gate.shut("auth", "the broker refuses our keys")
+                return await self._reject(row, "SUBMIT_FAILED", str(error))
+            except DuplicateOrder:
+                log.warning("order_was_there", order_id=row.order_id, symbol=row.symbol)
+            except OutcomeUnknown as error:
+                log.warning("outcome_unknown", order_id=row.order_id, symbol=row.symbol, error=str(error))
+            finally:
+                self._calls.discard(row.order_id)
+            if report is not None:
+                await self.books.hear(report, "submit")
+            else:
+                self.resolving(row)
+            async with self.store.read() as conn:
+                return await orders.get(conn, row.order_id)
+        return await self._reject(row, "SUBMIT_FAILED", f"the broker did not hear {SENDS} sends")
+
+    async def _reject(self, row: OrderRow, code: str, text: str) -> OrderRow:
+        async with self.store.tx("rejected") as conn:
+            seen = await orders.lock(conn, row.order_id)
+            if seen.status is Status.SUBMITTED:
+                await orders.move(
+                    conn,
+                    row.order_id,
+                    seen=Status.SUBMITTED,
+                    then=Status.REJECTED,
+                    at=self.clock.now(),
+                    source="submit",
+                    note=text,
+                    rejection_reason=f"{code}: {text}" if code != NEVER_ARRIVED else NEVER_ARRIVED,
+                    epoch=self.epoch,
+                )
+            seen = await orders.get(conn, row.order_id)
+        log.warning("order_rejected", order_id=row.order_id, symbol=row.symbol, code=code, said=text)
+        self.books.changed.beat()
+        return seen
+
+    def _fresh_until(self, row: OrderRow, at: datetime) -> datetime | None:
+        """Entries go stale; exits never do."""
+        if row.order_purpose is not Purpose.ENTRY:
+            return None
+        return at + timedelta(seconds=self.cfg.signal_max_age_seconds)
+
+    # -- a submitted row without a broker id
+
+    def sending(self, order_id: int) -> bool:
+        """True while a request of ours for this row is open."""
+        return order_id in self._calls
+
+    def resolving(self, row: OrderRow) -> asyncio.Task[Status]:
+        """Start, or find, the task that asks until the row is resolved."""
+        task = self._resolving.get(row.order_id)
+        if task is None or task.done():
+            task = asyncio.create_task(self._ask(row), name=f"resolve-{row.order_id}")
+            self._resolving[row.order_id] = task
+        return task
+
+    async def resolve(self, order_id: int) -> Status:
+        """Return the row's status once it is known whether the broker has the order."""
+        async with self.store.read() as conn:
+            row = await orders.get(conn, order_id)
+        if row.status is not Status.SUBMITTED or row.alpaca_order_id is not None:
+            return row.status
+        return await self.resolving(row)
+
+    async def _ask(self, row: OrderRow) -> Status:
+        """Ask by client order id until the answer is clear.
+
+        "Not found" counts only when no request of ours is open, ten seconds have passed since the last send,
+        and it came three times, two seconds apart, each beside a read that worked.
+        """
+        self.gate.locked.add(row.symbol)
+        last_sent = row.last_attempt_at or row.created_at
+        pause = timedelta(seconds=0.5)
+        not_found = 0
+        began = self.clock.now()
+        paged = False
+        try:
+            while True:
+                found = await self._look(row)
+                if found is not None:
+                    not_found = 0 if found else not_found + 1
+                    if found:
+                        async with self.store.read() as conn:
+                            return (await orders.get(conn, row.order_id)).status
+                quiet = (
+                    row.order_id not in self._calls and self.clock.now() - last_sent >= QUIET_BEFORE_VERDICT
+                )
+                if not quiet:
+                    not_found = 0
+                elif not_found >= NOT_FOUNDS:
+                    return (await self._reject(row, NEVER_ARRIVED, "the broker never had this order")).status
+                if not paged and self.clock.now() - began > timedelta(seconds=60):
+                    paged = True
+                    await self._page(row)
+                await self.clock.sleep(BETWEEN_NOT_FOUNDS if quiet else pause)
+                pause = min(pause * 2, timedelta(seconds=4))
+        finally:
+            self.gate.locked.discard(row.symbol)
+
+    async def _look(self, row: OrderRow) -> bool | None:
+        """True when the broker has the order (it is heard), False when it surely answered no, None: no answer."""
+        try:
+            report = await self.broker.order_by_client_id(row.client_order_id)
+        except NotFound:
+            try:
+                await self.broker.account()  # the control: a broker that cannot answer this proves nothing
+            except BrokerError:
+                return None
+            return False
+        except BrokerError as error:
+            log.warning("lookup_failed", order_id=row.order_id, error=str(error))
+            return None
+        log.info("order_found", order_id=row.order_id, symbol=row.symbol, broker_status=report.broker_status)
+        await self.books.hear(report, "recovery")
+        return True
+
+    async def _page(self, row: OrderRow) -> None:
+        async with self.store.tx("page") as conn:
+            await alerts.put(
+                conn,
+                severity="CRITICAL",
+                event="ORDER_UNRESOLVED",
+                message=f"{row.symbol}: the broker has not said for a minute whether it has order {row.order_id}",
+                facts={"order_id": row.order_id, "symbol": row.symbol},
+                dedupe_key=f"ORDER_UNRESOLVED:{row.order_id}",
+                at=self.clock.now(),
+            )
+
+
+def request_of(row: OrderRow) -> OrderRequest:
+    """The request a row stands for; built from the row alone, so a restart would build the same."""
+    return OrderRequest(
+        client_order_id=row.client_order_id,
+        symbol=row.symbol,
+        side=row.side,
+        quantity=row.quantity,
+        order_type=row.order_type,
+        time_in_force=row.time_in_force,
+        order_class=row.order_class,
+        limit_price=row.limit_price,
+        stop_price=row.stop_price,
+        take_profit=row.bracket_target,
+        stop_loss=row.bracket_stop,
+    )

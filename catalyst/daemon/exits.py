@@ -1,0 +1,273 @@
+"""The one door for exits: monitor, time limit, close of day, operator and emergency all come through here.
+
+The intent is a row before the first cancel. Then: cancel what holds the shares → wait until it is at its end →
+read the broker's quantity → write the exit → send it → wait for the fill. A restart finds the open intent and
+goes on from whatever the rows and the broker then show; no step trusts a quantity it has not just read.
+"""
+
+import asyncio
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Final
+
+import structlog
+
+from catalyst.broker.port import Broker
+from catalyst.clock import Clock
+from catalyst.daemon.books import Books, Pulse
+from catalyst.daemon.execution import Execution
+from catalyst.domain.errors import BrokerError, OrderRefused
+from catalyst.domain.ids import client_order_id
+from catalyst.domain.order import WORKING, PositionSide, Purpose, Status, side_for
+from catalyst.domain.position import PositionStatus
+from catalyst.domain.session import Phase, Session
+from catalyst.store import alerts, exits, orders, positions
+from catalyst.store.exits import ExitIntent
+from catalyst.store.orders import NewOrder, OrderRow
+from catalyst.store.pool import Store
+from catalyst.store.positions import PositionRow
+
+log = structlog.get_logger()
+
+STEP: Final = timedelta(seconds=0.5)
+UNHEARD: Final = timedelta(seconds=2)  # without a word of the stream, ask
+ASK_AGAIN: Final = timedelta(seconds=3)  # before a cancel is asked for a second time
+PATIENCE: Final = timedelta(seconds=30)  # before somebody is told that an exit does not get through
+LONGEST_PAUSE: Final = timedelta(seconds=8)
+
+
+@dataclass
+class Pauses:
+    """Doubling waits of one exit, and how often the broker showed no share."""
+
+    pause: timedelta = STEP
+    empty_reads: int = 0
+
+    def next(self) -> timedelta:
+        now, self.pause = self.pause, min(self.pause * 2, LONGEST_PAUSE)
+        return now
+
+
+@dataclass
+class SafeExit:
+    """Leaves positions. `session` is today's; without one, or outside it, an exit waits for the open."""
+
+    store: Store
+    broker: Broker
+    books: Books
+    execution: Execution
+    clock: Clock
+    epoch: int
+    session: Session | None = None
+    asked: Pulse = field(default_factory=Pulse)
+    _tasks: dict[int, asyncio.Task[None]] = field(default_factory=dict)
+
+    async def ask(self, position_id: int, *, reason: str, purpose: Purpose, by: str) -> bool:
+        """Persist the wish to leave a position; false when it is being left already."""
+        async with self.store.tx("exit_intent") as conn:
+            fresh = await exits.intend(
+                conn, position_id, reason=reason, purpose=purpose, asked_by=by, at=self.clock.now()
+            )
+        if fresh:
+            log.warning("exit_asked", position_id=position_id, reason=reason, by=by)
+            self.asked.beat()
+        return fresh
+
+    async def run(self) -> None:
+        """Serve every open intent, for as long as the daemon lives."""
+        try:
+            while True:
+                await self.serve()
+                await self.asked.next(self.clock, timedelta(seconds=5))
+        finally:
+            for task in self._tasks.values():
+                task.cancel()
+            await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    async def serve(self) -> None:
+        """Start a task for each open intent that has none."""
+        async with self.store.read() as conn:
+            intents = await exits.open_intents(conn)
+        for intent in intents:
+            task = self._tasks.get(intent.position_id)
+            if task is None or task.done():
+                self._tasks[intent.position_id] = asyncio.create_task(
+                    self._serve_one(intent), name=f"exit-{intent.position_id}"
+                )
+
+    async def _serve_one(self, intent: ExitIntent) -> None:
+        try:
+            await self._leave(intent)
+        except Exception:  # one exit that fails must not stop the others; it is tried again
+            log.exception("exit_failed", position_id=intent.position_id, reason=intent.reason)
+
+    async def _leave(self, intent: ExitIntent) -> None:
+        """Return when the position is closed, when nothing is left to do, or when the market is shut."""
+        began = self.clock.now()
+        told = False
+        asked: dict[int, datetime] = {}
+        pauses = Pauses()
+        while True:
+            position, rows = await self._read(intent.position_id)
+            if position.status == PositionStatus.CLOSED:
+                await self._end(intent, "done")
+                return
+            if not told and self.clock.now() - began > PATIENCE:
+                told = True
+                await self._tell(position, intent)
+            working = [row for row in rows if row.status in WORKING]
+            ours = [row for row in working if row.order_purpose in (Purpose.EXIT, Purpose.FLATTEN)]
+            if ours:
+                await self._follow(ours)
+            elif working:
+                await self._clear(working, rows, asked, intent)
+            elif self.session is None or self.session.phase(self.clock.now()) is not Phase.OPEN:
+                log.warning("exit_waits_for_open", symbol=position.symbol, reason=intent.reason)
+                return
+            elif not await self._sell(position, rows, intent, pauses):
+                return
+
+    async def _sell(
+        self, position: PositionRow, rows: list[OrderRow], intent: ExitIntent, pauses: "Pauses"
+    ) -> bool:
+        """Send the exit for what was just read; false when the broker, read twice, holds nothing to sell."""
+        quantity = await self._quantity(position, rows)
+        if quantity == 0:
+            pauses.empty_reads += 1
+            if pauses.empty_reads >= 2:
+                await self._end(intent, "abandoned")
+                log.error("exit_found_no_shares", symbol=position.symbol, position_id=position.position_id)
+                return False
+        if not quantity:
+            await self.clock.sleep(pauses.next())
+            return True
+        sent = await self._send(position, rows, intent, quantity)
+        if sent.status is Status.REJECTED:
+            await self.clock.sleep(pauses.next())
+        return True
+
+    async def _read(self, position_id: int) -> tuple[PositionRow, list[OrderRow]]:
+        async with self.store.read() as conn:
+            return await positions.get(conn, position_id), await orders.of_position(conn, position_id)
+
+    async def _follow(self, working: list[OrderRow]) -> None:
+        """Wait a moment for exits already sent, then ask about them."""
+        if await self.books.changed.next(self.clock, UNHEARD):
+            return
+        for row in working:
+            if row.alpaca_order_id is None:
+                await self.execution.resolve(row.order_id)
+            else:
+                await self.execution.refresh(row.alpaca_order_id, "poll")
+
+    async def _clear(
+        self,
+        working: list[OrderRow],
+        rows: list[OrderRow],
+        asked: dict[int, datetime],
+        intent: ExitIntent,
+    ) -> None:
+        """Cancel what holds the shares, and read it until it is at its end."""
+        now = self.clock.now()
+        for row in working:
+            if row.parent_order_id is not None and any(o.order_id == row.parent_order_id for o in working):
+                continue  # a leg ends with its working parent
+            if row.order_id not in asked or now - asked[row.order_id] >= ASK_AGAIN:
+                asked[row.order_id] = now
+                await self.execution.cancel(row, "FLATTEN" if intent.purpose is Purpose.FLATTEN else "EXIT")
+        if await self.books.changed.next(self.clock, UNHEARD):
+            return  # the stream speaks: read the rows again
+        for broker_id in _groups(working, rows):
+            await self.execution.refresh(broker_id, "poll")
+
+    async def _quantity(self, position: PositionRow, rows: list[OrderRow]) -> Decimal | None:
+        """What may be sold (or bought back) now: the smaller of ours and the broker's. None: not known yet.
+
+        Zero only when the broker itself shows no share and its ledger holds no fill that we lack.
+        """
+        try:
+            held = await self.broker.position(position.symbol)
+        except BrokerError as error:
+            log.warning("position_unreadable", symbol=position.symbol, error=str(error))
+            return None
+        if held is None or held.quantity == 0:
+            for row in rows:
+                if row.alpaca_order_id is not None:
+                    await self.books.catch_up(row.alpaca_order_id, "poll")
+            return Decimal(0)
+        if (held.quantity > 0) is not (position.side is PositionSide.LONG):
+            log.error("position_on_the_other_side", symbol=position.symbol, broker_qty=str(held.quantity))
+            return Decimal(0)
+        quantity = min(position.quantity, abs(held.quantity))
+        if abs(held.available) < quantity:
+            log.info("shares_still_held", symbol=position.symbol, available=str(held.available))
+            return None
+        return quantity
+
+    async def _send(
+        self, position: PositionRow, rows: list[OrderRow], intent: ExitIntent, quantity: Decimal
+    ) -> OrderRow:
+        base = next((row.client_order_id for row in rows if row.order_purpose is Purpose.ENTRY), None)
+        base = base or f"{position.symbol}|{position.entry_time.isoformat()}"
+        role = "x" if intent.purpose is Purpose.EXIT else "f"
+        attempt = sum(1 for row in rows if row.order_purpose in (Purpose.EXIT, Purpose.FLATTEN))
+        sent = await self.execution.place(
+            NewOrder(
+                client_order_id=client_order_id(base, role, attempt),
+                symbol=position.symbol,
+                purpose=intent.purpose,
+                position_side=position.side,
+                side=side_for(position.side, intent.purpose),
+                quantity=quantity,
+                order_type="market",
+                time_in_force="day",
+                order_class="simple",
+                cycle_id=position.cycle_id,
+                position_id=position.position_id,
+                epoch=self.epoch,
+            ),
+            note=intent.reason,
+        )
+        log.info(
+            "exit_sent", symbol=position.symbol, qty=str(quantity), reason=intent.reason, status=sent.status
+        )
+        if sent.rejection_reason and "INSUFFICIENT_QTY" in sent.rejection_reason:
+            await self._unblock(position.symbol)
+        return sent
+
+    async def _unblock(self, symbol: str) -> None:
+        """Something we have no row for holds the shares: cancel whatever the broker shows in the symbol."""
+        try:
+            for report in await self.broker.orders(status="open", symbols=[symbol]):
+                if not await self.books.hear(report, "poll"):
+                    log.warning("foreign_order_cancelled", symbol=symbol, broker_id=report.broker_id)
+                    await self.broker.cancel(report.broker_id)
+        except OrderRefused as error:
+            log.info("cancel_refused", symbol=symbol, said=str(error))
+        except BrokerError as error:
+            log.warning("unblock_failed", symbol=symbol, error=str(error))
+
+    async def _end(self, intent: ExitIntent, state: str) -> None:
+        async with self.store.tx("exit_end") as conn:
+            await exits.end_intent(conn, intent.position_id, state=state, at=self.clock.now())
+
+    async def _tell(self, position: PositionRow, intent: ExitIntent) -> None:
+        log.error("exit_slow", symbol=position.symbol, reason=intent.reason)
+        async with self.store.tx("page") as conn:
+            await alerts.put(
+                conn,
+                severity="CRITICAL",
+                event="EXIT_SLOW",
+                message=f"{position.symbol}: the exit ({intent.reason}) has not come through in {PATIENCE.seconds} s",
+                facts={"position_id": position.position_id, "symbol": position.symbol},
+                dedupe_key=f"EXIT_SLOW:{position.position_id}",
+                at=self.clock.now(),
+            )
+
+
+def _groups(working: list[OrderRow], rows: list[OrderRow]) -> set[str]:
+    """The broker ids to read so that every working order is seen: a leg is read with its parent."""
+    by_id = {row.order_id: row for row in rows}
+    tops = [by_id.get(row.parent_order_id or row.order_id, row) for row in working]
+    return {row.alpaca_order_id for row in tops if row.alpaca_order_id is not None}

@@ -1,0 +1,232 @@
+"""Protection: every open share under a working stop at the broker, and the time it was not, measured.
+
+Level-triggered: each look derives from rows and the broker what is missing, so a restart needs no memory.
+"""
+
+import asyncio
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Final
+
+import structlog
+
+from catalyst.clock import Clock
+from catalyst.config import Execution as ExecutionConfig
+from catalyst.daemon.books import Books
+from catalyst.daemon.execution import Execution
+from catalyst.daemon.exits import SafeExit
+from catalyst.domain.ids import client_order_id
+from catalyst.domain.order import EXITS, WORKING, Purpose, Status, side_for
+from catalyst.domain.position import CloseReason
+from catalyst.domain.protection import ExitOrder, Protection, protection_of
+from catalyst.store import exits, orders, positions
+from catalyst.store.orders import NewOrder, OrderRow
+from catalyst.store.pool import Store
+from catalyst.store.positions import PositionRow
+
+log = structlog.get_logger()
+
+LOOK: Final = timedelta(seconds=15)
+NAKED_LOOK: Final = timedelta(seconds=1)
+ASK_AGAIN: Final = timedelta(seconds=3)
+OCO_TRIES: Final = 4  # the broker may not have booked the position yet; after that, leave it
+
+Seen = tuple[object, ...]
+
+
+@dataclass
+class Guard:
+    """Watches each open position's exits and mends what is missing."""
+
+    store: Store
+    books: Books
+    execution: Execution
+    exits: SafeExit
+    clock: Clock
+    cfg: ExecutionConfig
+    epoch: int
+    naked: set[int] = field(default_factory=set)  # positions not under a working stop right now
+    _lost: dict[int, datetime] = field(default_factory=dict)  # when the cover was lost
+    _verified: dict[int, Seen] = field(default_factory=dict)
+    _tending: dict[int, asyncio.Task[None]] = field(default_factory=dict)
+    _asked: dict[int, datetime] = field(default_factory=dict)
+
+    async def run(self) -> None:
+        """Look again after every change, at least every second while anything is naked."""
+        try:
+            while True:
+                await self.look()
+                await self.books.changed.next(self.clock, NAKED_LOOK if self.naked else LOOK)
+        finally:
+            for task in self._tending.values():
+                task.cancel()
+            await asyncio.gather(*self._tending.values(), return_exceptions=True)
+
+    async def look(self) -> None:
+        """Start tending each open position whose protection is not known to be in order."""
+        async with self.store.read() as conn:
+            held = await positions.open_positions(conn)
+            leaving = {intent.position_id for intent in await exits.open_intents(conn)}
+            rows = {p.position_id: await orders.of_position(conn, p.position_id) for p in held}
+        self.naked &= {position.position_id for position in held}
+        for position in held:
+            seen = _seen(position, rows[position.position_id])
+            if position.position_id in leaving or self._verified.get(position.position_id) == seen:
+                continue
+            task = self._tending.get(position.position_id)
+            if task is None or task.done():
+                self._tending[position.position_id] = asyncio.create_task(
+                    self._tend_safely(position.position_id), name=f"guard-{position.position_id}"
+                )
+
+    async def _tend_safely(self, position_id: int) -> None:
+        try:
+            await self._tend(position_id)
+        except Exception:  # the next look tries again; the other positions are not held up
+            log.exception("protection_failed", position_id=position_id)
+
+    async def _tend(self, position_id: int) -> None:
+        """Re-read the group at the broker; then confirm it, wait for its entry, or replace it."""
+        position, rows = await self._read(position_id)
+        await self._reread(rows)
+        position, rows = await self._read(position_id)
+        if position.quantity == 0:
+            return
+        state = protection_of(position.quantity, _exits(rows))
+        if state is Protection.COVERED:
+            await self._confirm(position, rows)
+            return
+        if position_id not in self.naked:
+            self.naked.add(position_id)
+            log.warning(
+                "position_unprotected", symbol=position.symbol, qty=str(position.quantity), state=state
+            )
+        entries = [row for row in rows if row.order_purpose is Purpose.ENTRY and row.status in WORKING]
+        if entries:
+            await self._stop_filling(position, entries)
+        else:
+            await self._protect(position, rows)
+
+    async def _read(self, position_id: int) -> tuple[PositionRow, list[OrderRow]]:
+        async with self.store.read() as conn:
+            return await positions.get(conn, position_id), await orders.of_position(conn, position_id)
+
+    async def _reread(self, rows: list[OrderRow]) -> None:
+        """Ask the broker for every group that could protect: the entry with its legs, an OCO with its stop."""
+        for row in rows:
+            if row.alpaca_order_id is None or row.parent_order_id is not None:
+                continue
+            if row.order_class in ("bracket", "oco") or row.status in WORKING:
+                await self.execution.refresh(row.alpaca_order_id, "poll")
+
+    async def _confirm(self, position: PositionRow, rows: list[OrderRow]) -> None:
+        """Write that the position is protected, and how long it was not."""
+        self.naked.discard(position.position_id)
+        self._verified[position.position_id] = _seen(position, rows)
+        if position.protected_at is not None:
+            return
+        now = self.clock.now()
+        since = self._lost.pop(position.position_id, position.entry_time)
+        naked = position.naked_seconds + Decimal(str(round((now - since).total_seconds(), 3)))
+        async with self.store.tx("protected") as conn:
+            await positions.guard(
+                conn, position.position_id, protected_at=now, naked_seconds=max(naked, Decimal(0))
+            )
+        log.info(
+            "position_protected",
+            symbol=position.symbol,
+            qty=str(position.quantity),
+            stop=str(position.stop_loss),
+            target=str(position.take_profit),
+            naked_seconds=str(naked),
+        )
+
+    async def _stop_filling(self, position: PositionRow, entries: list[OrderRow]) -> None:
+        """A partly filled entry protects nothing: after the grace, cancel the rest and protect what filled."""
+        now = self.clock.now()
+        if now - position.entry_time < timedelta(seconds=self.cfg.partial_entry_grace_seconds):
+            return
+        for row in entries:
+            if row.order_id not in self._asked or now - self._asked[row.order_id] >= ASK_AGAIN:
+                self._asked[row.order_id] = now
+                log.info(
+                    "partial_entry_cancelled",
+                    symbol=row.symbol,
+                    filled=str(row.filled_qty),
+                    of=str(row.quantity),
+                )
+                await self.execution.cancel(row, "PARTIAL_GRACE")
+
+    async def _protect(self, position: PositionRow, rows: list[OrderRow]) -> None:
+        """Clear what is left of a broken group, then put stop and target on exactly what is held."""
+        leftovers = [row for row in rows if row.order_purpose in EXITS and row.status in WORKING]
+        if leftovers:
+            now = self.clock.now()
+            for row in leftovers:
+                if row.order_id not in self._asked or now - self._asked[row.order_id] >= ASK_AGAIN:
+                    self._asked[row.order_id] = now
+                    await self.execution.cancel(row, "OCO")
+            return
+        if position.stop_loss is None or position.take_profit is None:
+            await self._give_up(position, "no stop is known for it")
+            return
+        tries = [row for row in rows if row.order_class == "oco" and row.parent_order_id is None]
+        refused = [row for row in tries if row.status is Status.REJECTED]
+        if len(refused) >= OCO_TRIES:
+            await self._give_up(position, str(refused[-1].rejection_reason))
+            return
+        sent = await self._place_oco(position, rows, attempt=len(tries))
+        if sent.status is Status.REJECTED:
+            await self.clock.sleep(NAKED_LOOK)
+
+    async def _place_oco(self, position: PositionRow, rows: list[OrderRow], *, attempt: int) -> OrderRow:
+        base = next((row.client_order_id for row in rows if row.order_purpose is Purpose.ENTRY), None)
+        base = base or f"{position.symbol}|{position.entry_time.isoformat()}"
+        return await self.execution.place(
+            NewOrder(
+                client_order_id=client_order_id(base, "op", attempt),
+                symbol=position.symbol,
+                purpose=Purpose.TAKE_PROFIT,
+                position_side=position.side,
+                side=side_for(position.side, Purpose.TAKE_PROFIT),
+                quantity=position.quantity,
+                order_type="limit",
+                time_in_force="day",
+                order_class="oco",
+                limit_price=position.take_profit,
+                bracket_stop=position.stop_loss,
+                bracket_target=position.take_profit,
+                cycle_id=position.cycle_id,
+                position_id=position.position_id,
+                epoch=self.epoch,
+            ),
+            note=f"stop and target for the {position.quantity} shares held",
+        )
+
+    async def _give_up(self, position: PositionRow, why: str) -> None:
+        """Shares that cannot be protected are not held."""
+        reason = f"{CloseReason.EMERGENCY_STOP}: {position.symbol} cannot be protected: {why}"
+        await self.exits.ask(position.position_id, reason=reason, purpose=Purpose.EXIT, by="guard")
+
+
+def _exits(rows: list[OrderRow]) -> list[ExitOrder]:
+    """The exits of a position; a leg is dormant while its entry may still fill."""
+    unfinished = {
+        row.order_id for row in rows if row.order_purpose is Purpose.ENTRY and row.status is not Status.FILLED
+    }
+    return [
+        ExitOrder(
+            row.order_purpose, row.status, row.broker_status, row.remaining, row.parent_order_id in unfinished
+        )
+        for row in rows
+        if row.order_purpose in EXITS
+    ]
+
+
+def _seen(position: PositionRow, rows: list[OrderRow]) -> Seen:
+    """What a confirmation rested on: it holds for as long as this stays the same."""
+    return (
+        position.quantity,
+        *((row.order_id, row.status, row.broker_status, row.quantity) for row in rows),
+    )

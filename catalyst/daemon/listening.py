@@ -1,0 +1,75 @@
+"""What the trade_updates stream says, carried to the books; its gaps, carried to the gate and the reconciler."""
+
+from dataclasses import dataclass, field
+
+import structlog
+
+from catalyst.broker.port import Gap, Garbled, StreamState, TradeUpdates
+from catalyst.clock import Clock
+from catalyst.daemon.books import Books
+from catalyst.daemon.gate import Gate
+from catalyst.daemon.reconciler import Reconciler
+from catalyst.domain.report import TradeUpdate
+from catalyst.store import quarantine
+from catalyst.store.pool import Store
+
+log = structlog.get_logger()
+
+
+@dataclass
+class Listening:
+    """One consumer of the stream. Entries are shut while it is not ready and reconciled."""
+
+    stream: TradeUpdates
+    books: Books
+    gate: Gate
+    reconciler: Reconciler
+    store: Store
+    clock: Clock
+    heard: int = 0
+    unknown: int = field(default=0)
+
+    async def run(self) -> None:
+        async for item in self.stream.listen():
+            match item:
+                case TradeUpdate():
+                    await self._update(item)
+                case Gap():
+                    await self._gap(item)
+                case Garbled():
+                    await self._garbled(item)
+
+    async def _update(self, update: TradeUpdate) -> None:
+        """A message that fails must not end the stream: the reconciler will find what it said."""
+        self.heard += 1
+        try:
+            known = await self.books.hear_update(update)
+        except Exception:  # the edge of a task that must live on
+            log.exception("update_failed", trade_event=update.event, broker_id=update.order.broker_id)
+            known = False
+        if not known:
+            self.reconciler.soon.beat()
+
+    async def _gap(self, gap: Gap) -> None:
+        """Nothing is believed complete across a gap: ask for everything, then open the gate."""
+        ready = gap.state is StreamState.READY
+        self.reconciler.stream_ready = ready
+        if not ready:
+            self.gate.shut("stream", f"trade updates {gap.state}: {gap.reason}")
+            self.reconciler.soon.beat()
+            return
+        findings = await self.reconciler.look("reconcile")
+        log.info("stream_ready", clean=findings.clean)
+        if findings.read:
+            self.gate.clear("stream")
+        else:
+            self.gate.shut("stream", "the gap could not be filled yet")
+
+    async def _garbled(self, item: Garbled) -> None:
+        self.unknown += 1
+        log.warning("update_garbled", error=item.error, size=len(item.raw))
+        async with self.store.tx("quarantine") as conn:
+            await quarantine.put(
+                conn, source="stream", reason=item.error, payload=item.raw, at=self.clock.now()
+            )
+        self.reconciler.soon.beat()

@@ -1,0 +1,282 @@
+"""Reconciliation: rows, fills, orders and positions against what the broker shows. Also the light polls, and
+recovery, which is nothing but the first reconciliation.
+
+It corrects the tables by hearing the broker; it never trades, and it believes a difference in shares only when
+two looks in a row agree.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Final
+
+import structlog
+
+from catalyst.broker.port import Broker
+from catalyst.clock import Clock
+from catalyst.config import Execution as ExecutionConfig
+from catalyst.config import Reconcile
+from catalyst.daemon.books import Books, Pulse
+from catalyst.daemon.execution import Execution
+from catalyst.domain.errors import BrokerError
+from catalyst.domain.ids import is_ours
+from catalyst.domain.order import PositionSide, Purpose, Side, Status, position_side_for
+from catalyst.domain.report import Fill, OrderReport, PositionReport
+from catalyst.store import alerts, orders, positions
+from catalyst.store.orders import NewOrder, OrderRow
+from catalyst.store.pool import Store
+
+log = structlog.get_logger()
+
+OVERLAP: Final = timedelta(minutes=10)  # the broker's bounds are exclusive and its clock is not ours
+LOOK_BACK: Final = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What one reconciliation saw. `clean` is false when a read failed or the books differ from the broker."""
+
+    read: bool
+    heard: int = 0
+    fills_booked: int = 0
+    strangers: int = 0
+    differences: tuple[str, ...] = ()
+
+    @property
+    def clean(self) -> bool:
+        return self.read and not self.differences
+
+
+@dataclass
+class Reconciler:
+    """Hears everything the broker shows. `soon` asks for a look at once (a gap, a stranger)."""
+
+    store: Store
+    broker: Broker
+    books: Books
+    execution: Execution
+    clock: Clock
+    cfg: Reconcile
+    polls: ExecutionConfig
+    stream_ready: bool = False
+    soon: Pulse = field(default_factory=Pulse)
+    _doubts: dict[str, str] = field(default_factory=dict)
+    _ledger_seen_to: datetime | None = None
+
+    async def run(self) -> None:
+        """A full look every minute; in between, light polls while anything is working (2 s without a stream)."""
+        last_full = self.clock.now()
+        while True:
+            pause = self.polls.order_poll_seconds if self.stream_ready else 2.0
+            at_once = await self.soon.next(self.clock, timedelta(seconds=pause))
+            due = self.clock.now() - last_full >= timedelta(seconds=self.cfg.every_seconds)
+            if at_once or due:
+                last_full = self.clock.now()
+                await self.look("reconcile")
+            elif await self._anything_working():
+                await self._hear_orders("poll")
+
+    async def look(self, source: str) -> Findings:
+        """One whole reconciliation."""
+        heard = await self._hear_orders(source)
+        if heard is None:
+            return Findings(read=False)
+        booked = await self._hear_ledger(source)
+        await self._resolve_rows(source)
+        differences = await self._compare_positions(source)
+        if booked is None or differences is None:
+            return Findings(read=False, heard=heard)
+        findings = Findings(True, heard, booked, len(self.books.strangers), tuple(differences))
+        if heard or booked or differences:
+            log.info(
+                "reconciled",
+                source=source,
+                orders_heard=heard,
+                fills_booked=booked,
+                differences=list(differences),
+            )
+        return findings
+
+    async def _anything_working(self) -> bool:
+        async with self.store.read() as conn:
+            return bool(await orders.working(conn)) or bool(await positions.open_positions(conn))
+
+    # -- orders
+
+    async def _hear_orders(self, source: str) -> int | None:
+        """Hear every order of the day whose report says something new; how many, None when the read failed."""
+        try:
+            reports = await self.broker.orders(status="all", after=self.clock.now() - LOOK_BACK)
+        except BrokerError as error:
+            log.warning("orders_unreadable", error=str(error))
+            return None
+        known = await self._known(reports)
+        heard = 0
+        for report in reports:
+            if all(_says_nothing_new(known.get(one.broker_id), one) for one in (report, *report.legs)):
+                continue
+            heard += 1
+            if not await self.books.hear(report, source):
+                await self._adopt_stranger(report, source)
+        return heard
+
+    async def _known(self, reports: list[OrderReport]) -> dict[str, OrderRow]:
+        ids = [one.broker_id for report in reports for one in (report, *report.legs)]
+        async with self.store.read() as conn:
+            rows = await orders.by_broker_ids(conn, ids)
+        return {row.alpaca_order_id: row for row in rows if row.alpaca_order_id is not None}
+
+    async def _adopt_stranger(self, report: OrderReport, source: str) -> None:
+        """Give an order we did not place (or lost the row of) its row, and say so.
+
+        An order against an open position of ours is an exit of it, made by a person; anything else is foreign:
+        recorded and reported, never traded.
+        """
+        against = PositionSide.LONG if report.side is Side.SELL else PositionSide.SHORT
+        async with self.store.tx("adopt_stranger") as conn:
+            held = await positions.lock_open(conn, report.symbol, against)
+            purpose = Purpose.ENTRY if held is None else Purpose.EXIT
+            await orders.insert(
+                conn,
+                NewOrder(
+                    client_order_id=report.client_order_id,
+                    symbol=report.symbol,
+                    purpose=purpose,
+                    position_side=position_side_for(report.side, purpose),
+                    side=report.side,
+                    quantity=report.quantity,
+                    order_type=report.order_type,
+                    time_in_force=report.time_in_force,
+                    order_class=report.order_class,
+                    origin="external",
+                    cycle_id=held.cycle_id if held else None,
+                    position_id=held.position_id if held else None,
+                    limit_price=report.limit_price,
+                    stop_price=report.stop_price,
+                    alpaca_order_id=report.broker_id,
+                    broker_status=report.broker_status,
+                ),
+                status=Status.SUBMITTED,
+                at=self.clock.now(),
+                source=source,
+                note="an order we have no record of placing",
+            )
+            await self._alert(
+                conn,
+                "ORDER_ADOPTED" if is_ours(report.client_order_id) else "FOREIGN_ORDER",
+                "WARNING",
+                report.symbol,
+                f"{report.side} {report.quantity} {report.symbol} was placed by somebody else",
+                key=report.broker_id,
+            )
+        log.warning("stranger_adopted", symbol=report.symbol, side=report.side, broker_id=report.broker_id)
+        await self.books.hear(report, source)
+
+    # -- fills
+
+    async def _hear_ledger(self, source: str) -> int | None:
+        """Book every fill of the ledger that has no execution row yet; how many, None when the read failed."""
+        now = self.clock.now()
+        after = (self._ledger_seen_to or now - LOOK_BACK) - OVERLAP
+        try:
+            found = await self.broker.fills(after=after)
+        except BrokerError as error:
+            log.warning("ledger_unreadable", error=str(error))
+            return None
+        missing = await self._missing(found)
+        for fill in missing:
+            await self.books.book(fill, source)
+        self._ledger_seen_to = now
+        return len(missing)
+
+    async def _missing(self, found: list[Fill]) -> list[Fill]:
+        """Fills whose ledger id no execution carries yet."""
+        ids = [fill.activity_id for fill in found if fill.activity_id is not None]
+        async with self.store.read() as conn:
+            booked = await orders.booked_activities(conn, ids)
+        return [fill for fill in found if fill.activity_id not in booked]
+
+    # -- rows the broker's list did not speak of
+
+    async def _resolve_rows(self, source: str) -> None:
+        """Ask about every working row on its own: without a broker id by ours, older than the list by its id."""
+        async with self.store.read() as conn:
+            rows = await orders.working(conn)
+        horizon = self.clock.now() - LOOK_BACK
+        for row in rows:
+            if row.status is Status.CREATED:
+                continue  # it waits for its moment; the proposals' owner ends it
+            if row.alpaca_order_id is None:
+                if not self.execution.sending(row.order_id):
+                    self.execution.resolving(row)
+            elif row.created_at < horizon and row.parent_order_id is None:
+                await self.execution.refresh(row.alpaca_order_id, source)
+
+    # -- shares
+
+    async def _compare_positions(self, source: str) -> list[str] | None:
+        """Differences between our open positions and the broker's that two looks agree on; None: not readable."""
+        try:
+            held = {report.symbol: report for report in await self.broker.positions()}
+        except BrokerError as error:
+            log.warning("positions_unreadable", error=str(error))
+            return None
+        async with self.store.read() as conn:
+            ours: dict[str, Decimal] = {}
+            for row in await positions.open_positions(conn):
+                signed = row.quantity if row.side is PositionSide.LONG else -row.quantity
+                ours[row.symbol] = ours.get(row.symbol, Decimal(0)) + signed
+        doubts = {}
+        for symbol in sorted(ours.keys() | held.keys()):
+            seen = _difference(symbol, ours.get(symbol, Decimal(0)), held.get(symbol))
+            if seen is not None:
+                doubts[symbol] = seen
+        confirmed = [text for symbol, text in doubts.items() if self._doubts.get(symbol) == text]
+        self._doubts = doubts
+        for text in confirmed:
+            await self._report_difference(text, source)
+        if doubts and not confirmed:
+            self.soon.beat()
+        return confirmed
+
+    async def _report_difference(self, text: str, source: str) -> None:
+        event, symbol, *_ = text.split(" ")
+        log.error(event.lower(), symbol=symbol, difference=text, source=source)
+        async with self.store.tx("difference") as conn:
+            await self._alert(conn, event, "CRITICAL", symbol, text, key=text)
+
+    async def _alert(
+        self, conn: "orders.Conn", event: str, severity: str, symbol: str, message: str, *, key: str
+    ) -> None:
+        await alerts.put(
+            conn,
+            severity=severity,
+            event=event,
+            message=message,
+            facts={"symbol": symbol},
+            dedupe_key=f"{event}:{key}",
+            at=self.clock.now(),
+        )
+
+
+def _says_nothing_new(row: OrderRow | None, report: OrderReport) -> bool:
+    """True when the row says already what the report says."""
+    return (
+        row is not None
+        and row.broker_status == report.broker_status
+        and row.filled_qty == report.filled_qty
+        and row.quantity == report.quantity
+        and (row.status is not Status.SUBMITTED or report.broker_status in {"new", "pending_new"})
+    )
+
+
+def _difference(symbol: str, ours: Decimal, held: PositionReport | None) -> str | None:
+    """One line naming what differs, stable between looks; None when nothing does."""
+    theirs = held.quantity if held is not None else Decimal(0)
+    if ours == theirs:
+        return None
+    if theirs == 0:
+        return f"PHANTOM_POSITION {symbol} ours {ours} broker 0"
+    if ours == 0:
+        return f"ORPHAN_POSITION {symbol} ours 0 broker {theirs}"
+    return f"QTY_MISMATCH {symbol} ours {ours} broker {theirs}"

@@ -1,0 +1,114 @@
+"""The day's loss and the time limit: every minute and after each fill; at the limit, the emergency stop."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from decimal import Decimal
+from typing import Final
+
+import structlog
+
+from catalyst.broker.port import Broker
+from catalyst.clock import Clock
+from catalyst.config import Config
+from catalyst.daemon.books import Books
+from catalyst.daemon.exits import SafeExit
+from catalyst.domain.errors import BrokerError
+from catalyst.domain.order import Purpose
+from catalyst.domain.position import CloseReason
+from catalyst.store import alerts, cycles, positions, risk_events
+from catalyst.store.pool import Store
+
+log = structlog.get_logger()
+
+EVERY: Final = timedelta(seconds=60)
+
+
+@dataclass
+class RiskWatch:
+    """Compares the worse of our figure and the broker's with the limit."""
+
+    store: Store
+    broker: Broker
+    books: Books
+    exits: SafeExit
+    clock: Clock
+    cfg: Config
+    emergency_stop: Callable[[str], Awaitable[None]]
+    cycle_id: str | None = None
+    start_equity: Decimal | None = None
+    _warned: bool = False
+    _stopped: bool = False
+
+    async def run(self) -> None:
+        while True:
+            await self.books.filled.next(self.clock, EVERY)
+            await self.look()
+
+    async def look(self) -> None:
+        """Measure the day, warn at the threshold, stop at the limit; then end what has been held too long."""
+        if self.cycle_id is None:
+            return
+        day = await self._day_pnl()
+        limit = self.cfg.risk.max_daily_loss
+        loss = -day
+        warn_at = limit * Decimal(str(self.cfg.risk.warning_threshold_pct)) / 100
+        if loss >= limit > 0 and not self._stopped and self.cfg.daily_limits.emergency_stop_at_100:
+            self._stopped = True
+            await self.emergency_stop(f"daily loss {loss:.2f} reached the limit {limit:.2f}")
+        elif loss >= warn_at > 0 and not self._warned:
+            self._warned = True
+            await self._warn(loss, limit)
+        elif loss < warn_at:
+            self._warned = False  # once per crossing
+        await self._end_long_holds()
+
+    async def _day_pnl(self) -> Decimal:
+        """Dollars of the day: the worse of the tables' and the broker's own figure."""
+        assert self.cycle_id is not None  # look() returned otherwise
+        async with self.store.tx("risk") as conn:
+            realized, unrealized = await positions.day_pnl(conn, self.cycle_id)
+            await cycles.mark(
+                conn, self.cycle_id, realized=realized, unrealized=unrealized, at=self.clock.now()
+            )
+        ours = realized + unrealized
+        if self.start_equity is None:
+            return ours
+        try:
+            account = await self.broker.account()
+        except BrokerError as error:
+            log.warning("account_unreadable", error=str(error))
+            return ours
+        return min(ours, account.equity - self.start_equity)
+
+    async def _warn(self, loss: Decimal, limit: Decimal) -> None:
+        message = f"the day's loss {loss:.2f} passed {self.cfg.risk.warning_threshold_pct:g} % of {limit:.2f}"
+        log.warning("daily_loss_warning", loss=str(loss), limit=str(limit))
+        async with self.store.tx("risk_warning") as conn:
+            at = self.clock.now()
+            facts = {"loss": str(loss), "limit": str(limit), "cycle_id": self.cycle_id}
+            await risk_events.put(
+                conn, event_type="DAILY_LOSS_WARNING", severity="WARNING", message=message, facts=facts, at=at
+            )
+            await alerts.put(
+                conn,
+                severity="WARNING",
+                event="DAILY_LOSS_WARNING",
+                message=message,
+                facts=facts,
+                dedupe_key=f"DAILY_LOSS_WARNING:{self.cycle_id}:{at:%H%M}",
+                at=at,
+            )
+
+    async def _end_long_holds(self) -> None:
+        longest = timedelta(minutes=self.cfg.positions.max_hold_time_minutes)
+        now = self.clock.now()
+        async with self.store.read() as conn:
+            held = await positions.open_positions(conn)
+        for position in held:
+            if now - position.entry_time >= longest:
+                minutes = int((now - position.entry_time).total_seconds() // 60)
+                reason = f"{CloseReason.TIME_LIMIT}: {position.symbol} held {minutes} minutes"
+                await self.exits.ask(
+                    position.position_id, reason=reason, purpose=Purpose.EXIT, by="risk_watch"
+                )

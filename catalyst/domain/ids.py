@@ -1,0 +1,17 @@
+"""Names we give our orders: derived from what they are for, never drawn, so a restart derives the same."""
+
+from typing import Final
+from uuid import UUID, uuid5
+
+NAMESPACE: Final = UUID("6f1c7c1e-0c0b-5f0a-9a55-3a1d6f9d2b11")
+PREFIX: Final = "cat-"
+
+
+def client_order_id(base: str, role: str, attempt: int) -> str:
+    """An id of at most 48 of `[a-z0-9-]` for the `attempt`-th order of `role` that follows from `base`."""
+    return f"{PREFIX}{uuid5(NAMESPACE, f'{base}|{role}|{attempt}').hex}-{role}"
+
+
+def is_ours(client_order_id: str) -> bool:
+    """True when the id was derived here."""
+    return client_order_id.startswith(PREFIX)

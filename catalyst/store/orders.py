@@ -1,0 +1,488 @@
+"""Orders at rest, their fills and their journal. Each function takes a connection: the caller owns the
+transaction, and a state never changes without its line in the journal.
+
+Only the daemon's one door (`daemon/books.py`) and the submit path call what writes here.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Final
+
+from catalyst.domain.errors import StaleOrder
+from catalyst.domain.order import OrderState, PositionSide, Purpose, Side, Status
+
+if TYPE_CHECKING:
+    from asyncpg import Connection, Record
+    from asyncpg.pool import PoolConnectionProxy
+
+    Conn = Connection[Record] | PoolConnectionProxy[Record]
+
+
+@dataclass(frozen=True, slots=True)
+class OrderRow:
+    """One row of orders, with its security's symbol. Quantities in shares, prices in dollars, times UTC."""
+
+    order_id: int
+    client_order_id: str
+    alpaca_order_id: str | None
+    cycle_id: str | None
+    security_id: int
+    symbol: str
+    position_id: int | None
+    parent_order_id: int | None
+    replaces: int | None
+    order_purpose: Purpose
+    position_side: PositionSide
+    side: Side
+    order_class: str
+    order_type: str
+    time_in_force: str
+    quantity: Decimal
+    limit_price: Decimal | None
+    stop_price: Decimal | None
+    bracket_stop: Decimal | None
+    bracket_target: Decimal | None
+    status: Status
+    filled_qty: Decimal
+    filled_avg_price: Decimal | None
+    broker_status: str | None
+    epoch: int | None
+    origin: str
+    signal_id: str | None
+    attempts: int
+    last_attempt_at: datetime | None
+    created_at: datetime
+    submitted_at: datetime | None
+    expires_at: datetime | None
+    closed_at: datetime | None
+    rejection_reason: str | None
+    cancel_reason: str | None
+
+    @property
+    def state(self) -> OrderState:
+        return OrderState(self.status, self.quantity, self.filled_qty, self.rejection_reason)
+
+    @property
+    def remaining(self) -> Decimal:
+        return self.quantity - self.filled_qty
+
+
+@dataclass(frozen=True, slots=True)
+class NewOrder:
+    """What the submit path writes before anybody could have heard of the order."""
+
+    client_order_id: str
+    symbol: str
+    purpose: Purpose
+    position_side: PositionSide
+    side: Side
+    quantity: Decimal
+    order_type: str
+    time_in_force: str
+    order_class: str
+    origin: str = "catalyst"
+    cycle_id: str | None = None
+    position_id: int | None = None
+    parent_order_id: int | None = None
+    replaces: int | None = None
+    limit_price: Decimal | None = None
+    stop_price: Decimal | None = None
+    bracket_stop: Decimal | None = None
+    bracket_target: Decimal | None = None
+    alpaca_order_id: str | None = None
+    broker_status: str | None = None
+    signal_id: str | None = None
+    expires_at: datetime | None = None
+    epoch: int | None = None  # None only for orders we did not place
+
+
+# One literal statement a question; the column list is written once because the row type is one.
+_SELECT: Final = """
+    SELECT o.order_id, o.client_order_id, o.alpaca_order_id, o.cycle_id, o.security_id, s.symbol,
+           o.position_id, o.parent_order_id, o.replaces, o.order_purpose, o.position_side, o.side,
+           o.order_class, o.order_type, o.time_in_force, o.quantity, o.limit_price, o.stop_price,
+           o.bracket_stop, o.bracket_target, o.status, o.filled_qty, o.filled_avg_price, o.broker_status,
+           o.epoch, o.origin, o.signal_id, o.attempts, o.last_attempt_at, o.created_at, o.submitted_at,
+           o.expires_at, o.closed_at, o.rejection_reason, o.cancel_reason
+      FROM orders o JOIN securities s USING (security_id)
+"""
+_BY_ID: Final = _SELECT + " WHERE o.order_id = $1"
+_LOCK_BY_ID: Final = _SELECT + " WHERE o.order_id = $1 FOR UPDATE OF o"
+_LOCK_BY_BROKER_ID: Final = _SELECT + " WHERE o.alpaca_order_id = $1 FOR UPDATE OF o"
+_LOCK_BY_CLIENT_ID: Final = _SELECT + " WHERE o.client_order_id = $1 FOR UPDATE OF o"
+_WORKING: Final = (
+    _SELECT + " WHERE o.status IN ('created', 'submitted', 'accepted', 'partial_fill') ORDER BY o.order_id"
+)
+_OF_POSITION: Final = _SELECT + " WHERE o.position_id = $1 ORDER BY o.order_id"
+_LEGS: Final = _SELECT + " WHERE o.parent_order_id = $1 ORDER BY o.order_id"
+_OF_SYMBOL_WORKING: Final = (
+    _SELECT
+    + " WHERE s.symbol = $1 AND o.status IN ('created', 'submitted', 'accepted', 'partial_fill')"
+    + " ORDER BY o.order_id"
+)
+_BY_BROKER_IDS: Final = _SELECT + " WHERE o.alpaca_order_id = ANY($1::text[])"
+_OF_CYCLE: Final = _SELECT + " WHERE o.cycle_id = $1 ORDER BY o.order_id"
+
+
+def row_of(record: "Record") -> OrderRow:
+    """The typed row of one record of the select above."""
+    values = dict(record)
+    values["order_purpose"] = Purpose(values["order_purpose"])
+    values["position_side"] = PositionSide(values["position_side"])
+    values["side"] = Side(values["side"])
+    values["status"] = Status(values["status"])
+    return OrderRow(**values)
+
+
+async def get(conn: "Conn", order_id: int) -> OrderRow:
+    """The order of that id; KeyError when there is none."""
+    record = await conn.fetchrow(_BY_ID, order_id)
+    if record is None:
+        raise KeyError(order_id)
+    return row_of(record)
+
+
+async def lock(conn: "Conn", order_id: int) -> OrderRow:
+    """The order of that id, locked until the transaction ends."""
+    record = await conn.fetchrow(_LOCK_BY_ID, order_id)
+    if record is None:
+        raise KeyError(order_id)
+    return row_of(record)
+
+
+async def lock_reported(conn: "Conn", broker_id: str, client_order_id: str | None) -> OrderRow | None:
+    """The order a report speaks of, by the broker's id or else by ours, locked; None when we have no row."""
+    record = await conn.fetchrow(_LOCK_BY_BROKER_ID, broker_id)
+    if record is None and client_order_id:
+        record = await conn.fetchrow(_LOCK_BY_CLIENT_ID, client_order_id)
+    return None if record is None else row_of(record)
+
+
+async def working(conn: "Conn") -> list[OrderRow]:
+    """Every order that is not at its end, oldest first."""
+    return [row_of(record) for record in await conn.fetch(_WORKING)]
+
+
+async def working_in(conn: "Conn", symbol: str) -> list[OrderRow]:
+    """The symbol's orders that are not at their end, oldest first."""
+    return [row_of(record) for record in await conn.fetch(_OF_SYMBOL_WORKING, symbol)]
+
+
+async def of_position(conn: "Conn", position_id: int) -> list[OrderRow]:
+    """Every order of a position, oldest first."""
+    return [row_of(record) for record in await conn.fetch(_OF_POSITION, position_id)]
+
+
+async def legs_of(conn: "Conn", order_id: int) -> list[OrderRow]:
+    """The bracket or OCO legs of an order."""
+    return [row_of(record) for record in await conn.fetch(_LEGS, order_id)]
+
+
+async def of_cycle(conn: "Conn", cycle_id: str) -> list[OrderRow]:
+    """Every order of a cycle, oldest first."""
+    return [row_of(record) for record in await conn.fetch(_OF_CYCLE, cycle_id)]
+
+
+async def by_broker_ids(conn: "Conn", broker_ids: Sequence[str]) -> list[OrderRow]:
+    """The rows of these broker ids, those that exist."""
+    return [row_of(record) for record in await conn.fetch(_BY_BROKER_IDS, list(broker_ids))]
+
+
+async def booked_activities(conn: "Conn", activity_ids: Sequence[str]) -> set[str]:
+    """Which of these ledger ids an execution carries already."""
+    found = await conn.fetch(
+        "SELECT activity_id FROM executions WHERE activity_id = ANY($1::text[])", list(activity_ids)
+    )
+    return {record["activity_id"] for record in found}
+
+
+async def known_broker_ids(conn: "Conn", broker_ids: Sequence[str]) -> set[str]:
+    """Which of these broker ids have a row."""
+    found = await conn.fetch(
+        "SELECT alpaca_order_id FROM orders WHERE alpaca_order_id = ANY($1::text[])", list(broker_ids)
+    )
+    return {record["alpaca_order_id"] for record in found}
+
+
+async def insert(conn: "Conn", new: NewOrder, *, status: Status, at: datetime, source: str, note: str) -> int:
+    """Write an order as created, or as created and submitted at once, with its journal; return its id.
+
+    Raises asyncpg.UniqueViolationError when the client order id, the broker's id or the signal has a row.
+    """
+    order_id: int = await conn.fetchval(
+        """
+        WITH born AS (
+            INSERT INTO orders (client_order_id, security_id, order_purpose, position_side, side, quantity,
+                                order_type, time_in_force, order_class, origin, cycle_id, position_id,
+                                parent_order_id, replaces, limit_price, stop_price, bracket_stop,
+                                bracket_target, alpaca_order_id, broker_status, signal_id, expires_at, epoch,
+                                status, created_at, updated_at, submitted_at, attempts, last_attempt_at)
+            VALUES ($1, get_or_create_security($2), $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,
+                    $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $25,
+                    CASE WHEN $24 = 'created' THEN NULL ELSE $25 END,
+                    CASE WHEN $24 = 'created' THEN 0 ELSE 1 END,
+                    CASE WHEN $24 = 'created' THEN NULL ELSE $25 END)
+            RETURNING order_id
+        ), told AS (
+            INSERT INTO order_events (order_id, at, source, kind, from_status, to_status, note)
+            SELECT order_id, $25, $26, 'transition', step.seen, step.then, $27
+              FROM born, (VALUES (1, NULL, 'created'), (2, 'created', 'submitted')) AS step (n, seen, then)
+             WHERE step.then = 'created' OR $24 <> 'created'
+             ORDER BY step.n
+        )
+        SELECT order_id FROM born
+        """,
+        new.client_order_id,
+        new.symbol,
+        new.purpose,
+        new.position_side,
+        new.side,
+        new.quantity,
+        new.order_type,
+        new.time_in_force,
+        new.order_class,
+        new.origin,
+        new.cycle_id,
+        new.position_id,
+        new.parent_order_id,
+        new.replaces,
+        new.limit_price,
+        new.stop_price,
+        new.bracket_stop,
+        new.bracket_target,
+        new.alpaca_order_id,
+        new.broker_status,
+        new.signal_id,
+        new.expires_at,
+        new.epoch,
+        status,
+        at,
+        source,
+        note,
+    )
+    return order_id
+
+
+async def move(
+    conn: "Conn",
+    order_id: int,
+    *,
+    seen: Status,
+    then: Status,
+    at: datetime,
+    source: str,
+    kind: str = "transition",
+    note: str | None = None,
+    payload: Mapping[str, object] | None = None,
+    rejection_reason: str | None = None,
+    cancel_reason: str | None = None,
+    epoch: int,
+) -> None:
+    """Move one order from the state the caller saw, and journal it. The first times of each kind are kept.
+
+    Raises StaleOrder when the row is no longer in `seen`.
+    """
+    moved = await conn.fetchval(
+        """
+        WITH moved AS (
+            UPDATE orders
+               SET status = $3, updated_at = $4, epoch = $11,
+                   submitted_at = CASE WHEN $3 = 'submitted' THEN coalesce(submitted_at, $4) ELSE submitted_at END,
+                   attempts = attempts + CASE WHEN $3 = 'submitted' THEN 1 ELSE 0 END,
+                   last_attempt_at = CASE WHEN $3 = 'submitted' THEN $4 ELSE last_attempt_at END,
+                   accepted_at = CASE WHEN $3 = 'accepted' THEN coalesce(accepted_at, $4) ELSE accepted_at END,
+                   filled_at = CASE WHEN $3 = 'filled' THEN coalesce(filled_at, $4) ELSE filled_at END,
+                   cancelled_at = CASE WHEN $3 = 'cancelled' THEN coalesce(cancelled_at, $4) ELSE cancelled_at END,
+                   closed_at = CASE WHEN $3 IN ('filled', 'cancelled', 'rejected', 'expired', 'replaced')
+                                    THEN coalesce(closed_at, $4) ELSE NULL END,
+                   rejection_reason = coalesce($9, rejection_reason),
+                   cancel_reason = CASE WHEN $3 = 'cancelled' THEN coalesce(cancel_reason, $10, 'BROKER')
+                                        ELSE cancel_reason END
+             WHERE order_id = $1 AND status = $2
+            RETURNING order_id
+        )
+        INSERT INTO order_events (order_id, at, source, kind, from_status, to_status, payload, note)
+        SELECT order_id, $4, $5, $6, $2, $3, $7, $8 FROM moved
+        RETURNING order_id
+        """,
+        order_id,
+        seen,
+        then,
+        at,
+        source,
+        kind,
+        payload,
+        note,
+        rejection_reason,
+        cancel_reason,
+        epoch,
+    )
+    if moved is None:
+        raise StaleOrder(f"order {order_id} is no longer {seen}")
+
+
+async def adopt(
+    conn: "Conn", order_id: int, *, broker_id: str, broker_status: str, at: datetime, epoch: int
+) -> None:
+    """Write the broker's id and word for an order we sent."""
+    await conn.execute(
+        """
+        UPDATE orders SET alpaca_order_id = $2, broker_status = $3, updated_at = $4, epoch = $5 WHERE order_id = $1
+        """,
+        order_id,
+        broker_id,
+        broker_status,
+        at,
+        epoch,
+    )
+
+
+async def say(conn: "Conn", order_id: int, broker_status: str, at: datetime, *, epoch: int) -> None:
+    """Keep the broker's own word for an order: it tells a resting target from a stop that is `held`."""
+    await conn.execute(
+        """
+        UPDATE orders SET broker_status = $2, updated_at = $3, epoch = $4
+         WHERE order_id = $1 AND broker_status IS DISTINCT FROM $2
+        """,
+        order_id,
+        broker_status,
+        at,
+        epoch,
+    )
+
+
+async def resize(
+    conn: "Conn", order_id: int, quantity: Decimal, at: datetime, source: str, *, epoch: int
+) -> None:
+    """Follow the broker, which shrinks a stop when its sibling target fills in part."""
+    await conn.execute(
+        """
+        WITH sized AS (
+            UPDATE orders SET quantity = $2, updated_at = $3, epoch = $5 WHERE order_id = $1
+            RETURNING order_id, status
+        )
+        INSERT INTO order_events (order_id, at, source, kind, to_status, note)
+        SELECT order_id, $3, $4, 'note', status, 'the broker resized the order to ' || $2::text FROM sized
+        """,
+        order_id,
+        quantity,
+        at,
+        source,
+        epoch,
+    )
+
+
+async def attempt(conn: "Conn", order_id: int, at: datetime, *, epoch: int) -> None:
+    """Count another send of the same order, before it leaves."""
+    await conn.execute(
+        """
+        UPDATE orders SET attempts = attempts + 1, last_attempt_at = $2, updated_at = $2, epoch = $3
+         WHERE order_id = $1
+        """,
+        order_id,
+        at,
+        epoch,
+    )
+
+
+async def cancel_because(conn: "Conn", order_id: int, reason: str, at: datetime, *, epoch: int) -> None:
+    """Write why a cancel is about to be asked for, before it is asked."""
+    await conn.execute(
+        """
+        UPDATE orders SET cancel_reason = coalesce(cancel_reason, $2), updated_at = $3, epoch = $4
+         WHERE order_id = $1
+        """,
+        order_id,
+        reason,
+        at,
+        epoch,
+    )
+
+
+async def link(conn: "Conn", order_ids: Sequence[int], position_id: int, at: datetime, *, epoch: int) -> None:
+    """Tie an entry and its legs to the position the first fill created."""
+    await conn.execute(
+        """
+        UPDATE orders SET position_id = $2, updated_at = $3, epoch = $4 WHERE order_id = ANY($1::bigint[])
+        """,
+        list(order_ids),
+        position_id,
+        at,
+        epoch,
+    )
+
+
+async def journal(
+    conn: "Conn",
+    order_id: int | None,
+    *,
+    at: datetime,
+    source: str,
+    kind: str,
+    note: str | None = None,
+    payload: Mapping[str, object] | None = None,
+) -> None:
+    """Add a line that moves nothing: stale, unknown, contradiction, note."""
+    await conn.execute(
+        "INSERT INTO order_events (order_id, at, source, kind, note, payload) VALUES ($1, $2, $3, $4, $5, $6)",
+        order_id,
+        at,
+        source,
+        kind,
+        note,
+        payload,
+    )
+
+
+async def add_execution(
+    conn: "Conn",
+    order_id: int,
+    *,
+    cum_qty: Decimal,
+    quantity: Decimal,
+    price: Decimal,
+    at: datetime,
+    source: str,
+    execution_id: str | None,
+    activity_id: str | None,
+) -> bool:
+    """Book one execution; false when its (order, cumulative quantity) is in the ledger already, in which case
+    only an id it had not heard before is added."""
+    fresh: bool = await conn.fetchval(
+        """
+        INSERT INTO executions (order_id, cum_qty, quantity, price, at, source, execution_id, activity_id)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+        ON CONFLICT (order_id, cum_qty) DO UPDATE
+            SET execution_id = coalesce(executions.execution_id, excluded.execution_id),
+                activity_id = coalesce(executions.activity_id, excluded.activity_id)
+        RETURNING (xmax = 0)
+        """,
+        order_id,
+        cum_qty,
+        quantity,
+        price,
+        at,
+        source,
+        execution_id,
+        activity_id,
+    )
+    return fresh
+
+
+async def count_fill(conn: "Conn", order_id: int, at: datetime, *, epoch: int) -> None:
+    """Make the order's filled quantity and average what its executions say."""
+    await conn.execute(
+        """
+        UPDATE orders o
+           SET filled_qty = e.quantity, filled_avg_price = e.notional / e.quantity, updated_at = $2,
+               epoch = $3
+          FROM (SELECT sum(quantity) AS quantity, sum(quantity * price) AS notional
+                  FROM executions WHERE order_id = $1) e
+         WHERE o.order_id = $1
+        """,
+        order_id,
+        at,
+        epoch,
+    )

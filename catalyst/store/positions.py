@@ -1,0 +1,245 @@
+"""Positions at rest. A row is inserted by the first entry fill and changed only by fills; marks (unrealised
+P&L, highs and lows, protection) are written beside them."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Final
+
+from catalyst.domain.order import PositionSide
+from catalyst.domain.position import Holding
+
+if TYPE_CHECKING:
+    from asyncpg import Record
+
+    from catalyst.store.orders import Conn
+
+
+@dataclass(frozen=True, slots=True)
+class PositionRow:
+    """One row of positions, with its security's symbol and sector. Shares, dollars, UTC."""
+
+    position_id: int
+    cycle_id: str | None
+    security_id: int
+    symbol: str
+    sector: str | None
+    side: PositionSide
+    quantity: Decimal
+    entered_qty: Decimal
+    cost: Decimal
+    exited_qty: Decimal
+    proceeds: Decimal
+    entry_price: Decimal
+    stop_loss: Decimal | None
+    take_profit: Decimal | None
+    entry_time: datetime
+    exit_time: datetime | None
+    status: str
+    realized_pnl: Decimal | None
+    unrealized_pnl: Decimal | None
+    last_price: Decimal | None
+    protected_at: datetime | None
+    naked_seconds: Decimal
+    close_reason: str | None
+    carried: bool
+
+    @property
+    def holding(self) -> Holding:
+        return Holding(self.side, self.entered_qty, self.cost, self.exited_qty, self.proceeds)
+
+
+_SELECT: Final = """
+    SELECT p.position_id, p.cycle_id, p.security_id, s.symbol, sec.name AS sector, p.side, p.quantity,
+           p.entered_qty, p.cost, p.exited_qty, p.proceeds, p.entry_price, p.stop_loss, p.take_profit,
+           p.entry_time, p.exit_time, p.status, p.realized_pnl, p.unrealized_pnl, p.last_price,
+           p.protected_at, p.naked_seconds, p.close_reason, p.carried
+      FROM positions p JOIN securities s USING (security_id) LEFT JOIN sectors sec USING (sector_id)
+"""
+_OPEN: Final = _SELECT + " WHERE p.status = 'open' ORDER BY p.position_id"
+_BY_ID: Final = _SELECT + " WHERE p.position_id = $1"
+_LOCK_BY_ID: Final = _SELECT + " WHERE p.position_id = $1 FOR UPDATE OF p"
+_LOCK_OPEN: Final = _SELECT + " WHERE s.symbol = $1 AND p.side = $2 AND p.status = 'open' FOR UPDATE OF p"
+_OF_CYCLE: Final = _SELECT + " WHERE p.cycle_id = $1 ORDER BY p.position_id"
+
+
+def row_of(record: "Record") -> PositionRow:
+    """The typed row of one record of the select above."""
+    values = dict(record)
+    values["side"] = PositionSide(values["side"])
+    return PositionRow(**values)
+
+
+async def open_positions(conn: "Conn") -> list[PositionRow]:
+    """Every open position, oldest first."""
+    return [row_of(record) for record in await conn.fetch(_OPEN)]
+
+
+async def get(conn: "Conn", position_id: int) -> PositionRow:
+    """The position of that id; KeyError when there is none."""
+    record = await conn.fetchrow(_BY_ID, position_id)
+    if record is None:
+        raise KeyError(position_id)
+    return row_of(record)
+
+
+async def lock(conn: "Conn", position_id: int) -> PositionRow:
+    """The position of that id, locked until the transaction ends."""
+    record = await conn.fetchrow(_LOCK_BY_ID, position_id)
+    if record is None:
+        raise KeyError(position_id)
+    return row_of(record)
+
+
+async def lock_open(conn: "Conn", symbol: str, side: PositionSide) -> PositionRow | None:
+    """The open position of a symbol and side, locked; None when there is none."""
+    record = await conn.fetchrow(_LOCK_OPEN, symbol, side)
+    return None if record is None else row_of(record)
+
+
+async def of_cycle(conn: "Conn", cycle_id: str) -> list[PositionRow]:
+    """Every position opened in a cycle, oldest first."""
+    return [row_of(record) for record in await conn.fetch(_OF_CYCLE, cycle_id)]
+
+
+async def insert(
+    conn: "Conn",
+    *,
+    cycle_id: str | None,
+    security_id: int,
+    holding: Holding,
+    stop_loss: Decimal | None,
+    take_profit: Decimal | None,
+    at: datetime,
+) -> int:
+    """Open a position with its first fill; return its id."""
+    position_id: int = await conn.fetchval(
+        """
+        INSERT INTO positions (cycle_id, security_id, side, quantity, entered_qty, cost, exited_qty, proceeds,
+                               entry_price, stop_loss, take_profit, entry_time, status, realized_pnl,
+                               unrealized_pnl, last_price, high_since_entry, low_since_entry, updated_at)
+        VALUES ($1, $2, $3, $4, $5, $6, 0, 0, $7, $8, $9, $10, 'open', 0, 0, $7, $7, $7, $10)
+        RETURNING position_id
+        """,
+        cycle_id,
+        security_id,
+        holding.side,
+        holding.quantity,
+        holding.entered_qty,
+        holding.cost,
+        holding.entry_price,
+        stop_loss,
+        take_profit,
+        at,
+    )
+    return position_id
+
+
+async def write(
+    conn: "Conn", position_id: int, holding: Holding, *, at: datetime, close_reason: str | None = None
+) -> None:
+    """Make the row say what the fills say; at quantity zero it is closed, with its exit time and reason."""
+    await conn.execute(
+        """
+        UPDATE positions
+           SET quantity = $2, entered_qty = $3, cost = $4, exited_qty = $5, proceeds = $6, entry_price = $7,
+               exit_price = $8, realized_pnl = $9, status = $10, updated_at = $11,
+               exit_time = CASE WHEN $10 = 'closed' THEN $11 ELSE NULL END,
+               unrealized_pnl = CASE WHEN $10 = 'closed' THEN 0 ELSE unrealized_pnl END,
+               close_reason = CASE WHEN $10 = 'closed' THEN left($12, 255) ELSE close_reason END
+         WHERE position_id = $1
+        """,
+        position_id,
+        holding.quantity,
+        holding.entered_qty,
+        holding.cost,
+        holding.exited_qty,
+        holding.proceeds,
+        holding.entry_price,
+        holding.exit_price,
+        holding.realized_pnl,
+        holding.status,
+        at,
+        close_reason,
+    )
+
+
+async def mark(conn: "Conn", position_id: int, *, price: Decimal, unrealized: Decimal, at: datetime) -> None:
+    """Mark an open position to market and stretch its extremes."""
+    await conn.execute(
+        """
+        UPDATE positions
+           SET last_price = $2, unrealized_pnl = $3, updated_at = $4,
+               high_since_entry = greatest(high_since_entry, $2), low_since_entry = least(low_since_entry, $2)
+         WHERE position_id = $1 AND status = 'open'
+        """,
+        position_id,
+        price,
+        unrealized,
+        at,
+    )
+
+
+async def guard(
+    conn: "Conn", position_id: int, *, protected_at: datetime | None, naked_seconds: Decimal
+) -> None:
+    """Write since when the broker's stop covers all of it (None: it does not), and how long it did not."""
+    await conn.execute(
+        "UPDATE positions SET protected_at = $2, naked_seconds = $3 WHERE position_id = $1",
+        position_id,
+        protected_at,
+        naked_seconds,
+    )
+
+
+async def levels(
+    conn: "Conn", position_id: int, *, stop_loss: Decimal, take_profit: Decimal, at: datetime
+) -> None:
+    """Write the stop and the target that now protect a position."""
+    await conn.execute(
+        "UPDATE positions SET stop_loss = $2, take_profit = $3, updated_at = $4 WHERE position_id = $1",
+        position_id,
+        stop_loss,
+        take_profit,
+        at,
+    )
+
+
+async def day_pnl(conn: "Conn", cycle_id: str) -> tuple[Decimal, Decimal]:
+    """(realised, unrealised) dollars of a cycle's positions."""
+    record = await conn.fetchrow(
+        """
+        SELECT coalesce(sum(realized_pnl), 0) AS realized,
+               coalesce(sum(unrealized_pnl) FILTER (WHERE status = 'open'), 0) AS unrealized
+          FROM positions WHERE cycle_id = $1
+        """,
+        cycle_id,
+    )
+    assert record is not None  # an aggregate always answers
+    return record["realized"], record["unrealized"]
+
+
+async def traded_symbols(conn: "Conn", *, since: datetime) -> set[str]:
+    """Every symbol this database ordered by itself since then: the ones it answers for."""
+    found = await conn.fetch(
+        """
+        SELECT DISTINCT s.symbol FROM orders o JOIN securities s USING (security_id)
+         WHERE o.origin IN ('catalyst', 'broker') AND o.created_at >= $1
+        """,
+        since,
+    )
+    return {record["symbol"] for record in found}
+
+
+async def is_open(conn: "Conn", symbol: str, side: PositionSide) -> bool:
+    """True when the symbol has an open position of that side."""
+    return bool(
+        await conn.fetchval(
+            """
+            SELECT EXISTS (SELECT 1 FROM positions p JOIN securities s USING (security_id)
+                            WHERE s.symbol = $1 AND p.side = $2 AND p.status = 'open')
+            """,
+            symbol,
+            side,
+        )
+    )
