@@ -7,6 +7,11 @@ amount word about the company ("narrows"); what the amount is of decides whether
 import re
 from typing import Final
 
+
+def _words(listed: str) -> list[str]:
+    return listed.split()
+
+
 _BY_VALENCE: Final = {
     3.0: """soar soars soared soaring skyrocket skyrockets skyrocketed skyrocketing blowout multibagger
         outperformed trounces crushes smashes""",
@@ -97,22 +102,28 @@ WORDS: Final[dict[str, float]] = {
 
 # What one would rather have less of: an amount word near it means the opposite.
 FLIPPED: Final = frozenset(
-    """loss losses deficit debt debts cost costs expense expenses inflation unemployment jobless layoffs churn default
-    defaults npa npas npl npls impairments provisions provisioning liabilities shortfall burn borrowing borrowings
+    _words(
+        """loss losses deficit debt debts cost costs expense expenses inflation unemployment jobless layoffs
+    churn default defaults npa npas npl npls impairments provisions provisioning liabilities shortfall burn borrowing borrowings
     claims slippages delinquencies redundancies inventory inventories emissions tax taxes tariffs dues charges
-    leverage vacancy vacancies attrition arrears""".split()
+    leverage vacancy vacancies attrition arrears"""
+    )
 )
 # Words of amount: they turn with what they are about.
 MORE: Final = frozenset(
-    """rise rises rose rising increase increases increased increasing grow grows grew growing climb climbs climbed jump
-    jumps jumped surge surges surged soar soars soared widen widens widened widening swell swells swelled up higher
-    mounting mounts mount doubles doubled""".split()
+    _words(
+        """rise rises rose rising increase increases increased increasing grow grows grew growing climb climbs
+    climbed jump jumps jumped surge surges surged soar soars soared widen widens widened widening swell swells swelled up higher
+    mounting mounts mount doubles doubled"""
+    )
 )
 LESS: Final = frozenset(
-    """fall falls fell falling drop drops dropped decline declines declined decrease decreases decreased decreasing
+    _words(
+        """fall falls fell falling drop drops dropped decline declines declined decrease decreases decreased decreasing
     narrow narrows narrowed narrowing shrink shrinks shrank cut cuts cutting reduce reduces reduced reducing lower down
     lowers lowered pare pares pared trims trimmed trim ease eases eased slash slashes slashed halves halved contain
-    eliminate reduction""".split()
+    eliminate reduction"""
+    )
 )
 
 # (parts of words one of which must be there, the pattern, the token that stands for it, the token's valence); tried
@@ -133,8 +144,8 @@ _PHRASES: Final = (
     ("order", r"\b(?:in|on|by)\s+order\s+to\b", "xorderto", 0.0),
     (
         "capital",
-        r"\b(?:increase|increases|increased|raise|raises|raised|cut|reduce)d?\s+(?:the\s+)?(?:share"
-        r"\s+)?capital\b",
+        (r"\b(?:increase|increases|increased|raise|raises|raised|cut|reduce)d?\s+(?:the\s+)?(?:share"
+        r"\s+)?capital\b"),
         "xcapital", 0.0,
     ),
     ("reduc", r"\breduc\w+\s+(?:the\s+)?(?:environmental|carbon|energy)\b", "xgreen", 0.3),
@@ -143,41 +154,41 @@ _PHRASES: Final = (
     # better than it sounds
     (
         "loss",
-        r"\b(?:net\s+|operating\s+|pre-?tax\s+|quarterly\s+)*loss(?:es)?\s+(?:\w+\s+){0,2}?(?:narrow\w*"
-        r"|shrinks?|shrank|shrunk|halves|halved|contracts?)\b",
+        (r"\b(?:net\s+|operating\s+|pre-?tax\s+|quarterly\s+)*loss(?:es)?\s+(?:\w+\s+){0,2}?(?:narrow\w*"
+        r"|shrinks?|shrank|shrunk|halves|halved|contracts?)\b"),
         "xlossnarrows", 2.2,
     ),
     ("narrow", r"\bnarrow(?:s|ed|er|ing)?\s+(?:\w+\s+){0,3}?loss(?:es)?\b", "xnarrowloss", 2.2),
     (
         "profit black",
-        r"\b(?:swings?|swung|turns?|turned|returns?|returned|back|moved?)\s+(?:\w+\s+)?(?:to|into|in)"
-        r"\s+(?:a\s+|the\s+)?(?:net\s+|operating\s+)*(?:profit\w*|black)\b",
+        (r"\b(?:swings?|swung|turns?|turned|returns?|returned|back|moved?)\s+(?:\w+\s+)?(?:to|into|in)"
+        r"\s+(?:a\s+|the\s+)?(?:net\s+|operating\s+)*(?:profit\w*|black)\b"),
         "xtoprofit", 2.5,
     ),
     ("loss", r"\bfrom\s+(?:a\s+)?(?:\w+[- ]){0,3}loss\b", "xfromloss", 0.8),
     (
         "beat top exceed surpass above ahead better higher",
-        r"\b(?:beats?|tops?|topped|exceed\w*|surpass\w*|above|ahead\s+of|better[- ]than|higher"
+        (r"\b(?:beats?|tops?|topped|exceed\w*|surpass\w*|above|ahead\s+of|better[- ]than|higher"
         r"\s+than)[- ](?:\w+['’]?s?\s+){0,3}?(?:estimates?|expect\w*|forecasts?|consensus|street|views?"
-        r"|predictions?|target)\b",
+        r"|predictions?|target)\b"),
         "xbeats", 2.8,
     ),
     (
         "rais lift hike up boost",
-        r"\b(?:raises?|raised|lifts?|lifted|hikes?|hiked|ups|upped|boosts?|boosted|upgrades?)\s+(?:\w+"
-        r"\s+){0,4}?(?:guidance|outlook|forecasts?|targets?|estimates?|dividend|stake)\b",
+        (r"\b(?:raises?|raised|lifts?|lifted|hikes?|hiked|ups|upped|boosts?|boosted|upgrades?)\s+(?:\w+"
+        r"\s+){0,4}?(?:guidance|outlook|forecasts?|targets?|estimates?|dividend|stake)\b"),
         "xraises", 2.8,
     ),
     (
         "high hod ath",
-        r"\b(?:all[- ]time|record|52[- ]?week|multi[- ]?year|\d+[- ](?:week|month|year)|fresh|new"
-        r"|life(?:time)?|one[- ]year)[- ]highs?\b|\b(?:hod|ath)\b",
+        (r"\b(?:all[- ]time|record|52[- ]?week|multi[- ]?year|\d+[- ](?:week|month|year)|fresh|new"
+        r"|life(?:time)?|one[- ]year)[- ]highs?\b|\b(?:hod|ath)\b"),
         "xhigh", 2.3,
     ),
     (
         "appro clear nod",
-        r"\bfda\s+(?:\w+\s+){0,2}?(?:approv\w+|clear\w+|nod)\b|\bapproved\s+by\s+(?:the\s+)?fda\b"
-        r"|\b(?:gets?|wins?|receives?|won)\s+(?:\w+\s+){0,4}?(?:approval|nod|clearance)\b",
+        (r"\bfda\s+(?:\w+\s+){0,2}?(?:approv\w+|clear\w+|nod)\b|\bapproved\s+by\s+(?:the\s+)?fda\b"
+        r"|\b(?:gets?|wins?|receives?|won)\s+(?:\w+\s+){0,4}?(?:approval|nod|clearance)\b"),
         "xapproved", 3.0,
     ),
     (
@@ -187,8 +198,8 @@ _PHRASES: Final = (
     ),
     (
         "offer bid acquired bought",
-        r"\b(?:to\s+be\s+acquired|takeover\s+(?:bid|offer)|buyout\s+offer|agrees?\s+to\s+be\s+bought"
-        r"|open\s+offer)\b",
+        (r"\b(?:to\s+be\s+acquired|takeover\s+(?:bid|offer)|buyout\s+offer|agrees?\s+to\s+be\s+bought"
+        r"|open\s+offer)\b"),
         "xtakeover", 2.5,
     ),
     ("stake", r"\b(?:stake\s+in|buys?\s+(?:a\s+)?(?:\d+\S*\s+)?stake)\b", "xstake", 0.4),
@@ -217,15 +228,15 @@ _PHRASES: Final = (
     # worse than it sounds
     (
         "miss below under short lag lower worse trail",
-        r"\b(?:miss(?:es|ed)?|below|under|short\s+of|lags?|lower\s+than|worse[- ]than"
+        (r"\b(?:miss(?:es|ed)?|below|under|short\s+of|lags?|lower\s+than|worse[- ]than"
         r"|trails?)[- ](?:\w+['’]?s?\s+){0,3}?(?:estimates?|expect\w*|forecasts?|consensus|street"
-        r"|views?)\b",
+        r"|views?)\b"),
         "xmisses", -2.8,
     ),
     (
         "cut lower slash trim reduc withdr suspend",
-        r"\b(?:cuts?|lowers?|lowered|slash\w*|trims?|trimmed|reduces?|reduced|withdr[ae]ws?|suspends?)"
-        r"\s+(?:\w+\s+){0,4}?(?:guidance|outlook|forecasts?|targets?|estimates?|dividend|stake|rating)\b",
+        (r"\b(?:cuts?|lowers?|lowered|slash\w*|trims?|trimmed|reduces?|reduced|withdr[ae]ws?|suspends?)"
+        r"\s+(?:\w+\s+){0,4}?(?:guidance|outlook|forecasts?|targets?|estimates?|dividend|stake|rating)\b"),
         "xcutsview", -2.6,
     ),
     ("profit", r"\bprofit[- ](?:warning|taking|booking)\b", "xprofitwarning", -2.2),
@@ -236,58 +247,58 @@ _PHRASES: Final = (
     ),
     (
         "loss red",
-        r"\b(?:swings?|swung|slips?|slipped|turns?|falls?|fell|sinks?|lands?|plunges?|plunged)\s+(?:\w+"
-        r"\s+){0,3}?(?:to|into|in)\s+(?:a\s+|the\s+)?(?:\w+\s+)?(?:loss(?:es)?|red)\b",
+        (r"\b(?:swings?|swung|slips?|slipped|turns?|falls?|fell|sinks?|lands?|plunges?|plunged)\s+(?:\w+"
+        r"\s+){0,3}?(?:to|into|in)\s+(?:a\s+|the\s+)?(?:\w+\s+)?(?:loss(?:es)?|red)\b"),
         "xtoloss", -2.8,
     ),
     ("profit", r"\bfrom\s+(?:a\s+)?(?:\w+[- ]){0,3}profit\b", "xfromprofit", -1.0),
     (
         "low",
-        r"\b(?:all[- ]time|record|52[- ]?week|multi[- ]?(?:year|month)|\d+[- ](?:week|month|year)|fresh"
-        r"|new|life(?:time)?)[- ]lows?\b",
+        (r"\b(?:all[- ]time|record|52[- ]?week|multi[- ]?(?:year|month)|\d+[- ](?:week|month|year)|fresh"
+        r"|new|life(?:time)?)[- ]lows?\b"),
         "xlowest", -2.3,
     ),
     (
         "complete clinical meet endpoint",
-        r"\b(?:complete\s+response\s+letter|clinical\s+hold|fails?\s+to\s+meet|did\s+not\s+meet|missed"
-        r"\s+(?:\w+\s+)?endpoint)\b",
+        (r"\b(?:complete\s+response\s+letter|clinical\s+hold|fails?\s+to\s+meet|did\s+not\s+meet|missed"
+        r"\s+(?:\w+\s+)?endpoint)\b"),
         "xtrialfails", -3.0,
     ),
     (
         "concern chapter margin class short",
-        r"\b(?:going\s+concern|chapter\s+(?:7|11)|margin\s+call|class[- ]action|short[- ]seller"
-        r"\s+report)\b",
+        (r"\b(?:going\s+concern|chapter\s+(?:7|11)|margin\s+call|class[- ]action|short[- ]seller"
+        r"\s+report)\b"),
         "xdistress", -2.5,
     ),
     (
         "offering dilut split",
-        r"\b(?:secondary|public|stock|share|direct)\s+offering\b|\bdilut\w+\b|\breverse\s+(?:stock"
-        r"\s+)?split\b",
+        (r"\b(?:secondary|public|stock|share|direct)\s+offering\b|\bdilut\w+\b|\breverse\s+(?:stock"
+        r"\s+)?split\b"),
         "xoffering", -2.0,
     ),
     (
         "cut job off staff work head personnel",
-        r"\b(?:job|staff|work\s?force|head\s?count|personnel)\s+(?:cuts?|reductions?|losses)\b|\bcut(?:s"
-        r"|ting)?\s+(?:\w+\s+){0,2}jobs\b|\b(?:lay|laid|laying|lays)\s+off\b",
+        (r"\b(?:job|staff|work\s?force|head\s?count|personnel)\s+(?:cuts?|reductions?|losses)\b|\bcut(?:s"
+        r"|ting)?\s+(?:\w+\s+){0,2}jobs\b|\b(?:lay|laid|laying|lays)\s+off\b"),
         "xjobcuts", -1.6,
     ),
     ("end", r"\b(?:lower|bottom|low)\s+end\b", "xlowerend", -1.0),
     (
         "cross flag down shoulders",
-        r"\b(?:death|bear(?:ish)?)\s+(?:cross|flag)\b|\bbreak(?:s|ing)?\s?down\b|\bbroke\s+down\b"
-        r"|\bhead\s+(?:and|&)\s+shoulders\b",
+        (r"\b(?:death|bear(?:ish)?)\s+(?:cross|flag)\b|\bbreak(?:s|ing)?\s?down\b|\bbroke\s+down\b"
+        r"|\bhead\s+(?:and|&)\s+shoulders\b"),
         "xbearchart", -2.0,
     ),
     (
         "short out",
-        r"\b(?:go(?:ing)?|went|am|got|stay(?:ing)?|nice|still)\s+short\b|\bshort\s+(?:setup|position|idea"
-        r"|here)\b|\b(?:am|getting|get)\s+out\s+of\b",
+        (r"\b(?:go(?:ing)?|went|am|got|stay(?:ing)?|nice|still)\s+short\b|\bshort\s+(?:setup|position|idea"
+        r"|here)\b|\b(?:am|getting|get)\s+out\s+of\b"),
         "xgoshort", -2.0,
     ),
     (
         "weigh take",
-        r"\bweigh(?:s|ed|ing)?\s+(?:on|down)\b|\btake\s+(?:a\s+|further\s+)?(?:hit|knock|toll)\b"
-        r"|\btakes?\s+toll\b",
+        (r"\bweigh(?:s|ed|ing)?\s+(?:on|down)\b|\btake\s+(?:a\s+|further\s+)?(?:hit|knock|toll)\b"
+        r"|\btakes?\s+toll\b"),
         "xweighs", -2.0,
     ),
     (
