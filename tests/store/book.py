@@ -1,0 +1,130 @@
+"""Rows written the raw way, so that what the database itself refuses can be seen."""
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from itertools import count
+from typing import Any
+
+from catalyst.store.pool import Connection
+
+AT = datetime(2026, 4, 8, 14, 15, tzinfo=UTC)
+CYCLE = "20260408-091500"
+
+
+class Book:
+    """One connection, and short ways to say what a table should hold."""
+
+    def __init__(self, conn: Connection) -> None:
+        self.conn = conn
+        self._ids = count(1)
+
+    async def day(self) -> None:
+        """A cycle, epoch 1, and the symbol AAPL as security 1."""
+        await self.conn.execute(
+            """
+            INSERT INTO trading_cycles (cycle_id, cycle_date, mode, max_positions, max_daily_loss, scan_frequency,
+                                        start_time, updated_at, config_hash)
+            VALUES ($1, '2026-04-08', 'supervised', 5, 2000, 1800, $2, $2, 'hash')
+            """,
+            CYCLE,
+            AT,
+        )
+        await self.conn.execute("UPDATE daemon SET epoch = 1")
+        assert await self.conn.fetchval("SELECT get_or_create_security('AAPL')") == 1
+
+    async def order(self, *, journaled: bool = True, **columns: Any) -> int:
+        """An order of 100 AAPL as it is first written, `columns` apart, with its line in the journal."""
+        row = {
+            "client_order_id": f"cat-{next(self._ids)}",
+            "cycle_id": CYCLE,
+            "security_id": 1,
+            "order_purpose": "entry",
+            "position_side": "long",
+            "side": "buy",
+            "order_type": "limit",
+            "time_in_force": "day",
+            "quantity": Decimal(100),
+            "limit_price": Decimal("190.00"),
+            "epoch": 1,
+            "created_at": AT,
+            "updated_at": AT,
+            **columns,
+        }
+        names = ", ".join(row)
+        values = ", ".join(f"${n}" for n in range(1, len(row) + 1))
+        async with self.conn.transaction():
+            order_id = await self.conn.fetchval(
+                f"INSERT INTO orders ({names}) VALUES ({values}) RETURNING order_id", *row.values()
+            )
+            if journaled:
+                await self.journal(order_id, row.get("status", "created"))
+        return order_id
+
+    async def journal(self, order_id: int, status: str, kind: str = "transition") -> None:
+        await self.conn.execute(
+            "INSERT INTO order_events (order_id, at, source, kind, to_status) VALUES ($1, $2, 'submit', $3, $4)",
+            order_id,
+            AT,
+            kind,
+            status,
+        )
+
+    async def move(self, order_id: int, status: str, *, journaled: bool = True, **columns: Any) -> None:
+        """The order is `status` now, with its line in the journal."""
+        changes = {"status": status, **columns}
+        assignments = ", ".join(f"{name} = ${n}" for n, name in enumerate(changes, start=2))
+        async with self.conn.transaction():
+            await self.conn.execute(
+                f"UPDATE orders SET {assignments} WHERE order_id = $1", order_id, *changes.values()
+            )
+            if journaled:
+                await self.journal(order_id, status)
+
+    async def fill(self, order_id: int, cum_qty: int, quantity: int, price: str = "190.00") -> None:
+        await self.conn.execute(
+            """
+            INSERT INTO executions (order_id, cum_qty, quantity, price, at, source)
+            VALUES ($1, $2, $3, $4, $5, 'stream')
+            """,
+            order_id,
+            Decimal(cum_qty),
+            Decimal(quantity),
+            Decimal(price),
+            AT,
+        )
+
+    async def position(self, quantity: int = 100, *, symbol: str = "AAPL", ordered: int | None = None) -> int:
+        """A long position of `quantity` shares at 190.00, with the entry that opened it; the position's id."""
+        security_id = await self.conn.fetchval("SELECT get_or_create_security($1)", symbol)
+        entry = await self.order(security_id=security_id, quantity=Decimal(ordered or quantity))
+        await self.move(entry, "submitted", submitted_at=AT)
+        return await self.enter(entry, security_id, quantity, "filled" if not ordered else "partial_fill")
+
+    async def enter(self, entry: int, security_id: int, quantity: int, status: str) -> int:
+        """The first fill of `entry`, with everything it changes, in one transaction."""
+        async with self.conn.transaction():
+            await self.fill(entry, quantity, quantity)
+            position_id = await self.conn.fetchval(
+                """
+                INSERT INTO positions (cycle_id, security_id, side, quantity, entered_qty, entry_price, cost,
+                                       entry_time, updated_at)
+                VALUES ($1, $2, 'long', $3, $3, 190, 190 * $3::numeric, $4, $4) RETURNING position_id
+                """,
+                CYCLE,
+                security_id,
+                Decimal(quantity),
+                AT,
+            )
+            await self.move(entry, status, filled_qty=Decimal(quantity), position_id=position_id)
+        return position_id
+
+    async def exit(self, position_id: int, **columns: Any) -> int:
+        """A market sell of 100 that leaves the position, `columns` apart."""
+        fields = {
+            "order_purpose": "exit",
+            "side": "sell",
+            "order_type": "market",
+            "limit_price": None,
+            **columns,
+        }
+        return await self.order(position_id=position_id, **fields)

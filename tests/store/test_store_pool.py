@@ -1,0 +1,210 @@
+"""The pool: transactions, types, limits, and the clock that waits for them."""
+
+import asyncio
+from datetime import timedelta
+from decimal import Decimal
+
+import asyncpg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from catalyst.clock import ManualClock
+from catalyst.store.pool import (
+    Connection,
+    Moment,
+    Store,
+    connect,
+    encode_json,
+    is_outage,
+    open_store,
+    storable,
+)
+from catalyst.store.refusals import IllegalEdge, StaleEpoch
+
+
+async def test_a_transaction_that_raises_leaves_nothing(store: Store):
+    """A block that raises is rolled back whole, and the error names the step."""
+    with pytest.raises(ValueError, match="no") as caught:
+        async with store.tx("two sectors") as conn:
+            await conn.execute("INSERT INTO sectors (name) VALUES ('Energy')")
+            raise ValueError("no")
+    assert caught.value.__notes__ == ["in transaction 'two sectors'"]
+    async with store.read() as conn:
+        assert await conn.fetchval("SELECT count(*) FROM sectors") == 0
+
+
+async def test_the_clock_stands_while_a_transaction_lasts(store: Store, clock: ManualClock):
+    """A sleeper is not woken before the transaction under way has committed."""
+    told = []
+
+    async def sleeper() -> None:
+        await clock.sleep(timedelta(seconds=1))
+        async with store.read() as conn:
+            told.append(await conn.fetchval("SELECT name FROM sectors"))
+
+    async def writer() -> None:
+        async with store.tx("sector") as conn:
+            began.set()
+            await conn.execute("SELECT pg_sleep(0.05)")
+            await conn.execute("INSERT INTO sectors (name) VALUES ('Energy')")
+
+    began = asyncio.Event()
+    tasks = [asyncio.create_task(sleeper()), asyncio.create_task(writer())]
+    await began.wait()
+    await clock.advance(timedelta(seconds=2))
+    await asyncio.gather(*tasks)
+    assert told == ["Energy"]
+
+
+async def test_witness_sees_each_step_before_and_after_its_commit(database: str, clock: ManualClock):
+    """The witness is told before a step and, only when it was committed, after it."""
+    seen: list[tuple[str, Moment]] = []
+    store = await open_store(database, clock, witness=lambda label, moment: seen.append((label, moment)))
+    async with store.tx("one"):
+        pass
+    with pytest.raises(asyncpg.DivisionByZeroError):
+        async with store.statement("two") as conn:
+            await conn.execute("SELECT 1/0")
+    await store.close()
+    assert seen == [("one", Moment.BEFORE), ("one", Moment.AFTER), ("two", Moment.BEFORE)]
+
+
+async def test_work_is_done_again_when_others_were_in_the_way(store: Store):
+    """Two transactions that lock the same rows in opposite order both end well: the victim is repeated whole."""
+    async with store.tx("seed") as conn:
+        await conn.execute("INSERT INTO sectors (name) VALUES ('A'), ('B')")
+    both = asyncio.Barrier(2)
+    runs = []
+
+    def work(first: str, second: str):
+        async def lock(conn: Connection) -> str:
+            runs.append(first)
+            await conn.execute("SELECT 1 FROM sectors WHERE name = $1 FOR UPDATE", first)
+            if len(runs) <= 2:
+                await both.wait()
+            await conn.execute("SELECT 1 FROM sectors WHERE name = $1 FOR UPDATE", second)
+            return first
+
+        return lock
+
+    done = await asyncio.gather(store.run("ab", work("A", "B")), store.run("ba", work("B", "A")))
+    assert sorted(done) == ["A", "B"]
+    assert len(runs) == 3
+
+
+async def test_contention_that_stays_is_raised(store: Store):
+    """After three attempts the last error is the caller's."""
+    runs = []
+
+    async def work(conn: Connection) -> None:
+        runs.append(1)
+        raise asyncpg.DeadlockDetectedError("again")
+
+    with pytest.raises(asyncpg.DeadlockDetectedError):
+        await store.run("never", work)
+    assert len(runs) == 3
+
+
+async def test_sessions_have_their_limits_and_names(store: Store):
+    """No statement, lock or idle transaction lasts for ever; every session says whose it is."""
+    async with store.read() as conn:
+        shown = [
+            await conn.fetchval(f"SHOW {name}")
+            for name in (
+                "application_name", "statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout",
+                "synchronous_commit", "timezone",
+            )
+        ]  # fmt: skip
+        assert shown == ["catalyst", "5s", "2s", "30s", "on", "UTC"]
+
+
+async def test_money_is_decimal_and_json_is_values(store: Store):
+    """Numerics come back digit for digit; jsonb takes and gives Python values, Decimals as text."""
+    async with store.read() as conn:
+        assert await conn.fetchval("SELECT $1::numeric", Decimal("0.1000")) == Decimal("0.1")
+        assert str(await conn.fetchval("SELECT 187.9500::numeric")) == "187.9500"
+        value = {"price": Decimal("187.95"), "n": 1, "none": None, "list": ["a", {"b": True}]}
+        assert await conn.fetchval("SELECT $1::jsonb", value) == value | {"price": "187.95"}
+
+
+_ANY_TEXT = st.text(st.characters(), max_size=30)
+_ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | _ANY_TEXT,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_ANY_TEXT, inner, max_size=4),
+    max_leaves=10,
+)
+
+
+@given(st.lists(_ANY_JSON, min_size=1, max_size=20))
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+async def test_anything_json_can_be_stored(database: str, values: list[object]):
+    """NUL, lone surrogates, NaN: whatever a stranger sends has a place in jsonb, and none of it is an error."""
+    conn = await connect(database, "test")
+    try:
+        for value in values:
+            await conn.fetchval("SELECT $1::jsonb", value)
+    finally:
+        await conn.close()
+
+
+@given(_ANY_TEXT)
+def test_storable_text_is_the_text_where_it_can_be(text: str):
+    """Only NUL and lone surrogates change; the result is never longer than asked."""
+    clean = storable(text)
+    assert "\x00" not in clean
+    assert clean.encode().decode() == clean
+    if "\x00" not in text and not any("\ud800" <= c <= "\udfff" for c in text):
+        assert clean == text
+    assert len(storable(text, 3)) <= 3
+
+
+def test_json_refuses_what_is_not_json():
+    """An object nobody taught it is an error where it is written, not a string in the table."""
+    with pytest.raises(TypeError):
+        encode_json({"clock": object()})
+
+
+async def test_an_outage_is_told_from_a_mistake(database: str, clock: ManualClock):
+    """A cut connection and a refused one are outages; bad SQL, bad arguments and a lost epoch are not."""
+    with pytest.raises(OSError) as refused:
+        await asyncpg.connect("postgresql://x@127.0.0.1:1/x", timeout=5)
+    assert is_outage(refused.value)
+    store = await open_store(database, clock)
+    with pytest.raises(Exception, match="terminat") as cut:  # noqa: PT012 -- the cut comes with the statement
+        async with store.read() as conn:
+            await conn.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+    assert is_outage(cut.value)
+    for wrong in ("SELECT nonsense", "SELECT 1/0"):
+        with pytest.raises(asyncpg.PostgresError) as mistake:
+            async with store.read() as conn:
+                await conn.execute(wrong)
+        assert not is_outage(mistake.value)
+    with pytest.raises(asyncpg.DataError) as argument:
+        async with store.read() as conn:
+            await conn.fetchval("SELECT $1::integer", "one")
+    assert not is_outage(argument.value)
+    assert not is_outage(StaleEpoch("x"))
+    assert not is_outage(IllegalEdge("x"))
+    await store.close()
+
+
+async def test_the_pool_survives_losing_its_connections(store: Store):
+    """After the server cut every session the next step gets a new one."""
+    async with store.read() as conn:
+        await conn.fetchval("SELECT 1")
+    killer = await asyncpg.connect(store.dsn)
+    await killer.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    await killer.close()
+    for _ in range(3):
+        try:
+            async with store.tx("again") as conn:
+                await conn.execute("INSERT INTO sectors (name) VALUES ('Energy')")
+            break
+        except Exception as error:
+            assert is_outage(error)
+    async with store.read() as conn:
+        assert await conn.fetchval("SELECT count(*) FROM sectors") == 1

@@ -1,0 +1,162 @@
+"""Securities, sectors, the calendar, and the seeds' helper functions."""
+
+import asyncio
+from datetime import UTC, date, datetime, time
+
+import pytest
+
+from catalyst.domain.report import AssetReport
+from catalyst.domain.session import session_of
+from catalyst.store import securities, sessions
+from catalyst.store.pool import Store, connect
+from catalyst.store.securities import Refreshed
+from store.book import AT
+
+FULL = session_of(date(2026, 4, 8), time(9, 30), time(16, 0))
+HALF = session_of(date(2026, 11, 27), time(9, 30), time(13, 0))
+
+
+def asset(symbol: str, **fields: object) -> AssetReport:
+    values = {
+        "asset_id": symbol, "symbol": symbol, "name": f"{symbol} Inc.", "exchange": "NASDAQ", "status": "active",
+        "tradable": True, "shortable": True, "easy_to_borrow": True, "fractionable": True, "marginable": True,
+    }  # fmt: skip
+    return AssetReport(**{**values, **fields})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("call", "table"),
+    [
+        ("SELECT get_or_create_security('new')", "securities"),
+        ("SELECT get_or_create_time('2026-04-08T14:15:30Z')", "time_dimension"),
+    ],
+)
+async def test_get_or_create_gives_one_id_to_all_who_ask_at_once(database: str, call: str, table: str):
+    """Twenty connections ask for the same new thing at the same moment: one row, one id, no error."""
+    conns = [await connect(database, "race") for _ in range(20)]
+    try:
+        ready = asyncio.Barrier(20)
+
+        async def ask(conn) -> int:
+            await ready.wait()
+            return await conn.fetchval(call)
+
+        ids = await asyncio.gather(*(ask(conn) for conn in conns))
+        assert len(set(ids)) == 1
+        assert await conns[0].fetchval(f"SELECT count(*) FROM {table}") == 1
+    finally:
+        for conn in conns:
+            await conn.close()
+
+
+async def test_a_new_security_is_upper_case_of_unknown_exchange_and_active(store: Store):
+    """The seeds' function makes the row the seeds' functions expect."""
+    async with store.tx("security") as conn:
+        security_id = await conn.fetchval("SELECT get_or_create_security('aapl')")
+        row = await securities.get(conn, "AAPL")
+    assert row is not None
+    assert (row.security_id, row.exchange, row.is_active, row.refreshed_at) == (
+        security_id,
+        "UNKNOWN",
+        True,
+        None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("at", "market", "trading"),
+    [
+        ("2026-04-08T13:29:59Z", False, True),
+        ("2026-04-08T13:30:00Z", True, True),
+        ("2026-04-08T19:59:59Z", True, True),
+        ("2026-04-08T20:00:00Z", False, True),
+        ("2026-11-27T17:59:00Z", True, True),  # winter time, half day
+        ("2026-11-27T18:00:00Z", False, True),
+        ("2026-04-09T01:00:00Z", False, True),  # still the 8th in New York
+        ("2026-04-11T15:00:00Z", False, False),  # a Saturday
+    ],
+)
+async def test_market_hours_are_the_calendars(store: Store, at: str, market: bool, trading: bool):
+    """The time dimension follows the exchange's day in New York, daylight saving and half days included."""
+    async with store.tx("time") as conn:
+        await sessions.put(conn, [FULL, HALF])
+        time_id = await conn.fetchval("SELECT get_or_create_time($1)", datetime.fromisoformat(at))
+        row = await conn.fetchrow("SELECT * FROM time_dimension WHERE time_id = $1", time_id)
+    assert (row["is_market_hours"], row["is_trading_day"]) == (market, trading)
+
+
+async def test_the_time_dimension_learns_a_calendar_that_came_later(store: Store):
+    """A minute asked for before its day was known is corrected, and keeps its id."""
+    async with store.tx("time") as conn:
+        early = await conn.fetchval("SELECT get_or_create_time($1)", AT)
+        assert not await conn.fetchval("SELECT is_market_hours FROM time_dimension")
+        await sessions.put(conn, [FULL])
+        assert await conn.fetchval("SELECT get_or_create_time($1)", AT) == early
+        row = await conn.fetchrow("SELECT * FROM time_dimension")
+    assert row["is_market_hours"]
+    assert (row["date"], row["hour"], row["minute"], row["day_of_week"]) == (date(2026, 4, 8), 10, 15, 3)
+
+
+async def test_the_calendar_is_kept_and_corrected(store: Store):
+    """Days come back as sessions; a second calendar replaces the hours of a day; the next session is found."""
+    async with store.tx("calendar") as conn:
+        await sessions.put(conn, [FULL, session_of(HALF.day, time(9, 30), time(16, 0))])
+        await sessions.put(conn, [HALF])
+        assert await sessions.get(conn, HALF.day) == HALF
+        assert await sessions.get(conn, date(2026, 4, 11)) is None
+        assert await sessions.between(conn, FULL.day, HALF.day) == [FULL, HALF]
+        assert await sessions.next_after(conn, FULL.open) == FULL
+        assert await sessions.next_after(conn, FULL.close) == HALF
+        assert await sessions.next_after(conn, HALF.close) is None
+        assert await conn.fetchval("SELECT half_day FROM trading_days WHERE date = $1", HALF.day)
+
+
+async def test_ten_thousand_assets_are_refreshed_in_one_statement_each_way(store: Store, later: datetime):
+    """A whole broker list is written, repeated and shrunk; what left the list is inactive, not gone."""
+    assets = [asset(f"S{n:05}") for n in range(10_000)]
+    async with store.tx("assets") as conn:
+        assert await securities.refresh(conn, assets, at=AT) == Refreshed(10_000, 10_000, 0)
+    changed = [asset("S00000", shortable=False), asset("S00001", easy_to_borrow=False), *assets[2:9_000]]
+    async with store.tx("assets") as conn:
+        assert await securities.refresh(conn, changed, at=later) == Refreshed(9_000, 0, 1_000)
+        rows = await securities.of_symbols(conn, ["S00000", "S00001", "S00002", "S09999"])
+        assert len(await securities.active(conn)) == 9_000
+    assert [rows[f"S0000{n}"].borrow_status for n in range(3)] == [
+        "not_shortable", "hard_to_borrow", "easy_to_borrow",
+    ]  # fmt: skip
+    assert (rows["S09999"].is_active, rows["S09999"].refreshed_at) == (False, AT)
+
+
+async def test_an_empty_broker_list_is_an_outage(store: Store, later: datetime):
+    """Nothing is retired because nothing was answered."""
+    async with store.tx("assets") as conn:
+        await securities.refresh(conn, [asset("AAPL")], at=AT)
+        assert await securities.refresh(conn, [], at=later) == Refreshed(0, 0, 0)
+        assert [row.symbol for row in await securities.active(conn)] == ["AAPL"]
+
+
+async def test_sectors_come_from_the_listing_and_unknown_stays_unknown(store: Store):
+    """A listing names sectors for the symbols it knows; a second run changes nothing."""
+    async with store.tx("sectors") as conn:
+        await securities.refresh(conn, [asset("AAPL"), asset("XOM"), asset("NEW")], at=AT)
+        listing = {"AAPL": "Technology", "xom": "Energy", "NEW": "", "GONE": "Energy"}
+        assert await securities.put_sectors(conn, listing) == 2
+        assert await securities.put_sectors(conn, listing) == 0
+        rows = await securities.of_symbols(conn, ["AAPL", "XOM", "NEW"])
+    assert {symbol: row.sector for symbol, row in rows.items()} == {
+        "AAPL": "Technology", "XOM": "Energy", "NEW": None,
+    }  # fmt: skip
+
+
+async def test_ids_of_many_symbols_are_made_where_new(store: Store):
+    """Known and new symbols get their ids in one go, the same ones the next time."""
+    async with store.tx("ids") as conn:
+        first = await securities.ids(conn, ["AAPL", "MSFT", "aapl"])
+        second = await securities.ids(conn, ["MSFT", "AAPL", "TSLA"])
+    assert set(first) == {"AAPL", "MSFT"}
+    assert second == first | {"TSLA": second["TSLA"]}
+
+
+@pytest.fixture
+def later() -> datetime:
+    return datetime(2026, 4, 9, 12, tzinfo=UTC)

@@ -1,0 +1,109 @@
+"""Each role can do what it needs, and tries in vain to do more."""
+
+import asyncpg
+import pytest
+
+from catalyst.store import migrate
+from catalyst.store.pool import Store
+from store.book import AT, Book
+
+FORBIDDEN = {
+    "catalyst_app": [
+        "DELETE FROM orders",
+        "DELETE FROM positions",
+        "DELETE FROM executions",
+        "DELETE FROM order_events",
+        "DELETE FROM scan_frames",
+        "TRUNCATE orders CASCADE",
+        "TRUNCATE order_events",
+        "UPDATE order_events SET note = 'x'",
+        "UPDATE order_edges SET kind = 'normal'",
+        "INSERT INTO order_edges VALUES ('filled', 'created', 'normal')",
+        "UPDATE schema_migrations SET checksum = ''",
+        "INSERT INTO daemon (epoch) VALUES (9)",
+        "DROP TABLE orders",
+        "ALTER TABLE orders DISABLE TRIGGER guard_order",
+        "SET session_replication_role = replica",
+        "CREATE TABLE mine (x integer)",
+        "CREATE TEMPORARY TABLE mine (x integer)",
+        "CREATE ROLE friend",
+    ],
+    "catalyst_readonly": [
+        "INSERT INTO sectors (name) VALUES ('x')",
+        "UPDATE latches SET cleared_at = set_at, cleared_by = 'x'",
+        "UPDATE daemon SET epoch = epoch + 1",
+        "INSERT INTO commands (kind, requested_at, requested_by) VALUES ('flatten', '2026-04-08', 'x')",
+        "DELETE FROM alerts",
+        "TRUNCATE alerts",
+        "SELECT 1 FROM orders FOR UPDATE",
+        "CREATE TABLE mine (x integer)",
+        "SELECT get_or_create_security('x')",
+    ],
+    "catalyst_owner": ["CREATE ROLE friend", "CREATE DATABASE mine"],
+}
+
+
+@pytest.fixture
+async def granted(book: Book) -> Book:
+    await book.conn.execute(migrate.roles_sql())
+    await book.conn.execute(migrate.roles_sql())  # as often as one likes
+    return book
+
+
+@pytest.mark.parametrize(
+    ("role", "statement"), [(role, statement) for role, tried in FORBIDDEN.items() for statement in tried]
+)
+async def test_a_role_does_not_get_beyond_its_rights(granted: Book, role: str, statement: str):
+    """Every forbidden verb fails, with 42501; the read-only role may not lift its own restraint either."""
+    await granted.conn.execute(f"SET ROLE {role}")
+    if role == "catalyst_readonly":
+        await granted.conn.execute("SET default_transaction_read_only = off")
+    try:
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await granted.conn.execute(statement)
+    finally:
+        await granted.conn.execute("RESET ROLE; RESET default_transaction_read_only")
+
+
+async def test_the_app_role_can_run_the_day(granted: Book):
+    """Orders, fills, positions, the journal, a new epoch, a command: what the daemon writes is granted."""
+    await granted.conn.execute("SET ROLE catalyst_app")
+    try:
+        position_id = await granted.position()
+        await granted.exit(position_id)
+        await granted.conn.execute("UPDATE daemon SET epoch = epoch + 1, heartbeat_at = $1", AT)
+        await granted.conn.execute(
+            "INSERT INTO commands (kind, requested_at, requested_by) VALUES ('halt', $1, 'me')", AT
+        )
+        assert await granted.conn.fetchval("SELECT get_or_create_security('MSFT')")
+        await migrate.require_current(granted.conn)
+    finally:
+        await granted.conn.execute("RESET ROLE")
+
+
+async def test_the_read_only_role_reads_everything(granted: Book):
+    """Every table and view answers it."""
+    relations = await granted.conn.fetch(
+        "SELECT oid::regclass::text AS name FROM pg_class"
+        " WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'v')"
+    )
+    await granted.conn.execute("SET ROLE catalyst_readonly")
+    try:
+        for relation in relations:
+            await granted.conn.fetch(f"SELECT * FROM {relation['name']} LIMIT 1")
+    finally:
+        await granted.conn.execute("RESET ROLE")
+    assert len(relations) >= 30
+
+
+async def test_a_reader_is_bounded(granted: Book, store: Store):
+    """The read-only role's own settings cap its time, its locks and its connections."""
+    row = await store_settings(granted)
+    assert row["rolconnlimit"] == 10
+    assert {"statement_timeout=5s", "default_transaction_read_only=on"} <= set(row["rolconfig"])
+
+
+async def store_settings(book: Book):
+    return await book.conn.fetchrow(
+        "SELECT rolconnlimit, rolconfig FROM pg_roles WHERE rolname = 'catalyst_readonly'"
+    )
