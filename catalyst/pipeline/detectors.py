@@ -65,7 +65,7 @@ def opening_range(chart: Chart, cfg: PatternConfig, back: int) -> Setups:
 
 
 def triangle(chart: Chart, cfg: PatternConfig, back: int) -> Setups:
-    """Two tops at one level, the lows between and after them rising.
+    """Two tops at one level, the lows before, between and after them rising.
 
     Tops within 0.75 units, 15 to 180 minutes apart; each low above the one before it by a quarter unit; at least 2
     units tall. Trigger: the higher top. Stop: the last low. Target: the triangle's height.
@@ -78,9 +78,9 @@ def triangle(chart: Chart, cfg: PatternConfig, back: int) -> Setups:
     low, first = lowest(chart.low, np.where(early >= 0, np.maximum(early - bars_in(chart, 30), 0), -1), early)
     between, _ = lowest(chart.low, early, late)
     after, _ = lowest(chart.low, late + 1, broke - 1)
-    height = trigger - np.fmin(low, between)
+    height = trigger - low
     apart = late - early
-    rise = after - between
+    rise = np.minimum(after - between, between - low)
     found = (
         (early >= 0)
         & (np.abs(one - two) <= 0.75 * chart.unit)

@@ -103,26 +103,28 @@ WORDS: Final[dict[str, float]] = {
 # What one would rather have less of: an amount word near it means the opposite.
 FLIPPED: Final = frozenset(
     _words(
-        """loss losses deficit debt debts cost costs expense expenses inflation unemployment jobless layoffs
-    churn default defaults npa npas npl npls impairments provisions provisioning liabilities shortfall burn borrowing borrowings
-    claims slippages delinquencies redundancies inventory inventories emissions tax taxes tariffs dues charges
-    leverage vacancy vacancies attrition arrears"""
+        """loss losses deficit debt debts cost costs expense expenses inflation unemployment jobless
+        layoffs churn default defaults npa npas npl npls impairments provisions provisioning
+        liabilities shortfall burn borrowing borrowings claims slippages delinquencies
+        redundancies inventory inventories emissions tax taxes tariffs dues charges leverage
+        vacancy vacancies attrition arrears"""
     )
 )
 # Words of amount: they turn with what they are about.
 MORE: Final = frozenset(
     _words(
-        """rise rises rose rising increase increases increased increasing grow grows grew growing climb climbs
-    climbed jump jumps jumped surge surges surged soar soars soared widen widens widened widening swell swells swelled up higher
-    mounting mounts mount doubles doubled"""
+        """rise rises rose rising increase increases increased increasing grow grows grew growing climb
+        climbs climbed jump jumps jumped surge surges surged soar soars soared widen widens
+        widened widening swell swells swelled up higher mounting mounts mount doubles doubled"""
     )
 )
 LESS: Final = frozenset(
     _words(
-        """fall falls fell falling drop drops dropped decline declines declined decrease decreases decreased decreasing
-    narrow narrows narrowed narrowing shrink shrinks shrank cut cuts cutting reduce reduces reduced reducing lower down
-    lowers lowered pare pares pared trims trimmed trim ease eases eased slash slashes slashed halves halved contain
-    eliminate reduction"""
+        """fall falls fell falling drop drops dropped decline declines declined decrease decreases
+        decreased decreasing narrow narrows narrowed narrowing shrink shrinks shrank cut cuts
+        cutting reduce reduces reduced reducing lower down lowers lowered pare pares pared trims
+        trimmed trim ease eases eased slash slashes slashed halves halved contain eliminate
+        reduction"""
     )
 )
 

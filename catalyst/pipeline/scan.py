@@ -151,6 +151,7 @@ def _refuse_poor_quotes(
     sieve.refuse(~(bid > 0) | ~(ask > 0), "one-sided quote: bid %s, ask %s", bid, ask)
     sieve.refuse(~np.isfinite(bid + ask), "quote is not a number: bid %s, ask %s", bid, ask)
     sieve.refuse(bid > ask, "crossed quote: bid %.4g above ask %.4g", bid, ask)
+    sieve.refuse(~np.isfinite(quote_age), "quote without a time")
     sieve.refuse(
         ~(quote_age <= cfg.max_quote_age_seconds),
         f"quote is %.0f s old, limit {cfg.max_quote_age_seconds:g} s", quote_age,
@@ -226,6 +227,7 @@ def _refuse_dull(sieve: Sieve, facts: dict[str, Floats], cfg: ScanConfig, *, ope
     )  # fmt: skip
     if opened:
         relative = facts["relative_volume"]
+        sieve.refuse(~np.isfinite(relative), "usual volume unknown")
         sieve.refuse(
             ~(relative >= cfg.min_relative_volume),
             f"relative volume %.2f, limit {cfg.min_relative_volume:g}", relative,

@@ -35,7 +35,8 @@ def technical(
 
     Reads   frame: side, price, atr_14d, pattern_confidence; bars: 1- or 5-minute, today's and (if there are any)
             earlier sessions'; daily: bars of earlier days. Unfinished bars and today's daily bar are not looked at.
-    Writes  rsi, macd, macd_signal, bollinger_upper, _middle, _lower and _place (0 lower band, 1 upper), atr, adx, plus_di, minus_di, ema_9,
+    Writes  rsi, macd, macd_signal, bollinger_upper, _middle, _lower and _place (0 lower band, 1 upper),
+            atr, adx, plus_di, minus_di, ema_9,
             ema_20, ema_50, obv_slope (shares a bar, over the mean volume), stoch_k, stoch_d of the bars given, NaN
             until warm; vwap and vwap_distance_pct of today; daily_rsi, daily_adx, daily_ema_20, daily_ema_50;
             votes (how many were warm), votes_of; agreement [0, 1]; stop_atr, dollars; technical_rank.

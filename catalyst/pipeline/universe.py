@@ -36,6 +36,9 @@ _FIFTH: Final = re.compile(r"^[A-Z]{4}[WRUZ]$")
 _SHELL: Final = re.compile(r"\b(?:acquisition|blank\s+check|merger|spac)\b", re.IGNORECASE)
 _WHEN_ISSUED: Final = re.compile(r"^[A-Z]{4}V$")
 
+# A symbol goes into URLs and queries: only what a listing can look like may.
+SPELLING: Final = r"[A-Z][A-Z0-9]{0,5}(\.[A-Z]{1,4})?"
+
 
 def universe(assets: pd.DataFrame, cfg: UniverseConfig) -> pd.DataFrame:
     """Begin the frame: every listing, those we may not trade refused.
@@ -60,6 +63,9 @@ def universe(assets: pd.DataFrame, cfg: UniverseConfig) -> pd.DataFrame:
         ~np.isin(exchange.astype(str), cfg.exchanges),
         "listed on %s, not on " + ", ".join(cfg.exchanges),
         exchange,
+    )
+    sieve.refuse(
+        ~symbols.str.fullmatch(SPELLING).to_numpy(dtype=bool), "not spelled as the broker spells a symbol"
     )
     sieve.refuse(_derivative(symbols, assets), "a warrant, unit, right, preferred share or note")
     if cfg.allow:

@@ -1,0 +1,144 @@
+"""Every indicator against TA-Lib, an implementation that shares no line with ours."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import talib
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from catalyst.pipeline import indicators as ours
+from catalyst.pipeline.frame import Floats
+
+Market = tuple[Floats, Floats, Floats, Floats]
+
+
+def walk(seed: int, symbols: int = 6, bars: int = 300) -> Market:
+    """Random walks: high, low, close, volume."""
+    rng = np.random.default_rng(seed)
+    close = rng.uniform(2, 400, (symbols, 1)) * np.exp(
+        np.cumsum(rng.normal(0, 0.01, (symbols, bars)), axis=1)
+    )
+    reach = rng.uniform(0.0005, 0.02, (2, symbols, bars))
+    low, high = close * (1 - reach[0]), close * (1 + reach[1])
+    return high, low, close, rng.integers(0, 100_000, (symbols, bars)).astype(float)
+
+
+CASES: dict[str, tuple[Callable[[Market], Floats], Callable[[Floats, Floats, Floats, Floats], Floats]]] = {
+    "ema_9": (lambda m: ours.ema(m[2], 9, 20, 50)[0], lambda h, low, c, v: talib.EMA(c, 9)),
+    "ema_20": (lambda m: ours.ema(m[2], 9, 20, 50)[1], lambda h, low, c, v: talib.EMA(c, 20)),
+    "ema_50": (lambda m: ours.ema(m[2], 9, 20, 50)[2], lambda h, low, c, v: talib.EMA(c, 50)),
+    "sma": (lambda m: ours.sma(m[2], 20), lambda h, low, c, v: talib.SMA(c, 20)),
+    "rsi": (lambda m: ours.rsi(m[2]), lambda h, low, c, v: talib.RSI(c, 14)),
+    "macd": (lambda m: ours.macd(m[2]).line, lambda h, low, c, v: talib.MACD(c, 12, 26, 9)[0]),
+    "macd_signal": (lambda m: ours.macd(m[2]).signal, lambda h, low, c, v: talib.MACD(c, 12, 26, 9)[1]),
+    "macd_histogram": (lambda m: ours.macd(m[2]).histogram, lambda h, low, c, v: talib.MACD(c, 12, 26, 9)[2]),
+    "bollinger_upper": (
+        lambda m: ours.bollinger(m[2]).upper,
+        lambda h, low, c, v: talib.BBANDS(c, 20, 2.0, 2.0)[0],
+    ),
+    "bollinger_lower": (
+        lambda m: ours.bollinger(m[2]).lower,
+        lambda h, low, c, v: talib.BBANDS(c, 20, 2.0, 2.0)[2],
+    ),
+    "atr": (lambda m: ours.atr(*m[:3]), lambda h, low, c, v: talib.ATR(h, low, c, 14)),
+    "adx": (lambda m: ours.adx(*m[:3]).adx, lambda h, low, c, v: talib.ADX(h, low, c, 14)),
+    "plus_di": (lambda m: ours.adx(*m[:3]).plus, lambda h, low, c, v: talib.PLUS_DI(h, low, c, 14)),
+    "minus_di": (lambda m: ours.adx(*m[:3]).minus, lambda h, low, c, v: talib.MINUS_DI(h, low, c, 14)),
+    "stoch_k": (
+        lambda m: ours.stochastic(*m[:3]).k,
+        lambda h, low, c, v: talib.STOCH(h, low, c, 14, 3, 0, 3, 0)[0],
+    ),
+    "stoch_d": (
+        lambda m: ours.stochastic(*m[:3]).d,
+        lambda h, low, c, v: talib.STOCH(h, low, c, 14, 3, 0, 3, 0)[1],
+    ),
+    "obv": (lambda m: ours.obv(m[2], m[3]), lambda h, low, c, v: talib.OBV(c, v)),
+    "slope": (lambda m: ours.slope(m[2], 20), lambda h, low, c, v: talib.LINEARREG_SLOPE(c, 20)),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("seed", [1, 2])
+def test_an_indicator_equals_talib_and_is_missing_exactly_until_it_is_warm(name: str, seed: int):
+    """To 1e-9 of the value, on every bar TA-Lib has an answer for, and NaN on every other."""
+    market = walk(seed)
+    mine, theirs = CASES[name]
+    got = mine(market)
+    for row in range(len(got)):
+        golden = theirs(*(np.ascontiguousarray(matrix[row]) for matrix in market))
+        assert (np.isnan(got[row]) == np.isnan(golden)).all()
+        np.testing.assert_allclose(got[row], golden, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_shorter_history_beside_a_longer_one_changes_neither(name: str):
+    """NaN padding after a symbol's last bar leaves its own values as they would be alone."""
+    market = walk(3)
+    alone = CASES[name][0](tuple(matrix[:1, :120] for matrix in market))  # type: ignore[arg-type]
+    padded = tuple(matrix.copy() for matrix in market)
+    for matrix in padded:
+        matrix[0, 120:] = np.nan
+    together = CASES[name][0](padded)  # type: ignore[arg-type]
+    np.testing.assert_allclose(together[0, :120], alone[0], rtol=1e-12)
+    whole = CASES[name][0](market)
+    np.testing.assert_allclose(together[1:], whole[1:], rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("bars", [0, 1, 2, 13, 14, 15])
+def test_a_history_too_short_is_missing_and_not_an_error(name: str, bars: int):
+    """From no bar at all upwards: what TA-Lib calls not warm is NaN, in the shape asked for."""
+    market = walk(4, symbols=2, bars=40)
+    short = tuple(matrix[:, :bars] for matrix in market)
+    got = CASES[name][0](short)  # type: ignore[arg-type]
+    assert got.shape == (2, bars)
+    full = CASES[name][0](market)
+    np.testing.assert_allclose(got, full[:, :bars], rtol=1e-9, atol=1e-9)
+
+
+def test_a_price_that_never_moved_is_in_the_middle():
+    """Where TA-Lib answers 0 for want of movement, RSI and stochastics answer 50, and ADX 0."""
+    flat = np.full((1, 60), 10.0)
+    assert ours.rsi(flat)[0, -1] == 50.0
+    assert ours.stochastic(flat, flat, flat).k[0, -1] == pytest.approx(50.0)
+    assert ours.adx(flat, flat, flat).adx[0, -1] == 0.0
+    assert ours.atr(flat, flat, flat)[0, -1] == 0.0
+
+
+def test_vwap_is_the_mean_price_paid():
+    """Volume-weighted typical price since the first bar; missing while nothing has traded."""
+    high, low, close = (
+        np.array([[11.0, 12.0, 13.0]]),
+        np.array([[9.0, 10.0, 11.0]]),
+        np.array([[10.0, 11.0, 12.0]]),
+    )
+    assert ours.vwap(high, low, close, np.array([[0.0, 100.0, 300.0]]))[0].tolist()[1:] == [11.0, 11.75]
+    assert np.isnan(ours.vwap(high, low, close, np.array([[0.0, 100.0, 300.0]]))[0, 0])
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000), factor=st.floats(0.01, 100))
+def test_the_price_level_changes_no_oscillator(seed: int, factor: float):
+    """Scaling every price scales the ATR and leaves RSI, ADX and stochastics as they were."""
+    high, low, close, _ = walk(seed, symbols=2, bars=80)
+    up = (high * factor, low * factor, close * factor)
+    np.testing.assert_allclose(ours.rsi(up[2]), ours.rsi(close), rtol=1e-7)
+    np.testing.assert_allclose(ours.adx(*up).adx, ours.adx(high, low, close).adx, rtol=1e-6)
+    np.testing.assert_allclose(ours.stochastic(*up).k, ours.stochastic(high, low, close).k, rtol=1e-6)
+    np.testing.assert_allclose(ours.atr(*up), ours.atr(high, low, close) * factor, rtol=1e-7)
+
+
+def test_the_runtime_package_agrees_where_its_definition_is_the_same():
+    """`ta`, whose definitions a reader of the project knows, gives the same RSI and Bollinger bands once warm."""
+    import pandas as pd
+    from ta.momentum import RSIIndicator
+    from ta.volatility import BollingerBands
+
+    _, _, close, _ = walk(5, symbols=1, bars=600)
+    series = pd.Series(close[0])
+    bands = BollingerBands(series, 20, 2)
+    np.testing.assert_allclose(ours.bollinger(close).upper[0, 40:], bands.bollinger_hband()[40:], rtol=1e-9)
+    # `ta` seeds its RSI with the first change instead of a mean: 500 bars later nothing of that is left.
+    np.testing.assert_allclose(ours.rsi(close)[0, -50:], RSIIndicator(series, 14).rsi()[-50:], rtol=1e-9)

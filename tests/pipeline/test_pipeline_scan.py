@@ -1,0 +1,295 @@
+from datetime import timedelta
+
+import numpy as np
+import pandas as pd
+import pytest
+from candles import CFG, SESSION, assets, at, listed, snapshot, snapshots, yardsticks
+
+from catalyst.pipeline.frame import funnel, reasons, survivors
+from catalyst.pipeline.reference import reference
+from catalyst.pipeline.scan import scan
+from catalyst.pipeline.universe import universe
+from catalyst.pipeline.volume_curve import share_done
+
+NOW = at(11, 0)
+NAN = float("nan")
+
+
+def look(shots: pd.DataFrame, ref: pd.DataFrame, now=NOW, **kw) -> pd.DataFrame:
+    frame = listed(*sorted({*shots.index, *ref.index}))
+    return scan(frame, shots, ref, SESSION, now, CFG.scan, **({"allow_short": False} | kw))
+
+
+def test_a_stock_in_play_stands_with_its_numbers():
+    """Gap, relative volume against the curve, spread and momentum are what a person would compute."""
+    out = look(snapshots(UP=snapshot(NOW)), yardsticks("UP")).loc["UP"]
+    assert pd.isna(out["refused_by"])
+    assert out["gap_pct"] == pytest.approx(2.0)
+    assert out["momentum_open_pct"] == pytest.approx((52 / 51 - 1) * 100)
+    assert out["relative_volume"] == pytest.approx(3e6 / (4e6 * share_done(90)))
+    assert out["spread_bps"] == pytest.approx(0.02 / 52 * 1e4)
+    assert out["minute_volume"] == pytest.approx(3e6 / 90)
+    assert out["scan_rank"] == 1
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "reason"),
+    [
+        ({"trade_price": NAN, "trade_at": pd.NaT}, "no snapshot"),
+        ({"trade_price": 0.0}, "is not a price"),
+        ({"trade_price": -3.0}, "is not a price"),
+        ({"trade_at": at(9, 29)}, "no trade since the open"),
+        ({"trade_at": at(10, 45)}, "last trade is 900 s old, limit 420 s"),
+        ({"trade_at": at(11, 5)}, "300 s in the future"),
+        ({"bid": NAN, "ask": NAN}, "no quote"),
+        ({"bid": 0.0}, "one-sided quote"),
+        ({"ask": NAN}, "one-sided quote"),
+        ({"bid": 52.10}, "crossed quote"),
+        ({"quote_at": at(10, 40)}, "quote is 1200 s old"),
+        ({"quote_at": pd.NaT}, "quote without a time"),
+        ({"bid": 51.5, "ask": 52.5}, "spread 192 bp, limit 50 bp"),
+        ({"bid": 60.0, "ask": 60.01}, "% from the quote, limit 5 %"),
+        ({"day_volume": 0.0}, "no volume today"),
+        ({"day_volume": NAN}, "no volume today"),
+        ({"day_at": at(0, 0) - timedelta(days=1)}, "of an earlier day"),
+        ({"day_low": 54.0}, "contradicts itself"),
+        ({"prev_close": 100.0}, "split today: previous close 100 in the snapshot, 50 in the daily bars"),
+        ({"day_volume": 4e5}, "relative volume 0.42, limit 1"),
+    ],
+)
+def test_a_poor_input_refuses_the_row_with_its_reason(spoiled: dict[str, object], reason: str):
+    """Missing, stale, zero, one-sided, crossed, wide, contradictory: refused by name, and the others rank on."""
+    shots = snapshots(BAD=snapshot(NOW, **spoiled), GOOD=snapshot(NOW))
+    out = look(shots, yardsticks("BAD", "GOOD"))
+    assert out.loc["BAD", "refused_by"] == "scan"
+    assert reason in out.loc["BAD", "reason"]
+    assert np.isnan(out.loc["BAD", "scan_rank"])
+    assert survivors(out) == ["GOOD"]
+
+
+@pytest.mark.parametrize(
+    ("price", "volume", "reason"),
+    [
+        (52.0 * 12, 3e5, "price is 12.48 times the previous close on 0.3 times the usual volume"),
+        (25.05, 2e6, "looks like a split: price is 0.501 times the previous close"),
+        (150.3, 2e6, "looks like a split: price is 3.006 times the previous close"),
+    ],
+)
+def test_a_jump_nobody_traded_is_not_believed(price: float, volume: float, reason: str):
+    """A tenfold price without volume, or one near a whole multiple on ordinary volume, is refused."""
+    day = {"day_open": price, "day_high": price * 1.01, "day_low": price * 0.99, "day_volume": volume}
+    quote = {"trade_price": price, "bid": price * 0.9998, "ask": price * 1.0002}
+    out = look(snapshots(X=snapshot(NOW, **day, **quote)), yardsticks("X"))
+    assert reason in out.loc["X", "reason"]
+
+
+def test_a_halving_on_enormous_volume_is_news_and_not_a_split():
+    """The same price as a split's, on ten times the volume, stands."""
+    shot = snapshot(
+        NOW,
+        trade_price=25.05,
+        bid=25.04,
+        ask=25.06,
+        day_open=25.0,
+        day_high=26.0,
+        day_low=24.0,
+        day_volume=2e7,
+    )
+    assert survivors(look(snapshots(X=shot), yardsticks("X"))) == ["X"]
+
+
+@pytest.mark.parametrize(
+    ("yard", "reason"),
+    [
+        ({"days": 3}, "not enough daily history: 3 bars, 5 needed"),
+        ({"last_at": pd.Timestamp(at(0, 0) - timedelta(days=30))}, "daily history ends 30 days ago"),
+        ({"avg_dollar_volume_20d": 2e6}, "average dollar volume $2.00 M, limit $5 M"),
+        ({"avg_dollar_volume_20d": NAN}, "average dollar volume"),
+        ({"avg_volume_20d": NAN}, "usual volume unknown"),
+    ],
+)
+def test_without_yardsticks_nothing_is_judged(yard: dict[str, object], reason: str):
+    """Too little, too old or missing history refuses; it never ranks."""
+    assert reason in look(snapshots(X=snapshot(NOW)), yardsticks("X", **yard)).loc["X", "reason"]
+
+
+def test_a_symbol_the_market_omits_and_one_without_history_are_refused():
+    """Absence on either side is a reason of its own."""
+    out = look(snapshots(NEW=snapshot(NOW)), yardsticks("GONE"))
+    assert "no snapshot" in out.loc["GONE", "reason"]
+    assert "not enough daily history: 0 bars" in out.loc["NEW", "reason"]
+
+
+def test_a_halted_stock_is_refused_whatever_its_numbers():
+    """The halt outranks every other reason."""
+    out = look(snapshots(X=snapshot(NOW)), yardsticks("X"), halted={"X"})
+    assert out.loc["X", "reason"] == "trading is halted"
+
+
+def test_before_the_first_print_everything_is_refused():
+    """A scan before the open without pre-market prints records `no pre-market data` on every row."""
+    now = at(9, 15)
+    shot = snapshot(at(16, 0) - timedelta(days=1))
+    out = look(snapshots(A=shot, B=shot), yardsticks("A", "B", "C"), now)
+    assert set(out["reason"]) == {"no pre-market data"}
+    empty = look(pd.DataFrame(index=pd.Index([], name="symbol")), yardsticks("A"), now)
+    assert set(empty["reason"]) == {"no pre-market data"}
+
+
+def test_a_pre_market_print_is_ranked_by_its_gap_with_neutral_volume():
+    """Before the open the gap is the price against yesterday's close and nothing is known of today's volume."""
+    now = at(9, 20)
+    out = look(snapshots(A=snapshot(now, trade_price=55.0, bid=54.99, ask=55.01)), yardsticks("A"), now).loc[
+        "A"
+    ]
+    assert pd.isna(out["refused_by"])
+    assert out["gap_pct"] == pytest.approx(10.0)
+    assert np.isnan(out["relative_volume"])
+    assert out["volume_score"] == 0.5
+
+
+def test_only_the_best_are_kept_and_ties_go_by_symbol():
+    """The cap refuses by rank; equal scores rank in the order of the alphabet, whatever the order of arrival."""
+    names = [f"S{k:03}" for k in range(250)]
+    shots = snapshots(**{name: snapshot(NOW) for name in reversed(names)})
+    out = look(shots, yardsticks(*names))
+    assert survivors(out) == names[:200]
+    assert out.loc["S200", "reason"] == "rank 201 of 250 by scan score; the scan keeps 200"
+    assert funnel(out) == {"listed": 250, "universe": 250, "scan": 200}
+
+
+def test_momentum_uses_the_looks_taken_before():
+    """Moves over 5 and 15 minutes come from the nearest earlier snapshot, or are missing."""
+    earlier = [
+        (NOW - timedelta(minutes=m), pd.Series({"X": p})) for m, p in ((30, 40.0), (14, 50.0), (6, 51.0))
+    ]
+    out = look(snapshots(X=snapshot(NOW)), yardsticks("X"), earlier=earlier).loc["X"]
+    assert out["momentum_15m_pct"] == pytest.approx(4.0)
+    assert out["momentum_5m_pct"] == pytest.approx((52 / 51 - 1) * 100)
+    assert np.isnan(look(snapshots(X=snapshot(NOW)), yardsticks("X")).loc["X", "momentum_5m_pct"])
+
+
+def test_both_ends_of_the_list_count_where_shorts_are_allowed():
+    """Long-only prefers the riser; with shorts allowed the faller is worth as much."""
+    fall = snapshot(
+        NOW, trade_price=50.0, bid=49.99, ask=50.01, day_open=51.0, day_high=51.2, day_low=49.9, day_vwap=50.4
+    )
+    flat = snapshot(NOW, trade_price=51.0, bid=50.99, ask=51.01)
+    shots = snapshots(RISE=snapshot(NOW), FLAT=flat, FALL=fall)
+    ref = yardsticks("RISE", "FLAT", "FALL")
+    assert survivors(look(shots, ref)) == ["RISE", "FLAT", "FALL"]
+    both = look(shots, ref, allow_short=True)
+    assert both.loc["RISE", "scan_score"] == pytest.approx(both.loc["FALL", "scan_score"])
+    assert survivors(both)[-1] == "FLAT"
+
+
+def test_a_naive_instant_is_an_error():
+    """Time without a zone is never guessed."""
+    with pytest.raises(ValueError, match="time zone"):
+        look(snapshots(X=snapshot(NOW)), yardsticks("X"), NOW.replace(tzinfo=None))
+
+
+def test_the_volume_curve_rises_from_the_open_to_the_whole_day():
+    """Never zero, never falling, one at the close; a half day runs the same curve on a shorter clock."""
+    shares = [share_done(minute) for minute in range(391)]
+    assert shares == sorted(shares)
+    assert 0 < shares[0] < 0.01
+    assert shares[-1] == pytest.approx(1.0)
+    assert share_done(105, 210) == pytest.approx(share_done(195))
+
+
+def test_reference_is_the_mean_of_twenty_days_and_knows_no_today():
+    """Yardsticks come from the days before; today's bar, had it been handed over, changes nothing."""
+    days = pd.bdate_range("2026-01-19", "2026-03-02", tz="America/New_York").tz_convert("UTC")
+    volume = np.arange(1.0, len(days) + 1) * 1000
+    daily = pd.DataFrame(
+        {
+            "symbol": "X",
+            "timestamp": days,
+            "open": 10.0,
+            "high": 10.5,
+            "low": 9.5,
+            "close": 10.0,
+            "volume": volume,
+        }
+    )
+    out = reference(daily, SESSION.day).loc["X"]
+    assert out["days"] == len(days) - 1
+    assert out["avg_volume_20d"] == pytest.approx(volume[-21:-1].mean())
+    assert out["avg_dollar_volume_20d"] == pytest.approx(volume[-21:-1].mean() * 10)
+    assert out["atr_14d"] == pytest.approx(1.0)
+    few = reference(daily.head(10), SESSION.day).loc["X"]
+    assert few["avg_volume_20d"] == pytest.approx(volume[:10].mean())
+    assert np.isnan(few["atr_14d"])
+    assert reference(daily.head(0), SESSION.day).empty
+
+
+@pytest.mark.parametrize(
+    ("symbol", "name"),
+    [
+        ("ABCDW", "Alpha Acquisition Corp. Warrant"), ("ABCD.WS", "Alpha Corp."), ("ABC.U", "Alpha Trust"),
+        ("XYZU", "Alpha Acquisition Corp. Units"), ("XYZR", "Alpha Acquisition Corp. Right"),
+        ("XYZU", "Alpha Corp Units each consisting of one share and one half warrant"),
+        ("BAC.PRB", "Bank of Somewhere"), ("WXYZP", "Some Bancorp 6.5% Series A Preferred Stock"),
+        ("WXYB", "Some Insurance 5.875% Subordinated Debentures due 2061"), ("WXYZL", "Some Corp. 7.75% Notes due 2028"),
+        ("WXYZP", "Some Bancorp Depositary Shares each representing 1/40th interest"),
+    ],
+)  # fmt: skip
+def test_what_is_not_a_share_is_left_out(symbol: str, name: str):
+    """Warrants, units, rights, preferred stock and notes, by suffix or by name."""
+    out = universe(assets(symbol, name=name), CFG.universe)
+    assert out.loc[symbol, "reason"] == "a warrant, unit, right, preferred share or note"
+
+
+@pytest.mark.parametrize(
+    ("symbol", "name"),
+    [
+        ("BRK.B", "Berkshire Hathaway Inc. Common Stock"), ("GOOGL", "Alphabet Inc. Class A Common Stock"),
+        ("UNTC", "Unit Corporation Common Stock"), ("BWR", "Bright Rights Group plc Ordinary Shares"),
+        ("ADR", "Some Telecom S.A. American Depositary Shares (each representing the right to receive 20 shares)"),
+        ("ADRB", "Some Bank American Depositary Shares each representing one unit"),
+        ("PFD", "First Preferred Income Fund"), ("SNOW", ""), ("EPDU", "Some Partners L.P. Common Units Representing"),
+    ],
+)  # fmt: skip
+def test_shares_with_awkward_names_stay(symbol: str, name: str):
+    """A company may be called Unit, an ADR may stand for rights, a fund may own preferreds."""
+    assert survivors(universe(assets(symbol, name=name), CFG.universe)) == [symbol]
+
+
+def test_the_lists_of_the_operator_hold():
+    """`deny` always refuses; `allow`, when there is one, admits nothing else."""
+    cfg = CFG.universe.model_copy(update={"deny": ("A",), "allow": ("A", "B")})
+    out = universe(assets("A", "B", "C"), cfg)
+    assert out["reason"].fillna("").to_dict() == {
+        "A": "on universe.deny",
+        "B": "",
+        "C": "not on universe.allow",
+    }
+
+
+def test_what_the_broker_does_not_trade_is_left_out():
+    """Inactive, untradable and foreign-board listings go, and the exchange is named."""
+    out = universe(
+        pd.concat([assets("A", tradable=False), assets("B", status="inactive"), assets("C", exchange="OTC")]),
+        CFG.universe,
+    )
+    assert out["reason"].to_dict() == {
+        "A": "the broker does not trade it", "B": "not an active listing",
+        "C": "listed on OTC, not on NYSE, NASDAQ, ARCA, AMEX",
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="listed twice: A"):
+        universe(pd.concat([assets("A"), assets("A")]), CFG.universe)
+
+
+def test_an_unknown_sector_says_so():
+    """A missing sector is the sector `unknown`, never an empty cell."""
+    assert universe(assets("A", sector=pd.NA), CFG.universe).loc["A", "sector"] == "unknown"
+
+
+def test_the_whole_frame_can_be_kept():
+    """`reasons` holds one row a symbol with the deciding numbers, whoever was refused, ready for a file."""
+    out = look(snapshots(A=snapshot(NOW), B=snapshot(NOW, bid=0.0)), yardsticks("A", "B", "C"))
+    kept = reasons(out)
+    assert kept["symbol"].tolist() == ["A", "B", "C"]
+    assert kept["price"].dtype == np.float32
+    assert kept.set_index("symbol")["reason"].notna().tolist() == [False, True, True]
