@@ -23,7 +23,7 @@ from catalyst.broker.alpaca import AlpacaBroker
 from catalyst.broker.market_data import AlpacaMarketData
 from catalyst.broker.news import AlpacaNews
 from catalyst.broker.trade_updates import AlpacaTradeUpdates
-from catalyst.clock import Clock
+from catalyst.clock import Clock, wait
 from catalyst.config import Mode, Settings
 from catalyst.daemon.books import Books
 from catalyst.daemon.commands import Commands
@@ -57,7 +57,8 @@ ROOT: Final = Path(__file__).parents[2]
 VERSION: Final = version("catalyst")
 COMMANDS: Final = "catalyst_commands"
 RECOVERY_RETRY: Final = timedelta(seconds=5)
-HEARTBEAT: Final = timedelta(seconds=5)
+HEARTBEAT: Final = timedelta(seconds=10)
+LOCK_BEAT: Final = timedelta(seconds=5)  # a connection that ends is noticed at once, a silent one by this
 
 Loop = Callable[[], Coroutine[Any, Any, None]]
 
@@ -99,12 +100,12 @@ async def run(settings: Settings, dsn: str, clock: Clock, *, once: bool = False)
     for notice in settings.notices:
         log.warning("config_notice", notice=notice)
     async with AsyncExitStack() as stack:
-        store = await _open(stack, dsn, clock)
-        desk, lock = await _take_the_desk(stack, settings, store, clock)
-        return await _live(desk, lock, stop, once=once)
+        store = await open_books(stack, dsn, clock)
+        desk, lock = await take_the_desk(stack, settings, store, clock)
+        return await live(desk, lock, stop, once=once)
 
 
-async def _open(stack: AsyncExitStack, dsn: str, clock: Clock) -> Store:
+async def open_books(stack: AsyncExitStack, dsn: str, clock: Clock) -> Store:
     try:
         store = await open_store(dsn, clock)
     except (OSError, TimeoutError) as error:
@@ -141,13 +142,14 @@ class Desk:
     scanner: Scanner
     epoch: int
     day: Day | None = None
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def emergency_stop(self, reason: str) -> None:
         assert self.day is not None  # the risk watch looks only once a cycle is open
         await self.day.emergency_stop(reason)
 
 
-async def _take_the_desk(
+async def take_the_desk(
     stack: AsyncExitStack, settings: Settings, store: Store, clock: Clock
 ) -> tuple[Desk, AccountLock]:
     """Account, lock, epoch: afterwards nobody else may trade this account through this database."""
@@ -270,7 +272,7 @@ def _wire(
         execution=execution,
         exits=exits,
         guard=guard,
-        entries=Entries(store, execution, clock, cfg.execution),
+        entries=Entries(store, books, execution, clock, cfg.execution),
         stop_monitor=StopMonitor(store, market, exits, guard, clock, cfg.stop_monitor),
         risk_watch=RiskWatch(store, broker, books, exits, clock, cfg, emergency_stop=_not_yet),
         reconciler=reconciler,
@@ -287,7 +289,7 @@ async def _not_yet(reason: str) -> None:
     raise AssertionError(f"no emergency stop is wired: {reason}")
 
 
-async def _live(desk: Desk, lock: AccountLock, stop: Stop, *, once: bool) -> Exit:
+async def live(desk: Desk, lock: AccountLock, stop: Stop, *, once: bool) -> Exit:
     """Recover, then run every loop until a signal, a lost lock, a failed loop or the end of the only day."""
     ear = await listen(desk.store.dsn, COMMANDS)
     try:
@@ -308,6 +310,7 @@ async def _live(desk: Desk, lock: AccountLock, stop: Stop, *, once: bool) -> Exi
             }
             async with _running(loops):
                 log.info("daemon_ready", gate=sorted(desk.gate.reasons))
+                desk.ready.set()
                 await stop.asked.wait()
                 desk.gate.shut("stopping", stop.why)
                 if stop.flatten:
@@ -409,7 +412,7 @@ async def _days(desk: Desk, session: Session, ear: Any, stop: Stop, *, once: boo
 async def _hold_the_lock(desk: Desk, lock: AccountLock) -> None:
     """A daemon that lost its lock must not send another order: it ends at once, and systemd starts it anew."""
     while await lock.beat():
-        await desk.clock.sleep(timedelta(seconds=1))
+        await wait(desk.clock, lock.lost, LOCK_BEAT)
     desk.gate.shut("lock", "the account's lock is lost")
     raise AnotherDaemon("the connection that held the account's lock is gone")
 

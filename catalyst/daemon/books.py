@@ -88,7 +88,7 @@ class Books:
         return verdict is not None
 
     async def book(self, fill: Fill, source: str) -> bool:
-        """Book one fill of the ledger; false when it belongs to an order we have no row for."""
+        """Book one fill of the ledger; true when it was not booked before."""
         async with self._hand, self.store.tx("book") as conn:
             row = await orders.lock_reported(conn, fill.broker_id, None)
             if row is None:
@@ -98,7 +98,7 @@ class Books:
         if booked:
             self.changed.beat()
             self.filled.beat()
-        return True
+        return booked
 
     async def catch_up(self, broker_id: str, source: str) -> None:
         """Ask the activities ledger for every fill of one order, and book what is missing."""

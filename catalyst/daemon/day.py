@@ -178,20 +178,27 @@ class Day:
         if not await self._advance(CycleStatus.SCANNING):
             log.info("scan_skipped", reason="the cycle is closed")
             return None
+        try:
+            return await self._scan_and_trade(trade=trade)
+        finally:
+            await self._rest()
+
+    async def _scan_and_trade(self, *, trade: bool) -> Scan | None:
         portfolio, account = await self._portfolio()
         slots = max(0, self.cfg.risk.max_positions - portfolio.slots_used())
         try:
             found = await self.scanner.scan(self.session, portfolio, account, slots=slots)
         except BrokerError as error:
             log.warning("scan_failed", error=str(error))
-            await self._rest()
             return None
         await self._record(found)
         await self._advance(CycleStatus.EVALUATING)
         if trade and found.plans and await self._advance(CycleStatus.TRADING):
             for each in found.plans:
-                await self._enter(each, found)
-        await self._rest()
+                try:
+                    await self._enter(each, found)
+                except Exception:  # one entry that fails must not keep the others from theirs
+                    log.exception("entry_failed", symbol=each.symbol)
         return found
 
     async def _rest(self) -> None:

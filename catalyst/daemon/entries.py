@@ -8,6 +8,7 @@ import structlog
 
 from catalyst.clock import Clock
 from catalyst.config import Execution as ExecutionConfig
+from catalyst.daemon.books import Books
 from catalyst.daemon.execution import Execution
 from catalyst.domain.order import Purpose, Status
 from catalyst.store import orders, proposals
@@ -17,6 +18,7 @@ from catalyst.store.pool import Store
 log = structlog.get_logger()
 
 EVERY: Final = timedelta(seconds=5)
+IDLE: Final = timedelta(seconds=30)
 ASK_AGAIN: Final = timedelta(seconds=10)
 
 
@@ -25,18 +27,23 @@ class Entries:
     """Ends what should not wait any longer."""
 
     store: Store
+    books: Books
     execution: Execution
     clock: Clock
     cfg: ExecutionConfig
     _asked: dict[int, datetime] = field(default_factory=dict)
 
     async def run(self) -> None:
+        """Look every few seconds while an entry waits; else when something changes."""
         while True:
-            await self.look()
-            await self.clock.sleep(EVERY)
+            waiting = await self.look()
+            await self.books.changed.next(self.clock, EVERY if waiting else IDLE)
 
-    async def look(self) -> None:
-        """End expired proposals and never-sent rows; cancel entries that have not filled in their time."""
+    async def look(self) -> bool:
+        """End expired proposals and never-sent rows; cancel entries that have not filled in their time.
+
+        True while an entry waits for anything.
+        """
         async with self.store.read() as conn:
             rows = [row for row in await orders.working(conn) if row.order_purpose is Purpose.ENTRY]
             waiting = {ticket.order_id for ticket in await proposals.waiting(conn)} if rows else set()
@@ -48,6 +55,7 @@ class Entries:
                 await self._never_sent(row)
             elif row.status is not Status.CREATED and row.origin == "catalyst" and row.filled_qty == 0:
                 await self._timeout(row)
+        return bool(rows)
 
     async def _never_sent(self, row: OrderRow) -> None:
         """A row nobody will send any more ends here: the broker never heard of it."""

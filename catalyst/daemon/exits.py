@@ -79,7 +79,7 @@ class SafeExit:
         try:
             while True:
                 await self.serve()
-                await self.asked.next(self.clock, timedelta(seconds=5))
+                await self.asked.next(self.clock, timedelta(seconds=15))
         finally:
             for task in self._tasks.values():
                 task.cancel()

@@ -183,11 +183,11 @@ class Reconciler:
         except BrokerError as error:
             log.warning("ledger_unreadable", error=str(error))
             return None
-        missing = await self._missing(found)
-        for fill in missing:
-            await self.books.book(fill, source)
+        booked = 0
+        for fill in await self._missing(found):
+            booked += await self.books.book(fill, source)
         self._ledger_seen_to = now
-        return len(missing)
+        return booked
 
     async def _missing(self, found: list[Fill]) -> list[Fill]:
         """Fills whose ledger id no execution carries yet."""

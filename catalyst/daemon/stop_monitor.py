@@ -62,7 +62,7 @@ class StopMonitor:
             log.warning("prices_unreadable", error=str(error))
             return
         now = self.clock.now()
-        priced = []
+        priced: list[tuple[PositionRow, Decimal]] = []
         for position in held:
             price = self._price(position, trades.get(position.symbol), quotes.get(position.symbol), now)
             if price is not None:
@@ -76,18 +76,30 @@ class StopMonitor:
                         conn, position.position_id, price=price, unrealized=unrealized, at=now
                     )
         for position, price in priced:
-            await self._judge(position, price, now)
+            evidence = self._evidence(position, price, trades.get(position.symbol), now)
+            if evidence is not None:
+                await self._judge(position, evidence, now)
 
     def _price(
         self, position: PositionRow, trade: Trade | None, quote: Quote | None, now: datetime
     ) -> Decimal | None:
-        """The freshest valid price; None when there is none fresh enough to act on."""
+        """What the position is marked at: the side of a fresh quote we would trade at, else a fresh print."""
         oldest = now - timedelta(seconds=self.cfg.stale_after_seconds)
         if quote is not None and quote.at >= oldest and quote.bid is not None and quote.ask is not None:
             return quote.bid if position.side is PositionSide.LONG else quote.ask
         if trade is not None and trade.at >= oldest and trade.price > 0:
             return trade.price
         return None
+
+    def _evidence(
+        self, position: PositionRow, mark: Decimal, trade: Trade | None, now: datetime
+    ) -> Decimal | None:
+        """The price that may end the position. A stop at the broker is elected by prints, so only a print shows
+        that it did not act; while nothing rests at the broker, the mark does too."""
+        if position.position_id in self.guard.naked:
+            return mark
+        oldest = now - timedelta(seconds=self.cfg.stale_after_seconds)
+        return trade.price if trade is not None and trade.at >= oldest and trade.price > 0 else None
 
     async def _judge(self, position: PositionRow, price: Decimal, now: datetime) -> None:
         reason = _breach(position, price, naked=position.position_id in self.guard.naked)

@@ -29,7 +29,7 @@ async def intend(
     fresh = await conn.fetchval(
         """
         INSERT INTO exit_intents (position_id, reason, purpose, asked_by, asked_at, state)
-        VALUES ($1, left($2, 255), $3, $4, $5, 'open')
+        VALUES ($1, left($2::text, 255), $3, $4, $5, 'open')
         ON CONFLICT (position_id) WHERE state = 'open' DO NOTHING
         RETURNING intent_id
         """,

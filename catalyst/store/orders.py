@@ -220,16 +220,16 @@ async def insert(conn: "Conn", new: NewOrder, *, status: Status, at: datetime, s
                                 bracket_target, alpaca_order_id, broker_status, signal_id, expires_at, epoch,
                                 status, created_at, updated_at, submitted_at, attempts, last_attempt_at)
             VALUES ($1, get_or_create_security($2), $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,
-                    $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $25,
+                    $16, $17, $18, $19, $20, $21, $22, $23, $24::text, $25::timestamptz, $25,
                     CASE WHEN $24 = 'created' THEN NULL ELSE $25 END,
                     CASE WHEN $24 = 'created' THEN 0 ELSE 1 END,
                     CASE WHEN $24 = 'created' THEN NULL ELSE $25 END)
             RETURNING order_id
         ), told AS (
             INSERT INTO order_events (order_id, at, source, kind, from_status, to_status, note)
-            SELECT order_id, $25, $26, 'transition', step.seen, step.then, $27
-              FROM born, (VALUES (1, NULL, 'created'), (2, 'created', 'submitted')) AS step (n, seen, then)
-             WHERE step.then = 'created' OR $24 <> 'created'
+            SELECT order_id, $25::timestamptz, $26, 'transition', step.was, step.became, $27
+              FROM born, (VALUES (1, NULL, 'created'), (2, 'created', 'submitted')) AS step (n, was, became)
+             WHERE step.became = 'created' OR $24 <> 'created'
              ORDER BY step.n
         )
         SELECT order_id FROM born
@@ -288,7 +288,7 @@ async def move(
         """
         WITH moved AS (
             UPDATE orders
-               SET status = $3, updated_at = $4, epoch = $11,
+               SET status = $3::text, updated_at = $4::timestamptz, epoch = $11,
                    submitted_at = CASE WHEN $3 = 'submitted' THEN coalesce(submitted_at, $4) ELSE submitted_at END,
                    attempts = attempts + CASE WHEN $3 = 'submitted' THEN 1 ELSE 0 END,
                    last_attempt_at = CASE WHEN $3 = 'submitted' THEN $4 ELSE last_attempt_at END,
@@ -297,14 +297,14 @@ async def move(
                    cancelled_at = CASE WHEN $3 = 'cancelled' THEN coalesce(cancelled_at, $4) ELSE cancelled_at END,
                    closed_at = CASE WHEN $3 IN ('filled', 'cancelled', 'rejected', 'expired', 'replaced')
                                     THEN coalesce(closed_at, $4) ELSE NULL END,
-                   rejection_reason = coalesce($9, rejection_reason),
-                   cancel_reason = CASE WHEN $3 = 'cancelled' THEN coalesce(cancel_reason, $10, 'BROKER')
+                   rejection_reason = coalesce($9::text, rejection_reason),
+                   cancel_reason = CASE WHEN $3 = 'cancelled' THEN coalesce(cancel_reason, $10::text, 'BROKER')
                                         ELSE cancel_reason END
-             WHERE order_id = $1 AND status = $2
+             WHERE order_id = $1 AND status = $2::text
             RETURNING order_id
         )
         INSERT INTO order_events (order_id, at, source, kind, from_status, to_status, payload, note)
-        SELECT order_id, $4, $5, $6, $2, $3, $7, $8 FROM moved
+        SELECT order_id, $4, $5, $6, $2::text, $3, $7, $8 FROM moved
         RETURNING order_id
         """,
         order_id,
@@ -360,11 +360,11 @@ async def resize(
     await conn.execute(
         """
         WITH sized AS (
-            UPDATE orders SET quantity = $2, updated_at = $3, epoch = $5 WHERE order_id = $1
+            UPDATE orders SET quantity = $2::numeric, updated_at = $3::timestamptz, epoch = $5 WHERE order_id = $1
             RETURNING order_id, status
         )
         INSERT INTO order_events (order_id, at, source, kind, to_status, note)
-        SELECT order_id, $3, $4, 'note', status, 'the broker resized the order to ' || $2::text FROM sized
+        SELECT order_id, $3, $4, 'note', status, 'the broker resized the order to ' || $2::numeric::text FROM sized
         """,
         order_id,
         quantity,

@@ -143,10 +143,10 @@ async def write(
         """
         UPDATE positions
            SET quantity = $2, entered_qty = $3, cost = $4, exited_qty = $5, proceeds = $6, entry_price = $7,
-               exit_price = $8, realized_pnl = $9, status = $10, updated_at = $11,
+               exit_price = $8, realized_pnl = $9, status = $10::text, updated_at = $11::timestamptz,
                exit_time = CASE WHEN $10 = 'closed' THEN $11 ELSE NULL END,
                unrealized_pnl = CASE WHEN $10 = 'closed' THEN 0 ELSE unrealized_pnl END,
-               close_reason = CASE WHEN $10 = 'closed' THEN left($12, 255) ELSE close_reason END
+               close_reason = CASE WHEN $10 = 'closed' THEN left($12::text, 255) ELSE close_reason END
          WHERE position_id = $1
         """,
         position_id,
