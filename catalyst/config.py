@@ -5,6 +5,7 @@ The environment beats the file. Secrets live only in the environment (or an env 
 
 import difflib
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -333,6 +334,9 @@ class Environment(BaseSettings):
     redis_host: str | None = None
     redis_url: str | None = None
     catalyst_clock: Path | None = None  # a shared scaled clock: the demo's and the tests' seam
+    catalyst_clock_speed: float | None = Field(None, gt=0, le=100_000)  # market seconds a second, when it runs free
+    catalyst_clock_held_speed: float | None = Field(None, gt=0, le=100_000)  # and while an effect is in flight
+    xdg_data_home: Path | None = None
 
 
 # variable → the key it overrides
@@ -383,6 +387,12 @@ class Settings:
                 return ALPACA_LIVE
 
     @property
+    def data_dir(self) -> Path:
+        """Where the embedded database lies, when there is no DATABASE_URL."""
+        share = self.env.xdg_data_home or Path.home() / ".local" / "share"
+        return self.config.database.data_dir or share / "catalyst" / "pg"
+
+    @property
     def data_url(self) -> str:
         return self.config.broker.simulator if self.mode is Mode.SIM else ALPACA_DATA
 
@@ -420,6 +430,13 @@ def load(path: Path | None = None, *, env_file: Path | None = None) -> Settings:
     mode = _decide_mode(config, env)
     session_mode, why = _decide_session_mode(config)
     return Settings(config, env, mode, session_mode, (*notices, *why), path)
+
+
+def environment_without_ours(**changes: str) -> dict[str, str]:
+    """This process's environment for a child that must know nothing of the operator's keys, database or mode:
+    every variable Catalyst reads is left out, then `changes` are laid over it."""
+    ours = {name.upper() for name in Environment.model_fields} - {"XDG_DATA_HOME"}
+    return {name: value for name, value in os.environ.items() if name.upper() not in ours} | changes
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

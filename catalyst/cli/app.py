@@ -1,0 +1,92 @@
+"""The command line: which verbs there are, and how a failure is told.
+
+Whatever the operator can mend ends in one sentence on stderr and an exit code: 1, or 75 when another daemon
+holds the account, 78 when the configuration is wrong. Only a fault of ours shows a traceback.
+"""
+
+import os
+import sys
+from importlib.metadata import version
+from typing import Annotated, Final
+
+import typer
+
+from catalyst.cli import exchange, instructing, operating
+from catalyst.domain.errors import AnotherDaemon, ConfigInvalid, UserError, WrongAccount
+
+TEMPORARY: Final = 75  # sysexits: try again later; systemd does not restart on it
+CONFIGURATION: Final = 78  # sysexits: somebody has to edit something
+
+app = typer.Typer(
+    name="catalyst",
+    help="A day-trading daemon for US equities on Alpaca: what the tables say, what the broker holds and what "
+    "the logs tell are the same thing.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+VERBS: Final = {
+    "Run": (operating.run, exchange.sim, operating.migrate),
+    "Tell the daemon": (
+        instructing.approve,
+        instructing.reject,
+        instructing.scan,
+        instructing.close,
+        instructing.halt,
+        instructing.resume,
+        instructing.flatten,
+    ),
+}
+
+for panel, verbs in VERBS.items():
+    for verb in verbs:
+        app.command(rich_help_panel=panel)(verb)
+
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"catalyst {version('catalyst')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_tell_version, is_eager=True, help="Show the version and leave."),
+    ] = False,
+) -> None:
+    """A day-trading daemon for US equities on Alpaca. Begin with `catalyst demo`: a whole day in about a minute."""
+
+
+def main() -> None:
+    """Run one command and leave with its exit code."""
+    try:
+        app(prog_name="catalyst")
+    except BrokenPipeError:  # `catalyst orders | head`: whoever read has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except BaseException as error:
+        said = sentences(error)
+        if said is None:
+            raise
+        typer.secho("\n".join(said), err=True, fg=typer.colors.RED)
+        sys.exit(exit_code(error))
+
+
+def sentences(error: BaseException) -> list[str] | None:
+    """What the operator is told; None when the fault is ours and the traceback is what helps."""
+    if isinstance(error, BaseExceptionGroup):
+        told = [sentences(inner) for inner in error.exceptions]
+        return None if any(one is None for one in told) else [line for one in told for line in one or []]
+    return [f"catalyst: {error}"] if isinstance(error, UserError) else None
+
+
+def exit_code(error: BaseException) -> int:
+    """75 and 78 as systemd knows them, else 1."""
+    if isinstance(error, BaseExceptionGroup):
+        return max(exit_code(inner) for inner in error.exceptions)
+    if isinstance(error, AnotherDaemon):
+        return TEMPORARY
+    return CONFIGURATION if isinstance(error, (ConfigInvalid, WrongAccount)) else 1

@@ -1,0 +1,116 @@
+"""The log: one event a line, JSON for machines, colour for people; the market's time as `at`; no secret in it."""
+
+import logging
+import sys
+from collections.abc import Callable, Mapping, MutableMapping
+from typing import Any, Final
+
+import orjson
+import structlog
+from pydantic import SecretStr
+
+from catalyst.clock import NEW_YORK, Clock
+from catalyst.config import Settings
+
+Event = MutableMapping[str, Any]
+Processor = Callable[[Any, str, Event], Mapping[str, Any] | str | bytes]
+
+MASK: Final = "***"
+SHORTEST_SECRET: Final = 6  # characters; masking shorter ones would eat ordinary words
+
+# Libraries that tell of every connection.
+QUIET: Final = ("apscheduler", "asyncio", "urllib3", "websockets", "aiohttp", "exchange_calendars")
+
+
+def configure(settings: Settings, clock: Clock) -> None:
+    """From now on every event, ours and the libraries', is one line on stdout in the chosen form."""
+    level = logging.getLevelNamesMapping()[settings.config.log.level]
+    form = settings.config.log.format
+    as_json = form == "json" or (form == "auto" and not sys.stdout.isatty())
+    before: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        stamp(clock, local=not as_json),
+        structlog.processors.format_exc_info,  # before the mask: a traceback may quote a secret
+        mask(secrets_of(settings)),
+    ]
+    last: list[Any] = (
+        [in_order, to_json]
+        if as_json
+        else [
+            structlog.dev.ConsoleRenderer(
+                pad_event_to=22, timestamp_key="at", exception_formatter=structlog.dev.plain_traceback
+            )
+        ]
+    )
+    structlog.configure(
+        processors=[*before, *last],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=before,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=max(level, logging.INFO), force=True)
+    for name in QUIET:
+        logging.getLogger(name).setLevel(max(level, logging.WARNING))
+
+
+def stamp(clock: Clock, *, local: bool) -> Processor:
+    """Add `at`, the market's instant: UTC for machines, New York wall-clock time for people."""
+
+    def add(_: Any, __: str, event: Event) -> Event:
+        now = clock.now()
+        event["at"] = (
+            now.astimezone(NEW_YORK).strftime("%H:%M:%S") if local else now.isoformat(timespec="milliseconds")
+        )
+        return event
+
+    return add
+
+
+def secrets_of(settings: Settings) -> tuple[str, ...]:
+    """Every secret the process was told, longest first."""
+    values = (getattr(settings.env, name) for name in type(settings.env).model_fields)
+    told = {value.get_secret_value() for value in values if isinstance(value, SecretStr)}
+    return tuple(sorted((one for one in told if len(one) >= SHORTEST_SECRET), key=len, reverse=True))
+
+
+def mask(secrets: tuple[str, ...]) -> Processor:
+    """Replace each secret wherever it stands in a line."""
+
+    def cover(value: Any) -> Any:
+        match value:
+            case str():
+                for secret in secrets:
+                    value = value.replace(secret, MASK)
+                return value
+            case dict():
+                return {key: cover(inner) for key, inner in value.items()}
+            case list() | tuple():
+                return [cover(inner) for inner in value]
+            case _:
+                return value
+
+    def act(_: Any, __: str, event: Event) -> Event:
+        if secrets:
+            for key, value in event.items():
+                event[key] = cover(value)
+        return event
+
+    return act
+
+
+def in_order(_: Any, __: str, event: Event) -> Mapping[str, Any]:
+    """The instant, the level and the event first: what an eye looks for in a line."""
+    first = {name: event.pop(name) for name in ("at", "level", "event") if name in event}
+    return first | dict(event)
+
+
+def to_json(_: Any, __: str, event: Event) -> str:
+    return orjson.dumps(event, default=str, option=orjson.OPT_NON_STR_KEYS).decode()

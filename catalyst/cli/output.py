@@ -1,0 +1,45 @@
+"""How facts are told: JSON for programs, lines or tables for people."""
+
+from collections.abc import Callable, Iterable
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import orjson
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+Shown = Callable[[], "Iterable[RenderableType]"]
+
+_OPTIONS: Final = orjson.OPT_INDENT_2 | orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS
+
+
+def tell(facts: object, as_json: bool, show: Shown) -> None:
+    """Print `facts` as JSON (decimals as text, times in UTC), or what `show` makes of them for people."""
+    if as_json:
+        typer.echo(orjson.dumps(facts, default=plain, option=_OPTIONS).decode())
+        return
+    console = make_console()
+    for part in show():
+        console.print(part, highlight=False, soft_wrap=isinstance(part, str))
+
+
+def make_console() -> "Console":
+    """A console that fits its terminal, and is wide enough for every table when it is a pipe."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=max(console.width, 200), no_color=True)
+
+
+def plain(value: object) -> object:
+    """What JSON has no word for."""
+    if isinstance(value, Decimal):
+        return format(value, "f")
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, (set, frozenset)):
+        return sorted(value)
+    raise TypeError(f"{type(value).__name__} is not JSON")
