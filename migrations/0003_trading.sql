@@ -104,11 +104,11 @@ CREATE TABLE positions (
     security_id       integer NOT NULL REFERENCES securities,
     side              text    NOT NULL CHECK (side IN ('long', 'short')),
     quantity          numeric NOT NULL CHECK (quantity >= 0),
-    entered_qty       numeric NOT NULL CHECK (entered_qty >= 0),
-    entry_price       numeric NOT NULL CHECK (entry_price > 0),   -- average, unrounded
-    cost              numeric NOT NULL CHECK (cost >= 0),         -- exact sum of entry quantity times price
+    entered_qty       numeric NOT NULL CHECK (entered_qty < 'Infinity'),     -- NaN is the largest numeric
+    entry_price       numeric NOT NULL CHECK (entry_price > 0 AND entry_price < 'Infinity'),  -- average, unrounded
+    cost              numeric NOT NULL CHECK (cost >= 0 AND cost < 'Infinity'),  -- exact sum of qty times price
     exited_qty        numeric NOT NULL DEFAULT 0 CHECK (exited_qty >= 0),
-    proceeds          numeric NOT NULL DEFAULT 0 CHECK (proceeds >= 0),
+    proceeds          numeric NOT NULL DEFAULT 0 CHECK (proceeds >= 0 AND proceeds < 'Infinity'),
     exit_price        numeric CHECK (exit_price > 0),
     stop_loss         numeric CHECK (stop_loss > 0),
     take_profit       numeric CHECK (take_profit > 0),
@@ -216,9 +216,9 @@ CREATE INDEX orders_by_created_at ON orders (created_at);
 
 CREATE TABLE executions (
     order_id     bigint  NOT NULL REFERENCES orders,
-    cum_qty      numeric NOT NULL CHECK (cum_qty > 0),
+    cum_qty      numeric NOT NULL CHECK (cum_qty > 0 AND cum_qty < 'Infinity'),
     quantity     numeric NOT NULL CHECK (quantity > 0),
-    price        numeric NOT NULL CHECK (price > 0),
+    price        numeric NOT NULL CHECK (price > 0 AND price < 'Infinity'),
     at           timestamptz NOT NULL,
     source       text    NOT NULL,
     execution_id text,                                 -- the stream's; null until heard

@@ -25,7 +25,8 @@ CREATE TABLE flat_proofs (
     stored_orders    integer,                          -- null: the tables could not be asked
     stored_positions integer,
     facts            jsonb       NOT NULL DEFAULT '{}',
-    CHECK (NOT flat OR (broker_orders = 0 AND broker_positions = 0))
+    -- coalesce: what could not be asked is not zero, and a null check passes.
+    CHECK (NOT flat OR coalesce(broker_orders = 0 AND broker_positions = 0, false))
 );
 
 CREATE TABLE quarantine (

@@ -1,11 +1,12 @@
 """A database with a trading day begun, for the tests of the store."""
 
 from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
 
 import pytest
+from store.book import AT, Book
 
 from catalyst.store.pool import Store
-from store.book import Book
 
 
 @pytest.fixture
@@ -15,3 +16,9 @@ async def book(store: Store) -> AsyncIterator[Book]:
         book = Book(conn)
         await book.day()
         yield book
+
+
+@pytest.fixture
+def later() -> datetime:
+    """Five minutes after the day's first rows."""
+    return AT + timedelta(minutes=5)

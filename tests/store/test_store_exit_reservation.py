@@ -6,11 +6,11 @@ from typing import Any
 
 import asyncpg
 import pytest
+from store.book import AT, CYCLE, Book
 
 from catalyst.store import overview
 from catalyst.store.pool import Store, connect
 from catalyst.store.refusals import OverExit
-from store.book import AT, CYCLE, Book
 
 STOP = {"order_purpose": "stop_loss", "order_type": "stop", "stop_price": Decimal("186.00")}
 TARGET = {"order_purpose": "take_profit", "order_type": "limit", "limit_price": Decimal("198.00")}

@@ -6,8 +6,9 @@ from typing import Any
 
 import asyncpg
 import pytest
+from store.book import AT, Book
 
-from catalyst.domain.order import EDGES, NEVER_ARRIVED, Purpose, PositionSide, Status, side_for
+from catalyst.domain.order import EDGES, NEVER_ARRIVED, PositionSide, Purpose, Status, side_for
 from catalyst.store.refusals import (
     FillsContradict,
     HistoryRewritten,
@@ -16,7 +17,6 @@ from catalyst.store.refusals import (
     PositionUnexplained,
     StaleEpoch,
 )
-from store.book import AT, Book
 
 
 async def test_the_tables_edges_are_the_machines(book: Book):
@@ -307,12 +307,14 @@ async def test_no_entry_fill_without_its_position(book: Book):
     """The fill and the position are one transaction or none."""
     entry = await book.order()
     await book.move(entry, "submitted")
-    async with book.conn.transaction():
-        with pytest.raises(PositionUnexplained, match="filled 100 without a position"):
-            async with book.conn.transaction():
-                await book.fill(entry, 100, 100)
-                await book.move(entry, "filled", filled_qty=Decimal(100))
-                await book.conn.execute("SET CONSTRAINTS ALL IMMEDIATE")
+
+    async def fill_alone() -> None:
+        async with book.conn.transaction():
+            await book.fill(entry, 100, 100)
+            await book.move(entry, "filled", filled_qty=Decimal(100))
+
+    with pytest.raises(PositionUnexplained, match="filled 100 without a position"):
+        await fill_alone()
     assert await book.conn.fetchval("SELECT count(*) FROM executions") == 0
 
 
@@ -353,7 +355,10 @@ async def test_a_closed_position_has_its_time_and_reason(book: Book):
 async def test_one_exit_intent_and_one_latch_at_a_time(book: Book):
     """A position has one open exit intent, a latch is set once; ended ones do not count."""
     position_id = await book.position()
-    intent = "INSERT INTO exit_intents (position_id, reason, purpose, asked_by, asked_at) VALUES ($1, 'r', 'exit', 'me', $2)"
+    intent = (
+        "INSERT INTO exit_intents (position_id, reason, purpose, asked_by, asked_at)"
+        " VALUES ($1, 'r', 'exit', 'me', $2)"
+    )
     latch = "INSERT INTO latches (name, set_at, reason, set_by) VALUES ('halt', $1, 'r', 'me')"
     await book.conn.execute(intent, position_id, AT)
     await book.conn.execute(latch, AT)
@@ -374,7 +379,11 @@ async def test_the_heartbeat_does_not_wait_for_order_writes(book: Book, store: A
         async with store.tx("beat") as other:
             await other.execute("SET LOCAL lock_timeout = '50ms'")
             await other.execute("UPDATE daemon SET heartbeat_at = $1", AT)
-        with pytest.raises(asyncpg.LockNotAvailableError):
+
+        async def bump() -> None:
             async with store.tx("bump") as other:
                 await other.execute("SET LOCAL lock_timeout = '50ms'")
                 await other.execute("UPDATE daemon SET epoch = epoch + 1")
+
+        with pytest.raises(asyncpg.LockNotAvailableError):
+            await bump()

@@ -25,10 +25,14 @@ from catalyst.store.refusals import IllegalEdge, StaleEpoch
 
 async def test_a_transaction_that_raises_leaves_nothing(store: Store):
     """A block that raises is rolled back whole, and the error names the step."""
-    with pytest.raises(ValueError, match="no") as caught:
+
+    async def step() -> None:
         async with store.tx("two sectors") as conn:
             await conn.execute("INSERT INTO sectors (name) VALUES ('Energy')")
             raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no") as caught:
+        await step()
     assert caught.value.__notes__ == ["in transaction 'two sectors'"]
     async with store.read() as conn:
         assert await conn.fetchval("SELECT count(*) FROM sectors") == 0
@@ -171,7 +175,7 @@ async def test_an_outage_is_told_from_a_mistake(database: str, clock: ManualCloc
         await asyncpg.connect("postgresql://x@127.0.0.1:1/x", timeout=5)
     assert is_outage(refused.value)
     store = await open_store(database, clock)
-    with pytest.raises(Exception, match="terminat") as cut:  # noqa: PT012 -- the cut comes with the statement
+    with pytest.raises(Exception, match="terminat") as cut:
         async with store.read() as conn:
             await conn.execute("SELECT pg_terminate_backend(pg_backend_pid())")
     assert is_outage(cut.value)
@@ -199,12 +203,13 @@ async def test_the_pool_survives_losing_its_connections(store: Store):
         " WHERE datname = current_database() AND pid <> pg_backend_pid()"
     )
     await killer.close()
-    for _ in range(3):
+    outages = 0
+    while outages < 3:
         try:
             async with store.tx("again") as conn:
                 await conn.execute("INSERT INTO sectors (name) VALUES ('Energy')")
             break
-        except Exception as error:
-            assert is_outage(error)
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            outages += is_outage(error)
     async with store.read() as conn:
         assert await conn.fetchval("SELECT count(*) FROM sectors") == 1

@@ -4,13 +4,13 @@ import asyncio
 from datetime import UTC, date, datetime, time
 
 import pytest
+from store.book import AT
 
 from catalyst.domain.report import AssetReport
 from catalyst.domain.session import session_of
 from catalyst.store import securities, sessions
 from catalyst.store.pool import Store, connect
 from catalyst.store.securities import Refreshed
-from store.book import AT
 
 FULL = session_of(date(2026, 4, 8), time(9, 30), time(16, 0))
 HALF = session_of(date(2026, 11, 27), time(9, 30), time(13, 0))

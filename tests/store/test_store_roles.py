@@ -2,10 +2,10 @@
 
 import asyncpg
 import pytest
+from store.book import AT, Book
 
 from catalyst.store import migrate
 from catalyst.store.pool import Store
-from store.book import AT, Book
 
 FORBIDDEN = {
     "catalyst_app": [
