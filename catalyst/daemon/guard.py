@@ -56,29 +56,32 @@ class Guard:
         """Look again after every change, at least every second while anything is naked."""
         try:
             while True:
-                await self.look()
-                await self.books.changed.next(self.clock, NAKED_LOOK if self.naked else LOOK)
+                unsure = await self.look()
+                await self.books.changed.next(self.clock, NAKED_LOOK if unsure else LOOK)
         finally:
             for task in self._tending.values():
                 task.cancel()
             await asyncio.gather(*self._tending.values(), return_exceptions=True)
 
-    async def look(self) -> None:
-        """Start tending each open position whose protection is not known to be in order."""
+    async def look(self) -> bool:
+        """Start tending each open position whose protection is not known to be in order; true when one is."""
         async with self.store.read() as conn:
             held = await positions.open_positions(conn)
             leaving = {intent.position_id for intent in await exits.open_intents(conn)}
             rows = {p.position_id: await orders.of_position(conn, p.position_id) for p in held}
         self.naked &= {position.position_id for position in held}
+        unsure = False
         for position in held:
             seen = _seen(position, rows[position.position_id])
             if position.position_id in leaving or self._verified.get(position.position_id) == seen:
                 continue
+            unsure = True
             task = self._tending.get(position.position_id)
             if task is None or task.done():
                 self._tending[position.position_id] = asyncio.create_task(
                     self._tend_safely(position.position_id), name=f"guard-{position.position_id}"
                 )
+        return unsure
 
     async def _tend_safely(self, position_id: int) -> None:
         try:

@@ -1,0 +1,129 @@
+"""The ledger check: what the tables say against what the exchange itself recorded, and the journal against the
+tables. Written from the two sides' raw rows, sharing no code with the daemon."""
+
+from collections import defaultdict
+from decimal import Decimal
+from typing import Any
+
+Conn = Any  # asyncpg.Connection is generic for the type checker only
+
+
+async def books_equal(conn: Conn, ledger: dict[str, Any], audit: dict[str, Any]) -> None:
+    """Fills, quantities and realised P&L of the tables are the exchange's own, to the share and the cent."""
+    assert audit["clean"], audit["problems"]
+    ours = await conn.fetch(
+        """
+        SELECT o.alpaca_order_id, e.cum_qty, e.quantity, e.price
+          FROM executions e JOIN orders o USING (order_id)
+        """
+    )
+    booked = sorted((r["alpaca_order_id"], r["cum_qty"], r["quantity"], r["price"]) for r in ours)
+    told = sorted(
+        (e["order_id"], Decimal(e["cum_qty"]), Decimal(e["qty"]), Decimal(e["price"]))
+        for e in ledger["executions"]
+    )
+    assert booked == told
+    await _orders_known(conn, ledger)
+    await _quantities_add_up(conn)
+    held = {symbol: Decimal(qty) for symbol, qty in audit["positions"].items()}
+    rows = await conn.fetch(
+        """
+        SELECT s.symbol, sum(CASE p.side WHEN 'long' THEN p.quantity ELSE -p.quantity END) AS quantity
+          FROM positions p JOIN securities s USING (security_id) WHERE p.status = 'open' GROUP BY s.symbol
+        """
+    )
+    assert {row["symbol"]: row["quantity"] for row in rows} == held
+    realized = await conn.fetchval("SELECT coalesce(sum(realized_pnl), 0) FROM positions")
+    assert realized == _realized_of(ledger["executions"])
+    assert abs(realized - Decimal(audit["realised"])) < Decimal("0.005")
+
+
+async def nothing_open(conn: Conn, ledger: dict[str, Any], audit: dict[str, Any]) -> None:
+    """No share and no working order, on either side."""
+    assert audit["positions"] == {}
+    assert [o["id"] for o in ledger["orders"] if o["status"] in _ALIVE] == []
+    assert await conn.fetchval("SELECT count(*) FROM positions WHERE status = 'open'") == 0
+    open_orders = await conn.fetch(
+        "SELECT order_id, status FROM orders WHERE status IN ('created', 'submitted', 'accepted', 'partial_fill')"
+    )
+    assert [dict(row) for row in open_orders] == []
+
+
+async def journal_folds(conn: Conn) -> None:
+    """Each order's journal, read from its first line, walks along edges to exactly the stored state."""
+    edges = {
+        (r["from_status"], r["to_status"])
+        for r in await conn.fetch("SELECT from_status, to_status FROM order_edges")
+    }
+    journal: dict[int, list[tuple[str | None, str]]] = defaultdict(list)
+    for row in await conn.fetch(
+        """
+        SELECT order_id, from_status, to_status FROM order_events
+         WHERE to_status IS NOT NULL AND kind IN ('transition', 'fill', 'late', 'correction') ORDER BY seq
+        """
+    ):
+        journal[row["order_id"]].append((row["from_status"], row["to_status"]))
+    for order in await conn.fetch("SELECT order_id, status FROM orders"):
+        state: str | None = None
+        for before, then in journal[order["order_id"]]:
+            assert before == state, f"order {order['order_id']}: the journal jumps from {state} to {before}"
+            assert state is None or (before, then) in edges, f"{before} cannot become {then}"
+            state = then
+        assert state == order["status"]
+
+
+_ALIVE = {
+    "new", "accepted", "pending_new", "held", "partially_filled", "pending_cancel", "pending_replace",
+    "accepted_for_bidding", "stopped", "suspended",
+}  # fmt: skip
+
+
+async def _orders_known(conn: Conn, ledger: dict[str, Any]) -> None:
+    """Every order of the exchange has exactly one row, and no row names an order the exchange lacks."""
+    rows = await conn.fetch(
+        "SELECT alpaca_order_id, client_order_id FROM orders WHERE alpaca_order_id IS NOT NULL"
+    )
+    assert {row["alpaca_order_id"] for row in rows} == {order["id"] for order in ledger["orders"]}
+    ids = {order["id"]: order["client_order_id"] for order in ledger["orders"]}
+    assert all(ids[row["alpaca_order_id"]] == row["client_order_id"] for row in rows)
+
+
+async def _quantities_add_up(conn: Conn) -> None:
+    """Entries minus exits are the position, for every position."""
+    rows = await conn.fetch(
+        """
+        SELECT p.position_id, p.quantity,
+               sum(CASE WHEN o.order_purpose = 'entry' THEN e.quantity ELSE -e.quantity END) AS filled
+          FROM positions p JOIN orders o USING (position_id) JOIN executions e USING (order_id)
+         GROUP BY p.position_id
+        """
+    )
+    assert all(row["quantity"] == row["filled"] for row in rows), [dict(row) for row in rows]
+
+
+def _realized_of(executions: list[dict[str, Any]]) -> Decimal:
+    """Realised dollars of round trips, by average cost over each flat-to-flat stretch, to the cent each."""
+    stretches: dict[str, list[tuple[Decimal, Decimal]]] = defaultdict(list)
+    total = Decimal(0)
+    for execution in executions:
+        sign = 1 if execution["side"].startswith("buy") else -1
+        stretch = stretches[execution["symbol"]]
+        stretch.append((sign * Decimal(execution["qty"]), Decimal(execution["price"])))
+        if sum(qty for qty, _ in stretch) == 0:
+            total += -sum(qty * price for qty, price in stretch)
+            stretch.clear()
+    for stretch in stretches.values():
+        total += _partly_closed(stretch)
+    return total.quantize(Decimal("0.01"))
+
+
+def _partly_closed(stretch: list[tuple[Decimal, Decimal]]) -> Decimal:
+    """Realised dollars of a stretch that is not flat yet: entries all come before exits."""
+    if not stretch:
+        return Decimal(0)
+    direction = 1 if stretch[0][0] > 0 else -1
+    entered = sum((abs(q) for q, _ in stretch if q * direction > 0), Decimal(0))
+    cost = sum((abs(q) * p for q, p in stretch if q * direction > 0), Decimal(0))
+    exited = sum((abs(q) for q, _ in stretch if q * direction < 0), Decimal(0))
+    proceeds = sum((abs(q) * p for q, p in stretch if q * direction < 0), Decimal(0))
+    return (proceeds - cost / entered * exited) * direction

@@ -1,0 +1,266 @@
+"""A trading desk for tests that tell stories: the real daemon, a real PostgreSQL, the exchange over the wire.
+
+Time stands still until the story says how long it waits; sockets and database keep up with it. The desk's words
+are the trader's: `prints`, `enters`, `waits`, `holds`, `sold`.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import aiohttp
+import asyncpg
+
+from catalyst.clock import ManualClock
+from catalyst.config import Config, Environment, Mode, SessionMode, Settings
+from catalyst.daemon import app
+from catalyst.domain.ids import client_order_id
+from catalyst.domain.order import PositionSide, Purpose, side_for
+from catalyst.simulator.exchange import Exchange
+from catalyst.simulator.market import BarColumns, Headline, Market, SnapshotColumns
+from catalyst.simulator.server import Server, running
+from catalyst.simulator.switches import Switches
+from catalyst.store.orders import NewOrder, OrderRow
+from tests.ledger import books_equal, journal_folds
+from tests.simulator.tape import HandTape, at
+
+Facts = dict[str, Any]
+
+
+class StoryMarket(HandTape):
+    """A hand-made tape that answers the data API too: it has prints and quotes, and no bars or headlines."""
+
+    def snapshots(self, symbols: Sequence[str], when: datetime) -> SnapshotColumns:
+        import numpy as np
+
+        known = [symbol for symbol in symbols if self.last_print(symbol, when) is not None]
+        lasts = [self.last_print(symbol, when) for symbol in known]
+        quotes = [self.quote(symbol, when) for symbol in known]
+        nothing = _no_bars(len(known))
+        return SnapshotColumns(
+            symbols=known,
+            trade_at=np.array([int(p.at.timestamp()) for p in lasts if p], dtype=np.int64),
+            trade_price=np.array([float(p.price) for p in lasts if p], dtype=np.float64),
+            trade_size=np.array([p.size for p in lasts if p], dtype=np.int64),
+            quote_at=np.array([int(q.at.timestamp()) if q else -1 for q in quotes], dtype=np.int64),
+            bid=np.array([float(q.bid) if q else 0.0 for q in quotes], dtype=np.float64),
+            ask=np.array([float(q.ask) if q else 0.0 for q in quotes], dtype=np.float64),
+            bid_size=np.array([q.bid_size if q else 0 for q in quotes], dtype=np.int64),
+            ask_size=np.array([q.ask_size if q else 0 for q in quotes], dtype=np.int64),
+            minute=nothing,
+            daily=nothing,
+            previous=nothing,
+        )
+
+    def bars(
+        self, symbol: str, length: timedelta, start: datetime, end: datetime, when: datetime
+    ) -> BarColumns:
+        return _no_bars(0)
+
+    def headlines(self, start: datetime, end: datetime, when: datetime) -> Sequence[Headline]:
+        return []
+
+
+def _no_bars(rows: int) -> BarColumns:
+    import numpy as np
+
+    return BarColumns(
+        np.full(rows, -1, dtype=np.int64),
+        *(np.full(rows, np.nan) for _ in range(4)),
+        np.zeros(rows, dtype=np.int64),
+        np.full(rows, np.nan),
+        np.zeros(rows, dtype=np.int64),
+    )
+
+
+def settings_for(url: str, **sections: Facts) -> Settings:
+    """An autonomous configuration for the exchange at `url`; `sections` override it."""
+    tree: dict[str, Any] = {
+        "broker": {"simulator": url},
+        "session": {"mode": "autonomous"},
+        "workflow": {"auto_execute": True},
+        "features": {"autonomous_trading": True},
+    }
+    for name, section in sections.items():
+        tree[name] = {**tree.get(name, {}), **section}
+    config = Config.model_validate(tree)
+    return Settings(config, Environment(), Mode.SIM, config.session.mode)
+
+
+@dataclass
+class Desk:
+    """One daemon at one exchange. Everything asked of it is read from the database or from the exchange."""
+
+    clock: ManualClock
+    market: StoryMarket
+    server: Server
+    dsn: str
+    settings: Settings
+    conn: "asyncpg.Connection[asyncpg.Record]"
+    parts: app.Desk | None = None
+    stop: app.Stop = field(default_factory=app.Stop)
+    _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
+    _life: "asyncio.Task[app.Exit] | None" = None
+    _entries: int = 0
+
+    # -- the daemon's life
+
+    async def opens(self) -> None:
+        """Start the daemon and wait until it is ready and has heard the stream."""
+        self.stop = app.Stop()
+        self._stack = AsyncExitStack()
+        store = await app.open_books(self._stack, self.dsn, self.clock)
+        parts, lock = await app.take_the_desk(self._stack, self.settings, store, self.clock)
+        self.parts = parts
+        self._life = asyncio.create_task(app.live(parts, lock, self.stop, once=True))
+        ready = asyncio.ensure_future(parts.ready.wait())
+        await asyncio.wait({ready, self._life}, return_when=asyncio.FIRST_COMPLETED)
+        if self._life.done():
+            ready.cancel()
+            self._life.result()
+        while parts.day is None or not parts.day.cycle_id or parts.gate.reasons:
+            await self.waits(seconds=1)
+
+    async def dies(self) -> None:
+        """The daemon is gone at once: nothing of it runs another line, its connections are cut."""
+        assert self._life is not None
+        self._life.cancel()
+        await asyncio.gather(self._life, return_exceptions=True)
+        await self._stack.aclose()
+        self.parts = None
+
+    async def leaves(self) -> app.Exit:
+        """Wait, on the story's clock, until the daemon has ended by itself; its exit code."""
+        assert self._life is not None
+        while not self._life.done():
+            await self.waits(seconds=1)
+        code = self._life.result()
+        await self._stack.aclose()
+        self.parts = None
+        return code
+
+    def settled(self) -> bool:
+        """True when every frame the exchange sent has had its effect."""
+        return self.parts is None or self.parts.stream.frames_received >= self.server.frames_sent
+
+    # -- the market
+
+    def prints(self, symbol: str, price: str, *, size: int = 100_000, after: float = 0.0) -> None:
+        """A trade on the tape, `after` seconds from now (a hair later, so that it is news)."""
+        when = self.clock.now() + timedelta(seconds=after, microseconds=1)
+        self.market.trades(symbol, when, price, size)
+        self.server._woken.set()  # the tape was written behind the driver's back
+
+    async def waits(self, **duration: float) -> None:
+        """Let market time pass."""
+        await self.clock.advance(timedelta(**duration))
+
+    # -- orders
+
+    async def enters(
+        self, symbol: str, qty: int, *, limit: str, stop: str, target: str, side: str = "long"
+    ) -> OrderRow:
+        """Send a bracket entry the way the day's scan does."""
+        assert self.parts is not None
+        assert self.parts.day is not None
+        self._entries += 1
+        held = PositionSide(side)
+        return await self.parts.execution.place(
+            NewOrder(
+                client_order_id=client_order_id(f"story|{symbol}|{self._entries}", "e", 0),
+                symbol=symbol,
+                purpose=Purpose.ENTRY,
+                position_side=held,
+                side=side_for(held, Purpose.ENTRY),
+                quantity=Decimal(qty),
+                order_type="limit",
+                time_in_force="day",
+                order_class="bracket",
+                limit_price=Decimal(limit),
+                bracket_stop=Decimal(stop),
+                bracket_target=Decimal(target),
+                cycle_id=self.parts.day.cycle_id,
+                signal_id=f"story-{symbol}-{self._entries}",
+                epoch=self.parts.epoch,
+            ),
+            note="a story",
+        )
+
+    async def admin(self, path: str, body: Facts | None = None) -> Any:
+        """Ask (GET) or tell (POST) the exchange by its side door."""
+        async with aiohttp.ClientSession() as http:
+            verb = http.get if body is None else http.post
+            options: Facts = {} if body is None else {"json": body}
+            async with verb(f"{self.server.url}/admin/{path}", **options) as answer:
+                assert answer.status == 200, await answer.text()
+                return await answer.json()
+
+    # -- what is true
+
+    async def position(self, symbol: str) -> Facts | None:
+        """The newest position of a symbol as the tables have it."""
+        row = await self.conn.fetchrow(
+            "SELECT p.* FROM positions p JOIN securities s USING (security_id)"
+            " WHERE s.symbol = $1 ORDER BY position_id DESC LIMIT 1",
+            symbol,
+        )
+        return None if row is None else dict(row)
+
+    async def orders(self, symbol: str) -> list[Facts]:
+        """Every order of a symbol as the tables have it, oldest first."""
+        rows = await self.conn.fetch(
+            "SELECT o.* FROM orders o JOIN securities s USING (security_id)"
+            " WHERE s.symbol = $1 ORDER BY order_id",
+            symbol,
+        )
+        return [dict(row) for row in rows]
+
+    def held(self, symbol: str) -> Decimal:
+        """The shares the exchange holds for us, signed."""
+        position = self.server.exchange.account.positions.get(symbol)
+        return position.qty if position is not None else Decimal(0)
+
+    async def submits(self, symbol: str) -> int:
+        """How many orders of a symbol reached the exchange."""
+        ledger = await self.admin(f"ledger?method=POST&path=/v2/orders&symbol={symbol}")
+        return len(ledger["requests"])
+
+    async def agrees(self) -> None:
+        """Tables, exchange and journal tell the same story, and the exchange's own audit is clean."""
+        await books_equal(self.conn, await self.admin("ledger"), await self.admin("audit"))
+        await journal_folds(self.conn)
+
+
+@asynccontextmanager
+async def open_desk(
+    dsn: str,
+    *,
+    now: datetime | None = None,
+    switches: Switches | None = None,
+    opened: bool = True,
+    **sections: Facts,
+) -> AsyncIterator[Desk]:
+    """A desk at a quarter past ten of a quiet Monday, its daemon running unless `opened` is false."""
+    clock = ManualClock(now or at("10:15"))
+    market = StoryMarket()
+    exchange = Exchange(market, clock.now(), switches=switches)
+    played: Market = market
+    async with running(exchange, clock, market=played) as server:
+        conn = await asyncpg.connect(dsn)
+        desk = Desk(clock, market, server, dsn, settings_for(server.url, **sections), conn)
+        clock.quiet_when(desk.settled)
+        try:
+            if opened:
+                await desk.opens()
+            yield desk
+        finally:
+            if desk.parts is not None:
+                await desk.dies()
+            await conn.close()
+
+
+__all__ = ["Desk", "SessionMode", "open_desk", "settings_for"]
