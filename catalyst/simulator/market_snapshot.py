@@ -187,8 +187,8 @@ def daily_bars(daily: BarTable, rows: Ints) -> BarColumns:
     open_, high, low, close = daily.open[rows], daily.high[rows], daily.low[rows], daily.close[rows]
     volume = daily.volume[rows]
     mean, trades = (high + low + close) / 3, np.maximum(volume // SHARES_PER_TRADE, 1)
-    starts = np.where(rows >= 0, daily.key[rows] % SECONDS, -1)
-    return columns_of(starts, open_, high, low, close, volume, mean, trades)
+    columns = columns_of(daily.key[rows] % SECONDS, open_, high, low, close, volume, mean, trades)
+    return choose(rows >= 0, columns, nothing(len(rows)))
 
 
 def columns_of(
