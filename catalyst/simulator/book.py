@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from decimal import Decimal
 
-from catalyst.simulator.orders import LISTED_OPEN, Order, OrderClass, Role, Side, Status
+from catalyst.simulator.orders import LISTED_OPEN, Order, OrderClass, Side, Status
 
 
 class Book:
@@ -69,7 +69,7 @@ class Book:
         for order in self.live(symbol):
             if order.side is not side or order.intent.opens or order.qty is None:
                 continue
-            if order.status is Status.HELD and not order.active:
+            if (order.status is Status.HELD and not order.active) or self.pending_replacement(order):
                 continue
             key = order.parent_id or order.id
             groups[key] = max(groups.get(key, Decimal(0)), self.claim(order))
@@ -87,18 +87,17 @@ class Book:
         """Buying power tied up by orders that may still open."""
         total = Decimal(0)
         for order in self.live():
-            if order.replaces is not None and not order.acknowledged:
-                continue  # counted with the order it replaces
+            if self.pending_replacement(order):
+                continue
             reserve = order.reserve
             if order.status is Status.PENDING_REPLACE and order.replaced_by:
                 reserve = max(reserve, self.orders[order.replaced_by].reserve)
             total += reserve
         return total
 
-    def entry_unfinished(self, order: Order) -> bool:
-        """True for a leg whose entry has not filled completely."""
-        parent = self.parent(order)
-        return parent is not None and parent.role is Role.ENTRY and parent.status is not Status.FILLED
+    def pending_replacement(self, order: Order) -> bool:
+        """True for an order that waits to replace another; what it claims is counted with the other."""
+        return order.replaces is not None and not order.acknowledged
 
     def _listed(self, shelf: dict[str, dict[str, None]], symbol: str | None) -> list[Order]:
         if symbol is not None:

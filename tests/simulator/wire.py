@@ -20,6 +20,7 @@ from tests.simulator.desk import Desk
 with warnings.catch_warnings():  # alpaca-py still uses a deprecated part of websockets
     warnings.simplefilter("ignore", DeprecationWarning)
     from alpaca.trading.client import TradingClient
+    from alpaca.trading.stream import TradingStream
 
 KEYS = {"APCA-API-KEY-ID": "demo", "APCA-API-SECRET-KEY": "demo"}
 
@@ -51,6 +52,8 @@ class Wire:
         return response.json()
 
     async def passes(self, seconds: float = 1.0) -> None:
+        """Market time goes by; what a test did to the desk directly is noticed first."""
+        self.server.settle()
         await self.clock.advance(timedelta(seconds=seconds))
 
     async def prints(self, symbol: str, price: str, size: int = 100_000) -> None:
@@ -81,6 +84,11 @@ async def wired(*, state: Path | None = None, desk: Desk | None = None, **terms:
             wire.close()
 
 
+def TradingStreamOf(server: Server) -> TradingStream:
+    """alpaca-py's own stream, raw."""
+    return TradingStream("demo", "demo", raw_data=True, url_override=server.stream_url)
+
+
 AUTH = {"action": "auth", "key": "demo", "secret": "demo"}
 LISTEN = {"action": "listen", "data": {"streams": ["trade_updates"]}}
 
@@ -100,8 +108,13 @@ async def says(socket: Any, message: Any) -> Any:
     return await hears(socket)
 
 
+async def receives(socket: Any) -> Any:
+    """The next frame as it is."""
+    return await asyncio.wait_for(socket.recv(), 10)
+
+
 async def hears(socket: Any) -> Any:
-    return orjson.loads(await asyncio.wait_for(socket.recv(), 20))
+    return orjson.loads(await receives(socket))
 
 
 async def told(socket: Any, frames: int) -> list[Any]:

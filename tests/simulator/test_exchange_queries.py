@@ -1,0 +1,247 @@
+"""What a client may look up: lists, single orders, positions, the account, the clock and the calendar."""
+
+from datetime import datetime
+from typing import Any
+
+from catalyst.simulator.orders import Status
+from tests.simulator.desk import Desk
+from tests.simulator.tape import HALF_DAY, MONDAY, at
+from tests.simulator.wire import Wire, wired
+
+
+async def listed(wire: Wire, **query: Any) -> list[Any]:
+    rows: list[Any] = await wire.asks(wire.client.get, "/orders", query)
+    return rows
+
+
+async def test_open_orders_do_not_show_a_held_leg() -> None:
+    """After the fill the flat open list has the target only; nested it is not under its closed parent."""
+    async with wired() as wire:
+        order = wire.desk.bracket(10)
+        before = await listed(wire, status="open", nested=True)
+        assert [(row["id"], len(row["legs"])) for row in before] == [(order.id, 2)]
+        assert [row["id"] for row in await listed(wire, status="open")] == [order.id]
+        await wire.passes()
+        target = order.legs[0]
+        assert [row["id"] for row in await listed(wire)] == [target]
+        assert [row["id"] for row in await listed(wire, nested=True)] == [target]
+        wire.desk.exchange.switches.hide_open_legs = True
+        assert await listed(wire, nested=True) == []
+        everything = await listed(wire, status="all", nested="True")
+        assert [(row["id"], [leg["status"] for leg in row["legs"]]) for row in everything] == [
+            (order.id, ["new", "held"])
+        ]
+        assert everything[0]["legs"][0]["legs"] is None
+        assert len(await listed(wire, status="all")) == 3
+        flat = await wire.asks(wire.client.get, f"/orders/{order.id}")
+        nested = await wire.asks(wire.client.get, f"/orders/{order.id}", {"nested": True})
+        assert (flat["legs"], len(nested["legs"])) == (None, 2)
+
+
+async def test_lists_are_limited_and_paged() -> None:
+    """Fifty by default, 500 at most; bounds in time and by id are exclusive; both directions."""
+    desk = Desk()
+    orders = []
+    for n in range(60):
+        orders.append(desk.sends("buy", 1, "AAPL" if n % 2 else "MSFT", "limit", limit_price="1"))
+        desk.passes(1)
+    async with wired(desk=desk) as wire:
+        assert [row["id"] for row in await listed(wire)] == [order.id for order in reversed(orders[10:])]
+        first = await listed(wire, limit=500, direction="asc")
+        assert [row["id"] for row in first] == [order.id for order in orders]
+        after = await listed(wire, after=first[54]["submitted_at"], direction="asc")
+        assert [row["id"] for row in after] == [order.id for order in orders[55:]]
+        until = await listed(wire, until=orders[3].submitted_at.isoformat())
+        assert [row["id"] for row in until] == [order.id for order in reversed(orders[:3])]
+        page = await listed(wire, before_order_id=orders[5].id, limit=2)
+        assert [row["id"] for row in page] == [orders[4].id, orders[3].id]
+        page = await listed(wire, after_order_id=orders[57].id)
+        assert [row["id"] for row in page] == [orders[59].id, orders[58].id]
+        assert {row["symbol"] for row in await listed(wire, symbols="AAPL,TSLA")} == {"AAPL"}
+        for query in (
+            "limit=501",
+            "limit=0",
+            "status=odd",
+            f"after_order_id={orders[0].id}&after=2026-01-01",
+        ):
+            assert (await wire.http_("GET", f"/v2/orders?{query}")).status_code == 422
+
+
+async def test_an_order_is_found_by_its_client_id_once_it_can_be_seen() -> None:
+    """404 for the delay after the POST, then the order without its legs."""
+    async with wired() as wire:
+        wire.desk.exchange.switches.visibility_delay = 3.0
+        order = wire.desk.bracket(10, client_order_id="ours-7")
+        path = "/v2/orders:by_client_order_id?client_order_id=ours-7"
+        response = await wire.http_("GET", path)
+        assert (response.status_code, response.json()["code"]) == (404, 40410000)
+        await wire.passes(3)
+        row = (await wire.http_("GET", path)).json()
+        assert (row["id"], row["legs"]) == (order.id, None)
+        assert (await wire.http_("GET", "/v2/orders:by_client_order_id?client_order_id=x")).status_code == 404
+
+
+async def test_positions_are_signed_text() -> None:
+    """Quantities are strings, negative for shorts; what exits hold is not available."""
+    async with wired() as wire:
+        wire.desk.holds("AAPL", 10)
+        wire.desk.holds("MSFT", -4)
+        wire.desk.sends("sell", 3, "AAPL", "limit", limit_price="120")
+        wire.clock._now = wire.desk.now
+        rows = {row["symbol"]: row for row in await wire.asks(wire.client.get_all_positions)}
+        assert (rows["AAPL"]["qty"], rows["AAPL"]["qty_available"], rows["AAPL"]["side"]) == (
+            "10",
+            "7",
+            "long",
+        )
+        assert (rows["MSFT"]["qty"], rows["MSFT"]["side"], rows["MSFT"]["market_value"]) == (
+            "-4",
+            "short",
+            "-1200",
+        )
+        assert rows["AAPL"]["avg_entry_price"] == "100.01"
+        assert rows["AAPL"]["unrealized_pl"] == "-0.1"
+        one = await wire.asks(wire.client.get_open_position, rows["AAPL"]["asset_id"])
+        assert one["symbol"] == "AAPL"
+        response = await wire.http_("GET", "/v2/positions/TSLA")
+        assert (response.status_code, response.json()["message"]) == (404, "position does not exist")
+
+
+async def test_the_account_has_no_removed_fields_unless_switched_on() -> None:
+    """Day-trade fields and easy_to_borrow are gone; borrow_status is there; the switch brings them back."""
+    async with wired() as wire:
+        account = await wire.asks(wire.client.get_account)
+        for name in ("cash", "equity", "buying_power", "multiplier", "last_equity", "long_market_value"):
+            assert isinstance(account[name], str)
+        assert (account["buying_power"], account["equity"], account["multiplier"]) == (
+            "400000",
+            "100000",
+            "4",
+        )
+        assert not {"pattern_day_trader", "daytrade_count", "daytrading_buying_power"} & account.keys()
+        asset = await wire.asks(wire.client.get_asset, "HARD")
+        assert (asset["borrow_status"], "easy_to_borrow" in asset, asset["class"]) == (
+            "hard_to_borrow",
+            False,
+            "us_equity",
+        )
+        assert (await wire.http_("GET", "/v2/assets/NOPE")).json()["message"] == "asset not found for NOPE"
+        active = await wire.asks(wire.client.get, "/assets", {"status": "active"})
+        assert "DEAD" not in {row["symbol"] for row in active}
+        await wire.admin("switches", legacy_fields=True)
+        assert (await wire.asks(wire.client.get_account))["pattern_day_trader"] is False
+        assert (await wire.asks(wire.client.get_asset, "HARD"))["easy_to_borrow"] is False
+
+
+async def test_the_account_follows_trades_to_the_cent() -> None:
+    """Cash, market value, equity and buying power after a purchase and a move of the price."""
+    async with wired() as wire:
+        wire.desk.holds("AAPL", 100)
+        wire.clock._now = wire.desk.now
+        await wire.prints("AAPL", "101")
+        account = await wire.asks(wire.client.get_account)
+        assert account["cash"] == "89999"
+        assert account["long_market_value"] == "10100"
+        assert account["equity"] == "100099"
+        assert account["buying_power"] == "390296"  # 4 * 100099 - 10100
+        assert account["initial_margin"] == "5050"
+        assert account["maintenance_margin"] == "3030"
+
+
+async def test_the_configuration_is_read_and_changed() -> None:
+    """A PATCH changes what it names, and orders obey at once."""
+    async with wired() as wire:
+        before = await wire.asks(wire.client.get, "/account/configurations")
+        assert (before["no_shorting"], before["suspend_trade"]) == (False, False)
+        response = await wire.http_("PATCH", "/v2/account/configurations", json={"no_shorting": True})
+        assert response.json()["no_shorting"] is True
+        assert (await wire.asks(wire.client.get_account))["shorting_enabled"] is False
+        refusal = wire.desk.refused(wire.desk.sends, "sell", 1)
+        assert refusal.body["message"] == "account is not allowed to short"
+
+
+async def test_the_clock_is_new_yorks() -> None:
+    """Open and next times carry New York's offset; after the close it is closed; skew is a fault."""
+    async with wired() as wire:
+        clock = await wire.asks(wire.client.get_clock)
+        assert clock["is_open"] is True
+        assert clock["timestamp"].startswith("2026-03-09T11:00:00")
+        assert clock["timestamp"].endswith("-04:00")
+        assert (clock["next_open"], clock["next_close"]) == (
+            "2026-03-10T09:30:00-04:00",
+            "2026-03-09T16:00:00-04:00",
+        )
+        await wire.clock.advance_to(at("16:00"))
+        clock = await wire.asks(wire.client.get_clock)
+        assert (clock["is_open"], clock["next_close"]) == (False, "2026-03-10T16:00:00-04:00")
+        await wire.admin("faults", kind="clock_skew", seconds=90)
+        skewed = await wire.asks(wire.client.get_clock)
+        assert datetime.fromisoformat(skewed["timestamp"][:26] + "-04:00") >= at("16:01")
+
+
+async def test_the_calendar_has_half_days_and_no_zone() -> None:
+    """New York wall times; the day after Thanksgiving ends at one; holidays are absent."""
+    async with wired() as wire:
+        rows = await wire.asks(wire.client.get, "/calendar", {"start": "2026-11-25", "end": "2026-11-30"})
+        assert [(row["date"], row["open"], row["close"]) for row in rows] == [
+            ("2026-11-25", "09:30", "16:00"),
+            (HALF_DAY.isoformat(), "09:30", "13:00"),
+            ("2026-11-30", "09:30", "16:00"),
+        ]
+        assert rows[0]["settlement_date"] == "2026-11-27"
+
+
+async def test_activities_are_the_durable_ledger_of_fills() -> None:
+    """Each execution with cumulative and remaining quantity; filtered by order, paged by token, both ways."""
+    async with wired() as wire:
+        desk = wire.desk
+        desk.tape.sizes = 100
+        order = desk.sends("buy", 250)
+        desk.passes()
+        desk.prints("AAPL", "101", size=400)
+        desk.prints("AAPL", "102", size=4000)
+        desk.tape.sizes = 1000
+        other = desk.sends("buy", 5, "MSFT")
+        desk.passes()
+        wire.clock._now = desk.now
+        rows = await wire.asks(wire.client.get, "/account/activities/FILL", {"direction": "asc"})
+        assert [
+            (row["type"], row["qty"], row["cum_qty"], row["leaves_qty"], row["order_status"]) for row in rows
+        ] == [
+            ("partial_fill", "100", "100", "150", "partially_filled"),
+            ("partial_fill", "100", "200", "50", "partially_filled"),
+            ("fill", "50", "250", "0", "filled"),
+            ("fill", "5", "5", "0", "filled"),
+        ]
+        assert rows[0]["id"].split("::")[0] == f"{desk.exchange.executions[0].at:%Y%m%d}110000100"
+        newest = await wire.asks(wire.client.get, "/account/activities/FILL", {"page_size": 3})
+        assert [row["id"] for row in newest] == [row["id"] for row in reversed(rows[1:])]
+        rest = await wire.asks(wire.client.get, "/account/activities/FILL", {"page_token": newest[-1]["id"]})
+        assert [row["id"] for row in rest] == [rows[0]["id"]]
+        mine = await wire.asks(wire.client.get, "/account/activities", {"order_id": other.id})
+        assert [row["symbol"] for row in mine] == ["MSFT"]
+        today = await wire.asks(wire.client.get, "/account/activities", {"date": MONDAY.isoformat()})
+        assert [row["activity_type"] for row in today] == ["FILL"] * 4 + ["CSD"]
+        after = await wire.asks(
+            wire.client.get, "/account/activities/FILL", {"after": rows[2]["transaction_time"]}
+        )
+        assert [row["order_id"] for row in after] == [other.id]
+        assert order.status is Status.FILLED
+
+
+async def test_yesterdays_shares_count_their_day_from_yesterdays_close() -> None:
+    """After a night, last equity is the open's, and intraday profit starts at the last close."""
+    desk = Desk(start=at("15:00"))
+    desk.holds("AAPL", 10)
+    desk.tape.trades("AAPL", at("15:59"), "105")
+    tuesday = MONDAY.replace(day=10)
+    desk.tape.trades("AAPL", at("09:45", tuesday), "107")
+    desk.exchange.advance(at("09:46", tuesday))
+    async with wired(desk=desk) as wire:
+        row = (await wire.asks(wire.client.get_all_positions))[0]
+        assert (row["lastday_price"], row["current_price"]) == ("105", "107")
+        assert (row["unrealized_intraday_pl"], row["unrealized_pl"]) == ("20", "69.9")
+        account = await wire.asks(wire.client.get_account)
+        assert (account["last_equity"], account["equity"]) == ("100049.9", "100069.9")
+        history = await wire.asks(wire.client.get, "/account/portfolio/history")
+        assert history["equity"] == [100049.9, 100069.9]
