@@ -1,0 +1,176 @@
+from datetime import timedelta
+
+import numpy as np
+import pandas as pd
+import pytest
+from candles import CFG, at, candidates, headlines
+
+from catalyst.pipeline.catalysts import classify
+from catalyst.pipeline.frame import survivors
+from catalyst.pipeline.news import news, to_read
+from catalyst.pipeline.sentiment import read, score_texts
+
+NOW = at(10, 0)
+GOOD = "Acme beats quarterly estimates and raises full-year guidance"
+BAD = "Acme plunges after FDA rejects its drug and it cuts its outlook"
+
+
+def hear(told: pd.DataFrame, *symbols: str, now=NOW, cfg=CFG.news, frame: pd.DataFrame | None = None, **kw):
+    frame = candidates(*(symbols or ("ACME",))) if frame is None else frame
+    return news(frame, told, now, cfg, **({"allow_short": True} | kw))
+
+
+def heard(*told: tuple[str, str, object], **kw) -> pd.Series:
+    return hear(headlines(*told), **kw).loc["ACME"]  # type: ignore[arg-type]
+
+
+def test_good_news_is_above_the_middle_and_bad_below():
+    """Scores lie in [0, 1]; the headline and its kind are kept."""
+    good, bad = heard(("ACME", GOOD, at(9, 30))), heard(("ACME", BAD, at(9, 30)))
+    assert 0.75 < good["news_score"] <= 1
+    assert 0 <= bad["news_score"] < 0.25
+    assert (good["catalyst"], bad["catalyst"]) == ("guidance", "fda")
+    assert good["headline"] == GOOD
+    assert good["news_state"] == "read"
+
+
+def test_no_news_a_failed_source_and_a_switch_are_three_neutrals():
+    """Each scores 0.5, refuses nobody, and says which it was; the failed and the switched-off ask no headline."""
+    told = headlines(("ACME", GOOD, at(9, 30)))
+    for kw, state in (({}, "none"), ({"failed": True}, "failed"), ({"enabled": False}, "off")):
+        row = hear(told if kw else headlines(), **kw).loc["ACME"]
+        assert (row["news_score"], row["news_state"], row["news_count"]) == (0.5, state, 0)
+        assert pd.isna(row["refused_by"])
+
+
+def test_the_same_words_twice_are_one_piece_of_news():
+    """Copies, whatever their source or punctuation, add nothing, and the news stays as old as its first telling."""
+    once = heard(("ACME", GOOD, at(9, 0)))
+    twice = heard(("ACME", GOOD, at(9, 0)), ("ACME", GOOD.upper() + "!", at(9, 55)))
+    assert twice["news_count"] == 1
+    assert twice["news_score"] == once["news_score"]
+
+
+def test_old_news_and_news_for_everyone_weigh_less():
+    """A day-old headline, and one tagged with many symbols, move the score less than a fresh one of our own."""
+    fresh = heard(("ACME", GOOD, at(9, 55)))["news_score"]
+    old = heard(("ACME", GOOD, NOW - timedelta(hours=18)))["news_score"]
+    crowd = heard(*((s, GOOD, at(9, 55)) for s in ("ACME", *"BCDEFGHIJKLMNOPQ")))["news_score"]
+    gone = heard(("ACME", GOOD, NOW - timedelta(hours=25)))
+    assert fresh > old > 0.5
+    assert fresh > crowd > 0.5
+    assert gone["news_state"] == "none"
+
+
+def test_a_list_or_an_opinion_says_next_to_nothing():
+    """`5 stocks to buy` is not an event."""
+    opinion = heard(("ACME", "5 top stocks to buy now, including Acme, soaring to a record high", at(9, 55)))
+    assert abs(opinion["news_score"] - 0.5) < 0.1
+    assert opinion["catalyst"] == "list"
+
+
+def test_a_source_of_record_outweighs_a_blog():
+    """The same words from a newswire move the score further."""
+    told = headlines(("ACME", GOOD, at(9, 55)), source="Business Wire")
+    blog = headlines(("ACME", GOOD, at(9, 55)), source="Motley Fool")
+    assert hear(told).loc["ACME", "news_score"] > hear(blog).loc["ACME", "news_score"]
+
+
+def test_what_was_received_later_is_not_known_yet():
+    """Headlines published or received after the decision change nothing."""
+    told = headlines(("ACME", GOOD, at(9, 30)))
+    late = headlines(("ACME", BAD, at(10, 1)))
+    slow = headlines(("ACME", BAD, at(9, 40))).assign(received_at=pd.Timestamp(at(10, 0, 1)))
+    alone = hear(told)
+    pd.testing.assert_frame_equal(alone, hear(pd.concat([told, late, slow], ignore_index=True)))
+
+
+def test_a_negative_catalyst_refuses_a_long_and_favours_a_short():
+    """Long-only refuses at the veto; with shorts allowed the row stands."""
+    row = heard(("ACME", BAD, at(9, 58)), allow_short=False)
+    assert row["refused_by"] == "news"
+    assert row["reason"].startswith("news score 0.")
+    assert BAD in row["reason"]
+    assert pd.isna(heard(("ACME", BAD, at(9, 58)), allow_short=True)["refused_by"])
+
+
+def test_the_stage_reads_a_hundred_and_keeps_thirty_five():
+    """Beyond the reading rank and beyond the cap rows are refused with their rank; news moves a stock up."""
+    names = [f"S{k:03}" for k in range(150)]
+    frame = candidates(*names).assign(scan_rank=np.arange(1.0, 151.0), scan_score=np.linspace(1, 0.3, 150))
+    assert to_read(frame, CFG.news) == names[:100]
+    out = hear(headlines(("S060", GOOD, at(9, 50)), ("S120", GOOD, at(9, 50))), frame=frame)
+    assert len(survivors(out)) == 35
+    assert "S060" in survivors(out)
+    assert out.loc["S120", "reason"] == "rank 121 by scan score; news reads the best 100"
+    assert out.loc["S050", "reason"].endswith("news keeps 35")
+
+
+def test_another_scorer_may_be_plugged_in():
+    """Anything that gives a number a text serves, and is cut to [-1, 1]."""
+    told = headlines(("ACME", "Acme did something", at(9, 55)))
+    assert hear(told, scorer=lambda texts: np.full(len(texts), 7.0)).loc["ACME", "sentiment"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("headline", "kind"),
+    [
+        ("Acme Q3 EPS $0.45 beats $0.40 estimate", "earnings"),
+        ("Acme raises FY2026 outlook", "guidance"),
+        ("Acme to acquire Widget Inc. for $2 billion", "merger"),
+        ("FDA grants breakthrough therapy designation to Acme's drug", "fda"),
+        ("Acme prices $150 million public offering of common stock", "offering"),
+        ("Acme wins $90 million Army contract", "contract"),
+        ("Goldman upgrades Acme to Buy, price target $90", "rating"),
+        ("Shareholders file class action lawsuit against Acme", "litigation"),
+        ("Acme announces $1 billion share buyback", "capital_return"),
+        ("Acme CEO steps down", "management"),
+        ("Acme files for Chapter 11", "bankruptcy"),
+        ("Nasdaq halted trading of Acme", "halt"),
+        ("3 tech stocks to watch this week", "list"),
+        ("Is Acme stock a buy?", "list"),
+        ("Acme is a company", "other"),
+    ],
+)
+def test_a_headline_has_a_kind(headline: str, kind: str):
+    """The phrases of finance name the event."""
+    assert classify([headline])[0].name == kind
+
+
+@pytest.mark.parametrize(
+    ("better", "worse"),
+    [
+        ("Acme profit rises", "Acme profit falls"),
+        ("Acme costs fall", "Acme costs rise"),
+        ("Acme net loss narrows", "Acme net loss widens"),
+        ("Acme raises guidance", "Acme cuts guidance"),
+        ("Acme beats estimates", "Acme misses estimates"),
+        ("Acme swings to profit", "Acme swings to a loss"),
+        ("Sales were $9.9 mn compared to $8.4 mn a year earlier", "Sales were $7.9 mn compared to $8.4 mn a year earlier"),
+        ("Acme shares hit 52-week high", "Acme shares hit 52-week low"),
+        ("Goldman upgrades Acme", "Goldman downgrades Acme"),
+        ("Debt was reduced", "Debt increased"),
+        ("Acme opens a plant", "Acme fails to open a plant"),
+    ],
+)  # fmt: skip
+def test_words_are_read_as_finance_reads_them(better: str, worse: str):
+    """The good reading scores above zero or at least above the bad one, and the bad one below zero."""
+    good, bad = score_texts([better, worse])
+    assert good >= 0 > bad
+
+
+def test_reading_a_headline_is_repeatable_and_survives_anything():
+    """Empty, odd and very long texts score within [-1, 1], the same each time."""
+    odd = [
+        "",
+        "   ",
+        "🚀🚀🚀",
+        "$$$ !!! ???",
+        "a" * 5000,
+        "vs from compared to against 7 8",
+        "1,2,3.4.5 compared to 1.2.3",
+    ]
+    first, second = score_texts(odd), score_texts(odd)
+    assert (first == second).all()
+    assert (np.abs(first) <= 1).all()
+    assert read("") == ""

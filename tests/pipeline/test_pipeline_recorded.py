@@ -1,0 +1,115 @@
+"""Whole recorded markets through every stage. Skipped where the recordings are not at hand."""
+
+from decimal import Decimal
+
+import numpy as np
+import pandas as pd
+import pytest
+from recorded import DATA, decide, recorded
+
+from catalyst.domain.order import PositionSide
+from catalyst.domain.price import on_tick
+from catalyst.pipeline.frame import funnel, reasons
+from catalyst.pipeline.plan import plans
+
+pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="no recorded market beside the repository")
+
+CAPS = {"scan": 200, "news": 35, "pattern": 20, "technical": 10, "score": 10, "risk": 5, "plan": 3}
+GAP_DAY, QUIET, TREND, OUTAGE = "2026-04-08", "2026-04-15", "2026-03-31", "2026-02-26"
+
+
+def sound(frame: pd.DataFrame) -> None:
+    """What must hold of any frame, whatever the market did."""
+    counts = funnel(frame)
+    assert all(counts[stage] <= cap for stage, cap in CAPS.items())
+    assert frame["reason"].notna().equals(frame["refused_by"].notna())
+    assert not frame["reason"].fillna("").str.contains(r"\bnan\b").any()
+    assert (frame["reason"].dropna().str.len() > 5).all()
+    for score in ("scan_score", "news_score", "pattern_confidence", "agreement", "composite", "risk_score"):
+        assert frame[score].dropna().between(0, 1).all(), score
+    ranked = frame["scan_rank"].dropna()
+    assert sorted(ranked) == list(range(1, len(ranked) + 1))
+    for made in plans(frame):
+        away = made.entry_price - made.stop
+        if made.side is PositionSide.SHORT:
+            away = -away
+        assert away > 0
+        assert made.entry is not None
+        assert on_tick(made.entry)
+        assert on_tick(made.stop)
+        assert on_tick(made.target)
+        assert made.quantity * away == made.risk_amount
+        assert made.risk_amount <= Decimal(500)
+        assert Decimal(100) <= made.quantity * made.entry_price <= Decimal(5000)
+        assert abs(made.target - made.entry_price) / away >= 2
+
+
+@pytest.mark.parametrize("day", [GAP_DAY, QUIET, TREND])
+def test_a_recorded_day_finds_something_to_trade_and_never_passes_a_cap(day: str):
+    """From ten to three at least half the looks end in a plan, each plan on tick, sized and worth its risk."""
+    found = []
+    for clock in ("10:00", "10:30", "11:30", "13:00", "15:00"):
+        frame = decide(recorded(day), recorded(day).at(clock))
+        sound(frame)
+        counts = funnel(frame)
+        assert 4_100 <= counts["universe"] <= 6_500
+        assert counts["scan"] == 200
+        found.append(counts["plan"])
+    assert found[0] > 0
+    assert sum(count > 0 for count in found) >= 3
+
+
+def test_shorts_run_through_the_same_stages():
+    """On the sell-off after a gap both sides are found, and the short's prices are the other way round."""
+    frame = decide(recorded(GAP_DAY), recorded(GAP_DAY).at("10:00"), shorts=True)
+    sound(frame)
+    judged = frame[frame["composite"].notna()]
+    assert set(judged["side"]) == {"long", "short"}
+    short = judged[(judged["side"] == "short") & judged["entry"].notna()]
+    assert (short["stop"] > short["entry"]).all()
+    assert (short["target"] < short["entry"]).all()
+
+
+@pytest.mark.parametrize("clock", ["10:00", "12:00"])
+def test_the_future_of_a_whole_market_changes_no_decision(clock: str):
+    """Bars, headlines and days after the decision, present or cut away, give the same frame to the last bit."""
+    day = recorded(QUIET)
+    now = day.at(clock)
+    whole, cut = decide(day, now), decide(day.cut(now), now)
+    pd.testing.assert_frame_equal(whole, cut, check_exact=True)
+
+
+def test_the_order_of_arrival_changes_no_decision():
+    """Listings and headlines in another order give the same plans."""
+    day = recorded(GAP_DAY)
+    now = day.at("11:00")
+    shuffled = type(day)(
+        day.session, day.bars, day.daily, day.headlines.sample(frac=1, random_state=3).reset_index(drop=True)
+    )
+    assert plans(decide(day, now)) == plans(decide(shuffled, now))
+
+
+def test_before_the_open_and_in_an_outage_nothing_is_made_up():
+    """At 9:15 every row says `no pre-market data`; in a feed outage prices are too old and nothing is planned."""
+    day = recorded(QUIET)
+    early = decide(day, day.at("09:15"))
+    listed = early[early["refused_by"] == "scan"]
+    assert set(listed["reason"]) == {"no pre-market data"}
+    assert funnel(early)["plan"] == 0
+    lost = recorded(OUTAGE)
+    silent = decide(lost, lost.at("09:44"))
+    assert funnel(silent)["plan"] == 0
+    sound(silent)
+
+
+def test_what_is_kept_of_a_scan_is_small():
+    """The whole market with its reasons compresses to well under a megabyte."""
+    from io import BytesIO
+
+    day = recorded(GAP_DAY)
+    kept = reasons(decide(day, day.at("10:00")))
+    assert len(kept) > 7_000
+    blob = BytesIO()
+    kept.to_parquet(blob, compression="zstd", index=False)
+    assert blob.tell() < 400_000
+    assert np.isfinite(kept["scan_score"]).sum() >= 200
