@@ -120,7 +120,7 @@ class NewsConfig(Section):
     keep: int = Field(35, ge=1, le=200)
     lookback_hours: float = Field(24.0, gt=0, le=168)
     half_life_hours: float = Field(6.0, gt=0, le=168)  # a headline this old weighs half
-    veto: Share = 0.15  # a news score this low refuses a stock that may only be bought
+    veto: Share = 0.25  # a news score this low refuses a stock that may only be bought
 
 
 class PatternConfig(Section):
