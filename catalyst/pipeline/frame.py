@@ -74,11 +74,14 @@ class Sieve:
 
     def close(self, **columns: Any) -> pd.DataFrame:
         """The frame with this stage's columns and refusals."""
-        return self.frame.assign(
-            **columns,
-            refused_by=pd.array(self._by, dtype="str"),
-            reason=pd.array(self._reason, dtype="str"),
-        )
+        columns |= {
+            "refused_by": pd.array(self._by, dtype="str"),
+            "reason": pd.array(self._reason, dtype="str"),
+        }
+        # One join at the end: a column inserted at a time would rebuild the frame a time.
+        fresh = pd.DataFrame(columns, index=self.frame.index, copy=False)
+        kept = self.frame[[name for name in self.frame.columns if name not in columns]]
+        return pd.concat([kept, fresh], axis=1)
 
 
 def rank(score: Floats, among: Bools, symbols: pd.Index) -> Floats:
@@ -113,7 +116,9 @@ def aligned(table: pd.DataFrame, index: pd.Index) -> Callable[[str], Floats]:
 
     Instants come as seconds since the epoch, UTC; flags as 0.0 and 1.0.
     """
-    places = table.index.get_indexer(index)
+    # Plain objects hash several times faster than the text index's own type.
+    known = pd.Index(table.index.to_numpy(dtype=object), dtype=object)
+    places = known.get_indexer(pd.Index(index.to_numpy(dtype=object), dtype=object))
     absent = places < 0
 
     def read(name: str) -> Floats:

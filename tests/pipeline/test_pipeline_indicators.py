@@ -25,37 +25,37 @@ def walk(seed: int, symbols: int = 6, bars: int = 300) -> Market:
     return high, low, close, rng.integers(0, 100_000, (symbols, bars)).astype(float)
 
 
-CASES: dict[str, tuple[Callable[[Market], Floats], Callable[[Floats, Floats, Floats, Floats], Floats]]] = {
-    "ema_9": (lambda m: ours.ema(m[2], 9, 20, 50)[0], lambda h, low, c, v: talib.EMA(c, 9)),
-    "ema_20": (lambda m: ours.ema(m[2], 9, 20, 50)[1], lambda h, low, c, v: talib.EMA(c, 20)),
-    "ema_50": (lambda m: ours.ema(m[2], 9, 20, 50)[2], lambda h, low, c, v: talib.EMA(c, 50)),
-    "sma": (lambda m: ours.sma(m[2], 20), lambda h, low, c, v: talib.SMA(c, 20)),
-    "rsi": (lambda m: ours.rsi(m[2]), lambda h, low, c, v: talib.RSI(c, 14)),
-    "macd": (lambda m: ours.macd(m[2]).line, lambda h, low, c, v: talib.MACD(c, 12, 26, 9)[0]),
-    "macd_signal": (lambda m: ours.macd(m[2]).signal, lambda h, low, c, v: talib.MACD(c, 12, 26, 9)[1]),
-    "macd_histogram": (lambda m: ours.macd(m[2]).histogram, lambda h, low, c, v: talib.MACD(c, 12, 26, 9)[2]),
+CASES: dict[str, tuple[Callable[[Market], Floats], Callable[[Market], Floats]]] = {
+    "ema_9": (lambda m: ours.ema(m[2], 9, 20, 50)[0], lambda m: talib.EMA(m[2], 9)),
+    "ema_20": (lambda m: ours.ema(m[2], 9, 20, 50)[1], lambda m: talib.EMA(m[2], 20)),
+    "ema_50": (lambda m: ours.ema(m[2], 9, 20, 50)[2], lambda m: talib.EMA(m[2], 50)),
+    "sma": (lambda m: ours.sma(m[2], 20), lambda m: talib.SMA(m[2], 20)),
+    "rsi": (lambda m: ours.rsi(m[2]), lambda m: talib.RSI(m[2], 14)),
+    "macd": (lambda m: ours.macd(m[2]).line, lambda m: talib.MACD(m[2], 12, 26, 9)[0]),
+    "macd_signal": (lambda m: ours.macd(m[2]).signal, lambda m: talib.MACD(m[2], 12, 26, 9)[1]),
+    "macd_histogram": (lambda m: ours.macd(m[2]).histogram, lambda m: talib.MACD(m[2], 12, 26, 9)[2]),
     "bollinger_upper": (
         lambda m: ours.bollinger(m[2]).upper,
-        lambda h, low, c, v: talib.BBANDS(c, 20, 2.0, 2.0)[0],
+        lambda m: talib.BBANDS(m[2], 20, 2.0, 2.0)[0],
     ),
     "bollinger_lower": (
         lambda m: ours.bollinger(m[2]).lower,
-        lambda h, low, c, v: talib.BBANDS(c, 20, 2.0, 2.0)[2],
+        lambda m: talib.BBANDS(m[2], 20, 2.0, 2.0)[2],
     ),
-    "atr": (lambda m: ours.atr(*m[:3]), lambda h, low, c, v: talib.ATR(h, low, c, 14)),
-    "adx": (lambda m: ours.adx(*m[:3]).adx, lambda h, low, c, v: talib.ADX(h, low, c, 14)),
-    "plus_di": (lambda m: ours.adx(*m[:3]).plus, lambda h, low, c, v: talib.PLUS_DI(h, low, c, 14)),
-    "minus_di": (lambda m: ours.adx(*m[:3]).minus, lambda h, low, c, v: talib.MINUS_DI(h, low, c, 14)),
+    "atr": (lambda m: ours.atr(*m[:3]), lambda m: talib.ATR(m[0], m[1], m[2], 14)),
+    "adx": (lambda m: ours.adx(*m[:3]).adx, lambda m: talib.ADX(m[0], m[1], m[2], 14)),
+    "plus_di": (lambda m: ours.adx(*m[:3]).plus, lambda m: talib.PLUS_DI(m[0], m[1], m[2], 14)),
+    "minus_di": (lambda m: ours.adx(*m[:3]).minus, lambda m: talib.MINUS_DI(m[0], m[1], m[2], 14)),
     "stoch_k": (
         lambda m: ours.stochastic(*m[:3]).k,
-        lambda h, low, c, v: talib.STOCH(h, low, c, 14, 3, 0, 3, 0)[0],
+        lambda m: talib.STOCH(m[0], m[1], m[2], 14, 3, 0, 3, 0)[0],
     ),
     "stoch_d": (
         lambda m: ours.stochastic(*m[:3]).d,
-        lambda h, low, c, v: talib.STOCH(h, low, c, 14, 3, 0, 3, 0)[1],
+        lambda m: talib.STOCH(m[0], m[1], m[2], 14, 3, 0, 3, 0)[1],
     ),
-    "obv": (lambda m: ours.obv(m[2], m[3]), lambda h, low, c, v: talib.OBV(c, v)),
-    "slope": (lambda m: ours.slope(m[2], 20), lambda h, low, c, v: talib.LINEARREG_SLOPE(c, 20)),
+    "obv": (lambda m: ours.obv(m[2], m[3]), lambda m: talib.OBV(m[2], m[3])),
+    "slope": (lambda m: ours.slope(m[2], 20), lambda m: talib.LINEARREG_SLOPE(m[2], 20)),
 }
 
 
@@ -67,7 +67,7 @@ def test_an_indicator_equals_talib_and_is_missing_exactly_until_it_is_warm(name:
     mine, theirs = CASES[name]
     got = mine(market)
     for row in range(len(got)):
-        golden = theirs(*(np.ascontiguousarray(matrix[row]) for matrix in market))
+        golden = theirs(tuple(np.ascontiguousarray(matrix[row]) for matrix in market))  # type: ignore[arg-type]
         assert (np.isnan(got[row]) == np.isnan(golden)).all()
         np.testing.assert_allclose(got[row], golden, rtol=1e-9, atol=1e-9)
 

@@ -146,7 +146,7 @@ def test_a_headline_has_a_kind(headline: str, kind: str):
         ("Acme raises guidance", "Acme cuts guidance"),
         ("Acme beats estimates", "Acme misses estimates"),
         ("Acme swings to profit", "Acme swings to a loss"),
-        ("Sales were $9.9 mn compared to $8.4 mn a year earlier", "Sales were $7.9 mn compared to $8.4 mn a year earlier"),
+        ("Sales of $9.9 mn compared to $8.4 mn a year ago", "Sales of $7.9 mn compared to $8.4 mn a year ago"),
         ("Acme shares hit 52-week high", "Acme shares hit 52-week low"),
         ("Goldman upgrades Acme", "Goldman downgrades Acme"),
         ("Debt was reduced", "Debt increased"),

@@ -220,13 +220,14 @@ def test_no_bars_old_bars_and_no_pattern_are_three_reasons():
     )
     assert out["refused_by"].tolist() == ["pattern"] * 3
     assert out["reason"].to_dict() == {
-        "FLAT": "no pattern in 20 bars", "NONE": "no finished bar of today", "OLD": "last bar ended 80 min ago, limit 15",
+        "FLAT": "no pattern in 20 bars",
+        "NONE": "no finished bar of today", "OLD": "last bar ended 80 min ago, limit 15",
     }  # fmt: skip
 
 
 def test_a_breakout_that_has_run_or_aged_is_no_setup():
     """Once most of the way to the target is gone, or the crossing is old, the chart is refused."""
-    ran = BULL_FLAG[:-1] + [53.8]
+    ran = [*BULL_FLAG[:-1], 53.8]
     assert pd.isna(find(candles("X", ran, volume=loud(ran)))["pattern"])
     stale = BULL_FLAG + [52.25] * 8
     row = find(candles("X", stale))

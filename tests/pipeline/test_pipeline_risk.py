@@ -75,7 +75,8 @@ HELD = Held("AAPL", LONG, D(20), D(180), sector="Technology", last=D(190))
         ({"quantity": 21}, EMPTY, ACCOUNT, "position $5,250.00, max_position_size $5,000.00"),
         ({"quantity": 0}, EMPTY, ACCOUNT, "0 shares worth $0.00, min_position_size $100.00"),
         ({}, EMPTY, replace(ACCOUNT, equity=D(9_000)), "risk $50.00, allowed per trade $45.00"),
-        ({}, EMPTY, replace(ACCOUNT, day_pnl=D(-1_960)), "day's loss with this stop $2,010.00, max_daily_loss $2,000.00"),
+        ({}, EMPTY, replace(ACCOUNT, day_pnl=D(-1_960)), 
+         "day's loss with this stop $2,010.00, max_daily_loss $2,000.00"),
         ({}, EMPTY, replace(ACCOUNT, buying_power=D(2_000)), "position $2,500.00, buying power left $2,000.00"),
         (
             {"sector": "Technology"}, Portfolio((replace(HELD, quantity=D(40)),)), ACCOUNT,
@@ -399,7 +400,7 @@ def test_a_market_entry_has_no_limit_and_keeps_the_price_it_was_sized_at():
 
 
 def test_ids_are_derived_and_never_drawn():
-    """The same facts give the same ids in every process; each fact changes them; the alphabet and length are the broker's."""
+    """The same facts give the same ids in every process; each fact changes them; the broker takes their letters."""
     signal = signal_id(DAY, "catalyst", "AAPL", LONG, NOW)
     assert signal == signal_id(DAY, "catalyst", "AAPL", LONG, NOW)
     assert signal == UUID("c98e568a-3fda-5e49-b0e8-90a05108b993")

@@ -231,7 +231,7 @@ def test_reference_is_the_mean_of_twenty_days_and_knows_no_today():
         ("XYZU", "Alpha Acquisition Corp. Units"), ("XYZR", "Alpha Acquisition Corp. Right"),
         ("XYZU", "Alpha Corp Units each consisting of one share and one half warrant"),
         ("BAC.PRB", "Bank of Somewhere"), ("WXYZP", "Some Bancorp 6.5% Series A Preferred Stock"),
-        ("WXYB", "Some Insurance 5.875% Subordinated Debentures due 2061"), ("WXYZL", "Some Corp. 7.75% Notes due 2028"),
+        ("WXYB", "Some Insurance 5.875% Subordinated Debentures"), ("WXYZL", "Some Corp. 7.75% Notes due 2028"),
         ("WXYZP", "Some Bancorp Depositary Shares each representing 1/40th interest"),
     ],
 )  # fmt: skip
