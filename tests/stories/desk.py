@@ -5,7 +5,7 @@ are the trader's: `prints`, `enters`, `waits`, `holds`, `sold`.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -15,8 +15,9 @@ from typing import Any
 import aiohttp
 import asyncpg
 
+from catalyst.broker.port import StreamState
 from catalyst.clock import ManualClock
-from catalyst.config import Config, Environment, Mode, SessionMode, Settings
+from catalyst.config import Config, Environment, Mode, Settings
 from catalyst.daemon import app
 from catalyst.domain.ids import client_order_id
 from catalyst.domain.order import PositionSide, Purpose, side_for
@@ -96,7 +97,7 @@ class Desk:
     """One daemon at one exchange. Everything asked of it is read from the database or from the exchange."""
 
     clock: ManualClock
-    market: StoryMarket
+    market: Market
     server: Server
     dsn: str
     settings: Settings
@@ -122,7 +123,7 @@ class Desk:
         if self._life.done():
             ready.cancel()
             self._life.result()
-        while parts.day is None or not parts.day.cycle_id or parts.gate.reasons:
+        while parts.stream.state is not StreamState.READY:
             await self.waits(seconds=1)
 
     async def dies(self) -> None:
@@ -133,11 +134,11 @@ class Desk:
         await self._stack.aclose()
         self.parts = None
 
-    async def leaves(self) -> app.Exit:
-        """Wait, on the story's clock, until the daemon has ended by itself; its exit code."""
+    async def leaves(self, *, step: float = 1) -> app.Exit:
+        """Wait, on the story's clock in steps of seconds, until the daemon has ended by itself; its exit code."""
         assert self._life is not None
         while not self._life.done():
-            await self.waits(seconds=1)
+            await self.waits(seconds=step)
         code = self._life.result()
         await self._stack.aclose()
         self.parts = None
@@ -151,6 +152,7 @@ class Desk:
 
     def prints(self, symbol: str, price: str, *, size: int = 100_000, after: float = 0.0) -> None:
         """A trade on the tape, `after` seconds from now (a hair later, so that it is news)."""
+        assert isinstance(self.market, StoryMarket)
         when = self.clock.now() + timedelta(seconds=after, microseconds=1)
         self.market.trades(symbol, when, price, size)
         self.server._woken.set()  # the tape was written behind the driver's back
@@ -235,23 +237,33 @@ class Desk:
         await journal_folds(self.conn)
 
 
+async def until(condition: Callable[[], bool], *, seconds: float = 30) -> None:
+    """Real time passes until something outside our clock has happened; fails loudly when it never does."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - the other side is a socket, not an event of ours
+            await asyncio.sleep(0.005)
+
+
 @asynccontextmanager
 async def open_desk(
     dsn: str,
     *,
     now: datetime | None = None,
+    market: Market | None = None,
     switches: Switches | None = None,
     opened: bool = True,
     **sections: Facts,
 ) -> AsyncIterator[Desk]:
-    """A desk at a quarter past ten of a quiet Monday, its daemon running unless `opened` is false."""
+    """A desk at a quarter past ten of a quiet Monday, its daemon running unless `opened` is false.
+
+    `market` plays something else than a hand-made tape; `sections` override the configuration.
+    """
     clock = ManualClock(now or at("10:15"))
-    market = StoryMarket()
-    exchange = Exchange(market, clock.now(), switches=switches)
-    played: Market = market
+    played = market if market is not None else StoryMarket()
+    exchange = Exchange(played, clock.now(), switches=switches)
     async with running(exchange, clock, market=played) as server:
         conn = await asyncpg.connect(dsn)
-        desk = Desk(clock, market, server, dsn, settings_for(server.url, **sections), conn)
+        desk = Desk(clock, played, server, dsn, settings_for(server.url, **sections), conn)
         clock.quiet_when(desk.settled)
         try:
             if opened:
@@ -261,6 +273,3 @@ async def open_desk(
             if desk.parts is not None:
                 await desk.dies()
             await conn.close()
-
-
-__all__ = ["Desk", "SessionMode", "open_desk", "settings_for"]

@@ -1,10 +1,11 @@
 """A trader's day in stories: given a desk, when the market does this, then the books say that."""
 
+import asyncio
 from decimal import Decimal
 
 import pytest
 
-from tests.stories.desk import open_desk
+from tests.stories.desk import open_desk, until
 
 ENTRY = {"limit": "190.10", "stop": "188.00", "target": "194.00"}
 
@@ -131,14 +132,11 @@ async def test_an_accepted_order_whose_answer_was_lost_is_adopted(database: str)
 async def test_a_daemon_that_dies_after_its_submit_adopts_the_order(database: str) -> None:
     """Killed between the request and its answer, the next daemon finds the order, books the fill, and protects."""
     async with open_desk(database) as desk:
-        import asyncio
-
         desk.prints("AAPL", "190.00")
         await desk.waits(seconds=1)
         await desk.admin("faults", {"kind": "hang", "method": "POST", "route": "/v2/orders"})
         entering = asyncio.ensure_future(desk.enters("AAPL", 20, **ENTRY))
-        while not desk.server.exchange.book.orders:
-            await asyncio.sleep(0.01)
+        await until(lambda: bool(desk.server.exchange.book.orders))
         await desk.dies()
         entering.cancel()
         await asyncio.gather(entering, return_exceptions=True)

@@ -1,0 +1,56 @@
+"""A real market day through the whole daemon, over the wire, into the database."""
+
+from datetime import UTC, date, datetime, time
+from pathlib import Path
+
+import pytest
+
+from catalyst.clock import NEW_YORK
+from catalyst.simulator import recorded
+from tests.ledger import nothing_open
+from tests.stories.desk import open_desk
+
+DATA = Path(__file__).parents[3] / "shared" / "data"
+DAY = date(2026, 4, 8)
+
+pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="the recorded market days are not here")
+
+
+async def test_a_recorded_market_day_end_to_end(database: str) -> None:
+    """7,473 symbols of 8 April 2026: scans, trades on real prices, flat at the close, books equal to the cent."""
+    listings = DATA / "listings_2026-04-07.csv.gz"
+    market = recorded.load(
+        DATA / f"bars_5min_market_{DAY}.parquet",
+        DATA / "bars_daily_market_2026-01-26_04-17.parquet",
+        DATA / "news_headlines_2026-02-24_04-17.parquet",
+        listings,
+        official=DATA / "universe_daily_nasdaq_2025-12-22_2026-04-17.parquet",
+    )
+    start = datetime.combine(DAY, time(7, 59), NEW_YORK).astimezone(UTC)
+    sections = {"universe": {"listings_file": str(listings)}, "pipeline": {"bar_minutes": 5}}
+    async with open_desk(database, now=start, market=market, **sections) as desk:
+        assert await desk.leaves(step=60) == 0
+
+        conn = desk.conn
+        cycle = await conn.fetchrow("SELECT status, realized_pnl FROM trading_cycles")
+        assert cycle is not None
+        assert cycle["status"] == "completed"
+        scans = await conn.fetch("SELECT counts, universe FROM scans ORDER BY scan_id")
+        assert len(scans) >= 10
+        assert all(scan["universe"] >= 7_000 for scan in scans)
+        entries = await conn.fetchval(
+            "SELECT count(*) FROM orders WHERE order_purpose = 'entry' AND status = 'filled'"
+        )
+        assert entries >= 3
+        reasons = await conn.fetch(
+            "SELECT split_part(close_reason, ':', 1) AS reason, count(*) AS n FROM positions GROUP BY 1 ORDER BY 1"
+        )
+        print({row["reason"]: row["n"] for row in reasons}, "realised", cycle["realized_pnl"])
+
+        assert desk.server.exchange.account.positions == {}
+        await nothing_open(conn, await desk.admin("ledger"), await desk.admin("audit"))
+        await desk.agrees()
+        assert cycle["realized_pnl"] == await conn.fetchval("SELECT sum(realized_pnl) FROM positions")
+        assert await conn.fetchval("SELECT bool_and(flat) FROM flat_proofs")
+        assert await conn.fetchval("SELECT count(*) FROM quarantine") == 0
+        assert await conn.fetchval("SELECT count(*) FROM alerts WHERE severity = 'CRITICAL'") == 0
