@@ -70,6 +70,9 @@ def sim(
         Path | None,
         typer.Option(help="Follow this clock instead of making one: whoever drives it sets the pace."),
     ] = None,
+    new_clock: Annotated[
+        Path | None, typer.Option(help="Make the clock here, standing still until somebody drives it.")
+    ] = None,
     write_listings: Annotated[
         Path | None, typer.Option(help="Write symbol, name and sector here, for universe.listings_file.")
     ] = None,
@@ -100,8 +103,16 @@ def sim(
     if leash:
         leashed.leave_with_parent(leashed.Farewell.END)
     with tempfile.TemporaryDirectory(prefix="catalyst-sim-") as folder:
-        clock, path = _clock(market.day, start, speed, clock_file, Path(folder) / "clock")
+        path = clock_file or new_clock or Path(folder) / "clock"
+        if clock_file is None and start != "now":
+            ScaledClock.create(path, _start(market.day, start))
+        clock = (
+            _clock(path, drive=None if clock_file or new_clock else speed)
+            if start != "now"
+            else SystemClock()
+        )
         ready = port_file or Path(folder) / "port"
+        ready.unlink(missing_ok=True)
         run_async(lambda: _serve(market, choice, clock, path, port, ready, state))
 
 
@@ -134,28 +145,31 @@ def _day(text: str | None) -> date | None:
         raise UserError(f"--day {text} is no day: write it as 2026-04-08") from None
 
 
-def _clock(day: date, start: str, speed: float, follow: Path | None, path: Path) -> tuple[Clock, Path | None]:
-    """The market's clock, and the file others may share it by: the one to follow, else a new one at `path`."""
-    if follow is not None:
-        try:
-            return ScaledClock(follow), follow
-        except (OSError, ValueError) as error:
-            raise UserError(f"--clock-file {follow} is no clock: {error}") from None
-    if start == "now":
-        return SystemClock(), None
+def _start(day: date, start: str) -> datetime:
     try:
-        begin = datetime.combine(day, time.fromisoformat(start), NEW_YORK).astimezone(UTC)
+        return datetime.combine(day, time.fromisoformat(start), NEW_YORK).astimezone(UTC)
     except ValueError:
         raise UserError(f"--start {start} is no time: write 09:25, or now") from None
-    ScaledClock.create(path, begin)
-    return ScaledClock(path, drive=True, speed=speed), path
+
+
+def _clock(path: Path, *, drive: float | None) -> Clock:
+    """The clock in that file; running at the speed `drive`, when it is ours to drive."""
+    try:
+        return ScaledClock(path) if drive is None else ScaledClock(path, drive=True, speed=drive)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--clock-file {path} is no clock: {error}") from None
+
+
+def _port(ready: Path) -> int | None:
+    """The port the exchange listens on, once it does."""
+    return int(ready.read_text()) if ready.exists() else None
 
 
 async def _serve(
     market: "BarMarket",
     choice: Choice,
     clock: Clock,
-    path: Path | None,
+    path: Path,
     port: int,
     ready: Path,
     state: Path | None,
@@ -163,17 +177,16 @@ async def _serve(
     """The exchange answers until SIGINT or SIGTERM."""
     from catalyst.simulator import server
 
-    ready.unlink(missing_ok=True)
     options = server.SimOptions(market, clock, port=port, port_file=ready, state_dir=state)
     serving = asyncio.ensure_future(server.run(options))
     loop = asyncio.get_running_loop()
     for name in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(name, serving.cancel)
-    while not serving.done() and not ready.exists():
+    while not serving.done():
         await asyncio.wait({serving}, timeout=0.02)
-    if not serving.done():
-        for line in _greeting(market, choice, clock, path, int(ready.read_text())):
-            typer.echo(line)
+        if (chosen := _port(ready)) is not None:
+            typer.echo("\n".join(_greeting(market, choice, clock, path, chosen)))
+            break
     try:
         await serving
     except asyncio.CancelledError:
@@ -184,13 +197,13 @@ async def _serve(
         ) from None
 
 
-def _greeting(market: "BarMarket", choice: Choice, clock: Clock, path: Path | None, port: int) -> list[str]:
+def _greeting(market: "BarMarket", choice: Choice, clock: Clock, path: Path, port: int) -> list[str]:
     source = "recorded" if choice.recorded else f"generated, seed {choice.seed}"
     now = clock.now().astimezone(NEW_YORK)
     lines = [
         f"exchange  http://127.0.0.1:{port}  key demo, secret demo",
         f"market    {market.day}, {len(market.assets()):,} symbols, {source}; it is {now:%H:%M} in New York",
     ]
-    if path is not None:
+    if isinstance(clock, ScaledClock):
         lines.append(f"clock     run the daemon on the same one:  CATALYST_CLOCK={path} catalyst run")
     return [*lines, "stop      Ctrl-C"]

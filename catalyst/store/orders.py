@@ -99,7 +99,7 @@ class NewOrder:
 
 
 # One literal statement a question; the column list is written once because the row type is one.
-_SELECT: Final = """
+SELECT: Final = """
     SELECT o.order_id, o.client_order_id, o.alpaca_order_id, o.cycle_id, o.security_id, s.symbol,
            o.position_id, o.parent_order_id, o.replaces, o.order_purpose, o.position_side, o.side,
            o.order_class, o.order_type, o.time_in_force, o.quantity, o.limit_price, o.stop_price,
@@ -108,22 +108,22 @@ _SELECT: Final = """
            o.expires_at, o.closed_at, o.rejection_reason, o.cancel_reason
       FROM orders o JOIN securities s USING (security_id)
 """
-_BY_ID: Final = _SELECT + " WHERE o.order_id = $1"
-_LOCK_BY_ID: Final = _SELECT + " WHERE o.order_id = $1 FOR UPDATE OF o"
-_LOCK_BY_BROKER_ID: Final = _SELECT + " WHERE o.alpaca_order_id = $1 FOR UPDATE OF o"
-_LOCK_BY_CLIENT_ID: Final = _SELECT + " WHERE o.client_order_id = $1 FOR UPDATE OF o"
+_BY_ID: Final = SELECT + " WHERE o.order_id = $1"
+_LOCK_BY_ID: Final = SELECT + " WHERE o.order_id = $1 FOR UPDATE OF o"
+_LOCK_BY_BROKER_ID: Final = SELECT + " WHERE o.alpaca_order_id = $1 FOR UPDATE OF o"
+_LOCK_BY_CLIENT_ID: Final = SELECT + " WHERE o.client_order_id = $1 FOR UPDATE OF o"
 _WORKING: Final = (
-    _SELECT + " WHERE o.status IN ('created', 'submitted', 'accepted', 'partial_fill') ORDER BY o.order_id"
+    SELECT + " WHERE o.status IN ('created', 'submitted', 'accepted', 'partial_fill') ORDER BY o.order_id"
 )
-_OF_POSITION: Final = _SELECT + " WHERE o.position_id = $1 ORDER BY o.order_id"
-_LEGS: Final = _SELECT + " WHERE o.parent_order_id = $1 ORDER BY o.order_id"
+_OF_POSITION: Final = SELECT + " WHERE o.position_id = $1 ORDER BY o.order_id"
+_LEGS: Final = SELECT + " WHERE o.parent_order_id = $1 ORDER BY o.order_id"
 _OF_SYMBOL_WORKING: Final = (
-    _SELECT
+    SELECT
     + " WHERE s.symbol = $1 AND o.status IN ('created', 'submitted', 'accepted', 'partial_fill')"
     + " ORDER BY o.order_id"
 )
-_BY_BROKER_IDS: Final = _SELECT + " WHERE o.alpaca_order_id = ANY($1::text[])"
-_OF_CYCLE: Final = _SELECT + " WHERE o.cycle_id = $1 ORDER BY o.order_id"
+_BY_BROKER_IDS: Final = SELECT + " WHERE o.alpaca_order_id = ANY($1::text[])"
+_OF_CYCLE: Final = SELECT + " WHERE o.cycle_id = $1 ORDER BY o.order_id"
 
 
 def row_of(record: "Record") -> OrderRow:

@@ -49,18 +49,18 @@ class PositionRow:
         return Holding(self.side, self.entered_qty, self.cost, self.exited_qty, self.proceeds)
 
 
-_SELECT: Final = """
+SELECT: Final = """
     SELECT p.position_id, p.cycle_id, p.security_id, s.symbol, sec.name AS sector, p.side, p.quantity,
            p.entered_qty, p.cost, p.exited_qty, p.proceeds, p.entry_price, p.stop_loss, p.take_profit,
            p.entry_time, p.exit_time, p.status, p.realized_pnl, p.unrealized_pnl, p.last_price,
            p.protected_at, p.naked_seconds, p.close_reason, p.carried
       FROM positions p JOIN securities s USING (security_id) LEFT JOIN sectors sec USING (sector_id)
 """
-_OPEN: Final = _SELECT + " WHERE p.status = 'open' ORDER BY p.position_id"
-_BY_ID: Final = _SELECT + " WHERE p.position_id = $1"
-_LOCK_BY_ID: Final = _SELECT + " WHERE p.position_id = $1 FOR UPDATE OF p"
-_LOCK_OPEN: Final = _SELECT + " WHERE s.symbol = $1 AND p.side = $2 AND p.status = 'open' FOR UPDATE OF p"
-_OF_CYCLE: Final = _SELECT + " WHERE p.cycle_id = $1 ORDER BY p.position_id"
+_OPEN: Final = SELECT + " WHERE p.status = 'open' ORDER BY p.position_id"
+_BY_ID: Final = SELECT + " WHERE p.position_id = $1"
+_LOCK_BY_ID: Final = SELECT + " WHERE p.position_id = $1 FOR UPDATE OF p"
+_LOCK_OPEN: Final = SELECT + " WHERE s.symbol = $1 AND p.side = $2 AND p.status = 'open' FOR UPDATE OF p"
+_OF_CYCLE: Final = SELECT + " WHERE p.cycle_id = $1 ORDER BY p.position_id"
 
 
 def row_of(record: "Record") -> PositionRow:

@@ -1,0 +1,229 @@
+"""The figures of one trading day, computed from the tables alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from decimal import ROUND_HALF_EVEN, Decimal
+from itertools import accumulate
+from typing import Final
+
+from catalyst.domain.order import PositionSide, Purpose
+from catalyst.domain.position import CENT, ZERO
+from catalyst.store import candidates, cycles, inquiry, positions
+from catalyst.store.candidates import ScanRow
+from catalyst.store.cycles import CycleRow
+from catalyst.store.inquiry import Fill
+from catalyst.store.pool import Connection
+from catalyst.store.positions import PositionRow
+
+_PERCENT: Final = Decimal("0.01")
+
+
+@dataclass(frozen=True, slots=True)
+class Trade:
+    """A position from its first fill to its last, or so far. Shares, dollars, seconds, UTC.
+
+    `risk` is what the stop of the plan would have cost; `r` the result in units of it.
+    """
+
+    position_id: int
+    symbol: str
+    side: str
+    sector: str | None
+    quantity: Decimal
+    entry_price: Decimal
+    exit_price: Decimal | None
+    stop_loss: Decimal | None
+    take_profit: Decimal | None
+    entry_time: datetime
+    exit_time: datetime | None
+    held_seconds: float | None
+    naked_seconds: Decimal
+    pnl: Decimal
+    pnl_pct: Decimal
+    risk: Decimal | None
+    r: Decimal | None
+    exit: str | None  # the word the reason starts with
+    reason: str | None
+    closed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Exits:
+    """The exits of one reason."""
+
+    reason: str
+    count: int
+    pnl: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class ScanFigures:
+    """One scan: rows standing after each stage, milliseconds each took."""
+
+    scan_id: int
+    at: datetime
+    counts: dict[str, int]
+    milliseconds: dict[str, float]
+    total_milliseconds: float
+    degraded: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What the closed trades came to. Dollars; None where nothing was traded."""
+
+    trades: int
+    winners: int
+    losers: int
+    flat: int
+    win_rate: Decimal | None  # percent of the closed trades
+    total_pnl: Decimal
+    average_pnl: Decimal | None
+    best: Decimal | None
+    worst: Decimal | None
+    profit_factor: Decimal | None  # None without a loser
+    max_drawdown: Decimal  # of the realised curve, from its highest point so far, never negative
+    longest_naked_seconds: Decimal
+    average_held_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Day:
+    """Everything a report of the day says."""
+
+    day: date
+    cycle: CycleRow
+    figures: Figures
+    exits: tuple[Exits, ...]
+    trades: tuple[Trade, ...]
+    scans: tuple[ScanFigures, ...]
+    orders: int
+    entries: int
+    entries_filled: int
+    rejected: int
+    fills: int
+
+
+async def day_of(conn: Connection, day: date | None = None) -> Day | None:
+    """The figures of a New York date, of the latest day with a cycle when none is given; None without a cycle."""
+    if day is None:
+        latest = await cycles.recent(conn, 1)
+        cycle = latest[0] if latest else None
+    else:
+        cycle = await cycles.of_day(conn, day)
+    if cycle is None:
+        return None
+    rows = await positions.of_cycle(conn, cycle.cycle_id)
+    fills = await inquiry.fills_of_day(conn, cycle.cycle_id)
+    ordered = await inquiry.orders_of_day(conn, cycle.cycle_id)
+    entries = [order for order in ordered if order.order_purpose is Purpose.ENTRY]
+    trades = tuple(trade_of(row) for row in rows)
+    return Day(
+        day=cycle.cycle_date,
+        cycle=cycle,
+        figures=figures_of(trades, fills, rows),
+        exits=exits_of(trades),
+        trades=trades,
+        scans=tuple(scan_figures(row) for row in await candidates.scans_of(conn, cycle.cycle_id)),
+        orders=len(ordered),
+        entries=len(entries),
+        entries_filled=sum(order.filled_qty > 0 for order in entries),
+        rejected=sum(order.status == "rejected" for order in ordered),
+        fills=len(fills),
+    )
+
+
+def trade_of(row: PositionRow) -> Trade:
+    """A position as a trade. Open: its result so far is what was realised and what it stands at."""
+    closed = row.status == "closed"
+    pnl = (row.realized_pnl or ZERO) + (ZERO if closed else row.unrealized_pnl or ZERO)
+    risk = None
+    if row.stop_loss is not None:
+        risk = (abs(row.entry_price - row.stop_loss) * row.entered_qty).quantize(CENT, ROUND_HALF_EVEN)
+    return Trade(
+        position_id=row.position_id,
+        symbol=row.symbol,
+        side=row.side,
+        sector=row.sector,
+        quantity=row.entered_qty,
+        entry_price=row.entry_price,
+        exit_price=row.holding.exit_price,
+        stop_loss=row.stop_loss,
+        take_profit=row.take_profit,
+        entry_time=row.entry_time,
+        exit_time=row.exit_time,
+        held_seconds=None if row.exit_time is None else (row.exit_time - row.entry_time).total_seconds(),
+        naked_seconds=row.naked_seconds,
+        pnl=pnl,
+        pnl_pct=(100 * pnl / row.cost).quantize(_PERCENT, ROUND_HALF_EVEN),
+        risk=risk,
+        r=(pnl / risk).quantize(_PERCENT, ROUND_HALF_EVEN) if risk else None,
+        exit=None if row.close_reason is None else row.close_reason.split(":", 1)[0],
+        reason=row.close_reason,
+        closed=closed,
+    )
+
+
+def figures_of(trades: Sequence[Trade], fills: Sequence[Fill], rows: Sequence[PositionRow]) -> Figures:
+    """The summary of the closed trades; the drawdown looks at every exit fill."""
+    done = [trade for trade in trades if trade.closed]
+    results = [trade.pnl for trade in done]
+    won, lost = [x for x in results if x > 0], [x for x in results if x < 0]
+    total = sum(results, ZERO)
+    held = [trade.held_seconds for trade in done if trade.held_seconds is not None]
+    return Figures(
+        trades=len(done),
+        winners=len(won),
+        losers=len(lost),
+        flat=len(done) - len(won) - len(lost),
+        win_rate=(Decimal(100) * len(won) / len(done)).quantize(_PERCENT) if done else None,
+        total_pnl=total,
+        average_pnl=(total / len(done)).quantize(CENT, ROUND_HALF_EVEN) if done else None,
+        best=max(results, default=None),
+        worst=min(results, default=None),
+        profit_factor=(sum(won, ZERO) / -sum(lost, ZERO)).quantize(_PERCENT) if lost else None,
+        max_drawdown=drawdown(fills, rows),
+        longest_naked_seconds=max((trade.naked_seconds for trade in trades), default=ZERO),
+        average_held_seconds=sum(held) / len(held) if held else None,
+    )
+
+
+def drawdown(fills: Sequence[Fill], rows: Sequence[PositionRow]) -> Decimal:
+    """The deepest fall of the realised result below its highest point so far, dollars, fill by fill.
+
+    What an open position stood at between its fills is not in it: the tables keep fills, not every price.
+    """
+    of = {row.position_id: row for row in rows}
+    gains = []
+    for fill in sorted(fills, key=lambda one: (one.at, one.order_id, one.cum_qty)):
+        row = of.get(fill.position_id) if fill.position_id is not None else None
+        if row is None or fill.order_purpose is Purpose.ENTRY:
+            continue
+        gain = (fill.price - row.entry_price) * fill.quantity
+        gains.append(gain if row.side is PositionSide.LONG else -gain)
+    curve = list(accumulate(gains, initial=ZERO))
+    peaks = accumulate(curve, max)
+    return max(peak - value for peak, value in zip(peaks, curve, strict=True)).quantize(CENT, ROUND_HALF_EVEN)
+
+
+def exits_of(trades: Sequence[Trade]) -> tuple[Exits, ...]:
+    """The closed trades by why they ended, the most frequent first."""
+    results: dict[str, list[Decimal]] = {}
+    for trade in trades:
+        if trade.exit is not None:
+            results.setdefault(trade.exit, []).append(trade.pnl)
+    found = [Exits(reason, len(pnl), sum(pnl, ZERO)) for reason, pnl in results.items()]
+    return tuple(sorted(found, key=lambda one: (-one.count, one.reason)))
+
+
+def scan_figures(row: ScanRow) -> ScanFigures:
+    """A stored scan, with what all its stages took together."""
+    return ScanFigures(
+        scan_id=row.scan_id,
+        at=row.started_at,
+        counts=row.counts,
+        milliseconds=row.milliseconds,
+        total_milliseconds=round(sum(row.milliseconds.values()), 1),
+        degraded=row.degraded,
+    )
