@@ -17,7 +17,7 @@ from catalyst.simulator import data_api_history as history
 from catalyst.simulator import data_api_news as news
 from catalyst.simulator import data_api_params as params
 from catalyst.simulator import data_api_wire as wire
-from catalyst.simulator.data_api_params import RefusalError
+from catalyst.simulator.data_api_params import Entitlements, RefusalError
 from catalyst.simulator.market import Market, SnapshotColumns
 
 NO_RECENT_SIP: Final = "subscription does not permit querying recent SIP data"
@@ -25,15 +25,10 @@ TOO_LONG: Final = "<html><head><title>414 Request-URI Too Large</title></head><b
 _HISTORY: Final = ("start", "end", "limit", "page_token", "sort", "feed", "asof", "currency")
 
 
-@dataclass(slots=True)
-class Entitlements:
-    """What the account may see, and how long a request line the proxy lets through; may change at any time."""
-
-    recent_sip: bool = True
-    url_limit: int = 8000
-
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 ENTITLEMENTS: Final = web.AppKey("data_entitlements", Entitlements)
+NEWS_STREAM: Final[web.AppKey[Handler]] = web.AppKey("news_stream")
 
 
 def add_data_routes(app: web.Application, market: Market, clock: Clock) -> None:
@@ -62,18 +57,27 @@ def add_data_routes(app: web.Application, market: Market, clock: Clock) -> None:
         "/v2/stocks/trades": api.trades,
         "/v2/stocks/quotes": api.quotes,
         "/v2/stocks/meta/exchanges": api.exchanges,
-        "/v1beta1/news": api.news,
         "/v1beta1/screener/stocks/most-actives": api.most_actives,
         "/v1beta1/screener/stocks/movers": api.movers,
         "/v1/corporate-actions": api.corporate_actions,
     }
     for path, handler in {**several, **single}.items():
         app.router.add_get(path, _answering(handler, entitlements))
+    app.router.add_get("/v1beta1/news", _news_or_stream(_answering(api.news, entitlements)))
 
 
-def _answering(
-    handler: Callable[[web.Request], object], entitlements: Entitlements
-) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+def _news_or_stream(page: Handler) -> Handler:
+    """The broker has its news page and its news stream at one path on two hosts; here the upgrade tells."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        if request.headers.get("Upgrade", "").lower() == "websocket" and NEWS_STREAM in request.app:
+            return await request.app[NEWS_STREAM](request)
+        return await page(request)
+
+    return answer
+
+
+def _answering(handler: Callable[[web.Request], object], entitlements: Entitlements) -> Handler:
     """`handler` behind the proxy's limit on the request line; its refusals in the broker's words."""
 
     async def answer(request: web.Request) -> web.StreamResponse:

@@ -34,6 +34,14 @@ class RefusalError(Exception):
         self.code = code
 
 
+@dataclass(slots=True)
+class Entitlements:
+    """What the account may see, and how long a request line the proxy lets through; may change at any time."""
+
+    recent_sip: bool = True
+    url_limit: int = 8000
+
+
 @dataclass(frozen=True, slots=True)
 class Range:
     """A stretch of history, asked page by page."""

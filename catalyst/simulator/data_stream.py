@@ -1,0 +1,213 @@
+"""The broker's market data websockets over a market: handshake, subscriptions, and the tape as it happens."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final
+
+import msgpack
+import orjson
+from aiohttp import WSMsgType, web
+
+from catalyst.clock import Clock, wait
+from catalyst.simulator import data_stream_feed as feed
+from catalyst.simulator.data_api import ENTITLEMENTS, NEWS_STREAM
+from catalyst.simulator.data_api_params import DELAY
+from catalyst.simulator.data_api_wire import Json
+from catalyst.simulator.market import Market
+
+AUTH_SECONDS: Final = 10.0
+ERRORS: Final = {
+    400: "invalid syntax",
+    401: "not authenticated",
+    402: "auth failed",
+    403: "already authenticated",
+    404: "auth timeout",
+    405: "symbol limit exceeded",
+    406: "connection limit exceeded",
+    409: "insufficient subscription",
+    410: "invalid subscribe action",
+}
+_DELAYS: Final = {"iex": timedelta(0), "sip": timedelta(0), "delayed_sip": DELAY, "news": timedelta(0)}
+
+
+@dataclass(eq=False, slots=True)
+class _Connection:
+    """One client: how it is spoken to and what it listens to."""
+
+    socket: web.WebSocketResponse
+    source: str
+    packed: bool
+    heard: feed.Subscription = field(default_factory=feed.Subscription)
+    since: datetime | None = None  # told up to here
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def send(self, told: list[Json]) -> None:
+        if self.packed:
+            await self.socket.send_bytes(msgpack.packb(told, datetime=True))
+        else:
+            await self.socket.send_str(orjson.dumps(told, option=orjson.OPT_UTC_Z).decode())
+
+    async def refuse(self, code: int) -> None:
+        await self.send([{"T": "error", "code": code, "msg": ERRORS[code]}])
+
+
+@dataclass(slots=True)
+class DataStreams:
+    """Every market data connection. The limits and `mute` may be changed while it runs.
+
+    `connection_limit` is per endpoint; `symbol_limit` counts trades and quotes; `auth_seconds` are the machine's,
+    not the market's: a handshake is as fast as the network, at whatever speed the day is played.
+    """
+
+    market: Market
+    clock: Clock
+    keys: Mapping[str, str]
+    connection_limit: int = 1
+    symbol_limit: int | None = None
+    auth_seconds: float = AUTH_SECONDS
+    mute: bool = False
+    frames_sent: int = 0
+    connections: list[_Connection] = field(default_factory=list)
+
+    async def serve(self, request: web.Request) -> web.WebSocketResponse:
+        """One connection, from handshake to close."""
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        source = request.path.rsplit("/", 1)[1]
+        connection = _Connection(socket, source, request.headers.get("Content-Type") == "application/msgpack")
+        await connection.send([{"T": "success", "msg": "connected"}])
+        if not await self._let_in(connection, request):
+            await socket.close()
+            return socket
+        self.connections.append(connection)
+        teller = asyncio.ensure_future(self._tell(connection))
+        try:
+            async for message in socket:
+                if message.type in (WSMsgType.TEXT, WSMsgType.BINARY):
+                    await self._hear(connection, message.data)
+        finally:
+            self.connections.remove(connection)
+            teller.cancel()
+            await asyncio.gather(teller, return_exceptions=True)
+        return socket
+
+    async def disconnect(self) -> None:
+        """Close every connection."""
+        for connection in list(self.connections):
+            await connection.socket.close()
+
+    async def _let_in(self, connection: _Connection, request: web.Request) -> bool:
+        """True once the client has shown a key that may listen here."""
+        given = (request.headers.get("APCA-API-KEY-ID"), request.headers.get("APCA-API-SECRET-KEY"))
+        while given[0] is None:
+            try:
+                message = await connection.socket.receive(timeout=self.auth_seconds)
+            except TimeoutError:
+                await connection.refuse(404)
+                return False
+            if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
+                return False
+            said = _parsed(connection, message.data)
+            if said is None or said.get("action") != "auth":
+                await connection.refuse(400 if said is None else 401)
+                continue
+            given = (str(said.get("key")), str(said.get("secret")))
+        refusal = self._refusal(connection, given, request)
+        if refusal is not None:
+            await connection.refuse(refusal)
+            return False
+        await connection.send([{"T": "success", "msg": "authenticated"}])
+        return True
+
+    def _refusal(
+        self, connection: _Connection, given: tuple[str | None, str | None], request: web.Request
+    ) -> int | None:
+        if given[0] is None or self.keys.get(given[0]) != given[1]:
+            return 402
+        if connection.source == "sip" and not request.app[ENTITLEMENTS].recent_sip:
+            return 409
+        open_here = sum(each.source == connection.source for each in self.connections)
+        return 406 if open_here >= self.connection_limit else None
+
+    async def _hear(self, connection: _Connection, data: str | bytes) -> None:
+        said = _parsed(connection, data)
+        if said is None:
+            await connection.refuse(400)
+            return
+        action = said.pop("action", None)
+        if action == "auth":
+            await connection.refuse(403)
+        elif action not in ("subscribe", "unsubscribe"):
+            await connection.refuse(400)
+        else:
+            await self._subscribe(connection, said, add=action == "subscribe")
+
+    async def _subscribe(self, connection: _Connection, said: Json, *, add: bool) -> None:
+        """Change what is heard and answer with all of it; a refusal changes nothing."""
+        known = feed.NEWS_CHANNELS if connection.source == "news" else feed.STOCK_CHANNELS
+        channels = {channel: set(connection.heard.channels.get(channel, ())) for channel in known}
+        for channel, symbols in said.items():
+            if channel not in known or not isinstance(symbols, list):
+                await connection.refuse(410)
+                return
+            asked = {str(symbol) for symbol in symbols}
+            channels[channel] = channels[channel] | asked if add else channels[channel] - asked
+        counted = len(channels.get("trades", ())) + len(channels.get("quotes", ()))
+        if self.symbol_limit is not None and counted > self.symbol_limit:
+            await connection.refuse(405)
+            return
+        connection.heard = feed.Subscription(channels)
+        told: Json = {"T": "subscription", **{name: sorted(symbols) for name, symbols in channels.items()}}
+        if connection.source != "news":
+            told |= {"corrections": told["trades"], "cancelErrors": told["trades"]}
+        await connection.send([told])
+        connection.since = connection.since or self.clock.now() - _DELAYS[connection.source]
+        connection.changed.set()
+
+    async def _tell(self, connection: _Connection) -> None:
+        """Send what happens from the first subscription on, until the connection is gone."""
+        delay = _DELAYS[connection.source]
+        while True:
+            connection.changed.clear()
+            due = None
+            if connection.since is not None:
+                due = feed.next_due(self.market, connection.heard, connection.since)
+            if due is None:
+                await connection.changed.wait()
+                continue
+            await wait(self.clock, connection.changed, due + delay - self.clock.now())
+            until = self.clock.now() - delay
+            assert connection.since is not None
+            if until <= connection.since:
+                continue
+            with self.clock.hold():
+                told = feed.messages(self.market, connection.heard, connection.since, until)
+                connection.since = until
+                if told and not self.mute:
+                    await connection.send(told)
+                    self.frames_sent += 1
+
+
+def add_data_streams(
+    app: web.Application, market: Market, clock: Clock, keys: Mapping[str, str]
+) -> DataStreams:
+    """Serve the market data websockets of `market`, as of `clock`, from `app`, to holders of `keys`.
+
+    `add_data_routes` comes first: the entitlements are its.
+    """
+    streams = DataStreams(market, clock, keys)
+    for source in ("iex", "sip", "delayed_sip"):
+        app.router.add_get(f"/v2/{source}", streams.serve)
+    app[NEWS_STREAM] = streams.serve
+    return streams
+
+
+def _parsed(connection: _Connection, data: str | bytes) -> Json | None:
+    """A client's message; None when it is not an object."""
+    try:
+        said = msgpack.unpackb(data) if connection.packed and isinstance(data, bytes) else orjson.loads(data)
+    except (ValueError, msgpack.UnpackException):
+        return None
+    return said if isinstance(said, dict) else None
