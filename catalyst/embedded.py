@@ -112,6 +112,7 @@ class EmbeddedPostgres:
 def start(data_dir: Path, *, settings: Mapping[str, str] | None = None) -> EmbeddedPostgres:
     """A server that keeps its data in `data_dir` is running, accepts connections, and is ours until `stop`.
 
+    The directory is made when it is missing, and belongs to the server alone: its mode is narrowed.
     `settings` are PostgreSQL's own and hold when this call is the one that starts the server. At a normal
     exit of the process `stop` is called for it. Raises EmbeddedUnavailable, with what to do instead.
     """

@@ -128,6 +128,10 @@ class Store:
                     raise
         raise AssertionError("unreachable")
 
+    async def expire(self) -> None:
+        """Every connection is replaced before its next use: after a failover the old ones reach the old server."""
+        await self._pool.expire_connections()
+
     async def close(self) -> None:
         """Every connection is closed; one that does not end by itself is cut."""
         try:

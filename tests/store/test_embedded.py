@@ -133,6 +133,27 @@ async def test_the_first_starts_the_others_join_the_last_stops(data_dir: Path):
     assert not alive(data_dir)
 
 
+def test_all_who_start_at_once_share_one_server(data_dir: Path):
+    """Four processes ask for the same empty directory at the same moment: one cluster, one server, no error."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-W", "error", "-c", USER, str(data_dir)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+        for _ in range(4)
+    ]
+    addresses = {process.stdout.readline() for process in processes if process.stdout is not None}
+    assert len(addresses) == 1
+    assert addresses != {""}
+    for process in processes:
+        process.communicate(timeout=60)
+    assert [process.returncode for process in processes] == [0] * 4
+    assert not alive(data_dir)
+
+
 async def test_two_holds_in_one_process_are_two(data_dir: Path):
     """Stopping one of two holds of the same process leaves the server to the other; stopping twice is once."""
     one, two = embedded.start(data_dir), embedded.start(data_dir)

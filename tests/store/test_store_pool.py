@@ -213,3 +213,12 @@ async def test_the_pool_survives_losing_its_connections(store: Store):
             outages += is_outage(error)
     async with store.read() as conn:
         assert await conn.fetchval("SELECT count(*) FROM sectors") == 1
+
+
+async def test_expired_connections_are_replaced(store: Store):
+    """After `expire` the next borrower has a new session."""
+    async with store.read() as conn:
+        before = await conn.fetchval("SELECT pg_backend_pid()")
+    await store.expire()
+    async with store.read() as conn:
+        assert await conn.fetchval("SELECT pg_backend_pid()") != before
