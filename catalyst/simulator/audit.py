@@ -133,7 +133,16 @@ def _check_orders(venue: Venue, problems: list[str]) -> None:
         if order.qty is not None and order.filled_qty > order.qty:
             problems.append(f"order {order.id} filled {order.filled_qty} of {order.qty}")
     for symbol, position in venue.account.positions.items():
-        way_out = Side.SELL if position.qty > 0 else Side.BUY
-        held, _ = venue.book.held(symbol, way_out)
-        if held > abs(position.qty) and not venue.switches.position_lag:
-            problems.append(f"{symbol}: exits for {held} shares over a position of {position.qty}")
+        working = _working_exits(venue, symbol, Side.SELL if position.qty > 0 else Side.BUY)
+        if working > abs(position.qty) and not venue.switches.position_lag:
+            problems.append(f"{symbol}: exits for {working} shares over a position of {position.qty}")
+
+
+def _working_exits(venue: Venue, symbol: str, way_out: Side) -> Decimal:
+    """Shares that could leave a position by orders at the venue; the exits of a group count once."""
+    groups: dict[str, Decimal] = defaultdict(Decimal)
+    for order in venue.book.working(symbol):
+        if order.side is way_out and not order.intent.opens:
+            key = order.parent_id or order.id
+            groups[key] = max(groups[key], order.remaining)
+    return sum(groups.values(), Decimal(0))

@@ -69,13 +69,22 @@ class Book:
         for order in self.live(symbol):
             if order.side is not side or order.intent.opens or order.qty is None:
                 continue
-            if (order.status is Status.HELD and not order.active) or self.pending_replacement(order):
+            if not self.claims(order):
                 continue
             key = order.parent_id or order.id
             groups[key] = max(groups.get(key, Decimal(0)), self.claim(order))
             if order.status in LISTED_OPEN:
                 holders.append(order.id)
         return sum(groups.values(), Decimal(0)), holders
+
+    def claims(self, order: Order) -> bool:
+        """Whether an exit holds shares: a leg does from the moment its entry is complete."""
+        if self.pending_replacement(order):
+            return False
+        parent = self.parent(order)
+        if parent is not None and not order.acknowledged:
+            return parent.status is Status.FILLED or parent.order_class is OrderClass.OCO
+        return order.status is not Status.HELD or order.active
 
     def claim(self, order: Order) -> Decimal:
         """What is left of an order, or of its pending replacement when that is larger."""

@@ -457,9 +457,10 @@ class Venue:
     def _activate(self, entry: Order) -> None:
         """The entry is complete: the target goes live as `new`, the stop goes live behind `held`."""
         legs = [leg for leg in self.book.legs(entry) if leg.status is Status.HELD]
+        free = bool(legs) and self._free_of_others(legs[0]) >= legs[0].remaining
         for leg in legs:
             facts = self.facts(leg)
-            if self.faults.take(FaultKind.LEG_REJECT, **facts):
+            if not free or self.faults.take(FaultKind.LEG_REJECT, **facts):
                 self.finish(leg, Status.REJECTED)
                 continue
             if self.faults.take(FaultKind.LEG_CANCEL, **facts):
@@ -474,6 +475,11 @@ class Venue:
             if leg.status is Status.NEW:
                 self.tell(leg, "new")
                 self.later(DueKind.ARRIVE, self.draws.latency(self.switches.arrive), leg)
+
+    def _free_of_others(self, leg: Order) -> Decimal:
+        """Shares that no order outside the leg's group holds."""
+        held, _ = self.book.held(leg.symbol, leg.side)
+        return abs(self.account.qty(leg.symbol)) - held + leg.remaining
 
     def swap_leg(self, old: Order, new: Order) -> None:
         """The new order takes the old one's place in its group, legs included."""
@@ -526,9 +532,10 @@ class Venue:
                 for leg in self.book.legs(order):
                     self.later(DueKind.LEG_CANCEL, self.draws.latency(self.switches.orphan_cancel), leg)
             return
-        for sibling in self.book.siblings(order):
-            if not sibling.terminal:
-                self.later(DueKind.LEG_CANCEL, self.draws.latency(self.switches.leg_cancel), sibling)
+        entry = self.book.parent(order) if order.is_exit else None
+        for other in (*self.book.siblings(order), *((entry,) if entry else ())):
+            if not other.terminal:
+                self.later(DueKind.LEG_CANCEL, self.draws.latency(self.switches.leg_cancel), other)
 
     def _expire(self, order: Order) -> None:
         """The order's time is over, and its legs' with it."""

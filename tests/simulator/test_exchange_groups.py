@@ -275,6 +275,16 @@ def test_cancelling_one_leg_cancels_the_group_and_leaves_the_position() -> None:
         assert desk.exchange.account.qty("AAPL") == 100
 
 
+def test_cancelling_a_sleeping_leg_cancels_the_entry_too() -> None:
+    """Before the entry fills, the group is the entry and both legs."""
+    desk = Desk()
+    order = desk.bracket(100, kind="limit", limit_price="98")
+    desk.passes()
+    desk.exchange.cancel(desk.leg(order, Role.STOP).id)
+    desk.passes()
+    assert (order.status, *statuses(desk, order)) == (Status.CANCELED,) * 3
+
+
 def test_cancelling_the_parent_cancels_the_legs_about_a_second_later() -> None:
     """The entry is gone at once, the legs follow."""
     desk = Desk()
