@@ -18,7 +18,7 @@ from catalyst.broker.listing import array_items, next_after
 from catalyst.broker.outcome import Refusal, doubt, fields, is_object, rows, settle
 from catalyst.broker.port import Broker, Priority, RateUse
 from catalyst.broker.ticket import body_of, refuse_unsendable
-from catalyst.broker.wire import Answer, Door, Spoil, Wire
+from catalyst.broker.wire import DEFAULT, Answer, Bounds, Door, Spoil, Wire
 from catalyst.clock import Clock
 from catalyst.domain.errors import BrokerUnavailable, NotFound, OrderRefused, OutcomeUnknown
 from catalyst.domain.report import (
@@ -37,6 +37,7 @@ log = structlog.get_logger(__name__)
 
 ORDERS_A_PAGE: Final = 500  # the most the broker gives; its default is 50
 FILLS_A_PAGE: Final = 100
+LARGE: Final = Bounds(read=20.0, total=60.0)  # the list of assets: many megabytes, once a day
 MOST_PAGES: Final = 200
 OVERLAP: Final = timedelta(milliseconds=1)  # `after` is exclusive, and the broker's times are finer than ours
 
@@ -62,11 +63,18 @@ class AlpacaBroker(Broker):
         epoch: int = 0,
         rate_limit: int = 200,
         rate_reserve: int = 60,
+        bounds: Bounds = DEFAULT,
+        threads: int = 4,
         on_garbled: Callable[[str, object], None] = log_garbled,
     ) -> None:
         budget = RateBudget(clock, limit=rate_limit, reserve=rate_reserve)
         self._wire = Wire(
-            clock, Door(base_url.rstrip("/"), key, secret, epoch), budget, on_garbled=on_garbled
+            clock,
+            Door(base_url.rstrip("/"), key, secret, epoch),
+            budget,
+            on_garbled=on_garbled,
+            bounds=bounds,
+            threads=threads,
         )
 
     @property
@@ -198,9 +206,9 @@ class AlpacaBroker(Broker):
         )
 
     async def assets(self) -> list[AssetReport]:
-        """Every active US equity. Many megabytes: read once a day, with a longer bound than the others."""
+        """Every active US equity. With a longer bound than the others."""
         params = {"status": "active", "asset_class": "us_equity"}
-        return await self._wire.read("/assets", params, _assets, read=20.0, total=60.0)
+        return await self._wire.read("/assets", params, _assets, bounds=LARGE)
 
     async def close(self) -> None:
         self._wire.close()

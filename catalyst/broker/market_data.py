@@ -29,7 +29,7 @@ from catalyst.broker.columns import (
 from catalyst.broker.outcome import fields, is_object, settle
 from catalyst.broker.parse import amount, instant
 from catalyst.broker.port import MarketData, Priority
-from catalyst.broker.wire import Answer, Door, Spoil, Wire
+from catalyst.broker.wire import Answer, Bounds, Door, Spoil, Wire
 from catalyst.clock import Clock
 from catalyst.domain.errors import BrokerUnavailable
 from catalyst.domain.report import Quote, Trade
@@ -40,9 +40,7 @@ FEEDS: Final = ("iex", "sip", "delayed_sip")
 BARS_A_PAGE: Final = 10_000
 MOST_PAGES: Final = 2_000
 DELAY: Final = timedelta(minutes=15)  # of the delayed feed: what is older comes from the consolidated tape
-# Real seconds: these answers are large.
-READ: Final = 10.0
-TOTAL: Final = 20.0
+LARGE: Final = Bounds(read=10.0, total=20.0)  # real seconds, for a chunk of snapshots or a page of bars
 
 Snapshots = tuple[list[str], Columns]
 
@@ -119,9 +117,7 @@ class AlpacaMarketData(MarketData):
         """One chunk; a server whose URLs are shorter than most gets it in halves."""
         query = query_of(symbols=",".join(symbols), feed=self._feed)
         async with self._bulk:
-            found = await self._wire.read(
-                "/stocks/snapshots", query, self._digest_snapshots, read=READ, total=TOTAL
-            )
+            found = await self._wire.read("/stocks/snapshots", query, self._digest_snapshots, bounds=LARGE)
         if found is not None:
             return [found]
         if len(symbols) == 1:
@@ -147,7 +143,7 @@ class AlpacaMarketData(MarketData):
             query = query_of(**asked) if token is None else query_of(**asked, page_token=token)
             async with self._bulk:
                 page, following = await self._wire.read(
-                    "/stocks/bars", query, self._digest_bars, read=READ, total=TOTAL
+                    "/stocks/bars", query, self._digest_bars, bounds=LARGE
                 )
             pages.append(page)
             if following is None:

@@ -15,13 +15,14 @@ from catalyst.broker.chunks import chunked, query_of, rfc3339, together
 from catalyst.broker.outcome import fields, is_object, rows, settle
 from catalyst.broker.parse import instant, parsed
 from catalyst.broker.port import News
-from catalyst.broker.wire import Answer, Door, Spoil, Wire
+from catalyst.broker.wire import Answer, Bounds, Door, Spoil, Wire
 from catalyst.clock import Clock
 from catalyst.domain.errors import BrokerUnavailable
 
 HEADLINES_A_PAGE: Final = 50
 MOST_PAGES: Final = 100
 SYMBOLS_A_CHUNK: Final = 100
+SLOW: Final = Bounds(read=10.0, total=20.0)  # real seconds
 COLUMNS: Final = ("id", "symbol", "headline", "summary", "source", "published_at", "received_at", "url")
 _TIMES: Final = ("published_at", "received_at")
 
@@ -47,7 +48,7 @@ class AlpacaNews(News):
         self._clock = clock
         budget = RateBudget(clock, limit=rate_limit, reserve=rate_reserve)
         door = Door(base_url.rstrip("/"), key, secret, epoch)
-        self._wire = Wire(clock, door, budget, on_garbled=on_garbled, threads=threads)
+        self._wire = Wire(clock, door, budget, on_garbled=on_garbled, bounds=SLOW, threads=threads)
 
     async def headlines(self, symbols: Sequence[str], start: datetime, end: datetime) -> pd.DataFrame:
         chunks = chunked(symbols, SYMBOLS_A_CHUNK)

@@ -52,6 +52,11 @@ class _Frame:
     def stream(self) -> object:
         return None if self.body is None else self.body.get("stream")
 
+    @property
+    def counts(self) -> bool:
+        """False for what the broker says of itself before it closes: it is no message of the stream."""
+        return self.body is None or self.body.get("action") != "error"
+
 
 @dataclass(frozen=True, slots=True)
 class _End:
@@ -125,7 +130,7 @@ class AlpacaTradeUpdates(TradeUpdates):
                         continue
                     for message in _messages(item):
                         yield message
-                    self._frames += 1
+                    self._frames += item.counts
                 if connecting.done():
                     connecting.result()  # it ends by a defect of ours only: let it be seen
                 self._arrived.clear()
@@ -231,7 +236,7 @@ class AlpacaTradeUpdates(TradeUpdates):
         """Put a gap in the place of everything that waits: memory is bounded, and the socket is read on."""
         first = self._waiting[0]
         since = first.since if isinstance(first, Gap) else first.at
-        frames = sum(isinstance(item, _Frame) for item in self._waiting)
+        frames = sum(isinstance(item, _Frame) and item.counts for item in self._waiting)
         self._waiting.clear()
         self._frames += frames
         for state in (StreamState.LOST, StreamState.READY):

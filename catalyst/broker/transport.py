@@ -16,7 +16,7 @@ from requests.exceptions import ReadTimeout
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-from catalyst.broker.wire import CONNECT, Answer, Attempt, Door, Verb
+from catalyst.broker.wire import Answer, Attempt, Door, Verb
 
 _CHUNK: Final = 1 << 16
 
@@ -105,15 +105,15 @@ class Client(RESTClient):
         self, method: str, url: str, opts: dict[str, Any], retry: int
     ) -> Answer:
         del retry  # alpaca-py's own resending: there is none
-        attempt = _current.attempt or Attempt()
-        limit = time.monotonic() + attempt.total  # noqa: TID251 - bounds a real socket, not market time
+        bounds = (_current.attempt or Attempt()).bounds
+        limit = time.monotonic() + bounds.total  # noqa: TID251 - bounds a real socket, not market time
         pieces = []
         with self._session.request(
-            method, url, stream=True, timeout=(CONNECT, attempt.read), **opts
+            method, url, stream=True, timeout=(bounds.connect, bounds.read), **opts
         ) as response:
             for piece in response.iter_content(_CHUNK):
                 pieces.append(piece)
                 if time.monotonic() > limit:  # noqa: TID251 - a peer that drips would hold the thread for ever
-                    raise ReadTimeout(f"the answer was not complete after {attempt.total:g} s")
+                    raise ReadTimeout(f"the answer was not complete after {bounds.total:g} s")
             headers = {name.lower(): value for name, value in response.headers.items()}
             return Answer(response.status_code, b"".join(pieces), headers)

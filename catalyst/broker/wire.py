@@ -27,10 +27,20 @@ Verb = Literal["GET", "POST", "PATCH", "DELETE"]
 Params = Mapping[str, str | int]
 Spoil = Callable[[str, object], None]  # why, and the row that could not be understood
 
-# Real seconds: they bound real sockets, whatever the market clock says.
-CONNECT: Final = 2.0
-READ: Final = 5.0
-TOTAL: Final = 8.0
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How long a request may take, in real seconds: they bound real sockets, whatever the market clock says.
+
+    `read` is the longest silence of the peer, `total` the whole, waiting for a thread included.
+    """
+
+    connect: float = 2.0
+    read: float = 5.0
+    total: float = 8.0
+
+
+DEFAULT: Final = Bounds()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +55,8 @@ class Answer:
 class Attempt:
     """One request on its way. Exactly one of `leave` and a true `abandon` ever happens."""
 
-    def __init__(self, *, read: float = READ, total: float = TOTAL) -> None:
-        self.read = read
-        self.total = total
+    def __init__(self, bounds: Bounds = DEFAULT) -> None:
+        self.bounds = bounds
         self._lock = threading.Lock()
         self._left = False
         self._abandoned = False
@@ -98,12 +107,14 @@ class Wire:
         budget: RateBudget,
         *,
         on_garbled: Spoil,
+        bounds: Bounds = DEFAULT,
         threads: int = 4,
     ) -> None:
         self.budget = budget
         self._clock = clock
         self._door = door
         self._on_garbled = on_garbled
+        self._bounds = bounds
         self._reads = ThreadPoolExecutor(threads, thread_name_prefix="broker-read")
         self._changes = ThreadPoolExecutor(threads, thread_name_prefix="broker-change")
         self._mine = threading.local()
@@ -118,12 +129,11 @@ class Wire:
         *,
         version: str = "v2",
         priority: Priority = Priority.ROUTINE,
-        read: float = READ,
-        total: float = TOTAL,
+        bounds: Bounds | None = None,
     ) -> T:
         """GET `path` and return what `digest` makes of the answer, made in the worker thread."""
         await self.budget.take(priority)
-        attempt = Attempt(read=read, total=total)
+        attempt = Attempt(bounds or self._bounds)
         return await self._carry(self._reads, attempt, "GET", version, path, params, digest)
 
     async def change(
@@ -137,7 +147,7 @@ class Wire:
     ) -> T:
         """Send one change, once. Raises OutcomeUnknown when it had left and no answer settled it."""
         await self.budget.take(priority)
-        return await self._carry(self._changes, Attempt(), verb, "v2", path, body, digest)
+        return await self._carry(self._changes, Attempt(self._bounds), verb, "v2", path, body, digest)
 
     def close(self) -> None:
         """Drop what has not started, and every idle socket. A request on its way ends by its own bound."""
@@ -171,7 +181,7 @@ class Wire:
             waiting = asyncio.wrap_future(running)
             waiting.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
             try:
-                await asyncio.wait({waiting}, timeout=attempt.total)
+                await asyncio.wait({waiting}, timeout=attempt.bounds.total)
             except asyncio.CancelledError:
                 attempt.abandon()
                 self._hold_until_done(waiting)
@@ -180,7 +190,7 @@ class Wire:
             self.budget.heard(None)
             never = attempt.abandon()
             running.cancel()
-            raise _silence(verb, path, f"no answer within {attempt.total:g} s", left=not never)
+            raise _silence(verb, path, f"no answer within {attempt.bounds.total:g} s", left=not never)
         for reason, raw in spoiled:
             self._on_garbled(reason, raw)
         return waiting.result()

@@ -38,6 +38,7 @@ class Peer:
     requests: list[Heard] = field(default_factory=list)
     _script: dict[tuple[str, str], deque[Reply]] = field(default_factory=lambda: defaultdict(deque))
     released: asyncio.Event = field(default_factory=asyncio.Event)
+    _arrived: asyncio.Event = field(default_factory=asyncio.Event)
 
     def on(self, method: str, path: str, *replies: Reply) -> None:
         """From now on answer (method, path) with `replies`."""
@@ -45,6 +46,12 @@ class Peer:
 
     def count(self, method: str, path: str) -> int:
         return sum(one.method == method and one.path == path for one in self.requests)
+
+    async def until(self, requests: int) -> None:
+        """Return once that many requests have arrived."""
+        while len(self.requests) < requests:
+            self._arrived.clear()
+            await self._arrived.wait()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         raw = await request.read()
@@ -57,6 +64,7 @@ class Peer:
                 orjson.loads(raw) if raw else None,
             )
         )
+        self._arrived.set()
         script = self._script[request.method, request.path]
         if not script:
             return web.json_response({"message": "endpoint not found"}, status=404)
