@@ -6,9 +6,8 @@ The environment beats the file. Secrets live only in the environment (or an env 
 import difflib
 import hashlib
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -25,9 +24,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
-    """Frozen; an unknown key is an error."""
+    """Frozen; an unknown key is an error, and so is a number that is none."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Mode(StrEnum):
@@ -68,8 +67,8 @@ class SessionSection(Section):
     flat_before_close_minutes: int = Field(10, ge=2, le=120)
     no_entries_before_close_minutes: int = Field(45, ge=5, le=240)
     proposal_expires_minutes: int = Field(5, ge=1, le=60)
-    market_open: str | None = None
-    market_close: str | None = None
+    market_open: str | int | None = None  # retired, and YAML reads 16:00 as 960
+    market_close: str | int | None = None
 
 
 class Workflow(Section):
@@ -141,7 +140,9 @@ class TechnicalConfig(Section):
     keep: int = Field(10, ge=1, le=200)
     quorum: int = Field(6, ge=1, le=20)  # votes that must be warm
     min_agreement: Share = 0.5
-    weight_intraday: float = Field(0.5, ge=0)  # weights of the timeframes that have a vote, scaled to sum to 1
+    weight_intraday: float = Field(
+        0.5, ge=0
+    )  # weights of the timeframes that have a vote, scaled to sum to 1
     weight_quarter_hour: float = Field(0.2, ge=0)
     weight_daily: float = Field(0.3, ge=0)
     spent_rsi: float = Field(88.0, gt=50, le=100)  # shorts: 100 minus it
@@ -228,7 +229,7 @@ class Execution(Section):
 
 class Reconcile(Section):
     every_seconds: float = Field(60, ge=5, le=600)
-    orphans: Literal["alert", "protect", "close"] = "protect"
+    orphans: Literal["alert"] = "alert"  # shares the broker holds and no row explains
 
 
 class StopMonitorConfig(Section):
@@ -297,7 +298,13 @@ class Config(Section):
 class Environment(BaseSettings):
     """The seeds' variable names. Only secrets and overrides; nothing here has a default that trades."""
 
-    model_config = SettingsConfigDict(env_file_encoding="utf-8", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_file_encoding="utf-8",
+        env_ignore_empty=True,  # ALPACA_API_KEY= is no key
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+    )
 
     database_url: SecretStr | None = None
     alpaca_api_key: SecretStr | None = None
@@ -331,11 +338,20 @@ class Environment(BaseSettings):
     benzinga_api_key: SecretStr | None = None
     log_level: str | None = None
     log_format: str | None = None
+    risk_hot_reload: bool = True
+    trading_hot_reload: bool = True
     redis_host: str | None = None
-    redis_url: str | None = None
+    redis_port: str | None = None
+    redis_db: str | None = None
+    redis_password: SecretStr | None = None
+    redis_url: SecretStr | None = None
     catalyst_clock: Path | None = None  # a shared scaled clock: the demo's and the tests' seam
-    catalyst_clock_speed: float | None = Field(None, gt=0, le=100_000)  # market seconds a second, when it runs free
-    catalyst_clock_held_speed: float | None = Field(None, gt=0, le=100_000)  # and while an effect is in flight
+    catalyst_clock_speed: float | None = Field(
+        None, gt=0, le=100_000
+    )  # market seconds a second, when it runs free
+    catalyst_clock_held_speed: float | None = Field(
+        None, gt=0, le=100_000
+    )  # and while an effect is in flight
     xdg_data_home: Path | None = None
 
 
@@ -359,6 +375,9 @@ OVERRIDES: Final = {
 
 # A limit that file and environment disagree on is worth a warning.
 LIMITS: Final = frozenset({"max_daily_loss", "max_position_size", "max_positions"})
+
+_LONGEST: Final = 65_536  # bytes of a configuration file
+_SHOWN: Final = 40  # characters of a wrong value that are repeated to the operator
 
 ALPACA_PAPER: Final = "https://paper-api.alpaca.markets"
 ALPACA_LIVE: Final = "https://api.alpaca.markets"
@@ -410,22 +429,24 @@ class Settings:
 
 
 def load(path: Path | None = None, *, env_file: Path | None = None) -> Settings:
-    """Read config.yaml (defaults when `path` is None or absent) and the environment.
+    """Read config.yaml (nothing but defaults when `path` is None) and the environment.
 
-    Raises ConfigInvalid: an unreadable file, an unknown key (the nearest known one is named), a value out of
-    bounds, or file and environment contradicting each other about real money.
+    Raises ConfigInvalid: a file that is missing or unreadable, an unknown key (the nearest known one is named), a
+    value out of bounds, or file and environment contradicting each other about real money.
     """
     tree = _read_yaml(path) if path is not None else {}
     try:
         env = Environment(_env_file=env_file)
     except ValidationError as error:
         raise ConfigInvalid(_environment_complaint(error)) from None
+    except (OSError, UnicodeDecodeError):
+        raise ConfigInvalid(f"{env_file} cannot be read as text") from None
     notices = _apply_environment(tree, env)
     try:
         config = Config.model_validate(tree)
     except ValidationError as error:
         raise ConfigInvalid(_complaint(error, path)) from None
-    if config.session.market_open or config.session.market_close:
+    if config.session.market_open is not None or config.session.market_close is not None:
         notices.append("session.market_open/close are retired: the exchange calendar decides; remove them")
     mode = _decide_mode(config, env)
     session_mode, why = _decide_session_mode(config)
@@ -439,19 +460,49 @@ def environment_without_ours(**changes: str) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.upper() not in ours} | changes
 
 
+class _PlainLoader(yaml.SafeLoader):
+    """YAML without what a configuration never needs: anchors, aliases, tags, and the same key twice."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            raise yaml.MarkedYAMLError(
+                problem="anchors and aliases are not read", problem_mark=event.start_mark
+            )
+        if getattr(event, "tag", None):
+            raise yaml.MarkedYAMLError(problem="tags are not read", problem_mark=event.start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            name = str(key.value)
+            if name in seen:
+                raise yaml.MarkedYAMLError(problem=f"{name} is there twice", problem_mark=key.start_mark)
+            seen.add(name)
+        return super().construct_mapping(node, deep)
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            raw = file.read(_LONGEST + 1)
     except FileNotFoundError:
         raise ConfigInvalid(f"{path} does not exist: name another with --config, or leave it out") from None
     except OSError as error:
         raise ConfigInvalid(f"{path} cannot be read: {error.strerror}") from None
-    if len(text) > 65_536 or text.count("*") > 1_000:
+    if len(raw) > _LONGEST:
         raise ConfigInvalid(f"{path} is larger than any configuration needs to be")
     try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigInvalid(f"{path} is not YAML: {error}") from None
+        tree = yaml.load(raw.decode(), _PlainLoader)  # noqa: S506 - a SafeLoader that reads less
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f", line {mark.line + 1}" if mark is not None else ""
+        raise ConfigInvalid(f"{path}{where}: {error.problem}") from None
+    except RecursionError:
+        raise ConfigInvalid(f"{path} is nested deeper than any configuration needs to be") from None
+    except (yaml.YAMLError, ValueError):
+        raise ConfigInvalid(f"{path} is not YAML text") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -467,17 +518,24 @@ def _apply_environment(tree: dict[str, Any], env: Environment) -> list[str]:
         if value is None or (variable == "log_format" and value not in {"auto", "json", "console"}):
             continue
         section, name = key.split(".")
-        before = tree.setdefault(section, {}) if isinstance(tree.get(section, {}), Mapping) else {}
-        if variable in LIMITS and name in before and Decimal(str(before[name])) != Decimal(str(value)):
+        before = tree.setdefault(section, {}) if isinstance(tree.get(section, {}), dict) else {}
+        if variable in LIMITS and name in before and not _same_amount(before[name], value):
             notices.append(
                 f"CONFIG_WARNING {variable.upper()}={value} in the environment overrides {key}={before[name]}"
             )
         if variable == "trading_mode":
             continue  # it never selects a mode by itself; see _decide_mode
         before[name] = value.upper() if variable == "log_level" else value
-    if env.redis_host or env.redis_url:
+    if any(getattr(env, name) for name in Environment.model_fields if name.startswith("redis_")):
         notices.append("REDIS_* is ignored: the daemon is one process and needs no cache server")
     return notices
+
+
+def _same_amount(said: object, value: object) -> bool:
+    try:
+        return Decimal(str(said)) == Decimal(str(value))
+    except InvalidOperation:
+        return False
 
 
 def _decide_mode(config: Config, env: Environment) -> Mode:
@@ -493,10 +551,15 @@ def _decide_mode(config: Config, env: Environment) -> Mode:
         "ALPACA_BASE_URL": _mode_of_url(env.alpaca_base_url),
     }
     for name, hint in hints.items():
-        if hint is not None and hint is not mode and (said is not None or hint is Mode.LIVE):
+        bolder = hint is Mode.LIVE or (hint is Mode.SIM and mode is not Mode.SIM)
+        if hint is not None and hint is not mode and (said is not None or bolder):
             raise ConfigInvalid(
                 f"{name} says {hint}, trading.mode {'is' if said else 'would be'} {mode}: make them agree"
             )
+    if env.enable_paper_trading is False and mode is Mode.PAPER:
+        raise ConfigInvalid(
+            f"ENABLE_PAPER_TRADING is false, trading.mode {'is' if said else 'would be'} paper: make them agree"
+        )
     if mode is Mode.LIVE:
         missing = [
             what
@@ -557,8 +620,14 @@ def _complaint(error: ValidationError, path: Path | None) -> str:
             lines.append(f"unknown key {key}" + (f": did you mean {near[0]}?" if near else ""))
         else:
             said = fault["msg"].removeprefix("Value error, ")
-            lines.append(f"{key}: {said} (got {fault['input']!r})" if key else said)
+            lines.append(f"{key}: {said}{_got(fault['input'])}" if key else said)
     return f"{path or 'the configuration'}: " + "; ".join(lines)
+
+
+def _got(value: object) -> str:
+    """The value, when it is short and no section: a DSN in the wrong place keeps its password."""
+    shown = repr(value) if isinstance(value, (str, int, float, Decimal)) else ""
+    return f" (got {shown})" if 0 < len(shown) <= _SHOWN and "://" not in shown else ""
 
 
 def _environment_complaint(error: ValidationError) -> str:

@@ -45,7 +45,7 @@ from catalyst.domain.order import Purpose
 from catalyst.domain.position import CloseReason
 from catalyst.domain.report import AccountReport
 from catalyst.domain.session import NEW_YORK, Session, trading_date
-from catalyst.store import manifest
+from catalyst.store import manifest, risk_events
 from catalyst.store.dedicated import AccountLock, listen, take_account_lock
 from catalyst.store.manifest import Manifest
 from catalyst.store.migrate import require_current
@@ -56,6 +56,8 @@ log = structlog.get_logger()
 ROOT: Final = Path(__file__).parents[2]
 VERSION: Final = version("catalyst")
 COMMANDS: Final = "catalyst_commands"
+SHORTS_LOCKED: Final = "ACCOUNT_NO_SHORTING_SET"
+SHORTS_UNLOCKED: Final = "ACCOUNT_NO_SHORTING_UNSET"
 RECOVERY_RETRY: Final = timedelta(seconds=5)
 HEARTBEAT: Final = timedelta(seconds=10)
 LOCK_BEAT: Final = timedelta(seconds=5)  # a connection that ends is noticed at once, a silent one by this
@@ -191,6 +193,7 @@ async def take_the_desk(
     news = AlpacaNews(clock, base_url=url, key=key, secret=secret, epoch=epoch, rate_limit=rate)
     for part in (broker, market, news):
         stack.push_async_callback(part.close)
+    await _lock_shorts(broker, store, settings, clock)
     stream = AlpacaTradeUpdates(clock, url=settings.stream_url, key=key, secret=secret, epoch=epoch)
     return _wire(settings, store, clock, broker, market, news, stream, epoch), lock
 
@@ -216,6 +219,38 @@ def _check_account(settings: Settings, account: AccountReport) -> None:
     if settings.mode is Mode.LIVE and account.account_number != wanted:
         raise WrongAccount(
             f"trading.account_number is {wanted}, the keys open account {account.account_number}"
+        )
+
+
+async def _lock_shorts(broker: AlpacaBroker, store: Store, settings: Settings, clock: Clock) -> None:
+    """Long-only is enforced by the broker too: the account's own `no_shorting` follows `trading.allow_short`.
+
+    Only a lock that we set ourselves is ever taken off.
+    """
+    trading = settings.config.trading
+    if not trading.manage_account_locks:
+        return
+    async with store.read() as conn:
+        ours = await risk_events.last_of(conn, SHORTS_LOCKED, SHORTS_UNLOCKED)
+    if trading.allow_short and (ours is None or ours.event_type != SHORTS_LOCKED):
+        return
+    try:
+        changed = await broker.forbid_shorting(not trading.allow_short)
+    except BrokerError as error:
+        log.warning("account_lock_unset", error=str(error))
+        return
+    if not changed:
+        return
+    event = SHORTS_UNLOCKED if trading.allow_short else SHORTS_LOCKED
+    log.info("account_lock_changed", no_shorting=not trading.allow_short)
+    async with store.tx("account_lock") as conn:
+        await risk_events.put(
+            conn,
+            event_type=event,
+            severity="INFO",
+            message=f"the account's no_shorting was set to {not trading.allow_short}".lower(),
+            facts={},
+            at=clock.now(),
         )
 
 

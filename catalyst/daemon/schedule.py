@@ -4,7 +4,7 @@ same triggers on the Clock."""
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, time, timedelta
+from datetime import UTC, datetime, time, timedelta
 from enum import StrEnum
 from typing import Final
 
@@ -51,7 +51,8 @@ def market_day(session: Session, cfg: Config) -> tuple[Appointment, ...]:
     """Every job of a session, in order of time; half days shorten it, DST moves it with New York."""
     day = session.day
     flat = session.flat_at(cfg.session.flat_before_close_minutes)
-    last_scan = session.close - timedelta(minutes=cfg.session.no_entries_before_close_minutes)
+    last_scan = min(flat, session.close - timedelta(minutes=cfg.session.no_entries_before_close_minutes))
+    verify = session.close - min(VERIFY_BEFORE_CLOSE, (session.close - flat) / 2)  # after the exits began
     opening = session.open + OPENING_SCAN_AFTER_OPEN
     scans = {opening}
     if every := cfg.workflow.scan_frequency_minutes:
@@ -66,7 +67,7 @@ def market_day(session: Session, cfg: Config) -> tuple[Appointment, ...]:
         Appointment(session.open - FIRST_SCAN_BEFORE_OPEN, Job.FIRST_SCAN),
         *(Appointment(at, Job.SCAN) for at in sorted(scans) if opening <= at <= last_scan),
         Appointment(flat, Job.FLAT),
-        Appointment(session.close - VERIFY_BEFORE_CLOSE, Job.VERIFY_FLAT),
+        Appointment(verify, Job.VERIFY_FLAT),
         Appointment(session.close + CLOSE_AFTER, Job.CLOSE),
     ]
     return tuple(sorted(appointments, key=lambda appointment: appointment.at))
@@ -89,7 +90,7 @@ async def keep(day: Sequence[Appointment], clock: Clock, act: Callable[[Job], Aw
         await _keep_by_apscheduler(day, act)
         return
     for appointment in day:
-        fires = DateTrigger(run_date=appointment.at).get_next_fire_time(None, clock.now())
+        fires = DateTrigger(appointment.at, timezone=UTC).get_next_fire_time(None, clock.now())
         await clock.sleep_until(fires)
         await act(appointment.job)
 
@@ -101,9 +102,9 @@ async def _keep_by_apscheduler(day: Sequence[Appointment], act: Callable[[Job], 
     for number, appointment in enumerate(day):
         scheduler.add_job(
             queue.put,
-            DateTrigger(run_date=appointment.at),
+            DateTrigger(appointment.at, timezone=UTC),  # said, so that the host's zone is never asked
             args=[appointment.job],
-            id=f"{number}-{appointment.job}",
+            id=f"{number:03}-{appointment.job}",  # of two at one instant the lower id fires first
             misfire_grace_time=None,  # a pause of the machine must not lose the flat at the close
             coalesce=True,
             max_instances=1,

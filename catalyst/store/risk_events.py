@@ -59,6 +59,18 @@ async def recent(conn: Connection, *, limit: int = 20, severity: str | None = No
     return [RiskEvent(**record) for record in found]
 
 
+async def last_of(conn: Connection, *event_types: str) -> RiskEvent | None:
+    """The newest event of any of these types."""
+    record = await conn.fetchrow(
+        """
+        SELECT risk_event_id, cycle_id, event_type, severity, message, facts, occurred_at
+          FROM risk_events WHERE event_type = ANY($1::text[]) ORDER BY risk_event_id DESC LIMIT 1
+        """,
+        list(event_types),
+    )
+    return None if record is None else RiskEvent(**record)
+
+
 async def between(conn: Connection, start: datetime, end: datetime) -> list[RiskEvent]:
     """The events with `start` <= time < `end`, oldest first."""
     found = await conn.fetch(
