@@ -76,8 +76,9 @@ def postgres() -> Iterator[Server]:
         yield Server(url)
         return
     for old in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        if (old / "users.lock").exists():  # of a session that was killed, unless somebody is using it
-            with suppress(embedded.EmbeddedUnavailable):
+        # Of a session that was killed; what is in use, another user's, or being removed already is left alone.
+        with suppress(embedded.EmbeddedUnavailable, OSError):
+            if (old / "users.lock").exists():
                 embedded.remove(old)
     data_dir = Path(tempfile.mkdtemp(prefix=_PREFIX))
     with embedded.start(data_dir, settings=_FAST) as server:
