@@ -50,20 +50,22 @@ def minute_maker(
 ) -> Callable[[int], BarTable]:
     """A function that makes one symbol's minutes of the last sessions, telling the same as its daily bars."""
 
+    steps = np.full(len(world.close), 60)
+
     def make(number: int) -> BarTable:
         parts = []
         for session in sessions[-MINUTE_DAYS:]:
             rng = np.random.default_rng((seed, 3, session.day.toordinal(), number))
             midnight = int(calendar.midnight(session.day).timestamp())
             row = int(daily.last(np.array([number]), midnight)[0])
-            parts.append(_minutes(rng, world, daily, number, row, session))
+            parts.append(_minutes(rng, world, daily, number, row, session, steps))
         return concatenate(parts)
 
     return make
 
 
 def _minutes(
-    rng: Generator, world: World, daily: BarTable, number: int, row: int, session: Session
+    rng: Generator, world: World, daily: BarTable, number: int, row: int, session: Session, steps: Ints
 ) -> BarTable:
     """One session's minutes: a bridge from the open to the close that touches high and low."""
     count = int((session.close - session.open).total_seconds()) // 60
@@ -97,5 +99,5 @@ def _minutes(
         bottoms[keep],
         ends[keep],
         volume[keep],
-        np.full(len(world.close), 60),
+        steps,
     )

@@ -4,16 +4,16 @@ What happened before the tape begins is told by daily bars: a symbol that has no
 yesterday's official close as its newest trade, printed at the instant of that close.
 """
 
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal
 from typing import Final
 from zlib import crc32
 
 import numpy as np
 
-from catalyst.simulator import calendar, market_quotes, path
+from catalyst.simulator import calendar, market_quotes
 from catalyst.simulator.market import (
     Asset,
     BarColumns,
@@ -26,20 +26,13 @@ from catalyst.simulator.market import (
     SnapshotColumns,
 )
 from catalyst.simulator.market_aggregate import day_bars, intraday_bars
-from catalyst.simulator.market_snapshot import Days, Newest, newest_trades, snapshot_columns
-from catalyst.simulator.market_table import SECONDS, BarTable
+from catalyst.simulator.market_reel import NEVER, Reels, dollars
+from catalyst.simulator.market_snapshot import Days, Moment, Newest, newest_trades, snapshot_columns
+from catalyst.simulator.market_table import BarTable
 from catalyst.simulator.news import News
 
 _ONE_DAY: Final = timedelta(days=1)
-
-
-@dataclass(slots=True)
-class _Prints:
-    """The prints of one bar, ready to be handed out."""
-
-    row: int
-    times: list[int]
-    prints: list[Print]
+_KEPT_HISTORIES: Final = 512
 
 
 @dataclass(slots=True)
@@ -62,16 +55,18 @@ class BarMarket:
     history: Callable[[int], BarTable] | None = None
     numbers: dict[str, int] = field(init=False)
     days: Days = field(init=False)
+    _begins: int = field(init=False)
     _salt: Ints = field(init=False)
-    _unrolled: dict[int, _Prints] = field(init=False, default_factory=dict)
+    _reels: Reels = field(init=False)
     _histories: dict[int, BarTable] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.numbers = {symbol: number for number, symbol in enumerate(self.listings)}
         self._salt = np.array([crc32(symbol.encode()) for symbol in self.listings], dtype=np.int64)
-        oldest = self.daily.start.min(initial=int(calendar.midnight(self.day).timestamp()))
-        first = calendar.trading_day(datetime.fromtimestamp(int(oldest), UTC))
-        self.days = Days.of(calendar.sessions(first, self.day))
+        self._reels = Reels(self.tape)
+        self._begins = int(calendar.midnight(self.day).timestamp())
+        oldest = datetime.fromtimestamp(int(self.daily.start.min(initial=self._begins)), UTC)
+        self.days = Days.of(calendar.sessions(calendar.trading_day(oldest), self.day))
 
     def assets(self) -> Mapping[str, Asset]:
         return self.listings
@@ -89,63 +84,68 @@ class BarMarket:
         number = self.numbers.get(symbol)
         if number is None or until <= after:
             return []
-        begin, end = _second(after), _second(until)
-        one = np.array([number])
-        newest = int(self.tape.last(one, end)[0])
-        oldest = max(int(self.tape.last(one, begin)[0]), int(self.tape.first(one, 0)[0]))
-        found: list[Print] = []
-        for row in range(oldest, newest + 1):
-            prints = self._prints_of(number, row)
-            found.extend(p for t, p in zip(prints.times, prints.prints, strict=True) if begin < t <= end)
-        return found
+        return self._reels.between(number, _second(after), _second(until))
 
     def next_print(self, symbol: str, after: datetime) -> datetime | None:
         number = self.numbers.get(symbol)
         if number is None:
             return None
-        second = _second(after)
-        row = int(self.tape.last(np.array([number]), second)[0])
-        if row >= 0:
-            prints = self._prints_of(number, row)
-            if prints.times[-1] > second:
-                return datetime.fromtimestamp(next(t for t in prints.times if t > second), UTC)
-        row = int(self.tape.first(np.array([number]), second + 1)[0])
-        if row < len(self.tape.key) and self.tape.key[row] // SECONDS == number:
-            return datetime.fromtimestamp(int(self.tape.key[row] % SECONDS), UTC)
-        return None
+        found = self._reels.next_time(number, _second(after))
+        return None if found == NEVER else datetime.fromtimestamp(found, UTC)
 
     def last_print(self, symbol: str, at: datetime) -> Print | None:
         number = self.numbers.get(symbol)
         if number is None:
             return None
-        newest = self._newest(np.array([number]), at)
+        moment = self.days.moment(at)
+        stretch = self._reels.at(number, moment.at)
+        if stretch is not None and stretch.times[0] >= moment.midnight:
+            return stretch.prints[bisect_right(stretch.times, moment.at) - 1]
+        newest = self._newest(np.array([number]), moment)
         if newest.at[0] < 0:
             return None
-        return _print(int(newest.at[0]), int(newest.price[0]), int(newest.size[0]))
+        traded = datetime.fromtimestamp(int(newest.at[0]), UTC)
+        return Print(traded, dollars(int(newest.price[0])), int(newest.size[0]))
 
     def quote(self, symbol: str, at: datetime) -> Quote | None:
         number = self.numbers.get(symbol)
         if number is None:
             return None
-        one = np.array([number])
-        newest = self._newest(one, at)
-        if newest.at[0] < 0:
+        moment = self.days.moment(at)
+        stretch = self._reels.at(number, moment.at)
+        if stretch is not None and stretch.times[0] >= moment.midnight:
+            index = bisect_right(stretch.times, moment.at) - 1
+            units, traded = stretch.units[index], stretch.times[index]
+        else:
+            newest = self._newest(np.array([number]), moment)
+            units, traded = int(newest.price[0]), int(newest.at[0])
+        if traded < 0:
             return None
-        quotes = self.quotes_around(one, newest, at)
-        return Quote(
-            datetime.fromtimestamp(int(quotes.at[0]), UTC),
-            _decimal(int(quotes.bid[0])),
-            _decimal(int(quotes.ask[0])),
-            int(quotes.bid_size[0]),
-            int(quotes.ask_size[0]),
+        since, bid, ask, bid_size, ask_size = market_quotes.one_quote(
+            int(self._salt[number]),
+            units,
+            traded,
+            float(self.spread[number]),
+            int(self.depth[number]),
+            moment.at,
+            (moment.opens, moment.closes),
         )
+        return Quote(datetime.fromtimestamp(since, UTC), dollars(bid), dollars(ask), bid_size, ask_size)
 
     def snapshots(self, symbols: Sequence[str], at: datetime) -> SnapshotColumns:
         known = [symbol for symbol in symbols if symbol in self.numbers]
         numbers = np.array([self.numbers[symbol] for symbol in known], dtype=np.int64)
-        newest = self._newest(numbers, at)
-        quotes = self.quotes_around(numbers, newest, at)
         moment = self.days.moment(at)
+        newest = self._newest(numbers, moment)
+        quotes = market_quotes.quotes(
+            self._salt[numbers],
+            newest.price,
+            newest.at,
+            self.spread[numbers],
+            self.depth[numbers],
+            moment.at,
+            (moment.opens, moment.closes),
+        )
         return snapshot_columns(known, numbers, moment, self.tape, self.daily, newest, quotes)
 
     def bars(
@@ -157,56 +157,21 @@ class BarMarket:
         if length == _ONE_DAY:
             return day_bars(self.tape, self.daily, number, begin, until, moment)
         seconds = int(length.total_seconds())
-        tables = [self._history(number), self.tape] if self.history else [self.tape]
+        tables = [self.tape]
+        if self.history is not None and number >= 0 and begin < self._begins:
+            tables = [self._history(number), self.tape]
         return intraday_bars(tables, number, seconds, begin, min(until, moment.at - seconds))
 
-    def quotes_around(self, numbers: Ints, newest: Newest, at: datetime) -> market_quotes.QuoteColumns:
-        """The quotes standing at `at` around the newest trades of `numbers`."""
-        moment = self.days.moment(at)
-        hours = (moment.opens, moment.closes)
-        return market_quotes.quotes(
-            self._salt[numbers],
-            newest.price,
-            newest.at,
-            self.spread[numbers],
-            self.depth[numbers],
-            moment.at,
-            hours,
-        )
-
-    def _newest(self, numbers: Ints, at: datetime) -> Newest:
-        return newest_trades(self.tape, self.daily, self.days, numbers, self.days.moment(at))
+    def _newest(self, numbers: Ints, moment: Moment) -> Newest:
+        return newest_trades(self.tape, self.daily, self.days, numbers, moment)
 
     def _history(self, number: int) -> BarTable:
         assert self.history is not None
         if number not in self._histories:
+            if len(self._histories) >= _KEPT_HISTORIES:
+                self._histories.clear()
             self._histories[number] = self.history(number)
         return self._histories[number]
-
-    def _prints_of(self, number: int, row: int) -> _Prints:
-        known = self._unrolled.get(number)
-        if known is None or known.row != row:
-            known = self._unrolled[number] = _unroll(self.tape, row)
-        return known
-
-
-def _unroll(table: BarTable, row: int) -> _Prints:
-    walk = table.walk(np.array([row]))
-    steps = np.arange(int(walk.count[0]))
-    times = (int(table.key[row] % SECONDS) + path.offset(walk, steps)).tolist()
-    prices, sizes = path.price(walk, steps).tolist(), path.size(walk, steps).tolist()
-    return _Prints(row, times, [_print(*each) for each in zip(times, prices, sizes, strict=True)])
-
-
-def _print(second: int, units: int, size: int) -> Print:
-    return Print(datetime.fromtimestamp(second, UTC), _decimal(units), size)
-
-
-def _decimal(units: int) -> Decimal:
-    """Dollars with two decimals, or four where the price lies between cents."""
-    if units % path.CENT == 0:
-        return Decimal(units // path.CENT).scaleb(-2)
-    return Decimal(units).scaleb(-4)
 
 
 def _second(at: datetime) -> int:

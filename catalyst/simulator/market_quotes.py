@@ -64,9 +64,34 @@ def quotes(
     below, above = last // grid * grid, -(-last // grid) * grid
     wanted = np.maximum(np.rint(last * spread * width / grid).astype(np.int64), 1)
     rest = np.maximum(wanted - (above - below) // grid, 0)
-    mixed = (salt * 2_654_435_761 + since // RENEWAL * 40_503) % 65_521
+    mixed = (salt % 65_521 * 40_503 + since // RENEWAL * 7_919) % 65_521
     lower = (rest + mixed % 2) // 2
     bid = np.maximum(below - lower * grid, 1)
     ask = np.maximum(above + (rest - lower) * grid, bid + tick(bid))
     ask = np.where(ask >= UNITS, -(-ask // CENT) * CENT, ask)
     return QuoteColumns(since, bid, ask, depth * (1 + mixed // 2 % 3), depth * (1 + mixed // 8 % 3))
+
+
+def one_quote(
+    salt: int, last: int, traded_at: int, spread: float, depth: int, at: int, hours: tuple[int, int]
+) -> tuple[int, int, int, int, int]:
+    """What `quotes` says of a single symbol, without arrays: since, bid, ask and their sizes.
+
+    Whoever follows a few symbols print by print asks tens of thousands of times a day.
+    """
+    opens, closes = hours
+    regular = opens <= at < closes
+    since = max(traded_at, at // RENEWAL * RENEWAL, opens) if regular else max(traded_at, 0)
+    settling = max(0.0, 1 - (at - opens) / SETTLING)
+    width = 1 + (WIDE_OPEN - 1) * settling if regular else WIDE_EXTENDED
+    grid = CENT if last >= UNITS else 1
+    below, above = last // grid * grid, -(-last // grid) * grid
+    wanted = max(round(last * spread * width / grid), 1)
+    rest = max(wanted - (above - below) // grid, 0)
+    mixed = (salt % 65_521 * 40_503 + since // RENEWAL * 7_919) % 65_521
+    lower = (rest + mixed % 2) // 2
+    bid = max(below - lower * grid, 1)
+    ask = max(above + (rest - lower) * grid, bid + (CENT if bid >= UNITS else 1))
+    if ask >= UNITS:
+        ask = -(-ask // CENT) * CENT
+    return since, bid, ask, depth * (1 + mixed // 2 % 3), depth * (1 + mixed // 8 % 3)

@@ -7,7 +7,7 @@ previous session's and `previous` the one before. The bar's own time tells which
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import Final, Self
 
 import numpy as np
@@ -38,28 +38,36 @@ class Days:
 
     midnights: Ints
     closes: Ints
-    _known: tuple[date, int, int, int]
+    _known: Moment = Moment(0, 0, 0, 0)
+    _next_midnight: int = 0
 
     @classmethod
     def of(cls, sessions: Sequence[Session]) -> Self:
         """The days of `sessions`, in order."""
         midnights = [int(calendar.midnight(session.day).timestamp()) for session in sessions]
         closes = [int(session.close.timestamp()) for session in sessions]
-        return cls(np.array(midnights, dtype=np.int64), np.array(closes, dtype=np.int64), (date.min, 0, 0, 0))
+        return cls(np.array(midnights, dtype=np.int64), np.array(closes, dtype=np.int64))
 
     def moment(self, at: datetime) -> Moment:
         """Where `at` lies in its day."""
-        day = calendar.trading_day(at)
-        if self._known[0] != day:
-            session = calendar.session(day)
-            opens, closes = (session.open, session.close) if session else (None, None)
-            self._known = (
-                day,
-                int(calendar.midnight(day).timestamp()),
-                int(opens.timestamp()) if opens else 0,
-                int(closes.timestamp()) if closes else 0,
-            )
-        return Moment(int(at.timestamp() // 1), *self._known[1:])
+        second = int(at.timestamp() // 1)
+        known = self._known
+        if known.at == second:
+            return known
+        if not known.midnight <= second < self._next_midnight:
+            known = self._begin(calendar.trading_day(at))
+        self._known = Moment(second, known.midnight, known.opens, known.closes)
+        return self._known
+
+    def _begin(self, day: date) -> Moment:
+        session = calendar.session(day)
+        self._next_midnight = int(calendar.midnight(day + timedelta(days=1)).timestamp())
+        return Moment(
+            0,
+            int(calendar.midnight(day).timestamp()),
+            int(session.open.timestamp()) if session else 0,
+            int(session.close.timestamp()) if session else 0,
+        )
 
     def close_of(self, midnights: Ints) -> Ints:
         """The close of each session that begins at one of `midnights`."""

@@ -10,8 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from catalyst.simulator import recorded
+from catalyst.simulator import market_quotes, recorded
 from catalyst.simulator.market_bars import BarMarket
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -240,6 +242,47 @@ def test_quotes_surround_the_last_trade(market: BarMarket) -> None:
         assert (found.ask >= found.trade_price)[known].all()
         assert (found.bid > 0)[known].all()
         assert (np.minimum(found.bid_size, found.ask_size) >= 100)[known].all()
+
+
+@given(
+    st.integers(0, 2**32),
+    st.integers(1, 8_000_000_000),
+    st.integers(0, 30_000),
+    st.floats(0.00005, 0.03),
+    st.integers(0, 30_000),
+)
+def test_one_quote_is_the_same_as_among_many(
+    salt: int, last: int, traded: int, spread: float, at: int
+) -> None:
+    """The quote for one symbol and the quotes for thousands come from the same model."""
+    traded, hours = min(traded, at), (5000, 28_400)
+    one = market_quotes.one_quote(salt, last, traded, spread, 300, at, hours)
+    columns = (np.array([value]) for value in (salt, last, traded, spread, 300))
+    many = market_quotes.quotes(*columns, at, hours)
+    found = (many.at, many.bid, many.ask, many.bid_size, many.ask_size)
+    assert one == tuple(int(column[0]) for column in found)
+    assert one[1] < one[2]
+    assert one[1] <= last <= one[2]
+
+
+@REAL
+def test_following_a_symbol_agrees_with_snapshots(market: BarMarket) -> None:
+    """Print by print, forwards and back, the newest trade and quote are those of the snapshots."""
+    pick = np.random.default_rng(3)
+    for symbol in ("AAPL", "SNDL", "BRK.A", "ACHR"):
+        seconds = np.concatenate((np.arange(-600, 900, 7), pick.integers(-3000, 26_000, 60)))
+        for second in seconds.tolist():
+            at = OPEN + timedelta(seconds=second)
+            columns = market.snapshots([symbol], at)
+            trade, quote = market.last_print(symbol, at), market.quote(symbol, at)
+            assert trade is not None
+            assert quote is not None
+            assert (trade.at.timestamp(), float(trade.price)) == (columns.trade_at[0], columns.trade_price[0])
+            assert (quote.at.timestamp(), float(quote.bid)) == (columns.quote_at[0], columns.bid[0])
+            assert (float(quote.ask), quote.ask_size) == (columns.ask[0], columns.ask_size[0])
+            later = market.next_print(symbol, at)
+            ahead = market.prints(symbol, at, at + timedelta(hours=9))
+            assert later == (ahead[0].at if ahead else None)
 
 
 @REAL

@@ -1,0 +1,93 @@
+"""What a market costs: making or loading it, its memory, snapshots of everybody, bars, prints, quotes.
+
+The recorded rows need the recorded days; without them only the generated market is measured.
+"""
+
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from statistics import median
+from time import perf_counter, process_time
+
+import orjson
+
+from catalyst.simulator import data_api_wire as wire
+from catalyst.simulator import generated, recorded
+from catalyst.simulator.market_bars import BarMarket
+from catalyst.simulator.market_table import BarTable
+
+Row = tuple[str, float, str]
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+DAY = date(2026, 11, 20)
+CHUNK = 500  # symbols in one snapshot request
+ROUNDS = 7
+
+
+def run() -> list[Row]:
+    """Measure both kinds of market; medians of a few rounds, CPU time where a rate is given."""
+    rows: list[Row] = []
+    generated.make(1, DAY, 200)  # imports and the calendar are not the market's cost
+    rows += measure(
+        "generated 4,129", lambda: generated.make(7, DAY), datetime(2026, 11, 20, 17, 0, 3, tzinfo=UTC)
+    )
+    if DATA.is_dir():
+        rows += measure(
+            "recorded 2026-04-08",
+            lambda: recorded.load(
+                DATA / "bars_5min_market_2026-04-08.parquet",
+                DATA / "bars_daily_market_2026-01-26_04-17.parquet",
+            ),
+            datetime(2026, 4, 8, 17, 0, 3, tzinfo=UTC),
+        )
+    return rows
+
+
+def measure(name: str, make: Callable[[], BarMarket], at: datetime) -> list[Row]:
+    """The figures of one market at one instant of its day."""
+    began = perf_counter()
+    market = make()
+    rows: list[Row] = [(f"{name}: made in", perf_counter() - began, "s")]
+    rows.append((f"{name}: arrays", (size(market.tape) + size(market.daily)) / 1e6, "MB"))
+    rows.append((f"{name}: minutes and daily bars", len(market.tape.key) + len(market.daily.key), "bars"))
+    symbols = list(market.assets())
+    seconds = cpu(lambda: [ask(market, symbols[i : i + CHUNK], at) for i in range(0, len(symbols), CHUNK)])
+    rows.append((f"{name}: {len(symbols):,} snapshots as JSON", seconds * 1e3, "ms CPU"))
+    rows.append((f"{name}: snapshots", len(symbols) / seconds, "symbols/s"))
+    busy = market.snapshots(symbols, at).daily.volume.argsort()[::-1][:200].tolist()
+    active = [symbols[row] for row in busy]
+    minute, start = timedelta(minutes=1), at - timedelta(hours=3)
+    seconds = cpu(lambda: [wire.bars(market.bars(symbol, minute, start, at, at)) for symbol in active])
+    rows.append((f"{name}: 3 h of minute bars of 200 symbols", seconds * 1e3, "ms CPU"))
+    seconds = cpu(lambda: [market.prints(symbol, at, at + timedelta(seconds=20)) for symbol in active])
+    rows.append((f"{name}: prints of 20 s", seconds / len(active) * 1e6, "us CPU a symbol"))
+    seconds = cpu(lambda: [market.quote(symbol, at) for symbol in active])
+    rows.append((f"{name}: quote", seconds / len(active) * 1e6, "us CPU a symbol"))
+    return rows
+
+
+def ask(market: BarMarket, symbols: list[str], at: datetime) -> bytes:
+    """One snapshot request, without the network."""
+    columns = market.snapshots(symbols, at)
+    return orjson.dumps(wire.snapshots(columns, wire.tapes_of(columns.symbols, market.assets())))
+
+
+def size(table: BarTable) -> int:
+    """Bytes of a table's arrays."""
+    names = ("key", "open", "high", "low", "close", "volume", "step", "shares", "value")
+    return sum(getattr(table, name).nbytes for name in names)
+
+
+def cpu(job: Callable[[], object]) -> float:
+    """Median CPU seconds of a job."""
+    took = []
+    for _ in range(ROUNDS):
+        began = process_time()
+        job()
+        took.append(process_time() - began)
+    return median(took)
+
+
+if __name__ == "__main__":
+    for name, value, unit in run():
+        print(f"{name:<60} {value:>14,.3f} {unit}")

@@ -1,0 +1,98 @@
+"""The tape of single symbols, unrolled a stretch at a time: for who follows a few of them print by print."""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Final
+
+import numpy as np
+
+from catalyst.simulator import path
+from catalyst.simulator.market import Print
+from catalyst.simulator.market_table import SECONDS, BarTable
+
+ROWS: Final = 32  # bars unrolled at once
+NEVER: Final = SECONDS
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Some bars' prints; those after them begin at `until` (epoch seconds), `NEVER` when there are none."""
+
+    times: list[int]
+    units: list[int]
+    prints: list[Print]
+    until: int
+
+
+@dataclass(slots=True)
+class Reels:
+    """The newest stretch asked of each symbol number."""
+
+    tape: BarTable
+    _stretches: dict[int, Stretch] = field(init=False, default_factory=dict)
+
+    def at(self, number: int, second: int) -> Stretch | None:
+        """The stretch that holds the newest print at `second`; None before the first print."""
+        known = self._stretches.get(number)
+        if known is not None and known.times[0] <= second < known.until:
+            return known
+        row = int(self.tape.last(np.array([number]), second)[0])
+        return None if row < 0 else self._unrolled(number, row)
+
+    def first(self, number: int) -> Stretch | None:
+        """The stretch that begins the symbol's tape; None without one."""
+        row = int(self.tape.first(np.array([number]), 0)[0])
+        if row == len(self.tape.key) or self.tape.key[row] // SECONDS != number:
+            return None
+        return self._unrolled(number, row)
+
+    def between(self, number: int, after: int, until: int) -> Sequence[Print]:
+        """The prints of (after, until], in time order."""
+        stretch = self.at(number, after) or self.first(number)
+        found: list[Print] = []
+        while stretch is not None and stretch.times[0] <= until:
+            begin, end = bisect_right(stretch.times, after), bisect_right(stretch.times, until)
+            found += stretch.prints[begin:end]
+            if stretch.until > until:
+                break
+            stretch = self.at(number, stretch.until)
+        return found
+
+    def next_time(self, number: int, after: int) -> int:
+        """When the first print after `after` happens; `NEVER` when there is none."""
+        stretch = self.at(number, after)
+        if stretch is None:
+            stretch = self.first(number)
+            return NEVER if stretch is None else stretch.times[0]
+        index = bisect_right(stretch.times, after)
+        return stretch.times[index] if index < len(stretch.times) else stretch.until
+
+    def _unrolled(self, number: int, row: int) -> Stretch:
+        """The stretch that begins with the bar in `row`, which is one of the symbol's."""
+        tape = self.tape
+        end = int(tape.first(np.array([number + 1]), 0)[0])
+        rows = np.arange(row, min(row + ROWS, end))
+        counts = tape.walk(rows).count
+        walk = tape.walk(np.repeat(rows, counts))
+        steps = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        starts = np.repeat(tape.key[rows] % SECONDS, counts)
+        times = (starts + path.offset(walk, steps)).tolist()
+        units, sizes = path.price(walk, steps).tolist(), path.size(walk, steps).tolist()
+        prints = [
+            Print(datetime.fromtimestamp(second, UTC), dollars(price), size)
+            for second, price, size in zip(times, units, sizes, strict=True)
+        ]
+        after = int(rows[-1]) + 1
+        stretch = Stretch(times, units, prints, int(tape.key[after] % SECONDS) if after < end else NEVER)
+        self._stretches[number] = stretch
+        return stretch
+
+
+def dollars(units: int) -> Decimal:
+    """A price with two decimals, or four where it lies between cents."""
+    if units % path.CENT == 0:
+        return Decimal(units // path.CENT).scaleb(-2)
+    return Decimal(units).scaleb(-4)
