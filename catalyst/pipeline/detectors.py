@@ -193,8 +193,10 @@ def vwap_reclaim(chart: Chart, cfg: PatternConfig, back: int) -> Setups:
     before = columns < broke[:, None]
     began = _last_where(filled & above & before) + 1
     fresh = chart.last - broke + 1
-    with np.errstate(invalid="ignore"):
-        depth, _ = highest(chart.vwap - chart.low, began, broke - 1)
+    dip = np.where(
+        np.isfinite(chart.vwap), chart.vwap - chart.low, -np.inf
+    )  # no volume yet: no mean to dip below
+    depth, _ = highest(dip, began, broke - 1)
     trigger = at(chart.vwap, chart.last)
     found = (
         (broke >= 1)

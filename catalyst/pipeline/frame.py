@@ -130,8 +130,8 @@ def aligned(table: pd.DataFrame, index: pd.Index) -> Callable[[str], Floats]:
             if column.dtype.kind == "M"
             else column.to_numpy(dtype=np.float64, na_value=np.nan)
         )
-        out = values[places]
-        out[absent] = np.nan
+        out: Floats = values[places]
+        out[absent | ~np.isfinite(out)] = np.nan  # an infinite price is no price
         return out
 
     return read

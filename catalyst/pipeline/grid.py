@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from catalyst.domain.session import NEW_YORK
 from catalyst.pipeline.frame import Bools, Floats, Ints, instants, require_aware
 
 COLUMNS: Final = ("symbol", "timestamp", "open", "high", "low", "close", "volume")
@@ -99,6 +100,14 @@ def finished(bars: pd.DataFrame, now: datetime, bar_minutes: int) -> pd.DataFram
 def since(bars: pd.DataFrame, start: datetime) -> pd.DataFrame:
     """The bars that began at `start` or after it."""
     return bars[instants(bars["timestamp"]) >= require_aware(start)]
+
+
+def regular(bars: pd.DataFrame) -> pd.DataFrame:
+    """The bars that began between 9:30 and 16:00 in New York: thin trading before and after is another market."""
+    local = bars["timestamp"].dt.tz_convert(NEW_YORK)
+    minute = local.dt.hour * 60 + local.dt.minute
+    inside: pd.Series[bool] = (minute >= 570) & (minute < 960)
+    return bars[inside]
 
 
 def resample(grid: Grid, origin: float, seconds: float, until: float) -> Grid:

@@ -27,17 +27,17 @@ def _recur(
     by_bar = np.ascontiguousarray(np.moveaxis(values, -1, 0))
     symbols = values.shape[-2]
     out = np.full((bars, kinds, symbols), np.nan)
-    level = np.full((kinds, symbols), np.nan)
+    before = np.full((kinds, symbols), np.nan)
     alpha = np.asarray(alphas)[:, None]
-    step = np.empty_like(level)
     begin = {start: [k for k in range(kinds) if starts[k] == start] for start in starts}
     for bar in range(min(starts), bars):
-        np.subtract(by_bar[bar], level, out=step)
-        step *= alpha
-        level += step
+        level = out[bar]
+        np.subtract(by_bar[bar], before, out=level)
+        level *= alpha
+        level += before
         for k in begin.get(bar, ()):
             level[k] = seeds[k]
-        out[bar] = level
+        before = level
     return [np.ascontiguousarray(out[:, k].T) for k in range(kinds)]
 
 
@@ -47,12 +47,31 @@ def _mean_of(values: Floats, first: int, window: int) -> Floats:
     return part.mean(axis=1) if part.shape[1] == window else np.full(len(values), np.nan)
 
 
+def _windowed(values: Floats, window: int) -> Floats:
+    """The sum of every `window` neighbouring columns; one addition a step, so nothing is lost to cancellation."""
+    width = values.shape[1] - window + 1
+    total = values[:, :width].copy()
+    for step in range(1, window):
+        total += values[:, step : step + width]
+    return total
+
+
 def sma(values: Floats, window: int) -> Floats:
     """The mean of the last `window` bars."""
     out = np.full(values.shape, np.nan)
     if values.shape[1] >= window:
-        out[:, window - 1 :] = np.lib.stride_tricks.sliding_window_view(values, window, axis=1).mean(axis=-1)
+        out[:, window - 1 :] = _windowed(values, window) / window
     return out
+
+
+def highest_of(values: Floats, window: int) -> Floats:
+    """The maximum of every `window` neighbouring columns, by doubling."""
+    width = values.shape[1] - window + 1
+    span, best = 1, values
+    while 2 * span <= window:
+        best = np.maximum(best[:, : best.shape[1] - span], best[:, span:])
+        span *= 2
+    return np.maximum(best[:, :width], best[:, window - span : window - span + width])
 
 
 def ema(close: Floats, *windows: int) -> list[Floats]:
@@ -102,10 +121,16 @@ def bollinger(close: Floats, window: int = 20, width: float = 2.0) -> Bands:
     """The mean of `window` bars, and `width` population standard deviations to both sides."""
     middle = np.full(close.shape, np.nan)
     spread = np.full(close.shape, np.nan)
-    if close.shape[1] >= window:
-        views = np.lib.stride_tricks.sliding_window_view(close, window, axis=1)
-        middle[:, window - 1 :] = views.mean(axis=-1)
-        spread[:, window - 1 :] = views.std(axis=-1)
+    columns = close.shape[1] - window + 1
+    if columns > 0:
+        mean = _windowed(close, window) / window
+        square, away = np.zeros(mean.shape), np.empty(mean.shape)
+        for step in range(window):
+            np.subtract(close[:, step : step + columns], mean, out=away)
+            away *= away
+            square += away
+        middle[:, window - 1 :] = mean
+        spread[:, window - 1 :] = np.sqrt(square / window)
     return Bands(middle + width * spread, middle, middle - width * spread)
 
 
@@ -165,7 +190,10 @@ def _mean_dx(index: Floats, total: Floats, window: int) -> Floats:
     if index.shape[1] <= start:
         return out
     level = np.nan_to_num(index[:, window : start + 1]).sum(axis=1) / window
-    out[:, start] = level = np.where(np.isnan(total[:, start]), np.nan, level)
+    level = np.where(np.isnan(total[:, start]), np.nan, level)
+    if not (np.isnan(index) & ~np.isnan(total)).any():
+        return _recur(index, [1 / window], [start], [level])[0]
+    out[:, start] = level
     for bar in range(start + 1, index.shape[1]):
         now = index[:, bar]
         level = np.where(np.isnan(now), level, level + (now - level) / window)
@@ -183,8 +211,7 @@ def stochastic(high: Floats, low: Floats, close: Floats, window: int = 14, slow:
     """Slow stochastics, 0-100: where the close lies in the range of `window` bars, smoothed twice by `slow`."""
     place = np.full(close.shape, np.nan)
     if close.shape[1] >= window:
-        view = np.lib.stride_tricks.sliding_window_view
-        top, bottom = view(high, window, axis=1).max(axis=-1), view(low, window, axis=1).min(axis=-1)
+        top, bottom = highest_of(high, window), -highest_of(-low, window)
         with np.errstate(all="ignore"):
             inside = 100.0 * (close[:, window - 1 :] - bottom) / (top - bottom)
         place[:, window - 1 :] = np.where(top - bottom < _NOTHING, 50.0, inside)

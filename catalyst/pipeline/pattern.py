@@ -12,10 +12,10 @@ from catalyst.config import PatternConfig
 from catalyst.domain.order import PositionSide
 from catalyst.domain.session import Session
 from catalyst.pipeline.detectors import PATTERNS
-from catalyst.pipeline.frame import Bools, Floats, Ints, Sieve, numbers, require_aware
+from catalyst.pipeline.frame import Floats, Ints, Sieve, numbers, require_aware
 from catalyst.pipeline.grid import Grid, finished, grid_of, since
 from catalyst.pipeline.indicators import true_range, vwap
-from catalyst.pipeline.shapes import Chart, Setups, at, chart_of, quality, run_above
+from catalyst.pipeline.shapes import Chart, Setups, at, chart_of, mean_volume, quality, run_above
 
 # Confidence is shape, volume and room, in these parts.
 _SHAPE, _VOLUME, _ROOM = 0.40, 0.35, 0.25
@@ -150,21 +150,14 @@ def _confidence(chart: Chart, setups: Setups, cfg: PatternConfig) -> Floats:
         & (gone <= cfg.max_extension)
         & (setups.stop < chart.now)
     )
-    columns = np.arange(chart.close.shape[1])
-    broke = (chart.count - run)[:, None]
+    broke = chart.count - run
     hour = max(1, round(60 / chart.bar_minutes))
-    breaking = _mean_where(chart.volume, (columns >= broke) & (columns < chart.count[:, None]))
-    before = _mean_where(chart.volume, (columns < broke) & (columns >= broke - hour))
+    breaking = mean_volume(chart, broke, chart.count)
+    before = mean_volume(chart, np.maximum(broke - hour, 0), broke)
     volume = np.clip((breaking / before - 0.6) / 1.2, 0.0, 1.0)
     room = 1 - gone / cfg.max_extension if cfg.max_extension > 0 else 1.0 - 0.0 * gone
     score = _SHAPE * setups.shape + _VOLUME * quality(volume) + _ROOM * quality(room)
     return np.where(fires, score, np.nan)
-
-
-def _mean_where(values: Floats, mask: Bools) -> Floats:
-    chosen = mask & np.isfinite(values)
-    mean: Floats = np.where(chosen, values, 0.0).sum(axis=1) / chosen.sum(axis=1)
-    return mean
 
 
 def _take_better(

@@ -24,7 +24,7 @@ class Chart:
     high: Floats
     low: Floats
     close: Floats
-    volume: Floats
+    traded: Floats  # shares before each bar of the day; one column more than there are bars
     vwap: Floats
     minute: Floats  # of each bar's start, counted from the open
     count: Ints  # bars a symbol
@@ -77,7 +77,7 @@ def chart_of(grid: Grid, vwap: Floats, reach: Floats, opened: float, prev_close:
     rows = np.arange(grid.counts.size)[:, None]
     tail = np.where(places >= 0, grid.close[rows, np.maximum(places, 0)], np.nan)
     return Chart(
-        high=grid.high, low=grid.low, close=grid.close, volume=grid.volume, vwap=vwap,
+        high=grid.high, low=grid.low, close=grid.close, traded=_running(grid.volume), vwap=vwap,
         minute=(grid.time - opened) / 60, count=grid.counts,
         unit=np.divide(total, known, out=np.full(total.size, np.nan), where=known > 0),
         prev_close=prev_close, bar_minutes=kw["bar_minutes"],
@@ -85,6 +85,21 @@ def chart_of(grid: Grid, vwap: Floats, reach: Floats, opened: float, prev_close:
         bottoms=pivots(-grid.low, grid.counts, kw["pivot_bars"]),
         tail=tail,
     )  # fmt: skip
+
+
+def _running(volume: Floats) -> Floats:
+    out = np.zeros((volume.shape[0], volume.shape[1] + 1))
+    np.cumsum(np.nan_to_num(volume), axis=1, out=out[:, 1:])
+    return out
+
+
+def mean_volume(chart: Chart, first: Ints, end: Ints) -> Floats:
+    """Shares a bar over the columns from `first` up to, not with, `end`; NaN when there are none."""
+    rows = np.arange(first.size)
+    many = end - first
+    total = chart.traded[rows, np.maximum(end, 0)] - chart.traded[rows, np.maximum(first, 0)]
+    mean: Floats = np.divide(total, many, out=np.full(first.size, np.nan), where=many > 0)
+    return mean
 
 
 def pivots(values: Floats, count: Ints, reach: int) -> Ints:
@@ -121,7 +136,10 @@ def at(values: Floats, column: Ints) -> Floats:
 
 
 def lowest(values: Floats, first: Ints, last: Ints) -> tuple[Floats, Ints]:
-    """The minimum of each row over columns first..last (both inside) and its column; NaN and -1 when empty."""
+    """The minimum of each row over columns first..last (both inside) and its column; NaN and -1 when empty.
+
+    The columns named must hold numbers: they lie inside the symbol's day.
+    """
     columns = np.arange(values.shape[1])
     inside = (
         (columns >= first[:, None])
@@ -129,7 +147,7 @@ def lowest(values: Floats, first: Ints, last: Ints) -> tuple[Floats, Ints]:
         & (first >= 0)[:, None]
         & (last >= 0)[:, None]
     )
-    held = np.where(inside & np.isfinite(values), values, np.inf)
+    held = np.where(inside, values, np.inf)
     place = held.argmin(axis=1)
     least = held[np.arange(place.size), place]
     some = np.isfinite(least)

@@ -11,7 +11,7 @@ import pandas as pd
 from catalyst.config import TechnicalConfig
 from catalyst.domain.session import Session
 from catalyst.pipeline.frame import Floats, Ints, Sieve, numbers, require_aware, words
-from catalyst.pipeline.grid import Grid, finished, grid_of, resample, since
+from catalyst.pipeline.grid import Grid, finished, grid_of, regular, resample, since
 from catalyst.pipeline.indicators import adx, atr, bollinger, ema, macd, obv, rsi, slope, stochastic, vwap
 from catalyst.pipeline.reference import earlier_days
 
@@ -34,7 +34,8 @@ def technical(
     """Let the indicators of three timeframes vote on each candidate's side; keep the `cfg.keep` most agreed on.
 
     Reads   frame: side, price, atr_14d, pattern_confidence; bars: 1- or 5-minute, today's and (if there are any)
-            earlier sessions'; daily: bars of earlier days. Unfinished bars and today's daily bar are not looked at.
+            earlier sessions'; daily: bars of earlier days. Unfinished bars, those outside regular hours and today's
+            daily bar are not looked at.
     Writes  rsi, macd, macd_signal, bollinger_upper, _middle, _lower and _place (0 lower band, 1 upper),
             atr, adx, plus_di, minus_di, ema_9,
             ema_20, ema_50, obv_slope (shares a bar, over the mean volume), stoch_k, stoch_d of the bars given, NaN
@@ -49,10 +50,11 @@ def technical(
     """
     sieve = Sieve(frame, "technical")
     wanted = frame.index[sieve.standing]
-    fine = grid_of(_of(finished(bars, now, bar_minutes), wanted))
+    known = regular(_of(finished(bars, now, bar_minutes), wanted))
+    fine = grid_of(known)
     quarter = resample(fine, session.open.timestamp(), 900.0, require_aware(now))
     day = grid_of(_of(earlier_days(daily, session.day), wanted))
-    today = grid_of(_of(since(finished(bars, now, bar_minutes), session.open), wanted))
+    today = grid_of(since(known, session.open))
     read = [_read_out(grid, grid.rows_of(frame.index)) for grid in (fine, quarter, day)]
     anchored = _anchored(today, today.rows_of(frame.index))
     price = numbers(frame, "price")

@@ -75,7 +75,7 @@ HELD = Held("AAPL", LONG, D(20), D(180), sector="Technology", last=D(190))
         ({"quantity": 21}, EMPTY, ACCOUNT, "position $5,250.00, max_position_size $5,000.00"),
         ({"quantity": 0}, EMPTY, ACCOUNT, "0 shares worth $0.00, min_position_size $100.00"),
         ({}, EMPTY, replace(ACCOUNT, equity=D(9_000)), "risk $50.00, allowed per trade $45.00"),
-        ({}, EMPTY, replace(ACCOUNT, day_pnl=D(-1_960)), 
+        ({}, EMPTY, replace(ACCOUNT, day_pnl=D(-1_960)),
          "day's loss with this stop $2,010.00, max_daily_loss $2,000.00"),
         ({}, EMPTY, replace(ACCOUNT, buying_power=D(2_000)), "position $2,500.00, buying power left $2,000.00"),
         (

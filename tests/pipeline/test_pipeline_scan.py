@@ -4,6 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from candles import CFG, SESSION, assets, at, listed, snapshot, snapshots, yardsticks
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from catalyst.pipeline.frame import funnel, reasons, survivors
 from catalyst.pipeline.reference import reference
@@ -181,6 +183,50 @@ def test_both_ends_of_the_list_count_where_shorts_are_allowed():
     both = look(shots, ref, allow_short=True)
     assert both.loc["RISE", "scan_score"] == pytest.approx(both.loc["FALL", "scan_score"])
     assert survivors(both)[-1] == "FLAT"
+
+
+SPOILABLE = sorted(set(snapshot(NOW)) - {"trade_at", "quote_at", "day_at", "minute_at", "prev_at"})
+YARDS = ["prev_close", "avg_volume_20d", "avg_dollar_volume_20d", "atr_14d", "days"]
+SPOILS = st.sampled_from([NAN, 0.0, -1.0, 1e-12, 1e12, float("inf"), float("-inf")])
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    shot=st.dictionaries(st.sampled_from(SPOILABLE), SPOILS, max_size=4),
+    yard=st.dictionaries(st.sampled_from(YARDS), SPOILS, max_size=2),
+    times=st.dictionaries(
+        st.sampled_from(["trade_at", "quote_at", "day_at"]),
+        st.sampled_from([pd.NaT, at(4, 0), at(15, 59)]),
+        max_size=1,
+    ),
+    shorts=st.booleans(),
+)
+def test_no_input_however_absurd_ranks_as_a_nan(shot, yard, times, shorts):
+    """Whatever is missing, zero, negative or infinite: a standing row has finite numbers, any other a reason."""
+    shots = snapshots(BAD=snapshot(NOW, **shot, **times), GOOD=snapshot(NOW))
+    ref = yardsticks("BAD", "GOOD").astype({"days": "float64"})
+    for name, value in yard.items():
+        ref.loc["BAD", name] = value
+    out = look(shots, ref, allow_short=shorts)
+    assert "GOOD" in survivors(out)
+    row = out.loc["BAD"]
+    if pd.isna(row["refused_by"]):
+        for name in (
+            "price",
+            "bid",
+            "ask",
+            "spread_bps",
+            "gap_pct",
+            "relative_volume",
+            "dollar_volume",
+            "scan_score",
+        ):
+            assert np.isfinite(row[name]), name
+        assert row["price"] > 0
+        assert row["ask"] >= row["bid"] > 0
+    else:
+        assert row["reason"]
+        assert np.isnan(row["scan_rank"])
 
 
 def test_a_naive_instant_is_an_error():

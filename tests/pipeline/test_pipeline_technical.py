@@ -114,6 +114,16 @@ def test_earlier_sessions_warm_the_intraday_votes():
     assert row["vwap"] == pytest.approx((typical * today["volume"]).sum() / today["volume"].sum())
 
 
+def test_bars_before_the_open_are_another_market():
+    """Pre-market prints change no indicator and no VWAP."""
+    today = candles("X", UP)
+    early = candles("X", [48.0, 53.0, 47.0]).assign(
+        timestamp=lambda b: b["timestamp"] - pd.Timedelta(hours=2)
+    )
+    with_them = judge(pd.concat([early, today]), days("X", RISING), now=after(today))
+    pd.testing.assert_frame_equal(with_them, judge(today, days("X", RISING)))
+
+
 @settings(max_examples=20, deadline=None)
 @given(known=st.integers(3, 39), wild=st.floats(0.5, 2))
 def test_the_future_changes_nothing(known: int, wild: float):

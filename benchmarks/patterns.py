@@ -1,0 +1,68 @@
+"""All chart patterns of 200 symbols over a day of minutes, both sides, against TA-Lib's 61 candlesticks.
+
+python -m benchmarks.patterns
+"""
+
+from datetime import timedelta
+
+import numpy as np
+import pandas as pd
+import talib
+
+from benchmarks.indicators import market
+from benchmarks.scan import SESSION, interleaved
+from catalyst.config import Config
+from catalyst.pipeline.pattern import pattern
+from catalyst.pipeline.shapes import pivots
+from catalyst.pipeline.universe import universe
+
+SYMBOLS, BARS, ROUNDS = 200, 390, 20
+
+
+def main() -> None:
+    """Print the candlesticks, the numpy pivots, the whole stage, and the ratios."""
+    high, low, close, volume = market(SYMBOLS, BARS)
+    opened = np.c_[close[:, :1], close[:, :-1]]
+    high, low = np.maximum(high, opened), np.minimum(low, opened)
+    names = [f"S{k:03}" for k in range(SYMBOLS)]
+    minutes = pd.date_range(SESSION.open, periods=BARS, freq="1min")
+    bars = pd.DataFrame(
+        {
+            "symbol": np.repeat(names, BARS), "timestamp": list(minutes) * SYMBOLS,
+            "open": opened.ravel(), "high": high.ravel(), "low": low.ravel(), "close": close.ravel(),
+            "volume": volume.ravel(),
+        }
+    )  # fmt: skip
+    assets = pd.DataFrame(
+        {"name": "A Company", "exchange": "NYSE", "tradable": True, "status": "active"},
+        index=pd.Index(names, name="symbol"),
+    )
+    cfg = Config()
+    frame = universe(assets, cfg.universe).assign(
+        prev_close=close[:, 0] * 0.98, momentum_pct=1.0, news_rank=1.0
+    )
+    now = SESSION.open + timedelta(minutes=BARS)
+    counts = np.full(SYMBOLS, BARS)
+    candlesticks = [getattr(talib, name) for name in dir(talib) if name.startswith("CDL")]
+
+    def sixty_one() -> None:
+        for o, h, lo, c in zip(opened, high, low, close, strict=True):
+            for shape in candlesticks:
+                shape(o, h, lo, c)
+
+    def ours() -> pd.DataFrame:
+        return pattern(frame, bars, SESSION, now, cfg.pattern, bar_minutes=1, allow_short=True)
+
+    def turning() -> None:
+        pivots(high, counts, 10)
+        pivots(-low, counts, 10)
+
+    theirs, points, stage = interleaved(sixty_one, turning, ours, rounds=ROUNDS)
+    found = ours()["pattern"].value_counts().to_dict()
+    print(f"patterns {SYMBOLS} x {BARS}: {len(candlesticks)} candlesticks {theirs:.1f} ms, pivots {points:.1f} ms")
+    print(f"the whole stage, both sides {stage:.1f} ms, ratio {stage / theirs:.2f} (target <= 1)")
+    print(f"found on random walks: {found}")
+
+
+if __name__ == "__main__":
+    main()

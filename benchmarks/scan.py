@@ -1,0 +1,147 @@
+"""The scan of a whole market: our stage against the bare arithmetic of ranking the same columns.
+
+python -m benchmarks.scan
+"""
+
+import json
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from statistics import median
+from time import process_time
+
+import numpy as np
+import orjson
+import pandas as pd
+
+from catalyst.config import Config
+from catalyst.domain.session import NEW_YORK, Session
+from catalyst.pipeline.scan import scan
+from catalyst.pipeline.universe import universe
+
+SYMBOLS = 4_129
+ROUNDS = 60
+DAY = date(2026, 3, 2)
+SESSION = Session(DAY, datetime(2026, 3, 2, 14, 30, tzinfo=UTC), datetime(2026, 3, 2, 21, 0, tzinfo=UTC))
+NOW = SESSION.open + timedelta(minutes=90)
+
+
+def market(symbols: int) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """A seeded market: listings as the universe leaves them, snapshots and yardsticks."""
+    rng = np.random.default_rng(11)
+    names = pd.Index([f"S{k:05}" for k in range(symbols)], name="symbol", dtype="str")
+    assets = pd.DataFrame(
+        {
+            "name": "Some Company Common Stock", "exchange": "NASDAQ", "tradable": True, "shortable": True,
+            "easy_to_borrow": True, "status": "active", "sector": "Technology",
+        },
+        index=names,
+    )  # fmt: skip
+    prev = rng.lognormal(3, 1, symbols)
+    opened = prev * (1 + rng.normal(0, 0.02, symbols))
+    price = opened * (1 + rng.normal(0, 0.02, symbols))
+    volume = rng.lognormal(12, 2, symbols)
+    at = pd.Timestamp(NOW - timedelta(seconds=20))
+    shots = pd.DataFrame(
+        {
+            "trade_price": price, "trade_at": at, "bid": price * 0.9996, "ask": price * 1.0004, "bid_size": 100.0,
+            "ask_size": 100.0, "quote_at": at, "minute_close": price, "minute_volume": volume / 100, "minute_at": at,
+            "day_open": opened, "day_high": np.maximum(opened, price), "day_low": np.minimum(opened, price),
+            "day_close": price, "day_volume": volume, "day_vwap": (opened + price) / 2,
+            "day_at": pd.Timestamp(datetime(2026, 3, 2, tzinfo=NEW_YORK)), "prev_close": prev,
+        },
+        index=names,
+    )  # fmt: skip
+    usual = volume * rng.lognormal(1, 0.5, symbols)
+    ref = pd.DataFrame(
+        {
+            "prev_close": prev, "avg_volume_20d": usual, "avg_dollar_volume_20d": usual * prev, "atr_14d": prev * 0.03,
+            "days": 50, "last_at": pd.Timestamp(NOW - timedelta(days=3)),
+        },
+        index=names,
+    )  # fmt: skip
+    return universe(assets, Config().universe), shots, ref
+
+
+def wire(shots: pd.DataFrame) -> bytes:
+    """The same market as a broker's JSON, for the floor: one object a symbol."""
+    stamp = "2026-03-02T15:59:40.123456789Z"
+    bar = {"t": stamp, "o": 1.0, "h": 1.0, "l": 1.0, "c": 1.0, "v": 10, "n": 1, "vw": 1.0}
+    return json.dumps(
+        {
+            symbol: {
+                "latestTrade": {
+                    "t": stamp,
+                    "p": row["trade_price"],
+                    "s": 100,
+                    "x": "V",
+                    "c": ["@"],
+                    "i": 1,
+                    "z": "C",
+                },
+                "latestQuote": {
+                    "t": stamp,
+                    "bp": row["bid"],
+                    "ap": row["ask"],
+                    "bs": 1,
+                    "as": 1,
+                    "ax": "V",
+                    "bx": "V",
+                },
+                "minuteBar": bar,
+                "dailyBar": bar | {"c": row["day_close"], "v": row["day_volume"]},
+                "prevDailyBar": bar | {"c": row["prev_close"]},
+            }
+            for symbol, row in shots.to_dict("index").items()
+        }
+    ).encode()
+
+
+def parse_and_rank(body: bytes) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """The floor: parse the answer, take four numbers a symbol, rank them, best first."""
+    rows = orjson.loads(body).values()
+    table = np.array(
+        [
+            (r["latestTrade"]["p"], r["dailyBar"]["v"], r["prevDailyBar"]["c"], r["latestQuote"]["ap"])
+            for r in rows
+        ]
+    )
+    gap = table[:, 0] / table[:, 2] - 1
+    return np.argsort(-(np.argsort(np.argsort(np.abs(gap))) + np.argsort(np.argsort(table[:, 1]))))
+
+
+def interleaved(*works: Callable[[], object], rounds: int) -> list[float]:
+    """Median CPU milliseconds of each, taken in turns."""
+    spent: list[list[float]] = [[] for _ in works]
+    for _ in range(rounds):
+        for work, times in zip(works, spent, strict=True):
+            began = process_time()
+            work()
+            times.append(process_time() - began)
+    return [median(times) * 1e3 for times in spent]
+
+
+def main() -> None:
+    """Print floor, ours, ratio, target, and the growth from one market to two."""
+    cfg = Config().scan
+    sizes = {}
+    for symbols in (SYMBOLS, 2 * SYMBOLS):
+        frame, shots, ref = market(symbols)
+        body = wire(shots)
+
+        def ours(
+            frame: pd.DataFrame = frame, shots: pd.DataFrame = shots, ref: pd.DataFrame = ref
+        ) -> pd.DataFrame:
+            return scan(frame, shots, ref, SESSION, NOW, cfg, allow_short=False)
+
+        def bare(body: bytes = body) -> object:
+            return parse_and_rank(body)
+
+        floor, stage = interleaved(bare, ours, rounds=ROUNDS)
+        sizes[symbols] = stage
+        print(f"scan {symbols:6,} symbols: floor (orjson + rank) {floor:6.2f} ms, the stage alone {stage:6.2f} ms, "
+              f"ratio {stage / floor:4.2f}")  # fmt: skip
+    print(f"growth x2: {sizes[2 * SYMBOLS] / sizes[SYMBOLS]:.2f} (target <= 2.2)")
+
+
+if __name__ == "__main__":
+    main()
