@@ -246,6 +246,7 @@ class Exchange(Venue):
             resting=None,
             filled_qty=Decimal(0),
             filled_value=Decimal(0),
+            carried_qty=Decimal(0),
             filled_at=None,
             legs=[],
         )

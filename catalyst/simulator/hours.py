@@ -23,10 +23,17 @@ class Hours:
 
     def __init__(self, market: Tape) -> None:
         self._market = market
+        self._days: dict[date, Session | None] = {}
+
+    def session(self, day: date) -> Session | None:
+        """The regular session of a day, looked up once."""
+        if day not in self._days:
+            self._days[day] = self._market.session(day)
+        return self._days[day]
 
     def session_at(self, at: datetime) -> Session | None:
         """The regular session running at this instant; the closing instant is outside."""
-        session = self._market.session(day_of(at))
+        session = self.session(day_of(at))
         return session if session is not None and session.open <= at < session.close else None
 
     def is_open(self, at: datetime) -> bool:
@@ -49,7 +56,7 @@ class Hours:
     def extended(self, at: datetime) -> bool:
         """True from 04:00 to 20:00 New York on a session day."""
         local = at.astimezone(NEW_YORK)
-        return self._market.session(local.date()) is not None and PRE_OPEN <= local.time() < POST_CLOSE
+        return self.session(local.date()) is not None and PRE_OPEN <= local.time() < POST_CLOSE
 
     def tradable(self, at: datetime, *, extended_hours: bool) -> bool:
         """Whether an order reaches the venue at this instant."""
@@ -57,7 +64,7 @@ class Hours:
 
     def prints_count(self, at: datetime, *, extended_hours: bool) -> bool:
         """Whether a trade at this instant may fill an order; the closing print may."""
-        session = self._market.session(day_of(at))
+        session = self.session(day_of(at))
         if session is not None and session.open <= at <= session.close:
             return True
         return extended_hours and self.extended(at)

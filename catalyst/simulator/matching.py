@@ -1,5 +1,6 @@
 """What a trade on the tape, or the quote on arrival, does to one order. Pure."""
 
+from collections.abc import Callable
 from decimal import ROUND_DOWN, Decimal
 from typing import Final
 
@@ -73,19 +74,20 @@ def price_on_arrival(order: Order, quote: Quote | None) -> tuple[Decimal, int] |
     return far if far is not None and within(limit_of(order), order.side, far[0]) else None
 
 
-def price_on_print(order: Order, quote: Quote | None, price: Decimal) -> Decimal | None:
+def price_on_print(order: Order, price: Decimal, quote: Callable[[], Quote | None]) -> Decimal | None:
     """The price at which a trade on the tape fills a working order; None when it does not.
 
-    A taker pays the far side, a resting order that the trade reaches gets its limit or better: after a gap
-    that is the gap's price, for stops against the customer and for limits in his favour.
+    A trade outside the limit fills nothing. Inside it, a taker pays the far side of the quote, and a resting
+    order that the trade reaches gets its limit or better: after a gap that is the gap's price, for stops
+    against the customer and for limits in his favour. The quote is looked up only when it is needed.
     """
     limit = limit_of(order)
-    far = far_side(quote, order.side)
-    if far is not None and within(limit, order.side, far[0]):
-        return far[0]
     if not within(limit, order.side, price):
         return None
-    return price if limit is None or far is None else limit
+    far = far_side(quote(), order.side)
+    if far is None:
+        return price
+    return far[0] if within(limit, order.side, far[0]) else limit
 
 
 def slice_of(size: int, participation: Decimal) -> Decimal:

@@ -285,7 +285,6 @@ class Venue:
         """A trade on the tape meets every order that works in the symbol."""
         if symbol in self.halted:
             return
-        quote = self.market.quote(symbol, trade.at)
         for order in self.book.working(symbol):
             if not order.working or self._asleep(order):
                 continue
@@ -293,22 +292,20 @@ class Venue:
                 continue
             if trail(order, trade.price):
                 self.file(order)
-            met = order
             if elects(order, trade.price):
                 if self.faults.standing(FaultKind.NO_TRIGGER, **self.facts(order)):
                     continue
-                met = self._elect(order)
-                self._on_election(met, trade)
+                self._on_election(self._elect(order), trade)
             elif not is_stop(order) or order.elected:
-                price = price_on_print(met, quote, trade.price)
+                price = price_on_print(order, trade.price, lambda: self.market.quote(symbol, trade.at))
                 if price is not None:
-                    self._trade(met, slice_of(trade.size, self.switches.participation), price)
+                    self._trade(order, slice_of(trade.size, self.switches.participation), price)
 
     def _on_election(self, order: Order, trade: Print) -> None:
         """A triggered stop is a new taker: it meets the quote, or the trade itself where there is none."""
         quote = self.market.quote(order.symbol, trade.at)
         if far_side(quote, order.side) is None:
-            price = price_on_print(order, None, trade.price)
+            price = price_on_print(order, trade.price, lambda: None)
             size = slice_of(trade.size, self.switches.participation)
             if price is not None:
                 self._trade(order, size, price)
