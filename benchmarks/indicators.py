@@ -58,20 +58,18 @@ def some_ta(high: Floats, low: Floats, close: Floats, symbols: int) -> None:
         ADXIndicator(h, lo, c).adx()
 
 
-def main() -> None:
-    """Print TA-Lib, ours, their ratio, `ta` scaled to the same number of symbols, and the cost per symbol."""
+def run() -> list[tuple[str, float, str]]:
+    """TA-Lib, ours, `ta` scaled to as many symbols, their ratios, and the cost per symbol of few and of many."""
     day = market(SYMBOLS, BARS)
     c_code, numpy_code = interleaved(lambda: all_talib(*day), lambda: all_ours(*day), rounds=ROUNDS)
     (ta_code,) = interleaved(lambda: some_ta(*day[:3], 4), rounds=3)
     ta_code *= SYMBOLS / 4
-    print(f"indicators {SYMBOLS} x {BARS}: TA-Lib {c_code:.1f} ms, ours {numpy_code:.1f} ms, "
-          f"ratio {numpy_code / c_code:.2f} (target <= 2); ta (five of them) {ta_code:.0f} ms, "
-          f"{ta_code / numpy_code:.0f}x ours (target >= 50)")  # fmt: skip
     few, many = market(35, BARS), market(1000, BARS)
     small, large = interleaved(lambda: all_ours(*few), lambda: all_ours(*many), rounds=10)
-    print(f"per symbol: {small / 35 * 1e3:.0f} us of 35, {large / 1000 * 1e3:.0f} us of 1,000 "
-          f"(target <= 1.1x: {large / 1000 / (small / 35):.2f})")  # fmt: skip
-
-
-if __name__ == "__main__":
-    main()
+    return [
+        (f"{SYMBOLS} x {BARS}: TA-Lib's C", c_code, "ms CPU"),
+        (f"{SYMBOLS} x {BARS}: ours", numpy_code, "ms CPU"),
+        ("ours over TA-Lib (target <= 2)", numpy_code / c_code, "x"),
+        ("`ta`, five of the indicators, over ours (target >= 50)", ta_code / numpy_code, "x"),
+        ("a symbol's cost among 1,000 over 35 (target <= 1.1)", large / 1000 / (small / 35), "x"),
+    ]

@@ -19,8 +19,8 @@ from catalyst.pipeline.universe import universe
 SYMBOLS, BARS, ROUNDS = 200, 390, 20
 
 
-def main() -> None:
-    """Print the candlesticks, the numpy pivots, the whole stage, and the ratios."""
+def run() -> list[tuple[str, float, str]]:
+    """TA-Lib's candlesticks, the numpy pivots, the whole stage, and their ratio."""
     high, low, close, volume = market(SYMBOLS, BARS)
     opened = np.c_[close[:, :1], close[:, :-1]]
     high, low = np.maximum(high, opened), np.minimum(low, opened)
@@ -58,11 +58,10 @@ def main() -> None:
         pivots(-low, counts, 10)
 
     theirs, points, stage = interleaved(sixty_one, turning, ours, rounds=ROUNDS)
-    found = ours()["pattern"].value_counts().to_dict()
-    print(f"patterns {SYMBOLS} x {BARS}: {len(candlesticks)} candlesticks {theirs:.1f} ms, pivots {points:.1f} ms")
-    print(f"the whole stage, both sides {stage:.1f} ms, ratio {stage / theirs:.2f} (target <= 1)")
-    print(f"found on random walks: {found}")
-
-
-if __name__ == "__main__":
-    main()
+    return [
+        (f"{SYMBOLS} x {BARS}: TA-Lib's {len(candlesticks)} candlesticks", theirs, "ms CPU"),
+        (f"{SYMBOLS} x {BARS}: numpy pivots, both ways", points, "ms CPU"),
+        (f"{SYMBOLS} x {BARS}: the whole stage, both sides", stage, "ms CPU"),
+        ("stage over candlesticks (target <= 1)", stage / theirs, "x"),
+        ("symbols with a pattern on random walks", float(ours()["pattern"].notna().sum()), f"of {SYMBOLS}"),
+    ]

@@ -120,10 +120,11 @@ def interleaved(*works: Callable[[], object], rounds: int) -> list[float]:
     return [median(times) * 1e3 for times in spent]
 
 
-def main() -> None:
-    """Print floor, ours, ratio, target, and the growth from one market to two."""
+def run() -> list[tuple[str, float, str]]:
+    """The floor (parse with orjson, rank with numpy), the stage alone, and the growth from one market to two."""
     cfg = Config().scan
-    sizes = {}
+    figures: list[tuple[str, float, str]] = []
+    spent = {}
     for symbols in (SYMBOLS, 2 * SYMBOLS):
         frame, shots, ref = market(symbols)
         body = wire(shots)
@@ -137,11 +138,13 @@ def main() -> None:
             return parse_and_rank(body)
 
         floor, stage = interleaved(bare, ours, rounds=ROUNDS)
-        sizes[symbols] = stage
-        print(f"scan {symbols:6,} symbols: floor (orjson + rank) {floor:6.2f} ms, the stage alone {stage:6.2f} ms, "
-              f"ratio {stage / floor:4.2f}")  # fmt: skip
-    print(f"growth x2: {sizes[2 * SYMBOLS] / sizes[SYMBOLS]:.2f} (target <= 2.2)")
-
-
-if __name__ == "__main__":
-    main()
+        spent[symbols] = stage
+        figures += [
+            (f"{symbols:,} symbols: floor, orjson + rank", floor, "ms CPU"),
+            (f"{symbols:,} symbols: the stage alone", stage, "ms CPU"),
+            (f"{symbols:,} symbols: stage over floor", stage / floor, "x"),
+        ]
+    return [
+        *figures,
+        ("growth when the market doubles (target <= 2.2)", spent[2 * SYMBOLS] / spent[SYMBOLS], "x"),
+    ]
