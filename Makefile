@@ -1,15 +1,15 @@
 SHELL := /bin/sh
 PY := .venv/bin/python
-.PHONY: setup demo test lint bench lock clean
+.PHONY: setup demo test lint bench lock docs clean
 
-# The stamp makes set-up a no-op until the lock or the project file changes.
-.venv/.ready: requirements.lock pyproject.toml
+# The stamp makes set-up a no-op until the lock changes.
+.venv/.ready: requirements.lock
 	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Catalyst needs Python 3.11 or newer; python3 is $$(python3 --version)"; exit 1; }
 	@echo "setting up .venv (once; the network is used for this step only)"
 	@python3 -m venv --clear .venv
-	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(PY) -m pip install -qq --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(PY) -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch .venv/.ready
 
 setup: .venv/.ready
@@ -36,3 +36,6 @@ lock: setup
 
 clean:
 	@rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+docs: setup
+	@$(PY) -c "from pathlib import Path; from catalyst.domain.diagram import page; Path('docs/machines.md').write_text(page())"
