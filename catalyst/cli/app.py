@@ -11,7 +11,7 @@ from typing import Annotated, Final
 
 import typer
 
-from catalyst.cli import exchange, instructing, operating
+from catalyst.cli import exchange, first_day, instructing, operating
 from catalyst.domain.errors import AnotherDaemon, ConfigInvalid, UserError, WrongAccount
 
 TEMPORARY: Final = 75  # sysexits: try again later; systemd does not restart on it
@@ -27,6 +27,7 @@ app = typer.Typer(
 )
 
 VERBS: Final = {
+    "Start here": (first_day.demo,),
     "Run": (operating.run, exchange.sim, operating.migrate),
     "Tell the daemon": (
         instructing.approve,

@@ -9,6 +9,7 @@ from typing import Final
 
 from catalyst.domain.order import PositionSide, Purpose
 from catalyst.domain.position import CENT, ZERO
+from catalyst.report.words import in_order
 from catalyst.store import candidates, cycles, inquiry, positions
 from catalyst.store.candidates import ScanRow
 from catalyst.store.cycles import CycleRow
@@ -222,8 +223,8 @@ def scan_figures(row: ScanRow) -> ScanFigures:
     return ScanFigures(
         scan_id=row.scan_id,
         at=row.started_at,
-        counts=row.counts,
-        milliseconds=row.milliseconds,
+        counts=in_order(row.counts),
+        milliseconds=in_order(row.milliseconds),
         total_milliseconds=round(sum(row.milliseconds.values()), 1),
         degraded=row.degraded,
     )

@@ -61,7 +61,7 @@ _FILLS: Final = """
       FROM executions e JOIN orders o USING (order_id) JOIN securities s USING (security_id)
 """
 _FILLS_OF_DAY: Final = (
-    _FILLS
+    _FILLS  # noqa: S608 -- literals of this module
     + " WHERE o.cycle_id = $1 OR o.position_id IN (SELECT position_id FROM positions WHERE cycle_id = $1)"
     + " ORDER BY e.at, e.order_id, e.cum_qty"
 )
@@ -72,7 +72,7 @@ _EVERY_POSITION: Final = (
 )
 _POSITIONS_IN: Final = positions.SELECT + " WHERE s.symbol = $1 ORDER BY p.position_id DESC LIMIT $2"
 _ORDERS_OF_DAY: Final = (
-    orders.SELECT
+    orders.SELECT  # noqa: S608 -- literals of the store
     + " WHERE o.cycle_id = $1 OR o.position_id IN (SELECT position_id FROM positions WHERE cycle_id = $1)"
     + " OR o.parent_order_id IN (SELECT order_id FROM orders WHERE cycle_id = $1) ORDER BY o.order_id"
 )

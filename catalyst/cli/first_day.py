@@ -1,0 +1,120 @@
+"""`catalyst demo`: the first thing a person runs."""
+
+import asyncio
+import shutil
+import sys
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from catalyst.cli.output import make_console
+from catalyst.domain.errors import UserError
+
+if TYPE_CHECKING:
+    from catalyst.demo import Outcome
+
+
+def demo(
+    recorded: Annotated[
+        list[Path] | None,
+        typer.Option(help="Play recorded 1- or 5-minute bars instead of a generated market."),
+    ] = None,
+    daily: Annotated[Path | None, typer.Option(help="Daily bars that belong to --recorded.")] = None,
+    headlines: Annotated[Path | None, typer.Option(help="Headlines that belong to --recorded.")] = None,
+    listings: Annotated[
+        Path | None, typer.Option(help="Names and sectors that belong to --recorded.")
+    ] = None,
+    day: Annotated[str | None, typer.Option(help="The day to play, YYYY-MM-DD.")] = None,
+    bar_minutes: Annotated[
+        int | None,
+        typer.Option(help="Length of the bars the pipeline reads, 1 or 5 (generated 1, recorded 5)."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Which generated market.")] = 7,
+    symbols: Annotated[int, typer.Option(min=50, max=20_000, help="How many it lists.")] = 4_200,
+    speed: Annotated[
+        float, typer.Option(min=1, max=5_000, help="Market seconds a second, while nothing is in flight.")
+    ] = 600.0,
+    keep: Annotated[
+        Path | None, typer.Option(help="Write everything here (a new folder), and keep it for good.")
+    ] = None,
+    plain: Annotated[bool, typer.Option("--plain", help="Lines instead of the live screen.")] = False,
+) -> None:
+    """Trade a whole day in about a minute, against an exchange on this machine: no account, no keys, no money.
+
+    Scans, entries, protection, exits and the report are the daemon's own; at the end the exchange audits the books.
+    Exit code 0: the day was completed, and both sides agree on every fill and every cent.
+    """
+    from catalyst.demo import Demo, Play, make_folder
+    from catalyst.report.screen import Lines, Screen, fits
+
+    if bar_minutes not in (None, 1, 5):
+        raise UserError(f"--bar-minutes {bar_minutes}: the pipeline reads bars of 1 or 5 minutes")
+    play = Play(
+        seed=seed,
+        symbols=symbols,
+        day=None if day is None else _day(day),
+        recorded=tuple(recorded or ()),
+        daily=daily,
+        headlines=headlines,
+        listings=listings,
+        bar_minutes=bar_minutes or (5 if recorded else 1),
+        speed=speed,
+        keep=keep,
+    )
+    console = make_console()
+    lines = Lines(console)
+    console.print("Catalyst plays one trading day: no account, no keys, no network, no money", style="bold")
+    folder = make_folder(keep)
+    console.print(f"everything it writes is in {folder}", style="dim", highlight=False, soft_wrap=True)
+    show = Screen(console, lines) if fits(console) and not plain else lines
+    outcome = asyncio.run(Demo(play, show, folder).run())
+    _conclude(outcome, folder, keep is not None)
+    raise typer.Exit(outcome.exit_code)
+
+
+def _day(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise UserError(f"--day {text} is no day: write it as 2026-04-08") from None
+
+
+def _conclude(outcome: "Outcome", folder: Path, kept: bool) -> None:
+    """The report, the audit, where everything is, and what to do next."""
+    from catalyst.report.terminal import show_day
+
+    console = make_console()
+    console.print()
+    if outcome.day is not None:
+        for part in show_day(outcome.day):
+            console.print(part, highlight=False, soft_wrap=isinstance(part, str))
+    if outcome.books is not None:
+        style = "bold green" if outcome.books.holds else "bold red"
+        console.print(f"books     {outcome.books.sentence}", style=style, highlight=False, soft_wrap=True)
+    if outcome.day is not None and outcome.day.cycle.status != "completed" and not outcome.interrupted:
+        console.print(f"the day was not completed: the cycle is {outcome.day.cycle.status}", style="bold red")
+    console.print(
+        f"clock     {outcome.seconds:.0f} s for the day, {outcome.speed:,.0f} market seconds a second\n"
+        f"files     {folder}: daemon.log, exchange.log, config.yaml, pg/ (the database)"
+        + ("" if kept else "; kept until the next demo"),
+        highlight=False,
+        soft_wrap=True,
+    )
+    for line in _next_steps(outcome, folder):
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _next_steps(outcome: "Outcome", folder: Path) -> list[str]:
+    command = "catalyst" if shutil.which("catalyst") else f"{sys.executable} -m catalyst"
+    traded = outcome.day.trades if outcome.day is not None else ()
+    symbol = traded[0].symbol if traded else "SYMBOL"
+    config = f"--config {folder / 'config.yaml'}"
+    return [
+        "",
+        "next",
+        f"  why {symbol}?        {command} explain {symbol} {config}",
+        f"  what was refused?  {command} candidates {config}",
+        f"  your own daemon    {command} check    then `sim` and `run`, or Alpaca's paper keys in .env and `run`",
+    ]

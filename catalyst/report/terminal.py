@@ -1,0 +1,117 @@
+"""A day and its lists as tables for a terminal or a pipe."""
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from decimal import Decimal
+
+from rich import box
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from catalyst.domain.session import NEW_YORK
+from catalyst.report.day import Day, Trade
+from catalyst.report.words import clock, dollars, price, quantity, span
+
+
+def table_of(*heads: str, right: Sequence[str] = (), title: str | None = None) -> Table:
+    """An empty table in the house's form; the columns named in `right` are figures."""
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+    for head in heads:
+        table.add_column(head, justify="right" if head in right else "left", no_wrap=True)
+    return table
+
+
+def gain(amount: Decimal) -> Text:
+    """Signed dollars, green or red."""
+    return Text(dollars(amount, signed=True), style="green" if amount > 0 else "red" if amount < 0 else "")
+
+
+def show_day(day: Day) -> Iterator[RenderableType]:
+    """The report of a day."""
+    figures, cycle = day.figures, day.cycle
+    yield Text(f"{day.day:%A %d %B %Y}", style="bold")
+    ended = "still open" if cycle.end_time is None else f"completed {clock(cycle.end_time)} New York"
+    halted = f", halted: {cycle.halt_reason}" if cycle.halted else ""
+    yield f"cycle {cycle.cycle_id}, {cycle.mode}, {cycle.status} ({ended}){halted}"
+    if day.trades:
+        yield show_trades(day.trades)
+    yield from _summary(day)
+    if day.exits:
+        reasons = (f"{one.reason} {one.count} ({dollars(one.pnl, signed=True)})" for one in day.exits)
+        yield f"exits     {', '.join(reasons)}"
+    if day.scans:
+        yield show_scans(day)
+    if figures.trades == 0:
+        yield "no trade was closed; `catalyst candidates` shows what was seen and why it was refused"
+
+
+def show_trades(trades: Sequence[Trade]) -> Table:
+    """One line a trade."""
+    right = ("shares", "in at", "out at", "result", "%", "R", "held", "naked")
+    table = table_of("symbol", "side", "shares", "entry", "in at", "exit", "out at", "result", "%", "R", "held",
+                     "naked", "why it ended", right=right)  # fmt: skip
+    for trade in trades:
+        table.add_row(
+            Text(trade.symbol, style="bold"),
+            trade.side,
+            quantity(trade.quantity),
+            clock(trade.entry_time),
+            price(trade.entry_price),
+            "open" if trade.exit_time is None else clock(trade.exit_time),
+            price(trade.exit_price),
+            gain(trade.pnl),
+            f"{trade.pnl_pct:+}",
+            "–" if trade.r is None else f"{trade.r:+}",
+            span(trade.held_seconds),
+            span(trade.naked_seconds),
+            trade.exit or "",
+        )
+    return table
+
+
+def _summary(day: Day) -> Iterator[RenderableType]:
+    figures, cycle = day.figures, day.cycle
+    result = Text("result    ")
+    result.append_text(gain(figures.total_pnl))
+    if figures.win_rate is not None and figures.average_pnl is not None:
+        result.append(
+            f" from {figures.trades} trades: {figures.winners} won, {figures.losers} lost, win rate "
+            f"{figures.win_rate.normalize():f} %, average {dollars(figures.average_pnl, signed=True)}"
+        )
+    if figures.best is not None and figures.worst is not None:
+        result.append(
+            f", best {dollars(figures.best, signed=True)}, worst {dollars(figures.worst, signed=True)}"
+        )
+    yield result
+    if cycle.start_equity is not None:
+        end = "" if cycle.end_equity is None else f" → {dollars(cycle.end_equity)}"
+        yield f"equity    {dollars(cycle.start_equity)}{end}, daily loss limit {dollars(cycle.max_daily_loss)}"
+    factor = "–" if figures.profit_factor is None else str(figures.profit_factor)
+    yield (
+        f"risk      deepest drawdown {dollars(figures.max_drawdown)} (realised), profit factor {factor}, longest "
+        f"without a stop at the broker {span(figures.longest_naked_seconds)}"
+    )
+    yield (
+        f"orders    {day.orders} in all, {day.entries} entries of which {day.entries_filled} filled, {day.rejected} "
+        f"rejected, {day.fills} fills"
+    )
+
+
+def show_scans(day: Day) -> Table:
+    """One line a scan: rows standing after each stage, and the time it took."""
+    stages: list[str] = list(dict.fromkeys(stage for scan in day.scans for stage in scan.counts))
+    table = table_of("scan", *stages, "ms", "degraded", right=(*stages, "ms"))
+    for scan in day.scans:
+        table.add_row(
+            clock(scan.at),
+            *(f"{scan.counts[stage]:,}" if stage in scan.counts else "" for stage in stages),
+            f"{scan.total_milliseconds:,.0f}",
+            scan.degraded or "",
+        )
+    return table
+
+
+def when(at: datetime | None) -> str:
+    """Date and time in New York; a dash for never."""
+    return "–" if at is None else f"{at.astimezone(NEW_YORK):%Y-%m-%d %H:%M:%S}"
