@@ -145,6 +145,44 @@ def test_what_is_not_a_market_is_refused(tmp_path: Path, bar: Bar, why: str) -> 
         recorded.load(write(tmp_path / "bars.parquet", [bar]))
 
 
+def test_bars_may_come_as_csv(tmp_path: Path) -> None:
+    """CSV tells the same as Parquet, and NA, NULL and TRUE stay symbols."""
+    text = "symbol,timestamp,open,high,low,close,volume\n"
+    text += "".join(
+        f"{symbol},2026-04-08T13:30:00Z,8.5,9.0,8.0,8.25,700\n" for symbol in ("NA", "NULL", "TRUE")
+    )
+    (tmp_path / "bars.csv").write_text(text)
+    listed = "symbol,name,sector,exchange\nNA,Nano Corp,Technology,NASDAQ\nTRUE,True Inc,,NYSE\n"
+    (tmp_path / "listings.csv").write_text(listed)
+    market = recorded.load(tmp_path / "bars.csv", listings=tmp_path / "listings.csv")
+    assert list(market.assets()) == ["NA", "NULL", "TRUE"]
+    assert (market.assets()["NA"].name, market.assets()["TRUE"].exchange) == ("Nano Corp", "NYSE")
+    assert market.sectors["NA"] == "Technology"
+    assert (
+        sum(p.size for p in market.prints("NULL", OPEN - timedelta(seconds=1), OPEN + timedelta(minutes=5)))
+        == 700
+    )
+
+
+def test_the_shorter_bars_of_a_symbol_are_played(tmp_path: Path) -> None:
+    """A symbol recorded by the minute and in fives is played by the minute; others keep their fives."""
+    fives = [
+        (s, OPEN + timedelta(minutes=5 * n), 8.5, 9.0, 8.0, 8.25, 500.0) for s in ("A", "B") for n in range(3)
+    ]
+    ones = [("A", OPEN + timedelta(minutes=n), 8.5, 9.0, 8.0, 8.25, 300.0) for n in range(15)]
+    files = [write(tmp_path / "fives.parquet", fives), write(tmp_path / "ones.parquet", ones)]
+    market = recorded.load(files)
+    end = OPEN + timedelta(hours=1)
+    for symbol, shares in (("A", 4500), ("B", 1500)):
+        assert market.snapshots([symbol], end).daily.volume[0] == shares
+        bars = market.bars(symbol, timedelta(minutes=5), OPEN, end, end)
+        assert bars.volume.sum() == shares
+        assert len(bars.starts) == 3
+    minutes = market.bars("B", timedelta(minutes=1), OPEN, end, end)
+    assert (minutes.volume.sum(), minutes.open[0], minutes.close[-1]) == (1500, 8.5, 8.25)
+    assert (minutes.high.max(), minutes.low.min()) == (9.0, 8.0)
+
+
 def test_a_bar_twice_is_refused(tmp_path: Path) -> None:
     """Two bars of one symbol at one time cannot both be true."""
     bar = ("A", OPEN, 8.5, 9.0, 8.0, 8.5, 1.0)

@@ -1,0 +1,44 @@
+"""The exchange's calendar."""
+
+import csv
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from catalyst.simulator import calendar
+
+KNOWN = Path(__file__).parents[3] / "shared" / "data" / "calendar_xnys_2007_2026.csv"
+
+
+def test_sessions_follow_new_york_through_holidays_and_clock_changes() -> None:
+    """A closed day has none, a half day ends at 13:00, and the open moves with daylight saving."""
+    assert calendar.session(date(2026, 11, 26)) is None
+    half = calendar.session(date(2026, 11, 27))
+    assert half is not None
+    assert half.close == datetime(2026, 11, 27, 18, 0, tzinfo=UTC)
+    opens = [session.open.hour for session in calendar.sessions(date(2026, 3, 6), date(2026, 3, 9))]
+    assert opens == [14, 13]
+    assert calendar.midnight(date(2026, 3, 9)).astimezone(UTC).hour == 4
+    assert calendar.trading_day(datetime(2026, 3, 10, 2, 0, tzinfo=UTC)) == date(2026, 3, 9)
+
+
+def test_sessions_before_a_day_are_the_last_ones() -> None:
+    """Counting back skips weekends and holidays and stops short of the day itself."""
+    found = [session.day for session in calendar.sessions_before(date(2026, 11, 30), 3)]
+    assert found == [date(2026, 11, 24), date(2026, 11, 25), date(2026, 11, 27)]
+    assert len(calendar.sessions_before(date(2026, 11, 30), 250)) == 250
+
+
+@pytest.mark.skipif(not KNOWN.is_file(), reason="the recorded calendar is not here")
+def test_twenty_years_of_sessions_agree() -> None:
+    """Every open and close of the recorded calendar is ours, and we have no other."""
+    with KNOWN.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    wanted = [(row["session"], row["open_utc"], row["close_utc"]) for row in rows]
+    first, last = (date.fromisoformat(rows[n]["session"]) for n in (0, -1))
+    found = [
+        (str(s.day), f"{s.open:%Y-%m-%dT%H:%M:%SZ}", f"{s.close:%Y-%m-%dT%H:%M:%SZ}")
+        for s in calendar.sessions(first - timedelta(days=1), last)
+    ]
+    assert [row for row in found if row[0] >= rows[0]["session"]] == wanted
