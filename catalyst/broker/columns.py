@@ -4,8 +4,9 @@ Each function makes one pass a column over rows that stay plain dicts; no model 
 run in worker threads, a chunk at a time, so that the event loop gets its turns.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Final
+from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
+from typing import Final, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -43,7 +44,15 @@ _PARTS: Final[dict[str, tuple[tuple[str, str], ...]]] = {
 }
 _COUNTS: Final = frozenset({"v", "bs", "as"})  # zero is a number here; a price of zero is no price
 SNAPSHOT_COLUMNS: Final = tuple(column for part in _PARTS.values() for column, _ in part)
-BAR_COLUMNS: Final = ("symbol", "timestamp", "open", "high", "low", "close", "volume")
+_BAR: Final = (
+    ("timestamp", "t"),
+    ("open", "o"),
+    ("high", "h"),
+    ("low", "l"),
+    ("close", "c"),
+    ("volume", "v"),
+)
+BAR_COLUMNS: Final = ("symbol", *(column for column, _ in _BAR))
 
 Columns = dict[str, npt.NDArray[np.generic]]
 
@@ -53,9 +62,8 @@ def snapshot_columns(snapshots: Mapping[str, object]) -> tuple[list[str], Column
     rows = {symbol: row for symbol, row in snapshots.items() if is_object(row)}
     columns: Columns = {}
     for part, wanted in _PARTS.items():
-        rows_of_part = [_part(row, part) for row in rows.values()]
-        for column, key in wanted:
-            raw = [row.get(key) for row in rows_of_part]
+        keys = tuple(key for _, key in wanted)
+        for (column, key), raw in zip(wanted, _fields(_parts(rows.values(), part), keys), strict=True):
             columns[column] = times(raw) if key == "t" else numbers(raw, zero=key in _COUNTS)
     _drop_false_quotes(columns)
     return list(rows), columns
@@ -78,9 +86,9 @@ def bar_columns(bars: Mapping[str, object]) -> Columns:
     if not all(map(is_object, rows)):
         keep = [is_object(row) for row in rows]
         rows, symbols = [row for row in rows if is_object(row)], symbols[keep]
-    columns: Columns = {"symbol": symbols, "timestamp": times([row.get("t") for row in rows])}
-    for column, key in (("open", "o"), ("high", "h"), ("low", "l"), ("close", "c"), ("volume", "v")):
-        columns[column] = numbers([row.get(key) for row in rows], zero=key in _COUNTS)
+    columns: Columns = {"symbol": symbols}
+    for (column, key), raw in zip(_BAR, _fields(rows, tuple(key for _, key in _BAR)), strict=True):
+        columns[column] = times(raw) if key == "t" else numbers(raw, zero=key in _COUNTS)
     timed = ~np.isnat(columns["timestamp"].astype("datetime64[ns]"))
     return columns if timed.all() else {name: column[timed] for name, column in columns.items()}
 
@@ -108,9 +116,12 @@ def numbers(raw: Sequence[object], *, zero: bool) -> Floats:
 def times(raw: Sequence[object]) -> Times:
     """RFC 3339 texts as datetime64[ns] in UTC; what is no time is NaT."""
     try:
-        plain = [_utc(one) for one in raw]
-        return np.array(plain, dtype="datetime64[ns]")
-    except ValueError:  # an offset, or no time at all: slower, and tolerant
+        distinct = list(set(raw))
+        if len(distinct) * 4 < len(raw):  # bars of one minute or day: read each time once
+            read = dict(zip(distinct, times(distinct), strict=True))
+            return np.array([read[one] for one in raw], dtype="datetime64[ns]")
+        return np.array(_utc(raw), dtype="datetime64[ns]")
+    except (TypeError, ValueError):  # an offset, a null, no time at all: slower, and tolerant
         parsed = pd.to_datetime(
             pd.Series([one if isinstance(one, str) else None for one in raw], dtype=object),
             utc=True,
@@ -120,13 +131,16 @@ def times(raw: Sequence[object]) -> Times:
         return parsed.dt.tz_localize(None).to_numpy(dtype="datetime64[ns]")
 
 
-def _utc(raw: object) -> str:
-    """The text without its Z, as numpy reads UTC. Raises ValueError for any other zone."""
-    if raw is None:
-        return "NaT"
-    if isinstance(raw, str) and raw.endswith("Z"):
-        return raw[:-1]
-    raise ValueError(f"{raw!r:.40} is not a UTC time")
+def _utc(raw: Sequence[object]) -> list[str]:
+    """The texts without their Z, as numpy reads UTC, at the speed of four passes in C.
+
+    Raises TypeError or ValueError when one of them is no text, or has another zone.
+    """
+    joined = "\n".join(raw)  # type: ignore[arg-type]  # what is no text raises TypeError
+    plain = joined.replace("Z\n", "\n").removesuffix("Z").split("\n")
+    if len(joined) - sum(map(len, plain)) != 2 * len(raw) - 1:
+        raise ValueError("not every time is UTC")
+    return plain
 
 
 def _number(raw: object) -> float:
@@ -136,9 +150,22 @@ def _number(raw: object) -> float:
         return np.nan
 
 
-def _part(row: Row, name: str) -> Row:
-    part = row.get(name)
-    return part if is_object(part) else _NOTHING
+def _parts(rows: Iterable[Row], name: str) -> list[Row]:
+    """One part of every snapshot; empty where it is null, missing or no object."""
+    found = [row.get(name) for row in rows]
+    if set(map(type, found)) == {dict}:
+        return cast(list[Row], found)
+    return [part if is_object(part) else _NOTHING for part in found]
+
+
+def _fields(rows: Sequence[Row], keys: tuple[str, ...]) -> list[Sequence[object]]:
+    """For each key its value in every row; None where a row has none."""
+    if not rows:
+        return [() for _ in keys]
+    try:
+        return list(zip(*map(itemgetter(*keys), rows), strict=True))
+    except KeyError:  # one row lacks one field: slower for all
+        return [[row.get(key) for row in rows] for key in keys]
 
 
 def _drop_false_quotes(columns: Columns) -> None:

@@ -107,7 +107,7 @@ def _headline(raw: object) -> Headline:
     named = raw.get("symbols")
     return {
         "id": str(number),
-        "headline": said,
+        "headline": _text(said),
         "summary": _text(raw.get("summary")),
         "source": _text(raw.get("source")),
         "published_at": at,
@@ -127,4 +127,8 @@ def _by_symbol(found: Sequence[Headline], asked: frozenset[str]) -> Iterator[Hea
 
 
 def _text(raw: object) -> str:
-    return raw if isinstance(raw, str) else ""
+    """One line of text without control characters: it will stand in a table, a log and a terminal."""
+    words = raw.split() if isinstance(raw, str) else ()
+    return " ".join(
+        "".join(letter for letter in word if letter >= " " and letter != "\x7f") for word in words
+    )

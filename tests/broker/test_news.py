@@ -1,0 +1,129 @@
+"""Headlines: every page, a row for each symbol that was asked for, and never an empty frame for a failed source."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from aiohttp import web
+
+from catalyst.broker.news import COLUMNS, AlpacaNews
+from catalyst.clock import ManualClock
+from catalyst.domain.errors import BrokerUnavailable
+from tests.broker.peer import KEY, SECRET, Peer, Reply
+
+END = datetime(2026, 11, 20, 15, 0, tzinfo=UTC)
+START = END - timedelta(hours=18)
+
+
+def headline_json(number: int, *symbols: str, **changes: object) -> dict[str, object]:
+    return {
+        "id": number,
+        "headline": f"Headline {number}",
+        "author": "A. Author",
+        "created_at": f"2026-11-20T13:{number:02d}:00Z",
+        "updated_at": "2026-11-20T14:00:00Z",
+        "summary": "",
+        "content": "",
+        "url": f"https://example.org/{number}",
+        "images": [],
+        "symbols": list(symbols),
+        "source": "benzinga",
+        **changes,
+    }
+
+
+@pytest.fixture
+async def news(
+    clock: ManualClock, peer: Peer, garbled: list[tuple[str, object]]
+) -> AsyncIterator[AlpacaNews]:
+    client = AlpacaNews(
+        clock,
+        base_url=peer.url,
+        key=KEY,
+        secret=SECRET,
+        on_garbled=lambda reason, raw: garbled.append((reason, raw)),
+    )
+    yield client
+    await client.close()
+
+
+async def test_a_row_for_each_headline_and_symbol(news: AlpacaNews, peer: Peer, clock: ManualClock) -> None:
+    """Pages are followed; a headline about two of ours is two rows, other symbols are none, oldest first."""
+    pages: dict[str, tuple[list[dict[str, object]], str | None]] = {
+        "": ([headline_json(2, "AAPL", "TSLA", "MSFT"), headline_json(1, "MSFT")], "next"),
+        "next": ([headline_json(2, "AAPL", "MSFT"), headline_json(3, "NVDA")], None),
+    }
+
+    async def reply(request: web.Request) -> web.StreamResponse:
+        found, token = pages[request.query.get("page_token", "")]
+        return web.json_response({"news": found, "next_page_token": token})
+
+    peer.on("GET", "/v1beta1/news", reply)
+    frame = await news.headlines(["AAPL", "MSFT"], START, END)
+    assert tuple(frame.columns) == COLUMNS
+    assert list(zip(frame["id"], frame["symbol"], strict=True)) == [
+        ("1", "MSFT"),
+        ("2", "AAPL"),
+        ("2", "MSFT"),
+    ]
+    assert str(frame["published_at"].dtype) == "datetime64[us, UTC]"
+    assert set(frame["received_at"]) == {clock.now()}
+    query = peer.requests[0].query
+    assert (query["limit"], query["start"], query["symbols"]) == ("50", "2026-11-19T21:00:00Z", "AAPL,MSFT")
+
+
+async def test_many_symbols_go_in_chunks(news: AlpacaNews, peer: Peer) -> None:
+    """A headline about symbols of two chunks comes once for each symbol."""
+    symbols = [f"S{number}" for number in range(150)]
+    peer.on(
+        "GET", "/v1beta1/news", peer.says({"news": [headline_json(1, "S0", "S149")], "next_page_token": None})
+    )
+    frame = await news.headlines(symbols, START, END)
+    assert sorted(frame["symbol"]) == ["S0", "S149"]
+    assert len(peer.requests) == 2
+
+
+async def test_no_news_is_an_empty_frame(news: AlpacaNews, peer: Peer) -> None:
+    """Silence has the columns and their types."""
+    peer.on("GET", "/v1beta1/news", peer.says({"news": [], "next_page_token": None}))
+    frame = await news.headlines(["AAPL"], START, END)
+    assert frame.empty
+    assert tuple(frame.columns) == COLUMNS
+    assert str(frame["published_at"].dtype) == "datetime64[us, UTC]"
+
+
+async def test_poisoned_headlines_cost_themselves(
+    news: AlpacaNews, peer: Peer, garbled: list[tuple[str, object]]
+) -> None:
+    """Nulls, odd types, zero bytes and broken characters neither lose the page nor reach a table unmended."""
+    rows = [
+        headline_json(1, "AAPL", headline=None),
+        headline_json(2, "AAPL", created_at="yesterday"),
+        headline_json(3, "AAPL", symbols=None),
+        headline_json(4, "AAPL", symbols=[{}, None, "AAPL"], summary=None, url=5, source=[]),
+        headline_json(5, "AAPL", headline="a\x00b\x1b[31m\r\nc"),
+        None,
+    ]
+    peer.on("GET", "/v1beta1/news", peer.says({"news": rows, "next_page_token": None}))
+    frame = await news.headlines(["AAPL"], START, END)
+    assert list(frame["id"]) == ["4", "5"]
+    assert list(frame["headline"]) == ["Headline 4", "ab[31m c"]
+    assert len(garbled) == 3
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Peer.says({}),
+        Peer.says({"news": None}),
+        Peer.says([]),
+        Peer.writes(b"<html>", 502),
+        Peer.drops(),
+        Peer.says({"news": [], "next_page_token": "same"}),
+    ],
+)
+async def test_a_failed_source_is_not_an_empty_one(news: AlpacaNews, peer: Peer, reply: Reply) -> None:
+    """Whatever goes wrong is an error: no news and no answer are different things."""
+    peer.on("GET", "/v1beta1/news", reply)
+    with pytest.raises(BrokerUnavailable):
+        await news.headlines(["AAPL"], START, END)
