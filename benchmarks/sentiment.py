@@ -1,7 +1,7 @@
 """How well headlines are read, and how fast, against plain VADER on labelled headlines.
 
-The labelled file has the columns dataset, text and label (negative, neutral, positive). A score beyond +-0.05, VADER's own
-threshold, is a verdict; both readers are judged by the same one.
+The labelled file has the columns dataset, text and label (negative, neutral, positive). A score beyond +-0.05,
+VADER's own threshold, is a verdict; both readers are judged by the same one.
 """
 
 from pathlib import Path

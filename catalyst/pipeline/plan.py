@@ -10,22 +10,15 @@ import numpy as np
 import pandas as pd
 
 from catalyst.config import PlanConfig
-from catalyst.domain.order import PositionSide, Purpose
+from catalyst.domain.ids import NAMESPACE, client_order_id
+from catalyst.domain.order import PositionSide
 from catalyst.domain.price import round_nearest
 from catalyst.domain.session import Session
 from catalyst.pipeline.frame import Sieve, numbers, require_aware, words
 from catalyst.pipeline.proposal import exact
 
 STRATEGY: Final = "catalyst"
-# The root of every identity Catalyst gives away. Changing it would make yesterday's orders strangers.
-_NAMESPACE: Final = UUID("8d1f6c1e-6a54-5f0b-9a3e-2f5d1c7b4e90")
-ROLES: Final = {
-    Purpose.ENTRY: "e",
-    Purpose.STOP_LOSS: "s",
-    Purpose.TAKE_PROFIT: "t",
-    Purpose.EXIT: "x",
-    Purpose.FLATTEN: "f",
-}
+_ENTRY_ROLE: Final = "e"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +44,12 @@ class Plan:
 def signal_id(day: date, strategy: str, symbol: str, side: PositionSide, decided_at: datetime) -> UUID:
     """The identity of a decision: the same facts give the same id, in every process, for ever."""
     at = f"{require_aware(decided_at):.6f}"
-    return uuid5(_NAMESPACE, f"{day.isoformat()}|{strategy}|{symbol}|{side.value}|{at}")
+    return uuid5(NAMESPACE, f"{day.isoformat()}|{strategy}|{symbol}|{side.value}|{at}")
 
 
-def client_order_id(
-    day: date, strategy: str, signal: UUID, symbol: str, purpose: Purpose, attempt: int = 1
-) -> str:
-    """`cat-<32 hex>-<role>`: at most 48 of [A-Za-z0-9-], the same for the same order however often it is asked."""
-    role = ROLES[purpose]
-    name = "|".join((day.isoformat(), strategy, str(signal), symbol, role, str(attempt)))
-    return f"cat-{uuid5(_NAMESPACE, name).hex}-{role}"
+def entry_order_id(day: date, strategy: str, signal: UUID, symbol: str, attempt: int = 1) -> str:
+    """The client order id of a signal's entry, the same however often it is asked."""
+    return client_order_id(f"{day.isoformat()}|{strategy}|{signal}|{symbol}", _ENTRY_ROLE, attempt)
 
 
 def plan(
@@ -88,7 +77,7 @@ def plan(
         symbol = str(frame.index[row])
         signal = signal_id(session.day, strategy, symbol, PositionSide(sides[row]), now)
         signals[row] = str(signal)
-        orders[row] = client_order_id(session.day, strategy, signal, symbol, Purpose.ENTRY)
+        orders[row] = entry_order_id(session.day, strategy, signal, symbol)
     return sieve.close(
         decided_at=pd.Timestamp(now),
         entry_type=cfg.entry_type,

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from catalyst.config import Config
-from catalyst.domain.order import PositionSide, Purpose
+from catalyst.domain.order import PositionSide
 from catalyst.domain.price import on_tick
 from catalyst.pipeline.correlation import likeness
 from catalyst.pipeline.exposure import Account, Held, Limits, Portfolio, Working, limits_of
 from catalyst.pipeline.frame import survivors
-from catalyst.pipeline.plan import client_order_id, plan, plans, signal_id
+from catalyst.pipeline.plan import entry_order_id, plan, plans, signal_id
 from catalyst.pipeline.proposal import Chart, Proposal, propose, propose_from
 from catalyst.pipeline.risk import APPROVED, Alike, RiskVerdict, check, most_alike, risk
 
@@ -403,17 +403,14 @@ def test_ids_are_derived_and_never_drawn():
     """The same facts give the same ids in every process; each fact changes them; the broker takes their letters."""
     signal = signal_id(DAY, "catalyst", "AAPL", LONG, NOW)
     assert signal == signal_id(DAY, "catalyst", "AAPL", LONG, NOW)
-    assert signal == UUID("c98e568a-3fda-5e49-b0e8-90a05108b993")
-    assert (
-        client_order_id(DAY, "catalyst", signal, "AAPL", Purpose.ENTRY)
-        == "cat-ddf178ecc15d5e31bf7bb4d43da9ac18-e"
-    )
+    assert signal == UUID("bf0447b9-e27b-5c85-a868-ce7f68b591c1")
+    assert entry_order_id(DAY, "catalyst", signal, "AAPL") == "cat-7626d636e38d585cbde54876b54abd20-e"
     others = {
         signal_id(DAY, "catalyst", "AAPL", SHORT, NOW), signal_id(DAY, "catalyst", "MSFT", LONG, NOW),
         signal_id(DAY, "other", "AAPL", LONG, NOW), signal_id(DAY, "catalyst", "AAPL", LONG, at(11, 30)),
     }  # fmt: skip
     assert len(others | {signal}) == 5
-    ids = [client_order_id(DAY, "catalyst", signal, "AAPL", p, n) for p in Purpose for n in (1, 2)]
+    ids = [entry_order_id(DAY, "catalyst", one, "AAPL", n) for one in others for n in (1, 2)]
     assert len(set(ids)) == len(ids)
     for one in ids:
         head, body, role = one.split("-")
