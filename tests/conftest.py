@@ -18,11 +18,18 @@ from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import pytest
+from hypothesis import HealthCheck, settings
 
 from catalyst import embedded
 from catalyst.clock import ManualClock
 from catalyst.store import migrate
 from catalyst.store.pool import Store, open_store
+
+# The same examples on every run, and many new ones when somebody asks: HYPOTHESIS_PROFILE=long.
+_CALM = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("ci", max_examples=100, derandomize=True, **_CALM)
+settings.register_profile("long", max_examples=5_000, **_CALM)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 # A crash of the machine may cost these databases; everything else is as in production.
 _FAST = {"fsync": "off", "full_page_writes": "off", "max_connections": "200", "autovacuum": "off"}

@@ -5,6 +5,7 @@ from enum import StrEnum
 from typing import Final
 
 from catalyst.domain.errors import IllegalTransition
+from catalyst.domain.session import NEW_YORK
 
 
 class CycleStatus(StrEnum):
@@ -48,5 +49,5 @@ def advance(seen: CycleStatus, then: CycleStatus) -> CycleStatus:
 
 
 def cycle_id(created: datetime) -> str:
-    """`YYYYMMDD-HHMMSS` of the cycle's creation, as text; `created` in New York time."""
-    return created.strftime("%Y%m%d-%H%M%S")
+    """`YYYYMMDD-HHMMSS` of the cycle's creation in New York, as text."""
+    return created.astimezone(NEW_YORK).strftime("%Y%m%d-%H%M%S")

@@ -195,8 +195,8 @@ def hear(order: OrderState, broker_status: str, broker_filled: Decimal) -> Heard
     then = status_of(broker_status, broker_filled, order.quantity)
     if then is None:
         return Heard(Verdict.UNKNOWN)
-    if broker_filled > order.filled_qty:
-        return Heard(Verdict.BEHIND, then)
+    if broker_filled > order.filled_qty or (then is S.FILLED and order.filled_qty < order.quantity):
+        return Heard(Verdict.BEHIND, then)  # a word alone fills nothing
     if then is order.status:
         return Heard(Verdict.SAME, then)
     if broker_filled < order.filled_qty or _RANK[then] < _RANK[order.status]:

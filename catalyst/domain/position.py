@@ -68,13 +68,15 @@ class Holding:
         """Dollars, fees apart, from the exact cost basis, rounded once to the cent."""
         if not self.exited_qty:
             return ZERO
-        basis = self.cost if self.exited_qty == self.entered_qty else self.entry_price * self.exited_qty
-        gain = self.proceeds - basis
-        return (gain if self.side is PositionSide.LONG else -gain).quantize(CENT, ROUND_HALF_EVEN)
+        return self._gain(self.proceeds, self.exited_qty)
 
     def unrealized_pnl(self, price: Decimal) -> Decimal:
         """Dollars at `price`, to the cent."""
-        gain = (price - self.entry_price) * self.quantity
+        return self._gain(price * self.quantity, self.quantity)
+
+    def _gain(self, worth: Decimal, quantity: Decimal) -> Decimal:
+        # Multiplied before it is divided: an average with endless digits would tip a half cent.
+        gain = worth - self.cost * quantity / self.entered_qty
         return (gain if self.side is PositionSide.LONG else -gain).quantize(CENT, ROUND_HALF_EVEN)
 
 

@@ -20,17 +20,22 @@ def tick_of(price: Decimal) -> Decimal:
 
 def round_down(price: Decimal) -> Decimal:
     """The nearest tick at or below `price`."""
-    return price.quantize(tick_of(price), ROUND_FLOOR)
+    return _written(price.quantize(tick_of(price), ROUND_FLOOR))
 
 
 def round_up(price: Decimal) -> Decimal:
     """The nearest tick at or above `price`."""
-    return price.quantize(tick_of(price), ROUND_CEILING)
+    return _written(price.quantize(tick_of(price), ROUND_CEILING))
 
 
 def round_nearest(price: Decimal) -> Decimal:
     """The nearest tick, halves to even."""
-    return price.quantize(tick_of(price), ROUND_HALF_EVEN)
+    return _written(price.quantize(tick_of(price), ROUND_HALF_EVEN))
+
+
+def _written(price: Decimal) -> Decimal:
+    """A price on tick with the digits of its tick: what is rounded up to a dollar is 1.00, not 1.0000."""
+    return price.quantize(tick_of(price))
 
 
 def on_tick(price: Decimal) -> bool:

@@ -1,7 +1,7 @@
 """The market session of a day, from the exchange's calendar; never from UTC hours."""
 
 from dataclasses import dataclass
-from datetime import date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from enum import StrEnum
 from typing import Final
 from zoneinfo import ZoneInfo
@@ -46,9 +46,7 @@ class Session:
 
 def session_of(day: date, opens: time, closes: time) -> Session:
     """The session of a calendar row whose times are New York wall-clock times without a zone."""
-    return Session(
-        day, *(datetime.combine(day, at, NEW_YORK).astimezone(ZoneInfo("UTC")) for at in (opens, closes))
-    )
+    return Session(day, *(datetime.combine(day, at, NEW_YORK).astimezone(UTC) for at in (opens, closes)))
 
 
 def trading_date(at: datetime) -> date:

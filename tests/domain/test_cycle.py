@@ -1,0 +1,57 @@
+"""The day's cycle against a table drawn by hand."""
+
+from datetime import UTC, datetime
+from itertools import product
+
+import pytest
+
+from catalyst.domain.cycle import CYCLE_EDGES, CycleStatus, advance, cycle_id
+from catalyst.domain.errors import IllegalTransition
+
+LEADS_TO = """
+idle        scanning closed
+scanning    evaluating monitoring idle closed
+evaluating  trading monitoring idle closed
+trading     monitoring closed
+monitoring  scanning closed
+closed      completed
+completed
+"""
+TABLE = {
+    (CycleStatus(seen), CycleStatus(then))
+    for seen, *ends in (line.split() for line in LEADS_TO.strip().splitlines())
+    for then in ends
+}
+
+
+@pytest.mark.parametrize(("seen", "then"), list(product(CycleStatus, CycleStatus)))
+def test_every_pair_of_states_is_decided_as_drawn(seen: CycleStatus, then: CycleStatus):
+    """Where the drawing has an arrow the cycle advances; everywhere else it refuses and names both states."""
+    if (seen, then) in TABLE:
+        assert advance(seen, then) is then
+    else:
+        with pytest.raises(IllegalTransition, match=f"that is {seen} cannot become {then}"):
+            advance(seen, then)
+    assert (seen, then) in CYCLE_EDGES or (seen, then) not in TABLE
+
+
+def test_an_emergency_closes_the_day_from_everywhere():
+    """Every state but the two last leads to closed, and from there only to completed."""
+    assert {seen for seen, then in CYCLE_EDGES if then is CycleStatus.CLOSED} == set(CycleStatus) - {
+        CycleStatus.CLOSED,
+        CycleStatus.COMPLETED,
+    }
+    assert not [then for seen, then in CYCLE_EDGES if seen is CycleStatus.COMPLETED]
+
+
+@pytest.mark.parametrize(
+    ("created", "name"),
+    [
+        (datetime(2026, 1, 5, 13, 0, 7, tzinfo=UTC), "20260105-080007"),
+        (datetime(2026, 7, 6, 12, 0, tzinfo=UTC), "20260706-080000"),
+        (datetime(2026, 7, 7, 2, 30, tzinfo=UTC), "20260706-223000"),
+    ],
+)
+def test_a_cycle_is_named_by_its_creation_in_new_york(created: datetime, name: str):
+    """Winter, summer, and an evening that is tomorrow in UTC."""
+    assert cycle_id(created) == name

@@ -1,0 +1,296 @@
+"""The order machine against a table drawn by hand: which edges there are, and what each word and each fill does."""
+
+from decimal import Decimal
+from itertools import product
+
+import pytest
+
+from catalyst.domain.errors import IllegalTransition, InvariantBroken
+from catalyst.domain.order import (
+    EDGES,
+    EXITS,
+    NEVER_ARRIVED,
+    TERMINAL,
+    WORKING,
+    EdgeKind,
+    Heard,
+    OrderState,
+    PositionSide,
+    Purpose,
+    Side,
+    Status,
+    Verdict,
+    after_fill,
+    hear,
+    position_side_for,
+    side_for,
+    status_of,
+    transition,
+)
+from catalyst.store.pool import Store
+
+QUANTITY = Decimal(100)
+
+# n: an edge. l: an edge that pages the operator. a: late, and only for an order that had never arrived.
+DRAWN = """
+              cr su ac pa fi ca re ex rp
+created       .  n  .  .  .  n  n  .  .
+submitted     .  .  n  n  n  n  n  n  n
+accepted      .  .  .  n  n  n  n  n  n
+partial_fill  .  .  .  n  n  n  n  n  n
+filled        .  .  .  .  .  .  .  .  .
+cancelled     .  .  .  l  l  .  .  .  .
+rejected      .  .  a  a  a  a  .  .  .
+expired       .  .  .  l  l  .  .  .  .
+replaced      .  .  .  l  l  .  .  .  .
+"""
+ROWS = [line.split() for line in DRAWN.strip().splitlines()[1:]]
+TABLE = {  # the columns are the rows' own states, in their order
+    (Status(seen), Status(then)): mark
+    for seen, *marks in ROWS
+    for (then, *_), mark in zip(ROWS, marks, strict=True)
+}
+REASONS = [None, "WASH_TRADE: the other side is working", NEVER_ARRIVED]
+
+
+def order(status: Status, filled: int = 0, reason: str | None = None) -> OrderState:
+    return OrderState(status, QUANTITY, Decimal(filled), reason)
+
+
+@pytest.mark.parametrize("reason", REASONS)
+@pytest.mark.parametrize(("seen", "then"), list(product(Status, Status)))
+def test_every_pair_of_states_is_decided_as_drawn(seen: Status, then: Status, reason: str | None):
+    """An edge is allowed with its kind, or it is no edge; a refused order rises only if it had never arrived."""
+    mark = TABLE[seen, then]
+    if mark == "n":
+        assert transition(seen, then, reason=reason) is EdgeKind.NORMAL
+    elif mark == "l" or (mark == "a" and reason == NEVER_ARRIVED):
+        assert transition(seen, then, reason=reason) is EdgeKind.LATE
+    else:
+        with pytest.raises(IllegalTransition, match=f"that is {seen} cannot become {then}"):
+            transition(seen, then, reason=reason)
+
+
+async def test_the_database_draws_the_same_table(store: Store):
+    """order_edges holds the drawing: the same pairs and kinds, rising again tied to its reason, and corrections
+    only beside it, never out of `filled` and never on a pair that has an edge already."""
+    kinds = {"n": "normal", "l": "late", "a": "late"}
+    async with store.read() as conn:
+        rows = await conn.fetch("SELECT from_status, to_status, kind, reason FROM order_edges")
+    drawn = {pair: kinds[mark] for pair, mark in TABLE.items() if mark != "."}
+    stored = {(Status(r["from_status"]), Status(r["to_status"])): r["kind"] for r in rows}
+    assert {pair: kind for pair, kind in stored.items() if kind != "correction"} == drawn
+    assert {pair: str(kind) for pair, kind in EDGES.items()} == drawn
+    assert {
+        (Status(r["from_status"]), Status(r["to_status"])) for r in rows if r["reason"] == NEVER_ARRIVED
+    } == {pair for pair, mark in TABLE.items() if mark == "a"}
+    assert all(r["reason"] in (None, NEVER_ARRIVED) for r in rows)
+    repairs = {pair for pair, kind in stored.items() if kind == "correction"}
+    assert {before for before, _ in repairs} == TERMINAL - {Status.FILLED}
+    assert len(rows) == len(stored)
+
+
+def test_every_state_is_either_terminal_or_working():
+    """The two sets part the states: five that end, four that work."""
+    ends = {Status.FILLED, Status.CANCELLED, Status.REJECTED, Status.EXPIRED, Status.REPLACED}
+    assert ends == TERMINAL
+    assert set(Status) - ends == WORKING
+    assert set(Purpose) - {Purpose.ENTRY} == EXITS
+
+
+# =: right already. >: move. L: a late move. <: stale. +: fetch the fills first. x: no edge leads there.
+# The row's number is what is booked; a report of an end carries the same, `par` 40 of 100, `fil` 100.
+HEARD = """
+                    new acc par fil can rej exp rep
+created 0           >   x   +   +   >   >   x   x
+submitted 0         =   >   +   +   >   >   >   >
+accepted 0          <   =   +   +   >   >   >   >
+partial_fill 40     <   <   =   +   >   >   >   >
+filled 100          <   <   <   =   x   x   x   x
+cancelled 0         <   <   +   +   =   x   x   x
+cancelled 40        <   <   <   +   =   x   x   x
+rejected 0          <   <   +   +   x   =   x   x
+never_arrived 0     L   L   +   +   L   =   x   x
+expired 0           <   <   +   +   x   x   =   x
+expired 40          <   <   <   +   x   x   =   x
+replaced 0          <   <   +   +   x   x   x   =
+replaced 40         <   <   <   +   x   x   x   =
+"""
+REPORTS = {
+    "new": ("new", Status.SUBMITTED),
+    "acc": ("accepted", Status.ACCEPTED),
+    "par": ("partially_filled", Status.PARTIAL_FILL),
+    "fil": ("filled", Status.FILLED),
+    "can": ("canceled", Status.CANCELLED),
+    "rej": ("rejected", Status.REJECTED),
+    "exp": ("expired", Status.EXPIRED),
+    "rep": ("replaced", Status.REPLACED),
+}
+VERDICTS = {
+    "=": Verdict.SAME,
+    ">": Verdict.MOVE,
+    "L": Verdict.MOVE,
+    "<": Verdict.STALE,
+    "+": Verdict.BEHIND,
+    "x": Verdict.CONTRADICTION,
+}
+
+
+def heard_cases() -> list[tuple[str, int, str, str]]:
+    lines = HEARD.strip().splitlines()
+    names = lines[0].split()
+    return [
+        (state, int(booked), name, mark)
+        for state, booked, *marks in (line.split() for line in lines[1:])
+        for name, mark in zip(names, marks, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(("state", "booked", "name", "mark"), heard_cases())
+def test_every_report_is_heard_as_drawn(state: str, booked: int, name: str, mark: str):
+    """Whatever the state and the word, the verdict is the drawn one; a move names its end and its kind."""
+    reason = NEVER_ARRIVED if state == "never_arrived" else "BROKER: no" if state == "rejected" else None
+    seen = Status.REJECTED if state == "never_arrived" else Status(state)
+    word, then = REPORTS[name]
+    cumulative = {"new": 0, "acc": 0, "par": 40, "fil": 100}.get(name, booked)
+    heard = hear(order(seen, booked, reason), word, Decimal(cumulative))
+    assert heard.verdict is VERDICTS[mark]
+    if mark == ">":
+        assert heard == Heard(Verdict.MOVE, then, EdgeKind.NORMAL)
+    elif mark == "L":  # alive after all: it goes on as accepted, whatever the exact word
+        risen = Status.CANCELLED if name == "can" else Status.ACCEPTED
+        assert heard == Heard(Verdict.MOVE, risen, EdgeKind.LATE)
+    else:
+        assert heard.then is then
+
+
+@pytest.mark.parametrize("status", sorted(WORKING - {Status.CREATED}))
+def test_an_end_is_not_believed_before_its_fills_are_booked(status: Status):
+    """A cancel that carries 70 filled, and a `filled` that carries too little, move nothing: the fills come first."""
+    booked = 40 if status is Status.PARTIAL_FILL else 0
+    assert hear(order(status, booked), "canceled", Decimal(70)).verdict is Verdict.BEHIND
+    assert hear(order(status, booked), "filled", Decimal(booked)).verdict is Verdict.BEHIND
+    assert hear(order(status, booked), "filled", Decimal(0)).verdict is Verdict.BEHIND
+
+
+@pytest.mark.parametrize("word", ["canceled", "expired", "replaced", "rejected"])
+def test_an_end_from_before_the_last_fill_is_stale(word: str):
+    """With 40 booked, an end that was said at 20 lies behind us: its newer self will come."""
+    assert hear(order(Status.PARTIAL_FILL, 40), word, Decimal(20)).verdict is Verdict.STALE
+
+
+@pytest.mark.parametrize("word", ["new", "held", "pending_cancel", "partially_filled"])
+def test_a_partial_fill_stays_one_whatever_the_word(word: str):
+    """With something filled every working word means a partial fill, now or a moment ago."""
+    for cumulative in (20, 40):
+        assert hear(order(Status.PARTIAL_FILL, 40), word, Decimal(cumulative)).verdict is Verdict.SAME
+
+
+def test_only_filled_is_reached_when_the_last_share_is_booked():
+    """40 of 100 make a partial fill, the other 60 make it filled, in one edge from wherever it was."""
+    for status in (Status.SUBMITTED, Status.ACCEPTED):
+        assert after_fill(order(status), Decimal(40)) == (Status.PARTIAL_FILL, EdgeKind.NORMAL)
+        assert after_fill(order(status), QUANTITY) == (Status.FILLED, EdgeKind.NORMAL)
+    partial = order(Status.PARTIAL_FILL, 40)
+    assert after_fill(partial, Decimal(10)) == (Status.PARTIAL_FILL, EdgeKind.NORMAL)
+    assert after_fill(partial, Decimal(60)) == (Status.FILLED, EdgeKind.NORMAL)
+
+
+@pytest.mark.parametrize("status", [Status.CANCELLED, Status.EXPIRED, Status.REPLACED])
+@pytest.mark.parametrize("booked", [0, 40])
+def test_a_fill_after_the_end_is_booked_and_late(status: Status, booked: int):
+    """The exchange filled first and the news came after: the shares are ours, and somebody is told."""
+    assert after_fill(order(status, booked), Decimal(20)) == (Status.PARTIAL_FILL, EdgeKind.LATE)
+    assert after_fill(order(status, booked), QUANTITY - booked) == (Status.FILLED, EdgeKind.LATE)
+
+
+def test_a_fill_of_a_refused_order_needs_it_to_have_been_lost():
+    """What the broker refused cannot fill; what seemed never to have arrived can."""
+    assert after_fill(order(Status.REJECTED, 0, NEVER_ARRIVED), Decimal(20)) == (
+        Status.PARTIAL_FILL,
+        EdgeKind.LATE,
+    )
+    for reason in (None, "HALTED"):
+        with pytest.raises(IllegalTransition):
+            after_fill(order(Status.REJECTED, 0, reason), Decimal(20))
+
+
+def test_a_row_that_was_never_sent_cannot_fill():
+    """`created` means surely never sent: a fill of it is a contradiction to be looked at, not booked."""
+    with pytest.raises(IllegalTransition, match="never sent"):
+        after_fill(order(Status.CREATED), Decimal(20))
+
+
+@pytest.mark.parametrize("status", sorted(set(Status) - {Status.CREATED}))
+@pytest.mark.parametrize("quantity", ["-1", "0", "100.0001", "1000"])
+def test_no_fill_is_nothing_or_more_than_was_ordered(status: Status, quantity: str):
+    """Zero, negative and excessive fills break an invariant in every state."""
+    with pytest.raises(InvariantBroken):
+        after_fill(order(status), Decimal(quantity))
+
+
+def test_a_filled_order_has_no_room_for_another_fill():
+    """One more share after the hundredth is an invariant broken."""
+    with pytest.raises(InvariantBroken):
+        after_fill(order(Status.FILLED, 100), Decimal(1))
+
+
+# The words of Alpaca's orders documentation, with nothing filled, 40 of 100, and all.
+WORDS = """
+pending_new           submitted  partial_fill  filled
+new                   submitted  partial_fill  filled
+pending_review        submitted  partial_fill  filled
+accepted              accepted   partial_fill  filled
+accepted_for_bidding  accepted   partial_fill  filled
+held                  accepted   partial_fill  filled
+stopped               accepted   partial_fill  filled
+suspended             accepted   partial_fill  filled
+pending_cancel        accepted   partial_fill  filled
+pending_replace       accepted   partial_fill  filled
+done_for_day          accepted   partial_fill  filled
+calculated            accepted   partial_fill  filled
+partially_filled      accepted   partial_fill  filled
+filled                filled     filled        filled
+canceled              cancelled  cancelled     cancelled
+expired               expired    expired       expired
+rejected              rejected   rejected      rejected
+replaced              replaced   replaced      replaced
+"""
+
+
+@pytest.mark.parametrize("line", WORDS.strip().splitlines())
+def test_every_word_of_the_broker_has_a_state(line: str):
+    """The map is total over the broker's own list, at every filled quantity."""
+    word, *states = line.split()
+    for filled, state in zip((0, 40, 100), states, strict=True):
+        assert status_of(word, Decimal(filled), QUANTITY) is Status(state)
+
+
+@pytest.mark.parametrize("word", ["", "cancelled", "NEW", "Filled", "not_found", "partial_fill", "pending"])
+def test_an_unknown_word_moves_nothing(word: str):
+    """A word that is not the broker's, not even ours or the same in capitals, is no state and no verdict."""
+    for filled in (0, 40, 100):
+        assert status_of(word, Decimal(filled), QUANTITY) is None
+    for status in Status:
+        assert hear(order(status), word, Decimal(40)) == Heard(Verdict.UNKNOWN)
+
+
+SIDES = {
+    (PositionSide.LONG, Purpose.ENTRY): Side.BUY,
+    (PositionSide.LONG, Purpose.STOP_LOSS): Side.SELL,
+    (PositionSide.LONG, Purpose.TAKE_PROFIT): Side.SELL,
+    (PositionSide.LONG, Purpose.EXIT): Side.SELL,
+    (PositionSide.LONG, Purpose.FLATTEN): Side.SELL,
+    (PositionSide.SHORT, Purpose.ENTRY): Side.SELL,
+    (PositionSide.SHORT, Purpose.STOP_LOSS): Side.BUY,
+    (PositionSide.SHORT, Purpose.TAKE_PROFIT): Side.BUY,
+    (PositionSide.SHORT, Purpose.EXIT): Side.BUY,
+    (PositionSide.SHORT, Purpose.FLATTEN): Side.BUY,
+}
+
+
+@pytest.mark.parametrize(("held", "purpose"), list(product(PositionSide, Purpose)))
+def test_a_side_follows_from_position_and_purpose(held: PositionSide, purpose: Purpose):
+    """Entries go with the position, every exit against it; and the way back finds the same position."""
+    assert side_for(held, purpose) is SIDES[held, purpose]
+    assert position_side_for(SIDES[held, purpose], purpose) is held
