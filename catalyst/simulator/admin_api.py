@@ -5,15 +5,20 @@ Only the loopback interface is served, and no keys are asked.
 
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
+from datetime import timedelta
 from decimal import Decimal
 
 from aiohttp import web
 
 from catalyst.clock import Clock
 from catalyst.simulator.audit import audit
+from catalyst.simulator.data_api_params import Entitlements
+from catalyst.simulator.data_stream import DataStreams
 from catalyst.simulator.exchange import Exchange
 from catalyst.simulator.faults import fault_from
 from catalyst.simulator.intake import read_order
+from catalyst.simulator.intervention import HandledMarket
+from catalyst.simulator.market import Print
 from catalyst.simulator.stream import Streams
 from catalyst.simulator.trading_api import body_of, number_of, plain, reply
 from catalyst.simulator.transport import Transport
@@ -59,6 +64,53 @@ class AdminApi:
         }
         for path, act in acts.items():
             app.router.add_post(path, self._reading(act))
+
+    def mount_data(self, app: web.Application, entitlements: Entitlements, streams: DataStreams) -> None:
+        """Add the switch of the market data half: what the subscription covers, limits, mute sockets."""
+
+        def data(body: type_json) -> object:
+            entitlements.recent_sip = truth(body.get("recent_sip"), default=entitlements.recent_sip)
+            entitlements.url_limit = int(amount(body.get("url_limit"), "url_limit") or entitlements.url_limit)
+            streams.mute = truth(body.get("mute"), default=streams.mute)
+            if body.get("connection_limit") is not None:
+                streams.connection_limit = int(number_of(body["connection_limit"], "connection_limit"))
+            if "symbol_limit" in body:
+                limit = amount(body["symbol_limit"], "symbol_limit")
+                streams.symbol_limit = None if limit is None else int(limit)
+            return {
+                "recent_sip": entitlements.recent_sip,
+                "url_limit": entitlements.url_limit,
+                "mute": streams.mute,
+                "connection_limit": streams.connection_limit,
+                "symbol_limit": streams.symbol_limit,
+            }
+
+        app.router.add_post("/admin/data", self._reading(data))
+
+    def mount_market(self, app: web.Application, market: HandledMarket) -> None:
+        """Add the hand on the market: gap, trade, quote, stop, go_on."""
+
+        def market_act(body: type_json) -> object:
+            symbol, now = symbol_of(body), self._exchange.now
+            match body.get("act"):
+                case "gap":
+                    market.gap(symbol, number_of(body.get("factor"), "factor"), now)
+                case "trade":
+                    size = int(amount(body.get("size"), "size") or 100)
+                    price = number_of(body.get("price"), "price")
+                    market.trade(symbol, Print(now + timedelta(milliseconds=1), price, size))
+                case "quote":
+                    bid, ask = number_of(body.get("bid"), "bid"), number_of(body.get("ask"), "ask")
+                    market.quotes(symbol, bid, ask)
+                case "stop":
+                    market.stop(symbol, now)
+                case "go_on":
+                    market.go_on(symbol)
+                case other:
+                    raise Refusal(422, BAD_PARAMETER, f"unknown act: {other}")
+            return {"symbol": symbol, "at": now.isoformat()}
+
+        app.router.add_post("/admin/market", self._reading(market_act))
 
     def _reading(self, act: Act) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def respond(request: web.Request) -> web.Response:

@@ -12,8 +12,10 @@ from aiohttp import web
 
 from catalyst.clock import Clock, wait
 from catalyst.simulator.admin_api import AdminApi
-from catalyst.simulator.data_api import add_data_routes
+from catalyst.simulator.data_api import ENTITLEMENTS, add_data_routes
+from catalyst.simulator.data_stream import DataStreams, add_data_streams
 from catalyst.simulator.exchange import Exchange
+from catalyst.simulator.intervention import HandledMarket
 from catalyst.simulator.market import Market
 from catalyst.simulator.state import Journal
 from catalyst.simulator.stream import Streams
@@ -59,6 +61,8 @@ class Server:
         self.host, self.port = LOOPBACK, 0
         self.streams = Streams(exchange.faults, exchange.switches, clock, keys)
         self.transport = Transport(exchange, clock, keys, self.settle)
+        self.data_streams: DataStreams | None = None
+        self._keys = keys
         self._journal = journal
         self._woken = asyncio.Event()
 
@@ -86,10 +90,15 @@ class Server:
 
         app = web.Application(middlewares=[through], client_max_size=LARGEST_BODY)
         TradingApi(self.exchange, self.clock).mount(app)
-        AdminApi(self.exchange, self.clock, self.transport, self.streams).mount(app)
+        admin = AdminApi(self.exchange, self.clock, self.transport, self.streams)
+        admin.mount(app)
         app.router.add_get("/stream", self.streams.serve)
         if market is not None:
             add_data_routes(app, market, self.clock)
+            self.data_streams = add_data_streams(app, market, self.clock, self._keys)
+            admin.mount_data(app, app[ENTITLEMENTS], self.data_streams)
+        if isinstance(market, HandledMarket):
+            admin.mount_market(app, market)
         return app
 
     def settle(self) -> None:
@@ -98,7 +107,18 @@ class Server:
             self._journal.save(self.exchange)
         updates, self.exchange.outbox[:] = list(self.exchange.outbox), []
         self.streams.broadcast(updates)
+        self.wake()
+
+    def wake(self) -> None:
+        """Have the driver look again at what is due: the tape or the exchange was changed behind its back."""
         self._woken.set()
+
+    async def close(self) -> None:
+        """Let go of everything that waits: hanging answers and open sockets."""
+        self.transport.ended.set()
+        await self.streams.close()
+        if self.data_streams is not None:
+            await self.data_streams.disconnect()
 
     async def drive(self) -> None:
         """Let the exchange live: advance it to each instant at which something is due."""
@@ -142,15 +162,15 @@ async def running(
     finally:
         driver.cancel()
         await asyncio.gather(driver, return_exceptions=True)
-        server.transport.ended.set()
-        await server.streams.close()
+        await server.close()
         await runner.cleanup()
 
 
 async def run(options: SimOptions) -> None:
     """Serve until cancelled; the chosen port is in the port file once somebody can connect."""
+    market = HandledMarket(options.market)
     exchange = Exchange(
-        options.market,
+        market,
         options.clock.now(),
         seed=options.seed,
         deposit=options.deposit,
@@ -165,7 +185,7 @@ async def run(options: SimOptions) -> None:
     async with running(
         exchange,
         options.clock,
-        market=options.market,
+        market=market,
         host=options.host,
         port=options.port,
         keys=keys,

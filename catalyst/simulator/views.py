@@ -120,7 +120,7 @@ def configuration_view(account: Account, switches: Switches) -> type_json:
         "trade_confirm_email": configuration.trade_confirm_email,
         "ptp_no_exception_entry": configuration.ptp_no_exception_entry,
         "disable_overnight_trading": configuration.disable_overnight_trading,
-        "max_options_trading_level": None,
+        "max_options_trading_level": 0,
     }
     if switches.legacy_fields:
         view["pdt_check"] = view["dtbp_check"] = "entry"

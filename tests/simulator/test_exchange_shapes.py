@@ -1,0 +1,230 @@
+"""The answers have the broker's shape: its documents, its recorded answers, and alpaca-py's models agree."""
+
+import gzip
+import json
+import re
+import warnings
+from collections.abc import AsyncIterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.simulator.openapi import Document
+from tests.simulator.wire import Wire, wired
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)
+    from alpaca.trading.client import TradingClient
+    from alpaca.trading.models import Order, TradeAccount
+    from alpaca.trading.requests import (
+        GetOrdersRequest,
+        LimitOrderRequest,
+        StopLossRequest,
+        TakeProfitRequest,
+    )
+
+DOCUMENTS = Path(__file__).parents[3] / "shared" / "alpaca"
+here = pytest.mark.skipif(not DOCUMENTS.is_dir(), reason="the broker's documents are not here")
+
+# What the broker has removed since, or what it no longer sends.
+REMOVED = {
+    "pattern_day_trader",
+    "daytrade_count",
+    "daytrading_buying_power",
+    "easy_to_borrow",
+    "pdt_check",
+    "dtbp_check",
+}
+
+
+@cache
+def document() -> Document:
+    return Document(json.loads((DOCUMENTS / "trading-api.openapi.json").read_text()))
+
+
+@cache
+def recorded() -> list[dict[str, Any]]:
+    with gzip.open(DOCUMENTS / "alpaca_http_recorded.jsonl.gz", "rt") as lines:
+        return [json.loads(line) for line in lines]
+
+
+@pytest.fixture
+async def busy() -> AsyncIterator[Wire]:
+    """A desk with a bracket, an OCO, a short, a trailing stop, a replaced order and fills."""
+    async with wired() as wire:
+        desk = wire.desk
+        desk.bracket(10)
+        desk.holds("MSFT", 8)
+        desk.holds("TSLA", -3)
+        legs = {
+            "take_profit": {"limit_price": "330"},
+            "stop_loss": {"stop_price": "280", "limit_price": "279"},
+        }
+        desk.sends("sell", 5, "MSFT", "limit", order_class="oco", **legs)
+        desk.sends("sell", 3, "MSFT", "trailing_stop", trail_percent="5")
+        desk.sends("buy", 1, "WHOL", order_class="oto", stop_loss={"stop_price": "9"})
+        order = desk.sends("buy", 2, "HARD", "limit", limit_price="15")
+        desk.passes()
+        desk.replaces(order, limit_price="15.5")
+        desk.passes()
+        await wire.clock.advance_to(desk.now)
+        yield wire
+
+
+READS = [
+    ("/v2/account", "/v2/account"),
+    ("/v2/account/configurations", "/v2/account/configurations"),
+    ("/v2/account/portfolio/history", "/v2/account/portfolio/history"),
+    ("/v2/account/activities", "/v2/account/activities"),
+    ("/v2/account/activities/FILL", "/v2/account/activities/{activity_type}"),
+    ("/v2/orders?status=all&nested=true", "/v2/orders"),
+    ("/v2/orders?status=all", "/v2/orders"),
+    ("/v2/positions", "/v2/positions"),
+    ("/v2/positions/TSLA", "/v2/positions/{symbol_or_asset_id}"),
+    ("/v2/clock", "/v2/clock"),
+    ("/v2/calendar?start=2026-03-01&end=2026-03-31", "/v2/calendar"),
+]
+
+
+@here
+@pytest.mark.parametrize(("path", "template"), READS)
+async def test_answers_validate_against_the_brokers_document(busy: Wire, path: str, template: str) -> None:
+    """Types, formats, enumerations and required fields, at any depth."""
+    response = await busy.http_("GET", path)
+    faults = document().faults(document().answer("get", template, 200), response.json())
+    assert faults == []
+
+
+@here
+async def test_changes_validate_against_the_brokers_document(busy: Wire) -> None:
+    """The answers to POST, PATCH, DELETE, and an asset with the old fields switched on."""
+    promised = document()
+    body = {
+        "symbol": "AAPL",
+        "qty": "1",
+        "side": "buy",
+        "type": "limit",
+        "limit_price": "90",
+        "time_in_force": "day",
+    }
+    order = (
+        await busy.http_("POST", "/v2/orders", json={**body, "symbol": "WHOL", "limit_price": "5"})
+    ).json()
+    assert promised.faults(promised.answer("post", "/v2/orders", 200), order) == []
+    await busy.passes()
+    new = (await busy.http_("PATCH", f"/v2/orders/{order['id']}", json={"limit_price": "6"})).json()
+    assert promised.faults(promised.answer("patch", "/v2/orders/{order_id}", 200), new) == []
+    closed = (await busy.http_("DELETE", "/v2/positions?cancel_orders=true")).json()
+    fine = [row for row in closed if row["status"] == 200]
+    assert promised.faults(promised.answer("delete", "/v2/positions", 207), fine) == []
+    cancelled = (await busy.http_("DELETE", "/v2/orders")).json()
+    assert promised.faults(promised.answer("delete", "/v2/orders", 207), cancelled) == []
+    await busy.admin("switches", legacy_fields=True)
+    assets = (await busy.http_("GET", "/v2/assets")).json()
+    assert promised.faults(promised.answer("get", "/v2/assets", 200), assets) == []
+
+
+def shape(value: object) -> str:
+    """What kind of thing a value is on the wire; a numeric string is told from another string."""
+    if isinstance(value, str):
+        for name, pattern in (
+            ("number text", r"-?\d+(\.\d+)?"),
+            ("uuid", r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"),
+            ("instant", r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)"),
+            ("day", r"\d{4}-\d\d-\d\d"),
+            ("activity id", r"\d{17}::.+"),
+        ):
+            if re.fullmatch(pattern, value):
+                return name
+        return "text"
+    return type(value).__name__
+
+
+def shapes(rows: list[dict[str, Any]]) -> dict[str, set[str]]:
+    """Every kind of thing each field was seen as."""
+    seen: dict[str, set[str]] = {}
+    for row in rows:
+        for name, value in row.items():
+            seen.setdefault(name, set()).add(shape(value))
+    return seen
+
+
+def recorded_rows(pattern: str, method: str = "GET") -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for exchange in recorded():
+        if exchange["method"] == method and exchange["status"] == 200 and re.search(pattern, exchange["uri"]):
+            body = json.loads(exchange["body"])
+            rows += body if isinstance(body, list) else [body]
+    assert rows, pattern
+    return rows
+
+
+@here
+@pytest.mark.parametrize(
+    ("path", "pattern"),
+    [
+        ("/v2/orders?status=all", r"paper-api.*/v2/orders\?"),
+        ("/v2/positions", r"paper-api.*/v2/positions(/\w+)?$"),
+        ("/v2/account", r"paper-api.*/v2/account$"),
+        ("/v2/account/configurations", r"paper-api.*/v2/account/configurations$"),
+        ("/v2/account/activities/FILL", r"paper-api.*/v2/account/activities\?"),
+        ("/v2/assets/AAPL", r"paper-api.*/v2/assets/TSLA"),
+        ("/v2/clock", r"paper-api.*/v2/clock"),
+        ("/v2/calendar?start=2026-03-01&end=2026-03-31", r"paper-api.*/v2/calendar"),
+    ],
+)
+async def test_recorded_answers_have_the_same_fields_of_the_same_kind(
+    busy: Wire, path: str, pattern: str
+) -> None:
+    """No field that the broker sent is missing, and none is of a kind it never was."""
+    body = (await busy.http_("GET", path)).json()
+    ours = shapes(body if isinstance(body, list) else [body])
+    theirs = shapes(recorded_rows(pattern))
+    assert theirs.keys() - ours.keys() - REMOVED == set()
+    for name in theirs.keys() & ours.keys():
+        if ours[name] != {"NoneType"} and theirs[name] != {"NoneType"}:
+            assert (ours[name] - {"NoneType"}) & theirs[name], name
+
+
+@here
+def test_the_recorded_refusals_are_ours_too() -> None:
+    """An unknown asset and a missing position say the same words with the same code."""
+    said = {
+        (row["status"], row["body"]) for row in recorded() if row["status"] in {404} and "paper" in row["uri"]
+    }
+    assert (404, '{"code":40410000,"message":"position does not exist"}') in said
+    assert (404, '{"code":40410000,"message":"asset not found for BLAH"}') in said
+
+
+async def test_alpaca_pys_typed_models_parse_every_answer(busy: Wire) -> None:
+    """With the fields that those models still demand switched on."""
+    await busy.admin("switches", legacy_fields=True)
+    client = TradingClient("demo", "demo", url_override=busy.server.url)
+    client._session.trust_env = False
+    account = await busy.asks(client.get_account)
+    assert isinstance(account, TradeAccount)
+    orders = await busy.asks(client.get_orders, GetOrdersRequest(status="all", nested=True))
+    assert all(isinstance(order, Order) for order in orders)
+    assert any(order.legs for order in orders)
+    assert {p.symbol for p in await busy.asks(client.get_all_positions)} == {"AAPL", "MSFT", "TSLA", "WHOL"}
+    assert len(await busy.asks(client.get_all_assets)) == 7
+    assert (await busy.asks(client.get_clock)).is_open
+    assert (await busy.asks(client.get_calendar))[0].open.hour == 9
+    request = LimitOrderRequest(
+        symbol="NOSH",
+        qty=3,
+        side="buy",
+        time_in_force="day",
+        limit_price=10.5,
+        order_class="bracket",
+        take_profit=TakeProfitRequest(limit_price=12),
+        stop_loss=StopLossRequest(stop_price=9.5),
+    )
+    order = await busy.asks(client.submit_order, request)
+    assert [leg.status for leg in order.legs] == ["held", "held"]
+    await busy.asks(client.cancel_order_by_id, order.id)
+    await busy.asks(client.cancel_orders)
+    await busy.asks(client.close_all_positions, cancel_orders=True)
+    client._session.close()
