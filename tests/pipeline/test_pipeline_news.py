@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from datetime import timedelta
 
 import numpy as np
@@ -174,3 +176,9 @@ def test_reading_a_headline_is_repeatable_and_survives_anything():
     assert (first == second).all()
     assert (np.abs(first) <= 1).all()
     assert read("") == ""
+
+
+def test_the_sentiment_reader_is_loaded_only_when_headlines_are_read():
+    """Importing the stage costs no lexicon: a daemon without news never loads it."""
+    script = "import sys, catalyst.pipeline.news; sys.exit('vaderSentiment' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

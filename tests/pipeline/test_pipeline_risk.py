@@ -17,7 +17,8 @@ from catalyst.pipeline.exposure import Account, Held, Limits, Portfolio, Working
 from catalyst.pipeline.frame import survivors
 from catalyst.pipeline.plan import entry_order_id, plan, plans, signal_id
 from catalyst.pipeline.proposal import Chart, Proposal, propose, propose_from
-from catalyst.pipeline.risk import APPROVED, Alike, RiskVerdict, check, most_alike, risk
+from catalyst.pipeline.risk import most_alike, risk
+from catalyst.pipeline.verdict import APPROVED, Alike, RiskVerdict, check
 
 D = Decimal
 LONG, SHORT = PositionSide.LONG, PositionSide.SHORT
