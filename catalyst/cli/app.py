@@ -11,7 +11,7 @@ from typing import Annotated, Final
 
 import typer
 
-from catalyst.cli import exchange, first_day, instructing, operating
+from catalyst.cli import exchange, facts, first_day, instructing, operating
 from catalyst.domain.errors import AnotherDaemon, ConfigInvalid, UserError, WrongAccount
 
 TEMPORARY: Final = 75  # sysexits: try again later; systemd does not restart on it
@@ -29,6 +29,15 @@ app = typer.Typer(
 VERBS: Final = {
     "Start here": (first_day.demo,),
     "Run": (operating.run, exchange.sim, operating.migrate),
+    "Ask": (
+        facts.status,
+        facts.report,
+        facts.explain,
+        facts.candidates,
+        facts.orders,
+        facts.positions,
+        facts.cycles,
+    ),
     "Tell the daemon": (
         instructing.approve,
         instructing.reject,

@@ -12,7 +12,7 @@ import typer
 
 from catalyst.cli import leashed
 from catalyst.cli.operating import Leash
-from catalyst.cli.settings import run_async
+from catalyst.cli.settings import parse_day, run_async
 from catalyst.clock import NEW_YORK, Clock, ScaledClock, SystemClock
 from catalyst.domain.errors import UserError
 
@@ -91,7 +91,7 @@ def sim(
         daily=daily,
         headlines=headlines,
         listings=listings,
-        day=_day(day),
+        day=parse_day(day),
         seed=SEED if generated is None else generated,
         symbols=symbols,
     )
@@ -134,15 +134,6 @@ def open_market(choice: Choice) -> "BarMarket":
         return generated.make(choice.seed, choice.day or DAY, choice.symbols)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"this market cannot be played: {error}") from None
-
-
-def _day(text: str | None) -> date | None:
-    if text is None:
-        return None
-    try:
-        return date.fromisoformat(text)
-    except ValueError:
-        raise UserError(f"--day {text} is no day: write it as 2026-04-08") from None
 
 
 def _start(day: date, start: str) -> datetime:

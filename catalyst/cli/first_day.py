@@ -3,13 +3,13 @@
 import asyncio
 import shutil
 import sys
-from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from catalyst.cli.output import make_console
+from catalyst.cli.settings import parse_day
 from catalyst.domain.errors import UserError
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def demo(
     play = Play(
         seed=seed,
         symbols=symbols,
-        day=None if day is None else _day(day),
+        day=parse_day(day),
         recorded=tuple(recorded or ()),
         daily=daily,
         headlines=headlines,
@@ -72,13 +72,6 @@ def demo(
     outcome = asyncio.run(Demo(play, show, folder).run())
     _conclude(outcome, folder, keep is not None)
     raise typer.Exit(outcome.exit_code)
-
-
-def _day(text: str) -> date:
-    try:
-        return date.fromisoformat(text)
-    except ValueError:
-        raise UserError(f"--day {text} is no day: write it as 2026-04-08") from None
 
 
 def _conclude(outcome: "Outcome", folder: Path, kept: bool) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 from urllib.parse import urlsplit
@@ -156,3 +157,13 @@ def ask(config: Path | None, question: "Callable[[Store, Settings], Coroutine[An
 
     with database(settings, make=False) as dsn:
         return run_async(lambda: answer(dsn))
+
+
+def parse_day(text: str | None) -> date | None:
+    """The day as it was typed. Raises UserError."""
+    if text is None:
+        return None
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise UserError(f"{text} is no day: write it as 2026-04-08") from None
