@@ -8,8 +8,7 @@ from datetime import datetime
 from decimal import Decimal
 
 from catalyst.simulator.account import Account
-from catalyst.simulator.admission import Gate, Ticket, check_stop_side, check_tick, forbidden, malformed
-from catalyst.simulator.admission import unprocessable as refused
+from catalyst.simulator.admission import Gate, Ticket
 from catalyst.simulator.agenda import DueKind
 from catalyst.simulator.draws import Draws
 from catalyst.simulator.faults import FaultKind
@@ -25,6 +24,8 @@ from catalyst.simulator.orders import (
     TimeInForce,
 )
 from catalyst.simulator.positions import Position
+from catalyst.simulator.request_rules import check_stop_side, check_tick, forbidden, malformed
+from catalyst.simulator.request_rules import unprocessable as refused
 from catalyst.simulator.switches import Switches
 from catalyst.simulator.tape import Tape
 from catalyst.simulator.venue import Venue

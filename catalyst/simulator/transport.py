@@ -129,12 +129,12 @@ class Transport:
         """Answer one request."""
         if request.headers.get("Upgrade", "").lower() == "websocket":
             return await handler(request)
+        facts = await self._facts(request)  # the body takes its time to come; the present is after it
         self._exchange.advance(self._clock.now())
         if request.path.startswith("/admin"):
             answer = await answered(request, handler)
             self._settle()
             return answer
-        facts = await self._facts(request)
         entry = self._enter(request, facts)
         response = await self._through(request, handler, entry, facts)
         entry.status = response.status

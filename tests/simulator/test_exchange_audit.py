@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from catalyst.simulator.audit import audit
+from catalyst.simulator.faults import FaultKind
 from catalyst.simulator.intake import read_replace
 from catalyst.simulator.orders import Side
 from catalyst.simulator.wire import Refusal
@@ -191,3 +193,12 @@ TestCustomer.settings = settings(
     suppress_health_check=list(HealthCheck),
     derandomize=True,
 )
+
+
+def test_every_fault_on_the_menu_is_tried_somewhere() -> None:
+    """A fault kind that no test names may as well not work."""
+    here = Path(__file__).parent
+    text = "".join(file.read_text() for file in here.glob("test_exchange_*.py"))
+    assert [
+        kind for kind in FaultKind if f'"{kind}"' not in text and f"FaultKind.{kind.name}" not in text
+    ] == []

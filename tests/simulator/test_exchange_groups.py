@@ -235,10 +235,14 @@ def test_a_triggered_stop_fills_and_leaves_the_target_replaced() -> None:
     desk.balanced()
 
 
-def test_a_triggered_stop_may_fill_through_a_replacement_id() -> None:
+@pytest.mark.parametrize("always", [True, False])
+def test_a_triggered_stop_may_fill_through_a_replacement_id(always: bool) -> None:
     """The stop ends as replaced too; an order nobody sent fills, at the market."""
     desk = Desk()
-    desk.exchange.switches.stop_by_replacement = True
+    if always:
+        desk.exchange.switches.stop_by_replacement = True
+    else:
+        desk.breaks(FaultKind.STOP_REPLACED, symbol="AAPL")
     order = desk.bracket(100)
     desk.passes()
     target, stop = desk.leg(order, Role.TARGET), desk.leg(order, Role.STOP)

@@ -311,6 +311,30 @@ def test_a_buy_stop_becomes_a_limit_with_a_collar() -> None:
     assert (stop.status, stop.average) == (Status.FILLED, Decimal("107.51"))
 
 
+def test_the_collar_is_wider_under_fifty_dollars() -> None:
+    """4 %: a triggered buy stop at 25 pays up to 26."""
+    desk = Desk()
+    stop = desk.sends("buy", 10, "HARD", "stop", stop_price="25")
+    desk.passes()
+    desk.prints("HARD", "26.01")
+    assert stop.status is Status.NEW
+    desk.prints("HARD", "25.99")
+    assert (stop.status, stop.average) == (Status.FILLED, Decimal(26))
+
+
+def test_an_order_may_never_be_acknowledged() -> None:
+    """It stays pending_new whatever trades, and a cancel still ends it."""
+    desk = Desk()
+    desk.breaks(FaultKind.NEVER_ACK, symbol="AAPL")
+    order = desk.sends("buy", 1)
+    desk.passes(600)
+    desk.prints("AAPL", "100")
+    assert order.status is Status.PENDING_NEW
+    desk.exchange.cancel(order.id)
+    desk.passes()
+    assert order.status is Status.CANCELED
+
+
 def test_a_stop_is_not_elected_outside_regular_hours() -> None:
     """A trade after the close leaves a good-till-cancelled stop alone; the next open's gap fills it."""
     desk = Desk()

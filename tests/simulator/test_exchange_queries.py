@@ -81,6 +81,19 @@ async def test_an_order_is_found_by_its_client_id_once_it_can_be_seen() -> None:
         assert (await wire.http_("GET", "/v2/orders:by_client_order_id?client_order_id=x")).status_code == 404
 
 
+async def test_one_order_may_be_hidden_from_the_client_id_lookup() -> None:
+    """The fault matches by client id; the order itself and its neighbours are there."""
+    async with wired() as wire:
+        await wire.admin("faults", kind="visibility", client_order_id="ours-*", seconds=10)
+        wire.desk.sends("buy", 1, client_order_id="ours-1")
+        wire.desk.sends("buy", 1, client_order_id="theirs")
+        path = "/v2/orders:by_client_order_id?client_order_id="
+        assert (await wire.http_("GET", f"{path}ours-1")).status_code == 404
+        assert (await wire.http_("GET", f"{path}theirs")).status_code == 200
+        await wire.passes(10)
+        assert (await wire.http_("GET", f"{path}ours-1")).status_code == 200
+
+
 async def test_positions_are_signed_text() -> None:
     """Quantities are strings, negative for shorts; what exits hold is not available."""
     async with wired() as wire:

@@ -233,6 +233,16 @@ async def test_a_socket_may_go_mute_or_be_closed() -> None:
                 await receives(socket)
 
 
+async def test_a_socket_may_go_mute_at_a_message() -> None:
+    """The fault says after which event nothing more is heard."""
+    async with wired() as wire, listening(wire.server) as socket:
+        await wire.admin("faults", kind="stream_mute", event="fill")
+        await buys(wire)
+        assert (await hears(socket))["data"]["event"] == "new"
+        await buys(wire)
+        assert wire.server.frames_sent == 1
+
+
 async def test_a_socket_may_be_half_open() -> None:
     """Nothing is read any more and pings stay unanswered: only the client's own watch can tell."""
     async with wired() as wire, listening(wire.server) as socket:

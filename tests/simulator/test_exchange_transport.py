@@ -153,6 +153,7 @@ async def test_errors_of_the_server_and_of_the_proxy() -> None:
             ("status_before", 502),
             ("status_before", 503),
             ("html", 200),
+            ("html_before", 502),
             ("garble", 200),
             ("unauthorized", 401),
             ("rate_limit", 429),
@@ -162,7 +163,7 @@ async def test_errors_of_the_server_and_of_the_proxy() -> None:
             assert response.status_code == status, kind
             if status == 500:
                 assert response.json() == {"code": 50010000, "message": "internal server error occurred"}
-            elif kind in {"status_before", "html"}:
+            elif kind in {"status_before", "html", "html_before"}:
                 assert response.text.startswith("<html>")
             elif kind == "garble":
                 assert response.text.startswith("{")
@@ -184,6 +185,23 @@ async def test_a_slow_answer_takes_market_time() -> None:
         await wire.passes(1)
         assert (await asked).status_code == 200
         assert wire.clock.now() - began == timedelta(seconds=30)
+
+
+async def test_a_request_may_never_be_heard_or_only_later() -> None:
+    """Hanging without an order, and an order that is placed only when the delay is over."""
+    async with wired() as wire:
+        await wire.admin("faults", kind="hang_before", method="POST", route="/v2/orders")
+        with pytest.raises(requests.exceptions.ReadTimeout):
+            await wire.http_("POST", "/v2/orders", json=ORDER, timeout=0.2)
+        assert wire.server.exchange.book.orders == {}
+        rule = await wire.admin("faults", kind="slow_before", method="POST", route="/v2/orders", seconds=5)
+        asked = asyncio.ensure_future(posts(wire))
+        while not wire.server.exchange.faults.faults[rule["id"]].fired:  # noqa: ASYNC110 - a thread's request
+            await asyncio.sleep(0.001)
+        await wire.passes(4)
+        assert wire.server.exchange.book.orders == {}
+        await wire.passes(1)
+        assert (await asked).json()["submitted_at"] == "2026-03-09T15:00:05.000000000Z"
 
 
 async def test_answers_may_lack_fields_or_legs_have_strange_ones_or_be_old() -> None:
