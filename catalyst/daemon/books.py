@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from catalyst.broker.port import Broker
+from catalyst.broker.port import Broker, Priority
 from catalyst.clock import Clock, wait
 from catalyst.domain import order as machine
 from catalyst.domain.errors import BrokerError, IllegalTransition, InvariantBroken
@@ -103,7 +103,7 @@ class Books:
     async def catch_up(self, broker_id: str, source: str) -> None:
         """Ask the activities ledger for every fill of one order, and book what is missing."""
         try:
-            found = await self.broker.fills(order_id=broker_id)
+            found = await self.broker.fills(order_id=broker_id, priority=Priority.EXIT)
         except BrokerError as error:
             log.warning("ledger_unreadable", broker_id=broker_id, error=str(error))
             return

@@ -11,7 +11,7 @@ from typing import Final
 
 import structlog
 
-from catalyst.broker.port import Broker
+from catalyst.broker.port import Broker, Priority
 from catalyst.clock import Clock
 from catalyst.config import Execution as ExecutionConfig
 from catalyst.daemon.books import Books
@@ -103,7 +103,7 @@ class Execution:
     async def refresh(self, broker_id: str, source: str) -> bool:
         """Read one order and its legs from the broker and hear it; false when the read failed."""
         try:
-            report = await self.broker.order(broker_id)
+            report = await self.broker.order(broker_id, priority=Priority.EXIT)
         except BrokerError as error:
             log.warning("order_unreadable", broker_id=broker_id, error=str(error))
             return False
@@ -126,7 +126,7 @@ class Execution:
             report: OrderReport | None = None
             self._calls.add(row.order_id)
             try:
-                report = await self.broker.submit(request_of(row))
+                report = await self.broker.submit(request_of(row), priority=priority_of(row))
             except BrokerUnavailable as error:
                 log.warning(
                     "broker_did_not_hear", order_id=row.order_id, attempt=attempt + 1, error=str(error)
@@ -262,6 +262,11 @@ class Execution:
                 dedupe_key=f"ORDER_UNRESOLVED:{row.order_id}",
                 at=self.clock.now(),
             )
+
+
+def priority_of(row: OrderRow) -> Priority:
+    """What closes or protects may use the reserved share of the request budget; an entry waits."""
+    return Priority.ROUTINE if row.order_purpose is Purpose.ENTRY else Priority.EXIT
 
 
 def request_of(row: OrderRow) -> OrderRequest:

@@ -13,7 +13,7 @@ from typing import Final
 
 import structlog
 
-from catalyst.broker.port import Broker
+from catalyst.broker.port import Broker, Priority
 from catalyst.clock import Clock
 from catalyst.daemon.books import Books, Pulse
 from catalyst.daemon.execution import Execution
@@ -187,7 +187,7 @@ class SafeExit:
         Zero only when the broker itself shows no share and its ledger holds no fill that we lack.
         """
         try:
-            held = await self.broker.position(position.symbol)
+            held = await self.broker.position(position.symbol, priority=Priority.EXIT)
         except BrokerError as error:
             log.warning("position_unreadable", symbol=position.symbol, error=str(error))
             return None
