@@ -1,15 +1,17 @@
 """What becomes of orders as time passes: acknowledgement, trades, triggers, cancels, and the end of the day.
 
 Synchronous and deterministic: the same market, seed and calls give the same executions, whatever the pace.
-Effects on a group follow Alpaca's description of bracket, OCO and OTO orders.
+One file, because it is one life: from acknowledgement to the end. Effects on a group are in `groups`, and follow Alpaca's description of bracket, OCO and OTO orders.
 """
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import partial
 
+from catalyst.simulator import groups
 from catalyst.simulator.account import Account, fees_of
 from catalyst.simulator.agenda import Agenda, Due, DueKind
 from catalyst.simulator.book import Book
@@ -33,12 +35,11 @@ from catalyst.simulator.orders import (
     Execution,
     Order,
     OrderClass,
-    OrderType,
     Role,
     Status,
     TimeInForce,
 )
-from catalyst.simulator.switches import PartialEntry, Switches
+from catalyst.simulator.switches import Switches
 from catalyst.simulator.tape import Tape
 from catalyst.simulator.views import order_view
 from catalyst.simulator.wire import stamp_of, text_of, type_json
@@ -150,7 +151,7 @@ class Venue:
             DueKind.ARRIVE: self._arrive,
             DueKind.CANCEL: self._cancel,
             DueKind.LEG_CANCEL: self._cancel_leg,
-            DueKind.ACTIVATE: self._activate,
+            DueKind.ACTIVATE: partial(groups.activate, self),
             DueKind.FILL_REST: self._fill_rest,
             DueKind.EXPIRE: self._expire,
         }
@@ -324,43 +325,14 @@ class Venue:
             self.switches.stop_by_replacement
             or self.faults.take(FaultKind.STOP_REPLACED, **self.facts(order))
         ):
-            worker = self._substitute(order)
+            worker = groups.substitute(self, order)
         else:
             self.file(order)
         if not self.faults.standing(FaultKind.DOUBLE_EXIT, symbol=order.symbol):
             for sibling in self.book.siblings(worker):
                 if not sibling.terminal:
-                    self._supersede(sibling, worker)
+                    groups.supersede(self, sibling, worker)
         return worker
-
-    def _substitute(self, order: Order) -> Order:
-        """The broker works a triggered stop under an order id of its own."""
-        worker = replace(
-            order,
-            id=self.draws.identity(),
-            client_order_id=self.draws.identity(),
-            sequence=self.next_sequence(),
-            submitted_at=self.now,
-            replaces=order.id,
-            status=Status.NEW,
-            legs=[],
-        )
-        if order.type is OrderType.STOP:
-            worker.type, worker.stop_price = OrderType.MARKET, None
-        self.book.file(worker)
-        self.swap_leg(order, worker)
-        self._supersede(order, worker)
-        self.file(worker)
-        self.tell(worker, "new")
-        return worker
-
-    def _supersede(self, order: Order, by: Order) -> None:
-        order.status = Status.REPLACED
-        order.replaced_at = self.now
-        order.replaced_by = by.id
-        order.active = False
-        self.file(order)
-        self.tell(order, "replaced")
 
     def _trade(self, order: Order, capacity: Decimal, price: Decimal) -> None:
         """Fill up to `capacity` shares, as far as the fault menu lets it."""
@@ -451,45 +423,6 @@ class Venue:
 
     # ------------------------------------------------------------------ groups
 
-    def _activate(self, entry: Order) -> None:
-        """The entry is complete: the target goes live as `new`, the stop goes live behind `held`."""
-        legs = [leg for leg in self.book.legs(entry) if leg.status is Status.HELD]
-        free = bool(legs) and self._free_of_others(legs[0]) >= legs[0].remaining
-        for leg in legs:
-            facts = self.facts(leg)
-            if not free or self.faults.take(FaultKind.LEG_REJECT, **facts):
-                self.finish(leg, Status.REJECTED)
-                continue
-            if self.faults.take(FaultKind.LEG_CANCEL, **facts):
-                self.finish(leg, Status.CANCELED)
-                continue
-            leg.active = leg.acknowledged = True
-            leg.submitted_at = self.now
-            alone = len(legs) == 1
-            if leg.role is Role.TARGET or alone:
-                leg.status = Status.NEW
-            self.file(leg)
-            if leg.status is Status.NEW:
-                self.tell(leg, "new")
-                self.later(DueKind.ARRIVE, self.draws.latency(self.switches.arrive), leg)
-
-    def _free_of_others(self, leg: Order) -> Decimal:
-        """Shares that no order outside the leg's group holds."""
-        held, _ = self.book.held(leg.symbol, leg.side)
-        return abs(self.account.qty(leg.symbol)) - held + leg.remaining
-
-    def swap_leg(self, old: Order, new: Order) -> None:
-        """The new order takes the old one's place in its group, legs included."""
-        parent = self.book.parent(old)
-        if parent is not None:
-            parent.legs = [new.id if leg == old.id else leg for leg in parent.legs]
-            self.book.file(parent)
-        if old.legs:
-            new.legs, old.legs = old.legs, []
-            for leg in self.book.legs(new):
-                leg.parent_id = new.id
-                self.book.file(leg)
-
     # ------------------------------------------------------------------ endings
 
     def finish(self, order: Order, status: Status) -> bool:
@@ -517,22 +450,10 @@ class Venue:
             self.tell(order, "order_cancel_rejected")
             return
         self.finish(order, Status.CANCELED)
-        self._orphan(order)
+        groups.orphan(self, order)
 
     def _cancel_leg(self, order: Order) -> None:
         self.finish(order, Status.CANCELED)
-
-    def _orphan(self, order: Order) -> None:
-        """One order of a group was cancelled: the others follow."""
-        if order.role is Role.ENTRY:
-            if not (order.filled_qty and self.switches.partial_entry is PartialEntry.HELD):
-                for leg in self.book.legs(order):
-                    self.later(DueKind.LEG_CANCEL, self.draws.latency(self.switches.orphan_cancel), leg)
-            return
-        entry = self.book.parent(order) if order.is_exit else None
-        for other in (*self.book.siblings(order), *((entry,) if entry else ())):
-            if not other.terminal:
-                self.later(DueKind.LEG_CANCEL, self.draws.latency(self.switches.leg_cancel), other)
 
     def _expire(self, order: Order) -> None:
         """The order's time is over, and its legs' with it."""
@@ -558,23 +479,12 @@ class Venue:
         new.status = old.resting or Status.NEW
         if new.status is Status.NEW and new.filled_qty:
             new.status = Status.PARTIALLY_FILLED
-        self.swap_leg(old, new)
-        self._supersede(old, new)
+        groups.swap_leg(self, old, new)
+        groups.supersede(self, old, new)
         self.file(new)
         self.tell(new, "new")
-        self._resize(new)
+        groups.resize(self, new)
         self.later(DueKind.ARRIVE, self.draws.latency(self.switches.arrive), new)
-
-    def _resize(self, order: Order) -> None:
-        """Legs of a resized entry, and the siblings of a resized target, follow its quantity."""
-        followers = self.book.legs(order) if order.legs else []
-        if order.role is Role.TARGET:
-            followers = [s for s in self.book.siblings(order) if not s.terminal]
-        for follower in followers:
-            follower.qty = follower.filled_qty + (
-                order.remaining if order.role is Role.TARGET else order.qty or Decimal(0)
-            )
-            self.file(follower)
 
     def next_sequence(self) -> int:
         self.sequence += 1
