@@ -5,14 +5,18 @@ several processes through a small memory-mapped file, so that the daemon and the
 instant. `ManualClock` stands still until a test or a replay advances it.
 
 `hold()` brackets an effect in flight (a request, a transaction, a scan): real work takes real time, so the
-scaled clock slows while something is held, and the manual clock does not move at all.
+scaled clock slows while something is held, and the manual clock does not move at all. So nobody sleeps on the
+Clock inside a hold.
 """
 
 import asyncio
+import fcntl
 import heapq
 import mmap
+import os
 import struct
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
@@ -79,19 +83,25 @@ class SystemClock:
 class ScaledClock:
     """A faster day, the same for every process that opens the same file.
 
-    The file holds one anchor: (sequence, monotonic seconds, market seconds since the epoch, speed). Market
-    time is `market + (monotonic - anchor) * speed`. Any process may read; the ones that `drive` may change
-    the speed, which re-anchors, so time never jumps. The monotonic clock is the machine's, not the process's.
+    The file holds an anchor: (sequence, monotonic seconds, market seconds since the epoch, speed, sequence).
+    Market time is `market + (monotonic - anchor) * speed`. Any process may read; the ones that `drive` may
+    change the speed, which re-anchors, so time never jumps. The monotonic clock is the machine's, not the
+    process's. A new anchor is written beside the old one and chosen by a single byte, so a driver that is
+    killed on the way leaves a clock that runs on.
     """
 
-    _LAYOUT: Final = struct.Struct("<Qddd")
+    _LAYOUT: Final = struct.Struct("<QdddQ")
+    _SLOTS: Final = 8  # where the two anchors begin; byte 0 says which of them holds
     _CHUNK: Final = 0.02  # real seconds; the speed may change while somebody sleeps
 
     def __init__(
         self, path: Path, *, drive: bool = False, speed: float = 1.0, held_speed: float = 20.0
     ) -> None:
-        with path.open("r+b") as file:
-            self._map = mmap.mmap(file.fileno(), self._LAYOUT.size)
+        file = os.open(path, os.O_RDWR if drive else os.O_RDONLY)
+        weakref.finalize(self, os.close, file)
+        access = mmap.ACCESS_WRITE if drive else mmap.ACCESS_READ
+        self._map = mmap.mmap(file, self._SLOTS + 2 * self._LAYOUT.size, access=access)
+        self._file = file
         self._drive = drive
         self._speed = speed
         self._held_speed = min(held_speed, speed)
@@ -102,11 +112,12 @@ class ScaledClock:
     @classmethod
     def create(cls, path: Path, start: datetime, *, speed: float = 1.0) -> Self:
         """Write a new clock file that starts at `start` and stands still until somebody sets its pace."""
-        path.write_bytes(cls._LAYOUT.pack(0, time.monotonic(), start.timestamp(), 0.0))
+        anchor = cls._LAYOUT.pack(0, time.monotonic(), start.timestamp(), 0.0, 0)
+        path.write_bytes(bytes(cls._SLOTS) + anchor + bytes(cls._LAYOUT.size))
         return cls(path, drive=False, speed=speed)
 
     def now(self) -> datetime:
-        _, mono, market, speed = self._anchor()
+        _, mono, market, speed, _ = self._anchor()
         return datetime.fromtimestamp(market + (time.monotonic() - mono) * speed, UTC)
 
     @property
@@ -115,12 +126,18 @@ class ScaledClock:
         return self._anchor()[3]
 
     def pace(self, speed: float) -> None:
-        """Run at `speed` from this instant on."""
-        sequence, mono, market, before = self._anchor()
-        at = time.monotonic()
-        anchor = (sequence + 2, at, market + (at - mono) * before, speed)
-        struct.pack_into("<Q", self._map, 0, sequence + 1)  # odd: a reader waits for the whole anchor
-        self._LAYOUT.pack_into(self._map, 0, *anchor)
+        """Run at `speed` from this instant on. For a clock that drives."""
+        fcntl.flock(self._file, fcntl.LOCK_EX)  # of two drivers one waits; the lock dies with its process
+        try:
+            sequence, mono, market, before, _ = self._anchor()
+            at = time.monotonic()
+            then = sequence + 1
+            anchor = (then, at, market + (at - mono) * before, speed, then)
+            other = 1 - self._map[0]
+            self._LAYOUT.pack_into(self._map, self._SLOTS + other * self._LAYOUT.size, *anchor)
+            self._map[0] = other
+        finally:
+            fcntl.flock(self._file, fcntl.LOCK_UN)
 
     async def sleep(self, duration: timedelta) -> None:
         await self.sleep_until(self.now() + duration)
@@ -142,10 +159,13 @@ class ScaledClock:
             if self._drive and self._held == 0:
                 self.pace(self._speed)
 
-    def _anchor(self) -> tuple[int, float, float, float]:
-        while True:
-            anchor: tuple[int, float, float, float] = self._LAYOUT.unpack_from(self._map, 0)
-            if anchor[0] % 2 == 0 and self._LAYOUT.unpack_from(self._map, 0) == anchor:
+    def _anchor(self) -> tuple[int, float, float, float, int]:
+        while True:  # again when the anchor was being overwritten: only by two new ones during this look
+            chosen = self._map[0]
+            place = self._SLOTS + chosen * self._LAYOUT.size
+            anchor: tuple[int, float, float, float, int] = self._LAYOUT.unpack_from(self._map, place)
+            again = self._LAYOUT.unpack_from(self._map, place)
+            if anchor == again and anchor[0] == anchor[4] and self._map[0] == chosen:
                 return anchor
 
 
