@@ -1,7 +1,8 @@
 """What becomes of orders as time passes: acknowledgement, trades, triggers, cancels, and the end of the day.
 
 Synchronous and deterministic: the same market, seed and calls give the same executions, whatever the pace.
-One file, because it is one life: from acknowledgement to the end. Effects on a group are in `groups`, and follow Alpaca's description of bracket, OCO and OTO orders.
+One file, because it is one life: from acknowledgement to the end. Effects on a group are in `groups`, and
+follow Alpaca's description of bracket, OCO and OTO orders.
 """
 
 from collections import deque
