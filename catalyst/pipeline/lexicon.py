@@ -135,7 +135,7 @@ _PHRASES: Final = (
     ("term", r"\b(?:short|long|near|medium)[- ]?term\b", "xterm", 0.0),
     ("short", r"\bshort\s+(?:interest|squeeze|list|film|story)\b", "xshortword", 0.0),
     ("stop", r"\bstop[- ]?loss(?:es)?\b", "xstop", 0.0),
-    ("profit and p&l", r"\b(?:profit\s+and\s+loss|p&l)\b", "xpnl", 0.0),
+    ("profit p&l", r"\b(?:profit\s+and\s+loss|p&l)\b", "xpnl", 0.0),
     (
         "up",
         r"\b(?:set|sets|sized?|start|ramp|warm|back|top|line|speed|follow|round|make|made|follows)[- ]up\b",

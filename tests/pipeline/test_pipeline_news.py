@@ -1,18 +1,22 @@
 import subprocess
 import sys
 from datetime import timedelta
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from candles import CFG, at, candidates, headlines
+from hypothesis import given
+from hypothesis import strategies as st
 
 from catalyst.pipeline.catalysts import classify
 from catalyst.pipeline.frame import survivors
 from catalyst.pipeline.news import news, to_read
-from catalyst.pipeline.sentiment import read, score_texts
+from catalyst.pipeline.sentiment import _analyzer, read, score_texts
 
 NOW = at(10, 0)
+LABELLED = Path(__file__).resolve().parents[3] / "shared" / "data" / "sentiment_labelled.csv.gz"
 GOOD = "Acme beats quarterly estimates and raises full-year guidance"
 BAD = "Acme plunges after FDA rejects its drug and it cuts its outlook"
 
@@ -175,7 +179,43 @@ def test_reading_a_headline_is_repeatable_and_survives_anything():
     first, second = score_texts(odd), score_texts(odd)
     assert (first == second).all()
     assert (np.abs(first) <= 1).all()
-    assert read("") == ""
+    assert read("") == []
+
+
+VOCABULARY = tuple(
+    """acme profit falls rises sharply very slightly not isn't never so this no least at but without doubt growth weak
+    strong beats misses kind of sort less more hardly cannot or the bomb ! ? xnumber good bad terrible surge
+    cut""".split()  # noqa: SIM905  words in a row
+)
+
+
+@given(words=st.lists(st.sampled_from(VOCABULARY), max_size=14))
+def test_the_quick_sum_is_vader_s_own(words: list[str]):
+    """Whichever way a text goes, its score is what VADER says of the same words with our lexicon."""
+    text = " ".join(words)
+    assert score_texts([text])[0] == _analyzer().polarity_scores(" ".join(read(text)))["compound"]
+
+
+@pytest.mark.skipif(not LABELLED.exists(), reason="no labelled headlines beside the repository")
+def test_labelled_headlines_are_read_better_than_by_plain_vader():
+    """On 14,000 headlines accuracy and macro-F1 are at least 0.15 above VADER's."""
+    from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+
+    told = pd.read_csv(LABELLED, keep_default_na=False).sample(4000, random_state=1)
+    plain = SentimentIntensityAnalyzer()
+
+    def grade(scores: np.ndarray) -> tuple[float, float]:
+        said = np.select([scores > 0.05, scores < -0.05], ["positive", "negative"], "neutral")
+        known = told["label"].to_numpy(dtype=object)
+        both = [(said == label, known == label) for label in ("negative", "neutral", "positive")]
+        return float(np.mean(said == known)), float(
+            np.mean([2 * np.sum(a & b) / (a.sum() + b.sum()) for a, b in both])
+        )
+
+    theirs = grade(np.array([plain.polarity_scores(text)["compound"] for text in told["text"]]))
+    ours = grade(score_texts(told["text"].tolist()))
+    assert ours[0] > theirs[0] + 0.15
+    assert ours[1] > theirs[1] + 0.15
 
 
 def test_the_sentiment_reader_is_loaded_only_when_headlines_are_read():
