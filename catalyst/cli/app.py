@@ -11,7 +11,7 @@ from typing import Annotated, Final
 
 import typer
 
-from catalyst.cli import exchange, facts, first_day, instructing, operating
+from catalyst.cli import exchange, facts, first_day, instructing, operating, preflight
 from catalyst.domain.errors import AnotherDaemon, ConfigInvalid, UserError, WrongAccount
 
 TEMPORARY: Final = 75  # sysexits: try again later; systemd does not restart on it
@@ -27,7 +27,7 @@ app = typer.Typer(
 )
 
 VERBS: Final = {
-    "Start here": (first_day.demo,),
+    "Start here": (first_day.demo, preflight.check),
     "Run": (operating.run, exchange.sim, operating.migrate),
     "Ask": (
         facts.status,

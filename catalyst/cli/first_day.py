@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from catalyst.cli.output import make_console
+from catalyst.cli.output import make_console, write
 from catalyst.cli.settings import parse_day
 from catalyst.domain.errors import UserError
 
@@ -81,8 +81,7 @@ def _conclude(outcome: "Outcome", folder: Path, kept: bool) -> None:
     console = make_console()
     console.print()
     if outcome.day is not None:
-        for part in show_day(outcome.day):
-            console.print(part, highlight=False, soft_wrap=isinstance(part, str))
+        write(console, show_day(outcome.day))
     if outcome.books is not None:
         style = "bold green" if outcome.books.holds else "bold red"
         console.print(f"books     {outcome.books.sentence}", style=style, highlight=False, soft_wrap=True)
@@ -95,8 +94,7 @@ def _conclude(outcome: "Outcome", folder: Path, kept: bool) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    for line in _next_steps(outcome, folder):
-        console.print(line, highlight=False, soft_wrap=True)
+    write(console, _next_steps(outcome, folder))
 
 
 def _next_steps(outcome: "Outcome", folder: Path) -> list[str]:

@@ -21,9 +21,15 @@ def tell(facts: object, as_json: bool, show: Shown) -> None:
     if as_json:
         typer.echo(orjson.dumps(facts, default=plain, option=_OPTIONS).decode())
         return
-    console = make_console()
-    for part in show():
-        console.print(part, highlight=False, soft_wrap=isinstance(part, str))
+    write(make_console(), show())
+
+
+def write(console: "Console", parts: "Iterable[RenderableType]") -> None:
+    """Print each part; sentences are wrapped by the terminal, if at all, never by us."""
+    from rich.text import Text
+
+    for part in parts:
+        console.print(part, highlight=False, markup=False, soft_wrap=isinstance(part, (str, Text)))
 
 
 def make_console() -> "Console":

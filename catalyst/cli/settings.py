@@ -69,10 +69,10 @@ def is_embedded(settings: Settings) -> bool:
 
 @contextmanager
 def database(settings: Settings, *, make: bool = True) -> Iterator[str]:
-    """The DSN of the database, reachable for the length of the block.
+    """The DSN of the database, for the length of the block.
 
-    The embedded one is started and migrated when it has to be; with `make` false it must exist already, so
-    that a question about a database nobody has used creates nothing.
+    The embedded one is started, and with `make` made and migrated too; without, it must exist already, so that
+    a question about a database nobody has used creates nothing.
     """
     url = settings.env.database_url
     if url is not None:
@@ -87,7 +87,8 @@ def database(settings: Settings, *, make: bool = True) -> Iterator[str]:
             "DATABASE_URL"
         )
     with embedded.start(settings.data_dir) as server:
-        run_async(lambda: migrate(server.dsn))
+        if make:
+            run_async(lambda: migrate(server.dsn))
         yield server.dsn
 
 
@@ -130,12 +131,16 @@ async def open_books(dsn: str, clock: Clock) -> AsyncIterator["Store"]:
 
 def unreachable(dsn: str, error: Exception) -> str:
     """One sentence about a database that does not answer; no password in it."""
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     try:
         parts = urlsplit(dsn)
         where = f"{parts.hostname or 'the local socket'}:{parts.port or 5432}{parts.path}"
     except ValueError:
-        where = "that DATABASE_URL names"
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        parts, where = None, ""
+    if parts is None or parts.scheme not in ("postgres", "postgresql"):
+        return (
+            "DATABASE_URL is no address of a PostgreSQL: write postgresql://user:password@host:5432/database"
+        )
     return f"the database at {where} cannot be used ({reason}): start it, or correct DATABASE_URL"
 
 
