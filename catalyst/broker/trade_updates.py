@@ -34,9 +34,11 @@ from catalyst.domain.report import TradeUpdate
 Message = TradeUpdate | Gap | Garbled
 
 STREAM: Final = "trade_updates"
+_LISTEN: Final = orjson.dumps({"action": "listen", "data": {"streams": [STREAM]}}).decode()
 LONGEST_DELAY: Final = 30.0  # seconds of market time between attempts: 1, 2, 4 ... and then this
 CROWDED_DELAY: Final = 5.0  # at least, after a 429: our last connection may not be reaped yet
 STEADY: Final = timedelta(seconds=30)  # ready this long, and the delays begin anew
+PROBE: Final = timedelta(seconds=30)  # market time between two questions whether the stream still speaks
 LARGEST_FRAME: Final = 1 << 22
 
 
@@ -79,6 +81,10 @@ class AlpacaTradeUpdates(TradeUpdates):
 
     `ping`, `pong` and `open_within` are real seconds: they bound a real socket. `most_waiting` frames wait for a
     slow listener; one more, and all of them are given up for a gap. One listener at a time.
+
+    A socket may answer pings while the stream behind it is dead. So every `probe` of market time the stream is
+    asked to listen anew, which changes nothing and is acknowledged; once it was, silence is a loss. A server that
+    never acknowledges the repetition is not asked again.
     """
 
     def __init__(
@@ -93,6 +99,7 @@ class AlpacaTradeUpdates(TradeUpdates):
         pong: float = 5.0,
         open_within: float = 5.0,
         most_waiting: int = 4096,
+        probe: timedelta = PROBE,
     ) -> None:
         self._clock = clock
         self._door = Door(url, key, secret, epoch)
@@ -100,11 +107,14 @@ class AlpacaTradeUpdates(TradeUpdates):
         self._pong = pong
         self._open_within = open_within
         self._most_waiting = most_waiting
+        self._probe = probe
         self._state = StreamState.CONNECTING
         self._heard_at: datetime | None = None
         self._ready_at: datetime | None = None
         self._waiting: deque[_Frame | Gap] = deque()
         self._arrived = asyncio.Event()
+        self._acknowledged = asyncio.Event()
+        self._mute = False
         self._frames = 0
 
     @property
@@ -154,7 +164,7 @@ class AlpacaTradeUpdates(TradeUpdates):
 
     async def _connection(self) -> _End:
         """Open one connection and hear it to its end."""
-        self._ready_at = None
+        self._ready_at, self._mute = None, False
         try:
             with ExitStack() as held:
                 held.enter_context(self._clock.hold())
@@ -165,15 +175,44 @@ class AlpacaTradeUpdates(TradeUpdates):
                     for frame in early:
                         self._take(frame)
                     held.close()
-                    async for raw in connection:
-                        self._take(self._frame(raw))
-                return _End(StreamState.LOST, "closed by the broker")
+                    await self._hear(connection)
+                return _End(StreamState.LOST, "mute" if self._mute else "closed by the broker")
         except AuthRefused as error:
             return _End(StreamState.REFUSED, str(error), LONGEST_DELAY)
         except InvalidStatus as error:
             return _refused_handshake(error.response.status_code)
         except (OSError, TimeoutError, WebSocketException, BrokerUnavailable) as error:
             return _End(StreamState.LOST, _reason(error))
+
+    async def _hear(self, connection: ClientConnection) -> None:
+        """Take every frame until the connection ends."""
+        asking = asyncio.create_task(self._ask_now_and_then(connection))
+        try:
+            async for raw in connection:
+                self._take(self._frame(raw))
+        finally:
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+
+    async def _ask_now_and_then(self, connection: ClientConnection) -> None:
+        """Close the connection once it was silent to what it answered before."""
+        answered = False
+        while True:
+            await self._clock.sleep(self._probe)
+            with self._clock.hold():
+                self._acknowledged.clear()
+                try:
+                    async with asyncio.timeout(self._pong):  # noqa: TID251 - bounds a real socket
+                        await connection.send(_LISTEN)
+                        await self._acknowledged.wait()
+                except ConnectionClosed:
+                    return
+                except TimeoutError:
+                    if answered:
+                        self._mute = True
+                        await connection.close()
+                    return
+                answered = True
 
     def _connect(self) -> _Connect:
         return _Connect(
@@ -195,7 +234,7 @@ class AlpacaTradeUpdates(TradeUpdates):
         async with asyncio.timeout(self._open_within):  # noqa: TID251 - bounds a real socket, not market time
             await connection.send(_text({"action": "authenticate", "data": login}))
             await self._reply(connection, "authorization", early)
-            await connection.send(_text({"action": "listen", "data": {"streams": [STREAM]}}))
+            await connection.send(_LISTEN)
             streams = (await self._reply(connection, "listening", early)).get("streams")
         if not isinstance(streams, list) or STREAM not in streams:
             raise BrokerUnavailable(f"listening to {streams!r:.100}, not to {STREAM}")
@@ -226,6 +265,7 @@ class AlpacaTradeUpdates(TradeUpdates):
         self._heard_at = frame.at
         _refuse_login(frame)
         if frame.stream in ("authorization", "listening"):
+            self._acknowledged.set()
             return
         if len(self._waiting) >= self._most_waiting:
             self._give_up_waiting()

@@ -68,9 +68,16 @@ def sends(*frames: object, then_close: bool = False, binary: bool = True) -> Scr
         for frame in frames:
             await connection.send(frame if isinstance(frame, (bytes, str)) else orjson.dumps(frame))
         if not then_close:
-            await connection.wait_closed()
+            await stay(connection)
 
     return script
+
+
+async def stay(connection: ServerConnection) -> None:
+    """Acknowledge what is asked until the other side goes."""
+    async for raw in connection:
+        assert orjson.loads(raw)["action"] == "listen"
+        await connection.send(orjson.dumps(LISTENING))
 
 
 class Socket:
@@ -253,6 +260,48 @@ async def test_a_half_open_socket_is_noticed(clock: ManualClock) -> None:
     assert "ping timeout" in lost.reason
 
 
+def acknowledging(times: int, *frames: object) -> Script:
+    """Admits, acknowledges that many repeated listens, and is deaf to the others; pings are always answered."""
+
+    async def script(connection: ServerConnection) -> None:
+        await admit(connection)
+        for _ in range(times):
+            assert orjson.loads(await connection.recv())["action"] == "listen"
+            await connection.send(orjson.dumps(LISTENING))
+        for frame in frames:
+            await connection.send(orjson.dumps(frame))
+        await connection.wait_closed()
+
+    return script
+
+
+async def test_a_mute_stream_is_noticed(clock: ManualClock) -> None:
+    """A socket that answers pings and no more questions, having answered them before, is a loss."""
+    async with listening(clock, Socket(acknowledging(2), sends()), pong=0.1) as (stream, messages):
+        await heard(messages, 1)
+        waiting = asyncio.ensure_future(anext(messages))
+        await clock.advance(timedelta(seconds=61))
+        assert stream.state is StreamState.READY
+        await clock.advance(timedelta(seconds=31))
+        lost = await waiting
+    assert isinstance(lost, Gap)
+    assert (lost.state, lost.reason) == (StreamState.LOST, "mute")
+
+
+async def test_a_server_that_does_not_repeat_itself_is_left_alone(clock: ManualClock) -> None:
+    """Where a repeated listen was never acknowledged, its silence proves nothing."""
+    socket = Socket(acknowledging(0))
+    async with listening(clock, socket, pong=0.1) as (stream, messages):
+        await heard(messages, 1)
+        waiting = asyncio.ensure_future(anext(messages))
+        await clock.advance(timedelta(minutes=5))
+        assert not waiting.done()
+        assert stream.state is StreamState.READY
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+    assert socket.connections == 1
+
+
 @pytest.mark.parametrize("silent_from", ["login", "listen"])
 async def test_an_admission_that_is_never_answered_is_a_loss(clock: ManualClock, silent_from: str) -> None:
     """A server that opens the socket and then says nothing does not hold us for ever."""
@@ -396,7 +445,10 @@ async def test_a_steady_stream_is_asked_again_at_once(clock: ManualClock) -> Non
 
     async def steady(connection: ServerConnection) -> None:
         await admit(connection)
+        staying = asyncio.create_task(stay(connection))
         await may_end.wait()
+        staying.cancel()
+        await asyncio.gather(staying, return_exceptions=True)
 
     socket = Socket(closing, closing, closing, steady, sends())
     async with listening(clock, socket) as (stream, messages):
@@ -459,7 +511,7 @@ async def test_the_handshake_holds_the_clock(clock: ManualClock) -> None:
     async def slow(connection: ServerConnection) -> None:
         await may_go_on.wait()
         await admit(connection)
-        await connection.wait_closed()
+        await stay(connection)
 
     async with listening(clock, Socket(slow)) as (_, messages):
         waiting = asyncio.ensure_future(anext(messages))
