@@ -5,6 +5,7 @@ The environment beats the file. Secrets live only in the environment (or an env 
 
 import difflib
 import hashlib
+import json
 import os
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
@@ -26,7 +27,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class Section(BaseModel):
     """Frozen; an unknown key is an error, and so is a number that is none."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 
 
 class Mode(StrEnum):
@@ -140,9 +141,8 @@ class TechnicalConfig(Section):
     keep: int = Field(10, ge=1, le=200)
     quorum: int = Field(6, ge=1, le=20)  # votes that must be warm
     min_agreement: Share = 0.5
-    weight_intraday: float = Field(
-        0.5, ge=0
-    )  # weights of the timeframes that have a vote, scaled to sum to 1
+    # Weights of the timeframes that have a vote, scaled to sum to 1.
+    weight_intraday: float = Field(0.5, ge=0)
     weight_quarter_hour: float = Field(0.2, ge=0)
     weight_daily: float = Field(0.3, ge=0)
     spent_rsi: float = Field(88.0, gt=50, le=100)  # shorts: 100 minus it
@@ -291,8 +291,14 @@ class Config(Section):
 
     @property
     def fingerprint(self) -> str:
-        """A hash of every value: which configuration a day was traded under."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+        """A hash of every value, however it was written: which configuration a day was traded under."""
+        text = json.dumps(self.model_dump(), default=_canonical, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _canonical(value: object) -> str:
+    """2000, 2000.00 and 2E+3 are one amount."""
+    return format(value.normalize(), "f") if isinstance(value, Decimal) else str(value)
 
 
 class Environment(BaseSettings):
@@ -346,12 +352,9 @@ class Environment(BaseSettings):
     redis_password: SecretStr | None = None
     redis_url: SecretStr | None = None
     catalyst_clock: Path | None = None  # a shared scaled clock: the demo's and the tests' seam
-    catalyst_clock_speed: float | None = Field(
-        None, gt=0, le=100_000
-    )  # market seconds a second, when it runs free
-    catalyst_clock_held_speed: float | None = Field(
-        None, gt=0, le=100_000
-    )  # and while an effect is in flight
+    # Market seconds a second: when it runs free, and while an effect is in flight.
+    catalyst_clock_speed: float | None = Field(None, gt=0, le=100_000)
+    catalyst_clock_held_speed: float | None = Field(None, gt=0, le=100_000)
     xdg_data_home: Path | None = None
 
 
