@@ -1,7 +1,8 @@
 """Why a symbol was or was not traded: the stage that dropped it in each scan, and the numbers it was judged on."""
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from io import BytesIO
 
@@ -27,6 +28,7 @@ class Look:
     reason: str | None
     numbers: dict[str, float | str] = field(default_factory=dict[str, float | str])
     candidate: CandidateRow | None = None
+    order_id: int | None = None  # the entry this look led to
     headlines: tuple[Headline, ...] = ()
     patterns: tuple[Pattern, ...] = ()
     indicators: Indicators | None = None
@@ -36,8 +38,7 @@ class Look:
         if not self.listed:
             return "not among the broker's listings of that scan"
         if self.stage is None:
-            status = "passed every stage" if self.candidate is None else self.candidate.status
-            return f"passed every stage: {status}"
+            return "passed every stage" + ("" if self.order_id is None else f": order {self.order_id}")
         return f"refused by {self.stage}: {self.reason}"
 
 
@@ -66,14 +67,14 @@ async def explain(conn: Connection, symbol: str, day: date | None = None) -> Exp
     symbol = symbol.upper()
     known = await securities.get(conn, symbol)
     shown = {row.scan_id: row for row in await candidates.of_symbol(conn, symbol, 500)}
+    of_day = await inquiry.orders_of_day(conn, cycle.cycle_id)
     looks = []
     for scan in await candidates.scans_of(conn, cycle.cycle_id):
         blob = await candidates.frame_of(conn, scan.scan_id)
         look = _look(scan.scan_id, scan.started_at, symbol, blob, shown.get(scan.scan_id))
-        looks.append(await _with_details(conn, look, symbol))
+        looks.append(await _with_details(conn, look, symbol, of_day))
     if known is None and not any(look.listed for look in looks):
         return None
-    of_day = await inquiry.orders_of_day(conn, cycle.cycle_id)
     held = await inquiry.positions_in(conn, symbol)
     return Explanation(
         symbol=symbol,
@@ -135,18 +136,16 @@ def _short(value: object) -> float | str:
     return float(f"{value:.7g}") if isinstance(value, float) else str(value)
 
 
-async def _with_details(conn: Connection, look: Look, symbol: str) -> Look:
+async def _with_details(conn: Connection, look: Look, symbol: str, ordered: Sequence[OrderRow]) -> Look:
+    """The look with what the stages knew of a candidate, and the order it led to."""
     if look.candidate is None:
         return look
-    return Look(
-        look.scan_id,
-        look.at,
-        look.listed,
-        look.stage,
-        look.reason,
-        look.numbers,
-        look.candidate,
-        tuple(await candidates.headlines_of(conn, look.scan_id, symbol)),
-        tuple(await candidates.patterns_of(conn, look.scan_id, symbol)),
-        await candidates.indicators_of(conn, look.scan_id, symbol),
+    signal = look.candidate.signal_id
+    led_to = (order.order_id for order in ordered if signal is not None and order.signal_id == signal)
+    return replace(
+        look,
+        order_id=next(led_to, None),
+        headlines=tuple(await candidates.headlines_of(conn, look.scan_id, symbol)),
+        patterns=tuple(await candidates.patterns_of(conn, look.scan_id, symbol)),
+        indicators=await candidates.indicators_of(conn, look.scan_id, symbol),
     )

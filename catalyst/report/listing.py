@@ -193,8 +193,7 @@ def show_explanation(told: Explanation, *, every: bool = False) -> Iterator[Rend
 def _depth(look: Look) -> tuple[bool, bool, int, int]:
     """How far a look went: the one worth showing comes last."""
     reached = len(look.numbers) + (0 if look.candidate is None else len(look.candidate.detail))
-    ordered = look.candidate is not None and look.candidate.status in ("ordered", "proposed")
-    return look.stage is None, ordered, reached, look.scan_id
+    return look.stage is None, look.order_id is not None, reached, look.scan_id
 
 
 def _details(look: Look) -> Iterator[RenderableType]:

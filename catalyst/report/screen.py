@@ -68,7 +68,7 @@ def fits(console: Console) -> bool:
 
 def line_of(event: Happening) -> Text:
     """One event on one line."""
-    text = Text(f"{clock_of(event.at)}  ")
+    text = Text(f"{clock_of(event.at)}  ", no_wrap=True, overflow="ellipsis")
     text.append(f"{event.kind:<10}", style=STYLES[event.kind])
     text.append(event.text, style=_gain_style(event))
     return text
