@@ -11,11 +11,11 @@ from urllib.parse import quote
 
 import structlog
 
-from catalyst.broker import parse
+from catalyst.broker import answers, parse
 from catalyst.broker.budget import RateBudget
 from catalyst.broker.chunks import chunked
-from catalyst.broker.listing import array_items, next_after
-from catalyst.broker.outcome import Refusal, doubt, fields, is_object, rows, settle
+from catalyst.broker.listing import next_after
+from catalyst.broker.outcome import Refusal, fields, rows, settle
 from catalyst.broker.port import Broker, Priority, RateUse
 from catalyst.broker.ticket import body_of, refuse_unsendable
 from catalyst.broker.wire import DEFAULT, Answer, Bounds, Door, Spoil, Wire
@@ -35,8 +35,6 @@ from catalyst.domain.session import Session
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
-ORDERS_A_PAGE: Final = 500  # the most the broker gives; its default is 50
-FILLS_A_PAGE: Final = 100
 LARGE: Final = Bounds(read=20.0, total=60.0)  # the list of assets: many megabytes, once a day
 MOST_PAGES: Final = 200
 OVERLAP: Final = timedelta(milliseconds=1)  # `after` is exclusive, and the broker's times are finer than ours
@@ -86,13 +84,13 @@ class AlpacaBroker(Broker):
         """Send `request` once. OrderRefused with http_status 0 when it could not have been sent as it is."""
         refuse_unsendable(request)
         return await self._wire.change(
-            "POST", "/orders", body_of(request), partial(_acknowledged, request), priority=priority
+            "POST", "/orders", body_of(request), partial(answers.acknowledged, request), priority=priority
         )
 
     async def cancel(self, broker_id: str) -> None:
         try:
             await self._wire.change(
-                "DELETE", f"/orders/{quote(broker_id, safe='')}", None, _asked, priority=Priority.EXIT
+                "DELETE", f"/orders/{quote(broker_id, safe='')}", None, answers.asked, priority=Priority.EXIT
             )
         except OrderRefused as refused:
             if refused.code != Refusal.SUBMIT_FAILED:
@@ -103,7 +101,7 @@ class AlpacaBroker(Broker):
 
     async def order(self, broker_id: str, *, priority: Priority = Priority.ROUTINE) -> OrderReport:
         report = await self._wire.read(
-            f"/orders/{quote(broker_id, safe='')}", {"nested": "true"}, _one_order, priority=priority
+            f"/orders/{quote(broker_id, safe='')}", {"nested": "true"}, answers.one_order, priority=priority
         )
         if report.broker_id != broker_id:
             raise BrokerUnavailable(f"asked for order {broker_id}, told of {report.broker_id}")
@@ -114,7 +112,10 @@ class AlpacaBroker(Broker):
     ) -> OrderReport:
         """The lookup does not nest; where there must be legs the order is read once more, by its id."""
         report = await self._wire.read(
-            "/orders:by_client_order_id", {"client_order_id": client_order_id}, _one_order, priority=priority
+            "/orders:by_client_order_id",
+            {"client_order_id": client_order_id},
+            answers.one_order,
+            priority=priority,
         )
         if report.client_order_id != client_order_id:
             raise BrokerUnavailable(f"asked for order {client_order_id}, told of {report.client_order_id}")
@@ -138,7 +139,7 @@ class AlpacaBroker(Broker):
         found: dict[str, OrderReport] = {}
         for some in chunked(symbols) or [()]:
             found |= await self._orders(status, after, some, priority)
-        return sorted(found.values(), key=_submitted)
+        return sorted(found.values(), key=answers.by_submission)
 
     async def positions(self, *, priority: Priority = Priority.ROUTINE) -> list[PositionReport]:
         return await self._list("/positions", None, parse.position_report, priority=priority)
@@ -161,7 +162,7 @@ class AlpacaBroker(Broker):
         order_id: str | None = None,
         priority: Priority = Priority.ROUTINE,
     ) -> list[Fill]:
-        params: dict[str, str | int] = {"direction": "asc", "page_size": FILLS_A_PAGE}
+        params: dict[str, str | int] = {"direction": "asc", "page_size": answers.FILLS_A_PAGE}
         if after is not None:
             params["after"] = (after - OVERLAP).isoformat()
         if order_id is not None:
@@ -169,7 +170,7 @@ class AlpacaBroker(Broker):
         found: dict[str, Fill] = {}
         for _ in range(MOST_PAGES):
             page, last = await self._wire.read(
-                "/account/activities/FILL", params, _fill_page, priority=priority
+                "/account/activities/FILL", params, answers.fill_page, priority=priority
             )
             fresh = {one.activity_id: one for one in page if one.activity_id and one.activity_id not in found}
             found |= fresh
@@ -188,10 +189,10 @@ class AlpacaBroker(Broker):
 
     async def forbid_shorting(self, forbidden: bool) -> bool:
         path = "/account/configurations"
-        if (await self._wire.read(path, None, _object)).get("no_shorting") is forbidden:
+        if (await self._wire.read(path, None, answers.settings)).get("no_shorting") is forbidden:
             return False
         told = await self._wire.change(
-            "PATCH", path, {"no_shorting": forbidden}, _changed, priority=Priority.ROUTINE
+            "PATCH", path, {"no_shorting": forbidden}, answers.changed, priority=Priority.ROUTINE
         )
         if told.get("no_shorting") is not forbidden:
             raise OutcomeUnknown(f"no_shorting was set to {forbidden} and reads {told.get('no_shorting')!r}")
@@ -208,7 +209,7 @@ class AlpacaBroker(Broker):
     async def assets(self) -> list[AssetReport]:
         """Every active US equity. With a longer bound than the others."""
         params = {"status": "active", "asset_class": "us_equity"}
-        return await self._wire.read("/assets", params, _assets, bounds=LARGE)
+        return await self._wire.read("/assets", params, answers.assets, bounds=LARGE)
 
     async def close(self) -> None:
         self._wire.close()
@@ -219,7 +220,7 @@ class AlpacaBroker(Broker):
         """Page by submission time, each page starting a little before the last one ended."""
         params: dict[str, str | int] = {
             "status": status,
-            "limit": ORDERS_A_PAGE,
+            "limit": answers.ORDERS_A_PAGE,
             "direction": "asc",
             "nested": "true",
         }
@@ -230,7 +231,7 @@ class AlpacaBroker(Broker):
         for _ in range(MOST_PAGES):
             if cursor is not None:
                 params["after"] = cursor.isoformat()
-            page, full = await self._wire.read("/orders", params, _order_page, priority=priority)
+            page, full = await self._wire.read("/orders", params, answers.order_page, priority=priority)
             known = len(found)
             found |= {one.broker_id: one for one in page}
             if not full:
@@ -242,7 +243,7 @@ class AlpacaBroker(Broker):
         self, path: str, read: Callable[[object], T], *, priority: Priority = Priority.ROUTINE
     ) -> T:
         def digest(answer: Answer, spoil: Spoil) -> T:
-            return _understood(fields(settle(answer, changes=False)), read, spoil, changes=False)
+            return answers.understood(fields(settle(answer, changes=False)), read, spoil, changes=False)
 
         return await self._wire.read(path, None, digest, priority=priority)
 
@@ -258,84 +259,3 @@ class AlpacaBroker(Broker):
             return parse.parsed(rows(settle(answer, changes=False)), read, spoil)
 
         return await self._wire.read(path, params, digest, priority=priority)
-
-
-def _acknowledged(request: OrderRequest, answer: Answer, spoil: Spoil) -> OrderReport:
-    """The acknowledgement of `request`; an answer that speaks of anything else settles nothing."""
-    try:
-        body = settle(answer, changes=True)
-    except NotFound as error:  # "asset not found" as a 404: a plain no to a submit
-        raise OrderRefused(Refusal.NOT_TRADABLE, str(error), http_status=answer.status) from error
-    report = _understood(body, partial(parse.order_report, spoil=spoil), spoil, changes=True)
-    told = (report.client_order_id, report.symbol, report.side, report.quantity)
-    if told != (request.client_order_id, request.symbol, request.side, request.quantity):
-        spoil("the answer to a submit speaks of another order", body)
-        raise OutcomeUnknown(f"sent {request.client_order_id}, told of {told}")
-    return report
-
-
-def _asked(answer: Answer, _spoil: Spoil) -> None:
-    """Nothing is promised by a cancel but that it was heard; its body is not read."""
-    if not 200 <= answer.status < 300:
-        settle(answer, changes=True)
-
-
-def _changed(answer: Answer, _spoil: Spoil) -> Mapping[str, object]:
-    body = settle(answer, changes=True)
-    if not is_object(body):
-        raise OutcomeUnknown("the answer to a change is not an object")
-    return body
-
-
-def _object(answer: Answer, _spoil: Spoil) -> Mapping[str, object]:
-    return fields(settle(answer, changes=False))
-
-
-def _one_order(answer: Answer, spoil: Spoil) -> OrderReport:
-    read = partial(parse.order_report, spoil=spoil)
-    return _understood(fields(settle(answer, changes=False)), read, spoil, changes=False)
-
-
-def _order_page(answer: Answer, spoil: Spoil) -> tuple[list[OrderReport], bool]:
-    """A page, and whether it may have a successor: legs count, for the broker may count them before nesting."""
-    raw = rows(settle(answer, changes=False))
-    page = parse.parsed(raw, partial(parse.order_report, spoil=spoil), spoil)
-    return page, len(raw) + sum(len(one.legs) for one in page) >= ORDERS_A_PAGE
-
-
-def _fill_page(answer: Answer, spoil: Spoil) -> tuple[list[Fill], str | None]:
-    """A page, and the token of the next one: the id of its last row, understood or not."""
-    raw = rows(settle(answer, changes=False))
-    page = parse.parsed(raw, parse.fill, spoil)
-    if len(raw) < FILLS_A_PAGE:
-        return page, None
-    last = raw[-1]
-    token = last.get("id") if is_object(last) else None
-    if not isinstance(token, str):
-        raise BrokerUnavailable("the last fill of a full page has no id: the next page cannot be found")
-    return page, token
-
-
-def _assets(answer: Answer, spoil: Spoil) -> list[AssetReport]:
-    if answer.status != 200:
-        settle(answer, changes=False)
-    found = []
-    for raw in array_items(answer.body.decode()):
-        try:
-            found.append(parse.asset_report(raw))
-        except ValueError as error:
-            spoil(str(error), raw)
-    return found
-
-
-def _understood(body: object, read: Callable[[object], T], spoil: Spoil, *, changes: bool) -> T:
-    try:
-        return read(body)
-    except ValueError as error:
-        spoil(str(error), body)
-        raise doubt(f"an answer that cannot be understood: {error}", changes=changes) from error
-
-
-def _submitted(order: OrderReport) -> tuple[bool, datetime | None, str]:
-    """Oldest first; what has no submission time comes last."""
-    return order.submitted_at is None, order.submitted_at, order.broker_id

@@ -18,7 +18,8 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from catalyst.broker.wire import Answer, Attempt, Door, Verb
 
-_CHUNK: Final = 1 << 16
+CHUNK: Final = 1 << 16
+IDLE: Final = 20.0  # real seconds after which a kept connection may be dead without our knowing
 
 
 class _Current(threading.local):
@@ -75,6 +76,7 @@ class Client(RESTClient):
         super().__init__(base_url=door.base_url, api_key=door.key, secret_key=door.secret, raw_data=True)
         self._agent = door.agent
         self._retry = 0
+        self._used = 0.0
         self._session.trust_env = False
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, _Adapter(pool_connections=1, pool_maxsize=1))
@@ -86,6 +88,12 @@ class Client(RESTClient):
         self, attempt: Attempt, verb: Verb, version: str, path: str, data: Mapping[str, object] | str | None
     ) -> Answer:
         """Send one request once and return its answer, whatever the status."""
+        now = time.monotonic()  # noqa: TID251 - the age of a real socket
+        if (
+            now - self._used > IDLE
+        ):  # an order into a black hole costs seconds of doubt; a handshake costs 50 ms
+            self._session.close()
+        self._used = now
         _current.attempt = attempt
         try:
             sendable = dict(data) if isinstance(data, Mapping) else data
@@ -111,7 +119,7 @@ class Client(RESTClient):
         with self._session.request(
             method, url, stream=True, timeout=(bounds.connect, bounds.read), **opts
         ) as response:
-            for piece in response.iter_content(_CHUNK):
+            for piece in response.iter_content(CHUNK):
                 pieces.append(piece)
                 if time.monotonic() > limit:  # noqa: TID251 - a peer that drips would hold the thread for ever
                     raise ReadTimeout(f"the answer was not complete after {bounds.total:g} s")

@@ -28,6 +28,7 @@ class Heard:
     query: dict[str, str]
     headers: Mapping[str, str]
     body: Any
+    port: int = 0  # of the client: the same port is the same connection
 
 
 @dataclass
@@ -62,6 +63,7 @@ class Peer:
                 dict(request.query),
                 request.headers.copy(),
                 orjson.loads(raw) if raw else None,
+                request.transport.get_extra_info("peername")[1] if request.transport else 0,
             )
         )
         self._arrived.set()

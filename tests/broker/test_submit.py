@@ -427,6 +427,31 @@ async def test_requests_name_us_and_ignore_the_environment(
     await broker.close()
 
 
+async def test_a_connection_is_kept_warm_and_not_trusted_when_idle(
+    clock: ManualClock, peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests follow each other on one connection; after a long silence the next one opens its own."""
+    broker = AlpacaBroker(clock, base_url=peer.url, key=KEY, secret=SECRET, threads=1)
+    peer.on("POST", "/v2/orders", peer.says(order_json()))
+    for _ in range(2):
+        await broker.submit(ENTRY)
+    monkeypatch.setattr("catalyst.broker.transport.IDLE", -1.0)
+    await broker.submit(ENTRY)
+    first, second, third = (one.port for one in peer.requests)
+    assert first == second != third
+    await broker.close()
+
+
+async def test_a_failed_handshake_is_not_yet_the_request(clock: ManualClock, peer: Peer) -> None:
+    """Where TLS does not come about nothing was sent: never heard, so the same id may go again."""
+    secure = peer.url.replace("http://", "https://")
+    broker = AlpacaBroker(clock, base_url=secure, key=KEY, secret=SECRET)
+    with pytest.raises(BrokerUnavailable):
+        await broker.submit(ENTRY)
+    assert peer.requests == []
+    await broker.close()
+
+
 async def test_the_secret_shows_nowhere(
     clock: ManualClock, peer: Peer, caplog: pytest.LogCaptureFixture
 ) -> None:
