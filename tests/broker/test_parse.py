@@ -1,0 +1,250 @@
+"""The broker's JSON, pure: anything may be missing, new or strange, and nothing but ValueError may come of it."""
+
+import gzip
+import json
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from catalyst.broker import parse
+from catalyst.broker.columns import bar_columns, numbers, snapshot_columns, times
+from catalyst.broker.listing import array_items
+from catalyst.broker.outcome import decoded
+from catalyst.broker.wire import Answer
+from tests.broker.peer import order_json
+from tests.broker.test_reads import ACCOUNT, fill_json, position_json
+
+RECORDED = Path(__file__).parents[3] / "shared" / "alpaca" / "alpaca_http_recorded.jsonl.gz"
+
+Parse = Callable[[object], object]
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+def _silent(reason: str, raw: object) -> None:
+    assert reason
+
+
+def order(raw: object) -> object:
+    return parse.order_report(raw, _silent)
+
+
+def update(raw: object) -> object:
+    return parse.trade_update(raw, _silent)
+
+
+ENVELOPE: dict[str, Any] = {
+    "stream": "trade_updates",
+    "data": {
+        "event": "fill",
+        "price": "100.1",
+        "qty": "3",
+        "position_qty": "3",
+        "timestamp": "2026-11-20T15:04:20Z",
+        "order": order_json(filled_qty="3", legs=[order_json()]),
+    },
+}
+ASSET = {"id": "1", "symbol": "A", "status": "active", "exchange": "NYSE", "borrow_status": "easy_to_borrow"}
+CLOCK = {
+    "timestamp": "2026-11-20T10:04:19.451420928-05:00",
+    "is_open": True,
+    "next_open": "2026-11-23T09:30:00-05:00",
+    "next_close": "2026-11-20T16:00:00-05:00",
+}
+ROWS: list[tuple[Parse, dict[str, Any], set[str]]] = [
+    (order, order_json(qty="10"), {"id", "symbol", "side", "qty", "filled_qty", "status"}),
+    (update, ENVELOPE["data"], {"event", "order"}),
+    (parse.position_report, position_json(), {"symbol", "qty", "avg_entry_price"}),
+    (parse.account_report, ACCOUNT, {"id", "status", "equity", "last_equity", "cash", "buying_power"}),
+    (parse.fill, fill_json(1), {"id", "order_id", "cum_qty", "qty", "price", "transaction_time"}),
+    (parse.asset_report, ASSET, {"id", "symbol", "status"}),
+    (parse.clock_report, CLOCK, set(CLOCK)),
+]
+MUTATIONS = [
+    pytest.param(read, row, essential, name, id=f"{getattr(read, '__name__', 'row')}-{name}")
+    for read, row, essential in ROWS
+    for name in row
+]
+
+
+@pytest.mark.parametrize(("read", "row", "essential", "name"), MUTATIONS)
+def test_only_an_essential_field_is_missed(
+    read: Parse, row: dict[str, Any], essential: set[str], name: str
+) -> None:
+    """Without any one field, or with null in it, the row is read, unless money depends on that very field."""
+    wrap: Callable[[dict[str, Any]], object] = lambda data: {"data": data} if read is update else data  # noqa: E731
+    without = {key: value for key, value in row.items() if key != name}
+    for mutated in (without, {**row, name: None}):
+        if name in essential:
+            with pytest.raises(ValueError, match=r"\S"):
+                read(wrap(mutated))
+        else:
+            read(wrap(mutated))
+    read(wrap({**row, "a_field_of_2027": {"deep": [1]}}))
+
+
+@pytest.mark.parametrize("read", [read for read, _, _ in ROWS] + [parse.session])
+@given(raw=JSON)
+def test_any_json_is_read_or_refused(read: Parse, raw: object) -> None:
+    """Whatever JSON comes in a row's place, the only exception is ValueError."""
+    with suppress(ValueError):
+        read(raw)
+
+
+@settings(max_examples=500)
+@given(st.sampled_from([(read, row, name) for read, row, _ in ROWS for name in row]), JSON)
+def test_any_value_in_any_field_is_read_or_refused(
+    case: tuple[Parse, dict[str, Any], str], value: object
+) -> None:
+    """Whatever JSON comes in a field's place, the only exception is ValueError."""
+    read, row, name = case
+    mutated = {**row, name: value}
+    with suppress(ValueError):
+        read({"data": mutated} if read is update else mutated)
+
+
+@given(JSON)
+def test_any_json_is_market_data_of_some_sort(raw: object) -> None:
+    """Columns are made of anything: what is not understood is NaN, NaT or left out, and never an exception."""
+    part = {"p": raw, "t": raw, "bp": raw, "ap": raw, "bs": raw, "as": raw, "o": raw, "c": raw, "v": raw}
+    symbols, columns = snapshot_columns(
+        {"A": {"latestTrade": part, "latestQuote": part, "dailyBar": raw}, "B": raw, "C": {}}
+    )
+    assert all(len(column) == len(symbols) for column in columns.values())
+    bars = bar_columns({"A": [part, raw], "B": raw, "C": []})
+    assert len({len(column) for column in bars.values()}) == 1
+
+
+@given(
+    st.decimals(min_value=Decimal("0.0001"), max_value=Decimal("999999.9999"), places=4, allow_nan=False),
+)
+def test_money_keeps_its_digits(price: Decimal) -> None:
+    """As text or as a JSON number, the Decimal has the digits that were sent."""
+    text = f"{price:f}"
+    assert parse.amount({"p": text}, "p") == price
+    number = decoded(text.encode())
+    assert parse.amount({"p": number}, "p") == price
+
+
+@given(
+    st.datetimes(
+        min_value=datetime(2000, 1, 1),  # noqa: DTZ001 - the zone is drawn beside it
+        max_value=datetime(2100, 1, 1),  # noqa: DTZ001
+        timezones=st.sampled_from([UTC]),
+    ),
+    st.sampled_from(["Z", "+00:00", "-04:00", "-05:00", "+05:30"]),
+    st.integers(0, 999),
+)
+def test_instants_are_utc_to_the_microsecond(at: datetime, zone: str, nanoseconds: int) -> None:
+    """Any offset, any number of digits: the instant is the same, cut to microseconds; columns keep nanoseconds."""
+    hours = 0 if zone == "Z" else int(zone[:3])
+    minutes = 0 if zone == "Z" else int(zone[0] + zone[4:])
+    local = (at + timedelta(hours=hours, minutes=minutes)).replace(tzinfo=None)
+    text = f"{local.isoformat(timespec='microseconds')}{nanoseconds:03d}{zone}"
+    assert parse.instant(text) == at
+    (stamp,) = times([text]).astype("int64")
+    since = at - datetime(1970, 1, 1, tzinfo=UTC)
+    assert stamp == (since // timedelta(microseconds=1)) * 1_000 + nanoseconds
+
+
+def test_times_of_a_column_may_differ_in_kind() -> None:
+    """UTC, offsets, nulls and nonsense in one column: each is itself, whether many are alike or not."""
+    kinds = [
+        "2026-11-20T15:04:20.5Z",
+        "2026-11-20T10:04:20.5-05:00",
+        None,
+        "soon",
+        17,
+        "2026-11-20T15:04:20.5Z",
+    ]
+    for raw in (kinds, kinds[:1] * 50, [*kinds, *kinds[:1] * 50], [None] * 20, []):
+        told = [None if str(one) == "NaT" else str(one)[:21] for one in times(raw)]
+        right = ["2026-11-20T15:04:20.5" if isinstance(one, str) and "T" in one else None for one in raw]
+        assert told == right
+
+
+def test_numbers_of_a_column_may_be_false() -> None:
+    """Null, nonsense, infinities and negatives are NaN; zero is a number where it counts, and no price."""
+    raw = [1.5, "2.5", None, "x", True, [], -1, 0, float("inf"), 10**400]
+    right = ["1.5", "2.5", "nan", "nan", "nan", "nan", "nan", "0.0", "nan", "nan"]
+    assert [str(one) for one in numbers(raw, zero=True)] == right
+    assert str(numbers([0.0], zero=False)[0]) == "nan"
+
+
+@given(st.lists(JSON.filter(lambda one: one == one), max_size=5), st.sampled_from(["", " ", "\n\t"]))
+def test_an_array_taken_apart_is_the_array(rows: list[object], space: str) -> None:
+    """Item by item or at once, a JSON array has the same items."""
+    text = json.dumps(rows).replace("[", f"[{space}", 1) if rows else f"{space}[{space}]{space}"
+    assert json.dumps(list(array_items(text))) == json.dumps(json.loads(text))
+
+
+# --- recorded answers of the real broker ---------------------------------------------------------------------
+
+
+def recorded() -> Iterator[tuple[str, str, int, Any]]:
+    with gzip.open(RECORDED, "rt") as lines:
+        for line in lines:
+            exchange = json.loads(line)
+            try:
+                body = json.loads(exchange["body"])
+            except ValueError:
+                continue
+            yield exchange["method"], exchange["uri"].split("?")[0], exchange["status"], body
+
+
+@pytest.mark.skipif(not RECORDED.exists(), reason="no recorded answers beside this repository")
+def test_every_recorded_answer_is_understood() -> None:
+    """Hundreds of the real broker's orders, positions, fills and accounts, whole and with each field gone, are read."""
+    readers: dict[str, Parse] = {"orders": order, "positions": parse.position_report, "FILL": parse.fill}
+    seen = dict.fromkeys((*readers, "account", "clock", "calendar"), 0)
+    for _, uri, status, body in recorded():
+        if status != 200:
+            continue
+        match uri.split("/v2/")[-1].split("/"):
+            case ["account"]:
+                seen["account"] += 1
+                parse.account_report(body)
+            case ["clock"]:
+                seen["clock"] += 1
+                parse.clock_report(body)
+            case ["calendar"]:
+                seen["calendar"] += len([parse.session(row) for row in body])
+            case ["account", "activities", *_]:
+                rows = [row for row in body if row["activity_type"] == "FILL"]
+                seen["FILL"] += len([parse.fill(row) for row in rows])
+            case ["orders" | "positions" as what, *_]:
+                for row in body if isinstance(body, list) else [body]:
+                    if "side" in row and "qty" in row and "status" in row | {"status": what == "positions"}:
+                        kind = "orders" if "client_order_id" in row else "positions"
+                        seen[kind] += 1
+                        readers[kind](row)
+            case _:
+                continue
+    assert all(count > 0 for count in seen.values()), seen
+
+
+@pytest.mark.skipif(not RECORDED.exists(), reason="no recorded answers beside this repository")
+def test_every_recorded_refusal_settles_something() -> None:
+    """Each error the real broker was recorded with has its class, and none of an order's is in doubt."""
+    from catalyst.broker.outcome import settle
+    from catalyst.domain.errors import BrokerError, OutcomeUnknown
+
+    count = 0
+    for method, _, status, body in recorded():
+        if status < 400:
+            continue
+        count += 1
+        with pytest.raises(BrokerError) as raised:
+            settle(Answer(status, json.dumps(body).encode(), {}), changes=method != "GET")
+        assert not isinstance(raised.value, OutcomeUnknown)
+    assert count > 0
