@@ -47,6 +47,11 @@ class Clock(Protocol):
         """Mark an effect as in flight for the length of the block."""
         ...
 
+    def attend(self) -> None:
+        """Something has just happened and its consequences are still to come: a scaled clock stays slow for a
+        moment, as a desk looks up; the others need not."""
+        ...
+
 
 async def wait(clock: Clock, event: asyncio.Event, at_most: timedelta) -> bool:
     """Wait for `event`, `at_most` a span of market time; true when the event came."""
@@ -79,6 +84,9 @@ class SystemClock:
     def hold(self) -> AbstractContextManager[None]:
         return nullcontext()
 
+    def attend(self) -> None:
+        """The world's time waits for nobody."""
+
 
 class ScaledClock:
     """A faster day, the same for every process that opens the same file.
@@ -93,6 +101,7 @@ class ScaledClock:
     _LAYOUT: Final = struct.Struct("<QdddQ")
     _SLOTS: Final = 8  # where the two anchors begin; byte 0 says which of them holds
     _CHUNK: Final = 0.02  # real seconds; the speed may change while somebody sleeps
+    _MOMENT: Final = 0.06  # real seconds of attention after something happened
 
     def __init__(
         self, path: Path, *, drive: bool = False, speed: float = 1.0, held_speed: float = 20.0
@@ -149,15 +158,25 @@ class ScaledClock:
 
     @contextmanager
     def hold(self) -> Iterator[None]:
-        self._held += 1
-        if self._drive and self._held == 1:
-            self.pace(self._held_speed)
+        self._slow_down()
         try:
             yield
         finally:
-            self._held -= 1
-            if self._drive and self._held == 0:
-                self.pace(self._speed)
+            self._let_go()
+
+    def attend(self) -> None:
+        self._slow_down()
+        asyncio.get_running_loop().call_later(self._MOMENT, self._let_go)
+
+    def _slow_down(self) -> None:
+        self._held += 1
+        if self._drive and self._held == 1:
+            self.pace(self._held_speed)
+
+    def _let_go(self) -> None:
+        self._held -= 1
+        if self._drive and self._held == 0:
+            self.pace(self._speed)
 
     def _anchor(self) -> tuple[int, float, float, float, int]:
         while True:  # again when the anchor was being overwritten: only by two new ones during this look
@@ -213,6 +232,9 @@ class ManualClock:
             yield
         finally:
             self._held -= 1
+
+    def attend(self) -> None:
+        """It stands still anyway."""
 
     def quiet_when(self, condition: Callable[[], bool]) -> None:
         """Do not advance while `condition()` is false."""
