@@ -1,0 +1,133 @@
+"""The exchange in a thread of its own, so that blocking clients and other processes can talk to it.
+
+Its clock stands still unless the test advances it, or runs by itself at a speed when the client is a process
+that waits for things to happen.
+"""
+
+import asyncio
+import tempfile
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from catalyst.clock import NEW_YORK, Clock, ManualClock, ScaledClock
+from catalyst.simulator import generated
+from catalyst.simulator.exchange import Exchange
+from catalyst.simulator.market_bars import BarMarket
+from catalyst.simulator.server import Server, running
+from catalyst.simulator.switches import Switches
+from catalyst.simulator.wire import type_json
+
+DAY = date(2026, 6, 17)
+KEYS = {"APCA-API-KEY-ID": "demo", "APCA-API-SECRET-KEY": "demo"}
+SHARED = Path(__file__).parents[3] / "shared"
+
+
+@lru_cache(maxsize=1)
+def small_market() -> BarMarket:
+    """A generated day of 150 symbols, AAPL, MSFT and SPY among them."""
+    return generated.make(7, DAY, 150)
+
+
+def new_york(clock_time: str, day: date = DAY) -> datetime:
+    return datetime.combine(day, time.fromisoformat(clock_time), NEW_YORK).astimezone(UTC)
+
+
+class House:
+    """A served exchange, seen from a thread that may block."""
+
+    def __init__(self, server: Server, clock: Clock, loop: asyncio.AbstractEventLoop) -> None:
+        self.server, self.clock, self._loop = server, clock, loop
+        self.exchange = server.exchange
+        self.url = server.url
+        self.http = requests.Session()
+        self.http.trust_env = False
+        self.http.headers.update(KEYS)
+
+    def within(self, act: Callable[[], Any]) -> Any:
+        """What `act` returns, called in the exchange's own thread."""
+
+        async def acting() -> Any:
+            result = act()
+            return await result if isinstance(result, Awaitable) else result
+
+        return asyncio.run_coroutine_threadsafe(acting(), self._loop).result(60)
+
+    def passes(self, seconds: float = 1.0) -> None:
+        """Market time goes by, on a clock that stands still otherwise."""
+        assert isinstance(self.clock, ManualClock)
+        self.within(lambda: self.clock.advance(timedelta(seconds=seconds)))  # type: ignore[attr-defined]
+
+    def ask(self, method: str, path: str, **more: Any) -> requests.Response:
+        return self.http.request(method, self.url + path, timeout=30, **more)
+
+    def sends(self, side: str, qty: object, symbol: str, kind: str = "market", **more: object) -> type_json:
+        """Place an order that must be taken."""
+        body = {"symbol": symbol, "side": side, "qty": qty, "type": kind, "time_in_force": "day", **more}
+        response = self.ask("POST", "/v2/orders", json=body)
+        assert response.status_code == 200, response.text
+        answer: type_json = response.json()
+        return answer
+
+
+@contextmanager
+def open_house(
+    *,
+    market: BarMarket | None = None,
+    start: str = "10:30",
+    speed: float | None = None,
+    deposit: int = 100_000,
+    **switches: Any,
+) -> Iterator[House]:
+    """Serve an exchange for the length of the block; with a `speed` its clock runs by itself."""
+    market = market or small_market()
+    begins = new_york(start, market.day)
+    with tempfile.TemporaryDirectory(prefix="catalyst-conformance-") as folder:
+        clock: Clock = ManualClock(begins)
+        if speed is not None:
+            ScaledClock.create(Path(folder) / "clock", begins)
+            clock = ScaledClock(Path(folder) / "clock", drive=True, speed=speed)
+        terms = Switches(**{"rate_limit": 0, **switches})
+        exchange = Exchange(market, clock.now(), deposit=Decimal(deposit), switches=terms)
+        ready: list[House] = []
+        told, leave = threading.Event(), threading.Event()
+        failure: list[BaseException] = []
+
+        async def live() -> None:
+            ended = asyncio.Event()
+            loop = asyncio.get_running_loop()
+            async with running(exchange, clock, market=market) as server:
+                ready.append(House(server, clock, loop))
+                loop.run_in_executor(None, lambda: (leave.wait(), loop.call_soon_threadsafe(ended.set)))
+                told.set()
+                await ended.wait()
+
+        def run() -> None:
+            try:
+                asyncio.run(live())
+            except BaseException as error:  # noqa: BLE001 - carried to the test's own thread
+                failure.append(error)
+            finally:
+                told.set()
+
+        thread = threading.Thread(target=run, name="exchange")
+        thread.start()
+        told.wait()
+        try:
+            if failure:
+                raise failure[0]
+            yield ready[0]
+        finally:
+            leave.set()
+            thread.join(30)
+            if ready:
+                ready[0].http.close()
+        if failure:
+            raise failure[0]
