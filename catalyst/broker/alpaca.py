@@ -31,6 +31,7 @@ from catalyst.domain.report import (
     PositionReport,
 )
 from catalyst.domain.session import Session
+from catalyst.domain.witness import Witness
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
@@ -64,6 +65,7 @@ class AlpacaBroker(Broker):
         bounds: Bounds = DEFAULT,
         threads: int = 4,
         on_garbled: Callable[[str, object], None] = log_garbled,
+        witness: Witness | None = None,
     ) -> None:
         budget = RateBudget(clock, limit=rate_limit, reserve=rate_reserve)
         self._wire = Wire(
@@ -73,6 +75,7 @@ class AlpacaBroker(Broker):
             on_garbled=on_garbled,
             bounds=bounds,
             threads=threads,
+            witness=witness,
         )
 
     @property

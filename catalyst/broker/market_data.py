@@ -33,6 +33,7 @@ from catalyst.broker.wire import Answer, Bounds, Door, Spoil, Wire
 from catalyst.clock import Clock
 from catalyst.domain.errors import BrokerUnavailable
 from catalyst.domain.report import Quote, Trade
+from catalyst.domain.witness import Witness
 
 T = TypeVar("T")
 
@@ -65,6 +66,7 @@ class AlpacaMarketData(MarketData):
         rate_reserve: int = 60,
         threads: int = 4,
         on_garbled: Callable[[str, object], None] = log_garbled,
+        witness: Witness | None = None,
     ) -> None:
         if feed not in FEEDS:
             raise ValueError(f"{feed!r} is none of the feeds {', '.join(FEEDS)}")
@@ -72,7 +74,7 @@ class AlpacaMarketData(MarketData):
         self._feed = feed
         budget = RateBudget(clock, limit=rate_limit, reserve=rate_reserve)
         door = Door(base_url.rstrip("/"), key, secret, epoch)
-        self._wire = Wire(clock, door, budget, on_garbled=on_garbled, threads=threads)
+        self._wire = Wire(clock, door, budget, on_garbled=on_garbled, threads=threads, witness=witness)
         self._bulk = asyncio.Semaphore(max(threads - 1, 1))
         self._parsing = (
             threading.Lock()

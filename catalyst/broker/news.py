@@ -18,6 +18,7 @@ from catalyst.broker.port import News
 from catalyst.broker.wire import Answer, Bounds, Door, Spoil, Wire
 from catalyst.clock import Clock
 from catalyst.domain.errors import BrokerUnavailable
+from catalyst.domain.witness import Witness
 
 HEADLINES_A_PAGE: Final = 50
 MOST_PAGES: Final = 100
@@ -44,11 +45,14 @@ class AlpacaNews(News):
         rate_reserve: int = 60,
         threads: int = 2,
         on_garbled: Callable[[str, object], None] = log_garbled,
+        witness: Witness | None = None,
     ) -> None:
         self._clock = clock
         budget = RateBudget(clock, limit=rate_limit, reserve=rate_reserve)
         door = Door(base_url.rstrip("/"), key, secret, epoch)
-        self._wire = Wire(clock, door, budget, on_garbled=on_garbled, bounds=SLOW, threads=threads)
+        self._wire = Wire(
+            clock, door, budget, on_garbled=on_garbled, bounds=SLOW, threads=threads, witness=witness
+        )
 
     async def headlines(self, symbols: Sequence[str], start: datetime, end: datetime) -> pd.DataFrame:
         chunks = chunked(symbols, SYMBOLS_A_CHUNK)

@@ -18,6 +18,7 @@ from catalyst.broker.budget import RateBudget
 from catalyst.broker.port import Priority
 from catalyst.clock import Clock
 from catalyst.domain.errors import BrokerError, BrokerUnavailable, OutcomeUnknown
+from catalyst.domain.witness import Moment, Witness, tell
 
 if TYPE_CHECKING:
     from catalyst.broker.transport import Client
@@ -41,6 +42,7 @@ class Bounds:
 
 
 DEFAULT: Final = Bounds()
+_CLOSED: Final = "the broker's client is closed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +111,14 @@ class Wire:
         on_garbled: Spoil,
         bounds: Bounds = DEFAULT,
         threads: int = 4,
+        witness: Witness | None = None,
     ) -> None:
         self.budget = budget
         self._clock = clock
         self._door = door
         self._on_garbled = on_garbled
         self._bounds = bounds
+        self._witness = witness
         self._reads = ThreadPoolExecutor(threads, thread_name_prefix="broker-read")
         self._changes = ThreadPoolExecutor(threads, thread_name_prefix="broker-change")
         self._mine = threading.local()
@@ -168,16 +172,18 @@ class Wire:
         digest: Callable[[Answer, Spoil], T],
     ) -> T:
         spoiled: list[tuple[str, object]] = []
+        step = f"{verb} {path}"
 
         def perform() -> T:
             return self._perform(attempt, verb, version, path, data, digest, spoiled)
 
         with self._clock.hold():
+            tell(self._witness, step, Moment.BEFORE)
             try:
                 running: Future[T] = threads.submit(perform)
-            except RuntimeError as error:  # the pool was closed
+            except RuntimeError as error:
                 self.budget.heard(None)
-                raise BrokerUnavailable("the broker's client is closed") from error
+                raise BrokerUnavailable(_CLOSED) from error
             waiting = asyncio.wrap_future(running)
             waiting.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
             try:
@@ -186,11 +192,15 @@ class Wire:
                 attempt.abandon()
                 self._hold_until_done(waiting)
                 raise
+        tell(self._witness, step, Moment.AFTER)
         if not waiting.done():
             self.budget.heard(None)
             never = attempt.abandon()
             running.cancel()
             raise _silence(verb, path, f"no answer within {attempt.bounds.total:g} s", left=not never)
+        if waiting.cancelled():  # it was waiting for a thread when the client was closed
+            self.budget.heard(None)
+            raise BrokerUnavailable(_CLOSED)
         for reason, raw in spoiled:
             self._on_garbled(reason, raw)
         return waiting.result()

@@ -45,6 +45,7 @@ from catalyst.domain.order import Purpose
 from catalyst.domain.position import CloseReason
 from catalyst.domain.report import AccountReport
 from catalyst.domain.session import NEW_YORK, Session, trading_date
+from catalyst.domain.witness import Witness
 from catalyst.store import manifest, risk_events
 from catalyst.store.dedicated import AccountLock, listen, take_account_lock
 from catalyst.store.manifest import Manifest
@@ -107,9 +108,11 @@ async def run(settings: Settings, dsn: str, clock: Clock, *, once: bool = False)
         return await live(desk, lock, stop, once=once)
 
 
-async def open_books(stack: AsyncExitStack, dsn: str, clock: Clock) -> Store:
+async def open_books(
+    stack: AsyncExitStack, dsn: str, clock: Clock, *, witness: Witness | None = None
+) -> Store:
     try:
-        store = await open_store(dsn, clock)
+        store = await open_store(dsn, clock, witness=witness)
     except (OSError, TimeoutError) as error:
         raise UserError(
             f"the database cannot be reached ({error}): start it, or correct DATABASE_URL"
@@ -152,12 +155,17 @@ class Desk:
 
 
 async def take_the_desk(
-    stack: AsyncExitStack, settings: Settings, store: Store, clock: Clock
+    stack: AsyncExitStack,
+    settings: Settings,
+    store: Store,
+    clock: Clock,
+    *,
+    witness: Witness | None = None,
 ) -> tuple[Desk, AccountLock]:
     """Account, lock, epoch: afterwards nobody else may trade this account through this database."""
     key, secret = settings.keys
     limits = settings.config.broker
-    asking = AlpacaBroker(clock, base_url=settings.trading_url, key=key, secret=secret)
+    asking = AlpacaBroker(clock, base_url=settings.trading_url, key=key, secret=secret, witness=witness)
     try:
         account = await asking.account()
     except BrokerError as error:
@@ -185,12 +193,22 @@ async def take_the_desk(
         rate_reserve=limits.reserved_for_exits,
         key=key,
         secret=secret,
+        witness=witness,
     )
     url, rate = settings.data_url, limits.data_requests_per_minute
     market = AlpacaMarketData(
-        clock, base_url=url, key=key, secret=secret, feed=limits.feed, epoch=epoch, rate_limit=rate
+        clock,
+        base_url=url,
+        key=key,
+        secret=secret,
+        feed=limits.feed,
+        epoch=epoch,
+        rate_limit=rate,
+        witness=witness,
     )
-    news = AlpacaNews(clock, base_url=url, key=key, secret=secret, epoch=epoch, rate_limit=rate)
+    news = AlpacaNews(
+        clock, base_url=url, key=key, secret=secret, epoch=epoch, rate_limit=rate, witness=witness
+    )
     for part in (broker, market, news):
         stack.push_async_callback(part.close)
     await _lock_shorts(broker, store, settings, clock)
@@ -294,7 +312,7 @@ def _wire(
     execution = Execution(store, broker, books, gate, clock, cfg.execution, epoch)
     exits = SafeExit(store, broker, books, execution, clock, epoch)
     guard = Guard(store, books, execution, exits, clock, cfg.execution, epoch)
-    reconciler = Reconciler(store, broker, books, execution, clock, cfg.reconcile, cfg.execution)
+    reconciler = Reconciler(store, broker, books, execution, gate, clock, cfg.reconcile, cfg.execution)
     desk = Desk(
         settings=settings,
         clock=clock,

@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from decimal import Decimal
-from enum import StrEnum
 from typing import Any, Final, TypeAlias, TypeVar
 
 import asyncpg
@@ -18,6 +17,7 @@ import orjson
 from asyncpg.pool import PoolConnectionProxy
 
 from catalyst.clock import Clock
+from catalyst.domain.witness import Moment, Witness, tell
 from catalyst.store.refusals import StaleEpoch
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
@@ -54,14 +54,6 @@ _OUTAGES: Final = (
 )
 
 
-class Moment(StrEnum):
-    BEFORE = "before"
-    AFTER = "after"
-
-
-Witness: TypeAlias = Callable[[str, Moment], None]
-
-
 def is_outage(error: BaseException) -> bool:
     """True when `error` says that the database is away, not that we asked for something wrong."""
     return isinstance(error, _OUTAGES) and not isinstance(error, (ValueError, StaleEpoch))
@@ -85,27 +77,27 @@ class Store:
     async def tx(self, label: str) -> AsyncIterator[Connection]:
         """A transaction: committed when the block ends, rolled back when it raises. `label` names the step."""
         with self.clock.hold():
-            self._tell(label, Moment.BEFORE)
+            tell(self._witness, label, Moment.BEFORE)
             try:
                 async with self._pool.acquire(timeout=_ACQUIRE) as conn, conn.transaction():
                     yield conn
             except Exception as error:
                 error.add_note(f"in transaction {label!r}")
                 raise
-            self._tell(label, Moment.AFTER)
+            tell(self._witness, label, Moment.AFTER)
 
     @asynccontextmanager
     async def statement(self, label: str) -> AsyncIterator[Connection]:
         """A connection for one statement, which is a transaction by itself."""
         with self.clock.hold():
-            self._tell(label, Moment.BEFORE)
+            tell(self._witness, label, Moment.BEFORE)
             try:
                 async with self._pool.acquire(timeout=_ACQUIRE) as conn:
                     yield conn
             except Exception as error:
                 error.add_note(f"in statement {label!r}")
                 raise
-            self._tell(label, Moment.AFTER)
+            tell(self._witness, label, Moment.AFTER)
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[Connection]:
@@ -139,10 +131,6 @@ class Store:
                 await self._pool.close()
         except TimeoutError:
             self._pool.terminate()
-
-    def _tell(self, label: str, moment: Moment) -> None:
-        if self._witness is not None:
-            self._witness(label, moment)
 
 
 async def open_store(

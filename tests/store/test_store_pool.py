@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from catalyst.clock import ManualClock
+from catalyst.domain.witness import Moment
 from catalyst.store.pool import (
     Connection,
-    Moment,
     Store,
     connect,
     encode_json,
