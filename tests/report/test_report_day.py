@@ -1,0 +1,270 @@
+"""A day's figures, its story and its agreement with the exchange, from the tables of a small traded day."""
+
+from datetime import timedelta
+from decimal import Decimal
+from io import StringIO
+
+import pytest
+from report.traded_day import ACCOUNT, CYCLE, DAY, OPEN, write_day
+from rich.console import Console
+
+from catalyst.report import now
+from catalyst.report.agreement import compare
+from catalyst.report.day import day_of
+from catalyst.report.explain import explain
+from catalyst.report.happenings import Follower, Kind
+from catalyst.report.listing import show_explanation, show_now
+from catalyst.report.screen import picture
+from catalyst.report.terminal import show_day
+from catalyst.report.words import dollars, price, span
+from catalyst.store import inquiry
+from catalyst.store.dedicated import take_account_lock
+from catalyst.store.pool import Store
+
+
+@pytest.fixture
+async def day(store: Store) -> Store:
+    """A store whose tables hold the traded day."""
+    await write_day(store)
+    return store
+
+
+def shown(*parts: object) -> str:
+    """What a person reads."""
+    page = StringIO()
+    console = Console(width=220, no_color=True, file=page)
+    for part in parts:
+        console.print(part, markup=False)
+    return page.getvalue()
+
+
+async def test_the_figures_are_those_of_the_fills(day: Store) -> None:
+    """+250.00 and −235.00 make +15.00: one winner, one loser, half won, the average to the cent."""
+    async with day.read() as conn:
+        told = await day_of(conn)
+    assert told is not None
+    figures = told.figures
+    assert (figures.trades, figures.winners, figures.losers, figures.flat) == (2, 1, 1, 0)
+    assert figures.total_pnl == Decimal("15.00")
+    assert figures.average_pnl == Decimal("7.50")
+    assert figures.win_rate == Decimal("50.00")
+    assert (figures.best, figures.worst) == (Decimal("250.00"), Decimal("-235.00"))
+    assert figures.profit_factor == Decimal("1.06")
+    assert [(one.reason, one.count, one.pnl) for one in told.exits] == [
+        ("STOP_LOSS_HIT", 1, Decimal("-235.00")),
+        ("TAKE_PROFIT_HIT", 1, Decimal("250.00")),
+    ]
+    assert (told.orders, told.entries, told.entries_filled, told.fills) == (6, 4, 3, 7)
+
+
+async def test_the_drawdown_is_the_deepest_fall_below_the_highest_point(day: Store) -> None:
+    """+250 first, then −105 and −130 by two exit fills: 235 below the top."""
+    async with day.read() as conn:
+        told = await day_of(conn, DAY)
+    assert told is not None
+    assert told.figures.max_drawdown == Decimal("235.00")
+
+
+async def test_a_trade_knows_its_hold_time_its_naked_time_and_its_r(day: Store) -> None:
+    """100 shares with the stop $2 away risk $200; $250 is 1.25 R after one minute."""
+    async with day.read() as conn:
+        told = await day_of(conn)
+    assert told is not None
+    won = told.trades[0]
+    assert (won.symbol, won.held_seconds, won.naked_seconds) == ("AAPL", 60.0, Decimal("1.5"))
+    assert (won.risk, won.r, won.pnl_pct) == (Decimal("200.00"), Decimal("1.25"), Decimal("1.32"))
+    assert told.trades[2].closed is False
+
+
+async def test_a_day_without_a_cycle_has_no_figures(store: Store) -> None:
+    """An empty database, and a day nobody traded, are answered with none, not with zeros."""
+    async with store.read() as conn:
+        assert await day_of(conn) is None
+        assert await day_of(conn, DAY) is None
+
+
+async def test_stages_come_in_the_order_of_the_route(day: Store) -> None:
+    """The database orders the keys of an object by their length; the funnel must not."""
+    async with day.read() as conn:
+        told = await day_of(conn)
+    assert told is not None
+    assert list(told.scans[0].counts) == ["listed", "universe", "scan", "news", "pattern", "plan"]
+    assert told.scans[0].total_milliseconds == 112.5
+
+
+async def test_the_report_reads_like_a_day(day: Store) -> None:
+    """Symbols, results, reasons and the funnel are on the page."""
+    async with day.read() as conn:
+        told = await day_of(conn)
+    assert told is not None
+    page = shown(*show_day(told))
+    for expected in (
+        "Wednesday 08 April 2026",
+        "AAPL",
+        "+$250.00",
+        "−$235.00",
+        "STOP_LOSS_HIT 1",
+        "win rate 50 %",
+    ):
+        assert expected in page
+
+
+async def test_each_event_is_told_once_and_in_order(day: Store) -> None:
+    """Scan, entries, fills, protection and exits come by time; a second look has nothing to add."""
+    follower = Follower(CYCLE)
+    async with day.read() as conn:
+        first, second = await follower.look(conn), await follower.look(conn)
+    assert second == []
+    assert [event.at for event in first] == sorted(event.at for event in first)
+    kinds = [event.kind for event in first]
+    counted = {kind: kinds.count(kind) for kind in Kind}
+    assert counted[Kind.SCAN] == 1
+    assert counted[Kind.ENTRY] == 3
+    assert counted[Kind.PROPOSAL] == 1
+    assert counted[Kind.FILL] == 7
+    assert counted[Kind.PROTECTED] == 3
+    assert counted[Kind.EXIT] == 2
+    assert counted[Kind.ALERT] == 1
+    exits = [event.text for event in first if event.kind is Kind.EXIT]
+    assert exits[0].startswith("AAPL +$250.00")
+
+
+async def test_any_symbol_of_the_universe_is_explained(day: Store) -> None:
+    """The stage that dropped it and the reason with its number, also for one that never was a candidate."""
+    async with day.read() as conn:
+        tsla, junk = await explain(conn, "tsla"), await explain(conn, "JUNK")
+    assert tsla is not None
+    assert junk is not None
+    assert tsla.looks[0].verdict == "refused by scan: spread 80.0 bps, limit 50.0"
+    assert junk.looks[0].verdict == "refused by universe: not tradable"
+    assert tsla.looks[0].numbers == {"price": 250.0}
+
+
+async def test_a_candidate_is_explained_with_all_its_stages(day: Store) -> None:
+    """Headline, pattern, indicators, the order it led to, its fills and its result."""
+    async with day.read() as conn:
+        told = await explain(conn, "AAPL", DAY)
+    assert told is not None
+    look = told.looks[0]
+    assert (look.stage, look.order_id) == (None, told.orders[0].order_id)
+    assert look.headlines[0].headline == "Record quarter"
+    assert look.patterns[0].pattern == "gap_and_go"
+    assert look.indicators is not None
+    assert look.indicators.values == {"rsi": 61.5}
+    assert [fill.quantity for fill in told.fills] == [100, 100]
+    page = shown(*show_explanation(told, every=True))
+    for expected in (
+        "passed every stage: order 1",
+        "Record quarter",
+        "gap_and_go",
+        "rsi 61.5",
+        "TAKE_PROFIT_HIT",
+    ):
+        assert expected in page
+
+
+async def test_a_symbol_nobody_heard_of_is_not_explained(day: Store) -> None:
+    """None: the command says so instead of showing an empty page."""
+    async with day.read() as conn:
+        assert await explain(conn, "NOSUCH") is None
+
+
+async def test_the_present_names_every_problem(day: Store) -> None:
+    """No daemon, and ten shares without a stop at the broker: not healthy, and both are named."""
+    async with day.read() as conn:
+        seen = await now.look(conn, OPEN + timedelta(minutes=45))
+    assert not seen.healthy
+    assert len(seen.problems) == 2
+    assert "10 shares of NVDA have no stop at the broker" in seen.problems
+    assert seen.phase == "open"
+    assert (seen.closed_trades, seen.realized_pnl) == (2, Decimal("15.00"))
+    assert [one.symbol for one in seen.proposals] == ["AMD"]
+    page = shown(*show_now(seen), picture(seen, [], []))
+    assert "catalyst approve 1" in page
+    assert "NVDA" in page
+
+
+async def test_a_daemon_lives_while_its_lock_is_held(day: Store) -> None:
+    """The lock, not a time stamp, tells: a clock that runs fast or stands still deceives nobody."""
+    lock = await take_account_lock(day.dsn, ACCOUNT)
+    assert lock is not None
+    async with day.read() as conn:
+        held = await now.look(conn, OPEN)
+    await lock.release()
+    async with day.read() as conn:
+        gone = await now.look(conn, OPEN)
+    assert (held.daemon.alive, gone.daemon.alive) == (True, False)
+
+
+async def test_books_that_agree_with_the_exchange_say_so(day: Store) -> None:
+    """Every fill, every share, every cent."""
+    async with day.read() as conn:
+        fills, rows = await inquiry.all_fills(conn), await inquiry.every_position(conn)
+    executions = [
+        {"order_id": fill.alpaca_order_id, "qty": str(fill.quantity), "price": str(fill.price)}
+        for fill in fills
+    ]
+    audit = {"problems": [], "positions": {"NVDA": "10"}, "realised": "15.0000"}
+    agreed = compare(fills, rows, audit, executions)
+    assert agreed.holds
+    assert "7 fills" in agreed.sentence
+    assert "15.00 to the cent" in agreed.sentence
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"realised": "15.01"}, "realised is 15.00 in the tables, 15.01 at the exchange"),
+        ({"positions": {}}, "the tables hold"),
+        ({"problems": ["cash is wrong"]}, "finds fault with itself: cash is wrong"),
+    ],
+)
+async def test_a_single_cent_or_share_is_a_disagreement(
+    day: Store, change: dict[str, object], said: str
+) -> None:
+    """Whatever differs is named with both figures."""
+    async with day.read() as conn:
+        fills, rows = await inquiry.all_fills(conn), await inquiry.every_position(conn)
+    executions = [
+        {"order_id": fill.alpaca_order_id, "qty": str(fill.quantity), "price": str(fill.price)}
+        for fill in fills
+    ]
+    audit = {"problems": [], "positions": {"NVDA": "10"}, "realised": "15.00", **change}
+    told = compare(fills, rows, audit, executions)
+    assert not told.holds
+    assert said in told.sentence
+
+
+async def test_a_fill_the_tables_lack_is_a_disagreement(day: Store) -> None:
+    """A lost fill is found by its order, not only by the sum."""
+    async with day.read() as conn:
+        fills, rows = await inquiry.all_fills(conn), await inquiry.every_position(conn)
+    executions = [
+        {"order_id": fill.alpaca_order_id, "qty": str(fill.quantity), "price": str(fill.price)}
+        for fill in fills
+    ]
+    audit = {"problems": [], "positions": {"NVDA": "10"}, "realised": "15.00"}
+    told = compare(fills[:-1], rows, audit, executions)
+    assert not told.holds
+    assert any("broker-entry-3" in difference for difference in told.differences)
+
+
+@pytest.mark.parametrize(
+    ("told", "read"),
+    [
+        (dollars(Decimal("-1234.5")), "−$1,234.50"),
+        (dollars(Decimal("0.004"), signed=True), "$0.00"),
+        (dollars(Decimal(3), signed=True), "+$3.00"),
+        (price(Decimal("12.5")), "12.50"),
+        (price(Decimal("0.51234")), "0.5123"),
+        (price(Decimal("10.8790909090")), "10.8791"),
+        (price(None), "–"),
+        (span(4.26), "4.3 s"),
+        (span(75), "1 min 15 s"),
+        (span(3_900), "1 h 05 min"),
+        (span(None), "–"),
+    ],
+)
+def test_figures_read_as_a_trader_writes_them(told: str, read: str) -> None:
+    """A minus is a minus, a price has its cents, a span its two largest units."""
+    assert told == read

@@ -1,0 +1,172 @@
+"""One small trading day, written through the store's own functions: a winner, a loser in two fills, an open
+position without a stop, a proposal that waits, and a scan of five symbols."""
+
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from io import BytesIO
+
+import pandas as pd
+
+from catalyst.domain.cycle import CycleStatus
+from catalyst.domain.order import PositionSide, Purpose, Side, Status
+from catalyst.domain.position import Holding, enter, leave
+from catalyst.domain.session import Session
+from catalyst.store import alerts, candidates, cycles, manifest, orders, positions, proposals, sessions
+from catalyst.store.candidates import Candidate, FrameBlob, Headline, Indicators, Pattern
+from catalyst.store.manifest import Manifest
+from catalyst.store.orders import NewOrder
+from catalyst.store.pool import Connection, Store
+
+DAY = date(2026, 4, 8)
+CYCLE = "20260408-080000"
+ACCOUNT = "account-of-the-test"
+BEGAN = datetime(2026, 4, 8, 12, 0, tzinfo=UTC)
+OPEN = datetime(2026, 4, 8, 13, 30, tzinfo=UTC)
+SCANNED = OPEN + timedelta(minutes=5)
+
+
+async def write_day(store: Store) -> None:
+    """Afterwards the tables hold the day as it stands at 10:15 New York."""
+    async with store.tx("day") as conn:
+        await sessions.put(conn, [Session(DAY, OPEN, OPEN + timedelta(hours=6.5))])
+        await manifest.begin_epoch(conn, ACCOUNT, Manifest("0.1.0", "", "hash", "", 1), at=BEGAN)
+        await cycles.open_day(
+            conn, cycle_id=CYCLE, day=DAY, mode="supervised", max_positions=5, max_daily_loss=Decimal(2000),
+            scan_frequency=1800, start_equity=Decimal(100_000), config_hash="hash", at=BEGAN,
+        )  # fmt: skip
+        await cycles.advance(conn, CYCLE, seen=CycleStatus.IDLE, then=CycleStatus.SCANNING, at=SCANNED)
+        await _scan(conn)
+        await _trade(
+            conn, "AAPL", 1, [(100, "190.00")], [(100, "192.50")], "TAKE_PROFIT_HIT: AAPL", minutes=10
+        )
+        await _trade(
+            conn, "MSFT", 2, [(30, "400.00"), (20, "400.50")], [(25, "396.00"), (25, "395.00")], "STOP_LOSS_HIT: MSFT",
+            minutes=20,
+        )  # fmt: skip
+        await _trade(conn, "NVDA", 3, [(10, "900.00")], [], None, minutes=30)
+        await _propose(conn)
+        await alerts.put(
+            conn, severity="WARNING", event="JOB_FAILED", message="the job scan failed", facts={}, dedupe_key="x",
+            at=SCANNED,
+        )  # fmt: skip
+
+
+async def _scan(conn: Connection) -> None:
+    frame = pd.DataFrame(
+        {
+            "symbol": ["AAPL", "MSFT", "TSLA", "JUNK", "NVDA"],
+            "price": [190.0, 400.0, 250.0, 0.5, 900.0],
+            "scan_score": [0.9, 0.8, float("nan"), float("nan"), 0.7],
+            "refused_by": [None, None, "scan", "universe", "pattern"],
+            "reason": [None, None, "spread 80.0 bps, limit 50.0", "not tradable", "no pattern in 5 bars"],
+        }
+    )
+    blob = BytesIO()
+    frame.to_parquet(blob, index=False)
+    counts = {"listed": 5, "universe": 4, "scan": 3, "news": 3, "pattern": 2, "plan": 2}
+    shown = [
+        Candidate("AAPL", 1, "plan", "passed", side="long", price=Decimal(190), scan_score=0.9, status="proposed",
+                  signal_id="signal-1", detail={"stop": 188.0}),
+        Candidate("MSFT", 2, "plan", "passed", side="long", price=Decimal(400), scan_score=0.8, signal_id="signal-2"),
+        Candidate("NVDA", 3, "pattern", "refused", reason="no pattern in 5 bars", price=Decimal(900)),
+    ]  # fmt: skip
+    await candidates.record(
+        conn,
+        candidates.Scan(
+            CYCLE, SCANNED, SCANNED + timedelta(seconds=1), 4, counts, {"scan": 12.5, "snapshots": 100.0},
+            frame=FrameBlob("parquet", 5, blob.getvalue()),
+        ),
+        shown,
+        news=[Headline("AAPL", "Record quarter", "Wire", OPEN - timedelta(hours=1), OPEN, 0.8)],
+        patterns=[Pattern("AAPL", "gap_and_go", "long", 0.7, Decimal(190), Decimal(188), Decimal(196))],
+        indicators=[Indicators("AAPL", 0.75, {"rsi": 61.5})],
+    )  # fmt: skip
+
+
+async def _trade(
+    conn: Connection,
+    symbol: str,
+    number: int,
+    entries: list[tuple[int, str]],
+    exits: list[tuple[int, str]],
+    reason: str | None,
+    *,
+    minutes: int,
+) -> None:
+    """Fill an entry slice by slice, then leave it slice by slice, a minute apart."""
+    at = OPEN + timedelta(minutes=minutes)
+    shares = Decimal(sum(quantity for quantity, _ in entries))
+    order_id = await orders.insert(
+        conn,
+        NewOrder(
+            f"entry-{number}", symbol, Purpose.ENTRY, PositionSide.LONG, Side.BUY, shares, "limit", "day", "bracket",
+            cycle_id=CYCLE, limit_price=Decimal("1000.00"), bracket_stop=Decimal("10.00"),
+            bracket_target=Decimal("2000.00"), alpaca_order_id=f"broker-entry-{number}", signal_id=f"signal-{number}",
+            epoch=1,
+        ),
+        status=Status.SUBMITTED, at=at, source="submit", note="test",
+    )  # fmt: skip
+    row = await orders.get(conn, order_id)
+    holding, position_id = Holding(PositionSide.LONG), None
+    for quantity, price in entries:
+        holding = enter(holding, Decimal(quantity), Decimal(price))
+        if position_id is None:
+            position_id = await positions.insert(
+                conn, cycle_id=CYCLE, security_id=row.security_id, holding=holding, at=at,
+                stop_loss=holding.entry_price - 2, take_profit=holding.entry_price + 6,
+            )  # fmt: skip
+        await _fill(conn, order_id, holding.entered_qty, quantity, price, at)
+        await positions.write(conn, position_id, holding, at=at)
+    assert position_id is not None
+    await orders.link(conn, [order_id], position_id, at, epoch=1)
+    await orders.move(
+        conn, order_id, seen=Status.SUBMITTED, then=Status.FILLED, at=at, source="stream", epoch=1
+    )
+    await positions.guard(conn, position_id, protected_at=at, naked_seconds=Decimal("1.5"))
+    if not exits:
+        return
+    exit_id = await orders.insert(
+        conn,
+        NewOrder(
+            f"exit-{number}", symbol, Purpose.EXIT, PositionSide.LONG, Side.SELL, shares, "market", "day", "simple",
+            cycle_id=CYCLE, position_id=position_id, alpaca_order_id=f"broker-exit-{number}", epoch=1,
+        ),
+        status=Status.SUBMITTED, at=at, source="submit", note="test",
+    )  # fmt: skip
+    for quantity, price in exits:
+        at += timedelta(minutes=1)
+        holding, _ = leave(holding, Decimal(quantity), Decimal(price))
+        await _fill(conn, exit_id, holding.exited_qty, quantity, price, at)
+        await positions.write(conn, position_id, holding, at=at, close_reason=reason)
+    await orders.move(
+        conn, exit_id, seen=Status.SUBMITTED, then=Status.FILLED, at=at, source="stream", epoch=1
+    )
+
+
+async def _fill(
+    conn: Connection, order_id: int, cumulative: Decimal, quantity: int, price: str, at: datetime
+) -> None:
+    await orders.add_execution(
+        conn, order_id, cum_qty=cumulative, quantity=Decimal(quantity), price=Decimal(price), at=at,
+        source="stream", execution_id=None, activity_id=None,
+    )  # fmt: skip
+    await orders.count_fill(conn, order_id, at, epoch=1)
+
+
+async def _propose(conn: Connection) -> None:
+    order_id = await orders.insert(
+        conn,
+        NewOrder(
+            "proposed-1", "AMD", Purpose.ENTRY, PositionSide.LONG, Side.BUY, Decimal(12), "limit", "day", "bracket",
+            cycle_id=CYCLE, limit_price=Decimal("150.00"), bracket_stop=Decimal("147.00"),
+            bracket_target=Decimal("159.00"), signal_id="signal-4", epoch=1,
+        ),
+        status=Status.CREATED, at=OPEN + timedelta(minutes=40), source="submit", note="test",
+    )  # fmt: skip
+    row = await orders.get(conn, order_id)
+    await proposals.put(
+        conn, order_id=order_id, cycle_id=CYCLE, security_id=row.security_id,
+        ticket={"side": "long", "quantity": 12, "entry": "150.00", "stop": "147.00", "target": "159.00",
+                "risk": "36.00"},
+        at=OPEN + timedelta(minutes=40), expires_at=OPEN + timedelta(minutes=50),
+    )  # fmt: skip
