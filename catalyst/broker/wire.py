@@ -194,9 +194,9 @@ class Wire:
                 raise
         tell(self._witness, step, Moment.AFTER)
         if not waiting.done():
-            self.budget.heard(None)
             never = attempt.abandon()
-            running.cancel()
+            if running.cancel():  # it had not started; else its thread books the end
+                self.budget.heard(None)
             raise _silence(verb, path, f"no answer within {attempt.bounds.total:g} s", left=not never)
         if waiting.cancelled():  # it was waiting for a thread when the client was closed
             self.budget.heard(None)

@@ -469,6 +469,21 @@ async def test_the_secret_shows_nowhere(
     await broker.close()
 
 
+async def test_closing_drops_what_has_not_started(clock: ManualClock, peer: Peer) -> None:
+    """A submit that waits for a thread when the client is closed was never heard; its task is not cancelled."""
+    broker = AlpacaBroker(clock, base_url=peer.url, key=KEY, secret=SECRET, threads=1)
+    busy = threading.Event()
+    broker._wire._changes.submit(busy.wait)
+    waiting = asyncio.create_task(broker.submit(ENTRY))
+    while broker._wire._changes._work_queue.empty():  # noqa: ASYNC110 - the pool has no event to wait for
+        await asyncio.sleep(0)
+    await broker.close()
+    busy.set()
+    with pytest.raises(BrokerUnavailable):
+        await waiting
+    assert peer.requests == []
+
+
 async def test_a_closed_client_says_so(broker: AlpacaBroker) -> None:
     """After close nothing is sent any more."""
     await broker.close()
