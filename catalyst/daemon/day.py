@@ -74,7 +74,8 @@ class Day:
 
     async def run(self, job: Job) -> None:
         """Do one job; one that fails is told of and does not take the daemon down."""
-        log.info("job_started", job=job)
+        if job is not Job.LOOK:
+            log.info("job_started", job=job)
         try:
             async with asyncio.timeout(SCAN_LIMIT * 5):  # noqa: TID251 - a hung job is cut in real time
                 await self._do(job)
@@ -95,6 +96,8 @@ class Day:
         match job:
             case Job.PRE_OPEN:
                 await self.prepare()
+            case Job.LOOK:
+                await self.scanner.look()
             case Job.FIRST_SCAN | Job.SCAN:
                 await self.scan(trade=True)
             case Job.FLAT:

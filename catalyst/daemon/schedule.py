@@ -22,6 +22,7 @@ log = structlog.get_logger()
 class Job(StrEnum):
     PRE_OPEN = "pre_open"  # calendar, assets, reference data, account
     FIRST_SCAN = "first_scan"  # on pre-market data; entries wait for the open
+    LOOK = "look"  # remember every price, so that the next scan knows the last minutes' momentum
     SCAN = "scan"  # scan, evaluate, trade
     FLAT = "flat"  # no entries any more; leave everything
     VERIFY_FLAT = "verify_flat"
@@ -35,6 +36,7 @@ FIXED_SCANS: Final = (time(10, 30), time(12, 0), time(14, 0))
 PRE_OPEN_AT: Final = time(8, 0)
 FIRST_SCAN_BEFORE_OPEN: Final = timedelta(minutes=15)
 OPENING_SCAN_AFTER_OPEN: Final = timedelta(minutes=5)
+LOOKS_BEFORE_SCAN: Final = (timedelta(minutes=15), timedelta(minutes=5))
 VERIFY_BEFORE_CLOSE: Final = timedelta(minutes=5)
 CLOSE_AFTER: Final = timedelta(minutes=2)  # day orders end and the last fills are booked
 
@@ -60,12 +62,15 @@ def market_day(session: Session, cfg: Config) -> tuple[Appointment, ...]:
         scans |= {session.open + n * step for n in range(1, int((last_scan - session.open) / step) + 1)}
     else:
         scans |= {datetime.combine(day, at, NEW_YORK).astimezone(session.open.tzinfo) for at in FIXED_SCANS}
+    kept = sorted(at for at in scans if opening <= at <= last_scan)
+    looks = {at - before for at in kept for before in LOOKS_BEFORE_SCAN} - set(kept)
     appointments = [
         Appointment(
             datetime.combine(day, PRE_OPEN_AT, NEW_YORK).astimezone(session.open.tzinfo), Job.PRE_OPEN
         ),
         Appointment(session.open - FIRST_SCAN_BEFORE_OPEN, Job.FIRST_SCAN),
-        *(Appointment(at, Job.SCAN) for at in sorted(scans) if opening <= at <= last_scan),
+        *(Appointment(at, Job.LOOK) for at in looks if at > session.open),
+        *(Appointment(at, Job.SCAN) for at in kept),
         Appointment(flat, Job.FLAT),
         Appointment(verify, Job.VERIFY_FLAT),
         Appointment(session.close + CLOSE_AFTER, Job.CLOSE),

@@ -90,6 +90,9 @@ def test_a_year_of_days_is_what_cron_would_fire():
         later = cron(each.day, hour=f"10-{before}", minute="0,30")
         quiet = each.close - 45 * MINUTE
         assert instants(day, Job.SCAN) == [*opening, *(at for at in later if at <= quiet)]
+        scans = instants(day, Job.SCAN)
+        wanted = {at - before * MINUTE for at in scans for before in (15, 5)} - set(scans)
+        assert set(instants(day, Job.LOOK)) == {at for at in wanted if at > each.open}
         assert all(appointment.at.tzinfo is UTC for appointment in day)
 
 
@@ -127,7 +130,7 @@ def test_every_configuration_makes_a_sound_day(day: str, every: int, flat: int, 
     )
     jobs = market_day(each, cfg)
     assert [appointment.at for appointment in jobs] == sorted(appointment.at for appointment in jobs)
-    for job in set(Job) - {Job.SCAN}:
+    for job in set(Job) - {Job.SCAN, Job.LOOK}:
         assert len(instants(jobs, job)) == 1
     (first,), (leave,), (verify,), (close,) = (
         instants(jobs, job) for job in (Job.FIRST_SCAN, Job.FLAT, Job.VERIFY_FLAT, Job.CLOSE)
@@ -205,7 +208,7 @@ def test_who_starts_late_does_what_must_still_happen():
     assert [(one["event"], one["job"], one["at"]) for one in logs] == [
         ("job_missed", one.job, one.at.isoformat()) for one in missed
     ]
-    assert {one.job for one in missed} == {Job.FIRST_SCAN, Job.SCAN}
+    assert {one.job for one in missed} == {Job.FIRST_SCAN, Job.LOOK, Job.SCAN}
 
 
 def test_who_starts_after_the_close_still_ends_the_day():
