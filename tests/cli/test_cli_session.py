@@ -1,0 +1,172 @@
+"""The operator's session: an exchange, a daemon and the verbs that speak to it, each a process of its own."""
+
+import json
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cli.shell import Shell, is_running, running_under, until
+
+SMALL = ("--symbols", "60", "--generated", "7")
+
+
+@pytest.fixture
+def exchange(shell: Shell) -> Iterator[Shell]:
+    """A shell with a small exchange at half past nine, whose clock waits for the daemon."""
+    clock = shell.folder / "clock"
+    process = shell.start(
+        "exchange", "sim", *SMALL, "--port", "0", "--port-file", "port", "--new-clock", str(clock),
+        "--start", "09:31",
+    )  # fmt: skip
+    until(lambda: (shell.folder / "port").exists() or process.poll() is not None, "the exchange")
+    assert process.poll() is None, shell.log("exchange")
+    port = (shell.folder / "port").read_text().strip()
+    (shell.folder / "config.yaml").write_text(f"broker: {{simulator: 'http://127.0.0.1:{port}'}}\n")
+    yield shell
+    process.terminate()
+    assert process.wait(30) == 0
+
+
+@pytest.fixture
+def daemon(exchange: Shell, database: str) -> "Iterator[tuple[Shell, subprocess.Popen[bytes]]]":
+    """The shell, and a supervised daemon that is ready."""
+    exchange.settings = {
+        "DATABASE_URL": database,
+        "CATALYST_CLOCK": str(exchange.folder / "clock"),
+        "CATALYST_CLOCK_SPEED": "20",
+    }
+    process = exchange.start("daemon", "run")
+    until(lambda: "cycle_opened" in exchange.log("daemon") or process.poll() is not None, "the daemon")
+    assert process.poll() is None, exchange.log("daemon")
+    yield exchange, process
+    if process.poll() is None:
+        process.kill()
+        process.wait()
+
+
+def test_the_verbs_speak_with_a_living_daemon(daemon: "tuple[Shell, subprocess.Popen[bytes]]") -> None:
+    """Status, halt, resume, scan, close, reject and flatten are answered; a second daemon is refused; SIGTERM
+    leaves flat with exit code 0."""
+    shell, process = daemon
+    until(lambda: shell.run("status").returncode == 0, "a healthy status")
+    assert shell.facts("status")["daemon"]["alive"] is True
+
+    assert shell.facts("halt", "--reason", "lunch") == {"halted": True, "reason": "lunch"}
+    halted = shell.facts("status", exit_code=1)
+    assert halted["latches"][0]["reason"] == "lunch"
+    assert "catalyst resume" in halted["scanning"]
+    assert shell.facts("resume")["cleared"] == ["halt"]
+
+    assert shell.facts("scan")["counts"]["listed"] >= 60
+    listed = shell.facts("candidates")
+    assert isinstance(listed, list)
+    assert "no open position in AAPL" in shell.complaint("close", "aapl")
+    assert "there is no proposal 99" in shell.complaint("reject", "99")
+    assert "there is no proposal 99" in shell.complaint("approve", "99")
+
+    assert "another daemon" in shell.complaint("run", exit_code=75)
+
+    assert shell.facts("flatten")["flat"] is True
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
+    assert shell.facts("status", exit_code=1)["daemon"]["alive"] is False
+
+
+def test_each_line_of_the_log_is_json_in_market_time_without_secrets(
+    daemon: "tuple[Shell, subprocess.Popen[bytes]]",
+) -> None:
+    """Through a pipe every line has at, level and event first; the database's address is in none."""
+    shell, process = daemon
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(60) == 0
+    lines = [json.loads(line) for line in shell.log("daemon").splitlines()]
+    assert lines
+    for line in lines:
+        assert list(line)[:3] == ["at", "level", "event"]
+        assert line["at"].startswith("2026-06-17T13:")
+        assert re.fullmatch(r"[a-z0-9_]+", line["event"])
+    assert shell.settings["DATABASE_URL"] not in shell.log("daemon")
+
+
+def test_an_exchange_ends_with_its_leash(shell: Shell) -> None:
+    """Standard input is the leash: when its starter is gone, however it went, the exchange goes too."""
+    process = shell.start(
+        "exchange", "sim", *SMALL, "--port", "0", "--port-file", "port", "--leash", leash=True
+    )
+    until(lambda: (shell.folder / "port").exists(), "the exchange")
+    assert process.stdin is not None
+    process.stdin.close()
+    assert process.wait(60) == 0
+
+
+def test_a_port_in_use_is_said_to_be(exchange: Shell) -> None:
+    """The second exchange on a port names another way."""
+    port = (exchange.folder / "port").read_text().strip()
+    assert "choose another with --port" in exchange.complaint("sim", *SMALL, "--port", port)
+
+
+def test_the_demo_plays_a_day_and_the_books_agree(shell: Shell) -> None:
+    """Exit code 0: the cycle was completed, and the exchange's audit equals the tables; nothing of the
+    operator's was touched, and no process is left."""
+    (shell.folder / ".env").write_text("ALPACA_API_KEY=someone\nALPACA_SECRET_KEY=else-entirely\n")
+    shell.settings = {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/untouched", "TRADING_MODE": "paper"}
+    run = shell.folder / "run"
+    done = shell.run("demo", "--symbols", "150", "--speed", "3000", "--keep", str(run))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "the tables and the exchange agree" in done.stdout
+    assert "completed" in done.stdout
+    assert "market seconds a second" in done.stdout
+    assert "\x1b[" not in done.stdout
+    assert running_under(run) == []
+    shell.settings = {}
+    told = shell.facts("report", "--config", str(run / "config.yaml"))
+    assert told["cycle"]["status"] == "completed"
+    assert len(told["scans"]) >= 10
+    assert running_under(run) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_demo_that_is_ended_leaves_no_process(shell: Shell, number: signal.Signals) -> None:
+    """Killed: its children see the leash end. Interrupted: the daemon flattens first, and the exit code is 130."""
+    run = shell.folder / "run"
+    process = shell.start("demo", "demo", "--symbols", "60", "--speed", "100", "--keep", str(run))
+    log = run / "daemon.log"
+    until(lambda: log.exists() and "cycle_opened" in log.read_text(), "the day's begin")
+    process.send_signal(number)
+    code = process.wait(90)
+    assert code == (-signal.SIGKILL if number is signal.SIGKILL else 130), shell.log("demo")
+    until(lambda: not running_under(run), f"the end of {running_under(run)}")
+    if number is signal.SIGINT:
+        assert "flatten" in log.read_text()
+
+
+def test_a_part_that_dies_is_named_with_its_last_lines(shell: Shell) -> None:
+    """The exchange is killed in the middle of the day: exit code 1, its name, its log, nothing left running."""
+    run = shell.folder / "run"
+    process = shell.start("demo", "demo", "--symbols", "60", "--speed", "50", "--keep", str(run))
+    log = run / "daemon.log"
+    until(lambda: log.exists() and "cycle_opened" in log.read_text(), "the day's begin")
+    (exchange,) = (pid for pid in children_of(process.pid) if " sim " in command_of(pid))
+    subprocess.run(["kill", "-9", str(exchange)], check=True)
+    assert process.wait(90) == 1
+    assert "the exchange ended with code -9" in shell.log("demo")
+    assert "Traceback" not in shell.log("demo")
+    until(lambda: not running_under(run), f"the end of {running_under(run)}")
+
+
+def children_of(pid: int) -> list[int]:
+    """The running children of a process."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and is_running(int(entry.name)):
+            fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
+            if int(fields[1]) == pid:
+                found.append(int(entry.name))
+    return found
+
+
+def command_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
