@@ -115,7 +115,8 @@ async def open_books(
     stack: AsyncExitStack, dsn: str, clock: Clock, *, witness: Witness | None = None
 ) -> Store:
     try:
-        store = await open_store(dsn, clock, witness=witness)
+        with clock.hold():
+            store = await open_store(dsn, clock, witness=witness)
     except (OSError, TimeoutError) as error:
         raise UserError(
             f"the database cannot be reached ({error}): start it, or correct DATABASE_URL"
@@ -183,7 +184,8 @@ async def take_the_desk(
     finally:
         await asking.close()
     _check_account(settings, account)
-    lock = await take_account_lock(store.dsn, account.account_id)
+    with clock.hold():
+        lock = await take_account_lock(store.dsn, account.account_id)
     if lock is None:
         raise AnotherDaemon("another daemon trades this account; `catalyst status` shows it")
     stack.push_async_callback(lock.release)
@@ -347,7 +349,8 @@ async def _not_yet(reason: str) -> None:
 
 async def live(desk: Desk, lock: AccountLock, stop: Stop, *, once: bool) -> Exit:
     """Recover, then run every loop until a signal, a lost lock, a failed loop or the end of the only day."""
-    ear = await listen(desk.store.dsn, COMMANDS)
+    with desk.clock.hold():
+        ear = await listen(desk.store.dsn, COMMANDS)
     try:
         async with _running({"stream": desk.listening.run}):
             session = await _next_session(desk)
