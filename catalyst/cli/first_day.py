@@ -98,14 +98,28 @@ def _conclude(outcome: "Outcome", folder: Path, kept: bool) -> None:
 
 
 def _next_steps(outcome: "Outcome", folder: Path) -> list[str]:
-    command = "catalyst" if shutil.which("catalyst") else f"{sys.executable} -m catalyst"
+    """Three commands that can be copied as they stand."""
+    command = _command()
     traded = outcome.day.trades if outcome.day is not None else ()
     symbol = traded[0].symbol if traded else "SYMBOL"
     config = f"--config {folder / 'config.yaml'}"
     return [
         "",
         "next",
-        f"  why {symbol}?        {command} explain {symbol} {config}",
-        f"  what was refused?  {command} candidates {config}",
-        f"  your own daemon    {command} check    then `sim` and `run`, or Alpaca's paper keys in .env and `run`",
+        f"  {command} explain {symbol} {config}",
+        "      why it was traded; any other symbol too: which stage refused it, and the numbers",
+        f"  {command} candidates {config}",
+        "      what the last scan passed, and what became of each",
+        f"  {command} check",
+        "      then `sim` and `run` for a daemon of your own, or Alpaca's paper keys in .env and `run`",
     ]
+
+
+def _command() -> str:
+    """How this program is called here: `catalyst` where the shell finds it, else its path."""
+    if shutil.which("catalyst"):
+        return "catalyst"
+    script = Path(sys.executable).with_name("catalyst")
+    if not script.exists():
+        return f"{sys.executable} -m catalyst"
+    return str(script.relative_to(Path.cwd())) if script.is_relative_to(Path.cwd()) else str(script)

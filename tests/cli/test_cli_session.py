@@ -96,7 +96,7 @@ def test_an_exchange_ends_with_its_leash(shell: Shell) -> None:
     process = shell.start(
         "exchange", "sim", *SMALL, "--port", "0", "--port-file", "port", "--leash", leash=True
     )
-    until(lambda: (shell.folder / "port").exists(), "the exchange")
+    until((shell.folder / "port").exists, "the exchange")
     assert process.stdin is not None
     process.stdin.close()
     assert process.wait(60) == 0
