@@ -6,7 +6,6 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +22,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from tests.conformance.house import KEYS, SHARED, House, open_house, small_market
+from tests.conformance.page import table
 from tests.conformance.requests_made import CENTS, SYMBOLS, Wanted, wanted
 
 DOCUMENTS = {
@@ -38,7 +38,6 @@ EXAMPLES = 600 if LONG else 45
 AGAIN = 200 if LONG else 20
 NEGATIVE = 300 if LONG else 15
 CHECKS = [not_a_server_error, content_type_conformance, response_schema_conformance]
-PAGE = Path(__file__).parents[2] / "docs" / "simulator-conformance.md"
 PLAIN = [
     "GET /v2/account",
     "GET /v2/account/configurations",
@@ -288,13 +287,6 @@ def shape(path: str) -> str:
 def keys(body: Any) -> set[str]:
     rows = body if isinstance(body, list) else [body]
     return {name for row in rows for name in row}
-
-
-def table(heading: str) -> list[list[str]]:
-    """The rows of the table under a heading of the page, without the back quotes."""
-    section = PAGE.read_text().split(f"## {heading}\n")[1].split("\n## ")[0]
-    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| `")]
-    return [[cell.strip().strip("`") for cell in row] for row in rows]
 
 
 @pytest.mark.parametrize("label", [label for label in OPERATIONS if label not in WITHOUT_A_WORD])

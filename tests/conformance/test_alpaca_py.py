@@ -1,0 +1,310 @@
+"""alpaca-py 0.44 with its typed models: a whole session of REST and streams, nothing raw, nothing patched."""
+
+import asyncio
+import warnings
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from catalyst.clock import ManualClock
+from catalyst.simulator.audit import audit
+from catalyst.simulator.exchange import Exchange
+from catalyst.simulator.server import Server, running
+from catalyst.simulator.switches import Switches
+from tests.conformance.house import new_york, small_market
+
+with warnings.catch_warnings():  # alpaca-py 0.44 imports websockets.legacy, which warns
+    warnings.simplefilter("ignore", DeprecationWarning)
+    from alpaca.data.enums import DataFeed
+    from alpaca.data.historical import NewsClient, StockHistoricalDataClient
+    from alpaca.data.live import NewsDataStream, StockDataStream
+    from alpaca.data.models import Bar, News, Quote, Trade
+    from alpaca.data.requests import (
+        NewsRequest,
+        StockBarsRequest,
+        StockLatestQuoteRequest,
+        StockQuotesRequest,
+        StockSnapshotRequest,
+        StockTradesRequest,
+    )
+    from alpaca.data.timeframe import TimeFrame
+    from alpaca.trading.client import TradingClient
+    from alpaca.trading.enums import OrderClass, OrderSide, OrderStatus, QueryOrderStatus, TimeInForce
+    from alpaca.trading.models import Asset, ClosePositionResponse, Order, Position, TradeAccount, TradeUpdate
+    from alpaca.trading.requests import (
+        ClosePositionRequest,
+        GetCalendarRequest,
+        GetOrderByIdRequest,
+        GetOrdersRequest,
+        GetPortfolioHistoryRequest,
+        LimitOrderRequest,
+        MarketOrderRequest,
+        ReplaceOrderRequest,
+        StopLossRequest,
+        StopOrderRequest,
+        TakeProfitRequest,
+        TrailingStopOrderRequest,
+    )
+    from alpaca.trading.stream import TradingStream
+
+BUY = {"side": OrderSide.BUY, "time_in_force": TimeInForce.DAY}
+SELL = {"side": OrderSide.SELL, "time_in_force": TimeInForce.DAY}
+
+
+@dataclass
+class Session:
+    """A client of everything: REST in threads, streams as tasks, and a clock that it lets go on."""
+
+    server: Server
+    clock: ManualClock
+    trading: TradingClient
+    stocks: StockHistoricalDataClient
+    news: NewsClient
+    updates: list[TradeUpdate] = field(default_factory=list)
+    told: list[Any] = field(default_factory=list)
+
+    async def asks(self, act: Callable[..., Any], *arguments: Any, **more: Any) -> Any:
+        return await asyncio.to_thread(act, *arguments, **more)
+
+    async def hears(self, event: str, order: Order, most: float = 60.0) -> TradeUpdate:
+        """The update of this event and order; market time goes on until it has come, up to `most` seconds."""
+        for _ in range(int(most * 4)):
+            for update in self.updates:
+                if update.event == event and update.order.id == order.id:
+                    return update
+            await self.clock.advance(timedelta(seconds=0.25))
+            await arrived()
+        raise AssertionError(f"{event} of {order.id} never came: {[u.event for u in self.updates]}")
+
+    async def price(self, symbol: str) -> Decimal:
+        quotes = await self.asks(
+            self.stocks.get_stock_latest_quote, StockLatestQuoteRequest(symbol_or_symbols=symbol)
+        )
+        return Decimal(str(quotes[symbol].ask_price))
+
+
+async def arrived() -> None:
+    """What was written to a socket of this process has been read from it."""
+    for _ in range(25):
+        await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def trading_day() -> AsyncIterator[Session]:
+    """A session on a generated market at half past ten, all three streams running."""
+    market = small_market()
+    clock = ManualClock(new_york("10:30"))
+    exchange = Exchange(market, clock.now(), switches=Switches(legacy_fields=True, rate_limit=0))
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(running(exchange, clock, market=market))
+        trading = TradingClient("demo", "demo", url_override=server.url)
+        stocks = StockHistoricalDataClient("demo", "demo", url_override=server.url)
+        news = NewsClient("demo", "demo", url_override=server.url)
+        for client in (trading, stocks, news):
+            client._session.trust_env = False
+            stack.callback(client._session.close)
+        session = Session(server, clock, trading, stocks, news)
+
+        async def update(message: TradeUpdate) -> None:
+            session.updates.append(message)
+
+        async def tell(message: Any) -> None:
+            session.told.append(message)
+
+        base = f"ws://127.0.0.1:{server.port}"
+        account = TradingStream("demo", "demo", url_override=f"{base}/stream")
+        account.subscribe_trade_updates(update)
+        tape = StockDataStream("demo", "demo", feed=DataFeed.IEX, url_override=f"{base}/v2/iex")
+        tape.subscribe_trades(tell, "AAPL")
+        tape.subscribe_quotes(tell, "AAPL")
+        tape.subscribe_bars(tell, "AAPL", "MSFT")
+        headlines = NewsDataStream("demo", "demo", url_override=f"{base}/v1beta1/news")
+        headlines.subscribe_news(tell, "*")
+        tasks = [asyncio.create_task(stream._run_forever()) for stream in (account, tape, headlines)]
+        try:
+            while not (server.streams.connections and len(server.data_streams.connections) == 2):  # type: ignore[union-attr]
+                await asyncio.sleep(0.01)
+            while not all(connection.since for connection in server.data_streams.connections):  # type: ignore[union-attr]
+                await asyncio.sleep(0.01)
+            while not all(listener.streams for listener in server.streams._listeners):
+                await asyncio.sleep(0.01)
+            yield session
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        assert audit(exchange).problems == []
+
+
+async def test_an_order_is_sent_replaced_and_cancelled_and_every_step_is_streamed() -> None:
+    """new, replaced, new under another id, canceled; the account and the lists agree with the stream."""
+    async with trading_day() as session:
+        trading = session.trading
+        account = await session.asks(trading.get_account)
+        assert isinstance(account, TradeAccount)
+        assert account.status == "ACTIVE"
+        price = await session.price("AAPL")
+        low = float((price * Decimal("0.97")).quantize(Decimal("0.01")))
+        order = await session.asks(
+            trading.submit_order, LimitOrderRequest(symbol="AAPL", qty=5, limit_price=low, **BUY)
+        )
+        assert isinstance(order, Order)
+        assert order.status == OrderStatus.PENDING_NEW
+        await session.hears("new", order)
+        lower = round(low - 1, 2)
+        new = await session.asks(
+            trading.replace_order_by_id, order.id, ReplaceOrderRequest(qty=7, limit_price=lower)
+        )
+        replaced = await session.hears("replaced", order)
+        assert replaced.order.replaced_by == new.id
+        await session.hears("new", new)
+        found = await session.asks(trading.get_order_by_client_id, new.client_order_id)
+        assert (found.id, found.qty, found.replaces) == (new.id, "7", order.id)
+        await session.asks(trading.cancel_order_by_id, new.id)
+        assert (await session.hears("canceled", new)).order.status == OrderStatus.CANCELED
+        listed = await session.asks(
+            trading.get_orders, GetOrdersRequest(status=QueryOrderStatus.ALL, symbols=["AAPL"])
+        )
+        assert {row.id: row.status for row in listed} == {
+            order.id: OrderStatus.REPLACED,
+            new.id: OrderStatus.CANCELED,
+        }
+        assert await session.asks(trading.get_orders) == []
+
+
+async def test_a_bracket_lives_and_dies_and_an_oco_takes_over() -> None:
+    """Filled, protected, its protection cancelled as a group, replaced by an OCO, and closed by a target."""
+    async with trading_day() as session:
+        trading = session.trading
+        price = await session.price("AAPL")
+        target, stop = (
+            float((price * Decimal(share)).quantize(Decimal("0.01"))) for share in ("1.05", "0.95")
+        )
+        legs: dict[str, Any] = {
+            "take_profit": TakeProfitRequest(limit_price=target),
+            "stop_loss": StopLossRequest(stop_price=stop),
+        }
+        bracket = MarketOrderRequest(symbol="AAPL", qty=10, order_class=OrderClass.BRACKET, **legs, **BUY)
+        entry = await session.asks(trading.submit_order, bracket)
+        assert [leg.status for leg in entry.legs] == [OrderStatus.HELD, OrderStatus.HELD]
+        filled = await session.hears("fill", entry)
+        assert (filled.position_qty, filled.order.filled_qty) == (10.0, "10")
+        await session.hears("new", entry.legs[0])
+        shown = await session.asks(trading.get_order_by_id, entry.id, GetOrderByIdRequest(nested=True))
+        assert [leg.status for leg in shown.legs] == [OrderStatus.NEW, OrderStatus.HELD]
+        position = await session.asks(trading.get_open_position, "AAPL")
+        assert isinstance(position, Position)
+        assert (position.qty, position.qty_available) == ("10", "0")
+
+        await session.asks(trading.cancel_order_by_id, entry.legs[1].id)
+        for leg in entry.legs:
+            await session.hears("canceled", leg)
+        near = float((await session.price("AAPL")) + Decimal("0.02"))
+        oco = LimitOrderRequest(
+            symbol="AAPL",
+            qty=10,
+            limit_price=near,
+            order_class=OrderClass.OCO,
+            take_profit=TakeProfitRequest(limit_price=near),
+            stop_loss=StopLossRequest(stop_price=stop, limit_price=stop - 1),
+            **SELL,
+        )
+        taken = await session.asks(trading.submit_order, oco)
+        assert [leg.status for leg in taken.legs] == [OrderStatus.HELD]
+        done = await session.hears("fill", taken, most=3600)
+        assert done.position_qty == 0.0
+        assert done.price >= near
+        await session.hears("canceled", taken.legs[0])
+        assert await session.asks(trading.get_all_positions) == []
+
+
+async def test_everything_is_closed() -> None:
+    """A part of a position, then all of them: the cancels are asynchronous, so a second sweep is needed."""
+    async with trading_day() as session:
+        trading = session.trading
+        long = await session.asks(trading.submit_order, MarketOrderRequest(symbol="AAPL", qty=10, **BUY))
+        short = await session.asks(trading.submit_order, MarketOrderRequest(symbol="MSFT", qty=4, **SELL))
+        await session.hears("fill", long)
+        assert (await session.hears("fill", short)).position_qty == -4.0
+        part = await session.asks(trading.close_position, "AAPL", ClosePositionRequest(percentage="50"))
+        await session.hears("fill", part)
+        away = round(float(await session.price("AAPL")) * 0.9, 2)
+        stop = await session.asks(
+            trading.submit_order, StopOrderRequest(symbol="AAPL", qty=2, stop_price=away, **SELL)
+        )
+        trail = await session.asks(
+            trading.submit_order, TrailingStopOrderRequest(symbol="AAPL", qty=3, trail_percent=5, **SELL)
+        )
+        await session.hears("new", stop)
+        await session.hears("new", trail)
+        answers = await session.asks(trading.close_all_positions, cancel_orders=True)
+        assert all(isinstance(answer, ClosePositionResponse) for answer in answers)
+        assert {answer.symbol for answer in answers} == {str(stop.id), str(trail.id), "AAPL", "MSFT"}
+        assert {answer.symbol: answer.status for answer in answers}["AAPL"] == 403
+        await session.hears("canceled", stop)
+        await session.hears("canceled", trail)
+        again = await session.asks(trading.close_all_positions, cancel_orders=True)
+        for answer in again:
+            if answer.symbol == "AAPL":
+                await session.hears("fill", answer.body)
+        await session.clock.advance(timedelta(seconds=5))
+        assert await session.asks(trading.get_all_positions) == []
+        cancelled = await session.asks(trading.cancel_orders)
+        assert cancelled == []
+
+
+async def test_the_tape_the_quotes_the_bars_and_the_news_are_typed() -> None:
+    """What the streams tell parses, and a minute that was streamed is the minute that REST tells later."""
+    async with trading_day() as session:
+        for _ in range(70):
+            await session.clock.advance(timedelta(seconds=5))
+            await arrived()
+        kinds = {type(message) for message in session.told}
+        assert {Trade, Quote, Bar} <= kinds
+        assert kinds <= {Trade, Quote, Bar, News}
+        streamed = [m for m in session.told if isinstance(m, Bar) and m.symbol == "AAPL"]
+        request = StockBarsRequest(
+            symbol_or_symbols="AAPL", timeframe=TimeFrame.Minute, start=streamed[0].timestamp, limit=1
+        )
+        bars = await session.asks(session.stocks.get_stock_bars, request)
+        first = bars["AAPL"][0]
+        assert (first.timestamp, first.close, first.volume) == (
+            streamed[0].timestamp,
+            streamed[0].close,
+            streamed[0].volume,
+        )
+
+
+async def test_history_snapshots_and_news_are_typed() -> None:
+    """Bars of days and minutes, trades, quotes, snapshots, headlines, calendar, assets, the account's past."""
+    async with trading_day() as session:
+        stocks, start = session.stocks, new_york("10:00")
+        days = StockBarsRequest(
+            symbol_or_symbols=["AAPL", "SPY"], timeframe=TimeFrame.Day, start=start - timedelta(days=20)
+        )
+        bars = await session.asks(stocks.get_stock_bars, days)
+        assert len(bars["AAPL"]) == len(bars["SPY"]) > 10
+        asked = {"symbol_or_symbols": "AAPL", "start": start, "end": start + timedelta(minutes=2)}
+        trades = await session.asks(stocks.get_stock_trades, StockTradesRequest(**asked))
+        quotes = await session.asks(stocks.get_stock_quotes, StockQuotesRequest(**asked))
+        assert trades["AAPL"][0].price > 0
+        assert quotes["AAPL"][0].ask_price > quotes["AAPL"][0].bid_price
+        request = StockSnapshotRequest(symbol_or_symbols=["AAPL", "MSFT", "NOBODY"])
+        snapshots = await session.asks(stocks.get_stock_snapshot, request)
+        assert set(snapshots) == {"AAPL", "MSFT"}
+        assert snapshots["AAPL"].previous_daily_bar.close > 0
+        news = await session.asks(session.news.get_news, NewsRequest(limit=20))
+        assert all(isinstance(article, News) for article in news["news"])
+        assert news["news"]
+        assets = await session.asks(session.trading.get_all_assets)
+        assert all(isinstance(asset, Asset) for asset in assets)
+        assert (await session.asks(session.trading.get_clock)).is_open
+        around = GetCalendarRequest(start=start.date(), end=start.date() + timedelta(days=7))
+        assert len(await session.asks(session.trading.get_calendar, around)) == 5
+        history = await session.asks(session.trading.get_portfolio_history, GetPortfolioHistoryRequest())
+        assert history.equity[-1] == 100_000
