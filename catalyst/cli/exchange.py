@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import tempfile
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from pathlib import Path
@@ -102,8 +103,13 @@ def sim(
         write(market, write_listings)
     if leash:
         leashed.leave_with_parent(leashed.Farewell.END)
-    with tempfile.TemporaryDirectory(prefix="catalyst-sim-") as folder:
-        path = clock_file or new_clock or Path(folder) / "clock"
+    with ExitStack() as stack:
+
+        def temporary(name: str) -> Path:
+            """A file that is gone when the exchange is."""
+            return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="catalyst-sim-"))) / name
+
+        path = clock_file or new_clock or temporary("clock")
         if clock_file is None and start != "now":
             ScaledClock.create(path, _start(market.day, start))
         clock = (
@@ -111,7 +117,7 @@ def sim(
             if start != "now"
             else SystemClock()
         )
-        ready = port_file or Path(folder) / "port"
+        ready = port_file or temporary("port")
         ready.unlink(missing_ok=True)
         run_async(lambda: _serve(market, choice, clock, path, port, ready, state))
 
