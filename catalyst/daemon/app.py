@@ -9,14 +9,13 @@ import hashlib
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import IntEnum
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
@@ -24,7 +23,7 @@ from catalyst.broker.alpaca import AlpacaBroker
 from catalyst.broker.market_data import AlpacaMarketData
 from catalyst.broker.news import AlpacaNews
 from catalyst.broker.trade_updates import AlpacaTradeUpdates
-from catalyst.clock import Clock, wait
+from catalyst.clock import Clock
 from catalyst.config import Mode, Settings
 from catalyst.daemon.books import Books
 from catalyst.daemon.commands import Commands
@@ -35,7 +34,9 @@ from catalyst.daemon.exits import SafeExit
 from catalyst.daemon.flatten import Flatten
 from catalyst.daemon.gate import Gate
 from catalyst.daemon.guard import Guard
+from catalyst.daemon.holding import Holding
 from catalyst.daemon.listening import Listening
+from catalyst.daemon.loops import Loop, Loops
 from catalyst.daemon.reconciler import Reconciler
 from catalyst.daemon.risk_watch import RiskWatch
 from catalyst.daemon.scanning import Scanner
@@ -48,10 +49,10 @@ from catalyst.domain.report import AccountReport
 from catalyst.domain.session import NEW_YORK, Session, trading_date
 from catalyst.domain.witness import Witness
 from catalyst.store import manifest, risk_events
-from catalyst.store.dedicated import AccountLock, listen, take_account_lock
+from catalyst.store.dedicated import AccountLock, Ear, listen, take_account_lock
 from catalyst.store.manifest import Manifest
 from catalyst.store.migrate import require_current
-from catalyst.store.pool import Store, open_store
+from catalyst.store.pool import Store, is_outage, open_store
 
 log = structlog.get_logger()
 
@@ -63,9 +64,6 @@ SHORTS_UNLOCKED: Final = "ACCOUNT_NO_SHORTING_UNSET"
 RECOVERY_RETRY: Final = timedelta(seconds=5)
 TURN: Final = 0.0005  # seconds: a thread that parses megabytes gives the event loop its turn that soon
 HEARTBEAT: Final = timedelta(seconds=10)
-LOCK_BEAT: Final = timedelta(seconds=5)  # a connection that ends is noticed at once, a silent one by this
-
-Loop = Callable[[], Coroutine[Any, Any, None]]
 
 
 class Exit(IntEnum):
@@ -149,7 +147,9 @@ class Desk:
     listening: Listening
     flatten: Flatten
     scanner: Scanner
+    loops: Loops
     epoch: int
+    account_id: str = ""
     day: Day | None = None
     ready: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -218,7 +218,9 @@ async def take_the_desk(
         stack.push_async_callback(part.close)
     await _lock_shorts(broker, store, settings, clock)
     stream = AlpacaTradeUpdates(clock, url=settings.stream_url, key=key, secret=secret, epoch=epoch)
-    return _wire(settings, store, clock, broker, market, news, stream, epoch), lock
+    desk = _wire(settings, store, clock, broker, market, news, stream, epoch)
+    desk.account_id = account.account_id
+    return desk, lock
 
 
 def _commit() -> str:
@@ -337,6 +339,7 @@ def _wire(
         listening=Listening(stream, books, gate, reconciler, store, clock),
         flatten=Flatten(store, broker, books, execution, exits, gate, clock),
         scanner=Scanner(broker, market, news, clock, cfg),
+        loops=Loops(store, gate, clock, reconciler.soon),
         epoch=epoch,
     )
     desk.risk_watch.emergency_stop = desk.emergency_stop
@@ -348,14 +351,14 @@ async def _not_yet(reason: str) -> None:
 
 
 async def live(desk: Desk, lock: AccountLock, stop: Stop, *, once: bool) -> Exit:
-    """Recover, then run every loop until a signal, a lost lock, a failed loop or the end of the only day."""
+    """Recover, then run every loop until a signal, a successor or the end of the only day."""
     with desk.clock.hold():
         ear = await listen(desk.store.dsn, COMMANDS)
     try:
-        async with _running({"stream": desk.listening.run}):
-            session = await _next_session(desk)
-            desk.exits.session = session
-            await _recover(desk)
+        async with desk.loops.running({"stream": desk.listening.run}):
+            if not await _started(desk, stop):
+                log.critical("stopped_before_recovery", why=stop.why)
+                return Exit.NOT_FLAT if stop.flatten else Exit.FLAT
             loops: dict[str, Loop] = {
                 "exits": desk.exits.run,
                 "guard": desk.guard.run,
@@ -363,11 +366,11 @@ async def live(desk: Desk, lock: AccountLock, stop: Stop, *, once: bool) -> Exit
                 "stop_monitor": desk.stop_monitor.run,
                 "risk_watch": desk.risk_watch.run,
                 "reconciler": desk.reconciler.run,
-                "lock": lambda: _hold_the_lock(desk, lock),
+                "lock": Holding(desk.store, desk.gate, desk.clock, desk.account_id, desk.epoch, lock).run,
                 "heartbeat": lambda: _beat(desk),
-                "days": lambda: _days(desk, session, ear, stop, once=once),
+                "days": lambda: _days(desk, ear, stop, once=once),
             }
-            async with _running(loops):
+            async with desk.loops.running(loops):
                 log.info("daemon_ready", gate=sorted(desk.gate.reasons))
                 desk.ready.set()
                 await stop.asked.wait()
@@ -376,40 +379,50 @@ async def live(desk: Desk, lock: AccountLock, stop: Stop, *, once: bool) -> Exit
                     return await _flatten_and_say(desk, stop)
         return Exit.FLAT
     finally:
+        await desk.execution.close()
         await ear.close()
         await _end_epoch(desk, stop)
 
 
-@asynccontextmanager
-async def _running(loops: dict[str, Loop]) -> AsyncIterator[None]:
-    """Run loops beside the block; cancel them when it ends. A loop that fails ends the block and the process:
-    every step is written before it is taken, and starting is recovering."""
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(_say_failure(name, loop), name=name) for name, loop in loops.items()]
-        try:
-            yield
-        finally:
-            for task in tasks:
-                task.cancel()
+async def _started(desk: Desk, stop: Stop) -> bool:
+    """True once everything is recovered. Asked to stop meanwhile, it is given as long as a flatten is: false then."""
 
+    async def begin() -> None:
+        desk.exits.session = await _next_session(desk)
+        await _recover(desk)
 
-async def _say_failure(name: str, loop: Loop) -> None:
+    within = timedelta(seconds=desk.settings.config.shutdown.flatten_timeout_seconds)
+    beginning = asyncio.create_task(begin(), name="recovery")
+    asked = asyncio.create_task(stop.asked.wait())
+    late = None
     try:
-        await loop()
-    except Exception:
-        log.exception("loop_failed", loop=name)
-        raise
+        await asyncio.wait({beginning, asked}, return_when=asyncio.FIRST_COMPLETED)
+        if not beginning.done():
+            late = asyncio.create_task(desk.clock.sleep(within))
+            await asyncio.wait({beginning, late}, return_when=asyncio.FIRST_COMPLETED)
+        if beginning.done():
+            beginning.result()
+        return beginning.done()
+    finally:
+        for task in (beginning, asked, late):
+            if task is not None:
+                task.cancel()
 
 
 async def _recover(desk: Desk) -> None:
     """One clean look at everything the broker shows, before anything else; tried until it succeeds."""
     while True:
-        findings = await desk.reconciler.look("recovery")
-        if findings.read:
-            break
-        log.warning("recovery_waits", reason="the broker could not be read")
+        try:
+            findings = await desk.reconciler.look("recovery")
+            if findings.read:
+                await desk.entries.look()
+                break
+            log.warning("recovery_waits", reason="the broker could not be read")
+        except Exception as error:
+            if not is_outage(error):
+                raise
+            log.warning("recovery_waits", reason=f"the database is away: {error}")
         await desk.clock.sleep(RECOVERY_RETRY)
-    await desk.entries.look()
     desk.gate.clear("recovery")
     log.info(
         "recovered",
@@ -425,15 +438,20 @@ async def _next_session(desk: Desk) -> Session:
     while True:
         try:
             sessions = await desk.broker.calendar(today, today + timedelta(days=10))
-            return next(s for s in sessions if s.close + timedelta(minutes=5) > desk.clock.now())
         except BrokerError as error:
             log.warning("calendar_unreadable", error=str(error))
-            await desk.clock.sleep(RECOVERY_RETRY)
+            sessions = []
+        for session in sessions:
+            if session.close + timedelta(minutes=5) > desk.clock.now():
+                return session
+        log.warning("no_session_known", days=len(sessions))
+        await desk.clock.sleep(RECOVERY_RETRY)
 
 
-async def _days(desk: Desk, session: Session, ear: Any, stop: Stop, *, once: bool) -> None:
-    """One session after the other."""
+async def _days(desk: Desk, ear: Ear, stop: Stop, *, once: bool) -> None:
+    """One session after the other, from the one that is running or next."""
     while True:
+        session = desk.exits.session = await _next_session(desk)
         pre_open = datetime.combine(session.day, PRE_OPEN_AT, NEW_YORK)
         await desk.clock.sleep_until(pre_open.astimezone(session.open.tzinfo))
         day = Day(
@@ -456,24 +474,17 @@ async def _days(desk: Desk, session: Session, ear: Any, stop: Stop, *, once: boo
         desk.day = day
         await day.begin()
         commands = Commands(desk.store, ear, day, desk.exits, desk.gate, desk.clock)
-        async with _running({"commands": commands.run}):
+        async with desk.loops.running({"commands": commands.run, "flat": day.stay_flat}):
             appointments = still_to_do(market_day(session, desk.settings.config), desk.clock.now())
             await keep(appointments, desk.clock, day.run)
         if once:
             stop.ask("the day is done", flatten=False)
             return
+        await desk.clock.sleep_until(
+            session.close + timedelta(minutes=5)
+        )  # from then on the next one is next
         desk.gate.clear("close")
         desk.gate.clear("closed")
-        session = await _next_session(desk)
-        desk.exits.session = session
-
-
-async def _hold_the_lock(desk: Desk, lock: AccountLock) -> None:
-    """A daemon that lost its lock must not send another order: it ends at once, and systemd starts it anew."""
-    while await lock.beat():
-        await wait(desk.clock, lock.lost, LOCK_BEAT)
-    desk.gate.shut("lock", "the account's lock is lost")
-    raise AnotherDaemon("the connection that held the account's lock is gone")
 
 
 async def _beat(desk: Desk) -> None:
@@ -485,7 +496,10 @@ async def _beat(desk: Desk) -> None:
 
 async def _flatten_and_say(desk: Desk, stop: Stop) -> Exit:
     """SIGTERM: be flat now, within the bound, and say truthfully whether we are."""
-    await desk.flatten.latch("flatten", reason=stop.why, by="signal")
+    if desk.day is not None and desk.day.cycle_id:
+        await desk.day.end_entries("flatten", reason=stop.why, by="signal")
+    else:
+        await desk.flatten.latch("flatten", reason=stop.why, by="signal")
     proof = await desk.flatten.run(
         CloseReason.EMERGENCY_STOP,
         by=stop.why,
@@ -497,9 +511,15 @@ async def _flatten_and_say(desk: Desk, stop: Stop) -> Exit:
 
 
 async def _end_epoch(desk: Desk, stop: Stop) -> None:
-    async with desk.store.tx("ending") as conn:
-        await manifest.end_epoch(conn, desk.epoch, ending=stop.why or "a loop failed", at=desk.clock.now())
-    log.info("daemon_stopped", why=stop.why or "a loop failed")
+    why = stop.why or "superseded"
+    try:
+        async with desk.store.tx("ending") as conn:
+            await manifest.end_epoch(conn, desk.epoch, ending=why, at=desk.clock.now())
+    except Exception as error:
+        if not is_outage(error):
+            raise
+        log.warning("ending_unwritten", error=str(error))
+    log.info("daemon_stopped", why=why)
 
 
 def _stop_on_signals(stop: Stop, settings: Settings) -> None:

@@ -30,21 +30,24 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-_STOPS = frozenset({"stop", "stop_limit", "trailing_stop"})
-
 
 class Pulse:
-    """A beat that wakes everybody who waits for the next change."""
+    """A beat that wakes everybody who waits for the next change. Whoever looks first and waits then takes `count`
+    before the look and hands it over as `since`: a beat during the look is not lost."""
 
     def __init__(self) -> None:
+        self.count = 0
         self._event = asyncio.Event()
 
     def beat(self) -> None:
+        self.count += 1
         self._event.set()
         self._event = asyncio.Event()
 
-    async def next(self, clock: Clock, at_most: "timedelta") -> bool:
-        """Wait for the next beat, `at_most` of market time; true when it came."""
+    async def next(self, clock: Clock, at_most: "timedelta", *, since: int | None = None) -> bool:
+        """Wait for the next beat, `at_most` of market time; true when it came, or has come after `since`."""
+        if since is not None and since != self.count:
+            return True
         return await wait(clock, self._event, at_most)
 
 
@@ -81,11 +84,14 @@ class Books:
         return verdict is not None
 
     async def hear_update(self, update: TradeUpdate) -> bool:
-        """Apply one message of the stream: its fill and its state in one transaction."""
+        """Apply one message of the stream: its fill and its state in one transaction.
+
+        False when the broker should be asked: a stranger's order, or a word that says nothing to us.
+        """
         verdict = await self._apply(update.order, update.fill, "stream")
         if verdict is Verdict.BEHIND:
             await self.hear(update.order, "stream")
-        return verdict is not None
+        return verdict not in (None, Verdict.UNKNOWN, Verdict.CONTRADICTION)
 
     async def book(self, fill: Fill, source: str) -> bool:
         """Book one fill of the ledger; true when it was not booked before."""
@@ -97,6 +103,7 @@ class Books:
             booked = await self._book(conn, row, fill, source)
         if booked:
             self.changed.beat()
+            self.clock.attend()
             self.filled.beat()
         return booked
 
@@ -109,6 +116,39 @@ class Books:
             return
         for fill in found:
             await self.book(fill, source)
+
+    async def write_off(self, position_id: int, reason: str, source: str) -> bool:
+        """Close a position whose shares are gone and that no fill explains; its P&L beyond its fills is unknown.
+
+        False when it is closed by now. A fill that turns up later is booked on it all the same.
+        """
+        at = self.clock.now()
+        async with self._hand, self.store.tx("write_off") as conn:
+            held = await positions.lock(conn, position_id)
+            if held.status == PositionStatus.CLOSED:
+                return False
+            why = f"{reason}: {held.quantity} {held.symbol} are not at the broker; P&L of them unknown"
+            await positions.write_off(conn, position_id, at=at, close_reason=why)
+            await exits.end_intent(conn, position_id, state="abandoned", at=at)
+            rows = await orders.of_position(conn, position_id)
+            entry = next((row.order_id for row in rows if row.order_purpose is Purpose.ENTRY), None)
+            payload = {"position_id": position_id, "quantity": str(held.quantity), "symbol": held.symbol}
+            await orders.journal(
+                conn, entry, at=at, source=source, kind="adjustment", note=why, payload=payload
+            )
+            await quarantine.put(conn, source=source, reason=why, payload=payload, at=at)
+            log.error("position_written_off", **payload)
+            await alerts.put(
+                conn,
+                severity="CRITICAL",
+                event="RECONCILED_PHANTOM",
+                message=why,
+                facts=payload,
+                dedupe_key=f"RECONCILED_PHANTOM:{position_id}",
+                at=at,
+            )
+        self.changed.beat()
+        return True
 
     # -- one report, one transaction
 
@@ -130,6 +170,7 @@ class Books:
             await self._adopt_legs(conn, row, report, source)
         if changed or booked:
             self.changed.beat()
+            self.clock.attend()
         if booked:
             self.filled.beat()
         return heard.verdict
@@ -137,6 +178,7 @@ class Books:
     async def _recognise(self, conn: "Conn", row: OrderRow, report: OrderReport, source: str) -> bool:
         """Write the broker's id the first time it is shown, and follow its word and its size."""
         at = self.clock.now()
+        told = row.alpaca_order_id is not None and row.broker_status == report.broker_status
         if row.alpaca_order_id is None:
             await orders.adopt(
                 conn,
@@ -152,9 +194,10 @@ class Books:
         elif row.broker_status != report.broker_status:
             await orders.say(conn, row.order_id, report.broker_status, at, epoch=self.epoch)
         if report.quantity != row.quantity:
-            shrunk_leg = row.parent_order_id is not None and row.filled_qty <= report.quantity < row.quantity
-            if not shrunk_leg:
-                await self._quarantine(conn, row, report, source, "the quantity is not the one we sent")
+            resized_leg = row.origin == "broker" and row.filled_qty <= report.quantity
+            if not resized_leg:
+                if not told:  # said once, not at every poll
+                    await self._quarantine(conn, row, report, source, "the quantity is not the one we sent")
                 return False
             await orders.resize(conn, row.order_id, report.quantity, at, source, epoch=self.epoch)
         return True
@@ -218,7 +261,14 @@ class Books:
         for leg in report.legs:
             if leg.broker_id in known:
                 continue
-            purpose = Purpose.STOP_LOSS if leg.order_type in _STOPS else Purpose.TAKE_PROFIT
+            replaced = await self._replaced_by(conn, leg)
+            purpose = (
+                replaced.order_purpose
+                if replaced is not None
+                else Purpose.TAKE_PROFIT
+                if leg.order_type == "limit"
+                else Purpose.STOP_LOSS
+            )
             await orders.insert(
                 conn,
                 NewOrder(
@@ -235,6 +285,7 @@ class Books:
                     cycle_id=row.cycle_id,
                     position_id=position_id,
                     parent_order_id=row.order_id,
+                    replaces=None if replaced is None else replaced.order_id,
                     limit_price=leg.limit_price,
                     stop_price=leg.stop_price,
                     alpaca_order_id=leg.broker_id,
@@ -248,6 +299,13 @@ class Books:
             )
             self.strangers.discard(leg.broker_id)
             log.info("leg_adopted", order_id=row.order_id, symbol=row.symbol, purpose=purpose)
+
+    async def _replaced_by(self, conn: "Conn", report: OrderReport) -> OrderRow | None:
+        """Our row of the order that `report` took the place of: a triggered stop fills under a new id."""
+        if report.replaces is None:
+            return None
+        found = await orders.by_broker_ids(conn, [report.replaces])
+        return found[0] if found else None
 
     # -- one fill
 
@@ -360,10 +418,12 @@ class Books:
             return
         held = await positions.lock(conn, position_id)
         holding, oversold = leave(held.holding, fill.quantity, fill.price)
-        reason = await self._close_reason(conn, row, held, fill)
-        await positions.write(conn, position_id, holding, at=fill.at, close_reason=reason)
         if oversold:
             await self._page(conn, "OVERSOLD", row, f"{oversold} shares more than were held")
+        if oversold == fill.quantity:
+            return  # it was closed before, at its own time and for its own reason
+        reason = await self._close_reason(conn, row, held, fill)
+        await positions.write(conn, position_id, holding, at=fill.at, close_reason=reason)
         log.info(
             "exit_filled",
             symbol=row.symbol,

@@ -14,6 +14,7 @@ from catalyst.daemon.gate import Gate
 from catalyst.domain.errors import CatalystError, UserError
 from catalyst.domain.order import Purpose, Status
 from catalyst.domain.position import CloseReason
+from catalyst.domain.session import NEW_YORK
 from catalyst.store import commands, cycles, exits, orders, positions, proposals
 from catalyst.store.commands import Command
 from catalyst.store.dedicated import Ear
@@ -60,6 +61,11 @@ class Commands:
             ok, answer = True, await self._do(command)
         except (CatalystError, KeyError, ValueError) as error:
             ok, answer = False, {"error": str(error)}
+        except (
+            Exception
+        ) as error:  # the next command is taken all the same; an outage shows in the answer below
+            log.exception("command_failed", command_id=command.command_id, kind=command.kind)
+            ok, answer = False, {"error": f"{type(error).__name__}: {error}"}
         async with self.store.tx("answer_command") as conn:
             await commands.answer(conn, command.command_id, ok=ok, result=answer, at=self.clock.now())
         log.info("command_answered", command_id=command.command_id, kind=command.kind, ok=ok)
@@ -89,16 +95,24 @@ class Commands:
             raise CommandRefused(
                 f"there is no proposal {proposal_id}; `catalyst status` lists those that wait"
             )
-        refusal = self.gate.refusal(proposal.symbol)
-        if refusal is not None:
+        refusal = await self.day.refusal(proposal.symbol, released=proposal.order_id)
+        if refusal is not None and proposal.decision is None:
             raise CommandRefused(f"no entry now: {refusal}")
-        async with self.store.tx("approve") as conn:
+        async with self.store.tx(
+            "approve"
+        ) as conn:  # approved and released together: neither without the other
             decided, fresh = await proposals.decide(
                 conn, proposal_id, Decision.APPROVED, by=command.requested_by, at=now
             )
-        if not fresh or decided.decision is not Decision.APPROVED:
+            approved = fresh and decided.decision is Decision.APPROVED
+            row = await orders.lock(conn, proposal.order_id)
+            if approved and row.status is Status.CREATED:
+                row = await self.day.execution.release(conn, row.order_id, by="operator")
+        if not approved:
             raise CommandRefused(f"proposal {proposal_id} is {decided.decision} already")
-        sent = await self.day.execution.release(proposal.order_id, by="operator")
+        if row.status is not Status.SUBMITTED:
+            raise CommandRefused(f"the order of proposal {proposal_id} is {row.status} already")
+        sent = await self.day.execution.send(row)
         return {"order_id": sent.order_id, "symbol": sent.symbol, "status": sent.status}
 
     async def _reject(self, command: Command) -> Answer:
@@ -113,16 +127,17 @@ class Commands:
                 raise CommandRefused(f"there is no proposal {proposal_id}") from None
             if not fresh:
                 raise CommandRefused(f"proposal {proposal_id} is {proposal.decision} already")
-            await orders.move(
-                conn,
-                proposal.order_id,
-                seen=Status.CREATED,
-                then=Status.CANCELLED,
-                at=now,
-                source="operator",
-                cancel_reason="OPERATOR",
-                epoch=self.day.epoch,
-            )
+            if (await orders.lock(conn, proposal.order_id)).status is Status.CREATED:
+                await orders.move(
+                    conn,
+                    proposal.order_id,
+                    seen=Status.CREATED,
+                    then=Status.CANCELLED,
+                    at=now,
+                    source="operator",
+                    cancel_reason="OPERATOR",
+                    epoch=self.day.epoch,
+                )
         return {"proposal_id": proposal_id, "decision": "rejected"}
 
     async def _halt(self, command: Command) -> Answer:
@@ -137,9 +152,15 @@ class Commands:
     async def _resume(self, command: Command) -> Answer:
         now = self.clock.now()
         async with self.store.tx("resume") as conn:
+            cycle = await cycles.get(conn, self.day.cycle_id)
+            if cycle is not None and cycle.halted_until is not None and now < cycle.halted_until:
+                until = cycle.halted_until.astimezone(NEW_YORK)
+                raise CommandRefused(
+                    f"the cooldown ends at {until:%H:%M} New York time ({cycle.halt_reason})"
+                )
             cleared = await exits.clear_latches(conn, by=command.requested_by, at=now)
             await cycles.resume(conn, self.day.cycle_id, at=now)
-        for name in cleared:
+        for name in [*cleared, *self.gate.defects()]:
             self.gate.clear(name)
         return {"cleared": cleared, "still_shut": sorted(self.gate.reasons)}
 
@@ -159,7 +180,7 @@ class Commands:
         return {"closing": [position.position_id for position in held], "symbol": symbol}
 
     async def _flatten(self, command: Command) -> Answer:
-        await self.day.flatten.latch("flatten", reason="the operator flattened", by=command.requested_by)
+        await self.day.end_entries("flatten", reason="the operator flattened", by=command.requested_by)
         proof = await self.day.flatten.run(
             CloseReason.MANUAL,
             by=command.requested_by,

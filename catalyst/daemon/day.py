@@ -2,7 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Final, assert_never
 
@@ -24,8 +24,9 @@ from catalyst.daemon.schedule import Job
 from catalyst.domain import cycle as machine
 from catalyst.domain.cycle import CycleStatus
 from catalyst.domain.errors import BrokerError, IllegalTransition
-from catalyst.domain.order import PositionSide, Purpose, Status, side_for
+from catalyst.domain.order import Purpose, Status, side_for
 from catalyst.domain.position import CloseReason
+from catalyst.domain.report import AccountReport
 from catalyst.domain.session import NEW_YORK, Session
 from catalyst.pipeline.exposure import Account, Held, Portfolio, Working
 from catalyst.pipeline.plan import Plan
@@ -47,7 +48,9 @@ from catalyst.store.pool import Store
 log = structlog.get_logger()
 
 FLAT_WITHIN: Final = timedelta(minutes=8)
-SCAN_LIMIT: Final = 120.0  # real seconds a job may take before it is cut
+# Real seconds a job may take before it is cut: a scan that hangs must not hold up the exits before the close.
+JOB_LIMIT: Final = 600.0
+LIMITS: Final = {Job.FIRST_SCAN: 120.0, Job.SCAN: 120.0, Job.PRE_OPEN: 300.0, Job.LOOK: 60.0}
 
 
 @dataclass
@@ -77,7 +80,7 @@ class Day:
         if job is not Job.LOOK:
             log.info("job_started", job=job)
         try:
-            async with asyncio.timeout(SCAN_LIMIT * 5):  # noqa: TID251 - a hung job is cut in real time
+            async with asyncio.timeout(LIMITS.get(job, JOB_LIMIT)):  # noqa: TID251 - a hung job is cut in real time
                 await self._do(job)
         except Exception:  # the day goes on; the next job finds the cycle where this one left it
             log.exception("job_failed", job=job)
@@ -130,16 +133,18 @@ class Day:
                 at=now,
             )
             latched = await exits.active_latches(conn)
+            carried = await positions.carry(conn, row.cycle_id)
         self.cycle_id = row.cycle_id
-        self.risk_watch.cycle_id = row.cycle_id
-        self.risk_watch.start_equity = row.start_equity
+        await self.risk_watch.begin(row)
         self.exits.session = self.session
         for name, why in latched.items():
             self.gate.shut(name, why)
         if row.status in (CycleStatus.CLOSED, CycleStatus.COMPLETED):
             self.gate.shut("closed", "the day's cycle is closed")
-        if not account.may_enter:
-            self.gate.shut("account", f"the account is {account.status} or blocked")
+        elif row.status is not CycleStatus.IDLE:
+            await self._rest()  # whoever was scanning or trading is no more
+        self._heed(account)
+        await self._leave_carried(carried)
         structlog.contextvars.bind_contextvars(cycle_id=self.cycle_id)
         log.info(
             "cycle_opened" if fresh else "cycle_resumed",
@@ -149,6 +154,52 @@ class Day:
             session_open=self.session.open.astimezone(NEW_YORK).strftime("%H:%M"),
             session_close=self.session.close.astimezone(NEW_YORK).strftime("%H:%M"),
         )
+
+    def _heed(self, account: AccountReport) -> None:
+        """Entries follow what the broker says of the account, both ways."""
+        if account.may_enter:
+            self.gate.clear("account")
+        else:
+            self.gate.shut("account", f"the account is {account.status} or blocked")
+
+    async def _leave_carried(self, fresh: list[str]) -> None:
+        """Positions of an earlier day are left at the open; until then they stay protected."""
+        if fresh:
+            log.warning("positions_carried", symbols=fresh)
+        if not self.cfg.positions.close_all_at_market_close:
+            return
+        async with self.store.read() as conn:
+            held = await positions.open_positions(conn)
+        for position in held:
+            if position.carried:
+                reason = f"{CloseReason.MARKET_CLOSE}: {position.symbol} was carried from an earlier day"
+                await self.exits.ask(position.position_id, reason=reason, purpose=Purpose.EXIT, by="schedule")
+
+    async def stay_flat(self) -> None:
+        """Go on with a flatten that a death interrupted: its latch is set, and something is still held."""
+        async with self.store.read() as conn:
+            latched = await exits.active_latches(conn)
+        names = latched.keys() & {"flatten", "emergency_stop"}
+        if not names:
+            return
+        await self.clock.sleep_until(self.session.open)
+        if self.clock.now() >= self.session.close or await self.flatten.nothing_left():
+            return
+        emergency = "emergency_stop" in names
+        await self.flatten.run(
+            CloseReason.EMERGENCY_STOP if emergency else CloseReason.MANUAL,
+            by="recovery",
+            purpose=Purpose.EXIT if emergency else Purpose.FLATTEN,
+            within=timedelta(seconds=60),
+            cycle_id=self.cycle_id,
+        )
+
+    async def end_entries(self, latch: str, *, reason: str, by: str, until: datetime | None = None) -> None:
+        """No entry before the next session, and then only when somebody has resumed; restarts change nothing."""
+        await self.flatten.latch(latch, reason=reason, by=by)
+        async with self.store.tx("halt") as conn:
+            await cycles.halt(conn, self.cycle_id, reason=reason, until=until, at=self.clock.now())
+        await self._advance(CycleStatus.CLOSED)
 
     async def _advance(self, then: CycleStatus) -> bool:
         """Move the cycle along its table; false when it is not the moment (it is closed, say)."""
@@ -162,6 +213,8 @@ class Day:
             except IllegalTransition:
                 return False
             await cycles.advance(conn, self.cycle_id, seen=row.status, then=then, at=self.clock.now())
+        if then is CycleStatus.CLOSED:
+            self.gate.shut("closed", "the day's cycle is closed")
         log.info("cycle_advanced", before=row.status, now=then)
         return True
 
@@ -271,11 +324,10 @@ class Day:
 
     async def emergency_stop(self, reason: str) -> None:
         """Idempotent: latch, halt the cycle, leave everything. Nothing is entered before somebody resumes."""
-        await self.flatten.latch("emergency_stop", reason=reason, by="risk_watch")
         now = self.clock.now()
+        until = now + timedelta(minutes=self.cfg.emergency.cooldown_period_minutes)
+        await self.end_entries("emergency_stop", reason=reason, by="risk_watch", until=until)
         async with self.store.tx("emergency_stop") as conn:
-            until = now + timedelta(minutes=self.cfg.emergency.cooldown_period_minutes)
-            await cycles.halt(conn, self.cycle_id, reason=reason, until=until, at=now)
             await risk_events.put(
                 conn, event_type="EMERGENCY_STOP", severity="CRITICAL", message=reason,
                 facts={"cycle_id": self.cycle_id}, at=now, cycle_id=self.cycle_id,
@@ -285,7 +337,6 @@ class Day:
                 facts={"cycle_id": self.cycle_id}, dedupe_key=f"EMERGENCY_STOP:{self.cycle_id}", at=now,
             )  # fmt: skip
         log.critical("emergency_stop", reason=reason)
-        await self._advance(CycleStatus.CLOSED)
         if self.cfg.emergency.close_all_positions_on_limit:
             await self.flatten.run(
                 CloseReason.EMERGENCY_STOP,
@@ -304,6 +355,7 @@ class Day:
             working = [row for row in await orders.working(conn) if row.order_purpose is Purpose.ENTRY]
             realized, unrealized = await positions.day_pnl(conn, self.cycle_id)
         report = await self.broker.account()
+        self._heed(report)
         sectors = self.scanner.sectors
         portfolio = Portfolio(
             tuple(
@@ -358,7 +410,9 @@ class Day:
 
     async def _enter(self, each: Plan, found: Scan) -> None:
         """Turn one plan into an order: sent at once when autonomous, else proposed."""
-        refusal = self.gate.refusal(each.symbol) or await self._not_now(each)
+        refusal = await self.refusal(each.symbol)
+        if (self.clock.now() - each.decided_at).total_seconds() > self.cfg.execution.signal_max_age_seconds:
+            refusal = refusal or "the signal is stale"
         if refusal is not None:
             log.warning("entry_refused", symbol=each.symbol, reason=refusal)
             return
@@ -380,19 +434,24 @@ class Day:
         else:
             await self.execution.place(new, note=why)
 
-    async def _not_now(self, each: Plan) -> str | None:
-        """The last look before an order leaves."""
+    async def refusal(self, symbol: str, *, released: int | None = None) -> str | None:
+        """The last look before an entry leaves: why it must not, None when it may. `released` is the order that
+        waited for it."""
+        if (shut := self.gate.refusal(symbol)) is not None:
+            return shut
         now = self.clock.now()
         if now < self.session.open or now >= self.session.flat_at(self.cfg.session.flat_before_close_minutes):
             return "outside the hours of entry"
-        if (now - each.decided_at).total_seconds() > self.cfg.execution.signal_max_age_seconds:
-            return "the signal is stale"
         async with self.store.read() as conn:
-            if await orders.working_in(conn, each.symbol):
-                return "the symbol has a working order"
-            for side in PositionSide:
-                if await positions.is_open(conn, each.symbol, side):
-                    return "the symbol is held"
+            working = await orders.working_in(conn, symbol)
+            held = await positions.open_positions(conn)
+        if any(row.order_id != released for row in working):
+            return "the symbol has a working order"
+        if any(position.symbol == symbol for position in held):
+            return "the symbol is held"
+        carried = [position.symbol for position in held if position.carried]
+        if carried and self.cfg.positions.close_all_at_market_close:
+            return f"positions of an earlier day are still held: {', '.join(carried)}"
         return None
 
     def _order_of(self, each: Plan) -> NewOrder:

@@ -10,7 +10,7 @@ from catalyst.clock import Clock
 from catalyst.config import Execution as ExecutionConfig
 from catalyst.daemon.books import Books
 from catalyst.daemon.execution import Execution
-from catalyst.domain.order import Purpose, Status
+from catalyst.domain.order import NEVER_ARRIVED, Purpose, Status
 from catalyst.store import orders, proposals
 from catalyst.store.orders import OrderRow
 from catalyst.store.pool import Store
@@ -36,8 +36,9 @@ class Entries:
     async def run(self) -> None:
         """Look every few seconds while an entry waits; else when something changes."""
         while True:
+            heard = self.books.changed.count
             waiting = await self.look()
-            await self.books.changed.next(self.clock, EVERY if waiting else IDLE)
+            await self.books.changed.next(self.clock, EVERY if waiting else IDLE, since=heard)
 
     async def look(self) -> bool:
         """End expired proposals and never-sent rows; cancel entries that have not filled in their time.
@@ -46,14 +47,18 @@ class Entries:
         """
         async with self.store.read() as conn:
             rows = [row for row in await orders.working(conn) if row.order_purpose is Purpose.ENTRY]
-            waiting = {ticket.order_id for ticket in await proposals.waiting(conn)} if rows else set()
+            waiting = {ticket.order_id for ticket in await proposals.waiting(conn)}
         if waiting:
             async with self.store.tx("expire") as conn:
                 waiting -= {ended.order_id for ended in await proposals.expire(conn, at=self.clock.now())}
         for row in rows:
             if row.status is Status.CREATED and row.order_id not in waiting:
                 await self._never_sent(row)
-            elif row.status is not Status.CREATED and row.origin == "catalyst" and row.filled_qty == 0:
+            elif row.status is Status.CREATED or row.origin != "catalyst" or row.filled_qty:
+                continue
+            elif row.rejection_reason == NEVER_ARRIVED:
+                await self._cancel(row, "ENTRY_TIMEOUT")  # it rose again, long after its moment
+            else:
                 await self._timeout(row)
         return bool(rows)
 
@@ -80,8 +85,13 @@ class Entries:
     async def _timeout(self, row: OrderRow) -> None:
         now = self.clock.now()
         since = row.submitted_at or row.created_at
-        late = now - since >= timedelta(seconds=self.cfg.entry_timeout_seconds)
-        if late and now - self._asked.get(row.order_id, since - ASK_AGAIN) >= ASK_AGAIN:
-            self._asked[row.order_id] = now
-            log.info("entry_timed_out", symbol=row.symbol, order_id=row.order_id)
-            await self.execution.cancel(row, "ENTRY_TIMEOUT")
+        if now - since >= timedelta(seconds=self.cfg.entry_timeout_seconds):
+            await self._cancel(row, "ENTRY_TIMEOUT")
+
+    async def _cancel(self, row: OrderRow, reason: str) -> None:
+        now = self.clock.now()
+        if row.order_id in self._asked and now - self._asked[row.order_id] < ASK_AGAIN:
+            return
+        self._asked[row.order_id] = now
+        log.info("entry_cancelled", symbol=row.symbol, order_id=row.order_id, reason=reason)
+        await self.execution.cancel(row, reason)

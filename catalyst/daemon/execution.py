@@ -64,30 +64,39 @@ class Execution:
             row = await orders.get(conn, order_id)
         return await self._send(row, fresh_until=self._fresh_until(row, at))
 
-    async def release(self, order_id: int, *, by: str) -> OrderRow:
-        """Send an order that waited."""
-        at = self.clock.now()
-        async with self.store.tx("submit") as conn:
-            await orders.move(
-                conn,
-                order_id,
-                seen=Status.CREATED,
-                then=Status.SUBMITTED,
-                at=at,
-                source=by,
-                epoch=self.epoch,
-            )
-            row = await orders.get(conn, order_id)
-        return await self._send(row, fresh_until=self._fresh_until(row, at))
+    async def release(self, conn: "orders.Conn", order_id: int, *, by: str) -> OrderRow:
+        """Mark an order that waited as submitted, in the transaction of what released it; `send` it then."""
+        await orders.move(
+            conn,
+            order_id,
+            seen=Status.CREATED,
+            then=Status.SUBMITTED,
+            at=self.clock.now(),
+            source=by,
+            epoch=self.epoch,
+        )
+        return await orders.get(conn, order_id)
+
+    async def send(self, row: OrderRow) -> OrderRow:
+        """Send a released order, and return its row after the answer (or without one)."""
+        return await self._send(row, fresh_until=self._fresh_until(row, self.clock.now()))
+
+    async def close(self) -> None:
+        """Ask about nothing any more; what is unresolved stays so for the next start."""
+        for task in self._resolving.values():
+            task.cancel()
+        await asyncio.gather(*self._resolving.values(), return_exceptions=True)
 
     async def cancel(self, row: OrderRow, reason: str) -> None:
-        """Ask the broker to cancel; the answer moves the state. A refusal means: read the order again."""
+        """Ask the broker to cancel; the answer moves the state. A refusal means: read the order again.
+
+        An order the broker has not named yet is asked about instead, and nobody waits here for the answer:
+        callers ask again until the order is at its end.
+        """
         if row.alpaca_order_id is None:
-            await self.resolve(row.order_id)
-            async with self.store.read() as conn:
-                row = await orders.get(conn, row.order_id)
-            if row.alpaca_order_id is None:
-                return
+            if not self.sending(row.order_id):
+                self.resolving(row)
+            return
         async with self.store.tx("cancel") as conn:
             await orders.cancel_because(conn, row.order_id, reason, self.clock.now(), epoch=self.epoch)
         try:
@@ -114,17 +123,17 @@ class Execution:
 
     async def _send(self, row: OrderRow, *, fresh_until: datetime | None) -> OrderRow:
         """Send a `submitted` row; the same id goes again only when the broker surely never heard."""
+        self._calls.add(row.order_id)
+        try:
+            return await self._send_until_heard(row, fresh_until=fresh_until)
+        finally:
+            self._calls.discard(row.order_id)
+
+    async def _send_until_heard(self, row: OrderRow, *, fresh_until: datetime | None) -> OrderRow:
         for attempt in range(SENDS):
-            if attempt:
-                await self.clock.sleep(PAUSES[attempt - 1])
-                if fresh_until is not None and self.clock.now() > fresh_until:
-                    return await self._reject(
-                        row, "SUBMIT_FAILED", "the signal went stale before it was heard"
-                    )
-                async with self.store.tx("resubmit") as conn:
-                    await orders.attempt(conn, row.order_id, self.clock.now(), epoch=self.epoch)
+            if (why := await self._ready(row, attempt, fresh_until)) is not None:
+                return await self._reject(row, "SUBMIT_FAILED", why)
             report: OrderReport | None = None
-            self._calls.add(row.order_id)
             try:
                 report = await self.broker.submit(request_of(row), priority=priority_of(row))
             except BrokerUnavailable as error:
@@ -135,14 +144,12 @@ class Execution:
             except OrderRefused as error:
                 return await self._reject(row, error.code, error.text)
             except AuthRefused as error:
-                self.gate.shut("auth", "the broker refuses our keys")
+                await self._page("KEYS_REFUSED", row, f"the broker refuses our keys: {error}")
                 return await self._reject(row, "SUBMIT_FAILED", str(error))
             except DuplicateOrder:
                 log.warning("order_was_there", order_id=row.order_id, symbol=row.symbol)
             except OutcomeUnknown as error:
                 log.warning("outcome_unknown", order_id=row.order_id, symbol=row.symbol, error=str(error))
-            finally:
-                self._calls.discard(row.order_id)
             if report is not None:
                 await self.books.hear(report, "submit")
             else:
@@ -150,6 +157,25 @@ class Execution:
             async with self.store.read() as conn:
                 return await orders.get(conn, row.order_id)
         return await self._reject(row, "SUBMIT_FAILED", f"the broker did not hear {SENDS} sends")
+
+    async def _ready(self, row: OrderRow, attempt: int, fresh_until: datetime | None) -> str | None:
+        """Pause before another send, and count it; why there must be none when it is too late for it."""
+        if attempt:
+            await self.clock.sleep(PAUSES[attempt - 1])
+        why = self._too_late(row, fresh_until)
+        if attempt and why is None:
+            async with self.store.tx("resubmit") as conn:
+                await orders.attempt(conn, row.order_id, self.clock.now(), epoch=self.epoch)
+        return why
+
+    def _too_late(self, row: OrderRow, fresh_until: datetime | None) -> str | None:
+        """Why an entry must not leave any more, asked in the last moment before it does; an exit always may."""
+        if row.order_purpose is not Purpose.ENTRY:
+            return None
+        if fresh_until is not None and self.clock.now() > fresh_until:
+            return "the signal went stale before it was heard"
+        shut = self.gate.refusal(row.symbol)
+        return None if shut is None else f"no entry any more: {shut}"
 
     async def _reject(self, row: OrderRow, code: str, text: str) -> OrderRow:
         async with self.store.tx("rejected") as conn:
@@ -180,7 +206,7 @@ class Execution:
     # -- a submitted row without a broker id
 
     def sending(self, order_id: int) -> bool:
-        """True while a request of ours for this row is open."""
+        """True while a request of ours for this row is open, or will be opened once more."""
         return order_id in self._calls
 
     def resolving(self, row: OrderRow) -> asyncio.Task[Status]:
@@ -188,6 +214,7 @@ class Execution:
         task = self._resolving.get(row.order_id)
         if task is None or task.done():
             task = asyncio.create_task(self._ask(row), name=f"resolve-{row.order_id}")
+            task.add_done_callback(_say_failure)
             self._resolving[row.order_id] = task
         return task
 
@@ -206,6 +233,8 @@ class Execution:
         and it came three times, two seconds apart, each beside a read that worked.
         """
         self.gate.locked.add(row.symbol)
+        async with self.store.read() as conn:
+            row = await orders.get(conn, row.order_id)  # whoever asked may have read it before the last send
         last_sent = row.last_attempt_at or row.created_at
         pause = timedelta(seconds=0.5)
         not_found = 0
@@ -228,7 +257,11 @@ class Execution:
                     return (await self._reject(row, NEVER_ARRIVED, "the broker never had this order")).status
                 if not paged and self.clock.now() - began > timedelta(seconds=60):
                     paged = True
-                    await self._page(row)
+                    await self._page(
+                        "ORDER_UNRESOLVED",
+                        row,
+                        "the broker has not said for a minute whether it has the order",
+                    )
                 await self.clock.sleep(BETWEEN_NOT_FOUNDS if quiet else pause)
                 pause = min(pause * 2, timedelta(seconds=4))
         finally:
@@ -237,7 +270,7 @@ class Execution:
     async def _look(self, row: OrderRow) -> bool | None:
         """True when the broker has the order (it is heard), False when it surely answered no, None: no answer."""
         try:
-            report = await self.broker.order_by_client_id(row.client_order_id)
+            report = await self.broker.order_by_client_id(row.client_order_id, priority=Priority.EXIT)
         except NotFound:
             try:
                 await self.broker.account()  # the control: a broker that cannot answer this proves nothing
@@ -251,17 +284,23 @@ class Execution:
         await self.books.hear(report, "recovery")
         return True
 
-    async def _page(self, row: OrderRow) -> None:
+    async def _page(self, event: str, row: OrderRow, message: str) -> None:
         async with self.store.tx("page") as conn:
             await alerts.put(
                 conn,
                 severity="CRITICAL",
-                event="ORDER_UNRESOLVED",
-                message=f"{row.symbol}: the broker has not said for a minute whether it has order {row.order_id}",
+                event=event,
+                message=f"{row.symbol}: {message}",
                 facts={"order_id": row.order_id, "symbol": row.symbol},
-                dedupe_key=f"ORDER_UNRESOLVED:{row.order_id}",
+                dedupe_key=f"{event}:{row.order_id}" if event == "ORDER_UNRESOLVED" else event,
                 at=self.clock.now(),
             )
+
+
+def _say_failure(task: asyncio.Task[Status]) -> None:
+    """A question that broke off is asked again by the next reconciliation."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("resolve_failed", task=task.get_name(), error=str(error), kind=type(error).__name__)
 
 
 def priority_of(row: OrderRow) -> Priority:

@@ -30,19 +30,26 @@ from catalyst.store.positions import PositionRow
 
 log = structlog.get_logger()
 
+EVERY: Final = timedelta(seconds=15)
 STEP: Final = timedelta(seconds=0.5)
 UNHEARD: Final = timedelta(seconds=2)  # without a word of the stream, ask
 ASK_AGAIN: Final = timedelta(seconds=3)  # before a cancel is asked for a second time
 PATIENCE: Final = timedelta(seconds=30)  # before somebody is told that an exit does not get through
 LONGEST_PAUSE: Final = timedelta(seconds=8)
+EMPTY_FOR: Final = timedelta(seconds=15)  # the broker's list of positions may lag behind its own fills
+BLOCKED: Final = (
+    "INSUFFICIENT_QTY",
+    "WASH_TRADE",
+    "OPPOSITE_ORDER",
+)  # an order that is not ours is in the way
 
 
 @dataclass
 class Pauses:
-    """Doubling waits of one exit, and how often the broker showed no share."""
+    """Doubling waits of one exit, and since when the broker shows no share."""
 
     pause: timedelta = STEP
-    empty_reads: int = 0
+    empty_since: datetime | None = None
 
     def next(self) -> timedelta:
         now, self.pause = self.pause, min(self.pause * 2, LONGEST_PAUSE)
@@ -74,19 +81,27 @@ class SafeExit:
             self.asked.beat()
         return fresh
 
+    @property
+    def market_open(self) -> bool:
+        return self.session is not None and self.session.phase(self.clock.now()) is Phase.OPEN
+
     async def run(self) -> None:
         """Serve every open intent, for as long as the daemon lives."""
         try:
             while True:
+                asked = self.asked.count
                 await self.serve()
-                await self.asked.next(self.clock, timedelta(seconds=15))
+                await self.asked.next(self.clock, EVERY, since=asked)
         finally:
             for task in self._tasks.values():
                 task.cancel()
             await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
     async def serve(self) -> None:
-        """Start a task for each open intent that has none."""
+        """Start a task for each open intent that has none. While the market is shut they wait, and what protects
+        the shares stays where it is."""
+        if not self.market_open:
+            return
         async with self.store.read() as conn:
             intents = await exits.open_intents(conn)
         for intent in intents:
@@ -109,6 +124,7 @@ class SafeExit:
         asked: dict[int, datetime] = {}
         pauses = Pauses()
         while True:
+            heard = self.books.changed.count
             position, rows = await self._read(intent.position_id)
             if position.status == PositionStatus.CLOSED:
                 await self._end(intent, "done")
@@ -117,28 +133,30 @@ class SafeExit:
                 told = True
                 await self._tell(position, intent)
             working = [row for row in rows if row.status in WORKING]
-            ours = [row for row in working if row.order_purpose in (Purpose.EXIT, Purpose.FLATTEN)]
+            ours = [row for row in working if _is_exit_of_ours(row)]
             if ours:
-                await self._follow(ours)
-            elif working:
-                await self._clear(working, rows, asked, intent)
-            elif self.session is None or self.session.phase(self.clock.now()) is not Phase.OPEN:
+                await self._follow(ours, heard)
+            elif not self.market_open:
                 log.warning("exit_waits_for_open", symbol=position.symbol, reason=intent.reason)
                 return
+            elif working:
+                await self._clear(working, rows, asked, intent, heard)
             elif not await self._sell(position, rows, intent, pauses):
                 return
 
     async def _sell(
         self, position: PositionRow, rows: list[OrderRow], intent: ExitIntent, pauses: "Pauses"
     ) -> bool:
-        """Send the exit for what was just read; false when the broker, read twice, holds nothing to sell."""
+        """Send the exit for what was just read; false when the broker, read over and over, holds nothing to sell."""
         quantity = await self._quantity(position, rows)
         if quantity == 0:
-            pauses.empty_reads += 1
-            if pauses.empty_reads >= 2:
+            pauses.empty_since = pauses.empty_since or self.clock.now()
+            if self.clock.now() - pauses.empty_since >= EMPTY_FOR:
                 await self._end(intent, "abandoned")
                 log.error("exit_found_no_shares", symbol=position.symbol, position_id=position.position_id)
                 return False
+        else:
+            pauses.empty_since = None
         if not quantity:
             await self.clock.sleep(pauses.next())
             return True
@@ -151,9 +169,9 @@ class SafeExit:
         async with self.store.read() as conn:
             return await positions.get(conn, position_id), await orders.of_position(conn, position_id)
 
-    async def _follow(self, working: list[OrderRow]) -> None:
+    async def _follow(self, working: list[OrderRow], heard: int) -> None:
         """Wait a moment for exits already sent, then ask about them."""
-        if await self.books.changed.next(self.clock, UNHEARD):
+        if await self.books.changed.next(self.clock, UNHEARD, since=heard):
             return
         for row in working:
             if row.alpaca_order_id is None:
@@ -167,6 +185,7 @@ class SafeExit:
         rows: list[OrderRow],
         asked: dict[int, datetime],
         intent: ExitIntent,
+        heard: int,
     ) -> None:
         """Cancel what holds the shares, and read it until it is at its end."""
         now = self.clock.now()
@@ -176,7 +195,7 @@ class SafeExit:
             if row.order_id not in asked or now - asked[row.order_id] >= ASK_AGAIN:
                 asked[row.order_id] = now
                 await self.execution.cancel(row, "FLATTEN" if intent.purpose is Purpose.FLATTEN else "EXIT")
-        if await self.books.changed.next(self.clock, UNHEARD):
+        if await self.books.changed.next(self.clock, UNHEARD, since=heard):
             return  # the stream speaks: read the rows again
         for broker_id in _groups(working, rows):
             await self.execution.refresh(broker_id, "poll")
@@ -202,6 +221,7 @@ class SafeExit:
         quantity = min(position.quantity, abs(held.quantity))
         if abs(held.available) < quantity:
             log.info("shares_still_held", symbol=position.symbol, available=str(held.available))
+            await self._unblock(position.symbol)
             return None
         return quantity
 
@@ -232,21 +252,26 @@ class SafeExit:
         log.info(
             "exit_sent", symbol=position.symbol, qty=str(quantity), reason=intent.reason, status=sent.status
         )
-        if sent.rejection_reason and "INSUFFICIENT_QTY" in sent.rejection_reason:
+        if sent.rejection_reason and sent.rejection_reason.startswith(BLOCKED):
             await self._unblock(position.symbol)
         return sent
 
     async def _unblock(self, symbol: str) -> None:
-        """Something we have no row for holds the shares: cancel whatever the broker shows in the symbol."""
+        """Somebody else's order holds the shares, or is in the way: cancel those the broker shows in the symbol."""
         try:
-            for report in await self.broker.orders(status="open", symbols=[symbol]):
-                if not await self.books.hear(report, "poll"):
+            for report in await self.broker.orders(status="open", symbols=[symbol], priority=Priority.EXIT):
+                if not await self.books.hear(report, "poll") or await self._is_foreign(report.broker_id):
                     log.warning("foreign_order_cancelled", symbol=symbol, broker_id=report.broker_id)
                     await self.broker.cancel(report.broker_id)
         except OrderRefused as error:
             log.info("cancel_refused", symbol=symbol, said=str(error))
         except BrokerError as error:
             log.warning("unblock_failed", symbol=symbol, error=str(error))
+
+    async def _is_foreign(self, broker_id: str) -> bool:
+        async with self.store.read() as conn:
+            found = await orders.by_broker_ids(conn, [broker_id])
+        return any(row.origin == "external" for row in found)
 
     async def _end(self, intent: ExitIntent, state: str) -> None:
         async with self.store.tx("exit_end") as conn:
@@ -264,6 +289,11 @@ class SafeExit:
                 dedupe_key=f"EXIT_SLOW:{position.position_id}",
                 at=self.clock.now(),
             )
+
+
+def _is_exit_of_ours(row: OrderRow) -> bool:
+    """A person's order against the position is not waited for: it holds the shares, so it is cleared away."""
+    return row.order_purpose in (Purpose.EXIT, Purpose.FLATTEN) and row.origin != "external"
 
 
 def _groups(working: list[OrderRow], rows: list[OrderRow]) -> set[str]:

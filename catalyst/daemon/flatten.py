@@ -2,7 +2,7 @@
 and SIGTERM differ only in the reason they give."""
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 import structlog
@@ -16,7 +16,9 @@ from catalyst.daemon.gate import Gate
 from catalyst.domain.errors import BrokerError
 from catalyst.domain.order import Purpose, Status
 from catalyst.store import alerts, exits, operations, orders, positions
+from catalyst.store.orders import OrderRow
 from catalyst.store.pool import Store
+from catalyst.store.positions import PositionRow
 
 log = structlog.get_logger()
 
@@ -65,9 +67,8 @@ class Flatten:
         asked_cancel: dict[int, int] = {}
         turn = 0
         while True:
-            async with self.store.read() as conn:
-                working = await orders.working(conn)
-                held = await positions.open_positions(conn)
+            heard = self.books.changed.count
+            working, held = await self._left()
             if not working and not held:
                 break
             if self.clock.now() >= deadline:
@@ -85,8 +86,8 @@ class Flatten:
                 await self._end_order(row)
             await self.exits.serve()
             turn += 1
-            if not await self.books.changed.next(self.clock, STEP):
-                await self._refresh(working)
+            if not await self.books.changed.next(self.clock, STEP, since=heard):
+                await self._refresh(working, deadline)
         proof = await self._prove(reason, by=by, cycle_id=cycle_id)
         log.log(
             20 if proof.flat else 40,
@@ -99,7 +100,18 @@ class Flatten:
         )
         return proof
 
-    async def _end_order(self, row: orders.OrderRow) -> None:
+    async def nothing_left(self) -> bool:
+        """True when the tables hold no order and no position of ours."""
+        return not any(await self._left())
+
+    async def _left(self) -> tuple[list[OrderRow], list[PositionRow]]:
+        """Working orders and open positions that are ours to end: a stranger's own business is left alone."""
+        async with self.store.read() as conn:
+            working = await orders.working(conn)
+            held = await positions.open_positions(conn)
+        return [row for row in working if row.origin != "external" or row.position_id is not None], held
+
+    async def _end_order(self, row: OrderRow) -> None:
         """An order that was never sent ends here; any other ends at the broker."""
         if row.status is Status.CREATED:
             async with self.store.tx("never_sent") as conn:
@@ -116,8 +128,10 @@ class Flatten:
             return
         await self.execution.cancel(row, "FLATTEN")
 
-    async def _refresh(self, working: list[orders.OrderRow]) -> None:
+    async def _refresh(self, working: list[OrderRow], deadline: datetime) -> None:
         for row in working:
+            if self.clock.now() >= deadline:
+                return
             if row.alpaca_order_id is not None and row.parent_order_id is None:
                 await self.execution.refresh(row.alpaca_order_id, "poll")
 
@@ -125,8 +139,7 @@ class Flatten:
         """Ask the broker and the tables once more, and write down what they say."""
         async with self.store.read() as conn:
             symbols = await positions.traded_symbols(conn, since=self.clock.now() - OURS_FOR)
-            stored_orders = len(await orders.working(conn))
-            stored_positions = len(await positions.open_positions(conn))
+        stored_orders, stored_positions = (len(left) for left in await self._left())
         broker_orders: int | None = None
         broker_positions: int | None = None
         try:

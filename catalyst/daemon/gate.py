@@ -1,10 +1,14 @@
 """The entry gate: closed until every reason not to open a position is gone. Exits never ask it."""
 
 from dataclasses import dataclass, field
+from typing import Final
 
 import structlog
 
 log = structlog.get_logger()
+
+DATABASE: Final = "database"  # the reason while it is away; a reconciliation that worked takes it away
+DEFECT: Final = "defect "  # begins the name of a reason that is a fault of ours
 
 
 @dataclass
@@ -13,6 +17,9 @@ class Gate:
 
     reasons: dict[str, str] = field(default_factory=lambda: {"recovery": "not reconciled yet"})
     locked: set[str] = field(default_factory=set)  # symbols with an order whose outcome is unknown
+    disputed: set[str] = field(
+        default_factory=set
+    )  # symbols in which broker and tables hold different shares
 
     @property
     def open(self) -> bool:
@@ -27,8 +34,14 @@ class Gate:
         if self.reasons.pop(name, None) is not None:
             log.info("entries_cleared", gate=name, still=sorted(self.reasons))
 
+    def defects(self) -> list[str]:
+        """Names of reasons that only a person (or a restart) may take away."""
+        return [name for name in self.reasons if name.startswith(DEFECT)]
+
     def refusal(self, symbol: str) -> str | None:
         """Why `symbol` may not be entered now; None when it may."""
         if self.reasons:
             return "; ".join(f"{name}: {why}" for name, why in sorted(self.reasons.items()))
+        if symbol in self.disputed:
+            return "the broker holds other shares of this symbol than the tables"
         return "an order of this symbol is unresolved" if symbol in self.locked else None

@@ -20,7 +20,7 @@ from catalyst.domain.ids import client_order_id
 from catalyst.domain.order import EXITS, WORKING, Purpose, Status, side_for
 from catalyst.domain.position import CloseReason
 from catalyst.domain.protection import ExitOrder, Protection, protection_of
-from catalyst.store import exits, orders, positions
+from catalyst.store import alerts, exits, orders, positions
 from catalyst.store.orders import NewOrder, OrderRow
 from catalyst.store.pool import Store
 from catalyst.store.positions import PositionRow
@@ -30,7 +30,10 @@ log = structlog.get_logger()
 LOOK: Final = timedelta(seconds=15)
 NAKED_LOOK: Final = timedelta(seconds=1)
 ASK_AGAIN: Final = timedelta(seconds=3)
-OCO_TRIES: Final = 4  # the broker may not have booked the position yet; after that, leave it
+OCO_TRIES: Final = 4  # of a refusal that may pass; after that, leave it
+UNBOOKED_TRIES: Final = 15  # while the broker has not booked the shares it has just sold us
+UNBOOKED: Final = ("NOT_EXIT", "INSUFFICIENT_QTY")
+PAGE_AFTER: Final = timedelta(seconds=15)  # without a working stop at the broker
 
 Seen = tuple[object, ...]
 
@@ -47,7 +50,6 @@ class Guard:
     cfg: ExecutionConfig
     epoch: int
     naked: set[int] = field(default_factory=set)  # positions not under a working stop right now
-    _lost: dict[int, datetime] = field(default_factory=dict)  # when the cover was lost
     _verified: dict[int, Seen] = field(default_factory=dict)
     _tending: dict[int, asyncio.Task[None]] = field(default_factory=dict)
     _asked: dict[int, datetime] = field(default_factory=dict)
@@ -56,8 +58,9 @@ class Guard:
         """Look again after every change, at least every second while anything is naked."""
         try:
             while True:
+                heard = self.books.changed.count
                 unsure = await self.look()
-                await self.books.changed.next(self.clock, NAKED_LOOK if unsure else LOOK)
+                await self.books.changed.next(self.clock, NAKED_LOOK if unsure else LOOK, since=heard)
         finally:
             for task in self._tending.values():
                 task.cancel()
@@ -68,6 +71,8 @@ class Guard:
         async with self.store.read() as conn:
             held = await positions.open_positions(conn)
             leaving = {intent.position_id for intent in await exits.open_intents(conn)}
+            if not self.exits.market_open:
+                leaving.clear()  # nothing can be left before the open: until then it is protected
             rows = {p.position_id: await orders.of_position(conn, p.position_id) for p in held}
         self.naked &= {position.position_id for position in held}
         unsure = False
@@ -100,11 +105,7 @@ class Guard:
         if state is Protection.COVERED:
             await self._confirm(position, rows)
             return
-        if position_id not in self.naked:
-            self.naked.add(position_id)
-            log.warning(
-                "position_unprotected", symbol=position.symbol, qty=str(position.quantity), state=state
-            )
+        await self._uncover(position, rows, state)
         entries = [row for row in rows if row.order_purpose is Purpose.ENTRY and row.status in WORKING]
         if entries:
             await self._stop_filling(position, entries)
@@ -130,7 +131,7 @@ class Guard:
         if position.protected_at is not None:
             return
         now = self.clock.now()
-        since = self._lost.pop(position.position_id, position.entry_time)
+        since = _uncovered_since(position, rows)
         naked = position.naked_seconds + Decimal(str(round((now - since).total_seconds(), 3)))
         async with self.store.tx("protected") as conn:
             await positions.guard(
@@ -144,6 +145,32 @@ class Guard:
             target=str(position.take_profit),
             naked_seconds=str(naked),
         )
+
+    async def _uncover(self, position: PositionRow, rows: list[OrderRow], state: Protection) -> None:
+        """Write that the position is not protected; tell somebody when it stays so."""
+        if position.position_id not in self.naked:
+            self.naked.add(position.position_id)
+            log.warning(
+                "position_unprotected", symbol=position.symbol, qty=str(position.quantity), state=state
+            )
+        if position.protected_at is not None:
+            async with self.store.tx("uncovered") as conn:
+                await positions.guard(
+                    conn, position.position_id, protected_at=None, naked_seconds=position.naked_seconds
+                )
+        since = _uncovered_since(position, rows)
+        if self.clock.now() - since < PAGE_AFTER:
+            return
+        async with self.store.tx("page") as conn:
+            await alerts.put(
+                conn,
+                severity="CRITICAL",
+                event="UNPROTECTED_POSITION",
+                message=f"{position.symbol}: {position.quantity} shares have no working stop at the broker",
+                facts={"position_id": position.position_id, "symbol": position.symbol, "state": state},
+                dedupe_key=f"UNPROTECTED_POSITION:{position.position_id}:{since.isoformat()}",
+                at=self.clock.now(),
+            )
 
     async def _stop_filling(self, position: PositionRow, entries: list[OrderRow]) -> None:
         """A partly filled entry protects nothing: after the grace, cancel the rest and protect what filled."""
@@ -176,11 +203,16 @@ class Guard:
             return
         tries = [row for row in rows if row.order_class == "oco" and row.parent_order_id is None]
         refused = [row for row in tries if row.status is Status.REJECTED]
-        if len(refused) >= OCO_TRIES:
-            await self._give_up(position, str(refused[-1].rejection_reason))
+        why = str(refused[-1].rejection_reason) if refused else ""
+        if len(refused) >= (UNBOOKED_TRIES if why.startswith(UNBOOKED) else OCO_TRIES):
+            await self._give_up(position, why)
             return
         sent = await self._place_oco(position, rows, attempt=len(tries))
-        if sent.status is Status.REJECTED:
+        if sent.status is not Status.REJECTED:
+            return
+        if (level := _passed(position, str(sent.rejection_reason))) is not None:
+            await self.exits.ask(position.position_id, reason=level, purpose=Purpose.EXIT, by="guard")
+        else:
             await self.clock.sleep(NAKED_LOOK)
 
     async def _place_oco(self, position: PositionRow, rows: list[OrderRow], *, attempt: int) -> OrderRow:
@@ -213,11 +245,53 @@ class Guard:
         await self.exits.ask(position.position_id, reason=reason, purpose=Purpose.EXIT, by="guard")
 
 
+def _passed(position: PositionRow, refusal: str) -> str | None:
+    """Why to leave at once when the broker refuses the exits because the price lies beyond one of them already.
+
+    Which one its words name; the stop, when they name both or neither.
+    """
+    code, _, said = refusal.partition(":")
+    if code != "PRICE_RULE":
+        return None
+    if "take_profit" in said and "stop" not in said:
+        return f"{CloseReason.TAKE_PROFIT_HIT}: {position.symbol} is beyond ${position.take_profit} already"
+    return f"{CloseReason.STOP_LOSS_HIT}: {position.symbol} is beyond ${position.stop_loss} already"
+
+
+def _uncovered_since(position: PositionRow, rows: list[OrderRow]) -> datetime:
+    """Since when no working stop covers the position: the end of its last stop, else its first fill.
+
+    Read from rows, so that a restart measures the same gap.
+    """
+    asleep = _unfinished(rows)
+    ends = [
+        row.closed_at
+        for row in rows
+        if row.order_purpose is Purpose.STOP_LOSS
+        and row.closed_at is not None
+        and row.status is not Status.REJECTED
+        and row.parent_order_id not in asleep
+    ]
+    return max([position.entry_time, *ends])
+
+
+def _unfinished(rows: list[OrderRow]) -> set[int]:
+    """Entries that are not completely filled: their legs protect nothing. One that was replaced is as finished
+    as the order that took its place."""
+    after = {row.replaces: row for row in rows if row.replaces is not None}
+    found = set()
+    for row in rows:
+        last = row
+        while last.status is Status.REPLACED and last.order_id in after:
+            last = after[last.order_id]
+        if row.order_purpose is Purpose.ENTRY and last.status is not Status.FILLED:
+            found.add(row.order_id)
+    return found
+
+
 def _exits(rows: list[OrderRow]) -> list[ExitOrder]:
     """The exits of a position; a leg is dormant while its entry may still fill."""
-    unfinished = {
-        row.order_id for row in rows if row.order_purpose is Purpose.ENTRY and row.status is not Status.FILLED
-    }
+    unfinished = _unfinished(rows)
     return [
         ExitOrder(
             row.order_purpose, row.status, row.broker_status, row.remaining, row.parent_order_id in unfinished

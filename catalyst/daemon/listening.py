@@ -10,7 +10,7 @@ from catalyst.daemon.books import Books
 from catalyst.daemon.gate import Gate
 from catalyst.daemon.reconciler import Reconciler
 from catalyst.domain.report import TradeUpdate
-from catalyst.store import quarantine
+from catalyst.store import alerts, quarantine
 from catalyst.store.pool import Store
 
 log = structlog.get_logger()
@@ -51,19 +51,26 @@ class Listening:
             self.reconciler.soon.beat()
 
     async def _gap(self, gap: Gap) -> None:
-        """Nothing is believed complete across a gap: ask for everything, then open the gate."""
+        """Nothing is believed complete across a gap: entries stop until somebody has looked at everything."""
         ready = gap.state is StreamState.READY
-        self.reconciler.stream_ready = ready
-        if not ready:
-            self.gate.shut("stream", f"trade updates {gap.state}: {gap.reason}")
-            self.reconciler.soon.beat()
+        self.reconciler.mark_gap(stream_ready=ready)
+        if ready:
+            self.gate.shut("stream", "the gap is not filled yet")
+            findings = await self.reconciler.look("reconcile")
+            log.info("stream_ready", clean=findings.clean)
             return
-        findings = await self.reconciler.look("reconcile")
-        log.info("stream_ready", clean=findings.clean)
-        if findings.read:
-            self.gate.clear("stream")
-        else:
-            self.gate.shut("stream", "the gap could not be filled yet")
+        self.gate.shut("stream", f"trade updates {gap.state}: {gap.reason}")
+        self.reconciler.soon.beat()
+        async with self.store.tx("gap") as conn:
+            await alerts.put(
+                conn,
+                severity="CRITICAL" if gap.state is StreamState.REFUSED else "WARNING",
+                event="STREAM_LOST",
+                message=f"trade updates are {gap.state}: {gap.reason}; the broker is polled meanwhile",
+                facts={"state": gap.state},
+                dedupe_key=f"STREAM_LOST:{gap.state}",
+                at=self.clock.now(),
+            )
 
     async def _garbled(self, item: Garbled) -> None:
         self.unknown += 1

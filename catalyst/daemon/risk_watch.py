@@ -17,6 +17,7 @@ from catalyst.domain.errors import BrokerError
 from catalyst.domain.order import Purpose
 from catalyst.domain.position import CloseReason
 from catalyst.store import alerts, cycles, positions, risk_events
+from catalyst.store.cycles import CycleRow
 from catalyst.store.pool import Store
 
 log = structlog.get_logger()
@@ -40,10 +41,20 @@ class RiskWatch:
     _warned: bool = False
     _stopped: bool = False
 
+    async def begin(self, cycle: CycleRow) -> None:
+        """Watch this cycle from now on; what was said and done of it before a restart is not done again."""
+        async with self.store.read() as conn:
+            warned = await risk_events.last_of(conn, "DAILY_LOSS_WARNING")
+            stopped = await risk_events.last_of(conn, "EMERGENCY_STOP")
+        self.cycle_id, self.start_equity = cycle.cycle_id, cycle.start_equity
+        self._warned = warned is not None and warned.cycle_id == cycle.cycle_id
+        self._stopped = stopped is not None and stopped.cycle_id == cycle.cycle_id
+
     async def run(self) -> None:
         while True:
-            await self.books.filled.next(self.clock, EVERY)
+            filled = self.books.filled.count
             await self.look()
+            await self.books.filled.next(self.clock, EVERY, since=filled)
 
     async def look(self) -> None:
         """Measure the day, warn at the threshold, stop at the limit; then end what has been held too long."""
@@ -54,8 +65,8 @@ class RiskWatch:
         loss = -day
         warn_at = limit * Decimal(str(self.cfg.risk.warning_threshold_pct)) / 100
         if loss >= limit > 0 and not self._stopped and self.cfg.daily_limits.emergency_stop_at_100:
-            self._stopped = True
             await self.emergency_stop(f"daily loss {loss:.2f} reached the limit {limit:.2f}")
+            self._stopped = True
         elif loss >= warn_at > 0 and not self._warned:
             self._warned = True
             await self._warn(loss, limit)
@@ -88,7 +99,13 @@ class RiskWatch:
             at = self.clock.now()
             facts = {"loss": str(loss), "limit": str(limit), "cycle_id": self.cycle_id}
             await risk_events.put(
-                conn, event_type="DAILY_LOSS_WARNING", severity="WARNING", message=message, facts=facts, at=at
+                conn,
+                event_type="DAILY_LOSS_WARNING",
+                severity="WARNING",
+                message=message,
+                facts=facts,
+                at=at,
+                cycle_id=self.cycle_id,
             )
             await alerts.put(
                 conn,

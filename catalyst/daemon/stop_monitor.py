@@ -16,10 +16,11 @@ from catalyst.config import StopMonitorConfig
 from catalyst.daemon.exits import SafeExit
 from catalyst.daemon.guard import Guard
 from catalyst.domain.errors import BrokerError
-from catalyst.domain.order import PositionSide, Purpose
+from catalyst.domain.order import WORKING, PositionSide, Purpose
 from catalyst.domain.position import CloseReason
 from catalyst.domain.report import Quote, Trade
-from catalyst.store import positions
+from catalyst.store import orders, positions
+from catalyst.store.orders import OrderRow
 from catalyst.store.pool import Store
 from catalyst.store.positions import PositionRow
 
@@ -51,6 +52,7 @@ class StopMonitor:
         """One look at every open position."""
         async with self.store.read() as conn:
             held = await positions.open_positions(conn)
+            rows = {p.position_id: await orders.of_position(conn, p.position_id) for p in held}
         self._through = {key: at for key, at in self._through.items() if key in {p.position_id for p in held}}
         if not held:
             return
@@ -75,10 +77,12 @@ class StopMonitor:
                     await positions.mark(
                         conn, position.position_id, price=price, unrealized=unrealized, at=now
                     )
+        if not self.exits.market_open:
+            return  # no stop is elected by what trades before and after hours, and nothing could be sold
         for position, price in priced:
             evidence = self._evidence(position, price, trades.get(position.symbol), now)
             if evidence is not None:
-                await self._judge(position, evidence, now)
+                await self._judge(position, rows[position.position_id], evidence, now)
 
     def _price(
         self, position: PositionRow, trade: Trade | None, quote: Quote | None, now: datetime
@@ -95,14 +99,17 @@ class StopMonitor:
         self, position: PositionRow, mark: Decimal, trade: Trade | None, now: datetime
     ) -> Decimal | None:
         """The price that may end the position. A stop at the broker is elected by prints, so only a print shows
-        that it did not act; while nothing rests at the broker, the mark does too."""
+        that it did not act, and only one since we hold the shares; while nothing rests at the broker, the mark
+        does too."""
         if position.position_id in self.guard.naked:
             return mark
-        oldest = now - timedelta(seconds=self.cfg.stale_after_seconds)
+        oldest = max(now - timedelta(seconds=self.cfg.stale_after_seconds), position.entry_time)
         return trade.price if trade is not None and trade.at >= oldest and trade.price > 0 else None
 
-    async def _judge(self, position: PositionRow, price: Decimal, now: datetime) -> None:
-        reason = _breach(position, price, naked=position.position_id in self.guard.naked)
+    async def _judge(
+        self, position: PositionRow, rows: list[OrderRow], price: Decimal, now: datetime
+    ) -> None:
+        reason = _breach(position, price, targeted=_targeted(rows))
         if reason is None:
             self._through.pop(position.position_id, None)
             return
@@ -120,7 +127,15 @@ class StopMonitor:
         await self.exits.ask(position.position_id, reason=reason, purpose=Purpose.EXIT, by="stop_monitor")
 
 
-def _breach(position: PositionRow, price: Decimal, *, naked: bool) -> str | None:
+def _targeted(rows: list[OrderRow]) -> bool:
+    """True while a target that can fill rests at the broker; one that sleeps under an unfinished entry cannot."""
+    return any(
+        row.order_purpose is Purpose.TAKE_PROFIT and row.status in WORKING and row.broker_status != "held"
+        for row in rows
+    )
+
+
+def _breach(position: PositionRow, price: Decimal, *, targeted: bool) -> str | None:
     """Why the position should be left at `price`; None when it should be kept.
 
     The target is enforced only when nothing at the broker can act on it.
@@ -130,7 +145,7 @@ def _breach(position: PositionRow, price: Decimal, *, naked: bool) -> str | None
     if stop is not None and (price <= stop if long else price >= stop):
         sign = "<=" if long else ">="
         return f"{CloseReason.STOP_LOSS_HIT}: {position.symbol} @ ${price} {sign} ${stop}"
-    if naked and target is not None and (price >= target if long else price <= target):
+    if not targeted and target is not None and (price >= target if long else price <= target):
         sign = ">=" if long else "<="
         return f"{CloseReason.TAKE_PROFIT_HIT}: {position.symbol} @ ${price} {sign} ${target}"
     return None

@@ -164,6 +164,21 @@ async def write(
     )
 
 
+async def write_off(conn: "Conn", position_id: int, *, at: datetime, close_reason: str) -> None:
+    """Close a position without a fill; what its fills say of cost and proceeds stays as it is."""
+    await conn.execute(
+        """
+        UPDATE positions
+           SET quantity = 0, status = 'closed', exit_time = $2, updated_at = $2, unrealized_pnl = 0,
+               close_reason = left($3::text, 255)
+         WHERE position_id = $1 AND status = 'open'
+        """,
+        position_id,
+        at,
+        close_reason,
+    )
+
+
 async def mark(conn: "Conn", position_id: int, *, price: Decimal, unrealized: Decimal, at: datetime) -> None:
     """Mark an open position to market and stretch its extremes."""
     await conn.execute(
@@ -203,6 +218,20 @@ async def levels(
         take_profit,
         at,
     )
+
+
+async def carry(conn: "Conn", cycle_id: str) -> list[str]:
+    """Mark every open position of an earlier cycle as carried; the symbols that were not marked before."""
+    found = await conn.fetch(
+        """
+        UPDATE positions p SET carried = true FROM securities s
+         WHERE s.security_id = p.security_id AND p.status = 'open' AND NOT p.carried
+           AND p.cycle_id IS DISTINCT FROM $1
+        RETURNING s.symbol
+        """,
+        cycle_id,
+    )
+    return sorted(record["symbol"] for record in found)
 
 
 async def day_pnl(conn: "Conn", cycle_id: str) -> tuple[Decimal, Decimal]:

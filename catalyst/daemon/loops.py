@@ -1,0 +1,99 @@
+"""Loops that outlive their failures: a daemon whose reconciliation stumbles still has to watch its stops.
+
+What fails is told of, entries stop, and the loop begins again: each derives from rows and the broker what there is
+to do. Only a successor ends the process: two daemons must not trade one account.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
+
+import structlog
+
+from catalyst.clock import Clock
+from catalyst.daemon.books import Pulse
+from catalyst.daemon.gate import DATABASE, DEFECT, Gate
+from catalyst.domain.errors import AnotherDaemon, BrokerError
+from catalyst.store import alerts
+from catalyst.store.pool import Store, is_outage
+
+log = structlog.get_logger()
+
+Loop = Callable[[], Coroutine[Any, Any, None]]
+
+AGAIN: Final = timedelta(seconds=2)
+
+
+@dataclass
+class Loops:
+    """Runs loops. `look_again` is beaten after each failure: what was missed meanwhile has to be asked for."""
+
+    store: Store
+    gate: Gate
+    clock: Clock
+    look_again: Pulse
+
+    @asynccontextmanager
+    async def running(self, loops: Mapping[str, Loop]) -> AsyncIterator[None]:
+        """Run `loops` beside the block, and cancel them when it ends. AnotherDaemon from one of them ends it."""
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._endure(name, loop), name=name) for name, loop in loops.items()]
+            try:
+                yield
+            finally:
+                for task in tasks:
+                    task.cancel()
+
+    async def _endure(self, name: str, loop: Loop) -> None:
+        while True:
+            try:
+                await loop()
+            except Exception as error:
+                causes = list(_leaves(error))
+                if any(isinstance(cause, AnotherDaemon) for cause in causes):
+                    log.exception("superseded", loop=name)
+                    raise
+                await self._tell(name, error, causes)
+            else:
+                return
+            self.look_again.beat()
+            await self.clock.sleep(AGAIN)
+
+    async def _tell(self, name: str, error: Exception, causes: list[BaseException]) -> None:
+        """Stop entries, say why, and page for what is not weather."""
+        if all(isinstance(cause, BrokerError) for cause in causes):
+            log.warning("loop_interrupted", loop=name, error=str(causes[0]))
+            return
+        if all(isinstance(cause, BrokerError) or is_outage(cause) for cause in causes):
+            log.error("database_away", loop=name, error=f"{type(causes[0]).__name__}: {causes[0]}")
+            self.gate.shut(DATABASE, "the database cannot be reached")
+            return
+        log.error("loop_failed", loop=name, exc_info=error)
+        self.gate.shut(f"{DEFECT}{name}", f"{type(error).__name__}: {error}")
+        try:
+            async with self.store.tx("loop_failed") as conn:
+                await alerts.put(
+                    conn,
+                    severity="CRITICAL",
+                    event="LOOP_FAILED",
+                    message=f"{name} failed and began again: {type(error).__name__}: {error}",
+                    facts={"loop": name},
+                    dedupe_key=f"LOOP_FAILED:{name}",
+                    at=self.clock.now(),
+                )
+        except Exception as silent:
+            if not is_outage(silent):
+                raise
+            log.critical("page_unwritten", loop=name, error=str(silent))
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    """The errors a group holds, however deep; one that is none is itself."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
