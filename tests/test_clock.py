@@ -297,6 +297,26 @@ def test_a_driver_that_dies_while_it_writes_leaves_a_clock_that_runs(metronome: 
     assert second.now() == START + 90 * SECOND
 
 
+def test_a_new_anchor_is_written_beside_the_one_that_holds(file: Path):
+    """Every change of the pace leaves the anchor before it whole, and carries the next number: a reader that was
+    looking never sees half of either."""
+    driver = ScaledClock(file, drive=True, speed=60)
+    layout = struct.Struct("<QdddQ")
+
+    def anchors() -> tuple[int, list[tuple[float, ...]]]:
+        content = file.read_bytes()
+        return content[0], [layout.unpack_from(content, 8 + place * layout.size) for place in (0, 1)]
+
+    for speed in (10, 20, 30):
+        chosen, before = anchors()
+        driver.pace(speed)
+        other, after = anchors()
+        assert other == 1 - chosen
+        assert after[chosen] == before[chosen]
+        assert after[other][3] == speed
+        assert after[other][0] == after[other][4] == before[chosen][0] + 1
+
+
 @pytest.mark.parametrize("content", [b"", b"not a clock"])
 def test_a_file_that_is_no_clock_is_refused(tmp_path: Path, content: bytes):
     """Too short for an anchor: an error at once, not a wrong time."""
