@@ -1,0 +1,119 @@
+"""One run of one story: play it, let it come to rest, check everything, and restart it twice in silence."""
+
+import asyncio
+import logging
+from collections.abc import MutableMapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+import structlog
+
+from tests.crash.checks import problems_of, unchanged_by_restarts
+from tests.crash.lives import _LIFE, Point, World, open_world
+from tests.crash.scenarios import Scenario
+
+REST = 65.0  # seconds of market time in which a story comes to rest: one full reconciliation and more
+
+
+@dataclass
+class Outcome:
+    """What a run showed. `points` are the steps taken while the story was told."""
+
+    scenario: str
+    deaths: tuple[Point, ...]
+    died: tuple[Point, ...]
+    problems: tuple[str, ...]
+    points: tuple[Point, ...] = ()
+    naked: float = 0.0  # the longest stretch of seconds in which shares stood without cover
+    recoveries: tuple[tuple[float, float], ...] = ()  # market and real seconds from a start to ready
+    lines: list[str] = field(default_factory=list)
+
+    @property
+    def green(self) -> bool:
+        return not self.problems
+
+
+class Lines:
+    """The log of a run: kept, not printed; an exception that a living daemon swallowed is remembered."""
+
+    def __init__(self) -> None:
+        self.kept: list[str] = []
+        self.swallowed: list[str] = []
+
+    def __call__(self, _: Any, method: str, event: MutableMapping[str, Any]) -> str:
+        life = _LIFE.get()
+        facts = {k: v for k, v in event.items() if k not in ("event", "exc_info", "level")}
+        error = event.get("exc_info")
+        if error:
+            import sys
+
+            facts["error"] = repr(sys.exc_info()[1])
+        at = life.world.clock.now().strftime("%H:%M:%S.%f")[:-3] if life else ""
+        self.kept.append(f"{at} [{life.number if life else '-'}] {method}: {event['event']} {facts}")
+        if error and life is not None and not life.dead and facts["error"] != "None":
+            self.swallowed.append(f"{event['event']}: {facts['error']}")
+        raise structlog.DropEvent
+
+
+async def run(
+    scenario: Scenario,
+    dsn: str,
+    deaths: Sequence[Point] = (),
+    *,
+    silence: float = 3,
+    idempotence: bool = True,
+) -> Outcome:
+    """Play `scenario` on an empty, migrated database, a daemon dying at each of `deaths` in their order."""
+    lines = Lines()
+    structlog.configure(processors=[structlog.contextvars.merge_contextvars, lines])
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    problems: list[str] = []
+    async with open_world(
+        dsn,
+        now=scenario.now,
+        deaths=list(deaths),
+        silence=silence,
+        switches=scenario.switches(),
+        sections=scenario.sections,
+    ) as world:
+        try:
+            await scenario.play(world)
+            points = tuple(world.seen)
+            await _rest(world)
+            problems += await problems_of(
+                world, expected=scenario.expected, foreign=scenario.foreign, most=scenario.most
+            )
+            naked = _longest_naked(world, scenario.foreign)
+            recoveries = tuple(world.recoveries)
+            if idempotence and not problems:
+                problems += await unchanged_by_restarts(world)
+        except (AssertionError, TimeoutError) as error:
+            problems += [f"the story broke off: {error}", *world.failures[:3]]
+            points, naked, recoveries = tuple(world.seen), 0.0, ()
+        problems += [f"swallowed: {text}" for text in lines.swallowed]
+        problems += [f"never came to {point}" for point in world.deaths]
+        died = tuple(world.died)
+    return Outcome(scenario.name, tuple(deaths), died, tuple(problems), points, naked, recoveries, lines.kept)
+
+
+async def _rest(world: World) -> None:
+    """Wait until a daemon is ready, or none is to come, and what it found has settled."""
+    world.counting = bool(world.deaths)
+    await world.ready(or_gone=True)
+    await world.waits(seconds=REST)
+    world.counting = False
+
+
+def _longest_naked(world: World, foreign: frozenset[str]) -> float:
+    exposure = world.server.exchange.exposure.now(world.server.exchange.now)
+    ours = [one for symbol, one in exposure.items() if symbol not in foreign]
+    return max((float(one["longest_seconds"]) for one in ours), default=0.0)
+
+
+def play(scenario: Scenario, dsn: str, deaths: Sequence[Point] = (), **options: Any) -> Outcome:
+    """The same from outside a loop."""
+    return asyncio.run(run(scenario, dsn, deaths, **options))
+
+
+__all__ = ["Decimal", "Outcome", "play", "run"]
