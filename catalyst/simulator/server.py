@@ -92,7 +92,8 @@ class Server:
         TradingApi(self.exchange, self.clock).mount(app)
         admin = AdminApi(self.exchange, self.clock, self.transport, self.streams)
         admin.mount(app)
-        app.router.add_get("/stream", self.streams.serve)
+        for path in ("/stream", "/stream/"):  # alpaca-trade-api asks with the slash
+            app.router.add_get(path, self.streams.serve)
         if market is not None:
             add_data_routes(app, market, self.clock)
             self.data_streams = add_data_streams(app, market, self.clock, self._keys)

@@ -22,6 +22,8 @@ UNPROCESSABLE: Final = 42210000
 TOO_MANY: Final = 42910000
 INTERNAL: Final = 50010000
 
+LONGEST_NUMBER: Final = 12  # decimal places on either side: sums and products stay exact
+
 type_json = dict[str, object]
 
 
@@ -39,7 +41,7 @@ class Refusal(Exception):
 def amount(value: object, name: str) -> Decimal | None:
     """The decimal meant by a JSON number or a numeric string; None for null or an empty string.
 
-    Raises Refusal (422) for anything else, infinities and NaN included.
+    Raises Refusal (422) for anything else, infinities, NaN and sizes nobody trades in included.
     """
     if value is None or value == "":
         return None
@@ -49,7 +51,7 @@ def amount(value: object, name: str) -> Decimal | None:
         number = Decimal(str(value).strip())
     except InvalidOperation:
         raise Refusal(422, BAD_PARAMETER, f"{name} must be a number") from None
-    if not number.is_finite():
+    if not number.is_finite() or abs(number.adjusted()) > LONGEST_NUMBER:
         raise Refusal(422, BAD_PARAMETER, f"{name} must be a number")
     return number
 
@@ -100,9 +102,8 @@ def plain(number: Decimal | None) -> str | None:
 
 def text_of(number: Decimal) -> str:
     """A number as the shortest plain decimal text: 190.10 is "190.1", never "1.901E+2"."""
-    if number == number.to_integral_value():
-        return format(number.quantize(Decimal(1)), "f") if number else "0"
-    return format(number, "f").rstrip("0").rstrip(".")
+    text = format(number, "f")
+    return (text.rstrip("0").rstrip(".") if "." in text else text) if number else "0"
 
 
 def stamp(at: datetime | None, *, local: bool = False) -> str | None:

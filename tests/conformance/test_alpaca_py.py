@@ -9,8 +9,6 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
-import pytest
-
 from catalyst.clock import ManualClock
 from catalyst.simulator.audit import audit
 from catalyst.simulator.exchange import Exchange
@@ -88,6 +86,26 @@ class Session:
         return Decimal(str(quotes[symbol].ask_price))
 
 
+def listening(server: Server) -> bool:
+    """All three streams have subscribed."""
+    data = server.data_streams
+    assert data is not None
+    return (
+        [listener.streams for listener in server.streams._listeners] == [("trade_updates",)]
+        and len(data.connections) == 2
+        and all(connection.since for connection in data.connections)
+    )
+
+
+async def comes_true(condition: Callable[[], bool]) -> None:
+    """Wait for what other tasks and threads bring about."""
+    for _ in range(3000):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it never came true")
+
+
 async def arrived() -> None:
     """What was written to a socket of this process has been read from it."""
     for _ in range(25):
@@ -127,12 +145,7 @@ async def trading_day() -> AsyncIterator[Session]:
         headlines.subscribe_news(tell, "*")
         tasks = [asyncio.create_task(stream._run_forever()) for stream in (account, tape, headlines)]
         try:
-            while not (server.streams.connections and len(server.data_streams.connections) == 2):  # type: ignore[union-attr]
-                await asyncio.sleep(0.01)
-            while not all(connection.since for connection in server.data_streams.connections):  # type: ignore[union-attr]
-                await asyncio.sleep(0.01)
-            while not all(listener.streams for listener in server.streams._listeners):
-                await asyncio.sleep(0.01)
+            await comes_true(lambda: listening(server))
             yield session
         finally:
             for task in tasks:

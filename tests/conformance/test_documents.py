@@ -315,3 +315,55 @@ def refused_in_words(response: Any) -> None:
     said = response.json()
     assert isinstance(said["message"], str), said
     assert isinstance(said.get("code", 0), int), said
+
+
+ABSURD = [
+    "1e50",
+    1e300,
+    "1e-50",
+    "1e999999999",
+    "-1",
+    -0.0,
+    "0.0000000001",
+    "1.23456789012345678",
+    "NaN",
+    "-inf",
+    "٣",
+    "1_0",
+]
+
+
+@pytest.mark.parametrize("number", ABSURD)
+def test_absurd_numbers_are_refused_in_words(number: object) -> None:
+    """As a quantity, a price or a percentage, in a body or in a query; and the account can be told afterwards."""
+    order = {"symbol": "AAPL", "side": "buy", "type": "limit", "limit_price": "9", "qty": "1"}
+    legs = {
+        "take_profit": {"limit_price": number},
+        "stop_loss": {"stop_price": number, "limit_price": number},
+    }
+    with open_house() as house:
+        furnish(house)
+        known = next(o for o in house.exchange.book.live() if o.limit_price is not None).id
+        asks = [
+            ("POST", "/v2/orders", {}, {**order, "time_in_force": "day", name: number})
+            for name in ("qty", "limit_price", "notional")
+        ]
+        asks += [
+            ("POST", "/v2/orders", {}, {**order, "time_in_force": "day", "order_class": "bracket", **legs})
+        ]
+        asks += [
+            ("POST", "/v2/orders", {}, {**order, "type": "trailing_stop", "limit_price": None, name: number})
+            for name in ("trail_price", "trail_percent", "stop_price")
+        ]
+        asks += [("PATCH", f"/v2/orders/{known}", {}, {name: number}) for name in ("qty", "limit_price")]
+        asks += [("DELETE", "/v2/positions/F", {name: number}, None) for name in ("qty", "percentage")]
+        for method, path, query, body in asks:
+            response = house.ask(method, path, params=query, json=body)
+            assert response.status_code < 500, (method, path, query, body)
+            if response.status_code >= 400:
+                refused_in_words(response)
+        house.passes(5)
+        assert house.ask("GET", "/v2/account").status_code == 200
+        assert house.ask("GET", "/v2/orders?status=all").status_code == 200
+        assert house.ask("GET", "/v2/positions").status_code == 200
+        assert house.ask("GET", "/admin/audit").json()["problems"] == []
