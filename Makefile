@@ -1,6 +1,6 @@
 SHELL := /bin/sh
 PY := .venv/bin/python
-.PHONY: setup demo test lint bench lock docs clean
+.PHONY: setup foreign demo test lint bench crash-matrix lock docs clean
 
 # The stamp makes set-up a no-op until the lock changes.
 .venv/.ready: requirements.lock
@@ -13,6 +13,14 @@ PY := .venv/bin/python
 	@touch .venv/.ready
 
 setup: .venv/.ready
+
+# An older Alpaca client pins old libraries, so it lives in an environment of its own.
+.venv-foreign/.ready: requirements-foreign.lock
+	@python3 -m venv --clear .venv-foreign
+	@.venv-foreign/bin/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements-foreign.lock
+	@touch .venv-foreign/.ready
+
+foreign: .venv-foreign/.ready
 
 demo: setup
 	@$(PY) -m catalyst demo
@@ -29,13 +37,17 @@ lint: setup
 bench: setup
 	@$(PY) -m benchmarks
 
+# Kill the daemon before and after each of its steps, in every story; takes minutes, writes docs/crash-matrix.md.
+crash-matrix: setup
+	@$(PY) -m tests.crash.matrix
+
 lock: setup
 	@$(PY) -m pip install --quiet uv
 	@.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --no-emit-find-links --no-header --extra dev --extra build pyproject.toml -o requirements.lock
 
 clean:
-	@rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf .venv .venv-foreign build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 docs: setup
 	@$(PY) -c "from pathlib import Path; from catalyst.domain.diagram import page; Path('docs/machines.md').write_text(page())"
