@@ -58,7 +58,7 @@ class Play:
     headlines: Path | None = None
     listings: Path | None = None
     bar_minutes: int = 1
-    speed: float = 600.0
+    speed: float = 800.0
     keep: Path | None = None
 
 

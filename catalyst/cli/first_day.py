@@ -35,7 +35,7 @@ def demo(
     symbols: Annotated[int, typer.Option(min=50, max=20_000, help="How many it lists.")] = 4_200,
     speed: Annotated[
         float, typer.Option(min=1, max=5_000, help="Market seconds a second, while nothing is in flight.")
-    ] = 600.0,
+    ] = 800.0,
     keep: Annotated[
         Path | None, typer.Option(help="Write everything here (a new folder), and keep it for good.")
     ] = None,
