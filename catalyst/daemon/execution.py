@@ -27,7 +27,7 @@ from catalyst.domain.errors import (
 )
 from catalyst.domain.order import NEVER_ARRIVED, Purpose, Status
 from catalyst.domain.report import OrderReport, OrderRequest
-from catalyst.store import alerts, orders
+from catalyst.store import alerts, orders, positions
 from catalyst.store.orders import NewOrder, OrderRow
 from catalyst.store.pool import Store
 
@@ -230,7 +230,8 @@ class Execution:
         """Ask by client order id until the answer is clear.
 
         "Not found" counts only when no request of ours is open, ten seconds have passed since the last send,
-        and it came three times, two seconds apart, each beside a read that worked.
+        and it came three times, two seconds apart, each beside a read that worked. Shares do not stand without
+        cover that long: what closes or protects is sent once more at the first "not found".
         """
         self.gate.locked.add(row.symbol)
         async with self.store.read() as conn:
@@ -240,9 +241,14 @@ class Execution:
         not_found = 0
         began = self.clock.now()
         paged = False
+        again = row.order_purpose is not Purpose.ENTRY
         try:
             while True:
                 found = await self._look(row)
+                if found is False and again and row.order_id not in self._calls:
+                    again = False
+                    last_sent = self.clock.now()
+                    found = await self._send_again(row)
                 if found is not None:
                     not_found = 0 if found else not_found + 1
                     if found:
@@ -266,6 +272,20 @@ class Execution:
                 pause = min(pause * 2, timedelta(seconds=4))
         finally:
             self.gate.locked.discard(row.symbol)
+
+    async def _send_again(self, row: OrderRow) -> bool:
+        """Send the same id once more while its shares are still held; true when its outcome is known by now.
+
+        Should the first request arrive after all, the broker refuses one of the two for its id.
+        """
+        async with self.store.tx("resubmit") as conn:
+            held = None if row.position_id is None else await positions.get(conn, row.position_id)
+            if held is None or held.quantity < row.quantity:
+                return False
+            await orders.attempt(conn, row.order_id, self.clock.now(), epoch=self.epoch)
+        log.warning("order_sent_again", order_id=row.order_id, symbol=row.symbol, purpose=row.order_purpose)
+        sent = await self._send(row, fresh_until=None)
+        return sent.status is not Status.SUBMITTED or sent.alpaca_order_id is not None
 
     async def _look(self, row: OrderRow) -> bool | None:
         """True when the broker has the order (it is heard), False when it surely answered no, None: no answer."""
