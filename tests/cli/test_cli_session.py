@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from cli.shell import Shell, is_running, running_under, until
 
+from catalyst import embedded
+
 SMALL = ("--symbols", "60", "--generated", "7")
 
 
@@ -108,53 +110,57 @@ def test_a_port_in_use_is_said_to_be(exchange: Shell) -> None:
     assert "choose another with --port" in exchange.complaint("sim", *SMALL, "--port", port)
 
 
-def test_the_demo_plays_a_day_and_the_books_agree(shell: Shell) -> None:
+@pytest.fixture
+def played(shell: Shell) -> Iterator[Path]:
+    """The folder a demo may write; its database, wherever that had to lie, is removed."""
+    yield shell.folder / "run"
+    embedded.remove(shell.folder / "run" / "pg")
+
+
+def test_the_demo_plays_a_day_and_the_books_agree(shell: Shell, played: Path) -> None:
     """Exit code 0: the cycle was completed, and the exchange's audit equals the tables; nothing of the
     operator's was touched, and no process is left."""
     (shell.folder / ".env").write_text("ALPACA_API_KEY=someone\nALPACA_SECRET_KEY=else-entirely\n")
     shell.settings = {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/untouched", "TRADING_MODE": "paper"}
-    run = shell.folder / "run"
-    done = shell.run("demo", "--symbols", "150", "--speed", "3000", "--keep", str(run))
+    done = shell.run("demo", "--symbols", "150", "--speed", "3000", "--keep", str(played))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "the tables and the exchange agree" in done.stdout
     assert "completed" in done.stdout
     assert "market seconds a second" in done.stdout
     assert "\x1b[" not in done.stdout
-    assert running_under(run) == []
+    assert running_under(played) == []
     shell.settings = {}
-    told = shell.facts("report", "--config", str(run / "config.yaml"))
+    told = shell.facts("report", "--config", str(played / "config.yaml"))
     assert told["cycle"]["status"] == "completed"
     assert len(told["scans"]) >= 10
-    assert running_under(run) == []
+    assert running_under(played) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_a_demo_that_is_ended_leaves_no_process(shell: Shell, number: signal.Signals) -> None:
+def test_a_demo_that_is_ended_leaves_no_process(shell: Shell, played: Path, number: signal.Signals) -> None:
     """Killed: its children see the leash end. Interrupted: the daemon flattens first, and the exit code is 130."""
-    run = shell.folder / "run"
-    process = shell.start("demo", "demo", "--symbols", "60", "--speed", "100", "--keep", str(run))
-    log = run / "daemon.log"
+    process = shell.start("demo", "demo", "--symbols", "60", "--speed", "100", "--keep", str(played))
+    log = played / "daemon.log"
     until(lambda: log.exists() and "cycle_opened" in log.read_text(), "the day's begin")
     process.send_signal(number)
     code = process.wait(90)
     assert code == (-signal.SIGKILL if number is signal.SIGKILL else 130), shell.log("demo")
-    until(lambda: not running_under(run), f"the end of {running_under(run)}")
+    until(lambda: not running_under(played), f"the end of {running_under(played)}")
     if number is signal.SIGINT:
         assert "flatten" in log.read_text()
 
 
-def test_a_part_that_dies_is_named_with_its_last_lines(shell: Shell) -> None:
+def test_a_part_that_dies_is_named_with_its_last_lines(shell: Shell, played: Path) -> None:
     """The exchange is killed in the middle of the day: exit code 1, its name, its log, nothing left running."""
-    run = shell.folder / "run"
-    process = shell.start("demo", "demo", "--symbols", "60", "--speed", "50", "--keep", str(run))
-    log = run / "daemon.log"
+    process = shell.start("demo", "demo", "--symbols", "60", "--speed", "50", "--keep", str(played))
+    log = played / "daemon.log"
     until(lambda: log.exists() and "cycle_opened" in log.read_text(), "the day's begin")
     (exchange,) = (pid for pid in children_of(process.pid) if " sim " in command_of(pid))
     subprocess.run(["kill", "-9", str(exchange)], check=True)
     assert process.wait(90) == 1
     assert "the exchange ended with code -9" in shell.log("demo")
     assert "Traceback" not in shell.log("demo")
-    until(lambda: not running_under(run), f"the end of {running_under(run)}")
+    until(lambda: not running_under(played), f"the end of {running_under(played)}")
 
 
 def children_of(pid: int) -> list[int]:
