@@ -44,11 +44,28 @@ class Commands:
     clock: Clock
 
     async def run(self) -> None:
+        await self.answer_for_the_dead()
         while True:
             await wait(self.clock, self.ear.heard, EVERY)
             self.ear.heard.clear()
             while await self.serve_one():
                 pass
+
+    async def answer_for_the_dead(self) -> None:
+        """A command that an earlier daemon took and ended over is answered: whoever asked must not wait for ever.
+
+        It is not carried out again, for nobody knows how far it came; what it had written is recovered like
+        everything else.
+        """
+        async with self.store.read() as conn:
+            left = await commands.unfinished(conn)
+        for command in left:
+            why = "the daemon ended over this command: `catalyst status` shows what came of it"
+            async with self.store.tx("answer_command") as conn:
+                await commands.answer(
+                    conn, command.command_id, ok=False, result={"error": why}, at=self.clock.now()
+                )
+            log.warning("command_unfinished", command_id=command.command_id, kind=command.kind)
 
     async def serve_one(self) -> bool:
         """Carry out the oldest waiting command; false when there is none."""
