@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import MutableMapping, Sequence
+import sys
+from collections.abc import Iterator, MutableMapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from decimal import Decimal
 from typing import Any
 
 import structlog
@@ -22,8 +23,8 @@ class Outcome:
 
     scenario: str
     deaths: tuple[Point, ...]
-    died: tuple[Point, ...]
-    problems: tuple[str, ...]
+    died: tuple[Point, ...] = ()
+    problems: list[str] = field(default_factory=list)
     points: tuple[Point, ...] = ()
     naked: float = 0.0  # the longest stretch of seconds in which shares stood without cover
     recoveries: tuple[tuple[float, float], ...] = ()  # market and real seconds from a start to ready
@@ -46,8 +47,6 @@ class Lines:
         facts = {k: v for k, v in event.items() if k not in ("event", "exc_info", "level")}
         error = event.get("exc_info")
         if error:
-            import sys
-
             facts["error"] = repr(sys.exc_info()[1])
         at = life.world.clock.now().strftime("%H:%M:%S.%f")[:-3] if life else ""
         self.kept.append(f"{at} [{life.number if life else '-'}] {method}: {event['event']} {facts}")
@@ -56,53 +55,59 @@ class Lines:
         raise structlog.DropEvent
 
 
-async def run(
-    scenario: Scenario,
-    dsn: str,
-    deaths: Sequence[Point] = (),
-    *,
-    silence: float = 3,
-    idempotence: bool = True,
-) -> Outcome:
+async def run(scenario: Scenario, dsn: str, deaths: Sequence[Point] = (), *, silence: float = 3) -> Outcome:
     """Play `scenario` on an empty, migrated database, a daemon dying at each of `deaths` in their order."""
-    lines = Lines()
-    structlog.configure(processors=[structlog.contextvars.merge_contextvars, lines])
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    problems: list[str] = []
-    async with open_world(
-        dsn,
-        now=scenario.now,
-        deaths=list(deaths),
-        silence=silence,
-        switches=scenario.switches(),
-        sections=scenario.sections,
-    ) as world:
-        try:
-            await scenario.play(world)
-            points = tuple(world.seen)
-            await _rest(world)
-            problems += await problems_of(
-                world, expected=scenario.expected, foreign=scenario.foreign, most=scenario.most
-            )
-            naked = _longest_naked(world, scenario.foreign)
-            recoveries = tuple(world.recoveries)
-            if idempotence and not problems:
-                problems += await unchanged_by_restarts(world)
-        except (AssertionError, TimeoutError) as error:
-            problems += [f"the story broke off: {error}", *world.failures[:3]]
-            points, naked, recoveries = tuple(world.seen), 0.0, ()
-        problems += [f"swallowed: {text}" for text in lines.swallowed]
-        problems += [f"never came to {point}" for point in world.deaths]
-        died = tuple(world.died)
-    return Outcome(scenario.name, tuple(deaths), died, tuple(problems), points, naked, recoveries, lines.kept)
+    outcome = Outcome(scenario.name, tuple(deaths))
+    with _logging_to(lines := Lines()):
+        async with open_world(
+            dsn,
+            now=scenario.now,
+            deaths=list(deaths),
+            silence=silence,
+            switches=scenario.switches(),
+            sections=scenario.sections,
+        ) as world:
+            try:
+                await _tell(world, scenario, outcome)
+            except (AssertionError, TimeoutError) as error:
+                outcome.problems += [f"the story broke off: {error}", *world.failures[:3]]
+    outcome.died = tuple(world.died)
+    outcome.problems += [f"swallowed: {text}" for text in lines.swallowed]
+    outcome.problems += [f"never came to {point}" for point in world.deaths]
+    outcome.lines = lines.kept
+    return outcome
 
 
-async def _rest(world: World) -> None:
-    """Wait until a daemon is ready, or none is to come, and what it found has settled."""
+async def _tell(world: World, scenario: Scenario, outcome: Outcome) -> None:
+    """Play the story to its rest, and look at everything."""
+    try:
+        await scenario.play(world)
+    finally:
+        outcome.points = tuple(world.seen)
     world.counting = bool(world.deaths)
     await world.ready(or_gone=True)
     await world.waits(seconds=REST)
     world.counting = False
+    outcome.naked = _longest_naked(world, scenario.foreign)
+    outcome.recoveries = tuple(world.recoveries)
+    outcome.problems += await problems_of(
+        world, expected=scenario.expected, foreign=scenario.foreign, most=scenario.most
+    )
+    if outcome.green:
+        outcome.problems += await unchanged_by_restarts(world)
+
+
+@contextmanager
+def _logging_to(lines: Lines) -> Iterator[None]:
+    """Every line of the daemon's log goes to `lines`."""
+    before, asyncio_level = structlog.get_config(), logging.getLogger("asyncio").level
+    structlog.configure(processors=[structlog.contextvars.merge_contextvars, lines])
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
+        logging.getLogger("asyncio").setLevel(asyncio_level)
 
 
 def _longest_naked(world: World, foreign: frozenset[str]) -> float:
@@ -114,6 +119,3 @@ def _longest_naked(world: World, foreign: frozenset[str]) -> float:
 def play(scenario: Scenario, dsn: str, deaths: Sequence[Point] = (), **options: Any) -> Outcome:
     """The same from outside a loop."""
     return asyncio.run(run(scenario, dsn, deaths, **options))
-
-
-__all__ = ["Decimal", "Outcome", "play", "run"]

@@ -78,9 +78,11 @@ def database() -> Iterator[Database]:
         return
     with tempfile.TemporaryDirectory(prefix="catalyst-crash-") as folder:
         data_dir = Path(folder) / "pg"
-        with embedded.start(data_dir, settings=_FAST) as server:
-            with _migrated(_server(server.dsn, "file_copy")) as found:
-                yield found
+        with (
+            embedded.start(data_dir, settings=_FAST) as server,
+            _migrated(_server(server.dsn, "file_copy")) as found,
+        ):
+            yield found
         embedded.remove(data_dir)
 
 
