@@ -14,7 +14,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from contextvars import Context, ContextVar, copy_context
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import asyncpg
 
@@ -38,8 +38,11 @@ _LIFE: "ContextVar[Life | None]" = ContextVar("life", default=None)
 _NAMED = re.compile(r"(?<=/)([0-9a-f]{8}-[0-9a-f-]{27}|[A-Z]{4})(?=$|/)")
 
 
+ANY: Final = "any step"
+
+
 class Point(NamedTuple):
-    """A step of a run, by its name, its how-manieth, and on which side of it."""
+    """A step of a run, by its name, its how-manieth, and on which side of it. `ANY` counts them all."""
 
     label: str
     nth: int
@@ -140,9 +143,11 @@ class World(Desk):
         self._counts[label, moment] += 1
         point = Point(label, self._counts[label, moment], moment)
         self.seen.append(point)
-        if not self.deaths or self.deaths[0] != point:
+        self._counts[ANY, moment] += 1
+        if not self.deaths or self.deaths[0] not in (point, Point(ANY, self._counts[ANY, moment], moment)):
             return False
-        self.died.append(self.deaths.pop(0))
+        self.deaths.pop(0)
+        self.died.append(point)
         self._counts.clear()
         self._again = self.clock.now() + self.silence
         return True
