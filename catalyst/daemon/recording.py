@@ -28,7 +28,8 @@ _INDICATORS: Final = (
     "daily_ema_20", "daily_ema_50", "votes", "stop_atr",
 )  # fmt: skip
 _DETAIL: Final = (
-    "gap_pct", "relative_volume", "dollar_volume", "spread_bps", "momentum_pct", "sentiment", "news_count",
+    "gap_pct", "relative_volume", "dollar_volume", "spread_bps", "momentum_pct", "momentum_5m_pct",
+    "momentum_15m_pct", "sentiment", "news_count",
     "catalyst", "pattern", "entry", "stop", "target", "stop_basis", "reward_risk", "quantity", "risk_amount",
     "correlation", "correlated_with", "sector", "verdict",
 )  # fmt: skip

@@ -94,6 +94,17 @@ class Scanner:
             sectors=len(set(self.sectors.values())),
         )
 
+    async def look(self) -> None:
+        """Remember every price of now. A look that fails costs the next scan a momentum window, no more."""
+        if self.base.empty:
+            return
+        try:
+            snapshots = await self.market.snapshots(survivors(self.base))
+        except BrokerError as error:
+            log.warning("look_failed", error=str(error))
+            return
+        self._earlier.append((self.clock.now(), snapshots["trade_price"]))
+
     async def scan(self, session: Session, portfolio: Portfolio, account: Account, *, slots: int) -> Scan:
         """Take every symbol through the stages; plans are those that may be traded now.
 

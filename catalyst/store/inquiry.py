@@ -156,4 +156,3 @@ async def session_of(conn: Connection, day: date) -> SessionRow | None:
         "SELECT date AS day, open, close, half_day FROM trading_days WHERE date = $1", day
     )
     return None if record is None else SessionRow(**record)
-

@@ -53,4 +53,6 @@ async def test_a_recorded_market_day_end_to_end(database: str) -> None:
         assert cycle["realized_pnl"] == await conn.fetchval("SELECT sum(realized_pnl) FROM positions")
         assert await conn.fetchval("SELECT bool_and(flat) FROM flat_proofs")
         assert await conn.fetchval("SELECT count(*) FROM quarantine") == 0
-        assert await conn.fetchval("SELECT count(*) FROM alerts WHERE severity = 'CRITICAL'") == 0
+        assert [dict(row) for row in await conn.fetch("SELECT event, message FROM alerts")] == []
+        windows = await conn.fetchval("SELECT count(*) FROM scan_results WHERE detail ? 'momentum_5m_pct'")
+        assert windows > 0, "no scan knew the last five minutes"
