@@ -247,12 +247,12 @@ class Day:
         except BrokerError as error:
             log.warning("scan_failed", error=str(error))
             return None
-        await self._record(found)
+        scan_id = await self._record(found)
         await self._advance(CycleStatus.EVALUATING)
         if trade and found.plans and await self._advance(CycleStatus.TRADING):
             for each in found.plans:
                 try:
-                    await self._enter(each, found)
+                    await self._enter(each, found, scan_id)
                 except Exception:  # one entry that fails must not keep the others from theirs
                     log.exception("entry_failed", symbol=each.symbol)
         return found
@@ -385,12 +385,12 @@ class Day:
         )
         return portfolio, account
 
-    async def _record(self, found: Scan) -> None:
+    async def _record(self, found: Scan) -> int:
         """Store what the scan saw: one transaction, the whole frame compressed beside the candidates."""
         with self.clock.hold():
             kept = await asyncio.to_thread(records_of, found, self.cycle_id)
         async with self.store.tx("scan") as conn:
-            await candidates.record(
+            scan_id = await candidates.record(
                 conn,
                 kept.scan,
                 kept.candidates,
@@ -405,16 +405,18 @@ class Day:
             degraded=found.degraded,
             plans=[each.symbol for each in found.plans],
         )
+        return scan_id
 
     # -- entries
 
-    async def _enter(self, each: Plan, found: Scan) -> None:
+    async def _enter(self, each: Plan, found: Scan, scan_id: int) -> None:
         """Turn one plan into an order: sent at once when autonomous, else proposed."""
         refusal = await self.refusal(each.symbol)
         if (self.clock.now() - each.decided_at).total_seconds() > self.cfg.execution.signal_max_age_seconds:
             refusal = refusal or "the signal is stale"
         if refusal is not None:
             log.warning("entry_refused", symbol=each.symbol, reason=refusal)
+            await self._follow(scan_id, each.symbol, "refused")
             return
         new = self._order_of(each)
         why = f"{each.pattern or 'no pattern'}, composite {each.composite:.3f}, risk ${each.risk_amount}"
@@ -433,6 +435,12 @@ class Day:
             await self._propose(each, new, why)
         else:
             await self.execution.place(new, note=why)
+            await self._follow(scan_id, each.symbol, "ordered")
+
+    async def _follow(self, scan_id: int, symbol: str, status: str) -> None:
+        """Write what became of a candidate beside the scan that chose it."""
+        async with self.store.statement("follow") as conn:
+            await candidates.follow(conn, scan_id, symbol, status=status)
 
     async def refusal(self, symbol: str, *, released: int | None = None) -> str | None:
         """The last look before an entry leaves: why it must not, None when it may. `released` is the order that
