@@ -39,12 +39,19 @@ from catalyst.simulator.wire import Refusal, text_of
 LONGEST_CLIENT_ID: Final = 128
 
 
+SMALLEST_SHARE: Final = Decimal("0.000000001")
+
+
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """An order that was let in: what it does to the position, and what a share of it reserves."""
+    """An order that was let in: what it does to the position, its shares, and what a share of it reserves.
+
+    The shares of an amount of money are known now when it leaves a position, and with the trade when it opens one.
+    """
 
     asset: Asset
     intent: Intent
+    qty: Decimal | None
     unit_reserve: Decimal
 
 
@@ -81,12 +88,13 @@ class Gate:
         self._check_borrow(request, asset, intent, marks)
         self._check_class(request, position)
         self._check_prices(request, now)
-        self._check_crossing(request, intent, position)
+        qty = request.qty if intent.opens else self._exit_qty(request, now)
+        self._check_crossing(request, intent, qty, position)
         self._check_wash(request)
         unit = self.unit_reserve(request, intent, now)
         if intent.opens:
             self.check_buying_power(unit * (request.qty or Decimal(1)), marks)
-        return Ticket(asset, intent, unit)
+        return Ticket(asset, intent, qty, unit)
 
     def check_client_id(self, client_order_id: str | None) -> None:
         """Refuse an id that is too long or was ever used before."""
@@ -223,6 +231,8 @@ class Gate:
             not position or (position > 0) == (request.side is Side.BUY)
         ):
             raise unprocessable("oco orders must be exit orders")
+        if request.order_class is OrderClass.OTO and not infer_intent(request.side, position).opens:
+            raise unprocessable("oto orders must be entry orders")
 
     def _check_prices(self, request: OrderRequest, now: datetime) -> None:
         market = self.market_price(request.symbol, request.side, now)
@@ -240,11 +250,20 @@ class Gate:
             bases.append(market)
         return bases
 
-    def _check_crossing(self, request: OrderRequest, intent: Intent, position: Decimal) -> None:
+    def _exit_qty(self, request: OrderRequest, now: datetime) -> Decimal | None:
+        """The shares of an exit; an amount of money is turned into shares at the market's price."""
+        if request.notional is None:
+            return request.qty
+        price = self.market_price(request.symbol, request.side, now)
+        if not price:
+            raise unprocessable(f'no price is known for "{request.symbol}"')
+        return (request.notional / price).quantize(SMALLEST_SHARE)
+
+    def _check_crossing(
+        self, request: OrderRequest, intent: Intent, qty: Decimal | None, position: Decimal
+    ) -> None:
         if not intent.opens:
-            self.check_available(
-                request.symbol, request.side, request.qty or Decimal(0), position, Decimal(0)
-            )
+            self.check_available(request.symbol, request.side, qty or Decimal(0), position, Decimal(0))
             return
         for order in self._book.live(request.symbol):
             if order.side is not request.side and order.intent.opens and order.status in LISTED_OPEN:

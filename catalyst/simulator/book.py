@@ -78,18 +78,23 @@ class Book:
         return sum(groups.values(), Decimal(0)), holders
 
     def claims(self, order: Order) -> bool:
-        """Whether an exit holds shares: a leg does from the moment its entry is complete."""
+        """Whether an exit holds shares: a leg from the moment its entry is complete until it can trade no more."""
         if self.pending_replacement(order):
             return False
         parent = self.parent(order)
         if parent is not None and not order.acknowledged:
             return parent.status is Status.FILLED or parent.order_class is OrderClass.OCO
-        return order.status is not Status.HELD or order.active
+        return order.active or not order.is_exit
 
     def claim(self, order: Order) -> Decimal:
-        """What is left of an order, or of its pending replacement when that is larger."""
+        """What is left of an order, or would be of its pending replacement when that is larger.
+
+        A replacement's quantity is the total of the chain.
+        """
         if order.status is Status.PENDING_REPLACE and order.replaced_by:
-            return max(order.remaining, self.orders[order.replaced_by].remaining)
+            new = self.orders[order.replaced_by]
+            if not new.terminal:
+                return max(order.remaining, new.remaining - order.filled_qty)
         return order.remaining
 
     def reserved(self) -> Decimal:
@@ -100,7 +105,8 @@ class Book:
                 continue
             reserve = order.reserve
             if order.status is Status.PENDING_REPLACE and order.replaced_by:
-                reserve = max(reserve, self.orders[order.replaced_by].reserve)
+                new = self.orders[order.replaced_by]
+                reserve = max(reserve, new.reserve - new.unit_reserve * order.filled_qty)
             total += reserve
         return total
 

@@ -110,7 +110,7 @@ class Exchange(Venue):
                 self.now, request.time_in_force, extended_hours=request.extended_hours
             ),
             source=source,
-            qty=request.qty,
+            qty=ticket.qty,
             notional=request.notional,
             limit_price=request.take_profit if is_oco else request.limit_price,
             stop_price=request.stop_price,

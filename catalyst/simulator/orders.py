@@ -178,8 +178,13 @@ class Order:
 
     @property
     def working(self) -> bool:
-        """True while a trade may still fill it: at the venue, or a live leg that is shown as held."""
-        return (self.status in AT_VENUE and self.acknowledged) or (self.status is Status.HELD and self.active)
+        """True while a trade may still fill it: at the venue, or a live leg that is shown as held.
+
+        An exit whose group is over does not trade, whatever is pending for it.
+        """
+        if not self.acknowledged or (self.is_exit and not self.active):
+            return False
+        return self.status in AT_VENUE or (self.status is Status.HELD and self.active)
 
     @property
     def remaining(self) -> Decimal:

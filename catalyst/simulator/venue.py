@@ -476,6 +476,7 @@ class Venue:
             self.tell(old, "order_replace_rejected")
             return
         new.carried_qty = old.filled_qty
+        new.parent_id = old.parent_id  # the parent may itself have been replaced in the meantime
         new.acknowledged, new.active, new.elected = True, old.active, old.elected
         new.status = old.resting or Status.NEW
         if new.status is Status.NEW and new.filled_qty:
