@@ -32,8 +32,8 @@ def test_a_target_and_a_stop_replaced_at_once_stay_one_group() -> None:
     legs = {"take_profit": {"limit_price": "110"}, "stop_loss": {"stop_price": "95"}}
     target = desk.sends("sell", 10, "AAPL", "limit", order_class="oco", **legs)
     desk.passes(0.3)
-    new_stop = desk.replaces(desk.leg(target, Role.STOP), stop_price="96")
     new_target = desk.replaces(target, limit_price="109")
+    new_stop = desk.replaces(desk.leg(target, Role.STOP), stop_price="96")
     desk.passes(0.3)
     assert new_stop.parent_id == new_target.id
     assert held(desk) == 10
