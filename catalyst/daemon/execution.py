@@ -29,7 +29,7 @@ from catalyst.domain.order import NEVER_ARRIVED, Purpose, Status
 from catalyst.domain.report import OrderReport, OrderRequest
 from catalyst.store import alerts, orders, positions
 from catalyst.store.orders import NewOrder, OrderRow
-from catalyst.store.pool import Store
+from catalyst.store.pool import Store, is_outage
 
 log = structlog.get_logger()
 
@@ -55,14 +55,36 @@ class Execution:
     _resolving: dict[int, asyncio.Task[Status]] = field(default_factory=dict)
 
     async def place(self, new: NewOrder, *, note: str) -> OrderRow:
-        """Write a new order as submitted, send it, and return its row after the answer (or without one)."""
+        """Write a new order as submitted, send it, and return its row after the answer (or without one).
+
+        When nobody hears whether the row was committed, it is looked for: what is there is sent, never written
+        a second time. Raises the outage when it is not there, or cannot be looked for.
+        """
         at = self.clock.now()
-        async with self.store.tx("submit") as conn:
-            order_id = await orders.insert(
-                conn, new, status=Status.SUBMITTED, at=at, source="submit", note=note
-            )
-            row = await orders.get(conn, order_id)
+        try:
+            async with self.store.tx("submit") as conn:
+                order_id = await orders.insert(
+                    conn, new, status=Status.SUBMITTED, at=at, source="submit", note=note
+                )
+                row = await orders.get(conn, order_id)
+        except Exception as error:
+            if not is_outage(error):
+                raise
+            written = await self._written(new, at)
+            if written is None:
+                raise
+            row = written
         return await self._send(row, fresh_until=self._fresh_until(row, at))
+
+    async def _written(self, new: NewOrder, at: datetime) -> OrderRow | None:
+        """The row of a commit whose answer was lost, when this very write is in the tables and nobody sent it."""
+        async with self.store.read() as conn:
+            row = await orders.by_client_id(conn, new.client_order_id)
+        mine = row is not None and row.epoch == self.epoch and row.created_at == at and row.attempts == 1
+        if not mine or row is None or row.status is not Status.SUBMITTED or row.alpaca_order_id is not None:
+            return None
+        log.warning("commit_found", order_id=row.order_id, symbol=row.symbol)
+        return row
 
     async def release(self, conn: "orders.Conn", order_id: int, *, by: str) -> OrderRow:
         """Mark an order that waited as submitted, in the transaction of what released it; `send` it then."""

@@ -112,6 +112,7 @@ _BY_ID: Final = SELECT + " WHERE o.order_id = $1"
 _LOCK_BY_ID: Final = SELECT + " WHERE o.order_id = $1 FOR UPDATE OF o"
 _LOCK_BY_BROKER_ID: Final = SELECT + " WHERE o.alpaca_order_id = $1 FOR UPDATE OF o"
 _LOCK_BY_CLIENT_ID: Final = SELECT + " WHERE o.client_order_id = $1 FOR UPDATE OF o"
+_BY_CLIENT_ID: Final = SELECT + " WHERE o.client_order_id = $1"
 _WORKING: Final = (
     SELECT + " WHERE o.status IN ('created', 'submitted', 'accepted', 'partial_fill') ORDER BY o.order_id"
 )
@@ -150,6 +151,12 @@ async def lock(conn: "Conn", order_id: int) -> OrderRow:
     if record is None:
         raise KeyError(order_id)
     return row_of(record)
+
+
+async def by_client_id(conn: "Conn", client_order_id: str) -> OrderRow | None:
+    """The order of our own id; None when it has no row."""
+    record = await conn.fetchrow(_BY_CLIENT_ID, client_order_id)
+    return None if record is None else row_of(record)
 
 
 async def lock_reported(conn: "Conn", broker_id: str, client_order_id: str | None) -> OrderRow | None:

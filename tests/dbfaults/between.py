@@ -1,0 +1,139 @@
+"""A proxy between the daemon and its PostgreSQL, which can lose what passes through it.
+
+It understands just enough of the wire protocol to know a COMMIT from the rest: the first packet of a connection
+has no type byte, every other has one and a length.
+"""
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import parse_qs, quote, urlsplit, urlunsplit
+
+_SOCKET = ".s.PGSQL.5432"
+
+
+@dataclass
+class Between:
+    """Forwards until told otherwise. `dsn` leads through it."""
+
+    dsn: str
+    upstream: str
+    silent: bool = False  # bytes are swallowed both ways, new connections are taken and never answered
+    refusing: bool = False  # new connections are cut at once
+    latency: float = 0.0  # seconds before each packet goes on, either way
+    commits: int = 0  # that passed, or were lost, so far
+    lost: int = 0  # answers to a COMMIT that were lost
+    _lose: int = 0  # the how-manieth COMMIT from now on loses its answer
+    _writers: set[asyncio.StreamWriter] = field(default_factory=set)
+
+    def loses_commit(self, nth: int = 1) -> None:
+        """The answer to the `nth` COMMIT from now on is lost, and its connection with it: it is applied."""
+        self._lose = nth
+
+    def cuts(self) -> None:
+        """Every connection ends now."""
+        for writer in list(self._writers):
+            writer.transport.abort()
+
+    def goes_dark(self) -> None:
+        """Nothing passes any more; nobody is told."""
+        self.silent = True
+
+    def heals(self) -> None:
+        """Everything passes again; what was swallowed is lost, so its connections end."""
+        was_silent, self.silent, self.refusing, self.latency = self.silent, False, False, 0.0
+        if was_silent:
+            self.cuts()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One client, until either side ends."""
+        if self.refusing:
+            writer.transport.abort()
+            return
+        self._writers.add(writer)
+        behind: asyncio.StreamWriter | None = None
+        try:
+            with suppress(OSError, asyncio.IncompleteReadError):
+                there, behind = await _connect(self.upstream)
+                self._writers.add(behind)
+                losing = asyncio.Event()
+                ways = [
+                    asyncio.ensure_future(self._up(reader, behind, losing)),
+                    asyncio.ensure_future(self._down(there, writer, losing)),
+                ]
+                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+                for way in ways:
+                    way.cancel()
+                await asyncio.gather(*ways, return_exceptions=True)
+        finally:
+            for end in (writer, behind):
+                if end is not None:
+                    self._writers.discard(end)
+                    end.transport.abort()
+
+    async def _up(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, losing: asyncio.Event
+    ) -> None:
+        first = await reader.readexactly(4)
+        await self._pass(writer, first + await reader.readexactly(int.from_bytes(first) - 4))
+        while True:
+            packet = await _packet(reader)
+            if packet[:1] == b"Q" and packet[5:].startswith(b"COMMIT"):
+                self.commits += 1
+                self._lose -= 1
+                if self._lose == 0:
+                    losing.set()
+            await self._pass(writer, packet)
+
+    async def _down(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, losing: asyncio.Event
+    ) -> None:
+        while True:
+            packet = await _packet(reader)
+            if not losing.is_set():
+                await self._pass(writer, packet)
+            elif packet[:1] == b"Z":  # the server is ready for the next: it has committed
+                self.lost += 1
+                return
+
+    async def _pass(self, writer: asyncio.StreamWriter, packet: bytes) -> None:
+        if self.latency:
+            await asyncio.sleep(self.latency)
+        if not self.silent:
+            writer.write(packet)
+            await writer.drain()
+
+
+async def _packet(reader: asyncio.StreamReader) -> bytes:
+    head = await reader.readexactly(5)
+    return head + await reader.readexactly(int.from_bytes(head[1:]) - 4)
+
+
+async def _connect(dsn: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    parts = urlsplit(dsn)
+    if folder := parse_qs(parts.query).get("host"):
+        return await asyncio.open_unix_connection(f"{folder[0]}/{_SOCKET}")
+    return await asyncio.open_connection(parts.hostname, parts.port or 5432)
+
+
+@asynccontextmanager
+async def between(dsn: str) -> AsyncIterator[Between]:
+    """A proxy in front of the server of `dsn`, listening on a Unix socket of its own."""
+    folder = Path(tempfile.mkdtemp(prefix="catalyst-between-"))
+    parts = urlsplit(dsn)
+    login = f"{parts.netloc.rpartition('@')[0]}@" if "@" in parts.netloc else ""
+    query = f"host={quote(str(folder), safe='/')}&port=5432&sslmode=disable"
+    proxy = Between(urlunsplit(parts._replace(netloc=login, query=query)), dsn)
+    server = await asyncio.start_unix_server(proxy.serve, folder / _SOCKET)
+    try:
+        yield proxy
+    finally:
+        server.close()
+        proxy.cuts()
+        await asyncio.sleep(0)
+        await server.wait_closed()
+        shutil.rmtree(folder)
