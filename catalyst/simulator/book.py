@@ -59,10 +59,10 @@ class Book:
         family = [top, *self.legs(top)] if top.order_class is OrderClass.OCO else self.legs(top)
         return [other for other in family if other.id != order.id]
 
-    def held(self, symbol: str, side: Side) -> tuple[Decimal, list[str]]:
+    def held(self, symbol: str, side: Side, *, beside: Order | None = None) -> tuple[Decimal, list[str]]:
         """Shares that open orders on `side` reserve out of a position, and those orders' ids.
 
-        The exits of one group hold their shares once.
+        The exits of one group hold their shares once; the group of `beside` is left out.
         """
         groups: dict[str, Decimal] = {}
         holders: list[str] = []
@@ -72,6 +72,8 @@ class Book:
             if not self.claims(order):
                 continue
             key = order.parent_id or order.id
+            if beside is not None and key == (beside.parent_id or beside.id):
+                continue
             groups[key] = max(groups.get(key, Decimal(0)), self.claim(order))
             if order.status in LISTED_OPEN:
                 holders.append(order.id)

@@ -69,8 +69,8 @@ def activate(venue: "Venue", entry: Order) -> None:
 
 def free_of_others(venue: "Venue", leg: Order) -> Decimal:
     """Shares that no order outside the leg's group holds."""
-    held, _ = venue.book.held(leg.symbol, leg.side)
-    return abs(venue.account.qty(leg.symbol)) - held + leg.remaining
+    held, _ = venue.book.held(leg.symbol, leg.side, beside=leg)
+    return abs(venue.account.qty(leg.symbol)) - held
 
 
 def swap_leg(venue: "Venue", old: Order, new: Order) -> None:

@@ -466,6 +466,8 @@ class Venue:
         """The venue answers a replacement: the new order works on, or nothing has changed."""
         refused = self.faults.take(FaultKind.REPLACE_REJECT, **self.facts(old)) is not None
         new.filled_qty, new.filled_value = old.filled_qty, old.filled_value
+        if old.is_exit and new.remaining > groups.free_of_others(self, old):
+            refused = True  # its sibling has sold some in the meantime
         if refused or old.terminal or new.terminal or new.remaining <= 0:
             new.filled_qty = new.filled_value = Decimal(0)
             self.finish(new, Status.REJECTED)

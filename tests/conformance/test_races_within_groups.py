@@ -43,6 +43,20 @@ def test_a_target_and_a_stop_replaced_at_once_stay_one_group() -> None:
     desk.balanced()
 
 
+def test_a_stop_is_not_enlarged_over_what_its_target_has_left() -> None:
+    """The target sells 60 of 100 while the stop's replacement for 90 is under way: it is rejected."""
+    desk = Desk()
+    entry = desk.bracket(100)
+    desk.passes(0.5)
+    stop = desk.leg(entry, Role.STOP)
+    new = desk.replaces(stop, qty="90")
+    desk.prints("AAPL", "110", 240)  # a quarter of it is ours
+    assert stop.remaining == 40
+    desk.passes(0.3)
+    assert (new.status, stop.status, stop.remaining) == (Status.REJECTED, Status.HELD, 40)
+    desk.balanced()
+
+
 def test_a_pending_replacement_holds_what_would_be_left_of_the_chain() -> None:
     """60 shares asked for, 40 of them sold already: 20 are held, and 60 would be too many."""
     desk = Desk()
