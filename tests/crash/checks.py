@@ -15,6 +15,7 @@ from tests.ledger import books_equal, journal_folds
 Facts = dict[str, Any]
 
 MUTATING = ("POST", "DELETE", "PATCH")
+NAKED_AT_MOST = 15.0  # market seconds, a silence of three and a start among them
 
 
 async def problems_of(
@@ -32,6 +33,7 @@ async def problems_of(
     found += await _one_entry_a_signal(world)
     found += await _everything_resolved(world)
     found += await _protected(world)
+    found += _naked_too_long(world, foreign)
     found += await _latched(world, ledger, foreign)
     found += await _quiet_pager(world, expected)
     return found
@@ -50,7 +52,10 @@ async def unchanged_by_restarts(world: World) -> list[str]:
         await world.waits(seconds=5)
     found = [f"a silent restart sent {request}" for request in (await _changes(world))[len(sent) :]]
     after = await _rows(world)
-    found += [f"a silent restart changed {name}" for name in before if before[name] != after[name]]
+    for name, rows in before.items():
+        if rows != after[name]:
+            changed = sorted(set(rows) ^ set(after[name]))
+            found.append(f"a silent restart changed {name}: {changed[:2]}")
     return found
 
 
@@ -148,6 +153,18 @@ async def _protected(world: World) -> list[str]:
                 f"protected_at {row['protected_at']}"
             )
     return found
+
+
+def longest_naked(world: World, foreign: frozenset[str]) -> float:
+    """The longest stretch of market seconds in which shares of ours stood without cover, as the exchange saw it."""
+    exposure = world.server.exchange.exposure.now(world.server.exchange.now)
+    ours = [one for symbol, one in exposure.items() if symbol not in foreign]
+    return max((float(one["longest_seconds"]) for one in ours), default=0.0)
+
+
+def _naked_too_long(world: World, foreign: frozenset[str]) -> list[str]:
+    naked = longest_naked(world, foreign)
+    return [f"shares stood naked for {naked} s"] if naked > NAKED_AT_MOST else []
 
 
 async def _latched(world: World, ledger: Facts, foreign: frozenset[str]) -> list[str]:

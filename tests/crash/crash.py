@@ -10,7 +10,7 @@ from typing import Any
 
 import structlog
 
-from tests.crash.checks import problems_of, unchanged_by_restarts
+from tests.crash.checks import longest_naked, problems_of, unchanged_by_restarts
 from tests.crash.lives import _LIFE, ANY, Point, World, open_world
 from tests.crash.scenarios import Scenario
 
@@ -88,7 +88,7 @@ async def _tell(world: World, scenario: Scenario, outcome: Outcome) -> None:
     await world.ready(or_gone=True)
     await world.waits(seconds=REST)
     world.counting = False
-    outcome.naked = _longest_naked(world, scenario.foreign)
+    outcome.naked = longest_naked(world, scenario.foreign)
     outcome.recoveries = tuple(world.recoveries)
     outcome.problems += await problems_of(
         world, expected=scenario.expected, foreign=scenario.foreign, most=scenario.most
@@ -110,10 +110,14 @@ def _logging_to(lines: Lines) -> Iterator[None]:
         logging.getLogger("asyncio").setLevel(asyncio_level)
 
 
-def _longest_naked(world: World, foreign: frozenset[str]) -> float:
-    exposure = world.server.exchange.exposure.now(world.server.exchange.now)
-    ours = [one for symbol, one in exposure.items() if symbol not in foreign]
-    return max((float(one["longest_seconds"]) for one in ours), default=0.0)
+async def steps(scenario: Scenario, dsn: str) -> tuple[Point, ...]:
+    """Every step of the story when nobody dies in it; nothing is checked."""
+    with _logging_to(Lines()):
+        async with open_world(
+            dsn, now=scenario.now, switches=scenario.switches(), sections=scenario.sections
+        ) as world:
+            await scenario.play(world)
+            return tuple(world.seen)
 
 
 def play(scenario: Scenario, dsn: str, deaths: Sequence[Point] = (), **options: Any) -> Outcome:

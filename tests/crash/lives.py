@@ -31,6 +31,7 @@ from tests.simulator.tape import at
 from tests.stories.desk import Desk, Facts, StoryMarket, settings_for
 
 STEP = timedelta(seconds=0.5)  # of market time, so that a silence ends when it should
+STRIDE = timedelta(seconds=10)  # where nobody is to die any more
 RESTART = timedelta(seconds=2)  # a process that ended by itself is started again, as systemd would
 PATIENCE = timedelta(seconds=90)  # of market time, for a daemon to be ready
 
@@ -206,9 +207,13 @@ class World(Desk):
                 continue
             if now >= until:
                 return
-            stops = [until, now + STEP] + ([self._again] if self._again else [])
-            await self.clock.advance_to(min(stops))
+            stops = [until, now + (STEP if self._uncertain() else STRIDE)]
+            await self.clock.advance_to(min(stops + ([self._again] if self._again else [])))
             self._time_recovery()
+
+    def _uncertain(self) -> bool:
+        """True while a daemon may die, or is not ready yet."""
+        return bool(self.deaths) or self._rising is not None
 
     def _rise(self) -> None:
         self._lives += 1

@@ -75,7 +75,7 @@ async def partial_entry(world: World) -> None:
     world.prints("AAPL", "190.00")
     await world.opens()
     await world.signals("AAPL", 20, **ENTRY)
-    await world.waits(seconds=9)
+    await world.waits(seconds=20)  # the target comes when cover must have come long ago
     world.prints("AAPL", "194.05")
     await world.waits(seconds=3)
 
