@@ -306,8 +306,16 @@ class Execution:
                 return False
             await orders.attempt(conn, row.order_id, self.clock.now(), epoch=self.epoch)
         log.warning("order_sent_again", order_id=row.order_id, symbol=row.symbol, purpose=row.order_purpose)
-        sent = await self._send(row, fresh_until=None)
-        return sent.status is not Status.SUBMITTED or sent.alpaca_order_id is not None
+        self._calls.add(row.order_id)
+        try:
+            report = await self.broker.submit(request_of(row), priority=priority_of(row))
+        except BrokerError as error:  # not even a refusal is a verdict: it may be the first one's doing
+            log.warning("order_not_sent_again", order_id=row.order_id, error=str(error))
+            return False
+        finally:
+            self._calls.discard(row.order_id)
+        await self.books.hear(report, "submit")
+        return True
 
     async def _look(self, row: OrderRow) -> bool | None:
         """True when the broker has the order (it is heard), False when it surely answered no, None: no answer."""

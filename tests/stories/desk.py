@@ -5,7 +5,7 @@ are the trader's: `prints`, `enters`, `waits`, `holds`, `sold`.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -14,6 +14,7 @@ from typing import Any
 
 import aiohttp
 import asyncpg
+import orjson
 
 from catalyst.broker.port import StreamState
 from catalyst.clock import ManualClock
@@ -21,6 +22,7 @@ from catalyst.config import Config, Environment, Mode, Settings
 from catalyst.daemon import app
 from catalyst.domain.ids import client_order_id
 from catalyst.domain.order import PositionSide, Purpose, side_for
+from catalyst.domain.witness import Moment
 from catalyst.simulator.exchange import Exchange
 from catalyst.simulator.market import BarColumns, Headline, Market, SnapshotColumns
 from catalyst.simulator.server import Server, running
@@ -28,8 +30,11 @@ from catalyst.simulator.switches import Switches
 from catalyst.store.orders import NewOrder, OrderRow
 from tests.ledger import books_equal, journal_folds
 from tests.simulator.tape import HandTape, at
+from tests.stories.fate import Fate
 
 Facts = dict[str, Any]
+
+ENTRY = {"limit": "190.10", "stop": "188.00", "target": "194.00"}
 
 
 class StoryMarket(HandTape):
@@ -104,24 +109,49 @@ class Desk:
     conn: "asyncpg.Connection[asyncpg.Record]"
     parts: app.Desk | None = None
     stop: app.Stop = field(default_factory=app.Stop)
+    fate: Fate = field(default_factory=Fate)
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
     _life: "asyncio.Task[app.Exit] | None" = None
     _entries: int = 0
+    _unheard: int = 0  # frames of the stream that were an earlier life's
 
     # -- the daemon's life
 
     async def opens(self) -> None:
         """Start the daemon and wait until it is ready and has heard the stream."""
+        self.fate.forgets()
+        await self._opens()
+
+    async def dies_opening(self, step: str, moment: Moment) -> None:
+        """Start the daemon and let its life end at a step of its recovery."""
+        self.fate.forgets()
+        self.fate.strikes(step, moment)
+        try:
+            await self._opens()
+        except asyncio.CancelledError:
+            assert self.fate.dead
+        assert self.fate.dead, f"never came to {moment} {step}"
+        await self.dies()
+
+    async def _opens(self) -> None:
         self.stop = app.Stop()
         self._stack = AsyncExitStack()
-        store = await app.open_books(self._stack, self.dsn, self.clock)
-        parts, lock = await app.take_the_desk(self._stack, self.settings, store, self.clock)
+        store = await app.open_books(self._stack, self.dsn, self.clock, witness=self.fate)
+        parts, lock = await app.take_the_desk(
+            self._stack, self.settings, store, self.clock, witness=self.fate
+        )
+        self._unheard = self.server.frames_sent
         self.parts = parts
         self._life = asyncio.create_task(app.live(parts, lock, self.stop, once=True))
         ready = asyncio.ensure_future(parts.ready.wait())
-        await asyncio.wait({ready, self._life}, return_when=asyncio.FIRST_COMPLETED)
-        if self._life.done():
+        await self.clock.quiet()
+        while not ready.done() and not self._life.done() and not self.fate.dead:
+            await self.waits(seconds=1)
+        if not ready.done():
             ready.cancel()
+        if self.fate.dead:
+            return
+        if self._life.done():
             self._life.result()
         while parts.stream.state is not StreamState.READY:
             await self.waits(seconds=1)
@@ -129,10 +159,27 @@ class Desk:
     async def dies(self) -> None:
         """The daemon is gone at once: nothing of it runs another line, its connections are cut."""
         assert self._life is not None
+        self.fate.dead = True
         self._life.cancel()
         await asyncio.gather(self._life, return_exceptions=True)
         await self._stack.aclose()
         self.parts = None
+
+    async def dies_at(
+        self, step: str, moment: Moment, doing: Awaitable[object] | None = None, *, nth: int = 1
+    ) -> None:
+        """Let the daemon's life end at a step of what it does by itself, or of `doing`; fails when it never comes
+        to that step."""
+        self.fate.strikes(step, moment, nth=nth)
+        task = None if doing is None else asyncio.ensure_future(doing)
+        for _ in range(240):
+            if self.fate.dead:
+                break
+            await self.waits(seconds=0.5)
+        assert self.fate.dead, f"never came to {moment} {step}"
+        await self.dies()
+        if task is not None:
+            await asyncio.gather(task, return_exceptions=True)
 
     async def leaves(self, *, step: float = 1) -> app.Exit:
         """Wait, on the story's clock in steps of seconds, until the daemon has ended by itself; its exit code."""
@@ -146,7 +193,9 @@ class Desk:
 
     def settled(self) -> bool:
         """True when every frame the exchange sent has had its effect."""
-        return self.parts is None or self.parts.stream.frames_received >= self.server.frames_sent
+        if self.fate.dead or self.parts is None:
+            return True
+        return self._unheard + self.parts.stream.frames_received >= self.server.frames_sent
 
     # -- the market
 
@@ -231,8 +280,48 @@ class Desk:
         ledger = await self.admin(f"ledger?method=POST&path=/v2/orders&symbol={symbol}")
         return len(ledger["requests"])
 
+    async def holds(self, symbol: str, qty: int, **orders: str) -> OrderRow:
+        """Buy `qty` shares by a bracket entry that fills at once and is protected; the entry's row."""
+        self.prints(symbol, "190.00")
+        await self.waits(seconds=1)
+        row = await self.enters(symbol, qty, **{**ENTRY, **orders})
+        await self.waits(seconds=5)
+        assert self.held(symbol) == qty
+        return row
+
+    async def faults(self, kind: str, **rule: object) -> None:
+        """Put a rule of the fault menu in force."""
+        await self.admin("faults", {"kind": kind, **rule})
+
+    async def heals(self) -> None:
+        """Lift every rule of the fault menu."""
+        self.server.exchange.faults.remove()
+
+    async def tells(self, kind: str, **arguments: object) -> Facts:
+        """Leave a command for the daemon and wait for its answer: {"ok": ..., ...what it says}."""
+        command_id = await self.conn.fetchval(
+            "INSERT INTO commands (kind, arguments, requested_at, requested_by)"
+            " VALUES ($1, $2::jsonb, $3, 'trader') RETURNING command_id",
+            kind,
+            orjson.dumps(arguments).decode(),
+            self.clock.now(),
+        )
+        for _ in range(200):
+            row = await self.conn.fetchrow(
+                "SELECT ok, result FROM commands WHERE command_id = $1", command_id
+            )
+            if row is not None and row["ok"] is not None:
+                return {"ok": row["ok"], **orjson.loads(row["result"])}
+            await self.waits(seconds=1)
+        raise AssertionError(f"nobody answered {kind}")
+
+    async def alerts(self) -> list[str]:
+        """The events of every alert so far, oldest first."""
+        return [r["event"] for r in await self.conn.fetch("SELECT event FROM alerts ORDER BY alert_id")]
+
     async def agrees(self) -> None:
         """Tables, exchange and journal tell the same story, and the exchange's own audit is clean."""
+        assert "LOOP_FAILED" not in await self.alerts()
         await books_equal(self.conn, await self.admin("ledger"), await self.admin("audit"))
         await journal_folds(self.conn)
 

@@ -1,0 +1,42 @@
+"""When a daemon dies: at a named step, before it is taken or after it is done, and never a line later.
+
+A step is a transaction by its label ("submit", "hear", "latch" ...) or a request by verb and path
+("POST /orders", "DELETE /orders/*"); patterns match both.
+"""
+
+import asyncio
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+from catalyst.domain.witness import Moment
+
+
+@dataclass
+class Fate:
+    """A witness of every step. Unarmed it only keeps count; armed, it ends the daemon's life at one of them."""
+
+    dead: bool = False
+    steps: list[str] = field(default_factory=list)
+    _step: str | None = None
+    _moment: Moment = Moment.BEFORE
+    _nth: int = 1
+
+    def strikes(self, step: str, moment: Moment, *, nth: int = 1) -> None:
+        """The `nth` step from now on that matches is the last thing that happens."""
+        self._step, self._moment, self._nth = step, moment, nth
+
+    def __call__(self, step: str, moment: Moment, /) -> None:
+        if self.dead:
+            raise asyncio.CancelledError
+        self.steps.append(f"{moment} {step}")
+        if self._step is None or moment is not self._moment or not fnmatchcase(step, self._step):
+            return
+        self._nth -= 1
+        if self._nth == 0:
+            self.dead = True
+            raise asyncio.CancelledError
+
+    def forgets(self) -> None:
+        """A new life."""
+        self.dead, self._step = False, None
+        self.steps.clear()
