@@ -14,10 +14,11 @@ PY := .venv/bin/python
 
 setup: .venv/.ready
 
-# An older Alpaca client pins old libraries, so it lives in an environment of its own.
+# An older Alpaca client pins old libraries (some without a wheel for today's Python, so the lock overrides its pins):
+# it lives in an environment of its own.
 .venv-foreign/.ready: requirements-foreign.lock
 	@python3 -m venv --clear .venv-foreign
-	@.venv-foreign/bin/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements-foreign.lock
+	@.venv-foreign/bin/python -m pip install -qq --disable-pip-version-check --no-deps --require-hashes -r requirements-foreign.lock
 	@touch .venv-foreign/.ready
 
 foreign: .venv-foreign/.ready
