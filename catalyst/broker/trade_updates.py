@@ -169,13 +169,16 @@ class AlpacaTradeUpdates(TradeUpdates):
             with ExitStack() as held:
                 held.enter_context(self._clock.hold())
                 async with self._connect() as connection:
-                    early = await self._admission(connection)
-                    self._ready_at = self._clock.now()
-                    self._announce(StreamState.READY, "listening")
-                    for frame in early:
-                        self._take(frame)
-                    held.close()
-                    await self._hear(connection)
+                    try:
+                        early = await self._admission(connection)
+                        self._ready_at = self._clock.now()
+                        self._announce(StreamState.READY, "listening")
+                        for frame in early:
+                            self._take(frame)
+                        held.close()
+                        await self._hear(connection)
+                    finally:
+                        held.enter_context(self._clock.hold())  # hanging up takes its real time too
                 return _End(StreamState.LOST, "mute" if self._mute else "closed by the broker")
         except AuthRefused as error:
             return _End(StreamState.REFUSED, str(error), LONGEST_DELAY)
