@@ -380,7 +380,8 @@ async def live(desk: Desk, lock: AccountLock, stop: Stop, *, once: bool) -> Exit
         return Exit.FLAT
     finally:
         await desk.execution.close()
-        await ear.close()
+        with desk.clock.hold():
+            await ear.close()
         await _end_epoch(desk, stop)
 
 
