@@ -10,7 +10,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from contextvars import Context, ContextVar, copy_context
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -90,12 +90,16 @@ class Life:
     async def run(self) -> app.Exit:
         """What the command `catalyst run` does, without its process."""
         world = self.world
-        async with AsyncExitStack() as stack:
-            self.store = await app.open_books(stack, world.dsn, world.clock, witness=self)
-            self.parts, lock = await app.take_the_desk(
-                stack, world.settings, self.store, world.clock, witness=self
-            )
-            return await app.live(self.parts, lock, self.stop, once=True)
+        with ExitStack() as leaving:
+            async with AsyncExitStack() as stack:
+                self.store = await app.open_books(stack, world.dsn, world.clock, witness=self)
+                self.parts, lock = await app.take_the_desk(
+                    stack, world.settings, self.store, world.clock, witness=self
+                )
+                try:
+                    return await app.live(self.parts, lock, self.stop, once=True)
+                finally:
+                    leaving.enter_context(world.clock.hold())
 
     @property
     def ready(self) -> bool:
