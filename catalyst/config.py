@@ -60,6 +60,7 @@ class BrokerUrls(Section):
 
 class Database(Section):
     data_dir: Path | None = None  # the embedded server's, when DATABASE_URL is not set
+    spool: Path | None = None  # the folder of what is done while the database is away
 
 
 class SessionSection(Section):
@@ -413,6 +414,11 @@ class Settings:
         """Where the embedded database lies, when there is no DATABASE_URL."""
         share = self.env.xdg_data_home or Path.home() / ".local" / "share"
         return self.config.database.data_dir or share / "catalyst" / "pg"
+
+    @property
+    def spool_dir(self) -> Path:
+        """Where what is done without the database is kept until the database has heard of it."""
+        return self.config.database.spool or self.data_dir.parent / "spool"
 
     @property
     def data_url(self) -> str:

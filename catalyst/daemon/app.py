@@ -28,6 +28,7 @@ from catalyst.config import Mode, Settings
 from catalyst.daemon.books import Books
 from catalyst.daemon.commands import Commands
 from catalyst.daemon.day import Day
+from catalyst.daemon.emergency import Emergency
 from catalyst.daemon.entries import Entries
 from catalyst.daemon.execution import Execution
 from catalyst.daemon.exits import SafeExit
@@ -41,6 +42,8 @@ from catalyst.daemon.reconciler import Reconciler
 from catalyst.daemon.risk_watch import RiskWatch
 from catalyst.daemon.scanning import Scanner
 from catalyst.daemon.schedule import PRE_OPEN_AT, keep, market_day, still_to_do
+from catalyst.daemon.spool import Spool
+from catalyst.daemon.spooled import Spooled
 from catalyst.daemon.stop_monitor import StopMonitor
 from catalyst.domain.errors import AnotherDaemon, BrokerError, UserError, WrongAccount
 from catalyst.domain.order import Purpose
@@ -53,6 +56,7 @@ from catalyst.store.dedicated import AccountLock, Ear, listen, take_account_lock
 from catalyst.store.manifest import Manifest
 from catalyst.store.migrate import require_current
 from catalyst.store.pool import Store, is_outage, open_store
+from catalyst.store.refusals import StaleEpoch
 
 log = structlog.get_logger()
 
@@ -64,6 +68,10 @@ SHORTS_UNLOCKED: Final = "ACCOUNT_NO_SHORTING_UNSET"
 RECOVERY_RETRY: Final = timedelta(seconds=5)
 TURN: Final = 0.0005  # seconds: a thread that parses megabytes gives the event loop its turn that soon
 HEARTBEAT: Final = timedelta(seconds=10)
+FLATTEN_TRIES: Final = 3  # by the tables; what fails so often is done without them
+FLATTEN_PAUSE: Final = timedelta(seconds=2)
+LEAST_FLATTEN: Final = timedelta(seconds=20)  # that a flatten without the tables gets, however late it begins
+DRAIN: Final = timedelta(seconds=10)  # a request of ours ends by then
 
 
 class Exit(IntEnum):
@@ -115,7 +123,9 @@ async def open_books(
     try:
         with clock.hold():
             store = await open_store(dsn, clock, witness=witness)
-    except (OSError, TimeoutError) as error:
+    except Exception as error:
+        if not is_outage(error):
+            raise
         raise UserError(
             f"the database cannot be reached ({error}): start it, or correct DATABASE_URL"
         ) from None
@@ -146,6 +156,7 @@ class Desk:
     reconciler: Reconciler
     listening: Listening
     flatten: Flatten
+    emergency: Emergency
     scanner: Scanner
     loops: Loops
     epoch: int
@@ -218,7 +229,8 @@ async def take_the_desk(
         stack.push_async_callback(part.close)
     await _lock_shorts(broker, store, settings, clock)
     stream = AlpacaTradeUpdates(clock, url=settings.stream_url, key=key, secret=secret, epoch=epoch)
-    desk = _wire(settings, store, clock, broker, market, news, stream, epoch)
+    spool = Spool(settings.spool_dir, account.account_id)
+    desk = _wire(settings, store, clock, broker, market, news, stream, epoch, spool)
     desk.account_id = account.account_id
     return desk, lock
 
@@ -310,6 +322,7 @@ def _wire(
     news: AlpacaNews,
     stream: AlpacaTradeUpdates,
     epoch: int,
+    spool: Spool,
 ) -> Desk:
     """Every part gets exactly what it may touch."""
     cfg = settings.config
@@ -319,7 +332,9 @@ def _wire(
     execution = Execution(store, broker, books, gate, clock, cfg.execution, epoch)
     exits = SafeExit(store, broker, books, execution, clock, epoch)
     guard = Guard(store, books, execution, exits, clock, cfg.execution, epoch)
+    emergency = Emergency(broker, execution, books.memory, spool, clock)
     reconciler = Reconciler(store, broker, books, execution, gate, clock, cfg.reconcile, cfg.execution)
+    reconciler.spooled = Spooled(store, broker, books, emergency, clock, epoch)
     desk = Desk(
         settings=settings,
         clock=clock,
@@ -333,11 +348,21 @@ def _wire(
         exits=exits,
         guard=guard,
         entries=Entries(store, books, execution, clock, cfg.execution),
-        stop_monitor=StopMonitor(store, market, exits, guard, clock, cfg.stop_monitor),
+        stop_monitor=StopMonitor(
+            store,
+            market,
+            exits,
+            guard,
+            clock,
+            cfg.stop_monitor,
+            emergency,
+            timedelta(minutes=cfg.session.flat_before_close_minutes),
+        ),
         risk_watch=RiskWatch(store, broker, books, exits, clock, cfg, emergency_stop=_not_yet),
         reconciler=reconciler,
         listening=Listening(stream, books, gate, reconciler, store, clock),
         flatten=Flatten(store, broker, books, execution, exits, gate, clock),
+        emergency=emergency,
         scanner=Scanner(broker, market, news, clock, cfg),
         loops=Loops(store, gate, clock, reconciler.soon),
         epoch=epoch,
@@ -375,9 +400,14 @@ async def live(desk: Desk, lock: AccountLock, stop: Stop, *, once: bool) -> Exit
                 desk.ready.set()
                 await stop.asked.wait()
                 desk.gate.shut("stopping", stop.why)
-                if stop.flatten:
-                    return await _flatten_and_say(desk, stop)
-        return Exit.FLAT
+                if not stop.flatten:
+                    return Exit.FLAT
+                within = timedelta(seconds=desk.settings.config.shutdown.flatten_timeout_seconds)
+                deadline = desk.clock.now() + within
+                if (code := await _flatten_and_say(desk, stop, deadline)) is not None:
+                    return code
+        # The loops have ended, and with the store given up nothing of them can send: one hand is left.
+        return await _flatten_without_tables(desk, stop, deadline)
     finally:
         await desk.execution.close()
         with desk.clock.hold():
@@ -495,8 +525,58 @@ async def _beat(desk: Desk) -> None:
         await desk.clock.sleep(HEARTBEAT)
 
 
-async def _flatten_and_say(desk: Desk, stop: Stop) -> Exit:
-    """SIGTERM: be flat now, within the bound, and say truthfully whether we are."""
+async def _flatten_and_say(desk: Desk, stop: Stop, deadline: datetime) -> Exit | None:
+    """SIGTERM: be flat now, within the bound, and say truthfully whether we are.
+
+    A database that only stumbled is asked again. None when it is away: then the store is given up, nothing more
+    can be written or sent in the ordinary way, and nothing of that is on its way any more.
+    """
+    for attempt in range(FLATTEN_TRIES):
+        if attempt:
+            await desk.clock.sleep(FLATTEN_PAUSE)
+        if not await desk.store.answers():
+            break
+        flattening = asyncio.create_task(_flatten(desk, stop, deadline), name="flatten")
+        away = asyncio.create_task(_until_away(desk), name="away")
+        try:
+            await asyncio.wait({flattening, away}, return_when=asyncio.FIRST_COMPLETED)
+            if not flattening.done():
+                break
+            if (error := flattening.exception()) is None:
+                return flattening.result()
+            if isinstance(error, StaleEpoch):
+                raise AnotherDaemon("another daemon has taken over; it has the positions") from error
+            log.error("flatten_interrupted", error=f"{type(error).__name__}: {error}")
+        finally:
+            for task in (flattening, away):
+                task.cancel()
+    desk.store.give_up()
+    await desk.execution.drained(DRAIN)
+    return None
+
+
+async def _until_away(desk: Desk) -> None:
+    """Return once the database has not answered twice in a row."""
+    missed = 0
+    while missed < 2:
+        await desk.clock.sleep(FLATTEN_PAUSE)
+        missed = 0 if await desk.store.answers() else missed + 1
+
+
+async def _flatten_without_tables(desk: Desk, stop: Stop, deadline: datetime) -> Exit:
+    """What the ordinary flatten could not end; the next start brings it into the tables."""
+    left = await desk.emergency.flatten(
+        latch="flatten",
+        reason=f"{CloseReason.EMERGENCY_STOP}: {stop.why} while the database was away",
+        by=stop.why,
+        within=max(deadline - desk.clock.now(), LEAST_FLATTEN),
+        selling=desk.exits.market_open,
+    )
+    return Exit.FLAT if left.flat else Exit.NOT_FLAT
+
+
+async def _flatten(desk: Desk, stop: Stop, deadline: datetime) -> Exit:
+    """The ordinary flatten, by the tables."""
     if desk.day is not None and desk.day.cycle_id:
         await desk.day.end_entries("flatten", reason=stop.why, by="signal")
     else:
@@ -505,7 +585,7 @@ async def _flatten_and_say(desk: Desk, stop: Stop) -> Exit:
         CloseReason.EMERGENCY_STOP,
         by=stop.why,
         purpose=Purpose.FLATTEN,
-        within=timedelta(seconds=desk.settings.config.shutdown.flatten_timeout_seconds),
+        within=deadline - desk.clock.now(),
         cycle_id=desk.day.cycle_id if desk.day else None,
     )
     return Exit.FLAT if proof.flat else Exit.NOT_FLAT

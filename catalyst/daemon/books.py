@@ -13,6 +13,7 @@ import structlog
 
 from catalyst.broker.port import Broker, Priority
 from catalyst.clock import Clock, wait
+from catalyst.daemon.memory import Memory
 from catalyst.domain import order as machine
 from catalyst.domain.errors import BrokerError, IllegalTransition, InvariantBroken
 from catalyst.domain.order import EdgeKind, Purpose, Status, Verdict
@@ -61,7 +62,9 @@ class Books:
     epoch: int
     changed: Pulse = field(default_factory=Pulse)
     filled: Pulse = field(default_factory=Pulse)
+    doubtful: Pulse = field(default_factory=Pulse)  # the broker should be asked for everything at once
     strangers: set[str] = field(default_factory=set)  # broker ids we heard of and have no row for yet
+    memory: Memory = field(default_factory=Memory)
     stale_reports: int = 0
     _hand: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -419,6 +422,7 @@ class Books:
         held = await positions.lock(conn, position_id)
         holding, oversold = leave(held.holding, fill.quantity, fill.price)
         if oversold:
+            self.doubtful.beat()
             await self._page(conn, "OVERSOLD", row, f"{oversold} shares more than were held")
         if oversold == fill.quantity:
             return  # it was closed before, at its own time and for its own reason

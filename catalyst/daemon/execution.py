@@ -37,6 +37,7 @@ SENDS: Final = 3
 PAUSES: Final = (timedelta(seconds=1), timedelta(seconds=2))
 QUIET_BEFORE_VERDICT: Final = timedelta(seconds=10)  # a request may still be on its way that long
 NOT_FOUNDS: Final = 3
+DRAIN_LOOK: Final = timedelta(seconds=0.2)
 BETWEEN_NOT_FOUNDS: Final = timedelta(seconds=2)
 
 
@@ -51,6 +52,10 @@ class Execution:
     clock: Clock
     cfg: ExecutionConfig
     epoch: int
+    unresolved: dict[int, OrderRow] = field(
+        default_factory=dict
+    )  # sent, and not known to have arrived or not
+    elsewhere: set[str] = field(default_factory=set)  # symbols that are being left without the tables
     _calls: set[int] = field(default_factory=set)  # rows with a request of ours open
     _resolving: dict[int, asyncio.Task[Status]] = field(default_factory=dict)
 
@@ -146,10 +151,15 @@ class Execution:
     async def _send(self, row: OrderRow, *, fresh_until: datetime | None) -> OrderRow:
         """Send a `submitted` row; the same id goes again only when the broker surely never heard."""
         self._calls.add(row.order_id)
+        self.unresolved[row.order_id] = row
+        self.books.memory.know([row.symbol])
         try:
-            return await self._send_until_heard(row, fresh_until=fresh_until)
+            sent = await self._send_until_heard(row, fresh_until=fresh_until)
         finally:
             self._calls.discard(row.order_id)
+        if sent.status is not Status.SUBMITTED or sent.alpaca_order_id is not None:
+            self.unresolved.pop(row.order_id, None)
+        return sent
 
     async def _send_until_heard(self, row: OrderRow, *, fresh_until: datetime | None) -> OrderRow:
         for attempt in range(SENDS):
@@ -191,7 +201,10 @@ class Execution:
         return why
 
     def _too_late(self, row: OrderRow, fresh_until: datetime | None) -> str | None:
-        """Why an entry must not leave any more, asked in the last moment before it does; an exit always may."""
+        """Why an order must not leave any more, asked in the last moment before it does; an exit always may, unless
+        another hand is leaving the symbol while the tables are away."""
+        if row.symbol in self.elsewhere:
+            return "the position is being left without the tables"
         if row.order_purpose is not Purpose.ENTRY:
             return None
         if fresh_until is not None and self.clock.now() > fresh_until:
@@ -227,6 +240,17 @@ class Execution:
 
     # -- a submitted row without a broker id
 
+    async def drained(self, within: timedelta, symbol: str | None = None) -> bool:
+        """Wait until no request of ours (for `symbol`) is open; false when one still is after `within`."""
+        deadline = self.clock.now() + within
+        while any(
+            symbol in (None, self.unresolved[key].symbol) for key in self._calls if key in self.unresolved
+        ):
+            if self.clock.now() >= deadline:
+                return False
+            await self.clock.sleep(DRAIN_LOOK)
+        return True
+
     def sending(self, order_id: int) -> bool:
         """True while a request of ours for this row is open, or will be opened once more."""
         return order_id in self._calls
@@ -256,24 +280,29 @@ class Execution:
         cover that long: what closes or protects is sent once more at the first "not found".
         """
         self.gate.locked.add(row.symbol)
-        async with self.store.read() as conn:
-            row = await orders.get(conn, row.order_id)  # whoever asked may have read it before the last send
-        last_sent = row.last_attempt_at or row.created_at
+        self.unresolved.setdefault(row.order_id, row)
         pause = timedelta(seconds=0.5)
         not_found = 0
         began = self.clock.now()
         paged = False
         again = row.order_purpose is not Purpose.ENTRY
         try:
+            async with self.store.read() as conn:
+                row = await orders.get(
+                    conn, row.order_id
+                )  # whoever asked may have read it before the last send
+            last_sent = row.last_attempt_at or row.created_at
             while True:
                 found = await self._look(row)
-                if found is False and again and row.order_id not in self._calls:
+                away = row.symbol in self.elsewhere
+                if found is False and again and row.order_id not in self._calls and not away:
                     again = False
                     last_sent = self.clock.now()
                     found = await self._send_again(row)
                 if found is not None:
                     not_found = 0 if found else not_found + 1
                     if found:
+                        self.unresolved.pop(row.order_id, None)
                         async with self.store.read() as conn:
                             return (await orders.get(conn, row.order_id)).status
                 quiet = (
@@ -282,6 +311,7 @@ class Execution:
                 if not quiet:
                     not_found = 0
                 elif not_found >= NOT_FOUNDS:
+                    self.unresolved.pop(row.order_id, None)
                     return (await self._reject(row, NEVER_ARRIVED, "the broker never had this order")).status
                 if not paged and self.clock.now() - began > timedelta(seconds=60):
                     paged = True

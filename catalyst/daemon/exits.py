@@ -129,6 +129,8 @@ class SafeExit:
             if position.status == PositionStatus.CLOSED:
                 await self._end(intent, "done")
                 return
+            if position.symbol in self.execution.elsewhere:
+                return  # another hand leaves it, and the tables have not heard of that yet
             if not told and self.clock.now() - began > PATIENCE:
                 told = True
                 await self._tell(position, intent)

@@ -74,12 +74,15 @@ class Guard:
             if not self.exits.market_open:
                 leaving.clear()  # nothing can be left before the open: until then it is protected
             rows = {p.position_id: await orders.of_position(conn, p.position_id) for p in held}
+        self.books.memory.keep(held, rows)
         self.naked &= {position.position_id for position in held}
         unsure = False
         for position in held:
             seen = _seen(position, rows[position.position_id])
             if position.position_id in leaving or self._verified.get(position.position_id) == seen:
                 continue
+            if position.symbol in self.execution.elsewhere:
+                continue  # left without the tables, which have not heard of it yet
             unsure = True
             task = self._tending.get(position.position_id)
             if task is None or task.done():

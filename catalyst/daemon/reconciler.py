@@ -20,6 +20,7 @@ from catalyst.config import Reconcile
 from catalyst.daemon.books import Books, Pulse
 from catalyst.daemon.execution import Execution
 from catalyst.daemon.gate import DATABASE, Gate
+from catalyst.daemon.spooled import Spooled
 from catalyst.domain.errors import BrokerError
 from catalyst.domain.ids import is_ours
 from catalyst.domain.order import WORKING, PositionSide, Purpose, Side, Status, position_side_for
@@ -58,7 +59,7 @@ class Findings:
 
 @dataclass
 class Reconciler:
-    """Hears everything the broker shows. `soon` asks for a look at once (a gap, a stranger)."""
+    """Hears everything the broker shows."""
 
     store: Store
     broker: Broker
@@ -68,8 +69,11 @@ class Reconciler:
     clock: Clock
     cfg: Reconcile
     polls: ExecutionConfig
+    spooled: Spooled | None = (
+        None  # what was done while the database was away: told before anything is judged
+    )
     stream_ready: bool = False
-    soon: Pulse = field(default_factory=Pulse)
+    _compared_at: datetime | None = None
     _gaps: int = 0
     _answered: int = 0  # beats of `soon` that had their look
     _doubts: dict[str, tuple[str, datetime]] = field(default_factory=dict)  # what differs, and since when
@@ -77,13 +81,19 @@ class Reconciler:
     _ledger_seen_to: datetime | None = None
     _looking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
+    @property
+    def soon(self) -> Pulse:
+        """Asks for a look at once: the books' own doubts, a gap, a stranger."""
+        return self.books.doubtful
+
     def mark_gap(self, *, stream_ready: bool) -> None:
         """Note that something may have been missed: only a look that begins after this fills the gap."""
         self._gaps += 1
         self.stream_ready = stream_ready
 
     async def run(self) -> None:
-        """A full look every minute; in between, light polls while anything is working (2 s without a stream)."""
+        """A full look every minute; in between, light polls while anything is working (2 s without a stream), of
+        the shares held every half minute."""
         last_full = self.clock.now()
         while True:
             pause = timedelta(seconds=self.polls.order_poll_seconds if self.stream_ready else 2.0)
@@ -97,6 +107,9 @@ class Reconciler:
                 await self.look("reconcile")
             elif await self._anything_working():
                 await self._hear_orders("poll")
+                held = timedelta(seconds=self.polls.position_poll_seconds)
+                if self._compared_at is None or self.clock.now() - self._compared_at >= held:
+                    await self._compare_positions("poll")
 
     async def look(self, source: str) -> Findings:
         """One whole reconciliation; one that could read everything fills the stream's gap."""
@@ -138,6 +151,8 @@ class Reconciler:
     async def _hear_orders(self, source: str) -> int | None:
         """Hear every order of the day whose report says something new; how many, None when the read failed."""
         try:
+            if self.spooled is not None:
+                await self.spooled.bring_in()
             reports = await self.broker.orders(status="all", after=self.clock.now() - LOOK_BACK)
         except BrokerError as error:
             log.warning("orders_unreadable", error=str(error))
@@ -332,11 +347,12 @@ class Reconciler:
         async with self.store.read() as conn:
             open_rows = await positions.open_positions(conn)
             known = await positions.traded_symbols(conn, since=self.clock.now() - OURS_FOR)
+        self.books.memory.know(known)
         ours: dict[str, Decimal] = {}
         for row in open_rows:
             signed = row.quantity if row.side is PositionSide.LONG else -row.quantity
             ours[row.symbol] = ours.get(row.symbol, Decimal(0)) + signed
-        now = self.clock.now()
+        now = self._compared_at = self.clock.now()
         doubts: dict[str, tuple[str, datetime]] = {}
         for symbol in sorted(ours.keys() | held.keys()):
             text = _difference(symbol, ours.get(symbol, Decimal(0)), held.get(symbol))

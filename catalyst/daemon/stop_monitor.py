@@ -1,19 +1,24 @@
 """The fallback: marks every position to market, and leaves it when the broker's stop demonstrably did not.
 
 A price is a print or the side of a valid quote we would trade at. Stale, one-sided and crossed quotes are not
-prices. One observation is not evidence: two looks in a row and a grace are.
+prices. One observation is not evidence: two looks in a row and a grace are. While the database is away it watches
+what it remembers, and leaves through the spool.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
+from typing import Final
 
 import structlog
 
 from catalyst.broker.port import MarketData
 from catalyst.clock import Clock
 from catalyst.config import StopMonitorConfig
+from catalyst.daemon.emergency import Emergency
 from catalyst.daemon.exits import SafeExit
+from catalyst.daemon.gate import DATABASE
 from catalyst.daemon.guard import Guard
 from catalyst.domain.errors import BrokerError
 from catalyst.domain.order import WORKING, PositionSide, Purpose
@@ -21,10 +26,12 @@ from catalyst.domain.position import CloseReason
 from catalyst.domain.report import Quote, Trade
 from catalyst.store import orders, positions
 from catalyst.store.orders import OrderRow
-from catalyst.store.pool import Store
+from catalyst.store.pool import Store, is_outage
 from catalyst.store.positions import PositionRow
 
 log = structlog.get_logger()
+
+LEAVE_WITHIN: Final = timedelta(seconds=30)
 
 
 @dataclass
@@ -37,6 +44,8 @@ class StopMonitor:
     guard: Guard
     clock: Clock
     cfg: StopMonitorConfig
+    emergency: Emergency
+    flat_before_close: timedelta
     prices: dict[str, Decimal] = field(default_factory=dict)
     _through: dict[int, datetime] = field(default_factory=dict)  # since when a stop is through
 
@@ -50,9 +59,10 @@ class StopMonitor:
 
     async def look(self) -> None:
         """One look at every open position."""
-        async with self.store.read() as conn:
-            held = await positions.open_positions(conn)
-            rows = {p.position_id: await orders.of_position(conn, p.position_id) for p in held}
+        held, rows, away = await self._held()
+        if away and self._day_ends():
+            await self._leave_all(held)
+            return
         self._through = {key: at for key, at in self._through.items() if key in {p.position_id for p in held}}
         if not held:
             return
@@ -64,25 +74,72 @@ class StopMonitor:
             log.warning("prices_unreadable", error=str(error))
             return
         now = self.clock.now()
-        priced: list[tuple[PositionRow, Decimal]] = []
-        for position in held:
-            price = self._price(position, trades.get(position.symbol), quotes.get(position.symbol), now)
-            if price is not None:
-                self.prices[position.symbol] = price
-                priced.append((position, price))
-        if priced:
-            async with self.store.tx("mark") as conn:
-                for position, price in priced:
-                    unrealized = position.holding.unrealized_pnl(price)
-                    await positions.mark(
-                        conn, position.position_id, price=price, unrealized=unrealized, at=now
-                    )
+        priced = self._priced(held, trades, quotes, now)
+        if priced and not away:
+            await self._mark(priced, now)
         if not self.exits.market_open:
             return  # no stop is elected by what trades before and after hours, and nothing could be sold
         for position, price in priced:
             evidence = self._evidence(position, price, trades.get(position.symbol), now)
             if evidence is not None:
-                await self._judge(position, rows[position.position_id], evidence, now)
+                await self._judge(position, rows[position.position_id], evidence, now, away=away)
+
+    async def _held(self) -> tuple[Sequence[PositionRow], Mapping[int, Sequence[OrderRow]], bool]:
+        """Every open position with its orders; from memory, and true, while the tables cannot be asked.
+
+        What another hand has left, and the tables have not heard of yet, is left alone.
+        """
+        try:
+            async with self.store.read() as conn:
+                held: Sequence[PositionRow] = await positions.open_positions(conn)
+                rows = {p.position_id: await orders.of_position(conn, p.position_id) for p in held}
+        except Exception as error:
+            if not is_outage(error):
+                raise
+            memory, elsewhere = self.guard.books.memory, self.guard.execution.elsewhere
+            self.exits.execution.gate.shut(DATABASE, "the database cannot be reached")
+            log.warning("watching_from_memory", positions=len(memory.held), error=type(error).__name__)
+            return [p for p in memory.held if p.symbol not in elsewhere], memory.rows, True
+        self.guard.books.memory.keep(held, rows)
+        return [p for p in held if p.symbol not in self.guard.execution.elsewhere], rows, False
+
+    def _day_ends(self) -> bool:
+        """True from the moment on at which everything is to be left; the schedule's own job needs the tables."""
+        session = self.exits.session
+        return (
+            session is not None
+            and self.exits.market_open
+            and self.clock.now() >= session.close - self.flat_before_close
+        )
+
+    async def _leave_all(self, held: Sequence[PositionRow]) -> None:
+        for position in held:
+            await self._leave_unrecorded(position, f"{CloseReason.MARKET_CLOSE}: {position.symbol}")
+
+    async def _leave_unrecorded(self, position: PositionRow, reason: str) -> None:
+        await self.emergency.leave(position.symbol, reason=reason, by="stop_monitor", within=LEAVE_WITHIN)
+
+    async def _mark(self, priced: Sequence[tuple[PositionRow, Decimal]], now: datetime) -> None:
+        async with self.store.tx("mark") as conn:
+            for position, price in priced:
+                unrealized = position.holding.unrealized_pnl(price)
+                await positions.mark(conn, position.position_id, price=price, unrealized=unrealized, at=now)
+
+    def _priced(
+        self,
+        held: Sequence[PositionRow],
+        trades: Mapping[str, Trade],
+        quotes: Mapping[str, Quote],
+        now: datetime,
+    ) -> list[tuple[PositionRow, Decimal]]:
+        """The positions that have a price now, with it."""
+        found: list[tuple[PositionRow, Decimal]] = []
+        for position in held:
+            price = self._price(position, trades.get(position.symbol), quotes.get(position.symbol), now)
+            if price is not None:
+                self.prices[position.symbol] = price
+                found.append((position, price))
+        return found
 
     def _price(
         self, position: PositionRow, trade: Trade | None, quote: Quote | None, now: datetime
@@ -107,7 +164,13 @@ class StopMonitor:
         return trade.price if trade is not None and trade.at >= oldest and trade.price > 0 else None
 
     async def _judge(
-        self, position: PositionRow, rows: list[OrderRow], price: Decimal, now: datetime
+        self,
+        position: PositionRow,
+        rows: Sequence[OrderRow],
+        price: Decimal,
+        now: datetime,
+        *,
+        away: bool,
     ) -> None:
         reason = _breach(position, price, targeted=_targeted(rows))
         if reason is None:
@@ -124,10 +187,14 @@ class StopMonitor:
             stop=str(position.stop_loss),
             reason=reason,
         )
-        await self.exits.ask(position.position_id, reason=reason, purpose=Purpose.EXIT, by="stop_monitor")
+        if not away:
+            await self.exits.ask(position.position_id, reason=reason, purpose=Purpose.EXIT, by="stop_monitor")
+            return
+        self._through.pop(position.position_id, None)
+        await self._leave_unrecorded(position, reason)
 
 
-def _targeted(rows: list[OrderRow]) -> bool:
+def _targeted(rows: Sequence[OrderRow]) -> bool:
     """True while a target that can fill rests at the broker; one that sleeps under an unfinished entry cannot."""
     return any(
         row.order_purpose is Purpose.TAKE_PROFIT and row.status in WORKING and row.broker_status != "held"

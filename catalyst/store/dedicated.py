@@ -72,9 +72,7 @@ class Ear:
     async def close(self) -> None:
         """Stop listening. Idempotent."""
         self._conn.remove_termination_listener(self._gone)
-        if not self._conn.is_closed():
-            await self._conn.remove_listener(self._channel, self._hear)
-        await _hang_up(self._conn)
+        await _hang_up(self._conn)  # which ends the listening too
 
     async def open(self) -> Self:
         """Listen from now on."""

@@ -120,6 +120,31 @@ class Store:
                     raise
         raise AssertionError("unreachable")
 
+    async def answers(self) -> bool:
+        """True when the server takes a new connection and answers on it; one that is full is there all the same."""
+        with self.clock.hold():
+            try:
+                conn = await asyncpg.connect(self.dsn, timeout=_ACQUIRE)
+            except asyncpg.TooManyConnectionsError:
+                return True
+            except Exception as error:
+                if not is_outage(error):
+                    raise
+                return False
+            try:
+                await conn.execute("SELECT 1", timeout=_ACQUIRE)
+            except Exception as error:
+                if not is_outage(error):
+                    raise
+                return False
+            finally:
+                conn.terminate()
+            return True
+
+    def give_up(self) -> None:
+        """Every connection is cut, and there will be no other: whoever asks from now on hears of an outage."""
+        self._pool.terminate()
+
     async def expire(self) -> None:
         """Every connection is replaced before its next use: after a failover the old ones reach the old server."""
         await self._pool.expire_connections()

@@ -3,14 +3,23 @@
 from collections.abc import Iterator
 
 import pytest
+import structlog
 
 from catalyst.store import dedicated, pool
 
 
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """What waits for a silent server gives up soon."""
-    monkeypatch.setattr(pool, "_ANSWER", 0.4)
-    monkeypatch.setattr(pool, "_ACQUIRE", 0.3)
-    monkeypatch.setattr(dedicated, "_BEAT", 0.3)
+    monkeypatch.setattr(pool, "_ANSWER", 0.8)
+    monkeypatch.setattr(pool, "_ACQUIRE", 0.5)
+    monkeypatch.setattr(dedicated, "_BEAT", 0.5)
+
+
+@pytest.fixture(autouse=True)
+def plain_tracebacks() -> Iterator[None]:
+    """An outage is told of with many tracebacks: drawn with frames and locals they cost more than the outage."""
+    plain = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[structlog.processors.add_log_level, plain])
     yield
+    structlog.reset_defaults()
