@@ -1,6 +1,6 @@
 """A trading desk whose daemon reaches its database through a proxy; the test itself looks past it."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
 from decimal import Decimal
@@ -20,14 +20,23 @@ class Losing(Fate):
     label: str = ""
     nth: int = 0
     struck: bool = False
+    _then: str = ""
+    _do: Callable[[], object] | None = None
 
     def __call__(self, step: str, moment: Moment, /) -> None:
         super().__call__(step, moment)
+        if step == self._then and moment is Moment.BEFORE and self._do is not None:
+            do, self._do = self._do, None
+            do()
         if step == self.label and moment is Moment.BEFORE and not self.struck:
             self.nth -= 1
             if self.nth == 0:
                 self.struck = True
                 self.proxy.loses_commit()
+
+    def then(self, label: str, do: Callable[[], object]) -> None:
+        """Do this as the next transaction `label` is about to begin."""
+        self._then, self._do = label, do
 
     def loses(self, label: str, nth: int = 1) -> None:
         """The `nth` transaction `label` from now on is applied, and its answer lost."""

@@ -39,6 +39,11 @@ class Between:
         for writer in list(self._writers):
             writer.transport.abort()
 
+    def goes_away(self) -> None:
+        """Every connection ends, and no new one is taken."""
+        self.refusing = True
+        self.cuts()
+
     def goes_dark(self) -> None:
         """Nothing passes any more; nobody is told."""
         self.silent = True

@@ -1,0 +1,229 @@
+"""The database does not answer, shares are held, and somebody wants them gone: done without the tables, which are
+told later and then agree with the exchange to the cent."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import orjson
+import pytest
+
+from catalyst.domain.witness import Moment
+from tests.dbfaults.away import Losing, gate_opens, open_desk_behind, sent_once
+from tests.dbfaults.between import Between
+from tests.simulator.tape import at
+from tests.stories.desk import Desk, Facts
+
+pytestmark = pytest.mark.usefixtures("impatient")
+
+
+@asynccontextmanager
+async def open_spooling(
+    database: str, folder: Path, **options: object
+) -> AsyncIterator[tuple[Desk, Between, Losing]]:
+    """A desk whose spool lies in `folder`."""
+    async with open_desk_behind(database, database={"spool": str(folder)}, **options) as opened:  # type: ignore[arg-type]
+        yield opened
+
+
+def lines_of(folder: Path) -> list[Facts]:
+    """Every line of the spool that has not been told yet."""
+    found = list(folder.glob("*.spool"))
+    return [orjson.loads(line) for path in found for line in path.read_bytes().splitlines()]
+
+
+async def reopened(desk: Desk, proxy: Between) -> None:
+    """The database is back, and a new daemon starts."""
+    proxy.heals()
+    await desk.opens()
+    await desk.waits(seconds=20)
+
+
+async def test_sigterm_while_the_database_is_silent(
+    database: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Flat at the exchange within the bound, code zero with the proof in the spool; the next start tells the
+    tables, which equal the exchange, and nobody enters before somebody resumes."""
+    async with open_spooling(database, tmp_path) as (desk, proxy, _):
+        await desk.holds("AAPL", 20)
+        await desk.holds("MSFT", 10)
+        proxy.goes_dark()
+        asked = desk.clock.now()
+        desk.stop.ask("SIGTERM", flatten=True)
+        assert await desk.leaves() == 0
+        assert (desk.clock.now() - asked).total_seconds() <= 60
+        assert desk.held("AAPL") == desk.held("MSFT") == 0
+        assert not desk.server.exchange.book.live()
+        assert lines_of(tmp_path)[-1]["step"] == "proof"
+        assert lines_of(tmp_path)[-1]["flat"] is True
+        said = next(line for line in capsys.readouterr().out.splitlines() if "left_without_tables" in line)
+        assert str(next(tmp_path.glob("*.spool"))) in said
+
+        await reopened(desk, proxy)
+        assert not list(tmp_path.glob("*.spool"))
+        for symbol in ("AAPL", "MSFT"):
+            position = await desk.position(symbol)
+            assert position is not None
+            assert position["status"] == "closed"
+            assert position["close_reason"].startswith("EMERGENCY_STOP")
+            last = (await desk.orders(symbol))[-1]
+            assert (last["origin"], last["status"]) == ("emergency", "filled")
+            assert last["position_id"] == position["position_id"]
+        journal = await desk.conn.fetch("SELECT kind FROM order_events WHERE source = 'emergency'")
+        assert {"spool", "fill", "transition"} <= {row["kind"] for row in journal}
+        assert await desk.conn.fetchval("SELECT flat FROM flat_proofs") is True
+        assert "SPOOL_IMPORTED" in await desk.alerts()
+        assert desk.parts is not None
+        assert "flatten" in desk.parts.gate.reasons
+        await sent_once(desk)
+        await desk.agrees()
+
+
+@pytest.mark.parametrize("fault", ["refused", "cut_at_the_latch", "cut_at_the_exits_row"])
+async def test_sigterm_while_the_database_goes_away(database: str, tmp_path: Path, fault: str) -> None:
+    """Whatever the ordinary flatten had done when the database went: flat, proven, and told later."""
+    async with open_spooling(database, tmp_path) as (desk, proxy, fate):
+        await desk.holds("AAPL", 20)
+        if fault == "refused":
+            proxy.goes_away()
+        else:
+            label = "latch" if fault == "cut_at_the_latch" else "submit"
+            fate.then(label, proxy.goes_away)
+        desk.stop.ask("SIGTERM", flatten=True)
+        assert await desk.leaves() == 0
+        assert desk.held("AAPL") == 0
+        assert not desk.server.exchange.book.live()
+
+        await reopened(desk, proxy)
+        position = await desk.position("AAPL")
+        assert position is not None
+        assert position["status"] == "closed"
+        await sent_once(desk)
+        await desk.agrees()
+
+
+@pytest.mark.parametrize(
+    ("step", "moment"),
+    [
+        ("DELETE /orders/*", Moment.BEFORE),
+        ("DELETE /orders/*", Moment.AFTER),
+        ("POST /orders", Moment.BEFORE),
+        ("POST /orders", Moment.AFTER),
+        ("GET /positions", Moment.AFTER),
+    ],
+)
+async def test_death_in_the_middle_of_a_flatten_without_tables(
+    database: str, tmp_path: Path, step: str, moment: Moment
+) -> None:
+    """Killed at a step of it, the next daemon reads the spool, goes on to flat, and sells nothing twice."""
+    async with open_spooling(database, tmp_path) as (desk, proxy, fate):
+        await desk.holds("AAPL", 20)
+        proxy.goes_dark()
+        desk.stop.ask("SIGTERM", flatten=True)
+        await desk.dies_at(step, moment)
+        assert lines_of(tmp_path)[0]["step"] == "latch"
+        await desk.waits(seconds=5)
+
+        proxy.heals()
+        await desk.opens()
+        await desk.waits(seconds=90)
+        assert desk.held("AAPL") == 0
+        position = await desk.position("AAPL")
+        assert position is not None
+        assert position["status"] == "closed"
+        latch = await desk.conn.fetchval("SELECT name FROM latches WHERE cleared_at IS NULL")
+        assert latch == "flatten"
+        await sent_once(desk)
+        await desk.agrees()
+
+
+async def test_a_torn_last_line(database: str, tmp_path: Path) -> None:
+    """A spool whose last line a death cut short: what is whole is told, the rest is kept aside, and it is said."""
+    async with open_spooling(database, tmp_path) as (desk, proxy, _):
+        await desk.holds("AAPL", 20)
+        proxy.goes_dark()
+        desk.stop.ask("SIGTERM", flatten=True)
+        assert await desk.leaves() == 0
+        spool = next(tmp_path.glob("*.spool"))
+        whole = spool.read_bytes()
+        spool.write_bytes(whole[:-20])
+
+        await reopened(desk, proxy)
+        assert not list(tmp_path.glob("*.spool"))
+        assert await desk.conn.fetchval("SELECT count(*) FROM quarantine WHERE source = 'spool'") == 1
+        message = await desk.conn.fetchval("SELECT message FROM alerts WHERE event = 'SPOOL_IMPORTED'")
+        assert "1 lines are unreadable" in message
+        assert await desk.conn.fetchval("SELECT count(*) FROM flat_proofs WHERE flat") == 0
+        await desk.agrees()
+
+
+@pytest.mark.parametrize("label", ["spool"])
+@pytest.mark.parametrize("moment", [Moment.BEFORE, Moment.AFTER])
+async def test_death_while_the_spool_is_told(
+    database: str, tmp_path: Path, label: str, moment: Moment
+) -> None:
+    """Killed before or after the commit of the import, the next start ends it: every row once."""
+    async with open_spooling(database, tmp_path) as (desk, proxy, _):
+        await desk.holds("AAPL", 20)
+        proxy.goes_dark()
+        desk.stop.ask("SIGTERM", flatten=True)
+        assert await desk.leaves() == 0
+        proxy.heals()
+        await desk.dies_opening(label, moment)
+        assert list(tmp_path.glob("*.spool"))
+        await desk.opens()
+        await desk.waits(seconds=20)
+        assert not list(tmp_path.glob("*.spool"))
+        emergencies = [o for o in await desk.orders("AAPL") if o["origin"] == "emergency"]
+        assert [(o["attempts"], o["status"]) for o in emergencies] == [(1, "filled")]
+        assert await desk.conn.fetchval("SELECT count(*) FROM flat_proofs WHERE flat") == 1
+        assert (await desk.alerts()).count("SPOOL_IMPORTED") == 1
+        await desk.agrees()
+
+
+async def test_the_stop_is_watched_from_memory(database: str, tmp_path: Path) -> None:
+    """The database is away and the broker's stop does not act: left at the market through the spool, while the
+    daemon lives; when the database is back the tables are told, and entries are possible again."""
+    async with open_spooling(database, tmp_path) as (desk, proxy, _):
+        await desk.holds("AAPL", 20)
+        assert desk.parts is not None
+        await desk.faults("no_trigger", symbol="AAPL", count=0)
+        proxy.goes_away()
+        await desk.waits(seconds=10)
+        assert "database" in desk.parts.gate.reasons
+        for _ in range(20):
+            desk.prints("AAPL", "187.50")
+            await desk.waits(seconds=5)
+        assert desk.held("AAPL") == 0
+        assert lines_of(tmp_path)
+
+        proxy.heals()
+        await desk.waits(seconds=30)
+        position = await desk.position("AAPL")
+        assert position is not None
+        assert position["close_reason"].startswith("STOP_LOSS_HIT")
+        assert [o["origin"] for o in await desk.orders("AAPL")][-1] == "emergency"
+        await gate_opens(desk)
+        await sent_once(desk)
+        await desk.agrees()
+
+
+async def test_the_close_comes_while_the_database_is_away(database: str, tmp_path: Path) -> None:
+    """Ten minutes before the close everything is left, database or not."""
+    async with open_spooling(database, tmp_path, now=at("15:48")) as (desk, proxy, _):
+        desk.prints("AAPL", "190.00")
+        await desk.waits(seconds=1)
+        await desk.enters("AAPL", 20, limit="190.10", stop="188.00", target="194.00")
+        await desk.waits(seconds=5)
+        assert desk.held("AAPL") == 20
+        proxy.goes_away()
+        await desk.waits(minutes=4)
+        assert desk.held("AAPL") == 0
+
+        proxy.heals()
+        await desk.waits(seconds=90)
+        position = await desk.position("AAPL")
+        assert position is not None
+        assert position["close_reason"].startswith("MARKET_CLOSE")
+        await sent_once(desk)
+        await desk.agrees()
