@@ -1,0 +1,231 @@
+"""What the exchange does in a second over the wire: orders, snapshots, stream messages; and what a large day weighs.
+
+The exchange is a process of its own on one core; the client, in this process, asks over loopback with keep-alive.
+"""
+
+import asyncio
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import aiohttp
+import orjson
+
+from catalyst.clock import ManualClock, ScaledClock
+from catalyst.simulator import generated
+from catalyst.simulator.exchange import Exchange
+from catalyst.simulator.server import SimOptions, running
+from catalyst.simulator.server import run as serve
+from catalyst.simulator.switches import Switches
+
+Row = tuple[str, float, str]
+
+DAY = date(2026, 6, 17)
+START = datetime(2026, 6, 17, 14, 30, tzinfo=UTC)
+SYMBOLS = 4_129
+LARGE = 7_473
+ORDERS = 2_000
+READS = 1_000
+ASKERS = 8
+CHUNK = 500
+FRAMES = 20_000
+KEYS = {"APCA-API-KEY-ID": "demo", "APCA-API-SECRET-KEY": "demo"}
+TAPE_SECONDS = 120
+
+
+def run() -> list[Row]:
+    """Everything, in turn; rates are of wall time, CPU of the exchange's own process beside them."""
+    return [*asyncio.run(over_http()), *asyncio.run(over_sockets()), *weight()]
+
+
+# ---------------------------------------------------------------------- HTTP
+
+
+async def over_http() -> list[Row]:
+    """Orders, replies to questions, and snapshots of every symbol."""
+    rows: list[Row] = []
+    async with exchange_process(SYMBOLS) as (url, used), aiohttp.ClientSession(headers=KEYS) as http:
+        async with http.get(f"{url}/v2/assets") as answer:
+            symbols = [row["symbol"] for row in await answer.json()][:SYMBOLS]
+        await http.post(f"{url}/admin/deposit", json={"amount": "100000000"})
+
+        async def order(number: int) -> None:
+            symbol, limit = symbols[number % 50], "0.01"
+            body = {"symbol": symbol, "side": "buy", "qty": "1", "type": "limit", "limit_price": limit}
+            async with http.post(f"{url}/v2/orders", json={**body, "time_in_force": "ioc"}) as answer:
+                assert answer.status == 200, await answer.text()
+
+        async def position(_: int) -> None:
+            async with http.get(f"{url}/v2/account") as answer:
+                assert answer.status == 200
+                await answer.read()
+
+        rows += await rate("orders accepted", "orders/s", order, ORDERS, used)
+        rows += await rate(f"account read, after {ORDERS:,} orders", "answers/s", position, READS, used)
+        chunks = [symbols[at : at + CHUNK] for at in range(0, len(symbols), CHUNK)]
+
+        async def snapshots(number: int) -> None:
+            asked = chunks[number % len(chunks)]
+            async with http.get(f"{url}/v2/stocks/snapshots", params={"symbols": ",".join(asked)}) as answer:
+                assert len(orjson.loads(await answer.read())) > len(asked) / 2
+
+        began, cpu = perf_counter(), used()
+        for number in range(len(chunks) * 3):
+            await snapshots(number)
+        wall, cpu = perf_counter() - began, used() - cpu
+        rows.append((f"snapshots of {SYMBOLS:,} symbols, {CHUNK} a request", wall / 3 * 1e3, "ms"))
+        rows.append(("snapshots", 3 * len(symbols) / wall, "symbols/s"))
+        rows.append(("snapshots, CPU of the exchange", cpu / 3 * 1e3, "ms a sweep"))
+    return rows
+
+
+async def rate(
+    name: str, unit: str, act: Callable[[int], Any], count: int, used: Callable[[], float]
+) -> list[Row]:
+    """How fast `act` is done by a few askers at once."""
+    numbers = iter(range(count))
+
+    async def ask() -> None:
+        for number in numbers:
+            await act(number)
+
+    began, cpu = perf_counter(), used()
+    await asyncio.gather(*(ask() for _ in range(ASKERS)))
+    wall, cpu = perf_counter() - began, used() - cpu
+    return [
+        (f"{name}, {ASKERS} at a time", count / wall, unit),
+        (f"{name}, CPU of the exchange", cpu / count * 1e6, "us each"),
+    ]
+
+
+@asynccontextmanager
+async def exchange_process(symbols: int) -> AsyncIterator[tuple[str, Callable[[], float]]]:
+    """The exchange's URL, and a question for the CPU seconds that its process has used."""
+    with tempfile.TemporaryDirectory() as folder:
+        ready = Path(folder) / "port"
+        code = f"from benchmarks.exchange import child; child({symbols}, {str(ready)!r})"
+        child = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", code, cwd=Path(__file__).parents[1]
+        )
+        try:
+            while not ready.exists():
+                assert child.returncode is None
+                await asyncio.sleep(0.02)
+            stat = Path(f"/proc/{child.pid}/stat")
+
+            def used() -> float:
+                user, system = stat.read_text().rsplit(")", 1)[1].split()[11:13]
+                return (int(user) + int(system)) / 100  # clock ticks of a hundredth
+
+            yield f"http://127.0.0.1:{int(ready.read_text())}", used
+        finally:
+            child.terminate()
+            await child.wait()
+
+
+def child(symbols: int, ready: str) -> None:
+    """The exchange alone; ends with the process."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "clock"
+        ScaledClock.create(path, START)
+        clock = ScaledClock(path, drive=True, speed=1.0)
+        market = generated.make(7, DAY, symbols)
+        options = SimOptions(market, clock, port_file=Path(ready), switches=Switches(rate_limit=0))
+        asyncio.run(serve(options))
+
+
+# ---------------------------------------------------------------------- websockets
+
+
+async def over_sockets() -> list[Row]:
+    """Frames of both streams, written and read in this one process: one core does both ends."""
+    market = generated.make(7, DAY, SYMBOLS)
+    clock = ManualClock(START)
+    exchange = Exchange(market, clock.now(), switches=Switches(rate_limit=0))
+    async with running(exchange, clock, market=market) as server, aiohttp.ClientSession() as http:
+        async with http.ws_connect(server.stream_url) as socket:
+            await socket.send_json({"action": "auth", "key": "demo", "secret": "demo"})
+            await socket.receive()
+            await socket.send_json({"action": "listen", "data": {"streams": ["trade_updates"]}})
+            await socket.receive()
+            exchange.deposit(exchange.account.cash)
+            update = await an_update(exchange, clock)
+            began = perf_counter()
+            for _ in range(FRAMES // 100):
+                server.streams.broadcast([update] * 100)
+                for _ in range(100):
+                    await socket.receive()
+            account = FRAMES / (perf_counter() - began)
+        url = f"ws://127.0.0.1:{server.port}/v2/sip"
+        async with http.ws_connect(url, max_msg_size=0) as socket:
+            await socket.receive()
+            await socket.send_json({"action": "auth", "key": "demo", "secret": "demo"})
+            await socket.receive()
+            await socket.send_json({"action": "subscribe", "trades": ["*"], "quotes": ["*"], "bars": ["*"]})
+            await socket.receive()
+            began, messages, frames = perf_counter(), 0, 0
+            assert server.data_streams is not None
+            for _ in range(TAPE_SECONDS):
+                await clock.advance(timedelta(seconds=1))
+                while frames < server.data_streams.frames_sent:
+                    messages += len(orjson.loads((await socket.receive()).data))
+                    frames += 1
+            tape = messages / (perf_counter() - began)
+    return [
+        ("account stream, both ends on one core", account, "messages/s"),
+        (f"market data stream, {SYMBOLS:,} symbols, both ends on one core", tape, "messages/s"),
+        ("market data of a second of that market", messages / TAPE_SECONDS, "messages"),
+    ]
+
+
+async def an_update(exchange: Exchange, clock: ManualClock) -> Any:
+    """A trade update as the exchange makes them."""
+    from catalyst.simulator.intake import read_order
+
+    kept: list[Any] = []
+    body = {"symbol": "AAPL", "side": "buy", "qty": "1", "type": "market", "time_in_force": "day"}
+    exchange.submit(read_order(body))
+    exchange.advance(clock.now() + timedelta(seconds=5))
+    kept, exchange.outbox[:] = list(exchange.outbox), []
+    return kept[-1]
+
+
+# ---------------------------------------------------------------------- memory
+
+
+def weight() -> list[Row]:
+    """The largest resident size of a process that holds a large day and has answered for all of it."""
+    code = "from benchmarks.exchange import largest; print(largest(%d))"
+    rows: list[Row] = []
+    for symbols in (0, LARGE):
+        done = subprocess.run(
+            [sys.executable, "-c", code % symbols],
+            cwd=Path(__file__).parents[1],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        name = "memory without a market" if not symbols else f"memory of a {symbols:,}-symbol day"
+        rows.append((name, float(done.stdout), "MB"))
+    return rows
+
+
+def largest(symbols: int) -> float:
+    """Megabytes at the most, once every symbol's snapshot was asked for."""
+    if symbols:
+        market = generated.make(7, DAY, symbols)
+        Exchange(market, START)
+        market.snapshots(list(market.assets()), START)
+    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line)
+    return int(peak.split()[1]) / 1024
+
+
+if __name__ == "__main__":
+    for name, value, unit in run():
+        print(f"{name:<70} {value:>14,.3f} {unit}")
