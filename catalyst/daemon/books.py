@@ -395,7 +395,7 @@ class Books:
             holding = enter(held.holding, fill.quantity, fill.price)
             position_id = held.position_id
             await positions.write(conn, position_id, holding, at=self.clock.now())
-        legs = await orders.legs_of(conn, row.order_id)
+        legs = await self._legs(conn, row)
         unlinked = [order.order_id for order in (row, *legs) if order.position_id != position_id]
         await orders.link(conn, unlinked, position_id, self.clock.now(), epoch=self.epoch)
         log.info(
@@ -410,6 +410,14 @@ class Books:
             target=_text(row.bracket_target),
             position_id=position_id,
         )
+
+    async def _legs(self, conn: "Conn", entry: OrderRow) -> list[OrderRow]:
+        """The legs of an entry, those of the orders it took the place of included: they moved with it."""
+        legs = await orders.legs_of(conn, entry.order_id)
+        while entry.replaces is not None:
+            entry = await orders.get(conn, entry.replaces)
+            legs += await orders.legs_of(conn, entry.order_id)
+        return legs
 
     async def _leave(self, conn: "Conn", row: OrderRow, fill: Fill) -> None:
         """An exit fill reduces its position; at zero it is closed with its reason."""

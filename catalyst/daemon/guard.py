@@ -32,7 +32,7 @@ NAKED_LOOK: Final = timedelta(seconds=1)
 ASK_AGAIN: Final = timedelta(seconds=3)
 OCO_TRIES: Final = 4  # of a refusal that may pass; after that, leave it
 UNBOOKED_TRIES: Final = 15  # while the broker has not booked the shares it has just sold us
-UNBOOKED: Final = ("NOT_EXIT", "INSUFFICIENT_QTY")
+UNBOOKED: Final = ("NOT_EXIT", "INSUFFICIENT_QTY", "NOT_SHORTABLE")
 PAGE_AFTER: Final = timedelta(seconds=15)  # without a working stop at the broker
 
 Seen = tuple[object, ...]
@@ -278,17 +278,20 @@ def _uncovered_since(position: PositionRow, rows: list[OrderRow]) -> datetime:
     return max([position.entry_time, *ends])
 
 
-def _unfinished(rows: list[OrderRow]) -> set[int]:
+def _unfinished(rows: list[OrderRow]) -> set[int | None]:
     """Entries that are not completely filled: their legs protect nothing. One that was replaced is as finished
     as the order that took its place."""
     after = {row.replaces: row for row in rows if row.replaces is not None}
-    found = set()
+    found: set[int | None] = set()
     for row in rows:
         last = row
         while last.status is Status.REPLACED and last.order_id in after:
             last = after[last.order_id]
         if row.order_purpose is Purpose.ENTRY and last.status is not Status.FILLED:
             found.add(row.order_id)
+    if found:  # legs of an entry that was replaced before it filled sleep with the order in its place
+        ours = {row.order_id for row in rows}
+        found |= {row.parent_order_id for row in rows if row.parent_order_id not in {None, *ours}}
     return found
 
 

@@ -5,6 +5,7 @@ A step is a transaction by its label ("submit", "hear", "latch" ...) or a reques
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
@@ -17,6 +18,7 @@ class Fate:
 
     dead: bool = False
     steps: list[str] = field(default_factory=list)
+    also: Callable[[str, Moment], None] | None = None  # told of every step too
     _step: str | None = None
     _moment: Moment = Moment.BEFORE
     _nth: int = 1
@@ -29,6 +31,8 @@ class Fate:
         if self.dead:
             raise asyncio.CancelledError
         self.steps.append(f"{moment} {step}")
+        if self.also is not None:
+            self.also(step, moment)
         if self._step is None or moment is not self._moment or not fnmatchcase(step, self._step):
             return
         self._nth -= 1
@@ -38,5 +42,5 @@ class Fate:
 
     def forgets(self) -> None:
         """A new life."""
-        self.dead, self._step = False, None
+        self.dead, self._step, self.also = False, None, None
         self.steps.clear()
