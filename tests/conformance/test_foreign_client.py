@@ -11,9 +11,10 @@ from tests.conformance.house import open_house
 
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-foreign" / "bin" / "python"
+READY = ROOT / ".venv-foreign" / ".ready"  # the stamp of a finished installation
 
 
-@pytest.mark.skipif(not PYTHON.exists(), reason="no .venv-foreign: `make foreign` makes it from its own lock")
+@pytest.mark.skipif(not READY.exists(), reason="no .venv-foreign: `make foreign` makes it from its own lock")
 def test_alpaca_trade_api_trades_a_session() -> None:
     """Account, bracket, replacement, cancels, positions, closing, history, snapshots and both streams."""
     with open_house(legacy_fields=True, speed=20) as house:
