@@ -11,6 +11,7 @@ import argparse
 import os
 import random
 import re
+import signal
 import sys
 import tempfile
 import time
@@ -124,8 +125,11 @@ def run_all(
     """Every run, in the order in which they end."""
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         runs = [pool.submit(run_briefly, base, name, deaths) for name, deaths in work]
-        for run in as_completed(runs):
-            yield run.result()
+        try:
+            for run in as_completed(runs):
+                yield run.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # asked to stop, it stops
 
 
 def show(outcome: Outcome, *, whole: bool = False) -> None:
@@ -231,6 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--workers", type=int, default=2)
     asked = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # with the server and the workers put away
     with database() as base:
         if asked.replay:
             name, *texts = asked.replay
