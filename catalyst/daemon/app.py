@@ -53,6 +53,7 @@ from catalyst.domain.session import NEW_YORK, Session, trading_date
 from catalyst.domain.witness import Witness
 from catalyst.store import manifest, risk_events
 from catalyst.store.dedicated import AccountLock, Ear, listen, take_account_lock
+from catalyst.store.guards import require_guards
 from catalyst.store.manifest import Manifest
 from catalyst.store.migrate import require_current
 from catalyst.store.pool import Store, is_outage, open_store
@@ -132,6 +133,7 @@ async def open_books(
     stack.push_async_callback(store.close)
     async with store.read() as conn:
         await require_current(conn)
+        await require_guards(conn)
     return store
 
 

@@ -18,7 +18,7 @@ from catalyst.daemon.books import Pulse
 from catalyst.daemon.gate import DATABASE, DEFECT, Gate
 from catalyst.domain.errors import AnotherDaemon, BrokerError
 from catalyst.store import alerts
-from catalyst.store.pool import Store, is_outage
+from catalyst.store.pool import Store, is_passing
 
 log = structlog.get_logger()
 
@@ -67,7 +67,7 @@ class Loops:
         if all(isinstance(cause, BrokerError) for cause in causes):
             log.warning("loop_interrupted", loop=name, error=str(causes[0]))
             return
-        if all(isinstance(cause, BrokerError) or is_outage(cause) for cause in causes):
+        if all(isinstance(cause, BrokerError) or is_passing(cause) for cause in causes):
             log.error("database_away", loop=name, error=f"{type(causes[0]).__name__}: {causes[0]}")
             self.gate.shut(DATABASE, "the database cannot be reached")
             return
@@ -85,7 +85,7 @@ class Loops:
                     at=self.clock.now(),
                 )
         except Exception as silent:
-            if not is_outage(silent):
+            if not is_passing(silent):
                 raise
             log.critical("page_unwritten", loop=name, error=str(silent))
 

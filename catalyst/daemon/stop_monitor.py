@@ -26,7 +26,7 @@ from catalyst.domain.position import CloseReason
 from catalyst.domain.report import Quote, Trade
 from catalyst.store import orders, positions
 from catalyst.store.orders import OrderRow
-from catalyst.store.pool import Store, is_outage
+from catalyst.store.pool import Store, is_outage, is_passing
 from catalyst.store.positions import PositionRow
 
 log = structlog.get_logger()
@@ -120,10 +120,18 @@ class StopMonitor:
         await self.emergency.leave(position.symbol, reason=reason, by="stop_monitor", within=LEAVE_WITHIN)
 
     async def _mark(self, priced: Sequence[tuple[PositionRow, Decimal]], now: datetime) -> None:
-        async with self.store.tx("mark") as conn:
-            for position, price in priced:
-                unrealized = position.holding.unrealized_pnl(price)
-                await positions.mark(conn, position.position_id, price=price, unrealized=unrealized, at=now)
+        """Keep the prices; that they cannot be kept keeps nobody from acting on them."""
+        try:
+            async with self.store.tx("mark") as conn:
+                for position, price in priced:
+                    unrealized = position.holding.unrealized_pnl(price)
+                    await positions.mark(
+                        conn, position.position_id, price=price, unrealized=unrealized, at=now
+                    )
+        except Exception as error:
+            if not is_passing(error):
+                raise
+            log.warning("prices_unkept", error=f"{type(error).__name__}: {error}")
 
     def _priced(
         self,

@@ -14,7 +14,7 @@ class UserError(CatalystError):
 
 
 class ConfigInvalid(UserError):
-    """config.yaml or the environment contradicts itself or names an unknown key."""
+    """What we were given cannot be worked with until somebody mends it: config.yaml, the environment, the schema."""
 
 
 class AnotherDaemon(UserError):

@@ -14,7 +14,7 @@ from typing import Final
 import asyncpg
 
 from catalyst.clock import SystemClock
-from catalyst.domain.errors import UserError
+from catalyst.domain.errors import ConfigInvalid
 from catalyst.store.pool import Connection, connect
 
 FOLDER: Final = Path(__file__).resolve().parents[2] / "migrations"
@@ -23,7 +23,7 @@ _LOCK: Final = 0x0CA7_A175_7101  # one migrator at a time, whatever the database
 _NAME: Final = re.compile(r"\d{4}_[a-z0-9_]+\.sql")
 
 
-class SchemaNotCurrent(UserError):
+class SchemaNotCurrent(ConfigInvalid):
     """The database's schema is not the one this program was written for; the message says what to do."""
 
 

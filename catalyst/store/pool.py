@@ -59,6 +59,11 @@ def is_outage(error: BaseException) -> bool:
     return isinstance(error, _OUTAGES) and not isinstance(error, (ValueError, StaleEpoch))
 
 
+def is_passing(error: BaseException) -> bool:
+    """True when `error` is no fault of ours and goes by: an outage, or somebody in the way."""
+    return is_outage(error) or isinstance(error, CONTENTION)
+
+
 class Store:
     """The pool, and the clock its users live on. `dsn` is for the connections that cannot be pooled.
 

@@ -29,6 +29,7 @@ class Between:
     lost: int = 0  # answers to a COMMIT that were lost
     _lose: int = 0  # the how-manieth COMMIT from now on loses its answer
     _writers: set[asyncio.StreamWriter] = field(default_factory=set)
+    _serving: set[asyncio.Task[None]] = field(default_factory=set)
 
     def loses_commit(self, nth: int = 1) -> None:
         """The answer to the `nth` COMMIT from now on is lost, and its connection with it: it is applied."""
@@ -59,6 +60,10 @@ class Between:
         if self.refusing:
             writer.transport.abort()
             return
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
         self._writers.add(writer)
         behind: asyncio.StreamWriter | None = None
         try:
@@ -138,7 +143,9 @@ async def between(dsn: str) -> AsyncIterator[Between]:
         yield proxy
     finally:
         server.close()
-        proxy.cuts()
-        await asyncio.sleep(0)
+        proxy.refusing = True
+        while proxy._serving:  # each ends by itself once its sockets are gone
+            proxy.cuts()
+            await asyncio.wait(proxy._serving, timeout=0.05)
         await server.wait_closed()
         shutil.rmtree(folder)

@@ -26,10 +26,15 @@ async def open_spooling(
         yield opened
 
 
+def spool_in(folder: Path) -> Path | None:
+    """The spool that has not been told yet."""
+    return next(iter(folder.glob("*.spool")), None)
+
+
 def lines_of(folder: Path) -> list[Facts]:
-    """Every line of the spool that has not been told yet."""
-    found = list(folder.glob("*.spool"))
-    return [orjson.loads(line) for path in found for line in path.read_bytes().splitlines()]
+    """Every line of it."""
+    spool = spool_in(folder)
+    return [] if spool is None else [orjson.loads(line) for line in spool.read_bytes().splitlines()]
 
 
 async def reopened(desk: Desk, proxy: Between) -> None:
@@ -57,10 +62,10 @@ async def test_sigterm_while_the_database_is_silent(
         assert lines_of(tmp_path)[-1]["step"] == "proof"
         assert lines_of(tmp_path)[-1]["flat"] is True
         said = next(line for line in capsys.readouterr().out.splitlines() if "left_without_tables" in line)
-        assert str(next(tmp_path.glob("*.spool"))) in said
+        assert str(spool_in(tmp_path)) in said
 
         await reopened(desk, proxy)
-        assert not list(tmp_path.glob("*.spool"))
+        assert spool_in(tmp_path) is None
         for symbol in ("AAPL", "MSFT"):
             position = await desk.position(symbol)
             assert position is not None
@@ -116,7 +121,7 @@ async def test_death_in_the_middle_of_a_flatten_without_tables(
     database: str, tmp_path: Path, step: str, moment: Moment
 ) -> None:
     """Killed at a step of it, the next daemon reads the spool, goes on to flat, and sells nothing twice."""
-    async with open_spooling(database, tmp_path) as (desk, proxy, fate):
+    async with open_spooling(database, tmp_path) as (desk, proxy, _):
         await desk.holds("AAPL", 20)
         proxy.goes_dark()
         desk.stop.ask("SIGTERM", flatten=True)
@@ -144,12 +149,13 @@ async def test_a_torn_last_line(database: str, tmp_path: Path) -> None:
         proxy.goes_dark()
         desk.stop.ask("SIGTERM", flatten=True)
         assert await desk.leaves() == 0
-        spool = next(tmp_path.glob("*.spool"))
+        spool = spool_in(tmp_path)
+        assert spool is not None
         whole = spool.read_bytes()
         spool.write_bytes(whole[:-20])
 
         await reopened(desk, proxy)
-        assert not list(tmp_path.glob("*.spool"))
+        assert spool_in(tmp_path) is None
         assert await desk.conn.fetchval("SELECT count(*) FROM quarantine WHERE source = 'spool'") == 1
         message = await desk.conn.fetchval("SELECT message FROM alerts WHERE event = 'SPOOL_IMPORTED'")
         assert "1 lines are unreadable" in message
@@ -170,10 +176,10 @@ async def test_death_while_the_spool_is_told(
         assert await desk.leaves() == 0
         proxy.heals()
         await desk.dies_opening(label, moment)
-        assert list(tmp_path.glob("*.spool"))
+        assert spool_in(tmp_path) is not None
         await desk.opens()
         await desk.waits(seconds=20)
-        assert not list(tmp_path.glob("*.spool"))
+        assert spool_in(tmp_path) is None
         emergencies = [o for o in await desk.orders("AAPL") if o["origin"] == "emergency"]
         assert [(o["attempts"], o["status"]) for o in emergencies] == [(1, "filled")]
         assert await desk.conn.fetchval("SELECT count(*) FROM flat_proofs WHERE flat") == 1
