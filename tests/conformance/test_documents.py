@@ -236,7 +236,7 @@ def test_every_answer_is_what_the_document_says(label: str) -> None:
         furnish(house)
         seen, broken = told(house, label, EXAMPLES)
     assert broken == set()
-    assert sum(n for status, n in seen.items() if status < 300) >= seen.total() / 5, seen
+    assert sum(n for status, n in seen.items() if status < 300) >= seen.total() / 10, seen
 
 
 @pytest.mark.parametrize("label", OPERATIONS)
