@@ -1,6 +1,6 @@
 SHELL := /bin/sh
 PY := .venv/bin/python
-.PHONY: setup foreign demo test lint bench crash-matrix lock docs clean
+.PHONY: setup foreign demo test lint bench crash-matrix long lock docs clean
 
 # The stamp makes set-up a no-op until the lock changes.
 .venv/.ready: requirements.lock
@@ -18,7 +18,7 @@ setup: .venv/.ready
 # it lives in an environment of its own.
 .venv-foreign/.ready: requirements-foreign.lock
 	@python3 -m venv --clear .venv-foreign
-	@.venv-foreign/bin/python -m pip install -qq --disable-pip-version-check --no-deps --require-hashes -r requirements-foreign.lock
+	@.venv-foreign/bin/python -m pip install -qq --disable-pip-version-check --no-deps --only-binary :all: --require-hashes -r requirements-foreign.lock
 	@touch .venv-foreign/.ready
 
 foreign: .venv-foreign/.ready
@@ -37,6 +37,10 @@ lint: setup
 
 bench: setup
 	@$(PY) -m benchmarks
+
+# The searches in full: thousands of examples, every recorded day; a quarter of an hour or more.
+long: setup foreign
+	@HYPOTHESIS_PROFILE=long $(PY) -m pytest -q tests/conformance tests/domain tests/simulator
 
 # Kill the daemon before and after each of its steps, in every story; takes minutes, writes docs/crash-matrix.md.
 crash-matrix: setup
