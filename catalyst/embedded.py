@@ -42,6 +42,7 @@ DATABASE: Final = "catalyst"
 _INSTEAD: Final = "set DATABASE_URL to a PostgreSQL server (15 to 18) instead"
 _SYSTEM_HOME: Final = Path("/var/lib/catalyst-embedded")
 _SOCKET: Final = ".s.PGSQL.5432"
+_SOCKET_DIR: Final = "catalyst-pg-"  # begins the name of a directory made for a socket alone
 _SUN_PATH: Final = 103  # bytes; the smallest limit of the systems we run on (macOS), without the final NUL
 _PATIENCE: Final = 60  # real seconds for a start or a stop, crash recovery included
 
@@ -180,8 +181,17 @@ def _shut_down(data_dir: Path, cluster: Path, binaries: Path) -> None:
         [binaries / "pg_ctl", "stop", "-D", cluster, "-m", "fast", "-w", "-t", _PATIENCE, "-s"],
         _owner(cluster),
     )
-    if socket_dir != cluster:
-        shutil.rmtree(socket_dir)
+    _forget_socket_dir(socket_dir, cluster)
+
+
+def _forget_socket_dir(socket_dir: Path, cluster: Path) -> None:
+    """The directory is gone if `_socket_dir` made it: somebody who started the server by himself may have named
+    any other, /tmp for one. Nothing is removed but the socket, its lock, and then a directory that is empty."""
+    if socket_dir == cluster or not socket_dir.name.startswith(_SOCKET_DIR):
+        return
+    for name in (_SOCKET, f"{_SOCKET}.lock"):
+        (socket_dir / name).unlink(missing_ok=True)
+    socket_dir.rmdir()
 
 
 def _make_data_dir(data_dir: Path) -> None:
@@ -334,7 +344,7 @@ def _socket_dir(cluster: Path, user: str | None) -> Path:
     temporary = tempfile.gettempdir()
     if len(temporary) > 60:
         temporary = "/tmp"  # noqa: S108 -- mkdtemp makes the directory ours alone
-    socket_dir = Path(tempfile.mkdtemp(prefix="catalyst-pg-", dir=temporary))
+    socket_dir = Path(tempfile.mkdtemp(prefix=_SOCKET_DIR, dir=temporary))
     if user is not None:
         shutil.chown(socket_dir, user)
     return socket_dir

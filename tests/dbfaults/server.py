@@ -26,9 +26,20 @@ class OwnServer:
     def dsn(self) -> str:
         return self.running.dsn
 
-    async def control(self, *verb: str) -> None:
-        """Run pg_ctl with this verb."""
-        await asyncio.to_thread(self._control, *verb)
+    async def stops(self) -> None:
+        """The server ends; its clients are cut."""
+        await asyncio.to_thread(self._control, "stop", "-m", "fast")
+
+    async def starts(self) -> None:
+        """The server is there again, on the socket it had: without a word of it, it would take /tmp."""
+        options = f"-k {self.running.socket_dir} -c listen_addresses= -c unix_socket_permissions=0700"
+        await asyncio.to_thread(
+            self._control, "start", "-l", f"{self.running.cluster}/server.log", "-o", options
+        )
+
+    async def restarts(self, mode: str) -> None:
+        """The server ends, fast or immediately as from a crash, and starts with the options it had."""
+        await asyncio.to_thread(self._control, "restart", "-m", mode)
 
     def _control(self, *verb: str) -> None:
         cluster = self.running.cluster

@@ -83,7 +83,7 @@ async def test_restarts_and_a_killed_backend() -> None:
         before = await desk.conn.fetchval("SELECT count(*) FROM order_events")
 
         for mode in ("fast", "immediate"):
-            await server.control("restart", "-m", mode)
+            await server.restarts(mode)
             await desk.waits(seconds=5)
             await looks_again(desk)
             await gate_opens(desk)
@@ -96,13 +96,13 @@ async def test_restarts_and_a_killed_backend() -> None:
         await desk.waits(seconds=10)
         await gate_opens(desk)
 
-        await server.control("stop", "-m", "fast")
+        await server.stops()
         await desk.waits(seconds=40)
         assert "database" in desk.parts.gate.reasons
         assert await enters(desk, "MSFT", 10) is None
         assert len(desk.server.exchange.book.live()) == 2  # the stop and the target of what is held
         desk.prints("MSFT", "190.00")
-        await server.control("start")
+        await server.starts()
         await desk.waits(seconds=10)
         await looks_again(desk)
         assert desk.held("MSFT") == 0
@@ -281,7 +281,7 @@ async def test_a_full_disk(small_disk: Path) -> None:
         assert "database" in desk.parts.gate.reasons
         assert len(desk.server.exchange.book.live()) == 2
         stuffing.unlink()
-        await server.control("restart", "-m", "fast")
+        await server.restarts("fast")
         await desk.waits(seconds=10)
         await looks_again(desk)
         await ends_well(desk, before)

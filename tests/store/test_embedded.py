@@ -352,3 +352,25 @@ class TestAsRoot:
             before = server.binaries.stat().st_ctime_ns
         with embedded.start(data_dir) as server:
             assert server.binaries.stat().st_ctime_ns == before
+
+
+def test_stopping_removes_no_directory_that_was_not_made_for_the_socket(tmp_path: Path) -> None:
+    """Somebody started the server by himself with a socket elsewhere: what lies there stays."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "letters").write_text("mine")
+    embedded._forget_socket_dir(elsewhere, tmp_path / "cluster")
+    assert (elsewhere / "letters").read_text() == "mine"
+
+    made = tmp_path / f"{embedded._SOCKET_DIR}1"
+    made.mkdir()
+    (made / ".s.PGSQL.5432").touch()
+    embedded._forget_socket_dir(made, tmp_path / "cluster")
+    assert not made.exists()
+
+    kept = tmp_path / f"{embedded._SOCKET_DIR}2"
+    kept.mkdir()
+    (kept / "letters").write_text("mine")
+    with pytest.raises(OSError, match="not empty"):
+        embedded._forget_socket_dir(kept, tmp_path / "cluster")
+    assert (kept / "letters").read_text() == "mine"
