@@ -133,12 +133,12 @@ class Guard:
         self._verified[position.position_id] = _seen(position, rows)
         if position.protected_at is not None:
             return
-        now = self.clock.now()
         since = _uncovered_since(position, rows)
-        naked = position.naked_seconds + Decimal(str(round((now - since).total_seconds(), 3)))
+        covered = await self._covered_at(since, rows)
+        naked = position.naked_seconds + Decimal(str(round((covered - since).total_seconds(), 3)))
         async with self.store.tx("protected") as conn:
             await positions.guard(
-                conn, position.position_id, protected_at=now, naked_seconds=max(naked, Decimal(0))
+                conn, position.position_id, protected_at=covered, naked_seconds=max(naked, Decimal(0))
             )
         log.info(
             "position_protected",
@@ -148,6 +148,22 @@ class Guard:
             target=str(position.take_profit),
             naked_seconds=str(naked),
         )
+
+    async def _covered_at(self, since: datetime, rows: list[OrderRow]) -> datetime:
+        """When the stop went live: a bracket's with the last fill of its entry, though nobody of ours was alive to
+        hear of it; any other when we saw it."""
+        stops = [row for row in rows if row.order_purpose is Purpose.STOP_LOSS and row.status in WORKING]
+        entries = [
+            row
+            for row in rows
+            if row.order_purpose is Purpose.ENTRY and row.status is Status.FILLED
+            if {stop.parent_order_id for stop in stops} == {row.order_id}
+        ]
+        if not entries:
+            return self.clock.now()
+        async with self.store.read() as conn:
+            at = await orders.last_fill_at(conn, entries[0].order_id)
+        return self.clock.now() if at is None else max(since, at)
 
     async def _uncover(self, position: PositionRow, rows: list[OrderRow], state: Protection) -> None:
         """Write that the position is not protected; tell somebody when it stays so."""

@@ -478,6 +478,12 @@ async def add_execution(
     return fresh
 
 
+async def last_fill_at(conn: "Conn", order_id: int) -> datetime | None:
+    """The broker's time of the order's last fill; None when it has none."""
+    at: datetime | None = await conn.fetchval("SELECT max(at) FROM executions WHERE order_id = $1", order_id)
+    return at
+
+
 async def count_fill(conn: "Conn", order_id: int, at: datetime, *, epoch: int) -> None:
     """Make the order's filled quantity and average what its executions say."""
     await conn.execute(

@@ -71,6 +71,8 @@ async def test_death_while_the_entry_works(database: str, filled: str) -> None:
             assert position is not None
             assert position["quantity"] == int(filled)
             assert position["protected_at"] is not None
+            if filled == "20":  # its bracket went live without us: nothing stood bare meanwhile
+                assert position["naked_seconds"] == 0
         await desk.agrees()
 
 
