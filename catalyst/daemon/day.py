@@ -154,7 +154,9 @@ class Day:
             session_open=self.session.open.astimezone(NEW_YORK).strftime("%H:%M"),
             session_close=self.session.close.astimezone(NEW_YORK).strftime("%H:%M"),
         )
-        await self.risk_watch.look()  # a loss that was booked by recovery counts before the first job can enter
+        await (
+            self.risk_watch.look()
+        )  # a loss that was booked by recovery counts before the first job can enter
 
     def _heed(self, account: AccountReport) -> None:
         """Entries follow what the broker says of the account, both ways."""

@@ -11,7 +11,8 @@ from catalyst.store.migrate import FOLDER, SchemaNotCurrent, migrations
 from catalyst.store.pool import Connection
 
 _CREATED: Final = re.compile(
-    r"\b(CREATE|DROP)\s+(?:OR\s+REPLACE\s+)?(?:CONSTRAINT\s+)?(TRIGGER|FUNCTION)\s+(?:IF\s+EXISTS\s+)?(\w+)", re.I
+    r"\b(CREATE|DROP)\s+(?:OR\s+REPLACE\s+)?(?:CONSTRAINT\s+)?(TRIGGER|FUNCTION)\s+(?:IF\s+EXISTS\s+)?(\w+)",
+    re.I,
 )
 
 
