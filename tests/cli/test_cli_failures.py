@@ -65,7 +65,7 @@ def test_an_address_that_is_none_is_said_to_be_none(shell: Shell) -> None:
 def test_an_unmigrated_database_is_refused_until_migrate(shell: Shell, empty_database: str) -> None:
     """The daemon never changes somebody's schema; `catalyst migrate` does, once."""
     shell.settings = {"DATABASE_URL": empty_database}
-    assert "run catalyst migrate" in shell.complaint("run")
+    assert "run catalyst migrate" in shell.complaint("run", exit_code=78)
     assert {row["state"] for row in shell.facts("migrate", "--status", exit_code=1)} == {"pending"}
     assert shell.facts("migrate")["applied"][0].startswith("0001")
     assert shell.facts("migrate")["applied"] == []
