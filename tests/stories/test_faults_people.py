@@ -40,7 +40,6 @@ async def test_a_persons_resting_order_does_not_hold_up_an_exit(database: str) -
         await desk.admin("cancel", {"id": target["alpaca_order_id"]})
         desk.server.exchange.confirm_cancels()
         await by_hand(desk, "AAPL", "sell", 10, type="limit", limit_price="250.00")
-        await desk.waits(seconds=20)
         assert (await desk.tells("close", symbol="AAPL"))["ok"]
         await desk.waits(seconds=40)
         assert desk.held("AAPL") == 0
