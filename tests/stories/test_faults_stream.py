@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.stories.desk import ENTRY, Desk, open_desk
+from catalyst.broker.port import StreamState
+from tests.stories.desk import ENTRY, Desk, open_desk, until
 
 
 async def buys_through(desk: Desk) -> None:
@@ -59,7 +60,11 @@ async def test_entries_wait_for_a_stream_that_is_refused(database: str) -> None:
         await desk.holds("AAPL", 20)
         assert desk.parts is not None
         await desk.faults("stream_refuse", count=2)
+        stream = desk.parts.stream
         await desk.admin("stream", {"act": "disconnect"})
+        await until(
+            lambda: stream.state is not StreamState.READY
+        )  # the other end of a socket takes real time
         await desk.waits(seconds=10)
         assert "stream" in desk.parts.gate.reasons
         assert "STREAM_LOST" in await desk.alerts()
