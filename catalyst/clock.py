@@ -12,6 +12,7 @@ Clock inside a hold.
 import asyncio
 import fcntl
 import heapq
+import math
 import mmap
 import os
 import struct
@@ -91,14 +92,14 @@ class SystemClock:
 class ScaledClock:
     """A faster day, the same for every process that opens the same file.
 
-    The file holds an anchor: (sequence, monotonic seconds, market seconds since the epoch, speed, sequence).
-    Market time is `market + (monotonic - anchor) * speed`. Any process may read; the ones that `drive` may
-    change the speed, which re-anchors, so time never jumps. The monotonic clock is the machine's, not the
-    process's. A new anchor is written beside the old one and chosen by a single byte, so a driver that is
-    killed on the way leaves a clock that runs on.
+    The file holds an anchor: (sequence, monotonic seconds, market seconds since the epoch, pace, cap, sequence).
+    Market time is `market + (monotonic - anchor) * speed`, the speed being the pace or the cap, whichever is
+    slower. Any process may read; the ones that `drive` may change either, which re-anchors, so time never jumps.
+    The monotonic clock is the machine's, not the process's. A new anchor is written beside the old one and chosen
+    by a single byte, so a driver that is killed on the way leaves a clock that runs on.
     """
 
-    _LAYOUT: Final = struct.Struct("<QdddQ")
+    _LAYOUT: Final = struct.Struct("<QddddQ")
     _SLOTS: Final = 8  # where the two anchors begin; byte 0 says which of them holds
     _CHUNK: Final = 0.02  # real seconds; the speed may change while somebody sleeps
     _MOMENT: Final = 0.06  # real seconds of attention after something happened
@@ -121,27 +122,36 @@ class ScaledClock:
     @classmethod
     def create(cls, path: Path, start: datetime, *, speed: float = 1.0) -> Self:
         """Write a new clock file that starts at `start` and stands still until somebody sets its pace."""
-        anchor = cls._LAYOUT.pack(0, time.monotonic(), start.timestamp(), 0.0, 0)
+        anchor = cls._LAYOUT.pack(0, time.monotonic(), start.timestamp(), 0.0, math.inf, 0)
         path.write_bytes(bytes(cls._SLOTS) + anchor + bytes(cls._LAYOUT.size))
         return cls(path, drive=False, speed=speed)
 
     def now(self) -> datetime:
-        _, mono, market, speed, _ = self._anchor()
-        return datetime.fromtimestamp(market + (time.monotonic() - mono) * speed, UTC)
+        _, mono, market, pace, cap, _ = self._anchor()
+        return datetime.fromtimestamp(market + (time.monotonic() - mono) * min(pace, cap), UTC)
 
     @property
     def speed(self) -> float:
         """Market seconds per real second, right now."""
-        return self._anchor()[3]
+        _, _, _, pace, cap, _ = self._anchor()
+        return min(pace, cap)
 
     def pace(self, speed: float) -> None:
         """Run at `speed` from this instant on. For a clock that drives."""
+        self._anchor_anew(lambda _pace, cap: (speed, cap))
+
+    def cap(self, speed: float) -> None:
+        """From this instant on run no faster than `speed`, whoever sets the pace; math.inf lifts it. For a clock
+        that drives: it is for the one who stages a play, while the players pace as they need."""
+        self._anchor_anew(lambda pace, _cap: (pace, speed))
+
+    def _anchor_anew(self, change: Callable[[float, float], tuple[float, float]]) -> None:
         fcntl.flock(self._file, fcntl.LOCK_EX)  # of two drivers one waits; the lock dies with its process
         try:
-            sequence, mono, market, before, _ = self._anchor()
+            sequence, mono, market, pace, cap, _ = self._anchor()
             at = time.monotonic()
             then = sequence + 1
-            anchor = (then, at, market + (at - mono) * before, speed, then)
+            anchor = (then, at, market + (at - mono) * min(pace, cap), *change(pace, cap), then)
             other = 1 - self._map[0]
             self._LAYOUT.pack_into(self._map, self._SLOTS + other * self._LAYOUT.size, *anchor)
             self._map[0] = other
@@ -178,13 +188,13 @@ class ScaledClock:
         if self._drive and self._held == 0:
             self.pace(self._speed)
 
-    def _anchor(self) -> tuple[int, float, float, float, int]:
+    def _anchor(self) -> tuple[int, float, float, float, float, int]:
         while True:  # again when the anchor was being overwritten: only by two new ones during this look
             chosen = self._map[0]
             place = self._SLOTS + chosen * self._LAYOUT.size
-            anchor: tuple[int, float, float, float, int] = self._LAYOUT.unpack_from(self._map, place)
+            anchor: tuple[int, float, float, float, float, int] = self._LAYOUT.unpack_from(self._map, place)
             again = self._LAYOUT.unpack_from(self._map, place)
-            if anchor == again and anchor[0] == anchor[4] and self._map[0] == chosen:
+            if anchor == again and anchor[0] == anchor[5] and self._map[0] == chosen:
                 return anchor
 
 

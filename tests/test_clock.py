@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import struct
 import subprocess
 import sys
@@ -261,6 +262,22 @@ def test_a_hold_slows_and_restores(metronome: Metronome, file: Path):
     assert reader.speed == 600
 
 
+def test_a_cap_outlives_every_pace(metronome: Metronome, file: Path):
+    """Under a cap no driver runs faster, a later one neither; lifted, the last pace holds, and time never jumped."""
+    player, stage = (
+        ScaledClock(file, drive=True, speed=600, held_speed=20),
+        ScaledClock(file, drive=True, speed=600),
+    )
+    stage.cap(1)
+    metronome.at += 10
+    assert (player.now(), player.speed) == (START + 10 * SECOND, 1)
+    with player.hold():
+        assert player.speed == 1
+    assert ScaledClock(file, drive=True, speed=300).speed == 1
+    stage.cap(math.inf)
+    assert (player.now(), player.speed) == (START + 10 * SECOND, 300)
+
+
 def test_a_hold_never_makes_time_faster(file: Path):
     """A clock that is slower than the held speed keeps its own."""
     clock = ScaledClock(file, drive=True, speed=5, held_speed=20)
@@ -284,7 +301,7 @@ def test_who_does_not_drive_never_writes(file: Path):
 def test_a_driver_that_dies_while_it_writes_leaves_a_clock_that_runs(metronome: Metronome, file: Path):
     """A new anchor counts only once it is whole: half of one beside it changes nothing, and the next driver goes on."""
     ScaledClock(file, drive=True, speed=60)
-    layout = struct.Struct("<QdddQ")
+    layout = struct.Struct("<QddddQ")
     content = bytearray(file.read_bytes())
     unchosen = 8 + (1 - content[0]) * layout.size
     content[unchosen : unchosen + layout.size] = b"\xff" * 20 + bytes(layout.size - 20)
@@ -301,7 +318,7 @@ def test_a_new_anchor_is_written_beside_the_one_that_holds(file: Path):
     """Every change of the pace leaves the anchor before it whole, and carries the next number: a reader that was
     looking never sees half of either."""
     driver = ScaledClock(file, drive=True, speed=60)
-    layout = struct.Struct("<QdddQ")
+    layout = struct.Struct("<QddddQ")
 
     def anchors() -> tuple[int, list[tuple[float, ...]]]:
         content = file.read_bytes()
@@ -314,7 +331,7 @@ def test_a_new_anchor_is_written_beside_the_one_that_holds(file: Path):
         assert other == 1 - chosen
         assert after[chosen] == before[chosen]
         assert after[other][3] == speed
-        assert after[other][0] == after[other][4] == before[chosen][0] + 1
+        assert after[other][0] == after[other][5] == before[chosen][0] + 1
 
 
 @pytest.mark.parametrize("content", [b"", b"not a clock"])

@@ -13,7 +13,7 @@ from catalyst.cli.settings import parse_day
 from catalyst.domain.errors import UserError
 
 if TYPE_CHECKING:
-    from catalyst.demo import Outcome
+    from catalyst.demo.day import Outcome
 
 
 def demo(
@@ -39,14 +39,20 @@ def demo(
     keep: Annotated[
         Path | None, typer.Option(help="Write everything here (a new folder), and keep it for good.")
     ] = None,
+    kill: Annotated[
+        bool,
+        typer.Option("--kill/--no-kill", help="Kill the daemon over its first entry, and start it again."),
+    ] = True,
     plain: Annotated[bool, typer.Option("--plain", help="Lines instead of the live screen.")] = False,
 ) -> None:
     """Trade a whole day in about a minute, against an exchange on this machine: no account, no keys, no money.
 
-    Scans, entries, protection, exits and the report are the daemon's own; at the end the exchange audits the books.
-    Exit code 0: the day was completed, and both sides agree on every fill and every cent.
+    Scans, entries, protection, exits and the report are the daemon's own; over its first entry it is killed with
+    SIGKILL and started again; at the end the exchange audits the books. Exit code 0: the day was completed, what
+    was held through the kill was protected to the share, and both sides agree on every fill and every cent.
     """
-    from catalyst.demo import Demo, Play, make_folder
+    from catalyst.demo.day import Demo, Play
+    from catalyst.demo.folder import make_folder
     from catalyst.report.screen import Lines, Screen, fits
 
     if bar_minutes not in (None, 1, 5):
@@ -62,6 +68,7 @@ def demo(
         bar_minutes=bar_minutes or (5 if recorded else 1),
         speed=speed,
         keep=keep,
+        kill=kill,
     )
     console = make_console()
     lines = Lines(console)
@@ -82,6 +89,10 @@ def _conclude(outcome: "Outcome", folder: Path, kept: bool) -> None:
     console.print()
     if outcome.day is not None:
         write(console, show_day(outcome.day))
+    if outcome.scene is not None:
+        said = outcome.scene.sentence or "kill -9: no entry came, so nobody was killed"
+        style = "bold green" if outcome.scene.over and outcome.scene.held else "bold red"
+        console.print(said.replace(": ", "   ", 1), style=style, highlight=False, soft_wrap=True)
     if outcome.books is not None:
         style = "bold green" if outcome.books.holds else "bold red"
         console.print(f"books     {outcome.books.sentence}", style=style, highlight=False, soft_wrap=True)

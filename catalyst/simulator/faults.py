@@ -1,6 +1,7 @@
 """The fault menu: rules that match a request, an order or a stream message, and count what they broke."""
 
 from dataclasses import dataclass, field
+from decimal import ROUND_FLOOR, Decimal
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from typing import Final
@@ -35,7 +36,7 @@ class FaultKind(StrEnum):
     # Orders.
     REJECT = "reject"  # accepted with 200, then rejected
     NEVER_ACK = "never_ack"  # stuck in pending_new
-    PARTIAL = "partial"  # fills no more than `qty` shares
+    PARTIAL = "partial"  # fills no more than `qty` shares, or than this `share` of the order's
     LEG_REJECT = "leg_reject"  # the leg of this role is rejected as it should go live
     LEG_CANCEL = "leg_cancel"  # the leg of this role is cancelled by the venue as it should go live
     CANCEL_DELAY = "cancel_delay"  # this cancel takes `seconds`
@@ -89,6 +90,7 @@ class Fault:
     code: int | None = None
     message: str | None = None
     qty: str | None = None
+    share: str | None = None
     text: str | None = None
     fields: list[str] = field(default_factory=list)
     matched: int = 0
@@ -105,6 +107,12 @@ class Fault:
             if wanted is not None and not fnmatchcase(facts.get(name) or "", wanted):
                 return False
         return True
+
+    def most(self, qty: Decimal) -> Decimal | None:
+        """How many of an order's `qty` shares may fill; None when the rule names no bound."""
+        if self.qty is not None:
+            return Decimal(self.qty)
+        return None if self.share is None else (qty * Decimal(self.share)).to_integral_value(ROUND_FLOOR)
 
     @property
     def spent(self) -> bool:

@@ -346,9 +346,9 @@ class Venue:
         if qty > 1 and self.draws.happens(self.switches.partial_probability):
             qty = max(Decimal(1), qty // 2)
         stall = self.faults.standing(FaultKind.PARTIAL, **self.facts(order))
-        if stall is not None and stall.qty is not None:
+        if stall is not None and (most := stall.most(order.filled_qty + order.remaining)) is not None:
             stall.fired = 1
-            qty = min(qty, Decimal(stall.qty) - order.filled_qty)
+            qty = min(qty, most - order.filled_qty)
         if qty > 0:
             self._fill(order, qty, price)
 

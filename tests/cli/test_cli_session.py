@@ -118,14 +118,21 @@ def played(shell: Shell) -> Iterator[Path]:
 
 
 def test_the_demo_plays_a_day_and_the_books_agree(shell: Shell, played: Path) -> None:
-    """Exit code 0: the cycle was completed, and the exchange's audit equals the tables; nothing of the
-    operator's was touched, and no process is left."""
+    """Exit code 0: the cycle was completed, and the exchange's audit equals the tables; the daemon was killed over
+    shares nobody had told it of, and its successor protected exactly those; nothing of the operator's was touched,
+    and no process is left."""
     (shell.folder / ".env").write_text("ALPACA_API_KEY=someone\nALPACA_SECRET_KEY=else-entirely\n")
     shell.settings = {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/untouched", "TRADING_MODE": "paper"}
-    done = shell.run("demo", "--symbols", "150", "--speed", "3000", "--keep", str(played))
+    done = shell.run("demo", "--symbols", "300", "--speed", "1000", "--keep", str(played))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "the tables and the exchange agree" in done.stdout
     assert "completed" in done.stdout
+    killed = re.search(r"kill -9: (\d+) of \d+ (\w+) have filled", done.stdout)
+    assert killed, done.stdout
+    shares, symbol = killed.groups()
+    assert f"found {shares} {symbol} by its own id (asked once)" in done.stdout
+    assert f"a stop and a target for exactly {shares}; naked" in done.stdout
+    assert (played / "daemon.log").read_text().count('"event":"daemon_started"') == 2
     assert "market seconds a second" in done.stdout
     assert "\x1b[" not in done.stdout
     assert running_under(played) == []

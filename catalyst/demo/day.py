@@ -5,26 +5,20 @@ they write lies in one folder, and they end when this process ends, however it e
 """
 
 import asyncio
-import http.client
-import json
-import os
-import shutil
 import signal
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import yaml
 
 from catalyst import embedded
 from catalyst.clock import ScaledClock, SystemClock
-from catalyst.config import environment_without_ours
+from catalyst.demo.kill import KillScene
+from catalyst.demo.parts import ENDS_WITHIN, Part, PartDied, begin, obituary
+from catalyst.demo.side_door import ask
 from catalyst.domain.errors import UserError
 from catalyst.domain.session import trading_date
 from catalyst.report import agreement
@@ -37,12 +31,9 @@ from catalyst.store.pool import Store, open_store
 if TYPE_CHECKING:
     from catalyst.report.screen import Show
 
-PREFIX: Final = "catalyst-demo-"
 START: Final = "07:59"  # New York; the daemon prepares the day at 08:00
 LOOK: Final = timedelta(milliseconds=150)  # real time between two looks at the tables
 READY_WITHIN: Final = timedelta(seconds=120)  # for an exchange or a daemon to start on a slow machine
-ENDS_WITHIN: Final = 15.0  # real seconds for a child to end by itself
-LAST_LINES: Final = 12
 INTERRUPTED: Final = 130
 
 
@@ -60,45 +51,11 @@ class Play:
     bar_minutes: int = 1
     speed: float = 800.0
     keep: Path | None = None
+    kill: bool = True  # the daemon is killed over its first entry
 
 
 class Interrupted(UserError):
     """Somebody asked for the end before the day had begun."""
-
-
-class PartDied(UserError):
-    """A child ended that should not have; the message has its last words."""
-
-
-@dataclass
-class Part:
-    """A child process, its log, and the leash it ends with."""
-
-    name: str
-    process: "subprocess.Popen[bytes]"
-    log: Path
-
-    @property
-    def code(self) -> int | None:
-        return self.process.poll()
-
-    def tell(self, number: signal.Signals) -> None:
-        if self.code is None:
-            self.process.send_signal(number)
-
-    async def ended(self, within: float) -> None:
-        """The process is gone; killed when it did not end by itself."""
-        try:
-            await asyncio.to_thread(self.process.wait, within)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            await asyncio.to_thread(self.process.wait)
-        if self.process.stdin is not None:
-            self.process.stdin.close()
-
-    def last_words(self) -> str:
-        lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
-        return "\n".join(lines[-LAST_LINES:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +68,14 @@ class Outcome:
     seconds: float
     interrupted: bool
     daemon_code: int
+    scene: KillScene | None  # None: nobody was to be killed
 
     @property
     def exit_code(self) -> int:
         if self.interrupted:
             return INTERRUPTED
         whole = self.day is not None and self.day.cycle.status == "completed"
+        whole = whole and (self.scene is None or self.scene.held)
         return 0 if whole and self.daemon_code == 0 and self.books is not None and self.books.holds else 1
 
 
@@ -146,12 +105,11 @@ class Demo:
             self.show.step("exchange", f"speaks Alpaca's protocol on 127.0.0.1:{port}", _market(exchange.log))
             clock = ScaledClock(self.folder / "clock")
             self._write_config(port)
-            daemon = self._begin(
-                "daemon", ["run", "--once", "--leash", "--config", str(self.folder / "config.yaml")]
-            )
+            scene = await self._trap(port) if self.play.kill else None
+            daemon = self._daemon()
             store = await open_store(server.dsn, self.real, size=2, name="catalyst demo")
             try:
-                return await self._live(store, clock, daemon, exchange, port)
+                return await self._live(store, clock, daemon, exchange, port, scene)
             finally:
                 await store.close()
         finally:
@@ -167,30 +125,27 @@ class Demo:
         self.asked.set()
 
     def _begin(self, name: str, arguments: Sequence[str]) -> Part:
-        """Start a child in the demo's folder, out of reach of the terminal's Ctrl-C and of our settings."""
-        root = str(Path(__file__).resolve().parents[1])
-        path = os.pathsep.join([root, *filter(None, [environment_without_ours().get("PYTHONPATH")])])
-        changes = {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+        """Start a child in the demo's folder; the daemon lives on the exchange's clock."""
+        settings = {}
         if name == "daemon":
-            changes |= {
+            settings = {
                 "CATALYST_CLOCK": str(self.folder / "clock"),
                 "CATALYST_CLOCK_SPEED": str(self.play.speed),
                 "ENABLE_AUTONOMOUS_TRADING": "true",
             }
-        log = self.folder / f"{name}.log"
-        with log.open("wb") as out:
-            process = subprocess.Popen(  # noqa: S603 - our own program
-                [sys.executable, "-m", "catalyst", *arguments],
-                stdin=subprocess.PIPE,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                cwd=self.folder,
-                env=environment_without_ours(**changes),
-                start_new_session=True,
-            )
-        part = Part(name, process, log)
+        part = begin(name, arguments, self.folder, settings)
         self.parts.append(part)
         return part
+
+    def _daemon(self) -> Part:
+        return self._begin(
+            "daemon", ["run", "--once", "--leash", "--config", str(self.folder / "config.yaml")]
+        )
+
+    async def _trap(self, port: int) -> KillScene:
+        scene = KillScene(port, ScaledClock(self.folder / "clock", drive=True, speed=0.0), self.real)
+        await scene.arm()
+        return scene
 
     def _exchange_arguments(self) -> list[str]:
         play, folder = self.play, self.folder
@@ -240,11 +195,17 @@ class Demo:
             if self.asked.is_set():
                 raise Interrupted("stopped before the day began; nothing is left running")
             if part.code is not None or self.real.now() > deadline:
-                raise PartDied(_obituary(part))
+                raise PartDied(obituary(part))
             await self.real.sleep(timedelta(milliseconds=50))
 
     async def _live(
-        self, store: Store, clock: ScaledClock, daemon: Part, exchange: Part, port: int
+        self,
+        store: Store,
+        clock: ScaledClock,
+        daemon: Part,
+        exchange: Part,
+        port: int,
+        scene: KillScene | None,
     ) -> Outcome:
         """From the daemon's first cycle to its end, shown as it happens; then the books."""
         opened = clock.now()
@@ -255,28 +216,44 @@ class Demo:
         told = False
         while daemon.code is None:
             if exchange.code is not None:
-                raise PartDied(_obituary(exchange))
+                raise PartDied(obituary(exchange))
             if self.asked.is_set() and not told:
                 told = True
                 self.show.say("stopping: the daemon cancels every order and leaves every position first")
                 daemon.tell(signal.SIGTERM)
             async with store.read() as conn:
                 await self.show.look(conn)
+            if scene is not None and not told:
+                daemon = await self._act(scene, store, daemon)
             await self.real.sleep(LOOK)
         async with store.read() as conn:
             await self.show.look(conn)
         real = (self.real.now() - began).total_seconds()
         market = (clock.now() - opened).total_seconds()
         if daemon.code != 0 and not told:
-            raise PartDied(_obituary(daemon))
+            raise PartDied(obituary(daemon))
         day, books = await self._account(store, trading_date(opened), port)
-        return Outcome(day, books, market / real, real, told, daemon.code or 0)
+        return Outcome(day, books, market / real, real, told, daemon.code or 0, scene)
+
+    async def _act(self, scene: KillScene, store: Store, daemon: Part) -> Part:
+        """Move the scene on; the daemon that runs now."""
+        if scene.over:
+            return daemon
+        if scene.victim is None:
+            if await scene.ripe():
+                daemon.tell(signal.SIGKILL)
+                await daemon.ended(ENDS_WITHIN)
+                self.show.say(await scene.died())
+                return self._daemon()
+            return daemon
+        async with store.read() as conn:
+            if await scene.look(conn):
+                self.show.say(scene.sentence)
+        return daemon
 
     async def _account(self, store: Store, played: date, port: int) -> tuple[Day | None, Agreement | None]:
         """The day's figures, and what the exchange's own audit says of them."""
-        audit, ledger = await asyncio.gather(
-            asyncio.to_thread(_fetch, port, "/admin/audit"), asyncio.to_thread(_fetch, port, "/admin/ledger")
-        )
+        audit, ledger = await asyncio.gather(ask(port, "audit"), ask(port, "ledger"))
         async with store.read() as conn:
             fills = await inquiry.all_fills(conn)
             rows = await inquiry.every_position(conn, limit=10_000)
@@ -291,46 +268,6 @@ class Demo:
             await part.ended(ENDS_WITHIN)
 
 
-def make_folder(keep: Path | None) -> Path:
-    """Where this run writes. Folders of earlier runs that nobody asked to keep are removed.
-
-    Raises UserError when the folder to keep is in use or cannot be made.
-    """
-    try:
-        if keep is not None:
-            folder = keep.expanduser().resolve()
-            folder.mkdir(parents=True, exist_ok=True)
-            if any(folder.iterdir()):
-                raise UserError(f"--keep {keep} is not empty: name a new folder")
-        else:
-            _forget_earlier()
-            folder = Path(tempfile.mkdtemp(prefix=PREFIX)).resolve()
-    except OSError as error:
-        raise UserError(f"no folder for the demo ({error}): name one with --keep, or set TMPDIR") from None
-    if os.geteuid() == 0:
-        folder.chmod(0o711)  # PostgreSQL never runs as root: its own user must reach its data in here
-    return folder
-
-
-def _forget_earlier() -> None:
-    """Remove what earlier demos of this user left, unless somebody is looking into it."""
-    for old in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        if old.is_symlink() or not old.is_dir() or old.stat().st_uid != os.geteuid():
-            continue
-        with suppress(embedded.EmbeddedUnavailable, OSError):
-            embedded.remove(old / "pg")
-            shutil.rmtree(old)
-
-
-def _fetch(port: int, path: str) -> Any:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-    try:
-        connection.request("GET", path)
-        return json.loads(connection.getresponse().read())
-    finally:
-        connection.close()
-
-
 def _market(log: Path) -> str:
     """What the exchange said it plays."""
     said = [line for line in log.read_text(errors="replace").splitlines() if line.startswith("market")]
@@ -342,8 +279,3 @@ def _autonomy() -> tuple[str, str]:
         "trades by itself, at this exchange only",
         "session.mode autonomous, workflow.auto_execute and ENABLE_AUTONOMOUS_TRADING=true are set for this demo",
     )
-
-
-def _obituary(part: Part) -> str:
-    ended = "did not become ready" if part.code is None else f"ended with code {part.code}"
-    return f"the {part.name} {ended}; the last lines of {part.log}:\n{part.last_words() or '(nothing)'}"

@@ -1,0 +1,21 @@
+"""The exchange's side door, from outside its process."""
+
+import asyncio
+import http.client
+import json
+from typing import Any
+
+
+async def ask(port: int, path: str, *, method: str = "GET", body: dict[str, Any] | None = None) -> Any:
+    """What the exchange's admin endpoint answers, off the loop. Raises OSError when nobody listens."""
+    return await asyncio.to_thread(_ask, port, path, method, body)
+
+
+def _ask(port: int, path: str, method: str, body: dict[str, Any] | None) -> Any:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    try:
+        text = None if body is None else json.dumps(body)
+        connection.request(method, f"/admin/{path}", text, {"Content-Type": "application/json"})
+        return json.loads(connection.getresponse().read())
+    finally:
+        connection.close()
