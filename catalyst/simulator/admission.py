@@ -178,10 +178,10 @@ class Gate:
             raise unprocessable(f"asset {request.symbol} is not active")
         fractional = request.notional is not None or (request.qty is not None and request.qty % 1 != 0)
         if fractional:
-            if request.order_class is not OrderClass.SIMPLE:
-                raise unprocessable("fractional orders must be simple orders")
             if request.time_in_force is not TimeInForce.DAY:
                 raise unprocessable("fractional orders must be DAY orders")
+            if request.order_class is not OrderClass.SIMPLE:
+                raise unprocessable("fractional orders must be simple orders")
             if not asset.fractionable or not self._account.configuration.fractional_trading:
                 raise forbidden(f'asset "{request.symbol}" is not fractionable')
         return asset
@@ -221,11 +221,12 @@ class Gate:
 
     def _check_class(self, request: OrderRequest, position: Decimal) -> None:
         if request.order_class is OrderClass.BRACKET:
-            opposed = any(
-                order.side is not request.side and order.status in LISTED_OPEN
+            anyone = self._switches.bracket_alone
+            in_the_way = any(
+                (anyone or order.side is not request.side) and order.status in LISTED_OPEN
                 for order in self._book.live(request.symbol)
             )
-            if position or opposed:
+            if position or in_the_way:
                 raise unprocessable("bracket orders must be entry orders")
         if request.order_class is OrderClass.OCO and (
             not position or (position > 0) == (request.side is Side.BUY)

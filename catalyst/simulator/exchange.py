@@ -169,7 +169,8 @@ class Exchange(Venue):
     def cancel(self, order_id: str) -> Order:
         """Ask for a cancel; the order may still fill until the venue confirms. Raises Refusal."""
         order = self.find(order_id)
-        if order.status in {Status.CANCELED, Status.PENDING_CANCEL}:
+        again = order.status is Status.CANCELED and not self.switches.recancel_refused
+        if again or order.status is Status.PENDING_CANCEL:
             return order
         if order.terminal or order.status is Status.PENDING_REPLACE:
             raise refused(f'order is already in "{order.status}" state')
@@ -369,6 +370,12 @@ class Exchange(Venue):
         if order is None:
             raise Refusal(404, NOT_FOUND, f"order not found for {order_id}")
         return order
+
+    def seen(self, order: Order) -> Order:
+        """The order as REST shows it, which may trail what the stream has told."""
+        if self.switches.order_lag <= 0:
+            return order
+        return self.lag.seen(order, self.now - seconds(self.switches.order_lag))
 
     def find_by_client_id(self, client_order_id: str) -> Order:
         """The order with this client id, once it can be seen. Raises Refusal (404)."""

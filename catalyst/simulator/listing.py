@@ -13,6 +13,7 @@ from catalyst.simulator.wire import BAD_PARAMETER, Refusal, identity, instant, n
 
 LONGEST_LIST = 500
 LONGEST_PAGE = 100
+ASSET_CLASS = "us_equity"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,7 @@ class OrderQuery:
     nested: bool
     symbols: frozenset[str]
     side: str | None
+    asset_class: str | None
     before_id: str | None
     after_id: str | None
 
@@ -48,6 +50,7 @@ def read_query(query: Mapping[str, str]) -> OrderQuery:
         nested=truth(query.get("nested")),
         symbols=frozenset(symbol.upper() for symbol in names(query.get("symbols"))),
         side=query.get("side"),
+        asset_class=query.get("asset_class"),
         before_id=identity(before_id) if before_id else None,
         after_id=identity(after_id) if after_id else None,
     )
@@ -69,7 +72,8 @@ def list_orders(exchange: Exchange, query: OrderQuery) -> list[Order]:
     A held leg is not an open order. Nested, legs appear inside their parents only; once a parent is closed
     its open legs are listed by themselves, unless the switch hides them.
     """
-    rows = [order for order in exchange.book.orders.values() if _wanted(exchange, order, query)]
+    shown = (exchange.seen(order) for order in exchange.book.orders.values())
+    rows = [order for order in shown if _wanted(exchange, order, query)]
     rows.sort(key=lambda order: (order.submitted_at, order.sequence), reverse=query.descending)
     return rows[: query.limit]
 
@@ -78,6 +82,8 @@ def _wanted(exchange: Exchange, order: Order, query: OrderQuery) -> bool:
     if query.symbols and order.symbol not in query.symbols:
         return False
     if query.side and order.side != query.side:
+        return False
+    if query.asset_class and query.asset_class != ASSET_CLASS:
         return False
     if query.status == "open" and order.status not in LISTED_OPEN:
         return False
@@ -95,6 +101,7 @@ def _inside(exchange: Exchange, leg: Order, query: OrderQuery) -> bool:
         return False
     if query.status == "all" or exchange.switches.hide_open_legs:
         return True
+    parent = exchange.seen(parent)
     return parent.terminal if query.status == "closed" else parent.status in LISTED_OPEN
 
 

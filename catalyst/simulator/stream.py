@@ -216,6 +216,9 @@ class Streams:
             refused = self._faults.take(FaultKind.STREAM_REFUSE) is not None
             listener.authorised = not refused and key is not None and self._keys.get(str(key)) == secret
             self._authorise(listener, "authenticate", listener.authorised)
+            if not listener.authorised and self._switches.close_unauthorized:
+                listener.closing = WSCloseCode.POLICY_VIOLATION
+                listener.filled.set()
         elif action == "listen":
             if not listener.authorised:
                 self._authorise(listener, "listen", False)

@@ -44,6 +44,9 @@ class Switches:
     stop_by_replacement: bool = False  # a triggered stop leg fills through a new order id
     expire_as_canceled: bool = False  # day orders end `canceled` instead of `expired`
     hide_open_legs: bool = False  # a group whose parent is closed vanishes from the open, nested list
+    hide_sibling_cancel: bool = False  # a filled target cancels its stop without a word on the stream
+    bracket_alone: bool = False  # any working order in the symbol refuses a bracket, not only an opposite one
+    recancel_refused: bool = False  # a cancelled order refuses a second cancel with 422
     held_replaceable: bool = True
     base_price_includes_market: bool = True
     emit_pending: bool = False  # send `pending_cancel` and `pending_replace` events
@@ -53,6 +56,8 @@ class Switches:
     liquidation_races: bool = True  # closing everything does not wait for its cancels
     position_lag: float = 0.0  # seconds until a fill shows in the position book
     visibility_delay: float = 0.0  # seconds until an order is found by its client id
+    order_lag: float = 0.0  # seconds until a change of an order shows over REST; the stream tells it at once
+    half_day_post_close: str = "2000"  # `session_close` in the calendar when the session ends early
     hard_to_borrow: set[str] = field(default_factory=set)
 
     # The account.
@@ -67,6 +72,7 @@ class Switches:
     html_when_headless: bool = True  # a request without keys gets the proxy's HTML
     binary_frames: bool = True
     one_stream: bool = False  # a second trade_updates connection is refused with 429
+    close_unauthorized: bool = False  # a refused authentication closes the socket
     local_offsets: bool = False  # `created_at` in stream messages carries New York's offset
     legacy_fields: bool = False  # the fields removed in 2026
 

@@ -141,7 +141,7 @@ class TradingApi:
         after = self._exchange.market.sessions(end + timedelta(days=1), end + timedelta(days=10))
         following = [*sessions[1:], *after[:1]]
         return [
-            calendar_view(session, following[i] if i < len(following) else None)
+            calendar_view(session, following[i] if i < len(following) else None, self._exchange.switches)
             for i, session in enumerate(sessions)
         ]
 
@@ -203,7 +203,8 @@ class TradingApi:
         return web.Response(status=207, body=encode(rows), content_type="application/json")
 
     def _shown(self, order: Order, *, nested: bool = True) -> type_json:
-        return order_view(order, self._exchange.book, self._exchange.switches, nested=nested)
+        exchange = self._exchange
+        return order_view(order, exchange.book, exchange.switches, nested=nested, seen=exchange.seen)
 
     # ------------------------------------------------------------------ positions
 

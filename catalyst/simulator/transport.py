@@ -18,7 +18,6 @@ from catalyst.simulator.wrong_answers import altered, cut, failed, json_reply, p
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-TRADING: Final = ("/v2/account", "/v2/orders", "/v2/positions", "/v2/assets", "/v2/clock", "/v2/calendar")
 DATA: Final = ("/v2/stocks", "/v1beta1/", "/v1/corporate-actions")
 LONGEST_LEDGER: Final = 200_000
 BEFORE: Final = (
@@ -139,7 +138,7 @@ class Transport:
         entry = self._enter(request, facts)
         response = await self._through(request, handler, entry, facts)
         entry.status = response.status
-        if request.path.startswith(TRADING):
+        if is_trading(request.path):
             self._add_rate_headers(response)
         return response
 
@@ -182,7 +181,7 @@ class Transport:
 
     def _check_rate(self, request: web.Request) -> web.Response | None:
         limit = self._exchange.switches.rate_limit
-        if not limit or not request.path.startswith(TRADING):
+        if not limit or not is_trading(request.path):
             return None
         if self._bucket.take(self._clock.now(), limit):
             return None
@@ -288,6 +287,11 @@ class Transport:
         )
         self.ledger.append(entry)
         return entry
+
+
+def is_trading(path: str) -> bool:
+    """Whether the trading API answers there, if only with "endpoint not found"; the data API has its own limits."""
+    return path.startswith("/v2/") and not path.startswith(DATA)
 
 
 async def answered(request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -20,6 +20,7 @@ from catalyst.simulator.draws import Draws
 from catalyst.simulator.exposure import Exposure, unprotected
 from catalyst.simulator.faults import FaultBook, FaultKind
 from catalyst.simulator.hours import Hours
+from catalyst.simulator.lag import Lag
 from catalyst.simulator.market import Print, Quote
 from catalyst.simulator.matching import (
     elects,
@@ -87,6 +88,7 @@ class Venue:
         self.fees: list[Fee] = []
         self.equity_history: list[tuple[datetime, Decimal]] = []
         self.exposure = Exposure()
+        self.lag = Lag()
         self.outbox: list[Update] = []
         self.sequence = 0
         self.touched = False  # something outside the orders changed since it was last saved
@@ -204,6 +206,8 @@ class Venue:
         """Keep a changed order, and account for what it protects."""
         order.updated_at = self.now
         self.book.file(order)
+        if self.switches.order_lag > 0:
+            self.lag.note(order, self.now)
         naked = unprotected(self.book, order.symbol, self.account.qty(order.symbol))
         self.exposure.observe(order.symbol, naked, self.now)
 
@@ -422,12 +426,10 @@ class Venue:
             limit = limit_of(order)
             self._fill(order, order.remaining, price if within(limit, order.side, price) else limit or price)
 
-    # ------------------------------------------------------------------ groups
-
     # ------------------------------------------------------------------ endings
 
-    def finish(self, order: Order, status: Status) -> bool:
-        """End an order that is not over; true when it was this that ended it."""
+    def finish(self, order: Order, status: Status, *, untold: bool = False) -> bool:
+        """End an order that is not over; true when it was this. The stream is told unless `untold`."""
         if order.terminal:
             return False
         order.status = status
@@ -439,7 +441,8 @@ class Venue:
         elif status is Status.REJECTED:
             order.failed_at = self.now
         self.file(order)
-        self.tell(order, status.value)
+        if not untold:
+            self.tell(order, status.value)
         return True
 
     def _cancel(self, order: Order) -> None:
@@ -454,7 +457,10 @@ class Venue:
         groups.orphan(self, order)
 
     def _cancel_leg(self, order: Order) -> None:
-        self.finish(order, Status.CANCELED)
+        target_sold = any(
+            other.role is Role.TARGET and other.status is Status.FILLED for other in self.book.siblings(order)
+        )
+        self.finish(order, Status.CANCELED, untold=target_sold and self.switches.hide_sibling_cancel)
 
     def _expire(self, order: Order) -> None:
         """The order's time is over, and its legs' with it."""

@@ -1,5 +1,6 @@
 """How the exchange shows what it knows, in Alpaca's field names and text numbers."""
 
+from collections.abc import Callable
 from datetime import datetime
 from decimal import Decimal
 
@@ -14,10 +15,18 @@ from catalyst.simulator.wire import plain, stamp, stamp_of, text_of, type_json
 
 
 def order_view(
-    order: Order, book: Book, switches: Switches, *, nested: bool, stream: bool = False
+    order: Order,
+    book: Book,
+    switches: Switches,
+    *,
+    nested: bool,
+    stream: bool = False,
+    seen: Callable[[Order], Order] | None = None,
 ) -> type_json:
-    """An order; its legs inside it when `nested`, never inside a leg."""
-    legs = [order_view(leg, book, switches, nested=False, stream=stream) for leg in book.legs(order)]
+    """An order; its legs inside it when `nested`, never inside a leg; all as `seen` shows them, else as they are."""
+    born = book.legs(order) if nested else []
+    order = seen(order) if seen else order
+    legs = [order_view(leg, book, switches, nested=False, stream=stream, seen=seen) for leg in born]
     local = stream and switches.local_offsets
     simple = order.order_class is OrderClass.SIMPLE
     return {
@@ -52,7 +61,7 @@ def order_view(
         "stop_price": plain(order.stop_price),
         "status": order.status.value,
         "extended_hours": order.extended_hours,
-        "legs": legs if nested and legs else None,
+        "legs": legs or None,
         "trail_percent": plain(order.trail_percent),
         "trail_price": plain(order.trail_price),
         "hwm": plain(order.hwm),
@@ -224,14 +233,15 @@ def activity_id(at: datetime, identity: str) -> str:
     return f"{at.astimezone(NEW_YORK):%Y%m%d%H%M%S%f}"[:17] + f"::{identity}"
 
 
-def calendar_view(session: Session, settlement: Session | None) -> type_json:
+def calendar_view(session: Session, settlement: Session | None, switches: Switches) -> type_json:
     """A session day in New York's local time, without a zone."""
     day = session.day.isoformat()
+    early = session.close.astimezone(NEW_YORK).hour < 16
     return {
         "date": day,
         "open": f"{session.open.astimezone(NEW_YORK):%H:%M}",
         "close": f"{session.close.astimezone(NEW_YORK):%H:%M}",
         "session_open": "0400",
-        "session_close": "2000",
+        "session_close": switches.half_day_post_close if early else "2000",
         "settlement_date": settlement.day.isoformat() if settlement else day,
     }

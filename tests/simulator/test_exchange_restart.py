@@ -17,7 +17,7 @@ from catalyst.simulator.state import FILE, Journal
 from catalyst.simulator.views import order_view
 from tests.simulator.desk import Desk
 from tests.simulator.tape import at
-from tests.simulator.wire import KEYS, wired
+from tests.simulator.wire import KEYS, ORDER
 
 
 def reborn(desk: Desk, journal: Journal) -> Desk:
@@ -26,39 +26,6 @@ def reborn(desk: Desk, journal: Journal) -> Desk:
     again.tape.tape, again.tape.sizes = desk.tape.tape, desk.tape.sizes
     journal.restore(again.exchange)
     return again
-
-
-async def test_a_restart_keeps_orders_ids_positions_and_executions(tmp_path: Path) -> None:
-    """After it every answer is the same, client ids stay used, and the bracket still protects."""
-    async with wired(state=tmp_path) as wire:
-        order = wire.desk.bracket(10, client_order_id="ours-1")
-        wire.desk.sends("buy", 5, "MSFT", "limit", limit_price="280")
-        await wire.passes()
-        before = {path: (await wire.http_("GET", path)).json() for path in PATHS}
-        desk = wire.desk
-    again = Desk()
-    again.tape.tape = desk.tape.tape
-    async with wired(state=tmp_path, desk=again) as wire:
-        after = {path: (await wire.http_("GET", path)).json() for path in PATHS}
-        assert after == before
-        refused = await wire.http_("POST", "/v2/orders", json={**ORDER, "client_order_id": "ours-1"})
-        assert refused.json()["message"] == "client_order_id must be unique"
-        await wire.prints("AAPL", "94")
-        stop = again.leg(again.exchange.find(order.id), Role.STOP)
-        assert stop.status is Status.FILLED
-        ids = [execution.id for execution in again.exchange.executions]
-        assert len(ids) == len(set(ids)) == 2
-        again.balanced()
-
-
-ORDER = {"symbol": "AAPL", "qty": 1, "side": "buy", "type": "market", "time_in_force": "day"}
-PATHS = (
-    "/v2/orders?status=all&nested=true",
-    "/v2/positions",
-    "/v2/account/activities",
-    "/v2/account",
-    "/admin/audit",
-)
 
 
 def test_what_was_missed_while_it_was_down_happens_afterwards(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import requests
 import websockets
 
 from catalyst.clock import ManualClock
+from catalyst.simulator.market import Market
 from catalyst.simulator.server import Server, running
 from catalyst.simulator.state import Journal
 from tests.simulator.desk import Desk
@@ -23,6 +24,7 @@ with warnings.catch_warnings():  # alpaca-py still uses a deprecated part of web
     from alpaca.trading.stream import TradingStream
 
 KEYS = {"APCA-API-KEY-ID": "demo", "APCA-API-SECRET-KEY": "demo"}
+ORDER = {"symbol": "AAPL", "qty": 1, "side": "buy", "type": "market", "time_in_force": "day"}
 
 
 class Wire:
@@ -68,15 +70,35 @@ class Wire:
         self.http.close()
 
 
+async def posts(wire: Wire, **more: Any) -> requests.Response:
+    """Post a market order for one share of AAPL, but for what `more` says."""
+    return await wire.http_("POST", "/v2/orders", json={**ORDER, **more})
+
+
+async def buys(wire: Wire, **more: Any) -> None:
+    """A market order that is new and filled a second later."""
+    wire.desk.sends("buy", 1, **more)
+    await wire.passes()
+
+
+async def listed(wire: Wire, **query: Any) -> list[Any]:
+    """The orders of a query, as alpaca-py asks."""
+    rows: list[Any] = await wire.asks(wire.client.get, "/orders", query)
+    return rows
+
+
 @asynccontextmanager
-async def wired(*, state: Path | None = None, desk: Desk | None = None, **terms: Any) -> AsyncIterator[Wire]:
+async def wired(
+    *, state: Path | None = None, desk: Desk | None = None, market: Market | None = None, **terms: Any
+) -> AsyncIterator[Wire]:
+    """A served desk; with a `market` its data API and streams are served too."""
     desk = desk or Desk(**terms)
     journal = None
     if state is not None:
         journal = Journal(state)
         journal.restore(desk.exchange)
     clock = ManualClock(desk.now)
-    async with running(desk.exchange, clock, journal=journal) as server:
+    async with running(desk.exchange, clock, market=market, journal=journal) as server:
         wire = Wire(desk, clock, server)
         try:
             yield wire

@@ -1,0 +1,99 @@
+"""Behaviours 1 to 5 of a faithful exchange: who is let in, how often, and in which form things are said."""
+
+from tests.simulator.wire import KEYS, posts, wired
+
+
+async def test_b01_bad_keys_are_unauthorized_and_missing_ones_meet_the_proxy() -> None:
+    """JSON without a code for bad keys, HTML for none; the data API says forbidden."""
+    async with wired() as wire:
+        bad = {**KEYS, "APCA-API-SECRET-KEY": "wrong"}
+        response = await wire.http_("GET", "/v2/account", headers=bad)
+        assert (response.status_code, response.json()) == (401, {"message": "unauthorized."})
+        response = await wire.http_("GET", "/v2/account", headers={})
+        assert (response.status_code, response.headers["Content-Type"].split(";")[0]) == (401, "text/html")
+        response = await wire.http_("GET", "/v2/stocks/snapshots", headers=bad)
+        assert (response.status_code, response.json()) == (403, {"message": "forbidden."})
+        await wire.admin("switches", html_when_headless=False)
+        assert (await wire.http_("GET", "/v2/account", headers={})).json() == {"message": "unauthorized."}
+
+
+async def test_b02_two_hundred_requests_a_minute_of_market_time() -> None:
+    """Headers on every answer; the 201st gets 429; a minute later the bucket is full again."""
+    async with wired() as wire:
+        response = await wire.http_("GET", "/v2/clock")
+        assert response.headers["X-Ratelimit-Limit"] == "200"
+        assert response.headers["X-Ratelimit-Remaining"] == "199"
+        await wire.admin("switches", rate_limit=3)
+        codes = [(await wire.http_("GET", "/v2/clock")).status_code for _ in range(4)]
+        assert codes == [200, 200, 429, 429]
+        refused = await wire.http_("GET", "/v2/orders")
+        assert refused.json() == {"code": 42910000, "message": "rate limit exceeded"}
+        assert refused.headers["X-Ratelimit-Remaining"] == "0"
+        reset = int(refused.headers["X-Ratelimit-Reset"])
+        assert 0 < reset - wire.clock.now().timestamp() <= 61
+        await wire.admin("switches", rate_headers_on_429=False)
+        assert "X-Ratelimit-Reset" not in (await wire.http_("GET", "/v2/orders")).headers
+        await wire.passes(60)
+        assert (await wire.http_("GET", "/v2/orders")).status_code == 200
+
+
+async def test_b03_requests_are_read_generously() -> None:
+    """Numbers or numeric strings, floats with a zero, booleans in any case, times in any usual form."""
+    async with wired() as wire:
+        for qty in (2, 2.0, "2", "2.0"):
+            row = (await posts(wire, qty=qty)).json()
+            assert row["qty"] == "2"
+        row = (await posts(wire, type="limit", limit_price=99.1)).json()
+        assert row["limit_price"] == "99.1"
+        for nested in ("True", "true", "1"):
+            assert (await wire.http_("GET", f"/v2/orders?nested={nested}&status=all")).status_code == 200
+        for after in (
+            "2026-03-09T14:00:00Z",
+            "2026-03-09T10:00:00-04:00",
+            "2026-03-09",
+            "2026-03-09T14:00:00.123456789Z",
+            "2026-03-09T14:00:00%2B00:00",
+        ):
+            response = await wire.http_("GET", f"/v2/orders?after={after}&status=all")
+            assert len(response.json()) == 5, after
+        assert (await wire.http_("GET", "/v2/orders?after=yesterday")).status_code == 422
+
+
+async def test_b04_trading_numbers_are_text_and_times_have_nanoseconds() -> None:
+    """Quantities and prices are strings, ids version 4 UUIDs, instants RFC 3339 with nine places and Z."""
+    async with wired() as wire:
+        await wire.passes(0.123457)
+        row = (await posts(wire)).json()
+        assert (row["qty"], row["filled_qty"], row["extended_hours"], row["notional"]) == (
+            "1",
+            "0",
+            False,
+            None,
+        )
+        assert row["order_type"] == row["type"] == "market"
+        assert row["id"][14] == "4"
+        assert row["submitted_at"] == "2026-03-09T15:00:00.123457199Z"
+
+
+async def test_b05_unknown_paths_orders_and_ids() -> None:
+    """404 for a path nobody has and for an order nobody placed, 422 for what is no id, 400 for no JSON."""
+    async with wired() as wire:
+        response = await wire.http_("GET", "/v2/nonsense")
+        assert (response.status_code, response.json()) == (
+            404,
+            {"code": 40410000, "message": "endpoint not found"},
+        )
+        unknown = "7b08df51-c1ac-453c-99f9-323a5f075f0d"
+        response = await wire.http_("GET", f"/v2/orders/{unknown}")
+        assert (response.status_code, response.json()) == (
+            404,
+            {"code": 40410000, "message": f"order not found for {unknown}"},
+        )
+        response = await wire.http_("DELETE", "/v2/orders/not-an-id")
+        assert (response.status_code, response.json()) == (
+            422,
+            {"code": 40010001, "message": "order_id is missing"},
+        )
+        response = await wire.http_("POST", "/v2/orders", data="{")
+        assert response.status_code == 400
+        assert (await wire.http_("PUT", "/v2/orders")).status_code == 405
