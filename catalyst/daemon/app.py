@@ -40,6 +40,7 @@ from catalyst.daemon.listening import Listening
 from catalyst.daemon.loops import Loop, Loops
 from catalyst.daemon.reconciler import Reconciler
 from catalyst.daemon.risk_watch import RiskWatch
+from catalyst.daemon.safety import Safety
 from catalyst.daemon.scanning import Scanner
 from catalyst.daemon.schedule import PRE_OPEN_AT, keep, market_day, still_to_do
 from catalyst.daemon.spool import Spool
@@ -161,6 +162,7 @@ class Desk:
     emergency: Emergency
     scanner: Scanner
     loops: Loops
+    safety: Safety
     epoch: int
     account_id: str = ""
     day: Day | None = None
@@ -366,7 +368,8 @@ def _wire(
         flatten=Flatten(store, broker, books, execution, exits, gate, clock),
         emergency=emergency,
         scanner=Scanner(broker, market, news, clock, cfg),
-        loops=Loops(store, gate, clock, reconciler.soon),
+        loops=Loops(gate, clock, reconciler.soon),
+        safety=Safety(store, gate, clock),
         epoch=epoch,
     )
     desk.risk_watch.emergency_stop = desk.emergency_stop
@@ -393,6 +396,7 @@ async def live(desk: Desk, lock: AccountLock, stop: Stop, *, once: bool) -> Exit
                 "stop_monitor": desk.stop_monitor.run,
                 "risk_watch": desk.risk_watch.run,
                 "reconciler": desk.reconciler.run,
+                "safety": desk.safety.run,
                 "lock": Holding(desk.store, desk.gate, desk.clock, desk.account_id, desk.epoch, lock).run,
                 "heartbeat": lambda: _beat(desk),
                 "days": lambda: _days(desk, ear, stop, once=once),
@@ -506,7 +510,7 @@ async def _days(desk: Desk, ear: Ear, stop: Stop, *, once: bool) -> None:
         )
         desk.day = day
         await day.begin()
-        commands = Commands(desk.store, ear, day, desk.exits, desk.gate, desk.clock)
+        commands = Commands(desk.store, ear, day, desk.exits, desk.gate, desk.safety, desk.clock)
         async with desk.loops.running({"commands": commands.run, "flat": day.stay_flat}):
             appointments = still_to_do(market_day(session, desk.settings.config), desk.clock.now())
             await keep(appointments, desk.clock, day.run)

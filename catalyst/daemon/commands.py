@@ -10,7 +10,8 @@ import structlog
 from catalyst.clock import Clock, wait
 from catalyst.daemon.day import Day
 from catalyst.daemon.exits import SafeExit
-from catalyst.daemon.gate import Gate
+from catalyst.daemon.gate import SAFE, Gate
+from catalyst.daemon.safety import Safety
 from catalyst.domain.errors import CatalystError, UserError
 from catalyst.domain.order import Purpose, Status
 from catalyst.domain.position import CloseReason
@@ -24,6 +25,7 @@ from catalyst.store.proposals import Decision
 log = structlog.get_logger()
 
 EVERY: Final = timedelta(seconds=5)  # when a notification was missed
+SHOWN: Final = 3  # failures that a refusal to resume names
 
 Answer = dict[str, object]
 
@@ -41,6 +43,7 @@ class Commands:
     day: Day
     exits: SafeExit
     gate: Gate
+    safety: Safety
     clock: Clock
 
     async def run(self) -> None:
@@ -167,6 +170,12 @@ class Commands:
         return {"halted": True, "reason": reason}
 
     async def _resume(self, command: Command) -> Answer:
+        if SAFE in self.gate.reasons and (failing := await self.safety.still_broken()):
+            raise CommandRefused(
+                "SAFE mode stays while an invariant fails: "
+                + "; ".join(f"{one.invariant}: {one.what}" for one in failing[:SHOWN])
+                + "; `catalyst doctor` says what to do"
+            )
         now = self.clock.now()
         async with self.store.tx("resume") as conn:
             cycle = await cycles.get(conn, self.day.cycle_id)
@@ -177,8 +186,9 @@ class Commands:
                 )
             cleared = await exits.clear_latches(conn, by=command.requested_by, at=now)
             await cycles.resume(conn, self.day.cycle_id, at=now)
-        for name in [*cleared, *self.gate.defects()]:
+        for name in cleared:
             self.gate.clear(name)
+        self.safety.resumed()
         return {"cleared": cleared, "still_shut": sorted(self.gate.reasons)}
 
     async def _close(self, command: Command) -> Answer:

@@ -1,14 +1,17 @@
 """The entry gate: closed until every reason not to open a position is gone. Exits never ask it."""
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
 
+from catalyst.domain.invariants import Invariant
+
 log = structlog.get_logger()
 
 DATABASE: Final = "database"  # the reason while it is away; a reconciliation that worked takes it away
-DEFECT: Final = "defect "  # begins the name of a reason that is a fault of ours
+SAFE: Final = "safe"  # the reason, and the latch, when an invariant does not hold
 
 
 @dataclass
@@ -20,6 +23,10 @@ class Gate:
     disputed: set[str] = field(
         default_factory=set
     )  # symbols in which broker and tables hold different shares
+    broken: dict[Invariant, str] = field(default_factory=dict)  # why, since the last resume
+    unsafe: asyncio.Event = field(
+        default_factory=asyncio.Event
+    )  # set while `broken` is not in the tables yet
 
     @property
     def open(self) -> bool:
@@ -34,9 +41,24 @@ class Gate:
         if self.reasons.pop(name, None) is not None:
             log.info("entries_cleared", gate=name, still=sorted(self.reasons))
 
-    def defects(self) -> list[str]:
-        """Names of reasons that only a person (or a restart) may take away."""
-        return [name for name in self.reasons if name.startswith(DEFECT)]
+    def violated(self, invariant: Invariant, why: str) -> None:
+        """SAFE: entries stop at once and stay stopped, through restarts, until somebody resumes.
+
+        Whoever keeps the latch writes it and pages. Protection, exits and reconciliation go on.
+        """
+        if invariant in self.broken:
+            return
+        first = not self.broken
+        self.broken[invariant] = why
+        self.reasons[SAFE] = reason_of(self.broken)
+        self.unsafe.set()
+        log.critical("safe_mode_entered" if first else "safe_mode_deepened", invariant=invariant, reason=why)
+
+    def made_safe(self) -> None:
+        """SAFE is over: somebody has looked, and nothing that can be looked at fails."""
+        self.broken.clear()
+        self.unsafe.clear()
+        self.clear(SAFE)
 
     def refusal(self, symbol: str) -> str | None:
         """Why `symbol` may not be entered now; None when it may."""
@@ -45,3 +67,8 @@ class Gate:
         if symbol in self.disputed:
             return "the broker holds other shares of this symbol than the tables"
         return "an order of this symbol is unresolved" if symbol in self.locked else None
+
+
+def reason_of(broken: dict[Invariant, str]) -> str:
+    """The latch's reason: every invariant that failed, the first one first."""
+    return "; ".join(f"{invariant}: {why}" for invariant, why in broken.items())

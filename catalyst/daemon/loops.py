@@ -1,7 +1,7 @@
 """Loops that outlive their failures: a daemon whose reconciliation stumbles still has to watch its stops.
 
-What fails is told of, entries stop, and the loop begins again: each derives from rows and the broker what there is
-to do. Only a successor ends the process: two daemons must not trade one account.
+What fails is told of, entries stop (SAFE mode, when the fault is ours), and the loop begins again: each derives from
+rows and the broker what there is to do. Only a successor ends the process: two daemons must not trade one account.
 """
 
 import asyncio
@@ -15,10 +15,10 @@ import structlog
 
 from catalyst.clock import Clock
 from catalyst.daemon.books import Pulse
-from catalyst.daemon.gate import DATABASE, DEFECT, Gate
+from catalyst.daemon.gate import DATABASE, Gate
 from catalyst.domain.errors import AnotherDaemon, BrokerError
-from catalyst.store import alerts
-from catalyst.store.pool import Store, is_passing
+from catalyst.domain.invariants import Invariant
+from catalyst.store.pool import is_passing
 
 log = structlog.get_logger()
 
@@ -31,7 +31,6 @@ AGAIN: Final = timedelta(seconds=2)
 class Loops:
     """Runs loops. `look_again` is beaten after each failure: what was missed meanwhile has to be asked for."""
 
-    store: Store
     gate: Gate
     clock: Clock
     look_again: Pulse
@@ -56,14 +55,14 @@ class Loops:
                 if any(isinstance(cause, AnotherDaemon) for cause in causes):
                     log.exception("superseded", loop=name)
                     raise
-                await self._tell(name, error, causes)
+                self._tell(name, error, causes)
             else:
                 return
             self.look_again.beat()
             await self.clock.sleep(AGAIN)
 
-    async def _tell(self, name: str, error: Exception, causes: list[BaseException]) -> None:
-        """Stop entries, say why, and page for what is not weather."""
+    def _tell(self, name: str, error: Exception, causes: list[BaseException]) -> None:
+        """Stop entries and say why; what is no weather is a fault of ours, and SAFE until a person has looked."""
         if all(isinstance(cause, BrokerError) for cause in causes):
             log.warning("loop_interrupted", loop=name, error=str(causes[0]))
             return
@@ -72,22 +71,7 @@ class Loops:
             self.gate.shut(DATABASE, "the database cannot be reached")
             return
         log.error("loop_failed", loop=name, exc_info=error)
-        self.gate.shut(f"{DEFECT}{name}", f"{type(error).__name__}: {error}")
-        try:
-            async with self.store.tx("loop_failed") as conn:
-                await alerts.put(
-                    conn,
-                    severity="CRITICAL",
-                    event="LOOP_FAILED",
-                    message=f"{name} failed and began again: {type(error).__name__}: {error}",
-                    facts={"loop": name},
-                    dedupe_key=f"LOOP_FAILED:{name}",
-                    at=self.clock.now(),
-                )
-        except Exception as silent:
-            if not is_passing(silent):
-                raise
-            log.critical("page_unwritten", loop=name, error=str(silent))
+        self.gate.violated(Invariant.I23, f"{name} failed and began again: {type(error).__name__}: {error}")
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

@@ -1,5 +1,6 @@
 """Exit intents and latches: what we have decided to do, written before the first request of it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -76,12 +77,19 @@ async def end_intent(conn: "Conn", position_id: int, *, state: str, at: datetime
 
 
 async def set_latch(
-    conn: "Conn", name: str, *, reason: str, by: str, at: datetime, until: datetime | None
+    conn: "Conn",
+    name: str,
+    *,
+    reason: str,
+    by: str,
+    at: datetime,
+    until: datetime | None,
+    facts: Mapping[str, object] | None = None,
 ) -> bool:
     """Set a latch; false when it is set already."""
     fresh = await conn.fetchval(
         """
-        INSERT INTO latches (name, set_at, reason, set_by, until) VALUES ($1, $2, $3, $4, $5)
+        INSERT INTO latches (name, set_at, reason, set_by, until, facts) VALUES ($1, $2, $3, $4, $5, $6)
         ON CONFLICT (name) WHERE cleared_at IS NULL DO NOTHING
         RETURNING name
         """,
@@ -90,8 +98,29 @@ async def set_latch(
         reason,
         by,
         until,
+        facts or {},
     )
     return fresh is not None
+
+
+async def deepen_latch(conn: "Conn", name: str, *, reason: str, facts: Mapping[str, object]) -> None:
+    """A latch that is set has more reasons now; what it knew already stays."""
+    await conn.execute(
+        "UPDATE latches SET reason = $2, facts = $3::jsonb || facts || jsonb_build_object('broken',"
+        " coalesce(facts -> 'broken', '{}') || coalesce($3::jsonb -> 'broken', '{}'))"
+        " WHERE name = $1 AND cleared_at IS NULL",
+        name,
+        reason,
+        facts,
+    )
+
+
+async def latch_facts(conn: "Conn", name: str) -> dict[str, object] | None:
+    """What a latch that is set was set for; None when it is not set."""
+    facts: dict[str, object] | None = await conn.fetchval(
+        "SELECT facts FROM latches WHERE name = $1 AND cleared_at IS NULL", name
+    )
+    return facts
 
 
 async def active_latches(conn: "Conn") -> dict[str, str]:

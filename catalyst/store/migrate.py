@@ -191,6 +191,7 @@ REVOKE ALL ON ALL TABLES IN SCHEMA public FROM catalyst_app;
 GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO catalyst_app;
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO catalyst_app;
 REVOKE UPDATE ON order_events FROM catalyst_app;
+REVOKE INSERT, UPDATE ON journal_chain FROM catalyst_app;
 REVOKE INSERT, UPDATE ON order_edges, schema_migrations FROM catalyst_app;
 REVOKE INSERT ON daemon FROM catalyst_app;
 

@@ -17,6 +17,7 @@ import orjson
 from asyncpg.pool import PoolConnectionProxy
 
 from catalyst.clock import Clock
+from catalyst.domain.errors import InvariantBroken
 from catalyst.domain.witness import Moment, Witness, tell
 from catalyst.store.refusals import StaleEpoch
 
@@ -75,6 +76,7 @@ class Store:
     ) -> None:
         self.clock = clock
         self.dsn = dsn
+        self.refused: Callable[[Exception], None] | None = None  # told of what the database would not write
         self._pool = pool
         self._witness = witness
 
@@ -88,6 +90,7 @@ class Store:
                     yield conn
             except Exception as error:
                 error.add_note(f"in transaction {label!r}")
+                self._tell_of(error)
                 raise
             tell(self._witness, label, Moment.AFTER)
 
@@ -101,6 +104,7 @@ class Store:
                     yield conn
             except Exception as error:
                 error.add_note(f"in statement {label!r}")
+                self._tell_of(error)
                 raise
             tell(self._witness, label, Moment.AFTER)
 
@@ -124,6 +128,10 @@ class Store:
                 if attempt == _ATTEMPTS:
                     raise
         raise AssertionError("unreachable")
+
+    def _tell_of(self, error: Exception) -> None:
+        if self.refused is not None and isinstance(error, InvariantBroken):
+            self.refused(error)
 
     async def answers(self) -> bool:
         """True when the server takes a new connection and answers on it; one that is full is there all the same."""

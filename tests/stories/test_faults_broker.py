@@ -155,4 +155,4 @@ async def test_an_order_no_table_can_hold(database: str) -> None:
         position = await desk.position("AAPL")
         assert position is not None
         assert position["status"] == "closed"
-        assert "LOOP_FAILED" not in await desk.alerts()
+        assert "SAFE_MODE" not in await desk.alerts()

@@ -1,0 +1,185 @@
+"""The journal's hash chain: every line is tied to those before it, and whoever changed one is found out.
+
+Written by the database itself at each commit (migrations/0006_journal_chain.sql); computed again here from the bare
+columns, without the function that wrote it.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+from catalyst.store.pool import Connection
+
+if TYPE_CHECKING:
+    from asyncpg import Record
+
+CHUNK: Final = 5_000  # links read at once
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A place in the chain: everything up to it is what its hash says. Link 0 is the beginning."""
+
+    link: int
+    seq: int
+    hash: bytes
+
+    @property
+    def hex(self) -> str:
+        return self.hash.hex()
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """As it is written beside a proof and into the log."""
+        return {"link": self.link, "seq": self.seq, "hash": self.hex}
+
+
+START: Final = Link(0, 0, b"")
+
+
+@dataclass(frozen=True, slots=True)
+class Break:
+    """The first place at which the journal is not what was written. `seq` is the line's number."""
+
+    link: int
+    seq: int | None
+    what: str
+
+    @property
+    def sentence(self) -> str:
+        return f"the journal breaks at link {self.link}" + (
+            f" (line {self.seq}): {self.what}" if self.seq is not None else f": {self.what}"
+        )
+
+
+def place(facts: object) -> Link | None:
+    """The link that `facts` wrote down; None when they hold none."""
+    if not isinstance(facts, dict):
+        return None
+    link, seq, text = facts.get("link"), facts.get("seq"), facts.get("hash")
+    if not (isinstance(link, int) and isinstance(seq, int) and isinstance(text, str)):
+        return None
+    try:
+        return Link(link, seq, bytes.fromhex(text))
+    except ValueError:
+        return None
+
+
+_LINKS: Final = """
+    SELECT c.link, c.seq AS tied, c.hash, e.seq, e.order_id, e.at, e.source, e.kind, e.from_status, e.to_status,
+           e.payload::text AS payload, e.note
+      FROM journal_chain c LEFT JOIN order_events e ON e.seq = c.seq
+     WHERE c.link > $1 ORDER BY c.link LIMIT $2
+"""
+
+
+async def head(conn: Connection) -> Link:
+    """The last link; START when nothing was ever written."""
+    record = await conn.fetchrow("SELECT link, seq, hash FROM journal_chain ORDER BY link DESC LIMIT 1")
+    return START if record is None else Link(record["link"], record["seq"], record["hash"])
+
+
+async def verify(conn: Connection, since: Link = START, *, at_most: int | None = None) -> Link | Break:
+    """The chain computed again from `since` on, over `at_most` links: the place it is good up to, or its break.
+
+    Lines without a link are looked for among those that came after `since`; from START on, everywhere.
+    """
+    broken = await holds(conn, since)
+    if broken is not None:
+        return broken
+    good, done = since, 0
+    while at_most is None or done < at_most:
+        wanted = CHUNK if at_most is None else min(CHUNK, at_most - done)
+        records = await conn.fetch(_LINKS, good.link, wanted)
+        for record in records:
+            step = _next(good, record)
+            if isinstance(step, Break):
+                return step
+            good = step
+        done += len(records)
+        if len(records) < wanted:
+            return await _untied(conn, since) or good
+    return good
+
+
+async def holds(conn: Connection, anchor: Link) -> Break | None:
+    """None while the chain still has this link, with this hash; what is written down elsewhere is held against it."""
+    if anchor.link == 0:
+        return None
+    found = await conn.fetchrow("SELECT seq, hash FROM journal_chain WHERE link = $1", anchor.link)
+    if found is None:
+        last = await head(conn)
+        return Break(last.link + 1, None, f"it ends at link {last.link}; link {anchor.link} was written once")
+    if (found["seq"], found["hash"]) != (anchor.seq, anchor.hash):
+        return Break(anchor.link, found["seq"], "it has another hash than was written down when it was made")
+    return None
+
+
+async def anchors(conn: Connection, *, limit: int = 100) -> list[Link]:
+    """The heads of the journal that the latest proofs of being flat wrote down, newest first."""
+    found = await conn.fetch(
+        """
+        SELECT facts -> 'journal' AS journal FROM flat_proofs WHERE facts ? 'journal'
+         ORDER BY proof_id DESC LIMIT $1
+        """,
+        limit,
+    )
+    return [link for record in found if (link := place(record["journal"])) is not None]
+
+
+async def last_anchor(conn: Connection) -> Link:
+    """The place in the chain that the latest proof wrote down; START when there is none."""
+    found = await anchors(conn, limit=1)
+    return found[0] if found else START
+
+
+async def _untied(conn: Connection, since: Link) -> Break | None:
+    """The first line that nothing ties: somebody wrote it past the trigger."""
+    record = await conn.fetchrow(
+        """
+        SELECT e.seq, (SELECT coalesce(max(link), 0) FROM journal_chain) AS last
+          FROM order_events e LEFT JOIN journal_chain c ON c.seq = e.seq
+         WHERE e.seq > $1 AND c.seq IS NULL ORDER BY e.seq LIMIT 1
+        """,
+        since.seq,
+    )
+    return (
+        None
+        if record is None
+        else Break(record["last"], record["seq"], "the line was inserted past the chain")
+    )
+
+
+def _next(before: Link, record: "Record") -> Link | Break:
+    link, tied = record["link"], record["tied"]
+    if link != before.link + 1:
+        return Break(before.link + 1, None, f"the link is gone; the next one is {link}")
+    if record["seq"] is None:
+        return Break(link, tied, "the line was removed")
+    made = hashlib.sha256(before.hash + line_of(record).encode()).digest()
+    if made != record["hash"]:
+        return Break(link, tied, "the line, or its place, is not the one that was written")
+    return Link(link, tied, made)
+
+
+def line_of(record: "Record") -> str:
+    """What is hashed of a line, from its bare columns; `payload` as PostgreSQL's own text."""
+    order_id = record["order_id"]
+    return json.dumps(
+        [
+            str(record["seq"]),
+            None if order_id is None else str(order_id),
+            str((record["at"] - _EPOCH) // _MICROSECOND),
+            record["source"],
+            record["kind"],
+            record["from_status"],
+            record["to_status"],
+            record["payload"],
+            record["note"],
+        ],
+        ensure_ascii=False,
+    )

@@ -1,0 +1,254 @@
+"""The journal is tied together: no fork, no gap, no deadlock, and whatever an owner does to it is found."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import asyncpg
+import pytest
+from store.book import AT, Book
+
+from catalyst.store import journal, orders
+from catalyst.store.journal import START, Break, Link
+from catalyst.store.pool import Connection, Store, connect
+
+CONNECTIONS = 20
+REPETITIONS = 100
+
+
+async def lines(conn: Connection, *, n: int = 8) -> list[int]:
+    """`n` lines with everything a line can hold, each committed by itself; their numbers."""
+    payload = {
+        "price": "190.10",
+        "text": "Zürich – 東京 \U0001f4c8",
+        "n": 1.50,
+        "a": [None, True, {"b": '\\ " \n'}],
+    }
+    for number in range(n):
+        await orders.journal(
+            conn,
+            None,
+            at=AT + timedelta(microseconds=number * 333_333),
+            source="stream",
+            kind="note",
+            note=None if number % 3 else f"line {number}\x1f\t\u2028 'quoted' \\",
+            payload=None if number % 2 else payload,
+        )
+    return [row["seq"] for row in await conn.fetch("SELECT seq FROM order_events ORDER BY seq")]
+
+
+@asynccontextmanager
+async def owner(conn: Connection) -> AsyncIterator[Connection]:
+    """The owner with the guards out of the way."""
+    tables = ("order_events", "journal_chain")
+    for table in tables:
+        await conn.execute(f"ALTER TABLE {table} DISABLE TRIGGER USER")
+    yield conn
+    for table in tables:
+        await conn.execute(f"ALTER TABLE {table} ENABLE TRIGGER USER")
+
+
+async def test_a_journal_as_it_was_written_verifies(book: Book) -> None:
+    """Whatever a line holds, the chain computed here from bare columns ends at the head that the database wrote."""
+    await book.position()
+    await lines(book.conn)
+    head = await journal.head(book.conn)
+    assert head.link == await book.conn.fetchval("SELECT count(*) FROM order_events")
+    assert await journal.verify(book.conn) == head
+    middle = await journal.verify(book.conn, at_most=3)
+    assert isinstance(middle, Link)
+    assert middle.link == 3
+    assert await journal.verify(book.conn, middle) == head
+    assert await journal.verify(book.conn, head) == head
+    assert journal.place(head.facts) == head
+
+
+@pytest.mark.parametrize(
+    ("what", "sql"),
+    [
+        ("a note", "UPDATE order_events SET note = 'nothing happened' WHERE seq = $1"),
+        ("a price in the payload", """UPDATE order_events SET payload = '{"price": "191.10"}' WHERE seq = $1"""),
+        ("an instant", "UPDATE order_events SET at = at + interval '1 microsecond' WHERE seq = $1"),
+        ("a state", "UPDATE order_events SET to_status = 'filled' WHERE seq = $1"),
+        ("an empty word for none", "UPDATE order_events SET from_status = '' WHERE seq = $1"),
+        ("its order", "UPDATE order_events SET order_id = (SELECT max(order_id) FROM orders) WHERE seq = $1"),
+    ],
+)  # fmt: skip
+async def test_an_altered_line_is_named(book: Book, what: str, sql: str) -> None:
+    """The owner alters one line, however little: it is the one the verifier names, and so is it from any later start
+    that lies before it."""
+    await book.position()
+    numbers = await lines(book.conn)
+    before = await journal.verify(book.conn, at_most=len(numbers) - 4)
+    assert isinstance(before, Link)
+    async with owner(book.conn):
+        await book.conn.execute(sql, numbers[-3])
+    found = await journal.verify(book.conn)
+    assert isinstance(found, Break), what
+    assert found.seq == numbers[-3]
+    assert await journal.verify(book.conn, before) == found
+
+
+async def test_a_removed_line_is_named(book: Book) -> None:
+    """Removed from the journal, or from the chain too: the gap is where it was."""
+    numbers = await lines(book.conn)
+    async with owner(book.conn):
+        await book.conn.execute("DELETE FROM order_events WHERE seq = $1", numbers[3])
+    found = await journal.verify(book.conn)
+    assert found == Break(4, numbers[3], "the line was removed")
+    async with owner(book.conn):
+        await book.conn.execute("DELETE FROM journal_chain WHERE seq = $1", numbers[3])
+    found = await journal.verify(book.conn)
+    assert isinstance(found, Break)
+    assert found.link == 4
+    assert "gone" in found.what
+
+
+async def test_a_removed_line_whose_links_were_closed_up_is_named(book: Book) -> None:
+    """Removed, and the links after it renumbered: the next line's hash tells."""
+    numbers = await lines(book.conn)
+    async with owner(book.conn):
+        await book.conn.execute("DELETE FROM order_events WHERE seq = $1", numbers[3])
+        await book.conn.execute("DELETE FROM journal_chain WHERE seq = $1", numbers[3])
+        await book.conn.execute("UPDATE journal_chain SET link = -link + 1000 WHERE link > 4")
+        await book.conn.execute("UPDATE journal_chain SET link = 999 - link WHERE link > 900")
+    found = await journal.verify(book.conn)
+    assert isinstance(found, Break)
+    assert found.seq == numbers[4]
+
+
+async def test_an_inserted_line_is_named(book: Book) -> None:
+    """Written past the trigger, at the end or in a gap of the numbers: nothing ties it."""
+    numbers = await lines(book.conn)
+    head = await journal.head(book.conn)
+    async with owner(book.conn):
+        seq = await book.conn.fetchval(
+            "INSERT INTO order_events (at, source, kind) VALUES ($1, 'stream', 'note') RETURNING seq", AT
+        )
+    found = await journal.verify(book.conn)
+    assert found == Break(len(numbers), seq, "the line was inserted past the chain")
+    assert await journal.verify(book.conn, head) == found
+
+
+async def test_exchanged_lines_are_named(book: Book) -> None:
+    """Two lines change places: the first of them is not the one that was written there."""
+    numbers = await lines(book.conn)
+    async with owner(book.conn):
+        await book.conn.execute(
+            """
+            UPDATE order_events e SET at = o.at, note = o.note, payload = o.payload FROM order_events o
+             WHERE (e.seq, o.seq) IN (($1, $2), ($2, $1))
+            """,
+            numbers[2],
+            numbers[5],
+        )
+    found = await journal.verify(book.conn)
+    assert isinstance(found, Break)
+    assert found.seq == numbers[2]
+
+
+async def test_a_journal_cut_short_is_found_by_what_was_written_down_elsewhere(book: Book) -> None:
+    """The last lines and their links removed: within itself the chain is whole, beside its old head it is not."""
+    numbers = await lines(book.conn)
+    head = await journal.head(book.conn)
+    async with owner(book.conn):
+        await book.conn.execute("DELETE FROM order_events WHERE seq >= $1", numbers[-2])
+        await book.conn.execute("DELETE FROM journal_chain WHERE seq >= $1", numbers[-2])
+    assert isinstance(await journal.verify(book.conn), Link)
+    broken = await journal.holds(book.conn, head)
+    assert broken is not None
+    assert broken.link == head.link - 1
+    assert isinstance(await journal.verify(book.conn, head), Break)
+    await lines(book.conn, n=2)  # as long as before, and not what it was
+    broken = await journal.holds(book.conn, head)
+    assert broken is not None
+    assert "another hash" in broken.what
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "UPDATE journal_chain SET hash = sha256('') WHERE link = 1",
+        "DELETE FROM journal_chain WHERE link = 1",
+        "TRUNCATE journal_chain",
+    ],
+)
+async def test_the_chain_is_append_only(book: Book, sql: str) -> None:
+    """Its rows are as final as the journal's."""
+    await lines(book.conn, n=1)
+    with pytest.raises(asyncpg.PostgresError) as refused:
+        await book.conn.execute(sql)
+    assert refused.value.sqlstate == "CT004"
+
+
+async def test_a_transaction_that_was_rolled_back_leaves_no_link(book: Book) -> None:
+    """Numbers may have gaps, links have none."""
+    await lines(book.conn, n=2)
+    undone = book.conn.transaction()
+    await undone.start()
+    await orders.journal(book.conn, None, at=AT, source="stream", kind="note")
+    await undone.rollback()
+    await lines(book.conn, n=2)
+    head = await journal.head(book.conn)
+    assert (head.link, head.seq) == (4, 5)
+    assert await journal.verify(book.conn) == head
+
+
+async def test_twenty_writers_at_once(database: str, store: Store) -> None:
+    """Twenty connections, a hundred transactions each, which lock orders and positions in no common order before they
+    write: none waits in a circle, no link is there twice, none is missing, and every line has its link."""
+    async with store.read() as conn:
+        book = Book(conn)
+        await book.day()
+        position_id = await book.position()
+    gate = asyncio.Barrier(CONNECTIONS)
+
+    async def write(number: int) -> None:
+        conn = await connect(database, f"writer {number}")
+        try:
+            await gate.wait()
+            for turn in range(REPETITIONS):
+                async with conn.transaction():
+                    await orders.journal(
+                        conn, None, at=AT, source="stream", kind="note", note=f"{number}/{turn}"
+                    )
+                    if (number + turn) % 4 == 0:  # a lock others want too, taken after the line is written
+                        await conn.execute(
+                            "SELECT 1 FROM positions WHERE position_id = $1 FOR UPDATE", position_id
+                        )
+                    if turn % 5 == 0:
+                        await orders.journal(conn, None, at=AT, source="poll", kind="note")
+        finally:
+            await conn.close()
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(CONNECTIONS):
+            group.create_task(write(number))
+    async with store.read() as conn:
+        written = await conn.fetchval("SELECT count(*) FROM order_events")
+        assert written >= CONNECTIONS * REPETITIONS * 6 / 5
+        head = await journal.verify(conn)
+        assert isinstance(head, Link)
+        assert head.link == written
+
+
+async def test_lines_from_before_the_chain_are_tied(empty_database: str) -> None:
+    """A database that was migrated later has its old lines in the chain, in order."""
+    from catalyst.store import migrate
+
+    known = [m for m in migrate.migrations() if "journal_chain" not in m.name]
+    conn = await connect(empty_database, "old")
+    for one in known[:5]:
+        await conn.execute(one.sql)
+    await conn.execute(
+        "INSERT INTO order_events (at, source, kind, note)"
+        " SELECT $1, 'poll', 'note', n::text FROM generate_series(1, 9) n",
+        AT,
+    )
+    await conn.execute(next(m.sql for m in migrate.migrations() if "journal_chain" in m.name))
+    await orders.journal(conn, None, at=AT, source="stream", kind="note")
+    head = await journal.verify(conn, START)
+    assert isinstance(head, Link)
+    assert head.link == 10
+    await conn.close()
