@@ -5,12 +5,13 @@ Only the loopback interface is served, and no keys are asked.
 
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
-from datetime import timedelta
 from decimal import Decimal
+from functools import partial
 
 from aiohttp import web
 
 from catalyst.clock import Clock
+from catalyst.simulator.admin_market import act_on_market, announce_bands, reason_of, symbol_of
 from catalyst.simulator.audit import audit
 from catalyst.simulator.data_api_params import Entitlements
 from catalyst.simulator.data_stream import DataStreams
@@ -18,7 +19,6 @@ from catalyst.simulator.exchange import Exchange
 from catalyst.simulator.faults import fault_from
 from catalyst.simulator.intake import read_order
 from catalyst.simulator.intervention import HandledMarket
-from catalyst.simulator.market import Print
 from catalyst.simulator.stream import Streams
 from catalyst.simulator.trading_api import body_of, number_of, plain, reply
 from catalyst.simulator.transport import Transport
@@ -56,6 +56,7 @@ class AdminApi:
             "/admin/switches": self.switch,
             "/admin/halt": self.halt,
             "/admin/resume": self.resume,
+            "/admin/luld": lambda body: announce_bands(self._exchange, body),
             "/admin/order": self.order,
             "/admin/cancel": self.cancel,
             "/admin/account": self.account,
@@ -74,6 +75,7 @@ class AdminApi:
             streams.mute = truth(body.get("mute"), default=streams.mute)
             if body.get("connection_limit") is not None:
                 streams.connection_limit = int(number_of(body["connection_limit"], "connection_limit"))
+            streams.queue_bytes = int(amount(body.get("queue_bytes"), "queue_bytes") or streams.queue_bytes)
             if "symbol_limit" in body:
                 limit = amount(body["symbol_limit"], "symbol_limit")
                 streams.symbol_limit = None if limit is None else int(limit)
@@ -83,34 +85,15 @@ class AdminApi:
                 "mute": streams.mute,
                 "connection_limit": streams.connection_limit,
                 "symbol_limit": streams.symbol_limit,
+                "queue_bytes": streams.queue_bytes,
             }
 
         app.router.add_post("/admin/data", self._reading(data))
 
     def mount_market(self, app: web.Application, market: HandledMarket) -> None:
-        """Add the hand on the market: gap, trade, quote, stop, go_on."""
-
-        def market_act(body: type_json) -> object:
-            symbol, now = symbol_of(body), self._exchange.now
-            match body.get("act"):
-                case "gap":
-                    market.gap(symbol, number_of(body.get("factor"), "factor"), now)
-                case "trade":
-                    size = int(amount(body.get("size"), "size") or 100)
-                    price = number_of(body.get("price"), "price")
-                    market.trade(symbol, Print(now + timedelta(milliseconds=1), price, size))
-                case "quote":
-                    bid, ask = number_of(body.get("bid"), "bid"), number_of(body.get("ask"), "ask")
-                    market.quotes(symbol, bid, ask)
-                case "stop":
-                    market.stop(symbol, now)
-                case "go_on":
-                    market.go_on(symbol)
-                case other:
-                    raise Refusal(422, BAD_PARAMETER, f"unknown act: {other}")
-            return {"symbol": symbol, "at": now.isoformat()}
-
-        app.router.add_post("/admin/market", self._reading(market_act))
+        """Add the hand on the market: gap, trade, quote, stop, go_on, late_trade, cancel_trade, correct_trade."""
+        act = partial(act_on_market, market, self._exchange)
+        app.router.add_post("/admin/market", self._reading(act))
 
     def _reading(self, act: Act) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def respond(request: web.Request) -> web.Response:
@@ -190,7 +173,7 @@ class AdminApi:
         return plain_switches(self._exchange)
 
     def halt(self, body: type_json) -> object:
-        self._exchange.halt(symbol_of(body))
+        self._exchange.halt(symbol_of(body), reason_of(body))
         return sorted(self._exchange.halted)
 
     def resume(self, body: type_json) -> object:
@@ -233,14 +216,6 @@ class AdminApi:
             case other:
                 raise Refusal(422, BAD_PARAMETER, f"unknown act: {other}")
         return {"connections": self._streams.connections}
-
-
-def symbol_of(body: type_json) -> str:
-    """The symbol in a body. Raises Refusal (422)."""
-    symbol = body.get("symbol")
-    if not isinstance(symbol, str) or not symbol:
-        raise Refusal(422, BAD_PARAMETER, "symbol is required")
-    return symbol.upper()
 
 
 def plain_switches(exchange: Exchange) -> type_json:

@@ -17,11 +17,27 @@ from catalyst.simulator import data_api_history as history
 from catalyst.simulator import data_api_news as news
 from catalyst.simulator import data_api_params as params
 from catalyst.simulator import data_api_wire as wire
+from catalyst.simulator.data_api_auctions import auctions_page
 from catalyst.simulator.data_api_params import Entitlements, RefusalError
 from catalyst.simulator.market import Market, SnapshotColumns
 
 NO_RECENT_SIP: Final = "subscription does not permit querying recent SIP data"
 TOO_LONG: Final = "<html><head><title>414 Request-URI Too Large</title></head><body>nginx</body></html>"
+# Those the trades and quotes here carry, and a few that clients look for; the tapes call them alike.
+CONDITIONS: Final = {
+    "trade": {
+        "@": "Regular Sale",
+        "6": "Market Center Reopening Trade / Closing Prints",
+        "F": "Intermarket Sweep",
+        "I": "Odd Lot Trade",
+        "M": "Market Center Official Close",
+        "O": "Opening Prints",
+        "Q": "Market Center Official Open",
+        "T": "Form T",
+        "Z": "Sold (Out of Sequence)",
+    },
+    "quote": {"R": "Regular, Two Sided Open", "H": "Depth on Bid Side", "I": "Order Imbalance"},
+}
 _HISTORY: Final = ("start", "end", "limit", "page_token", "sort", "feed", "asof", "currency")
 
 
@@ -47,6 +63,7 @@ def add_data_routes(app: web.Application, market: Market, clock: Clock) -> None:
         "/v2/stocks/{symbol}/bars": api.bars_of_one,
         "/v2/stocks/{symbol}/trades": api.trades_of_one,
         "/v2/stocks/{symbol}/quotes": api.quotes_of_one,
+        "/v2/stocks/{symbol}/auctions": api.auctions_of_one,
     }
     several = {
         "/v2/stocks/snapshots": api.snapshots,
@@ -56,7 +73,9 @@ def add_data_routes(app: web.Application, market: Market, clock: Clock) -> None:
         "/v2/stocks/bars": api.bars,
         "/v2/stocks/trades": api.trades,
         "/v2/stocks/quotes": api.quotes,
+        "/v2/stocks/auctions": api.auctions,
         "/v2/stocks/meta/exchanges": api.exchanges,
+        "/v2/stocks/meta/conditions/{ticktype}": api.conditions,
         "/v1beta1/screener/stocks/most-actives": api.most_actives,
         "/v1beta1/screener/stocks/movers": api.movers,
         "/v1/corporate-actions": api.corporate_actions,
@@ -156,9 +175,23 @@ class _DataApi:
         symbol = _symbol(request)
         return _paged_one("quotes", symbol, self._prints(request, [symbol], history.quotes_page))
 
+    def auctions(self, request: web.Request) -> object:
+        return _paged("auctions", self._auctions(request, params.symbols_of(request.query)))
+
+    def auctions_of_one(self, request: web.Request) -> object:
+        symbol = _symbol(request)
+        return _paged_one("auctions", symbol, self._auctions(request, [symbol]))
+
     def exchanges(self, request: web.Request) -> object:
         params.only(request.query)
         return {"A": "NYSE American", "N": "NYSE", "P": "NYSE Arca", "Q": "NASDAQ", "V": "IEX"}
+
+    def conditions(self, request: web.Request) -> object:
+        params.only(request.query, "tape")
+        kind, tape = request.match_info["ticktype"], request.query.get("tape", "")
+        if kind not in CONDITIONS or tape not in ("A", "B", "C"):
+            raise RefusalError(400, f"invalid {'tape' if kind in CONDITIONS else 'ticktype'}")
+        return CONDITIONS[kind]
 
     def news(self, request: web.Request) -> object:
         return news.news_page(self.market, request.query, self.clock.now())
@@ -170,14 +203,14 @@ class _DataApi:
         return news.movers(self.market, request.query, self.clock.now())
 
     def corporate_actions(self, request: web.Request) -> object:
-        params.only(
-            request.query, "symbols", "cusips", "types", "start", "end", "ids", "limit", "page_token", "sort"
-        )
+        """None: neither recorded nor generated bars know of any."""
+        params.check_actions(request.query)
         return {"corporate_actions": {}, "next_page_token": None}
 
     def _latest(self, query: Mapping[str, str], symbols: Sequence[str]) -> tuple[SnapshotColumns, list[str]]:
         """The newest of everything the subscription lets `symbols` show, and their tapes."""
         params.only(query, "symbols", "feed", "currency")
+        params.check_terms(query)
         feed = params.feed_of(query)
         if feed == "sip" and not self.entitlements.recent_sip:
             raise RefusalError(403, NO_RECENT_SIP, 42210000)
@@ -198,6 +231,13 @@ class _DataApi:
         asked, at = self._range(request.query)
         return history.bars_page(self.market, symbols, length, asked, at)
 
+    def _auctions(self, request: web.Request, symbols: Sequence[str]) -> history.Page:
+        params.only(request.query, "symbols", *_HISTORY)
+        if request.query.get("feed", "sip") != "sip":
+            raise RefusalError(400, f"invalid feed: {request.query['feed']}")
+        asked, at = self._range(request.query)
+        return auctions_page(self.market, symbols, asked, at)
+
     def _prints(
         self,
         request: web.Request,
@@ -211,6 +251,7 @@ class _DataApi:
     def _range(self, query: Mapping[str, str]) -> tuple[params.Range, datetime]:
         """The asked stretch and the instant as of which it may be told."""
         now = self.clock.now()
+        params.check_terms(query)
         asked = params.range_of(query, now)
         feed = params.feed_of(query) or "sip"
         if feed == "sip" and not self.entitlements.recent_sip:

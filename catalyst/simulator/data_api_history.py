@@ -3,31 +3,33 @@
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import Error as NotBase64
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from itertools import islice
 from typing import Final
 
 import numpy as np
 
+from catalyst.simulator import calendar
 from catalyst.simulator import data_api_wire as wire
-from catalyst.simulator.data_api_params import Range, RefusalError
-from catalyst.simulator.market import BarColumns, Market
-from catalyst.simulator.market_aggregate import take
+from catalyst.simulator.data_api_params import Length, Months, Range, RefusalError, Weeks
+from catalyst.simulator.market import BarColumns, Ints, Market
+from catalyst.simulator.market_aggregate import grouped, take
 
 Page = tuple[dict[str, list[wire.Json | None]], str | None]
+Rows = Callable[[str, datetime, datetime], Iterator[tuple[datetime, wire.Json]]]
 _INSTANT: Final = timedelta(microseconds=1)
+_DAY: Final = timedelta(days=1)
 
 
-def bars_page(market: Market, symbols: Sequence[str], length: timedelta, asked: Range, at: datetime) -> Page:
+def bars_page(market: Market, symbols: Sequence[str], length: Length, asked: Range, at: datetime) -> Page:
     """One page of bars and the token of the next."""
-    after, since = _position(asked.token)
+    after, since = position(asked.token)
     page: dict[str, list[wire.Json | None]] = {}
     room, last = asked.limit, ""
     for symbol in sorted(symbols):
         if symbol < after:
             continue
-        columns = market.bars(symbol, length, asked.start, asked.end, at)
-        columns = _ordered(columns, since if symbol == after else None, descending=asked.descending)
+        columns = bars_of(market, symbol, length, asked, at, since if symbol == after else None)
         if not len(columns.starts):
             continue
         if room == 0:
@@ -35,10 +37,40 @@ def bars_page(market: Market, symbols: Sequence[str], length: timedelta, asked: 
         served = take(columns, slice(room))
         page[symbol] = wire.bars(served)
         room -= len(served.starts)
-        last = _token(symbol, int(served.starts[-1]))
+        last = token_of(symbol, int(served.starts[-1]))
         if len(served.starts) < len(columns.starts):
             return page, last
     return page, None
+
+
+def bars_of(
+    market: Market, symbol: str, length: Length, asked: Range, at: datetime, since: int | None
+) -> BarColumns:
+    """The bars of one symbol that start in the asked stretch and were not served yet, in the asked order."""
+    if isinstance(length, timedelta):
+        columns = market.bars(symbol, length, asked.start, asked.end, at)
+    else:
+        columns = _long_bars(market, symbol, length, asked, at)
+    return _ordered(columns, since, descending=asked.descending)
+
+
+def _long_bars(market: Market, symbol: str, length: Weeks | Months, asked: Range, at: datetime) -> BarColumns:
+    """Weeks from Monday on, months from the first on, made of the days they have so far.
+
+    A bar belongs to the stretch when it starts in it, whatever of its days do.
+    """
+    first = calendar.midnight(length.begin(calendar.trading_day(asked.start))).astimezone(UTC)
+    last = calendar.midnight(length.end(calendar.trading_day(asked.end))).astimezone(UTC) - _INSTANT
+    days = market.bars(symbol, _DAY, first, last, at)
+    starts = np.array([_start_of(length, start) for start in days.starts.tolist()], dtype=np.int64)
+    inside = (starts >= asked.start.timestamp()) & (starts <= asked.end.timestamp())
+    rows = np.flatnonzero(inside)
+    return grouped(take(days, rows), starts[rows])
+
+
+def _start_of(length: Weeks | Months, midnight: int) -> int:
+    day: date = length.begin(calendar.trading_day(datetime.fromtimestamp(midnight, UTC)))
+    return int(calendar.midnight(day).timestamp())
 
 
 def trades_page(market: Market, symbols: Sequence[str], asked: Range, at: datetime) -> Page:
@@ -46,7 +78,7 @@ def trades_page(market: Market, symbols: Sequence[str], asked: Range, at: dateti
 
     def rows(symbol: str, start: datetime, end: datetime) -> Iterator[tuple[datetime, wire.Json]]:
         tape = wire.tapes_of([symbol], market.assets())[0]
-        found = market.prints(symbol, start - _INSTANT, end)
+        found = market.trades(symbol, start - _INSTANT, end, at)
         for each in reversed(found) if asked.descending else found:
             yield each.at, wire.trade(each, tape)
 
@@ -54,40 +86,37 @@ def trades_page(market: Market, symbols: Sequence[str], asked: Range, at: dateti
 
 
 def quotes_page(market: Market, symbols: Sequence[str], asked: Range, at: datetime) -> Page:
-    """One page of the quotes that stood when a trade happened, and the token of the next."""
+    """One page of quotes, recorded ones or those that stood when a trade happened, and the token of the next."""
 
     def rows(symbol: str, start: datetime, end: datetime) -> Iterator[tuple[datetime, wire.Json]]:
         tape = wire.tapes_of([symbol], market.assets())[0]
-        found = market.prints(symbol, start - _INSTANT, end)
+        found = market.quotes(symbol, start - _INSTANT, end)
         for each in reversed(found) if asked.descending else found:
-            quote = market.quote(symbol, each.at)
-            if quote is not None:
-                yield each.at, wire.quote(quote, tape)
+            yield each.at, wire.quote(each, tape)
 
     return _page(market, symbols, asked, at, rows)
 
 
-def _page(
-    market: Market,
-    symbols: Sequence[str],
-    asked: Range,
-    at: datetime,
-    rows: Callable[[str, datetime, datetime], Iterator[tuple[datetime, wire.Json]]],
-) -> Page:
-    after, since = _position(asked.token)
+def _page(market: Market, symbols: Sequence[str], asked: Range, at: datetime, rows: Rows) -> Page:
+    """Several rows may share an instant: a token counts those of its instant that were served."""
+    after, since, served = _point(asked.token)
     page: dict[str, list[wire.Json | None]] = {}
     room, last = asked.limit, ""
     for symbol in sorted(symbol for symbol in symbols if symbol >= after and symbol in market.assets()):
-        start, end = asked.start, min(asked.end, at)
+        start, end, skip = asked.start, min(asked.end, at), 0
         if symbol == after and since is not None:
-            served = datetime.fromtimestamp(since, UTC)
-            start, end = (start, served - _INSTANT) if asked.descending else (served + _INSTANT, end)
-        found = list(islice(rows(symbol, start, end), room + 1))
+            start, end = (start, since) if asked.descending else (since, end)
+            skip = served
+        found = list(islice(rows(symbol, start, end), skip, skip + room + 1))
         if found and room == 0:
             return page, last
-        if found[:room]:
-            page[symbol] = [row for _, row in found[:room]]
-            last = _token(symbol, int(found[:room][-1][0].timestamp()))
+        told = found[:room]
+        if told:
+            page[symbol] = [row for _, row in told]
+            newest = told[-1][0]
+            count = sum(instant == newest for instant, _ in told)
+            again = skip if symbol == after and newest == since else 0
+            last = _token(symbol, newest, count + again)
         if len(found) > room:
             return page, last
         room -= len(found)
@@ -97,24 +126,33 @@ def _page(
 def _ordered(columns: BarColumns, since: int | None, *, descending: bool) -> BarColumns:
     """The rows not served yet, in the asked order."""
     if since is not None:
-        rest = columns.starts < since if descending else columns.starts > since
-        columns = take(columns, np.flatnonzero(rest))
+        rest: Ints = np.flatnonzero(columns.starts < since if descending else columns.starts > since)
+        columns = take(columns, rest)
     return take(columns, slice(None, None, -1)) if descending else columns
 
 
-def _token(symbol: str, second: int) -> str:
-    """The page that begins after `second` of `symbol`."""
-    text = f"{symbol}|M|{datetime.fromtimestamp(second, UTC):%Y-%m-%dT%H:%M:%S}.000000000Z"
+def token_of(symbol: str, second: int) -> str:
+    """The page that begins after the bar of `symbol` that starts at `second`."""
+    return _token(symbol, datetime.fromtimestamp(second, UTC), 0)
+
+
+def position(token: str | None) -> tuple[str, int | None]:
+    """Symbol and second of the last bar of the page before; the very beginning without a token."""
+    symbol, at, _ = _point(token)
+    return symbol, None if at is None else int(at.timestamp())
+
+
+def _token(symbol: str, at: datetime, served: int) -> str:
+    text = f"{symbol}|M|{at.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%f}000Z|{served}"
     return urlsafe_b64encode(text.encode()).decode()
 
 
-def _position(token: str | None) -> tuple[str, int | None]:
-    """Symbol and second of the last row of the page before; the very beginning without a token."""
+def _point(token: str | None) -> tuple[str, datetime | None, int]:
+    """Symbol and instant of the last row served, and how many of that instant were. Raises RefusalError (400)."""
     if token is None:
-        return "", None
+        return "", None, 0
     try:
-        symbol, _, text = urlsafe_b64decode(token).decode().split("|")
-        at = datetime.fromisoformat(text[:19]).replace(tzinfo=UTC)
+        symbol, _, text, served = urlsafe_b64decode(token).decode().split("|")
+        return symbol, datetime.fromisoformat(text[:26]).replace(tzinfo=UTC), max(int(served), 0)
     except (ValueError, NotBase64):
         raise RefusalError(400, "invalid page_token") from None
-    return symbol, int(at.timestamp())

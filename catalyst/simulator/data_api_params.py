@@ -11,7 +11,7 @@ from catalyst.simulator import calendar
 FEEDS: Final = frozenset({"iex", "sip", "delayed_sip", "otc", "boats", "overnight"})
 DELAY: Final = timedelta(minutes=15)  # of delayed_sip, and what "recent" means
 MOST_ROWS: Final = 10_000
-_TIMEFRAME: Final = re.compile(r"^(\d{1,2})(Min|T|Hour|H|Day|D)$")
+_TIMEFRAME: Final = re.compile(r"^(\d{1,2})(Min|T|Hour|H|Day|D|Week|W|Month|M)$")
 _UNITS: Final = {
     "Min": timedelta(minutes=1),
     "T": timedelta(minutes=1),
@@ -20,7 +20,29 @@ _UNITS: Final = {
     "Day": timedelta(days=1),
     "D": timedelta(days=1),
 }
-_LARGEST: Final = {"Min": 59, "T": 59, "Hour": 23, "H": 23, "Day": 1, "D": 1}
+_LARGEST: Final = {"Min": 59, "T": 59, "Hour": 23, "H": 23, "Day": 1, "D": 1, "Week": 1, "W": 1}
+_MONTHS: Final = (1, 2, 3, 4, 6, 12)
+ADJUSTMENTS: Final = frozenset({"raw", "split", "dividend", "spin-off", "all"})
+ACTION_TYPES: Final = frozenset(
+    {
+        "reverse_split",
+        "forward_split",
+        "unit_split",
+        "cash_dividend",
+        "stock_dividend",
+        "spin_off",
+        "cash_merger",
+        "stock_merger",
+        "stock_and_cash_merger",
+        "redemption",
+        "name_change",
+        "worthless_removal",
+        "rights_distribution",
+        "partial_call",
+        "reorganization",
+    }
+)
+_CURRENCY: Final = re.compile(r"^[A-Z]{3}$")
 _SYMBOL: Final = re.compile(r"^[A-Z0-9]+([./-][A-Z0-9]+)*$")
 
 
@@ -40,6 +62,39 @@ class Entitlements:
 
     recent_sip: bool = True
     url_limit: int = 8000
+
+
+@dataclass(frozen=True, slots=True)
+class Weeks:
+    """Weeks, from Monday to Sunday."""
+
+    def begin(self, day: date) -> date:
+        """The first day of the week of `day`."""
+        return day - timedelta(days=day.weekday())
+
+    def end(self, day: date) -> date:
+        """The first day after it."""
+        return self.begin(day) + timedelta(days=7)
+
+
+@dataclass(frozen=True, slots=True)
+class Months:
+    """Stretches of `count` months, counted from January."""
+
+    count: int
+
+    def begin(self, day: date) -> date:
+        """The first day of the stretch of `day`."""
+        return date(day.year, (day.month - 1) // self.count * self.count + 1, 1)
+
+    def end(self, day: date) -> date:
+        """The first day after it."""
+        first = self.begin(day)
+        month = first.month - 1 + self.count
+        return date(first.year + month // 12, month % 12 + 1, 1)
+
+
+Length = timedelta | Weeks | Months
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +134,49 @@ def feed_of(query: Mapping[str, str]) -> str | None:
     return feed
 
 
-def length_of(query: Mapping[str, str]) -> timedelta:
-    """The asked bar length; weeks and months are not served."""
+def length_of(query: Mapping[str, str]) -> Length:
+    """The asked bar length: 1 to 59 minutes, 1 to 23 hours, a day, a week, or a divisor of twelve months."""
     text = query.get("timeframe", "")
     found = _TIMEFRAME.match(text)
-    if not found or not 1 <= int(found[1]) <= _LARGEST[found[2]]:
+    if found and found[2] in ("Month", "M") and int(found[1]) in _MONTHS:
+        return Months(int(found[1]))
+    if not found or not 1 <= int(found[1]) <= _LARGEST.get(found[2], 0):
         raise RefusalError(400, f"invalid timeframe: {text}")
-    return int(found[1]) * _UNITS[found[2]]
+    return Weeks() if found[2] in ("Week", "W") else int(found[1]) * _UNITS[found[2]]
+
+
+def check_terms(query: Mapping[str, str]) -> None:
+    """Refuse an `adjustment`, `asof` or `currency` nobody knows. Those known change nothing.
+
+    The bars here have no splits or dividends of their own, the listings no names of former days, and all is in
+    dollars.
+    """
+    adjustment = query.get("adjustment", "raw")
+    if not ADJUSTMENTS.issuperset(adjustment.split(",")):
+        raise RefusalError(400, f"invalid adjustment: {adjustment}")
+    asof = query.get("asof", "-")
+    try:
+        if asof != "-":
+            date.fromisoformat(asof)
+    except ValueError:
+        raise RefusalError(400, f"invalid asof: {asof}") from None
+    currency = query.get("currency", "USD")
+    if not _CURRENCY.match(currency):
+        raise RefusalError(400, f"invalid currency: {currency}")
+
+
+def check_actions(query: Mapping[str, str]) -> None:
+    """Refuse a question about corporate actions that cannot be meant."""
+    only(query, "symbols", "cusips", "types", "region", "start", "end", "ids", "limit", "page_token", "sort")
+    if query.get("ids") and any(query.get(name) for name in ("symbols", "types", "start", "end")):
+        raise RefusalError(400, "ids is mutually exclusive with the other filters")
+    unknown = [each for each in query.get("types", "").split(",") if each and each not in ACTION_TYPES]
+    if unknown:
+        raise RefusalError(400, f"invalid types: {', '.join(unknown)}")
+    for name in ("start", "end"):
+        time_of(query, name)
+    limit_of(query, 100, 1000)
+    descending_of(query, "asc")
 
 
 def range_of(query: Mapping[str, str], now: datetime) -> Range:

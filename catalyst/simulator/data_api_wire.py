@@ -11,6 +11,7 @@ from catalyst.simulator.market import Asset, BarColumns, Headline, Ints, Print, 
 Json = dict[str, object]
 TAPES: Final = {"NYSE": "A", "AMEX": "B", "ARCA": "B", "BATS": "B", "NASDAQ": "C"}
 VENUE: Final = "V"
+TRADES_A_SECOND: Final = 10_000  # room for `Print.number` in a trade id
 
 
 def moments(seconds: Ints) -> list[str]:
@@ -46,17 +47,19 @@ def bars(columns: BarColumns) -> list[Json | None]:
 
 def trades(columns: SnapshotColumns, tapes: Sequence[str]) -> list[Json | None]:
     """The newest trade of each row."""
+    ids = columns.trade_at * TRADES_A_SECOND
     rows = zip(
         columns.trade_at.tolist(),
         moments(columns.trade_at),
         columns.trade_price.tolist(),
         columns.trade_size.tolist(),
+        (ids if columns.trade_number is None else ids + columns.trade_number).tolist(),
         tapes,
         strict=True,
     )
     return [
-        {"t": t, "x": VENUE, "p": p, "s": s, "c": ["@"], "i": at, "z": z} if at >= 0 else None
-        for at, t, p, s, z in rows
+        {"t": t, "x": VENUE, "p": p, "s": s, "c": ["@"], "i": i, "z": z} if at >= 0 else None
+        for at, t, p, s, i, z in rows
     ]
 
 
@@ -105,16 +108,22 @@ def snapshots(columns: SnapshotColumns, tapes: Sequence[str]) -> dict[str, Json]
 
 
 def trade(each: Print, tape: str) -> Json:
-    """One print."""
-    return {
+    """One print; `u` says what became of it."""
+    told: Json = {
         "t": moment(each.at),
         "x": VENUE,
         "p": float(each.price),
         "s": each.size,
         "c": ["@"],
-        "i": int(each.at.timestamp()),
+        "i": trade_id(each),
         "z": tape,
     }
+    return {**told, "u": each.update} if each.update else told
+
+
+def trade_id(each: Print) -> int:
+    """The number that tells a print from all others of its symbol."""
+    return int(each.at.timestamp() // 1) * TRADES_A_SECOND + each.number
 
 
 def quote(each: Quote, tape: str) -> Json:

@@ -10,11 +10,17 @@ import numpy as np
 from catalyst.clock import NEW_YORK
 from catalyst.simulator import calendar
 from catalyst.simulator import data_api_wire as wire
+from catalyst.simulator.data_stream_notices import channel_of, message
+from catalyst.simulator.intervention_bars import OWN_NUMBERS
 from catalyst.simulator.market import Headline, Market
 from catalyst.simulator.market_quotes import RENEWAL
+from catalyst.simulator.notices import Corrected, LateTrade, Notice, Withdrawn
 
 EVERYTHING: Final = "*"
 STOCK_CHANNELS: Final = ("trades", "quotes", "bars", "updatedBars", "dailyBars", "statuses", "lulds")
+UNTOLD: Final = (
+    "imbalances"  # may be asked for, is named in an answer only then, and never has anything to tell
+)
 NEWS_CHANNELS: Final = ("news",)
 FEW: Final = 40  # up to so many symbols are asked one by one when their next trade comes
 _MINUTE: Final = 60
@@ -40,7 +46,13 @@ class Subscription:
         return sorted(symbol for symbol in asked if symbol in market.assets())
 
 
-def messages(market: Market, heard: Subscription, after: datetime, until: datetime) -> list[wire.Json]:
+def messages(
+    market: Market,
+    heard: Subscription,
+    after: datetime,
+    until: datetime,
+    notices: Sequence[Notice] = (),
+) -> list[wire.Json]:
     """Everything to tell of (after, until]: trades and quotes, then the bars that ended, then news.
 
     Quotes that stood only in between are left out, as a slow reader would miss them. Times are datetimes.
@@ -49,6 +61,8 @@ def messages(market: Market, heard: Subscription, after: datetime, until: dateti
     first = int(after.timestamp()) // _MINUTE + 1
     for minute in range(first, int(until.timestamp()) // _MINUTE + 1):
         told += _minute_bars(market, heard, minute * _MINUTE)
+    if heard.channels.get("updatedBars"):
+        told += _updated_bars(market, heard, notices, after, until)
     if heard.channels.get("news"):
         fresh = market.headlines(after + timedelta(microseconds=1), until, until)
         told += [
@@ -57,7 +71,17 @@ def messages(market: Market, heard: Subscription, after: datetime, until: dateti
     return told
 
 
-def next_due(market: Market, heard: Subscription, at: datetime) -> datetime | None:
+def announcements(market: Market, heard: Subscription, notices: Iterable[Notice]) -> list[wire.Json]:
+    """The notices somebody who listens so is told, in order."""
+    wanted = [each for each in notices if heard.wants(channel_of(each), each.symbol)]
+    known = [each for each in wanted if each.symbol in market.assets()]
+    tapes = wire.tapes_of([each.symbol for each in known], market.assets())
+    return [message(each, tape) for each, tape in zip(known, tapes, strict=True)]
+
+
+def next_due(
+    market: Market, heard: Subscription, at: datetime, notices: Sequence[Notice] = ()
+) -> datetime | None:
     """The next instant after `at` at which there may be something to tell; None when nothing is asked."""
     second = datetime.fromtimestamp(int(at.timestamp()), UTC)
     due: list[datetime] = []
@@ -77,7 +101,38 @@ def next_due(market: Market, heard: Subscription, at: datetime) -> datetime | No
     if heard.channels.get("bars") or heard.channels.get("dailyBars"):
         minute = int(at.timestamp()) // _MINUTE * _MINUTE + _MINUTE
         due.append(_awake(market, datetime.fromtimestamp(minute, UTC)))
+    if heard.channels.get("updatedBars"):
+        due += [mark for each in notices if (mark := _half_minute(each)) is not None and mark > at]
     return min(due, default=None)
+
+
+def _half_minute(notice: Notice) -> datetime | None:
+    """When the bar that a notice changed is told again: at the next half minute. None when it was not yet told."""
+    if not isinstance(notice, LateTrade | Withdrawn | Corrected):
+        return None
+    if notice.trade.at.timestamp() // _MINUTE == notice.at.timestamp() // _MINUTE:
+        return None
+    mark = -((-notice.at.timestamp() + _MINUTE / 2) // _MINUTE) * _MINUTE + _MINUTE / 2
+    return datetime.fromtimestamp(mark, UTC)
+
+
+def _updated_bars(
+    market: Market, heard: Subscription, notices: Sequence[Notice], after: datetime, until: datetime
+) -> list[wire.Json]:
+    """The finished minutes that late, withdrawn or corrected trades changed, once each half minute."""
+    changed: dict[tuple[datetime, str, int], None] = {}
+    for each in notices:
+        mark = _half_minute(each)
+        if mark is None or not after < mark <= until or not heard.wants("updatedBars", each.symbol):
+            continue
+        assert isinstance(each, LateTrade | Withdrawn | Corrected)
+        changed[mark, each.symbol, int(each.trade.at.timestamp()) // _MINUTE * _MINUTE] = None
+    told: list[wire.Json] = []
+    for mark, symbol, begins in sorted(changed):
+        minute = datetime.fromtimestamp(begins, UTC)
+        bars = wire.bars(market.bars(symbol, timedelta(seconds=_MINUTE), minute, minute, mark))
+        told += [{"T": "u", "S": symbol, **bar, "t": minute} for bar in bars if bar is not None]
+    return told
 
 
 def _awake(market: Market, at: datetime) -> datetime:
@@ -99,14 +154,18 @@ def _ticks(market: Market, heard: Subscription, after: datetime, until: datetime
     tapes = wire.tapes_of(columns.symbols, market.assets())
     since = int(after.timestamp())
     told: list[wire.Json] = []
-    for row in np.flatnonzero(columns.trade_at > since).tolist():
+    traded = columns.trade_at > since
+    if columns.trade_number is not None:
+        # a trade by hand may be younger than `after` within one second
+        traded |= (columns.trade_at == since) & (columns.trade_number >= OWN_NUMBERS)
+    for row in np.flatnonzero(traded).tolist():
         symbol = columns.symbols[row]
         if heard.wants("trades", symbol):
             told += [
                 {"T": "t", "S": symbol, **wire.trade(each, tapes[row]), "t": each.at}
                 for each in market.prints(symbol, after, until)
             ]
-    fresh = np.flatnonzero(columns.quote_at > since)
+    fresh = np.flatnonzero((columns.quote_at > since) | (traded & (columns.trade_at == since)))
     quotes = wire.quotes(columns, tapes) if heard.channels.get("quotes") else []
     for row in fresh.tolist() if quotes else ():
         symbol, quote = columns.symbols[row], quotes[row]

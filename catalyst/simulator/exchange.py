@@ -12,6 +12,7 @@ from catalyst.simulator.admission import Gate, Ticket
 from catalyst.simulator.agenda import DueKind
 from catalyst.simulator.draws import Draws
 from catalyst.simulator.faults import FaultKind
+from catalyst.simulator.notices import Notices, Reason, TradingStatus
 from catalyst.simulator.orders import (
     Order,
     OrderClass,
@@ -58,6 +59,7 @@ class Exchange(Venue):
             multiplier=multiplier,
         )
         super().__init__(market, account, start, draws, switches or Switches())
+        self.notices = Notices()
         self.gate = Gate(self.book, self.account, market, self.switches, self.halted)
         self.begin()
 
@@ -393,13 +395,19 @@ class Exchange(Venue):
 
     # ------------------------------------------------------------------ the market, by hand
 
-    def halt(self, symbol: str) -> None:
-        """Trading in the symbol stops: nothing of ours trades, market orders are refused."""
-        self.halted.add(symbol)
+    def halt(self, symbol: str, reason: Reason = Reason.NEWS) -> None:
+        """Trading in the symbol stops, and the tape says so: nothing trades, market orders are refused."""
+        if symbol not in self.halted:
+            self.halted.add(symbol)
+            self.touched = True
+            self.notices.say(TradingStatus(self.now, symbol, halted=True, reason=reason))
 
     def resume(self, symbol: str) -> None:
-        """Trading goes on; waiting orders meet the next trade."""
-        self.halted.discard(symbol)
+        """Trading goes on, and the tape says so; waiting orders meet the next trade."""
+        if symbol in self.halted:
+            self.halted.discard(symbol)
+            self.touched = True
+            self.notices.say(TradingStatus(self.now, symbol, halted=False, reason=Reason.NEWS))
 
     def deposit(self, amount: Decimal) -> None:
         """Money comes in, or goes out when negative."""

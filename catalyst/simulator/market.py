@@ -18,11 +18,22 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Print:
-    """One trade on the tape; `size` in shares."""
+    """One trade on the tape; `size` in shares. `number` tells it from others of the same second.
+
+    `update` is what became of it since: "canceled", "incorrect" (another replaced it) or "corrected" (it
+    replaced another); empty for nearly all.
+    """
 
     at: datetime
     price: Decimal
     size: int
+    number: int = 0
+    update: str = ""
+
+    @property
+    def valid(self) -> bool:
+        """False once it was taken back."""
+        return self.update in ("", "corrected")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +115,7 @@ class SnapshotColumns:
     minute: BarColumns
     daily: BarColumns
     previous: BarColumns
+    trade_number: Ints | None = None  # `Print.number`; None where all are 0
 
 
 class Market(Protocol):
@@ -122,7 +134,11 @@ class Market(Protocol):
         ...
 
     def prints(self, symbol: str, after: datetime, until: datetime) -> Sequence[Print]:
-        """The trades of (after, until], in time order."""
+        """The trades of (after, until], in time order, as they happened: what orders meet."""
+        ...
+
+    def trades(self, symbol: str, after: datetime, until: datetime, at: datetime) -> Sequence[Print]:
+        """The trades of (after, until], in time order, as told at `at`: late ones and corrections included."""
         ...
 
     def last_print(self, symbol: str, at: datetime) -> Print | None:
@@ -131,6 +147,10 @@ class Market(Protocol):
 
     def quote(self, symbol: str, at: datetime) -> Quote | None:
         """The best bid and offer at `at`."""
+        ...
+
+    def quotes(self, symbol: str, after: datetime, until: datetime) -> Sequence[Quote]:
+        """The quotes of (after, until], in time order: those recorded, else those that stood at each trade."""
         ...
 
     def next_print(self, symbol: str, after: datetime) -> datetime | None:

@@ -7,21 +7,29 @@ import numpy as np
 
 from catalyst.simulator import path
 from catalyst.simulator.market import BarColumns, Ints
-from catalyst.simulator.market_snapshot import Moment, daily_bars, nothing, running_days, section
+from catalyst.simulator.market_snapshot import FIELDS, Moment, daily_bars, nothing, running_days, section
 from catalyst.simulator.market_table import SECONDS, BarTable
 
 _MINUTE: Final = 60
-_FIELDS: Final = ("starts", "open", "high", "low", "close", "volume", "vwap", "trades")
 
 
 def day_bars(
-    bars: BarTable, daily: BarTable, number: int, begin: int, until: int, moment: Moment
+    bars: BarTable,
+    daily: BarTable,
+    number: int,
+    begin: int,
+    until: int,
+    moment: Moment,
+    running: BarColumns | None = None,
 ) -> BarColumns:
-    """The daily bars of `number` whose midnight lies in [begin, until], today's running one last."""
+    """The daily bars of `number` whose midnight lies in [begin, until], today's running one last.
+
+    `running` is today's bar when somebody knows it better than the tape's bars do.
+    """
     rows = daily.between(number, begin, min(until, moment.midnight - 1) + 1)
     found = [daily_bars(daily, np.arange(rows.start, rows.stop))]
     if number >= 0 and begin <= moment.midnight <= until:
-        today = running_days(bars, np.array([number]), moment)
+        today = running_days(bars, np.array([number]), moment) if running is None else running
         if today.starts[0] >= 0:
             found.append(today)
     return join(found)
@@ -54,7 +62,7 @@ def join(parts: Sequence[BarColumns]) -> BarColumns:
         return nothing(0)
     if len(parts) == 1:
         return parts[0]
-    return BarColumns(*(np.concatenate([getattr(part, name) for part in parts]) for name in _FIELDS))
+    return BarColumns(*(np.concatenate([getattr(part, name) for part in parts]) for name in FIELDS))
 
 
 def _whole(table: BarTable, rows: Ints) -> BarColumns:
@@ -77,15 +85,19 @@ def _minutes(table: BarTable, rows: Ints, before: int) -> BarColumns:
 
 def _group(bars: BarColumns, length: int) -> BarColumns:
     """Neighbours of one interval of `length` seconds as one bar."""
+    return grouped(bars, bars.starts // length * length)
+
+
+def grouped(bars: BarColumns, starts: Ints) -> BarColumns:
+    """Neighbours of the same start as one bar; `starts` has one for each row."""
     if not len(bars.starts):
         return bars
-    bins = bars.starts // length
-    heads = np.flatnonzero(np.concatenate(([True], bins[1:] != bins[:-1])))
-    tails = np.append(heads[1:], len(bins)) - 1
+    heads = np.flatnonzero(np.concatenate(([True], starts[1:] != starts[:-1])))
+    tails = np.append(heads[1:], len(starts)) - 1
     volume = np.add.reduceat(bars.volume, heads)
     value = np.add.reduceat(bars.vwap * bars.volume, heads)
     return BarColumns(
-        bins[heads] * length,
+        starts[heads],
         bars.open[heads],
         np.maximum.reduceat(bars.high, heads),
         np.minimum.reduceat(bars.low, heads),
@@ -98,4 +110,4 @@ def _group(bars: BarColumns, length: int) -> BarColumns:
 
 def take(bars: BarColumns, rows: Ints | slice) -> BarColumns:
     """Some rows of `bars`."""
-    return BarColumns(*(getattr(bars, name)[rows] for name in _FIELDS))
+    return BarColumns(*(getattr(bars, name)[rows] for name in FIELDS))

@@ -1,7 +1,10 @@
-"""The tape of single symbols, unrolled a stretch at a time: for who follows a few of them print by print."""
+"""The tape of single symbols, unrolled a stretch at a time: for who follows a few of them print by print.
+
+A symbol that has ticks is followed by them, every other one along the paths of its bars.
+"""
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -12,8 +15,10 @@ import numpy as np
 from catalyst.simulator import path
 from catalyst.simulator.market import Print
 from catalyst.simulator.market_table import SECONDS, BarTable
+from catalyst.simulator.market_ticks import Ticks
 
 ROWS: Final = 32  # bars unrolled at once
+WINDOW: Final = 600  # seconds of ticks unrolled at once
 NEVER: Final = SECONDS
 
 
@@ -32,6 +37,7 @@ class Reels:
     """The newest stretch asked of each symbol number."""
 
     tape: BarTable
+    ticks: Mapping[int, Ticks] = field(default_factory=dict)
     _stretches: dict[int, Stretch] = field(init=False, default_factory=dict)
 
     def at(self, number: int, second: int) -> Stretch | None:
@@ -39,11 +45,16 @@ class Reels:
         known = self._stretches.get(number)
         if known is not None and known.times[0] <= second < known.until:
             return known
+        if number in self.ticks:
+            last = self.ticks[number].until(second) - 1
+            return None if last < 0 else self._ticked(number, last)
         row = int(self.tape.last(np.array([number]), second)[0])
         return None if row < 0 else self._unrolled(number, row)
 
     def first(self, number: int) -> Stretch | None:
         """The stretch that begins the symbol's tape; None without one."""
+        if number in self.ticks:
+            return self._ticked(number, 0)
         row = int(self.tape.first(np.array([number]), 0)[0])
         if row == len(self.tape.key) or self.tape.key[row] // SECONDS != number:
             return None
@@ -70,6 +81,24 @@ class Reels:
         index = bisect_right(stretch.times, after)
         return stretch.times[index] if index < len(stretch.times) else stretch.until
 
+    def _ticked(self, number: int, row: int) -> Stretch:
+        """The stretch of the window around the tick in `row`; no second is split between two."""
+        ticks = self.ticks[number]
+        begins = int(ticks.times[row]) // WINDOW * WINDOW
+        rows = slice(ticks.before(begins), ticks.before(begins + WINDOW))
+        times = ticks.times[rows].tolist()
+        first = equals_begin(times)
+        prints = [
+            Print(datetime.fromtimestamp(second, UTC), dollars(price), size, place - first[place])
+            for place, (second, price, size) in enumerate(
+                zip(times, ticks.units[rows].tolist(), ticks.sizes[rows].tolist(), strict=True)
+            )
+        ]
+        until = int(ticks.times[rows.stop]) if rows.stop < len(ticks.times) else NEVER
+        stretch = Stretch(times, ticks.units[rows].tolist(), prints, until)
+        self._stretches[number] = stretch
+        return stretch
+
     def _unrolled(self, number: int, row: int) -> Stretch:
         """The stretch that begins with the bar in `row`, which is one of the symbol's."""
         tape = self.tape
@@ -89,6 +118,14 @@ class Reels:
         stretch = Stretch(times, units, prints, int(tape.key[after] % SECONDS) if after < end else NEVER)
         self._stretches[number] = stretch
         return stretch
+
+
+def equals_begin(times: Sequence[int]) -> list[int]:
+    """For each of the sorted `times`, where its equals begin."""
+    begins: list[int] = []
+    for place, time in enumerate(times):
+        begins.append(begins[-1] if place and times[place - 1] == time else place)
+    return begins
 
 
 def dollars(units: int) -> Decimal:

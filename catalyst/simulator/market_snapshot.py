@@ -19,6 +19,7 @@ from catalyst.simulator.market_quotes import QuoteColumns
 from catalyst.simulator.market_table import SECONDS, BarTable
 
 CLOSE_SIZE: Final = 100  # shares of the print that stands for an earlier day's official close
+FIELDS: Final = ("starts", "open", "high", "low", "close", "volume", "vwap", "trades")
 SHARES_PER_TRADE: Final = 100  # a daily bar from elsewhere does not tell its trades; this estimates them
 
 
@@ -75,6 +76,10 @@ class Days:
         return self.closes[rows]
 
 
+# A row, its newest finished minute and its running day, one bar each.
+Finer = tuple[int, BarColumns, BarColumns]
+
+
 @dataclass(frozen=True, slots=True)
 class Newest:
     """The newest trade of each symbol; `at` (epoch seconds) is -1 where there has been none."""
@@ -113,9 +118,16 @@ def snapshot_columns(
     daily: BarTable,
     newest: Newest,
     quotes: QuoteColumns,
+    finer: Sequence[Finer] = (),
 ) -> SnapshotColumns:
-    """Everything the broker tells of `numbers` as of `moment`."""
+    """Everything the broker tells of `numbers` as of `moment`; some rows may be known better than by `bars`."""
     today, previous = running_days(bars, numbers, moment), daily.last(numbers, moment.midnight - 1)
+    minute = minute_bars(bars, numbers, moment.at)
+    if finer:
+        today, minute = copied(today), copied(minute)
+    for row, last_minute, running in finer:
+        put(minute, row, last_minute)
+        put(today, row, running)
     has_today, traded = today.starts >= 0, newest.at >= 0
     yesterday = daily_bars(daily, previous)
     before = daily_bars(daily, _one_before(daily, previous))
@@ -129,7 +141,7 @@ def snapshot_columns(
         ask=np.where(traded, quotes.ask, 0) / path.UNITS,
         bid_size=np.where(traded, quotes.bid_size, 0),
         ask_size=np.where(traded, quotes.ask_size, 0),
-        minute=minute_bars(bars, numbers, moment.at),
+        minute=minute,
         daily=choose(has_today, today, yesterday),
         previous=choose(has_today, yesterday, before),
     )
@@ -223,12 +235,18 @@ def nothing(count: int) -> BarColumns:
 
 def choose(first: NDArray[np.bool_], one: BarColumns, other: BarColumns) -> BarColumns:
     """Row by row, `one` where `first` is true, else `other`."""
-    return BarColumns(
-        *(
-            np.where(first, getattr(one, name), getattr(other, name))
-            for name in ("starts", "open", "high", "low", "close", "volume", "vwap", "trades")
-        )
-    )
+    return BarColumns(*(np.where(first, getattr(one, name), getattr(other, name)) for name in FIELDS))
+
+
+def copied(bars: BarColumns) -> BarColumns:
+    """The same bars in arrays of their own."""
+    return BarColumns(*(getattr(bars, name).copy() for name in FIELDS))
+
+
+def put(bars: BarColumns, row: int, one: BarColumns) -> None:
+    """Write the single bar `one` over a row, be it there or not."""
+    for name in FIELDS:
+        getattr(bars, name)[row] = getattr(one, name)[0]
 
 
 def _one_before(daily: BarTable, rows: Ints) -> Ints:

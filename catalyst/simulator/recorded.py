@@ -1,6 +1,7 @@
 """A market from files: recorded bars, daily bars, headlines and listings, Parquet or CSV.
 
-Intraday: symbol, timestamp (UTC, start of the bar), open, high, low, close, volume; one or five minutes long.
+Intraday: symbol, timestamp (UTC, start of the bar), open, high, low, close, volume; one second, one minute or
+five minutes long; or single trades and quotes, see `recorded_fine`.
 Daily: symbol, date, open, high, low, close, volume. Headlines: symbol, published_at, headline, source, url.
 Listings: symbol, name, optionally exchange and sector. Official: symbol, date, close.
 """
@@ -17,12 +18,13 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from catalyst.clock import NEW_YORK
-from catalyst.simulator import calendar, market_assets, market_quotes, news, path
+from catalyst.simulator import calendar, market_assets, market_quotes, news, path, recorded_fine
 from catalyst.simulator.market import Floats, Ints
 from catalyst.simulator.market_bars import BarMarket
 from catalyst.simulator.market_table import PRICES, SECONDS, BarTable, concatenate
+from catalyst.simulator.market_ticks import Ticks
 
-STEPS: Final = (60, 300)  # bar lengths that can be played, seconds
+STEPS: Final = (1, 60, 300)  # bar lengths that can be played, seconds
 USUAL_DAYS: Final = 20
 UNKNOWN_DOLLAR_VOLUME: Final = 1e7  # of a symbol without any earlier day
 NEWS_LATENCY: Final = timedelta(seconds=60)  # from publication to the wire; an assumption
@@ -36,19 +38,21 @@ def load(
     listings: Path | None = None,
     day: date | None = None,
     official: Path | None = None,
+    quotes: Path | Sequence[Path] | None = None,
     *,
     news_latency: timedelta = NEWS_LATENCY,
 ) -> BarMarket:
     """The market of `day` (by default the last one in the files), with everything older as its history.
 
-    Nothing younger than `day` is kept. A symbol recorded in two lengths is played from the shorter bars. Days
+    Nothing younger than `day` is kept. A symbol recorded in several lengths is played from the finest: single
+    trades, then seconds, then the shorter bars; before and after regular hours too where that is recorded. Days
     of the tape that have no daily bar get one from their regular hours; an official close replaces a daily
     bar's close where the two are of the same split adjustment.
 
-    Raises ValueError for bars that are not bars, lengths other than 1 or 5 minutes, or a day without a session.
+    Raises ValueError for bars that are not bars, lengths other than 1 second, 1 or 5 minutes, or a day without
+    a session.
     """
-    files = [intraday] if isinstance(intraday, Path) else list(intraday)
-    tapes = [_read(file, [pa.field("timestamp", pa.timestamp("us", "UTC"))]) for file in files]
+    tapes, quoted = _read_all(intraday), _read_all(quotes or ())
     day = day or max(_last_day(tape) for tape in tapes)
     if calendar.session(day) is None:
         raise ValueError(f"{day} has no session of the New York Stock Exchange; choose another day")
@@ -60,7 +64,8 @@ def load(
         )
     )
     numbers = {symbol: number for number, symbol in enumerate(symbols)}
-    tape = _tape(tapes, numbers, day)
+    ticks = _ticks(tapes, numbers, day)
+    tape = _tape(tapes, numbers, day, ticks)
     recorded = _daily(days, numbers, day) if days else None
     closed = _with_tape_days(recorded, tape, day)
     if official:
@@ -81,6 +86,12 @@ def load(
         depth=market_quotes.depth_of(shares),
         news=news.collect(_headlines(headlines, day, news_latency)),
         sectors={symbol: sector for symbol, (_, _, sector) in rows.items()},
+        ticks=ticks,
+        quoted=recorded_fine.quote_tapes(
+            [(table, _numbers(table["symbol"], numbers), _seconds(table)) for table in quoted],
+            _end_of(day),
+            ticks,
+        ),
     )
 
 
@@ -123,27 +134,59 @@ def _last_day(tape: pa.Table) -> date:
     return calendar.trading_day(last)
 
 
-def _tape(tapes: Sequence[pa.Table], numbers: Mapping[str, int], day: date) -> BarTable:
-    """The intraday bars up to the end of `day`, each symbol in one length."""
-    until = int(calendar.midnight(day + timedelta(days=1)).timestamp())
+def _read_all(files: Path | Sequence[Path]) -> list[pa.Table]:
+    """The tables of timed rows."""
+    each = [files] if isinstance(files, Path) else files
+    return [_read(file, [pa.field("timestamp", pa.timestamp("us", "UTC"))]) for file in each]
+
+
+def _end_of(day: date) -> int:
+    """The New York midnight that ends `day`, epoch seconds."""
+    return int(calendar.midnight(day + timedelta(days=1)).timestamp())
+
+
+def _ticks(tapes: Sequence[pa.Table], numbers: Mapping[str, int], day: date) -> dict[int, Ticks]:
+    """Of each symbol recorded finer than minutes, its ticks up to the end of `day`, from single trades first."""
+    found: dict[int, Ticks] = {}
+    for table in sorted(tapes, key=_step, reverse=True):
+        start, number = _seconds(table), _numbers(table["symbol"], numbers)
+        if recorded_fine.is_trades(table):
+            found |= recorded_fine.ticks_of_trades(table, number, start, _end_of(day))
+        elif _step(table) == 1:
+            keep = np.flatnonzero(start < _end_of(day))
+            seconds = _table(table, list(numbers), number, start, keep, np.ones(len(numbers), dtype=np.int64))
+            found |= recorded_fine.ticks_of_seconds(seconds)
+    return found
+
+
+def _tape(
+    tapes: Sequence[pa.Table], numbers: Mapping[str, int], day: date, ticks: Mapping[int, Ticks]
+) -> BarTable:
+    """The intraday bars up to the end of `day`, each symbol in one length; the minutes of what has ticks."""
     steps = np.full(len(numbers), max(STEPS))
     for table in sorted(tapes, key=_step, reverse=True):
-        steps[_numbers(pc.unique(table["symbol"]), numbers)] = _step(table)
-    parts = []
+        steps[_numbers(pc.unique(table["symbol"]), numbers)] = max(_step(table), min(STEPS[1:]))
+    parts = [recorded_fine.minutes_of(ticks, steps)] if ticks else []
     for table in tapes:
-        start = _seconds(table)
-        number = _numbers(table["symbol"], numbers)
-        keep = np.flatnonzero((start < until) & (steps[number] == _step(table)))
+        if _step(table) not in STEPS[1:]:
+            continue
+        start, number = _seconds(table), _numbers(table["symbol"], numbers)
+        mine = (start < _end_of(day)) & (steps[number] == _step(table))
+        keep = np.flatnonzero(mine & recorded_fine.uncovered(number, start, ticks))
         parts.append(_table(table, list(numbers), number, start, keep, steps))
     return concatenate(parts)
 
 
 def _step(tape: pa.Table) -> int:
-    """The bar length of a tape, seconds: the greatest one that divides all its starts."""
+    """The bar length of a tape, seconds: the greatest one that divides all its starts; 0 of single trades."""
+    if recorded_fine.is_trades(tape):
+        return 0
     step = int(np.gcd.reduce(np.unique(_seconds(tape) % 86_400)))
     found = next((length for length in reversed(STEPS) if step and step % length == 0), None)
-    if found is None:
-        raise ValueError(f"bars start on multiples of {step} s; only bars of 1 or 5 minutes can be played")
+    if found is None or (found == 1 and step != 1):
+        raise ValueError(
+            f"bars start on multiples of {step} s; only bars of 1 second, 1 or 5 minutes can be played"
+        )
     return found
 
 

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -96,9 +97,13 @@ class Server:
             app.router.add_get(path, self.streams.serve)
         if market is not None:
             add_data_routes(app, market, self.clock)
-            self.data_streams = add_data_streams(app, market, self.clock, self._keys)
+            notices = self.exchange.notices
+            self.data_streams = add_data_streams(app, market, self.clock, self._keys, notices)
             admin.mount_data(app, app[ENTITLEMENTS], self.data_streams)
         if isinstance(market, HandledMarket):
+            for symbol in sorted(self.exchange.halted):  # since before this process began
+                market.halt(symbol, self.exchange.now)
+            self.exchange.notices.on_change(partial(market.heed, self.exchange.notices))
             admin.mount_market(app, market)
         return app
 

@@ -1,0 +1,624 @@
+"""Behaviours 44 and 45 of the simulator's checklist: the market data stream, and bars, snapshots and pages."""
+
+import asyncio
+import socket
+import warnings
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgpack
+import orjson
+import pytest
+import websockets
+
+from catalyst.simulator.market_bars import BarMarket
+from tests.simulator.feed import AUTH, OPEN, Feed, feeding, small_market, until
+
+with warnings.catch_warnings():
+    # alpaca-py 0.44 imports websockets.legacy, which warns
+    warnings.simplefilter("ignore", DeprecationWarning)
+    from alpaca.data.live import NewsDataStream, StockDataStream
+
+SET = [
+    "trades",
+    "quotes",
+    "bars",
+    "updatedBars",
+    "dailyBars",
+    "statuses",
+    "lulds",
+    "corrections",
+    "cancelErrors",
+]
+MINUTE = timedelta(minutes=1)
+
+
+@pytest.fixture(scope="module")
+def bars(tmp_path_factory: pytest.TempPathFactory) -> BarMarket:
+    return small_market(tmp_path_factory.mktemp("market"))
+
+
+@pytest.fixture
+async def feed(bars: BarMarket) -> AsyncIterator[Feed]:
+    async with feeding(bars) as feed:
+        yield feed
+
+
+# ---------------------------------------------------------------------- 44: the stream
+
+
+@pytest.mark.parametrize("packed", [False, True])
+async def test_b44_connected_authenticated_subscribed(feed: Feed, packed: bool) -> None:
+    """The three answers in their order, in JSON and in msgpack; an answer is the complete set, key by key."""
+    async with feed.ear(packed=packed) as ear:
+        first = (await ear.say(action="subscribe", trades=["BETA", "ALFA"], statuses=["*"]))[0]
+        assert list(first) == ["T", *SET]
+        assert first["trades"] == first["corrections"] == first["cancelErrors"] == ["ALFA", "BETA"]
+        assert (first["statuses"], first["quotes"]) == (["*"], [])
+        second = (await ear.say(action="subscribe", quotes=["ALFA"], corrections=["BETA"], lulds=["BETA"]))[0]
+        assert second == {**first, "quotes": ["ALFA"], "lulds": ["BETA"]}
+        third = (await ear.say(action="unsubscribe", trades=["BETA"], statuses=["*"]))[0]
+        assert third["trades"] == third["corrections"] == third["cancelErrors"] == ["ALFA"]
+        assert (third["statuses"], third["lulds"]) == ([], ["BETA"])
+        asked = (await ear.say(action="subscribe", imbalances=["ALFA"]))[0]
+        assert asked == {**third, "imbalances": ["ALFA"]}
+
+
+async def test_b44_fragmented_client_frames(feed: Feed) -> None:
+    """A subscription in single bytes, as alpaca-py sends it in pieces, is one message."""
+    url = f"ws://127.0.0.1:{feed.server.port}/v2/iex"
+    packed = {"Content-Type": "application/msgpack"}
+    async with websockets.connect(url, proxy=None, additional_headers=packed) as client:
+        await client.recv()
+        for message in (AUTH, {"action": "subscribe", "trades": ["ALFA"]}):
+            whole = msgpack.packb(message)
+            await client.send(whole[at : at + 1] for at in range(len(whole)))
+            told = msgpack.unpackb(await client.recv())
+        assert told[0]["trades"] == ["ALFA"]
+
+
+async def test_b44_timestamp_ext(feed: Feed) -> None:
+    """In msgpack every time is a Timestamp, in JSON the same instant is text in UTC."""
+    wanted = {"trades": ["ALFA"], "quotes": ["ALFA"], "bars": ["ALFA"], "dailyBars": ["ALFA"]}
+    more = {"updatedBars": ["ALFA"], "statuses": ["*"], "lulds": ["*"]}
+    feed.streams.connection_limit = 2
+    async with feed.ear(packed=True) as packed, feed.ear() as plain:
+        for ear in (packed, plain):
+            await ear.say(action="subscribe", **wanted, **more)
+        await feed.passes(61)
+        await feed.act("market", act="late_trade", symbol="ALFA", price="20.1", ago=3)
+        await feed.act("luld", symbol="ALFA", pause=True)
+        await feed.passes(30)
+        heard: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
+        for ear in (packed, plain):
+            while not any(each["T"] == "u" for each in heard[ear.packed]):
+                heard[ear.packed] += await ear.hear()
+        assert {each["T"] for each in heard[True]} == set("tqbdusl")
+        assert all(isinstance(each["t"], msgpack.Timestamp) for each in heard[True])
+        told = [datetime.fromisoformat(each["t"]) for each in heard[False]]
+        assert [each["t"].to_datetime() for each in heard[True]] == told
+        assert all(each["t"].endswith("Z") for each in heard[False])
+
+
+async def test_b44_404_auth_timeout(feed: Feed) -> None:
+    """Ten seconds to show a key (here a twentieth): then 404 and the end."""
+    assert feed.streams.auth_seconds == 10
+    feed.streams.auth_seconds = 0.05
+    async with feed.ear(auth=False) as ear:
+        assert await ear.hear() == [{"T": "error", "code": 404, "msg": "auth timeout"}]
+        assert (await ear.socket.receive(timeout=10)).data is not None or ear.socket.closed
+        await ear.socket.receive(timeout=10)
+        assert ear.socket.closed
+
+
+async def test_b44_401_402_403_400_410(feed: Feed) -> None:
+    """Each misuse has its code, and none of them changes what is heard."""
+    async with feed.ear(auth=False) as ear:
+        assert (await ear.say(action="subscribe", trades=["ALFA"]))[0]["code"] == 401
+        assert (await ear.say(action="auth", key="demo", secret="wrong"))[0]["code"] == 402
+    async with feed.ear() as ear:
+        first = await ear.say(action="subscribe", bars=["ALFA"])
+        assert await ear.say(**AUTH) == [{"T": "error", "code": 403, "msg": "already authenticated"}]
+        for message in ("nonsense", "[]", '{"action": "dance"}'):
+            await ear.socket.send_str(message)
+            assert await ear.hear() == [{"T": "error", "code": 400, "msg": "invalid syntax"}]
+        assert (await ear.say(action="subscribe", news=["*"]))[0]["code"] == 410
+        assert (await ear.say(action="subscribe", trades="ALFA"))[0]["code"] == 410
+        assert await ear.say(action="subscribe") == first
+    async with feed.ear(source="v1beta1/news") as ear:
+        assert (await ear.say(action="subscribe", trades=["ALFA"]))[0]["code"] == 410
+        assert await ear.say(action="subscribe", news=["*"]) == [{"T": "subscription", "news": ["*"]}]
+
+
+async def test_b44_405_keeps_the_set(feed: Feed) -> None:
+    """Above the symbol limit 405 comes and the set stays; bars do not count, everything always does."""
+    await feed.act("data", symbol_limit=3)
+    async with feed.ear() as ear:
+        first = await ear.say(action="subscribe", trades=["ALFA", "BETA"], bars=["*"])
+        for more in (["ALFA", "BETA"], ["*"]):
+            refused = await ear.say(action="subscribe", quotes=more)
+            assert refused == [{"T": "error", "code": 405, "msg": "symbol limit exceeded"}]
+            assert await ear.say(action="subscribe") == first
+        assert (await ear.say(action="subscribe", quotes=["BETA"]))[0]["quotes"] == ["BETA"]
+
+
+async def test_b44_406_second_connection(feed: Feed) -> None:
+    """One connection an endpoint; another endpoint is another one, and a closed one leaves its place."""
+    async with feed.ear(), feed.ear(auth=False) as second, feed.ear(source="v1beta1/news"):
+        assert (await second.say(**AUTH))[0]["code"] == 406
+    await until(lambda: not feed.streams.connections)
+    async with feed.ear():
+        pass
+
+
+async def test_b44_409_without_the_subscription(feed: Feed) -> None:
+    """The consolidated feed without paying for it."""
+    await feed.act("data", recent_sip=False)
+    async with feed.ear(source="v2/sip", auth=False) as ear:
+        assert (await ear.say(**AUTH))[0] == {"T": "error", "code": 409, "msg": "insufficient subscription"}
+    async with feed.ear(source="v2/delayed_sip"):
+        pass
+
+
+async def test_b44_407_slow_client(feed: Feed) -> None:
+    """A client that does not read is told 407 after what waited for it, and cut off; what waits has an end."""
+    await feed.act("data", queue_bytes=20_000)
+    raw = socket.socket()
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    raw.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(raw, ("127.0.0.1", feed.server.port))
+    async with websockets.connect(
+        f"ws://127.0.0.1:{feed.server.port}/v2/iex", sock=raw, proxy=None, compression=None, max_queue=1
+    ) as client:
+        await client.recv()
+        for message in (AUTH, {"action": "subscribe", "trades": ["*"], "quotes": ["*"]}):
+            await client.send(orjson.dumps(message).decode())
+            await client.recv()
+        (connection,) = feed.streams.connections
+        assert connection.transport is not None
+        server_end = connection.transport.get_extra_info("socket")
+        server_end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        most = 0
+        while feed.streams.connections and not connection.transport.is_closing():
+            assert feed.clock.now() < OPEN + timedelta(hours=1), "the tape ended first"
+            await feed.passes(5)
+            most = max(most, connection.waiting)
+        assert 20_000 < most < 60_000
+        heard: list[dict[str, Any]] = []
+        with suppress(websockets.ConnectionClosedError):  # hung up on, without a goodbye
+            async for frame in client:
+                heard += orjson.loads(frame)
+        assert heard[-1] == {"T": "error", "code": 407, "msg": "slow client"}
+        assert all(each["T"] in "tq" for each in heard[:-1])
+    async with feed.ear() as other:  # the place is free again
+        assert (await other.say(action="subscribe", bars=["ALFA"]))[0]["bars"] == ["ALFA"]
+
+
+async def test_b44_mute(feed: Feed) -> None:
+    """Muted, the socket lives and answers but tells nothing that happens; then it goes on without a replay."""
+    async with feed.ear() as ear:
+        await ear.say(action="subscribe", trades=["ALFA"], statuses=["*"])
+        await feed.act("data", mute=True)
+        await feed.passes(20)
+        await feed.act("halt", symbol="BETA")
+        await feed.passes(1)
+        assert (await ear.say(action="subscribe"))[0]["trades"] == ["ALFA"]
+        await feed.act("data", mute=False)
+        await feed.passes(4)
+        assert [each["t"] for each in await ear.hear()] == ["2026-04-08T13:30:25Z"]
+
+
+async def test_b44_statuses_in_the_words_of_each_tape(feed: Feed) -> None:
+    """Halts and resumptions come at once with the codes of their tape; a second halt of a symbol says nothing."""
+    async with feed.ear() as ear:
+        await ear.say(action="subscribe", statuses=["ALFA", "BETA"])
+        for symbol in ("BETA", "ALFA"):
+            await feed.act("halt", symbol=symbol)
+        await feed.act("halt", symbol="ALFA")
+        beta, alfa = await ear.hears("s", 2)
+        at = "2026-04-08T13:30:00Z"
+        halt = {"T": "s", "S": "BETA", "t": at, "z": "A", "sc": "2", "sm": "Trading Halt"}
+        assert beta == {**halt, "rc": "P", "rm": "News Pending"}
+        halt = {"T": "s", "S": "ALFA", "t": at, "z": "C", "sc": "H", "sm": "Trading Halt"}
+        assert alfa == {**halt, "rc": "T1", "rm": "Halt News Pending"}
+        await feed.passes(60)
+        for symbol in ("BETA", "ALFA"):
+            await feed.act("resume", symbol=symbol)
+        told = await ear.hears("s", 2)
+        assert [(each["sc"], each["sm"]) for each in told] == [("3", "Resume"), ("T", "Trading Resumption")]
+        assert {each["t"] for each in told} == {"2026-04-08T13:31:00Z"}
+
+
+async def test_b44_a_halted_symbol_prints_nothing(feed: Feed) -> None:
+    """From the halt to the resumption there is no trade, no minute bar and no volume; then trading goes on."""
+    async with feed.ear() as ear:
+        await ear.say(action="subscribe", trades=["ALFA"], bars=["ALFA"], statuses=["ALFA"])
+        await feed.passes(30)
+        await feed.act("halt", symbol="ALFA", reason="regulatory")
+        await feed.passes(150)
+        _, body = await feed.get("/v2/stocks/ALFA/snapshot")
+        assert body["latestTrade"]["t"] == "2026-04-08T13:30:30Z"
+        assert body["dailyBar"]["v"] == body["minuteBar"]["v"] == 1400
+        await feed.act("resume", symbol="ALFA")
+        await feed.passes(60)
+        heard: list[dict[str, Any]] = []
+        while not any(each["T"] == "b" and each["t"] == "2026-04-08T13:33:00Z" for each in heard):
+            heard += await ear.hear()
+        instants = [each["t"][11:19] for each in heard if each["T"] == "t"]
+        assert instants[:6] == [f"13:30:{second:02d}" for second in range(5, 35, 5)]
+        assert instants[6] == "13:33:05"
+        assert [each["t"][14:16] for each in heard if each["T"] == "b"] == ["30", "33"]
+        assert [each["rc"] for each in heard if each["T"] == "s"] == ["T12", ""]
+
+
+async def test_b44_lulds_with_their_bands(feed: Feed) -> None:
+    """Bands are 20 % wide in the first quarter of an hour and 10 % after it, or as said; a pause halts."""
+    async with feed.ear() as ear:
+        await ear.say(action="subscribe", lulds=["*"], statuses=["ALFA"])
+        await feed.act("luld", symbol="ALFA")
+        (first,) = await ear.hears("l")
+        assert first == {
+            "T": "l",
+            "S": "ALFA",
+            "t": "2026-04-08T13:30:00Z",
+            "z": "C",
+            "u": 24,
+            "d": 16,
+            "i": "B",
+        }
+        await feed.passes(15 * 60)
+        await feed.act("luld", symbol="BETA", up="33.3", pause=True)
+        (later,) = await ear.hears("l")
+        assert (later["S"], later["u"], later["d"], later["z"]) == ("BETA", 33.3, 28.35, "A")
+        await feed.act("luld", symbol="ALFA", up="21", down="19", pause=True, indicator="D")
+        halt = (await ear.hears("s"))[0]
+        assert (halt["sc"], halt["rc"], halt["rm"]) == ("P", "LUDP", "Volatility Trading Pause")
+        assert (await feed.get("/admin/state"))[1]["halted"] == ["ALFA", "BETA"]
+
+
+async def test_b44_corrections_and_cancels_come_with_the_trades(feed: Feed) -> None:
+    """Who hears trades hears them taken back; history marks them, and the bars are made of what is left."""
+    async with feed.ear() as ear:
+        await ear.say(action="subscribe", trades=["ALFA"])
+        await feed.passes(65)
+        trades = await ear.hears("t", 13)
+        wrong, gone = trades[10], trades[9]
+        await feed.act("market", act="correct_trade", symbol="ALFA", id=wrong["i"], price="20.5", size=700)
+        await feed.act("market", act="cancel_trade", symbol="ALFA", id=gone["i"])
+        await feed.act("market", act="cancel_trade", symbol="ALFA", error=True)
+        (correction,) = await ear.hears("c")
+        old = [correction[key] for key in ("oi", "op", "os", "oc", "x")]
+        assert old == [wrong[key] for key in ("i", "p", "s", "c", "x")]
+        assert [correction[key] for key in ("cp", "cs", "cc", "z", "t")] == [
+            20.5, 700, ["@"], "C", "2026-04-08T13:31:05Z"
+        ]  # fmt: skip
+        cancels = await ear.hears("x", 2)
+        assert [(x["i"], x["p"], x["s"], x["a"]) for x in cancels] == [
+            (gone["i"], gone["p"], gone["s"], "C"),
+            (trades[12]["i"], trades[12]["p"], trades[12]["s"], "E"),
+        ]
+    _, body = await feed.get("/v2/stocks/ALFA/trades", start="2026-04-08T13:30:50Z")
+    assert [(t["i"], t.get("u")) for t in body["trades"]] == [
+        (gone["i"], "canceled"),
+        (wrong["i"], "incorrect"),
+        (correction["ci"], "corrected"),
+        (trades[11]["i"], None),
+        (trades[12]["i"], "canceled"),
+    ]
+    _, body = await feed.get("/v2/stocks/ALFA/bars", timeframe="1Min")
+    (bar,) = body["bars"]
+    assert (bar["c"], bar["h"], bar["v"]) == (20.5, 20.5, 2400 - wrong["s"] - gone["s"] + 700)
+
+
+async def test_b44_alpaca_py_hears_every_channel(feed: Feed) -> None:
+    """The official clients get typed statuses, updated and daily bars, corrections, cancels, and news."""
+    heard: dict[str, list[Any]] = {name: [] for name in ("t", "q", "b", "u", "d", "s", "c", "x", "n")}
+
+    def into(kind: str) -> Any:
+        async def keep(message: Any) -> None:
+            heard[kind].append(message)
+
+        return keep
+
+    base = f"ws://127.0.0.1:{feed.server.port}"
+    stocks = StockDataStream("demo", "demo", url_override=f"{base}/v2/iex")
+    stocks.subscribe_trades(into("t"), "ALFA")
+    stocks.subscribe_quotes(into("q"), "ALFA")
+    stocks.subscribe_bars(into("b"), "*")
+    stocks.subscribe_updated_bars(into("u"), "*")
+    stocks.subscribe_daily_bars(into("d"), "BETA")
+    stocks.subscribe_trading_statuses(into("s"), "*")
+    stocks.register_trade_corrections(into("c"))
+    stocks.register_trade_cancels(into("x"))
+    news = NewsDataStream("demo", "demo", url_override=f"{base}/v1beta1/news")
+    news.subscribe_news(into("n"), "*")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # websockets.legacy again, when it connects
+        tasks = [asyncio.ensure_future(stream._run_forever()) for stream in (stocks, news)]
+        await until(lambda: sum(each.since is not None for each in feed.streams.connections) == 2)
+        await feed.passes(61)
+        await feed.act("market", act="late_trade", symbol="ALFA", price="20.1", size=300, ago=2)
+        await feed.act("market", act="cancel_trade", symbol="ALFA")
+        await feed.act("market", act="correct_trade", symbol="ALFA", price="20.1", size=300)
+        await feed.act("halt", symbol="BETA", reason="price_bands")
+        await feed.passes(200)
+        await until(lambda: all(heard.values()))
+        for stream in (stocks, news):
+            await stream.stop_ws()
+            await stream.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    assert heard["u"][0].timestamp == OPEN
+    assert (heard["u"][0].symbol, heard["u"][0].volume) == ("ALFA", 2700)
+    assert heard["d"][0].timestamp == datetime(2026, 4, 8, 4, tzinfo=UTC)
+    status = heard["s"][0]
+    assert (status.symbol, status.status_code, status.reason_code, status.tape) == ("BETA", "2", "M", "A")
+    assert (heard["x"][0].action, heard["c"][0].corrected_price) == ("C", 20.1)
+    assert heard["n"][0].headline == "Alfa wins order"
+
+
+async def test_b44_news_as_it_becomes_known(feed: Feed) -> None:
+    """An article comes once, at its instant, to who asked for its symbol or for all."""
+    async with feed.ear(source="v1beta1/news") as ear:
+        await ear.say(action="subscribe", news=["ALFA"])
+        await feed.passes(240)
+        (told,) = await ear.hear()
+        assert set(told) == {"T", "id", "headline", "summary", "author", "created_at", "updated_at", "url"} | {
+            "content", "symbols", "source"
+        }  # fmt: skip
+        assert (told["T"], told["symbols"], told["created_at"]) == ("n", ["ALFA"], "2026-04-08T13:34:00Z")
+
+
+# ---------------------------------------------------------------------- 45: bars, snapshots, pages
+
+
+async def test_b45_bars_only_when_trades(feed: Feed) -> None:
+    """A minute without a trade has no bar, neither on the stream nor in history nor in the day's."""
+    async with feed.ear() as ear:
+        await ear.say(action="subscribe", bars=["ALFA", "SILENT"], dailyBars=["ALFA"])
+        await feed.passes(59)
+        await feed.act("market", act="stop", symbol="ALFA")
+        await feed.passes(121)
+        await feed.act("market", act="trade", symbol="SILENT", price="7.5", size=10)
+        await feed.passes(60)
+        heard: list[dict[str, Any]] = []
+        while not any(each["S"] == "SILENT" for each in heard):
+            heard += await ear.hear()
+        assert [(each["T"], each["S"], each["t"]) for each in heard] == [
+            ("b", "ALFA", "2026-04-08T13:30:00Z"),
+            ("d", "ALFA", "2026-04-08T04:00:00Z"),
+            ("b", "SILENT", "2026-04-08T13:33:00Z"),
+        ]
+    _, body = await feed.get("/v2/stocks/bars", symbols="ALFA,SILENT,NEVER", timeframe="1Min")
+    assert {symbol: [bar["t"][14:16] for bar in rows] for symbol, rows in body["bars"].items()} == {
+        "ALFA": ["30"],
+        "SILENT": ["33"],
+    }
+
+
+async def test_b45_updated_bars_at_the_half_minute(feed: Feed) -> None:
+    """A trade reported after its minute changes that minute's bar: told again half a minute on, and in history."""
+    async with feed.ear() as ear:
+        await ear.say(action="subscribe", bars=["ALFA"], updatedBars=["ALFA"])
+        await feed.passes(60)
+        (first,) = await ear.hears("b")
+        await feed.passes(1)
+        await feed.act("market", act="late_trade", symbol="ALFA", price="20.15", size=500, ago="1.002")
+        await feed.act(
+            "market", act="late_trade", symbol="ALFA", price="19.5", size=100, ago="0.5"
+        )  # its own minute
+        await feed.passes(28)
+        assert feed.streams.frames_sent == 1
+        await feed.passes(2)
+        (updated,) = await ear.hears("u")
+        assert updated["t"] == first["t"] == "2026-04-08T13:30:00Z"
+        assert (updated["c"], updated["v"], updated["n"]) == (20.15, first["v"] + 500, first["n"] + 1)
+        assert (updated["o"], updated["h"], updated["l"]) == (first["o"], first["h"], first["l"])
+        await feed.passes(60)
+        (second,) = await ear.hears("b")
+        assert (second["t"], second["l"], second["v"]) == ("2026-04-08T13:31:00Z", 19.5, 2500)
+        assert feed.streams.frames_sent == 3
+    _, body = await feed.get("/v2/stocks/ALFA/bars", timeframe="1Min")
+    told = [{key: value for key, value in bar.items() if key not in "TS"} for bar in (updated, second)]
+    assert body["bars"] == told
+    _, body = await feed.get("/v2/stocks/ALFA/snapshot")
+    assert body["latestTrade"]["p"] != 20.15
+    assert body["dailyBar"]["v"] == sum(bar["v"] for bar in told) + 200 * 7
+
+
+@pytest.mark.parametrize(("zone", "day"), [("04", "2026-04-06"), ("05", "2026-03-06")])
+async def test_b45_daily_bars_carry_new_york_midnight(feed: Feed, zone: str, day: str) -> None:
+    """04:00 or 05:00 in UTC, as the season has it; today's grows."""
+    _, body = await feed.get("/v2/stocks/ALFA/bars", timeframe="1Day", start=day, end=day)
+    assert [bar["t"] for bar in body["bars"]] == [f"{day}T{zone}:00:00Z"]
+    sizes = []
+    for _ in range(2):
+        await feed.passes(60)
+        _, body = await feed.get("/v2/stocks/ALFA/bars", timeframe="1Day")
+        assert [bar["t"] for bar in body["bars"]] == ["2026-04-08T04:00:00Z"]
+        sizes.append(body["bars"][0]["v"])
+    assert sizes[0] < sizes[1]
+
+
+async def test_b45_snapshots_omit_the_unknown_and_have_null_parts(feed: Feed) -> None:
+    """Unknown symbols and those of which nothing is known are left out without a word; missing parts are null."""
+    await feed.passes(90)
+    status, body = await feed.get("/v2/stocks/snapshots", symbols="NOSUCH,SILENT,NEVER,ALFA")
+    assert (status, list(body)) == (200, ["SILENT", "ALFA"])
+    assert body["SILENT"]["minuteBar"] is None
+    assert body["SILENT"]["dailyBar"]["t"] == "2026-04-07T04:00:00Z"
+    assert all(body["ALFA"].values())
+    for what in ("trades", "quotes", "bars"):
+        status, body = await feed.get(f"/v2/stocks/{what}/latest", symbols="NOSUCH,NEVER,ALFA")
+        assert (status, list(body[what])) == (200, ["ALFA"])
+    status, body = await feed.get("/v2/stocks/snapshots", symbols="NOSUCH")
+    assert (status, body) == (200, {})
+
+
+async def test_b45_414_above_a_url_size(feed: Feed) -> None:
+    """The length of the request line counts, not the number of symbols; the answer is a page of HTML."""
+    await feed.act("data", url_limit=500)
+    assert (await feed.get("/v2/stocks/snapshots", symbols=",".join(["ALFA"] * 60)))[0] == 200
+    status, body = await feed.get("/v2/stocks/snapshots", symbols=",".join(["ALFA"] * 120))
+    assert status == 414
+    assert "414 Request-URI Too Large" in body
+
+
+@pytest.mark.parametrize("sort", ["asc", "desc"])
+@pytest.mark.parametrize("what", ["bars", "trades", "quotes"])
+async def test_b45_pages_add_up(feed: Feed, what: str, sort: str) -> None:
+    """By symbol, then time; the limit counts all symbols; several trades of one second are not lost between pages."""
+    await feed.passes(57)
+    for price in ("20.01", "20.02", "20.03"):
+        await feed.act("market", act="trade", symbol="ALFA", price=price)
+    await feed.passes(63)
+    query = {"symbols": "BETA,NOSUCH,ALFA", "limit": "2", "sort": sort, "start": "2026-04-08T13:30:00Z"}
+    if what == "bars":
+        query["timeframe"] = "1Min"
+    _, whole = await feed.get(f"/v2/stocks/{what}", **{**query, "limit": "1000"})
+    pages: dict[str, list[Any]] = {}
+    while True:
+        _, body = await feed.get(f"/v2/stocks/{what}", **query)
+        assert sum(map(len, body[what].values())) <= 2
+        for symbol, rows in body[what].items():
+            pages.setdefault(symbol, []).extend(rows)
+        if body["next_page_token"] is None:
+            break
+        query["page_token"] = body["next_page_token"]
+    assert pages == whole[what]
+    assert list(whole[what]) == ["ALFA", "BETA"]
+    if what == "trades":
+        assert len({row["i"] for row in pages["ALFA"]}) == len(pages["ALFA"]) == 28
+
+
+async def test_b45_every_timeframe_of_the_document(feed: Feed) -> None:
+    """Minutes, hours, days, weeks and months, under both of their names; a longer bar is the sum of shorter ones."""
+    await feed.clock.advance_to(OPEN + timedelta(minutes=60))
+    span = {"start": "2026-01-01", "end": "2026-04-08T23:00:00Z", "limit": "10000"}
+    units = {
+        "Min": range(1, 60),
+        "Hour": range(1, 24),
+        "Day": (1,),
+        "Week": (1,),
+        "Month": (1, 2, 3, 4, 6, 12),
+    }
+    volumes: dict[str, int] = {}
+    for unit, counts in units.items():
+        for count in counts:
+            _, told = await feed.get("/v2/stocks/BETA/bars", timeframe=f"{count}{unit}", **span)
+            assert told["bars"] or (unit, count > 1) == ("Hour", True), (unit, count)
+            volumes[f"{count}{unit}"] = sum(bar["v"] for bar in told["bars"])
+    for short, unit in {"15T": "15Min", "1H": "1Hour", "1D": "1Day", "1W": "1Week", "3M": "3Month"}.items():
+        both = [(await feed.get("/v2/stocks/BETA/bars", timeframe=text, **span))[1] for text in (unit, short)]
+        assert both[0] == both[1]
+    assert volumes["1Min"] == volumes["5Min"] == volumes["30Min"] == 60 * 2400
+    assert volumes["1Day"] == volumes["1Month"] == volumes["3Month"] == volumes["12Month"]
+    _, weeks = await feed.get("/v2/stocks/BETA/bars", timeframe="1Week", **span)
+    assert [bar["t"] for bar in weeks["bars"]][-5:] == [
+        "2026-03-09T04:00:00Z",
+        "2026-03-16T04:00:00Z",
+        "2026-03-23T04:00:00Z",
+        "2026-03-30T04:00:00Z",
+        "2026-04-06T04:00:00Z",
+    ]
+    _, days = await feed.get("/v2/stocks/BETA/bars", timeframe="1Day", start="2026-04-06")
+    week = weeks["bars"][-1]
+    assert week["o"] == days["bars"][0]["o"]
+    assert week["c"] == days["bars"][-1]["c"]
+    assert week["h"] == max(bar["h"] for bar in days["bars"])
+    assert week["l"] == min(bar["l"] for bar in days["bars"])
+    _, quarters = await feed.get("/v2/stocks/BETA/bars", timeframe="3Month", **span)
+    assert [bar["t"] for bar in quarters["bars"]] == ["2026-01-01T05:00:00Z", "2026-04-01T04:00:00Z"]
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "message"),
+    [
+        ("/v2/stocks/bars", {"timeframe": "60Min"}, "invalid timeframe: 60Min"),
+        ("/v2/stocks/bars", {"timeframe": "24Hour"}, "invalid timeframe: 24Hour"),
+        ("/v2/stocks/bars", {"timeframe": "2Week"}, "invalid timeframe: 2Week"),
+        ("/v2/stocks/bars", {"timeframe": "5Month"}, "invalid timeframe: 5Month"),
+        ("/v2/stocks/bars", {"timeframe": "1Min", "adjustment": "some"}, "invalid adjustment: some"),
+        ("/v2/stocks/bars", {"timeframe": "1Min", "asof": "yesterday"}, "invalid asof: yesterday"),
+        ("/v2/stocks/bars", {"timeframe": "1Min", "sort": "up"}, "invalid sort: up"),
+        ("/v2/stocks/auctions", {"feed": "iex"}, "invalid feed: iex"),
+        ("/v2/stocks/snapshots", {"currency": "dollar"}, "invalid currency: dollar"),
+        ("/v1/corporate-actions", {"types": "party"}, "invalid types: party"),
+    ],
+)
+async def test_b45_what_cannot_be_meant_is_refused(
+    feed: Feed, path: str, query: dict[str, str], message: str
+) -> None:
+    """Parameters outside the document, each with its sentence."""
+    status, body = await feed.get(path, symbols="ALFA", **query)
+    assert (status, body["message"]) == (400, message)
+
+
+async def test_b45_terms_of_the_document_are_accepted(feed: Feed) -> None:
+    """Adjustments, as-of dates, currencies and regions that the document knows change nothing here."""
+    await feed.passes(120)
+    plain = await feed.get("/v2/stocks/bars", symbols="ALFA", timeframe="1Min")
+    for terms in (
+        {"adjustment": "all"},
+        {"adjustment": "split,spin-off"},
+        {"asof": "-"},
+        {"asof": "2026-04-01"},
+    ):
+        assert (
+            await feed.get("/v2/stocks/bars", symbols="ALFA", timeframe="1Min", currency="USD", **terms)
+            == plain
+        )
+    empty = (200, {"corporate_actions": {}, "next_page_token": None})
+    assert (
+        await feed.get("/v1/corporate-actions", symbols="ALFA", types="cash_dividend", region="us") == empty
+    )
+    status, body = await feed.get("/v2/stocks/meta/conditions/trade", tape="C")
+    assert (status, body["@"]) == (200, "Regular Sale")
+
+
+async def test_b45_auctions_are_told_once_they_happened(bars: BarMarket) -> None:
+    """A day's opening auction from the open on, its closing one from the close on; pages as everywhere."""
+    async with feeding(bars, OPEN - timedelta(minutes=5)) as feed:
+        _, body = await feed.get("/v2/stocks/auctions", symbols="ALFA", start="2026-04-08")
+        assert body == {"auctions": {}, "next_page_token": None}
+        await feed.passes(400)
+        _, body = await feed.get("/v2/stocks/auctions", symbols="BETA,ALFA", start="2026-04-07", limit="3")
+        assert [(symbol, day["d"]) for symbol, rows in body["auctions"].items() for day in rows] == [
+            ("ALFA", "2026-04-07"),
+            ("ALFA", "2026-04-08"),
+            ("BETA", "2026-04-07"),
+        ]
+        today = body["auctions"]["ALFA"][1]
+        assert today["c"] == []
+        opening = {"t": "2026-04-08T13:30:00Z", "x": "Q", "p": 20}
+        assert today["o"] == [{**opening, "c": "O"}, {**opening, "c": "Q"}]
+        closing = body["auctions"]["BETA"][0]["c"]
+        assert [(each["t"], each["x"], each["p"], each["c"]) for each in closing] == [
+            ("2026-04-07T20:00:00Z", "N", 31, "6"),
+            ("2026-04-07T20:00:00Z", "N", 31, "M"),
+        ]
+        token = body["next_page_token"]
+        _, body = await feed.get("/v2/stocks/BETA/auctions", start="2026-04-07", limit="3", page_token=token)
+        assert [day["d"] for day in body["auctions"]] == ["2026-04-08"]
+
+
+async def test_b45_recent_consolidated_data_needs_the_subscription(feed: Feed) -> None:
+    """403 for the newest quarter of an hour of the SIP, by whichever door; the entitlement is the account's."""
+    await feed.act("data", recent_sip=False)
+    await feed.passes(20 * 60)
+    recent = {"symbols": "ALFA", "end": (OPEN + timedelta(minutes=20)).isoformat()}
+    for path, more in (
+        ("/v2/stocks/bars", {"timeframe": "1Min"}),
+        ("/v2/stocks/trades", {}),
+        ("/v2/stocks/quotes", {}),
+        ("/v2/stocks/auctions", {}),
+    ):
+        assert (await feed.get(path, **recent, **more))[0] == 403
+        status, body = await feed.get(path, symbols="ALFA", **more)
+        assert (status, "next_page_token" in body) == (200, True)
+    for path in ("/v2/stocks/snapshots", "/v2/stocks/ALFA/quotes/latest"):
+        query = {"feed": "sip"} if "ALFA" in path else {"feed": "sip", "symbols": "ALFA"}
+        assert (await feed.get(path, **query))[0] == 403
