@@ -29,6 +29,7 @@ class Choice:
     """Which market is played."""
 
     recorded: tuple[Path, ...]
+    quotes: tuple[Path, ...]
     daily: Path | None
     headlines: Path | None
     listings: Path | None
@@ -50,7 +51,13 @@ def sim(
         int, typer.Option(min=50, max=20_000, help="How many a generated market lists.")
     ] = 4_200,
     recorded: Annotated[
-        list[Path] | None, typer.Option(help="Play these recorded 1- or 5-minute bars (Parquet or CSV).")
+        list[Path] | None,
+        typer.Option(
+            help="Play these recorded bars of a second, 1 or 5 minutes, or single trades (Parquet or CSV)."
+        ),
+    ] = None,
+    quotes: Annotated[
+        list[Path] | None, typer.Option(help="Quote bars that belong to --recorded, of a second or a minute.")
     ] = None,
     daily: Annotated[Path | None, typer.Option(help="Daily bars that belong to --recorded.")] = None,
     headlines: Annotated[Path | None, typer.Option(help="Headlines that belong to --recorded.")] = None,
@@ -85,10 +92,11 @@ def sim(
     """
     if generated is not None and recorded:
         raise UserError("--generated and --recorded exclude each other: leave one out")
-    if not recorded and (daily or headlines or listings):
-        raise UserError("--daily, --headlines and --listings belong to --recorded FILE")
+    if not recorded and (quotes or daily or headlines or listings):
+        raise UserError("--quotes, --daily, --headlines and --listings belong to --recorded FILE")
     choice = Choice(
         recorded=tuple(recorded or ()),
+        quotes=tuple(quotes or ()),
         daily=daily,
         headlines=headlines,
         listings=listings,
@@ -134,6 +142,7 @@ def open_market(choice: Choice) -> "BarMarket":
                 headlines=choice.headlines,
                 listings=choice.listings,
                 day=choice.day,
+                quotes=choice.quotes,
             )
         from catalyst.simulator import generated
 
