@@ -278,3 +278,34 @@ class ManualClock:
                     )
             else:
                 spins += 1
+
+
+class Pause:
+    """How long this process, or its machine, may have stood still since `mark`: real seconds, never market time.
+
+    A stopped process loses monotonic time, a suspended machine only wall time: the longer of the two counts. A wall
+    clock that was set counts too, which costs whoever asks a second look and nothing else. Any thread may read.
+    """
+
+    def __init__(self) -> None:
+        self.mark()
+
+    def mark(self) -> None:
+        """From now on is counted anew."""
+        self._since = (time.monotonic(), time.time())
+
+    @property
+    def seconds(self) -> float:
+        """Real seconds since the last mark, by the clock that has gone farther."""
+        mono, wall = self._since
+        return max(time.monotonic() - mono, abs(time.time() - wall))
+
+
+async def real(event: asyncio.Event, at_most: float) -> bool:
+    """Wait for `event` for real seconds: only for what watches a real socket. True when the event came."""
+    try:
+        async with asyncio.timeout(at_most):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True

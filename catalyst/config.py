@@ -12,6 +12,7 @@ from decimal import Decimal, InvalidOperation
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
@@ -419,6 +420,12 @@ class Settings:
     def spool_dir(self) -> Path:
         """Where what is done without the database is kept until the database has heard of it."""
         return self.config.database.spool or self.data_dir.parent / "spool"
+
+    def account_name(self, account_id: str) -> str:
+        """What names an account among all there may be on this machine: every simulator has one of the same id."""
+        return (
+            account_id if self.mode is not Mode.SIM else f"{account_id}@{urlsplit(self.trading_url).netloc}"
+        )
 
     @property
     def data_url(self) -> str:

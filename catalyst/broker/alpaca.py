@@ -4,6 +4,7 @@ Source: Alpaca API documentation, trading; what differs from it in the field is 
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from datetime import date, datetime, timedelta
 from functools import partial
 from typing import Final, TypeVar
@@ -18,7 +19,7 @@ from catalyst.broker.listing import next_after
 from catalyst.broker.outcome import Refusal, fields, rows, settle
 from catalyst.broker.port import Broker, Priority, RateUse
 from catalyst.broker.ticket import body_of, refuse_unsendable
-from catalyst.broker.wire import DEFAULT, Answer, Bounds, Door, Spoil, Wire
+from catalyst.broker.wire import DEFAULT, Answer, Bounds, Door, Permit, Spoil, Wire
 from catalyst.clock import Clock
 from catalyst.domain.errors import BrokerUnavailable, NotFound, OrderRefused, OutcomeUnknown
 from catalyst.domain.report import (
@@ -50,6 +51,7 @@ class AlpacaBroker(Broker):
     """One account at one Alpaca host (live, paper or a simulator), through alpaca-py's transport.
 
     `on_garbled(reason, row)` hears of every row that could not be understood; the rest of its list is returned.
+    `permit` is asked before each change; without one, every change may leave.
     """
 
     def __init__(
@@ -66,7 +68,9 @@ class AlpacaBroker(Broker):
         threads: int = 4,
         on_garbled: Callable[[str, object], None] = log_garbled,
         witness: Witness | None = None,
+        permit: Permit | None = None,
     ) -> None:
+        self._permit = permit
         budget = RateBudget(clock, limit=rate_limit, reserve=rate_reserve)
         self._wire = Wire(
             clock,
@@ -83,17 +87,33 @@ class AlpacaBroker(Broker):
         """Where the request budget stands."""
         return self._wire.budget.use
 
+    def permitted_by(self, permit: Permit) -> "AlpacaBroker":
+        """The same door, budget and threads under another permit."""
+        other = copy(self)
+        other._permit = permit  # noqa: SLF001 - it is ours
+        return other
+
     async def submit(self, request: OrderRequest, *, priority: Priority = Priority.ROUTINE) -> OrderReport:
         """Send `request` once. OrderRefused with http_status 0 when it could not have been sent as it is."""
         refuse_unsendable(request)
         return await self._wire.change(
-            "POST", "/orders", body_of(request), partial(answers.acknowledged, request), priority=priority
+            "POST",
+            "/orders",
+            body_of(request),
+            partial(answers.acknowledged, request),
+            priority=priority,
+            permit=self._permit,
         )
 
     async def cancel(self, broker_id: str) -> None:
         try:
             await self._wire.change(
-                "DELETE", f"/orders/{quote(broker_id, safe='')}", None, answers.asked, priority=Priority.EXIT
+                "DELETE",
+                f"/orders/{quote(broker_id, safe='')}",
+                None,
+                answers.asked,
+                priority=Priority.EXIT,
+                permit=self._permit,
             )
         except OrderRefused as refused:
             if refused.code != Refusal.SUBMIT_FAILED:
@@ -195,7 +215,12 @@ class AlpacaBroker(Broker):
         if (await self._wire.read(path, None, answers.settings)).get("no_shorting") is forbidden:
             return False
         told = await self._wire.change(
-            "PATCH", path, {"no_shorting": forbidden}, answers.changed, priority=Priority.ROUTINE
+            "PATCH",
+            path,
+            {"no_shorting": forbidden},
+            answers.changed,
+            priority=Priority.ROUTINE,
+            permit=self._permit,
         )
         if told.get("no_shorting") is not forbidden:
             raise OutcomeUnknown(f"no_shorting was set to {forbidden} and reads {told.get('no_shorting')!r}")

@@ -30,10 +30,12 @@ from catalyst.broker.wire import Door
 from catalyst.clock import Clock
 from catalyst.domain.errors import AuthRefused, BrokerUnavailable
 from catalyst.domain.report import TradeUpdate
+from catalyst.domain.witness import Moment, Witness, tell
 
 Message = TradeUpdate | Gap | Garbled
 
 STREAM: Final = "trade_updates"
+STEP: Final = f"LISTEN {STREAM}"
 _LISTEN: Final = orjson.dumps({"action": "listen", "data": {"streams": [STREAM]}}).decode()
 LONGEST_DELAY: Final = 30.0  # seconds of market time between attempts: 1, 2, 4 ... and then this
 CROWDED_DELAY: Final = 5.0  # at least, after a 429: our last connection may not be reaped yet
@@ -100,7 +102,9 @@ class AlpacaTradeUpdates(TradeUpdates):
         open_within: float = 5.0,
         most_waiting: int = 4096,
         probe: timedelta = PROBE,
+        witness: Witness | None = None,
     ) -> None:
+        self._witness = witness
         self._clock = clock
         self._door = Door(url, key, secret, epoch)
         self._ping = ping
@@ -233,6 +237,7 @@ class AlpacaTradeUpdates(TradeUpdates):
     async def _admission(self, connection: ClientConnection) -> list[_Frame]:
         """Log in and listen; returns the frames that came before the last reply. Raises AuthRefused."""
         early: list[_Frame] = []
+        tell(self._witness, STEP, Moment.BEFORE)
         login = {"key_id": self._door.key, "secret_key": self._door.secret}
         async with asyncio.timeout(self._open_within):  # noqa: TID251 - bounds a real socket, not market time
             await connection.send(_text({"action": "authenticate", "data": login}))
@@ -241,6 +246,7 @@ class AlpacaTradeUpdates(TradeUpdates):
             streams = (await self._reply(connection, "listening", early)).get("streams")
         if not isinstance(streams, list) or STREAM not in streams:
             raise BrokerUnavailable(f"listening to {streams!r:.100}, not to {STREAM}")
+        tell(self._witness, STEP, Moment.AFTER)
         return early
 
     async def _reply(

@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib.metadata import version as installed
-from typing import TYPE_CHECKING, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeVar
 
 from catalyst.broker.budget import RateBudget
 from catalyst.broker.port import Priority
@@ -54,11 +54,24 @@ class Answer:
     headers: Mapping[str, str]
 
 
+class Permit(Protocol):
+    """Whether this process may change anything at the broker at this moment."""
+
+    async def ask(self) -> None:
+        """Return when it may; raises BrokerUnavailable when not: nothing has left."""
+        ...
+
+    def holds(self) -> bool:
+        """True while what was asked still holds. From any thread, in the last moment before the first byte."""
+        ...
+
+
 class Attempt:
     """One request on its way. Exactly one of `leave` and a true `abandon` ever happens."""
 
-    def __init__(self, bounds: Bounds = DEFAULT) -> None:
+    def __init__(self, bounds: Bounds = DEFAULT, permit: Permit | None = None) -> None:
         self.bounds = bounds
+        self._permit = permit
         self._lock = threading.Lock()
         self._left = False
         self._abandoned = False
@@ -73,6 +86,8 @@ class Attempt:
         with self._lock:
             if self._abandoned:
                 raise BrokerUnavailable("given up before it was sent")
+            if self._permit is not None and not self._permit.holds():
+                raise BrokerUnavailable("not sent: who may send is not known any more")
             self._left = True
 
     def abandon(self) -> bool:
@@ -148,10 +163,20 @@ class Wire:
         digest: Callable[[Answer, Spoil], T],
         *,
         priority: Priority,
+        permit: Permit | None = None,
     ) -> T:
-        """Send one change, once. Raises OutcomeUnknown when it had left and no answer settled it."""
+        """Send one change, once. Raises OutcomeUnknown when it had left and no answer settled it.
+
+        `permit` is asked when the request's turn has come, for that may be long after it was wanted.
+        """
         await self.budget.take(priority)
-        return await self._carry(self._changes, Attempt(self._bounds), verb, "v2", path, body, digest)
+        if permit is not None:
+            try:
+                await permit.ask()
+            except BaseException:
+                self.budget.heard(None)
+                raise
+        return await self._carry(self._changes, Attempt(self._bounds, permit), verb, "v2", path, body, digest)
 
     def close(self) -> None:
         """Drop what has not started, and every idle socket. A request on its way ends by its own bound."""

@@ -59,11 +59,17 @@ def migrate(
     status: Annotated[
         bool, typer.Option("--status", help="Only show what is applied and what waits; exit 1 if any waits.")
     ] = False,
+    roles: Annotated[
+        bool, typer.Option("--roles", help="Only print the SQL that makes and grants the three roles.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Bring the database's schema up to date; doing it twice changes nothing."""
     from catalyst.store import migrate as schema
 
+    if roles:
+        tell({"sql": schema.roles_sql()}, as_json, lambda: [schema.roles_sql()])
+        return
     settings = read_settings(config)
     with database(settings, make=not status) as dsn, reaching(dsn):
         if status:

@@ -1,7 +1,9 @@
 """Start reading here: what runs, in which order it starts, and how it stops.
 
-Starting is recovering: lock → epoch → stream → one reconciliation → the entry gate opens → the loops and the
-day's jobs run until a signal. This file wires and waits; it decides nothing.
+Starting is recovering, in this order: the seat on this machine → the database, its schema and rights → the account's
+lock → the epoch, with the account pinned → what was left unfinished → the stream, buffering → what the broker shows →
+the buffered messages → protection and latches → READY; then the loops and the day's jobs run until a signal. This
+file wires and waits; it decides nothing.
 """
 
 import asyncio
@@ -23,9 +25,10 @@ from catalyst.broker.alpaca import AlpacaBroker
 from catalyst.broker.market_data import AlpacaMarketData
 from catalyst.broker.news import AlpacaNews
 from catalyst.broker.trade_updates import AlpacaTradeUpdates
-from catalyst.clock import Clock
+from catalyst.clock import Clock, wait
 from catalyst.config import Mode, Settings
 from catalyst.daemon.books import Books
+from catalyst.daemon.boot import Boot
 from catalyst.daemon.commands import Commands
 from catalyst.daemon.day import Day
 from catalyst.daemon.emergency import Emergency
@@ -35,7 +38,7 @@ from catalyst.daemon.exits import SafeExit
 from catalyst.daemon.flatten import Flatten
 from catalyst.daemon.gate import Gate
 from catalyst.daemon.guard import Guard
-from catalyst.daemon.holding import Holding
+from catalyst.daemon.holding import Holding, WithoutTables, take
 from catalyst.daemon.listening import Listening
 from catalyst.daemon.loops import Loop, Loops
 from catalyst.daemon.reconciler import Reconciler
@@ -43,6 +46,7 @@ from catalyst.daemon.risk_watch import RiskWatch
 from catalyst.daemon.safety import Safety
 from catalyst.daemon.scanning import Scanner
 from catalyst.daemon.schedule import PRE_OPEN_AT, keep, market_day, still_to_do
+from catalyst.daemon.seat import Seat
 from catalyst.daemon.spool import Spool
 from catalyst.daemon.spooled import Spooled
 from catalyst.daemon.stop_monitor import StopMonitor
@@ -53,8 +57,8 @@ from catalyst.domain.report import AccountReport
 from catalyst.domain.session import NEW_YORK, Session, trading_date
 from catalyst.domain.witness import Witness
 from catalyst.store import manifest, risk_events
-from catalyst.store.dedicated import AccountLock, Ear, listen, take_account_lock
-from catalyst.store.guards import require_guards
+from catalyst.store.dedicated import Ear, listen
+from catalyst.store.guards import require_guards, require_rights
 from catalyst.store.manifest import Manifest
 from catalyst.store.migrate import require_current
 from catalyst.store.pool import Store, is_outage, open_store
@@ -67,6 +71,9 @@ VERSION: Final = version("catalyst")
 COMMANDS: Final = "catalyst_commands"
 SHORTS_LOCKED: Final = "ACCOUNT_NO_SHORTING_SET"
 SHORTS_UNLOCKED: Final = "ACCOUNT_NO_SHORTING_UNSET"
+STREAM_WITHIN: Final = timedelta(
+    seconds=5
+)  # a recovery waits that long for the stream, and then does without
 RECOVERY_RETRY: Final = timedelta(seconds=5)
 TURN: Final = 0.0005  # seconds: a thread that parses megabytes gives the event loop its turn that soon
 HEARTBEAT: Final = timedelta(seconds=10)
@@ -114,17 +121,51 @@ async def run(settings: Settings, dsn: str, clock: Clock, *, once: bool = False)
     for notice in settings.notices:
         log.warning("config_notice", notice=notice)
     async with AsyncExitStack() as stack:
+        account = await sit_down(stack, settings, clock)
         store = await open_books(stack, dsn, clock)
-        desk, lock = await take_the_desk(stack, settings, store, clock)
-        return await live(desk, lock, stop, once=once)
+        desk, holding = await take_the_desk(stack, settings, store, clock, account)
+        return await live(desk, holding, stop, once=once)
+
+
+async def sit_down(
+    stack: AsyncExitStack, settings: Settings, clock: Clock, *, witness: Witness | None = None
+) -> AccountReport:
+    """The account the keys open; from now on no other process of this machine trades it."""
+    key, secret = settings.keys
+    asking = AlpacaBroker(clock, base_url=settings.trading_url, key=key, secret=secret, witness=witness)
+    try:
+        account = await asking.account()
+    except BrokerError as error:
+        raise UserError(
+            f"the broker at {settings.trading_url} does not answer ({error}): "
+            + (
+                "start the exchange with `catalyst sim`"
+                if settings.mode is Mode.SIM
+                else "check keys and network with `catalyst check`"
+            )
+        ) from None
+    finally:
+        await asking.close()
+    _check_account(settings, account)
+    seat = Seat.take(
+        settings.spool_dir,
+        settings.account_name(account.account_id),
+        f"process {os.getpid()}, since {clock.now():%Y-%m-%d %H:%M:%S} UTC, {settings.mode} account "
+        f"{account.account_number}",
+        witness=witness,
+    )
+    stack.callback(seat.leave)
+    log.info("seat_taken", path=str(seat.path))
+    return account
 
 
 async def open_books(
     stack: AsyncExitStack, dsn: str, clock: Clock, *, witness: Witness | None = None
 ) -> Store:
+    """A store on a database whose schema, guards and rights are whole. Nothing is written before that is known."""
     try:
         with clock.hold():
-            store = await open_store(dsn, clock, witness=witness)
+            store = await open_store(dsn, clock, witness=witness, writable=True)
     except Exception as error:
         if not is_outage(error):
             raise
@@ -135,6 +176,8 @@ async def open_books(
     async with store.read() as conn:
         await require_current(conn)
         await require_guards(conn)
+        await require_rights(conn)
+    log.info("database_whole")
     return store
 
 
@@ -163,6 +206,7 @@ class Desk:
     scanner: Scanner
     loops: Loops
     safety: Safety
+    boot: Boot
     epoch: int
     account_id: str = ""
     day: Day | None = None
@@ -178,33 +222,21 @@ async def take_the_desk(
     settings: Settings,
     store: Store,
     clock: Clock,
+    account: AccountReport,
     *,
     witness: Witness | None = None,
-) -> tuple[Desk, AccountLock]:
-    """Account, lock, epoch: afterwards nobody else may trade this account through this database."""
+) -> tuple[Desk, Holding]:
+    """Lock and epoch: afterwards nobody else may trade this account through this database."""
     key, secret = settings.keys
     limits = settings.config.broker
-    asking = AlpacaBroker(clock, base_url=settings.trading_url, key=key, secret=secret, witness=witness)
-    try:
-        account = await asking.account()
-    except BrokerError as error:
-        raise UserError(
-            f"the broker at {settings.trading_url} does not answer ({error}): "
-            + (
-                "start the exchange with `catalyst sim`"
-                if settings.mode is Mode.SIM
-                else "check keys and network with `catalyst check`"
-            )
-        ) from None
-    finally:
-        await asking.close()
-    _check_account(settings, account)
-    with clock.hold():
-        lock = await take_account_lock(store.dsn, account.account_id)
-    if lock is None:
-        raise AnotherDaemon("another daemon trades this account; `catalyst status` shows it")
+    gate = Gate()
+    lock = await take(store.dsn, account.account_id, clock, witness=witness)
     stack.push_async_callback(lock.release)
     epoch = await _begin_epoch(store, account, settings, clock)
+    with clock.hold():
+        await lock.beat()
+    holding = Holding(store.dsn, gate, clock, account.account_id, epoch, lock)
+    stack.push_async_callback(holding.release)
     broker = AlpacaBroker(
         clock,
         base_url=settings.trading_url,
@@ -214,6 +246,7 @@ async def take_the_desk(
         key=key,
         secret=secret,
         witness=witness,
+        permit=holding,
     )
     url, rate = settings.data_url, limits.data_requests_per_minute
     market = AlpacaMarketData(
@@ -232,11 +265,13 @@ async def take_the_desk(
     for part in (broker, market, news):
         stack.push_async_callback(part.close)
     await _lock_shorts(broker, store, settings, clock)
-    stream = AlpacaTradeUpdates(clock, url=settings.stream_url, key=key, secret=secret, epoch=epoch)
-    spool = Spool(settings.spool_dir, account.account_id)
-    desk = _wire(settings, store, clock, broker, market, news, stream, epoch, spool)
+    stream = AlpacaTradeUpdates(
+        clock, url=settings.stream_url, key=key, secret=secret, epoch=epoch, witness=witness
+    )
+    spool = Spool(settings.spool_dir, settings.account_name(account.account_id), witness)
+    desk = _wire(settings, store, clock, gate, broker, market, news, stream, epoch, spool, holding)
     desk.account_id = account.account_id
-    return desk, lock
+    return desk, holding
 
 
 def _commit() -> str:
@@ -321,22 +356,23 @@ def _wire(
     settings: Settings,
     store: Store,
     clock: Clock,
+    gate: Gate,
     broker: AlpacaBroker,
     market: AlpacaMarketData,
     news: AlpacaNews,
     stream: AlpacaTradeUpdates,
     epoch: int,
     spool: Spool,
+    holding: Holding,
 ) -> Desk:
     """Every part gets exactly what it may touch."""
     cfg = settings.config
-    gate = Gate()
     gate.shut("stream", "trade updates are not connected yet")
     books = Books(store, broker, clock, epoch)
     execution = Execution(store, broker, books, gate, clock, cfg.execution, epoch)
     exits = SafeExit(store, broker, books, execution, clock, epoch)
     guard = Guard(store, books, execution, exits, clock, cfg.execution, epoch)
-    emergency = Emergency(broker, execution, books.memory, spool, clock)
+    emergency = Emergency(broker.permitted_by(WithoutTables(holding)), execution, books.memory, spool, clock)
     reconciler = Reconciler(store, broker, books, execution, gate, clock, cfg.reconcile, cfg.execution)
     reconciler.spooled = Spooled(store, broker, books, emergency, clock, epoch)
     desk = Desk(
@@ -370,6 +406,7 @@ def _wire(
         scanner=Scanner(broker, market, news, clock, cfg),
         loops=Loops(gate, clock, reconciler.soon),
         safety=Safety(store, gate, clock),
+        boot=Boot(store, gate, clock),
         epoch=epoch,
     )
     desk.risk_watch.emergency_stop = desk.emergency_stop
@@ -380,12 +417,12 @@ async def _not_yet(reason: str) -> None:
     raise AssertionError(f"no emergency stop is wired: {reason}")
 
 
-async def live(desk: Desk, lock: AccountLock, stop: Stop, *, once: bool) -> Exit:
+async def live(desk: Desk, holding: Holding, stop: Stop, *, once: bool) -> Exit:
     """Recover, then run every loop until a signal, a successor or the end of the only day."""
     with desk.clock.hold():
         ear = await listen(desk.store.dsn, COMMANDS)
     try:
-        async with desk.loops.running({"stream": desk.listening.run}):
+        async with desk.loops.running({"stream": lambda: _listen(desk)}):
             if not await _started(desk, stop):
                 log.critical("stopped_before_recovery", why=stop.why)
                 return Exit.NOT_FLAT if stop.flatten else Exit.FLAT
@@ -397,7 +434,8 @@ async def live(desk: Desk, lock: AccountLock, stop: Stop, *, once: bool) -> Exit
                 "risk_watch": desk.risk_watch.run,
                 "reconciler": desk.reconciler.run,
                 "safety": desk.safety.run,
-                "lock": Holding(desk.store, desk.gate, desk.clock, desk.account_id, desk.epoch, lock).run,
+                "lock": holding.run,
+                "boot": desk.boot.outlive,
                 "heartbeat": lambda: _beat(desk),
                 "days": lambda: _days(desk, ear, stop, once=once),
             }
@@ -425,7 +463,10 @@ async def _started(desk: Desk, stop: Stop) -> bool:
     """True once everything is recovered. Asked to stop meanwhile, it is given as long as a flatten is: false then."""
 
     async def begin() -> None:
+        await _survey(desk)
         desk.exits.session = await _next_session(desk)
+        if not await wait(desk.clock, desk.listening.opened, STREAM_WITHIN):
+            log.warning("recovery_without_stream", state=desk.stream.state)
         await _recover(desk)
 
     within = timedelta(seconds=desk.settings.config.shutdown.flatten_timeout_seconds)
@@ -446,13 +487,37 @@ async def _started(desk: Desk, stop: Stop) -> bool:
                 task.cancel()
 
 
+async def _listen(desk: Desk) -> None:
+    """Hear the stream, once it is known what was left unfinished."""
+    await desk.boot.surveyed.wait()
+    await desk.listening.run()
+
+
+async def _survey(desk: Desk) -> None:
+    """What was left unfinished, and how often we began; asked until the database has answered."""
+    while True:
+        try:
+            await desk.boot.survey()
+            await desk.boot.count()
+        except Exception as error:
+            if not is_outage(error):
+                raise
+            log.warning("recovery_waits", reason=f"the database is away: {error}")
+            await desk.clock.sleep(RECOVERY_RETRY)
+        else:
+            desk.boot.surveyed.set()
+            return
+
+
 async def _recover(desk: Desk) -> None:
     """One clean look at everything the broker shows, before anything else; tried until it succeeds."""
     while True:
         try:
             findings = await desk.reconciler.look("recovery")
             if findings.read:
+                kept = await desk.listening.go_on()
                 await desk.entries.look()
+                bare = await desk.guard.look()
                 break
             log.warning("recovery_waits", reason="the broker could not be read")
         except Exception as error:
@@ -466,6 +531,8 @@ async def _recover(desk: Desk) -> None:
         orders_heard=findings.heard,
         fills_booked=findings.fills_booked,
         differences=list(findings.differences),
+        kept=kept,
+        protecting=bare,
     )
 
 

@@ -1,5 +1,7 @@
 """What the trade_updates stream says, carried to the books; its gaps, carried to the gate and the reconciler."""
 
+import asyncio
+from collections import deque
 from dataclasses import dataclass, field
 
 import structlog
@@ -18,7 +20,10 @@ log = structlog.get_logger()
 
 @dataclass
 class Listening:
-    """One consumer of the stream. Entries are shut while it is not ready and reconciled."""
+    """One consumer of the stream. Entries are shut while it is not ready and reconciled.
+
+    Until `go_on` what it says is kept: recovery looks at everything the broker shows first, and hears these then.
+    """
 
     stream: TradeUpdates
     books: Books
@@ -28,16 +33,33 @@ class Listening:
     clock: Clock
     heard: int = 0
     unknown: int = field(default=0)
+    opened: asyncio.Event = field(default_factory=asyncio.Event)  # nothing from now on is missed
+    _kept: deque[TradeUpdate | Garbled] = field(default_factory=deque)
+    _keeping: bool = True
 
     async def run(self) -> None:
         async for item in self.stream.listen():
-            match item:
-                case TradeUpdate():
-                    await self._update(item)
-                case Gap():
-                    await self._gap(item)
-                case Garbled():
-                    await self._garbled(item)
+            if isinstance(item, Gap):
+                await self._gap(item)
+            elif self._keeping:
+                self._kept.append(item)
+            else:
+                await self._hear(item)
+
+    async def go_on(self) -> int:
+        """Hear what was kept, in its order, and from now on everything at once; how many there were."""
+        heard = 0
+        while self._kept:
+            await self._hear(self._kept.popleft())
+            heard += 1
+        self._keeping = False
+        return heard
+
+    async def _hear(self, item: TradeUpdate | Garbled) -> None:
+        if isinstance(item, TradeUpdate):
+            await self._update(item)
+        else:
+            await self._garbled(item)
 
     async def _update(self, update: TradeUpdate) -> None:
         """A message that fails must not end the stream: the reconciler will find what it said."""
@@ -56,6 +78,9 @@ class Listening:
         self.reconciler.mark_gap(stream_ready=ready)
         if ready:
             self.gate.shut("stream", "the gap is not filled yet")
+            self.opened.set()
+            if self._keeping:
+                return  # recovery has not looked yet; its look fills this gap
             findings = await self.reconciler.look("reconcile")
             log.info("stream_ready", clean=findings.clean)
             return

@@ -16,7 +16,7 @@ import structlog
 from catalyst.clock import Clock
 from catalyst.daemon.books import Pulse
 from catalyst.daemon.gate import DATABASE, Gate
-from catalyst.domain.errors import AnotherDaemon, BrokerError
+from catalyst.domain.errors import AnotherDaemon, BrokerError, DatabaseReplaced
 from catalyst.domain.invariants import Invariant
 from catalyst.store.pool import is_passing
 
@@ -37,7 +37,8 @@ class Loops:
 
     @asynccontextmanager
     async def running(self, loops: Mapping[str, Loop]) -> AsyncIterator[None]:
-        """Run `loops` beside the block, and cancel them when it ends. AnotherDaemon from one of them ends it."""
+        """Run `loops` beside the block, and cancel them when it ends. AnotherDaemon and
+        DatabaseReplaced from one of them end it."""
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._endure(name, loop), name=name) for name, loop in loops.items()]
             try:
@@ -52,8 +53,8 @@ class Loops:
                 await loop()
             except Exception as error:
                 causes = list(_leaves(error))
-                if any(isinstance(cause, AnotherDaemon) for cause in causes):
-                    log.exception("superseded", loop=name)
+                if any(isinstance(cause, (AnotherDaemon, DatabaseReplaced)) for cause in causes):
+                    log.critical("superseded", loop=name, why=str(causes[0]))
                     raise
                 self._tell(name, error, causes)
             else:

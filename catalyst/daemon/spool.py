@@ -16,6 +16,8 @@ from typing import Final
 import orjson
 import structlog
 
+from catalyst.domain.witness import Moment, Witness, tell
+
 log = structlog.get_logger()
 
 _FIRST: Final = "catalyst"  # what the first line's checksum begins with
@@ -56,8 +58,9 @@ class Reading:
 class Spool:
     """The file of one account in one state directory. Nothing is opened or made before the first line."""
 
-    def __init__(self, folder: Path, account_id: str) -> None:
-        self.path = folder / f"{account_id}.spool"
+    def __init__(self, folder: Path, account_name: str, witness: Witness | None = None) -> None:
+        self.path = folder / f"{account_name}.spool"
+        self._witness = witness
 
     @property
     def pending(self) -> bool:
@@ -66,11 +69,13 @@ class Spool:
 
     def write(self, step: Step, at: datetime, **facts: object) -> bool:
         """Put one line on the disk; false, and said aloud, when the disk will not have it."""
+        tell(self._witness, f"WRITE spool {step}", Moment.BEFORE)
         try:
             self._append({"at": at.isoformat(), "step": step, **facts})
         except OSError as error:
             log.critical("spool_unwritable", step=step, path=str(self.path), error=str(error))
             return False
+        tell(self._witness, f"WRITE spool {step}", Moment.AFTER)
         return True
 
     def read(self) -> Reading:
@@ -92,8 +97,10 @@ class Spool:
     def archive(self, key: str) -> Path:
         """Put the file aside, under its name for good. The tables have it all."""
         kept = self.path.with_name(f"{self.path.stem}.{key}.imported")
+        tell(self._witness, "WRITE spool archive", Moment.BEFORE)
         self.path.replace(kept)
         _sync_folder(self.path.parent)
+        tell(self._witness, "WRITE spool archive", Moment.AFTER)
         return kept
 
     def _append(self, facts: Mapping[str, object]) -> None:

@@ -21,6 +21,10 @@ class AnotherDaemon(UserError):
     """Another daemon holds this account's lock."""
 
 
+class DatabaseReplaced(CatalystError):
+    """The database is another than the one this daemon began on: it ends, and the next start recovers from it."""
+
+
 class WrongAccount(UserError):
     """The broker's account is not the one this database belongs to."""
 

@@ -4,11 +4,15 @@ A migration that was applied says nothing of what somebody dropped or disabled a
 """
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from catalyst.store.migrate import FOLDER, SchemaNotCurrent, migrations
+from catalyst.store.migrate import FOLDER, SchemaNotCurrent, migrations, roles_sql
 from catalyst.store.pool import Connection
+
+# What the roles' own text takes back from the daemon's: there is one truth of what it needs.
+_TAKEN_BACK: Final = re.compile(r"^REVOKE ([A-Z, ]+?) ON ([a-z_, ]+?) FROM catalyst_app;", re.M)
 
 _CREATED: Final = re.compile(
     r"\b(CREATE|DROP)\s+(?:OR\s+REPLACE\s+)?(?:CONSTRAINT\s+)?(TRIGGER|FUNCTION)\s+(?:IF\s+EXISTS\s+)?(\w+)",
@@ -48,4 +52,35 @@ async def require_guards(conn: Connection, *, folder: Path = FOLDER) -> None:
         raise SchemaNotCurrent(
             f"the database lacks {', '.join(missing)}: dropped or disabled since it was migrated; restore a backup, "
             "or put back what the migrations define"
+        )
+
+
+def rights_of_the_daemon(tables: Iterable[str]) -> set[tuple[str, str]]:
+    """(table, verb) for everything that the daemon's role is granted on `tables`."""
+    rights = {(table, verb) for table in tables for verb in ("SELECT", "INSERT", "UPDATE")}
+    for verbs, names in _TAKEN_BACK.findall(roles_sql()):
+        rights -= {(name.strip(), verb.strip()) for name in names.split(",") for verb in verbs.split(",")}
+    return rights
+
+
+async def require_rights(conn: Connection) -> None:
+    """Our role may do what a day asks of it; raises SchemaNotCurrent, which names what is missing."""
+    there = await conn.fetch(
+        """
+        SELECT relname::text AS name, relkind = 'S' AS counts,
+               CASE WHEN relkind = 'S' THEN has_sequence_privilege(oid, 'USAGE')
+                    ELSE has_table_privilege(oid, 'SELECT') END AS "SELECT",
+               relkind <> 'S' AND has_table_privilege(oid, 'INSERT') AS "INSERT",
+               relkind <> 'S' AND has_table_privilege(oid, 'UPDATE') AS "UPDATE"
+          FROM pg_class
+         WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p', 'S')
+        """
+    )
+    tables = {row["name"]: row for row in there if not row["counts"]}
+    missing = [f"{verb} on {name}" for name, verb in rights_of_the_daemon(tables) if not tables[name][verb]]
+    missing += [f"USAGE on {row['name']}" for row in there if row["counts"] and not row["SELECT"]]
+    if missing:
+        raise SchemaNotCurrent(
+            f"the database's role lacks {', '.join(sorted(missing))}: have its owner run what "
+            "`catalyst migrate --roles` prints"
         )

@@ -79,6 +79,12 @@ async def current(conn: Connection) -> DaemonRow:
     return DaemonRow(**record)
 
 
+async def boots_since(conn: Connection, since: datetime) -> int:
+    """How many daemons have begun after `since`, this one among them."""
+    count: int = await conn.fetchval("SELECT count(*) FROM daemon_runs WHERE started_at > $1", since)
+    return count
+
+
 async def beat(conn: Connection, epoch: int, *, at: datetime) -> bool:
     """The heartbeat of `epoch` is `at`; false when another epoch is current. Never waits for order writes."""
     return (

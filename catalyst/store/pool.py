@@ -14,6 +14,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 import asyncpg
 import orjson
+from asyncpg.connect_utils import SessionAttribute
 from asyncpg.pool import PoolConnectionProxy
 
 from catalyst.clock import Clock
@@ -31,6 +32,7 @@ IDLE_IN_TRANSACTION: Final = 30_000
 _ACQUIRE: Final = 2.0  # seconds, real time: beyond it the pool is exhausted, which is worth an alarm
 _ANSWER: Final = 10.0  # seconds, real time: beyond it the server is gone, whatever TCP believes
 _ATTEMPTS: Final = 3
+_WRITES: Final = SessionAttribute.read_write
 
 # Another transaction was in the way: the whole of ours may be done again.
 CONTENTION: Final = (
@@ -91,6 +93,7 @@ class Store:
             except Exception as error:
                 error.add_note(f"in transaction {label!r}")
                 self._tell_of(error)
+                await self._heed(error)
                 raise
             tell(self._witness, label, Moment.AFTER)
 
@@ -105,6 +108,7 @@ class Store:
             except Exception as error:
                 error.add_note(f"in statement {label!r}")
                 self._tell_of(error)
+                await self._heed(error)
                 raise
             tell(self._witness, label, Moment.AFTER)
 
@@ -132,6 +136,11 @@ class Store:
     def _tell_of(self, error: Exception) -> None:
         if self.refused is not None and isinstance(error, InvariantBroken):
             self.refused(error)
+
+    async def _heed(self, error: Exception) -> None:
+        """A server that only reads is not the one to write to: the next connection looks for another."""
+        if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
+            await self.expire()
 
     async def answers(self) -> bool:
         """True when the server takes a new connection and answers on it; one that is full is there all the same."""
@@ -172,9 +181,18 @@ class Store:
 
 
 async def open_store(
-    dsn: str, clock: Clock, *, size: int = 8, name: str = "catalyst", witness: Witness | None = None
+    dsn: str,
+    clock: Clock,
+    *,
+    size: int = 8,
+    name: str = "catalyst",
+    witness: Witness | None = None,
+    writable: bool = False,
 ) -> Store:
-    """A store of at most `size` connections, the first one open. Raises what asyncpg raises."""
+    """A store of at most `size` connections, the first one open. Raises what asyncpg raises.
+
+    With `writable`, a server that only reads is one that cannot be reached: after a failover the other one is found.
+    """
     pool = await asyncpg.create_pool(
         dsn,
         min_size=1,
@@ -183,6 +201,7 @@ async def open_store(
         command_timeout=_ANSWER,
         timeout=_ANSWER,
         server_settings=_settings(name, STATEMENT_TIMEOUT, LOCK_TIMEOUT),
+        target_session_attrs=_WRITES if writable else None,
         init=_teach,
         reset=_keep,
     )
@@ -190,13 +209,22 @@ async def open_store(
 
 
 async def connect(
-    dsn: str, name: str, *, statement_timeout: int = STATEMENT_TIMEOUT, lock_timeout: int = LOCK_TIMEOUT
+    dsn: str,
+    name: str,
+    *,
+    statement_timeout: int = STATEMENT_TIMEOUT,
+    lock_timeout: int = LOCK_TIMEOUT,
+    answer: float | None = None,
+    writable: bool = False,
 ) -> "asyncpg.Connection[asyncpg.Record]":
-    """A connection outside the pool, with the same types and limits. Timeouts in milliseconds, 0 for none."""
+    """A connection outside the pool, with the same types and limits. Timeouts in milliseconds, 0 for none; `answer`
+    in real seconds, where less than usual is enough. `writable` as in `open_store`."""
+    within = _ANSWER if answer is None else answer
     conn: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(
         dsn,
-        timeout=_ANSWER,
-        command_timeout=_ANSWER if statement_timeout else None,
+        timeout=within,
+        command_timeout=within if statement_timeout else None,
+        target_session_attrs=_WRITES if writable else None,
         server_settings=_settings(name, statement_timeout, lock_timeout),
     )
     await _teach(conn)

@@ -92,9 +92,10 @@ class Life:
         world = self.world
         with ExitStack() as leaving:
             async with AsyncExitStack() as stack:
+                account = await app.sit_down(stack, world.settings, world.clock, witness=self)
                 self.store = await app.open_books(stack, world.dsn, world.clock, witness=self)
                 self.parts, lock = await app.take_the_desk(
-                    stack, world.settings, self.store, world.clock, witness=self
+                    stack, world.settings, self.store, world.clock, account, witness=self
                 )
                 try:
                     return await app.live(self.parts, lock, self.stop, once=True)

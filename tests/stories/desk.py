@@ -136,9 +136,10 @@ class Desk:
     async def _opens(self) -> None:
         self.stop = app.Stop()
         self._stack = AsyncExitStack()
+        account = await app.sit_down(self._stack, self.settings, self.clock, witness=self.fate)
         store = await app.open_books(self._stack, self.dsn, self.clock, witness=self.fate)
         parts, lock = await app.take_the_desk(
-            self._stack, self.settings, store, self.clock, witness=self.fate
+            self._stack, self.settings, store, self.clock, account, witness=self.fate
         )
         self._unheard = self.server.frames_sent
         self.parts = parts
