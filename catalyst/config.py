@@ -282,6 +282,8 @@ class Config(Section):
 
     @model_validator(mode="after")
     def limits_agree(self) -> "Config":
+        if self.scan.min_price >= self.scan.max_price:
+            raise ValueError("scan.min_price is not below scan.max_price")
         if self.risk.min_position_size > self.risk.max_position_size:
             raise ValueError("risk.min_position_size is above risk.max_position_size")
         if self.session.timezone != "America/New_York":
@@ -399,6 +401,7 @@ class Settings:
     session_mode: SessionMode
     notices: tuple[str, ...] = ()
     source: Path | None = None
+    env_file: Path | None = None
 
     @property
     def trading_url(self) -> str:
@@ -444,6 +447,18 @@ class Settings:
         return key.get_secret_value(), secret.get_secret_value()
 
 
+Signature = tuple[int, int, int]
+
+
+def signature(path: Path | None) -> Signature | None:
+    """What tells one state of a file from another without reading it; None when it is not there."""
+    try:
+        found = None if path is None else path.stat()
+    except OSError:
+        return None
+    return None if found is None else (found.st_mtime_ns, found.st_size, found.st_ino)
+
+
 def load(path: Path | None = None, *, env_file: Path | None = None) -> Settings:
     """Read config.yaml (nothing but defaults when `path` is None) and the environment.
 
@@ -466,7 +481,7 @@ def load(path: Path | None = None, *, env_file: Path | None = None) -> Settings:
         notices.append("session.market_open/close are retired: the exchange calendar decides; remove them")
     mode = _decide_mode(config, env)
     session_mode, why = _decide_session_mode(config)
-    return Settings(config, env, mode, session_mode, (*notices, *why), path)
+    return Settings(config, env, mode, session_mode, (*notices, *why), path, env_file)
 
 
 def environment_without_ours(**changes: str) -> dict[str, str]:

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import IntEnum
 from importlib.metadata import version
@@ -26,7 +26,7 @@ from catalyst.broker.market_data import AlpacaMarketData
 from catalyst.broker.news import AlpacaNews
 from catalyst.broker.trade_updates import AlpacaTradeUpdates
 from catalyst.clock import Clock, wait
-from catalyst.config import Mode, Settings
+from catalyst.config import Config, Mode, Settings
 from catalyst.daemon.books import Books
 from catalyst.daemon.boot import Boot
 from catalyst.daemon.commands import Commands
@@ -42,6 +42,7 @@ from catalyst.daemon.holding import Holding, WithoutTables, take
 from catalyst.daemon.listening import Listening
 from catalyst.daemon.loops import Loop, Loops
 from catalyst.daemon.reconciler import Reconciler
+from catalyst.daemon.reload import Reload, hand_over
 from catalyst.daemon.risk_watch import RiskWatch
 from catalyst.daemon.safety import Safety
 from catalyst.daemon.scanning import Scanner
@@ -99,6 +100,7 @@ class Stop:
     asked: asyncio.Event = field(default_factory=asyncio.Event)
     flatten: bool = False
     why: str = ""
+    reload: asyncio.Event = field(default_factory=asyncio.Event)
 
     def ask(self, why: str, *, flatten: bool) -> None:
         if self.asked.is_set():
@@ -211,6 +213,12 @@ class Desk:
     account_id: str = ""
     day: Day | None = None
     ready: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def adopt(self, config: Config) -> None:
+        """Every part holds the new values from now on; a scan or a flatten under way ends with the old ones."""
+        old = self.settings.config
+        self.settings = replace(self.settings, config=config)
+        hand_over(old, config, [self])
 
     async def emergency_stop(self, reason: str) -> None:
         assert self.day is not None  # the risk watch looks only once a cycle is open
@@ -437,6 +445,7 @@ async def live(desk: Desk, holding: Holding, stop: Stop, *, once: bool) -> Exit:
                 "lock": holding.run,
                 "boot": desk.boot.outlive,
                 "heartbeat": lambda: _beat(desk),
+                "reload": Reload(desk.settings, desk.store, desk.clock, desk.adopt, stop.reload).run,
                 "days": lambda: _days(desk, ear, stop, once=once),
             }
             async with desk.loops.running(loops):
@@ -677,10 +686,10 @@ async def _end_epoch(desk: Desk, stop: Stop) -> None:
 
 
 def _stop_on_signals(stop: Stop, settings: Settings) -> None:
-    """SIGTERM and SIGINT flatten (or keep, as configured); SIGUSR1 keeps; SIGHUP is for reloading."""
+    """SIGTERM and SIGINT flatten (or keep, as configured); SIGUSR1 keeps; SIGHUP reads the configuration again."""
     flatten = settings.config.shutdown.on_sigterm == "flatten"
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, lambda: stop.ask("SIGTERM", flatten=flatten))
     loop.add_signal_handler(signal.SIGINT, lambda: stop.ask("SIGINT", flatten=flatten))
     loop.add_signal_handler(signal.SIGUSR1, lambda: stop.ask("SIGUSR1", flatten=False))
-    loop.add_signal_handler(signal.SIGHUP, lambda: log.warning("reload_needs_restart"))
+    loop.add_signal_handler(signal.SIGHUP, stop.reload.set)
