@@ -50,6 +50,7 @@ from catalyst.daemon.schedule import PRE_OPEN_AT, keep, market_day, still_to_do
 from catalyst.daemon.seat import Seat
 from catalyst.daemon.spool import Spool
 from catalyst.daemon.spooled import Spooled
+from catalyst.daemon.standing import Standing
 from catalyst.daemon.stop_monitor import StopMonitor
 from catalyst.domain.errors import AnotherDaemon, BrokerError, UserError, WrongAccount
 from catalyst.domain.order import Purpose
@@ -381,7 +382,10 @@ def _wire(
     exits = SafeExit(store, broker, books, execution, clock, epoch)
     guard = Guard(store, books, execution, exits, clock, cfg.execution, epoch)
     emergency = Emergency(broker.permitted_by(WithoutTables(holding)), execution, books.memory, spool, clock)
-    reconciler = Reconciler(store, broker, books, execution, gate, clock, cfg.reconcile, cfg.execution)
+    standing = Standing(store, broker, gate, clock)
+    reconciler = Reconciler(
+        store, broker, books, execution, gate, standing, clock, cfg.reconcile, cfg.execution
+    )
     reconciler.spooled = Spooled(store, broker, books, emergency, clock, epoch)
     desk = Desk(
         settings=settings,

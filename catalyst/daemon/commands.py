@@ -115,7 +115,17 @@ class Commands:
             raise CommandRefused(
                 f"there is no proposal {proposal_id}; `catalyst status` lists those that wait"
             )
+        async with self.store.read() as conn:
+            waiting = await orders.get(conn, proposal.order_id)
         refusal = await self.day.refusal(proposal.symbol, released=proposal.order_id)
+        if refusal is None and waiting.bracket_stop is not None and waiting.bracket_target is not None:
+            refusal = await self.day.off_market(
+                waiting.symbol,
+                waiting.position_side,
+                waiting.limit_price,
+                waiting.bracket_stop,
+                waiting.bracket_target,
+            )
         if refusal is not None and proposal.decision is None:
             raise CommandRefused(f"no entry now: {refusal}")
         async with self.store.tx(

@@ -21,12 +21,13 @@ from catalyst.daemon.recording import records_of
 from catalyst.daemon.risk_watch import RiskWatch
 from catalyst.daemon.scanning import Scan, Scanner
 from catalyst.daemon.schedule import Job
+from catalyst.daemon.standing import heed
 from catalyst.domain import cycle as machine
+from catalyst.domain.bracket import misplaced
 from catalyst.domain.cycle import CycleStatus
 from catalyst.domain.errors import BrokerError, IllegalTransition
-from catalyst.domain.order import Purpose, Status, side_for
+from catalyst.domain.order import PositionSide, Purpose, Status, side_for
 from catalyst.domain.position import CloseReason
-from catalyst.domain.report import AccountReport
 from catalyst.domain.session import NEW_YORK, Session
 from catalyst.pipeline.exposure import Account, Held, Portfolio, Working
 from catalyst.pipeline.plan import Plan
@@ -143,7 +144,7 @@ class Day:
             self.gate.shut("closed", "the day's cycle is closed")
         elif row.status is not CycleStatus.IDLE:
             await self._rest()  # whoever was scanning or trading is no more
-        self._heed(account)
+        heed(self.gate, account)
         await self._leave_carried(carried)
         structlog.contextvars.bind_contextvars(cycle_id=self.cycle_id)
         log.info(
@@ -157,13 +158,6 @@ class Day:
         await (
             self.risk_watch.look()
         )  # a loss that was booked by recovery counts before the first job can enter
-
-    def _heed(self, account: AccountReport) -> None:
-        """Entries follow what the broker says of the account, both ways."""
-        if account.may_enter:
-            self.gate.clear("account")
-        else:
-            self.gate.shut("account", f"the account is {account.status} or blocked")
 
     async def _leave_carried(self, fresh: list[str]) -> None:
         """Positions of an earlier day are left at the open; until then they stay protected."""
@@ -358,7 +352,7 @@ class Day:
             working = [row for row in await orders.working(conn) if row.order_purpose is Purpose.ENTRY]
             realized, unrealized = await positions.day_pnl(conn, self.cycle_id)
         report = await self.broker.account()
-        self._heed(report)
+        heed(self.gate, report)
         sectors = self.scanner.sectors
         portfolio = Portfolio(
             tuple(
@@ -414,7 +408,9 @@ class Day:
 
     async def _enter(self, each: Plan, found: Scan, scan_id: int) -> None:
         """Turn one plan into an order: sent at once when autonomous, else proposed."""
-        refusal = await self.refusal(each.symbol)
+        refusal = await self.refusal(each.symbol) or await self.off_market(
+            each.symbol, each.side, each.entry, each.stop, each.target
+        )
         if (self.clock.now() - each.decided_at).total_seconds() > self.cfg.execution.signal_max_age_seconds:
             refusal = refusal or "the signal is stale"
         if refusal is not None:
@@ -464,6 +460,19 @@ class Day:
         if carried and self.cfg.positions.close_all_at_market_close:
             return f"positions of an earlier day are still held: {', '.join(carried)}"
         return None
+
+    async def off_market(
+        self, symbol: str, side: PositionSide, entry: Decimal | None, stop: Decimal, target: Decimal
+    ) -> str | None:
+        """Why a bracket makes no sense at a quote of now: the levels were found at an earlier one."""
+        try:
+            quote = (await self.scanner.market.quotes([symbol])).get(symbol)
+        except BrokerError as error:
+            return f"no quote can be read: {error}"
+        oldest = self.clock.now() - timedelta(seconds=self.cfg.execution.signal_max_age_seconds)
+        if quote is None or quote.at < oldest:
+            return "there is no fresh quote"
+        return misplaced(side, entry, stop, target, quote)
 
     def _order_of(self, each: Plan) -> NewOrder:
         return NewOrder(

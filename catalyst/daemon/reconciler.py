@@ -21,6 +21,7 @@ from catalyst.daemon.books import Books, Pulse
 from catalyst.daemon.execution import Execution
 from catalyst.daemon.gate import DATABASE, Gate
 from catalyst.daemon.spooled import Spooled
+from catalyst.daemon.standing import Standing
 from catalyst.domain.errors import BrokerError
 from catalyst.domain.ids import is_ours
 from catalyst.domain.order import WORKING, PositionSide, Purpose, Side, Status, position_side_for
@@ -66,6 +67,7 @@ class Reconciler:
     books: Books
     execution: Execution
     gate: Gate
+    standing: Standing
     clock: Clock
     cfg: Reconcile
     polls: ExecutionConfig
@@ -129,7 +131,7 @@ class Reconciler:
         booked = await self._hear_ledger(source)
         await self._resolve_rows(source)
         differences = await self._compare_positions(source)
-        if booked is None or differences is None:
+        if booked is None or differences is None or not await self.standing.look():
             return Findings(read=False, heard=heard)
         findings = Findings(True, heard, booked, len(self.books.strangers), tuple(differences))
         if heard or booked or differences:
@@ -153,7 +155,13 @@ class Reconciler:
         try:
             if self.spooled is not None:
                 await self.spooled.bring_in()
-            reports = await self.broker.orders(status="all", after=self.clock.now() - LOOK_BACK)
+            horizon = self.clock.now() - LOOK_BACK
+            reports = await self.broker.orders(status="all", after=horizon)
+            if (
+                source != "poll"
+            ):  # and what still works of earlier days: a stranger's bid good till cancelled, say
+                working = await self.broker.orders(status="open")
+                reports += [one for one in working if one.submitted_at and one.submitted_at < horizon]
         except BrokerError as error:
             log.warning("orders_unreadable", error=str(error))
             return None
