@@ -6,6 +6,7 @@ Source: Alpaca API documentation, trading; what differs from it in the field is 
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from datetime import date, datetime, timedelta
+from decimal import Decimal
 from functools import partial
 from typing import Final, TypeVar
 from urllib.parse import quote
@@ -18,7 +19,7 @@ from catalyst.broker.chunks import chunked
 from catalyst.broker.listing import next_after
 from catalyst.broker.outcome import Refusal, fields, rows, settle
 from catalyst.broker.port import Broker, Priority, RateUse
-from catalyst.broker.ticket import body_of, refuse_unsendable
+from catalyst.broker.ticket import body_of, refuse_unsendable, refuse_unsendable_change
 from catalyst.broker.wire import DEFAULT, Answer, Bounds, Door, Permit, Spoil, Wire
 from catalyst.clock import Clock
 from catalyst.domain.errors import BrokerUnavailable, NotFound, OrderRefused, OutcomeUnknown
@@ -121,6 +122,17 @@ class AlpacaBroker(Broker):
             raise OrderRefused(
                 Refusal.NOT_CANCELABLE, refused.text, http_status=refused.http_status, related=refused.related
             ) from refused
+
+    async def replace(self, broker_id: str, *, client_order_id: str, limit_price: Decimal) -> OrderReport:
+        refuse_unsendable_change(client_order_id, limit_price)
+        return await self._wire.change(
+            "PATCH",
+            f"/orders/{quote(broker_id, safe='')}",
+            {"limit_price": f"{limit_price:f}", "client_order_id": client_order_id},
+            partial(answers.replacing, broker_id, client_order_id),
+            priority=Priority.EXIT,
+            permit=self._permit,
+        )
 
     async def order(self, broker_id: str, *, priority: Priority = Priority.ROUTINE) -> OrderReport:
         report = await self._wire.read(

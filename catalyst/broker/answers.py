@@ -32,6 +32,16 @@ def acknowledged(request: OrderRequest, answer: Answer, spoil: Spoil) -> OrderRe
     return report
 
 
+def replacing(broker_id: str, client_order_id: str, answer: Answer, spoil: Spoil) -> OrderReport:
+    """The order that is to take the place of `broker_id`; an answer that speaks of anything else settles nothing."""
+    body = settle(answer, changes=True)
+    report = understood(body, partial(parse.order_report, spoil=spoil), spoil, changes=True)
+    if (report.client_order_id, report.replaces) != (client_order_id, broker_id):
+        spoil("the answer to a replacement speaks of another order", body)
+        raise OutcomeUnknown(f"sent {client_order_id}, told of {report.client_order_id}")
+    return report
+
+
 def asked(answer: Answer, _spoil: Spoil) -> None:
     """Nothing is promised by a cancel but that it was heard; its body is not read."""
     if not 200 <= answer.status < 300:

@@ -5,6 +5,7 @@ that share is left, or is told that the broker cannot be reached; an exit never 
 """
 
 import threading
+import zlib
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 WINDOW: Final = timedelta(minutes=1)
 AFTER_429: Final = timedelta(seconds=5)  # when the refusal does not say how long
+SPREAD: Final = timedelta(seconds=0.5)  # those who waited for the same moment do not all come at it
 
 
 class RateBudget:
@@ -41,6 +43,7 @@ class RateBudget:
         self._left = limit
         self._renews: datetime | None = None
         self._unanswered = 0
+        self._waits = 0
         self._lock = threading.Lock()  # answers are heard in worker threads
 
     @property
@@ -90,7 +93,9 @@ class RateBudget:
             now = self._clock.now()
             self._turn(now)
             if priority is Priority.ROUTINE and self._left <= min(self._reserve, self._limit // 2):
-                return (self._renews or now) - now + timedelta(milliseconds=1)
+                self._waits += 1
+                drawn = zlib.crc32(f"{now.isoformat()} {self._waits}".encode()) / 2**32  # repeatable
+                return (self._renews or now) - now + timedelta(milliseconds=1) + SPREAD * drawn
             self._left -= 1
             self._unanswered += 1
             if self._renews is None:

@@ -7,6 +7,7 @@ says whether it happened. No implementation retries a request that changes anyth
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from decimal import Decimal
 from enum import StrEnum
 from typing import Protocol
 
@@ -45,6 +46,11 @@ class Broker(Protocol):
     async def cancel(self, broker_id: str) -> None:
         """Ask for a cancel; returning says only that it was asked. OrderRefused when no longer cancelable.
         Always of priority EXIT."""
+        ...
+
+    async def replace(self, broker_id: str, *, client_order_id: str, limit_price: Decimal) -> OrderReport:
+        """Ask for another limit; returning says only that it was asked. The report is of the order that is to take the
+        place, under our id; whether it did, `replaced` says, and until then both may fill. Always of priority EXIT."""
         ...
 
     async def order(self, broker_id: str, *, priority: Priority = Priority.ROUTINE) -> OrderReport:

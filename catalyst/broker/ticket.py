@@ -40,6 +40,14 @@ def refuse_unsendable(request: OrderRequest) -> None:
             raise _refusal(Refusal.PRICE_RULE, f"{name} {price} is not a price on tick")
 
 
+def refuse_unsendable_change(client_order_id: str, limit_price: Decimal) -> None:
+    """Raise OrderRefused (http_status 0) for a change of an order that must not leave: nothing is sent."""
+    if not _CLIENT_ID.fullmatch(client_order_id):
+        raise _refusal(Refusal.SUBMIT_FAILED, f"client order id {client_order_id!r} breaks the rule")
+    if not (limit_price.is_finite() and on_tick(limit_price)):
+        raise _refusal(Refusal.PRICE_RULE, f"limit_price {limit_price} is not a price on tick")
+
+
 def body_of(request: OrderRequest) -> dict[str, object]:
     """The JSON of `request`, which `refuse_unsendable` let pass."""
     body: dict[str, object] = {

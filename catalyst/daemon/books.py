@@ -170,6 +170,12 @@ class Books:
                 row = await orders.get(conn, row.order_id)
             heard = machine.hear(row.state, report.broker_status, report.filled_qty)
             changed = await self._move(conn, row, report, heard, source)
+            if (
+                changed
+                and report.replaced_by
+                and not await orders.known_broker_ids(conn, [report.replaced_by])
+            ):
+                self.doubtful.beat()  # the order that took its place has no row: it is among those of the day
             await self._adopt_legs(conn, row, report, source)
         if changed or booked:
             self.changed.beat()
@@ -262,8 +268,8 @@ class Books:
         position_id = (await orders.get(conn, row.order_id)).position_id
         at = self.clock.now()
         for leg in report.legs:
-            if leg.broker_id in known:
-                continue
+            if leg.broker_id in known or await orders.by_client_id(conn, leg.client_order_id) is not None:
+                continue  # a replacement that we asked for has its row, by our id, before the broker names it
             replaced = await self._replaced_by(conn, leg)
             purpose = (
                 replaced.order_purpose
@@ -460,6 +466,12 @@ class Books:
         if row.origin == "external":
             return f"{CloseReason.EXTERNAL}: {row.symbol} @ ${fill.price}"
         match row.order_purpose:
+            case Purpose.TAKE_PROFIT if (
+                row.replaces is not None
+                and row.origin == "catalyst"
+                and (intent := await exits.intent_of(conn, held.position_id)) is not None
+            ):
+                return intent.reason  # the target was moved to the market, to leave
             case Purpose.STOP_LOSS:
                 level = row.stop_price or held.stop_loss
                 return f"{CloseReason.STOP_LOSS_HIT}: {row.symbol} @ ${fill.price} {below} ${level}"

@@ -56,6 +56,9 @@ class Execution:
         default_factory=dict
     )  # sent, and not known to have arrived or not
     elsewhere: set[str] = field(default_factory=set)  # symbols that are being left without the tables
+    in_the_way: dict[int, tuple[str, ...]] = field(
+        default_factory=dict
+    )  # rows refused for other orders: the broker ids it named
     _calls: set[int] = field(default_factory=set)  # rows with a request of ours open
     _resolving: dict[int, asyncio.Task[Status]] = field(default_factory=dict)
 
@@ -89,6 +92,41 @@ class Execution:
         if not mine or row is None or row.status is not Status.SUBMITTED or row.alpaca_order_id is not None:
             return None
         log.warning("commit_found", order_id=row.order_id, symbol=row.symbol)
+        return row
+
+    async def replace(self, old: OrderRow, new: NewOrder, *, note: str) -> OrderRow:
+        """Write `new` as submitted and ask the broker to put it in the place of `old`; its row after the answer.
+
+        A yes is a request that was heard, no more: what the broker then shows of both moves their states.
+        """
+        assert old.alpaca_order_id is not None  # only an order the broker has named can be replaced
+        assert new.limit_price is not None
+        async with self.store.tx("submit") as conn:
+            at = self.clock.now()
+            order_id = await orders.insert(
+                conn, new, status=Status.SUBMITTED, at=at, source="submit", note=note
+            )
+            row = await orders.get(conn, order_id)
+        self._calls.add(order_id)
+        self.unresolved[order_id] = row
+        try:
+            report = await self.broker.replace(
+                old.alpaca_order_id, client_order_id=row.client_order_id, limit_price=new.limit_price
+            )
+        except (DuplicateOrder, OutcomeUnknown) as error:
+            log.warning("outcome_unknown", order_id=order_id, symbol=row.symbol, error=str(error))
+            self.resolving(row)
+        except BrokerError as error:
+            code = error.code if isinstance(error, OrderRefused) else "SUBMIT_FAILED"
+            row = await self._reject(row, code, str(error))
+        else:
+            await self.books.hear(report, "submit")
+        finally:
+            self._calls.discard(order_id)
+        async with self.store.read() as conn:
+            row = await orders.get(conn, order_id)
+        if row.status is not Status.SUBMITTED or row.alpaca_order_id is not None:
+            self.unresolved.pop(order_id, None)
         return row
 
     async def release(self, conn: "orders.Conn", order_id: int, *, by: str) -> OrderRow:
@@ -174,6 +212,8 @@ class Execution:
                 )
                 continue
             except OrderRefused as error:
+                if error.related:
+                    self.in_the_way[row.order_id] = error.related
                 return await self._reject(row, error.code, error.text)
             except AuthRefused as error:
                 await self._page("KEYS_REFUSED", row, f"the broker refuses our keys: {error}")
@@ -285,7 +325,9 @@ class Execution:
         not_found = 0
         began = self.clock.now()
         paged = False
-        again = row.order_purpose is not Purpose.ENTRY
+        again = (
+            row.order_purpose is not Purpose.ENTRY and row.replaces is None
+        )  # a replacement is no order to send
         try:
             async with self.store.read() as conn:
                 row = await orders.get(

@@ -17,10 +17,11 @@ from catalyst.broker.port import Broker, Priority
 from catalyst.clock import Clock
 from catalyst.daemon.books import Books, Pulse
 from catalyst.daemon.execution import Execution
-from catalyst.domain.errors import BrokerError, OrderRefused
+from catalyst.domain.errors import BrokerError, NotFound, OrderRefused
 from catalyst.domain.ids import client_order_id
 from catalyst.domain.order import WORKING, PositionSide, Purpose, Status, side_for
 from catalyst.domain.position import PositionStatus
+from catalyst.domain.price import tick_of
 from catalyst.domain.session import Phase, Session
 from catalyst.store import alerts, exits, orders, positions
 from catalyst.store.exits import ExitIntent
@@ -36,6 +37,9 @@ UNHEARD: Final = timedelta(seconds=2)  # without a word of the stream, ask
 ASK_AGAIN: Final = timedelta(seconds=3)  # before a cancel is asked for a second time
 PATIENCE: Final = timedelta(seconds=30)  # before somebody is told that an exit does not get through
 LONGEST_PAUSE: Final = timedelta(seconds=8)
+CANCEL_FAILS: Final = timedelta(seconds=10)  # a cancel that is refused or unheard for so long is gone around
+REPRICED_FOR: Final = timedelta(seconds=10)  # a target moved to the market has that long to fill
+HELD_FOR: Final = timedelta(seconds=10)  # ... and so may what it says is free
 EMPTY_FOR: Final = timedelta(seconds=15)  # the broker's list of positions may lag behind its own fills
 BLOCKED: Final = (
     "INSUFFICIENT_QTY",
@@ -46,10 +50,12 @@ BLOCKED: Final = (
 
 @dataclass
 class Pauses:
-    """Doubling waits of one exit, and since when the broker shows no share."""
+    """Doubling waits of one exit; since when the broker shows no share, and since when an order that no list shows
+    holds them."""
 
     pause: timedelta = STEP
     empty_since: datetime | None = None
+    held_since: datetime | None = None
 
     def next(self) -> timedelta:
         now, self.pause = self.pause, min(self.pause * 2, LONGEST_PAUSE)
@@ -135,14 +141,14 @@ class SafeExit:
                 told = True
                 await self._tell(position, intent)
             working = [row for row in rows if row.status in WORKING]
-            ours = [row for row in working if _is_exit_of_ours(row)]
+            ours = [row for row in working if _is_exit_of_ours(row, self.clock.now())]
             if ours:
                 await self._follow(ours, heard)
             elif not self.market_open:
                 log.warning("exit_waits_for_open", symbol=position.symbol, reason=intent.reason)
                 return
             elif working:
-                await self._clear(working, rows, asked, intent, heard)
+                await self._clear(working, rows, asked, intent, heard, began)
             elif not await self._sell(position, rows, intent, pauses):
                 return
 
@@ -150,7 +156,7 @@ class SafeExit:
         self, position: PositionRow, rows: list[OrderRow], intent: ExitIntent, pauses: "Pauses"
     ) -> bool:
         """Send the exit for what was just read; false when the broker, read over and over, holds nothing to sell."""
-        quantity = await self._quantity(position, rows)
+        quantity = await self._quantity(position, rows, pauses)
         if quantity == 0:
             pauses.empty_since = pauses.empty_since or self.clock.now()
             if self.clock.now() - pauses.empty_since >= EMPTY_FOR:
@@ -188,9 +194,12 @@ class SafeExit:
         asked: dict[int, datetime],
         intent: ExitIntent,
         heard: int,
+        began: datetime,
     ) -> None:
         """Cancel what holds the shares, and read it until it is at its end."""
         now = self.clock.now()
+        if now - began >= CANCEL_FAILS and await self._move_target(working, rows, intent):
+            return
         for row in working:
             if row.parent_order_id is not None and any(o.order_id == row.parent_order_id for o in working):
                 continue  # a leg ends with its working parent
@@ -202,7 +211,43 @@ class SafeExit:
         for broker_id in _groups(working, rows):
             await self.execution.refresh(broker_id, "poll")
 
-    async def _quantity(self, position: PositionRow, rows: list[OrderRow]) -> Decimal | None:
+    async def _move_target(self, working: list[OrderRow], rows: list[OrderRow], intent: ExitIntent) -> bool:
+        """Where cancels do not get through, ask once for the target to be worth the market's price; true when asked.
+
+        The limit goes to a tick from the stop: any better price fills it, and where there is none the stop acts. The
+        group stays whole, so nothing is sold twice. An order whose cancel is pending cannot be replaced.
+        Source: Alpaca staff, on leaving a bracketed position.
+        """
+        target = next((row for row in working if _movable(row, rows)), None)
+        stop = next((row.stop_price for row in working if row.order_purpose is Purpose.STOP_LOSS), None)
+        if target is None or stop is None:
+            return False
+        step = tick_of(stop) if target.position_side is PositionSide.LONG else -tick_of(stop)
+        log.warning("target_moved", symbol=target.symbol, limit=str(stop + step), reason=intent.reason)
+        await self.execution.replace(
+            target,
+            NewOrder(
+                client_order_id=client_order_id(target.client_order_id, "m", 0),
+                symbol=target.symbol,
+                purpose=Purpose.TAKE_PROFIT,
+                position_side=target.position_side,
+                side=target.side,
+                quantity=target.quantity,
+                order_type="limit",
+                time_in_force=target.time_in_force,
+                order_class=target.order_class,
+                cycle_id=target.cycle_id,
+                position_id=target.position_id,
+                parent_order_id=target.parent_order_id or target.order_id,
+                replaces=target.order_id,
+                limit_price=stop + step,
+                epoch=self.epoch,
+            ),
+            note=intent.reason,
+        )
+        return True
+
+    async def _quantity(self, position: PositionRow, rows: list[OrderRow], pauses: Pauses) -> Decimal | None:
         """What may be sold (or bought back) now: the smaller of ours and the broker's. None: not known yet.
 
         Zero only when the broker itself shows no share and its ledger holds no fill that we lack.
@@ -221,11 +266,16 @@ class SafeExit:
             log.error("position_on_the_other_side", symbol=position.symbol, broker_qty=str(held.quantity))
             return Decimal(0)
         quantity = min(position.quantity, abs(held.quantity))
-        if abs(held.available) < quantity:
-            log.info("shares_still_held", symbol=position.symbol, available=str(held.available))
-            await self._unblock(position.symbol)
+        if abs(held.available) >= quantity:
+            pauses.held_since = None
+            return quantity
+        log.info("shares_still_held", symbol=position.symbol, available=str(held.available))
+        if await self._unblock(position.symbol):
             return None
-        return quantity
+        pauses.held_since = pauses.held_since or self.clock.now()
+        if self.clock.now() - pauses.held_since < HELD_FOR:
+            return None
+        return quantity  # no list shows what holds them: the refusal of a sale names it
 
     async def _send(
         self, position: PositionRow, rows: list[OrderRow], intent: ExitIntent, quantity: Decimal
@@ -254,14 +304,37 @@ class SafeExit:
         log.info(
             "exit_sent", symbol=position.symbol, qty=str(quantity), reason=intent.reason, status=sent.status
         )
+        named = self.execution.in_the_way.pop(sent.order_id, ())
         if sent.rejection_reason and sent.rejection_reason.startswith(BLOCKED):
+            for broker_id in named:
+                await self._cancel_named(broker_id, intent)
             await self._unblock(position.symbol)
         return sent
 
-    async def _unblock(self, symbol: str) -> None:
-        """Somebody else's order holds the shares, or is in the way: cancel those the broker shows in the symbol."""
+    async def _cancel_named(self, broker_id: str, intent: ExitIntent) -> None:
+        """Cancel an order that the broker named as being in the way: its lists need not show it (a held leg)."""
+        async with self.store.read() as conn:
+            found = await orders.by_broker_ids(conn, [broker_id])
+        if found and found[0].origin != "external":
+            await self.execution.cancel(found[0], intent.purpose.upper())
+            return
+        log.warning("foreign_order_cancelled", broker_id=broker_id, position_id=intent.position_id)
+        try:
+            await self.broker.cancel(broker_id)
+        except (OrderRefused, NotFound) as error:
+            log.info("cancel_refused", broker_id=broker_id, said=str(error))
+        except BrokerError as error:
+            log.warning("cancel_unanswered", broker_id=broker_id, error=str(error))
+
+    async def _unblock(self, symbol: str) -> bool:
+        """Somebody else's order holds the shares, or is in the way: cancel those the broker shows in the symbol.
+
+        True when it showed any, or could not be asked.
+        """
+        shown = False
         try:
             for report in await self.broker.orders(status="open", symbols=[symbol], priority=Priority.EXIT):
+                shown = True
                 if not await self.books.hear(report, "poll") or await self._is_foreign(report.broker_id):
                     log.warning("foreign_order_cancelled", symbol=symbol, broker_id=report.broker_id)
                     await self.broker.cancel(report.broker_id)
@@ -269,6 +342,8 @@ class SafeExit:
             log.info("cancel_refused", symbol=symbol, said=str(error))
         except BrokerError as error:
             log.warning("unblock_failed", symbol=symbol, error=str(error))
+            return True
+        return shown
 
     async def _is_foreign(self, broker_id: str) -> bool:
         async with self.store.read() as conn:
@@ -293,9 +368,23 @@ class SafeExit:
             )
 
 
-def _is_exit_of_ours(row: OrderRow) -> bool:
-    """A person's order against the position is not waited for: it holds the shares, so it is cleared away."""
+def _is_exit_of_ours(row: OrderRow, now: datetime) -> bool:
+    """A person's order against the position is not waited for: it holds the shares, so it is cleared away. A target
+    that we moved to the market is waited for, a while."""
+    if row.origin == "catalyst" and row.replaces is not None:
+        return now - row.created_at < REPRICED_FOR
     return row.order_purpose in (Purpose.EXIT, Purpose.FLATTEN) and row.origin != "external"
+
+
+def _movable(row: OrderRow, rows: list[OrderRow]) -> bool:
+    """True for a target the broker would replace, when we have not asked that before."""
+    return (
+        row.order_purpose is Purpose.TAKE_PROFIT
+        and row.origin != "external"
+        and row.alpaca_order_id is not None
+        and row.broker_status == "new"
+        and not any(other.replaces == row.order_id for other in rows)
+    )
 
 
 def _groups(working: list[OrderRow], rows: list[OrderRow]) -> set[str]:
