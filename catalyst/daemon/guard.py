@@ -13,7 +13,7 @@ import structlog
 
 from catalyst.clock import Clock
 from catalyst.config import Execution as ExecutionConfig
-from catalyst.daemon.books import Books
+from catalyst.daemon.books import Books, Pulse
 from catalyst.daemon.execution import Execution
 from catalyst.daemon.exits import SafeExit
 from catalyst.domain.ids import client_order_id
@@ -50,6 +50,7 @@ class Guard:
     cfg: ExecutionConfig
     epoch: int
     naked: set[int] = field(default_factory=set)  # positions not under a working stop right now
+    bared: Pulse = field(default_factory=Pulse)  # one more of them
     _verified: dict[int, Seen] = field(default_factory=dict)
     _tending: dict[int, asyncio.Task[None]] = field(default_factory=dict)
     _asked: dict[int, datetime] = field(default_factory=dict)
@@ -169,6 +170,7 @@ class Guard:
         """Write that the position is not protected; tell somebody when it stays so."""
         if position.position_id not in self.naked:
             self.naked.add(position.position_id)
+            self.bared.beat()
             log.warning(
                 "position_unprotected", symbol=position.symbol, qty=str(position.quantity), state=state
             )

@@ -24,7 +24,7 @@ from catalyst.domain.errors import BrokerError
 from catalyst.domain.order import WORKING, PositionSide, Purpose
 from catalyst.domain.position import CloseReason
 from catalyst.domain.report import Quote, Trade
-from catalyst.store import orders, positions
+from catalyst.store import alerts, orders, positions
 from catalyst.store.orders import OrderRow
 from catalyst.store.pool import Store, is_outage, is_passing
 from catalyst.store.positions import PositionRow
@@ -32,6 +32,7 @@ from catalyst.store.positions import PositionRow
 log = structlog.get_logger()
 
 LEAVE_WITHIN: Final = timedelta(seconds=30)
+BLIND_FOR: Final = timedelta(seconds=60)  # without a price we may believe, before somebody is told
 
 
 @dataclass
@@ -48,14 +49,16 @@ class StopMonitor:
     flat_before_close: timedelta
     prices: dict[str, Decimal] = field(default_factory=dict)
     _through: dict[int, datetime] = field(default_factory=dict)  # since when a stop is through
+    _blind: dict[str, datetime] = field(default_factory=dict)  # symbols without a price, and since when
 
     async def run(self) -> None:
-        """Every 30 s; every second while anything is naked or through its stop."""
+        """Every 30 s; at once when a position becomes naked, and every second while one is, or is through its stop."""
         while True:
+            bared = self.guard.bared.count
             await self.look()
             urgent = self.guard.naked or self._through
             seconds = self.cfg.naked_every_seconds if urgent else self.cfg.every_seconds
-            await self.clock.sleep(timedelta(seconds=seconds))
+            await self.guard.bared.next(self.clock, timedelta(seconds=seconds), since=bared)
 
     async def look(self) -> None:
         """One look at every open position."""
@@ -72,9 +75,11 @@ class StopMonitor:
             quotes = await self.market.quotes(symbols)
         except BrokerError as error:
             log.warning("prices_unreadable", error=str(error))
+            await self._tell_blind(held, [], away=away)
             return
         now = self.clock.now()
         priced = self._priced(held, trades, quotes, now)
+        await self._tell_blind(held, [position.symbol for position, _ in priced], away=away)
         if priced and not away:
             await self._mark(priced, now)
         if not self.exits.market_open:
@@ -148,6 +153,31 @@ class StopMonitor:
                 self.prices[position.symbol] = price
                 found.append((position, price))
         return found
+
+    async def _tell_blind(self, held: Sequence[PositionRow], seen: Sequence[str], *, away: bool) -> None:
+        """Tell of held symbols whose prices stay stale, absent or unreadable in the session: until they come back only
+        the broker's own stop watches them."""
+        now = self.clock.now()
+        missing = {p.symbol for p in held} - set(seen) if self.exits.market_open else set()
+        self._blind = {symbol: self._blind.get(symbol, now) for symbol in sorted(missing)}
+        long = [symbol for symbol, since in self._blind.items() if now - since >= BLIND_FOR]
+        if not long:
+            return
+        log.error("prices_stale", symbols=long)
+        if away:
+            return
+        naked = {p.symbol for p in held if p.position_id in self.guard.naked}
+        async with self.store.tx("page") as conn:
+            for symbol in long:
+                await alerts.put(
+                    conn,
+                    severity="CRITICAL" if symbol in naked else "WARNING",
+                    event="PRICES_STALE",
+                    message=f"{symbol}: no believable price since {self._blind[symbol]:%H:%M:%S} UTC",
+                    facts={"symbol": symbol},
+                    dedupe_key=f"PRICES_STALE:{symbol}",
+                    at=now,
+                )
 
     def _price(
         self, position: PositionRow, trade: Trade | None, quote: Quote | None, now: datetime
