@@ -40,7 +40,7 @@ def told(remaining: int, reset_at: datetime, *, limit: int = 200, status: int = 
     )
 
 
-async def test_the_reserve_is_for_exits(clock: ManualClock) -> None:
+async def test_c06_the_reserve_is_for_exits(clock: ManualClock) -> None:
     """Routine calls end where the reserve begins; exits go on, and even past it."""
     budget = RateBudget(clock, limit=10, reserve=4)
     for _ in range(6):
@@ -96,7 +96,7 @@ async def test_late_answers_do_not_give_budget_back(clock: ManualClock) -> None:
     assert budget.use.remaining == 69  # one of the two had not been answered when the 70 were counted
 
 
-async def test_a_429_stops_routine_calls_until_its_reset(clock: ManualClock) -> None:
+async def test_c06_a_429_stops_routine_calls_until_its_reset(clock: ManualClock) -> None:
     """After a 429 nothing routine is sent until the moment it names, or a few seconds when it names none."""
     budget = RateBudget(clock, limit=200, reserve=60)
     await budget.take(ROUTINE)
@@ -126,7 +126,7 @@ async def test_a_skewed_reset_cannot_stop_us_for_longer_than_a_window(clock: Man
     assert budget.use.limit == 200
 
 
-async def test_entries_stop_at_the_reserve_and_exits_go_out(clock: ManualClock, peer: Peer) -> None:
+async def test_c06_entries_stop_at_the_reserve_and_exits_go_out(clock: ManualClock, peer: Peer) -> None:
     """Over the wire: with the reserve left, an entry fails unheard, and an exit, its reads and its cancel go out."""
     low = {"X-Ratelimit-Limit": "200", "X-Ratelimit-Remaining": "60", "X-Ratelimit-Reset": "1795187090"}
     assert datetime.fromtimestamp(1795187090, UTC) - clock.now() == timedelta(seconds=50)

@@ -126,7 +126,7 @@ async def test_a_snapshot_becomes_a_row(market: MarketData, peer: Peer) -> None:
     assert peer.requests[0].query["feed"] == "iex"
 
 
-async def test_what_was_not_said_is_nan(market: MarketData, peer: Peer) -> None:
+async def test_c41_what_was_not_said_is_nan(market: MarketData, peer: Peer) -> None:
     """Null parts, absent fields, prices of zero, false numbers: NaN and NaT, never zero, and no row is lost."""
     everything: dict[str, Any] = {
         "NULLS": dict.fromkeys(snapshot_json()),
@@ -163,7 +163,7 @@ async def test_what_was_not_said_is_nan(market: MarketData, peer: Peer) -> None:
     ],
     ids=["no bid", "no ask", "crossed", "locked", "null bid"],
 )
-async def test_a_false_quote_is_no_price(
+async def test_c41_a_false_quote_is_no_price(
     market: MarketData, peer: Peer, quote: dict[str, Any], bid: float, ask: float
 ) -> None:
     """A side of zero is no side, and of a crossed quote neither is believed; sizes go with their sides."""
@@ -182,7 +182,7 @@ def _float(price: Decimal | None) -> float:
     return np.nan if price is None else float(price)
 
 
-async def test_a_universe_takes_the_fewest_requests(market: MarketData, peer: Peer) -> None:
+async def test_c41_a_universe_takes_the_fewest_requests(market: MarketData, peer: Peer) -> None:
     """4,129 symbols are nine requests of at most 500, none with a long URL, each symbol in one row in order."""
     symbols = [f"S{number:04d}" for number in range(4_129)]
     peer.on("GET", "/v2/stocks/snapshots", answers({symbol: snapshot_json() for symbol in symbols}))
@@ -202,7 +202,7 @@ def test_chunks_keep_the_order_and_both_limits() -> None:
     assert chunked([]) == []
 
 
-async def test_a_url_that_is_too_long_is_halved(market: MarketData, peer: Peer) -> None:
+async def test_c41_a_url_that_is_too_long_is_halved(market: MarketData, peer: Peer) -> None:
     """A host with shorter URLs gets the chunk in pieces it takes; nothing is lost."""
     symbols = [f"S{number}" for number in range(40)]
     full = answers({symbol: snapshot_json() for symbol in symbols})

@@ -101,7 +101,7 @@ def leg(kind: str, status: str, **prices: str) -> dict[str, object]:
     return order_json(f"leg-{kind}", id=f"id-{kind}", type=kind, side="sell", status=status, **prices)
 
 
-async def test_legs_are_told_apart_by_type(broker: AlpacaBroker, peer: Peer) -> None:
+async def test_c08_legs_are_told_apart_by_type(broker: AlpacaBroker, peer: Peer) -> None:
     """One order is read nested, and its legs carry their own ids, types and prices."""
     legs = [leg("stop", "held", stop_price="95.5"), leg("limit", "new", limit_price="110")]
     peer.on("GET", "/v2/orders/one", peer.says(order_json(id="one", order_class="bracket", legs=legs)))
@@ -123,7 +123,7 @@ async def test_an_order_of_another_id_is_a_failed_read(broker: AlpacaBroker, pee
         await broker.order_by_client_id("cat-1")
 
 
-async def test_the_lookup_by_our_id_brings_the_legs(broker: AlpacaBroker, peer: Peer) -> None:
+async def test_c08_the_lookup_by_our_id_brings_the_legs(broker: AlpacaBroker, peer: Peer) -> None:
     """The lookup does not nest, so a bracket is read once more by its id."""
     flat = order_json(id="one", order_class="bracket")
     peer.on("GET", "/v2/orders:by_client_order_id", peer.says(flat))
@@ -166,7 +166,7 @@ def _cut(after: str) -> datetime:
     return datetime.min.replace(tzinfo=UTC) if after == "0000" else datetime.fromisoformat(after)
 
 
-async def test_order_lists_page_past_500_and_lose_none_between(broker: AlpacaBroker, peer: Peer) -> None:
+async def test_c32_order_lists_page_past_500_and_lose_none_between(broker: AlpacaBroker, peer: Peer) -> None:
     """Over pages that end amid equal times, with an exclusive `after`, every order comes once, oldest first."""
     start = datetime(2026, 11, 20, 14, 30, tzinfo=UTC)
     everything = [
@@ -207,7 +207,7 @@ async def test_a_list_that_does_not_advance_is_a_failed_read(broker: AlpacaBroke
         await broker.orders(status="all")
 
 
-async def test_one_bad_order_does_not_cost_the_list(
+async def test_c14_one_bad_order_does_not_cost_the_list(
     broker: AlpacaBroker, peer: Peer, garbled: Garbled
 ) -> None:
     """Unknown words, new fields and removed ones are taken as they are; what lacks an essential is reported."""
@@ -272,7 +272,7 @@ async def test_one_wrong_byte_does_not_cost_the_list(broker: AlpacaBroker, peer:
     assert [one.client_order_id for one in await broker.orders(status="all")] == ["cat-\ufffd", "cat-2"]
 
 
-async def test_symbols_and_time_narrow_the_list(broker: AlpacaBroker, peer: Peer) -> None:
+async def test_c32_symbols_and_time_narrow_the_list(broker: AlpacaBroker, peer: Peer) -> None:
     """The symbols travel in one parameter, and the list starts a little before `after`, which is exclusive."""
     peer.on("GET", "/v2/orders", peer.says([]))
     at = datetime(2026, 11, 20, 10, 0, tzinfo=NEW_YORK)
@@ -285,7 +285,7 @@ async def test_symbols_and_time_narrow_the_list(broker: AlpacaBroker, peer: Peer
 # --- positions ---------------------------------------------------------------------------------------------
 
 
-async def test_a_short_is_negative_whoever_says_so(broker: AlpacaBroker, peer: Peer) -> None:
+async def test_c44_a_short_is_negative_whoever_says_so(broker: AlpacaBroker, peer: Peer) -> None:
     """The sign comes from the quantity or from the side; what is available has the sign of the position."""
     rows = [
         position_json(),
@@ -382,7 +382,7 @@ ACCOUNT: dict[str, object] = {
 }
 
 
-async def test_the_account_needs_no_day_trade_fields(broker: AlpacaBroker, peer: Peer) -> None:
+async def test_c43_the_account_needs_no_day_trade_fields(broker: AlpacaBroker, peer: Peer) -> None:
     """The fields that were removed in 2026 are not asked for; numbers as text or as numbers are the same."""
     peer.on("GET", "/v2/account", peer.says(ACCOUNT))
     account = await broker.account()
@@ -399,7 +399,7 @@ async def test_the_account_needs_no_day_trade_fields(broker: AlpacaBroker, peer:
         {"trade_suspended_by_user": True},
     ],
 )
-async def test_a_blocked_account_may_not_enter(
+async def test_c43_a_blocked_account_may_not_enter(
     broker: AlpacaBroker, peer: Peer, changes: dict[str, object]
 ) -> None:
     """Every lock, and every status but ACTIVE, known or not, closes the door to entries."""
@@ -458,7 +458,7 @@ async def test_the_brokers_clock_is_utc(broker: AlpacaBroker, peer: Peer) -> Non
         await broker.clock()
 
 
-async def test_calendar_times_are_new_york(broker: AlpacaBroker, peer: Peer, garbled: Garbled) -> None:
+async def test_c40_calendar_times_are_new_york(broker: AlpacaBroker, peer: Peer, garbled: Garbled) -> None:
     """Wall-clock times without a zone are New York's, on both sides of the change of the clocks, and half days too."""
     rows = [
         {"date": "2026-10-30", "open": "09:30", "close": "16:00", "session_open": "0400"},
@@ -475,7 +475,9 @@ async def test_calendar_times_are_new_york(broker: AlpacaBroker, peer: Peer, gar
     assert len(garbled) == 2
 
 
-async def test_assets_are_read_whatever_they_lack(broker: AlpacaBroker, peer: Peer, garbled: Garbled) -> None:
+async def test_c42_assets_are_read_whatever_they_lack(
+    broker: AlpacaBroker, peer: Peer, garbled: Garbled
+) -> None:
     """`borrow_status` decides, `easy_to_borrow` where it is not sent; a new exchange or status costs nothing."""
     common = {
         "name": 'A, "B" [C]',

@@ -59,7 +59,7 @@ async def test_confirmed_is_a_report_with_our_id(broker: AlpacaBroker, peer: Pee
     assert report.submitted_at.isoformat() == "2026-11-20T15:04:19.123456+00:00"
 
 
-async def test_prices_leave_as_the_digits_of_their_decimal(broker: AlpacaBroker, peer: Peer) -> None:
+async def test_c07_prices_leave_as_the_digits_of_their_decimal(broker: AlpacaBroker, peer: Peer) -> None:
     """100.1 stays 100.1, a tenth of a cent below a dollar stays itself, and no float is on the way."""
     peer.on("POST", "/v2/orders", peer.says(order_json()))
     await broker.submit(replace(BRACKET, limit_price=Decimal("0.1") + Decimal("0.2") + Decimal("99.80")))
@@ -140,7 +140,7 @@ async def test_the_body_is_the_one_alpaca_py_builds(
         (replace(ENTRY, client_order_id=""), "SUBMIT_FAILED"),
     ],
 )
-async def test_what_must_not_leave_is_refused_before_it_does(
+async def test_c07_what_must_not_leave_is_refused_before_it_does(
     broker: AlpacaBroker, peer: Peer, request_: OrderRequest, code: str
 ) -> None:
     """An order with a price off tick, a part of a share or a bad id is a refusal, and nothing was sent."""
@@ -152,7 +152,7 @@ async def test_what_must_not_leave_is_refused_before_it_does(
 
 @pytest.mark.parametrize("status", [422, 409])
 @pytest.mark.parametrize("code", [40010001, 42210000])
-async def test_an_id_that_is_taken_means_it_landed(
+async def test_c04_an_id_that_is_taken_means_it_landed(
     broker: AlpacaBroker, peer: Peer, status: int, code: int
 ) -> None:
     """`client_order_id must be unique` is not a refusal, whatever number it carries: look it up and adopt it."""
@@ -187,7 +187,7 @@ async def test_an_id_that_is_taken_means_it_landed(
         Peer.redirects("http://127.0.0.1:9/v2/orders"),
     ],
 )
-async def test_anything_unclear_is_unknown_and_sent_once(
+async def test_c03_anything_unclear_is_unknown_and_sent_once(
     broker: AlpacaBroker, peer: Peer, reply: object
 ) -> None:
     """A drop, a 5xx, a redirect, garbage or another order's answer leave the outcome open, after one POST."""
@@ -197,7 +197,7 @@ async def test_anything_unclear_is_unknown_and_sent_once(
     assert peer.count("POST", "/v2/orders") == 1
 
 
-async def test_a_timeout_is_unknown_and_sent_once(clock: ManualClock, peer: Peer) -> None:
+async def test_c03_a_timeout_is_unknown_and_sent_once(clock: ManualClock, peer: Peer) -> None:
     """A broker that hears and does not answer may have acted."""
     broker = impatient(clock, peer)
     peer.on("POST", "/v2/orders", peer.hangs())
@@ -207,7 +207,7 @@ async def test_a_timeout_is_unknown_and_sent_once(clock: ManualClock, peer: Peer
     await broker.close()
 
 
-async def test_an_answer_that_drips_is_bounded(clock: ManualClock, peer: Peer) -> None:
+async def test_c02_an_answer_that_drips_is_bounded(clock: ManualClock, peer: Peer) -> None:
     """An answer whose bytes never end does not hold the call beyond its total bound."""
     broker = impatient(clock, peer)
     peer.on("POST", "/v2/orders", peer.drips(0.05))
@@ -278,7 +278,7 @@ async def test_a_cancelled_submit_runs_on_and_holds_the_clock(
 
 
 @pytest.mark.parametrize("status", [429, 504])
-async def test_alpaca_py_resends_nothing(broker: AlpacaBroker, peer: Peer, status: int) -> None:
+async def test_c02_alpaca_py_resends_nothing(broker: AlpacaBroker, peer: Peer, status: int) -> None:
     """The two statuses after which alpaca-py by itself repeats a POST are answered to one POST here."""
     peer.on("POST", "/v2/orders", peer.says({"message": "no"}, status), peer.says(order_json()))
     with pytest.raises(BrokerUnavailable if status == 429 else OutcomeUnknown):
@@ -315,7 +315,7 @@ REFUSALS = [
 @pytest.mark.parametrize(
     ("status", "said", "code"), REFUSALS, ids=[f"{s}-{c}-{i}" for i, (s, _, c) in enumerate(REFUSALS)]
 )
-async def test_a_business_refusal_is_final_and_named(
+async def test_c05_a_business_refusal_is_final_and_named(
     broker: AlpacaBroker, peer: Peer, status: int, said: dict[str, object], code: str
 ) -> None:
     """The broker's no is classed by its words, which are kept; 403 with 40310000 is about the order, not the keys."""
@@ -329,7 +329,7 @@ async def test_a_business_refusal_is_final_and_named(
     )
 
 
-async def test_the_orders_in_the_way_are_named(broker: AlpacaBroker, peer: Peer) -> None:
+async def test_c26_the_orders_in_the_way_are_named(broker: AlpacaBroker, peer: Peer) -> None:
     """The ids that the broker names as blocking travel with the refusal."""
     said = {
         "code": 40310000,
@@ -353,7 +353,7 @@ async def test_the_orders_in_the_way_are_named(broker: AlpacaBroker, peer: Peer)
         (403, b'{"message":"forbidden."}'),
     ],
 )
-async def test_keys_that_do_not_open_are_named_as_such(
+async def test_c05_keys_that_do_not_open_are_named_as_such(
     broker: AlpacaBroker, peer: Peer, status: int, body: bytes
 ) -> None:
     """401, and 403 with the authorization code, are about the keys."""
@@ -409,7 +409,7 @@ async def test_a_cancel_that_was_heard_returns(broker: AlpacaBroker, peer: Peer,
     assert peer.count("DELETE", "/v2/orders/1") == 1
 
 
-async def test_requests_name_us_and_ignore_the_environment(
+async def test_c02_requests_name_us_and_ignore_the_environment(
     clock: ManualClock, peer: Peer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A proxy in the environment is not used, and the broker's log shows version and epoch of the sender."""

@@ -150,7 +150,7 @@ async def test_ready_is_announced_before_the_first_message(clock: ManualClock, b
     assert stream.state is StreamState.LOST
 
 
-async def test_a_fill_is_this_executions(clock: ManualClock) -> None:
+async def test_c12_a_fill_is_this_executions(clock: ManualClock) -> None:
     """Price and quantity are the execution's, the cumulative quantity is the order's."""
     socket = Socket(sends(partial_fill("7")))
     async with listening(clock, socket) as (_, messages):
@@ -177,7 +177,7 @@ async def test_a_fill_without_its_numbers_keeps_its_order(
     assert (message.fill, message.order.filled_qty) == (None, 7)
 
 
-async def test_nothing_that_arrives_ends_the_stream(clock: ManualClock) -> None:
+async def test_c36_nothing_that_arrives_ends_the_stream(clock: ManualClock) -> None:
     """Null data, broken JSON, unknown streams, error frames, bad orders: each is handed on raw, and the next comes."""
     bad: list[bytes] = [
         b'{"stream":"trade_updates","data":null}',
@@ -204,7 +204,7 @@ async def test_nothing_that_arrives_ends_the_stream(clock: ManualClock) -> None:
         )  # the broker's word of its own error is no frame of the stream
 
 
-async def test_an_unknown_status_is_an_update(clock: ManualClock) -> None:
+async def test_c14_an_unknown_status_is_an_update(clock: ManualClock) -> None:
     """A word nobody knows travels on; deciding what it means is not the stream's."""
     socket = Socket(sends(update("held_for_review", order=order_json(status="thinking", new_field=1))))
     async with listening(clock, socket) as (_, messages):
@@ -222,7 +222,7 @@ async def test_a_bad_leg_is_told_beside_its_order(clock: ManualClock) -> None:
         assert stream.frames_received == 1
 
 
-async def test_a_lost_connection_is_announced_twice(clock: ManualClock) -> None:
+async def test_c34_a_lost_connection_is_announced_twice(clock: ManualClock) -> None:
     """Lost since the last word, and ready again since then: what lay between must be asked for."""
     socket = Socket(sends(update(), then_close=True), sends(update("canceled")))
     async with listening(clock, socket) as (stream, messages):
@@ -241,7 +241,7 @@ async def test_a_lost_connection_is_announced_twice(clock: ManualClock) -> None:
     assert socket.connections == 2
 
 
-async def test_a_half_open_socket_is_noticed(clock: ManualClock) -> None:
+async def test_c38_a_half_open_socket_is_noticed(clock: ManualClock) -> None:
     """A peer that is gone without a goodbye answers no ping, and that is a loss within seconds."""
 
     async def freezes(connection: ServerConnection) -> None:
@@ -275,7 +275,7 @@ def acknowledging(times: int, *frames: object) -> Script:
     return script
 
 
-async def test_a_mute_stream_is_noticed(clock: ManualClock) -> None:
+async def test_c34_a_mute_stream_is_noticed(clock: ManualClock) -> None:
     """A socket that answers pings and no more questions, having answered them before, is a loss."""
     async with listening(clock, Socket(acknowledging(2), sends()), pong=0.1) as (stream, messages):
         await heard(messages, 1)
@@ -303,7 +303,9 @@ async def test_a_server_that_does_not_repeat_itself_is_left_alone(clock: ManualC
 
 
 @pytest.mark.parametrize("silent_from", ["login", "listen"])
-async def test_an_admission_that_is_never_answered_is_a_loss(clock: ManualClock, silent_from: str) -> None:
+async def test_c37_an_admission_that_is_never_answered_is_a_loss(
+    clock: ManualClock, silent_from: str
+) -> None:
     """A server that opens the socket and then says nothing does not hold us for ever."""
 
     async def mute(connection: ServerConnection) -> None:
@@ -319,7 +321,7 @@ async def test_an_admission_that_is_never_answered_is_a_loss(clock: ManualClock,
     assert (lost.state, lost.since) == (StreamState.LOST, None)
 
 
-async def test_a_refused_login_is_surfaced_and_tried_slowly(clock: ManualClock) -> None:
+async def test_c35_a_refused_login_is_surfaced_and_tried_slowly(clock: ManualClock) -> None:
     """Refused keys are not an outage: they are announced as such, and tried again twice a minute at most."""
 
     async def refuses(connection: ServerConnection) -> None:
@@ -343,7 +345,7 @@ async def test_a_refused_login_is_surfaced_and_tried_slowly(clock: ManualClock) 
         assert await waiting == Gap(StreamState.READY, None, "listening")
 
 
-async def test_keys_that_stop_opening_are_surfaced(clock: ManualClock) -> None:
+async def test_c35_keys_that_stop_opening_are_surfaced(clock: ManualClock) -> None:
     """A login that is withdrawn while we listen is a refusal, not a message."""
     socket = Socket(sends(NO))
     async with listening(clock, socket) as (_, messages):
@@ -467,7 +469,7 @@ async def test_a_steady_stream_is_asked_again_at_once(clock: ManualClock) -> Non
     assert socket.connections == 5
 
 
-async def test_too_many_waiting_become_a_gap(clock: ManualClock) -> None:
+async def test_c36_too_many_waiting_become_a_gap(clock: ManualClock) -> None:
     """A listener that falls behind is told of a gap instead of the messages; the socket is read on."""
     flood = asyncio.Event()
 

@@ -178,6 +178,19 @@ async def test_a_slow_database(database: str) -> None:
         await ends_well(desk, before)
 
 
+async def test_c29_flat_through_a_slow_database(database: str) -> None:
+    """SIGTERM while each packet takes twenty milliseconds either way: flat, proven, and in time."""
+    async with open_desk_behind(database) as (desk, proxy, _):
+        await desk.holds("AAPL", 20)
+        proxy.latency = 0.02
+        desk.stop.ask("SIGTERM", flatten=True)
+        assert await desk.leaves() == 0
+        proxy.latency = 0
+        assert desk.held("AAPL") == 0
+        assert await desk.conn.fetchval("SELECT flat FROM flat_proofs") is True
+        await desk.agrees()
+
+
 @pytest.mark.usefixtures("impatient")
 async def test_dark_minutes(database: str) -> None:
     """The database swallows everything for minutes: no entry, and what the broker's target sold meanwhile is

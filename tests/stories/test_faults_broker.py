@@ -21,11 +21,12 @@ async def test_an_outage_of_half_an_hour(database: str) -> None:
 
 
 async def test_writes_fail_and_reads_work(database: str) -> None:
-    """Orders and cancels fail for two minutes: the exit is retried, somebody is told, and it gets through."""
+    """Orders, changes and cancels fail for two minutes: the exit is retried, somebody is told, and it gets through."""
     async with open_desk(database) as desk:
         await desk.holds("AAPL", 20)
         await desk.faults("status_before", method="POST", route="/v2/orders", status=500, count=0)
-        await desk.faults("status_before", method="DELETE", route="/v2/orders/*", status=500, count=0)
+        for verb in ("DELETE", "PATCH"):
+            await desk.faults("status_before", method=verb, route="/v2/orders/*", status=500, count=0)
         assert (await desk.tells("close", symbol="AAPL"))["ok"]
         await desk.waits(seconds=120)
         assert desk.held("AAPL") == 20
@@ -36,7 +37,7 @@ async def test_writes_fail_and_reads_work(database: str) -> None:
         await desk.agrees()
 
 
-async def test_a_storm_of_429(database: str) -> None:
+async def test_c29_a_storm_of_429(database: str) -> None:
     """Every other request is turned away for a while: the entry is shed or made, once, and books agree."""
     async with open_desk(database) as desk:
         await desk.holds("AAPL", 20)
@@ -47,7 +48,7 @@ async def test_a_storm_of_429(database: str) -> None:
         await desk.agrees()
 
 
-async def test_positions_that_lag_ten_seconds(database: str) -> None:
+async def test_c33_positions_that_lag_ten_seconds(database: str) -> None:
     """The list of positions runs ten seconds behind the fills: no alarm, no second order, and an exit still sells."""
     async with open_desk(database) as desk:
         await desk.admin("switches", {"position_lag": 10})
@@ -62,7 +63,7 @@ async def test_positions_that_lag_ten_seconds(database: str) -> None:
         await desk.agrees()
 
 
-async def test_a_partial_entry_while_positions_lag(database: str) -> None:
+async def test_c19_a_partial_entry_while_positions_lag(database: str) -> None:
     """The broker has not booked the eight shares yet and refuses their OCO: it is tried until it stands."""
     async with open_desk(database) as desk:
         await desk.admin("switches", {"position_lag": 10})
@@ -79,7 +80,7 @@ async def test_a_partial_entry_while_positions_lag(database: str) -> None:
 
 
 @pytest.mark.parametrize("route", ["/v2/positions", "/v2/orders", "/v2/account/activities/FILL"])
-async def test_lists_that_come_back_empty(database: str, route: str) -> None:
+async def test_c33_lists_that_come_back_empty(database: str, route: str) -> None:
     """An empty list for two minutes is not a flat account: nothing is closed, sold or placed because of it."""
     async with open_desk(database) as desk:
         await desk.holds("AAPL", 20)

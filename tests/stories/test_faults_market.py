@@ -18,7 +18,7 @@ async def test_a_gap_through_the_stop(database: str) -> None:
         await desk.agrees()
 
 
-async def test_a_stop_that_does_not_act(database: str) -> None:
+async def test_c20_a_stop_that_does_not_act(database: str) -> None:
     """The price trades through the stop and nothing happens: after two looks and the grace we sell ourselves."""
     async with open_desk(database) as desk:
         await desk.holds("AAPL", 20)
@@ -60,7 +60,7 @@ async def test_a_target_that_died_is_watched_by_us(database: str) -> None:
         await desk.agrees()
 
 
-async def test_a_halt_while_we_leave(database: str) -> None:
+async def test_c23_a_halt_while_we_leave(database: str) -> None:
     """The symbol is halted: one exit at most works, somebody is told, and it sells when trading goes on."""
     async with open_desk(database) as desk:
         await desk.holds("AAPL", 20)
@@ -76,7 +76,7 @@ async def test_a_halt_while_we_leave(database: str) -> None:
         await desk.agrees()
 
 
-async def test_an_exit_after_the_close_leaves_the_protection(database: str) -> None:
+async def test_c27_an_exit_after_the_close_leaves_the_protection(database: str) -> None:
     """Asked to leave when nothing can be sold: what rests at the broker is not cancelled for it."""
     async with open_desk(
         database,
@@ -97,7 +97,7 @@ async def test_an_exit_after_the_close_leaves_the_protection(database: str) -> N
         assert len((await desk.admin("ledger?method=DELETE"))["requests"]) == cancelled
 
 
-async def test_a_half_day_ends_flat(database: str) -> None:
+async def test_c22_a_half_day_ends_flat(database: str) -> None:
     """The market shuts at one: ten minutes before, everything is left."""
     async with open_desk(database, now=at("12:48", HALF_DAY)) as desk:
         await desk.holds("AAPL", 20)

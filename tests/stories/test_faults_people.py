@@ -16,7 +16,7 @@ async def by_hand(desk: Desk, symbol: str, side: str, qty: int, **terms: str) ->
     return str((await desk.admin("order", {**order, **terms}))["id"])
 
 
-async def test_shares_sold_by_hand(database: str) -> None:
+async def test_c17_shares_sold_by_hand(database: str) -> None:
     """A person sells all of it: the position closes as external, and nothing of ours sells more."""
     async with open_desk(database) as desk:
         await desk.holds("AAPL", 20)
@@ -46,7 +46,7 @@ async def test_a_persons_resting_order_does_not_hold_up_an_exit(database: str) -
         await desk.agrees()
 
 
-async def test_foreign_orders_and_shares_are_left_alone(database: str) -> None:
+async def test_c17_foreign_orders_and_shares_are_left_alone(database: str) -> None:
     """A person holds one stock and bids for another: both are told of, and a flatten touches neither."""
     async with open_desk(database) as desk:
         desk.prints("MSFT", "190.00")
@@ -86,7 +86,7 @@ async def test_an_entry_replaced_by_hand_is_ours_still(database: str) -> None:
         await desk.agrees()
 
 
-async def test_a_second_daemon_is_refused(database: str) -> None:
+async def test_c45_a_second_daemon_is_refused(database: str) -> None:
     """While one trades the account, another does not start, and the first goes on."""
     async with open_desk(database) as desk:
         second = Desk(desk.clock, desk.market, desk.server, desk.dsn, desk.settings, desk.conn)
@@ -173,7 +173,7 @@ async def test_sigterm_before_recovery_is_done(database: str) -> None:
         await asyncio.gather(opening, return_exceptions=True)
 
 
-async def test_sigterm_after_the_close_says_what_it_cannot_do(database: str) -> None:
+async def test_c27_sigterm_after_the_close_says_what_it_cannot_do(database: str) -> None:
     """Shares are held when the market is shut: the code says not flat, somebody is paged, the wish is kept."""
     async with open_desk(
         database, now=at("15:40", MONDAY), positions={"close_all_at_market_close": False}

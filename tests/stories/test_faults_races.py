@@ -24,7 +24,7 @@ async def test_the_rest_of_an_entry_fills_before_its_cancel(database: str) -> No
 
 
 @pytest.mark.parametrize("partial_entry", ["canceled", "held"])
-async def test_the_legs_of_a_partial_entry(database: str, partial_entry: str) -> None:
+async def test_c13_the_legs_of_a_partial_entry(database: str, partial_entry: str) -> None:
     """Whether the broker drops the legs of a cancelled entry or leaves them asleep: one OCO for what filled."""
     async with open_desk(database) as desk:
         await desk.admin("switches", {"partial_entry": partial_entry})
@@ -39,7 +39,7 @@ async def test_the_legs_of_a_partial_entry(database: str, partial_entry: str) ->
 
 
 @pytest.mark.parametrize("kind", ["leg_reject", "leg_cancel"])
-async def test_a_stop_that_never_goes_live(database: str, kind: str) -> None:
+async def test_c19_a_stop_that_never_goes_live(database: str, kind: str) -> None:
     """The venue turns the stop leg away as the entry fills: a new stop and target stand within seconds, and the
     time without one is on record."""
     async with open_desk(database) as desk:
@@ -71,7 +71,7 @@ async def test_a_stop_cancelled_by_a_person(database: str) -> None:
         await desk.agrees()
 
 
-async def test_legs_missing_from_the_answer(database: str) -> None:
+async def test_c08_legs_missing_from_the_answer(database: str) -> None:
     """The acknowledgement shows no legs: they are read, found, and no second pair is placed."""
     async with open_desk(database) as desk:
         await desk.faults("leg_omit", method="POST", route="/v2/orders")
@@ -102,7 +102,7 @@ async def test_a_target_that_fills_in_part_shrinks_the_stop(database: str) -> No
 
 
 @pytest.mark.parametrize("price", ["194.05", "187.90"])
-async def test_a_leg_fills_while_we_leave(database: str, price: str) -> None:
+async def test_c21_a_leg_fills_while_we_leave(database: str, price: str) -> None:
     """The target, or the stop, fills before our cancel gets through: what is gone is not sold again."""
     async with open_desk(database) as desk:
         await desk.holds("AAPL", 20)
@@ -115,7 +115,7 @@ async def test_a_leg_fills_while_we_leave(database: str, price: str) -> None:
         await desk.agrees()
 
 
-async def test_everybody_wants_to_leave_at_once(database: str) -> None:
+async def test_c25_everybody_wants_to_leave_at_once(database: str) -> None:
     """Operator, flatten and SIGTERM in the same second: one sale."""
     async with open_desk(database) as desk:
         await desk.holds("AAPL", 20)
@@ -132,7 +132,7 @@ async def test_everybody_wants_to_leave_at_once(database: str) -> None:
         await desk.agrees()
 
 
-async def test_a_cancel_that_hangs_for_minutes(database: str) -> None:
+async def test_c21_a_cancel_that_hangs_for_minutes(database: str) -> None:
     """The legs stay in pending_cancel for two minutes: no second sale, somebody is told, and then it is sold."""
     async with open_desk(database) as desk:
         await desk.holds("AAPL", 20)

@@ -21,7 +21,7 @@ LOST = [
 
 
 @pytest.mark.parametrize("rule", LANDED, ids=lambda rule: str(rule["kind"]) + str(rule.get("status", "")))
-async def test_an_entry_that_landed_unanswered(database: str, rule: dict[str, object]) -> None:
+async def test_c03_an_entry_that_landed_unanswered(database: str, rule: dict[str, object]) -> None:
     """It is found by our own id, adopted with its legs and protected; nothing is sent twice."""
     async with open_desk(database) as desk:
         desk.prints("AAPL", "190.00")
@@ -38,7 +38,7 @@ async def test_an_entry_that_landed_unanswered(database: str, rule: dict[str, ob
 
 
 @pytest.mark.parametrize("rule", LOST, ids=lambda rule: str(rule["kind"]))
-async def test_an_entry_that_never_arrived(database: str, rule: dict[str, object]) -> None:
+async def test_c03_an_entry_that_never_arrived(database: str, rule: dict[str, object]) -> None:
     """After ten quiet seconds and three clear answers it ends as never arrived, and its symbol is free again."""
     async with open_desk(database) as desk:
         desk.prints("AAPL", "190.00")
@@ -56,7 +56,7 @@ async def test_an_entry_that_never_arrived(database: str, rule: dict[str, object
         await desk.agrees()
 
 
-async def test_an_entry_refused_at_the_door_goes_again_under_its_id(database: str) -> None:
+async def test_c06_an_entry_refused_at_the_door_goes_again_under_its_id(database: str) -> None:
     """Two times 429, which is never heard: the third send of the same id is the order."""
     async with open_desk(database) as desk:
         desk.prints("AAPL", "190.00")
@@ -107,8 +107,9 @@ async def test_an_exit_that_landed_unanswered_sells_once(database: str) -> None:
         await desk.agrees()
 
 
-async def test_an_exit_that_is_refused_is_tried_again(database: str) -> None:
-    """Two refusals by the broker, for any reason, and the third sale goes through: an exit never gives up."""
+async def test_c01_an_exit_that_is_refused_goes_again_under_a_new_id(database: str) -> None:
+    """Two refusals by the broker, for any reason, and the third sale goes through: an exit never gives up, and no id
+    is used for a second order."""
     async with open_desk(database) as desk:
         await desk.holds("AAPL", 20)
         await desk.faults(
@@ -118,8 +119,9 @@ async def test_an_exit_that_is_refused_is_tried_again(database: str) -> None:
         assert (await desk.tells("close", symbol="AAPL"))["ok"]
         await desk.waits(seconds=30)
         assert desk.held("AAPL") == 0
-        statuses = [o["status"] for o in await desk.orders("AAPL") if o["order_purpose"] == "exit"]
-        assert statuses == ["rejected", "rejected", "filled"]
+        exits = [o for o in await desk.orders("AAPL") if o["order_purpose"] == "exit"]
+        assert [o["status"] for o in exits] == ["rejected", "rejected", "filled"]
+        assert len({o["client_order_id"] for o in exits}) == 3
         await desk.agrees()
 
 

@@ -190,7 +190,7 @@ async def test_an_approval_outside_the_hours(database: str) -> None:
         assert await desk.submits("AAPL") == 0
 
 
-async def test_positions_of_yesterday_are_left_at_the_open(database: str) -> None:
+async def test_c22_positions_of_yesterday_are_left_at_the_open(database: str) -> None:
     """Held over a night by a daemon that died: protected before the open, sold at it, and no entry until then."""
     async with open_desk(database, now=at("15:30", MONDAY)) as desk:
         await desk.holds("AAPL", 20)

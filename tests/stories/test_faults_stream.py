@@ -47,14 +47,14 @@ async def buys_through(desk: Desk) -> None:
     ],
     ids=lambda rule: "-".join(str(value) for value in rule.values()),
 )
-async def test_a_trade_over_a_bad_stream(database: str, rule: dict[str, object]) -> None:
+async def test_c11_a_trade_over_a_bad_stream(database: str, rule: dict[str, object]) -> None:
     """Bought, protected, sold at the target: to the share and the cent what the exchange says."""
     async with open_desk(database) as desk:
         await desk.admin("faults", rule)
         await buys_through(desk)
 
 
-async def test_entries_wait_for_a_stream_that_is_refused(database: str) -> None:
+async def test_c35_entries_wait_for_a_stream_that_is_refused(database: str) -> None:
     """The login is refused: no entry leaves, somebody is told, fills are found by asking; later all is as before."""
     async with open_desk(database) as desk:
         await desk.holds("AAPL", 20)
@@ -80,7 +80,7 @@ async def test_entries_wait_for_a_stream_that_is_refused(database: str) -> None:
         await desk.agrees()
 
 
-async def test_a_gap_that_could_not_be_filled_is_filled_later(database: str) -> None:
+async def test_c30_a_gap_that_could_not_be_filled_is_filled_later(database: str) -> None:
     """The stream is back while the list of orders fails: entries stay stopped, and start once a look succeeded."""
     async with open_desk(database) as desk:
         assert desk.parts is not None
@@ -93,7 +93,7 @@ async def test_a_gap_that_could_not_be_filled_is_filled_later(database: str) -> 
         assert desk.parts.gate.open
 
 
-async def test_a_lost_fill_is_found_within_a_poll(database: str) -> None:
+async def test_c12_a_lost_fill_is_found_within_a_poll(database: str) -> None:
     """One message never comes and the stream is otherwise well: fifteen seconds later the fill is booked."""
     async with open_desk(database) as desk:
         desk.prints("AAPL", "190.00")
@@ -108,7 +108,7 @@ async def test_a_lost_fill_is_found_within_a_poll(database: str) -> None:
         await desk.agrees()
 
 
-async def test_a_stop_that_fills_through_another_order(database: str) -> None:
+async def test_c15_a_stop_that_fills_through_another_order(database: str) -> None:
     """The broker works a triggered stop under a new id: one loss, booked once, with the stop's own reason."""
     async with open_desk(database) as desk:
         await desk.holds("AAPL", 20)

@@ -51,7 +51,7 @@ async def test_a_bracket_that_is_stopped(database: str) -> None:
         await desk.agrees()
 
 
-async def test_a_partly_filled_entry_is_protected_for_what_filled(database: str) -> None:
+async def test_c18_a_partly_filled_entry_is_protected_for_what_filled(database: str) -> None:
     """Forty of a hundred shares fill; the rest is cancelled after the grace and an OCO covers exactly forty."""
     async with open_desk(database) as desk:
         desk.prints("AAPL", "190.00")
@@ -70,7 +70,7 @@ async def test_a_partly_filled_entry_is_protected_for_what_filled(database: str)
         await desk.agrees()
 
 
-async def test_sigterm_is_flat_now(database: str) -> None:
+async def test_c25_sigterm_is_flat_now(database: str) -> None:
     """Asked to stop, the daemon cancels, sells, proves it is flat and leaves with code zero."""
     async with open_desk(database) as desk:
         for symbol in ("AAPL", "MSFT"):
@@ -91,7 +91,7 @@ async def test_sigterm_is_flat_now(database: str) -> None:
 
 
 @pytest.mark.parametrize("hour", ["15:49"])
-async def test_flat_before_the_close(database: str, hour: str) -> None:
+async def test_c22_flat_before_the_close(database: str, hour: str) -> None:
     """Ten minutes before the actual close everything is left, and the day completes flat."""
     from tests.simulator.tape import at
 
@@ -129,7 +129,7 @@ async def test_an_accepted_order_whose_answer_was_lost_is_adopted(database: str)
         await desk.agrees()
 
 
-async def test_a_daemon_that_dies_after_its_submit_adopts_the_order(database: str) -> None:
+async def test_c31_a_daemon_that_dies_after_its_submit_adopts_the_order(database: str) -> None:
     """Killed between the request and its answer, the next daemon finds the order, books the fill, and protects."""
     async with open_desk(database) as desk:
         desk.prints("AAPL", "190.00")
