@@ -268,8 +268,8 @@ class Books:
         position_id = (await orders.get(conn, row.order_id)).position_id
         at = self.clock.now()
         for leg in report.legs:
-            if leg.broker_id in known or await orders.by_client_id(conn, leg.client_order_id) is not None:
-                continue  # a replacement that we asked for has its row, by our id, before the broker names it
+            if leg.broker_id in known or await self._is_asked_for(conn, leg):
+                continue
             replaced = await self._replaced_by(conn, leg)
             purpose = (
                 replaced.order_purpose
@@ -308,6 +308,10 @@ class Books:
             )
             self.strangers.discard(leg.broker_id)
             log.info("leg_adopted", order_id=row.order_id, symbol=row.symbol, purpose=purpose)
+
+    async def _is_asked_for(self, conn: "Conn", leg: OrderReport) -> bool:
+        """True for a replacement that we asked for: it has its row, by our id, before the broker names it."""
+        return leg.replaces is not None and await orders.by_client_id(conn, leg.client_order_id) is not None
 
     async def _replaced_by(self, conn: "Conn", report: OrderReport) -> OrderRow | None:
         """Our row of the order that `report` took the place of: a triggered stop fills under a new id."""

@@ -125,6 +125,8 @@ class Commands:
                 waiting.limit_price,
                 waiting.bracket_stop,
                 waiting.bracket_target,
+            ) or await self.day.unaffordable(
+                waiting.quantity, waiting.limit_price or max(waiting.bracket_stop, waiting.bracket_target)
             )
         if refusal is not None and proposal.decision is None:
             raise CommandRefused(f"no entry now: {refusal}")

@@ -474,6 +474,17 @@ class Day:
             return "there is no fresh quote"
         return misplaced(side, entry, stop, target, quote)
 
+    async def unaffordable(self, quantity: Decimal, price: Decimal) -> str | None:
+        """Why the account as it is now does not carry one more entry of `quantity` shares at `price` dollars."""
+        try:
+            account = await self.broker.account()
+        except BrokerError as error:
+            return f"the account cannot be read: {error}"
+        if (why := heed(self.gate, account)) is not None:
+            return why
+        cost = quantity * price
+        return None if cost <= account.buying_power else f"{cost} is more than the buying power"
+
     def _order_of(self, each: Plan) -> NewOrder:
         return NewOrder(
             client_order_id=each.client_order_id,

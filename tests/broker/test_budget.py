@@ -115,6 +115,27 @@ async def test_c06_a_429_stops_routine_calls_until_its_reset(clock: ManualClock)
     assert waiting.done()
 
 
+async def test_c06_those_who_waited_do_not_come_at_once(clock: ManualClock) -> None:
+    """Four that wait for the same renewal go out within half a second of it, each at a moment of its own."""
+    budget = RateBudget(clock, limit=20, reserve=4)
+    for _ in range(16):
+        await budget.take(ROUTINE)
+        budget.heard(None)
+    renewed = clock.now() + timedelta(seconds=60)
+    await clock.advance(timedelta(seconds=55))
+    gone: list[datetime] = []
+
+    async def go() -> None:
+        await budget.take(ROUTINE)
+        gone.append(clock.now())
+
+    waiting = asyncio.gather(*(go() for _ in range(4)))
+    await clock.advance(timedelta(seconds=7))
+    await waiting
+    assert len(set(gone)) == 4
+    assert renewed < min(gone) <= max(gone) < renewed + timedelta(seconds=0.6)
+
+
 async def test_a_skewed_reset_cannot_stop_us_for_longer_than_a_window(clock: ManualClock) -> None:
     """A broker whose clock is an hour ahead delays a minute; nonsense in a header is no number."""
     budget = RateBudget(clock, limit=200, reserve=60)

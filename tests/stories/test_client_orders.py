@@ -2,10 +2,16 @@
 docs/client-behaviours.md has the whole list."""
 
 import re
+from decimal import Decimal
 
+import pandas as pd
 import pytest
 
+from catalyst.daemon.scanning import Scan
+from catalyst.domain.ids import NAMESPACE, client_order_id
+from catalyst.domain.order import PositionSide
 from catalyst.domain.witness import Moment
+from catalyst.pipeline.plan import Plan
 from tests.stories.desk import ENTRY, Desk, open_desk
 from tests.stories.test_faults_people import by_hand
 from tests.stories.test_faults_risk import proposes
@@ -123,6 +129,37 @@ async def test_c09_a_bracket_the_market_has_passed_is_not_sent(
         desk.market.quotes["AAPL"] = ("189.99", "190.01")
         assert (await desk.tells("approve", proposal_id=proposal))["ok"]
         assert await desk.submits("AAPL") == 1
+
+
+@pytest.mark.parametrize(("market", "sent"), [(("187.98", "187.99"), 0), (("189.99", "190.01"), 1)])
+async def test_c09_the_scans_own_entry_looks_once_more(
+    database: str, market: tuple[str, str], sent: int
+) -> None:
+    """An autonomous entry is held against the quote of its last moment too."""
+    async with open_desk(database) as desk:
+        desk.prints("AAPL", "190.00")
+        await desk.waits(seconds=1)
+        assert desk.parts is not None
+        assert desk.parts.day is not None
+        assert isinstance(desk.market.quotes, dict)
+        desk.market.quotes["AAPL"] = market
+        now = desk.clock.now()
+        prices = {"entry": "190.10", "entry_price": "190.10", "stop": "188.00", "target": "194.00"}
+        plan = Plan(
+            signal_id=NAMESPACE,
+            client_order_id=client_order_id("a plan", "e", 0),
+            symbol="AAPL",
+            side=PositionSide.LONG,
+            quantity=10,
+            **{name: Decimal(price) for name, price in prices.items()},
+            risk_amount=Decimal(21),
+            composite=0.7,
+            pattern=None,
+            decided_at=now,
+        )
+        found = Scan(now, now, now, pd.DataFrame(), {}, {}, None, (plan,), pd.DataFrame())
+        await desk.parts.day._enter(plan, found, 0)
+        assert await desk.submits("AAPL") == sent
 
 
 async def test_c09_a_stale_quote_is_no_quote(database: str) -> None:

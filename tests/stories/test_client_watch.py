@@ -12,6 +12,7 @@ from tests.simulator.tape import MONDAY, at
 from tests.stories.desk import ENTRY, Desk, open_desk
 from tests.stories.test_client_orders import entry_refusal
 from tests.stories.test_faults_people import by_hand
+from tests.stories.test_faults_risk import proposes
 
 
 async def test_c30_everything_is_asked(database: str) -> None:
@@ -175,20 +176,53 @@ async def test_c42_the_list_of_assets_is_read_for_the_day(database: str) -> None
         assert {tuple(row) for row in rows} >= {("AAPL", True)}
 
 
-@pytest.mark.parametrize("lock", ["trading_blocked", "account_blocked"])
-async def test_c43_a_blocked_account_takes_no_entry(database: str, lock: str) -> None:
+LOCKS = [
+    ({"trading_blocked": True}, {"trading_blocked": False}),
+    ({"account_blocked": True}, {"account_blocked": False}),
+    ({"status": "ACCOUNT_UPDATED"}, {"status": "ACTIVE"}),
+]
+
+
+@pytest.mark.parametrize(("lock", "unlock"), LOCKS, ids="-".join)
+async def test_c43_a_blocked_account_takes_no_entry(
+    database: str, lock: dict[str, object], unlock: dict[str, object]
+) -> None:
     """Blocked in the middle of the day: within the minute no entry leaves, somebody is told, shares stay protected;
     unblocked, entries leave again."""
     async with open_desk(database) as desk:
         await desk.holds("AAPL", 20)
         desk.prints("MSFT", "190.00")
-        await desk.admin("account", {lock: True})
+        await desk.admin("account", lock)
         await desk.waits(seconds=65)
         row = await desk.enters("MSFT", 5, **ENTRY)
         assert (row.status, await desk.submits("MSFT")) == ("rejected", 0)
         assert "ACCOUNT_BLOCKED" in await desk.alerts()
-        await desk.admin("account", {lock: False})
+        await desk.admin("account", unlock)
         await desk.waits(seconds=65)
         assert (await desk.enters("MSFT", 5, **ENTRY)).status != "rejected"
         await desk.waits(seconds=10)
         await desk.agrees()
+
+
+async def test_c43_the_account_is_read_before_an_approved_entry(database: str) -> None:
+    """What was affordable when it was proposed is held against the buying power of now, and against a lock of now."""
+    async with open_desk(database) as desk:
+        desk.prints("AAPL", "190.00")
+        await desk.waits(seconds=1)
+        answer = await desk.tells("approve", proposal_id=await proposes(desk, "AAPL", qty=5_000))
+        assert "buying power" in answer["error"]
+        small = await proposes(desk, "MSFT")
+        desk.prints("MSFT", "190.00")
+        await desk.waits(seconds=1)
+        await desk.admin("account", {"trading_blocked": True})
+        answer = await desk.tells("approve", proposal_id=small)
+        assert "trading_blocked" in answer["error"]
+        await desk.admin("account", {"trading_blocked": False})
+        assert (await desk.tells("approve", proposal_id=small))[
+            "ok"
+        ] is False  # the gate opens with the next look
+        await desk.waits(seconds=65)
+        desk.prints("MSFT", "190.00")
+        await desk.waits(seconds=1)
+        assert (await desk.tells("approve", proposal_id=small))["ok"]
+        assert (await desk.submits("AAPL"), await desk.submits("MSFT")) == (0, 1)

@@ -16,7 +16,7 @@ from tests.stories.desk import ENTRY, Desk, open_desk
 TIGHT = {"max_daily_loss": 40, "warning_threshold_pct": 75}
 
 
-async def proposes(desk: Desk, symbol: str, *, minutes: float = 5) -> int:
+async def proposes(desk: Desk, symbol: str, *, qty: int = 10, minutes: float = 5) -> int:
     """Leave a proposal the way a supervised scan does; its id."""
     assert desk.parts is not None
     assert desk.parts.day is not None
@@ -27,7 +27,7 @@ async def proposes(desk: Desk, symbol: str, *, minutes: float = 5) -> int:
         purpose=Purpose.ENTRY,
         position_side=PositionSide.LONG,
         side=Side.BUY,
-        quantity=Decimal(10),
+        quantity=Decimal(qty),
         order_type="limit",
         time_in_force="day",
         order_class="bracket",
