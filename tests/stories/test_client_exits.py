@@ -249,21 +249,32 @@ async def test_c26_what_holds_the_shares_is_found_by_its_name(database: str) -> 
 
 
 async def test_c26_no_position_is_done(database: str) -> None:
-    """A person sells the shares between our cancels and our sale: "position does not exist" ends the exit, and no
-    sale of ours is sent."""
+    """A person sold the shares and nothing has told us yet: "position does not exist" ends the exit, and no sale of
+    ours is sent; once it is told, the position closes as sold by somebody else."""
     async with open_desk(database) as desk:
         await desk.holds("AAPL", 20)
-        await desk.faults("slow_before", method="GET", route="/v2/positions/AAPL", seconds=0.2)
+        await desk.faults("status_before", method="GET", route="/v2/positions", status=500, count=0)
+        await desk.faults("empty", method="GET", route="/v2/orders", count=0)
+        await desk.faults("empty", method="GET", route="/v2/account/activities/FILL", count=0)
         await desk.faults("stream_drop", symbol="AAPL", side="sell", count=0)
-        assert (await desk.tells("close", symbol="AAPL"))["ok"]
-        await desk.waits(seconds=0.6)
+        target = next(o for o in await desk.orders("AAPL") if o["order_purpose"] == "take_profit")
+        await desk.admin("cancel", {"id": target["alpaca_order_id"]})
         desk.server.exchange.confirm_cancels()
         await by_hand(desk, "AAPL", "sell", 20)
-        await desk.waits(seconds=60)
+        await desk.waits(seconds=1)
+        assert (await desk.tells("close", symbol="AAPL"))["ok"]
+        await desk.waits(seconds=30)
+        assert await desk.conn.fetchval("SELECT state FROM exit_intents") == "abandoned"
         position = await desk.position("AAPL")
         assert position is not None
-        assert (position["status"], desk.held("AAPL")) == ("closed", 0)
-        assert await desk.conn.fetchval("SELECT count(*) FROM exit_intents WHERE state = 'open'") == 0
+        assert (position["status"], desk.held("AAPL")) == ("open", 0)
+        await desk.heals()
+        await desk.waits(seconds=70)
+        position = await desk.position("AAPL")
+        assert position is not None
+        assert (position["status"], position["close_reason"][:8]) == ("closed", "EXTERNAL")
+        sales = [o for o in await desk.orders("AAPL") if o["order_purpose"] in ("exit", "flatten")]
+        assert {o["origin"] for o in sales} == {"external"}
         await desk.agrees()
 
 
