@@ -62,6 +62,7 @@ class BrokerUrls(Section):
 class Database(Section):
     data_dir: Path | None = None  # the embedded server's, when DATABASE_URL is not set
     spool: Path | None = None  # the folder of what is done while the database is away
+    proofs: Path | None = None  # the folder of the proofs of being flat
 
 
 class SessionSection(Section):
@@ -429,6 +430,11 @@ class Settings:
         return (
             account_id if self.mode is not Mode.SIM else f"{account_id}@{urlsplit(self.trading_url).netloc}"
         )
+
+    @property
+    def proofs_dir(self) -> Path:
+        """Where each proof of being flat lies as a file."""
+        return self.config.database.proofs or self.data_dir.parent / "proofs"
 
     @property
     def data_url(self) -> str:

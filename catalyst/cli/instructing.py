@@ -93,8 +93,7 @@ def flatten(
         lambda: [
             "flat: no order, no position; `catalyst resume` reopens"
             if flat
-            else f"NOT flat: {answer.get('positions')} positions and {answer.get('orders')} orders are left at "
-            "the broker; look at `catalyst status`, and at the broker's own app"
+            else f"NOT proven flat: {answer.get('missing')}; look at `catalyst status`, and at the broker's own app"
         ],
     )
     if not flat:

@@ -58,6 +58,7 @@ from catalyst.domain.position import CloseReason
 from catalyst.domain.report import AccountReport
 from catalyst.domain.session import NEW_YORK, Session, trading_date
 from catalyst.domain.witness import Witness
+from catalyst.proofs import Proofs
 from catalyst.store import manifest, risk_events
 from catalyst.store.dedicated import Ear, listen
 from catalyst.store.guards import require_guards, require_rights
@@ -278,7 +279,10 @@ async def take_the_desk(
         clock, url=settings.stream_url, key=key, secret=secret, epoch=epoch, witness=witness
     )
     spool = Spool(settings.spool_dir, settings.account_name(account.account_id), witness)
-    desk = _wire(settings, store, clock, gate, broker, market, news, stream, epoch, spool, holding)
+    proofs = Proofs(settings.proofs_dir, settings.account_name(account.account_id))
+    desk = _wire(
+        settings, store, clock, gate, broker, market, news, stream, epoch, spool, proofs, holding
+    )
     desk.account_id = account.account_id
     return desk, holding
 
@@ -372,6 +376,7 @@ def _wire(
     stream: AlpacaTradeUpdates,
     epoch: int,
     spool: Spool,
+    proofs: Proofs,
     holding: Holding,
 ) -> Desk:
     """Every part gets exactly what it may touch."""
@@ -381,7 +386,9 @@ def _wire(
     execution = Execution(store, broker, books, gate, clock, cfg.execution, epoch)
     exits = SafeExit(store, broker, books, execution, clock, epoch)
     guard = Guard(store, books, execution, exits, clock, cfg.execution, epoch)
-    emergency = Emergency(broker.permitted_by(WithoutTables(holding)), execution, books.memory, spool, clock)
+    emergency = Emergency(
+        broker.permitted_by(WithoutTables(holding)), execution, books.memory, spool, proofs, clock
+    )
     standing = Standing(store, broker, gate, clock)
     reconciler = Reconciler(
         store, broker, books, execution, gate, standing, clock, cfg.reconcile, cfg.execution
@@ -413,11 +420,11 @@ def _wire(
         risk_watch=RiskWatch(store, broker, books, exits, clock, cfg, emergency_stop=_not_yet),
         reconciler=reconciler,
         listening=Listening(stream, books, gate, reconciler, store, clock),
-        flatten=Flatten(store, broker, books, execution, exits, gate, clock),
+        flatten=Flatten(store, broker, books, execution, exits, gate, clock, proofs),
         emergency=emergency,
         scanner=Scanner(broker, market, news, clock, cfg),
         loops=Loops(gate, clock, reconciler.soon),
-        safety=Safety(store, gate, clock),
+        safety=Safety(store, gate, clock, proofs),
         boot=Boot(store, gate, clock),
         epoch=epoch,
     )
@@ -674,7 +681,8 @@ async def _flatten(desk: Desk, stop: Stop, deadline: datetime) -> Exit:
         within=deadline - desk.clock.now(),
         cycle_id=desk.day.cycle_id if desk.day else None,
     )
-    return Exit.FLAT if proof.flat else Exit.NOT_FLAT
+    await desk.safety.settle()
+    return Exit.FLAT if proof.proven else Exit.NOT_FLAT
 
 
 async def _end_epoch(desk: Desk, stop: Stop) -> None:

@@ -227,7 +227,12 @@ class Commands:
             within=timedelta(seconds=60),
             cycle_id=self.day.cycle_id,
         )
-        return {"flat": proof.flat, "positions": proof.broker_positions, "orders": proof.broker_orders}
+        return {
+            "flat": proof.proven,
+            "positions": proof.broker_positions,
+            "orders": proof.broker_orders,
+            "missing": proof.missing,
+        }
 
     async def _scan(self, command: Command) -> Answer:
         found = await self.day.scan(trade=bool(command.arguments.get("trade")))

@@ -317,6 +317,7 @@ class Day:
             clean=findings.clean,
             open_positions=len(held),
         )
+        await self.flatten.prove("the close of the day", by="schedule", cycle_id=self.cycle_id, page=not held)
         self.done.set()
 
     async def emergency_stop(self, reason: str) -> None:

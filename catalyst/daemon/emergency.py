@@ -23,6 +23,7 @@ from catalyst.domain.errors import BrokerError, DuplicateOrder, NotFound, OrderR
 from catalyst.domain.ids import client_order_id, is_ours
 from catalyst.domain.order import TERMINAL, PositionSide, Purpose, Side, side_for, status_of
 from catalyst.domain.report import OrderReport, OrderRequest, PositionReport
+from catalyst.proofs import Proofs
 
 log = structlog.get_logger()
 
@@ -73,6 +74,7 @@ class Emergency:
     execution: Execution
     memory: Memory
     spool: Spool
+    proofs: Proofs
     clock: Clock
     hand: asyncio.Lock = field(default_factory=asyncio.Lock)
     _asked: dict[str, datetime] = field(default_factory=dict)
@@ -135,16 +137,18 @@ class Emergency:
         return self._prove(left, reason, by, only)
 
     def _prove(self, left: Left, reason: str, by: str, only: set[str] | None) -> Left:
-        written = self.spool.write(
-            Step.PROOF,
-            self.clock.now(),
-            flat=left.flat,
-            broker_orders=left.orders,
-            broker_positions=left.positions,
-            cause=reason,
-            by=by,
-            symbol=None if only is None else ", ".join(sorted(only)),
-        )
+        at = self.clock.now()
+        facts = {
+            "flat": left.flat,
+            "broker_orders": left.orders,
+            "broker_positions": left.positions,
+            "cause": reason,
+            "by": by,
+            "symbol": None if only is None else ", ".join(sorted(only)),
+            "journal": self.proofs.head,
+        }
+        file = self.proofs.write(at, {**facts, "tables": "away"}) if only is None else None
+        written = self.spool.write(Step.PROOF, at, **facts, file=None if file is None else file.name)
         log.log(
             20 if left.flat and written else 50,
             "left_without_tables",
@@ -152,6 +156,7 @@ class Emergency:
             broker_orders=left.orders,
             broker_positions=left.positions,
             proof=str(self.spool.path) if written else None,
+            file=None if file is None else str(file),
         )
         return left if written else Left(False, left.orders, left.positions)
 

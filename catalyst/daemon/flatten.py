@@ -2,20 +2,24 @@
 and SIGTERM differ only in the reason they give."""
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 from typing import Final
 
 import structlog
 
-from catalyst.broker.port import Broker
+from catalyst.broker.port import Broker, Priority
 from catalyst.clock import Clock
 from catalyst.daemon.books import Books
 from catalyst.daemon.execution import Execution
 from catalyst.daemon.exits import SafeExit
 from catalyst.daemon.gate import Gate
+from catalyst.daemon.result import Result, compare, earliest, traded
 from catalyst.domain.errors import BrokerError
+from catalyst.domain.invariants import Invariant
 from catalyst.domain.order import Purpose, Status
-from catalyst.store import alerts, exits, operations, orders, positions
+from catalyst.domain.session import NEW_YORK, trading_date
+from catalyst.proofs import Proofs
+from catalyst.store import alerts, exits, journal, operations, orders, positions
 from catalyst.store.orders import OrderRow
 from catalyst.store.pool import Store
 from catalyst.store.positions import PositionRow
@@ -23,6 +27,7 @@ from catalyst.store.positions import PositionRow
 log = structlog.get_logger()
 
 STEP: Final = timedelta(seconds=1)
+RESULT_TRIES: Final = 4  # of reading the broker's fills, which may come a moment after its positions
 OURS_FOR: Final = timedelta(days=14)  # a symbol traded that recently is one we answer for
 
 
@@ -35,6 +40,36 @@ class Proof:
     broker_positions: int | None
     stored_orders: int
     stored_positions: int
+    result: Result | None
+
+    @property
+    def proven(self) -> bool:
+        """True when nothing is left on either side, and both come to the same result, to the cent."""
+        return self.flat and self.result is not None and not self.result.differences
+
+    @property
+    def missing(self) -> str | None:
+        """What keeps it from being a proof; None when nothing does."""
+        if self.broker_orders is None:
+            return "the broker could not be asked"
+        if not self.flat:
+            return (
+                f"{self.broker_positions} positions and {self.broker_orders} orders are left at the broker, "
+                f"{self.stored_positions} and {self.stored_orders} in the tables"
+            )
+        if self.result is None:
+            return "the broker's fills could not be read"
+        return "; ".join(self.result.differences) or None
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """As it is kept, in the row and in the file."""
+        return {
+            "proven": self.proven,
+            "missing": self.missing,
+            "realized_tables": None if self.result is None else str(self.result.tables),
+            "realized_broker": None if self.result is None else str(self.result.broker),
+        }
 
 
 @dataclass
@@ -48,6 +83,7 @@ class Flatten:
     exits: SafeExit
     gate: Gate
     clock: Clock
+    proofs: Proofs
 
     async def latch(self, name: str, *, reason: str, by: str) -> None:
         """Write the latch that keeps entries out until somebody resumes, and shut the gate."""
@@ -88,17 +124,7 @@ class Flatten:
             turn += 1
             if not await self.books.changed.next(self.clock, STEP, since=heard):
                 await self._refresh(working, deadline)
-        proof = await self._prove(reason, by=by, cycle_id=cycle_id)
-        log.log(
-            20 if proof.flat else 40,
-            "flatten_finished",
-            flat=proof.flat,
-            broker_orders=proof.broker_orders,
-            broker_positions=proof.broker_positions,
-            stored_orders=proof.stored_orders,
-            stored_positions=proof.stored_positions,
-        )
-        return proof
+        return await self.prove(reason, by=by, cycle_id=cycle_id)
 
     async def nothing_left(self) -> bool:
         """True when the tables hold no order and no position of ours."""
@@ -135,23 +161,12 @@ class Flatten:
             if row.alpaca_order_id is not None and row.parent_order_id is None:
                 await self.execution.refresh(row.alpaca_order_id, "poll")
 
-    async def _prove(self, reason: str, *, by: str, cycle_id: str | None) -> Proof:
-        """Ask the broker and the tables once more, and write down what they say."""
-        async with self.store.read() as conn:
-            symbols = await positions.traded_symbols(conn, since=self.clock.now() - OURS_FOR)
-        stored_orders, stored_positions = (len(left) for left in await self._left())
-        broker_orders: int | None = None
-        broker_positions: int | None = None
-        try:
-            mine = [o for o in await self.broker.orders(status="open") if o.symbol in symbols]
-            held = [p for p in await self.broker.positions() if p.symbol in symbols and p.quantity != 0]
-            broker_orders, broker_positions = len(mine), len(held)
-        except BrokerError as error:
-            log.exception("flat_unproven", error=str(error))
-        flat = broker_orders == 0 and broker_positions == 0 and not stored_orders and not stored_positions
-        proof = Proof(flat, broker_orders, broker_positions, stored_orders, stored_positions)
+    async def prove(self, reason: str, *, by: str, cycle_id: str | None, page: bool = True) -> Proof:
+        """Ask the broker and the tables once more, and keep what they say: a row, and a file beside the database."""
+        proof = await self._look()
+        at = self.clock.now()
         async with self.store.tx("flat_proof") as conn:
-            at = self.clock.now()
+            head = self.proofs.head = await journal.written_down(conn)
             await operations.put_flat_proof(
                 conn,
                 cycle_id=cycle_id,
@@ -163,15 +178,86 @@ class Flatten:
                 broker_positions=proof.broker_positions,
                 stored_orders=proof.stored_orders,
                 stored_positions=proof.stored_positions,
+                facts={**proof.facts, "journal": head},
             )
-            if not flat:
+            if page and not proof.proven:
                 await alerts.put(
                     conn,
                     severity="CRITICAL",
-                    event="NOT_FLAT",
-                    message=f"not flat after {reason}: look at the broker now",
-                    facts={"broker_orders": broker_orders, "broker_positions": broker_positions},
+                    event="FLAT_UNPROVEN" if proof.flat else "NOT_FLAT",
+                    message=f"not proven flat after {reason}: {proof.missing}; look at the broker now",
+                    facts={"broker_orders": proof.broker_orders, "broker_positions": proof.broker_positions},
                     dedupe_key=f"NOT_FLAT:{cycle_id}:{reason}",
                     at=at,
                 )
+        told = {
+            "cause": reason,
+            "asked_by": by,
+            "cycle_id": cycle_id,
+            "flat": proof.flat,
+            "broker_orders": proof.broker_orders,
+            "broker_positions": proof.broker_positions,
+            "stored_orders": proof.stored_orders,
+            "stored_positions": proof.stored_positions,
+            **proof.facts,
+            "journal": head,
+        }
+        file = self.proofs.write(at, told)
+        log.log(
+            20 if proof.proven else 40, "flatten_finished", **told, file=None if file is None else str(file)
+        )
         return proof
+
+    async def _look(self) -> Proof:
+        """What both sides show now."""
+        async with self.store.read() as conn:
+            symbols = await positions.traded_symbols(conn, since=self.clock.now() - OURS_FOR)
+        stored_orders, stored_positions = (len(left) for left in await self._left())
+        broker_orders: int | None = None
+        broker_positions: int | None = None
+        try:
+            mine = [
+                o
+                for o in await self.broker.orders(status="open", priority=Priority.EXIT)
+                if o.symbol in symbols
+            ]
+            held = [
+                p
+                for p in await self.broker.positions(priority=Priority.EXIT)
+                if p.symbol in symbols and p.quantity != 0
+            ]
+            broker_orders, broker_positions = len(mine), len(held)
+        except BrokerError as error:
+            log.exception("flat_unproven", error=str(error))
+        flat = broker_orders == 0 and broker_positions == 0 and not stored_orders and not stored_positions
+        result = None if broker_orders is None else await self._result()
+        return Proof(flat, broker_orders, broker_positions, stored_orders, stored_positions, result)
+
+    async def _result(self) -> Result | None:
+        """The day's result by the tables and by the broker's fills, which are heard once more where they differ;
+        None when they could not be read."""
+        now = self.clock.now()
+        since = datetime.combine(trading_date(now), time(), NEW_YORK).astimezone(UTC)
+        found: Result | None = None
+        for attempt in range(RESULT_TRIES):
+            if attempt:
+                await self.clock.sleep(STEP)
+            async with self.store.read() as conn:
+                rows = await traded(conn, since)
+            try:
+                found = compare(
+                    rows,
+                    await self.broker.fills(after=earliest(rows, since), priority=Priority.EXIT)
+                    if rows
+                    else [],
+                )
+            except BrokerError as error:
+                log.warning("ledger_unreadable", error=str(error))
+                continue
+            if not found.differences:
+                return found
+            for broker_id in sorted(found.broker_ids):
+                await self.books.catch_up(broker_id, "reconcile")
+        if found is not None:
+            self.gate.violated(Invariant.I9, "; ".join(found.differences))
+        return found

@@ -11,12 +11,14 @@ from typing import Final
 
 import structlog
 
+from catalyst import proofs
 from catalyst.clock import Clock, wait
 from catalyst.daemon.gate import SAFE, Gate, reason_of
 from catalyst.domain.invariants import Invariant, Violation
+from catalyst.proofs import Proofs
 from catalyst.store import alerts, exits, invariants, journal
 from catalyst.store.journal import START, Break, Link
-from catalyst.store.pool import Store
+from catalyst.store.pool import Connection, Store
 from catalyst.store.refusals import (
     FillsContradict,
     HistoryRewritten,
@@ -48,6 +50,7 @@ class Safety:
     store: Store
     gate: Gate
     clock: Clock
+    proofs: Proofs
     good: Link = START
     _suspects: dict[tuple[Invariant, str], datetime] = field(default_factory=dict)
 
@@ -65,8 +68,11 @@ class Safety:
         async with self.store.read() as conn:
             latched = await exits.latch_facts(conn, SAFE)
             self.good = await journal.last_anchor(conn)
+            broken = await self._beside_the_proofs(conn)
+        if broken is not None:
+            self.gate.violated(Invariant.I26, broken)
         for name, why in broken_of(latched).items():
-            self.gate.broken[name] = why
+            self.gate.broken.setdefault(name, why)
         if latched is not None:
             self.gate.shut(SAFE, reason_of(self.gate.broken) or "set by an earlier daemon")
 
@@ -74,8 +80,7 @@ class Safety:
         await self.begin()
         while True:
             await self.look()
-            if self.gate.unsafe.is_set():
-                await self._latch()
+            await self.settle()
             await wait(self.clock, self.gate.unsafe, AGAIN if self._suspects else EVERY)
 
     async def look(self) -> None:
@@ -109,6 +114,8 @@ class Safety:
             if ended:
                 break
         if self.good != before:
+            async with self.store.read() as conn:
+                self.proofs.head = {**self.good.facts, "origin": await journal.origin(conn)}
             log.info("journal_verified", **self.good.facts)
 
     async def still_broken(self) -> list[Violation]:
@@ -134,15 +141,29 @@ class Safety:
                 if (broken := await journal.holds(conn, anchor)) is not None:
                     found.append(Violation(Invariant.I26, "proof", broken.sentence))
                     break
+            if (beside := await self._beside_the_proofs(conn)) is not None:
+                found.append(Violation(Invariant.I26, "proof file", beside))
         return found
+
+    async def _beside_the_proofs(self, conn: Connection) -> str | None:
+        """Why the journal is not the one that the newest proof outside the database has seen; None when it is."""
+        origin = await journal.origin(conn)
+        for path, facts in reversed(list(proofs.read(self.proofs.folder, self.proofs.account_id))):
+            anchor = journal.place(proofs.head_of(facts, origin))
+            if anchor is not None:
+                broken = await journal.holds(conn, anchor)
+                return None if broken is None else f"{broken.sentence}, says {path}"
+        return None
 
     def resumed(self) -> None:
         """Somebody resumed, and nothing fails: the next look begins afresh."""
         self._suspects.clear()
         self.gate.made_safe()
 
-    async def _latch(self) -> None:
-        """Write the latch and page, once for as long as it lasts."""
+    async def settle(self) -> None:
+        """Write the latch when it is owed, and page, once for as long as it lasts."""
+        if not self.gate.unsafe.is_set():
+            return
         self.gate.unsafe.clear()
         broken = dict(self.gate.broken)
         if not broken:

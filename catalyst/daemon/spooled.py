@@ -19,7 +19,8 @@ from catalyst.daemon.emergency import Emergency
 from catalyst.daemon.spool import Line, Reading, Step
 from catalyst.domain.order import PositionSide, Purpose, Status, side_for
 from catalyst.domain.report import OrderReport
-from catalyst.store import alerts, exits, operations, orders, positions, quarantine
+from catalyst.domain.session import trading_date
+from catalyst.store import alerts, cycles, exits, operations, orders, positions, quarantine
 from catalyst.store.orders import NewOrder
 from catalyst.store.pool import Store
 from catalyst.store.positions import PositionRow
@@ -214,9 +215,10 @@ class Spooled:
         flat = line.facts.get("flat") is True
         count = [line.facts.get(name) for name in ("broker_orders", "broker_positions")]
         shown = [one if isinstance(one, int) else None for one in count]
+        cycle = await cycles.of_day(conn, trading_date(line.at))
         await operations.put_flat_proof(
             conn,
-            cycle_id=None,
+            cycle_id=None if cycle is None else cycle.cycle_id,
             at=line.at,
             cause=line.text("cause"),
             asked_by=line.text("by"),

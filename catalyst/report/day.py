@@ -10,10 +10,11 @@ from typing import Final
 from catalyst.domain.order import PositionSide, Purpose
 from catalyst.domain.position import CENT, ZERO
 from catalyst.report.words import in_order
-from catalyst.store import candidates, cycles, inquiry, positions
+from catalyst.store import candidates, cycles, inquiry, operations, positions
 from catalyst.store.candidates import ScanRow
 from catalyst.store.cycles import CycleRow
 from catalyst.store.inquiry import Fill
+from catalyst.store.operations import FlatProof
 from catalyst.store.pool import Connection
 from catalyst.store.positions import PositionRow
 
@@ -104,6 +105,7 @@ class Day:
     entries_filled: int
     rejected: int
     fills: int
+    proof: FlatProof | None
 
 
 async def day_of(conn: Connection, day: date | None = None) -> Day | None:
@@ -132,6 +134,7 @@ async def day_of(conn: Connection, day: date | None = None) -> Day | None:
         entries_filled=sum(order.filled_qty > 0 for order in entries),
         rejected=sum(order.status == "rejected" for order in ordered),
         fills=len(fills),
+        proof=await operations.last_flat_proof(conn, cycle.cycle_id),
     )
 
 

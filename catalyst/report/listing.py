@@ -10,7 +10,7 @@ from catalyst.report.day import Trade
 from catalyst.report.explain import Explanation, Look
 from catalyst.report.now import Held, Now
 from catalyst.report.terminal import gain, show_trades, table_of, when
-from catalyst.report.words import clock, dollars, price, quantity, span
+from catalyst.report.words import clock, dollars, price, proof, quantity, span
 from catalyst.store.candidates import CandidateRow
 from catalyst.store.cycles import CycleRow
 from catalyst.store.orders import OrderRow
@@ -143,6 +143,8 @@ def show_now(now: Now) -> Iterator[RenderableType]:
         yield f"cycle     {now.cycle.cycle_id}, {now.cycle.mode}, {now.cycle.status}"
     yield f"scans     {now.scanning}"
     yield _result(now)
+    if now.proof is not None:
+        yield f"flat      {proof(now.proof)}"
     yield from _waiting(now.proposals)
     yield from show_positions(now.positions, ())
     if now.orders:

@@ -9,10 +9,21 @@ from catalyst.domain.position import ZERO
 from catalyst.domain.session import NEW_YORK, trading_date
 from catalyst.report.day import ScanFigures, scan_figures
 from catalyst.report.words import clock
-from catalyst.store import candidates, cycles, inquiry, manifest, orders, overview, positions, proposals
+from catalyst.store import (
+    candidates,
+    cycles,
+    inquiry,
+    manifest,
+    operations,
+    orders,
+    overview,
+    positions,
+    proposals,
+)
 from catalyst.store.cycles import CycleRow
 from catalyst.store.inquiry import Latch, SessionRow
 from catalyst.store.manifest import DaemonRow
+from catalyst.store.operations import FlatProof
 from catalyst.store.orders import OrderRow
 from catalyst.store.overview import OpenRisk
 from catalyst.store.pool import Connection
@@ -75,6 +86,7 @@ class Now:
     unrealized_pnl: Decimal
     day_pnl: Decimal
     loss_limit_used_pct: float | None
+    proof: FlatProof | None
     problems: tuple[str, ...]
 
     @property
@@ -117,6 +129,7 @@ async def look(conn: Connection, at: datetime, *, next_scan: datetime | None = N
         unrealized_pnl=unrealized,
         day_pnl=realized + unrealized,
         loss_limit_used_pct=None if cycle is None else round(float(100 * loss / cycle.max_daily_loss), 1),
+        proof=None if cycle is None else await operations.last_flat_proof(conn, cycle.cycle_id),
         problems=tuple(_problems(daemon, cycle, latched, held)),
     )
 

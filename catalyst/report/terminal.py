@@ -11,7 +11,7 @@ from rich.text import Text
 
 from catalyst.domain.session import NEW_YORK
 from catalyst.report.day import Day, Trade
-from catalyst.report.words import clock, dollars, price, quantity, span
+from catalyst.report.words import clock, dollars, price, proof, quantity, span
 
 
 def table_of(*heads: str, right: Sequence[str] = (), title: str | None = None) -> Table:
@@ -96,6 +96,7 @@ def _summary(day: Day) -> Iterator[RenderableType]:
         f"orders    {day.orders} in all, {day.entries} entries of which {day.entries_filled} filled, {day.rejected} "
         f"rejected, {day.fills} fills"
     )
+    yield f"flat      {proof(day.proof)}"
 
 
 def show_scans(day: Day) -> Table:

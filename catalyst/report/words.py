@@ -6,6 +6,7 @@ from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Final, TypeVar
 
 from catalyst.domain.session import NEW_YORK
+from catalyst.store.operations import FlatProof
 
 CENT: Final = Decimal("0.01")
 MINUS: Final = "−"
@@ -66,3 +67,16 @@ def in_order(by_stage: Mapping[str, T]) -> dict[str, T]:
 def funnel(counts: Mapping[str, int]) -> str:
     """Rows standing after each stage."""
     return " → ".join(f"{name} {count:,}" for name, count in in_order(counts).items())
+
+
+def proof(found: FlatProof | None) -> str:
+    """One sentence about the latest proof of being flat."""
+    if found is None:
+        return "not proven flat yet"
+    facts = found.facts
+    if not found.proven:
+        missing = facts.get("missing") or "something is left at the broker, or it could not be asked"
+        return f"NOT proven flat at {clock(found.at)} ({found.cause}): {missing}"
+    result = facts.get("realized_broker")
+    told = "the tables were away" if result is None else f"realised {result} on both sides"
+    return f"proven flat at {clock(found.at)} ({found.cause}): no order, no share, {told}"

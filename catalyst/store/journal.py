@@ -83,6 +83,17 @@ async def head(conn: Connection) -> Link:
     return START if record is None else Link(record["link"], record["seq"], record["hash"])
 
 
+async def written_down(conn: Connection) -> dict[str, object]:
+    """The head as it is written down elsewhere, with the journal's first hash: whose head it is."""
+    return {**(await head(conn)).facts, "origin": await origin(conn)}
+
+
+async def origin(conn: Connection) -> str | None:
+    """The journal's first hash, which tells it from every other journal; None before the first line."""
+    first: bytes | None = await conn.fetchval("SELECT hash FROM journal_chain WHERE link = 1")
+    return None if first is None else first.hex()
+
+
 async def verify(conn: Connection, since: Link = START, *, at_most: int | None = None) -> Link | Break:
     """The chain computed again from `since` on, over `at_most` links: the place it is good up to, or its break.
 
@@ -133,7 +144,7 @@ async def anchors(conn: Connection, *, limit: int = 100) -> list[Link]:
 
 async def last_anchor(conn: Connection) -> Link:
     """The place in the chain that the latest proof wrote down; START when there is none."""
-    found = await anchors(conn, limit=1)
+    found = await anchors(conn, limit=10)
     return found[0] if found else START
 
 

@@ -23,6 +23,11 @@ class FlatProof:
     stored_positions: int | None
     facts: dict[str, object]
 
+    @property
+    def proven(self) -> bool:
+        """True when nothing was left and both sides came to the same result; without tables, when nothing was left."""
+        return self.flat and self.facts.get("proven") is not False
+
 
 async def put_flat_proof(
     conn: Connection,
@@ -70,3 +75,16 @@ async def flat_proofs(conn: Connection, *, limit: int = 20) -> list[FlatProof]:
         limit,
     )
     return [FlatProof(**record) for record in found]
+
+
+async def last_flat_proof(conn: Connection, cycle_id: str) -> FlatProof | None:
+    """The newest proof of a cycle; None when there is none."""
+    record = await conn.fetchrow(
+        """
+        SELECT proof_id, cycle_id, at, cause, asked_by, flat, broker_orders, broker_positions, stored_orders,
+               stored_positions, facts
+          FROM flat_proofs WHERE cycle_id = $1 ORDER BY proof_id DESC LIMIT 1
+        """,
+        cycle_id,
+    )
+    return None if record is None else FlatProof(**record)

@@ -14,6 +14,7 @@ from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from contextvars import Context, ContextVar, copy_context
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from tempfile import TemporaryDirectory
 from typing import Any, Final, NamedTuple
 
 import asyncpg
@@ -331,9 +332,11 @@ async def open_world(
     loop = asyncio.get_running_loop()
     loop.set_task_factory(_begin)
     try:
-        async with running(exchange, clock, market=market) as server:
+        async with running(exchange, clock, market=market) as server, AsyncExitStack() as stack:
             conn = await asyncpg.connect(dsn)
-            settings = settings_for(server.url, **(sections or {}))
+            proofs = stack.enter_context(TemporaryDirectory(prefix="catalyst-tests-proofs-"))
+            told = {"database": {"proofs": proofs}, **(sections or {})}
+            settings = settings_for(server.url, **told)
             world = World(
                 clock, market, server, dsn, settings, conn,
                 deaths=list(deaths or []), silence=timedelta(seconds=silence),

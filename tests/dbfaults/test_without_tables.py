@@ -8,6 +8,7 @@ from pathlib import Path
 import orjson
 import pytest
 
+from catalyst import proofs
 from catalyst.domain.witness import Moment
 from tests.dbfaults.away import Losing, gate_opens, open_desk_behind, sent_once
 from tests.dbfaults.between import Between
@@ -22,7 +23,9 @@ async def open_spooling(
     database: str, folder: Path, **options: object
 ) -> AsyncIterator[tuple[Desk, Between, Losing]]:
     """A desk whose spool lies in `folder`."""
-    async with open_desk_behind(database, database={"spool": str(folder)}, **options) as opened:  # type: ignore[arg-type]
+    async with open_desk_behind(
+        database, database={"spool": str(folder), "proofs": str(folder / "proofs")}, **options
+    ) as opened:  # type: ignore[arg-type]
         yield opened
 
 
@@ -232,4 +235,30 @@ async def test_the_close_comes_while_the_database_is_away(database: str, tmp_pat
         assert position is not None
         assert position["close_reason"].startswith("MARKET_CLOSE")
         await sent_once(desk)
+        await desk.agrees()
+
+
+async def test_a_flatten_without_tables_leaves_its_file(database: str, tmp_path: Path) -> None:
+    """The database is away: the proof lies on the disk with the last head of the journal that was known, and the next
+    start brings it into the tables."""
+    async with open_spooling(database, tmp_path) as (desk, proxy, _):
+        await desk.holds("AAPL", 20)
+        await desk.waits(minutes=6)
+        proxy.goes_dark()
+        desk.stop.ask("SIGTERM", flatten=True)
+        assert await desk.leaves() == 0
+        ((_, file),) = proofs.read(desk.settings.proofs_dir, desk.server.exchange.account.id)
+        assert (file["flat"], file["tables"]) == (True, "away")
+        known = file["journal"]
+        assert known["link"] > 0
+
+        proxy.heals()
+        await desk.opens()
+        await desk.waits(seconds=20)
+        row = await desk.conn.fetchrow("SELECT flat, cycle_id, facts FROM flat_proofs")
+        assert row is not None
+        assert (row["flat"], row["cycle_id"] is not None) == (True, True)
+        facts = orjson.loads(row["facts"])
+        assert facts["journal"] == known
+        assert (desk.settings.proofs_dir / facts["file"]).exists()
         await desk.agrees()

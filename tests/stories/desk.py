@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import aiohttp
@@ -352,8 +353,10 @@ async def open_desk(
     clock = ManualClock(now or at("10:15"))
     played = market if market is not None else StoryMarket()
     exchange = Exchange(played, clock.now(), switches=switches)
-    async with running(exchange, clock, market=played) as server:
+    async with running(exchange, clock, market=played) as server, AsyncExitStack() as stack:
         conn = await asyncpg.connect(dsn)
+        proofs = stack.enter_context(TemporaryDirectory(prefix="catalyst-tests-proofs-"))
+        sections["database"] = {"proofs": proofs, **sections.get("database", {})}
         desk = Desk(clock, played, server, dsn, settings_for(server.url, **sections), conn)
         clock.quiet_when(desk.settled)
         try:

@@ -1,0 +1,118 @@
+"""The day's result twice: as the tables have it, and from the broker's own list of fills."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from fractions import Fraction
+from typing import TYPE_CHECKING, Final
+
+from catalyst.domain.position import CENT
+from catalyst.domain.report import Fill
+
+if TYPE_CHECKING:
+    from asyncpg import Record
+
+    from catalyst.store.pool import Connection
+
+OVERLAP: Final = timedelta(minutes=10)  # the broker's bounds are exclusive and its clock is not ours
+
+_POSITIONS: Final = """
+    SELECT p.position_id, s.symbol, p.side, p.realized_pnl, p.entry_time,
+           coalesce(p.close_reason LIKE 'RECONCILED_PHANTOM%', false) AS unknown,
+           array_agg(o.alpaca_order_id) FILTER (WHERE o.order_purpose = 'entry' AND o.alpaca_order_id IS NOT NULL)
+               AS entries,
+           array_agg(o.alpaca_order_id) FILTER (WHERE o.order_purpose <> 'entry' AND o.alpaca_order_id IS NOT NULL)
+               AS exits
+      FROM positions p JOIN securities s USING (security_id) JOIN orders o USING (position_id)
+     WHERE NOT p.legacy AND (p.status = 'open' OR p.exit_time >= $1)
+     GROUP BY p.position_id, s.symbol ORDER BY p.position_id
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Traded:
+    """A position of the day, its result by the tables, and the broker's ids of its orders."""
+
+    position_id: int
+    symbol: str
+    long: bool
+    realized: Decimal
+    entered_at: datetime
+    unknown: bool  # written off: no fill explains where its shares went
+    entries: frozenset[str]
+    exits: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Dollars realised since the day began, both ways. `broker_ids` are of the orders that differ."""
+
+    tables: Decimal
+    broker: Decimal
+    differences: tuple[str, ...] = ()
+    broker_ids: frozenset[str] = frozenset()
+
+
+async def traded(conn: "Connection", since: datetime) -> list[Traded]:
+    """Every position that is open, or was closed since."""
+    return [_traded(record) for record in await conn.fetch(_POSITIONS, since)]
+
+
+def compare(rows: Sequence[Traded], fills: Iterable[Fill]) -> Result:
+    """Hold each position's realised result against what the broker's fills of its orders come to, to the cent."""
+    sums: dict[str, tuple[Fraction, Fraction]] = defaultdict(lambda: (Fraction(0), Fraction(0)))
+    for fill in fills:
+        shares, dollars = sums[fill.broker_id]
+        quantity = Fraction(fill.quantity)
+        sums[fill.broker_id] = (shares + quantity, dollars + quantity * Fraction(fill.price))
+    known = [row for row in rows if not row.unknown]
+    tables = broker = Decimal(0)
+    differences, ids = [], set[str]()
+    for row in known:
+        theirs = _realized(row, sums)
+        tables, broker = tables + row.realized, broker + theirs
+        if theirs != row.realized:
+            differences.append(
+                f"{row.symbol} (position {row.position_id}): {row.realized} in the tables, {theirs} by the broker's"
+                " fills"
+            )
+            ids |= row.entries | row.exits
+    return Result(tables.quantize(CENT), broker.quantize(CENT), tuple(differences), frozenset(ids))
+
+
+def earliest(rows: Sequence[Traded], since: datetime) -> datetime:
+    """From when on the broker's fills are needed."""
+    return min([since, *(row.entered_at for row in rows)]) - OVERLAP
+
+
+def _realized(row: Traded, sums: dict[str, tuple[Fraction, Fraction]]) -> Decimal:
+    entered, cost = _total(row.entries, sums)
+    exited, proceeds = _total(row.exits, sums)
+    if not entered or not exited:
+        return Decimal(0).quantize(CENT)
+    if exited > entered:  # oversold: what was sold beyond the holding is no part of this position's result
+        proceeds, exited = proceeds * entered / exited, entered
+    gain = proceeds - cost * exited / entered
+    return (Decimal(round((gain if row.long else -gain) * 100)) / 100).quantize(CENT)
+
+
+def _total(ids: frozenset[str], sums: dict[str, tuple[Fraction, Fraction]]) -> tuple[Fraction, Fraction]:
+    found = [sums[one] for one in ids if one in sums]
+    return sum((shares for shares, _ in found), Fraction(0)), sum(
+        (dollars for _, dollars in found), Fraction(0)
+    )
+
+
+def _traded(record: "Record") -> Traded:
+    return Traded(
+        record["position_id"],
+        record["symbol"],
+        record["side"] == "long",
+        record["realized_pnl"],
+        record["entry_time"],
+        record["unknown"],
+        frozenset(record["entries"] or ()),
+        frozenset(record["exits"] or ()),
+    )
