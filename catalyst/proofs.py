@@ -4,6 +4,7 @@ One JSON file a proof, written whole and on the disk before `write` returns, and
 carries the journal's last hash, out of reach of whoever can rewrite the database.
 """
 
+import glob
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -57,7 +58,7 @@ def head_of(facts: Mapping[str, object], origin: str | None) -> Mapping[str, obj
 
 def read(folder: Path, account_id: str) -> Iterator[tuple[Path, Mapping[str, object]]]:
     """Every proof of an account, the oldest first; what is no JSON object comes as an empty one."""
-    for path in sorted(folder.glob(f"{account_id}.*.json")):
+    for path in sorted(folder.glob(f"{glob.escape(account_id)}.*.json")):
         try:
             facts = orjson.loads(path.read_bytes())
         except (OSError, ValueError):

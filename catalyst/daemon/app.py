@@ -280,9 +280,7 @@ async def take_the_desk(
     )
     spool = Spool(settings.spool_dir, settings.account_name(account.account_id), witness)
     proofs = Proofs(settings.proofs_dir, settings.account_name(account.account_id))
-    desk = _wire(
-        settings, store, clock, gate, broker, market, news, stream, epoch, spool, proofs, holding
-    )
+    desk = _wire(settings, store, clock, gate, broker, market, news, stream, epoch, spool, proofs, holding)
     desk.account_id = account.account_id
     return desk, holding
 

@@ -247,7 +247,9 @@ async def test_a_flatten_without_tables_leaves_its_file(database: str, tmp_path:
         proxy.goes_dark()
         desk.stop.ask("SIGTERM", flatten=True)
         assert await desk.leaves() == 0
-        ((_, file),) = proofs.read(desk.settings.proofs_dir, desk.server.exchange.account.id)
+        ((_, file),) = proofs.read(
+            desk.settings.proofs_dir, desk.settings.account_name(desk.server.exchange.account.id)
+        )
         assert (file["flat"], file["tables"]) == (True, "away")
         known = file["journal"]
         assert known["link"] > 0

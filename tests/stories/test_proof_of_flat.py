@@ -17,7 +17,10 @@ from tests.stories.test_safe_mode import latch, owner
 def files_in(desk: Desk) -> list[Facts]:
     """Every proof that lies as a file, oldest first."""
     return [
-        dict(facts) for _, facts in proofs.read(desk.settings.proofs_dir, desk.server.exchange.account.id)
+        dict(facts)
+        for _, facts in proofs.read(
+            desk.settings.proofs_dir, desk.settings.account_name(desk.server.exchange.account.id)
+        )
     ]
 
 
