@@ -114,6 +114,7 @@ class ScaledClock:
         self._file = file
         self._drive = drive
         self._speed = speed
+        self._fastest_held = held_speed
         self._held_speed = min(held_speed, speed)
         self._held = 0
         if drive:
@@ -140,18 +141,43 @@ class ScaledClock:
         """Run at `speed` from this instant on. For a clock that drives."""
         self._anchor_anew(lambda _pace, cap: (speed, cap))
 
+    @property
+    def drives(self) -> bool:
+        """Whether this one may set the pace and leap; the others follow."""
+        return self._drive
+
+    def run_at(self, speed: float) -> None:
+        """Run at `speed` for good, slower only while something is held; zero stands still. For a clock that drives."""
+        self._speed = speed
+        self._held_speed = min(self._fastest_held, speed)
+        self.pace(self._held_speed if self._held else speed)
+
+    def leap(self, to: datetime) -> None:
+        """Be at `to` at once, and go on from there as before. For a clock that drives.
+
+        Raises ValueError when `to` has passed: time never runs backwards.
+        """
+        if to < self.now():
+            raise ValueError(
+                f"{to.isoformat()} has passed: it is {self.now().astimezone(to.tzinfo).isoformat()}"
+            )
+        self._anchor_anew(lambda pace, cap: (pace, cap), not_before=to.timestamp())
+
     def cap(self, speed: float) -> None:
         """From this instant on run no faster than `speed`, whoever sets the pace; math.inf lifts it. For a clock
         that drives: it is for the one who stages a play, while the players pace as they need."""
         self._anchor_anew(lambda pace, _cap: (pace, speed))
 
-    def _anchor_anew(self, change: Callable[[float, float], tuple[float, float]]) -> None:
+    def _anchor_anew(
+        self, change: Callable[[float, float], tuple[float, float]], *, not_before: float = 0.0
+    ) -> None:
         fcntl.flock(self._file, fcntl.LOCK_EX)  # of two drivers one waits; the lock dies with its process
         try:
             sequence, mono, market, pace, cap, _ = self._anchor()
             at = time.monotonic()
+            there = max(market + (at - mono) * min(pace, cap), not_before)
             then = sequence + 1
-            anchor = (then, at, market + (at - mono) * min(pace, cap), *change(pace, cap), then)
+            anchor = (then, at, there, *change(pace, cap), then)
             other = 1 - self._map[0]
             self._LAYOUT.pack_into(self._map, self._SLOTS + other * self._LAYOUT.size, *anchor)
             self._map[0] = other

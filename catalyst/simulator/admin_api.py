@@ -11,6 +11,7 @@ from functools import partial
 from aiohttp import web
 
 from catalyst.clock import Clock
+from catalyst.simulator.admin_clock import clock_view, set_clock
 from catalyst.simulator.admin_market import act_on_market, announce_bands, reason_of, symbol_of
 from catalyst.simulator.audit import audit
 from catalyst.simulator.data_api_params import Entitlements
@@ -50,6 +51,8 @@ class AdminApi:
         }
         for path, ask in asks.items():
             app.router.add_get(path, plain(ask))
+        for path in ("/", "/admin"):
+            app.router.add_get(path, plain(lambda _: index(app)))
         app.router.add_delete("/admin/faults", plain(self.heal))
         acts: dict[str, Act] = {
             "/admin/faults": self.break_,
@@ -62,6 +65,7 @@ class AdminApi:
             "/admin/account": self.account,
             "/admin/deposit": self.deposit,
             "/admin/stream": self.stream,
+            "/admin/clock": self.set_clock,
         }
         for path, act in acts.items():
             app.router.add_post(path, self._reading(act))
@@ -153,8 +157,13 @@ class AdminApi:
         }
 
     def clock(self, _: web.Request) -> object:
-        due = self._exchange.due()
-        return {"now": self._clock.now().isoformat(), "due": None if due is None else due.isoformat()}
+        return clock_view(self._exchange, self._clock)
+
+    def set_clock(self, body: type_json) -> object:
+        """Set the pace, go ahead or leap; what lies between happens before the answer."""
+        set_clock(self._clock, body)
+        self._exchange.advance(self._clock.now())
+        return clock_view(self._exchange, self._clock)
 
     def faults(self, _: web.Request) -> object:
         return [asdict(fault) for fault in self._exchange.faults.faults.values()]
@@ -216,6 +225,21 @@ class AdminApi:
             case other:
                 raise Refusal(422, BAD_PARAMETER, f"unknown act: {other}")
         return {"connections": self._streams.connections}
+
+
+def index(app: web.Application) -> type_json:
+    """What answers here, for somebody who only has the address."""
+    routes: dict[str, list[str]] = {}
+    for route in app.router.routes():
+        path = route.resource.canonical if route.resource is not None else ""
+        if route.method not in {"HEAD", "*"} and route.method not in routes.setdefault(path, []):
+            routes[path].append(route.method)
+    return {
+        "what": "an Alpaca-compatible exchange on this machine",
+        "documents": ["docs/your-own-bot.md", "docs/simulator.md"],
+        "keys": "headers APCA-API-KEY-ID and APCA-API-SECRET-KEY; none for /admin",
+        "routes": dict(sorted(routes.items())),
+    }
 
 
 def plain_switches(exchange: Exchange) -> type_json:

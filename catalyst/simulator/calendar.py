@@ -32,6 +32,16 @@ def sessions(start: date, end: date) -> Sequence[Session]:
     ]
 
 
+def session_of(day: date) -> Session:
+    """The regular session of `day`. Raises ValueError, naming the next one, when the exchange is closed."""
+    found = session(day)
+    if found is None:
+        following = sessions(day, day + timedelta(days=14))
+        advice = f"the next one is {following[0].day}" if following else f"choose one from {FIRST} to {LAST}"
+        raise ValueError(f"{day} has no session of the New York Stock Exchange; {advice}")
+    return found
+
+
 def sessions_before(day: date, count: int) -> Sequence[Session]:
     """The last `count` sessions before `day`, in order."""
     return sessions(day - timedelta(days=count * 2 + 10), day - timedelta(days=1))[-count:]

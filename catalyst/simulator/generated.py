@@ -34,9 +34,7 @@ def make(seed: int, day: date, symbols: int = SYMBOLS, mood: Mood | None = None)
     daily bars of 85 sessions before, minutes of three (made for who asks), and pre-market trades from 04:00.
     Raises ValueError for a day without a session.
     """
-    session = calendar.session(day)
-    if session is None:
-        raise ValueError(f"{day} has no session of the New York Stock Exchange; choose another day")
+    session = calendar.session_of(day)
     before = calendar.sessions_before(day, DAYS)
     listings = make_listings(np.random.default_rng((seed, 1)), symbols)
     rng = np.random.default_rng((seed, 2, day.toordinal()))

@@ -54,8 +54,7 @@ def load(
     """
     tapes, quoted = _read_all(intraday), _read_all(quotes or ())
     day = day or max(_last_day(tape) for tape in tapes)
-    if calendar.session(day) is None:
-        raise ValueError(f"{day} has no session of the New York Stock Exchange; choose another day")
+    calendar.session_of(day)
     days = _read(daily, [pa.field("date", pa.date32())]) if daily else None
     rows = _listings(listings)
     symbols = sorted(

@@ -199,7 +199,12 @@ async def run(options: SimOptions) -> None:
     ) as server:
         if options.port_file is not None:
             write_port(options.port_file, server.port)
-        await asyncio.get_running_loop().create_future()
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            exchange.advance(options.clock.now())
+            exchange.touched = True  # the time it was, which a restart goes on from
+            server.settle()
 
 
 def write_port(path: Path, port: int) -> None:

@@ -17,6 +17,7 @@ from catalyst.simulator.venue import Fee
 from catalyst.simulator.wire import type_json
 
 FILE: Final = "exchange.jsonl"
+LABEL: Final = "market.txt"
 ORDER: Final = TypeAdapter(Order)
 EXECUTION: Final = TypeAdapter(Execution)
 FEE: Final = TypeAdapter(Fee)
@@ -78,6 +79,21 @@ class Journal:
     def _append(self, line: type_json) -> None:
         with self._path.open("ab") as file:
             file.write(orjson.dumps(line) + b"\n")
+
+
+def last_instant(directory: Path) -> datetime | None:
+    """The instant of the last change in a state directory; None when there is none yet."""
+    lines = _lines(directory / FILE)
+    return datetime.fromisoformat(str(lines[-1]["now"])) if lines else None
+
+
+def claim(directory: Path, market: str) -> str:
+    """The market this state belongs to: `market`, and written down so, when it belonged to none until now."""
+    directory.mkdir(parents=True, exist_ok=True)
+    label = directory / LABEL
+    if not label.exists():
+        label.write_text(f"{market}\n")
+    return label.read_text().strip()
 
 
 def _plain(value: object) -> str:

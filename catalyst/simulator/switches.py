@@ -71,7 +71,7 @@ class Switches:
     rate_headers_on_429: bool = True
     html_when_headless: bool = True  # a request without keys gets the proxy's HTML
     binary_frames: bool = True
-    one_stream: bool = False  # a second trade_updates connection is refused with 429
+    one_stream: bool = True  # a second trade_updates connection is refused with 429
     close_unauthorized: bool = False  # a refused authentication closes the socket
     local_offsets: bool = False  # `created_at` in stream messages carries New York's offset
     legacy_fields: bool = False  # the fields removed in 2026

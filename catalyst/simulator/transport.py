@@ -131,7 +131,7 @@ class Transport:
             return await handler(request)
         facts = await self._facts(request)  # the body takes its time to come; the present is after it
         self._exchange.advance(self._clock.now())
-        if request.path.startswith("/admin"):
+        if request.path.startswith("/admin") or request.path == "/":
             answer = await answered(request, handler)
             self._settle()
             return answer

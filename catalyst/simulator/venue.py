@@ -163,6 +163,7 @@ class Venue:
     # ------------------------------------------------------------------ the day
 
     def _turn(self, kind: DueKind) -> None:
+        self.touched = True
         if kind is DueKind.OPEN:
             self.account.last_equity = self.account.equity(self.mark)
             self.account.last_maintenance = self.account.margins(self.mark)[1]

@@ -1,10 +1,14 @@
 """Behaviours 37 to 40: what may be looked up, and what a list leaves out."""
 
-from datetime import datetime
+from datetime import date, datetime
 
+import pytest
+from pydantic import ValidationError
+
+from tests.simulator.customer import customer
 from tests.simulator.desk import Desk
 from tests.simulator.tape import HALF_DAY, at
-from tests.simulator.wire import listed, wired
+from tests.simulator.wire import TradingClient, listed, wired
 
 
 async def test_b37_open_orders_do_not_show_a_held_leg() -> None:
@@ -58,6 +62,30 @@ async def test_b37_lists_are_limited_and_paged() -> None:
             f"after_order_id={orders[0].id}&after=2026-01-01",
         ):
             assert (await wire.http_("GET", f"/v2/orders?{query}")).status_code == 422
+
+
+async def test_b37_an_oco_is_listed_under_its_target() -> None:
+    """Nested, the parent's row is the target and holds the stop; flat and open, the held stop is nowhere."""
+    async with customer() as c:
+        await c.holds(10)
+        order = await c.oco(10)
+        await c.passes()
+        [nested] = await c.gets("/v2/orders?nested=true")
+        assert (nested["id"], nested["type"]) == (order["id"], "limit")
+        assert [(leg["type"], leg["status"]) for leg in nested["legs"]] == [("stop", "held")]
+        assert [row["id"] for row in await c.gets("/v2/orders")] == [order["id"]]
+        flat = await c.gets("/v2/orders?status=all")
+        assert (len(flat), {row["legs"] is None for row in flat}) == (3, {True})
+
+
+async def test_b37_lists_may_be_narrowed() -> None:
+    """By side and by asset class; the account has no crypto."""
+    async with customer() as c:
+        await c.sends("buy", 1, kind="limit", limit_price="50")
+        await c.sends("sell", 1, "MSFT", "limit", limit_price="350")
+        assert [row["symbol"] for row in await c.gets("/v2/orders?side=sell")] == ["MSFT"]
+        assert len(await c.gets("/v2/orders?asset_class=us_equity")) == 2
+        assert await c.gets("/v2/orders?asset_class=crypto") == []
 
 
 async def test_b38_an_order_is_found_by_its_client_id_once_it_can_be_seen() -> None:
@@ -139,6 +167,19 @@ async def test_b39_the_account_has_no_removed_fields_unless_switched_on() -> Non
         assert (await wire.asks(wire.client.get_asset, "HARD"))["easy_to_borrow"] is False
 
 
+async def test_b39_alpaca_pys_typed_models_need_the_switch() -> None:
+    """Without the removed fields its own models refuse an asset; with the switch they read everything."""
+    async with wired() as wire:
+        typed = TradingClient("demo", "demo", url_override=wire.server.url)
+        typed._session.trust_env = False
+        with pytest.raises(ValidationError):
+            await wire.asks(typed.get_asset, "AAPL")
+        await wire.admin("switches", legacy_fields=True)
+        assert (await wire.asks(typed.get_asset, "AAPL")).easy_to_borrow is True
+        assert (await wire.asks(typed.get_account)).pattern_day_trader is False
+        typed._session.close()
+
+
 async def test_b40_the_clock_is_new_yorks() -> None:
     """Open and next times carry New York's offset; after the close it is closed; skew is a fault."""
     async with wired() as wire:
@@ -168,3 +209,29 @@ async def test_b40_the_calendar_has_half_days_and_no_zone() -> None:
             ("2026-11-30", "09:30", "16:00"),
         ]
         assert rows[0]["settlement_date"] == "2026-11-27"
+
+
+@pytest.mark.parametrize(("switched", "told"), [(None, "2000"), ("1700", "1700")])
+async def test_b40_when_a_half_day_ends_for_good_is_a_switch(switched: str | None, told: str) -> None:
+    """No recording shows it: eight in the evening as on every day, or whatever is set."""
+    async with customer() as c:
+        if switched:
+            await c.switches(half_day_post_close=switched)
+        rows = await c.gets("/v2/calendar?start=2026-11-25&end=2026-11-27")
+        assert [(row["session_open"], row["session_close"]) for row in rows] == [
+            ("0400", "2000"),
+            ("0400", told),
+        ]
+
+
+async def test_b40_the_offset_follows_daylight_saving() -> None:
+    """On the Friday before the change it is five hours, for the next open already four."""
+    friday = date(2026, 3, 6)
+    async with customer(start=at("17:00", friday)) as c:
+        clock = await c.gets("/v2/clock")
+        assert clock["timestamp"].startswith("2026-03-06T17:00:00")
+        assert clock["timestamp"].endswith("-05:00")
+        assert (clock["next_open"], clock["next_close"]) == (
+            "2026-03-09T09:30:00-04:00",
+            "2026-03-09T16:00:00-04:00",
+        )

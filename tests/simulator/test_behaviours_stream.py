@@ -8,6 +8,7 @@ import pytest
 import websockets
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from tests.simulator.customer import customer
 from tests.simulator.wire import AUTH, LISTEN, buys, hears, listening, receives, says, told, wired
 
 OLD_AUTH = {"action": "authenticate", "data": {"key_id": "demo", "secret_key": "demo"}}
@@ -39,6 +40,16 @@ async def test_b41_both_forms_of_authentication_and_the_refusals() -> None:
                 "data": {"status": "authorized", "action": "authenticate"},
             }
         assert (await says(socket, {"action": "dance"}))["action"] == "error"
+
+
+async def test_b41_a_refused_key_may_close_the_socket() -> None:
+    """The answer comes first; by default the socket stays, as the test above says."""
+    async with wired() as wire, websockets.connect(wire.server.stream_url, proxy=None) as socket:
+        await wire.admin("switches", close_unauthorized=True)
+        bad = await says(socket, {"action": "auth", "key": "demo", "secret": "no"})
+        assert bad["data"]["status"] == "unauthorized"
+        with pytest.raises(ConnectionClosed):
+            await receives(socket)
 
 
 async def test_b41_a_listen_replaces_the_whole_set() -> None:
@@ -218,3 +229,21 @@ async def test_b43_rest_leads_the_stream() -> None:
         assert wire.server.frames_sent == 1
         await wire.passes(1)
         assert (await hears(socket))["data"]["event"] == "fill"
+
+
+@pytest.mark.parametrize(("lag", "shown"), [(0, "filled"), (2, "pending_new")])
+async def test_b43_rest_may_trail_the_stream(lag: int, shown: str) -> None:
+    """The fill is told at once; REST still shows the order as it was, in lists too, until the lag is over."""
+    async with customer(order_lag=lag) as c:
+        order = await c.bracket(10)
+        await c.passes()
+        assert await c.heard(order) == ["new", "fill"]
+        assert await c.status(order) == shown
+        assert await c.statuses(order) == (("new", "held") if shown == "filled" else ("held", "held"))
+        flat = [row["id"] for row in await c.gets("/v2/orders?status=open")]
+        assert (order["id"] in flat) == (shown != "filled")
+        found = await c.gets(f"/v2/orders:by_client_order_id?client_order_id={order['client_order_id']}")
+        assert found["status"] == shown
+        assert await c.owns() == "10"  # the position book has a lag of its own
+        await c.passes(2)
+        assert (await c.status(order), *await c.statuses(order)) == ("filled", "new", "held")

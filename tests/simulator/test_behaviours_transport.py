@@ -1,6 +1,21 @@
 """Behaviours 1 to 5 of a faithful exchange: who is let in, how often, and in which form things are said."""
 
+from datetime import date
+from functools import cache
+from uuid import UUID
+
+import pytest
+
+from catalyst.simulator.generated import make
+from catalyst.simulator.market_bars import BarMarket
+from tests.simulator.customer import customer
 from tests.simulator.wire import KEYS, posts, wired
+
+
+@cache
+def market() -> BarMarket:
+    """A generated Monday for the data API to tell of."""
+    return make(seed=1, day=date(2026, 3, 9), symbols=50)
 
 
 async def test_b01_bad_keys_are_unauthorized_and_missing_ones_meet_the_proxy() -> None:
@@ -15,6 +30,20 @@ async def test_b01_bad_keys_are_unauthorized_and_missing_ones_meet_the_proxy() -
         assert (response.status_code, response.json()) == (403, {"message": "forbidden."})
         await wire.admin("switches", html_when_headless=False)
         assert (await wire.http_("GET", "/v2/account", headers={})).json() == {"message": "unauthorized."}
+
+
+async def test_b01_consolidated_data_needs_its_entitlement() -> None:
+    """403 with the data API's code for the SIP when the subscription has none; the IEX is always there."""
+    async with wired(market=market()) as wire:
+        path = "/v2/stocks/snapshots?symbols=AAPL&feed="
+        assert (await wire.http_("GET", f"{path}sip")).status_code == 200
+        await wire.admin("data", recent_sip=False)
+        response = await wire.http_("GET", f"{path}sip")
+        assert (response.status_code, response.json()) == (
+            403,
+            {"code": 42210000, "message": "subscription does not permit querying recent SIP data"},
+        )
+        assert (await wire.http_("GET", f"{path}iex")).json().keys() == {"AAPL"}
 
 
 async def test_b02_two_hundred_requests_a_minute_of_market_time() -> None:
@@ -35,6 +64,31 @@ async def test_b02_two_hundred_requests_a_minute_of_market_time() -> None:
         assert "X-Ratelimit-Reset" not in (await wire.http_("GET", "/v2/orders")).headers
         await wire.passes(60)
         assert (await wire.http_("GET", "/v2/orders")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v2/account", 200),
+        ("GET", "/v2/orders", 200),
+        ("GET", "/v2/assets/AAPL", 200),
+        ("GET", "/v2/calendar?start=2026-03-09&end=2026-03-09", 200),
+        ("GET", "/v2/watchlists", 200),
+        ("DELETE", "/v2/orders", 207),
+        ("POST", "/v2/orders", 422),
+        ("GET", "/v2/positions/AAPL", 404),
+        ("GET", "/v2/nonsense", 404),
+        ("PUT", "/v2/orders", 405),
+    ],
+)
+async def test_b02_every_trading_answer_has_the_three_headers(method: str, path: str, status: int) -> None:
+    """Whether it is good, refused or not found; each took one request of the minute's."""
+    async with wired() as wire:
+        response = await wire.http_(method, path)
+        assert response.status_code == status
+        assert response.headers["X-Ratelimit-Limit"] == "200"
+        assert response.headers["X-Ratelimit-Remaining"] == "199"
+        assert int(response.headers["X-Ratelimit-Reset"]) >= wire.clock.now().timestamp()
 
 
 async def test_b03_requests_are_read_generously() -> None:
@@ -59,6 +113,16 @@ async def test_b03_requests_are_read_generously() -> None:
         assert (await wire.http_("GET", "/v2/orders?after=yesterday")).status_code == 422
 
 
+async def test_b03_lists_are_separated_by_commas() -> None:
+    """Symbols of a query, with blanks and in any case."""
+    async with customer() as c:
+        for symbol in ("AAPL", "MSFT", "TSLA"):
+            await c.sends("buy", 1, symbol, "limit", limit_price="1")
+        for symbols in ("AAPL,TSLA", "aapl,tsla", "AAPL%2CTSLA", "AAPL,%20TSLA,"):
+            rows = await c.gets(f"/v2/orders?symbols={symbols}")
+            assert {row["symbol"] for row in rows} == {"AAPL", "TSLA"}, symbols
+
+
 async def test_b04_trading_numbers_are_text_and_times_have_nanoseconds() -> None:
     """Quantities and prices are strings, ids version 4 UUIDs, instants RFC 3339 with nine places and Z."""
     async with wired() as wire:
@@ -73,6 +137,33 @@ async def test_b04_trading_numbers_are_text_and_times_have_nanoseconds() -> None
         assert row["order_type"] == row["type"] == "market"
         assert row["id"][14] == "4"
         assert row["submitted_at"] == "2026-03-09T15:00:00.123457199Z"
+
+
+async def test_b04_data_numbers_are_numbers() -> None:
+    """The same price is text in a position and a number in a trade."""
+    async with wired(market=market()) as wire:
+        trade = (await wire.http_("GET", "/v2/stocks/AAPL/trades/latest")).json()["trade"]
+        quote = (await wire.http_("GET", "/v2/stocks/AAPL/quotes/latest")).json()["quote"]
+        bar = (await wire.http_("GET", "/v2/stocks/AAPL/bars/latest")).json()["bar"]
+        numbers = [trade["p"], trade["s"], *(quote[k] for k in ("bp", "bs", "ap", "as"))]
+        assert {type(number) for number in [*numbers, *(bar[k] for k in "ohlcvn")]} <= {int, float}
+        wire.desk.holds("AAPL", 10)
+        await wire.clock.advance_to(wire.desk.now)
+        [position] = (await wire.http_("GET", "/v2/positions")).json()
+        named = ("qty", "avg_entry_price", "current_price", "market_value", "unrealized_pl")
+        assert {type(position[name]) for name in named} == {str}
+
+
+async def test_b04_every_id_is_a_version_four_uuid() -> None:
+    """Of orders, legs, executions and the account; none is given twice."""
+    async with customer() as c:
+        order = await c.bracket(10)
+        await c.passes()
+        told = [each["execution_id"] for each in await c.updates()]
+        ids = [order["id"], order["client_order_id"], *(leg["id"] for leg in order["legs"]), *told]
+        ids.append((await c.gets("/v2/account"))["id"])
+        assert {UUID(each).version for each in ids} == {4}
+        assert len(set(ids)) == len(ids)
 
 
 async def test_b05_unknown_paths_orders_and_ids() -> None:

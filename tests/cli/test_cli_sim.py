@@ -1,0 +1,128 @@
+"""`catalyst sim` as a stranger meets it: when it starts, what it keeps, and how its clock is set by hand."""
+
+import json
+import signal
+import subprocess
+import urllib.request
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli.shell import Shell, until
+
+from catalyst.cli.exchange_start import kept, read_start
+from catalyst.domain.errors import UserError
+
+HALF_DAY = date(2026, 11, 27)
+
+
+@pytest.mark.parametrize(
+    ("text", "day", "instant"),
+    [
+        (None, None, datetime(2026, 6, 17, 14, 0, tzinfo=UTC)),
+        ("09:31", None, datetime(2026, 6, 17, 13, 31, tzinfo=UTC)),
+        ("12:30", HALF_DAY, datetime(2026, 11, 27, 17, 30, tzinfo=UTC)),
+        ("2026-11-27 12:30", None, datetime(2026, 11, 27, 17, 30, tzinfo=UTC)),
+        ("2026-11-27T12:30", HALF_DAY, datetime(2026, 11, 27, 17, 30, tzinfo=UTC)),
+        ("2026-03-09 09:30", None, datetime(2026, 3, 9, 13, 30, tzinfo=UTC)),
+        ("2026-03-06 09:30", None, datetime(2026, 3, 6, 14, 30, tzinfo=UTC)),
+    ],
+)
+def test_a_start_is_a_new_york_time(text: str | None, day: date | None, instant: datetime) -> None:
+    """Without one the market is half an hour old; the day may be part of it; daylight saving is New York's."""
+    begin = read_start(text, day)
+    assert begin.first(begin.day or date(2026, 6, 17)) == instant
+
+
+def test_now_is_the_present_on_a_day_with_a_session() -> None:
+    """The clock is the world's; on a holiday the market is the next day's."""
+    from catalyst.simulator.calendar import session
+
+    begin = read_start("now", None)
+    assert begin.day is not None
+    assert session(begin.day) is not None
+    assert begin.first(begin.day) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "day"),
+    [
+        ("25:99", None),
+        ("soon", None),
+        ("2026-11-27", None),
+        ("a b c", None),
+        ("2026-11-27 12:30", date(2026, 11, 30)),
+    ],
+)
+def test_a_start_that_is_none_is_refused(text: str, day: date | None) -> None:
+    """With what may be written instead."""
+    with pytest.raises(UserError, match=r"is no time|is not on --day"):
+        read_start(text, day)
+
+
+def test_a_kept_exchange_belongs_to_its_market(tmp_path: Path) -> None:
+    """Another market refuses the directory, in both names; its own has not begun yet."""
+    assert kept(tmp_path / "state", "generated 7, 60 symbols, 2026-06-17") is None
+    with pytest.raises(UserError, match=r"generated 7, .* not generated 8"):
+        kept(tmp_path / "state", "generated 8, 60 symbols, 2026-06-17")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be used"):
+        kept(tmp_path / "file", "generated 7")
+
+
+class Stranger:
+    """Somebody with the address and the demo keys."""
+
+    def __init__(self, shell: Shell) -> None:
+        self.shell = shell
+        self.base = ""
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def starts(self, *words: str) -> None:
+        """The exchange, on any free port, until it can be reached."""
+        port = self.shell.folder / "port"
+        port.unlink(missing_ok=True)
+        ours = ("--symbols", "60", "--port", "0", "--port-file", "port", "--state", "kept")
+        self.process = process = self.shell.start("sim", "sim", *words, *ours)
+        until(lambda: port.exists() or process.poll() is not None, "the exchange")
+        assert process.poll() is None, self.shell.log("sim")
+        self.base = f"http://127.0.0.1:{port.read_text().strip()}"
+
+    def ends(self, how: signal.Signals) -> int:
+        assert self.process is not None
+        self.process.send_signal(how)
+        return self.process.wait(60)
+
+    def asks(self, path: str, **body: Any) -> Any:
+        keys = {"APCA-API-KEY-ID": "demo", "APCA-API-SECRET-KEY": "demo"}
+        data = json.dumps(body).encode() if body else None
+        with urllib.request.urlopen(
+            urllib.request.Request(self.base + path, data, keys), timeout=30
+        ) as answer:
+            return json.load(answer)
+
+
+def test_a_stranger_trades_steps_jumps_and_comes_back(shell: Shell) -> None:
+    """A half day that stands still until it is told: an order is filled by a step, the close is a jump away;
+    stopped, the exchange goes on where it was, with its orders, positions and time."""
+    someone = Stranger(shell)
+    someone.starts("--day", "2026-11-27", "--start", "12:30", "--speed", "0")
+    try:
+        assert "/v2/orders" in someone.asks("/")["routes"]
+        assert someone.asks("/v2/clock")["next_close"] == "2026-11-27T13:00:00-05:00"
+        order = {"symbol": "SPY", "qty": "1", "side": "buy", "type": "market", "time_in_force": "day"}
+        assert someone.asks("/v2/orders", **order, client_order_id="mine")["status"] == "pending_new"
+        someone.asks("/admin/clock", seconds=1)
+        assert [row["symbol"] for row in someone.asks("/v2/positions")] == ["SPY"]
+        assert someone.asks("/admin/clock", to="13:05")["new_york"] == "2026-11-27T13:05:00-05:00"
+        assert someone.asks("/v2/clock")["is_open"] is False
+        assert someone.ends(signal.SIGTERM) == 0
+        someone.starts("--day", "2026-11-27", "--speed", "0")
+        assert someone.asks("/admin/clock")["new_york"] == "2026-11-27T13:05:00-05:00"
+        found = someone.asks("/v2/orders:by_client_order_id?client_order_id=mine")
+        assert (found["status"], len(someone.asks("/v2/positions"))) == ("filled", 1)
+    finally:
+        assert someone.process is not None
+        someone.process.kill()
+        someone.process.wait()
