@@ -7,22 +7,25 @@ idempotent and blind to order. Nothing else writes order states, fills or positi
 import asyncio
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import structlog
+from asyncpg import UniqueViolationError
 
 from catalyst.broker.port import Broker, Priority
 from catalyst.clock import Clock, wait
+from catalyst.daemon.hearing import Stroke, after, born, decide, decide_fill, purpose_of, rejection
 from catalyst.daemon.memory import Memory
 from catalyst.domain import order as machine
 from catalyst.domain.errors import BrokerError, IllegalTransition, InvariantBroken
-from catalyst.domain.order import EdgeKind, Purpose, Status, Verdict
+from catalyst.domain.order import TERMINAL, EdgeKind, Purpose, Status, Verdict
 from catalyst.domain.position import CloseReason, Holding, PositionStatus, enter, leave
 from catalyst.domain.report import Fill, OrderReport, TradeUpdate
-from catalyst.store import alerts, exits, orders, positions, quarantine
+from catalyst.store import alerts, exits, orders, positions, quarantine, strokes
 from catalyst.store.orders import NewOrder, OrderRow
 from catalyst.store.pool import Store
 from catalyst.store.positions import PositionRow
+from catalyst.store.refusals import StaleStroke
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
     from catalyst.store.orders import Conn
 
 log = structlog.get_logger()
+
+MOST_REMEMBERED: Final = 1_024  # orders at work
 
 
 class Pulse:
@@ -67,6 +72,21 @@ class Books:
     memory: Memory = field(default_factory=Memory)
     stale_reports: int = 0
     _hand: asyncio.Lock = field(default_factory=asyncio.Lock)
+    # Orders as they were last written or read, by our own id, oldest first. What rests on one is written only if
+    # the row is still the same, so an old one costs a second look and nothing else.
+    _rows: dict[str, OrderRow] = field(default_factory=dict)
+
+    def remember(self, row: OrderRow) -> None:
+        """Keep a row for what is said of it next."""
+        self._rows.pop(row.client_order_id, None)
+        if row.status not in TERMINAL:
+            self._rows[row.client_order_id] = row
+        if len(self._rows) > MOST_REMEMBERED:
+            del self._rows[next(iter(self._rows))]
+
+    def remembered(self, client_order_id: str) -> OrderRow | None:
+        """The row as it was last written or read here."""
+        return self._rows.get(client_order_id)
 
     async def hear(self, report: OrderReport, source: str) -> bool:
         """Apply what the broker shows of one order and its legs; false when it is a stranger's.
@@ -74,6 +94,8 @@ class Books:
         When the broker has filled more than we booked, the ledger is asked for the fills first: a report moves
         a state, it never invents a fill.
         """
+        if await self._at_once(report, None, source) is not None:
+            return True
         verdict = await self._apply(report, None, source)
         if verdict is Verdict.BEHIND:
             await self.catch_up(report.broker_id, source)
@@ -91,7 +113,9 @@ class Books:
 
         False when the broker should be asked: a stranger's order, or a word that says nothing to us.
         """
-        verdict = await self._apply(update.order, update.fill, "stream")
+        verdict = await self._at_once(update.order, update.fill, "stream")
+        if verdict is None:
+            verdict = await self._apply(update.order, update.fill, "stream")
         if verdict is Verdict.BEHIND:
             await self.hear(update.order, "stream")
         return verdict not in (None, Verdict.UNKNOWN, Verdict.CONTRADICTION)
@@ -153,10 +177,83 @@ class Books:
         self.changed.beat()
         return True
 
+    # -- a plain report, one statement
+
+    async def _at_once(self, report: OrderReport, fill: Fill | None, source: str) -> Verdict | None:
+        """Let a plain report of an order and its legs, or the first fill of an entry, have its effect: by one
+        statement, by none when it says nothing new. None when it is no plain case; then nothing was written.
+
+        What is remembered is believed only where the statement itself looks whether it is still so.
+        """
+        async with self._hand:
+            for rows in (self._rows, None):
+                known = await self._read(report) if rows is None else rows
+                stroke = (
+                    decide(known, report, source, fresh=rows is None)
+                    if fill is None
+                    else decide_fill(known, report, fill)
+                )
+                if stroke is None or (stroke.empty and rows is not None):
+                    continue
+                if await self._write(stroke, source):
+                    break
+            else:
+                return None
+        self.stale_reports += stroke.stale
+        self.strangers -= {one.broker_id for one in (report, *report.legs)}
+        if not stroke.empty:
+            self.changed.beat()
+            self.clock.attend()
+        if stroke.fill is not None:
+            self.filled.beat()
+        return stroke.verdict
+
+    async def _read(self, report: OrderReport) -> dict[str, OrderRow]:
+        """The rows of an order and its legs as they are now, by our own ids."""
+        family = (report, *report.legs)
+        async with self.store.read() as conn:
+            rows = await orders.reported(
+                conn, [one.broker_id for one in family], [one.client_order_id for one in family]
+            )
+        return {row.client_order_id: row for row in rows}
+
+    async def _write(self, stroke: Stroke, source: str) -> bool:
+        """Write it; false when a row was no longer as it was seen, and nothing was written."""
+        if stroke.empty:
+            return True
+        for step in stroke.steps:
+            self._rows.pop(step.row.client_order_id, None)  # whatever becomes of it
+        now = self.clock.now()
+        legs: dict[str, int] = {}
+        try:
+            async with self.store.statement("hear") as conn:
+                if stroke.fill is None:
+                    legs = await strokes.follow(
+                        conn, stroke.steps, stroke.births, at=now, source=source, epoch=self.epoch
+                    )
+                else:
+                    entry = stroke.steps[0]
+                    holding = enter(Holding(entry.row.position_side), stroke.fill.quantity, stroke.fill.price)
+                    position_id = await strokes.enter(
+                        conn, entry, stroke.fill, holding, at=now, source=source, epoch=self.epoch
+                    )
+                    _say_entered(entry.row, stroke.fill, holding, position_id)
+        except (StaleStroke, UniqueViolationError):
+            return False
+        for step in stroke.steps:
+            self.remember(after(step, stroke.fill))
+            if step.then is not step.row.status and stroke.fill is None:
+                _say_moved(step.row, step.then, step.report, source)
+        for birth in stroke.births:
+            self.remember(born(birth, legs[birth.report.broker_id]))
+            _say_adopted(birth.parent, birth.purpose)
+        return True
+
     # -- one report, one transaction
 
     async def _apply(self, report: OrderReport, fill: Fill | None, source: str) -> Verdict | None:
         """Book `fill`, then let the report move the state. None when we have no row for the order."""
+        self._rows.pop(report.client_order_id, None)
         async with self._hand, self.store.tx("hear") as conn:
             row = await orders.lock_reported(conn, report.broker_id, report.client_order_id)
             if row is None:
@@ -242,22 +339,12 @@ class Books:
                     source=source,
                     kind="late" if late else "transition",
                     note=report.broker_status,
-                    rejection_reason=_rejection(report) if heard.then is Status.REJECTED else None,
+                    rejection_reason=rejection(report) if heard.then is Status.REJECTED else None,
                     epoch=self.epoch,
                 )
                 if late:
                     await self._page(conn, "ORDER_ROSE_AGAIN", row, f"{row.status} became {heard.then}")
-                event = f"order_{heard.then}"
-                log.info(
-                    event,
-                    order_id=row.order_id,
-                    symbol=row.symbol,
-                    purpose=row.order_purpose,
-                    side=row.side,
-                    qty=str(row.quantity),
-                    broker_status=report.broker_status,
-                    source=source,
-                )
+                _say_moved(row, heard.then, report, source)
                 return True
 
     async def _adopt_legs(self, conn: "Conn", row: OrderRow, report: OrderReport, source: str) -> None:
@@ -271,13 +358,7 @@ class Books:
             if leg.broker_id in known or await self._is_asked_for(conn, leg):
                 continue
             replaced = await self._replaced_by(conn, leg)
-            purpose = (
-                replaced.order_purpose
-                if replaced is not None
-                else Purpose.TAKE_PROFIT
-                if leg.order_type == "limit"
-                else Purpose.STOP_LOSS
-            )
+            purpose = purpose_of(leg) if replaced is None else replaced.order_purpose
             await orders.insert(
                 conn,
                 NewOrder(
@@ -307,7 +388,7 @@ class Books:
                 note=f"leg of order {row.order_id}",
             )
             self.strangers.discard(leg.broker_id)
-            log.info("leg_adopted", order_id=row.order_id, symbol=row.symbol, purpose=purpose)
+            _say_adopted(row, purpose)
 
     async def _is_asked_for(self, conn: "Conn", leg: OrderReport) -> bool:
         """True for a replacement that we asked for: it has its row, by our id, before the broker names it."""
@@ -343,7 +424,7 @@ class Books:
             at=self.clock.now(),
             source=source,
             kind="late" if kind is EdgeKind.LATE else "fill",
-            note=f"{fill.quantity} @ {fill.price}, {fill.cum_qty} in all",
+            note=strokes.note_of(fill.quantity, fill.price, fill.cum_qty),
             epoch=self.epoch,
         )
         if kind is EdgeKind.LATE:
@@ -408,18 +489,7 @@ class Books:
         legs = await self._legs(conn, row)
         unlinked = [order.order_id for order in (row, *legs) if order.position_id != position_id]
         await orders.link(conn, unlinked, position_id, self.clock.now(), epoch=self.epoch)
-        log.info(
-            "entry_filled",
-            symbol=row.symbol,
-            side=row.position_side,
-            qty=str(fill.quantity),
-            price=str(fill.price),
-            held=str(holding.quantity),
-            of=str(row.quantity),
-            stop=_text(row.bracket_stop),
-            target=_text(row.bracket_target),
-            position_id=position_id,
-        )
+        _say_entered(row, fill, holding, position_id)
 
     async def _legs(self, conn: "Conn", entry: OrderRow) -> list[OrderRow]:
         """The legs of an entry, those of the orders it took the place of included: they moved with it."""
@@ -533,9 +603,37 @@ class Books:
         )
 
 
-def _rejection(report: OrderReport) -> str:
-    said = report.raw.get("reject_reason") or report.raw.get("reason")
-    return f"BROKER: {said}" if said else "BROKER: rejected after acceptance, without a reason"
+def _say_moved(row: OrderRow, then: Status, report: OrderReport, source: str) -> None:
+    event = f"order_{then}"
+    log.info(
+        event,
+        order_id=row.order_id,
+        symbol=row.symbol,
+        purpose=row.order_purpose,
+        side=row.side,
+        qty=str(row.quantity),
+        broker_status=report.broker_status,
+        source=source,
+    )
+
+
+def _say_adopted(parent: OrderRow, purpose: Purpose) -> None:
+    log.info("leg_adopted", order_id=parent.order_id, symbol=parent.symbol, purpose=purpose)
+
+
+def _say_entered(row: OrderRow, fill: Fill, holding: Holding, position_id: int) -> None:
+    log.info(
+        "entry_filled",
+        symbol=row.symbol,
+        side=row.position_side,
+        qty=str(fill.quantity),
+        price=str(fill.price),
+        held=str(holding.quantity),
+        of=str(row.quantity),
+        stop=_text(row.bracket_stop),
+        target=_text(row.bracket_target),
+        position_id=position_id,
+    )
 
 
 def _text(price: Decimal | None) -> str | None:

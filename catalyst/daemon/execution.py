@@ -70,11 +70,10 @@ class Execution:
         """
         at = self.clock.now()
         try:
-            async with self.store.tx("submit") as conn:
-                order_id = await orders.insert(
+            async with self.store.statement("submit") as conn:
+                row = await orders.write(
                     conn, new, status=Status.SUBMITTED, at=at, source="submit", note=note
                 )
-                row = await orders.get(conn, order_id)
         except Exception as error:
             if not is_outage(error):
                 raise
@@ -191,6 +190,7 @@ class Execution:
         self._calls.add(row.order_id)
         self.unresolved[row.order_id] = row
         self.books.memory.know([row.symbol])
+        self.books.remember(row)
         try:
             sent = await self._send_until_heard(row, fresh_until=fresh_until)
         finally:
@@ -224,6 +224,8 @@ class Execution:
                 log.warning("outcome_unknown", order_id=row.order_id, symbol=row.symbol, error=str(error))
             if report is not None:
                 await self.books.hear(report, "submit")
+                if (heard := self.books.remembered(row.client_order_id)) is not None:
+                    return heard
             else:
                 self.resolving(row)
             async with self.store.read() as conn:

@@ -140,6 +140,11 @@ _ENDED: Final = {
 }
 
 
+def is_pending(broker_status: str | None) -> bool:
+    """True for the broker's words of an order that it has and that nothing has happened to."""
+    return broker_status in _PENDING
+
+
 def status_of(broker_status: str, filled: Decimal, quantity: Decimal) -> Status | None:
     """Our status for the broker's word; None for a word we do not know.
 

@@ -5,7 +5,7 @@ Only the daemon's one door (`daemon/books.py`) and the submit path call what wri
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Final
@@ -98,6 +98,8 @@ class NewOrder:
     epoch: int | None = None  # None only for orders we did not place
 
 
+_FIELDS: Final = tuple(each.name for each in fields(OrderRow))
+
 # One literal statement a question; the column list is written once because the row type is one.
 SELECT: Final = """
     SELECT o.order_id, o.client_order_id, o.alpaca_order_id, o.cycle_id, o.security_id, s.symbol,
@@ -125,11 +127,36 @@ _OF_SYMBOL_WORKING: Final = (
 )
 _BY_BROKER_IDS: Final = SELECT + " WHERE o.alpaca_order_id = ANY($1::text[])"
 _OF_CYCLE: Final = SELECT + " WHERE o.cycle_id = $1 ORDER BY o.order_id"
+_REPORTED: Final = (
+    SELECT + " WHERE o.alpaca_order_id = ANY($1::text[]) OR o.client_order_id = ANY($2::text[])"
+)
+_INSERT: Final = """
+    WITH born AS (
+        INSERT INTO orders (client_order_id, security_id, order_purpose, position_side, side, quantity,
+                            order_type, time_in_force, order_class, origin, cycle_id, position_id,
+                            parent_order_id, replaces, limit_price, stop_price, bracket_stop,
+                            bracket_target, alpaca_order_id, broker_status, signal_id, expires_at, epoch,
+                            status, created_at, updated_at, submitted_at, attempts, last_attempt_at)
+        VALUES ($1, get_or_create_security($2), $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,
+                $16, $17, $18, $19, $20, $21, $22, $23, $24::text, $25::timestamptz, $25,
+                CASE WHEN $24 = 'created' THEN NULL ELSE $25 END,
+                CASE WHEN $24 = 'created' THEN 0 ELSE 1 END,
+                CASE WHEN $24 = 'created' THEN NULL ELSE $25 END)
+        RETURNING *
+    ), told AS (
+        INSERT INTO order_events (order_id, at, source, kind, from_status, to_status, note)
+        SELECT order_id, $25::timestamptz, $26, 'transition', step.was, step.became, $27
+          FROM born, (VALUES (1, NULL, 'created'), (2, 'created', 'submitted')) AS step (n, was, became)
+         WHERE step.became = 'created' OR $24 <> 'created'
+         ORDER BY step.n
+    )
+    SELECT upper($2) AS symbol, * FROM born
+"""
 
 
 def row_of(record: "Record") -> OrderRow:
-    """The typed row of one record of the select above."""
-    values = dict(record)
+    """The typed row of one record that has at least the columns of the select above."""
+    values = {name: record[name] for name in _FIELDS}
     values["order_purpose"] = Purpose(values["order_purpose"])
     values["position_side"] = PositionSide(values["position_side"])
     values["side"] = Side(values["side"])
@@ -165,6 +192,14 @@ async def lock_reported(conn: "Conn", broker_id: str, client_order_id: str | Non
     if record is None and client_order_id:
         record = await conn.fetchrow(_LOCK_BY_CLIENT_ID, client_order_id)
     return None if record is None else row_of(record)
+
+
+async def reported(
+    conn: "Conn", broker_ids: Sequence[str], client_order_ids: Sequence[str]
+) -> list[OrderRow]:
+    """The rows that reports speak of, by the broker's ids or by ours, those that exist."""
+    found = await conn.fetch(_REPORTED, list(broker_ids), list(client_order_ids))
+    return [row_of(record) for record in found]
 
 
 async def working(conn: "Conn") -> list[OrderRow]:
@@ -214,33 +249,19 @@ async def known_broker_ids(conn: "Conn", broker_ids: Sequence[str]) -> set[str]:
 
 
 async def insert(conn: "Conn", new: NewOrder, *, status: Status, at: datetime, source: str, note: str) -> int:
-    """Write an order as created, or as created and submitted at once, with its journal; return its id.
+    """Write an order as `write` does; return its id."""
+    return (await write(conn, new, status=status, at=at, source=source, note=note)).order_id
 
-    Raises asyncpg.UniqueViolationError when the client order id, the broker's id or the signal has a row.
+
+async def write(
+    conn: "Conn", new: NewOrder, *, status: Status, at: datetime, source: str, note: str
+) -> OrderRow:
+    """Write an order as created, or as created and submitted at once, with its journal; return its row.
+
+    One statement. Raises asyncpg.UniqueViolationError when one of its ids or its signal has a row.
     """
-    order_id: int = await conn.fetchval(
-        """
-        WITH born AS (
-            INSERT INTO orders (client_order_id, security_id, order_purpose, position_side, side, quantity,
-                                order_type, time_in_force, order_class, origin, cycle_id, position_id,
-                                parent_order_id, replaces, limit_price, stop_price, bracket_stop,
-                                bracket_target, alpaca_order_id, broker_status, signal_id, expires_at, epoch,
-                                status, created_at, updated_at, submitted_at, attempts, last_attempt_at)
-            VALUES ($1, get_or_create_security($2), $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,
-                    $16, $17, $18, $19, $20, $21, $22, $23, $24::text, $25::timestamptz, $25,
-                    CASE WHEN $24 = 'created' THEN NULL ELSE $25 END,
-                    CASE WHEN $24 = 'created' THEN 0 ELSE 1 END,
-                    CASE WHEN $24 = 'created' THEN NULL ELSE $25 END)
-            RETURNING order_id
-        ), told AS (
-            INSERT INTO order_events (order_id, at, source, kind, from_status, to_status, note)
-            SELECT order_id, $25::timestamptz, $26, 'transition', step.was, step.became, $27
-              FROM born, (VALUES (1, NULL, 'created'), (2, 'created', 'submitted')) AS step (n, was, became)
-             WHERE step.became = 'created' OR $24 <> 'created'
-             ORDER BY step.n
-        )
-        SELECT order_id FROM born
-        """,
+    record = await conn.fetchrow(
+        _INSERT,
         new.client_order_id,
         new.symbol,
         new.purpose,
@@ -269,7 +290,8 @@ async def insert(conn: "Conn", new: NewOrder, *, status: Status, at: datetime, s
         source,
         note,
     )
-    return order_id
+    assert record is not None  # what was inserted is returned
+    return row_of(record)
 
 
 async def move(

@@ -1,4 +1,4 @@
-"""What the database itself refuses, as exceptions: the CT codes of migrations/0003_trading.sql.
+"""What the database itself refuses, as exceptions: the CT codes of the migrations.
 
 asyncpg raises a registered class for the SQLSTATE it meets, so importing this module is enough for these to be
 raised where the statement (or the commit) is awaited.
@@ -6,7 +6,7 @@ raised where the statement (or the commit) is awaited.
 
 from asyncpg import PostgresError
 
-from catalyst.domain.errors import AnotherDaemon, IllegalTransition, InvariantBroken
+from catalyst.domain.errors import AnotherDaemon, IllegalTransition, InvariantBroken, StaleOrder
 
 
 class StaleEpoch(PostgresError, AnotherDaemon):
@@ -49,3 +49,9 @@ class PositionUnexplained(PostgresError, InvariantBroken):
     """A position without a filled entry, or an entry's fill without its position."""
 
     sqlstate = "CT007"
+
+
+class StaleStroke(PostgresError, StaleOrder):
+    """A row is no longer as its writer saw it; nothing of the statement was written."""
+
+    sqlstate = "CT008"

@@ -1,10 +1,12 @@
 """A proxy between the daemon and its PostgreSQL, which can lose what passes through it.
 
-It understands just enough of the wire protocol to know a COMMIT from the rest: the first packet of a connection
-has no type byte, every other has one and a length.
+It understands just enough of the wire protocol to know a COMMIT from the rest (the word itself, or a statement that
+writes outside a transaction, which is one by itself): the first packet of a connection has no type byte, every other
+has one and a length.
 """
 
 import asyncio
+import re
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
@@ -14,6 +16,28 @@ from pathlib import Path
 from urllib.parse import parse_qs, quote, urlsplit, urlunsplit
 
 _SOCKET = ".s.PGSQL.5432"
+_WRITES = re.compile(r"\bINSERT\s+INTO\b|\bSET\b|\bDELETE\s+FROM\b")
+
+
+@dataclass
+class _Talk:
+    """One connection: its prepared statements, and whether a transaction is open on it."""
+
+    idle: bool = True
+    losing: bool = False
+    _prepared: dict[bytes, str] = field(default_factory=dict)
+
+    def hears(self, packet: bytes) -> str | None:
+        """The statement that a packet of the client begins; None when it begins none."""
+        kind, rest = packet[:1], packet[5:]
+        if kind == b"Q":
+            return rest.rstrip(b"\0").decode()
+        if kind == b"P":
+            name, text = rest.split(b"\0")[:2]
+            self._prepared[name] = text.decode()
+        if kind == b"B":
+            return self._prepared.get(rest.split(b"\0")[1])
+        return None
 
 
 @dataclass
@@ -27,6 +51,8 @@ class Between:
     latency: float = 0.0  # seconds before each packet goes on, either way
     commits: int = 0  # that passed, or were lost, so far
     lost: int = 0  # answers to a COMMIT that were lost
+    asked: list[str] = field(default_factory=list)  # every statement so far, in order
+    trips: int = 0  # how often somebody waited for an answer
     _lose: int = 0  # the how-manieth COMMIT from now on loses its answer
     _writers: set[asyncio.StreamWriter] = field(default_factory=set)
     _serving: set[asyncio.Task[None]] = field(default_factory=set)
@@ -70,10 +96,10 @@ class Between:
             with suppress(OSError, asyncio.IncompleteReadError):
                 there, behind = await _connect(self.upstream)
                 self._writers.add(behind)
-                losing = asyncio.Event()
+                talk = _Talk()
                 ways = [
-                    asyncio.ensure_future(self._up(reader, behind, losing)),
-                    asyncio.ensure_future(self._down(there, writer, losing)),
+                    asyncio.ensure_future(self._up(reader, behind, talk)),
+                    asyncio.ensure_future(self._down(there, writer, talk)),
                 ]
                 await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
                 for way in ways:
@@ -85,26 +111,27 @@ class Between:
                     self._writers.discard(end)
                     end.transport.abort()
 
-    async def _up(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, losing: asyncio.Event
-    ) -> None:
+    async def _up(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, talk: "_Talk") -> None:
         first = await reader.readexactly(4)
         await self._pass(writer, first + await reader.readexactly(int.from_bytes(first) - 4))
         while True:
             packet = await _packet(reader)
-            if packet[:1] == b"Q" and packet[5:].startswith(b"COMMIT"):
-                self.commits += 1
-                self._lose -= 1
-                if self._lose == 0:
-                    losing.set()
+            self.trips += packet[:1] in b"QS"
+            if (asked := talk.hears(packet)) is not None:
+                self.asked.append(asked)
+                if asked.startswith("COMMIT") or (talk.idle and _WRITES.search(asked)):
+                    self.commits += 1
+                    self._lose -= 1
+                    if self._lose == 0:
+                        talk.losing = True
             await self._pass(writer, packet)
 
-    async def _down(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, losing: asyncio.Event
-    ) -> None:
+    async def _down(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, talk: "_Talk") -> None:
         while True:
             packet = await _packet(reader)
-            if not losing.is_set():
+            if packet[:1] == b"Z":
+                talk.idle = packet[5:6] == b"I"
+            if not talk.losing:
                 await self._pass(writer, packet)
             elif packet[:1] == b"Z":  # the server is ready for the next: it has committed
                 self.lost += 1

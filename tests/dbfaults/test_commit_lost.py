@@ -15,10 +15,9 @@ from tests.dbfaults.away import enters, gate_opens, open_desk_behind, sent_once
     ("label", "nth"),
     [
         ("submit", 1),  # the entry's row
-        ("hear", 1),  # the broker's answer
-        ("hear", 2),  # what the stream says: accepted, filled
-        ("hear", 3),
-        ("hear", 4),
+        ("hear", 1),  # the broker's answer, with the legs
+        ("hear", 2),  # what the stream says: filled
+        ("hear", 3),  # the legs are live
         ("protected", 1),
         ("heartbeat", 1),
         ("mark", 1),

@@ -1,0 +1,261 @@
+"""What the order path is measured against: a bare broker, a bare database, and rounds taken in turns."""
+
+import asyncio
+import gc
+import mmap
+import os
+import signal
+import socket
+import struct
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from statistics import median, quantiles
+from time import perf_counter_ns
+from uuid import uuid4
+
+import asyncpg
+import orjson
+
+from catalyst import embedded
+from catalyst.store import migrate
+
+Row = tuple[str, float, str]
+ROOT = Path(__file__).parents[1]
+SLOTS = 1 << 16
+
+BARE = """
+CREATE TABLE bare_orders (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, client_id text NOT NULL UNIQUE,
+    symbol text NOT NULL, quantity numeric NOT NULL, status text NOT NULL, broker_id text,
+    filled numeric NOT NULL DEFAULT 0, at timestamptz NOT NULL);
+CREATE TABLE bare_fills (id bigint NOT NULL, cum numeric NOT NULL, quantity numeric NOT NULL,
+    price numeric NOT NULL, PRIMARY KEY (id, cum));
+CREATE TABLE bare_positions (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, symbol text NOT NULL,
+    quantity numeric NOT NULL, cost numeric NOT NULL);
+CREATE TABLE bare_journal (seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, id bigint NOT NULL,
+    was text, became text NOT NULL, at timestamptz NOT NULL);
+"""
+
+
+@contextmanager
+def database_server() -> Iterator[embedded.EmbeddedPostgres]:
+    """A PostgreSQL of its own, durable as in production: fsync on, commits synchronous."""
+    folder = Path(tempfile.mkdtemp(prefix="catalyst-bench-"))
+    try:
+        with embedded.start(folder, settings={"autovacuum": "off", "track_wal_io_timing": "off"}) as server:
+            yield server
+    finally:
+        embedded.remove(folder)
+
+
+async def new_database(server: embedded.EmbeddedPostgres, name: str) -> str:
+    """A migrated database with the bare tables beside ours; its DSN."""
+    admin = await asyncpg.connect(server.dsn)
+    try:
+        await admin.execute(f"CREATE DATABASE {name}")
+    finally:
+        await admin.close()
+    dsn = server.dsn_of(name)
+    await migrate.migrate(dsn)
+    conn = await asyncpg.connect(dsn)
+    try:
+        await conn.execute(BARE)
+    finally:
+        await conn.close()
+    return dsn
+
+
+async def fill_with_past(dsn: str, orders: int) -> None:
+    """`orders` closed orders of earlier months, each with its fill, its position and its line in the journal."""
+    conn = await asyncpg.connect(dsn, command_timeout=1_800)
+    try:
+        await conn.execute("SET session_replication_role = replica")  # the guards have judged them long ago
+        await conn.execute(
+            "INSERT INTO securities (symbol) SELECT 'OLD' || n FROM generate_series(1, 4000) AS n"
+        )
+        first = await conn.fetchval("SELECT min(security_id) FROM securities WHERE symbol LIKE 'OLD%'")
+        await conn.execute(
+            """
+            INSERT INTO positions (security_id, side, quantity, entered_qty, entry_price, cost, exited_qty,
+                                   proceeds, exit_price, entry_time, exit_time, status, close_reason, updated_at)
+            SELECT $2 + n % 4000, 'long', 0, 10, 100, 1000, 10, 1010, 101, at, at, 'closed', 'MARKET_CLOSE', at
+              FROM (SELECT n, timestamptz '2020-01-02 15:00Z' + n * interval '2 min' AS at
+                      FROM generate_series(1, $1::int / 2) AS n) AS past
+            """,
+            orders,
+            first,
+        )
+        await conn.execute(
+            """
+            INSERT INTO orders (client_order_id, alpaca_order_id, security_id, position_id, order_purpose,
+                                position_side, side, order_type, time_in_force, quantity, limit_price, status,
+                                filled_qty, filled_avg_price, broker_status, epoch, created_at, submitted_at,
+                                accepted_at, filled_at, closed_at, updated_at)
+            SELECT 'past-' || n, 'broker-past-' || n, $2 + (n / 2) % 4000, n / 2 + 1,
+                   CASE n % 2 WHEN 0 THEN 'entry' ELSE 'exit' END, 'long',
+                   CASE n % 2 WHEN 0 THEN 'buy' ELSE 'sell' END, 'limit', 'day', 10, 100, 'filled', 10, 100,
+                   'filled', 1, at, at, at, at, at, at
+              FROM (SELECT n, timestamptz '2020-01-02 15:00Z' + n * interval '1 min' AS at
+                      FROM generate_series(0, $1::int - 1) AS n) AS past
+            """,
+            orders,
+            first,
+        )
+        await conn.execute(
+            """
+            INSERT INTO executions (order_id, cum_qty, quantity, price, at, source, activity_id)
+            SELECT order_id, 10, 10, 100, created_at, 'stream', 'activity-' || order_id FROM orders
+            """
+        )
+        await conn.execute(
+            """
+            INSERT INTO order_events (order_id, at, source, kind, from_status, to_status)
+            SELECT order_id, created_at, 'stream', 'fill', 'submitted', 'filled' FROM orders
+            """
+        )
+        await conn.execute("VACUUM (ANALYZE)")
+        await conn.execute("CHECKPOINT")
+    finally:
+        await conn.close()
+
+
+@asynccontextmanager
+async def bare_broker() -> AsyncIterator[tuple[str, Callable[[], int]]]:
+    """A broker that only answers, in a process of its own: its URL, and when the last order's last byte reached
+    it, in nanoseconds of the machine's monotonic clock."""
+    with tempfile.TemporaryDirectory() as folder:
+        seen = Path(folder) / "seen"
+        seen.write_bytes(bytes(8))
+        ready = Path(folder) / "port"
+        code = "import sys; from benchmarks._floor import answer_orders; answer_orders(*sys.argv[1:])"
+        child = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", code, str(ready), str(seen), cwd=ROOT
+        )
+        try:
+            while not ready.exists() or not ready.read_text():
+                assert child.returncode is None
+                await asyncio.sleep(0.02)
+            file = os.open(seen, os.O_RDONLY)
+            shown = mmap.mmap(file, 8, prot=mmap.PROT_READ)
+            os.close(file)
+            yield (
+                f"http://127.0.0.1:{ready.read_text()}",
+                lambda: int(struct.unpack("<q", shown[:8])[0]),
+            )
+        finally:
+            child.send_signal(signal.SIGTERM)
+            await child.wait()
+
+
+def answer_orders(ready: str, seen: str) -> None:
+    """Answer every POST as an accepted bracket, and note when it was complete; ends with the process."""
+    file = os.open(seen, os.O_RDWR)
+    shown = mmap.mmap(file, 8)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            try:
+                head = await reader.readuntil(b"\r\n\r\n")
+            except asyncio.IncompleteReadError:
+                writer.close()
+                return
+            length = next(
+                (
+                    int(line.split(b":")[1])
+                    for line in head.split(b"\r\n")
+                    if line.lower().startswith(b"content-length")
+                ),
+                0,
+            )
+            body = await reader.readexactly(length)
+            shown[:8] = struct.pack("<q", perf_counter_ns())
+            said = orjson.dumps(accepted(orjson.loads(body)))
+            writer.write(
+                b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
+                % (len(said), said)
+            )
+
+    async def run() -> None:
+        server = await asyncio.start_server(serve, sock=listening)
+        await server.serve_forever()
+
+    listening = socket.create_server(("127.0.0.1", 0))
+    Path(ready).write_text(str(listening.getsockname()[1]))
+    gc.freeze()
+    asyncio.run(run())
+
+
+def accepted(body: Mapping[str, object]) -> dict[str, object]:
+    """The broker's answer to an order, with the legs of a bracket."""
+    stamp = "2026-06-17T14:30:00.123456789Z"
+    top: dict[str, object] = {
+        "id": str(uuid4()), "filled_qty": "0", "filled_avg_price": None, "status": "pending_new", "legs": None,
+        "submitted_at": stamp, "updated_at": stamp, "replaced_by": None, "replaces": None, "stop_price": None,
+        "limit_price": None, "order_class": "simple",
+    } | {key: body[key] for key in body if key not in ("take_profit", "stop_loss")}  # fmt: skip
+    if body.get("order_class") == "bracket":
+        legs = (("limit", "limit_price", "take_profit"), ("stop", "stop_price", "stop_loss"))
+        top["legs"] = [
+            top | {
+                "id": str(uuid4()), "client_order_id": str(uuid4()), "status": "held", "type": kind, "side": "sell",
+                "limit_price": None, "stop_price": None, "legs": None,
+            } | {price: body[name][price]}  # type: ignore[index]  # a bracket has both
+            for kind, price, name in legs
+        ]  # fmt: skip
+    return top
+
+
+class BarePost:
+    """The least a POST can be: one connection, a head made once, the answer read whole."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+
+    @classmethod
+    async def open(cls, url: str) -> "BarePost":
+        host, port = url.removeprefix("http://").split(":")
+        return cls(*await asyncio.open_connection(host, int(port)))
+
+    async def post(self, body: bytes) -> bytes:
+        self._writer.write(
+            b"POST /v2/orders HTTP/1.1\r\nHost: broker\r\nAPCA-API-KEY-ID: key\r\nAPCA-API-SECRET-KEY: secret\r\n"
+            b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+        )
+        head = await self._reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
+        return await self._reader.readexactly(length)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+async def in_turns(
+    works: Mapping[str, Callable[[int], Awaitable[Sequence[float]]]], rounds: int, *, warm: int = 20
+) -> dict[str, list[list[float]]]:
+    """Each work once a round, one after the other; what it measured (milliseconds), a list a figure."""
+    spent: dict[str, list[list[float]]] = {name: [] for name in works}
+    gc.collect()
+    gc.freeze()
+    for number in range(warm + rounds):
+        for name, work in works.items():
+            measured = await work(number)
+            if number >= warm:
+                spent[name].append(list(measured))
+    gc.unfreeze()
+    return {name: [list(column) for column in zip(*rows, strict=True)] for name, rows in spent.items()}
+
+
+def against(name: str, ours: Sequence[float], floor: Sequence[float], target: float) -> list[Row]:
+    """Floor, ours, and their ratio with its target; medians, milliseconds."""
+    low, high = median(floor), median(ours)
+    return [
+        (f"{name}: floor", low, "ms"),
+        (f"{name}: ours (p99 {percentile(ours, 99):.2f})", high, "ms"),
+        (f"{name}: ratio, target <= {target:g}", high / low, "x"),
+    ]
+
+
+def percentile(values: Sequence[float], hundredth: int) -> float:
+    return quantiles(values, n=100, method="inclusive")[hundredth - 1] if len(values) > 1 else values[0]

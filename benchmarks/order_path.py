@@ -1,0 +1,438 @@
+"""From a signal to a protected row: each step of an order's life against the least it could cost.
+
+Rounds are taken in turns in one run: floor, ours, ours beside a million past orders. The floor of an order is one
+durable INSERT and one bare POST; `bare` sends ours by the same bare POST, `alpaca-py` by the real client. Every
+figure is taken with commits that wait for the disk, and once more with `synchronous_commit = off`.
+"""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from statistics import median
+from time import perf_counter_ns
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import orjson
+import structlog
+
+from benchmarks._floor import (
+    BarePost,
+    Row,
+    against,
+    bare_broker,
+    database_server,
+    fill_with_past,
+    in_turns,
+    new_database,
+)
+from catalyst.broker import parse
+from catalyst.broker.alpaca import AlpacaBroker
+from catalyst.broker.port import Priority
+from catalyst.broker.ticket import body_of
+from catalyst.clock import SystemClock
+from catalyst.config import Config
+from catalyst.daemon.books import Books
+from catalyst.daemon.execution import Execution
+from catalyst.daemon.gate import Gate
+from catalyst.domain.order import PositionSide, Purpose, Side
+from catalyst.domain.report import OrderReport, OrderRequest
+from catalyst.store.orders import NewOrder, OrderRow
+from catalyst.store.pool import Store, open_store
+
+ROUNDS = int(os.environ.get("ROUNDS", "200"))
+PAST = int(os.environ.get("PAST", "1000000"))
+AT_ONCE = 50
+COUNTED = 50
+BURSTS = int(os.environ.get("BURSTS", "12"))
+CYCLE = "20260617-081500"
+SYMBOLS = 12_000
+Step = Callable[[int], Awaitable[Sequence[float]]]
+
+
+def run() -> list[Row]:
+    return asyncio.run(measured())
+
+
+async def measured() -> list[Row]:
+    """Rows 9 to 13 of the table of targets."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    rows: list[Row] = []
+    with database_server() as server:
+        async with bare_broker() as (url, seen):
+            fresh = await new_database(server, "today")
+            full = await new_database(server, "years")
+            await fill_with_past(full, PAST)
+            for dsn in (fresh, full):
+                await open_day(dsn)
+            first = 0
+            for commits, note in (("on", ""), ("off", " (sync off)")):
+                rows += await lives(url, seen, fresh, full, commits, note, first)
+                first += SYMBOLS // 2
+            rows += await syncs(url, fresh)
+    return rows
+
+
+async def open_day(dsn: str) -> None:
+    conn = await asyncpg.connect(dsn)
+    try:
+        await conn.execute("UPDATE daemon SET epoch = 1")
+        await conn.execute(
+            """
+            INSERT INTO trading_cycles (cycle_id, cycle_date, mode, max_positions, max_daily_loss, scan_frequency,
+                                        start_time, updated_at, config_hash)
+            VALUES ($1, '2026-06-17', 'autonomous', 5, 2000, 1800, '2026-06-17 12:15Z', '2026-06-17 12:15Z', 'h')
+            """,
+            CYCLE,
+        )
+        await conn.execute(
+            "INSERT INTO securities (symbol) SELECT 'S' || n FROM generate_series(0, $1::int) AS n",
+            SYMBOLS + 200,
+        )
+        await conn.execute("VACUUM (ANALYZE)")
+    finally:
+        await conn.close()
+
+
+class Bare:
+    """A broker that is nothing but the bare POST, and our own reading of its answer."""
+
+    def __init__(self, wire: BarePost) -> None:
+        self.wire = wire
+        self.answered = 0
+
+    async def submit(self, request: OrderRequest, *, priority: Priority) -> OrderReport:
+        assert priority is Priority.ROUTINE
+        said = await self.wire.post(orjson.dumps(body_of(request)))
+        self.answered = perf_counter_ns()
+        return parse.order_report(orjson.loads(said), ignore)
+
+
+def ignore(reason: str, raw: object) -> None:
+    raise AssertionError(reason, raw)
+
+
+@dataclass
+class Ours:
+    """The daemon's order path on one database, by one broker."""
+
+    store: Store
+    books: Books
+    execution: Execution
+    symbols: "Symbols"
+    last: OrderRow | None = None
+
+    async def place(self, _: int) -> tuple[OrderRow, int]:
+        """A signal becomes a sent and acknowledged order: its row, and when the signal was there."""
+        symbol = self.symbols.next()
+        new = NewOrder(
+            client_order_id=f"cat-{uuid4().hex[:20]}-e0",
+            symbol=symbol,
+            purpose=Purpose.ENTRY,
+            position_side=PositionSide.LONG,
+            side=Side.BUY,
+            quantity=Decimal(100),
+            order_type="limit",
+            time_in_force="day",
+            order_class="bracket",
+            limit_price=Decimal("190.10"),
+            bracket_stop=Decimal("188.00"),
+            bracket_target=Decimal("194.00"),
+            cycle_id=CYCLE,
+            signal_id=f"bench|{symbol}|{uuid4().hex[:8]}",
+            epoch=1,
+        )
+        began = perf_counter_ns()
+        return await self.execution.place(new, note="a signal"), began
+
+
+class Symbols:
+    """Each symbol once: a second entry in one would be another story."""
+
+    def __init__(self, first: int) -> None:
+        self._next = first
+
+    def next(self) -> str:
+        self._next += 1
+        return f"S{self._next}"
+
+
+def filled(row: OrderRow) -> bytes:
+    """The frame of the stream that says that all of an order was filled."""
+    order: dict[str, Any] = {
+        "id": row.alpaca_order_id, "client_order_id": row.client_order_id, "symbol": row.symbol, "side": row.side,
+        "qty": str(row.quantity), "filled_qty": str(row.quantity), "filled_avg_price": "190.05", "status": "filled",
+        "type": row.order_type, "order_class": row.order_class, "time_in_force": row.time_in_force,
+        "limit_price": str(row.limit_price), "stop_price": None, "legs": None,
+    }  # fmt: skip
+    now = datetime.now(UTC).isoformat()
+    data = {
+        "event": "fill", "execution_id": str(uuid4()), "price": "190.05", "qty": str(row.quantity),
+        "position_qty": str(row.quantity), "timestamp": now, "order": order,
+    }  # fmt: skip
+    return orjson.dumps({"stream": "trade_updates", "data": data})
+
+
+async def lives(
+    url: str, seen: Callable[[], int], fresh: str, full: str, commits: str, note: str, first: int
+) -> list[Row]:
+    """Whole lives of orders, step by step, in turns."""
+    async with AsyncExitStack() as stack:
+        symbols = Symbols(first)
+
+        async def ours(dsn: str, *, bare: bool) -> Ours:
+            clock = SystemClock()
+            store = await open_store(dsn, clock)
+            stack.push_async_callback(store.close)
+            broker: Any
+            if bare:
+                broker = Bare(await BarePost.open(url))
+                stack.callback(broker.wire.close)
+            else:
+                broker = AlpacaBroker(clock, base_url=url, key="k", secret="s", rate_limit=1_000_000)
+                stack.push_async_callback(broker.close)
+            gate = Gate(reasons={})
+            books = Books(store, broker, clock, 1)
+            return Ours(
+                store, books, Execution(store, broker, books, gate, clock, Config().execution, 1), symbols
+            )
+
+        floor = Floor(await asyncpg.connect(fresh), await BarePost.open(url), seen, symbols)
+        stack.push_async_callback(floor.conn.close)
+        stack.callback(floor.wire.close)
+        await floor.conn.execute(f"SET synchronous_commit = {commits}")
+        sides = {
+            "bare": await ours(fresh, bare=True),
+            "full": await ours(full, bare=True),
+            "alpaca-py": await ours(fresh, bare=False),
+        }
+        for side in sides.values():
+            async with side.store.read() as conn:
+                await conn.execute(f"SET synchronous_commit = {commits}")
+        works: dict[str, Step] = {"floor": floor.life}
+        works |= {name: life_of(side, seen) for name, side in sides.items()}
+        spent = await in_turns(works, ROUNDS)
+        rows = [
+            *against(
+                f"signal to the wire{note}, bare",
+                spent["bare"][0],
+                spent["floor"][0],
+                1.5 if not note else 1.8,
+            ),
+            *against(
+                f"signal to the wire{note}, by alpaca-py", spent["alpaca-py"][0], spent["floor"][0], 2.5
+            ),
+            (f"signal to acknowledgement{note}, floor", median(spent["floor"][1]), "ms"),
+            (f"signal to acknowledgement{note}, bare", median(spent["bare"][1]), "ms"),
+            (f"signal to acknowledgement{note}, by alpaca-py", median(spent["alpaca-py"][1]), "ms"),
+            flat(f"signal to the wire{note}", spent, 0),
+            *against(f"acknowledgement to durable{note}", spent["bare"][2], spent["floor"][2], 1.2),
+            flat(f"acknowledgement to durable{note}", spent, 2),
+            *against(f"fill to position durable{note}", spent["bare"][3], spent["floor"][3], 1.0),
+            (
+                f"fill to position durable{note}: against one bare CTE",
+                median(spent["bare"][3]) / median(spent["floor"][4]),
+                "x",
+            ),
+            flat(f"fill to position durable{note}", spent, 3),
+        ]
+        burst = await in_turns({"floor": floor.burst, "ours": burst_of(sides["bare"])}, BURSTS, warm=1)
+        rows += against(
+            f"{AT_ONCE} fills at once, all durable{note}", burst["ours"][0], burst["floor"][0], 1.2
+        )
+        return rows
+
+
+def flat(name: str, spent: dict[str, list[list[float]]], column: int) -> Row:
+    ratio = median(spent["full"][column]) / median(spent["bare"][column])
+    return f"{name}: {PAST:,} past orders over none, target <= 1.1", ratio, "x"
+
+
+def life_of(ours: Ours, seen: Callable[[], int]) -> Step:
+    """(to the wire, to the acknowledgement, acknowledgement to durable, fill to durable), milliseconds."""
+
+    async def live(number: int) -> Sequence[float]:
+        heard: list[int] = []
+        plain = ours.books.hear
+
+        async def timed(*args: Any, **named: Any) -> Any:
+            heard.append(perf_counter_ns())
+            result = await plain(*args, **named)
+            heard.append(perf_counter_ns())
+            return result
+
+        ours.books.hear = timed  # type: ignore[method-assign]  # a stopwatch around the real thing
+        try:
+            row, began = await ours.place(number)
+        finally:
+            ours.books.hear = plain  # type: ignore[method-assign]
+        assert row.alpaca_order_id is not None
+        frame = filled(row)
+        received = perf_counter_ns()
+        assert await ours.books.hear_update(parse.trade_update(orjson.loads(frame), ignore))
+        done = perf_counter_ns()
+        return [
+            (seen() - began) / 1e6,
+            (heard[0] - began) / 1e6,
+            (heard[1] - heard[0]) / 1e6,
+            (done - received) / 1e6,
+        ]
+
+    return live
+
+
+def burst_of(ours: Ours) -> Step:
+    """Fifty fills that wait in the queue, each heard in its turn."""
+
+    async def burst(number: int) -> Sequence[float]:
+        rows = [(await ours.place(number))[0] for _ in range(AT_ONCE)]
+        frames = [filled(row) for row in rows]
+        began = perf_counter_ns()
+        for frame in frames:
+            assert await ours.books.hear_update(parse.trade_update(orjson.loads(frame), ignore))
+        return [(perf_counter_ns() - began) / 1e6]
+
+    return burst
+
+
+@dataclass
+class Floor:
+    """The least each step could cost: bare statements on bare tables by one held connection, and a bare POST."""
+
+    conn: "asyncpg.Connection[asyncpg.Record]"
+    wire: BarePost
+    seen: Callable[[], int]
+    symbols: Symbols
+
+    async def life(self, _: int) -> Sequence[float]:
+        symbol, client = self.symbols.next(), uuid4().hex
+        body = orjson.dumps(
+            {
+                "client_order_id": client, "symbol": symbol, "side": "buy", "qty": "100", "type": "limit",
+                "time_in_force": "day", "order_class": "bracket", "limit_price": "190.10",
+                "take_profit": {"limit_price": "194.00"}, "stop_loss": {"stop_price": "188.00"},
+            }
+        )  # fmt: skip
+        began = perf_counter_ns()
+        order = await self._insert(client, symbol)
+        said = orjson.loads(await self.wire.post(body))
+        answered = perf_counter_ns()
+        await self.conn.execute(
+            "UPDATE bare_orders SET status = 'accepted', broker_id = $2, at = $3 WHERE id = $1",
+            order,
+            said["id"],
+            datetime.now(UTC),
+        )
+        updated = perf_counter_ns()
+        await self._fill_in_four(order, symbol)
+        filled_in_four = perf_counter_ns()
+        other = await self._insert(uuid4().hex, symbol)
+        again = perf_counter_ns()
+        await self._fill_in_one(other, symbol)
+        done = perf_counter_ns()
+        marks = (
+            self.seen() - began,
+            answered - began,
+            updated - answered,
+            filled_in_four - updated,
+            done - again,
+        )
+        return [mark / 1e6 for mark in marks]
+
+    async def burst(self, _: int) -> Sequence[float]:
+        symbol = self.symbols.next()
+        ids = [await self._insert(uuid4().hex, symbol) for _ in range(AT_ONCE)]
+        began = perf_counter_ns()
+        for order in ids:
+            await self._fill_in_one(order, symbol)
+        return [(perf_counter_ns() - began) / 1e6]
+
+    async def _insert(self, client: str, symbol: str) -> int:
+        order: int = await self.conn.fetchval(
+            "INSERT INTO bare_orders (client_id, symbol, quantity, status, at) VALUES ($1, $2, $3, 'submitted', $4)"
+            " RETURNING id",
+            client,
+            symbol,
+            Decimal(100),
+            datetime.now(UTC),
+        )
+        return order
+
+    async def _fill_in_four(self, order: int, symbol: str) -> None:
+        quantity, price = Decimal(100), Decimal("190.05")
+        async with self.conn.transaction():
+            await self.conn.execute(
+                "UPDATE bare_orders SET status = 'filled', filled = $2 WHERE id = $1", order, quantity
+            )
+            await self.conn.execute(
+                "INSERT INTO bare_fills (id, cum, quantity, price) VALUES ($1, $2, $2, $3)",
+                order,
+                quantity,
+                price,
+            )
+            await self.conn.execute(
+                "INSERT INTO bare_positions (symbol, quantity, cost) VALUES ($1, $2, $3)",
+                symbol,
+                quantity,
+                quantity * price,
+            )
+            await self.conn.execute(
+                "INSERT INTO bare_journal (id, was, became, at) VALUES ($1, 'accepted', 'filled', $2)",
+                order,
+                datetime.now(UTC),
+            )
+
+    async def _fill_in_one(self, order: int, symbol: str) -> None:
+        await self.conn.execute(
+            """
+            WITH moved AS (UPDATE bare_orders SET status = 'filled', filled = $2 WHERE id = $1),
+                 booked AS (INSERT INTO bare_fills (id, cum, quantity, price) VALUES ($1, $2, $2, $3)),
+                 held AS (INSERT INTO bare_positions (symbol, quantity, cost) VALUES ($4, $2, $2 * $3))
+            INSERT INTO bare_journal (id, was, became, at) VALUES ($1, 'accepted', 'filled', $5)
+            """,
+            order,
+            Decimal(100),
+            Decimal("190.05"),
+            symbol,
+            datetime.now(UTC),
+        )
+
+
+async def syncs(url: str, dsn: str) -> list[Row]:
+    """Syncs of the write-ahead log in one order's life, signal to filled entry, by the server's own count."""
+    clock = SystemClock()
+    counts = []
+    for lives_of in (0, COUNTED):
+        before = await wal_syncs(dsn)
+        store = await open_store(dsn, clock)
+        broker: Any = Bare(await BarePost.open(url))
+        books = Books(store, broker, clock, 1)
+        execution = Execution(store, broker, books, Gate(reasons={}), clock, Config().execution, 1)
+        ours = Ours(store, books, execution, Symbols(SYMBOLS + 100))
+        live = life_of(ours, perf_counter_ns)
+        for number in range(lives_of):
+            await live(number)
+        await store.close()
+        broker.wire.close()
+        await asyncio.sleep(0.5)  # statistics are flushed when their backend ends
+        counts.append(await wal_syncs(dsn) - before)
+    return [("WAL syncs from signal to filled entry, target 3", (counts[1] - counts[0]) / COUNTED, "a life")]
+
+
+async def wal_syncs(dsn: str) -> int:
+    conn = await asyncpg.connect(dsn)
+    try:
+        found: int = await conn.fetchval("SELECT sum(fsyncs)::bigint FROM pg_stat_io WHERE object = 'wal'")
+    finally:
+        await conn.close()
+    return found
+
+
+if __name__ == "__main__":
+    for name, value, unit in run():
+        print(f"{name:<70} {value:>12,.3f} {unit}")

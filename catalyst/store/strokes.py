@@ -1,0 +1,204 @@
+"""What one word of the broker changes, written by one statement that is a transaction by itself.
+
+Each names the rows as its writer saw them; when one is no longer so, StaleStroke is raised and nothing is written.
+So the writer may have seen them a while ago, and holds no lock while it decides.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from catalyst.domain.order import Purpose, Side, Status
+from catalyst.domain.position import Holding
+from catalyst.domain.report import Fill, OrderReport
+
+if TYPE_CHECKING:
+    from catalyst.store.orders import Conn, OrderRow
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """An order as it was seen, and what the broker says of it now."""
+
+    row: "OrderRow"
+    report: OrderReport
+    then: Status  # the same as the row's when only the broker's id or word is new
+    rejection: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Birth:
+    """A leg that has no row yet, of an order that has one."""
+
+    parent: "OrderRow"
+    report: OrderReport
+    purpose: Purpose
+    side: Side
+    then: Status  # submitted, or accepted at once
+
+
+async def follow(
+    conn: "Conn", steps: Sequence[Step], births: Sequence[Birth], *, at: datetime, source: str, epoch: int
+) -> dict[str, int]:
+    """Move every order along, give every leg its row, and journal each step; the legs' order ids by the broker's.
+
+    Raises StaleStroke, and asyncpg.UniqueViolationError when a leg has a row by now.
+    """
+    found = await conn.fetch(
+        """
+        WITH seen AS (
+            SELECT * FROM unnest($1::bigint[], $2::text[], $3::numeric[], $4::numeric[], $5::text[], $6::text[],
+                                 $7::text[], $8::text[], $9::text[], $10::text[])
+                       AS s (order_id, was, filled, quantity, word_was, broker_was, broker_id, word, became, rejection)
+        ), moved AS (
+            UPDATE orders o
+               SET alpaca_order_id = s.broker_id, broker_status = s.word, status = s.became,
+                   updated_at = $11::timestamptz, epoch = $13::bigint,
+                   accepted_at = CASE WHEN s.became = 'accepted' THEN coalesce(o.accepted_at, $11)
+                                      ELSE o.accepted_at END,
+                   cancelled_at = CASE WHEN s.became = 'cancelled' THEN coalesce(o.cancelled_at, $11)
+                                       ELSE o.cancelled_at END,
+                   closed_at = CASE WHEN s.became IN ('filled', 'cancelled', 'rejected', 'expired', 'replaced')
+                                    THEN coalesce(o.closed_at, $11) ELSE NULL END,
+                   rejection_reason = coalesce(s.rejection, o.rejection_reason),
+                   cancel_reason = CASE WHEN s.became = 'cancelled' AND s.was <> 'cancelled'
+                                        THEN coalesce(o.cancel_reason, 'BROKER') ELSE o.cancel_reason END
+              FROM seen s
+             WHERE o.order_id = s.order_id AND o.status = s.was AND o.filled_qty = s.filled
+               AND o.quantity = s.quantity AND o.broker_status IS NOT DISTINCT FROM s.word_was
+               AND o.alpaca_order_id IS NOT DISTINCT FROM s.broker_was
+            RETURNING o.order_id, s.was, s.became, s.word
+        ), born AS (
+            INSERT INTO orders (client_order_id, security_id, order_purpose, position_side, side, quantity,
+                                order_type, time_in_force, order_class, origin, cycle_id, position_id,
+                                parent_order_id, limit_price, stop_price, alpaca_order_id, broker_status, epoch,
+                                status, created_at, updated_at, submitted_at, accepted_at, attempts,
+                                last_attempt_at)
+            SELECT l.client_id, p.security_id, l.purpose, p.position_side, l.side, l.quantity, l.type, l.force,
+                   l.class, 'broker', p.cycle_id, p.position_id, l.parent, l.limit_price, l.stop_price,
+                   l.broker_id, l.word, $13, l.status, $11, $11, $11,
+                   CASE WHEN l.status = 'accepted' THEN $11 END, 1, $11
+              FROM unnest($14::bigint[], $15::text[], $16::text[], $17::text[], $18::numeric[], $19::text[],
+                          $20::text[], $21::text[], $22::numeric[], $23::numeric[], $24::text[], $25::text[],
+                          $26::text[])
+                   WITH ORDINALITY AS l (parent, client_id, purpose, side, quantity, type, force, class,
+                                         limit_price, stop_price, broker_id, word, status, n)
+              JOIN orders p ON p.order_id = l.parent
+             ORDER BY l.n
+            RETURNING order_id, parent_order_id, status, broker_status, alpaca_order_id
+        ), told AS (
+            INSERT INTO order_events (order_id, at, source, kind, from_status, to_status, note)
+            SELECT order_id, $11, $12::text, 'transition', was, became, note
+              FROM (SELECT order_id, 0 AS n, was, became, word AS note FROM moved WHERE became <> was
+                    UNION ALL
+                    SELECT b.order_id, step.n, step.was, step.became, step.note
+                      FROM born b CROSS JOIN LATERAL (VALUES
+                           (1, NULL, 'created', 'leg of order ' || b.parent_order_id),
+                           (2, 'created', 'submitted', 'leg of order ' || b.parent_order_id),
+                           (3, 'submitted', b.status, b.broker_status)) AS step (n, was, became, note)
+                     WHERE step.became IS DISTINCT FROM step.was) AS line
+             ORDER BY order_id, n
+        )
+        SELECT require_seen((SELECT count(*) FROM moved), cardinality($1)), order_id, alpaca_order_id
+          FROM (SELECT) AS once LEFT JOIN born ON true
+        """,
+        [step.row.order_id for step in steps],
+        [step.row.status for step in steps],
+        [step.row.filled_qty for step in steps],
+        [step.row.quantity for step in steps],
+        [step.row.broker_status for step in steps],
+        [step.row.alpaca_order_id for step in steps],
+        [step.report.broker_id for step in steps],
+        [step.report.broker_status for step in steps],
+        [step.then for step in steps],
+        [step.rejection for step in steps],
+        at,
+        source,
+        epoch,
+        [birth.parent.order_id for birth in births],
+        [birth.report.client_order_id for birth in births],
+        [birth.purpose for birth in births],
+        [birth.side for birth in births],
+        [birth.report.quantity for birth in births],
+        [birth.report.order_type for birth in births],
+        [birth.report.time_in_force for birth in births],
+        [birth.report.order_class for birth in births],
+        [birth.report.limit_price for birth in births],
+        [birth.report.stop_price for birth in births],
+        [birth.report.broker_id for birth in births],
+        [birth.report.broker_status for birth in births],
+        [birth.then for birth in births],
+    )
+    return {row["alpaca_order_id"]: row["order_id"] for row in found if row["order_id"] is not None}
+
+
+async def enter(
+    conn: "Conn", step: Step, fill: Fill, holding: Holding, *, at: datetime, source: str, epoch: int
+) -> int:
+    """Book the first fill of an entry, open its position, tie its legs to it; return the position's id.
+
+    Raises StaleStroke, and asyncpg.UniqueViolationError when the fill is booked by now or the symbol is held.
+    """
+    position_id: int = await conn.fetchval(
+        """
+        WITH opened AS (
+            INSERT INTO positions (cycle_id, security_id, side, quantity, entered_qty, cost, exited_qty, proceeds,
+                                   entry_price, stop_loss, take_profit, entry_time, status, realized_pnl,
+                                   unrealized_pnl, last_price, high_since_entry, low_since_entry, updated_at)
+            SELECT cycle_id, security_id, position_side, $9::numeric, $9, $12::numeric, 0, 0, $13::numeric,
+                   bracket_stop, bracket_target, $11::timestamptz, 'open', 0, 0, $13, $13, $13, $11
+              FROM orders WHERE order_id = $1::bigint
+            RETURNING position_id
+        ), booked AS (
+            INSERT INTO executions (order_id, cum_qty, quantity, price, at, source, execution_id, activity_id)
+            VALUES ($1, $9, $9, $10::numeric, $11, $16::text, $14, $15)
+        ), moved AS (
+            UPDATE orders o
+               SET alpaca_order_id = $6::text, broker_status = $7::text, status = $8::text, filled_qty = $9,
+                   filled_avg_price = $10, position_id = opened.position_id, updated_at = $17::timestamptz,
+                   epoch = $18::bigint,
+                   filled_at = CASE WHEN $8 = 'filled' THEN coalesce(o.filled_at, $17) ELSE o.filled_at END,
+                   closed_at = CASE WHEN $8 = 'filled' THEN coalesce(o.closed_at, $17) ELSE NULL END
+              FROM opened
+             WHERE o.order_id = $1 AND o.status = $2::text AND o.quantity = $3::numeric AND o.filled_qty = 0
+               AND o.position_id IS NULL AND o.broker_status IS NOT DISTINCT FROM $4::text
+               AND o.alpaca_order_id IS NOT DISTINCT FROM $5::text
+            RETURNING o.order_id
+        ), tied AS (
+            UPDATE orders leg SET position_id = opened.position_id, updated_at = $17, epoch = $18
+              FROM opened
+             WHERE leg.parent_order_id = $1 AND leg.position_id IS DISTINCT FROM opened.position_id
+        ), told AS (
+            INSERT INTO order_events (order_id, at, source, kind, from_status, to_status, note)
+            VALUES ($1, $17, $16, 'fill', $2, $8, $19)
+        )
+        SELECT position_id FROM opened WHERE require_seen((SELECT count(*) FROM moved), 1) = 1
+        """,
+        step.row.order_id,
+        step.row.status,
+        step.row.quantity,
+        step.row.broker_status,
+        step.row.alpaca_order_id,
+        step.report.broker_id,
+        step.report.broker_status,
+        step.then,
+        fill.quantity,
+        fill.price,
+        fill.at,
+        holding.cost,
+        holding.entry_price,
+        fill.execution_id,
+        fill.activity_id,
+        source,
+        at,
+        epoch,
+        note_of(fill.quantity, fill.price, fill.cum_qty),
+    )
+    return position_id
+
+
+def note_of(quantity: Decimal, price: Decimal, cum_qty: Decimal) -> str:
+    """A fill as the journal's note says it."""
+    return f"{quantity} @ {price}, {cum_qty} in all"
