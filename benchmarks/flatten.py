@@ -21,7 +21,8 @@ from catalyst import embedded
 from catalyst.daemon.app import Exit
 from catalyst.simulator.faults import Fault, FaultBook, FaultKind
 from catalyst.store import migrate
-from tests.stories.desk import ENTRY, Desk, open_desk
+from tests.simulator.tape import asset
+from tests.stories.desk import ENTRY, Desk, StoryMarket, open_desk
 
 SEEDS = int(os.environ.get("SEEDS", "12"))
 RATE = 0.3
@@ -102,7 +103,9 @@ class Databases:
 
 async def flatten(dsn: str, positions: int, seed: int, rate: float) -> float:
     """Market seconds from SIGTERM to the end of the process, everything sold and proven."""
-    async with open_desk(dsn) as desk:
+    market = StoryMarket()
+    market.listings |= {symbol: asset(symbol) for symbol in SYMBOLS}
+    async with open_desk(dsn, market=market) as desk:
         for symbol in SYMBOLS[:positions]:
             desk.prints(symbol, "190.00")
         await desk.waits(seconds=1)
