@@ -226,7 +226,7 @@ class Books:
         now = self.clock.now()
         legs: dict[str, int] = {}
         try:
-            async with self.store.statement("hear") as conn:
+            async with self.store.stroke("hear") as conn:
                 if stroke.fill is None:
                     legs = await strokes.follow(
                         conn, stroke.steps, stroke.births, at=now, source=source, epoch=self.epoch

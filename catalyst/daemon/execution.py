@@ -70,7 +70,7 @@ class Execution:
         """
         at = self.clock.now()
         try:
-            async with self.store.statement("submit") as conn:
+            async with self.store.stroke("submit") as conn:
                 row = await orders.write(
                     conn, new, status=Status.SUBMITTED, at=at, source="submit", note=note
                 )

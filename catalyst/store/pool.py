@@ -1,14 +1,16 @@
 """The one pool: how the program reaches its database.
 
 Statements that belong together run in `tx`; one statement that is a transaction by itself runs in `statement`
-and saves two round trips. Both hold the clock, as any effect in flight does. A session carries no state from
+and saves two round trips. What an order waits for runs in `stroke`: a lane of its own, so that no report and no scan
+that holds every other connection is in its way, and its statements stay prepared where they run. All hold the clock,
+as any effect in flight does. A session carries no state from
 one borrower to the next (settings are per transaction, locks and LISTEN live on connections of their own), so
 it is not reset in between: that would be another round trip.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from decimal import Decimal
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -29,6 +31,7 @@ _T = TypeVar("_T")
 STATEMENT_TIMEOUT: Final = 5_000  # milliseconds, as are the next two
 LOCK_TIMEOUT: Final = 2_000
 IDLE_IN_TRANSACTION: Final = 30_000
+LANE: Final = 2  # connections of the order path: one that is sent, one that is heard
 _ACQUIRE: Final = 2.0  # seconds, real time: beyond it the pool is exhausted, which is worth an alarm
 _ANSWER: Final = 10.0  # seconds, real time: beyond it the server is gone, whatever TCP believes
 _ATTEMPTS: Final = 3
@@ -74,12 +77,18 @@ class Store:
     """
 
     def __init__(
-        self, pool: "asyncpg.Pool[asyncpg.Record]", clock: Clock, dsn: str, witness: Witness | None = None
+        self,
+        pool: "asyncpg.Pool[asyncpg.Record]",
+        lane: "asyncpg.Pool[asyncpg.Record]",
+        clock: Clock,
+        dsn: str,
+        witness: Witness | None = None,
     ) -> None:
         self.clock = clock
         self.dsn = dsn
         self.refused: Callable[[Exception], None] | None = None  # told of what the database would not write
         self._pool = pool
+        self._lane = lane
         self._witness = witness
 
     @asynccontextmanager
@@ -97,13 +106,20 @@ class Store:
                 raise
             tell(self._witness, label, Moment.AFTER)
 
-    @asynccontextmanager
-    async def statement(self, label: str) -> AsyncIterator[Connection]:
+    def statement(self, label: str) -> AbstractAsyncContextManager[Connection]:
         """A connection for one statement, which is a transaction by itself."""
+        return self._alone(self._pool, label)
+
+    def stroke(self, label: str) -> AbstractAsyncContextManager[Connection]:
+        """The same for a step of an order, on the order path's own lane."""
+        return self._alone(self._lane, label)
+
+    @asynccontextmanager
+    async def _alone(self, pool: "asyncpg.Pool[asyncpg.Record]", label: str) -> AsyncIterator[Connection]:
         with self.clock.hold():
             tell(self._witness, label, Moment.BEFORE)
             try:
-                async with self._pool.acquire(timeout=_ACQUIRE) as conn:
+                async with pool.acquire(timeout=_ACQUIRE) as conn:
                     yield conn
             except Exception as error:
                 error.add_note(f"in statement {label!r}")
@@ -166,18 +182,21 @@ class Store:
     def give_up(self) -> None:
         """Every connection is cut, and there will be no other: whoever asks from now on hears of an outage."""
         self._pool.terminate()
+        self._lane.terminate()
 
     async def expire(self) -> None:
         """Every connection is replaced before its next use: after a failover the old ones reach the old server."""
         await self._pool.expire_connections()
+        await self._lane.expire_connections()
 
     async def close(self) -> None:
         """Every connection is closed; one that does not end by itself is cut."""
         try:
             async with asyncio.timeout(_ANSWER):  # noqa: TID251 -- a socket's end is real time
+                await self._lane.close()
                 await self._pool.close()
         except TimeoutError:
-            self._pool.terminate()
+            self.give_up()
 
 
 async def open_store(
@@ -189,23 +208,34 @@ async def open_store(
     witness: Witness | None = None,
     writable: bool = False,
 ) -> Store:
-    """A store of at most `size` connections, the first one open. Raises what asyncpg raises.
+    """A store of at most `size` connections and a lane of two, the first of each open. Raises what asyncpg raises.
 
     With `writable`, a server that only reads is one that cannot be reached: after a failover the other one is found.
+    Without it nobody sends orders, and the lane is opened by its first use.
     """
-    pool = await asyncpg.create_pool(
-        dsn,
-        min_size=1,
-        max_size=size,
-        max_inactive_connection_lifetime=0,
-        command_timeout=_ANSWER,
-        timeout=_ANSWER,
-        server_settings=_settings(name, STATEMENT_TIMEOUT, LOCK_TIMEOUT),
-        target_session_attrs=_WRITES if writable else None,
-        init=_teach,
-        reset=_keep,
-    )
-    return Store(pool, clock, dsn, witness)
+
+    async def pool(least: int, most: int) -> "asyncpg.Pool[asyncpg.Record]":
+        return await asyncpg.create_pool(
+            dsn,
+            min_size=least,
+            max_size=most,
+            max_inactive_connection_lifetime=0,
+            max_cached_statement_lifetime=0,  # what was prepared in the morning is prepared in the evening
+            command_timeout=_ANSWER,
+            timeout=_ANSWER,
+            server_settings=_settings(name, STATEMENT_TIMEOUT, LOCK_TIMEOUT),
+            target_session_attrs=_WRITES if writable else None,
+            init=_teach,
+            reset=_keep,
+        )
+
+    main = await pool(1, size)
+    try:
+        lane = await pool(int(writable), LANE)
+    except BaseException:
+        main.terminate()
+        raise
+    return Store(main, lane, clock, dsn, witness)
 
 
 async def connect(
@@ -249,13 +279,17 @@ def _settings(name: str, statement_timeout: int, lock_timeout: int) -> dict[str,
 
 
 async def _teach(conn: "asyncpg.Connection[asyncpg.Record]") -> None:
-    """jsonb travels as Python values, in its binary form: a version byte, then the text."""
+    """jsonb travels as Python values, in its binary form: a version byte, then the text. The server is asked here, and
+    not by the first order, how arrays travel."""
     await conn.set_type_codec(
         "jsonb",
         schema="pg_catalog",
         format="binary",
         encoder=encode_json,
         decoder=lambda data: orjson.loads(data[1:]),
+    )
+    await conn.fetchval(
+        "SELECT $1::text[] IS NULL AND $2::bigint[] IS NULL AND $3::numeric[] IS NULL", [], [], []
     )
 
 

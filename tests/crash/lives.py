@@ -78,7 +78,7 @@ class Life:
         """Everything ends now."""
         self.dead = True
         if self.store is not None:
-            self.store._pool.terminate()
+            self.store.give_up()
         for task in self.tasks:
             task.cancel()
 
