@@ -1,0 +1,191 @@
+"""From SIGKILL to a daemon that has recovered: the real process, against an exchange with the orders of a day.
+
+Real seconds. The daemon is killed as soon as entries are allowed, and started again; the clock begins with the new
+process (a service manager adds its own pause, 2 s in ours). Orders are half at work, half at their end, and have their
+rows. The floor, taken in turns, is a process that imports the same packages and ends.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, date, datetime
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+import aiohttp
+import asyncpg
+import orjson
+import yaml
+
+from benchmarks._floor import Row, database_server, fill_with_past, new_database, percentile
+from catalyst.clock import ScaledClock
+from catalyst.simulator import generated
+from catalyst.simulator.server import SimOptions
+from catalyst.simulator.server import run as serve
+from catalyst.simulator.switches import Switches
+
+LIVES = int(os.environ.get("LIVES", "10"))
+PAST = int(os.environ.get("PAST", "1000000"))
+DAY = date(2026, 6, 17)
+START = datetime(2026, 6, 17, 17, 50, tzinfo=UTC)
+KEYS = {"APCA-API-KEY-ID": "demo", "APCA-API-SECRET-KEY": "demo"}
+PACKAGES = (
+    "import asyncpg, numpy, pandas, structlog, orjson, pydantic, typer, yaml, exchange_calendars,"
+    " websockets.asyncio.client, apscheduler.schedulers.asyncio, alpaca.common.rest"
+)
+
+
+def run() -> list[Row]:
+    return asyncio.run(measured())
+
+
+async def measured() -> list[Row]:
+    """Recovery with 10, 100 and 1,000 orders of the day, and with a million of earlier years beside a hundred."""
+    rows: list[Row] = []
+    with database_server() as server:
+        for orders, past in ((10, 0), (100, 0), (1_000, 0), (100, PAST)):
+            dsn = await new_database(server, f"day{orders}_{past}")
+            if past:
+                await fill_with_past(dsn, past)
+            async with exchange() as (url, folder):
+                await trade(url, orders)
+                environment = settings_for(folder, url, dsn)
+                adopted, _ = await life(environment, folder)
+                ready, allowed, floor = [], [], []
+                for _ in range(LIVES):
+                    floor.append(await imports())
+                    await forget_starts(dsn)
+                    one, other = await life(environment, folder)
+                    ready.append(one)
+                    allowed.append(other)
+            name = f"{orders:,} orders of the day" + (f", {past:,} past ones" if past else "")
+            rows += [
+                (f"{name}: floor, imports alone", median(floor), "s"),
+                (f"{name}: first start, every order a stranger's", adopted, "s"),
+                (f"{name}: to ready, p50", median(ready), "s"),
+                (f"{name}: to ready over imports, target <= 1.5", median(ready) / median(floor), "x"),
+                (f"{name}: to entries allowed, p50, target <= 5", median(allowed), "s"),
+                (f"{name}: to entries allowed, p99, target <= 10", percentile(allowed, 99), "s"),
+            ]
+    return rows
+
+
+async def life(environment: dict[str, str], folder: Path) -> tuple[float, float]:
+    """Seconds from the start to ready, and to entries allowed; then it is killed."""
+    began = perf_counter()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "catalyst", "run", "--config", str(folder / "config.yaml"),
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, env=environment, cwd=folder,
+        limit=1 << 22,
+    )  # fmt: skip
+    assert process.stdout is not None
+    ready, open_at = 0.0, 0.0
+    said: list[str] = []
+    try:
+        async with asyncio.timeout(120):
+            while not (ready and open_at):
+                line = await process.stdout.readline()
+                assert line, "".join(said[-20:])
+                said.append(line.decode())
+                if not line.startswith(b"{"):
+                    continue
+                told = orjson.loads(line)
+                if told["event"] == "daemon_ready":
+                    ready = perf_counter() - began
+                    open_at = 0.0 if told["gate"] else ready
+                elif told["event"] == "entries_cleared" and not told["still"]:
+                    open_at = perf_counter() - began
+                elif told["event"] == "entries_stopped":
+                    open_at = 0.0
+    finally:
+        process.send_signal(signal.SIGKILL)
+        await process.communicate()
+    return ready, open_at
+
+
+async def imports() -> float:
+    began = perf_counter()
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", PACKAGES)
+    await process.wait()
+    return perf_counter() - began
+
+
+async def forget_starts(dsn: str) -> None:
+    """The starts so far are long ago: here nobody is to be stopped for dying often."""
+    conn = await asyncpg.connect(dsn)
+    try:
+        await conn.execute("UPDATE daemon_runs SET started_at = started_at - interval '1 day'")
+    finally:
+        await conn.close()
+
+
+async def trade(url: str, orders: int) -> None:
+    """Put the orders of the day at the exchange: every second one rests, the others have ended."""
+    async with aiohttp.ClientSession(headers=KEYS) as http:
+        async with http.get(f"{url}/v2/assets") as answer:
+            symbols = [row["symbol"] for row in await answer.json() if row["tradable"]]
+        for number in range(orders):
+            body = {
+                "symbol": symbols[number % len(symbols)], "side": "buy", "qty": "1", "type": "limit",
+                "limit_price": "0.01", "time_in_force": "day" if number % 2 else "ioc",
+            }  # fmt: skip
+            async with http.post(f"{url}/v2/orders", json=body) as answer:
+                assert answer.status == 200, await answer.text()
+
+
+def settings_for(folder: Path, url: str, dsn: str) -> dict[str, str]:
+    config = {
+        "trading": {"mode": "sim"},
+        "broker": {"simulator": url},
+        "session": {"mode": "autonomous"},
+        "workflow": {"auto_execute": True},
+        "log": {"format": "json"},
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    return {
+        **os.environ,
+        "DATABASE_URL": dsn,
+        "ENABLE_AUTONOMOUS_TRADING": "true",
+        "CATALYST_CLOCK": str(folder / "clock"),
+        "CATALYST_CLOCK_SPEED": "1",
+        "CATALYST_CLOCK_HELD_SPEED": "1",
+    }
+
+
+@asynccontextmanager
+async def exchange() -> AsyncIterator[tuple[str, Path]]:
+    """The exchange as its own process, on a clock of its own, and the folder of both."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        code = f"from benchmarks.recovery import child; child({name!r})"
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", code, cwd=Path(__file__).parents[1]
+        )
+        try:
+            while not (folder / "port").exists():
+                assert process.returncode is None
+                await asyncio.sleep(0.02)
+            yield f"http://127.0.0.1:{(folder / 'port').read_text().strip()}", folder
+        finally:
+            process.terminate()
+            await process.wait()
+
+
+def child(folder: str) -> None:
+    """The exchange alone; ends with the process."""
+    path = Path(folder) / "clock"
+    ScaledClock.create(path, START)
+    clock = ScaledClock(path, drive=True, speed=1.0)
+    market = generated.make(7, DAY, 300)
+    options = SimOptions(market, clock, port_file=Path(folder) / "port", switches=Switches(rate_limit=0))
+    asyncio.run(serve(options))
+
+
+if __name__ == "__main__":
+    for figure, value, unit in run():
+        print(f"{figure:<70} {value:>12,.3f} {unit}")
