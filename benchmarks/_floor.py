@@ -115,6 +115,22 @@ async def fill_with_past(dsn: str, orders: int) -> None:
             SELECT order_id, created_at, 'stream', 'fill', 'submitted', 'filled' FROM orders
             """
         )
+        await conn.execute(
+            """
+            DO $$
+            DECLARE
+                v_line order_events;
+                v_link bigint := 0;
+                v_hash bytea := ''::bytea;
+            BEGIN
+                FOR v_line IN SELECT * FROM order_events ORDER BY seq LOOP
+                    v_link := v_link + 1;
+                    v_hash := sha256(v_hash || convert_to(journal_line(v_line), 'UTF8'));
+                    INSERT INTO journal_chain (link, seq, hash) VALUES (v_link, v_line.seq, v_hash);
+                END LOOP;
+            END $$
+            """
+        )
         await conn.execute("VACUUM (ANALYZE)")
         await conn.execute("CHECKPOINT")
     finally:

@@ -223,14 +223,19 @@ class Execution:
             except OutcomeUnknown as error:
                 log.warning("outcome_unknown", order_id=row.order_id, symbol=row.symbol, error=str(error))
             if report is not None:
-                await self.books.hear(report, "submit")
-                if (heard := self.books.remembered(row.client_order_id)) is not None:
-                    return heard
-            else:
-                self.resolving(row)
+                return await self._acknowledged(row, report)
+            self.resolving(row)
             async with self.store.read() as conn:
                 return await orders.get(conn, row.order_id)
         return await self._reject(row, "SUBMIT_FAILED", f"the broker did not hear {SENDS} sends")
+
+    async def _acknowledged(self, row: OrderRow, report: OrderReport) -> OrderRow:
+        """Hear the broker's answer; the row as it was written by it, read again only when it has ended by then."""
+        await self.books.hear(report, "submit")
+        if (heard := self.books.remembered(row.client_order_id)) is not None:
+            return heard
+        async with self.store.read() as conn:
+            return await orders.get(conn, row.order_id)
 
     async def _ready(self, row: OrderRow, attempt: int, fresh_until: datetime | None) -> str | None:
         """Pause before another send, and count it; why there must be none when it is too late for it."""
