@@ -1,15 +1,16 @@
 """The account: cash, positions, fees and buying power, in exact decimals."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from decimal import Decimal
+from decimal import ROUND_UP, Decimal
 from typing import Final
 
 from catalyst.simulator.orders import Execution, Side
 from catalyst.simulator.positions import Position
 
 MARGIN_MINIMUM: Final = Decimal(2000)  # equity below which an account neither borrows nor shorts
+CENT: Final = Decimal("0.01")
 
 Marks = Callable[[str], Decimal | None]
 
@@ -38,7 +39,8 @@ class Account:
     deposits: Decimal
     realised: Decimal = Decimal(0)
     fees: Decimal = Decimal(0)  # paid
-    accrued_fees: Decimal = Decimal(0)  # owed, taken from cash at the close
+    accrued_reg: Decimal = Decimal(0)  # owed on sales, taken from cash at the close
+    accrued_taf: Decimal = Decimal(0)
     last_equity: Decimal = Decimal(0)
     last_maintenance: Decimal = Decimal(0)
     multiplier: int = 4
@@ -47,6 +49,15 @@ class Account:
     status: str = "ACTIVE"
     positions: dict[str, Position] = field(default_factory=dict)
     configuration: Configuration = field(default_factory=Configuration)
+
+    @property
+    def accrued_fees(self) -> Decimal:
+        return sum(self.owed().values(), Decimal(0))
+
+    def owed(self) -> dict[str, Decimal]:
+        """The day's regulatory fees so far, each kind rounded up to a cent."""
+        exact = {"REG": self.accrued_reg, "TAF": self.accrued_taf}
+        return {kind: amount.quantize(CENT, ROUND_UP) for kind, amount in exact.items()}
 
     def qty(self, symbol: str) -> Decimal:
         position = self.positions.get(symbol)
@@ -93,8 +104,9 @@ class Account:
         initial = maintenance = Decimal(0)
         for position in self.positions.values():
             price = mark_of(position, marks)
-            initial += abs(position.qty) * price / 2
-            maintenance += maintenance_of(position.qty, price)
+            needed = maintenance_of(position.qty, price)
+            initial += max(abs(position.qty) * price / 2, needed)
+            maintenance += needed
         return initial, maintenance
 
 
@@ -114,10 +126,8 @@ def maintenance_of(qty: Decimal, price: Decimal) -> Decimal:
     return shares * max(Decimal(5), price * Decimal("0.3"))
 
 
-def fees_of(executions: Iterable[Execution], sec: Decimal, taf: Decimal, cap: Decimal) -> Decimal:
-    """The regulatory fees on sales: a rate on the proceeds, and an amount a share under a cap an execution."""
-    total = Decimal(0)
-    for execution in executions:
-        if execution.side is Side.SELL:
-            total += execution.qty * execution.price * sec + min(execution.qty * taf, cap)
-    return total.quantize(Decimal("0.01"))
+def fees_of(execution: Execution, sec: Decimal, taf: Decimal, cap: Decimal) -> tuple[Decimal, Decimal]:
+    """The exact regulatory fees on a sale: a rate on the proceeds, and an amount a share under a cap."""
+    if execution.side is not Side.SELL:
+        return Decimal(0), Decimal(0)
+    return execution.qty * execution.price * sec, min(execution.qty * taf, cap)

@@ -20,6 +20,7 @@ from catalyst.simulator.exchange import Exchange
 from catalyst.simulator.faults import fault_from
 from catalyst.simulator.intake import read_order
 from catalyst.simulator.intervention import HandledMarket
+from catalyst.simulator.schedule import schedule_from
 from catalyst.simulator.stream import Streams
 from catalyst.simulator.trading_api import body_of, number_of, plain, reply
 from catalyst.simulator.transport import Transport
@@ -152,6 +153,7 @@ class AdminApi:
             "executions": len(exchange.executions),
             "requests": len(self._transport.ledger),
             "halted": sorted(exchange.halted),
+            "faults_fired": exchange.faults.fired,
             "connections": self._streams.connections,
             "frames_sent": self._streams.frames_sent,
         }
@@ -171,6 +173,9 @@ class AdminApi:
     # ------------------------------------------------------------------ acts
 
     def break_(self, body: type_json) -> object:
+        """Put one rule in force; or, under `random`, a rule for each kind that fires by chance."""
+        if "random" in body:
+            return [asdict(rule) for rule in self._exchange.faults.follow(schedule_from(body["random"]))]
         return asdict(self._exchange.faults.add(fault_from(body)))
 
     def heal(self, request: web.Request) -> object:

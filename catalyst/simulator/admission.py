@@ -1,14 +1,14 @@
 """Which orders the exchange takes: Alpaca's rules with Alpaca's words, in the order a request meets them."""
 
 from dataclasses import dataclass
-from datetime import datetime, time
+from datetime import datetime, time, timedelta
 from decimal import Decimal
 from typing import Final
 
 from catalyst.clock import NEW_YORK
 from catalyst.simulator.account import MARGIN_MINIMUM, Account, Marks
 from catalyst.simulator.book import Book
-from catalyst.simulator.hours import Hours
+from catalyst.simulator.hours import Hours, day_of
 from catalyst.simulator.market import Asset
 from catalyst.simulator.matching import band, far_side
 from catalyst.simulator.orders import (
@@ -37,9 +37,13 @@ from catalyst.simulator.tape import Tape
 from catalyst.simulator.wire import Refusal, text_of
 
 LONGEST_CLIENT_ID: Final = 128
-
-
 SMALLEST_SHARE: Final = Decimal("0.000000001")
+MOST_OF_EQUITY: Final = 6
+BELL: Final = time(9, 30)  # of a day without a session; the windows are wall time there
+CLOSE: Final = time(16, 0)
+EVENING: Final = time(19, 0)  # orders for the next session's auctions are taken again
+OPG_AHEAD: Final = timedelta(minutes=2)
+CLS_AHEAD: Final = timedelta(minutes=10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +97,7 @@ class Gate:
         self._check_wash(request)
         unit = self.unit_reserve(request, intent, now)
         if intent.opens:
+            self._check_concentration(request.symbol, marks)
             self.check_buying_power(unit * (request.qty or Decimal(1)), marks)
         return Ticket(asset, intent, qty, unit)
 
@@ -114,6 +119,14 @@ class Gate:
                 buying_power=text_of(power.quantize(CENT)),
                 cost_basis=text_of(cost),
             )
+
+    def _check_concentration(self, symbol: str, marks: Marks) -> None:
+        """A position worth more than six times the equity may only be reduced (Alpaca, "User Protection")."""
+        price = marks(symbol)
+        if price is None or symbol not in self._account.positions:
+            return
+        if abs(self._account.qty(symbol)) * price > MOST_OF_EQUITY * self._account.equity(marks):
+            raise forbidden("position exceeds 600% of equity, only closing orders are accepted")
 
     def check_available(
         self,
@@ -142,10 +155,12 @@ class Gate:
             raise forbidden(f"insufficient qty available for order {asked}", **facts)
 
     def market_price(self, symbol: str, side: Side, now: datetime) -> Decimal | None:
-        """The far side of the quote while the market is open, else the last trade."""
-        far = far_side(self._market.quote(symbol, now), side) if self._hours.is_open(now) else None
-        if far is not None:
-            return far[0]
+        """The far side of the quote in regular hours, its middle in extended ones, else the last trade."""
+        if self._hours.extended(now):
+            quote = self._market.quote(symbol, now)
+            far, near = far_side(quote, side), far_side(quote, side.opposite)
+            if far is not None and near is not None:
+                return far[0] if self._hours.is_open(now) else (far[0] + near[0]) / 2
         last = self._market.last_print(symbol, now)
         return None if last is None else last.price
 
@@ -187,15 +202,27 @@ class Gate:
         return asset
 
     def _check_hours(self, request: OrderRequest, now: datetime) -> None:
-        local = now.astimezone(NEW_YORK).time()
         if request.extended_hours and (
             request.type is not OrderType.LIMIT
             or request.time_in_force not in {TimeInForce.DAY, TimeInForce.GTC}
         ):
             raise unprocessable("extended hours order must be DAY or GTC limit orders")
-        if request.time_in_force is TimeInForce.OPG and time(9, 28) <= local < time(19, 0):
+        self.check_life(request.type, request.time_in_force, now)
+
+    def check_life(self, kind: OrderType, tif: TimeInForce, now: datetime) -> None:
+        """Refuse an auction's time in force to a stop, and near or after the auction; half days close early."""
+        if tif not in {TimeInForce.OPG, TimeInForce.CLS}:
+            return
+        if kind not in {OrderType.MARKET, OrderType.LIMIT}:
+            raise malformed(f"{tif} orders must be market or limit orders")
+        day = day_of(now)
+        evening = datetime.combine(day, EVENING, NEW_YORK)
+        session = self._hours.session(day)
+        opening = session.open if session else datetime.combine(day, BELL, NEW_YORK)
+        closing = session.close if session else datetime.combine(day, CLOSE, NEW_YORK)
+        if tif is TimeInForce.OPG and opening - OPG_AHEAD <= now < evening:
             raise unprocessable("opg orders must be submitted after 7:00pm and before 9:28am")
-        if request.time_in_force is TimeInForce.CLS and time(15, 50) <= local < time(19, 0):
+        if tif is TimeInForce.CLS and closing - CLS_AHEAD <= now < evening:
             raise unprocessable("cls orders must be submitted after 7:00pm and before 3:55pm")
 
     def _check_halt(self, request: OrderRequest) -> None:

@@ -17,6 +17,7 @@ class DueKind(StrEnum):
     EXPIRE = "expire"
     OPEN = "open"
     CLOSE = "close"
+    RESUME = "resume"  # of a halted symbol
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -43,6 +44,11 @@ class Agenda:
 
     def next_at(self) -> datetime | None:
         return self.promises[0].at if self.promises else None
+
+    @property
+    def opens_next(self) -> bool:
+        """Whether the next promise is an opening bell."""
+        return bool(self.promises) and self.promises[0].kind is DueKind.OPEN
 
     def pop(self) -> Due:
         return heapq.heappop(self.promises)

@@ -134,7 +134,8 @@ def _check_orders(venue: Venue, problems: list[str]) -> None:
             problems.append(f"order {order.id} filled {order.filled_qty} of {order.qty}")
     for symbol, position in venue.account.positions.items():
         working = _working_exits(venue, symbol, Side.SELL if position.qty > 0 else Side.BUY)
-        if working > abs(position.qty) and not venue.switches.position_lag:
+        lagging = venue.switches.position_lag or venue.unbooked
+        if working > abs(position.qty) and not lagging:
             problems.append(f"{symbol}: exits for {working} shares over a position of {position.qty}")
 
 

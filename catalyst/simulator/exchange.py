@@ -12,7 +12,6 @@ from catalyst.simulator.admission import Gate, Ticket
 from catalyst.simulator.agenda import DueKind
 from catalyst.simulator.draws import Draws
 from catalyst.simulator.faults import FaultKind
-from catalyst.simulator.notices import Notices, Reason, TradingStatus
 from catalyst.simulator.orders import (
     Order,
     OrderClass,
@@ -29,7 +28,7 @@ from catalyst.simulator.request_rules import check_stop_side, check_tick, forbid
 from catalyst.simulator.request_rules import unprocessable as refused
 from catalyst.simulator.switches import Switches
 from catalyst.simulator.tape import Tape
-from catalyst.simulator.venue import Venue
+from catalyst.simulator.venue import Transfer, Venue
 from catalyst.simulator.wire import NOT_FOUND, Refusal, seconds
 
 CLOSABLE = {Status.NEW, Status.PARTIALLY_FILLED, Status.HELD}
@@ -59,7 +58,6 @@ class Exchange(Venue):
             multiplier=multiplier,
         )
         super().__init__(market, account, start, draws, switches or Switches())
-        self.notices = Notices()
         self.gate = Gate(self.book, self.account, market, self.switches, self.halted)
         self.begin()
 
@@ -233,6 +231,7 @@ class Exchange(Venue):
             self._set_trail(changed)
         if changed == old:
             raise refused("order parameters are not changed")
+        self.gate.check_life(changed.type, changed.time_in_force, self.now)
         self._check_changed(old, changed)
         return self._promise_replacement(old, changed, request.client_order_id)
 
@@ -313,6 +312,9 @@ class Exchange(Venue):
                     break
                 if execution.symbol == symbol:
                     qty -= execution.side.sign * execution.qty
+        for until, execution in self.unbooked:
+            if execution.symbol == symbol and until > self.now:
+                qty -= execution.side.sign * execution.qty
         return qty
 
     def position(self, symbol: str) -> Position:
@@ -328,7 +330,7 @@ class Exchange(Venue):
 
     def positions(self) -> list[Position]:
         """Every position shown, by symbol."""
-        symbols = set(self.account.positions)
+        symbols = set(self.account.positions) | {execution.symbol for _, execution in self.unbooked}
         if self.switches.position_lag > 0:
             symbols |= {execution.symbol for execution in self.executions}
         return [self.position(symbol) for symbol in sorted(symbols) if self.position_qty(symbol)]
@@ -395,23 +397,10 @@ class Exchange(Venue):
 
     # ------------------------------------------------------------------ the market, by hand
 
-    def halt(self, symbol: str, reason: Reason = Reason.NEWS) -> None:
-        """Trading in the symbol stops, and the tape says so: nothing trades, market orders are refused."""
-        if symbol not in self.halted:
-            self.halted.add(symbol)
-            self.touched = True
-            self.notices.say(TradingStatus(self.now, symbol, halted=True, reason=reason))
-
-    def resume(self, symbol: str) -> None:
-        """Trading goes on, and the tape says so; waiting orders meet the next trade."""
-        if symbol in self.halted:
-            self.halted.discard(symbol)
-            self.touched = True
-            self.notices.say(TradingStatus(self.now, symbol, halted=False, reason=Reason.NEWS))
-
     def deposit(self, amount: Decimal) -> None:
         """Money comes in, or goes out when negative."""
         if self.account.cash + amount < 0:
             raise forbidden("insufficient cash")
         self.account.cash += amount
         self.account.deposits += amount
+        self.transfers.append(Transfer(self.draws.identity(), self.now, amount))

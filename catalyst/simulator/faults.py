@@ -1,11 +1,13 @@
 """The fault menu: rules that match a request, an order or a stream message, and count what they broke."""
 
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from decimal import ROUND_FLOOR, Decimal
 from enum import StrEnum
 from fnmatch import fnmatchcase
-from typing import Final
+from typing import Final, Protocol
 
+from catalyst.simulator.chance import Chance
 from catalyst.simulator.wire import BAD_PARAMETER, Refusal
 
 
@@ -48,6 +50,9 @@ class FaultKind(StrEnum):
     STOP_REPLACED = "stop_replaced"  # the triggered stop fills through another order id
     NO_TRIGGER = "no_trigger"  # the stop is not elected although its price traded
     VISIBILITY = "visibility"  # not found by client id for `seconds`
+    POSITION_LAG = "position_lag"  # this fill is in the position book only after `seconds`
+    HALT = "halt"  # the symbol halts after a partial fill of `qty` shares, for `seconds` if given
+    GAP = "gap"  # the trade that triggers a stop comes at `factor` of its price, and all after it
 
     # The trade_updates stream.
     STREAM_DROP = "stream_drop"
@@ -64,10 +69,15 @@ class FaultKind(StrEnum):
     STREAM_MUTE = "stream_mute"  # from here on the socket stays open and says nothing
     STREAM_REFUSE = "stream_refuse"  # authentication is refused
     STREAM_BUSY = "stream_busy"  # the handshake gets 429
+    STREAM_SECOND = "stream_second"  # it gets 429 while another connection is open
     STREAM_HALF_OPEN = "stream_half_open"  # the server reads nothing more, pings included
 
 
 REQUEST_FAULTS: Final = frozenset(list(FaultKind)[: list(FaultKind).index(FaultKind.REJECT)])
+# These stand against an order or a symbol until they are removed, whatever their count.
+STANDING: Final = frozenset(
+    {FaultKind.PARTIAL, FaultKind.NO_TRIGGER, FaultKind.VISIBILITY, FaultKind.DOUBLE_EXIT}
+)
 
 
 @dataclass(slots=True)
@@ -93,8 +103,11 @@ class Fault:
     share: str | None = None
     text: str | None = None
     fields: list[str] = field(default_factory=list)
+    factor: str = "0.9"
+    chance: Chance | None = None  # fires by chance instead of by number
     matched: int = 0
     fired: int = 0
+    struck: list[str] = field(default_factory=list)  # the orders that a standing rule had an effect on
 
     def accepts(self, facts: dict[str, str | None]) -> bool:
         """True when every condition of the rule agrees with the facts."""
@@ -106,6 +119,9 @@ class Fault:
             wanted = getattr(self, name)
             if wanted is not None and not fnmatchcase(facts.get(name) or "", wanted):
                 return False
+        if self.chance is not None and self.kind in STANDING:
+            subject = facts.get("client_order_id") if self.kind is not FaultKind.DOUBLE_EXIT else None
+            return self.chance.strikes(subject or facts.get("symbol") or "")
         return True
 
     def most(self, qty: Decimal) -> Decimal | None:
@@ -114,9 +130,31 @@ class Fault:
             return Decimal(self.qty)
         return None if self.share is None else (qty * Decimal(self.share)).to_integral_value(ROUND_FLOOR)
 
+    def fire(self) -> "Fault":
+        """Count a firing; the rule as it fires, its particulars drawn when it fires by chance."""
+        self.fired += 1
+        if self.chance is None:
+            return self
+        drawn = self.chance.particulars(self.fired)
+        if self.kind not in STANDING:
+            self.nth = self.matched + self.chance.gap(self.fired)
+        return replace(self, **drawn)  # type: ignore[arg-type]  # the particulars are fields of a fault
+
+    def strike(self, subject: str) -> None:
+        """Count a standing rule's effect on an order, once for each."""
+        if subject not in self.struck:
+            self.struck.append(subject)
+            self.fired += 1
+
     @property
     def spent(self) -> bool:
         return self.count > 0 and self.fired >= self.count
+
+
+class Rules(Protocol):
+    """What makes rules: a random schedule."""
+
+    def rules(self) -> list[Fault]: ...
 
 
 class FaultBook:
@@ -125,6 +163,7 @@ class FaultBook:
     def __init__(self) -> None:
         self.faults: dict[str, Fault] = {}
         self._given = 0
+        self._healed: Counter[str] = Counter()  # firings of rules that were lifted
 
     def add(self, fault: Fault) -> Fault:
         """Put a rule in force; it keeps its id, or gets one."""
@@ -133,12 +172,24 @@ class FaultBook:
         self.faults[fault.id] = fault
         return fault
 
+    def follow(self, schedule: "Rules") -> list[Fault]:
+        """Put every rule of a random schedule in force."""
+        return [self.add(rule) for rule in schedule.rules()]
+
     def remove(self, fault_id: str | None = None) -> None:
         """Lift one rule, or all."""
-        if fault_id is None:
-            self.faults.clear()
-        else:
-            self.faults.pop(fault_id, None)
+        for gone in list(self.faults) if fault_id is None else [fault_id]:
+            fault = self.faults.pop(gone, None)
+            if fault is not None:
+                self._healed[fault.kind.value] += fault.fired
+
+    @property
+    def fired(self) -> dict[str, int]:
+        """How often each kind has fired, lifted rules included."""
+        total = Counter(self._healed)
+        for fault in self.faults.values():
+            total[fault.kind.value] += fault.fired
+        return {kind: number for kind, number in sorted(total.items()) if number}
 
     def take(self, *kinds: FaultKind, **facts: str | None) -> Fault | None:
         """The first rule of these kinds that fires on these facts, counted; None when none does."""
@@ -147,8 +198,7 @@ class FaultBook:
                 continue
             fault.matched += 1
             if fault.matched >= fault.nth:
-                fault.fired += 1
-                return fault
+                return fault.fire()
         return None
 
     def standing(self, kind: FaultKind, **facts: str | None) -> Fault | None:
@@ -158,9 +208,11 @@ class FaultBook:
 
 def fault_from(body: dict[str, object]) -> Fault:
     """A rule from its JSON; Refusal (422) for an unknown kind or an unknown condition."""
+    rest = {name: value for name, value in body.items() if name != "kind"}
+    if rest.keys() & {"chance", "struck"}:
+        raise Refusal(422, BAD_PARAMETER, "unknown fault: chance comes with a schedule")
     try:
         kind = FaultKind(str(body.get("kind")))
-        rest = {name: value for name, value in body.items() if name != "kind"}
         return Fault(kind=kind, **rest)  # type: ignore[arg-type]  # an admin's JSON; a wrong name raises
     except (ValueError, TypeError) as error:
         raise Refusal(422, BAD_PARAMETER, f"unknown fault: {error}") from None

@@ -86,9 +86,13 @@ class HandledMarket:
     # ------------------------------------------------------------------ by hand
 
     def gap(self, symbol: str, factor: Decimal, at: datetime) -> None:
-        """Multiply every price after `at`."""
+        """Multiply every price after `at`, of trades made by hand too."""
         hand = self._hand(symbol)
         hand.gaps.append(Gap(at, factor))
+        hand.trades = [
+            replace(trade, price=_tick(trade.price * factor)) if trade.at > at else trade
+            for trade in hand.trades
+        ]
         hand.touch(at)
 
     def trade(self, symbol: str, trade: Print) -> None:

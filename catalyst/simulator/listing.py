@@ -1,18 +1,14 @@
-"""Lists a client may page through: orders and account activities."""
+"""Lists of orders that a client may page through."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
-from catalyst.clock import NEW_YORK
 from catalyst.simulator.exchange import Exchange
 from catalyst.simulator.orders import LISTED_OPEN, Order
-from catalyst.simulator.venue import Venue
-from catalyst.simulator.views import cash_view, fill_view
-from catalyst.simulator.wire import BAD_PARAMETER, Refusal, identity, instant, names, truth, type_json
+from catalyst.simulator.wire import BAD_PARAMETER, Refusal, identity, instant, names, truth
 
 LONGEST_LIST = 500
-LONGEST_PAGE = 100
 ASSET_CLASS = "us_equity"
 
 
@@ -120,62 +116,3 @@ def _in_span(exchange: Exchange, order: Order, query: OrderQuery) -> bool:
         if place <= (mark.submitted_at, mark.sequence):
             return False
     return True
-
-
-def list_activities(venue: Venue, kinds: frozenset[str], query: Mapping[str, str]) -> list[type_json]:
-    """Account activities of these kinds (all when empty), newest first unless asked otherwise, one page."""
-    day = query.get("date")
-    start = instant(query["after"], "after") if query.get("after") else None
-    end = instant(query["until"], "until") if query.get("until") else None
-    if day:
-        start = instant(day, "date") - timedelta(microseconds=1)
-        end = (start.astimezone(NEW_YORK) + timedelta(days=1)).astimezone(start.tzinfo)
-    order_id = query.get("order_id")
-    rows = [
-        view
-        for at, view in _activities(venue, kinds, order_id)
-        if (start is None or at > start) and (end is None or at < end)
-    ]
-    descending = query.get("direction", "desc").lower() != "asc"
-    rows.sort(key=lambda row: str(row["id"]), reverse=descending)
-    token = query.get("page_token")
-    if token:
-        rows = [row for row in rows if (str(row["id"]) < token if descending else str(row["id"]) > token)]
-    return rows[: whole(query, "page_size", LONGEST_PAGE, LONGEST_PAGE)]
-
-
-def _activities(
-    venue: Venue, kinds: frozenset[str], order_id: str | None
-) -> list[tuple[datetime, type_json]]:
-    rows: list[tuple[datetime, type_json]] = []
-    if not kinds or "FILL" in kinds:
-        rows += [
-            (execution.at, fill_view(execution))
-            for execution in venue.executions
-            if order_id is None or execution.order_id == order_id
-        ]
-    if order_id is None:
-        if not kinds or "FEE" in kinds:
-            rows += [(fee.at, cash_view("FEE", fee.at, fee.id, -fee.amount)) for fee in venue.fees]
-        if not kinds or "CSD" in kinds:
-            account = venue.account
-            deposit = cash_view("CSD", account.created_at, account.id, account.deposits)
-            rows.append((account.created_at, deposit))
-    return rows
-
-
-def portfolio_history(venue: Venue) -> type_json:
-    """Equity at each close so far, and now."""
-    points = [*venue.equity_history, (venue.now, venue.account.equity(venue.mark))]
-    base = venue.account.deposits
-    gains = [equity - base for _, equity in points]
-    return {
-        "timestamp": [int(at.timestamp()) for at, _ in points],
-        "equity": [float(equity) for _, equity in points],
-        "profit_loss": [float(gain) for gain in gains],
-        "profit_loss_pct": [float(gain / base) if base else 0.0 for gain in gains],
-        "base_value": float(base),
-        "base_value_asof": venue.account.created_at.astimezone(NEW_YORK).date().isoformat(),
-        "timeframe": "1D",
-        "cashflow": {},
-    }

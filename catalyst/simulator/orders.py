@@ -160,6 +160,7 @@ class Order:
     active: bool = False  # a leg that is live, whatever its status says
     elected: bool = False  # a stop that was triggered
     acknowledged: bool = False
+    opening: bool = False  # takes part in the symbol's next trade as in an auction
     resting: Status | None = None  # what it was before a cancel or a replacement became pending
     parent_id: str | None = None
     legs: list[str] = field(default_factory=list)

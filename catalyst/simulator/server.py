@@ -23,6 +23,7 @@ from catalyst.simulator.stream import Streams
 from catalyst.simulator.switches import Switches
 from catalyst.simulator.trading_api import TradingApi
 from catalyst.simulator.transport import Handler, Transport
+from catalyst.simulator.watchlist_api import WatchlistApi
 
 LOOPBACK: Final = "127.0.0.1"
 LONGEST_LINE: Final = 65_536  # the request line; the data API refuses long before, in its own words
@@ -91,6 +92,7 @@ class Server:
 
         app = web.Application(middlewares=[through], client_max_size=LARGEST_BODY)
         TradingApi(self.exchange, self.clock).mount(app)
+        WatchlistApi(self.exchange).mount(app)
         admin = AdminApi(self.exchange, self.clock, self.transport, self.streams)
         admin.mount(app)
         for path in ("/stream", "/stream/"):  # alpaca-trade-api asks with the slash

@@ -13,7 +13,8 @@ from catalyst.simulator.account import Account
 from catalyst.simulator.agenda import Due
 from catalyst.simulator.exchange import Exchange
 from catalyst.simulator.orders import Execution, Order
-from catalyst.simulator.venue import Fee
+from catalyst.simulator.venue import Fee, Transfer
+from catalyst.simulator.watchlists import Watchlist
 from catalyst.simulator.wire import type_json
 
 FILE: Final = "exchange.jsonl"
@@ -21,6 +22,8 @@ LABEL: Final = "market.txt"
 ORDER: Final = TypeAdapter(Order)
 EXECUTION: Final = TypeAdapter(Execution)
 FEE: Final = TypeAdapter(Fee)
+TRANSFER: Final = TypeAdapter(Transfer)
+WATCHLIST: Final = TypeAdapter(Watchlist)
 DUE: Final = TypeAdapter(Due)
 
 
@@ -66,6 +69,8 @@ class Journal:
             "orders": [asdict(exchange.book.orders[order_id]) for order_id in order_ids],
             "executions": [asdict(row) for row in exchange.executions[self._executions :]],
             "fees": [asdict(row) for row in exchange.fees[self._fees :]],
+            "transfers": [asdict(row) for row in exchange.transfers],
+            "watchlists": [asdict(row) for row in exchange.watchlists.values()],
             "agenda": [asdict(row) for row in exchange.agenda.promises],
             "equity": [[at, value] for at, value in exchange.equity_history],
         }
@@ -125,6 +130,9 @@ def _apply(exchange: Exchange, line: type_json) -> None:
         exchange.book.file(ORDER.validate_python(row))
     exchange.executions += [EXECUTION.validate_python(row) for row in _rows(line, "executions")]
     exchange.fees += [FEE.validate_python(row) for row in _rows(line, "fees")]
+    exchange.transfers[:] = [TRANSFER.validate_python(row) for row in _rows(line, "transfers")]
+    lists = [WATCHLIST.validate_python(row) for row in _rows(line, "watchlists")]
+    exchange.watchlists = {each.id: each for each in lists}
     exchange.agenda.restore([DUE.validate_python(row) for row in _rows(line, "agenda")])
     equity = [row for row in _rows(line, "equity") if isinstance(row, list)]
     exchange.equity_history[:] = [(datetime.fromisoformat(at), Decimal(value)) for at, value in equity]

@@ -149,7 +149,10 @@ class Streams:
     async def serve(self, request: web.Request) -> web.StreamResponse:
         """One connection, from handshake to close."""
         busy = self._faults.take(FaultKind.STREAM_BUSY)
-        if busy is not None or (self._switches.one_stream and self._listeners):
+        second = self._listeners and (
+            self._switches.one_stream or self._faults.take(FaultKind.STREAM_SECOND) is not None
+        )
+        if busy is not None or second:
             return web.Response(status=429, text="too many connections")
         socket = web.WebSocketResponse(autoping=False, heartbeat=None)
         await socket.prepare(request)

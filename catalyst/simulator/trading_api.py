@@ -9,10 +9,12 @@ import orjson
 from aiohttp import web
 
 from catalyst.clock import NEW_YORK, Clock
+from catalyst.simulator.activities import list_activities
 from catalyst.simulator.exchange import Exchange
 from catalyst.simulator.faults import FaultKind
+from catalyst.simulator.history import history_view, read_history
 from catalyst.simulator.intake import closing_qty, read_order, read_replace
-from catalyst.simulator.listing import list_activities, list_orders, portfolio_history, read_query
+from catalyst.simulator.listing import list_orders, read_query
 from catalyst.simulator.market import Asset
 from catalyst.simulator.orders import Order
 from catalyst.simulator.positions import Position
@@ -33,7 +35,6 @@ from catalyst.simulator.wire import (
     amount,
     encode,
     identity,
-    names,
     stamp,
     truth,
     type_json,
@@ -71,7 +72,6 @@ class TradingApi:
             ("DELETE", "/v2/positions"): self.close_all,
             ("GET", "/v2/positions/{symbol}"): self.position,
             ("DELETE", "/v2/positions/{symbol}"): self.close,
-            ("GET", "/v2/watchlists"): lambda _: [],
         }
         for (method, path), answer in routes.items():
             app.router.add_route(method, path, plain(answer))
@@ -111,12 +111,10 @@ class TradingApi:
         return configuration_view(self._exchange.account, self._exchange.switches)
 
     def activities(self, request: web.Request) -> object:
-        kind = request.match_info.get("kind")
-        kinds = [kind] if kind else names(request.query.get("activity_types"))
-        return list_activities(self._exchange, frozenset(k.upper() for k in kinds), request.query)
+        return list_activities(self._exchange, request.match_info.get("kind"), request.query)
 
-    def history(self, _: web.Request) -> object:
-        return portfolio_history(self._exchange)
+    def history(self, request: web.Request) -> object:
+        return history_view(self._exchange, read_history(self._exchange, request.query))
 
     # ------------------------------------------------------------------ clock, calendar, assets
 
@@ -150,6 +148,8 @@ class TradingApi:
         switches = self._exchange.switches
         if request.query.get("asset_class", "us_equity") not in {"us_equity", ""}:
             return []
+        if request.query.get("attributes"):
+            return []  # no listing here has any
         return [
             asset_view(asset, switches)
             for asset in self._exchange.market.assets().values()

@@ -31,6 +31,7 @@ BEFORE: Final = (
     FaultKind.STALE,
     FaultKind.EMPTY,
 )
+BEFORE_ANY: Final = tuple(kind for kind in BEFORE if kind not in {FaultKind.STALE, FaultKind.EMPTY})
 AFTER: Final = (
     FaultKind.HANG,
     FaultKind.DROP,
@@ -42,6 +43,7 @@ AFTER: Final = (
     FaultKind.ADD_FIELDS,
     FaultKind.LEG_OMIT,
 )
+AFTER_ANY: Final = (*AFTER[: AFTER.index(FaultKind.GARBLE)], FaultKind.SLOW)
 
 
 @dataclass(slots=True)
@@ -148,7 +150,7 @@ class Transport:
         refused = self._check_keys(request) or self._check_rate(request)
         if refused is not None:
             return refused
-        before = self._exchange.faults.take(*BEFORE, **facts)
+        before = self._exchange.faults.take(*self._possible(request), **facts)
         if before is not None:
             entry.fault = before.kind.value
             spoiled = await self._before(before, request)
@@ -160,11 +162,17 @@ class Transport:
         entry.message = _message_of(response)
         if request.method == "GET" and isinstance(response, web.Response) and response.status == 200:
             self._last[request.path_qs] = response.body if isinstance(response.body, bytes) else b""
-        after = self._exchange.faults.take(*AFTER, **facts)
+        after = self._exchange.faults.take(*spoilable(response), **facts)
         if after is None:
             return response
         entry.fault = after.kind.value
         return await self._after(after, request, response)
+
+    def _possible(self, request: web.Request) -> tuple[FaultKind, ...]:
+        """What can befall the request: only a question has an old answer, or an empty one."""
+        if request.method != "GET":
+            return BEFORE_ANY
+        return BEFORE if request.path_qs in self._last else (*BEFORE_ANY, FaultKind.EMPTY)
 
     # ------------------------------------------------------------------ who, and how often
 
@@ -292,6 +300,14 @@ class Transport:
 def is_trading(path: str) -> bool:
     """Whether the trading API answers there, if only with "endpoint not found"; the data API has its own limits."""
     return path.startswith("/v2/") and not path.startswith(DATA)
+
+
+def spoilable(response: web.StreamResponse) -> tuple[FaultKind, ...]:
+    """What can befall the answer: a document may be damaged, and legs left out where there are some."""
+    body = response.body if isinstance(response, web.Response) else None
+    if not isinstance(body, bytes) or not body:
+        return AFTER_ANY
+    return AFTER if b'"legs":[' in body else tuple(kind for kind in AFTER if kind is not FaultKind.LEG_OMIT)
 
 
 async def answered(request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import partial
+from typing import Final
 
-from catalyst.simulator import groups
+from catalyst.simulator import auctions, groups
 from catalyst.simulator.account import Account, fees_of
 from catalyst.simulator.agenda import Agenda, Due, DueKind
 from catalyst.simulator.book import Book
@@ -20,6 +21,7 @@ from catalyst.simulator.draws import Draws
 from catalyst.simulator.exposure import Exposure, unprotected
 from catalyst.simulator.faults import FaultBook, FaultKind
 from catalyst.simulator.hours import Hours
+from catalyst.simulator.intervention import HandledMarket
 from catalyst.simulator.lag import Lag
 from catalyst.simulator.market import Print, Quote
 from catalyst.simulator.matching import (
@@ -33,18 +35,23 @@ from catalyst.simulator.matching import (
     trail,
     within,
 )
+from catalyst.simulator.notices import Notices, Reason, TradingStatus
 from catalyst.simulator.orders import (
     Execution,
     Order,
     OrderClass,
     Role,
+    Side,
     Status,
     TimeInForce,
 )
 from catalyst.simulator.switches import Switches
 from catalyst.simulator.tape import Tape
 from catalyst.simulator.views import order_view
-from catalyst.simulator.wire import stamp_of, text_of, type_json
+from catalyst.simulator.watchlists import Watchlist
+from catalyst.simulator.wire import seconds, stamp_of, text_of, type_json
+
+MOMENT: Final = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +68,17 @@ class Update:
 
 @dataclass(frozen=True, slots=True)
 class Fee:
-    """A regulatory fee taken at a close."""
+    """A regulatory fee taken at a close: of the SEC (REG) or of FINRA (TAF)."""
+
+    id: str
+    at: datetime
+    amount: Decimal
+    kind: str = "REG"
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """Money that came in, or went out when negative."""
 
     id: str
     at: datetime
@@ -86,11 +103,18 @@ class Venue:
         self.halted: set[str] = set()
         self.executions: list[Execution] = []
         self.fees: list[Fee] = []
+        self.transfers = [Transfer(account.id, start, account.deposits)]
+        self.watchlists: dict[str, Watchlist] = {}
         self.equity_history: list[tuple[datetime, Decimal]] = []
         self.exposure = Exposure()
+        self.notices = Notices()
         self.lag = Lag()
         self.outbox: list[Update] = []
         self.sequence = 0
+        self.unbooked: list[
+            tuple[datetime, Execution]
+        ] = []  # fills not yet in the position book, and until when
+        self._retold: set[str] = set()  # symbols whose tape is not what it was
         self.touched = False  # something outside the orders changed since it was last saved
 
     # ------------------------------------------------------------------ time
@@ -104,28 +128,39 @@ class Venue:
     def advance(self, to: datetime) -> None:
         """Live through everything up to and including `to`, in order; a `to` in the past changes nothing."""
         tape: dict[str, deque[Print]] = {}
+        heard = self.now  # up to here the tape is over
         while True:
-            self._follow(tape, to)
-            symbol = min((s for s in tape if tape[s]), key=lambda s: tape[s][0].at, default=None)
+            self._follow(tape, heard, to)
+            symbol = min((s for s in tape if tape[s]), key=lambda s: (tape[s][0].at, s), default=None)
             promised = self.agenda.next_at()
             if promised is not None and promised > to:
                 promised = None
-            if symbol is not None and (promised is None or tape[symbol][0].at <= promised):
+            if symbol is not None and (promised is None or self._comes_first(tape[symbol][0], promised)):
                 trade = tape[symbol].popleft()
                 self.now = max(self.now, trade.at)
                 self.meet(symbol, trade)
+                heard = self.now
             elif promised is not None:
                 self.now = max(self.now, promised)
+                opens = self.agenda.opens_next
                 self._keep(self.agenda.pop())
+                heard = self.now - MOMENT if opens else self.now
             else:
                 break
         self.now = max(self.now, to)
 
-    def _follow(self, tape: dict[str, deque[Print]], to: datetime) -> None:
-        """Have the tape of exactly the symbols in which something works, from now to `to`."""
+    def _comes_first(self, trade: Print, promised: datetime) -> bool:
+        """A trade goes before a promise of the same instant, but not before the opening bell."""
+        return trade.at < promised or (trade.at == promised and not self.agenda.opens_next)
+
+    def _follow(self, tape: dict[str, deque[Print]], heard: datetime, to: datetime) -> None:
+        """Have the tape of exactly the symbols in which something works, from what was heard to `to`."""
         watched = set(self.book.watched())
+        for symbol in self._retold & tape.keys():
+            del tape[symbol]
+        self._retold.clear()
         for symbol in watched - tape.keys():
-            tape[symbol] = deque(self.market.prints(symbol, self.now, to))
+            tape[symbol] = deque(self.market.prints(symbol, heard, to))
         for symbol in tape.keys() - watched:
             del tape[symbol]
 
@@ -142,6 +177,9 @@ class Venue:
         self.agenda.promise(self.now + delay, kind, order.id, other.id if other else "")
 
     def _keep(self, due: Due) -> None:
+        if due.kind is DueKind.RESUME:
+            self.resume(due.other_id)
+            return
         order = self.book.get(due.order_id)
         if order is None:
             self._turn(due.kind)
@@ -150,7 +188,7 @@ class Venue:
             self._replace(order, self.book.orders[due.other_id])
             return
         keep: dict[DueKind, Callable[[Order], object]] = {
-            DueKind.ACKNOWLEDGE: self._acknowledge,
+            DueKind.ACKNOWLEDGE: self.acknowledge,
             DueKind.ARRIVE: self._arrive,
             DueKind.CANCEL: self._cancel,
             DueKind.LEG_CANCEL: self._cancel_leg,
@@ -169,11 +207,9 @@ class Venue:
             self.account.last_maintenance = self.account.margins(self.mark)[1]
             for position in self.account.positions.values():
                 position.overnight_qty = position.qty
-            for order in self.book.live():
-                if order.status is Status.ACCEPTED and not order.acknowledged:
-                    self.later(DueKind.ACKNOWLEDGE, self.draws.latency(self.switches.acknowledge), order)
+            auctions.open_session(self)
             return
-        self._close_auction()
+        auctions.close_session(self)
         self._settle_fees()
         self.equity_history.append((self.now, self.account.equity(self.mark)))
         session = self.hours.next_session(self.now)
@@ -181,20 +217,35 @@ class Venue:
             self.agenda.promise(session.open, DueKind.OPEN)
             self.agenda.promise(session.close, DueKind.CLOSE)
 
-    def _close_auction(self) -> None:
-        for order in self.book.live():
-            if order.time_in_force is TimeInForce.CLS and order.working and order.symbol not in self.halted:
-                price = self.mark(order.symbol)
-                if price is not None and within(limit_of(order), order.side, price):
-                    self._fill(order, order.remaining, price)
+    def halt(self, symbol: str, reason: Reason = Reason.NEWS) -> None:
+        """Trading in the symbol stops, and the tape says so: nothing trades, market orders are refused."""
+        if symbol not in self.halted:
+            self.halted.add(symbol)
+            self.touched = True
+            self.notices.say(TradingStatus(self.now, symbol, halted=True, reason=reason))
+
+    def resume(self, symbol: str) -> None:
+        """Trading goes on, and the tape says so: the next trade is the reopening auction."""
+        if symbol not in self.halted:
+            return
+        self.halted.discard(symbol)
+        self.touched = True
+        self.notices.say(TradingStatus(self.now, symbol, halted=False, reason=Reason.NEWS))
+        self._retold.add(symbol)  # a halted tape told of no trades to come
+        if self.hours.is_open(self.now):
+            auctions.route(self, symbol)
 
     def _settle_fees(self) -> None:
-        if self.account.accrued_fees:
-            fee = Fee(self.draws.identity(), self.now, self.account.accrued_fees)
-            self.fees.append(fee)
-            self.account.fees += fee.amount
-            self.account.cash -= fee.amount
-            self.account.accrued_fees = Decimal(0)
+        for kind, amount in self.account.owed().items():
+            if amount:
+                self.fees.append(Fee(self.draws.identity(), self.now, amount, kind))
+                self.account.fees += amount
+                self.account.cash -= amount
+        self.account.accrued_reg = self.account.accrued_taf = Decimal(0)
+
+    def hard_to_borrow(self, symbol: str) -> bool:
+        asset = self.market.assets().get(symbol)
+        return symbol in self.switches.hard_to_borrow or (asset is not None and not asset.easy_to_borrow)
 
     def mark(self, symbol: str) -> Decimal | None:
         """The last trade's price."""
@@ -234,7 +285,8 @@ class Venue:
 
     # ------------------------------------------------------------------ acknowledgement and arrival
 
-    def _acknowledge(self, order: Order) -> None:
+    def acknowledge(self, order: Order) -> None:
+        """The venue has the order: it works from here on, unless it is rejected."""
         if order.terminal or order.acknowledged:
             return
         if self.faults.take(FaultKind.REJECT, **self.facts(order)):
@@ -257,26 +309,16 @@ class Venue:
 
     def _arrive(self, order: Order) -> None:
         """The order meets the quote: takers trade with its far side, up to its size."""
-        if not order.working or self._asleep(order):
+        if not order.working or order.opening or self._asleep(order):
             return
         if order.time_in_force is TimeInForce.CLS:
-            return
-        if order.time_in_force is TimeInForce.OPG:
-            self._open_auction(order)
             return
         met = None if is_stop(order) and not order.elected else price_on_arrival(order, self._quote(order))
         if met is not None and order.time_in_force is TimeInForce.FOK and met[1] < order.remaining:
             met = None
         if met is not None:
-            self._trade(order, Decimal(max(met[1], 1)), met[0])
+            self.trade(order, Decimal(max(met[1], 1)), met[0])
         if order.time_in_force in {TimeInForce.IOC, TimeInForce.FOK} and not order.terminal:
-            self.finish(order, Status.CANCELED)
-
-    def _open_auction(self, order: Order) -> None:
-        price = self.mark(order.symbol)
-        if price is not None and within(limit_of(order), order.side, price):
-            self._fill(order, order.remaining, price)
-        else:
             self.finish(order, Status.CANCELED)
 
     def _asleep(self, order: Order) -> bool:
@@ -292,21 +334,41 @@ class Venue:
         """A trade on the tape meets every order that works in the symbol."""
         if symbol in self.halted:
             return
+        if isinstance(self.market, HandledMarket):
+            trade = self._gapped(self.market, symbol, trade)
         for order in self.book.working(symbol):
-            if not order.working or self._asleep(order):
+            if not order.working or self._asleep(order) or order.time_in_force is TimeInForce.CLS:
                 continue
-            if order.time_in_force in {TimeInForce.OPG, TimeInForce.CLS}:
+            if not (order.opening and auctions.cross(self, order, trade.price)):
+                self._reach(order, trade)
+
+    def _gapped(self, market: HandledMarket, symbol: str, trade: Print) -> Print:
+        """The trade, further away and the market with it when it would trigger a stop and a fault says so."""
+        for order in self.book.working(symbol):
+            if self._asleep(order) or not elects(order, trade.price):
                 continue
-            if trail(order, trade.price):
-                self.file(order)
-            if elects(order, trade.price):
-                if self.faults.standing(FaultKind.NO_TRIGGER, **self.facts(order)):
-                    continue
-                self._on_election(self._elect(order), trade)
-            elif not is_stop(order) or order.elected:
-                price = price_on_print(order, trade.price, lambda: self.market.quote(symbol, trade.at))
-                if price is not None:
-                    self._trade(order, slice_of(trade.size, self.switches.participation), price)
+            fault = self.faults.take(FaultKind.GAP, **self.facts(order))
+            if fault is not None:
+                factor = Decimal(fault.factor)
+                market.gap(symbol, factor if order.side is Side.SELL else 2 - factor, trade.at - MOMENT)
+                self._retold.add(symbol)
+                return market.last_print(symbol, trade.at) or trade
+        return trade
+
+    def _reach(self, order: Order, trade: Print) -> None:
+        """A trade moves, triggers or fills one order."""
+        if trail(order, trade.price):
+            self.file(order)
+        if elects(order, trade.price):
+            stuck = self.faults.standing(FaultKind.NO_TRIGGER, **self.facts(order))
+            if stuck is not None:
+                stuck.strike(order.id)
+                return
+            self._on_election(self._elect(order), trade)
+        elif not is_stop(order) or order.elected:
+            price = price_on_print(order, trade.price, lambda: self.market.quote(order.symbol, trade.at))
+            if price is not None:
+                self.trade(order, slice_of(trade.size, self.switches.participation), price)
 
     def _on_election(self, order: Order, trade: Print) -> None:
         """A triggered stop is a new taker: it meets the quote, or the trade itself where there is none."""
@@ -315,11 +377,11 @@ class Venue:
             price = price_on_print(order, trade.price, lambda: None)
             size = slice_of(trade.size, self.switches.participation)
             if price is not None:
-                self._trade(order, size, price)
+                self.trade(order, size, price)
             return
         met = price_on_arrival(order, quote)
         if met is not None:
-            self._trade(order, Decimal(max(met[1], 1)), met[0])
+            self.trade(order, Decimal(max(met[1], 1)), met[0])
 
     def _elect(self, order: Order) -> Order:
         """The stop is triggered: its sibling ends as replaced; the order that now works is returned."""
@@ -340,7 +402,7 @@ class Venue:
                     groups.supersede(self, sibling, worker)
         return worker
 
-    def _trade(self, order: Order, capacity: Decimal, price: Decimal) -> None:
+    def trade(self, order: Order, capacity: Decimal, price: Decimal) -> None:
         """Fill up to `capacity` shares, as far as the fault menu lets it."""
         if order.notional is not None and order.qty is None:
             order.qty = (order.notional / price).quantize(Decimal("0.000000001"))
@@ -352,10 +414,20 @@ class Venue:
             qty = max(Decimal(1), qty // 2)
         stall = self.faults.standing(FaultKind.PARTIAL, **self.facts(order))
         if stall is not None and (most := stall.most(order.filled_qty + order.remaining)) is not None:
-            stall.fired = 1
+            stall.strike(order.id)
             qty = min(qty, most - order.filled_qty)
-        if qty > 0:
-            self._fill(order, qty, price)
+        if qty <= 0:
+            return
+        halt = self.faults.take(FaultKind.HALT, **self.facts(order)) if order.remaining > 1 else None
+        if halt is not None:
+            part = Decimal(halt.qty) if halt.qty else max(order.remaining // 2, Decimal(1))
+            qty = min(qty, part)
+        self._fill(order, qty, price)
+        if halt is not None:
+            self.halt(order.symbol)
+            if halt.seconds:
+                until = self.now + seconds(halt.seconds)
+                self.agenda.promise(until, DueKind.RESUME, other_id=order.symbol)
 
     def _fill(self, order: Order, qty: Decimal, price: Decimal) -> None:
         """Book one execution and everything that follows from it."""
@@ -386,9 +458,15 @@ class Venue:
             position_qty=position,
         )
         self.executions.append(execution)
+        lag = self.faults.take(FaultKind.POSITION_LAG, **self.facts(order))
+        if lag is not None:
+            self.unbooked = [row for row in self.unbooked if row[0] > self.now]
+            self.unbooked.append((self.now + seconds(lag.seconds), execution))
         if self.switches.charge_fees:
             terms = self.switches
-            self.account.accrued_fees += fees_of([execution], terms.sec_fee, terms.taf_fee, terms.taf_cap)
+            reg, taf = fees_of(execution, terms.sec_fee, terms.taf_fee, terms.taf_cap)
+            self.account.accrued_reg += reg
+            self.account.accrued_taf += taf
         self.file(order)
         self.tell(
             order,
@@ -465,7 +543,8 @@ class Venue:
 
     def _expire(self, order: Order) -> None:
         """The order's time is over, and its legs' with it."""
-        status = Status.CANCELED if self.switches.expire_as_canceled else Status.EXPIRED
+        by_venue = self.switches.expire_as_canceled or order.time_in_force in auctions.BY_THE_VENUE
+        status = Status.CANCELED if by_venue else Status.EXPIRED
         for each in (order, *self.book.legs(order)):
             self.finish(each, status)
 

@@ -216,15 +216,17 @@ def fill_view(execution: Execution) -> type_json:
     }
 
 
-def cash_view(activity_type: str, at: datetime, identity: str, amount: Decimal) -> type_json:
-    """A non-trade activity: a deposit (CSD) or a fee (FEE)."""
+def cash_view(kind: str, at: datetime, identity: str, amount: Decimal, **more: str) -> type_json:
+    """A non-trade activity: a deposit (CSD), a withdrawal (CSW) or a fee (FEE)."""
     return {
         "id": activity_id(at, identity),
-        "activity_type": activity_type,
+        "activity_type": kind,
         "date": at.astimezone(NEW_YORK).date().isoformat(),
+        "created_at": stamp_of(at),
         "net_amount": text_of(amount),
-        "description": "regulatory fees" if activity_type == "FEE" else "deposit",
+        "currency": "USD",
         "status": "executed",
+        **more,
     }
 
 

@@ -50,6 +50,8 @@ words: dict[str, st.SearchStrategy[Any]] = {
 particular = {("GET", "/v2/account/portfolio/history", "timeframe"): st.sampled_from(("1D", "15Min"))}
 # An order that is named in a request is one the house knows, by place in its list.
 NAMES_ORDER = ("order_id", "before_order_id", "after_order_id", "client_order_id")
+# So is a watchlist.
+NAMES_LIST = ("watchlist_id", "name")
 RARELY = st.integers(0, 9).map(lambda number: number == 4)  # not at an end: those are drawn more often
 alternatives = (
     ({"after", "until"}, {"before_order_id", "after_order_id"}),
@@ -108,15 +110,28 @@ replacements = st.fixed_dictionaries(
 )
 
 
+entries = st.fixed_dictionaries({"symbol": st.sampled_from(SYMBOLS)})
+watchlists = st.fixed_dictionaries(
+    {"name": st.integers(0, 100_000).map(lambda number: f"list {number}")},
+    optional={"symbols": st.lists(st.sampled_from(SYMBOLS), max_size=4, unique=True)},
+)
+
+
 @dataclass
 class Wanted:
     """A drawn case, and what is still to be put in its place: the numbers of the orders it speaks of."""
 
     case: Case
     orders: dict[str, int] = field(default_factory=dict)
+    lists: dict[str, int] = field(default_factory=dict)
 
     def settle(self, house: House) -> Case:
-        """The case with the names of orders that the house has now."""
+        """The case with the names of orders and watchlists that the house has now."""
+        kept = list(house.exchange.watchlists.values())
+        for name, pick in self.lists.items():
+            chosen = kept[pick % len(kept)]
+            place = self.case.query if name == "name" else self.case.path_parameters
+            place[name] = chosen.name if name == "name" else chosen.id  # type: ignore[index]
         every = list(house.exchange.book.orders.values())
         for name, pick in self.orders.items():
             priced = [order for order in house.exchange.book.live() if order.limit_price is not None]
@@ -140,7 +155,9 @@ def wanted(draw: st.DrawFn, operation: APIOperation) -> Wanted:  # type: ignore[
         for name in list(place or ()):
             if draw(RARELY):
                 continue
-            if name in NAMES_ORDER:
+            if name in NAMES_LIST and "watchlists" in operation.path:
+                made.lists[name] = draw(st.integers(0, 60))
+            elif name in NAMES_ORDER:
                 made.orders[name] = draw(st.integers(0, 60))
             elif (strategy := particular.get((*label, name), words.get(name))) is not None:
                 place[name] = draw(strategy)  # type: ignore[index]
@@ -153,4 +170,7 @@ def wanted(draw: st.DrawFn, operation: APIOperation) -> Wanted:  # type: ignore[
         case.body = draw(bodies())
     elif label == ("PATCH", "/v2/orders/{order_id}") and not draw(RARELY):
         case.body = draw(replacements)
+    elif "watchlists" in operation.path and label[0] in {"POST", "PUT"} and not draw(RARELY):
+        filled = label[0] == "PUT" or operation.path == "/v2/watchlists"
+        case.body = draw(watchlists if filled else entries)
     return made

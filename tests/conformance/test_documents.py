@@ -71,6 +71,16 @@ OPERATIONS = [
     "GET /v2/positions/{symbol_or_asset_id}",
     "DELETE /v2/positions/{symbol_or_asset_id}",
     "GET /v2/watchlists",
+    "POST /v2/watchlists",
+    "GET /v2/watchlists/{watchlist_id}",
+    "PUT /v2/watchlists/{watchlist_id}",
+    "POST /v2/watchlists/{watchlist_id}",
+    "DELETE /v2/watchlists/{watchlist_id}",
+    "DELETE /v2/watchlists/{watchlist_id}/{symbol}",
+    "GET /v2/watchlists:by_name",
+    "PUT /v2/watchlists:by_name",
+    "POST /v2/watchlists:by_name",
+    "DELETE /v2/watchlists:by_name",
     "GET /v1/corporate-actions",
     "GET /v1beta1/news",
     "GET /v1beta1/screener/stocks/most-actives",
@@ -180,6 +190,7 @@ def furnish(house: House) -> None:
 
 def refill(house: House) -> None:
     """Something to replace, cancel and close again."""
+    relist(house)
     for symbol in SYMBOLS:
         body = {"symbol": symbol, "side": "buy", "qty": 2, "type": "market", "time_in_force": "day"}
         house.ask("POST", "/v2/orders", json=body)
@@ -187,6 +198,13 @@ def refill(house: House) -> None:
         away = {**body, "type": "limit", "limit_price": f"{CENTS[symbol] / 200:.2f}"}
         house.ask("POST", "/v2/orders", json=away)
     house.passes()
+
+
+def relist(house: House) -> None:
+    """Watchlists, none of them full or empty."""
+    for number in range(4):
+        made = house.ask("POST", "/v2/watchlists", json={"name": f"own {number}", "symbols": SYMBOLS[:3]})
+        assert made.status_code in {200, 422}
 
 
 def told(house: House, label: str, examples: int) -> tuple[Counter[int], set[str]]:
@@ -205,6 +223,8 @@ def told(house: House, label: str, examples: int) -> tuple[Counter[int], set[str
     def holds(one: Wanted) -> None:
         if len(house.exchange.account.positions) < 4 or len(house.exchange.book.live()) < 4:
             refill(house)
+        if len(house.exchange.watchlists) < 2:
+            relist(house)
         if label == "DELETE /v2/positions/{symbol_or_asset_id}":  # nothing can be closed that orders hold
             house.ask("DELETE", "/v2/orders")
             house.passes()

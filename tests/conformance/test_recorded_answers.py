@@ -3,7 +3,7 @@
 import gzip
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
@@ -18,7 +18,8 @@ RECORDED = SHARED / "alpaca" / "alpaca_http_recorded.jsonl.gz"
 pytestmark = pytest.mark.skipif(not RECORDED.exists(), reason="the recorded answers are not here")
 
 ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-LISTED = {"SPOT": "NFLX", "BYND": "F", "LSF": "GM"}  # recorded symbols that a small market does not have
+# Recorded symbols that a small market does not have.
+LISTED = {"SPOT": "NFLX", "BYND": "F", "LSF": "GM", "FB": "MSFT", "GOOG": "SPY", "GOOGL": "TSLA"}
 WHAT = {  # what an answer is made of, by the path it answers
     "/v2/account": "account",
     "/v2/account/activities": "activity",
@@ -31,6 +32,9 @@ WHAT = {  # what an answer is made of, by the path it answers
     "/v2/orders/{id}": "order",
     "/v2/positions": "position",
     "/v2/positions/{symbol}": "position",
+    "/v2/watchlists": "watchlist",
+    "/v2/watchlists:by_name": "watchlist",
+    "/v2/watchlists:by_name/{symbol}": "watchlist",
     "/v2/stocks/snapshots": "snapshots",
     "/v2/stocks/{symbol}/bars": "bars",
     "/v2/stocks/{symbol}/quotes/latest": "latest quote",
@@ -41,23 +45,50 @@ WHAT = {  # what an answer is made of, by the path it answers
 
 
 @lru_cache(maxsize=1)
-def recorded() -> list[dict[str, Any]]:
-    """The recorded exchanges of the calls that exist here; other vendors and retired versions are left out."""
+def every() -> list[dict[str, Any]]:
+    """Every recorded exchange, its address taken apart."""
     rows = []
     with gzip.open(RECORDED, "rt") as lines:
         for line in lines:
             row = json.loads(line)
             parts = urlsplit(row["uri"])
-            row["path"], row["query"] = parts.path, dict(parse_qsl(parts.query))
+            row["host"], row["path"], row["query"] = parts.netloc, parts.path, dict(parse_qsl(parts.query))
             row["kind"] = f"{row['method']} {template(parts.path)}"
-            if parts.netloc.endswith("alpaca.markets") and template(parts.path) in WHAT:
-                rows.append(row)
+            rows.append(row)
     return rows
+
+
+@lru_cache(maxsize=1)
+def recorded() -> list[dict[str, Any]]:
+    """The recorded exchanges of the calls that exist here; other vendors and retired versions are left out."""
+    return [row for row in every() if exists(row)]
+
+
+def exists(row: dict[str, Any]) -> bool:
+    return row["host"].endswith("alpaca.markets") and template(row["path"]) in WHAT
+
+
+def test_every_recorded_exchange_is_accounted_for() -> None:
+    """By kind: how many were recorded, and which of them are calls that exist here."""
+    found = Counter(
+        (row["kind"] if exists(row) else f"{row['method']} {row['host']}{family(row['path'])}", exists(row))
+        for row in every()
+    )
+    listed = {(kind, made == "yes"): int(number) for kind, number, made, _ in table("What was recorded")}
+    assert dict(found) == listed
+
+
+def family(path: str) -> str:
+    """The path of another vendor's or a retired call, without its particulars."""
+    path = re.sub(r"/range/.*", "/range/…", path)
+    path = re.sub(r"/(AMZN|BYND|MSFT|AMD|AAPL|TWTR)\b", "/{symbol}", path)
+    return re.sub(r"/\d{4}-\d\d-\d\d", "/{day}", path)
 
 
 def template(path: str) -> str:
     path = ID.sub("{id}", path)
     path = re.sub(r"^/v2/stocks/[A-Z.]+/", "/v2/stocks/{symbol}/", path)
+    path = re.sub(r"^/v2/watchlists:by_name/[A-Z.]+$", "/v2/watchlists:by_name/{symbol}", path)
     return re.sub(r"^/v2/(assets|positions)/[A-Z.]+$", r"/v2/\1/{symbol}", path)
 
 
@@ -121,6 +152,8 @@ def again(house: House, row: dict[str, Any]) -> tuple[int, Any]:
     if "symbols" in query:
         query["symbols"] = ",".join(listed(symbol) for symbol in query["symbols"].split(","))
     body = json.loads(row["request_body"]) if row["request_body"] else None
+    if "watchlists" in path and body is not None:
+        body = {name: relisted(value) if name != "name" else value for name, value in body.items()}
     if row["kind"] in {"POST /v2/orders", "PATCH /v2/orders/{id}"}:
         body = priced(house, row, body)
     response = house.ask(row["method"], path, params=query, json=body)
@@ -131,10 +164,16 @@ def listed(symbol: str) -> str:
     return LISTED.get(symbol, symbol)
 
 
+def relisted(value: Any) -> Any:
+    return [listed(symbol) for symbol in value] if isinstance(value, list) else listed(value)
+
+
 def when(name: str, value: str, path: str) -> str:
     """Recorded ranges of market data moved to the days that this market has."""
     if name in {"start", "end"} and path.startswith("/v2/stocks/"):
         return {"start": "2026-06-15T00:00:00-04:00", "end": "2026-06-17T10:25:00-04:00"}[name]
+    if name == "date_end":
+        return "2026-06-17"
     if name in {"after", "until"}:
         return {"after": "2026-06-01", "until": "2026-07-01"}[name]
     return value
@@ -142,6 +181,9 @@ def when(name: str, value: str, path: str) -> str:
 
 def prepare(house: House, row: dict[str, Any]) -> None:
     """A flat account, then what the request needs: shares to sell, a position to show, orders to cancel."""
+    if "watchlists" in row["path"]:
+        prepare_watchlists(house, row)
+        return
     house.passes(2)  # what the call before began is over
     house.ask("PATCH", "/v2/account/configurations", json={"no_shorting": False, "suspend_trade": False})
     house.ask("DELETE", "/v2/orders")
@@ -167,6 +209,19 @@ def prepare(house: House, row: dict[str, Any]) -> None:
     ):
         furnish(house)
     house.passes()
+
+
+def prepare_watchlists(house: House, row: dict[str, Any]) -> None:
+    """The list that is asked for, unless it was not found; and others where all are listed."""
+    for kept in house.ask("GET", "/v2/watchlists").json():
+        house.ask("DELETE", f"/v2/watchlists/{kept['id']}")
+    names = [row["query"]["name"]] if row["query"].get("name") and row["status"] != 404 else []
+    if row["method"] == "GET":
+        names += ["Primary", "another"]
+    symbols = ["AAPL", listed("GOOGL")] if row["method"] == "DELETE" else ["AAPL"]
+    for name in names:
+        house.ask("POST", "/v2/watchlists", json={"name": name, "symbols": symbols})
+    house.passes(2)
 
 
 def furnish(house: House) -> None:
@@ -253,6 +308,10 @@ class Shapes:
                 yield {**row, "legs": None}
                 for leg in row["legs"]:
                     self.see("leg", leg)
+            elif what == "watchlist" and "assets" in row:
+                yield {name: value for name, value in row.items() if name != "assets"}
+                for asset in row["assets"]:
+                    self.see("asset", asset)
             elif what == "several":
                 yield {**row, "body": None}
                 self.see("order" if row["status"] == 200 else "refusal", row["body"])
