@@ -38,7 +38,6 @@ from catalyst.simulator.wire import Refusal, text_of
 
 LONGEST_CLIENT_ID: Final = 128
 SMALLEST_SHARE: Final = Decimal("0.000000001")
-MOST_OF_EQUITY: Final = 6
 BELL: Final = time(9, 30)  # of a day without a session; the windows are wall time there
 CLOSE: Final = time(16, 0)
 EVENING: Final = time(19, 0)  # orders for the next session's auctions are taken again
@@ -97,7 +96,6 @@ class Gate:
         self._check_wash(request)
         unit = self.unit_reserve(request, intent, now)
         if intent.opens:
-            self._check_concentration(request.symbol, marks)
             self.check_buying_power(unit * (request.qty or Decimal(1)), marks)
         return Ticket(asset, intent, qty, unit)
 
@@ -119,14 +117,6 @@ class Gate:
                 buying_power=text_of(power.quantize(CENT)),
                 cost_basis=text_of(cost),
             )
-
-    def _check_concentration(self, symbol: str, marks: Marks) -> None:
-        """A position worth more than six times the equity may only be reduced (Alpaca, "User Protection")."""
-        price = marks(symbol)
-        if price is None or symbol not in self._account.positions:
-            return
-        if abs(self._account.qty(symbol)) * price > MOST_OF_EQUITY * self._account.equity(marks):
-            raise forbidden("position exceeds 600% of equity, only closing orders are accepted")
 
     def check_available(
         self,
@@ -170,14 +160,16 @@ class Gate:
             return Decimal(0)
         if request.notional is not None:
             return request.notional
-        market = self.market_price(request.symbol, request.side, now) or Decimal(0)
         price = request.limit_price
         if price is None and request.stop_price is not None:
             price = request.stop_price * (band(request.stop_price) if request.side is Side.BUY else 1)
         if intent is Intent.SELL_TO_OPEN:
             ask = self.market_price(request.symbol, Side.BUY, now) or Decimal(0)
             return max(price or Decimal(0), ask * Decimal("1.03"))
-        return market * band(market) if price is None else price
+        if price is not None:
+            return price
+        market = self.market_price(request.symbol, request.side, now) or Decimal(0)
+        return market * band(market)
 
     def _check_account(self) -> None:
         if self._account.configuration.suspend_trade:
@@ -263,12 +255,14 @@ class Gate:
             raise unprocessable("oto orders must be entry orders")
 
     def _check_prices(self, request: OrderRequest, now: datetime) -> None:
+        simple = request.order_class is OrderClass.SIMPLE
+        if simple and request.type not in {OrderType.STOP, OrderType.STOP_LIMIT}:
+            return  # nothing of it depends on the market
         market = self.market_price(request.symbol, request.side, now)
-        if request.order_class is not OrderClass.SIMPLE:
+        if not simple:
             for base in self._bases(request, market):
                 check_against_base(request, base)
-            return
-        if request.type in {OrderType.STOP, OrderType.STOP_LIMIT} and market is not None:
+        elif market is not None:
             check_stop_side(request.side, request.stop_price, market)
 
     def _bases(self, request: OrderRequest, market: Decimal | None) -> list[Decimal]:

@@ -3,7 +3,6 @@
 from datetime import timedelta
 from decimal import Decimal
 from hashlib import blake2b
-from uuid import UUID
 
 from catalyst.simulator.switches import Span
 
@@ -17,7 +16,9 @@ class Draws:
 
     def identity(self) -> str:
         """A version 4 UUID that this seed never gives twice."""
-        return str(UUID(bytes=self._bytes(), version=4))
+        raw = self._bytes().hex()
+        variant = "89ab"[int(raw[16], 16) & 3]
+        return f"{raw[:8]}-{raw[8:12]}-4{raw[13:16]}-{variant}{raw[17:20]}-{raw[20:]}"
 
     def latency(self, span: Span) -> timedelta:
         """A duration inside the span."""

@@ -117,14 +117,8 @@ def stamp(at: datetime | None, *, local: bool = False) -> str | None:
 
 def stamp_of(at: datetime, *, local: bool = False) -> str:
     """As `stamp`, for an instant that is there."""
-    at = at.astimezone(NEW_YORK) if local else at
-    nanoseconds = f"{at.microsecond:06d}{at.microsecond * 7 % 1000:03d}"
-    offset = at.strftime("%z")
-    return (
-        f"{at:%Y-%m-%dT%H:%M:%S}.{nanoseconds}{offset[:3]}:{offset[3:]}"
-        if local
-        else (f"{at:%Y-%m-%dT%H:%M:%S}.{nanoseconds}Z")
-    )
+    text = (at.astimezone(NEW_YORK) if local else at).isoformat(timespec="microseconds")
+    return f"{text[:26]}{at.microsecond * 7 % 1000:03d}{text[26:] if local else 'Z'}"
 
 
 def seconds(value: float) -> timedelta:
