@@ -3,6 +3,9 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import timedelta
+from decimal import Decimal
+from functools import partial
 from itertools import pairwise
 from random import Random
 from typing import Any
@@ -13,12 +16,15 @@ import requests
 import websockets
 
 from catalyst.simulator.audit import audit
+from catalyst.simulator.exchange import Exchange
 from catalyst.simulator.faults import REQUEST_FAULTS, STANDING, Fault, FaultBook, FaultKind
+from catalyst.simulator.intake import read_order
 from catalyst.simulator.intervention import HandledMarket
 from catalyst.simulator.orders import Order, Role, Status
 from catalyst.simulator.schedule import RATE, Schedule
 from catalyst.simulator.views import order_view
 from catalyst.simulator.wire import Refusal
+from tests.conformance.house import new_york, small_market
 from tests.simulator.desk import Desk
 from tests.simulator.wire import AUTH, Wire, listening, receives, says, wired
 
@@ -464,3 +470,24 @@ async def test_a_lagging_position_hides_an_oco() -> None:
         assert (await wire.http_("GET", "/v2/positions")).json() == []
         await wire.passes(2)
         assert (await wire.http_("POST", "/v2/orders", json=body)).status_code == 200
+
+
+def a_halted_order(step: float) -> list[tuple[object, ...]]:
+    """A market order's executions when a fault halts its symbol for half a minute after five shares."""
+    market = HandledMarket(small_market())
+    exchange = Exchange(market, new_york("11:00"), deposit=Decimal(10_000_000))
+    exchange.notices.on_change(partial(market.heed, exchange.notices))
+    exchange.faults.add(Fault(FaultKind.HALT, qty="5", seconds=30.0))
+    body = {"symbol": "AAPL", "side": "buy", "qty": 2000, "type": "market", "time_in_force": "day"}
+    exchange.submit(read_order(body))
+    while exchange.now < new_york("11:05"):
+        exchange.advance(exchange.now + timedelta(seconds=step))
+    return [(e.at, e.qty, e.price) for e in exchange.executions]
+
+
+def test_a_halt_lasts_as_long_at_any_pace() -> None:
+    """Nothing trades in between, and what was silent is heard again, in one leap as in small steps."""
+    leap = a_halted_order(300.0)
+    assert leap == a_halted_order(0.7)
+    assert [qty for _, qty, _ in leap] == [5, 1995]  # the rest in the reopening
+    assert leap[1][0] - leap[0][0] >= timedelta(seconds=30)  # type: ignore[operator]
