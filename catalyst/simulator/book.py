@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from decimal import Decimal
 
-from catalyst.simulator.orders import LISTED_OPEN, Order, OrderClass, Side, Status
+from catalyst.simulator.orders import LISTED_OPEN, Order, OrderClass, Side, Status, TimeInForce
 
 
 class Book:
@@ -15,6 +15,7 @@ class Book:
         self.changed: dict[str, None] = {}  # ids touched since the last time somebody saved them
         self._live: dict[str, dict[str, None]] = {}
         self._working: dict[str, dict[str, None]] = {}
+        self._followed: dict[str, dict[str, None]] = {}
 
     def file(self, order: Order) -> None:
         """Store the order and put it on the shelves its status belongs to."""
@@ -23,6 +24,8 @@ class Book:
         self.changed[order.id] = None
         _shelve(self._live, order, keep=not order.terminal)
         _shelve(self._working, order, keep=order.working)
+        waits = order.time_in_force is TimeInForce.CLS  # no trade of the day matters to it but the last
+        _shelve(self._followed, order, keep=order.working and not waits)
 
     def get(self, order_id: str) -> Order | None:
         return self.orders.get(order_id)
@@ -40,8 +43,8 @@ class Book:
         return self._listed(self._working, symbol)
 
     def watched(self) -> Iterable[str]:
-        """Symbols in which something works."""
-        return self._working.keys()
+        """Symbols in which an order works that any trade may fill."""
+        return self._followed.keys()
 
     def legs(self, order: Order) -> list[Order]:
         """The legs nested under this order, in their order of birth."""

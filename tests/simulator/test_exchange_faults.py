@@ -263,6 +263,7 @@ async def handshake_occasions(wire: Wire, kind: FaultKind) -> list[bool]:
 
     if kind is not FaultKind.STREAM_SECOND:
         return [not await let_in() for _ in range(3)]
+    wire.desk.exchange.switches.one_stream = False  # it would refuse every second connection by itself
     async with listening(wire.server):
         return [not await let_in() for _ in range(3)]
 
