@@ -86,7 +86,8 @@ def sim(
     quotes: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Quote bars that belong to --recorded, of a second or a minute.", rich_help_panel=WHICH
+            help="Quotes that belong to --recorded: single ones, or bars of a second or a minute.",
+            rich_help_panel=WHICH,
         ),
     ] = None,
     daily: Annotated[

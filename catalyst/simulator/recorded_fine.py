@@ -2,8 +2,9 @@
 
 Trades: symbol, timestamp (UTC), price, size, optionally suspicious (1: left out). Quote bars: symbol, timestamp
 (UTC, start of the bar), bid_open, bid_close, bid_size, ask_open, ask_close, ask_size; a second or a minute long;
-a price of 0 is a side that is not there. The market's time goes by the second: trades of one second happen at
-its beginning, in the recorded order.
+a price of 0 is a side that is not there. Single quotes: symbol, timestamp, bid_price, bid_size, ask_price,
+ask_size, optionally suspicious; a price of 0 is a side the message does not tell. The market's time goes by the
+second: trades of one second happen at its beginning, in the recorded order, and of its quotes the last stands.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from catalyst.simulator import calendar, path
 from catalyst.simulator.market import Floats, Ints
@@ -22,6 +24,7 @@ from catalyst.simulator.market_table import SECONDS, BarTable
 from catalyst.simulator.market_ticks import MINUTE, Ticks
 
 QUOTE_STEPS: Final = (1, 60)
+Numbered = tuple[pa.Table, Ints, Ints]  # rows, the symbol number of each, its start in epoch seconds
 
 
 def is_trades(table: pa.Table) -> bool:
@@ -34,12 +37,7 @@ def ticks_of_trades(table: pa.Table, number: Ints, start: Ints, until: int) -> d
 
     Raises ValueError for a price or a size that is not positive and finite.
     """
-    keep = start < until
-    if "suspicious" in table.column_names:
-        keep &= ~np.isin(
-            np.array(pc.cast(table["suspicious"], pa.string()).to_pylist()), ["1", "true", "True"]
-        )
-    rows = np.flatnonzero(keep)
+    rows = np.flatnonzero((start < until) & _credible(table))
     price, size = _floats(table, "price")[rows], _floats(table, "size")[rows]
     if not ((price > 0) & np.isfinite(price) & (size > 0) & np.isfinite(size)).all():
         raise ValueError("a trade has a price or a size that is not positive")
@@ -109,16 +107,27 @@ def uncovered(number: Ints, start: Ints, ticks: Mapping[int, Ticks]) -> Ints:
     return free
 
 
-def quote_tapes(
-    tables: Sequence[tuple[pa.Table, Ints, Ints]], until: int, ticks: Mapping[int, Ticks]
-) -> dict[int, QuoteTape]:
+def _credible(table: pa.Table) -> NDArray[np.bool_]:
+    """Which rows their recorder did not doubt."""
+    if "suspicious" not in table.column_names:
+        return np.ones(len(table), dtype=bool)
+    marks = np.array(pc.cast(table["suspicious"], pa.string()).to_pylist())
+    return ~np.isin(marks, ["1", "true", "True"])
+
+
+def quote_tapes(tables: Sequence[Numbered], until: int, ticks: Mapping[int, Ticks]) -> dict[int, QuoteTape]:
     """The quotes of each symbol number before `until`, from (table, numbers, starts); the finest of each.
 
     Raises ValueError for lengths other than a second or a minute.
     """
     found: dict[int, QuoteTape] = {}
-    for table, number, start in sorted(tables, key=lambda each: _quote_step(each[2]), reverse=True):
-        step = _quote_step(start)
+    told = [
+        (1, *_seconds_of_quotes(*each))
+        if "bid_price" in each[0].column_names
+        else (_quote_step(each[2]), *each)
+        for each in tables
+    ]
+    for step, table, number, start in sorted(told, key=lambda each: each[0], reverse=True):
         rows = np.flatnonzero((start < until) & (number >= 0))
         rows = rows[np.lexsort((start[rows], number[rows]))]
         columns = [_prices(table, name)[rows] for name in ("bid_open", "ask_open", "bid_close", "ask_close")]
@@ -132,6 +141,26 @@ def quote_tapes(
     return found
 
 
+def _seconds_of_quotes(table: pa.Table, number: Ints, start: Ints) -> Numbered:
+    """Single quotes as quote bars of a second: each side as last told by the second's end, 0 before it ever was."""
+    at = table["timestamp"].cast(pa.int64()).to_numpy()
+    rows = np.flatnonzero(_credible(table) & (number >= 0))
+    rows = rows[np.lexsort((at[rows], number[rows]))]
+    number, start = number[rows], start[rows]
+    place = np.arange(len(rows))
+    head = np.maximum.accumulate(np.where(np.diff(number, prepend=-1) != 0, place, 0))
+    ends = (number[1:] != number[:-1]) | (start[1:] != start[:-1])
+    last = np.flatnonzero(np.append(ends, len(rows) > 0))
+    columns: dict[str, Floats] = {}
+    for side in ("bid", "ask"):
+        price, size = (_floats(table, f"{side}_{what}")[rows] for what in ("price", "size"))
+        told = np.maximum.accumulate(np.where(price > 0, place, -1))[last]
+        known = told >= head[last]
+        columns[f"{side}_open"] = columns[f"{side}_close"] = np.where(known, price[told], 0)
+        columns[f"{side}_size"] = np.where(known, size[told], 0)
+    return pa.table(columns), number[last], start[last]
+
+
 def _quote_step(start: Ints) -> int:
     step = int(np.gcd.reduce(np.unique(start % 86_400)))
     found = next((length for length in reversed(QUOTE_STEPS) if step and step % length == 0), None)
@@ -143,7 +172,7 @@ def _quote_step(start: Ints) -> int:
 
 
 def _floats(table: pa.Table, name: str) -> Floats:
-    column: Floats = np.nan_to_num(table[name].to_numpy().astype(np.float64))
+    column: Floats = np.nan_to_num(table[name].to_numpy().astype(np.float64), posinf=0.0, neginf=0.0)
     return column
 
 

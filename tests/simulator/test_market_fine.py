@@ -19,6 +19,7 @@ from tests.simulator.feed import BAR, DAY, OPEN, feeding, write
 DATA = Path(__file__).parents[3] / "shared" / "data"
 REAL = pytest.mark.skipif(not DATA.is_dir(), reason="the recorded days are not here")
 TRADES = ("symbol", "timestamp", "price", "size", "suspicious")
+QUOTE_TICKS = ("symbol", "timestamp", "bid_price", "bid_size", "ask_price", "ask_size", "suspicious")
 QUOTES = ("symbol", "timestamp", "bid_open", "bid_close", "bid_size", "ask_open", "ask_close", "ask_size")
 EARLY = OPEN - timedelta(hours=2)
 
@@ -138,10 +139,13 @@ def test_bars_are_made_of_the_finer_trades(minutes: Path, seconds: Path) -> None
             day = market.bars("ALFA", timedelta(days=1), EARLY - timedelta(days=9), at(second), at(second))
             assert (day.close[-1], day.volume[-1]) == (close, volume)
         assert found.previous.close[1] == (10.2 if today else 0)
+    midnight = recorded.calendar.midnight(DAY)
     yesterday = market.bars(
         "ALFA", timedelta(minutes=5), OPEN - timedelta(days=1), OPEN - timedelta(hours=20), at(0)
     )
     assert yesterday.volume.tolist() == [3000, 3000]
+    halves = market.bars("ALFA", timedelta(hours=12), midnight, at(40_000), at(80_000))
+    assert halves.volume.tolist() == [1000]  # the coarser recording of a day with a finer one is left out
 
 
 def test_quotes_by_the_second_stand_as_recorded(minutes: Path, seconds: Path, tmp_path: Path) -> None:
@@ -164,6 +168,25 @@ def test_quotes_by_the_second_stand_as_recorded(minutes: Path, seconds: Path, tm
     modelled = recorded.load([minutes, seconds])
     assert market.quote("BETA", at(5)) == modelled.quote("BETA", at(5))
     assert market.quote("ALFA", at(-60)) == modelled.quote("ALFA", at(-60))  # nothing recorded yet today
+
+
+def test_single_quotes_stand_by_the_second(minutes: Path, seconds: Path, tmp_path: Path) -> None:
+    """Each message may tell one side; the other stays as it was, of the same symbol. A second ends with its last."""
+    rows = [
+        ("ALFA", at(1.2), 10.0, 300, 0.0, 0, "0"),
+        ("ALFA", at(3.1), 0.0, 0, 10.2, 100, "0"),
+        ("ALFA", at(3.7), 10.1, 200, 0.0, 0, "0"),
+        ("ALFA", at(3.9), 9.0, 200, 9.1, 100, "1"),
+        ("BETA", at(2.0), 0.0, 0, 10.3, 700, "0"),
+    ]
+    quotes = write(tmp_path / "quotes.parquet", QUOTE_TICKS, rows)
+    market = recorded.load([minutes, seconds], quotes=quotes)
+    found = [
+        (q.at, str(q.bid), q.bid_size, str(q.ask), q.ask_size) for q in market.quotes("ALFA", at(-1), at(9))
+    ]
+    assert found == [(at(1), "10.00", 300, "0.00", 0), (at(3), "10.10", 200, "10.20", 100)]
+    beta = market.quote("BETA", at(5))  # its path is invented, so one side alone tells nothing
+    assert beta == recorded.load([minutes, seconds]).quote("BETA", at(5))
 
 
 @pytest.mark.parametrize("trades_by", ["seconds", "minutes"])
@@ -251,6 +274,7 @@ async def test_before_the_open_extended_orders_trade(seconds: Path) -> None:
         ),
         (TRADES, [("A", at(1), 0.0, 100, "0")], "not positive"),
         (TRADES, [("A", at(1), 9.0, -5, "0")], "not positive"),
+        (TRADES, [("A", at(1), float("inf"), 5, "0")], "not positive"),
     ],
 )
 def test_what_cannot_be_played_is_refused(
@@ -287,6 +311,13 @@ def test_a_real_day_by_the_second(tmp_path: Path) -> None:
         for name in ("high", "low", "close"):
             same = np.isclose(getattr(bars, name)[both], own[name].to_numpy()[rows], atol=1e-4)
             assert same.mean() > 0.97, (symbol, name)
+    singles = DATA / "ticks_quotes_lean_ibm_20131008.parquet"
+    ibm = recorded.load(DATA / "ticks_trades_lean_ibm_20131008.parquet", quotes=singles)
+    both = [each.quotes("IBM", midnight, end) for each in (ibm, market)]
+    sides = [{q.at: (q.bid, q.ask) for q in each if q.bid and q.ask} for each in both]
+    shared = sides[0].keys() & sides[1].keys()
+    assert len(shared) > 12_000
+    assert sum(sides[0][instant] == sides[1][instant] for instant in shared) > 0.999 * len(shared)
     outside = total = 0
     for trade in market.prints("SPY", midnight + timedelta(hours=9.5), midnight + timedelta(hours=16)):
         quote = market.quote("SPY", trade.at)
