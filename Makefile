@@ -26,8 +26,9 @@ foreign: .venv-foreign/.ready
 demo: setup
 	@$(PY) -m catalyst demo
 
+# Side by side on what cores there are, each part with a database server of its own.
 test: setup
-	@$(PY) -m pytest -q
+	@$(PY) -m pytest -q -n auto --maxprocesses 4 --dist worksteal
 
 lint: setup
 	@$(PY) -m ruff check .
