@@ -381,6 +381,7 @@ def _movable(row: OrderRow, rows: list[OrderRow]) -> bool:
     return (
         row.order_purpose is Purpose.TAKE_PROFIT
         and row.origin != "external"
+        and not (row.origin == "catalyst" and row.replaces is not None)  # moved before
         and row.alpaca_order_id is not None
         and row.broker_status == "new"
         and not any(other.replaces == row.order_id for other in rows)

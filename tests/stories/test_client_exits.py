@@ -104,21 +104,21 @@ async def test_c16_a_fill_before_any_answer(database: str) -> None:
 
 
 async def test_c18_shares_that_stay_bare_are_told_of(database: str) -> None:
-    """Eight of twenty fill and the cancel of the rest hangs for a minute: somebody is paged while nothing protects the
+    """Eight of twenty fill and the cancel of the rest hangs half a minute: somebody is paged while nothing protects the
     eight, then one OCO does, and the time without it is on record."""
     async with open_desk(database) as desk:
         desk.prints("AAPL", "190.00")
         await desk.waits(seconds=1)
         await desk.faults("partial", symbol="AAPL", qty="8", role="entry")
-        await desk.faults("cancel_delay", symbol="AAPL", seconds=60)
+        await desk.faults("cancel_delay", symbol="AAPL", seconds=30)
         await desk.enters("AAPL", 20, **ENTRY)
-        await desk.waits(seconds=30)
+        await desk.waits(seconds=25)
         assert "UNPROTECTED_POSITION" in await desk.alerts()
         assert await desk.submits("AAPL") == 1
-        await desk.waits(seconds=60)
+        await desk.waits(seconds=25)
         position = await desk.position("AAPL")
         assert position is not None
-        assert 60 <= position["naked_seconds"] <= 80
+        assert 30 <= position["naked_seconds"] <= 45
         live = [o for o in await desk.orders("AAPL") if o["status"] in ("submitted", "accepted")]
         assert {(o["order_class"], o["quantity"]) for o in live} == {("oco", 8)}
         await desk.agrees()
