@@ -38,6 +38,7 @@ from catalyst.daemon.exits import SafeExit
 from catalyst.daemon.flatten import Flatten
 from catalyst.daemon.gate import Gate
 from catalyst.daemon.guard import Guard
+from catalyst.daemon.heartbeat import Heartbeat
 from catalyst.daemon.holding import Holding, WithoutTables, take
 from catalyst.daemon.listening import Listening
 from catalyst.daemon.loops import Loop, Loops
@@ -79,7 +80,6 @@ STREAM_WITHIN: Final = timedelta(
 )  # a recovery waits that long for the stream, and then does without
 RECOVERY_RETRY: Final = timedelta(seconds=5)
 TURN: Final = 0.0005  # seconds: a thread that parses megabytes gives the event loop its turn that soon
-HEARTBEAT: Final = timedelta(seconds=10)
 FLATTEN_TRIES: Final = 3  # by the tables; what fails so often is done without them
 FLATTEN_PAUSE: Final = timedelta(seconds=2)
 LEAST_FLATTEN: Final = timedelta(seconds=20)  # that a flatten without the tables gets, however late it begins
@@ -453,7 +453,7 @@ async def live(desk: Desk, holding: Holding, stop: Stop, *, once: bool) -> Exit:
                 "safety": desk.safety.run,
                 "lock": holding.run,
                 "boot": desk.boot.outlive,
-                "heartbeat": lambda: _beat(desk),
+                "heartbeat": Heartbeat(desk.store, desk.clock, desk.epoch).run,
                 "reload": Reload(desk.settings, desk.store, desk.clock, desk.adopt, stop.reload).run,
                 "days": lambda: _days(desk, ear, stop, once=once),
             }
@@ -607,13 +607,6 @@ async def _days(desk: Desk, ear: Ear, stop: Stop, *, once: bool) -> None:
         )  # from then on the next one is next
         desk.gate.clear("close")
         desk.gate.clear("closed")
-
-
-async def _beat(desk: Desk) -> None:
-    while True:
-        async with desk.store.tx("heartbeat") as conn:
-            await manifest.beat(conn, desk.epoch, at=desk.clock.now())
-        await desk.clock.sleep(HEARTBEAT)
 
 
 async def _flatten_and_say(desk: Desk, stop: Stop, deadline: datetime) -> Exit | None:

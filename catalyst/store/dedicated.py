@@ -158,7 +158,7 @@ class Ear:
         self._conn.remove_termination_listener(self._gone)
         await _hang_up(self._conn)  # which ends the listening too
 
-    async def open(self) -> Self:
+    async def begin(self) -> Self:
         """Listen from now on."""
         await self._conn.add_listener(self._channel, self._hear)
         return self
@@ -173,7 +173,7 @@ class Ear:
 
 async def listen(dsn: str, channel: str) -> Ear:
     """An ear on `channel`: from the return on, no notification is missed unless `lost` is set."""
-    return await Ear(await connect(dsn, f"catalyst listen {channel}"), channel).open()
+    return await Ear(await connect(dsn, f"catalyst listen {channel}"), channel).begin()
 
 
 async def _hang_up(conn: "asyncpg.Connection[asyncpg.Record]") -> None:

@@ -53,6 +53,9 @@ class Between:
     lost: int = 0  # answers to a COMMIT that were lost
     asked: list[str] = field(default_factory=list)  # every statement so far, in order
     trips: int = 0  # how often somebody waited for an answer
+    excuse: tuple[str, str] | None = None  # SQLSTATE and words with which new connections are sent away
+    broken: int = 0  # transactions that were cut in their middle
+    _break: bool = False
     _lose: int = 0  # the how-manieth COMMIT from now on loses its answer
     _writers: set[asyncio.StreamWriter] = field(default_factory=set)
     _serving: set[asyncio.Task[None]] = field(default_factory=set)
@@ -60,6 +63,15 @@ class Between:
     def loses_commit(self, nth: int = 1) -> None:
         """The answer to the `nth` COMMIT from now on is lost, and its connection with it: it is applied."""
         self._lose = nth
+
+    def breaks_transaction(self) -> None:
+        """The connection of the next statement inside a transaction ends with it, before its COMMIT."""
+        self._break = True
+
+    def excuses_itself(self, sqlstate: str, words: str) -> None:
+        """Every connection ends, and new ones are answered as by a server that starts up or shuts down."""
+        self.excuse = (sqlstate, words)
+        self.cuts()
 
     def cuts(self) -> None:
         """Every connection ends now."""
@@ -78,6 +90,7 @@ class Between:
     def heals(self) -> None:
         """Everything passes again; what was swallowed is lost, so its connections end."""
         was_silent, self.silent, self.refusing, self.latency = self.silent, False, False, 0.0
+        self.excuse = None
         if was_silent:
             self.cuts()
 
@@ -85,6 +98,9 @@ class Between:
         """One client, until either side ends."""
         if self.refusing:
             writer.transport.abort()
+            return
+        if self.excuse is not None:
+            await _sends_away(reader, writer, *self.excuse)
             return
         task = asyncio.current_task()
         assert task is not None
@@ -116,6 +132,10 @@ class Between:
         await self._pass(writer, first + await reader.readexactly(int.from_bytes(first) - 4))
         while True:
             packet = await _packet(reader)
+            if packet[:1] == b"B" and self._break and not talk.idle:
+                self._break = False
+                self.broken += 1
+                return
             self.trips += packet[:1] in b"QS"
             if (asked := talk.hears(packet)) is not None:
                 self.asked.append(asked)
@@ -148,6 +168,20 @@ class Between:
 async def _packet(reader: asyncio.StreamReader) -> bytes:
     head = await reader.readexactly(5)
     return head + await reader.readexactly(int.from_bytes(head[1:]) - 4)
+
+
+async def _sends_away(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, sqlstate: str, words: str
+) -> None:
+    """What a server that is not ready answers to a connection's first packet."""
+    with suppress(OSError, asyncio.IncompleteReadError):
+        first = await reader.readexactly(4)
+        await reader.readexactly(int.from_bytes(first) - 4)
+        fields = (("S", "FATAL"), ("V", "FATAL"), ("C", sqlstate), ("M", words))
+        body = b"".join(name.encode() + text.encode() + b"\0" for name, text in fields) + b"\0"
+        writer.write(b"E" + (len(body) + 4).to_bytes(4) + body)
+        await writer.drain()
+    writer.close()
 
 
 async def _connect(dsn: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

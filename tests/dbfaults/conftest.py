@@ -23,3 +23,11 @@ def plain_tracebacks() -> Iterator[None]:
     structlog.configure(processors=[structlog.processors.add_log_level, plain])
     yield
     structlog.reset_defaults()
+
+
+@pytest.fixture
+def patient_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For servers that stop and start: shorter than in production, longer than a busy machine needs to answer."""
+    monkeypatch.setattr(pool, "_ANSWER", 3.0)
+    monkeypatch.setattr(pool, "_ACQUIRE", 1.0)
+    monkeypatch.setattr(dedicated, "_BEAT", 1.0)

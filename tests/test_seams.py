@@ -1,0 +1,220 @@
+"""Nothing goes past the seams: each way out of the process has its few modules, and each of those its reason.
+
+Clock, broker, stream, store, spool and configuration are where an effect has a name, can be counted, delayed or made
+to fail. Whoever reached around them would be invisible to the crash matrix and to the clock of a story.
+"""
+
+import ast
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MODULES = sorted((ROOT / "catalyst").rglob("*.py"))
+
+# Ways out, and what they look like: dotted names of calls and attributes, or a module that is imported.
+WAYS: dict[str, tuple[str, ...]] = {
+    "real time": (
+        "asyncio.sleep", "asyncio.timeout", "asyncio.timeout_at", "asyncio.wait_for", "time.sleep", "time.time",
+        "time.monotonic", "time.time_ns", "time.monotonic_ns", "time.localtime", "time.gmtime", "datetime.now",
+        "datetime.utcnow", "datetime.today", "date.today", "pd.Timestamp.now", "Timestamp.now", "Timestamp.utcnow",
+    ),
+    "chance": ("random", "secrets", "uuid.uuid1", "uuid.uuid4", "uuid4", "uuid1", "os.urandom", "np.random"),
+    "the broker's network": ("requests", "urllib.request", "urllib3", "http.client", "httpx", "aiohttp"),
+    "a websocket": ("websockets",),
+    "a mailbox": ("smtplib", "apprise"),
+    "a socket": ("socket",),
+    "the database": ("asyncpg", "psycopg", "psycopg2", "sqlite3"),
+    "a file": (
+        "open", "os.open", "os.write", "os.pwrite", "os.replace", "os.rename", "os.fsync", "os.unlink", "os.remove",
+        "shutil", "tempfile", "*.write_text", "*.write_bytes", "*.touch", "*.unlink", "*.open", "fcntl", "mmap",
+    ),
+    "another process": (
+        "subprocess", "multiprocessing", "os.system", "os.fork", "os.kill", "os.exec*", "os.spawn*", "os.posix_spawn",
+        "asyncio.create_subprocess_exec", "asyncio.create_subprocess_shell", "ProcessPoolExecutor",
+    ),
+    "the environment": ("os.environ", "os.getenv", "os.putenv", "os.environb"),
+}  # fmt: skip
+
+# module → (way, why). Nothing else may go that way.
+SEAMS: dict[str, dict[str, str]] = {
+    "clock.py": {
+        "real time": "the only reader of time",
+        "a file": "the scaled clock is a file that several processes map",
+    },
+    "config.py": {
+        "a file": "reads config.yaml, bounded",
+        "the environment": "the only reader of the environment",
+    },
+    "broker/transport.py": {
+        "the broker's network": "the transport of alpaca-py, with its timeouts",
+        "real time": "bounds a real socket",
+    },
+    "broker/trade_updates.py": {"a websocket": "the stream", "real time": "bounds a real socket"},
+    "store/pool.py": {"the database": "the one pool", "real time": "bounds a real socket"},
+    "store/dedicated.py": {"the database": "the lock and the ear"},
+    "store/migrate.py": {"the database": "migrations run outside the pool"},
+    "store/refusals.py": {"the database": "what the database's own errors are called here"},
+    "daemon/spool.py": {"a file": "the record of what is done without the database; each line a step"},
+    "daemon/seat.py": {"a file": "the lock of this machine; taking it is a step"},
+    "daemon/day.py": {"real time": "cuts a job that hangs, in real time, whatever the market's clock says"},
+    "daemon/scanning.py": {"a file": "reads the operator's listings"},
+    "embedded.py": {
+        "a file": "makes a server's folder",
+        "a socket": "asks a server whether it is there",
+        "another process": "runs PostgreSQL's own programs",
+        "real time": "waits for a server of another process",
+    },
+    "report/screen.py": {"a file": "reads the log it shows"},
+    "demo/*": {
+        "a file": "keeps a first day in a folder of its own",
+        "another process": "starts the exchange and the daemon",
+        "the broker's network": "the exchange's side door",
+    },
+    "simulator/*": {
+        "a file": "keeps an exchange over a restart; reads recorded days",
+        "the broker's network": "serves, which is what it is for",
+        "a socket": "serves",
+    },
+    "cli/settings.py": {"the database": "names what a database that cannot be reached answered"},
+    "cli/app.py": {"a file": "a reader that hung up must not end in a traceback"},
+    "cli/leashed.py": {"another process": "ends itself when its starter is gone"},
+    "cli/*": {"a file": "what the operator asked to have written"},
+}
+
+TYPES_ONLY = "TYPE_CHECKING"
+
+
+def ways_in(tree: ast.AST) -> Iterator[tuple[str, str, int]]:
+    """(way, what, line) for everything in `tree` that leads out of the process."""
+    names = dict(_imported(tree))
+    called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    inner = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    for node in _live(tree):
+        if isinstance(node, ast.Import):
+            found = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, (ast.Attribute, ast.Name)) and id(node) not in inner:
+            dotted = _dotted(node, names)
+            bare = isinstance(node, ast.Name) or dotted.endswith(".open")  # `gate.open` is no file
+            if bare and id(node) not in called:
+                continue
+            found = [dotted]
+        else:
+            continue
+        for what in found:
+            for way, patterns in WAYS.items():
+                if any(_is(what, pattern) for pattern in patterns):
+                    yield way, what, node.lineno
+
+
+def _is(what: str, pattern: str) -> bool:
+    if "*" in pattern:
+        return fnmatch(what, pattern)
+    return (
+        what == pattern or what.startswith(f"{pattern}.") or ("." in pattern and what.endswith(f".{pattern}"))
+    )
+
+
+def _imported(tree: ast.AST) -> Iterator[tuple[str, str]]:
+    """The local names of what was imported: `from asyncio import sleep as nap` makes nap asyncio.sleep."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield (
+                    alias.asname or alias.name.split(".")[0],
+                    alias.name if alias.asname else alias.name.split(".")[0],
+                )
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                yield alias.asname or alias.name, f"{node.module}.{alias.name}"
+
+
+def _dotted(node: ast.expr, names: dict[str, str]) -> str:
+    if isinstance(node, ast.Name):
+        return names.get(node.id, node.id)
+    if isinstance(node, ast.Attribute):
+        return f"{_dotted(node.value, names)}.{node.attr}"
+    if isinstance(node, ast.Call):
+        return _dotted(node.func, names)
+    return "?"
+
+
+def _live(tree: ast.AST) -> Iterator[ast.AST]:
+    """Every node, without what only a type checker reads."""
+    for child in ast.iter_child_nodes(tree):
+        if isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == TYPES_ONLY:
+            continue
+        yield child
+        yield from _live(child)
+
+
+def allowed(module: str) -> set[str]:
+    return {way for pattern, ways in SEAMS.items() if fnmatch(module, pattern) for way in ways}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT / "catalyst")))
+def test_no_module_goes_past_the_seams(path: Path) -> None:
+    """Each way out of the process is gone by the modules that are its seam, and by nobody else."""
+    module = str(path.relative_to(ROOT / "catalyst"))
+    found = [one for one in ways_in(ast.parse(path.read_text())) if one[0] not in allowed(module)]
+    assert found == []
+
+
+def test_no_seam_is_kept_that_nobody_uses() -> None:
+    """An exception without a case would hide the next one."""
+    used = {
+        (pattern, way)
+        for path in MODULES
+        for way, _, _ in ways_in(ast.parse(path.read_text()))
+        for pattern in SEAMS
+        if fnmatch(str(path.relative_to(ROOT / "catalyst")), pattern)
+    }
+    assert {(pattern, way) for pattern, ways in SEAMS.items() for way in ways} - used == set()
+
+
+@pytest.mark.parametrize(
+    ("way", "source"),
+    [
+        ("real time", "import asyncio\nasync def f():\n    await asyncio.sleep(1)"),
+        ("real time", "from asyncio import sleep as nap\nasync def f():\n    await nap(1)"),
+        ("real time", "import asyncio as a\nasync def f():\n    async with a.timeout(1): ..."),
+        ("real time", "import time\nx = time.monotonic()"),
+        ("real time", "from time import time\nx = time()"),
+        ("real time", "import datetime\nx = datetime.datetime.now()"),
+        ("real time", "from datetime import datetime\nx = datetime.now()"),
+        ("chance", "import random"),
+        ("chance", "from uuid import uuid4\nx = uuid4()"),
+        ("chance", "import uuid\nx = uuid.uuid4()"),
+        ("the broker's network", "import requests"),
+        ("the broker's network", "from aiohttp import ClientSession"),
+        ("a websocket", "from websockets.asyncio.client import connect"),
+        ("the database", "import asyncpg"),
+        ("a file", "x = open('y')"),
+        ("a file", "from pathlib import Path\nPath('x').write_text('y')"),
+        ("a file", "from pathlib import Path\nx = Path('x').open()"),
+        ("a file", "def f(path):\n    with path.open() as file: ..."),
+        ("a file", "def f(path):\n    path.write_bytes(b'')"),
+        ("a file", "import os\nos.replace('a', 'b')"),
+        ("another process", "import subprocess"),
+        ("another process", "import asyncio\nx = asyncio.create_subprocess_exec('ls')"),
+        ("the environment", "import os\nx = os.environ['HOME']"),
+        ("the environment", "from os import environ\nx = environ['HOME']"),
+        ("a mailbox", "import smtplib"),
+    ],
+)
+def test_a_way_around_is_seen(way: str, source: str) -> None:
+    """Each planted violation is found, under whatever name it was imported."""
+    assert way in {found for found, _, _ in ways_in(ast.parse(source))}
+
+
+def test_what_leads_nowhere_is_none() -> None:
+    """A type, a word in a docstring, a method of ours called sleep."""
+    innocent = (
+        '"""asyncio.sleep"""\nfrom typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import asyncpg\n'
+        "async def f(clock, gate):\n    await clock.sleep(1)\n    return gate.open"
+    )
+    assert list(ways_in(ast.parse(innocent))) == []
