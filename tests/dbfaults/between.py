@@ -65,7 +65,7 @@ class Between:
         self._lose = nth
 
     def breaks_transaction(self) -> None:
-        """The connection of the next statement inside a transaction ends with it, before its COMMIT."""
+        """The connection of the next statement inside a transaction, or that is one, ends before it is carried out."""
         self._break = True
 
     def excuses_itself(self, sqlstate: str, words: str) -> None:
@@ -132,12 +132,13 @@ class Between:
         await self._pass(writer, first + await reader.readexactly(int.from_bytes(first) - 4))
         while True:
             packet = await _packet(reader)
-            if packet[:1] == b"B" and self._break and not talk.idle:
+            self.trips += packet[:1] in b"QS"
+            asked = talk.hears(packet)
+            if packet[:1] == b"B" and self._break and (not talk.idle or _WRITES.search(asked or "")):
                 self._break = False
                 self.broken += 1
                 return
-            self.trips += packet[:1] in b"QS"
-            if (asked := talk.hears(packet)) is not None:
+            if asked is not None:
                 self.asked.append(asked)
                 if asked.startswith("COMMIT") or (talk.idle and _WRITES.search(asked)):
                     self.commits += 1
