@@ -117,9 +117,10 @@ def test_a_stranger_trades_steps_jumps_and_comes_back(shell: Shell) -> None:
         assert [row["symbol"] for row in someone.asks("/v2/positions")] == ["SPY"]
         assert someone.asks("/admin/clock", to="13:05")["new_york"] == "2026-11-27T13:05:00-05:00"
         assert someone.asks("/v2/clock")["is_open"] is False
+        someone.asks("/admin/clock", to="13:06")  # nothing happens here, and yet it is the time
         assert someone.ends(signal.SIGTERM) == 0
         someone.starts("--day", "2026-11-27", "--speed", "0")
-        assert someone.asks("/admin/clock")["new_york"] == "2026-11-27T13:05:00-05:00"
+        assert someone.asks("/admin/clock")["new_york"] == "2026-11-27T13:06:00-05:00"
         found = someone.asks("/v2/orders:by_client_order_id?client_order_id=mine")
         assert (found["status"], len(someone.asks("/v2/positions"))) == ("filled", 1)
     finally:

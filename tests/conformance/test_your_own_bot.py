@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,18 @@ def test_the_faults_of_the_page(port: str) -> None:
     assert ledger["orders"]
     assert audit["clean"]
     assert requests.get(f"http://127.0.0.1:{port}/admin/faults", timeout=10).json() == []
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
+def test_the_clock_of_the_page(port: str) -> None:
+    """It stands, steps, jumps to the last half hour and runs again."""
+    [script] = blocks("Set its clock", "sh")
+    answers = [json.loads(line) for line in ran(["sh", "-eu"], script, port).splitlines() if line]
+    assert [answer["speed"] for answer in answers] == [0, 0, 0, 10]
+    times = [datetime.fromisoformat(answer["new_york"]) for answer in answers]
+    assert (times[1] - times[0]).total_seconds() == pytest.approx(5, abs=0.001)
+    assert f"{times[2]:%H:%M:%S}" == "15:30:00"
+    assert times[3] >= times[2]
 
 
 def test_the_javascript_example_is_the_checked_one() -> None:

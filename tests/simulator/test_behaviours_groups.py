@@ -346,15 +346,19 @@ async def test_b28_cancelling_a_sleeping_leg_cancels_the_entry_too() -> None:
         assert (await c.status(order), *await c.statuses(order)) == ("canceled",) * 3
 
 
-async def test_b28_cancelling_the_parent_cancels_the_legs_about_a_second_later() -> None:
-    """The entry is gone at once, the legs follow, and a share that it bought stays."""
+@pytest.mark.parametrize("delay", [0.8, 1.2])
+async def test_b28_cancelling_the_parent_cancels_the_legs_about_a_second_later(delay: float) -> None:
+    """The entry is gone at once, the legs follow, a little before or after a second."""
     async with customer() as c:
+        await c.switches(orphan_cancel=delay)
         order = await c.bracket(100, kind="limit", limit_price="98")
         await c.passes()
         await c.cancels(order)
         await c.passes(0.5)
         assert (await c.status(order), *await c.statuses(order)) == ("canceled", "held", "held")
-        await c.passes(1)
+        await c.passes(0.2 + delay - 0.5 - 0.01)
+        assert await c.statuses(order) == ("held", "held")
+        await c.passes(0.02)
         assert await c.statuses(order) == ("canceled", "canceled")
         assert await c.owns() == "0"
 

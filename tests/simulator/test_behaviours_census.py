@@ -1,0 +1,83 @@
+"""The fifty-one behaviours: the table of docs/simulator.md, the switches, the fault menu and the tests agree."""
+
+import ast
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from catalyst.simulator.faults import FaultKind
+from catalyst.simulator.switches import Span, Switches
+
+HERE = Path(__file__).parent
+PAGE = HERE.parents[1] / "docs" / "simulator.md"
+ROW = re.compile(r"^\| (\d+) \| (.+?) \| (.+?) \| (.+?) \|$", re.MULTILINE)
+
+
+def numbered() -> dict[int, dict[str, str]]:
+    """For each number the files that hold its tests, and those tests' text."""
+    found: dict[int, dict[str, str]] = {}
+    for file in sorted(HERE.glob("test_behaviours_*.py")):
+        text = file.read_text()
+        for node in ast.parse(text).body:
+            match = re.match(r"test_b(\d\d)_", getattr(node, "name", ""))
+            if match and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+                own = "\n".join(text.splitlines()[first - 1 : node.end_lineno])
+                name = file.stem.removeprefix("test_behaviours_")
+                group = found.setdefault(int(match[1]), {})
+                group[name] = group.get(name, "") + own + "\n"
+    return found
+
+
+def rows() -> list[tuple[int, str, str]]:
+    """Number, switches and tests of each line of the table."""
+    section = PAGE.read_text().split("## The fifty-one behaviours\n")[1].split("\n## ")[0]
+    return [(int(number), switches, tests) for number, _, switches, tests in ROW.findall(section)]
+
+
+def shown(value: object) -> str:
+    """A default as the page writes it."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, Span):
+        return f"{value.low:g}–{value.high:g}"
+    if isinstance(value, set):
+        return ", ".join(sorted(value)) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def test_every_number_has_tests_and_a_line() -> None:
+    """1 to 51, once each and in order, in the table; each with at least one test of its name."""
+    assert [number for number, *_ in rows()] == list(range(1, 52))
+    assert sorted(numbered()) == list(range(1, 52))
+
+
+@pytest.mark.parametrize(("number", "switches", "tests"), rows())
+def test_a_line_says_what_is_there(number: int, switches: str, tests: str) -> None:
+    """The files named hold its tests, no others do; a default is the default; each switch and fault is tried there."""
+    held = numbered()[number]
+    assert sorted(re.findall(r"`(\w+)`", tests)) == sorted(held)
+    text = "\n".join(held.values())
+    defaults = Switches()
+    faults = re.findall(r"fault `(\w+)`", switches)
+    settings = re.findall(r"(?<!fault )`(\w+)` ([^,]+)", switches)
+    assert faults or settings or switches == "–"
+    for name in faults:
+        assert f'"{FaultKind(name)}"' in text, name
+    for name, default in settings:
+        assert shown(getattr(defaults, name)) == default.strip(), name
+        assert re.search(rf"\b{name}\b", text), name
+
+
+def test_every_switch_is_explained() -> None:
+    """The page's table of switches leaves none out, and names none that is not there."""
+    section = PAGE.read_text().split("## Switches\n")[1].split("\n## ")[0]
+    told = {
+        name
+        for line in section.splitlines()
+        if line.startswith("| `")
+        for name in re.findall(r"`(\w+)`", line.split("|")[1])
+    }
+    assert told == {item.name for item in fields(Switches)}
