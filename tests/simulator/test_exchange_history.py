@@ -219,17 +219,17 @@ async def test_fees_are_two_activities_a_day_each_rounded_up() -> None:
     """The SEC's and FINRA's, of the day's sales, dated the day; the cash is short of exactly these."""
     desk = Desk(start=at("15:00"))
     desk.exchange.switches.charge_fees = True
-    desk.holds("AAPL", 100)
+    desk.holds("AAPL", 30)
     for _ in range(2):
-        desk.sends("sell", 50)
+        desk.sends("sell", 15)
         desk.passes()
     desk.until("16:00")
     async with wired(desk=desk) as wire:
         told = (await wire.http_("GET", "/v2/account/activities/FEE", params={"direction": "asc"})).json()
         assert {(row["activity_sub_type"], row["net_amount"], row["date"]) for row in told} == {
-            ("REG", "-0.21", "2026-03-09"),  # 9999 * 0.0000206 = 0.2059794
-            ("TAF", "-0.02", "2026-03-09"),  # 100 * 0.000195 = 0.0195
+            ("REG", "-0.07", "2026-03-09"),  # 2999.7 * 0.0000206 = 0.06179382
+            ("TAF", "-0.01", "2026-03-09"),  # 30 * 0.000195 = 0.00585
         }
-        assert (await wire.asks(wire.client.get_account))["cash"] == "99997.77"
+        assert (await wire.asks(wire.client.get_account))["cash"] == "99999.32"
         assert (await wire.http_("GET", "/v2/account/activities/MISC")).json() == told[::-1]
     desk.balanced()
