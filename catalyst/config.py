@@ -231,8 +231,12 @@ class Execution(Section):
 
 
 class Reconcile(Section):
-    every_seconds: float = Field(60, ge=5, le=600)
-    orphans: Literal["alert"] = "alert"  # shares the broker holds and no row explains
+    every_seconds: float = Field(60, ge=5, le=600)  # live: at most SLOWEST_LIVE_LOOK
+    orphans: Literal["alert", "protect", "close"] = "protect"  # shares of our symbols that no row explains
+
+
+class ProtectionConfig(Section):
+    naked_budget_seconds: float = Field(15, ge=1, le=600)  # without a stop at the broker, per position
 
 
 class StopMonitorConfig(Section):
@@ -278,6 +282,7 @@ class Config(Section):
     execution: Execution = Execution()
     stop_monitor: StopMonitorConfig = StopMonitorConfig()
     reconcile: Reconcile = Reconcile()
+    protection: ProtectionConfig = ProtectionConfig()
     shutdown: Shutdown = Shutdown()
     log: Log = Log()
 
@@ -385,6 +390,7 @@ OVERRIDES: Final = {
 LIMITS: Final = frozenset({"max_daily_loss", "max_position_size", "max_positions"})
 
 _LONGEST: Final = 65_536  # bytes of a configuration file
+SLOWEST_LIVE_LOOK: Final = 120  # seconds between two reconciliations where money is
 _SHOWN: Final = 40  # characters of a wrong value that are repeated to the operator
 
 ALPACA_PAPER: Final = "https://paper-api.alpaca.markets"
@@ -608,9 +614,23 @@ def _decide_mode(config: Config, env: Environment) -> Mode:
         ]
         if missing:
             raise ConfigInvalid(f"live trading is locked; it also needs {' and '.join(missing)}")
+        _check_live(config)
     if mode is not Mode.SIM and not has_keys:
         raise ConfigInvalid(f"{mode} trading needs ALPACA_API_KEY and ALPACA_SECRET_KEY in the environment")
     return mode
+
+
+def _check_live(config: Config) -> None:
+    """What may be loosened on paper is not to be loosened where money is."""
+    if config.reconcile.every_seconds > SLOWEST_LIVE_LOOK:
+        raise ConfigInvalid(
+            f"reconcile.every_seconds is {config.reconcile.every_seconds:g}: live, tables and broker are compared at "
+            f"least every {SLOWEST_LIVE_LOOK} seconds"
+        )
+    if not config.emergency.halt_new_trades:
+        raise ConfigInvalid(
+            "emergency.halt_new_trades is false: live, the daily loss limit ends the day's entries"
+        )
 
 
 def _mode_of_url(url: str | None) -> Mode | None:

@@ -27,6 +27,7 @@ from catalyst.broker.news import AlpacaNews
 from catalyst.broker.trade_updates import AlpacaTradeUpdates
 from catalyst.clock import Clock, wait
 from catalyst.config import Config, Mode, Settings
+from catalyst.daemon.blind import Blind
 from catalyst.daemon.books import Books
 from catalyst.daemon.boot import Boot
 from catalyst.daemon.commands import Commands
@@ -38,10 +39,13 @@ from catalyst.daemon.exits import SafeExit
 from catalyst.daemon.flatten import Flatten
 from catalyst.daemon.gate import Gate
 from catalyst.daemon.guard import Guard
+from catalyst.daemon.hard_stop import HardStop
 from catalyst.daemon.heartbeat import Heartbeat
 from catalyst.daemon.holding import Holding, WithoutTables, take
 from catalyst.daemon.listening import Listening
 from catalyst.daemon.loops import Loop, Loops
+from catalyst.daemon.naked import Naked
+from catalyst.daemon.orphans import Orphans
 from catalyst.daemon.reconciler import Reconciler
 from catalyst.daemon.reload import Reload, hand_over
 from catalyst.daemon.risk_watch import RiskWatch
@@ -204,6 +208,7 @@ class Desk:
     stop_monitor: StopMonitor
     risk_watch: RiskWatch
     reconciler: Reconciler
+    orphans: Orphans
     listening: Listening
     flatten: Flatten
     emergency: Emergency
@@ -222,9 +227,9 @@ class Desk:
         self.settings = replace(self.settings, config=config)
         hand_over(old, config, [self])
 
-    async def emergency_stop(self, reason: str) -> None:
+    async def emergency_stop(self, reason: str) -> bool:
         assert self.day is not None  # the risk watch looks only once a cycle is open
-        await self.day.emergency_stop(reason)
+        return await self.day.emergency_stop(reason)
 
 
 async def take_the_desk(
@@ -380,10 +385,11 @@ def _wire(
     """Every part gets exactly what it may touch."""
     cfg = settings.config
     gate.shut("stream", "trade updates are not connected yet")
-    books = Books(store, broker, clock, epoch)
+    books = Books(store, broker, clock, epoch, cfg=cfg.reconcile)
     execution = Execution(store, broker, books, gate, clock, cfg.execution, epoch)
     exits = SafeExit(store, broker, books, execution, clock, epoch)
-    guard = Guard(store, books, execution, exits, clock, cfg.execution, epoch)
+    measure = Naked(store, clock, cfg.protection)
+    guard = Guard(store, books, execution, exits, clock, cfg.execution, cfg.positions, measure, epoch)
     emergency = Emergency(
         broker.permitted_by(WithoutTables(holding)), execution, books.memory, spool, proofs, clock
     )
@@ -408,15 +414,18 @@ def _wire(
         stop_monitor=StopMonitor(
             store,
             market,
+            broker,
             exits,
             guard,
             clock,
             cfg.stop_monitor,
             emergency,
+            Blind(emergency, clock, cfg.execution),
             timedelta(minutes=cfg.session.flat_before_close_minutes),
         ),
         risk_watch=RiskWatch(store, broker, books, exits, clock, cfg, emergency_stop=_not_yet),
         reconciler=reconciler,
+        orphans=Orphans(store, broker, books, execution, exits, clock, cfg.reconcile, cfg.positions, epoch),
         listening=Listening(stream, books, gate, reconciler, store, clock),
         flatten=Flatten(store, broker, books, execution, exits, gate, clock, proofs),
         emergency=emergency,
@@ -430,7 +439,7 @@ def _wire(
     return desk
 
 
-async def _not_yet(reason: str) -> None:
+async def _not_yet(reason: str) -> bool:
     raise AssertionError(f"no emergency stop is wired: {reason}")
 
 
@@ -450,6 +459,7 @@ async def live(desk: Desk, holding: Holding, stop: Stop, *, once: bool) -> Exit:
                 "stop_monitor": desk.stop_monitor.run,
                 "risk_watch": desk.risk_watch.run,
                 "reconciler": desk.reconciler.run,
+                "orphans": desk.orphans.run,
                 "safety": desk.safety.run,
                 "lock": holding.run,
                 "boot": desk.boot.outlive,
@@ -587,6 +597,14 @@ async def _days(desk: Desk, ear: Ear, stop: Stop, *, once: bool) -> None:
             reconciler=desk.reconciler,
             risk_watch=desk.risk_watch,
             scanner=desk.scanner,
+            hard_stop=HardStop(
+                desk.store,
+                desk.flatten,
+                desk.emergency,
+                desk.gate,
+                desk.clock,
+                desk.settings.config.emergency,
+            ),
             clock=desk.clock,
             cfg=desk.settings.config,
             mode=desk.settings.session_mode,

@@ -14,14 +14,17 @@ from asyncpg import UniqueViolationError
 
 from catalyst.broker.port import Broker, Priority
 from catalyst.clock import Clock, wait
+from catalyst.config import Reconcile
 from catalyst.daemon.hearing import Stroke, after, born, decide, decide_fill, purpose_of, rejection
 from catalyst.daemon.memory import Memory
 from catalyst.domain import order as machine
 from catalyst.domain.errors import BrokerError, IllegalTransition, InvariantBroken
+from catalyst.domain.ids import is_ours
 from catalyst.domain.order import TERMINAL, EdgeKind, Purpose, Status, Verdict
 from catalyst.domain.position import CloseReason, Holding, PositionStatus, enter, leave
 from catalyst.domain.report import Fill, OrderReport, TradeUpdate
-from catalyst.store import alerts, exits, orders, positions, quarantine, strokes
+from catalyst.domain.session import trading_date
+from catalyst.store import alerts, exits, orders, orphans, positions, quarantine, strokes
 from catalyst.store.orders import NewOrder, OrderRow
 from catalyst.store.pool import Store
 from catalyst.store.positions import PositionRow
@@ -70,6 +73,10 @@ class Books:
     doubtful: Pulse = field(default_factory=Pulse)  # the broker should be asked for everything at once
     strangers: set[str] = field(default_factory=set)  # broker ids we heard of and have no row for yet
     memory: Memory = field(default_factory=Memory)
+    cfg: Reconcile = field(
+        default_factory=Reconcile
+    )  # what becomes of what a person buys of a symbol of ours
+    orphaned: Pulse = field(default_factory=Pulse)  # shares that no position explains were found
     stale_reports: int = 0
     _hand: asyncio.Lock = field(default_factory=asyncio.Lock)
     # Orders as they were last written or read, by our own id, oldest first. What rests on one is written only if
@@ -463,8 +470,9 @@ class Books:
 
     async def _enter(self, conn: "Conn", row: OrderRow, fill: Fill) -> None:
         """An entry fill opens the position, or adds to the one this entry opened."""
-        if row.origin == "external":
+        if row.origin == "external" and not self._answers_for(row, fill):
             await self._page(conn, "FOREIGN_FILL", row, f"{fill.quantity} @ {fill.price}")
+            self.doubtful.beat()
             return
         held = (
             await positions.lock(conn, row.position_id)
@@ -491,6 +499,15 @@ class Books:
         await orders.link(conn, unlinked, position_id, self.clock.now(), epoch=self.epoch)
         _say_entered(row, fill, holding, position_id)
 
+    def _answers_for(self, entry: OrderRow, fill: Fill) -> bool:
+        """True when an entry without our record is ours to protect: one whose id was derived here, or a person's of a
+        symbol we trade, today, and from its first share."""
+        if entry.position_id is not None or is_ours(entry.client_order_id):
+            return True
+        today = trading_date(fill.at) == trading_date(self.clock.now())
+        adopts = self.cfg.orphans != "alert"
+        return adopts and not entry.filled_qty and today and entry.symbol in self.memory.symbols
+
     async def _legs(self, conn: "Conn", entry: OrderRow) -> list[OrderRow]:
         """The legs of an entry, those of the orders it took the place of included: they moved with it."""
         legs = await orders.legs_of(conn, entry.order_id)
@@ -505,13 +522,12 @@ class Books:
         if position_id is None and row.parent_order_id is not None:
             position_id = (await orders.get(conn, row.parent_order_id)).position_id
         if position_id is None:
-            await self._page(conn, "EXIT_WITHOUT_POSITION", row, f"{fill.quantity} @ {fill.price}")
+            await self._leave_orphan(conn, row, fill)
             return
         held = await positions.lock(conn, position_id)
         holding, oversold = leave(held.holding, fill.quantity, fill.price)
         if oversold:
-            self.doubtful.beat()
-            await self._page(conn, "OVERSOLD", row, f"{oversold} shares more than were held")
+            await self._oversold(conn, row, held, fill, oversold)
         if oversold == fill.quantity:
             return  # it was closed before, at its own time and for its own reason
         reason = await self._close_reason(conn, row, held, fill)
@@ -534,6 +550,43 @@ class Books:
                 realized_pnl=str(holding.realized_pnl),
                 position_id=position_id,
             )
+
+    async def _oversold(
+        self, conn: "Conn", row: OrderRow, held: PositionRow, fill: Fill, surplus: Decimal
+    ) -> None:
+        """The surplus is on the other side now, and stays on record until it is bought back."""
+        other = machine.position_side_for(row.side, Purpose.ENTRY)
+        await orphans.found(
+            conn,
+            row.symbol,
+            other,
+            surplus,
+            at=self.clock.now(),
+            cycle_id=held.cycle_id,
+            position_id=held.position_id,
+            cost=surplus * fill.price,
+        )
+        await self._page(conn, "OVERSOLD", row, f"{surplus} shares more than were held")
+        self.doubtful.beat()
+        self.orphaned.beat()
+
+    async def _leave_orphan(self, conn: "Conn", row: OrderRow, fill: Fill) -> None:
+        """The fill of an exit without a position takes shares that no position explains, when there are such."""
+        orphan = await orphans.lock_open(conn, row.symbol, row.position_side)
+        if orphan is None:
+            await self._page(conn, "EXIT_WITHOUT_POSITION", row, f"{fill.quantity} @ {fill.price}")
+            return
+        left = await orphans.leave(conn, orphan, fill.quantity, fill.price, at=fill.at)
+        log.info(
+            "orphan_left",
+            symbol=row.symbol,
+            purpose=row.order_purpose,
+            qty=str(fill.quantity),
+            price=str(fill.price),
+            left=str(left.quantity),
+            realized_pnl=_text(left.realized_pnl),
+        )
+        self.orphaned.beat()
 
     async def _close_reason(self, conn: "Conn", row: OrderRow, held: PositionRow, fill: Fill) -> str:
         below, above = ("<=", ">=") if held.side is machine.PositionSide.LONG else (">=", "<=")

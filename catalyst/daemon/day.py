@@ -16,6 +16,7 @@ from catalyst.daemon.execution import Execution
 from catalyst.daemon.exits import SafeExit
 from catalyst.daemon.flatten import Flatten
 from catalyst.daemon.gate import Gate
+from catalyst.daemon.hard_stop import LATCH, HardStop
 from catalyst.daemon.reconciler import Reconciler
 from catalyst.daemon.recording import records_of
 from catalyst.daemon.risk_watch import RiskWatch
@@ -28,7 +29,7 @@ from catalyst.domain.cycle import CycleStatus
 from catalyst.domain.errors import BrokerError, IllegalTransition
 from catalyst.domain.order import PositionSide, Purpose, Status, side_for
 from catalyst.domain.position import CloseReason
-from catalyst.domain.session import NEW_YORK, Session
+from catalyst.domain.session import NEW_YORK, Session, trading_date
 from catalyst.pipeline.exposure import Account, Held, Portfolio, Working
 from catalyst.pipeline.plan import Plan
 from catalyst.store import (
@@ -39,10 +40,10 @@ from catalyst.store import (
     orders,
     positions,
     proposals,
-    risk_events,
     securities,
     sessions,
 )
+from catalyst.store.cycles import CycleRow
 from catalyst.store.orders import NewOrder
 from catalyst.store.pool import Store
 
@@ -68,6 +69,7 @@ class Day:
     reconciler: Reconciler
     risk_watch: RiskWatch
     scanner: Scanner
+    hard_stop: HardStop
     clock: Clock
     cfg: Config
     mode: SessionMode
@@ -140,6 +142,8 @@ class Day:
         self.exits.session = self.session
         for name, why in latched.items():
             self.gate.shut(name, why)
+        if LATCH in latched and row.status is not CycleStatus.COMPLETED:
+            row = await self._end_stopped_day(row, latched[LATCH])
         if row.status in (CycleStatus.CLOSED, CycleStatus.COMPLETED):
             self.gate.shut("closed", "the day's cycle is closed")
         elif row.status is not CycleStatus.IDLE:
@@ -158,6 +162,20 @@ class Day:
         await (
             self.risk_watch.look()
         )  # a loss that was booked by recovery counts before the first job can enter
+
+    async def _end_stopped_day(self, row: CycleRow, why: str) -> CycleRow:
+        """A stop whose latch was written today and whose death came before the rest of it: the cycle follows."""
+        async with self.store.tx("halt") as conn:
+            since = await exits.latched_at(conn, LATCH)
+            if since is None or trading_date(since) != row.cycle_date:
+                return row
+            until = since + timedelta(minutes=self.cfg.emergency.cooldown_period_minutes)
+            await cycles.halt(conn, row.cycle_id, reason=why, until=until, at=self.clock.now())
+        await self._advance(CycleStatus.CLOSED)
+        async with self.store.read() as conn:
+            found = await cycles.get(conn, row.cycle_id)
+        assert found is not None  # it was read above
+        return found
 
     async def _leave_carried(self, fresh: list[str]) -> None:
         """Positions of an earlier day are left at the open; until then they stay protected."""
@@ -320,29 +338,9 @@ class Day:
         await self.flatten.prove("the close of the day", by="schedule", cycle_id=self.cycle_id, page=not held)
         self.done.set()
 
-    async def emergency_stop(self, reason: str) -> None:
-        """Idempotent: latch, halt the cycle, leave everything. Nothing is entered before somebody resumes."""
-        now = self.clock.now()
-        until = now + timedelta(minutes=self.cfg.emergency.cooldown_period_minutes)
-        await self.end_entries("emergency_stop", reason=reason, by="risk_watch", until=until)
-        async with self.store.tx("emergency_stop") as conn:
-            await risk_events.put(
-                conn, event_type="EMERGENCY_STOP", severity="CRITICAL", message=reason,
-                facts={"cycle_id": self.cycle_id}, at=now, cycle_id=self.cycle_id,
-            )  # fmt: skip
-            await alerts.put(
-                conn, severity="CRITICAL", event="EMERGENCY_STOP", message=reason,
-                facts={"cycle_id": self.cycle_id}, dedupe_key=f"EMERGENCY_STOP:{self.cycle_id}", at=now,
-            )  # fmt: skip
-        log.critical("emergency_stop", reason=reason)
-        if self.cfg.emergency.close_all_positions_on_limit:
-            await self.flatten.run(
-                CloseReason.EMERGENCY_STOP,
-                by="risk_watch",
-                purpose=Purpose.EXIT,
-                within=timedelta(seconds=60),
-                cycle_id=self.cycle_id,
-            )
+    async def emergency_stop(self, reason: str) -> bool:
+        """The hard stop of this day; false when the tables have not heard of it, and it is to be run again."""
+        return await self.hard_stop.run(reason, cycle_id=self.cycle_id, end_entries=self.end_entries)
 
     # -- what the risk stage is told
 

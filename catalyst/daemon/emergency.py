@@ -62,7 +62,7 @@ class Sight:
         found: list[OrderReport] = []
         for top in self.tops:
             if top.symbol == symbol:
-                found += [top] if _works(top) else [leg for leg in top.legs if _works(leg)]
+                found += [top] if works(top) else [leg for leg in top.legs if works(leg)]
         return found
 
 
@@ -81,15 +81,34 @@ class Emergency:
     _sent: dict[str, str] = field(default_factory=dict)  # client order id → symbol, of what the broker took
     _missing: dict[int, int] = field(default_factory=dict)  # rows the broker does not know: times it said so
 
-    async def flatten(self, *, latch: str, reason: str, by: str, within: timedelta, selling: bool) -> Left:
+    async def flatten(
+        self,
+        *,
+        latch: str | None,
+        reason: str,
+        by: str,
+        within: timedelta,
+        selling: bool,
+        purpose: Purpose = Purpose.FLATTEN,
+        lasting: bool = False,
+    ) -> Left:
         """Leave everything that is ours; return when it is proven, or after `within`.
 
-        With `selling` false (the market is shut) only what protects no share is cancelled.
+        With `selling` false (the market is shut) only what protects no share is cancelled. `lasting`: this process
+        lives on, and nobody of it sends an order in what was left before the tables have heard.
         """
         async with self.hand:
             log.critical("flatten_without_tables", reason=reason, by=by, spool=str(self.spool.path))
-            self.spool.write(Step.LATCH, self.clock.now(), name=latch, reason=reason, by=by)
-            return await self._leave(None, reason, by, within, Purpose.FLATTEN, selling=selling)
+            if latch is not None:
+                self.spool.write(Step.LATCH, self.clock.now(), name=latch, reason=reason, by=by)
+            before = set(self.execution.elsewhere)
+            if lasting:
+                self.execution.elsewhere |= self.memory.symbols
+                await self.execution.drained(QUIET)
+            left = await self._leave(None, reason, by, within, purpose, selling=selling)
+            if lasting and not (left.flat and self.spool.pending):
+                self.execution.elsewhere &= before  # it is tried again, with or without the tables
+            return left
 
     async def leave(self, symbol: str, *, reason: str, by: str, within: timedelta) -> Left:
         """Leave one symbol, and nothing else. Once left, nobody of ours sends an order in it before the tables
@@ -118,9 +137,9 @@ class Emergency:
         told: set[str] = set()
         left = Left(False, None, None)
         while True:
-            sight = await self._look()
+            sight = await self.look()
             if sight is not None:
-                symbols = only if only is not None else self._ours(sight)
+                symbols = only if only is not None else self.ours(sight)
                 left = await self._count(sight, symbols)
                 if left.flat:
                     break
@@ -162,7 +181,7 @@ class Emergency:
 
     # -- looking
 
-    async def _look(self) -> Sight | None:
+    async def look(self) -> Sight | None:
         """The broker's word, or None when it could not be heard whole."""
         try:
             tops = await self.broker.orders(
@@ -175,7 +194,7 @@ class Emergency:
         flat = tuple(one for top in tops for one in (top, *top.legs))
         return Sight(flat, tuple(tops), {one.symbol: one for one in held if one.quantity != 0})
 
-    def _ours(self, sight: Sight) -> set[str]:
+    def ours(self, sight: Sight) -> set[str]:
         mine = {top.symbol for top in sight.tops if is_ours(top.client_order_id)}
         doubtful = {row.symbol for row in self.execution.unresolved.values()}
         return self.memory.symbols | mine | doubtful
@@ -215,17 +234,18 @@ class Emergency:
             return  # nothing can be sold: what protects the shares stays
         working = [one for one in sight.working(symbol) if not _is_emergency(one)]
         for one in working:
-            await self._cancel(one)
+            await self.cancel(one)
         if held is None or working or len(sight.working(symbol)) > len(working):
             return
         shown = {one.client_order_id for one in sight.orders}
         if any(cid not in shown for cid, of in self._sent.items() if of == symbol):
             return  # the broker took one that its list does not show yet
-        quantity = self._quantity(sight, held)
+        quantity = self.quantity(sight, held)
         if quantity > 0:
             await self._sell(sight, held, quantity, purpose, reason)
 
-    async def _cancel(self, one: OrderReport) -> None:
+    async def cancel(self, one: OrderReport) -> None:
+        """Ask for the cancel of one order, on record, and not more often than every few seconds."""
         now = self.clock.now()
         if one.broker_id in self._asked and now - self._asked[one.broker_id] < ASK_AGAIN:
             return
@@ -238,14 +258,15 @@ class Emergency:
         except BrokerError as error:  # unknown or unheard: the next look shows what it came to
             log.warning("cancel_unanswered", symbol=one.symbol, error=str(error))
 
-    def _quantity(self, sight: Sight, held: PositionReport) -> Decimal:
+    def quantity(self, sight: Sight, held: PositionReport) -> Decimal:
         """Shares to sell (or buy back): no more than the broker holds, nor than our own fills explain.
 
         Positions may lag behind fills at the broker: what its orders have sold is not sold again. A position that
         is older than the orders looked at is taken as the broker has it, less what was sold here.
         """
         orders = sight.of(held.symbol)
-        mine = list(_ours_of(orders))
+        known_rows = (row for rows in self.memory.rows.values() for row in rows)
+        mine = list(_ours_of(orders, {row.alpaca_order_id for row in known_rows if row.alpaca_order_id}))
         carried = any(
             row.symbol == held.symbol and row.entry_time < self.clock.now() - LOOK_BACK
             for row in self.memory.held
@@ -293,22 +314,22 @@ class Emergency:
             await self.broker.submit(request, priority=Priority.EXIT)
         except OrderRefused as error:
             log.warning("order_rejected", symbol=held.symbol, code=error.code, said=error.text)
-            self._answer(cid, "refused", str(error))
+            self.answer(cid, "refused", str(error))
         except DuplicateOrder:
             self._sent[cid] = held.symbol
-            self._answer(cid, "taken", "the broker had it")
+            self.answer(cid, "taken", "the broker had it")
         except BrokerError as error:  # the same id goes again, unless the next look shows the order
             log.warning("order_unanswered", symbol=held.symbol, error=str(error))
-            self._answer(cid, "unanswered", str(error))
+            self.answer(cid, "unanswered", str(error))
         else:
             self._sent[cid] = held.symbol
-            self._answer(cid, "taken", "")
+            self.answer(cid, "taken", "")
 
-    def _answer(self, cid: str, outcome: str, text: str) -> None:
+    def answer(self, cid: str, outcome: str, text: str) -> None:
         self.spool.write(Step.ANSWER, self.clock.now(), client_order_id=cid, outcome=outcome, text=text)
 
 
-def _works(one: OrderReport) -> bool:
+def works(one: OrderReport) -> bool:
     """A word we do not know is a working order's."""
     return status_of(one.broker_status, one.filled_qty, one.quantity) not in TERMINAL
 
@@ -317,9 +338,9 @@ def _is_emergency(one: OrderReport) -> bool:
     return is_ours(one.client_order_id) and one.client_order_id.endswith(f"-{ROLE}")
 
 
-def _ours_of(orders: Sequence[OrderReport]) -> Iterator[OrderReport]:
-    """Our orders, their legs, and what took the place of one of these."""
-    mine: set[str] = set()
+def _ours_of(orders: Sequence[OrderReport], known: set[str]) -> Iterator[OrderReport]:
+    """Our orders, those the tables had a row for in a position of ours, their legs, and what took the place of one."""
+    mine = set(known)
     for one in orders:
         if is_ours(one.client_order_id) or one.replaces in mine or one.broker_id in mine:
             mine |= {one.broker_id, *(leg.broker_id for leg in one.legs)}

@@ -126,16 +126,41 @@ class Flatten:
                 await self._refresh(working, deadline)
         return await self.prove(reason, by=by, cycle_id=cycle_id)
 
+    async def end_entries(self, *, within: timedelta) -> bool:
+        """Every entry that works is at its end, what is held stays under its stop; false when one still works."""
+        deadline = self.clock.now() + within
+        asked: dict[int, datetime] = {}
+        while True:
+            heard = self.books.changed.count
+            entries = [row for row in (await self._left())[0] if row.order_purpose is Purpose.ENTRY]
+            now = self.clock.now()
+            if not entries or now >= deadline:
+                return not entries
+            for row in entries:
+                if row.order_id not in asked or now - asked[row.order_id] >= timedelta(seconds=5):
+                    asked[row.order_id] = now
+                    await self._end_order(row)
+            if not await self.books.changed.next(self.clock, STEP, since=heard):
+                await self._refresh(entries, deadline)
+
     async def nothing_left(self) -> bool:
         """True when the tables hold no order and no position of ours."""
         return not any(await self._left())
 
     async def _left(self) -> tuple[list[OrderRow], list[PositionRow]]:
-        """Working orders and open positions that are ours to end: a stranger's own business is left alone."""
+        """Working orders and open positions that are ours to end: a stranger's own business is left alone, and so is
+        what protects shares that no position explains."""
         async with self.store.read() as conn:
             working = await orders.working(conn)
             held = await positions.open_positions(conn)
-        return [row for row in working if row.origin != "external" or row.position_id is not None], held
+        of_orphans = {row.order_id for row in working if row.origin == "orphan"}
+        mine = [
+            row
+            for row in working
+            if (row.origin not in ("external", "orphan") or row.position_id is not None)
+            and row.parent_order_id not in of_orphans
+        ]
+        return mine, held
 
     async def _end_order(self, row: OrderRow) -> None:
         """An order that was never sent ends here; any other ends at the broker."""

@@ -4,23 +4,26 @@ Level-triggered: each look derives from rows and the broker what is missing, so 
 """
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from decimal import Decimal
 from typing import Final
 
 import structlog
 
+from catalyst.broker.port import Priority
 from catalyst.clock import Clock
 from catalyst.config import Execution as ExecutionConfig
+from catalyst.config import PositionsConfig
 from catalyst.daemon.books import Books, Pulse
 from catalyst.daemon.execution import Execution
 from catalyst.daemon.exits import SafeExit
+from catalyst.daemon.naked import Naked, unfinished
+from catalyst.domain.errors import BrokerError
 from catalyst.domain.ids import client_order_id
 from catalyst.domain.order import EXITS, WORKING, Purpose, Status, side_for
 from catalyst.domain.position import CloseReason
-from catalyst.domain.protection import ExitOrder, Protection, protection_of
-from catalyst.store import alerts, exits, orders, positions
+from catalyst.domain.protection import ExitOrder, Protection, default_levels, protection_of
+from catalyst.store import exits, orders, positions
 from catalyst.store.orders import NewOrder, OrderRow
 from catalyst.store.pool import Store
 from catalyst.store.positions import PositionRow
@@ -33,7 +36,7 @@ ASK_AGAIN: Final = timedelta(seconds=3)
 OCO_TRIES: Final = 4  # of a refusal that may pass; after that, leave it
 UNBOOKED_TRIES: Final = 15  # while the broker has not booked the shares it has just sold us
 UNBOOKED: Final = ("NOT_EXIT", "INSUFFICIENT_QTY", "NOT_SHORTABLE")
-PAGE_AFTER: Final = timedelta(seconds=15)  # without a working stop at the broker
+EXCESS_GRACE: Final = timedelta(seconds=3)
 
 Seen = tuple[object, ...]
 
@@ -48,12 +51,23 @@ class Guard:
     exits: SafeExit
     clock: Clock
     cfg: ExecutionConfig
+    levels: PositionsConfig
+    measure: Naked
     epoch: int
-    naked: set[int] = field(default_factory=set)  # positions not under a working stop right now
-    bared: Pulse = field(default_factory=Pulse)  # one more of them
+    _excess: dict[int, datetime] = field(default_factory=dict)  # stops for too much, since when
     _verified: dict[int, Seen] = field(default_factory=dict)
     _tending: dict[int, asyncio.Task[None]] = field(default_factory=dict)
     _asked: dict[int, datetime] = field(default_factory=dict)
+
+    @property
+    def naked(self) -> set[int]:
+        """Positions not under a working stop right now."""
+        return self.measure.bare
+
+    @property
+    def bared(self) -> Pulse:
+        """Beats when there is one more of them."""
+        return self.measure.bared
 
     async def run(self) -> None:
         """Look again after every change, at least every second while anything is naked."""
@@ -76,7 +90,7 @@ class Guard:
                 leaving.clear()  # nothing can be left before the open: until then it is protected
             rows = {p.position_id: await orders.of_position(conn, p.position_id) for p in held}
         self.books.memory.keep(held, rows)
-        self.naked &= {position.position_id for position in held}
+        await self.measure.look(held)
         unsure = False
         for position in held:
             seen = _seen(position, rows[position.position_id])
@@ -107,12 +121,21 @@ class Guard:
             return
         state = protection_of(position.quantity, _exits(rows))
         if state is Protection.COVERED:
-            await self._confirm(position, rows)
+            self._excess.pop(position_id, None)
+            self._verified[position_id] = _seen(position, rows)
+            await self.measure.covered(position, rows)
             return
-        await self._uncover(position, rows, state)
-        entries = [row for row in rows if row.order_purpose is Purpose.ENTRY and row.status in WORKING]
-        if entries:
-            await self._stop_filling(position, entries)
+        too_much = self._is_excess_for_long(position_id, state)
+        if too_much is not None:
+            if too_much:
+                log.warning("stop_for_too_much", symbol=position.symbol, qty=str(position.quantity))
+                await self._protect(position, rows)
+            return
+        await self.measure.uncovered(position, rows, state)
+        entries = [row for row in rows if row.order_purpose is Purpose.ENTRY and row.is_working]
+        ours = [row for row in entries if row.origin != "external"]  # a person's is theirs to cancel
+        if ours:
+            await self._stop_filling(position, ours)
         else:
             await self._protect(position, rows)
 
@@ -128,70 +151,39 @@ class Guard:
             if row.order_class in ("bracket", "oco") or row.status in WORKING:
                 await self.execution.refresh(row.alpaca_order_id, "poll")
 
-    async def _confirm(self, position: PositionRow, rows: list[OrderRow]) -> None:
-        """Write that the position is protected, and how long it was not."""
-        self.naked.discard(position.position_id)
-        self._verified[position.position_id] = _seen(position, rows)
-        if position.protected_at is not None:
-            return
-        since = _uncovered_since(position, rows)
-        covered = await self._covered_at(since, rows)
-        naked = position.naked_seconds + Decimal(str(round((covered - since).total_seconds(), 3)))
-        async with self.store.tx("protected") as conn:
-            await positions.guard(
-                conn, position.position_id, protected_at=covered, naked_seconds=max(naked, Decimal(0))
-            )
-        log.info(
-            "position_protected",
-            symbol=position.symbol,
-            qty=str(position.quantity),
-            stop=str(position.stop_loss),
-            target=str(position.take_profit),
-            naked_seconds=str(naked),
+    async def _levels(self, position: PositionRow) -> PositionRow | None:
+        """The position with a stop and a target; where no plan gave them (a person bought it), so many percent from
+        where the market is. None: the broker cannot be read."""
+        if position.stop_loss is not None and position.take_profit is not None:
+            return position
+        try:
+            held = await self.exits.broker.position(position.symbol, priority=Priority.EXIT)
+        except BrokerError as error:
+            log.warning("position_unreadable", symbol=position.symbol, error=str(error))
+            return None
+        shown = None if held is None else held.current_price
+        stop, target = default_levels(
+            position.side,
+            shown or position.entry_price,
+            stop_pct=self.levels.default_stop_loss_pct,
+            target_pct=self.levels.default_take_profit_pct,
         )
-
-    async def _covered_at(self, since: datetime, rows: list[OrderRow]) -> datetime:
-        """When the stop went live: a bracket's with the last fill of its entry, though nobody of ours was alive to
-        hear of it; any other when we saw it."""
-        stops = [row for row in rows if row.order_purpose is Purpose.STOP_LOSS and row.status in WORKING]
-        entries = [
-            row
-            for row in rows
-            if row.order_purpose is Purpose.ENTRY and row.status is Status.FILLED
-            if {stop.parent_order_id for stop in stops} == {row.order_id}
-        ]
-        if not entries:
-            return self.clock.now()
-        async with self.store.read() as conn:
-            at = await orders.last_fill_at(conn, entries[0].order_id)
-        return self.clock.now() if at is None else max(since, at)
-
-    async def _uncover(self, position: PositionRow, rows: list[OrderRow], state: Protection) -> None:
-        """Write that the position is not protected; tell somebody when it stays so."""
-        if position.position_id not in self.naked:
-            self.naked.add(position.position_id)
-            self.bared.beat()
-            log.warning(
-                "position_unprotected", symbol=position.symbol, qty=str(position.quantity), state=state
+        stop, target = position.stop_loss or stop, position.take_profit or target
+        async with self.store.tx("levels") as conn:
+            await positions.levels(
+                conn, position.position_id, stop_loss=stop, take_profit=target, at=self.clock.now()
             )
-        if position.protected_at is not None:
-            async with self.store.tx("uncovered") as conn:
-                await positions.guard(
-                    conn, position.position_id, protected_at=None, naked_seconds=position.naked_seconds
-                )
-        since = _uncovered_since(position, rows)
-        if self.clock.now() - since < PAGE_AFTER:
-            return
-        async with self.store.tx("page") as conn:
-            await alerts.put(
-                conn,
-                severity="CRITICAL",
-                event="UNPROTECTED_POSITION",
-                message=f"{position.symbol}: {position.quantity} shares have no working stop at the broker",
-                facts={"position_id": position.position_id, "symbol": position.symbol, "state": state},
-                dedupe_key=f"UNPROTECTED_POSITION:{position.position_id}:{since.isoformat()}",
-                at=self.clock.now(),
-            )
+        log.info("levels_set", symbol=position.symbol, stop=str(stop), target=str(target))
+        return replace(position, stop_loss=stop, take_profit=target)
+
+    def _is_excess_for_long(self, position_id: int, state: Protection) -> bool | None:
+        """A broker shrinks a stop itself when its target fills in part: it is given a moment for that. None: the stop
+        is for no more than is held."""
+        if state is not Protection.EXCESS:
+            self._excess.pop(position_id, None)
+            return None
+        since = self._excess.setdefault(position_id, self.clock.now())
+        return self.clock.now() - since >= EXCESS_GRACE
 
     async def _stop_filling(self, position: PositionRow, entries: list[OrderRow]) -> None:
         """A partly filled entry protects nothing: after the grace, cancel the rest and protect what filled."""
@@ -219,9 +211,10 @@ class Guard:
                     self._asked[row.order_id] = now
                     await self.execution.cancel(row, "OCO")
             return
-        if position.stop_loss is None or position.take_profit is None:
-            await self._give_up(position, "no stop is known for it")
+        planned = await self._levels(position)
+        if planned is None:
             return
+        position = planned
         tries = [row for row in rows if row.order_class == "oco" and row.parent_order_id is None]
         refused = [row for row in tries if row.status is Status.REJECTED]
         why = str(refused[-1].rejection_reason) if refused else ""
@@ -279,46 +272,17 @@ def _passed(position: PositionRow, refusal: str) -> str | None:
     return f"{CloseReason.STOP_LOSS_HIT}: {position.symbol} is beyond ${position.stop_loss} already"
 
 
-def _uncovered_since(position: PositionRow, rows: list[OrderRow]) -> datetime:
-    """Since when no working stop covers the position: the end of its last stop, else its first fill.
-
-    Read from rows, so that a restart measures the same gap.
-    """
-    asleep = _unfinished(rows)
-    ends = [
-        row.closed_at
-        for row in rows
-        if row.order_purpose is Purpose.STOP_LOSS
-        and row.closed_at is not None
-        and row.status is not Status.REJECTED
-        and row.parent_order_id not in asleep
-    ]
-    return max([position.entry_time, *ends])
-
-
-def _unfinished(rows: list[OrderRow]) -> set[int | None]:
-    """Entries that are not completely filled: their legs protect nothing. One that was replaced is as finished
-    as the order that took its place."""
-    after = {row.replaces: row for row in rows if row.replaces is not None}
-    found: set[int | None] = set()
-    for row in rows:
-        last = row
-        while last.status is Status.REPLACED and last.order_id in after:
-            last = after[last.order_id]
-        if row.order_purpose is Purpose.ENTRY and last.status is not Status.FILLED:
-            found.add(row.order_id)
-    if found:  # legs of an entry that was replaced before it filled sleep with the order in its place
-        ours = {row.order_id for row in rows}
-        found |= {row.parent_order_id for row in rows if row.parent_order_id not in {None, *ours}}
-    return found
-
-
 def _exits(rows: list[OrderRow]) -> list[ExitOrder]:
     """The exits of a position; a leg is dormant while its entry may still fill."""
-    unfinished = _unfinished(rows)
+    asleep = unfinished(rows)
     return [
         ExitOrder(
-            row.order_purpose, row.status, row.broker_status, row.remaining, row.parent_order_id in unfinished
+            row.order_purpose,
+            row.status,
+            row.broker_status,
+            row.remaining,
+            row.parent_order_id in asleep,
+            row.parent_order_id or row.order_id,
         )
         for row in rows
         if row.order_purpose in EXITS

@@ -1,14 +1,13 @@
-"""Reconciliation: rows, fills, orders and positions against what the broker shows. Also the light polls, and
-recovery, which is nothing but the first reconciliation.
+"""Reconciliation, four ways: rows, journal and fills, the broker's orders with its ledger, and its positions. Also
+the light polls, and recovery, which is nothing but the first reconciliation.
 
-It corrects the tables by hearing the broker; it never trades, and it believes a difference in shares only when
-two looks in a row agree.
+It corrects the tables by hearing the broker; it never trades, and it believes a difference only when two looks in a
+row agree. A fill is never invented: what nothing explains is kept as an adjustment, paged, and its symbol blocked.
 """
 
 import asyncio
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from decimal import Decimal
 from typing import Final
 
 import structlog
@@ -18,29 +17,42 @@ from catalyst.clock import Clock
 from catalyst.config import Execution as ExecutionConfig
 from catalyst.config import Reconcile
 from catalyst.daemon.books import Books, Pulse
+from catalyst.daemon.comparison import (
+    ORDERS,
+    SHARES,
+    Difference,
+    Doubts,
+    Kind,
+    contradictions,
+    differing_orders,
+    differing_results,
+    differing_shares,
+)
 from catalyst.daemon.execution import Execution
 from catalyst.daemon.gate import DATABASE, Gate
 from catalyst.daemon.spooled import Spooled
 from catalyst.daemon.standing import Standing
+from catalyst.daemon.strangers import Strangers
 from catalyst.domain.errors import BrokerError
-from catalyst.domain.ids import is_ours
-from catalyst.domain.order import WORKING, PositionSide, Purpose, Side, Status, position_side_for
+from catalyst.domain.order import WORKING, PositionSide, Purpose, Status
 from catalyst.domain.position import CloseReason
-from catalyst.domain.report import Fill, OrderReport, PositionReport
-from catalyst.store import alerts, orders, positions, quarantine
-from catalyst.store.orders import NewOrder, OrderRow
-from catalyst.store.pool import Store, is_outage
-from catalyst.store.positions import PositionRow
+from catalyst.domain.report import Fill, OrderReport
+from catalyst.domain.session import trading_date
+from catalyst.store import alerts, cycles, fourways, orders, orphans, positions, quarantine
+from catalyst.store.fourways import Held
+from catalyst.store.orders import OrderRow
+from catalyst.store.pool import Store
 
 log = structlog.get_logger()
 
 OVERLAP: Final = timedelta(minutes=10)  # the broker's bounds are exclusive and its clock is not ours
 LOOK_BACK: Final = timedelta(days=1)
-DOUBT_FOR: Final = timedelta(seconds=12)  # the broker's positions may lag behind its own fills
+LEDGER_LAG: Final = timedelta(minutes=5)  # a fill may be in the stream that long before it is in the ledger
 DOUBTFUL_LOOK: Final = timedelta(seconds=4)
 A_DAY: Final = timedelta(days=1)
 OURS_FOR: Final = timedelta(days=14)  # a symbol traded that recently is one we answer for
-PHANTOM: Final = "PHANTOM_POSITION"
+OURS_AGAIN: Final = timedelta(hours=1)
+MOST_SINGLE: Final = 10  # orders asked for one by one in a look; the others have theirs in the next
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +72,10 @@ class Findings:
 
 @dataclass
 class Reconciler:
-    """Hears everything the broker shows."""
+    """Hears everything the broker shows, then judges what still differs.
+
+    Four SQL statements a look, whatever there is of orders and positions; a fifth once an hour.
+    """
 
     store: Store
     broker: Broker
@@ -75,13 +90,20 @@ class Reconciler:
         None  # what was done while the database was away: told before anything is judged
     )
     stream_ready: bool = False
+    doubts: Doubts = field(default_factory=Doubts.none)
+    strangers: Strangers = field(init=False)
     _compared_at: datetime | None = None
     _gaps: int = 0
     _answered: int = 0  # beats of `soon` that had their look
-    _doubts: dict[str, tuple[str, datetime]] = field(default_factory=dict)  # what differs, and since when
-    _unreadable: set[str] = field(default_factory=set)  # broker ids of orders that no row can hold
+    _ours: set[str] = field(default_factory=set)
+    _ours_asked: datetime | None = None
+    _told: set[str] = field(default_factory=set)  # differences that have their line in journal and quarantine
     _ledger_seen_to: datetime | None = None
+    _ledger_heard: set[str] = field(default_factory=set)  # activity ids that had their answer
     _looking: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def __post_init__(self) -> None:
+        self.strangers = Strangers(self.store, self.books, self.clock, self.execution.epoch)
 
     @property
     def soon(self) -> Pulse:
@@ -95,23 +117,29 @@ class Reconciler:
 
     async def run(self) -> None:
         """A full look every minute; in between, light polls while anything is working (2 s without a stream), of
-        the shares held every half minute."""
+        the shares held every half minute. What is doubted is looked at again until it is believed or gone."""
         last_full = self.clock.now()
         while True:
             pause = timedelta(seconds=self.polls.order_poll_seconds if self.stream_ready else 2.0)
-            if self._doubts:
+            if self.doubts.pending(self.clock.now()):
                 pause = min(pause, DOUBTFUL_LOOK)
             at_once = await self.soon.next(self.clock, pause, since=self._answered)
             self._answered = self.soon.count
             due = self.clock.now() - last_full >= timedelta(seconds=self.cfg.every_seconds)
-            if at_once or due or self._doubts:
+            if at_once or due or self.doubts.pending(self.clock.now() - pause):
                 last_full = self.clock.now()
                 await self.look("reconcile")
             elif await self._anything_working():
-                await self._hear_orders("poll")
-                held = timedelta(seconds=self.polls.position_poll_seconds)
-                if self._compared_at is None or self.clock.now() - self._compared_at >= held:
-                    await self._compare_positions("poll")
+                await self._poll()
+
+    async def _poll(self) -> None:
+        """A light look: the orders, and every half minute the shares."""
+        if (reports := await self._orders(light=True)) is None:
+            return
+        await self._hear(reports, await self._rows(reports), "poll")
+        held = timedelta(seconds=self.polls.position_poll_seconds)
+        if self._compared_at is None or self.clock.now() - self._compared_at >= held:
+            await self._compare_shares("poll")
 
     async def look(self, source: str) -> Findings:
         """One whole reconciliation; one that could read everything fills the stream's gap."""
@@ -124,16 +152,30 @@ class Reconciler:
                 self.gate.clear(DATABASE)
         return findings
 
+    async def examine(self, source: str) -> Findings:
+        """Reconcile on demand: look until everything that is doubted is believed or gone."""
+        findings = await self.look(source)
+        while findings.read and self.doubts.pending(self.clock.now()):
+            await self.clock.sleep(DOUBTFUL_LOOK)
+            findings = await self.look(source)
+        return findings
+
     async def _look(self, source: str) -> Findings:
-        heard = await self._hear_orders(source)
-        if heard is None:
+        await self._remember_ours()
+        began = self.clock.now()
+        reports = await self._orders()
+        if reports is None:
             return Findings(read=False)
+        rows = await self._rows(reports)
+        heard = await self._hear(reports, rows, source)
         booked = await self._hear_ledger(source)
-        await self._resolve_rows(source)
-        differences = await self._compare_positions(source)
-        if booked is None or differences is None or not await self.standing.look():
+        await self._resolve(rows, reports, source)
+        shares = await self._compare_shares(source)
+        if booked is None or not shares or not await self.standing.look():
             return Findings(read=False, heard=heard)
-        findings = Findings(True, heard, booked, len(self.books.strangers), tuple(differences))
+        await self._compare_books(rows, reports, began, source)
+        differences = tuple(one.text for one in self.doubts.confirmed(self.clock.now()))
+        findings = Findings(True, heard, booked, len(self.books.strangers), differences)
         if heard or booked or differences:
             log.info(
                 "reconciled",
@@ -148,160 +190,66 @@ class Reconciler:
         async with self.store.read() as conn:
             return bool(await orders.working(conn)) or bool(await positions.open_positions(conn))
 
+    async def _remember_ours(self) -> None:
+        """The symbols we answer for: held, or traded in the last two weeks. Our own orders add to them at once."""
+        now = self.clock.now()
+        if self._ours_asked is None or now - self._ours_asked >= OURS_AGAIN:
+            async with self.store.read() as conn:
+                self._ours = await positions.traded_symbols(conn, since=now - OURS_FOR)
+            self._ours_asked = now
+            self.books.memory.know(self._ours)
+
     # -- orders
 
-    async def _hear_orders(self, source: str) -> int | None:
-        """Hear every order of the day whose report says something new; how many, None when the read failed."""
+    async def _orders(self, *, light: bool = False) -> list[OrderReport] | None:
+        """Every order of the day as the broker shows it, and unless `light` what works of earlier days; None when it
+        could not be read."""
         try:
             if self.spooled is not None:
                 await self.spooled.bring_in()
             horizon = self.clock.now() - LOOK_BACK
             reports = await self.broker.orders(status="all", after=horizon)
-            if (
-                source != "poll"
-            ):  # and what still works of earlier days: a stranger's bid good till cancelled, say
+            if not light:  # and what still works of earlier days: a stranger's bid good till cancelled, say
                 working = await self.broker.orders(status="open")
                 reports += [one for one in working if one.submitted_at and one.submitted_at < horizon]
         except BrokerError as error:
             log.warning("orders_unreadable", error=str(error))
             return None
-        known = await self._known(reports)
+        return reports
+
+    async def _rows(self, reports: list[OrderReport]) -> list[OrderRow]:
+        """The rows of these reports, and every working one, before the reports are heard."""
+        ids = [one.broker_id for report in reports for one in (report, *report.legs)]
+        async with self.store.read() as conn:
+            return await fourways.to_judge(conn, ids)
+
+    async def _hear(self, reports: list[OrderReport], rows: list[OrderRow], source: str) -> int:
+        """Hear every order whose report says something new; how many."""
+        known = {row.alpaca_order_id: row for row in rows if row.alpaca_order_id is not None}
         heard = 0
         for report in reports:
             if all(_says_nothing_new(known.get(one.broker_id), one) for one in (report, *report.legs)):
                 continue
             heard += 1
-            await self._hear_one(report, source)
+            await self.strangers.hear(report, source)
         return heard
 
-    async def _hear_one(self, report: OrderReport, source: str) -> None:
-        """Hear one order, known or not; one that our tables cannot hold is kept aside, and the others go on."""
-        if report.broker_id in self._unreadable:
-            return
-        try:
-            if not await self.books.hear(report, source):
-                await self._adopt_stranger(report, source)
-        except Exception as error:
-            if is_outage(error):
-                raise
-            log.exception("order_unacceptable", symbol=report.symbol, broker_id=report.broker_id)
-            self._unreadable.add(report.broker_id)
-            async with self.store.tx("quarantine") as conn:
-                at = self.clock.now()
-                await quarantine.put(conn, source=source, reason=str(error), payload=report.raw, at=at)
-                await self._alert(
-                    conn,
-                    "ORDER_UNACCEPTABLE",
-                    "CRITICAL",
-                    report.symbol,
-                    f"{report.side} {report.symbol}: an order the tables cannot hold: {error}",
-                    key=report.broker_id,
-                )
-
-    async def _known(self, reports: list[OrderReport]) -> dict[str, OrderRow]:
-        ids = [one.broker_id for report in reports for one in (report, *report.legs)]
-        async with self.store.read() as conn:
-            rows = await orders.by_broker_ids(conn, ids)
-        return {row.alpaca_order_id: row for row in rows if row.alpaca_order_id is not None}
-
-    async def _adopt_stranger(self, report: OrderReport, source: str) -> None:
-        """Give an order we did not place (or lost the row of) its row, and say so.
-
-        What took the place of an order of ours is that order still. An order against an open position of ours is
-        an exit of it, made by a person; anything else is foreign: recorded and reported, never traded.
-        """
-        if await self._adopt_successor(report, source):
-            return
-        against = PositionSide.LONG if report.side is Side.SELL else PositionSide.SHORT
-        async with self.store.tx("adopt_stranger") as conn:
-            held = await positions.lock_open(conn, report.symbol, against)
-            purpose = Purpose.ENTRY if held is None else Purpose.EXIT
-            await orders.insert(
-                conn,
-                NewOrder(
-                    client_order_id=report.client_order_id,
-                    symbol=report.symbol,
-                    purpose=purpose,
-                    position_side=position_side_for(report.side, purpose),
-                    side=report.side,
-                    quantity=report.quantity,
-                    order_type=report.order_type,
-                    time_in_force=report.time_in_force,
-                    order_class=report.order_class,
-                    origin="external",
-                    cycle_id=held.cycle_id if held else None,
-                    position_id=held.position_id if held else None,
-                    limit_price=report.limit_price,
-                    stop_price=report.stop_price,
-                    alpaca_order_id=report.broker_id,
-                    broker_status=report.broker_status,
-                ),
-                status=Status.SUBMITTED,
-                at=self.clock.now(),
-                source=source,
-                note="an order we have no record of placing",
-            )
-            await self._alert(
-                conn,
-                "ORDER_ADOPTED" if is_ours(report.client_order_id) else "FOREIGN_ORDER",
-                "WARNING",
-                report.symbol,
-                f"{report.side} {report.quantity} {report.symbol} was placed by somebody else",
-                key=report.broker_id,
-            )
-        log.warning("stranger_adopted", symbol=report.symbol, side=report.side, broker_id=report.broker_id)
-        await self.books.hear(report, source)
-
-    async def _adopt_successor(self, report: OrderReport, source: str) -> bool:
-        """Give an order that replaced one of ours its row, in the same role; false when it replaced none."""
-        if report.replaces is None:
-            return False
-        async with self.store.tx("adopt_successor") as conn:
-            found = await orders.by_broker_ids(conn, [report.replaces])
-            if not found or found[0].origin == "external":
-                return False
-            old = found[0]
-            await orders.insert(
-                conn,
-                NewOrder(
-                    client_order_id=report.client_order_id,
-                    symbol=report.symbol,
-                    purpose=old.order_purpose,
-                    position_side=old.position_side,
-                    side=old.side,
-                    quantity=report.quantity,
-                    order_type=report.order_type,
-                    time_in_force=report.time_in_force,
-                    order_class=report.order_class,
-                    origin="broker",
-                    cycle_id=old.cycle_id,
-                    position_id=None if old.order_purpose is Purpose.ENTRY else old.position_id,
-                    parent_order_id=old.parent_order_id,
-                    replaces=old.order_id,
-                    limit_price=report.limit_price,
-                    stop_price=report.stop_price,
-                    bracket_stop=old.bracket_stop,
-                    bracket_target=old.bracket_target,
-                    alpaca_order_id=report.broker_id,
-                    broker_status=report.broker_status,
-                    epoch=self.execution.epoch,
-                ),
-                status=Status.SUBMITTED,
-                at=self.clock.now(),
-                source=source,
-                note=f"replaces order {old.order_id}",
-            )
-            await self._alert(
-                conn,
-                "ORDER_REPLACED",
-                "WARNING",
-                report.symbol,
-                f"order {old.order_id} was replaced by somebody else",
-                key=report.broker_id,
-            )
-        log.warning("successor_adopted", symbol=report.symbol, broker_id=report.broker_id)
-        await self.books.hear(report, source)
-        return True
+    async def _resolve(self, rows: list[OrderRow], reports: list[OrderReport], source: str) -> None:
+        """Ask on their own about working rows the list did not speak of: without a broker id by ours, else by its."""
+        listed = {one.broker_id for report in reports for one in (report, *report.legs)}
+        spoken = listed | {report.client_order_id for report in reports}
+        asked = 0
+        for row in rows:
+            if row.status not in WORKING or row.status is Status.CREATED:
+                continue  # what was not sent yet waits for its moment; the proposals' owner ends it
+            if row.client_order_id in spoken or row.alpaca_order_id in listed:
+                continue
+            if row.alpaca_order_id is None:
+                if not self.execution.sending(row.order_id):
+                    self.execution.resolving(row)
+            elif row.parent_order_id is None and asked < MOST_SINGLE:
+                asked += 1
+                await self.execution.refresh(row.alpaca_order_id, source)
 
     # -- fills
 
@@ -313,93 +261,114 @@ class Reconciler:
             found = await self.broker.fills(after=after)
         except BrokerError as error:
             log.warning("ledger_unreadable", error=str(error))
+            self._ledger_seen_to = None
             return None
+        ids = {fill.activity_id for fill in found if fill.activity_id is not None}
         booked = 0
         for fill in await self._missing(found):
             booked += await self.books.book(fill, source)
         self._ledger_seen_to = now
+        self._ledger_heard = ids - self.books.strangers
         return booked
 
     async def _missing(self, found: list[Fill]) -> list[Fill]:
-        """Fills whose ledger id no execution carries yet."""
-        ids = [fill.activity_id for fill in found if fill.activity_id is not None]
+        """Fills whose ledger id no execution carries yet, and that were not answered before."""
+        fresh = [fill for fill in found if fill.activity_id not in self._ledger_heard]
+        ids = [fill.activity_id for fill in fresh if fill.activity_id is not None]
+        if not fresh:
+            return []
         async with self.store.read() as conn:
             booked = await orders.booked_activities(conn, ids)
-        return [fill for fill in found if fill.activity_id not in booked]
+        return [fill for fill in fresh if fill.activity_id not in booked]
 
-    # -- rows the broker's list did not speak of
+    # -- what differs
 
-    async def _resolve_rows(self, source: str) -> None:
-        """Ask about every working row on its own: without a broker id by ours, older than the list by its id."""
-        async with self.store.read() as conn:
-            rows = await orders.working(conn)
-        horizon = self.clock.now() - LOOK_BACK
-        for row in rows:
-            if row.status is Status.CREATED:
-                continue  # it waits for its moment; the proposals' owner ends it
-            if row.alpaca_order_id is None:
-                if not self.execution.sending(row.order_id):
-                    self.execution.resolving(row)
-            elif row.created_at < horizon and row.parent_order_id is None:
-                await self.execution.refresh(row.alpaca_order_id, source)
-
-    # -- shares
-
-    async def _compare_positions(self, source: str) -> list[str] | None:
-        """Differences between our open positions and the broker's that have lasted; None: not readable."""
+    async def _compare_shares(self, source: str) -> bool:
+        """Judge shares and results; false when the broker's positions could not be read."""
         try:
-            held = {report.symbol: report for report in await self.broker.positions()}
+            shown = {report.symbol: report for report in await self.broker.positions()}
         except BrokerError as error:
             log.warning("positions_unreadable", error=str(error))
-            return None
-        async with self.store.read() as conn:
-            open_rows = await positions.open_positions(conn)
-            known = await positions.traded_symbols(conn, since=self.clock.now() - OURS_FOR)
-        self.books.memory.know(known)
-        ours: dict[str, Decimal] = {}
-        for row in open_rows:
-            signed = row.quantity if row.side is PositionSide.LONG else -row.quantity
-            ours[row.symbol] = ours.get(row.symbol, Decimal(0)) + signed
+            return False
         now = self._compared_at = self.clock.now()
-        doubts: dict[str, tuple[str, datetime]] = {}
-        for symbol in sorted(ours.keys() | held.keys()):
-            text = _difference(symbol, ours.get(symbol, Decimal(0)), held.get(symbol))
-            if text is not None:
-                before, since = self._doubts.get(symbol, (text, now))
-                doubts[symbol] = (text, since if before == text else now)
-        self._doubts = doubts
-        self.gate.disputed = set(doubts)
-        confirmed = {symbol: text for symbol, (text, since) in doubts.items() if now - since >= DOUBT_FOR}
-        for symbol, text in confirmed.items():
-            await self._report_difference(symbol, text, source, ours=symbol in known)
-        for row in open_rows:
-            if confirmed.get(row.symbol, "").startswith(PHANTOM):
-                await self._end_phantom(row, source)
-        return list(confirmed.values())
+        async with self.store.read() as conn:
+            held = await fourways.holdings(conn, since=now - LOOK_BACK)
+        self.books.memory.know(one.symbol for one in held if not one.orphan)
+        found = [*differing_shares(held, shown), *differing_results(held)]
+        self.doubts.look(found, now, kinds=SHARES)
+        self.gate.disputed = self.doubts.symbols | {one.symbol for one in held if one.orphan}
+        for one in self.doubts.confirmed(now):
+            if one.kind in SHARES:
+                await self._believe(one, source)
+        for position in held:
+            if any(
+                one.kind is Kind.PHANTOM and one.symbol == position.symbol
+                for one in self.doubts.confirmed(now)
+            ):
+                await self._end_phantom(position, source)
+        return True
 
-    async def _report_difference(self, symbol: str, text: str, source: str, *, ours: bool) -> None:
-        """Tell of a difference; shares of a symbol we never traded are somebody else's business, told once a day."""
-        event = text.split(" ", maxsplit=1)[0]
-        log.error(event.lower(), symbol=symbol, difference=text, source=source)
+    async def _compare_books(
+        self, rows: list[OrderRow], reports: list[OrderReport], began: datetime, source: str
+    ) -> None:
+        """Judge orders and groups against the broker, and the rows against their journal and fills."""
+        now = self.clock.now()
+        ledger_to = None if self._ledger_seen_to is None else self._ledger_seen_to - LEDGER_LAG
+        async with self.store.read() as conn:
+            flaws = await fourways.flaws(conn, since=began - LOOK_BACK, ledger_to=ledger_to)
+        listed_since = began - LOOK_BACK + OVERLAP
+        found = [*differing_orders(rows, reports, listed_since=listed_since), *contradictions(flaws)]
+        self.doubts.look(found, now, kinds=ORDERS)
+        self.gate.disputed |= self.doubts.symbols
+        for one in self.doubts.confirmed(now):
+            if one.kind in ORDERS:
+                await self._believe(one, source)
+
+    async def _believe(self, one: Difference, source: str) -> None:
+        """A difference that has lasted: told, kept as an adjustment nobody made, and, of shares, put on record.
+
+        Shares of a symbol we never traded are somebody else's business, told of once a day.
+        """
+        ours = one.symbol is None or one.symbol in self.books.memory.symbols
+        if not ours and one.kind is not Kind.ORPHAN:
+            return
+        at = self.clock.now()
         async with self.store.tx("difference") as conn:
-            await self._alert(
-                conn,
-                event,
-                "CRITICAL" if ours else "WARNING",
-                symbol,
-                text,
-                key=text,
-                window=alerts.WINDOW if ours else A_DAY,
-            )
+            if await self._alert(conn, one, ours=ours):
+                log.error(one.kind.lower(), symbol=one.symbol, difference=one.text, source=source)
+            if ours and one.text not in self._told and one.kind is not Kind.PHANTOM:
+                payload = {"symbol": one.symbol, "difference": one.text}
+                if await quarantine.put_once(conn, source=source, reason=one.text, payload=payload, at=at):
+                    await orders.journal(
+                        conn, None, at=at, source=source, kind="adjustment", note=one.text, payload=payload
+                    )
+            orphaned = ours and one.kind is Kind.ORPHAN and self.cfg.orphans != "alert"
+            if orphaned and one.symbol is not None:
+                side = PositionSide.LONG if one.surplus > 0 else PositionSide.SHORT
+                today = await cycles.of_day(conn, trading_date(at))
+                await orphans.found(
+                    conn,
+                    one.symbol,
+                    side,
+                    abs(one.surplus),
+                    at=at,
+                    cycle_id=today.cycle_id if today else None,
+                )
+        self._told.add(one.text)
+        if orphaned:
+            self.doubts.forget(one)
+            self.books.orphaned.beat()
 
-    async def _end_phantom(self, position: PositionRow, source: str) -> None:
+    async def _end_phantom(self, position: Held, source: str) -> None:
         """Close a position whose shares the broker does not have and no fill explains, for all to see.
 
         Not while an exit of it is under way, not on the word of a list alone, and not before the ledger was
         asked about each of its orders.
         """
+        if position.orphan or not position.is_open:
+            return
         async with self.store.read() as conn:
-            rows = await orders.of_position(conn, position.position_id)
+            rows = await orders.of_position(conn, position.held_id)
         if any(r.status in WORKING and r.order_purpose in (Purpose.EXIT, Purpose.FLATTEN) for r in rows):
             return
         try:
@@ -412,28 +381,18 @@ class Reconciler:
         for row in rows:
             if row.alpaca_order_id is not None:
                 await self.books.catch_up(row.alpaca_order_id, source)
-        await self.books.write_off(position.position_id, f"{CloseReason.RECONCILED_PHANTOM}", source)
+        await self.books.write_off(position.held_id, f"{CloseReason.RECONCILED_PHANTOM}", source)
 
-    async def _alert(
-        self,
-        conn: "orders.Conn",
-        event: str,
-        severity: str,
-        symbol: str,
-        message: str,
-        *,
-        key: str,
-        window: timedelta = alerts.WINDOW,
-    ) -> None:
-        await alerts.put(
+    async def _alert(self, conn: "orders.Conn", one: Difference, *, ours: bool) -> bool:
+        return await alerts.put(
             conn,
-            severity=severity,
-            event=event,
-            message=message,
-            facts={"symbol": symbol},
-            dedupe_key=f"{event}:{key}",
+            severity="CRITICAL" if ours else "WARNING",
+            event=one.kind,
+            message=one.text,
+            facts={"symbol": one.symbol},
+            dedupe_key=f"{one.kind}:{one.text}",
             at=self.clock.now(),
-            window=window,
+            window=alerts.WINDOW if ours else A_DAY,
         )
 
 
@@ -446,15 +405,3 @@ def _says_nothing_new(row: OrderRow | None, report: OrderReport) -> bool:
         and row.quantity == report.quantity
         and (row.status is not Status.SUBMITTED or report.broker_status in {"new", "pending_new"})
     )
-
-
-def _difference(symbol: str, ours: Decimal, held: PositionReport | None) -> str | None:
-    """One line naming what differs, stable between looks; None when nothing does."""
-    theirs = held.quantity if held is not None else Decimal(0)
-    if ours == theirs:
-        return None
-    if theirs == 0:
-        return f"{PHANTOM} {symbol} ours {ours} broker 0"
-    if ours == 0:
-        return f"ORPHAN_POSITION {symbol} ours 0 broker {theirs}"
-    return f"QTY_MISMATCH {symbol} ours {ours} broker {theirs}"

@@ -18,11 +18,12 @@ from catalyst.domain.order import Purpose
 from catalyst.domain.position import CloseReason
 from catalyst.store import alerts, cycles, positions, risk_events
 from catalyst.store.cycles import CycleRow
-from catalyst.store.pool import Store
+from catalyst.store.pool import Store, is_outage
 
 log = structlog.get_logger()
 
 EVERY: Final = timedelta(seconds=60)
+AWAY: Final = timedelta(seconds=10)  # while the database is away, no fill of ours says when to look
 
 
 @dataclass
@@ -35,11 +36,13 @@ class RiskWatch:
     exits: SafeExit
     clock: Clock
     cfg: Config
-    emergency_stop: Callable[[str], Awaitable[None]]
+    emergency_stop: Callable[[str], Awaitable[bool]]  # false: the tables have not heard of it yet
     cycle_id: str | None = None
     start_equity: Decimal | None = None
     _warned: bool = False
     _stopped: bool = False
+    _untold: str | None = None  # why it was stopped, while the tables have not heard of it
+    _away: bool = False
 
     async def begin(self, cycle: CycleRow) -> None:
         """Watch this cycle from now on; what was said and done of it before a restart is not done again."""
@@ -54,25 +57,61 @@ class RiskWatch:
         while True:
             filled = self.books.filled.count
             await self.look()
-            await self.books.filled.next(self.clock, EVERY, since=filled)
+            await self.books.filled.next(self.clock, AWAY if self._away else EVERY, since=filled)
 
     async def look(self) -> None:
-        """Measure the day, warn at the threshold, stop at the limit; then end what has been held too long."""
+        """Measure the day, warn at the threshold, stop at the limit; then end what has been held too long.
+
+        While the database is away the broker's own equity is the measure, and the stop goes through the spool.
+        """
         if self.cycle_id is None:
             return
-        day = await self._day_pnl()
+        try:
+            day = await self._day_pnl()
+        except Exception as error:
+            if not is_outage(error):
+                raise
+            await self._look_without_tables(error)
+            return
+        self._away = False
         limit = self.cfg.risk.max_daily_loss
         loss = -day
         warn_at = limit * Decimal(str(self.cfg.risk.warning_threshold_pct)) / 100
-        if loss >= limit > 0 and not self._stopped and self.cfg.daily_limits.emergency_stop_at_100:
-            await self.emergency_stop(f"daily loss {loss:.2f} reached the limit {limit:.2f}")
-            self._stopped = True
+        if self._untold is not None:
+            await self._stop(self._untold)
+        elif self._reached(loss):
+            await self._stop(f"daily loss {loss:.2f} reached the limit {limit:.2f}")
         elif loss >= warn_at > 0 and not self._warned:
             self._warned = True
             await self._warn(loss, limit)
         elif loss < warn_at:
             self._warned = False  # once per crossing
         await self._end_long_holds()
+
+    def _reached(self, loss: Decimal) -> bool:
+        limit = self.cfg.risk.max_daily_loss
+        return loss >= limit > 0 and not self._stopped and self.cfg.daily_limits.emergency_stop_at_100
+
+    async def _stop(self, reason: str) -> None:
+        told = await self.emergency_stop(reason)
+        self._stopped = True
+        self._untold = None if told else reason
+
+    async def _look_without_tables(self, outage: Exception) -> None:
+        """The broker's figure alone: what the tables would add to it cannot be asked."""
+        self._away = True
+        log.warning("day_watched_without_tables", error=f"{type(outage).__name__}: {outage}")
+        if self.start_equity is None or self._stopped:
+            return
+        try:
+            account = await self.broker.account()
+        except BrokerError as error:
+            log.warning("account_unreadable", error=str(error))
+            return
+        loss = self.start_equity - account.equity
+        if self._reached(loss):
+            limit = self.cfg.risk.max_daily_loss
+            await self._stop(f"daily loss {loss:.2f} reached the limit {limit:.2f}, by the broker's equity")
 
     async def _day_pnl(self) -> Decimal:
         """Dollars of the day: the worse of the tables' and the broker's own figure."""

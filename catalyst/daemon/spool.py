@@ -30,6 +30,7 @@ class Step(StrEnum):
     LEAVE = "leave"  # a symbol is to be left: symbol, reason, by
     CANCEL = "cancel"  # an order is about to be cancelled: symbol, broker_id
     SELL = "sell"  # an order is about to be sent: the whole order
+    PROTECT = "protect"  # a stop and a target are about to be sent: the whole order
     ANSWER = "answer"  # what the broker said to it: client_order_id, outcome, text
     PROOF = "proof"  # what the broker showed at the end
 

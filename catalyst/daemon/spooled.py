@@ -57,13 +57,15 @@ class Spooled:
             read = spool.read()
             await self._tell(read)
             kept = spool.archive(read.key)
-            self.emergency.execution.elsewhere -= {line.text("symbol") for line in read.lines}
+            self.emergency.execution.elsewhere.clear()  # whatever was left without the tables is in them now
             log.warning("spool_imported", lines=len(read.lines), broken=len(read.broken), kept=str(kept))
         return True
 
     async def _tell(self, read: Reading) -> None:
         reports = await self._reports(read.lines)
-        spooled = {line.text("client_order_id") for line in read.lines if line.step is Step.SELL}
+        spooled = {
+            line.text("client_order_id") for line in read.lines if line.step in (Step.SELL, Step.PROTECT)
+        }
         # First what led to it: an entry that filled meanwhile is the position that was left.
         for report in reports:
             if report.client_order_id not in spooled:
@@ -122,7 +124,7 @@ class Spooled:
                 )
             case Step.LEAVE:
                 await self._intend(conn, line)
-            case Step.SELL:
+            case Step.SELL | Step.PROTECT:
                 await self._adopt(conn, line)
             case Step.PROOF:
                 if not line.text("symbol"):  # of one symbol alone it proves nothing of the account
@@ -131,10 +133,11 @@ class Spooled:
                 pass  # what they came to is the broker's to say
 
     async def _report(self, conn: "Conn", read: Reading, now: datetime) -> None:
-        sold = {line.text("symbol") for line in read.lines if line.step is Step.SELL}
         message = f"{len(read.lines)} steps were taken while the database was away"
-        if sold:
-            message += f"; left: {', '.join(sorted(sold))}"
+        for word, step in (("left", Step.SELL), ("protected", Step.PROTECT)):
+            symbols = {line.text("symbol") for line in read.lines if line.step is step}
+            if symbols:
+                message += f"; {word}: {', '.join(sorted(symbols))}"
         if read.broken:
             message += f"; {len(read.broken)} lines are unreadable and quarantined"
         await alerts.put(
@@ -171,6 +174,7 @@ class Spooled:
         side, purpose = PositionSide(line.text("position_side")), Purpose(line.text("purpose"))
         symbol = line.text("symbol")
         position = await positions.lock_open(conn, symbol, side) or await _last_of(conn, symbol, side)
+        stop, target = line.text("stop"), line.text("target")  # of a protection
         await orders.insert(
             conn,
             NewOrder(
@@ -180,9 +184,12 @@ class Spooled:
                 position_side=side,
                 side=side_for(side, purpose),
                 quantity=Decimal(line.text("quantity")),
-                order_type="market",
+                order_type="limit" if target else "market",
                 time_in_force="day",
-                order_class="simple",
+                order_class="oco" if target else "simple",
+                limit_price=Decimal(target) if target else None,
+                bracket_stop=Decimal(stop) if stop else None,
+                bracket_target=Decimal(target) if target else None,
                 origin="emergency",
                 cycle_id=None if position is None else position.cycle_id,
                 position_id=None if position is None else position.position_id,

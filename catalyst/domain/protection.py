@@ -5,7 +5,8 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Final
 
-from catalyst.domain.order import Purpose, Status
+from catalyst.domain.order import PositionSide, Purpose, Status
+from catalyst.domain.price import round_stop, round_target
 
 # An exit that is working at the broker, in the broker's own words.
 LIVE_WORDS: Final = frozenset(
@@ -14,7 +15,8 @@ LIVE_WORDS: Final = frozenset(
 
 
 class Protection(StrEnum):
-    COVERED = "covered"  # a live stop at the broker for the whole quantity
+    COVERED = "covered"  # live stops at the broker for exactly what is held
+    EXCESS = "excess"  # live stops for more than is held: they would turn it over
     DORMANT = "dormant"  # legs exist, but their entry is not completely filled: they protect nothing
     PARTIAL = "partial"  # a live stop for less than is held
     NAKED = "naked"
@@ -29,24 +31,41 @@ class ExitOrder:
     broker_status: str | None
     remaining: Decimal
     dormant: bool  # its entry may still fill
+    family: int = 0  # a stop and the target that goes with it have the same
 
 
 def protection_of(quantity: Decimal, exits: list[ExitOrder]) -> Protection:
     """Judge whether `quantity` shares are covered by `exits`.
 
-    A stop that is `held` under a completely filled entry counts: its sibling target carries the quantity and
-    the exchange elects the stop itself. A stop `held` under an unfinished entry counts for nothing.
+    A stop that is `held` under a completely filled entry counts while its sibling target works: the target carries
+    the quantity and the exchange elects the stop itself. A stop `held` under an unfinished entry, or beside a target
+    that is gone, counts for nothing.
     """
+    working = (Status.SUBMITTED, Status.ACCEPTED, Status.PARTIAL_FILL)
+    carried = {one.family for one in exits if one.purpose is Purpose.TAKE_PROFIT and one.status in working}
     stops = [
-        order
-        for order in exits
-        if order.purpose is Purpose.STOP_LOSS
-        and order.status in (Status.SUBMITTED, Status.ACCEPTED, Status.PARTIAL_FILL)
-        and order.broker_status in LIVE_WORDS
+        one
+        for one in exits
+        if one.purpose is Purpose.STOP_LOSS
+        and one.status in working
+        and one.broker_status in LIVE_WORDS
+        and (one.broker_status != "held" or one.dormant or one.family in carried)
     ]
-    live = sum((order.remaining for order in stops if not order.dormant), Decimal(0))
-    if live >= quantity:
+    live = sum((one.remaining for one in stops if not one.dormant), Decimal(0))
+    if live == quantity:
         return Protection.COVERED
+    if live > quantity:
+        return Protection.EXCESS
     if live > 0:
         return Protection.PARTIAL
     return Protection.DORMANT if stops else Protection.NAKED
+
+
+def default_levels(
+    side: PositionSide, reference: Decimal, *, stop_pct: float, target_pct: float
+) -> tuple[Decimal, Decimal]:
+    """(stop, target) on tick, so many percent from `reference` (dollars): for shares no chart gave levels to."""
+    away, towards = Decimal(str(stop_pct)) / 100, Decimal(str(target_pct)) / 100
+    sign = 1 if side is PositionSide.LONG else -1
+    stop = round_stop(reference * (1 - sign * away), side)
+    return stop, round_target(reference * (1 + sign * towards), side)

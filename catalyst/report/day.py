@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import ROUND_HALF_EVEN, Decimal
 from itertools import accumulate
+from statistics import median
 from typing import Final
 
 from catalyst.domain.order import PositionSide, Purpose
 from catalyst.domain.position import CENT, ZERO
 from catalyst.report.words import in_order
-from catalyst.store import candidates, cycles, inquiry, operations, positions
+from catalyst.store import candidates, cycles, inquiry, operations, positions, risk_events
 from catalyst.store.candidates import ScanRow
 from catalyst.store.cycles import CycleRow
 from catalyst.store.inquiry import Fill
@@ -87,6 +88,8 @@ class Figures:
     profit_factor: Decimal | None  # None without a loser
     max_drawdown: Decimal  # of the realised curve, from its highest point so far, never negative
     longest_naked_seconds: Decimal
+    median_naked_seconds: Decimal | None
+    over_budget: tuple[str, ...]  # symbols that were bare longer than the budget of the day
     average_held_seconds: float | None
 
 
@@ -122,10 +125,11 @@ async def day_of(conn: Connection, day: date | None = None) -> Day | None:
     ordered = await inquiry.orders_of_day(conn, cycle.cycle_id)
     entries = [order for order in ordered if order.order_purpose is Purpose.ENTRY]
     trades = tuple(trade_of(row) for row in rows)
+    bare = await risk_events.of_cycle(conn, cycle.cycle_id, "NAKED_OVER_BUDGET")
     return Day(
         day=cycle.cycle_date,
         cycle=cycle,
-        figures=figures_of(trades, fills, rows),
+        figures=figures_of(trades, fills, rows, [str(event.facts.get("symbol")) for event in bare]),
         exits=exits_of(trades),
         trades=trades,
         scans=tuple(scan_figures(row) for row in await candidates.scans_of(conn, cycle.cycle_id)),
@@ -169,7 +173,12 @@ def trade_of(row: PositionRow) -> Trade:
     )
 
 
-def figures_of(trades: Sequence[Trade], fills: Sequence[Fill], rows: Sequence[PositionRow]) -> Figures:
+def figures_of(
+    trades: Sequence[Trade],
+    fills: Sequence[Fill],
+    rows: Sequence[PositionRow],
+    over_budget: Sequence[str] = (),
+) -> Figures:
     """The summary of the closed trades; the drawdown looks at every exit fill."""
     done = [trade for trade in trades if trade.closed]
     results = [trade.pnl for trade in done]
@@ -189,6 +198,8 @@ def figures_of(trades: Sequence[Trade], fills: Sequence[Fill], rows: Sequence[Po
         profit_factor=(sum(won, ZERO) / -sum(lost, ZERO)).quantize(_PERCENT) if lost else None,
         max_drawdown=drawdown(fills, rows),
         longest_naked_seconds=max((trade.naked_seconds for trade in trades), default=ZERO),
+        median_naked_seconds=median([trade.naked_seconds for trade in trades]) if trades else None,
+        over_budget=tuple(dict.fromkeys(over_budget)),
         average_held_seconds=sum(held) / len(held) if held else None,
     )
 

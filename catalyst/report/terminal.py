@@ -88,10 +88,13 @@ def _summary(day: Day) -> Iterator[RenderableType]:
         end = "" if cycle.end_equity is None else f" → {dollars(cycle.end_equity)}"
         yield f"equity    {dollars(cycle.start_equity)}{end}, daily loss limit {dollars(cycle.max_daily_loss)}"
     factor = "–" if figures.profit_factor is None else str(figures.profit_factor)
-    yield (
-        f"risk      deepest drawdown {dollars(figures.max_drawdown)} (realised), profit factor {factor}, longest "
-        f"without a stop at the broker {span(figures.longest_naked_seconds)}"
-    )
+    yield f"risk      deepest drawdown {dollars(figures.max_drawdown)} (realised), profit factor {factor}"
+    if figures.median_naked_seconds is not None:
+        over = f"; over the budget: {', '.join(figures.over_budget)}" if figures.over_budget else ""
+        yield (
+            f"bare      without a stop at the broker: half of the positions {span(figures.median_naked_seconds)} or "
+            f"less, the longest {span(figures.longest_naked_seconds)}{over}"
+        )
     yield (
         f"orders    {day.orders} in all, {day.entries} entries of which {day.entries_filled} filled, {day.rejected} "
         f"rejected, {day.fills} fills"

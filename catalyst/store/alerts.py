@@ -47,10 +47,12 @@ async def put(
     dedupe_key: str,
     at: datetime,
     window: timedelta = WINDOW,
+    deliver: bool = True,
 ) -> bool:
     """One alert for this key within `window` is in the outbox; false when it only counts as a repeat.
 
-    `severity` is INFO, WARNING or CRITICAL. Callers that say the same at once wait for one another.
+    With `deliver` false it is kept and shown, and not sent to anybody. `severity` is INFO, WARNING or CRITICAL.
+    Callers that say the same at once wait for one another.
     """
     await conn.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", f"alert {dedupe_key}")
     repeated = await conn.fetchval(
@@ -68,8 +70,8 @@ async def put(
         return False
     await conn.execute(
         """
-        INSERT INTO alerts (severity, event, message, facts, dedupe_key, created_at, next_attempt_at)
-        VALUES ($1, $2, $3, $4, $5, $6, $6)
+        INSERT INTO alerts (severity, event, message, facts, dedupe_key, created_at, next_attempt_at, delivered_at)
+        VALUES ($1, $2, $3, $4, $5, $6::timestamptz, $6, CASE WHEN $7 THEN NULL ELSE $6 END)
         """,
         severity,
         event,
@@ -77,6 +79,7 @@ async def put(
         facts,
         dedupe_key,
         at,
+        deliver,
     )
     return True
 

@@ -129,6 +129,14 @@ async def active_latches(conn: "Conn") -> dict[str, str]:
     return {record["name"]: record["reason"] for record in found}
 
 
+async def latched_at(conn: "Conn", name: str) -> datetime | None:
+    """Since when this latch is set; None when it is not."""
+    at: datetime | None = await conn.fetchval(
+        "SELECT set_at FROM latches WHERE name = $1 AND cleared_at IS NULL", name
+    )
+    return at
+
+
 async def clear_latches(conn: "Conn", *, by: str, at: datetime) -> list[str]:
     """Clear every latch; return their names."""
     found = await conn.fetch(

@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Final
 
 from catalyst.domain.errors import StaleOrder
-from catalyst.domain.order import OrderState, PositionSide, Purpose, Side, Status
+from catalyst.domain.order import WORKING, OrderState, PositionSide, Purpose, Side, Status
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record
@@ -67,6 +67,10 @@ class OrderRow:
     @property
     def remaining(self) -> Decimal:
         return self.quantity - self.filled_qty
+
+    @property
+    def is_working(self) -> bool:
+        return self.status in WORKING
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +130,11 @@ _OF_SYMBOL_WORKING: Final = (
     + " ORDER BY o.order_id"
 )
 _BY_BROKER_IDS: Final = SELECT + " WHERE o.alpaca_order_id = ANY($1::text[])"
+_OF_ORPHAN: Final = SELECT + (
+    " WHERE s.symbol = $1 AND o.position_side = $2 AND o.created_at >= $3 AND o.origin = 'orphan'"
+    " ORDER BY o.order_id"
+)
+_LEGS_OF: Final = SELECT + " WHERE o.parent_order_id = ANY($1::bigint[]) ORDER BY o.order_id"
 _OF_CYCLE: Final = SELECT + " WHERE o.cycle_id = $1 ORDER BY o.order_id"
 _REPORTED: Final = (
     SELECT + " WHERE o.alpaca_order_id = ANY($1::text[]) OR o.client_order_id = ANY($2::text[])"
@@ -225,6 +234,13 @@ async def legs_of(conn: "Conn", order_id: int) -> list[OrderRow]:
 async def of_cycle(conn: "Conn", cycle_id: str) -> list[OrderRow]:
     """Every order of a cycle, oldest first."""
     return [row_of(record) for record in await conn.fetch(_OF_CYCLE, cycle_id)]
+
+
+async def of_orphan(conn: "Conn", symbol: str, side: PositionSide, *, since: datetime) -> list[OrderRow]:
+    """What was sent since then to protect or end shares of this symbol and side that no position explains."""
+    tops = [row_of(record) for record in await conn.fetch(_OF_ORPHAN, symbol, side, since)]
+    legs = await conn.fetch(_LEGS_OF, [row.order_id for row in tops])
+    return sorted([*tops, *map(row_of, legs)], key=lambda row: row.order_id)
 
 
 async def by_broker_ids(conn: "Conn", broker_ids: Sequence[str]) -> list[OrderRow]:

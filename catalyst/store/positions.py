@@ -60,6 +60,9 @@ _OPEN: Final = SELECT + " WHERE p.status = 'open' ORDER BY p.position_id"
 _BY_ID: Final = SELECT + " WHERE p.position_id = $1"
 _LOCK_BY_ID: Final = SELECT + " WHERE p.position_id = $1 FOR UPDATE OF p"
 _LOCK_OPEN: Final = SELECT + " WHERE s.symbol = $1 AND p.side = $2 AND p.status = 'open' FOR UPDATE OF p"
+_UNMEASURED: Final = (
+    SELECT + " WHERE p.status = 'closed' AND p.exit_time >= $1 AND p.protected_at IS NULL AND NOT p.legacy"
+)
 _OF_CYCLE: Final = SELECT + " WHERE p.cycle_id = $1 ORDER BY p.position_id"
 
 
@@ -73,6 +76,11 @@ def row_of(record: "Record") -> PositionRow:
 async def open_positions(conn: "Conn") -> list[PositionRow]:
     """Every open position, oldest first."""
     return [row_of(record) for record in await conn.fetch(_OPEN)]
+
+
+async def unmeasured(conn: "Conn", *, since: datetime) -> list[PositionRow]:
+    """Positions closed since then whose last time without a stop is not written yet: none was ever confirmed."""
+    return [row_of(record) for record in await conn.fetch(_UNMEASURED, since)]
 
 
 async def get(conn: "Conn", position_id: int) -> PositionRow:
@@ -198,7 +206,8 @@ async def mark(conn: "Conn", position_id: int, *, price: Decimal, unrealized: De
 async def guard(
     conn: "Conn", position_id: int, *, protected_at: datetime | None, naked_seconds: Decimal
 ) -> None:
-    """Write since when the broker's stop covers all of it (None: it does not), and how long it did not."""
+    """Write since when the broker's stop covers all of it (None: it does not; its end, when it never did), and how
+    long it did not."""
     await conn.execute(
         "UPDATE positions SET protected_at = $2, naked_seconds = $3 WHERE position_id = $1",
         position_id,
@@ -235,10 +244,11 @@ async def carry(conn: "Conn", cycle_id: str) -> list[str]:
 
 
 async def day_pnl(conn: "Conn", cycle_id: str) -> tuple[Decimal, Decimal]:
-    """(realised, unrealised) dollars of a cycle's positions."""
+    """(realised, unrealised) dollars of a cycle: its positions, and what its own exits sold too much of."""
     record = await conn.fetchrow(
         """
-        SELECT coalesce(sum(realized_pnl), 0) AS realized,
+        SELECT coalesce(sum(realized_pnl), 0)
+               + (SELECT coalesce(sum(realized_pnl), 0) FROM orphans WHERE cycle_id = $1) AS realized,
                coalesce(sum(unrealized_pnl) FILTER (WHERE status = 'open'), 0) AS unrealized
           FROM positions WHERE cycle_id = $1
         """,

@@ -55,6 +55,17 @@ async def put(
     return quarantine_id
 
 
+async def put_once(conn: Connection, *, source: str, reason: str, payload: object, at: datetime) -> bool:
+    """As `put`, but only when nothing with this reason waits to be looked at; true when it was kept."""
+    if await conn.fetchval(
+        "SELECT EXISTS (SELECT 1 FROM quarantine WHERE reason = $1 AND resolved_at IS NULL)",
+        storable(reason, 1000),
+    ):
+        return False
+    await put(conn, source=source, reason=reason, payload=payload, at=at)
+    return True
+
+
 async def unresolved(conn: Connection, limit: int = 100) -> list[Quarantined]:
     """What nobody has looked at yet, oldest first."""
     found = await conn.fetch(

@@ -71,6 +71,19 @@ async def last_of(conn: Connection, *event_types: str) -> RiskEvent | None:
     return None if record is None else RiskEvent(**record)
 
 
+async def of_cycle(conn: Connection, cycle_id: str, event_type: str) -> list[RiskEvent]:
+    """A cycle's events of one type, oldest first."""
+    found = await conn.fetch(
+        """
+        SELECT risk_event_id, cycle_id, event_type, severity, message, facts, occurred_at
+          FROM risk_events WHERE cycle_id = $1 AND event_type = $2 ORDER BY risk_event_id
+        """,
+        cycle_id,
+        event_type,
+    )
+    return [RiskEvent(**record) for record in found]
+
+
 async def between(conn: Connection, start: datetime, end: datetime) -> list[RiskEvent]:
     """The events with `start` <= time < `end`, oldest first."""
     found = await conn.fetch(

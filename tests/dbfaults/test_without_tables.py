@@ -264,3 +264,103 @@ async def test_a_flatten_without_tables_leaves_its_file(database: str, tmp_path:
         assert facts["journal"] == known
         assert (desk.settings.proofs_dir / facts["file"]).exists()
         await desk.agrees()
+
+
+async def bids(desk: Desk, *, fills: int | None = None) -> None:
+    """An entry of twenty that rests below the market, and fills (or `fills` of it do) once the price comes down."""
+    desk.prints("AAPL", "191.00")
+    await desk.waits(seconds=1)
+    if fills is not None:
+        await desk.faults("partial", symbol="AAPL", qty=str(fills), role="entry")
+    await desk.enters("AAPL", 20, limit="190.10", stop="188.00", target="194.00")
+    await desk.waits(seconds=3)
+    assert desk.held("AAPL") == 0
+
+
+async def test_a_position_that_opens_in_the_dark_is_watched(database: str, tmp_path: Path) -> None:
+    """The entry fills while the database is away, so no row says that we hold it; its stop does not act. It is sold
+    all the same, and the tables hear of entry and exit."""
+    async with open_spooling(database, tmp_path) as (desk, proxy, _):
+        await bids(desk)
+        await desk.faults("no_trigger", symbol="AAPL", count=0)
+        proxy.goes_away()
+        desk.prints("AAPL", "190.00")
+        await desk.waits(seconds=10)
+        assert desk.held("AAPL") == 20
+        for _ in range(10):
+            desk.prints("AAPL", "187.50")
+            await desk.waits(seconds=5)
+        assert desk.held("AAPL") == 0
+
+        proxy.heals()
+        await desk.waits(seconds=40)
+        position = await desk.position("AAPL")
+        assert position is not None
+        assert position["close_reason"].startswith("STOP_LOSS_HIT")
+        assert [o["origin"] for o in await desk.orders("AAPL")][-1] == "emergency"
+        await gate_opens(desk)
+        await sent_once(desk)
+        await desk.agrees()
+
+
+@pytest.mark.parametrize("answered", [True, False])
+async def test_a_partial_entry_in_the_dark_is_protected(
+    database: str, tmp_path: Path, answered: bool
+) -> None:
+    """Eight of twenty fill while the database is away: the rest is cancelled after the grace, and eight come under a
+    stop and a target, once, whether the broker's answer is heard or not; the tables are told, and it stays so."""
+    async with open_spooling(database, tmp_path) as (desk, proxy, _):
+        await bids(desk, fills=8)
+        proxy.goes_away()
+        desk.prints("AAPL", "190.00")
+        if not answered:
+            await desk.faults("drop", method="POST", route="/v2/orders")
+        await desk.waits(seconds=45)
+        assert desk.held("AAPL") == 8
+        live = {(o.type, o.qty) for o in desk.server.exchange.book.live()}
+        assert live == {("limit", 8), ("stop", 8)}
+        assert [line["step"] for line in lines_of(tmp_path)].count("protect") == 1
+
+        proxy.heals()
+        await desk.waits(seconds=60)
+        position = await desk.position("AAPL")
+        assert position is not None
+        assert (position["status"], position["quantity"]) == ("open", 8)
+        assert position["protected_at"] is not None
+        working = [o for o in await desk.orders("AAPL") if o["status"] in ("submitted", "accepted")]
+        assert {(o["order_class"], o["quantity"]) for o in working} == {("oco", 8)}
+        assert "SPOOL_IMPORTED" in await desk.alerts()
+        await sent_once(desk)
+        desk.prints("AAPL", "187.90")
+        await desk.waits(seconds=10)
+        assert desk.held("AAPL") == 0
+        await desk.agrees()
+
+
+async def test_the_days_loss_is_watched_in_the_dark(database: str, tmp_path: Path) -> None:
+    """The limit is reached while the database is away: by the broker's own equity everything is left and latched in
+    the spool; once told, the tables have latch, event and a closed day, and no entry leaves."""
+    risk = {"max_daily_loss": 30, "warning_threshold_pct": 75}
+    async with open_spooling(database, tmp_path, risk=risk) as (desk, proxy, _):
+        await desk.holds("AAPL", 20)
+        proxy.goes_away()
+        await desk.waits(seconds=5)
+        desk.prints("AAPL", "188.30")
+        await desk.waits(seconds=100)
+        assert desk.held("AAPL") == 0
+        assert lines_of(tmp_path)[0]["name"] == "emergency_stop"
+
+        proxy.heals()
+        await desk.waits(seconds=90)
+        assert (
+            await desk.conn.fetchval("SELECT name FROM latches WHERE cleared_at IS NULL") == "emergency_stop"
+        )
+        assert await desk.conn.fetchval("SELECT status FROM trading_cycles") == "closed"
+        events = "SELECT count(*) FROM risk_events WHERE event_type = 'EMERGENCY_STOP'"
+        assert await desk.conn.fetchval(events) == 1
+        assert (
+            await desk.enters("MSFT", 5, limit="190.10", stop="188.00", target="194.00")
+        ).status == "rejected"
+        assert await desk.submits("MSFT") == 0
+        await sent_once(desk)
+        await desk.agrees()

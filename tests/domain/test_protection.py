@@ -9,7 +9,7 @@ from catalyst.domain.order import Purpose, Status
 from catalyst.domain.protection import LIVE_WORDS, ExitOrder, Protection, protection_of
 
 HELD = Decimal(100)
-COVERED, DORMANT, PARTIAL, NAKED = Protection
+COVERED, EXCESS, DORMANT, PARTIAL, NAKED = Protection
 
 
 def exit_of(
@@ -19,8 +19,9 @@ def exit_of(
     status: Status = Status.ACCEPTED,
     word: str | None = "new",
     dormant: bool = False,
+    family: int = 0,
 ) -> ExitOrder:
-    return ExitOrder(purpose, status, word, Decimal(quantity), dormant)
+    return ExitOrder(purpose, status, word, Decimal(quantity), dormant, family)
 
 
 STOP, HALF, SLEEPING = exit_of(), exit_of(50), exit_of(dormant=True)
@@ -31,8 +32,12 @@ JUDGED = [
     ([TARGET], NAKED),
     ([STOP], COVERED),
     ([STOP, TARGET], COVERED),
-    ([exit_of(150)], COVERED),
-    ([exit_of(word="held")], COVERED),
+    ([exit_of(150)], EXCESS),
+    ([STOP, HALF], EXCESS),
+    ([exit_of(word="held")], NAKED),
+    ([exit_of(word="held"), TARGET], COVERED),
+    ([exit_of(word="held", family=1), exit_of(purpose=Purpose.TAKE_PROFIT, family=2)], NAKED),
+    ([exit_of(word="held"), exit_of(purpose=Purpose.TAKE_PROFIT, status=Status.CANCELLED)], NAKED),
     ([HALF], PARTIAL),
     ([exit_of(99)], PARTIAL),
     ([HALF, HALF], COVERED),
@@ -68,5 +73,5 @@ def test_a_stop_protects_while_both_sides_say_it_works(status: Status, word: str
     """Our state must be working at the broker, and the broker's last word one that can still trigger."""
     ours = status in {Status.SUBMITTED, Status.ACCEPTED, Status.PARTIAL_FILL}
     expected = COVERED if ours and word in WORKING_WORDS else NAKED
-    assert protection_of(HELD, [exit_of(status=status, word=word)]) is expected
+    assert protection_of(HELD, [exit_of(status=status, word=word), TARGET]) is expected
     assert set(WORKING_WORDS) == LIVE_WORDS

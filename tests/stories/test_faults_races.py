@@ -148,21 +148,26 @@ async def test_c21_a_cancel_that_hangs_for_minutes(database: str) -> None:
 
 
 async def test_both_exits_fill(database: str) -> None:
-    """The broker's OCO fails and we are short: somebody is paged at once, the position keeps its first ending,
-    and the symbol takes no entry."""
+    """The broker's OCO fails and we are short: somebody is paged, the surplus is bought back within seconds on an
+    account of its own, the position keeps its first ending, and the books are the exchange's to the cent."""
     async with open_desk(database) as desk:
         await desk.holds("AAPL", 20)
         await desk.faults("double_exit", symbol="AAPL")
         desk.prints("AAPL", "194.05")
-        await desk.waits(seconds=20)
-        assert desk.held("AAPL") == -20
+        await desk.waits(seconds=5)
+        assert desk.held("AAPL") == 0
         assert "OVERSOLD" in await desk.alerts()
         position = await desk.position("AAPL")
         assert position is not None
         assert position["close_reason"].startswith("TAKE_PROFIT_HIT")
         assert position["exited_qty"] == 20
+        orphan = await desk.conn.fetchrow("SELECT * FROM orphans")
+        assert (orphan["cause"], orphan["position_id"]) == ("oversold", position["position_id"])
+        assert (orphan["quantity"], orphan["ending"]) == (0, "left")
+        await desk.waits(seconds=10)
         assert desk.parts is not None
-        assert "AAPL" in desk.parts.gate.disputed
+        assert "AAPL" not in desk.parts.gate.disputed
+        await desk.agrees(crossed=True)
 
 
 async def test_a_leg_dies_with_the_price_beyond_it(database: str) -> None:

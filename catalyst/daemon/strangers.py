@@ -1,0 +1,177 @@
+"""Orders we did not place, or lost the row of: each gets its row, in the role it plays, and somebody is told."""
+
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Literal
+
+import structlog
+
+from catalyst.clock import Clock
+from catalyst.daemon.books import Books
+from catalyst.domain.ids import is_ours
+from catalyst.domain.order import PositionSide, Purpose, Side, Status, position_side_for
+from catalyst.domain.report import OrderReport
+from catalyst.domain.session import trading_date
+from catalyst.store import alerts, cycles, orders, orphans, positions, quarantine
+from catalyst.store.orders import NewOrder
+from catalyst.store.pool import Store, is_outage
+
+log = structlog.get_logger()
+
+
+@dataclass
+class Strangers:
+    """Hears every order of the broker's list, known or not."""
+
+    store: Store
+    books: Books
+    clock: Clock
+    epoch: int
+    _unreadable: set[str] = field(default_factory=set)  # broker ids of orders that no row can hold
+
+    async def hear(self, report: OrderReport, source: str) -> None:
+        """Hear one order; one that our tables cannot hold is kept aside, and the others go on."""
+        if report.broker_id in self._unreadable:
+            return
+        try:
+            if not await self.books.hear(report, source):
+                await self._adopt(report, source)
+        except Exception as error:
+            if is_outage(error):
+                raise
+            log.exception("order_unacceptable", symbol=report.symbol, broker_id=report.broker_id)
+            self._unreadable.add(report.broker_id)
+            async with self.store.tx("quarantine") as conn:
+                at = self.clock.now()
+                await quarantine.put(conn, source=source, reason=str(error), payload=report.raw, at=at)
+                await self._alert(
+                    conn,
+                    "ORDER_UNACCEPTABLE",
+                    "CRITICAL",
+                    report,
+                    f"{report.side} {report.symbol}: an order the tables cannot hold: {error}",
+                )
+
+    async def _adopt(self, report: OrderReport, source: str) -> None:
+        """Give an order we did not place (or lost the row of) its row, and say so.
+
+        What took the place of an order of ours is that order still. An order against an open position, or against
+        shares that no position explains, is an exit of them, made by a person; anything else is an entry, foreign
+        unless its fills are ours to answer for.
+        """
+        if await self._adopt_successor(report, source):
+            return
+        against = PositionSide.LONG if report.side is Side.SELL else PositionSide.SHORT
+        async with self.store.tx("adopt_stranger") as conn:
+            held = await positions.lock_open(conn, report.symbol, against)
+            orphan = None if held else await orphans.lock_open(conn, report.symbol, against)
+            purpose = Purpose.ENTRY if held is None and orphan is None else Purpose.EXIT
+            today = await cycles.of_day(conn, trading_date(self.clock.now()))
+            ours = held is not None or report.symbol in self.books.memory.symbols
+            await orders.insert(
+                conn,
+                NewOrder(
+                    client_order_id=report.client_order_id,
+                    symbol=report.symbol,
+                    purpose=purpose,
+                    position_side=position_side_for(report.side, purpose),
+                    side=report.side,
+                    quantity=report.quantity,
+                    order_type=report.order_type,
+                    time_in_force=report.time_in_force,
+                    order_class=report.order_class,
+                    origin="external",
+                    cycle_id=held.cycle_id if held else today.cycle_id if today and ours else None,
+                    position_id=held.position_id if held else None,
+                    limit_price=report.limit_price,
+                    stop_price=report.stop_price,
+                    bracket_stop=_level(report, "stop_price"),
+                    bracket_target=_level(report, "limit_price"),
+                    alpaca_order_id=report.broker_id,
+                    broker_status=report.broker_status,
+                ),
+                status=Status.SUBMITTED,
+                at=self.clock.now(),
+                source=source,
+                note="an order we have no record of placing",
+            )
+            await self._alert(
+                conn,
+                "ORDER_ADOPTED" if is_ours(report.client_order_id) else "FOREIGN_ORDER",
+                "WARNING",
+                report,
+                f"{report.side} {report.quantity} {report.symbol} was placed by somebody else",
+            )
+        log.warning("stranger_adopted", symbol=report.symbol, side=report.side, broker_id=report.broker_id)
+        await self.books.hear(report, source)
+
+    async def _adopt_successor(self, report: OrderReport, source: str) -> bool:
+        """Give an order that replaced one of ours its row, in the same role; false when it replaced none."""
+        if report.replaces is None:
+            return False
+        async with self.store.tx("adopt_successor") as conn:
+            found = await orders.by_broker_ids(conn, [report.replaces])
+            if not found or found[0].origin == "external":
+                return False
+            old = found[0]
+            await orders.insert(
+                conn,
+                NewOrder(
+                    client_order_id=report.client_order_id,
+                    symbol=report.symbol,
+                    purpose=old.order_purpose,
+                    position_side=old.position_side,
+                    side=old.side,
+                    quantity=report.quantity,
+                    order_type=report.order_type,
+                    time_in_force=report.time_in_force,
+                    order_class=report.order_class,
+                    origin="orphan" if old.origin == "orphan" else "broker",
+                    cycle_id=old.cycle_id,
+                    position_id=None if old.order_purpose is Purpose.ENTRY else old.position_id,
+                    parent_order_id=old.parent_order_id,
+                    replaces=old.order_id,
+                    limit_price=report.limit_price,
+                    stop_price=report.stop_price,
+                    bracket_stop=old.bracket_stop,
+                    bracket_target=old.bracket_target,
+                    alpaca_order_id=report.broker_id,
+                    broker_status=report.broker_status,
+                    epoch=self.epoch,
+                ),
+                status=Status.SUBMITTED,
+                at=self.clock.now(),
+                source=source,
+                note=f"replaces order {old.order_id}",
+            )
+            await self._alert(
+                conn,
+                "ORDER_REPLACED",
+                "WARNING",
+                report,
+                f"order {old.order_id} was replaced by somebody else",
+            )
+        log.warning("successor_adopted", symbol=report.symbol, broker_id=report.broker_id)
+        await self.books.hear(report, source)
+        return True
+
+    async def _alert(
+        self, conn: "orders.Conn", event: str, severity: str, report: OrderReport, message: str
+    ) -> None:
+        await alerts.put(
+            conn,
+            severity=severity,
+            event=event,
+            message=message,
+            facts={"symbol": report.symbol},
+            dedupe_key=f"{event}:{report.broker_id}",
+            at=self.clock.now(),
+        )
+
+
+def _level(report: OrderReport, name: Literal["stop_price", "limit_price"]) -> Decimal | None:
+    """The stop or the target that an order brought along, found by its leg's type."""
+    for leg in report.legs:
+        if (leg.order_type == "limit") is (name == "limit_price"):
+            return leg.limit_price if name == "limit_price" else leg.stop_price
+    return None

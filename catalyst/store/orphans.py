@@ -1,0 +1,187 @@
+"""Orphans at rest: shares of a symbol of ours that the broker holds and no position explains.
+
+They are no position, for nothing of ours entered them. What was found, what has left since, and the result where
+every fill is known.
+"""
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from decimal import ROUND_HALF_EVEN, Decimal
+from typing import TYPE_CHECKING, Final
+
+from catalyst.domain.order import PositionSide
+from catalyst.domain.position import CENT
+
+if TYPE_CHECKING:
+    from asyncpg import Record
+
+    from catalyst.store.orders import Conn
+
+OVERSOLD: Final = "oversold"
+UNEXPLAINED: Final = "unexplained"
+
+
+@dataclass(frozen=True, slots=True)
+class Orphan:
+    """One row of orphans, with its security's symbol. Shares, dollars, UTC."""
+
+    orphan_id: int
+    cycle_id: str | None
+    security_id: int
+    symbol: str
+    position_id: int | None
+    cause: str
+    side: PositionSide
+    quantity: Decimal
+    found_qty: Decimal
+    cost: Decimal | None
+    exited_qty: Decimal
+    proceeds: Decimal
+    realized_pnl: Decimal | None
+    stop_price: Decimal | None
+    protected_at: datetime | None
+    found_at: datetime
+    ended_at: datetime | None
+    ending: str | None
+
+    @property
+    def signed(self) -> Decimal:
+        return self.quantity if self.side is PositionSide.LONG else -self.quantity
+
+
+_SELECT: Final = """
+    SELECT o.orphan_id, o.cycle_id, o.security_id, s.symbol, o.position_id, o.cause, o.side, o.quantity,
+           o.found_qty, o.cost, o.exited_qty, o.proceeds, o.realized_pnl, o.stop_price, o.protected_at,
+           o.found_at, o.ended_at, o.ending
+      FROM orphans o JOIN securities s USING (security_id)
+"""
+_OPEN: Final = _SELECT + " WHERE o.ended_at IS NULL ORDER BY o.orphan_id"
+_LOCK_OPEN: Final = _SELECT + " WHERE s.symbol = $1 AND o.side = $2 AND o.ended_at IS NULL FOR UPDATE OF o"
+_RECENT: Final = _SELECT + " ORDER BY o.orphan_id DESC LIMIT $1"
+
+
+def _row(record: "Record") -> Orphan:
+    return Orphan(**{**record, "side": PositionSide(record["side"])})
+
+
+async def open_orphans(conn: "Conn") -> list[Orphan]:
+    """Every orphan that is still there, oldest first."""
+    return [_row(record) for record in await conn.fetch(_OPEN)]
+
+
+async def lock_open(conn: "Conn", symbol: str, side: PositionSide) -> Orphan | None:
+    """The open orphan of a symbol and side, locked; None when there is none."""
+    record = await conn.fetchrow(_LOCK_OPEN, symbol, side)
+    return None if record is None else _row(record)
+
+
+async def recent(conn: "Conn", limit: int = 20) -> list[Orphan]:
+    """The latest orphans, newest first."""
+    return [_row(record) for record in await conn.fetch(_RECENT, limit)]
+
+
+async def found(
+    conn: "Conn",
+    symbol: str,
+    side: PositionSide,
+    quantity: Decimal,
+    *,
+    at: datetime,
+    cycle_id: str | None = None,
+    position_id: int | None = None,
+    cost: Decimal | None = None,
+) -> bool:
+    """An orphan of this symbol and side is open, `quantity` larger than before; true when it is a new one.
+
+    With `position_id` its exits sold too much, and `cost` is what the surplus brought.
+    """
+    fresh: bool = await conn.fetchval(
+        """
+        INSERT INTO orphans (cycle_id, security_id, position_id, cause, side, quantity, found_qty, cost, found_at,
+                             updated_at)
+        VALUES ($1, get_or_create_security($2), $3, CASE WHEN $3::bigint IS NULL THEN 'unexplained' ELSE 'oversold' END,
+                $4, $5, $5, $6, $7, $7)
+        ON CONFLICT (security_id, side) WHERE ended_at IS NULL DO UPDATE
+           SET quantity = orphans.quantity + excluded.quantity, found_qty = orphans.found_qty + excluded.found_qty,
+               cost = CASE WHEN orphans.cause = 'oversold' AND excluded.cost IS NULL THEN orphans.cost
+                           ELSE orphans.cost + excluded.cost END,
+               updated_at = excluded.updated_at
+        RETURNING (xmax = 0)
+        """,
+        cycle_id,
+        symbol,
+        position_id,
+        side,
+        quantity,
+        cost,
+        at,
+    )
+    return fresh
+
+
+async def leave(conn: "Conn", orphan: Orphan, quantity: Decimal, price: Decimal, *, at: datetime) -> Orphan:
+    """Count one fill that took shares of a locked orphan; what it takes beyond them is not its own."""
+    taken = min(quantity, orphan.quantity)
+    exited, proceeds = orphan.exited_qty + taken, orphan.proceeds + taken * price
+    realized = None
+    if orphan.cost is not None:  # to the cent, once
+        gain = proceeds - orphan.cost * exited / orphan.found_qty
+        gain = gain if orphan.side is PositionSide.LONG else -gain
+        realized = gain.quantize(CENT, ROUND_HALF_EVEN)
+    left = replace(
+        orphan, quantity=orphan.quantity - taken, exited_qty=exited, proceeds=proceeds, realized_pnl=realized
+    )
+    await conn.execute(
+        """
+        UPDATE orphans SET quantity = $2, exited_qty = $3, proceeds = $4, realized_pnl = $5, updated_at = $6
+         WHERE orphan_id = $1
+        """,
+        orphan.orphan_id,
+        left.quantity,
+        exited,
+        proceeds,
+        realized,
+        at,
+    )
+    return left
+
+
+async def resize(conn: "Conn", orphan_id: int, quantity: Decimal, *, at: datetime) -> None:
+    """So many are there now: others came, or left without an order that we know of."""
+    await conn.execute(
+        """
+        UPDATE orphans
+           SET quantity = $2, found_qty = CASE WHEN $2 > quantity THEN found_qty + $2 - quantity ELSE found_qty END,
+               updated_at = $3
+         WHERE orphan_id = $1 AND ended_at IS NULL
+        """,
+        orphan_id,
+        quantity,
+        at,
+    )
+
+
+async def protect(
+    conn: "Conn", orphan_id: int, *, stop_price: Decimal | None, protected_at: datetime | None, at: datetime
+) -> None:
+    """Write the stop that covers it, and since when it does (None: it does not)."""
+    await conn.execute(
+        "UPDATE orphans SET stop_price = $2, protected_at = $3, updated_at = $4 WHERE orphan_id = $1",
+        orphan_id,
+        stop_price,
+        protected_at,
+        at,
+    )
+
+
+async def end(conn: "Conn", orphan_id: int, *, ending: str, at: datetime) -> None:
+    """Nothing of it is there any more."""
+    await conn.execute(
+        """
+        UPDATE orphans SET quantity = 0, ended_at = $3, ending = $2, updated_at = $3
+         WHERE orphan_id = $1 AND ended_at IS NULL
+        """,
+        orphan_id,
+        ending,
+        at,
+    )

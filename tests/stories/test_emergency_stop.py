@@ -1,0 +1,102 @@
+"""The hard stop: latched before anything else, ended after any death, step by step in the log, as configured."""
+
+from typing import Any
+
+import pytest
+
+from catalyst.domain.witness import Moment
+from tests.stories.desk import ENTRY, Desk, Facts, open_desk
+
+TIGHT = {"max_daily_loss": 30, "warning_threshold_pct": 75}
+
+
+async def loses(desk: Desk) -> None:
+    """Twenty shares fall by more than the day may lose, above their stop; a bid for something else rests."""
+    await desk.holds("AAPL", 20)
+    desk.prints("MSFT", "190.00")
+    await desk.waits(seconds=1)
+    await desk.enters("MSFT", 10, limit="170.00", stop="160.00", target="190.00")
+    await desk.waits(seconds=2)
+    desk.prints("AAPL", "188.30")
+
+
+async def after(desk: Desk, seconds: int = 100) -> Facts:
+    """What is left of the day a while later."""
+    await desk.waits(seconds=seconds)
+    latch = await desk.conn.fetchrow("SELECT name FROM latches WHERE cleared_at IS NULL")
+    events = await desk.conn.fetchval("SELECT count(*) FROM risk_events WHERE event_type = 'EMERGENCY_STOP'")
+    cycle = await desk.conn.fetchrow("SELECT status, halted FROM trading_cycles")
+    bids = [o for o in await desk.orders("MSFT") if o["status"] in ("submitted", "accepted")]
+    return {
+        "latch": latch and latch["name"],
+        "events": events,
+        "cycle": cycle["status"],
+        "halted": cycle["halted"],
+        "held": desk.held("AAPL"),
+        "bids": len(bids),
+    }
+
+
+STOPPED = {"latch": "emergency_stop", "events": 1, "cycle": "closed", "halted": True, "held": 0, "bids": 0}
+
+
+async def test_step_by_step(database: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Gate, latch, record, exits, proof: one line of the log each, in this order; then no entry reaches the broker."""
+    async with open_desk(database, risk=TIGHT) as desk:
+        await loses(desk)
+        assert await after(desk) == STOPPED
+        lines = [line for line in capsys.readouterr().out.splitlines() if "emergency_stop " in line]
+        steps = [line.split("step=")[1].split()[0] for line in lines if "step=" in line]
+        assert steps == ["begun", "gate_shut", "latched", "recorded", "leaving", "left"]
+        assert (await desk.enters("TSLA", 5, **ENTRY)).status == "rejected"
+        assert await desk.submits("TSLA") == 0
+        await desk.agrees()
+
+
+@pytest.mark.parametrize(
+    ("key", "differs"),
+    [
+        ("close_all_positions_on_limit", {"held": 20}),
+        ("halt_new_trades", {"latch": None, "cycle": "monitoring", "halted": False}),
+        ("send_email_alert", {}),
+    ],
+)
+async def test_every_key_is_honoured(database: str, key: str, differs: dict[str, Any]) -> None:
+    """Switched off, each leaves out its own part and nothing else: shares stay under their stop, entries go on, the
+    alert is on record and not sent."""
+    async with open_desk(database, risk=TIGHT, emergency={key: False}) as desk:
+        await loses(desk)
+        found = await after(desk)
+        if key == "halt_new_trades":
+            found["cycle"] = differs["cycle"]  # whatever it was doing
+        assert found == STOPPED | differs
+        alert = await desk.conn.fetchrow("SELECT delivered_at FROM alerts WHERE event = 'EMERGENCY_STOP'")
+        assert (alert["delivered_at"] is not None) is (key == "send_email_alert")
+        position = await desk.position("AAPL")
+        assert position is not None
+        if key == "close_all_positions_on_limit":
+            assert position["protected_at"] is not None
+        await desk.agrees()
+
+
+@pytest.mark.parametrize(
+    ("step", "moment"),
+    [
+        ("latch", Moment.BEFORE),
+        ("latch", Moment.AFTER),
+        ("halt", Moment.AFTER),
+        ("emergency_stop", Moment.AFTER),
+        ("DELETE /orders/*", Moment.AFTER),
+    ],
+)
+async def test_death_in_the_middle_of_it(database: str, step: str, moment: Moment) -> None:
+    """Killed before the latch, after it, before or after the record, over the first cancel: the next start ends it,
+    once, and nobody enters in between."""
+    async with open_desk(database, risk=TIGHT) as desk:
+        await loses(desk)
+        await desk.dies_at(step, moment)
+        await desk.opens()
+        assert (await desk.enters("TSLA", 5, **ENTRY)).status == "rejected"
+        assert await after(desk, 130) == STOPPED
+        assert await desk.submits("TSLA") == 0
+        await desk.agrees()
