@@ -111,6 +111,9 @@ DOCUMENTED = {
     "emergency.send_email_alert": "True",
     "emergency.cooldown_period_minutes": "60",
     "daily_limits.emergency_stop_at_100": "True",
+    "reconcile.every_seconds": "60.0",
+    "reconcile.orphans": "protect",
+    "protection.naked_budget_seconds": "15.0",
     "sector_limits.sectors_to_limit": "()",
     "correlation.check_enabled": "True",
     "workflow.auto_execute": "False",
@@ -504,6 +507,30 @@ def test_live_needs_all_three_locks_open(
         said = refused(path)
         assert ("ENABLE_LIVE_TRADING=true" in said) is not enabled
         assert ("trading.account_number" in said) is (number is None)
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ({"reconcile": {"every_seconds": 121}}, "at least every 120 seconds"),
+        ({"emergency": {"halt_new_trades": False}}, "ends the day's entries"),
+    ],
+)
+def test_what_may_be_loosened_on_paper_is_not_live(
+    section: dict[str, Any], said: str, environ: Callable[..., None], write: Write
+):
+    """Tables and broker are compared, and a lost day is over, wherever money is; on paper both may be tried."""
+    environ(**KEYS, ENABLE_LIVE_TRADING="true")
+    live = {"trading": {"mode": "live", "account_number": "PA3ABC"}}
+    assert said in refused(write(live | section))
+    environ(**KEYS)
+    assert load(write(section)).mode is Mode.PAPER
+
+
+def test_reconciliation_cannot_be_switched_off(write: Write):
+    """No number means never, in any mode."""
+    for seconds in (0, -1, 601, "off"):
+        assert "reconcile.every_seconds" in refused(write({"reconcile": {"every_seconds": seconds}}))
 
 
 def test_live_without_keys_is_refused(environ: Callable[..., None], write: Write):
