@@ -407,11 +407,11 @@ class Day:
 
     async def _enter(self, each: Plan, found: Scan, scan_id: int) -> None:
         """Turn one plan into an order: sent at once when autonomous, else proposed."""
-        refusal = await self.refusal(each.symbol) or await self.off_market(
-            each.symbol, each.side, each.entry, each.stop, each.target
-        )
+        refusal = await self.refusal(each.symbol)
         if (self.clock.now() - each.decided_at).total_seconds() > self.cfg.execution.signal_max_age_seconds:
             refusal = refusal or "the signal is stale"
+        if refusal is None:
+            refusal = await self.off_market(each.symbol, each.side, each.entry, each.stop, each.target)
         if refusal is not None:
             log.warning("entry_refused", symbol=each.symbol, reason=refusal)
             await self._follow(scan_id, each.symbol, "refused")
