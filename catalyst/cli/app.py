@@ -11,7 +11,7 @@ from typing import Annotated, Final
 
 import typer
 
-from catalyst.cli import exchange, facts, first_day, instructing, operating, preflight
+from catalyst.cli import doctoring, exchange, facts, first_day, instructing, operating, preflight
 from catalyst.domain.errors import AnotherDaemon, ConfigInvalid, UserError, WrongAccount
 
 TEMPORARY: Final = 75  # sysexits: try again later; systemd does not restart on it
@@ -31,6 +31,7 @@ VERBS: Final = {
     "Run": (operating.run, exchange.sim, operating.migrate),
     "Ask": (
         facts.status,
+        doctoring.doctor,
         facts.report,
         facts.explain,
         facts.candidates,
@@ -45,6 +46,7 @@ VERBS: Final = {
         instructing.close,
         instructing.halt,
         instructing.resume,
+        doctoring.reconcile,
         instructing.flatten,
     ),
 }

@@ -100,6 +100,7 @@ class Commands:
             "close": self._close,
             "flatten": self._flatten,
             "scan": self._scan,
+            "reconcile": self._reconcile,
         }
         verb = verbs.get(command.kind)
         if verb is None:
@@ -239,3 +240,13 @@ class Commands:
         if found is None:
             raise CommandRefused("the cycle is closed, or the market could not be read")
         return {"counts": found.counts, "plans": [each.symbol for each in found.plans]}
+
+    async def _reconcile(self, command: Command) -> Answer:  # noqa: ARG002 - it takes no arguments
+        findings = await self.day.reconciler.look("reconcile")
+        if not findings.read:
+            raise CommandRefused("the broker could not be read; `catalyst check` says more")
+        return {
+            "heard": findings.heard,
+            "fills_booked": findings.fills_booked,
+            "differences": list(findings.differences),
+        }

@@ -13,7 +13,6 @@ from catalyst.daemon.books import Books
 from catalyst.daemon.execution import Execution
 from catalyst.daemon.exits import SafeExit
 from catalyst.daemon.gate import Gate
-from catalyst.daemon.result import Result, compare, earliest, traded
 from catalyst.domain.errors import BrokerError
 from catalyst.domain.invariants import Invariant
 from catalyst.domain.order import Purpose, Status
@@ -23,6 +22,7 @@ from catalyst.store import alerts, exits, journal, operations, orders, positions
 from catalyst.store.orders import OrderRow
 from catalyst.store.pool import Store
 from catalyst.store.positions import PositionRow
+from catalyst.store.result import Result, compare, earliest, traded
 
 log = structlog.get_logger()
 
