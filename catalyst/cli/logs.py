@@ -9,6 +9,7 @@ import orjson
 import structlog
 from pydantic import SecretStr
 
+from catalyst.cli.lines import Lines
 from catalyst.clock import NEW_YORK, Clock
 from catalyst.config import Settings
 
@@ -23,7 +24,11 @@ QUIET: Final = ("apscheduler", "asyncio", "urllib3", "websockets", "aiohttp", "e
 
 
 def configure(settings: Settings, clock: Clock) -> None:
-    """From now on every event, ours and the libraries', is one line on stdout in the chosen form."""
+    """From now on every event, ours and the libraries', is one line on stdout in the chosen form.
+
+    A stdout that is full or that nobody reads holds nobody up: its lines are dropped, counted and told of.
+    """
+    out: Any = Lines(sys.stdout)
     level = logging.getLevelNamesMapping()[settings.config.log.level]
     form = settings.config.log.format
     as_json = form == "json" or (form == "auto" and not sys.stdout.isatty())
@@ -46,10 +51,10 @@ def configure(settings: Settings, clock: Clock) -> None:
     structlog.configure(
         processors=[*before, *last],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(),
+        logger_factory=structlog.PrintLoggerFactory(out),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stdout)
+    handler = logging.StreamHandler(out)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=before,
