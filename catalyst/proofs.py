@@ -10,11 +10,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Final
 
 import orjson
 import structlog
 
+from catalyst.domain.witness import Moment, Witness, tell
+
 log = structlog.get_logger()
+
+STEP: Final = "WRITE proof"
 
 
 @dataclass
@@ -24,11 +29,13 @@ class Proofs:
     folder: Path
     account_id: str
     head: Mapping[str, object] | None = None
+    witness: Witness | None = None
 
     def write(self, at: datetime, facts: Mapping[str, object]) -> Path | None:
         """Put one proof on the disk; None, and said aloud, when the disk will not have it."""
         path = self.folder / f"{self.account_id}.{at:%Y%m%dT%H%M%S.%f}Z.json"
         whole = {"account_id": self.account_id, "at": at.isoformat(), **facts}
+        tell(self.witness, STEP, Moment.BEFORE)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             unfinished = path.with_suffix(".part")
@@ -47,6 +54,7 @@ class Proofs:
         except OSError as error:
             log.critical("proof_unwritable", path=str(path), error=str(error))
             return None
+        tell(self.witness, STEP, Moment.AFTER)
         return path
 
 

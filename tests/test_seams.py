@@ -59,6 +59,7 @@ SEAMS: dict[str, dict[str, str]] = {
     "store/refusals.py": {"the database": "what the database's own errors are called here"},
     "daemon/spool.py": {"a file": "the record of what is done without the database; each line a step"},
     "daemon/seat.py": {"a file": "the lock of this machine; taking it is a step"},
+    "proofs.py": {"a file": "proofs that outlive the database; writing one is a step"},
     "daemon/day.py": {"real time": "cuts a job that hangs, in real time, whatever the market's clock says"},
     "daemon/scanning.py": {"a file": "reads the operator's listings"},
     "embedded.py": {
@@ -81,6 +82,7 @@ SEAMS: dict[str, dict[str, str]] = {
     "cli/settings.py": {"the database": "names what a database that cannot be reached answered"},
     "cli/app.py": {"a file": "a reader that hung up must not end in a traceback"},
     "cli/leashed.py": {"another process": "ends itself when its starter is gone"},
+    "cli/exchange.py": {"a socket": "asks whether a port is free"},
     "cli/*": {"a file": "what the operator asked to have written"},
 }
 

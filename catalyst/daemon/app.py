@@ -284,7 +284,7 @@ async def take_the_desk(
         clock, url=settings.stream_url, key=key, secret=secret, epoch=epoch, witness=witness
     )
     spool = Spool(settings.spool_dir, settings.account_name(account.account_id), witness)
-    proofs = Proofs(settings.proofs_dir, settings.account_name(account.account_id))
+    proofs = Proofs(settings.proofs_dir, settings.account_name(account.account_id), witness=witness)
     desk = _wire(settings, store, clock, gate, broker, market, news, stream, epoch, spool, proofs, holding)
     desk.account_id = account.account_id
     return desk, holding

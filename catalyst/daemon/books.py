@@ -10,7 +10,6 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Final
 
 import structlog
-from asyncpg import UniqueViolationError
 
 from catalyst.broker.port import Broker, Priority
 from catalyst.clock import Clock, wait
@@ -28,7 +27,7 @@ from catalyst.store import alerts, exits, orders, orphans, positions, quarantine
 from catalyst.store.orders import NewOrder, OrderRow
 from catalyst.store.pool import Store
 from catalyst.store.positions import PositionRow
-from catalyst.store.refusals import StaleStroke
+from catalyst.store.refusals import AlreadyWritten, StaleStroke
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -245,7 +244,7 @@ class Books:
                         conn, entry, stroke.fill, holding, at=now, source=source, epoch=self.epoch
                     )
                     _say_entered(entry.row, stroke.fill, holding, position_id)
-        except (StaleStroke, UniqueViolationError):
+        except (AlreadyWritten, StaleStroke):
             return False
         for step in stroke.steps:
             self.remember(after(step, stroke.fill))

@@ -4,9 +4,11 @@ asyncpg raises a registered class for the SQLSTATE it meets, so importing this m
 raised where the statement (or the commit) is awaited.
 """
 
-from asyncpg import PostgresError
+from asyncpg import PostgresError, UniqueViolationError
 
 from catalyst.domain.errors import AnotherDaemon, IllegalTransition, InvariantBroken, StaleOrder
+
+AlreadyWritten = UniqueViolationError  # somebody else's row has the id, the fill or the place
 
 
 class StaleEpoch(PostgresError, AnotherDaemon):
