@@ -78,6 +78,7 @@ class Books:
     orphaned: Pulse = field(default_factory=Pulse)  # shares that no position explains were found
     stale_reports: int = 0
     _hand: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _news: set[Pulse] = field(default_factory=set)  # pulses to beat once what they tell of is committed
     # Orders as they were last written or read, by our own id, oldest first. What rests on one is written only if
     # the row is still the same, so an old one costs a second look and nothing else.
     _rows: dict[str, OrderRow] = field(default_factory=dict)
@@ -138,6 +139,7 @@ class Books:
             self.changed.beat()
             self.clock.attend()
             self.filled.beat()
+        self._spread_news()
         return booked
 
     async def catch_up(self, broker_id: str, source: str) -> None:
@@ -255,6 +257,12 @@ class Books:
             _say_adopted(birth.parent, birth.purpose)
         return True
 
+    def _spread_news(self) -> None:
+        """Wake those who look for what was just committed: woken before, they would not find it."""
+        news, self._news = self._news, set()
+        for pulse in news:
+            pulse.beat()
+
     # -- one report, one transaction
 
     async def _apply(self, report: OrderReport, fill: Fill | None, source: str) -> Verdict | None:
@@ -285,6 +293,7 @@ class Books:
             self.clock.attend()
         if booked:
             self.filled.beat()
+        self._spread_news()
         return heard.verdict
 
     async def _recognise(self, conn: "Conn", row: OrderRow, report: OrderReport, source: str) -> bool:
@@ -471,7 +480,7 @@ class Books:
         """An entry fill opens the position, or adds to the one this entry opened."""
         if row.origin == "external" and not self._answers_for(row, fill):
             await self._page(conn, "FOREIGN_FILL", row, f"{fill.quantity} @ {fill.price}")
-            self.doubtful.beat()
+            self._news.add(self.doubtful)
             return
         held = (
             await positions.lock(conn, row.position_id)
@@ -566,8 +575,7 @@ class Books:
             cost=surplus * fill.price,
         )
         await self._page(conn, "OVERSOLD", row, f"{surplus} shares more than were held")
-        self.doubtful.beat()
-        self.orphaned.beat()
+        self._news |= {self.doubtful, self.orphaned}
 
     async def _leave_orphan(self, conn: "Conn", row: OrderRow, fill: Fill) -> None:
         """The fill of an exit without a position takes shares that no position explains, when there are such."""
@@ -585,7 +593,7 @@ class Books:
             left=str(left.quantity),
             realized_pnl=_text(left.realized_pnl),
         )
-        self.orphaned.beat()
+        self._news.add(self.orphaned)
 
     async def _close_reason(self, conn: "Conn", row: OrderRow, held: PositionRow, fill: Fill) -> str:
         below, above = ("<=", ">=") if held.side is machine.PositionSide.LONG else (">=", "<=")
