@@ -62,7 +62,9 @@ class Book:
 
     async def journal(self, order_id: int, status: str, kind: str = "transition") -> None:
         await self.conn.execute(
-            "INSERT INTO order_events (order_id, at, source, kind, to_status) VALUES ($1, $2, 'submit', $3, $4)",
+            "INSERT INTO order_events (order_id, at, source, kind, from_status, to_status)"
+            " VALUES ($1, $2, 'submit', $3,"
+            " (SELECT to_status FROM order_events WHERE order_id = $1 ORDER BY seq DESC LIMIT 1), $4)",
             order_id,
             AT,
             kind,

@@ -15,6 +15,7 @@ from catalyst.store.pool import Connection, Store, connect
 
 CONNECTIONS = 20
 REPETITIONS = 100
+WANTED = "SELECT 1 FROM positions WHERE position_id = $1 FOR UPDATE"
 
 
 async def lines(conn: Connection, *, n: int = 8) -> list[int]:
@@ -210,13 +211,13 @@ async def test_twenty_writers_at_once(database: str, store: Store) -> None:
             await gate.wait()
             for turn in range(REPETITIONS):
                 async with conn.transaction():
+                    if (number + turn) % 4 == 0:  # a lock others want too, before the line is written
+                        await conn.execute(WANTED, position_id)
                     await orders.journal(
                         conn, None, at=AT, source="stream", kind="note", note=f"{number}/{turn}"
                     )
-                    if (number + turn) % 4 == 0:  # a lock others want too, taken after the line is written
-                        await conn.execute(
-                            "SELECT 1 FROM positions WHERE position_id = $1 FOR UPDATE", position_id
-                        )
+                    if (number + turn) % 4 == 1:  # and after it
+                        await conn.execute(WANTED, position_id)
                     if turn % 5 == 0:
                         await orders.journal(conn, None, at=AT, source="poll", kind="note")
         finally:
