@@ -44,7 +44,7 @@ def database_server() -> Iterator[embedded.EmbeddedPostgres]:
     """A PostgreSQL of its own, durable as in production: fsync on, commits synchronous."""
     folder = Path(tempfile.mkdtemp(prefix="catalyst-bench-"))
     try:
-        with embedded.start(folder, settings={"autovacuum": "off", "track_wal_io_timing": "off"}) as server:
+        with embedded.start(folder, settings={"autovacuum": "off"}) as server:
             yield server
     finally:
         embedded.remove(folder)

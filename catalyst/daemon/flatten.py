@@ -124,7 +124,7 @@ class Flatten:
             turn += 1
             if not await self.books.changed.next(self.clock, STEP, since=heard):
                 await self._refresh(working, deadline)
-        return await self.prove(reason, by=by, cycle_id=cycle_id)
+        return await self.prove(reason, by=by, cycle_id=cycle_id, deadline=deadline)
 
     async def end_entries(self, *, within: timedelta) -> bool:
         """Every entry that works is at its end, what is held stays under its stop; false when one still works."""
@@ -186,9 +186,23 @@ class Flatten:
             if row.alpaca_order_id is not None and row.parent_order_id is None:
                 await self.execution.refresh(row.alpaca_order_id, "poll")
 
-    async def prove(self, reason: str, *, by: str, cycle_id: str | None, page: bool = True) -> Proof:
-        """Ask the broker and the tables once more, and keep what they say: a row, and a file beside the database."""
+    async def prove(
+        self,
+        reason: str,
+        *,
+        by: str,
+        cycle_id: str | None,
+        page: bool = True,
+        deadline: datetime | None = None,
+    ) -> Proof:
+        """Ask the broker and the tables once more, and keep what they say: a row, and a file beside the database.
+
+        A broker that cannot be read is asked again until the deadline: flat and unproven is no end while there is time.
+        """
         proof = await self._look()
+        while proof.broker_orders is None and deadline is not None and self.clock.now() < deadline:
+            await self.clock.sleep(STEP)
+            proof = await self._look()
         at = self.clock.now()
         async with self.store.tx("flat_proof") as conn:
             head = self.proofs.head = await journal.written_down(conn)

@@ -88,7 +88,7 @@ class Guard:
             leaving = {intent.position_id for intent in await exits.open_intents(conn)}
             if not self.exits.market_open:
                 leaving.clear()  # nothing can be left before the open: until then it is protected
-            rows = {p.position_id: await orders.of_position(conn, p.position_id) for p in held}
+            rows = await orders.of_positions(conn, [p.position_id for p in held])
         self.books.memory.keep(held, rows)
         await self.measure.look(held)
         unsure = False

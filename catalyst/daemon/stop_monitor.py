@@ -133,7 +133,7 @@ class StopMonitor:
         try:
             async with self.store.read() as conn:
                 held = await positions.open_positions(conn)
-                rows = {p.position_id: await orders.of_position(conn, p.position_id) for p in held}
+                rows = await orders.of_positions(conn, [p.position_id for p in held])
         except Exception as error:
             if not is_outage(error):
                 raise
@@ -163,12 +163,9 @@ class StopMonitor:
     async def _mark(self, priced: Sequence[tuple[PositionRow, Decimal]], now: datetime) -> None:
         """Keep the prices; that they cannot be kept keeps nobody from acting on them."""
         try:
-            async with self.store.tx("mark") as conn:
-                for position, price in priced:
-                    unrealized = position.holding.unrealized_pnl(price)
-                    await positions.mark(
-                        conn, position.position_id, price=price, unrealized=unrealized, at=now
-                    )
+            async with self.store.statement("mark") as conn:
+                marks = [(p.position_id, price, p.holding.unrealized_pnl(price)) for p, price in priced]
+                await positions.mark(conn, marks, at=now)
         except Exception as error:
             if not is_passing(error):
                 raise

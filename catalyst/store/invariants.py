@@ -39,7 +39,8 @@ _POSITIONS: Final = """
                   count(*) FILTER (WHERE o.order_purpose = 'entry' AND o.filled_qty > 0) AS entries
              FROM orders o JOIN executions e USING (order_id) WHERE o.position_id = p.position_id) f ON true
      WHERE NOT p.legacy
-       AND (p.status = 'open' OR p.position_id IN (SELECT position_id FROM orders WHERE order_id = ANY($1::bigint[])))
+       AND p.position_id IN (SELECT position_id FROM positions WHERE status = 'open'
+                             UNION SELECT position_id FROM orders WHERE order_id = ANY($1::bigint[]))
 """
 
 # One row for each order whose journal does not lead to its state, or leads there along no edge.

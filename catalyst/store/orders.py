@@ -123,6 +123,7 @@ _WORKING: Final = (
     SELECT + " WHERE o.status IN ('created', 'submitted', 'accepted', 'partial_fill') ORDER BY o.order_id"
 )
 _OF_POSITION: Final = SELECT + " WHERE o.position_id = $1 ORDER BY o.order_id"
+_OF_POSITIONS: Final = SELECT + " WHERE o.position_id = ANY($1::bigint[]) ORDER BY o.order_id"
 _LEGS: Final = SELECT + " WHERE o.parent_order_id = $1 ORDER BY o.order_id"
 _OF_SYMBOL_WORKING: Final = (
     SELECT
@@ -224,6 +225,14 @@ async def working_in(conn: "Conn", symbol: str) -> list[OrderRow]:
 async def of_position(conn: "Conn", position_id: int) -> list[OrderRow]:
     """Every order of a position, oldest first."""
     return [row_of(record) for record in await conn.fetch(_OF_POSITION, position_id)]
+
+
+async def of_positions(conn: "Conn", position_ids: Sequence[int]) -> dict[int, list[OrderRow]]:
+    """Every order of each of these positions, oldest first; one question, however many they are."""
+    found: dict[int, list[OrderRow]] = {position_id: [] for position_id in position_ids}
+    for record in await conn.fetch(_OF_POSITIONS, list(position_ids)):
+        found[record["position_id"]].append(row_of(record))
+    return found
 
 
 async def legs_of(conn: "Conn", order_id: int) -> list[OrderRow]:

@@ -214,7 +214,7 @@ async def open_store(
     Without it nobody sends orders, and the lane is opened by its first use.
     """
 
-    async def pool(least: int, most: int) -> "asyncpg.Pool[asyncpg.Record]":
+    async def pool(least: int, most: int, **more: str) -> "asyncpg.Pool[asyncpg.Record]":
         return await asyncpg.create_pool(
             dsn,
             min_size=least,
@@ -223,7 +223,7 @@ async def open_store(
             max_cached_statement_lifetime=0,  # what was prepared in the morning is prepared in the evening
             command_timeout=_ANSWER,
             timeout=_ANSWER,
-            server_settings=_settings(name, STATEMENT_TIMEOUT, LOCK_TIMEOUT),
+            server_settings=_settings(name, STATEMENT_TIMEOUT, LOCK_TIMEOUT) | more,
             target_session_attrs=_WRITES if writable else None,
             init=_teach,
             reset=_keep,
@@ -231,7 +231,9 @@ async def open_store(
 
     main = await pool(1, size)
     try:
-        lane = await pool(int(writable), LANE)
+        # All that an order waits for is found by a key. A plan made of the first day's empty tables would read them
+        # through, triggers' questions included, and be kept while they grow.
+        lane = await pool(int(writable), LANE, enable_seqscan="off")
     except BaseException:
         main.terminate()
         raise

@@ -1,6 +1,7 @@
 """Positions at rest. A row is inserted by the first entry fill and changed only by fills; marks (unrealised
 P&L, highs and lows, protection) are written beside them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -187,18 +188,20 @@ async def write_off(conn: "Conn", position_id: int, *, at: datetime, close_reaso
     )
 
 
-async def mark(conn: "Conn", position_id: int, *, price: Decimal, unrealized: Decimal, at: datetime) -> None:
-    """Mark an open position to market and stretch its extremes."""
+async def mark(conn: "Conn", marks: Sequence[tuple[int, Decimal, Decimal]], *, at: datetime) -> None:
+    """Mark open positions, (id, price, unrealised dollars) each, to market and stretch their extremes."""
     await conn.execute(
         """
-        UPDATE positions
-           SET last_price = $2, unrealized_pnl = $3, updated_at = $4,
-               high_since_entry = greatest(high_since_entry, $2), low_since_entry = least(low_since_entry, $2)
-         WHERE position_id = $1 AND status = 'open'
+        UPDATE positions p
+           SET last_price = m.price, unrealized_pnl = m.unrealized, updated_at = $4,
+               high_since_entry = greatest(p.high_since_entry, m.price),
+               low_since_entry = least(p.low_since_entry, m.price)
+          FROM unnest($1::bigint[], $2::numeric[], $3::numeric[]) AS m (position_id, price, unrealized)
+         WHERE p.position_id = m.position_id AND p.status = 'open'
         """,
-        position_id,
-        price,
-        unrealized,
+        [position_id for position_id, _, _ in marks],
+        [price for _, price, _ in marks],
+        [unrealized for _, _, unrealized in marks],
         at,
     )
 

@@ -136,3 +136,13 @@ def test_half_a_file_is_no_proof(tmp_path: Path) -> None:
     found = list(proofs.read(tmp_path, "account"))
     assert [facts.get("flat") for _, facts in found] == [True, None]
     assert found[0][0] == written
+
+
+async def test_a_broker_that_cannot_be_read_once_is_asked_again_for_the_proof(database: str) -> None:
+    """Everything is sold, and the list of positions answers 503: the proof waits for it, and the exit code is 0."""
+    async with open_desk(database) as desk:
+        await desk.holds("AAPL", 20)
+        await desk.faults("status_before", method="GET", route="/v2/positions", status=503, count=2)
+        desk.stop.ask("SIGTERM", flatten=True)
+        assert await desk.leaves() is Exit.FLAT
+        assert desk.held("AAPL") == 0

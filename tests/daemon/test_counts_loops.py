@@ -1,0 +1,123 @@
+"""What the loops ask of the tables and of the broker, counted: as few questions for much as for little."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+
+from benchmarks._floor import fill_with_past
+from catalyst.clock import SystemClock
+from catalyst.store.pool import open_store
+from tests.daemon.test_counts_order_life import counted
+from tests.stories.desk import ENTRY
+
+CLOSED = 20_000
+# EXPLAIN of a statement with arguments that nobody gave (PostgreSQL 16 and newer).
+PLAN_OF = """
+CREATE FUNCTION pg_temp.plan_of(question text) RETURNS json LANGUAGE plpgsql AS $$
+DECLARE
+    plan json;
+BEGIN
+    EXECUTE 'EXPLAIN (GENERIC_PLAN, FORMAT JSON) ' || question INTO plan;
+    RETURN plan;
+END $$
+"""
+LARGE = {"orders", "positions", "executions", "order_events"}
+STATEMENTS = 5  # of a look at which nothing is new
+
+
+async def test_a_reconciliation_asks_the_same_few_questions_however_much_is_open(database: str) -> None:
+    """One bracket or three: as many statements, as many requests, and nothing is written when nothing is new."""
+    async with counted(database) as (desk, counter):
+        assert desk.parts is not None
+        asked = []
+        for symbol in ("MSFT", "AAPL", "TSLA"):
+            if desk.held(symbol) == 0:
+                desk.prints(symbol, "190.00")
+                await desk.waits(seconds=1)
+                await desk.enters(symbol, 10, **ENTRY)
+                await desk.waits(seconds=3)
+            assert (await desk.parts.reconciler.look("reconcile")).clean
+            await counter.begins()
+            assert (await desk.parts.reconciler.look("reconcile")).clean
+            asked.append((counter.steps("GET"), len(counter.asked())))
+            assert await counter.written() == 0
+        requests, statements = asked[0]
+        assert asked == [asked[0]] * 3
+        assert {request.split("?")[0] for request in requests} == {
+            "GET /orders",
+            "GET /account/activities/FILL",
+            "GET /positions",
+        }
+        assert statements <= STATEMENTS
+
+
+async def test_a_look_of_the_stop_monitor_is_three_statements_and_two_requests(database: str) -> None:
+    """What is held, its orders, and the prices of all of it, kept by one commit: none of it grows with the positions.
+    Nothing at all would be less; but a position that is not asked for cannot be watched, and marks are kept."""
+    async with counted(database) as (desk, counter):
+        assert desk.parts is not None
+        asked = []
+        for symbol in ("MSFT", "AAPL", "TSLA"):
+            desk.prints(symbol, "190.00")
+            await desk.waits(seconds=1)
+            if desk.held(symbol) == 0:
+                await desk.enters(symbol, 10, **ENTRY)
+                await desk.waits(seconds=3)
+            await counter.begins()
+            await desk.parts.stop_monitor.look()
+            assert await counter.written() == 1
+            asked.append((len(counter.steps("GET")), len(counter.asked())))
+        assert asked == [(2, 3)] * 3
+
+
+async def test_the_order_path_never_reads_a_table_through(database: str) -> None:
+    """Plans made while the tables are empty are kept while they grow: on the lane of the orders they go by an index,
+    the guards' own questions included, so that an order among thousands costs what the first did."""
+    store = await open_store(database, SystemClock())
+    try:
+        async with store.stroke("a question") as conn:
+            plans = [
+                (await conn.fetchval(f"EXPLAIN (FORMAT JSON) {question}"))
+                for question in (
+                    "SELECT link, hash FROM journal_chain ORDER BY link DESC LIMIT 1",
+                    "SELECT sum(quantity) FROM executions WHERE order_id = 1",
+                    "SELECT to_status FROM order_events WHERE order_id = 1 ORDER BY seq DESC LIMIT 1",
+                    "SELECT order_id FROM orders WHERE client_order_id = 'x'",
+                )
+            ]
+        assert all("Index" in plan and "Seq Scan" not in plan for plan in plans)
+    finally:
+        await store.close()
+
+
+async def test_what_has_ended_is_never_read_through(database: str) -> None:
+    """With a day's few orders beside the many of years, a whole look of the reconciler, of the guard and of the stop
+    monitor scans no table of theirs: what is at its end is not there for them."""
+    await fill_with_past(database, CLOSED)
+    async with counted(database) as (desk, counter):
+        assert desk.parts is not None
+        await counter.begins()
+        await desk.parts.reconciler.look("reconcile")
+        await desk.parts.guard.look()
+        await desk.parts.stop_monitor.look()
+        questions = {text for text in counter.proxy.asked if any(name in text for name in LARGE)}
+        assert len(questions) >= 6
+        await desk.conn.execute(PLAN_OF)
+        for question in questions:
+            # A bound in time is judged at its value, as it is in the daemon; every other argument is a key.
+            text = question.replace("created_at >= $1", "created_at >= timestamptz '2026-03-01'")
+            plan = orjson.loads(await desk.conn.fetchval("SELECT pg_temp.plan_of($1)", text))
+            assert not set(read_through(plan)) & LARGE, text
+
+
+def read_through(plan: Any) -> Iterator[str]:
+    """The tables that a plan reads from end to end."""
+    if isinstance(plan, list):
+        for each in plan:
+            yield from read_through(each)
+    elif isinstance(plan, dict):
+        if plan.get("Node Type") == "Seq Scan":
+            yield plan["Relation Name"]
+        for each in plan.values():
+            yield from read_through(each)
