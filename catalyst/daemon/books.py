@@ -193,6 +193,8 @@ class Books:
 
         What is remembered is believed only where the statement itself looks whether it is still so.
         """
+        if report.replaced_by is not None:
+            return None  # who took its place is a question
         async with self._hand:
             for rows in (self._rows, None):
                 known = await self._read(report) if rows is None else rows
@@ -281,13 +283,14 @@ class Books:
                 row = await orders.get(conn, row.order_id)
             heard = machine.hear(row.state, report.broker_status, report.filled_qty)
             changed = await self._move(conn, row, report, heard, source)
-            if (
+            unseen = (
                 changed
-                and report.replaced_by
+                and report.replaced_by is not None
                 and not await orders.known_broker_ids(conn, [report.replaced_by])
-            ):
-                self.doubtful.beat()  # the order that took its place has no row: it is among those of the day
+            )
             await self._adopt_legs(conn, row, report, source)
+        if unseen:
+            self.doubtful.beat()  # the order that took its place has no row: it is among those of the day
         if changed or booked:
             self.changed.beat()
             self.clock.attend()

@@ -113,7 +113,7 @@ async def test_c18_shares_that_stay_bare_are_told_of(database: str) -> None:
         await desk.faults("cancel_delay", symbol="AAPL", seconds=30)
         await desk.enters("AAPL", 20, **ENTRY)
         await desk.waits(seconds=25)
-        assert "UNPROTECTED_POSITION" in await desk.alerts()
+        assert "NAKED_OVER_BUDGET" in await desk.alerts()
         assert await desk.submits("AAPL") == 1
         await desk.waits(seconds=25)
         position = await desk.position("AAPL")
