@@ -62,6 +62,7 @@ class Strangers:
         if await self._adopt_successor(report, source):
             return
         against = PositionSide.LONG if report.side is Side.SELL else PositionSide.SHORT
+        lost = is_ours(report.client_order_id)
         async with self.store.tx("adopt_stranger") as conn:
             held = await positions.lock_open(conn, report.symbol, against)
             orphan = None if held else await orphans.lock_open(conn, report.symbol, against)
@@ -97,10 +98,11 @@ class Strangers:
             )
             await self._alert(
                 conn,
-                "ORDER_ADOPTED" if is_ours(report.client_order_id) else "FOREIGN_ORDER",
-                "WARNING",
+                "ORDER_ADOPTED" if lost else "FOREIGN_ORDER",
+                "CRITICAL" if lost else "WARNING",
                 report,
-                f"{report.side} {report.quantity} {report.symbol} was placed by somebody else",
+                f"{report.side} {report.quantity} {report.symbol} "
+                + ("is ours by its id, and its row was lost" if lost else "was placed by somebody else"),
             )
         log.warning("stranger_adopted", symbol=report.symbol, side=report.side, broker_id=report.broker_id)
         await self.books.hear(report, source)

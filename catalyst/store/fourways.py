@@ -60,6 +60,82 @@ _TO_JUDGE: Final = (
     + " WHERE o.alpaca_order_id = ANY($1::text[])"
     + " OR o.status IN ('created', 'submitted', 'accepted', 'partial_fill') ORDER BY o.order_id"
 )
+_HOLDINGS: Final = """
+    WITH held AS (
+        SELECT * FROM positions WHERE status = 'open'
+        UNION ALL
+        SELECT * FROM positions WHERE exit_time >= $1
+    )
+    SELECT h.position_id AS held_id, false AS orphan, s.symbol, h.side, h.quantity, h.entered_qty, h.cost,
+           h.exited_qty, h.proceeds, h.realized_pnl, h.status = 'open' AS is_open, h.legacy,
+           coalesce(h.close_reason, '') LIKE 'RECONCILED_PHANTOM%' AS written_off,
+           coalesce(f.fills_in, 0) AS fills_in, coalesce(f.fills_cost, 0) AS fills_cost,
+           coalesce(f.fills_out, 0) AS fills_out, coalesce(f.fills_proceeds, 0) AS fills_proceeds
+      FROM held h
+      JOIN securities s USING (security_id)
+      LEFT JOIN LATERAL (
+           SELECT sum(e.quantity) FILTER (WHERE o.order_purpose = 'entry') AS fills_in,
+                  sum(e.quantity * e.price) FILTER (WHERE o.order_purpose = 'entry') AS fills_cost,
+                  sum(e.quantity) FILTER (WHERE o.order_purpose <> 'entry') AS fills_out,
+                  sum(e.quantity * e.price) FILTER (WHERE o.order_purpose <> 'entry') AS fills_proceeds
+             FROM orders o JOIN executions e USING (order_id)
+            WHERE o.position_id = h.position_id) f ON true
+    UNION ALL
+    SELECT o.orphan_id, true, s.symbol, o.side, o.quantity, o.found_qty, coalesce(o.cost, 0), o.exited_qty,
+           o.proceeds, o.realized_pnl, true, false, false, 0, 0, 0, 0
+      FROM orphans o JOIN securities s USING (security_id) WHERE o.ended_at IS NULL
+     ORDER BY orphan, held_id
+"""
+_FLAWS: Final = """
+    WITH recent AS (
+        SELECT order_id, security_id, status, filled_qty FROM orders
+         WHERE created_at >= $1 AND origin <> 'legacy'
+        UNION
+        SELECT order_id, security_id, status, filled_qty FROM orders
+         WHERE status IN ('created', 'submitted', 'accepted', 'partial_fill') AND origin <> 'legacy'
+    ), told AS (
+        SELECT e.order_id, e.seq, e.from_status, e.to_status,
+               lag(e.to_status) OVER (PARTITION BY e.order_id ORDER BY e.seq) AS before,
+               row_number() OVER (PARTITION BY e.order_id ORDER BY e.seq DESC) AS back
+          FROM recent r JOIN order_events e USING (order_id)
+         WHERE e.to_status IS NOT NULL AND e.kind IN ('transition', 'fill', 'late', 'correction')
+    ), folded AS (
+        SELECT t.order_id, max(t.to_status) FILTER (WHERE t.back = 1) AS ends,
+               bool_and(t.from_status IS NOT DISTINCT FROM t.before
+                        AND (t.before IS NULL OR EXISTS (SELECT 1 FROM order_edges g
+                             WHERE g.from_status = t.before AND g.to_status = t.to_status))) AS walks
+          FROM told t GROUP BY t.order_id
+    ), booked AS (
+        SELECT e.order_id, sum(e.quantity) AS quantity FROM recent r JOIN executions e USING (order_id)
+         GROUP BY e.order_id
+    )
+    SELECT 'journal' AS kind, s.symbol,
+           format('order %s is %s, its journal %s', r.order_id, r.status,
+                  CASE WHEN f.order_id IS NULL THEN 'is empty' WHEN f.walks THEN 'ends at ' || f.ends
+                       ELSE 'does not walk along the edges' END) AS text
+      FROM recent r JOIN securities s USING (security_id) LEFT JOIN folded f USING (order_id)
+     WHERE f.order_id IS NULL OR NOT f.walks OR f.ends <> r.status
+    UNION ALL
+    SELECT 'fills', s.symbol,
+           format('order %s has filled %s, its fills are %s', r.order_id, r.filled_qty, coalesce(b.quantity, 0))
+      FROM recent r JOIN securities s USING (security_id) LEFT JOIN booked b USING (order_id)
+     WHERE r.filled_qty <> coalesce(b.quantity, 0)
+    UNION ALL
+    SELECT 'ledger', s.symbol,
+           format('order %s: the fill %s @ %s is not in the broker''s ledger', e.order_id, e.quantity, e.price)
+      FROM executions e JOIN orders o USING (order_id) JOIN securities s USING (security_id)
+     WHERE e.at >= $1 AND e.at < $2 AND e.activity_id IS NULL
+    UNION ALL
+    SELECT 'day', NULL,
+           format('the result of %s is %s, its positions came to %s', c.cycle_date, c.realized_pnl, p.sum)
+      FROM trading_cycles c
+     CROSS JOIN LATERAL (
+           SELECT coalesce(sum(realized_pnl), 0)
+                  + (SELECT coalesce(sum(realized_pnl), 0) FROM orphans WHERE cycle_id = c.cycle_id) AS sum
+             FROM positions WHERE cycle_id = c.cycle_id) p
+     WHERE c.status = 'completed' AND c.cycle_date >= ($1 AT TIME ZONE 'America/New_York')::date
+       AND c.realized_pnl <> p.sum
+"""
 
 
 async def to_judge(conn: "Conn", broker_ids: Sequence[str]) -> "list[OrderRow]":
@@ -69,35 +145,7 @@ async def to_judge(conn: "Conn", broker_ids: Sequence[str]) -> "list[OrderRow]":
 
 async def holdings(conn: "Conn", *, since: datetime) -> list[Held]:
     """Every open position, those closed since then, and every open orphan, oldest first."""
-    found = await conn.fetch(
-        """
-        WITH held AS (
-            SELECT * FROM positions WHERE status = 'open'
-            UNION ALL
-            SELECT * FROM positions WHERE exit_time >= $1
-        )
-        SELECT h.position_id AS held_id, false AS orphan, s.symbol, h.side, h.quantity, h.entered_qty, h.cost,
-               h.exited_qty, h.proceeds, h.realized_pnl, h.status = 'open' AS is_open, h.legacy,
-               coalesce(h.close_reason, '') LIKE 'RECONCILED_PHANTOM%' AS written_off,
-               coalesce(f.fills_in, 0) AS fills_in, coalesce(f.fills_cost, 0) AS fills_cost,
-               coalesce(f.fills_out, 0) AS fills_out, coalesce(f.fills_proceeds, 0) AS fills_proceeds
-          FROM held h
-          JOIN securities s USING (security_id)
-          LEFT JOIN LATERAL (
-               SELECT sum(e.quantity) FILTER (WHERE o.order_purpose = 'entry') AS fills_in,
-                      sum(e.quantity * e.price) FILTER (WHERE o.order_purpose = 'entry') AS fills_cost,
-                      sum(e.quantity) FILTER (WHERE o.order_purpose <> 'entry') AS fills_out,
-                      sum(e.quantity * e.price) FILTER (WHERE o.order_purpose <> 'entry') AS fills_proceeds
-                 FROM orders o JOIN executions e USING (order_id)
-                WHERE o.position_id = h.position_id) f ON true
-        UNION ALL
-        SELECT o.orphan_id, true, s.symbol, o.side, o.quantity, o.found_qty, coalesce(o.cost, 0), o.exited_qty,
-               o.proceeds, o.realized_pnl, true, false, false, 0, 0, 0, 0
-          FROM orphans o JOIN securities s USING (security_id) WHERE o.ended_at IS NULL
-         ORDER BY orphan, held_id
-        """,
-        since,
-    )
+    found = await conn.fetch(_HOLDINGS, since)
     return [Held(**{**record, "side": PositionSide(record["side"])}) for record in found]
 
 
@@ -106,58 +154,5 @@ async def flaws(conn: "Conn", *, since: datetime, ledger_to: datetime | None) ->
     its journal folds to, its filled quantity not the sum of its fills, a fill is unknown to the broker's ledger
     (which was read up to `ledger_to`; None: it could not be), a finished day's result is not its positions'.
     """
-    found = await conn.fetch(
-        """
-        WITH recent AS (
-            SELECT order_id, security_id, status, filled_qty FROM orders
-             WHERE created_at >= $1 AND origin <> 'legacy'
-            UNION
-            SELECT order_id, security_id, status, filled_qty FROM orders
-             WHERE status IN ('created', 'submitted', 'accepted', 'partial_fill') AND origin <> 'legacy'
-        ), told AS (
-            SELECT e.order_id, e.seq, e.from_status, e.to_status,
-                   lag(e.to_status) OVER (PARTITION BY e.order_id ORDER BY e.seq) AS before,
-                   row_number() OVER (PARTITION BY e.order_id ORDER BY e.seq DESC) AS back
-              FROM recent r JOIN order_events e USING (order_id)
-             WHERE e.to_status IS NOT NULL AND e.kind IN ('transition', 'fill', 'late', 'correction')
-        ), folded AS (
-            SELECT t.order_id, max(t.to_status) FILTER (WHERE t.back = 1) AS ends,
-                   bool_and(t.from_status IS NOT DISTINCT FROM t.before
-                            AND (t.before IS NULL OR EXISTS (SELECT 1 FROM order_edges g
-                                 WHERE g.from_status = t.before AND g.to_status = t.to_status))) AS walks
-              FROM told t GROUP BY t.order_id
-        ), booked AS (
-            SELECT e.order_id, sum(e.quantity) AS quantity FROM recent r JOIN executions e USING (order_id)
-             GROUP BY e.order_id
-        )
-        SELECT 'journal' AS kind, s.symbol,
-               format('order %s is %s, its journal %s', r.order_id, r.status,
-                      CASE WHEN f.order_id IS NULL THEN 'is empty' WHEN f.walks THEN 'ends at ' || f.ends
-                           ELSE 'does not walk along the edges' END) AS text
-          FROM recent r JOIN securities s USING (security_id) LEFT JOIN folded f USING (order_id)
-         WHERE f.order_id IS NULL OR NOT f.walks OR f.ends <> r.status
-        UNION ALL
-        SELECT 'fills', s.symbol,
-               format('order %s has filled %s, its fills are %s', r.order_id, r.filled_qty, coalesce(b.quantity, 0))
-          FROM recent r JOIN securities s USING (security_id) LEFT JOIN booked b USING (order_id)
-         WHERE r.filled_qty <> coalesce(b.quantity, 0)
-        UNION ALL
-        SELECT 'ledger', s.symbol,
-               format('order %s: the fill %s @ %s is not in the broker''s ledger', e.order_id, e.quantity, e.price)
-          FROM executions e JOIN orders o USING (order_id) JOIN securities s USING (security_id)
-         WHERE e.at >= $1 AND e.at < $2 AND e.activity_id IS NULL
-        UNION ALL
-        SELECT 'day', NULL,
-               format('the result of %s is %s, its positions came to %s', c.cycle_date, c.realized_pnl, p.sum)
-          FROM trading_cycles c
-         CROSS JOIN LATERAL (
-               SELECT coalesce(sum(realized_pnl), 0)
-                      + (SELECT coalesce(sum(realized_pnl), 0) FROM orphans WHERE cycle_id = c.cycle_id) AS sum
-                 FROM positions WHERE cycle_id = c.cycle_id) p
-         WHERE c.status = 'completed' AND c.cycle_date >= ($1 AT TIME ZONE 'America/New_York')::date
-           AND c.realized_pnl <> p.sum
-        """,
-        since,
-        ledger_to,
-    )
+    found = await conn.fetch(_FLAWS, since, ledger_to)
     return [Flaw(**record) for record in found]
