@@ -12,6 +12,7 @@ from aiohttp import WSMsgType, web
 
 from catalyst.clock import Clock, wait
 from catalyst.simulator import data_stream_feed as feed
+from catalyst.simulator import data_stream_practice as practice
 from catalyst.simulator.data_api import ENTITLEMENTS, NEWS_STREAM
 from catalyst.simulator.data_api_params import DELAY
 from catalyst.simulator.data_api_wire import Json
@@ -36,7 +37,8 @@ ERRORS: Final = {
     410: "invalid subscribe action",
 }
 AUTOMATIC: Final = ("corrections", "cancelErrors")  # come with the trades; asking for them changes nothing
-_DELAYS: Final = {"iex": timedelta(0), "sip": timedelta(0), "delayed_sip": DELAY, "news": timedelta(0)}
+PRACTICE: Final = "test"
+UNSUBSCRIBED: Final = frozenset({"boats", "overnight"})  # sources that no plan here includes
 
 
 @dataclass(eq=False, slots=True)
@@ -57,6 +59,11 @@ class _Connection:
             await self.socket.send_bytes(msgpack.packb(told, datetime=True))
         else:
             await self.socket.send_str(orjson.dumps(told, option=orjson.OPT_UTC_Z).decode())
+
+    @property
+    def delay(self) -> timedelta:
+        """How old everything is that this source tells."""
+        return DELAY if self.source == "delayed_sip" else timedelta(0)
 
     @property
     def waiting(self) -> int:
@@ -150,7 +157,8 @@ class DataStreams:
     ) -> int | None:
         if given[0] is None or self.keys.get(given[0]) != given[1]:
             return 402
-        if connection.source == "sip" and not request.app[ENTITLEMENTS].recent_sip:
+        unpaid = connection.source == "sip" and not request.app[ENTITLEMENTS].recent_sip
+        if unpaid or connection.source in UNSUBSCRIBED:
             return 409
         open_here = sum(each.source == connection.source for each in self.connections)
         return 406 if open_here >= self.connection_limit else None
@@ -195,7 +203,7 @@ class DataStreams:
             told |= {"corrections": told["trades"], "cancelErrors": told["trades"]}
         await connection.send([told])
         if connection.since is None:
-            connection.since = self.clock.now() - _DELAYS[connection.source]
+            connection.since = self.clock.now() - connection.delay
             connection.noticed = sum(each.at <= connection.since for each in self.notices.said)
         connection.changed.set()
 
@@ -212,7 +220,7 @@ class DataStreams:
 
     async def _tell(self, connection: _Connection) -> None:
         """Send what happens from the first subscription on, until the connection is gone."""
-        delay = _DELAYS[connection.source]
+        delay = connection.delay
         while True:
             connection.changed.clear()
             due = None if connection.since is None else self._due(connection, connection.since)
@@ -233,6 +241,8 @@ class DataStreams:
 
     def _due(self, connection: _Connection, since: datetime) -> datetime | None:
         """When there may be something to tell next, in the time of the connection's feed."""
+        if connection.source == PRACTICE:
+            return practice.next_due(connection.heard, since)
         unsaid = self.notices.said[connection.noticed :]
         due = feed.next_due(self.market, connection.heard, since, self.notices.said)
         instants = [*(each.at for each in unsaid[:1]), *([] if due is None else [due])]
@@ -241,6 +251,9 @@ class DataStreams:
     def _news_of(self, connection: _Connection, until: datetime) -> list[Json]:
         """What happened up to `until` and was not told yet; it counts as told from now on."""
         told: list[Json] = []
+        if connection.source == PRACTICE:
+            since, connection.since = connection.since or until, until
+            return practice.messages(connection.heard, since, until)
         if connection.since is not None and until > connection.since:
             told = feed.messages(self.market, connection.heard, connection.since, until, self.notices.said)
             connection.since = until
@@ -262,8 +275,15 @@ def add_data_streams(
     `add_data_routes` comes first: the entitlements are its.
     """
     streams = DataStreams(market, clock, keys, notices=notices or Notices())
-    for source in ("iex", "sip", "delayed_sip"):
-        app.router.add_get(f"/v2/{source}", streams.serve)
+    for path in (
+        "v2/iex",
+        "v2/sip",
+        "v2/delayed_sip",
+        f"v2/{PRACTICE}",
+        "v1beta1/boats",
+        "v1beta1/overnight",
+    ):
+        app.router.add_get(f"/{path}", streams.serve)
     app[NEWS_STREAM] = streams.serve
     return streams
 

@@ -30,6 +30,7 @@ class Stretch:
     units: list[int]
     prints: list[Print]
     until: int
+    begins: bool  # nothing of the symbol comes before it
 
 
 @dataclass(slots=True)
@@ -43,8 +44,11 @@ class Reels:
     def at(self, number: int, second: int) -> Stretch | None:
         """The stretch that holds the newest print at `second`; None before the first print."""
         known = self._stretches.get(number)
-        if known is not None and known.times[0] <= second < known.until:
-            return known
+        if known is not None:
+            if known.times[0] <= second < known.until:
+                return known
+            if known.begins and second < known.times[0]:
+                return None
         if number in self.ticks:
             last = self.ticks[number].until(second) - 1
             return None if last < 0 else self._ticked(number, last)
@@ -53,6 +57,9 @@ class Reels:
 
     def first(self, number: int) -> Stretch | None:
         """The stretch that begins the symbol's tape; None without one."""
+        known = self._stretches.get(number)
+        if known is not None and known.begins:
+            return known
         if number in self.ticks:
             return self._ticked(number, 0)
         row = int(self.tape.first(np.array([number]), 0)[0])
@@ -95,7 +102,7 @@ class Reels:
             )
         ]
         until = int(ticks.times[rows.stop]) if rows.stop < len(ticks.times) else NEVER
-        stretch = Stretch(times, ticks.units[rows].tolist(), prints, until)
+        stretch = Stretch(times, ticks.units[rows].tolist(), prints, until, begins=rows.start == 0)
         self._stretches[number] = stretch
         return stretch
 
@@ -115,7 +122,9 @@ class Reels:
             for second, price, size in zip(times, units, sizes, strict=True)
         ]
         after = int(rows[-1]) + 1
-        stretch = Stretch(times, units, prints, int(tape.key[after] % SECONDS) if after < end else NEVER)
+        until = int(tape.key[after] % SECONDS) if after < end else NEVER
+        begins = row == 0 or bool(tape.key[row - 1] < number * SECONDS)
+        stretch = Stretch(times, units, prints, until, begins)
         self._stretches[number] = stretch
         return stretch
 

@@ -4,7 +4,7 @@ from dataclasses import asdict, fields
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import orjson
 from pydantic import TypeAdapter
@@ -20,22 +20,28 @@ from catalyst.simulator.wire import type_json
 FILE: Final = "exchange.jsonl"
 LABEL: Final = "market.txt"
 ORDER: Final = TypeAdapter(Order)
-EXECUTION: Final = TypeAdapter(Execution)
-FEE: Final = TypeAdapter(Fee)
-TRANSFER: Final = TypeAdapter(Transfer)
+GROWING: Final[dict[str, TypeAdapter[Any]]] = {  # lists of the exchange that are only ever added to
+    "executions": TypeAdapter(Execution),
+    "fees": TypeAdapter(Fee),
+    "transfers": TypeAdapter(Transfer),
+}
 WATCHLIST: Final = TypeAdapter(Watchlist)
 DUE: Final = TypeAdapter(Due)
 
 
 class Journal:
-    """Appends a line for each settled change. The last line may be torn by a crash; then it did not happen."""
+    """Appends a line for each settled change, with what is new or different since the line before.
+
+    The last line may be torn by a crash; then it did not happen.
+    """
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self._path = directory / FILE
-        self._executions = 0
-        self._fees = 0
         self._drawn = -1
+        self._told = dict.fromkeys(GROWING, 0)  # rows of each list that are in the journal
+        self._whole: type_json = {}  # the rest, as the journal has it
+        self._promised: set[int] = set()
 
     def save(self, exchange: Exchange) -> None:
         """Append what changed since the last time; nothing when nothing did."""
@@ -51,30 +57,41 @@ class Journal:
         lines = _lines(self._path)
         if lines:
             exchange.agenda.restore([])
+            exchange.transfers.clear()  # its opening deposit is in the journal
         for line in lines:
             _apply(exchange, line)
         if lines:
             draft = self._path.with_suffix(".draft")
             draft.write_bytes(orjson.dumps(self._line(exchange, list(exchange.book.orders))) + b"\n")
             draft.replace(self._path)
+        else:
+            self._path.unlink(
+                missing_ok=True
+            )  # the beginning of a first line: nothing may be written after it
 
     def _line(self, exchange: Exchange, order_ids: list[str]) -> type_json:
-        account = asdict(exchange.account)
+        promises = {due.sequence: due for due in exchange.agenda.promises}
         line: type_json = {
             "now": exchange.now,
             "drawn": exchange.draws.drawn,
             "sequence": exchange.sequence,
-            "account": account,
-            "halted": sorted(exchange.halted),
             "orders": [asdict(exchange.book.orders[order_id]) for order_id in order_ids],
-            "executions": [asdict(row) for row in exchange.executions[self._executions :]],
-            "fees": [asdict(row) for row in exchange.fees[self._fees :]],
-            "transfers": [asdict(row) for row in exchange.transfers],
+            "promised": [asdict(due) for number, due in promises.items() if number not in self._promised],
+            "kept": sorted(self._promised - promises.keys()),
+        }
+        for name in GROWING:
+            rows = getattr(exchange, name)
+            if len(rows) > self._told[name]:
+                line[name] = [asdict(row) for row in rows[self._told[name] :]]
+                self._told[name] = len(rows)
+        whole: type_json = {
+            "account": asdict(exchange.account),
+            "halted": sorted(exchange.halted),
             "watchlists": [asdict(row) for row in exchange.watchlists.values()],
-            "agenda": [asdict(row) for row in exchange.agenda.promises],
             "equity": [[at, value] for at, value in exchange.equity_history],
         }
-        self._executions, self._fees = len(exchange.executions), len(exchange.fees)
+        line |= {name: value for name, value in whole.items() if self._whole.get(name) != value}
+        self._whole, self._promised = whole, set(promises)
         self._drawn = exchange.draws.drawn
         exchange.book.changed.clear()
         exchange.touched = False
@@ -124,19 +141,24 @@ def _apply(exchange: Exchange, line: type_json) -> None:
     exchange.now = datetime.fromisoformat(str(line["now"]))
     exchange.draws.drawn = int(str(line["drawn"]))
     exchange.sequence = int(str(line["sequence"]))
-    exchange.halted.clear()
-    exchange.halted.update(str(symbol) for symbol in _rows(line, "halted"))
     for row in _rows(line, "orders"):
         exchange.book.file(ORDER.validate_python(row))
-    exchange.executions += [EXECUTION.validate_python(row) for row in _rows(line, "executions")]
-    exchange.fees += [FEE.validate_python(row) for row in _rows(line, "fees")]
-    exchange.transfers[:] = [TRANSFER.validate_python(row) for row in _rows(line, "transfers")]
-    lists = [WATCHLIST.validate_python(row) for row in _rows(line, "watchlists")]
-    exchange.watchlists = {each.id: each for each in lists}
-    exchange.agenda.restore([DUE.validate_python(row) for row in _rows(line, "agenda")])
-    equity = [row for row in _rows(line, "equity") if isinstance(row, list)]
-    exchange.equity_history[:] = [(datetime.fromisoformat(at), Decimal(value)) for at, value in equity]
-    _apply_account(exchange, line["account"])
+    for name, adapter in GROWING.items():
+        getattr(exchange, name).extend(adapter.validate_python(row) for row in _rows(line, name))
+    kept = _rows(line, "kept")
+    left = [due for due in exchange.agenda.promises if due.sequence not in kept]
+    exchange.agenda.restore(left + [DUE.validate_python(row) for row in _rows(line, "promised")])
+    if "account" in line:
+        _apply_account(exchange, line["account"])
+    if "halted" in line:
+        exchange.halted.clear()
+        exchange.halted.update(str(symbol) for symbol in _rows(line, "halted"))
+    if "watchlists" in line:
+        lists = [WATCHLIST.validate_python(row) for row in _rows(line, "watchlists")]
+        exchange.watchlists = {each.id: each for each in lists}
+    if "equity" in line:
+        equity = [row for row in _rows(line, "equity") if isinstance(row, list)]
+        exchange.equity_history[:] = [(datetime.fromisoformat(at), Decimal(value)) for at, value in equity]
 
 
 def _apply_account(exchange: Exchange, saved: object) -> None:
@@ -146,6 +168,6 @@ def _apply_account(exchange: Exchange, saved: object) -> None:
 
 
 def _rows(line: type_json, name: str) -> list[object]:
-    rows = line[name]
+    rows = line.get(name, [])
     assert isinstance(rows, list)
     return rows

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import warnings
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -173,6 +174,39 @@ async def test_b44_409_without_the_subscription(feed: Feed) -> None:
         assert (await ear.say(**AUTH))[0] == {"T": "error", "code": 409, "msg": "insufficient subscription"}
     async with feed.ear(source="v2/delayed_sip"):
         pass
+
+
+@pytest.mark.parametrize("source", ["boats", "overnight"])
+async def test_b44_409_for_the_night_feeds(feed: Feed, source: str) -> None:
+    """The handshake is served, and no plan here includes them."""
+    async with feed.ear(source=f"v1beta1/{source}", auth=False) as ear:
+        assert (await ear.say(**AUTH))[0] == {"T": "error", "code": 409, "msg": "insufficient subscription"}
+
+
+@pytest.mark.parametrize("packed", [False, True])
+async def test_b44_the_practice_stream_never_sleeps(feed: Feed, *, packed: bool) -> None:
+    """FAKEPACA on a Sunday: a trade and a quote each second, a bar each minute, the day's since New York's midnight."""
+    await feed.passes((datetime(2026, 4, 12, 4, 2, tzinfo=UTC) - feed.clock.now()).total_seconds())
+    async with feed.ear(source="v2/test", packed=packed) as ear:
+        asked = {name: ["FAKEPACA", "ALFA"] for name in ("trades", "quotes", "bars", "dailyBars")}
+        await ear.say(action="subscribe", **asked)
+        told: list[dict[str, Any]] = []
+        for _ in range(60):
+            await feed.passes(1)
+            told += await ear.hear()
+    assert Counter(each["T"] for each in told) == {"t": 60, "q": 60, "b": 1, "d": 1}
+    assert {each["S"] for each in told} == {"FAKEPACA"}
+    trades, quotes = ([each for each in told if each["T"] == kind] for kind in "tq")
+    assert all(q["bp"] < t["p"] < q["ap"] for t, q in zip(trades, quotes, strict=True))
+    assert len({each["i"] for each in trades}) == 60
+    bar, day = (next(each for each in told if each["T"] == kind) for kind in "bd")
+    prices = [each["p"] for each in trades]
+    assert (bar["h"], bar["l"], bar["n"]) == (max(prices), min(prices), 60)
+    assert bar["v"] == sum(each["s"] for each in trades)
+    assert bar["vw"] == pytest.approx(sum(prices) / 60)
+    assert (day["n"], day["v"]) == (180, 3 * bar["v"])
+    if not packed:
+        assert (bar["t"], day["t"]) == ("2026-04-12T04:02:00Z", "2026-04-12T04:00:00Z")
 
 
 async def test_b44_407_slow_client(feed: Feed) -> None:

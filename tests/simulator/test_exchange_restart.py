@@ -7,9 +7,11 @@ from decimal import Decimal
 from pathlib import Path
 
 import aiohttp
+import orjson
 import pytest
 
 from catalyst.clock import ManualClock, ScaledClock, SystemClock
+from catalyst.simulator import watchlists
 from catalyst.simulator.generated import make
 from catalyst.simulator.orders import Role, Status
 from catalyst.simulator.server import SimOptions, run, running
@@ -61,6 +63,40 @@ def test_a_torn_last_line_did_not_happen(tmp_path: Path) -> None:
     assert list(again.exchange.book.orders) == [first.id]
     assert file.read_bytes().count(b"\n") == 1
     assert list(reborn(desk, Journal(tmp_path)).exchange.book.orders) == [first.id]
+
+
+def test_a_torn_first_line_spoils_nothing_that_follows(tmp_path: Path) -> None:
+    """Killed while writing for the first time: the next start begins anew, and what it writes is read again."""
+    (tmp_path / FILE).write_bytes(b'{"now": "2026-')
+    desk = Desk()
+    journal = Journal(tmp_path)
+    journal.restore(desk.exchange)
+    order = desk.sends("buy", 1)
+    journal.save(desk.exchange)
+    assert list(reborn(desk, Journal(tmp_path)).exchange.book.orders) == [order.id]
+
+
+def test_a_line_holds_only_what_is_new(tmp_path: Path) -> None:
+    """A hundred resting orders, a deposit and a list are written once, not again with each order after them."""
+    desk = Desk()
+    journal = Journal(tmp_path)
+    desk.exchange.deposit(Decimal(50_000))
+    watchlists.create(desk.exchange, "own", ["AAPL"])
+    for _ in range(100):
+        desk.sends("buy", 1, "AAPL", "limit", limit_price="50")
+    desk.passes()
+    journal.save(desk.exchange)
+    desk.sends("buy", 1, "AAPL", "limit", limit_price="50")
+    journal.save(desk.exchange)
+    first, second = (orjson.loads(line) for line in (tmp_path / FILE).read_bytes().splitlines())
+    assert (len(first["orders"]), len(first["transfers"]), len(first["watchlists"])) == (100, 2, 1)
+    assert second.keys() == {"now", "drawn", "sequence", "orders", "promised", "kept"}
+    assert (len(second["orders"]), second["kept"]) == (1, [])
+    assert len(second["promised"]) <= 3
+    again = reborn(desk, Journal(tmp_path)).exchange
+    for name in ("transfers", "watchlists", "account", "executions", "equity_history", "halted"):
+        assert getattr(again, name) == getattr(desk.exchange, name)
+    assert sorted(again.agenda.promises, key=str) == sorted(desk.exchange.agenda.promises, key=str)
 
 
 def test_a_restart_anywhere_changes_nothing(tmp_path: Path) -> None:

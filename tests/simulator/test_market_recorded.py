@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 
 from catalyst.simulator import market_quotes, recorded
 from catalyst.simulator.market_bars import BarMarket
+from catalyst.simulator.market_reel import Reels
+from catalyst.simulator.market_table import BarTable
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 REAL = pytest.mark.skipif(not DATA.is_dir(), reason="the recorded days are not here")
@@ -63,6 +65,37 @@ def small(tmp_path: Path) -> BarMarket:
         ],
     )
     return recorded.load(bars, daily, day=DAY)
+
+
+@given(st.lists(st.tuples(st.integers(-90_000, 600), st.integers(0, 4000)), min_size=1, max_size=8))
+def test_a_reel_answers_alike_whatever_it_was_asked_before(questions: list[tuple[int, int]]) -> None:
+    """Forwards, backwards and before the first trade: the stretch that was kept changes no answer."""
+    begins = int(OPEN.timestamp())
+    rows = np.arange(0, 80, 2)
+    price = np.full(80, 10.0)
+    starts = np.concatenate([begins + rows * 5, begins + 30 + rows * 5])
+    tape = BarTable.build(
+        ["ALFA", "BETA"], np.repeat([0, 1], 40), starts, [price] * 4, np.full(80, 900.0), np.array([5, 5])
+    )
+    kept = Reels(tape)
+    for number in (0, 1):
+        for after, length in questions:
+            fresh, second = Reels(tape), begins + after
+            assert kept.next_time(number, second) == fresh.next_time(number, second)
+            until = second + length
+            assert kept.between(number, second, until) == Reels(tape).between(number, second, until)
+            assert (kept.at(number, second) is None) == (Reels(tape).at(number, second) is None)
+
+
+def test_the_wait_for_a_first_trade_unrolls_it_once(small: BarMarket) -> None:
+    """Asked again and again before a symbol has traded, the stretch it begins with is the same object."""
+    reels = Reels(small.tape)
+    first = reels.first(0)
+    assert first is not None
+    assert first.begins
+    for _ in range(3):
+        assert reels.next_time(0, first.times[0] - 100) == first.times[0]
+        assert reels.first(0) is first
 
 
 def test_the_tape_is_the_bars(small: BarMarket) -> None:
