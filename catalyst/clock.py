@@ -108,7 +108,8 @@ class ScaledClock:
         self, path: Path, *, drive: bool = False, speed: float = 1.0, held_speed: float = 20.0
     ) -> None:
         file = os.open(path, os.O_RDWR if drive else os.O_RDONLY)
-        weakref.finalize(self, os.close, file)
+        # Not at exit: what is held until the interpreter ends still lets go of the clock then.
+        weakref.finalize(self, os.close, file).atexit = False
         access = mmap.ACCESS_WRITE if drive else mmap.ACCESS_READ
         self._map = mmap.mmap(file, self._SLOTS + 2 * self._LAYOUT.size, access=access)
         self._file = file

@@ -76,6 +76,14 @@ def name_of(dsn: str) -> str:
     return urlsplit(dsn).path.lstrip("/")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def nothing_of_the_users(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What a daemon of a test would keep at home, it keeps in the session's folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("share")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Server]:
     """The session's server."""

@@ -42,19 +42,23 @@ class Seat:
             raise ConfigInvalid(
                 f"{path} cannot be written ({error.strerror}): name a folder of ours as database.spool"
             ) from None
+        seat = cls(path, file)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(file, 0)
+            os.pwrite(file, f"{saying}\n".encode(), 0)
+            tell(witness, STEP, Moment.AFTER)
         except BlockingIOError:
             held = os.read(file, 4096).decode(errors="replace").strip()
-            os.close(file)
+            seat.leave()
             raise AnotherDaemon(
                 f"another daemon of this machine trades this account: {held or 'it has not said who it is'}; "
                 f"`catalyst status` shows it, and its lock is {path}"
             ) from None
-        os.ftruncate(file, 0)
-        os.pwrite(file, f"{saying}\n".encode(), 0)
-        tell(witness, STEP, Moment.AFTER)
-        return cls(path, file)
+        except BaseException:
+            seat.leave()  # who takes no seat keeps no lock
+            raise
+        return seat
 
     def leave(self) -> None:
         """Somebody else may sit down. Idempotent."""

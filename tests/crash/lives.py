@@ -334,8 +334,8 @@ async def open_world(
     try:
         async with running(exchange, clock, market=market) as server, AsyncExitStack() as stack:
             conn = await asyncpg.connect(dsn)
-            proofs = stack.enter_context(TemporaryDirectory(prefix="catalyst-tests-proofs-"))
-            told = {"database": {"proofs": proofs}, **(sections or {})}
+            folder = stack.enter_context(TemporaryDirectory(prefix="catalyst-tests-"))
+            told = {"database": {"data_dir": f"{folder}/pg"}, **(sections or {})}
             settings = settings_for(server.url, **told)
             world = World(
                 clock, market, server, dsn, settings, conn,

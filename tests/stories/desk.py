@@ -355,8 +355,8 @@ async def open_desk(
     exchange = Exchange(played, clock.now(), switches=switches)
     async with running(exchange, clock, market=played) as server, AsyncExitStack() as stack:
         conn = await asyncpg.connect(dsn)
-        proofs = stack.enter_context(TemporaryDirectory(prefix="catalyst-tests-proofs-"))
-        sections["database"] = {"proofs": proofs, **sections.get("database", {})}
+        folder = stack.enter_context(TemporaryDirectory(prefix="catalyst-tests-"))
+        sections["database"] = {"data_dir": f"{folder}/pg", **sections.get("database", {})}
         desk = Desk(clock, played, server, dsn, settings_for(server.url, **sections), conn)
         clock.quiet_when(desk.settled)
         try:

@@ -98,7 +98,7 @@ def _environment(folder: Path, url: str, database: str) -> dict[str, str]:
         "workflow": {"auto_execute": True, "scan_frequency_minutes": 10},
         "universe": {"listings_file": str(folder / "listings.csv")},
         "log": {"format": "json"},
-        "database": {"proofs": str(folder / "proofs")},
+        "database": {"data_dir": str(folder / "pg")},  # spool, lock and proofs lie beside it
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     return {
