@@ -177,14 +177,17 @@ class Naked:
 
 
 def uncovered_since(position: PositionRow, rows: Sequence[OrderRow]) -> datetime:
-    """Since when no working stop covers the position: the end of its last stop, else its first fill."""
+    """Since when no working stop covers the position: the end of its last stop, or of the target that a stop was held
+    behind, else its first fill."""
     asleep = unfinished(rows)
+    held = {row.parent_order_id for row in rows if row.order_purpose is Purpose.STOP_LOSS and row.is_working}
     ends = [
         row.closed_at
         for row in rows
         if row.order_purpose is Purpose.STOP_LOSS
-        and row.closed_at is not None
-        and row.status not in (Status.REJECTED, Status.FILLED)
+        or (row.order_purpose is Purpose.TAKE_PROFIT and (row.parent_order_id or row.order_id) in held)
+        if row.closed_at is not None
+        and row.status not in (Status.REJECTED, Status.FILLED, Status.REPLACED)
         and row.parent_order_id not in asleep
         and (position.exit_time is None or row.closed_at < position.exit_time)
     ]

@@ -42,7 +42,9 @@ def protection_of(quantity: Decimal, exits: list[ExitOrder]) -> Protection:
     that is gone, counts for nothing.
     """
     working = (Status.SUBMITTED, Status.ACCEPTED, Status.PARTIAL_FILL)
-    carried = {one.family for one in exits if one.purpose is Purpose.TAKE_PROFIT and one.status in working}
+    # A target that ends `replaced` gave way to its stop, which has just been elected.
+    carrying = (*working, Status.REPLACED)
+    carried = {one.family for one in exits if one.purpose is Purpose.TAKE_PROFIT and one.status in carrying}
     stops = [
         one
         for one in exits

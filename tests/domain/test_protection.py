@@ -38,6 +38,7 @@ JUDGED = [
     ([exit_of(word="held"), TARGET], COVERED),
     ([exit_of(word="held", family=1), exit_of(purpose=Purpose.TAKE_PROFIT, family=2)], NAKED),
     ([exit_of(word="held"), exit_of(purpose=Purpose.TAKE_PROFIT, status=Status.CANCELLED)], NAKED),
+    ([exit_of(word="held"), exit_of(purpose=Purpose.TAKE_PROFIT, status=Status.REPLACED)], COVERED),
     ([HALF], PARTIAL),
     ([exit_of(99)], PARTIAL),
     ([HALF, HALF], COVERED),
