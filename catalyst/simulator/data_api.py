@@ -211,7 +211,7 @@ class _DataApi:
         """The newest of everything the subscription lets `symbols` show, and their tapes."""
         params.only(query, "symbols", "feed", "currency")
         params.check_terms(query)
-        feed = params.feed_of(query)
+        feed = params.feed_of(query, params.LATEST_FEEDS)
         if feed == "sip" and not self.entitlements.recent_sip:
             raise RefusalError(403, NO_RECENT_SIP, 42210000)
         at = self.clock.now() - params.DELAY if feed == "delayed_sip" else self.clock.now()
@@ -258,7 +258,7 @@ class _DataApi:
             if "end" in query and asked.end > now - params.DELAY:
                 raise RefusalError(403, NO_RECENT_SIP, 42210000)
             return asked, now - params.DELAY
-        return asked, now - params.DELAY if feed == "delayed_sip" else now
+        return asked, now
 
 
 def _symbol(request: web.Request) -> str:

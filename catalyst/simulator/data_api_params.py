@@ -2,13 +2,15 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Final
 
 from catalyst.simulator import calendar
 
-FEEDS: Final = frozenset({"iex", "sip", "delayed_sip", "otc", "boats", "overnight"})
+FEEDS: Final = frozenset({"iex", "sip", "otc", "boats"})
+LATEST_FEEDS: Final = FEEDS | {"delayed_sip", "overnight"}  # history knows neither
 DELAY: Final = timedelta(minutes=15)  # of delayed_sip, and what "recent" means
 MOST_ROWS: Final = 10_000
 _TIMEFRAME: Final = re.compile(r"^(\d{1,2})(Min|T|Hour|H|Day|D|Week|W|Month|M)$")
@@ -126,10 +128,10 @@ def symbols_of(query: Mapping[str, str]) -> Sequence[str]:
     return list(dict.fromkeys(asked))
 
 
-def feed_of(query: Mapping[str, str]) -> str | None:
+def feed_of(query: Mapping[str, str], known: AbstractSet[str] = FEEDS) -> str | None:
     """The asked feed; None leaves it to the account's subscription."""
     feed = query.get("feed")
-    if feed is not None and feed not in FEEDS:
+    if feed is not None and feed not in known:
         raise RefusalError(400, f"invalid feed: {feed}")
     return feed
 

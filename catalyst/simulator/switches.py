@@ -68,6 +68,9 @@ class Switches:
 
     # Transport.
     rate_limit: int = 200  # requests a minute; 0 is no limit
+    data_rate_limit: int = (
+        10_000  # the same of the data API, of the plan with the consolidated feed; Basic has 200
+    )
     rate_headers_on_429: bool = True
     html_when_headless: bool = True  # a request without keys gets the proxy's HTML
     binary_frames: bool = True
@@ -91,6 +94,8 @@ def _converted(name: str, now: object, value: object) -> object:
             return Span(float(value[0]), float(value[1]))
         return Span(_number(name, value), _number(name, value))
     if isinstance(now, PartialEntry):
+        if value not in set(PartialEntry):
+            raise Refusal(422, 40010001, f"{name} is one of {', '.join(PartialEntry)}")
         return PartialEntry(str(value))
     if isinstance(now, bool):
         return truth(value)

@@ -121,7 +121,7 @@ class Transport:
         self._clock = clock
         self._keys = keys
         self._settle = settle
-        self._bucket = Bucket(clock.now())
+        self._bucket, self._data_bucket = Bucket(clock.now()), Bucket(clock.now())
         self._last: dict[str, bytes] = {}
         self._sequence = 0
         self.ledger: deque[Entry] = deque(maxlen=LONGEST_LEDGER)
@@ -140,8 +140,8 @@ class Transport:
         entry = self._enter(request, facts)
         response = await self._through(request, handler, entry, facts)
         entry.status = response.status
-        if is_trading(request.path):
-            self._add_rate_headers(response)
+        if is_trading(request.path) or is_data(request.path):
+            self._add_rate_headers(response, data=is_data(request.path))
         return response
 
     async def _through(
@@ -179,7 +179,7 @@ class Transport:
     def _check_keys(self, request: web.Request) -> web.Response | None:
         key = request.headers.get("APCA-API-KEY-ID")
         secret = request.headers.get("APCA-API-SECRET-KEY")
-        data = request.path.startswith(DATA)
+        data = is_data(request.path)
         if key is None and secret is None and self._exchange.switches.html_when_headless:
             return page(401, "401 Authorization Required")
         if key is None or self._keys.get(key) != secret:
@@ -188,19 +188,21 @@ class Transport:
         return None
 
     def _check_rate(self, request: web.Request) -> web.Response | None:
-        limit = self._exchange.switches.rate_limit
-        if not limit or not is_trading(request.path):
+        data = is_data(request.path)
+        limit, bucket = self._rate(data=data)
+        if not limit or not (data or is_trading(request.path)) or bucket.take(self._clock.now(), limit):
             return None
-        if self._bucket.take(self._clock.now(), limit):
-            return None
-        return rate_limited()
+        return rate_limited(data=data)
 
-    def _add_rate_headers(self, response: web.StreamResponse) -> None:
+    def _rate(self, *, data: bool) -> tuple[int, Bucket]:
         switches = self._exchange.switches
-        if response.status == 429 and not switches.rate_headers_on_429:
+        return (switches.data_rate_limit, self._data_bucket) if data else (switches.rate_limit, self._bucket)
+
+    def _add_rate_headers(self, response: web.StreamResponse, *, data: bool) -> None:
+        if response.status == 429 and not self._exchange.switches.rate_headers_on_429:
             return
-        limit = switches.rate_limit or 200
-        response.headers.update(self._bucket.headers(self._clock.now(), limit))
+        limit, bucket = self._rate(data=data)
+        response.headers.update(bucket.headers(self._clock.now(), limit or 200))
 
     # ------------------------------------------------------------------ what goes wrong
 
@@ -217,7 +219,7 @@ class Transport:
             case FaultKind.HTML_BEFORE:
                 return page(fault.status, f"{fault.status} Bad Gateway")
             case FaultKind.RATE_LIMIT:
-                return rate_limited()
+                return rate_limited(data=is_data(request.path))
             case FaultKind.UNAUTHORIZED:
                 return json_reply(401, {"message": "unauthorized."})
             case FaultKind.STALE:
@@ -298,8 +300,13 @@ class Transport:
 
 
 def is_trading(path: str) -> bool:
-    """Whether the trading API answers there, if only with "endpoint not found"; the data API has its own limits."""
-    return path.startswith("/v2/") and not path.startswith(DATA)
+    """Whether the trading API answers there, if only with "endpoint not found"."""
+    return path.startswith("/v2/") and not is_data(path)
+
+
+def is_data(path: str) -> bool:
+    """Whether the data API answers there."""
+    return path.startswith(DATA)
 
 
 def spoilable(response: web.StreamResponse) -> tuple[FaultKind, ...]:

@@ -57,10 +57,20 @@ def amount(value: object, name: str) -> Decimal | None:
 
 
 def truth(value: object, *, default: bool = False) -> bool:
-    """`True`, `true`, `TRUE`, `1` and `t` are true; absence is the default."""
+    """`True`, `true`, `1` and `t` are true, `False`, `0` and `f` are not; absence is the default.
+
+    Raises Refusal (422) for anything else.
+    """
     if value is None or value == "":
         return default
-    return value if isinstance(value, bool) else str(value).strip().lower() in {"true", "1", "t", "yes"}
+    if isinstance(value, bool):
+        return value
+    said = str(value).strip().lower()
+    if said in {"true", "1", "t", "yes"}:
+        return True
+    if said in {"false", "0", "f", "no"}:
+        return False
+    raise Refusal(422, BAD_PARAMETER, f"invalid boolean: {value}")
 
 
 def instant(value: str, name: str) -> datetime:

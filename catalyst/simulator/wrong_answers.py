@@ -19,7 +19,9 @@ def page(status: int, title: str) -> web.Response:
     return web.Response(status=status, text=text, content_type="text/html")
 
 
-def rate_limited() -> web.Response:
+def rate_limited(*, data: bool = False) -> web.Response:
+    if data:
+        return json_reply(429, {"message": "too many requests."})
     return json_reply(429, {"code": TOO_MANY, "message": "rate limit exceeded"})
 
 

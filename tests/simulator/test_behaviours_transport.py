@@ -66,6 +66,24 @@ async def test_b02_two_hundred_requests_a_minute_of_market_time() -> None:
         assert (await wire.http_("GET", "/v2/orders")).status_code == 200
 
 
+async def test_b02_the_data_api_counts_for_itself_and_refuses_in_its_own_words() -> None:
+    """10,000 a minute with the consolidated feed; a full bucket there is none here."""
+    async with wired(market=market()) as wire:
+        path = "/v2/stocks/snapshots?symbols=AAPL"
+        assert (await wire.http_("GET", path)).headers["X-Ratelimit-Limit"] == "10000"
+        await wire.admin("switches", data_rate_limit=2)
+        assert [(await wire.http_("GET", path)).status_code for _ in range(2)] == [200, 429]
+        refused = await wire.http_("GET", path)
+        assert refused.json() == {"message": "too many requests."}
+        assert refused.headers["X-Ratelimit-Remaining"] == "0"
+        assert (await wire.http_("GET", "/v2/clock")).status_code == 200
+        await wire.passes(60)
+        await wire.admin("faults", kind="rate_limit")
+        refused = await wire.http_("GET", path)
+        assert (refused.status_code, refused.json()) == (429, {"message": "too many requests."})
+        assert (await wire.http_("GET", path)).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
@@ -89,6 +107,18 @@ async def test_b02_every_trading_answer_has_the_three_headers(method: str, path:
         assert response.headers["X-Ratelimit-Limit"] == "200"
         assert response.headers["X-Ratelimit-Remaining"] == "199"
         assert int(response.headers["X-Ratelimit-Reset"]) >= wire.clock.now().timestamp()
+
+
+@pytest.mark.parametrize("word", ["maybe", "2", "[]", "tru"])
+async def test_b03_what_is_no_boolean_is_refused(word: str) -> None:
+    """It is not taken for a no: not in a query, not in an order, not in the configuration."""
+    async with wired() as wire:
+        said = {"code": 40010001, "message": f"invalid boolean: {word}"}
+        asked = await wire.http_("GET", f"/v2/orders?nested={word}")
+        assert (asked.status_code, asked.json()) == (422, said)
+        assert (await posts(wire, extended_hours=word)).json() == said
+        told = await wire.http_("PATCH", "/v2/account/configurations", json={"suspend_trade": word})
+        assert (told.status_code, told.json()) == (422, said)
 
 
 async def test_b03_requests_are_read_generously() -> None:

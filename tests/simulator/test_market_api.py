@@ -287,6 +287,13 @@ async def test_news_comes_in_pages_newest_first(wire: Wire) -> None:
             400,
             "unexpected parameter(s): start, limit",
         ),
+        (
+            "/v2/stocks/bars",
+            {"symbols": "ALFA", "timeframe": "1Min", "feed": "overnight"},
+            400,
+            "invalid feed: overnight",
+        ),
+        ("/v2/stocks/ALFA/trades", {"feed": "delayed_sip"}, 400, "invalid feed: delayed_sip"),
         ("/v2/stocks/NOSUCH/snapshot", {}, 404, "symbol not found: NOSUCH"),
         ("/v1beta1/news", {"limit": "51"}, 400, "invalid limit: larger than the allowed maximum of 50"),
         ("/v1beta1/screener/stocks/movers", {"top": "0"}, 400, "invalid top: 0"),
