@@ -38,7 +38,7 @@ from catalyst.simulator.server import Server, running
 from tests.simulator.desk import Desk
 
 KEYS = {"key": "demo", "secret": "demo"}
-SHORT = Bounds(connect=0.5, read=0.3, total=0.6)
+SHORT = Bounds(connect=1.0, read=1.5, total=2.5)  # a busy machine answers later than an idle one
 
 
 @dataclass
