@@ -95,7 +95,7 @@ def _environment(folder: Path, url: str, database: str) -> dict[str, str]:
         "trading": {"mode": "sim"},
         "broker": {"simulator": url},
         "session": {"mode": "autonomous"},
-        "workflow": {"auto_execute": True, "scan_frequency_minutes": 10},
+        "workflow": {"auto_execute": True, "scan_frequency_minutes": 30},
         "universe": {"listings_file": str(folder / "listings.csv")},
         "log": {"format": "json"},
         "database": {"data_dir": str(folder / "pg")},  # spool, lock and proofs lie beside it
