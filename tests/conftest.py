@@ -18,6 +18,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 from catalyst import embedded
@@ -74,6 +75,18 @@ class Server:
 
 def name_of(dsn: str) -> str:
     return urlsplit(dsn).path.lstrip("/")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def plain_log() -> None:
+    """A failing test shows the log as it stands; a traceback with every local value takes seconds to draw."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
+        ]
+    )
 
 
 @pytest.fixture(scope="session", autouse=True)
