@@ -7,6 +7,7 @@ they write lies in one folder, and they end when this process ends, however it e
 import asyncio
 import signal
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
@@ -224,14 +225,15 @@ class Demo:
             async with store.read() as conn:
                 await self.show.look(conn)
             if scene is not None and not told:
-                daemon = await self._act(scene, store, daemon)
+                with suppress(OSError):  # the exchange does not answer: whether it is gone is asked above
+                    daemon = await self._act(scene, store, daemon)
             await self.real.sleep(LOOK)
         async with store.read() as conn:
             await self.show.look(conn)
         real = (self.real.now() - began).total_seconds()
         market = (clock.now() - opened).total_seconds()
         if daemon.code != 0 and not told:
-            raise PartDied(obituary(daemon))
+            raise PartDied(obituary(daemon if exchange.code is None else exchange))
         day, books = await self._account(store, trading_date(opened), port)
         return Outcome(day, books, market / real, real, told, daemon.code or 0, scene)
 
