@@ -36,3 +36,19 @@ def test_the_lock_names_no_host_and_hashes_everything() -> None:
     pinned = [line for line in text.splitlines() if line and not line.startswith((" ", "#"))]
     assert all("==" in line for line in pinned)
     assert text.count("--hash=sha256:") >= len(pinned)
+
+
+def test_every_test_a_page_names_is_there() -> None:
+    """A page that names a file of tests, or one test of it, names one that exists."""
+    import re
+
+    named = set()
+    for path in (*DOCS.glob("*.md"), DOCS.parent / "README.md"):
+        named |= set(re.findall(r"\b(tests/[\w/]+\.py)(?:::(\w+))?", path.read_text()))
+    assert len(named) > 30
+    gone = []
+    for file, test in sorted(named):
+        path = DOCS.parent / file
+        if not path.is_file() or (test and not re.search(rf"def {test}\b", path.read_text())):
+            gone.append(f"{file}::{test}" if test else file)
+    assert gone == []
