@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 from schemathesis import Case, GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.core.failures import FailureGroup
@@ -214,13 +216,19 @@ def told(house: House, label: str, examples: int) -> tuple[Counter[int], set[str
     words fails at once.
     """
     operation = operation_of(label)
+    asks_nothing = (
+        not operation.definition.raw.get("parameters") and "requestBody" not in operation.definition.raw
+    )
     documented = {int(status) for status in operation.definition.raw["responses"]}
     seen: Counter[int] = Counter()
     broken: set[str] = set()
 
     @settings(max_examples=examples, **QUIET)
-    @given(wanted(operation))
-    def holds(one: Wanted) -> None:
+    @given(wanted(operation), st.integers(0, 2**32))
+    def holds(one: Wanted, chance: int) -> None:
+        """`chance` keeps a question without parameters from being asked once: each time the house is another."""
+        if asks_nothing:
+            lives(house, random.Random(chance))
         if len(house.exchange.account.positions) < 4 or len(house.exchange.book.live()) < 4:
             refill(house)
         if len(house.exchange.watchlists) < 2:
@@ -241,7 +249,30 @@ def told(house: House, label: str, examples: int) -> tuple[Counter[int], set[str
             broken.update(violations(group))
 
     holds()
+    assert seen.total() >= examples
     return seen, broken
+
+
+def lives(house: House, draw: random.Random) -> None:
+    """Something happens: an order of some kind is sent and perhaps taken, filled or cancelled, and time passes."""
+    symbol, side = draw.choice(SYMBOLS), draw.choice(("buy", "sell"))
+    price = CENTS[symbol] / 100 * draw.uniform(0.9, 1.1)
+    order = {
+        "symbol": symbol,
+        "side": side,
+        "qty": draw.randint(1, 9),
+        "time_in_force": draw.choice(("day", "gtc")),
+    }
+    kinds: list[dict[str, Any]] = [
+        {"type": "market"},
+        {"type": "limit", "limit_price": f"{price:.2f}"},
+        {"type": "stop", "stop_price": f"{price:.2f}"},
+        {"type": "trailing_stop", "trail_percent": "2"},
+    ]
+    made = house.ask("POST", "/v2/orders", json=order | draw.choice(kinds))
+    house.passes(draw.choice((0.01, 0.06, 2)))
+    if made.status_code == 200 and draw.random() < 0.3:
+        house.ask("DELETE", f"/v2/orders/{made.json()['id']}")
 
 
 def violations(group: FailureGroup) -> Iterator[str]:
