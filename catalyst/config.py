@@ -176,7 +176,7 @@ class ScoringConfig(Section):
 
 class RiskConfig(Section):
     keep: int = Field(5, ge=1, le=50)  # approved candidates a scan may leave
-    max_daily_loss: Dollars = Decimal("2000.00")
+    max_daily_loss: Annotated[Dollars, Field(gt=0)] = Decimal("2000.00")  # there is no day without a limit
     warning_threshold_pct: Percent = 75
     max_positions: int = Field(5, ge=1, le=50)
     max_position_size: Dollars = Decimal("5000.00")

@@ -182,6 +182,7 @@ def test_every_fault_is_named_at_once(write: Write):
     "tree",
     [
         {"risk": {"max_daily_loss": -1}},
+        {"risk": {"max_daily_loss": 0}},
         {"risk": {"max_daily_loss": "NaN"}},
         {"risk": {"risk_per_trade_pct": float("nan")}},
         {"risk": {"max_spread_bps": float("inf")}},
