@@ -21,7 +21,7 @@ from catalyst.domain.errors import BrokerError, NotFound, OrderRefused
 from catalyst.domain.ids import client_order_id
 from catalyst.domain.order import WORKING, PositionSide, Purpose, Status, side_for
 from catalyst.domain.position import PositionStatus
-from catalyst.domain.price import tick_of
+from catalyst.domain.price import round_nearest, tick_of
 from catalyst.domain.session import Phase, Session
 from catalyst.store import alerts, exits, orders, positions
 from catalyst.store.exits import ExitIntent
@@ -40,6 +40,8 @@ LONGEST_PAUSE: Final = timedelta(seconds=8)
 CANCEL_FAILS: Final = timedelta(seconds=10)  # a cancel that is refused or unheard for so long is gone around
 REPRICED_FOR: Final = timedelta(seconds=10)  # a target moved to the market has that long to fill
 HELD_FOR: Final = timedelta(seconds=10)  # ... and so may what it says is free
+QUEUED_FOR: Final = timedelta(seconds=60)  # an exit that waits for a halt's end, before it is priced anew
+QUEUED_AT: Final = Decimal("0.2")  # of the last price, beyond it: whatever the symbol reopens at fills it
 EMPTY_FOR: Final = timedelta(seconds=15)  # the broker's list of positions may lag behind its own fills
 BLOCKED: Final = (
     "INSUFFICIENT_QTY",
@@ -143,7 +145,7 @@ class SafeExit:
             working = [row for row in rows if row.status in WORKING]
             ours = [row for row in working if _is_exit_of_ours(row, self.clock.now())]
             if ours:
-                await self._follow(ours, heard)
+                await self._follow(ours, heard, intent)
             elif not self.market_open:
                 log.warning("exit_waits_for_open", symbol=position.symbol, reason=intent.reason)
                 return
@@ -177,8 +179,11 @@ class SafeExit:
         async with self.store.read() as conn:
             return await positions.get(conn, position_id), await orders.of_position(conn, position_id)
 
-    async def _follow(self, working: list[OrderRow], heard: int) -> None:
+    async def _follow(self, working: list[OrderRow], heard: int, intent: ExitIntent) -> None:
         """Wait a moment for exits already sent, then ask about them."""
+        for row in working:
+            if row.order_type == "limit" and self.clock.now() - row.created_at >= QUEUED_FOR:
+                await self.execution.cancel(row, intent.purpose.upper())
         if await self.books.changed.next(self.clock, UNHEARD, since=heard):
             return
         for row in working:
@@ -283,7 +288,8 @@ class SafeExit:
         base = next((row.client_order_id for row in rows if row.order_purpose is Purpose.ENTRY), None)
         base = base or f"{position.symbol}|{position.entry_time.isoformat()}"
         role = "x" if intent.purpose is Purpose.EXIT else "f"
-        attempt = sum(1 for row in rows if row.order_purpose in (Purpose.EXIT, Purpose.FLATTEN))
+        before = [row for row in rows if row.order_purpose in (Purpose.EXIT, Purpose.FLATTEN)]
+        attempt, limit = len(before), _queued_at(position, before)
         sent = await self.execution.place(
             NewOrder(
                 client_order_id=client_order_id(base, role, attempt),
@@ -292,7 +298,8 @@ class SafeExit:
                 position_side=position.side,
                 side=side_for(position.side, intent.purpose),
                 quantity=quantity,
-                order_type="market",
+                order_type="market" if limit is None else "limit",
+                limit_price=limit,
                 time_in_force="day",
                 order_class="simple",
                 cycle_id=position.cycle_id,
@@ -366,6 +373,17 @@ class SafeExit:
                 dedupe_key=f"EXIT_SLOW:{position.position_id}",
                 at=self.clock.now(),
             )
+
+
+def _queued_at(position: PositionRow, before: list[OrderRow]) -> Decimal | None:
+    """The limit of an exit that waits at the broker for the end of a halt, so that the reopening itself fills it;
+    None when the last one was not refused for a halt: then it goes at the market."""
+    if not before or not str(before[-1].rejection_reason).startswith("HALTED"):
+        return None
+    reference = position.last_price or position.entry_price
+    if position.side is PositionSide.LONG:
+        return round_nearest(reference * (1 - QUEUED_AT))
+    return round_nearest(reference * (1 + QUEUED_AT))
 
 
 def _is_exit_of_ours(row: OrderRow, now: datetime) -> bool:

@@ -1,8 +1,13 @@
 """Gaps, halts and prices that are none."""
 
+from decimal import Decimal
+
+import pytest
+
 from catalyst.domain.order import Purpose
 from tests.simulator.tape import HALF_DAY, at
 from tests.stories.desk import ENTRY, open_desk
+from tests.stories.test_orphans import live_exits
 
 
 async def test_a_gap_through_the_stop(database: str) -> None:
@@ -61,7 +66,8 @@ async def test_a_target_that_died_is_watched_by_us(database: str) -> None:
 
 
 async def test_c23_a_halt_while_we_leave(database: str) -> None:
-    """The symbol is halted: one exit at most works, somebody is told, and it sells when trading goes on."""
+    """The symbol is halted: the exit waits at the broker, one at a time, somebody is told, and the first trade after
+    the halt sells. What waits is priced anew every minute, far enough away for any reopening."""
     async with open_desk(database) as desk:
         await desk.holds("AAPL", 20)
         await desk.admin("halt", {"symbol": "AAPL"})
@@ -69,11 +75,55 @@ async def test_c23_a_halt_while_we_leave(database: str) -> None:
         await desk.waits(seconds=90)
         assert desk.held("AAPL") == 20
         assert "EXIT_SLOW" in await desk.alerts()
+        live = [one for one in desk.server.exchange.book.live() if one.symbol == "AAPL"]
+        assert len(live) == 1
+        exits = [o for o in await desk.orders("AAPL") if o["order_purpose"] == "exit"]
+        assert [o["order_type"] for o in exits] == ["market", "limit", "market", "limit"]
         await desk.admin("resume", {"symbol": "AAPL"})
-        desk.prints("AAPL", "189.00")
-        await desk.waits(seconds=20)
+        desk.prints("AAPL", "181.00")
+        await desk.waits(seconds=1)
         assert desk.held("AAPL") == 0
         await desk.agrees()
+
+
+async def test_f061_a_stop_that_dies_in_a_halt(database: str) -> None:
+    """Halted for a band, and the stop is cancelled by the venue meanwhile: a new stop and target for exactly the shares
+    stand at once, and when the symbol reopens below, they act."""
+    async with open_desk(database) as desk:
+        await desk.holds("AAPL", 20)
+        await desk.admin("halt", {"symbol": "AAPL", "reason": "price_bands"})
+        stop = next(o for o in await desk.orders("AAPL") if o["order_purpose"] == "stop_loss")
+        await desk.admin("cancel", {"id": stop["alpaca_order_id"]})
+        await desk.waits(seconds=20)
+        assert await live_exits(desk, "AAPL") == [("limit", "new", 20), ("stop", "held", 20)]
+        position = await desk.position("AAPL")
+        assert position is not None
+        assert position["protected_at"] is not None
+        assert position["naked_seconds"] > 0
+        await desk.admin("resume", {"symbol": "AAPL"})
+        desk.prints("AAPL", "187.50")
+        await desk.waits(seconds=5)
+        assert desk.held("AAPL") == 0
+        await desk.agrees()
+
+
+@pytest.mark.parametrize("factor", [2, Decimal("0.1")])
+async def test_f065_a_split_is_corrected_by_no_order(database: str, factor: Decimal | int) -> None:
+    """The broker shows twice the shares, or a tenth of them, and no fill tells why: told, kept as what nobody
+    explains, the symbol blocked; no fill is invented and nothing is sold for it."""
+    async with open_desk(database, reconcile={"orphans": "alert"}, risk={"max_daily_loss": 50_000}) as desk:
+        await desk.holds("AAPL", 20)
+        desk.server.exchange.account.positions["AAPL"].qty *= factor
+        await desk.waits(seconds=90)
+        position = await desk.position("AAPL")
+        assert position is not None
+        assert (position["status"], position["quantity"], desk.held("AAPL")) == ("open", 20, 20 * factor)
+        assert await desk.submits("AAPL") == 1
+        assert {"ORPHAN_POSITION", "QTY_MISMATCH"} & set(await desk.alerts())
+        assert await desk.conn.fetchval("SELECT count(*) FROM order_events WHERE kind = 'adjustment'") == 1
+        assert await desk.conn.fetchval("SELECT count(*) FROM executions") == 1
+        assert desk.parts is not None
+        assert desk.parts.gate.refusal("AAPL") is not None
 
 
 async def test_c27_an_exit_after_the_close_leaves_the_protection(database: str) -> None:

@@ -4,6 +4,7 @@ from decimal import Decimal
 
 import pytest
 
+from catalyst.domain.report import Fill
 from tests.stories.desk import ENTRY, open_desk
 
 
@@ -168,6 +169,41 @@ async def test_both_exits_fill(database: str) -> None:
         assert desk.parts is not None
         assert "AAPL" not in desk.parts.gate.disputed
         await desk.agrees(crossed=True)
+
+
+async def test_f057_the_old_exit_fills_after_a_new_entry(database: str) -> None:
+    """Left by the target and entered again, and then the ledger tells of a fill of the first position's stop: it is
+    booked where it belongs, somebody is told, and the second position is as it was."""
+    async with open_desk(database) as desk:
+        await desk.holds("AAPL", 20)
+        desk.prints("AAPL", "194.05")
+        await desk.waits(seconds=10)
+        old = next(o for o in await desk.orders("AAPL") if o["order_purpose"] == "stop_loss")
+        first = await desk.position("AAPL")
+        assert (old["status"], (first or {})["status"]) == ("cancelled", "closed")
+        await desk.holds("AAPL", 12)
+        assert desk.parts is not None
+        late = Fill(
+            old["alpaca_order_id"],
+            Decimal(20),
+            Decimal(20),
+            Decimal("187.90"),
+            desk.clock.now(),
+            activity_id="late",
+        )
+        assert await desk.parts.books.book(late, "reconcile")
+        await desk.waits(seconds=30)
+        assert {"LATE_FILL", "OVERSOLD"} <= set(await desk.alerts())
+        rows = await desk.conn.fetch("SELECT * FROM positions ORDER BY position_id")
+        assert [(r["entered_qty"], r["exited_qty"], r["quantity"], r["status"]) for r in rows] == [
+            (20, 20, 0, "closed"),
+            (12, 0, 12, "open"),
+        ]
+        assert rows[0]["close_reason"].startswith("TAKE_PROFIT_HIT")
+        booked = await desk.conn.fetchval(
+            "SELECT sum(quantity) FROM executions WHERE order_id = $1", old["order_id"]
+        )
+        assert (booked, desk.held("AAPL")) == (20, 12)  # nothing was bought back: the broker is not short
 
 
 async def test_a_leg_dies_with_the_price_beyond_it(database: str) -> None:
