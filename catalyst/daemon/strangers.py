@@ -8,7 +8,7 @@ import structlog
 
 from catalyst.clock import Clock
 from catalyst.daemon.books import Books
-from catalyst.domain.ids import is_ours
+from catalyst.domain.ids import ENTRY_ROLE, is_ours, role_of
 from catalyst.domain.order import PositionSide, Purpose, Side, Status, position_side_for
 from catalyst.domain.report import OrderReport
 from catalyst.domain.session import trading_date
@@ -57,7 +57,8 @@ class Strangers:
 
         What took the place of an order of ours is that order still. An order against an open position, or against
         shares that no position explains, is an exit of them, made by a person; anything else is an entry, foreign
-        unless its fills are ours to answer for.
+        unless its fills are ours to answer for. An entry whose row was lost is an entry of ours again, with all that
+        becomes of one: it is timed, cancelled by a flatten, and what it fills is a position under a stop.
         """
         if await self._adopt_successor(report, source):
             return
@@ -66,9 +67,9 @@ class Strangers:
         async with self.store.tx("adopt_stranger") as conn:
             held = await positions.lock_open(conn, report.symbol, against)
             orphan = None if held else await orphans.lock_open(conn, report.symbol, against)
-            purpose = Purpose.ENTRY if held is None and orphan is None else Purpose.EXIT
+            purpose = _purpose(report, lost=lost, against_ours=held is not None or orphan is not None)
             today = await cycles.of_day(conn, trading_date(self.clock.now()))
-            ours = held is not None or report.symbol in self.books.memory.symbols
+            ours = lost or held is not None or report.symbol in self.books.memory.symbols
             await orders.insert(
                 conn,
                 NewOrder(
@@ -81,7 +82,8 @@ class Strangers:
                     order_type=report.order_type,
                     time_in_force=report.time_in_force,
                     order_class=report.order_class,
-                    origin="external",
+                    origin="catalyst" if lost and purpose is Purpose.ENTRY else "external",
+                    epoch=self.epoch,
                     cycle_id=held.cycle_id if held else today.cycle_id if today and ours else None,
                     position_id=held.position_id if held else None,
                     limit_price=report.limit_price,
@@ -169,6 +171,13 @@ class Strangers:
             dedupe_key=f"{event}:{report.broker_id}",
             at=self.clock.now(),
         )
+
+
+def _purpose(report: OrderReport, *, lost: bool, against_ours: bool) -> Purpose:
+    """What an order without its row is for. One of ours says so by its id: it is no entry unless it was sent as one."""
+    if lost and role_of(report.client_order_id) != ENTRY_ROLE:
+        return Purpose.TAKE_PROFIT if against_ours and report.order_class == "oco" else Purpose.EXIT
+    return Purpose.EXIT if against_ours else Purpose.ENTRY
 
 
 def _level(report: OrderReport, name: Literal["stop_price", "limit_price"]) -> Decimal | None:

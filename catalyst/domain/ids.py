@@ -6,6 +6,7 @@ from uuid import UUID, uuid5
 
 NAMESPACE: Final = UUID("6f1c7c1e-0c0b-5f0a-9a55-3a1d6f9d2b11")
 PREFIX: Final = "cat-"
+ENTRY_ROLE: Final = "e"
 _ROLE: Final = re.compile(r"[a-z0-9-]{1,11}")
 
 
@@ -17,6 +18,11 @@ def client_order_id(base: str, role: str, attempt: int) -> str:
     if not _ROLE.fullmatch(role):
         raise ValueError(f"the role {role!r} is not 1 to 11 of [a-z0-9-]")
     return f"{PREFIX}{uuid5(NAMESPACE, f'{base}|{role}|{attempt}').hex}-{role}"
+
+
+def role_of(client_order_id: str) -> str:
+    """The role in an id of ours."""
+    return client_order_id.removeprefix(PREFIX).partition("-")[2]
 
 
 def is_ours(client_order_id: str) -> bool:

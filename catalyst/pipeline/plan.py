@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from catalyst.config import PlanConfig
-from catalyst.domain.ids import NAMESPACE, client_order_id
+from catalyst.domain.ids import ENTRY_ROLE, NAMESPACE, client_order_id
 from catalyst.domain.order import PositionSide
 from catalyst.domain.price import round_nearest
 from catalyst.domain.session import Session
@@ -18,7 +18,6 @@ from catalyst.pipeline.frame import Sieve, numbers, require_aware, words
 from catalyst.pipeline.proposal import exact
 
 STRATEGY: Final = "catalyst"
-_ENTRY_ROLE: Final = "e"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +48,7 @@ def signal_id(day: date, strategy: str, symbol: str, side: PositionSide, decided
 
 def entry_order_id(day: date, strategy: str, signal: UUID, symbol: str, attempt: int = 1) -> str:
     """The client order id of a signal's entry, the same however often it is asked."""
-    return client_order_id(f"{day.isoformat()}|{strategy}|{signal}|{symbol}", _ENTRY_ROLE, attempt)
+    return client_order_id(f"{day.isoformat()}|{strategy}|{signal}|{symbol}", ENTRY_ROLE, attempt)
 
 
 def plan(

@@ -278,8 +278,18 @@ async def test_f090_a_restore_that_lost_the_last_commits(postgres: Server, datab
             entry = (await desk.orders("MSFT"))[0]
             assert (entry["status"], entry["filled_qty"]) == ("filled", 10)
             assert entry["client_order_id"].startswith("cat-")
-            told = await desk.alerts()
-            assert {"ORDER_ADOPTED", "ORDER_RECREATED", "ORPHAN_POSITION", "ORPHAN_FOUND"} & set(told), told
+            assert (entry["order_purpose"], entry["origin"]) == ("entry", "catalyst")
+            held = await desk.position("MSFT")
+            assert held is not None  # from the broker's fills
+            assert (held["status"], held["quantity"], held["position_id"]) == (
+                "open",
+                10,
+                entry["position_id"],
+            )
+            assert (held["stop_loss"], held["take_profit"]) == (188, 194)
+            assert held["protected_at"] is not None
+            assert "ORDER_ADOPTED" in await desk.alerts()
+            await desk.agrees()
             stops = [one for one in desk.server.exchange.book.live() if one.symbol == "MSFT"]
             assert stops  # what protects the shares is still there
             assert await desk.submits("MSFT") == 1
