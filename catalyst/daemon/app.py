@@ -57,7 +57,14 @@ from catalyst.daemon.spool import Spool
 from catalyst.daemon.spooled import Spooled
 from catalyst.daemon.standing import Standing
 from catalyst.daemon.stop_monitor import StopMonitor
-from catalyst.domain.errors import AnotherDaemon, BrokerError, UserError, WrongAccount
+from catalyst.domain.errors import (
+    AnotherDaemon,
+    BrokerError,
+    BrokerUnavailable,
+    OutcomeUnknown,
+    UserError,
+    WrongAccount,
+)
 from catalyst.domain.order import Purpose
 from catalyst.domain.position import CloseReason
 from catalyst.domain.report import AccountReport
@@ -82,6 +89,7 @@ SHORTS_UNLOCKED: Final = "ACCOUNT_NO_SHORTING_UNSET"
 STREAM_WITHIN: Final = timedelta(
     seconds=5
 )  # a recovery waits that long for the stream, and then does without
+ANSWER_WITHIN: Final = timedelta(seconds=30)  # the broker's first answer, before a start is given up
 RECOVERY_RETRY: Final = timedelta(seconds=5)
 TURN: Final = 0.0005  # seconds: a thread that parses megabytes gives the event loop its turn that soon
 FLATTEN_TRIES: Final = 3  # by the tables; what fails so often is done without them
@@ -138,11 +146,15 @@ async def run(settings: Settings, dsn: str, clock: Clock, *, once: bool = False)
 async def sit_down(
     stack: AsyncExitStack, settings: Settings, clock: Clock, *, witness: Witness | None = None
 ) -> AccountReport:
-    """The account the keys open; from now on no other process of this machine trades it."""
+    """The account the keys open; from now on no other process of this machine trades it.
+
+    A broker that cannot be read at this moment is asked again for `ANSWER_WITHIN`: one slow answer is no reason not to
+    look after what is held. Raises UserError when it stays so, or says no.
+    """
     key, secret = settings.keys
     asking = AlpacaBroker(clock, base_url=settings.trading_url, key=key, secret=secret, witness=witness)
     try:
-        account = await asking.account()
+        account = await _first_answer(asking, clock)
     except BrokerError as error:
         raise UserError(
             f"the broker at {settings.trading_url} does not answer ({error}): "
@@ -165,6 +177,18 @@ async def sit_down(
     stack.callback(seat.leave)
     log.info("seat_taken", path=str(seat.path))
     return account
+
+
+async def _first_answer(broker: AlpacaBroker, clock: Clock) -> AccountReport:
+    deadline = clock.now() + ANSWER_WITHIN
+    while True:
+        try:
+            return await broker.account()
+        except (BrokerUnavailable, OutcomeUnknown) as error:
+            if clock.now() >= deadline:
+                raise
+            log.warning("broker_unanswered", error=str(error), until=deadline.isoformat())
+            await clock.sleep(RECOVERY_RETRY)
 
 
 async def open_books(

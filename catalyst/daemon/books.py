@@ -193,7 +193,7 @@ class Books:
 
         What is remembered is believed only where the statement itself looks whether it is still so.
         """
-        if report.replaced_by is not None:
+        if any(one.replaced_by is not None for one in (report, *report.legs)):
             return None  # who took its place is a question
         async with self._hand:
             for rows in (self._rows, None):

@@ -15,7 +15,7 @@ from catalyst.daemon.safety import Safety
 from catalyst.domain.errors import CatalystError, UserError
 from catalyst.domain.order import Purpose, Status
 from catalyst.domain.position import CloseReason
-from catalyst.domain.session import NEW_YORK
+from catalyst.domain.session import NEW_YORK, trading_date
 from catalyst.store import commands, cycles, exits, orders, positions, proposals
 from catalyst.store.commands import Command
 from catalyst.store.dedicated import Ear
@@ -25,6 +25,7 @@ from catalyst.store.proposals import Decision
 log = structlog.get_logger()
 
 EVERY: Final = timedelta(seconds=5)  # when a notification was missed
+LEAVING: Final = frozenset({"flatten", "halt", "close"})  # less risk, however often they are carried out
 SHOWN: Final = 3  # failures that a refusal to resume names
 
 Answer = dict[str, object]
@@ -57,12 +58,17 @@ class Commands:
     async def answer_for_the_dead(self) -> None:
         """A command that an earlier daemon took and ended over is answered: whoever asked must not wait for ever.
 
-        It is not carried out again, for nobody knows how far it came; what it had written is recovered like
+        What only stops or leaves is carried out again, for it may have ended before its first row, and doing it
+        twice does no harm. Nothing else is: nobody knows how far it came, and what it had written is recovered like
         everything else.
         """
         async with self.store.read() as conn:
             left = await commands.unfinished(conn)
         for command in left:
+            today = trading_date(command.requested_at) == trading_date(self.clock.now())
+            if command.kind in LEAVING and today:
+                await self._carry_out(command)
+                continue
             why = "the daemon ended over this command: `catalyst status` shows what came of it"
             async with self.store.tx("answer_command") as conn:
                 await commands.answer(
@@ -76,6 +82,11 @@ class Commands:
             command = await commands.take(conn, at=self.clock.now())
         if command is None:
             return False
+        await self._carry_out(command)
+        return True
+
+    async def _carry_out(self, command: Command) -> None:
+        """Do what it asks for, and answer it."""
         log.info("command_taken", command_id=command.command_id, kind=command.kind, by=command.requested_by)
         try:
             ok, answer = True, await self._do(command)
@@ -89,7 +100,6 @@ class Commands:
         async with self.store.tx("answer_command") as conn:
             await commands.answer(conn, command.command_id, ok=ok, result=answer, at=self.clock.now())
         log.info("command_answered", command_id=command.command_id, kind=command.kind, ok=ok)
-        return True
 
     async def _do(self, command: Command) -> Answer:
         verbs: dict[str, Callable[[Command], Awaitable[Answer]]] = {
@@ -183,6 +193,7 @@ class Commands:
         return {"halted": True, "reason": reason}
 
     async def _resume(self, command: Command) -> Answer:
+        judged = set(self.gate.broken)
         if SAFE in self.gate.reasons and (failing := await self.safety.still_broken()):
             raise CommandRefused(
                 "SAFE mode stays while an invariant fails: "
@@ -201,7 +212,7 @@ class Commands:
             await cycles.resume(conn, self.day.cycle_id, at=now)
         for name in cleared:
             self.gate.clear(name)
-        self.safety.resumed()
+        self.safety.resumed(judged)
         return {"cleared": cleared, "still_shut": sorted(self.gate.reasons)}
 
     async def _close(self, command: Command) -> Answer:
@@ -242,7 +253,7 @@ class Commands:
         return {"counts": found.counts, "plans": [each.symbol for each in found.plans]}
 
     async def _reconcile(self, command: Command) -> Answer:  # noqa: ARG002 - it takes no arguments
-        findings = await self.day.reconciler.look("reconcile")
+        findings = await self.day.reconciler.examine("reconcile")
         if not findings.read:
             raise CommandRefused("the broker could not be read; `catalyst check` says more")
         return {

@@ -72,9 +72,13 @@ class Doubts:
     def confirmed(self, now: datetime) -> list[Difference]:
         return [self._found[text] for text, since in self._since.items() if now - since >= DOUBT_FOR]
 
+    def open_questions(self, now: datetime) -> list[Difference]:
+        """What is doubted and not believed yet."""
+        return [self._found[text] for text, since in self._since.items() if now - since < DOUBT_FOR]
+
     def pending(self, now: datetime) -> bool:
         """True while something is doubted and not believed yet."""
-        return any(now - since < DOUBT_FOR for since in self._since.values())
+        return bool(self.open_questions(now))
 
     @property
     def symbols(self) -> set[str]:

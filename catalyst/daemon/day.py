@@ -50,6 +50,9 @@ from catalyst.store.pool import Store
 log = structlog.get_logger()
 
 FLAT_WITHIN: Final = timedelta(minutes=8)
+STAY_FLAT: Final = timedelta(
+    seconds=15
+)  # between two looks whether a flatten's latch is set and something is held
 # Real seconds a job may take before it is cut: a scan that hangs must not hold up the exits before the close.
 JOB_LIMIT: Final = 600.0
 LIMITS: Final = {Job.FIRST_SCAN: 120.0, Job.SCAN: 120.0, Job.PRE_OPEN: 300.0, Job.LOOK: 60.0}
@@ -191,16 +194,29 @@ class Day:
                 await self.exits.ask(position.position_id, reason=reason, purpose=Purpose.EXIT, by="schedule")
 
     async def stay_flat(self) -> None:
-        """Go on with a flatten that a death interrupted: its latch is set, and something is still held."""
+        """While a flatten's latch is set, nothing is held: neither what a death left of it, nor what comes after it (an
+        order that rose again, say)."""
+        await self.clock.sleep_until(self.session.open)
+        first = True
+        while self.clock.now() < self.session.close:
+            if not self.flatten.under_way and (
+                (first and not await self.flatten.nothing_left()) or await self.flatten.something_new()
+            ):
+                await self._stay_flat_now()
+            first = False
+            await self.clock.sleep(STAY_FLAT)
+
+    async def _stay_flat_now(self) -> None:
+        """Do what the latches that are set ask for."""
         async with self.store.read() as conn:
             latched = await exits.active_latches(conn)
-        names = latched.keys() & {"flatten", "emergency_stop"}
+        names = latched.keys() & {"flatten", LATCH}
+        if names == {LATCH} and not self.cfg.emergency.close_all_positions_on_limit:
+            await self.flatten.end_entries(within=timedelta(seconds=60))
+            return
         if not names:
             return
-        await self.clock.sleep_until(self.session.open)
-        if self.clock.now() >= self.session.close or await self.flatten.nothing_left():
-            return
-        emergency = "emergency_stop" in names
+        emergency = LATCH in names
         await self.flatten.run(
             CloseReason.EMERGENCY_STOP if emergency else CloseReason.MANUAL,
             by="recovery",

@@ -84,6 +84,7 @@ class Flatten:
     gate: Gate
     clock: Clock
     proofs: Proofs
+    under_way: int = 0  # calls of `run` that have not ended
 
     async def latch(self, name: str, *, reason: str, by: str) -> None:
         """Write the latch that keeps entries out until somebody resumes, and shut the gate."""
@@ -100,15 +101,22 @@ class Flatten:
         """
         log.warning("flatten_started", reason=reason, by=by)
         deadline = self.clock.now() + within
+        self.under_way += 1
+        try:
+            await self._leave(reason, by, purpose, deadline)
+        finally:
+            self.under_way -= 1
+        return await self.prove(reason, by=by, cycle_id=cycle_id, deadline=deadline)
+
+    async def _leave(self, reason: str, by: str, purpose: Purpose, deadline: datetime) -> None:
+        """Cancel and leave until nothing is left, or until the deadline."""
         asked_cancel: dict[int, int] = {}
         turn = 0
         while True:
             heard = self.books.changed.count
             working, held = await self._left()
-            if not working and not held:
-                break
-            if self.clock.now() >= deadline:
-                break
+            if (not working and not held) or self.clock.now() >= deadline:
+                return
             for position in held:
                 await self.exits.ask(
                     position.position_id, reason=f"{reason}: {position.symbol}", purpose=purpose, by=by
@@ -124,7 +132,6 @@ class Flatten:
             turn += 1
             if not await self.books.changed.next(self.clock, STEP, since=heard):
                 await self._refresh(working, deadline)
-        return await self.prove(reason, by=by, cycle_id=cycle_id, deadline=deadline)
 
     async def end_entries(self, *, within: timedelta) -> bool:
         """Every entry that works is at its end, what is held stays under its stop; false when one still works."""
@@ -146,6 +153,15 @@ class Flatten:
     async def nothing_left(self) -> bool:
         """True when the tables hold no order and no position of ours."""
         return not any(await self._left())
+
+    async def something_new(self) -> bool:
+        """True when an entry works, or a position is held that nobody has asked to leave."""
+        working, held = await self._left()
+        async with self.store.read() as conn:
+            leaving = {intent.position_id for intent in await exits.open_intents(conn)}
+        return any(row.order_purpose is Purpose.ENTRY for row in working) or any(
+            position.position_id not in leaving for position in held
+        )
 
     async def _left(self) -> tuple[list[OrderRow], list[PositionRow]]:
         """Working orders and open positions that are ours to end: a stranger's own business is left alone, and so is

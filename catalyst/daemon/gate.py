@@ -12,6 +12,7 @@ log = structlog.get_logger()
 
 DATABASE: Final = "database"  # the reason while it is away; a reconciliation that worked takes it away
 SAFE: Final = "safe"  # the reason, and the latch, when an invariant does not hold
+DIFFERENCES: Final = "differences"  # the reason while a gate that was shut waits for books that are clean
 
 
 @dataclass

@@ -29,7 +29,7 @@ from catalyst.daemon.comparison import (
     differing_shares,
 )
 from catalyst.daemon.execution import Execution
-from catalyst.daemon.gate import DATABASE, Gate
+from catalyst.daemon.gate import DATABASE, DIFFERENCES, Gate
 from catalyst.daemon.spooled import Spooled
 from catalyst.daemon.standing import Standing
 from catalyst.daemon.strangers import Strangers
@@ -146,11 +146,31 @@ class Reconciler:
         async with self._looking:
             gaps = self._gaps
             findings = await self._look(source)
-            if findings.read and self.stream_ready and gaps == self._gaps:
-                self.gate.clear("stream")
             if findings.read:
+                self._hold_the_gate()
+                if self.stream_ready and gaps == self._gaps:
+                    self.gate.clear("stream")
                 self.gate.clear(DATABASE)
         return findings
+
+    def _hold_the_gate(self) -> None:
+        """Entries that were stopped, for whatever reason, begin again only with clean books: nothing of ours doubted
+        and not judged yet. What was judged keeps its own symbol shut; what is about the whole account, everything.
+
+        A gate that is open is not shut by a doubt, which blocks its symbol: a fill on its way is one. Nor does
+        anything wait for an order whose outcome is unknown, whose symbol is locked until it is known.
+        """
+        open_questions = [
+            one.text
+            for one in self.doubts.open_questions(self.clock.now())
+            if one.symbol is None
+            or (one.symbol in self.books.memory.symbols and one.symbol not in self.gate.locked)
+        ]
+        about_all = [one.text for one in self.doubts.confirmed(self.clock.now()) if one.symbol is None]
+        if about_all or (open_questions and not self.gate.open):
+            self.gate.shut(DIFFERENCES, "; ".join(sorted({*about_all, *open_questions})))
+        elif not open_questions:
+            self.gate.clear(DIFFERENCES)
 
     async def examine(self, source: str) -> Findings:
         """Reconcile on demand: look until everything that is doubted is believed or gone."""

@@ -4,7 +4,7 @@ What the tables can answer is asked every few minutes, of what has changed since
 counts when two looks agree; a broken journal, and what the database itself refused, count at once.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
@@ -155,10 +155,14 @@ class Safety:
                 return None if broken is None else f"{broken.sentence}, says {path}"
         return None
 
-    def resumed(self) -> None:
-        """Somebody resumed, and nothing fails: the next look begins afresh."""
+    def resumed(self, judged: Collection[Invariant]) -> None:
+        """Somebody resumed, and nothing of what was `judged` fails: the next look begins afresh. What broke while they
+        were judged nobody has looked at: it is SAFE mode still, and its latch and page are owed."""
         self._suspects.clear()
+        since = {name: why for name, why in self.gate.broken.items() if name not in judged}
         self.gate.made_safe()
+        for name, why in since.items():
+            self.gate.violated(name, why)
 
     async def settle(self) -> None:
         """Write the latch when it is owed, and page, once for as long as it lasts."""
