@@ -60,6 +60,7 @@ SEAMS: dict[str, dict[str, str]] = {
     "daemon/spool.py": {"a file": "the record of what is done without the database; each line a step"},
     "daemon/seat.py": {"a file": "the lock of this machine; taking it is a step"},
     "proofs.py": {"a file": "proofs that outlive the database; writing one is a step"},
+    "doctor/examine.py": {"a file": "asks how much room is left on the disk"},
     "daemon/day.py": {"real time": "cuts a job that hangs, in real time, whatever the market's clock says"},
     "daemon/scanning.py": {"a file": "reads the operator's listings"},
     "embedded.py": {
