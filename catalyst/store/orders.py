@@ -147,7 +147,8 @@ _INSERT: Final = """
                             parent_order_id, replaces, limit_price, stop_price, bracket_stop,
                             bracket_target, alpaca_order_id, broker_status, signal_id, expires_at, epoch,
                             status, created_at, updated_at, submitted_at, attempts, last_attempt_at)
-        VALUES ($1, get_or_create_security($2), $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,
+        VALUES ($1, coalesce((SELECT security_id FROM securities WHERE symbol = upper($2)),
+                             get_or_create_security($2)), $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,
                 $16, $17, $18, $19, $20, $21, $22, $23, $24::text, $25::timestamptz, $25,
                 CASE WHEN $24 = 'created' THEN NULL ELSE $25 END,
                 CASE WHEN $24 = 'created' THEN 0 ELSE 1 END,

@@ -232,8 +232,11 @@ async def open_store(
     main = await pool(1, size)
     try:
         # All that an order waits for is found by a key. A plan made of the first day's empty tables would read them
-        # through, triggers' questions included, and be kept while they grow.
-        lane = await pool(int(writable), LANE, enable_seqscan="off")
+        # through, triggers' questions included, and be kept while they grow; so would one that hashes or merges
+        # what one order says against all that there are.
+        lane = await pool(
+            int(writable), LANE, enable_seqscan="off", enable_hashjoin="off", enable_mergejoin="off"
+        )
     except BaseException:
         main.terminate()
         raise

@@ -1,5 +1,6 @@
 """What the loops ask of the tables and of the broker, counted: as few questions for much as for little."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -7,6 +8,7 @@ import orjson
 
 from benchmarks._floor import fill_with_past
 from catalyst.clock import SystemClock
+from catalyst.store import strokes
 from catalyst.store.pool import open_store
 from tests.daemon.test_counts_order_life import counted
 from tests.stories.desk import ENTRY
@@ -75,6 +77,8 @@ async def test_the_order_path_never_reads_a_table_through(database: str) -> None
     the guards' own questions included, so that an order among thousands costs what the first did."""
     store = await open_store(database, SystemClock())
     try:
+        async with store.read() as conn:
+            await conn.execute("VACUUM (ANALYZE)")  # it is known that they are empty
         async with store.stroke("a question") as conn:
             plans = [
                 (await conn.fetchval(f"EXPLAIN (FORMAT JSON) {question}"))
@@ -85,7 +89,13 @@ async def test_the_order_path_never_reads_a_table_through(database: str) -> None
                     "SELECT order_id FROM orders WHERE client_order_id = 'x'",
                 )
             ]
+            said: list[str] = []
+            with conn.query_logger(lambda query: said.append(query.query)):
+                await strokes.follow(conn, [], [], at=SystemClock().now(), source="poll", epoch=0)
+            await conn.execute(PLAN_OF)
+            stroke = await conn.fetchval("SELECT pg_temp.plan_of($1)", said[-1])
         assert all("Index" in plan and "Seq Scan" not in plan for plan in plans)
+        assert not {"Hash Join", "Merge Join"} & set(re.findall(r'"Node Type": "([\w ]+)"', stroke))
     finally:
         await store.close()
 
