@@ -9,9 +9,11 @@ cut before or after it took effect, or answered 503 though it did.
 import asyncio
 import os
 import random
+import tempfile
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import median
 
 import asyncpg
@@ -22,6 +24,7 @@ from catalyst import embedded
 from catalyst.daemon.app import Exit
 from catalyst.simulator.faults import Fault, FaultBook, FaultKind
 from catalyst.store import migrate
+from tests.dbfaults.away import enters, open_desk_behind
 from tests.simulator.tape import asset
 from tests.stories.desk import ENTRY, Desk, StoryMarket, open_desk
 
@@ -191,6 +194,23 @@ async def stream_down(dsn: str, seed: int) -> float:
         return longest(desk)
 
 
+async def without_tables(dsn: str, seed: int) -> float:
+    """A partial fill while the database is away, for a minute."""
+    with tempfile.TemporaryDirectory() as folder:
+        places = {"spool": folder, "proofs": str(Path(folder) / "proofs")}
+        async with open_desk_behind(dsn, database=places) as (desk, proxy, _):
+            await _begin(desk, seed)
+            await desk.faults("partial", symbol="AAPL", qty="8")
+            row = await enters(desk, "AAPL", 20)
+            assert row is not None
+            proxy.goes_away()
+            await desk.waits(seconds=60)
+            assert desk.held("AAPL") == 8
+            proxy.heals()
+            await desk.waits(seconds=60)
+            return longest(desk)
+
+
 async def killed(dsn: str, seed: int) -> float:
     """The daemon dies over a partial fill; two seconds later another one starts."""
     async with open_desk(dsn) as desk:
@@ -210,6 +230,7 @@ BARE: list[tuple[str, float, Callable[[str, int], Awaitable[float]]]] = [
     ("partial entry", 8, partial),
     ("stop leg rejected", 8, leg_missing),
     ("partial entry, stream mute", 15, stream_down),
+    ("partial entry, database away", 15, without_tables),
     ("partial entry, killed, restarted after 2 s", 12, killed),
 ]
 
