@@ -25,7 +25,7 @@ from catalyst.domain.position import CloseReason
 from catalyst.domain.protection import ExitOrder, Protection, default_levels, protection_of
 from catalyst.store import exits, orders, positions
 from catalyst.store.orders import NewOrder, OrderRow
-from catalyst.store.pool import Store
+from catalyst.store.pool import Store, is_outage
 from catalyst.store.positions import PositionRow
 
 log = structlog.get_logger()
@@ -54,6 +54,7 @@ class Guard:
     levels: PositionsConfig
     measure: Naked
     epoch: int
+    _dark: bool = False  # the last look found no tables
     _excess: dict[int, datetime] = field(default_factory=dict)  # stops for too much, since when
     _verified: dict[int, Seen] = field(default_factory=dict)
     _tending: dict[int, asyncio.Task[None]] = field(default_factory=dict)
@@ -74,12 +75,24 @@ class Guard:
         try:
             while True:
                 heard = self.books.changed.count
-                unsure = await self.look()
+                unsure = await self._look_or_say_so()
                 await self.books.changed.next(self.clock, NAKED_LOOK if unsure else LOOK, since=heard)
         finally:
             for task in self._tending.values():
                 task.cancel()
             await asyncio.gather(*self._tending.values(), return_exceptions=True)
+
+    async def _look_or_say_so(self) -> bool:
+        """A look. That the tables are gone is told at once to who watches without them: nobody knows what is bare."""
+        try:
+            unsure = await self.look()
+        except Exception as error:
+            if is_outage(error) and not self._dark:
+                self._dark = True
+                self.bared.beat()
+            raise
+        self._dark = False
+        return unsure
 
     async def look(self) -> bool:
         """Start tending each open position whose protection is not known to be in order; true when one is."""

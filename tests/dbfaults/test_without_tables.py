@@ -13,7 +13,7 @@ from catalyst.domain.witness import Moment
 from tests.dbfaults.away import Losing, gate_opens, open_desk_behind, sent_once
 from tests.dbfaults.between import Between
 from tests.simulator.tape import at
-from tests.stories.desk import Desk, Facts
+from tests.stories.desk import ENTRY, Desk, Facts
 
 pytestmark = pytest.mark.usefixtures("impatient")
 
@@ -334,6 +334,25 @@ async def test_a_partial_entry_in_the_dark_is_protected(
         desk.prints("AAPL", "187.90")
         await desk.waits(seconds=10)
         assert desk.held("AAPL") == 0
+        await desk.agrees()
+
+
+async def test_nobody_waits_for_the_next_look_when_the_tables_go_over_bare_shares(
+    database: str, tmp_path: Path
+) -> None:
+    """Eight of twenty have filled, and in that moment the database goes away: the eight are bare for the entry's grace
+    and the few seconds of its cancel, and not until the half minute between two looks is over."""
+    async with open_spooling(database, tmp_path) as (desk, proxy, _):
+        desk.prints("AAPL", "190.00")
+        await desk.waits(seconds=1)
+        await desk.faults("partial", symbol="AAPL", qty="8")
+        await desk.enters("AAPL", 20, **ENTRY)
+        proxy.goes_away()
+        await desk.waits(seconds=18)
+        assert desk.held("AAPL") == 8
+        assert {(o.type, o.qty) for o in desk.server.exchange.book.live()} == {("limit", 8), ("stop", 8)}
+        proxy.heals()
+        await desk.waits(seconds=60)
         await desk.agrees()
 
 
