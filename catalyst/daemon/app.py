@@ -475,32 +475,13 @@ async def live(desk: Desk, holding: Holding, stop: Stop, *, once: bool) -> Exit:
         async with desk.loops.running({"stream": lambda: _listen(desk)}):
             if not await _started(desk, stop):
                 log.critical("stopped_before_recovery", why=stop.why)
-                return Exit.NOT_FLAT if stop.flatten else Exit.FLAT
-            loops: dict[str, Loop] = {
-                "exits": desk.exits.run,
-                "guard": desk.guard.run,
-                "entries": desk.entries.run,
-                "stop_monitor": desk.stop_monitor.run,
-                "risk_watch": desk.risk_watch.run,
-                "reconciler": desk.reconciler.run,
-                "orphans": desk.orphans.run,
-                "safety": desk.safety.run,
-                "lock": holding.run,
-                "boot": desk.boot.outlive,
-                "heartbeat": Heartbeat(desk.store, desk.clock, desk.epoch).run,
-                "reload": Reload(desk.settings, desk.store, desk.clock, desk.adopt, stop.reload).run,
-                "days": lambda: _days(desk, ear, stop, once=once),
-            }
-            async with desk.loops.running(loops):
-                log.info("daemon_ready", gate=sorted(desk.gate.reasons))
-                desk.ready.set()
-                await stop.asked.wait()
-                desk.gate.shut("stopping", stop.why)
                 if not stop.flatten:
                     return Exit.FLAT
-                within = timedelta(seconds=desk.settings.config.shutdown.flatten_timeout_seconds)
-                deadline = desk.clock.now() + within
-                if (code := await _flatten_and_say(desk, stop, deadline)) is not None:
+                deadline = desk.clock.now() + LEAST_FLATTEN
+                await _give_up_the_tables(desk)
+            else:
+                code, deadline = await _trade(desk, holding, ear, stop, once=once)
+                if code is not None:
                     return code
         # The loops have ended, and with the store given up nothing of them can send: one hand is left.
         return await _flatten_without_tables(desk, stop, deadline)
@@ -511,8 +492,40 @@ async def live(desk: Desk, holding: Holding, stop: Stop, *, once: bool) -> Exit:
         await _end_epoch(desk, stop)
 
 
+async def _trade(
+    desk: Desk, holding: Holding, ear: Ear, stop: Stop, *, once: bool
+) -> tuple[Exit | None, datetime]:
+    """Run every loop until somebody asks to stop; the exit code, or None and until when to flatten by another hand."""
+    loops: dict[str, Loop] = {
+        "exits": desk.exits.run,
+        "guard": desk.guard.run,
+        "entries": desk.entries.run,
+        "stop_monitor": desk.stop_monitor.run,
+        "risk_watch": desk.risk_watch.run,
+        "reconciler": desk.reconciler.run,
+        "orphans": desk.orphans.run,
+        "safety": desk.safety.run,
+        "lock": holding.run,
+        "boot": desk.boot.outlive,
+        "heartbeat": Heartbeat(desk.store, desk.clock, desk.epoch).run,
+        "reload": Reload(desk.settings, desk.store, desk.clock, desk.adopt, stop.reload).run,
+        "days": lambda: _days(desk, ear, stop, once=once),
+    }
+    async with desk.loops.running(loops):
+        log.info("daemon_ready", gate=sorted(desk.gate.reasons))
+        desk.ready.set()
+        await stop.asked.wait()
+        desk.gate.shut("stopping", stop.why)
+        if not stop.flatten:
+            return Exit.FLAT, desk.clock.now()
+        within = timedelta(seconds=desk.settings.config.shutdown.flatten_timeout_seconds)
+        deadline = desk.clock.now() + within
+        return await _flatten_and_say(desk, stop, deadline), deadline
+
+
 async def _started(desk: Desk, stop: Stop) -> bool:
-    """True once everything is recovered. Asked to stop meanwhile, it is given as long as a flatten is: false then."""
+    """True once everything is recovered. Asked to stop meanwhile, it is given as long as a flatten is, but for what a
+    flatten without the tables needs: false then."""
 
     async def begin() -> None:
         await _survey(desk)
@@ -521,14 +534,14 @@ async def _started(desk: Desk, stop: Stop) -> bool:
             log.warning("recovery_without_stream", state=desk.stream.state)
         await _recover(desk)
 
-    within = timedelta(seconds=desk.settings.config.shutdown.flatten_timeout_seconds)
+    within = timedelta(seconds=desk.settings.config.shutdown.flatten_timeout_seconds) - LEAST_FLATTEN
     beginning = asyncio.create_task(begin(), name="recovery")
     asked = asyncio.create_task(stop.asked.wait())
     late = None
     try:
         await asyncio.wait({beginning, asked}, return_when=asyncio.FIRST_COMPLETED)
         if not beginning.done():
-            late = asyncio.create_task(desk.clock.sleep(within))
+            late = asyncio.create_task(desk.clock.sleep(max(within, RECOVERY_RETRY)))
             await asyncio.wait({beginning, late}, return_when=asyncio.FIRST_COMPLETED)
         if beginning.done():
             beginning.result()
@@ -604,6 +617,17 @@ async def _next_session(desk: Desk) -> Session:
         await desk.clock.sleep(RECOVERY_RETRY)
 
 
+async def _session_of_today(desk: Desk) -> Session | None:
+    """Today's session; None when there is none, or when it could not be read."""
+    today = trading_date(desk.clock.now())
+    try:
+        sessions = await desk.broker.calendar(today, today)
+    except BrokerError as error:
+        log.warning("calendar_unreadable", error=str(error))
+        return None
+    return sessions[0] if sessions else None
+
+
 async def _days(desk: Desk, ear: Ear, stop: Stop, *, once: bool) -> None:
     """One session after the other, from the one that is running or next."""
     while True:
@@ -676,9 +700,14 @@ async def _flatten_and_say(desk: Desk, stop: Stop, deadline: datetime) -> Exit |
         finally:
             for task in (flattening, away):
                 task.cancel()
+    await _give_up_the_tables(desk)
+    return None
+
+
+async def _give_up_the_tables(desk: Desk) -> None:
+    """Nothing is written or sent in the ordinary way any more, and nothing of that is on its way."""
     desk.store.give_up()
     await desk.execution.drained(DRAIN)
-    return None
 
 
 async def _until_away(desk: Desk) -> None:
@@ -690,10 +719,12 @@ async def _until_away(desk: Desk) -> None:
 
 
 async def _flatten_without_tables(desk: Desk, stop: Stop, deadline: datetime) -> Exit:
-    """What the ordinary flatten could not end; the next start brings it into the tables."""
+    """What the ordinary flatten could not end, or begin; the next start brings it into the tables, and goes on."""
+    if desk.exits.session is None:
+        desk.exits.session = await _session_of_today(desk)
     left = await desk.emergency.flatten(
         latch="flatten",
-        reason=f"{CloseReason.EMERGENCY_STOP}: {stop.why} while the database was away",
+        reason=f"{CloseReason.EMERGENCY_STOP}: {stop.why} without the tables",
         by=stop.why,
         within=max(deadline - desk.clock.now(), LEAST_FLATTEN),
         selling=desk.exits.market_open,

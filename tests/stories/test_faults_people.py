@@ -162,8 +162,11 @@ async def test_sigterm_in_the_middle_of_an_entry(database: str, step: str, momen
 
 
 async def test_sigterm_before_recovery_is_done(database: str) -> None:
-    """The broker cannot be read at the start and somebody asks to stop: it ends within its bound, not flat."""
-    async with open_desk(database, opened=False) as desk:
+    """The broker cannot be read at the start and somebody asks to stop: it ends within its bound, not flat. The wish
+    is kept: the next start enters nothing, and leaves what is held."""
+    async with open_desk(database) as desk:
+        await desk.holds("AAPL", 20)
+        await desk.dies()
         await desk.faults("status_before", method="GET", route="/v2/orders", status=503, count=0)
         opening = asyncio.ensure_future(desk.opens())
         await desk.waits(seconds=10)
@@ -171,6 +174,12 @@ async def test_sigterm_before_recovery_is_done(database: str) -> None:
         assert await desk.leaves(step=5) == 2
         opening.cancel()
         await asyncio.gather(opening, return_exceptions=True)
+        await desk.heals()
+        await desk.opens()
+        await desk.waits(seconds=30)
+        assert await desk.conn.fetchval("SELECT name FROM latches WHERE cleared_at IS NULL") == "flatten"
+        assert desk.held("AAPL") == 0
+        await desk.agrees()
 
 
 async def test_c27_sigterm_after_the_close_says_what_it_cannot_do(database: str) -> None:
