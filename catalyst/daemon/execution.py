@@ -5,7 +5,7 @@ row, and `resolve` is the question it asks: the broker, by our own id, for as lo
 """
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -243,8 +243,10 @@ class Execution:
             await self.clock.sleep(PAUSES[attempt - 1])
         why = self._too_late(row, fresh_until)
         if attempt and why is None:
+            at = self.clock.now()
             async with self.store.tx("resubmit") as conn:
-                await orders.attempt(conn, row.order_id, self.clock.now(), epoch=self.epoch)
+                await orders.attempt(conn, row.order_id, at, epoch=self.epoch)
+            self.books.remember(replace(row, attempts=row.attempts + attempt, last_attempt_at=at))
         return why
 
     def _too_late(self, row: OrderRow, fresh_until: datetime | None) -> str | None:
