@@ -17,7 +17,7 @@ from catalyst.clock import NEW_YORK
 from catalyst.simulator.hours import POST_CLOSE, PRE_OPEN, day_of
 from catalyst.simulator.market import Session
 from catalyst.simulator.venue import Venue
-from catalyst.simulator.wire import BAD_PARAMETER, Refusal, instant, names, truth, type_json
+from catalyst.simulator.wire import BAD_PARAMETER, Refusal, instant, names, type_json
 
 DAY: Final = timedelta(days=1)
 MOMENT: Final = timedelta(microseconds=1)
@@ -70,7 +70,8 @@ def read_history(venue: Venue, query: Mapping[str, str]) -> HistoryQuery:
         raise Refusal(422, BAD_PARAMETER, f"invalid timeframe: {frame}")
     if frame != "1D" and length > LONGEST_INTRADAY:
         raise Refusal(422, BAD_PARAMETER, "only 1D timeframe is supported for periods longer than 30 days")
-    extended = truth(query.get("extended_hours"))
+    # Recorded: the broker answers 200 to `extended_hours=` with a word that is no boolean; here alone it counts as no.
+    extended = query.get("extended_hours", "").strip().lower() in {"true", "1", "t", "yes"}
     reporting = query.get("intraday_reporting") or ("extended_hours" if extended else "market_hours")
     if reporting not in REPORTINGS:
         raise Refusal(422, BAD_PARAMETER, f"invalid intraday_reporting: {reporting}")
