@@ -1,6 +1,8 @@
-"""`make bench`: every figure this project quotes, measured here and now.
+"""`make bench`: every figure this project quotes, measured here and now, in about a quarter of an hour.
 
-Each module has `run() -> list[(name, value, unit)]`. Name one or more to run only those.
+Rounds and history are short by default: ROUNDS, BURSTS, LOOKS, LIVES, SEEDS, OPEN and PAST (orders of earlier days)
+in the environment make them longer. Each module has
+`run() -> list[(name, value, unit)]`. Name one or more to run only those.
 """
 
 import importlib

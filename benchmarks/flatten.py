@@ -28,7 +28,7 @@ from tests.dbfaults.away import enters, open_desk_behind
 from tests.simulator.tape import asset
 from tests.stories.desk import ENTRY, Desk, StoryMarket, open_desk
 
-SEEDS = int(os.environ.get("SEEDS", "12"))
+SEEDS = int(os.environ.get("SEEDS", "4"))
 RATE = 0.3
 UNPROVEN: Counter[str] = Counter()
 ERRORS = (FaultKind.STATUS_BEFORE, FaultKind.DROP_BEFORE, FaultKind.DROP, FaultKind.STATUS)

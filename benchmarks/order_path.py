@@ -46,10 +46,10 @@ from catalyst.store.orders import NewOrder, OrderRow
 from catalyst.store.pool import Store, open_store
 
 ROUNDS = int(os.environ.get("ROUNDS", "200"))
-PAST = int(os.environ.get("PAST", "1000000"))
+PAST = int(os.environ.get("PAST", "200000"))
 AT_ONCE = 50
 COUNTED = 50
-BURSTS = int(os.environ.get("BURSTS", "12"))
+BURSTS = int(os.environ.get("BURSTS", "6"))
 CYCLE = "20260617-081500"
 SYMBOLS = 12_000
 Step = Callable[[int], Awaitable[Sequence[float]]]
@@ -212,7 +212,7 @@ async def lives(
             "alpaca-py": await ours(fresh, bare=False),
         }
         for side in sides.values():
-            async with side.store.read() as conn:
+            async with side.store.stroke("a session of the lane") as conn:
                 await conn.execute(f"SET synchronous_commit = {commits}")
         works: dict[str, Step] = {"floor": floor.life}
         works |= {name: life_of(side, seen) for name, side in sides.items()}

@@ -29,8 +29,8 @@ from catalyst.simulator.server import SimOptions
 from catalyst.simulator.server import run as serve
 from catalyst.simulator.switches import Switches
 
-LIVES = int(os.environ.get("LIVES", "10"))
-PAST = int(os.environ.get("PAST", "1000000"))
+LIVES = int(os.environ.get("LIVES", "4"))
+PAST = int(os.environ.get("PAST", "200000"))
 DAYS = ((10, 0), (100, 0), (1_000, 0), (100, PAST))
 DAY = date(2026, 6, 17)
 START = datetime(2026, 6, 17, 17, 50, tzinfo=UTC)

@@ -1,0 +1,260 @@
+"""What the loops cost beside the least they could: a reconciliation, a look of the stop monitor, a log line, a stop.
+
+The real daemon on a clock that stands still, a real PostgreSQL, and the exchange over the wire in the same process: the
+CPU of its answers is in the floor and in ours alike. Looks are taken in turns with their floor.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, redirect_stdout
+from datetime import timedelta
+from pathlib import Path
+from statistics import median
+from time import perf_counter, perf_counter_ns
+from typing import Any
+
+import asyncpg
+import orjson
+import structlog
+
+from benchmarks._floor import (
+    BarePost,
+    Row,
+    against,
+    database_server,
+    fill_with_past,
+    in_turns,
+    new_database,
+)
+from benchmarks.recovery import exchange, settings_for
+from catalyst.cli import logs
+from catalyst.clock import SystemClock
+from catalyst.config import load
+from catalyst.simulator.switches import Switches
+from tests.simulator.tape import asset
+from tests.stories.desk import ENTRY, Desk, StoryMarket, open_desk
+
+OPEN = int(os.environ.get("OPEN", "20"))
+PAST = int(os.environ.get("PAST", "200000"))
+LOOKS = int(os.environ.get("LOOKS", "100"))
+STOPS = int(os.environ.get("STOPS", "5"))
+LINES = 20_000
+SYMBOLS = [f"{chr(65 + n // 26)}{chr(65 + n % 26)}X" for n in range(OPEN)]
+BREATH = timedelta(seconds=10)  # between rounds, so that the budget of requests is never what is measured
+Step = Callable[[int], Awaitable[Sequence[float]]]
+
+
+def run() -> list[Row]:
+    rows = asyncio.run(measured())
+    return rows + asyncio.run(stopped()) + log_line()
+
+
+async def measured() -> list[Row]:
+    """Rows 14 and 15 of the table of targets."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    with database_server() as server:
+        async with AsyncExitStack() as stack:
+            desks = []
+            for name, past in (("today", 0), ("years", PAST)):
+                dsn = await new_database(server, name)
+                if past:
+                    await fill_with_past(dsn, past)
+                desks.append(await holding(stack, dsn))
+            floor = await Floor.of(stack, desks[0])
+            looks: dict[str, Step] = {"two GETs, one question": floor.reconcile, "prices": floor.prices}
+            for name, desk in zip(("today", "years"), desks, strict=True):
+                assert desk.parts is not None
+                looks[f"reconcile {name}"] = timed(desk.parts.reconciler.look, "reconcile")
+                looks[f"stops {name}"] = timed(desk.parts.stop_monitor.look)
+                looks[f"pause {name}"] = timed(desk.clock.advance, BREATH)
+            spent = {name: taken[0] for name, taken in (await in_turns(looks, LOOKS, warm=5)).items()}
+    return [
+        *against(
+            f"a reconciliation of {OPEN} positions, {3 * OPEN} orders",
+            spent["reconcile today"],
+            spent["two GETs, one question"],
+            1.3,
+        ),
+        (
+            f"a reconciliation: {PAST:,} past orders over none, target <= 1.2",
+            median(spent["reconcile years"]) / median(spent["reconcile today"]),
+            "x",
+        ),
+        *against(
+            f"a look of the stop monitor at {OPEN} positions", spent["stops today"], spent["prices"], 2.0
+        ),
+        (
+            f"a look of the stop monitor: {PAST:,} past orders over none",
+            median(spent["stops years"]) / median(spent["stops today"]),
+            "x",
+        ),
+    ]
+
+
+async def holding(stack: AsyncExitStack, dsn: str) -> Desk:
+    """A desk with OPEN positions, each under its stop and its target."""
+    market = StoryMarket()
+    market.listings |= {symbol: asset(symbol) for symbol in SYMBOLS}
+    desk = await stack.enter_async_context(
+        open_desk(dsn, market=market, switches=Switches(rate_limit=0, data_rate_limit=0))
+    )
+    for symbol in SYMBOLS:
+        desk.prints(symbol, "190.00")
+    await desk.waits(seconds=1)
+    for symbol in SYMBOLS:
+        await desk.enters(symbol, 5, **ENTRY)
+    await desk.waits(seconds=15)
+    assert all(desk.held(symbol) == 5 for symbol in SYMBOLS)
+    assert desk.parts is not None
+    assert (await desk.parts.reconciler.look("reconcile")).clean
+    await desk.conn.execute("VACUUM (ANALYZE)")
+    return desk
+
+
+def timed(work: Callable[..., Awaitable[Any]], *arguments: object) -> Step:
+    async def once(_: int) -> Sequence[float]:
+        began = perf_counter_ns()
+        await work(*arguments)
+        return [(perf_counter_ns() - began) / 1e6]
+
+    return once
+
+
+class Wire(BarePost):
+    """A bare GET on the connection of a bare POST."""
+
+    async def get(self, path: str) -> Any:
+        self._writer.write(
+            f"GET {path} HTTP/1.1\r\nHost: broker\r\n"
+            "APCA-API-KEY-ID: demo\r\nAPCA-API-SECRET-KEY: demo\r\n\r\n".encode()
+        )
+        head = await self._reader.readuntil(b"\r\n\r\n")
+        assert b" 200 " in head.split(b"\r\n")[0], head
+        length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
+        return orjson.loads(await self._reader.readexactly(length))
+
+
+class Floor:
+    """The least each look could be: two requests, their answers parsed, one question by an index."""
+
+    def __init__(self, wire: Wire, conn: "asyncpg.Connection[asyncpg.Record]") -> None:
+        self.wire, self.conn = wire, conn
+
+    @classmethod
+    async def of(cls, stack: AsyncExitStack, desk: Desk) -> "Floor":
+        wire, conn = await Wire.open(desk.server.url), await asyncpg.connect(desk.dsn)
+        stack.callback(wire.close)
+        stack.push_async_callback(conn.close)
+        assert isinstance(wire, Wire)
+        return cls(wire, conn)
+
+    async def reconcile(self, _: int) -> Sequence[float]:
+        began = perf_counter_ns()
+        orders = await self.wire.get("/v2/orders?status=open&nested=true&limit=500")
+        held = await self.wire.get("/v2/positions")
+        rows = await self.conn.fetch(
+            "SELECT * FROM orders WHERE status IN ('created', 'submitted', 'accepted', 'partial_fill')"
+        )
+        took = (perf_counter_ns() - began) / 1e6
+        assert len(held) == OPEN, len(held)
+        assert len(rows) == 2 * OPEN
+        assert orders
+        return [took]
+
+    async def prices(self, _: int) -> Sequence[float]:
+        """Two requests for prices, one question, and a bare loop over a dict."""
+        asked = ",".join(SYMBOLS)
+        began = perf_counter_ns()
+        trades = (await self.wire.get(f"/v2/stocks/trades/latest?symbols={asked}"))["trades"]
+        await self.wire.get(f"/v2/stocks/quotes/latest?symbols={asked}")
+        held = await self.conn.fetch("SELECT * FROM positions WHERE status = 'open'")
+        through = [row for row in held if row["stop_loss"] > 1e9]
+        took = (perf_counter_ns() - began) / 1e6
+        assert len(trades) == OPEN
+        assert not through
+        return [took]
+
+
+async def stopped() -> list[Row]:
+    """Row 21: real seconds from SIGTERM to the end of the real process, its streams open and nothing held."""
+    with database_server() as server:
+        dsn = await new_database(server, "stop")
+        async with exchange() as (url, folder):
+            environment = settings_for(folder, url, dsn)
+            took = [await _one_stop(environment, folder) for _ in range(STOPS)]
+    return [
+        (f"a stop with streams open, p50 of {STOPS}, target <= 1", median(took), "s"),
+        ("a stop with streams open, max", max(took), "s"),
+    ]
+
+
+async def _one_stop(environment: dict[str, str], folder: Path) -> float:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "catalyst", "run", "--config", str(folder / "config.yaml"),
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, env=environment, cwd=folder,
+        limit=1 << 22,
+    )  # fmt: skip
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(120):
+            while b"daemon_ready" not in (line := await process.stdout.readline()):
+                assert line, "ended before it was ready"
+            reading = asyncio.create_task(process.stdout.read())
+            await asyncio.sleep(2)
+            began = perf_counter()
+            process.send_signal(signal.SIGTERM)
+            code = await process.wait()
+            took = perf_counter() - began
+            assert code == 0, (await reading)[-3000:]
+            await reading
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    return took
+
+
+def log_line() -> list[Row]:
+    """Row 22: an event with four facts as the daemon writes it, and by structlog's own JSON renderer."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "config.yaml"
+        config.write_text("log: {format: json}\n")
+        settings = load(config)
+        with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+            structlog.configure(
+                processors=[
+                    structlog.processors.add_log_level,
+                    structlog.processors.TimeStamper("iso"),
+                    structlog.processors.JSONRenderer(),
+                ],
+                wrapper_class=structlog.make_filtering_bound_logger(20),
+                logger_factory=structlog.PrintLoggerFactory(nowhere),
+                cache_logger_on_first_use=True,
+            )
+            bare = structlog.get_logger().bind()
+            structlog.reset_defaults()
+            logs.configure(settings, SystemClock())
+            ours = structlog.get_logger().bind()
+            spent: dict[str, list[float]] = {"bare": [], "ours": []}
+            for _ in range(20):
+                for name, log in (("bare", bare), ("ours", ours)):
+                    began = perf_counter_ns()
+                    for number in range(LINES // 20):
+                        log.info("stop_enforced", symbol="AAPL", qty=number, price="187.95", stop="188.00")
+                    spent[name].append((perf_counter_ns() - began) / (LINES // 20) / 1e6)
+    structlog.reset_defaults()
+    return against(
+        "a log line with its secrets masked, against structlog's JSONRenderer",
+        spent["ours"],
+        spent["bare"],
+        1.2,
+    )
+
+
+if __name__ == "__main__":
+    for figure, value, unit in run():
+        print(f"{figure:<70} {value:>12,.3f} {unit}")
