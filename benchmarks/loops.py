@@ -39,8 +39,8 @@ from tests.simulator.tape import asset
 from tests.stories.desk import ENTRY, Desk, StoryMarket, open_desk
 
 OPEN = int(os.environ.get("OPEN", "20"))
-PAST = int(os.environ.get("PAST", "200000"))
-LOOKS = int(os.environ.get("LOOKS", "100"))
+PAST = int(os.environ.get("LOOPS_PAST", "0"))  # beside none, the second desk says how much is noise
+LOOKS = int(os.environ.get("LOOKS", "40"))
 STOPS = int(os.environ.get("STOPS", "5"))
 LINES = 20_000
 SYMBOLS = [f"{chr(65 + n // 26)}{chr(65 + n % 26)}X" for n in range(OPEN)]
