@@ -36,8 +36,8 @@ pytestmark = pytest.mark.skipif(
 )
 
 LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
-EXAMPLES = 600 if LONG else 45
-AGAIN = 200 if LONG else 20
+EXAMPLES = 300 if LONG else 45
+AGAIN = 100 if LONG else 20
 NEGATIVE = 300 if LONG else 15
 CHECKS = [not_a_server_error, content_type_conformance, response_schema_conformance]
 PLAIN = [

@@ -98,12 +98,12 @@ def _environment(folder: Path, url: str, database: str) -> dict[str, str]:
         "workflow": {"auto_execute": True, "scan_frequency_minutes": 30},
         "universe": {"listings_file": str(folder / "listings.csv")},
         "log": {"format": "json"},
-        "database": {"data_dir": str(folder / "pg")},  # spool, lock and proofs lie beside it
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     return {
         **os.environ,
         "DATABASE_URL": database,
+        "XDG_DATA_HOME": str(folder / "share"),  # spool, seat and proofs
         "ENABLE_AUTONOMOUS_TRADING": "true",
         "CATALYST_CLOCK": str(folder / "clock"),
         "CATALYST_CLOCK_SPEED": str(SPEED),
