@@ -209,9 +209,11 @@ class Commands:
                     f"the cooldown ends at {until:%H:%M} New York time ({cycle.halt_reason})"
                 )
             cleared = await exits.clear_latches(conn, by=command.requested_by, at=now)
+            await self.day.hard_stop.waive(conn, by=command.requested_by)
             await cycles.resume(conn, self.day.cycle_id, at=now)
         for name in cleared:
             self.gate.clear(name)
+        self.day.hard_stop.ended()
         self.safety.resumed(judged)
         return {"cleared": cleared, "still_shut": sorted(self.gate.reasons)}
 

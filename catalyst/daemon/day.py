@@ -142,6 +142,7 @@ class Day:
             carried = await positions.carry(conn, row.cycle_id)
         self.cycle_id = row.cycle_id
         await self.risk_watch.begin(row)
+        await self.hard_stop.begin()
         self.exits.session = self.session
         for name, why in latched.items():
             self.gate.shut(name, why)
@@ -194,8 +195,8 @@ class Day:
                 await self.exits.ask(position.position_id, reason=reason, purpose=Purpose.EXIT, by="schedule")
 
     async def stay_flat(self) -> None:
-        """While a flatten's latch is set, nothing is held: neither what a death left of it, nor what comes after it (an
-        order that rose again, say)."""
+        """While a flatten's latch is set, or an emergency stop is unfinished, nothing is held: neither what a death
+        left of it, nor what comes after it (an order that rose again, say)."""
         await self.clock.sleep_until(self.session.open)
         first = True
         while self.clock.now() < self.session.close:
@@ -203,20 +204,22 @@ class Day:
                 (first and not await self.flatten.nothing_left()) or await self.flatten.something_new()
             ):
                 await self._stay_flat_now()
+            await self.hard_stop.finish()
             first = False
             await self.clock.sleep(STAY_FLAT)
 
     async def _stay_flat_now(self) -> None:
-        """Do what the latches that are set ask for."""
+        """Do what the latches that are set, and a stop on record, ask for."""
         async with self.store.read() as conn:
             latched = await exits.active_latches(conn)
-        names = latched.keys() & {"flatten", LATCH}
-        if names == {LATCH} and not self.cfg.emergency.close_all_positions_on_limit:
+        stop = self.hard_stop.unfinished
+        emergency = LATCH in latched or stop is not None
+        leave = self.cfg.emergency.close_all_positions_on_limit if stop is None else stop.leave
+        if emergency and not leave and "flatten" not in latched:
             await self.flatten.end_entries(within=timedelta(seconds=60))
             return
-        if not names:
+        if not emergency and "flatten" not in latched:
             return
-        emergency = LATCH in names
         await self.flatten.run(
             CloseReason.EMERGENCY_STOP if emergency else CloseReason.MANUAL,
             by="recovery",

@@ -154,6 +154,10 @@ class Flatten:
         """True when the tables hold no order and no position of ours."""
         return not any(await self._left())
 
+    async def no_entry_works(self) -> bool:
+        """True when the tables hold no entry of ours that may still fill."""
+        return not any(row.order_purpose is Purpose.ENTRY for row in (await self._left())[0])
+
     async def something_new(self) -> bool:
         """True when an entry works, or a position is held that nobody has asked to leave."""
         working, held = await self._left()

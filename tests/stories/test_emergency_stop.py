@@ -47,7 +47,7 @@ async def test_step_by_step(database: str, capsys: pytest.CaptureFixture[str]) -
         assert await after(desk) == STOPPED
         lines = [line for line in capsys.readouterr().out.splitlines() if "emergency_stop " in line]
         steps = [line.split("step=")[1].split()[0] for line in lines if "step=" in line]
-        assert steps == ["begun", "gate_shut", "latched", "recorded", "leaving", "left"]
+        assert steps == ["begun", "gate_shut", "latched", "recorded", "leaving", "left", "done"]
         assert (await desk.enters("TSLA", 5, **ENTRY)).status == "rejected"
         assert await desk.submits("TSLA") == 0
         await desk.agrees()
@@ -99,4 +99,74 @@ async def test_death_in_the_middle_of_it(database: str, step: str, moment: Momen
         assert (await desk.enters("TSLA", 5, **ENTRY)).status == "rejected"
         assert await after(desk, 130) == STOPPED
         assert await desk.submits("TSLA") == 0
+        await desk.agrees()
+
+
+GOES_ON = {"latch": None, "halted": False}  # without `halt_new_trades`
+
+
+@pytest.mark.parametrize(
+    ("step", "moment", "nth"),
+    [
+        ("emergency_stop", Moment.BEFORE, 1),
+        ("emergency_stop", Moment.AFTER, 1),
+        ("exit_intent", Moment.AFTER, 1),
+        ("DELETE /orders/*", Moment.AFTER, 2),
+        ("emergency_stop_done", Moment.BEFORE, 1),
+    ],
+)
+async def test_death_in_the_middle_of_it_where_trading_goes_on(
+    database: str, step: str, moment: Moment, nth: int
+) -> None:
+    """Without the latch the record itself is what a start resumes: nobody enters before everything is left and every
+    bid is gone, once, and from then on they may."""
+    async with open_desk(database, risk=TIGHT, emergency={"halt_new_trades": False}) as desk:
+        await loses(desk)
+        await desk.dies_at(step, moment, nth=nth)
+        await desk.opens()
+        found = await after(desk, 130)
+        assert found == STOPPED | GOES_ON | {"cycle": found["cycle"]}
+        assert found["cycle"] != "closed"
+        await ends_once(desk)
+        assert (await desk.enters("TSLA", 5, **ENTRY)).status != "rejected"
+        await desk.agrees()
+
+
+async def ends_once(desk: Desk) -> None:
+    """One record, one end of it."""
+    told = await desk.conn.fetch(
+        "SELECT event_type FROM risk_events WHERE event_type LIKE 'EMERGENCY_STOP%' ORDER BY risk_event_id"
+    )
+    assert [row["event_type"] for row in told] == ["EMERGENCY_STOP", "EMERGENCY_STOP_DONE"]
+
+
+async def test_nobody_enters_while_it_is_unfinished(database: str) -> None:
+    """Exits that do not get through keep entries out, though trading may go on afterwards; a restart changes nothing
+    about it, and a person who resumes does."""
+    async with open_desk(database, risk=TIGHT, emergency={"halt_new_trades": False}) as desk:
+        await loses(desk)
+        await desk.admin("halt", {"symbol": "AAPL"})
+        await desk.waits(seconds=70)
+        assert desk.held("AAPL") == 20
+        assert "emergency_leaving" in desk.parts.gate.reasons  # type: ignore[union-attr]
+        await desk.dies()
+        await desk.opens()
+        assert (await desk.enters("TSLA", 5, **ENTRY)).status == "rejected"
+        answer = await desk.tells("resume")
+        assert answer["ok"], answer
+        assert (await desk.enters("TSLA", 5, **ENTRY)).status != "rejected"
+        await ends_once(desk)
+
+
+async def test_entries_alone_are_cancelled_after_a_death(database: str) -> None:
+    """Neither leaving nor halting: a death between the record and the cancels leaves no bid behind, and the shares
+    stay under their stop."""
+    off = {"halt_new_trades": False, "close_all_positions_on_limit": False}
+    async with open_desk(database, risk=TIGHT, emergency=off) as desk:
+        await loses(desk)
+        await desk.dies_at("emergency_stop", Moment.AFTER)
+        await desk.opens()
+        found = await after(desk, 130)
+        assert found == STOPPED | GOES_ON | {"cycle": found["cycle"], "held": 20}
+        await ends_once(desk)
         await desk.agrees()
