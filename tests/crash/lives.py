@@ -21,7 +21,10 @@ import asyncpg
 
 from catalyst.broker.port import StreamState
 from catalyst.clock import ManualClock
-from catalyst.daemon import app
+from catalyst.daemon.app import live
+from catalyst.daemon.desk import Desk as Parts
+from catalyst.daemon.shutdown import Exit, Stop
+from catalyst.daemon.startup import open_books, sit_down, take_the_desk
 from catalyst.domain.errors import UserError
 from catalyst.domain.witness import Moment
 from catalyst.simulator.exchange import Exchange
@@ -60,11 +63,11 @@ class Life:
 
     world: "World"
     number: int
-    stop: app.Stop = field(default_factory=app.Stop)
+    stop: Stop = field(default_factory=Stop)
     store: Store | None = None
-    parts: app.Desk | None = None
+    parts: Parts | None = None
     tasks: "set[asyncio.Task[Any]]" = field(default_factory=set)
-    main: "asyncio.Task[app.Exit] | None" = None
+    main: "asyncio.Task[Exit] | None" = None
     dead: bool = False
 
     def __call__(self, step: str, moment: Moment, /) -> None:
@@ -88,18 +91,18 @@ class Life:
         context.run(_LIFE.set, self)
         return asyncio.get_running_loop().create_task(work, context=context)
 
-    async def run(self) -> app.Exit:
+    async def run(self) -> Exit:
         """What the command `catalyst run` does, without its process."""
         world = self.world
         with ExitStack() as leaving:
             async with AsyncExitStack() as stack:
-                account = await app.sit_down(stack, world.settings, world.clock, witness=self)
-                self.store = await app.open_books(stack, world.dsn, world.clock, witness=self)
-                self.parts, lock = await app.take_the_desk(
+                account = await sit_down(stack, world.settings, world.clock, witness=self)
+                self.store = await open_books(stack, world.dsn, world.clock, witness=self)
+                self.parts, lock = await take_the_desk(
                     stack, world.settings, self.store, world.clock, account, witness=self
                 )
                 try:
-                    return await app.live(self.parts, lock, self.stop, once=True)
+                    return await live(self.parts, lock, self.stop, once=True)
                 finally:
                     leaving.enter_context(world.clock.hold())
 
@@ -132,7 +135,7 @@ class World(Desk):
     failures: list[str] = field(default_factory=list)  # what ended a daemon that nobody killed
     recoveries: list[tuple[float, float]] = field(default_factory=list)  # market and real seconds
     counting: bool = True
-    codes: list[app.Exit] = field(default_factory=list)
+    codes: list[Exit] = field(default_factory=list)
     living: Life | None = None
     _counts: "Counter[tuple[str, Moment]]" = field(default_factory=Counter)
     _frames: int = 0  # frames the exchange sent to daemons that are gone

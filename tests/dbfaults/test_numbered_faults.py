@@ -12,7 +12,7 @@ import pytest
 
 from catalyst.cli.app import exit_code
 from catalyst.clock import ManualClock
-from catalyst.daemon import app
+from catalyst.daemon.startup import open_books
 from catalyst.domain.errors import ConfigInvalid, DatabaseReplaced
 from catalyst.domain.witness import Moment
 from catalyst.store import migrate
@@ -308,12 +308,12 @@ async def test_f091_a_role_without_its_rights(database: str) -> None:
     await conn.execute(migrate.roles_sql())
     as_app = f"{database}{'&' if '?' in database else '?'}role=catalyst_app"
     async with AsyncExitStack() as stack:
-        await app.open_books(stack, as_app, ManualClock(at("10:15")))
+        await open_books(stack, as_app, ManualClock(at("10:15")))
     for verb, table in (("INSERT", "order_events"), ("UPDATE", "daemon"), ("SELECT", "positions")):
         await conn.execute(f"REVOKE {verb} ON {table} FROM catalyst_app")
         async with AsyncExitStack() as stack:
             with pytest.raises(ConfigInvalid, match=f"{verb} on {table}") as refused:
-                await app.open_books(stack, as_app, ManualClock(at("10:15")))
+                await open_books(stack, as_app, ManualClock(at("10:15")))
         assert exit_code(refused.value) == 78
         await conn.execute(f"GRANT {verb} ON {table} TO catalyst_app")
     await conn.close()

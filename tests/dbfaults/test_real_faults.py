@@ -17,7 +17,7 @@ import pytest
 
 from catalyst.cli.app import exit_code
 from catalyst.clock import ManualClock
-from catalyst.daemon import app
+from catalyst.daemon.startup import open_books
 from catalyst.domain.errors import ConfigInvalid
 from catalyst.store import dedicated, pool
 from tests.dbfaults.away import enters, gate_opens, open_desk_behind, sent_once
@@ -240,7 +240,7 @@ async def test_a_schema_that_is_not_whole(database: str, damage: str, named: str
     await conn.close()
     async with AsyncExitStack() as stack:
         with pytest.raises(ConfigInvalid) as refused:
-            await app.open_books(stack, database, ManualClock(at("10:15")))
+            await open_books(stack, database, ManualClock(at("10:15")))
     assert exit_code(refused.value) == 78
     assert named in str(refused.value)
 

@@ -20,7 +20,10 @@ import orjson
 from catalyst.broker.port import StreamState
 from catalyst.clock import ManualClock
 from catalyst.config import Config, Environment, Mode, Settings
-from catalyst.daemon import app
+from catalyst.daemon.app import live
+from catalyst.daemon.desk import Desk as Parts
+from catalyst.daemon.shutdown import Exit, Stop
+from catalyst.daemon.startup import open_books, sit_down, take_the_desk
 from catalyst.domain.ids import client_order_id
 from catalyst.domain.order import PositionSide, Purpose, side_for
 from catalyst.domain.witness import Moment
@@ -108,11 +111,11 @@ class Desk:
     dsn: str
     settings: Settings
     conn: "asyncpg.Connection[asyncpg.Record]"
-    parts: app.Desk | None = None
-    stop: app.Stop = field(default_factory=app.Stop)
+    parts: Parts | None = None
+    stop: Stop = field(default_factory=Stop)
     fate: Fate = field(default_factory=Fate)
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
-    _life: "asyncio.Task[app.Exit] | None" = None
+    _life: "asyncio.Task[Exit] | None" = None
     _entries: int = 0
     _unheard: int = 0  # frames of the stream that were an earlier life's
 
@@ -135,16 +138,16 @@ class Desk:
         await self.dies()
 
     async def _opens(self) -> None:
-        self.stop = app.Stop()
+        self.stop = Stop()
         self._stack = AsyncExitStack()
-        account = await app.sit_down(self._stack, self.settings, self.clock, witness=self.fate)
-        store = await app.open_books(self._stack, self.dsn, self.clock, witness=self.fate)
-        parts, lock = await app.take_the_desk(
+        account = await sit_down(self._stack, self.settings, self.clock, witness=self.fate)
+        store = await open_books(self._stack, self.dsn, self.clock, witness=self.fate)
+        parts, lock = await take_the_desk(
             self._stack, self.settings, store, self.clock, account, witness=self.fate
         )
         self._unheard = self.server.frames_sent
         self.parts = parts
-        self._life = asyncio.create_task(app.live(parts, lock, self.stop, once=True))
+        self._life = asyncio.create_task(live(parts, lock, self.stop, once=True))
         ready = asyncio.ensure_future(parts.ready.wait())
         await self.clock.quiet()
         while not ready.done() and not self._life.done() and not self.fate.dead:
@@ -183,7 +186,7 @@ class Desk:
         if task is not None:
             await asyncio.gather(task, return_exceptions=True)
 
-    async def leaves(self, *, step: float = 1) -> app.Exit:
+    async def leaves(self, *, step: float = 1) -> Exit:
         """Wait, on the story's clock in steps of seconds, until the daemon has ended by itself; its exit code."""
         assert self._life is not None
         while not self._life.done():

@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from catalyst.config import load
-from catalyst.daemon import app
 from catalyst.daemon.reload import differences
+from catalyst.daemon.shutdown import stop_on_signals
 from tests.dbfaults.between import between
 from tests.stories.desk import Desk, Facts, open_desk
 
@@ -186,7 +186,7 @@ async def test_f097_sighup_rereads_at_once(
     """The signal itself, to this very process: no minute passes; the same file again changes nothing."""
     async with open_configured(database, tmp_path, monkeypatch) as (desk, writes):
         assert desk.parts is not None
-        app._stop_on_signals(desk.stop, desk.settings)
+        stop_on_signals(desk.stop, desk.settings)
         loop = asyncio.get_running_loop()
         try:
             writes(risk={"max_positions": 2})

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from catalyst.daemon import app
+from catalyst.daemon.startup import sit_down
+from catalyst.domain.errors import UserError
 from catalyst.domain.ids import client_order_id
 from catalyst.domain.invariants import Invariant
 from catalyst.domain.witness import Moment
@@ -178,13 +179,13 @@ async def test_a_start_asks_a_broker_that_stumbles_again(database: str) -> None:
     is."""
     async with open_desk(database, opened=False) as desk, AsyncExitStack() as stack:
         await desk.faults("status_before", method="GET", route="/v2/account", status=503, count=2)
-        begun = asyncio.create_task(app.sit_down(stack, desk.settings, desk.clock))
+        begun = asyncio.create_task(sit_down(stack, desk.settings, desk.clock))
         await desk.waits(seconds=12)
         assert (await begun).account_number
         await desk.faults("status_before", method="GET", route="/v2/account", status=503, count=0)
-        begun = asyncio.create_task(app.sit_down(stack, desk.settings, desk.clock))
+        begun = asyncio.create_task(sit_down(stack, desk.settings, desk.clock))
         await desk.waits(seconds=40)
-        with pytest.raises(app.UserError, match="does not answer"):
+        with pytest.raises(UserError, match="does not answer"):
             await begun
 
 

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from catalyst import proofs
-from catalyst.daemon.app import Exit
+from catalyst.daemon.shutdown import Exit
 from tests.simulator.tape import at
 from tests.stories.desk import Desk, Facts, open_desk
 from tests.stories.test_safe_mode import latch, owner

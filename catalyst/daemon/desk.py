@@ -1,0 +1,157 @@
+"""Every part of a running daemon, each given exactly what it may touch."""
+
+import asyncio
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+
+from catalyst.broker.alpaca import AlpacaBroker
+from catalyst.broker.market_data import AlpacaMarketData
+from catalyst.broker.news import AlpacaNews
+from catalyst.broker.trade_updates import AlpacaTradeUpdates
+from catalyst.clock import Clock
+from catalyst.config import Config, Settings
+from catalyst.daemon.blind import Blind
+from catalyst.daemon.books import Books
+from catalyst.daemon.boot import Boot
+from catalyst.daemon.day import Day
+from catalyst.daemon.emergency import Emergency
+from catalyst.daemon.entries import Entries
+from catalyst.daemon.execution import Execution
+from catalyst.daemon.exits import SafeExit
+from catalyst.daemon.flatten import Flatten
+from catalyst.daemon.gate import Gate
+from catalyst.daemon.guard import Guard
+from catalyst.daemon.holding import Holding, WithoutTables
+from catalyst.daemon.listening import Listening
+from catalyst.daemon.loops import Loops
+from catalyst.daemon.naked import Naked
+from catalyst.daemon.orphans import Orphans
+from catalyst.daemon.reconciler import Reconciler
+from catalyst.daemon.reload import hand_over
+from catalyst.daemon.risk_watch import RiskWatch
+from catalyst.daemon.safety import Safety
+from catalyst.daemon.scanning import Scanner
+from catalyst.daemon.spool import Spool
+from catalyst.daemon.spooled import Spooled
+from catalyst.daemon.standing import Standing
+from catalyst.daemon.stop_monitor import StopMonitor
+from catalyst.proofs import Proofs
+from catalyst.store.pool import Store
+
+
+@dataclass
+class Desk:
+    """Every part of a running daemon."""
+
+    settings: Settings
+    clock: Clock
+    store: Store
+    broker: AlpacaBroker
+    market: AlpacaMarketData
+    stream: AlpacaTradeUpdates
+    gate: Gate
+    books: Books
+    execution: Execution
+    exits: SafeExit
+    guard: Guard
+    entries: Entries
+    stop_monitor: StopMonitor
+    risk_watch: RiskWatch
+    reconciler: Reconciler
+    orphans: Orphans
+    listening: Listening
+    flatten: Flatten
+    emergency: Emergency
+    scanner: Scanner
+    loops: Loops
+    safety: Safety
+    boot: Boot
+    epoch: int
+    account_id: str = ""
+    day: Day | None = None
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def adopt(self, config: Config) -> None:
+        """Every part holds the new values from now on; a scan or a flatten under way ends with the old ones."""
+        old = self.settings.config
+        self.settings = replace(self.settings, config=config)
+        hand_over(old, config, [self])
+
+    async def emergency_stop(self, reason: str) -> bool:
+        assert self.day is not None  # the risk watch looks only once a cycle is open
+        return await self.day.emergency_stop(reason)
+
+
+def wire(
+    settings: Settings,
+    store: Store,
+    clock: Clock,
+    gate: Gate,
+    broker: AlpacaBroker,
+    market: AlpacaMarketData,
+    news: AlpacaNews,
+    stream: AlpacaTradeUpdates,
+    epoch: int,
+    spool: Spool,
+    proofs: Proofs,
+    holding: Holding,
+) -> Desk:
+    """Every part gets exactly what it may touch."""
+    cfg = settings.config
+    gate.shut("stream", "trade updates are not connected yet")
+    books = Books(store, broker, clock, epoch, cfg=cfg.reconcile)
+    execution = Execution(store, broker, books, gate, clock, cfg.execution, epoch)
+    exits = SafeExit(store, broker, books, execution, clock, epoch)
+    measure = Naked(store, clock, cfg.protection)
+    guard = Guard(store, books, execution, exits, clock, cfg.execution, cfg.positions, measure, epoch)
+    emergency = Emergency(
+        broker.permitted_by(WithoutTables(holding)), execution, books.memory, spool, proofs, clock
+    )
+    standing = Standing(store, broker, gate, clock)
+    reconciler = Reconciler(
+        store, broker, books, execution, gate, standing, clock, cfg.reconcile, cfg.execution
+    )
+    reconciler.spooled = Spooled(store, broker, books, emergency, clock, epoch)
+    desk = Desk(
+        settings=settings,
+        clock=clock,
+        store=store,
+        broker=broker,
+        market=market,
+        stream=stream,
+        gate=gate,
+        books=books,
+        execution=execution,
+        exits=exits,
+        guard=guard,
+        entries=Entries(store, books, execution, clock, cfg.execution),
+        stop_monitor=StopMonitor(
+            store,
+            market,
+            broker,
+            exits,
+            guard,
+            clock,
+            cfg.stop_monitor,
+            emergency,
+            Blind(emergency, clock, cfg.execution),
+            timedelta(minutes=cfg.session.flat_before_close_minutes),
+        ),
+        risk_watch=RiskWatch(store, broker, books, exits, clock, cfg, emergency_stop=_not_yet),
+        reconciler=reconciler,
+        orphans=Orphans(store, broker, books, execution, exits, clock, cfg.reconcile, cfg.positions, epoch),
+        listening=Listening(stream, books, gate, reconciler, store, clock),
+        flatten=Flatten(store, broker, books, execution, exits, gate, clock, proofs),
+        emergency=emergency,
+        scanner=Scanner(broker, market, news, clock, cfg),
+        loops=Loops(gate, clock, reconciler.soon),
+        safety=Safety(store, gate, clock, proofs),
+        boot=Boot(store, gate, clock),
+        epoch=epoch,
+    )
+    desk.risk_watch.emergency_stop = desk.emergency_stop
+    return desk
+
+
+async def _not_yet(reason: str) -> bool:
+    raise AssertionError(f"no emergency stop is wired: {reason}")
