@@ -127,7 +127,11 @@ async def _listen(desk: Desk) -> None:
 async def _days(desk: Desk, ear: Ear, stop: Stop, *, once: bool) -> None:
     """One session after the other, from the one that is running or next."""
     while True:
-        session = desk.exits.session = await next_session(desk.broker, desk.clock)
+        if desk.day is not None and desk.day.goes_on:  # this loop fell, and began again
+            session = desk.day.session
+        else:
+            session = await next_session(desk.broker, desk.clock)
+        desk.exits.session = session
         pre_open = datetime.combine(session.day, PRE_OPEN_AT, NEW_YORK)
         await desk.clock.sleep_until(pre_open.astimezone(session.open.tzinfo))
         day = Day(
@@ -161,6 +165,7 @@ async def _days(desk: Desk, ear: Ear, stop: Stop, *, once: bool) -> None:
         async with desk.loops.running({"commands": commands.run, "flat": day.stay_flat}):
             appointments = still_to_do(market_day(session, desk.settings.config), desk.clock.now())
             await keep(appointments, desk.clock, day.run)
+        day.over = True
         if once:
             stop.ask("the day is done", flatten=False)
             return

@@ -1,7 +1,7 @@
 """A trading day's jobs: what each does to the cycle, and the entries a scan leads to."""
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Final, assert_never
@@ -12,6 +12,7 @@ from catalyst.broker.port import Broker
 from catalyst.clock import Clock
 from catalyst.config import Config, SessionMode
 from catalyst.daemon.books import Books
+from catalyst.daemon.closing import CLOSE_WITHIN, Closing
 from catalyst.daemon.execution import Execution
 from catalyst.daemon.exits import SafeExit
 from catalyst.daemon.flatten import Flatten
@@ -55,7 +56,8 @@ STAY_FLAT: Final = timedelta(
 )  # between two looks whether a flatten's latch is set and something is held
 # Real seconds a job may take before it is cut: a scan that hangs must not hold up the exits before the close.
 JOB_LIMIT: Final = 600.0
-LIMITS: Final = {Job.FIRST_SCAN: 120.0, Job.SCAN: 120.0, Job.PRE_OPEN: 300.0, Job.LOOK: 60.0}
+# The close limits each of its attempts itself, and goes on trying.
+LIMITS: Final = {Job.FIRST_SCAN: 120.0, Job.SCAN: 120.0, Job.PRE_OPEN: 300.0, Job.LOOK: 60.0, Job.CLOSE: None}
 
 
 @dataclass
@@ -79,7 +81,12 @@ class Day:
     session: Session
     epoch: int
     cycle_id: str = ""
-    done: asyncio.Event = field(default_factory=asyncio.Event)
+    over: bool = False  # every job had its turn
+
+    @property
+    def goes_on(self) -> bool:
+        """True while a job may still be to do, however late: the next day has not come near yet."""
+        return not self.over and self.clock.now() < self.session.close + CLOSE_WITHIN
 
     async def run(self, job: Job) -> None:
         """Do one job; one that fails is told of and does not take the daemon down."""
@@ -154,6 +161,7 @@ class Day:
             await self._rest()  # whoever was scanning or trading is no more
         heed(self.gate, account)
         await self._leave_carried(carried)
+        await self._closing().make_up(self.session.day)
         structlog.contextvars.bind_contextvars(cycle_id=self.cycle_id)
         log.info(
             "cycle_opened" if fresh else "cycle_resumed",
@@ -325,37 +333,11 @@ class Day:
         await self.go_flat()
 
     async def close(self) -> None:
-        """Hear the last word of the broker, fix the day's figures, complete the cycle."""
-        await self._advance(CycleStatus.CLOSED)
-        findings = await self.reconciler.look("reconcile")
-        async with self.store.read() as conn:
-            held = await positions.open_positions(conn)
-            working = await orders.working(conn)
-        if working:
-            await self.clock.sleep(timedelta(seconds=30))
-            findings = await self.reconciler.look("reconcile")
-        account = await self.broker.account()
-        async with self.store.tx("cycle_close") as conn:
-            realized, unrealized = await positions.day_pnl(conn, self.cycle_id)
-            row = await cycles.get(conn, self.cycle_id)
-            if row is not None and row.status is CycleStatus.CLOSED and not held:
-                await cycles.finish(
-                    conn,
-                    self.cycle_id,
-                    end_equity=account.equity,
-                    realized=realized,
-                    unrealized=unrealized,
-                    at=self.clock.now(),
-                )
-        log.info(
-            "day_finished",
-            realized_pnl=str(realized),
-            equity=str(account.equity),
-            clean=findings.clean,
-            open_positions=len(held),
-        )
-        await self.flatten.prove("the close of the day", by="schedule", cycle_id=self.cycle_id, page=not held)
-        self.done.set()
+        """Hear the last word of the broker, fix the day's figures, prove them, complete the cycle."""
+        await self._closing().run(self.cycle_id, self.session, lambda: self._advance(CycleStatus.CLOSED))
+
+    def _closing(self) -> Closing:
+        return Closing(self.store, self.broker, self.reconciler, self.flatten, self.clock)
 
     async def emergency_stop(self, reason: str) -> bool:
         """The hard stop of this day; false when the tables have not heard of it, and it is to be run again."""

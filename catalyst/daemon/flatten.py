@@ -48,6 +48,11 @@ class Proof:
         return self.flat and self.result is not None and not self.result.differences
 
     @property
+    def unread(self) -> bool:
+        """True when the broker did not say all that a proof needs."""
+        return self.broker_orders is None or self.result is None
+
+    @property
     def missing(self) -> str | None:
         """What keeps it from being a proof; None when nothing does."""
         if self.broker_orders is None:
@@ -219,10 +224,36 @@ class Flatten:
 
         A broker that cannot be read is asked again until the deadline: flat and unproven is no end while there is time.
         """
-        proof = await self._look()
+        proof = await self._look(since=None)
         while proof.broker_orders is None and deadline is not None and self.clock.now() < deadline:
             await self.clock.sleep(STEP)
-            proof = await self._look()
+            proof = await self._look(since=None)
+        await self._keep(proof, reason, by=by, cycle_id=cycle_id, page=page)
+        return proof
+
+    async def prove_if_read(
+        self,
+        reason: str,
+        *,
+        by: str,
+        cycle_id: str | None,
+        page: bool,
+        deadline: datetime,
+        since: datetime | None = None,
+    ) -> Proof | None:
+        """The same where the caller asks again: None, and nothing kept or told, when the broker or its fills could not
+        be read until the deadline. `since`: the day whose result is proven, today when it is not given."""
+        proof = await self._look(since=since)
+        while proof.unread and self.clock.now() < deadline:
+            await self.clock.sleep(STEP)
+            proof = await self._look(since=since)
+        if proof.unread:
+            return None
+        await self._keep(proof, reason, by=by, cycle_id=cycle_id, page=page)
+        return proof
+
+    async def _keep(self, proof: Proof, reason: str, *, by: str, cycle_id: str | None, page: bool) -> None:
+        """Its row, its file and its line of the log; with `page`, somebody is told of one that proves nothing."""
         at = self.clock.now()
         async with self.store.tx("flat_proof") as conn:
             head = self.proofs.head = await journal.written_down(conn)
@@ -265,10 +296,9 @@ class Flatten:
         log.log(
             20 if proof.proven else 40, "flatten_finished", **told, file=None if file is None else str(file)
         )
-        return proof
 
-    async def _look(self) -> Proof:
-        """What both sides show now."""
+    async def _look(self, *, since: datetime | None) -> Proof:
+        """What both sides show now, and the result since then (today's, when None)."""
         async with self.store.read() as conn:
             symbols = await positions.traded_symbols(conn, since=self.clock.now() - OURS_FOR)
         stored_orders, stored_positions = (len(left) for left in await self._left())
@@ -289,14 +319,14 @@ class Flatten:
         except BrokerError as error:
             log.exception("flat_unproven", error=str(error))
         flat = broker_orders == 0 and broker_positions == 0 and not stored_orders and not stored_positions
-        result = None if broker_orders is None else await self._result()
+        result = None if broker_orders is None else await self._result(since)
         return Proof(flat, broker_orders, broker_positions, stored_orders, stored_positions, result)
 
-    async def _result(self) -> Result | None:
+    async def _result(self, since: datetime | None) -> Result | None:
         """The day's result by the tables and by the broker's fills, which are heard once more where they differ;
         None when they could not be read."""
-        now = self.clock.now()
-        since = datetime.combine(trading_date(now), time(), NEW_YORK).astimezone(UTC)
+        if since is None:
+            since = datetime.combine(trading_date(self.clock.now()), time(), NEW_YORK).astimezone(UTC)
         found: Result | None = None
         for attempt in range(RESULT_TRIES):
             if attempt:

@@ -52,6 +52,9 @@ _SELECT: Final = """
 _BY_ID: Final = _SELECT + " WHERE cycle_id = $1"
 _BY_DATE: Final = _SELECT + " WHERE cycle_date = $1"
 _RECENT: Final = _SELECT + " ORDER BY cycle_date DESC LIMIT $1"
+_UNFINISHED: Final = (
+    _SELECT + " WHERE status <> 'completed' AND cycle_date < $1 ORDER BY cycle_date DESC LIMIT 10"
+)
 _BETWEEN: Final = _SELECT + " WHERE cycle_date BETWEEN $1 AND $2 ORDER BY cycle_date"
 
 
@@ -117,6 +120,11 @@ async def recent(conn: Connection, limit: int = 20) -> list[CycleRow]:
 async def between(conn: Connection, first: date, last: date) -> list[CycleRow]:
     """The cycles of these days, both included, oldest first."""
     return [_row(record) for record in await conn.fetch(_BETWEEN, first, last)]
+
+
+async def unfinished_before(conn: Connection, day: date) -> list[CycleRow]:
+    """The latest cycles of days before `day` that are not completed, oldest first."""
+    return [_row(record) for record in reversed(await conn.fetch(_UNFINISHED, day))]
 
 
 async def advance(

@@ -383,3 +383,23 @@ async def test_the_days_loss_is_watched_in_the_dark(database: str, tmp_path: Pat
         assert await desk.submits("MSFT") == 0
         await sent_once(desk)
         await desk.agrees()
+
+
+async def test_the_close_while_the_database_is_away(database: str, tmp_path: Path) -> None:
+    """Away since just before the close: asked again until the day's cycle is completed and proven, and only then the
+    daemon of one day ends."""
+    async with open_spooling(database, tmp_path, now=at("16:01")) as (desk, proxy, _):
+        await desk.waits(seconds=45)
+        proxy.goes_away()
+        await desk.waits(minutes=2)
+        assert desk._life is not None
+        assert not desk._life.done()
+        proxy.heals()
+        await desk.waits(seconds=90)
+        assert desk._life.done()
+        assert await desk.leaves() == 0
+        assert await desk.conn.fetchval("SELECT status FROM trading_cycles") == "completed"
+        proven = await desk.conn.fetchval(
+            "SELECT facts ->> 'proven' FROM flat_proofs WHERE cause = 'the close of the day'"
+        )
+        assert proven == "true"

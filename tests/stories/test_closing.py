@@ -1,0 +1,104 @@
+"""The close of the day: what cannot be asked at that moment is asked again, until the cycle is completed and proven."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+import pytest
+
+from catalyst.daemon.app import Exit
+from tests.simulator.tape import at
+from tests.stories.desk import Desk, Facts, open_desk
+
+
+async def last_cycle(desk: Desk) -> Facts:
+    row = await desk.conn.fetchrow("SELECT * FROM trading_cycles ORDER BY cycle_date LIMIT 1")
+    return dict(row)
+
+
+async def proofs_of(desk: Desk, cause: str) -> Sequence[bool]:
+    """Whether each proof of that cause proved it, oldest first."""
+    found = await desk.conn.fetch(
+        "SELECT (facts ->> 'proven')::boolean AS proven FROM flat_proofs WHERE cause = $1 ORDER BY proof_id",
+        cause,
+    )
+    return [row["proven"] for row in found]
+
+
+async def trades_until_the_close(desk: Desk) -> None:
+    """A position is left before the close, and nothing is held."""
+    await desk.holds("AAPL", 20)
+    desk.prints("AAPL", "190.20", after=60)
+    await desk.waits(minutes=5)
+    assert desk.held("AAPL") == 0
+
+
+@pytest.mark.parametrize("route", ["/v2/account", "/v2/account/activities/FILL"])
+async def test_a_broker_that_does_not_answer_at_the_close(database: str, route: str) -> None:
+    """Five minutes of errors on any of its reads: asked again, somebody is paged once, and then the cycle is completed
+    with its proof; the daemon of one day does not end before."""
+    async with open_desk(database, now=at("15:49")) as desk:
+        await trades_until_the_close(desk)
+        await desk.waits(minutes=6, seconds=30)
+        await desk.faults("status_before", method="GET", route=route, status=503, count=0)
+        await desk.waits(minutes=5)
+        assert (await last_cycle(desk))["status"] == "closed"
+        assert await proofs_of(desk, "the close of the day") == []
+        assert desk._life is not None
+        assert not desk._life.done()
+        assert (await desk.alerts()).count("DAY_UNCLOSED") == 1
+        await desk.heals()
+        await desk.waits(seconds=90)
+        assert desk._life.done()
+        assert await desk.leaves() is Exit.FLAT
+        cycle = await last_cycle(desk)
+        assert cycle["status"] == "completed"
+        assert cycle["end_equity"] == desk.server.exchange.account.cash
+        assert await proofs_of(desk, "the close of the day") == [True]
+        assert "JOB_FAILED" not in await desk.alerts()
+
+
+async def test_a_stumble_at_the_close_wakes_nobody(database: str) -> None:
+    """One error: asked again at once, and nobody is told."""
+    async with open_desk(database, now=at("15:49")) as desk:
+        await trades_until_the_close(desk)
+        await desk.waits(minutes=6, seconds=30)
+        await desk.faults("status_before", method="GET", route="/v2/account", status=503, count=2)
+        assert await desk.leaves() is Exit.FLAT
+        assert (await last_cycle(desk))["status"] == "completed"
+        assert "DAY_UNCLOSED" not in await desk.alerts()
+
+
+async def test_a_day_that_falls_is_taken_up_again(database: str) -> None:
+    """The first look of the day fails until after the close, when the next session would be next: it is still this
+    day that is begun, and ended."""
+    async with open_desk(database, now=at("16:04:30"), opened=False) as desk:
+        await desk.faults("status_before", method="GET", route="/v2/account", status=503, nth=3, count=0)
+        await desk.opens()
+        await desk.waits(minutes=2)
+        await desk.heals()
+        await desk.waits(minutes=2)
+        assert desk._life is not None
+        assert desk._life.done()
+        assert await desk.leaves() is Exit.FLAT
+        assert (await last_cycle(desk))["status"] == "completed"
+
+
+async def test_a_daemon_dead_over_the_close(database: str) -> None:
+    """It comes back the next morning: yesterday's cycle is completed and proven by yesterday's fills, and today has a
+    cycle of its own."""
+    async with open_desk(database, now=at("15:49")) as desk:
+        await trades_until_the_close(desk)
+        await desk.dies()
+        await desk.waits(hours=17)
+        await desk.opens()
+        await desk.waits(seconds=10)
+        yesterday = await last_cycle(desk)
+        assert yesterday["status"] == "completed"
+        assert yesterday["realized_pnl"] == await desk.conn.fetchval(
+            "SELECT sum(realized_pnl) FROM positions"
+        )
+        assert await proofs_of(desk, "the close of the day, made up for") == [True]
+        assert await desk.conn.fetchval(
+            "SELECT count(*) FROM trading_cycles WHERE cycle_date = $1 AND status = 'idle'",
+            (at("09:00") + timedelta(days=1)).date(),
+        )
