@@ -18,7 +18,7 @@ from catalyst.clock import Clock
 from catalyst.daemon.books import Books, Pulse
 from catalyst.daemon.execution import Execution
 from catalyst.domain.errors import BrokerError, NotFound, OrderRefused
-from catalyst.domain.ids import client_order_id
+from catalyst.domain.ids import client_order_id, unused_id
 from catalyst.domain.order import WORKING, PositionSide, Purpose, Status, side_for
 from catalyst.domain.position import PositionStatus
 from catalyst.domain.price import round_nearest, tick_of
@@ -26,12 +26,13 @@ from catalyst.domain.session import Phase, Session
 from catalyst.store import alerts, exits, orders, positions
 from catalyst.store.exits import ExitIntent
 from catalyst.store.orders import NewOrder, OrderRow
-from catalyst.store.pool import Store
+from catalyst.store.pool import Store, is_passing
 from catalyst.store.positions import PositionRow
 
 log = structlog.get_logger()
 
 EVERY: Final = timedelta(seconds=15)
+AGAIN: Final = timedelta(seconds=1)  # after an exit that failed; doubling, to EVERY
 STEP: Final = timedelta(seconds=0.5)
 UNHEARD: Final = timedelta(seconds=2)  # without a word of the stream, ask
 ASK_AGAIN: Final = timedelta(seconds=3)  # before a cancel is asked for a second time
@@ -120,10 +121,29 @@ class SafeExit:
                 )
 
     async def _serve_one(self, intent: ExitIntent) -> None:
+        """Leave it; an exit that fails is begun again soon, and ever more rarely, while it is still wanted."""
+        pause = AGAIN
+        while True:
+            try:
+                await self._leave(intent)
+            except Exception:  # one exit that fails must not stop the others
+                log.exception("exit_failed", position_id=intent.position_id, again_in=pause.total_seconds())
+            else:
+                return
+            await self.clock.sleep(pause)
+            pause = min(pause * 2, EVERY)
+            if not await self._is_wanted(intent):
+                return
+
+    async def _is_wanted(self, intent: ExitIntent) -> bool:
         try:
-            await self._leave(intent)
-        except Exception:  # one exit that fails must not stop the others; it is tried again
-            log.exception("exit_failed", position_id=intent.position_id, reason=intent.reason)
+            async with self.store.read() as conn:
+                found = await exits.intent_of(conn, intent.position_id)
+        except Exception as error:
+            if not is_passing(error):
+                raise
+            return True  # the tables cannot say: what is done next will show
+        return found is not None and found.intent_id == intent.intent_id
 
     async def _leave(self, intent: ExitIntent) -> None:
         """Return when the position is closed, when nothing is left to do, or when the market is shut."""
@@ -292,7 +312,7 @@ class SafeExit:
         attempt, limit = len(before), _queued_at(position, before)
         sent = await self.execution.place(
             NewOrder(
-                client_order_id=client_order_id(base, role, attempt),
+                client_order_id=unused_id(base, role, attempt, {row.client_order_id for row in rows}),
                 symbol=position.symbol,
                 purpose=intent.purpose,
                 position_side=position.side,

@@ -19,7 +19,7 @@ from catalyst.daemon.execution import Execution
 from catalyst.daemon.exits import SafeExit
 from catalyst.daemon.naked import Naked, unfinished
 from catalyst.domain.errors import BrokerError
-from catalyst.domain.ids import client_order_id
+from catalyst.domain.ids import unused_id
 from catalyst.domain.order import EXITS, WORKING, Purpose, Status, side_for
 from catalyst.domain.position import CloseReason
 from catalyst.domain.protection import ExitOrder, Protection, default_levels, protection_of
@@ -247,7 +247,7 @@ class Guard:
         base = base or f"{position.symbol}|{position.entry_time.isoformat()}"
         return await self.execution.place(
             NewOrder(
-                client_order_id=client_order_id(base, "op", attempt),
+                client_order_id=unused_id(base, "op", attempt, {row.client_order_id for row in rows}),
                 symbol=position.symbol,
                 purpose=Purpose.TAKE_PROFIT,
                 position_side=position.side,

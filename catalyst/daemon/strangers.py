@@ -2,21 +2,32 @@
 
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Literal
+from typing import Final, Literal
 
 import structlog
 
 from catalyst.clock import Clock
 from catalyst.daemon.books import Books
+from catalyst.daemon.emergency import works
 from catalyst.domain.ids import ENTRY_ROLE, is_ours, role_of
 from catalyst.domain.order import PositionSide, Purpose, Side, Status, position_side_for
+from catalyst.domain.position import CloseReason
 from catalyst.domain.report import OrderReport
 from catalyst.domain.session import trading_date
-from catalyst.store import alerts, cycles, orders, orphans, positions, quarantine
+from catalyst.store import alerts, cycles, exits, orders, orphans, positions, quarantine
 from catalyst.store.orders import NewOrder
 from catalyst.store.pool import Store, is_outage
+from catalyst.store.refusals import OverExit
 
 log = structlog.get_logger()
+
+# Role in an id of ours → the origin its row had: exits, protection, a moved target; without the tables; of orphans.
+EXIT_ROLES: Final = {
+    "x": "catalyst", "f": "catalyst", "op": "catalyst", "m": "catalyst",
+    "z": "emergency", "zp": "emergency", "ox": "orphan",
+}  # fmt: skip
+ORPHANS_ROLES: Final = ("op", "ox")
+LEAVING: Final = (Purpose.EXIT, Purpose.FLATTEN)
 
 
 @dataclass
@@ -58,9 +69,10 @@ class Strangers:
         What took the place of an order of ours is that order still. An order against an open position, or against
         shares that no position explains, is an exit of them, made by a person; anything else is an entry, foreign
         unless its fills are ours to answer for. An entry whose row was lost is an entry of ours again, with all that
-        becomes of one: it is timed, cancelled by a flatten, and what it fills is a position under a stop.
+        becomes of one: it is timed, cancelled by a flatten, and what it fills is a position under a stop. An exit
+        whose row was lost is an exit of ours again when it fits what is held; else it is treated like a stranger's.
         """
-        if await self._adopt_successor(report, source):
+        if await self._adopt_successor(report, source) or await self._adopt_lost_exit(report, source):
             return
         against = PositionSide.LONG if report.side is Side.SELL else PositionSide.SHORT
         lost = is_ours(report.client_order_id)
@@ -104,10 +116,85 @@ class Strangers:
                 "CRITICAL" if lost else "WARNING",
                 report,
                 f"{report.side} {report.quantity} {report.symbol} "
-                + ("is ours by its id, and its row was lost" if lost else "was placed by somebody else"),
+                + (_lost(purpose) if lost else "was placed by somebody else"),
             )
         log.warning("stranger_adopted", symbol=report.symbol, side=report.side, broker_id=report.broker_id)
         await self.books.hear(report, source)
+
+    async def _adopt_lost_exit(self, report: OrderReport, source: str) -> bool:
+        """Give an exit of ours that lost its row the row it had: protection counts it, an exit waits for it. False when
+        it is none, or fits no shares that are held: then it is what anybody's order would be.
+
+        The wish to leave is lost with the row of what left, so it is written again.
+        """
+        origin = EXIT_ROLES.get(role_of(report.client_order_id)) if is_ours(report.client_order_id) else None
+        if origin is None:
+            return False
+        against = PositionSide.LONG if report.side is Side.SELL else PositionSide.SHORT
+        purpose = _exit_of_ours(report)
+        try:
+            async with self.store.tx("adopt_lost") as conn:
+                held = await positions.lock_open(conn, report.symbol, against) if origin != "orphan" else None
+                if held is None:
+                    if role_of(report.client_order_id) not in ORPHANS_ROLES:
+                        return False
+                    origin = "orphan"
+                    if await orphans.lock_open(conn, report.symbol, against) is None:
+                        return False
+                today = await cycles.of_day(conn, trading_date(self.clock.now()))
+                cycle_id = held.cycle_id if held else today.cycle_id if today else None
+                await orders.insert(
+                    conn,
+                    NewOrder(
+                        client_order_id=report.client_order_id,
+                        symbol=report.symbol,
+                        purpose=purpose,
+                        position_side=against,
+                        side=report.side,
+                        quantity=report.quantity,
+                        order_type=report.order_type,
+                        time_in_force=report.time_in_force,
+                        order_class=report.order_class,
+                        origin=origin,
+                        epoch=self.epoch,
+                        cycle_id=cycle_id,
+                        position_id=held.position_id if held else None,
+                        limit_price=report.limit_price,
+                        stop_price=report.stop_price,
+                        bracket_stop=_level(report, "stop_price"),
+                        bracket_target=_level(report, "limit_price"),
+                        alpaca_order_id=report.broker_id,
+                        broker_status=report.broker_status,
+                    ),
+                    status=Status.SUBMITTED,
+                    at=self.clock.now(),
+                    source=source,
+                    note="an exit of ours whose row was lost",
+                )
+                if held is not None and purpose in LEAVING and (works(report) or report.filled_qty):
+                    await exits.intend(
+                        conn,
+                        held.position_id,
+                        reason=f"{CloseReason.MANUAL}: {report.symbol}, by an exit of ours whose record was lost",
+                        purpose=purpose,
+                        asked_by="recovery",
+                        at=self.clock.now(),
+                    )
+                await self._alert(
+                    conn,
+                    "ORDER_ADOPTED",
+                    "CRITICAL",
+                    report,
+                    f"{report.side} {report.quantity} {report.symbol} is ours by its id, and its row was lost: "
+                    f"the {purpose} of what is held",
+                )
+        except OverExit as error:
+            said = str(error)
+            log.warning("lost_exit_does_not_fit", symbol=report.symbol, broker_id=report.broker_id, said=said)
+            return False
+        log.warning("lost_exit_adopted", symbol=report.symbol, purpose=purpose, broker_id=report.broker_id)
+        await self.books.hear(report, source)
+        return True
 
     async def _adopt_successor(self, report: OrderReport, source: str) -> bool:
         """Give an order that replaced one of ours its row, in the same role; false when it replaced none."""
@@ -118,6 +205,7 @@ class Strangers:
             if not found or found[0].origin == "external":
                 return False
             old = found[0]
+            ours = is_ours(report.client_order_id)
             await orders.insert(
                 conn,
                 NewOrder(
@@ -130,7 +218,7 @@ class Strangers:
                     order_type=report.order_type,
                     time_in_force=report.time_in_force,
                     order_class=report.order_class,
-                    origin="orphan" if old.origin == "orphan" else "broker",
+                    origin="orphan" if old.origin == "orphan" else "catalyst" if ours else "broker",
                     cycle_id=old.cycle_id,
                     position_id=None if old.order_purpose is Purpose.ENTRY else old.position_id,
                     parent_order_id=old.parent_order_id,
@@ -150,10 +238,11 @@ class Strangers:
             )
             await self._alert(
                 conn,
-                "ORDER_REPLACED",
-                "WARNING",
+                "ORDER_ADOPTED" if ours else "ORDER_REPLACED",
+                "CRITICAL" if ours else "WARNING",
                 report,
-                f"order {old.order_id} was replaced by somebody else",
+                f"order {old.order_id} was replaced by "
+                + ("one of ours, whose row was lost" if ours else "somebody else"),
             )
         log.warning("successor_adopted", symbol=report.symbol, broker_id=report.broker_id)
         await self.books.hear(report, source)
@@ -171,6 +260,24 @@ class Strangers:
             dedupe_key=f"{event}:{report.broker_id}",
             at=self.clock.now(),
         )
+
+
+def _exit_of_ours(report: OrderReport) -> Purpose:
+    """What one of our exits is for, by its shape and by the role its id names."""
+    if report.order_class == "oco" or role_of(report.client_order_id) == "m":
+        return Purpose.TAKE_PROFIT
+    if report.order_type == "stop":
+        return Purpose.STOP_LOSS
+    return Purpose.FLATTEN if role_of(report.client_order_id) == "f" else Purpose.EXIT
+
+
+def _lost(purpose: Purpose) -> str:
+    said = "is ours by its id, and its row was lost"
+    return (
+        said
+        if purpose is Purpose.ENTRY
+        else f"{said}; it fits nothing that is held, and is not counted as ours"
+    )
 
 
 def _purpose(report: OrderReport, *, lost: bool, against_ours: bool) -> Purpose:

@@ -1,6 +1,7 @@
 """Names we give our orders: derived from what they are for, never drawn, so a restart derives the same."""
 
 import re
+from collections.abc import Container
 from typing import Final
 from uuid import UUID, uuid5
 
@@ -18,6 +19,14 @@ def client_order_id(base: str, role: str, attempt: int) -> str:
     if not _ROLE.fullmatch(role):
         raise ValueError(f"the role {role!r} is not 1 to 11 of [a-z0-9-]")
     return f"{PREFIX}{uuid5(NAMESPACE, f'{base}|{role}|{attempt}').hex}-{role}"
+
+
+def unused_id(base: str, role: str, attempt: int, taken: Container[str]) -> str:
+    """The id of this attempt, or of the first later one that is not `taken`: rows that a restore lost come back with
+    the ids they had, and fewer than there were."""
+    while (found := client_order_id(base, role, attempt)) in taken:
+        attempt += 1
+    return found
 
 
 def role_of(client_order_id: str) -> str:
