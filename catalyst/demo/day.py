@@ -25,7 +25,7 @@ from catalyst.domain.session import trading_date
 from catalyst.report import agreement
 from catalyst.report.agreement import Agreement
 from catalyst.report.day import Day, day_of
-from catalyst.store import cycles, inquiry
+from catalyst.store import cycles, inquiry, orphans
 from catalyst.store.migrate import migrate
 from catalyst.store.pool import Store, open_store
 
@@ -259,9 +259,10 @@ class Demo:
         async with store.read() as conn:
             fills = await inquiry.all_fills(conn)
             rows = await inquiry.every_position(conn, limit=10_000)
+            loose = await orphans.recent(conn, limit=10_000)
             cycle = await cycles.of_day(conn, played)
             day = await day_of(conn, cycle.cycle_date) if cycle else None
-        return day, agreement.compare(fills, rows, audit, ledger["executions"])
+        return day, agreement.compare(fills, rows, audit, ledger["executions"], loose)
 
     async def _end(self) -> None:
         """Every child is gone: asked, then made."""
