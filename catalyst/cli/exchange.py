@@ -61,7 +61,8 @@ def sim(
     state: Annotated[
         Path | None,
         typer.Option(
-            help="Keep orders, positions, cash and the time here, over restarts.", rich_help_panel=WHERE
+            help="Keep orders, positions, cash and the time here, over restarts and into later days.",
+            rich_help_panel=WHERE,
         ),
     ] = None,
     generated: Annotated[
@@ -147,7 +148,8 @@ def sim(
 
     Any Alpaca client trades on it: give it the base URL printed at the start,
     and demo as key and as secret. It enforces the broker's rules, keeps exact
-    books, and misbehaves when told to. It plays one day, then the tape is silent.
+    books, and misbehaves when told to. It plays one day, then the tape is silent;
+    the next one goes on with the same --state, from --day or --start.
 
     Its side door takes no keys:
     GET  /admin/state  /admin/audit (are the books clean?)  /admin/ledger
@@ -184,9 +186,10 @@ def sim(
     market = open_market(choice)
     first = begin.first(market.day)
     if state is not None:
-        last = kept(state, _label(choice, market.day))
+        last = kept(state, _label(choice), market.day)
         if last is not None and first is not None:
-            first = last if start is None else max(first, last)
+            goes_on = last.astimezone(NEW_YORK).date() == market.day
+            first = last if start is None and goes_on else max(first, last)
     if write_listings is not None:
         from catalyst.simulator.market_listings import write_listings as write
 
@@ -212,10 +215,11 @@ def sim(
         run_async(lambda: _serve(market, choice, clock, path, port, ready, state))
 
 
-def _label(choice: Choice, day: date) -> str:
+def _label(choice: Choice) -> str:
+    """What a market is called, whichever of its days is played."""
     if choice.recorded:
-        return f"recorded {' '.join(file.name for file in choice.recorded)}, {day}"
-    return f"generated {choice.seed}, {choice.symbols} symbols, {day}"
+        return f"recorded {' '.join(file.name for file in choice.recorded)}"
+    return f"generated {choice.seed}, {choice.symbols} symbols"
 
 
 def check_port(port: int) -> None:

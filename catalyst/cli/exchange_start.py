@@ -49,19 +49,25 @@ def _session_day(day: date) -> date:
     return next((session.day for session in sessions(day, day + timedelta(days=14))), day)
 
 
-def kept(state: Path, market: str) -> datetime | None:
+def kept(state: Path, market: str, day: date) -> datetime | None:
     """The last instant of the exchange that is kept there; None when it has not begun.
 
-    Raises UserError when it belongs to another market, or when nothing can be kept there.
+    An exchange of an earlier day goes on: positions, cash and what is good till cancelled come along, day orders have
+    expired. Raises UserError when it belongs to another market or a later day, or when nothing can be kept there.
     """
     from catalyst.simulator.state import claim, last_instant
 
     try:
-        owner, last = claim(state, market), last_instant(state)
+        (owner, there), last = claim(state, market, day), last_instant(state)
     except OSError as error:
         raise UserError(f"--state {state} cannot be used: {error.strerror}") from None
     if owner != market:
         raise UserError(
             f"--state {state} belongs to the market {owner}, not {market}: choose another directory"
+        )
+    if there != day:
+        raise UserError(
+            f"--state {state} has come to {there} already, {day} is over for it: play {there} or a later day "
+            "with --day, or choose another directory"
         )
     return last

@@ -1,7 +1,7 @@
 """The exchange on disk: a journal of what changed, one line at a time, so that a restart forgets nothing."""
 
 from dataclasses import asdict, fields
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
@@ -109,13 +109,19 @@ def last_instant(directory: Path) -> datetime | None:
     return datetime.fromisoformat(str(lines[-1]["now"])) if lines else None
 
 
-def claim(directory: Path, market: str) -> str:
-    """The market this state belongs to: `market`, and written down so, when it belonged to none until now."""
+def claim(directory: Path, market: str, day: date) -> tuple[str, date]:
+    """The market this state belongs to, and its day: what is asked for, and written down so, when it belonged to none
+    until now or to an earlier day of the same market, which it goes on from."""
     directory.mkdir(parents=True, exist_ok=True)
     label = directory / LABEL
-    if not label.exists():
-        label.write_text(f"{market}\n")
-    return label.read_text().strip()
+    owner, before = market, day
+    if label.exists():
+        owner, _, last = label.read_text().strip().rpartition(", ")
+        before = date.fromisoformat(last)
+    if owner == market and before <= day:
+        label.write_text(f"{market}, {day}\n")
+        before = day
+    return owner, before
 
 
 def _plain(value: object) -> str:

@@ -62,13 +62,18 @@ def test_a_start_that_is_none_is_refused(text: str, day: date | None) -> None:
 
 
 def test_a_kept_exchange_belongs_to_its_market(tmp_path: Path) -> None:
-    """Another market refuses the directory, in both names; its own has not begun yet."""
-    assert kept(tmp_path / "state", "generated 7, 60 symbols, 2026-06-17") is None
+    """Another market refuses the directory, in both names, and so does a day that is over for it; its own has not
+    begun yet, and goes on with later days."""
+    day = date(2026, 6, 17)
+    assert kept(tmp_path / "state", "generated 7, 60 symbols", day) is None
     with pytest.raises(UserError, match=r"generated 7, .* not generated 8"):
-        kept(tmp_path / "state", "generated 8, 60 symbols, 2026-06-17")
+        kept(tmp_path / "state", "generated 8, 60 symbols", day)
+    assert kept(tmp_path / "state", "generated 7, 60 symbols", date(2026, 6, 18)) is None
+    with pytest.raises(UserError, match=r"has come to 2026-06-18 already, 2026-06-17 is over for it"):
+        kept(tmp_path / "state", "generated 7, 60 symbols", day)
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be used"):
-        kept(tmp_path / "file", "generated 7")
+        kept(tmp_path / "file", "generated 7", day)
 
 
 class Stranger:
@@ -123,6 +128,34 @@ def test_a_stranger_trades_steps_jumps_and_comes_back(shell: Shell) -> None:
         assert someone.asks("/admin/clock")["new_york"] == "2026-11-27T13:06:00-05:00"
         found = someone.asks("/v2/orders:by_client_order_id?client_order_id=mine")
         assert (found["status"], len(someone.asks("/v2/positions"))) == ("filled", 1)
+        for lasting in ("day", "gtc"):
+            bid = {
+                "symbol": "AAPL",
+                "qty": "1",
+                "side": "buy",
+                "type": "limit",
+                "limit_price": "1",
+                "time_in_force": lasting,
+            }
+            someone.asks("/v2/orders", **bid, client_order_id=lasting)
+        cash = someone.asks("/v2/account")["cash"]
+        assert someone.ends(signal.SIGTERM) == 0
+
+        someone.starts("--start", "2026-12-01 09:31", "--speed", "0")  # two sessions on
+        assert someone.asks("/admin/clock")["new_york"] == "2026-12-01T09:31:00-05:00"
+        assert someone.asks("/v2/clock")["is_open"] is True
+        assert [row["qty"] for row in someone.asks("/v2/positions")] == ["1"]
+        assert someone.asks("/v2/account")["cash"] == cash
+        states = [
+            someone.asks(f"/v2/orders:by_client_order_id?client_order_id={lasting}")["status"]
+            for lasting in ("day", "gtc")
+        ]
+        assert states == ["expired", "new"]
+        assert someone.asks("/admin/audit")["clean"]
+        order["side"] = "sell"
+        someone.asks("/v2/orders", **order)
+        someone.asks("/admin/clock", seconds=1)
+        assert someone.asks("/v2/positions") == []
     finally:
         assert someone.process is not None
         someone.process.kill()
