@@ -2,7 +2,8 @@
 
 So a position that opened after the database went away is watched like any other, with the stop and the target its
 entry carried. What has no stop at the broker gets one, through the spool: a partly filled entry is cut short after
-its grace, and an OCO placed for exactly what is held. The tables are told when they are back.
+its grace, and an OCO placed for exactly what is held. What is held past its time limit is left. The tables are told
+when they are back.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ import structlog
 from catalyst.broker.port import Priority
 from catalyst.clock import Clock
 from catalyst.config import Execution as ExecutionConfig
+from catalyst.config import PositionsConfig
 from catalyst.daemon.emergency import Emergency, Sight, works
 from catalyst.daemon.spool import Step
 from catalyst.domain.errors import BrokerError, DuplicateOrder, OrderRefused
@@ -44,6 +46,7 @@ class Blind:
     emergency: Emergency
     clock: Clock
     cfg: ExecutionConfig
+    limits: PositionsConfig
     bare: set[int] = field(default_factory=set)
     _numbers: dict[str, int] = field(default_factory=dict)  # symbol → the id of a position no row is known of
     _since: dict[str, datetime] = field(default_factory=dict)  # symbol → since when it is bare
@@ -188,6 +191,18 @@ class Blind:
             )
             if left.flat:
                 self._refused.pop(position.symbol, None)
+
+    async def leave_what_is_held_too_long(self, held: Sequence[PositionRow]) -> None:
+        """The time limit, which the risk watch keeps by the tables: here by what is remembered, or by when the entry
+        was sent. To be called while something can be sold."""
+        longest = timedelta(minutes=self.limits.max_hold_time_minutes)
+        for position in held:
+            lasted = self.clock.now() - position.entry_time
+            if lasted < longest:
+                continue
+            minutes = int(lasted.total_seconds() // 60)
+            reason = f"{CloseReason.TIME_LIMIT}: {position.symbol} held {minutes} minutes"
+            await self.emergency.leave(position.symbol, reason=reason, by="stop_monitor", within=LEAVE_WITHIN)
 
 
 def _is_entry(one: OrderReport, side: PositionSide) -> bool:

@@ -134,7 +134,7 @@ def wire(
             clock,
             cfg.stop_monitor,
             emergency,
-            Blind(emergency, clock, cfg.execution),
+            Blind(emergency, clock, cfg.execution, cfg.positions),
             timedelta(minutes=cfg.session.flat_before_close_minutes),
         ),
         risk_watch=RiskWatch(store, broker, books, exits, clock, cfg, emergency_stop=_not_yet),

@@ -94,6 +94,8 @@ class StopMonitor:
             return
         if away:
             await self.blind.leave_what_cannot_be_protected(held)
+            if self.exits.market_open:
+                await self.blind.leave_what_is_held_too_long(held)
         self._through = {key: at for key, at in self._through.items() if key in {p.position_id for p in held}}
         if not held:
             return

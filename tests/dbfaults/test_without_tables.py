@@ -217,6 +217,26 @@ async def test_the_stop_is_watched_from_memory(database: str, tmp_path: Path) ->
         await desk.agrees()
 
 
+async def test_the_time_limit_comes_while_the_database_is_away(database: str, tmp_path: Path) -> None:
+    """Held for longer than it may be, and nobody can be asked since when: left by what is remembered, once; what is
+    younger stays, and the tables are told why."""
+    async with open_spooling(database, tmp_path, positions={"max_hold_time_minutes": 5}) as (desk, proxy, _):
+        await desk.holds("AAPL", 20)
+        await desk.waits(minutes=4)
+        await desk.holds("MSFT", 10)
+        proxy.goes_away()
+        await desk.waits(seconds=90)
+        assert (desk.held("AAPL"), desk.held("MSFT")) == (0, 10)
+        proxy.heals()
+        await desk.waits(seconds=30)
+        position = await desk.position("AAPL")
+        assert position is not None
+        assert position["close_reason"].startswith("TIME_LIMIT: AAPL held 5 minutes")
+        assert [o["origin"] for o in await desk.orders("AAPL")][-1] == "emergency"
+        await sent_once(desk)
+        await desk.agrees()
+
+
 async def test_the_close_comes_while_the_database_is_away(database: str, tmp_path: Path) -> None:
     """Ten minutes before the close everything is left, database or not."""
     async with open_spooling(database, tmp_path, now=at("15:48")) as (desk, proxy, _):
