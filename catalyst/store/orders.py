@@ -157,8 +157,11 @@ _INSERT: Final = """
     ), told AS (
         INSERT INTO order_events (order_id, at, source, kind, from_status, to_status, note)
         SELECT order_id, $25::timestamptz, $26, 'transition', step.was, step.became, $27
-          FROM born, (VALUES (1, NULL, 'created'), (2, 'created', 'submitted')) AS step (n, was, became)
-         WHERE step.became = 'created' OR $24 <> 'created'
+          FROM born CROSS JOIN LATERAL (
+               VALUES (1, NULL, CASE WHEN origin IN ('catalyst', 'orphan') THEN 'created' ELSE status END),
+                      (2, 'created', CASE WHEN origin IN ('catalyst', 'orphan') THEN nullif(status, 'created') END)
+               ) AS step (n, was, became)
+         WHERE step.became IS NOT NULL
          ORDER BY step.n
     )
     SELECT upper($2) AS symbol, * FROM born

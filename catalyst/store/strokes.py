@@ -91,15 +91,11 @@ async def follow(
         ), told AS (
             INSERT INTO order_events (order_id, at, source, kind, from_status, to_status, note)
             SELECT order_id, $11, $12::text, 'transition', was, became, note
-              FROM (SELECT order_id, 0 AS n, was, became, word AS note FROM moved WHERE became <> was
+              FROM (SELECT order_id, was, became, word AS note FROM moved WHERE became <> was
                     UNION ALL
-                    SELECT b.order_id, step.n, step.was, step.became, step.note
-                      FROM born b CROSS JOIN LATERAL (VALUES
-                           (1, NULL, 'created', 'leg of order ' || b.parent_order_id),
-                           (2, 'created', 'submitted', 'leg of order ' || b.parent_order_id),
-                           (3, 'submitted', b.status, b.broker_status)) AS step (n, was, became, note)
-                     WHERE step.became IS DISTINCT FROM step.was) AS line
-             ORDER BY order_id, n
+                    SELECT order_id, NULL, status, 'leg of order ' || parent_order_id || ': ' || broker_status
+                      FROM born) AS line
+             ORDER BY order_id
         )
         SELECT require_seen((SELECT count(*) FROM moved), cardinality($1)), order_id, alpaca_order_id
           FROM (SELECT) AS once LEFT JOIN born ON true

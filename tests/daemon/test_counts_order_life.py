@@ -79,6 +79,14 @@ async def test_an_entry_is_three_commits_and_one_request_from_signal_to_fill(dat
         entry, *legs = await desk.orders("AAPL")
         assert (entry["order_id"], entry["status"], len(legs)) == (row.order_id, "filled", 2)
         assert {order["position_id"] for order in (entry, *legs)} == {entry["position_id"]} != {None}
+        told = await desk.conn.fetch("SELECT order_id, from_status, to_status FROM order_events ORDER BY seq")
+        of_each = [
+            [line["to_status"] for line in told if line["order_id"] == order["order_id"]]
+            for order in (entry, *legs)
+        ]
+        # We made the entry, and sent it. Its legs began at the broker: a line of each says as what we first saw it.
+        assert of_each[0] == ["created", "submitted", "filled"]
+        assert of_each[1:] == [[leg["status"]] for leg in legs]
 
 
 async def test_every_later_event_is_one_commit_and_a_report_that_says_nothing_is_none(database: str) -> None:
