@@ -146,3 +146,57 @@ BEGIN
       FROM (SELECT) AS once LEFT JOIN (SELECT link, hash FROM journal_chain ORDER BY link DESC LIMIT 1) AS last ON true;
     RETURN NULL;
 END $$;
+
+-- An order adds up, as before, with what is looked at and no more; and a fill that was booked can only have broken the
+-- sum, so it asks for that alone: what the order itself became is judged where the order changed.
+CREATE OR REPLACE FUNCTION check_order_adds_up() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    v_status   text;
+    v_filled   numeric;
+    v_origin   text;
+    v_purpose  text;
+    v_position bigint;
+    v_last     text;
+    v_sum      numeric;
+BEGIN
+    SELECT status, filled_qty, origin, order_purpose, position_id,
+           (SELECT coalesce(sum(quantity), 0) FROM executions e WHERE e.order_id = NEW.order_id)
+      INTO v_status, v_filled, v_origin, v_purpose, v_position, v_sum
+      FROM orders WHERE order_id = NEW.order_id;
+    IF v_origin = 'legacy' THEN
+        RETURN NULL;
+    END IF;
+    SELECT to_status INTO v_last FROM order_events
+     WHERE order_id = NEW.order_id AND to_status IS NOT NULL
+       AND kind IN ('transition', 'fill', 'late', 'correction')
+     ORDER BY seq DESC LIMIT 1;
+    IF v_last IS DISTINCT FROM v_status THEN
+        RAISE EXCEPTION 'order % is %, its journal ends at %', NEW.order_id, v_status, coalesce(v_last, 'nothing')
+            USING ERRCODE = 'CT006';
+    END IF;
+    IF v_sum <> v_filled THEN
+        RAISE EXCEPTION 'order % has filled %, its executions sum to %', NEW.order_id, v_filled, v_sum
+            USING ERRCODE = 'CT005';
+    END IF;
+    IF v_origin = 'catalyst' AND v_purpose = 'entry' AND v_filled > 0 AND v_position IS NULL THEN
+        RAISE EXCEPTION 'entry % has filled % without a position', NEW.order_id, v_filled USING ERRCODE = 'CT007';
+    END IF;
+    RETURN NULL;
+END $$;
+
+CREATE FUNCTION check_fill_is_counted() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    v_filled numeric;
+    v_sum    numeric;
+BEGIN
+    SELECT filled_qty, (SELECT sum(quantity) FROM executions e WHERE e.order_id = NEW.order_id) INTO v_filled, v_sum
+      FROM orders WHERE order_id = NEW.order_id AND origin <> 'legacy';
+    IF v_sum <> v_filled THEN
+        RAISE EXCEPTION 'order % has filled %, its executions sum to %', NEW.order_id, v_filled, v_sum
+            USING ERRCODE = 'CT005';
+    END IF;
+    RETURN NULL;
+END $$;
+DROP TRIGGER order_adds_up_fill ON executions;
+CREATE CONSTRAINT TRIGGER fill_is_counted AFTER INSERT ON executions DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW EXECUTE FUNCTION check_fill_is_counted();

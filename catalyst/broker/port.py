@@ -147,6 +147,11 @@ class TradeUpdates(Protocol):
         """Messages in order of arrival, for as long as the caller iterates; reconnects by itself."""
         ...
 
+    def waiting(self, most: int) -> list[TradeUpdate | Garbled]:
+        """What came behind the message just heard and waits, in order, of at most `most` frames and up to a gap. It
+        is the caller's now, and dealt with when the next message is asked for."""
+        ...
+
 
 class MarketData(Protocol):
     """The market half. Frames carry float64 and tz-aware UTC times; missing is NaN or NaT, never zero."""

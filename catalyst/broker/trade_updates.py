@@ -116,6 +116,8 @@ class AlpacaTradeUpdates(TradeUpdates):
         self._heard_at: datetime | None = None
         self._ready_at: datetime | None = None
         self._waiting: deque[_Frame | Gap] = deque()
+        self._said: deque[TradeUpdate | Garbled] = deque()  # of the frame that is being heard
+        self._taken = 0  # frames the listener has and did not come back from
         self._arrived = asyncio.Event()
         self._acknowledged = asyncio.Event()
         self._mute = False
@@ -133,6 +135,7 @@ class AlpacaTradeUpdates(TradeUpdates):
 
     async def listen(self) -> AsyncIterator[Message]:
         self._waiting.clear()
+        self._said.clear()
         connecting = asyncio.create_task(self._stay_connected(), name=STREAM)
         connecting.add_done_callback(lambda _: self._arrived.set())
         try:
@@ -142,9 +145,11 @@ class AlpacaTradeUpdates(TradeUpdates):
                     if isinstance(item, Gap):
                         yield item
                         continue
-                    for message in _messages(item):
-                        yield message
-                    self._frames += item.counts
+                    self._said.extend(_messages(item))
+                    self._taken = item.counts
+                    while self._said:
+                        yield self._said.popleft()
+                    self._frames += self._taken
                 if connecting.done():
                     connecting.result()  # it ends by a defect of ours only: let it be seen
                 self._arrived.clear()
@@ -153,6 +158,19 @@ class AlpacaTradeUpdates(TradeUpdates):
             connecting.cancel()
             await asyncio.gather(connecting, return_exceptions=True)
             self._state = StreamState.LOST
+
+    def waiting(self, most: int) -> list[TradeUpdate | Garbled]:
+        """What came behind the message just heard, in order; it counts as dealt with when that does."""
+        messages = list(self._said)
+        self._said.clear()
+        for _ in range(most):
+            if not self._waiting or isinstance(self._waiting[0], Gap):
+                break
+            frame = self._waiting.popleft()
+            assert isinstance(frame, _Frame)  # what is no gap
+            messages.extend(_messages(frame))
+            self._taken += frame.counts
+        return messages
 
     async def _stay_connected(self) -> None:
         """Connect, hear until the end, say why it ended, wait, and again."""

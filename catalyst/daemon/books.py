@@ -5,6 +5,7 @@ idempotent and blind to order. Nothing else writes order states, fills or positi
 """
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TYPE_CHECKING, Final
@@ -14,7 +15,16 @@ import structlog
 from catalyst.broker.port import Broker, Priority
 from catalyst.clock import Clock, wait
 from catalyst.config import Reconcile
-from catalyst.daemon.hearing import Stroke, after, born, decide, decide_fill, purpose_of, rejection
+from catalyst.daemon.hearing import (
+    Stroke,
+    after,
+    born,
+    decide,
+    decide_fill,
+    decide_run,
+    purpose_of,
+    rejection,
+)
 from catalyst.daemon.memory import Memory
 from catalyst.domain import order as machine
 from catalyst.domain.errors import BrokerError, IllegalTransition, InvariantBroken
@@ -28,6 +38,7 @@ from catalyst.store.orders import NewOrder, OrderRow
 from catalyst.store.pool import Store
 from catalyst.store.positions import PositionRow
 from catalyst.store.refusals import AlreadyWritten, StaleStroke
+from catalyst.store.strokes import Entry
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -127,6 +138,19 @@ class Books:
             await self.hear(update.order, "stream")
         return verdict not in (None, Verdict.UNKNOWN, Verdict.CONTRADICTION)
 
+    async def hear_run(self, updates: Sequence[TradeUpdate]) -> int:
+        """Apply as many of the first of these messages as are plain cases, in one transaction; how many those were.
+
+        One alone is no gain, and when a row is no longer as it is remembered nothing is written: 0 then, and the first
+        is to be heard by itself.
+        """
+        async with self._hand:
+            count, stroke = decide_run(self._rows, updates)
+            if count < 2 or not await self._write(stroke, "stream"):
+                return 0
+        self._settle(stroke, [update.order for update in updates[:count]])
+        return count
+
     async def book(self, fill: Fill, source: str) -> bool:
         """Book one fill of the ledger; true when it was not booked before."""
         async with self._hand, self.store.tx("book") as conn:
@@ -209,14 +233,18 @@ class Books:
                     break
             else:
                 return None
+        self._settle(stroke, [report])
+        return stroke.verdict
+
+    def _settle(self, stroke: Stroke, reports: Sequence[OrderReport]) -> None:
+        """Whoever waits for what these reports told of is woken: it is committed."""
         self.stale_reports += stroke.stale
-        self.strangers -= {one.broker_id for one in (report, *report.legs)}
+        self.strangers -= {one.broker_id for report in reports for one in (report, *report.legs)}
         if not stroke.empty:
             self.changed.beat()
             self.clock.attend()
-        if stroke.fill is not None:
+        if stroke.fills:
             self.filled.beat()
-        return stroke.verdict
 
     async def _read(self, report: OrderReport) -> dict[str, OrderRow]:
         """The rows of an order and its legs as they are now, by our own ids."""
@@ -234,25 +262,27 @@ class Books:
         for step in stroke.steps:
             self._rows.pop(step.row.client_order_id, None)  # whatever becomes of it
         now = self.clock.now()
-        legs: dict[str, int] = {}
+        entries = [
+            Entry(step, fill, enter(Holding(step.row.position_side), fill.quantity, fill.price))
+            for step, fill in zip(stroke.steps, stroke.fills, strict=bool(stroke.fills))
+        ]
         try:
             async with self.store.stroke("hear") as conn:
-                if stroke.fill is None:
+                if entries:
+                    held = await strokes.enter(conn, entries, at=now, source=source, epoch=self.epoch)
+                else:
                     legs = await strokes.follow(
                         conn, stroke.steps, stroke.births, at=now, source=source, epoch=self.epoch
                     )
-                else:
-                    entry = stroke.steps[0]
-                    holding = enter(Holding(entry.row.position_side), stroke.fill.quantity, stroke.fill.price)
-                    position_id = await strokes.enter(
-                        conn, entry, stroke.fill, holding, at=now, source=source, epoch=self.epoch
-                    )
-                    _say_entered(entry.row, stroke.fill, holding, position_id)
         except (AlreadyWritten, StaleStroke):
             return False
-        for step in stroke.steps:
-            self.remember(after(step, stroke.fill))
-            if step.then is not step.row.status and stroke.fill is None:
+        for entry in entries:
+            row = entry.step.row
+            self.remember(after(entry.step, entry.fill))
+            _say_entered(row, entry.fill, entry.holding, held[row.order_id])
+        for step in () if entries else stroke.steps:
+            self.remember(after(step))
+            if step.then is not step.row.status:
                 _say_moved(step.row, step.then, step.report, source)
         for birth in stroke.births:
             self.remember(born(birth, legs[birth.report.broker_id]))

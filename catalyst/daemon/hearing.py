@@ -4,14 +4,14 @@ Only the plain cases, which are nearly all: one statement writes each. What need
 the ledger or a word to somebody is left to the books' long way.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from catalyst.domain import order as machine
 from catalyst.domain.errors import IllegalTransition, InvariantBroken
 from catalyst.domain.order import TERMINAL, EdgeKind, OrderState, Purpose, Status, Verdict
-from catalyst.domain.report import Fill, OrderReport
+from catalyst.domain.report import Fill, OrderReport, TradeUpdate
 from catalyst.store.orders import OrderRow
 from catalyst.store.strokes import Birth, Step
 
@@ -22,12 +22,12 @@ _STANDING = frozenset({Verdict.SAME, Verdict.STALE})
 
 @dataclass(frozen=True, slots=True)
 class Stroke:
-    """Everything one report changes. `fill` is the first of an entry, and then the only step is the entry's."""
+    """Everything that reports change. With `fills`, each is the first of an entry, whose step has the same place."""
 
     verdict: Verdict
     steps: tuple[Step, ...] = ()
     births: tuple[Birth, ...] = ()
-    fill: Fill | None = None
+    fills: tuple[Fill, ...] = ()
     stale: int = 0
 
     @property
@@ -88,7 +88,38 @@ def decide_fill(rows: Rows, report: OrderReport, fill: Fill) -> Stroke | None:
         or machine.hear(after, report.broker_status, report.filled_qty).verdict is not Verdict.SAME
     ):
         return None
-    return Stroke(Verdict.SAME, (Step(row, report, then),), fill=fill)
+    return Stroke(Verdict.SAME, (Step(row, report, then),), fills=(fill,))
+
+
+def decide_run(rows: Rows, updates: Sequence[TradeUpdate]) -> tuple[int, Stroke]:
+    """How many of the first of these messages one stroke can write, and the stroke: plain cases of one kind, each of
+    orders that none before it spoke of. That they change nothing is believed of none."""
+    strokes: list[Stroke] = []
+    spoken_of: set[str] = set()
+    for update in updates:
+        family = (update.order, *update.order.legs)
+        stroke = (
+            decide(rows, update.order, "stream", fresh=False)
+            if update.fill is None
+            else decide_fill(rows, update.order, update.fill)
+        )
+        if (
+            stroke is None
+            or stroke.empty
+            or any(one.replaced_by is not None for one in family)
+            or not spoken_of.isdisjoint(one.client_order_id for one in family)
+            or (strokes and bool(stroke.fills) != bool(strokes[0].fills))
+        ):
+            break
+        strokes.append(stroke)
+        spoken_of.update(one.client_order_id for one in family)
+    return len(strokes), Stroke(
+        Verdict.SAME,
+        tuple(step for stroke in strokes for step in stroke.steps),
+        tuple(birth for stroke in strokes for birth in stroke.births),
+        tuple(fill for stroke in strokes for fill in stroke.fills),
+        sum(stroke.stale for stroke in strokes),
+    )
 
 
 def after(step: Step, fill: Fill | None = None) -> OrderRow:

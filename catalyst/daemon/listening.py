@@ -2,7 +2,10 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Final
 
 import structlog
 
@@ -16,6 +19,10 @@ from catalyst.store import alerts, quarantine
 from catalyst.store.pool import Store
 
 log = structlog.get_logger()
+
+MOST_AT_ONCE: Final = (
+    64  # messages that wait and are heard together: a statement of a few tens of milliseconds
+)
 
 
 @dataclass
@@ -44,33 +51,44 @@ class Listening:
             elif self._keeping:
                 self._kept.append(item)
             else:
-                await self._hear(item)
+                await self._hear([item, *self.stream.waiting(MOST_AT_ONCE)])
 
     async def go_on(self) -> int:
         """Hear what was kept, in its order, and from now on everything at once; how many there were."""
         heard = 0
         while self._kept:
-            await self._hear(self._kept.popleft())
-            heard += 1
+            kept = [self._kept.popleft() for _ in range(min(len(self._kept), MOST_AT_ONCE))]
+            await self._hear(kept)
+            heard += len(kept)
         self._keeping = False
         return heard
 
-    async def _hear(self, item: TradeUpdate | Garbled) -> None:
-        if isinstance(item, TradeUpdate):
-            await self._update(item)
-        else:
-            await self._garbled(item)
+    async def _hear(self, items: Sequence[TradeUpdate | Garbled]) -> None:
+        """Hear each in its turn; updates that follow one another together, where they can be."""
+        for is_update, run in groupby(items, key=lambda item: isinstance(item, TradeUpdate)):
+            if is_update:
+                await self._updates([item for item in run if isinstance(item, TradeUpdate)])
+            else:
+                for item in run:
+                    if isinstance(item, Garbled):
+                        await self._garbled(item)
 
-    async def _update(self, update: TradeUpdate) -> None:
+    async def _updates(self, updates: Sequence[TradeUpdate]) -> None:
         """A message that fails must not end the stream: the reconciler will find what it said."""
-        self.heard += 1
-        try:
-            known = await self.books.hear_update(update)
-        except Exception:  # the edge of a task that must live on
-            log.exception("update_failed", trade_event=update.event, broker_id=update.order.broker_id)
-            known = False
-        if not known:
-            self.reconciler.soon.beat()
+        heard = 0
+        while heard < len(updates):
+            first, known, count = updates[heard], True, 0
+            try:
+                count = await self.books.hear_run(updates[heard:])
+                if not count:
+                    known = await self.books.hear_update(first)
+            except Exception:  # the edge of a task that must live on
+                log.exception("update_failed", trade_event=first.event, broker_id=first.order.broker_id)
+                known = False
+            heard += count or 1
+            self.heard += count or 1
+            if not known:
+                self.reconciler.soon.beat()
 
     async def _gap(self, gap: Gap) -> None:
         """Nothing is believed complete across a gap: entries stop until somebody has looked at everything."""

@@ -39,6 +39,15 @@ class Birth:
     then: Status  # submitted, or accepted at once
 
 
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """The first fill of an entry, and what is held by it."""
+
+    step: Step
+    fill: Fill
+    holding: Holding
+
+
 async def follow(
     conn: "Conn", steps: Sequence[Step], births: Sequence[Birth], *, at: datetime, source: str, epoch: int
 ) -> dict[str, int]:
@@ -131,68 +140,77 @@ async def follow(
 
 
 async def enter(
-    conn: "Conn", step: Step, fill: Fill, holding: Holding, *, at: datetime, source: str, epoch: int
-) -> int:
-    """Book the first fill of an entry, open its position, tie its legs to it; return the position's id.
+    conn: "Conn", entries: Sequence[Entry], *, at: datetime, source: str, epoch: int
+) -> dict[int, int]:
+    """Book the first fill of each entry, open its position, tie its legs to it; the positions' ids by the entries'.
 
-    Raises StaleStroke, and asyncpg.UniqueViolationError when the fill is booked by now or the symbol is held.
+    Raises StaleStroke, and asyncpg.UniqueViolationError when a fill is booked by now or a symbol is held.
     """
-    position_id: int = await conn.fetchval(
+    found = await conn.fetch(
         """
-        WITH opened AS (
-            INSERT INTO positions (cycle_id, security_id, side, quantity, entered_qty, cost, exited_qty, proceeds,
-                                   entry_price, stop_loss, take_profit, entry_time, status, realized_pnl,
+        WITH seen AS (
+            SELECT nextval('positions_position_id_seq') AS position_id, s.*
+              FROM unnest($1::bigint[], $2::text[], $3::numeric[], $4::text[], $5::text[], $6::text[], $7::text[],
+                          $8::text[], $9::numeric[], $10::numeric[], $11::timestamptz[], $12::numeric[],
+                          $13::numeric[], $14::text[], $15::text[], $16::text[])
+                   AS s (order_id, was, quantity, word_was, broker_was, broker_id, word, became, filled, price,
+                         filled_at, cost, entry_price, execution_id, activity_id, note)
+        ), opened AS (
+            INSERT INTO positions (position_id, cycle_id, security_id, side, quantity, entered_qty, cost, exited_qty,
+                                   proceeds, entry_price, stop_loss, take_profit, entry_time, status, realized_pnl,
                                    unrealized_pnl, last_price, high_since_entry, low_since_entry, updated_at)
-            SELECT cycle_id, security_id, position_side, $9::numeric, $9, $12::numeric, 0, 0, $13::numeric,
-                   bracket_stop, bracket_target, $11::timestamptz, 'open', 0, 0, $13, $13, $13, $11
-              FROM orders WHERE order_id = $1::bigint
-            RETURNING position_id
+            OVERRIDING SYSTEM VALUE
+            SELECT s.position_id, o.cycle_id, o.security_id, o.position_side, s.filled, s.filled, s.cost, 0, 0,
+                   s.entry_price, o.bracket_stop, o.bracket_target, s.filled_at, 'open', 0, 0, s.entry_price,
+                   s.entry_price, s.entry_price, s.filled_at
+              FROM seen s JOIN orders o USING (order_id)
         ), booked AS (
             INSERT INTO executions (order_id, cum_qty, quantity, price, at, source, execution_id, activity_id)
-            VALUES ($1, $9, $9, $10::numeric, $11, $16::text, $14, $15)
+            SELECT order_id, filled, filled, price, filled_at, $17::text, execution_id, activity_id FROM seen
         ), moved AS (
             UPDATE orders o
-               SET alpaca_order_id = $6::text, broker_status = $7::text, status = $8::text, filled_qty = $9,
-                   filled_avg_price = $10, position_id = opened.position_id, updated_at = $17::timestamptz,
-                   epoch = $18::bigint,
-                   filled_at = CASE WHEN $8 = 'filled' THEN coalesce(o.filled_at, $17) ELSE o.filled_at END,
-                   closed_at = CASE WHEN $8 = 'filled' THEN coalesce(o.closed_at, $17) ELSE NULL END
-              FROM opened
-             WHERE o.order_id = $1 AND o.status = $2::text AND o.quantity = $3::numeric AND o.filled_qty = 0
-               AND o.position_id IS NULL AND o.broker_status IS NOT DISTINCT FROM $4::text
-               AND o.alpaca_order_id IS NOT DISTINCT FROM $5::text
-            RETURNING o.order_id
+               SET alpaca_order_id = s.broker_id, broker_status = s.word, status = s.became, filled_qty = s.filled,
+                   filled_avg_price = s.price, position_id = s.position_id, updated_at = $18::timestamptz,
+                   epoch = $19::bigint,
+                   filled_at = CASE WHEN s.became = 'filled' THEN coalesce(o.filled_at, $18) ELSE o.filled_at END,
+                   closed_at = CASE WHEN s.became = 'filled' THEN coalesce(o.closed_at, $18) ELSE NULL END
+              FROM seen s
+             WHERE o.order_id = s.order_id AND o.status = s.was AND o.quantity = s.quantity AND o.filled_qty = 0
+               AND o.position_id IS NULL AND o.broker_status IS NOT DISTINCT FROM s.word_was
+               AND o.alpaca_order_id IS NOT DISTINCT FROM s.broker_was
+            RETURNING o.order_id, o.position_id
         ), tied AS (
-            UPDATE orders leg SET position_id = opened.position_id, updated_at = $17, epoch = $18
-              FROM opened
-             WHERE leg.parent_order_id = $1 AND leg.position_id IS DISTINCT FROM opened.position_id
+            UPDATE orders leg SET position_id = s.position_id, updated_at = $18, epoch = $19
+              FROM seen s
+             WHERE leg.parent_order_id = s.order_id AND leg.position_id IS DISTINCT FROM s.position_id
         ), told AS (
             INSERT INTO order_events (order_id, at, source, kind, from_status, to_status, note)
-            VALUES ($1, $17, $16, 'fill', $2, $8, $19)
+            SELECT order_id, $18, $17, 'fill', was, became, note FROM seen
         )
-        SELECT position_id FROM opened WHERE require_seen((SELECT count(*) FROM moved), 1) = 1
+        SELECT require_seen((SELECT count(*) FROM moved), cardinality($1)), order_id, position_id
+          FROM (SELECT) AS once LEFT JOIN moved ON true
         """,
-        step.row.order_id,
-        step.row.status,
-        step.row.quantity,
-        step.row.broker_status,
-        step.row.alpaca_order_id,
-        step.report.broker_id,
-        step.report.broker_status,
-        step.then,
-        fill.quantity,
-        fill.price,
-        fill.at,
-        holding.cost,
-        holding.entry_price,
-        fill.execution_id,
-        fill.activity_id,
+        [entry.step.row.order_id for entry in entries],
+        [entry.step.row.status for entry in entries],
+        [entry.step.row.quantity for entry in entries],
+        [entry.step.row.broker_status for entry in entries],
+        [entry.step.row.alpaca_order_id for entry in entries],
+        [entry.step.report.broker_id for entry in entries],
+        [entry.step.report.broker_status for entry in entries],
+        [entry.step.then for entry in entries],
+        [entry.fill.quantity for entry in entries],
+        [entry.fill.price for entry in entries],
+        [entry.fill.at for entry in entries],
+        [entry.holding.cost for entry in entries],
+        [entry.holding.entry_price for entry in entries],
+        [entry.fill.execution_id for entry in entries],
+        [entry.fill.activity_id for entry in entries],
+        [note_of(entry.fill.quantity, entry.fill.price, entry.fill.cum_qty) for entry in entries],
         source,
         at,
         epoch,
-        note_of(fill.quantity, fill.price, fill.cum_qty),
     )
-    return position_id
+    return {row["order_id"]: row["position_id"] for row in found}
 
 
 def note_of(quantity: Decimal, price: Decimal, cum_qty: Decimal) -> str:

@@ -506,6 +506,39 @@ async def test_a_frame_counts_once_its_listener_came_back(clock: ManualClock) ->
         assert stream.frames_received == 1
 
 
+async def test_what_waits_is_handed_over_and_counts_with_what_it_came_behind(clock: ManualClock) -> None:
+    """A slow listener takes what has come meanwhile, in order, unread frames included; nothing of it counts as dealt
+    with before he asks for the next message."""
+    frames = [update(order=order_json(legs=[{"id": "leg"}])), update("a"), b"{", update("b"), update("c")]
+    async with listening(clock, Socket(sends(*frames))) as (stream, messages):
+        _, first = await heard(messages, 2)
+        async with asyncio.timeout(20):
+            while len(stream._waiting) < 4:  # noqa: ASYNC110 - the socket is real
+                await asyncio.sleep(0.01)
+        taken = stream.waiting(3)
+        assert isinstance(first, TradeUpdate)
+        assert [one.event if isinstance(one, TradeUpdate) else "" for one in taken] == ["", "a", "", "b"]
+        assert stream.frames_received == 0
+        (last,) = await heard(messages, 1)
+        assert isinstance(last, TradeUpdate)
+        assert last.event == "c"
+        assert stream.frames_received == 4
+
+
+async def test_a_gap_is_never_taken_for_a_message(clock: ManualClock) -> None:
+    """What waits ends where the stream was lost: the listener hears of that first."""
+    socket = Socket(sends(update(), update("a"), then_close=True), sends(update("b")))
+    async with listening(clock, socket) as (stream, messages):
+        await heard(messages, 2)
+        async with asyncio.timeout(20):
+            while len(stream._waiting) < 2:  # noqa: ASYNC110 - the socket is real
+                await asyncio.sleep(0.01)
+        assert len(stream.waiting(64)) == 1
+        assert stream.waiting(64) == []
+        (lost,) = await heard(messages, 1)
+        assert isinstance(lost, Gap)
+
+
 async def test_the_handshake_holds_the_clock(clock: ManualClock) -> None:
     """Market time stands while the stream is being opened, so a test's reconnect is over before the next tick."""
     may_go_on = asyncio.Event()

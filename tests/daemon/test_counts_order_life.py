@@ -75,7 +75,7 @@ async def test_an_entry_is_three_commits_and_one_request_from_signal_to_fill(dat
         while desk.held("AAPL") == 0:
             await desk.waits(seconds=0.1)
         assert counter.steps("submit", "POST", "hear")[:4] == ["submit", "POST /orders", "hear", "hear"]
-        assert counter.asked().count("WITH opened AS ( INSERT INTO") == 1
+        assert counter.asked().count("WITH seen AS ( SELECT nextval('positions_position_id_seq')") == 1
         entry, *legs = await desk.orders("AAPL")
         assert (entry["order_id"], entry["status"], len(legs)) == (row.order_id, "filled", 2)
         assert {order["position_id"] for order in (entry, *legs)} == {entry["position_id"]} != {None}
