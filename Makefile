@@ -1,6 +1,6 @@
 SHELL := /bin/sh
 PY := .venv/bin/python
-.PHONY: setup foreign demo test lint bench crash-matrix long lock docs clean
+.PHONY: setup foreign demo test lint bench crash-matrix storms long lock docs clean
 
 # The stamp makes set-up a no-op until the lock changes.
 .venv/.ready: requirements.lock
@@ -46,6 +46,10 @@ long: setup foreign
 # Kill the daemon before and after each of its steps, in every story; takes minutes, writes docs/crash-matrix.md.
 crash-matrix: setup
 	@$(PY) -m tests.crash.matrix
+
+# Stories in weather drawn by a seed, daemons dying in them; SEEDS and SINCE choose which.
+storms: setup
+	@$(PY) -m tests.crash.storms --seeds $(or $(SEEDS),200) --since $(or $(SINCE),1)
 
 lock: setup
 	@$(PY) -m pip install --quiet uv

@@ -102,6 +102,7 @@ async def _trade(
         "safety": desk.safety.run,
         "lock": holding.run,
         "boot": desk.boot.outlive,
+        "shorts": desk.shorts.run,
         "heartbeat": Heartbeat(desk.store, desk.clock, desk.epoch).run,
         "reload": Reload(desk.settings, desk.store, desk.clock, desk.adopt, stop.reload).run,
         "days": lambda: _days(desk, ear, stop, once=once),

@@ -1,6 +1,7 @@
 """A trading day's jobs: what each does to the cycle, and the entries a scan leads to."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -54,6 +55,7 @@ FLAT_WITHIN: Final = timedelta(minutes=8)
 STAY_FLAT: Final = timedelta(
     seconds=15
 )  # between two looks whether a flatten's latch is set and something is held
+PREPARE_AGAIN: Final = (timedelta(seconds=5), timedelta(seconds=20), timedelta(seconds=60))
 # Real seconds a job may take before it is cut: a scan that hangs must not hold up the exits before the close.
 JOB_LIMIT: Final = 600.0
 # The close limits each of its attempts itself, and goes on trying.
@@ -95,8 +97,11 @@ class Day:
         try:
             async with asyncio.timeout(LIMITS.get(job, JOB_LIMIT)):  # noqa: TID251 - a hung job is cut in real time
                 await self._do(job)
-        except Exception:  # the day goes on; the next job finds the cycle where this one left it
-            log.exception("job_failed", job=job)
+        except Exception as error:  # the day goes on; the next job finds the cycle where this one left it
+            if isinstance(error, BrokerError):
+                log.warning("job_failed", job=job, error=str(error))
+            else:
+                log.exception("job_failed", job=job)
             async with self.store.tx("job_failed") as conn:
                 await alerts.put(
                     conn,
@@ -111,7 +116,7 @@ class Day:
     async def _do(self, job: Job) -> None:
         match job:
             case Job.PRE_OPEN:
-                await self.prepare()
+                await self.prepare(again=PREPARE_AGAIN)
             case Job.LOOK:
                 await self.scanner.look()
             case Job.FIRST_SCAN | Job.SCAN:
@@ -262,16 +267,27 @@ class Day:
 
     # -- jobs
 
-    async def prepare(self) -> None:
-        """Assets, listings, yardsticks; the securities table follows the broker's list."""
-        await self.scanner.prepare(self.session)
+    async def prepare(self, *, again: Sequence[timedelta] = ()) -> None:
+        """Assets, listings, yardsticks; the securities table follows the broker's list.
+
+        A broker that cannot be read is asked again after each of `again`; after the last, BrokerError is the caller's.
+        """
+        for pause in (*again, None):
+            try:
+                await self.scanner.prepare(self.session)
+                break
+            except BrokerError as error:
+                if pause is None:
+                    raise
+                log.warning("preparation_waits", error=str(error), seconds=pause.total_seconds())
+                await self.clock.sleep(pause)
         async with self.store.tx("securities") as conn:
             await securities.refresh(conn, self.scanner.assets, at=self.clock.now())
             await securities.put_sectors(conn, self.scanner.sectors)
 
     async def scan(self, *, trade: bool) -> Scan | None:
         """Scan, evaluate, trade while a slot is free; every symbol's fate is stored before an order leaves."""
-        if self.scanner.base.empty:
+        if self.scanner.prepared != self.session.day:
             await self.prepare()
         if not await self._advance(CycleStatus.SCANNING):
             log.info("scan_skipped", reason="the cycle is closed")

@@ -31,6 +31,7 @@ from catalyst.daemon.reload import hand_over
 from catalyst.daemon.risk_watch import RiskWatch
 from catalyst.daemon.safety import Safety
 from catalyst.daemon.scanning import Scanner
+from catalyst.daemon.shorts import Shorts
 from catalyst.daemon.spool import Spool
 from catalyst.daemon.spooled import Spooled
 from catalyst.daemon.standing import Standing
@@ -65,6 +66,7 @@ class Desk:
     scanner: Scanner
     loops: Loops
     safety: Safety
+    shorts: Shorts
     boot: Boot
     epoch: int
     account_id: str = ""
@@ -146,6 +148,7 @@ def wire(
         scanner=Scanner(broker, market, news, clock, cfg),
         loops=Loops(gate, clock, reconciler.soon),
         safety=Safety(store, gate, clock, proofs),
+        shorts=Shorts(broker, store, clock, cfg.trading),
         boot=Boot(store, gate, clock),
         epoch=epoch,
     )

@@ -317,7 +317,7 @@ class Flatten:
             ]
             broker_orders, broker_positions = len(mine), len(held)
         except BrokerError as error:
-            log.exception("flat_unproven", error=str(error))
+            log.warning("flat_unproven", error=str(error))
         flat = broker_orders == 0 and broker_positions == 0 and not stored_orders and not stored_positions
         result = None if broker_orders is None else await self._result(since)
         return Proof(flat, broker_orders, broker_positions, stored_orders, stored_positions, result)

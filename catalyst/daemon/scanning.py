@@ -8,7 +8,7 @@ import csv
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, time, timedelta
+from datetime import date, datetime, time, timedelta
 from pathlib import Path
 from time import perf_counter
 from typing import Final, ParamSpec, TypeVar
@@ -61,7 +61,7 @@ class Scan:
 
 @dataclass
 class Scanner:
-    """Prepares a day and scans it. `prepare` must have run before `scan`."""
+    """Prepares a day and scans it. `prepare` must have run for the day before `scan`."""
 
     broker: Broker
     market: MarketData
@@ -73,18 +73,24 @@ class Scanner:
     daily: pd.DataFrame = field(default_factory=pd.DataFrame)
     assets: list[AssetReport] = field(default_factory=list)
     sectors: dict[str, str] = field(default_factory=dict)
+    prepared: date | None = None  # the day whose universe and yardsticks these are
     _earlier: deque[tuple[datetime, pd.Series]] = field(default_factory=lambda: deque(maxlen=EARLIER_LOOKS))
 
     async def prepare(self, session: Session) -> None:
-        """Read assets, listings and daily bars; afterwards the universe and the yardsticks of the day stand."""
-        self.assets = await self.broker.assets()
-        self.sectors = read_sectors(self.cfg.universe.listings_file)
-        listed = await self._compute(asset_frame, self.assets, self.sectors)
-        self.base = await self._compute(universe, listed, self.cfg.universe)
-        symbols = survivors(self.base)
+        """Read assets, listings and daily bars; afterwards the universe and the yardsticks of the day stand.
+
+        All of them or none: half a day's are never mixed with another's.
+        """
+        assets = await self.broker.assets()
+        sectors = read_sectors(self.cfg.universe.listings_file)
+        listed = await self._compute(asset_frame, assets, sectors)
+        base = await self._compute(universe, listed, self.cfg.universe)
+        symbols = survivors(base)
         midnight = datetime.combine(session.day, time(), NEW_YORK).astimezone(session.open.tzinfo)
-        self.daily = await self.market.bars(symbols, "1Day", midnight - DAILY_HISTORY, midnight)
-        self.reference = await self._compute(reference, self.daily, session.day)
+        daily = await self.market.bars(symbols, "1Day", midnight - DAILY_HISTORY, midnight)
+        self.reference = await self._compute(reference, daily, session.day)
+        self.assets, self.sectors, self.base, self.daily = assets, sectors, base, daily
+        self.prepared = session.day
         self._earlier.clear()
         log.info(
             "day_prepared",

@@ -28,7 +28,7 @@ from catalyst.domain.errors import BrokerError, BrokerUnavailable, OutcomeUnknow
 from catalyst.domain.report import AccountReport
 from catalyst.domain.witness import Witness
 from catalyst.proofs import Proofs
-from catalyst.store import manifest, risk_events
+from catalyst.store import manifest
 from catalyst.store.guards import require_guards, require_rights
 from catalyst.store.manifest import Manifest
 from catalyst.store.migrate import require_current
@@ -38,8 +38,6 @@ log = structlog.get_logger()
 
 ROOT: Final = Path(__file__).parents[2]
 VERSION: Final = version("catalyst")
-SHORTS_LOCKED: Final = "ACCOUNT_NO_SHORTING_SET"
-SHORTS_UNLOCKED: Final = "ACCOUNT_NO_SHORTING_UNSET"
 STREAM_WITHIN: Final = timedelta(seconds=5)  # a recovery waits that long for the stream, then does without
 ANSWER_WITHIN: Final = timedelta(seconds=30)  # the broker's first answer, before a start is given up
 RETRY: Final = timedelta(seconds=5)
@@ -170,7 +168,6 @@ async def take_the_desk(
     )
     for part in (broker, market, news):
         stack.push_async_callback(part.close)
-    await _lock_shorts(broker, store, settings, clock)
     stream = AlpacaTradeUpdates(
         clock, url=settings.stream_url, key=key, secret=secret, epoch=epoch, witness=witness
     )
@@ -178,6 +175,7 @@ async def take_the_desk(
     proofs = Proofs(settings.proofs_dir, settings.account_name(account.account_id), witness=witness)
     desk = wire(settings, store, clock, gate, broker, market, news, stream, epoch, spool, proofs, holding)
     desk.account_id = account.account_id
+    await desk.shorts.settle()
     return desk, holding
 
 
@@ -201,38 +199,6 @@ async def _begin_epoch(store: Store, account: AccountReport, settings: Settings,
         broker=settings.trading_url,
     )
     return epoch
-
-
-async def _lock_shorts(broker: AlpacaBroker, store: Store, settings: Settings, clock: Clock) -> None:
-    """Long-only is enforced by the broker too: the account's own `no_shorting` follows `trading.allow_short`.
-
-    Only a lock that we set ourselves is ever taken off.
-    """
-    trading = settings.config.trading
-    if not trading.manage_account_locks:
-        return
-    async with store.read() as conn:
-        ours = await risk_events.last_of(conn, SHORTS_LOCKED, SHORTS_UNLOCKED)
-    if trading.allow_short and (ours is None or ours.event_type != SHORTS_LOCKED):
-        return
-    try:
-        changed = await broker.forbid_shorting(not trading.allow_short)
-    except BrokerError as error:
-        log.warning("account_lock_unset", error=str(error))
-        return
-    if not changed:
-        return
-    event = SHORTS_UNLOCKED if trading.allow_short else SHORTS_LOCKED
-    log.info("account_lock_changed", no_shorting=not trading.allow_short)
-    async with store.tx("account_lock") as conn:
-        await risk_events.put(
-            conn,
-            event_type=event,
-            severity="INFO",
-            message=f"the account's no_shorting was set to {not trading.allow_short}".lower(),
-            facts={},
-            at=clock.now(),
-        )
 
 
 def _commit() -> str:

@@ -4,17 +4,19 @@ import asyncio
 import logging
 import sys
 from collections.abc import Iterator, MutableMapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
 
+from catalyst.simulator.schedule import Schedule
 from tests.crash.checks import longest_naked, problems_of, unchanged_by_restarts
 from tests.crash.lives import _LIFE, ANY, Point, World, open_world
 from tests.crash.scenarios import Scenario
 
 REST = 65.0  # seconds of market time in which a story comes to rest: one full reconciliation and more
+CALM = 130.0  # and after a storm: what it left is resolved and entries are allowed again
 
 
 @dataclass
@@ -29,6 +31,8 @@ class Outcome:
     naked: float = 0.0  # the longest stretch of seconds in which shares stood without cover
     recoveries: tuple[tuple[float, float], ...] = ()  # market and real seconds from a start to ready
     lines: list[str] = field(default_factory=list)
+    seed: int | None = None  # of the storm it was told in
+    fired: dict[str, int] = field(default_factory=dict)  # how often each kind of fault struck
 
     @property
     def green(self) -> bool:
@@ -55,9 +59,20 @@ class Lines:
         raise structlog.DropEvent
 
 
-async def run(scenario: Scenario, dsn: str, deaths: Sequence[Point] = (), *, silence: float = 3) -> Outcome:
-    """Play `scenario` on an empty, migrated database, a daemon dying at each of `deaths` in their order."""
-    outcome = Outcome(scenario.name, tuple(deaths))
+async def run(
+    scenario: Scenario,
+    dsn: str,
+    deaths: Sequence[Point] = (),
+    *,
+    silence: float = 3,
+    storm: Schedule | None = None,
+) -> Outcome:
+    """Play `scenario` on an empty, migrated database, a daemon dying at each of `deaths` in their order.
+
+    In a `storm` the exchange fails by its schedule until the story is told, which may break it off: what counts is
+    that everything is right once the weather has cleared.
+    """
+    outcome = Outcome(scenario.name, tuple(deaths), seed=storm.seed if storm else None)
     with _logging_to(lines := Lines()):
         async with open_world(
             dsn,
@@ -68,7 +83,7 @@ async def run(scenario: Scenario, dsn: str, deaths: Sequence[Point] = (), *, sil
             sections=scenario.sections,
         ) as world:
             try:
-                await _tell(world, scenario, outcome)
+                await _tell(world, scenario, outcome, storm)
             except (AssertionError, TimeoutError) as error:
                 outcome.problems += [f"the story broke off: {error}", *world.failures[:3]]
     outcome.died = tuple(world.died)
@@ -78,23 +93,37 @@ async def run(scenario: Scenario, dsn: str, deaths: Sequence[Point] = (), *, sil
     return outcome
 
 
-async def _tell(world: World, scenario: Scenario, outcome: Outcome) -> None:
+async def _tell(world: World, scenario: Scenario, outcome: Outcome, storm: Schedule | None) -> None:
     """Play the story to its rest, and look at everything."""
     try:
-        await scenario.play(world)
+        await (scenario.play(world) if storm is None else _weathered(world, scenario, storm))
     finally:
         outcome.points = tuple(world.seen)
+        outcome.fired = {kind: n for kind, n in world.server.exchange.faults.fired.items() if n}
     world.counting = bool(world.deaths)
     await world.ready(or_gone=True)
-    await world.waits(seconds=REST)
+    await world.waits(seconds=REST if storm is None else CALM)
     world.counting = False
     outcome.naked = longest_naked(world, scenario.foreign)
     outcome.recoveries = tuple(world.recoveries)
     outcome.problems += await problems_of(
-        world, expected=scenario.expected, foreign=scenario.foreign, most=scenario.most
+        world,
+        expected=scenario.expected,
+        foreign=scenario.foreign,
+        most=scenario.most,
+        stormy=storm is not None,
     )
     if outcome.green:
         outcome.problems += await unchanged_by_restarts(world)
+
+
+async def _weathered(world: World, scenario: Scenario, storm: Schedule) -> None:
+    """The story in bad weather, as far as it goes; then the weather clears, and nobody dies any more."""
+    world.server.exchange.faults.follow(storm)
+    with suppress(AssertionError, TimeoutError):  # a story may wait in vain for what the weather takes away
+        await scenario.play(world)
+    world.server.exchange.faults.remove()
+    world.deaths.clear()
 
 
 @contextmanager

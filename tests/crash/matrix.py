@@ -26,6 +26,7 @@ from typing import Final
 
 from catalyst import embedded
 from catalyst.domain.witness import Moment
+from catalyst.simulator.schedule import Schedule
 from catalyst.store import migrate
 from tests.conftest import _FAST, Server, name_of
 from tests.crash.crash import Outcome, play
@@ -55,13 +56,15 @@ def point_of(text: str) -> Point:
     return Point(found["label"], int(found["nth"]), Moment(found["moment"]))
 
 
-def run_one(database: Database, scenario: str, deaths: Sequence[Point]) -> Outcome:
+def run_one(
+    database: Database, scenario: str, deaths: Sequence[Point], storm: Schedule | None = None
+) -> Outcome:
     """One run on a database of its own; again when the point did not come up."""
     server = _server(database.admin_dsn, database.strategy)
     for _ in range(TRIES):
         dsn = server.create(database.template)
         try:
-            outcome = play(SCENARIOS[scenario], dsn, deaths)
+            outcome = play(SCENARIOS[scenario], dsn, deaths, storm=storm)
         finally:
             server.drop(dsn)
         if len(outcome.died) >= len([point for point in deaths if point.label != ANY]):
@@ -69,9 +72,11 @@ def run_one(database: Database, scenario: str, deaths: Sequence[Point]) -> Outco
     return outcome
 
 
-def run_briefly(database: Database, scenario: str, deaths: Sequence[Point]) -> Outcome:
+def run_briefly(
+    database: Database, scenario: str, deaths: Sequence[Point], storm: Schedule | None = None
+) -> Outcome:
     """The same without its log where it is green: thousands of outcomes are kept."""
-    outcome = run_one(database, scenario, deaths)
+    outcome = run_one(database, scenario, deaths, storm)
     outcome.lines = [] if outcome.green else outcome.lines
     return outcome
 
@@ -119,12 +124,13 @@ def points_of(base: Database, names: Sequence[str]) -> dict[str, tuple[Point, ..
     return found
 
 
-def run_all(
-    base: Database, work: Sequence[tuple[str, tuple[Point, ...]]], *, workers: int = 2
-) -> Iterator[Outcome]:
+Work = tuple[str, tuple[Point, ...]] | tuple[str, tuple[Point, ...], Schedule]
+
+
+def run_all(base: Database, work: Sequence[Work], *, workers: int = 2) -> Iterator[Outcome]:
     """Every run, in the order in which they end."""
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        runs = [pool.submit(run_briefly, base, name, deaths) for name, deaths in work]
+        runs = [pool.submit(run_briefly, base, *one) for one in work]
         try:
             for run in as_completed(runs):
                 yield run.result()
