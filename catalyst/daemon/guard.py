@@ -66,6 +66,11 @@ class Guard:
         return self.measure.bare
 
     @property
+    def dark(self) -> bool:
+        """True while the last look found no tables."""
+        return self._dark
+
+    @property
     def bared(self) -> Pulse:
         """Beats when there is one more of them."""
         return self.measure.bared
@@ -96,13 +101,14 @@ class Guard:
 
     async def look(self) -> bool:
         """Start tending each open position whose protection is not known to be in order; true when one is."""
+        changes, at = self.books.changed.count, self.clock.now()
         async with self.store.read() as conn:
             held = await positions.open_positions(conn)
             leaving = {intent.position_id for intent in await exits.open_intents(conn)}
             if not self.exits.market_open:
                 leaving.clear()  # nothing can be left before the open: until then it is protected
             rows = await orders.of_positions(conn, [p.position_id for p in held])
-        self.books.memory.keep(held, rows)
+        self.books.memory.keep(held, rows, changes=changes, at=at)
         await self.measure.look(held)
         unsure = False
         for position in held:
@@ -186,6 +192,7 @@ class Guard:
             await positions.levels(
                 conn, position.position_id, stop_loss=stop, take_profit=target, at=self.clock.now()
             )
+        self.books.changed.beat()
         log.info("levels_set", symbol=position.symbol, stop=str(stop), target=str(target))
         return replace(position, stop_loss=stop, take_profit=target)
 

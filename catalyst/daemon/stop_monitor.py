@@ -1,11 +1,12 @@
-"""The fallback: marks every position to market, and leaves it when the broker's stop demonstrably did not.
+"""The fallback: leaves a position when the broker's stop demonstrably did not.
 
-A price is a print or the side of a valid quote we would trade at. Stale, one-sided and crossed quotes are not
-prices; without any, the broker's own figure is one. One observation is not evidence: two and a grace are, and of a
-stop that rests at the broker two different ones. While the database is away it watches what was remembered and what
-the broker shows, and leaves through the spool.
+Prices are asked for at one pace and judged at another: a tick works from memory, from what was held at the last look
+at the tables and from the prices heard last, and asks nobody anything until something is to be done. One observation
+is not evidence: two and a grace are, and of a stop that rests at the broker two different ones. While the database is
+away it watches what was remembered and what the broker shows, and leaves through the spool.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -14,29 +15,30 @@ from typing import Final
 
 import structlog
 
-from catalyst.broker.port import Broker, MarketData, Priority
+from catalyst.broker.port import Broker, MarketData
 from catalyst.clock import Clock
 from catalyst.config import StopMonitorConfig
 from catalyst.daemon.blind import Blind
+from catalyst.daemon.books import Pulse
 from catalyst.daemon.emergency import Emergency
 from catalyst.daemon.exits import SafeExit
 from catalyst.daemon.gate import DATABASE
-from catalyst.daemon.guard import Guard
-from catalyst.domain.errors import BrokerError
+from catalyst.daemon.guard import LOOK, Guard
+from catalyst.daemon.prices import Heard, Prices
 from catalyst.domain.order import WORKING, PositionSide, Purpose
 from catalyst.domain.position import CloseReason
-from catalyst.domain.report import Quote, Trade
-from catalyst.store import alerts, orders, positions
+from catalyst.store import orders, positions
 from catalyst.store.orders import OrderRow
-from catalyst.store.pool import Store, is_outage, is_passing
+from catalyst.store.pool import Store, is_outage
 from catalyst.store.positions import PositionRow
 
 log = structlog.get_logger()
 
 LEAVE_WITHIN: Final = timedelta(seconds=30)
-BLIND_FOR: Final = timedelta(seconds=60)  # without a price we may believe, before somebody is told
+OLDEST: Final = 2 * LOOK  # of a look at the tables: the guard, whose looks are remembered, has missed one
 AWAY_LOOK: Final = timedelta(seconds=5)  # without the tables nobody says what has changed
 AWAY_URGENT: Final = timedelta(seconds=2)  # of the broker's budget of requests
+NEVER: Final = Decimal("Infinity")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +50,13 @@ class Through:
     seen: int
 
 
+# A symbol, the prices at and below which, and at and above which, a position is to be looked at, and the position.
+Watched = tuple[str, Decimal, Decimal, PositionRow]
+
+
 @dataclass
 class StopMonitor:
-    """Its fields are all it can touch. `prices` is the last valid price seen of each held symbol."""
+    """Its fields are all it can touch."""
 
     store: Store
     market: MarketData
@@ -62,17 +68,41 @@ class StopMonitor:
     emergency: Emergency
     blind: Blind
     flat_before_close: timedelta
-    prices: dict[str, Decimal] = field(default_factory=dict)
+    prices: Prices = field(init=False)
+    _held: Sequence[PositionRow] = ()
+    _rows: Mapping[int, Sequence[OrderRow]] = field(default_factory=dict)
+    _watched: Sequence[Watched] = ()
     _through: dict[int, Through] = field(default_factory=dict)  # by position
-    _blind: dict[str, datetime] = field(default_factory=dict)  # symbols without a price, and since when
     _away: bool = False
+    _unsure: bool = False  # what was to be done by the tables failed: are they there?
+    _wanted: Pulse = field(default_factory=Pulse)  # prices are, at once
+    _ticking: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def __post_init__(self) -> None:
+        self.prices = Prices(self.store, self.market, self.broker, self.clock, self.cfg)
 
     async def run(self) -> None:
-        """Every 30 s; every second while anything is naked or through its stop, from the moment it is."""
+        """Two paces, each every 30 s, and every second while anything is naked or through its stop, from the moment it
+        is: prices are asked for and judged; and what is held is looked at, however long an answer takes."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._follow_prices(), name="prices")
+            await self._watch()
+
+    async def _watch(self) -> None:
+        woken = True
         while True:
             bared = self.guard.bared.count
-            await self.look()
-            await self.guard.bared.next(self.clock, self._pause(), since=bared)
+            await self.tick()
+            if woken or any(position.symbol not in self.prices.heard for position in self._held):
+                self._wanted.beat()
+            woken = await self.guard.bared.next(self.clock, self._pause(), since=bared)
+
+    async def _follow_prices(self) -> None:
+        while True:
+            wanted = self._wanted.count
+            await self.ask()
+            await self.tick(look=False)
+            await self._wanted.next(self.clock, self._pause(), since=wanted)
 
     def _pause(self) -> timedelta:
         urgent = bool(self._naked or self._through)
@@ -85,53 +115,51 @@ class StopMonitor:
         """Positions without a stop at the broker, by who looks at them now."""
         return self.blind.bare if self._away else self.guard.naked
 
-    async def look(self) -> None:
-        """One look at every open position."""
-        held, rows, away = await self._held()
-        self._away = away
-        if away and self._day_ends():
-            await self._leave_all(held)
-            return
-        if away:
-            await self.blind.leave_what_cannot_be_protected(held)
-            if self.exits.market_open:
-                await self.blind.leave_what_is_held_too_long(held)
-        self._through = {key: at for key, at in self._through.items() if key in {p.position_id for p in held}}
+    async def ask(self) -> None:
+        """The prices of what is held are heard anew, and written as marks."""
+        known = self._held if self._away else self.guard.books.memory.held
+        held = [position for position in known if self._is_ours_to_leave(position)]
         if not held:
             return
-        trades, quotes = await self._read_market(sorted({position.symbol for position in held}))
-        now = self.clock.now()
-        priced = await self._priced(held, trades, quotes, now)
-        seen = [p.symbol for p in held if self._price(p, trades.get(p.symbol), quotes.get(p.symbol), now)]
-        await self._tell_blind(held, seen, away=away)
-        if priced and not away:
-            await self._mark(priced, now)
-        if not self.exits.market_open:
-            return  # no stop is elected by what trades before and after hours, and nothing could be sold
-        for position, price in priced:
-            evidence = self._evidence(position, price, trades.get(position.symbol), now)
-            if evidence is not None:
-                at, shown = evidence
-                reason = self._breach(
-                    position, rows.get(position.position_id, ()), at, shown, self._side(position, quotes, now)
-                )
-                if reason is not None:
-                    await self._enforce(position, shown, reason, away=away)
+        await self.prices.ask(held)
+        watched = held if self.exits.market_open else []
+        await self.prices.tell_blind(watched, self._naked, tables=not self._away)
+        if not self._away:
+            await self.prices.keep(held)
 
-    async def _read_market(self, symbols: Sequence[str]) -> tuple[Mapping[str, Trade], Mapping[str, Quote]]:
-        try:
-            return await self.market.trades(symbols), await self.market.quotes(symbols)
-        except BrokerError as error:
-            log.warning("prices_unreadable", error=str(error))
-            return {}, {}
+    async def tick(self, *, look: bool = True) -> None:
+        """Judge everything that is held by the prices heard last. Nobody is asked anything while what is remembered
+        holds good and nothing is through a level; without the tables, the broker is, but for `look`."""
+        async with self._ticking:
+            try:
+                await self._learn(look=look)
+                if not self.exits.market_open:
+                    return  # no stop is elected by what trades before and after hours, and nothing could be sold
+                if self._away and self._day_ends():
+                    await self._leave_all(self._held)
+                    return
+                for position in self._suspects():
+                    await self._judge(position)
+            except Exception as error:
+                self._unsure = is_outage(error)
+                raise
 
-    async def _held(self) -> tuple[Sequence[PositionRow], Mapping[int, Sequence[OrderRow]], bool]:
-        """Every open position with its orders; from memory, and true, while the tables cannot be asked.
+    # -- what is held
 
-        What another hand has left, and the tables have not heard of yet, is left alone.
-        """
-        held: Sequence[PositionRow]
-        rows: Mapping[int, Sequence[OrderRow]]
+    async def _learn(self, *, look: bool) -> None:
+        """Know every open position with its orders: as remembered while that holds good, else from the tables, else as
+        the broker shows it."""
+        if self._away and not look:
+            return
+        books, now = self.guard.books, self.clock.now()
+        changes = books.changed.count
+        good = books.memory.holds_good(changes=changes, since=now - OLDEST)
+        if not good or self._away or self._unsure or self.guard.dark:
+            await self._look(changes, now)
+        if not self._away:
+            self._watch_for(books.memory.held, books.memory.rows)
+
+    async def _look(self, changes: int, now: datetime) -> None:
         try:
             async with self.store.read() as conn:
                 held = await positions.open_positions(conn)
@@ -140,11 +168,29 @@ class StopMonitor:
             if not is_outage(error):
                 raise
             self.exits.execution.gate.shut(DATABASE, "the database cannot be reached")
-            held, rows = await self.blind.look()
-            log.warning("watching_without_tables", positions=len(held), error=type(error).__name__)
-            return held, rows, True
-        self.guard.books.memory.keep(held, rows)
-        return [p for p in held if p.symbol not in self.guard.execution.elsewhere], rows, False
+            self._away, self._unsure = True, False
+            shown, known = await self.blind.look()
+            log.warning("watching_without_tables", positions=len(shown), error=type(error).__name__)
+            self._watch_for(shown, known)
+            if not self._day_ends():
+                await self.blind.leave_what_cannot_be_protected(shown)
+                if self.exits.market_open:
+                    await self.blind.leave_what_is_held_too_long(shown)
+            return
+        self.guard.books.memory.keep(held, rows, changes=changes, at=now)
+        self._away = self._unsure = False
+
+    def _watch_for(self, held: Sequence[PositionRow], rows: Mapping[int, Sequence[OrderRow]]) -> None:
+        if held is self._held and rows is self._rows:
+            return
+        self._held, self._rows = held, rows
+        self._watched = [_watched(p, rows.get(p.position_id, ())) for p in held]
+        ids = {p.position_id for p in held}
+        self._through = {key: at for key, at in self._through.items() if key in ids}
+
+    def _is_ours_to_leave(self, position: PositionRow) -> bool:
+        """False for what another hand has left, and the tables have not heard of yet."""
+        return self._away or position.symbol not in self.guard.execution.elsewhere
 
     def _day_ends(self) -> bool:
         """True from the moment on at which everything is to be left; the schedule's own job needs the tables."""
@@ -162,104 +208,42 @@ class StopMonitor:
     async def _leave_unrecorded(self, position: PositionRow, reason: str) -> None:
         await self.emergency.leave(position.symbol, reason=reason, by="stop_monitor", within=LEAVE_WITHIN)
 
-    async def _mark(self, priced: Sequence[tuple[PositionRow, Decimal]], now: datetime) -> None:
-        """Keep the prices; that they cannot be kept keeps nobody from acting on them."""
-        try:
-            async with self.store.statement("mark") as conn:
-                marks = [(p.position_id, price, p.holding.unrealized_pnl(price)) for p, price in priced]
-                await positions.mark(conn, marks, at=now)
-        except Exception as error:
-            if not is_passing(error):
-                raise
-            log.warning("prices_unkept", error=f"{type(error).__name__}: {error}")
+    # -- what its prices say
 
-    async def _priced(
-        self,
-        held: Sequence[PositionRow],
-        trades: Mapping[str, Trade],
-        quotes: Mapping[str, Quote],
-        now: datetime,
-    ) -> list[tuple[PositionRow, Decimal]]:
-        """The positions that have a price now, with it; the broker is asked for those the market says nothing of."""
-        found: list[tuple[PositionRow, Decimal]] = []
-        unpriced: dict[str, Decimal] | None = None
-        for position in held:
-            price = self._price(position, trades.get(position.symbol), quotes.get(position.symbol), now)
-            if price is None:
-                unpriced = await self._broker_prices() if unpriced is None else unpriced
-                price = unpriced.get(position.symbol)
-            if price is not None:
-                self.prices[position.symbol] = price
-                found.append((position, price))
-        return found
+    def _suspects(self) -> list[PositionRow]:
+        """The positions of which any price that was heard lies beyond a level, and those of which one did."""
+        spans = self.prices.spans
+        found = [
+            position
+            for symbol, floor, ceiling, position in self._watched
+            if (span := spans.get(symbol)) is not None and (span[0] <= floor or span[1] >= ceiling)
+        ]
+        if self._through:
+            ids = {position.position_id for position in found}
+            found += [p for p in self._held if p.position_id in self._through and p.position_id not in ids]
+        return [position for position in found if self._is_ours_to_leave(position)]
 
-    async def _tell_blind(self, held: Sequence[PositionRow], seen: Sequence[str], *, away: bool) -> None:
-        """Tell of held symbols whose prices stay stale, absent or unreadable in the session: until they come back only
-        the broker's own stop watches them."""
-        now = self.clock.now()
-        missing = {p.symbol for p in held} - set(seen) if self.exits.market_open else set()
-        self._blind = {symbol: self._blind.get(symbol, now) for symbol in sorted(missing)}
-        long = [symbol for symbol, since in self._blind.items() if now - since >= BLIND_FOR]
-        if not long:
+    async def _judge(self, position: PositionRow) -> None:
+        heard = self.prices.heard.get(position.symbol)
+        evidence = None if heard is None else self._evidence(position, heard)
+        if heard is None or evidence is None:
             return
-        log.error("prices_stale", symbols=long)
-        if away:
-            return
-        naked = {p.symbol for p in held if p.position_id in self.guard.naked}
-        async with self.store.tx("page") as conn:
-            for symbol in long:
-                await alerts.put(
-                    conn,
-                    severity="CRITICAL" if symbol in naked else "WARNING",
-                    event="PRICES_STALE",
-                    message=f"{symbol}: no believable price since {self._blind[symbol]:%H:%M:%S} UTC",
-                    facts={"symbol": symbol},
-                    dedupe_key=f"PRICES_STALE:{symbol}",
-                    at=now,
-                )
+        at, price = evidence
+        rows = self._rows.get(position.position_id, ())
+        reason = self._breach(position, rows, at, price, heard)
+        if reason is not None:
+            await self._enforce(position, price, reason)
 
-    async def _broker_prices(self) -> dict[str, Decimal]:
-        """The broker's own price of each symbol it holds for us; nothing when it cannot be read."""
-        try:
-            shown = await self.broker.positions(priority=Priority.EXIT)
-        except BrokerError as error:
-            log.warning("positions_unreadable", error=str(error))
-            return {}
-        prices = {one.symbol: one.current_price for one in shown}
-        return {symbol: price for symbol, price in prices.items() if price is not None and price > 0}
-
-    def _price(
-        self, position: PositionRow, trade: Trade | None, quote: Quote | None, now: datetime
-    ) -> Decimal | None:
-        """What the position is marked at: the side of a fresh quote we would trade at, else a fresh print."""
-        oldest = now - timedelta(seconds=self.cfg.stale_after_seconds)
-        side = self._side(position, {} if quote is None else {position.symbol: quote}, now)
-        if side is not None:
-            return side
-        if trade is not None and trade.at >= oldest and trade.price > 0:
-            return trade.price
-        return None
-
-    def _side(self, position: PositionRow, quotes: Mapping[str, Quote], now: datetime) -> Decimal | None:
-        """The side of a fresh, whole quote that we would trade at."""
-        quote = quotes.get(position.symbol)
-        oldest = now - timedelta(seconds=self.cfg.stale_after_seconds)
-        if quote is None or quote.at < oldest or quote.bid is None or quote.ask is None:
-            return None
-        return quote.bid if position.side is PositionSide.LONG else quote.ask
-
-    def _evidence(
-        self, position: PositionRow, mark: Decimal, trade: Trade | None, now: datetime
-    ) -> tuple[datetime, Decimal] | None:
+    def _evidence(self, position: PositionRow, heard: Heard) -> tuple[datetime, Decimal] | None:
         """The price that may end the position, and its instant. A stop at the broker is elected by prints, so only a
         print shows that it did not act, and only one since we hold the shares; while nothing rests at the broker, the
-        mark does too."""
+        mark does too, each time it is heard."""
+        oldest = self.prices.oldest
         if position.position_id in self._naked:
-            return now, mark
-        oldest = max(now - timedelta(seconds=self.cfg.stale_after_seconds), position.entry_time)
-        if trade is not None and trade.at >= oldest and trade.price > 0:
-            return trade.at, trade.price
-        return None
+            mark = heard.mark(position.side, oldest)
+            return None if mark is None else (heard.at, mark)
+        trade = heard.print_since(max(oldest, position.entry_time))
+        return None if trade is None else (trade.at, trade.price)
 
     def _breach(
         self,
@@ -267,10 +251,10 @@ class StopMonitor:
         rows: Sequence[OrderRow],
         at: datetime,
         price: Decimal,
-        quoted: Decimal | None,
+        heard: Heard,
     ) -> str | None:
         """Why the position is to be left now: its level was crossed by two different observations (a print and the
-        quote beside it are two), and the grace for the broker's own order is over. None: not, or not yet."""
+        quote heard after it are two), and the grace for the broker's own order is over. None: not, or not yet."""
         targeted, now = _targeted(rows), self.clock.now()
         reason = _crossed(position, price, targeted=targeted)
         if reason is None:
@@ -280,13 +264,14 @@ class StopMonitor:
         if known is None:
             self._through[position.position_id] = Through(now, at, 1)
             return None
+        quoted = heard.side(position.side, self.prices.oldest) if heard.at > known.since else None
         agreed = quoted is not None and _crossed(position, quoted, targeted=targeted) is not None
         seen = known.seen + 1 if at > known.latest else max(known.seen, 2 if agreed else 1)
         self._through[position.position_id] = Through(known.since, max(at, known.latest), seen)
         graced = now - known.since >= timedelta(seconds=self.cfg.grace_seconds)
         return reason if seen > 1 and graced else None
 
-    async def _enforce(self, position: PositionRow, price: Decimal, reason: str, *, away: bool) -> None:
+    async def _enforce(self, position: PositionRow, price: Decimal, reason: str) -> None:
         log.warning(
             "stop_enforced",
             symbol=position.symbol,
@@ -295,11 +280,24 @@ class StopMonitor:
             stop=str(position.stop_loss),
             reason=reason,
         )
-        if not away:
+        if not self._away:
             await self.exits.ask(position.position_id, reason=reason, purpose=Purpose.EXIT, by="stop_monitor")
             return
         self._through.pop(position.position_id, None)
         await self._leave_unrecorded(position, reason)
+
+
+def _watched(position: PositionRow, rows: Sequence[OrderRow]) -> Watched:
+    """The bounds within which no price can end the position, whichever of its prices is believed."""
+    stop = position.stop_loss
+    target = None if _targeted(rows) else position.take_profit
+    below, above = (stop, target) if position.side is PositionSide.LONG else (target, stop)
+    return (
+        position.symbol,
+        -NEVER if below is None else below,
+        NEVER if above is None else above,
+        position,
+    )
 
 
 def _targeted(rows: Sequence[OrderRow]) -> bool:

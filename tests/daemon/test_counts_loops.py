@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any
 
 import orjson
@@ -53,11 +54,33 @@ async def test_a_reconciliation_asks_the_same_few_questions_however_much_is_open
         }
 
 
-async def test_a_look_of_the_stop_monitor_is_three_statements_and_two_requests(database: str) -> None:
-    """What is held, its orders, and the prices of all of it, kept by one commit: none of it grows with the positions.
-    Nothing at all would be less; but a position that is not asked for cannot be watched, and marks are kept."""
+async def test_a_tick_of_the_stop_monitor_asks_nobody_anything(database: str) -> None:
+    """One position or three: as long as nothing is through a level, no statement, no request and no commit; what is
+    held is reread when the books say that something has changed, by two statements whatever there is of it."""
     async with counted(database) as (desk, counter):
         assert desk.parts is not None
+        monitor, books = desk.parts.stop_monitor, desk.parts.books
+        for symbol in ("MSFT", "AAPL", "TSLA"):
+            desk.prints(symbol, "190.00")
+            await desk.waits(seconds=1)
+            if desk.held(symbol) == 0:
+                await desk.enters(symbol, 10, **ENTRY)
+                await desk.waits(seconds=3)
+            await monitor.ask()
+            await counter.begins()
+            await monitor.tick()
+            assert (counter.steps("GET"), counter.asked(), await counter.written()) == ([], [], 0)
+        books.changed.count += 1  # a change at which nobody else has looked yet
+        await monitor.tick()
+        assert (counter.steps("GET"), len(counter.asked()), await counter.written()) == ([], 2, 0)
+
+
+async def test_prices_are_two_requests_and_a_commit_only_when_one_has_changed(database: str) -> None:
+    """One position or three: the prints and the quotes of all of it, and one statement for the marks that differ from
+    what was written; a mark that stays the same is written again before it looks old."""
+    async with counted(database) as (desk, counter):
+        assert desk.parts is not None
+        monitor = desk.parts.stop_monitor
         asked = []
         for symbol in ("MSFT", "AAPL", "TSLA"):
             desk.prints(symbol, "190.00")
@@ -65,11 +88,29 @@ async def test_a_look_of_the_stop_monitor_is_three_statements_and_two_requests(d
             if desk.held(symbol) == 0:
                 await desk.enters(symbol, 10, **ENTRY)
                 await desk.waits(seconds=3)
-            await counter.begins()
-            await desk.parts.stop_monitor.look()
-            assert await counter.written() == 1
-            asked.append((len(counter.steps("GET")), len(counter.asked())))
-        assert asked == [(2, 3)] * 3
+            await monitor.ask()
+            desk.prints(symbol, "190.02")
+            await desk.waits(seconds=1)
+            for changed in (True, False):
+                await counter.begins()
+                await monitor.ask()
+                assert await counter.written() == changed
+                asked.append((len(counter.steps("GET")), len(counter.asked())))
+            row = await desk.position(symbol)
+            assert row is not None
+            assert row["last_price"] == Decimal("190.01")  # the bid
+        assert asked == [(2, 1), (2, 0)] * 3
+        for symbol in ("MSFT", "AAPL", "TSLA"):
+            desk.prints(symbol, "190.02", after=301)
+        before = await desk.position("MSFT")
+        await desk.waits(seconds=330)
+        after = await desk.position("MSFT")
+        assert before is not None
+        assert after is not None
+        assert (after["last_price"], after["updated_at"] > before["updated_at"]) == (
+            before["last_price"],
+            True,
+        )
 
 
 async def test_the_order_path_never_reads_a_table_through(database: str) -> None:
@@ -109,7 +150,8 @@ async def test_what_has_ended_is_never_read_through(database: str) -> None:
         await counter.begins()
         await desk.parts.reconciler.look("reconcile")
         await desk.parts.guard.look()
-        await desk.parts.stop_monitor.look()
+        desk.parts.books.changed.count += 1  # so that the tables are asked
+        await desk.parts.stop_monitor.tick()
         questions = {text for text in counter.proxy.asked if any(name in text for name in LARGE)}
         assert len(questions) >= 6
         await desk.conn.execute(PLAN_OF)
