@@ -67,70 +67,75 @@ async def new_database(server: embedded.EmbeddedPostgres, name: str) -> str:
     return dsn
 
 
+# Two thousand orders a day, nine seconds apart, each day from 15:00 to 20:00 UTC and each a session.
+PAST_DAYS = """
+INSERT INTO trading_days (date, open, close, half_day)
+SELECT day, day + time '14:30' AT TIME ZONE 'UTC', day + time '21:00' AT TIME ZONE 'UTC', false
+  FROM (SELECT date '2018-01-02' + n AS day FROM generate_series(0, $1::int / 2000) AS n) AS days
+"""
+PAST_POSITIONS = """
+INSERT INTO positions (security_id, side, quantity, entered_qty, entry_price, cost, exited_qty, proceeds, exit_price,
+                       realized_pnl, entry_time, exit_time, status, close_reason, protected_at, updated_at)
+SELECT $2 + n % 4000, 'long', 0, 10, 100, 1000, 10, 1010, 101, 10, at, at + interval '1 min', 'closed', 'MARKET_CLOSE',
+       at, at + interval '1 min'
+  FROM (SELECT n, timestamptz '2018-01-02 15:00Z' + n / 1000 * interval '24 h' + n % 1000 * interval '18 s' AS at
+          FROM generate_series(0, $1::int / 2 - 1) AS n) AS past
+"""
+PAST_ORDERS = """
+INSERT INTO orders (client_order_id, alpaca_order_id, security_id, position_id, order_purpose, position_side, side,
+                    order_type, time_in_force, quantity, limit_price, status, filled_qty, filled_avg_price,
+                    broker_status, epoch, created_at, submitted_at, accepted_at, filled_at, closed_at, updated_at)
+SELECT 'past-' || n, 'broker-past-' || n, $2 + (n / 2) % 4000, $3 + n / 2,
+       CASE n % 2 WHEN 0 THEN 'entry' ELSE 'exit' END, 'long', CASE n % 2 WHEN 0 THEN 'buy' ELSE 'sell' END, 'limit',
+       'day', 10, 100 + n % 2, 'filled', 10, 100 + n % 2, 'filled', 0, at, at, at, at, at, at
+  FROM (SELECT n, timestamptz '2018-01-02 15:00Z' + n / 2000 * interval '24 h' + n % 2000 * interval '9 s' AS at
+          FROM generate_series(0, $1::int / 2 * 2 - 1) AS n) AS past
+"""
+PAST_FILLS = """
+INSERT INTO executions (order_id, cum_qty, quantity, price, at, source, activity_id)
+SELECT order_id, 10, 10, filled_avg_price, created_at, 'stream', 'activity-' || order_id FROM orders
+"""
+PAST_JOURNAL = """
+INSERT INTO order_events (order_id, at, source, kind, from_status, to_status)
+SELECT order_id, created_at, step.source, step.kind, step.was, step.became
+  FROM orders, (VALUES (1, 'submit', 'transition', NULL, 'created'),
+                       (2, 'submit', 'transition', 'created', 'submitted'),
+                       (3, 'stream', 'fill', 'submitted', 'filled')) AS step (n, source, kind, was, became)
+ ORDER BY order_id, step.n
+"""
+CHAIN = """
+CREATE FUNCTION pg_temp.tie(before bytea, line text) RETURNS bytea LANGUAGE plpgsql AS
+$$ BEGIN RETURN sha256(before || convert_to(line, 'UTF8')); END $$;
+CREATE AGGREGATE pg_temp.chain(text) (sfunc = pg_temp.tie, stype = bytea, initcond = '');
+INSERT INTO journal_chain (link, seq, hash)
+SELECT row_number() OVER whole, e.seq, pg_temp.chain(journal_line(e)) OVER whole
+  FROM order_events e WINDOW whole AS (ORDER BY e.seq ROWS UNBOUNDED PRECEDING);
+INSERT INTO flat_proofs (at, cause, asked_by, flat, broker_orders, broker_positions, facts)
+SELECT now(), 'MARKET_CLOSE', 'schedule', true, 0, 0,
+       jsonb_build_object('journal', jsonb_build_object('link', link, 'seq', seq, 'hash', encode(hash, 'hex')))
+  FROM journal_chain ORDER BY link DESC LIMIT 1;
+"""
+
+
 async def fill_with_past(dsn: str, orders: int) -> None:
-    """`orders` closed orders of earlier months, each with its fill, its position and its line in the journal."""
+    """`orders` closed orders of earlier years in books that are whole: every second one the exit of a closed position,
+    each with its fill, a journal that leads to its end, and its place in the chain, which a proof of being flat has
+    seen."""
     conn = await asyncpg.connect(dsn, command_timeout=1_800)
     try:
         await conn.execute("SET session_replication_role = replica")  # the guards have judged them long ago
+        await conn.execute("SET synchronous_commit = off")
         await conn.execute(
             "INSERT INTO securities (symbol) SELECT 'OLD' || n FROM generate_series(1, 4000) AS n"
         )
-        first = await conn.fetchval("SELECT min(security_id) FROM securities WHERE symbol LIKE 'OLD%'")
-        await conn.execute(
-            """
-            INSERT INTO positions (security_id, side, quantity, entered_qty, entry_price, cost, exited_qty,
-                                   proceeds, exit_price, entry_time, exit_time, status, close_reason, updated_at)
-            SELECT $2 + n % 4000, 'long', 0, 10, 100, 1000, 10, 1010, 101, at, at, 'closed', 'MARKET_CLOSE', at
-              FROM (SELECT n, timestamptz '2020-01-02 15:00Z' + n * interval '2 min' AS at
-                      FROM generate_series(1, $1::int / 2) AS n) AS past
-            """,
-            orders,
-            first,
-        )
-        await conn.execute(
-            """
-            INSERT INTO orders (client_order_id, alpaca_order_id, security_id, position_id, order_purpose,
-                                position_side, side, order_type, time_in_force, quantity, limit_price, status,
-                                filled_qty, filled_avg_price, broker_status, epoch, created_at, submitted_at,
-                                accepted_at, filled_at, closed_at, updated_at)
-            SELECT 'past-' || n, 'broker-past-' || n, $2 + (n / 2) % 4000, n / 2 + 1,
-                   CASE n % 2 WHEN 0 THEN 'entry' ELSE 'exit' END, 'long',
-                   CASE n % 2 WHEN 0 THEN 'buy' ELSE 'sell' END, 'limit', 'day', 10, 100, 'filled', 10, 100,
-                   'filled', 1, at, at, at, at, at, at
-              FROM (SELECT n, timestamptz '2020-01-02 15:00Z' + n * interval '1 min' AS at
-                      FROM generate_series(0, $1::int - 1) AS n) AS past
-            """,
-            orders,
-            first,
-        )
-        await conn.execute(
-            """
-            INSERT INTO executions (order_id, cum_qty, quantity, price, at, source, activity_id)
-            SELECT order_id, 10, 10, 100, created_at, 'stream', 'activity-' || order_id FROM orders
-            """
-        )
-        await conn.execute(
-            """
-            INSERT INTO order_events (order_id, at, source, kind, from_status, to_status)
-            SELECT order_id, created_at, 'stream', 'fill', 'submitted', 'filled' FROM orders
-            """
-        )
-        await conn.execute(
-            """
-            DO $$
-            DECLARE
-                v_line order_events;
-                v_link bigint := 0;
-                v_hash bytea := ''::bytea;
-            BEGIN
-                FOR v_line IN SELECT * FROM order_events ORDER BY seq LOOP
-                    v_link := v_link + 1;
-                    v_hash := sha256(v_hash || convert_to(journal_line(v_line), 'UTF8'));
-                    INSERT INTO journal_chain (link, seq, hash) VALUES (v_link, v_line.seq, v_hash);
-                END LOOP;
-            END $$
-            """
-        )
+        security = await conn.fetchval("SELECT min(security_id) FROM securities WHERE symbol LIKE 'OLD%'")
+        await conn.execute(PAST_DAYS, orders)
+        await conn.execute(PAST_POSITIONS, orders, security)
+        position = await conn.fetchval("SELECT min(position_id) FROM positions")
+        await conn.execute(PAST_ORDERS, orders, security, position)
+        await conn.execute(PAST_FILLS)
+        await conn.execute(PAST_JOURNAL)
+        await conn.execute(CHAIN)
         await conn.execute("VACUUM (ANALYZE)")
         await conn.execute("CHECKPOINT")
     finally:

@@ -72,6 +72,7 @@ class AlpacaBroker(Broker):
         permit: Permit | None = None,
     ) -> None:
         self._permit = permit
+        self._pages = {status: answers.Same(answers.order_page) for status in ("open", "closed", "all")}
         budget = RateBudget(clock, limit=rate_limit, reserve=rate_reserve)
         self._wire = Wire(
             clock,
@@ -271,7 +272,7 @@ class AlpacaBroker(Broker):
         for _ in range(MOST_PAGES):
             if cursor is not None:
                 params["after"] = cursor.isoformat()
-            page, full = await self._wire.read("/orders", params, answers.order_page, priority=priority)
+            page, full = await self._wire.read("/orders", params, self._pages[status], priority=priority)
             known = len(found)
             found |= {one.broker_id: one for one in page}
             if not full:

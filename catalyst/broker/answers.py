@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final, Generic, TypeVar
 
 from catalyst.broker import parse
 from catalyst.broker.listing import array_items
@@ -69,6 +69,30 @@ def order_page(answer: Answer, spoil: Spoil) -> tuple[list[OrderReport], bool]:
     raw = rows(settle(answer, changes=False))
     page = parse.parsed(raw, partial(parse.order_report, spoil=spoil), spoil)
     return page, len(raw) + sum(len(one.legs) for one in page) >= ORDERS_A_PAGE
+
+
+class Same(Generic[T]):
+    """The last answer that was understood completely, and what it came to: the very same bytes come to the same. Most
+    looks at the orders of a day show what the look before showed. From any thread."""
+
+    def __init__(self, digest: Callable[[Answer, Spoil], T]) -> None:
+        self._digest = digest
+        self._last: tuple[bytes, T] | None = None
+
+    def __call__(self, answer: Answer, spoil: Spoil) -> T:
+        last = self._last
+        if last is not None and answer.status == 200 and answer.body == last[0]:
+            return last[1]
+        spoiled = False
+
+        def note(reason: str, raw: object) -> None:
+            nonlocal spoiled
+            spoiled = True
+            spoil(reason, raw)
+
+        result = self._digest(answer, note)
+        self._last = None if spoiled or answer.status != 200 else (answer.body, result)
+        return result
 
 
 def fill_page(answer: Answer, spoil: Spoil) -> tuple[list[Fill], str | None]:

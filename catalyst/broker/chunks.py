@@ -7,6 +7,7 @@ from typing import Final, TypeVar
 from urllib.parse import urlencode
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 MOST_SYMBOLS: Final = 500
 MOST_BYTES: Final = 5_600  # leaves room for host, path and the other parameters within 6 kB
@@ -49,3 +50,13 @@ async def together(work: Iterable[Coroutine[object, object, T]]) -> list[T]:
             raise ended
         results.append(ended)
     return results
+
+
+async def both(one: Coroutine[object, object, T], other: Coroutine[object, object, U]) -> tuple[T, U]:
+    """The results of two that run at once; the first error once both have ended."""
+    first, second = await asyncio.gather(one, other, return_exceptions=True)
+    if isinstance(first, BaseException):
+        raise first
+    if isinstance(second, BaseException):
+        raise second
+    return first, second

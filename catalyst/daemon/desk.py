@@ -139,7 +139,7 @@ def wire(
             Blind(emergency, clock, cfg.execution, cfg.positions),
             timedelta(minutes=cfg.session.flat_before_close_minutes),
         ),
-        risk_watch=RiskWatch(store, broker, books, exits, clock, cfg, emergency_stop=_not_yet),
+        risk_watch=RiskWatch(store, broker, books, exits, standing, clock, cfg, emergency_stop=_not_yet),
         reconciler=reconciler,
         orphans=Orphans(store, broker, books, execution, exits, clock, cfg.reconcile, cfg.positions, epoch),
         listening=Listening(stream, books, gate, reconciler, store, clock),

@@ -4,7 +4,6 @@ A price is a print or the side of a valid quote we would trade at. Stale, one-si
 without any, the broker's own figure is one. Whoever judges prices reads what was heard last, and asks nobody.
 """
 
-import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -13,6 +12,7 @@ from typing import Final
 
 import structlog
 
+from catalyst.broker.chunks import both
 from catalyst.broker.port import Broker, MarketData, Priority
 from catalyst.clock import Clock
 from catalyst.config import StopMonitorConfig
@@ -126,19 +126,11 @@ class Prices:
         self.spans = {symbol: span for symbol, one in fresh.items() if (span := one.span) is not None}
 
     async def _read_market(self, symbols: Sequence[str]) -> tuple[Mapping[str, Trade], Mapping[str, Quote]]:
-        asked = asyncio.gather(
-            self.market.trades(symbols), self.market.quotes(symbols), return_exceptions=True
-        )
-        trades, quotes = await asked
-        for answer in (trades, quotes):
-            if isinstance(answer, BrokerError):
-                log.warning("prices_unreadable", error=str(answer))
-                return {}, {}
-            if isinstance(answer, BaseException):
-                raise answer
-        assert isinstance(trades, dict)
-        assert isinstance(quotes, dict)
-        return trades, quotes
+        try:
+            return await both(self.market.trades(symbols), self.market.quotes(symbols))
+        except BrokerError as error:
+            log.warning("prices_unreadable", error=str(error))
+            return {}, {}
 
     async def _broker_prices(self) -> dict[str, Decimal]:
         """The broker's own price of each symbol it holds for us; nothing when it cannot be read."""

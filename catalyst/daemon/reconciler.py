@@ -8,10 +8,12 @@ row agree. A fill is never invented: what nothing explains is kept as an adjustm
 import asyncio
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Final
 
 import structlog
 
+from catalyst.broker.chunks import both
 from catalyst.broker.port import Broker
 from catalyst.clock import Clock
 from catalyst.config import Execution as ExecutionConfig
@@ -31,12 +33,12 @@ from catalyst.daemon.comparison import (
 from catalyst.daemon.execution import Execution
 from catalyst.daemon.gate import DATABASE, DIFFERENCES, Gate
 from catalyst.daemon.spooled import Spooled
-from catalyst.daemon.standing import Standing
+from catalyst.daemon.standing import LATEST, SOON, Standing
 from catalyst.daemon.strangers import Strangers
 from catalyst.domain.errors import BrokerError
 from catalyst.domain.order import WORKING, PositionSide, Purpose, Status
 from catalyst.domain.position import CloseReason
-from catalyst.domain.report import Fill, OrderReport
+from catalyst.domain.report import Fill, OrderReport, PositionReport
 from catalyst.domain.session import trading_date
 from catalyst.store import alerts, cycles, fourways, orders, orphans, positions, quarantine
 from catalyst.store.fourways import Held
@@ -52,6 +54,12 @@ DOUBTFUL_LOOK: Final = timedelta(seconds=4)
 A_DAY: Final = timedelta(days=1)
 OURS_FOR: Final = timedelta(days=14)  # a symbol traded that recently is one we answer for
 OURS_AGAIN: Final = timedelta(hours=1)
+LEDGER_AGAIN: Final = timedelta(
+    minutes=5
+)  # the fills that are known by then are in the ledger, or are told of
+EARLIER_AGAIN: Final = timedelta(
+    minutes=10
+)  # what works of earlier days is none that we hear of for the first time
 MOST_SINGLE: Final = 10  # orders asked for one by one in a look; the others have theirs in the next
 
 
@@ -70,11 +78,36 @@ class Findings:
         return self.read and not self.differences
 
 
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What the broker shows at one look, None where it could not be read. `filled` is what its orders have filled;
+    `fills` are of the ledger, and NOT_ASKED where nothing says that it has a new one."""
+
+    orders: list[OrderReport] | None
+    positions: list[PositionReport] | None
+    fills: list[Fill] | None
+    standing: bool
+    asked_at: datetime
+    changes: int  # of the books, before the first of it was asked for
+
+    @property
+    def filled(self) -> dict[str, Decimal]:
+        return {
+            one.broker_id: one.filled_qty
+            for report in self.orders or ()
+            for one in (report, *report.legs)
+            if one.filled_qty
+        }
+
+
+NOT_ASKED: Final[list[Fill]] = []
+
+
 @dataclass
 class Reconciler:
     """Hears everything the broker shows, then judges what still differs.
 
-    Four SQL statements a look, whatever there is of orders and positions; a fifth once an hour.
+    Two requests and three SQL statements a look at which nothing is new, whatever there is of orders and positions.
     """
 
     store: Store
@@ -100,6 +133,11 @@ class Reconciler:
     _told: set[str] = field(default_factory=set)  # differences that have their line in journal and quarantine
     _ledger_seen_to: datetime | None = None
     _ledger_heard: set[str] = field(default_factory=set)  # activity ids that had their answer
+    _ledger_filled: dict[str, Decimal] = field(
+        default_factory=dict
+    )  # what the orders had filled when it was read
+    _earlier: bool = False  # something works that is of an earlier day
+    _earlier_asked: datetime | None = None
     _looking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def __post_init__(self) -> None:
@@ -128,24 +166,27 @@ class Reconciler:
             due = self.clock.now() - last_full >= timedelta(seconds=self.cfg.every_seconds)
             if at_once or due or self.doubts.pending(self.clock.now() - pause):
                 last_full = self.clock.now()
-                await self.look("reconcile")
+                await self.look("reconcile", whole=at_once)
             elif await self._anything_working():
                 await self._poll()
 
     async def _poll(self) -> None:
         """A light look: the orders, and every half minute the shares."""
-        if (reports := await self._orders(light=True)) is None:
+        if not await self._spool_is_told():
+            return
+        if (reports := await self._orders(self.clock.now(), earlier=False)) is None:
             return
         await self._hear(reports, await self._rows(reports), "poll")
         held = timedelta(seconds=self.polls.position_poll_seconds)
         if self._compared_at is None or self.clock.now() - self._compared_at >= held:
-            await self._compare_shares("poll")
+            await self._compare_shares(await self._positions(), "poll")
 
-    async def look(self, source: str) -> Findings:
-        """One whole reconciliation; one that could read everything fills the stream's gap."""
+    async def look(self, source: str, *, whole: bool = True) -> Findings:
+        """One reconciliation; one that could read everything fills the stream's gap. But for `whole`, what somebody has
+        heard lately is not asked for again."""
         async with self._looking:
             gaps = self._gaps
-            findings = await self._look(source)
+            findings = await self._look(source, whole=whole)
             if findings.read:
                 self._hold_the_gate()
                 if self.stream_ready and gaps == self._gaps:
@@ -180,20 +221,24 @@ class Reconciler:
             findings = await self.look(source)
         return findings
 
-    async def _look(self, source: str) -> Findings:
+    async def _look(self, source: str, *, whole: bool) -> Findings:
         await self._remember_ours()
-        began = self.clock.now()
-        reports = await self._orders()
-        if reports is None:
+        if not await self._spool_is_told():
             return Findings(read=False)
-        rows = await self._rows(reports)
-        heard = await self._hear(reports, rows, source)
-        booked = await self._hear_ledger(source)
-        await self._resolve(rows, reports, source)
-        shares = await self._compare_shares(source)
-        if booked is None or not shares or not await self.standing.look():
+        shown = await self._ask(whole=whole or self.doubts.pending(self.clock.now()))
+        if shown.orders is None:
+            return Findings(read=False)
+        rows = await self._rows(shown.orders)
+        heard = await self._hear(shown.orders, rows, source)
+        booked = await self._hear_ledger(shown, source)
+        await self._resolve(rows, shown.orders, source)
+        held = shown.positions
+        if held is not None and self.books.changed.count != shown.changes:
+            held = await self._positions()  # what has become of them meanwhile is not there yet
+        shares = await self._compare_shares(held, source)
+        if booked is None or not shares or not shown.standing:
             return Findings(read=False, heard=heard)
-        await self._compare_books(rows, reports, began, source)
+        await self._compare_books(rows, shown.orders, shown.asked_at, source)
         differences = tuple(one.text for one in self.doubts.confirmed(self.clock.now()))
         findings = Findings(True, heard, booked, len(self.books.strangers), differences)
         if heard or booked or differences:
@@ -205,6 +250,28 @@ class Reconciler:
                 differences=list(differences),
             )
         return findings
+
+    async def _ask(self, *, whole: bool) -> Shown:
+        """What the broker shows, asked for at once: its orders and positions at every look; the ledger, what works of
+        earlier days, and the account, when it is a whole one or nobody has heard them lately."""
+        now, changes = self.clock.now(), self.books.changed.count
+        earlier = whole or self._earlier or _is_due(self._earlier_asked, EARLIER_AGAIN, now)
+        ledger = whole or _is_due(self._ledger_seen_to, LEDGER_AGAIN, now)
+        (reports, held), (fills, standing) = await both(
+            both(self._orders(now, earlier=earlier), self._positions()),
+            both(self._fills(now, ask=ledger), self.standing.look(every=SOON if whole else LATEST)),
+        )
+        return Shown(reports, held, fills, standing, now, changes)
+
+    async def _spool_is_told(self) -> bool:
+        """What was done without the tables is in them; false when the broker could not be read for it."""
+        try:
+            if self.spooled is not None:
+                await self.spooled.bring_in()
+        except BrokerError as error:
+            log.warning("spool_untold", error=str(error))
+            return False
+        return True
 
     async def _anything_working(self) -> bool:
         async with self.store.read() as conn:
@@ -221,21 +288,22 @@ class Reconciler:
 
     # -- orders
 
-    async def _orders(self, *, light: bool = False) -> list[OrderReport] | None:
-        """Every order of the day as the broker shows it, and unless `light` what works of earlier days; None when it
-        could not be read."""
+    async def _orders(self, now: datetime, *, earlier: bool) -> list[OrderReport] | None:
+        """Every order of the day as the broker shows it, with `earlier` also what works of earlier days: a stranger's
+        bid good till cancelled, say. None when it could not be read."""
+        horizon = now - LOOK_BACK
         try:
-            if self.spooled is not None:
-                await self.spooled.bring_in()
-            horizon = self.clock.now() - LOOK_BACK
-            reports = await self.broker.orders(status="all", after=horizon)
-            if not light:  # and what still works of earlier days: a stranger's bid good till cancelled, say
-                working = await self.broker.orders(status="open")
-                reports += [one for one in working if one.submitted_at and one.submitted_at < horizon]
+            if not earlier:
+                return await self.broker.orders(status="all", after=horizon)
+            reports, working = await both(
+                self.broker.orders(status="all", after=horizon), self.broker.orders(status="open")
+            )
         except BrokerError as error:
             log.warning("orders_unreadable", error=str(error))
             return None
-        return reports
+        old = [one for one in working if one.submitted_at and one.submitted_at < horizon]
+        self._earlier, self._earlier_asked = bool(old), now
+        return reports + old
 
     async def _rows(self, reports: list[OrderReport]) -> list[OrderRow]:
         """The rows of these reports, and every working one, before the reports are heard."""
@@ -269,25 +337,38 @@ class Reconciler:
                     self.execution.resolving(row)
             elif row.parent_order_id is None and asked < MOST_SINGLE:
                 asked += 1
+                self._earlier = True  # of an earlier day, it seems: the next look asks for those
                 await self.execution.refresh(row.alpaca_order_id, source)
 
     # -- fills
 
-    async def _hear_ledger(self, source: str) -> int | None:
-        """Book every fill of the ledger that has no execution row yet; how many, None when the read failed."""
-        now = self.clock.now()
+    async def _fills(self, now: datetime, *, ask: bool) -> list[Fill] | None:
+        """The ledger's fills since a little before it was read last; None when it could not be read."""
+        if not ask:
+            return NOT_ASKED
         after = (self._ledger_seen_to or now - LOOK_BACK) - OVERLAP
         try:
-            found = await self.broker.fills(after=after)
+            return await self.broker.fills(after=after)
         except BrokerError as error:
             log.warning("ledger_unreadable", error=str(error))
             self._ledger_seen_to = None
+            return None
+
+    async def _hear_ledger(self, shown: Shown, source: str) -> int | None:
+        """Book every fill of the ledger that has no execution row yet; how many, None when the read failed. It is asked
+        now if the orders have filled more than when it was read last."""
+        found, filled = shown.fills, shown.filled
+        if found is NOT_ASKED:
+            if filled == self._ledger_filled:
+                return 0
+            found = await self._fills(shown.asked_at, ask=True)
+        if found is None:
             return None
         ids = {fill.activity_id for fill in found if fill.activity_id is not None}
         booked = 0
         for fill in await self._missing(found):
             booked += await self.books.book(fill, source)
-        self._ledger_seen_to = now
+        self._ledger_seen_to, self._ledger_filled = shown.asked_at, filled
         self._ledger_heard = ids - self.books.strangers
         return booked
 
@@ -303,13 +384,18 @@ class Reconciler:
 
     # -- what differs
 
-    async def _compare_shares(self, source: str) -> bool:
-        """Judge shares and results; false when the broker's positions could not be read."""
+    async def _positions(self) -> list[PositionReport] | None:
         try:
-            shown = {report.symbol: report for report in await self.broker.positions()}
+            return await self.broker.positions()
         except BrokerError as error:
             log.warning("positions_unreadable", error=str(error))
+            return None
+
+    async def _compare_shares(self, reports: list[PositionReport] | None, source: str) -> bool:
+        """Judge shares and results; false when the broker's positions could not be read."""
+        if reports is None:
             return False
+        shown = {report.symbol: report for report in reports}
         now = self._compared_at = self.clock.now()
         async with self.store.read() as conn:
             held = await fourways.holdings(conn, since=now - LOOK_BACK)
@@ -414,6 +500,10 @@ class Reconciler:
             at=self.clock.now(),
             window=alerts.WINDOW if ours else A_DAY,
         )
+
+
+def _is_due(last: datetime | None, every: timedelta, now: datetime) -> bool:
+    return last is None or now - last >= every
 
 
 def _says_nothing_new(row: OrderRow | None, report: OrderReport) -> bool:

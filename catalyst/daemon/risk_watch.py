@@ -13,6 +13,7 @@ from catalyst.clock import Clock
 from catalyst.config import Config
 from catalyst.daemon.books import Books
 from catalyst.daemon.exits import SafeExit
+from catalyst.daemon.standing import Standing
 from catalyst.domain.errors import BrokerError
 from catalyst.domain.order import Purpose
 from catalyst.domain.position import CloseReason
@@ -34,6 +35,7 @@ class RiskWatch:
     broker: Broker
     books: Books
     exits: SafeExit
+    standing: Standing
     clock: Clock
     cfg: Config
     emergency_stop: Callable[[str], Awaitable[bool]]  # false: the tables have not heard of it yet
@@ -116,16 +118,18 @@ class RiskWatch:
     async def _day_pnl(self) -> Decimal:
         """Dollars of the day: the worse of the tables' and the broker's own figure."""
         assert self.cycle_id is not None  # look() returned otherwise
+        began = self.clock.now()
         async with self.store.tx("risk") as conn:
             realized, unrealized = await positions.day_pnl(conn, self.cycle_id)
             await cycles.mark(
                 conn, self.cycle_id, realized=realized, unrealized=unrealized, at=self.clock.now()
             )
         ours = realized + unrealized
+        await self.standing.look()
         if self.start_equity is None:
             return ours
         try:
-            account = await self.broker.account()
+            account = await self.standing.account(since=began)
         except BrokerError as error:
             log.warning("account_unreadable", error=str(error))
             return ours

@@ -1,6 +1,8 @@
 """What the broker itself says about entering: the locks on the account, and how far our clocks are apart.
 
-Asked with every reconciliation. The gate follows both ways: what is mended opens it again without a restart.
+Asked once a minute, by whoever needs it first: the watch over the day's loss while there is a day, a reconciliation
+else. What one has just heard no other asks for. The gate follows both ways: what is mended opens it again without a
+restart.
 """
 
 from dataclasses import dataclass
@@ -9,6 +11,7 @@ from typing import Final
 
 import structlog
 
+from catalyst.broker.chunks import both
 from catalyst.broker.port import Broker
 from catalyst.clock import Clock
 from catalyst.daemon.gate import Gate
@@ -19,7 +22,9 @@ from catalyst.store.pool import Store
 
 log = structlog.get_logger()
 
-EVERY: Final = timedelta(seconds=30)  # reconciliations may follow each other faster than that
+EVERY: Final = timedelta(seconds=10)  # the watch that asks looks every minute, and after each fill
+SOON: Final = timedelta(seconds=30)  # whole looks may follow each other faster than that
+LATEST: Final = timedelta(seconds=65)  # a hair more: then that watch does not look
 SKEW_TOLD: Final = timedelta(seconds=2)  # apart by this much, somebody is told
 SKEW_SHUT: Final = timedelta(seconds=30)  # apart by this much, hours and ages of prices mean nothing
 NONE: Final = timedelta(0)
@@ -49,17 +54,15 @@ class Standing:
     gate: Gate
     clock: Clock
     _looked_at: datetime | None = None
+    _heard: tuple[datetime, AccountReport] | None = None
 
-    async def look(self) -> bool:
-        """Ask, unless that was done a moment ago; false when the broker could not be read."""
+    async def look(self, *, every: timedelta = EVERY) -> bool:
+        """Ask, unless that was done less than `every` ago; false when the broker could not be read."""
         now = self.clock.now()
-        if self._looked_at is not None and now - self._looked_at < EVERY:
+        if self._looked_at is not None and now - self._looked_at < every:
             return True
         try:
-            account = await self.broker.account()
-            skew = await self._skew()
-            if abs(skew) >= SKEW_TOLD:  # one odd answer is no evidence: the lesser of two is believed
-                skew = min(skew, await self._skew(), key=abs)
+            account, skew = await self._ask(now)
         except BrokerError as error:
             log.warning("standing_unreadable", error=str(error))
             return False
@@ -68,6 +71,23 @@ class Standing:
             await self._tell("ACCOUNT_BLOCKED", f"{why}: no entries; exits go on", why)
         await self._heed_clock(skew)
         return True
+
+    async def account(self, *, since: datetime) -> AccountReport:
+        """The account as it was at `since` or later; asked for when nobody has heard it. Raises BrokerError."""
+        if self._heard is not None and self._heard[0] >= since:
+            return self._heard[1]
+        now = self.clock.now()
+        account = await self.broker.account()
+        self._heard = now, account
+        heed(self.gate, account)
+        return account
+
+    async def _ask(self, now: datetime) -> tuple[AccountReport, timedelta]:
+        """The account, and how far our clocks are apart; both at once."""
+        account, skew = await both(self.account(since=now), self._skew())
+        if abs(skew) >= SKEW_TOLD:  # one odd answer is no evidence: the lesser of two is believed
+            skew = min(skew, await self._skew(), key=abs)
+        return account, skew
 
     async def _skew(self) -> timedelta:
         """How far the broker's clock lies outside the time in which it was asked and answered; ahead is positive."""
