@@ -138,6 +138,7 @@ class Reconciler:
     )  # what the orders had filled when it was read
     _earlier: bool = False  # something works that is of an earlier day
     _earlier_asked: datetime | None = None
+    _known: "fourways.Known" = field(default_factory=dict)  # rows of the look before
     _looking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def __post_init__(self) -> None:
@@ -309,7 +310,7 @@ class Reconciler:
         """The rows of these reports, and every working one, before the reports are heard."""
         ids = [one.broker_id for report in reports for one in (report, *report.legs)]
         async with self.store.read() as conn:
-            return await fourways.to_judge(conn, ids)
+            return await fourways.to_judge(conn, ids, self._known)
 
     async def _hear(self, reports: list[OrderReport], rows: list[OrderRow], source: str) -> int:
         """Hear every order whose report says something new; how many."""

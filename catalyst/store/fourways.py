@@ -13,7 +13,11 @@ from catalyst.domain.order import PositionSide
 from catalyst.store import orders
 
 if TYPE_CHECKING:
+    from asyncpg import Record
+
     from catalyst.store.orders import Conn, OrderRow
+
+    Known = dict[int, tuple[Record, OrderRow]]  # by order
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,9 +142,18 @@ _FLAWS: Final = """
 """
 
 
-async def to_judge(conn: "Conn", broker_ids: Sequence[str]) -> "list[OrderRow]":
-    """The rows of these broker ids, and every working row, oldest first."""
-    return [orders.row_of(record) for record in await conn.fetch(_TO_JUDGE, list(broker_ids))]
+async def to_judge(conn: "Conn", broker_ids: Sequence[str], known: "Known") -> "list[OrderRow]":
+    """The rows of these broker ids, and every working row, oldest first. `known` are those of the look before, and of
+    this one afterwards: what has not changed in any column is not made anew."""
+    found: Known = {}
+    for record in await conn.fetch(_TO_JUDGE, list(broker_ids)):
+        before = known.get(record["order_id"])
+        found[record["order_id"]] = (
+            before if before is not None and before[0] == record else (record, orders.row_of(record))
+        )
+    known.clear()
+    known.update(found)
+    return [row for _, row in found.values()]
 
 
 async def holdings(conn: "Conn", *, since: datetime) -> list[Held]:
