@@ -64,19 +64,21 @@ _TO_JUDGE: Final = (
     + " WHERE o.alpaca_order_id = ANY($1::text[])"
     + " OR o.status IN ('created', 'submitted', 'accepted', 'partial_fill') ORDER BY o.order_id"
 )
+# What belongs to one row is asked for that row: joined, the plan would read the whole table as soon as that looks
+# cheaper, which for the executions and securities of a few months it does.
 _HOLDINGS: Final = """
     WITH held AS (
         SELECT * FROM positions WHERE status = 'open'
         UNION ALL
         SELECT * FROM positions WHERE exit_time >= $1
     )
-    SELECT h.position_id AS held_id, false AS orphan, s.symbol, h.side, h.quantity, h.entered_qty, h.cost,
-           h.exited_qty, h.proceeds, h.realized_pnl, h.status = 'open' AS is_open, h.legacy,
+    SELECT h.position_id AS held_id, false AS orphan,
+           (SELECT symbol FROM securities s WHERE s.security_id = h.security_id) AS symbol, h.side, h.quantity,
+           h.entered_qty, h.cost, h.exited_qty, h.proceeds, h.realized_pnl, h.status = 'open' AS is_open, h.legacy,
            coalesce(h.close_reason, '') LIKE 'RECONCILED_PHANTOM%' AS written_off,
            coalesce(f.fills_in, 0) AS fills_in, coalesce(f.fills_cost, 0) AS fills_cost,
            coalesce(f.fills_out, 0) AS fills_out, coalesce(f.fills_proceeds, 0) AS fills_proceeds
       FROM held h
-      JOIN securities s USING (security_id)
       LEFT JOIN LATERAL (
            SELECT sum(e.quantity) FILTER (WHERE o.order_purpose = 'entry') AS fills_in,
                   sum(e.quantity * e.price) FILTER (WHERE o.order_purpose = 'entry') AS fills_cost,
@@ -98,11 +100,13 @@ _FLAWS: Final = """
         SELECT order_id, security_id, status, filled_qty FROM orders
          WHERE status IN ('created', 'submitted', 'accepted', 'partial_fill') AND origin <> 'legacy'
     ), told AS (
-        SELECT e.order_id, e.seq, e.from_status, e.to_status,
-               lag(e.to_status) OVER (PARTITION BY e.order_id ORDER BY e.seq) AS before,
-               row_number() OVER (PARTITION BY e.order_id ORDER BY e.seq DESC) AS back
-          FROM recent r JOIN order_events e USING (order_id)
-         WHERE e.to_status IS NOT NULL AND e.kind IN ('transition', 'fill', 'late', 'correction')
+        SELECT r.order_id, e.seq, e.from_status, e.to_status,
+               lag(e.to_status) OVER (PARTITION BY r.order_id ORDER BY e.seq) AS before,
+               row_number() OVER (PARTITION BY r.order_id ORDER BY e.seq DESC) AS back
+          FROM recent r CROSS JOIN LATERAL (
+               SELECT seq, from_status, to_status FROM order_events
+                WHERE order_id = r.order_id AND to_status IS NOT NULL
+                  AND kind IN ('transition', 'fill', 'late', 'correction') OFFSET 0) e
     ), folded AS (
         SELECT t.order_id, max(t.to_status) FILTER (WHERE t.back = 1) AS ends,
                bool_and(t.from_status IS NOT DISTINCT FROM t.before
@@ -110,24 +114,24 @@ _FLAWS: Final = """
                              WHERE g.from_status = t.before AND g.to_status = t.to_status))) AS walks
           FROM told t GROUP BY t.order_id
     ), booked AS (
-        SELECT e.order_id, sum(e.quantity) AS quantity FROM recent r JOIN executions e USING (order_id)
-         GROUP BY e.order_id
+        SELECT r.order_id, r.security_id, r.filled_qty,
+               coalesce((SELECT sum(quantity) FROM executions e WHERE e.order_id = r.order_id), 0) AS quantity
+          FROM recent r
     )
-    SELECT 'journal' AS kind, s.symbol,
+    SELECT 'journal' AS kind, (SELECT symbol FROM securities s WHERE s.security_id = r.security_id) AS symbol,
            format('order %s is %s, its journal %s', r.order_id, r.status,
                   CASE WHEN f.order_id IS NULL THEN 'is empty' WHEN f.walks THEN 'ends at ' || f.ends
                        ELSE 'does not walk along the edges' END) AS text
-      FROM recent r JOIN securities s USING (security_id) LEFT JOIN folded f USING (order_id)
+      FROM recent r LEFT JOIN folded f USING (order_id)
      WHERE f.order_id IS NULL OR NOT f.walks OR f.ends <> r.status
     UNION ALL
-    SELECT 'fills', s.symbol,
-           format('order %s has filled %s, its fills are %s', r.order_id, r.filled_qty, coalesce(b.quantity, 0))
-      FROM recent r JOIN securities s USING (security_id) LEFT JOIN booked b USING (order_id)
-     WHERE r.filled_qty <> coalesce(b.quantity, 0)
+    SELECT 'fills', (SELECT symbol FROM securities s WHERE s.security_id = b.security_id),
+           format('order %s has filled %s, its fills are %s', b.order_id, b.filled_qty, b.quantity)
+      FROM booked b WHERE b.filled_qty <> b.quantity
     UNION ALL
-    SELECT 'ledger', s.symbol,
+    SELECT 'ledger', (SELECT symbol FROM securities s WHERE s.security_id = o.security_id),
            format('order %s: the fill %s @ %s is not in the broker''s ledger', e.order_id, e.quantity, e.price)
-      FROM executions e JOIN orders o USING (order_id) JOIN securities s USING (security_id)
+      FROM executions e JOIN orders o USING (order_id)
      WHERE e.at >= $1 AND e.at < $2 AND e.activity_id IS NULL
     UNION ALL
     SELECT 'day', NULL,

@@ -272,6 +272,7 @@ def _settings(name: str, statement_timeout: int, lock_timeout: int) -> dict[str,
         "timezone": "UTC",
         "search_path": "public",
         "synchronous_commit": "on",
+        "random_page_cost": "1.1",  # what is open and of today is in memory: a key costs little more than its page
         "statement_timeout": str(statement_timeout),
         "lock_timeout": str(lock_timeout),
         "idle_in_transaction_session_timeout": str(IDLE_IN_TRANSACTION),

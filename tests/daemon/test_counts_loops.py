@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -10,12 +11,13 @@ import orjson
 
 from benchmarks._floor import fill_with_past
 from catalyst.clock import SystemClock
-from catalyst.store import invariants, journal, strokes
+from catalyst.store import fourways, invariants, journal, strokes
 from catalyst.store.pool import open_store
 from tests.daemon.test_counts_order_life import counted
 from tests.stories.desk import ENTRY
 
 CLOSED = 20_000
+A_DAY = timedelta(days=1)
 # EXPLAIN of a statement with arguments that nobody gave (PostgreSQL 16 and newer).
 PLAN_OF = """
 CREATE FUNCTION pg_temp.plan_of(question text) RETURNS json LANGUAGE plpgsql AS $$
@@ -190,6 +192,30 @@ async def test_what_has_ended_is_never_read_through(database: str) -> None:
             text = question.replace("created_at >= $1", "created_at >= timestamptz '2026-03-01'")
             plan = orjson.loads(await desk.conn.fetchval("SELECT pg_temp.plan_of($1)", text))
             assert not set(read_through(plan)) & LARGE, text
+
+
+async def test_a_busy_day_beside_months_reads_no_table_through(database: str) -> None:
+    """A hundred orders of today beside thousands of months: to read all executions, or every security there is, looks
+    cheaper to a planner than a hundred keys do, and is four times dearer. It is not left the choice."""
+    await fill_with_past(database, CLOSED)
+    store = await open_store(database, SystemClock())
+    since = datetime(2026, 3, 8, 14, tzinfo=UTC)
+    try:
+        async with store.read() as conn:
+            await conn.execute("SET session_replication_role = replica")
+            await conn.execute("UPDATE orders SET created_at = $1 WHERE order_id <= 100", since + A_DAY)
+            await conn.execute("SET session_replication_role = origin")
+            await conn.execute("VACUUM (ANALYZE)")
+            ids = [f"broker-past-{number}" for number in range(100)]
+            for question, arguments in (
+                (fourways._TO_JUDGE, (ids,)),
+                (fourways._HOLDINGS, (since,)),
+                (fourways._FLAWS, (since, since + A_DAY)),
+            ):
+                plan = orjson.loads(await conn.fetchval(f"EXPLAIN (FORMAT JSON) {question}", *arguments))
+                assert not set(read_through(plan)) & {*LARGE, "securities"}, question
+    finally:
+        await store.close()
 
 
 def read_through(plan: Any) -> Iterator[str]:
