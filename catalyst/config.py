@@ -352,6 +352,8 @@ class Environment(BaseSettings):
     alert_email_info: str | None = None
     news_api_key: SecretStr | None = None
     benzinga_api_key: SecretStr | None = None
+    notify_socket: str | None = None  # these two are the service manager's
+    watchdog_usec: int | None = None
     log_level: str | None = None
     log_format: str | None = None
     risk_hot_reload: bool = True

@@ -36,6 +36,7 @@ from catalyst.daemon.shutdown import (
     stop_on_signals,
 )
 from catalyst.daemon.startup import open_books, sit_down, started, take_the_desk
+from catalyst.daemon.watchdog import Watchdog
 from catalyst.domain.session import NEW_YORK
 from catalyst.store.dedicated import Ear, listen
 
@@ -64,6 +65,17 @@ async def run(settings: Settings, dsn: str, clock: Clock, *, once: bool = False)
 
 async def live(desk: Desk, holding: Holding, stop: Stop, *, once: bool) -> Exit:
     """Recover, then run every loop until a signal, a successor or the end of the only day."""
+    async with _watchdog(desk).watching():
+        return await _live(desk, holding, stop, once=once)
+
+
+def _watchdog(desk: Desk) -> Watchdog:
+    env = desk.settings.env
+    within = None if env.watchdog_usec is None else timedelta(microseconds=env.watchdog_usec)
+    return Watchdog(desk.loops, desk.clock, env.notify_socket, within)
+
+
+async def _live(desk: Desk, holding: Holding, stop: Stop, *, once: bool) -> Exit:
     with desk.clock.hold():
         ear = await listen(desk.store.dsn, COMMANDS)
     try:
@@ -110,6 +122,7 @@ async def _trade(
     async with desk.loops.running(loops):
         log.info("daemon_ready", gate=sorted(desk.gate.reasons))
         desk.ready.set()
+        _watchdog(desk).say("READY=1")
         await stop.asked.wait()
         desk.gate.shut("stopping", stop.why)
         if not stop.flatten:

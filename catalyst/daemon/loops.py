@@ -7,7 +7,7 @@ rows and the broker what there is to do. Only a successor ends the process: two 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final
 
@@ -34,6 +34,7 @@ class Loops:
     gate: Gate
     clock: Clock
     look_again: Pulse
+    ended: set[str] = field(default_factory=set)  # loops that came to an end by themselves
 
     @asynccontextmanager
     async def running(self, loops: Mapping[str, Loop]) -> AsyncIterator[None]:
@@ -58,6 +59,7 @@ class Loops:
                     raise
                 self._tell(name, error, causes)
             else:
+                self.ended.add(name)
                 return
             self.look_again.beat()
             await self.clock.sleep(AGAIN)
