@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 
+from catalyst.domain.ids import client_order_id
 from tests.conftest import Server, name_of
 from tests.dbfaults.away import sent_once
 from tests.stories.desk import ENTRY, Desk, open_desk
@@ -109,4 +110,28 @@ async def test_the_exit_that_was_lost_is_waited_for(postgres: Server, database: 
         assert position is not None
         assert position["status"] == "closed"
         assert "whose record was lost" in position["close_reason"]
+        await desk.agrees()
+
+
+async def test_an_exit_of_ours_that_fits_nothing_is_a_strangers(database: str) -> None:
+    """By its id it is an exit of ours, and nothing is held that it could leave: that is said, and it is treated like
+    anybody's order."""
+    async with open_desk(database) as desk:
+        desk.prints("MSFT", "190.00")
+        lost = client_order_id("a position that nobody knows", "x", 0)
+        bid = {
+            "symbol": "MSFT",
+            "side": "buy",
+            "qty": "5",
+            "type": "limit",
+            "limit_price": "150",
+            "time_in_force": "day",
+        }
+        await desk.admin("order", {**bid, "client_order_id": lost})
+        await desk.waits(seconds=10)
+        (row,) = await desk.orders("MSFT")
+        assert (row["origin"], row["order_purpose"], row["position_id"]) == ("external", "exit", None)
+        said = await desk.conn.fetchval("SELECT message FROM alerts WHERE event = 'ORDER_ADOPTED'")
+        assert "its row was lost; it fits nothing that is held" in said
+        assert await desk.conn.fetchval("SELECT count(*) FROM exit_intents") == 0
         await desk.agrees()
