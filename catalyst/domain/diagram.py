@@ -10,6 +10,11 @@ _HEAD: Final = """# State machines
 
 Printed from the tables in `catalyst/domain` by `make docs`; a test fails when this page and the tables differ.
 """
+_ORDER: Final = """## Order
+
+Late edges are what really happens after an end: journaled as late, and the operator is paged. What began at the \
+broker (a leg, somebody else's order) begins in the journal as what it was first seen as.
+"""
 
 
 def page() -> str:
@@ -19,7 +24,7 @@ def page() -> str:
     position = sorted((str(seen), str(then), "") for seen, then in POSITION_EDGES)
     parts = [
         _HEAD,
-        "## Order\n\nLate edges are what really happens after an end: journaled as late, and the operator is paged.\n",
+        _ORDER,
         _diagram("created", order),
         "\n## Cycle\n",
         _diagram("idle", cycle),
