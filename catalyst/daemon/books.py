@@ -70,6 +70,15 @@ class Pulse:
         return await wait(clock, self._event, at_most)
 
 
+class Uncovered(Exception):
+    """An exit filled for more shares than are booked as bought: fills of these entries, by the broker's ids, may have
+    been missed."""
+
+    def __init__(self, entries: Sequence[str]) -> None:
+        super().__init__(", ".join(entries))
+        self.entries = tuple(entries)
+
+
 @dataclass
 class Books:
     """Its fields are all it can touch. `changed` beats after every commit that changed something."""
@@ -153,12 +162,23 @@ class Books:
 
     async def book(self, fill: Fill, source: str) -> bool:
         """Book one fill of the ledger; true when it was not booked before."""
+        try:
+            return await self._book_alone(fill, source)
+        except Uncovered as missing:
+            if not await self._covered(missing.entries, source):
+                return False
+        try:
+            return await self._book_alone(fill, source, covered=True)
+        except Uncovered:
+            return False
+
+    async def _book_alone(self, fill: Fill, source: str, *, covered: bool = False) -> bool:
         async with self._hand, self.store.tx("book") as conn:
             row = await orders.lock_reported(conn, fill.broker_id, None)
             if row is None:
                 self.strangers.add(fill.broker_id)
                 return False
-            booked = await self._book(conn, row, fill, source)
+            booked = await self._book(conn, row, fill, source, covered=covered)
         if booked:
             self.changed.beat()
             self.clock.attend()
@@ -175,6 +195,27 @@ class Books:
             return
         for fill in found:
             await self.book(fill, source)
+
+    async def _covered(self, entries: Sequence[str], source: str) -> bool:
+        """Hear these entries, and what took their place; true when all the broker says of their fills is booked.
+
+        Otherwise what was sold has to wait until it is booked as bought.
+        """
+        waiting = list(entries)
+        while waiting:
+            broker_id = waiting.pop()
+            try:
+                report = await self.broker.order(broker_id, priority=Priority.EXIT)
+            except BrokerError as error:
+                log.warning("entry_unreadable", broker_id=broker_id, error=str(error))
+                return False
+            await self.hear(report, source)
+            async with self.store.read() as conn:
+                rows = await orders.by_broker_ids(conn, [broker_id])
+            if not rows or rows[0].filled_qty < report.filled_qty:
+                return False
+            waiting += [report.replaced_by] if report.replaced_by else []
+        return True
 
     async def write_off(self, position_id: int, reason: str, source: str) -> bool:
         """Close a position whose shares are gone and that no fill explains; its P&L beyond its fills is unknown.
@@ -298,7 +339,21 @@ class Books:
     # -- one report, one transaction
 
     async def _apply(self, report: OrderReport, fill: Fill | None, source: str) -> Verdict | None:
-        """Book `fill`, then let the report move the state. None when we have no row for the order."""
+        """Book `fill`, then let the report move the state. None when we have no row for the order, or when it sold
+        what is not booked as bought yet: then everything is asked for."""
+        try:
+            return await self._apply_once(report, fill, source)
+        except Uncovered as missing:
+            if not await self._covered(missing.entries, source):
+                return None
+        try:
+            return await self._apply_once(report, fill, source, covered=True)
+        except Uncovered:
+            return None
+
+    async def _apply_once(
+        self, report: OrderReport, fill: Fill | None, source: str, *, covered: bool = False
+    ) -> Verdict | None:
         self._rows.pop(report.client_order_id, None)
         async with self._hand, self.store.tx("hear") as conn:
             row = await orders.lock_reported(conn, report.broker_id, report.client_order_id)
@@ -308,7 +363,7 @@ class Books:
             self.strangers.discard(report.broker_id)
             if not await self._recognise(conn, row, report, source):
                 return Verdict.CONTRADICTION
-            booked = fill is not None and await self._book(conn, row, fill, source)
+            booked = fill is not None and await self._book(conn, row, fill, source, covered=covered)
             if booked:
                 row = await orders.get(conn, row.order_id)
             heard = machine.hear(row.state, report.broker_status, report.filled_qty)
@@ -451,8 +506,14 @@ class Books:
 
     # -- one fill
 
-    async def _book(self, conn: "Conn", row: OrderRow, fill: Fill, source: str) -> bool:
-        """Book one execution with everything it changes; false when it was booked before."""
+    async def _book(
+        self, conn: "Conn", row: OrderRow, fill: Fill, source: str, *, covered: bool = False
+    ) -> bool:
+        """Book one execution with everything it changes; false when it was booked before.
+
+        Raises Uncovered for an exit's fill of more shares than are booked as bought, where an entry may have filled
+        further; `covered` says that the broker was asked, and denies it.
+        """
         try:
             then, kind = machine.after_fill(row.state, fill.quantity)
         except (InvariantBroken, IllegalTransition) as error:
@@ -480,7 +541,7 @@ class Books:
         if row.order_purpose is Purpose.ENTRY:
             await self._enter(conn, row, fill)
         else:
-            await self._leave(conn, row, fill)
+            await self._leave(conn, row, fill, covered=covered)
         return True
 
     async def _add(self, conn: "Conn", row: OrderRow, fill: Fill, source: str) -> bool:
@@ -557,15 +618,16 @@ class Books:
             legs += await orders.legs_of(conn, entry.order_id)
         return legs
 
-    async def _leave(self, conn: "Conn", row: OrderRow, fill: Fill) -> None:
+    async def _leave(self, conn: "Conn", row: OrderRow, fill: Fill, *, covered: bool) -> None:
         """An exit fill reduces its position; at zero it is closed with its reason."""
-        position_id = row.position_id
-        if position_id is None and row.parent_order_id is not None:
-            position_id = (await orders.get(conn, row.parent_order_id)).position_id
-        if position_id is None:
+        parent = None if row.parent_order_id is None else await orders.get(conn, row.parent_order_id)
+        position_id = row.position_id or (None if parent is None else parent.position_id)
+        held = None if position_id is None else await positions.lock(conn, position_id)
+        if held is None or held.quantity < fill.quantity:
+            await self._require_entries(conn, held, parent, covered=covered)
+        if position_id is None or held is None:
             await self._leave_orphan(conn, row, fill)
             return
-        held = await positions.lock(conn, position_id)
         holding, oversold = leave(held.holding, fill.quantity, fill.price)
         if oversold:
             await self._oversold(conn, row, held, fill, oversold)
@@ -591,6 +653,24 @@ class Books:
                 realized_pnl=str(holding.realized_pnl),
                 position_id=position_id,
             )
+
+    async def _require_entries(
+        self, conn: "Conn", held: PositionRow | None, parent: OrderRow | None, *, covered: bool
+    ) -> None:
+        """Raise Uncovered when an entry of this position, or the one whose leg it is, may have filled further.
+
+        A leg lives only once its entry has filled completely: that is stronger than a read that denies it.
+        """
+        family = [] if held is None else await orders.of_position(conn, held.position_id)
+        family += [] if parent is None else [parent]
+        entries = {
+            order.alpaca_order_id
+            for order in family
+            if order.order_purpose is Purpose.ENTRY and order.filled_qty < order.quantity
+        } - {None}
+        is_leg = parent is not None and parent.alpaca_order_id in entries
+        if entries and (is_leg or not covered):
+            raise Uncovered(sorted(str(each) for each in entries))
 
     async def _oversold(
         self, conn: "Conn", row: OrderRow, held: PositionRow, fill: Fill, surplus: Decimal

@@ -10,6 +10,7 @@ from typing import Any
 
 import structlog
 
+from catalyst.daemon.shutdown import Exit
 from catalyst.simulator.schedule import Schedule
 from tests.crash.checks import longest_naked, problems_of, unchanged_by_restarts
 from tests.crash.lives import _LIFE, ANY, Point, World, open_world
@@ -102,7 +103,10 @@ async def _tell(world: World, scenario: Scenario, outcome: Outcome, storm: Sched
         outcome.fired = {kind: n for kind, n in world.server.exchange.faults.fired.items() if n}
     world.counting = bool(world.deaths)
     await world.ready(or_gone=True)
-    await world.waits(seconds=REST if storm is None else CALM)
+    if storm is None:
+        await world.waits(seconds=REST)
+    else:
+        await _calm(world)
     world.counting = False
     outcome.naked = longest_naked(world, scenario.foreign)
     outcome.recoveries = tuple(world.recoveries)
@@ -124,6 +128,17 @@ async def _weathered(world: World, scenario: Scenario, storm: Schedule) -> None:
         await scenario.play(world)
     world.server.exchange.faults.remove()
     world.deaths.clear()
+    if world.codes and world.codes[-1] is Exit.NOT_FLAT:
+        await world.opens()  # it said that it is not flat: whoever reads that starts it again
+
+
+async def _calm(world: World) -> None:
+    """The market goes on at its last prices, so that what rests in it can be done."""
+    for _ in range(round(CALM / 10)):
+        for symbol in ("AAPL", "MSFT", "TSLA"):
+            if (last := world.market.last_print(symbol, world.clock.now())) is not None:
+                world.prints(symbol, str(last.price))
+        await world.waits(seconds=10)
 
 
 @contextmanager

@@ -141,3 +141,28 @@ async def test_a_stop_replaced_by_the_broker_after_a_partial_entry(database: str
         assert (position["status"], desk.held("AAPL")) == ("closed", 0)
         assert position["close_reason"].startswith("STOP_LOSS_HIT")
         await desk.agrees()
+
+
+@pytest.mark.parametrize("read", ["well", "badly", "yesterday's"])
+async def test_a_stop_fills_before_its_entrys_fill_was_heard(database: str, read: str) -> None:
+    """The stream loses the entry's fill and tells the stop's, two seconds later: what was sold is booked once it is
+    booked as bought, whatever the broker answers when it is asked for that; one position, one loss, nobody paged."""
+    async with open_desk(database) as desk:
+        await desk.faults("stream_drop", event="fill")
+        desk.prints("AAPL", "190.00")
+        await desk.waits(seconds=1)
+        await desk.enters("AAPL", 20, **ENTRY)
+        await desk.waits(seconds=1)
+        assert await desk.position("AAPL") is None
+        if read == "badly":
+            await desk.faults("status_before", method="GET", route="/v2/orders*", status=503, count=3)
+        if read == "yesterday's":
+            await desk.faults("stale", method="GET", route="/v2/orders*", count=3)
+        desk.prints("AAPL", "187.50")
+        await desk.waits(seconds=70)
+        position = await desk.position("AAPL")
+        assert position is not None
+        assert position["status"] == "closed"
+        assert position["close_reason"].startswith("STOP_LOSS_HIT")
+        assert await desk.alerts() == []
+        await desk.agrees()
