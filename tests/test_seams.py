@@ -62,6 +62,8 @@ SEAMS: dict[str, dict[str, str]] = {
     "proofs.py": {"a file": "proofs that outlive the database; writing one is a step"},
     "doctor/examine.py": {"a file": "asks how much room is left on the disk"},
     "daemon/day.py": {"real time": "cuts a job that hangs, in real time, whatever the market's clock says"},
+    "daemon/watchdog.py": {"a socket": "tells the service manager that it lives, where one listens"},
+    "daemon/closing.py": {"real time": "cuts an attempt that hangs, as the day does its jobs"},
     "daemon/scanning.py": {"a file": "reads the operator's listings"},
     "embedded.py": {
         "a file": "makes a server's folder",

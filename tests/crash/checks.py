@@ -37,7 +37,12 @@ async def problems_of(
     found += _never_short(ledger, most, foreign)
     found += await _one_entry_a_signal(world)
     unresolved = await _everything_resolved(world)
-    found += [what for what in unresolved if not (stormy and what.startswith("quarantined: "))]
+    if stormy:
+        waiting = await _waiting_for_a_person(world)
+        unresolved = [
+            what for what in unresolved if not what.startswith("quarantined: ") and what not in waiting
+        ]
+    found += unresolved
     found += await _protected(world)
     found += await _latched(world, ledger, foreign)
     if stormy:
@@ -144,6 +149,15 @@ async def _everything_resolved(world: World) -> list[str]:
         """
     )
     return [row["what"] for row in rows]
+
+
+async def _waiting_for_a_person(world: World) -> set[str]:
+    """Tickets whose approval the weather swallowed: they wait, until they expire."""
+    rows = await world.conn.fetch(
+        "SELECT 'order ' || order_id || ' is created, unknown at the broker' AS what FROM proposals"
+        " WHERE decision IS NULL"
+    )
+    return {row["what"] for row in rows}
 
 
 async def _protected(world: World) -> list[str]:
