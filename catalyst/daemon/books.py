@@ -6,7 +6,7 @@ idempotent and blind to order. Nothing else writes order states, fills or positi
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Final
 
@@ -199,7 +199,8 @@ class Books:
     async def _covered(self, entries: Sequence[str], source: str) -> bool:
         """Hear these entries, and what took their place; true when all the broker says of their fills is booked.
 
-        Otherwise what was sold has to wait until it is booked as bought.
+        Otherwise what was sold has to wait until it is booked as bought. Their legs are not heard along: what a leg has
+        sold is what waits here, and would ask for its entry again, without an end.
         """
         waiting = list(entries)
         while waiting:
@@ -209,7 +210,7 @@ class Books:
             except BrokerError as error:
                 log.warning("entry_unreadable", broker_id=broker_id, error=str(error))
                 return False
-            await self.hear(report, source)
+            await self.hear(replace(report, legs=()), source)
             async with self.store.read() as conn:
                 rows = await orders.by_broker_ids(conn, [broker_id])
             if not rows or rows[0].filled_qty < report.filled_qty:
@@ -659,7 +660,9 @@ class Books:
     ) -> None:
         """Raise Uncovered when an entry of this position, or the one whose leg it is, may have filled further.
 
-        A leg lives only once its entry has filled completely: that is stronger than a read that denies it.
+        A leg lives only once its entry has filled completely: that is stronger than a read that denies it. Not so once
+        the entry is at its end: one that was replaced fills under another id, and what becomes of the legs of one that
+        was cancelled after a partial fill, no document says.
         """
         family = [] if held is None else await orders.of_position(conn, held.position_id)
         family += [] if parent is None else [parent]
@@ -668,7 +671,7 @@ class Books:
             for order in family
             if order.order_purpose is Purpose.ENTRY and order.filled_qty < order.quantity
         } - {None}
-        is_leg = parent is not None and parent.alpaca_order_id in entries
+        is_leg = parent is not None and parent.is_working and parent.alpaca_order_id in entries
         if entries and (is_leg or not covered):
             raise Uncovered(sorted(str(each) for each in entries))
 
