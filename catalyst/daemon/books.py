@@ -624,7 +624,9 @@ class Books:
         parent = None if row.parent_order_id is None else await orders.get(conn, row.parent_order_id)
         position_id = row.position_id or (None if parent is None else parent.position_id)
         held = None if position_id is None else await positions.lock(conn, position_id)
-        if held is None or held.quantity < fill.quantity:
+        short = held is None or held.quantity < fill.quantity
+        filling = parent is not None and parent.order_purpose is Purpose.ENTRY and parent.is_working
+        if short or (filling and not covered):
             await self._require_entries(conn, held, parent, covered=covered)
         if position_id is None or held is None:
             await self._leave_orphan(conn, row, fill)
@@ -658,7 +660,8 @@ class Books:
     async def _require_entries(
         self, conn: "Conn", held: PositionRow | None, parent: OrderRow | None, *, covered: bool
     ) -> None:
-        """Raise Uncovered when an entry of this position, or the one whose leg it is, may have filled further.
+        """Raise Uncovered when an entry of this position, or the one whose leg it is, may have filled further: with a
+        part of it booked, the first slices of the exit would close the position, and its rest be one of its own.
 
         A leg lives only once its entry has filled completely: that is stronger than a read that denies it. Not so once
         the entry is at its end: one that was replaced fills under another id, and what becomes of the legs of one that

@@ -58,3 +58,31 @@ async def test_the_ledger_has_the_stops_fill_before_its_entrys(database: str) ->
         assert position["close_reason"].startswith("STOP_LOSS_HIT")
         assert "OVERSOLD" not in await desk.alerts()
         await desk.agrees()
+
+
+async def test_a_target_fills_in_slices_before_the_rest_of_its_entry_was_heard(database: str) -> None:
+    """Eight of twenty are booked and the other twelve are not heard of, nor can they be asked for: eight sold by the
+    target are not the end of the position; it is one, and has one result."""
+    async with open_desk(database) as desk:
+        desk.prints("AAPL", "190.20")
+        await desk.waits(seconds=1)
+        await desk.enters("AAPL", 20, **ENTRY)
+        await desk.waits(seconds=1)
+        await desk.faults("stream_drop", event="fill")
+        desk.prints("AAPL", "190.00", size=32)
+        await desk.waits(seconds=0.5)
+        await desk.faults("status_before", method="GET", route="/v2/orders*", status=503, count=6)
+        desk.prints("AAPL", "190.00")
+        await desk.waits(seconds=0.5)
+        assert desk.held("AAPL") == 20
+        desk.prints("AAPL", "194.05", size=32)
+        await desk.waits(seconds=0.5)
+        position = await desk.position("AAPL")
+        assert position is not None
+        assert (desk.held("AAPL"), position["quantity"], position["status"]) == (12, 8, "open")
+        desk.prints("AAPL", "194.05")
+        await desk.waits(seconds=70)
+        found = await desk.conn.fetch("SELECT status, entered_qty, exited_qty FROM positions")
+        assert [tuple(row) for row in found] == [("closed", 20, 20)]
+        assert await desk.alerts() == []
+        await desk.agrees()
