@@ -27,6 +27,7 @@ from catalyst.store import exits, orders, positions
 from catalyst.store.orders import NewOrder, OrderRow
 from catalyst.store.pool import Store, is_outage
 from catalyst.store.positions import PositionRow
+from catalyst.store.refusals import OverExit
 
 log = structlog.get_logger()
 
@@ -241,7 +242,11 @@ class Guard:
         if len(refused) >= (UNBOOKED_TRIES if why.startswith(UNBOOKED) else OCO_TRIES):
             await self._give_up(position, why)
             return
-        sent = await self._place_oco(position, rows, attempt=len(tries))
+        try:
+            sent = await self._place_oco(position, rows, attempt=len(tries))
+        except OverExit as error:  # an exit was written since the rows were read: the next look sees it
+            log.warning("protection_not_written", symbol=position.symbol, error=str(error))
+            return
         if sent.status is not Status.REJECTED:
             return
         if (level := _passed(position, str(sent.rejection_reason))) is not None:

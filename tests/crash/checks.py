@@ -249,7 +249,9 @@ async def _rows(world: World) -> dict[str, list[str]]:
     """Orders, executions and positions, without what a mark to market writes."""
     tables = {
         "orders": "SELECT * FROM orders ORDER BY order_id",
-        "executions": "SELECT * FROM executions ORDER BY order_id, cum_qty",
+        # But for a fill's name in the ledger, which may be learnt late.
+        "executions": "SELECT order_id, cum_qty, quantity, price, at, source, execution_id FROM executions"
+        " ORDER BY order_id, cum_qty",
         "positions": "SELECT * FROM positions ORDER BY position_id",
         "order_events": "SELECT order_id, seq, kind, to_status FROM order_events ORDER BY seq",
     }

@@ -1,9 +1,11 @@
 """Protection, precisely: exactly what is held, under a stop that can act; and the seconds without one, on a budget."""
 
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
 
+from catalyst.domain.order import Status
 from catalyst.report.day import day_of
 from tests.stories.desk import ENTRY, Desk, Facts, open_desk
 
@@ -112,4 +114,26 @@ async def test_a_held_stop_without_its_target_protects_nothing(database: str) ->
         position = await desk.position("AAPL")
         assert position is not None
         assert position["protected_at"] is not None
+        await desk.agrees()
+
+
+async def test_a_look_that_is_late_protects_nothing_twice(database: str) -> None:
+    """The guard decides by rows that are no longer so: the stop that was written meanwhile takes all that is held, the
+    database refuses a second, and that is no fault of anybody's."""
+    async with open_desk(database) as desk:
+        await desk.faults("partial", symbol="AAPL", qty="8", role="entry")
+        desk.prints("AAPL", "190.00")
+        await desk.waits(seconds=1)
+        await desk.enters("AAPL", 20, **ENTRY)
+        await desk.waits(seconds=10)
+        assert desk.parts is not None
+        guard = desk.parts.guard
+        found = await desk.position("AAPL")
+        assert found is not None
+        position, rows = await guard._read(found["position_id"])
+        sent = await desk.submits("AAPL")
+        gone = [replace(row, status=Status.CANCELLED) if row.order_class == "oco" else row for row in rows]
+        await guard._protect(position, gone)
+        await desk.waits(seconds=10)
+        assert await desk.submits("AAPL") == sent
         await desk.agrees()
