@@ -127,6 +127,8 @@ class Reconciler:
     strangers: Strangers = field(init=False)
     _compared_at: datetime | None = None
     _gaps: int = 0
+    _gaps_filled: int = 0  # when everything could be read last
+    _owed: bool = False  # a whole look was wanted, and not everything could be read
     _answered: int = 0  # beats of `soon` that had their look
     _ours: set[str] = field(default_factory=set)
     _ours_asked: datetime | None = None
@@ -184,11 +186,14 @@ class Reconciler:
 
     async def look(self, source: str, *, whole: bool = True) -> Findings:
         """One reconciliation; one that could read everything fills the stream's gap. But for `whole`, what somebody has
-        heard lately is not asked for again."""
+        heard lately is not asked for again; not so after a gap, nor after a whole look that failed, until one succeeds.
+        """
         async with self._looking:
             gaps = self._gaps
-            findings = await self._look(source, whole=whole)
+            self._owed = whole or self._owed or gaps != self._gaps_filled
+            findings = await self._look(source, whole=self._owed)
             if findings.read:
+                self._owed, self._gaps_filled = False, gaps
                 self._hold_the_gate()
                 if self.stream_ready and gaps == self._gaps:
                     self.gate.clear("stream")

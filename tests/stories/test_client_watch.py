@@ -49,6 +49,26 @@ async def test_c30_everything_is_asked(database: str) -> None:
             assert (wanted - paths, statuses) == (later, which)
 
 
+async def test_c30_what_could_not_be_read_after_a_gap_is_still_owed(database: str) -> None:
+    """The stream comes back while no list of orders can be read. The look that opens the gate later is an ordinary
+    minute's, and asks for everything all the same: what works of earlier days may have filled in the gap."""
+    async with open_desk(database) as desk:
+        assert desk.parts is not None
+        await desk.waits(seconds=35)
+        await desk.faults("status_before", method="GET", route="/v2/orders", status=500, count=0)
+        await desk.admin("stream", {"act": "disconnect"})
+        await desk.waits(seconds=10)
+        assert "stream" in desk.parts.gate.reasons
+        await desk.heals()
+        last = (await desk.admin("ledger?method=GET"))["requests"][-1]["sequence"]
+        await desk.waits(seconds=65)
+        assert desk.parts.gate.open
+        rows = (await desk.admin("ledger?method=GET"))["requests"]
+        asked = [f"{one['path']}?{one['query']}" for one in rows if one["sequence"] > last]
+        assert any("/v2/orders" in one and "status=open" in one for one in asked)
+        assert any("/v2/account/activities/FILL" in one for one in asked)
+
+
 async def test_c30_a_strangers_order_of_last_week_is_seen(database: str) -> None:
     """A bid good till cancelled that somebody placed days ago is no order of the day, and still it has its row: the
     symbol takes no entry."""
