@@ -60,6 +60,7 @@ PREPARE_AGAIN: Final = (timedelta(seconds=5), timedelta(seconds=20), timedelta(s
 JOB_LIMIT: Final = 600.0
 # The close limits each of its attempts itself, and goes on trying.
 LIMITS: Final = {Job.FIRST_SCAN: 120.0, Job.SCAN: 120.0, Job.PRE_OPEN: 300.0, Job.LOOK: 60.0, Job.CLOSE: None}
+FOR_ENTRIES: Final = frozenset({Job.PRE_OPEN, Job.FIRST_SCAN, Job.LOOK, Job.SCAN})
 
 
 @dataclass
@@ -91,7 +92,12 @@ class Day:
         return not self.over and self.clock.now() < self.session.close + CLOSE_WITHIN
 
     async def run(self, job: Job) -> None:
-        """Do one job; one that fails is told of and does not take the daemon down."""
+        """Do one job; one that fails is told of and does not take the daemon down. What only entries need is left out
+        once the exits are due: scans that took too long have not queued up before them."""
+        flat_at = self.session.flat_at(self.cfg.session.flat_before_close_minutes)
+        if job in FOR_ENTRIES and self.clock.now() >= flat_at:
+            log.warning("job_missed", job=job, reason="the day is ending")
+            return
         if job is not Job.LOOK:
             log.info("job_started", job=job)
         try:

@@ -79,10 +79,13 @@ def market_day(session: Session, cfg: Config) -> tuple[Appointment, ...]:
 
 
 def still_to_do(day: Sequence[Appointment], now: datetime) -> tuple[Appointment, ...]:
-    """What a daemon that starts at `now` has to do: all of the future, and of the past what must still happen."""
+    """What a daemon that starts at `now` has to do: all of the future, and of the past what must still happen. The
+    preparation is for scans: once they are over, it would only hold up the exits."""
+    scans = any(each.at >= now and each.job in (Job.FIRST_SCAN, Job.SCAN) for each in day)
     due = []
     for appointment in day:
-        if appointment.at >= now or appointment.job in LEVEL_TRIGGERED:
+        must = appointment.job in LEVEL_TRIGGERED and (scans or appointment.job is not Job.PRE_OPEN)
+        if appointment.at >= now or must:
             due.append(appointment)
         else:
             log.warning("job_missed", job=appointment.job, at=appointment.at.isoformat())

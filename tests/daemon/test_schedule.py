@@ -213,10 +213,18 @@ def test_who_starts_late_does_what_must_still_happen():
 
 
 def test_who_starts_after_the_close_still_ends_the_day():
-    """A daemon that was down at the close prepares, leaves everything, checks it and closes, in that order."""
+    """A daemon that was down at the close leaves everything, checks it and closes, in that order."""
     each = session("2026-07-06")
     left = still_to_do(market_day(each, Config()), each.close + timedelta(hours=1))
-    assert [one.job for one in left] == [Job.PRE_OPEN, Job.FLAT, Job.VERIFY_FLAT, Job.CLOSE]
+    assert [one.job for one in left] == [Job.FLAT, Job.VERIFY_FLAT, Job.CLOSE]
+
+
+def test_nothing_is_prepared_before_the_exits_of_who_starts_late():
+    """Reading assets and daily bars takes minutes: made up for while a scan is to come, and never after the last."""
+    day = market_day(session("2026-07-06"), Config())
+    last = instants(day, Job.SCAN)[-1]
+    assert still_to_do(day, last)[0].job is Job.PRE_OPEN
+    assert still_to_do(day, last + MINUTE)[0].job is Job.FLAT
 
 
 # -- keeping it
@@ -261,8 +269,8 @@ async def test_late_jobs_run_once_at_once_and_in_order():
     keeping = asyncio.ensure_future(keep(still_to_do(day, start), clock, diary.act))
     await clock.advance(timedelta(hours=1))
     await keeping
-    assert [job for _, job in diary.entries] == [Job.PRE_OPEN, Job.FLAT, Job.VERIFY_FLAT, Job.CLOSE]
-    assert [at - start for at, _ in diary.entries] == [timedelta(0), 4 * MINUTE, 8 * MINUTE, 12 * MINUTE]
+    assert [job for _, job in diary.entries] == [Job.FLAT, Job.VERIFY_FLAT, Job.CLOSE]
+    assert [at - start for at, _ in diary.entries] == [timedelta(0), 4 * MINUTE, 9 * MINUTE]
 
 
 async def test_a_day_can_be_broken_off():

@@ -1,5 +1,7 @@
 """A day is prepared whole or not at all, and a broker that stumbles is asked again."""
 
+from catalyst.daemon.schedule import Job
+from tests.simulator.tape import at
 from tests.stories.desk import Desk, open_desk
 
 
@@ -37,3 +39,18 @@ async def test_half_a_day_is_no_day(database: str) -> None:
         assert prepared(desk)
         status = await desk.conn.fetchval("SELECT count(*) FROM scans")
         assert status == 1
+
+
+async def test_what_queued_up_before_the_exits_is_left_out(database: str) -> None:
+    """Scans that took too long are still waiting when the exits are due: none of them, nor a preparation, holds the
+    exits up."""
+    async with open_desk(database, now=at("15:49")) as desk:
+        await desk.waits(minutes=2)
+        assert desk.parts is not None
+        assert desk.parts.day is not None
+        for job in (Job.PRE_OPEN, Job.FIRST_SCAN, Job.LOOK, Job.SCAN):
+            await desk.parts.day.run(job)
+        assert not prepared(desk)
+        requests = (await desk.admin("ledger?method=GET&path=/v2/assets"))["requests"]
+        assert requests == []
+        assert await desk.conn.fetchval("SELECT count(*) FROM scans") == 0
