@@ -47,7 +47,8 @@ TURN: Final = 0.0005  # seconds: a thread that parses megabytes gives the event 
 
 
 async def run(settings: Settings, dsn: str, clock: Clock, *, once: bool = False) -> Exit:
-    """Trade until a signal, or with `once` until the day's cycle is completed. Returns the exit code.
+    """Trade until a signal, or with `once` until the day's cycle is completed, or cannot be (then the code says so).
+    Returns the exit code.
 
     Raises UserError for what the operator must mend: the schema, the lock, the account, the broker's address.
     """
@@ -126,7 +127,7 @@ async def _trade(
         await stop.asked.wait()
         desk.gate.shut("stopping", stop.why)
         if not stop.flatten:
-            return Exit.FLAT, desk.clock.now()
+            return stop.code, desk.clock.now()
         within = timedelta(seconds=desk.settings.config.shutdown.flatten_timeout_seconds)
         deadline = desk.clock.now() + within
         return await flatten_and_say(desk, stop, deadline), deadline
@@ -181,7 +182,7 @@ async def _days(desk: Desk, ear: Ear, stop: Stop, *, once: bool) -> None:
             await keep(appointments, desk.clock, day.run)
         day.over = True
         if once:
-            stop.ask("the day is done", flatten=False)
+            stop.ask("the day is done", flatten=False, code=Exit.FLAT if day.proven else Exit.NOT_FLAT)
             return
         await desk.clock.sleep_until(session.close + LINGER)  # from then on the next one is next
         desk.gate.clear("close")

@@ -46,6 +46,7 @@ class Closing:
     reconciler: Reconciler
     flatten: Flatten
     clock: Clock
+    proven: bool = False  # by the proof of `run`
 
     async def run(self, cycle_id: str, session: Session, shut: Callable[[], Awaitable[object]]) -> None:
         """The cycle is completed with its figures and its proof, or left `closed`: because something is held, or
@@ -92,6 +93,7 @@ class Closing:
         )  # fmt: skip
         if proof is None:
             return "the broker could not be read for the proof"
+        self.proven = proof.proven
         async with self.store.tx("cycle_close") as conn:
             realized, unrealized = await positions.day_pnl(conn, cycle_id)
             row = await cycles.get(conn, cycle_id)

@@ -85,6 +85,7 @@ class Day:
     epoch: int
     cycle_id: str = ""
     over: bool = False  # every job had its turn
+    proven: bool = False  # the close proved that nothing is left, and the result
 
     @property
     def goes_on(self) -> bool:
@@ -166,10 +167,13 @@ class Day:
             self.gate.shut(name, why)
         if LATCH in latched and row.status is not CycleStatus.COMPLETED:
             row = await self._end_stopped_day(row, latched[LATCH])
+        self.gate.clear("close")  # of an earlier day, whose loop never came to its end
         if row.status in (CycleStatus.CLOSED, CycleStatus.COMPLETED):
             self.gate.shut("closed", "the day's cycle is closed")
-        elif row.status is not CycleStatus.IDLE:
-            await self._rest()  # whoever was scanning or trading is no more
+        else:
+            self.gate.clear("closed")
+            if row.status is not CycleStatus.IDLE:
+                await self._rest()  # whoever was scanning or trading is no more
         heed(self.gate, account)
         await self._leave_carried(carried)
         await self._closing().make_up(self.session.day)
@@ -356,13 +360,16 @@ class Day:
 
     async def close(self) -> None:
         """Hear the last word of the broker, fix the day's figures, prove them, complete the cycle."""
-        await self._closing().run(self.cycle_id, self.session, lambda: self._advance(CycleStatus.CLOSED))
+        closing = self._closing()
+        await closing.run(self.cycle_id, self.session, lambda: self._advance(CycleStatus.CLOSED))
+        self.proven = closing.proven
 
     def _closing(self) -> Closing:
         return Closing(self.store, self.broker, self.reconciler, self.flatten, self.clock)
 
-    async def emergency_stop(self, reason: str) -> bool:
-        """The hard stop of this day; false when the tables have not heard of it, and it is to be run again."""
+    async def emergency_stop(self, reason: str) -> bool | None:
+        """The hard stop of this day; false when the tables have not heard of it, and it is to be run again then; None:
+        as soon as may be."""
         return await self.hard_stop.run(reason, cycle_id=self.cycle_id, end_entries=self.end_entries)
 
     # -- what the risk stage is told

@@ -79,7 +79,7 @@ class Desk:
         self.settings = replace(self.settings, config=config)
         hand_over(old, config, [self])
 
-    async def emergency_stop(self, reason: str) -> bool:
+    async def emergency_stop(self, reason: str) -> bool | None:
         assert self.day is not None  # the risk watch looks only once a cycle is open
         return await self.day.emergency_stop(reason)
 
@@ -156,5 +156,5 @@ def wire(
     return desk
 
 
-async def _not_yet(reason: str) -> bool:
+async def _not_yet(reason: str) -> bool | None:
     raise AssertionError(f"no emergency stop is wired: {reason}")

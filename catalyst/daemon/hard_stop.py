@@ -113,15 +113,16 @@ class HardStop:
             facts={"leave": stop.leave}, at=self.clock.now(), cycle_id=stop.cycle_id,
         )  # fmt: skip
 
-    async def run(self, reason: str, *, cycle_id: str, end_entries: EndEntries) -> bool:
+    async def run(self, reason: str, *, cycle_id: str, end_entries: EndEntries) -> bool | None:
         """Entries are over, everything is being left, somebody is told; true when the tables know of all of it.
 
-        When they do not (the database is away), it is to be run again once they can be asked.
+        When they do not (the database is away), it is to be run again once they can be asked; at once, when None:
+        something is held that could be left.
         """
         async with self._hand:
             return await self._run(reason, cycle_id, end_entries)
 
-    async def _run(self, reason: str, cycle_id: str, end_entries: EndEntries) -> bool:
+    async def _run(self, reason: str, cycle_id: str, end_entries: EndEntries) -> bool | None:
         log.critical("emergency_stop", step="begun", reason=reason, cycle_id=cycle_id)
         if self.cfg.halt_new_trades:
             self.gate.shut(LATCH, reason)  # at once, whatever becomes of the row
@@ -132,8 +133,7 @@ class HardStop:
             if not is_outage(error):
                 raise
             log.critical("emergency_stop", step="tables_away", error=f"{type(error).__name__}: {error}")
-            await self._by_spool(reason)
-            return False
+            return False if await self._by_spool(reason) else None
         return True
 
     async def _by_tables(self, reason: str, cycle_id: str, end_entries: EndEntries) -> None:
@@ -178,15 +178,18 @@ class HardStop:
         self._take_on(Unfinished(reason, leave, cycle_id))
         log.critical("emergency_stop", step="recorded", mailed=self.cfg.send_email_alert)
 
-    async def _by_spool(self, reason: str) -> None:
+    async def _by_spool(self, reason: str) -> bool:
+        """False when a second try could leave more."""
         leave = self.cfg.close_all_positions_on_limit
+        selling = leave and self.flatten.exits.market_open
         left = await self.emergency.flatten(
             latch=LATCH if self.cfg.halt_new_trades else None,
             reason=f"{CloseReason.EMERGENCY_STOP}: {reason}",
             by=BY,
             within=WITHIN,
-            selling=leave and self.flatten.exits.market_open,
+            selling=selling,
             purpose=Purpose.EXIT,
             lasting=True,
         )
         log.critical("emergency_stop", step="left" if leave else "entries_cancelled", flat=left.flat)
+        return left.flat or not selling

@@ -38,12 +38,15 @@ class RiskWatch:
     standing: Standing
     clock: Clock
     cfg: Config
-    emergency_stop: Callable[[str], Awaitable[bool]]  # false: the tables have not heard of it yet
+    emergency_stop: Callable[
+        [str], Awaitable[bool | None]
+    ]  # false: the tables have not heard of it yet; None: and something is held still
     cycle_id: str | None = None
     start_equity: Decimal | None = None
     _warned: bool = False
     _stopped: bool = False
     _untold: str | None = None  # why it was stopped, while the tables have not heard of it
+    _undone: bool = False  # ... and while something is held that could be left
     _away: bool = False
 
     async def begin(self, cycle: CycleRow) -> None:
@@ -97,12 +100,15 @@ class RiskWatch:
     async def _stop(self, reason: str) -> None:
         told = await self.emergency_stop(reason)
         self._stopped = True
-        self._untold = None if told else reason
+        self._untold, self._undone = None if told else reason, told is None
 
     async def _look_without_tables(self, outage: Exception) -> None:
         """The broker's figure alone: what the tables would add to it cannot be asked."""
         self._away = True
         log.warning("day_watched_without_tables", error=f"{type(outage).__name__}: {outage}")
+        if self._untold is not None and self._undone:
+            await self._stop(self._untold)
+            return
         if self.start_equity is None or self._stopped:
             return
         try:

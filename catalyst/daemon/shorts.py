@@ -51,10 +51,11 @@ class Shorts:
             log.warning("account_lock_unset", error=str(error))
             return
         self.settled = True
-        if not changed:
+        if not changed and forbidden:
             return
         log.info("account_lock_changed", no_shorting=forbidden)
         async with self.store.tx("account_lock") as conn:
+            # also where it stood open already: we died before its row, and the next lock is not ours
             await risk_events.put(
                 conn,
                 event_type=LOCKED if forbidden else UNLOCKED,

@@ -43,14 +43,16 @@ class Stop:
     asked: asyncio.Event = field(default_factory=asyncio.Event)
     flatten: bool = False
     why: str = ""
+    code: Exit = Exit.FLAT  # of who leaves without a flatten
     reload: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def ask(self, why: str, *, flatten: bool) -> None:
+    def ask(self, why: str, *, flatten: bool, code: Exit = Exit.FLAT) -> None:
         if self.asked.is_set():
             log.warning("stop_already_asked", by=why)
             return
         self.flatten = flatten
         self.why = why
+        self.code = code
         log.warning("stop_asked", by=why, flatten=flatten)
         self.asked.set()
 

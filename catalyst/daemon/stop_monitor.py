@@ -197,6 +197,7 @@ class StopMonitor:
         session = self.exits.session
         return (
             session is not None
+            and self.blind.limits.close_all_at_market_close
             and self.exits.market_open
             and self.clock.now() >= session.close - self.flat_before_close
         )

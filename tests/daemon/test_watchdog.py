@@ -89,3 +89,22 @@ def test_f094_without_a_service_manager_nothing_is_said(
     Watchdog(loops, clock, f"@{name}", None).say("READY=1")
     assert abstract.heard() == ["READY=1"]
     abstract.socket.close()
+
+
+async def test_f094_a_cancelled_loop_is_not_gone(clock: ManualClock) -> None:
+    """A cancellation that nobody asked the loop for comes up in it: like any other fault of ours it is SAFE mode, and
+    the loop begins again. Asked to end, it ends."""
+    loops = Loops(Gate(), clock, Pulse())
+    begun = 0
+
+    async def guard() -> None:
+        nonlocal begun
+        begun += 1
+        if begun == 1:
+            raise asyncio.CancelledError
+        await asyncio.Event().wait()
+
+    async with loops.running({"guard": guard}):
+        await clock.advance(timedelta(seconds=5))
+        assert begun == 2
+    assert "guard failed and began again" in loops.gate.reasons["safe"]

@@ -405,6 +405,43 @@ async def test_the_days_loss_is_watched_in_the_dark(database: str, tmp_path: Pat
         await desk.agrees()
 
 
+async def test_a_hard_stop_in_the_dark_is_tried_until_it_is_done(database: str, tmp_path: Path) -> None:
+    """The limit is reached while neither the database nor the broker's orders can be read, for longer than one try
+    lasts: as soon as the broker answers everything is left, and once, whatever becomes of the database."""
+    risk = {"max_daily_loss": 30, "warning_threshold_pct": 75}
+    async with open_spooling(database, tmp_path, risk=risk) as (desk, proxy, _):
+        await desk.holds("AAPL", 20)
+        proxy.goes_away()
+        await desk.waits(seconds=5)
+        await desk.faults("status_before", method="GET", route="/v2/orders", status=503, count=0)
+        desk.prints("AAPL", "188.30")
+        await desk.waits(seconds=300)
+        assert desk.held("AAPL") == 20
+        await desk.heals()
+        await desk.waits(seconds=100)
+        assert desk.held("AAPL") == 0
+        lines = len(lines_of(tmp_path))
+        await desk.waits(seconds=100)
+        assert len(lines_of(tmp_path)) == lines
+
+        proxy.heals()
+        await desk.waits(seconds=90)
+        assert await desk.conn.fetchval("SELECT status FROM trading_cycles") == "closed"
+        await sent_once(desk)
+        await desk.agrees()
+
+
+async def test_what_is_held_over_the_close_is_held_without_tables_too(database: str, tmp_path: Path) -> None:
+    """Told to hold over the close: a database that is away then sells nothing."""
+    held: Facts = {"close_all_at_market_close": False}
+    async with open_spooling(database, tmp_path, now=at("15:48"), positions=held) as (desk, proxy, _):
+        await desk.holds("AAPL", 20)
+        proxy.goes_away()
+        await desk.waits(minutes=4)
+        assert desk.held("AAPL") == 20
+        assert lines_of(tmp_path) == []
+
+
 async def test_the_close_while_the_database_is_away(database: str, tmp_path: Path) -> None:
     """Away since just before the close: asked again until the day's cycle is completed and proven, and only then the
     daemon of one day ends."""

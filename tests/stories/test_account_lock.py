@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from tests.stories.desk import Desk, open_desk
+from catalyst.domain.witness import Moment
+from tests.stories.desk import Desk, open_desk, settings_for
 
 ROUTE = "/v2/account/configurations"
 
@@ -58,3 +59,20 @@ async def test_only_our_own_lock_is_taken_off(database: str) -> None:
         await desk.opens()
         assert await switched(desk) == [200]
         assert not is_shut(desk)
+
+
+async def test_a_death_before_the_lock_is_booked_as_taken_off(database: str) -> None:
+    """The switch was moved back, and we died before its row: the next start writes it, so that what a person locks
+    later stays locked."""
+    async with open_desk(database, opened=False) as desk:
+        await desk.opens()
+        await desk.dies()
+        desk.settings = settings_for(desk.server.url, trading={"allow_short": True})
+        await desk.dies_opening("account_lock", Moment.BEFORE)
+        assert not is_shut(desk)
+        await desk.opens()
+        await desk.dies()
+        shut(desk)
+        await desk.opens()
+        await desk.waits(seconds=61)
+        assert is_shut(desk)

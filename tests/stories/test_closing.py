@@ -32,6 +32,15 @@ async def trades_until_the_close(desk: Desk) -> None:
     assert desk.held("AAPL") == 0
 
 
+async def has_ended(desk: Desk) -> bool:
+    """Whether the daemon has ended, given a few seconds: its tasks end in turns of the loop, which the clock does not
+    wait for."""
+    assert desk._life is not None
+    for _ in range(5):
+        await desk.waits(seconds=1)
+    return desk._life.done()
+
+
 @pytest.mark.parametrize("route", ["/v2/account", "/v2/account/activities/FILL"])
 async def test_a_broker_that_does_not_answer_at_the_close(database: str, route: str) -> None:
     """Five minutes of errors on any of its reads: asked again, somebody is paged once, and then the cycle is completed
@@ -48,7 +57,7 @@ async def test_a_broker_that_does_not_answer_at_the_close(database: str, route: 
         assert (await desk.alerts()).count("DAY_UNCLOSED") == 1
         await desk.heals()
         await desk.waits(seconds=90)
-        assert desk._life.done()
+        assert await has_ended(desk)
         assert await desk.leaves() is Exit.FLAT
         cycle = await last_cycle(desk)
         assert cycle["status"] == "completed"
@@ -77,8 +86,7 @@ async def test_a_day_that_falls_is_taken_up_again(database: str) -> None:
         await desk.waits(minutes=2)
         await desk.heals()
         await desk.waits(minutes=2)
-        assert desk._life is not None
-        assert desk._life.done()
+        assert await has_ended(desk)
         assert await desk.leaves() is Exit.FLAT
         assert (await last_cycle(desk))["status"] == "completed"
 
@@ -102,3 +110,17 @@ async def test_a_daemon_dead_over_the_close(database: str) -> None:
             "SELECT count(*) FROM trading_cycles WHERE cycle_date = $1 AND status = 'idle'",
             (at("09:00") + timedelta(days=1)).date(),
         )
+
+
+async def test_a_day_that_ends_with_shares_held_says_so(database: str) -> None:
+    """Every exit is refused until the market is shut: the daemon of one day leaves, and not with the code of who is
+    proven flat."""
+    async with open_desk(database, now=at("15:49")) as desk:
+        await desk.holds("AAPL", 20)
+        await desk.faults(
+            "status_before", method="POST", route="/v2/orders", status=403, code=40310000, count=0
+        )
+        assert await desk.leaves() is Exit.NOT_FLAT
+        assert desk.held("AAPL") == 20
+        assert (await last_cycle(desk))["status"] == "closed"
+        assert await proofs_of(desk, "the close of the day") == [False]

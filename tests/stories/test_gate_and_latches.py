@@ -210,3 +210,19 @@ async def test_a_leg_that_was_replaced_has_its_successor_asked_for(database: str
         await desk.waits(seconds=20)
         assert (await desk.position("AAPL") or {})["status"] == "closed"
         await desk.agrees()
+
+
+async def test_a_day_begins_without_the_end_of_another(database: str) -> None:
+    """The loop of an earlier day fell after its exits were due, and was begun again only with this day: what that day
+    shut is open."""
+    async with open_desk(database) as desk:
+        assert desk.parts is not None
+        assert desk.parts.day is not None
+        for left in ("close", "closed"):
+            desk.parts.gate.shut(left, "the day is ending")
+        await desk.parts.day.begin()
+        await desk.waits(seconds=10)
+        assert desk.parts.gate.open
+        await desk.parts.day.go_flat()
+        await desk.parts.day.begin()
+        assert "closed" in desk.parts.gate.reasons
