@@ -25,7 +25,9 @@ Leash = Annotated[
 
 def run(
     config: Config = None,
-    once: Annotated[bool, typer.Option("--once", help="Trade one day, then leave: exit 0 proven flat, 2 not.")] = False,
+    once: Annotated[
+        bool, typer.Option("--once", help="Trade one day, then leave: exit 0 proven flat, 2 not.")
+    ] = False,
     leash: Leash = False,
 ) -> None:
     """Run the daemon until a signal: SIGTERM flattens everything and leaves, SIGUSR1 leaves all protected.

@@ -36,6 +36,7 @@ START: Final = "07:59"  # New York; the daemon prepares the day at 08:00
 LOOK: Final = timedelta(milliseconds=150)  # real time between two looks at the tables
 READY_WITHIN: Final = timedelta(seconds=120)  # for an exchange or a daemon to start on a slow machine
 INTERRUPTED: Final = 130
+NOT_FLAT: Final = 2  # a daemon that ended its day, and says that it did not end flat
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +233,7 @@ class Demo:
             await self.show.look(conn)
         real = (self.real.now() - began).total_seconds()
         market = (clock.now() - opened).total_seconds()
-        if daemon.code != 0 and not told:
+        if daemon.code not in (0, NOT_FLAT) and not told:
             raise PartDied(obituary(daemon if exchange.code is None else exchange))
         day, books = await self._account(store, trading_date(opened), port)
         return Outcome(day, books, market / real, real, told, daemon.code or 0, scene)
