@@ -119,7 +119,9 @@ def claim(directory: Path, market: str, day: date) -> tuple[str, date]:
         owner, _, last = label.read_text().strip().rpartition(", ")
         before = date.fromisoformat(last)
     if owner == market and before <= day:
-        label.write_text(f"{market}, {day}\n")
+        draft = label.with_suffix(".draft")
+        draft.write_text(f"{market}, {day}\n")
+        draft.replace(label)  # never half of it, whatever ends us
         before = day
     return owner, before
 

@@ -13,6 +13,7 @@ from cli.shell import Shell, until
 
 from catalyst.cli.exchange_start import kept, read_start
 from catalyst.domain.errors import UserError
+from catalyst.simulator.state import claim
 
 HALF_DAY = date(2026, 11, 27)
 
@@ -160,3 +161,20 @@ def test_a_stranger_trades_steps_jumps_and_comes_back(shell: Shell) -> None:
         assert someone.process is not None
         someone.process.kill()
         someone.process.wait()
+
+
+def test_the_day_of_a_kept_exchange_is_written_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed at the first byte of a later day's label, it still belongs to the earlier one, and goes on from it."""
+    claim(tmp_path, "generated 7", date(2026, 6, 17))
+    write = Path.write_text
+
+    def dies(path: Path, text: str) -> int:
+        write(path, "")
+        raise SystemExit
+
+    monkeypatch.setattr(Path, "write_text", dies)
+    with pytest.raises(SystemExit):
+        claim(tmp_path, "generated 7", date(2026, 6, 18))
+    monkeypatch.undo()
+    assert claim(tmp_path, "generated 7", date(2026, 6, 16)) == ("generated 7", date(2026, 6, 17))
+    assert claim(tmp_path, "generated 7", date(2026, 6, 18)) == ("generated 7", date(2026, 6, 18))
