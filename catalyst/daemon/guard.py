@@ -17,7 +17,7 @@ from catalyst.config import PositionsConfig
 from catalyst.daemon.books import Books, Pulse
 from catalyst.daemon.execution import Execution
 from catalyst.daemon.exits import SafeExit
-from catalyst.daemon.naked import Naked, unfinished
+from catalyst.daemon.naked import UNACKNOWLEDGED, Naked, unfinished
 from catalyst.domain.errors import BrokerError
 from catalyst.domain.ids import unused_id
 from catalyst.domain.order import EXITS, WORKING, Purpose, Status, side_for
@@ -38,6 +38,7 @@ OCO_TRIES: Final = 4  # of a refusal that may pass; after that, leave it
 UNBOOKED_TRIES: Final = 15  # while the broker has not booked the shares it has just sold us
 UNBOOKED: Final = ("NOT_EXIT", "INSUFFICIENT_QTY", "NOT_SHORTABLE")
 EXCESS_GRACE: Final = timedelta(seconds=3)
+ACKNOWLEDGE_GRACE: Final = timedelta(seconds=5)
 
 Seen = tuple[object, ...]
 
@@ -57,6 +58,7 @@ class Guard:
     epoch: int
     _dark: bool = False  # the last look found no tables
     _excess: dict[int, datetime] = field(default_factory=dict)  # stops for too much, since when
+    _pending: dict[int, datetime] = field(default_factory=dict)
     _verified: dict[int, Seen] = field(default_factory=dict)
     _tending: dict[int, asyncio.Task[None]] = field(default_factory=dict)
     _asked: dict[int, datetime] = field(default_factory=dict)
@@ -142,6 +144,7 @@ class Guard:
         state = protection_of(position.quantity, _exits(rows))
         if state is Protection.COVERED:
             self._excess.pop(position_id, None)
+            self._pending.pop(position_id, None)
             self._verified[position_id] = _seen(position, rows)
             await self.measure.covered(position, rows)
             return
@@ -152,12 +155,14 @@ class Guard:
                 await self._protect(position, rows)
             return
         await self.measure.uncovered(position, rows, state)
+        if self._is_acknowledged_soon(position_id, state):
+            return
         entries = [row for row in rows if row.order_purpose is Purpose.ENTRY and row.is_working]
         ours = [row for row in entries if row.origin != "external"]  # a person's is theirs to cancel
         if ours:
             await self._stop_filling(position, ours)
         else:
-            await self._protect(position, rows)
+            await self._protect(position, rows, UNACKNOWLEDGED if state is Protection.PENDING else "OCO")
 
     async def _read(self, position_id: int) -> tuple[PositionRow, list[OrderRow]]:
         async with self.store.read() as conn:
@@ -206,6 +211,14 @@ class Guard:
         since = self._excess.setdefault(position_id, self.clock.now())
         return self.clock.now() - since >= EXCESS_GRACE
 
+    def _is_acknowledged_soon(self, position_id: int, state: Protection) -> bool:
+        """Exits that the venue has not acknowledged are given a moment; an order that stays so protects nothing."""
+        if state is not Protection.PENDING:
+            self._pending.pop(position_id, None)
+            return False
+        since = self._pending.setdefault(position_id, self.clock.now())
+        return self.clock.now() - since < ACKNOWLEDGE_GRACE
+
     async def _stop_filling(self, position: PositionRow, entries: list[OrderRow]) -> None:
         """A partly filled entry protects nothing: after the grace, cancel the rest and protect what filled."""
         now = self.clock.now()
@@ -222,15 +235,15 @@ class Guard:
                 )
                 await self.execution.cancel(row, "PARTIAL_GRACE")
 
-    async def _protect(self, position: PositionRow, rows: list[OrderRow]) -> None:
-        """Clear what is left of a broken group, then put stop and target on exactly what is held."""
+    async def _protect(self, position: PositionRow, rows: list[OrderRow], reason: str = "OCO") -> None:
+        """Clear what is left of a broken group, for that `reason`, then put stop and target on exactly what is held."""
         leftovers = [row for row in rows if row.order_purpose in EXITS and row.status in WORKING]
         if leftovers:
             now = self.clock.now()
             for row in leftovers:
                 if row.order_id not in self._asked or now - self._asked[row.order_id] >= ASK_AGAIN:
                     self._asked[row.order_id] = now
-                    await self.execution.cancel(row, "OCO")
+                    await self.execution.cancel(row, reason)
             return
         planned = await self._levels(position)
         if planned is None:

@@ -1,5 +1,6 @@
 """When is a position protected? Pure judgement over what the broker shows of its exits."""
 
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
@@ -10,7 +11,10 @@ from catalyst.domain.price import round_stop, round_target
 
 # An exit that is working at the broker, in the broker's own words.
 LIVE_WORDS: Final = frozenset(
-    {"new", "accepted", "partially_filled", "held", "pending_new", "pending_replace", "accepted_for_bidding"}
+    {"new", "accepted", "partially_filled", "held", "pending_replace", "accepted_for_bidding"}
+)
+UNACKNOWLEDGED: Final = (
+    "pending_new"  # on its way to the venue: most often for milliseconds, and once for ever
 )
 
 
@@ -18,6 +22,7 @@ class Protection(StrEnum):
     COVERED = "covered"  # live stops at the broker for exactly what is held
     EXCESS = "excess"  # live stops for more than is held: they would turn it over
     DORMANT = "dormant"  # legs exist, but their entry is not completely filled: they protect nothing
+    PENDING = "pending"  # exits for what is held, which the venue has not acknowledged
     PARTIAL = "partial"  # a live stop for less than is held
     NAKED = "naked"
 
@@ -39,28 +44,41 @@ def protection_of(quantity: Decimal, exits: list[ExitOrder]) -> Protection:
 
     A stop that is `held` under a completely filled entry counts while its sibling target works: the target carries
     the quantity and the exchange elects the stop itself. A stop `held` under an unfinished entry, or beside a target
-    that is gone, counts for nothing.
+    that is gone, counts for nothing. What the venue has not acknowledged yet may never live.
     """
+    live, asleep = _live(exits, LIVE_WORDS)
+    if live == quantity:
+        return Protection.COVERED
+    if live > quantity:
+        return Protection.EXCESS
+    if _live(exits, LIVE_WORDS | {UNACKNOWLEDGED})[0] == quantity:
+        return Protection.PENDING
+    if live > 0:
+        return Protection.PARTIAL
+    return Protection.DORMANT if asleep else Protection.NAKED
+
+
+def _live(exits: list[ExitOrder], words: AbstractSet[str]) -> tuple[Decimal, bool]:
+    """Shares under stops that work, in these words of the broker; and whether others sleep."""
     working = (Status.SUBMITTED, Status.ACCEPTED, Status.PARTIAL_FILL)
     # A target that ends `replaced` gave way to its stop, which has just been elected.
     carrying = (*working, Status.REPLACED)
-    carried = {one.family for one in exits if one.purpose is Purpose.TAKE_PROFIT and one.status in carrying}
+    carried = {
+        one.family
+        for one in exits
+        if one.purpose is Purpose.TAKE_PROFIT
+        and one.status in carrying
+        and (one.broker_status != UNACKNOWLEDGED or UNACKNOWLEDGED in words)
+    }
     stops = [
         one
         for one in exits
         if one.purpose is Purpose.STOP_LOSS
         and one.status in working
-        and one.broker_status in LIVE_WORDS
+        and one.broker_status in words
         and (one.broker_status != "held" or one.dormant or one.family in carried)
     ]
-    live = sum((one.remaining for one in stops if not one.dormant), Decimal(0))
-    if live == quantity:
-        return Protection.COVERED
-    if live > quantity:
-        return Protection.EXCESS
-    if live > 0:
-        return Protection.PARTIAL
-    return Protection.DORMANT if stops else Protection.NAKED
+    return sum((one.remaining for one in stops if not one.dormant), Decimal(0)), bool(stops)
 
 
 def default_levels(

@@ -85,7 +85,11 @@ async def run(
         ) as world:
             try:
                 await _tell(world, scenario, outcome, storm)
-            except (AssertionError, TimeoutError) as error:
+            except (
+                AssertionError,
+                TimeoutError,
+                RuntimeError,
+            ) as error:  # RuntimeError: the clock waited in vain
                 outcome.problems += [f"the story broke off: {error}", *world.failures[:3]]
     outcome.died = tuple(world.died)
     outcome.problems += [f"swallowed: {text}" for text in lines.swallowed]

@@ -9,7 +9,7 @@ from catalyst.domain.order import Purpose, Status
 from catalyst.domain.protection import LIVE_WORDS, ExitOrder, Protection, protection_of
 
 HELD = Decimal(100)
-COVERED, EXCESS, DORMANT, PARTIAL, NAKED = Protection
+COVERED, EXCESS, DORMANT, PENDING, PARTIAL, NAKED = Protection
 
 
 def exit_of(
@@ -39,6 +39,13 @@ JUDGED = [
     ([exit_of(word="held", family=1), exit_of(purpose=Purpose.TAKE_PROFIT, family=2)], NAKED),
     ([exit_of(word="held"), exit_of(purpose=Purpose.TAKE_PROFIT, status=Status.CANCELLED)], NAKED),
     ([exit_of(word="held"), exit_of(purpose=Purpose.TAKE_PROFIT, status=Status.REPLACED)], COVERED),
+    ([exit_of(word="pending_new")], PENDING),
+    ([exit_of(word="pending_new"), TARGET], PENDING),
+    ([exit_of(word="held"), exit_of(purpose=Purpose.TAKE_PROFIT, word="pending_new")], PENDING),
+    ([exit_of(50, word="pending_new"), HALF], PENDING),
+    ([exit_of(50, word="pending_new")], NAKED),
+    ([exit_of(40, word="pending_new"), HALF], PARTIAL),
+    ([exit_of(word="pending_new"), STOP], COVERED),
     ([HALF], PARTIAL),
     ([exit_of(99)], PARTIAL),
     ([HALF, HALF], COVERED),
@@ -61,11 +68,11 @@ def test_a_position_is_as_protected_as_its_live_stops(exits: list[ExitOrder], ju
 
 
 WORKING_WORDS = [
-    "new", "accepted", "partially_filled", "held", "pending_new", "pending_replace", "accepted_for_bidding",
+    "new", "accepted", "partially_filled", "held", "pending_replace", "accepted_for_bidding",
 ]  # fmt: skip
 OTHER_WORDS = [
     "pending_cancel", "stopped", "suspended", "done_for_day", "calculated", "canceled", "expired", "filled",
-    "rejected", "replaced", "pending_review", "pondering", None,
+    "rejected", "replaced", "pending_review", "pending_new", "pondering", None,
 ]  # fmt: skip
 
 
@@ -73,6 +80,8 @@ OTHER_WORDS = [
 def test_a_stop_protects_while_both_sides_say_it_works(status: Status, word: str | None):
     """Our state must be working at the broker, and the broker's last word one that can still trigger."""
     ours = status in {Status.SUBMITTED, Status.ACCEPTED, Status.PARTIAL_FILL}
-    expected = COVERED if ours and word in WORKING_WORDS else NAKED
+    expected = NAKED
+    if ours:
+        expected = COVERED if word in WORKING_WORDS else PENDING if word == "pending_new" else NAKED
     assert protection_of(HELD, [exit_of(status=status, word=word), TARGET]) is expected
     assert set(WORKING_WORDS) == LIVE_WORDS

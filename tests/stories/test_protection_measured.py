@@ -7,6 +7,7 @@ import pytest
 
 from catalyst.domain.order import Status
 from catalyst.report.day import day_of
+from catalyst.simulator.exposure import unprotected
 from tests.stories.desk import ENTRY, Desk, Facts, open_desk
 
 
@@ -136,4 +137,24 @@ async def test_a_look_that_is_late_protects_nothing_twice(database: str) -> None
         await guard._protect(position, gone)
         await desk.waits(seconds=10)
         assert await desk.submits("AAPL") == sent
+        await desk.agrees()
+
+
+async def test_a_stop_that_is_never_acknowledged_is_none(database: str) -> None:
+    """The venue never acknowledges the OCO of a partial entry: after a moment it gives way to another, and the shares
+    count as bare until that one lives."""
+    async with open_desk(database) as desk:
+        await desk.faults("partial", symbol="AAPL", qty="8", role="entry")
+        desk.prints("AAPL", "190.00")
+        await desk.waits(seconds=1)
+        await desk.enters("AAPL", 20, **ENTRY)
+        await desk.waits(seconds=2)
+        await desk.faults("never_ack", symbol="AAPL")
+        await desk.waits(seconds=20)
+        position = await desk.position("AAPL")
+        assert position is not None
+        assert position["protected_at"] is not None
+        assert 10 < position["naked_seconds"] < 15
+        assert await desk.submits("AAPL") == 3
+        assert unprotected(desk.server.exchange.book, "AAPL", desk.held("AAPL")) == 0
         await desk.agrees()
