@@ -52,11 +52,15 @@ class Loops:
         while True:
             try:
                 await loop()
-            except asyncio.CancelledError as stray:
+            except asyncio.CancelledError:
                 task = asyncio.current_task()
-                if task is None or task.cancelling():
-                    raise
-                self._tell(name, stray, [stray])  # of something it waited for: nobody asked the loop to end
+                if (
+                    task is not None and not task.cancelling()
+                ):  # of something it waited for: nobody asked it to end
+                    log.critical("loop_cancelled", loop=name)
+                    self.gate.shut("loops", f"{name} was cancelled")
+                    self.ended.add(name)  # the watchdog is starved: a start recovers
+                raise
             except Exception as error:
                 causes = list(_leaves(error))
                 if any(isinstance(cause, (AnotherDaemon, DatabaseReplaced)) for cause in causes):
@@ -69,7 +73,7 @@ class Loops:
             self.look_again.beat()
             await self.clock.sleep(AGAIN)
 
-    def _tell(self, name: str, error: BaseException, causes: list[BaseException]) -> None:
+    def _tell(self, name: str, error: Exception, causes: list[BaseException]) -> None:
         """Stop entries and say why; what is no weather is a fault of ours, and SAFE until a person has looked."""
         if all(isinstance(cause, BrokerError) for cause in causes):
             log.warning("loop_interrupted", loop=name, error=str(causes[0]))

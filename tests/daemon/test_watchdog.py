@@ -91,20 +91,18 @@ def test_f094_without_a_service_manager_nothing_is_said(
     abstract.socket.close()
 
 
-async def test_f094_a_cancelled_loop_is_not_gone(clock: ManualClock) -> None:
-    """A cancellation that nobody asked the loop for comes up in it: like any other fault of ours it is SAFE mode, and
-    the loop begins again. Asked to end, it ends."""
+async def test_f094_a_cancelled_loop_starves_the_watchdog(clock: ManualClock) -> None:
+    """A cancellation that nobody asked the loop for comes up in it: no entry any more, and the watchdog is not fed, so
+    that a start recovers. Asked to end, it ends and nothing is amiss."""
     loops = Loops(Gate(), clock, Pulse())
-    begun = 0
 
     async def guard() -> None:
-        nonlocal begun
-        begun += 1
-        if begun == 1:
-            raise asyncio.CancelledError
+        raise asyncio.CancelledError
+
+    async def asked() -> None:
         await asyncio.Event().wait()
 
-    async with loops.running({"guard": guard}):
+    async with loops.running({"guard": guard, "exits": asked}):
         await clock.advance(timedelta(seconds=5))
-        assert begun == 2
-    assert "guard failed and began again" in loops.gate.reasons["safe"]
+    assert loops.ended == {"guard"}
+    assert loops.gate.reasons["loops"] == "guard was cancelled"
