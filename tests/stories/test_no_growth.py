@@ -27,7 +27,7 @@ class Holding:
 
 async def test_i24_what_is_held_does_not_grow(database: str) -> None:
     """Between the second round trip and the tenth, with a reconnect and a failed read in each: as many tasks, open
-    files, database connections and timers, and no kind of our objects that grew with the trades but the day's own list of orders."""
+    files, database connections and timers, and nothing of ours grew with the trades but the day's list of orders."""
     async with open_desk(database) as desk:
         await round_trips(desk, 2)
         before = await held_by(desk)
