@@ -30,9 +30,8 @@ LAST_FILLS: Final = timedelta(seconds=30)  # an order that still works then has 
 PAUSE: Final = timedelta(seconds=2)
 LONGEST_PAUSE: Final = timedelta(seconds=60)
 PATIENCE: Final = timedelta(seconds=60)  # before somebody is told
-CLOSE_WITHIN: Final = timedelta(
-    hours=12
-)  # after the close; then the next day's start is near, and makes up for it
+# After the close; then the next day's start is near, and makes up for it.
+CLOSE_WITHIN: Final = timedelta(hours=12)
 READ_WITHIN: Final = timedelta(seconds=30)
 ATTEMPT: Final = 600.0  # real seconds: an attempt that hangs is cut
 

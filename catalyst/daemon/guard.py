@@ -17,7 +17,7 @@ from catalyst.config import PositionsConfig
 from catalyst.daemon.books import Books, Pulse
 from catalyst.daemon.execution import Execution
 from catalyst.daemon.exits import SafeExit
-from catalyst.daemon.naked import UNACKNOWLEDGED, Naked, unfinished
+from catalyst.daemon.naked import NEVER_LIVED, Naked, unfinished
 from catalyst.domain.errors import BrokerError
 from catalyst.domain.ids import unused_id
 from catalyst.domain.order import EXITS, WORKING, Purpose, Status, side_for
@@ -58,7 +58,7 @@ class Guard:
     epoch: int
     _dark: bool = False  # the last look found no tables
     _excess: dict[int, datetime] = field(default_factory=dict)  # stops for too much, since when
-    _pending: dict[int, datetime] = field(default_factory=dict)
+    _pending: dict[int, datetime] = field(default_factory=dict)  # unacknowledged exits, since when
     _verified: dict[int, Seen] = field(default_factory=dict)
     _tending: dict[int, asyncio.Task[None]] = field(default_factory=dict)
     _asked: dict[int, datetime] = field(default_factory=dict)
@@ -162,7 +162,7 @@ class Guard:
         if ours:
             await self._stop_filling(position, ours)
         else:
-            await self._protect(position, rows, UNACKNOWLEDGED if state is Protection.PENDING else "OCO")
+            await self._protect(position, rows, NEVER_LIVED if state is Protection.PENDING else "OCO")
 
     async def _read(self, position_id: int) -> tuple[PositionRow, list[OrderRow]]:
         async with self.store.read() as conn:

@@ -20,9 +20,8 @@ from catalyst.store.pool import Store
 
 log = structlog.get_logger()
 
-MOST_AT_ONCE: Final = (
-    64  # messages that wait and are heard together: a statement of a few tens of milliseconds
-)
+# Messages that wait and are heard together: a statement of a few tens of milliseconds.
+MOST_AT_ONCE: Final = 64
 
 
 @dataclass

@@ -54,9 +54,8 @@ class Loops:
                 await loop()
             except asyncio.CancelledError:
                 task = asyncio.current_task()
-                if (
-                    task is not None and not task.cancelling()
-                ):  # of something it waited for: nobody asked it to end
+                # Of something it waited for: nobody asked the loop to end.
+                if task is not None and not task.cancelling():
                     log.critical("loop_cancelled", loop=name)
                     self.gate.shut("loops", f"{name} was cancelled")
                     self.ended.add(name)  # the watchdog is starved: a start recovers

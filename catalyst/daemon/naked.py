@@ -25,7 +25,7 @@ from catalyst.store.positions import PositionRow
 log = structlog.get_logger()
 
 OVER_BUDGET: Final = "NAKED_OVER_BUDGET"
-UNACKNOWLEDGED: Final = "UNACKNOWLEDGED"  # why a stop was cancelled that the venue had never said yes to
+NEVER_LIVED: Final = "UNACKNOWLEDGED"  # why a stop was cancelled that the venue had never said yes to
 LOOK_BACK: Final = timedelta(days=1)
 A_DAY: Final = timedelta(days=1)
 
@@ -189,7 +189,7 @@ def uncovered_since(position: PositionRow, rows: Sequence[OrderRow]) -> datetime
         or (row.order_purpose is Purpose.TAKE_PROFIT and (row.parent_order_id or row.order_id) in held)
         if row.closed_at is not None
         and row.status not in (Status.REJECTED, Status.FILLED, Status.REPLACED)
-        and row.cancel_reason != UNACKNOWLEDGED
+        and row.cancel_reason != NEVER_LIVED
         and row.parent_order_id not in asleep
         and (position.exit_time is None or row.closed_at < position.exit_time)
     ]

@@ -54,12 +54,10 @@ DOUBTFUL_LOOK: Final = timedelta(seconds=4)
 A_DAY: Final = timedelta(days=1)
 OURS_FOR: Final = timedelta(days=14)  # a symbol traded that recently is one we answer for
 OURS_AGAIN: Final = timedelta(hours=1)
-LEDGER_AGAIN: Final = timedelta(
-    minutes=5
-)  # the fills that are known by then are in the ledger, or are told of
-EARLIER_AGAIN: Final = timedelta(
-    minutes=10
-)  # what works of earlier days is none that we hear of for the first time
+# The fills that are known by then are in the ledger, or are told of.
+LEDGER_AGAIN: Final = timedelta(minutes=5)
+# What works of earlier days is none that we hear of for the first time.
+EARLIER_AGAIN: Final = timedelta(minutes=10)
 MOST_SINGLE: Final = 10  # orders asked for one by one in a look; the others have theirs in the next
 
 
@@ -135,9 +133,8 @@ class Reconciler:
     _told: set[str] = field(default_factory=set)  # differences that have their line in journal and quarantine
     _ledger_seen_to: datetime | None = None
     _ledger_heard: set[str] = field(default_factory=set)  # activity ids that had their answer
-    _ledger_filled: dict[str, Decimal] = field(
-        default_factory=dict
-    )  # what the orders had filled when it was read
+    # What the orders had filled when the ledger was read.
+    _ledger_filled: dict[str, Decimal] = field(default_factory=dict)
     _earlier: bool = False  # something works that is of an earlier day
     _earlier_asked: datetime | None = None
     _known: "fourways.Known" = field(default_factory=dict)  # rows of the look before

@@ -38,9 +38,8 @@ class RiskWatch:
     standing: Standing
     clock: Clock
     cfg: Config
-    emergency_stop: Callable[
-        [str], Awaitable[bool | None]
-    ]  # false: the tables have not heard of it yet; None: and something is held still
+    # False: the tables have not heard of it yet; None: and something is held still.
+    emergency_stop: Callable[[str], Awaitable[bool | None]]
     cycle_id: str | None = None
     start_equity: Decimal | None = None
     _warned: bool = False

@@ -1,6 +1,6 @@
 """Orders we did not place, or lost the row of: each gets its row, in the role it plays, and somebody is told."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Final, Literal
 
@@ -84,26 +84,11 @@ class Strangers:
             ours = lost or held is not None or report.symbol in self.books.memory.symbols
             await orders.insert(
                 conn,
-                NewOrder(
-                    client_order_id=report.client_order_id,
-                    symbol=report.symbol,
-                    purpose=purpose,
-                    position_side=position_side_for(report.side, purpose),
-                    side=report.side,
-                    quantity=report.quantity,
-                    order_type=report.order_type,
-                    time_in_force=report.time_in_force,
-                    order_class=report.order_class,
+                replace(
+                    self._shown(report, purpose, position_side_for(report.side, purpose)),
                     origin="catalyst" if lost and purpose is Purpose.ENTRY else "external",
-                    epoch=self.epoch,
                     cycle_id=held.cycle_id if held else today.cycle_id if today and ours else None,
                     position_id=held.position_id if held else None,
-                    limit_price=report.limit_price,
-                    stop_price=report.stop_price,
-                    bracket_stop=_level(report, "stop_price"),
-                    bracket_target=_level(report, "limit_price"),
-                    alpaca_order_id=report.broker_id,
-                    broker_status=report.broker_status,
                 ),
                 status=Status.SUBMITTED,
                 at=self.clock.now(),
@@ -145,26 +130,11 @@ class Strangers:
                 cycle_id = held.cycle_id if held else today.cycle_id if today else None
                 await orders.insert(
                     conn,
-                    NewOrder(
-                        client_order_id=report.client_order_id,
-                        symbol=report.symbol,
-                        purpose=purpose,
-                        position_side=against,
-                        side=report.side,
-                        quantity=report.quantity,
-                        order_type=report.order_type,
-                        time_in_force=report.time_in_force,
-                        order_class=report.order_class,
+                    replace(
+                        self._shown(report, purpose, against),
                         origin=origin,
-                        epoch=self.epoch,
                         cycle_id=cycle_id,
                         position_id=held.position_id if held else None,
-                        limit_price=report.limit_price,
-                        stop_price=report.stop_price,
-                        bracket_stop=_level(report, "stop_price"),
-                        bracket_target=_level(report, "limit_price"),
-                        alpaca_order_id=report.broker_id,
-                        broker_status=report.broker_status,
                     ),
                     status=Status.SUBMITTED,
                     at=self.clock.now(),
@@ -208,28 +178,16 @@ class Strangers:
             ours = is_ours(report.client_order_id)
             await orders.insert(
                 conn,
-                NewOrder(
-                    client_order_id=report.client_order_id,
-                    symbol=report.symbol,
-                    purpose=old.order_purpose,
-                    position_side=old.position_side,
+                replace(
+                    self._shown(report, old.order_purpose, old.position_side),
                     side=old.side,
-                    quantity=report.quantity,
-                    order_type=report.order_type,
-                    time_in_force=report.time_in_force,
-                    order_class=report.order_class,
                     origin="orphan" if old.origin == "orphan" else "catalyst" if ours else "broker",
                     cycle_id=old.cycle_id,
                     position_id=None if old.order_purpose is Purpose.ENTRY else old.position_id,
                     parent_order_id=old.parent_order_id,
                     replaces=old.order_id,
-                    limit_price=report.limit_price,
-                    stop_price=report.stop_price,
                     bracket_stop=old.bracket_stop,
                     bracket_target=old.bracket_target,
-                    alpaca_order_id=report.broker_id,
-                    broker_status=report.broker_status,
-                    epoch=self.epoch,
                 ),
                 status=Status.SUBMITTED,
                 at=self.clock.now(),
@@ -247,6 +205,27 @@ class Strangers:
         log.warning("successor_adopted", symbol=report.symbol, broker_id=report.broker_id)
         await self.books.hear(report, source)
         return True
+
+    def _shown(self, report: OrderReport, purpose: Purpose, position_side: PositionSide) -> NewOrder:
+        """The row of an order as the broker shows it; whose it is, and of what, the caller says."""
+        return NewOrder(
+            client_order_id=report.client_order_id,
+            symbol=report.symbol,
+            purpose=purpose,
+            position_side=position_side,
+            side=report.side,
+            quantity=report.quantity,
+            order_type=report.order_type,
+            time_in_force=report.time_in_force,
+            order_class=report.order_class,
+            limit_price=report.limit_price,
+            stop_price=report.stop_price,
+            bracket_stop=_level(report, "stop_price"),
+            bracket_target=_level(report, "limit_price"),
+            alpaca_order_id=report.broker_id,
+            broker_status=report.broker_status,
+            epoch=self.epoch,
+        )
 
     async def _alert(
         self, conn: "orders.Conn", event: str, severity: str, report: OrderReport, message: str

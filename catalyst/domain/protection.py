@@ -13,9 +13,8 @@ from catalyst.domain.price import round_stop, round_target
 LIVE_WORDS: Final = frozenset(
     {"new", "accepted", "partially_filled", "held", "pending_replace", "accepted_for_bidding"}
 )
-UNACKNOWLEDGED: Final = (
-    "pending_new"  # on its way to the venue: most often for milliseconds, and once for ever
-)
+# On its way to the venue: most often for milliseconds, and once for ever.
+UNACKNOWLEDGED: Final = "pending_new"
 
 
 class Protection(StrEnum):
