@@ -70,6 +70,81 @@ def is_passing(error: BaseException) -> bool:
     return is_outage(error) or isinstance(error, CONTENTION)
 
 
+class Lane:
+    """A few connections of the order path, held open and lent one at a time.
+
+    A pool's own care for a connection (a task to hand it out, another to take it back) would cost a third of what a
+    short statement does. What is lent here runs one statement, so there is nothing to take back: a connection that the
+    server refused something is as good as before, and one that anything else happened to is cut and made anew.
+    """
+
+    def __init__(self, connect: Callable[[], Awaitable["asyncpg.Connection[asyncpg.Record]"]]) -> None:
+        self._connect = connect
+        self._free: list[asyncpg.Connection[asyncpg.Record]] = []
+        self._lent: set[asyncpg.Connection[asyncpg.Record]] = set()
+        self._slots = asyncio.Semaphore(LANE)
+        self._open = True
+
+    @asynccontextmanager
+    async def lend(self) -> AsyncIterator[Connection]:
+        """The connection used last. Raises TimeoutError while all are lent, and what asyncpg raises."""
+        if self._slots.locked():
+            async with asyncio.timeout(_ACQUIRE):  # noqa: TID251 -- a connection's turn is real time
+                await self._slots.acquire()
+        else:
+            await self._slots.acquire()
+        try:
+            conn = await self._connection()
+            self._lent.add(conn)
+            try:
+                yield conn
+            except BaseException as error:
+                if is_outage(error) or not isinstance(error, asyncpg.PostgresError):
+                    conn.terminate()
+                raise
+            finally:
+                # One that was expired or given up meanwhile is not in the set any more.
+                if conn in self._lent and not conn.is_closed():
+                    self._free.append(conn)
+                self._lent.discard(conn)
+        finally:
+            self._slots.release()
+
+    async def open(self) -> None:
+        """Connect the first one now, and not when an order waits for it."""
+        self._free.append(await self._connection())
+
+    def expire(self) -> None:
+        """None of today's connections is lent again."""
+        for conn in self._free:
+            conn.terminate()
+        self._free.clear()
+        self._lent.clear()
+
+    def give_up(self) -> None:
+        """Every connection is cut; whoever asks for another hears of an outage."""
+        self._open = False
+        for conn in (*self._free, *self._lent):
+            conn.terminate()
+        self.expire()
+
+    async def close(self) -> None:
+        """Every connection is closed, once it has come back."""
+        self._open = False
+        for _ in range(LANE):
+            await self._slots.acquire()
+        while self._free:
+            await self._free.pop().close()
+
+    async def _connection(self) -> "asyncpg.Connection[asyncpg.Record]":
+        if not self._open:
+            raise asyncpg.InterfaceError("the lane is closed")
+        while self._free:
+            if not (conn := self._free.pop()).is_closed():
+                return conn
+        return await self._connect()
+
+
 class Store:
     """The pool, and the clock its users live on. `dsn` is for the connections that cannot be pooled.
 
@@ -79,7 +154,7 @@ class Store:
     def __init__(
         self,
         pool: "asyncpg.Pool[asyncpg.Record]",
-        lane: "asyncpg.Pool[asyncpg.Record]",
+        lane: Lane,
         clock: Clock,
         dsn: str,
         witness: Witness | None = None,
@@ -108,18 +183,20 @@ class Store:
 
     def statement(self, label: str) -> AbstractAsyncContextManager[Connection]:
         """A connection for one statement, which is a transaction by itself."""
-        return self._alone(self._pool, label)
+        return self._alone(self._pool.acquire(timeout=_ACQUIRE), label)
 
     def stroke(self, label: str) -> AbstractAsyncContextManager[Connection]:
         """The same for a step of an order, on the order path's own lane."""
-        return self._alone(self._lane, label)
+        return self._alone(self._lane.lend(), label)
 
     @asynccontextmanager
-    async def _alone(self, pool: "asyncpg.Pool[asyncpg.Record]", label: str) -> AsyncIterator[Connection]:
+    async def _alone(
+        self, lent: AbstractAsyncContextManager[Connection], label: str
+    ) -> AsyncIterator[Connection]:
         with self.clock.hold():
             tell(self._witness, label, Moment.BEFORE)
             try:
-                async with pool.acquire(timeout=_ACQUIRE) as conn:
+                async with lent as conn:
                     yield conn
             except Exception as error:
                 error.add_note(f"in statement {label!r}")
@@ -182,12 +259,12 @@ class Store:
     def give_up(self) -> None:
         """Every connection is cut, and there will be no other: whoever asks from now on hears of an outage."""
         self._pool.terminate()
-        self._lane.terminate()
+        self._lane.give_up()
 
     async def expire(self) -> None:
         """Every connection is replaced before its next use: after a failover the old ones reach the old server."""
         await self._pool.expire_connections()
-        await self._lane.expire_connections()
+        self._lane.expire()
 
     async def close(self) -> None:
         """Every connection is closed; one that does not end by itself is cut."""
@@ -214,29 +291,39 @@ async def open_store(
     Without it nobody sends orders, and the lane is opened by its first use.
     """
 
-    async def pool(least: int, most: int, **more: str) -> "asyncpg.Pool[asyncpg.Record]":
-        return await asyncpg.create_pool(
-            dsn,
-            min_size=least,
-            max_size=most,
-            max_inactive_connection_lifetime=0,
-            max_cached_statement_lifetime=0,  # what was prepared in the morning is prepared in the evening
-            command_timeout=_ANSWER,
-            timeout=_ANSWER,
-            server_settings=_settings(name, STATEMENT_TIMEOUT, LOCK_TIMEOUT) | more,
-            target_session_attrs=_WRITES if writable else None,
-            init=_teach,
-            reset=_keep,
-        )
+    settings = _settings(name, STATEMENT_TIMEOUT, LOCK_TIMEOUT)
+    how: dict[str, Any] = {
+        "max_cached_statement_lifetime": 0,  # what was prepared in the morning is prepared in the evening
+        "command_timeout": _ANSWER,
+        "timeout": _ANSWER,
+        "target_session_attrs": _WRITES if writable else None,
+    }
 
-    main = await pool(1, size)
-    try:
+    async def beside() -> "asyncpg.Connection[asyncpg.Record]":
         # All that an order waits for is found by a key. A plan made of the first day's empty tables would read them
         # through, triggers' questions included, and be kept while they grow; so would one that hashes or merges
         # what one order says against all that there are.
-        lane = await pool(
-            int(writable), LANE, enable_seqscan="off", enable_hashjoin="off", enable_mergejoin="off"
+        by_key = {"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off"}
+        conn: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(
+            dsn, server_settings=settings | by_key, **how
         )
+        await _teach(conn)
+        return conn
+
+    main = await asyncpg.create_pool(
+        dsn,
+        min_size=1,
+        max_size=size,
+        max_inactive_connection_lifetime=0,
+        server_settings=settings,
+        init=_teach,
+        reset=_keep,
+        **how,
+    )
+    lane = Lane(beside)
+    try:
+        if writable:
+            await lane.open()
     except BaseException:
         main.terminate()
         raise

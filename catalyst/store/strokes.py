@@ -61,6 +61,7 @@ async def follow(
             SELECT * FROM unnest($1::bigint[], $2::text[], $3::numeric[], $4::numeric[], $5::text[], $6::text[],
                                  $7::text[], $8::text[], $9::text[], $10::text[])
                        AS s (order_id, was, filled, quantity, word_was, broker_was, broker_id, word, became, rejection)
+             LIMIT cardinality($1)
         ), moved AS (
             UPDATE orders o
                SET alpaca_order_id = s.broker_id, broker_status = s.word, status = s.became,
@@ -155,6 +156,7 @@ async def enter(
                           $13::numeric[], $14::text[], $15::text[], $16::text[])
                    AS s (order_id, was, quantity, word_was, broker_was, broker_id, word, became, filled, price,
                          filled_at, cost, entry_price, execution_id, activity_id, note)
+             LIMIT cardinality($1)
         ), opened AS (
             INSERT INTO positions (position_id, cycle_id, security_id, side, quantity, entered_qty, cost, exited_qty,
                                    proceeds, entry_price, stop_loss, take_profit, entry_time, status, realized_pnl,

@@ -1,4 +1,5 @@
-"""Messages that wait are written by one transaction, and the books are what they are when each is heard by itself."""
+"""Messages that wait are written by one transaction, and the books are what they are when each is heard by itself. What
+that takes does not grow with the orders of the day."""
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ class Told:
     async def entry(self, number: int) -> OrderRow:
         """An entry of 100 shares that is sent and resting, with the two legs of its bracket."""
         new = NewOrder(
-            client_order_id=f"cat-{number}", symbol=f"S{number:02}".translate(LETTERS), purpose=Purpose.ENTRY,
+            client_order_id=f"cat-{number}", symbol=f"S{number:03}".translate(LETTERS), purpose=Purpose.ENTRY,
             position_side=PositionSide.LONG, side=Side.BUY, quantity=FULL, order_type="limit", time_in_force="day",
             order_class="bracket", limit_price=Decimal("190.10"), bracket_stop=Decimal(188),
             bracket_target=Decimal(194), cycle_id=CYCLE, epoch=1,
@@ -54,6 +55,19 @@ class Told:
         async with self.store.read() as conn:
             number: int = await conn.fetchval("SELECT pg_current_xact_id()::text::bigint")
         return number
+
+    async def read(self) -> dict[str, int]:
+        """Rows that were fetched from each table so far, by the server's own count."""
+        async with self.store.stroke("counted") as conn:
+            await conn.execute("SELECT pg_stat_force_next_flush()")
+        async with self.store.read() as conn:
+            return {
+                row["relname"]: row["seq_tup_read"] + (row["idx_tup_fetch"] or 0)
+                for row in await conn.fetch(
+                    "SELECT relname, seq_tup_read, idx_tup_fetch FROM pg_stat_user_tables WHERE relname = ANY($1)",
+                    ["orders", "positions", "executions", "order_events", "journal_chain", "securities"],
+                )
+            }
 
     async def hears(self, updates: Sequence[TradeUpdate]) -> list[int]:
         """Hear them all as the listener does: how many at a time, 0 for one by itself."""
@@ -149,6 +163,29 @@ async def test_fifty_fills_that_wait_are_one_transaction(told: Told) -> None:
         for line in table:
             line.pop("execution_id", None)
     assert together == by_itself
+
+
+async def test_an_order_among_hundreds_reads_no_more_than_the_first_did(told: Told) -> None:
+    """Plans made while the tables were all but empty are kept: they have to find an order by its key even then. One that
+    reads the day's orders through for each fill is right, and slower with each."""
+
+    async def lives(numbers: range) -> None:
+        for number in numbers:
+            assert await told.books.hear_update(fills(await told.entry(number)))
+
+    async with told.store.read() as conn:
+        await conn.execute("VACUUM (ANALYZE)")  # it is known that they are empty
+    await lives(range(12))  # from the sixth on, a statement keeps its plan
+    reads = []
+    for first in (12, 172):
+        before = await told.read()
+        await lives(range(first, first + 10))
+        after = await told.read()
+        reads.append({name: after[name] - before[name] for name in after})
+        await lives(range(first + 10, first + 160))
+    early, late = reads
+    assert min(early.values()) > 0
+    assert late == {name: pytest.approx(count, abs=25) for name, count in early.items()}, (early, late)
 
 
 async def test_an_order_that_is_spoken_of_twice_is_heard_in_its_order(told: Told) -> None:
