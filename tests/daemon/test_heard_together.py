@@ -166,8 +166,8 @@ async def test_fifty_fills_that_wait_are_one_transaction(told: Told) -> None:
 
 
 async def test_an_order_among_hundreds_reads_no_more_than_the_first_did(told: Told) -> None:
-    """Plans made while the tables were all but empty are kept: they have to find an order by its key even then. One that
-    reads the day's orders through for each fill is right, and slower with each."""
+    """Plans made while the tables were all but empty are kept: they have to find an order by its key even then. One
+    that reads the day's orders through for each fill is right, and slower with each."""
 
     async def lives(numbers: range) -> None:
         for number in numbers:
