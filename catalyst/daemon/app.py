@@ -145,7 +145,7 @@ async def _days(desk: Desk, ear: Ear, stop: Stop, *, once: bool) -> None:
         if desk.day is not None and desk.day.goes_on:  # this loop fell, and began again
             session = desk.day.session
         else:
-            session = await next_session(desk.broker, desk.clock)
+            session = await next_session(desk.broker, desk.store, desk.clock)
         desk.exits.session = session
         pre_open = datetime.combine(session.day, PRE_OPEN_AT, NEW_YORK)
         await desk.clock.sleep_until(pre_open.astimezone(session.open.tzinfo))

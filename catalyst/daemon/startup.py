@@ -21,7 +21,7 @@ from catalyst.daemon.desk import Desk, wire
 from catalyst.daemon.gate import Gate
 from catalyst.daemon.holding import Holding, take
 from catalyst.daemon.seat import Seat
-from catalyst.daemon.sessions import next_session
+from catalyst.daemon.sessions import session_ahead
 from catalyst.daemon.shutdown import LEAST_FLATTEN, Stop
 from catalyst.daemon.spool import Spool
 from catalyst.domain.errors import BrokerError, BrokerUnavailable, OutcomeUnknown, UserError, WrongAccount
@@ -223,7 +223,7 @@ async def started(desk: Desk, stop: Stop) -> bool:
 
     async def begin() -> None:
         await survey(desk)
-        desk.exits.session = await next_session(desk.broker, desk.clock)
+        desk.exits.session = await session_ahead(desk.broker, desk.store, desk.clock)
         if not await wait(desk.clock, desk.listening.opened, STREAM_WITHIN):
             log.warning("recovery_without_stream", state=desk.stream.state)
         await _recover(desk)

@@ -110,7 +110,7 @@ class Lane:
         finally:
             self._slots.release()
 
-    async def open(self) -> None:
+    async def warm(self) -> None:
         """Connect the first one now, and not when an order waits for it."""
         self._free.append(await self._connection())
 
@@ -323,7 +323,7 @@ async def open_store(
     lane = Lane(beside)
     try:
         if writable:
-            await lane.open()
+            await lane.warm()
     except BaseException:
         main.terminate()
         raise
