@@ -32,6 +32,7 @@ SEEDS = int(os.environ.get("SEEDS", "4"))
 RATE = 0.3
 UNPROVEN: Counter[str] = Counter()
 ERRORS = (FaultKind.STATUS_BEFORE, FaultKind.DROP_BEFORE, FaultKind.DROP, FaultKind.STATUS)
+BEFORE = {FaultKind.STATUS_BEFORE, FaultKind.DROP_BEFORE}
 SYMBOLS = ("AAPL", "MSFT", "NVDA", "AMZN", "TSLA", "META", "GOOG", "AMD", "INTC", "NFLX")
 
 
@@ -47,8 +48,10 @@ class Erratic(FaultBook):
         FaultBook.__init__(self)
 
     def take(self, *kinds: FaultKind, **facts: str | None) -> Fault | None:
+        """The exchange looks twice, before a request takes effect and after it: each gets half of the chance."""
         asked = [kind for kind in ERRORS if kind in kinds]
-        if asked and str(facts.get("route", "")).startswith("/v2/") and self.drawn.random() < self.rate:
+        chance = self.rate / 2 if set(asked) & BEFORE else self.rate / (2 - self.rate)
+        if asked and str(facts.get("route", "")).startswith("/v2/") and self.drawn.random() < chance:
             self.struck += 1
             return Fault(kind=self.drawn.choice(asked), status=503)
         return super().take(*kinds, **facts)

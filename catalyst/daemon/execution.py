@@ -38,6 +38,7 @@ PAUSES: Final = (timedelta(seconds=1), timedelta(seconds=2))
 QUIET_BEFORE_VERDICT: Final = timedelta(seconds=10)  # a request may still be on its way that long
 NOT_FOUNDS: Final = 3
 DRAIN_LOOK: Final = timedelta(seconds=0.2)
+LONGEST_BETWEEN_LOOKS: Final = timedelta(seconds=4)
 BETWEEN_NOT_FOUNDS: Final = timedelta(seconds=2)
 
 
@@ -326,7 +327,7 @@ class Execution:
 
         "Not found" counts only when no request of ours is open, ten seconds have passed since the last send,
         and it came three times, two seconds apart, each beside a read that worked. Shares do not stand without
-        cover that long: what closes or protects is sent once more at the first "not found".
+        cover that long: what closes or protects is sent once more at a "not found", and is asked about more often.
         """
         self.gate.locked.add(row.symbol)
         self.unresolved.setdefault(row.order_id, row)
@@ -334,9 +335,8 @@ class Execution:
         not_found = 0
         began = self.clock.now()
         paged = False
-        again = (
-            row.order_purpose is not Purpose.ENTRY and row.replaces is None
-        )  # a replacement is no order to send
+        covers = row.order_purpose is not Purpose.ENTRY
+        again = SENDS if covers and row.replaces is None else 0  # a replacement is no order to send
         try:
             async with self.store.read() as conn:
                 row = await orders.get(
@@ -347,7 +347,7 @@ class Execution:
                 found = await self._look(row)
                 away = row.symbol in self.elsewhere
                 if found is False and again and row.order_id not in self._calls and not away:
-                    again = False
+                    again -= 1
                     last_sent = self.clock.now()
                     found = await self._send_again(row)
                 if found is not None:
@@ -372,7 +372,7 @@ class Execution:
                         "the broker has not said for a minute whether it has the order",
                     )
                 await self.clock.sleep(BETWEEN_NOT_FOUNDS if quiet else pause)
-                pause = min(pause * 2, timedelta(seconds=4))
+                pause = min(pause * 2, BETWEEN_NOT_FOUNDS if covers else LONGEST_BETWEEN_LOOKS)
         finally:
             self.gate.locked.discard(row.symbol)
 

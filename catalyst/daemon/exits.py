@@ -188,7 +188,7 @@ class SafeExit:
         else:
             pauses.empty_since = None
         if not quantity:
-            await self.clock.sleep(pauses.next())
+            await self.clock.sleep(min(pauses.next(), UNHEARD))  # a question costs less than a refused order
             return True
         sent = await self._send(position, rows, intent, quantity)
         if sent.status is Status.REJECTED:

@@ -42,3 +42,34 @@ async def test_an_exit_that_goes_on_failing_is_tried_ever_more_rarely(database: 
         pauses = [round((b - a).total_seconds()) for a, b in itertools.pairwise(tried)]
         assert pauses == [1, 2, 4, 8, 15, 15]
         assert desk.held("AAPL") == 0
+
+
+async def sold_within(desk: Desk, seconds: int) -> bool:
+    assert (await desk.tells("close", symbol="AAPL"))["ok"]
+    for _ in range(seconds * 2):
+        if desk.held("AAPL") == 0:
+            break
+        await desk.waits(seconds=0.5)
+    return desk.held("AAPL") == 0
+
+
+async def test_an_exit_that_is_lost_again_and_again_is_sent_again(database: str) -> None:
+    """Three requests are cut before the broker hears them, and nobody knows that: each "not found" sends the same order
+    once more. The verdict that it never arrived would take ten seconds and three looks longer."""
+    async with open_desk(database) as desk:
+        await desk.holds("AAPL", 20)
+        await desk.faults("drop_before", method="POST", route="/v2/orders", count=3)
+        assert await sold_within(desk, 8)
+        await desk.waits(seconds=20)
+        sent = [order for order in await desk.orders("AAPL") if order["order_purpose"] == "exit"]
+        assert [(order["status"], order["attempts"]) for order in sent] == [("filled", 4)]
+        await desk.agrees()
+
+
+async def test_a_position_that_cannot_be_read_is_asked_for_every_two_seconds(database: str) -> None:
+    """Five answers in a row are errors: it is sold within nine seconds, not within sixteen."""
+    async with open_desk(database) as desk:
+        await desk.holds("AAPL", 20)
+        await desk.faults("status_before", method="GET", route="/v2/positions/*", status=503, count=5)
+        assert await sold_within(desk, 9)
+        await desk.agrees()
