@@ -623,6 +623,8 @@ class Books:
         """An exit fill reduces its position; at zero it is closed with its reason."""
         parent = None if row.parent_order_id is None else await orders.get(conn, row.parent_order_id)
         position_id = row.position_id or (None if parent is None else parent.position_id)
+        if position_id is None and row.origin == "emergency":
+            position_id = await self._ended_in_the_dark(conn, row, covered=covered)
         held = None if position_id is None else await positions.lock(conn, position_id)
         short = held is None or held.quantity < fill.quantity
         filling = parent is not None and parent.order_purpose is Purpose.ENTRY and parent.is_working
@@ -656,6 +658,33 @@ class Books:
                 realized_pnl=str(holding.realized_pnl),
                 position_id=position_id,
             )
+
+    async def _ended_in_the_dark(self, conn: "Conn", row: OrderRow, *, covered: bool) -> int | None:
+        """The position that an order sent without the tables ended, where these heard of its entry's fill only later:
+        the row is tied to it, with the reason it was sent for. Raises Uncovered while that fill may still be missing.
+        """
+        held = await positions.lock_open(conn, row.symbol, row.position_side)
+        if held is None and not covered:
+            entries = [
+                order.alpaca_order_id
+                for order in await orders.working_in(conn, row.symbol)
+                if order.order_purpose is Purpose.ENTRY and order.position_side is row.position_side
+            ]
+            if missing := [broker_id for broker_id in entries if broker_id is not None]:
+                raise Uncovered(missing)
+        if held is None or held.entry_time > row.created_at:
+            return None
+        at = self.clock.now()
+        await orders.link(conn, [row.order_id], held.position_id, at, epoch=self.epoch)
+        await exits.intend(
+            conn,
+            held.position_id,
+            reason=await orders.first_note(conn, row.order_id),
+            purpose=row.order_purpose,
+            asked_by="emergency",
+            at=row.created_at,
+        )
+        return held.position_id
 
     async def _require_entries(
         self, conn: "Conn", held: PositionRow | None, parent: OrderRow | None, *, covered: bool

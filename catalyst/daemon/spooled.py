@@ -17,6 +17,7 @@ from catalyst.clock import Clock
 from catalyst.daemon.books import Books
 from catalyst.daemon.emergency import Emergency
 from catalyst.daemon.spool import Line, Reading, Step
+from catalyst.domain.errors import BrokerUnavailable
 from catalyst.domain.order import PositionSide, Purpose, Status, side_for
 from catalyst.domain.report import OrderReport
 from catalyst.domain.session import trading_date
@@ -32,6 +33,7 @@ log = structlog.get_logger()
 
 SOURCE: Final = "emergency"
 LOOK_BACK: Final = timedelta(days=1)  # before the first line: what was working when the database went away
+LEDGER_LAGS: Final = timedelta(seconds=60)  # the broker's ledger may be that far behind its own orders
 
 
 @dataclass
@@ -44,6 +46,7 @@ class Spooled:
     emergency: Emergency
     clock: Clock
     epoch: int
+    _owed_since: datetime | None = None  # an entry's fills are missing in the broker's ledger since then
 
     async def bring_in(self) -> bool:
         """The tables know what the spool knows; true when it had something to tell. Raises BrokerError and the
@@ -70,9 +73,10 @@ class Spooled:
         for report in reports:
             if report.client_order_id not in spooled:
                 await self.books.hear(report, "recovery")
+        unbooked = await self._unbooked(reports)
         async with self.store.tx("spool") as conn:
             if not await _is_known(conn, read.key):
-                await self._write(conn, read, {report.client_order_id for report in reports})
+                await self._write(conn, read, {report.client_order_id for report in reports}, unbooked)
         for report in reports:
             if report.client_order_id in spooled:
                 await self.books.hear(report, SOURCE)
@@ -86,7 +90,27 @@ class Spooled:
         after = min(line.at for line in lines) - LOOK_BACK
         return await self.broker.orders(status="all", after=after, symbols=symbols, priority=Priority.EXIT)
 
-    async def _write(self, conn: "Conn", read: Reading, at_broker: set[str]) -> None:
+    async def _unbooked(self, reports: Sequence[OrderReport]) -> set[str]:
+        """Symbols of which the broker has filled more of an entry than its ledger shows: what was sold of them has no
+        position to be booked on. Raises BrokerUnavailable while that may be the ledger's lag: it is asked again then.
+        """
+        async with self.store.read() as conn:
+            rows = await orders.by_broker_ids(conn, [report.broker_id for report in reports])
+        booked = {row.alpaca_order_id: row.filled_qty for row in rows if row.order_purpose is Purpose.ENTRY}
+        missing = {
+            report.symbol
+            for report in reports
+            if booked.get(report.broker_id, report.filled_qty) < report.filled_qty
+        }
+        now = self.clock.now()
+        self._owed_since = (self._owed_since or now) if missing else None
+        if self._owed_since is not None and now - self._owed_since < LEDGER_LAGS:
+            raise BrokerUnavailable(
+                f"the ledger does not show what was bought of {', '.join(sorted(missing))} yet"
+            )
+        return missing
+
+    async def _write(self, conn: "Conn", read: Reading, at_broker: set[str], unbooked: set[str]) -> None:
         now = self.clock.now()
         for number, line in enumerate(read.lines):
             await orders.journal(
@@ -98,7 +122,7 @@ class Spooled:
                 note=line.step,
                 payload={"spool": read.key, "line": number, **line.facts},
             )
-            await self._follow(conn, read.key, line)
+            await self._follow(conn, read.key, line, unbooked)
         for refused in _refusals(read.lines):
             if refused.text("client_order_id") not in at_broker:
                 await self._reject(conn, refused)
@@ -110,7 +134,7 @@ class Spooled:
             )
         await self._report(conn, read, now)
 
-    async def _follow(self, conn: "Conn", key: str, line: Line) -> None:
+    async def _follow(self, conn: "Conn", key: str, line: Line, unbooked: set[str]) -> None:
         """What one step leaves in the tables."""
         match line.step:
             case Step.LATCH:
@@ -125,7 +149,7 @@ class Spooled:
             case Step.LEAVE:
                 await self._intend(conn, line)
             case Step.SELL | Step.PROTECT:
-                await self._adopt(conn, line)
+                await self._adopt(conn, line, unbooked)
             case Step.PROOF:
                 if not line.text("symbol"):  # of one symbol alone it proves nothing of the account
                     await self._prove(conn, key, line)
@@ -164,8 +188,11 @@ class Spooled:
                     at=line.at,
                 )
 
-    async def _adopt(self, conn: "Conn", line: Line) -> None:
-        """The row of an order that was sent without one; of one that was sent again, another attempt."""
+    async def _adopt(self, conn: "Conn", line: Line, unbooked: set[str]) -> None:
+        """The row of an order that was sent without one; of one that was sent again, another attempt.
+
+        Where the entry is not booked an earlier position of the symbol is not what was sold.
+        """
         cid = line.text("client_order_id")
         known = await orders.by_client_id(conn, cid)
         if known is not None:
@@ -173,7 +200,9 @@ class Spooled:
             return
         side, purpose = PositionSide(line.text("position_side")), Purpose(line.text("purpose"))
         symbol = line.text("symbol")
-        position = await positions.lock_open(conn, symbol, side) or await _last_of(conn, symbol, side)
+        position = await positions.lock_open(conn, symbol, side)
+        if position is None and symbol not in unbooked:
+            position = await _last_of(conn, symbol, side)
         stop, target = line.text("stop"), line.text("target")  # of a protection
         await orders.insert(
             conn,

@@ -529,6 +529,14 @@ async def add_execution(
     return fresh
 
 
+async def first_note(conn: "Conn", order_id: int) -> str:
+    """What the order's first line in the journal says it was for."""
+    note: str | None = await conn.fetchval(
+        "SELECT note FROM order_events WHERE order_id = $1 ORDER BY seq LIMIT 1", order_id
+    )
+    return note or ""
+
+
 async def last_fill_at(conn: "Conn", order_id: int) -> datetime | None:
     """The broker's time of the order's last fill; None when it has none."""
     at: datetime | None = await conn.fetchval("SELECT max(at) FROM executions WHERE order_id = $1", order_id)

@@ -461,3 +461,40 @@ async def test_the_close_while_the_database_is_away(database: str, tmp_path: Pat
             "SELECT facts ->> 'proven' FROM flat_proofs WHERE cause = 'the close of the day'"
         )
         assert proven == "true"
+
+
+@pytest.mark.parametrize("lag", [30, 100])
+async def test_what_was_sold_in_the_dark_waits_for_its_entry(database: str, tmp_path: Path, lag: int) -> None:
+    """The entry fills while the database is away and the stream loses the word of it; its shares are sold without the
+    tables; when these are back, the ledger shows no fill for a while. The sale is booked on the position it ended, once
+    there is one, and on no other: it oversold nothing."""
+    async with open_spooling(database, tmp_path) as (desk, proxy, _):
+        await desk.holds("AAPL", 10)
+        assert (await desk.tells("close", symbol="AAPL"))["ok"]  # a position of yesterday's, so to speak
+        await desk.waits(seconds=5)
+        await bids(desk)
+        await desk.faults("no_trigger", symbol="AAPL", count=0)
+        await desk.faults("stream_drop", symbol="AAPL", role="entry", count=0)
+        proxy.goes_away()
+        desk.prints("AAPL", "190.00")
+        await desk.waits(seconds=10)
+        for _ in range(10):
+            desk.prints("AAPL", "187.50")
+            await desk.waits(seconds=5)
+        assert desk.held("AAPL") == 0
+        await desk.faults("empty", route="/v2/account/activities/FILL", count=0)
+        proxy.heals()
+        await desk.waits(seconds=lag)
+        await desk.heals()
+        await desk.waits(seconds=60)
+        held = await desk.conn.fetch("SELECT * FROM positions ORDER BY position_id")
+        assert [(row["entered_qty"], row["exited_qty"], row["status"]) for row in held] == [
+            (10, 10, "closed"), (20, 20, "closed"),
+        ]  # fmt: skip
+        assert held[-1]["close_reason"].startswith("STOP_LOSS_HIT")
+        filled = [order["origin"] for order in await desk.orders("AAPL") if order["filled_qty"]]
+        assert filled == ["catalyst", "catalyst", "catalyst", "emergency"]  # and nothing after it
+        assert not await desk.conn.fetchval("SELECT count(*) FROM orphans")
+        await gate_opens(desk)
+        await sent_once(desk)
+        await desk.agrees()
