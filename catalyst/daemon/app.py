@@ -15,6 +15,7 @@ import structlog
 
 from catalyst.clock import Clock
 from catalyst.config import Settings
+from catalyst.daemon.closing import Closing
 from catalyst.daemon.commands import Commands
 from catalyst.daemon.day import Day
 from catalyst.daemon.desk import Desk
@@ -141,12 +142,16 @@ async def _listen(desk: Desk) -> None:
 
 async def _days(desk: Desk, ear: Ear, stop: Stop, *, once: bool) -> None:
     """One session after the other, from the one that is running or next."""
+    closing = Closing(desk.store, desk.broker, desk.reconciler, desk.flatten, desk.clock)
     while True:
         if desk.day is not None and desk.day.goes_on:  # this loop fell, and began again
             session = desk.day.session
         else:
             session = await next_session(desk.broker, desk.store, desk.clock)
         desk.exits.session = session
+        # A close that a death left out: now, and not at the next day's start.
+        to_be_flat = desk.settings.config.positions.close_all_at_market_close
+        await closing.make_up(session.day, to_be_flat=to_be_flat)
         pre_open = datetime.combine(session.day, PRE_OPEN_AT, NEW_YORK)
         await desk.clock.sleep_until(pre_open.astimezone(session.open.tzinfo))
         day = Day(

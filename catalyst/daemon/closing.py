@@ -19,7 +19,7 @@ from catalyst.daemon.reconciler import Reconciler
 from catalyst.domain.cycle import CycleStatus
 from catalyst.domain.errors import BrokerError
 from catalyst.domain.session import NEW_YORK, Session
-from catalyst.store import alerts, cycles, orders, positions
+from catalyst.store import alerts, cycles, operations, orders, positions
 from catalyst.store.cycles import CycleRow
 from catalyst.store.pool import Store, is_passing
 
@@ -134,14 +134,27 @@ class Closing:
             return False
         return True
 
-    async def make_up(self, today: date) -> None:
-        """Cycles of earlier days that nobody completed, and of which nothing is held, are completed and proven."""
+    async def make_up(self, today: date, *, to_be_flat: bool) -> None:
+        """Cycles of days before `today` that nobody completed, and of which nothing is held, are completed and proven.
+
+        Where a day was `to_be_flat` and nobody was there at its close, somebody is told of what it holds.
+        """
         async with self.store.read() as conn:
             unfinished = await cycles.unfinished_before(conn, today)
             held = {position.cycle_id for position in await positions.open_positions(conn)}
         for row in unfinished:
             if row.cycle_id not in held:
                 await self._make_up(row, anything_held=bool(held))
+            elif to_be_flat and not await self._is_told(row.cycle_id):
+                await self.flatten.prove_if_read(
+                    CAUSE, by="schedule", cycle_id=row.cycle_id, page=True, since=_morning(row.cycle_date),
+                    deadline=self.clock.now() + READ_WITHIN,
+                )  # fmt: skip
+
+    async def _is_told(self, cycle_id: str) -> bool:
+        """True when the end of that day was looked at: its proof is there, whatever it proved."""
+        async with self.store.read() as conn:
+            return await operations.has_flat_proof(conn, cycle_id, CAUSE)
 
     async def _make_up(self, row: CycleRow, *, anything_held: bool) -> None:
         proof = await self.flatten.prove_if_read(

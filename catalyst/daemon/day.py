@@ -176,7 +176,8 @@ class Day:
                 await self._rest()  # whoever was scanning or trading is no more
         heed(self.gate, account)
         await self._leave_carried(carried)
-        await self._closing().make_up(self.session.day)
+        to_be_flat = self.cfg.positions.close_all_at_market_close
+        await self._closing().make_up(self.session.day, to_be_flat=to_be_flat)
         structlog.contextvars.bind_contextvars(cycle_id=self.cycle_id)
         log.info(
             "cycle_opened" if fresh else "cycle_resumed",

@@ -64,6 +64,14 @@ async def put_flat_proof(
     return proof_id
 
 
+async def has_flat_proof(conn: Connection, cycle_id: str, cause: str) -> bool:
+    """True when the end of that cycle was looked at for this cause, whatever it proved."""
+    found: bool = await conn.fetchval(
+        "SELECT EXISTS (SELECT 1 FROM flat_proofs WHERE cycle_id = $1 AND cause = $2)", cycle_id, cause
+    )
+    return found
+
+
 async def flat_proofs(conn: Connection, *, limit: int = 20) -> list[FlatProof]:
     """The latest proofs, newest first."""
     found = await conn.fetch(

@@ -112,6 +112,33 @@ async def test_a_daemon_dead_over_the_close(database: str) -> None:
         )
 
 
+async def test_a_daemon_that_is_back_after_the_close_makes_up_for_it_at_once(database: str) -> None:
+    """Dead from before the close until ten minutes after it: proven and completed then, not the next morning."""
+    async with open_desk(database, now=at("15:49")) as desk:
+        await trades_until_the_close(desk)
+        await desk.dies()
+        await desk.waits(minutes=16)
+        await desk.opens()
+        await desk.waits(seconds=10)
+        assert (await last_cycle(desk))["status"] == "completed"
+        assert await proofs_of(desk, "the close of the day, made up for") == [True]
+
+
+async def test_shares_that_a_death_carried_over_the_close_are_told_of_once(database: str) -> None:
+    """Whoever is back after the close cannot leave them any more, and says so; another start says nothing new."""
+    async with open_desk(database, now=at("15:45")) as desk:
+        await desk.holds("AAPL", 20)
+        await desk.dies()
+        await desk.waits(minutes=25)
+        for _ in range(2):
+            await desk.opens()
+            await desk.waits(seconds=10)
+            assert (await desk.alerts()).count("NOT_FLAT") == 1
+            assert await proofs_of(desk, "the close of the day") == [False]
+            await desk.dies()
+        assert (await last_cycle(desk))["status"] != "completed"
+
+
 async def test_a_day_that_ends_with_shares_held_says_so(database: str) -> None:
     """Every exit is refused until the market is shut: the daemon of one day leaves, and not with the code of who is
     proven flat."""
