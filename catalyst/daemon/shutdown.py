@@ -137,13 +137,15 @@ async def _flatten(desk: Desk, stop: Stop, deadline: datetime) -> Exit:
         within=deadline - desk.clock.now(),
         cycle_id=desk.day.cycle_id if desk.day else None,
     )
-    await desk.safety.settle()
     return Exit.FLAT if proof.proven else Exit.NOT_FLAT
 
 
 async def end_epoch(desk: Desk, stop: Stop) -> None:
+    """The last words, when every loop has ended: what broke in the last moments, and was not written by whoever keeps
+    the latch, is latched for the next life; and this one is said to be over."""
     why = stop.why or "superseded"
     try:
+        await desk.safety.settle()
         async with desk.store.tx("ending") as conn:
             await manifest.end_epoch(conn, desk.epoch, ending=why, at=desk.clock.now())
     except Exception as error:

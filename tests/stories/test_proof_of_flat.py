@@ -1,6 +1,7 @@
 """Flat is proven, not believed: no order, no share, and the result to the cent on both sides; a row, and a file that
 stays when the database is gone."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import pytest
 
 from catalyst import proofs
 from catalyst.daemon.shutdown import Exit
+from catalyst.domain.invariants import Invariant
+from catalyst.domain.witness import Moment
 from tests.simulator.tape import at
 from tests.stories.desk import Desk, Facts, open_desk
 from tests.stories.test_safe_mode import latch, owner
@@ -86,6 +89,28 @@ async def test_a_result_that_differs_is_no_proof(database: str) -> None:
         assert "AAPL" in file["missing"]
         assert "FLAT_UNPROVEN" in await desk.alerts()
         assert (await latch(desk) or "").startswith("I9: AAPL")
+
+
+async def test_what_breaks_in_the_last_moment_is_latched_all_the_same(database: str) -> None:
+    """The proof is written, and only then an invariant fails; whoever keeps the latch ends before writing it: the next
+    life begins in SAFE mode all the same."""
+    async with open_desk(database) as desk:
+        await desk.holds("AAPL", 20)
+        assert desk.parts is not None
+        gate = desk.parts.gate
+
+        def breaks(step: str, moment: Moment) -> None:
+            if step == "flat_proof" and moment is Moment.AFTER:
+                gate.violated(Invariant.I9, "AAPL, says the story")
+                for task in asyncio.all_tasks():
+                    if task.get_name() == "safety":
+                        task.cancel()
+
+        desk.fate.also = breaks
+        desk.stop.ask("SIGTERM", flatten=True)
+        assert await desk.leaves() is Exit.FLAT
+        assert await latch(desk) == "I9: AAPL, says the story"
+        assert (await desk.alerts()).count("SAFE_MODE") == 1
 
 
 async def test_fills_that_cannot_be_read_are_no_proof(database: str) -> None:
