@@ -37,6 +37,11 @@ _FAST = {"fsync": "off", "full_page_writes": "off", "max_connections": "200", "a
 _PREFIX = "catalyst-tests-"
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: half of what a story takes is waiting for a server or for another process."""
+    return (os.cpu_count() or 1) + 1
+
+
 @dataclass
 class Server:
     """A PostgreSQL server that makes databases. Usable from sync and async code: its own thread, its own loop."""
