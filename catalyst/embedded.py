@@ -181,6 +181,10 @@ def _shut_down(data_dir: Path, cluster: Path, binaries: Path) -> None:
         [binaries / "pg_ctl", "stop", "-D", cluster, "-m", "fast", "-w", "-t", _PATIENCE, "-s"],
         _owner(cluster),
     )
+    # Its last process takes its file away before it ends, and whoever starts next looks for the process.
+    deadline = time.monotonic() + _PATIENCE  # noqa: TID251 -- another process's end takes real time
+    while _is_alive(data_dir) and time.monotonic() < deadline:  # noqa: TID251 -- as above
+        time.sleep(0.01)  # noqa: TID251 -- as above
     _forget_socket_dir(socket_dir, cluster)
 
 

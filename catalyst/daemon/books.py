@@ -97,11 +97,19 @@ class Books:
     )  # what becomes of what a person buys of a symbol of ours
     orphaned: Pulse = field(default_factory=Pulse)  # shares that no position explains were found
     stale_reports: int = 0
+    untied: set[str] = field(
+        default_factory=set
+    )  # symbols left or protected without the tables, whose position these do not know yet
     _hand: asyncio.Lock = field(default_factory=asyncio.Lock)
     _news: set[Pulse] = field(default_factory=set)  # pulses to beat once what they tell of is committed
     # Orders as they were last written or read, by our own id, oldest first. What rests on one is written only if
     # the row is still the same, so an old one costs a second look and nothing else.
     _rows: dict[str, OrderRow] = field(default_factory=dict)
+
+    async def recall(self) -> None:
+        """Know what an earlier life has left without the tables, and not tied to a position yet."""
+        async with self.store.read() as conn:
+            self.untied |= await orders.symbols_untied(conn)
 
     def remember(self, row: OrderRow) -> None:
         """Keep a row for what is said of it next."""
@@ -153,6 +161,8 @@ class Books:
         One alone is no gain, and when a row is no longer as it is remembered nothing is written: 0 then, and the first
         is to be heard by itself.
         """
+        if any(update.order.symbol in self.untied for update in updates):
+            return 0
         async with self._hand:
             count, stroke = decide_run(self._rows, updates)
             if count < 2 or not await self._write(stroke, "stream"):
@@ -261,6 +271,8 @@ class Books:
         """
         if any(one.replaced_by is not None for one in (report, *report.legs)):
             return None  # who took its place is a question
+        if report.symbol in self.untied:
+            return None  # its position is more than its own entry
         async with self._hand:
             for rows in (self._rows, None):
                 known = await self._read(report) if rows is None else rows
@@ -600,7 +612,30 @@ class Books:
         legs = await self._legs(conn, row)
         unlinked = [order.order_id for order in (row, *legs) if order.position_id != position_id]
         await orders.link(conn, unlinked, position_id, self.clock.now(), epoch=self.epoch)
+        await self._tie(conn, row, position_id)
         _say_entered(row, fill, holding, position_id)
+
+    async def _tie(self, conn: "Conn", entry: OrderRow, position_id: int) -> None:
+        """What left or was protected without the tables, before these heard of this fill, is this position's."""
+        if entry.symbol not in self.untied:
+            return
+        rows = await orders.untied(conn, entry.symbol, entry.position_side, since=entry.created_at)
+        if not rows:
+            return
+        await orders.link(
+            conn, [row.order_id for row in rows], position_id, self.clock.now(), epoch=self.epoch
+        )
+        leaving = [row for row in rows if row.order_purpose in (Purpose.EXIT, Purpose.FLATTEN)]
+        if leaving:
+            await exits.intend(
+                conn,
+                position_id,
+                reason=await orders.first_note(conn, leaving[0].order_id),
+                purpose=leaving[0].order_purpose,
+                asked_by="emergency",
+                at=leaving[0].created_at,
+            )
+        log.warning("tied", symbol=entry.symbol, position_id=position_id, orders=len(rows))
 
     def _answers_for(self, entry: OrderRow, fill: Fill) -> bool:
         """True when an entry without our record is ours to protect: one whose id was derived here, or a person's of a
@@ -623,13 +658,12 @@ class Books:
         """An exit fill reduces its position; at zero it is closed with its reason."""
         parent = None if row.parent_order_id is None else await orders.get(conn, row.parent_order_id)
         position_id = row.position_id or (None if parent is None else parent.position_id)
-        if position_id is None and row.origin == "emergency":
-            position_id = await self._ended_in_the_dark(conn, row, covered=covered)
         held = None if position_id is None else await positions.lock(conn, position_id)
         short = held is None or held.quantity < fill.quantity
         filling = parent is not None and parent.order_purpose is Purpose.ENTRY and parent.is_working
-        if short or (filling and not covered):
-            await self._require_entries(conn, held, parent, covered=covered)
+        dark = "emergency" in (row.origin, None if parent is None else parent.origin)
+        if short or ((filling or dark) and not covered):
+            await self._require_entries(conn, row, held, parent, covered=covered)
         if position_id is None or held is None:
             await self._leave_orphan(conn, row, fill)
             return
@@ -659,38 +693,18 @@ class Books:
                 position_id=position_id,
             )
 
-    async def _ended_in_the_dark(self, conn: "Conn", row: OrderRow, *, covered: bool) -> int | None:
-        """The position that an order sent without the tables ended, where these heard of its entry's fill only later:
-        the row is tied to it, with the reason it was sent for. Raises Uncovered while that fill may still be missing.
-        """
-        held = await positions.lock_open(conn, row.symbol, row.position_side)
-        if held is None and not covered:
-            entries = [
-                order.alpaca_order_id
-                for order in await orders.working_in(conn, row.symbol)
-                if order.order_purpose is Purpose.ENTRY and order.position_side is row.position_side
-            ]
-            if missing := [broker_id for broker_id in entries if broker_id is not None]:
-                raise Uncovered(missing)
-        if held is None or held.entry_time > row.created_at:
-            return None
-        at = self.clock.now()
-        await orders.link(conn, [row.order_id], held.position_id, at, epoch=self.epoch)
-        await exits.intend(
-            conn,
-            held.position_id,
-            reason=await orders.first_note(conn, row.order_id),
-            purpose=row.order_purpose,
-            asked_by="emergency",
-            at=row.created_at,
-        )
-        return held.position_id
-
     async def _require_entries(
-        self, conn: "Conn", held: PositionRow | None, parent: OrderRow | None, *, covered: bool
+        self,
+        conn: "Conn",
+        row: OrderRow,
+        held: PositionRow | None,
+        parent: OrderRow | None,
+        *,
+        covered: bool,
     ) -> None:
         """Raise Uncovered when an entry of this position, or the one whose leg it is, may have filled further: with a
-        part of it booked, the first slices of the exit would close the position, and its rest be one of its own.
+        part of it booked, the first slices of the exit would close the position, and its rest be one of its own. What
+        left without the tables, and has no position yet, may be any entry's of the symbol that works.
 
         A leg lives only once its entry has filled completely: that is stronger than a read that denies it. Not so once
         the entry is at its end: one that was replaced fills under another id, and what becomes of the legs of one that
@@ -698,6 +712,9 @@ class Books:
         """
         family = [] if held is None else await orders.of_position(conn, held.position_id)
         family += [] if parent is None else [parent]
+        if held is None and row.symbol in self.untied:
+            working = await orders.working_in(conn, row.symbol)
+            family += [order for order in working if order.position_side is row.position_side]
         entries = {
             order.alpaca_order_id
             for order in family

@@ -147,7 +147,7 @@ def wire(
         emergency=emergency,
         scanner=Scanner(broker, market, news, clock, cfg),
         loops=Loops(gate, clock, reconciler.soon),
-        safety=Safety(store, gate, clock, proofs),
+        safety=Safety(store, gate, clock, proofs, epoch),
         shorts=Shorts(broker, store, clock, cfg.trading),
         boot=Boot(store, gate, clock),
         epoch=epoch,

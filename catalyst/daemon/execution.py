@@ -347,9 +347,9 @@ class Execution:
                 found = await self._look(row)
                 away = row.symbol in self.elsewhere
                 if found is False and again and row.order_id not in self._calls and not away:
-                    again -= 1
-                    last_sent = self.clock.now()
-                    found = await self._send_again(row)
+                    sent = await self._send_again(row)
+                    again = 0 if sent is None else again - 1
+                    found, last_sent = sent or False, last_sent if sent is None else self.clock.now()
                 if found is not None:
                     not_found = 0 if found else not_found + 1
                     if found:
@@ -376,19 +376,24 @@ class Execution:
         finally:
             self.gate.locked.discard(row.symbol)
 
-    async def _send_again(self, row: OrderRow) -> bool:
-        """Send the same id once more while its shares are still held; true when its outcome is known by now.
+    async def _send_again(self, row: OrderRow) -> bool | None:
+        """Send the same id once more while its shares are still held; true when its outcome is known by now, None when
+        nothing was sent.
 
         Should the first request arrive after all, the broker refuses one of the two for its id.
         """
-        async with self.store.tx("resubmit") as conn:
-            held = None if row.position_id is None else await positions.get(conn, row.position_id)
-            if held is None or held.quantity < row.quantity:
-                return False
-            await orders.attempt(conn, row.order_id, self.clock.now(), epoch=self.epoch)
-        log.warning("order_sent_again", order_id=row.order_id, symbol=row.symbol, purpose=row.order_purpose)
-        self._calls.add(row.order_id)
+        self._calls.add(row.order_id)  # whoever leaves the symbol without the tables waits for this
         try:
+            async with self.store.tx("resubmit") as conn:
+                held = None if row.position_id is None else await positions.get(conn, row.position_id)
+                if held is None or held.quantity < row.quantity:
+                    return None
+                await orders.attempt(conn, row.order_id, self.clock.now(), epoch=self.epoch)
+            if row.symbol in self.elsewhere:
+                return None  # it began while the tables were slow
+            log.warning(
+                "order_sent_again", order_id=row.order_id, symbol=row.symbol, purpose=row.order_purpose
+            )
             report = await self.broker.submit(request_of(row), priority=priority_of(row))
         except BrokerError as error:  # not even a refusal is a verdict: it may be the first one's doing
             log.warning("order_not_sent_again", order_id=row.order_id, error=str(error))

@@ -86,6 +86,8 @@ class Orphans:
         """One step for one orphan; true while it needs another one soon."""
         if orphan.symbol in self.execution.elsewhere:
             return False  # another hand leaves the symbol, and the tables have not heard of it yet
+        if orphan.symbol in self.books.untied and await self._is_waited_for(orphan):
+            return False  # no orphan: what left or protects these shares waits for the entry that bought them
         rows = await self._rows(orphan)
         working = [row for row in rows if row.status in WORKING]
         if orphan.quantity == 0:
@@ -107,6 +109,11 @@ class Orphans:
         if self.cfg.orphans == "alert":
             return False
         return await self._protect(orphan, rows, working, held)
+
+    async def _is_waited_for(self, orphan: Orphan) -> bool:
+        async with self.store.read() as conn:
+            since = orphan.found_at - timedelta(days=1)
+            return bool(await orders.untied(conn, orphan.symbol, orphan.side, since=since))
 
     async def _rows(self, orphan: Orphan) -> list[OrderRow]:
         async with self.store.read() as conn:

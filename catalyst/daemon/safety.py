@@ -16,7 +16,7 @@ from catalyst.clock import Clock, wait
 from catalyst.daemon.gate import SAFE, Gate, reason_of
 from catalyst.domain.invariants import Invariant, Violation
 from catalyst.proofs import Proofs
-from catalyst.store import alerts, exits, invariants, journal
+from catalyst.store import alerts, exits, invariants, journal, manifest
 from catalyst.store.journal import START, Break, Link
 from catalyst.store.pool import Connection, Store
 from catalyst.store.refusals import (
@@ -51,6 +51,7 @@ class Safety:
     gate: Gate
     clock: Clock
     proofs: Proofs
+    epoch: int
     good: Link = START
     _suspects: dict[tuple[Invariant, str], datetime] = field(default_factory=dict)
 
@@ -165,7 +166,8 @@ class Safety:
             self.gate.violated(name, why)
 
     async def settle(self) -> None:
-        """Write the latch when it is owed, and page, once for as long as it lasts."""
+        """Write the latch when it is owed, and page, once for as long as it lasts. Who was superseded writes none: the
+        tables are another's, whose moves look wrong from here."""
         if not self.gate.unsafe.is_set():
             return
         self.gate.unsafe.clear()
@@ -174,6 +176,8 @@ class Safety:
             return
         try:
             async with self.store.tx("safe") as conn:
+                if not await manifest.is_current(conn, self.epoch):
+                    return
                 at = self.clock.now()
                 facts = {"broken": broken, "since": self.good.seq}
                 fresh = await exits.set_latch(

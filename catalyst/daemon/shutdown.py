@@ -16,7 +16,7 @@ from catalyst.domain.errors import AnotherDaemon
 from catalyst.domain.order import Purpose
 from catalyst.domain.position import CloseReason
 from catalyst.store import manifest
-from catalyst.store.pool import is_outage
+from catalyst.store.pool import is_passing
 from catalyst.store.refusals import StaleEpoch
 
 log = structlog.get_logger()
@@ -146,10 +146,13 @@ async def end_epoch(desk: Desk, stop: Stop) -> None:
     why = stop.why or "superseded"
     try:
         await desk.safety.settle()
+    except Exception:
+        log.exception("safe_unlatched", broken=dict(desk.gate.broken))
+    try:
         async with desk.store.tx("ending") as conn:
             await manifest.end_epoch(conn, desk.epoch, ending=why, at=desk.clock.now())
     except Exception as error:
-        if not is_outage(error):
+        if not is_passing(error):
             raise
         log.warning("ending_unwritten", error=str(error))
     log.info("daemon_stopped", why=why)

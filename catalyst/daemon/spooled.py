@@ -17,7 +17,6 @@ from catalyst.clock import Clock
 from catalyst.daemon.books import Books
 from catalyst.daemon.emergency import Emergency
 from catalyst.daemon.spool import Line, Reading, Step
-from catalyst.domain.errors import BrokerUnavailable
 from catalyst.domain.order import PositionSide, Purpose, Status, side_for
 from catalyst.domain.report import OrderReport
 from catalyst.domain.session import trading_date
@@ -33,7 +32,6 @@ log = structlog.get_logger()
 
 SOURCE: Final = "emergency"
 LOOK_BACK: Final = timedelta(days=1)  # before the first line: what was working when the database went away
-LEDGER_LAGS: Final = timedelta(seconds=60)  # the broker's ledger may be that far behind its own orders
 
 
 @dataclass
@@ -46,7 +44,6 @@ class Spooled:
     emergency: Emergency
     clock: Clock
     epoch: int
-    _owed_since: datetime | None = None  # an entry's fills are missing in the broker's ledger since then
 
     async def bring_in(self) -> bool:
         """The tables know what the spool knows; true when it had something to tell. Raises BrokerError and the
@@ -92,23 +89,15 @@ class Spooled:
 
     async def _unbooked(self, reports: Sequence[OrderReport]) -> set[str]:
         """Symbols of which the broker has filled more of an entry than its ledger shows: what was sold of them has no
-        position to be booked on. Raises BrokerUnavailable while that may be the ledger's lag: it is asked again then.
-        """
+        position yet, or not all of it."""
         async with self.store.read() as conn:
             rows = await orders.by_broker_ids(conn, [report.broker_id for report in reports])
         booked = {row.alpaca_order_id: row.filled_qty for row in rows if row.order_purpose is Purpose.ENTRY}
-        missing = {
+        return {
             report.symbol
             for report in reports
             if booked.get(report.broker_id, report.filled_qty) < report.filled_qty
         }
-        now = self.clock.now()
-        self._owed_since = (self._owed_since or now) if missing else None
-        if self._owed_since is not None and now - self._owed_since < LEDGER_LAGS:
-            raise BrokerUnavailable(
-                f"the ledger does not show what was bought of {', '.join(sorted(missing))} yet"
-            )
-        return missing
 
     async def _write(self, conn: "Conn", read: Reading, at_broker: set[str], unbooked: set[str]) -> None:
         now = self.clock.now()
@@ -191,7 +180,8 @@ class Spooled:
     async def _adopt(self, conn: "Conn", line: Line, unbooked: set[str]) -> None:
         """The row of an order that was sent without one; of one that was sent again, another attempt.
 
-        Where the entry is not booked an earlier position of the symbol is not what was sold.
+        Where the entry is not booked an earlier position of the symbol is not what was sold: the order is tied to its
+        position once there is one.
         """
         cid = line.text("client_order_id")
         known = await orders.by_client_id(conn, cid)
@@ -229,6 +219,8 @@ class Spooled:
             source=SOURCE,
             note=line.text("reason"),
         )
+        if position is None:
+            self.books.untied.add(symbol)
 
     async def _reject(self, conn: "Conn", line: Line) -> None:
         """The broker refused it at the door, and shows no such order."""

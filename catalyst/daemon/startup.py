@@ -252,6 +252,7 @@ async def survey(desk: Desk) -> None:
         try:
             await desk.boot.survey()
             await desk.boot.count()
+            await desk.books.recall()
         except Exception as error:
             if not is_outage(error):
                 raise

@@ -67,6 +67,12 @@ async def begin_epoch(conn: Connection, account_id: str, manifest: Manifest, *, 
     return epoch
 
 
+async def is_current(conn: Connection, epoch: int) -> bool:
+    """True when nobody has taken over, and nobody does until the transaction ends."""
+    found: bool = await conn.fetchval("SELECT epoch = $1 FROM daemon FOR KEY SHARE", epoch)
+    return found
+
+
 async def current(conn: Connection) -> DaemonRow:
     """The current epoch and who runs it."""
     record = await conn.fetchrow(

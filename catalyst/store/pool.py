@@ -10,7 +10,7 @@ it is not reset in between: that would be another round trip.
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from decimal import Decimal
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -83,36 +83,39 @@ class Lane:
         self._free: list[asyncpg.Connection[asyncpg.Record]] = []
         self._lent: set[asyncpg.Connection[asyncpg.Record]] = set()
         self._slots = asyncio.Semaphore(LANE)
-        self._open = True
+        self._shut = asyncio.Event()
 
     @asynccontextmanager
     async def lend(self) -> AsyncIterator[Connection]:
-        """The connection used last. Raises TimeoutError while all are lent, and what asyncpg raises."""
-        if self._slots.locked():
-            async with asyncio.timeout(_ACQUIRE):  # noqa: TID251 -- a connection's turn is real time
-                await self._slots.acquire()
+        """The connection used last. Raises TimeoutError when there is none for two seconds, and what asyncpg raises."""
+        if self._free and not self._slots.locked():
+            conn = await self._take()
         else:
-            await self._slots.acquire()
+            async with asyncio.timeout(_ACQUIRE):  # noqa: TID251 -- a connection's turn is real time
+                conn = await self._take()
         try:
-            conn = await self._connection()
-            self._lent.add(conn)
-            try:
-                yield conn
-            except BaseException as error:
-                if is_outage(error) or not isinstance(error, asyncpg.PostgresError):
-                    conn.terminate()
-                raise
-            finally:
-                # One that was expired or given up meanwhile is not in the set any more.
-                if conn in self._lent and not conn.is_closed():
-                    self._free.append(conn)
-                self._lent.discard(conn)
+            yield conn
+        except (asyncio.CancelledError, TimeoutError):
+            # The server is told to stop, and has stopped, before anybody looks what became of the statement.
+            with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                await conn.close(timeout=_ACQUIRE)
+            raise
+        except BaseException as error:
+            if is_outage(error) or not isinstance(error, asyncpg.PostgresError):
+                conn.terminate()
+            raise
         finally:
+            if conn not in self._lent:
+                conn.terminate()  # expired meanwhile, or given up
+            elif not conn.is_closed():
+                self._free.append(conn)
+            self._lent.discard(conn)
             self._slots.release()
 
     async def warm(self) -> None:
         """Connect the first one now, and not when an order waits for it."""
-        self._free.append(await self._connection())
+        async with self.lend():
+            pass
 
     def expire(self) -> None:
         """None of today's connections is lent again."""
@@ -123,26 +126,41 @@ class Lane:
 
     def give_up(self) -> None:
         """Every connection is cut; whoever asks for another hears of an outage."""
-        self._open = False
+        self._shut.set()
         for conn in (*self._free, *self._lent):
             conn.terminate()
         self.expire()
 
     async def close(self) -> None:
         """Every connection is closed, once it has come back."""
-        self._open = False
+        if self._shut.is_set():
+            return
+        self._shut.set()
         for _ in range(LANE):
             await self._slots.acquire()
         while self._free:
             await self._free.pop().close()
 
+    async def _take(self) -> "asyncpg.Connection[asyncpg.Record]":
+        await self._slots.acquire()
+        try:
+            conn = await self._connection()
+        except BaseException:
+            self._slots.release()
+            raise
+        self._lent.add(conn)
+        return conn
+
     async def _connection(self) -> "asyncpg.Connection[asyncpg.Record]":
-        if not self._open:
-            raise asyncpg.InterfaceError("the lane is closed")
         while self._free:
             if not (conn := self._free.pop()).is_closed():
                 return conn
-        return await self._connect()
+        if not self._shut.is_set():
+            conn = await self._connect()
+            if not self._shut.is_set():
+                return conn
+            conn.terminate()
+        raise asyncpg.InterfaceError("the lane is closed")
 
 
 class Store:
@@ -307,7 +325,11 @@ async def open_store(
         conn: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(
             dsn, server_settings=settings | by_key, **how
         )
-        await _teach(conn)
+        try:
+            await _teach(conn)
+        except BaseException:
+            conn.terminate()
+            raise
         return conn
 
     main = await asyncpg.create_pool(

@@ -498,3 +498,58 @@ async def test_what_was_sold_in_the_dark_waits_for_its_entry(database: str, tmp_
         await gate_opens(desk)
         await sent_once(desk)
         await desk.agrees()
+
+
+async def test_a_lagging_ledger_of_one_symbol_leaves_no_other_bare(database: str, tmp_path: Path) -> None:
+    """A flatten without tables dies when it has cancelled the stops of both; one's entry is not in the ledger yet. The
+    next life leaves the other at once."""
+    async with open_spooling(database, tmp_path) as (desk, proxy, _):
+        await desk.holds("MSFT", 10)
+        await bids(desk)
+        await desk.faults("stream_drop", symbol="AAPL", role="entry", count=0)
+        proxy.goes_dark()
+        desk.prints("AAPL", "190.00")
+        await desk.waits(seconds=2)
+        assert desk.held("AAPL") == 20
+        desk.stop.ask("SIGTERM", flatten=True)
+        await desk.dies_at("POST /orders", Moment.BEFORE)
+        assert desk.server.exchange.book.live() == []
+        await desk.faults("empty", route="/v2/account/activities/FILL", count=0)
+        proxy.heals()
+        await desk.opens()
+        await desk.waits(seconds=10)
+        assert desk.held("MSFT") == 0
+        await desk.heals()
+        await desk.waits(seconds=90)
+        assert desk.held("AAPL") == 0
+        await sent_once(desk)
+        await desk.agrees()
+
+
+async def test_what_was_protected_in_the_dark_is_its_positions_once_there_is_one(
+    database: str, tmp_path: Path
+) -> None:
+    """Eight of twenty fill in the dark and come under a stop; the tables are back, and a hundred seconds later the
+    ledger shows the entry's fill. The stop is the position's then, no other is sent, and ends it when it fills."""
+    async with open_spooling(database, tmp_path) as (desk, proxy, _):
+        await bids(desk, fills=8)
+        await desk.faults("stream_drop", symbol="AAPL", role="entry", count=0)
+        proxy.goes_away()
+        desk.prints("AAPL", "190.00")
+        await desk.waits(seconds=45)
+        assert desk.held("AAPL") == 8
+        await desk.faults("empty", route="/v2/account/activities/FILL", count=0)
+        proxy.heals()
+        await desk.waits(seconds=100)
+        await desk.heals()
+        await desk.waits(seconds=20)
+        assert not [order for order in await desk.orders("AAPL") if order["status"] == "rejected"]
+        assert {(o.type, o.qty) for o in desk.server.exchange.book.live()} == {("limit", 8), ("stop", 8)}
+        desk.prints("AAPL", "187.90")
+        await desk.waits(seconds=90)
+        position = await desk.position("AAPL")
+        assert position is not None
+        assert position["close_reason"].startswith("STOP_LOSS_HIT")
+        assert not {"EXIT_WITHOUT_POSITION", "RECONCILED_PHANTOM", "OVERSOLD"} & set(await desk.alerts())
+        await sent_once(desk)
+        await desk.agrees()

@@ -73,3 +73,27 @@ async def test_a_position_that_cannot_be_read_is_asked_for_every_two_seconds(dat
         await desk.faults("status_before", method="GET", route="/v2/positions/*", status=503, count=5)
         assert await sold_within(desk, 9)
         await desk.agrees()
+
+
+async def test_who_is_left_without_the_tables_is_not_sent_for_again(database: str) -> None:
+    """The exit was lost, and while its second sending is written down another hand begins to leave the symbol: nothing
+    is sent beside it."""
+    async with open_desk(database) as desk:
+        await desk.holds("AAPL", 20)
+        assert desk.parts is not None
+        execution = desk.parts.execution
+        calls: list[bool] = []
+
+        def takes_over(step: str, moment: Moment) -> None:
+            if step == "resubmit" and moment is Moment.AFTER and not calls:
+                calls.append(bool(execution._calls))  # so the other hand waits for what may be on its way
+                execution.elsewhere.add("AAPL")
+
+        desk.fate.also = takes_over
+        await desk.faults("drop_before", method="POST", route="/v2/orders", count=1)
+        assert (await desk.tells("close", symbol="AAPL"))["ok"]
+        before = await desk.submits("AAPL")
+        await desk.waits(seconds=30)
+        assert calls == [True]
+        assert await desk.submits("AAPL") == before
+        assert desk.held("AAPL") == 20

@@ -1,0 +1,85 @@
+"""What was sold without the tables is booked on the position it ended, however the fills come in."""
+
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+from catalyst.domain.order import PositionSide, Purpose, Side, Status
+from catalyst.domain.report import Fill
+from catalyst.store import orders
+from catalyst.store.orders import NewOrder, OrderRow
+from tests.daemon.test_heard_together import FULL, Told, told
+from tests.store.book import AT
+
+__all__ = ["told"]  # the fixture
+
+
+async def sold(told: Told, entry: OrderRow, *, after: float) -> str:
+    """A sale of all of the entry's shares, so many seconds after AT, as a spool tells of it; its broker id."""
+    new = NewOrder(
+        client_order_id="cat-9-z", symbol=entry.symbol, purpose=Purpose.EXIT, position_side=PositionSide.LONG,
+        side=Side.SELL, quantity=FULL, order_type="market", time_in_force="day", order_class="simple",
+        origin="emergency", epoch=1,
+    )  # fmt: skip
+    at = AT + timedelta(seconds=after)
+    async with told.store.tx("spool") as conn:
+        order_id = await orders.insert(
+            conn, new, status=Status.SUBMITTED, at=at, source="emergency", note="STOP_LOSS_HIT: in the dark"
+        )
+        await orders.adopt(conn, order_id, broker_id="sale", broker_status="filled", at=at, epoch=1)
+    await told.books.recall()
+    return "sale"
+
+
+async def books(told: Told, broker_id: str, quantity: int, in_all: int, *, after: float) -> bool:
+    fill = Fill(
+        broker_id=broker_id, cum_qty=Decimal(in_all), quantity=Decimal(quantity), price=Decimal(190),
+        at=AT + timedelta(seconds=after), activity_id=f"{broker_id}-{in_all}",
+    )  # fmt: skip
+    return await told.books.book(fill, "poll")
+
+
+async def positions(told: Told) -> list[tuple[Any, ...]]:
+    async with told.store.read() as conn:
+        assert await conn.fetchval("SELECT count(*) FROM orphans") == 0
+        found = await conn.fetch(
+            "SELECT entered_qty, exited_qty, status, split_part(close_reason, ':', 1) FROM positions"
+        )
+    return [tuple(row) for row in found]
+
+
+async def test_slices_of_a_sale_wait_for_the_slices_of_its_entry(told: Told) -> None:
+    """Forty are booked as bought and forty as sold of a hundred each: they are no position of forty."""
+    entry = await told.entry(1)
+    assert entry.alpaca_order_id is not None
+    sale = await sold(told, entry, after=60)
+    assert await books(told, entry.alpaca_order_id, 40, 40, after=10)
+    assert not await books(
+        told, sale, 40, 40, after=61
+    )  # the broker cannot be asked for the rest of the entry
+    assert await books(told, entry.alpaca_order_id, 60, 100, after=11)
+    assert await books(told, sale, 40, 40, after=61)
+    assert await books(told, sale, 60, 100, after=62)
+    assert await positions(told) == [(100, 100, "closed", "STOP_LOSS_HIT")]
+
+
+async def test_a_sale_is_its_positions_though_our_clock_is_behind(told: Told) -> None:
+    """By the broker's clock the shares came a second after we sold them by ours."""
+    entry = await told.entry(1)
+    assert entry.alpaca_order_id is not None
+    sale = await sold(told, entry, after=10)
+    assert not await books(told, sale, 100, 100, after=12)
+    assert await books(told, entry.alpaca_order_id, 100, 100, after=11)
+    assert await books(told, sale, 100, 100, after=12)
+    assert await positions(told) == [(100, 100, "closed", "STOP_LOSS_HIT")]
+
+
+async def test_a_position_of_later_is_another(told: Told) -> None:
+    """What was sold before an entry was even placed is none of its position."""
+    entry = await told.entry(1)
+    assert entry.alpaca_order_id is not None
+    await sold(told, entry, after=-60)
+    assert await books(told, entry.alpaca_order_id, 100, 100, after=10)
+    async with told.store.read() as conn:
+        assert await conn.fetchval("SELECT position_id FROM orders WHERE origin = 'emergency'") is None
+    assert await positions(told) == [(100, 0, "open", None)]
