@@ -226,7 +226,7 @@ class Execution(Section):
     partial_entry_grace_seconds: float = Field(5, ge=1, le=60)
     entry_timeout_seconds: float = Field(120, ge=5, le=1800)  # an entry that has not filled is cancelled
     signal_max_age_seconds: float = Field(60, ge=5, le=600)
-    order_poll_seconds: float = Field(15, ge=1, le=60)
+    order_poll_seconds: float = Field(10, ge=1, le=60)
     position_poll_seconds: float = Field(30, ge=1, le=120)
 
 

@@ -17,11 +17,13 @@ from catalyst.broker.port import Broker, Priority
 from catalyst.clock import Clock
 from catalyst.daemon.books import Books, Pulse
 from catalyst.daemon.execution import Execution
+from catalyst.daemon.naked import NEVER_LIVED
 from catalyst.domain.errors import BrokerError, NotFound, OrderRefused
 from catalyst.domain.ids import client_order_id, unused_id
 from catalyst.domain.order import WORKING, PositionSide, Purpose, Status, side_for
 from catalyst.domain.position import PositionStatus
 from catalyst.domain.price import round_nearest, tick_of
+from catalyst.domain.protection import UNACKNOWLEDGED
 from catalyst.domain.session import Phase, Session
 from catalyst.store import alerts, exits, orders, positions
 from catalyst.store.exits import ExitIntent
@@ -42,6 +44,7 @@ CANCEL_FAILS: Final = timedelta(seconds=10)  # a cancel that is refused or unhea
 REPRICED_FOR: Final = timedelta(seconds=10)  # a target moved to the market has that long to fill
 HELD_FOR: Final = timedelta(seconds=10)  # ... and so may what it says is free
 QUEUED_FOR: Final = timedelta(seconds=60)  # an exit that waits for a halt's end, before it is priced anew
+UNACKNOWLEDGED_FOR: Final = timedelta(seconds=10)  # an acknowledgement takes milliseconds
 QUEUED_AT: Final = Decimal("0.2")  # of the last price, beyond it: whatever the symbol reopens at fills it
 EMPTY_FOR: Final = timedelta(seconds=15)  # the broker's list of positions may lag behind its own fills
 BLOCKED: Final = (
@@ -165,7 +168,7 @@ class SafeExit:
             working = [row for row in rows if row.status in WORKING]
             ours = [row for row in working if _is_exit_of_ours(row, self.clock.now())]
             if ours:
-                await self._follow(ours, heard, intent)
+                await self._follow(ours, asked, heard, intent)
             elif not self.market_open:
                 log.warning("exit_waits_for_open", symbol=position.symbol, reason=intent.reason)
                 return
@@ -199,11 +202,19 @@ class SafeExit:
         async with self.store.read() as conn:
             return await positions.get(conn, position_id), await orders.of_position(conn, position_id)
 
-    async def _follow(self, working: list[OrderRow], heard: int, intent: ExitIntent) -> None:
-        """Wait a moment for exits already sent, then ask about them."""
+    async def _follow(
+        self, working: list[OrderRow], asked: dict[int, datetime], heard: int, intent: ExitIntent
+    ) -> None:
+        """Wait a moment for exits already sent, then ask about them. One that the venue never acknowledges is
+        cancelled: the next is another order."""
+        now = self.clock.now()
         for row in working:
-            if row.order_type == "limit" and self.clock.now() - row.created_at >= QUEUED_FOR:
+            if row.order_type == "limit" and now - row.created_at >= QUEUED_FOR:
                 await self.execution.cancel(row, intent.purpose.upper())
+            elif _is_stuck(row, now) and now - asked.get(row.order_id, row.created_at) >= ASK_AGAIN:
+                asked[row.order_id] = now
+                log.warning("exit_unacknowledged", order_id=row.order_id, symbol=row.symbol)
+                await self.execution.cancel(row, NEVER_LIVED)
         if await self.books.changed.next(self.clock, UNHEARD, since=heard):
             return
         for row in working:
@@ -393,6 +404,12 @@ class SafeExit:
                 dedupe_key=f"EXIT_SLOW:{position.position_id}",
                 at=self.clock.now(),
             )
+
+
+def _is_stuck(row: OrderRow, now: datetime) -> bool:
+    """True for an order that the broker took and no venue has acknowledged for so long that none will."""
+    sent = row.last_attempt_at or row.created_at
+    return row.broker_status == UNACKNOWLEDGED and now - sent >= UNACKNOWLEDGED_FOR
 
 
 def _queued_at(position: PositionRow, before: list[OrderRow]) -> Decimal | None:

@@ -97,3 +97,20 @@ async def test_who_is_left_without_the_tables_is_not_sent_for_again(database: st
         assert calls == [True]
         assert await desk.submits("AAPL") == before
         assert desk.held("AAPL") == 20
+
+
+async def test_an_exit_that_no_venue_acknowledges_makes_way_for_another(database: str) -> None:
+    """It hangs in pending_new, its shares bare: after ten seconds it is cancelled, and the next one sells them."""
+    async with open_desk(database) as desk:
+        await desk.holds("AAPL", 20)
+        await desk.faults("never_ack", symbol="AAPL", count=1)
+        assert (await desk.tells("close", symbol="AAPL"))["ok"]
+        await desk.waits(seconds=9)
+        assert desk.held("AAPL") == 20
+        await desk.waits(seconds=6)
+        assert desk.held("AAPL") == 0
+        sent = [order for order in await desk.orders("AAPL") if order["order_purpose"] == "exit"]
+        assert [(order["status"], order["cancel_reason"]) for order in sent] == [
+            ("cancelled", "UNACKNOWLEDGED"), ("filled", None),
+        ]  # fmt: skip
+        await desk.agrees()
