@@ -106,6 +106,10 @@ class Books:
     # the row is still the same, so an old one costs a second look and nothing else.
     _rows: dict[str, OrderRow] = field(default_factory=dict)
 
+    def alone(self) -> asyncio.Lock:
+        """While it is held, nothing the broker says is written."""
+        return self._hand
+
     async def recall(self) -> None:
         """Know what an earlier life has left without the tables, and not tied to a position yet."""
         async with self.store.read() as conn:
@@ -161,9 +165,9 @@ class Books:
         One alone is no gain, and when a row is no longer as it is remembered nothing is written: 0 then, and the first
         is to be heard by itself.
         """
-        if any(update.order.symbol in self.untied for update in updates):
-            return 0
         async with self._hand:
+            if any(update.order.symbol in self.untied for update in updates):
+                return 0
             count, stroke = decide_run(self._rows, updates)
             if count < 2 or not await self._write(stroke, "stream"):
                 return 0
@@ -172,15 +176,19 @@ class Books:
 
     async def book(self, fill: Fill, source: str) -> bool:
         """Book one fill of the ledger; true when it was not booked before."""
+        return await self._book_or_wait(fill, source) or False
+
+    async def _book_or_wait(self, fill: Fill, source: str) -> bool | None:
+        """The same; None when it has to wait until what it sold is booked as bought."""
         try:
             return await self._book_alone(fill, source)
         except Uncovered as missing:
             if not await self._covered(missing.entries, source):
-                return False
+                return None
         try:
             return await self._book_alone(fill, source, covered=True)
         except Uncovered:
-            return False
+            return None
 
     async def _book_alone(self, fill: Fill, source: str, *, covered: bool = False) -> bool:
         async with self._hand, self.store.tx("book") as conn:
@@ -204,7 +212,8 @@ class Books:
             log.warning("ledger_unreadable", broker_id=broker_id, error=str(error))
             return
         for fill in found:
-            await self.book(fill, source)
+            if await self._book_or_wait(fill, source) is None:
+                return  # the fills behind it wait for the same
 
     async def _covered(self, entries: Sequence[str], source: str) -> bool:
         """Hear these entries, and what took their place; true when all the broker says of their fills is booked.
@@ -271,9 +280,9 @@ class Books:
         """
         if any(one.replaced_by is not None for one in (report, *report.legs)):
             return None  # who took its place is a question
-        if report.symbol in self.untied:
-            return None  # its position is more than its own entry
         async with self._hand:
+            if report.symbol in self.untied:
+                return None  # its position is more than its own entry
             for rows in (self._rows, None):
                 known = await self._read(report) if rows is None else rows
                 stroke = (
@@ -625,17 +634,36 @@ class Books:
         await orders.link(
             conn, [row.order_id for row in rows], position_id, self.clock.now(), epoch=self.epoch
         )
-        leaving = [row for row in rows if row.order_purpose in (Purpose.EXIT, Purpose.FLATTEN)]
-        if leaving:
-            await exits.intend(
-                conn,
-                position_id,
-                reason=await orders.first_note(conn, leaving[0].order_id),
-                purpose=leaving[0].order_purpose,
-                asked_by="emergency",
-                at=leaving[0].created_at,
-            )
+        await self._intend_late(conn, rows, position_id)
         log.warning("tied", symbol=entry.symbol, position_id=position_id, orders=len(rows))
+
+    async def _tie_late(self, conn: "Conn", row: OrderRow, parent: OrderRow | None) -> int | None:
+        """The same by the exit's own fill: the position that is open, when its entry was placed before the exit."""
+        held = await positions.lock_open(conn, row.symbol, row.position_side)
+        if held is None:
+            return None
+        top = parent or row
+        family = await orders.of_position(conn, held.position_id)
+        if not any(o.order_purpose is Purpose.ENTRY and o.created_at <= top.created_at for o in family):
+            return None
+        ids = [one.order_id for one in (row, parent) if one is not None and one.position_id is None]
+        await orders.link(conn, ids, held.position_id, self.clock.now(), epoch=self.epoch)
+        await self._intend_late(conn, [row], held.position_id)
+        return held.position_id
+
+    async def _intend_late(self, conn: "Conn", rows: Sequence[OrderRow], position_id: int) -> None:
+        """What left for a reason leaves its position for it."""
+        leaving = next((row for row in rows if row.order_purpose in (Purpose.EXIT, Purpose.FLATTEN)), None)
+        if leaving is None:
+            return
+        await exits.intend(
+            conn,
+            position_id,
+            reason=await orders.first_note(conn, leaving.order_id),
+            purpose=leaving.order_purpose,
+            asked_by="emergency",
+            at=leaving.created_at,
+        )
 
     def _answers_for(self, entry: OrderRow, fill: Fill) -> bool:
         """True when an entry without our record is ours to protect: one whose id was derived here, or a person's of a
@@ -658,12 +686,14 @@ class Books:
         """An exit fill reduces its position; at zero it is closed with its reason."""
         parent = None if row.parent_order_id is None else await orders.get(conn, row.parent_order_id)
         position_id = row.position_id or (None if parent is None else parent.position_id)
+        dark = "emergency" in (row.origin, None if parent is None else parent.origin)
+        if dark and position_id is None:
+            position_id = await self._tie_late(conn, row, parent)
         held = None if position_id is None else await positions.lock(conn, position_id)
         short = held is None or held.quantity < fill.quantity
         filling = parent is not None and parent.order_purpose is Purpose.ENTRY and parent.is_working
-        dark = "emergency" in (row.origin, None if parent is None else parent.origin)
         if short or ((filling or dark) and not covered):
-            await self._require_entries(conn, row, held, parent, covered=covered)
+            await self._require_entries(conn, row, held, parent, short=short, covered=covered)
         if position_id is None or held is None:
             await self._leave_orphan(conn, row, fill)
             return
@@ -700,6 +730,7 @@ class Books:
         held: PositionRow | None,
         parent: OrderRow | None,
         *,
+        short: bool,
         covered: bool,
     ) -> None:
         """Raise Uncovered when an entry of this position, or the one whose leg it is, may have filled further: with a
@@ -718,7 +749,9 @@ class Books:
         entries = {
             order.alpaca_order_id
             for order in family
-            if order.order_purpose is Purpose.ENTRY and order.filled_qty < order.quantity
+            if order.order_purpose is Purpose.ENTRY
+            and order.filled_qty < order.quantity
+            and (short or order.is_working)
         } - {None}
         is_leg = parent is not None and parent.is_working and parent.alpaca_order_id in entries
         if entries and (is_leg or not covered):

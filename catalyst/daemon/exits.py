@@ -62,6 +62,7 @@ class Pauses:
     pause: timedelta = STEP
     empty_since: datetime | None = None
     held_since: datetime | None = None
+    pending_since: dict[int, datetime] = field(default_factory=dict)  # exits no venue has acknowledged
 
     def next(self) -> timedelta:
         now, self.pause = self.pause, min(self.pause * 2, LONGEST_PAUSE)
@@ -168,7 +169,7 @@ class SafeExit:
             working = [row for row in rows if row.status in WORKING]
             ours = [row for row in working if _is_exit_of_ours(row, self.clock.now())]
             if ours:
-                await self._follow(ours, asked, heard, intent)
+                await self._follow(ours, pauses, heard, intent)
             elif not self.market_open:
                 log.warning("exit_waits_for_open", symbol=position.symbol, reason=intent.reason)
                 return
@@ -202,17 +203,13 @@ class SafeExit:
         async with self.store.read() as conn:
             return await positions.get(conn, position_id), await orders.of_position(conn, position_id)
 
-    async def _follow(
-        self, working: list[OrderRow], asked: dict[int, datetime], heard: int, intent: ExitIntent
-    ) -> None:
+    async def _follow(self, working: list[OrderRow], pauses: Pauses, heard: int, intent: ExitIntent) -> None:
         """Wait a moment for exits already sent, then ask about them. One that the venue never acknowledges is
         cancelled: the next is another order."""
-        now = self.clock.now()
         for row in working:
-            if row.order_type == "limit" and now - row.created_at >= QUEUED_FOR:
+            if row.order_type == "limit" and self.clock.now() - row.created_at >= QUEUED_FOR:
                 await self.execution.cancel(row, intent.purpose.upper())
-            elif _is_stuck(row, now) and now - asked.get(row.order_id, row.created_at) >= ASK_AGAIN:
-                asked[row.order_id] = now
+            elif await self._is_stuck(row, pauses):
                 log.warning("exit_unacknowledged", order_id=row.order_id, symbol=row.symbol)
                 await self.execution.cancel(row, NEVER_LIVED)
         if await self.books.changed.next(self.clock, UNHEARD, since=heard):
@@ -222,6 +219,22 @@ class SafeExit:
                 await self.execution.resolve(row.order_id)
             else:
                 await self.execution.refresh(row.alpaca_order_id, "poll")
+
+    async def _is_stuck(self, row: OrderRow, pauses: Pauses) -> bool:
+        """True for an exit of which the broker has said for so long that no venue has acknowledged it, and says so
+        still; it is asked about a cancel again after a while."""
+        now = self.clock.now()
+        if row.broker_status != UNACKNOWLEDGED or row.filled_qty or row.alpaca_order_id is None:
+            pauses.pending_since.pop(row.order_id, None)
+            return False
+        if now - pauses.pending_since.setdefault(row.order_id, now) < UNACKNOWLEDGED_FOR:
+            return False
+        pauses.pending_since[row.order_id] = now + ASK_AGAIN - UNACKNOWLEDGED_FOR
+        if not await self.execution.refresh(row.alpaca_order_id, "poll"):
+            return False
+        async with self.store.read() as conn:
+            found = await orders.get(conn, row.order_id)
+        return found.broker_status == UNACKNOWLEDGED and not found.filled_qty
 
     async def _clear(
         self,
@@ -404,12 +417,6 @@ class SafeExit:
                 dedupe_key=f"EXIT_SLOW:{position.position_id}",
                 at=self.clock.now(),
             )
-
-
-def _is_stuck(row: OrderRow, now: datetime) -> bool:
-    """True for an order that the broker took and no venue has acknowledged for so long that none will."""
-    sent = row.last_attempt_at or row.created_at
-    return row.broker_status == UNACKNOWLEDGED and now - sent >= UNACKNOWLEDGED_FOR
 
 
 def _queued_at(position: PositionRow, before: list[OrderRow]) -> Decimal | None:

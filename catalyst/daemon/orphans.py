@@ -111,9 +111,13 @@ class Orphans:
         return await self._protect(orphan, rows, working, held)
 
     async def _is_waited_for(self, orphan: Orphan) -> bool:
+        """True when an order that left without the tables, and has no position yet, is about all of these shares."""
+        if orphan.cause == OVERSOLD:
+            return False
         async with self.store.read() as conn:
             since = orphan.found_at - timedelta(days=1)
-            return bool(await orders.untied(conn, orphan.symbol, orphan.side, since=since))
+            rows = await orders.untied(conn, orphan.symbol, orphan.side, since=since)
+        return any(row.is_working and row.remaining >= orphan.quantity for row in rows)
 
     async def _rows(self, orphan: Orphan) -> list[OrderRow]:
         async with self.store.read() as conn:

@@ -70,9 +70,10 @@ class Spooled:
         for report in reports:
             if report.client_order_id not in spooled:
                 await self.books.hear(report, "recovery")
-        unbooked = await self._unbooked(reports)
-        async with self.store.tx("spool") as conn:
+        # Alone: a fill that is heard between the look for its position and the end of this would tie nothing.
+        async with self.books.alone(), self.store.tx("spool") as conn:
             if not await _is_known(conn, read.key):
+                unbooked = await self._unbooked(conn, reports)
                 await self._write(conn, read, {report.client_order_id for report in reports}, unbooked)
         for report in reports:
             if report.client_order_id in spooled:
@@ -87,11 +88,10 @@ class Spooled:
         after = min(line.at for line in lines) - LOOK_BACK
         return await self.broker.orders(status="all", after=after, symbols=symbols, priority=Priority.EXIT)
 
-    async def _unbooked(self, reports: Sequence[OrderReport]) -> set[str]:
+    async def _unbooked(self, conn: "Conn", reports: Sequence[OrderReport]) -> set[str]:
         """Symbols of which the broker has filled more of an entry than its ledger shows: what was sold of them has no
         position yet, or not all of it."""
-        async with self.store.read() as conn:
-            rows = await orders.by_broker_ids(conn, [report.broker_id for report in reports])
+        rows = await orders.by_broker_ids(conn, [report.broker_id for report in reports])
         booked = {row.alpaca_order_id: row.filled_qty for row in rows if row.order_purpose is Purpose.ENTRY}
         return {
             report.symbol

@@ -136,9 +136,11 @@ _OF_ORPHAN: Final = SELECT + (
     " ORDER BY o.order_id"
 )
 _LEGS_OF: Final = SELECT + " WHERE o.parent_order_id = ANY($1::bigint[]) ORDER BY o.order_id"
-_UNTIED: Final = SELECT + (
+_UNTIED: Final = SELECT + (  # noqa: S608 -- literals alone
     " WHERE s.symbol = $1 AND o.position_side = $2 AND o.created_at >= $3 AND o.origin = 'emergency'"
-    " AND o.position_id IS NULL AND o.status IN ('created', 'submitted', 'accepted', 'partial_fill')"
+    " AND o.position_id IS NULL AND EXISTS (SELECT 1 FROM orders f"
+    " WHERE (f.order_id = o.order_id OR f.parent_order_id = o.order_id)"
+    " AND f.status IN ('created', 'submitted', 'accepted', 'partial_fill'))"
     " ORDER BY o.order_id"
 )
 _OF_CYCLE: Final = SELECT + " WHERE o.cycle_id = $1 ORDER BY o.order_id"
@@ -535,17 +537,19 @@ async def add_execution(
 
 
 async def symbols_untied(conn: "Conn") -> set[str]:
-    """Symbols in which an order that left without the tables works, and belongs to no position."""
+    """Symbols in which an order that left without the tables, or a leg of one, works and belongs to no position."""
     found = await conn.fetch(
         "SELECT DISTINCT s.symbol FROM orders o JOIN securities s USING (security_id)"
-        " WHERE o.origin = 'emergency' AND o.position_id IS NULL"
+        " LEFT JOIN orders top ON top.order_id = o.parent_order_id"
+        " WHERE 'emergency' IN (o.origin, top.origin) AND o.position_id IS NULL"
         " AND o.status IN ('created', 'submitted', 'accepted', 'partial_fill')"
     )
     return {record["symbol"] for record in found}
 
 
 async def untied(conn: "Conn", symbol: str, side: PositionSide, *, since: datetime) -> list[OrderRow]:
-    """The symbol's working orders that left without the tables since then and have no position, with their legs."""
+    """The symbol's orders that left without the tables since then, work or have a leg that does, and have no position;
+    with their legs."""
     tops = [row_of(record) for record in await conn.fetch(_UNTIED, symbol, side, since)]
     legs = await conn.fetch(_LEGS_OF, [row.order_id for row in tops])
     return [*tops, *map(row_of, legs)]

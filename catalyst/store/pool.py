@@ -88,6 +88,7 @@ class Lane:
     @asynccontextmanager
     async def lend(self) -> AsyncIterator[Connection]:
         """The connection used last. Raises TimeoutError when there is none for two seconds, and what asyncpg raises."""
+        self._free = [conn for conn in self._free if not conn.is_closed()]
         if self._free and not self._slots.locked():
             conn = await self._take()
         else:
