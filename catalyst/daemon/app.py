@@ -149,9 +149,8 @@ async def _days(desk: Desk, ear: Ear, stop: Stop, *, once: bool) -> None:
         else:
             session = await next_session(desk.broker, desk.store, desk.clock)
         desk.exits.session = session
-        if (
-            desk.clock.now() < session.open
-        ):  # a close that a death left out: now, and not at the next day's start
+        # A close that a death left out: now, and not at the next day's start.
+        if desk.clock.now() < session.open:
             to_be_flat = desk.settings.config.positions.close_all_at_market_close
             await closing.make_up(session.day, to_be_flat=to_be_flat)
         pre_open = datetime.combine(session.day, PRE_OPEN_AT, NEW_YORK)

@@ -97,9 +97,8 @@ class Books:
     )  # what becomes of what a person buys of a symbol of ours
     orphaned: Pulse = field(default_factory=Pulse)  # shares that no position explains were found
     stale_reports: int = 0
-    untied: set[str] = field(
-        default_factory=set
-    )  # symbols left or protected without the tables, whose position these do not know yet
+    # Symbols left or protected without the tables, whose position these do not know yet.
+    untied: set[str] = field(default_factory=set)
     _hand: asyncio.Lock = field(default_factory=asyncio.Lock)
     _news: set[Pulse] = field(default_factory=set)  # pulses to beat once what they tell of is committed
     # Orders as they were last written or read, by our own id, oldest first. What rests on one is written only if
@@ -635,7 +634,7 @@ class Books:
             conn, [row.order_id for row in rows], position_id, self.clock.now(), epoch=self.epoch
         )
         await self._intend_late(conn, rows, position_id)
-        log.warning("tied", symbol=entry.symbol, position_id=position_id, orders=len(rows))
+        log.warning("orders_tied", symbol=entry.symbol, position_id=position_id, orders=len(rows))
 
     async def _tie_late(self, conn: "Conn", row: OrderRow, parent: OrderRow | None) -> int | None:
         """The same by the exit's own fill: the position that is open, when its entry was placed before the exit."""

@@ -348,8 +348,10 @@ class Execution:
                 away = row.symbol in self.elsewhere
                 if found is False and again and row.order_id not in self._calls and not away:
                     sent = await self._send_again(row)
-                    again = 0 if sent is None else again - 1
-                    found, last_sent = sent or False, last_sent if sent is None else self.clock.now()
+                    if sent is None:
+                        again = 0
+                    else:
+                        again, found, last_sent = again - 1, sent, self.clock.now()
                 if found is not None:
                     not_found = 0 if found else not_found + 1
                     if found:

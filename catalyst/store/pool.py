@@ -88,8 +88,7 @@ class Lane:
     @asynccontextmanager
     async def lend(self) -> AsyncIterator[Connection]:
         """The connection used last. Raises TimeoutError when there is none for two seconds, and what asyncpg raises."""
-        self._free = [conn for conn in self._free if not conn.is_closed()]
-        if self._free and not self._slots.locked():
+        if not self._slots.locked() and any(not conn.is_closed() for conn in self._free):
             conn = await self._take()
         else:
             async with asyncio.timeout(_ACQUIRE):  # noqa: TID251 -- a connection's turn is real time

@@ -55,9 +55,8 @@ async def test_slices_of_a_sale_wait_for_the_slices_of_its_entry(told: Told) -> 
     assert entry.alpaca_order_id is not None
     sale = await sold(told, entry, after=60)
     assert await books(told, entry.alpaca_order_id, 40, 40, after=10)
-    assert not await books(
-        told, sale, 40, 40, after=61
-    )  # the broker cannot be asked for the rest of the entry
+    # The broker cannot be asked for the rest of the entry.
+    assert not await books(told, sale, 40, 40, after=61)
     assert await books(told, entry.alpaca_order_id, 60, 100, after=11)
     assert await books(told, sale, 40, 40, after=61)
     assert await books(told, sale, 60, 100, after=62)

@@ -2,9 +2,7 @@
 
 from catalyst.daemon.app import Exit
 from tests.simulator.tape import at
-from tests.stories.desk import Desk, open_desk
-
-ENTRY = {"limit": "190.10", "stop": "188.00", "target": "194.00"}
+from tests.stories.desk import ENTRY, Desk, open_desk
 
 
 async def loses_the_calendar(desk: Desk) -> None:
