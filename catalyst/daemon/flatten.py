@@ -122,10 +122,12 @@ class Flatten:
             working, held = await self._left()
             if (not working and not held) or self.clock.now() >= deadline:
                 return
+            leaving = await self._leaving()
             for position in held:
-                await self.exits.ask(
-                    position.position_id, reason=f"{reason}: {position.symbol}", purpose=purpose, by=by
-                )
+                if position.position_id not in leaving:
+                    await self.exits.ask(
+                        position.position_id, reason=f"{reason}: {position.symbol}", purpose=purpose, by=by
+                    )
             exiting = {position.position_id for position in held}
             for row in working:
                 leads_nowhere = row.position_id in exiting or row.parent_order_id is not None
@@ -166,11 +168,15 @@ class Flatten:
     async def something_new(self) -> bool:
         """True when an entry works, or a position is held that nobody has asked to leave."""
         working, held = await self._left()
-        async with self.store.read() as conn:
-            leaving = {intent.position_id for intent in await exits.open_intents(conn)}
+        leaving = await self._leaving()
         return any(row.order_purpose is Purpose.ENTRY for row in working) or any(
             position.position_id not in leaving for position in held
         )
+
+    async def _leaving(self) -> set[int]:
+        """The positions that somebody has asked to leave."""
+        async with self.store.read() as conn:
+            return {intent.position_id for intent in await exits.open_intents(conn)}
 
     async def _left(self) -> tuple[list[OrderRow], list[PositionRow]]:
         """Working orders and open positions that are ours to end: a stranger's own business is left alone, and so is
