@@ -18,11 +18,11 @@ import aiohttp
 import orjson
 
 from catalyst.clock import ManualClock, ScaledClock
-from catalyst.simulator import generated
-from catalyst.simulator.exchange import Exchange
+from catalyst.simulator.exchange.exchange import Exchange
+from catalyst.simulator.exchange.settings import Switches
 from catalyst.simulator.server import SimOptions, running
 from catalyst.simulator.server import run as serve
-from catalyst.simulator.switches import Switches
+from catalyst.simulator.synthetic import market as synthetic_market
 
 Row = tuple[str, float, str]
 
@@ -135,7 +135,7 @@ def child(symbols: int, ready: str) -> None:
         path = Path(folder) / "clock"
         ScaledClock.create(path, START)
         clock = ScaledClock(path, drive=True, speed=1.0)
-        market = generated.make(7, DAY, symbols)
+        market = synthetic_market.make(7, DAY, symbols)
         options = SimOptions(market, clock, port_file=Path(ready), switches=Switches(rate_limit=0))
         asyncio.run(serve(options))
 
@@ -145,7 +145,7 @@ def child(symbols: int, ready: str) -> None:
 
 async def over_sockets() -> list[Row]:
     """Frames of both streams, written and read in this one process: one core does both ends."""
-    market = generated.make(7, DAY, SYMBOLS)
+    market = synthetic_market.make(7, DAY, SYMBOLS)
     clock = ManualClock(START)
     exchange = Exchange(market, clock.now(), switches=Switches(rate_limit=0))
     async with running(exchange, clock, market=market) as server, aiohttp.ClientSession() as http:
@@ -186,7 +186,7 @@ async def over_sockets() -> list[Row]:
 
 async def an_update(exchange: Exchange, clock: ManualClock) -> Any:
     """A trade update as the exchange makes them."""
-    from catalyst.simulator.intake import read_order
+    from catalyst.simulator.trading_api.order_parsing import read_order
 
     kept: list[Any] = []
     body = {"symbol": "AAPL", "side": "buy", "qty": "1", "type": "market", "time_in_force": "day"}
@@ -219,7 +219,7 @@ def weight() -> list[Row]:
 def largest(symbols: int) -> float:
     """Megabytes at the most, once every symbol's snapshot was asked for."""
     if symbols:
-        market = generated.make(7, DAY, symbols)
+        market = synthetic_market.make(7, DAY, symbols)
         Exchange(market, START)
         market.snapshots(list(market.assets()), START)
     peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line)

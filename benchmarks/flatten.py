@@ -22,7 +22,7 @@ import structlog
 from benchmarks._floor import Row, database_server, percentile
 from catalyst import embedded
 from catalyst.daemon.shutdown import Exit
-from catalyst.simulator.faults import Fault, FaultBook, FaultKind
+from catalyst.simulator.faults.rules import Fault, FaultBook, FaultKind
 from catalyst.store import migrate
 from tests.dbfaults.away import enters, open_desk_behind
 from tests.simulator.tape import asset

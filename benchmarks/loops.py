@@ -38,8 +38,8 @@ from benchmarks._floor import (
 from benchmarks.recovery import exchange, settings_for
 from catalyst.cli import logs
 from catalyst.clock import SystemClock
-from catalyst.config import load
-from catalyst.simulator.switches import Switches
+from catalyst.config.loader import load
+from catalyst.simulator.exchange.settings import Switches
 from tests.simulator.tape import asset
 from tests.stories.desk import ENTRY, Desk, StoryMarket, open_desk
 

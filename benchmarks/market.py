@@ -11,10 +11,11 @@ from time import perf_counter, process_time
 
 import orjson
 
-from catalyst.simulator import data_api_wire as wire
-from catalyst.simulator import generated, recorded
-from catalyst.simulator.market_bars import BarMarket
-from catalyst.simulator.market_table import BarTable
+from catalyst.simulator.data_api import json_format as wire
+from catalyst.simulator.market.bar_market import BarMarket
+from catalyst.simulator.market.bar_table import BarTable
+from catalyst.simulator.recorded import market as recorded_market
+from catalyst.simulator.synthetic import market as synthetic_market
 
 Row = tuple[str, float, str]
 
@@ -27,14 +28,14 @@ ROUNDS = 7
 def run() -> list[Row]:
     """Measure both kinds of market; medians of a few rounds, CPU time where a rate is given."""
     rows: list[Row] = []
-    generated.make(1, DAY, 200)  # imports and the calendar are not the market's cost
+    synthetic_market.make(1, DAY, 200)  # imports and the calendar are not the market's cost
     rows += measure(
-        "generated 4,129", lambda: generated.make(7, DAY), datetime(2026, 11, 20, 17, 0, 3, tzinfo=UTC)
+        "generated 4,129", lambda: synthetic_market.make(7, DAY), datetime(2026, 11, 20, 17, 0, 3, tzinfo=UTC)
     )
     if DATA.is_dir():
         rows += measure(
             "recorded 2026-04-08",
-            lambda: recorded.load(
+            lambda: recorded_market.load(
                 DATA / "bars_5min_market_2026-04-08.parquet",
                 DATA / "bars_daily_market_2026-01-26_04-17.parquet",
             ),

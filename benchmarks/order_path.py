@@ -33,13 +33,13 @@ from benchmarks._floor import (
 )
 from catalyst.broker import parse
 from catalyst.broker.alpaca import AlpacaBroker
+from catalyst.broker.order_payload import body_of
 from catalyst.broker.port import Priority
-from catalyst.broker.ticket import body_of
 from catalyst.clock import SystemClock
-from catalyst.config import Config
-from catalyst.daemon.books import Books
-from catalyst.daemon.execution import Execution
-from catalyst.daemon.gate import Gate
+from catalyst.config.schema import Config
+from catalyst.daemon.orders.ledger import Books
+from catalyst.daemon.orders.submission import Execution
+from catalyst.daemon.trading_state.entry_gate import Gate
 from catalyst.domain.order import PositionSide, Purpose, Side
 from catalyst.domain.report import OrderReport, OrderRequest
 from catalyst.store.orders import NewOrder, OrderRow

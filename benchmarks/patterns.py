@@ -11,9 +11,9 @@ import talib
 
 from benchmarks.indicators import market
 from benchmarks.scan import SESSION, interleaved
-from catalyst.config import Config
+from catalyst.config.schema import Config
+from catalyst.pipeline.chart import pivots
 from catalyst.pipeline.pattern import pattern
-from catalyst.pipeline.shapes import pivots
 from catalyst.pipeline.universe import universe
 
 SYMBOLS, BARS, ROUNDS = 200, 390, 20

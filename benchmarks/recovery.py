@@ -24,10 +24,10 @@ import yaml
 
 from benchmarks._floor import Row, database_server, fill_with_past, new_database, percentile
 from catalyst.clock import ScaledClock
-from catalyst.simulator import generated
+from catalyst.simulator.exchange.settings import Switches
 from catalyst.simulator.server import SimOptions
 from catalyst.simulator.server import run as serve
-from catalyst.simulator.switches import Switches
+from catalyst.simulator.synthetic import market as synthetic_market
 
 LIVES = int(os.environ.get("LIVES", "4"))
 PAST = int(os.environ.get("PAST", "200000"))
@@ -183,7 +183,7 @@ def child(folder: str) -> None:
     path = Path(folder) / "clock"
     ScaledClock.create(path, START)
     clock = ScaledClock(path, drive=True, speed=1.0)
-    market = generated.make(7, DAY, 300)
+    market = synthetic_market.make(7, DAY, 300)
     options = SimOptions(market, clock, port_file=Path(folder) / "port", switches=Switches(rate_limit=0))
     asyncio.run(serve(options))
 

@@ -13,7 +13,7 @@ import numpy as np
 import orjson
 import pandas as pd
 
-from catalyst.config import Config
+from catalyst.config.schema import Config
 from catalyst.domain.session import NEW_YORK, Session
 from catalyst.pipeline.scan import scan
 from catalyst.pipeline.universe import universe

@@ -11,8 +11,8 @@ import time
 import numpy as np
 import orjson
 
-from catalyst.broker.chunks import MOST_SYMBOLS
 from catalyst.broker.columns import snapshot_columns, snapshot_frame
+from catalyst.broker.symbol_batches import MOST_SYMBOLS
 
 ROUNDS = 25
 

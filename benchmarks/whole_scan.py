@@ -19,11 +19,11 @@ from catalyst.broker.alpaca import AlpacaBroker
 from catalyst.broker.market_data import AlpacaMarketData
 from catalyst.broker.news import AlpacaNews
 from catalyst.clock import ScaledClock
-from catalyst.config import Config
-from catalyst.daemon.recording import records_of
-from catalyst.daemon.scanning import Scanner
+from catalyst.config.schema import Config
+from catalyst.daemon.trading_day.scan_records import records_of
+from catalyst.daemon.trading_day.scanner import Scanner
 from catalyst.domain.cycle import cycle_id
-from catalyst.pipeline.exposure import Account, Portfolio
+from catalyst.pipeline.risk_inputs import Account, Portfolio
 from catalyst.store import candidates, cycles, securities
 from catalyst.store.migrate import migrate
 from catalyst.store.pool import open_store

@@ -13,8 +13,10 @@ import pytest
 import yaml
 from pydantic import BaseModel, SecretStr
 
-from catalyst import config as module
-from catalyst.config import Config, Environment, Mode, SessionMode, Settings, environment_without_ours, load
+from catalyst.config import loader
+from catalyst.config.loader import environment_without_ours, load
+from catalyst.config.schema import Config, Mode, SessionMode
+from catalyst.config.settings import Environment, Settings
 from catalyst.domain.errors import ConfigInvalid
 
 ROOT = Path(__file__).parent.parent
@@ -441,7 +443,7 @@ def test_a_variable_that_cannot_be_meant_is_refused(name: str, value: str, envir
     """The sentence names the variable, or the key it stands for."""
     environ(**{name: value})
     said = refused()
-    assert name in said or module.OVERRIDES.get(name.lower(), "none") in said
+    assert name in said or loader.OVERRIDES.get(name.lower(), "none") in said
 
 
 def test_a_child_can_be_kept_from_knowing(environ: Callable[..., None]):

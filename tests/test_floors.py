@@ -34,7 +34,7 @@ def test_every_module_keeps_to_its_floor():
     [
         ("pipeline/planted.py", "import catalyst.store.pool"),
         ("domain/planted.py", "import asyncio"),
-        ("domain/planted.py", "import catalyst.config"),
+        ("domain/planted.py", "import catalyst.config.settings"),
         ("simulator/planted.py", "import catalyst.domain.order"),
         ("store/planted.py", "import alpaca"),
         ("planted.py", "import catalyst.domain.order"),

@@ -44,34 +44,37 @@ SEAMS: dict[str, dict[str, str]] = {
         "real time": "the only reader of time",
         "a file": "the scaled clock is a file that several processes map",
     },
-    "config.py": {
+    "config/loader.py": {
         "a file": "reads config.yaml, bounded",
         "the environment": "the only reader of the environment",
     },
-    "broker/transport.py": {
+    "broker/alpaca_session.py": {
         "the broker's network": "the transport of alpaca-py, with its timeouts",
         "real time": "bounds a real socket",
     },
     "broker/trade_updates.py": {"a websocket": "the stream", "real time": "bounds a real socket"},
     "store/pool.py": {"the database": "the one pool", "real time": "bounds a real socket"},
-    "store/dedicated.py": {"the database": "the lock and the ear"},
+    "store/account_lock.py": {"the database": "the connection of the account lock"},
+    "store/notifications.py": {"the database": "the connection of LISTEN"},
     "store/migrate.py": {"the database": "migrations run outside the pool"},
-    "store/refusals.py": {"the database": "what the database's own errors are called here"},
-    "daemon/spool.py": {"a file": "the record of what is done without the database; each line a step"},
-    "daemon/seat.py": {"a file": "the lock of this machine; taking it is a step"},
-    "proofs.py": {"a file": "proofs that outlive the database; writing one is a step"},
-    "doctor/examine.py": {"a file": "asks how much room is left on the disk"},
-    "daemon/day.py": {"real time": "cuts a job that hangs, in real time, whatever the market's clock says"},
-    "daemon/watchdog.py": {"a socket": "tells the service manager that it lives, where one listens"},
-    "daemon/closing.py": {"real time": "cuts an attempt that hangs, as the day does its jobs"},
-    "daemon/scanning.py": {"a file": "reads the operator's listings"},
+    "store/constraint_errors.py": {"the database": "what the database's own errors are called here"},
+    "daemon/outage/spool.py": {"a file": "the record of what is done without the database; each line a step"},
+    "daemon/trading_state/host_lock.py": {"a file": "the lock of this machine; taking it is a step"},
+    "flat_proof_files.py": {"a file": "proofs that outlive the database; writing one is a step"},
+    "doctor/examination.py": {"a file": "asks how much room is left on the disk"},
+    "daemon/trading_day/trading_day.py": {
+        "real time": "cuts a job that hangs, in real time, whatever the market's clock says"
+    },
+    "daemon/runtime/watchdog.py": {"a socket": "tells the service manager that it lives, where one listens"},
+    "daemon/trading_day/end_of_day.py": {"real time": "cuts an attempt that hangs, as the day does its jobs"},
+    "daemon/trading_day/scanner.py": {"a file": "reads the operator's listings"},
     "embedded.py": {
         "a file": "makes a server's folder",
         "a socket": "asks a server whether it is there",
         "another process": "runs PostgreSQL's own programs",
         "real time": "waits for a server of another process",
     },
-    "report/screen.py": {"a file": "reads the log it shows"},
+    "report/live_screen.py": {"a file": "reads the log it shows"},
     "demo/*": {
         "a file": "keeps a first day in a folder of its own",
         "another process": "starts the exchange and the daemon",
@@ -84,8 +87,8 @@ SEAMS: dict[str, dict[str, str]] = {
     },
     "cli/settings.py": {"the database": "names what a database that cannot be reached answered"},
     "cli/app.py": {"a file": "a reader that hung up must not end in a traceback"},
-    "cli/leashed.py": {"another process": "ends itself when its starter is gone"},
-    "cli/exchange.py": {"a socket": "asks whether a port is free"},
+    "cli/parent_watch.py": {"another process": "ends itself when its starter is gone"},
+    "cli/simulator.py": {"a socket": "asks whether a port is free"},
     "cli/*": {"a file": "what the operator asked to have written"},
 }
 

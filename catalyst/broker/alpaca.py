@@ -13,16 +13,18 @@ from urllib.parse import quote
 
 import structlog
 
-from catalyst.broker import answers, parse
-from catalyst.broker.budget import RateBudget
-from catalyst.broker.chunks import chunked
-from catalyst.broker.listing import next_after
+from catalyst.broker import parse, responses
+from catalyst.broker.order_payload import body_of, refuse_unsendable, refuse_unsendable_change
 from catalyst.broker.outcome import Refusal, fields, rows, settle
+from catalyst.broker.pagination import next_after
 from catalyst.broker.port import Broker, Priority, RateUse
-from catalyst.broker.ticket import body_of, refuse_unsendable, refuse_unsendable_change
-from catalyst.broker.wire import DEFAULT, Answer, Bounds, Door, Permit, Spoil, Wire
+from catalyst.broker.rate_limit import RateBudget
+from catalyst.broker.request import DEFAULT, Answer, Bounds, Door, Permit, Spoil
+from catalyst.broker.rest_client import Wire
+from catalyst.broker.symbol_batches import chunked
 from catalyst.clock import Clock
 from catalyst.domain.errors import BrokerUnavailable, NotFound, OrderRefused, OutcomeUnknown
+from catalyst.domain.fault_points import Witness
 from catalyst.domain.report import (
     AccountReport,
     AssetReport,
@@ -33,7 +35,6 @@ from catalyst.domain.report import (
     PositionReport,
 )
 from catalyst.domain.session import Session
-from catalyst.domain.witness import Witness
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
@@ -72,7 +73,7 @@ class AlpacaBroker(Broker):
         permit: Permit | None = None,
     ) -> None:
         self._permit = permit
-        self._pages = {status: answers.Same(answers.order_page) for status in ("open", "closed", "all")}
+        self._pages = {status: responses.Same(responses.order_page) for status in ("open", "closed", "all")}
         budget = RateBudget(clock, limit=rate_limit, reserve=rate_reserve)
         self._wire = Wire(
             clock,
@@ -102,7 +103,7 @@ class AlpacaBroker(Broker):
             "POST",
             "/orders",
             body_of(request),
-            partial(answers.acknowledged, request),
+            partial(responses.acknowledged, request),
             priority=priority,
             permit=self._permit,
         )
@@ -113,7 +114,7 @@ class AlpacaBroker(Broker):
                 "DELETE",
                 f"/orders/{quote(broker_id, safe='')}",
                 None,
-                answers.asked,
+                responses.asked,
                 priority=Priority.EXIT,
                 permit=self._permit,
             )
@@ -130,14 +131,14 @@ class AlpacaBroker(Broker):
             "PATCH",
             f"/orders/{quote(broker_id, safe='')}",
             {"limit_price": f"{limit_price:f}", "client_order_id": client_order_id},
-            partial(answers.replacing, broker_id, client_order_id),
+            partial(responses.replacing, broker_id, client_order_id),
             priority=Priority.EXIT,
             permit=self._permit,
         )
 
     async def order(self, broker_id: str, *, priority: Priority = Priority.ROUTINE) -> OrderReport:
         report = await self._wire.read(
-            f"/orders/{quote(broker_id, safe='')}", {"nested": "true"}, answers.one_order, priority=priority
+            f"/orders/{quote(broker_id, safe='')}", {"nested": "true"}, responses.one_order, priority=priority
         )
         if report.broker_id != broker_id:
             raise BrokerUnavailable(f"asked for order {broker_id}, told of {report.broker_id}")
@@ -150,7 +151,7 @@ class AlpacaBroker(Broker):
         report = await self._wire.read(
             "/orders:by_client_order_id",
             {"client_order_id": client_order_id},
-            answers.one_order,
+            responses.one_order,
             priority=priority,
         )
         if report.client_order_id != client_order_id:
@@ -175,7 +176,7 @@ class AlpacaBroker(Broker):
         found: dict[str, OrderReport] = {}
         for some in chunked(symbols) or [()]:
             found |= await self._orders(status, after, some, priority)
-        return sorted(found.values(), key=answers.by_submission)
+        return sorted(found.values(), key=responses.by_submission)
 
     async def positions(self, *, priority: Priority = Priority.ROUTINE) -> list[PositionReport]:
         return await self._list("/positions", None, parse.position_report, priority=priority)
@@ -198,7 +199,7 @@ class AlpacaBroker(Broker):
         order_id: str | None = None,
         priority: Priority = Priority.ROUTINE,
     ) -> list[Fill]:
-        params: dict[str, str | int] = {"direction": "asc", "page_size": answers.FILLS_A_PAGE}
+        params: dict[str, str | int] = {"direction": "asc", "page_size": responses.FILLS_A_PAGE}
         if after is not None:
             params["after"] = (after - OVERLAP).isoformat()
         if order_id is not None:
@@ -206,7 +207,7 @@ class AlpacaBroker(Broker):
         found: dict[str, Fill] = {}
         for _ in range(MOST_PAGES):
             page, last = await self._wire.read(
-                "/account/activities/FILL", params, answers.fill_page, priority=priority
+                "/account/activities/FILL", params, responses.fill_page, priority=priority
             )
             fresh = {one.activity_id: one for one in page if one.activity_id and one.activity_id not in found}
             found |= fresh
@@ -225,13 +226,13 @@ class AlpacaBroker(Broker):
 
     async def forbid_shorting(self, forbidden: bool) -> bool:
         path = "/account/configurations"
-        if (await self._wire.read(path, None, answers.settings)).get("no_shorting") is forbidden:
+        if (await self._wire.read(path, None, responses.settings)).get("no_shorting") is forbidden:
             return False
         told = await self._wire.change(
             "PATCH",
             path,
             {"no_shorting": forbidden},
-            answers.changed,
+            responses.changed,
             priority=Priority.ROUTINE,
             permit=self._permit,
         )
@@ -250,7 +251,7 @@ class AlpacaBroker(Broker):
     async def assets(self) -> list[AssetReport]:
         """Every active US equity. With a longer bound than the others."""
         params = {"status": "active", "asset_class": "us_equity"}
-        return await self._wire.read("/assets", params, answers.assets, bounds=LARGE)
+        return await self._wire.read("/assets", params, responses.assets, bounds=LARGE)
 
     async def close(self) -> None:
         self._wire.close()
@@ -261,7 +262,7 @@ class AlpacaBroker(Broker):
         """Page by submission time, each page starting a little before the last one ended."""
         params: dict[str, str | int] = {
             "status": status,
-            "limit": answers.ORDERS_A_PAGE,
+            "limit": responses.ORDERS_A_PAGE,
             "direction": "asc",
             "nested": "true",
         }
@@ -284,7 +285,7 @@ class AlpacaBroker(Broker):
         self, path: str, read: Callable[[object], T], *, priority: Priority = Priority.ROUTINE
     ) -> T:
         def digest(answer: Answer, spoil: Spoil) -> T:
-            return answers.understood(fields(settle(answer, changes=False)), read, spoil, changes=False)
+            return responses.understood(fields(settle(answer, changes=False)), read, spoil, changes=False)
 
         return await self._wire.read(path, None, digest, priority=priority)
 

@@ -17,8 +17,6 @@ from typing import Final, TypeVar
 import pandas as pd
 
 from catalyst.broker.alpaca import log_garbled
-from catalyst.broker.budget import RateBudget
-from catalyst.broker.chunks import chunked, query_of, rfc3339, together
 from catalyst.broker.columns import (
     Columns,
     bar_columns,
@@ -29,11 +27,15 @@ from catalyst.broker.columns import (
 from catalyst.broker.outcome import fields, is_object, settle
 from catalyst.broker.parse import amount, instant
 from catalyst.broker.port import MarketData, Priority
-from catalyst.broker.wire import Answer, Bounds, Door, Spoil, Wire
+from catalyst.broker.rate_limit import RateBudget
+from catalyst.broker.request import Answer, Bounds, Door, Spoil
+from catalyst.broker.rest_client import Wire
+from catalyst.broker.symbol_batches import chunked, query_of, rfc3339
 from catalyst.clock import Clock
+from catalyst.concurrency import together
 from catalyst.domain.errors import BrokerUnavailable
+from catalyst.domain.fault_points import Witness
 from catalyst.domain.report import Quote, Trade
-from catalyst.domain.witness import Witness
 
 T = TypeVar("T")
 

@@ -10,15 +10,17 @@ from typing import Final
 import pandas as pd
 
 from catalyst.broker.alpaca import log_garbled
-from catalyst.broker.budget import RateBudget
-from catalyst.broker.chunks import chunked, query_of, rfc3339, together
 from catalyst.broker.outcome import fields, is_object, rows, settle
 from catalyst.broker.parse import instant, parsed
 from catalyst.broker.port import News
-from catalyst.broker.wire import Answer, Bounds, Door, Spoil, Wire
+from catalyst.broker.rate_limit import RateBudget
+from catalyst.broker.request import Answer, Bounds, Door, Spoil
+from catalyst.broker.rest_client import Wire
+from catalyst.broker.symbol_batches import chunked, query_of, rfc3339
 from catalyst.clock import Clock
+from catalyst.concurrency import together
 from catalyst.domain.errors import BrokerUnavailable
-from catalyst.domain.witness import Witness
+from catalyst.domain.fault_points import Witness
 
 HEADLINES_A_PAGE: Final = 50
 MOST_PAGES: Final = 100

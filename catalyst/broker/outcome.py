@@ -14,7 +14,7 @@ from typing import Final, TypeGuard
 
 import orjson
 
-from catalyst.broker.wire import Answer
+from catalyst.broker.request import Answer
 from catalyst.domain.errors import (
     AuthRefused,
     BrokerError,

@@ -26,11 +26,11 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 from catalyst.broker import parse
 from catalyst.broker.outcome import decoded, is_object
 from catalyst.broker.port import Gap, Garbled, StreamState, TradeUpdates
-from catalyst.broker.wire import Door
+from catalyst.broker.request import Door
 from catalyst.clock import Clock
 from catalyst.domain.errors import AuthRefused, BrokerUnavailable
+from catalyst.domain.fault_points import Moment, Witness, tell
 from catalyst.domain.report import TradeUpdate
-from catalyst.domain.witness import Moment, Witness, tell
 
 Message = TradeUpdate | Gap | Garbled
 

@@ -11,7 +11,10 @@ from typing import Annotated, Final
 
 import typer
 
-from catalyst.cli import doctoring, exchange, facts, first_day, instructing, operating, preflight
+from catalyst.cli import commands, preflight, queries, simulator
+from catalyst.cli import demo as demo_command
+from catalyst.cli import doctor as doctor_command
+from catalyst.cli import run as run_command
 from catalyst.domain.errors import AnotherDaemon, ConfigInvalid, UserError, WrongAccount
 
 TEMPORARY: Final = 75  # sysexits: try again later; systemd does not restart on it
@@ -27,27 +30,27 @@ app = typer.Typer(
 )
 
 VERBS: Final = {
-    "Start here": (first_day.demo, preflight.check),
-    "Run": (operating.run, exchange.sim, operating.migrate),
+    "Start here": (demo_command.demo, preflight.check),
+    "Run": (run_command.run, simulator.sim, run_command.migrate),
     "Ask": (
-        facts.status,
-        doctoring.doctor,
-        facts.report,
-        facts.explain,
-        facts.candidates,
-        facts.orders,
-        facts.positions,
-        facts.cycles,
+        queries.status,
+        doctor_command.doctor,
+        queries.report,
+        queries.explain,
+        queries.candidates,
+        queries.orders,
+        queries.positions,
+        queries.cycles,
     ),
     "Tell the daemon": (
-        instructing.approve,
-        instructing.reject,
-        instructing.scan,
-        instructing.close,
-        instructing.halt,
-        instructing.resume,
-        doctoring.reconcile,
-        instructing.flatten,
+        commands.approve,
+        commands.reject,
+        commands.scan,
+        commands.close,
+        commands.halt,
+        commands.resume,
+        doctor_command.reconcile,
+        commands.flatten,
     ),
 }
 

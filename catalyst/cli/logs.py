@@ -9,9 +9,9 @@ import orjson
 import structlog
 from pydantic import SecretStr
 
-from catalyst.cli.lines import Lines
+from catalyst.cli.log_writer import Lines
 from catalyst.clock import NEW_YORK, Clock
-from catalyst.config import Settings
+from catalyst.config.settings import Settings
 
 Event = MutableMapping[str, Any]
 Processor = Callable[[Any, str, Event], Mapping[str, Any] | str | bytes]

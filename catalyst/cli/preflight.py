@@ -26,7 +26,8 @@ from catalyst.cli.settings import (
     secrets_file,
 )
 from catalyst.clock import Clock
-from catalyst.config import Mode, SessionMode, Settings
+from catalyst.config.schema import Mode, SessionMode
+from catalyst.config.settings import Settings
 from catalyst.domain.errors import BrokerError, ConfigInvalid, UserError
 from catalyst.domain.session import NEW_YORK, trading_date
 
@@ -195,10 +196,10 @@ async def _rights(conn: "Connection") -> Finding:
 
 
 async def _daemon(conn: "Connection") -> Finding:
-    from catalyst.store import inquiry, manifest
+    from catalyst.store import daemon_epoch, reporting_queries
 
-    account = (await manifest.current(conn)).account_id
-    running = account is not None and await inquiry.is_locked(conn, account)
+    account = (await daemon_epoch.current(conn)).account_id
+    running = account is not None and await reporting_queries.is_locked(conn, account)
     return Finding("daemon", Verdict.OK, "running" if running else "not running")
 
 

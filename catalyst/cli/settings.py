@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 import typer
 
 from catalyst.clock import Clock, ScaledClock, SystemClock
-from catalyst.config import Settings, load
+from catalyst.config.loader import load
+from catalyst.config.settings import Settings
 from catalyst.domain.errors import ConfigInvalid, UserError
 
 if TYPE_CHECKING:

@@ -14,18 +14,13 @@ from typing import Final
 import structlog
 
 from catalyst.clock import Clock
-from catalyst.config import Settings
-from catalyst.daemon.closing import Closing
-from catalyst.daemon.commands import Commands
-from catalyst.daemon.day import Day
-from catalyst.daemon.desk import Desk
-from catalyst.daemon.hard_stop import HardStop
-from catalyst.daemon.heartbeat import Heartbeat
-from catalyst.daemon.holding import Holding
-from catalyst.daemon.loops import Loop
-from catalyst.daemon.reload import Reload
-from catalyst.daemon.schedule import PRE_OPEN_AT, keep, market_day, still_to_do
-from catalyst.daemon.sessions import LINGER, next_session
+from catalyst.config.settings import Settings
+from catalyst.daemon.components import Desk
+from catalyst.daemon.risk.emergency_stop import HardStop
+from catalyst.daemon.runtime.config_reload import Reload
+from catalyst.daemon.runtime.heartbeat import Heartbeat
+from catalyst.daemon.runtime.supervisor import Loop
+from catalyst.daemon.runtime.watchdog import Watchdog
 from catalyst.daemon.shutdown import (
     LEAST_FLATTEN,
     Exit,
@@ -37,9 +32,14 @@ from catalyst.daemon.shutdown import (
     stop_on_signals,
 )
 from catalyst.daemon.startup import open_books, sit_down, started, take_the_desk
-from catalyst.daemon.watchdog import Watchdog
+from catalyst.daemon.trading_day.end_of_day import Closing
+from catalyst.daemon.trading_day.operator_commands import Commands
+from catalyst.daemon.trading_day.schedule import PRE_OPEN_AT, keep, market_day, still_to_do
+from catalyst.daemon.trading_day.sessions import LINGER, next_session
+from catalyst.daemon.trading_day.trading_day import Day
+from catalyst.daemon.trading_state.account_lease import Holding
 from catalyst.domain.session import NEW_YORK
-from catalyst.store.dedicated import Ear, listen
+from catalyst.store.notifications import Ear, listen
 
 log = structlog.get_logger()
 

@@ -9,15 +9,15 @@ from typing import Final
 
 import structlog
 
-from catalyst.config import Settings
-from catalyst.daemon.desk import Desk
-from catalyst.daemon.sessions import session_of_today
+from catalyst.config.settings import Settings
+from catalyst.daemon.components import Desk
+from catalyst.daemon.trading_day.sessions import session_of_today
 from catalyst.domain.errors import AnotherDaemon
 from catalyst.domain.order import Purpose
 from catalyst.domain.position import CloseReason
-from catalyst.store import manifest
+from catalyst.store import daemon_epoch
+from catalyst.store.constraint_errors import StaleEpoch
 from catalyst.store.pool import is_passing
-from catalyst.store.refusals import StaleEpoch
 
 log = structlog.get_logger()
 
@@ -150,7 +150,7 @@ async def end_epoch(desk: Desk, stop: Stop) -> None:
         log.exception("safe_unlatched", broken=dict(desk.gate.broken))
     try:
         async with desk.store.tx("ending") as conn:
-            await manifest.end_epoch(conn, desk.epoch, ending=why, at=desk.clock.now())
+            await daemon_epoch.end_epoch(conn, desk.epoch, ending=why, at=desk.clock.now())
     except Exception as error:
         if not is_passing(error):
             raise

@@ -16,23 +16,24 @@ from catalyst.broker.market_data import AlpacaMarketData
 from catalyst.broker.news import AlpacaNews
 from catalyst.broker.trade_updates import AlpacaTradeUpdates
 from catalyst.clock import Clock, wait
-from catalyst.config import Mode, Settings
-from catalyst.daemon.desk import Desk, wire
-from catalyst.daemon.gate import Gate
-from catalyst.daemon.holding import Holding, take
-from catalyst.daemon.seat import Seat
-from catalyst.daemon.sessions import session_ahead
+from catalyst.config.schema import Mode
+from catalyst.config.settings import Settings
+from catalyst.daemon.components import Desk, wire
+from catalyst.daemon.outage.spool import Spool
 from catalyst.daemon.shutdown import LEAST_FLATTEN, Stop
-from catalyst.daemon.spool import Spool
+from catalyst.daemon.trading_day.sessions import session_ahead
+from catalyst.daemon.trading_state.account_lease import Holding, take
+from catalyst.daemon.trading_state.entry_gate import Gate
+from catalyst.daemon.trading_state.host_lock import Seat
 from catalyst.domain.errors import BrokerError, BrokerUnavailable, OutcomeUnknown, UserError, WrongAccount
+from catalyst.domain.fault_points import Witness
 from catalyst.domain.report import AccountReport
-from catalyst.domain.witness import Witness
-from catalyst.proofs import Proofs
-from catalyst.store import manifest
-from catalyst.store.guards import require_guards, require_rights
-from catalyst.store.manifest import Manifest
+from catalyst.flat_proof_files import Proofs
+from catalyst.store import daemon_epoch
+from catalyst.store.daemon_epoch import Manifest
 from catalyst.store.migrate import require_current
 from catalyst.store.pool import Store, is_outage, open_store
+from catalyst.store.schema_checks import require_guards, require_rights
 
 log = structlog.get_logger()
 
@@ -182,7 +183,7 @@ async def take_the_desk(
 async def _begin_epoch(store: Store, account: AccountReport, settings: Settings, clock: Clock) -> int:
     """Bump the fence: whoever wrote orders before this moment can no longer."""
     async with store.tx("epoch") as conn:
-        epoch = await manifest.begin_epoch(
+        epoch = await daemon_epoch.begin_epoch(
             conn,
             account.account_id,
             Manifest(VERSION, _commit(), settings.config.fingerprint, _lock_hash(), os.getpid()),

@@ -15,6 +15,7 @@ LIVE_WORDS: Final = frozenset(
 )
 # On its way to the venue: most often for milliseconds, and once for ever.
 UNACKNOWLEDGED: Final = "pending_new"
+NEVER_LIVED: Final = "UNACKNOWLEDGED"  # why a stop was cancelled that the venue had never said yes to
 
 
 class Protection(StrEnum):

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 
-from catalyst.domain.order import Side
+from catalyst.domain.order import TERMINAL, Side, status_of
 
 Raw = Mapping[str, object]
 
@@ -160,3 +160,8 @@ class OrderRequest:
     stop_price: Decimal | None = None
     take_profit: Decimal | None = None
     stop_loss: Decimal | None = None
+
+
+def works(one: OrderReport) -> bool:
+    """A word we do not know is a working order's."""
+    return status_of(one.broker_status, one.filled_qty, one.quantity) not in TERMINAL

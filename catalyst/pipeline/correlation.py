@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from catalyst.domain.session import Session
+from catalyst.pipeline.bar_matrix import finished
 from catalyst.pipeline.frame import Floats, instants
-from catalyst.pipeline.grid import finished
 from catalyst.pipeline.reference import earlier_days
 
 DAILY: Final = 60

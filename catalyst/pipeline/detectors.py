@@ -12,9 +12,9 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from catalyst.config import PatternConfig
+from catalyst.config.schema import PatternConfig
+from catalyst.pipeline.chart import Chart, Setups, at, bars_in, highest, lowest, quality, run_above
 from catalyst.pipeline.frame import Floats, Ints
-from catalyst.pipeline.shapes import Chart, Setups, at, bars_in, highest, lowest, quality, run_above
 
 Detector = Callable[[Chart, PatternConfig, int], Setups]
 

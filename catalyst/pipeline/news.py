@@ -7,9 +7,9 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from catalyst.config import NewsConfig
-from catalyst.pipeline.catalysts import classify
+from catalyst.config.schema import NewsConfig
 from catalyst.pipeline.frame import Floats, Sieve, instants, require_aware
+from catalyst.pipeline.news_kinds import classify
 from catalyst.pipeline.sentiment import score_texts
 
 Scorer = Callable[[Sequence[str]], Floats]

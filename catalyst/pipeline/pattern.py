@@ -8,14 +8,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from catalyst.config import PatternConfig
+from catalyst.config.schema import PatternConfig
 from catalyst.domain.order import PositionSide
 from catalyst.domain.session import Session
+from catalyst.pipeline.bar_matrix import Grid, finished, grid_of, since
+from catalyst.pipeline.chart import Chart, Setups, at, chart_of, mean_volume, quality, run_above
 from catalyst.pipeline.detectors import PATTERNS
 from catalyst.pipeline.frame import Floats, Ints, Sieve, numbers, require_aware
-from catalyst.pipeline.grid import Grid, finished, grid_of, since
 from catalyst.pipeline.indicators import true_range, vwap
-from catalyst.pipeline.shapes import Chart, Setups, at, chart_of, mean_volume, quality, run_above
 
 # Confidence is shape, volume and room, in these parts.
 _SHAPE, _VOLUME, _ROOM = 0.40, 0.35, 0.25

@@ -9,7 +9,7 @@ from uuid import UUID, uuid5
 import numpy as np
 import pandas as pd
 
-from catalyst.config import PlanConfig
+from catalyst.config.schema import PlanConfig
 from catalyst.domain.ids import ENTRY_ROLE, NAMESPACE, client_order_id
 from catalyst.domain.order import PositionSide
 from catalyst.domain.price import round_nearest

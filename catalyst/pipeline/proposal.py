@@ -6,7 +6,7 @@ from decimal import Decimal
 
 from catalyst.domain.order import PositionSide
 from catalyst.domain.price import round_entry, round_stop, round_target
-from catalyst.pipeline.exposure import Limits
+from catalyst.pipeline.risk_inputs import Limits
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from catalyst.domain.session import NEW_YORK
-from catalyst.pipeline.grid import Grid, grid_of
+from catalyst.pipeline.bar_matrix import Grid, grid_of
 from catalyst.pipeline.indicators import atr
 
 DAYS = 20

@@ -12,10 +12,10 @@ import pandas as pd
 from catalyst.domain.order import PositionSide
 from catalyst.domain.session import Session
 from catalyst.pipeline.correlation import Likeness, likeness
-from catalyst.pipeline.exposure import Account, Limits, Portfolio, Working
 from catalyst.pipeline.frame import Sieve, numbers, words
 from catalyst.pipeline.proposal import Chart, Proposal, propose_from
-from catalyst.pipeline.verdict import Alike, RiskVerdict, check
+from catalyst.pipeline.risk_checks import Alike, RiskVerdict, check
+from catalyst.pipeline.risk_inputs import Account, Limits, Portfolio, Working
 
 _NUMBERS: Final = (
     "entry", "stop", "target", "reward_risk", "quantity", "risk_amount", "risk_score", "correlation", "risk_rank",

@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from catalyst.config import ScanConfig
+from catalyst.config.schema import ScanConfig
 from catalyst.domain.session import Session
 from catalyst.pipeline.frame import Bools, Floats, Sieve, aligned, percentile, require_aware
 from catalyst.pipeline.volume_curve import share_done

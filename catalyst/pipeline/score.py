@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from catalyst.config import ScoringConfig
+from catalyst.config.schema import ScoringConfig
 from catalyst.pipeline.frame import Floats, Sieve, numbers, words
 
 _NEUTRAL = 0.5

@@ -8,10 +8,10 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
-from catalyst.config import TechnicalConfig
+from catalyst.config.schema import TechnicalConfig
 from catalyst.domain.session import Session
+from catalyst.pipeline.bar_matrix import Grid, finished, grid_of, regular, resample, since
 from catalyst.pipeline.frame import Floats, Ints, Sieve, numbers, require_aware, words
-from catalyst.pipeline.grid import Grid, finished, grid_of, regular, resample, since
 from catalyst.pipeline.indicators import adx, atr, bollinger, ema, macd, obv, rsi, slope, stochastic, vwap
 from catalyst.pipeline.reference import earlier_days
 

@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
-from catalyst.config import UniverseConfig
+from catalyst.config.schema import UniverseConfig
 from catalyst.pipeline.frame import Bools, Sieve, words
 
 # A right to something else, by name. "Unit" and "right" are company words too (Unit Corp), so they count only where

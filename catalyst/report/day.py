@@ -10,14 +10,14 @@ from typing import Final
 
 from catalyst.domain.order import PositionSide, Purpose
 from catalyst.domain.position import CENT, ZERO
-from catalyst.report.words import in_order
-from catalyst.store import candidates, cycles, inquiry, operations, positions, risk_events
+from catalyst.report.formatting import in_order
+from catalyst.store import candidates, cycles, flat_proofs, positions, reporting_queries, risk_events
 from catalyst.store.candidates import ScanRow
 from catalyst.store.cycles import CycleRow
-from catalyst.store.inquiry import Fill
-from catalyst.store.operations import FlatProof
+from catalyst.store.flat_proofs import FlatProof
 from catalyst.store.pool import Connection
 from catalyst.store.positions import PositionRow
+from catalyst.store.reporting_queries import Fill
 
 _PERCENT: Final = Decimal("0.01")
 
@@ -121,8 +121,8 @@ async def day_of(conn: Connection, day: date | None = None) -> Day | None:
     if cycle is None:
         return None
     rows = await positions.of_cycle(conn, cycle.cycle_id)
-    fills = await inquiry.fills_of_day(conn, cycle.cycle_id)
-    ordered = await inquiry.orders_of_day(conn, cycle.cycle_id)
+    fills = await reporting_queries.fills_of_day(conn, cycle.cycle_id)
+    ordered = await reporting_queries.orders_of_day(conn, cycle.cycle_id)
     entries = [order for order in ordered if order.order_purpose is Purpose.ENTRY]
     trades = tuple(trade_of(row) for row in rows)
     bare = await risk_events.of_cycle(conn, cycle.cycle_id, "NAKED_OVER_BUDGET")
@@ -138,7 +138,7 @@ async def day_of(conn: Connection, day: date | None = None) -> Day | None:
         entries_filled=sum(order.filled_qty > 0 for order in entries),
         rejected=sum(order.status == "rejected" for order in ordered),
         fills=len(fills),
-        proof=await operations.last_flat_proof(conn, cycle.cycle_id),
+        proof=await flat_proofs.last_flat_proof(conn, cycle.cycle_id),
     )
 
 

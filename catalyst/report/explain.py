@@ -7,11 +7,11 @@ from datetime import date, datetime
 from io import BytesIO
 
 from catalyst.report.day import Trade, trade_of
-from catalyst.store import candidates, cycles, inquiry, securities
+from catalyst.store import candidates, cycles, reporting_queries, securities
 from catalyst.store.candidates import CandidateRow, FrameBlob, Headline, Indicators, Pattern
-from catalyst.store.inquiry import Fill
 from catalyst.store.orders import OrderRow
 from catalyst.store.pool import Connection
+from catalyst.store.reporting_queries import Fill
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ async def explain(conn: Connection, symbol: str, day: date | None = None) -> Exp
     symbol = symbol.upper()
     known = await securities.get(conn, symbol)
     shown = {row.scan_id: row for row in await candidates.of_symbol(conn, symbol, 500)}
-    of_day = await inquiry.orders_of_day(conn, cycle.cycle_id)
+    of_day = await reporting_queries.orders_of_day(conn, cycle.cycle_id)
     looks = []
     for scan in await candidates.scans_of(conn, cycle.cycle_id):
         blob = await candidates.frame_of(conn, scan.scan_id)
@@ -75,7 +75,7 @@ async def explain(conn: Connection, symbol: str, day: date | None = None) -> Exp
         looks.append(await _with_details(conn, look, symbol, of_day))
     if known is None and not any(look.listed for look in looks):
         return None
-    held = await inquiry.positions_in(conn, symbol)
+    held = await reporting_queries.positions_in(conn, symbol)
     return Explanation(
         symbol=symbol,
         name=known.name if known else "",
@@ -86,7 +86,9 @@ async def explain(conn: Connection, symbol: str, day: date | None = None) -> Exp
         looks=tuple(looks),
         orders=tuple(order for order in of_day if order.symbol == symbol),
         fills=tuple(
-            fill for fill in await inquiry.fills_of_day(conn, cycle.cycle_id) if fill.symbol == symbol
+            fill
+            for fill in await reporting_queries.fills_of_day(conn, cycle.cycle_id)
+            if fill.symbol == symbol
         ),
         trades=tuple(trade_of(row) for row in reversed(held) if row.cycle_id == cycle.cycle_id),
     )

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from catalyst.domain.session import NEW_YORK
 from catalyst.report.day import Day, Trade
-from catalyst.report.words import clock, dollars, price, proof, quantity, span
+from catalyst.report.formatting import clock, dollars, price, proof, quantity, span
 
 
 def table_of(*heads: str, right: Sequence[str] = (), title: str | None = None) -> Table:

@@ -12,18 +12,18 @@ from typing import Final
 from aiohttp import web
 
 from catalyst.clock import Clock, wait
-from catalyst.simulator.admin_api import AdminApi
-from catalyst.simulator.data_api import ENTITLEMENTS, add_data_routes
-from catalyst.simulator.data_stream import DataStreams, add_data_streams
-from catalyst.simulator.exchange import Exchange
-from catalyst.simulator.intervention import HandledMarket
-from catalyst.simulator.market import Market
-from catalyst.simulator.state import Journal
-from catalyst.simulator.stream import Streams
-from catalyst.simulator.switches import Switches
-from catalyst.simulator.trading_api import TradingApi
-from catalyst.simulator.transport import Handler, Transport
-from catalyst.simulator.watchlist_api import WatchlistApi
+from catalyst.simulator.admin.routes import AdminApi
+from catalyst.simulator.data_api.routes import ENTITLEMENTS, add_data_routes
+from catalyst.simulator.data_stream.server import DataStreams, add_data_streams
+from catalyst.simulator.exchange.exchange import Exchange
+from catalyst.simulator.exchange.persistence import Journal
+from catalyst.simulator.exchange.settings import Switches
+from catalyst.simulator.market.interface import Market
+from catalyst.simulator.market.overrides import HandledMarket
+from catalyst.simulator.trading_api.middleware import Handler, Transport
+from catalyst.simulator.trading_api.routes import TradingApi
+from catalyst.simulator.trading_api.trade_updates import Streams
+from catalyst.simulator.trading_api.watchlists import WatchlistApi
 
 LOOPBACK: Final = "127.0.0.1"
 LONGEST_LINE: Final = 65_536  # the request line; the data API refuses long before, in its own words

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from catalyst.clock import wait as wait_for
 from catalyst.domain.errors import CatalystError
-from catalyst.store.dedicated import listen
+from catalyst.store.notifications import listen
 from catalyst.store.pool import Connection, Store
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """Orders at rest, their fills and their journal. Each function takes a connection: the caller owns the
 transaction, and a state never changes without its line in the journal.
 
-Only the daemon's one door (`daemon/books.py`) and the submit path call what writes here.
+Only the daemon's one door (`daemon/orders/ledger.py`) and the submit path call what writes here.
 """
 
 from collections.abc import Mapping, Sequence

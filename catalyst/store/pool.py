@@ -21,8 +21,8 @@ from asyncpg.pool import PoolConnectionProxy
 
 from catalyst.clock import Clock
 from catalyst.domain.errors import InvariantBroken
-from catalyst.domain.witness import Moment, Witness, tell
-from catalyst.store.refusals import StaleEpoch
+from catalyst.domain.fault_points import Moment, Witness, tell
+from catalyst.store.constraint_errors import StaleEpoch
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
 

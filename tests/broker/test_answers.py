@@ -2,8 +2,8 @@
 
 import orjson
 
-from catalyst.broker.answers import Same, order_page
-from catalyst.broker.wire import Answer
+from catalyst.broker.request import Answer
+from catalyst.broker.responses import Same, order_page
 from tests.broker.peer import order_json
 
 

@@ -7,9 +7,9 @@ from decimal import Decimal
 import pytest
 
 from catalyst.broker.alpaca import AlpacaBroker
-from catalyst.broker.budget import RateBudget
 from catalyst.broker.port import Priority
-from catalyst.broker.wire import Answer
+from catalyst.broker.rate_limit import RateBudget
+from catalyst.broker.request import Answer
 from catalyst.clock import ManualClock
 from catalyst.domain.errors import BrokerUnavailable
 from catalyst.domain.order import Side

@@ -18,8 +18,8 @@ from catalyst.broker.alpaca import AlpacaBroker
 from catalyst.broker.market_data import AlpacaMarketData
 from catalyst.broker.news import AlpacaNews
 from catalyst.broker.port import Broker, Gap, Garbled, Priority, StreamState
+from catalyst.broker.request import Bounds
 from catalyst.broker.trade_updates import AlpacaTradeUpdates, Message
-from catalyst.broker.wire import Bounds
 from catalyst.clock import NEW_YORK, Clock, ManualClock, SystemClock
 from catalyst.domain.errors import (
     AuthRefused,
@@ -32,9 +32,9 @@ from catalyst.domain.errors import (
 )
 from catalyst.domain.order import Side
 from catalyst.domain.report import Fill, OrderReport, OrderRequest, TradeUpdate
-from catalyst.simulator import generated
-from catalyst.simulator.faults import FaultKind
+from catalyst.simulator.faults.rules import FaultKind
 from catalyst.simulator.server import Server, running
+from catalyst.simulator.synthetic import market as synthetic_market
 from tests.simulator.desk import Desk
 
 KEYS = {"key": "demo", "secret": "demo"}
@@ -609,7 +609,7 @@ async def test_a_generated_market_is_read_in_columns() -> None:
     desk = Desk()
     at = datetime(2026, 11, 20, 15, 31, tzinfo=UTC)
     clock = ManualClock(at)
-    market = generated.make(7, at.date(), symbols=700)
+    market = synthetic_market.make(7, at.date(), symbols=700)
     async with running(desk.exchange, clock, market=market) as server:
         data = AlpacaMarketData(clock, base_url=server.url, **KEYS)
         symbols = [*sorted(market.assets())[:600], "NOSUCHX"]

@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 from aiohttp import web
 
-from catalyst.broker.chunks import chunked
 from catalyst.broker.columns import BAR_COLUMNS, SNAPSHOT_COLUMNS
 from catalyst.broker.market_data import AlpacaMarketData
 from catalyst.broker.port import MarketData
+from catalyst.broker.symbol_batches import chunked
 from catalyst.clock import ManualClock
 from catalyst.domain.errors import AuthRefused, BrokerUnavailable
 from catalyst.domain.report import Quote, Trade

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from catalyst.broker import parse
 from catalyst.broker.columns import bar_columns, numbers, snapshot_columns, times
-from catalyst.broker.listing import array_items
 from catalyst.broker.outcome import decoded
-from catalyst.broker.wire import Answer
+from catalyst.broker.pagination import array_items
+from catalyst.broker.request import Answer
 from tests.broker.peer import order_json
 from tests.broker.test_reads import ACCOUNT, fill_json, position_json
 

@@ -10,7 +10,7 @@ import pytest
 
 from catalyst.broker.alpaca import AlpacaBroker
 from catalyst.broker.port import Priority
-from catalyst.broker.wire import Attempt, Bounds
+from catalyst.broker.request import Attempt, Bounds
 from catalyst.clock import ManualClock
 from catalyst.domain.errors import (
     AuthRefused,
@@ -435,7 +435,7 @@ async def test_a_connection_is_kept_warm_and_not_trusted_when_idle(
     peer.on("POST", "/v2/orders", peer.says(order_json()))
     for _ in range(2):
         await broker.submit(ENTRY)
-    monkeypatch.setattr("catalyst.broker.transport.IDLE", -1.0)
+    monkeypatch.setattr("catalyst.broker.alpaca_session.IDLE", -1.0)
     await broker.submit(ENTRY)
     first, second, third = (one.port for one in peer.requests)
     assert first == second != third

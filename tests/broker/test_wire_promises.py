@@ -10,10 +10,10 @@ import pytest
 from catalyst.broker.alpaca import AlpacaBroker
 from catalyst.broker.outcome import Refusal
 from catalyst.broker.port import Priority
+from catalyst.broker.request import Bounds
 from catalyst.broker.trade_updates import AlpacaTradeUpdates
-from catalyst.broker.wire import Bounds
 from catalyst.clock import ManualClock
-from catalyst.domain.bracket import misplaced
+from catalyst.domain.bracket_check import misplaced
 from catalyst.domain.errors import BrokerError, BrokerUnavailable, OrderRefused, OutcomeUnknown
 from catalyst.domain.order import PositionSide, Side
 from catalyst.domain.price import round_entry, round_stop, round_target

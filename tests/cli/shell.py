@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from catalyst.config import environment_without_ours
+from catalyst.config.loader import environment_without_ours
 
 PATIENCE = 300.0  # real seconds; a machine may be busy, and nothing here is a measure of speed
 

@@ -9,7 +9,7 @@ import yaml
 from cli.shell import Shell
 from pydantic import BaseModel
 
-from catalyst.config import Config
+from catalyst.config.schema import Config
 
 ROOT = Path(__file__).parents[2]
 RETIRED = {"session.market_open", "session.market_close"}

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from cli.shell import Shell, until
 
-from catalyst.cli.exchange_start import kept, read_start
+from catalyst.cli.simulator_start import kept, read_start
 from catalyst.domain.errors import UserError
-from catalyst.simulator.state import claim
+from catalyst.simulator.exchange.persistence import claim
 
 HALF_DAY = date(2026, 11, 27)
 
@@ -38,7 +38,7 @@ def test_a_start_is_a_new_york_time(text: str | None, day: date | None, instant:
 
 def test_now_is_the_present_on_a_day_with_a_session() -> None:
     """The clock is the world's; on a holiday the market is the next day's."""
-    from catalyst.simulator.calendar import session
+    from catalyst.simulator.market.calendar import session
 
     begin = read_start("now", None)
     assert begin.day is not None

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import orjson
 
-from catalyst.cli.lines import MOST, Lines
+from catalyst.cli.log_writer import MOST, Lines
 
 
 def test_f098_a_full_disk_for_the_log(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_f098_the_program_itself_does_not_hang(tmp_path: Path) -> None:
 import structlog, sys
 from catalyst.cli import logs
 from catalyst.clock import SystemClock
-from catalyst.config import load
+from catalyst.config.loader import load
 logs.configure(load(), SystemClock())
 log = structlog.get_logger()
 for n in range(3000):

@@ -18,12 +18,12 @@ from typing import Any
 import requests
 
 from catalyst.clock import NEW_YORK, Clock, ManualClock, ScaledClock
-from catalyst.simulator import generated
-from catalyst.simulator.exchange import Exchange
-from catalyst.simulator.market_bars import BarMarket
+from catalyst.simulator.exchange.exchange import Exchange
+from catalyst.simulator.exchange.settings import Switches
+from catalyst.simulator.market.bar_market import BarMarket
+from catalyst.simulator.rules.wire_format import type_json
 from catalyst.simulator.server import Server, running
-from catalyst.simulator.switches import Switches
-from catalyst.simulator.wire import type_json
+from catalyst.simulator.synthetic import market as synthetic_market
 
 DAY = date(2026, 6, 17)
 KEYS = {"APCA-API-KEY-ID": "demo", "APCA-API-SECRET-KEY": "demo"}
@@ -33,7 +33,7 @@ SHARED = Path(__file__).parents[3] / "shared"
 @lru_cache(maxsize=1)
 def small_market() -> BarMarket:
     """A generated day of 150 symbols, AAPL, MSFT and SPY among them."""
-    return generated.make(7, DAY, 150)
+    return synthetic_market.make(7, DAY, 150)
 
 
 def new_york(clock_time: str, day: date = DAY) -> datetime:

@@ -10,10 +10,10 @@ from decimal import Decimal
 from typing import Any
 
 from catalyst.clock import ManualClock
-from catalyst.simulator.audit import audit
-from catalyst.simulator.exchange import Exchange
+from catalyst.simulator.admin.audit import audit
+from catalyst.simulator.exchange.exchange import Exchange
+from catalyst.simulator.exchange.settings import Switches
 from catalyst.simulator.server import Server, running
-from catalyst.simulator.switches import Switches
 from tests.conformance.house import new_york, small_market
 
 with warnings.catch_warnings():  # alpaca-py 0.44 imports websockets.legacy, which warns

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from catalyst.simulator.audit import audit
+from catalyst.simulator.admin.audit import audit
 from tests.conformance.house import open_house
 
 ROOT = Path(__file__).parents[2]

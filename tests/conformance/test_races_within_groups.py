@@ -2,7 +2,7 @@
 
 from decimal import Decimal
 
-from catalyst.simulator.orders import Role, Status
+from catalyst.simulator.rules.orders import Role, Status
 from tests.simulator.desk import Desk
 
 

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from catalyst.simulator.audit import audit
-from catalyst.simulator.intake import read_replace
-from catalyst.simulator.orders import Order
-from catalyst.simulator.switches import Span, Switches
-from catalyst.simulator.views import order_view
-from catalyst.simulator.wire import Refusal
+from catalyst.simulator.admin.audit import audit
+from catalyst.simulator.exchange.settings import Span, Switches
+from catalyst.simulator.exchange.views import order_view
+from catalyst.simulator.rules.orders import Order
+from catalyst.simulator.rules.wire_format import Refusal
+from catalyst.simulator.trading_api.order_parsing import read_replace
 from tests.simulator.desk import Desk
 
 LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"

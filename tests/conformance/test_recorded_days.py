@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from catalyst.simulator import recorded
+from catalyst.simulator.recorded import market as recorded_market
 from tests.conformance.house import SHARED, House, open_house
 
 DATA = SHARED / "data"
@@ -53,7 +53,7 @@ class Ledger:
 @pytest.mark.parametrize("file", PLAYED, ids=lambda file: file.stem[-10:])
 def test_the_executions_alone_make_the_account(file: Path) -> None:
     """Cash, positions, realised and unrealised profit, equity: recomputed from the activities, they are the same."""
-    market = recorded.load(file)
+    market = recorded_market.load(file)
     with open_house(market=market, start="09:31", charge_fees=True, deposit=1_000_000) as house:
         trade_the_day(house, random.Random(file.stem))
         fills = activities(house, "FILL")

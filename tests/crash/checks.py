@@ -8,8 +8,8 @@ from collections.abc import Awaitable
 from decimal import Decimal
 from typing import Any, Final
 
-from catalyst.daemon.boot import LOOP
-from catalyst.simulator.exposure import unprotected
+from catalyst.daemon.runtime.startup_survey import LOOP
+from catalyst.simulator.exchange.unprotected_time import unprotected
 from tests.crash.lives import World
 from tests.ledger import books_equal, journal_folds
 

@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 
 from catalyst.daemon.shutdown import Exit
-from catalyst.simulator.schedule import Schedule
+from catalyst.simulator.faults.schedule import Schedule
 from tests.crash.checks import longest_naked, problems_of, unchanged_by_restarts
 from tests.crash.lives import _LIFE, ANY, Point, World, open_world
 from tests.crash.scenarios import Scenario

@@ -22,14 +22,14 @@ import asyncpg
 from catalyst.broker.port import StreamState
 from catalyst.clock import ManualClock
 from catalyst.daemon.app import live
-from catalyst.daemon.desk import Desk as Parts
+from catalyst.daemon.components import Desk as Parts
 from catalyst.daemon.shutdown import Exit, Stop
 from catalyst.daemon.startup import open_books, sit_down, take_the_desk
 from catalyst.domain.errors import UserError
-from catalyst.domain.witness import Moment
-from catalyst.simulator.exchange import Exchange
+from catalyst.domain.fault_points import Moment
+from catalyst.simulator.exchange.exchange import Exchange
+from catalyst.simulator.exchange.settings import Switches
 from catalyst.simulator.server import running
-from catalyst.simulator.switches import Switches
 from catalyst.store.pool import Store
 from tests.simulator.tape import at
 from tests.stories.desk import Desk, Facts, StoryMarket, settings_for

@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Final
 
 from catalyst import embedded
-from catalyst.domain.witness import Moment
-from catalyst.simulator.schedule import Schedule
+from catalyst.domain.fault_points import Moment
+from catalyst.simulator.faults.schedule import Schedule
 from catalyst.store import migrate
 from tests.conftest import _FAST, Server, name_of
 from tests.crash.crash import Outcome, play

@@ -13,7 +13,7 @@ from uuid import UUID, uuid5
 from catalyst.domain.ids import NAMESPACE, client_order_id
 from catalyst.domain.order import PositionSide
 from catalyst.pipeline.plan import Plan
-from catalyst.simulator.switches import Span, Switches
+from catalyst.simulator.exchange.settings import Span, Switches
 from catalyst.store import commands
 from catalyst.store.pool import connect
 from tests.crash.lives import World

@@ -18,9 +18,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from catalyst.domain.witness import Moment
-from catalyst.simulator.faults import FaultKind
-from catalyst.simulator.schedule import Schedule
+from catalyst.domain.fault_points import Moment
+from catalyst.simulator.faults.rules import FaultKind
+from catalyst.simulator.faults.schedule import Schedule
 from tests.crash.crash import Outcome
 from tests.crash.lives import ANY, Point
 from tests.crash.matrix import database, figures, run_all, run_one, show

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from catalyst.daemon.execution import Execution, request_of
-from catalyst.daemon.guard import Guard
+from catalyst.daemon.orders.submission import Execution, request_of
+from catalyst.daemon.protection.position_protector import Guard
+from catalyst.domain.fault_points import Moment
 from catalyst.domain.order import Status
-from catalyst.domain.witness import Moment
 from catalyst.store import orders
 from catalyst.store.orders import NewOrder, OrderRow
 from tests.conftest import Server

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from catalyst.daemon.books import Books
-from catalyst.simulator.faults import FaultKind
-from catalyst.simulator.schedule import Schedule
+from catalyst.daemon.orders.ledger import Books
+from catalyst.simulator.faults.rules import FaultKind
+from catalyst.simulator.faults.schedule import Schedule
 from tests.conftest import Server
 from tests.crash.crash import Outcome, play
 from tests.crash.scenarios import SCENARIOS

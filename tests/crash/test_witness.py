@@ -7,10 +7,10 @@ import pytest
 from catalyst.broker.alpaca import AlpacaBroker
 from catalyst.clock import ManualClock
 from catalyst.domain.errors import NotFound
+from catalyst.domain.fault_points import Moment
 from catalyst.domain.order import Side
 from catalyst.domain.report import OrderRequest
-from catalyst.domain.witness import Moment
-from catalyst.simulator.exchange import Exchange
+from catalyst.simulator.exchange.exchange import Exchange
 from catalyst.simulator.server import running
 from tests.simulator.tape import HandTape, at
 

@@ -11,7 +11,7 @@ import orjson
 
 from benchmarks._floor import fill_with_past
 from catalyst.clock import SystemClock
-from catalyst.store import fourways, invariants, journal, strokes
+from catalyst.store import invariant_checks, journal, reconciliation, report_writes
 from catalyst.store.pool import open_store
 from tests.daemon.test_counts_order_life import counted
 from tests.stories.desk import ENTRY
@@ -151,7 +151,7 @@ async def test_the_order_path_never_reads_a_table_through(database: str) -> None
             ]
             said: list[str] = []
             with conn.query_logger(lambda query: said.append(query.query)):
-                await strokes.follow(conn, [], [], at=SystemClock().now(), source="poll", epoch=0)
+                await report_writes.follow(conn, [], [], at=SystemClock().now(), source="poll", epoch=0)
             await conn.execute(PLAN_OF)
             stroke = await conn.fetchval("SELECT pg_temp.plan_of($1)", said[-1])
         assert all("Index" in plan and "Seq Scan" not in plan for plan in plans)
@@ -166,7 +166,7 @@ async def test_the_past_that_is_measured_beside_is_whole(database: str) -> None:
     store = await open_store(database, SystemClock())
     try:
         async with store.read() as conn:
-            assert await invariants.violations(conn, since=0) == []
+            assert await invariant_checks.violations(conn, since=0) == []
             assert await journal.verify(conn) == await journal.last_anchor(conn)
             assert (await journal.last_anchor(conn)).link == 300
     finally:
@@ -214,9 +214,9 @@ async def test_a_busy_day_beside_months_reads_no_table_through(database: str) ->
                 if dear is not None:
                     await conn.execute(f"SET random_page_cost = {dear}")
                 for question, arguments in (
-                    (fourways._TO_JUDGE, (ids,)),
-                    (fourways._HOLDINGS, (since,)),
-                    (fourways._FLAWS, (since, since + A_DAY)),
+                    (reconciliation._TO_JUDGE, (ids,)),
+                    (reconciliation._HOLDINGS, (since,)),
+                    (reconciliation._FLAWS, (since, since + A_DAY)),
                 ):
                     plan = orjson.loads(await conn.fetchval(f"EXPLAIN (FORMAT JSON) {question}", *arguments))
                     assert not set(read_through(plan)) & tables, question

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import asyncpg
 
-from catalyst.domain.witness import Moment
+from catalyst.domain.fault_points import Moment
 from tests.dbfaults.between import Between, between
 from tests.stories.desk import ENTRY, Desk, open_desk
 

@@ -11,7 +11,7 @@ import pytest
 
 from catalyst.broker.alpaca import AlpacaBroker
 from catalyst.clock import ManualClock
-from catalyst.daemon.books import Books
+from catalyst.daemon.orders.ledger import Books
 from catalyst.domain.order import PositionSide, Purpose, Side, Status
 from catalyst.domain.report import Fill, OrderReport, TradeUpdate
 from catalyst.store import orders

@@ -7,7 +7,7 @@ from typing import Any
 from catalyst.domain.invariants import Invariant
 from catalyst.domain.order import PositionSide, Purpose, Side, Status
 from catalyst.domain.report import Fill
-from catalyst.store import invariants, orders
+from catalyst.store import invariant_checks, orders
 from catalyst.store.orders import NewOrder, OrderRow
 from tests.daemon.test_heard_together import FULL, Told, told
 from tests.store.book import AT
@@ -126,7 +126,7 @@ async def test_a_sale_of_more_than_is_booked_yet_breaks_no_invariant(told: Told)
     await sold(told, entry, after=60)
     assert await books(told, entry.alpaca_order_id, 40, 40, after=10)
     async with told.store.read() as conn:
-        found = await invariants.violations(conn, since=0)
+        found = await invariant_checks.violations(conn, since=0)
     assert Invariant.I5 not in {one.invariant for one in found}
 
 

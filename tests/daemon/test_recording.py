@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from catalyst.daemon import recording
-from catalyst.daemon.recording import Records, records_of
-from catalyst.daemon.scanning import Scan
+from catalyst.daemon.trading_day import scan_records
+from catalyst.daemon.trading_day.scan_records import Records, records_of
+from catalyst.daemon.trading_day.scanner import Scan
 from catalyst.pipeline.frame import funnel, reasons
 from catalyst.store import candidates, cycles
 from catalyst.store.candidates import Candidate, Headline, Indicators, Pattern
@@ -228,8 +228,8 @@ async def test_every_column_that_is_recorded_is_one_the_stages_write(store: Stor
     day = recorded("2026-04-08")
     now = day.at("10:00")
     frame = decide(day, now)
-    assert set(recording._INDICATORS) <= set(frame.columns)
-    assert set(recording._DETAIL) <= set(frame.columns)
+    assert set(scan_records._INDICATORS) <= set(frame.columns)
+    assert set(scan_records._DETAIL) <= set(frame.columns)
     records = records_of(scan_of(frame, day.headlines), CYCLE)
     assert len(records.candidates) == 200
     for name in asdict(records.candidates[0]):

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from catalyst.clock import ManualClock, SystemClock
-from catalyst.config import Config
-from catalyst.daemon.schedule import Appointment, Job, keep, market_day, still_to_do
+from catalyst.config.schema import Config
+from catalyst.daemon.trading_day.schedule import Appointment, Job, keep, market_day, still_to_do
 from catalyst.domain.session import NEW_YORK, Session, session_of
 
 ROOT = Path(__file__).parents[2]
@@ -154,7 +154,7 @@ import asyncio
 import json
 from datetime import date, time
 from catalyst.clock import ManualClock, SystemClock
-from catalyst.config import Config
+from catalyst.config.schema import Config
 from catalyst.daemon.schedule import keep, market_day
 from catalyst.domain.session import session_of
 

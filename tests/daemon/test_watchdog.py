@@ -11,10 +11,10 @@ import pytest
 
 from catalyst.clock import ManualClock
 from catalyst.daemon.app import Exit
-from catalyst.daemon.books import Pulse
-from catalyst.daemon.gate import Gate
-from catalyst.daemon.loops import Loops
-from catalyst.daemon.watchdog import Watchdog
+from catalyst.daemon.runtime.change_signal import Pulse
+from catalyst.daemon.runtime.supervisor import Loops
+from catalyst.daemon.runtime.watchdog import Watchdog
+from catalyst.daemon.trading_state.entry_gate import Gate
 from tests.stories.desk import open_desk
 
 

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from decimal import Decimal
 
-from catalyst.domain.witness import Moment
+from catalyst.domain.fault_points import Moment
 from catalyst.store.orders import OrderRow
 from catalyst.store.pool import is_outage
 from tests.dbfaults.between import Between, between

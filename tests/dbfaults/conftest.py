@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from catalyst.store import dedicated, pool
+from catalyst.store import account_lock, pool
 
 
 @pytest.fixture
@@ -13,7 +13,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """What waits for a silent server gives up soon."""
     monkeypatch.setattr(pool, "_ANSWER", 0.8)
     monkeypatch.setattr(pool, "_ACQUIRE", 0.5)
-    monkeypatch.setattr(dedicated, "_BEAT", 0.5)
+    monkeypatch.setattr(account_lock, "_BEAT", 0.5)
 
 
 @pytest.fixture(autouse=True)
@@ -30,4 +30,4 @@ def patient_server(monkeypatch: pytest.MonkeyPatch) -> None:
     """For servers that stop and start: shorter than in production, longer than a busy machine needs to answer."""
     monkeypatch.setattr(pool, "_ANSWER", 3.0)
     monkeypatch.setattr(pool, "_ACQUIRE", 1.0)
-    monkeypatch.setattr(dedicated, "_BEAT", 1.0)
+    monkeypatch.setattr(account_lock, "_BEAT", 1.0)

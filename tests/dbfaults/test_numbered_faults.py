@@ -14,7 +14,7 @@ from catalyst.cli.app import exit_code
 from catalyst.clock import ManualClock
 from catalyst.daemon.startup import open_books
 from catalyst.domain.errors import ConfigInvalid, DatabaseReplaced
-from catalyst.domain.witness import Moment
+from catalyst.domain.fault_points import Moment
 from catalyst.store import migrate
 from catalyst.store.pool import is_outage, is_passing
 from tests.conftest import Server, name_of

@@ -19,7 +19,7 @@ from catalyst.cli.app import exit_code
 from catalyst.clock import ManualClock
 from catalyst.daemon.startup import open_books
 from catalyst.domain.errors import ConfigInvalid
-from catalyst.store import dedicated, pool
+from catalyst.store import account_lock, pool
 from tests.dbfaults.away import enters, gate_opens, open_desk_behind, sent_once
 from tests.dbfaults.server import OwnServer, own_server
 from tests.simulator.tape import at
@@ -33,7 +33,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorter than in production, longer than a busy machine needs to answer."""
     monkeypatch.setattr(pool, "_ANSWER", 3.0)
     monkeypatch.setattr(pool, "_ACQUIRE", 1.0)
-    monkeypatch.setattr(dedicated, "_BEAT", 1.0)
+    monkeypatch.setattr(account_lock, "_BEAT", 1.0)
 
 
 @asynccontextmanager

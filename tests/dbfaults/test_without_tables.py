@@ -8,8 +8,8 @@ from pathlib import Path
 import orjson
 import pytest
 
-from catalyst import proofs
-from catalyst.domain.witness import Moment
+from catalyst import flat_proof_files
+from catalyst.domain.fault_points import Moment
 from tests.dbfaults.away import Losing, gate_opens, open_desk_behind, sent_once
 from tests.dbfaults.between import Between
 from tests.simulator.tape import at
@@ -267,7 +267,7 @@ async def test_a_flatten_without_tables_leaves_its_file(database: str, tmp_path:
         proxy.goes_dark()
         desk.stop.ask("SIGTERM", flatten=True)
         assert await desk.leaves() == 0
-        ((_, file),) = proofs.read(
+        ((_, file),) = flat_proof_files.read(
             desk.settings.proofs_dir, desk.settings.account_name(desk.server.exchange.account.id)
         )
         assert (file["flat"], file["tables"]) == (True, "away")

@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime, timedelta
 import numpy as np
 import pandas as pd
 
-from catalyst.config import Config
+from catalyst.config.schema import Config
 from catalyst.domain.session import NEW_YORK, Session
 from catalyst.pipeline.universe import universe
 

@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from catalyst.config import Config
+from catalyst.config.schema import Config
 from catalyst.domain.session import NEW_YORK, Session
-from catalyst.pipeline.exposure import Account, Portfolio, limits_of
 from catalyst.pipeline.frame import survivors
 from catalyst.pipeline.news import news, to_read
 from catalyst.pipeline.pattern import pattern
 from catalyst.pipeline.plan import plan
 from catalyst.pipeline.reference import reference
 from catalyst.pipeline.risk import risk
+from catalyst.pipeline.risk_inputs import Account, Portfolio, limits_of
 from catalyst.pipeline.scan import scan
 from catalyst.pipeline.score import score
 from catalyst.pipeline.technical import technical

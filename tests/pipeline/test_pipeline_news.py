@@ -10,9 +10,9 @@ from candles import CFG, at, candidates, headlines
 from hypothesis import given
 from hypothesis import strategies as st
 
-from catalyst.pipeline.catalysts import classify
 from catalyst.pipeline.frame import survivors
 from catalyst.pipeline.news import news, to_read
+from catalyst.pipeline.news_kinds import classify
 from catalyst.pipeline.sentiment import _analyzer, read, score_texts
 
 NOW = at(10, 0)

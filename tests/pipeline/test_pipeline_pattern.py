@@ -10,7 +10,7 @@ from candles import CFG, SESSION, after, at, candidates, candles, legs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from catalyst.config import PatternConfig
+from catalyst.config.schema import PatternConfig
 from catalyst.pipeline.pattern import pattern
 
 LOOSE = PatternConfig(min_confidence=0.0)

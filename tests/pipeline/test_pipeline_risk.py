@@ -9,16 +9,16 @@ from candles import CFG, DAY, SESSION, at, candidates, candles
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from catalyst.config import Config
+from catalyst.config.schema import Config
 from catalyst.domain.order import PositionSide
 from catalyst.domain.price import on_tick
 from catalyst.pipeline.correlation import likeness
-from catalyst.pipeline.exposure import Account, Held, Limits, Portfolio, Working, limits_of
 from catalyst.pipeline.frame import survivors
 from catalyst.pipeline.plan import entry_order_id, plan, plans, signal_id
 from catalyst.pipeline.proposal import Chart, Proposal, propose, propose_from
 from catalyst.pipeline.risk import most_alike, risk
-from catalyst.pipeline.verdict import APPROVED, Alike, RiskVerdict, check
+from catalyst.pipeline.risk_checks import APPROVED, Alike, RiskVerdict, check
+from catalyst.pipeline.risk_inputs import Account, Held, Limits, Portfolio, Working, limits_of
 
 D = Decimal
 LONG, SHORT = PositionSide.LONG, PositionSide.SHORT

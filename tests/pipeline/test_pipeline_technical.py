@@ -223,7 +223,7 @@ def test_weights_that_do_not_sum_to_one_are_refused():
     """The configuration says so before a day begins."""
     from pydantic import ValidationError
 
-    from catalyst.config import ScoringConfig
+    from catalyst.config.schema import ScoringConfig
 
     with pytest.raises(ValidationError, match="sum to 1"):
         ScoringConfig(news=0.5)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from catalyst.clock import NEW_YORK
-from catalyst.simulator import recorded
+from catalyst.simulator.recorded import market as recorded_market
 from tests.ledger import nothing_open
 from tests.stories.desk import open_desk
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="the recorded market d
 async def test_a_recorded_market_day_end_to_end(database: str) -> None:
     """7,473 symbols of 8 April 2026: scans, trades on real prices, flat at the close, books equal to the cent."""
     listings = DATA / "listings_2026-04-07.csv.gz"
-    market = recorded.load(
+    market = recorded_market.load(
         DATA / f"bars_5min_market_{DAY}.parquet",
         DATA / "bars_daily_market_2026-01-26_04-17.parquet",
         DATA / "news_headlines_2026-02-24_04-17.parquet",

@@ -8,17 +8,17 @@ import pytest
 from report.traded_day import ACCOUNT, CYCLE, DAY, OPEN, write_day
 from rich.console import Console
 
-from catalyst.report import now
-from catalyst.report.agreement import compare
+from catalyst.report import status as status_report
 from catalyst.report.day import day_of
+from catalyst.report.events import Follower, Kind
+from catalyst.report.exchange_audit import compare
 from catalyst.report.explain import explain
-from catalyst.report.happenings import Follower, Kind
-from catalyst.report.listing import show_explanation, show_now
-from catalyst.report.screen import picture
+from catalyst.report.formatting import dollars, price, span
+from catalyst.report.live_screen import picture
+from catalyst.report.tables import show_explanation, show_now
 from catalyst.report.terminal import show_day
-from catalyst.report.words import dollars, price, span
-from catalyst.store import inquiry
-from catalyst.store.dedicated import take_account_lock
+from catalyst.store import reporting_queries
+from catalyst.store.account_lock import take_account_lock
 from catalyst.store.pool import Store
 
 
@@ -172,7 +172,7 @@ async def test_a_symbol_nobody_heard_of_is_not_explained(day: Store) -> None:
 async def test_the_present_names_every_problem(day: Store) -> None:
     """No daemon, and ten shares without a stop at the broker: not healthy, and both are named."""
     async with day.read() as conn:
-        seen = await now.look(conn, OPEN + timedelta(minutes=45))
+        seen = await status_report.look(conn, OPEN + timedelta(minutes=45))
     assert not seen.healthy
     assert len(seen.problems) == 2
     assert "10 shares of NVDA have no stop at the broker" in seen.problems
@@ -189,17 +189,17 @@ async def test_a_daemon_lives_while_its_lock_is_held(day: Store) -> None:
     lock = await take_account_lock(day.dsn, ACCOUNT)
     assert lock is not None
     async with day.read() as conn:
-        held = await now.look(conn, OPEN)
+        held = await status_report.look(conn, OPEN)
     await lock.release()
     async with day.read() as conn:
-        gone = await now.look(conn, OPEN)
+        gone = await status_report.look(conn, OPEN)
     assert (held.daemon.alive, gone.daemon.alive) == (True, False)
 
 
 async def test_books_that_agree_with_the_exchange_say_so(day: Store) -> None:
     """Every fill, every share, every cent."""
     async with day.read() as conn:
-        fills, rows = await inquiry.all_fills(conn), await inquiry.every_position(conn)
+        fills, rows = await reporting_queries.all_fills(conn), await reporting_queries.every_position(conn)
     executions = [
         {"order_id": fill.alpaca_order_id, "qty": str(fill.quantity), "price": str(fill.price)}
         for fill in fills
@@ -224,7 +224,7 @@ async def test_a_single_cent_or_share_is_a_disagreement(
 ) -> None:
     """Whatever differs is named with both figures."""
     async with day.read() as conn:
-        fills, rows = await inquiry.all_fills(conn), await inquiry.every_position(conn)
+        fills, rows = await reporting_queries.all_fills(conn), await reporting_queries.every_position(conn)
     executions = [
         {"order_id": fill.alpaca_order_id, "qty": str(fill.quantity), "price": str(fill.price)}
         for fill in fills
@@ -238,7 +238,7 @@ async def test_a_single_cent_or_share_is_a_disagreement(
 async def test_a_fill_the_tables_lack_is_a_disagreement(day: Store) -> None:
     """A lost fill is found by its order, not only by the sum."""
     async with day.read() as conn:
-        fills, rows = await inquiry.all_fills(conn), await inquiry.every_position(conn)
+        fills, rows = await reporting_queries.all_fills(conn), await reporting_queries.every_position(conn)
     executions = [
         {"order_id": fill.alpaca_order_id, "qty": str(fill.quantity), "price": str(fill.price)}
         for fill in fills

@@ -11,9 +11,18 @@ from catalyst.domain.cycle import CycleStatus
 from catalyst.domain.order import PositionSide, Purpose, Side, Status
 from catalyst.domain.position import Holding, enter, leave
 from catalyst.domain.session import Session
-from catalyst.store import alerts, candidates, cycles, manifest, orders, positions, proposals, sessions
+from catalyst.store import (
+    alerts,
+    candidates,
+    cycles,
+    daemon_epoch,
+    orders,
+    positions,
+    proposals,
+    trading_days,
+)
 from catalyst.store.candidates import Candidate, FrameBlob, Headline, Indicators, Pattern
-from catalyst.store.manifest import Manifest
+from catalyst.store.daemon_epoch import Manifest
 from catalyst.store.orders import NewOrder
 from catalyst.store.pool import Connection, Store
 
@@ -28,8 +37,8 @@ SCANNED = OPEN + timedelta(minutes=5)
 async def write_day(store: Store) -> None:
     """Afterwards the tables hold the day as it stands at 10:15 New York."""
     async with store.tx("day") as conn:
-        await sessions.put(conn, [Session(DAY, OPEN, OPEN + timedelta(hours=6.5))])
-        await manifest.begin_epoch(conn, ACCOUNT, Manifest("0.1.0", "", "hash", "", 1), at=BEGAN)
+        await trading_days.put(conn, [Session(DAY, OPEN, OPEN + timedelta(hours=6.5))])
+        await daemon_epoch.begin_epoch(conn, ACCOUNT, Manifest("0.1.0", "", "hash", "", 1), at=BEGAN)
         await cycles.open_day(
             conn, cycle_id=CYCLE, day=DAY, mode="supervised", max_positions=5, max_daily_loss=Decimal(2000),
             scan_frequency=1800, start_equity=Decimal(100_000), config_hash="hash", at=BEGAN,

@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from catalyst.simulator.orders import OrderType
+from catalyst.simulator.rules.orders import OrderType
 from tests.simulator.desk import Desk
 from tests.simulator.wire import Wire, listening, wired
 

@@ -3,14 +3,14 @@
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from catalyst.simulator.audit import audit
-from catalyst.simulator.exchange import Exchange
-from catalyst.simulator.faults import Fault, FaultKind
-from catalyst.simulator.intake import read_order, read_replace
-from catalyst.simulator.orders import Order, Role
-from catalyst.simulator.switches import Span, Switches
-from catalyst.simulator.venue import Update
-from catalyst.simulator.wire import Refusal
+from catalyst.simulator.admin.audit import audit
+from catalyst.simulator.exchange.exchange import Exchange
+from catalyst.simulator.exchange.settings import Span, Switches
+from catalyst.simulator.exchange.venue import Update
+from catalyst.simulator.faults.rules import Fault, FaultKind
+from catalyst.simulator.rules.orders import Order, Role
+from catalyst.simulator.rules.wire_format import Refusal
+from catalyst.simulator.trading_api.order_parsing import read_order, read_replace
 from tests.simulator.tape import HandTape, at
 
 

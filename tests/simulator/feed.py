@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from catalyst.clock import ManualClock
-from catalyst.simulator import recorded
-from catalyst.simulator.data_stream import DataStreams
-from catalyst.simulator.exchange import Exchange
-from catalyst.simulator.intervention import HandledMarket
-from catalyst.simulator.market_bars import BarMarket
+from catalyst.simulator.data_stream.server import DataStreams
+from catalyst.simulator.exchange.exchange import Exchange
+from catalyst.simulator.market.bar_market import BarMarket
+from catalyst.simulator.market.overrides import HandledMarket
+from catalyst.simulator.recorded import market as recorded_market
 from catalyst.simulator.server import Server, running
 from tests.simulator.desk import exact
 
@@ -50,7 +50,7 @@ def small_market(folder: Path) -> BarMarket:
         for symbol, price in (("ALFA", 20.0), ("BETA", 31.5))
         for minute in range(60)
     ]
-    sessions = recorded.calendar.sessions(date(2026, 1, 1), date(2026, 4, 7))
+    sessions = recorded_market.calendar.sessions(date(2026, 1, 1), date(2026, 4, 7))
     days = [
         (symbol, session.day, price, price + n / 100, price - 0.5, price, 1e6 + n)
         for symbol, price in (("ALFA", 20.0), ("BETA", 31.0), ("SILENT", 7.0))
@@ -60,7 +60,7 @@ def small_market(folder: Path) -> BarMarket:
         "symbol,name,exchange,sector\nALFA,Alfa,NASDAQ,\nBETA,Beta,NYSE,\nSILENT,Silent,NYSE,\nNEVER,Never,NYSE,\n"
     )
     headline = ("ALFA", OPEN + timedelta(minutes=3), "Alfa wins order", "Wire", "")
-    return recorded.load(
+    return recorded_market.load(
         write(folder / "bars.parquet", ("symbol", "timestamp", *BAR), minutes),
         write(folder / "daily.parquet", ("symbol", "date", *BAR), days),
         write(folder / "news.parquet", ("symbol", "published_at", "headline", "source", "url"), [headline]),

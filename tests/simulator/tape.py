@@ -8,7 +8,7 @@ from decimal import Decimal
 from uuid import NAMESPACE_DNS, uuid5
 
 from catalyst.clock import NEW_YORK
-from catalyst.simulator.market import Asset, Print, Quote, Session
+from catalyst.simulator.market.interface import Asset, Print, Quote, Session
 
 MONDAY = date(2026, 3, 9)  # the first session after the switch to summer time
 HALF_DAY = date(2026, 11, 27)

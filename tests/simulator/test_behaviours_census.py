@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from catalyst.simulator.faults import FaultKind
-from catalyst.simulator.switches import Span, Switches
+from catalyst.simulator.exchange.settings import Span, Switches
+from catalyst.simulator.faults.rules import FaultKind
 
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "simulator.md"

@@ -14,7 +14,7 @@ import orjson
 import pytest
 import websockets
 
-from catalyst.simulator.market_bars import BarMarket
+from catalyst.simulator.market.bar_market import BarMarket
 from tests.simulator.feed import AUTH, OPEN, Feed, feeding, small_market, until
 
 with warnings.catch_warnings():

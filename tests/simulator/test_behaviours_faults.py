@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import requests
 
-from catalyst.simulator.orders import Role, Status
+from catalyst.simulator.rules.orders import Role, Status
 from tests.simulator.customer import Customer, customer
 from tests.simulator.desk import Desk
 from tests.simulator.wire import ORDER, wired

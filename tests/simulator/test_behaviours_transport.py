@@ -6,8 +6,8 @@ from uuid import UUID
 
 import pytest
 
-from catalyst.simulator.generated import make
-from catalyst.simulator.market_bars import BarMarket
+from catalyst.simulator.market.bar_market import BarMarket
+from catalyst.simulator.synthetic.market import make
 from tests.simulator.customer import customer
 from tests.simulator.wire import KEYS, posts, wired
 

@@ -5,12 +5,12 @@ from decimal import Decimal
 
 import pytest
 
-from catalyst.simulator import generated
-from catalyst.simulator.exchange import Exchange
-from catalyst.simulator.intake import read_order
-from catalyst.simulator.market_bars import BarMarket
-from catalyst.simulator.orders import Order, Role, Status
-from catalyst.simulator.state import Journal
+from catalyst.simulator.exchange.exchange import Exchange
+from catalyst.simulator.exchange.persistence import Journal
+from catalyst.simulator.market.bar_market import BarMarket
+from catalyst.simulator.rules.orders import Order, Role, Status
+from catalyst.simulator.synthetic import market as synthetic_market
+from catalyst.simulator.trading_api.order_parsing import read_order
 from tests.simulator.desk import Desk
 from tests.simulator.tape import HALF_DAY, MONDAY, at
 
@@ -259,7 +259,7 @@ def test_a_restart_between_bell_and_first_trade_keeps_the_auction(tmp_path) -> N
 
 @pytest.fixture(scope="module")
 def market() -> BarMarket:
-    return generated.make(7, date(2026, 6, 17), 60)
+    return synthetic_market.make(7, date(2026, 6, 17), 60)
 
 
 def test_a_generated_days_auctions_are_its_daily_bar(market: BarMarket) -> None:

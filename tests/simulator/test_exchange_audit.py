@@ -11,11 +11,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from catalyst.simulator.audit import audit
-from catalyst.simulator.faults import FaultKind
-from catalyst.simulator.intake import read_replace
-from catalyst.simulator.orders import Side
-from catalyst.simulator.wire import Refusal
+from catalyst.simulator.admin.audit import audit
+from catalyst.simulator.faults.rules import FaultKind
+from catalyst.simulator.rules.orders import Side
+from catalyst.simulator.rules.wire_format import Refusal
+from catalyst.simulator.trading_api.order_parsing import read_replace
 from tests.simulator.desk import Desk
 
 

@@ -2,8 +2,8 @@
 
 from decimal import Decimal
 
-from catalyst.simulator.faults import FaultKind
-from catalyst.simulator.orders import Role, Status
+from catalyst.simulator.faults.rules import FaultKind
+from catalyst.simulator.rules.orders import Role, Status
 from tests.simulator.desk import Desk
 from tests.simulator.tape import at
 

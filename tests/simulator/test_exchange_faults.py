@@ -15,15 +15,15 @@ import pytest
 import requests
 import websockets
 
-from catalyst.simulator.audit import audit
-from catalyst.simulator.exchange import Exchange
-from catalyst.simulator.faults import REQUEST_FAULTS, STANDING, Fault, FaultBook, FaultKind
-from catalyst.simulator.intake import read_order
-from catalyst.simulator.intervention import HandledMarket
-from catalyst.simulator.orders import Order, Role, Status
-from catalyst.simulator.schedule import RATE, Schedule
-from catalyst.simulator.views import order_view
-from catalyst.simulator.wire import Refusal
+from catalyst.simulator.admin.audit import audit
+from catalyst.simulator.exchange.exchange import Exchange
+from catalyst.simulator.exchange.views import order_view
+from catalyst.simulator.faults.rules import REQUEST_FAULTS, STANDING, Fault, FaultBook, FaultKind
+from catalyst.simulator.faults.schedule import RATE, Schedule
+from catalyst.simulator.market.overrides import HandledMarket
+from catalyst.simulator.rules.orders import Order, Role, Status
+from catalyst.simulator.rules.wire_format import Refusal
+from catalyst.simulator.trading_api.order_parsing import read_order
 from tests.conformance.house import new_york, small_market
 from tests.simulator.desk import Desk
 from tests.simulator.wire import AUTH, Wire, listening, receives, says, wired

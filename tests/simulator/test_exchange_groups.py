@@ -2,8 +2,8 @@
 
 import pytest
 
-from catalyst.simulator.faults import FaultKind
-from catalyst.simulator.orders import Order, Role, Status
+from catalyst.simulator.faults.rules import FaultKind
+from catalyst.simulator.rules.orders import Order, Role, Status
 from tests.simulator.desk import Desk
 
 

@@ -7,11 +7,11 @@ from decimal import Decimal
 from functools import cache
 
 from catalyst.clock import ManualClock
-from catalyst.simulator.exchange import Exchange
-from catalyst.simulator.generated import make
-from catalyst.simulator.intervention import HandledMarket
-from catalyst.simulator.market_bars import BarMarket
+from catalyst.simulator.exchange.exchange import Exchange
+from catalyst.simulator.market.bar_market import BarMarket
+from catalyst.simulator.market.overrides import HandledMarket
 from catalyst.simulator.server import running
+from catalyst.simulator.synthetic.market import make
 from tests.simulator.desk import Desk, exact
 from tests.simulator.wire import Wire
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from catalyst.simulator.audit import audit
-from catalyst.simulator.state import Journal
+from catalyst.simulator.admin.audit import audit
+from catalyst.simulator.exchange.persistence import Journal
 from tests.simulator.desk import Desk
 from tests.simulator.tape import HALF_DAY, MONDAY, at
 from tests.simulator.wire import Wire, wired

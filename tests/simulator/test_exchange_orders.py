@@ -2,9 +2,9 @@
 
 from decimal import Decimal
 
-from catalyst.simulator.faults import FaultKind
-from catalyst.simulator.orders import Intent, Status
-from catalyst.simulator.wire import Refusal
+from catalyst.simulator.faults.rules import FaultKind
+from catalyst.simulator.rules.orders import Intent, Status
+from catalyst.simulator.rules.wire_format import Refusal
 from tests.simulator.desk import Desk, exact
 from tests.simulator.tape import at
 

@@ -1,6 +1,6 @@
 """What a client may look up: lists, single orders, positions, the account, the clock and the calendar."""
 
-from catalyst.simulator.orders import Status
+from catalyst.simulator.rules.orders import Status
 from tests.simulator.desk import Desk
 from tests.simulator.tape import MONDAY, at
 from tests.simulator.wire import wired

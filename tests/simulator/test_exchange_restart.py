@@ -11,12 +11,12 @@ import orjson
 import pytest
 
 from catalyst.clock import ManualClock, ScaledClock, SystemClock
-from catalyst.simulator import watchlists
-from catalyst.simulator.generated import make
-from catalyst.simulator.orders import Role, Status
+from catalyst.simulator.exchange import watchlists
+from catalyst.simulator.exchange.persistence import FILE, Journal
+from catalyst.simulator.exchange.views import order_view
+from catalyst.simulator.rules.orders import Role, Status
 from catalyst.simulator.server import SimOptions, run, running
-from catalyst.simulator.state import FILE, Journal
-from catalyst.simulator.views import order_view
+from catalyst.simulator.synthetic.market import make
 from tests.simulator.desk import Desk
 from tests.simulator.tape import at
 from tests.simulator.wire import KEYS, ORDER

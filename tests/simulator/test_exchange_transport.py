@@ -5,7 +5,7 @@ import asyncio
 import pytest
 import requests
 
-from catalyst.simulator.audit import audit
+from catalyst.simulator.admin.audit import audit
 from tests.simulator.wire import ORDER, posts, wired
 
 

@@ -5,8 +5,8 @@ from decimal import Decimal
 
 import pytest
 
-from catalyst.simulator.faults import FaultKind
-from catalyst.simulator.orders import Status
+from catalyst.simulator.faults.rules import FaultKind
+from catalyst.simulator.rules.orders import Status
 from tests.simulator.desk import Desk
 from tests.simulator.tape import MONDAY, at
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from catalyst.simulator.state import Journal
+from catalyst.simulator.exchange.persistence import Journal
 from tests.simulator.desk import Desk
 from tests.simulator.wire import Wire, wired
 

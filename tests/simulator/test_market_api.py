@@ -13,9 +13,9 @@ import pytest
 from aiohttp import web
 
 from catalyst.clock import ManualClock
-from catalyst.simulator import recorded
-from catalyst.simulator.data_api import ENTITLEMENTS, add_data_routes
-from catalyst.simulator.market_bars import BarMarket
+from catalyst.simulator.data_api.routes import ENTITLEMENTS, add_data_routes
+from catalyst.simulator.market.bar_market import BarMarket
+from catalyst.simulator.recorded import market as recorded_market
 
 with warnings.catch_warnings():
     # alpaca-py 0.44 imports websockets.legacy, which warns
@@ -77,7 +77,7 @@ def market(tmp_path_factory: pytest.TempPathFactory) -> BarMarket:
     table = pa.table(dict(zip(columns, map(list, zip(*told, strict=True)), strict=True)))
     empty = pa.array([""] * len(told))
     pq.write_table(table.append_column("source", empty).append_column("url", empty), folder / "news.parquet")
-    return recorded.load(folder / "bars.parquet", folder / "daily.parquet", folder / "news.parquet")
+    return recorded_market.load(folder / "bars.parquet", folder / "daily.parquet", folder / "news.parquet")
 
 
 class Wire:

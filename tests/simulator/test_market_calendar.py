@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from catalyst.simulator import calendar
+from catalyst.simulator.market import calendar
 
 KNOWN = Path(__file__).parents[3] / "shared" / "data" / "calendar_xnys_2007_2026.csv"
 

@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from catalyst.simulator import recorded
-from catalyst.simulator.market_bars import BarMarket
+from catalyst.simulator.market.bar_market import BarMarket
+from catalyst.simulator.recorded import market as recorded_market
 from tests.simulator.feed import BAR, DAY, OPEN, feeding, write
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -86,7 +86,7 @@ def told(market: BarMarket, symbol: str, until: datetime) -> list[tuple[float, s
 
 def test_seconds_are_played_as_they_are(minutes: Path, seconds: Path) -> None:
     """Each second's own path happens in its second; other symbols keep their minutes."""
-    market = recorded.load([minutes, seconds])
+    market = recorded_market.load([minutes, seconds])
     assert told(market, "ALFA", at(70)) == [
         (-7200, "9.90", 50),
         (-7139, "9.95", 50),
@@ -104,7 +104,7 @@ def test_seconds_are_played_as_they_are(minutes: Path, seconds: Path) -> None:
 
 def test_trades_are_played_one_by_one(minutes: Path, seconds: Path, trades: Path) -> None:
     """The finest recording wins; trades of one second keep their order and have numbers of their own."""
-    market = recorded.load([seconds, trades, minutes])
+    market = recorded_market.load([seconds, trades, minutes])
     found = market.prints("ALFA", OPEN, at(600))
     assert [(p.at, str(p.price), p.size, p.number) for p in found] == [
         (at(2), "10.00", 100, 0),
@@ -121,7 +121,7 @@ def test_trades_are_played_one_by_one(minutes: Path, seconds: Path, trades: Path
 
 def test_bars_are_made_of_the_finer_trades(minutes: Path, seconds: Path) -> None:
     """Minutes, the running day and the day before agree with the seconds; extended hours count in the volume only."""
-    market = recorded.load([minutes, seconds])
+    market = recorded_market.load([minutes, seconds])
     bars = market.bars("ALFA", timedelta(minutes=1), EARLY, at(600), at(600))
     assert bars.starts.tolist() == [
         t.timestamp() for t in (EARLY, EARLY + timedelta(minutes=1), OPEN, at(60))
@@ -131,7 +131,7 @@ def test_bars_are_made_of_the_finer_trades(minutes: Path, seconds: Path) -> None
     assert bars.vwap[2] == round((1000 + 990 + 1030 + 1010 + 1010 + 2080) / 700, 6)
     for second, close, volume in ((1, None, None), (2, 10.1, 500), (58, 10.1, 600), (59, 10.4, 800)):
         found = market.snapshots(["BETA", "ALFA"], at(second))
-        today = found.daily.starts[1] == recorded.calendar.midnight(DAY).timestamp()
+        today = found.daily.starts[1] == recorded_market.calendar.midnight(DAY).timestamp()
         assert today == (close is not None)
         if today:
             assert (found.daily.close[1], found.daily.volume[1]) == (close, volume)
@@ -139,7 +139,7 @@ def test_bars_are_made_of_the_finer_trades(minutes: Path, seconds: Path) -> None
             day = market.bars("ALFA", timedelta(days=1), EARLY - timedelta(days=9), at(second), at(second))
             assert (day.close[-1], day.volume[-1]) == (close, volume)
         assert found.previous.close[1] == (10.2 if today else 0)
-    midnight = recorded.calendar.midnight(DAY)
+    midnight = recorded_market.calendar.midnight(DAY)
     yesterday = market.bars(
         "ALFA", timedelta(minutes=5), OPEN - timedelta(days=1), OPEN - timedelta(hours=20), at(0)
     )
@@ -150,7 +150,7 @@ def test_bars_are_made_of_the_finer_trades(minutes: Path, seconds: Path) -> None
 
 def test_quotes_by_the_second_stand_as_recorded(minutes: Path, seconds: Path, tmp_path: Path) -> None:
     """Where trades and quotes are both known by the second nothing is modelled, a missing side included."""
-    market = recorded.load([minutes, seconds], quotes=quotes_file(tmp_path / "quotes.parquet", 1))
+    market = recorded_market.load([minutes, seconds], quotes=quotes_file(tmp_path / "quotes.parquet", 1))
 
     def quote(second: float, symbol: str = "ALFA") -> tuple[datetime, str, str, int, int]:
         found = market.quote(symbol, at(second))
@@ -165,7 +165,7 @@ def test_quotes_by_the_second_stand_as_recorded(minutes: Path, seconds: Path, tm
         10.1, 10.13, 200, at(1).timestamp()
     )  # fmt: skip
     assert [q.at for q in market.quotes("ALFA", at(-1), at(20))] == [at(0), at(1), at(11)]
-    modelled = recorded.load([minutes, seconds])
+    modelled = recorded_market.load([minutes, seconds])
     assert market.quote("BETA", at(5)) == modelled.quote("BETA", at(5))
     assert market.quote("ALFA", at(-60)) == modelled.quote("ALFA", at(-60))  # nothing recorded yet today
 
@@ -180,13 +180,13 @@ def test_single_quotes_stand_by_the_second(minutes: Path, seconds: Path, tmp_pat
         ("BETA", at(2.0), 0.0, 0, 10.3, 700, "0"),
     ]
     quotes = write(tmp_path / "quotes.parquet", QUOTE_TICKS, rows)
-    market = recorded.load([minutes, seconds], quotes=quotes)
+    market = recorded_market.load([minutes, seconds], quotes=quotes)
     found = [
         (q.at, str(q.bid), q.bid_size, str(q.ask), q.ask_size) for q in market.quotes("ALFA", at(-1), at(9))
     ]
     assert found == [(at(1), "10.00", 300, "0.00", 0), (at(3), "10.10", 200, "10.20", 100)]
     beta = market.quote("BETA", at(5))  # its path is invented, so one side alone tells nothing
-    assert beta == recorded.load([minutes, seconds]).quote("BETA", at(5))
+    assert beta == recorded_market.load([minutes, seconds]).quote("BETA", at(5))
 
 
 @pytest.mark.parametrize("trades_by", ["seconds", "minutes"])
@@ -195,7 +195,7 @@ def test_coarser_quotes_tell_only_the_spread(
 ) -> None:
     """On an invented path or inside a quote bar the recorded width lies around the newest print, with its sizes."""
     tape = {"seconds": [minutes, seconds], "minutes": [minutes]}[trades_by]
-    market = recorded.load(tape, quotes=quotes_file(tmp_path / "quotes.parquet", 60))
+    market = recorded_market.load(tape, quotes=quotes_file(tmp_path / "quotes.parquet", 60))
     for second, width, sizes in (
         (3, "0.04", (300, 500)),
         (61, "0.02", (200, 100)),
@@ -207,12 +207,12 @@ def test_coarser_quotes_tell_only_the_spread(
         assert quote.bid <= last.price <= quote.ask
         assert quote.ask - quote.bid == Decimal(width)
         assert (quote.bid_size, quote.ask_size) == sizes
-    assert market.quote("ALFA", at(601)) == recorded.load(tape).quote("ALFA", at(601))
+    assert market.quote("ALFA", at(601)) == recorded_market.load(tape).quote("ALFA", at(601))
 
 
 async def test_orders_meet_the_recorded_quote_and_path(minutes: Path, seconds: Path, tmp_path: Path) -> None:
     """A market order pays the recorded offer and takes its size; the stream tells every trade of a second in order."""
-    market = recorded.load([minutes, seconds], quotes=quotes_file(tmp_path / "quotes.parquet", 1))
+    market = recorded_market.load([minutes, seconds], quotes=quotes_file(tmp_path / "quotes.parquet", 1))
     async with feeding(market) as feed, feed.ear() as ear:
         await ear.say(action="subscribe", trades=["ALFA"], quotes=["ALFA"], bars=["ALFA"])
         await feed.passes(2)
@@ -249,7 +249,10 @@ async def test_orders_meet_the_recorded_quote_and_path(minutes: Path, seconds: P
 
 async def test_before_the_open_extended_orders_trade(seconds: Path) -> None:
     """Recorded trades of the early hours are heard on the stream and fill orders that may trade then."""
-    async with feeding(recorded.load(seconds), EARLY - timedelta(seconds=2)) as feed, feed.ear() as ear:
+    async with (
+        feeding(recorded_market.load(seconds), EARLY - timedelta(seconds=2)) as feed,
+        feed.ear() as ear,
+    ):
         await ear.say(action="subscribe", trades=["ALFA"], bars=["ALFA"], dailyBars=["ALFA"])
         order = {"symbol": "ALFA", "side": "buy", "type": "limit", "limit_price": "10", "qty": "5"}
         order |= {"time_in_force": "day"}
@@ -282,20 +285,20 @@ def test_what_cannot_be_played_is_refused(
 ) -> None:
     """Other lengths and trades that are none."""
     with pytest.raises(ValueError, match=why):
-        recorded.load(write(tmp_path / "bars.parquet", names, rows), day=DAY)
+        recorded_market.load(write(tmp_path / "bars.parquet", names, rows), day=DAY)
 
 
 @REAL
 def test_a_real_day_by_the_second(tmp_path: Path) -> None:
     """2013-10-08: minutes made of the seconds are those recorded apart, early and late ones too; quotes fit."""
     day = date(2013, 10, 8)
-    market = recorded.load(
+    market = recorded_market.load(
         [DATA / "bars_1sec_lean_extended.parquet", DATA / "bars_1min_lean_extended.parquet"],
         day=day,
         quotes=DATA / "quotebars_1sec_lean_extended.parquet",
     )
     table = pq.read_table(DATA / "bars_1min_lean_extended.parquet")
-    midnight = recorded.calendar.midnight(day).astimezone(UTC)
+    midnight = recorded_market.calendar.midnight(day).astimezone(UTC)
     of_day = pc.and_(
         pc.greater_equal(table["timestamp"], midnight),
         pc.less(table["timestamp"], midnight + timedelta(days=1)),
@@ -312,7 +315,7 @@ def test_a_real_day_by_the_second(tmp_path: Path) -> None:
             same = np.isclose(getattr(bars, name)[both], own[name].to_numpy()[rows], atol=1e-4)
             assert same.mean() > 0.97, (symbol, name)
     singles = DATA / "ticks_quotes_lean_ibm_20131008.parquet"
-    ibm = recorded.load(DATA / "ticks_trades_lean_ibm_20131008.parquet", quotes=singles)
+    ibm = recorded_market.load(DATA / "ticks_trades_lean_ibm_20131008.parquet", quotes=singles)
     both = [each.quotes("IBM", midnight, end) for each in (ibm, market)]
     sides = [{q.at: (q.bid, q.ask) for q in each if q.bid and q.ask} for each in both]
     shared = sides[0].keys() & sides[1].keys()

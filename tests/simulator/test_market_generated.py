@@ -8,13 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from catalyst.simulator import calendar, generated, generated_setups, recorded
-from catalyst.simulator.generated_listings import DOLLARS, PRICES, QUANTILES
-from catalyst.simulator.generated_profile import GAPS, Mood
-from catalyst.simulator.market import Floats
-from catalyst.simulator.market_bars import BarMarket
-from catalyst.simulator.market_listings import write_listings
-from catalyst.simulator.market_table import SECONDS
+from catalyst.simulator.market import calendar
+from catalyst.simulator.market.bar_market import BarMarket
+from catalyst.simulator.market.bar_table import SECONDS
+from catalyst.simulator.market.interface import Floats
+from catalyst.simulator.market.listings_file import write_listings
+from catalyst.simulator.recorded import market as recorded_market
+from catalyst.simulator.synthetic import chart_setups
+from catalyst.simulator.synthetic import market as synthetic_market
+from catalyst.simulator.synthetic.intraday_profile import GAPS, Mood
+from catalyst.simulator.synthetic.listings import DOLLARS, PRICES, QUANTILES
 
 DAY = date(2026, 11, 20)
 OPEN = datetime(2026, 11, 20, 14, 30, tzinfo=UTC)
@@ -25,14 +28,14 @@ AT = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 @pytest.fixture(scope="module")
 def market() -> BarMarket:
     """A quiet day."""
-    return generated.make(11, DAY, mood=Mood.QUIET)
+    return synthetic_market.make(11, DAY, mood=Mood.QUIET)
 
 
 @pytest.fixture(scope="module")
 def day(market: BarMarket) -> Mapping[str, Floats]:
     """Per liquid symbol (price from $1, turnover above $1 million): gap, move, range and volume of the day."""
     found = market.snapshots(list(market.assets()), CLOSE + timedelta(minutes=30))
-    _, shares, dollars = recorded.usual(market.daily, len(market.assets()), DAY)
+    _, shares, dollars = recorded_market.usual(market.daily, len(market.assets()), DAY)
     today = found.daily.starts == int(calendar.midnight(DAY).timestamp())
     liquid = today & (found.previous.close >= 1) & (dollars > 1e6)
     bar, before = found.daily, found.previous
@@ -63,7 +66,7 @@ def five_minute_grid(market: BarMarket) -> tuple[Floats, Floats, Floats]:
 def test_the_same_seed_is_the_same_market() -> None:
     """Two markets of one seed and day agree in every bar and headline; another seed or day does not."""
     one, same, other, later = (
-        generated.make(*arguments)
+        synthetic_market.make(*arguments)
         for arguments in ((3, DAY, 400), (3, DAY, 400), (4, DAY, 400), (3, date(2026, 11, 23), 400))
     )
     assert list(one.assets().items()) == list(same.assets().items())
@@ -95,7 +98,7 @@ def test_the_universe_is_as_large_as_asked(market: BarMarket) -> None:
 
 def test_prices_and_turnover_are_spread_like_the_real_ones(market: BarMarket) -> None:
     """Quantiles of price and daily dollar volume within a third of the measured ones."""
-    price, _, dollars = recorded.usual(market.daily, len(market.assets()), DAY)
+    price, _, dollars = recorded_market.usual(market.daily, len(market.assets()), DAY)
     listed = price > 0
     for found, table in ((price, PRICES), (dollars, DOLLARS)):
         for q in (0.05, 0.1, 0.25, 0.5, 0.75):
@@ -106,9 +109,9 @@ def test_prices_and_turnover_are_spread_like_the_real_ones(market: BarMarket) ->
 @pytest.mark.parametrize("mood", [Mood.QUIET, Mood.GAP_UP, Mood.SELL_OFF])
 def test_gaps_follow_the_mood_of_the_day(mood: Mood) -> None:
     """Opening gaps of liquid stocks within half a point of the measured quantiles; a point in the tails."""
-    market = generated.make(5, DAY, mood=mood)
+    market = synthetic_market.make(5, DAY, mood=mood)
     found = market.snapshots(list(market.assets()), CLOSE)
-    _, _, dollars = recorded.usual(market.daily, len(market.assets()), DAY)
+    _, _, dollars = recorded_market.usual(market.daily, len(market.assets()), DAY)
     liquid = (found.daily.open > 0) & (found.previous.close >= 1) & (dollars > 1e6)
     gap = (found.daily.open[liquid] / found.previous.close[liquid] - 1) * 100
     for q in AT:
@@ -133,7 +136,7 @@ def test_the_day_moves_like_a_real_one(day: Mapping[str, Floats]) -> None:
 def test_the_hours_look_like_real_ones(market: BarMarket) -> None:
     """Volume and moves by time of day, missing intervals, and how stocks move together."""
     opens, closes, volume = five_minute_grid(market)
-    _, _, dollars = recorded.usual(market.daily, len(market.assets()), DAY)
+    _, _, dollars = recorded_market.usual(market.daily, len(market.assets()), DAY)
     traded = dollars > 0
     slots = (~np.isnan(closes)).sum(axis=1)[: int(np.flatnonzero(dollars != 1e7).max()) + 1]
     assert 48 <= np.median(slots) <= 70
@@ -164,7 +167,7 @@ def test_the_hours_look_like_real_ones(market: BarMarket) -> None:
 def test_spreads_widen_with_thinness_and_near_the_open(market: BarMarket) -> None:
     """The most traded cost a basis point or two, small ones tens; at the open everybody costs more."""
     symbols = list(market.assets())
-    price, _, dollars = recorded.usual(market.daily, len(symbols), DAY)
+    price, _, dollars = recorded_market.usual(market.daily, len(symbols), DAY)
 
     def spreads(at: datetime) -> Floats:
         found = market.snapshots(symbols, at)
@@ -237,8 +240,8 @@ def test_patterns_go_on_as_often_as_they_fail() -> None:
     rng = np.random.default_rng(1)
     outcomes, went_on = [], 0
     for number in range(3000):
-        setup = generated_setups.draw_setup(rng, number, 1, 0.03, 390, 0)
-        drawn = generated_setups.log_path(rng, setup, 390)
+        setup = chart_setups.draw_setup(rng, number, 1, 0.03, 390, 0)
+        drawn = chart_setups.log_path(rng, setup, 390)
         outcomes.append((drawn[-1] - drawn[setup.end]) / setup.height)
         went_on += setup.goes_on
     assert went_on / 3000 == pytest.approx(0.5, abs=0.03)
@@ -248,14 +251,14 @@ def test_patterns_go_on_as_often_as_they_fail() -> None:
 def test_patterns_come_at_all_hours() -> None:
     """Some are complete soon after 09:45, some only in the afternoon."""
     rng = np.random.default_rng(2)
-    ends = [generated_setups.draw_setup(rng, n, 1, 0.03, 390, 0).end for n in range(500)]
+    ends = [chart_setups.draw_setup(rng, n, 1, 0.03, 390, 0).end for n in range(500)]
     assert np.mean([15 < end <= 60 for end in ends]) > 0.25
     assert np.mean([end > 200 for end in ends]) > 0.15
 
 
 def test_half_days_are_short() -> None:
     """On the day after Thanksgiving the tape ends at 13:00, with the closing minute the busiest."""
-    short = generated.make(1, date(2026, 11, 27), 300)
+    short = synthetic_market.make(1, date(2026, 11, 27), 300)
     close = datetime(2026, 11, 27, 18, 0, tzinfo=UTC)
     assert short.tape.start.max() == int(close.timestamp()) - 60
     bars = short.bars("AAPL", timedelta(minutes=1), close - timedelta(hours=4), close, close)
@@ -265,7 +268,7 @@ def test_half_days_are_short() -> None:
 def test_a_closed_day_is_refused() -> None:
     """There is no market on Thanksgiving."""
     with pytest.raises(ValueError, match="no session"):
-        generated.make(1, date(2026, 11, 26), 50)
+        synthetic_market.make(1, date(2026, 11, 26), 50)
 
 
 def test_the_listings_file_tells_sectors(market: BarMarket, tmp_path: Path) -> None:

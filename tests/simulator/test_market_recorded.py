@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from catalyst.simulator import market_quotes, recorded
-from catalyst.simulator.market_bars import BarMarket
-from catalyst.simulator.market_reel import Reels
-from catalyst.simulator.market_table import BarTable
+from catalyst.simulator.market import quote_model
+from catalyst.simulator.market.bar_market import BarMarket
+from catalyst.simulator.market.bar_table import BarTable
+from catalyst.simulator.market.print_windows import Reels
+from catalyst.simulator.recorded import market as recorded_market
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 REAL = pytest.mark.skipif(not DATA.is_dir(), reason="the recorded days are not here")
@@ -64,7 +65,7 @@ def small(tmp_path: Path) -> BarMarket:
             ("NULL", date(2026, 4, 7), 3.0, 3.2, 2.9, 3.15, 2000.0),
         ],
     )
-    return recorded.load(bars, daily, day=DAY)
+    return recorded_market.load(bars, daily, day=DAY)
 
 
 @given(st.lists(st.tuples(st.integers(-90_000, 600), st.integers(0, 4000)), min_size=1, max_size=8))
@@ -175,7 +176,7 @@ def test_bars_of_a_length_are_finished_ones(small: BarMarket) -> None:
 def test_what_is_not_a_market_is_refused(tmp_path: Path, bar: Bar, why: str) -> None:
     """Broken bars, odd lengths and closed days are refused with the reason."""
     with pytest.raises(ValueError, match=why):
-        recorded.load(write(tmp_path / "bars.parquet", [bar]))
+        recorded_market.load(write(tmp_path / "bars.parquet", [bar]))
 
 
 def test_bars_may_come_as_csv(tmp_path: Path) -> None:
@@ -187,7 +188,7 @@ def test_bars_may_come_as_csv(tmp_path: Path) -> None:
     (tmp_path / "bars.csv").write_text(text)
     listed = "symbol,name,sector,exchange\nNA,Nano Corp,Technology,NASDAQ\nTRUE,True Inc,,NYSE\n"
     (tmp_path / "listings.csv").write_text(listed)
-    market = recorded.load(tmp_path / "bars.csv", listings=tmp_path / "listings.csv")
+    market = recorded_market.load(tmp_path / "bars.csv", listings=tmp_path / "listings.csv")
     assert list(market.assets()) == ["NA", "NULL", "TRUE"]
     assert (market.assets()["NA"].name, market.assets()["TRUE"].exchange) == ("Nano Corp", "NYSE")
     assert market.sectors["NA"] == "Technology"
@@ -204,7 +205,7 @@ def test_the_shorter_bars_of_a_symbol_are_played(tmp_path: Path) -> None:
     ]
     ones = [("A", OPEN + timedelta(minutes=n), 8.5, 9.0, 8.0, 8.25, 300.0) for n in range(15)]
     files = [write(tmp_path / "fives.parquet", fives), write(tmp_path / "ones.parquet", ones)]
-    market = recorded.load(files)
+    market = recorded_market.load(files)
     end = OPEN + timedelta(hours=1)
     for symbol, shares in (("A", 4500), ("B", 1500)):
         assert market.snapshots([symbol], end).daily.volume[0] == shares
@@ -220,13 +221,13 @@ def test_a_bar_twice_is_refused(tmp_path: Path) -> None:
     """Two bars of one symbol at one time cannot both be true."""
     bar = ("A", OPEN, 8.5, 9.0, 8.0, 8.5, 1.0)
     with pytest.raises(ValueError, match="duplicate"):
-        recorded.load(write(tmp_path / "bars.parquet", [bar, bar]))
+        recorded_market.load(write(tmp_path / "bars.parquet", [bar, bar]))
 
 
 @pytest.fixture(scope="module")
 def market() -> BarMarket:
     """The gap-up day with everything beside it."""
-    return recorded.load(
+    return recorded_market.load(
         DATA / "bars_5min_market_2026-04-08.parquet",
         DATA / "bars_daily_market_2026-01-26_04-17.parquet",
         DATA / "news_headlines_2026-02-24_04-17.parquet",
@@ -327,9 +328,9 @@ def test_one_quote_is_the_same_as_among_many(
 ) -> None:
     """The quote for one symbol and the quotes for thousands come from the same model."""
     traded, hours = min(traded, at), (5000, 28_400)
-    one = market_quotes.one_quote(salt, last, traded, spread, 300, at, hours)
+    one = quote_model.one_quote(salt, last, traded, spread, 300, at, hours)
     columns = (np.array([value]) for value in (salt, last, traded, spread, 300))
-    many = market_quotes.quotes(*columns, at, hours)
+    many = quote_model.quotes(*columns, at, hours)
     found = (many.at, many.bid, many.ask, many.bid_size, many.ask_size)
     assert one == tuple(int(column[0]) for column in found)
     assert one[1] < one[2]
@@ -366,7 +367,7 @@ def test_the_future_does_not_show(tmp_path: Path) -> None:
     at = datetime(2026, 3, 31, 15, 22, 17, tzinfo=UTC)
     cut = tmp_path / "cut.parquet"
     pq.write_table(table.filter(pc.less(table["timestamp"], pa.scalar(at, pa.timestamp("us", "UTC")))), cut)
-    whole, past = recorded.load(source, daily), recorded.load(cut, daily)
+    whole, past = recorded_market.load(source, daily), recorded_market.load(cut, daily)
     symbols = sorted(set(whole.assets()) & set(past.assets()))
     one, other = whole.snapshots(symbols, at), past.snapshots(symbols, at)
     for name in ("trade_at", "trade_price", "trade_size", "quote_at", "bid", "ask", "bid_size", "ask_size"):
@@ -406,7 +407,7 @@ def test_headlines_appear_when_they_are_known(market: BarMarket) -> None:
 )
 def test_real_days_agree_with_the_calendar(file: str, day: date, close: str) -> None:
     """Half days and both sides of a clock change: the daily bar is made of the session's own bars."""
-    market = recorded.load(DATA / file, day=day)
+    market = recorded_market.load(DATA / file, day=day)
     session = market.session(day)
     assert session is not None
     assert f"{session.close:%H:%M}" == close
@@ -422,6 +423,8 @@ def test_real_days_agree_with_the_calendar(file: str, day: date, close: str) -> 
         "NVDA", timedelta(days=1), session.open - timedelta(days=9), session.close, session.close
     ).starts[-2] == int(
         datetime.combine(
-            market.sessions(day - timedelta(days=6), day)[-2].day, datetime.min.time(), recorded.NEW_YORK
+            market.sessions(day - timedelta(days=6), day)[-2].day,
+            datetime.min.time(),
+            recorded_market.NEW_YORK,
         ).timestamp()
     )

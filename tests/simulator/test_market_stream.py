@@ -14,10 +14,10 @@ import pytest
 from aiohttp import web
 
 from catalyst.clock import ManualClock
-from catalyst.simulator import recorded
-from catalyst.simulator.data_api import ENTITLEMENTS, add_data_routes
-from catalyst.simulator.data_stream import DataStreams, add_data_streams
-from catalyst.simulator.market_bars import BarMarket
+from catalyst.simulator.data_api.routes import ENTITLEMENTS, add_data_routes
+from catalyst.simulator.data_stream.server import DataStreams, add_data_streams
+from catalyst.simulator.market.bar_market import BarMarket
+from catalyst.simulator.recorded import market as recorded_market
 
 with warnings.catch_warnings():
     # alpaca-py 0.44 imports websockets.legacy, which warns
@@ -48,7 +48,7 @@ def market(tmp_path_factory: pytest.TempPathFactory) -> BarMarket:
         "url": [""],
     }
     pq.write_table(pa.table(news), folder / "news.parquet")
-    return recorded.load(folder / "bars.parquet", None, folder / "news.parquet", day=date(2026, 4, 8))
+    return recorded_market.load(folder / "bars.parquet", None, folder / "news.parquet", day=date(2026, 4, 8))
 
 
 class Desk:

@@ -13,9 +13,9 @@ import requests
 import websockets
 
 from catalyst.clock import ManualClock
-from catalyst.simulator.market import Market
+from catalyst.simulator.exchange.persistence import Journal
+from catalyst.simulator.market.interface import Market
 from catalyst.simulator.server import Server, running
-from catalyst.simulator.state import Journal
 from tests.simulator.desk import Desk
 
 with warnings.catch_warnings():  # alpaca-py still uses a deprecated part of websockets

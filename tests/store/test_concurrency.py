@@ -14,26 +14,27 @@ from store.book import AT, CYCLE, Book
 
 from catalyst.broker.alpaca import AlpacaBroker
 from catalyst.clock import ManualClock
-from catalyst.daemon.books import Books
+from catalyst.daemon.orders.ledger import Books
 from catalyst.domain.errors import StaleOrder
 from catalyst.domain.order import PositionSide, Purpose, Side, Status
 from catalyst.domain.report import Fill
 from catalyst.store import (
     alerts,
     commands,
-    exits,
-    manifest,
+    daemon_epoch,
+    exit_intents,
+    latches,
     orders,
-    overview,
+    pipeline_views,
     proposals,
     quarantine,
     securities,
 )
-from catalyst.store.manifest import Manifest
+from catalyst.store.constraint_errors import OverExit, StaleEpoch
+from catalyst.store.daemon_epoch import Manifest
 from catalyst.store.orders import NewOrder
 from catalyst.store.pool import Connection, Store, open_store
 from catalyst.store.proposals import Decision
-from catalyst.store.refusals import OverExit, StaleEpoch
 
 T = TypeVar("T")
 
@@ -108,7 +109,7 @@ async def test_l3b_exits_take_no_share_twice(many: Store) -> None:
         written = [one for one in await at_once(many, leave) if one is not None]
         assert len(written) == 1
         async with many.tx("then") as conn:
-            assert await overview.open_exit_quantity(conn, position) == 100
+            assert await pipeline_views.open_exit_quantity(conn, position) == 100
             await orders.move(
                 conn, written[0], seen=Status.SUBMITTED, then=Status.CANCELLED, at=AT, source="poll", epoch=1
             )
@@ -196,7 +197,7 @@ async def test_l3b_an_epoch_is_one_daemons(many: Store) -> None:
 
         async def begin(conn: Connection, number: int, turn: int = turn) -> int:
             if number % 4:
-                return await manifest.begin_epoch(conn, "PA1", CODE, at=AT)
+                return await daemon_epoch.begin_epoch(conn, "PA1", CODE, at=AT)
             try:
                 async with conn.transaction():
                     await orders.insert(
@@ -222,12 +223,12 @@ async def test_l3b_a_latch_is_set_once(many: Store) -> None:
     """Everybody wants to stop at once: one sets the latch, and it is there; cleared, it can be set again."""
 
     async def stop(conn: Connection, number: int) -> bool:
-        return await exits.set_latch(conn, "flatten", reason=f"{number}", by="somebody", at=AT, until=None)
+        return await latches.set_latch(conn, "flatten", reason=f"{number}", by="somebody", at=AT, until=None)
 
     for _ in range(TURNS):
         assert sum(await at_once(many, stop)) == 1
         async with many.tx("then") as conn:
-            assert list(await exits.active_latches(conn)) == ["flatten"]
+            assert list(await latches.active_latches(conn)) == ["flatten"]
             await conn.execute("UPDATE latches SET cleared_at = $1, cleared_by = 'a person'", AT)
 
 
@@ -237,14 +238,14 @@ async def test_l3b_a_position_has_one_wish_to_be_left(many: Store) -> None:
         position = await Book(conn).position()
 
     async def wish(conn: Connection, number: int) -> bool:
-        return await exits.intend(
+        return await exit_intents.intend(
             conn, position, reason=f"{number}", purpose=Purpose.EXIT, asked_by="somebody", at=AT
         )
 
     for _ in range(TURNS):
         assert sum(await at_once(many, wish)) == 1
         async with many.tx("then") as conn:
-            await exits.end_intent(conn, position, state="abandoned", at=AT)
+            await exit_intents.end_intent(conn, position, state="abandoned", at=AT)
 
 
 async def test_l3b_a_command_is_taken_once(many: Store) -> None:

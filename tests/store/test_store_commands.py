@@ -9,7 +9,7 @@ from store.book import AT
 from catalyst.clock import SystemClock
 from catalyst.domain.errors import CatalystError
 from catalyst.store import commands
-from catalyst.store.dedicated import listen
+from catalyst.store.notifications import listen
 from catalyst.store.pool import Store, open_store
 
 

@@ -4,7 +4,8 @@ import asyncio
 
 import asyncpg
 
-from catalyst.store.dedicated import listen, lock_key, take_account_lock
+from catalyst.store.account_lock import lock_key, take_account_lock
+from catalyst.store.notifications import listen
 from catalyst.store.pool import Store
 
 

@@ -8,9 +8,9 @@ import asyncpg
 import pytest
 from store.book import AT, CYCLE, Book
 
-from catalyst.store import overview
+from catalyst.store import pipeline_views
+from catalyst.store.constraint_errors import OverExit
 from catalyst.store.pool import Store, connect
-from catalyst.store.refusals import OverExit
 
 STOP = {"order_purpose": "stop_loss", "order_type": "stop", "stop_price": Decimal("186.00")}
 TARGET = {"order_purpose": "take_profit", "order_type": "limit", "limit_price": Decimal("198.00")}
@@ -24,7 +24,7 @@ async def _entry_of(book: Book, position_id: int) -> int:
 
 
 async def _taken(book: Book, position_id: int) -> int:
-    return int(await overview.open_exit_quantity(book.conn, position_id))
+    return int(await pipeline_views.open_exit_quantity(book.conn, position_id))
 
 
 async def test_of_twenty_exits_at_once_one_goes_through(book: Book, database: str):
@@ -204,10 +204,10 @@ async def test_open_risk_shows_what_is_stopped_and_what_is_naked(book: Book, sto
     """The view counts only stops that work at the broker; the worst case is what they would lose."""
     position_id = await book.position()
     entry = await _entry_of(book, position_id)
-    (before,) = await overview.open_risk(book.conn)
+    (before,) = await pipeline_views.open_risk(book.conn)
     assert (before.naked_qty, before.stopped_qty, before.worst_case) == (100, 0, None)
     await book.exit(position_id, parent_order_id=entry, alpaca_order_id="stop-1", **LEG, **STOP)
     await book.exit(position_id, parent_order_id=entry, alpaca_order_id="target-1", **LEG, **TARGET)
-    (risk,) = await overview.open_risk(book.conn)
+    (risk,) = await pipeline_views.open_risk(book.conn)
     assert (risk.symbol, risk.naked_qty, risk.stopped_qty, risk.exiting_qty) == ("AAPL", 0, 100, 100)
     assert (risk.broker_stop, risk.worst_case) == (Decimal("186.00"), Decimal("-400.00"))

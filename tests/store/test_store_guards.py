@@ -9,7 +9,7 @@ import pytest
 from store.book import AT, Book
 
 from catalyst.domain.order import EDGES, NEVER_ARRIVED, PositionSide, Purpose, Status, side_for
-from catalyst.store.refusals import (
+from catalyst.store.constraint_errors import (
     FillsContradict,
     HistoryRewritten,
     IllegalEdge,

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 from store.book import AT, CYCLE, Book
 
-from catalyst.store import fourways, orders, positions
+from catalyst.store import orders, positions, reconciliation
 
 PAST = 20_000
 
@@ -88,14 +88,14 @@ async def test_reconciliation_reads_only_what_is_open_or_of_the_day(history: Boo
     """Nor does any of its statements, a day later."""
     later = AT + timedelta(days=1)
     questions: list[tuple[str, list[object]]] = [
-        (fourways._TO_JUDGE, [["b-17", "b-18"]]),
-        (fourways._HOLDINGS, [later]),
-        (fourways._FLAWS, [later, later + timedelta(hours=1)]),
+        (reconciliation._TO_JUDGE, [["b-17", "b-18"]]),
+        (reconciliation._HOLDINGS, [later]),
+        (reconciliation._FLAWS, [later, later + timedelta(hours=1)]),
         ("SELECT activity_id FROM executions WHERE activity_id = ANY($1::text[])", [["a-17"]]),
     ]
     await history.conn.execute("SET plan_cache_mode = force_custom_plan")
     for sql, arguments in questions:
         plan = "\n".join(line[0] for line in await history.conn.fetch(f"EXPLAIN {sql}", *arguments))
-        of_one_cycle = sql == fourways._FLAWS  # which all of these positions belong to
+        of_one_cycle = sql == reconciliation._FLAWS  # which all of these positions belong to
         for table in ("orders", "executions", "order_events", *(() if of_one_cycle else ("positions",))):
             assert f"Seq Scan on {table}" not in plan, (sql, plan)

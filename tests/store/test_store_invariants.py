@@ -8,7 +8,7 @@ import pytest
 from store.book import AT, CYCLE, Book
 
 from catalyst.domain.invariants import STATEMENTS, Invariant, Seen
-from catalyst.store import invariants
+from catalyst.store import invariant_checks
 
 OPEN = AT - timedelta(minutes=45)
 CLOSE = AT + timedelta(hours=5, minutes=45)
@@ -50,7 +50,7 @@ async def kept(book: Book) -> Book:
 
 
 async def named(book: Book, since: int = 0) -> list[str]:
-    return [str(one.invariant) for one in await invariants.violations(book.conn, since=since)]
+    return [str(one.invariant) for one in await invariant_checks.violations(book.conn, since=since)]
 
 
 async def test_a_book_in_order_breaks_none(kept: Book) -> None:
@@ -66,7 +66,7 @@ async def test_a_broken_one_is_named(kept: Book, invariant: str, sql: str) -> No
     for table in ("orders", "order_events", "executions", "positions"):
         await kept.conn.execute(f"ALTER TABLE {table} DISABLE TRIGGER USER")
     await kept.conn.execute(sql)
-    found = await invariants.violations(kept.conn, since=0)
+    found = await invariant_checks.violations(kept.conn, since=0)
     assert invariant in {str(one.invariant) for one in found}, [one.what for one in found]
     assert all(one.what and one.subject for one in found)
     if invariant != "I2":  # its entry belongs to no open position any more

@@ -9,11 +9,19 @@ import pytest
 from store.book import AT, CYCLE, Book
 
 from catalyst.domain.errors import WrongAccount
-from catalyst.store import alerts, manifest, operations, overview, proposals, quarantine, risk_events
-from catalyst.store.manifest import Manifest
+from catalyst.store import (
+    alerts,
+    daemon_epoch,
+    flat_proofs,
+    pipeline_views,
+    proposals,
+    quarantine,
+    risk_events,
+)
+from catalyst.store.constraint_errors import StaleEpoch
+from catalyst.store.daemon_epoch import Manifest
 from catalyst.store.pool import Store
 from catalyst.store.proposals import Decision
-from catalyst.store.refusals import StaleEpoch
 
 RUN = Manifest(version="1.0", commit="abc", config_hash="c", lock_hash="l", pid=42)
 
@@ -165,27 +173,27 @@ async def test_flat_is_only_what_the_broker_confirmed(book: Book):
         "cycle_id": CYCLE, "at": AT, "cause": "MARKET_CLOSE", "asked_by": "daemon", "stored_orders": 0,
         "stored_positions": 0,
     }  # fmt: skip
-    await operations.put_flat_proof(book.conn, flat=True, broker_orders=0, broker_positions=0, **base)
-    await operations.put_flat_proof(book.conn, flat=False, broker_orders=None, broker_positions=None, **base)
+    await flat_proofs.put_flat_proof(book.conn, flat=True, broker_orders=0, broker_positions=0, **base)
+    await flat_proofs.put_flat_proof(book.conn, flat=False, broker_orders=None, broker_positions=None, **base)
     with pytest.raises(asyncpg.CheckViolationError):
-        await operations.put_flat_proof(book.conn, flat=True, broker_orders=1, broker_positions=0, **base)
+        await flat_proofs.put_flat_proof(book.conn, flat=True, broker_orders=1, broker_positions=0, **base)
     with pytest.raises(asyncpg.CheckViolationError):
-        await operations.put_flat_proof(book.conn, flat=True, broker_orders=None, broker_positions=0, **base)
-    assert [proof.flat for proof in await operations.flat_proofs(book.conn)] == [False, True]
+        await flat_proofs.put_flat_proof(book.conn, flat=True, broker_orders=None, broker_positions=0, **base)
+    assert [proof.flat for proof in await flat_proofs.flat_proofs(book.conn)] == [False, True]
 
 
 async def test_each_start_is_an_epoch_of_its_own(store: Store, later: datetime):
     """Epochs count up, each with its manifest; the old one's heartbeat finds out, its orders are refused."""
     async with store.tx("start") as conn:
-        assert (await manifest.current(conn)).epoch == 0
-        first = await manifest.begin_epoch(conn, "PA1", RUN, at=AT)
+        assert (await daemon_epoch.current(conn)).epoch == 0
+        first = await daemon_epoch.begin_epoch(conn, "PA1", RUN, at=AT)
     async with store.tx("start") as conn:
-        second = await manifest.begin_epoch(conn, "PA1", RUN, at=later)
+        second = await daemon_epoch.begin_epoch(conn, "PA1", RUN, at=later)
         assert (first, second) == (1, 2)
-        assert not await manifest.beat(conn, first, at=later)
-        assert await manifest.beat(conn, second, at=later)
-        await manifest.end_epoch(conn, second, ending="stopped", at=later)
-        row = await manifest.current(conn)
+        assert not await daemon_epoch.beat(conn, first, at=later)
+        assert await daemon_epoch.beat(conn, second, at=later)
+        await daemon_epoch.end_epoch(conn, second, ending="stopped", at=later)
+        row = await daemon_epoch.current(conn)
         runs = await conn.fetch("SELECT epoch, commit, ending FROM daemon_runs ORDER BY epoch")
     assert (row.epoch, row.account_id, row.pid, row.heartbeat_at) == (2, "PA1", 42, later)
     assert [tuple(run.values()) for run in runs] == [(1, "abc", None), (2, "abc", "stopped")]
@@ -196,7 +204,7 @@ async def test_two_starts_at_once_get_two_epochs(store: Store):
 
     async def start() -> int:
         async with store.tx("start") as conn:
-            return await manifest.begin_epoch(conn, "PA1", RUN, at=AT)
+            return await daemon_epoch.begin_epoch(conn, "PA1", RUN, at=AT)
 
     assert sorted(await asyncio.gather(*(start() for _ in range(8)))) == list(range(1, 9))
 
@@ -204,11 +212,11 @@ async def test_two_starts_at_once_get_two_epochs(store: Store):
 async def test_a_database_belongs_to_one_account(store: Store):
     """The first start pins the account; the keys of another are refused by name and nothing changes."""
     async with store.tx("start") as conn:
-        await manifest.begin_epoch(conn, "PA1", RUN, at=AT)
+        await daemon_epoch.begin_epoch(conn, "PA1", RUN, at=AT)
     async with store.tx("start") as conn:
         with pytest.raises(WrongAccount, match=r"PA1.*PA2"):
-            await manifest.begin_epoch(conn, "PA2", RUN, at=AT)
-        assert (await manifest.current(conn)).epoch == 1
+            await daemon_epoch.begin_epoch(conn, "PA2", RUN, at=AT)
+        assert (await daemon_epoch.current(conn)).epoch == 1
 
 
 async def test_an_order_write_under_way_belongs_to_the_old_epoch(book: Book, store: Store):
@@ -218,7 +226,7 @@ async def test_an_order_write_under_way_belongs_to_the_old_epoch(book: Book, sto
     async def take_over() -> int:
         async with store.tx("start") as conn:
             begun.set()
-            return await manifest.begin_epoch(conn, "PA1", RUN, at=AT)
+            return await daemon_epoch.begin_epoch(conn, "PA1", RUN, at=AT)
 
     async with book.conn.transaction():
         await book.order()
@@ -236,8 +244,8 @@ async def test_the_pipeline_at_a_glance(book: Book):
     for status in ("rejected", "cancelled"):
         await book.move(await book.order(), status)
     await book.order()
-    (status,) = await overview.recent_pipelines(book.conn)
-    assert status == await overview.pipeline_status(book.conn, CYCLE)
+    (status,) = await pipeline_views.recent_pipelines(book.conn)
+    assert status == await pipeline_views.pipeline_status(book.conn, CYCLE)
     assert (status.orders_total, status.orders_pending, status.orders_filled, status.orders_cancelled) == (
         4,
         1,
@@ -245,6 +253,6 @@ async def test_the_pipeline_at_a_glance(book: Book):
         2,
     )
     assert (status.positions_total, status.positions_open, status.daily_pnl) == (1, 1, Decimal("12.5"))
-    tried = [attempt.attempt_status for attempt in await overview.attempts(book.conn, CYCLE)]
+    tried = [attempt.attempt_status for attempt in await pipeline_views.attempts(book.conn, CYCLE)]
     assert tried == ["open", "failed", "cancelled", "pending"]
-    assert await overview.pipeline_status(book.conn, "20260409-091500") is None
+    assert await pipeline_views.pipeline_status(book.conn, "20260409-091500") is None

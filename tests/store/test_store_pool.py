@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from catalyst.clock import ManualClock
-from catalyst.domain.witness import Moment
+from catalyst.domain.fault_points import Moment
+from catalyst.store.constraint_errors import IllegalEdge, StaleEpoch
 from catalyst.store.pool import (
     Connection,
     Store,
@@ -20,7 +21,6 @@ from catalyst.store.pool import (
     open_store,
     storable,
 )
-from catalyst.store.refusals import IllegalEdge, StaleEpoch
 
 
 async def test_a_transaction_that_raises_leaves_nothing(store: Store):

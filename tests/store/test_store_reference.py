@@ -8,7 +8,7 @@ from store.book import AT
 
 from catalyst.domain.report import AssetReport
 from catalyst.domain.session import session_of
-from catalyst.store import securities, sessions
+from catalyst.store import securities, trading_days
 from catalyst.store.pool import Store, connect
 from catalyst.store.securities import Refreshed
 
@@ -79,7 +79,7 @@ async def test_a_new_security_is_upper_case_of_unknown_exchange_and_active(store
 async def test_market_hours_are_the_calendars(store: Store, at: str, market: bool, trading: bool):
     """The time dimension follows the exchange's day in New York, daylight saving and half days included."""
     async with store.tx("time") as conn:
-        await sessions.put(conn, [FULL, HALF])
+        await trading_days.put(conn, [FULL, HALF])
         time_id = await conn.fetchval("SELECT get_or_create_time($1)", datetime.fromisoformat(at))
         row = await conn.fetchrow("SELECT * FROM time_dimension WHERE time_id = $1", time_id)
     assert (row["is_market_hours"], row["is_trading_day"]) == (market, trading)
@@ -90,7 +90,7 @@ async def test_the_time_dimension_learns_a_calendar_that_came_later(store: Store
     async with store.tx("time") as conn:
         early = await conn.fetchval("SELECT get_or_create_time($1)", AT)
         assert not await conn.fetchval("SELECT is_market_hours FROM time_dimension")
-        await sessions.put(conn, [FULL])
+        await trading_days.put(conn, [FULL])
         assert await conn.fetchval("SELECT get_or_create_time($1)", AT) == early
         row = await conn.fetchrow("SELECT * FROM time_dimension")
     assert row["is_market_hours"]
@@ -100,14 +100,14 @@ async def test_the_time_dimension_learns_a_calendar_that_came_later(store: Store
 async def test_the_calendar_is_kept_and_corrected(store: Store):
     """Days come back as sessions; a second calendar replaces the hours of a day; the next session is found."""
     async with store.tx("calendar") as conn:
-        await sessions.put(conn, [FULL, session_of(HALF.day, time(9, 30), time(16, 0))])
-        await sessions.put(conn, [HALF])
-        assert await sessions.get(conn, HALF.day) == HALF
-        assert await sessions.get(conn, date(2026, 4, 11)) is None
-        assert await sessions.between(conn, FULL.day, HALF.day) == [FULL, HALF]
-        assert await sessions.next_after(conn, FULL.open) == FULL
-        assert await sessions.next_after(conn, FULL.close) == HALF
-        assert await sessions.next_after(conn, HALF.close) is None
+        await trading_days.put(conn, [FULL, session_of(HALF.day, time(9, 30), time(16, 0))])
+        await trading_days.put(conn, [HALF])
+        assert await trading_days.get(conn, HALF.day) == HALF
+        assert await trading_days.get(conn, date(2026, 4, 11)) is None
+        assert await trading_days.between(conn, FULL.day, HALF.day) == [FULL, HALF]
+        assert await trading_days.next_after(conn, FULL.open) == FULL
+        assert await trading_days.next_after(conn, FULL.close) == HALF
+        assert await trading_days.next_after(conn, HALF.close) is None
         assert await conn.fetchval("SELECT half_day FROM trading_days WHERE date = $1", HALF.day)
 
 

@@ -19,18 +19,19 @@ import orjson
 
 from catalyst.broker.port import StreamState
 from catalyst.clock import ManualClock
-from catalyst.config import Config, Environment, Mode, Settings
+from catalyst.config.schema import Config, Mode
+from catalyst.config.settings import Environment, Settings
 from catalyst.daemon.app import live
-from catalyst.daemon.desk import Desk as Parts
+from catalyst.daemon.components import Desk as Parts
 from catalyst.daemon.shutdown import Exit, Stop
 from catalyst.daemon.startup import open_books, sit_down, take_the_desk
+from catalyst.domain.fault_points import Moment
 from catalyst.domain.ids import client_order_id
 from catalyst.domain.order import PositionSide, Purpose, side_for
-from catalyst.domain.witness import Moment
-from catalyst.simulator.exchange import Exchange
-from catalyst.simulator.market import BarColumns, Headline, Market, SnapshotColumns
+from catalyst.simulator.exchange.exchange import Exchange
+from catalyst.simulator.exchange.settings import Switches
+from catalyst.simulator.market.interface import BarColumns, Headline, Market, SnapshotColumns
 from catalyst.simulator.server import Server, running
-from catalyst.simulator.switches import Switches
 from catalyst.store.orders import NewOrder, OrderRow
 from tests.ledger import books_equal, journal_folds
 from tests.simulator.tape import HandTape, at

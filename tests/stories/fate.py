@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
-from catalyst.domain.witness import Moment
+from catalyst.domain.fault_points import Moment
 
 
 @dataclass

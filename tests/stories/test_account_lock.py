@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from catalyst.domain.witness import Moment
+from catalyst.domain.fault_points import Moment
 from tests.stories.desk import Desk, open_desk, settings_for
 
 ROUTE = "/v2/account/configurations"

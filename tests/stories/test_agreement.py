@@ -1,7 +1,7 @@
 """The ledger line of the day's report: tables and exchange agree, shares that no position explains included."""
 
-from catalyst.report.agreement import Agreement, compare
-from catalyst.store import inquiry, orphans
+from catalyst.report.exchange_audit import Agreement, compare
+from catalyst.store import orphans, reporting_queries
 from catalyst.store.pool import open_store
 from tests.simulator.tape import MONDAY, at
 from tests.stories.desk import Desk, open_desk
@@ -13,7 +13,10 @@ async def agreement(desk: Desk) -> Agreement:
     store = await open_store(desk.dsn, desk.clock, size=2, name="report")
     try:
         async with store.read() as conn:
-            fills, rows = await inquiry.all_fills(conn), await inquiry.every_position(conn)
+            fills, rows = (
+                await reporting_queries.all_fills(conn),
+                await reporting_queries.every_position(conn),
+            )
             found = await orphans.recent(conn)
     finally:
         await store.close()

@@ -5,7 +5,7 @@ import asyncio
 
 import pytest
 
-from catalyst.simulator.intake import read_replace
+from catalyst.simulator.trading_api.order_parsing import read_replace
 from tests.simulator.tape import at
 from tests.stories.desk import ENTRY, Desk, open_desk
 from tests.stories.test_faults_people import by_hand

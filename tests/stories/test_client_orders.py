@@ -7,10 +7,10 @@ from decimal import Decimal
 import pandas as pd
 import pytest
 
-from catalyst.daemon.scanning import Scan
+from catalyst.daemon.trading_day.scanner import Scan
+from catalyst.domain.fault_points import Moment
 from catalyst.domain.ids import NAMESPACE, client_order_id
 from catalyst.domain.order import PositionSide
-from catalyst.domain.witness import Moment
 from catalyst.pipeline.plan import Plan
 from tests.stories.desk import ENTRY, Desk, open_desk
 from tests.stories.test_faults_people import by_hand

@@ -7,7 +7,7 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from catalyst.domain.witness import Moment
+from catalyst.domain.fault_points import Moment
 from tests.simulator.tape import MONDAY, at
 from tests.stories.desk import ENTRY, Desk, open_desk
 from tests.stories.test_client_orders import entry_refusal

@@ -9,8 +9,8 @@ import orjson
 import pytest
 
 from catalyst.broker.alpaca import AlpacaBroker
-from catalyst.doctor.examine import examine
-from catalyst.doctor.issue import FIXES, RECONCILE, Examination, Issue, Kind, Severity
+from catalyst.doctor.examination import examine
+from catalyst.doctor.issues import FIXES, RECONCILE, Examination, Issue, Kind, Severity
 from catalyst.store.pool import open_store
 from tests.stories.desk import ENTRY, Desk, open_desk
 from tests.stories.test_safe_mode import owner
@@ -260,7 +260,7 @@ async def test_what_lies_around(database: str, monkeypatch: pytest.MonkeyPatch) 
         found = await examined(desk, notices=("CONFIG_WARNING something",))
         assert (kinds(found), found.exit_code, found.status) == ({"CONFIG_WARNING"}, 0, "OK")
         with monkeypatch.context() as patch:
-            patch.setattr("catalyst.doctor.examine.LITTLE_DISK", 1 << 62)
+            patch.setattr("catalyst.doctor.examination.LITTLE_DISK", 1 << 62)
             found = await examined(desk)
         assert (kinds(found), found.exit_code) == ({"DISK_LOW"}, 1)
 

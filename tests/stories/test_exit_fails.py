@@ -3,7 +3,7 @@
 import itertools
 from datetime import datetime
 
-from catalyst.domain.witness import Moment
+from catalyst.domain.fault_points import Moment
 from tests.stories.desk import Desk, open_desk
 
 

@@ -15,12 +15,12 @@ import structlog
 from catalyst.broker.alpaca import AlpacaBroker
 from catalyst.cli.app import exit_code
 from catalyst.clock import Pause, SystemClock
-from catalyst.daemon import holding
-from catalyst.daemon.holding import Holding
-from catalyst.daemon.seat import Seat
+from catalyst.daemon.trading_state import account_lease
+from catalyst.daemon.trading_state.account_lease import Holding
+from catalyst.daemon.trading_state.host_lock import Seat
 from catalyst.domain.errors import AnotherDaemon, BrokerUnavailable, ConfigInvalid, DatabaseReplaced
+from catalyst.domain.fault_points import Moment
 from catalyst.domain.order import Purpose
-from catalyst.domain.witness import Moment
 from tests.stories.desk import ENTRY, Desk, open_desk, until
 
 
@@ -128,7 +128,7 @@ def test_f092_a_seat_is_taken_once(tmp_path: Path) -> None:
     Seat.take(tmp_path, "PA2", "process 13").leave()
     first.leave()
     script = (
-        "import sys, pathlib, time; from catalyst.daemon.seat import Seat;"
+        "import sys, pathlib, time; from catalyst.daemon.trading_state.host_lock import Seat;"
         "Seat.take(pathlib.Path(sys.argv[1]), 'PA1', 'a child'); print('sits', flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE) as child:
@@ -225,7 +225,7 @@ async def test_f092_a_lost_lock_stops_every_request_at_once(
         async def refused(*_: object) -> None:
             return None
 
-        monkeypatch.setattr(holding, "take_account_lock", refused)
+        monkeypatch.setattr(account_lease, "take_account_lock", refused)
         await desk.conn.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE application_name = 'catalyst lock' AND datname = current_database()"

@@ -13,8 +13,8 @@ import orjson
 import pytest
 import yaml
 
-from catalyst.config import load
-from catalyst.daemon.reload import differences
+from catalyst.config.loader import load
+from catalyst.daemon.runtime.config_reload import differences
 from catalyst.daemon.shutdown import stop_on_signals
 from tests.dbfaults.between import between
 from tests.stories.desk import Desk, Facts, open_desk

@@ -4,8 +4,8 @@ from decimal import Decimal
 
 import pytest
 
+from catalyst.domain.fault_points import Moment
 from catalyst.domain.order import Purpose
-from catalyst.domain.witness import Moment
 from tests.stories.desk import ENTRY, open_desk
 
 BEFORE, AFTER = Moment.BEFORE, Moment.AFTER

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from catalyst.domain.errors import AnotherDaemon
-from catalyst.domain.witness import Moment
-from catalyst.simulator.intake import read_replace
+from catalyst.domain.fault_points import Moment
+from catalyst.simulator.trading_api.order_parsing import read_replace
 from tests.simulator.tape import MONDAY, at
 from tests.stories.desk import ENTRY, Desk, open_desk
 

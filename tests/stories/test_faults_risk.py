@@ -5,9 +5,9 @@ from decimal import Decimal
 
 import pytest
 
+from catalyst.domain.fault_points import Moment
 from catalyst.domain.ids import client_order_id
 from catalyst.domain.order import PositionSide, Purpose, Side, Status
-from catalyst.domain.witness import Moment
 from catalyst.store import orders, proposals
 from catalyst.store.orders import NewOrder
 from tests.simulator.tape import MONDAY, at

@@ -8,9 +8,9 @@ import pytest
 
 from catalyst.daemon.startup import sit_down
 from catalyst.domain.errors import UserError
+from catalyst.domain.fault_points import Moment
 from catalyst.domain.ids import client_order_id
 from catalyst.domain.invariants import Invariant
-from catalyst.domain.witness import Moment
 from tests.stories.desk import ENTRY, Desk, open_desk
 from tests.stories.test_orphans import buys
 

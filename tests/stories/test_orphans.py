@@ -5,8 +5,8 @@ from decimal import Decimal
 
 import pytest
 
+from catalyst.domain.fault_points import Moment
 from catalyst.domain.ids import client_order_id
-from catalyst.domain.witness import Moment
 from tests.simulator.tape import MONDAY, at
 from tests.stories.desk import ENTRY, Desk, Facts, open_desk
 

@@ -1,6 +1,6 @@
 """A day is prepared whole or not at all, and a broker that stumbles is asked again."""
 
-from catalyst.daemon.schedule import Job
+from catalyst.daemon.trading_day.schedule import Job
 from tests.simulator.tape import at
 from tests.stories.desk import Desk, open_desk
 

@@ -8,10 +8,10 @@ from typing import Any
 import orjson
 import pytest
 
-from catalyst import proofs
+from catalyst import flat_proof_files
 from catalyst.daemon.shutdown import Exit
+from catalyst.domain.fault_points import Moment
 from catalyst.domain.invariants import Invariant
-from catalyst.domain.witness import Moment
 from tests.simulator.tape import at
 from tests.stories.desk import Desk, Facts, open_desk
 from tests.stories.test_safe_mode import latch, owner
@@ -21,7 +21,7 @@ def files_in(desk: Desk) -> list[Facts]:
     """Every proof that lies as a file, oldest first."""
     return [
         dict(facts)
-        for _, facts in proofs.read(
+        for _, facts in flat_proof_files.read(
             desk.settings.proofs_dir, desk.settings.account_name(desk.server.exchange.account.id)
         )
     ]
@@ -148,17 +148,17 @@ def test_a_disk_that_will_not_have_it(tmp_path: Path, capsys: pytest.CaptureFixt
     """No file can be made: it is said, and nobody believes there is one."""
     blocked = tmp_path / "file"
     blocked.write_text("")
-    assert proofs.Proofs(blocked / "proofs", "account").write(at("10:00"), {}) is None
+    assert flat_proof_files.Proofs(blocked / "proofs", "account").write(at("10:00"), {}) is None
     assert "proof_unwritable" in capsys.readouterr().out
 
 
 def test_half_a_file_is_no_proof(tmp_path: Path) -> None:
     """What a death left of a file is not read as a proof, and a proof is read as it was written."""
-    written = proofs.Proofs(tmp_path, "account").write(at("10:00"), {"flat": True})
+    written = flat_proof_files.Proofs(tmp_path, "account").write(at("10:00"), {"flat": True})
     assert written is not None
     (tmp_path / "account.99990101T000000.000000Z.json").write_text('{"flat": tr')
     (tmp_path / "account.99990101T000000.000000Z.part").write_text('{"flat": true')
-    found = list(proofs.read(tmp_path, "account"))
+    found = list(flat_proof_files.read(tmp_path, "account"))
     assert [facts.get("flat") for _, facts in found] == [True, None]
     assert found[0][0] == written
 

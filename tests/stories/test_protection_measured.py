@@ -7,7 +7,7 @@ import pytest
 
 from catalyst.domain.order import Status
 from catalyst.report.day import day_of
-from catalyst.simulator.exposure import unprotected
+from catalyst.simulator.exchange.unprotected_time import unprotected
 from tests.stories.desk import ENTRY, Desk, Facts, open_desk
 
 

@@ -6,7 +6,7 @@ import asyncio
 import asyncpg
 import pytest
 
-from catalyst.daemon.reconciler import Findings
+from catalyst.daemon.reconciliation.reconciler import Findings
 from tests.stories.desk import Desk, open_desk
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from catalyst.daemon import loops, safety
+from catalyst.daemon.runtime import supervisor
+from catalyst.daemon.trading_state import safe_mode
 from catalyst.store import orders
-from catalyst.store.refusals import IllegalEdge
+from catalyst.store.constraint_errors import IllegalEdge
 from tests.stories.desk import ENTRY, Desk, open_desk
 
 MINUTES = 6  # longer than the pause between two looks, and the doubt after it
@@ -113,7 +114,7 @@ async def test_safe_mode_protects_and_leaves(database: str) -> None:
         await desk.admin("faults", {"kind": "partial", "symbol": "AAPL", "qty": "8"})
         await desk.enters("AAPL", 20, **ENTRY)
         assert desk.parts is not None
-        desk.parts.gate.violated(safety.Invariant.I5, "told by the story")
+        desk.parts.gate.violated(safe_mode.Invariant.I5, "told by the story")
         await desk.waits(seconds=15)
         position = await desk.position("AAPL")
         assert position is not None
@@ -174,7 +175,9 @@ async def test_a_loop_that_fails_is_safe_mode(database: str, monkeypatch: pytest
 
         with monkeypatch.context() as patch:
             patch.setattr(desk.parts.risk_watch, "_day_pnl", fails)
-            patch.setattr(loops.log, "error", lambda *_, **__: None)  # its traceback takes seconds to print
+            patch.setattr(
+                supervisor.log, "error", lambda *_, **__: None
+            )  # its traceback takes seconds to print
             await desk.waits(seconds=62)
         assert "ZeroDivisionError" in (await latch(desk) or "")
         await desk.dies()
@@ -188,4 +191,4 @@ async def test_a_loop_that_fails_is_safe_mode(database: str, monkeypatch: pytest
 
 def test_the_second_look_comes_later_than_any_race() -> None:
     """Between two looks lies more than a broker's positions lag behind its fills."""
-    assert timedelta(seconds=12) < safety.AGAIN < safety.EVERY
+    assert timedelta(seconds=12) < safe_mode.AGAIN < safe_mode.EVERY

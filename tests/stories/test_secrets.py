@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import structlog
 
-from catalyst.config import Settings
+from catalyst.config.settings import Settings
 from catalyst.daemon.shutdown import Exit
 from tests.stories.desk import Desk, open_desk
 

@@ -1,0 +1,127 @@
+"""alpaca-py's REST client, with the mends an order needs.
+
+It builds the URL, signs, serialises and sends; what it lacks is added here: a timeout on every socket, no
+resend of anything (its own loop repeats a POST after 429 and 504), no proxy or netrc from the environment, no
+redirect, and answers left raw, whatever their status. Imported by the first request, in its thread.
+"""
+
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any, Final, cast
+
+from alpaca.common.rest import RESTClient
+from requests.adapters import HTTPAdapter
+from requests.exceptions import ReadTimeout
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+from catalyst.broker.request import Answer, Attempt, Door, Verb
+
+CHUNK: Final = 1 << 16
+IDLE: Final = 20.0  # real seconds after which a kept connection may be dead without our knowing
+
+
+class _Current(threading.local):
+    """The attempt this thread is making."""
+
+    attempt: Attempt | None = None
+
+
+_current: Final = _Current()
+
+
+class _Plain(HTTPConnection):
+    """A connection that asks leave before the first byte of a request."""
+
+    def send(self, data: Any) -> None:
+        if self.sock is None:
+            self.connect()
+        if _current.attempt is not None:
+            _current.attempt.leave()
+        super().send(data)
+
+
+class _Tls(HTTPSConnection):
+    """The same over TLS: the handshake is not yet the request."""
+
+    def send(self, data: Any) -> None:
+        if self.sock is None:
+            self.connect()
+        if _current.attempt is not None:
+            _current.attempt.leave()
+        super().send(data)
+
+
+class _PlainPool(HTTPConnectionPool):
+    ConnectionCls = _Plain
+
+
+class _TlsPool(HTTPSConnectionPool):
+    ConnectionCls = _Tls
+
+
+class _Adapter(HTTPAdapter):
+    """Opens the connections above. `max_retries` is 0, as requests has it."""
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = {"http": _PlainPool, "https": _TlsPool}
+
+
+class Client(RESTClient):
+    """One thread's client: one session, kept warm."""
+
+    def __init__(self, door: Door) -> None:
+        super().__init__(base_url=door.base_url, api_key=door.key, secret_key=door.secret, raw_data=True)
+        self._agent = door.agent
+        self._retry = 0
+        self._used = 0.0
+        self._session.trust_env = False
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, _Adapter(pool_connections=1, pool_maxsize=1))
+
+    def __repr__(self) -> str:
+        return f"Client({self._base_url!r})"
+
+    def ask(
+        self, attempt: Attempt, verb: Verb, version: str, path: str, data: Mapping[str, object] | str | None
+    ) -> Answer:
+        """Send one request once and return its answer, whatever the status."""
+        now = time.monotonic()  # noqa: TID251 - the age of a real socket
+        if (
+            now - self._used > IDLE
+        ):  # an order into a black hole costs seconds of doubt; a handshake costs 50 ms
+            self._session.close()
+        self._used = now
+        _current.attempt = attempt
+        try:
+            sendable = dict(data) if isinstance(data, Mapping) else data
+            return cast(Answer, self._request(verb, path, sendable, api_version=version))
+        finally:
+            _current.attempt = None
+
+    def close(self) -> None:
+        self._session.close()
+
+    def _get_default_headers(self) -> dict[str, str]:
+        headers: dict[str, str] = super()._get_default_headers()
+        headers["User-Agent"] = self._agent
+        return headers
+
+    def _one_request(  # type: ignore[override]  # the whole answer, not only a success's body
+        self, method: str, url: str, opts: dict[str, Any], retry: int
+    ) -> Answer:
+        del retry  # alpaca-py's own resending: there is none
+        bounds = (_current.attempt or Attempt()).bounds
+        limit = time.monotonic() + bounds.total  # noqa: TID251 - bounds a real socket, not market time
+        pieces = []
+        with self._session.request(
+            method, url, stream=True, timeout=(bounds.connect, bounds.read), **opts
+        ) as response:
+            for piece in response.iter_content(CHUNK):
+                pieces.append(piece)
+                if time.monotonic() > limit:  # noqa: TID251 - a peer that drips would hold the thread for ever
+                    raise ReadTimeout(f"the answer was not complete after {bounds.total:g} s")
+            headers = {name.lower(): value for name, value in response.headers.items()}
+            return Answer(response.status_code, b"".join(pieces), headers)

@@ -1,0 +1,38 @@
+"""Many symbols in few requests: a URL has a length limit (414), and no document says which."""
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Final
+from urllib.parse import urlencode
+
+MOST_SYMBOLS: Final = 500
+MOST_BYTES: Final = 5_600  # leaves room for host, path and the other parameters within 6 kB
+
+
+def chunked(symbols: Sequence[str], most: int = MOST_SYMBOLS) -> list[tuple[str, ...]]:
+    """The distinct symbols in their order, in as few chunks as the limits allow; none for no symbols."""
+    return list(_chunks(dict.fromkeys(symbols), most))
+
+
+def _chunks(symbols: dict[str, None], most: int) -> Iterator[tuple[str, ...]]:
+    chunk: list[str] = []
+    size = 0
+    for symbol in symbols:
+        cost = len(symbol.encode()) + 3  # a comma may travel as %2C
+        if chunk and (len(chunk) == most or size + cost > MOST_BYTES):
+            yield tuple(chunk)
+            chunk, size = [], 0
+        chunk.append(symbol)
+        size += cost
+    if chunk:
+        yield tuple(chunk)
+
+
+def query_of(**params: str | int) -> str:
+    """The query with plain commas: encoded, each would cost three bytes of a short URL."""
+    return urlencode(params, safe=",:")
+
+
+def rfc3339(at: datetime) -> str:
+    """An aware instant as the broker's queries take it."""
+    return at.astimezone(UTC).isoformat().replace("+00:00", "Z")

@@ -1,0 +1,216 @@
+"""The time a position had no working stop at the broker: measured from rows, stored, budgeted, told of.
+
+From the first share until the group is confirmed for exactly what is held; and again from the end of its last stop.
+Read from rows alone, so that a restart measures the same gap.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Final
+
+import structlog
+
+from catalyst.clock import Clock
+from catalyst.config.schema import ProtectionConfig
+from catalyst.daemon.runtime.change_signal import Pulse
+from catalyst.domain.order import Purpose, Status
+from catalyst.domain.protection import NEVER_LIVED, Protection
+from catalyst.store import alerts, orders, positions, risk_events
+from catalyst.store.orders import OrderRow
+from catalyst.store.pool import Store
+from catalyst.store.positions import PositionRow
+
+log = structlog.get_logger()
+
+OVER_BUDGET: Final = "NAKED_OVER_BUDGET"
+LOOK_BACK: Final = timedelta(days=1)
+A_DAY: Final = timedelta(days=1)
+
+
+@dataclass
+class Naked:
+    """Writes each gap where the position is, and pages when it is longer than it may be."""
+
+    store: Store
+    clock: Clock
+    cfg: ProtectionConfig
+    bare: set[int] = field(default_factory=set)  # positions not under a working stop right now
+    bared: Pulse = field(default_factory=Pulse)  # another one is
+    _told: set[tuple[int, datetime]] = field(default_factory=set)  # positions, and since when they were bare
+    _held: set[int] | None = None  # of the last look; None: nobody has looked in this life
+
+    async def covered(self, position: PositionRow, rows: Sequence[OrderRow]) -> None:
+        """Write that the position is protected, and how long it was not."""
+        self.bare.discard(position.position_id)
+        if position.protected_at is not None:
+            return
+        since = uncovered_since(position, rows)
+        at = await self._covered_at(since, rows)
+        naked = position.naked_seconds + _seconds(at - since)
+        async with self.store.tx("protected") as conn:
+            await positions.guard(conn, position.position_id, protected_at=at, naked_seconds=naked)
+        log.info(
+            "position_protected",
+            symbol=position.symbol,
+            qty=str(position.quantity),
+            stop=str(position.stop_loss),
+            target=str(position.take_profit),
+            naked_seconds=str(naked),
+        )
+        await self._budget(position, since, at - since, naked)
+
+    async def uncovered(self, position: PositionRow, rows: Sequence[OrderRow], state: Protection) -> None:
+        """Write that the position is not protected; tell somebody when it stays so."""
+        if position.position_id not in self.bare:
+            self.bare.add(position.position_id)
+            self.bared.beat()
+            log.warning(
+                "position_unprotected", symbol=position.symbol, qty=str(position.quantity), state=state
+            )
+        if position.protected_at is not None:
+            async with self.store.tx("uncovered") as conn:
+                await positions.guard(
+                    conn, position.position_id, protected_at=None, naked_seconds=position.naked_seconds
+                )
+        since = uncovered_since(position, rows)
+        gap = self.clock.now() - since
+        await self._budget(position, since, gap, position.naked_seconds + _seconds(gap))
+
+    async def look(self, held: Sequence[PositionRow]) -> None:
+        """Settle what was closed since the last look before anybody could confirm its stop."""
+        ids = {position.position_id for position in held}
+        gone = self._held is None or bool(self._held - ids)
+        self._held = ids
+        self.bare &= ids
+        if not gone:
+            return
+        async with self.store.read() as conn:
+            closed = await positions.unmeasured(conn, since=self.clock.now() - LOOK_BACK)
+        for position in closed:
+            await self._settle(position)
+
+    async def _settle(self, position: PositionRow) -> None:
+        """A position that ended without a confirmed stop was bare until its legs went live, or to its end."""
+        assert position.exit_time is not None  # it is closed
+        async with self.store.read() as conn:
+            rows = await orders.of_position(conn, position.position_id)
+        since = uncovered_since(position, rows)
+        entries = {row.order_id: row for row in rows if row.order_purpose is Purpose.ENTRY}
+        lived = [
+            entries[row.parent_order_id]
+            for row in rows
+            if row.order_purpose is Purpose.STOP_LOSS and row.parent_order_id in entries
+            if row.status is Status.FILLED or row.closed_at is None or row.closed_at >= position.exit_time
+        ]
+        until = position.exit_time
+        if not position.naked_seconds and any(entry.status is Status.FILLED for entry in lived):
+            async with self.store.read() as conn:
+                filled = await orders.last_fill_at(conn, lived[0].order_id)
+            until = min(until, filled or until)
+        naked = position.naked_seconds + _seconds(until - since)
+        async with self.store.tx("protected") as conn:
+            await positions.guard(
+                conn, position.position_id, protected_at=position.exit_time, naked_seconds=naked
+            )
+        await self._budget(position, since, until - since, naked)
+
+    async def _covered_at(self, since: datetime, rows: Sequence[OrderRow]) -> datetime:
+        """When the stop went live: a bracket's with the last fill of its entry, though nobody of ours was alive to
+        hear of it; any other when we saw it."""
+        stops = [row for row in rows if row.order_purpose is Purpose.STOP_LOSS and row.is_working]
+        entries = [
+            row
+            for row in rows
+            if row.order_purpose is Purpose.ENTRY and row.status is Status.FILLED
+            if {stop.parent_order_id for stop in stops} == {row.order_id}
+        ]
+        if not entries:
+            return self.clock.now()
+        async with self.store.read() as conn:
+            at = await orders.last_fill_at(conn, entries[0].order_id)
+        return self.clock.now() if at is None else max(since, at)
+
+    async def _budget(self, position: PositionRow, since: datetime, gap: timedelta, naked: Decimal) -> None:
+        """Page for a position that was bare longer than it may be: once in all, and for every gap as long as that."""
+        budget = Decimal(str(self.cfg.naked_budget_seconds))
+        known = any(position_id == position.position_id for position_id, _ in self._told)
+        if naked <= budget or (known and _seconds(gap) <= budget):
+            return
+        if (position.position_id, since) in self._told:
+            return
+        self._told.add((position.position_id, since))
+        seconds = f"{naked.quantize(Decimal('0.1')):f}"
+        allowed = f"{budget.normalize():f}"
+        message = f"{position.symbol}: {seconds} s without a stop at the broker, {allowed} s are allowed"
+        facts = {
+            "position_id": position.position_id,
+            "symbol": position.symbol,
+            "quantity": str(position.quantity),
+            "seconds": seconds,
+            "budget": allowed,
+        }
+        log.critical("naked_over_budget", **facts)
+        at = self.clock.now()
+        async with self.store.tx("page") as conn:
+            fresh = await alerts.put(
+                conn,
+                severity="CRITICAL",
+                event=OVER_BUDGET,
+                message=message,
+                facts=facts,
+                dedupe_key=f"{OVER_BUDGET}:{position.position_id}:{since.isoformat()}",
+                at=at,
+                window=A_DAY,
+            )
+            if fresh:
+                await risk_events.put(
+                    conn,
+                    event_type=OVER_BUDGET,
+                    severity="CRITICAL",
+                    message=message,
+                    facts=facts,
+                    at=at,
+                    cycle_id=position.cycle_id,
+                )
+
+
+def uncovered_since(position: PositionRow, rows: Sequence[OrderRow]) -> datetime:
+    """Since when no working stop covers the position: the end of its last stop that lived, or of the target that a stop
+    was held behind, else its first fill."""
+    asleep = unfinished(rows)
+    held = {row.parent_order_id for row in rows if row.order_purpose is Purpose.STOP_LOSS and row.is_working}
+    ends = [
+        row.closed_at
+        for row in rows
+        if row.order_purpose is Purpose.STOP_LOSS
+        or (row.order_purpose is Purpose.TAKE_PROFIT and (row.parent_order_id or row.order_id) in held)
+        if row.closed_at is not None
+        and row.status not in (Status.REJECTED, Status.FILLED, Status.REPLACED)
+        and row.cancel_reason != NEVER_LIVED
+        and row.parent_order_id not in asleep
+        and (position.exit_time is None or row.closed_at < position.exit_time)
+    ]
+    return max([position.entry_time, *ends])
+
+
+def unfinished(rows: Sequence[OrderRow]) -> set[int | None]:
+    """Entries that are not completely filled: their legs protect nothing. One that was replaced is as finished
+    as the order that took its place."""
+    after = {row.replaces: row for row in rows if row.replaces is not None}
+    found: set[int | None] = set()
+    for row in rows:
+        last = row
+        while last.status is Status.REPLACED and last.order_id in after:
+            last = after[last.order_id]
+        if row.order_purpose is Purpose.ENTRY and last.status is not Status.FILLED:
+            found.add(row.order_id)
+    if found:  # legs of an entry that was replaced before it filled sleep with the order in its place
+        ours = {row.order_id for row in rows}
+        found |= {row.parent_order_id for row in rows if row.parent_order_id not in {None, *ours}}
+    return found
+
+
+def _seconds(gap: timedelta) -> Decimal:
+    return max(Decimal(0), Decimal(str(round(gap.total_seconds(), 3))))

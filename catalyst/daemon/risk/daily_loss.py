@@ -1,0 +1,179 @@
+"""The day's loss and the time limit: every minute and after each fill; at the limit, the emergency stop."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from decimal import Decimal
+from typing import Final
+
+import structlog
+
+from catalyst.broker.port import Broker
+from catalyst.clock import Clock
+from catalyst.config.schema import Config
+from catalyst.daemon.exits.safe_exit import SafeExit
+from catalyst.daemon.orders.ledger import Books
+from catalyst.daemon.trading_state.account_status import Standing
+from catalyst.domain.errors import BrokerError
+from catalyst.domain.order import Purpose
+from catalyst.domain.position import CloseReason
+from catalyst.store import alerts, cycles, positions, risk_events
+from catalyst.store.cycles import CycleRow
+from catalyst.store.pool import Store, is_outage
+
+log = structlog.get_logger()
+
+EVERY: Final = timedelta(seconds=60)
+AWAY: Final = timedelta(seconds=10)  # while the database is away, no fill of ours says when to look
+
+
+@dataclass
+class RiskWatch:
+    """Compares the worse of our figure and the broker's with the limit."""
+
+    store: Store
+    broker: Broker
+    books: Books
+    exits: SafeExit
+    standing: Standing
+    clock: Clock
+    cfg: Config
+    # False: the tables have not heard of it yet; None: and something is held still.
+    emergency_stop: Callable[[str], Awaitable[bool | None]]
+    cycle_id: str | None = None
+    start_equity: Decimal | None = None
+    _warned: bool = False
+    _stopped: bool = False
+    _untold: str | None = None  # why it was stopped, while the tables have not heard of it
+    _undone: bool = False  # ... and while something is held that could be left
+    _away: bool = False
+
+    async def begin(self, cycle: CycleRow) -> None:
+        """Watch this cycle from now on; what was said and done of it before a restart is not done again."""
+        async with self.store.read() as conn:
+            warned = await risk_events.last_of(conn, "DAILY_LOSS_WARNING")
+            stopped = await risk_events.last_of(conn, "EMERGENCY_STOP")
+        self.cycle_id, self.start_equity = cycle.cycle_id, cycle.start_equity
+        self._warned = warned is not None and warned.cycle_id == cycle.cycle_id
+        self._stopped = stopped is not None and stopped.cycle_id == cycle.cycle_id
+
+    async def run(self) -> None:
+        while True:
+            filled = self.books.filled.count
+            await self.look()
+            await self.books.filled.next(self.clock, AWAY if self._away else EVERY, since=filled)
+
+    async def look(self) -> None:
+        """Measure the day, warn at the threshold, stop at the limit; then end what has been held too long.
+
+        While the database is away the broker's own equity is the measure, and the stop goes through the spool.
+        """
+        if self.cycle_id is None:
+            return
+        try:
+            day = await self._day_pnl()
+        except Exception as error:
+            if not is_outage(error):
+                raise
+            await self._look_without_tables(error)
+            return
+        self._away = False
+        limit = self.cfg.risk.max_daily_loss
+        loss = -day
+        warn_at = limit * Decimal(str(self.cfg.risk.warning_threshold_pct)) / 100
+        if self._untold is not None:
+            await self._stop(self._untold)
+        elif self._reached(loss):
+            await self._stop(f"daily loss {loss:.2f} reached the limit {limit:.2f}")
+        elif loss >= warn_at > 0 and not self._warned:
+            self._warned = True
+            await self._warn(loss, limit)
+        elif loss < warn_at:
+            self._warned = False  # once per crossing
+        await self._end_long_holds()
+
+    def _reached(self, loss: Decimal) -> bool:
+        limit = self.cfg.risk.max_daily_loss
+        return loss >= limit > 0 and not self._stopped and self.cfg.daily_limits.emergency_stop_at_100
+
+    async def _stop(self, reason: str) -> None:
+        told = await self.emergency_stop(reason)
+        self._stopped = True
+        self._untold, self._undone = None if told else reason, told is None
+
+    async def _look_without_tables(self, outage: Exception) -> None:
+        """The broker's figure alone: what the tables would add to it cannot be asked."""
+        self._away = True
+        log.warning("day_watched_without_tables", error=f"{type(outage).__name__}: {outage}")
+        if self._untold is not None and self._undone:
+            await self._stop(self._untold)
+            return
+        if self.start_equity is None or self._stopped:
+            return
+        try:
+            account = await self.broker.account()
+        except BrokerError as error:
+            log.warning("account_unreadable", error=str(error))
+            return
+        loss = self.start_equity - account.equity
+        if self._reached(loss):
+            limit = self.cfg.risk.max_daily_loss
+            await self._stop(f"daily loss {loss:.2f} reached the limit {limit:.2f}, by the broker's equity")
+
+    async def _day_pnl(self) -> Decimal:
+        """Dollars of the day: the worse of the tables' and the broker's own figure."""
+        assert self.cycle_id is not None  # look() returned otherwise
+        began = self.clock.now()
+        async with self.store.tx("risk") as conn:
+            realized, unrealized = await positions.day_pnl(conn, self.cycle_id)
+            await cycles.mark(
+                conn, self.cycle_id, realized=realized, unrealized=unrealized, at=self.clock.now()
+            )
+        ours = realized + unrealized
+        await self.standing.look()
+        if self.start_equity is None:
+            return ours
+        try:
+            account = await self.standing.account(since=began)
+        except BrokerError as error:
+            log.warning("account_unreadable", error=str(error))
+            return ours
+        return min(ours, account.equity - self.start_equity)
+
+    async def _warn(self, loss: Decimal, limit: Decimal) -> None:
+        message = f"the day's loss {loss:.2f} passed {self.cfg.risk.warning_threshold_pct:g} % of {limit:.2f}"
+        log.warning("daily_loss_warning", loss=str(loss), limit=str(limit))
+        async with self.store.tx("risk_warning") as conn:
+            at = self.clock.now()
+            facts = {"loss": str(loss), "limit": str(limit), "cycle_id": self.cycle_id}
+            await risk_events.put(
+                conn,
+                event_type="DAILY_LOSS_WARNING",
+                severity="WARNING",
+                message=message,
+                facts=facts,
+                at=at,
+                cycle_id=self.cycle_id,
+            )
+            await alerts.put(
+                conn,
+                severity="WARNING",
+                event="DAILY_LOSS_WARNING",
+                message=message,
+                facts=facts,
+                dedupe_key=f"DAILY_LOSS_WARNING:{self.cycle_id}:{at:%H%M}",
+                at=at,
+            )
+
+    async def _end_long_holds(self) -> None:
+        longest = timedelta(minutes=self.cfg.positions.max_hold_time_minutes)
+        now = self.clock.now()
+        async with self.store.read() as conn:
+            held = await positions.open_positions(conn)
+        for position in held:
+            if now - position.entry_time >= longest:
+                minutes = int((now - position.entry_time).total_seconds() // 60)
+                reason = f"{CloseReason.TIME_LIMIT}: {position.symbol} held {minutes} minutes"
+                await self.exits.ask(
+                    position.position_id, reason=reason, purpose=Purpose.EXIT, by="risk_watch"
+                )

@@ -1,0 +1,199 @@
+"""The prices of what is held: asked for at their own pace, kept in memory, and written as marks.
+
+A price is a print or the side of a valid quote we would trade at. Stale, one-sided and crossed quotes are not prices;
+without any, the broker's own figure is one. Whoever judges prices reads what was heard last, and asks nobody.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Final
+
+import structlog
+
+from catalyst.broker.port import Broker, MarketData, Priority
+from catalyst.clock import Clock
+from catalyst.concurrency import both
+from catalyst.config.schema import StopMonitorConfig
+from catalyst.domain.errors import BrokerError
+from catalyst.domain.order import PositionSide
+from catalyst.domain.report import Quote, Trade
+from catalyst.store import alerts, positions
+from catalyst.store.pool import Store, is_passing
+from catalyst.store.positions import PositionRow
+
+log = structlog.get_logger()
+
+BLIND_FOR: Final = timedelta(seconds=60)  # without a price we may believe, before somebody is told
+MARK_AGAIN: Final = timedelta(minutes=5)  # a mark that stays the same is written again: it is not an old one
+
+Span = tuple[Decimal, Decimal]
+Mark = tuple[Decimal, Decimal]  # price, unrealised dollars
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What was heard last of a symbol. `shown` is the broker's own price, for when the market has none."""
+
+    at: datetime
+    trade: Trade | None = None
+    quote: Quote | None = None
+    shown: Decimal | None = None
+
+    @property
+    def span(self) -> Span | None:
+        """The lowest and the highest price in it, whether they may be believed or not; None without any."""
+        quote = self.quote
+        found = [
+            price
+            for price in (
+                None if self.trade is None else self.trade.price,
+                None if quote is None else quote.bid,
+                None if quote is None else quote.ask,
+                self.shown,
+            )
+            if price is not None
+        ]
+        return (min(found), max(found)) if found else None
+
+    def side(self, side: PositionSide, oldest: datetime) -> Decimal | None:
+        """The side of a fresh, whole quote that we would trade at."""
+        quote = self.quote
+        if quote is None or quote.at < oldest or quote.bid is None or quote.ask is None:
+            return None
+        return quote.bid if side is PositionSide.LONG else quote.ask
+
+    def print_since(self, oldest: datetime) -> Trade | None:
+        """The print, when it is no older than that."""
+        trade = self.trade
+        return trade if trade is not None and trade.at >= oldest and trade.price > 0 else None
+
+    def market_price(self, side: PositionSide, oldest: datetime) -> Decimal | None:
+        """What the market says a position is worth: the side of a fresh quote, else a fresh print."""
+        quoted = self.side(side, oldest)
+        if quoted is not None:
+            return quoted
+        trade = self.print_since(oldest)
+        return None if trade is None else trade.price
+
+    def mark(self, side: PositionSide, oldest: datetime) -> Decimal | None:
+        """What a position is marked at: the market's price, else the broker's."""
+        found = self.market_price(side, oldest)
+        return self.shown if found is None and self.at >= oldest else found
+
+
+@dataclass
+class Prices:
+    """`heard` is the last word on each symbol asked for, `spans` its lowest and highest price."""
+
+    store: Store
+    market: MarketData
+    broker: Broker
+    clock: Clock
+    cfg: StopMonitorConfig
+    heard: dict[str, Heard] = field(default_factory=dict)
+    spans: dict[str, Span] = field(default_factory=dict)
+    _marked: dict[int, Mark] = field(default_factory=dict)  # as written, by position
+    _marked_at: datetime | None = None
+    _blind: dict[str, datetime] = field(default_factory=dict)  # symbols without a price, and since when
+    _asked_at: datetime | None = None
+
+    @property
+    def oldest(self) -> datetime:
+        """What was said before this instant is no price any more."""
+        return self.clock.now() - timedelta(seconds=self.cfg.stale_after_seconds)
+
+    async def ask(self, held: Sequence[PositionRow]) -> None:
+        """Ask the market for the price of all of it, and the broker for those the market says nothing of."""
+        symbols = sorted({position.symbol for position in held})
+        trades, quotes = await self._read_market(symbols)
+        now = self.clock.now()
+        fresh = {symbol: Heard(now, trades.get(symbol), quotes.get(symbol)) for symbol in symbols}
+        oldest = self.oldest
+        unpriced = {p.symbol for p in held if fresh[p.symbol].market_price(p.side, oldest) is None}
+        if unpriced:
+            shown = await self._broker_prices()
+            for symbol in unpriced:
+                price, old = shown.get(symbol), self.heard.get(symbol)
+                if price is not None:
+                    one = fresh[symbol]
+                    fresh[symbol] = Heard(now, one.trade, one.quote, price)
+                elif old is not None and symbol not in trades and symbol not in quotes:
+                    fresh[symbol] = old  # nothing was heard: what was heard before is as old as it is
+        self._asked_at = now
+        self.heard = fresh
+        self.spans = {symbol: span for symbol, one in fresh.items() if (span := one.span) is not None}
+
+    async def _read_market(self, symbols: Sequence[str]) -> tuple[Mapping[str, Trade], Mapping[str, Quote]]:
+        try:
+            return await both(self.market.trades(symbols), self.market.quotes(symbols))
+        except BrokerError as error:
+            log.warning("prices_unreadable", error=str(error))
+            return {}, {}
+
+    async def _broker_prices(self) -> dict[str, Decimal]:
+        """The broker's own price of each symbol it holds for us; nothing when it cannot be read."""
+        try:
+            shown = await self.broker.positions(priority=Priority.EXIT)
+        except BrokerError as error:
+            log.warning("positions_unreadable", error=str(error))
+            return {}
+        prices = {one.symbol: one.current_price for one in shown}
+        return {symbol: price for symbol, price in prices.items() if price is not None and price > 0}
+
+    async def keep(self, held: Sequence[PositionRow]) -> None:
+        """Write the marks that are not what was written, all by one statement; those that are, every few minutes.
+        That they cannot be kept keeps nobody from acting on them."""
+        now, oldest = self.clock.now(), self.oldest
+        marks: dict[int, Mark] = {}
+        for position in held:
+            heard = self.heard.get(position.symbol)
+            price = None if heard is None else heard.mark(position.side, oldest)
+            if price is not None:
+                marks[position.position_id] = (price, position.holding.unrealized_pnl(price))
+        due = self._marked_at is None or now - self._marked_at >= MARK_AGAIN
+        fresh = {key: mark for key, mark in marks.items() if due or self._marked.get(key) != mark}
+        if not fresh:
+            return
+        try:
+            async with self.store.statement("mark") as conn:
+                await positions.mark(conn, [(key, *mark) for key, mark in fresh.items()], at=now)
+        except Exception as error:
+            if not is_passing(error):
+                raise
+            log.warning("prices_unkept", error=f"{type(error).__name__}: {error}")
+            return
+        self._marked = marks
+        self._marked_at = now if due else self._marked_at
+
+    async def tell_blind(self, held: Sequence[PositionRow], naked: Collection[int], *, tables: bool) -> None:
+        """Tell of held symbols whose prices stay stale, absent or unreadable in the session: until they come back only
+        the broker's own stop watches them."""
+        now, oldest = self.clock.now(), self.oldest
+        missing = {
+            p.symbol
+            for p in held
+            if (heard := self.heard.get(p.symbol)) is None
+            or heard.at != self._asked_at
+            or heard.market_price(p.side, oldest) is None
+        }
+        self._blind = {symbol: self._blind.get(symbol, now) for symbol in sorted(missing)}
+        long = [symbol for symbol, since in self._blind.items() if now - since >= BLIND_FOR]
+        if not long:
+            return
+        log.error("prices_stale", symbols=long)
+        if not tables:
+            return
+        bare = {p.symbol for p in held if p.position_id in naked}
+        async with self.store.tx("page") as conn:
+            for symbol in long:
+                await alerts.put(
+                    conn,
+                    severity="CRITICAL" if symbol in bare else "WARNING",
+                    event="PRICES_STALE",
+                    message=f"{symbol}: no believable price since {self._blind[symbol]:%H:%M:%S} UTC",
+                    facts={"symbol": symbol},
+                    dedupe_key=f"PRICES_STALE:{symbol}",
+                    at=now,
+                )

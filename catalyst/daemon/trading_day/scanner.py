@@ -1,0 +1,273 @@
+"""A scan: the pipeline's stages in their order, with the network calls that lie between them.
+
+The stages are pure; this file fetches what the next one needs, times each, and hands back the frame.
+"""
+
+import asyncio
+import csv
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime, time, timedelta
+from pathlib import Path
+from time import perf_counter
+from typing import Final, ParamSpec, TypeVar
+
+import pandas as pd
+import structlog
+
+from catalyst.broker.port import Broker, MarketData, News
+from catalyst.clock import Clock
+from catalyst.config.schema import Config
+from catalyst.domain.errors import BrokerError, ConfigInvalid
+from catalyst.domain.report import AssetReport
+from catalyst.domain.session import NEW_YORK, Session
+from catalyst.pipeline.frame import funnel, survivors
+from catalyst.pipeline.news import news, to_read
+from catalyst.pipeline.pattern import pattern
+from catalyst.pipeline.plan import Plan, plan, plans
+from catalyst.pipeline.reference import reference
+from catalyst.pipeline.risk import risk
+from catalyst.pipeline.risk_inputs import Account, Portfolio, limits_of
+from catalyst.pipeline.scan import scan
+from catalyst.pipeline.score import score
+from catalyst.pipeline.technical import technical
+from catalyst.pipeline.universe import universe
+
+log = structlog.get_logger()
+
+DAILY_HISTORY: Final = timedelta(days=130)  # about ninety sessions
+INTRADAY_HISTORY: Final = timedelta(days=4)  # reaches the session before a long weekend
+EARLIER_LOOKS: Final = 8
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """One finished scan: the whole frame, what stood after each stage, and real milliseconds by stage."""
+
+    started_at: datetime
+    finished_at: datetime
+    decided_at: datetime
+    frame: pd.DataFrame
+    counts: dict[str, int]
+    milliseconds: dict[str, float]
+    degraded: str | None
+    plans: tuple[Plan, ...]
+    headlines: pd.DataFrame
+
+
+@dataclass
+class Scanner:
+    """Prepares a day and scans it. `prepare` must have run for the day before `scan`."""
+
+    broker: Broker
+    market: MarketData
+    news: News
+    clock: Clock
+    cfg: Config
+    base: pd.DataFrame = field(default_factory=pd.DataFrame)  # the universe, before any scan
+    reference: pd.DataFrame = field(default_factory=pd.DataFrame)
+    daily: pd.DataFrame = field(default_factory=pd.DataFrame)
+    assets: list[AssetReport] = field(default_factory=list)
+    sectors: dict[str, str] = field(default_factory=dict)
+    prepared: date | None = None  # the day whose universe and yardsticks these are
+    _earlier: deque[tuple[datetime, pd.Series]] = field(default_factory=lambda: deque(maxlen=EARLIER_LOOKS))
+
+    async def prepare(self, session: Session) -> None:
+        """Read assets, listings and daily bars; afterwards the universe and the yardsticks of the day stand.
+
+        All of them or none: half a day's are never mixed with another's.
+        """
+        assets = await self.broker.assets()
+        sectors = read_sectors(self.cfg.universe.listings_file)
+        listed = await self._compute(asset_frame, assets, sectors)
+        base = await self._compute(universe, listed, self.cfg.universe)
+        symbols = survivors(base)
+        midnight = datetime.combine(session.day, time(), NEW_YORK).astimezone(session.open.tzinfo)
+        daily = await self.market.bars(symbols, "1Day", midnight - DAILY_HISTORY, midnight)
+        self.reference = await self._compute(reference, daily, session.day)
+        self.assets, self.sectors, self.base, self.daily = assets, sectors, base, daily
+        self.prepared = session.day
+        self._earlier.clear()
+        log.info(
+            "day_prepared",
+            assets=len(self.assets),
+            universe=len(symbols),
+            daily_bars=len(self.daily),
+            sectors=len(set(self.sectors.values())),
+        )
+
+    async def look(self) -> None:
+        """Remember every price of now. A look that fails costs the next scan a momentum window, no more."""
+        if self.base.empty:
+            return
+        try:
+            snapshots = await self.market.snapshots(survivors(self.base))
+        except BrokerError as error:
+            log.warning("look_failed", error=str(error))
+            return
+        self._earlier.append((self.clock.now(), snapshots["trade_price"]))
+
+    async def scan(self, session: Session, portfolio: Portfolio, account: Account, *, slots: int) -> Scan:
+        """Take every symbol through the stages; plans are those that may be traded now.
+
+        Raises BrokerUnavailable when the market itself could not be read; a news source that failed only
+        degrades the scan.
+        """
+        cfg = self.cfg
+        started = self.clock.now()
+        watch = Stopwatch()
+        snapshots = await self.market.snapshots(survivors(self.base))
+        watch.lap("snapshots")
+        now = self.clock.now()
+        frame = await self._compute(self._scan, snapshots, session, now)
+        self._earlier.append((now, snapshots["trade_price"]))
+        watch.lap("scan")
+        headlines, degraded = await self._headlines(frame, now)
+        watch.lap("headlines")
+        frame = await self._compute(self._news, frame, headlines, self.clock.now(), degraded is not None)
+        watch.lap("news")
+        wanted = sorted({*survivors(frame), *portfolio.sides()})
+        bars = await self.market.bars(
+            wanted,
+            f"{cfg.pipeline.bar_minutes}Min",
+            session.open - INTRADAY_HISTORY,
+            self.clock.now(),
+        )
+        watch.lap("bars")
+        decided = self.clock.now()
+        frame = await self._compute(self._judge, frame, bars, session, decided, watch)
+        frame = await self._compute(self._risk, frame, bars, portfolio, account, session, decided, slots)
+        watch.lap("risk")
+        return Scan(
+            started,
+            self.clock.now(),
+            decided,
+            frame,
+            funnel(frame),
+            watch.laps,
+            degraded,
+            tuple(plans(frame)),
+            headlines,
+        )
+
+    async def _compute(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a pure stage off the loop: the stop monitor must not wait for a frame."""
+        with self.clock.hold():
+            return await asyncio.to_thread(work, *args, **kwargs)
+
+    def _scan(self, snapshots: pd.DataFrame, session: Session, now: datetime) -> pd.DataFrame:
+        return scan(
+            self.base, snapshots, self.reference, session, now, self.cfg.scan,
+            allow_short=self.cfg.trading.allow_short, earlier=tuple(self._earlier),
+        )  # fmt: skip
+
+    async def _headlines(self, frame: pd.DataFrame, now: datetime) -> tuple[pd.DataFrame, str | None]:
+        """The headlines of the best by scan score, and why there are none when the source failed."""
+        wanted = to_read(frame, self.cfg.news)
+        if not wanted or not self.cfg.features.news_sentiment:
+            return pd.DataFrame(), None
+        since = now - timedelta(hours=self.cfg.news.lookback_hours)
+        try:
+            return await self.news.headlines(wanted, since, now), None
+        except BrokerError as error:
+            log.warning("scan_degraded", reason=f"news: {error}")
+            return pd.DataFrame(), f"news: {error}"
+
+    def _news(
+        self, frame: pd.DataFrame, headlines: pd.DataFrame, now: datetime, failed: bool
+    ) -> pd.DataFrame:
+        return news(
+            frame, headlines, now, self.cfg.news,
+            allow_short=self.cfg.trading.allow_short, enabled=self.cfg.features.news_sentiment, failed=failed,
+        )  # fmt: skip
+
+    def _judge(
+        self, frame: pd.DataFrame, bars: pd.DataFrame, session: Session, now: datetime, watch: "Stopwatch"
+    ) -> pd.DataFrame:
+        cfg, minutes = self.cfg, self.cfg.pipeline.bar_minutes
+        frame = pattern(
+            frame, bars, session, now, cfg.pattern,
+            bar_minutes=minutes, allow_short=cfg.trading.allow_short,
+            enabled=cfg.features.pattern_detection, required=cfg.pipeline.require_pattern,
+        )  # fmt: skip
+        watch.lap("pattern")
+        frame = technical(
+            frame, bars, self._daily_of(frame), session, now, cfg.technical, bar_minutes=minutes
+        )
+        watch.lap("technical")
+        frame = score(frame, cfg.scoring)
+        watch.lap("score")
+        return frame
+
+    def _risk(
+        self,
+        frame: pd.DataFrame,
+        bars: pd.DataFrame,
+        portfolio: Portfolio,
+        account: Account,
+        session: Session,
+        now: datetime,
+        slots: int,
+    ) -> pd.DataFrame:
+        wanted = {*survivors(frame), *portfolio.sides()}
+        daily = self.daily[self.daily["symbol"].isin(wanted)]
+        frame = risk(
+            frame, portfolio, account, limits_of(self.cfg), session, now,
+            daily=daily, bars=bars, bar_minutes=self.cfg.pipeline.bar_minutes,
+        )  # fmt: skip
+        return plan(frame, session, now, self.cfg.plan, top_n=self.cfg.workflow.execute_top_n, slots=slots)
+
+    def _daily_of(self, frame: pd.DataFrame) -> pd.DataFrame:
+        return self.daily[self.daily["symbol"].isin(survivors(frame))]
+
+
+@dataclass
+class Stopwatch:
+    """Real milliseconds between laps: how long our own work and the network took, on no market's clock."""
+
+    laps: dict[str, float] = field(default_factory=dict)
+    _last: float = field(default_factory=perf_counter)
+
+    def lap(self, name: str) -> None:
+        now = perf_counter()
+        self.laps[name] = round((now - self._last) * 1000, 2)
+        self._last = now
+
+
+def asset_frame(assets: Sequence[AssetReport], sectors: dict[str, str]) -> pd.DataFrame:
+    """Index symbol; name, exchange, tradable, shortable, easy_to_borrow, status, sector (missing where unknown)."""
+    columns: dict[str, Callable[[AssetReport], object]] = {
+        "name": lambda asset: asset.name,
+        "exchange": lambda asset: asset.exchange,
+        "tradable": lambda asset: asset.tradable,
+        "shortable": lambda asset: asset.shortable,
+        "easy_to_borrow": lambda asset: asset.easy_to_borrow,
+        "status": lambda asset: asset.status,
+        "sector": lambda asset: sectors.get(asset.symbol),
+    }
+    index = pd.Index([asset.symbol for asset in assets], name="symbol", dtype="str")
+    return pd.DataFrame({name: [read(asset) for asset in assets] for name, read in columns.items()}, index)
+
+
+def read_sectors(path: Path | None) -> dict[str, str]:
+    """Symbol → sector of a listings file (CSV: symbol, name, sector); unknown stays out.
+
+    Raises ConfigInvalid when the file cannot be read or lacks a column.
+    """
+    if path is None:
+        return {}
+    try:
+        if path.suffix == ".gz":
+            rows = pd.read_csv(path, dtype=str, keep_default_na=False).to_dict("records")
+        else:
+            with path.open(newline="", encoding="utf-8") as file:
+                rows = list(csv.DictReader(file))
+        return {str(row["symbol"]): str(row["sector"]) for row in rows if row["sector"]}
+    except (OSError, KeyError, ValueError) as error:
+        raise ConfigInvalid(
+            f"universe.listings_file {path}: {error!r}; it needs the columns symbol, name, sector"
+        ) from None

@@ -1,0 +1,125 @@
+"""The market day as data: a list of (time, job). Live, APScheduler keeps it; scaled and manual time walk the very
+same triggers on the Clock."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, time, timedelta
+from enum import StrEnum
+from typing import Final
+
+import structlog
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from apscheduler.triggers.date import DateTrigger
+
+from catalyst.clock import Clock, SystemClock
+from catalyst.config.schema import Config
+from catalyst.domain.session import NEW_YORK, Session
+
+log = structlog.get_logger()
+
+
+class Job(StrEnum):
+    PRE_OPEN = "pre_open"  # calendar, assets, reference data, account
+    FIRST_SCAN = "first_scan"  # on pre-market data; entries wait for the open
+    LOOK = "look"  # remember every price, so that the next scan knows the last minutes' momentum
+    SCAN = "scan"  # scan, evaluate, trade
+    FLAT = "flat"  # no entries any more; leave everything
+    VERIFY_FLAT = "verify_flat"
+    CLOSE = "close"  # final fills, final P&L, report
+
+
+# A job of the past that still has to happen when the daemon starts late. A missed scan is only missed.
+LEVEL_TRIGGERED: Final = frozenset({Job.PRE_OPEN, Job.FLAT, Job.VERIFY_FLAT, Job.CLOSE})
+
+FIXED_SCANS: Final = (time(10, 30), time(12, 0), time(14, 0))
+PRE_OPEN_AT: Final = time(8, 0)
+FIRST_SCAN_BEFORE_OPEN: Final = timedelta(minutes=15)
+OPENING_SCAN_AFTER_OPEN: Final = timedelta(minutes=5)
+LOOKS_BEFORE_SCAN: Final = (timedelta(minutes=15), timedelta(minutes=5))
+VERIFY_BEFORE_CLOSE: Final = timedelta(minutes=5)
+CLOSE_AFTER: Final = timedelta(minutes=2)  # day orders end and the last fills are booked
+
+
+@dataclass(frozen=True, slots=True)
+class Appointment:
+    """One job at its instant (UTC)."""
+
+    at: datetime
+    job: Job
+
+
+def market_day(session: Session, cfg: Config) -> tuple[Appointment, ...]:
+    """Every job of a session, in order of time; half days shorten it, DST moves it with New York."""
+    day = session.day
+    flat = session.flat_at(cfg.session.flat_before_close_minutes)
+    last_scan = min(flat, session.close - timedelta(minutes=cfg.session.no_entries_before_close_minutes))
+    verify = session.close - min(VERIFY_BEFORE_CLOSE, (session.close - flat) / 2)  # after the exits began
+    opening = session.open + OPENING_SCAN_AFTER_OPEN
+    scans = {opening}
+    if every := cfg.workflow.scan_frequency_minutes:
+        step = timedelta(minutes=every)
+        scans |= {session.open + n * step for n in range(1, int((last_scan - session.open) / step) + 1)}
+    else:
+        scans |= {datetime.combine(day, at, NEW_YORK).astimezone(session.open.tzinfo) for at in FIXED_SCANS}
+    kept = sorted(at for at in scans if opening <= at <= last_scan)
+    looks = {at - before for at in kept for before in LOOKS_BEFORE_SCAN} - set(kept)
+    appointments = [
+        Appointment(
+            datetime.combine(day, PRE_OPEN_AT, NEW_YORK).astimezone(session.open.tzinfo), Job.PRE_OPEN
+        ),
+        Appointment(session.open - FIRST_SCAN_BEFORE_OPEN, Job.FIRST_SCAN),
+        *(Appointment(at, Job.LOOK) for at in looks if at > session.open),
+        *(Appointment(at, Job.SCAN) for at in kept),
+        Appointment(flat, Job.FLAT),
+        Appointment(verify, Job.VERIFY_FLAT),
+        Appointment(session.close + CLOSE_AFTER, Job.CLOSE),
+    ]
+    return tuple(sorted(appointments, key=lambda appointment: appointment.at))
+
+
+def still_to_do(day: Sequence[Appointment], now: datetime) -> tuple[Appointment, ...]:
+    """What a daemon that starts at `now` has to do: all of the future, and of the past what must still happen. The
+    preparation is for scans: once they are over, it would only hold up the exits."""
+    scans = any(each.at >= now and each.job in (Job.FIRST_SCAN, Job.SCAN) for each in day)
+    due = []
+    for appointment in day:
+        must = appointment.job in LEVEL_TRIGGERED and (scans or appointment.job is not Job.PRE_OPEN)
+        if appointment.at >= now or must:
+            due.append(appointment)
+        else:
+            log.warning("job_missed", job=appointment.job, at=appointment.at.isoformat())
+    return tuple(due)
+
+
+async def keep(day: Sequence[Appointment], clock: Clock, act: Callable[[Job], Awaitable[None]]) -> None:
+    """Run each appointment at its instant, never two at once; one that is late runs once, at once."""
+    if isinstance(clock, SystemClock):
+        await _keep_by_apscheduler(day, act)
+        return
+    for appointment in day:
+        fires = DateTrigger(appointment.at, timezone=UTC).get_next_fire_time(None, clock.now())
+        await clock.sleep_until(fires)
+        await act(appointment.job)
+
+
+async def _keep_by_apscheduler(day: Sequence[Appointment], act: Callable[[Job], Awaitable[None]]) -> None:
+    """Live: APScheduler fires, a single task acts in the order of firing."""
+    queue: asyncio.Queue[Job] = asyncio.Queue()
+    scheduler = AsyncIOScheduler(timezone=NEW_YORK)
+    for number, appointment in enumerate(day):
+        scheduler.add_job(
+            queue.put,
+            DateTrigger(appointment.at, timezone=UTC),  # said, so that the host's zone is never asked
+            args=[appointment.job],
+            id=f"{number:03}-{appointment.job}",  # of two at one instant the lower id fires first
+            misfire_grace_time=None,  # a pause of the machine must not lose the flat at the close
+            coalesce=True,
+            max_instances=1,
+        )
+    scheduler.start()
+    try:
+        for _ in day:
+            await act(await queue.get())
+    finally:
+        scheduler.shutdown(wait=False)

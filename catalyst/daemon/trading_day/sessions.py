@@ -1,0 +1,64 @@
+"""Which session is today's or the next, asked of the broker."""
+
+from datetime import date, timedelta
+from typing import Final
+
+import structlog
+
+from catalyst.broker.alpaca import AlpacaBroker
+from catalyst.clock import Clock
+from catalyst.domain.errors import BrokerError
+from catalyst.domain.session import Session, trading_date
+from catalyst.store import trading_days as stored_sessions
+from catalyst.store.pool import Store, is_outage
+
+log = structlog.get_logger()
+
+LINGER: Final = timedelta(minutes=5)  # after its close a session is today's no longer
+RETRY: Final = timedelta(seconds=5)
+
+
+async def next_session(broker: AlpacaBroker, store: Store, clock: Clock) -> Session:
+    """Today's session, or the next one when today's is over or there is none; asked for until it is known."""
+    while (session := await session_ahead(broker, store, clock)) is None:
+        await clock.sleep(RETRY)
+    return session
+
+
+async def session_ahead(broker: AlpacaBroker, store: Store, clock: Clock) -> Session | None:
+    """Today's session, or the next one when today's is over or there is none; None when nobody knows.
+
+    A broker that does not tell has told of today before, when the day was prepared: then the tables know it.
+    """
+    today = trading_date(clock.now())
+    try:
+        sessions = await broker.calendar(today, today + timedelta(days=10))
+    except BrokerError as error:
+        kept = await _kept(store, today)
+        log.warning("calendar_unreadable", error=str(error), kept=kept is not None)
+        sessions = [] if kept is None else [kept]
+    ahead = [session for session in sessions if session.close + LINGER > clock.now()]
+    if not ahead:
+        log.warning("no_session_known", days=len(sessions))
+    return ahead[0] if ahead else None
+
+
+async def _kept(store: Store, today: date) -> Session | None:
+    try:
+        async with store.read() as conn:
+            return await stored_sessions.get(conn, today)
+    except Exception as error:
+        if not is_outage(error):
+            raise
+        return None
+
+
+async def session_of_today(broker: AlpacaBroker, clock: Clock) -> Session | None:
+    """Today's session; None when there is none, or when it could not be read."""
+    today = trading_date(clock.now())
+    try:
+        sessions = await broker.calendar(today, today)
+    except BrokerError as error:
+        log.warning("calendar_unreadable", error=str(error))
+        return None
+    return sessions[0] if sessions else None

@@ -1,0 +1,567 @@
+"""A trading day's jobs: what each does to the cycle, and the entries a scan leads to."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Final, assert_never
+
+import structlog
+
+from catalyst.broker.port import Broker
+from catalyst.clock import Clock
+from catalyst.config.schema import Config, SessionMode
+from catalyst.daemon.exits.flatten import Flatten
+from catalyst.daemon.exits.safe_exit import SafeExit
+from catalyst.daemon.orders.ledger import Books
+from catalyst.daemon.orders.submission import Execution
+from catalyst.daemon.reconciliation.reconciler import Reconciler
+from catalyst.daemon.risk.daily_loss import RiskWatch
+from catalyst.daemon.risk.emergency_stop import LATCH, HardStop
+from catalyst.daemon.trading_day.end_of_day import CLOSE_WITHIN, Closing
+from catalyst.daemon.trading_day.scan_records import records_of
+from catalyst.daemon.trading_day.scanner import Scan, Scanner
+from catalyst.daemon.trading_day.schedule import Job
+from catalyst.daemon.trading_state.account_status import heed
+from catalyst.daemon.trading_state.entry_gate import Gate
+from catalyst.domain import cycle as machine
+from catalyst.domain.bracket_check import misplaced
+from catalyst.domain.cycle import CycleStatus
+from catalyst.domain.errors import BrokerError, IllegalTransition
+from catalyst.domain.order import PositionSide, Purpose, Status, side_for
+from catalyst.domain.position import CloseReason
+from catalyst.domain.session import NEW_YORK, Session, trading_date
+from catalyst.pipeline.plan import Plan
+from catalyst.pipeline.risk_inputs import Account, Held, Portfolio, Working
+from catalyst.store import (
+    alerts,
+    candidates,
+    cycles,
+    latches,
+    orders,
+    positions,
+    proposals,
+    securities,
+    trading_days,
+)
+from catalyst.store.cycles import CycleRow
+from catalyst.store.orders import NewOrder
+from catalyst.store.pool import Store
+
+log = structlog.get_logger()
+
+FLAT_WITHIN: Final = timedelta(minutes=8)
+STAY_FLAT: Final = timedelta(
+    seconds=15
+)  # between two looks whether a flatten's latch is set and something is held
+PREPARE_AGAIN: Final = (timedelta(seconds=5), timedelta(seconds=20), timedelta(seconds=60))
+# Real seconds a job may take before it is cut: a scan that hangs must not hold up the exits before the close.
+JOB_LIMIT: Final = 600.0
+# The close limits each of its attempts itself, and goes on trying.
+LIMITS: Final = {Job.FIRST_SCAN: 120.0, Job.SCAN: 120.0, Job.PRE_OPEN: 300.0, Job.LOOK: 60.0, Job.CLOSE: None}
+FOR_ENTRIES: Final = frozenset({Job.PRE_OPEN, Job.FIRST_SCAN, Job.LOOK, Job.SCAN})
+
+
+@dataclass
+class Day:
+    """One session. `run` is called by the schedule, one job at a time."""
+
+    store: Store
+    broker: Broker
+    books: Books
+    execution: Execution
+    exits: SafeExit
+    flatten: Flatten
+    gate: Gate
+    reconciler: Reconciler
+    risk_watch: RiskWatch
+    scanner: Scanner
+    hard_stop: HardStop
+    clock: Clock
+    cfg: Config
+    mode: SessionMode
+    session: Session
+    epoch: int
+    cycle_id: str = ""
+    over: bool = False  # every job had its turn
+    proven: bool = False  # the close proved that nothing is left, and the result
+
+    @property
+    def goes_on(self) -> bool:
+        """True while a job may still be to do, however late: the next day has not come near yet."""
+        return not self.over and self.clock.now() < self.session.close + CLOSE_WITHIN
+
+    async def run(self, job: Job) -> None:
+        """Do one job; one that fails is told of and does not take the daemon down. What only entries need is left out
+        once the exits are due: scans that took too long have not queued up before them."""
+        flat_at = self.session.flat_at(self.cfg.session.flat_before_close_minutes)
+        if job in FOR_ENTRIES and self.clock.now() >= flat_at:
+            log.warning("job_missed", job=job, reason="the day is ending")
+            return
+        if job is not Job.LOOK:
+            log.info("job_started", job=job)
+        try:
+            async with asyncio.timeout(LIMITS.get(job, JOB_LIMIT)):  # noqa: TID251 - a hung job is cut in real time
+                await self._do(job)
+        except Exception as error:  # the day goes on; the next job finds the cycle where this one left it
+            if isinstance(error, BrokerError):
+                log.warning("job_failed", job=job, error=str(error))
+            else:
+                log.exception("job_failed", job=job)
+            async with self.store.tx("job_failed") as conn:
+                await alerts.put(
+                    conn,
+                    severity="WARNING",
+                    event="JOB_FAILED",
+                    message=f"the job {job} failed; see the log",
+                    facts={"job": job, "cycle_id": self.cycle_id},
+                    dedupe_key=f"JOB_FAILED:{self.cycle_id}:{job}",
+                    at=self.clock.now(),
+                )
+
+    async def _do(self, job: Job) -> None:
+        match job:
+            case Job.PRE_OPEN:
+                await self.prepare(again=PREPARE_AGAIN)
+            case Job.LOOK:
+                await self.scanner.look()
+            case Job.FIRST_SCAN | Job.SCAN:
+                await self.scan(trade=True)
+            case Job.FLAT:
+                await self.go_flat()
+            case Job.VERIFY_FLAT:
+                await self.verify_flat()
+            case Job.CLOSE:
+                await self.close()
+            case _:
+                assert_never(job)
+
+    # -- the cycle
+
+    async def begin(self) -> None:
+        """Open today's cycle, or resume it; read the latches; tell the parts which day it is."""
+        now = self.clock.now()
+        account = await self.broker.account()
+        async with self.store.tx("cycle") as conn:
+            await trading_days.put(conn, [self.session])
+            row, fresh = await cycles.open_day(
+                conn,
+                cycle_id=machine.cycle_id(now.astimezone(NEW_YORK)),
+                day=self.session.day,
+                mode=self.mode,
+                max_positions=self.cfg.risk.max_positions,
+                max_daily_loss=self.cfg.risk.max_daily_loss,
+                scan_frequency=self.cfg.workflow.scan_frequency_minutes * 60,
+                start_equity=account.equity,
+                config_hash=self.cfg.fingerprint,
+                at=now,
+            )
+            latched = await latches.active_latches(conn)
+            carried = await positions.carry(conn, row.cycle_id)
+        self.cycle_id = row.cycle_id
+        await self.risk_watch.begin(row)
+        await self.hard_stop.begin()
+        self.exits.session = self.session
+        for name, why in latched.items():
+            self.gate.shut(name, why)
+        if LATCH in latched and row.status is not CycleStatus.COMPLETED:
+            row = await self._end_stopped_day(row, latched[LATCH])
+        self.gate.clear("close")  # of an earlier day, whose loop never came to its end
+        if row.status in (CycleStatus.CLOSED, CycleStatus.COMPLETED):
+            self.gate.shut("closed", "the day's cycle is closed")
+        else:
+            self.gate.clear("closed")
+            if row.status is not CycleStatus.IDLE:
+                await self._rest()  # whoever was scanning or trading is no more
+        heed(self.gate, account)
+        await self._leave_carried(carried)
+        to_be_flat = self.cfg.positions.close_all_at_market_close
+        await self._closing().make_up(self.session.day, to_be_flat=to_be_flat)
+        structlog.contextvars.bind_contextvars(cycle_id=self.cycle_id)
+        log.info(
+            "cycle_opened" if fresh else "cycle_resumed",
+            status=row.status,
+            mode=self.mode,
+            equity=str(account.equity),
+            session_open=self.session.open.astimezone(NEW_YORK).strftime("%H:%M"),
+            session_close=self.session.close.astimezone(NEW_YORK).strftime("%H:%M"),
+        )
+        await (
+            self.risk_watch.look()
+        )  # a loss that was booked by recovery counts before the first job can enter
+
+    async def _end_stopped_day(self, row: CycleRow, why: str) -> CycleRow:
+        """A stop whose latch was written today and whose death came before the rest of it: the cycle follows."""
+        async with self.store.tx("halt") as conn:
+            since = await latches.latched_at(conn, LATCH)
+            if since is None or trading_date(since) != row.cycle_date:
+                return row
+            until = since + timedelta(minutes=self.cfg.emergency.cooldown_period_minutes)
+            await cycles.halt(conn, row.cycle_id, reason=why, until=until, at=self.clock.now())
+        await self._advance(CycleStatus.CLOSED)
+        async with self.store.read() as conn:
+            found = await cycles.get(conn, row.cycle_id)
+        assert found is not None  # it was read above
+        return found
+
+    async def _leave_carried(self, fresh: list[str]) -> None:
+        """Positions of an earlier day are left at the open; until then they stay protected."""
+        if fresh:
+            log.warning("positions_carried", symbols=fresh)
+        if not self.cfg.positions.close_all_at_market_close:
+            return
+        async with self.store.read() as conn:
+            held = await positions.open_positions(conn)
+        for position in held:
+            if position.carried:
+                reason = f"{CloseReason.MARKET_CLOSE}: {position.symbol} was carried from an earlier day"
+                await self.exits.ask(position.position_id, reason=reason, purpose=Purpose.EXIT, by="schedule")
+
+    async def stay_flat(self) -> None:
+        """While a flatten's latch is set, or an emergency stop is unfinished, nothing is held: neither what a death
+        left of it, nor what comes after it (an order that rose again, say)."""
+        await self.clock.sleep_until(self.session.open)
+        first = True
+        while self.clock.now() < self.session.close:
+            if not self.flatten.under_way and (
+                (first and not await self.flatten.nothing_left()) or await self.flatten.something_new()
+            ):
+                await self._stay_flat_now()
+            await self.hard_stop.finish()
+            first = False
+            await self.clock.sleep(STAY_FLAT)
+
+    async def _stay_flat_now(self) -> None:
+        """Do what the latches that are set, and a stop on record, ask for."""
+        async with self.store.read() as conn:
+            latched = await latches.active_latches(conn)
+        stop = self.hard_stop.unfinished
+        emergency = LATCH in latched or stop is not None
+        leave = self.cfg.emergency.close_all_positions_on_limit if stop is None else stop.leave
+        if emergency and not leave and "flatten" not in latched:
+            await self.flatten.end_entries(within=timedelta(seconds=60))
+            return
+        if not emergency and "flatten" not in latched:
+            return
+        await self.flatten.run(
+            CloseReason.EMERGENCY_STOP if emergency else CloseReason.MANUAL,
+            by="recovery",
+            purpose=Purpose.EXIT if emergency else Purpose.FLATTEN,
+            within=timedelta(seconds=60),
+            cycle_id=self.cycle_id,
+        )
+
+    async def end_entries(self, latch: str, *, reason: str, by: str, until: datetime | None = None) -> None:
+        """No entry before the next session, and then only when somebody has resumed; restarts change nothing."""
+        await self.flatten.latch(latch, reason=reason, by=by)
+        async with self.store.tx("halt") as conn:
+            await cycles.halt(conn, self.cycle_id, reason=reason, until=until, at=self.clock.now())
+        await self._advance(CycleStatus.CLOSED)
+
+    async def _advance(self, then: CycleStatus) -> bool:
+        """Move the cycle along its table; false when it is not the moment (it is closed, say)."""
+        async with self.store.tx("cycle") as conn:
+            row = await cycles.get(conn, self.cycle_id)
+            assert row is not None  # begin() opened it
+            if row.status == then:
+                return True
+            try:
+                machine.advance(row.status, then)
+            except IllegalTransition:
+                return False
+            await cycles.advance(conn, self.cycle_id, seen=row.status, then=then, at=self.clock.now())
+        if then is CycleStatus.CLOSED:
+            self.gate.shut("closed", "the day's cycle is closed")
+        log.info("cycle_advanced", before=row.status, now=then)
+        return True
+
+    # -- jobs
+
+    async def prepare(self, *, again: Sequence[timedelta] = ()) -> None:
+        """Assets, listings, yardsticks; the securities table follows the broker's list.
+
+        A broker that cannot be read is asked again after each of `again`; after the last, BrokerError is the caller's.
+        """
+        for pause in (*again, None):
+            try:
+                await self.scanner.prepare(self.session)
+                break
+            except BrokerError as error:
+                if pause is None:
+                    raise
+                log.warning("preparation_waits", error=str(error), seconds=pause.total_seconds())
+                await self.clock.sleep(pause)
+        async with self.store.tx("securities") as conn:
+            await securities.refresh(conn, self.scanner.assets, at=self.clock.now())
+            await securities.put_sectors(conn, self.scanner.sectors)
+
+    async def scan(self, *, trade: bool) -> Scan | None:
+        """Scan, evaluate, trade while a slot is free; every symbol's fate is stored before an order leaves."""
+        if self.scanner.prepared != self.session.day:
+            await self.prepare()
+        if not await self._advance(CycleStatus.SCANNING):
+            log.info("scan_skipped", reason="the cycle is closed")
+            return None
+        try:
+            return await self._scan_and_trade(trade=trade)
+        finally:
+            await self._rest()
+
+    async def _scan_and_trade(self, *, trade: bool) -> Scan | None:
+        portfolio, account = await self._portfolio()
+        slots = max(0, self.cfg.risk.max_positions - portfolio.slots_used())
+        try:
+            found = await self.scanner.scan(self.session, portfolio, account, slots=slots)
+        except BrokerError as error:
+            log.warning("scan_failed", error=str(error))
+            return None
+        scan_id = await self._record(found)
+        await self._advance(CycleStatus.EVALUATING)
+        if trade and found.plans and await self._advance(CycleStatus.TRADING):
+            for each in found.plans:
+                try:
+                    await self._enter(each, found, scan_id)
+                except Exception:  # one entry that fails must not keep the others from theirs
+                    log.exception("entry_failed", symbol=each.symbol)
+        return found
+
+    async def _rest(self) -> None:
+        """After a scan: watch what is held, or wait for the next one."""
+        async with self.store.read() as conn:
+            busy = await positions.open_positions(conn) or await orders.working(conn)
+            row = await cycles.get(conn, self.cycle_id)
+        rests = not busy and row is not None and row.status in (CycleStatus.SCANNING, CycleStatus.EVALUATING)
+        await self._advance(CycleStatus.IDLE if rests else CycleStatus.MONITORING)
+
+    async def go_flat(self) -> None:
+        """No entry any more; everything is left, safely, before the actual close."""
+        self.gate.shut("close", "the day is ending")
+        await self._advance(CycleStatus.CLOSED)
+        if not self.cfg.positions.close_all_at_market_close:
+            return
+        left = self.session.close - self.clock.now()
+        await self.flatten.run(
+            CloseReason.MARKET_CLOSE,
+            by="schedule",
+            purpose=Purpose.EXIT,
+            within=min(FLAT_WITHIN, max(left - timedelta(seconds=30), timedelta(seconds=30))),
+            cycle_id=self.cycle_id,
+        )
+
+    async def verify_flat(self) -> None:
+        """Five minutes before the close everything should be flat; if not, the exits go on and somebody is told."""
+        async with self.store.read() as conn:
+            held = await positions.open_positions(conn)
+        if not held:
+            log.info("flat_verified")
+            return
+        log.error("not_flat", symbols=[position.symbol for position in held])
+        await self.go_flat()
+
+    async def close(self) -> None:
+        """Hear the last word of the broker, fix the day's figures, prove them, complete the cycle."""
+        closing = self._closing()
+        await closing.run(self.cycle_id, self.session, lambda: self._advance(CycleStatus.CLOSED))
+        self.proven = closing.proven
+
+    def _closing(self) -> Closing:
+        return Closing(self.store, self.broker, self.reconciler, self.flatten, self.clock)
+
+    async def emergency_stop(self, reason: str) -> bool | None:
+        """The hard stop of this day; false when the tables have not heard of it, and it is to be run again then; None:
+        as soon as may be."""
+        return await self.hard_stop.run(reason, cycle_id=self.cycle_id, end_entries=self.end_entries)
+
+    # -- what the risk stage is told
+
+    async def _portfolio(self) -> tuple[Portfolio, Account]:
+        """What is held and working now, and what the account may do."""
+        async with self.store.read() as conn:
+            held = await positions.open_positions(conn)
+            working = [row for row in await orders.working(conn) if row.order_purpose is Purpose.ENTRY]
+            realized, unrealized = await positions.day_pnl(conn, self.cycle_id)
+        report = await self.broker.account()
+        heed(self.gate, report)
+        sectors = self.scanner.sectors
+        portfolio = Portfolio(
+            tuple(
+                Held(
+                    p.symbol, p.side, p.quantity, p.entry_price, p.stop_loss,
+                    sectors.get(p.symbol, "unknown"), p.last_price,
+                )
+                for p in held
+            ),
+            tuple(
+                Working(
+                    row.symbol, row.position_side, row.remaining, row.limit_price or Decimal(0),
+                    sectors.get(row.symbol, "unknown"), reserved=row.status is not Status.CREATED,
+                )
+                for row in working
+            ),
+        )  # fmt: skip
+        start = self.risk_watch.start_equity or report.last_equity
+        reasons_shut = "; ".join(f"{name}: {why}" for name, why in sorted(self.gate.reasons.items()))
+        account = Account(
+            equity=report.equity,
+            start_of_day_equity=start,
+            buying_power=report.buying_power,
+            day_pnl=min(realized + unrealized, report.equity - start),
+            shorting_enabled=report.shorting_enabled,
+            restriction=reasons_shut or (None if report.may_enter else f"the account is {report.status}"),
+        )
+        return portfolio, account
+
+    async def _record(self, found: Scan) -> int:
+        """Store what the scan saw: one transaction, the whole frame compressed beside the candidates."""
+        with self.clock.hold():
+            kept = await asyncio.to_thread(records_of, found, self.cycle_id)
+        async with self.store.tx("scan") as conn:
+            scan_id = await candidates.record(
+                conn,
+                kept.scan,
+                kept.candidates,
+                news=kept.news,
+                patterns=kept.patterns,
+                indicators=kept.indicators,
+            )
+        log.info(
+            "scan_finished",
+            counts=found.counts,
+            milliseconds={name: round(ms, 1) for name, ms in found.milliseconds.items()},
+            degraded=found.degraded,
+            plans=[each.symbol for each in found.plans],
+        )
+        return scan_id
+
+    # -- entries
+
+    async def _enter(self, each: Plan, found: Scan, scan_id: int) -> None:
+        """Turn one plan into an order: sent at once when autonomous, else proposed."""
+        refusal = await self.refusal(each.symbol)
+        if (self.clock.now() - each.decided_at).total_seconds() > self.cfg.execution.signal_max_age_seconds:
+            refusal = refusal or "the signal is stale"
+        if refusal is None:
+            refusal = await self.off_market(each.symbol, each.side, each.entry, each.stop, each.target)
+        if refusal is not None:
+            log.warning("entry_refused", symbol=each.symbol, reason=refusal)
+            await self._follow(scan_id, each.symbol, "refused")
+            return
+        new = self._order_of(each)
+        why = f"{each.pattern or 'no pattern'}, composite {each.composite:.3f}, risk ${each.risk_amount}"
+        supervised = self.mode is SessionMode.SUPERVISED or found.degraded is not None
+        log.info(
+            "trade_proposed" if supervised else "entry_submitted",
+            symbol=each.symbol,
+            side=each.side,
+            qty=each.quantity,
+            entry=str(each.entry),
+            stop=str(each.stop),
+            target=str(each.target),
+            why=why,
+        )
+        if supervised:
+            await self._propose(each, new, why)
+        else:
+            await self.execution.place(new, note=why)
+            await self._follow(scan_id, each.symbol, "ordered")
+
+    async def _follow(self, scan_id: int, symbol: str, status: str) -> None:
+        """Write what became of a candidate beside the scan that chose it."""
+        async with self.store.statement("follow") as conn:
+            await candidates.follow(conn, scan_id, symbol, status=status)
+
+    async def refusal(self, symbol: str, *, released: int | None = None) -> str | None:
+        """The last look before an entry leaves: why it must not, None when it may. `released` is the order that
+        waited for it."""
+        if (shut := self.gate.refusal(symbol)) is not None:
+            return shut
+        now = self.clock.now()
+        if now < self.session.open or now >= self.session.flat_at(self.cfg.session.flat_before_close_minutes):
+            return "outside the hours of entry"
+        async with self.store.read() as conn:
+            working = await orders.working_in(conn, symbol)
+            held = await positions.open_positions(conn)
+        if any(row.order_id != released for row in working):
+            return "the symbol has a working order"
+        if any(position.symbol == symbol for position in held):
+            return "the symbol is held"
+        carried = [position.symbol for position in held if position.carried]
+        if carried and self.cfg.positions.close_all_at_market_close:
+            return f"positions of an earlier day are still held: {', '.join(carried)}"
+        return None
+
+    async def off_market(
+        self, symbol: str, side: PositionSide, entry: Decimal | None, stop: Decimal, target: Decimal
+    ) -> str | None:
+        """Why a bracket makes no sense at a quote of now: the levels were found at an earlier one."""
+        try:
+            quote = (await self.scanner.market.quotes([symbol])).get(symbol)
+        except BrokerError as error:
+            return f"no quote can be read: {error}"
+        oldest = self.clock.now() - timedelta(seconds=self.cfg.execution.signal_max_age_seconds)
+        if quote is None or quote.at < oldest:
+            return "there is no fresh quote"
+        return misplaced(side, entry, stop, target, quote)
+
+    async def unaffordable(self, quantity: Decimal, price: Decimal) -> str | None:
+        """Why the account as it is now does not carry one more entry of `quantity` shares at `price` dollars."""
+        try:
+            account = await self.broker.account()
+        except BrokerError as error:
+            return f"the account cannot be read: {error}"
+        if (why := heed(self.gate, account)) is not None:
+            return why
+        cost = quantity * price
+        return None if cost <= account.buying_power else f"{cost} is more than the buying power"
+
+    def _order_of(self, each: Plan) -> NewOrder:
+        return NewOrder(
+            client_order_id=each.client_order_id,
+            symbol=each.symbol,
+            purpose=Purpose.ENTRY,
+            position_side=each.side,
+            side=side_for(each.side, Purpose.ENTRY),
+            quantity=Decimal(each.quantity),
+            order_type="market" if each.entry is None else "limit",
+            time_in_force="day",
+            order_class="bracket",
+            limit_price=each.entry,
+            bracket_stop=each.stop,
+            bracket_target=each.target,
+            cycle_id=self.cycle_id,
+            signal_id=str(each.signal_id),
+            epoch=self.epoch,
+        )
+
+    async def _propose(self, each: Plan, new: NewOrder, why: str) -> None:
+        """Leave the order `created` beside a ticket that somebody may approve until it expires."""
+        expires = self.clock.now() + timedelta(minutes=self.cfg.session.proposal_expires_minutes)
+        ticket = {
+            "symbol": each.symbol,
+            "side": each.side,
+            "quantity": each.quantity,
+            "entry": None if each.entry is None else str(each.entry),
+            "stop": str(each.stop),
+            "target": str(each.target),
+            "risk": str(each.risk_amount),
+            "why": why,
+        }
+        now = self.clock.now()
+        async with self.store.tx("proposal") as conn:
+            order_id = await orders.insert(
+                conn, new, status=Status.CREATED, at=now, source="submit", note=why
+            )
+            row = await orders.get(conn, order_id)
+            proposal_id = await proposals.put(
+                conn,
+                order_id=order_id,
+                cycle_id=self.cycle_id,
+                security_id=row.security_id,
+                ticket=ticket,
+                at=now,
+                expires_at=expires,
+            )
+        log.info(
+            "approval_awaited", proposal_id=proposal_id, symbol=each.symbol, expires_at=expires.isoformat()
+        )

@@ -1,0 +1,217 @@
+"""What the tables say of themselves: the daemon, the day, orders that hang, the invariants, the journal."""
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from catalyst import flat_proof_files
+from catalyst.doctor.issues import Issue, Kind, issue
+from catalyst.domain.cycle import CycleStatus
+from catalyst.domain.invariants import STATEMENTS, Invariant, Violation
+from catalyst.domain.order import Purpose, Status
+from catalyst.domain.session import trading_date
+from catalyst.store import (
+    cycles,
+    daemon_epoch,
+    exit_intents,
+    invariant_checks,
+    journal,
+    latches,
+    orders,
+    pipeline_views,
+    positions,
+    reporting_queries,
+)
+from catalyst.store.journal import START, Break
+from catalyst.store.orders import OrderRow
+from catalyst.store.pool import Connection
+
+STUCK: Final = timedelta(minutes=5)
+CYCLE_STALE: Final = timedelta(minutes=30)
+DATA_STALE: Final = timedelta(minutes=10)
+UNPROTECTED: Final = timedelta(seconds=30)
+MINUTE: Final = timedelta(minutes=1)
+
+
+async def look(conn: Connection, at: datetime) -> list[Issue]:
+    """Everything that needs nobody but the database."""
+    account = (await daemon_epoch.current(conn)).account_id
+    alive = account is not None and await reporting_queries.is_locked(conn, account)
+    session = await reporting_queries.session_of(conn, trading_date(at))
+    open_now = session is not None and session.open <= at < session.close
+    found: list[Issue] = []
+    if open_now and not alive:
+        found.append(issue(Kind.DAEMON_DOWN, "the market is open and no daemon runs"))
+    found += await _latched(conn)
+    found += [_of(violation) for violation in await _violations(conn)]
+    found += _stuck(await orders.working(conn), at)
+    if open_now:
+        found += await _stale(conn, at)
+    return [*found, *await _unprotected(conn, at)]
+
+
+async def pipeline(conn: Connection, at: datetime) -> dict[str, object]:
+    """Today's cycle in figures."""
+    cycle = await cycles.of_day(conn, trading_date(at))
+    status = None if cycle is None else await pipeline_views.pipeline_status(conn, cycle.cycle_id)
+    if cycle is None or status is None:
+        return {"status": "NO_CYCLE", "message": "no trading day has begun today", "cycle_id": None}
+    return {
+        "status": status.cycle_status,
+        "cycle_id": status.cycle_id,
+        "cycle_start": status.cycle_start,
+        "orders": {
+            "pending": status.orders_pending,
+            "filled": status.orders_filled,
+            "total": status.orders_total,
+        },
+        "positions": {"total": status.positions_total, "open": status.positions_open},
+        "pnl": {"daily": status.daily_pnl},
+    }
+
+
+async def follow_journal(
+    conn: Connection, folder: Path, account_name: str, *, whole: bool
+) -> tuple[list[Issue], int]:
+    """Breaks of the journal, and the links looked at: since the last proof, or all of them beside every proof."""
+    since = START if whole else await journal.last_anchor(conn)
+    reached = await journal.verify(conn, since)
+    if isinstance(reached, Break):
+        return [_broken(reached.sentence, seq=reached.seq, link=reached.link)], 0
+    origin = await journal.origin(conn)
+    files = list(flat_proof_files.read(folder, account_name))
+    for path, facts in files if whole else files[-1:]:
+        anchor = journal.place(flat_proof_files.head_of(facts, origin))
+        broken = None if anchor is None else await journal.holds(conn, anchor)
+        if broken is not None:
+            return [_broken(f"{broken.sentence}, says {path}", link=broken.link)], 0
+    for anchor in await journal.anchors(conn, limit=100_000) if whole else ():
+        if (broken := await journal.holds(conn, anchor)) is not None:
+            return [_broken(f"{broken.sentence}, says a proof in the tables", link=broken.link)], 0
+    return [], reached.link - since.link
+
+
+def _broken(sentence: str, **facts: object) -> Issue:
+    return issue(Kind.ILLEGAL_HISTORY, sentence, subject="journal", invariant=Invariant.I26, known=facts)
+
+
+async def _violations(conn: Connection) -> list[Violation]:
+    since = (await journal.last_anchor(conn)).seq
+    latched = (await latches.latch_facts(conn, "safe") or {}).get("since")
+    return await invariant_checks.violations(
+        conn, since=min(since, latched) if isinstance(latched, int) else since
+    )
+
+
+def _of(violation: Violation) -> Issue:
+    kind = Kind.DUPLICATE_ORDER if violation.invariant is Invariant.I11 else Kind.ILLEGAL_HISTORY
+    return issue(
+        kind,
+        violation.what,
+        subject=f"{violation.invariant} {violation.subject}",
+        invariant=violation.invariant,
+        statement=STATEMENTS[violation.invariant].text,
+        known=violation.facts,
+    )
+
+
+async def _latched(conn: Connection) -> Iterator[Issue]:
+    facts = await latches.latch_facts(conn, "safe")
+    if facts is None:
+        return iter(())
+    broken = facts.get("broken")
+    named = broken if isinstance(broken, dict) else {}
+    why = "; ".join(f"{name}: {said}" for name, said in named.items())
+    said = f"no entry until somebody resumes: {why}"
+    return iter([issue(Kind.SAFE_MODE, said, invariants=sorted(named), broken=named)])
+
+
+def _stuck(working: list[OrderRow], at: datetime) -> Iterator[Issue]:
+    """Orders that should long have come to an end. What protects may rest, what waits for a person until it expires."""
+    for row in working:
+        if row.order_purpose in (Purpose.STOP_LOSS, Purpose.TAKE_PROFIT) and row.alpaca_order_id is not None:
+            continue
+        since = row.submitted_at or row.created_at
+        if row.status is Status.CREATED:
+            since = row.expires_at or row.created_at + STUCK
+        if row.origin == "external" or at - since <= STUCK:
+            continue
+        minutes = round((at - since) / MINUTE, 1)
+        yield issue(
+            Kind.STUCK_ORDER,
+            f"{row.order_purpose} {row.side} {row.quantity.normalize():f} {row.symbol} is {row.status} for {minutes:g} "
+            "minutes",
+            subject=str(row.order_id),
+            order_id=row.order_id,
+            alpaca_order_id=row.alpaca_order_id,
+            symbol=row.symbol,
+            side=row.side,
+            order_type=row.order_type,
+            order_purpose=row.order_purpose,
+            quantity=row.quantity,
+            minutes_pending=minutes,
+            db_status=row.status,
+        )
+
+
+async def _stale(conn: Connection, at: datetime) -> list[Issue]:
+    """A day nobody goes on with, prices nobody renews."""
+    found = []
+    cycle = await cycles.of_day(conn, trading_date(at))
+    resting = (CycleStatus.CLOSED, CycleStatus.COMPLETED)
+    if cycle is not None and cycle.status not in resting and at - cycle.updated_at > CYCLE_STALE:
+        minutes = round((at - cycle.updated_at) / MINUTE)
+        found.append(
+            issue(
+                Kind.CYCLE_STALE,
+                f"cycle {cycle.cycle_id} is {cycle.status} and was last written {minutes} minutes ago",
+                cycle_id=cycle.cycle_id,
+                minutes_since_update=minutes,
+            )
+        )
+    rows = await conn.fetch(
+        """
+        SELECT p.position_id, s.symbol, p.updated_at FROM positions p JOIN securities s USING (security_id)
+         WHERE p.status = 'open' AND p.updated_at < $1 ORDER BY p.position_id
+        """,
+        at - DATA_STALE,
+    )
+    for row in rows:
+        minutes = round((at - row["updated_at"]) / MINUTE)
+        found.append(
+            issue(
+                Kind.STALE_POSITION_DATA,
+                f"{row['symbol']} was last marked {minutes} minutes ago",
+                position_id=row["position_id"],
+                symbol=row["symbol"],
+                minutes_since_update=minutes,
+            )
+        )
+    return found
+
+
+async def _unprotected(conn: Connection, at: datetime) -> list[Issue]:
+    """Shares that by the tables stand under no working stop, and are not being left, for longer than it takes."""
+    leaving = {intent.position_id for intent in await exit_intents.open_intents(conn)}
+    entered = {row.position_id: row.entry_time for row in await positions.open_positions(conn)}
+    return [
+        unprotected(
+            risk.symbol, f"{risk.naked_qty.normalize():f} of {risk.quantity.normalize():f}", risk.position_id
+        )
+        for risk in await pipeline_views.open_risk(conn)
+        if risk.naked_qty > 0
+        and risk.position_id not in leaving
+        and at - entered.get(risk.position_id, at) > UNPROTECTED
+    ]
+
+
+def unprotected(symbol: str, shares: str, position_id: int | None) -> Issue:
+    """Shares without a stop; a group that is being replaced looks like it for a moment."""
+    return issue(
+        Kind.UNPROTECTED_POSITION,
+        f"{shares} shares of {symbol} have no working stop at the broker",
+        position_id=position_id,
+        symbol=symbol,
+        passing=True,
+    )

@@ -1,0 +1,142 @@
+"""What the risk check is told: what we hold, what the account may do, and the limits we set ourselves."""
+
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from catalyst.config.schema import Config
+from catalyst.domain.order import PositionSide
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """An open position. `last` is the price it is marked at; without one the entry price stands in."""
+
+    symbol: str
+    side: PositionSide
+    quantity: Decimal
+    entry: Decimal
+    stop: Decimal | None = None
+    sector: str = "unknown"
+    last: Decimal | None = None
+
+    @property
+    def value(self) -> Decimal:
+        """Dollars at the mark, positive for both sides."""
+        return self.quantity * (self.entry if self.last is None else self.last)
+
+
+@dataclass(frozen=True, slots=True)
+class Working:
+    """An entry order that may still fill; the shares not filled yet. `reserved` says that the account's buying
+    power is already net of it."""
+
+    symbol: str
+    side: PositionSide
+    quantity: Decimal
+    limit: Decimal
+    sector: str = "unknown"
+    reserved: bool = False
+
+    @property
+    def value(self) -> Decimal:
+        return self.quantity * self.limit
+
+
+@dataclass(frozen=True, slots=True)
+class Portfolio:
+    """Everything that is open or may open."""
+
+    positions: tuple[Held, ...] = ()
+    working: tuple[Working, ...] = ()
+
+    @property
+    def exposures(self) -> tuple[Held | Working, ...]:
+        """Everything that is or may become a position; what is held comes last."""
+        return (*self.working, *self.positions)
+
+    def slots_used(self) -> int:
+        """Positions and working entries, a symbol once: a position being added to is one position."""
+        return len({each.symbol for each in self.exposures})
+
+    def in_sector(self, sector: str) -> Decimal:
+        """Dollars open and working in a sector."""
+        return sum((e.value for e in self.exposures if e.sector == sector), Decimal(0))
+
+    def sides(self) -> dict[str, PositionSide]:
+        """Each symbol held or worked, with its side."""
+        return {each.symbol: each.side for each in self.exposures}
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """The account, dollars. `day_pnl` is realised plus unrealised since the start of the day, the worse of our
+    figure and the broker's; `restriction` says why no position may be opened now (None: it may)."""
+
+    equity: Decimal
+    start_of_day_equity: Decimal
+    buying_power: Decimal
+    day_pnl: Decimal = Decimal(0)
+    shorting_enabled: bool = True
+    restriction: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The limits of config.yaml, as the check wants them; defaults are the documented ones."""
+
+    max_daily_loss: Decimal = Decimal(2000)
+    max_positions: int = 5
+    max_position_size: Decimal = Decimal(5000)
+    min_position_size: Decimal = Decimal(100)
+    risk_per_trade_pct: Decimal = Decimal("0.5")
+    max_sector_exposure_pct: Decimal = Decimal(40)
+    max_correlation: float = 0.7
+    max_participation_pct: Decimal = Decimal(1)
+    max_spread_bps: Decimal = Decimal(30)
+    min_reward_risk: Decimal = Decimal(2)
+    default_stop_pct: Decimal = Decimal(2)
+    default_target_pct: Decimal = Decimal(6)
+    min_stop_atr: float = 1.0
+    max_stop_pct: Decimal = Decimal(5)
+    sectors_to_limit: frozenset[str] = field(default_factory=frozenset)
+    check_correlation: bool = True
+    allow_short: bool = False
+    quiet_minutes: int = 45  # no entry this long before the close
+    market_entry: bool = False
+    collar_bps: Decimal = Decimal(15)
+    size_factor: Decimal = Decimal(1)  # shrinks size and risk per trade (first live sessions)
+    keep: int = 5
+
+    @property
+    def deployable(self) -> Decimal:
+        """What could be invested at once, dollars."""
+        return self.max_positions * self.max_position_size
+
+
+def limits_of(config: Config, *, size_factor: Decimal = Decimal(1)) -> Limits:
+    """The limits a configuration sets."""
+    risk, positions, session = config.risk, config.positions, config.session
+    return Limits(
+        max_daily_loss=risk.max_daily_loss,
+        max_positions=risk.max_positions,
+        max_position_size=risk.max_position_size,
+        min_position_size=risk.min_position_size,
+        risk_per_trade_pct=Decimal(f"{risk.risk_per_trade_pct:g}"),
+        max_sector_exposure_pct=Decimal(f"{risk.max_sector_exposure_pct:g}"),
+        max_correlation=risk.max_correlation,
+        max_participation_pct=Decimal(f"{risk.max_participation_pct:g}"),
+        max_spread_bps=Decimal(f"{risk.max_spread_bps:g}"),
+        min_reward_risk=Decimal(str(risk.min_reward_risk)),
+        default_stop_pct=Decimal(f"{positions.default_stop_loss_pct:g}"),
+        default_target_pct=Decimal(f"{positions.default_take_profit_pct:g}"),
+        min_stop_atr=risk.min_stop_atr,
+        max_stop_pct=Decimal(f"{risk.max_stop_pct:g}"),
+        sectors_to_limit=frozenset(config.sector_limits.sectors_to_limit),
+        check_correlation=config.correlation.check_enabled,
+        allow_short=config.trading.allow_short,
+        quiet_minutes=max(session.no_entries_before_close_minutes, session.flat_before_close_minutes),
+        market_entry=config.plan.entry_type == "market",
+        collar_bps=Decimal(str(config.plan.collar_bps)),
+        size_factor=size_factor,
+        keep=risk.keep,
+    )

@@ -1,0 +1,221 @@
+"""The present at a glance, from the tables: what `catalyst status` prints and the live screen shows."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+
+from catalyst.domain.cycle import CycleStatus
+from catalyst.domain.position import ZERO
+from catalyst.domain.session import NEW_YORK, trading_date
+from catalyst.report.day import ScanFigures, scan_figures
+from catalyst.report.formatting import clock
+from catalyst.store import (
+    candidates,
+    cycles,
+    daemon_epoch,
+    flat_proofs,
+    orders,
+    pipeline_views,
+    positions,
+    proposals,
+    reporting_queries,
+)
+from catalyst.store.cycles import CycleRow
+from catalyst.store.daemon_epoch import DaemonRow
+from catalyst.store.flat_proofs import FlatProof
+from catalyst.store.orders import OrderRow
+from catalyst.store.pipeline_views import OpenRisk
+from catalyst.store.pool import Connection
+from catalyst.store.positions import PositionRow
+from catalyst.store.proposals import Proposal
+from catalyst.store.reporting_queries import Latch, SessionRow
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonNow:
+    """The daemon: alive while it holds the account's lock."""
+
+    alive: bool
+    epoch: int
+    version: str | None
+    account_id: str | None
+    started_at: datetime | None
+    heartbeat_at: datetime | None
+    heartbeat_age_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """An open position and what guards it. Dollars, shares."""
+
+    position_id: int
+    symbol: str
+    side: str
+    quantity: Decimal
+    entry_price: Decimal
+    last_price: Decimal | None
+    stop: Decimal | None
+    target: Decimal | None
+    stop_at_broker: bool
+    naked_quantity: Decimal
+    naked_seconds: Decimal
+    unrealized_pnl: Decimal
+    worst_case: Decimal | None
+    entry_time: datetime
+    held_seconds: float
+    carried: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """Everything one look at the tables tells. `problems` are what keeps it from being healthy."""
+
+    at: datetime
+    daemon: DaemonNow
+    session: SessionRow | None
+    phase: str  # before | open | after | closed
+    cycle: CycleRow | None
+    latches: tuple[Latch, ...]
+    scan: ScanFigures | None
+    scanning: str
+    proposals: tuple[Proposal, ...]
+    orders: tuple[OrderRow, ...]
+    positions: tuple[Held, ...]
+    closed_trades: int
+    realized_pnl: Decimal
+    unrealized_pnl: Decimal
+    day_pnl: Decimal
+    loss_limit_used_pct: float | None
+    proof: FlatProof | None
+    problems: tuple[str, ...]
+
+    @property
+    def healthy(self) -> bool:
+        return not self.problems
+
+
+async def look(conn: Connection, at: datetime, *, next_scan: datetime | None = None) -> Now:
+    """The present as the tables have it at `at`, the market's now. `next_scan` is the schedule's answer."""
+    who = await daemon_epoch.current(conn)
+    alive = who.account_id is not None and await reporting_queries.is_locked(conn, who.account_id)
+    today = trading_date(at)
+    session = await reporting_queries.session_of(conn, today)
+    cycle = await cycles.of_day(conn, today)
+    rows = await positions.open_positions(conn)
+    risks = {risk.position_id: risk for risk in await pipeline_views.open_risk(conn)}
+    of_day = [] if cycle is None else await positions.of_cycle(conn, cycle.cycle_id)
+    scans = [] if cycle is None else await candidates.scans_of(conn, cycle.cycle_id)
+    latched = tuple(await reporting_queries.latches(conn))
+    daemon = _daemon(who, alive, at)
+    held = tuple(_held(row, risks.get(row.position_id), at) for row in rows)
+    realized = sum((row.realized_pnl or ZERO for row in of_day), ZERO)
+    unrealized = sum((one.unrealized_pnl for one in held), ZERO)
+    scan = scan_figures(scans[-1]) if scans else None
+    loss = -min(realized + unrealized, ZERO)
+    return Now(
+        at=at,
+        daemon=daemon,
+        session=session,
+        phase=_phase(session, at),
+        cycle=cycle,
+        latches=latched,
+        scan=scan,
+        scanning=_scanning(daemon, session, cycle, latched, scan, at, next_scan),
+        proposals=tuple(await proposals.waiting(conn)),
+        orders=tuple(await orders.working(conn)),
+        positions=held,
+        closed_trades=sum(row.status == "closed" for row in of_day),
+        realized_pnl=realized,
+        unrealized_pnl=unrealized,
+        day_pnl=realized + unrealized,
+        loss_limit_used_pct=None if cycle is None else round(float(100 * loss / cycle.max_daily_loss), 1),
+        proof=None if cycle is None else await flat_proofs.last_flat_proof(conn, cycle.cycle_id),
+        problems=tuple(_problems(daemon, cycle, latched, held)),
+    )
+
+
+def _daemon(who: DaemonRow, alive: bool, at: datetime) -> DaemonNow:
+    age = None if who.heartbeat_at is None else (at - who.heartbeat_at).total_seconds()
+    return DaemonNow(
+        alive,
+        who.epoch,
+        who.version,
+        who.account_id,
+        who.started_at,
+        who.heartbeat_at,
+        age if alive else None,
+    )
+
+
+def _held(row: PositionRow, risk: OpenRisk | None, at: datetime) -> Held:
+    return Held(
+        position_id=row.position_id,
+        symbol=row.symbol,
+        side=row.side,
+        quantity=row.quantity,
+        entry_price=row.entry_price,
+        last_price=row.last_price,
+        stop=row.stop_loss if risk is None or risk.broker_stop is None else risk.broker_stop,
+        target=row.take_profit,
+        stop_at_broker=risk is not None and risk.naked_qty == 0,
+        naked_quantity=row.quantity if risk is None else risk.naked_qty,
+        naked_seconds=row.naked_seconds,
+        unrealized_pnl=row.unrealized_pnl or ZERO,
+        worst_case=None if risk is None else risk.worst_case,
+        entry_time=row.entry_time,
+        held_seconds=(at - row.entry_time).total_seconds(),
+        carried=row.carried,
+    )
+
+
+def _phase(session: SessionRow | None, at: datetime) -> str:
+    if session is None:
+        return "closed"
+    return "before" if at < session.open else "open" if at < session.close else "after"
+
+
+def _scanning(
+    daemon: DaemonNow,
+    session: SessionRow | None,
+    cycle: CycleRow | None,
+    latched: tuple[Latch, ...],
+    scan: ScanFigures | None,
+    at: datetime,
+    next_scan: datetime | None,
+) -> str:
+    """Why there is a scan or none, in one sentence."""
+    last = "no scan yet" if scan is None else f"last scan {clock(scan.at)}"
+    if not daemon.alive:
+        return f"{last}; nobody scans: no daemon is running, start it with `catalyst run`"
+    if cycle is None:
+        return f"{last}; the day begins at 08:00 New York of the next session"
+    if session is None or cycle.status in (CycleStatus.CLOSED, CycleStatus.COMPLETED):
+        return f"{last}; no more today: the cycle is {cycle.status}"
+    if latched or cycle.halted:
+        reasons = "; ".join(f"{latch.name}: {latch.reason}" for latch in latched) or str(cycle.halt_reason)
+        return f"{last}; scans go on, entries do not: {reasons} (`catalyst resume` ends it)"
+    if next_scan is not None:
+        return f"{last}; the next at {next_scan.astimezone(NEW_YORK):%H:%M} New York"
+    return f"{last}; " + (
+        "the first comes before the open" if at < session.open else "no further scan is due today"
+    )
+
+
+def _problems(
+    daemon: DaemonNow, cycle: CycleRow | None, latched: tuple[Latch, ...], held: tuple[Held, ...]
+) -> list[str]:
+    found = []
+    if not daemon.alive:
+        found.append("no daemon is running: `catalyst run` starts it")
+    found += [
+        f"{latch.name} since {clock(latch.set_at)}: {latch.reason}; `catalyst resume` ends it"
+        for latch in latched
+    ]
+    if cycle is not None and cycle.halted and not latched:
+        found.append(f"halted: {cycle.halt_reason}; `catalyst resume` ends it")
+    found += [
+        f"{one.naked_quantity.normalize():f} shares of {one.symbol} have no stop at the broker"
+        for one in held
+        if one.naked_quantity
+    ]
+    return found

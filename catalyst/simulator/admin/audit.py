@@ -1,0 +1,149 @@
+"""The exchange checks itself: everything is computed again from the executions alone.
+
+Nothing here reads the running tallies except to compare with them.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Final
+
+from catalyst.simulator.exchange.venue import Venue
+from catalyst.simulator.rules.orders import Execution, Side
+from catalyst.simulator.rules.wire_format import text_of, type_json
+
+TOLERANCE: Final = Decimal("0.000001")  # average costs are rounded to ten places
+
+
+@dataclass(slots=True)
+class Audit:
+    """What the executions say, and every disagreement found."""
+
+    cash: Decimal
+    realised: Decimal
+    unrealised: Decimal
+    positions: dict[str, Decimal]
+    executions: int
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def clean(self) -> bool:
+        return not self.problems
+
+    def view(self) -> type_json:
+        return {
+            "clean": self.clean,
+            "problems": self.problems,
+            "cash": text_of(self.cash),
+            "realised": text_of(self.realised),
+            "unrealised": text_of(self.unrealised),
+            "positions": {symbol: text_of(qty) for symbol, qty in sorted(self.positions.items())},
+            "executions": self.executions,
+        }
+
+
+def audit(venue: Venue) -> Audit:
+    """Recompute the account from its executions and hold it against what the exchange shows."""
+    lots: dict[str, list[tuple[Decimal, Decimal]]] = defaultdict(list)
+    realised = Decimal(0)
+    cash = venue.account.deposits - sum((fee.amount for fee in venue.fees), Decimal(0))
+    problems: list[str] = []
+    for execution in venue.executions:
+        cash -= execution.side.sign * execution.qty * execution.price
+        before = _qty(lots[execution.symbol])
+        realised += _average_cost(lots[execution.symbol], execution)
+        after = _qty(lots[execution.symbol])
+        if after != execution.position_qty:
+            problems.append(
+                f"{execution.symbol}: execution {execution.id} says {execution.position_qty} shares after it, "
+                f"the executions say {after}"
+            )
+        if execution.closing and (before == 0 or before * after < 0):
+            problems.append(
+                f"{execution.symbol}: exit {execution.order_id} took the account across zero, {before} to {after}"
+            )
+    positions = {symbol: _qty(held) for symbol, held in lots.items() if _qty(held)}
+    unrealised = sum((_worth(venue, symbol, held) for symbol, held in lots.items() if _qty(held)), Decimal(0))
+    result = Audit(cash, realised, unrealised, positions, len(venue.executions), problems)
+    _compare(venue, result)
+    _check_orders(venue, problems)
+    return result
+
+
+def _qty(lots: list[tuple[Decimal, Decimal]]) -> Decimal:
+    return sum((qty for qty, _ in lots), Decimal(0))
+
+
+def _average_cost(lots: list[tuple[Decimal, Decimal]], execution: Execution) -> Decimal:
+    """Apply an execution to one symbol's pool of (signed shares, cost); the profit it realised."""
+    held, cost = lots[0] if lots else (Decimal(0), Decimal(0))
+    signed = execution.side.sign * execution.qty
+    if held * signed >= 0:
+        lots[:] = [(held + signed, cost + signed * execution.price)]
+        return Decimal(0)
+    closed = min(abs(signed), abs(held))
+    direction = 1 if held > 0 else -1
+    gain = direction * closed * execution.price - cost * closed / abs(held)
+    rest = abs(signed) - closed
+    left = held - direction * closed
+    lots[:] = [(left, cost * abs(left) / abs(held))]
+    if rest:
+        lots[:] = [(execution.side.sign * rest, execution.side.sign * rest * execution.price)]
+    return gain
+
+
+def _worth(venue: Venue, symbol: str, lots: list[tuple[Decimal, Decimal]]) -> Decimal:
+    qty, cost = lots[0]
+    price = venue.mark(symbol)
+    return Decimal(0) if price is None else qty * price - cost
+
+
+def _compare(venue: Venue, result: Audit) -> None:
+    account = venue.account
+    if account.cash != result.cash:
+        result.problems.append(f"cash is {account.cash}, the executions say {result.cash}")
+    shown = {symbol: position.qty for symbol, position in account.positions.items()}
+    if shown != result.positions:
+        result.problems.append(f"positions are {shown}, the executions say {result.positions}")
+    if abs(account.realised - result.realised) > TOLERANCE:
+        result.problems.append(f"realised is {account.realised}, the executions say {result.realised}")
+    expected = account.deposits + result.realised + result.unrealised - account.fees
+    equity = account.equity(venue.mark)
+    if abs(equity - expected) > TOLERANCE:
+        result.problems.append(f"equity is {equity}, deposits and profit say {expected}")
+
+
+def _check_orders(venue: Venue, problems: list[str]) -> None:
+    filled: dict[str, Decimal] = defaultdict(Decimal)
+    seen: set[str] = set()
+    for execution in venue.executions:
+        if execution.id in seen:
+            problems.append(f"execution {execution.id} was booked twice")
+        seen.add(execution.id)
+        order = venue.book.get(execution.order_id)
+        if order is None:
+            problems.append(f"execution {execution.id} has no order")
+        elif order.symbol != execution.symbol or order.side is not execution.side:
+            problems.append(f"execution {execution.id} does not match its order {order.id}")
+        filled[execution.order_id] += execution.qty
+    for order in venue.book.orders.values():
+        own = order.filled_qty - order.carried_qty
+        if filled[order.id] != own:
+            problems.append(f"order {order.id} shows {own} filled, its executions {filled[order.id]}")
+        if order.qty is not None and order.filled_qty > order.qty:
+            problems.append(f"order {order.id} filled {order.filled_qty} of {order.qty}")
+    for symbol, position in venue.account.positions.items():
+        working = _working_exits(venue, symbol, Side.SELL if position.qty > 0 else Side.BUY)
+        lagging = venue.switches.position_lag or venue.unbooked
+        if working > abs(position.qty) and not lagging:
+            problems.append(f"{symbol}: exits for {working} shares over a position of {position.qty}")
+
+
+def _working_exits(venue: Venue, symbol: str, way_out: Side) -> Decimal:
+    """Shares that could leave a position by orders at the venue; the exits of a group count once."""
+    groups: dict[str, Decimal] = defaultdict(Decimal)
+    for order in venue.book.working(symbol):
+        if order.side is way_out and not order.intent.opens:
+            key = order.parent_id or order.id
+            groups[key] = max(groups[key], order.remaining)
+    return sum(groups.values(), Decimal(0))

@@ -1,0 +1,227 @@
+"""What a market data request may say, and how the broker refuses what it may not."""
+
+import re
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Final
+
+from catalyst.simulator.market import calendar
+
+FEEDS: Final = frozenset({"iex", "sip", "otc", "boats"})
+LATEST_FEEDS: Final = FEEDS | {"delayed_sip", "overnight"}  # history knows neither
+DELAY: Final = timedelta(minutes=15)  # of delayed_sip, and what "recent" means
+MOST_ROWS: Final = 10_000
+_TIMEFRAME: Final = re.compile(r"^(\d{1,2})(Min|T|Hour|H|Day|D|Week|W|Month|M)$")
+_UNITS: Final = {
+    "Min": timedelta(minutes=1),
+    "T": timedelta(minutes=1),
+    "Hour": timedelta(hours=1),
+    "H": timedelta(hours=1),
+    "Day": timedelta(days=1),
+    "D": timedelta(days=1),
+}
+_LARGEST: Final = {"Min": 59, "T": 59, "Hour": 23, "H": 23, "Day": 1, "D": 1, "Week": 1, "W": 1}
+_MONTHS: Final = (1, 2, 3, 4, 6, 12)
+ADJUSTMENTS: Final = frozenset({"raw", "split", "dividend", "spin-off", "all"})
+ACTION_TYPES: Final = frozenset(
+    {
+        "reverse_split",
+        "forward_split",
+        "unit_split",
+        "cash_dividend",
+        "stock_dividend",
+        "spin_off",
+        "cash_merger",
+        "stock_merger",
+        "stock_and_cash_merger",
+        "redemption",
+        "name_change",
+        "worthless_removal",
+        "rights_distribution",
+        "partial_call",
+        "reorganization",
+    }
+)
+_CURRENCY: Final = re.compile(r"^[A-Z]{3}$")
+_SYMBOL: Final = re.compile(r"^[A-Z0-9]+([./-][A-Z0-9]+)*$")
+
+
+class RefusalError(Exception):
+    """The broker's no: an HTTP status, a sentence, and a code for some."""
+
+    def __init__(self, status: int, message: str, code: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.code = code
+
+
+@dataclass(slots=True)
+class Entitlements:
+    """What the account may see, and how long a request line the proxy lets through; may change at any time."""
+
+    recent_sip: bool = True
+    url_limit: int = 8000
+
+
+@dataclass(frozen=True, slots=True)
+class Weeks:
+    """Weeks, from Monday to Sunday."""
+
+    def begin(self, day: date) -> date:
+        """The first day of the week of `day`."""
+        return day - timedelta(days=day.weekday())
+
+    def end(self, day: date) -> date:
+        """The first day after it."""
+        return self.begin(day) + timedelta(days=7)
+
+
+@dataclass(frozen=True, slots=True)
+class Months:
+    """Stretches of `count` months, counted from January."""
+
+    count: int
+
+    def begin(self, day: date) -> date:
+        """The first day of the stretch of `day`."""
+        return date(day.year, (day.month - 1) // self.count * self.count + 1, 1)
+
+    def end(self, day: date) -> date:
+        """The first day after it."""
+        first = self.begin(day)
+        month = first.month - 1 + self.count
+        return date(first.year + month // 12, month % 12 + 1, 1)
+
+
+Length = timedelta | Weeks | Months
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """A stretch of history, asked page by page."""
+
+    start: datetime
+    end: datetime
+    limit: int
+    descending: bool
+    token: str | None
+
+
+def only(query: Mapping[str, str], *allowed: str) -> None:
+    """Refuse parameters an endpoint does not know."""
+    unexpected = [name for name in query if name not in allowed]
+    if unexpected:
+        raise RefusalError(400, f"unexpected parameter(s): {', '.join(unexpected)}")
+
+
+def symbols_of(query: Mapping[str, str]) -> Sequence[str]:
+    """The asked symbols in order, each once."""
+    asked = [symbol for symbol in query.get("symbols", "").split(",") if symbol]
+    if not asked:
+        raise RefusalError(400, "symbols is required")
+    for symbol in asked:
+        if not _SYMBOL.match(symbol):
+            raise RefusalError(400, f"invalid symbol: {symbol}")
+    return list(dict.fromkeys(asked))
+
+
+def feed_of(query: Mapping[str, str], known: AbstractSet[str] = FEEDS) -> str | None:
+    """The asked feed; None leaves it to the account's subscription."""
+    feed = query.get("feed")
+    if feed is not None and feed not in known:
+        raise RefusalError(400, f"invalid feed: {feed}")
+    return feed
+
+
+def length_of(query: Mapping[str, str]) -> Length:
+    """The asked bar length: 1 to 59 minutes, 1 to 23 hours, a day, a week, or a divisor of twelve months."""
+    text = query.get("timeframe", "")
+    found = _TIMEFRAME.match(text)
+    if found and found[2] in ("Month", "M") and int(found[1]) in _MONTHS:
+        return Months(int(found[1]))
+    if not found or not 1 <= int(found[1]) <= _LARGEST.get(found[2], 0):
+        raise RefusalError(400, f"invalid timeframe: {text}")
+    return Weeks() if found[2] in ("Week", "W") else int(found[1]) * _UNITS[found[2]]
+
+
+def check_terms(query: Mapping[str, str]) -> None:
+    """Refuse an `adjustment`, `asof` or `currency` nobody knows. Those known change nothing.
+
+    The bars here have no splits or dividends of their own, the listings no names of former days, and all is in
+    dollars.
+    """
+    adjustment = query.get("adjustment", "raw")
+    if not ADJUSTMENTS.issuperset(adjustment.split(",")):
+        raise RefusalError(400, f"invalid adjustment: {adjustment}")
+    asof = query.get("asof", "-")
+    try:
+        if asof != "-":
+            date.fromisoformat(asof)
+    except ValueError:
+        raise RefusalError(400, f"invalid asof: {asof}") from None
+    currency = query.get("currency", "USD")
+    if not _CURRENCY.match(currency):
+        raise RefusalError(400, f"invalid currency: {currency}")
+
+
+def check_actions(query: Mapping[str, str]) -> None:
+    """Refuse a question about corporate actions that cannot be meant."""
+    only(query, "symbols", "cusips", "types", "region", "start", "end", "ids", "limit", "page_token", "sort")
+    if query.get("ids") and any(query.get(name) for name in ("symbols", "types", "start", "end")):
+        raise RefusalError(400, "ids is mutually exclusive with the other filters")
+    unknown = [each for each in query.get("types", "").split(",") if each and each not in ACTION_TYPES]
+    if unknown:
+        raise RefusalError(400, f"invalid types: {', '.join(unknown)}")
+    for name in ("start", "end"):
+        time_of(query, name)
+    limit_of(query, 100, 1000)
+    descending_of(query, "asc")
+
+
+def range_of(query: Mapping[str, str], now: datetime) -> Range:
+    """The asked stretch; by default today, oldest first, 1,000 rows."""
+    today = calendar.midnight(calendar.trading_day(now)).astimezone(UTC)
+    return Range(
+        start=time_of(query, "start") or today,
+        end=time_of(query, "end") or now,
+        limit=limit_of(query, 1000, MOST_ROWS),
+        descending=descending_of(query, "asc"),
+        token=query.get("page_token") or None,
+    )
+
+
+def limit_of(query: Mapping[str, str], usual: int, most: int) -> int:
+    """The asked number of rows."""
+    text = query.get("limit")
+    if text is None:
+        return usual
+    if not text.isdecimal() or int(text) < 1:
+        raise RefusalError(400, f"invalid limit: {text}")
+    if int(text) > most:
+        raise RefusalError(400, f"invalid limit: larger than the allowed maximum of {most}")
+    return int(text)
+
+
+def descending_of(query: Mapping[str, str], usual: str) -> bool:
+    """True when the newest come first."""
+    sort = query.get("sort", usual).lower()
+    if sort not in ("asc", "desc"):
+        raise RefusalError(400, f"invalid sort: {sort}")
+    return sort == "desc"
+
+
+def time_of(query: Mapping[str, str], name: str) -> datetime | None:
+    """An RFC 3339 time, or the New York midnight of a date."""
+    text = query.get(name)
+    if not text:
+        return None
+    try:
+        if len(text) == len("2026-01-02"):
+            return calendar.midnight(date.fromisoformat(text)).astimezone(UTC)
+        at = datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", text.replace(" ", "+")))
+    except ValueError:
+        raise RefusalError(400, f"invalid {name}: {text}") from None
+    return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)

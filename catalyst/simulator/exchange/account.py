@@ -1,0 +1,133 @@
+"""The account: cash, positions, fees and buying power, in exact decimals."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import ROUND_UP, Decimal
+from typing import Final
+
+from catalyst.simulator.exchange.positions import Position
+from catalyst.simulator.rules.orders import Execution, Side
+
+MARGIN_MINIMUM: Final = Decimal(2000)  # equity below which an account neither borrows nor shorts
+CENT: Final = Decimal("0.01")
+
+Marks = Callable[[str], Decimal | None]
+
+
+@dataclass(slots=True)
+class Configuration:
+    """What the customer sets on the account's configuration page."""
+
+    no_shorting: bool = False
+    suspend_trade: bool = False
+    fractional_trading: bool = True
+    max_margin_multiplier: str = "4"
+    trade_confirm_email: str = "all"
+    ptp_no_exception_entry: bool = False
+    disable_overnight_trading: bool = False
+
+
+@dataclass(slots=True)
+class Account:
+    """One customer's money and shares."""
+
+    id: str
+    number: str
+    created_at: datetime
+    cash: Decimal
+    deposits: Decimal
+    realised: Decimal = Decimal(0)
+    fees: Decimal = Decimal(0)  # paid
+    accrued_reg: Decimal = Decimal(0)  # owed on sales, taken from cash at the close
+    accrued_taf: Decimal = Decimal(0)
+    last_equity: Decimal = Decimal(0)
+    last_maintenance: Decimal = Decimal(0)
+    multiplier: int = 4
+    trading_blocked: bool = False
+    account_blocked: bool = False
+    status: str = "ACTIVE"
+    positions: dict[str, Position] = field(default_factory=dict)
+    configuration: Configuration = field(default_factory=Configuration)
+
+    @property
+    def accrued_fees(self) -> Decimal:
+        return sum(self.owed().values(), Decimal(0))
+
+    def owed(self) -> dict[str, Decimal]:
+        """The day's regulatory fees so far, each kind rounded up to a cent."""
+        exact = {"REG": self.accrued_reg, "TAF": self.accrued_taf}
+        return {kind: amount.quantize(CENT, ROUND_UP) for kind, amount in exact.items()}
+
+    def qty(self, symbol: str) -> Decimal:
+        position = self.positions.get(symbol)
+        return position.qty if position else Decimal(0)
+
+    def trade(self, symbol: str, side: Side, qty: Decimal, price: Decimal) -> Decimal:
+        """Book one execution into cash and position; the signed position after it."""
+        position = self.positions.setdefault(symbol, Position(symbol))
+        self.realised += position.trade(side, qty, price)
+        self.cash -= side.sign * qty * price
+        if not position.qty:
+            del self.positions[symbol]
+        return position.qty
+
+    def market_value(self, marks: Marks) -> tuple[Decimal, Decimal]:
+        """The market value of the longs and of the shorts (the latter zero or negative)."""
+        long = short = Decimal(0)
+        for position in self.positions.values():
+            value = position.qty * mark_of(position, marks)
+            if value >= 0:
+                long += value
+            else:
+                short += value
+        return long, short
+
+    def equity(self, marks: Marks) -> Decimal:
+        long, short = self.market_value(marks)
+        return self.cash + long + short
+
+    def leverage(self, equity: Decimal) -> int:
+        """The multiplier in force: none under the margin minimum, and never above the customer's own cap."""
+        if equity < MARGIN_MINIMUM:
+            return 1
+        return min(self.multiplier, int(self.configuration.max_margin_multiplier))
+
+    def buying_power(self, marks: Marks, reserved: Decimal) -> Decimal:
+        """What new positions may cost: equity times leverage, less what is held and what is reserved."""
+        long, short = self.market_value(marks)
+        equity = self.cash + long + short
+        return max(equity * self.leverage(equity) - long + short - reserved, Decimal(0))
+
+    def margins(self, marks: Marks) -> tuple[Decimal, Decimal]:
+        """Initial and maintenance requirement of everything held."""
+        initial = maintenance = Decimal(0)
+        for position in self.positions.values():
+            price = mark_of(position, marks)
+            needed = maintenance_of(position.qty, price)
+            initial += max(abs(position.qty) * price / 2, needed)
+            maintenance += needed
+        return initial, maintenance
+
+
+def mark_of(position: Position, marks: Marks) -> Decimal:
+    """The price a position is valued at: the last trade, or its own cost while there is none."""
+    price = marks(position.symbol)
+    return position.average if price is None else price
+
+
+def maintenance_of(qty: Decimal, price: Decimal) -> Decimal:
+    """The maintenance requirement of a position: Alpaca's table for stocks that are not leveraged funds."""
+    shares = abs(qty)
+    if qty >= 0:
+        return shares * price * (Decimal(1) if price < Decimal("2.5") else Decimal("0.3"))
+    if price < 5:
+        return shares * max(Decimal("2.5"), price)
+    return shares * max(Decimal(5), price * Decimal("0.3"))
+
+
+def fees_of(execution: Execution, sec: Decimal, taf: Decimal, cap: Decimal) -> tuple[Decimal, Decimal]:
+    """The exact regulatory fees on a sale: a rate on the proceeds, and an amount a share under a cap."""
+    if execution.side is not Side.SELL:
+        return Decimal(0), Decimal(0)
+    return execution.qty * execution.price * sec, min(execution.qty * taf, cap)

@@ -1,0 +1,112 @@
+"""What may be set: behaviours that Alpaca's documents leave open, latencies, and the account's terms."""
+
+from dataclasses import dataclass, field, fields
+from decimal import Decimal
+from enum import StrEnum
+
+from catalyst.simulator.rules.wire_format import Refusal, amount, truth
+
+
+class PartialEntry(StrEnum):
+    """What becomes of the legs when a partly filled entry ends without its rest."""
+
+    CANCELED = "canceled"
+    HELD = "held"
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A latency in seconds of market time, drawn evenly between two ends."""
+
+    low: float
+    high: float
+
+
+@dataclass(slots=True)
+class Switches:
+    """The exchange's settings; every one may be changed while it runs."""
+
+    # Latencies, market seconds.
+    acknowledge: Span = Span(0.03, 0.07)
+    arrive: Span = Span(0.02, 0.10)
+    cancel: Span = Span(0.05, 0.50)
+    replace: Span = Span(0.02, 0.10)
+    activate: Span = Span(0.03, 0.05)
+    leg_cancel: Span = Span(0.06, 0.15)
+    orphan_cancel: Span = Span(0.80, 1.20)
+
+    # The market's answer to an order.
+    participation: Decimal = Decimal("0.25")  # the share of each print that one order may take
+    partial_probability: Decimal = Decimal(0)  # chance that a slice is halved, as the paper engine does
+
+    # Behaviours the documents leave open.
+    partial_entry: PartialEntry = PartialEntry.CANCELED
+    stop_by_replacement: bool = False  # a triggered stop leg fills through a new order id
+    expire_as_canceled: bool = False  # day orders end `canceled` instead of `expired`
+    hide_open_legs: bool = False  # a group whose parent is closed vanishes from the open, nested list
+    hide_sibling_cancel: bool = False  # a filled target cancels its stop without a word on the stream
+    bracket_alone: bool = False  # any working order in the symbol refuses a bracket, not only an opposite one
+    recancel_refused: bool = False  # a cancelled order refuses a second cancel with 422
+    held_replaceable: bool = True
+    base_price_includes_market: bool = True
+    emit_pending: bool = False  # send `pending_cancel` and `pending_replace` events
+    emit_accepted: bool = False  # send the 2026 `accepted` event
+    duplicate_code: int = 40010001
+    simple_class: str = "simple"  # older answers say ""
+    liquidation_races: bool = True  # closing everything does not wait for its cancels
+    position_lag: float = 0.0  # seconds until a fill shows in the position book
+    visibility_delay: float = 0.0  # seconds until an order is found by its client id
+    order_lag: float = 0.0  # seconds until a change of an order shows over REST; the stream tells it at once
+    half_day_post_close: str = "2000"  # `session_close` in the calendar when the session ends early
+    hard_to_borrow: set[str] = field(default_factory=set)
+
+    # The account.
+    charge_fees: bool = False
+    sec_fee: Decimal = Decimal("0.0000206")  # of the proceeds of a sale
+    taf_fee: Decimal = Decimal("0.000195")  # a share sold
+    taf_cap: Decimal = Decimal("9.79")  # an execution
+
+    # Transport.
+    rate_limit: int = 200  # requests a minute; 0 is no limit
+    data_rate_limit: int = (
+        10_000  # the same of the data API, of the plan with the consolidated feed; Basic has 200
+    )
+    rate_headers_on_429: bool = True
+    html_when_headless: bool = True  # a request without keys gets the proxy's HTML
+    binary_frames: bool = True
+    one_stream: bool = True  # a second trade_updates connection is refused with 429
+    close_unauthorized: bool = False  # a refused authentication closes the socket
+    local_offsets: bool = False  # `created_at` in stream messages carries New York's offset
+    legacy_fields: bool = False  # the fields removed in 2026
+
+    def change(self, settings: dict[str, object]) -> None:
+        """Set each named switch from its JSON value; Refusal (422) for an unknown name or a wrong kind."""
+        known = {item.name for item in fields(self)}
+        for name, value in settings.items():
+            if name not in known:
+                raise Refusal(422, 40010001, f"unknown switch: {name}")
+            setattr(self, name, _converted(name, getattr(self, name), value))
+
+
+def _converted(name: str, now: object, value: object) -> object:
+    if isinstance(now, Span):
+        if isinstance(value, list) and len(value) == 2:
+            return Span(float(value[0]), float(value[1]))
+        return Span(_number(name, value), _number(name, value))
+    if isinstance(now, PartialEntry):
+        if value not in set(PartialEntry):
+            raise Refusal(422, 40010001, f"{name} is one of {', '.join(PartialEntry)}")
+        return PartialEntry(str(value))
+    if isinstance(now, bool):
+        return truth(value)
+    if isinstance(now, set):
+        return {str(item) for item in value} if isinstance(value, list) else set()
+    if isinstance(now, Decimal):
+        return amount(value, name) or Decimal(0)
+    if isinstance(now, str):
+        return str(value)
+    return type(now)(_number(name, value))  # type: ignore[call-arg]  # int or float, by what it was
+
+
+def _number(name: str, value: object) -> float:
+    return float(amount(value, name) or 0)

@@ -1,0 +1,218 @@
+"""The fault menu: rules that match a request, an order or a stream message, and count what they broke."""
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from decimal import ROUND_FLOOR, Decimal
+from enum import StrEnum
+from fnmatch import fnmatchcase
+from typing import Final, Protocol
+
+from catalyst.simulator.faults.probability import Chance
+from catalyst.simulator.rules.wire_format import BAD_PARAMETER, Refusal
+
+
+class FaultKind(StrEnum):
+    """Everything that can be made to go wrong."""
+
+    # Requests.
+    HANG = "hang"  # done, and never answered
+    HANG_BEFORE = "hang_before"  # not done, and never answered
+    DROP = "drop"  # done, then the connection is cut
+    DROP_BEFORE = "drop_before"  # cut without doing anything
+    STATUS = "status"  # done, then answered with another status
+    STATUS_BEFORE = "status_before"  # not done, answered with a status
+    HTML = "html"  # done, then answered with the proxy's HTML
+    HTML_BEFORE = "html_before"
+    GARBLE = "garble"  # done, then answered with half a JSON document
+    SLOW = "slow"  # done, answered after some market seconds
+    SLOW_BEFORE = "slow_before"  # done after some market seconds
+    RATE_LIMIT = "rate_limit"
+    UNAUTHORIZED = "unauthorized"
+    REMOVE_FIELDS = "remove_fields"  # done, answered without these fields, at any depth
+    ADD_FIELDS = "add_fields"  # done, answered with a field nobody knows
+    STALE = "stale"  # a GET answered as it was answered the last time
+    EMPTY = "empty"  # a GET of a list answered with none
+    LEG_OMIT = "leg_omit"  # legs missing from the answer
+    CLOCK_SKEW = "clock_skew"  # /v2/clock answers some seconds off
+
+    # Orders.
+    REJECT = "reject"  # accepted with 200, then rejected
+    NEVER_ACK = "never_ack"  # stuck in pending_new
+    PARTIAL = "partial"  # fills no more than `qty` shares, or than this `share` of the order's
+    LEG_REJECT = "leg_reject"  # the leg of this role is rejected as it should go live
+    LEG_CANCEL = "leg_cancel"  # the leg of this role is cancelled by the venue as it should go live
+    CANCEL_DELAY = "cancel_delay"  # this cancel takes `seconds`
+    CANCEL_LOSES = "cancel_loses"  # the rest fills before the cancel arrives
+    CANCEL_REJECT = "cancel_reject"  # the venue refuses the cancel; the order works on
+    REPLACE_REJECT = "replace_reject"
+    LIQUIDATE_FAIL = "liquidate_fail"  # closing everything answers 500 for this symbol
+    DOUBLE_EXIT = "double_exit"  # both exits of the group fill
+    STOP_REPLACED = "stop_replaced"  # the triggered stop fills through another order id
+    NO_TRIGGER = "no_trigger"  # the stop is not elected although its price traded
+    VISIBILITY = "visibility"  # not found by client id for `seconds`
+    POSITION_LAG = "position_lag"  # this fill is in the position book only after `seconds`
+    HALT = "halt"  # the symbol halts after a partial fill of `qty` shares, for `seconds` if given
+    GAP = "gap"  # the trade that triggers a stop comes at `factor` of its price, and all after it
+
+    # The trade_updates stream.
+    STREAM_DROP = "stream_drop"
+    STREAM_DUPLICATE = "stream_duplicate"
+    STREAM_LATE = "stream_late"
+    STREAM_REORDER = "stream_reorder"  # sent after the next message
+    STREAM_STATUS = "stream_status"  # an order status nobody knows
+    STREAM_EVENT = "stream_event"  # an event nobody knows
+    STREAM_FIELDS = "stream_fields"  # fields removed from the message
+    STREAM_NULL = "stream_null"  # `data: null` in its place
+    STREAM_ERROR = "stream_error"  # an error frame before it
+    STREAM_RAW = "stream_raw"  # these bytes in its place
+    STREAM_DISCONNECT = "stream_disconnect"  # the socket closes instead of sending it
+    STREAM_MUTE = "stream_mute"  # from here on the socket stays open and says nothing
+    STREAM_REFUSE = "stream_refuse"  # authentication is refused
+    STREAM_BUSY = "stream_busy"  # the handshake gets 429
+    STREAM_SECOND = "stream_second"  # it gets 429 while another connection is open
+    STREAM_HALF_OPEN = "stream_half_open"  # the server reads nothing more, pings included
+
+
+REQUEST_FAULTS: Final = frozenset(list(FaultKind)[: list(FaultKind).index(FaultKind.REJECT)])
+# These stand against an order or a symbol until they are removed, whatever their count.
+STANDING: Final = frozenset(
+    {FaultKind.PARTIAL, FaultKind.NO_TRIGGER, FaultKind.VISIBILITY, FaultKind.DOUBLE_EXIT}
+)
+
+
+@dataclass(slots=True)
+class Fault:
+    """One rule. Each condition that is given must hold; it fires from the nth match on, `count` times."""
+
+    kind: FaultKind
+    id: str = ""
+    method: str | None = None
+    route: str | None = None  # a pattern over the path, such as "/v2/orders" or "/v2/positions/*"
+    symbol: str | None = None
+    client_order_id: str | None = None  # a pattern
+    event: str | None = None  # a stream event
+    role: str | None = None
+    side: str | None = None
+    nth: int = 1
+    count: int = 1  # 0: for ever
+    seconds: float = 0.0
+    status: int = 504
+    code: int | None = None
+    message: str | None = None
+    qty: str | None = None
+    share: str | None = None
+    text: str | None = None
+    fields: list[str] = field(default_factory=list)
+    factor: str = "0.9"
+    chance: Chance | None = None  # fires by chance instead of by number
+    matched: int = 0
+    fired: int = 0
+    struck: list[str] = field(default_factory=list)  # the orders that a standing rule had an effect on
+
+    def accepts(self, facts: dict[str, str | None]) -> bool:
+        """True when every condition of the rule agrees with the facts."""
+        for name in ("method", "symbol", "event", "role", "side"):
+            wanted = getattr(self, name)
+            if wanted is not None and facts.get(name) != wanted:
+                return False
+        for name in ("route", "client_order_id"):
+            wanted = getattr(self, name)
+            if wanted is not None and not fnmatchcase(facts.get(name) or "", wanted):
+                return False
+        if self.chance is not None and self.kind in STANDING:
+            subject = facts.get("client_order_id") if self.kind is not FaultKind.DOUBLE_EXIT else None
+            return self.chance.strikes(subject or facts.get("symbol") or "")
+        return True
+
+    def most(self, qty: Decimal) -> Decimal | None:
+        """How many of an order's `qty` shares may fill; None when the rule names no bound."""
+        if self.qty is not None:
+            return Decimal(self.qty)
+        return None if self.share is None else (qty * Decimal(self.share)).to_integral_value(ROUND_FLOOR)
+
+    def fire(self) -> "Fault":
+        """Count a firing; the rule as it fires, its particulars drawn when it fires by chance."""
+        self.fired += 1
+        if self.chance is None:
+            return self
+        drawn = self.chance.particulars(self.fired)
+        if self.kind not in STANDING:
+            self.nth = self.matched + self.chance.gap(self.fired)
+        return replace(self, **drawn)  # type: ignore[arg-type]  # the particulars are fields of a fault
+
+    def strike(self, subject: str) -> None:
+        """Count a standing rule's effect on an order, once for each."""
+        if subject not in self.struck:
+            self.struck.append(subject)
+            self.fired += 1
+
+    @property
+    def spent(self) -> bool:
+        return self.count > 0 and self.fired >= self.count
+
+
+class Rules(Protocol):
+    """What makes rules: a random schedule."""
+
+    def rules(self) -> list[Fault]: ...
+
+
+class FaultBook:
+    """The rules in force, and every firing of each."""
+
+    def __init__(self) -> None:
+        self.faults: dict[str, Fault] = {}
+        self._given = 0
+        self._healed: Counter[str] = Counter()  # firings of rules that were lifted
+
+    def add(self, fault: Fault) -> Fault:
+        """Put a rule in force; it keeps its id, or gets one."""
+        self._given += 1
+        fault.id = fault.id or f"fault-{self._given}"
+        self.faults[fault.id] = fault
+        return fault
+
+    def follow(self, schedule: "Rules") -> list[Fault]:
+        """Put every rule of a random schedule in force."""
+        return [self.add(rule) for rule in schedule.rules()]
+
+    def remove(self, fault_id: str | None = None) -> None:
+        """Lift one rule, or all."""
+        for gone in list(self.faults) if fault_id is None else [fault_id]:
+            fault = self.faults.pop(gone, None)
+            if fault is not None:
+                self._healed[fault.kind.value] += fault.fired
+
+    @property
+    def fired(self) -> dict[str, int]:
+        """How often each kind has fired, lifted rules included."""
+        total = Counter(self._healed)
+        for fault in self.faults.values():
+            total[fault.kind.value] += fault.fired
+        return {kind: number for kind, number in sorted(total.items()) if number}
+
+    def take(self, *kinds: FaultKind, **facts: str | None) -> Fault | None:
+        """The first rule of these kinds that fires on these facts, counted; None when none does."""
+        for fault in self.faults.values():
+            if fault.kind not in kinds or fault.spent or not fault.accepts(facts):
+                continue
+            fault.matched += 1
+            if fault.matched >= fault.nth:
+                return fault.fire()
+        return None
+
+    def standing(self, kind: FaultKind, **facts: str | None) -> Fault | None:
+        """The first rule of this kind for these facts, until it is removed; looking does not use it up."""
+        return next((f for f in self.faults.values() if f.kind is kind and f.accepts(facts)), None)
+
+
+def fault_from(body: dict[str, object]) -> Fault:
+    """A rule from its JSON; Refusal (422) for an unknown kind or an unknown condition."""
+    rest = {name: value for name, value in body.items() if name != "kind"}
+    if rest.keys() & {"chance", "struck"}:
+        raise Refusal(422, BAD_PARAMETER, "unknown fault: chance comes with a schedule")
+    try:
+        kind = FaultKind(str(body.get("kind")))
+        return Fault(kind=kind, **rest)  # type: ignore[arg-type]  # an admin's JSON; a wrong name raises
+    except (ValueError, TypeError) as error:
+        raise Refusal(422, BAD_PARAMETER, f"unknown fault: {error}") from None

@@ -1,0 +1,40 @@
+"""Listings as the broker describes them, for symbols of which little is known."""
+
+import re
+from hashlib import blake2b
+from typing import Final
+from uuid import UUID
+
+from catalyst.simulator.market.interface import Asset
+
+EXCHANGES: Final = {"NYSEMKT": "AMEX", "NYSEAMERICAN": "AMEX", "NYSE ARCA": "ARCA", "NYSEARCA": "ARCA"}
+KNOWN: Final = frozenset({"AMEX", "ARCA", "BATS", "NYSE", "NASDAQ", "OTC"})
+_DERIVED: Final = re.compile(r"\.(WS?|U|R|PR[A-Z]?)([A-Z])?$")  # warrants, units, rights, preferred
+
+
+def asset(symbol: str, name: str, exchange: str, price: float, dollar_volume: float) -> Asset:
+    """A tradable listing; what it may be borrowed or lent on follows from price and liquidity.
+
+    `dollar_volume` is the usual one of a day. The thresholds are assumptions: a broker finds shares of liquid
+    names, lends on prices from $3, and splits shares people ask for.
+    """
+    exchange = EXCHANGES.get(exchange.upper(), exchange.upper())
+    common = not _DERIVED.search(symbol)
+    easy = common and price >= 3 and dollar_volume >= 2e6
+    return Asset(
+        id=str(identity(symbol)),
+        symbol=symbol,
+        name=name or symbol,
+        exchange=exchange if exchange in KNOWN else "NASDAQ",
+        tradable=True,
+        shortable=easy,
+        easy_to_borrow=easy,
+        fractionable=common and price >= 1 and dollar_volume >= 1e6,
+        marginable=common and price >= 3,
+        status="active",
+    )
+
+
+def identity(symbol: str) -> UUID:
+    """The same UUID, of version 4 in shape, for the same symbol on every machine."""
+    return UUID(bytes=blake2b(symbol.encode(), digest_size=16).digest(), version=4)

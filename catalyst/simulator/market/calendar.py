@@ -1,0 +1,70 @@
+"""The New York Stock Exchange's trading days: holidays, half days, daylight saving."""
+
+import warnings
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, time, timedelta
+from functools import lru_cache
+from typing import Final
+
+from catalyst.clock import NEW_YORK
+from catalyst.simulator.market.interface import Session
+
+FIRST: Final = date(1995, 1, 2)
+LAST: Final = date(2035, 12, 31)
+EXTENDED_OPEN: Final = time(4, 0)
+EXTENDED_CLOSE: Final = time(20, 0)
+
+
+def session(day: date) -> Session | None:
+    """The regular session of `day`; None when the exchange is closed."""
+    found = sessions(day, day)
+    return found[0] if found else None
+
+
+def sessions(start: date, end: date) -> Sequence[Session]:
+    """The regular sessions of [start, end], in order; nothing outside 1995 to 2035."""
+    days, opens, closes = _new_york()
+    rows = range(bisect_left(days, start), bisect_right(days, end))
+    return [
+        Session(days[i], datetime.fromtimestamp(opens[i], UTC), datetime.fromtimestamp(closes[i], UTC))
+        for i in rows
+    ]
+
+
+def session_of(day: date) -> Session:
+    """The regular session of `day`. Raises ValueError, naming the next one, when the exchange is closed."""
+    found = session(day)
+    if found is None:
+        following = sessions(day, day + timedelta(days=14))
+        advice = f"the next one is {following[0].day}" if following else f"choose one from {FIRST} to {LAST}"
+        raise ValueError(f"{day} has no session of the New York Stock Exchange; {advice}")
+    return found
+
+
+def sessions_before(day: date, count: int) -> Sequence[Session]:
+    """The last `count` sessions before `day`, in order."""
+    return sessions(day - timedelta(days=count * 2 + 10), day - timedelta(days=1))[-count:]
+
+
+def midnight(day: date) -> datetime:
+    """When `day` begins in New York; the time a daily bar carries."""
+    return datetime.combine(day, time(), NEW_YORK)
+
+
+def trading_day(at: datetime) -> date:
+    """The New York date of an instant."""
+    return at.astimezone(NEW_YORK).date()
+
+
+@lru_cache(maxsize=1)
+def _new_york() -> tuple[list[date], list[int], list[int]]:
+    """Days, opens and closes (epoch seconds), with fixed bounds: the package's own follow the wall clock."""
+    import exchange_calendars
+
+    with warnings.catch_warnings():
+        # exchange_calendars 4.13 reads Series.values, which pandas 3.1 announces to change in version 4
+        warnings.simplefilter("ignore", DeprecationWarning)
+        calendar = exchange_calendars.get_calendar("XNYS", start=FIRST.isoformat(), end=LAST.isoformat())
+    days = [stamp.date() for stamp in calendar.sessions]
+    return days, (calendar.opens_nanos // 10**9).tolist(), (calendar.closes_nanos // 10**9).tolist()

@@ -1,0 +1,140 @@
+"""The tape inside a bar: open, the nearer extreme, the other one, close, as a fixed sequence of prints.
+
+A bar tells four prices and a volume; the exchange needs trades. The walk is a convention, not knowledge:
+straight legs between the four prices, a print each five seconds at most and no more than one for each 100
+shares, the volume shared evenly. Its first print is the open, exactly when the bar starts; its last is the
+close, before the bar ends; both extremes are reached exactly; sizes add up to the bar's volume.
+
+Everything here takes and returns numpy arrays, so one bar's prints and the newest print of 7,000 symbols come
+from the same arithmetic. Prices are integers, ten-thousandths of a dollar. Interior prints lie on the tick
+(a cent from $1, a hundredth of a cent below); the four prices of a recorded bar are printed as recorded, and
+may lie between ticks, as midpoint trades do.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from catalyst.simulator.market.interface import Floats, Ints
+
+UNITS: Final = 10_000  # price units in a dollar
+CENT: Final = 100
+SECONDS_PER_PRINT: Final = 5
+SHARES_PER_PRINT: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """The walks of many bars, one per row; turning points are print numbers."""
+
+    step: Ints  # seconds
+    volume: Ints
+    count: Ints  # prints, at least one
+    open: Ints
+    first: Ints  # the extreme reached first
+    second: Ints
+    close: Ints
+    turn_first: Ints
+    turn_second: Ints
+
+
+def tick(price: Ints) -> Ints:
+    """The price grid at `price`: a cent from $1 up, a hundredth of a cent below."""
+    return np.where(price >= UNITS, CENT, 1)
+
+
+def walk(open_: Ints, high: Ints, low: Ints, close: Ints, volume: Ints, step: Ints) -> Walk:
+    """Lay the walk of each bar.
+
+    A bar with fewer shares than distinct prices still prints each of them, some with size 0.
+    """
+    up_first = (high - open_ < open_ - low) | ((high - open_ == open_ - low) & (close < open_))
+    first = np.where(up_first, high, low)
+    second = np.where(up_first, low, high)
+    legs = (np.abs(first - open_), high - low, np.abs(close - second))
+    needs = tuple((leg > 0).astype(np.int64) for leg in legs)
+    least = 1 + needs[0] + needs[1] + needs[2]
+    count = np.maximum(np.minimum(volume // SHARES_PER_PRINT, step // SECONDS_PER_PRINT), least)
+    last = count - 1
+    length = np.maximum(legs[0] + legs[1] + legs[2], 1)
+    turn_first = (2 * last * legs[0] + length) // (2 * length)  # rounded to nearest
+    turn_first = np.clip(turn_first, needs[0], last - needs[1] - needs[2])
+    turn_second = (2 * last * (legs[0] + legs[1]) + length) // (2 * length)
+    turn_second = np.clip(turn_second, turn_first + needs[1], last - needs[2])
+    return Walk(step, volume, count, open_, first, second, close, turn_first, turn_second)
+
+
+def offset(walk: Walk, number: Ints) -> Ints:
+    """Seconds from the bar's start to print `number`."""
+    return number * walk.step // walk.count
+
+
+def newest(walk: Walk, elapsed: Ints) -> Ints:
+    """The number of the newest print not later than `elapsed` seconds (>= 0) after the bar's start."""
+    number: Ints = np.minimum(walk.count - 1, ((elapsed + 1) * walk.count - 1) // walk.step)
+    return number
+
+
+def oldest(walk: Walk, elapsed: Ints) -> Ints:
+    """The number of the oldest print not earlier than `elapsed` seconds; `count` when there is none."""
+    number: Ints = np.minimum(-(-elapsed * walk.count // walk.step), walk.count)
+    return number
+
+
+def price(walk: Walk, number: Ints) -> Ints:
+    """The price of print `number`."""
+    on_first = number <= walk.turn_first
+    on_second = number <= walk.turn_second
+    start = np.where(on_first, walk.open, np.where(on_second, walk.first, walk.second))
+    end = np.where(on_first, walk.first, np.where(on_second, walk.second, walk.close))
+    begins = np.where(on_first, 0, np.where(on_second, walk.turn_first, walk.turn_second))
+    ends = np.where(on_first, walk.turn_first, np.where(on_second, walk.turn_second, walk.count - 1))
+    done = number - begins
+    span = np.maximum(ends - begins, 1)
+    exact = start + (end - start) * done // span
+    grid = tick(exact)
+    near = np.clip((exact + grid // 2) // grid * grid, np.minimum(start, end), np.maximum(start, end))
+    return np.where(done == 0, start, np.where(number == ends, end, near))
+
+
+def traded(walk: Walk, number: Ints) -> Ints:
+    """Shares traded up to and including print `number`; 0 for number -1."""
+    return (number + 1) * walk.volume // walk.count
+
+
+def size(walk: Walk, number: Ints) -> Ints:
+    """Shares of print `number`."""
+    return traded(walk, number) - traded(walk, number - 1)
+
+
+def highest(walk: Walk, start: Ints, end: Ints) -> Ints:
+    """The highest of the prints `start` to `end`, both included."""
+    ends = np.maximum(price(walk, start), price(walk, end))
+    top = np.maximum(walk.first, walk.second)
+    turn = np.where(walk.first >= walk.second, walk.turn_first, walk.turn_second)
+    return np.where((start <= turn) & (turn <= end), top, ends)
+
+
+def lowest(walk: Walk, start: Ints, end: Ints) -> Ints:
+    """The lowest of the prints `start` to `end`, both included."""
+    ends = np.minimum(price(walk, start), price(walk, end))
+    bottom = np.minimum(walk.first, walk.second)
+    turn = np.where(walk.first < walk.second, walk.turn_first, walk.turn_second)
+    return np.where((start <= turn) & (turn <= end), bottom, ends)
+
+
+def mean(walk: Walk, number: Ints) -> Floats:
+    """The average price of prints 0 to `number`, in units: what their volume-weighted price would be."""
+    area = np.zeros(np.broadcast_shapes(walk.open.shape, number.shape))
+    legs = (
+        (walk.open, walk.first, np.zeros_like(walk.turn_first), walk.turn_first),
+        (walk.first, walk.second, walk.turn_first, walk.turn_second),
+        (walk.second, walk.close, walk.turn_second, walk.count - 1),
+    )
+    for start, end, begins, ends in legs:
+        done = np.clip(number, begins, ends) - begins
+        slope = (end - start) / np.maximum(ends - begins, 1)
+        area += (start + slope * done / 2) * done
+    average: Floats = np.where(number > 0, area / np.maximum(number, 1), walk.open)
+    return average

@@ -1,0 +1,15 @@
+"""The listings file a trader reads sectors from, since no broker tells them."""
+
+import csv
+from pathlib import Path
+
+from catalyst.simulator.market.bar_market import BarMarket
+
+
+def write_listings(market: BarMarket, path: Path) -> None:
+    """Write symbol, name and sector of every listing as CSV; an unknown sector stays empty."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("symbol", "name", "sector"))
+        for symbol, asset in market.assets().items():
+            writer.writerow((symbol, asset.name, market.sectors.get(symbol, "")))

@@ -1,0 +1,127 @@
+"""Trades as they are told afterwards, and the bars of a symbol whose tape was touched by hand."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import numpy as np
+
+from catalyst.simulator.market import calendar
+from catalyst.simulator.market.aggregation import join, take
+from catalyst.simulator.market.announcements import Corrected, Withdrawn
+from catalyst.simulator.market.interface import BarColumns, Market, Print
+from catalyst.simulator.market.snapshots import Moment, nothing
+from catalyst.simulator.market.ticks import Ticks
+
+OWN_NUMBERS: Final = 5_000  # `Print.number` of trades by hand begins here: never one of the tape's
+LATE_NUMBERS: Final = 9_000
+_ONE_DAY: Final = timedelta(days=1)
+_MINUTE: Final = timedelta(minutes=1)
+_INSTANT: Final = timedelta(microseconds=1)
+_LOOKBACK: Final = timedelta(days=14)  # two sessions lie within, whatever the holidays
+
+Asked = Callable[[str, datetime, datetime, datetime], Sequence[Print]]
+
+
+@dataclass(slots=True)
+class ToldTrades:
+    """Trades reported late, and those taken back, each with the instant from which on that is known."""
+
+    late: list[tuple[datetime, Print]] = field(default_factory=list)
+    _updates: dict[tuple[datetime, int], tuple[datetime, str]] = field(default_factory=dict)
+
+    def take_back(self, notice: Withdrawn | Corrected) -> None:
+        """Note that a trade is no more, and what stands in its place."""
+        key = (notice.trade.at, notice.trade.number)
+        if isinstance(notice, Corrected):
+            self._updates[key] = (notice.at, "incorrect")
+            self.late.append((notice.at, replace(notice.now, update="corrected")))
+        else:
+            self._updates[key] = (notice.at, "canceled")
+
+    def told(
+        self, prints: Sequence[Print], after: datetime, until: datetime, at: datetime
+    ) -> Sequence[Print]:
+        """`prints` and the late ones of (after, until], each marked with what is known of it at `at`."""
+        late = [trade for arrived, trade in self.late if arrived <= at and after < trade.at <= until]
+        found = sorted([*prints, *late], key=lambda each: (each.at, each.number)) if late else prints
+        return [self._marked(each, at) for each in found] if self._updates else found
+
+    def _marked(self, trade: Print, at: datetime) -> Print:
+        known, update = self._updates.get((trade.at, trade.number), (at, ""))
+        return replace(trade, update=update) if update and known <= at else trade
+
+
+@dataclass(frozen=True, slots=True)
+class HandMade:
+    """The bars of `symbol` as of `at`: the market's up to `since`, then made from the trades told."""
+
+    market: Market
+    trades: Asked
+    symbol: str
+    since: datetime
+    at: datetime
+
+    def bars(self, length: timedelta, start: datetime, end: datetime) -> BarColumns:
+        """As `Market.bars`."""
+        told = self.market.bars(self.symbol, length, start, end, self.at)
+        if length == _ONE_DAY:
+            return self._with_today(told, start, end)
+        seconds = int(length.total_seconds())
+        first = int(self.since.timestamp()) // seconds * seconds
+        ticks = self._ticks(datetime.fromtimestamp(first, UTC) - _INSTANT)
+        begin, last = -int(-start.timestamp() // 1), int(self.at.timestamp()) - seconds
+        own = ticks.bars(seconds, max(begin, first), min(int(end.timestamp()), last))
+        return join([take(told, np.flatnonzero(told.starts < first)), own])
+
+    def newest(self) -> dict[str, BarColumns]:
+        """The parts of a snapshot that bars are: `minute`, `daily` and `previous`, one row each."""
+        midnight = calendar.midnight(calendar.trading_day(self.at))
+        minutes = self.bars(_MINUTE, midnight, self.at)
+        days = self.bars(_ONE_DAY, self.at - _LOOKBACK, self.at)
+        found = {"daily": _at(days, -1), "previous": _at(days, -2)}
+        return {"minute": _at(minutes, -1), **found} if len(minutes.starts) else found
+
+    def _ticks(self, after: datetime) -> Ticks:
+        return Ticks.of([t for t in self.trades(self.symbol, after, self.at, self.at) if t.valid])
+
+    def _with_today(self, told: BarColumns, start: datetime, end: datetime) -> BarColumns:
+        """The daily bars, today's made of what it was at `since` and the trades after."""
+        day = calendar.trading_day(self.at)
+        midnight, session = calendar.midnight(day), calendar.session(day)
+        if session is None or not start <= midnight <= end:
+            return told
+        second = int(midnight.timestamp())
+        moment = Moment(
+            int(self.at.timestamp()), second, int(session.open.timestamp()), int(session.close.timestamp())
+        )
+        before = self.market.bars(self.symbol, _ONE_DAY, midnight, midnight, self.since)
+        own = self._ticks(max(self.since, midnight.astimezone(UTC) - _INSTANT)).day(moment)
+        today = _one(before, own)
+        return join([take(told, np.flatnonzero(told.starts < second)), today])
+
+
+def _one(before: BarColumns, after: BarColumns) -> BarColumns:
+    """Two stretches of one day as one bar; either may not be there."""
+    if not len(before.starts):
+        return take(after, np.flatnonzero(after.starts >= 0))
+    if after.starts[0] < 0:
+        return before
+    volume = before.volume + after.volume
+    value = before.vwap * before.volume + after.vwap * after.volume
+    return BarColumns(
+        before.starts,
+        before.open,
+        np.maximum(before.high, after.high),
+        np.minimum(before.low, after.low),
+        after.close,
+        volume,
+        np.round(value / np.maximum(volume, 1), 6),
+        before.trades + after.trades,
+    )
+
+
+def _at(bars: BarColumns, row: int) -> BarColumns:
+    """One row, counted from the end; none when there are too few."""
+    return take(bars, slice(row, row + 1 or None)) if len(bars.starts) >= -row else nothing(1)

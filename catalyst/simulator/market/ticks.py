@@ -1,0 +1,96 @@
+"""The prints of one symbol in arrays, and the bars they make: for tapes that are finer than minute bars."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final, Self
+
+import numpy as np
+
+from catalyst.simulator.market import intrabar_path
+from catalyst.simulator.market.interface import BarColumns, Ints, Print
+from catalyst.simulator.market.snapshots import Moment, columns_of, nothing
+
+MINUTE: Final = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Ticks:
+    """Prints in time order: epoch seconds, price units, shares. `shares` is a running sum, one row longer."""
+
+    times: Ints
+    units: Ints
+    sizes: Ints
+    shares: Ints = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shares", np.concatenate(([0], np.cumsum(self.sizes))))
+
+    @classmethod
+    def of(cls, prints: Sequence[Print]) -> Self:
+        """The ticks of prints in time order."""
+        rows = [(int(p.at.timestamp() // 1), round(p.price * intrabar_path.UNITS), p.size) for p in prints]
+        columns = np.array(rows, dtype=np.int64).reshape(-1, 3)
+        return cls(columns[:, 0].copy(), columns[:, 1].copy(), columns[:, 2].copy())
+
+    def until(self, second: int) -> int:
+        """How many prints happened by `second`, it included."""
+        return int(np.searchsorted(self.times, second, side="right"))
+
+    def before(self, second: int) -> int:
+        """How many prints happened before `second`."""
+        return int(np.searchsorted(self.times, second))
+
+    def bars(self, length: int, begin: int, until: int) -> BarColumns:
+        """The bars of `length` seconds, counted from the epoch, that start in [begin, until]."""
+        first = -(-begin // length) * length
+        return self._grouped(self.before(first), self.before(until // length * length + length), length)
+
+    def minute(self, at: int) -> BarColumns:
+        """The newest minute with a print that ended by `at`, as one row; `starts` -1 without one."""
+        last = self.before(at // MINUTE * MINUTE)
+        if not last:
+            return nothing(1)
+        begin = int(self.times[last - 1]) // MINUTE * MINUTE
+        return self._grouped(self.before(begin), last, MINUTE)
+
+    def day(self, moment: Moment) -> BarColumns:
+        """The running bar of the moment's day, as one row: prices of regular hours, volume of all; else -1."""
+        begin, end = self.before(moment.opens), self.until(min(moment.at, moment.closes - 1))
+        if not moment.opens or end <= begin:
+            return nothing(1)
+        rows = slice(begin, end)
+        units, sizes = self.units[rows], self.sizes[rows]
+        all_day = self.shares[self.until(moment.at)] - self.shares[self.before(moment.midnight)]
+        mean = (units * sizes).sum() / max(int(sizes.sum()), 1) if sizes.any() else units[-1]
+        return columns_of(
+            np.array([moment.midnight]),
+            units[:1],
+            units.max(keepdims=True),
+            units.min(keepdims=True),
+            units[-1:],
+            np.array([all_day]),
+            np.array([float(mean)]),
+            np.array([self.until(moment.at) - self.before(moment.midnight)]),
+        )
+
+    def _grouped(self, begin: int, end: int, length: int) -> BarColumns:
+        """The prints of rows [begin, end) as bars of `length` seconds."""
+        if end <= begin:
+            return nothing(0)
+        rows = slice(begin, end)
+        times, units, sizes = self.times[rows], self.units[rows], self.sizes[rows]
+        bins = times // length
+        heads = np.flatnonzero(np.concatenate(([True], bins[1:] != bins[:-1])))
+        tails = np.append(heads[1:], len(bins)) - 1
+        volume = np.add.reduceat(sizes, heads)
+        value = np.add.reduceat(units * sizes, heads)
+        return columns_of(
+            bins[heads] * length,
+            units[heads],
+            np.maximum.reduceat(units, heads),
+            np.minimum.reduceat(units, heads),
+            units[tails],
+            volume,
+            np.where(volume > 0, value / np.maximum(volume, 1), units[tails]),
+            tails - heads + 1,
+        )

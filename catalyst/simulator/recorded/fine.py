@@ -1,0 +1,186 @@
+"""What is recorded finer than minute bars: bars of a second, single trades, and quotes.
+
+Trades: symbol, timestamp (UTC), price, size, optionally suspicious (1: left out). Quote bars: symbol, timestamp
+(UTC, start of the bar), bid_open, bid_close, bid_size, ask_open, ask_close, ask_size; a second or a minute long;
+a price of 0 is a side that is not there. Single quotes: symbol, timestamp, bid_price, bid_size, ask_price,
+ask_size, optionally suspicious; a price of 0 is a side the message does not tell. The market's time goes by the
+second: trades of one second happen at its beginning, in the recorded order, and of its quotes the last stands.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from catalyst.simulator.market import calendar, intrabar_path
+from catalyst.simulator.market.bar_table import SECONDS, BarTable
+from catalyst.simulator.market.interface import Floats, Ints
+from catalyst.simulator.market.recorded_quotes import QuoteTape
+from catalyst.simulator.market.snapshots import FIELDS
+from catalyst.simulator.market.ticks import MINUTE, Ticks
+
+QUOTE_STEPS: Final = (1, 60)
+Numbered = tuple[pa.Table, Ints, Ints]  # rows, the symbol number of each, its start in epoch seconds
+
+
+def is_trades(table: pa.Table) -> bool:
+    """True for a table of single trades rather than bars."""
+    return "price" in table.column_names and "open" not in table.column_names
+
+
+def ticks_of_trades(table: pa.Table, number: Ints, start: Ints, until: int) -> dict[int, Ticks]:
+    """The ticks of each symbol number before `until` (epoch seconds).
+
+    Raises ValueError for a price or a size that is not positive and finite.
+    """
+    rows = np.flatnonzero((start < until) & _credible(table))
+    price, size = _floats(table, "price")[rows], _floats(table, "size")[rows]
+    if not ((price > 0) & np.isfinite(price) & (size > 0) & np.isfinite(size)).all():
+        raise ValueError("a trade has a price or a size that is not positive")
+    at = table["timestamp"].cast(pa.int64()).to_numpy()[rows]
+    order = np.lexsort((at, number[rows]))
+    units = np.rint(price * intrabar_path.UNITS).astype(np.int64)
+    sizes = np.maximum(np.rint(size), 1).astype(np.int64)
+    return _split(number[rows][order], start[rows][order], units[order], sizes[order])
+
+
+def ticks_of_seconds(bars: BarTable) -> dict[int, Ticks]:
+    """The ticks of bars one second long: each one's own path, all of it within its second."""
+    walk = bars.walk(np.arange(len(bars.key)))
+    rows = np.repeat(np.arange(len(bars.key)), walk.count)
+    steps = np.arange(len(rows)) - np.repeat(np.cumsum(walk.count) - walk.count, walk.count)
+    walks = bars.walk(rows)
+    return _split(
+        bars.number[rows],
+        bars.start[rows],
+        intrabar_path.price(walks, steps),
+        intrabar_path.size(walks, steps),
+    )
+
+
+def _split(number: Ints, times: Ints, units: Ints, sizes: Ints) -> dict[int, Ticks]:
+    """Ticks by symbol number, from rows in (number, time) order."""
+    numbers, heads = np.unique(number, return_index=True)
+    ends = np.append(heads[1:], len(number))
+    return {
+        int(n): Ticks(times[begin:end].copy(), units[begin:end].copy(), sizes[begin:end].copy())
+        for n, begin, end in zip(numbers.tolist(), heads.tolist(), ends.tolist(), strict=True)
+    }
+
+
+def minutes_of(ticks: Mapping[int, Ticks], steps: Ints) -> BarTable:
+    """The minute bars that ticks make, of every symbol number that has some."""
+    columns: dict[str, list[Ints | Floats]] = {name: [] for name in FIELDS}
+    keys: list[Ints] = []
+    for number in sorted(ticks):
+        own = ticks[number]
+        bars = own.bars(MINUTE, 0, int(own.times[-1]))
+        keys.append(number * SECONDS + bars.starts)
+        for name in FIELDS:
+            columns[name].append(getattr(bars, name))
+
+    def units(name: str) -> Ints:
+        return np.rint(np.concatenate(columns[name]) * intrabar_path.UNITS).astype(np.int64)
+
+    return BarTable(
+        np.concatenate(keys),
+        units("open"),
+        units("high"),
+        units("low"),
+        units("close"),
+        np.concatenate(columns["volume"]).astype(np.int64),
+        steps,
+    )
+
+
+def uncovered(number: Ints, start: Ints, ticks: Mapping[int, Ticks]) -> Ints:
+    """Which bars lie on a New York day of which their symbol has no ticks, as a mask."""
+    free = np.ones(len(number), dtype=bool)
+    for each, own in ticks.items():
+        mine = np.flatnonzero(number == each)
+        first = calendar.trading_day(datetime.fromtimestamp(int(own.times[0]), UTC))
+        last = calendar.trading_day(datetime.fromtimestamp(int(own.times[-1]), UTC))
+        for ordinal in range(first.toordinal(), last.toordinal() + 1):
+            day = first + timedelta(days=ordinal - first.toordinal())
+            begin, end = (int(calendar.midnight(d).timestamp()) for d in (day, day + timedelta(days=1)))
+            if own.before(end) > own.before(begin):
+                free[mine] &= (start[mine] < begin) | (start[mine] >= end)
+    return free
+
+
+def _credible(table: pa.Table) -> NDArray[np.bool_]:
+    """Which rows their recorder did not doubt."""
+    if "suspicious" not in table.column_names:
+        return np.ones(len(table), dtype=bool)
+    marks = np.array(pc.cast(table["suspicious"], pa.string()).to_pylist())
+    return ~np.isin(marks, ["1", "true", "True"])
+
+
+def quote_tapes(tables: Sequence[Numbered], until: int, ticks: Mapping[int, Ticks]) -> dict[int, QuoteTape]:
+    """The quotes of each symbol number before `until`, from (table, numbers, starts); the finest of each.
+
+    Raises ValueError for lengths other than a second or a minute.
+    """
+    found: dict[int, QuoteTape] = {}
+    told = [
+        (1, *_seconds_of_quotes(*each))
+        if "bid_price" in each[0].column_names
+        else (_quote_step(each[2]), *each)
+        for each in tables
+    ]
+    for step, table, number, start in sorted(told, key=lambda each: each[0], reverse=True):
+        rows = np.flatnonzero((start < until) & (number >= 0))
+        rows = rows[np.lexsort((start[rows], number[rows]))]
+        columns = [_prices(table, name)[rows] for name in ("bid_open", "ask_open", "bid_close", "ask_close")]
+        sizes = [np.rint(_floats(table, name)[rows]).astype(np.int64) for name in ("bid_size", "ask_size")]
+        numbers, heads = np.unique(number[rows], return_index=True)
+        ends = np.append(heads[1:], len(rows))
+        for n, begin, end in zip(numbers.tolist(), heads.tolist(), ends.tolist(), strict=True):
+            own = slice(begin, end)
+            parts = [column[own].copy() for column in (start[rows], *columns, *sizes)]
+            found[n] = QuoteTape(step, step == 1 and n in ticks, *parts)
+    return found
+
+
+def _seconds_of_quotes(table: pa.Table, number: Ints, start: Ints) -> Numbered:
+    """Single quotes as quote bars of a second: each side as last told by the second's end, 0 before it ever was."""
+    at = table["timestamp"].cast(pa.int64()).to_numpy()
+    rows = np.flatnonzero(_credible(table) & (number >= 0))
+    rows = rows[np.lexsort((at[rows], number[rows]))]
+    number, start = number[rows], start[rows]
+    place = np.arange(len(rows))
+    head = np.maximum.accumulate(np.where(np.diff(number, prepend=-1) != 0, place, 0))
+    ends = (number[1:] != number[:-1]) | (start[1:] != start[:-1])
+    last = np.flatnonzero(np.append(ends, len(rows) > 0))
+    columns: dict[str, Floats] = {}
+    for side in ("bid", "ask"):
+        price, size = (_floats(table, f"{side}_{what}")[rows] for what in ("price", "size"))
+        told = np.maximum.accumulate(np.where(price > 0, place, -1))[last]
+        known = told >= head[last]
+        columns[f"{side}_open"] = columns[f"{side}_close"] = np.where(known, price[told], 0)
+        columns[f"{side}_size"] = np.where(known, size[told], 0)
+    return pa.table(columns), number[last], start[last]
+
+
+def _quote_step(start: Ints) -> int:
+    step = int(np.gcd.reduce(np.unique(start % 86_400)))
+    found = next((length for length in reversed(QUOTE_STEPS) if step and step % length == 0), None)
+    if found is None or (found == 1 and step != 1):
+        raise ValueError(
+            f"quote bars start on multiples of {step} s; only a second or a minute can be played"
+        )
+    return found
+
+
+def _floats(table: pa.Table, name: str) -> Floats:
+    column: Floats = np.nan_to_num(table[name].to_numpy().astype(np.float64), posinf=0.0, neginf=0.0)
+    return column
+
+
+def _prices(table: pa.Table, name: str) -> Ints:
+    units: Ints = np.rint(np.maximum(_floats(table, name), 0) * intrabar_path.UNITS).astype(np.int64)
+    return units

@@ -1,0 +1,318 @@
+"""A market from files: recorded bars, daily bars, headlines and listings, Parquet or CSV.
+
+Intraday: symbol, timestamp (UTC, start of the bar), open, high, low, close, volume; one second, one minute or
+five minutes long; or single trades and quotes, see `recorded_fine`.
+Daily: symbol, date, open, high, low, close, volume. Headlines: symbol, published_at, headline, source, url.
+Listings: symbol, name, optionally exchange and sector. Official: symbol, date, close.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet
+
+from catalyst.clock import NEW_YORK
+from catalyst.simulator.market import assets, calendar, intrabar_path, quote_model
+from catalyst.simulator.market import news as market_news
+from catalyst.simulator.market.bar_market import BarMarket
+from catalyst.simulator.market.bar_table import PRICES, SECONDS, BarTable, concatenate
+from catalyst.simulator.market.interface import Floats, Ints
+from catalyst.simulator.market.ticks import Ticks
+from catalyst.simulator.recorded import fine as fine_market
+
+STEPS: Final = (1, 60, 300)  # bar lengths that can be played, seconds
+USUAL_DAYS: Final = 20
+UNKNOWN_DOLLAR_VOLUME: Final = 1e7  # of a symbol without any earlier day
+NEWS_LATENCY: Final = timedelta(seconds=60)  # from publication to the wire; an assumption
+SAME_ADJUSTMENT: Final = 0.02  # an official close further off than this is of another split adjustment
+
+
+def load(
+    intraday: Path | Sequence[Path],
+    daily: Path | None = None,
+    headlines: Path | None = None,
+    listings: Path | None = None,
+    day: date | None = None,
+    official: Path | None = None,
+    quotes: Path | Sequence[Path] | None = None,
+    *,
+    news_latency: timedelta = NEWS_LATENCY,
+) -> BarMarket:
+    """The market of `day` (by default the last one in the files), with everything older as its history.
+
+    Nothing younger than `day` is kept. A symbol recorded in several lengths is played from the finest: single
+    trades, then seconds, then the shorter bars; before and after regular hours too where that is recorded. Days
+    of the tape that have no daily bar get one from their regular hours; an official close replaces a daily
+    bar's close where the two are of the same split adjustment.
+
+    Raises ValueError for bars that are not bars, lengths other than 1 second, 1 or 5 minutes, or a day without
+    a session.
+    """
+    tapes, quoted = _read_all(intraday), _read_all(quotes or ())
+    day = day or max(_last_day(tape) for tape in tapes)
+    calendar.session_of(day)
+    days = _read(daily, [pa.field("date", pa.date32())]) if daily else None
+    rows = _listings(listings)
+    symbols = sorted(
+        set(rows).union(
+            *(pc.unique(table["symbol"]).to_pylist() for table in [*tapes, *([days] if days else [])])
+        )
+    )
+    numbers = {symbol: number for number, symbol in enumerate(symbols)}
+    ticks = _ticks(tapes, numbers, day)
+    tape = _tape(tapes, numbers, day, ticks)
+    recorded = _daily(days, numbers, day) if days else None
+    closed = _with_tape_days(recorded, tape, day)
+    if official:
+        closed = _with_official(closed, _read(official, [pa.field("date", pa.date32())]), numbers)
+    price, shares, dollars = usual(closed, len(symbols), day)
+    listed = {
+        symbol: assets.asset(symbol, *rows.get(symbol, ("", ""))[:2], float(price[n]), float(dollars[n]))
+        for n, symbol in enumerate(symbols)
+    }
+    return BarMarket(
+        day=day,
+        listings=listed,
+        tape=tape,
+        daily=closed,
+        spread=quote_model.spread_of(dollars),
+        depth=quote_model.depth_of(shares),
+        news=market_news.collect(_headlines(headlines, day, news_latency)),
+        sectors={symbol: sector for symbol, (_, _, sector) in rows.items()},
+        ticks=ticks,
+        quoted=fine_market.quote_tapes(
+            [(table, _numbers(table["symbol"], numbers), _seconds(table)) for table in quoted],
+            _end_of(day),
+            ticks,
+        ),
+    )
+
+
+def usual(daily: BarTable, count: int, day: date) -> tuple[Floats, Floats, Floats]:
+    """Last close, shares and dollars a day of each symbol over its last 20 sessions before `day`."""
+    numbers = np.arange(count)
+    end = daily.first(numbers, int(calendar.midnight(day).timestamp()))
+    begin = np.maximum(end - USUAL_DAYS, daily.first(numbers, 0))
+    had = np.maximum(end - begin, 1)
+    known = end > begin
+    dollars = (daily.value[end] - daily.value[begin]) / had / intrabar_path.UNITS
+    shares = (daily.shares[end] - daily.shares[begin]) / had
+    last = daily.close[np.maximum(end - 1, 0)] / intrabar_path.UNITS if len(daily.key) else np.zeros(count)
+    return (
+        np.where(known, last, 0.0),
+        np.where(known, shares, 0.0),
+        np.where(known, dollars, UNKNOWN_DOLLAR_VOLUME),
+    )
+
+
+def _read(file: Path, times: Sequence[pa.Field]) -> pa.Table:
+    """A table with `symbol` as text and the given time columns as typed."""
+    if file.suffix == ".parquet":
+        table = pyarrow.parquet.read_table(file)
+    else:
+        # NA, NULL and TRUE are symbols
+        types = {"symbol": pa.string(), "name": pa.string(), **{field.name: field.type for field in times}}
+        options = pyarrow.csv.ConvertOptions(column_types=types, strings_can_be_null=False)
+        table = pyarrow.csv.read_csv(file, convert_options=options)
+    for field in times:
+        if field.name not in table.column_names:
+            raise ValueError(f"{file} has no column {field.name!r}; it has {', '.join(table.column_names)}")
+        at = table.column_names.index(field.name)
+        table = table.set_column(at, field.name, table[field.name].cast(field.type, safe=False))
+    return table
+
+
+def _last_day(tape: pa.Table) -> date:
+    last: datetime = pc.max(tape["timestamp"]).as_py()
+    return calendar.trading_day(last)
+
+
+def _read_all(files: Path | Sequence[Path]) -> list[pa.Table]:
+    """The tables of timed rows."""
+    each = [files] if isinstance(files, Path) else files
+    return [_read(file, [pa.field("timestamp", pa.timestamp("us", "UTC"))]) for file in each]
+
+
+def _end_of(day: date) -> int:
+    """The New York midnight that ends `day`, epoch seconds."""
+    return int(calendar.midnight(day + timedelta(days=1)).timestamp())
+
+
+def _ticks(tapes: Sequence[pa.Table], numbers: Mapping[str, int], day: date) -> dict[int, Ticks]:
+    """Of each symbol recorded finer than minutes, its ticks up to the end of `day`, from single trades first."""
+    found: dict[int, Ticks] = {}
+    for table in sorted(tapes, key=_step, reverse=True):
+        start, number = _seconds(table), _numbers(table["symbol"], numbers)
+        if fine_market.is_trades(table):
+            found |= fine_market.ticks_of_trades(table, number, start, _end_of(day))
+        elif _step(table) == 1:
+            keep = np.flatnonzero(start < _end_of(day))
+            seconds = _table(table, list(numbers), number, start, keep, np.ones(len(numbers), dtype=np.int64))
+            found |= fine_market.ticks_of_seconds(seconds)
+    return found
+
+
+def _tape(
+    tapes: Sequence[pa.Table], numbers: Mapping[str, int], day: date, ticks: Mapping[int, Ticks]
+) -> BarTable:
+    """The intraday bars up to the end of `day`, each symbol in one length; the minutes of what has ticks."""
+    steps = np.full(len(numbers), max(STEPS))
+    for table in sorted(tapes, key=_step, reverse=True):
+        steps[_numbers(pc.unique(table["symbol"]), numbers)] = max(_step(table), min(STEPS[1:]))
+    parts = [fine_market.minutes_of(ticks, steps)] if ticks else []
+    for table in tapes:
+        if _step(table) not in STEPS[1:]:
+            continue
+        start, number = _seconds(table), _numbers(table["symbol"], numbers)
+        mine = (start < _end_of(day)) & (steps[number] == _step(table))
+        keep = np.flatnonzero(mine & fine_market.uncovered(number, start, ticks))
+        parts.append(_table(table, list(numbers), number, start, keep, steps))
+    return concatenate(parts)
+
+
+def _step(tape: pa.Table) -> int:
+    """The bar length of a tape, seconds: the greatest one that divides all its starts; 0 of single trades."""
+    if fine_market.is_trades(tape):
+        return 0
+    step = int(np.gcd.reduce(np.unique(_seconds(tape) % 86_400)))
+    found = next((length for length in reversed(STEPS) if step and step % length == 0), None)
+    if found is None or (found == 1 and step != 1):
+        raise ValueError(
+            f"bars start on multiples of {step} s; only bars of 1 second, 1 or 5 minutes can be played"
+        )
+    return found
+
+
+def _seconds(tape: pa.Table) -> Ints:
+    seconds: Ints = tape["timestamp"].cast(pa.int64()).to_numpy() // 1_000_000
+    return seconds
+
+
+def _numbers(symbols: pa.ChunkedArray | pa.Array, numbers: Mapping[str, int]) -> Ints:
+    """The number of each symbol."""
+    encoded = pc.dictionary_encode(symbols)
+    whole = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
+    lookup = np.array([numbers.get(symbol, -1) for symbol in whole.dictionary.to_pylist()], dtype=np.int64)
+    found: Ints = lookup[whole.indices.to_numpy(zero_copy_only=False)]
+    return found
+
+
+def _table(
+    table: pa.Table, symbols: Sequence[str], number: Ints, start: Ints, keep: Ints, steps: Ints
+) -> BarTable:
+    prices = [table[name].to_numpy()[keep] for name in PRICES]
+    volume = table["volume"].to_numpy()[keep].astype(np.float64)
+    return BarTable.build(symbols, number[keep], start[keep], prices, volume, steps)
+
+
+def _midnights(dates: pa.ChunkedArray) -> Ints:
+    """New York midnight of each date, epoch seconds."""
+    days: Ints = dates.cast(pa.int32()).to_numpy().astype(np.int64)
+    different, back = np.unique(days, return_inverse=True)
+    epoch = date(1970, 1, 1)
+    midnights = [int(calendar.midnight(epoch + timedelta(days=int(d))).timestamp()) for d in different]
+    return np.array(midnights, dtype=np.int64)[back]
+
+
+def _daily(table: pa.Table, numbers: Mapping[str, int], day: date) -> BarTable:
+    start = _midnights(table["date"])
+    keep = np.flatnonzero(start <= int(calendar.midnight(day).timestamp()))
+    return _table(
+        table, list(numbers), _numbers(table["symbol"], numbers), start, keep, _day_steps(len(numbers))
+    )
+
+
+def _day_steps(count: int) -> Ints:
+    return np.full(count, 86_400)
+
+
+def _with_tape_days(recorded: BarTable | None, tape: BarTable, day: date) -> BarTable:
+    """The daily bars, completed from the tape's regular hours for earlier days that have none."""
+    parts = [recorded] if recorded is not None else []
+    start, number = tape.start, tape.number
+    first = calendar.trading_day(datetime.fromtimestamp(int(start.min()), UTC)) if len(start) else day
+    for session in calendar.sessions(first, day - timedelta(days=1)):
+        midnight = int(calendar.midnight(session.day).timestamp())
+        rows = np.flatnonzero((start >= session.open.timestamp()) & (start < session.close.timestamp()))
+        if recorded is not None:
+            key = number[rows] * SECONDS + midnight
+            at = np.minimum(np.searchsorted(recorded.key, key), max(len(recorded.key) - 1, 0))
+            rows = rows[recorded.key[at] != key] if len(recorded.key) else rows
+        if len(rows):
+            parts.append(_one_day(tape, rows, midnight))
+    return concatenate(parts) if parts else _no_bars(len(tape.step))
+
+
+def _one_day(tape: BarTable, rows: Ints, midnight: int) -> BarTable:
+    """One bar for each symbol in `rows`, which are in table order."""
+    number = tape.number[rows]
+    heads = np.flatnonzero(np.concatenate(([True], number[1:] != number[:-1])))
+    tails = np.append(heads[1:], len(rows)) - 1
+    return BarTable(
+        number[heads] * SECONDS + midnight,
+        tape.open[rows[heads]],
+        np.maximum.reduceat(tape.high[rows], heads),
+        np.minimum.reduceat(tape.low[rows], heads),
+        tape.close[rows[tails]],
+        np.add.reduceat(tape.volume[rows], heads),
+        _day_steps(len(tape.step)),
+    )
+
+
+def _no_bars(count: int) -> BarTable:
+    none = np.zeros(0, dtype=np.int64)
+    return BarTable(none, none, none, none, none, none, _day_steps(count))
+
+
+def _with_official(daily: BarTable, official: pa.Table, numbers: Mapping[str, int]) -> BarTable:
+    """`daily` closing at the official prices, the range widened to hold them."""
+    number = _numbers(official["symbol"], numbers)
+    key = number * SECONDS + _midnights(official["date"])
+    price = np.rint(np.nan_to_num(official["close"].to_numpy()) * intrabar_path.UNITS).astype(np.int64)
+    at = np.minimum(np.searchsorted(daily.key, key), max(len(daily.key) - 1, 0))
+    same = (number >= 0) & (daily.key[at] == key)
+    at, price = at[same], price[same]
+    near = np.abs(price - daily.close[at]) <= SAME_ADJUSTMENT * daily.close[at]
+    at, price = at[near], price[near]
+    high, low, close = daily.high.copy(), daily.low.copy(), daily.close.copy()
+    close[at] = price
+    high[at], low[at] = np.maximum(high[at], price), np.minimum(low[at], price)
+    return BarTable(daily.key, daily.open, high, low, close, daily.volume, daily.step)
+
+
+def _listings(file: Path | None) -> dict[str, tuple[str, str, str]]:
+    """Name, exchange and sector of each listed symbol, "" where unknown."""
+    if file is None:
+        return {}
+    table = _read(file, [])
+    unknown = [""] * len(table)
+    columns = [
+        table[name].to_pylist() if name in table.column_names else unknown
+        for name in ("name", "exchange", "sector")
+    ]
+    return {
+        symbol: (name or "", exchange or "", sector or "")
+        for symbol, name, exchange, sector in zip(table["symbol"].to_pylist(), *columns, strict=True)
+    }
+
+
+def _headlines(
+    file: Path | None, day: date, latency: timedelta
+) -> list[tuple[datetime, str, str, str, str, str]]:
+    """Rows for `news.collect`, nothing published after `day`."""
+    if file is None:
+        return []
+    table = _read(file, [pa.field("published_at", pa.timestamp("us", "UTC"))])
+    until = datetime.combine(day + timedelta(days=1), datetime.min.time(), NEW_YORK)
+    columns = [table[name].to_pylist() for name in ("published_at", "symbol", "headline", "source", "url")]
+    return [
+        (at.astimezone(UTC) + latency, symbol, title, "", source or "", url or "")
+        for at, symbol, title, source, url in zip(*columns, strict=True)
+        if at + latency < until
+    ]

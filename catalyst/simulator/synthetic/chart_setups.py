@@ -1,0 +1,140 @@
+"""Chart patterns that happen: their shapes as knots, and what becomes of them.
+
+A shape is drawn for the long side in units of its height; a short one is its mirror image. It ends at its
+trigger. Whether the price then goes on or turns is a coin flip, over the same distance either way, so
+nobody gains by knowing the shape.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+import numpy as np
+from numpy.random import Generator
+
+from catalyst.simulator.market.interface import Floats
+
+
+class Shape(StrEnum):
+    """The patterns drawn; each also upside down."""
+
+    FLAG = "flag"
+    OPENING_RANGE = "opening range breakout"
+    VWAP_RECLAIM = "vwap reclaim"
+    TRIANGLE = "ascending triangle"
+    CUP = "cup and handle"
+    DOUBLE = "double bottom"
+    SHOULDERS = "inverse head and shoulders"
+
+
+@dataclass(frozen=True, slots=True)
+class _Knots:
+    minutes: tuple[float, ...]
+    heights: tuple[float, ...]
+    volumes: tuple[float, ...]  # of the stretch that ends at the knot, times the usual
+    at_open: bool = False  # drawn from the first minute on
+
+
+_KNOTS: Final = {
+    Shape.FLAG: _Knots((0, 14, 17, 20, 24, 28, 31), (0, 1, 0.82, 0.9, 0.72, 0.8, 0.9), (1, 2.6, 1, 0.7, 0.6, 0.6, 1)),
+    Shape.OPENING_RANGE: _Knots(
+        (0, 4, 9, 15, 22, 30), (0, 0.8, 0.05, 0.9, 0.35, 0.95), (1, 1.3, 1, 1, 0.8, 1.2), at_open=True
+    ),
+    Shape.VWAP_RECLAIM: _Knots((0, 20, 38, 46, 52), (0, -1, -0.9, -0.3, 0.1), (1, 1.4, 0.8, 1.5, 1.3)),
+    Shape.TRIANGLE: _Knots(
+        (0, 12, 22, 31, 39, 46, 52, 57), (0, 1, 0.25, 0.98, 0.5, 0.99, 0.72, 1), (1, 1.8, 1, 1, 0.8, 0.8, 0.6, 1)
+    ),
+    Shape.CUP: _Knots(
+        (0, 10, 25, 40, 55, 70, 78, 86, 92),
+        (0, -0.35, -0.8, -1, -0.8, -0.05, -0.3, -0.28, 0),
+        (1, 1.2, 0.9, 0.6, 0.8, 1.4, 0.7, 0.6, 1.1),
+    ),
+    Shape.DOUBLE: _Knots((0, 18, 32, 46, 60), (0.2, -1, -0.35, -0.98, -0.35), (1, 1.6, 1, 1, 1.3)),
+    Shape.SHOULDERS: _Knots(
+        (0, 12, 22, 36, 48, 58, 68), (0, -0.55, -0.1, -1, -0.1, -0.5, -0.1), (1, 1.3, 1, 1.2, 1, 0.7, 1.2)
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """One pattern of one stock today; minutes of the session, `height` as a fraction of the price."""
+
+    number: int
+    shape: Shape
+    side: int  # 1 long, -1 short
+    start: int
+    end: int
+    height: float
+    goes_on: bool
+
+
+def draw_setup(rng: Generator, number: int, side: int, sigma: float, minutes: int, earliest: int) -> Setup:
+    """A pattern that starts at `earliest` or later; about half of them soon.
+
+    `sigma` is the stock's daily standard deviation, from which the height follows.
+    """
+    shapes = [shape for shape in Shape if earliest == 0 or not _KNOTS[shape].at_open]
+    shape = shapes[int(rng.integers(len(shapes)))]
+    knots = _KNOTS[shape]
+    stretch = float(rng.uniform(0.75, 1.35))
+    length = max(int(knots.minutes[-1] * stretch), 10)
+    latest = max(minutes - length - 60, 1)
+    if knots.at_open:
+        start = 0
+    elif rng.random() < 0.5:
+        start = earliest + int(rng.integers(0, 25))
+    else:
+        start = int(rng.integers(earliest, max(latest, earliest + 1)))
+    start = min(start, latest)
+    return Setup(
+        number=number,
+        shape=shape,
+        side=side,
+        start=start,
+        end=start + length,
+        height=max(0.008, float(rng.uniform(0.45, 0.9)) * sigma),
+        goes_on=bool(rng.random() < 0.5),
+    )
+
+
+def log_path(rng: Generator, setup: Setup, minutes: int) -> Floats:
+    """What the pattern and its outcome add to the log price at each of the session's minute boundaries."""
+    knots = _KNOTS[setup.shape]
+    at = setup.start + np.array(knots.minutes) / knots.minutes[-1] * (setup.end - setup.start)
+    heights = np.array(knots.heights) - knots.heights[0]
+    heights[1:-1] += rng.normal(0, 0.03, len(heights) - 2)
+    trigger = heights[-1]
+    distance = float(rng.uniform(0.6, 1.5))
+    after = setup.end + rng.uniform(15, 45)
+    if setup.goes_on:
+        more, reached = (
+            (setup.end + (after - setup.end) / 2, after),
+            (trigger + distance * 0.7, trigger + distance),
+        )
+    else:
+        # a failed break often looks right for a few minutes
+        more, reached = (setup.end + 4, after), (trigger + 0.12, trigger - distance)
+    moments = np.concatenate((at, more))
+    levels = np.concatenate((heights, reached))
+    return setup.side * setup.height * np.interp(np.arange(minutes + 1), moments, levels)
+
+
+def volume_factors(setup: Setup, minutes: int) -> Floats:
+    """How much more (or less) than usual is traded in each minute because of the pattern."""
+    knots = _KNOTS[setup.shape]
+    at = setup.start + np.array(knots.minutes) / knots.minutes[-1] * (setup.end - setup.start)
+    minute = np.arange(minutes)
+    factors = np.ones(minutes)
+    inside = (minute >= setup.start) & (minute < setup.end)
+    stretch = np.clip(np.searchsorted(at, minute, side="right"), 1, len(at) - 1)
+    factors[inside] = np.array(knots.volumes)[stretch][inside]
+    breakout = (minute >= setup.end) & (minute < setup.end + 8)
+    factors[breakout] = 2.4 if setup.goes_on else 1.5
+    return factors
+
+
+def calm(setup: Setup, minutes: int) -> Floats:
+    """How much of the stock's own noise is left in each minute: less while the pattern is drawn."""
+    minute = np.arange(minutes)
+    return np.where((minute >= setup.start) & (minute < setup.end + 5), 0.4, 1.0)

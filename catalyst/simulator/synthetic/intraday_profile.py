@@ -1,0 +1,95 @@
+"""How a trading day looks on average: volume, moves and missing minutes by the hour, gaps by the mood.
+
+Measured on five-minute bars of the whole US market in 2026; a half day is the same shape in less time.
+"""
+
+from enum import StrEnum
+from typing import Final
+
+import numpy as np
+
+from catalyst.simulator.market.interface import Floats
+
+_FIVES: Final = 78  # five-minute bars in a full session
+# five-minute bar: share of the day's volume in percent
+_VOLUME: Final = {0: 2.5, 1: 1.9, 2: 1.6, 3: 1.5, 6: 1.3, 12: 1.1, 18: 1.0, 30: 0.83, 42: 0.77, 54: 0.78,
+                  66: 0.95, 70: 1.2, 74: 1.5, 75: 1.9, 76: 3.4, 77: 20.0}  # fmt: skip
+# five-minute bar: median size of its move in basis points
+_MOVES: Final = {0: 56.0, 1: 35.0, 2: 28.0, 4: 24.0, 8: 20.0, 12: 17.0, 18: 13.5, 24: 11.0, 33: 10.0, 54: 10.0,
+                 66: 13.0, 72: 14.5, 77: 17.0}  # fmt: skip
+RATIOS: Final = (
+    0.02,
+    0.05,
+    0.32,
+    0.45,
+    0.63,
+    0.87,
+    1.2,
+    1.6,
+    2.1,
+    3.8,
+    9.0,
+)  # volume over its 20-day average
+_FIVES_OF_MEDIAN: Final = 60  # bars of the median stock
+_FIVES_OF_THIN: Final = 4  # of the one at the tenth percentile
+_LAST_MINUTE: Final = 0.85  # of the last five minutes' volume: the closing auction
+
+
+class Mood(StrEnum):
+    """What kind of day it is for the market as a whole."""
+
+    QUIET = "quiet"
+    GAP_UP = "gap-up"
+    SELL_OFF = "sell-off"
+    TREND_UP = "trend-up"
+
+
+CHANCES: Final = {Mood.QUIET: 0.64, Mood.GAP_UP: 0.08, Mood.SELL_OFF: 0.14, Mood.TREND_UP: 0.14}
+# opening gaps in percent at the quantiles of generated_listings.QUANTILES
+GAPS: Final = {
+    Mood.QUIET: (-7.0, -4.0, -1.4, -0.9, -0.4, 0.0, 0.5, 1.4, 2.1, 4.9, 8.0),
+    Mood.GAP_UP: (-14.0, -9.5, -2.3, -0.1, 1.3, 2.9, 4.8, 6.9, 8.3, 12.3, 18.0),
+    Mood.SELL_OFF: (-11.0, -6.4, -4.0, -3.3, -2.4, -1.4, -0.5, 0.1, 0.9, 4.1, 7.0),
+    Mood.TREND_UP: (-6.0, -3.2, -1.2, -0.6, 0.0, 0.5, 1.1, 1.9, 2.7, 5.2, 9.0),
+}
+# share of a stock's five-minute movement that is the market's: correlation, then drift of the day in sigmas
+TOGETHER: Final = {Mood.QUIET: 0.3, Mood.GAP_UP: 0.45, Mood.SELL_OFF: 0.6, Mood.TREND_UP: 0.6}
+DRIFT: Final = {Mood.QUIET: 0.0, Mood.GAP_UP: 0.0, Mood.SELL_OFF: -0.9, Mood.TREND_UP: 1.2}
+# how much of the gap is given back by the close
+FADE: Final = {Mood.QUIET: 0.0, Mood.GAP_UP: 0.28, Mood.SELL_OFF: 0.1, Mood.TREND_UP: 0.0}
+
+
+def volume_shares(minutes: int) -> Floats:
+    """Each minute's share of a session's volume; adds up to one."""
+    fives = np.interp(np.arange(_FIVES), list(_VOLUME), list(_VOLUME.values()))
+    shares = np.repeat(fives / fives.sum() / 5, 5)
+    shares[-5:] = shares[-5:].sum() * np.array([(1 - _LAST_MINUTE) / 4] * 4 + [_LAST_MINUTE])
+    return _fitted(shares, minutes)
+
+
+def move_sizes(minutes: int) -> Floats:
+    """Each minute's standard deviation, in those of the session; the squares add up to one."""
+    fives = np.interp(np.arange(_FIVES), list(_MOVES), list(_MOVES.values()))
+    squares = _fitted(np.repeat((fives / np.sqrt((fives**2).sum())) ** 2 / 5, 5), minutes)
+    return np.sqrt(squares)
+
+
+def trade_rates(dollars: Floats, minutes: int) -> Floats:
+    """Expected bursts of trading in each minute (columns) of stocks with a turnover of `dollars` a day (rows).
+
+    A minute has a bar when at least one happens. A power of the turnover through the two measured points:
+    the median stock (2.1 M$ a day) trades in 60 of 78 five-minute intervals, the tenth percentile (11,700 $) in 4.
+    """
+    median, thin = (-np.log1p(-fives / _FIVES) for fives in (_FIVES_OF_MEDIAN, _FIVES_OF_THIN))
+    power = np.log(median / thin) / np.log(2.1e6 / 11.7e3)
+    per_five = median * (np.maximum(dollars, 1.0) / 2.1e6) ** power
+    shape = volume_shares(minutes) ** power
+    return np.outer(per_five / 5, shape / shape.mean())
+
+
+def _fitted(full: Floats, minutes: int) -> Floats:
+    """A full session's minutes as `minutes` ones with the same total."""
+    if minutes == len(full):
+        return full
+    edges = np.linspace(0, len(full), minutes + 1)
+    return np.diff(np.interp(edges, np.arange(len(full) + 1), np.concatenate(([0.0], np.cumsum(full)))))

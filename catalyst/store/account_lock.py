@@ -1,0 +1,154 @@
+"""Connections that are held for what they are: the account's lock, and an ear for commands."""
+
+import asyncio
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+import asyncpg
+
+from catalyst.clock import Pause, real
+from catalyst.store.pool import connect, is_outage
+
+_BEAT: Final = 2.0  # seconds, real time, for the lock's connection to answer
+EVERY: Final = (
+    1.0  # seconds, real time, between two beats: they bound a real socket, whatever the market's clock says
+)
+
+# The log's first eight digits: they change when a standby takes over, and never by a restart.
+_STATE: Final = """
+    SELECT (SELECT epoch FROM daemon) AS epoch,
+           left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) AS timeline
+"""
+
+
+class AccountLock:
+    """The right to trade an account, for as long as this connection lives. `lost` is set when it is gone.
+
+    `epoch` and `timeline` are what the server said of itself at the last beat.
+    """
+
+    def __init__(self, conn: "asyncpg.Connection[asyncpg.Record]") -> None:
+        self.lost = asyncio.Event()
+        self.epoch: int | None = None
+        self.timeline: str | None = None
+        self._conn = conn
+        self._asking = asyncio.Lock()
+        self._pause = Pause()
+        conn.add_termination_listener(self._gone)
+
+    def confirmed(self, within: float) -> bool:
+        """True when the server has said in the last `within` real seconds that we hold it. From any thread."""
+        return not self.lost.is_set() and self._pause.seconds <= within
+
+    async def beat(self) -> bool:
+        """True when the server still answers on this connection; else `lost` is set."""
+        async with self._asking:
+            if self.lost.is_set():
+                return False
+            try:
+                said = await self._conn.fetchrow(_STATE, timeout=_BEAT)
+            except Exception as error:
+                if not (is_outage(error) or isinstance(error, asyncpg.PostgresError)):
+                    raise
+                self.lost.set()
+                self._conn.terminate()
+            else:
+                assert said is not None  # a query without a FROM has one row
+                self.epoch, self.timeline = said["epoch"], said["timeline"]
+                if not self.lost.is_set():
+                    self._pause.mark()
+        return not self.lost.is_set()
+
+    async def kept(self, epoch: int) -> None:
+        """Return once the lock is lost or another epoch than `epoch` is current; asks every real second."""
+        while await self.beat() and self.epoch == epoch:
+            await real(self.lost, EVERY)
+
+    async def release(self) -> None:
+        """Somebody else may take the lock. Idempotent."""
+        self._conn.remove_termination_listener(self._gone)
+        self.lost.set()
+        await hang_up(self._conn)
+
+    def _gone(self, _: object) -> None:
+        self.lost.set()
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who holds an account's lock, as far as the server and the tables can tell."""
+
+    client: str
+    since: datetime
+    epoch: int | None
+    pid: int | None
+    heartbeat_at: datetime | None
+
+    def __str__(self) -> str:
+        ours = f"epoch {self.epoch}, process {self.pid}" if self.pid is not None else f"epoch {self.epoch}"
+        seen = f", last heartbeat {self.heartbeat_at:%H:%M:%S} UTC" if self.heartbeat_at else ""
+        return f"{ours} from {self.client}, connected since {self.since:%Y-%m-%d %H:%M:%S} UTC{seen}"
+
+
+async def take_account_lock(dsn: str, account_id: str) -> AccountLock | None:
+    """The lock of `account_id`, or None when another daemon holds it. It ends with its connection."""
+    conn = await connect(dsn, "catalyst lock", writable=True)
+    try:
+        if await conn.fetchval("SELECT pg_try_advisory_lock($1)", lock_key(account_id)):
+            return AccountLock(conn)
+    except BaseException:
+        conn.terminate()
+        raise
+    await conn.close()
+    return None
+
+
+async def holder_of(dsn: str, account_id: str) -> Holder | None:
+    """Who holds the lock of `account_id` in this database; None when nobody does (any more)."""
+    conn = await connect(dsn, "catalyst question")
+    try:
+        found = await conn.fetchrow(
+            """
+            SELECT coalesce(host(a.client_addr), 'this machine') AS client, a.backend_start AS since,
+                   d.epoch, d.pid, d.heartbeat_at
+              FROM pg_locks l
+              JOIN pg_stat_activity a USING (pid)
+             CROSS JOIN daemon d
+             WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+               AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+               AND (l.classid::bigint << 32) | l.objid::bigint = $1
+            """,
+            lock_key(account_id),
+        )
+    finally:
+        await hang_up(conn)
+    return None if found is None else Holder(**found)
+
+
+async def current_epoch(dsn: str) -> int:
+    """The epoch the tables know, asked on a connection of its own. Raises the outage when nobody answers."""
+    conn = await connect(dsn, "catalyst question", answer=_BEAT)
+    try:
+        epoch: int = await conn.fetchval("SELECT epoch FROM daemon", timeout=_BEAT)
+        return epoch
+    finally:
+        conn.terminate()
+
+
+def lock_key(account_id: str) -> int:
+    """The advisory lock's number: 64 bits of the account id's hash, signed as PostgreSQL has them."""
+    digest = hashlib.sha256(b"catalyst account " + account_id.encode()).digest()
+    return int.from_bytes(digest[:8], signed=True)
+
+
+async def hang_up(conn: "asyncpg.Connection[asyncpg.Record]") -> None:
+    if conn.is_closed():
+        return
+    try:
+        await conn.close(timeout=_BEAT)
+    except Exception as error:
+        if not is_outage(error):
+            raise
+        conn.terminate()

@@ -1,0 +1,75 @@
+"""Exit intents and latches: what we have decided to do, written before the first request of it."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from catalyst.domain.order import Purpose
+
+if TYPE_CHECKING:
+    from catalyst.store.orders import Conn
+
+
+@dataclass(frozen=True, slots=True)
+class ExitIntent:
+    """A decision to leave a position, open until it is flat."""
+
+    intent_id: int
+    position_id: int
+    reason: str
+    purpose: Purpose
+    asked_by: str
+    asked_at: datetime
+
+
+async def intend(
+    conn: "Conn", position_id: int, *, reason: str, purpose: Purpose, asked_by: str, at: datetime
+) -> bool:
+    """Persist the one exit intent of a position; false when it has one already."""
+    fresh = await conn.fetchval(
+        """
+        INSERT INTO exit_intents (position_id, reason, purpose, asked_by, asked_at, state)
+        VALUES ($1, left($2::text, 255), $3, $4, $5, 'open')
+        ON CONFLICT (position_id) WHERE state = 'open' DO NOTHING
+        RETURNING intent_id
+        """,
+        position_id,
+        reason,
+        purpose,
+        asked_by,
+        at,
+    )
+    return fresh is not None
+
+
+async def open_intents(conn: "Conn") -> list[ExitIntent]:
+    """Every exit that was decided and is not done, oldest first."""
+    found = await conn.fetch(
+        """
+        SELECT intent_id, position_id, reason, purpose, asked_by, asked_at
+          FROM exit_intents WHERE state = 'open' ORDER BY intent_id
+        """
+    )
+    return [ExitIntent(**{**record, "purpose": Purpose(record["purpose"])}) for record in found]
+
+
+async def intent_of(conn: "Conn", position_id: int) -> ExitIntent | None:
+    """The open exit intent of a position."""
+    record = await conn.fetchrow(
+        """
+        SELECT intent_id, position_id, reason, purpose, asked_by, asked_at
+          FROM exit_intents WHERE position_id = $1 AND state = 'open'
+        """,
+        position_id,
+    )
+    return None if record is None else ExitIntent(**{**record, "purpose": Purpose(record["purpose"])})
+
+
+async def end_intent(conn: "Conn", position_id: int, *, state: str, at: datetime) -> None:
+    """Close the intent: `done` when flat, `abandoned` when there was nothing left to do."""
+    await conn.execute(
+        "UPDATE exit_intents SET state = $2, done_at = $3 WHERE position_id = $1 AND state = 'open'",
+        position_id,
+        state,
+        at,
+    )

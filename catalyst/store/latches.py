@@ -1,0 +1,77 @@
+"""Latches: flags that stop entries until a person clears them."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from catalyst.store.orders import Conn
+
+
+async def set_latch(
+    conn: "Conn",
+    name: str,
+    *,
+    reason: str,
+    by: str,
+    at: datetime,
+    until: datetime | None,
+    facts: Mapping[str, object] | None = None,
+) -> bool:
+    """Set a latch; false when it is set already."""
+    fresh = await conn.fetchval(
+        """
+        INSERT INTO latches (name, set_at, reason, set_by, until, facts) VALUES ($1, $2, $3, $4, $5, $6)
+        ON CONFLICT (name) WHERE cleared_at IS NULL DO NOTHING
+        RETURNING name
+        """,
+        name,
+        at,
+        reason,
+        by,
+        until,
+        facts or {},
+    )
+    return fresh is not None
+
+
+async def deepen_latch(conn: "Conn", name: str, *, reason: str, facts: Mapping[str, object]) -> None:
+    """A latch that is set has more reasons now; what it knew already stays."""
+    await conn.execute(
+        "UPDATE latches SET reason = $2, facts = $3::jsonb || facts || jsonb_build_object('broken',"
+        " coalesce(facts -> 'broken', '{}') || coalesce($3::jsonb -> 'broken', '{}'))"
+        " WHERE name = $1 AND cleared_at IS NULL",
+        name,
+        reason,
+        facts,
+    )
+
+
+async def latch_facts(conn: "Conn", name: str) -> dict[str, object] | None:
+    """What a latch that is set was set for; None when it is not set."""
+    facts: dict[str, object] | None = await conn.fetchval(
+        "SELECT facts FROM latches WHERE name = $1 AND cleared_at IS NULL", name
+    )
+    return facts
+
+
+async def active_latches(conn: "Conn") -> dict[str, str]:
+    """Name → reason of every latch that is set."""
+    found = await conn.fetch("SELECT name, reason FROM latches WHERE cleared_at IS NULL ORDER BY set_at")
+    return {record["name"]: record["reason"] for record in found}
+
+
+async def latched_at(conn: "Conn", name: str) -> datetime | None:
+    """Since when this latch is set; None when it is not."""
+    at: datetime | None = await conn.fetchval(
+        "SELECT set_at FROM latches WHERE name = $1 AND cleared_at IS NULL", name
+    )
+    return at
+
+
+async def clear_latches(conn: "Conn", *, by: str, at: datetime) -> list[str]:
+    """Clear every latch; return their names."""
+    found = await conn.fetch(
+        "UPDATE latches SET cleared_at = $1, cleared_by = $2 WHERE cleared_at IS NULL RETURNING name", at, by
+    )
+    return [record["name"] for record in found]
