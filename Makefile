@@ -49,7 +49,7 @@ crash-matrix: setup
 
 # Stories in weather drawn by a seed, daemons dying in them; SEEDS and SINCE choose which.
 storms: setup
-	@$(PY) -m tests.crash.storms --seeds $(or $(SEEDS),200) --since $(or $(SINCE),1)
+	@$(PY) -m tests.crash.random_faults --seeds $(or $(SEEDS),200) --since $(or $(SINCE),1)
 
 lock: setup
 	@$(PY) -m pip install --quiet uv

@@ -24,9 +24,9 @@ from catalyst import embedded
 from catalyst.daemon.shutdown import Exit
 from catalyst.simulator.faults.rules import Fault, FaultBook, FaultKind
 from catalyst.store import migrate
-from tests.dbfaults.away import enters, open_desk_behind
-from tests.simulator.tape import asset
-from tests.stories.desk import ENTRY, Desk, StoryMarket, open_desk
+from tests.dbfaults.proxied_scenario import enters, open_desk_behind
+from tests.simulator.manual_feed import asset
+from tests.stories.scenario import ENTRY, Desk, StoryMarket, open_desk
 
 SEEDS = int(os.environ.get("SEEDS", "4"))
 RATE = 0.3

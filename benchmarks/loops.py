@@ -40,8 +40,8 @@ from catalyst.cli import logs
 from catalyst.clock import SystemClock
 from catalyst.config.loader import load
 from catalyst.simulator.exchange.settings import Switches
-from tests.simulator.tape import asset
-from tests.stories.desk import ENTRY, Desk, StoryMarket, open_desk
+from tests.simulator.manual_feed import asset
+from tests.stories.scenario import ENTRY, Desk, StoryMarket, open_desk
 
 OPEN = int(os.environ.get("OPEN", "20"))
 PAST = int(os.environ.get("LOOPS_PAST", "0"))  # beside none, the second desk says how much is noise

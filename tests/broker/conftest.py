@@ -5,7 +5,7 @@ import pytest
 
 from catalyst.broker.alpaca import AlpacaBroker
 from catalyst.clock import ManualClock
-from tests.broker.peer import KEY, SECRET, Peer, running
+from tests.broker.scripted_server import KEY, SECRET, Peer, running
 
 
 @pytest.fixture

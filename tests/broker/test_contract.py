@@ -35,7 +35,7 @@ from catalyst.domain.report import Fill, OrderReport, OrderRequest, TradeUpdate
 from catalyst.simulator.faults.rules import FaultKind
 from catalyst.simulator.server import Server, running
 from catalyst.simulator.synthetic import market as synthetic_market
-from tests.simulator.desk import Desk
+from tests.simulator.exchange_scenario import Desk
 
 KEYS = {"key": "demo", "secret": "demo"}
 SHORT = Bounds(connect=1.0, read=1.5, total=2.5)  # a busy machine answers later than an idle one

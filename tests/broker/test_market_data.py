@@ -19,7 +19,7 @@ from catalyst.broker.symbol_batches import chunked
 from catalyst.clock import ManualClock
 from catalyst.domain.errors import AuthRefused, BrokerUnavailable
 from catalyst.domain.report import Quote, Trade
-from tests.broker.peer import KEY, SECRET, Peer, Reply
+from tests.broker.scripted_server import KEY, SECRET, Peer, Reply
 
 OPEN = datetime(2026, 11, 20, 14, 30, tzinfo=UTC)
 

@@ -9,7 +9,7 @@ from aiohttp import web
 from catalyst.broker.news import COLUMNS, AlpacaNews
 from catalyst.clock import ManualClock
 from catalyst.domain.errors import BrokerUnavailable
-from tests.broker.peer import KEY, SECRET, Peer, Reply
+from tests.broker.scripted_server import KEY, SECRET, Peer, Reply
 
 END = datetime(2026, 11, 20, 15, 0, tzinfo=UTC)
 START = END - timedelta(hours=18)

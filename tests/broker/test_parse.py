@@ -18,7 +18,7 @@ from catalyst.broker.columns import bar_columns, numbers, snapshot_columns, time
 from catalyst.broker.outcome import decoded
 from catalyst.broker.pagination import array_items
 from catalyst.broker.request import Answer
-from tests.broker.peer import order_json
+from tests.broker.scripted_server import order_json
 from tests.broker.test_reads import ACCOUNT, fill_json, position_json
 
 RECORDED = Path(__file__).parents[3] / "shared" / "alpaca" / "alpaca_http_recorded.jsonl.gz"

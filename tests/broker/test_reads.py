@@ -14,7 +14,7 @@ from catalyst.broker.alpaca import AlpacaBroker
 from catalyst.clock import NEW_YORK, ManualClock
 from catalyst.domain.errors import AuthRefused, BrokerUnavailable, NotFound, OutcomeUnknown
 from catalyst.domain.order import Side
-from tests.broker.peer import Peer, Reply, order_json
+from tests.broker.scripted_server import Peer, Reply, order_json
 
 Garbled = list[tuple[str, object]]
 GONE = {"code": 40410000, "message": "position does not exist"}

@@ -22,7 +22,7 @@ from catalyst.domain.errors import (
 )
 from catalyst.domain.order import Side
 from catalyst.domain.report import OrderRequest
-from tests.broker.peer import KEY, SECRET, Peer, order_json
+from tests.broker.scripted_server import KEY, SECRET, Peer, order_json
 
 ENTRY = OrderRequest(
     client_order_id="cat-1",

@@ -17,7 +17,7 @@ from catalyst.broker.port import Gap, Garbled, StreamState
 from catalyst.broker.trade_updates import AlpacaTradeUpdates, Message
 from catalyst.clock import ManualClock
 from catalyst.domain.report import TradeUpdate
-from tests.broker.peer import KEY, SECRET, order_json
+from tests.broker.scripted_server import KEY, SECRET, order_json
 
 Script = Callable[[ServerConnection], Awaitable[None]]
 OK = {"stream": "authorization", "data": {"status": "authorized", "action": "authenticate"}}

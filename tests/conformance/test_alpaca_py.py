@@ -14,7 +14,7 @@ from catalyst.simulator.admin.audit import audit
 from catalyst.simulator.exchange.exchange import Exchange
 from catalyst.simulator.exchange.settings import Switches
 from catalyst.simulator.server import Server, running
-from tests.conformance.house import new_york, small_market
+from tests.conformance.exchange_thread import new_york, small_market
 
 with warnings.catch_warnings():  # alpaca-py 0.44 imports websockets.legacy, which warns
     warnings.simplefilter("ignore", DeprecationWarning)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from catalyst.simulator.recorded import market as recorded_market
-from tests.conformance.house import SHARED, House, open_house
+from tests.conformance.exchange_thread import SHARED, House, open_house
 
 DATA = SHARED / "data"
 DAYS = sorted(DATA.glob("bars_5min_market_*.parquet"))

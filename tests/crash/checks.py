@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from catalyst.daemon.runtime.startup_survey import LOOP
 from catalyst.simulator.exchange.unprotected_time import unprotected
-from tests.crash.lives import World
-from tests.ledger import books_equal, journal_folds
+from tests.audit import books_equal, journal_folds
+from tests.crash.restartable_daemon import World
 
 Facts = dict[str, Any]
 

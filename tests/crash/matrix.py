@@ -29,8 +29,8 @@ from catalyst.domain.fault_points import Moment
 from catalyst.simulator.faults.schedule import Schedule
 from catalyst.store import migrate
 from tests.conftest import _FAST, Server, name_of
-from tests.crash.crash import Outcome, play
-from tests.crash.lives import ANY, Point
+from tests.crash.restartable_daemon import ANY, Point
+from tests.crash.scenario_run import Outcome, play
 from tests.crash.scenarios import SCENARIOS
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "crash-matrix.md"

@@ -16,8 +16,8 @@ from catalyst.pipeline.plan import Plan
 from catalyst.simulator.exchange.settings import Span, Switches
 from catalyst.store import commands
 from catalyst.store.pool import connect
-from tests.crash.lives import World
-from tests.stories.desk import Facts
+from tests.crash.restartable_daemon import World
+from tests.stories.scenario import Facts
 
 # An entry that did not fill is given up soon, so that every story ends within its minute.
 BRISK: Final = {"execution": {"entry_timeout_seconds": 20}}

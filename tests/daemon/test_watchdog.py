@@ -15,7 +15,7 @@ from catalyst.daemon.runtime.change_signal import Pulse
 from catalyst.daemon.runtime.supervisor import Loops
 from catalyst.daemon.runtime.watchdog import Watchdog
 from catalyst.daemon.trading_state.entry_gate import Gate
-from tests.stories.desk import open_desk
+from tests.stories.scenario import open_desk
 
 
 class Manager:

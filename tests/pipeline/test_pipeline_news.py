@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from candles import CFG, at, candidates, headlines
 from hypothesis import given
 from hypothesis import strategies as st
+from sample_frames import CFG, at, candidates, headlines
 
 from catalyst.pipeline.frame import survivors
 from catalyst.pipeline.news import news, to_read

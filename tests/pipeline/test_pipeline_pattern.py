@@ -6,9 +6,9 @@ from datetime import timedelta
 import numpy as np
 import pandas as pd
 import pytest
-from candles import CFG, SESSION, after, at, candidates, candles, legs
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sample_frames import CFG, SESSION, after, at, candidates, candles, legs
 
 from catalyst.config.schema import PatternConfig
 from catalyst.pipeline.pattern import pattern

@@ -5,7 +5,7 @@ from decimal import Decimal
 import numpy as np
 import pandas as pd
 import pytest
-from recorded import DATA, decide, recorded
+from recorded_day import DATA, decide, recorded
 
 from catalyst.domain.order import PositionSide
 from catalyst.domain.price import on_tick

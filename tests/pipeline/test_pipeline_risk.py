@@ -5,9 +5,9 @@ from uuid import UUID
 import numpy as np
 import pandas as pd
 import pytest
-from candles import CFG, DAY, SESSION, at, candidates, candles
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sample_frames import CFG, DAY, SESSION, at, candidates, candles
 
 from catalyst.config.schema import Config
 from catalyst.domain.order import PositionSide

@@ -3,9 +3,9 @@ from datetime import timedelta
 import numpy as np
 import pandas as pd
 import pytest
-from candles import CFG, SESSION, assets, at, listed, snapshot, snapshots, yardsticks
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sample_frames import CFG, SESSION, assets, at, listed, snapshot, snapshots, yardsticks
 
 from catalyst.pipeline.frame import funnel, reasons, survivors
 from catalyst.pipeline.reference import reference

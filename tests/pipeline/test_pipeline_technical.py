@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import talib
-from candles import CFG, SESSION, after, at, candidates, candles
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sample_frames import CFG, SESSION, after, at, candidates, candles
 
 from catalyst.pipeline.frame import survivors
 from catalyst.pipeline.score import score

@@ -7,8 +7,8 @@ import pytest
 
 from catalyst.clock import NEW_YORK
 from catalyst.simulator.recorded import market as recorded_market
-from tests.ledger import nothing_open
-from tests.stories.desk import open_desk
+from tests.audit import nothing_open
+from tests.stories.scenario import open_desk
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 DAY = date(2026, 4, 8)

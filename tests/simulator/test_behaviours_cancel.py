@@ -2,9 +2,9 @@
 
 import pytest
 
-from tests.simulator.customer import Customer, customer, type_row
-from tests.simulator.tape import at
-from tests.simulator.wire import posts, wired
+from tests.simulator.manual_feed import at
+from tests.simulator.served_exchange import posts, wired
+from tests.simulator.wire_client import Customer, customer, type_row
 
 
 async def resting(c: Customer, price: str = "99", qty: int = 10, symbol: str = "AAPL") -> type_row:

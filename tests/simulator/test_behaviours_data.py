@@ -15,7 +15,7 @@ import pytest
 import websockets
 
 from catalyst.simulator.market.bar_market import BarMarket
-from tests.simulator.feed import AUTH, OPEN, Feed, feeding, small_market, until
+from tests.simulator.data_feed import AUTH, OPEN, Feed, feeding, small_market, until
 
 with warnings.catch_warnings():
     # alpaca-py 0.44 imports websockets.legacy, which warns

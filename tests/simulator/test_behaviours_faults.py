@@ -11,9 +11,9 @@ import pytest
 import requests
 
 from catalyst.simulator.rules.orders import Role, Status
-from tests.simulator.customer import Customer, customer
-from tests.simulator.desk import Desk
-from tests.simulator.wire import ORDER, wired
+from tests.simulator.exchange_scenario import Desk
+from tests.simulator.served_exchange import ORDER, wired
+from tests.simulator.wire_client import Customer, customer
 
 PATHS = (
     "/v2/orders?status=all&nested=true",

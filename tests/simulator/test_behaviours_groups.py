@@ -6,8 +6,8 @@ from uuid import UUID
 
 import pytest
 
-from tests.simulator.customer import BRACKET, LEGS, OTO, Customer, customer
-from tests.simulator.tape import at
+from tests.simulator.manual_feed import at
+from tests.simulator.wire_client import BRACKET, LEGS, OTO, Customer, customer
 
 SUB_PENNY = "sub-penny increment does not fulfill minimum pricing criteria"
 MSFT_LEGS = {"take_profit": {"limit_price": "330"}, "stop_loss": {"stop_price": "290"}}

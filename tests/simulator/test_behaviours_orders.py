@@ -6,8 +6,8 @@ from uuid import UUID
 
 import pytest
 
-from tests.simulator.customer import BRACKET, customer
-from tests.simulator.tape import HALF_DAY, MONDAY, at
+from tests.simulator.manual_feed import HALF_DAY, MONDAY, at
+from tests.simulator.wire_client import BRACKET, customer
 
 TUESDAY = MONDAY.replace(day=10)
 

@@ -5,10 +5,10 @@ from datetime import date, datetime
 import pytest
 from pydantic import ValidationError
 
-from tests.simulator.customer import customer
-from tests.simulator.desk import Desk
-from tests.simulator.tape import HALF_DAY, at
-from tests.simulator.wire import TradingClient, listed, wired
+from tests.simulator.exchange_scenario import Desk
+from tests.simulator.manual_feed import HALF_DAY, at
+from tests.simulator.served_exchange import TradingClient, listed, wired
+from tests.simulator.wire_client import customer
 
 
 async def test_b37_open_orders_do_not_show_a_held_leg() -> None:

@@ -8,8 +8,8 @@ import pytest
 import websockets
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from tests.simulator.customer import customer
-from tests.simulator.wire import AUTH, LISTEN, buys, hears, listening, receives, says, told, wired
+from tests.simulator.served_exchange import AUTH, LISTEN, buys, hears, listening, receives, says, told, wired
+from tests.simulator.wire_client import customer
 
 OLD_AUTH = {"action": "authenticate", "data": {"key_id": "demo", "secret_key": "demo"}}
 

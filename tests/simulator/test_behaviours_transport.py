@@ -8,8 +8,8 @@ import pytest
 
 from catalyst.simulator.market.bar_market import BarMarket
 from catalyst.simulator.synthetic.market import make
-from tests.simulator.customer import customer
-from tests.simulator.wire import KEYS, posts, wired
+from tests.simulator.served_exchange import KEYS, posts, wired
+from tests.simulator.wire_client import customer
 
 
 @cache

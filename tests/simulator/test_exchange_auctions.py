@@ -11,8 +11,8 @@ from catalyst.simulator.market.bar_market import BarMarket
 from catalyst.simulator.rules.orders import Order, Role, Status
 from catalyst.simulator.synthetic import market as synthetic_market
 from catalyst.simulator.trading_api.order_parsing import read_order
-from tests.simulator.desk import Desk
-from tests.simulator.tape import HALF_DAY, MONDAY, at
+from tests.simulator.exchange_scenario import Desk
+from tests.simulator.manual_feed import HALF_DAY, MONDAY, at
 
 TUESDAY = MONDAY.replace(day=10)
 

@@ -16,7 +16,7 @@ from catalyst.simulator.faults.rules import FaultKind
 from catalyst.simulator.rules.orders import Side
 from catalyst.simulator.rules.wire_format import Refusal
 from catalyst.simulator.trading_api.order_parsing import read_replace
-from tests.simulator.desk import Desk
+from tests.simulator.exchange_scenario import Desk
 
 
 def traded() -> Desk:

@@ -4,8 +4,8 @@ from decimal import Decimal
 
 from catalyst.simulator.faults.rules import FaultKind
 from catalyst.simulator.rules.orders import Role, Status
-from tests.simulator.desk import Desk
-from tests.simulator.tape import at
+from tests.simulator.exchange_scenario import Desk
+from tests.simulator.manual_feed import at
 
 
 def resting(desk: Desk, price: str = "99", qty: object = 10, symbol: str = "AAPL", **more: object):  # type: ignore[no-untyped-def]

@@ -11,9 +11,9 @@ import pytest
 
 from catalyst.clock import Clock, ManualClock, ScaledClock
 from catalyst.simulator.server import running
-from tests.simulator.desk import Desk
-from tests.simulator.tape import at
-from tests.simulator.wire import KEYS, ORDER
+from tests.simulator.exchange_scenario import Desk
+from tests.simulator.manual_feed import at
+from tests.simulator.served_exchange import KEYS, ORDER
 
 
 class Hand:

@@ -24,9 +24,9 @@ from catalyst.simulator.market.overrides import HandledMarket
 from catalyst.simulator.rules.orders import Order, Role, Status
 from catalyst.simulator.rules.wire_format import Refusal
 from catalyst.simulator.trading_api.order_parsing import read_order
-from tests.conformance.house import new_york, small_market
-from tests.simulator.desk import Desk
-from tests.simulator.wire import AUTH, Wire, listening, receives, says, wired
+from tests.conformance.exchange_thread import new_york, small_market
+from tests.simulator.exchange_scenario import Desk
+from tests.simulator.served_exchange import AUTH, Wire, listening, receives, says, wired
 
 SYMBOLS = ("AAPL", "MSFT", "TSLA")
 PRICES = {"AAPL": 100, "MSFT": 300, "TSLA": 200}

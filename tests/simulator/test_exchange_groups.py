@@ -4,7 +4,7 @@ import pytest
 
 from catalyst.simulator.faults.rules import FaultKind
 from catalyst.simulator.rules.orders import Order, Role, Status
-from tests.simulator.desk import Desk
+from tests.simulator.exchange_scenario import Desk
 
 
 def statuses(desk: Desk, order: Order) -> tuple[Status, Status]:

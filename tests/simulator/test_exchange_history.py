@@ -8,9 +8,9 @@ import pytest
 
 from catalyst.simulator.admin.audit import audit
 from catalyst.simulator.exchange.persistence import Journal
-from tests.simulator.desk import Desk
-from tests.simulator.tape import HALF_DAY, MONDAY, at
-from tests.simulator.wire import Wire, wired
+from tests.simulator.exchange_scenario import Desk
+from tests.simulator.manual_feed import HALF_DAY, MONDAY, at
+from tests.simulator.served_exchange import Wire, wired
 
 TUESDAY = MONDAY.replace(day=10)
 WEDNESDAY = MONDAY.replace(day=11)

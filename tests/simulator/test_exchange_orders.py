@@ -5,8 +5,8 @@ from decimal import Decimal
 from catalyst.simulator.faults.rules import FaultKind
 from catalyst.simulator.rules.orders import Intent, Status
 from catalyst.simulator.rules.wire_format import Refusal
-from tests.simulator.desk import Desk, exact
-from tests.simulator.tape import at
+from tests.simulator.exchange_scenario import Desk, exact
+from tests.simulator.manual_feed import at
 
 
 def test_a_short_is_a_negative_position_that_a_buy_closes() -> None:

@@ -1,9 +1,9 @@
 """What a client may look up: lists, single orders, positions, the account, the clock and the calendar."""
 
 from catalyst.simulator.rules.orders import Status
-from tests.simulator.desk import Desk
-from tests.simulator.tape import MONDAY, at
-from tests.simulator.wire import wired
+from tests.simulator.exchange_scenario import Desk
+from tests.simulator.manual_feed import MONDAY, at
+from tests.simulator.served_exchange import wired
 
 
 async def test_the_account_follows_trades_to_the_cent() -> None:

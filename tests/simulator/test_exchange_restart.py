@@ -17,9 +17,9 @@ from catalyst.simulator.exchange.views import order_view
 from catalyst.simulator.rules.orders import Role, Status
 from catalyst.simulator.server import SimOptions, run, running
 from catalyst.simulator.synthetic.market import make
-from tests.simulator.desk import Desk
-from tests.simulator.tape import at
-from tests.simulator.wire import KEYS, ORDER
+from tests.simulator.exchange_scenario import Desk
+from tests.simulator.manual_feed import at
+from tests.simulator.served_exchange import KEYS, ORDER
 
 
 def reborn(desk: Desk, journal: Journal) -> Desk:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.simulator.openapi import Document
-from tests.simulator.wire import Wire, wired
+from tests.simulator.served_exchange import Wire, wired
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)

@@ -6,7 +6,7 @@ from typing import Any
 import msgpack
 import websockets
 
-from tests.simulator.wire import (
+from tests.simulator.served_exchange import (
     AUTH,
     KEYS,
     LISTEN,

@@ -6,7 +6,7 @@ import pytest
 import requests
 
 from catalyst.simulator.admin.audit import audit
-from tests.simulator.wire import ORDER, posts, wired
+from tests.simulator.served_exchange import ORDER, posts, wired
 
 
 async def test_a_request_may_never_be_heard_or_only_later() -> None:

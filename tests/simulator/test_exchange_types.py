@@ -7,8 +7,8 @@ import pytest
 
 from catalyst.simulator.faults.rules import FaultKind
 from catalyst.simulator.rules.orders import Status
-from tests.simulator.desk import Desk
-from tests.simulator.tape import MONDAY, at
+from tests.simulator.exchange_scenario import Desk
+from tests.simulator.manual_feed import MONDAY, at
 
 TUESDAY = MONDAY.replace(day=10)
 

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from catalyst.simulator.exchange.persistence import Journal
-from tests.simulator.desk import Desk
-from tests.simulator.wire import Wire, wired
+from tests.simulator.exchange_scenario import Desk
+from tests.simulator.served_exchange import Wire, wired
 
 BY_NAME = "/v2/watchlists:by_name"
 

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 
 import pytest
-from store.book import AT, Book
+from store.raw_rows import AT, Book
 
 from catalyst.store.pool import Store
 

@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import asyncpg
 import pytest
-from store.book import AT, CYCLE, Book
+from store.raw_rows import AT, CYCLE, Book
 
 from catalyst.store import candidates
 from catalyst.store.candidates import Candidate, FrameBlob, Headline, Indicators, Pattern, Scan

@@ -4,7 +4,7 @@ import asyncio
 from datetime import datetime, timedelta
 
 import pytest
-from store.book import AT
+from store.raw_rows import AT
 
 from catalyst.clock import SystemClock
 from catalyst.domain.errors import CatalystError

@@ -6,7 +6,7 @@ from decimal import Decimal
 from itertools import pairwise
 
 import pytest
-from store.book import AT
+from store.raw_rows import AT
 
 from catalyst.domain.cycle import CycleStatus
 from catalyst.domain.errors import CatalystError, IllegalTransition

@@ -6,7 +6,7 @@ from typing import Any
 
 import asyncpg
 import pytest
-from store.book import AT, CYCLE, Book
+from store.raw_rows import AT, CYCLE, Book
 
 from catalyst.store import pipeline_views
 from catalyst.store.constraint_errors import OverExit

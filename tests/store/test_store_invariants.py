@@ -5,7 +5,7 @@ from datetime import timedelta
 from decimal import Decimal
 
 import pytest
-from store.book import AT, CYCLE, Book
+from store.raw_rows import AT, CYCLE, Book
 
 from catalyst.domain.invariants import STATEMENTS, Invariant, Seen
 from catalyst.store import invariant_checks

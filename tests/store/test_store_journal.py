@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import asyncpg
 import pytest
-from store.book import AT, Book
+from store.raw_rows import AT, Book
 
 from catalyst.store import journal, orders
 from catalyst.store.journal import START, Break, Link

@@ -4,7 +4,7 @@ import asyncio
 from datetime import UTC, date, datetime, time
 
 import pytest
-from store.book import AT
+from store.raw_rows import AT
 
 from catalyst.domain.report import AssetReport
 from catalyst.domain.session import session_of

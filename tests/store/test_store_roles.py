@@ -2,7 +2,7 @@
 
 import asyncpg
 import pytest
-from store.book import AT, Book
+from store.raw_rows import AT, Book
 
 from catalyst.store import migrate
 from catalyst.store.pool import Store

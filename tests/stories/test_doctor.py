@@ -12,7 +12,7 @@ from catalyst.broker.alpaca import AlpacaBroker
 from catalyst.doctor.examination import examine
 from catalyst.doctor.issues import FIXES, RECONCILE, Examination, Issue, Kind, Severity
 from catalyst.store.pool import open_store
-from tests.stories.desk import ENTRY, Desk, open_desk
+from tests.stories.scenario import ENTRY, Desk, open_desk
 from tests.stories.test_safe_mode import owner
 
 NOBODY = "00000000-0000-4000-8000-000000000000"

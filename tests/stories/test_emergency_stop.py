@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from catalyst.domain.fault_points import Moment
-from tests.stories.desk import ENTRY, Desk, Facts, open_desk
+from tests.stories.scenario import ENTRY, Desk, Facts, open_desk
 
 TIGHT = {"max_daily_loss": 30, "warning_threshold_pct": 75}
 

@@ -12,7 +12,7 @@ from catalyst.daemon.runtime import supervisor
 from catalyst.daemon.trading_state import safe_mode
 from catalyst.store import orders
 from catalyst.store.constraint_errors import IllegalEdge
-from tests.stories.desk import ENTRY, Desk, open_desk
+from tests.stories.scenario import ENTRY, Desk, open_desk
 
 MINUTES = 6  # longer than the pause between two looks, and the doubt after it
 

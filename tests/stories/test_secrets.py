@@ -12,7 +12,7 @@ import structlog
 
 from catalyst.config.settings import Settings
 from catalyst.daemon.shutdown import Exit
-from tests.stories.desk import Desk, open_desk
+from tests.stories.scenario import Desk, open_desk
 
 KEY, SECRET = "PKCANARY7Q2W9E4R5T6Y", "canary/8uJ3kLm9Zx2Cv5Bn7Qw1Er4Ty6Ui"
 

@@ -1,0 +1,176 @@
+"""Requests drawn from the broker's documents, most of them steered to where the exchange has something to say.
+
+A document's schema alone yields symbols nobody listed and orders nobody placed, so that nearly every answer is a
+refusal. Here three parameters in four get a value that means something in the house asked.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hypothesis import strategies as st
+from schemathesis import Case
+from schemathesis.schemas import APIOperation
+
+from tests.conformance.exchange_thread import House
+
+SYMBOLS = ("AAPL", "MSFT", "SPY", "F", "BRK.B")
+STRANGER = "ZZZZZ"
+DAYS = ("2026-06-15", "2026-06-17T13:40:00Z", "2026-06-17T09:45:00-04:00", "2026-06-17T14:20:00.123456789Z")
+CENTS = {"AAPL": 27000, "MSFT": 50000, "SPY": 68000, "F": 1300, "BRK.B": 48000}
+
+words: dict[str, st.SearchStrategy[Any]] = {
+    "symbol": st.sampled_from(SYMBOLS),
+    "symbol_or_asset_id": st.sampled_from(SYMBOLS),
+    "symbols": st.lists(st.sampled_from((*SYMBOLS, STRANGER)), min_size=1, max_size=4).map(",".join),
+    "timeframe": st.sampled_from(("1Min", "5Min", "15T", "1Hour", "1Day", "1D", "1Week", "3Month")),
+    "start": st.sampled_from(DAYS),
+    "end": st.sampled_from(DAYS),
+    "after": st.sampled_from(DAYS),
+    "until": st.sampled_from(DAYS),
+    "date": st.sampled_from(DAYS[:1]),
+    "limit": st.integers(1, 50),
+    "page_size": st.integers(1, 100),
+    "top": st.integers(1, 50),
+    "asof": st.sampled_from(("2026-06-17", "-")),
+    "currency": st.just("USD"),
+    "adjustment": st.sampled_from(("raw", "split", "dividend", "all")),
+    "status": st.sampled_from(("open", "closed", "all", "active")),
+    "asset_class": st.just("us_equity"),
+    "exchange": st.sampled_from(("NASDAQ", "NYSE")),
+    "activity_type": st.sampled_from(("FILL", "FEE", "CSD")),
+    "activity_types": st.sampled_from((["FILL"], ["FILL", "CSD"])),
+    "side": st.sampled_from(("buy", "sell")),
+    "types": st.just("cash_dividend"),
+    "period": st.sampled_from(("1D", "1W", "1M", "1A")),
+    "market_type": st.just("stocks"),
+    "by": st.sampled_from(("volume", "trades")),
+    "qty": st.sampled_from(("1", "2", "0.5")),
+    "percentage": st.sampled_from(("50", "100")),
+}
+particular = {("GET", "/v2/account/portfolio/history", "timeframe"): st.sampled_from(("1D", "15Min"))}
+# An order that is named in a request is one the house knows, by place in its list.
+NAMES_ORDER = ("order_id", "before_order_id", "after_order_id", "client_order_id")
+# So is a watchlist.
+NAMES_LIST = ("watchlist_id", "name")
+RARELY = st.integers(0, 9).map(lambda number: number == 4)  # not at an end: those are drawn more often
+alternatives = (
+    ({"after", "until"}, {"before_order_id", "after_order_id"}),
+    ({"qty"}, {"percentage"}),
+)
+
+
+KINDS = ("market", "limit", "limit", "stop", "stop_limit", "trailing_stop")
+
+
+@st.composite
+def bodies(draw: st.DrawFn) -> dict[str, Any]:
+    """An order somebody might mean: every type, class and time in force, numbers as text or as numbers."""
+    symbol = draw(st.sampled_from(SYMBOLS))
+    cents = CENTS[symbol]
+    order_class = draw(st.sampled_from(("simple", "simple", "", "bracket", "oto", "oco")))
+    kinds = ("market", "limit") if order_class not in {"simple", ""} else KINDS
+    kind = "limit" if order_class == "oco" else draw(st.sampled_from(kinds))
+    side = draw(st.sampled_from(("buy", "sell")))
+    up = 1 if side == "buy" else -1
+
+    def price(percent: int) -> Any:
+        text = f"{cents * (100 + percent) / 10_000:.2f}"
+        return draw(st.sampled_from((text, float(text))))
+
+    body: dict[str, Any] = {
+        "symbol": symbol,
+        "side": side,
+        "type": kind,
+        "qty": draw(st.sampled_from(("1", "3", 2, 10, 1, "0.5"))),
+        "time_in_force": draw(
+            st.sampled_from(("day", "day", "day", "gtc", "gtc", "ioc", "fok", "opg", "cls"))
+        ),
+        "order_class": order_class,
+    }
+    if draw(RARELY):
+        body["notional"] = body.pop("qty") if draw(st.booleans()) else "100"
+    if kind in {"limit", "stop_limit"}:
+        body["limit_price"] = price(draw(st.integers(-5, 5)))
+    if kind in {"stop", "stop_limit"}:
+        body["stop_price"] = price(up * draw(st.integers(-1, 5)))
+    if kind == "trailing_stop":
+        body[draw(st.sampled_from(("trail_percent", "trail_price")))] = draw(st.sampled_from(("1", 5)))
+    if order_class in {"bracket", "oco"}:
+        body["take_profit"] = {"limit_price": price(up * draw(st.integers(6, 9)))}
+    if order_class in {"bracket", "oto", "oco"}:
+        body["stop_loss"] = {"stop_price": price(-up * draw(st.integers(6, 9)))}
+        if draw(st.booleans()):
+            body["stop_loss"]["limit_price"] = price(-up * 10)
+    return body
+
+
+replacements = st.fixed_dictionaries(
+    {"limit_price": st.integers(600, 900).map(lambda cents: f"{cents / 100:.2f}")},
+    optional={"qty": st.sampled_from(("1", "2", "7")), "time_in_force": st.sampled_from(("day", "gtc"))},
+)
+
+
+entries = st.fixed_dictionaries({"symbol": st.sampled_from(SYMBOLS)})
+watchlists = st.fixed_dictionaries(
+    {"name": st.integers(0, 100_000).map(lambda number: f"list {number}")},
+    optional={"symbols": st.lists(st.sampled_from(SYMBOLS), max_size=4, unique=True)},
+)
+
+
+@dataclass
+class Wanted:
+    """A drawn case, and what is still to be put in its place: the numbers of the orders it speaks of."""
+
+    case: Case
+    orders: dict[str, int] = field(default_factory=dict)
+    lists: dict[str, int] = field(default_factory=dict)
+
+    def settle(self, house: House) -> Case:
+        """The case with the names of orders and watchlists that the house has now."""
+        kept = list(house.exchange.watchlists.values())
+        for name, pick in self.lists.items():
+            chosen = kept[pick % len(kept)]
+            place = self.case.query if name == "name" else self.case.path_parameters
+            place[name] = chosen.name if name == "name" else chosen.id  # type: ignore[index]
+        every = list(house.exchange.book.orders.values())
+        for name, pick in self.orders.items():
+            priced = [order for order in house.exchange.book.live() if order.limit_price is not None]
+            known = priced if pick % 3 and priced else every
+            order = known[pick % len(known)]
+            value = order.client_order_id if name == "client_order_id" else order.id
+            place = (
+                self.case.path_parameters if name in (self.case.path_parameters or {}) else self.case.query
+            )
+            place[name] = value  # type: ignore[index]
+        return self.case
+
+
+@st.composite
+def wanted(draw: st.DrawFn, operation: APIOperation) -> Wanted:  # type: ignore[type-arg]
+    """A request of this operation that the document allows, steered."""
+    made = Wanted(draw(operation.as_strategy()))
+    case = made.case
+    label = (operation.method.upper(), operation.path)
+    for place in (case.path_parameters, case.query):
+        for name in list(place or ()):
+            if draw(RARELY):
+                continue
+            if name in NAMES_LIST and "watchlists" in operation.path:
+                made.lists[name] = draw(st.integers(0, 60))
+            elif name in NAMES_ORDER:
+                made.orders[name] = draw(st.integers(0, 60))
+            elif (strategy := particular.get((*label, name), words.get(name))) is not None:
+                place[name] = draw(strategy)  # type: ignore[index]
+    for pair in alternatives:
+        if case.query and all(names & case.query.keys() for names in pair):
+            for name in pair[draw(st.integers(0, 1))]:
+                case.query.pop(name, None)
+                made.orders.pop(name, None)
+    if label == ("POST", "/v2/orders") and not draw(RARELY):
+        case.body = draw(bodies())
+    elif label == ("PATCH", "/v2/orders/{order_id}") and not draw(RARELY):
+        case.body = draw(replacements)
+    elif "watchlists" in operation.path and label[0] in {"POST", "PUT"} and not draw(RARELY):
+        filled = label[0] == "PUT" or operation.path == "/v2/watchlists"
+        case.body = draw(watchlists if filled else entries)
+    return made

@@ -1,0 +1,426 @@
+"""The broker's own OpenAPI documents, held against every answer of the exchange by Schemathesis."""
+
+import json
+import os
+import random
+import re
+from collections import Counter
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from schemathesis import Case, GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.core.failures import FailureGroup
+from schemathesis.openapi.checks import JsonSchemaError
+from schemathesis.schemas import APIOperation
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+)
+
+from tests.conformance.conformance_page import table
+from tests.conformance.exchange_thread import KEYS, SHARED, House, open_house, small_market
+from tests.conformance.request_strategies import CENTS, SYMBOLS, Wanted, wanted
+
+DOCUMENTS = {
+    "trading": SHARED / "alpaca" / "trading-api.openapi.json",
+    "data": SHARED / "alpaca" / "market-data-api.openapi.json",
+}
+pytestmark = pytest.mark.skipif(
+    not DOCUMENTS["trading"].exists(), reason="the broker's documents are not here"
+)
+
+LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
+EXAMPLES = 300 if LONG else 45
+AGAIN = 100 if LONG else 20
+NEGATIVE = 300 if LONG else 15
+CHECKS = [not_a_server_error, content_type_conformance, response_schema_conformance]
+PLAIN = [
+    "GET /v2/account",
+    "GET /v2/account/configurations",
+    "GET /v2/assets",
+    "GET /v2/assets/AAPL",
+    "GET /v2/calendar",
+    "GET /v2/clock",
+    "GET /v2/orders",
+    "GET /v2/positions",
+]
+OPERATIONS = [
+    "GET /v2/account",
+    "GET /v2/account/activities",
+    "GET /v2/account/activities/{activity_type}",
+    "GET /v2/account/configurations",
+    "PATCH /v2/account/configurations",
+    "GET /v2/account/portfolio/history",
+    "GET /v2/assets",
+    "GET /v2/assets/{symbol_or_asset_id}",
+    "GET /v2/calendar",
+    "GET /v2/clock",
+    "GET /v2/orders",
+    "POST /v2/orders",
+    "DELETE /v2/orders",
+    "GET /v2/orders/{order_id}",
+    "PATCH /v2/orders/{order_id}",
+    "DELETE /v2/orders/{order_id}",
+    "GET /v2/orders:by_client_order_id",
+    "GET /v2/positions",
+    "DELETE /v2/positions",
+    "GET /v2/positions/{symbol_or_asset_id}",
+    "DELETE /v2/positions/{symbol_or_asset_id}",
+    "GET /v2/watchlists",
+    "POST /v2/watchlists",
+    "GET /v2/watchlists/{watchlist_id}",
+    "PUT /v2/watchlists/{watchlist_id}",
+    "POST /v2/watchlists/{watchlist_id}",
+    "DELETE /v2/watchlists/{watchlist_id}",
+    "DELETE /v2/watchlists/{watchlist_id}/{symbol}",
+    "GET /v2/watchlists:by_name",
+    "PUT /v2/watchlists:by_name",
+    "POST /v2/watchlists:by_name",
+    "DELETE /v2/watchlists:by_name",
+    "GET /v1/corporate-actions",
+    "GET /v1beta1/news",
+    "GET /v1beta1/screener/stocks/most-actives",
+    "GET /v1beta1/screener/{market_type}/movers",
+    "GET /v2/stocks/auctions",
+    "GET /v2/stocks/bars",
+    "GET /v2/stocks/bars/latest",
+    "GET /v2/stocks/meta/conditions/{ticktype}",
+    "GET /v2/stocks/meta/exchanges",
+    "GET /v2/stocks/quotes",
+    "GET /v2/stocks/quotes/latest",
+    "GET /v2/stocks/snapshots",
+    "GET /v2/stocks/trades",
+    "GET /v2/stocks/trades/latest",
+    "GET /v2/stocks/{symbol}/auctions",
+    "GET /v2/stocks/{symbol}/bars",
+    "GET /v2/stocks/{symbol}/bars/latest",
+    "GET /v2/stocks/{symbol}/quotes",
+    "GET /v2/stocks/{symbol}/quotes/latest",
+    "GET /v2/stocks/{symbol}/snapshot",
+    "GET /v2/stocks/{symbol}/trades",
+    "GET /v2/stocks/{symbol}/trades/latest",
+]
+# Nothing in these requests can be against the document.
+WITHOUT_A_WORD = {
+    "GET /v2/account",
+    "GET /v2/account/configurations",
+    "GET /v2/assets/{symbol_or_asset_id}",
+    "GET /v2/clock",
+    "DELETE /v2/orders",
+    "GET /v2/positions",
+    "GET /v2/positions/{symbol_or_asset_id}",
+    "GET /v2/watchlists",
+    "GET /v2/stocks/meta/exchanges",
+}
+# Statuses the documents leave out and the real API is known to answer with.
+UNDOCUMENTED = {400, 401, 403, 404, 414, 422, 429}
+QUIET = {
+    "deadline": None,
+    "database": None,
+    "derandomize": not LONG,
+    "phases": (Phase.generate,),
+    "suppress_health_check": list(HealthCheck),
+}
+
+
+def amend_trading(raw: Any) -> None:
+    """Where the wire is known to differ from the document; docs/simulator-conformance.md tells why."""
+    row = raw["paths"]["/v2/account/activities/{activity_type}"]["get"]["responses"]["200"]
+    items = row["content"]["application/json"]["schema"]["items"]
+    items["anyOf"] = items.pop("oneOf")
+    refusal = {
+        "type": "object",
+        "required": ["code", "message"],
+        "properties": {"message": {"type": "string"}},
+    }
+    closed = raw["components"]["schemas"]["PositionClosedReponse"]["properties"]
+    closed["body"] = {"anyOf": [closed["body"], refusal]}
+
+
+def amend_data(raw: Any) -> None:
+    """As `amend_trading`."""
+    news = raw["components"]["schemas"]["news"]["properties"]
+    del news["content"]["minLength"], news["summary"]["minLength"]
+
+
+@lru_cache
+def document(name: str) -> Any:
+    """A document without its security: the keys are always good here, other tests are about bad ones."""
+    raw = json.loads(DOCUMENTS[name].read_text())
+    raw.pop("security", None)
+    raw["components"].pop("securitySchemes", None)
+    if name == "trading":
+        amend_trading(raw)
+    else:
+        amend_data(raw)
+    return schemathesis.openapi.from_dict(raw)
+
+
+def operation_of(label: str) -> APIOperation:  # type: ignore[type-arg]
+    method, path = label.split(" ")
+    data = path.startswith(("/v1", "/v2/stocks"))
+    return document("data" if data else "trading")[path][method]
+
+
+def furnish(house: House) -> None:
+    """Positions long and short, a bracket, an OCO, a trailing stop, a replaced order, cancels and fills."""
+    price = float(house.ask("GET", "/v2/stocks/AAPL/trades/latest").json()["trade"]["p"])
+    legs = {
+        "take_profit": {"limit_price": f"{price * 1.1:.2f}"},
+        "stop_loss": {"stop_price": f"{price * 0.9:.2f}"},
+    }
+    house.sends("buy", 10, "AAPL", order_class="bracket", **legs)
+    house.sends("buy", "20.5", "F")
+    house.sends("sell", 5, "MSFT")
+    house.sends("buy", 3, "SPY")
+    house.passes(30)
+    house.sends("sell", 2, "SPY", "trailing_stop", trail_percent=5)
+    order = house.sends("buy", 2, "F", "limit", limit_price="8", time_in_force="gtc")
+    house.passes()
+    assert house.ask("PATCH", f"/v2/orders/{order['id']}", json={"limit_price": "8.1"}).status_code == 200
+    order = house.sends("buy", 2, "F", "limit", limit_price="8.5")
+    house.passes()
+    assert house.ask("DELETE", f"/v2/orders/{order['id']}").status_code == 204
+    house.passes(2)
+
+
+def refill(house: House) -> None:
+    """Something to replace, cancel and close again."""
+    relist(house)
+    for symbol in SYMBOLS:
+        body = {"symbol": symbol, "side": "buy", "qty": 2, "type": "market", "time_in_force": "day"}
+        house.ask("POST", "/v2/orders", json=body)
+        house.passes(5)
+        away = {**body, "type": "limit", "limit_price": f"{CENTS[symbol] / 200:.2f}"}
+        house.ask("POST", "/v2/orders", json=away)
+    house.passes()
+
+
+def relist(house: House) -> None:
+    """Watchlists, none of them full or empty, whatever was done to them."""
+    for number in range(4):
+        body = {"name": f"own {number}", "symbols": SYMBOLS[:2]}
+        made = house.ask("PUT", "/v2/watchlists:by_name", params={"name": body["name"]}, json=body)
+        if made.status_code == 404:
+            made = house.ask("POST", "/v2/watchlists", json=body)
+        assert made.status_code == 200, made.text
+
+
+def told(house: House, label: str, examples: int) -> tuple[Counter[int], set[str]]:
+    """The statuses of the answers to this many requests, and how answers broke the document's schema.
+
+    A status nobody expects, a wrong content type, an answer of the exchange's own failure or a refusal without
+    words fails at once.
+    """
+    operation = operation_of(label)
+    asks_nothing = (
+        not operation.definition.raw.get("parameters") and "requestBody" not in operation.definition.raw
+    )
+    documented = {int(status) for status in operation.definition.raw["responses"]}
+    seen: Counter[int] = Counter()
+    broken: set[str] = set()
+
+    @settings(max_examples=examples, **QUIET)
+    @given(wanted(operation), st.integers(0, 2**32))
+    def holds(one: Wanted, chance: int) -> None:
+        """`chance` keeps a question without parameters from being asked once: each time the house is another."""
+        if asks_nothing:
+            lives(house, random.Random(chance))
+        if len(house.exchange.account.positions) < 4 or len(house.exchange.book.live()) < 4:
+            refill(house)
+        if "/v2/watchlists" in label:
+            relist(house)
+        if label == "DELETE /v2/positions/{symbol_or_asset_id}":  # nothing can be closed that orders hold
+            house.ask("DELETE", "/v2/orders")
+            house.passes()
+        case = one.settle(house)
+        response = case.call(base_url=house.url, session=house.http, headers=KEYS)
+        seen[response.status_code] += 1
+        house.passes(0.5)
+        if response.status_code not in documented or response.status_code >= 400:
+            assert response.status_code in UNDOCUMENTED, response.text
+            refused_in_words(response)
+        try:
+            case.validate_response(response, checks=CHECKS)
+        except FailureGroup as group:
+            broken.update(violations(group))
+
+    holds()
+    assert seen.total() >= examples
+    return seen, broken
+
+
+def lives(house: House, draw: random.Random) -> None:
+    """Something happens: an order of some kind is sent and perhaps taken, filled or cancelled, and time passes."""
+    symbol, side = draw.choice(SYMBOLS), draw.choice(("buy", "sell"))
+    price = CENTS[symbol] / 100 * draw.uniform(0.9, 1.1)
+    order = {
+        "symbol": symbol,
+        "side": side,
+        "qty": draw.randint(1, 9),
+        "time_in_force": draw.choice(("day", "gtc")),
+    }
+    kinds: list[dict[str, Any]] = [
+        {"type": "market"},
+        {"type": "limit", "limit_price": f"{price:.2f}"},
+        {"type": "stop", "stop_price": f"{price:.2f}"},
+        {"type": "trailing_stop", "trail_percent": "2"},
+    ]
+    made = house.ask("POST", "/v2/orders", json=order | draw.choice(kinds))
+    house.passes(draw.choice((0.01, 0.06, 2)))
+    if made.status_code == 200 and draw.random() < 0.3:
+        house.ask("DELETE", f"/v2/orders/{made.json()['id']}")
+
+
+def violations(group: FailureGroup) -> Iterator[str]:
+    """What each schema violation says; any other failure is raised."""
+    for failure in group.exceptions:
+        if not isinstance(failure, JsonSchemaError):
+            raise failure
+        yield failure.validation_message
+
+
+@pytest.mark.parametrize("label", OPERATIONS)
+def test_every_answer_is_what_the_document_says(label: str) -> None:
+    """With the fields removed in 2026: answers validate, refusals say why, nothing ever fails inside."""
+    with open_house(legacy_fields=True, charge_fees=True) as house:
+        furnish(house)
+        seen, broken = told(house, label, EXAMPLES)
+    assert broken == set()
+    assert sum(n for status, n in seen.items() if status < 300) >= seen.total() / 10, seen
+
+
+@pytest.mark.parametrize("label", OPERATIONS)
+def test_without_the_removed_fields_the_known_violations_remain(label: str) -> None:
+    """As the broker answers today: exactly the violations that the page lists, no more and no fewer."""
+    listed = {message for operation, message, _ in table("Violations") if operation == label}
+    with open_house(charge_fees=True) as house:
+        furnish(house)
+        _, broken = told(house, label, AGAIN)
+    assert broken == listed
+
+
+def test_the_removed_fields_are_the_listed_ones() -> None:
+    """The switch adds the fields on the page and nothing else."""
+    listed = {(operation, field) for operation, field, _ in table("Removed fields")}
+    bodies = []
+    for legacy in (True, False):
+        with open_house(legacy_fields=legacy) as house:
+            furnish(house)
+            bodies.append({label: house.ask(*label.split(" ")).json() for label in PLAIN})
+    gone = {(label, name) for label in PLAIN for name in keys(bodies[0][label]) - keys(bodies[1][label])}
+    come = {(label, name) for label in PLAIN for name in keys(bodies[1][label]) - keys(bodies[0][label])}
+    assert gone == listed
+    assert come == set()
+
+
+def test_every_route_that_the_documents_know_is_asked() -> None:
+    """A route added to the exchange joins the list above, or is one the documents do not have."""
+    with open_house() as house:
+        server = house.server
+        routes = server.application(small_market()).router.routes()
+        ours = {(route.method, shape(route.resource.canonical)) for route in routes if route.resource}
+    theirs = {
+        (method.upper(), shape(path))
+        for name in DOCUMENTS
+        for path, operations in json.loads(DOCUMENTS[name].read_text())["paths"].items()
+        for method in operations
+    }
+    asked = {(method, shape(path)) for method, path in (label.split(" ") for label in OPERATIONS)}
+    movers = ("GET", "/v1beta1/screener/{}/movers")  # of one market type here
+    assert (ours & theirs) | {movers} == asked
+
+
+def shape(path: str) -> str:
+    return re.sub(r"{[^}]*}", "{}", path)
+
+
+def keys(body: Any) -> set[str]:
+    rows = body if isinstance(body, list) else [body]
+    return {name for row in rows for name in row}
+
+
+@pytest.mark.parametrize("label", [label for label in OPERATIONS if label not in WITHOUT_A_WORD])
+def test_nothing_a_client_can_say_breaks_it(label: str) -> None:
+    """Requests the document forbids are refused in words or politely understood; never a 500."""
+    operation = operation_of(label)
+
+    @settings(max_examples=NEGATIVE, **QUIET)
+    @given(operation.as_strategy(generation_mode=GenerationMode.NEGATIVE))
+    def holds(case: Case) -> None:
+        response = case.call(base_url=house.url, session=house.http, headers=KEYS)
+        assert response.status_code < 500, response.text
+        if response.status_code >= 400:
+            refused_in_words(response)
+        house.passes(0.5)
+
+    with open_house(legacy_fields=True) as house:
+        furnish(house)
+        holds()
+
+
+def refused_in_words(response: Any) -> None:
+    """A refusal is an object with a message, and mostly a code; only the proxy's 414 is a page."""
+    if response.status_code == 414:
+        return
+    said = response.json()
+    assert isinstance(said["message"], str), said
+    assert isinstance(said.get("code", 0), int), said
+
+
+ABSURD = [
+    "1e50",
+    1e300,
+    "1e-50",
+    "1e999999999",
+    "-1",
+    -0.0,
+    "0.0000000001",
+    "1.23456789012345678",
+    "NaN",
+    "-inf",
+    "٣",
+    "1_0",
+]
+
+
+@pytest.mark.parametrize("number", ABSURD)
+def test_absurd_numbers_are_refused_in_words(number: object) -> None:
+    """As a quantity, a price or a percentage, in a body or in a query; and the account can be told afterwards."""
+    order = {"symbol": "AAPL", "side": "buy", "type": "limit", "limit_price": "9", "qty": "1"}
+    legs = {
+        "take_profit": {"limit_price": number},
+        "stop_loss": {"stop_price": number, "limit_price": number},
+    }
+    with open_house() as house:
+        furnish(house)
+        known = next(o for o in house.exchange.book.live() if o.limit_price is not None).id
+        asks = [
+            ("POST", "/v2/orders", {}, {**order, "time_in_force": "day", name: number})
+            for name in ("qty", "limit_price", "notional")
+        ]
+        asks += [
+            ("POST", "/v2/orders", {}, {**order, "time_in_force": "day", "order_class": "bracket", **legs})
+        ]
+        asks += [
+            ("POST", "/v2/orders", {}, {**order, "type": "trailing_stop", "limit_price": None, name: number})
+            for name in ("trail_price", "trail_percent", "stop_price")
+        ]
+        asks += [("PATCH", f"/v2/orders/{known}", {}, {name: number}) for name in ("qty", "limit_price")]
+        asks += [("DELETE", "/v2/positions/F", {name: number}, None) for name in ("qty", "percentage")]
+        for method, path, query, body in asks:
+            response = house.ask(method, path, params=query, json=body)
+            assert response.status_code < 500, (method, path, query, body)
+            if response.status_code >= 400:
+                refused_in_words(response)
+        house.passes(5)
+        assert house.ask("GET", "/v2/account").status_code == 200
+        assert house.ask("GET", "/v2/orders?status=all").status_code == 200
+        assert house.ask("GET", "/v2/positions").status_code == 200
+        assert house.ask("GET", "/admin/audit").json()["problems"] == []

@@ -1,0 +1,246 @@
+"""A customer who does anything at all, for thousands of steps: the books stay exact after every one of them.
+
+What is true is recomputed here from the executions and from the rows the API shows, not from the exchange's
+tallies.
+"""
+
+import os
+import random
+from collections import defaultdict
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from catalyst.simulator.admin.audit import audit
+from catalyst.simulator.exchange.settings import Span, Switches
+from catalyst.simulator.exchange.views import order_view
+from catalyst.simulator.rules.orders import Order
+from catalyst.simulator.rules.wire_format import Refusal
+from catalyst.simulator.trading_api.order_parsing import read_replace
+from tests.simulator.exchange_scenario import Desk
+
+LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
+SEEDS = range(40) if LONG else range(10)
+STEPS = 5_000 if LONG else 1_500
+SYMBOLS = ("AAPL", "MSFT", "TSLA", "HARD")
+OVER = {"filled", "canceled", "expired", "rejected", "replaced"}
+KINDS = ("market", "market", "limit", "limit", "stop", "stop_limit", "trailing_stop")
+LIVES = ("day", "day", "day", "gtc", "gtc", "ioc", "fok", "opg", "cls")
+
+
+class Walk:
+    """One random customer; latencies vary, so cancels, replacements and fills race."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        switches = Switches(
+            acknowledge=Span(0.01, 0.3),
+            arrive=Span(0.01, 0.3),
+            cancel=Span(0.01, 1.0),
+            replace=Span(0.01, 1.0),
+            partial_probability=Decimal("0.2"),
+            stop_by_replacement=seed % 2 == 1,
+            charge_fees=seed % 3 == 1,
+            held_replaceable=seed % 4 != 2,
+        )
+        self.cash = Decimal(1_000_000)
+        self.desk = Desk(switches=switches, seed=seed, deposit=self.cash)
+        self.desk.tape.sizes = 60
+        self.prices = {"AAPL": 100.0, "MSFT": 300.0, "TSLA": 200.0, "HARD": 20.0}
+        self.shares: dict[str, Decimal] = defaultdict(Decimal)
+        self.counted = self.charged = 0
+        self.taken: dict[str, int] = defaultdict(int)
+
+    def step(self) -> None:
+        """Do one thing and look at everything."""
+        acts = (self.order,) * 6 + (self.trade,) * 6 + (self.wait,) * 4
+        acts += (self.cancel,) * 2 + (self.replace,) * 3 + (self.close,) * 2 + (self.protect,) * 2
+        acts += (self.halt, self.sweep, self.deposit)
+        act = self.random.choice(acts)
+        try:
+            act()
+            self.taken[act.__name__] += 1
+        except Refusal:
+            self.taken["refused"] += 1
+        self.check()
+
+    # ------------------------------------------------------------------ what a customer does
+
+    def order(self) -> None:
+        draw = self.random
+        symbol, side = draw.choice(SYMBOLS), draw.choice(("buy", "sell"))
+        kind = draw.choice(KINDS)
+        body: dict[str, Any] = {"time_in_force": draw.choice(LIVES)}
+        qty: object = draw.choice((1, 2, 5, 20, 45, 90, "0.5", "3.25"))
+        if kind in {"limit", "stop_limit"}:
+            body["limit_price"] = self.near(symbol, 0.03)
+        if kind in {"stop", "stop_limit"}:
+            body["stop_price"] = self.near(symbol, 0.03)
+        if kind == "trailing_stop":
+            body[draw.choice(("trail_percent", "trail_price"))] = draw.choice(("0.5", "1", "2"))
+        if kind == "limit" and draw.random() < 0.2:
+            body["extended_hours"] = True
+        order_class = draw.choice(("simple", "simple", "simple", "bracket", "bracket", "oto"))
+        if order_class != "simple":
+            up = 1 if side == "buy" else -1
+            body |= {"order_class": order_class, "stop_loss": {"stop_price": self.near(symbol, 0.02, -up)}}
+            if order_class == "bracket":
+                body["take_profit"] = {"limit_price": self.near(symbol, 0.02, up)}
+            if draw.random() < 0.3:
+                body["stop_loss"]["limit_price"] = self.near(symbol, 0.03, -up)
+        if draw.random() < 0.05:
+            body["notional"], qty = "250.50", None
+        self.desk.sends(side, qty, symbol, kind, **body)
+
+    def protect(self) -> None:
+        symbol = self.random.choice(SYMBOLS)
+        held = self.desk.exchange.account.qty(symbol)
+        side, up = ("sell", 1) if held > 0 else ("buy", -1)
+        stop = {"stop_price": self.near(symbol, 0.02, -up)}
+        target = {"limit_price": self.near(symbol, 0.02, up)}
+        qty = max(int(abs(held)) - self.random.choice((0, 0, 1)), 1)
+        self.desk.sends(side, qty, symbol, "limit", order_class="oco", take_profit=target, stop_loss=stop)
+
+    def cancel(self) -> None:
+        self.desk.exchange.cancel(self.some().id)
+
+    def replace(self) -> None:
+        order = self.some()
+        changes: dict[str, object] = {}
+        if self.random.random() < 0.6:
+            changes["qty"] = self.random.choice((1, 3, 10, 30, 60))
+        if order.limit_price is not None:
+            changes["limit_price"] = self.near(order.symbol, 0.03)
+        if order.stop_price is not None and order.type != "trailing_stop" and self.random.random() < 0.5:
+            changes["stop_price"] = self.near(order.symbol, 0.03)
+        self.desk.exchange.replace(order.id, read_replace(changes))
+
+    def close(self) -> None:
+        part = self.random.choice((None, None, Decimal(1), Decimal("0.5")))
+        self.desk.exchange.close(self.random.choice(SYMBOLS), part)
+
+    def sweep(self) -> None:
+        if self.random.random() < 0.3:
+            self.desk.exchange.cancel_all()
+
+    def halt(self) -> None:
+        symbol, exchange = self.random.choice(SYMBOLS), self.desk.exchange
+        if exchange.halted:
+            exchange.resume(exchange.halted.copy().pop())
+        else:
+            exchange.halt(symbol)
+
+    def deposit(self) -> None:
+        amount = Decimal(self.random.choice((-500, 500)))
+        self.desk.exchange.deposit(amount)
+        self.cash += amount
+
+    def trade(self) -> None:
+        symbol = self.random.choice(SYMBOLS)
+        self.prices[symbol] *= 1 + self.random.gauss(0, 0.008)
+        size = self.random.choice((1, 10, 40, 200, 5_000))
+        self.desk.prints(symbol, f"{self.prices[symbol]:.2f}", size)
+
+    def wait(self) -> None:
+        desk = self.desk
+        desk.passes(self.random.choice((0.02, 0.1, 0.5, 2.0, 20.0, 300.0)))
+        if not desk.exchange.hours.is_open(desk.now) or self.random.random() < 0.02:
+            opens = desk.exchange.hours.next_session(desk.now)
+            assert opens is not None
+            desk.exchange.advance(opens.open - timedelta(seconds=self.random.choice((-5, 60, 900))))
+
+    def near(self, symbol: str, width: float, side: int = 0) -> str:
+        """A price within `width` of the last trade; above it for a positive side, below for a negative one."""
+        off = self.random.uniform(-width, width)
+        return f"{self.prices[symbol] * (1 + (abs(off) * side if side else off)):.2f}"
+
+    def some(self) -> Order:
+        """An order that lives, or now and then one that does not."""
+        book = self.desk.exchange.book
+        orders = book.live() if self.random.random() < 0.9 else list(book.orders.values())
+        if not orders:
+            raise Refusal(404, None, "there is no order")
+        return self.random.choice(orders)
+
+    # ------------------------------------------------------------------ what must be true
+
+    def check(self) -> None:
+        exchange = self.desk.exchange
+        for execution in exchange.executions[self.counted :]:
+            sign = 1 if execution.side == "buy" else -1
+            before = self.shares[execution.symbol]
+            after = before + sign * execution.qty
+            assert before * after >= 0, f"{execution} took {before} across zero to {after}"
+            self.shares[execution.symbol] = after
+            self.cash -= sign * execution.qty * execution.price
+        self.counted = len(exchange.executions)
+        for fee in exchange.fees[self.charged :]:
+            self.cash -= fee.amount
+        self.charged = len(exchange.fees)
+        assert exchange.account.cash == self.cash
+        held = {symbol: qty for symbol, qty in self.shares.items() if qty}
+        assert {symbol: p.qty for symbol, p in exchange.account.positions.items()} == held
+        self.check_held(held)
+        assert audit(exchange).problems == []
+
+    def check_held(self, held: dict[str, Decimal]) -> None:
+        """Open exits hold each share once: what can trade is never more than there is, and is not available."""
+        exchange = self.desk.exchange
+        groups: dict[tuple[str, str], Decimal] = defaultdict(Decimal)
+        trading: dict[tuple[str, str], Decimal] = defaultdict(Decimal)
+        for order in exchange.book.live():
+            row = order_view(order, exchange.book, exchange.switches, nested=False)
+            if not str(row["position_intent"]).endswith("_to_close") or not self.awake(order):
+                continue
+            rest = Decimal(str(row["qty"] or order.qty)) - Decimal(str(row["filled_qty"]))
+            if order.replaces is not None and not order.acknowledged:
+                rest -= exchange.book.orders[order.replaces].filled_qty  # its quantity is the chain's
+            key = (order.symbol, self.group(order))
+            groups[key] = max(groups[key], rest)
+            if order.acknowledged:
+                trading[key] = max(trading[key], order.remaining)
+        for symbol in SYMBOLS:
+            claimed = sum((qty for key, qty in groups.items() if key[0] == symbol), Decimal(0))
+            able = sum((qty for key, qty in trading.items() if key[0] == symbol), Decimal(0))
+            have = held.get(symbol, Decimal(0))
+            assert able <= abs(have), f"{symbol}: {able} may leave a position of {have}"
+            if have:
+                shown = exchange.held_for_orders(exchange.position(symbol))
+                assert shown == claimed, f"{symbol}: {shown} shown as held, open exits say {claimed}"
+
+    def awake(self, order: Order) -> bool:
+        """False for a leg before its entry is complete or after its group's end, and for a replacement of
+        something that is over: it comes to nothing."""
+        orders = self.desk.exchange.book.orders
+        if order.replaces is not None and not order.acknowledged:
+            old = orders[order.replaces]
+            return old.status not in OVER and self.awake(old)
+        if order.role in {"plain", "entry"}:
+            return True
+        if order.acknowledged or order.parent_id is None:
+            return order.active
+        parent = orders[order.parent_id]
+        return parent.order_class == "oco" or parent.status == "filled"
+
+    def group(self, order: Order) -> str:
+        """What holds its shares once: the first order of the chain that heads the group."""
+        orders = self.desk.exchange.book.orders
+        top = order if order.parent_id is None else orders[order.parent_id]
+        while top.replaces is not None:
+            top = orders[top.replaces]
+        return top.id
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_whatever_is_done_the_books_are_exact(seed: int) -> None:
+    """Cash to the last digit, no exit across zero, held shares exact, the audit clean: after each step."""
+    walk = Walk(seed)
+    for number in range(STEPS):
+        try:
+            walk.step()
+        except AssertionError as error:
+            raise AssertionError(f"seed {seed}, step {number}: {error}") from error
+    assert walk.counted > STEPS / 30
+    assert min(walk.taken[name] for name in ("order", "trade", "cancel", "replace", "close", "protect")) > 0

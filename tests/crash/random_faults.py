@@ -1,0 +1,111 @@
+"""Storms: a story, a swarm of faults and up to two deaths, all drawn from one seed; then the weather clears.
+
+    python -m tests.crash.storms                 two hundred seeds from 1 on
+    python -m tests.crash.storms --seeds 5000 --since 1001
+    python -m tests.crash.storms --replay 17     one of them, with its log, and what it was made of
+
+Each seed takes a few kinds of the exchange's fault menu at a few rates, so that rare ones meet undisturbed. The exit
+code is 1 when one is red; a red seed is the same on every machine but for the order in which two requests arrive.
+"""
+
+import argparse
+import random
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from catalyst.domain.fault_points import Moment
+from catalyst.simulator.faults.rules import FaultKind
+from catalyst.simulator.faults.schedule import Schedule
+from tests.crash.matrix import database, figures, run_all, run_one, show
+from tests.crash.restartable_daemon import ANY, Point
+from tests.crash.scenario_run import Outcome
+from tests.crash.scenarios import SCENARIOS
+
+STEPS: Final = 150  # of a story with its recoveries, among which a death is drawn
+MOST_KINDS: Final = 6
+RATES: Final = (0.02, 0.05, 0.1, 0.2, 0.4)
+# What no daemon can be right after, or what is waited for in real seconds.
+NOT_HERE: Final = frozenset(
+    {
+        FaultKind.DOUBLE_EXIT,  # the exchange itself crosses zero: a story of its own
+        FaultKind.HALT,  # it outlasts the story
+        FaultKind.LIQUIDATE_FAIL,  # never asked for
+        FaultKind.HANG,  # a call's own time-out runs on the machine's clock; a cut connection is the same doubt
+        FaultKind.HANG_BEFORE,
+        FaultKind.SLOW,
+        FaultKind.SLOW_BEFORE,
+    }
+)
+KINDS: Final = tuple(kind for kind in FaultKind if kind not in NOT_HERE)
+
+
+@dataclass(frozen=True, slots=True)
+class Storm:
+    """What one seed draws."""
+
+    seed: int
+    scenario: str
+    deaths: tuple[Point, ...]
+    schedule: Schedule
+
+    @classmethod
+    def of(cls, seed: int) -> "Storm":
+        draw = random.Random(seed)
+        kinds = draw.sample(KINDS, draw.randint(1, MOST_KINDS))
+        deaths = [
+            Point(ANY, draw.randint(1, STEPS), draw.choice(list(Moment))) for _ in range(draw.randint(0, 2))
+        ]
+        rates = {kind: draw.choice(RATES) for kind in kinds}
+        return cls(seed, draw.choice(sorted(SCENARIOS)), tuple(deaths), Schedule(seed, rates))
+
+    def __str__(self) -> str:
+        faults = ", ".join(f"{kind} {rate}" for kind, rate in self.schedule.rates.items())
+        return f"seed {self.seed}: {self.scenario}, {len(self.deaths)} deaths, {faults}"
+
+    @property
+    def work(self) -> tuple[str, tuple[Point, ...], Schedule]:
+        return self.scenario, self.deaths, self.schedule
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what was asked for; 0 when everything is green."""
+    parser = argparse.ArgumentParser(prog="python -m tests.crash.random_faults", description=__doc__)
+    parser.add_argument("--seeds", type=int, default=200)
+    parser.add_argument("--since", type=int, default=1, help="the first seed")
+    parser.add_argument("--replay", type=int, help="one seed, with its log")
+    parser.add_argument("--workers", type=int, default=2)
+    asked = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # with the server and the workers put away
+    with database() as base:
+        if asked.replay is not None:
+            storm = Storm.of(asked.replay)
+            print(storm)
+            outcome = run_one(base, *storm.work)
+            show(outcome, whole=True)
+            return 0 if outcome.green else 1
+        began = time.monotonic()
+        storms = {seed: Storm.of(seed) for seed in range(asked.since, asked.since + asked.seeds)}
+        outcomes: list[Outcome] = []
+        fired: Counter[str] = Counter()
+        for outcome in run_all(base, [storm.work for storm in storms.values()], workers=asked.workers):
+            outcomes.append(outcome)
+            fired.update(outcome.fired)
+            if not outcome.green:
+                print(storms[outcome.seed])
+                show(outcome)
+            if len(outcomes) % 50 == 0:
+                print(f"{len(outcomes)} of {len(storms)}", flush=True)
+        green = sum(one.green for one in outcomes)
+        print(f"{green} of {len(outcomes)} green in {time.monotonic() - began:.0f} s")
+        print(figures(outcomes))
+        print(f"faults fired: {fired.total()}; never: {', '.join(sorted(set(KINDS) - set(fired))) or 'none'}")
+        return 0 if green == len(outcomes) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,159 @@
+"""A small recorded market behind a whole exchange, and clients that speak its market data protocol by hand."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgpack
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from catalyst.clock import ManualClock
+from catalyst.simulator.data_stream.server import DataStreams
+from catalyst.simulator.exchange.exchange import Exchange
+from catalyst.simulator.market.bar_market import BarMarket
+from catalyst.simulator.market.overrides import HandledMarket
+from catalyst.simulator.recorded import market as recorded_market
+from catalyst.simulator.server import Server, running
+from tests.simulator.exchange_scenario import exact
+
+DAY = date(2026, 4, 8)
+OPEN = datetime(2026, 4, 8, 13, 30, tzinfo=UTC)
+KEYS = {"APCA-API-KEY-ID": "demo", "APCA-API-SECRET-KEY": "demo"}
+AUTH = {"action": "auth", "key": "demo", "secret": "demo"}
+BAR = ("open", "high", "low", "close", "volume")
+
+
+def write(path: Path, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> Path:
+    """Write rows as a Parquet file."""
+    columns = {name: list(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
+    table = pa.table(columns)
+    if "timestamp" in columns:
+        at = table.column_names.index("timestamp")
+        table = table.set_column(at, "timestamp", table["timestamp"].cast(pa.timestamp("us", "UTC")))
+    pq.write_table(table, path)
+    return path
+
+
+def small_market(folder: Path) -> BarMarket:
+    """ALFA on Nasdaq and BETA in New York, an hour of minutes; SILENT and NEVER, listed, the latter without a past.
+
+    Daily bars of every session from January on; one headline, three minutes after the open.
+    """
+    minutes = [
+        (symbol, OPEN + timedelta(minutes=minute), price, price + 0.2, price - 0.1, price + 0.1, 2400.0)
+        for symbol, price in (("ALFA", 20.0), ("BETA", 31.5))
+        for minute in range(60)
+    ]
+    sessions = recorded_market.calendar.sessions(date(2026, 1, 1), date(2026, 4, 7))
+    days = [
+        (symbol, session.day, price, price + n / 100, price - 0.5, price, 1e6 + n)
+        for symbol, price in (("ALFA", 20.0), ("BETA", 31.0), ("SILENT", 7.0))
+        for n, session in enumerate(sessions)
+    ]
+    (folder / "listings.csv").write_text(
+        "symbol,name,exchange,sector\nALFA,Alfa,NASDAQ,\nBETA,Beta,NYSE,\nSILENT,Silent,NYSE,\nNEVER,Never,NYSE,\n"
+    )
+    headline = ("ALFA", OPEN + timedelta(minutes=3), "Alfa wins order", "Wire", "")
+    return recorded_market.load(
+        write(folder / "bars.parquet", ("symbol", "timestamp", *BAR), minutes),
+        write(folder / "daily.parquet", ("symbol", "date", *BAR), days),
+        write(folder / "news.parquet", ("symbol", "published_at", "headline", "source", "url"), [headline]),
+        folder / "listings.csv",
+        day=DAY,
+    )
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the loop run until it is so; at most twenty seconds of the machine."""
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 - what is waited for happens at the other end of a socket
+            await asyncio.sleep(0.001)
+
+
+class Feed:
+    """The exchange on a manual clock, over HTTP and websockets."""
+
+    def __init__(self, server: Server, market: HandledMarket, clock: ManualClock) -> None:
+        assert server.data_streams is not None
+        self.server, self.market, self.clock = server, market, clock
+        self.streams: DataStreams = server.data_streams
+        self.http = aiohttp.ClientSession(base_url=server.url, headers=KEYS)
+
+    async def get(self, path: str, **query: str) -> tuple[int, Any]:
+        """Status and body of a question."""
+        async with self.http.get(path, params=query) as answer:
+            text = answer.content_type != "application/json"
+            return answer.status, await (answer.text() if text else answer.json())
+
+    async def act(self, path: str, **body: Any) -> Any:
+        """What the side door answers."""
+        async with self.http.post(f"/admin/{path}", json=body) as answer:
+            assert answer.status == 200, await answer.text()
+            return await answer.json()
+
+    async def passes(self, seconds: float) -> None:
+        """Market time goes by."""
+        await self.clock.advance(timedelta(seconds=seconds))
+
+    @asynccontextmanager
+    async def ear(
+        self, *, packed: bool = False, source: str = "v2/iex", auth: bool = True
+    ) -> AsyncIterator["Ear"]:
+        """A client, by default one that has been let in."""
+        headers = {"Content-Type": "application/msgpack"} if packed else {}
+        async with (
+            aiohttp.ClientSession() as session,
+            session.ws_connect(f"{self.server.url}/{source}", headers=headers, max_msg_size=0) as socket,
+        ):
+            ear = Ear(socket, packed=packed)
+            assert await ear.hear() == [{"T": "success", "msg": "connected"}]
+            if auth:
+                assert await ear.say(**AUTH) == [{"T": "success", "msg": "authenticated"}]
+            yield ear
+
+
+class Ear:
+    """A hand-made client of the market data stream, speaking JSON or msgpack."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse, *, packed: bool) -> None:
+        self.socket, self.packed = socket, packed
+
+    async def hear(self) -> list[dict[str, Any]]:
+        """The next frame."""
+        if self.packed:
+            return msgpack.unpackb(await self.socket.receive_bytes(timeout=10))  # type: ignore[no-any-return]
+        return await self.socket.receive_json(timeout=10)  # type: ignore[no-any-return]
+
+    async def say(self, **message: Any) -> list[dict[str, Any]]:
+        """Send a message and return the answer."""
+        if self.packed:
+            await self.socket.send_bytes(msgpack.packb(message))
+        else:
+            await self.socket.send_str(orjson.dumps(message).decode())
+        return await self.hear()
+
+    async def hears(self, kind: str, count: int = 1) -> list[dict[str, Any]]:
+        """The next `count` messages of a kind, others passed over."""
+        found: list[dict[str, Any]] = []
+        while len(found) < count:
+            found += [each for each in await self.hear() if each["T"] == kind]
+        return found
+
+
+@asynccontextmanager
+async def feeding(bars: BarMarket, at: datetime = OPEN) -> AsyncIterator[Feed]:
+    """The exchange over `bars`, with a hand in them, from `at` on."""
+    market, clock = HandledMarket(bars), ManualClock(at)
+    exchange = Exchange(market, at, switches=exact())
+    async with running(exchange, clock, market=market) as server:
+        feed = Feed(server, market, clock)
+        try:
+            yield feed
+        finally:
+            await feed.http.close()

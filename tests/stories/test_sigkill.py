@@ -1,0 +1,154 @@
+"""The story no trader wants to live: the real daemon process dies by SIGKILL right after its entry was taken."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import asyncpg
+import yaml
+
+from catalyst.clock import ScaledClock
+from tests.audit import books_equal, journal_folds, nothing_open
+
+SPEED = 240.0
+HELD = 20.0
+
+
+async def test_kill_nine_right_after_an_entry_is_submitted(database: str, tmp_path: Path) -> None:
+    """SIGKILL between the exchange's acceptance and its answer: the next start adopts and protects that order,
+    sends it no second time, and the day ends flat with the exchange's own books."""
+    async with exchange(tmp_path) as (url, clock):
+        environment = _environment(tmp_path, url, database)
+        await _admin(url, "faults", {"kind": "hang", "method": "POST", "route": "/v2/orders"})
+        await _admin(url, "faults", {"kind": "stream_drop", "count": 0})  # nor does the stream tell of it
+        first = await _daemon(environment, tmp_path, "first.log")
+        await _until(lambda: _fired(url), first, tmp_path / "first.log")
+        first.send_signal(signal.SIGKILL)
+        await first.wait()
+        await _heal(url)
+        ScaledClock(clock, drive=True, speed=HELD)  # a process takes seconds to start: no minutes without it
+
+        ledger = await _admin(url, "ledger?method=POST&path=/v2/orders")
+        symbol, cid = ledger["requests"][0]["symbol"], ledger["requests"][0]["client_order_id"]
+        conn = await asyncpg.connect(database)
+        stored = await conn.fetchval("SELECT attempts FROM orders WHERE client_order_id = $1", cid)
+        assert stored == 1, "the row was not there before the request"
+        legs = await conn.fetchval("SELECT count(*) FROM orders WHERE parent_order_id IS NOT NULL")
+        assert legs == 0, "the answer was heard: the kill came too late to prove anything"
+
+        second = await _daemon(environment, tmp_path, "second.log")
+        assert await asyncio.wait_for(second.wait(), 600) == 0, _tail(tmp_path / "second.log")
+
+        adopted = await conn.fetchrow(
+            "SELECT status, alpaca_order_id, position_id, attempts FROM orders WHERE client_order_id = $1",
+            cid,
+        )
+        assert adopted is not None
+        assert adopted["alpaca_order_id"] is not None
+        assert adopted["attempts"] == 1
+        sent = await _admin(url, f"ledger?method=POST&path=/v2/orders&symbol={symbol}")
+        assert [r["client_order_id"] for r in sent["requests"]].count(cid) == 1
+        if adopted["position_id"] is not None:
+            position = await conn.fetchrow(
+                "SELECT status, protected_at, naked_seconds FROM positions WHERE position_id = $1",
+                adopted["position_id"],
+            )
+            assert position is not None
+            assert position["status"] == "closed"
+            assert position["protected_at"] is not None
+        ledger, audit = await _admin(url, "ledger"), await _admin(url, "audit")
+        await nothing_open(conn, ledger, audit)
+        await books_equal(conn, ledger, audit)
+        await journal_folds(conn)
+        assert await conn.fetchval("SELECT status FROM trading_cycles") == "completed"
+        await conn.close()
+
+
+@asynccontextmanager
+async def exchange(folder: Path) -> AsyncIterator[tuple[str, Path]]:
+    """The exchange as its own process, at 13:50 of a generated day, its clock not running yet."""
+    port, clock = folder / "port", folder / "clock"
+    command = [
+        "sim", "--generated", "11", "--start", "13:50", "--port", "0", "--port-file", str(port),
+        "--new-clock", str(clock), "--write-listings", str(folder / "listings.csv"),
+    ]  # fmt: skip
+    with (folder / "sim.log").open("wb") as log:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "catalyst", *command, stdout=log, stderr=log
+        )
+    try:
+        await _until(lambda: _is_file(port), process, folder / "sim.log")
+        yield f"http://127.0.0.1:{port.read_text().strip()}", clock
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+def _environment(folder: Path, url: str, database: str) -> dict[str, str]:
+    config = {
+        "trading": {"mode": "sim"},
+        "broker": {"simulator": url},
+        "session": {"mode": "autonomous"},
+        "workflow": {"auto_execute": True, "scan_frequency_minutes": 30},
+        "universe": {"listings_file": str(folder / "listings.csv")},
+        "log": {"format": "json"},
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    return {
+        **os.environ,
+        "DATABASE_URL": database,
+        "XDG_DATA_HOME": str(folder / "share"),  # spool, seat and proofs
+        "ENABLE_AUTONOMOUS_TRADING": "true",
+        "CATALYST_CLOCK": str(folder / "clock"),
+        "CATALYST_CLOCK_SPEED": str(SPEED),
+        "CATALYST_CLOCK_HELD_SPEED": str(HELD),
+    }
+
+
+async def _daemon(environment: dict[str, str], folder: Path, log: str) -> asyncio.subprocess.Process:
+    with (folder / log).open("wb") as out:
+        return await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "catalyst", "run", "--once", "--config", str(folder / "config.yaml"),
+            stdout=out, stderr=out, env=environment, cwd=folder,
+        )  # fmt: skip
+
+
+async def _admin(url: str, path: str, body: dict[str, Any] | None = None) -> Any:
+    async with aiohttp.ClientSession() as http:
+        request = (
+            http.get(f"{url}/admin/{path}") if body is None else http.post(f"{url}/admin/{path}", json=body)
+        )
+        async with request as answer:
+            assert answer.status == 200, await answer.text()
+            return await answer.json()
+
+
+async def _heal(url: str) -> None:
+    async with aiohttp.ClientSession() as http, http.delete(f"{url}/admin/faults") as answer:
+        assert answer.status == 200
+
+
+async def _fired(url: str) -> bool:
+    return any(fault["fired"] for fault in await _admin(url, "faults") if fault["kind"] == "hang")
+
+
+async def _is_file(path: Path) -> bool:
+    return path.is_file()  # noqa: ASYNC240 - a look at a file of another process
+
+
+async def _until(condition: Any, process: asyncio.subprocess.Process, log: Path) -> None:
+    """Wait for something in another process; a process that ended instead shows its log."""
+    async with asyncio.timeout(600):  # a bound, not a wait: what ended shows at once
+        while not await condition():
+            assert process.returncode is None, _tail(log)
+            await asyncio.sleep(0.02)
+
+
+def _tail(log: Path) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-40:])
