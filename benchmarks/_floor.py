@@ -47,7 +47,7 @@ def database_server() -> Iterator[embedded.EmbeddedPostgres]:
         with embedded.start(folder, settings={"autovacuum": "off"}) as server:
             yield server
     finally:
-        embedded.remove(folder)
+        embedded.remove_data_dir(folder)
 
 
 async def new_database(server: embedded.EmbeddedPostgres, name: str) -> str:
@@ -110,14 +110,14 @@ CREATE AGGREGATE pg_temp.chain(text) (sfunc = pg_temp.tie, stype = bytea, initco
 INSERT INTO journal_chain (link, seq, hash)
 SELECT row_number() OVER whole, e.seq, pg_temp.chain(journal_line(e)) OVER whole
   FROM order_events e WINDOW whole AS (ORDER BY e.seq ROWS UNBOUNDED PRECEDING);
-INSERT INTO flat_proofs (at, cause, asked_by, flat, broker_orders, broker_positions, facts)
+INSERT INTO flat_proofs (at, cause, requested_by, flat, broker_orders, broker_positions, facts)
 SELECT now(), 'MARKET_CLOSE', 'schedule', true, 0, 0,
        jsonb_build_object('journal', jsonb_build_object('link', link, 'seq', seq, 'hash', encode(hash, 'hex')))
   FROM journal_chain ORDER BY link DESC LIMIT 1;
 """
 
 
-async def fill_with_past(dsn: str, orders: int) -> None:
+async def insert_past_orders(dsn: str, orders: int) -> None:
     """`orders` closed orders of earlier years in books that are whole: every second one the exit of a closed position,
     each with its fill, a journal that leads to its end, and its place in the chain, which a proof of being flat has
     seen."""
@@ -170,9 +170,9 @@ async def bare_broker() -> AsyncIterator[tuple[str, Callable[[], int]]]:
             await child.wait()
 
 
-def answer_orders(ready: str, seen: str) -> None:
+def answer_orders(port_file: str, received_file: str) -> None:
     """Answer every POST as an accepted bracket, and note when it was complete; ends with the process."""
-    file = os.open(seen, os.O_RDWR)
+    file = os.open(received_file, os.O_RDWR)
     shown = mmap.mmap(file, 8)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -192,7 +192,7 @@ def answer_orders(ready: str, seen: str) -> None:
             )
             body = await reader.readexactly(length)
             shown[:8] = struct.pack("<q", perf_counter_ns())
-            said = orjson.dumps(accepted(orjson.loads(body)))
+            said = orjson.dumps(accepted_order(orjson.loads(body)))
             writer.write(
                 b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
                 % (len(said), said)
@@ -203,12 +203,12 @@ def answer_orders(ready: str, seen: str) -> None:
         await server.serve_forever()
 
     listening = socket.create_server(("127.0.0.1", 0))
-    Path(ready).write_text(str(listening.getsockname()[1]))
+    Path(port_file).write_text(str(listening.getsockname()[1]))
     gc.freeze()
     asyncio.run(run())
 
 
-def accepted(body: Mapping[str, object]) -> dict[str, object]:
+def accepted_order(body: Mapping[str, object]) -> dict[str, object]:
     """The broker's answer to an order, with the legs of a bracket."""
     stamp = "2026-06-17T14:30:00.123456789Z"
     top: dict[str, object] = {
@@ -252,7 +252,7 @@ class BarePost:
         self._writer.close()
 
 
-async def in_turns(
+async def measure_interleaved(
     works: Mapping[str, Callable[[int], Awaitable[Sequence[float]]]], rounds: int, *, warm: int = 20
 ) -> dict[str, list[list[float]]]:
     """Each work once a round, one after the other; what it measured (milliseconds), a list a figure."""
@@ -268,7 +268,7 @@ async def in_turns(
     return {name: [list(column) for column in zip(*rows, strict=True)] for name, rows in spent.items()}
 
 
-def against(name: str, ours: Sequence[float], floor: Sequence[float], target: float) -> list[Row]:
+def ratio_rows(name: str, ours: Sequence[float], floor: Sequence[float], target: float) -> list[Row]:
     """Floor, ours, and their ratio with its target; medians, milliseconds."""
     low, high = median(floor), median(ours)
     return [

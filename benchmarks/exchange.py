@@ -19,9 +19,9 @@ import orjson
 
 from catalyst.clock import ManualClock, ScaledClock
 from catalyst.simulator.exchange.exchange import Exchange
-from catalyst.simulator.exchange.settings import Switches
-from catalyst.simulator.server import SimOptions, running
-from catalyst.simulator.server import run as serve
+from catalyst.simulator.exchange.settings import ExchangeSettings
+from catalyst.simulator.server import SimOptions, run_server
+from catalyst.simulator.server import serve_until_cancelled as serve
 from catalyst.simulator.synthetic import market as synthetic_market
 
 Row = tuple[str, float, str]
@@ -32,22 +32,22 @@ SYMBOLS = 4_129
 LARGE = 7_473
 ORDERS = 2_000
 READS = 1_000
-ASKERS = 8
+CLIENTS = 8
 CHUNK = 500
 FRAMES = 20_000
 KEYS = {"APCA-API-KEY-ID": "demo", "APCA-API-SECRET-KEY": "demo"}
-TAPE_SECONDS = 120
+FEED_SECONDS = 120
 
 
 def run() -> list[Row]:
     """Everything, in turn; rates are of wall time, CPU of the exchange's own process beside them."""
-    return [*asyncio.run(over_http()), *asyncio.run(over_sockets()), *weight()]
+    return [*asyncio.run(measure_http()), *asyncio.run(measure_websockets()), *measure_memory()]
 
 
 # ---------------------------------------------------------------------- HTTP
 
 
-async def over_http() -> list[Row]:
+async def measure_http() -> list[Row]:
     """Orders, replies to questions, and snapshots of every symbol."""
     rows: list[Row] = []
     async with exchange_process(SYMBOLS) as (url, used), aiohttp.ClientSession(headers=KEYS) as http:
@@ -66,8 +66,10 @@ async def over_http() -> list[Row]:
                 assert answer.status == 200
                 await answer.read()
 
-        rows += await rate("orders accepted", "orders/s", order, ORDERS, used)
-        rows += await rate(f"account read, after {ORDERS:,} orders", "answers/s", position, READS, used)
+        rows += await measure_rate("orders accepted", "orders/s", order, ORDERS, used)
+        rows += await measure_rate(
+            f"account read, after {ORDERS:,} orders", "answers/s", position, READS, used
+        )
         chunks = [symbols[at : at + CHUNK] for at in range(0, len(symbols), CHUNK)]
 
         async def snapshots(number: int) -> None:
@@ -85,21 +87,21 @@ async def over_http() -> list[Row]:
     return rows
 
 
-async def rate(
-    name: str, unit: str, act: Callable[[int], Any], count: int, used: Callable[[], float]
+async def measure_rate(
+    name: str, unit: str, request: Callable[[int], Any], count: int, used: Callable[[], float]
 ) -> list[Row]:
     """How fast `act` is done by a few askers at once."""
     numbers = iter(range(count))
 
-    async def ask() -> None:
+    async def client() -> None:
         for number in numbers:
-            await act(number)
+            await request(number)
 
     began, cpu = perf_counter(), used()
-    await asyncio.gather(*(ask() for _ in range(ASKERS)))
+    await asyncio.gather(*(client() for _ in range(CLIENTS)))
     wall, cpu = perf_counter() - began, used() - cpu
     return [
-        (f"{name}, {ASKERS} at a time", count / wall, unit),
+        (f"{name}, {CLIENTS} at a time", count / wall, unit),
         (f"{name}, CPU of the exchange", cpu / count * 1e6, "us each"),
     ]
 
@@ -135,27 +137,27 @@ def child(symbols: int, ready: str) -> None:
         path = Path(folder) / "clock"
         ScaledClock.create(path, START)
         clock = ScaledClock(path, drive=True, speed=1.0)
-        market = synthetic_market.make(7, DAY, symbols)
-        options = SimOptions(market, clock, port_file=Path(ready), switches=Switches(rate_limit=0))
+        market = synthetic_market.make_market(7, DAY, symbols)
+        options = SimOptions(market, clock, port_file=Path(ready), settings=ExchangeSettings(rate_limit=0))
         asyncio.run(serve(options))
 
 
 # ---------------------------------------------------------------------- websockets
 
 
-async def over_sockets() -> list[Row]:
+async def measure_websockets() -> list[Row]:
     """Frames of both streams, written and read in this one process: one core does both ends."""
-    market = synthetic_market.make(7, DAY, SYMBOLS)
+    market = synthetic_market.make_market(7, DAY, SYMBOLS)
     clock = ManualClock(START)
-    exchange = Exchange(market, clock.now(), switches=Switches(rate_limit=0))
-    async with running(exchange, clock, market=market) as server, aiohttp.ClientSession() as http:
+    exchange = Exchange(market, clock.now(), settings=ExchangeSettings(rate_limit=0))
+    async with run_server(exchange, clock, market=market) as server, aiohttp.ClientSession() as http:
         async with http.ws_connect(server.stream_url) as socket:
             await socket.send_json({"action": "auth", "key": "demo", "secret": "demo"})
             await socket.receive()
             await socket.send_json({"action": "listen", "data": {"streams": ["trade_updates"]}})
             await socket.receive()
             exchange.deposit(exchange.account.cash)
-            update = await an_update(exchange, clock)
+            update = await sample_trade_update(exchange, clock)
             began = perf_counter()
             for _ in range(FRAMES // 100):
                 server.streams.broadcast([update] * 100)
@@ -171,7 +173,7 @@ async def over_sockets() -> list[Row]:
             await socket.receive()
             began, messages, frames = perf_counter(), 0, 0
             assert server.data_streams is not None
-            for _ in range(TAPE_SECONDS):
+            for _ in range(FEED_SECONDS):
                 await clock.advance(timedelta(seconds=1))
                 while frames < server.data_streams.frames_sent:
                     messages += len(orjson.loads((await socket.receive()).data))
@@ -180,17 +182,17 @@ async def over_sockets() -> list[Row]:
     return [
         ("account stream, both ends on one core", account, "messages/s"),
         (f"market data stream, {SYMBOLS:,} symbols, both ends on one core", tape, "messages/s"),
-        ("market data of a second of that market", messages / TAPE_SECONDS, "messages"),
+        ("market data of a second of that market", messages / FEED_SECONDS, "messages"),
     ]
 
 
-async def an_update(exchange: Exchange, clock: ManualClock) -> Any:
+async def sample_trade_update(exchange: Exchange, clock: ManualClock) -> Any:
     """A trade update as the exchange makes them."""
-    from catalyst.simulator.trading_api.order_parsing import read_order
+    from catalyst.simulator.trading_api.order_parsing import parse_submit_request
 
     kept: list[Any] = []
     body = {"symbol": "AAPL", "side": "buy", "qty": "1", "type": "market", "time_in_force": "day"}
-    exchange.submit(read_order(body))
+    exchange.submit(parse_submit_request(body))
     exchange.advance(clock.now() + timedelta(seconds=5))
     kept, exchange.outbox[:] = list(exchange.outbox), []
     return kept[-1]
@@ -199,7 +201,7 @@ async def an_update(exchange: Exchange, clock: ManualClock) -> Any:
 # ---------------------------------------------------------------------- memory
 
 
-def weight() -> list[Row]:
+def measure_memory() -> list[Row]:
     """The largest resident size of a process that holds a large day and has answered for all of it."""
     code = "from benchmarks.exchange import largest; print(largest(%d))"
     rows: list[Row] = []
@@ -219,7 +221,7 @@ def weight() -> list[Row]:
 def largest(symbols: int) -> float:
     """Megabytes at the most, once every symbol's snapshot was asked for."""
     if symbols:
-        market = synthetic_market.make(7, DAY, symbols)
+        market = synthetic_market.make_market(7, DAY, symbols)
         Exchange(market, START)
         market.snapshots(list(market.assets()), START)
     peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line)

@@ -21,47 +21,47 @@ import structlog
 
 from benchmarks._floor import Row, database_server, percentile
 from catalyst import embedded
-from catalyst.daemon.shutdown import Exit
-from catalyst.simulator.faults.rules import Fault, FaultBook, FaultKind
+from catalyst.daemon.shutdown import ExitCode
+from catalyst.simulator.faults.rules import Fault, FaultKind, FaultRules
 from catalyst.store import migrate
-from tests.dbfaults.proxied_scenario import enters, open_desk_behind
+from tests.dbfaults.proxied_scenario import open_proxied_scenario, submit_entry
 from tests.simulator.manual_feed import asset
-from tests.stories.scenario import ENTRY, Desk, StoryMarket, open_desk
+from tests.stories.scenario import ENTRY, Scenario, ScenarioMarket, open_scenario
 
 SEEDS = int(os.environ.get("SEEDS", "4"))
 RATE = 0.3
-UNPROVEN: Counter[str] = Counter()
+NOT_PROVEN: Counter[str] = Counter()
 ERRORS = (FaultKind.STATUS_BEFORE, FaultKind.DROP_BEFORE, FaultKind.DROP, FaultKind.STATUS)
-BEFORE = {FaultKind.STATUS_BEFORE, FaultKind.DROP_BEFORE}
+FAULTS_BEFORE_EFFECT = {FaultKind.STATUS_BEFORE, FaultKind.DROP_BEFORE}
 SYMBOLS = ("AAPL", "MSFT", "NVDA", "AMZN", "TSLA", "META", "GOOG", "AMD", "INTC", "NFLX")
 
 
 @dataclass
-class Erratic(FaultBook):
+class RandomFaults(FaultRules):
     """A fault menu whose every request fails with a fixed chance, drawn by a seed."""
 
-    drawn: random.Random = field(default_factory=random.Random)
+    random_source: random.Random = field(default_factory=random.Random)
     rate: float = RATE
-    struck: int = 0
+    injected: int = 0
 
     def __post_init__(self) -> None:
-        FaultBook.__init__(self)
+        FaultRules.__init__(self)
 
-    def take(self, *kinds: FaultKind, **facts: str | None) -> Fault | None:
+    def fire_matching(self, *kinds: FaultKind, **facts: str | None) -> Fault | None:
         """The exchange looks twice, before a request takes effect and after it: each gets half of the chance."""
         asked = [kind for kind in ERRORS if kind in kinds]
-        chance = self.rate / 2 if set(asked) & BEFORE else self.rate / (2 - self.rate)
-        if asked and str(facts.get("route", "")).startswith("/v2/") and self.drawn.random() < chance:
-            self.struck += 1
-            return Fault(kind=self.drawn.choice(asked), status=503)
-        return super().take(*kinds, **facts)
+        chance = self.rate / 2 if set(asked) & FAULTS_BEFORE_EFFECT else self.rate / (2 - self.rate)
+        if asked and str(facts.get("route", "")).startswith("/v2/") and self.random_source.random() < chance:
+            self.injected += 1
+            return Fault(kind=self.random_source.choice(asked), status=503)
+        return super().fire_matching(*kinds, **facts)
 
 
 def run() -> list[Row]:
-    return asyncio.run(measured())
+    return asyncio.run(measure_all())
 
 
-async def measured() -> list[Row]:
+async def measure_all() -> list[Row]:
     """The promise: 10 positions, p99 <= 10 s healthy, <= 60 s under 30 % errors; and the bare seconds."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     rows: list[Row] = []
@@ -70,15 +70,17 @@ async def measured() -> list[Row]:
         for positions in (5, 10):
             for rate, target in ((0.0, 10), (RATE, 60)):
                 runs = SEEDS if rate else max(SEEDS // 3, 3)
-                taken = [await flatten(await dsns.next(), positions, seed, rate) for seed in range(runs)]
-                name = name_of(positions, rate)
+                taken = [
+                    await measure_flatten(await dsns.next(), positions, seed, rate) for seed in range(runs)
+                ]
+                name = flatten_name(positions, rate)
                 rows += [
                     (f"{name}: p50 of {len(taken)}", median(taken), "market s"),
                     (f"{name}: p99", percentile(taken, 99), "market s"),
                     (f"{name}: max, target <= {target}", max(taken), "market s"),
-                    (f"{name}: flat, and not proven (exit code 2)", UNPROVEN[name], f"of {len(taken)}"),
+                    (f"{name}: flat, and not proven (exit code 2)", NOT_PROVEN[name], f"of {len(taken)}"),
                 ]
-        for name, target, play in BARE:
+        for name, target, play in UNPROTECTED_CASES:
             bare = [await play(await dsns.next(), seed) for seed in range(SEEDS)]
             rows += [
                 (f"bare seconds, {name}: p50 of {len(bare)}", median(bare), "market s"),
@@ -110,131 +112,131 @@ class Databases:
         return self._server.dsn_of(f"run{self._number}")
 
 
-async def flatten(dsn: str, positions: int, seed: int, rate: float) -> float:
+async def measure_flatten(dsn: str, positions: int, seed: int, rate: float) -> float:
     """Market seconds from SIGTERM to the end of the process, everything sold and proven."""
-    market = StoryMarket()
+    market = ScenarioMarket()
     market.listings |= {symbol: asset(symbol) for symbol in SYMBOLS}
-    async with open_desk(dsn, market=market) as desk:
+    async with open_scenario(dsn, market=market) as scenario:
         for symbol in SYMBOLS[:positions]:
-            desk.prints(symbol, "190.00")
-        await desk.waits(seconds=1)
+            scenario.prints(symbol, "190.00")
+        await scenario.waits(seconds=1)
         for symbol in SYMBOLS[:positions]:
-            await desk.enters(symbol, 20, **ENTRY)
-        await desk.waits(seconds=10)
-        assert all(desk.held(symbol) == 20 for symbol in SYMBOLS[:positions])
-        desk.server.exchange.faults = Erratic(random.Random(seed), rate)
-        began = desk.clock.now()
-        desk.stop.ask("SIGTERM", flatten=True)
-        code = await desk.leaves(step=0.25)
-        taken = (desk.clock.now() - began).total_seconds()
-        desk.server.exchange.faults = FaultBook()
-        assert not any(desk.held(symbol) for symbol in SYMBOLS[:positions])
-        assert rate or code is Exit.FLAT, code
-        await desk.agrees()
-        UNPROVEN[name_of(positions, rate)] += code is not Exit.FLAT
+            await scenario.submit_entry(symbol, 20, **ENTRY)
+        await scenario.waits(seconds=10)
+        assert all(scenario.held_qty(symbol) == 20 for symbol in SYMBOLS[:positions])
+        scenario.server.exchange.faults = RandomFaults(random.Random(seed), rate)
+        began = scenario.clock.now()
+        scenario.stop.request("SIGTERM", flatten=True)
+        code = await scenario.wait_for_exit(step=0.25)
+        taken = (scenario.clock.now() - began).total_seconds()
+        scenario.server.exchange.faults = FaultRules()
+        assert not any(scenario.held_qty(symbol) for symbol in SYMBOLS[:positions])
+        assert rate or code is ExitCode.FLAT, code
+        await scenario.assert_consistent()
+        NOT_PROVEN[flatten_name(positions, rate)] += code is not ExitCode.FLAT
         return taken
 
 
-def name_of(positions: int, rate: float) -> str:
+def flatten_name(positions: int, rate: float) -> str:
     return f"flatten of {positions} positions, " + (f"{rate:.0%} errors" if rate else "healthy")
 
 
 # ---------------------------------------------------------------------- shares without cover
 
 
-def longest(desk: Desk) -> float:
+def longest_unprotected(scenario: Scenario) -> float:
     """The longest stretch in which shares stood without a working stop, as the exchange itself saw it."""
-    exposure = desk.server.exchange.exposure.now(desk.server.exchange.now)
+    exposure = scenario.server.exchange.unprotected_time.totals(scenario.server.exchange.now)
     return max((float(one["longest_seconds"]) for one in exposure.values()), default=0.0)
 
 
-async def _begin(desk: Desk, seed: int) -> None:
+async def _print_at_random_instant(scenario: Scenario, seed: int) -> None:
     """A print, at a moment of the loops' turns that the seed draws."""
-    await desk.waits(seconds=round(random.Random(seed).uniform(0, 30), 3))
-    desk.prints("AAPL", "190.00")
-    await desk.waits(seconds=1)
+    await scenario.waits(seconds=round(random.Random(seed).uniform(0, 30), 3))
+    scenario.prints("AAPL", "190.00")
+    await scenario.waits(seconds=1)
 
 
-async def healthy(dsn: str, seed: int) -> float:
-    async with open_desk(dsn) as desk:
-        await _begin(desk, seed)
-        await desk.enters("AAPL", 20, **ENTRY)
-        await desk.waits(seconds=40)
-        assert desk.held("AAPL") == 20
-        return longest(desk)
+async def unprotected_healthy(dsn: str, seed: int) -> float:
+    async with open_scenario(dsn) as scenario:
+        await _print_at_random_instant(scenario, seed)
+        await scenario.submit_entry("AAPL", 20, **ENTRY)
+        await scenario.waits(seconds=40)
+        assert scenario.held_qty("AAPL") == 20
+        return longest_unprotected(scenario)
 
 
-async def partial(dsn: str, seed: int) -> float:
+async def unprotected_partial_fill(dsn: str, seed: int) -> float:
     """Eight of twenty fill, and no more."""
-    async with open_desk(dsn) as desk:
-        await _begin(desk, seed)
-        await desk.faults("partial", symbol="AAPL", qty="8")
-        await desk.enters("AAPL", 20, **ENTRY)
-        await desk.waits(seconds=60)
-        assert desk.held("AAPL") == 8
-        return longest(desk)
+    async with open_scenario(dsn) as scenario:
+        await _print_at_random_instant(scenario, seed)
+        await scenario.inject_fault("partial", symbol="AAPL", qty="8")
+        await scenario.submit_entry("AAPL", 20, **ENTRY)
+        await scenario.waits(seconds=60)
+        assert scenario.held_qty("AAPL") == 8
+        return longest_unprotected(scenario)
 
 
-async def leg_missing(dsn: str, seed: int) -> float:
+async def unprotected_leg_rejected(dsn: str, seed: int) -> float:
     """The venue rejects the stop as it should go live."""
-    async with open_desk(dsn) as desk:
-        await _begin(desk, seed)
-        await desk.faults("leg_reject", symbol="AAPL", role="stop_loss")
-        await desk.enters("AAPL", 20, **ENTRY)
-        await desk.waits(seconds=60)
-        return longest(desk)
+    async with open_scenario(dsn) as scenario:
+        await _print_at_random_instant(scenario, seed)
+        await scenario.inject_fault("leg_reject", symbol="AAPL", role="stop_loss")
+        await scenario.submit_entry("AAPL", 20, **ENTRY)
+        await scenario.waits(seconds=60)
+        return longest_unprotected(scenario)
 
 
-async def stream_down(dsn: str, seed: int) -> float:
+async def unprotected_stream_mute(dsn: str, seed: int) -> float:
     """A partial fill of which the stream, open and mute, says nothing."""
-    async with open_desk(dsn) as desk:
-        await _begin(desk, seed)
-        await desk.faults("stream_mute")
-        await desk.faults("partial", symbol="AAPL", qty="8")
-        await desk.enters("AAPL", 20, **ENTRY)
-        await desk.waits(seconds=90)
-        assert desk.held("AAPL") == 8
-        return longest(desk)
+    async with open_scenario(dsn) as scenario:
+        await _print_at_random_instant(scenario, seed)
+        await scenario.inject_fault("stream_mute")
+        await scenario.inject_fault("partial", symbol="AAPL", qty="8")
+        await scenario.submit_entry("AAPL", 20, **ENTRY)
+        await scenario.waits(seconds=90)
+        assert scenario.held_qty("AAPL") == 8
+        return longest_unprotected(scenario)
 
 
-async def without_tables(dsn: str, seed: int) -> float:
+async def unprotected_database_outage(dsn: str, seed: int) -> float:
     """A partial fill while the database is away, for a minute."""
     with tempfile.TemporaryDirectory() as folder:
         places = {"spool": folder, "proofs": str(Path(folder) / "proofs")}
-        async with open_desk_behind(dsn, database=places) as (desk, proxy, _):
-            await _begin(desk, seed)
-            await desk.faults("partial", symbol="AAPL", qty="8")
-            row = await enters(desk, "AAPL", 20)
+        async with open_proxied_scenario(dsn, database=places) as (scenario, proxy, _):
+            await _print_at_random_instant(scenario, seed)
+            await scenario.inject_fault("partial", symbol="AAPL", qty="8")
+            row = await submit_entry(scenario, "AAPL", 20)
             assert row is not None
-            proxy.goes_away()
-            await desk.waits(seconds=60)
-            assert desk.held("AAPL") == 8
-            proxy.heals()
-            await desk.waits(seconds=60)
-            return longest(desk)
+            proxy.refuse_connections()
+            await scenario.waits(seconds=60)
+            assert scenario.held_qty("AAPL") == 8
+            proxy.resume()
+            await scenario.waits(seconds=60)
+            return longest_unprotected(scenario)
 
 
-async def killed(dsn: str, seed: int) -> float:
+async def unprotected_daemon_killed(dsn: str, seed: int) -> float:
     """The daemon dies over a partial fill; two seconds later another one starts."""
-    async with open_desk(dsn) as desk:
-        await _begin(desk, seed)
-        await desk.faults("partial", symbol="AAPL", qty="8")
-        await desk.enters("AAPL", 20, **ENTRY)
-        await desk.waits(seconds=round(random.Random(seed).uniform(0, 4), 3))
-        await desk.dies()
-        await desk.waits(seconds=2)
-        await desk.opens()
-        await desk.waits(seconds=60)
-        return longest(desk)
+    async with open_scenario(dsn) as scenario:
+        await _print_at_random_instant(scenario, seed)
+        await scenario.inject_fault("partial", symbol="AAPL", qty="8")
+        await scenario.submit_entry("AAPL", 20, **ENTRY)
+        await scenario.waits(seconds=round(random.Random(seed).uniform(0, 4), 3))
+        await scenario.crash()
+        await scenario.waits(seconds=2)
+        await scenario.start()
+        await scenario.waits(seconds=60)
+        return longest_unprotected(scenario)
 
 
-BARE: list[tuple[str, float, Callable[[str, int], Awaitable[float]]]] = [
-    ("healthy", 1, healthy),
-    ("partial entry", 8, partial),
-    ("stop leg rejected", 8, leg_missing),
-    ("partial entry, stream mute", 15, stream_down),
-    ("partial entry, database away", 15, without_tables),
-    ("partial entry, killed, restarted after 2 s", 12, killed),
+UNPROTECTED_CASES: list[tuple[str, float, Callable[[str, int], Awaitable[float]]]] = [
+    ("healthy", 1, unprotected_healthy),
+    ("partial entry", 8, unprotected_partial_fill),
+    ("stop leg rejected", 8, unprotected_leg_rejected),
+    ("partial entry, stream mute", 15, unprotected_stream_mute),
+    ("partial entry, database away", 15, unprotected_database_outage),
+    ("partial entry, killed, restarted after 2 s", 12, unprotected_daemon_killed),
 ]
 
 

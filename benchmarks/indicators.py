@@ -15,7 +15,7 @@ SYMBOLS, BARS, ROUNDS = 200, 390, 40
 Market = tuple[Floats, Floats, Floats, Floats]
 
 
-def market(symbols: int, bars: int) -> Market:
+def random_walks(symbols: int, bars: int) -> Market:
     """Random walks: high, low, close, volume."""
     rng = np.random.default_rng(5)
     close = 50 * np.exp(np.cumsum(rng.normal(0, 0.001, (symbols, bars)), axis=1))
@@ -60,11 +60,11 @@ def some_ta(high: Floats, low: Floats, close: Floats, symbols: int) -> None:
 
 def run() -> list[tuple[str, float, str]]:
     """TA-Lib, ours, `ta` scaled to as many symbols, their ratios, and the cost per symbol of few and of many."""
-    day = market(SYMBOLS, BARS)
+    day = random_walks(SYMBOLS, BARS)
     c_code, numpy_code = interleaved(lambda: all_talib(*day), lambda: all_ours(*day), rounds=ROUNDS)
     (ta_code,) = interleaved(lambda: some_ta(*day[:3], 4), rounds=3)
     ta_code *= SYMBOLS / 4
-    few, many = market(35, BARS), market(1000, BARS)
+    few, many = random_walks(35, BARS), random_walks(1000, BARS)
     small, large = interleaved(lambda: all_ours(*few), lambda: all_ours(*many), rounds=10)
     return [
         (f"{SYMBOLS} x {BARS}: TA-Lib's C", c_code, "ms CPU"),

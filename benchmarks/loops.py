@@ -29,142 +29,142 @@ import structlog
 from benchmarks._floor import (
     BarePost,
     Row,
-    against,
     database_server,
-    fill_with_past,
-    in_turns,
+    insert_past_orders,
+    measure_interleaved,
     new_database,
+    ratio_rows,
 )
-from benchmarks.recovery import exchange, settings_for
+from benchmarks.recovery import exchange, write_settings
 from catalyst.cli import logs
 from catalyst.clock import SystemClock
 from catalyst.config.loader import load
-from catalyst.simulator.exchange.settings import Switches
+from catalyst.simulator.exchange.settings import ExchangeSettings
 from tests.simulator.manual_feed import asset
-from tests.stories.scenario import ENTRY, Desk, StoryMarket, open_desk
+from tests.stories.scenario import ENTRY, Scenario, ScenarioMarket, open_scenario
 
-OPEN = int(os.environ.get("OPEN", "20"))
+OPEN_POSITIONS = int(os.environ.get("OPEN_POSITIONS", "20"))
 PAST = int(os.environ.get("LOOPS_PAST", "0"))  # beside none, the second desk says how much is noise
-LOOKS = int(os.environ.get("LOOKS", "200"))
-MANY = 2_000  # positions, for the tick alone
+LOOPS_ROUNDS = int(os.environ.get("LOOPS_ROUNDS", "200"))
+MANY_POSITIONS = 2_000  # positions, for the tick alone
 STOPS = int(os.environ.get("STOPS", "5"))
 LINES = 20_000
-SYMBOLS = [f"{chr(65 + n // 26)}{chr(65 + n % 26)}X" for n in range(OPEN)]
-BREATH = timedelta(seconds=10)  # between rounds
+SYMBOLS = [f"{chr(65 + n // 26)}{chr(65 + n % 26)}X" for n in range(OPEN_POSITIONS)]
+ROUND_PAUSE = timedelta(seconds=10)  # between rounds
 Step = Callable[[int], Awaitable[Sequence[float]]]
 
 
 def run() -> list[Row]:
-    rows = asyncio.run(measured())
-    return rows + asyncio.run(stopped()) + log_line()
+    rows = asyncio.run(measure_all())
+    return rows + asyncio.run(measure_stops()) + measure_log_line()
 
 
-async def measured() -> list[Row]:
+async def measure_all() -> list[Row]:
     """Rows 14 and 15 of the table of targets."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     with database_server() as server:
         async with AsyncExitStack() as stack:
-            desks = {}
+            scenarios = {}
             for name, past in (("today", 0), ("years", PAST)):
                 dsn = await new_database(server, name)
                 if past:
-                    await fill_with_past(dsn, past)
-                desks[name] = await holding(stack, dsn)
-            floor = await Floor.of(stack, desks["today"])
+                    await insert_past_orders(dsn, past)
+                scenarios[name] = await scenario_with_positions(stack, dsn)
+            floor = await LoopFloor.open(stack, scenarios["today"])
             looks: dict[str, Step] = {
                 "two GETs, one question": measure(floor.reconcile),
                 "two GETs": measure(floor.prices),
             }
-            for name, desk in desks.items():
-                assert desk.parts is not None
+            for name, scenario in scenarios.items():
+                assert scenario.parts is not None
                 looks |= {
-                    f"reconcile {name}": measure(partial(reconciled, desk, whole=False)),
-                    f"reconcile all {name}": measure(partial(reconciled, desk, whole=True)),
-                    f"prices {name}": measure(desk.parts.stop_monitor.ask),
-                    f"pause {name}": partial(pause, desk),
+                    f"reconcile {name}": measure(partial(reconcile_clean, scenario, whole=False)),
+                    f"reconcile all {name}": measure(partial(reconcile_clean, scenario, whole=True)),
+                    f"prices {name}": measure(scenario.parts.stop_monitor.ask),
+                    f"pause {name}": partial(pass_time, scenario),
                 }
-            for held in (OPEN, MANY):
-                looks[f"tick {held}"] = partial(ticks, desks["today"], held)
-            spent = await in_turns(looks, LOOKS, warm=5)
-            for desk in desks.values():
-                assert desk.parts is not None
-                assert desk.parts.gate.open, desk.parts.gate.reasons
+            for held in (OPEN_POSITIONS, MANY_POSITIONS):
+                looks[f"tick {held}"] = partial(measure_ticks, scenarios["today"], held)
+            spent = await measure_interleaved(looks, LOOPS_ROUNDS, warm=5)
+            for scenario in scenarios.values():
+                assert scenario.parts is not None
+                assert scenario.parts.gate.open, scenario.parts.gate.reasons
     rows: list[Row] = []
     for name, ours, least, target in (
         (
-            f"a minute's reconciliation of {OPEN} positions, {3 * OPEN} orders",
+            f"a minute's reconciliation of {OPEN_POSITIONS} positions, {3 * OPEN_POSITIONS} orders",
             "reconcile",
             "two GETs, one question",
             1.3,
         ),
         ("a whole one, as after a gap", "reconcile all", "two GETs, one question", 1.3),
-        (f"the prices of {OPEN} positions, nothing changed", "prices", "two GETs", 2.0),
+        (f"the prices of {OPEN_POSITIONS} positions, nothing changed", "prices", "two GETs", 2.0),
     ):
         wall, cpu = zip(spent[f"{ours} today"], spent[least], strict=True)
-        rows += against(name, *wall, target)
-        rows += against(f"{name}, CPU", *cpu, target)
-        rows.append((f"{name}: {PAST:,} past orders over none, target <= 1.2", _over(spent, ours), "x"))
-    for held in (OPEN, MANY):
-        rows += against(
+        rows += ratio_rows(name, *wall, target)
+        rows += ratio_rows(f"{name}, CPU", *cpu, target)
+        rows.append((f"{name}: {PAST:,} past orders over none, target <= 1.2", _past_ratio(spent, ours), "x"))
+    for held in (OPEN_POSITIONS, MANY_POSITIONS):
+        rows += ratio_rows(
             f"a tick of the stop monitor over {held:,} positions, CPU", *spent[f"tick {held}"], 2.0
         )
     return rows
 
 
-def _over(spent: dict[str, list[list[float]]], look: str) -> float:
-    return median(spent[f"{look} years"][0]) / median(spent[f"{look} today"][0])
+def _past_ratio(spent: dict[str, list[list[float]]], name: str) -> float:
+    return median(spent[f"{name} years"][0]) / median(spent[f"{name} today"][0])
 
 
-async def holding(stack: AsyncExitStack, dsn: str) -> Desk:
+async def scenario_with_positions(stack: AsyncExitStack, dsn: str) -> Scenario:
     """A desk with OPEN positions, each under its stop and its target."""
-    market = StoryMarket()
+    market = ScenarioMarket()
     market.listings |= {symbol: asset(symbol) for symbol in SYMBOLS}
-    desk = await stack.enter_async_context(
-        open_desk(
+    scenario = await stack.enter_async_context(
+        open_scenario(
             dsn,
             market=market,
-            switches=Switches(rate_limit=0, data_rate_limit=0),
+            switches=ExchangeSettings(rate_limit=0, data_rate_limit=0),
             broker={"requests_per_minute": 10_000, "data_requests_per_minute": 10_000},
         )
     )
     for symbol in SYMBOLS:
-        desk.prints(symbol, "190.00")
-    await desk.waits(seconds=1)
+        scenario.prints(symbol, "190.00")
+    await scenario.waits(seconds=1)
     for symbol in SYMBOLS:
-        await desk.enters(symbol, 5, **ENTRY)
-    await desk.waits(seconds=15)
-    assert all(desk.held(symbol) == 5 for symbol in SYMBOLS)
-    await reconciled(desk, whole=True)
-    await desk.conn.execute("VACUUM (ANALYZE)")
-    return desk
+        await scenario.submit_entry(symbol, 5, **ENTRY)
+    await scenario.waits(seconds=15)
+    assert all(scenario.held_qty(symbol) == 5 for symbol in SYMBOLS)
+    await reconcile_clean(scenario, whole=True)
+    await scenario.conn.execute("VACUUM (ANALYZE)")
+    return scenario
 
 
-async def reconciled(desk: Desk, *, whole: bool) -> None:
-    assert desk.parts is not None
-    assert (await desk.parts.reconciler.look("reconcile", whole=whole)).clean
+async def reconcile_clean(scenario: Scenario, *, whole: bool) -> None:
+    assert scenario.components is not None
+    assert (await scenario.components.reconciler.reconcile("reconcile", full=whole)).clean
 
 
-async def pause(desk: Desk, _: int) -> Sequence[float]:
+async def pass_time(scenario: Scenario, _: int) -> Sequence[float]:
     """Ten seconds pass, and prices stay what they were."""
     for symbol in SYMBOLS:
-        desk.prints(symbol, "190.00")
-    await desk.clock.advance(BREATH)
+        scenario.prints(symbol, "190.00")
+    await scenario.clock.advance(ROUND_PAUSE)
     return []
 
 
-async def ticks(desk: Desk, held: int, _: int) -> Sequence[float]:
+async def measure_ticks(scenario: Scenario, positions: int, _: int) -> Sequence[float]:
     """CPU milliseconds of a tick, and of a bare loop over a dict, with `held` positions in memory and their prices."""
-    assert desk.parts is not None
-    monitor, books, now = desk.parts.stop_monitor, desk.parts.books, desk.clock.now()
-    memory, heard, spans = books.memory, monitor.prices.heard, monitor.prices.spans
-    first, orders = memory.held[0], memory.rows[memory.held[0].position_id]
-    rows = [replace(first, position_id=number, symbol=f"S{number}") for number in range(held)]
-    memory.keep(rows, dict.fromkeys(range(held), orders), changes=books.changed.count, at=now)
-    monitor.prices.heard = {row.symbol: heard[first.symbol] for row in rows}
-    monitor.prices.spans = {row.symbol: spans[first.symbol] for row in rows}
+    assert scenario.components is not None
+    monitor, books, now = scenario.components.stop_monitor, scenario.components.ledger, scenario.clock.now()
+    memory, last_prices, spans = books.last_known, monitor.prices.last_prices, monitor.prices.price_ranges
+    first, orders = memory.positions[0], memory.orders[memory.positions[0].position_id]
+    rows = [replace(first, position_id=number, symbol=f"S{number}") for number in range(positions)]
+    memory.update(rows, dict.fromkeys(range(positions), orders), version=books.changed.version, read_at=now)
+    monitor.prices.last_prices = {row.symbol: last_prices[first.symbol] for row in rows}
+    monitor.prices.price_ranges = {row.symbol: spans[first.symbol] for row in rows}
     await monitor.tick()  # what it watches for is made once, when something has changed
     prices = {row.symbol: spans[first.symbol][0] for row in rows}
-    times = max(1, 20_000 // held)
+    times = max(1, 20_000 // positions)
     began = process_time_ns()
     for _round in range(times):
         await monitor.tick()
@@ -178,8 +178,8 @@ async def ticks(desk: Desk, held: int, _: int) -> Sequence[float]:
         ]
     bare = process_time_ns() - ended
     assert not through
-    monitor.prices.heard, monitor.prices.spans = heard, spans
-    await desk.parts.guard.look()
+    monitor.prices.last_prices, monitor.prices.price_ranges = last_prices, spans
+    await scenario.components.protector.check()
     memory.symbols -= {row.symbol for row in rows}
     return [(ended - began) / times / 1e6, bare / times / 1e6]
 
@@ -195,7 +195,7 @@ def measure(work: Callable[[], Awaitable[Any]]) -> Step:
     return once
 
 
-class Wire(BarePost):
+class BareGet(BarePost):
     """A bare GET on the connection of a bare POST."""
 
     async def get(self, path: str) -> Any:
@@ -209,41 +209,44 @@ class Wire(BarePost):
         return orjson.loads(await self._reader.readexactly(length))
 
 
-class Floor:
+class LoopFloor:
     """The least each look could be: two requests, their answers parsed, one question by an index."""
 
-    def __init__(self, wire: Wire, conn: "asyncpg.Connection[asyncpg.Record]") -> None:
-        self.wire, self.conn = wire, conn
+    def __init__(self, wire: BareGet, conn: "asyncpg.Connection[asyncpg.Record]") -> None:
+        self.http, self.conn = wire, conn
 
     @classmethod
-    async def of(cls, stack: AsyncExitStack, desk: Desk) -> "Floor":
-        wire, conn = await Wire.open(desk.server.url), await asyncpg.connect(desk.dsn)
+    async def open(cls, stack: AsyncExitStack, scenario: Scenario) -> "LoopFloor":
+        wire, conn = await BareGet.open(scenario.server.url), await asyncpg.connect(scenario.dsn)
         stack.callback(wire.close)
         stack.push_async_callback(conn.close)
-        assert isinstance(wire, Wire)
+        assert isinstance(wire, BareGet)
         return cls(wire, conn)
 
     async def reconcile(self) -> None:
-        orders = await self.wire.get("/v2/orders?status=open&nested=true&limit=500")
-        held = await self.wire.get("/v2/positions")
+        orders = await self.http.get("/v2/orders?status=open&nested=true&limit=500")
+        held = await self.http.get("/v2/positions")
         rows = await self.conn.fetch(
             "SELECT * FROM orders WHERE status IN ('created', 'submitted', 'accepted', 'partial_fill')"
         )
-        assert (len(held), len(rows)) == (OPEN, 2 * OPEN)
+        assert (len(held), len(rows)) == (OPEN_POSITIONS, 2 * OPEN_POSITIONS)
         assert orders
 
     async def prices(self) -> None:
         asked = ",".join(SYMBOLS)
         for what in ("trades", "quotes"):
-            assert len((await self.wire.get(f"/v2/stocks/{what}/latest?symbols={asked}"))[what]) == OPEN
+            assert (
+                len((await self.http.get(f"/v2/stocks/{what}/latest?symbols={asked}"))[what])
+                == OPEN_POSITIONS
+            )
 
 
-async def stopped() -> list[Row]:
+async def measure_stops() -> list[Row]:
     """Row 21: real seconds from SIGTERM to the end of the real process, its streams open and nothing held."""
     with database_server() as server:
         dsn = await new_database(server, "stop")
         async with exchange() as (url, folder):
-            environment = settings_for(folder, url, dsn)
+            environment = write_settings(folder, url, dsn)
             took = [await _one_stop(environment, folder) for _ in range(STOPS)]
     return [
         (f"a stop with streams open, p50 of {STOPS}, target <= 1", median(took), "s"),
@@ -277,7 +280,7 @@ async def _one_stop(environment: dict[str, str], folder: Path) -> float:
     return took
 
 
-def log_line() -> list[Row]:
+def measure_log_line() -> list[Row]:
     """Row 22: an event with four facts as the daemon writes it, and by structlog's own JSON renderer."""
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "config.yaml"
@@ -306,7 +309,7 @@ def log_line() -> list[Row]:
                         log.info("stop_enforced", symbol="AAPL", qty=number, price="187.95", stop="188.00")
                     spent[name].append((perf_counter_ns() - began) / (LINES // 20) / 1e6)
     structlog.reset_defaults()
-    return against(
+    return ratio_rows(
         "a log line with its secrets masked, against structlog's JSONRenderer",
         spent["ours"],
         spent["bare"],

@@ -28,14 +28,16 @@ ROUNDS = 7
 def run() -> list[Row]:
     """Measure both kinds of market; medians of a few rounds, CPU time where a rate is given."""
     rows: list[Row] = []
-    synthetic_market.make(1, DAY, 200)  # imports and the calendar are not the market's cost
-    rows += measure(
-        "generated 4,129", lambda: synthetic_market.make(7, DAY), datetime(2026, 11, 20, 17, 0, 3, tzinfo=UTC)
+    synthetic_market.make_market(1, DAY, 200)  # imports and the calendar are not the market's cost
+    rows += measure_market(
+        "generated 4,129",
+        lambda: synthetic_market.make_market(7, DAY),
+        datetime(2026, 11, 20, 17, 0, 3, tzinfo=UTC),
     )
     if DATA.is_dir():
-        rows += measure(
+        rows += measure_market(
             "recorded 2026-04-08",
-            lambda: recorded_market.load(
+            lambda: recorded_market.load_market(
                 DATA / "bars_5min_market_2026-04-08.parquet",
                 DATA / "bars_daily_market_2026-01-26_04-17.parquet",
             ),
@@ -44,42 +46,48 @@ def run() -> list[Row]:
     return rows
 
 
-def measure(name: str, make: Callable[[], BarMarket], at: datetime) -> list[Row]:
+def measure_market(name: str, make: Callable[[], BarMarket], at: datetime) -> list[Row]:
     """The figures of one market at one instant of its day."""
     began = perf_counter()
     market = make()
     rows: list[Row] = [(f"{name}: made in", perf_counter() - began, "s")]
-    rows.append((f"{name}: arrays", (size(market.tape) + size(market.daily)) / 1e6, "MB"))
-    rows.append((f"{name}: minutes and daily bars", len(market.tape.key) + len(market.daily.key), "bars"))
+    rows.append((f"{name}: arrays", (table_bytes(market.intraday) + table_bytes(market.daily)) / 1e6, "MB"))
+    rows.append((f"{name}: minutes and daily bars", len(market.intraday.key) + len(market.daily.key), "bars"))
     symbols = list(market.assets())
-    seconds = cpu(lambda: [ask(market, symbols[i : i + CHUNK], at) for i in range(0, len(symbols), CHUNK)])
+    seconds = median_cpu_seconds(
+        lambda: [snapshot_request(market, symbols[i : i + CHUNK], at) for i in range(0, len(symbols), CHUNK)]
+    )
     rows.append((f"{name}: {len(symbols):,} snapshots as JSON", seconds * 1e3, "ms CPU"))
     rows.append((f"{name}: snapshots", len(symbols) / seconds, "symbols/s"))
     busy = market.snapshots(symbols, at).daily.volume.argsort()[::-1][:200].tolist()
     active = [symbols[row] for row in busy]
     minute, start = timedelta(minutes=1), at - timedelta(hours=3)
-    seconds = cpu(lambda: [wire.bars(market.bars(symbol, minute, start, at, at)) for symbol in active])
+    seconds = median_cpu_seconds(
+        lambda: [wire.bars(market.bars(symbol, minute, start, at, at)) for symbol in active]
+    )
     rows.append((f"{name}: 3 h of minute bars of 200 symbols", seconds * 1e3, "ms CPU"))
-    seconds = cpu(lambda: [market.prints(symbol, at, at + timedelta(seconds=20)) for symbol in active])
+    seconds = median_cpu_seconds(
+        lambda: [market.prints(symbol, at, at + timedelta(seconds=20)) for symbol in active]
+    )
     rows.append((f"{name}: prints of 20 s", seconds / len(active) * 1e6, "us CPU a symbol"))
-    seconds = cpu(lambda: [market.quote(symbol, at) for symbol in active])
+    seconds = median_cpu_seconds(lambda: [market.quote(symbol, at) for symbol in active])
     rows.append((f"{name}: quote", seconds / len(active) * 1e6, "us CPU a symbol"))
     return rows
 
 
-def ask(market: BarMarket, symbols: list[str], at: datetime) -> bytes:
+def snapshot_request(market: BarMarket, symbols: list[str], at: datetime) -> bytes:
     """One snapshot request, without the network."""
     columns = market.snapshots(symbols, at)
     return orjson.dumps(wire.snapshots(columns, wire.tapes_of(columns.symbols, market.assets())))
 
 
-def size(table: BarTable) -> int:
+def table_bytes(table: BarTable) -> int:
     """Bytes of a table's arrays."""
     names = ("key", "open", "high", "low", "close", "volume", "step", "shares", "value")
     return sum(getattr(table, name).nbytes for name in names)
 
 
-def cpu(job: Callable[[], object]) -> float:
+def median_cpu_seconds(job: Callable[[], object]) -> float:
     """Median CPU seconds of a job."""
     took = []
     for _ in range(ROUNDS):

@@ -24,22 +24,22 @@ import structlog
 from benchmarks._floor import (
     BarePost,
     Row,
-    against,
     bare_broker,
     database_server,
-    fill_with_past,
-    in_turns,
+    insert_past_orders,
+    measure_interleaved,
     new_database,
+    ratio_rows,
 )
 from catalyst.broker import parse
 from catalyst.broker.alpaca import AlpacaBroker
-from catalyst.broker.order_payload import body_of
+from catalyst.broker.order_payload import build_payload
 from catalyst.broker.port import Priority
 from catalyst.clock import SystemClock
 from catalyst.config.schema import Config
-from catalyst.daemon.orders.ledger import Books
-from catalyst.daemon.orders.submission import Execution
-from catalyst.daemon.trading_state.entry_gate import Gate
+from catalyst.daemon.orders.ledger import OrderLedger
+from catalyst.daemon.orders.submission import OrderSubmission
+from catalyst.daemon.trading_state.entry_gate import EntryGate
 from catalyst.domain.order import PositionSide, Purpose, Side
 from catalyst.domain.report import OrderReport, OrderRequest
 from catalyst.store.orders import NewOrder, OrderRow
@@ -47,8 +47,8 @@ from catalyst.store.pool import Store, open_store
 
 ROUNDS = int(os.environ.get("ROUNDS", "200"))
 PAST = int(os.environ.get("PAST", "200000"))
-AT_ONCE = 50
-COUNTED = 50
+BURST_SIZE = 50
+COUNTED_LIFECYCLES = 50
 BURSTS = int(os.environ.get("BURSTS", "6"))
 CYCLE = "20260617-081500"
 SYMBOLS = 12_000
@@ -56,10 +56,10 @@ Step = Callable[[int], Awaitable[Sequence[float]]]
 
 
 def run() -> list[Row]:
-    return asyncio.run(measured())
+    return asyncio.run(measure_all())
 
 
-async def measured() -> list[Row]:
+async def measure_all() -> list[Row]:
     """Rows 9 to 13 of the table of targets."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     rows: list[Row] = []
@@ -67,18 +67,18 @@ async def measured() -> list[Row]:
         async with bare_broker() as (url, seen):
             fresh = await new_database(server, "today")
             full = await new_database(server, "years")
-            await fill_with_past(full, PAST)
+            await insert_past_orders(full, PAST)
             for dsn in (fresh, full):
-                await open_day(dsn)
+                await insert_day(dsn)
             first = 0
             for commits, note in (("on", ""), ("off", " (sync off)")):
-                rows += await lives(url, seen, fresh, full, commits, note, first)
+                rows += await measure_lifecycles(url, seen, fresh, full, commits, note, first)
                 first += SYMBOLS // 2
-            rows += await syncs(url, fresh)
+            rows += await measure_wal_syncs(url, fresh)
     return rows
 
 
-async def open_day(dsn: str) -> None:
+async def insert_day(dsn: str) -> None:
     conn = await asyncpg.connect(dsn)
     try:
         await conn.execute("UPDATE daemon SET epoch = 1")
@@ -99,32 +99,32 @@ async def open_day(dsn: str) -> None:
         await conn.close()
 
 
-class Bare:
+class BareBroker:
     """A broker that is nothing but the bare POST, and our own reading of its answer."""
 
     def __init__(self, wire: BarePost) -> None:
-        self.wire = wire
+        self.http = wire
         self.answered = 0
 
     async def submit(self, request: OrderRequest, *, priority: Priority) -> OrderReport:
         assert priority is Priority.ROUTINE
-        said = await self.wire.post(orjson.dumps(body_of(request)))
+        said = await self.http.post(orjson.dumps(build_payload(request)))
         self.answered = perf_counter_ns()
-        return parse.order_report(orjson.loads(said), ignore)
+        return parse.order_report(orjson.loads(said), fail_on_malformed)
 
 
-def ignore(reason: str, raw: object) -> None:
+def fail_on_malformed(reason: str, raw: object) -> None:
     raise AssertionError(reason, raw)
 
 
 @dataclass
-class Ours:
+class OrderPath:
     """The daemon's order path on one database, by one broker."""
 
     store: Store
-    books: Books
-    execution: Execution
-    symbols: "Symbols"
+    books: OrderLedger
+    execution: OrderSubmission
+    symbols: "SymbolSequence"
     last: OrderRow | None = None
 
     async def place(self, _: int) -> tuple[OrderRow, int]:
@@ -151,7 +151,7 @@ class Ours:
         return await self.execution.place(new, note="a signal"), began
 
 
-class Symbols:
+class SymbolSequence:
     """Each symbol once: a second entry in one would be another story."""
 
     def __init__(self, first: int) -> None:
@@ -162,7 +162,7 @@ class Symbols:
         return f"S{self._next}"
 
 
-def filled(row: OrderRow) -> bytes:
+def fill_frame(row: OrderRow) -> bytes:
     """The frame of the stream that says that all of an order was filled."""
     order: dict[str, Any] = {
         "id": row.alpaca_order_id, "client_order_id": row.client_order_id, "symbol": row.symbol, "side": row.side,
@@ -178,126 +178,133 @@ def filled(row: OrderRow) -> bytes:
     return orjson.dumps({"stream": "trade_updates", "data": data})
 
 
-async def lives(
+async def measure_lifecycles(
     url: str, seen: Callable[[], int], fresh: str, full: str, commits: str, note: str, first: int
 ) -> list[Row]:
     """Whole lives of orders, step by step, in turns."""
     async with AsyncExitStack() as stack:
-        symbols = Symbols(first)
+        symbols = SymbolSequence(first)
 
-        async def ours(dsn: str, *, bare: bool) -> Ours:
+        async def open_order_path(dsn: str, *, bare: bool) -> OrderPath:
             clock = SystemClock()
             store = await open_store(dsn, clock)
             stack.push_async_callback(store.close)
             broker: Any
             if bare:
-                broker = Bare(await BarePost.open(url))
+                broker = BareBroker(await BarePost.open(url))
                 stack.callback(broker.wire.close)
             else:
                 broker = AlpacaBroker(clock, base_url=url, key="k", secret="s", rate_limit=1_000_000)
                 stack.push_async_callback(broker.close)
-            gate = Gate(reasons={})
-            books = Books(store, broker, clock, 1)
-            return Ours(
-                store, books, Execution(store, broker, books, gate, clock, Config().execution, 1), symbols
+            gate = EntryGate(reasons={})
+            books = OrderLedger(store, broker, clock, 1)
+            return OrderPath(
+                store,
+                books,
+                OrderSubmission(store, broker, books, gate, clock, Config().execution, 1),
+                symbols,
             )
 
-        floor = Floor(await asyncpg.connect(fresh), await BarePost.open(url), seen, symbols)
+        floor = OrderFloor(await asyncpg.connect(fresh), await BarePost.open(url), seen, symbols)
         stack.push_async_callback(floor.conn.close)
-        stack.callback(floor.wire.close)
+        stack.callback(floor.http.close)
         await floor.conn.execute(f"SET synchronous_commit = {commits}")
         sides = {
-            "bare": await ours(fresh, bare=True),
-            "full": await ours(full, bare=True),
-            "alpaca-py": await ours(fresh, bare=False),
+            "bare": await open_order_path(fresh, bare=True),
+            "full": await open_order_path(full, bare=True),
+            "alpaca-py": await open_order_path(fresh, bare=False),
         }
         for side in sides.values():
-            async with side.store.stroke("a session of the lane") as conn:
+            async with side.store.order_statement("a session of the lane") as conn:
                 await conn.execute(f"SET synchronous_commit = {commits}")
-        works: dict[str, Step] = {"floor": floor.life}
-        works |= {name: life_of(side, seen) for name, side in sides.items()}
-        spent = await in_turns(works, ROUNDS)
+        works: dict[str, Step] = {"floor": floor.lifecycle}
+        works |= {name: lifecycle_of(side, seen) for name, side in sides.items()}
+        spent = await measure_interleaved(works, ROUNDS)
         rows = [
-            *against(
+            *ratio_rows(
                 f"signal to the wire{note}, bare",
                 spent["bare"][0],
                 spent["floor"][0],
                 1.5 if not note else 1.8,
             ),
-            *against(
+            *ratio_rows(
                 f"signal to the wire{note}, by alpaca-py", spent["alpaca-py"][0], spent["floor"][0], 2.5
             ),
             (f"signal to acknowledgement{note}, floor", median(spent["floor"][1]), "ms"),
             (f"signal to acknowledgement{note}, bare", median(spent["bare"][1]), "ms"),
             (f"signal to acknowledgement{note}, by alpaca-py", median(spent["alpaca-py"][1]), "ms"),
-            flat(f"signal to the wire{note}", spent, 0),
-            *against(f"acknowledgement to durable{note}", spent["bare"][2], spent["floor"][2], 1.2),
-            flat(f"acknowledgement to durable{note}", spent, 2),
-            *against(f"fill to position durable{note}", spent["bare"][3], spent["floor"][3], 1.0),
+            past_ratio_row(f"signal to the wire{note}", spent, 0),
+            *ratio_rows(f"acknowledgement to durable{note}", spent["bare"][2], spent["floor"][2], 1.2),
+            past_ratio_row(f"acknowledgement to durable{note}", spent, 2),
+            *ratio_rows(f"fill to position durable{note}", spent["bare"][3], spent["floor"][3], 1.0),
             (
                 f"fill to position durable{note}: against one bare CTE",
                 median(spent["bare"][3]) / median(spent["floor"][4]),
                 "x",
             ),
-            flat(f"fill to position durable{note}", spent, 3),
+            past_ratio_row(f"fill to position durable{note}", spent, 3),
         ]
-        burst = await in_turns({"floor": floor.burst, "ours": burst_of(sides["bare"])}, BURSTS, warm=1)
-        rows += against(
-            f"{AT_ONCE} fills at once, all durable{note}", burst["ours"][0], burst["floor"][0], 1.2
+        burst = await measure_interleaved(
+            {"floor": floor.burst, "ours": burst_of(sides["bare"])}, BURSTS, warm=1
+        )
+        rows += ratio_rows(
+            f"{BURST_SIZE} fills at once, all durable{note}", burst["ours"][0], burst["floor"][0], 1.2
         )
         return rows
 
 
-def flat(name: str, spent: dict[str, list[list[float]]], column: int) -> Row:
+def past_ratio_row(name: str, spent: dict[str, list[list[float]]], column: int) -> Row:
     ratio = median(spent["full"][column]) / median(spent["bare"][column])
     return f"{name}: {PAST:,} past orders over none, target <= 1.1", ratio, "x"
 
 
-def life_of(ours: Ours, seen: Callable[[], int]) -> Step:
+def lifecycle_of(order_path: OrderPath, seen: Callable[[], int]) -> Step:
     """(to the wire, to the acknowledgement, acknowledgement to durable, fill to durable), milliseconds."""
 
-    async def live(number: int) -> Sequence[float]:
-        heard: list[int] = []
-        plain = ours.books.hear
+    async def lifecycle(number: int) -> Sequence[float]:
+        applied_at: list[int] = []
+        plain = order_path.books.apply_report
 
         async def timed(*args: Any, **named: Any) -> Any:
-            heard.append(perf_counter_ns())
+            applied_at.append(perf_counter_ns())
             result = await plain(*args, **named)
-            heard.append(perf_counter_ns())
+            applied_at.append(perf_counter_ns())
             return result
 
-        ours.books.hear = timed  # type: ignore[method-assign]  # a stopwatch around the real thing
+        order_path.books.apply_report = timed  # type: ignore[method-assign]  # a stopwatch around the real thing
         try:
-            row, began = await ours.place(number)
+            row, began = await order_path.place(number)
         finally:
-            ours.books.hear = plain  # type: ignore[method-assign]
+            order_path.books.apply_report = plain  # type: ignore[method-assign]
         assert row.alpaca_order_id is not None
-        frame = filled(row)
+        frame = fill_frame(row)
         received = perf_counter_ns()
-        assert await ours.books.hear_update(parse.trade_update(orjson.loads(frame), ignore))
+        assert await order_path.books.apply_trade_update(
+            parse.trade_update(orjson.loads(frame), fail_on_malformed)
+        )
         done = perf_counter_ns()
         return [
             (seen() - began) / 1e6,
-            (heard[0] - began) / 1e6,
-            (heard[1] - heard[0]) / 1e6,
+            (applied_at[0] - began) / 1e6,
+            (applied_at[1] - applied_at[0]) / 1e6,
             (done - received) / 1e6,
         ]
 
-    return live
+    return lifecycle
 
 
-def burst_of(ours: Ours) -> Step:
+def burst_of(order_path: OrderPath) -> Step:
     """Fifty fills that wait in the queue, heard as the daemon hears what waits."""
 
     async def burst(number: int) -> Sequence[float]:
-        rows = [(await ours.place(number))[0] for _ in range(AT_ONCE)]
-        frames = [filled(row) for row in rows]
+        rows = [(await order_path.place(number))[0] for _ in range(BURST_SIZE)]
+        frames = [fill_frame(row) for row in rows]
         began = perf_counter_ns()
-        updates = [parse.trade_update(orjson.loads(frame), ignore) for frame in frames]
+        updates = [parse.trade_update(orjson.loads(frame), fail_on_malformed) for frame in frames]
         while updates:
-            count = await ours.books.hear_run(updates)
+            count = await order_path.books.apply_batch(updates)
             if not count:
-                assert await ours.books.hear_update(updates[0])
+                assert await order_path.books.apply_trade_update(updates[0])
             updates = updates[count or 1 :]
         return [(perf_counter_ns() - began) / 1e6]
 
@@ -305,15 +312,15 @@ def burst_of(ours: Ours) -> Step:
 
 
 @dataclass
-class Floor:
+class OrderFloor:
     """The least each step could cost: bare statements on bare tables by one held connection, and a bare POST."""
 
     conn: "asyncpg.Connection[asyncpg.Record]"
-    wire: BarePost
+    http: BarePost
     seen: Callable[[], int]
-    symbols: Symbols
+    symbols: SymbolSequence
 
-    async def life(self, _: int) -> Sequence[float]:
+    async def lifecycle(self, _: int) -> Sequence[float]:
         symbol, client = self.symbols.next(), uuid4().hex
         body = orjson.dumps(
             {
@@ -324,7 +331,7 @@ class Floor:
         )  # fmt: skip
         began = perf_counter_ns()
         order = await self._insert(client, symbol)
-        said = orjson.loads(await self.wire.post(body))
+        said = orjson.loads(await self.http.post(body))
         answered = perf_counter_ns()
         await self.conn.execute(
             "UPDATE bare_orders SET status = 'accepted', broker_id = $2, at = $3 WHERE id = $1",
@@ -350,7 +357,7 @@ class Floor:
 
     async def burst(self, _: int) -> Sequence[float]:
         symbol = self.symbols.next()
-        ids = [await self._insert(uuid4().hex, symbol) for _ in range(AT_ONCE)]
+        ids = [await self._insert(uuid4().hex, symbol) for _ in range(BURST_SIZE)]
         began = perf_counter_ns()
         for order in ids:
             await self._fill_in_one(order, symbol)
@@ -407,28 +414,34 @@ class Floor:
         )
 
 
-async def syncs(url: str, dsn: str) -> list[Row]:
+async def measure_wal_syncs(url: str, dsn: str) -> list[Row]:
     """Syncs of the write-ahead log in one order's life, signal to filled entry, by the server's own count."""
     clock = SystemClock()
     counts = []
-    for lives_of in (0, COUNTED):
-        before = await wal_syncs(dsn)
+    for lives_of in (0, COUNTED_LIFECYCLES):
+        before = await read_wal_syncs(dsn)
         store = await open_store(dsn, clock)
-        broker: Any = Bare(await BarePost.open(url))
-        books = Books(store, broker, clock, 1)
-        execution = Execution(store, broker, books, Gate(reasons={}), clock, Config().execution, 1)
-        ours = Ours(store, books, execution, Symbols(SYMBOLS + 100))
-        live = life_of(ours, perf_counter_ns)
+        broker: Any = BareBroker(await BarePost.open(url))
+        books = OrderLedger(store, broker, clock, 1)
+        execution = OrderSubmission(store, broker, books, EntryGate(reasons={}), clock, Config().execution, 1)
+        ours = OrderPath(store, books, execution, SymbolSequence(SYMBOLS + 100))
+        live = lifecycle_of(ours, perf_counter_ns)
         for number in range(lives_of):
             await live(number)
         await store.close()
         broker.wire.close()
         await asyncio.sleep(0.5)  # statistics are flushed when their backend ends
-        counts.append(await wal_syncs(dsn) - before)
-    return [("WAL syncs from signal to filled entry, target 3", (counts[1] - counts[0]) / COUNTED, "a life")]
+        counts.append(await read_wal_syncs(dsn) - before)
+    return [
+        (
+            "WAL syncs from signal to filled entry, target 3",
+            (counts[1] - counts[0]) / COUNTED_LIFECYCLES,
+            "a life",
+        )
+    ]
 
 
-async def wal_syncs(dsn: str) -> int:
+async def read_wal_syncs(dsn: str) -> int:
     conn = await asyncpg.connect(dsn)
     try:
         found: int = await conn.fetchval("SELECT sum(fsyncs)::bigint FROM pg_stat_io WHERE object = 'wal'")

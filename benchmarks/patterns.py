@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import talib
 
-from benchmarks.indicators import market
+from benchmarks.indicators import random_walks
 from benchmarks.scan import SESSION, interleaved
 from catalyst.config.schema import Config
 from catalyst.pipeline.chart import pivots
@@ -21,7 +21,7 @@ SYMBOLS, BARS, ROUNDS = 200, 390, 20
 
 def run() -> list[tuple[str, float, str]]:
     """TA-Lib's candlesticks, the numpy pivots, the whole stage, and their ratio."""
-    high, low, close, volume = market(SYMBOLS, BARS)
+    high, low, close, volume = random_walks(SYMBOLS, BARS)
     opened = np.c_[close[:, :1], close[:, :-1]]
     high, low = np.maximum(high, opened), np.minimum(low, opened)
     names = [f"S{k:03}" for k in range(SYMBOLS)]
@@ -45,7 +45,7 @@ def run() -> list[tuple[str, float, str]]:
     counts = np.full(SYMBOLS, BARS)
     candlesticks = [getattr(talib, name) for name in dir(talib) if name.startswith("CDL")]
 
-    def sixty_one() -> None:
+    def run_candlesticks() -> None:
         for o, h, lo, c in zip(opened, high, low, close, strict=True):
             for shape in candlesticks:
                 shape(o, h, lo, c)
@@ -53,11 +53,11 @@ def run() -> list[tuple[str, float, str]]:
     def ours() -> pd.DataFrame:
         return pattern(frame, bars, SESSION, now, cfg.pattern, bar_minutes=1, allow_short=True)
 
-    def turning() -> None:
+    def find_pivots() -> None:
         pivots(high, counts, 10)
         pivots(-low, counts, 10)
 
-    theirs, points, stage = interleaved(sixty_one, turning, ours, rounds=ROUNDS)
+    theirs, points, stage = interleaved(run_candlesticks, find_pivots, ours, rounds=ROUNDS)
     return [
         (f"{SYMBOLS} x {BARS}: TA-Lib's {len(candlesticks)} candlesticks", theirs, "ms CPU"),
         (f"{SYMBOLS} x {BARS}: numpy pivots, both ways", points, "ms CPU"),

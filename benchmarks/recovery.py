@@ -22,16 +22,16 @@ import asyncpg
 import orjson
 import yaml
 
-from benchmarks._floor import Row, database_server, fill_with_past, new_database, percentile
+from benchmarks._floor import Row, database_server, insert_past_orders, new_database, percentile
 from catalyst.clock import ScaledClock
-from catalyst.simulator.exchange.settings import Switches
+from catalyst.simulator.exchange.settings import ExchangeSettings
 from catalyst.simulator.server import SimOptions
-from catalyst.simulator.server import run as serve
+from catalyst.simulator.server import serve_until_cancelled as serve
 from catalyst.simulator.synthetic import market as synthetic_market
 
-LIVES = int(os.environ.get("LIVES", "4"))
+RESTARTS = int(os.environ.get("RESTARTS", "4"))
 PAST = int(os.environ.get("PAST", "200000"))
-DAYS = ((10, 0), (100, 0), (1_000, 0), (100, PAST))
+CASES = ((10, 0), (100, 0), (1_000, 0), (100, PAST))
 DAY = date(2026, 6, 17)
 START = datetime(2026, 6, 17, 17, 50, tzinfo=UTC)
 KEYS = {"APCA-API-KEY-ID": "demo", "APCA-API-SECRET-KEY": "demo"}
@@ -42,26 +42,26 @@ PACKAGES = (
 
 
 def run() -> list[Row]:
-    return asyncio.run(measured())
+    return asyncio.run(measure_all())
 
 
-async def measured() -> list[Row]:
+async def measure_all() -> list[Row]:
     """Recovery with 10, 100 and 1,000 orders of the day, and with a million of earlier years beside a hundred."""
     rows: list[Row] = []
     with database_server() as server:
-        for orders, past in DAYS:
+        for orders, past in CASES:
             dsn = await new_database(server, f"day{orders}_{past}")
             if past:
-                await fill_with_past(dsn, past)
+                await insert_past_orders(dsn, past)
             async with exchange() as (url, folder):
-                await trade(url, orders)
-                environment = settings_for(folder, url, dsn)
-                adopted, _ = await life(environment, folder)
+                await place_orders(url, orders)
+                environment = write_settings(folder, url, dsn)
+                adopted, _ = await start_and_kill(environment, folder)
                 ready, allowed, floor = [], [], []
-                for _ in range(LIVES):
-                    floor.append(await imports())
-                    await forget_starts(dsn)
-                    one, other = await life(environment, folder)
+                for _ in range(RESTARTS):
+                    floor.append(await measure_imports())
+                    await backdate_starts(dsn)
+                    one, other = await start_and_kill(environment, folder)
                     ready.append(one)
                     allowed.append(other)
             name = f"{orders:,} orders of the day" + (f", {past:,} past ones" if past else "")
@@ -77,7 +77,7 @@ async def measured() -> list[Row]:
     return rows
 
 
-async def life(environment: dict[str, str], folder: Path) -> tuple[float, float]:
+async def start_and_kill(environment: dict[str, str], folder: Path) -> tuple[float, float]:
     """Seconds from the start to ready, and to entries allowed; then it is killed."""
     began = perf_counter()
     process = await asyncio.create_subprocess_exec(
@@ -96,13 +96,13 @@ async def life(environment: dict[str, str], folder: Path) -> tuple[float, float]
                 said.append(line.decode())
                 if not line.startswith(b"{"):
                     continue
-                told = orjson.loads(line)
-                if told["event"] == "daemon_ready":
+                event = orjson.loads(line)
+                if event["event"] == "daemon_ready":
                     ready = perf_counter() - began
-                    open_at = 0.0 if told["gate"] else ready
-                elif told["event"] == "entries_cleared" and not told["still"]:
+                    open_at = 0.0 if event["gate"] else ready
+                elif event["event"] == "entries_cleared" and not event["still"]:
                     open_at = perf_counter() - began
-                elif told["event"] == "entries_stopped":
+                elif event["event"] == "entries_stopped":
                     open_at = 0.0
     finally:
         process.send_signal(signal.SIGKILL)
@@ -110,14 +110,14 @@ async def life(environment: dict[str, str], folder: Path) -> tuple[float, float]
     return ready, open_at
 
 
-async def imports() -> float:
+async def measure_imports() -> float:
     began = perf_counter()
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", PACKAGES)
     await process.wait()
     return perf_counter() - began
 
 
-async def forget_starts(dsn: str) -> None:
+async def backdate_starts(dsn: str) -> None:
     """The starts so far are long ago: here nobody is to be stopped for dying often."""
     conn = await asyncpg.connect(dsn)
     try:
@@ -126,7 +126,7 @@ async def forget_starts(dsn: str) -> None:
         await conn.close()
 
 
-async def trade(url: str, orders: int) -> None:
+async def place_orders(url: str, orders: int) -> None:
     """Put the orders of the day at the exchange: every second one rests, the others have ended."""
     async with aiohttp.ClientSession(headers=KEYS) as http:
         async with http.get(f"{url}/v2/assets") as answer:
@@ -140,7 +140,7 @@ async def trade(url: str, orders: int) -> None:
                 assert answer.status == 200, await answer.text()
 
 
-def settings_for(folder: Path, url: str, dsn: str) -> dict[str, str]:
+def write_settings(folder: Path, url: str, dsn: str) -> dict[str, str]:
     config = {
         "trading": {"mode": "sim"},
         "broker": {"simulator": url},
@@ -183,8 +183,10 @@ def child(folder: str) -> None:
     path = Path(folder) / "clock"
     ScaledClock.create(path, START)
     clock = ScaledClock(path, drive=True, speed=1.0)
-    market = synthetic_market.make(7, DAY, 300)
-    options = SimOptions(market, clock, port_file=Path(folder) / "port", switches=Switches(rate_limit=0))
+    market = synthetic_market.make_market(7, DAY, 300)
+    options = SimOptions(
+        market, clock, port_file=Path(folder) / "port", settings=ExchangeSettings(rate_limit=0)
+    )
     asyncio.run(serve(options))
 
 

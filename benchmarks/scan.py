@@ -25,7 +25,7 @@ SESSION = Session(DAY, datetime(2026, 3, 2, 14, 30, tzinfo=UTC), datetime(2026, 
 NOW = SESSION.open + timedelta(minutes=90)
 
 
-def market(symbols: int) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+def sample_market(symbols: int) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """A seeded market: listings as the universe leaves them, snapshots and yardsticks."""
     rng = np.random.default_rng(11)
     names = pd.Index([f"S{k:05}" for k in range(symbols)], name="symbol", dtype="str")
@@ -62,7 +62,7 @@ def market(symbols: int) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     return universe(assets, Config().universe), shots, ref
 
 
-def wire(shots: pd.DataFrame) -> bytes:
+def snapshots_json(shots: pd.DataFrame) -> bytes:
     """The same market as a broker's JSON, for the floor: one object a symbol."""
     stamp = "2026-03-02T15:59:40.123456789Z"
     bar = {"t": stamp, "o": 1.0, "h": 1.0, "l": 1.0, "c": 1.0, "v": 10, "n": 1, "vw": 1.0}
@@ -126,8 +126,8 @@ def run() -> list[tuple[str, float, str]]:
     figures: list[tuple[str, float, str]] = []
     spent = {}
     for symbols in (SYMBOLS, 2 * SYMBOLS):
-        frame, shots, ref = market(symbols)
-        body = wire(shots)
+        frame, shots, ref = sample_market(symbols)
+        body = snapshots_json(shots)
 
         def ours(
             frame: pd.DataFrame = frame, shots: pd.DataFrame = shots, ref: pd.DataFrame = ref

@@ -19,10 +19,10 @@ THRESHOLD = 0.05
 LABELLED = Path(__file__).resolve().parents[2] / "shared" / "data" / "sentiment_labelled.csv.gz"
 
 
-def measure(truth: "pd.Series[str]", scores: Floats) -> tuple[float, float]:
+def accuracy_and_f1(labels: "pd.Series[str]", scores: Floats) -> tuple[float, float]:
     """Accuracy and macro-F1 of scores against labels."""
     said = np.where(scores > THRESHOLD, "positive", np.where(scores < -THRESHOLD, "negative", "neutral"))
-    known = truth.to_numpy(dtype=object)
+    known = labels.to_numpy(dtype=object)
     f1 = [
         2
         * np.sum((said == label) & (known == label))
@@ -32,7 +32,7 @@ def measure(truth: "pd.Series[str]", scores: Floats) -> tuple[float, float]:
     return float(np.mean(said == known)), float(np.mean(f1))
 
 
-def plain(texts: list[str]) -> Floats:
+def vader_scores(texts: list[str]) -> Floats:
     """VADER as it comes."""
     analyzer = SentimentIntensityAnalyzer()
     return np.array([analyzer.polarity_scores(text)["compound"] for text in texts])
@@ -42,20 +42,23 @@ def run() -> list[tuple[str, float, str]]:
     """Accuracy and macro-F1 of both by data set, and the time of a thousand headlines; nothing without the file."""
     if not LABELLED.exists():
         return []
-    told = pd.read_csv(LABELLED, keep_default_na=False)
-    readers = {"VADER": plain(told["text"].tolist()), "ours": score_texts(told["text"].tolist())}
-    groups = {"all": np.ones(len(told), dtype=bool)} | {
-        name: (told["dataset"] == name).to_numpy() for name in told["dataset"].unique()
+    labelled = pd.read_csv(LABELLED, keep_default_na=False)
+    readers = {
+        "VADER": vader_scores(labelled["text"].tolist()),
+        "ours": score_texts(labelled["text"].tolist()),
+    }
+    groups = {"all": np.ones(len(labelled), dtype=bool)} | {
+        name: (labelled["dataset"] == name).to_numpy() for name in labelled["dataset"].unique()
     }
     figures = [
         (f"{name}, {chosen.sum():,} texts: {reader}, {what}", figure, "")
         for name, chosen in groups.items()
         for reader, scores in readers.items()
         for what, figure in zip(
-            ("accuracy", "macro-F1"), measure(told["label"][chosen], scores[chosen]), strict=True
+            ("accuracy", "macro-F1"), accuracy_and_f1(labelled["label"][chosen], scores[chosen]), strict=True
         )
     ]
-    some = told["text"].tolist()[:1000]
+    some = labelled["text"].tolist()[:1000]
     analyzer = SentimentIntensityAnalyzer()
     bare, prepared, again = interleaved(
         lambda: [analyzer.polarity_scores(text) for text in some],

@@ -12,7 +12,7 @@ import numpy as np
 import orjson
 
 from catalyst.broker.columns import snapshot_columns, snapshot_frame
-from catalyst.broker.symbol_batches import MOST_SYMBOLS
+from catalyst.broker.symbol_batches import MAX_SYMBOLS
 
 ROUNDS = 25
 
@@ -23,8 +23,8 @@ def chunks_of(symbols: int) -> list[bytes]:
     price = np.round(rng.uniform(2, 400, symbols), 2)
     rows = [(f"S{number:04d}", float(price[number])) for number in range(symbols)]
     return [
-        orjson.dumps({symbol: _snapshot(at) for symbol, at in rows[start : start + MOST_SYMBOLS]})
-        for start in range(0, symbols, MOST_SYMBOLS)
+        orjson.dumps({symbol: _snapshot(at) for symbol, at in rows[start : start + MAX_SYMBOLS]})
+        for start in range(0, symbols, MAX_SYMBOLS)
     ]
 
 
@@ -95,7 +95,7 @@ def run() -> list[tuple[str, float, str]]:
             (f"snapshots {symbols}: orjson + numpy rank", ms["floor"], "ms"),
             (f"snapshots {symbols}: orjson alone", ms["orjson"], "ms"),
             (f"snapshots {symbols}: all columns / (orjson + numpy rank)", ms["ours"] / ms["floor"], "x"),
-            (f"snapshots {symbols}: one chunk of {MOST_SYMBOLS}", ms["chunk"], "ms"),
+            (f"snapshots {symbols}: one chunk of {MAX_SYMBOLS}", ms["chunk"], "ms"),
         ]
     gc.unfreeze()
     return found

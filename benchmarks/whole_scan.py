@@ -23,7 +23,7 @@ from catalyst.config.schema import Config
 from catalyst.daemon.trading_day.scan_records import records_of
 from catalyst.daemon.trading_day.scanner import Scanner
 from catalyst.domain.cycle import cycle_id
-from catalyst.pipeline.risk_inputs import Account, Portfolio
+from catalyst.pipeline.risk_inputs import AccountState, Portfolio
 from catalyst.store import candidates, cycles, securities
 from catalyst.store.migrate import migrate
 from catalyst.store.pool import open_store
@@ -58,7 +58,7 @@ def run() -> list[tuple[str, float, str]]:
 async def _measure(folder: Path, dsn: str) -> list[tuple[str, float, str]]:
     await migrate(dsn)
     clock = ScaledClock(folder / "clock", drive=True, speed=1.0, held_speed=1.0)
-    clock.pace(1.0)
+    clock.set_pace(1.0)
     url = f"http://127.0.0.1:{(folder / 'port').read_text().strip()}"
     keys = {"key": "demo", "secret": "demo"}
     broker = AlpacaBroker(clock, base_url=url, rate_limit=RATE, **keys)
@@ -76,7 +76,7 @@ async def _measure(folder: Path, dsn: str) -> list[tuple[str, float, str]]:
             conn, cycle_id=cycle_id(clock.now()), day=DAY, mode="autonomous", max_positions=5,
             max_daily_loss=Decimal(2000), scan_frequency=1800, start_equity=None, config_hash="", at=clock.now(),
         )  # fmt: skip
-    account = Account(Decimal(100_000), Decimal(100_000), Decimal(400_000))
+    account = AccountState(Decimal(100_000), Decimal(100_000), Decimal(400_000))
     walls, cpus, stores, stages, counts = [], [], [], [], {}
     for _ in range(ROUNDS + 1):
         wall, cpu = time.perf_counter(), time.process_time()

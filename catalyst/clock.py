@@ -48,7 +48,7 @@ class Clock(Protocol):
         """Mark an effect as in flight for the length of the block."""
         ...
 
-    def attend(self) -> None:
+    def slow_down_briefly(self) -> None:
         """Something has just happened and its consequences are still to come: a scaled clock stays slow for a
         moment, as a desk looks up; the others need not."""
         ...
@@ -58,14 +58,14 @@ async def wait(clock: Clock, event: asyncio.Event, at_most: timedelta) -> bool:
     """Wait for `event`, `at_most` a span of market time; true when the event came."""
     if event.is_set():
         return True
-    heard = asyncio.ensure_future(event.wait())
-    slept = asyncio.ensure_future(clock.sleep(at_most))
+    event_waiter = asyncio.ensure_future(event.wait())
+    sleeper = asyncio.ensure_future(clock.sleep(at_most))
     try:
-        await asyncio.wait({heard, slept}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({event_waiter, sleeper}, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        heard.cancel()
-        slept.cancel()
-        await asyncio.gather(heard, slept, return_exceptions=True)
+        event_waiter.cancel()
+        sleeper.cancel()
+        await asyncio.gather(event_waiter, sleeper, return_exceptions=True)
     return event.is_set()
 
 
@@ -85,7 +85,7 @@ class SystemClock:
     def hold(self) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def attend(self) -> None:
+    def slow_down_briefly(self) -> None:
         """The world's time waits for nobody."""
 
 
@@ -100,9 +100,9 @@ class ScaledClock:
     """
 
     _LAYOUT: Final = struct.Struct("<QddddQ")
-    _SLOTS: Final = 8  # where the two anchors begin; byte 0 says which of them holds
-    _CHUNK: Final = 0.02  # real seconds; the speed may change while somebody sleeps
-    _MOMENT: Final = 0.06  # real seconds of attention after something happened
+    _ANCHORS_OFFSET: Final = 8  # where the two anchors begin; byte 0 says which of them holds
+    _MAX_SLEEP_S: Final = 0.02  # real seconds; the speed may change while somebody sleeps
+    _BRIEF_S: Final = 0.06  # real seconds of attention after something happened
 
     def __init__(
         self, path: Path, *, drive: bool = False, speed: float = 1.0, held_speed: float = 20.0
@@ -111,49 +111,49 @@ class ScaledClock:
         # Not at exit: what is held until the interpreter ends still lets go of the clock then.
         weakref.finalize(self, os.close, file).atexit = False
         access = mmap.ACCESS_WRITE if drive else mmap.ACCESS_READ
-        self._map = mmap.mmap(file, self._SLOTS + 2 * self._LAYOUT.size, access=access)
+        self._map = mmap.mmap(file, self._ANCHORS_OFFSET + 2 * self._LAYOUT.size, access=access)
         self._file = file
         self._drive = drive
         self._speed = speed
-        self._fastest_held = held_speed
+        self._max_held_speed = held_speed
         self._held_speed = min(held_speed, speed)
-        self._held = 0
+        self._holds = 0
         if drive:
-            self.pace(speed)
+            self.set_pace(speed)
 
     @classmethod
     def create(cls, path: Path, start: datetime, *, speed: float = 1.0) -> Self:
         """Write a new clock file that starts at `start` and stands still until somebody sets its pace."""
         anchor = cls._LAYOUT.pack(0, time.monotonic(), start.timestamp(), 0.0, math.inf, 0)
-        path.write_bytes(bytes(cls._SLOTS) + anchor + bytes(cls._LAYOUT.size))
+        path.write_bytes(bytes(cls._ANCHORS_OFFSET) + anchor + bytes(cls._LAYOUT.size))
         return cls(path, drive=False, speed=speed)
 
     def now(self) -> datetime:
-        _, mono, market, pace, cap, _ = self._anchor()
+        _, mono, market, pace, cap, _ = self._read_anchor()
         return datetime.fromtimestamp(market + (time.monotonic() - mono) * min(pace, cap), UTC)
 
     @property
     def speed(self) -> float:
         """Market seconds per real second, right now."""
-        _, _, _, pace, cap, _ = self._anchor()
+        _, _, _, pace, cap, _ = self._read_anchor()
         return min(pace, cap)
 
-    def pace(self, speed: float) -> None:
+    def set_pace(self, speed: float) -> None:
         """Run at `speed` from this instant on. For a clock that drives."""
-        self._anchor_anew(lambda _pace, cap: (speed, cap))
+        self._write_anchor(lambda _pace, cap: (speed, cap))
 
     @property
-    def drives(self) -> bool:
+    def is_driver(self) -> bool:
         """Whether this one may set the pace and leap; the others follow."""
         return self._drive
 
-    def run_at(self, speed: float) -> None:
+    def set_speed(self, speed: float) -> None:
         """Run at `speed` for good, slower only while something is held; zero stands still. For a clock that drives."""
         self._speed = speed
-        self._held_speed = min(self._fastest_held, speed)
-        self.pace(self._held_speed if self._held else speed)
+        self._held_speed = min(self._max_held_speed, speed)
+        self.set_pace(self._held_speed if self._holds else speed)
 
-    def leap(self, to: datetime) -> None:
+    def jump_to(self, to: datetime) -> None:
         """Be at `to` at once, and go on from there as before. For a clock that drives.
 
         Raises ValueError when `to` has passed: time never runs backwards.
@@ -162,25 +162,25 @@ class ScaledClock:
             raise ValueError(
                 f"{to.isoformat()} has passed: it is {self.now().astimezone(to.tzinfo).isoformat()}"
             )
-        self._anchor_anew(lambda pace, cap: (pace, cap), not_before=to.timestamp())
+        self._write_anchor(lambda pace, cap: (pace, cap), not_before=to.timestamp())
 
-    def cap(self, speed: float) -> None:
+    def set_cap(self, speed: float) -> None:
         """From this instant on run no faster than `speed`, whoever sets the pace; math.inf lifts it. For a clock
         that drives: it is for the one who stages a play, while the players pace as they need."""
-        self._anchor_anew(lambda pace, _cap: (pace, speed))
+        self._write_anchor(lambda pace, _cap: (pace, speed))
 
-    def _anchor_anew(
+    def _write_anchor(
         self, change: Callable[[float, float], tuple[float, float]], *, not_before: float = 0.0
     ) -> None:
         fcntl.flock(self._file, fcntl.LOCK_EX)  # of two drivers one waits; the lock dies with its process
         try:
-            sequence, mono, market, pace, cap, _ = self._anchor()
+            sequence, mono, market, pace, cap, _ = self._read_anchor()
             at = time.monotonic()
             there = max(market + (at - mono) * min(pace, cap), not_before)
             then = sequence + 1
             anchor = (then, at, there, *change(pace, cap), then)
             other = 1 - self._map[0]
-            self._LAYOUT.pack_into(self._map, self._SLOTS + other * self._LAYOUT.size, *anchor)
+            self._LAYOUT.pack_into(self._map, self._ANCHORS_OFFSET + other * self._LAYOUT.size, *anchor)
             self._map[0] = other
         finally:
             fcntl.flock(self._file, fcntl.LOCK_UN)
@@ -191,34 +191,34 @@ class ScaledClock:
     async def sleep_until(self, at: datetime) -> None:
         while (rest := (at - self.now()).total_seconds()) > 0:
             speed = self.speed
-            await asyncio.sleep(min(rest / speed, self._CHUNK) if speed > 0 else self._CHUNK)
+            await asyncio.sleep(min(rest / speed, self._MAX_SLEEP_S) if speed > 0 else self._MAX_SLEEP_S)
 
     @contextmanager
     def hold(self) -> Iterator[None]:
-        self._slow_down()
+        self._begin_hold()
         try:
             yield
         finally:
-            self._let_go()
+            self._end_hold()
 
-    def attend(self) -> None:
-        self._slow_down()
-        asyncio.get_running_loop().call_later(self._MOMENT, self._let_go)
+    def slow_down_briefly(self) -> None:
+        self._begin_hold()
+        asyncio.get_running_loop().call_later(self._BRIEF_S, self._end_hold)
 
-    def _slow_down(self) -> None:
-        self._held += 1
-        if self._drive and self._held == 1:
-            self.pace(self._held_speed)
+    def _begin_hold(self) -> None:
+        self._holds += 1
+        if self._drive and self._holds == 1:
+            self.set_pace(self._held_speed)
 
-    def _let_go(self) -> None:
-        self._held -= 1
-        if self._drive and self._held == 0:
-            self.pace(self._speed)
+    def _end_hold(self) -> None:
+        self._holds -= 1
+        if self._drive and self._holds == 0:
+            self.set_pace(self._speed)
 
-    def _anchor(self) -> tuple[int, float, float, float, float, int]:
+    def _read_anchor(self) -> tuple[int, float, float, float, float, int]:
         while True:  # again when the anchor was being overwritten: only by two new ones during this look
             chosen = self._map[0]
-            place = self._SLOTS + chosen * self._LAYOUT.size
+            place = self._ANCHORS_OFFSET + chosen * self._LAYOUT.size
             anchor: tuple[int, float, float, float, float, int] = self._LAYOUT.unpack_from(self._map, place)
             again = self._LAYOUT.unpack_from(self._map, place)
             if anchor == again and anchor[0] == anchor[5] and self._map[0] == chosen:
@@ -233,14 +233,14 @@ class ManualClock:
     """
 
     _SPINS: Final = 20
-    _PATIENCE: Final = 60.0  # real seconds an effect may stay in flight before the test is told
+    _MAX_HOLD_S: Final = 60.0  # real seconds an effect may stay in flight before the test is told
 
     def __init__(self, start: datetime) -> None:
         self._now = start
         self._order = count()
         self._alarms: list[tuple[datetime, int, asyncio.Event]] = []
-        self._held = 0
-        self._conditions: list[Callable[[], bool]] = []
+        self._holds = 0
+        self._advance_conditions: list[Callable[[], bool]] = []
 
     def now(self) -> datetime:
         return self._now
@@ -264,18 +264,18 @@ class ManualClock:
 
     @contextmanager
     def hold(self) -> Iterator[None]:
-        self._held += 1
+        self._holds += 1
         try:
             yield
         finally:
-            self._held -= 1
+            self._holds -= 1
 
-    def attend(self) -> None:
+    def slow_down_briefly(self) -> None:
         """It stands still anyway."""
 
-    def quiet_when(self, condition: Callable[[], bool]) -> None:
+    def advance_only_when(self, condition: Callable[[], bool]) -> None:
         """Do not advance while `condition()` is false."""
-        self._conditions.append(condition)
+        self._advance_conditions.append(condition)
 
     async def advance(self, duration: timedelta) -> None:
         """Move `duration` ahead, waking each sleeper at its own instant."""
@@ -283,31 +283,31 @@ class ManualClock:
 
     async def advance_to(self, until: datetime) -> None:
         """Move to `until`, waking each sleeper at its own instant."""
-        await self.quiet()
+        await self.wait_until_quiet()
         while self._alarms and self._alarms[0][0] <= until:
             self._now, _, alarm = heapq.heappop(self._alarms)
             alarm.set()
-            await self.quiet()
+            await self.wait_until_quiet()
         self._now = max(self._now, until)
 
-    async def quiet(self) -> None:
+    async def wait_until_quiet(self) -> None:
         """Return when every task that can run has run and no effect is in flight."""
         began = time.monotonic()
         spins = 0
         while spins < self._SPINS:
             await asyncio.sleep(0)
-            if self._held or not all(condition() for condition in self._conditions):
+            if self._holds or not all(condition() for condition in self._advance_conditions):
                 spins = 0
                 await asyncio.sleep(0.0002)
-                if time.monotonic() - began > self._PATIENCE:
+                if time.monotonic() - began > self._MAX_HOLD_S:
                     raise RuntimeError(
-                        f"the clock waited {self._PATIENCE} s for {self._held} effects in flight"
+                        f"the clock waited {self._MAX_HOLD_S} s for {self._holds} effects in flight"
                     )
             else:
                 spins += 1
 
 
-class Pause:
+class StallTimer:
     """How long this process, or its machine, may have stood still since `mark`: real seconds, never market time.
 
     A stopped process loses monotonic time, a suspended machine only wall time: the longer of the two counts. A wall
@@ -328,7 +328,7 @@ class Pause:
         return max(time.monotonic() - mono, abs(time.time() - wall))
 
 
-async def real(event: asyncio.Event, at_most: float) -> bool:
+async def wait_real(event: asyncio.Event, at_most: float) -> bool:
     """Wait for `event` for real seconds: only for what watches a real socket. True when the event came."""
     try:
         async with asyncio.timeout(at_most):

@@ -8,7 +8,7 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 
-async def together(work: Iterable[Coroutine[object, object, T]]) -> list[T]:
+async def gather_all(work: Iterable[Coroutine[object, object, T]]) -> list[T]:
     """The results of all, in order; the first error once every one has ended."""
     results: list[T] = []
     for ended in await asyncio.gather(*work, return_exceptions=True):
@@ -18,7 +18,7 @@ async def together(work: Iterable[Coroutine[object, object, T]]) -> list[T]:
     return results
 
 
-async def both(one: Coroutine[object, object, T], other: Coroutine[object, object, U]) -> tuple[T, U]:
+async def gather_both(one: Coroutine[object, object, T], other: Coroutine[object, object, U]) -> tuple[T, U]:
     """The results of two that run at once; the first error once both have ended."""
     first, second = await asyncio.gather(one, other, return_exceptions=True)
     if isinstance(first, BaseException):

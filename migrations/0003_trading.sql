@@ -22,7 +22,7 @@ CREATE TABLE daemon (
     version      text,
     commit       text,
     config_hash  text,
-    lock_hash    text,
+    lockfile_hash    text,
     pid          integer,
     heartbeat_at timestamptz
 );
@@ -36,10 +36,10 @@ CREATE TABLE daemon_runs (
     version     text        NOT NULL,
     commit      text        NOT NULL,
     config_hash text        NOT NULL,
-    lock_hash   text        NOT NULL,
+    lockfile_hash   text        NOT NULL,
     pid         integer     NOT NULL,
     ended_at    timestamptz,
-    ending      text
+    end_reason      text
 );
 
 CREATE TABLE order_edges (
@@ -122,7 +122,7 @@ CREATE TABLE positions (
     high_since_entry  numeric CHECK (high_since_entry > 0),
     low_since_entry   numeric CHECK (low_since_entry > 0),
     protected_at      timestamptz,
-    naked_seconds     numeric NOT NULL DEFAULT 0 CHECK (naked_seconds >= 0),
+    unprotected_seconds     numeric NOT NULL DEFAULT 0 CHECK (unprotected_seconds >= 0),
     close_reason      varchar(255),
     carried           boolean NOT NULL DEFAULT false,
     legacy            boolean NOT NULL DEFAULT false,  -- from before the orders table: keeps its own words
@@ -138,7 +138,7 @@ CREATE UNIQUE INDEX positions_one_open ON positions (security_id, side) WHERE st
 CREATE INDEX positions_by_cycle ON positions (cycle_id);
 CREATE INDEX positions_by_security ON positions (security_id);
 CREATE INDEX positions_by_exit_time ON positions (exit_time) WHERE exit_time IS NOT NULL;
-CREATE INDEX idx_positions_close_reason ON positions (close_reason) WHERE close_reason IS NOT NULL;
+CREATE INDEX positions_by_close_reason ON positions (close_reason) WHERE close_reason IS NOT NULL;
 
 -- Source: Regulation NMS Rule 612: whole cents from one dollar, hundredths of a cent below.
 CREATE FUNCTION is_on_tick(price numeric) RETURNS boolean LANGUAGE sql IMMUTABLE
@@ -173,7 +173,7 @@ CREATE TABLE orders (
     broker_status    text,
     epoch            bigint,                           -- of the daemon that wrote it last
     origin           text    NOT NULL DEFAULT 'catalyst' CHECK (origin IN
-                     ('catalyst', 'broker', 'external', 'emergency', 'legacy')),
+                     ('catalyst', 'broker', 'external', 'outage', 'legacy')),
     signal_id        text,
     attempts         integer NOT NULL DEFAULT 0 CHECK (attempts >= 0),
     last_attempt_at  timestamptz,
@@ -248,8 +248,8 @@ CREATE TABLE exit_intents (
     position_id bigint      NOT NULL REFERENCES positions,
     reason      text        NOT NULL,
     purpose     text        NOT NULL CHECK (purpose IN ('exit', 'flatten')),
-    asked_by    text        NOT NULL,
-    asked_at    timestamptz NOT NULL,
+    requested_by    text        NOT NULL,
+    requested_at    timestamptz NOT NULL,
     state       text        NOT NULL DEFAULT 'open' CHECK (state IN ('open', 'done', 'abandoned')),
     done_at     timestamptz,
     CHECK ((state = 'open') = (done_at IS NULL))
@@ -281,7 +281,7 @@ CREATE FUNCTION open_exit_quantity(p_position_id bigint) RETURNS numeric LANGUAG
     SELECT coalesce(sum(held), 0) FROM families
 $$;
 
-CREATE FUNCTION guard_order() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION check_order_change() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     v_epoch bigint;
     v_edge  order_edges;
@@ -340,9 +340,9 @@ BEGIN
     END IF;
     RETURN NEW;
 END $$;
-CREATE TRIGGER guard_order BEFORE INSERT OR UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION guard_order();
+CREATE TRIGGER check_order_change BEFORE INSERT OR UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION check_order_change();
 
-CREATE FUNCTION refuse_over_exit() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION check_exit_qty() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     v_open numeric := open_exit_quantity(NEW.position_id);
     v_held numeric;
@@ -354,16 +354,16 @@ BEGIN
     END IF;
     RETURN NULL;
 END $$;
-CREATE TRIGGER refuse_over_exit_insert AFTER INSERT ON orders FOR EACH ROW
+CREATE TRIGGER check_exit_qty_on_insert AFTER INSERT ON orders FOR EACH ROW
     WHEN (NEW.origin = 'catalyst' AND NEW.order_purpose <> 'entry' AND NEW.position_id IS NOT NULL)
-    EXECUTE FUNCTION refuse_over_exit();
-CREATE TRIGGER refuse_over_exit_update AFTER UPDATE OF quantity, position_id ON orders FOR EACH ROW
+    EXECUTE FUNCTION check_exit_qty();
+CREATE TRIGGER check_exit_qty_on_update AFTER UPDATE OF quantity, position_id ON orders FOR EACH ROW
     WHEN (NEW.origin = 'catalyst' AND NEW.order_purpose <> 'entry' AND NEW.position_id IS NOT NULL
           AND (NEW.quantity > OLD.quantity OR NEW.position_id IS DISTINCT FROM OLD.position_id))
-    EXECUTE FUNCTION refuse_over_exit();
+    EXECUTE FUNCTION check_exit_qty();
 
 -- Judged at commit, when the transaction has said everything it had to say about an order.
-CREATE FUNCTION check_order_adds_up() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION check_order_totals() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     v_order orders;
     v_last  text;
@@ -393,15 +393,15 @@ BEGIN
     END IF;
     RETURN NULL;
 END $$;
-CREATE CONSTRAINT TRIGGER order_adds_up_insert AFTER INSERT ON orders DEFERRABLE INITIALLY DEFERRED
-    FOR EACH ROW EXECUTE FUNCTION check_order_adds_up();
-CREATE CONSTRAINT TRIGGER order_adds_up_update AFTER UPDATE OF status, filled_qty ON orders
+CREATE CONSTRAINT TRIGGER order_totals_on_insert AFTER INSERT ON orders DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW EXECUTE FUNCTION check_order_totals();
+CREATE CONSTRAINT TRIGGER order_totals_on_update AFTER UPDATE OF status, filled_qty ON orders
     DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
-    WHEN (NEW.status <> OLD.status OR NEW.filled_qty <> OLD.filled_qty) EXECUTE FUNCTION check_order_adds_up();
+    WHEN (NEW.status <> OLD.status OR NEW.filled_qty <> OLD.filled_qty) EXECUTE FUNCTION check_order_totals();
 CREATE CONSTRAINT TRIGGER order_adds_up_fill AFTER INSERT ON executions DEFERRABLE INITIALLY DEFERRED
-    FOR EACH ROW EXECUTE FUNCTION check_order_adds_up();
+    FOR EACH ROW EXECUTE FUNCTION check_order_totals();
 
-CREATE FUNCTION check_position_was_entered() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION check_position_has_entry() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF NOT EXISTS (SELECT 1 FROM orders WHERE position_id = NEW.position_id AND order_purpose = 'entry'
                    AND filled_qty > 0) THEN
@@ -409,25 +409,25 @@ BEGIN
     END IF;
     RETURN NULL;
 END $$;
-CREATE CONSTRAINT TRIGGER position_was_entered AFTER INSERT ON positions DEFERRABLE INITIALLY DEFERRED
-    FOR EACH ROW WHEN (NOT NEW.legacy) EXECUTE FUNCTION check_position_was_entered();
+CREATE CONSTRAINT TRIGGER position_has_entry AFTER INSERT ON positions DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW WHEN (NOT NEW.legacy) EXECUTE FUNCTION check_position_has_entry();
 
-CREATE FUNCTION refuse_rewriting() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION forbid_rewrite() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     RAISE EXCEPTION '% is append-only', TG_TABLE_NAME USING ERRCODE = 'CT004';
 END $$;
 CREATE TRIGGER order_events_append_only BEFORE UPDATE OR DELETE ON order_events
-    FOR EACH ROW EXECUTE FUNCTION refuse_rewriting();
+    FOR EACH ROW EXECUTE FUNCTION forbid_rewrite();
 CREATE TRIGGER order_events_no_truncate BEFORE TRUNCATE ON order_events
-    FOR EACH STATEMENT EXECUTE FUNCTION refuse_rewriting();
+    FOR EACH STATEMENT EXECUTE FUNCTION forbid_rewrite();
 CREATE TRIGGER executions_no_delete BEFORE DELETE ON executions
-    FOR EACH ROW EXECUTE FUNCTION refuse_rewriting();
+    FOR EACH ROW EXECUTE FUNCTION forbid_rewrite();
 CREATE TRIGGER executions_no_truncate BEFORE TRUNCATE ON executions
-    FOR EACH STATEMENT EXECUTE FUNCTION refuse_rewriting();
+    FOR EACH STATEMENT EXECUTE FUNCTION forbid_rewrite();
 -- A fill booked from one source learns its other name when the second source tells of it; nothing else changes.
 CREATE TRIGGER executions_append_only BEFORE UPDATE ON executions FOR EACH ROW
     WHEN ((OLD.order_id, OLD.cum_qty, OLD.quantity, OLD.price, OLD.at, OLD.source)
           IS DISTINCT FROM (NEW.order_id, NEW.cum_qty, NEW.quantity, NEW.price, NEW.at, NEW.source)
           OR NEW.execution_id IS DISTINCT FROM coalesce(OLD.execution_id, NEW.execution_id)
           OR NEW.activity_id IS DISTINCT FROM coalesce(OLD.activity_id, NEW.activity_id))
-    EXECUTE FUNCTION refuse_rewriting();
+    EXECUTE FUNCTION forbid_rewrite();

@@ -18,7 +18,7 @@ CREATE TABLE flat_proofs (
     cycle_id         text        REFERENCES trading_cycles,
     at               timestamptz NOT NULL,
     cause            text        NOT NULL,
-    asked_by         text        NOT NULL,
+    requested_by         text        NOT NULL,
     flat             boolean     NOT NULL,
     broker_orders    integer,                          -- null: the broker could not be asked
     broker_positions integer,
@@ -89,15 +89,15 @@ CREATE TABLE commands (
 );
 CREATE INDEX commands_waiting ON commands (command_id) WHERE answered_at IS NULL;
 
-CREATE FUNCTION tell_of_command() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION notify_command() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM pg_notify(CASE WHEN NEW.answered_at IS NULL THEN 'catalyst_commands' ELSE 'catalyst_answers' END,
                       NEW.command_id::text);
     RETURN NULL;
 END $$;
-CREATE TRIGGER tell_of_command AFTER INSERT ON commands FOR EACH ROW EXECUTE FUNCTION tell_of_command();
-CREATE TRIGGER tell_of_answer AFTER UPDATE OF answered_at ON commands FOR EACH ROW
-    WHEN (OLD.answered_at IS NULL AND NEW.answered_at IS NOT NULL) EXECUTE FUNCTION tell_of_command();
+CREATE TRIGGER notify_command AFTER INSERT ON commands FOR EACH ROW EXECUTE FUNCTION notify_command();
+CREATE TRIGGER notify_answer AFTER UPDATE OF answered_at ON commands FOR EACH ROW
+    WHEN (OLD.answered_at IS NULL AND NEW.answered_at IS NOT NULL) EXECUTE FUNCTION notify_command();
 
 CREATE TABLE proposals (
     proposal_id bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

@@ -64,15 +64,15 @@ SELECT p.position_id,
        p.last_price,
        p.stop_loss,
        p.take_profit,
-       coalesce(b.quantity, 0) AS stopped_qty,             -- by a stop that works at the broker
-       greatest(p.quantity - coalesce(b.quantity, 0), 0) AS naked_qty,
-       b.stop_price AS broker_stop,
+       coalesce(b.quantity, 0) AS protected_qty,             -- by a stop that works at the broker
+       greatest(p.quantity - coalesce(b.quantity, 0), 0) AS unprotected_qty,
+       b.stop_price AS broker_stop_price,
        open_exit_quantity(p.position_id) AS exiting_qty,
        -- Dollars lost or won if the stop fills at its price; null when there is no stop at all.
        CASE p.side WHEN 'long' THEN 1 ELSE -1 END * (coalesce(b.stop_price, p.stop_loss) - p.entry_price)
            * p.quantity AS worst_case,
        p.protected_at,
-       p.naked_seconds,
+       p.unprotected_seconds,
        p.carried
   FROM positions p
   JOIN securities s USING (security_id)

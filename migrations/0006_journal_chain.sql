@@ -19,7 +19,7 @@ CREATE FUNCTION journal_line(e order_events) RETURNS text LANGUAGE sql STABLE
 -- Ties one line to the chain. The lock is on no row: it is taken at commit, when the transaction has taken every lock
 -- it needs, so that nobody waits in a circle; whoever comes next sees this link, or that it never came to be.
 -- A definer's function, so that the daemon's role can add to the chain in no other way.
-CREATE FUNCTION tie_journal_line() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+CREATE FUNCTION append_journal_link() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = public, pg_temp AS $$
 DECLARE
     v_link bigint;
@@ -47,12 +47,12 @@ BEGIN
     END LOOP;
 END $$;
 
-CREATE CONSTRAINT TRIGGER tie_journal_line AFTER INSERT ON order_events DEFERRABLE INITIALLY DEFERRED
-    FOR EACH ROW EXECUTE FUNCTION tie_journal_line();
+CREATE CONSTRAINT TRIGGER append_journal_link AFTER INSERT ON order_events DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW EXECUTE FUNCTION append_journal_link();
 CREATE TRIGGER journal_chain_append_only BEFORE UPDATE OR DELETE ON journal_chain
-    FOR EACH ROW EXECUTE FUNCTION refuse_rewriting();
+    FOR EACH ROW EXECUTE FUNCTION forbid_rewrite();
 CREATE TRIGGER journal_chain_no_truncate BEFORE TRUNCATE ON journal_chain
-    FOR EACH STATEMENT EXECUTE FUNCTION refuse_rewriting();
+    FOR EACH STATEMENT EXECUTE FUNCTION forbid_rewrite();
 
 -- What a latch was set for, beside its reason: SAFE mode names every invariant that failed.
 ALTER TABLE latches ADD COLUMN facts jsonb NOT NULL DEFAULT '{}';

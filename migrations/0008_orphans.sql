@@ -22,11 +22,11 @@ CREATE TABLE orphans (
     found_at     timestamptz NOT NULL,
     updated_at   timestamptz NOT NULL,
     ended_at     timestamptz,
-    ending       text,
+    end_reason       text,
     CHECK ((cause = 'oversold') = (position_id IS NOT NULL)),
     CHECK (cause <> 'oversold' OR cost IS NOT NULL),
     CHECK (realized_pnl IS NULL OR cost IS NOT NULL),
-    CHECK ((ended_at IS NULL) = (ending IS NULL)),
+    CHECK ((ended_at IS NULL) = (end_reason IS NULL)),
     CHECK (ended_at IS NULL OR quantity = 0)
 );
 CREATE UNIQUE INDEX orphans_one_open ON orphans (security_id, side) WHERE ended_at IS NULL;
@@ -36,8 +36,8 @@ CREATE INDEX orphans_by_position ON orphans (position_id) WHERE position_id IS N
 -- What is sent to protect or to end an orphan is an order like any other, of an origin of its own: it has no position.
 ALTER TABLE orders DROP CONSTRAINT orders_origin_check;
 ALTER TABLE orders ADD CONSTRAINT orders_origin_check
-    CHECK (origin IN ('catalyst', 'broker', 'external', 'emergency', 'legacy', 'orphan'));
-ALTER TABLE orders ADD CONSTRAINT orders_orphan_is_fenced CHECK (origin <> 'orphan' OR epoch IS NOT NULL);
+    CHECK (origin IN ('catalyst', 'broker', 'external', 'outage', 'legacy', 'orphan'));
+ALTER TABLE orders ADD CONSTRAINT orders_orphan_has_epoch CHECK (origin <> 'orphan' OR epoch IS NOT NULL);
 ALTER TABLE orders ADD CONSTRAINT orders_orphan_is_an_exit
     CHECK (origin <> 'orphan' OR (order_purpose <> 'entry' AND position_id IS NULL));
 ALTER TABLE orders ADD CONSTRAINT orders_orphan_on_tick
@@ -46,7 +46,7 @@ ALTER TABLE orders ADD CONSTRAINT orders_orphan_on_tick
 CREATE INDEX orders_of_orphans ON orders (security_id, position_side, created_at) WHERE origin = 'orphan';
 
 -- CT002 for orphans: what is on its way may never take more than is there. The orphan is locked before it is counted.
-CREATE FUNCTION refuse_over_orphan() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION check_orphan_exit_qty() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     v_there numeric;
     v_open  numeric;
@@ -62,5 +62,5 @@ BEGIN
     END IF;
     RETURN NULL;
 END $$;
-CREATE TRIGGER refuse_over_orphan AFTER INSERT ON orders FOR EACH ROW
-    WHEN (NEW.origin = 'orphan' AND NEW.replaces IS NULL) EXECUTE FUNCTION refuse_over_orphan();
+CREATE TRIGGER check_orphan_exit_qty AFTER INSERT ON orders FOR EACH ROW
+    WHEN (NEW.origin = 'orphan' AND NEW.replaces IS NULL) EXECUTE FUNCTION check_orphan_exit_qty();

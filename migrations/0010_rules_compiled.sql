@@ -3,14 +3,14 @@
 -- an order. What PL/pgSQL has compiled it keeps, so each table's rules are one list in a trigger now, and a broken one is
 -- the error it was: SQLSTATE 23514, with the rule's name as its constraint. As in a CHECK, a rule that comes to null holds.
 
-CREATE FUNCTION refuse_row(p_table text, p_rule text, p_row text) RETURNS void LANGUAGE plpgsql AS $$
+CREATE FUNCTION raise_check_violation(p_table text, p_rule text, p_row text) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     RAISE EXCEPTION 'new row for relation "%" violates check constraint "%"', p_table, p_rule
         USING ERRCODE = 'check_violation', SCHEMA = 'public', TABLE = p_table, CONSTRAINT = p_rule,
               DETAIL = 'Failing row contains ' || p_row;
 END $$;
 
-CREATE FUNCTION keep_order_rules() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION validate_order_row() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     v_ours   boolean := NEW.origin IN ('catalyst', 'broker');
     v_broken text;
@@ -22,7 +22,7 @@ BEGIN
         WHEN NOT (NEW.side IN ('buy', 'sell')) THEN 'orders_side_check'
         WHEN NOT (NEW.status IN ('created', 'submitted', 'accepted', 'partial_fill', 'filled', 'cancelled', 'rejected',
                                  'expired', 'replaced')) THEN 'orders_status_check'
-        WHEN NOT (NEW.origin IN ('catalyst', 'broker', 'external', 'emergency', 'legacy', 'orphan'))
+        WHEN NOT (NEW.origin IN ('catalyst', 'broker', 'external', 'outage', 'legacy', 'orphan'))
             THEN 'orders_origin_check'
         -- NaN is the largest numeric: none of these takes it.
         WHEN NOT (NEW.quantity > 0 AND NEW.quantity < 'Infinity') THEN 'orders_quantity_check'
@@ -33,26 +33,26 @@ BEGIN
         WHEN NOT (NEW.filled_qty >= 0) THEN 'orders_filled_qty_check'
         WHEN NOT (NEW.filled_avg_price > 0) THEN 'orders_filled_avg_price_check'
         WHEN NOT (NEW.attempts >= 0) THEN 'orders_attempts_check'
-        WHEN NOT (NEW.filled_qty <= NEW.quantity) THEN 'orders_check'
-        WHEN NOT (NEW.status <> 'created' OR (NEW.filled_qty = 0 AND NEW.submitted_at IS NULL)) THEN 'orders_check1'
-        WHEN NOT (NEW.order_id <> NEW.parent_order_id AND NEW.order_id <> NEW.replaces) THEN 'orders_check2'
+        WHEN NOT (NEW.filled_qty <= NEW.quantity) THEN 'orders_filled_within_quantity'
+        WHEN NOT (NEW.status <> 'created' OR (NEW.filled_qty = 0 AND NEW.submitted_at IS NULL)) THEN 'orders_created_is_unsent'
+        WHEN NOT (NEW.order_id <> NEW.parent_order_id AND NEW.order_id <> NEW.replaces) THEN 'orders_not_its_own_parent'
         -- Entries go with the position, every exit against it.
         WHEN NOT (((NEW.position_side = 'long') = (NEW.side = 'buy')) = (NEW.order_purpose = 'entry'))
-            THEN 'orders_check3'
-        WHEN NOT (NOT v_ours OR NEW.epoch IS NOT NULL) THEN 'orders_check4'
+            THEN 'orders_side_fits_purpose'
+        WHEN NOT (NOT v_ours OR NEW.epoch IS NOT NULL) THEN 'orders_own_has_epoch'
         WHEN NOT (NEW.origin <> 'catalyst'
                   OR (NEW.order_class IN ('simple', 'bracket', 'oco', 'oto')
                       AND NEW.order_type IN ('market', 'limit', 'stop', 'stop_limit', 'trailing_stop')
-                      AND NEW.time_in_force IN ('day', 'gtc', 'opg', 'cls', 'ioc', 'fok'))) THEN 'orders_check5'
+                      AND NEW.time_in_force IN ('day', 'gtc', 'opg', 'cls', 'ioc', 'fok'))) THEN 'orders_own_has_known_terms'
         WHEN NOT (NEW.origin <> 'catalyst'
                   OR (is_on_tick(NEW.limit_price) AND is_on_tick(NEW.stop_price) AND is_on_tick(NEW.bracket_stop)
-                      AND is_on_tick(NEW.bracket_target))) THEN 'orders_check6'
-        WHEN NOT (NEW.order_purpose <> 'entry' OR NEW.position_id IS NULL OR NEW.filled_qty > 0) THEN 'orders_check7'
+                      AND is_on_tick(NEW.bracket_target))) THEN 'orders_own_on_tick'
+        WHEN NOT (NEW.order_purpose <> 'entry' OR NEW.position_id IS NULL OR NEW.filled_qty > 0) THEN 'orders_linked_entry_has_fill'
         WHEN NOT (NEW.order_purpose NOT IN ('exit', 'flatten') OR NEW.position_id IS NOT NULL OR NOT v_ours)
-            THEN 'orders_check8'
+            THEN 'orders_exit_has_position'
         WHEN NOT (NEW.order_purpose NOT IN ('stop_loss', 'take_profit') OR NEW.position_id IS NOT NULL
-                  OR NEW.parent_order_id IS NOT NULL OR NOT v_ours) THEN 'orders_check9'
-        WHEN NOT (NEW.origin <> 'orphan' OR NEW.epoch IS NOT NULL) THEN 'orders_orphan_is_fenced'
+                  OR NEW.parent_order_id IS NOT NULL OR NOT v_ours) THEN 'orders_protective_has_position_or_parent'
+        WHEN NOT (NEW.origin <> 'orphan' OR NEW.epoch IS NOT NULL) THEN 'orders_orphan_has_epoch'
         WHEN NOT (NEW.origin <> 'orphan' OR (NEW.order_purpose <> 'entry' AND NEW.position_id IS NULL))
             THEN 'orders_orphan_is_an_exit'
         WHEN NOT (NEW.origin <> 'orphan'
@@ -60,12 +60,12 @@ BEGIN
                       AND is_on_tick(NEW.bracket_target))) THEN 'orders_orphan_on_tick'
     END;
     IF v_broken IS NOT NULL THEN
-        PERFORM refuse_row('orders', v_broken, NEW::text);
+        PERFORM raise_check_violation('orders', v_broken, NEW::text);
     END IF;
     RETURN NEW;
 END $$;
 
-CREATE FUNCTION keep_position_rules() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION validate_position_row() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     v_broken text;
 BEGIN
@@ -84,44 +84,44 @@ BEGIN
         WHEN NOT (NEW.last_price > 0) THEN 'positions_last_price_check'
         WHEN NOT (NEW.high_since_entry > 0) THEN 'positions_high_since_entry_check'
         WHEN NOT (NEW.low_since_entry > 0) THEN 'positions_low_since_entry_check'
-        WHEN NOT (NEW.naked_seconds >= 0) THEN 'positions_naked_seconds_check'
-        WHEN NOT (NEW.quantity <= NEW.entered_qty) THEN 'positions_check'
-        WHEN NOT ((NEW.status = 'open') = (NEW.quantity > 0)) THEN 'positions_check1'
-        WHEN NOT ((NEW.status = 'closed') = (NEW.exit_time IS NOT NULL)) THEN 'positions_check2'
-        WHEN NOT (NEW.legacy OR NEW.status = 'open' OR NEW.close_reason IS NOT NULL) THEN 'positions_check3'
+        WHEN NOT (NEW.unprotected_seconds >= 0) THEN 'positions_unprotected_seconds_check'
+        WHEN NOT (NEW.quantity <= NEW.entered_qty) THEN 'positions_quantity_within_entered'
+        WHEN NOT ((NEW.status = 'open') = (NEW.quantity > 0)) THEN 'positions_open_has_quantity'
+        WHEN NOT ((NEW.status = 'closed') = (NEW.exit_time IS NOT NULL)) THEN 'positions_closed_has_exit_time'
+        WHEN NOT (NEW.legacy OR NEW.status = 'open' OR NEW.close_reason IS NOT NULL) THEN 'positions_closed_has_reason'
         WHEN NOT (NEW.legacy
                   OR NEW.close_reason ~ ('^(STOP_LOSS_HIT|TAKE_PROFIT_HIT|TIME_LIMIT|MARKET_CLOSE|MANUAL'
-                                         '|EMERGENCY_STOP|RECONCILED_PHANTOM|EXTERNAL)(:|$)')) THEN 'positions_check4'
+                                         '|EMERGENCY_STOP|RECONCILED_PHANTOM|EXTERNAL)(:|$)')) THEN 'positions_close_reason_known'
     END;
     IF v_broken IS NOT NULL THEN
-        PERFORM refuse_row('positions', v_broken, NEW::text);
+        PERFORM raise_check_violation('positions', v_broken, NEW::text);
     END IF;
     RETURN NEW;
 END $$;
 
-CREATE FUNCTION keep_execution_rules() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION validate_execution_row() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     v_broken text;
 BEGIN
     v_broken := CASE
-        WHEN NOT (NEW.quantity <= NEW.cum_qty) THEN 'executions_check'
+        WHEN NOT (NEW.quantity <= NEW.cum_qty) THEN 'executions_quantity_within_cumulative'
         WHEN NOT (NEW.cum_qty > 0 AND NEW.cum_qty < 'Infinity') THEN 'executions_cum_qty_check'
         WHEN NOT (NEW.quantity > 0) THEN 'executions_quantity_check'
         WHEN NOT (NEW.price > 0 AND NEW.price < 'Infinity') THEN 'executions_price_check'
     END;
     IF v_broken IS NOT NULL THEN
-        PERFORM refuse_row('executions', v_broken, NEW::text);
+        PERFORM raise_check_violation('executions', v_broken, NEW::text);
     END IF;
     RETURN NEW;
 END $$;
 
 -- By their names they come after the guards, as the CHECKs did.
-CREATE TRIGGER keep_order_rules BEFORE INSERT OR UPDATE ON orders
-    FOR EACH ROW EXECUTE FUNCTION keep_order_rules();
-CREATE TRIGGER keep_position_rules BEFORE INSERT OR UPDATE ON positions
-    FOR EACH ROW EXECUTE FUNCTION keep_position_rules();
-CREATE TRIGGER keep_execution_rules BEFORE INSERT OR UPDATE ON executions
-    FOR EACH ROW EXECUTE FUNCTION keep_execution_rules();
+CREATE TRIGGER validate_order_row BEFORE INSERT OR UPDATE ON orders
+    FOR EACH ROW EXECUTE FUNCTION validate_order_row();
+CREATE TRIGGER validate_position_row BEFORE INSERT OR UPDATE ON positions
+    FOR EACH ROW EXECUTE FUNCTION validate_position_row();
+CREATE TRIGGER validate_execution_row BEFORE INSERT OR UPDATE ON executions
+    FOR EACH ROW EXECUTE FUNCTION validate_execution_row();
 
 DO $$
 DECLARE
@@ -135,7 +135,7 @@ BEGIN
 END $$;
 
 -- The same link by one question instead of three: what an expression can do, PL/pgSQL does without asking anybody.
-CREATE OR REPLACE FUNCTION tie_journal_line() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+CREATE OR REPLACE FUNCTION append_journal_link() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = public, pg_temp AS $$
 DECLARE
     v_locked text := pg_advisory_xact_lock(206145, 1);  -- before the chain's end is looked for
@@ -149,7 +149,7 @@ END $$;
 
 -- An order adds up, as before, with what is looked at and no more; and a fill that was booked can only have broken the
 -- sum, so it asks for that alone: what the order itself became is judged where the order changed.
-CREATE OR REPLACE FUNCTION check_order_adds_up() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION check_order_totals() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     v_status   text;
     v_filled   numeric;
@@ -184,7 +184,7 @@ BEGIN
     RETURN NULL;
 END $$;
 
-CREATE FUNCTION check_fill_is_counted() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION check_fill_total() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     v_filled numeric;
     v_sum    numeric;
@@ -198,5 +198,5 @@ BEGIN
     RETURN NULL;
 END $$;
 DROP TRIGGER order_adds_up_fill ON executions;
-CREATE CONSTRAINT TRIGGER fill_is_counted AFTER INSERT ON executions DEFERRABLE INITIALLY DEFERRED
-    FOR EACH ROW EXECUTE FUNCTION check_fill_is_counted();
+CREATE CONSTRAINT TRIGGER fill_total_on_insert AFTER INSERT ON executions DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW EXECUTE FUNCTION check_fill_total();

@@ -8,14 +8,14 @@ from typing import Any
 Conn = Any  # asyncpg.Connection is generic for the type checker only
 
 
-async def books_equal(
-    conn: Conn, ledger: dict[str, Any], audit: dict[str, Any], *, crossed: bool = False
+async def assert_ledger_equals_exchange(
+    conn: Conn, execution_log: dict[str, Any], audit: dict[str, Any], *, exit_crossed_zero: bool = False
 ) -> None:
     """Fills, quantities and realised P&L of the tables are the exchange's own, to the share and the cent.
 
     `crossed`: the exchange itself let an exit cross zero, as it was told to; nothing else may be wrong with it.
     """
-    problems = [one for one in audit["problems"] if not (crossed and "across zero" in one)]
+    problems = [one for one in audit["problems"] if not (exit_crossed_zero and "across zero" in one)]
     assert problems == []
     ours = await conn.fetch(
         """
@@ -24,13 +24,13 @@ async def books_equal(
         """
     )
     booked = sorted((r["alpaca_order_id"], r["cum_qty"], r["quantity"], r["price"]) for r in ours)
-    told = sorted(
+    exchange_fills = sorted(
         (e["order_id"], Decimal(e["cum_qty"]), Decimal(e["qty"]), Decimal(e["price"]))
-        for e in ledger["executions"]
+        for e in execution_log["executions"]
     )
-    assert booked == told
-    await _orders_known(conn, ledger)
-    await _quantities_add_up(conn)
+    assert booked == exchange_fills
+    await _assert_orders_match(conn, execution_log)
+    await _assert_quantities_add_up(conn)
     held = {symbol: Decimal(qty) for symbol, qty in audit["positions"].items()}
     rows = await conn.fetch(
         """
@@ -45,14 +45,14 @@ async def books_equal(
         "SELECT (SELECT coalesce(sum(realized_pnl), 0) FROM positions)"
         " + (SELECT coalesce(sum(realized_pnl), 0) FROM orphans)"
     )
-    assert realized == _realized_of(ledger["executions"])
+    assert realized == _realized_of(execution_log["executions"])
     assert abs(realized - Decimal(audit["realised"])) < Decimal("0.005")
 
 
-async def nothing_open(conn: Conn, ledger: dict[str, Any], audit: dict[str, Any]) -> None:
+async def assert_nothing_open(conn: Conn, execution_log: dict[str, Any], audit: dict[str, Any]) -> None:
     """No share and no working order, on either side."""
     assert audit["positions"] == {}
-    assert [o["id"] for o in ledger["orders"] if o["status"] in _ALIVE] == []
+    assert [o["id"] for o in execution_log["orders"] if o["status"] in _WORKING_STATUSES] == []
     assert await conn.fetchval("SELECT count(*) FROM positions WHERE status = 'open'") == 0
     open_orders = await conn.fetch(
         "SELECT order_id, status FROM orders WHERE status IN ('created', 'submitted', 'accepted', 'partial_fill')"
@@ -60,7 +60,7 @@ async def nothing_open(conn: Conn, ledger: dict[str, Any], audit: dict[str, Any]
     assert [dict(row) for row in open_orders] == []
 
 
-async def journal_folds(conn: Conn) -> None:
+async def assert_journal_leads_to_state(conn: Conn) -> None:
     """Each order's journal, read from its first line, walks along edges to exactly the stored state."""
     edges = {
         (r["from_status"], r["to_status"])
@@ -83,23 +83,23 @@ async def journal_folds(conn: Conn) -> None:
         assert state == order["status"]
 
 
-_ALIVE = {
+_WORKING_STATUSES = {
     "new", "accepted", "pending_new", "held", "partially_filled", "pending_cancel", "pending_replace",
     "accepted_for_bidding", "stopped", "suspended",
 }  # fmt: skip
 
 
-async def _orders_known(conn: Conn, ledger: dict[str, Any]) -> None:
+async def _assert_orders_match(conn: Conn, execution_log: dict[str, Any]) -> None:
     """Every order of the exchange has exactly one row, and no row names an order the exchange lacks."""
     rows = await conn.fetch(
         "SELECT alpaca_order_id, client_order_id FROM orders WHERE alpaca_order_id IS NOT NULL"
     )
-    assert {row["alpaca_order_id"] for row in rows} == {order["id"] for order in ledger["orders"]}
-    ids = {order["id"]: order["client_order_id"] for order in ledger["orders"]}
+    assert {row["alpaca_order_id"] for row in rows} == {order["id"] for order in execution_log["orders"]}
+    ids = {order["id"]: order["client_order_id"] for order in execution_log["orders"]}
     assert all(ids[row["alpaca_order_id"]] == row["client_order_id"] for row in rows)
 
 
-async def _quantities_add_up(conn: Conn) -> None:
+async def _assert_quantities_add_up(conn: Conn) -> None:
     """Entries minus exits are the position, for every position; what its exits sold too much is an orphan."""
     rows = await conn.fetch(
         """
@@ -115,27 +115,27 @@ async def _quantities_add_up(conn: Conn) -> None:
 
 def _realized_of(executions: list[dict[str, Any]]) -> Decimal:
     """Realised dollars of round trips, by average cost over each flat-to-flat stretch, to the cent each."""
-    stretches: dict[str, list[tuple[Decimal, Decimal]]] = defaultdict(list)
+    segments: dict[str, list[tuple[Decimal, Decimal]]] = defaultdict(list)
     total = Decimal(0)
     for execution in executions:
         sign = 1 if execution["side"].startswith("buy") else -1
-        stretch = stretches[execution["symbol"]]
-        stretch.append((sign * Decimal(execution["qty"]), Decimal(execution["price"])))
-        if sum(qty for qty, _ in stretch) == 0:
-            total += -sum(qty * price for qty, price in stretch)
-            stretch.clear()
-    for stretch in stretches.values():
-        total += _partly_closed(stretch)
+        segment = segments[execution["symbol"]]
+        segment.append((sign * Decimal(execution["qty"]), Decimal(execution["price"])))
+        if sum(qty for qty, _ in segment) == 0:
+            total += -sum(qty * price for qty, price in segment)
+            segment.clear()
+    for segment in segments.values():
+        total += _realized_of_open_segment(segment)
     return total.quantize(Decimal("0.01"))
 
 
-def _partly_closed(stretch: list[tuple[Decimal, Decimal]]) -> Decimal:
+def _realized_of_open_segment(segment: list[tuple[Decimal, Decimal]]) -> Decimal:
     """Realised dollars of a stretch that is not flat yet: entries all come before exits."""
-    if not stretch:
+    if not segment:
         return Decimal(0)
-    direction = 1 if stretch[0][0] > 0 else -1
-    entered = sum((abs(q) for q, _ in stretch if q * direction > 0), Decimal(0))
-    cost = sum((abs(q) * p for q, p in stretch if q * direction > 0), Decimal(0))
-    exited = sum((abs(q) for q, _ in stretch if q * direction < 0), Decimal(0))
-    proceeds = sum((abs(q) * p for q, p in stretch if q * direction < 0), Decimal(0))
+    direction = 1 if segment[0][0] > 0 else -1
+    entered = sum((abs(q) for q, _ in segment if q * direction > 0), Decimal(0))
+    cost = sum((abs(q) * p for q, p in segment if q * direction > 0), Decimal(0))
+    exited = sum((abs(q) for q, _ in segment if q * direction < 0), Decimal(0))
+    proceeds = sum((abs(q) * p for q, p in segment if q * direction < 0), Decimal(0))
     return (proceeds - cost / entered * exited) * direction

@@ -27,14 +27,14 @@ from catalyst.store import migrate
 from catalyst.store.pool import Store, open_store
 
 # The same examples on every run, and many new ones when somebody asks: HYPOTHESIS_PROFILE=long.
-_CALM = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
-settings.register_profile("ci", max_examples=100, derandomize=True, **_CALM)
-settings.register_profile("long", max_examples=5_000, **_CALM)
+_HYPOTHESIS_SETTINGS = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("ci", max_examples=100, derandomize=True, **_HYPOTHESIS_SETTINGS)
+settings.register_profile("long", max_examples=5_000, **_HYPOTHESIS_SETTINGS)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 # A crash of the machine may cost these databases; everything else is as in production.
-_FAST = {"fsync": "off", "full_page_writes": "off", "max_connections": "200", "autovacuum": "off"}
-_PREFIX = "catalyst-tests-"
+_FAST_SETTINGS = {"fsync": "off", "full_page_writes": "off", "max_connections": "200", "autovacuum": "off"}
+_FOLDER_PREFIX = "catalyst-tests-"
 
 
 def pytest_xdist_auto_num_workers() -> int:
@@ -43,7 +43,7 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 @dataclass
-class Server:
+class PostgresServer:
     """A PostgreSQL server that makes databases. Usable from sync and async code: its own thread, its own loop."""
 
     admin_dsn: str
@@ -61,7 +61,7 @@ class Server:
         return self.dsn_of(name)
 
     def drop(self, dsn: str) -> None:
-        self._admin(f"DROP DATABASE IF EXISTS {name_of(dsn)} WITH (FORCE)")
+        self._admin(f"DROP DATABASE IF EXISTS {database_name(dsn)} WITH (FORCE)")
 
     def run(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
         """What the coroutine returns, awaited to its end on a loop of its own."""
@@ -78,7 +78,7 @@ class Server:
         self.run(execute)
 
 
-def name_of(dsn: str) -> str:
+def database_name(dsn: str) -> str:
     return urlsplit(dsn).path.lstrip("/")
 
 
@@ -95,7 +95,7 @@ def plain_log() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def nothing_of_the_users(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def isolated_data_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What a daemon of a test would keep at home, it keeps in the session's folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("share")))
@@ -103,33 +103,35 @@ def nothing_of_the_users(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[Server]:
+def postgres() -> Iterator[PostgresServer]:
     """The session's server."""
     if url := os.environ.get("DATABASE_URL"):
-        yield Server(url)
+        yield PostgresServer(url)
         return
-    for old in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+    for old in Path(tempfile.gettempdir()).glob(f"{_FOLDER_PREFIX}*"):
         # Of a session that was killed; what is in use, another user's, or being removed already is left alone.
         with suppress(embedded.EmbeddedUnavailable, OSError):
             if (old / "users.lock").exists():
-                embedded.remove(old)
-    data_dir = Path(tempfile.mkdtemp(prefix=_PREFIX))
-    with embedded.start(data_dir, settings=_FAST) as server:
-        yield Server(server.dsn, strategy="file_copy")  # the quicker one where nothing is synced to disk
-    embedded.remove(data_dir)
+                embedded.remove_data_dir(old)
+    data_dir = Path(tempfile.mkdtemp(prefix=_FOLDER_PREFIX))
+    with embedded.start(data_dir, settings=_FAST_SETTINGS) as server:
+        yield PostgresServer(
+            server.dsn, strategy="file_copy"
+        )  # the quicker one where nothing is synced to disk
+    embedded.remove_data_dir(data_dir)
 
 
 @pytest.fixture(scope="session")
-def migrated(postgres: Server) -> Iterator[str]:
+def migrated(postgres: PostgresServer) -> Iterator[str]:
     """The name of a database with every migration, to be cloned and never connected to."""
     dsn = postgres.create()
     postgres.run(lambda: migrate.migrate(dsn))
-    yield name_of(dsn)
+    yield database_name(dsn)
     postgres.drop(dsn)
 
 
 @pytest.fixture
-def empty_database(postgres: Server) -> Iterator[str]:
+def empty_database(postgres: PostgresServer) -> Iterator[str]:
     """The DSN of a new database with nothing in it."""
     dsn = postgres.create()
     yield dsn
@@ -137,7 +139,7 @@ def empty_database(postgres: Server) -> Iterator[str]:
 
 
 @pytest.fixture
-def database(postgres: Server, migrated: str) -> Iterator[str]:
+def database(postgres: PostgresServer, migrated: str) -> Iterator[str]:
     """The DSN of a new database with every migration applied."""
     dsn = postgres.create(migrated)
     yield dsn

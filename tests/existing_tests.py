@@ -8,7 +8,7 @@ TESTS = Path(__file__).parent
 _NUMBERED = re.compile(r"^test_(?:c\d\d_|f\d{3}_|i\d\d_)?")
 
 
-def existing() -> set[str]:
+def existing_tests() -> set[str]:
     """Every test function of this folder, tests that a condition leaves out included."""
     return {
         node.name
@@ -18,11 +18,11 @@ def existing() -> set[str]:
     }
 
 
-def bare(name: str) -> str:
+def without_number(name: str) -> str:
     """A test's name without the number of a behaviour, fault or invariant before it: one test may have several."""
     return _NUMBERED.sub("test_", name)
 
 
-def named(text: str) -> set[str]:
+def named_tests(text: str) -> set[str]:
     """The tests a page speaks of."""
     return set(re.findall(r"`(test_\w+)`", text))

@@ -11,7 +11,7 @@ ROW = re.compile(r"^\| (\d+) \| (.+?) \| (.+?) \| (.*?) \|$", re.MULTILINE)
 QUOTED = re.compile(r"`([^`]+)`")
 
 
-def numbered() -> dict[int, set[str]]:
+def numbered_tests() -> dict[int, set[str]]:
     """Every test that is named after a number, wherever it lives."""
     found: dict[int, set[str]] = defaultdict(set)
     for file in (ROOT / "tests").rglob("test_*.py"):
@@ -23,16 +23,16 @@ def numbered() -> dict[int, set[str]]:
     return dict(found)
 
 
-def test_every_promise_has_a_test() -> None:
+def test_client_behaviours_page_numbers_all_have_a_test() -> None:
     """The forty-five numbers, no fewer and no others."""
-    assert numbered().keys() == NUMBERS
+    assert numbered_tests().keys() == NUMBERS
 
 
-def test_the_page_tells_what_exists() -> None:
+def test_client_behaviours_page_lists_existing_tests_and_modules() -> None:
     """One row a number, in order, with exactly the tests that carry it, kept in modules that are there."""
     rows = ROW.findall(PAGE.read_text())
     assert [int(number) for number, *_ in rows] == sorted(NUMBERS)
-    tests = numbered()
+    tests = numbered_tests()
     for number, promise, places, shown in rows:
         assert promise.endswith((".", "?")), number
         assert set(QUOTED.findall(shown)) == tests[int(number)], number

@@ -18,7 +18,7 @@ from catalyst.clock import Clock, ManualClock, ScaledClock, SystemClock, wait
 START = datetime(2026, 4, 8, 13, 25, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
 ROOT = Path(__file__).parent.parent
-AT_MOST = 20  # real seconds before a test that hangs says so
+TIMEOUT_S = 20  # real seconds before a test that hangs says so
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def manual() -> ManualClock:
     return ManualClock(START)
 
 
-async def settle() -> None:
+async def run_ready_tasks() -> None:
     """Let every task that can run, run."""
     for _ in range(20):
         await asyncio.sleep(0)
@@ -35,16 +35,16 @@ async def settle() -> None:
 # -- the manual clock
 
 
-async def test_a_manual_clock_stands_still(manual: ManualClock):
+async def test_manual_clock_stands_still(manual: ManualClock):
     """Time is what it was, however often it is asked, and a sleeper sleeps."""
     sleeper = asyncio.ensure_future(manual.sleep(SECOND))
-    await settle()
+    await run_ready_tasks()
     assert (manual.now(), sleeper.done()) == (START, False)
     await manual.advance(SECOND)
     assert (manual.now(), sleeper.done()) == (START + SECOND, True)
 
 
-async def test_sleepers_wake_in_the_order_of_their_alarms(manual: ManualClock):
+async def test_manual_clock_wakes_sleepers_in_alarm_order(manual: ManualClock):
     """Each at its own instant, equal alarms in the order they were set, those set on the way among them."""
     woken: list[tuple[str, float]] = []
 
@@ -62,7 +62,7 @@ async def test_sleepers_wake_in_the_order_of_their_alarms(manual: ManualClock):
     await asyncio.gather(*tasks)
 
 
-async def test_a_manual_clock_never_goes_back(manual: ManualClock):
+async def test_manual_clock_never_goes_back(manual: ManualClock):
     """Advancing to an earlier instant, or sleeping until one, changes nothing and returns."""
     await manual.advance_to(START - SECOND)
     await manual.sleep_until(START - SECOND)
@@ -71,7 +71,7 @@ async def test_a_manual_clock_never_goes_back(manual: ManualClock):
     assert manual.now() == START
 
 
-async def test_time_does_not_pass_while_an_effect_is_in_flight(manual: ManualClock):
+async def test_manual_clock_stands_still_while_an_effect_is_in_flight(manual: ManualClock):
     """However long a request takes, it begins and ends at one instant; then the clock goes on."""
     seen: list[datetime] = []
 
@@ -91,7 +91,7 @@ async def test_time_does_not_pass_while_an_effect_is_in_flight(manual: ManualClo
     assert other.done()
 
 
-async def test_a_hold_ends_with_its_block_however_that_ends(manual: ManualClock):
+async def test_manual_clock_hold_ends_when_its_block_raises(manual: ManualClock):
     """An effect that raises does not stop the clock for ever."""
     with pytest.raises(ZeroDivisionError), manual.hold():
         raise ZeroDivisionError
@@ -99,7 +99,7 @@ async def test_a_hold_ends_with_its_block_however_that_ends(manual: ManualClock)
     assert manual.now() == START + SECOND
 
 
-async def test_a_manual_clock_waits_until_everybody_is_quiet(manual: ManualClock):
+async def test_manual_clock_waits_for_its_conditions_before_advancing(manual: ManualClock):
     """It does not move while a condition it was given is false, before a step or between two."""
     busy = 50
     instants: list[datetime] = []
@@ -111,7 +111,7 @@ async def test_a_manual_clock_waits_until_everybody_is_quiet(manual: ManualClock
             instants.append(manual.now())
         return busy <= 0
 
-    manual.quiet_when(calm)
+    manual.advance_only_when(calm)
     sleeper = asyncio.ensure_future(manual.sleep(SECOND))
     await manual.advance(2 * SECOND)
     assert set(instants) == {START}
@@ -121,7 +121,7 @@ async def test_a_manual_clock_waits_until_everybody_is_quiet(manual: ManualClock
     await sleeper
 
 
-async def test_an_effect_that_never_ends_is_told_of():
+async def test_manual_clock_raises_when_an_effect_never_ends():
     """A test that hangs says what the clock was waiting for."""
 
     class Impatient(ManualClock):
@@ -132,11 +132,11 @@ async def test_an_effect_that_never_ends_is_told_of():
         await clock.advance(SECOND)
 
 
-async def test_a_cancelled_sleeper_leaves_no_alarm(manual: ManualClock):
+async def test_manual_clock_drops_the_alarm_of_a_cancelled_sleeper(manual: ManualClock):
     """The others wake as before, and nothing stops the clock at an instant nobody waits for."""
     kept = asyncio.ensure_future(manual.sleep(3 * SECOND))
     dropped = [asyncio.ensure_future(manual.sleep(n * SECOND)) for n in (1, 2, 3, 4)]
-    await settle()
+    await run_ready_tasks()
     for one in dropped:
         one.cancel()
     await asyncio.gather(*dropped, return_exceptions=True)
@@ -149,7 +149,7 @@ async def test_a_cancelled_sleeper_leaves_no_alarm(manual: ManualClock):
 # -- waiting for whichever is first
 
 
-async def test_wait_returns_when_the_event_comes(manual: ManualClock):
+async def test_wait_returns_true_when_the_event_is_set(manual: ManualClock):
     """The event wins before the time is over, and leaves no alarm behind."""
     event = asyncio.Event()
     waiting = asyncio.ensure_future(wait(manual, event, timedelta(minutes=1)))
@@ -160,7 +160,7 @@ async def test_wait_returns_when_the_event_comes(manual: ManualClock):
     assert (manual.now(), manual._alarms) == (START + SECOND, [])
 
 
-async def test_wait_returns_when_the_time_is_over(manual: ManualClock):
+async def test_wait_returns_false_at_the_timeout(manual: ManualClock):
     """Without the event it is false, at exactly the last instant."""
     event = asyncio.Event()
     waiting = asyncio.ensure_future(wait(manual, event, timedelta(minutes=1)))
@@ -170,7 +170,7 @@ async def test_wait_returns_when_the_time_is_over(manual: ManualClock):
     assert await waiting is False
 
 
-async def test_wait_does_not_sleep_for_what_is_there(manual: ManualClock):
+async def test_wait_returns_at_once_when_the_event_is_already_set(manual: ManualClock):
     """An event that has come already is true at once, even with no time to wait."""
     event = asyncio.Event()
     assert await wait(manual, event, timedelta(0)) is False
@@ -178,11 +178,11 @@ async def test_wait_does_not_sleep_for_what_is_there(manual: ManualClock):
     assert await wait(manual, event, timedelta(0)) is True
 
 
-async def test_a_wait_that_is_cancelled_leaves_nothing(manual: ManualClock):
+async def test_cancelled_wait_leaves_no_alarm_and_no_task(manual: ManualClock):
     """Neither an alarm nor a task survives it."""
     before = asyncio.all_tasks()
     waiting = asyncio.ensure_future(wait(manual, asyncio.Event(), timedelta(minutes=1)))
-    await settle()
+    await run_ready_tasks()
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
@@ -199,7 +199,7 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "clock"
 
 
-class Metronome:
+class FakeMonotonicClock:
     """The machine's monotonic clock, moved by hand."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,14 +208,14 @@ class Metronome:
 
 
 @pytest.fixture
-def metronome(monkeypatch: pytest.MonkeyPatch) -> Metronome:
-    return Metronome(monkeypatch)
+def monotonic(monkeypatch: pytest.MonkeyPatch) -> FakeMonotonicClock:
+    return FakeMonotonicClock(monkeypatch)
 
 
-def test_a_new_scaled_clock_stands_still(metronome: Metronome, tmp_path: Path):
+def test_scaled_clock_stands_still_when_created(monotonic: FakeMonotonicClock, tmp_path: Path):
     """Until somebody drives it, it shows the instant it was made for."""
     clock = ScaledClock.create(tmp_path / "clock", START, speed=400)
-    metronome.at += 1_000
+    monotonic.at += 1_000
     assert (clock.now(), clock.speed) == (START, 0)
 
 
@@ -225,8 +225,8 @@ def test_a_new_scaled_clock_stands_still(metronome: Metronome, tmp_path: Path):
         st.tuples(st.floats(0, 100, allow_nan=False), st.floats(0, 10_000, allow_nan=False)), max_size=20
     )
 )
-def test_time_never_jumps_when_the_pace_changes(
-    metronome: Metronome, tmp_path: Path, steps: list[tuple[float, float]]
+def test_scaled_clock_never_jumps_when_the_pace_changes(
+    monotonic: FakeMonotonicClock, tmp_path: Path, steps: list[tuple[float, float]]
 ):
     """At the moment of a change every reader sees one instant before and after; between, time runs at the pace set,
     and it never runs backwards."""
@@ -234,18 +234,18 @@ def test_time_never_jumps_when_the_pace_changes(
     driver = ScaledClock(tmp_path / "clock", drive=True, speed=60)
     expected, pace, last = 0.0, 60.0, START
     for span, speed in steps:
-        metronome.at += span
+        monotonic.at += span
         expected += span * pace
         before = reader.now()
         assert abs((before - START).total_seconds() - expected) < 1e-3
         assert before >= last
-        driver.pace(speed)
+        driver.set_pace(speed)
         pace = speed
         assert (reader.now(), driver.now(), reader.speed) == (before, before, speed)
         last = before
 
 
-def test_a_hold_slows_and_restores(metronome: Metronome, file: Path):
+def test_scaled_clock_slows_during_a_hold(monotonic: FakeMonotonicClock, file: Path):
     """The held speed while effects are in flight, nested or not; its own after the last, whatever happened."""
     clock, reader = ScaledClock(file, drive=True, speed=600, held_speed=20), ScaledClock(file)
     assert reader.speed == 600
@@ -254,7 +254,7 @@ def test_a_hold_slows_and_restores(metronome: Metronome, file: Path):
         with clock.hold():
             assert reader.speed == 20
         assert reader.speed == 20
-        metronome.at += 1
+        monotonic.at += 1
     assert reader.speed == 600
     assert reader.now() == START + 20 * SECOND
     with pytest.raises(ZeroDivisionError), clock.hold():
@@ -262,30 +262,30 @@ def test_a_hold_slows_and_restores(metronome: Metronome, file: Path):
     assert reader.speed == 600
 
 
-def test_a_cap_outlives_every_pace(metronome: Metronome, file: Path):
+def test_scaled_clock_cap_limits_every_later_pace(monotonic: FakeMonotonicClock, file: Path):
     """Under a cap no driver runs faster, a later one neither; lifted, the last pace holds, and time never jumped."""
     player, stage = (
         ScaledClock(file, drive=True, speed=600, held_speed=20),
         ScaledClock(file, drive=True, speed=600),
     )
-    stage.cap(1)
-    metronome.at += 10
+    stage.set_cap(1)
+    monotonic.at += 10
     assert (player.now(), player.speed) == (START + 10 * SECOND, 1)
     with player.hold():
         assert player.speed == 1
     assert ScaledClock(file, drive=True, speed=300).speed == 1
-    stage.cap(math.inf)
+    stage.set_cap(math.inf)
     assert (player.now(), player.speed) == (START + 10 * SECOND, 300)
 
 
-def test_a_hold_never_makes_time_faster(file: Path):
+def test_scaled_clock_hold_never_raises_the_speed(file: Path):
     """A clock that is slower than the held speed keeps its own."""
     clock = ScaledClock(file, drive=True, speed=5, held_speed=20)
     with clock.hold():
         assert clock.speed == 5
 
 
-def test_who_does_not_drive_never_writes(file: Path):
+def test_scaled_clock_reader_never_writes_the_file(file: Path):
     """A reader's holds leave the file as it is, to the byte; it could not write if it tried."""
     ScaledClock(file, drive=True, speed=60)
     before = file.read_bytes()
@@ -294,11 +294,11 @@ def test_who_does_not_drive_never_writes(file: Path):
         assert reader.speed == 60
     assert file.read_bytes() == before
     with pytest.raises(TypeError):
-        reader.pace(1)
+        reader.set_pace(1)
     assert file.read_bytes() == before
 
 
-def test_a_driver_that_dies_while_it_writes_leaves_a_clock_that_runs(metronome: Metronome, file: Path):
+def test_scaled_clock_runs_on_when_a_driver_crashes_while_writing(monotonic: FakeMonotonicClock, file: Path):
     """A new anchor counts only once it is whole: half of one beside it changes nothing, and the next driver goes on."""
     ScaledClock(file, drive=True, speed=60)
     layout = struct.Struct("<QddddQ")
@@ -307,14 +307,14 @@ def test_a_driver_that_dies_while_it_writes_leaves_a_clock_that_runs(metronome: 
     content[unchosen : unchosen + layout.size] = b"\xff" * 20 + bytes(layout.size - 20)
     with file.open("r+b") as raw:
         raw.write(content)
-    metronome.at += 1
+    monotonic.at += 1
     assert ScaledClock(file).now() == START + 60 * SECOND
     second = ScaledClock(file, drive=True, speed=30)
-    metronome.at += 1
+    monotonic.at += 1
     assert second.now() == START + 90 * SECOND
 
 
-def test_a_new_anchor_is_written_beside_the_one_that_holds(file: Path):
+def test_scaled_clock_writes_a_new_anchor_beside_the_valid_one(file: Path):
     """Every change of the pace leaves the anchor before it whole, and carries the next number: a reader that was
     looking never sees half of either."""
     driver = ScaledClock(file, drive=True, speed=60)
@@ -326,7 +326,7 @@ def test_a_new_anchor_is_written_beside_the_one_that_holds(file: Path):
 
     for speed in (10, 20, 30):
         chosen, before = anchors()
-        driver.pace(speed)
+        driver.set_pace(speed)
         other, after = anchors()
         assert other == 1 - chosen
         assert after[chosen] == before[chosen]
@@ -335,7 +335,7 @@ def test_a_new_anchor_is_written_beside_the_one_that_holds(file: Path):
 
 
 @pytest.mark.parametrize("content", [b"", b"not a clock"])
-def test_a_file_that_is_no_clock_is_refused(tmp_path: Path, content: bytes):
+def test_scaled_clock_refuses_an_invalid_file(tmp_path: Path, content: bytes):
     """Too short for an anchor: an error at once, not a wrong time."""
     (tmp_path / "clock").write_bytes(content)
     with pytest.raises(ValueError, match="mmap"):
@@ -352,7 +352,7 @@ for _ in sys.stdin:
 """
 
 
-def test_processes_that_read_one_file_live_in_one_instant(file: Path):
+def test_scaled_clock_shows_one_time_to_all_processes(file: Path):
     """Another process, asked between two of our readings, tells a time between them, across changes of the pace."""
     clock = ScaledClock(file, drive=True, speed=1_000)
     with subprocess.Popen(
@@ -366,7 +366,7 @@ def test_processes_that_read_one_file_live_in_one_instant(file: Path):
         assert peer.stdout is not None
         for turn in range(60):
             if turn % 3 == 0:
-                clock.pace([1_000, 10, 100_000, 0][turn // 3 % 4])
+                clock.set_pace([1_000, 10, 100_000, 0][turn // 3 % 4])
             before = clock.now()
             peer.stdin.write("\n")
             peer.stdin.flush()
@@ -375,20 +375,20 @@ def test_processes_that_read_one_file_live_in_one_instant(file: Path):
         peer.stdin.close()
 
 
-async def test_scaled_sleepers_follow_the_pace(file: Path):
+async def test_scaled_clock_sleepers_follow_the_pace(file: Path):
     """A second at a thousandfold is slept through, an hour once the pace allows it, the past at once."""
     clock = ScaledClock(file, drive=True, speed=1_000)
     await clock.sleep(SECOND)
     assert clock.now() >= START + SECOND
     await clock.sleep_until(START)
     await clock.sleep(-SECOND)
-    clock.pace(0)
+    clock.set_pace(0)
     stood = clock.now()
     hour = asyncio.ensure_future(clock.sleep(timedelta(hours=1)))
-    await settle()
+    await run_ready_tasks()
     assert not hour.done()
-    clock.pace(1e6)
-    async with asyncio.timeout(AT_MOST):
+    clock.set_pace(1e6)
+    async with asyncio.timeout(TIMEOUT_S):
         await hour
     assert clock.now() >= stood + timedelta(hours=1)
 
@@ -396,7 +396,7 @@ async def test_scaled_sleepers_follow_the_pace(file: Path):
 # -- the world's clock
 
 
-async def test_the_system_clock_is_the_worlds():
+async def test_system_clock_returns_aware_utc_time():
     """Aware, UTC, between two readings of the machine's own."""
     clock: Clock = SystemClock()
     before = datetime.now(UTC)
@@ -405,10 +405,10 @@ async def test_the_system_clock_is_the_worlds():
     assert now.tzinfo is UTC
 
 
-async def test_the_system_clock_sleeps_no_less_than_it_was_asked_to():
+async def test_system_clock_sleeps_at_least_as_long_as_requested():
     """It returns at or after the instant, at once for the past, and a hold means nothing to it."""
     clock = SystemClock()
-    async with asyncio.timeout(AT_MOST):
+    async with asyncio.timeout(TIMEOUT_S):
         at = clock.now() + timedelta(milliseconds=5)
         await clock.sleep_until(at)
         assert clock.now() >= at
@@ -449,7 +449,7 @@ async def read() -> None:
 """
 
 
-def banned(name: str) -> set[int]:
+def banned_lines(name: str) -> set[int]:
     """The lines of the planted file that ruff refuses as a banned name, were it `name`."""
     done = subprocess.run(
         [
@@ -473,9 +473,9 @@ def banned(name: str) -> set[int]:
     return {one["location"]["row"] for one in json.loads(done.stdout) if one["code"] == "TID251"}
 
 
-def test_lint_refuses_every_other_reader_of_time():
+def test_lint_refuses_reading_time_outside_clock_module():
     """Every sleep, every now, every look at the environment is an error of lint in any module but its one home."""
     lines = PLANTED.splitlines()
     first = lines.index("async def read() -> None:") + 2
-    assert banned("catalyst/daemon/planted.py") == set(range(first, len(lines)))
-    assert banned("catalyst/clock.py") == set()
+    assert banned_lines("catalyst/daemon/planted.py") == set(range(first, len(lines)))
+    assert banned_lines("catalyst/clock.py") == set()

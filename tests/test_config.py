@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, SecretStr
 
 from catalyst.config import loader
-from catalyst.config.loader import environment_without_ours, load
+from catalyst.config.loader import environment_without_catalyst, load
 from catalyst.config.schema import Config, Mode, SessionMode
 from catalyst.config.settings import Environment, Settings
 from catalyst.domain.errors import ConfigInvalid
@@ -26,7 +26,7 @@ Write = Callable[[str | dict[str, Any]], Path]
 
 
 @pytest.fixture(autouse=True)
-def _nobodys_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def _empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tests' operator has set nothing yet."""
     for name in [name for name in os.environ if name.lower() in Environment.model_fields]:
         monkeypatch.delenv(name)
@@ -53,7 +53,7 @@ def environ(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return set_all
 
 
-def refused(path: Path | None = None, **kwargs: Any) -> str:
+def load_error(path: Path | None = None, **kwargs: Any) -> str:
     """The sentence with which `load` refuses."""
     with pytest.raises(ConfigInvalid) as caught:
         load(path, **kwargs)
@@ -63,21 +63,21 @@ def refused(path: Path | None = None, **kwargs: Any) -> str:
     return said
 
 
-def keys_of(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+def leaf_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     for name, info in model.model_fields.items():
         if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-            yield from keys_of(info.annotation, f"{name}.")
+            yield from leaf_keys(info.annotation, f"{name}.")
         else:
             yield prefix + name
 
 
-LEAVES = sorted(keys_of(Config))
+LEAF_KEYS = sorted(leaf_keys(Config))
 
 
 # -- the file
 
 
-def test_nothing_set_is_the_simulator_under_supervision():
+def test_config_defaults_to_the_supervised_simulator():
     """No file, no variable: the exchange of this machine, a person who approves, the documented limits, no notice."""
     settings = load()
     assert (settings.mode, settings.session_mode) == (Mode.SIM, SessionMode.SUPERVISED)
@@ -115,7 +115,7 @@ DOCUMENTED = {
     "daily_limits.emergency_stop_at_100": "True",
     "reconcile.every_seconds": "60.0",
     "reconcile.orphans": "protect",
-    "protection.naked_budget_seconds": "15.0",
+    "protection.unprotected_budget_seconds": "15.0",
     "sector_limits.sectors_to_limit": "()",
     "correlation.check_enabled": "True",
     "workflow.auto_execute": "False",
@@ -129,13 +129,13 @@ DOCUMENTED = {
 
 
 @pytest.mark.parametrize(("key", "default"), DOCUMENTED.items())
-def test_defaults_are_the_documented_ones(key: str, default: str):
+def test_config_defaults_equal_the_documented_values(key: str, default: str):
     """A limit that is not written is the one of the documentation, not another."""
     section, name = key.split(".")
     assert str(getattr(getattr(Config(), section), name)) == default
 
 
-def test_the_file_of_the_repository_is_the_defaults():
+def test_config_file_of_the_repository_equals_the_defaults():
     """config.yaml at the root shows every key there is, but the retired, with the value it has without a file."""
     path = ROOT / "config.yaml"
     if not path.exists():
@@ -144,18 +144,18 @@ def test_the_file_of_the_repository_is_the_defaults():
     shown = {
         f"{section}.{name}" for section, keys in yaml.safe_load(path.read_text()).items() for name in keys
     }
-    assert shown == set(LEAVES) - {"session.market_open", "session.market_close"}
+    assert shown == set(LEAF_KEYS) - {"session.market_open", "session.market_close"}
 
 
-@pytest.mark.parametrize("key", LEAVES)
-def test_an_unknown_key_names_the_nearest(key: str, write: Write):
+@pytest.mark.parametrize("key", LEAF_KEYS)
+def test_config_names_the_nearest_key_for_an_unknown_one(key: str, write: Write):
     """Two letters swapped in any key there is: the answer names the key that was meant."""
     section, name = key.split(".")
     middle = len(name) // 2
     typo = name[: middle - 1] + name[middle] + name[middle - 1] + name[middle + 1 :]
     if typo == name:
         typo = name + "s"
-    said = refused(write({section: {typo: 1}}))
+    said = load_error(write({section: {typo: 1}}))
     assert f"unknown key {section}.{typo}: did you mean {key}?" in said
 
 
@@ -168,14 +168,14 @@ def test_an_unknown_key_names_the_nearest(key: str, write: Write):
         ({"zzzzzz": 1}, "unknown key zzzzzz"),
     ],
 )
-def test_an_unknown_section_or_a_wilder_typo_is_an_error_too(tree: dict[str, Any], said: str, write: Write):
+def test_config_refuses_an_unknown_section(tree: dict[str, Any], said: str, write: Write):
     """Nothing unknown is passed over, whatever is near it."""
-    assert said in refused(write(tree))
+    assert said in load_error(write(tree))
 
 
-def test_every_fault_is_named_at_once(write: Write):
+def test_config_names_every_fault_in_one_message(write: Write):
     """Three faults, one sentence with all three, each with its key and the value that was there."""
-    said = refused(write({"risk": {"max_positions": 0, "max_correlation": 1.5}, "log": {"level": "LOUD"}}))
+    said = load_error(write({"risk": {"max_positions": 0, "max_correlation": 1.5}, "log": {"level": "LOUD"}}))
     for part in ("risk.max_positions", "(got 0)", "risk.max_correlation", "(got 1.5)", "log.level", "'LOUD'"):
         assert part in said
 
@@ -198,19 +198,19 @@ def test_every_fault_is_named_at_once(write: Write):
         {"universe": {"deny": [True]}},
     ],
 )
-def test_a_value_that_cannot_be_meant_is_refused(tree: dict[str, Any], write: Write):
+def test_config_refuses_an_impossible_value(tree: dict[str, Any], write: Write):
     """Negative, not a number, infinite, of the wrong shape, or contradicting another value."""
-    refused(write(tree))
+    load_error(write(tree))
 
 
-def test_every_number_is_finite(write: Write):
+def test_config_refuses_infinite_and_nan_numbers(write: Write):
     """There is no number in the tree that may be infinite or none: a limit that never bites is no limit."""
-    numbers = [key for key in LEAVES if isinstance(_default(key), (int, float, Decimal))]
+    numbers = [key for key in LEAF_KEYS if isinstance(_default(key), (int, float, Decimal))]
     numbers = [key for key in numbers if not isinstance(_default(key), bool)]
     assert len(numbers) > 60
     for key, value in product(numbers, (float("inf"), float("nan"), float("-inf"))):
         section, name = key.split(".")
-        assert key in refused(write({section: {name: value}}))
+        assert key in load_error(write({section: {name: value}}))
 
 
 def _default(key: str) -> object:
@@ -218,15 +218,15 @@ def _default(key: str) -> object:
     return getattr(getattr(Config(), section), name)
 
 
-def test_another_time_zone_is_refused_with_the_reason(write: Write):
+def test_config_refuses_another_time_zone(write: Write):
     """The exchange keeps New York hours; the sentence says so, and what to do."""
-    said = refused(write({"session": {"timezone": "Australia/Perth"}}))
+    said = load_error(write({"session": {"timezone": "Australia/Perth"}}))
     assert "must be America/New_York: the exchange keeps New York hours" in said
     load(write({"session": {"timezone": "America/New_York"}}))
 
 
 @pytest.mark.parametrize("line", ["market_close: 16:00", "market_open: '09:30'", "market_open: 9:30"])
-def test_retired_keys_are_told_of_and_ignored(line: str, write: Write):
+def test_config_ignores_retired_keys_with_a_notice(line: str, write: Write):
     """Opening hours come from the calendar; whoever still writes them hears it, quoted or not."""
     settings = load(write(f"session:\n  {line}\n"))
     assert any("retired: the exchange calendar decides" in notice for notice in settings.notices)
@@ -259,31 +259,31 @@ BOMB = "a: &a [x]\n" + "".join(
         ("risk: \x07", "is not YAML text"),
     ],
 )
-def test_a_file_that_is_no_configuration_is_refused_in_a_sentence(text: str, said: str, write: Write):
+def test_config_refuses_an_invalid_file_in_one_sentence(text: str, said: str, write: Write):
     """Bombs, objects, lists, torn text, a key twice, nests, floods: where it is and what, and nothing is run."""
     path = write(text)
-    told = refused(path)
-    assert told.startswith(str(path))
-    assert said in told
+    message = load_error(path)
+    assert message.startswith(str(path))
+    assert said in message
 
 
-def test_a_file_that_cannot_be_read_is_refused_in_a_sentence(tmp_path: Path):
+def test_config_refuses_an_unreadable_file_in_one_sentence(tmp_path: Path):
     """Missing, a folder, or bytes that are no text."""
-    assert "does not exist: name another with --config" in refused(tmp_path / "none.yaml")
-    assert "cannot be read: Is a directory" in refused(tmp_path)
+    assert "does not exist: name another with --config" in load_error(tmp_path / "none.yaml")
+    assert "cannot be read: Is a directory" in load_error(tmp_path)
     (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00risk")
-    assert "is not YAML text" in refused(tmp_path / "bytes.yaml")
+    assert "is not YAML text" in load_error(tmp_path / "bytes.yaml")
     (tmp_path / ".env").write_bytes(b"\xff\xfe=1")
-    assert ".env cannot be read as text" in refused(env_file=tmp_path / ".env")
+    assert ".env cannot be read as text" in load_error(env_file=tmp_path / ".env")
 
 
 @pytest.mark.parametrize("text", ["", "\n# nothing\n", "risk:\nlog:\n", "{}"])
-def test_an_empty_file_or_section_means_the_defaults(text: str, write: Write):
+def test_config_uses_defaults_for_an_empty_file_or_section(text: str, write: Write):
     """What is not written is as it is without a file."""
     assert load(write(text)).config == Config()
 
 
-def test_a_configuration_is_frozen_and_has_a_fingerprint(write: Write):
+def test_config_is_frozen_and_has_a_fingerprint(write: Write):
     """Nobody changes it in passing, and a day can say which one it was traded under."""
     before, after = load(), load(write({"risk": {"max_positions": 4}}))
     with pytest.raises(ValueError, match="frozen"):
@@ -292,7 +292,7 @@ def test_a_configuration_is_frozen_and_has_a_fingerprint(write: Write):
     assert len(before.config.fingerprint) == 16
 
 
-def test_a_fingerprint_is_of_the_values_not_of_their_spelling(write: Write):
+def test_config_fingerprint_is_independent_of_number_spelling(write: Write):
     """The defaults written out, 2000 or 2000.00 or 2e3, 75 or 75.0, are the same configuration as none at all."""
     for text in (
         "risk: {max_daily_loss: 2000, warning_threshold_pct: 75}",
@@ -307,10 +307,10 @@ def test_a_fingerprint_is_of_the_values_not_of_their_spelling(write: Write):
 
 # -- the environment
 
-SEEDS: dict[str, tuple[str, Callable[[Settings], object], object]] = {
-    "DATABASE_URL": ("postgresql://h/d", lambda s: _told(s.env.database_url), "postgresql://h/d"),
-    "ALPACA_API_KEY": ("k", lambda s: _told(s.env.alpaca_api_key), "k"),
-    "ALPACA_SECRET_KEY": ("s", lambda s: _told(s.env.alpaca_secret_key), "s"),
+ENVIRONMENT_CASES: dict[str, tuple[str, Callable[[Settings], object], object]] = {
+    "DATABASE_URL": ("postgresql://h/d", lambda s: _secret_value(s.env.database_url), "postgresql://h/d"),
+    "ALPACA_API_KEY": ("k", lambda s: _secret_value(s.env.alpaca_api_key), "k"),
+    "ALPACA_SECRET_KEY": ("s", lambda s: _secret_value(s.env.alpaca_secret_key), "s"),
     "ALPACA_BASE_URL": ("https://paper-api.alpaca.markets", lambda s: s.mode, Mode.SIM),
     "ALPACA_PAPER": ("true", lambda s: s.env.alpaca_paper, True),
     "TRADING_MODE": ("sim", lambda s: s.mode, Mode.SIM),
@@ -330,14 +330,14 @@ SEEDS: dict[str, tuple[str, Callable[[Settings], object], object]] = {
     "SMTP_HOST": ("mail.example.org", lambda s: s.env.smtp_host, "mail.example.org"),
     "SMTP_PORT": ("2525", lambda s: s.env.smtp_port, 2525),
     "SMTP_USERNAME": ("desk", lambda s: s.env.smtp_username, "desk"),
-    "SMTP_PASSWORD": ("p", lambda s: _told(s.env.smtp_password), "p"),
+    "SMTP_PASSWORD": ("p", lambda s: _secret_value(s.env.smtp_password), "p"),
     "SMTP_FROM": ("desk@example.org", lambda s: s.env.smtp_from, "desk@example.org"),
     "SMTP_TLS": ("false", lambda s: s.env.smtp_tls, False),
     "ALERT_EMAIL_CRITICAL": ("a@example.org", lambda s: s.env.alert_email_critical, "a@example.org"),
     "ALERT_EMAIL_WARNING": ("b@example.org", lambda s: s.env.alert_email_warning, "b@example.org"),
     "ALERT_EMAIL_INFO": ("c@example.org", lambda s: s.env.alert_email_info, "c@example.org"),
-    "NEWS_API_KEY": ("n", lambda s: _told(s.env.news_api_key), "n"),
-    "BENZINGA_API_KEY": ("b", lambda s: _told(s.env.benzinga_api_key), "b"),
+    "NEWS_API_KEY": ("n", lambda s: _secret_value(s.env.news_api_key), "n"),
+    "BENZINGA_API_KEY": ("b", lambda s: _secret_value(s.env.benzinga_api_key), "b"),
     "LOG_LEVEL": ("debug", lambda s: s.config.log.level, "DEBUG"),
     "LOG_FORMAT": ("json", lambda s: s.config.log.format, "json"),
     "RISK_HOT_RELOAD": ("false", lambda s: s.env.risk_hot_reload, False),
@@ -345,15 +345,15 @@ SEEDS: dict[str, tuple[str, Callable[[Settings], object], object]] = {
 }
 
 
-def _told(secret: SecretStr | None) -> str | None:
+def _secret_value(secret: SecretStr | None) -> str | None:
     return None if secret is None else secret.get_secret_value()
 
 
-@pytest.mark.parametrize("name", SEEDS)
-def test_every_known_variable_is_heard(name: str, environ: Callable[..., None], tmp_path: Path):
+@pytest.mark.parametrize("name", ENVIRONMENT_CASES)
+def test_environment_variable_has_its_effect(name: str, environ: Callable[..., None], tmp_path: Path):
     """Each name the older guides taught has its effect, from the process or from an env file, and changes nothing
     else about the mode."""
-    value, read, expected = SEEDS[name]
+    value, read, expected = ENVIRONMENT_CASES[name]
     file = tmp_path / "env"
     file.write_text(f"{name}={value}\n")
     assert read(load(env_file=file)) == expected
@@ -363,9 +363,9 @@ def test_every_known_variable_is_heard(name: str, environ: Callable[..., None], 
     assert settings.mode is Mode.SIM
 
 
-def test_a_variable_that_is_empty_is_not_set(environ: Callable[..., None]):
+def test_empty_environment_variable_counts_as_unset(environ: Callable[..., None]):
     """KEY= in an env file is how a key is left out: no mode, no limit, no address comes of it."""
-    environ(**dict.fromkeys(SEEDS, ""))
+    environ(**dict.fromkeys(ENVIRONMENT_CASES, ""))
     settings = load()
     assert (settings.mode, settings.session_mode, settings.config) == (
         Mode.SIM,
@@ -375,7 +375,7 @@ def test_a_variable_that_is_empty_is_not_set(environ: Callable[..., None]):
     assert settings.env == Environment.model_construct()
 
 
-def test_the_process_beats_the_env_file_and_both_beat_the_file(
+def test_environment_overrides_env_file_and_config_file(
     environ: Callable[..., None], write: Write, tmp_path: Path
 ):
     """A limit is the process's, else the env file's, else the file's; the file's other values stay."""
@@ -397,7 +397,7 @@ def test_the_process_beats_the_env_file_and_both_beat_the_file(
         ("MAX_POSITIONS", "max_positions", 5, "3"),
     ],
 )
-def test_limits_that_differ_are_worth_a_warning(
+def test_config_warns_when_environment_and_file_limits_differ(
     name: str, key: str, there: int, value: str, environ: Callable[..., None], write: Write
 ):
     """File and environment disagree: the environment holds, and the notice says both. Agreement is silent."""
@@ -412,15 +412,15 @@ def test_limits_that_differ_are_worth_a_warning(
     assert load().notices == ()
 
 
-def test_a_limit_that_is_no_number_is_overridden_all_the_same(environ: Callable[..., None], write: Write):
+def test_environment_overrides_an_invalid_limit_in_the_file(environ: Callable[..., None], write: Write):
     """Nonsense in the file beside a good variable is a disagreement, not a crash."""
     environ(MAX_DAILY_LOSS="1500")
     assert load(write({"risk": {"max_daily_loss": "lots"}})).config.risk.max_daily_loss == 1500
-    refused(write({"risk": "none"}))
+    load_error(write({"risk": "none"}))
 
 
 @pytest.mark.parametrize("name", ["REDIS_HOST", "REDIS_PORT", "REDIS_URL", "REDIS_PASSWORD", "REDIS_DB"])
-def test_a_cache_server_is_not_needed(name: str, environ: Callable[..., None]):
+def test_redis_variables_are_ignored_with_a_notice(name: str, environ: Callable[..., None]):
     """REDIS_* is ignored, and says so."""
     environ(**{name: "6379"})
     assert [notice for notice in load().notices if "REDIS_* is ignored" in notice]
@@ -439,19 +439,19 @@ def test_a_cache_server_is_not_needed(name: str, environ: Callable[..., None]):
         ("CATALYST_CLOCK_SPEED", "0"),
     ],
 )
-def test_a_variable_that_cannot_be_meant_is_refused(name: str, value: str, environ: Callable[..., None]):
+def test_config_refuses_an_invalid_environment_variable(name: str, value: str, environ: Callable[..., None]):
     """The sentence names the variable, or the key it stands for."""
     environ(**{name: value})
-    said = refused()
+    said = load_error()
     assert name in said or loader.OVERRIDES.get(name.lower(), "none") in said
 
 
-def test_a_child_can_be_kept_from_knowing(environ: Callable[..., None]):
+def test_child_environment_leaves_out_catalyst_variables(environ: Callable[..., None]):
     """The environment for a child without ours: no key, no database, no mode; all else, and what is laid over it."""
-    environ(**{name: value for name, (value, _, _) in SEEDS.items()}, SOMETHING_ELSE="kept")
-    child = environment_without_ours(DATABASE_URL="postgresql://child")
+    environ(**{name: value for name, (value, _, _) in ENVIRONMENT_CASES.items()}, SOMETHING_ELSE="kept")
+    child = environment_without_catalyst(DATABASE_URL="postgresql://child")
     assert child["SOMETHING_ELSE"] == "kept"
-    assert {name for name in child if name in SEEDS} == {"DATABASE_URL"}
+    assert {name for name in child if name in ENVIRONMENT_CASES} == {"DATABASE_URL"}
     assert child["DATABASE_URL"] == "postgresql://child"
     assert "PATH" in child
 
@@ -459,7 +459,7 @@ def test_a_child_can_be_kept_from_knowing(environ: Callable[..., None]):
 # -- which account
 
 
-def test_with_keys_and_no_mode_it_is_paper(environ: Callable[..., None]):
+def test_config_selects_paper_with_keys_and_no_mode(environ: Callable[..., None]):
     """Keys alone mean the paper account: its address, its stream, these keys."""
     environ(**KEYS)
     settings = load()
@@ -471,17 +471,19 @@ def test_with_keys_and_no_mode_it_is_paper(environ: Callable[..., None]):
 
 
 @pytest.mark.parametrize("missing", list(KEYS))
-def test_half_a_key_is_no_key(missing: str, environ: Callable[..., None], write: Write):
+def test_config_selects_the_simulator_with_half_a_key_pair(
+    missing: str, environ: Callable[..., None], write: Write
+):
     """One of the two is not enough: the simulator, and its own keys."""
     environ(**{name: value for name, value in KEYS.items() if name != missing})
     settings = load()
     assert (settings.mode, settings.keys) == (Mode.SIM, ("demo", "demo"))
-    assert "paper trading needs ALPACA_API_KEY and ALPACA_SECRET_KEY" in refused(
+    assert "paper trading needs ALPACA_API_KEY and ALPACA_SECRET_KEY" in load_error(
         write({"trading": {"mode": "paper"}})
     )
 
 
-def test_the_simulator_never_sees_the_keys(environ: Callable[..., None], write: Write):
+def test_simulator_mode_never_uses_alpaca_keys(environ: Callable[..., None], write: Write):
     """Asked for, it is the simulator with its own keys, whatever keys there are."""
     environ(**KEYS)
     settings = load(write({"trading": {"mode": "sim"}}))
@@ -493,7 +495,7 @@ def test_the_simulator_never_sees_the_keys(environ: Callable[..., None], write: 
 @pytest.mark.parametrize(
     ("mode", "enabled", "number"), list(product([None, "live"], [False, True], [None, "PA3ABC"]))
 )
-def test_live_needs_all_three_locks_open(
+def test_live_mode_needs_mode_switch_and_account_number(
     mode: str | None, enabled: bool, number: str | None, environ: Callable[..., None], write: Write
 ):
     """Of the eight combinations one is live: mode in the file, the switch in the environment, the account's number.
@@ -507,7 +509,7 @@ def test_live_needs_all_three_locks_open(
         settings = load(path)
         assert (settings.mode, settings.trading_url) == (Mode.LIVE, "https://api.alpaca.markets")
     else:
-        said = refused(path)
+        said = load_error(path)
         assert ("ENABLE_LIVE_TRADING=true" in said) is not enabled
         assert ("trading.account_number" in said) is (number is None)
 
@@ -519,27 +521,29 @@ def test_live_needs_all_three_locks_open(
         ({"emergency": {"halt_new_trades": False}}, "ends the day's entries"),
     ],
 )
-def test_what_may_be_loosened_on_paper_is_not_live(
+def test_live_mode_refuses_settings_allowed_on_paper(
     section: dict[str, Any], said: str, environ: Callable[..., None], write: Write
 ):
     """Tables and broker are compared, and a lost day is over, wherever money is; on paper both may be tried."""
     environ(**KEYS, ENABLE_LIVE_TRADING="true")
     live = {"trading": {"mode": "live", "account_number": "PA3ABC"}}
-    assert said in refused(write(live | section))
+    assert said in load_error(write(live | section))
     environ(**KEYS)
     assert load(write(section)).mode is Mode.PAPER
 
 
-def test_reconciliation_cannot_be_switched_off(write: Write):
+def test_config_refuses_to_disable_reconciliation(write: Write):
     """No number means never, in any mode."""
     for seconds in (0, -1, 601, "off"):
-        assert "reconcile.every_seconds" in refused(write({"reconcile": {"every_seconds": seconds}}))
+        assert "reconcile.every_seconds" in load_error(write({"reconcile": {"every_seconds": seconds}}))
 
 
-def test_live_without_keys_is_refused(environ: Callable[..., None], write: Write):
+def test_live_mode_is_refused_without_keys(environ: Callable[..., None], write: Write):
     """All three locks open and nobody to trade as."""
     environ(ENABLE_LIVE_TRADING="true")
-    assert "needs ALPACA_API_KEY" in refused(write({"trading": {"mode": "live", "account_number": "PA3ABC"}}))
+    assert "needs ALPACA_API_KEY" in load_error(
+        write({"trading": {"mode": "live", "account_number": "PA3ABC"}})
+    )
 
 
 HINTS = [
@@ -557,7 +561,7 @@ HINTS = [
 
 
 @pytest.mark.parametrize(("said", "hint"), list(product(Mode, HINTS)))
-def test_a_hint_that_contradicts_the_file_is_refused_with_both_names(
+def test_config_refuses_a_variable_that_contradicts_trading_mode(
     said: Mode, hint: tuple[str, str, Mode], environ: Callable[..., None], write: Write
 ):
     """The older variables must agree with trading.mode; where one does not, the start names it and the mode."""
@@ -567,12 +571,12 @@ def test_a_hint_that_contradicts_the_file_is_refused_with_both_names(
     if means is said:
         assert load(path).mode is said
     else:
-        assert f"{name} says {means}, trading.mode is {said}" in refused(path)
+        assert f"{name} says {means}, trading.mode is {said}" in load_error(path)
 
 
 @pytest.mark.parametrize("hint", HINTS)
 @pytest.mark.parametrize("keys", [False, True])
-def test_a_hint_alone_never_selects_live(
+def test_environment_variable_alone_never_selects_live(
     hint: tuple[str, str, Mode], keys: bool, environ: Callable[..., None]
 ):
     """Without trading.mode a variable may choose the simulator or paper; one that says live stops the start, and so
@@ -581,20 +585,20 @@ def test_a_hint_alone_never_selects_live(
     environ(**(KEYS if keys else {}), ENABLE_LIVE_TRADING="true", **{name: value})
     default = Mode.PAPER if keys else Mode.SIM
     if means is Mode.LIVE:
-        assert f"{name} says live, trading.mode would be {default}" in refused()
+        assert f"{name} says live, trading.mode would be {default}" in load_error()
     elif name == "ALPACA_BASE_URL" and means is Mode.SIM and keys:
-        assert "ALPACA_BASE_URL says sim, trading.mode would be paper" in refused()
+        assert "ALPACA_BASE_URL says sim, trading.mode would be paper" in load_error()
     elif name == "TRADING_MODE" and means is Mode.PAPER and not keys:
-        assert "paper trading needs ALPACA_API_KEY" in refused()
+        assert "paper trading needs ALPACA_API_KEY" in load_error()
     else:
         assert load().mode is (means if name == "TRADING_MODE" else default)
 
 
-def test_paper_that_is_forbidden_is_not_traded(environ: Callable[..., None], write: Write):
+def test_config_refuses_paper_when_it_is_disabled(environ: Callable[..., None], write: Write):
     """ENABLE_PAPER_TRADING=false beside a paper account is a contradiction, said or by default."""
     environ(**KEYS, ENABLE_PAPER_TRADING="false")
-    assert "ENABLE_PAPER_TRADING is false, trading.mode would be paper" in refused()
-    assert "ENABLE_PAPER_TRADING is false, trading.mode is paper" in refused(
+    assert "ENABLE_PAPER_TRADING is false, trading.mode would be paper" in load_error()
+    assert "ENABLE_PAPER_TRADING is false, trading.mode is paper" in load_error(
         write({"trading": {"mode": "paper"}})
     )
     assert load(write({"trading": {"mode": "sim"}})).mode is Mode.SIM
@@ -604,7 +608,7 @@ def test_paper_that_is_forbidden_is_not_traded(environ: Callable[..., None], wri
 
 
 @pytest.mark.parametrize(("asked", "auto", "enabled"), list(product([False, True], repeat=3)))
-def test_autonomous_needs_three_switches(
+def test_autonomous_session_needs_three_switches(
     asked: bool, auto: bool, enabled: bool, environ: Callable[..., None], write: Write
 ):
     """With all three the session is autonomous; asked for with fewer it is supervised and says what is missing; not
@@ -635,14 +639,14 @@ SECRETS = [
 ]
 
 
-def test_what_opens_a_door_is_a_secret():
+def test_credential_variables_are_secret_fields():
     """Keys, passwords, and addresses that carry one are kept as secrets."""
     assert {"DATABASE_URL", *KEYS, "SMTP_PASSWORD", "NEWS_API_KEY", "BENZINGA_API_KEY", "REDIS_URL"} <= set(
         SECRETS
     )
 
 
-def test_no_secret_is_ever_shown(environ: Callable[..., None], write: Write, tmp_path: Path):
+def test_settings_show_no_secret(environ: Callable[..., None], write: Write, tmp_path: Path):
     """A canary in every secret: in no text of the settings, no dump of the tree, no notice."""
     environ(**{name: f"canary-{name}" for name in SECRETS})
     settings = load(write({"log": {"level": "DEBUG"}}))
@@ -668,7 +672,7 @@ def test_no_secret_is_ever_shown(environ: Callable[..., None], write: Write, tmp
         "CATALYST_CLOCK_SPEED",
     ],
 )  # fmt: skip
-def test_no_secret_is_shown_by_an_error(wrong: str, environ: Callable[..., None]):
+def test_config_errors_show_no_secret(wrong: str, environ: Callable[..., None]):
     """A variable that is wrong, even one that was given a secret by mistake, is named without its value."""
     environ(**{name: f"canary-{name}" for name in SECRETS}, **{wrong: "canary-misplaced"})
     with pytest.raises(ConfigInvalid, match=wrong) as caught:
@@ -687,12 +691,12 @@ def test_no_secret_is_shown_by_an_error(wrong: str, environ: Callable[..., None]
         {"risk": ["canary"]},
     ],
 )
-def test_a_secret_in_the_wrong_place_is_not_repeated(tree: dict[str, Any], write: Write):
+def test_config_error_does_not_repeat_a_misplaced_secret(tree: dict[str, Any], write: Write):
     """A DSN where a section belongs, a key in the file: refused, and not printed."""
-    assert "canary" not in refused(write(tree))
+    assert "canary" not in load_error(write(tree))
 
 
-def test_the_fingerprint_tells_nothing_of_secrets(environ: Callable[..., None]):
+def test_config_fingerprint_is_independent_of_secrets(environ: Callable[..., None]):
     """It is of the tree alone: another key is the same configuration."""
     before = load().config.fingerprint
     environ(DATABASE_URL="postgresql://elsewhere/d")

@@ -2,17 +2,17 @@
 
 from pathlib import Path
 
-from catalyst.domain.diagram import page
+from catalyst.domain.diagram import render_page
 
 DOCS = Path(__file__).parents[1] / "docs"
 
 
-def test_the_diagrams_are_the_tables() -> None:
+def test_machines_page_is_printed_from_the_state_tables() -> None:
     """docs/machines.md is printed from the machines' tables; `make docs` renews it."""
-    assert (DOCS / "machines.md").read_text() == page()
+    assert (DOCS / "machines.md").read_text() == render_page()
 
 
-def test_every_dependency_is_explained() -> None:
+def test_dependencies_page_names_every_dependency() -> None:
     """docs/dependencies.md says of each direct dependency why it is there."""
     import re
     import tomllib
@@ -22,12 +22,12 @@ def test_every_dependency_is_explained() -> None:
         *project["dependencies"],
         *(d for extra in project["optional-dependencies"].values() for d in extra),
     ]
-    told = (DOCS / "dependencies.md").read_text().lower()
+    page_text = (DOCS / "dependencies.md").read_text().lower()
     names = {re.split(r"[<>=\[ ]", item)[0].lower() for item in wanted}
-    assert {name for name in names if f"`{name}`" not in told} == set()
+    assert {name for name in names if f"`{name}`" not in page_text} == set()
 
 
-def test_the_lock_names_no_host_and_hashes_everything() -> None:
+def test_requirements_lock_names_no_host_and_hashes_everything() -> None:
     """requirements.lock pins every package by hash and knows nothing of where it came from."""
     text = (DOCS.parent / "requirements.lock").read_text()
     assert "://" not in text
@@ -38,7 +38,7 @@ def test_the_lock_names_no_host_and_hashes_everything() -> None:
     assert text.count("--hash=sha256:") >= len(pinned)
 
 
-def test_every_test_a_page_names_is_there() -> None:
+def test_pages_name_existing_tests() -> None:
     """A page that names a file of tests, or one test of it, names one that exists."""
     import re
 

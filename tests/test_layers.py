@@ -22,7 +22,7 @@ def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_every_module_keeps_to_its_floor():
+def test_modules_keep_the_layer_contracts():
     """The contracts of the project file hold for every module there is."""
     done = lint_imports(ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -40,7 +40,7 @@ def test_every_module_keeps_to_its_floor():
         ("planted.py", "import catalyst.domain.order"),
     ],
 )
-def test_a_contract_that_is_broken_is_seen(tmp_path: Path, module: str, line: str):
+def test_layer_check_fails_on_a_planted_violation(tmp_path: Path, module: str, line: str):
     """One import of the wrong kind, or a module that has chosen no floor, and the check fails."""
     shutil.copytree(ROOT / "catalyst", tmp_path / "catalyst", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
@@ -49,15 +49,15 @@ def test_a_contract_that_is_broken_is_seen(tmp_path: Path, module: str, line: st
     assert (done.returncode, "BROKEN" in done.stdout) == (1, True), done.stdout + done.stderr
 
 
-def test_no_package_says_anything_at_its_door():
+def test_package_init_files_are_empty():
     """Every __init__.py is empty: a name has one place."""
     assert [str(path) for path in MODULES if path.name == "__init__.py" and path.read_text().strip()] == []
 
 
-JUDGED_BY_LINT = {"sleep", "time", "monotonic"}  # banned there, each exception with its reason
+CHECKED_BY_LINT = {"sleep", "time", "monotonic"}  # banned there, each exception with its reason
 
 
-def readers_of_time(tree: ast.AST) -> set[str]:
+def time_reads(tree: ast.AST) -> set[str]:
     """Ways to the present that lint has no list for, the measure of our own work apart."""
     imported = any(
         isinstance(node, ast.Import) and any(name.name == "time" for name in node.names)
@@ -71,16 +71,16 @@ def readers_of_time(tree: ast.AST) -> set[str]:
             found.add(node.attr)
         elif imported and isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             found |= {node.attr} if node.value.id == "time" else set()
-    return found - JUDGED_BY_LINT - {"perf_counter"}
+    return found - CHECKED_BY_LINT - {"perf_counter"}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_only_the_clock_reads_time(path: Path):
+def test_modules_other_than_clock_read_no_time(path: Path):
     """Beside clock.py nobody asks the machine for the present by a way that lint does not know."""
-    assert path.name == "clock.py" or readers_of_time(ast.parse(path.read_text())) == set()
+    assert path.name == "clock.py" or time_reads(ast.parse(path.read_text())) == set()
 
 
-def test_a_reader_of_time_is_seen():
+def test_time_read_check_finds_planted_reads():
     """The check above knows the ways around the list."""
     ways = "import time\nfrom time import monotonic_ns\ntime.time_ns()\ndatetime.today()\ntime.perf_counter()"
-    assert readers_of_time(ast.parse(ways)) == {"monotonic_ns", "time_ns", "today"}
+    assert time_reads(ast.parse(ways)) == {"monotonic_ns", "time_ns", "today"}

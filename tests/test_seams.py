@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 MODULES = sorted((ROOT / "catalyst").rglob("*.py"))
 
 # Ways out, and what they look like: dotted names of calls and attributes, or a module that is imported.
-WAYS: dict[str, tuple[str, ...]] = {
+EFFECT_PATTERNS: dict[str, tuple[str, ...]] = {
     "real time": (
         "asyncio.sleep", "asyncio.timeout", "asyncio.timeout_at", "asyncio.wait_for", "time.sleep", "time.time",
         "time.monotonic", "time.time_ns", "time.monotonic_ns", "time.localtime", "time.gmtime", "datetime.now",
@@ -95,12 +95,12 @@ SEAMS: dict[str, dict[str, str]] = {
 TYPES_ONLY = "TYPE_CHECKING"
 
 
-def ways_in(tree: ast.AST) -> Iterator[tuple[str, str, int]]:
+def effects_in(tree: ast.AST) -> Iterator[tuple[str, str, int]]:
     """(way, what, line) for everything in `tree` that leads out of the process."""
     names = dict(_imported(tree))
     called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
     inner = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-    for node in _live(tree):
+    for node in _runtime_nodes(tree):
         if isinstance(node, ast.Import):
             found = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -114,7 +114,7 @@ def ways_in(tree: ast.AST) -> Iterator[tuple[str, str, int]]:
         else:
             continue
         for what in found:
-            for way, patterns in WAYS.items():
+            for way, patterns in EFFECT_PATTERNS.items():
                 if any(_is(what, pattern) for pattern in patterns):
                     yield way, what, node.lineno
 
@@ -151,33 +151,33 @@ def _dotted(node: ast.expr, names: dict[str, str]) -> str:
     return "?"
 
 
-def _live(tree: ast.AST) -> Iterator[ast.AST]:
+def _runtime_nodes(tree: ast.AST) -> Iterator[ast.AST]:
     """Every node, without what only a type checker reads."""
     for child in ast.iter_child_nodes(tree):
         if isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == TYPES_ONLY:
             continue
         yield child
-        yield from _live(child)
+        yield from _runtime_nodes(child)
 
 
-def allowed(module: str) -> set[str]:
+def allowed_effects(module: str) -> set[str]:
     return {way for pattern, ways in SEAMS.items() if fnmatch(module, pattern) for way in ways}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT / "catalyst")))
-def test_no_module_goes_past_the_seams(path: Path) -> None:
+def test_modules_cause_effects_only_through_their_seams(path: Path) -> None:
     """Each way out of the process is gone by the modules that are its seam, and by nobody else."""
     module = str(path.relative_to(ROOT / "catalyst"))
-    found = [one for one in ways_in(ast.parse(path.read_text())) if one[0] not in allowed(module)]
+    found = [one for one in effects_in(ast.parse(path.read_text())) if one[0] not in allowed_effects(module)]
     assert found == []
 
 
-def test_no_seam_is_kept_that_nobody_uses() -> None:
+def test_seam_exceptions_are_all_used() -> None:
     """An exception without a case would hide the next one."""
     used = {
         (pattern, way)
         for path in MODULES
-        for way, _, _ in ways_in(ast.parse(path.read_text()))
+        for way, _, _ in effects_in(ast.parse(path.read_text()))
         for pattern in SEAMS
         if fnmatch(str(path.relative_to(ROOT / "catalyst")), pattern)
     }
@@ -214,15 +214,15 @@ def test_no_seam_is_kept_that_nobody_uses() -> None:
         ("a mailbox", "import smtplib"),
     ],
 )
-def test_a_way_around_is_seen(way: str, source: str) -> None:
+def test_seam_check_finds_planted_effects(way: str, source: str) -> None:
     """Each planted violation is found, under whatever name it was imported."""
-    assert way in {found for found, _, _ in ways_in(ast.parse(source))}
+    assert way in {found for found, _, _ in effects_in(ast.parse(source))}
 
 
-def test_what_leads_nowhere_is_none() -> None:
+def test_seam_check_ignores_types_docstrings_and_own_methods() -> None:
     """A type, a word in a docstring, a method of ours called sleep."""
     innocent = (
         '"""asyncio.sleep"""\nfrom typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import asyncpg\n'
         "async def f(clock, gate):\n    await clock.sleep(1)\n    return gate.open"
     )
-    assert list(ways_in(ast.parse(innocent))) == []
+    assert list(effects_in(ast.parse(innocent))) == []

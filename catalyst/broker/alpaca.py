@@ -14,17 +14,17 @@ from urllib.parse import quote
 import structlog
 
 from catalyst.broker import parse, responses
-from catalyst.broker.order_payload import body_of, refuse_unsendable, refuse_unsendable_change
-from catalyst.broker.outcome import Refusal, fields, rows, settle
-from catalyst.broker.pagination import next_after
-from catalyst.broker.port import Broker, Priority, RateUse
-from catalyst.broker.rate_limit import RateBudget
-from catalyst.broker.request import DEFAULT, Answer, Bounds, Door, Permit, Spoil
-from catalyst.broker.rest_client import Wire
-from catalyst.broker.symbol_batches import chunked
+from catalyst.broker.order_payload import build_payload, check_order_request, check_replace_request
+from catalyst.broker.outcome import RejectionReason, require_list, require_object, success_body
+from catalyst.broker.pagination import next_page_start
+from catalyst.broker.port import Broker, Priority, RateLimitStatus
+from catalyst.broker.rate_limit import RateLimiter
+from catalyst.broker.request import DEFAULT_TIMEOUTS, Endpoint, HttpResponse, OnMalformed, Permit, Timeouts
+from catalyst.broker.rest_client import RestClient
+from catalyst.broker.symbol_batches import batch_symbols
 from catalyst.clock import Clock
-from catalyst.domain.errors import BrokerUnavailable, NotFound, OrderRefused, OutcomeUnknown
-from catalyst.domain.fault_points import Witness
+from catalyst.domain.errors import BrokerUnavailable, NotFound, OrderRejected, OutcomeUnknown
+from catalyst.domain.fault_points import FaultPoint
 from catalyst.domain.report import (
     AccountReport,
     AssetReport,
@@ -39,14 +39,16 @@ from catalyst.domain.session import Session
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
-LARGE: Final = Bounds(read=20.0, total=60.0)  # the list of assets: many megabytes, once a day
-MOST_PAGES: Final = 200
-OVERLAP: Final = timedelta(milliseconds=1)  # `after` is exclusive, and the broker's times are finer than ours
+ASSETS_TIMEOUTS: Final = Timeouts(read=20.0, total=60.0)  # the list of assets: many megabytes, once a day
+MAX_PAGES: Final = 200
+PAGE_OVERLAP: Final = timedelta(
+    milliseconds=1
+)  # `after` is exclusive, and the broker's times are finer than ours
 
 
-def log_garbled(reason: str, raw: object) -> None:
+def log_malformed_row(reason: str, raw: object) -> None:
     """The default for rows that could not be understood: a line in the log."""
-    log.warning("broker_row_garbled", reason=reason, raw=f"{raw!r:.300}")
+    log.warning("broker_row_malformed", reason=reason, raw=f"{raw!r:.300}")
 
 
 class AlpacaBroker(Broker):
@@ -66,31 +68,34 @@ class AlpacaBroker(Broker):
         epoch: int = 0,
         rate_limit: int = 200,
         rate_reserve: int = 60,
-        bounds: Bounds = DEFAULT,
+        timeouts: Timeouts = DEFAULT_TIMEOUTS,
         threads: int = 4,
-        on_garbled: Callable[[str, object], None] = log_garbled,
-        witness: Witness | None = None,
+        on_malformed: Callable[[str, object], None] = log_malformed_row,
+        fault_point: FaultPoint | None = None,
         permit: Permit | None = None,
     ) -> None:
         self._permit = permit
-        self._pages = {status: responses.Same(responses.order_page) for status in ("open", "closed", "all")}
-        budget = RateBudget(clock, limit=rate_limit, reserve=rate_reserve)
-        self._wire = Wire(
+        self._order_page_parsers = {
+            status: responses.UnchangedBodyCache(responses.parse_order_page)
+            for status in ("open", "closed", "all")
+        }
+        budget = RateLimiter(clock, limit=rate_limit, reserve=rate_reserve)
+        self._rest_client = RestClient(
             clock,
-            Door(base_url.rstrip("/"), key, secret, epoch),
+            Endpoint(base_url.rstrip("/"), key, secret, epoch),
             budget,
-            on_garbled=on_garbled,
-            bounds=bounds,
+            on_malformed=on_malformed,
+            timeouts=timeouts,
             threads=threads,
-            witness=witness,
+            fault_point=fault_point,
         )
 
     @property
-    def rate(self) -> RateUse:
+    def rate_limit_status(self) -> RateLimitStatus:
         """Where the request budget stands."""
-        return self._wire.budget.use
+        return self._rest_client.rate_limiter.status
 
-    def permitted_by(self, permit: Permit) -> "AlpacaBroker":
+    def with_permit(self, permit: Permit) -> "AlpacaBroker":
         """The same door, budget and threads under another permit."""
         other = copy(self)
         other._permit = permit  # noqa: SLF001 - it is ours
@@ -98,47 +103,53 @@ class AlpacaBroker(Broker):
 
     async def submit(self, request: OrderRequest, *, priority: Priority = Priority.ROUTINE) -> OrderReport:
         """Send `request` once. OrderRefused with http_status 0 when it could not have been sent as it is."""
-        refuse_unsendable(request)
-        return await self._wire.change(
+        check_order_request(request)
+        return await self._rest_client.change(
             "POST",
             "/orders",
-            body_of(request),
-            partial(responses.acknowledged, request),
+            build_payload(request),
+            partial(responses.parse_submit, request),
             priority=priority,
             permit=self._permit,
         )
 
     async def cancel(self, broker_id: str) -> None:
         try:
-            await self._wire.change(
+            await self._rest_client.change(
                 "DELETE",
                 f"/orders/{quote(broker_id, safe='')}",
                 None,
-                responses.asked,
+                responses.parse_cancel,
                 priority=Priority.EXIT,
                 permit=self._permit,
             )
-        except OrderRefused as refused:
-            if refused.code != Refusal.SUBMIT_FAILED:
+        except OrderRejected as refused:
+            if refused.code != RejectionReason.SUBMIT_FAILED:
                 raise
-            raise OrderRefused(
-                Refusal.NOT_CANCELABLE, refused.text, http_status=refused.http_status, related=refused.related
+            raise OrderRejected(
+                RejectionReason.NOT_CANCELABLE,
+                refused.text,
+                http_status=refused.http_status,
+                related=refused.related,
             ) from refused
 
     async def replace(self, broker_id: str, *, client_order_id: str, limit_price: Decimal) -> OrderReport:
-        refuse_unsendable_change(client_order_id, limit_price)
-        return await self._wire.change(
+        check_replace_request(client_order_id, limit_price)
+        return await self._rest_client.change(
             "PATCH",
             f"/orders/{quote(broker_id, safe='')}",
             {"limit_price": f"{limit_price:f}", "client_order_id": client_order_id},
-            partial(responses.replacing, broker_id, client_order_id),
+            partial(responses.parse_replace, broker_id, client_order_id),
             priority=Priority.EXIT,
             permit=self._permit,
         )
 
     async def order(self, broker_id: str, *, priority: Priority = Priority.ROUTINE) -> OrderReport:
-        report = await self._wire.read(
-            f"/orders/{quote(broker_id, safe='')}", {"nested": "true"}, responses.one_order, priority=priority
+        report = await self._rest_client.read(
+            f"/orders/{quote(broker_id, safe='')}",
+            {"nested": "true"},
+            responses.parse_order,
+            priority=priority,
         )
         if report.broker_id != broker_id:
             raise BrokerUnavailable(f"asked for order {broker_id}, told of {report.broker_id}")
@@ -148,10 +159,10 @@ class AlpacaBroker(Broker):
         self, client_order_id: str, *, priority: Priority = Priority.ROUTINE
     ) -> OrderReport:
         """The lookup does not nest; where there must be legs the order is read once more, by its id."""
-        report = await self._wire.read(
+        report = await self._rest_client.read(
             "/orders:by_client_order_id",
             {"client_order_id": client_order_id},
-            responses.one_order,
+            responses.parse_order,
             priority=priority,
         )
         if report.client_order_id != client_order_id:
@@ -174,16 +185,16 @@ class AlpacaBroker(Broker):
         priority: Priority = Priority.ROUTINE,
     ) -> list[OrderReport]:
         found: dict[str, OrderReport] = {}
-        for some in chunked(symbols) or [()]:
-            found |= await self._orders(status, after, some, priority)
-        return sorted(found.values(), key=responses.by_submission)
+        for some in batch_symbols(symbols) or [()]:
+            found |= await self._fetch_orders(status, after, some, priority)
+        return sorted(found.values(), key=responses.by_submission_time)
 
     async def positions(self, *, priority: Priority = Priority.ROUTINE) -> list[PositionReport]:
-        return await self._list("/positions", None, parse.position_report, priority=priority)
+        return await self._read_list("/positions", None, parse.position_report, priority=priority)
 
     async def position(self, symbol: str, *, priority: Priority = Priority.ROUTINE) -> PositionReport | None:
         try:
-            report = await self._one(
+            report = await self._read_object(
                 f"/positions/{quote(symbol, safe='')}", parse.position_report, priority=priority
             )
         except NotFound:
@@ -199,15 +210,15 @@ class AlpacaBroker(Broker):
         order_id: str | None = None,
         priority: Priority = Priority.ROUTINE,
     ) -> list[Fill]:
-        params: dict[str, str | int] = {"direction": "asc", "page_size": responses.FILLS_A_PAGE}
+        params: dict[str, str | int] = {"direction": "asc", "page_size": responses.FILLS_PER_PAGE}
         if after is not None:
-            params["after"] = (after - OVERLAP).isoformat()
+            params["after"] = (after - PAGE_OVERLAP).isoformat()
         if order_id is not None:
             params["order_id"] = order_id  # newer than some servers: filtered again below
         found: dict[str, Fill] = {}
-        for _ in range(MOST_PAGES):
-            page, last = await self._wire.read(
-                "/account/activities/FILL", params, responses.fill_page, priority=priority
+        for _ in range(MAX_PAGES):
+            page, last = await self._rest_client.read(
+                "/account/activities/FILL", params, responses.parse_fill_page, priority=priority
             )
             fresh = {one.activity_id: one for one in page if one.activity_id and one.activity_id not in found}
             found |= fresh
@@ -222,74 +233,84 @@ class AlpacaBroker(Broker):
         raise BrokerUnavailable("the list of fills does not end")
 
     async def account(self) -> AccountReport:
-        return await self._one("/account", parse.account_report)
+        return await self._read_object("/account", parse.account_report)
 
     async def forbid_shorting(self, forbidden: bool) -> bool:
         path = "/account/configurations"
-        if (await self._wire.read(path, None, responses.settings)).get("no_shorting") is forbidden:
+        if (await self._rest_client.read(path, None, responses.parse_configuration)).get(
+            "no_shorting"
+        ) is forbidden:
             return False
-        told = await self._wire.change(
+        configuration = await self._rest_client.change(
             "PATCH",
             path,
             {"no_shorting": forbidden},
-            responses.changed,
+            responses.parse_configuration_change,
             priority=Priority.ROUTINE,
             permit=self._permit,
         )
-        if told.get("no_shorting") is not forbidden:
-            raise OutcomeUnknown(f"no_shorting was set to {forbidden} and reads {told.get('no_shorting')!r}")
+        if configuration.get("no_shorting") is not forbidden:
+            raise OutcomeUnknown(
+                f"no_shorting was set to {forbidden} and reads {configuration.get('no_shorting')!r}"
+            )
         return True
 
     async def clock(self) -> ClockReport:
-        return await self._one("/clock", parse.clock_report)
+        return await self._read_object("/clock", parse.clock_report)
 
     async def calendar(self, start: date, end: date) -> list[Session]:
-        return await self._list(
+        return await self._read_list(
             "/calendar", {"start": start.isoformat(), "end": end.isoformat()}, parse.session
         )
 
     async def assets(self) -> list[AssetReport]:
         """Every active US equity. With a longer bound than the others."""
         params = {"status": "active", "asset_class": "us_equity"}
-        return await self._wire.read("/assets", params, responses.assets, bounds=LARGE)
+        return await self._rest_client.read(
+            "/assets", params, responses.parse_assets, timeouts=ASSETS_TIMEOUTS
+        )
 
     async def close(self) -> None:
-        self._wire.close()
+        self._rest_client.close()
 
-    async def _orders(
+    async def _fetch_orders(
         self, status: str, after: datetime | None, symbols: Sequence[str], priority: Priority
     ) -> dict[str, OrderReport]:
         """Page by submission time, each page starting a little before the last one ended."""
         params: dict[str, str | int] = {
             "status": status,
-            "limit": responses.ORDERS_A_PAGE,
+            "limit": responses.ORDERS_PER_PAGE,
             "direction": "asc",
             "nested": "true",
         }
         if symbols:
             params["symbols"] = ",".join(symbols)
-        cursor = None if after is None else after - OVERLAP
+        cursor = None if after is None else after - PAGE_OVERLAP
         found: dict[str, OrderReport] = {}
-        for _ in range(MOST_PAGES):
+        for _ in range(MAX_PAGES):
             if cursor is not None:
                 params["after"] = cursor.isoformat()
-            page, full = await self._wire.read("/orders", params, self._pages[status], priority=priority)
+            page, full = await self._rest_client.read(
+                "/orders", params, self._order_page_parsers[status], priority=priority
+            )
             known = len(found)
             found |= {one.broker_id: one for one in page}
             if not full:
                 return found
-            cursor = next_after(page, cursor, OVERLAP, progressed=len(found) > known)
+            cursor = next_page_start(page, cursor, PAGE_OVERLAP, progressed=len(found) > known)
         raise BrokerUnavailable("the list of orders does not end")
 
-    async def _one(
+    async def _read_object(
         self, path: str, read: Callable[[object], T], *, priority: Priority = Priority.ROUTINE
     ) -> T:
-        def digest(answer: Answer, spoil: Spoil) -> T:
-            return responses.understood(fields(settle(answer, changes=False)), read, spoil, changes=False)
+        def parse_response(response: HttpResponse, on_malformed: OnMalformed) -> T:
+            return responses.parse_or_raise(
+                require_object(success_body(response, mutating=False)), read, on_malformed, mutating=False
+            )
 
-        return await self._wire.read(path, None, digest, priority=priority)
+        return await self._rest_client.read(path, None, parse_response, priority=priority)
 
-    async def _list(
+    async def _read_list(
         self,
         path: str,
         params: Mapping[str, str | int] | None,
@@ -297,7 +318,7 @@ class AlpacaBroker(Broker):
         *,
         priority: Priority = Priority.ROUTINE,
     ) -> list[T]:
-        def digest(answer: Answer, spoil: Spoil) -> list[T]:
-            return parse.parsed(rows(settle(answer, changes=False)), read, spoil)
+        def parse_response(response: HttpResponse, on_malformed: OnMalformed) -> list[T]:
+            return parse.parse_rows(require_list(success_body(response, mutating=False)), read, on_malformed)
 
-        return await self._wire.read(path, params, digest, priority=priority)
+        return await self._rest_client.read(path, params, parse_response, priority=priority)

@@ -16,49 +16,49 @@ from requests.exceptions import ReadTimeout
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-from catalyst.broker.request import Answer, Attempt, Door, Verb
+from catalyst.broker.request import Endpoint, HttpResponse, RequestAttempt, Verb
 
-CHUNK: Final = 1 << 16
-IDLE: Final = 20.0  # real seconds after which a kept connection may be dead without our knowing
+CHUNK_BYTES: Final = 1 << 16
+MAX_IDLE_S: Final = 20.0  # real seconds after which a kept connection may be dead without our knowing
 
 
-class _Current(threading.local):
+class _CurrentAttempt(threading.local):
     """The attempt this thread is making."""
 
-    attempt: Attempt | None = None
+    attempt: RequestAttempt | None = None
 
 
-_current: Final = _Current()
+_current_attempt: Final = _CurrentAttempt()
 
 
-class _Plain(HTTPConnection):
+class _PlainConnection(HTTPConnection):
     """A connection that asks leave before the first byte of a request."""
 
     def send(self, data: Any) -> None:
         if self.sock is None:
             self.connect()
-        if _current.attempt is not None:
-            _current.attempt.leave()
+        if _current_attempt.attempt is not None:
+            _current_attempt.attempt.mark_sent()
         super().send(data)
 
 
-class _Tls(HTTPSConnection):
+class _TlsConnection(HTTPSConnection):
     """The same over TLS: the handshake is not yet the request."""
 
     def send(self, data: Any) -> None:
         if self.sock is None:
             self.connect()
-        if _current.attempt is not None:
-            _current.attempt.leave()
+        if _current_attempt.attempt is not None:
+            _current_attempt.attempt.mark_sent()
         super().send(data)
 
 
 class _PlainPool(HTTPConnectionPool):
-    ConnectionCls = _Plain
+    ConnectionCls = _PlainConnection
 
 
 class _TlsPool(HTTPSConnectionPool):
-    ConnectionCls = _Tls
+    ConnectionCls = _TlsConnection
 
 
 class _Adapter(HTTPAdapter):
@@ -69,14 +69,16 @@ class _Adapter(HTTPAdapter):
         self.poolmanager.pool_classes_by_scheme = {"http": _PlainPool, "https": _TlsPool}
 
 
-class Client(RESTClient):
+class AlpacaSession(RESTClient):
     """One thread's client: one session, kept warm."""
 
-    def __init__(self, door: Door) -> None:
-        super().__init__(base_url=door.base_url, api_key=door.key, secret_key=door.secret, raw_data=True)
-        self._agent = door.agent
+    def __init__(self, endpoint: Endpoint) -> None:
+        super().__init__(
+            base_url=endpoint.base_url, api_key=endpoint.key, secret_key=endpoint.secret, raw_data=True
+        )
+        self._user_agent = endpoint.user_agent
         self._retry = 0
-        self._used = 0.0
+        self._last_used = 0.0
         self._session.trust_env = False
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, _Adapter(pool_connections=1, pool_maxsize=1))
@@ -84,44 +86,49 @@ class Client(RESTClient):
     def __repr__(self) -> str:
         return f"Client({self._base_url!r})"
 
-    def ask(
-        self, attempt: Attempt, verb: Verb, version: str, path: str, data: Mapping[str, object] | str | None
-    ) -> Answer:
+    def send(
+        self,
+        attempt: RequestAttempt,
+        verb: Verb,
+        version: str,
+        path: str,
+        data: Mapping[str, object] | str | None,
+    ) -> HttpResponse:
         """Send one request once and return its answer, whatever the status."""
         now = time.monotonic()  # noqa: TID251 - the age of a real socket
         if (
-            now - self._used > IDLE
+            now - self._last_used > MAX_IDLE_S
         ):  # an order into a black hole costs seconds of doubt; a handshake costs 50 ms
             self._session.close()
-        self._used = now
-        _current.attempt = attempt
+        self._last_used = now
+        _current_attempt.attempt = attempt
         try:
             sendable = dict(data) if isinstance(data, Mapping) else data
-            return cast(Answer, self._request(verb, path, sendable, api_version=version))
+            return cast(HttpResponse, self._request(verb, path, sendable, api_version=version))
         finally:
-            _current.attempt = None
+            _current_attempt.attempt = None
 
     def close(self) -> None:
         self._session.close()
 
     def _get_default_headers(self) -> dict[str, str]:
         headers: dict[str, str] = super()._get_default_headers()
-        headers["User-Agent"] = self._agent
+        headers["User-Agent"] = self._user_agent
         return headers
 
     def _one_request(  # type: ignore[override]  # the whole answer, not only a success's body
         self, method: str, url: str, opts: dict[str, Any], retry: int
-    ) -> Answer:
+    ) -> HttpResponse:
         del retry  # alpaca-py's own resending: there is none
-        bounds = (_current.attempt or Attempt()).bounds
-        limit = time.monotonic() + bounds.total  # noqa: TID251 - bounds a real socket, not market time
+        timeouts = (_current_attempt.attempt or RequestAttempt()).timeouts
+        limit = time.monotonic() + timeouts.total  # noqa: TID251 - bounds a real socket, not market time
         pieces = []
         with self._session.request(
-            method, url, stream=True, timeout=(bounds.connect, bounds.read), **opts
+            method, url, stream=True, timeout=(timeouts.connect, timeouts.read), **opts
         ) as response:
-            for piece in response.iter_content(CHUNK):
+            for piece in response.iter_content(CHUNK_BYTES):
                 pieces.append(piece)
                 if time.monotonic() > limit:  # noqa: TID251 - a peer that drips would hold the thread for ever
-                    raise ReadTimeout(f"the answer was not complete after {bounds.total:g} s")
+                    raise ReadTimeout(f"the answer was not complete after {timeouts.total:g} s")
             headers = {name.lower(): value for name, value in response.headers.items()}
-            return Answer(response.status_code, b"".join(pieces), headers)
+            return HttpResponse(response.status_code, b"".join(pieces), headers)

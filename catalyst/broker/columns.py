@@ -14,13 +14,13 @@ import pandas as pd
 
 from catalyst.broker.outcome import is_object
 
-Floats = npt.NDArray[np.float64]
-Times = npt.NDArray[np.datetime64]
-Row = Mapping[str, object]
+FloatColumn = npt.NDArray[np.float64]
+TimeColumn = npt.NDArray[np.datetime64]
+JsonObject = Mapping[str, object]
 
-_NOTHING: Final[Row] = {}
+_EMPTY_OBJECT: Final[JsonObject] = {}
 # part of the snapshot -> (column, key)
-_PARTS: Final[dict[str, tuple[tuple[str, str], ...]]] = {
+_SNAPSHOT_PARTS: Final[dict[str, tuple[tuple[str, str], ...]]] = {
     "latestTrade": (("trade_price", "p"), ("trade_at", "t")),
     "latestQuote": (("bid", "bp"), ("ask", "ap"), ("bid_size", "bs"), ("ask_size", "as"), ("quote_at", "t")),
     "minuteBar": (("minute_close", "c"), ("minute_volume", "v"), ("minute_at", "t")),
@@ -42,9 +42,9 @@ _PARTS: Final[dict[str, tuple[tuple[str, str], ...]]] = {
         ("prev_at", "t"),
     ),
 }
-_COUNTS: Final = frozenset({"v", "bs", "as"})  # zero is a number here; a price of zero is no price
-SNAPSHOT_COLUMNS: Final = tuple(column for part in _PARTS.values() for column, _ in part)
-_BAR: Final = (
+_ZERO_ALLOWED_KEYS: Final = frozenset({"v", "bs", "as"})  # zero is a number here; a price of zero is no price
+SNAPSHOT_COLUMNS: Final = tuple(column for part in _SNAPSHOT_PARTS.values() for column, _ in part)
+_BAR_KEYS: Final = (
     ("timestamp", "t"),
     ("open", "o"),
     ("high", "h"),
@@ -52,7 +52,7 @@ _BAR: Final = (
     ("close", "c"),
     ("volume", "v"),
 )
-BAR_COLUMNS: Final = ("symbol", *(column for column, _ in _BAR))
+BAR_COLUMNS: Final = ("symbol", *(column for column, _ in _BAR_KEYS))
 
 Columns = dict[str, npt.NDArray[np.generic]]
 
@@ -61,11 +61,13 @@ def snapshot_columns(snapshots: Mapping[str, object]) -> tuple[list[str], Column
     """The symbols of a snapshots answer and their columns, times as datetime64[ns] in UTC."""
     rows = {symbol: row for symbol, row in snapshots.items() if is_object(row)}
     columns: Columns = {}
-    for part, wanted in _PARTS.items():
+    for part, wanted in _SNAPSHOT_PARTS.items():
         keys = tuple(key for _, key in wanted)
-        for (column, key), raw in zip(wanted, _fields(_parts(rows.values(), part), keys), strict=True):
-            columns[column] = times(raw) if key == "t" else numbers(raw, zero=key in _COUNTS)
-    _drop_false_quotes(columns)
+        for (column, key), raw in zip(
+            wanted, _values_by_key(_parts_of(rows.values(), part), keys), strict=True
+        ):
+            columns[column] = times(raw) if key == "t" else numbers(raw, zero=key in _ZERO_ALLOWED_KEYS)
+    _drop_invalid_quotes(columns)
     return list(rows), columns
 
 
@@ -73,7 +75,10 @@ def snapshot_frame(chunks: Sequence[tuple[list[str], Columns]]) -> pd.DataFrame:
     """The chunks as one frame, index `symbol`, columns SNAPSHOT_COLUMNS."""
     symbols = [symbol for some, _ in chunks for symbol in some]
     return pd.DataFrame(
-        {column: _joined([columns[column] for _, columns in chunks], column) for column in SNAPSHOT_COLUMNS},
+        {
+            column: _concatenated([columns[column] for _, columns in chunks], column)
+            for column in SNAPSHOT_COLUMNS
+        },
         index=pd.Index(symbols, name="symbol", dtype=str),
     )
 
@@ -87,21 +92,23 @@ def bar_columns(bars: Mapping[str, object]) -> Columns:
         keep = [is_object(row) for row in rows]
         rows, symbols = [row for row in rows if is_object(row)], symbols[keep]
     columns: Columns = {"symbol": symbols}
-    for (column, key), raw in zip(_BAR, _fields(rows, tuple(key for _, key in _BAR)), strict=True):
-        columns[column] = times(raw) if key == "t" else numbers(raw, zero=key in _COUNTS)
+    for (column, key), raw in zip(
+        _BAR_KEYS, _values_by_key(rows, tuple(key for _, key in _BAR_KEYS)), strict=True
+    ):
+        columns[column] = times(raw) if key == "t" else numbers(raw, zero=key in _ZERO_ALLOWED_KEYS)
     timed = ~np.isnat(columns["timestamp"].astype("datetime64[ns]"))
     return columns if timed.all() else {name: column[timed] for name, column in columns.items()}
 
 
 def bar_frame(pages: Sequence[Columns]) -> pd.DataFrame:
     """The pages as one frame, sorted by symbol and time, one row for each of both."""
-    frame = pd.DataFrame({name: _joined([page[name] for page in pages], name) for name in BAR_COLUMNS})
+    frame = pd.DataFrame({name: _concatenated([page[name] for page in pages], name) for name in BAR_COLUMNS})
     frame["symbol"] = frame["symbol"].astype(str)
     ordered = frame.sort_values(["symbol", "timestamp"], kind="stable", ignore_index=True)
     return ordered.drop_duplicates(["symbol", "timestamp"], keep="last", ignore_index=True)
 
 
-def numbers(raw: Sequence[object], *, zero: bool) -> Floats:
+def numbers(raw: Sequence[object], *, zero: bool) -> FloatColumn:
     """`raw` as float64; null, text that is no number, infinities, negatives, and (unless `zero`) zero are NaN."""
     try:
         column = np.array(raw, dtype=np.float64)  # None becomes NaN
@@ -113,7 +120,7 @@ def numbers(raw: Sequence[object], *, zero: bool) -> Floats:
     return column
 
 
-def times(raw: Sequence[object]) -> Times:
+def times(raw: Sequence[object]) -> TimeColumn:
     """RFC 3339 texts as datetime64[ns] in UTC; what is no time is NaT."""
     try:
         distinct = list(set(raw))
@@ -150,15 +157,15 @@ def _number(raw: object) -> float:
         return np.nan
 
 
-def _parts(rows: Iterable[Row], name: str) -> list[Row]:
+def _parts_of(rows: Iterable[JsonObject], name: str) -> list[JsonObject]:
     """One part of every snapshot; empty where it is null, missing or no object."""
     found = [row.get(name) for row in rows]
     if set(map(type, found)) == {dict}:
-        return cast(list[Row], found)
-    return [part if is_object(part) else _NOTHING for part in found]
+        return cast(list[JsonObject], found)
+    return [part if is_object(part) else _EMPTY_OBJECT for part in found]
 
 
-def _fields(rows: Sequence[Row], keys: tuple[str, ...]) -> list[Sequence[object]]:
+def _values_by_key(rows: Sequence[JsonObject], keys: tuple[str, ...]) -> list[Sequence[object]]:
     """For each key its value in every row; None where a row has none."""
     if not rows:
         return [() for _ in keys]
@@ -168,7 +175,7 @@ def _fields(rows: Sequence[Row], keys: tuple[str, ...]) -> list[Sequence[object]
         return [[row.get(key) for row in rows] for key in keys]
 
 
-def _drop_false_quotes(columns: Columns) -> None:
+def _drop_invalid_quotes(columns: Columns) -> None:
     """A crossed quote is no quote; a side without a price has no size."""
     crossed = np.greater(columns["bid"], columns["ask"])
     for side, size in (("bid", "bid_size"), ("ask", "ask_size")):
@@ -176,7 +183,7 @@ def _drop_false_quotes(columns: Columns) -> None:
         columns[size][np.isnan(columns[side].astype(np.float64))] = np.nan
 
 
-def _joined(pieces: Sequence[npt.NDArray[np.generic]], column: str) -> object:
+def _concatenated(pieces: Sequence[npt.NDArray[np.generic]], column: str) -> object:
     """The pieces as one column; times become aware UTC."""
     is_time = column == "timestamp" or column.endswith("_at")
     kind = "datetime64[ns]" if is_time else object if column == "symbol" else np.float64

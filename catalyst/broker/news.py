@@ -9,30 +9,30 @@ from typing import Final
 
 import pandas as pd
 
-from catalyst.broker.alpaca import log_garbled
-from catalyst.broker.outcome import fields, is_object, rows, settle
-from catalyst.broker.parse import instant, parsed
-from catalyst.broker.port import News
-from catalyst.broker.rate_limit import RateBudget
-from catalyst.broker.request import Answer, Bounds, Door, Spoil
-from catalyst.broker.rest_client import Wire
-from catalyst.broker.symbol_batches import chunked, query_of, rfc3339
+from catalyst.broker.alpaca import log_malformed_row
+from catalyst.broker.outcome import is_object, require_list, require_object, success_body
+from catalyst.broker.parse import instant, parse_rows
+from catalyst.broker.port import NewsSource
+from catalyst.broker.rate_limit import RateLimiter
+from catalyst.broker.request import Endpoint, HttpResponse, OnMalformed, Timeouts
+from catalyst.broker.rest_client import RestClient
+from catalyst.broker.symbol_batches import batch_symbols, encode_query, rfc3339
 from catalyst.clock import Clock
-from catalyst.concurrency import together
+from catalyst.concurrency import gather_all
 from catalyst.domain.errors import BrokerUnavailable
-from catalyst.domain.fault_points import Witness
+from catalyst.domain.fault_points import FaultPoint
 
-HEADLINES_A_PAGE: Final = 50
-MOST_PAGES: Final = 100
-SYMBOLS_A_CHUNK: Final = 100
-SLOW: Final = Bounds(read=10.0, total=20.0)  # real seconds
+HEADLINES_PER_PAGE: Final = 50
+MAX_PAGES: Final = 100
+SYMBOLS_PER_REQUEST: Final = 100
+NEWS_TIMEOUTS: Final = Timeouts(read=10.0, total=20.0)  # real seconds
 COLUMNS: Final = ("id", "symbol", "headline", "summary", "source", "published_at", "received_at", "url")
-_TIMES: Final = ("published_at", "received_at")
+_TIME_COLUMNS: Final = ("published_at", "received_at")
 
-Headline = Mapping[str, object]  # one row, keyed by COLUMNS but for symbol and received_at
+HeadlineRow = Mapping[str, object]  # one row, keyed by COLUMNS but for symbol and received_at
 
 
-class AlpacaNews(News):
+class AlpacaNews(NewsSource):
     """The news of one market data host."""
 
     def __init__(
@@ -46,46 +46,56 @@ class AlpacaNews(News):
         rate_limit: int = 200,
         rate_reserve: int = 60,
         threads: int = 2,
-        on_garbled: Callable[[str, object], None] = log_garbled,
-        witness: Witness | None = None,
+        on_malformed: Callable[[str, object], None] = log_malformed_row,
+        fault_point: FaultPoint | None = None,
     ) -> None:
         self._clock = clock
-        budget = RateBudget(clock, limit=rate_limit, reserve=rate_reserve)
-        door = Door(base_url.rstrip("/"), key, secret, epoch)
-        self._wire = Wire(
-            clock, door, budget, on_garbled=on_garbled, bounds=SLOW, threads=threads, witness=witness
+        budget = RateLimiter(clock, limit=rate_limit, reserve=rate_reserve)
+        endpoint = Endpoint(base_url.rstrip("/"), key, secret, epoch)
+        self._rest_client = RestClient(
+            clock,
+            endpoint,
+            budget,
+            on_malformed=on_malformed,
+            timeouts=NEWS_TIMEOUTS,
+            threads=threads,
+            fault_point=fault_point,
         )
 
     async def headlines(self, symbols: Sequence[str], start: datetime, end: datetime) -> pd.DataFrame:
-        chunks = chunked(symbols, SYMBOLS_A_CHUNK)
-        found = await together(self._of(chunk, start, end) for chunk in chunks)
+        chunks = batch_symbols(symbols, SYMBOLS_PER_REQUEST)
+        found = await gather_all(self._fetch_batch(chunk, start, end) for chunk in chunks)
         received = self._clock.now()
-        told = {
+        rows_by_key = {
             (row["id"], row["symbol"]): {**row, "received_at": received}
             for chunk, some in zip(chunks, found, strict=True)
-            for row in _by_symbol(some, frozenset(chunk))
+            for row in _rows_by_symbol(some, frozenset(chunk))
         }
-        frame = pd.DataFrame(list(told.values()), columns=pd.Index(COLUMNS))
-        frame = frame.astype({name: "datetime64[us, UTC]" if name in _TIMES else "str" for name in COLUMNS})
+        frame = pd.DataFrame(list(rows_by_key.values()), columns=pd.Index(COLUMNS))
+        frame = frame.astype(
+            {name: "datetime64[us, UTC]" if name in _TIME_COLUMNS else "str" for name in COLUMNS}
+        )
         return frame.sort_values(["published_at", "id", "symbol"], kind="stable", ignore_index=True)
 
     async def close(self) -> None:
         """Let go of threads and sockets."""
-        self._wire.close()
+        self._rest_client.close()
 
-    async def _of(self, symbols: Sequence[str], start: datetime, end: datetime) -> list[Headline]:
+    async def _fetch_batch(self, symbols: Sequence[str], start: datetime, end: datetime) -> list[HeadlineRow]:
         """Every page of one chunk."""
         asked: dict[str, str | int] = {
             "symbols": ",".join(symbols),
             "start": rfc3339(start),
             "end": rfc3339(end),
-            "limit": HEADLINES_A_PAGE,
+            "limit": HEADLINES_PER_PAGE,
             "sort": "asc",
             "include_content": "false",
         }
-        found: list[Headline] = []
-        for _ in range(MOST_PAGES):
-            page, token = await self._wire.read("/news", query_of(**asked), _page, version="v1beta1")
+        found: list[HeadlineRow] = []
+        for _ in range(MAX_PAGES):
+            page, token = await self._rest_client.read(
+                "/news", encode_query(**asked), _parse_page, version="v1beta1"
+            )
             found += page
             if token is None:
                 return found
@@ -95,36 +105,36 @@ class AlpacaNews(News):
         raise BrokerUnavailable("the list of headlines does not end")
 
 
-def _page(answer: Answer, spoil: Spoil) -> tuple[list[Headline], str | None]:
-    body = fields(settle(answer, changes=False))
+def _parse_page(response: HttpResponse, on_malformed: OnMalformed) -> tuple[list[HeadlineRow], str | None]:
+    body = require_object(success_body(response, mutating=False))
     token = body.get("next_page_token")
-    return parsed(rows(body.get("news")), _headline, spoil), token if isinstance(
+    return parse_rows(require_list(body.get("news")), _parse_headline, on_malformed), token if isinstance(
         token, str
     ) and token else None
 
 
-def _headline(raw: object) -> Headline:
+def _parse_headline(raw: object) -> HeadlineRow:
     """One headline with the symbols it names. Essential: an id, the headline, a time."""
     if not is_object(raw):
         raise ValueError(f"a headline is {type(raw).__name__}, not an object")
-    number, said, at = raw.get("id"), raw.get("headline"), instant(raw.get("created_at"))
-    if not isinstance(number, (int, str)) or not isinstance(said, str) or not said or at is None:
+    number, title, at = raw.get("id"), raw.get("headline"), instant(raw.get("created_at"))
+    if not isinstance(number, (int, str)) or not isinstance(title, str) or not title or at is None:
         raise ValueError("a headline lacks its id, its words or its time")
     named = raw.get("symbols")
     return {
         "id": str(number),
-        "headline": _text(said),
-        "summary": _text(raw.get("summary")),
-        "source": _text(raw.get("source")),
+        "headline": _clean_text(title),
+        "summary": _clean_text(raw.get("summary")),
+        "source": _clean_text(raw.get("source")),
         "published_at": at,
-        "url": _text(raw.get("url")),
+        "url": _clean_text(raw.get("url")),
         "symbols": frozenset(one for one in named if isinstance(one, str))
         if isinstance(named, list)
         else frozenset(),
     }
 
 
-def _by_symbol(found: Sequence[Headline], asked: frozenset[str]) -> Iterator[Headline]:
+def _rows_by_symbol(found: Sequence[HeadlineRow], asked: frozenset[str]) -> Iterator[HeadlineRow]:
     """One row for each headline and each symbol that was asked for."""
     for row in found:
         named = row["symbols"]
@@ -132,7 +142,7 @@ def _by_symbol(found: Sequence[Headline], asked: frozenset[str]) -> Iterator[Hea
             yield {**{name: row[name] for name in row if name != "symbols"}, "symbol": symbol}
 
 
-def _text(raw: object) -> str:
+def _clean_text(raw: object) -> str:
     """One line of text without control characters: it will stand in a table, a log and a terminal."""
     words = raw.split() if isinstance(raw, str) else ()
     return " ".join(

@@ -7,48 +7,53 @@ import re
 from decimal import Decimal
 from typing import Final
 
-from catalyst.broker.outcome import Refusal
-from catalyst.domain.errors import OrderRefused
+from catalyst.broker.outcome import RejectionReason
+from catalyst.domain.errors import OrderRejected
 from catalyst.domain.price import on_tick
 from catalyst.domain.report import OrderRequest
 
-_CLIENT_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,48}")
-_TIMES: Final = frozenset({"day", "gtc"})
+_CLIENT_ORDER_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,48}")
+_TIMES_IN_FORCE: Final = frozenset({"day", "gtc"})
 # What each kind carries: (limit_price, stop_price)
-_KINDS: Final = {"market": (False, False), "limit": (True, False), "stop": (False, True)}
+_PRICES_BY_TYPE: Final = {"market": (False, False), "limit": (True, False), "stop": (False, True)}
 
 
-def refuse_unsendable(request: OrderRequest) -> None:
+def check_order_request(request: OrderRequest) -> None:
     """Raise OrderRefused (http_status 0) for an order that must not leave: nothing is sent."""
-    if not _CLIENT_ID.fullmatch(request.client_order_id):
-        raise _refusal(Refusal.SUBMIT_FAILED, f"client order id {request.client_order_id!r} breaks the rule")
+    if not _CLIENT_ORDER_ID.fullmatch(request.client_order_id):
+        raise _rejection(
+            RejectionReason.SUBMIT_FAILED, f"client order id {request.client_order_id!r} breaks the rule"
+        )
     quantity = request.quantity
     if not quantity.is_finite() or quantity <= 0 or quantity != quantity.to_integral_value():
-        raise _refusal(Refusal.SUBMIT_FAILED, f"{quantity} is no number of whole shares")
-    if request.order_type not in _KINDS or request.time_in_force not in _TIMES:
-        raise _refusal(
-            Refusal.SUBMIT_FAILED, f"no {request.order_type} order good for {request.time_in_force} is known"
+        raise _rejection(RejectionReason.SUBMIT_FAILED, f"{quantity} is no number of whole shares")
+    if request.order_type not in _PRICES_BY_TYPE or request.time_in_force not in _TIMES_IN_FORCE:
+        raise _rejection(
+            RejectionReason.SUBMIT_FAILED,
+            f"no {request.order_type} order good for {request.time_in_force} is known",
         )
-    for name, wanted in _prices_of(request).items():
+    for name, wanted in _price_rules(request).items():
         price: Decimal | None = getattr(request, name)
         if wanted is not None and wanted != (price is not None):
-            raise _refusal(
-                Refusal.PRICE_RULE,
+            raise _rejection(
+                RejectionReason.PRICE_RULE,
                 f"a {request.order_class} {request.order_type} order {'needs' if wanted else 'takes no'} {name}",
             )
         if price is not None and not (price.is_finite() and on_tick(price)):
-            raise _refusal(Refusal.PRICE_RULE, f"{name} {price} is not a price on tick")
+            raise _rejection(RejectionReason.PRICE_RULE, f"{name} {price} is not a price on tick")
 
 
-def refuse_unsendable_change(client_order_id: str, limit_price: Decimal) -> None:
+def check_replace_request(client_order_id: str, limit_price: Decimal) -> None:
     """Raise OrderRefused (http_status 0) for a change of an order that must not leave: nothing is sent."""
-    if not _CLIENT_ID.fullmatch(client_order_id):
-        raise _refusal(Refusal.SUBMIT_FAILED, f"client order id {client_order_id!r} breaks the rule")
+    if not _CLIENT_ORDER_ID.fullmatch(client_order_id):
+        raise _rejection(
+            RejectionReason.SUBMIT_FAILED, f"client order id {client_order_id!r} breaks the rule"
+        )
     if not (limit_price.is_finite() and on_tick(limit_price)):
-        raise _refusal(Refusal.PRICE_RULE, f"limit_price {limit_price} is not a price on tick")
+        raise _rejection(RejectionReason.PRICE_RULE, f"limit_price {limit_price} is not a price on tick")
 
 
-def body_of(request: OrderRequest) -> dict[str, object]:
+def build_payload(request: OrderRequest) -> dict[str, object]:
     """The JSON of `request`, which `refuse_unsendable` let pass."""
     body: dict[str, object] = {
         "client_order_id": request.client_order_id,
@@ -70,9 +75,9 @@ def body_of(request: OrderRequest) -> dict[str, object]:
     return body
 
 
-def _prices_of(request: OrderRequest) -> dict[str, bool | None]:
+def _price_rules(request: OrderRequest) -> dict[str, bool | None]:
     """Which prices an order of this class and type carries: yes, no, or as it likes (None)."""
-    limit, stop = _KINDS[request.order_type]
+    limit, stop = _PRICES_BY_TYPE[request.order_type]
     match request.order_class:
         case "simple":
             return {"limit_price": limit, "stop_price": stop, "take_profit": False, "stop_loss": False}
@@ -81,10 +86,11 @@ def _prices_of(request: OrderRequest) -> dict[str, bool | None]:
         case "oco" if request.order_type == "limit":  # the limit order is the take-profit
             return {"limit_price": None, "stop_price": False, "take_profit": True, "stop_loss": True}
         case _:
-            raise _refusal(
-                Refusal.SUBMIT_FAILED, f"no {request.order_class} order of type {request.order_type} is known"
+            raise _rejection(
+                RejectionReason.SUBMIT_FAILED,
+                f"no {request.order_class} order of type {request.order_type} is known",
             )
 
 
-def _refusal(code: Refusal, text: str) -> OrderRefused:
-    return OrderRefused(code, f"{text}; it was not sent")
+def _rejection(code: RejectionReason, text: str) -> OrderRejected:
+    return OrderRejected(code, f"{text}; it was not sent")

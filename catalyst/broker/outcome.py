@@ -14,19 +14,19 @@ from typing import Final, TypeGuard
 
 import orjson
 
-from catalyst.broker.request import Answer
+from catalyst.broker.request import HttpResponse
 from catalyst.domain.errors import (
     AuthRefused,
     BrokerError,
     BrokerUnavailable,
     DuplicateOrder,
     NotFound,
-    OrderRefused,
+    OrderRejected,
     OutcomeUnknown,
 )
 
 
-class Refusal(StrEnum):
+class RejectionReason(StrEnum):
     """Why the broker said no, in our words."""
 
     INSUFFICIENT_BUYING_POWER = "INSUFFICIENT_BUYING_POWER"
@@ -46,71 +46,75 @@ class Refusal(StrEnum):
     SUBMIT_FAILED = "SUBMIT_FAILED"  # words we do not know
 
 
-_WORDS: Final[tuple[tuple[str, Refusal], ...]] = (  # the first that occurs decides
-    ("insufficient buying power", Refusal.INSUFFICIENT_BUYING_POWER),
-    ("insufficient qty", Refusal.INSUFFICIENT_QTY),
-    ("wash trade", Refusal.WASH_TRADE),
-    ("cannot open a long buy while", Refusal.OPPOSITE_ORDER),
-    ("cannot open a short sell while", Refusal.OPPOSITE_ORDER),
-    ("hard-to-borrow", Refusal.HARD_TO_BORROW),
-    ("cannot be sold short", Refusal.NOT_SHORTABLE),
-    ("not allowed to short", Refusal.NOT_SHORTABLE),
-    ("halt", Refusal.HALTED),
-    ("must be entry orders", Refusal.NOT_ENTRY),
-    ("must be exit orders", Refusal.NOT_EXIT),
-    ("rejected by user request", Refusal.SUSPENDED_BY_USER),
-    ("market is closed", Refusal.MARKET_CLOSED),
-    ("must be submitted after", Refusal.MARKET_CLOSED),
-    ("extended hours", Refusal.MARKET_CLOSED),
-    ("is not active", Refusal.NOT_TRADABLE),
-    ("not tradable", Refusal.NOT_TRADABLE),
-    ("not found", Refusal.NOT_TRADABLE),
-    ("sub-penny", Refusal.PRICE_RULE),
-    ("base_price", Refusal.PRICE_RULE),
-    ("stop price must", Refusal.PRICE_RULE),
-    ("limit_price must", Refusal.PRICE_RULE),
-    ("stop_price must", Refusal.PRICE_RULE),
-    ("limit price must", Refusal.PRICE_RULE),
-    ("already in", Refusal.NOT_CANCELABLE),
-    ("not cancelable", Refusal.NOT_CANCELABLE),
-    ("not open", Refusal.NOT_CANCELABLE),
+_REASON_BY_PHRASE: Final[tuple[tuple[str, RejectionReason], ...]] = (  # the first that occurs decides
+    ("insufficient buying power", RejectionReason.INSUFFICIENT_BUYING_POWER),
+    ("insufficient qty", RejectionReason.INSUFFICIENT_QTY),
+    ("wash trade", RejectionReason.WASH_TRADE),
+    ("cannot open a long buy while", RejectionReason.OPPOSITE_ORDER),
+    ("cannot open a short sell while", RejectionReason.OPPOSITE_ORDER),
+    ("hard-to-borrow", RejectionReason.HARD_TO_BORROW),
+    ("cannot be sold short", RejectionReason.NOT_SHORTABLE),
+    ("not allowed to short", RejectionReason.NOT_SHORTABLE),
+    ("halt", RejectionReason.HALTED),
+    ("must be entry orders", RejectionReason.NOT_ENTRY),
+    ("must be exit orders", RejectionReason.NOT_EXIT),
+    ("rejected by user request", RejectionReason.SUSPENDED_BY_USER),
+    ("market is closed", RejectionReason.MARKET_CLOSED),
+    ("must be submitted after", RejectionReason.MARKET_CLOSED),
+    ("extended hours", RejectionReason.MARKET_CLOSED),
+    ("is not active", RejectionReason.NOT_TRADABLE),
+    ("not tradable", RejectionReason.NOT_TRADABLE),
+    ("not found", RejectionReason.NOT_TRADABLE),
+    ("sub-penny", RejectionReason.PRICE_RULE),
+    ("base_price", RejectionReason.PRICE_RULE),
+    ("stop price must", RejectionReason.PRICE_RULE),
+    ("limit_price must", RejectionReason.PRICE_RULE),
+    ("stop_price must", RejectionReason.PRICE_RULE),
+    ("limit price must", RejectionReason.PRICE_RULE),
+    ("already in", RejectionReason.NOT_CANCELABLE),
+    ("not cancelable", RejectionReason.NOT_CANCELABLE),
+    ("not open", RejectionReason.NOT_CANCELABLE),
 )
 
 _AUTH_CODE: Final = 40110000
-_AUTH_WORDS: Final = (
+_AUTH_PHRASES: Final = (
     "not authorized",
     "unauthorized",
     "forbidden",
     "access key verification",
     "subscription",
 )
-_MISSING: Final = ("not found", "does not exist")
-_LONGEST: Final = 500  # characters of the broker's words we repeat
+_NOT_FOUND_PHRASES: Final = ("not found", "does not exist")
+_MAX_MESSAGE_CHARS: Final = 500  # characters of the broker's words we repeat
 
 
-def refusal_of(text: str) -> Refusal:
+def classify_rejection(text: str) -> RejectionReason:
     """Our reason for the broker's words."""
     low = text.lower()
-    return next((reason for words, reason in _WORDS if words in low), Refusal.SUBMIT_FAILED)
+    return next(
+        (reason for words, reason in _REASON_BY_PHRASE if words in low), RejectionReason.SUBMIT_FAILED
+    )
 
 
-def settle(answer: Answer, *, changes: bool) -> object:
+def success_body(response: HttpResponse, *, mutating: bool) -> object:
     """The parsed body of a success (None when empty), or the error that says whether it happened.
 
     `changes`: the request may have changed something; then doubt raises OutcomeUnknown, otherwise
     BrokerUnavailable.
     """
-    if 200 <= answer.status < 300:
-        if not answer.body:
+    if 200 <= response.status < 300:
+        if not response.body:
             return None
         try:
-            return decoded(answer.body)
+            return decode_json(response.body)
         except ValueError as error:
-            raise doubt(f"{answer.status} with a body that is not JSON", changes=changes) from error
-    raise _error(answer, changes=changes)
+            raise inconclusive_error(
+                f"{response.status} with a body that is not JSON", mutating=mutating
+            ) from error
+    raise _error_of(response, mutating=mutating)
 
 
-def decoded(body: bytes) -> object:
+def decode_json(body: bytes) -> object:
     """`body` as JSON. One wrong character in one row does not cost the others: it becomes U+FFFD.
 
     Raises ValueError.
@@ -118,22 +122,22 @@ def decoded(body: bytes) -> object:
     try:
         return orjson.loads(body)
     except ValueError:
-        return _mended(json.loads(body.decode(errors="replace")))
+        return _without_surrogates(json.loads(body.decode(errors="replace")))
 
 
-def doubt(text: str, *, changes: bool) -> BrokerError:
+def inconclusive_error(text: str, *, mutating: bool) -> BrokerError:
     """The error for an answer that settles nothing."""
-    return OutcomeUnknown(text) if changes else BrokerUnavailable(text)
+    return OutcomeUnknown(text) if mutating else BrokerUnavailable(text)
 
 
-def rows(body: object) -> Sequence[object]:
+def require_list(body: object) -> Sequence[object]:
     """A list answer as a list; anything else is a failed read, never an empty one."""
     if not isinstance(body, list):
         raise BrokerUnavailable(f"a list was asked for and {type(body).__name__} came")
     return body
 
 
-def fields(body: object) -> Mapping[str, object]:
+def require_object(body: object) -> Mapping[str, object]:
     """An object answer as a mapping; anything else is a failed read."""
     if not is_object(body) or not body:
         raise BrokerUnavailable(
@@ -147,53 +151,60 @@ def is_object(body: object) -> TypeGuard[Mapping[str, object]]:
     return isinstance(body, dict)
 
 
-def _error(answer: Answer, *, changes: bool) -> BrokerError:
-    words, body = _words(answer)
+def _error_of(response: HttpResponse, *, mutating: bool) -> BrokerError:
+    words, body = _message_and_body(response)
     low = words.lower()
-    said = f"{answer.status} {words}"
+    summary = f"{response.status} {words}"
     code = body.get("code")
-    match answer.status:
+    match response.status:
         case 401:
-            return AuthRefused(said)
-        case 403 if code == _AUTH_CODE or (code != 40310000 and any(word in low for word in _AUTH_WORDS)):
-            return AuthRefused(said)
+            return AuthRefused(summary)
+        case 403 if code == _AUTH_CODE or (code != 40310000 and any(word in low for word in _AUTH_PHRASES)):
+            return AuthRefused(summary)
         case 429:
-            return BrokerUnavailable(said)  # refused at the door, never accepted
-        case 404 if "message" in body and "endpoint" not in low and any(word in low for word in _MISSING):
+            return BrokerUnavailable(summary)  # refused at the door, never accepted
+        case 404 if (
+            "message" in body and "endpoint" not in low and any(word in low for word in _NOT_FOUND_PHRASES)
+        ):
             return NotFound(words)
-        case 400 | 403 | 404 | 409 | 422 if changes and "message" in body:
+        case 400 | 403 | 404 | 409 | 422 if mutating and "message" in body:
             if "client_order_id must be unique" in low:
                 return DuplicateOrder(words)
-            return OrderRefused(refusal_of(words), words, http_status=answer.status, related=_related(body))
+            return OrderRejected(
+                classify_rejection(words),
+                words,
+                http_status=response.status,
+                related=_related_order_ids(body),
+            )
         case _:
-            return doubt(said, changes=changes)
+            return inconclusive_error(summary, mutating=mutating)
 
 
-def _mended(value: object) -> object:
+def _without_surrogates(value: object) -> object:
     """`value` without lone surrogates, which no database and no socket would take."""
     match value:
         case str():
             return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         case list():
-            return [_mended(one) for one in value]
+            return [_without_surrogates(one) for one in value]
         case dict():
-            return {name: _mended(one) for name, one in value.items()}
+            return {name: _without_surrogates(one) for name, one in value.items()}
         case _:
             return value
 
 
-def _words(answer: Answer) -> tuple[str, Mapping[str, object]]:
+def _message_and_body(response: HttpResponse) -> tuple[str, Mapping[str, object]]:
     """The broker's own words and the body they came in; a page of HTML has no words."""
     try:
-        body = decoded(answer.body)
+        body = decode_json(response.body)
     except ValueError:
-        return f"without words of the broker ({len(answer.body)} bytes)", {}
+        return f"without words of the broker ({len(response.body)} bytes)", {}
     if not is_object(body):
         return "without words of the broker", {}
-    return str(body.get("message", ""))[:_LONGEST], body
+    return str(body.get("message", ""))[:_MAX_MESSAGE_CHARS], body
 
 
-def _related(body: Mapping[str, object]) -> tuple[str, ...]:
+def _related_order_ids(body: Mapping[str, object]) -> tuple[str, ...]:
     named = body.get("related_orders")
     ids = list(named) if isinstance(named, list) else []
     ids.append(body.get("existing_order_id"))

@@ -9,10 +9,10 @@ from catalyst.domain.errors import BrokerUnavailable
 from catalyst.domain.report import OrderReport
 
 _DECODER: Final = JSONDecoder()
-_BETWEEN: Final = " \t\r\n,"
+_SEPARATORS: Final = " \t\r\n,"
 
 
-def next_after(
+def next_page_start(
     page: Sequence[OrderReport], cursor: datetime | None, overlap: timedelta, *, progressed: bool
 ) -> datetime:
     """The exclusive start of the page after `page`: a little before its end, so that equal times are not lost.
@@ -38,19 +38,19 @@ def array_items(text: str) -> Iterator[object]:
 
     Raises BrokerUnavailable when `text` is not an array, JSONDecodeError when it breaks off.
     """
-    at = _skip(text, 0, " \t\r\n")
+    at = _skip_chars(text, 0, " \t\r\n")
     if text[at : at + 1] != "[":
         raise BrokerUnavailable("a list was asked for and something else came")
-    at = _skip(text, at + 1, _BETWEEN)
+    at = _skip_chars(text, at + 1, _SEPARATORS)
     while text[at : at + 1] != "]":
         if at >= len(text):
             raise JSONDecodeError("the array breaks off", text, at)
         item, at = _DECODER.raw_decode(text, at)
         yield item
-        at = _skip(text, at, _BETWEEN)
+        at = _skip_chars(text, at, _SEPARATORS)
 
 
-def _skip(text: str, at: int, what: str) -> int:
-    while at < len(text) and text[at] in what:
+def _skip_chars(text: str, at: int, chars: str) -> int:
+    while at < len(text) and text[at] in chars:
         at += 1
     return at

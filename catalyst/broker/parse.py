@@ -25,24 +25,24 @@ from catalyst.domain.report import (
 from catalyst.domain.session import Session, session_of
 
 T = TypeVar("T")
-Spoil = Callable[[str, object], None]
+OnMalformed = Callable[[str, object], None]
 FILL_EVENTS: Final = frozenset({"fill", "partial_fill"})
 
 
-def parsed(rows: Sequence[object], parse: Callable[[object], T], spoil: Spoil) -> list[T]:
+def parse_rows(rows: Sequence[object], parse: Callable[[object], T], on_malformed: OnMalformed) -> list[T]:
     """Every row that can be understood, in order; the others are handed to `spoil` with the reason."""
     understood = []
     for row in rows:
         try:
             understood.append(parse(row))
         except ValueError as error:
-            spoil(str(error), row)
+            on_malformed(str(error), row)
     return understood
 
 
-def order_report(raw: object, spoil: Spoil) -> OrderReport:
+def order_report(raw: object, on_malformed: OnMalformed) -> OrderReport:
     """One order with its legs. Essential: id, symbol, side, status, filled_qty, and qty unless it is notional."""
-    row = _object(raw, "an order")
+    row = _require_object(raw, "an order")
     quantity = amount(row, "qty")
     if quantity is None:
         if row.get("notional") is None:
@@ -50,14 +50,14 @@ def order_report(raw: object, spoil: Spoil) -> OrderReport:
         quantity = Decimal(0)  # an order for dollars: never ours, and never filled by count
     legs = row.get("legs")
     return OrderReport(
-        broker_id=_needed_text(row, "id"),
+        broker_id=_required_text(row, "id"),
         client_order_id=_text(row, "client_order_id"),
-        symbol=_needed_text(row, "symbol"),
-        side=Side(_needed_text(row, "side")),
+        symbol=_required_text(row, "symbol"),
+        side=Side(_required_text(row, "side")),
         quantity=quantity,
-        filled_qty=_needed_amount(row, "filled_qty"),
+        filled_qty=_required_amount(row, "filled_qty"),
         filled_avg_price=amount(row, "filled_avg_price"),
-        broker_status=_needed_text(row, "status"),
+        broker_status=_required_text(row, "status"),
         order_type=_text(row, "type") or _text(row, "order_type"),
         order_class=_text(row, "order_class") or "simple",
         time_in_force=_text(row, "time_in_force"),
@@ -67,7 +67,7 @@ def order_report(raw: object, spoil: Spoil) -> OrderReport:
         replaces=_text(row, "replaces") or None,
         submitted_at=instant(row.get("submitted_at")),
         updated_at=instant(row.get("updated_at")),
-        legs=tuple(parsed(legs, lambda leg: order_report(leg, spoil), spoil))
+        legs=tuple(parse_rows(legs, lambda leg: order_report(leg, on_malformed), on_malformed))
         if isinstance(legs, list)
         else (),
         raw=row,
@@ -76,29 +76,29 @@ def order_report(raw: object, spoil: Spoil) -> OrderReport:
 
 def fill(raw: object) -> Fill:
     """One FILL activity of the ledger."""
-    row = _object(raw, "an activity")
+    row = _require_object(raw, "an activity")
     at = instant(row.get("transaction_time"))
     if at is None:
         raise ValueError("transaction_time is missing")
     return Fill(
-        broker_id=_needed_text(row, "order_id"),
-        cum_qty=_needed_amount(row, "cum_qty"),
-        quantity=_needed_amount(row, "qty"),
-        price=_needed_amount(row, "price"),
+        broker_id=_required_text(row, "order_id"),
+        cum_qty=_required_amount(row, "cum_qty"),
+        quantity=_required_amount(row, "qty"),
+        price=_required_amount(row, "price"),
         at=at,
-        activity_id=_needed_text(row, "id"),
+        activity_id=_required_text(row, "id"),
     )
 
 
-def trade_update(raw: object, spoil: Spoil) -> TradeUpdate:
+def trade_update(raw: object, on_malformed: OnMalformed) -> TradeUpdate:
     """The envelope of one trade_updates message.
 
     A fill event without its price or quantity keeps its order and has no fill: the order's filled quantity
     still says that there is one to ask for.
     """
-    data = _object(_object(raw, "a message").get("data"), "the message's data")
-    event = _needed_text(data, "event")
-    order = order_report(data.get("order"), spoil)
+    data = _require_object(_require_object(raw, "a message").get("data"), "the message's data")
+    event = _required_text(data, "event")
+    order = order_report(data.get("order"), on_malformed)
     at = instant(data.get("timestamp")) or instant(data.get("at"))
     return TradeUpdate(
         event=event,
@@ -126,17 +126,17 @@ def _streamed_fill(data: Mapping[str, object], order: OrderReport, at: datetime 
 
 def position_report(raw: object) -> PositionReport:
     """One position. A short is negative, whichever of `qty` and `side` says so."""
-    row = _object(raw, "a position")
-    quantity = _needed_amount(row, "qty")
+    row = _require_object(raw, "a position")
+    quantity = _required_amount(row, "qty")
     if _text(row, "side") == "short":
         quantity = -abs(quantity)
     free = amount(row, "qty_available")
     available = quantity if free is None else abs(free).copy_sign(quantity)
     return PositionReport(
-        symbol=_needed_text(row, "symbol"),
+        symbol=_required_text(row, "symbol"),
         quantity=quantity,
         available=available,
-        entry_price=_needed_amount(row, "avg_entry_price"),
+        entry_price=_required_amount(row, "avg_entry_price"),
         current_price=amount(row, "current_price"),
         unrealized_pl=amount(row, "unrealized_pl"),
         raw=row,
@@ -145,15 +145,15 @@ def position_report(raw: object) -> PositionReport:
 
 def account_report(raw: object) -> AccountReport:
     """The account. Its money is essential; a lock that is not mentioned is not set."""
-    row = _object(raw, "the account")
+    row = _require_object(raw, "the account")
     return AccountReport(
-        account_id=_needed_text(row, "id"),
+        account_id=_required_text(row, "id"),
         account_number=_text(row, "account_number"),
-        status=_needed_text(row, "status"),
-        equity=_needed_amount(row, "equity"),
-        last_equity=_needed_amount(row, "last_equity"),
-        cash=_needed_amount(row, "cash"),
-        buying_power=_needed_amount(row, "buying_power"),
+        status=_required_text(row, "status"),
+        equity=_required_amount(row, "equity"),
+        last_equity=_required_amount(row, "last_equity"),
+        cash=_required_amount(row, "cash"),
+        buying_power=_required_amount(row, "buying_power"),
         trading_blocked=row.get("trading_blocked") is True,
         account_blocked=row.get("account_blocked") is True,
         suspended_by_user=row.get("trade_suspended_by_user") is True,
@@ -164,14 +164,14 @@ def account_report(raw: object) -> AccountReport:
 
 def asset_report(raw: object) -> AssetReport:
     """One instrument. `borrow_status` decides; `easy_to_borrow` where it is not sent."""
-    row = _object(raw, "an asset")
+    row = _require_object(raw, "an asset")
     borrow = _text(row, "borrow_status")
     return AssetReport(
-        asset_id=_needed_text(row, "id"),
-        symbol=_needed_text(row, "symbol"),
+        asset_id=_required_text(row, "id"),
+        symbol=_required_text(row, "symbol"),
         name=_text(row, "name"),
         exchange=_text(row, "exchange"),
-        status=_needed_text(row, "status"),
+        status=_required_text(row, "status"),
         tradable=row.get("tradable") is True,
         shortable=row.get("shortable") is True,
         easy_to_borrow=borrow == "easy_to_borrow" if borrow else row.get("easy_to_borrow") is True,
@@ -182,7 +182,7 @@ def asset_report(raw: object) -> AssetReport:
 
 def clock_report(raw: object) -> ClockReport:
     """The broker's clock; nanoseconds and New York offsets become aware UTC."""
-    row = _object(raw, "the clock")
+    row = _require_object(raw, "the clock")
     times = [instant(row.get(name)) for name in ("timestamp", "next_open", "next_close")]
     at, opens, closes = times
     is_open = row.get("is_open")
@@ -193,9 +193,9 @@ def clock_report(raw: object) -> ClockReport:
 
 def session(raw: object) -> Session:
     """One calendar row: New York wall-clock times without a zone."""
-    row = _object(raw, "a calendar day")
-    day = date.fromisoformat(_needed_text(row, "date"))
-    opens, closes = (time.fromisoformat(_needed_text(row, name)) for name in ("open", "close"))
+    row = _require_object(raw, "a calendar day")
+    day = date.fromisoformat(_required_text(row, "date"))
+    opens, closes = (time.fromisoformat(_required_text(row, name)) for name in ("open", "close"))
     if not opens < closes:
         raise ValueError(f"{day} closes before it opens")
     return session_of(day, opens, closes)
@@ -227,7 +227,7 @@ def amount(row: Mapping[str, object], name: str) -> Decimal | None:
     return number
 
 
-def _needed_amount(row: Mapping[str, object], name: str) -> Decimal:
+def _required_amount(row: Mapping[str, object], name: str) -> Decimal:
     number = amount(row, name)
     if number is None:
         raise ValueError(f"{name} is missing")
@@ -239,14 +239,14 @@ def _text(row: Mapping[str, object], name: str) -> str:
     return raw if isinstance(raw, str) else ""
 
 
-def _needed_text(row: Mapping[str, object], name: str) -> str:
+def _required_text(row: Mapping[str, object], name: str) -> str:
     text = _text(row, name)
     if not text:
         raise ValueError(f"{name} is missing")
     return text
 
 
-def _object(raw: object, what: str) -> Mapping[str, object]:
+def _require_object(raw: object, what: str) -> Mapping[str, object]:
     if not is_object(raw):
         raise ValueError(f"{what} is {type(raw).__name__}, not an object")
     return raw

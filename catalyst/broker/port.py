@@ -120,7 +120,7 @@ class StreamState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Gap:
+class StreamGap:
     """The stream was not heard from `since` on; everything in between must be asked for. Sent when the stream
     is lost (state LOST or REFUSED) and again when it is READY, before the first message after it."""
 
@@ -130,7 +130,7 @@ class Gap:
 
 
 @dataclass(frozen=True, slots=True)
-class Garbled:
+class MalformedMessage:
     """A message that could not be understood: kept raw, never dropped in silence."""
 
     raw: bytes
@@ -143,11 +143,11 @@ class TradeUpdates(Protocol):
     @property
     def state(self) -> StreamState: ...
 
-    def listen(self) -> AsyncIterator[TradeUpdate | Gap | Garbled]:
+    def listen(self) -> AsyncIterator[TradeUpdate | StreamGap | MalformedMessage]:
         """Messages in order of arrival, for as long as the caller iterates; reconnects by itself."""
         ...
 
-    def waiting(self, most: int) -> list[TradeUpdate | Garbled]:
+    def drain_buffered(self, max_frames: int) -> list[TradeUpdate | MalformedMessage]:
         """What came behind the message just heard and waits, in order, of at most `most` frames and up to a gap. It
         is the caller's now, and dealt with when the next message is asked for."""
         ...
@@ -179,7 +179,7 @@ class MarketData(Protocol):
         ...
 
 
-class News(Protocol):
+class NewsSource(Protocol):
     """Headlines."""
 
     async def headlines(self, symbols: Sequence[str], start: datetime, end: datetime) -> pd.DataFrame:
@@ -190,7 +190,7 @@ class News(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class RateUse:
+class RateLimitStatus:
     """What the last answer said of our request budget."""
 
     limit: int

@@ -10,19 +10,19 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
-from catalyst.broker.port import Priority, RateUse
+from catalyst.broker.port import Priority, RateLimitStatus
 from catalyst.clock import Clock
 from catalyst.domain.errors import BrokerUnavailable
 
 if TYPE_CHECKING:
-    from catalyst.broker.request import Answer
+    from catalyst.broker.request import HttpResponse
 
-WINDOW: Final = timedelta(minutes=1)
-AFTER_429: Final = timedelta(seconds=5)  # when the refusal does not say how long
-SPREAD: Final = timedelta(seconds=0.5)  # those who waited for the same moment do not all come at it
+RATE_WINDOW: Final = timedelta(minutes=1)
+DEFAULT_WAIT_AFTER_429: Final = timedelta(seconds=5)  # when the refusal does not say how long
+MAX_RETRY_JITTER: Final = timedelta(seconds=0.5)  # those who waited for the same moment do not all come at it
 
 
-class RateBudget:
+class RateLimiter:
     """Counts requests against `limit` a minute of market time; the broker's own headers overrule the count.
 
     Source: Alpaca support, trading API responses carry X-Ratelimit-Limit, -Remaining and -Reset (unix seconds).
@@ -34,86 +34,86 @@ class RateBudget:
         *,
         limit: int = 200,
         reserve: int = 60,
-        patience: timedelta = timedelta(seconds=10),
+        max_wait: timedelta = timedelta(seconds=10),
     ) -> None:
         self._clock = clock
         self._limit = limit
         self._reserve = min(reserve, limit // 2)
-        self._patience = patience
-        self._left = limit
-        self._renews: datetime | None = None
-        self._unanswered = 0
-        self._waits = 0
+        self._max_wait = max_wait
+        self._remaining = limit
+        self._resets_at: datetime | None = None
+        self._in_flight = 0
+        self._wait_count = 0
         self._lock = threading.Lock()  # answers are heard in worker threads
 
     @property
-    def use(self) -> RateUse:
+    def status(self) -> RateLimitStatus:
         """Where the budget stands now."""
         with self._lock:
-            self._turn(self._clock.now())
-            return RateUse(self._limit, max(self._left, 0), self._renews)
+            self._reset_if_due(self._clock.now())
+            return RateLimitStatus(self._limit, max(self._remaining, 0), self._resets_at)
 
-    async def take(self, priority: Priority) -> None:
+    async def acquire(self, priority: Priority) -> None:
         """Count one request. Raises BrokerUnavailable when it would have to wait longer than `patience`."""
-        wait = self._count(priority)
+        wait = self._try_acquire(priority)
         if wait is None:
             return
-        until = self._clock.now() + self._patience
+        until = self._clock.now() + self._max_wait
         while wait is not None:
             if self._clock.now() + wait > until:
                 raise BrokerUnavailable(
                     f"the request budget is spent; it renews in {wait.total_seconds():.0f} s"
                 )
             await self._clock.sleep(wait)
-            wait = self._count(priority)
+            wait = self._try_acquire(priority)
 
-    def heard(self, answer: "Answer | None") -> None:
+    def record_response(self, response: "HttpResponse | None") -> None:
         """Book the end of a request: with its answer, or None when there was none. Any thread may call."""
         with self._lock:
-            self._unanswered = max(self._unanswered - 1, 0)
-            if answer is None:
+            self._in_flight = max(self._in_flight - 1, 0)
+            if response is None:
                 return
             now = self._clock.now()
-            self._turn(now)
-            limit, remaining, reset_at = _headers(answer.headers)
+            self._reset_if_due(now)
+            limit, remaining, reset_at = _parse_rate_headers(response.headers)
             if limit is not None and limit > 0:
                 self._limit = limit
-            if answer.status == 429:
-                self._left = 0
-                self._renews = _later(reset_at, now) or now + AFTER_429
+            if response.status == 429:
+                self._remaining = 0
+                self._resets_at = _upcoming_reset(reset_at, now) or now + DEFAULT_WAIT_AFTER_429
             elif remaining is not None:
-                renewed = reset_at is not None and reset_at != self._renews
-                told = max(remaining - self._unanswered, 0)
-                self._left = told if renewed else min(self._left, told)
-                self._renews = _later(reset_at, now) or self._renews
+                renewed = reset_at is not None and reset_at != self._resets_at
+                reported = max(remaining - self._in_flight, 0)
+                self._remaining = reported if renewed else min(self._remaining, reported)
+                self._resets_at = _upcoming_reset(reset_at, now) or self._resets_at
 
-    def _count(self, priority: Priority) -> timedelta | None:
+    def _try_acquire(self, priority: Priority) -> timedelta | None:
         """Take one and return None, or the time until it is worth asking again."""
         with self._lock:
             now = self._clock.now()
-            self._turn(now)
-            if priority is Priority.ROUTINE and self._left <= min(self._reserve, self._limit // 2):
-                self._waits += 1
-                drawn = zlib.crc32(f"{now.isoformat()} {self._waits}".encode()) / 2**32  # repeatable
-                return (self._renews or now) - now + timedelta(milliseconds=1) + SPREAD * drawn
-            self._left -= 1
-            self._unanswered += 1
-            if self._renews is None:
-                self._renews = now + WINDOW
+            self._reset_if_due(now)
+            if priority is Priority.ROUTINE and self._remaining <= min(self._reserve, self._limit // 2):
+                self._wait_count += 1
+                drawn = zlib.crc32(f"{now.isoformat()} {self._wait_count}".encode()) / 2**32  # repeatable
+                return (self._resets_at or now) - now + timedelta(milliseconds=1) + MAX_RETRY_JITTER * drawn
+            self._remaining -= 1
+            self._in_flight += 1
+            if self._resets_at is None:
+                self._resets_at = now + RATE_WINDOW
             return None
 
-    def _turn(self, now: datetime) -> None:
-        if self._renews is not None and now >= self._renews:
-            self._left = self._limit - self._unanswered
-            self._renews = now + WINDOW if self._unanswered else None
+    def _reset_if_due(self, now: datetime) -> None:
+        if self._resets_at is not None and now >= self._resets_at:
+            self._remaining = self._limit - self._in_flight
+            self._resets_at = now + RATE_WINDOW if self._in_flight else None
 
 
-def _later(at: datetime | None, now: datetime) -> datetime | None:
+def _upcoming_reset(at: datetime | None, now: datetime) -> datetime | None:
     """`at` when it lies ahead within one window: a skewed clock must not stop us for an hour."""
-    return min(at, now + WINDOW) if at is not None and at > now else None
+    return min(at, now + RATE_WINDOW) if at is not None and at > now else None
 
 
-def _headers(headers: Mapping[str, str]) -> tuple[int | None, int | None, datetime | None]:
+def _parse_rate_headers(headers: Mapping[str, str]) -> tuple[int | None, int | None, datetime | None]:
     numbers: list[int | None] = []
     for name in ("limit", "remaining", "reset"):
         text = headers.get(f"x-ratelimit-{name}", "")

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 Verb = Literal["GET", "POST", "PATCH", "DELETE"]
 Params = Mapping[str, str | int]
-Spoil = Callable[[str, object], None]  # why, and the row that could not be understood
+OnMalformed = Callable[[str, object], None]  # why, and the row that could not be understood
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
+class Timeouts:
     """How long a request may take, in real seconds: they bound real sockets, whatever the market clock says.
 
     `read` is the longest silence of the peer, `total` the whole, waiting for a thread included.
@@ -28,11 +28,11 @@ class Bounds:
     total: float = 8.0
 
 
-DEFAULT: Final = Bounds()
+DEFAULT_TIMEOUTS: Final = Timeouts()
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class HttpResponse:
     """What came back. Header names are lower case."""
 
     status: int
@@ -43,48 +43,48 @@ class Answer:
 class Permit(Protocol):
     """Whether this process may change anything at the broker at this moment."""
 
-    async def ask(self) -> None:
+    async def check(self) -> None:
         """Return when it may; raises BrokerUnavailable when not: nothing has left."""
         ...
 
-    def holds(self) -> bool:
+    def is_valid(self) -> bool:
         """True while what was asked still holds. From any thread, in the last moment before the first byte."""
         ...
 
 
-class Attempt:
+class RequestAttempt:
     """One request on its way. Exactly one of `leave` and a true `abandon` ever happens."""
 
-    def __init__(self, bounds: Bounds = DEFAULT, permit: Permit | None = None) -> None:
-        self.bounds = bounds
+    def __init__(self, timeouts: Timeouts = DEFAULT_TIMEOUTS, permit: Permit | None = None) -> None:
+        self.timeouts = timeouts
         self._permit = permit
         self._lock = threading.Lock()
-        self._left = False
+        self._sent = False
         self._abandoned = False
 
     @property
-    def left(self) -> bool:
+    def sent(self) -> bool:
         """True once the first byte may be on the wire."""
-        return self._left
+        return self._sent
 
-    def leave(self) -> None:
+    def mark_sent(self) -> None:
         """Note that the next byte goes out; raises BrokerUnavailable when nobody waits for it any more."""
         with self._lock:
             if self._abandoned:
                 raise BrokerUnavailable("given up before it was sent")
-            if self._permit is not None and not self._permit.holds():
+            if self._permit is not None and not self._permit.is_valid():
                 raise BrokerUnavailable("not sent: who may send is not known any more")
-            self._left = True
+            self._sent = True
 
     def abandon(self) -> bool:
         """Stop waiting; true when nothing had left, and now never will."""
         with self._lock:
             self._abandoned = True
-            return not self._left
+            return not self._sent
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
+class Endpoint:
     """Where to knock, and with which keys. The keys show in no representation."""
 
     base_url: str
@@ -93,5 +93,5 @@ class Door:
     epoch: int = 0
 
     @property
-    def agent(self) -> str:
+    def user_agent(self) -> str:
         return f"catalyst/{installed('catalyst')} epoch/{self.epoch}"

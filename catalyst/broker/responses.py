@@ -6,100 +6,115 @@ from functools import partial
 from typing import Final, Generic, TypeVar
 
 from catalyst.broker import parse
-from catalyst.broker.outcome import Refusal, doubt, fields, is_object, rows, settle
+from catalyst.broker.outcome import (
+    RejectionReason,
+    inconclusive_error,
+    is_object,
+    require_list,
+    require_object,
+    success_body,
+)
 from catalyst.broker.pagination import array_items
-from catalyst.broker.request import Answer, Spoil
-from catalyst.domain.errors import BrokerUnavailable, NotFound, OrderRefused, OutcomeUnknown
+from catalyst.broker.request import HttpResponse, OnMalformed
+from catalyst.domain.errors import BrokerUnavailable, NotFound, OrderRejected, OutcomeUnknown
 from catalyst.domain.report import AssetReport, Fill, OrderReport, OrderRequest
 
 T = TypeVar("T")
 
-ORDERS_A_PAGE: Final = 500  # the most the broker gives; its default is 50
-FILLS_A_PAGE: Final = 100
+ORDERS_PER_PAGE: Final = 500  # the most the broker gives; its default is 50
+FILLS_PER_PAGE: Final = 100
 
 
-def acknowledged(request: OrderRequest, answer: Answer, spoil: Spoil) -> OrderReport:
+def parse_submit(request: OrderRequest, response: HttpResponse, on_malformed: OnMalformed) -> OrderReport:
     """The acknowledgement of `request`; an answer that speaks of anything else settles nothing."""
     try:
-        body = settle(answer, changes=True)
+        body = success_body(response, mutating=True)
     except NotFound as error:  # "asset not found" as a 404: a plain no to a submit
-        raise OrderRefused(Refusal.NOT_TRADABLE, str(error), http_status=answer.status) from error
-    report = understood(body, partial(parse.order_report, spoil=spoil), spoil, changes=True)
-    told = (report.client_order_id, report.symbol, report.side, report.quantity)
-    if told != (request.client_order_id, request.symbol, request.side, request.quantity):
-        spoil("the answer to a submit speaks of another order", body)
-        raise OutcomeUnknown(f"sent {request.client_order_id}, told of {told}")
+        raise OrderRejected(RejectionReason.NOT_TRADABLE, str(error), http_status=response.status) from error
+    report = parse_or_raise(
+        body, partial(parse.order_report, on_malformed=on_malformed), on_malformed, mutating=True
+    )
+    received = (report.client_order_id, report.symbol, report.side, report.quantity)
+    if received != (request.client_order_id, request.symbol, request.side, request.quantity):
+        on_malformed("the answer to a submit speaks of another order", body)
+        raise OutcomeUnknown(f"sent {request.client_order_id}, told of {received}")
     return report
 
 
-def replacing(broker_id: str, client_order_id: str, answer: Answer, spoil: Spoil) -> OrderReport:
+def parse_replace(
+    broker_id: str, client_order_id: str, response: HttpResponse, on_malformed: OnMalformed
+) -> OrderReport:
     """The order that is to take the place of `broker_id`; an answer that speaks of anything else settles nothing."""
-    body = settle(answer, changes=True)
-    report = understood(body, partial(parse.order_report, spoil=spoil), spoil, changes=True)
+    body = success_body(response, mutating=True)
+    report = parse_or_raise(
+        body, partial(parse.order_report, on_malformed=on_malformed), on_malformed, mutating=True
+    )
     if (report.client_order_id, report.replaces) != (client_order_id, broker_id):
-        spoil("the answer to a replacement speaks of another order", body)
+        on_malformed("the answer to a replacement speaks of another order", body)
         raise OutcomeUnknown(f"sent {client_order_id}, told of {report.client_order_id}")
     return report
 
 
-def asked(answer: Answer, _spoil: Spoil) -> None:
+def parse_cancel(response: HttpResponse, _on_malformed: OnMalformed) -> None:
     """Nothing is promised by a cancel but that it was heard; its body is not read."""
-    if not 200 <= answer.status < 300:
-        settle(answer, changes=True)
+    if not 200 <= response.status < 300:
+        success_body(response, mutating=True)
 
 
-def changed(answer: Answer, _spoil: Spoil) -> Mapping[str, object]:
-    body = settle(answer, changes=True)
+def parse_configuration_change(response: HttpResponse, _on_malformed: OnMalformed) -> Mapping[str, object]:
+    body = success_body(response, mutating=True)
     if not is_object(body):
         raise OutcomeUnknown("the answer to a change is not an object")
     return body
 
 
-def settings(answer: Answer, _spoil: Spoil) -> Mapping[str, object]:
-    return fields(settle(answer, changes=False))
+def parse_configuration(response: HttpResponse, _on_malformed: OnMalformed) -> Mapping[str, object]:
+    return require_object(success_body(response, mutating=False))
 
 
-def one_order(answer: Answer, spoil: Spoil) -> OrderReport:
-    read = partial(parse.order_report, spoil=spoil)
-    return understood(fields(settle(answer, changes=False)), read, spoil, changes=False)
+def parse_order(response: HttpResponse, on_malformed: OnMalformed) -> OrderReport:
+    read = partial(parse.order_report, on_malformed=on_malformed)
+    return parse_or_raise(
+        require_object(success_body(response, mutating=False)), read, on_malformed, mutating=False
+    )
 
 
-def order_page(answer: Answer, spoil: Spoil) -> tuple[list[OrderReport], bool]:
+def parse_order_page(response: HttpResponse, on_malformed: OnMalformed) -> tuple[list[OrderReport], bool]:
     """A page, and whether it may have a successor: legs count, for the broker may count them before nesting."""
-    raw = rows(settle(answer, changes=False))
-    page = parse.parsed(raw, partial(parse.order_report, spoil=spoil), spoil)
-    return page, len(raw) + sum(len(one.legs) for one in page) >= ORDERS_A_PAGE
+    raw = require_list(success_body(response, mutating=False))
+    page = parse.parse_rows(raw, partial(parse.order_report, on_malformed=on_malformed), on_malformed)
+    return page, len(raw) + sum(len(one.legs) for one in page) >= ORDERS_PER_PAGE
 
 
-class Same(Generic[T]):
+class UnchangedBodyCache(Generic[T]):
     """The last answer that was understood completely, and what it came to: the very same bytes come to the same. Most
     looks at the orders of a day show what the look before showed. From any thread."""
 
-    def __init__(self, digest: Callable[[Answer, Spoil], T]) -> None:
-        self._digest = digest
+    def __init__(self, parse_response: Callable[[HttpResponse, OnMalformed], T]) -> None:
+        self._parse_response = parse_response
         self._last: tuple[bytes, T] | None = None
 
-    def __call__(self, answer: Answer, spoil: Spoil) -> T:
+    def __call__(self, response: HttpResponse, on_malformed: OnMalformed) -> T:
         last = self._last
-        if last is not None and answer.status == 200 and answer.body == last[0]:
+        if last is not None and response.status == 200 and response.body == last[0]:
             return last[1]
-        spoiled = False
+        malformed = False
 
         def note(reason: str, raw: object) -> None:
-            nonlocal spoiled
-            spoiled = True
-            spoil(reason, raw)
+            nonlocal malformed
+            malformed = True
+            on_malformed(reason, raw)
 
-        result = self._digest(answer, note)
-        self._last = None if spoiled or answer.status != 200 else (answer.body, result)
+        result = self._parse_response(response, note)
+        self._last = None if malformed or response.status != 200 else (response.body, result)
         return result
 
 
-def fill_page(answer: Answer, spoil: Spoil) -> tuple[list[Fill], str | None]:
+def parse_fill_page(response: HttpResponse, on_malformed: OnMalformed) -> tuple[list[Fill], str | None]:
     """A page, and the token of the next one: the id of its last row, understood or not."""
-    raw = rows(settle(answer, changes=False))
-    page = parse.parsed(raw, parse.fill, spoil)
-    if len(raw) < FILLS_A_PAGE:
+    raw = require_list(success_body(response, mutating=False))
+    page = parse.parse_rows(raw, parse.fill, on_malformed)
+    if len(raw) < FILLS_PER_PAGE:
         return page, None
     last = raw[-1]
     token = last.get("id") if is_object(last) else None
@@ -108,26 +123,30 @@ def fill_page(answer: Answer, spoil: Spoil) -> tuple[list[Fill], str | None]:
     return page, token
 
 
-def assets(answer: Answer, spoil: Spoil) -> list[AssetReport]:
-    if answer.status != 200:
-        settle(answer, changes=False)
+def parse_assets(response: HttpResponse, on_malformed: OnMalformed) -> list[AssetReport]:
+    if response.status != 200:
+        success_body(response, mutating=False)
     found = []
-    for raw in array_items(answer.body.decode()):
+    for raw in array_items(response.body.decode()):
         try:
             found.append(parse.asset_report(raw))
         except ValueError as error:
-            spoil(str(error), raw)
+            on_malformed(str(error), raw)
     return found
 
 
-def understood(body: object, read: Callable[[object], T], spoil: Spoil, *, changes: bool) -> T:
+def parse_or_raise(
+    body: object, read: Callable[[object], T], on_malformed: OnMalformed, *, mutating: bool
+) -> T:
     try:
         return read(body)
     except ValueError as error:
-        spoil(str(error), body)
-        raise doubt(f"an answer that cannot be understood: {error}", changes=changes) from error
+        on_malformed(str(error), body)
+        raise inconclusive_error(
+            f"an answer that cannot be understood: {error}", mutating=mutating
+        ) from error
 
 
-def by_submission(order: OrderReport) -> tuple[bool, datetime | None, str]:
+def by_submission_time(order: OrderReport) -> tuple[bool, datetime | None, str]:
     """Oldest first; what has no submission time comes last."""
     return order.submitted_at is None, order.submitted_at, order.broker_id

@@ -13,22 +13,32 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from catalyst.broker.port import Priority
-from catalyst.broker.rate_limit import RateBudget
-from catalyst.broker.request import DEFAULT, Answer, Attempt, Bounds, Door, Params, Permit, Spoil, Verb
+from catalyst.broker.rate_limit import RateLimiter
+from catalyst.broker.request import (
+    DEFAULT_TIMEOUTS,
+    Endpoint,
+    HttpResponse,
+    OnMalformed,
+    Params,
+    Permit,
+    RequestAttempt,
+    Timeouts,
+    Verb,
+)
 from catalyst.clock import Clock
 from catalyst.domain.errors import BrokerError, BrokerUnavailable, OutcomeUnknown
-from catalyst.domain.fault_points import Moment, Witness, tell
+from catalyst.domain.fault_points import FaultPoint, Moment, reach
 
 if TYPE_CHECKING:
-    from catalyst.broker.alpaca_session import Client
+    from catalyst.broker.alpaca_session import AlpacaSession
 
 T = TypeVar("T")
 
 
-_CLOSED: Final = "the broker's client is closed"
+_CLIENT_CLOSED_TEXT: Final = "the broker's client is closed"
 
 
-class Wire:
+class RestClient:
     """A door, its request budget, and the threads that carry requests there: one session a thread.
 
     Changes and reads have threads of their own, so that a broker that lets reads hang cannot delay an exit.
@@ -37,47 +47,49 @@ class Wire:
     def __init__(
         self,
         clock: Clock,
-        door: Door,
-        budget: RateBudget,
+        endpoint: Endpoint,
+        rate_limiter: RateLimiter,
         *,
-        on_garbled: Spoil,
-        bounds: Bounds = DEFAULT,
+        on_malformed: OnMalformed,
+        timeouts: Timeouts = DEFAULT_TIMEOUTS,
         threads: int = 4,
-        witness: Witness | None = None,
+        fault_point: FaultPoint | None = None,
     ) -> None:
-        self.budget = budget
+        self.rate_limiter = rate_limiter
         self._clock = clock
-        self._door = door
-        self._on_garbled = on_garbled
-        self._bounds = bounds
-        self._witness = witness
-        self._reads = ThreadPoolExecutor(threads, thread_name_prefix="broker-read")
-        self._changes = ThreadPoolExecutor(threads, thread_name_prefix="broker-change")
-        self._mine = threading.local()
-        self._clients: list[Client] = []
-        self._clients_lock = threading.Lock()
+        self._endpoint = endpoint
+        self._on_malformed = on_malformed
+        self._timeouts = timeouts
+        self._fault_point = fault_point
+        self._read_threads = ThreadPoolExecutor(threads, thread_name_prefix="broker-read")
+        self._change_threads = ThreadPoolExecutor(threads, thread_name_prefix="broker-change")
+        self._thread_local = threading.local()
+        self._sessions: list[AlpacaSession] = []
+        self._sessions_lock = threading.Lock()
 
     async def read(
         self,
         path: str,
         params: Params | str | None,
-        digest: Callable[[Answer, Spoil], T],
+        parse_response: Callable[[HttpResponse, OnMalformed], T],
         *,
         version: str = "v2",
         priority: Priority = Priority.ROUTINE,
-        bounds: Bounds | None = None,
+        timeouts: Timeouts | None = None,
     ) -> T:
         """GET `path` and return what `digest` makes of the answer, made in the worker thread."""
-        await self.budget.take(priority)
-        attempt = Attempt(bounds or self._bounds)
-        return await self._carry(self._reads, attempt, "GET", version, path, params, digest)
+        await self.rate_limiter.acquire(priority)
+        attempt = RequestAttempt(timeouts or self._timeouts)
+        return await self._run_in_thread(
+            self._read_threads, attempt, "GET", version, path, params, parse_response
+        )
 
     async def change(
         self,
         verb: Verb,
         path: str,
         body: Mapping[str, object] | None,
-        digest: Callable[[Answer, Spoil], T],
+        parse_response: Callable[[HttpResponse, OnMalformed], T],
         *,
         priority: Priority,
         permit: Permit | None = None,
@@ -86,65 +98,75 @@ class Wire:
 
         `permit` is asked when the request's turn has come, for that may be long after it was wanted.
         """
-        await self.budget.take(priority)
+        await self.rate_limiter.acquire(priority)
         if permit is not None:
             try:
-                await permit.ask()
+                await permit.check()
             except BaseException:
-                self.budget.heard(None)
+                self.rate_limiter.record_response(None)
                 raise
-        return await self._carry(self._changes, Attempt(self._bounds, permit), verb, "v2", path, body, digest)
+        return await self._run_in_thread(
+            self._change_threads,
+            RequestAttempt(self._timeouts, permit),
+            verb,
+            "v2",
+            path,
+            body,
+            parse_response,
+        )
 
     def close(self) -> None:
         """Drop what has not started, and every idle socket. A request on its way ends by its own bound."""
-        for threads in (self._reads, self._changes):
+        for threads in (self._read_threads, self._change_threads):
             threads.shutdown(wait=False, cancel_futures=True)
-        with self._clients_lock:
-            for client in self._clients:
+        with self._sessions_lock:
+            for client in self._sessions:
                 client.close()
 
-    async def _carry(
+    async def _run_in_thread(
         self,
         threads: ThreadPoolExecutor,
-        attempt: Attempt,
+        attempt: RequestAttempt,
         verb: Verb,
         version: str,
         path: str,
         data: Mapping[str, object] | str | None,
-        digest: Callable[[Answer, Spoil], T],
+        parse_response: Callable[[HttpResponse, OnMalformed], T],
     ) -> T:
-        spoiled: list[tuple[str, object]] = []
+        malformed: list[tuple[str, object]] = []
         step = f"{verb} {path}"
 
         def perform() -> T:
-            return self._perform(attempt, verb, version, path, data, digest, spoiled)
+            return self._send_and_parse(attempt, verb, version, path, data, parse_response, malformed)
 
         with self._clock.hold():
-            tell(self._witness, step, Moment.BEFORE)
+            reach(self._fault_point, step, Moment.BEFORE)
             try:
                 running: Future[T] = threads.submit(perform)
             except RuntimeError as error:
-                self.budget.heard(None)
-                raise BrokerUnavailable(_CLOSED) from error
+                self.rate_limiter.record_response(None)
+                raise BrokerUnavailable(_CLIENT_CLOSED_TEXT) from error
             waiting = asyncio.wrap_future(running)
             waiting.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
             try:
-                await asyncio.wait({waiting}, timeout=attempt.bounds.total)
+                await asyncio.wait({waiting}, timeout=attempt.timeouts.total)
             except asyncio.CancelledError:
                 attempt.abandon()
                 self._hold_until_done(waiting)
                 raise
-        tell(self._witness, step, Moment.AFTER)
+        reach(self._fault_point, step, Moment.AFTER)
         if not waiting.done():
             never = attempt.abandon()
             if running.cancel():  # it had not started; else its thread books the end
-                self.budget.heard(None)
-            raise _silence(verb, path, f"no answer within {attempt.bounds.total:g} s", left=not never)
+                self.rate_limiter.record_response(None)
+            raise _no_response_error(
+                verb, path, f"no answer within {attempt.timeouts.total:g} s", sent=not never
+            )
         if waiting.cancelled():  # it was waiting for a thread when the client was closed
-            self.budget.heard(None)
-            raise BrokerUnavailable(_CLOSED)
-        for reason, raw in spoiled:
-            self._on_garbled(reason, raw)
+            self.rate_limiter.record_response(None)
+            raise BrokerUnavailable(_CLIENT_CLOSED_TEXT)
+        for reason, raw in malformed:
+            self._on_malformed(reason, raw)
         return waiting.result()
 
     def _hold_until_done(self, waiting: "asyncio.Future[T]") -> None:
@@ -153,41 +175,43 @@ class Wire:
         held.enter_context(self._clock.hold())
         waiting.add_done_callback(lambda _: held.close())
 
-    def _perform(
+    def _send_and_parse(
         self,
-        attempt: Attempt,
+        attempt: RequestAttempt,
         verb: Verb,
         version: str,
         path: str,
         data: Mapping[str, object] | str | None,
-        digest: Callable[[Answer, Spoil], T],
-        spoiled: list[tuple[str, object]],
+        parse_response: Callable[[HttpResponse, OnMalformed], T],
+        malformed: list[tuple[str, object]],
     ) -> T:
-        answer = None
+        response = None
         try:
-            answer = self._client().ask(attempt, verb, version, path, data)
-            return digest(answer, lambda reason, raw: spoiled.append((reason, raw)))
+            response = self._thread_session().send(attempt, verb, version, path, data)
+            return parse_response(response, lambda reason, raw: malformed.append((reason, raw)))
         except BrokerError:
             raise
         except Exception as error:  # whatever broke, the only question is whether the request had left
-            raise _silence(verb, path, f"{type(error).__name__}: {error}", left=attempt.left) from error
+            raise _no_response_error(
+                verb, path, f"{type(error).__name__}: {error}", sent=attempt.sent
+            ) from error
         finally:
-            self.budget.heard(answer)
+            self.rate_limiter.record_response(response)
 
-    def _client(self) -> "Client":
-        mine: Client | None = getattr(self._mine, "client", None)
+    def _thread_session(self) -> "AlpacaSession":
+        mine: AlpacaSession | None = getattr(self._thread_local, "client", None)
         if mine is None:
             from catalyst.broker import (
                 alpaca_session,  # alpaca-py: 0.2 s that nobody pays before the first call
             )
 
-            mine = self._mine.client = alpaca_session.Client(self._door)
-            with self._clients_lock:
-                self._clients.append(mine)
+            mine = self._thread_local.client = alpaca_session.AlpacaSession(self._endpoint)
+            with self._sessions_lock:
+                self._sessions.append(mine)
         return mine
 
 
-def _silence(verb: Verb, path: str, why: str, *, left: bool) -> BrokerError:
+def _no_response_error(verb: Verb, path: str, why: str, *, sent: bool) -> BrokerError:
     """The error for a request without an answer: unknown when it may have changed something."""
     text = f"{verb} {path}: {why}"
-    return OutcomeUnknown(text) if left and verb != "GET" else BrokerUnavailable(text)
+    return OutcomeUnknown(text) if sent and verb != "GET" else BrokerUnavailable(text)

@@ -5,21 +5,21 @@ from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import urlencode
 
-MOST_SYMBOLS: Final = 500
-MOST_BYTES: Final = 5_600  # leaves room for host, path and the other parameters within 6 kB
+MAX_SYMBOLS: Final = 500
+MAX_SYMBOLS_BYTES: Final = 5_600  # leaves room for host, path and the other parameters within 6 kB
 
 
-def chunked(symbols: Sequence[str], most: int = MOST_SYMBOLS) -> list[tuple[str, ...]]:
+def batch_symbols(symbols: Sequence[str], max_symbols: int = MAX_SYMBOLS) -> list[tuple[str, ...]]:
     """The distinct symbols in their order, in as few chunks as the limits allow; none for no symbols."""
-    return list(_chunks(dict.fromkeys(symbols), most))
+    return list(_batches(dict.fromkeys(symbols), max_symbols))
 
 
-def _chunks(symbols: dict[str, None], most: int) -> Iterator[tuple[str, ...]]:
+def _batches(symbols: dict[str, None], max_symbols: int) -> Iterator[tuple[str, ...]]:
     chunk: list[str] = []
     size = 0
     for symbol in symbols:
         cost = len(symbol.encode()) + 3  # a comma may travel as %2C
-        if chunk and (len(chunk) == most or size + cost > MOST_BYTES):
+        if chunk and (len(chunk) == max_symbols or size + cost > MAX_SYMBOLS_BYTES):
             yield tuple(chunk)
             chunk, size = [], 0
         chunk.append(symbol)
@@ -28,7 +28,7 @@ def _chunks(symbols: dict[str, None], most: int) -> Iterator[tuple[str, ...]]:
         yield tuple(chunk)
 
 
-def query_of(**params: str | int) -> str:
+def encode_query(**params: str | int) -> str:
     """The query with plain commas: encoded, each would cost three bytes of a short URL."""
     return urlencode(params, safe=",:")
 

@@ -15,10 +15,10 @@ from catalyst.cli import commands, preflight, queries, simulator
 from catalyst.cli import demo as demo_command
 from catalyst.cli import doctor as doctor_command
 from catalyst.cli import run as run_command
-from catalyst.domain.errors import AnotherDaemon, ConfigInvalid, UserError, WrongAccount
+from catalyst.domain.errors import AnotherDaemonRunning, ConfigInvalid, UserError, WrongAccount
 
-TEMPORARY: Final = 75  # sysexits: try again later; systemd does not restart on it
-CONFIGURATION: Final = 78  # sysexits: somebody has to edit something
+EX_TEMPFAIL: Final = 75  # sysexits: try again later; systemd does not restart on it
+EX_CONFIG: Final = 78  # sysexits: somebody has to edit something
 
 app = typer.Typer(
     name="catalyst",
@@ -29,10 +29,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-VERBS: Final = {
+COMMANDS: Final = {
     "Start here": (demo_command.demo, preflight.check),
     "Run": (run_command.run, simulator.sim, run_command.migrate),
-    "Ask": (
+    "Show": (
         queries.status,
         doctor_command.doctor,
         queries.report,
@@ -42,7 +42,7 @@ VERBS: Final = {
         queries.positions,
         queries.cycles,
     ),
-    "Tell the daemon": (
+    "Command the daemon": (
         commands.approve,
         commands.reject,
         commands.scan,
@@ -54,13 +54,13 @@ VERBS: Final = {
     ),
 }
 
-for panel, verbs in VERBS.items():
+for panel, verbs in COMMANDS.items():
     for verb in verbs:
         app.command(rich_help_panel=panel)(verb)
 
 
-def _tell_version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"catalyst {version('catalyst')}")
         raise typer.Exit
 
@@ -69,7 +69,7 @@ def _tell_version(asked: bool) -> None:
 def root(
     _version: Annotated[
         bool,
-        typer.Option("--version", callback=_tell_version, is_eager=True, help="Show the version and leave."),
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and leave."),
     ] = False,
 ) -> None:
     """A day-trading daemon for US equities on Alpaca. Begin with `catalyst demo`: a whole day in about a minute."""
@@ -83,18 +83,20 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except BaseException as error:
-        said = sentences(error)
+        said = error_messages(error)
         if said is None:
             raise
         typer.secho("\n".join(said), err=True, fg=typer.colors.RED)
         sys.exit(exit_code(error))
 
 
-def sentences(error: BaseException) -> list[str] | None:
+def error_messages(error: BaseException) -> list[str] | None:
     """What the operator is told; None when the fault is ours and the traceback is what helps."""
     if isinstance(error, BaseExceptionGroup):
-        told = [sentences(inner) for inner in error.exceptions]
-        return None if any(one is None for one in told) else [line for one in told for line in one or []]
+        messages = [error_messages(inner) for inner in error.exceptions]
+        return (
+            None if any(one is None for one in messages) else [line for one in messages for line in one or []]
+        )
     return [f"catalyst: {error}"] if isinstance(error, UserError) else None
 
 
@@ -102,6 +104,6 @@ def exit_code(error: BaseException) -> int:
     """75 and 78 as systemd knows them, else 1."""
     if isinstance(error, BaseExceptionGroup):
         return max(exit_code(inner) for inner in error.exceptions)
-    if isinstance(error, AnotherDaemon):
-        return TEMPORARY
-    return CONFIGURATION if isinstance(error, (ConfigInvalid, WrongAccount)) else 1
+    if isinstance(error, AnotherDaemonRunning):
+        return EX_TEMPFAIL
+    return EX_CONFIG if isinstance(error, (ConfigInvalid, WrongAccount)) else 1

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from catalyst.cli.output import make_console, write
+from catalyst.cli.output import make_console, print_parts
 from catalyst.cli.settings import parse_day
 from catalyst.domain.errors import UserError
 
 if TYPE_CHECKING:
-    from catalyst.demo.trading_day import Outcome
+    from catalyst.demo.trading_day import DemoOutcome
 
 
 def demo(
@@ -51,13 +51,13 @@ def demo(
     SIGKILL and started again; at the end the exchange audits the books. Exit code 0: the day was completed, what
     was held through the kill was protected to the share, and both sides agree on every fill and every cent.
     """
-    from catalyst.demo.trading_day import Demo, Play
-    from catalyst.demo.workspace import make_folder
-    from catalyst.report.live_screen import Lines, Screen, fits
+    from catalyst.demo.trading_day import Demo, DemoOptions
+    from catalyst.demo.workspace import make_workspace
+    from catalyst.report.live_screen import LineDisplay, LiveScreen, fits_live_screen
 
     if bar_minutes not in (None, 1, 5):
         raise UserError(f"--bar-minutes {bar_minutes}: the pipeline reads bars of 1 or 5 minutes")
-    play = Play(
+    play = DemoOptions(
         seed=seed,
         symbols=symbols,
         day=parse_day(day),
@@ -71,31 +71,31 @@ def demo(
         kill=kill,
     )
     console = make_console()
-    lines = Lines(console)
+    lines = LineDisplay(console)
     console.print("Catalyst plays one trading day: no account, no keys, no network, no money", style="bold")
-    folder = make_folder(keep)
+    folder = make_workspace(keep)
     console.print(f"everything it writes is in {folder}", style="dim", highlight=False, soft_wrap=True)
-    show = Screen(console, lines) if fits(console) and not plain else lines
+    show = LiveScreen(console, lines) if fits_live_screen(console) and not plain else lines
     outcome = asyncio.run(Demo(play, show, folder).run())
-    _conclude(outcome, folder, keep is not None)
+    _print_outcome(outcome, folder, keep is not None)
     raise typer.Exit(outcome.exit_code)
 
 
-def _conclude(outcome: "Outcome", folder: Path, kept: bool) -> None:
+def _print_outcome(outcome: "DemoOutcome", folder: Path, kept: bool) -> None:
     """The report, the audit, where everything is, and what to do next."""
-    from catalyst.report.terminal import show_day
+    from catalyst.report.terminal import render_day
 
     console = make_console()
     console.print()
     if outcome.day is not None:
-        write(console, show_day(outcome.day))
+        print_parts(console, render_day(outcome.day))
     if outcome.scene is not None:
-        said = outcome.scene.sentence or "kill -9: no entry came, so nobody was killed"
-        style = "bold green" if outcome.scene.over and outcome.scene.held else "bold red"
+        said = outcome.scene.result or "kill -9: no entry came, so nobody was killed"
+        style = "bold green" if outcome.scene.is_over and outcome.scene.passed else "bold red"
         console.print(said.replace(": ", "   ", 1), style=style, highlight=False, soft_wrap=True)
-    if outcome.books is not None:
-        style = "bold green" if outcome.books.holds else "bold red"
-        console.print(f"books     {outcome.books.sentence}", style=style, highlight=False, soft_wrap=True)
+    if outcome.agreement is not None:
+        style = "bold green" if outcome.agreement.matches else "bold red"
+        console.print(f"books     {outcome.agreement.sentence}", style=style, highlight=False, soft_wrap=True)
     if outcome.day is not None and outcome.day.cycle.status != "completed" and not outcome.interrupted:
         console.print(f"the day was not completed: the cycle is {outcome.day.cycle.status}", style="bold red")
     console.print(
@@ -105,12 +105,12 @@ def _conclude(outcome: "Outcome", folder: Path, kept: bool) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    write(console, _next_steps(outcome, folder))
+    print_parts(console, _next_steps(outcome, folder))
 
 
-def _next_steps(outcome: "Outcome", folder: Path) -> list[str]:
+def _next_steps(outcome: "DemoOutcome", folder: Path) -> list[str]:
     """Three commands that can be copied as they stand."""
-    command = _command()
+    command = _command_name()
     traded = outcome.day.trades if outcome.day is not None else ()
     symbol = traded[0].symbol if traded else "SYMBOL"
     config = f"--config {folder / 'config.yaml'}"
@@ -126,7 +126,7 @@ def _next_steps(outcome: "Outcome", folder: Path) -> list[str]:
     ]
 
 
-def _command() -> str:
+def _command_name() -> str:
     """How this program is called here: `catalyst` where the shell finds it, else its path."""
     if shutil.which("catalyst"):
         return "catalyst"

@@ -5,17 +5,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from catalyst.cli.commands import send
-from catalyst.cli.output import tell
+from catalyst.cli.commands import send_command
+from catalyst.cli.output import print_result
 from catalyst.cli.settings import (
-    Config,
-    Json,
-    database,
-    open_books,
+    ConfigOption,
+    JsonOption,
+    database_dsn,
     open_clock,
-    reaching,
+    open_migrated_store,
     read_settings,
     run_async,
+    translate_connection_errors,
 )
 from catalyst.clock import SystemClock
 from catalyst.config.settings import Settings
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from catalyst.doctor.issues import Examination
 
-COULD_NOT_RUN = 3
+EXIT_COULD_NOT_RUN = 3
 
 
 def doctor(
@@ -37,74 +37,79 @@ def doctor(
     journal: Annotated[
         bool, typer.Option("--journal", help="Verify the whole journal, beside every proof there is.")
     ] = False,
-    config: Config = None,
+    config: ConfigOption = None,
 ) -> None:
     """Examine tables, broker and journal; exit 0 when all is well, 1 warnings, 2 critical, 3 could not run."""
     from catalyst.doctor.issues import RECONCILE
 
     try:
         settings = read_settings(config)
-        found = _examined(settings, whole_journal=journal)
+        found = _examine(settings, whole_journal=journal)
         done: list[str] = []
         if fix and (wanted := [one for one in found.issues if one.fix == RECONCILE]):
             for one in wanted:
                 typer.echo(f"{one.kind}: {one.message} → {one.fix}", err=True)
-            send(config, "reconcile", {})
+            send_command(config, "reconcile", {})
             done.append(RECONCILE)
-            found = _examined(settings, whole_journal=journal)
+            found = _examine(settings, whole_journal=journal)
     except UserError as error:
         said = str(error)
-        told = {"timestamp": SystemClock().now(), "error": said, "status": "ERROR"}
-        tell(told, not pretty, lambda: [f"ERROR {said}"])
-        raise typer.Exit(COULD_NOT_RUN) from None
-    tell({**found.told, **({"fixed_by": done} if fix else {})}, not pretty, lambda: _lines(found))
+        result = {"timestamp": SystemClock().now(), "error": said, "status": "ERROR"}
+        print_result(result, not pretty, lambda: [f"ERROR {said}"])
+        raise typer.Exit(EXIT_COULD_NOT_RUN) from None
+    print_result(
+        {**found.as_dict, **({"fixed_by": done} if fix else {})}, not pretty, lambda: _issue_lines(found)
+    )
     raise typer.Exit(found.exit_code)
 
 
-def reconcile(config: Config = None, as_json: Json = False) -> None:
+def reconcile(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Let the daemon look at everything the broker shows, now: the tables follow it; nothing is ordered."""
-    answer = send(config, "reconcile", {})
-    tell(answer, as_json, lambda: [_reconciled(answer)])
+    answer = send_command(config, "reconcile", {})
+    print_result(answer, as_json, lambda: [_reconcile_line(answer)])
 
 
-def _examined(settings: Settings, *, whole_journal: bool) -> "Examination":
-    async def look(dsn: str) -> "Examination":
+def _examine(settings: Settings, *, whole_journal: bool) -> "Examination":
+    async def run_checks(dsn: str) -> "Examination":
         from catalyst.broker.alpaca import AlpacaBroker
         from catalyst.doctor.examination import examine
 
         clock = open_clock(settings)
         key, secret = settings.keys
-        async with open_books(dsn, clock) as store:
+        async with open_migrated_store(dsn, clock) as store:
             broker = AlpacaBroker(clock, base_url=settings.trading_url, key=key, secret=secret)
             try:
                 return await examine(
-                    store, broker, settings, clock, pace=SystemClock(), whole_journal=whole_journal
+                    store, broker, settings, clock, pause_clock=SystemClock(), whole_journal=whole_journal
                 )
             finally:
                 await broker.close()
 
-    with database(settings, make=False) as dsn, reaching(dsn):
-        return run_async(lambda: look(dsn))
+    with database_dsn(settings, create=False) as dsn, translate_connection_errors(dsn):
+        return run_async(lambda: run_checks(dsn))
 
 
-def _reconciled(answer: object) -> str:
+def _reconcile_line(answer: object) -> str:
     facts = answer if isinstance(answer, dict) else {}
-    told = f"{facts.get('heard')} orders heard, {facts.get('fills_booked')} fills booked"
-    differences = facts.get("differences")
-    return told + (
+    result = f"{facts.get('heard')} orders heard, {facts.get('fills_booked')} fills booked"
+    differences = facts.get("discrepancies")
+    return result + (
         f"; still different: {', '.join(map(str, differences))}" if differences else "; the books agree"
     )
 
 
-def _lines(found: "Examination") -> "Iterator[Text]":
+def _issue_lines(examination: "Examination") -> "Iterator[Text]":
     from rich.text import Text
 
     styles = {"CRITICAL": "bold red", "WARNING": "yellow", "INFO": "cyan", "OK": "bold green"}
-    broker = f"{found.mode} answers" if found.mode is not None else "does not answer"
-    pipeline = found.pipeline
-    yield Text(f"{found.status}: {len(found.issues)} issues, broker {broker}", style=styles[found.status])
+    broker = f"{examination.mode} answers" if examination.mode is not None else "does not answer"
+    pipeline = examination.pipeline
+    yield Text(
+        f"{examination.status}: {len(examination.issues)} issues, broker {broker}",
+        style=styles[examination.status],
+    )
     yield Text(f"cycle     {pipeline.get('cycle_id') or 'none today'} {pipeline['status']}")
-    for one in found.issues:
+    for one in examination.issues:
         line = Text(f"{one.severity:<9} ", style=styles[one.severity])
         line.append(f"{one.kind}: {one.message}  → {one.fix}", style="default not bold")
         yield line

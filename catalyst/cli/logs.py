@@ -9,7 +9,7 @@ import orjson
 import structlog
 from pydantic import SecretStr
 
-from catalyst.cli.log_writer import Lines
+from catalyst.cli.log_writer import LogWriter
 from catalyst.clock import NEW_YORK, Clock
 from catalyst.config.settings import Settings
 
@@ -17,10 +17,10 @@ Event = MutableMapping[str, Any]
 Processor = Callable[[Any, str, Event], Mapping[str, Any] | str | bytes]
 
 MASK: Final = "***"
-SHORTEST_SECRET: Final = 6  # characters; masking shorter ones would eat ordinary words
+MIN_SECRET_LENGTH: Final = 6  # characters; masking shorter ones would eat ordinary words
 
 # Libraries that tell of every connection.
-QUIET: Final = ("apscheduler", "asyncio", "urllib3", "websockets", "aiohttp", "exchange_calendars")
+QUIET_LOGGERS: Final = ("apscheduler", "asyncio", "urllib3", "websockets", "aiohttp", "exchange_calendars")
 
 
 def configure(settings: Settings, clock: Clock) -> None:
@@ -28,19 +28,19 @@ def configure(settings: Settings, clock: Clock) -> None:
 
     A stdout that is full or that nobody reads holds nobody up: its lines are dropped, counted and told of.
     """
-    out: Any = Lines(sys.stdout)
+    out: Any = LogWriter(sys.stdout)
     level = logging.getLevelNamesMapping()[settings.config.log.level]
     form = settings.config.log.format
     as_json = form == "json" or (form == "auto" and not sys.stdout.isatty())
     before: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
-        stamp(clock, local=not as_json),
+        add_timestamp(clock, local=not as_json),
         structlog.processors.format_exc_info,  # before the mask: a traceback may quote a secret
-        mask(secrets_of(settings)),
+        mask_secrets(secrets_of(settings)),
     ]
     last: list[Any] = (
-        [in_order, to_json]
+        [order_keys, to_json]
         if as_json
         else [
             structlog.dev.ConsoleRenderer(
@@ -62,56 +62,58 @@ def configure(settings: Settings, clock: Clock) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=max(level, logging.INFO), force=True)
-    for name in QUIET:
+    for name in QUIET_LOGGERS:
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
 
 
-def stamp(clock: Clock, *, local: bool) -> Processor:
+def add_timestamp(clock: Clock, *, local: bool) -> Processor:
     """Add `at`, the market's instant: UTC for machines, New York wall-clock time for people."""
 
-    def add(_: Any, __: str, event: Event) -> Event:
+    def add_at(_: Any, __: str, event: Event) -> Event:
         now = clock.now()
         event["at"] = (
             now.astimezone(NEW_YORK).strftime("%H:%M:%S") if local else now.isoformat(timespec="milliseconds")
         )
         return event
 
-    return add
+    return add_at
 
 
 def secrets_of(settings: Settings) -> tuple[str, ...]:
     """Every secret the process was told, longest first."""
     values = (getattr(settings.env, name) for name in type(settings.env).model_fields)
-    told = {value.get_secret_value() for value in values if isinstance(value, SecretStr)}
-    return tuple(sorted((one for one in told if len(one) >= SHORTEST_SECRET), key=len, reverse=True))
+    secret_texts = {value.get_secret_value() for value in values if isinstance(value, SecretStr)}
+    return tuple(
+        sorted((one for one in secret_texts if len(one) >= MIN_SECRET_LENGTH), key=len, reverse=True)
+    )
 
 
-def mask(secrets: tuple[str, ...]) -> Processor:
+def mask_secrets(secrets: tuple[str, ...]) -> Processor:
     """Replace each secret wherever it stands in a line."""
 
-    def cover(value: Any) -> Any:
+    def mask_value(value: Any) -> Any:
         match value:
             case str():
                 for secret in secrets:
                     value = value.replace(secret, MASK)
                 return value
             case dict():
-                return {key: cover(inner) for key, inner in value.items()}
+                return {key: mask_value(inner) for key, inner in value.items()}
             case list() | tuple():
-                return [cover(inner) for inner in value]
+                return [mask_value(inner) for inner in value]
             case _:
                 return value
 
-    def act(_: Any, __: str, event: Event) -> Event:
+    def mask_event(_: Any, __: str, event: Event) -> Event:
         if secrets:
             for key, value in event.items():
-                event[key] = cover(value)
+                event[key] = mask_value(value)
         return event
 
-    return act
+    return mask_event
 
 
-def in_order(_: Any, __: str, event: Event) -> Mapping[str, Any]:
+def order_keys(_: Any, __: str, event: Event) -> Mapping[str, Any]:
     """The instant, the level and the event first: what an eye looks for in a line."""
     first = {name: event.pop(name) for name in ("at", "level", "event") if name in event}
     return first | dict(event)

@@ -11,20 +11,20 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-Shown = Callable[[], "Iterable[RenderableType]"]
+Renderer = Callable[[], "Iterable[RenderableType]"]
 
 _OPTIONS: Final = orjson.OPT_INDENT_2 | orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS
 
 
-def tell(facts: object, as_json: bool, show: Shown) -> None:
+def print_result(facts: object, as_json: bool, render: Renderer) -> None:
     """Print `facts` as JSON (decimals as text, times in UTC), or what `show` makes of them for people."""
     if as_json:
-        typer.echo(orjson.dumps(facts, default=plain, option=_OPTIONS).decode())
+        typer.echo(orjson.dumps(facts, default=json_default, option=_OPTIONS).decode())
         return
-    write(make_console(), show())
+    print_parts(make_console(), render())
 
 
-def write(console: "Console", parts: "Iterable[RenderableType]") -> None:
+def print_parts(console: "Console", parts: "Iterable[RenderableType]") -> None:
     """Print each part; sentences are wrapped by the terminal, if at all, never by us."""
     from rich.text import Text
 
@@ -40,7 +40,7 @@ def make_console() -> "Console":
     return console if console.is_terminal else Console(width=max(console.width, 200), no_color=True)
 
 
-def plain(value: object) -> object:
+def json_default(value: object) -> object:
     """What JSON has no word for."""
     if isinstance(value, Decimal):
         return format(value, "f")

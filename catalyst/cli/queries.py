@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from catalyst.cli.output import tell
-from catalyst.cli.settings import Config, Json, ask, is_embedded, open_clock, parse_day
+from catalyst.cli.output import print_result
+from catalyst.cli.settings import ConfigOption, JsonOption, is_embedded, open_clock, parse_day, query_store
 from catalyst.config.settings import Settings
 from catalyst.domain.errors import UserError
 from catalyst.domain.session import trading_date
 
 if TYPE_CHECKING:
-    from catalyst.report.day import Day
+    from catalyst.report.day import DayReport
     from catalyst.report.explain import Explanation
-    from catalyst.report.status import Held, Now
+    from catalyst.report.status import PositionLine, SystemStatus
     from catalyst.store.candidates import CandidateRow
     from catalyst.store.cycles import CycleRow
     from catalyst.store.orders import OrderRow
@@ -24,24 +24,26 @@ if TYPE_CHECKING:
     from catalyst.store.positions import PositionRow
     from catalyst.store.reporting_queries import SessionRow
 
-Cycle = Annotated[str | None, typer.Option("--cycle", help="A cycle's id (else the latest day).")]
-Symbol = Annotated[str | None, typer.Option("--symbol", help="Only this symbol.")]
+CycleOption = Annotated[str | None, typer.Option("--cycle", help="A cycle's id (else the latest day).")]
+SymbolOption = Annotated[str | None, typer.Option("--symbol", help="Only this symbol.")]
 
 
-def status(config: Config = None, as_json: Json = False) -> None:
+def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Show whether all is well, what is held, what waits, and why there is a scan or none; exit 1 unless healthy."""
 
-    async def look(store: "Store", settings: Settings) -> "tuple[Now, Settings]":
+    async def read(store: "Store", settings: Settings) -> "tuple[SystemStatus, Settings]":
         from catalyst.report import status as status_report
         from catalyst.store import reporting_queries
 
         at = open_clock(settings).now()
         async with store.read() as conn:
             session = await reporting_queries.session_of(conn, trading_date(at))
-            return await status_report.look(conn, at, next_scan=_next_scan(session, settings, at)), settings
+            return await status_report.read_status(
+                conn, at, next_scan=_next_scan(session, settings, at)
+            ), settings
 
-    seen, settings = ask(config, look)
-    from catalyst.report.tables import show_now
+    seen, settings = query_store(config, read)
+    from catalyst.report.tables import render_status
 
     facts = {
         "healthy": seen.healthy,
@@ -52,7 +54,7 @@ def status(config: Config = None, as_json: Json = False) -> None:
         "database": "embedded" if is_embedded(settings) else "DATABASE_URL",
         **asdict(seen),
     }
-    tell(facts, as_json, lambda: show_now(seen))
+    print_result(facts, as_json, lambda: render_status(seen))
     if not seen.healthy:
         raise typer.Exit(1)
 
@@ -74,45 +76,45 @@ def explain(
     every: Annotated[
         bool, typer.Option("--all", help="The details of every scan, not of the best one.")
     ] = False,
-    config: Config = None,
-    as_json: Json = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Tell why a symbol was or was not traded: the stage that dropped it in each scan, and the numbers."""
     wanted = parse_day(day)
 
-    async def look(store: "Store", _: Settings) -> "Explanation | None":
+    async def read(store: "Store", _: Settings) -> "Explanation | None":
         from catalyst.report.explain import explain as explained
 
         async with store.read() as conn:
             return await explained(conn, symbol, wanted)
 
-    told = ask(config, look)
-    if told is None:
+    result = query_store(config, read)
+    if result is None:
         raise UserError(
             f"nothing is known of {symbol.upper()}{f' on {day}' if day else ''}: the broker does not list it, or no "
             "day has been traded; `catalyst cycles` lists the days"
         )
-    from catalyst.report.tables import show_explanation
+    from catalyst.report.tables import render_explanation
 
-    tell(told, as_json, lambda: show_explanation(told, every=every))
+    print_result(result, as_json, lambda: render_explanation(result, every_scan=every))
 
 
 def candidates(
-    cycle: Cycle = None,
+    cycle: CycleOption = None,
     every: Annotated[
         bool, typer.Option("--all", help="Of every scan of the day, not of the last one.")
     ] = False,
-    symbol: Symbol = None,
-    config: Config = None,
-    as_json: Json = False,
+    symbol: SymbolOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """List what passed a scan, best first, with the stage that refused it and the reason."""
 
-    async def look(store: "Store", _: Settings) -> "list[CandidateRow]":
+    async def read(store: "Store", _: Settings) -> "list[CandidateRow]":
         from catalyst.store import candidates as kept
 
         async with store.read() as conn:
-            day = await _cycle(conn, cycle)
+            day = await _find_cycle(conn, cycle)
             scans = [] if day is None else await kept.scans_of(conn, day.cycle_id)
             if day is None or not scans:
                 return []
@@ -121,22 +123,22 @@ def candidates(
                 return [row for row in rows if symbol is None or row.symbol == symbol.upper()]
             return await kept.of_scan(conn, scans[-1].scan_id)
 
-    rows = ask(config, look)
-    from catalyst.report.tables import show_candidates
+    rows = query_store(config, read)
+    from catalyst.report.tables import render_candidates
 
-    tell(rows, as_json, lambda: show_candidates(rows))
+    print_result(rows, as_json, lambda: render_candidates(rows))
 
 
 def orders(
-    cycle: Cycle = None,
-    symbol: Symbol = None,
+    cycle: CycleOption = None,
+    symbol: SymbolOption = None,
     working: Annotated[bool, typer.Option("--working", help="Only those that have not ended.")] = False,
-    config: Config = None,
-    as_json: Json = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """List a day's orders with their legs and exits."""
 
-    async def look(store: "Store", _: Settings) -> "list[OrderRow]":
+    async def read(store: "Store", _: Settings) -> "list[OrderRow]":
         from catalyst.store import orders as kept
         from catalyst.store import reporting_queries
 
@@ -144,95 +146,101 @@ def orders(
             if working:
                 rows = await kept.working(conn)
             else:
-                day = await _cycle(conn, cycle)
+                day = await _find_cycle(conn, cycle)
                 rows = [] if day is None else await reporting_queries.orders_of_day(conn, day.cycle_id)
         return [row for row in rows if symbol is None or row.symbol == symbol.upper()]
 
-    rows = ask(config, look)
-    from catalyst.report.tables import show_orders
+    rows = query_store(config, read)
+    from catalyst.report.tables import render_orders
 
-    tell(rows, as_json, lambda: show_orders(rows))
+    print_result(rows, as_json, lambda: render_orders(rows))
 
 
 def positions(
     status: Annotated[str, typer.Option(help="open, closed or all.")] = "all",
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many closed ones at most.")] = 50,
-    config: Config = None,
-    as_json: Json = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """List what is held, with stop, target and worst case, and what was."""
     if status not in ("open", "closed", "all"):
         raise UserError(f"--status {status}: say open, closed or all")
 
-    async def look(store: "Store", settings: Settings) -> "tuple[tuple[Held, ...], list[PositionRow]]":
+    async def read(
+        store: "Store", settings: Settings
+    ) -> "tuple[tuple[PositionLine, ...], list[PositionRow]]":
         from catalyst.report import status as status_report
         from catalyst.store import reporting_queries
 
         at = open_clock(settings).now()
         async with store.read() as conn:
-            held = () if status == "closed" else (await status_report.look(conn, at)).positions
-            closed = [] if status == "open" else await reporting_queries.every_position(conn, "closed", limit)
+            held = () if status == "closed" else (await status_report.read_status(conn, at)).positions
+            closed = (
+                [] if status == "open" else await reporting_queries.recent_positions(conn, "closed", limit)
+            )
         return held, closed
 
-    held, closed = ask(config, look)
+    held, closed = query_store(config, read)
     from catalyst.report.day import trade_of
-    from catalyst.report.tables import show_positions
+    from catalyst.report.tables import render_positions
 
     trades = [trade_of(row) for row in reversed(closed)]
-    tell({"open": held, "closed": trades}, as_json, lambda: show_positions(held, trades))
+    print_result({"open": held, "closed": trades}, as_json, lambda: render_positions(held, trades))
 
 
 def cycles(
     cycle: Annotated[str | None, typer.Argument(metavar="[ID]", help="One cycle, with its figures.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many, newest first.")] = 20,
-    config: Config = None,
-    as_json: Json = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """List the trading days, newest first, or tell of one."""
     if cycle is not None:
-        _report(config, as_json, cycle=cycle)
+        _print_report(config, as_json, cycle=cycle)
         return
 
-    async def look(store: "Store", _: Settings) -> "list[CycleRow]":
+    async def read(store: "Store", _: Settings) -> "list[CycleRow]":
         from catalyst.store import cycles as kept
 
         async with store.read() as conn:
             return await kept.recent(conn, limit)
 
-    rows = ask(config, look)
-    from catalyst.report.tables import show_cycles
+    rows = query_store(config, read)
+    from catalyst.report.tables import render_cycles
 
-    tell(rows, as_json, lambda: show_cycles(rows))
+    print_result(rows, as_json, lambda: render_cycles(rows))
 
 
 def report(
     day: Annotated[str | None, typer.Argument(help="YYYY-MM-DD (else the latest day).")] = None,
-    config: Config = None,
-    as_json: Json = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Tell a day's result: trades, exits by reason, drawdown, protection, and the funnel of each scan."""
-    _report(config, as_json, day=parse_day(day))
+    _print_report(config, as_json, day=parse_day(day))
 
 
-def _report(config: Config, as_json: bool, *, day: date | None = None, cycle: str | None = None) -> None:
-    async def look(store: "Store", _: Settings) -> "Day | None":
-        from catalyst.report.day import day_of
+def _print_report(
+    config: ConfigOption, as_json: bool, *, day: date | None = None, cycle: str | None = None
+) -> None:
+    async def read(store: "Store", _: Settings) -> "DayReport | None":
+        from catalyst.report.day import read_day_report
 
         async with store.read() as conn:
-            wanted = day if cycle is None else getattr(await _cycle(conn, cycle), "cycle_date", None)
-            return await day_of(conn, wanted)
+            wanted = day if cycle is None else getattr(await _find_cycle(conn, cycle), "cycle_date", None)
+            return await read_day_report(conn, wanted)
 
-    told = ask(config, look)
-    if told is None:
+    result = query_store(config, read)
+    if result is None:
         raise UserError(
             f"there is no trading day{f' {day}' if day else ''} on record; `catalyst cycles` lists them"
         )
-    from catalyst.report.terminal import show_day
+    from catalyst.report.terminal import render_day
 
-    tell(told, as_json, lambda: show_day(told))
+    print_result(result, as_json, lambda: render_day(result))
 
 
-async def _cycle(conn: "Connection", cycle_id: str | None) -> "CycleRow | None":
+async def _find_cycle(conn: "Connection", cycle_id: str | None) -> "CycleRow | None":
     """The cycle of that id, else the latest; None when there is none at all."""
     from catalyst.store import cycles as kept
 

@@ -19,29 +19,31 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-CONFIG: Final = Path("config.yaml")
-SECRETS: Final = Path(".env")
+CONFIG_FILE: Final = Path("config.yaml")
+SECRETS_FILE: Final = Path(".env")
 
-Config = Annotated[
+ConfigOption = Annotated[
     Path | None,
     typer.Option("--config", "-c", help="The configuration file (else ./config.yaml, when it is there)."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON: stable keys, amounts as text, times in UTC.")]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print JSON: stable keys, amounts as text, times in UTC.")
+]
 
 
-class DatabaseAway(UserError):
+class DatabaseUnreachable(UserError):
     """The database cannot be reached; the message says what to do."""
 
 
 def read_settings(path: Path | None) -> Settings:
     """The operator's settings: the file named, else ./config.yaml, and secrets from ./.env and the environment."""
-    chosen = path if path is not None else CONFIG if CONFIG.is_file() else None
+    chosen = path if path is not None else CONFIG_FILE if CONFIG_FILE.is_file() else None
     return load(chosen, env_file=secrets_file())
 
 
 def secrets_file() -> Path | None:
     """./.env, when there is one."""
-    return SECRETS if SECRETS.is_file() else None
+    return SECRETS_FILE if SECRETS_FILE.is_file() else None
 
 
 def open_clock(settings: Settings, *, drive: bool = False) -> Clock:
@@ -69,7 +71,7 @@ def is_embedded(settings: Settings) -> bool:
 
 
 @contextmanager
-def database(settings: Settings, *, make: bool = True) -> Iterator[str]:
+def database_dsn(settings: Settings, *, create: bool = True) -> Iterator[str]:
     """The DSN of the database, for the length of the block.
 
     The embedded one is started, and with `make` made and migrated too; without, it must exist already, so that
@@ -82,19 +84,19 @@ def database(settings: Settings, *, make: bool = True) -> Iterator[str]:
     from catalyst import embedded
     from catalyst.store.migrate import migrate
 
-    if not make and not settings.data_dir.exists():
-        raise DatabaseAway(
+    if not create and not settings.data_dir.exists():
+        raise DatabaseUnreachable(
             f"there is no database yet ({settings.data_dir}): `catalyst run` or `catalyst demo` makes one, or set "
             "DATABASE_URL"
         )
     with embedded.start(settings.data_dir) as server:
-        if make:
+        if create:
             run_async(lambda: migrate(server.dsn))
         yield server.dsn
 
 
 @contextmanager
-def reaching(dsn: str) -> Iterator[None]:
+def translate_connection_errors(dsn: str) -> Iterator[None]:
     """Failures to reach the database, or to be let in, become DatabaseAway."""
     import asyncpg
 
@@ -110,17 +112,17 @@ def reaching(dsn: str) -> Iterator[None]:
             asyncpg.exceptions.ClientConfigurationError,
         )
         if isinstance(error, refused) or is_outage(error):
-            raise DatabaseAway(unreachable(dsn, error)) from None
+            raise DatabaseUnreachable(describe_unreachable(dsn, error)) from None
         raise
 
 
 @asynccontextmanager
-async def open_books(dsn: str, clock: Clock) -> AsyncIterator["Store"]:
+async def open_migrated_store(dsn: str, clock: Clock) -> AsyncIterator["Store"]:
     """A small store on a migrated database. Raises DatabaseAway, or SchemaNotCurrent."""
     from catalyst.store.migrate import require_current
     from catalyst.store.pool import open_store
 
-    with reaching(dsn):
+    with translate_connection_errors(dsn):
         store = await open_store(dsn, clock, size=2, name="catalyst cli")
     try:
         async with store.read() as conn:
@@ -130,7 +132,7 @@ async def open_books(dsn: str, clock: Clock) -> AsyncIterator["Store"]:
         await store.close()
 
 
-def unreachable(dsn: str, error: Exception) -> str:
+def describe_unreachable(dsn: str, error: Exception) -> str:
     """One sentence about a database that does not answer; no password in it."""
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     try:
@@ -152,17 +154,17 @@ def run_async(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     return asyncio.run(work())
 
 
-def ask(config: Path | None, question: "Callable[[Store, Settings], Coroutine[Any, Any, T]]") -> T:
+def query_store(config: Path | None, query: "Callable[[Store, Settings], Coroutine[Any, Any, T]]") -> T:
     """The answer to a question about the books."""
     settings = read_settings(config)
     clock = open_clock(settings)
 
-    async def answer(dsn: str) -> T:
-        async with open_books(dsn, clock) as store:
-            return await question(store, settings)
+    async def run_query(dsn: str) -> T:
+        async with open_migrated_store(dsn, clock) as store:
+            return await query(store, settings)
 
-    with database(settings, make=False) as dsn:
-        return run_async(lambda: answer(dsn))
+    with database_dsn(settings, create=False) as dsn:
+        return run_async(lambda: run_query(dsn))
 
 
 def parse_day(text: str | None) -> date | None:

@@ -33,15 +33,15 @@ OVERRIDES: Final = {
 
 
 # A limit that file and environment disagree on is worth a warning.
-LIMITS: Final = frozenset({"max_daily_loss", "max_position_size", "max_positions"})
+WARNED_LIMITS: Final = frozenset({"max_daily_loss", "max_position_size", "max_positions"})
 
-_LONGEST: Final = 65_536  # bytes of a configuration file
-SLOWEST_LIVE_LOOK: Final = 120  # seconds between two reconciliations where money is
-_SHOWN: Final = 40  # characters of a wrong value that are repeated to the operator
-Signature = tuple[int, int, int]
+_MAX_FILE_BYTES: Final = 65_536  # bytes of a configuration file
+MAX_LIVE_RECONCILE_SECONDS: Final = 120  # seconds between two reconciliations where money is
+_MAX_SHOWN_CHARACTERS: Final = 40  # characters of a wrong value that are repeated to the operator
+FileSignature = tuple[int, int, int]
 
 
-def signature(path: Path | None) -> Signature | None:
+def file_signature(path: Path | None) -> FileSignature | None:
     """What tells one state of a file from another without reading it; None when it is not there."""
     try:
         found = None if path is None else path.stat()
@@ -60,14 +60,14 @@ def load(path: Path | None = None, *, env_file: Path | None = None) -> Settings:
     try:
         env = Environment(_env_file=env_file)
     except ValidationError as error:
-        raise ConfigInvalid(_environment_complaint(error)) from None
+        raise ConfigInvalid(_describe_environment_errors(error)) from None
     except (OSError, UnicodeDecodeError):
         raise ConfigInvalid(f"{env_file} cannot be read as text") from None
     notices = _apply_environment(tree, env)
     try:
         config = Config.model_validate(tree)
     except ValidationError as error:
-        raise ConfigInvalid(_complaint(error, path)) from None
+        raise ConfigInvalid(_describe_errors(error, path)) from None
     if config.session.market_open is not None or config.session.market_close is not None:
         notices.append("session.market_open/close are retired: the exchange calendar decides; remove them")
     mode = _decide_mode(config, env)
@@ -75,7 +75,7 @@ def load(path: Path | None = None, *, env_file: Path | None = None) -> Settings:
     return Settings(config, env, mode, session_mode, (*notices, *why), path, env_file)
 
 
-def environment_without_ours(**changes: str) -> dict[str, str]:
+def environment_without_catalyst(**changes: str) -> dict[str, str]:
     """This process's environment for a child that must know nothing of the operator's keys, database or mode:
     every variable Catalyst reads is left out, then `changes` are laid over it."""
     ours = {name.upper() for name in Environment.model_fields} - {"XDG_DATA_HOME"}
@@ -108,12 +108,12 @@ class _PlainLoader(yaml.SafeLoader):
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
-            raw = file.read(_LONGEST + 1)
+            raw = file.read(_MAX_FILE_BYTES + 1)
     except FileNotFoundError:
         raise ConfigInvalid(f"{path} does not exist: name another with --config, or leave it out") from None
     except OSError as error:
         raise ConfigInvalid(f"{path} cannot be read: {error.strerror}") from None
-    if len(raw) > _LONGEST:
+    if len(raw) > _MAX_FILE_BYTES:
         raise ConfigInvalid(f"{path} is larger than any configuration needs to be")
     try:
         tree = yaml.load(raw.decode(), _PlainLoader)  # noqa: S506 - a SafeLoader that reads less
@@ -141,7 +141,7 @@ def _apply_environment(tree: dict[str, Any], env: Environment) -> list[str]:
             continue
         section, name = key.split(".")
         before = tree.setdefault(section, {}) if isinstance(tree.get(section, {}), dict) else {}
-        if variable in LIMITS and name in before and not _same_amount(before[name], value):
+        if variable in WARNED_LIMITS and name in before and not _same_amount(before[name], value):
             notices.append(
                 f"CONFIG_WARNING {variable.upper()}={value} in the environment overrides {key}={before[name]}"
             )
@@ -153,9 +153,9 @@ def _apply_environment(tree: dict[str, Any], env: Environment) -> list[str]:
     return notices
 
 
-def _same_amount(said: object, value: object) -> bool:
+def _same_amount(stated: object, value: object) -> bool:
     try:
-        return Decimal(str(said)) == Decimal(str(value))
+        return Decimal(str(stated)) == Decimal(str(value))
     except InvalidOperation:
         return False
 
@@ -201,10 +201,10 @@ def _decide_mode(config: Config, env: Environment) -> Mode:
 
 def _check_live(config: Config) -> None:
     """What may be loosened on paper is not to be loosened where money is."""
-    if config.reconcile.every_seconds > SLOWEST_LIVE_LOOK:
+    if config.reconcile.every_seconds > MAX_LIVE_RECONCILE_SECONDS:
         raise ConfigInvalid(
             f"reconcile.every_seconds is {config.reconcile.every_seconds:g}: live, tables and broker are compared at "
-            f"least every {SLOWEST_LIVE_LOOK} seconds"
+            f"least every {MAX_LIVE_RECONCILE_SECONDS} seconds"
         )
     if not config.emergency.halt_new_trades:
         raise ConfigInvalid(
@@ -246,7 +246,7 @@ def _known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
     return keys
 
 
-def _complaint(error: ValidationError, path: Path | None) -> str:
+def _describe_errors(error: ValidationError, path: Path | None) -> str:
     """Every fault on a line of its own, in the file's words."""
     lines = []
     for fault in error.errors(include_url=False):
@@ -256,17 +256,17 @@ def _complaint(error: ValidationError, path: Path | None) -> str:
             lines.append(f"unknown key {key}" + (f": did you mean {near[0]}?" if near else ""))
         else:
             said = fault["msg"].removeprefix("Value error, ")
-            lines.append(f"{key}: {said}{_got(fault['input'])}" if key else said)
+            lines.append(f"{key}: {said}{_describe_value(fault['input'])}" if key else said)
     return f"{path or 'the configuration'}: " + "; ".join(lines)
 
 
-def _got(value: object) -> str:
+def _describe_value(value: object) -> str:
     """The value, when it is short and no section: a DSN in the wrong place keeps its password."""
     shown = repr(value) if isinstance(value, (str, int, float, Decimal)) else ""
-    return f" (got {shown})" if 0 < len(shown) <= _SHOWN and "://" not in shown else ""
+    return f" (got {shown})" if 0 < len(shown) <= _MAX_SHOWN_CHARACTERS and "://" not in shown else ""
 
 
-def _environment_complaint(error: ValidationError) -> str:
+def _describe_environment_errors(error: ValidationError) -> str:
     """Names only: a value may be a secret."""
     faults = error.errors(include_url=False, include_input=False)
     return "; ".join(f"{str(fault['loc'][0]).upper()}: {fault['msg']}" for fault in faults)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Dollars = Annotated[Decimal, Field(ge=0, le=Decimal(10_000_000))]
 Percent = Annotated[float, Field(gt=0, le=100)]
-Share = Annotated[float, Field(ge=0, le=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
@@ -31,14 +31,14 @@ class SessionMode(StrEnum):
     AUTONOMOUS = "autonomous"
 
 
-class Trading(Section):
+class TradingConfig(Section):
     mode: Mode | None = None  # None: sim without keys, paper with them
     allow_short: bool = False
     manage_account_locks: bool = True
     account_number: str | None = None  # live: must equal the broker's
 
 
-class BrokerUrls(Section):
+class BrokerConfig(Section):
     """Where the broker is. None: Alpaca's own hosts for paper and live, `simulator` for sim."""
 
     simulator: str = "http://127.0.0.1:8765"
@@ -48,13 +48,13 @@ class BrokerUrls(Section):
     reserved_for_exits: int = Field(60, ge=0, le=150)
 
 
-class Database(Section):
+class DatabaseConfig(Section):
     data_dir: Path | None = None  # the embedded server's, when DATABASE_URL is not set
     spool: Path | None = None  # the folder of what is done while the database is away
     proofs: Path | None = None  # the folder of the proofs of being flat
 
 
-class SessionSection(Section):
+class SessionConfig(Section):
     mode: SessionMode = SessionMode.SUPERVISED
     timezone: str = "America/New_York"
     flat_before_close_minutes: int = Field(10, ge=2, le=120)
@@ -64,13 +64,13 @@ class SessionSection(Section):
     market_close: str | int | None = None
 
 
-class Workflow(Section):
+class WorkflowConfig(Section):
     auto_execute: bool = False
     execute_top_n: int = Field(3, ge=1, le=20)
     scan_frequency_minutes: int = Field(30, ge=0, le=240)
 
 
-class Features(Section):
+class FeaturesConfig(Section):
     news_sentiment: bool = True
     pattern_detection: bool = True
     autonomous_trading: bool = False
@@ -89,7 +89,7 @@ class UniverseConfig(Section):
 class ScanConfig(Section):
     """What makes a stock worth a second look, and which market data are too poor to judge it by."""
 
-    keep: int = Field(200, ge=1, le=200)
+    max_candidates: int = Field(200, ge=1, le=200)
     min_price: float = Field(1.0, gt=0)
     max_price: float = Field(500.0, gt=0)
     min_dollar_volume: float = Field(5_000_000.0, ge=0)  # 20-day average, dollars a day
@@ -99,47 +99,47 @@ class ScanConfig(Section):
     max_quote_age_seconds: float = Field(420, gt=0)
     max_quote_distance_pct: float = Field(5.0, gt=0)  # of the last trade from the middle of the quote
     min_history_days: int = Field(5, ge=1, le=20)  # daily bars before "usual" means anything
-    weight_volume: Share = 0.35
-    weight_momentum: Share = 0.35
-    weight_gap: Share = 0.20
-    weight_liquidity: Share = 0.10
+    weight_volume: Fraction = 0.35
+    weight_momentum: Fraction = 0.35
+    weight_gap: Fraction = 0.20
+    weight_liquidity: Fraction = 0.10
 
 
 class NewsConfig(Section):
     """How headlines weigh."""
 
-    ask: int = Field(100, ge=1, le=200)
-    keep: int = Field(35, ge=1, le=200)
+    max_symbols: int = Field(100, ge=1, le=200)
+    max_candidates: int = Field(35, ge=1, le=200)
     lookback_hours: float = Field(24.0, gt=0, le=168)
     half_life_hours: float = Field(6.0, gt=0, le=168)  # a headline this old weighs half
-    veto: Share = 0.25  # a news score this low refuses a stock that may only be bought
+    veto_score: Fraction = 0.25  # a news score this low refuses a stock that may only be bought
 
 
 class PatternConfig(Section):
     """Chart patterns. Times are minutes, so that 1- and 5-minute bars mean the same."""
 
-    keep: int = Field(20, ge=1, le=200)
+    max_candidates: int = Field(20, ge=1, le=200)
     min_confidence: float = Field(0.4, ge=0, le=1)
-    fresh_minutes: float = Field(30, ge=5, le=120)  # the trigger was crossed this recently
+    max_trigger_age_minutes: float = Field(30, ge=5, le=120)  # the trigger was crossed this recently
     max_bar_age_minutes: float = Field(15, ge=1, le=60)  # the last bar ended this recently
     opening_range_minutes: float = Field(15, ge=5, le=60)
     pivot_minutes: float = Field(10, ge=1, le=60)  # a pivot is the extreme this far to both sides
-    max_extension: Share = 0.4  # of the way from trigger to target already gone
+    max_extension: Fraction = 0.4  # of the way from trigger to target already gone
 
 
 class TechnicalConfig(Section):
     """What the indicators must agree on, and when a move counts as spent."""
 
-    keep: int = Field(10, ge=1, le=200)
-    quorum: int = Field(6, ge=1, le=20)  # votes that must be warm
-    min_agreement: Share = 0.5
+    max_candidates: int = Field(10, ge=1, le=200)
+    min_votes: int = Field(6, ge=1, le=20)  # votes that must be warm
+    min_agreement: Fraction = 0.5
     # Weights of the timeframes that have a vote, scaled to sum to 1.
     weight_intraday: float = Field(0.5, ge=0)
     weight_quarter_hour: float = Field(0.2, ge=0)
     weight_daily: float = Field(0.3, ge=0)
-    spent_rsi: float = Field(88.0, gt=50, le=100)  # shorts: 100 minus it
-    spent_move_atr: float = Field(1.5, gt=0)  # open to now, in daily ATRs
-    spent_vwap_atr: float = Field(1.0, gt=0)  # VWAP to now, in daily ATRs
+    max_rsi: float = Field(88.0, gt=50, le=100)  # shorts: 100 minus it
+    max_move_atr: float = Field(1.5, gt=0)  # open to now, in daily ATRs
+    max_vwap_distance_atr: float = Field(1.0, gt=0)  # VWAP to now, in daily ATRs
 
 
 class PipelineConfig(Section):
@@ -150,21 +150,21 @@ class PipelineConfig(Section):
 class ScoringConfig(Section):
     """composite = sum of weight times component, each component in [0, 1]."""
 
-    news: Share = 0.30
-    technical: Share = 0.30
-    momentum: Share = 0.20
-    volume: Share = 0.20
-    min_composite: Share = 0.5
+    news: Fraction = 0.30
+    technical: Fraction = 0.30
+    momentum: Fraction = 0.20
+    volume: Fraction = 0.20
+    min_composite: Fraction = 0.5
 
     @model_validator(mode="after")
-    def weights_sum_to_one(self) -> "ScoringConfig":
+    def check_weights(self) -> "ScoringConfig":
         if abs(self.news + self.technical + self.momentum + self.volume - 1) > 1e-9:
             raise ValueError("scoring.news + technical + momentum + volume must sum to 1")
         return self
 
 
 class RiskConfig(Section):
-    keep: int = Field(5, ge=1, le=50)  # approved candidates a scan may leave
+    max_candidates: int = Field(5, ge=1, le=50)  # approved candidates a scan may leave
     max_daily_loss: Annotated[Dollars, Field(gt=0)] = Decimal("2000.00")  # there is no day without a limit
     warning_threshold_pct: Percent = 75
     max_positions: int = Field(5, ge=1, le=50)
@@ -187,19 +187,19 @@ class PositionsConfig(Section):
     close_all_at_market_close: bool = True
 
 
-class DailyLimits(Section):
+class DailyLimitsConfig(Section):
     emergency_stop_at_100: bool = True
 
 
-class SectorLimits(Section):
+class SectorLimitsConfig(Section):
     sectors_to_limit: tuple[str, ...] = ()
 
 
-class Correlation(Section):
+class CorrelationConfig(Section):
     check_enabled: bool = True
 
 
-class Emergency(Section):
+class EmergencyConfig(Section):
     close_all_positions_on_limit: bool = True
     halt_new_trades: bool = True
     send_email_alert: bool = True
@@ -211,7 +211,7 @@ class PlanConfig(Section):
     collar_bps: float = Field(15.0, ge=0, le=200)  # how far past the far side of the quote we follow
 
 
-class Execution(Section):
+class ExecutionConfig(Section):
     partial_entry_grace_seconds: float = Field(5, ge=1, le=60)
     entry_timeout_seconds: float = Field(120, ge=5, le=1800)  # an entry that has not filled is cancelled
     signal_max_age_seconds: float = Field(60, ge=5, le=600)
@@ -219,28 +219,28 @@ class Execution(Section):
     position_poll_seconds: float = Field(30, ge=1, le=120)
 
 
-class Reconcile(Section):
+class ReconcileConfig(Section):
     every_seconds: float = Field(60, ge=5, le=600)  # live: at most SLOWEST_LIVE_LOOK
     orphans: Literal["alert", "protect", "close"] = "protect"  # shares of our symbols that no row explains
 
 
 class ProtectionConfig(Section):
-    naked_budget_seconds: float = Field(15, ge=1, le=600)  # without a stop at the broker, per position
+    unprotected_budget_seconds: float = Field(15, ge=1, le=600)  # without a stop at the broker, per position
 
 
 class StopMonitorConfig(Section):
     every_seconds: float = Field(30, ge=1, le=60)
-    naked_every_seconds: float = Field(1, ge=0.5, le=10)
+    unprotected_every_seconds: float = Field(1, ge=0.5, le=10)
     grace_seconds: float = Field(3, ge=0.5, le=60)
     stale_after_seconds: float = Field(300, ge=5, le=3600)
 
 
-class Shutdown(Section):
+class ShutdownConfig(Section):
     on_sigterm: Literal["flatten", "keep"] = "flatten"
     flatten_timeout_seconds: float = Field(60, ge=5, le=85)
 
 
-class Log(Section):
+class LogConfig(Section):
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     format: Literal["auto", "json", "console"] = "auto"
 
@@ -248,12 +248,12 @@ class Log(Section):
 class Config(Section):
     """The whole tree, as config.yaml writes it."""
 
-    trading: Trading = Trading()
-    broker: BrokerUrls = BrokerUrls()
-    database: Database = Database()
-    session: SessionSection = SessionSection()
-    workflow: Workflow = Workflow()
-    features: Features = Features()
+    trading: TradingConfig = TradingConfig()
+    broker: BrokerConfig = BrokerConfig()
+    database: DatabaseConfig = DatabaseConfig()
+    session: SessionConfig = SessionConfig()
+    workflow: WorkflowConfig = WorkflowConfig()
+    features: FeaturesConfig = FeaturesConfig()
     universe: UniverseConfig = UniverseConfig()
     scan: ScanConfig = ScanConfig()
     news: NewsConfig = NewsConfig()
@@ -262,21 +262,21 @@ class Config(Section):
     technical: TechnicalConfig = TechnicalConfig()
     scoring: ScoringConfig = ScoringConfig()
     risk: RiskConfig = RiskConfig()
-    daily_limits: DailyLimits = DailyLimits()
-    sector_limits: SectorLimits = SectorLimits()
-    correlation: Correlation = Correlation()
+    daily_limits: DailyLimitsConfig = DailyLimitsConfig()
+    sector_limits: SectorLimitsConfig = SectorLimitsConfig()
+    correlation: CorrelationConfig = CorrelationConfig()
     positions: PositionsConfig = PositionsConfig()
-    emergency: Emergency = Emergency()
+    emergency: EmergencyConfig = EmergencyConfig()
     plan: PlanConfig = PlanConfig()
-    execution: Execution = Execution()
+    execution: ExecutionConfig = ExecutionConfig()
     stop_monitor: StopMonitorConfig = StopMonitorConfig()
-    reconcile: Reconcile = Reconcile()
+    reconcile: ReconcileConfig = ReconcileConfig()
     protection: ProtectionConfig = ProtectionConfig()
-    shutdown: Shutdown = Shutdown()
-    log: Log = Log()
+    shutdown: ShutdownConfig = ShutdownConfig()
+    log: LogConfig = LogConfig()
 
     @model_validator(mode="after")
-    def limits_agree(self) -> "Config":
+    def check_limits(self) -> "Config":
         if self.scan.min_price >= self.scan.max_price:
             raise ValueError("scan.min_price is not below scan.max_price")
         if self.risk.min_position_size > self.risk.max_position_size:

@@ -15,181 +15,218 @@ import structlog
 
 from catalyst.clock import Clock
 from catalyst.config.settings import Settings
-from catalyst.daemon.components import Desk
-from catalyst.daemon.risk.emergency_stop import HardStop
-from catalyst.daemon.runtime.config_reload import Reload
+from catalyst.daemon.components import Components
+from catalyst.daemon.risk.emergency_stop import EmergencyStop
+from catalyst.daemon.runtime.config_reload import ConfigReload
 from catalyst.daemon.runtime.heartbeat import Heartbeat
 from catalyst.daemon.runtime.supervisor import Loop
 from catalyst.daemon.runtime.watchdog import Watchdog
 from catalyst.daemon.shutdown import (
-    LEAST_FLATTEN,
-    Exit,
-    Stop,
+    MIN_OUTAGE_FLATTEN_TIME,
+    ExitCode,
+    StopRequest,
+    abandon_database,
     end_epoch,
-    flatten_and_say,
-    flatten_without_tables,
-    give_up_the_tables,
+    flatten_in_outage,
+    flatten_or_none,
     stop_on_signals,
 )
-from catalyst.daemon.startup import open_books, sit_down, started, take_the_desk
-from catalyst.daemon.trading_day.end_of_day import Closing
-from catalyst.daemon.trading_day.operator_commands import Commands
-from catalyst.daemon.trading_day.schedule import PRE_OPEN_AT, keep, market_day, still_to_do
-from catalyst.daemon.trading_day.sessions import LINGER, next_session
-from catalyst.daemon.trading_day.trading_day import Day
-from catalyst.daemon.trading_state.account_lease import Holding
+from catalyst.daemon.startup import acquire_account, acquire_host_lock, open_database, recover_or_stop
+from catalyst.daemon.trading_day.end_of_day import EndOfDay
+from catalyst.daemon.trading_day.operator_commands import OperatorCommands
+from catalyst.daemon.trading_day.schedule import PRE_OPEN_AT, market_day, remaining, run_schedule
+from catalyst.daemon.trading_day.sessions import CURRENT_AFTER_CLOSE, next_session
+from catalyst.daemon.trading_day.trading_day import TradingDay
+from catalyst.daemon.trading_state.account_lease import AccountLease
 from catalyst.domain.session import NEW_YORK
-from catalyst.store.notifications import Ear, listen
+from catalyst.store.notifications import NotificationListener, listen
 
 log = structlog.get_logger()
 
-COMMANDS: Final = "catalyst_commands"
-TURN: Final = 0.0005  # seconds: a thread that parses megabytes gives the event loop its turn that soon
+COMMAND_CHANNEL: Final = "catalyst_commands"
+THREAD_SWITCH_INTERVAL_S: Final = (
+    0.0005  # seconds: a thread that parses megabytes gives the event loop its turn that soon
+)
 
 
-async def run(settings: Settings, dsn: str, clock: Clock, *, once: bool = False) -> Exit:
+async def run(settings: Settings, dsn: str, clock: Clock, *, once: bool = False) -> ExitCode:
     """Trade until a signal, or with `once` until the day's cycle is completed, or cannot be (then the code says so).
     Returns the exit code.
 
     Raises UserError for what the operator must mend: the schema, the lock, the account, the broker's address.
     """
-    sys.setswitchinterval(TURN)
-    stop = Stop()
+    sys.setswitchinterval(THREAD_SWITCH_INTERVAL_S)
+    stop = StopRequest()
     stop_on_signals(stop, settings)
     for notice in settings.notices:
         log.warning("config_notice", notice=notice)
     async with AsyncExitStack() as stack:
-        account = await sit_down(stack, settings, clock)
-        store = await open_books(stack, dsn, clock)
-        desk, holding = await take_the_desk(stack, settings, store, clock, account)
-        return await live(desk, holding, stop, once=once)
+        account = await acquire_host_lock(stack, settings, clock)
+        store = await open_database(stack, dsn, clock)
+        components, holding = await acquire_account(stack, settings, store, clock, account)
+        return await recover_and_run(components, holding, stop, once=once)
 
 
-async def live(desk: Desk, holding: Holding, stop: Stop, *, once: bool) -> Exit:
+async def recover_and_run(
+    components: Components, lease: AccountLease, stop: StopRequest, *, once: bool
+) -> ExitCode:
     """Recover, then run every loop until a signal, a successor or the end of the only day."""
-    async with _watchdog(desk).watching():
-        return await _live(desk, holding, stop, once=once)
+    async with _build_watchdog(components).watching():
+        return await _recover_and_run(components, lease, stop, once=once)
 
 
-def _watchdog(desk: Desk) -> Watchdog:
-    env = desk.settings.env
+def _build_watchdog(components: Components) -> Watchdog:
+    env = components.settings.env
     within = None if env.watchdog_usec is None else timedelta(microseconds=env.watchdog_usec)
-    return Watchdog(desk.loops, desk.clock, env.notify_socket, within)
+    return Watchdog(components.supervisor, components.clock, env.notify_socket, within)
 
 
-async def _live(desk: Desk, holding: Holding, stop: Stop, *, once: bool) -> Exit:
-    with desk.clock.hold():
-        ear = await listen(desk.store.dsn, COMMANDS)
+async def _recover_and_run(
+    components: Components, lease: AccountLease, stop: StopRequest, *, once: bool
+) -> ExitCode:
+    with components.clock.hold():
+        command_listener = await listen(components.store.dsn, COMMAND_CHANNEL)
     try:
-        async with desk.loops.running({"stream": lambda: _listen(desk)}):
-            if not await started(desk, stop):
-                log.critical("stopped_before_recovery", why=stop.why)
+        async with components.supervisor.running({"stream": lambda: consume_stream(components)}):
+            if not await recover_or_stop(components, stop):
+                log.critical("stopped_before_recovery", why=stop.reason)
                 if not stop.flatten:
-                    return Exit.FLAT
-                deadline = desk.clock.now() + LEAST_FLATTEN
-                await give_up_the_tables(desk)
+                    return ExitCode.FLAT
+                deadline = components.clock.now() + MIN_OUTAGE_FLATTEN_TIME
+                await abandon_database(components)
             else:
-                code, deadline = await _trade(desk, holding, ear, stop, once=once)
+                code, deadline = await run_loops(components, lease, command_listener, stop, once=once)
                 if code is not None:
                     return code
         # The loops have ended, and with the store given up nothing of them can send: one hand is left.
-        return await flatten_without_tables(desk, stop, deadline)
+        return await flatten_in_outage(components, stop, deadline)
     finally:
-        await desk.execution.close()
-        with desk.clock.hold():
-            await ear.close()
-        await end_epoch(desk, stop)
+        await components.submission.close()
+        with components.clock.hold():
+            await command_listener.close()
+        await end_epoch(components, stop)
 
 
-async def _trade(
-    desk: Desk, holding: Holding, ear: Ear, stop: Stop, *, once: bool
-) -> tuple[Exit | None, datetime]:
+async def run_loops(
+    components: Components,
+    lease: AccountLease,
+    command_listener: NotificationListener,
+    stop: StopRequest,
+    *,
+    once: bool,
+) -> tuple[ExitCode | None, datetime]:
     """Run every loop until somebody asks to stop; the exit code, or None and until when to flatten by another hand."""
     loops: dict[str, Loop] = {
-        "exits": desk.exits.run,
-        "guard": desk.guard.run,
-        "entries": desk.entries.run,
-        "stop_monitor": desk.stop_monitor.run,
-        "risk_watch": desk.risk_watch.run,
-        "reconciler": desk.reconciler.run,
-        "orphans": desk.orphans.run,
-        "safety": desk.safety.run,
-        "lock": holding.run,
-        "boot": desk.boot.outlive,
-        "shorts": desk.shorts.run,
-        "heartbeat": Heartbeat(desk.store, desk.clock, desk.epoch).run,
-        "reload": Reload(desk.settings, desk.store, desk.clock, desk.adopt, stop.reload).run,
-        "days": lambda: _days(desk, ear, stop, once=once),
+        "exits": components.exits.run,
+        "position_protector": components.protector.run,
+        "entry_expiry": components.entry_expiry.run,
+        "stop_monitor": components.stop_monitor.run,
+        "daily_loss_limit": components.daily_loss_limit.run,
+        "reconciler": components.reconciler.run,
+        "orphans": components.orphans.run,
+        "safe_mode": components.safe_mode.run,
+        "account_lease": lease.run,
+        "startup_survey": components.startup_survey.clear_crash_loop,
+        "shorting_lock": components.shorting_lock.run,
+        "heartbeat": Heartbeat(components.store, components.clock, components.epoch).run,
+        "config_reload": ConfigReload(
+            components.settings,
+            components.store,
+            components.clock,
+            components.apply_config,
+            stop.reload_requested,
+        ).run,
+        "sessions": lambda: run_sessions(components, command_listener, stop, once=once),
     }
-    async with desk.loops.running(loops):
-        log.info("daemon_ready", gate=sorted(desk.gate.reasons))
-        desk.ready.set()
-        _watchdog(desk).say("READY=1")
-        await stop.asked.wait()
-        desk.gate.shut("stopping", stop.why)
+    async with components.supervisor.running(loops):
+        log.info("daemon_ready", gate=sorted(components.gate.reasons))
+        components.ready.set()
+        _build_watchdog(components).notify("READY=1")
+        await stop.requested.wait()
+        components.gate.close("stopping", stop.reason)
         if not stop.flatten:
-            return stop.code, desk.clock.now()
-        within = timedelta(seconds=desk.settings.config.shutdown.flatten_timeout_seconds)
-        deadline = desk.clock.now() + within
-        return await flatten_and_say(desk, stop, deadline), deadline
+            return stop.exit_code, components.clock.now()
+        within = timedelta(seconds=components.settings.config.shutdown.flatten_timeout_seconds)
+        deadline = components.clock.now() + within
+        return await flatten_or_none(components, stop, deadline), deadline
 
 
-async def _listen(desk: Desk) -> None:
+async def consume_stream(components: Components) -> None:
     """Hear the stream, once it is known what was left unfinished."""
-    await desk.boot.surveyed.wait()
-    await desk.listening.run()
+    await components.startup_survey.completed.wait()
+    await components.stream_consumer.run()
 
 
-async def _days(desk: Desk, ear: Ear, stop: Stop, *, once: bool) -> None:
+async def run_sessions(
+    components: Components, command_listener: NotificationListener, stop: StopRequest, *, once: bool
+) -> None:
     """One session after the other, from the one that is running or next."""
-    closing = Closing(desk.store, desk.broker, desk.reconciler, desk.flatten, desk.clock)
+    closing = EndOfDay(
+        components.store, components.broker, components.reconciler, components.flatten, components.clock
+    )
     while True:
-        if desk.day is not None and desk.day.goes_on:  # this loop fell, and began again
-            session = desk.day.session
+        if (
+            components.trading_day is not None and components.trading_day.is_running
+        ):  # this loop fell, and began again
+            session = components.trading_day.session
         else:
-            session = await next_session(desk.broker, desk.store, desk.clock)
-        desk.exits.session = session
+            session = await next_session(components.broker, components.store, components.clock)
+        components.exits.session = session
         # A close that a death left out: now, and not at the next day's start.
-        if desk.clock.now() < session.open:
-            to_be_flat = desk.settings.config.positions.close_all_at_market_close
-            await closing.make_up(session.day, to_be_flat=to_be_flat)
+        if components.clock.now() < session.open:
+            to_be_flat = components.settings.config.positions.close_all_at_market_close
+            await closing.close_missed_days(session.day, to_be_flat=to_be_flat)
         pre_open = datetime.combine(session.day, PRE_OPEN_AT, NEW_YORK)
-        await desk.clock.sleep_until(pre_open.astimezone(session.open.tzinfo))
-        day = Day(
-            store=desk.store,
-            broker=desk.broker,
-            books=desk.books,
-            execution=desk.execution,
-            exits=desk.exits,
-            flatten=desk.flatten,
-            gate=desk.gate,
-            reconciler=desk.reconciler,
-            risk_watch=desk.risk_watch,
-            scanner=desk.scanner,
-            hard_stop=HardStop(
-                desk.store,
-                desk.flatten,
-                desk.emergency,
-                desk.gate,
-                desk.clock,
-                desk.settings.config.emergency,
+        await components.clock.sleep_until(pre_open.astimezone(session.open.tzinfo))
+        day = TradingDay(
+            store=components.store,
+            broker=components.broker,
+            ledger=components.ledger,
+            submission=components.submission,
+            exits=components.exits,
+            flatten=components.flatten,
+            gate=components.gate,
+            reconciler=components.reconciler,
+            daily_loss_limit=components.daily_loss_limit,
+            scanner=components.scanner,
+            stop_procedure=EmergencyStop(
+                components.store,
+                components.flatten,
+                components.outage_exit,
+                components.gate,
+                components.clock,
+                components.settings.config.emergency,
             ),
-            clock=desk.clock,
-            cfg=desk.settings.config,
-            mode=desk.settings.session_mode,
+            clock=components.clock,
+            cfg=components.settings.config,
+            mode=components.settings.session_mode,
             session=session,
-            epoch=desk.epoch,
+            epoch=components.epoch,
         )
-        desk.day = day
+        components.trading_day = day
         await day.begin()
-        commands = Commands(desk.store, ear, day, desk.exits, desk.gate, desk.safety, desk.clock)
-        async with desk.loops.running({"commands": commands.run, "flat": day.stay_flat}):
-            appointments = still_to_do(market_day(session, desk.settings.config), desk.clock.now())
-            await keep(appointments, desk.clock, day.run)
-        day.over = True
+        commands = OperatorCommands(
+            components.store,
+            command_listener,
+            day,
+            components.exits,
+            components.gate,
+            components.safe_mode,
+            components.clock,
+        )
+        async with components.supervisor.running(
+            {"commands": commands.run, "enforce_flat": day.enforce_flat}
+        ):
+            appointments = remaining(market_day(session, components.settings.config), components.clock.now())
+            await run_schedule(appointments, components.clock, day.run)
+        day.finished = True
         if once:
-            stop.ask("the day is done", flatten=False, code=Exit.FLAT if day.proven else Exit.NOT_FLAT)
+            stop.request(
+                "the day is done", flatten=False, exit_code=ExitCode.FLAT if day.proven else ExitCode.NOT_FLAT
+            )
             return
-        await desk.clock.sleep_until(session.close + LINGER)  # from then on the next one is next
-        desk.gate.clear("close")
-        desk.gate.clear("closed")
+        await components.clock.sleep_until(
+            session.close + CURRENT_AFTER_CLOSE
+        )  # from then on the next one is next
+        components.gate.reopen("day_ending")
+        components.gate.reopen("cycle_closed")

@@ -13,36 +13,36 @@ from catalyst.config.schema import Config
 from catalyst.config.settings import Settings
 from catalyst.daemon.exits.flatten import Flatten
 from catalyst.daemon.exits.safe_exit import SafeExit
-from catalyst.daemon.orders.entry_expiry import Entries
-from catalyst.daemon.orders.ledger import Books
-from catalyst.daemon.orders.submission import Execution
-from catalyst.daemon.outage.exits import Emergency
-from catalyst.daemon.outage.protection import Blind
+from catalyst.daemon.orders.entry_expiry import EntryExpiry
+from catalyst.daemon.orders.ledger import OrderLedger
+from catalyst.daemon.orders.submission import OrderSubmission
+from catalyst.daemon.outage.exits import OutageExit
+from catalyst.daemon.outage.protection import OutageProtection
 from catalyst.daemon.outage.spool import Spool
-from catalyst.daemon.outage.spool_import import Spooled
-from catalyst.daemon.protection.orphan_positions import Orphans
-from catalyst.daemon.protection.position_protector import Guard
-from catalyst.daemon.protection.unprotected_time import Naked
+from catalyst.daemon.outage.spool_import import SpoolImport
+from catalyst.daemon.protection.orphan_positions import OrphanPositions
+from catalyst.daemon.protection.position_protector import PositionProtector
+from catalyst.daemon.protection.unprotected_time import UnprotectedTime
 from catalyst.daemon.reconciliation.reconciler import Reconciler
-from catalyst.daemon.reconciliation.stream_consumer import Listening
-from catalyst.daemon.risk.daily_loss import RiskWatch
+from catalyst.daemon.reconciliation.stream_consumer import StreamConsumer
+from catalyst.daemon.risk.daily_loss import DailyLossLimit
 from catalyst.daemon.risk.stop_monitor import StopMonitor
-from catalyst.daemon.runtime.config_reload import hand_over
-from catalyst.daemon.runtime.startup_survey import Boot
-from catalyst.daemon.runtime.supervisor import Loops
+from catalyst.daemon.runtime.config_reload import replace_config_references
+from catalyst.daemon.runtime.startup_survey import StartupSurvey
+from catalyst.daemon.runtime.supervisor import Supervisor
 from catalyst.daemon.trading_day.scanner import Scanner
-from catalyst.daemon.trading_day.trading_day import Day
-from catalyst.daemon.trading_state.account_lease import Holding, WithoutTables
-from catalyst.daemon.trading_state.account_status import Standing
-from catalyst.daemon.trading_state.entry_gate import Gate
-from catalyst.daemon.trading_state.safe_mode import Safety
-from catalyst.daemon.trading_state.shorting_lock import Shorts
-from catalyst.flat_proof_files import Proofs
+from catalyst.daemon.trading_day.trading_day import TradingDay
+from catalyst.daemon.trading_state.account_lease import AccountLease, OutagePermit
+from catalyst.daemon.trading_state.account_status import AccountStatus
+from catalyst.daemon.trading_state.entry_gate import EntryGate
+from catalyst.daemon.trading_state.safe_mode import SafeMode
+from catalyst.daemon.trading_state.shorting_lock import ShortingLock
+from catalyst.flat_proof_files import FlatProofFiles
 from catalyst.store.pool import Store
 
 
 @dataclass
-class Desk:
+class Components:
     """Every part of a running daemon."""
 
     settings: Settings
@@ -51,71 +51,73 @@ class Desk:
     broker: AlpacaBroker
     market: AlpacaMarketData
     stream: AlpacaTradeUpdates
-    gate: Gate
-    books: Books
-    execution: Execution
+    gate: EntryGate
+    ledger: OrderLedger
+    submission: OrderSubmission
     exits: SafeExit
-    guard: Guard
-    entries: Entries
+    protector: PositionProtector
+    entry_expiry: EntryExpiry
     stop_monitor: StopMonitor
-    risk_watch: RiskWatch
+    daily_loss_limit: DailyLossLimit
     reconciler: Reconciler
-    orphans: Orphans
-    listening: Listening
+    orphans: OrphanPositions
+    stream_consumer: StreamConsumer
     flatten: Flatten
-    emergency: Emergency
+    outage_exit: OutageExit
     scanner: Scanner
-    loops: Loops
-    safety: Safety
-    shorts: Shorts
-    boot: Boot
+    supervisor: Supervisor
+    safe_mode: SafeMode
+    shorting_lock: ShortingLock
+    startup_survey: StartupSurvey
     epoch: int
     account_id: str = ""
-    day: Day | None = None
+    trading_day: TradingDay | None = None
     ready: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def adopt(self, config: Config) -> None:
+    def apply_config(self, config: Config) -> None:
         """Every part holds the new values from now on; a scan or a flatten under way ends with the old ones."""
         old = self.settings.config
         self.settings = replace(self.settings, config=config)
-        hand_over(old, config, [self])
+        replace_config_references(old, config, [self])
 
     async def emergency_stop(self, reason: str) -> bool | None:
-        assert self.day is not None  # the risk watch looks only once a cycle is open
-        return await self.day.emergency_stop(reason)
+        assert self.trading_day is not None  # the risk watch looks only once a cycle is open
+        return await self.trading_day.emergency_stop(reason)
 
 
-def wire(
+def build_components(
     settings: Settings,
     store: Store,
     clock: Clock,
-    gate: Gate,
+    gate: EntryGate,
     broker: AlpacaBroker,
     market: AlpacaMarketData,
     news: AlpacaNews,
     stream: AlpacaTradeUpdates,
     epoch: int,
     spool: Spool,
-    proofs: Proofs,
-    holding: Holding,
-) -> Desk:
+    proofs: FlatProofFiles,
+    lease: AccountLease,
+) -> Components:
     """Every part gets exactly what it may touch."""
     cfg = settings.config
-    gate.shut("stream", "trade updates are not connected yet")
-    books = Books(store, broker, clock, epoch, cfg=cfg.reconcile)
-    execution = Execution(store, broker, books, gate, clock, cfg.execution, epoch)
+    gate.close("stream", "trade updates are not connected yet")
+    books = OrderLedger(store, broker, clock, epoch, cfg=cfg.reconcile)
+    execution = OrderSubmission(store, broker, books, gate, clock, cfg.execution, epoch)
     exits = SafeExit(store, broker, books, execution, clock, epoch)
-    measure = Naked(store, clock, cfg.protection)
-    guard = Guard(store, books, execution, exits, clock, cfg.execution, cfg.positions, measure, epoch)
-    emergency = Emergency(
-        broker.permitted_by(WithoutTables(holding)), execution, books.memory, spool, proofs, clock
+    measure = UnprotectedTime(store, clock, cfg.protection)
+    guard = PositionProtector(
+        store, books, execution, exits, clock, cfg.execution, cfg.positions, measure, epoch
     )
-    standing = Standing(store, broker, gate, clock)
+    emergency = OutageExit(
+        broker.with_permit(OutagePermit(lease)), execution, books.last_known, spool, proofs, clock
+    )
+    standing = AccountStatus(store, broker, gate, clock)
     reconciler = Reconciler(
         store, broker, books, execution, gate, standing, clock, cfg.reconcile, cfg.execution
     )
-    reconciler.spooled = Spooled(store, broker, books, emergency, clock, epoch)
-    desk = Desk(
+    reconciler.spool_import = SpoolImport(store, broker, books, emergency, clock, epoch)
+    components = Components(
         settings=settings,
         clock=clock,
         store=store,
@@ -123,11 +125,11 @@ def wire(
         market=market,
         stream=stream,
         gate=gate,
-        books=books,
-        execution=execution,
+        ledger=books,
+        submission=execution,
         exits=exits,
-        guard=guard,
-        entries=Entries(store, books, execution, clock, cfg.execution),
+        protector=guard,
+        entry_expiry=EntryExpiry(store, books, execution, clock, cfg.execution),
         stop_monitor=StopMonitor(
             store,
             market,
@@ -137,25 +139,29 @@ def wire(
             clock,
             cfg.stop_monitor,
             emergency,
-            Blind(emergency, clock, cfg.execution, cfg.positions),
+            OutageProtection(emergency, clock, cfg.execution, cfg.positions),
             timedelta(minutes=cfg.session.flat_before_close_minutes),
         ),
-        risk_watch=RiskWatch(store, broker, books, exits, standing, clock, cfg, emergency_stop=_not_yet),
+        daily_loss_limit=DailyLossLimit(
+            store, broker, books, exits, standing, clock, cfg, emergency_stop=_no_emergency_stop
+        ),
         reconciler=reconciler,
-        orphans=Orphans(store, broker, books, execution, exits, clock, cfg.reconcile, cfg.positions, epoch),
-        listening=Listening(stream, books, gate, reconciler, store, clock),
+        orphans=OrphanPositions(
+            store, broker, books, execution, exits, clock, cfg.reconcile, cfg.positions, epoch
+        ),
+        stream_consumer=StreamConsumer(stream, books, gate, reconciler, store, clock),
         flatten=Flatten(store, broker, books, execution, exits, gate, clock, proofs),
-        emergency=emergency,
+        outage_exit=emergency,
         scanner=Scanner(broker, market, news, clock, cfg),
-        loops=Loops(gate, clock, reconciler.soon),
-        safety=Safety(store, gate, clock, proofs, epoch),
-        shorts=Shorts(broker, store, clock, cfg.trading),
-        boot=Boot(store, gate, clock),
+        supervisor=Supervisor(gate, clock, reconciler.requested),
+        safe_mode=SafeMode(store, gate, clock, proofs, epoch),
+        shorting_lock=ShortingLock(broker, store, clock, cfg.trading),
+        startup_survey=StartupSurvey(store, gate, clock),
         epoch=epoch,
     )
-    desk.risk_watch.emergency_stop = desk.emergency_stop
-    return desk
+    components.daily_loss_limit.emergency_stop = components.emergency_stop
+    return components
 
 
-async def _not_yet(reason: str) -> bool | None:
+async def _no_emergency_stop(reason: str) -> bool | None:
     raise AssertionError(f"no emergency stop is wired: {reason}")

@@ -10,24 +10,26 @@ from typing import Final
 import structlog
 
 from catalyst.config.settings import Settings
-from catalyst.daemon.components import Desk
+from catalyst.daemon.components import Components
 from catalyst.daemon.trading_day.sessions import session_of_today
-from catalyst.domain.errors import AnotherDaemon
+from catalyst.domain.errors import AnotherDaemonRunning
 from catalyst.domain.order import Purpose
 from catalyst.domain.position import CloseReason
 from catalyst.store import daemon_epoch
 from catalyst.store.constraint_errors import StaleEpoch
-from catalyst.store.pool import is_passing
+from catalyst.store.pool import is_transient
 
 log = structlog.get_logger()
 
-FLATTEN_TRIES: Final = 3  # by the tables; what fails so often is done without them
-FLATTEN_PAUSE: Final = timedelta(seconds=2)
-LEAST_FLATTEN: Final = timedelta(seconds=20)  # that a flatten without the tables gets, however late it begins
-DRAIN: Final = timedelta(seconds=10)  # a request of ours ends by then
+MAX_FLATTEN_ATTEMPTS: Final = 3  # by the tables; what fails so often is done without them
+FLATTEN_RETRY_PAUSE: Final = timedelta(seconds=2)
+MIN_OUTAGE_FLATTEN_TIME: Final = timedelta(
+    seconds=20
+)  # that a flatten without the tables gets, however late it begins
+DRAIN_TIMEOUT: Final = timedelta(seconds=10)  # a request of ours ends by then
 
 
-class Exit(IntEnum):
+class ExitCode(IntEnum):
     """The process's exit codes; systemd does not restart on the last two."""
 
     FLAT = 0
@@ -37,122 +39,122 @@ class Exit(IntEnum):
 
 
 @dataclass
-class Stop:
+class StopRequest:
     """What a signal asks for; `asked` is set by the first, and a second changes nothing."""
 
-    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    requested: asyncio.Event = field(default_factory=asyncio.Event)
     flatten: bool = False
-    why: str = ""
-    code: Exit = Exit.FLAT  # of who leaves without a flatten
-    reload: asyncio.Event = field(default_factory=asyncio.Event)
+    reason: str = ""
+    exit_code: ExitCode = ExitCode.FLAT  # of who leaves without a flatten
+    reload_requested: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def ask(self, why: str, *, flatten: bool, code: Exit = Exit.FLAT) -> None:
-        if self.asked.is_set():
-            log.warning("stop_already_asked", by=why)
+    def request(self, reason: str, *, flatten: bool, exit_code: ExitCode = ExitCode.FLAT) -> None:
+        if self.requested.is_set():
+            log.warning("stop_already_requested", by=reason)
             return
         self.flatten = flatten
-        self.why = why
-        self.code = code
-        log.warning("stop_asked", by=why, flatten=flatten)
-        self.asked.set()
+        self.reason = reason
+        self.exit_code = exit_code
+        log.warning("stop_requested", by=reason, flatten=flatten)
+        self.requested.set()
 
 
-def stop_on_signals(stop: Stop, settings: Settings) -> None:
+def stop_on_signals(stop: StopRequest, settings: Settings) -> None:
     """SIGTERM and SIGINT flatten (or keep, as configured); SIGUSR1 keeps; SIGHUP reads the configuration again."""
     flatten = settings.config.shutdown.on_sigterm == "flatten"
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, lambda: stop.ask("SIGTERM", flatten=flatten))
-    loop.add_signal_handler(signal.SIGINT, lambda: stop.ask("SIGINT", flatten=flatten))
-    loop.add_signal_handler(signal.SIGUSR1, lambda: stop.ask("SIGUSR1", flatten=False))
-    loop.add_signal_handler(signal.SIGHUP, stop.reload.set)
+    loop.add_signal_handler(signal.SIGTERM, lambda: stop.request("SIGTERM", flatten=flatten))
+    loop.add_signal_handler(signal.SIGINT, lambda: stop.request("SIGINT", flatten=flatten))
+    loop.add_signal_handler(signal.SIGUSR1, lambda: stop.request("SIGUSR1", flatten=False))
+    loop.add_signal_handler(signal.SIGHUP, stop.reload_requested.set)
 
 
-async def flatten_and_say(desk: Desk, stop: Stop, deadline: datetime) -> Exit | None:
+async def flatten_or_none(components: Components, stop: StopRequest, deadline: datetime) -> ExitCode | None:
     """SIGTERM: be flat now, within the bound, and say truthfully whether we are.
 
     A database that only stumbled is asked again. None when it is away: then the store is given up, nothing more
     can be written or sent in the ordinary way, and nothing of that is on its way any more.
     """
-    for attempt in range(FLATTEN_TRIES):
+    for attempt in range(MAX_FLATTEN_ATTEMPTS):
         if attempt:
-            await desk.clock.sleep(FLATTEN_PAUSE)
-        if not await desk.store.answers():
+            await components.clock.sleep(FLATTEN_RETRY_PAUSE)
+        if not await components.store.is_reachable():
             break
-        flattening = asyncio.create_task(_flatten(desk, stop, deadline), name="flatten")
-        away = asyncio.create_task(_until_away(desk), name="away")
+        flattening = asyncio.create_task(_flatten_by_database(components, stop, deadline), name="flatten")
+        outage = asyncio.create_task(_wait_for_outage(components), name="outage_watch")
         try:
-            await asyncio.wait({flattening, away}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({flattening, outage}, return_when=asyncio.FIRST_COMPLETED)
             if not flattening.done():
                 break
             if (error := flattening.exception()) is None:
                 return flattening.result()
             if isinstance(error, StaleEpoch):
-                raise AnotherDaemon("another daemon has taken over; it has the positions") from error
+                raise AnotherDaemonRunning("another daemon has taken over; it has the positions") from error
             log.error("flatten_interrupted", error=f"{type(error).__name__}: {error}")
         finally:
-            for task in (flattening, away):
+            for task in (flattening, outage):
                 task.cancel()
-    await give_up_the_tables(desk)
+    await abandon_database(components)
     return None
 
 
-async def give_up_the_tables(desk: Desk) -> None:
+async def abandon_database(components: Components) -> None:
     """Nothing is written or sent in the ordinary way any more, and nothing of that is on its way."""
-    desk.store.give_up()
-    await desk.execution.drained(DRAIN)
+    components.store.abandon()
+    await components.submission.wait_until_idle(DRAIN_TIMEOUT)
 
 
-async def _until_away(desk: Desk) -> None:
+async def _wait_for_outage(components: Components) -> None:
     """Return once the database has not answered twice in a row."""
     missed = 0
     while missed < 2:
-        await desk.clock.sleep(FLATTEN_PAUSE)
-        missed = 0 if await desk.store.answers() else missed + 1
+        await components.clock.sleep(FLATTEN_RETRY_PAUSE)
+        missed = 0 if await components.store.is_reachable() else missed + 1
 
 
-async def flatten_without_tables(desk: Desk, stop: Stop, deadline: datetime) -> Exit:
+async def flatten_in_outage(components: Components, stop: StopRequest, deadline: datetime) -> ExitCode:
     """What the ordinary flatten could not end, or begin; the next start brings it into the tables, and goes on."""
-    if desk.exits.session is None:
-        desk.exits.session = await session_of_today(desk.broker, desk.clock)
-    left = await desk.emergency.flatten(
+    if components.exits.session is None:
+        components.exits.session = await session_of_today(components.broker, components.clock)
+    left = await components.outage_exit.flatten(
         latch="flatten",
-        reason=f"{CloseReason.EMERGENCY_STOP}: {stop.why} without the tables",
-        by=stop.why,
-        within=max(deadline - desk.clock.now(), LEAST_FLATTEN),
-        selling=desk.exits.market_open,
+        reason=f"{CloseReason.EMERGENCY_STOP}: {stop.reason} without the tables",
+        by=stop.reason,
+        within=max(deadline - components.clock.now(), MIN_OUTAGE_FLATTEN_TIME),
+        market_open=components.exits.market_open,
     )
-    return Exit.FLAT if left.flat else Exit.NOT_FLAT
+    return ExitCode.FLAT if left.flat else ExitCode.NOT_FLAT
 
 
-async def _flatten(desk: Desk, stop: Stop, deadline: datetime) -> Exit:
+async def _flatten_by_database(components: Components, stop: StopRequest, deadline: datetime) -> ExitCode:
     """The ordinary flatten, by the tables."""
-    if desk.day is not None and desk.day.cycle_id:
-        await desk.day.end_entries("flatten", reason=stop.why, by="signal")
+    if components.trading_day is not None and components.trading_day.cycle_id:
+        await components.trading_day.end_entries("flatten", reason=stop.reason, by="signal")
     else:
-        await desk.flatten.latch("flatten", reason=stop.why, by="signal")
-    proof = await desk.flatten.run(
+        await components.flatten.latch("flatten", reason=stop.reason, by="signal")
+    proof = await components.flatten.run(
         CloseReason.EMERGENCY_STOP,
-        by=stop.why,
+        by=stop.reason,
         purpose=Purpose.FLATTEN,
-        within=deadline - desk.clock.now(),
-        cycle_id=desk.day.cycle_id if desk.day else None,
+        within=deadline - components.clock.now(),
+        cycle_id=components.trading_day.cycle_id if components.trading_day else None,
     )
-    return Exit.FLAT if proof.proven else Exit.NOT_FLAT
+    return ExitCode.FLAT if proof.proven else ExitCode.NOT_FLAT
 
 
-async def end_epoch(desk: Desk, stop: Stop) -> None:
+async def end_epoch(components: Components, stop: StopRequest) -> None:
     """The last words, when every loop has ended: what broke in the last moments, and was not written by whoever keeps
     the latch, is latched for the next life; and this one is said to be over."""
-    why = stop.why or "superseded"
+    why = stop.reason or "superseded"
     try:
-        await desk.safety.settle()
+        await components.safe_mode.persist_latch()
     except Exception:
-        log.exception("safe_unlatched", broken=dict(desk.gate.broken))
+        log.exception("safe_mode_latch_failed", broken=dict(components.gate.failed_invariants))
     try:
-        async with desk.store.tx("ending") as conn:
-            await daemon_epoch.end_epoch(conn, desk.epoch, ending=why, at=desk.clock.now())
+        async with components.store.tx("end_run") as conn:
+            await daemon_epoch.end_epoch(conn, components.epoch, end_reason=why, at=components.clock.now())
     except Exception as error:
-        if not is_passing(error):
+        if not is_transient(error):
             raise
-        log.warning("ending_unwritten", error=str(error))
+        log.warning("run_end_not_recorded", error=str(error))
     log.info("daemon_stopped", why=why)

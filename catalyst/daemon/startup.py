@@ -18,34 +18,34 @@ from catalyst.broker.trade_updates import AlpacaTradeUpdates
 from catalyst.clock import Clock, wait
 from catalyst.config.schema import Mode
 from catalyst.config.settings import Settings
-from catalyst.daemon.components import Desk, wire
+from catalyst.daemon.components import Components, build_components
 from catalyst.daemon.outage.spool import Spool
-from catalyst.daemon.shutdown import LEAST_FLATTEN, Stop
-from catalyst.daemon.trading_day.sessions import session_ahead
-from catalyst.daemon.trading_state.account_lease import Holding, take
-from catalyst.daemon.trading_state.entry_gate import Gate
-from catalyst.daemon.trading_state.host_lock import Seat
+from catalyst.daemon.shutdown import MIN_OUTAGE_FLATTEN_TIME, StopRequest
+from catalyst.daemon.trading_day.sessions import current_or_next_session
+from catalyst.daemon.trading_state.account_lease import AccountLease, acquire_lease
+from catalyst.daemon.trading_state.entry_gate import EntryGate
+from catalyst.daemon.trading_state.host_lock import HostLock
 from catalyst.domain.errors import BrokerError, BrokerUnavailable, OutcomeUnknown, UserError, WrongAccount
-from catalyst.domain.fault_points import Witness
+from catalyst.domain.fault_points import FaultPoint
 from catalyst.domain.report import AccountReport
-from catalyst.flat_proof_files import Proofs
+from catalyst.flat_proof_files import FlatProofFiles
 from catalyst.store import daemon_epoch
-from catalyst.store.daemon_epoch import Manifest
+from catalyst.store.daemon_epoch import RunInfo
 from catalyst.store.migrate import require_current
 from catalyst.store.pool import Store, is_outage, open_store
-from catalyst.store.schema_checks import require_guards, require_rights
+from catalyst.store.schema_checks import require_constraints, require_privileges
 
 log = structlog.get_logger()
 
 ROOT: Final = Path(__file__).parents[2]
 VERSION: Final = version("catalyst")
-STREAM_WITHIN: Final = timedelta(seconds=5)  # a recovery waits that long for the stream, then does without
-ANSWER_WITHIN: Final = timedelta(seconds=30)  # the broker's first answer, before a start is given up
-RETRY: Final = timedelta(seconds=5)
+STREAM_TIMEOUT: Final = timedelta(seconds=5)  # a recovery waits that long for the stream, then does without
+BROKER_TIMEOUT: Final = timedelta(seconds=30)  # the broker's first answer, before a start is given up
+RETRY_PAUSE: Final = timedelta(seconds=5)
 
 
-async def sit_down(
-    stack: AsyncExitStack, settings: Settings, clock: Clock, *, witness: Witness | None = None
+async def acquire_host_lock(
+    stack: AsyncExitStack, settings: Settings, clock: Clock, *, fault_point: FaultPoint | None = None
 ) -> AccountReport:
     """The account the keys open; from now on no other process of this machine trades it.
 
@@ -53,9 +53,11 @@ async def sit_down(
     look after what is held. Raises UserError when it stays so, or says no.
     """
     key, secret = settings.keys
-    asking = AlpacaBroker(clock, base_url=settings.trading_url, key=key, secret=secret, witness=witness)
+    asking = AlpacaBroker(
+        clock, base_url=settings.trading_url, key=key, secret=secret, fault_point=fault_point
+    )
     try:
-        account = await _first_answer(asking, clock)
+        account = await _read_account_with_retry(asking, clock)
     except BrokerError as error:
         raise UserError(
             f"the broker at {settings.trading_url} does not answer ({error}): "
@@ -68,28 +70,28 @@ async def sit_down(
     finally:
         await asking.close()
     _check_account(settings, account)
-    seat = Seat.take(
+    seat = HostLock.acquire(
         settings.spool_dir,
         settings.account_name(account.account_id),
         f"process {os.getpid()}, since {clock.now():%Y-%m-%d %H:%M:%S} UTC, {settings.mode} account "
         f"{account.account_number}",
-        witness=witness,
+        fault_point=fault_point,
     )
-    stack.callback(seat.leave)
-    log.info("seat_taken", path=str(seat.path))
+    stack.callback(seat.release)
+    log.info("host_lock_acquired", path=str(seat.path))
     return account
 
 
-async def _first_answer(broker: AlpacaBroker, clock: Clock) -> AccountReport:
-    deadline = clock.now() + ANSWER_WITHIN
+async def _read_account_with_retry(broker: AlpacaBroker, clock: Clock) -> AccountReport:
+    deadline = clock.now() + BROKER_TIMEOUT
     while True:
         try:
             return await broker.account()
         except (BrokerUnavailable, OutcomeUnknown) as error:
             if clock.now() >= deadline:
                 raise
-            log.warning("broker_unanswered", error=str(error), until=deadline.isoformat())
-            await clock.sleep(RETRY)
+            log.warning("broker_unreachable", error=str(error), until=deadline.isoformat())
+            await clock.sleep(RETRY_PAUSE)
 
 
 def _check_account(settings: Settings, account: AccountReport) -> None:
@@ -100,13 +102,13 @@ def _check_account(settings: Settings, account: AccountReport) -> None:
         )
 
 
-async def open_books(
-    stack: AsyncExitStack, dsn: str, clock: Clock, *, witness: Witness | None = None
+async def open_database(
+    stack: AsyncExitStack, dsn: str, clock: Clock, *, fault_point: FaultPoint | None = None
 ) -> Store:
     """A store on a database whose schema, guards and rights are whole. Nothing is written before that is known."""
     try:
         with clock.hold():
-            store = await open_store(dsn, clock, witness=witness, writable=True)
+            store = await open_store(dsn, clock, fault_point=fault_point, writable=True)
     except Exception as error:
         if not is_outage(error):
             raise
@@ -116,31 +118,31 @@ async def open_books(
     stack.push_async_callback(store.close)
     async with store.read() as conn:
         await require_current(conn)
-        await require_guards(conn)
-        await require_rights(conn)
-    log.info("database_whole")
+        await require_constraints(conn)
+        await require_privileges(conn)
+    log.info("schema_verified")
     return store
 
 
-async def take_the_desk(
+async def acquire_account(
     stack: AsyncExitStack,
     settings: Settings,
     store: Store,
     clock: Clock,
     account: AccountReport,
     *,
-    witness: Witness | None = None,
-) -> tuple[Desk, Holding]:
+    fault_point: FaultPoint | None = None,
+) -> tuple[Components, AccountLease]:
     """Lock and epoch: afterwards nobody else may trade this account through this database."""
     key, secret = settings.keys
     limits = settings.config.broker
-    gate = Gate()
-    lock = await take(store.dsn, account.account_id, clock, witness=witness)
+    gate = EntryGate()
+    lock = await acquire_lease(store.dsn, account.account_id, clock, fault_point=fault_point)
     stack.push_async_callback(lock.release)
     epoch = await _begin_epoch(store, account, settings, clock)
     with clock.hold():
-        await lock.beat()
-    holding = Holding(store.dsn, gate, clock, account.account_id, epoch, lock)
+        await lock.ping()
+    holding = AccountLease(store.dsn, gate, clock, account.account_id, epoch, lock)
     stack.push_async_callback(holding.release)
     broker = AlpacaBroker(
         clock,
@@ -150,7 +152,7 @@ async def take_the_desk(
         rate_reserve=limits.reserved_for_exits,
         key=key,
         secret=secret,
-        witness=witness,
+        fault_point=fault_point,
         permit=holding,
     )
     url, rate = settings.data_url, limits.data_requests_per_minute
@@ -162,22 +164,26 @@ async def take_the_desk(
         feed=limits.feed,
         epoch=epoch,
         rate_limit=rate,
-        witness=witness,
+        fault_point=fault_point,
     )
     news = AlpacaNews(
-        clock, base_url=url, key=key, secret=secret, epoch=epoch, rate_limit=rate, witness=witness
+        clock, base_url=url, key=key, secret=secret, epoch=epoch, rate_limit=rate, fault_point=fault_point
     )
     for part in (broker, market, news):
         stack.push_async_callback(part.close)
     stream = AlpacaTradeUpdates(
-        clock, url=settings.stream_url, key=key, secret=secret, epoch=epoch, witness=witness
+        clock, url=settings.stream_url, key=key, secret=secret, epoch=epoch, fault_point=fault_point
     )
-    spool = Spool(settings.spool_dir, settings.account_name(account.account_id), witness)
-    proofs = Proofs(settings.proofs_dir, settings.account_name(account.account_id), witness=witness)
-    desk = wire(settings, store, clock, gate, broker, market, news, stream, epoch, spool, proofs, holding)
-    desk.account_id = account.account_id
-    await desk.shorts.settle()
-    return desk, holding
+    spool = Spool(settings.spool_dir, settings.account_name(account.account_id), fault_point)
+    proofs = FlatProofFiles(
+        settings.proofs_dir, settings.account_name(account.account_id), fault_point=fault_point
+    )
+    components = build_components(
+        settings, store, clock, gate, broker, market, news, stream, epoch, spool, proofs, holding
+    )
+    components.account_id = account.account_id
+    await components.shorting_lock.apply()
+    return components, holding
 
 
 async def _begin_epoch(store: Store, account: AccountReport, settings: Settings, clock: Clock) -> int:
@@ -186,7 +192,7 @@ async def _begin_epoch(store: Store, account: AccountReport, settings: Settings,
         epoch = await daemon_epoch.begin_epoch(
             conn,
             account.account_id,
-            Manifest(VERSION, _commit(), settings.config.fingerprint, _lock_hash(), os.getpid()),
+            RunInfo(VERSION, _git_commit(), settings.config.fingerprint, _lock_hash(), os.getpid()),
             at=clock.now(),
         )
     log.info(
@@ -202,7 +208,7 @@ async def _begin_epoch(store: Store, account: AccountReport, settings: Settings,
     return epoch
 
 
-def _commit() -> str:
+def _git_commit() -> str:
     """The commit a checkout stands at; empty when this is an installed package."""
     head = ROOT / ".git" / "HEAD"
     if not head.is_file():
@@ -218,25 +224,30 @@ def _lock_hash() -> str:
     return hashlib.sha256(lock.read_bytes()).hexdigest()[:16] if lock.is_file() else ""
 
 
-async def started(desk: Desk, stop: Stop) -> bool:
+async def recover_or_stop(components: Components, stop: StopRequest) -> bool:
     """True once everything is recovered. Asked to stop meanwhile, it is given as long as a flatten is, but for what a
     flatten without the tables needs: false then."""
 
     async def begin() -> None:
-        await survey(desk)
-        desk.exits.session = await session_ahead(desk.broker, desk.store, desk.clock)
-        if not await wait(desk.clock, desk.listening.opened, STREAM_WITHIN):
-            log.warning("recovery_without_stream", state=desk.stream.state)
-        await _recover(desk)
+        await read_unfinished(components)
+        components.exits.session = await current_or_next_session(
+            components.broker, components.store, components.clock
+        )
+        if not await wait(components.clock, components.stream_consumer.connected, STREAM_TIMEOUT):
+            log.warning("recovery_without_stream", state=components.stream.state)
+        await _recover(components)
 
-    within = timedelta(seconds=desk.settings.config.shutdown.flatten_timeout_seconds) - LEAST_FLATTEN
+    within = (
+        timedelta(seconds=components.settings.config.shutdown.flatten_timeout_seconds)
+        - MIN_OUTAGE_FLATTEN_TIME
+    )
     beginning = asyncio.create_task(begin(), name="recovery")
-    asked = asyncio.create_task(stop.asked.wait())
+    asked = asyncio.create_task(stop.requested.wait())
     late = None
     try:
         await asyncio.wait({beginning, asked}, return_when=asyncio.FIRST_COMPLETED)
         if not beginning.done():
-            late = asyncio.create_task(desk.clock.sleep(max(within, RETRY)))
+            late = asyncio.create_task(components.clock.sleep(max(within, RETRY_PAUSE)))
             await asyncio.wait({beginning, late}, return_when=asyncio.FIRST_COMPLETED)
         if beginning.done():
             beginning.result()
@@ -247,45 +258,45 @@ async def started(desk: Desk, stop: Stop) -> bool:
                 task.cancel()
 
 
-async def survey(desk: Desk) -> None:
+async def read_unfinished(components: Components) -> None:
     """What was left unfinished, and how often we began; asked until the database has answered."""
     while True:
         try:
-            await desk.boot.survey()
-            await desk.boot.count()
-            await desk.books.recall()
+            await components.startup_survey.read_unfinished()
+            await components.startup_survey.detect_crash_loop()
+            await components.ledger.load_unlinked_symbols()
         except Exception as error:
             if not is_outage(error):
                 raise
-            log.warning("recovery_waits", reason=f"the database is away: {error}")
-            await desk.clock.sleep(RETRY)
+            log.warning("recovery_retried", reason=f"the database is away: {error}")
+            await components.clock.sleep(RETRY_PAUSE)
         else:
-            desk.boot.surveyed.set()
+            components.startup_survey.completed.set()
             return
 
 
-async def _recover(desk: Desk) -> None:
+async def _recover(components: Components) -> None:
     """One clean look at everything the broker shows, before anything else; tried until it succeeds."""
     while True:
         try:
-            findings = await desk.reconciler.look("recovery")
-            if findings.read:
-                kept = await desk.listening.go_on()
-                await desk.entries.look()
-                bare = await desk.guard.look()
+            findings = await components.reconciler.reconcile("recovery")
+            if findings.complete:
+                buffered = await components.stream_consumer.drain_buffer()
+                await components.entry_expiry.expire_entries()
+                unprotected = await components.protector.check()
                 break
-            log.warning("recovery_waits", reason="the broker could not be read")
+            log.warning("recovery_retried", reason="the broker could not be read")
         except Exception as error:
             if not is_outage(error):
                 raise
-            log.warning("recovery_waits", reason=f"the database is away: {error}")
-        await desk.clock.sleep(RETRY)
-    desk.gate.clear("recovery")
+            log.warning("recovery_retried", reason=f"the database is away: {error}")
+        await components.clock.sleep(RETRY_PAUSE)
+    components.gate.reopen("recovery")
     log.info(
         "recovered",
-        orders_heard=findings.heard,
+        orders_applied=findings.orders_applied,
         fills_booked=findings.fills_booked,
-        differences=list(findings.differences),
-        kept=kept,
-        protecting=bare,
+        discrepancies=list(findings.discrepancies),
+        buffered=buffered,
+        protecting=unprotected,
     )

@@ -6,12 +6,14 @@ import json
 from typing import Any
 
 
-async def ask(port: int, path: str, *, method: str = "GET", body: dict[str, Any] | None = None) -> Any:
+async def request_admin(
+    port: int, path: str, *, method: str = "GET", body: dict[str, Any] | None = None
+) -> Any:
     """What the exchange's admin endpoint answers, off the loop. Raises OSError when nobody listens."""
-    return await asyncio.to_thread(_ask, port, path, method, body)
+    return await asyncio.to_thread(_request, port, path, method, body)
 
 
-def _ask(port: int, path: str, method: str, body: dict[str, Any] | None) -> Any:
+def _request(port: int, path: str, method: str, body: dict[str, Any] | None) -> Any:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     try:
         text = None if body is None else json.dumps(body)

@@ -10,19 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from catalyst.config.loader import environment_without_ours
+from catalyst.config.loader import environment_without_catalyst
 from catalyst.domain.errors import UserError
 
-LAST_LINES: Final = 12
-ENDS_WITHIN: Final = 15.0  # real seconds for a child to end by itself
+CRASH_REPORT_LINES: Final = 12
+EXIT_TIMEOUT_S: Final = 15.0  # real seconds for a child to end by itself
 
 
-class PartDied(UserError):
+class ChildProcessFailed(UserError):
     """A child ended that should not have; the message has its last words."""
 
 
 @dataclass
-class Part:
+class ChildProcess:
     """A child process, its log, and the leash it ends with."""
 
     name: str
@@ -30,33 +30,35 @@ class Part:
     log: Path
 
     @property
-    def code(self) -> int | None:
+    def exit_code(self) -> int | None:
         return self.process.poll()
 
-    def tell(self, number: signal.Signals) -> None:
-        if self.code is None:
+    def send_signal(self, number: signal.Signals) -> None:
+        if self.exit_code is None:
             self.process.send_signal(number)
 
-    async def ended(self, within: float) -> None:
+    async def wait_or_kill(self, timeout_s: float) -> None:
         """The process is gone; killed when it did not end by itself."""
         try:
-            await asyncio.to_thread(self.process.wait, within)
+            await asyncio.to_thread(self.process.wait, timeout_s)
         except subprocess.TimeoutExpired:
             self.process.kill()
             await asyncio.to_thread(self.process.wait)
         if self.process.stdin is not None:
             self.process.stdin.close()
 
-    def last_words(self) -> str:
+    def last_log_lines(self) -> str:
         lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
-        return "\n".join(lines[-LAST_LINES:])
+        return "\n".join(lines[-CRASH_REPORT_LINES:])
 
 
-def begin(name: str, arguments: Sequence[str], folder: Path, settings: Mapping[str, str]) -> Part:
+def start_child(
+    name: str, arguments: Sequence[str], folder: Path, settings: Mapping[str, str]
+) -> ChildProcess:
     """Start a child in `folder`, out of reach of the terminal's Ctrl-C and of our settings; one that is started
     again goes on in its log."""
     root = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join([root, *filter(None, [environment_without_ours().get("PYTHONPATH")])])
+    path = os.pathsep.join([root, *filter(None, [environment_without_catalyst().get("PYTHONPATH")])])
     log = folder / f"{name}.log"
     with log.open("ab") as out:
         process = subprocess.Popen(  # noqa: S603 - our own program
@@ -65,12 +67,14 @@ def begin(name: str, arguments: Sequence[str], folder: Path, settings: Mapping[s
             stdout=out,
             stderr=subprocess.STDOUT,
             cwd=folder,
-            env=environment_without_ours(PYTHONPATH=path, PYTHONUNBUFFERED="1", **settings),
+            env=environment_without_catalyst(PYTHONPATH=path, PYTHONUNBUFFERED="1", **settings),
             start_new_session=True,
         )
-    return Part(name, process, log)
+    return ChildProcess(name, process, log)
 
 
-def obituary(part: Part) -> str:
-    ended = "did not become ready" if part.code is None else f"ended with code {part.code}"
-    return f"the {part.name} {ended}; the last lines of {part.log}:\n{part.last_words() or '(nothing)'}"
+def crash_report(child: ChildProcess) -> str:
+    ended = "did not become ready" if child.exit_code is None else f"ended with code {child.exit_code}"
+    return (
+        f"the {child.name} {ended}; the last lines of {child.log}:\n{child.last_log_lines() or '(nothing)'}"
+    )

@@ -10,10 +10,10 @@ from typing import Final
 from catalyst import embedded
 from catalyst.domain.errors import UserError
 
-PREFIX: Final = "catalyst-demo-"
+FOLDER_PREFIX: Final = "catalyst-demo-"
 
 
-def make_folder(keep: Path | None) -> Path:
+def make_workspace(keep: Path | None) -> Path:
     """Where this run writes. Folders of earlier runs that nobody asked to keep are removed.
 
     Raises UserError when the folder to keep is in use or cannot be made.
@@ -25,8 +25,8 @@ def make_folder(keep: Path | None) -> Path:
             if any(folder.iterdir()):
                 raise UserError(f"--keep {keep} is not empty: name a new folder")
         else:
-            _forget_earlier()
-            folder = Path(tempfile.mkdtemp(prefix=PREFIX)).resolve()
+            _remove_earlier_workspaces()
+            folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX)).resolve()
     except OSError as error:
         raise UserError(f"no folder for the demo ({error}): name one with --keep, or set TMPDIR") from None
     if os.geteuid() == 0:
@@ -34,11 +34,11 @@ def make_folder(keep: Path | None) -> Path:
     return folder
 
 
-def _forget_earlier() -> None:
+def _remove_earlier_workspaces() -> None:
     """Remove what earlier demos of this user left, unless somebody is looking into it."""
-    for old in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+    for old in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*"):
         if old.is_symlink() or not old.is_dir() or old.stat().st_uid != os.geteuid():
             continue
         with suppress(embedded.EmbeddedUnavailable, OSError):
-            embedded.remove(old / "pg")
+            embedded.remove_data_dir(old / "pg")
             shutil.rmtree(old)

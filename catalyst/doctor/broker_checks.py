@@ -7,127 +7,128 @@ from decimal import Decimal
 from typing import Final
 
 from catalyst.broker.port import Broker
-from catalyst.doctor.database_checks import unprotected
-from catalyst.doctor.issues import Issue, Kind, Severity, issue
+from catalyst.doctor.database_checks import unprotected_issue
+from catalyst.doctor.issues import Issue, IssueKind, Severity, new_issue
 from catalyst.domain.errors import BrokerError, NotFound
 from catalyst.domain.ids import is_ours
 from catalyst.domain.order import TERMINAL, PositionSide, Side, Status, status_of
-from catalyst.domain.protection import LIVE_WORDS
+from catalyst.domain.protection import LIVE_STATUSES
 from catalyst.domain.report import Fill, OrderReport, PositionReport
 from catalyst.domain.session import NEW_YORK, trading_date
 from catalyst.store import day_result, orders, positions
-from catalyst.store.day_result import Traded
+from catalyst.store.day_result import PositionResult
 from catalyst.store.orders import OrderRow
 from catalyst.store.pool import Connection
 from catalyst.store.positions import PositionRow
 
-LOOK_BACK: Final = timedelta(days=1)
-OURS_FOR: Final = timedelta(days=14)  # a symbol traded that recently is one we answer for
-SKEW: Final = timedelta(seconds=2)
-LITTLE: Final = Decimal(10)  # percent of difference below which a mismatch is a warning
-SINGLE_QUESTIONS: Final = 20  # orders asked for one by one in an examination
+ORDER_LOOK_BACK: Final = timedelta(days=1)
+OWN_SYMBOL_WINDOW: Final = timedelta(days=14)  # a symbol traded that recently is one we answer for
+MAX_CLOCK_SKEW: Final = timedelta(seconds=2)
+MINOR_DIFFERENCE_PCT: Final = Decimal(10)  # percent of difference below which a mismatch is a warning
+MAX_SINGLE_READS: Final = 20  # orders asked for one by one in an examination
 ZERO: Final = Decimal(0)
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class BrokerFacts:
     """The broker's word: the orders of the last day with their legs, the shares, the fills, its clock."""
 
     orders: tuple[OrderReport, ...]
-    held: dict[str, PositionReport]
+    positions: dict[str, PositionReport]
     fills: tuple[Fill, ...]
     clock: datetime
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class DatabaseFacts:
     """The tables' word of the same."""
 
-    working: tuple[OrderRow, ...]
-    open: tuple[PositionRow, ...]
-    ours: frozenset[str]
-    traded: tuple[Traded, ...]
-    since: datetime
+    working_orders: tuple[OrderRow, ...]
+    open_positions: tuple[PositionRow, ...]
+    own_symbols: frozenset[str]
+    position_results: tuple[PositionResult, ...]
+    fills_since: datetime
 
 
-async def ask(broker: Broker, since: datetime, at: datetime) -> Shown:
+async def read_broker(broker: Broker, since: datetime, at: datetime) -> BrokerFacts:
     """Raises BrokerError: half an answer is none."""
-    tops = await broker.orders(status="all", after=at - LOOK_BACK)
+    tops = await broker.orders(status="all", after=at - ORDER_LOOK_BACK)
     held = {one.symbol: one for one in await broker.positions() if one.quantity != 0}
     fills = tuple(await broker.fills(after=since))
     flat = tuple(one for top in tops for one in (top, *top.legs))
-    return Shown(flat, held, fills, (await broker.clock()).at)
+    return BrokerFacts(flat, held, fills, (await broker.clock()).at)
 
 
-async def remember(conn: Connection, at: datetime) -> Stored:
+async def read_database(conn: Connection, at: datetime) -> DatabaseFacts:
     """What the tables hold that the broker may know too."""
     day = datetime.combine(trading_date(at), time(), NEW_YORK).astimezone(UTC)
-    rows = await day_result.traded(conn, day)
-    return Stored(
+    rows = await day_result.position_results(conn, day)
+    return DatabaseFacts(
         tuple(await orders.working(conn)),
         tuple(await positions.open_positions(conn)),
-        frozenset(await positions.traded_symbols(conn, since=at - OURS_FOR)),
+        frozenset(await positions.traded_symbols(conn, since=at - OWN_SYMBOL_WINDOW)),
         tuple(rows),
-        day_result.earliest(rows, day),
+        day_result.fills_needed_from(rows, day),
     )
 
 
-async def compare(conn: Connection, broker: Broker, at: datetime) -> list[Issue]:
+async def compare_with_broker(conn: Connection, broker: Broker, at: datetime) -> list[Issue]:
     """Every difference of one look. Raises BrokerError when the broker cannot be read."""
-    stored = await remember(conn, at)
-    shown = await ask(broker, stored.since, at)
+    stored = await read_database(conn, at)
+    shown = await read_broker(broker, stored.fills_since, at)
     rows = await orders.by_broker_ids(conn, [one.broker_id for one in shown.orders])
     known = {row.alpaca_order_id: row for row in rows if row.alpaca_order_id is not None}
     found = [
-        *_shares(stored, shown),
-        *_statuses(known, shown),
-        *_strangers(known, shown),
-        *_bare(stored, shown),
+        *_share_mismatches(stored, shown),
+        *_status_mismatches(known, shown),
+        *_orphan_orders(known, shown),
+        *_unprotected_shares(stored, shown),
     ]
-    found += [one async for one in _unseen(stored, shown, broker)]
-    told = day_result.compare(stored.traded, shown.fills)
+    found += [one async for one in _orders_missing_at_broker(stored, shown, broker)]
+    comparison = day_result.compare(stored.position_results, shown.fills)
     found += [
-        issue(Kind.PNL_MISMATCH, what, subject=what.split(":")[0], passing=True) for what in told.differences
+        new_issue(IssueKind.PNL_MISMATCH, what, subject=what.split(":")[0], transient=True)
+        for what in comparison.discrepancies
     ]
     skew = shown.clock - at
-    if abs(skew) > SKEW:
+    if abs(skew) > MAX_CLOCK_SKEW:
         seconds = round(abs(skew.total_seconds()), 1)
         way = "behind" if skew > timedelta(0) else "ahead of"
         found.append(
-            issue(
-                Kind.CLOCK_SKEW,
+            new_issue(
+                IssueKind.CLOCK_SKEW,
                 f"this clock is {seconds:g} s {way} the broker's",
-                passing=True,
+                transient=True,
                 difference=seconds,
             )
         )
     return found
 
 
-def _shares(stored: Stored, shown: Shown) -> Iterator[Issue]:
+def _share_mismatches(stored: DatabaseFacts, shown: BrokerFacts) -> Iterator[Issue]:
     ours: dict[str, Decimal] = {}
     ids: dict[str, int] = {}
-    for row in stored.open:
+    for row in stored.open_positions:
         signed = row.quantity if row.side is PositionSide.LONG else -row.quantity
         ours[row.symbol] = ours.get(row.symbol, ZERO) + signed
         ids[row.symbol] = row.position_id
-    for symbol in sorted(ours.keys() | shown.held.keys()):
+    for symbol in sorted(ours.keys() | shown.positions.keys()):
         mine = ours.get(symbol, ZERO)
-        theirs = shown.held[symbol].quantity if symbol in shown.held else ZERO
+        theirs = shown.positions[symbol].quantity if symbol in shown.positions else ZERO
         if mine == theirs:
             continue
-        foreign = mine == 0 and symbol not in stored.ours
-        kind = _difference(mine, theirs)
+        foreign = mine == 0 and symbol not in stored.own_symbols
+        kind = _kind_of_mismatch(mine, theirs)
         percent = abs(theirs - mine) / max(abs(mine), abs(theirs)) * 100
         severity = Severity.INFO if foreign else None
-        if kind is Kind.QTY_MISMATCH and percent < LITTLE:
+        if kind is IssueKind.QTY_MISMATCH and percent < MINOR_DIFFERENCE_PCT:
             severity = Severity.WARNING
-        yield issue(
+        yield new_issue(
             kind,
             f"{symbol}: the tables hold {mine.normalize():f}, the broker {theirs.normalize():f}"
             + (", and we never traded it" if foreign else ""),
             severity=severity,
-            passing=True,
+            transient=True,
             symbol=symbol,
             position_id=ids.get(symbol),
             db_qty=mine,
@@ -137,17 +138,17 @@ def _shares(stored: Stored, shown: Shown) -> Iterator[Issue]:
         )
 
 
-def _difference(mine: Decimal, theirs: Decimal) -> Kind:
+def _kind_of_mismatch(mine: Decimal, theirs: Decimal) -> IssueKind:
     if theirs == 0:
-        return Kind.PHANTOM_POSITION
+        return IssueKind.PHANTOM_POSITION
     if mine == 0:
-        return Kind.OVERSOLD if theirs < 0 else Kind.ORPHAN_POSITION
-    return Kind.OVERSOLD if (mine > 0) is not (theirs > 0) else Kind.QTY_MISMATCH
+        return IssueKind.OVERSOLD if theirs < 0 else IssueKind.ORPHAN_POSITION
+    return IssueKind.OVERSOLD if (mine > 0) is not (theirs > 0) else IssueKind.QTY_MISMATCH
 
 
-def _statuses(known: dict[str, OrderRow], shown: Shown) -> Iterator[Issue]:
+def _status_mismatches(rows_by_broker_id: dict[str, OrderRow], shown: BrokerFacts) -> Iterator[Issue]:
     for report in shown.orders:
-        row = known.get(report.broker_id)
+        row = rows_by_broker_id.get(report.broker_id)
         if row is None:
             continue
         theirs = status_of(report.broker_status, report.filled_qty, report.quantity)
@@ -155,12 +156,12 @@ def _statuses(known: dict[str, OrderRow], shown: Shown) -> Iterator[Issue]:
             continue
         if theirs is Status.SUBMITTED and row.status is Status.ACCEPTED:
             continue  # the broker's `new` after its `accepted`: both of them alive
-        yield issue(
-            Kind.ORDER_STATUS_MISMATCH,
+        yield new_issue(
+            IssueKind.ORDER_STATUS_MISMATCH,
             f"order {row.order_id} ({row.symbol}) is {row.status} with {row.filled_qty.normalize():f} filled, at the "
             f"broker {report.broker_status} with {report.filled_qty.normalize():f}",
             subject=str(row.order_id),
-            passing=True,
+            transient=True,
             order_id=row.order_id,
             alpaca_order_id=report.broker_id,
             symbol=row.symbol,
@@ -169,28 +170,32 @@ def _statuses(known: dict[str, OrderRow], shown: Shown) -> Iterator[Issue]:
         )
 
 
-def _strangers(known: dict[str, OrderRow], shown: Shown) -> Iterator[Issue]:
+def _orphan_orders(rows_by_broker_id: dict[str, OrderRow], shown: BrokerFacts) -> Iterator[Issue]:
     """Orders with our ids that no row explains."""
     for report in shown.orders:
-        if is_ours(report.client_order_id) and report.broker_id not in known:
-            yield issue(
-                Kind.ORPHAN_ORDER,
+        if is_ours(report.client_order_id) and report.broker_id not in rows_by_broker_id:
+            yield new_issue(
+                IssueKind.ORPHAN_ORDER,
                 f"{report.side} {report.quantity.normalize():f} {report.symbol} is ours by its id and has no row",
                 subject=report.broker_id,
-                passing=True,
+                transient=True,
                 alpaca_order_id=report.broker_id,
                 symbol=report.symbol,
                 alpaca_status=report.broker_status,
             )
 
 
-async def _unseen(stored: Stored, shown: Shown, broker: Broker) -> AsyncIterator[Issue]:
+async def _orders_missing_at_broker(
+    stored: DatabaseFacts, shown: BrokerFacts, broker: Broker
+) -> AsyncIterator[Issue]:
     """Working rows the broker's list did not show: each is asked for by its own id."""
     seen = {one.broker_id for one in shown.orders}
     unseen = [
-        row for row in stored.working if row.alpaca_order_id is not None and row.alpaca_order_id not in seen
+        row
+        for row in stored.working_orders
+        if row.alpaca_order_id is not None and row.alpaca_order_id not in seen
     ]
-    for row in unseen[:SINGLE_QUESTIONS]:
+    for row in unseen[:MAX_SINGLE_READS]:
         assert row.alpaca_order_id is not None
         facts = {"order_id": row.order_id, "alpaca_order_id": row.alpaca_order_id, "symbol": row.symbol}
         what = f"order {row.order_id} ({row.symbol})"
@@ -198,48 +203,60 @@ async def _unseen(stored: Stored, shown: Shown, broker: Broker) -> AsyncIterator
             report = await broker.order(row.alpaca_order_id)
         except NotFound:
             said = f"{what} is {row.status}, and the broker has no such order"
-            yield issue(Kind.ORDER_NOT_FOUND, said, subject=str(row.order_id), passing=True, known=facts)
+            yield new_issue(
+                IssueKind.ORDER_NOT_FOUND, said, subject=str(row.order_id), transient=True, base_facts=facts
+            )
         except BrokerError as error:
             said = f"{what} could not be asked for: {error}"
-            yield issue(
-                Kind.ORDER_CHECK_ERROR, said, subject=str(row.order_id), error=str(error), known=facts
+            yield new_issue(
+                IssueKind.ORDER_CHECK_ERROR,
+                said,
+                subject=str(row.order_id),
+                error=str(error),
+                base_facts=facts,
             )
         else:
-            for one in _statuses({row.alpaca_order_id: row}, Shown((report,), {}, (), shown.clock)):
+            for one in _status_mismatches(
+                {row.alpaca_order_id: row}, BrokerFacts((report,), {}, (), shown.clock)
+            ):
                 yield one
 
 
-def _bare(stored: Stored, shown: Shown) -> Iterator[Issue]:
+def _unprotected_shares(stored: DatabaseFacts, shown: BrokerFacts) -> Iterator[Issue]:
     """Shares of ours for which the broker itself shows neither a live stop nor an exit at work."""
-    ids = {row.symbol: row.position_id for row in stored.open}
-    for symbol, held in shown.held.items():
+    ids = {row.symbol: row.position_id for row in stored.open_positions}
+    for symbol, held in shown.positions.items():
         if symbol not in ids:
             continue
         away = Side.SELL if held.quantity > 0 else Side.BUY
-        covered = _covered(
+        covered = _protected_qty(
             [one for one in shown.orders if one.symbol == symbol and one.side is away], shown.orders
         )
         bare = abs(held.quantity) - covered
         if bare > 0:
-            yield unprotected(
+            yield unprotected_issue(
                 symbol, f"{bare.normalize():f} of {abs(held.quantity).normalize():f}", ids[symbol]
             )
 
 
-def _covered(exits: Sequence[OrderReport], every: Sequence[OrderReport]) -> Decimal:
+def _protected_qty(exits: Sequence[OrderReport], all_orders: Sequence[OrderReport]) -> Decimal:
     """Shares under a live stop or in an exit at work; the legs of an entry that may still fill cover none."""
     unfinished = {
-        leg.broker_id for top in every if top.filled_qty < top.quantity for leg in top.legs if not _exits(top)
+        leg.broker_id
+        for top in all_orders
+        if top.filled_qty < top.quantity
+        for leg in top.legs
+        if not _is_oco(top)
     }
     total = ZERO
     for one in exits:
         alive = status_of(one.broker_status, one.filled_qty, one.quantity) not in TERMINAL
-        stops = one.stop_price is not None and one.broker_status in LIVE_WORDS
+        stops = one.stop_price is not None and one.broker_status in LIVE_STATUSES
         at_work = one.order_type == "market" and alive
         if alive and one.broker_id not in unfinished and (stops or at_work):
             total += one.quantity - one.filled_qty
     return total
 
 
-def _exits(top: OrderReport) -> bool:
+def _is_oco(top: OrderReport) -> bool:
     return top.order_class == "oco"

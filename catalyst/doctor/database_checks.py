@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from catalyst import flat_proof_files
-from catalyst.doctor.issues import Issue, Kind, issue
+from catalyst.doctor.issues import Issue, IssueKind, new_issue
 from catalyst.domain.cycle import CycleStatus
 from catalyst.domain.invariants import STATEMENTS, Invariant, Violation
 from catalyst.domain.order import Purpose, Status
@@ -23,35 +23,35 @@ from catalyst.store import (
     positions,
     reporting_queries,
 )
-from catalyst.store.journal import START, Break
+from catalyst.store.journal import START, ChainBreak
 from catalyst.store.orders import OrderRow
 from catalyst.store.pool import Connection
 
-STUCK: Final = timedelta(minutes=5)
-CYCLE_STALE: Final = timedelta(minutes=30)
-DATA_STALE: Final = timedelta(minutes=10)
-UNPROTECTED: Final = timedelta(seconds=30)
+STUCK_AFTER: Final = timedelta(minutes=5)
+CYCLE_STALE_AFTER: Final = timedelta(minutes=30)
+DATA_STALE_AFTER: Final = timedelta(minutes=10)
+UNPROTECTED_AFTER: Final = timedelta(seconds=30)
 MINUTE: Final = timedelta(minutes=1)
 
 
-async def look(conn: Connection, at: datetime) -> list[Issue]:
+async def check_database(conn: Connection, at: datetime) -> list[Issue]:
     """Everything that needs nobody but the database."""
     account = (await daemon_epoch.current(conn)).account_id
-    alive = account is not None and await reporting_queries.is_locked(conn, account)
+    alive = account is not None and await reporting_queries.is_account_locked(conn, account)
     session = await reporting_queries.session_of(conn, trading_date(at))
     open_now = session is not None and session.open <= at < session.close
     found: list[Issue] = []
     if open_now and not alive:
-        found.append(issue(Kind.DAEMON_DOWN, "the market is open and no daemon runs"))
-    found += await _latched(conn)
-    found += [_of(violation) for violation in await _violations(conn)]
-    found += _stuck(await orders.working(conn), at)
+        found.append(new_issue(IssueKind.DAEMON_DOWN, "the market is open and no daemon runs"))
+    found += await _safe_mode_issues(conn)
+    found += [_violation_issue(violation) for violation in await _violations(conn)]
+    found += _stuck_orders(await orders.working(conn), at)
     if open_now:
-        found += await _stale(conn, at)
-    return [*found, *await _unprotected(conn, at)]
+        found += await _stale_data(conn, at)
+    return [*found, *await _unprotected_positions(conn, at)]
 
 
-async def pipeline(conn: Connection, at: datetime) -> dict[str, object]:
+async def pipeline_summary(conn: Connection, at: datetime) -> dict[str, object]:
     """Today's cycle in figures."""
     cycle = await cycles.of_day(conn, trading_date(at))
     status = None if cycle is None else await pipeline_views.pipeline_status(conn, cycle.cycle_id)
@@ -71,75 +71,77 @@ async def pipeline(conn: Connection, at: datetime) -> dict[str, object]:
     }
 
 
-async def follow_journal(
+async def verify_journal(
     conn: Connection, folder: Path, account_name: str, *, whole: bool
 ) -> tuple[list[Issue], int]:
     """Breaks of the journal, and the links looked at: since the last proof, or all of them beside every proof."""
     since = START if whole else await journal.last_anchor(conn)
     reached = await journal.verify(conn, since)
-    if isinstance(reached, Break):
-        return [_broken(reached.sentence, seq=reached.seq, link=reached.link)], 0
-    origin = await journal.origin(conn)
-    files = list(flat_proof_files.read(folder, account_name))
+    if isinstance(reached, ChainBreak):
+        return [_journal_issue(reached.sentence, seq=reached.seq, link=reached.link)], 0
+    origin = await journal.first_hash(conn)
+    files = list(flat_proof_files.read_flat_proofs(folder, account_name))
     for path, facts in files if whole else files[-1:]:
-        anchor = journal.place(flat_proof_files.head_of(facts, origin))
-        broken = None if anchor is None else await journal.holds(conn, anchor)
+        anchor = journal.link_from_facts(flat_proof_files.journal_head_of(facts, origin))
+        broken = None if anchor is None else await journal.check_anchor(conn, anchor)
         if broken is not None:
-            return [_broken(f"{broken.sentence}, says {path}", link=broken.link)], 0
+            return [_journal_issue(f"{broken.sentence}, says {path}", link=broken.link)], 0
     for anchor in await journal.anchors(conn, limit=100_000) if whole else ():
-        if (broken := await journal.holds(conn, anchor)) is not None:
-            return [_broken(f"{broken.sentence}, says a proof in the tables", link=broken.link)], 0
+        if (broken := await journal.check_anchor(conn, anchor)) is not None:
+            return [_journal_issue(f"{broken.sentence}, says a proof in the tables", link=broken.link)], 0
     return [], reached.link - since.link
 
 
-def _broken(sentence: str, **facts: object) -> Issue:
-    return issue(Kind.ILLEGAL_HISTORY, sentence, subject="journal", invariant=Invariant.I26, known=facts)
+def _journal_issue(sentence: str, **facts: object) -> Issue:
+    return new_issue(
+        IssueKind.ILLEGAL_HISTORY, sentence, subject="journal", invariant=Invariant.I26, base_facts=facts
+    )
 
 
 async def _violations(conn: Connection) -> list[Violation]:
     since = (await journal.last_anchor(conn)).seq
     latched = (await latches.latch_facts(conn, "safe") or {}).get("since")
     return await invariant_checks.violations(
-        conn, since=min(since, latched) if isinstance(latched, int) else since
+        conn, since_seq=min(since, latched) if isinstance(latched, int) else since
     )
 
 
-def _of(violation: Violation) -> Issue:
-    kind = Kind.DUPLICATE_ORDER if violation.invariant is Invariant.I11 else Kind.ILLEGAL_HISTORY
-    return issue(
+def _violation_issue(violation: Violation) -> Issue:
+    kind = IssueKind.DUPLICATE_ORDER if violation.invariant is Invariant.I11 else IssueKind.ILLEGAL_HISTORY
+    return new_issue(
         kind,
-        violation.what,
+        violation.description,
         subject=f"{violation.invariant} {violation.subject}",
         invariant=violation.invariant,
         statement=STATEMENTS[violation.invariant].text,
-        known=violation.facts,
+        base_facts=violation.facts,
     )
 
 
-async def _latched(conn: Connection) -> Iterator[Issue]:
+async def _safe_mode_issues(conn: Connection) -> Iterator[Issue]:
     facts = await latches.latch_facts(conn, "safe")
     if facts is None:
         return iter(())
-    broken = facts.get("broken")
+    broken = facts.get("failed_invariants")
     named = broken if isinstance(broken, dict) else {}
     why = "; ".join(f"{name}: {said}" for name, said in named.items())
     said = f"no entry until somebody resumes: {why}"
-    return iter([issue(Kind.SAFE_MODE, said, invariants=sorted(named), broken=named)])
+    return iter([new_issue(IssueKind.SAFE_MODE, said, invariants=sorted(named), broken=named)])
 
 
-def _stuck(working: list[OrderRow], at: datetime) -> Iterator[Issue]:
+def _stuck_orders(working: list[OrderRow], at: datetime) -> Iterator[Issue]:
     """Orders that should long have come to an end. What protects may rest, what waits for a person until it expires."""
     for row in working:
         if row.order_purpose in (Purpose.STOP_LOSS, Purpose.TAKE_PROFIT) and row.alpaca_order_id is not None:
             continue
         since = row.submitted_at or row.created_at
         if row.status is Status.CREATED:
-            since = row.expires_at or row.created_at + STUCK
-        if row.origin == "external" or at - since <= STUCK:
+            since = row.expires_at or row.created_at + STUCK_AFTER
+        if row.origin == "external" or at - since <= STUCK_AFTER:
             continue
         minutes = round((at - since) / MINUTE, 1)
-        yield issue(
-            Kind.STUCK_ORDER,
+        yield new_issue(
+            IssueKind.STUCK_ORDER,
             f"{row.order_purpose} {row.side} {row.quantity.normalize():f} {row.symbol} is {row.status} for {minutes:g} "
             "minutes",
             subject=str(row.order_id),
@@ -155,16 +157,16 @@ def _stuck(working: list[OrderRow], at: datetime) -> Iterator[Issue]:
         )
 
 
-async def _stale(conn: Connection, at: datetime) -> list[Issue]:
+async def _stale_data(conn: Connection, at: datetime) -> list[Issue]:
     """A day nobody goes on with, prices nobody renews."""
     found = []
     cycle = await cycles.of_day(conn, trading_date(at))
     resting = (CycleStatus.CLOSED, CycleStatus.COMPLETED)
-    if cycle is not None and cycle.status not in resting and at - cycle.updated_at > CYCLE_STALE:
+    if cycle is not None and cycle.status not in resting and at - cycle.updated_at > CYCLE_STALE_AFTER:
         minutes = round((at - cycle.updated_at) / MINUTE)
         found.append(
-            issue(
-                Kind.CYCLE_STALE,
+            new_issue(
+                IssueKind.CYCLE_STALE,
                 f"cycle {cycle.cycle_id} is {cycle.status} and was last written {minutes} minutes ago",
                 cycle_id=cycle.cycle_id,
                 minutes_since_update=minutes,
@@ -175,13 +177,13 @@ async def _stale(conn: Connection, at: datetime) -> list[Issue]:
         SELECT p.position_id, s.symbol, p.updated_at FROM positions p JOIN securities s USING (security_id)
          WHERE p.status = 'open' AND p.updated_at < $1 ORDER BY p.position_id
         """,
-        at - DATA_STALE,
+        at - DATA_STALE_AFTER,
     )
     for row in rows:
         minutes = round((at - row["updated_at"]) / MINUTE)
         found.append(
-            issue(
-                Kind.STALE_POSITION_DATA,
+            new_issue(
+                IssueKind.STALE_POSITION_DATA,
                 f"{row['symbol']} was last marked {minutes} minutes ago",
                 position_id=row["position_id"],
                 symbol=row["symbol"],
@@ -191,27 +193,29 @@ async def _stale(conn: Connection, at: datetime) -> list[Issue]:
     return found
 
 
-async def _unprotected(conn: Connection, at: datetime) -> list[Issue]:
+async def _unprotected_positions(conn: Connection, at: datetime) -> list[Issue]:
     """Shares that by the tables stand under no working stop, and are not being left, for longer than it takes."""
     leaving = {intent.position_id for intent in await exit_intents.open_intents(conn)}
     entered = {row.position_id: row.entry_time for row in await positions.open_positions(conn)}
     return [
-        unprotected(
-            risk.symbol, f"{risk.naked_qty.normalize():f} of {risk.quantity.normalize():f}", risk.position_id
+        unprotected_issue(
+            risk.symbol,
+            f"{risk.unprotected_qty.normalize():f} of {risk.quantity.normalize():f}",
+            risk.position_id,
         )
         for risk in await pipeline_views.open_risk(conn)
-        if risk.naked_qty > 0
+        if risk.unprotected_qty > 0
         and risk.position_id not in leaving
-        and at - entered.get(risk.position_id, at) > UNPROTECTED
+        and at - entered.get(risk.position_id, at) > UNPROTECTED_AFTER
     ]
 
 
-def unprotected(symbol: str, shares: str, position_id: int | None) -> Issue:
+def unprotected_issue(symbol: str, shares: str, position_id: int | None) -> Issue:
     """Shares without a stop; a group that is being replaced looks like it for a moment."""
-    return issue(
-        Kind.UNPROTECTED_POSITION,
+    return new_issue(
+        IssueKind.UNPROTECTED_POSITION,
         f"{shares} shares of {symbol} have no working stop at the broker",
         position_id=position_id,
         symbol=symbol,
-        passing=True,
+        transient=True,
     )

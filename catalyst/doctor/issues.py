@@ -13,7 +13,7 @@ class Severity(StrEnum):
     INFO = "INFO"
 
 
-class Kind(StrEnum):
+class IssueKind(StrEnum):
     PHANTOM_POSITION = "PHANTOM_POSITION"  # we hold a row, the broker holds no share
     ORPHAN_POSITION = "ORPHAN_POSITION"  # the broker holds shares, we no row
     QTY_MISMATCH = "QTY_MISMATCH"
@@ -41,51 +41,51 @@ class Kind(StrEnum):
 RECONCILE: Final = "catalyst reconcile"  # only makes the tables follow the broker: safe to do unasked
 
 # The command that helps; `{symbol}` is filled in. None of them is SQL, and only RECONCILE is ever given unasked.
-FIXES: Final[dict[Kind, str]] = {
-    Kind.PHANTOM_POSITION: RECONCILE,
-    Kind.ORPHAN_POSITION: RECONCILE,
-    Kind.QTY_MISMATCH: RECONCILE,
-    Kind.OVERSOLD: RECONCILE,
-    Kind.UNPROTECTED_POSITION: "catalyst close {symbol}",
-    Kind.STUCK_ORDER: RECONCILE,
-    Kind.ORDER_STATUS_MISMATCH: RECONCILE,
-    Kind.ORDER_NOT_FOUND: RECONCILE,
-    Kind.ORPHAN_ORDER: RECONCILE,
-    Kind.ORDER_CHECK_ERROR: "catalyst check",
-    Kind.DUPLICATE_ORDER: "catalyst orders --symbol {symbol}",
-    Kind.PNL_MISMATCH: RECONCILE,
-    Kind.ILLEGAL_HISTORY: "catalyst doctor --journal",
-    Kind.SAFE_MODE: "catalyst resume",
-    Kind.CYCLE_STALE: "catalyst status",
-    Kind.STALE_POSITION_DATA: "catalyst status",
-    Kind.DAEMON_DOWN: "catalyst run",
-    Kind.ALPACA_ERROR: "catalyst check",
-    Kind.RECONCILIATION_SKIPPED: "catalyst check",
-    Kind.CLOCK_SKEW: "catalyst check",
-    Kind.DISK_LOW: "catalyst check",
-    Kind.CONFIG_WARNING: "catalyst check",
+FIXES: Final[dict[IssueKind, str]] = {
+    IssueKind.PHANTOM_POSITION: RECONCILE,
+    IssueKind.ORPHAN_POSITION: RECONCILE,
+    IssueKind.QTY_MISMATCH: RECONCILE,
+    IssueKind.OVERSOLD: RECONCILE,
+    IssueKind.UNPROTECTED_POSITION: "catalyst close {symbol}",
+    IssueKind.STUCK_ORDER: RECONCILE,
+    IssueKind.ORDER_STATUS_MISMATCH: RECONCILE,
+    IssueKind.ORDER_NOT_FOUND: RECONCILE,
+    IssueKind.ORPHAN_ORDER: RECONCILE,
+    IssueKind.ORDER_CHECK_ERROR: "catalyst check",
+    IssueKind.DUPLICATE_ORDER: "catalyst orders --symbol {symbol}",
+    IssueKind.PNL_MISMATCH: RECONCILE,
+    IssueKind.ILLEGAL_HISTORY: "catalyst doctor --journal",
+    IssueKind.SAFE_MODE: "catalyst resume",
+    IssueKind.CYCLE_STALE: "catalyst status",
+    IssueKind.STALE_POSITION_DATA: "catalyst status",
+    IssueKind.DAEMON_DOWN: "catalyst run",
+    IssueKind.ALPACA_ERROR: "catalyst check",
+    IssueKind.RECONCILIATION_SKIPPED: "catalyst check",
+    IssueKind.CLOCK_SKEW: "catalyst check",
+    IssueKind.DISK_LOW: "catalyst check",
+    IssueKind.CONFIG_WARNING: "catalyst check",
 }
 
-GRAVITY: Final[dict[Kind, Severity]] = {
-    **dict.fromkeys(Kind, Severity.CRITICAL),
+DEFAULT_SEVERITY: Final[dict[IssueKind, Severity]] = {
+    **dict.fromkeys(IssueKind, Severity.CRITICAL),
     **dict.fromkeys(
         (
-            Kind.STUCK_ORDER,
-            Kind.ORDER_STATUS_MISMATCH,
-            Kind.ORDER_NOT_FOUND,
-            Kind.CYCLE_STALE,
-            Kind.ALPACA_ERROR,
-            Kind.CLOCK_SKEW,
-            Kind.DISK_LOW,
+            IssueKind.STUCK_ORDER,
+            IssueKind.ORDER_STATUS_MISMATCH,
+            IssueKind.ORDER_NOT_FOUND,
+            IssueKind.CYCLE_STALE,
+            IssueKind.ALPACA_ERROR,
+            IssueKind.CLOCK_SKEW,
+            IssueKind.DISK_LOW,
         ),
         Severity.WARNING,
     ),
     **dict.fromkeys(
         (
-            Kind.ORDER_CHECK_ERROR,
-            Kind.STALE_POSITION_DATA,
-            Kind.RECONCILIATION_SKIPPED,
-            Kind.CONFIG_WARNING,
+            IssueKind.ORDER_CHECK_ERROR,
+            IssueKind.STALE_POSITION_DATA,
+            IssueKind.RECONCILIATION_SKIPPED,
+            IssueKind.CONFIG_WARNING,
         ),
         Severity.INFO,
     ),
@@ -96,20 +96,20 @@ GRAVITY: Final[dict[Kind, Severity]] = {
 class Issue:
     """One finding. `passing`: a race can look like it, so it counts only when several looks agree."""
 
-    kind: Kind
+    kind: IssueKind
     severity: Severity
     message: str
     fix: str
     facts: Mapping[str, object] = field(default_factory=dict)
     subject: str = ""
-    passing: bool = False
+    transient: bool = False
 
     @property
-    def key(self) -> tuple[Kind, str]:
+    def key(self) -> tuple[IssueKind, str]:
         return self.kind, self.subject
 
     @property
-    def told(self) -> dict[str, object]:
+    def as_dict(self) -> dict[str, object]:
         """As it is printed."""
         return {
             "type": self.kind,
@@ -120,27 +120,27 @@ class Issue:
         }
 
 
-def issue(
-    kind: Kind,
+def new_issue(
+    kind: IssueKind,
     message: str,
     *,
     subject: str = "",
     severity: Severity | None = None,
-    passing: bool = False,
-    known: Mapping[str, object] | None = None,
-    **more: object,
+    transient: bool = False,
+    base_facts: Mapping[str, object] | None = None,
+    **more_facts: object,
 ) -> Issue:
     """An issue with its type's own gravity and fix; its facts are what is `known` and what is said besides."""
-    facts = {**(known or {}), **more}
+    facts = {**(base_facts or {}), **more_facts}
     fix = FIXES[kind].format(symbol=facts.get("symbol") or "SYMBOL")
     return Issue(
         kind,
-        severity or GRAVITY[kind],
+        severity or DEFAULT_SEVERITY[kind],
         message,
         fix,
         facts,
         subject or str(facts.get("symbol") or ""),
-        passing,
+        transient,
     )
 
 
@@ -166,7 +166,7 @@ class Examination:
         return {"OK": 0, "WARNING": 1, "CRITICAL": 2}[self.status]
 
     @property
-    def told(self) -> dict[str, object]:
+    def as_dict(self) -> dict[str, object]:
         """As it is printed."""
         counts = {name: sum(one.severity is name for one in self.issues) for name in Severity}
         return {
@@ -175,7 +175,7 @@ class Examination:
             "alpaca_connected": self.mode is not None,
             "alpaca_mode": self.mode,
             "pipeline": self.pipeline,
-            "issues": [one.told for one in self.issues],
+            "issues": [one.as_dict for one in self.issues],
             "summary": {
                 "total_issues": len(self.issues),
                 "critical": counts[Severity.CRITICAL],

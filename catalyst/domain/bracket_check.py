@@ -10,11 +10,11 @@ from typing import Final
 from catalyst.domain.order import PositionSide
 from catalyst.domain.report import Quote
 
-LEAST: Final = Decimal("0.01")  # the broker's rule, dollars
-MARGIN: Final = Decimal("0.01")  # ours: the market moves while the order is on its way
+MIN_EXIT_DISTANCE: Final = Decimal("0.01")  # the broker's rule, dollars
+SAFETY_MARGIN: Final = Decimal("0.01")  # ours: the market moves while the order is on its way
 
 
-def misplaced(
+def invalid_bracket_reason(
     side: PositionSide, entry: Decimal | None, stop: Decimal, target: Decimal, quote: Quote
 ) -> str | None:
     """Why a bracket around `entry` (None: at the market) makes no sense at `quote`; None when it does.
@@ -25,7 +25,10 @@ def misplaced(
     if quote.bid is None or quote.ask is None:
         return "there is no two-sided quote"
     prices = [price for price in (entry, quote.bid, quote.ask) if price is not None]
-    low, high = min(prices) - LEAST - MARGIN, max(prices) + LEAST + MARGIN
+    low, high = (
+        min(prices) - MIN_EXIT_DISTANCE - SAFETY_MARGIN,
+        max(prices) + MIN_EXIT_DISTANCE + SAFETY_MARGIN,
+    )
     below, above = (stop, target) if side is PositionSide.LONG else (target, stop)
     words = ("stop", "target") if side is PositionSide.LONG else ("target", "stop")
     market = f"the market at {quote.bid} to {quote.ask}"

@@ -17,7 +17,7 @@ class ConfigInvalid(UserError):
     """What we were given cannot be worked with until somebody mends it: config.yaml, the environment, the schema."""
 
 
-class AnotherDaemon(UserError):
+class AnotherDaemonRunning(UserError):
     """Another daemon holds this account's lock."""
 
 
@@ -49,7 +49,7 @@ class BrokerError(CatalystError):
     """A request to the broker did not end in a plain yes."""
 
 
-class OrderRefused(BrokerError):
+class OrderRejected(BrokerError):
     """The broker said no. Final: the same order will not be sent again.
 
     `code` is our reason (INSUFFICIENT_BUYING_POWER, WASH_TRADE, ...); `text` the broker's own words;

@@ -10,7 +10,7 @@ class Moment(StrEnum):
     AFTER = "after"
 
 
-class Witness(Protocol):
+class FaultPoint(Protocol):
     """`step` is a transaction by its label, or a request by its verb and path.
 
     What it raises takes the place of the step: before, the step is not taken; after, it is done and nobody hears
@@ -20,7 +20,7 @@ class Witness(Protocol):
     def __call__(self, step: str, moment: Moment, /) -> None: ...
 
 
-def tell(witness: Witness | None, step: str, moment: Moment) -> None:
+def reach(fault_point: FaultPoint | None, step: str, moment: Moment) -> None:
     """Tell the witness, if there is one."""
-    if witness is not None:
-        witness(step, moment)
+    if fault_point is not None:
+        fault_point(step, moment)

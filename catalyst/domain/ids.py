@@ -21,7 +21,7 @@ def client_order_id(base: str, role: str, attempt: int) -> str:
     return f"{PREFIX}{uuid5(NAMESPACE, f'{base}|{role}|{attempt}').hex}-{role}"
 
 
-def unused_id(base: str, role: str, attempt: int, taken: Container[str]) -> str:
+def unused_client_order_id(base: str, role: str, attempt: int, taken: Container[str]) -> str:
     """The id of this attempt, or of the first later one that is not `taken`: rows that a restore lost come back with
     the ids they had, and fewer than there were."""
     while (found := client_order_id(base, role, attempt)) in taken:

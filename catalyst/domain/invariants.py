@@ -10,11 +10,11 @@ from enum import StrEnum
 from typing import Final
 
 
-class Seen(StrEnum):
+class VisibleTo(StrEnum):
     """Who can see an invariant fail."""
 
     CONSTRAINT = "constraint"  # the database, which refuses the commit
-    TABLES = "tables"  # a question to the database
+    DATABASE = "database"  # a question to the database
     BROKER = "broker"  # the tables beside what the broker shows
     CODE = "code"  # the running daemon itself, at the moment it happens
     TESTS = "tests"  # only a simulator's own ledger, or a controlled end
@@ -50,53 +50,71 @@ class Invariant(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Statement:
+class InvariantStatement:
     """One sentence that must be true, and where it is looked at."""
 
     text: str
-    seen: frozenset[Seen]
+    visible_to: frozenset[VisibleTo]
 
 
-def _says(text: str, *seen: Seen) -> Statement:
-    return Statement(text, frozenset(seen))
+def _statement(text: str, *visible_to: VisibleTo) -> InvariantStatement:
+    return InvariantStatement(text, frozenset(visible_to))
 
 
-STATEMENTS: Final[dict[Invariant, Statement]] = {
-    Invariant.I1: _says(
+STATEMENTS: Final[dict[Invariant, InvariantStatement]] = {
+    Invariant.I1: _statement(
         "every order of ours at the broker has one row, and no row waits for its id",
-        Seen.CONSTRAINT,
-        Seen.BROKER,
+        VisibleTo.CONSTRAINT,
+        VisibleTo.BROKER,
     ),
-    Invariant.I2: _says("every position was entered by an order that filled", Seen.CONSTRAINT, Seen.TABLES),
-    Invariant.I3: _says(
-        "the fills sum to the position, and the position is the broker's", Seen.TABLES, Seen.BROKER
+    Invariant.I2: _statement(
+        "every position was entered by an order that filled", VisibleTo.CONSTRAINT, VisibleTo.DATABASE
     ),
-    Invariant.I4: _says("no exit takes the account across zero", Seen.BROKER),
-    Invariant.I5: _says("working exits never exceed what is held", Seen.CONSTRAINT, Seen.TABLES),
-    Invariant.I6: _says("states change only along their edges", Seen.CONSTRAINT, Seen.TABLES),
-    Invariant.I7: _says(
-        "filled quantities are the sum of their fills, and never fall", Seen.CONSTRAINT, Seen.TABLES
+    Invariant.I3: _statement(
+        "the fills sum to the position, and the position is the broker's",
+        VisibleTo.DATABASE,
+        VisibleTo.BROKER,
     ),
-    Invariant.I8: _says("shares stand under a working stop, or are watched", Seen.TABLES, Seen.BROKER),
-    Invariant.I9: _says("the realised result is what the fills say, to the cent", Seen.TABLES, Seen.BROKER),
-    Invariant.I10: _says("a restart in silence changes nothing", Seen.TESTS),
-    Invariant.I11: _says("a signal fills one entry at most", Seen.CONSTRAINT, Seen.TABLES),
-    Invariant.I12: _says("after a flatten nothing is entered until somebody resumes", Seen.TABLES),
-    Invariant.I13: _says("after the daily loss nothing is entered until somebody resumes", Seen.TABLES),
-    Invariant.I14: _says("one epoch at a time writes orders", Seen.CONSTRAINT, Seen.TABLES),
-    Invariant.I15: _says("what was committed is there", Seen.TESTS),
-    Invariant.I16: _says("nothing unknown is swallowed", Seen.TESTS),
-    Invariant.I17: _says("what matters is told within a minute, once", Seen.TESTS),
-    Invariant.I18: _says("entries are sent while the market is open", Seen.TABLES),
-    Invariant.I19: _says("no secret is written anywhere", Seen.TESTS),
-    Invariant.I20: _says("when the weather clears, everything is resolved", Seen.TESTS),
-    Invariant.I21: _says("requests stay within their budget", Seen.TESTS),
-    Invariant.I22: _says("the doctor tells the truth", Seen.TESTS),
-    Invariant.I23: _says("no loop of the daemon fails", Seen.CODE),
-    Invariant.I24: _says("memory and handles do not grow", Seen.TESTS),
-    Invariant.I25: _says("every order has a whole quantity and prices on tick", Seen.CONSTRAINT),
-    Invariant.I26: _says(
-        "the journal is whole, and tells the state of every order", Seen.CONSTRAINT, Seen.TABLES
+    Invariant.I4: _statement("no exit takes the account across zero", VisibleTo.BROKER),
+    Invariant.I5: _statement(
+        "working exits never exceed what is held", VisibleTo.CONSTRAINT, VisibleTo.DATABASE
+    ),
+    Invariant.I6: _statement(
+        "states change only along their edges", VisibleTo.CONSTRAINT, VisibleTo.DATABASE
+    ),
+    Invariant.I7: _statement(
+        "filled quantities are the sum of their fills, and never fall",
+        VisibleTo.CONSTRAINT,
+        VisibleTo.DATABASE,
+    ),
+    Invariant.I8: _statement(
+        "shares stand under a working stop, or are watched", VisibleTo.DATABASE, VisibleTo.BROKER
+    ),
+    Invariant.I9: _statement(
+        "the realised result is what the fills say, to the cent", VisibleTo.DATABASE, VisibleTo.BROKER
+    ),
+    Invariant.I10: _statement("a restart in silence changes nothing", VisibleTo.TESTS),
+    Invariant.I11: _statement("a signal fills one entry at most", VisibleTo.CONSTRAINT, VisibleTo.DATABASE),
+    Invariant.I12: _statement(
+        "after a flatten nothing is entered until somebody resumes", VisibleTo.DATABASE
+    ),
+    Invariant.I13: _statement(
+        "after the daily loss nothing is entered until somebody resumes", VisibleTo.DATABASE
+    ),
+    Invariant.I14: _statement("one epoch at a time writes orders", VisibleTo.CONSTRAINT, VisibleTo.DATABASE),
+    Invariant.I15: _statement("what was committed is there", VisibleTo.TESTS),
+    Invariant.I16: _statement("nothing unknown is swallowed", VisibleTo.TESTS),
+    Invariant.I17: _statement("what matters is told within a minute, once", VisibleTo.TESTS),
+    Invariant.I18: _statement("entries are sent while the market is open", VisibleTo.DATABASE),
+    Invariant.I19: _statement("no secret is written anywhere", VisibleTo.TESTS),
+    Invariant.I20: _statement("when the weather clears, everything is resolved", VisibleTo.TESTS),
+    Invariant.I21: _statement("requests stay within their budget", VisibleTo.TESTS),
+    Invariant.I22: _statement("the doctor tells the truth", VisibleTo.TESTS),
+    Invariant.I23: _statement("no loop of the daemon fails", VisibleTo.CODE),
+    Invariant.I24: _statement("memory and handles do not grow", VisibleTo.TESTS),
+    Invariant.I25: _statement("every order has a whole quantity and prices on tick", VisibleTo.CONSTRAINT),
+    Invariant.I26: _statement(
+        "the journal is whole, and tells the state of every order", VisibleTo.CONSTRAINT, VisibleTo.DATABASE
     ),
 }
 
@@ -110,7 +128,7 @@ class Violation:
 
     invariant: Invariant
     subject: str
-    what: str
+    description: str
     facts: Mapping[str, object] = field(default_factory=dict, compare=False)
 
     @property

@@ -117,7 +117,7 @@ def position_side_for(side: Side, purpose: Purpose) -> PositionSide:
 
 
 _PENDING: Final = frozenset({"pending_new", "new", "pending_review"})
-_ALIVE: Final = frozenset(
+_ACTIVE: Final = frozenset(
     {
         "accepted",
         "accepted_for_bidding",
@@ -131,7 +131,7 @@ _ALIVE: Final = frozenset(
         "partially_filled",
     }
 )
-_ENDED: Final = {
+_TERMINAL_BY_BROKER_STATUS: Final = {
     "filled": S.FILLED,
     "canceled": S.CANCELLED,
     "expired": S.EXPIRED,
@@ -150,9 +150,9 @@ def status_of(broker_status: str, filled: Decimal, quantity: Decimal) -> Status 
 
     Source: Alpaca, orders documentation, order lifecycle.
     """
-    if broker_status in _ENDED:
-        return _ENDED[broker_status]
-    if broker_status not in _PENDING | _ALIVE:
+    if broker_status in _TERMINAL_BY_BROKER_STATUS:
+        return _TERMINAL_BY_BROKER_STATUS[broker_status]
+    if broker_status not in _PENDING | _ACTIVE:
         return None
     if filled >= quantity > 0:
         return S.FILLED
@@ -177,13 +177,13 @@ class Verdict(StrEnum):
     MOVE = "move"  # change the state along an edge
     SAME = "same"  # the state is right already
     STALE = "stale"  # the report lies behind us
-    BEHIND = "behind"  # the broker has filled more than we booked: fetch the fills first
+    MISSING_FILLS = "missing_fills"  # the broker has filled more than we booked: fetch the fills first
     UNKNOWN = "unknown"  # a word we do not know: keep it, ask again, live on
     CONTRADICTION = "contradiction"  # quarantine: no edge leads there
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class ReportOutcome:
     verdict: Verdict
     then: Status | None = None
     kind: EdgeKind | None = None
@@ -192,26 +192,28 @@ class Heard:
 _RANK: Final = {S.CREATED: 0, S.SUBMITTED: 1, S.ACCEPTED: 2, S.PARTIAL_FILL: 3} | dict.fromkeys(TERMINAL, 4)
 
 
-def hear(order: OrderState, broker_status: str, broker_filled: Decimal) -> Heard:
+def outcome_of_report(order: OrderState, broker_status: str, broker_filled: Decimal) -> ReportOutcome:
     """Decide what a broker's report of (status, cumulative filled quantity) does to `order`.
 
     Idempotent and blind to order: the same reports in any sequence, any number of times, end alike.
     """
     then = status_of(broker_status, broker_filled, order.quantity)
     if then is None:
-        return Heard(Verdict.UNKNOWN)
+        return ReportOutcome(Verdict.UNKNOWN)
     if broker_filled > order.filled_qty or (then is S.FILLED and order.filled_qty < order.quantity):
-        return Heard(Verdict.BEHIND, then)  # a word alone fills nothing
+        return ReportOutcome(Verdict.MISSING_FILLS, then)  # a word alone fills nothing
     if then is order.status:
-        return Heard(Verdict.SAME, then)
+        return ReportOutcome(Verdict.SAME, then)
     if broker_filled < order.filled_qty or _RANK[then] < _RANK[order.status]:
         if order.status is S.REJECTED and order.rejection_reason == NEVER_ARRIVED and then in WORKING:
-            return Heard(Verdict.MOVE, S.ACCEPTED, EdgeKind.LATE)
-        return Heard(Verdict.STALE, then)
+            return ReportOutcome(Verdict.MOVE, S.ACCEPTED, EdgeKind.LATE)
+        return ReportOutcome(Verdict.STALE, then)
     try:
-        return Heard(Verdict.MOVE, then, transition(order.status, then, reason=order.rejection_reason))
+        return ReportOutcome(
+            Verdict.MOVE, then, transition(order.status, then, reason=order.rejection_reason)
+        )
     except IllegalTransition:
-        return Heard(Verdict.CONTRADICTION, then)
+        return ReportOutcome(Verdict.CONTRADICTION, then)
 
 
 def after_fill(order: OrderState, quantity: Decimal) -> tuple[Status, EdgeKind]:

@@ -32,7 +32,7 @@ POSITION_EDGES: Final = frozenset({(PositionStatus.OPEN, PositionStatus.CLOSED)}
 
 
 @dataclass(frozen=True, slots=True)
-class Holding:
+class PositionState:
     """The running totals of one position. Quantities in shares, never negative; cost and proceeds in dollars.
 
     `cost` is what the entries paid (short: received), `proceeds` what the exits brought (short: paid), both
@@ -68,27 +68,33 @@ class Holding:
         """Dollars, fees apart, from the exact cost basis, rounded once to the cent."""
         if not self.exited_qty:
             return ZERO
-        return self._gain(self.proceeds, self.exited_qty)
+        return self._profit(self.proceeds, self.exited_qty)
 
     def unrealized_pnl(self, price: Decimal) -> Decimal:
         """Dollars at `price`, to the cent."""
-        return self._gain(price * self.quantity, self.quantity)
+        return self._profit(price * self.quantity, self.quantity)
 
-    def _gain(self, worth: Decimal, quantity: Decimal) -> Decimal:
+    def _profit(self, value: Decimal, quantity: Decimal) -> Decimal:
         # Multiplied before it is divided: an average with endless digits would tip a half cent.
-        gain = worth - self.cost * quantity / self.entered_qty
+        gain = value - self.cost * quantity / self.entered_qty
         return (gain if self.side is PositionSide.LONG else -gain).quantize(CENT, ROUND_HALF_EVEN)
 
 
-def enter(holding: Holding, quantity: Decimal, price: Decimal) -> Holding:
+def add_fill(position: PositionState, quantity: Decimal, price: Decimal) -> PositionState:
     """The holding after an entry fill. A closed position never reopens: that is a new one."""
-    if holding.entered_qty and holding.status is PositionStatus.CLOSED:
+    if position.entered_qty and position.status is PositionStatus.CLOSED:
         raise IllegalTransition("a closed position cannot be entered again")
-    return replace(holding, entered_qty=holding.entered_qty + quantity, cost=holding.cost + quantity * price)
+    return replace(
+        position, entered_qty=position.entered_qty + quantity, cost=position.cost + quantity * price
+    )
 
 
-def leave(holding: Holding, quantity: Decimal, price: Decimal) -> tuple[Holding, Decimal]:
+def reduce_by_fill(
+    position: PositionState, quantity: Decimal, price: Decimal
+) -> tuple[PositionState, Decimal]:
     """The holding after an exit fill, and the quantity oversold: shares that left though we held none."""
-    taken = min(quantity, holding.quantity)
-    left = replace(holding, exited_qty=holding.exited_qty + taken, proceeds=holding.proceeds + taken * price)
+    taken = min(quantity, position.quantity)
+    left = replace(
+        position, exited_qty=position.exited_qty + taken, proceeds=position.proceeds + taken * price
+    )
     return left, quantity - taken

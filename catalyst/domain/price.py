@@ -20,20 +20,20 @@ def tick_of(price: Decimal) -> Decimal:
 
 def round_down(price: Decimal) -> Decimal:
     """The nearest tick at or below `price`."""
-    return _written(price.quantize(tick_of(price), ROUND_FLOOR))
+    return _with_tick_digits(price.quantize(tick_of(price), ROUND_FLOOR))
 
 
 def round_up(price: Decimal) -> Decimal:
     """The nearest tick at or above `price`."""
-    return _written(price.quantize(tick_of(price), ROUND_CEILING))
+    return _with_tick_digits(price.quantize(tick_of(price), ROUND_CEILING))
 
 
 def round_nearest(price: Decimal) -> Decimal:
     """The nearest tick, halves to even."""
-    return _written(price.quantize(tick_of(price), ROUND_HALF_EVEN))
+    return _with_tick_digits(price.quantize(tick_of(price), ROUND_HALF_EVEN))
 
 
-def _written(price: Decimal) -> Decimal:
+def _with_tick_digits(price: Decimal) -> Decimal:
     """A price on tick with the digits of its tick: what is rounded up to a dollar is 1.00, not 1.0000."""
     return price.quantize(tick_of(price))
 

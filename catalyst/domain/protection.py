@@ -10,21 +10,25 @@ from catalyst.domain.order import PositionSide, Purpose, Status
 from catalyst.domain.price import round_stop, round_target
 
 # An exit that is working at the broker, in the broker's own words.
-LIVE_WORDS: Final = frozenset(
+LIVE_STATUSES: Final = frozenset(
     {"new", "accepted", "partially_filled", "held", "pending_replace", "accepted_for_bidding"}
 )
 # On its way to the venue: most often for milliseconds, and once for ever.
-UNACKNOWLEDGED: Final = "pending_new"
-NEVER_LIVED: Final = "UNACKNOWLEDGED"  # why a stop was cancelled that the venue had never said yes to
+UNACKNOWLEDGED_STATUS: Final = "pending_new"
+UNACKNOWLEDGED_REASON: Final = (
+    "UNACKNOWLEDGED"  # why a stop was cancelled that the venue had never said yes to
+)
 
 
 class Protection(StrEnum):
-    COVERED = "covered"  # live stops at the broker for exactly what is held
+    PROTECTED = "protected"  # live stops at the broker for exactly what is held
     EXCESS = "excess"  # live stops for more than is held: they would turn it over
-    DORMANT = "dormant"  # legs exist, but their entry is not completely filled: they protect nothing
+    INACTIVE_LEGS = (
+        "inactive_legs"  # legs exist, but their entry is not completely filled: they protect nothing
+    )
     PENDING = "pending"  # exits for what is held, which the venue has not acknowledged
     PARTIAL = "partial"  # a live stop for less than is held
-    NAKED = "naked"
+    UNPROTECTED = "unprotected"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +39,8 @@ class ExitOrder:
     status: Status
     broker_status: str | None
     remaining: Decimal
-    dormant: bool  # its entry may still fill
-    family: int = 0  # a stop and the target that goes with it have the same
+    inactive: bool  # its entry may still fill
+    group: int = 0  # a stop and the target that goes with it have the same
 
 
 def protection_of(quantity: Decimal, exits: list[ExitOrder]) -> Protection:
@@ -46,39 +50,39 @@ def protection_of(quantity: Decimal, exits: list[ExitOrder]) -> Protection:
     the quantity and the exchange elects the stop itself. A stop `held` under an unfinished entry, or beside a target
     that is gone, counts for nothing. What the venue has not acknowledged yet may never live.
     """
-    live, asleep = _live(exits, LIVE_WORDS)
+    live, asleep = _live_stop_qty(exits, LIVE_STATUSES)
     if live == quantity:
-        return Protection.COVERED
+        return Protection.PROTECTED
     if live > quantity:
         return Protection.EXCESS
-    if _live(exits, LIVE_WORDS | {UNACKNOWLEDGED})[0] == quantity:
+    if _live_stop_qty(exits, LIVE_STATUSES | {UNACKNOWLEDGED_STATUS})[0] == quantity:
         return Protection.PENDING
     if live > 0:
         return Protection.PARTIAL
-    return Protection.DORMANT if asleep else Protection.NAKED
+    return Protection.INACTIVE_LEGS if asleep else Protection.UNPROTECTED
 
 
-def _live(exits: list[ExitOrder], words: AbstractSet[str]) -> tuple[Decimal, bool]:
+def _live_stop_qty(exits: list[ExitOrder], statuses: AbstractSet[str]) -> tuple[Decimal, bool]:
     """Shares under stops that work, in these words of the broker; and whether others sleep."""
     working = (Status.SUBMITTED, Status.ACCEPTED, Status.PARTIAL_FILL)
     # A target that ends `replaced` gave way to its stop, which has just been elected.
     carrying = (*working, Status.REPLACED)
     carried = {
-        one.family
+        one.group
         for one in exits
         if one.purpose is Purpose.TAKE_PROFIT
         and one.status in carrying
-        and (one.broker_status != UNACKNOWLEDGED or UNACKNOWLEDGED in words)
+        and (one.broker_status != UNACKNOWLEDGED_STATUS or UNACKNOWLEDGED_STATUS in statuses)
     }
     stops = [
         one
         for one in exits
         if one.purpose is Purpose.STOP_LOSS
         and one.status in working
-        and one.broker_status in words
-        and (one.broker_status != "held" or one.dormant or one.family in carried)
+        and one.broker_status in statuses
+        and (one.broker_status != "held" or one.inactive or one.group in carried)
     ]
-    return sum((one.remaining for one in stops if not one.dormant), Decimal(0)), bool(stops)
+    return sum((one.remaining for one in stops if not one.inactive), Decimal(0)), bool(stops)
 
 
 def default_levels(

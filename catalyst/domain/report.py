@@ -93,7 +93,7 @@ class AccountReport:
     raw: Raw = field(default_factory=dict[str, object], repr=False, compare=False)
 
     @property
-    def may_enter(self) -> bool:
+    def can_open_positions(self) -> bool:
         """True when the broker would let this account open a position."""
         return self.status == "ACTIVE" and not (
             self.trading_blocked or self.account_blocked or self.suspended_by_user
@@ -162,6 +162,6 @@ class OrderRequest:
     stop_loss: Decimal | None = None
 
 
-def works(one: OrderReport) -> bool:
+def is_working_report(report: OrderReport) -> bool:
     """A word we do not know is a working order's."""
-    return status_of(one.broker_status, one.filled_qty, one.quantity) not in TERMINAL
+    return status_of(report.broker_status, report.filled_qty, report.quantity) not in TERMINAL

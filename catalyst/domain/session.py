@@ -39,7 +39,7 @@ class Session:
             return Phase.BEFORE
         return Phase.OPEN if at < self.close else Phase.AFTER
 
-    def flat_at(self, minutes_before_close: int) -> datetime:
+    def flatten_at(self, minutes_before_close: int) -> datetime:
         """When the exits of the day begin: that long before the actual close."""
         return self.close - timedelta(minutes=minutes_before_close)
 

@@ -9,13 +9,13 @@ import numpy.typing as npt
 import pandas as pd
 
 from catalyst.domain.session import NEW_YORK
-from catalyst.pipeline.frame import Bools, Floats, Ints, instants, require_aware
+from catalyst.pipeline.frame import Bools, Floats, Ints, epoch_seconds, require_aware
 
-COLUMNS: Final = ("symbol", "timestamp", "open", "high", "low", "close", "volume")
+BAR_COLUMNS: Final = ("symbol", "timestamp", "open", "high", "low", "close", "volume")
 
 
 @dataclass(frozen=True, slots=True)
-class Grid:
+class BarMatrix:
     """Bars of many symbols side by side. `time` is each bar's start, seconds since the epoch."""
 
     symbols: npt.NDArray[np.object_]
@@ -32,7 +32,7 @@ class Grid:
         """True where there is a bar."""
         return np.arange(self.close.shape[1]) < self.counts[:, None]
 
-    def at_end(self, values: Floats, back: int = 0) -> Floats:
+    def at_last_bar(self, values: Floats, back: int = 0) -> Floats:
         """The value at each symbol's last bar, or `back` bars before it; NaN where there is none."""
         places = self.counts - 1 - back
         out = np.full(len(self.counts), np.nan)
@@ -41,29 +41,29 @@ class Grid:
             out[rows] = values[rows, places[rows]]
         return out
 
-    def rows_of(self, index: pd.Index) -> Ints:
+    def row_indices(self, index: pd.Index) -> Ints:
         """Where each symbol of `index` is, -1 where it is not."""
         return pd.Index(self.symbols).get_indexer(index).astype(np.int64)
 
 
-def grid_of(bars: pd.DataFrame) -> Grid:
+def bar_matrix_of(bars: pd.DataFrame) -> BarMatrix:
     """The bars of every symbol. Reads symbol, timestamp, open, high, low, close, volume, sorted by the first two.
 
     Raises ValueError when they are not sorted, or a symbol has one instant twice. A bar with a missing or
     impossible price (not positive, low above high, open or close outside) is left out: it never happened.
     """
     names = bars["symbol"].to_numpy(dtype=object)
-    time = instants(bars["timestamp"])
+    time = epoch_seconds(bars["timestamp"])
     columns = {
         name: bars[name].to_numpy(dtype=np.float64) for name in ("open", "high", "low", "close", "volume")
     }
-    sound = _sound(columns) & np.isfinite(time)
+    sound = _valid_bars(columns) & np.isfinite(time)
     if not sound.all():
         names, time = names[sound], time[sound]
         columns = {name: values[sound] for name, values in columns.items()}
     if not names.size:
         empty = np.empty((0, 0))
-        return Grid(np.empty(0, dtype=object), np.empty(0, dtype=np.int64), *(empty,) * 6)
+        return BarMatrix(np.empty(0, dtype=object), np.empty(0, dtype=np.int64), *(empty,) * 6)
     starts = np.flatnonzero(np.r_[True, names[1:] != names[:-1]])
     counts = np.diff(np.r_[starts, names.size])
     symbols = names[starts]
@@ -74,15 +74,17 @@ def grid_of(bars: pd.DataFrame) -> Grid:
     if np.any((column[1:] > 0) & (np.diff(time) <= 0)):
         raise ValueError("bars must be sorted by timestamp within a symbol, each instant once")
 
-    def lay(values: Floats) -> Floats:
+    def scatter(values: Floats) -> Floats:
         out = np.full((starts.size, int(counts.max())), np.nan)
         out[row, column] = values
         return out
 
-    return Grid(symbols, counts.astype(np.int64), lay(time), *(lay(values) for values in columns.values()))
+    return BarMatrix(
+        symbols, counts.astype(np.int64), scatter(time), *(scatter(values) for values in columns.values())
+    )
 
 
-def _sound(columns: dict[str, Floats]) -> Bools:
+def _valid_bars(columns: dict[str, Floats]) -> Bools:
     high, low = columns["high"], columns["low"]
     inside = (low > 0) & (high >= low) & np.isfinite(high)
     for name in ("open", "close"):
@@ -91,18 +93,18 @@ def _sound(columns: dict[str, Floats]) -> Bools:
     return sound
 
 
-def finished(bars: pd.DataFrame, now: datetime, bar_minutes: int) -> pd.DataFrame:
+def finished_bars(bars: pd.DataFrame, now: datetime, bar_minutes: int) -> pd.DataFrame:
     """The bars whose end is not after `now`: what could be known."""
-    ends = instants(bars["timestamp"]) + 60.0 * bar_minutes
+    ends = epoch_seconds(bars["timestamp"]) + 60.0 * bar_minutes
     return bars[ends <= require_aware(now)]
 
 
-def since(bars: pd.DataFrame, start: datetime) -> pd.DataFrame:
+def bars_since(bars: pd.DataFrame, start: datetime) -> pd.DataFrame:
     """The bars that began at `start` or after it."""
-    return bars[instants(bars["timestamp"]) >= require_aware(start)]
+    return bars[epoch_seconds(bars["timestamp"]) >= require_aware(start)]
 
 
-def regular(bars: pd.DataFrame) -> pd.DataFrame:
+def regular_hours_bars(bars: pd.DataFrame) -> pd.DataFrame:
     """The bars that began between 9:30 and 16:00 in New York: thin trading before and after is another market."""
     local = bars["timestamp"].dt.tz_convert(NEW_YORK)
     minute = local.dt.hour * 60 + local.dt.minute
@@ -110,7 +112,7 @@ def regular(bars: pd.DataFrame) -> pd.DataFrame:
     return bars[inside]
 
 
-def resample(grid: Grid, origin: float, seconds: float, until: float) -> Grid:
+def resample_bars(grid: BarMatrix, origin: float, seconds: float, until: float) -> BarMatrix:
     """Coarser bars counted from `origin` (seconds since the epoch), those that end at `until` or before.
 
     A coarse bar exists where any fine one does.
@@ -121,8 +123,8 @@ def resample(grid: Grid, origin: float, seconds: float, until: float) -> Grid:
     slot = slots[filled]
     first = np.flatnonzero(np.r_[True, (row[1:] != row[:-1]) | (slot[1:] != slot[:-1])]) if row.size else row
     if not first.size:
-        return grid_of(
-            pd.DataFrame({name: [] for name in COLUMNS}).astype({"timestamp": "datetime64[us, UTC]"})
+        return bar_matrix_of(
+            pd.DataFrame({name: [] for name in BAR_COLUMNS}).astype({"timestamp": "datetime64[us, UTC]"})
         )
     last = np.r_[first[1:], row.size] - 1
     names = grid.symbols[row[first]]
@@ -135,4 +137,4 @@ def resample(grid: Grid, origin: float, seconds: float, until: float) -> Grid:
         "close": grid.close[filled][last],
         "volume": np.add.reduceat(grid.volume[filled], first),
     }
-    return grid_of(pd.DataFrame(table))
+    return bar_matrix_of(pd.DataFrame(table))

@@ -10,11 +10,11 @@ from typing import Final
 
 import numpy as np
 
-from catalyst.pipeline.bar_matrix import Grid
+from catalyst.pipeline.bar_matrix import BarMatrix
 from catalyst.pipeline.frame import Bools, Floats, Ints
 
 # The last few turning points are all a pattern that breaks now can be made of.
-KEPT_PIVOTS: Final = 6
+MAX_PIVOTS: Final = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,31 +24,31 @@ class Chart:
     high: Floats
     low: Floats
     close: Floats
-    traded: Floats  # shares before each bar of the day; one column more than there are bars
+    cumulative_volume: Floats  # shares before each bar of the day; one column more than there are bars
     vwap: Floats
     minute: Floats  # of each bar's start, counted from the open
-    count: Ints  # bars a symbol
-    unit: Floats  # mean true range, dollars
+    bar_count: Ints  # bars a symbol
+    range_unit: Floats  # mean true range, dollars
     prev_close: Floats
     bar_minutes: int
     tops: Ints  # symbols x KEPT_PIVOTS: columns of the latest pivot highs, latest first
     bottoms: Ints
-    tail: Floats  # closes of the last bars, latest last: where a fresh crossing must lie
+    recent_closes: Floats  # closes of the last bars, latest last: where a fresh crossing must lie
 
     @property
     def last(self) -> Ints:
-        return self.count - 1
+        return self.bar_count - 1
 
     @property
-    def now(self) -> Floats:
+    def last_close(self) -> Floats:
         """The last close."""
-        return self.tail[:, -1]
+        return self.recent_closes[:, -1]
 
     def mirrored(self) -> "Chart":
         """The same day upside down."""
         return replace(
             self, high=-self.low, low=-self.high, close=-self.close, vwap=-self.vwap,
-            prev_close=-self.prev_close, tops=self.bottoms, bottoms=self.tops, tail=-self.tail,
+            prev_close=-self.prev_close, tops=self.bottoms, bottoms=self.tops, recent_closes=-self.recent_closes,
         )  # fmt: skip
 
 
@@ -65,29 +65,31 @@ class Setups:
     first: Ints
 
 
-def chart_of(grid: Grid, vwap: Floats, reach: Floats, opened: float, prev_close: Floats, **kw: int) -> Chart:
+def chart_of(
+    grid: BarMatrix, vwap: Floats, true_ranges: Floats, open_at: float, prev_close: Floats, **kw: int
+) -> Chart:
     """The chart of today's bars.
 
     `reach` is the true range of each bar; `opened` the open in seconds since the epoch. Keywords: bar_minutes,
     pivot_bars (a pivot is the extreme of that many bars to both sides), tail_bars.
     """
-    total = np.nansum(reach, axis=1)
-    known = np.isfinite(reach).sum(axis=1)
+    total = np.nansum(true_ranges, axis=1)
+    known = np.isfinite(true_ranges).sum(axis=1)
     places = grid.counts[:, None] + np.arange(-kw["tail_bars"], 0)
     rows = np.arange(grid.counts.size)[:, None]
     tail = np.where(places >= 0, grid.close[rows, np.maximum(places, 0)], np.nan)
     return Chart(
-        high=grid.high, low=grid.low, close=grid.close, traded=_running(grid.volume), vwap=vwap,
-        minute=(grid.time - opened) / 60, count=grid.counts,
-        unit=np.divide(total, known, out=np.full(total.size, np.nan), where=known > 0),
+        high=grid.high, low=grid.low, close=grid.close, cumulative_volume=_cumulative_volume(grid.volume), vwap=vwap,
+        minute=(grid.time - open_at) / 60, bar_count=grid.counts,
+        range_unit=np.divide(total, known, out=np.full(total.size, np.nan), where=known > 0),
         prev_close=prev_close, bar_minutes=kw["bar_minutes"],
         tops=pivots(grid.high, grid.counts, kw["pivot_bars"]),
         bottoms=pivots(-grid.low, grid.counts, kw["pivot_bars"]),
-        tail=tail,
+        recent_closes=tail,
     )  # fmt: skip
 
 
-def _running(volume: Floats) -> Floats:
+def _cumulative_volume(volume: Floats) -> Floats:
     out = np.zeros((volume.shape[0], volume.shape[1] + 1))
     np.cumsum(np.nan_to_num(volume), axis=1, out=out[:, 1:])
     return out
@@ -97,7 +99,10 @@ def mean_volume(chart: Chart, first: Ints, end: Ints) -> Floats:
     """Shares a bar over the columns from `first` up to, not with, `end`; NaN when there are none."""
     rows = np.arange(first.size)
     many = end - first
-    total = chart.traded[rows, np.maximum(end, 0)] - chart.traded[rows, np.maximum(first, 0)]
+    total = (
+        chart.cumulative_volume[rows, np.maximum(end, 0)]
+        - chart.cumulative_volume[rows, np.maximum(first, 0)]
+    )
     mean: Floats = np.divide(total, many, out=np.full(first.size, np.nan), where=many > 0)
     return mean
 
@@ -120,13 +125,13 @@ def pivots(values: Floats, count: Ints, reach: int) -> Ints:
     row, column = np.nonzero(is_top)
     ends = np.cumsum(np.bincount(row, minlength=count.size))
     from_end = ends[row] - 1 - np.arange(row.size) if row.size else row
-    kept = from_end < KEPT_PIVOTS
-    out = np.full((count.size, KEPT_PIVOTS), -1, dtype=np.int64)
+    kept = from_end < MAX_PIVOTS
+    out = np.full((count.size, MAX_PIVOTS), -1, dtype=np.int64)
     out[row[kept], from_end[kept]] = column[kept]
     return out
 
 
-def at(values: Floats, column: Ints) -> Floats:
+def value_at(values: Floats, column: Ints) -> Floats:
     """One value a row; NaN where the column is -1."""
     inside = column >= 0
     picked = (
@@ -160,11 +165,11 @@ def highest(values: Floats, first: Ints, last: Ints) -> tuple[Floats, Ints]:
     return -least, place
 
 
-def run_above(chart: Chart, level: Floats) -> Ints:
+def bars_above(chart: Chart, level: Floats) -> Ints:
     """For how many bars in a row, up to the last, the close has been above `level`; 0 when it is not."""
     with np.errstate(invalid="ignore"):
-        below = ~(chart.tail > level[:, None])
-    length = chart.tail.shape[1]
+        below = ~(chart.recent_closes > level[:, None])
+    length = chart.recent_closes.shape[1]
     run: Ints = np.where(below.any(axis=1), below[:, ::-1].argmax(axis=1), length)
     return run
 
@@ -174,7 +179,7 @@ def bars_in(chart: Chart, minutes: float) -> int:
     return max(1, round(minutes / chart.bar_minutes))
 
 
-def quality(*terms: Floats) -> Floats:
+def mean_quality(*terms: Floats) -> Floats:
     """The mean of terms cut to [0, 1]."""
     cut = [np.clip(np.nan_to_num(term), 0.0, 1.0) for term in terms]
     mean: Floats = np.mean(cut, axis=0)

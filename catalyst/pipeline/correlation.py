@@ -8,22 +8,22 @@ import numpy as np
 import pandas as pd
 
 from catalyst.domain.session import Session
-from catalyst.pipeline.bar_matrix import finished
-from catalyst.pipeline.frame import Floats, instants
+from catalyst.pipeline.bar_matrix import finished_bars
+from catalyst.pipeline.frame import Floats, epoch_seconds
 from catalyst.pipeline.reference import earlier_days
 
-DAILY: Final = 60
-INTRADAY: Final = 120
+MIN_DAILY_RETURNS: Final = 60
+MIN_INTRADAY_RETURNS: Final = 120
 
 
 @dataclass(frozen=True, slots=True)
-class Likeness:
+class CorrelationMatrix:
     """Pairwise correlations of some symbols; NaN where the history was too short to say."""
 
     symbols: tuple[str, ...]
     matrix: Floats
-    daily_seen: int  # the most daily returns any pair had in common
-    intraday_seen: int
+    daily_count: int  # the most daily returns any pair had in common
+    intraday_count: int
 
     def between(self, one: str, other: str) -> float:
         """The correlation of two symbols, NaN when unknown."""
@@ -32,26 +32,28 @@ class Likeness:
         return float(self.matrix[self.symbols.index(one), self.symbols.index(other)])
 
 
-def likeness(
+def correlation_matrix(
     symbols: list[str],
     daily: pd.DataFrame,
     bars: pd.DataFrame,
     session: Session,
     now: datetime,
     bar_minutes: int,
-) -> Likeness:
+) -> CorrelationMatrix:
     """Correlations over the last 60 daily returns; where a pair has fewer, over at least 120 intraday ones.
 
     Reads   daily, bars: symbol, timestamp, close, sorted. Only days before the session's and bars finished by
             `now` count; an intraday return spans two neighbouring bars, never a gap or a night.
     """
-    by_day = _returns(earlier_days(daily, session.day), symbols, None)[-DAILY:]
-    by_bar = _returns(finished(bars, now, bar_minutes), symbols, 60.0 * bar_minutes)
+    by_day = _returns(earlier_days(daily, session.day), symbols, None)[-MIN_DAILY_RETURNS:]
+    by_bar = _returns(finished_bars(bars, now, bar_minutes), symbols, 60.0 * bar_minutes)
     days, many_days = _correlate(by_day)
     minutes, many_minutes = _correlate(by_bar)
-    matrix = np.where(many_days >= DAILY, days, np.where(many_minutes >= INTRADAY, minutes, np.nan))
+    matrix = np.where(
+        many_days >= MIN_DAILY_RETURNS, days, np.where(many_minutes >= MIN_INTRADAY_RETURNS, minutes, np.nan)
+    )
     most = (int(seen.max()) if seen.size else 0 for seen in (many_days, many_minutes))
-    return Likeness(tuple(symbols), matrix, *most)
+    return CorrelationMatrix(tuple(symbols), matrix, *most)
 
 
 def _returns(bars: pd.DataFrame, symbols: list[str], step: float | None) -> Floats:
@@ -59,7 +61,7 @@ def _returns(bars: pd.DataFrame, symbols: list[str], step: float | None) -> Floa
     own = bars[bars["symbol"].isin(symbols)]
     if own.empty:
         return np.full((0, len(symbols)), np.nan)
-    time = instants(own["timestamp"])
+    time = epoch_seconds(own["timestamp"])
     times, row = np.unique(time, return_inverse=True)
     column = pd.Index(symbols).get_indexer(pd.Index(own["symbol"]))
     log = np.full((times.size, len(symbols)), np.nan)

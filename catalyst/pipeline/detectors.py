@@ -13,13 +13,22 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from catalyst.config.schema import PatternConfig
-from catalyst.pipeline.chart import Chart, Setups, at, bars_in, highest, lowest, quality, run_above
+from catalyst.pipeline.chart import (
+    Chart,
+    Setups,
+    bars_above,
+    bars_in,
+    highest,
+    lowest,
+    mean_quality,
+    value_at,
+)
 from catalyst.pipeline.frame import Floats, Ints
 
 Detector = Callable[[Chart, PatternConfig, int], Setups]
 
 # A breakout that falls back this far into a reversal pattern has failed.
-_FAILED_SHARE: Final = 0.25
+_FAILURE_SHARE: Final = 0.25
 
 
 def flag(chart: Chart, cfg: PatternConfig, back: int) -> Setups:
@@ -30,20 +39,22 @@ def flag(chart: Chart, cfg: PatternConfig, back: int) -> Setups:
     """
     del cfg
     top = chart.tops[:, back]
-    trigger = at(chart.high, top)
+    trigger = value_at(chart.high, top)
     base, first = lowest(chart.low, np.where(top >= 0, np.maximum(top - bars_in(chart, 60), 0), -1), top)
-    broke = chart.last - run_above(chart, trigger) + 1
+    broke = chart.last - bars_above(chart, trigger) + 1
     rest, _ = lowest(chart.low, top + 1, broke - 1)
     pole, depth, length = trigger - base, trigger - rest, broke - top
     found = (
         (top >= 0)
-        & (pole >= 3 * chart.unit)
+        & (pole >= 3 * chart.range_unit)
         & (depth <= 0.5 * pole)
         & (length >= bars_in(chart, 10))
         & (length <= bars_in(chart, 60))
     )
-    steep = pole / chart.unit / np.maximum(top - first, 1) * 2
-    return Setups(found, trigger, rest, trigger + pole, quality(1 - 2 * depth / pole + 0.4, steep), first)
+    steep = pole / chart.range_unit / np.maximum(top - first, 1) * 2
+    return Setups(
+        found, trigger, rest, trigger + pole, mean_quality(1 - 2 * depth / pole + 0.4, steep), first
+    )
 
 
 def opening_range(chart: Chart, cfg: PatternConfig, back: int) -> Setups:
@@ -52,15 +63,15 @@ def opening_range(chart: Chart, cfg: PatternConfig, back: int) -> Setups:
     Trigger: the range's high. Stop: its middle. Target: twice its height beyond it.
     """
     del back
-    first = np.zeros(chart.count.size, dtype=np.int64)
+    first = np.zeros(chart.bar_count.size, dtype=np.int64)
     inside = (chart.minute + chart.bar_minutes <= cfg.opening_range_minutes).sum(axis=1) - 1
     high, _ = highest(chart.high, first, inside)
     low, _ = lowest(chart.low, first, inside)
     height = high - low
-    late = at(chart.minute, chart.last)
-    found = (inside >= 0) & (chart.last > inside) & (height >= chart.unit) & (late <= 150)
-    beyond_vwap = (chart.now - at(chart.vwap, chart.last)) / chart.unit
-    shape = quality(1.4 - height / (6 * chart.unit), beyond_vwap)
+    late = value_at(chart.minute, chart.last)
+    found = (inside >= 0) & (chart.last > inside) & (height >= chart.range_unit) & (late <= 150)
+    beyond_vwap = (chart.last_close - value_at(chart.vwap, chart.last)) / chart.range_unit
+    shape = mean_quality(1.4 - height / (6 * chart.range_unit), beyond_vwap)
     return Setups(found, high, (high + low) / 2, high + 2 * height, shape, first)
 
 
@@ -72,9 +83,9 @@ def triangle(chart: Chart, cfg: PatternConfig, back: int) -> Setups:
     """
     del cfg
     late, early = chart.tops[:, back], chart.tops[:, back + 1]
-    one, two = at(chart.high, early), at(chart.high, late)
+    one, two = value_at(chart.high, early), value_at(chart.high, late)
     trigger = np.maximum(one, two)
-    broke = chart.last - run_above(chart, trigger) + 1
+    broke = chart.last - bars_above(chart, trigger) + 1
     low, first = lowest(chart.low, np.where(early >= 0, np.maximum(early - bars_in(chart, 30), 0), -1), early)
     between, _ = lowest(chart.low, early, late)
     after, _ = lowest(chart.low, late + 1, broke - 1)
@@ -83,13 +94,15 @@ def triangle(chart: Chart, cfg: PatternConfig, back: int) -> Setups:
     rise = np.minimum(after - between, between - low)
     found = (
         (early >= 0)
-        & (np.abs(one - two) <= 0.75 * chart.unit)
+        & (np.abs(one - two) <= 0.75 * chart.range_unit)
         & (apart >= bars_in(chart, 15))
         & (apart <= bars_in(chart, 180))
-        & (rise >= 0.25 * chart.unit)
-        & (height >= 2 * chart.unit)
+        & (rise >= 0.25 * chart.range_unit)
+        & (height >= 2 * chart.range_unit)
     )
-    shape = quality(1 - np.abs(one - two) / chart.unit, rise / chart.unit, height / (4 * chart.unit))
+    shape = mean_quality(
+        1 - np.abs(one - two) / chart.range_unit, rise / chart.range_unit, height / (4 * chart.range_unit)
+    )
     return Setups(found, trigger, after, trigger + height, shape, first)
 
 
@@ -101,19 +114,19 @@ def double_bottom(chart: Chart, cfg: PatternConfig, back: int) -> Setups:
     """
     del cfg
     late, early = chart.bottoms[:, back], chart.bottoms[:, back + 1]
-    one, two = at(chart.low, early), at(chart.low, late)
+    one, two = value_at(chart.low, early), value_at(chart.low, late)
     peak, _ = highest(chart.high, early, late)
     height = peak - np.minimum(one, two)
     apart = late - early
     found = (
         (early >= 0)
-        & (np.abs(one - two) <= 0.75 * chart.unit)
+        & (np.abs(one - two) <= 0.75 * chart.range_unit)
         & (apart >= bars_in(chart, 15))
         & (apart <= bars_in(chart, 180))
-        & (height >= 2.5 * chart.unit)
+        & (height >= 2.5 * chart.range_unit)
     )
-    shape = quality(1 - np.abs(one - two) / chart.unit, height / (5 * chart.unit))
-    return Setups(found, peak, _failed(chart, peak, height), peak + height, shape, early)
+    shape = mean_quality(1 - np.abs(one - two) / chart.range_unit, height / (5 * chart.range_unit))
+    return Setups(found, peak, _failure_stop(chart, peak, height), peak + height, shape, early)
 
 
 def head_and_shoulders(chart: Chart, cfg: PatternConfig, back: int) -> Setups:
@@ -125,7 +138,7 @@ def head_and_shoulders(chart: Chart, cfg: PatternConfig, back: int) -> Setups:
     """
     del cfg
     right, head, left = (chart.bottoms[:, back + k] for k in range(3))
-    low_right, low_head, low_left = (at(chart.low, place) for place in (right, head, left))
+    low_right, low_head, low_left = (value_at(chart.low, place) for place in (right, head, left))
     peak_one, _ = highest(chart.high, left, head)
     peak_two, _ = highest(chart.high, head, right)
     trigger = np.maximum(peak_one, peak_two)
@@ -133,17 +146,17 @@ def head_and_shoulders(chart: Chart, cfg: PatternConfig, back: int) -> Setups:
     shoulder = np.minimum(low_left, low_right)
     found = (
         (left >= 0)
-        & (np.abs(low_left - low_right) <= 1.5 * chart.unit)
-        & (shoulder - low_head >= chart.unit)
+        & (np.abs(low_left - low_right) <= 1.5 * chart.range_unit)
+        & (shoulder - low_head >= chart.range_unit)
         & (np.abs(peak_one - peak_two) <= 0.5 * height)
         & (right - left <= bars_in(chart, 240))
     )
-    shape = quality(
-        1 - np.abs(low_left - low_right) / (2 * chart.unit),
+    shape = mean_quality(
+        1 - np.abs(low_left - low_right) / (2 * chart.range_unit),
         1 - 2 * np.abs(peak_one - peak_two) / height,
-        (shoulder - low_head) / (2 * chart.unit),
+        (shoulder - low_head) / (2 * chart.range_unit),
     )
-    return Setups(found, trigger, _failed(chart, trigger, height), trigger + height, shape, left)
+    return Setups(found, trigger, _failure_stop(chart, trigger, height), trigger + height, shape, left)
 
 
 def cup_and_handle(chart: Chart, cfg: PatternConfig, back: int) -> Setups:
@@ -155,26 +168,28 @@ def cup_and_handle(chart: Chart, cfg: PatternConfig, back: int) -> Setups:
     """
     del cfg
     right, left = chart.tops[:, back], chart.tops[:, back + 1]
-    rim_right, rim_left = at(chart.high, right), at(chart.high, left)
+    rim_right, rim_left = value_at(chart.high, right), value_at(chart.high, left)
     trigger = np.maximum(rim_left, rim_right)
     bottom, place = lowest(chart.low, left, right)
-    broke = chart.last - run_above(chart, trigger) + 1
+    broke = chart.last - bars_above(chart, trigger) + 1
     handle, _ = lowest(chart.low, right + 1, broke - 1)
     depth, length = trigger - bottom, right - left
     middle = (place - left) / np.maximum(length, 1)
     found = (
         (left >= 0)
-        & (np.abs(rim_left - rim_right) <= chart.unit)
+        & (np.abs(rim_left - rim_right) <= chart.range_unit)
         & (length >= bars_in(chart, 30))
         & (length <= bars_in(chart, 240))
         & (np.abs(middle - 0.5) <= 0.3)
-        & (depth >= 2.5 * chart.unit)
+        & (depth >= 2.5 * chart.range_unit)
         & (trigger - handle <= 0.4 * depth)
         & (broke - right >= bars_in(chart, 5))
         & (broke - right <= bars_in(chart, 60))
     )
-    shape = quality(
-        1 - 2 * np.abs(middle - 0.5), 1 - np.abs(rim_left - rim_right) / chart.unit, depth / (5 * chart.unit)
+    shape = mean_quality(
+        1 - 2 * np.abs(middle - 0.5),
+        1 - np.abs(rim_left - rim_right) / chart.range_unit,
+        depth / (5 * chart.range_unit),
     )
     return Setups(found, trigger, handle, trigger + depth, shape, left)
 
@@ -188,7 +203,7 @@ def vwap_reclaim(chart: Chart, cfg: PatternConfig, back: int) -> Setups:
     del back
     above = chart.close > chart.vwap
     columns = np.arange(chart.close.shape[1])
-    filled = columns < chart.count[:, None]
+    filled = columns < chart.bar_count[:, None]
     broke = _last_where(filled & ~above) + 1
     before = columns < broke[:, None]
     began = _last_where(filled & above & before) + 1
@@ -197,17 +212,17 @@ def vwap_reclaim(chart: Chart, cfg: PatternConfig, back: int) -> Setups:
         np.isfinite(chart.vwap), chart.vwap - chart.low, -np.inf
     )  # no volume yet: no mean to dip below
     depth, _ = highest(dip, began, broke - 1)
-    trigger = at(chart.vwap, chart.last)
+    trigger = value_at(chart.vwap, chart.last)
     found = (
         (broke >= 1)
         & (broke - began >= bars_in(chart, 15))
         & (fresh >= 1)
-        & (fresh <= bars_in(chart, cfg.fresh_minutes))
-        & (depth >= 2 * chart.unit)
+        & (fresh <= bars_in(chart, cfg.max_trigger_age_minutes))
+        & (depth >= 2 * chart.range_unit)
     )
-    shape = quality(depth / (4 * chart.unit), (chart.now - trigger) / chart.unit)
+    shape = mean_quality(depth / (4 * chart.range_unit), (chart.last_close - trigger) / chart.range_unit)
     return Setups(
-        found, trigger, _failed(chart, trigger, depth), trigger + depth, shape, np.maximum(began, 0)
+        found, trigger, _failure_stop(chart, trigger, depth), trigger + depth, shape, np.maximum(began, 0)
     )
 
 
@@ -218,27 +233,27 @@ def gap_and_go(chart: Chart, cfg: PatternConfig, back: int) -> Setups:
     Stop: their low. Target: the gap's size again.
     """
     del cfg, back
-    first = np.zeros(chart.count.size, dtype=np.int64)
+    first = np.zeros(chart.bar_count.size, dtype=np.int64)
     inside = (chart.minute + chart.bar_minutes <= 5).sum(axis=1) - 1
     high, _ = highest(chart.high, first, inside)
     low, _ = lowest(chart.low, first, inside)
     worst, _ = lowest(chart.low, first, chart.last)
     gap = low - chart.prev_close
-    vwap = at(chart.vwap, chart.last)
+    vwap = value_at(chart.vwap, chart.last)
     found = (
         (inside >= 0)
         & (chart.last > inside)
-        & (gap >= 3 * chart.unit)
+        & (gap >= 3 * chart.range_unit)
         & (worst >= chart.prev_close + gap / 2)
-        & (chart.now > vwap)
-        & (at(chart.minute, chart.last) <= 90)
+        & (chart.last_close > vwap)
+        & (value_at(chart.minute, chart.last) <= 90)
     )
-    shape = quality(gap / (8 * chart.unit), (chart.now - vwap) / chart.unit)
+    shape = mean_quality(gap / (8 * chart.range_unit), (chart.last_close - vwap) / chart.range_unit)
     return Setups(found, high, low, high + gap, shape, first)
 
 
-def _failed(chart: Chart, trigger: Floats, height: Floats) -> Floats:
-    return trigger - np.maximum(_FAILED_SHARE * height, chart.unit)
+def _failure_stop(chart: Chart, trigger: Floats, height: Floats) -> Floats:
+    return trigger - np.maximum(_FAILURE_SHARE * height, chart.range_unit)
 
 
 def _last_where(mask: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> Ints:
@@ -249,22 +264,22 @@ def _last_where(mask: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> Ints:
     return np.where(mask.any(axis=1), found, -1)
 
 
-class Pattern(NamedTuple):
+class PatternSpec(NamedTuple):
     """A detector, the names of its two faces, and how many of the latest pivots it may skip."""
 
     detect: Detector
-    long: str
-    short: str
-    skips: int
+    long_name: str
+    short_name: str
+    pivot_skips: int
 
 
 PATTERNS: Final = (
-    Pattern(flag, "bull_flag", "bear_flag", 3),
-    Pattern(opening_range, "opening_range_breakout", "opening_range_breakdown", 1),
-    Pattern(triangle, "ascending_triangle", "descending_triangle", 3),
-    Pattern(double_bottom, "double_bottom", "double_top", 3),
-    Pattern(head_and_shoulders, "inverse_head_and_shoulders", "head_and_shoulders", 3),
-    Pattern(cup_and_handle, "cup_and_handle", "inverted_cup_and_handle", 3),
-    Pattern(vwap_reclaim, "vwap_reclaim", "vwap_loss", 1),
-    Pattern(gap_and_go, "gap_and_go", "gap_and_go_down", 1),
+    PatternSpec(flag, "bull_flag", "bear_flag", 3),
+    PatternSpec(opening_range, "opening_range_breakout", "opening_range_breakdown", 1),
+    PatternSpec(triangle, "ascending_triangle", "descending_triangle", 3),
+    PatternSpec(double_bottom, "double_bottom", "double_top", 3),
+    PatternSpec(head_and_shoulders, "inverse_head_and_shoulders", "head_and_shoulders", 3),
+    PatternSpec(cup_and_handle, "cup_and_handle", "inverted_cup_and_handle", 3),
+    PatternSpec(vwap_reclaim, "vwap_reclaim", "vwap_loss", 1),
+    PatternSpec(gap_and_go, "gap_and_go", "gap_and_go_down", 1),
 )

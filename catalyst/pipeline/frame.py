@@ -15,12 +15,12 @@ import pandas as pd
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
-Words = npt.NDArray[np.object_]
+Texts = npt.NDArray[np.object_]
 
 STAGES: Final = ("universe", "scan", "news", "pattern", "technical", "score", "risk", "plan")
 
 # The column whose presence says that a stage has run.
-_MARK: Final = {
+_MARKER_COLUMN: Final = {
     "universe": "refused_by",
     "scan": "scan_score",
     "news": "news_score",
@@ -32,32 +32,32 @@ _MARK: Final = {
 }
 
 # What a person asks of a row later: kept for every symbol of a scan.
-_NUMBERS: Final = (
+_NUMBER_COLUMNS: Final = (
     "price", "gap_pct", "relative_volume", "dollar_volume", "avg_dollar_volume", "spread_bps", "momentum_pct",
     "scan_score", "news_score", "pattern_confidence", "agreement", "composite", "risk_score",
 )  # fmt: skip
-_WORDS: Final = ("side", "pattern", "catalyst", "refused_by", "reason")
+_TEXT_COLUMNS: Final = ("side", "pattern", "catalyst", "refused_by", "reason")
 
 
-class Sieve:
+class StageFilter:
     """The refusals of one stage while it runs: the first reason that applies to a row is the one kept."""
 
     def __init__(self, frame: pd.DataFrame, stage: str) -> None:
         self.frame = frame
         self.stage = stage
-        self.standing: Bools = frame["refused_by"].isna().to_numpy(copy=True)
-        self._by = frame["refused_by"].to_numpy(dtype=object, copy=True)
+        self.remaining: Bools = frame["refused_by"].isna().to_numpy(copy=True)
+        self._refused_by = frame["refused_by"].to_numpy(dtype=object, copy=True)
         self._reason = frame["reason"].to_numpy(dtype=object, copy=True)
 
     def refuse(self, failing: Bools, reason: str, *numbers: npt.NDArray[Any] | float) -> None:
         """Refuse the standing rows where `failing`; `reason` is %-formatted with each row's `numbers`."""
-        hit = np.flatnonzero(failing & self.standing)
+        hit = np.flatnonzero(failing & self.remaining)
         if not hit.size:
             return
-        self.standing[hit] = False
-        self._by[hit] = self.stage
+        self.remaining[hit] = False
+        self._refused_by[hit] = self.stage
         if numbers:
-            columns = [np.broadcast_to(np.asarray(n), self.standing.shape)[hit].tolist() for n in numbers]
+            columns = [np.broadcast_to(np.asarray(n), self.remaining.shape)[hit].tolist() for n in numbers]
             self._reason[hit] = [reason % row for row in zip(*columns, strict=True)]
         else:
             self._reason[hit] = reason
@@ -67,15 +67,15 @@ class Sieve:
 
         Ties go to the symbol that sorts first. `reason` is %-formatted with (rank, how many stood, limit).
         """
-        ranks = rank(score, self.standing, self.frame.index)
-        stood = float(np.count_nonzero(self.standing))
+        ranks = rank(score, self.remaining, self.frame.index)
+        stood = float(np.count_nonzero(self.remaining))
         self.refuse(ranks > limit, reason, ranks, stood, float(limit))
         return ranks
 
-    def close(self, **columns: Any) -> pd.DataFrame:
+    def to_frame(self, **columns: Any) -> pd.DataFrame:
         """The frame with this stage's columns and refusals."""
         columns |= {
-            "refused_by": pd.array(self._by, dtype="str"),
+            "refused_by": pd.array(self._refused_by, dtype="str"),
             "reason": pd.array(self._reason, dtype="str"),
         }
         # One join at the end: a column inserted at a time would rebuild the frame a time.
@@ -111,7 +111,7 @@ def percentile(values: Floats, among: Bools) -> Floats:
     return out
 
 
-def aligned(table: pd.DataFrame, index: pd.Index) -> Callable[[str], Floats]:
+def aligned_reader(table: pd.DataFrame, index: pd.Index) -> Callable[[str], Floats]:
     """A reader of `table`'s columns in the order of `index`, as float64; rows and columns it lacks are NaN.
 
     Instants come as seconds since the epoch, UTC; flags as 0.0 and 1.0.
@@ -126,7 +126,7 @@ def aligned(table: pd.DataFrame, index: pd.Index) -> Callable[[str], Floats]:
             return np.full(len(index), np.nan)
         column = table[name]
         values = (
-            instants(column)
+            epoch_seconds(column)
             if column.dtype.kind == "M"
             else column.to_numpy(dtype=np.float64, na_value=np.nan)
         )
@@ -137,7 +137,7 @@ def aligned(table: pd.DataFrame, index: pd.Index) -> Callable[[str], Floats]:
     return read
 
 
-def instants(column: "pd.Series[Any]") -> Floats:
+def epoch_seconds(column: "pd.Series[Any]") -> Floats:
     """Seconds since the epoch of a column of aware instants; NaN where there is none."""
     stamps = column.to_numpy(dtype="datetime64[us]")
     out = stamps.astype(np.int64) / 1e6
@@ -145,7 +145,7 @@ def instants(column: "pd.Series[Any]") -> Floats:
     return out
 
 
-def words(frame: pd.DataFrame, name: str) -> Words:
+def text_values(frame: pd.DataFrame, name: str) -> Texts:
     """A text column as objects, None where missing or where the frame has no such column."""
     if name not in frame.columns:
         return np.full(len(frame), None, dtype=object)
@@ -154,12 +154,12 @@ def words(frame: pd.DataFrame, name: str) -> Words:
     return out
 
 
-def text(values: Words) -> pd.api.extensions.ExtensionArray:
+def text_array(values: Texts) -> pd.api.extensions.ExtensionArray:
     """Objects, None where missing, as a text column."""
     return pd.array(values, dtype="str")
 
 
-def numbers(frame: pd.DataFrame, name: str, missing: float = np.nan) -> Floats:
+def float_values(frame: pd.DataFrame, name: str, missing: float = np.nan) -> Floats:
     """A number column as float64, `missing` where the frame has no such column."""
     if name not in frame.columns:
         return np.full(len(frame), missing)
@@ -173,14 +173,14 @@ def require_aware(now: datetime) -> float:
     return now.timestamp()
 
 
-def alive(frame: pd.DataFrame) -> pd.DataFrame:
+def not_refused(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows nobody has refused."""
     return frame[frame["refused_by"].isna()]
 
 
-def survivors(frame: pd.DataFrame) -> list[str]:
+def remaining_symbols(frame: pd.DataFrame) -> list[str]:
     """The symbols nobody has refused, best first by the latest rank there is, then by symbol."""
-    standing = alive(frame)
+    standing = not_refused(frame)
     for stage in reversed(STAGES):
         column = f"{stage}_rank"
         if column in standing.columns and standing[column].notna().any():
@@ -193,7 +193,7 @@ def survivors(frame: pd.DataFrame) -> list[str]:
 
 def stages_run(frame: pd.DataFrame) -> tuple[str, ...]:
     """The stages whose columns are in the frame, in order."""
-    return tuple(stage for stage in STAGES if _MARK[stage] in frame.columns)
+    return tuple(stage for stage in STAGES if _MARKER_COLUMN[stage] in frame.columns)
 
 
 def funnel(frame: pd.DataFrame) -> dict[str, int]:
@@ -207,16 +207,16 @@ def funnel(frame: pd.DataFrame) -> dict[str, int]:
     return counts
 
 
-def reasons(frame: pd.DataFrame) -> pd.DataFrame:
+def decision_table(frame: pd.DataFrame) -> pd.DataFrame:
     """Every symbol with what decided it, small enough to keep: one row each, float32 numbers, few words.
 
     Writes  symbol, the numbers of the scan and each stage's score, side, pattern, catalyst, refused_by, reason.
     """
     out = pd.DataFrame({"symbol": frame.index.to_numpy()})
-    for name in _NUMBERS:
+    for name in _NUMBER_COLUMNS:
         if name in frame.columns:
             out[name] = frame[name].to_numpy(dtype=np.float32, na_value=np.nan)
-    for name in _WORDS:
+    for name in _TEXT_COLUMNS:
         if name in frame.columns:
             out[name] = frame[name].to_numpy()
     return out

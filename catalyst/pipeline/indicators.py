@@ -13,10 +13,10 @@ import numpy as np
 
 from catalyst.pipeline.frame import Floats
 
-_NOTHING = 1e-14
+_EPSILON = 1e-14
 
 
-def _recur(
+def _exponential_means(
     values: Floats, alphas: Sequence[float], starts: Sequence[int], seeds: Sequence[Floats]
 ) -> list[Floats]:
     """Exponential means of `values` (symbols x bars, or one such matrix per mean), each from its own start.
@@ -47,7 +47,7 @@ def _mean_of(values: Floats, first: int, window: int) -> Floats:
     return part.mean(axis=1) if part.shape[1] == window else np.full(len(values), np.nan)
 
 
-def _windowed(values: Floats, window: int) -> Floats:
+def _rolling_sum(values: Floats, window: int) -> Floats:
     """The sum of every `window` neighbouring columns; one addition a step, so nothing is lost to cancellation."""
     width = values.shape[1] - window + 1
     total = values[:, :width].copy()
@@ -60,11 +60,11 @@ def sma(values: Floats, window: int) -> Floats:
     """The mean of the last `window` bars."""
     out = np.full(values.shape, np.nan)
     if values.shape[1] >= window:
-        out[:, window - 1 :] = _windowed(values, window) / window
+        out[:, window - 1 :] = _rolling_sum(values, window) / window
     return out
 
 
-def highest_of(values: Floats, window: int) -> Floats:
+def rolling_max(values: Floats, window: int) -> Floats:
     """The maximum of every `window` neighbouring columns, by doubling."""
     width = values.shape[1] - window + 1
     span, best = 1, values
@@ -77,7 +77,7 @@ def highest_of(values: Floats, window: int) -> Floats:
 def ema(close: Floats, *windows: int) -> list[Floats]:
     """Exponential means, alpha 2 / (window + 1), each seeded with the mean of its first `window` bars."""
     seeds = [_mean_of(close, 0, window) for window in windows]
-    return _recur(close, [2 / (w + 1) for w in windows], [w - 1 for w in windows], seeds)
+    return _exponential_means(close, [2 / (w + 1) for w in windows], [w - 1 for w in windows], seeds)
 
 
 def rsi(close: Floats, window: int = 14) -> Floats:
@@ -85,10 +85,10 @@ def rsi(close: Floats, window: int = 14) -> Floats:
     change = np.diff(close, axis=1, prepend=np.nan)
     moves = np.stack([np.maximum(change, 0.0), np.maximum(-change, 0.0)])
     seeds = [_mean_of(move, 1, window) for move in moves]
-    up, down = _recur(moves, [1 / window] * 2, [window] * 2, seeds)
+    up, down = _exponential_means(moves, [1 / window] * 2, [window] * 2, seeds)
     total = up + down
     with np.errstate(all="ignore"):
-        return np.where(total < _NOTHING, 50.0, 100.0 * up / total)
+        return np.where(total < _EPSILON, 50.0, 100.0 * up / total)
 
 
 class Macd(NamedTuple):
@@ -103,10 +103,10 @@ def macd(close: Floats, fast: int = 12, slow: int = 26, smooth: int = 9) -> Macd
     Both means are seeded at bar slow - 1, the fast one from its last `fast` bars there (as TA-Lib does).
     """
     seeds = [_mean_of(close, slow - fast, fast), _mean_of(close, 0, slow)]
-    quick, long = _recur(close, [2 / (fast + 1), 2 / (slow + 1)], [slow - 1] * 2, seeds)
+    quick, long = _exponential_means(close, [2 / (fast + 1), 2 / (slow + 1)], [slow - 1] * 2, seeds)
     line = quick - long
     start = slow + smooth - 2
-    (signal,) = _recur(line, [2 / (smooth + 1)], [start], [_mean_of(line, slow - 1, smooth)])
+    (signal,) = _exponential_means(line, [2 / (smooth + 1)], [start], [_mean_of(line, slow - 1, smooth)])
     line = np.where(np.isnan(signal), np.nan, line)
     return Macd(line, signal, line - signal)
 
@@ -123,7 +123,7 @@ def bollinger(close: Floats, window: int = 20, width: float = 2.0) -> Bands:
     spread = np.full(close.shape, np.nan)
     columns = close.shape[1] - window + 1
     if columns > 0:
-        mean = _windowed(close, window) / window
+        mean = _rolling_sum(close, window) / window
         square, away = np.zeros(mean.shape), np.empty(mean.shape)
         for step in range(window):
             np.subtract(close[:, step : step + columns], mean, out=away)
@@ -145,7 +145,7 @@ def true_range(high: Floats, low: Floats, close: Floats) -> Floats:
 def atr(high: Floats, low: Floats, close: Floats, window: int = 14) -> Floats:
     """Wilder's average true range, in dollars, from bar `window` on."""
     reach = true_range(high, low, close)
-    (out,) = _recur(reach, [1 / window], [window], [_mean_of(reach, 1, window)])
+    (out,) = _exponential_means(reach, [1 / window], [window], [_mean_of(reach, 1, window)])
     return out
 
 
@@ -171,16 +171,18 @@ def adx(high: Floats, low: Floats, close: Floats, window: int = 14) -> Adx:
     )
     # Wilder's running sum is window times an exponential mean of weight 1/window.
     seeds = [_mean_of(move, 1, window - 1) * (window - 1) / window for move in moves]
-    plus, minus, reach = (m[:, :] for m in _recur(moves, [1 / window] * 3, [window - 1] * 3, seeds))
+    plus, minus, reach = (
+        m[:, :] for m in _exponential_means(moves, [1 / window] * 3, [window - 1] * 3, seeds)
+    )
     for matrix in (plus, minus):
         with np.errstate(all="ignore"):
-            np.divide(100.0 * matrix, reach, out=matrix, where=reach > _NOTHING)
-        matrix[reach <= _NOTHING] = 0.0
+            np.divide(100.0 * matrix, reach, out=matrix, where=reach > _EPSILON)
+        matrix[reach <= _EPSILON] = 0.0
         matrix[:, :window] = np.nan
     total = plus + minus
     with np.errstate(all="ignore"):
         index = 100.0 * np.abs(plus - minus) / total
-    return Adx(_mean_dx(np.where(total > _NOTHING, index, np.nan), total, window), plus, minus)
+    return Adx(_mean_dx(np.where(total > _EPSILON, index, np.nan), total, window), plus, minus)
 
 
 def _mean_dx(index: Floats, total: Floats, window: int) -> Floats:
@@ -192,7 +194,7 @@ def _mean_dx(index: Floats, total: Floats, window: int) -> Floats:
     level = np.nan_to_num(index[:, window : start + 1]).sum(axis=1) / window
     level = np.where(np.isnan(total[:, start]), np.nan, level)
     if not (np.isnan(index) & ~np.isnan(total)).any():
-        return _recur(index, [1 / window], [start], [level])[0]
+        return _exponential_means(index, [1 / window], [start], [level])[0]
     out[:, start] = level
     for bar in range(start + 1, index.shape[1]):
         now = index[:, bar]
@@ -211,10 +213,10 @@ def stochastic(high: Floats, low: Floats, close: Floats, window: int = 14, slow:
     """Slow stochastics, 0-100: where the close lies in the range of `window` bars, smoothed twice by `slow`."""
     place = np.full(close.shape, np.nan)
     if close.shape[1] >= window:
-        top, bottom = highest_of(high, window), -highest_of(-low, window)
+        top, bottom = rolling_max(high, window), -rolling_max(-low, window)
         with np.errstate(all="ignore"):
             inside = 100.0 * (close[:, window - 1 :] - bottom) / (top - bottom)
-        place[:, window - 1 :] = np.where(top - bottom < _NOTHING, 50.0, inside)
+        place[:, window - 1 :] = np.where(top - bottom < _EPSILON, 50.0, inside)
     k = sma(place, slow)
     d = sma(k, slow)
     return Stochastic(np.where(np.isnan(d), np.nan, k), d)

@@ -8,7 +8,7 @@ import re
 from typing import Final
 
 
-def _words(listed: str) -> list[str]:
+def _split_words(listed: str) -> list[str]:
     return listed.split()
 
 
@@ -96,13 +96,13 @@ _BY_VALENCE: Final = {
         protection perfect relief grand glad proud vision""",
 }
 
-WORDS: Final[dict[str, float]] = {
+WORD_VALENCES: Final[dict[str, float]] = {
     word: valence for valence, listed in _BY_VALENCE.items() for word in listed.split()
 }
 
 # What one would rather have less of: an amount word near it means the opposite.
-FLIPPED: Final = frozenset(
-    _words(
+INVERTING_WORDS: Final = frozenset(
+    _split_words(
         """loss losses deficit debt debts cost costs expense expenses inflation unemployment jobless
         layoffs churn default defaults npa npas npl npls impairments provisions provisioning
         liabilities shortfall burn borrowing borrowings claims slippages delinquencies
@@ -111,15 +111,15 @@ FLIPPED: Final = frozenset(
     )
 )
 # Words of amount: they turn with what they are about.
-MORE: Final = frozenset(
-    _words(
+INCREASE_WORDS: Final = frozenset(
+    _split_words(
         """rise rises rose rising increase increases increased increasing grow grows grew growing climb
         climbs climbed jump jumps jumped surge surges surged soar soars soared widen widens
         widened widening swell swells swelled up higher mounting mounts mount doubles doubled"""
     )
 )
-LESS: Final = frozenset(
-    _words(
+DECREASE_WORDS: Final = frozenset(
+    _split_words(
         """fall falls fell falling drop drops dropped decline declines declined decrease decreases
         decreased decreasing narrow narrows narrowed narrowing shrink shrinks shrank cut cuts
         cutting reduce reduces reduced reducing lower down lowers lowered pare pares pared trims
@@ -312,4 +312,6 @@ _PHRASES: Final = (
 PHRASES: Final = tuple(
     (tuple(parts.split()), re.compile(pattern), f" {token} ") for parts, pattern, token, _ in _PHRASES
 )
-FINANCE: Final[dict[str, float]] = WORDS | {token: valence for _, _, token, valence in _PHRASES}
+FINANCE_LEXICON: Final[dict[str, float]] = WORD_VALENCES | {
+    token: valence for _, _, token, valence in _PHRASES
+}

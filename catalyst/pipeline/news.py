@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 
 from catalyst.config.schema import NewsConfig
-from catalyst.pipeline.frame import Floats, Sieve, instants, require_aware
+from catalyst.pipeline.frame import Floats, StageFilter, epoch_seconds, require_aware
 from catalyst.pipeline.news_kinds import classify
 from catalyst.pipeline.sentiment import score_texts
 
-Scorer = Callable[[Sequence[str]], Floats]
+SentimentScorer = Callable[[Sequence[str]], Floats]
 
 # How much a source is worth hearing. Not known: in between.
 _SOURCE_WEIGHT: Final = {
@@ -25,14 +25,14 @@ _SOURCE_WEIGHT: Final = {
 }  # fmt: skip
 _UNKNOWN_SOURCE: Final = 0.6
 # A headline's say shrinks with each further symbol it is tagged with: market reports are nobody's news.
-_FREE_TAGS: Final = 2
+_UNDISCOUNTED_TAGS: Final = 2
 # Evidence of this weight moves the score half way from neutral towards the sentiment heard.
-_HALF_CONVINCED: Final = 0.5
+_HALF_CONVICTION_WEIGHT: Final = 0.5
 
 
-def to_read(frame: pd.DataFrame, cfg: NewsConfig) -> list[str]:
+def symbols_to_read(frame: pd.DataFrame, cfg: NewsConfig) -> list[str]:
     """The symbols whose headlines the stage will want: the best `cfg.ask` by scan score."""
-    standing = frame[frame["refused_by"].isna() & (frame["scan_rank"] <= cfg.ask)]
+    standing = frame[frame["refused_by"].isna() & (frame["scan_rank"] <= cfg.max_symbols)]
     return [str(symbol) for symbol in standing.sort_values("scan_rank").index]
 
 
@@ -45,7 +45,7 @@ def news(
     allow_short: bool,
     enabled: bool = True,
     failed: bool = False,
-    scorer: Scorer = score_texts,
+    scorer: SentimentScorer = score_texts,
 ) -> pd.DataFrame:
     """Score the headlines of the best `cfg.ask`, and keep `cfg.keep` by scan score and strength of the news.
 
@@ -59,62 +59,72 @@ def news(
     A stock without news, a switched-off stage and a failed source all score neutral and are told apart by
     news_state. Where only longs are allowed, a news score of `cfg.veto` or below refuses the row.
     """
-    sieve = Sieve(frame, "news")
+    sieve = StageFilter(frame, "news")
     scan_rank = frame["scan_rank"].to_numpy(dtype=np.float64)
-    sieve.refuse(scan_rank > cfg.ask, f"rank %d by scan score; news reads the best {cfg.ask}", scan_rank)
-    heard = pd.DataFrame() if failed or not enabled else _weigh(headlines, frame.index, now, cfg, scorer)
-    told = _tell(heard, frame.index)
-    score = told["news_score"]
+    sieve.refuse(
+        scan_rank > cfg.max_symbols,
+        f"rank %d by scan score; news reads the best {cfg.max_symbols}",
+        scan_rank,
+    )
+    weighted = (
+        pd.DataFrame()
+        if failed or not enabled
+        else _weigh_headlines(headlines, frame.index, now, cfg, scorer)
+    )
+    news_values = _news_columns(weighted, frame.index)
+    score = news_values["news_score"]
     state = np.where(
-        told["news_count"] > 0, "read", "failed" if failed else "none" if enabled else "off"
+        news_values["news_count"] > 0, "read", "failed" if failed else "none" if enabled else "off"
     ).astype(object)
-    state[~sieve.standing] = None
+    state[~sieve.remaining] = None
     if not allow_short:
         sieve.refuse(
-            score <= cfg.veto,
-            f"news score %.2f ({cfg.veto:g} or less refuses a long): %s",
+            score <= cfg.veto_score,
+            f"news score %.2f ({cfg.veto_score:g} or less refuses a long): %s",
             score,
-            told["headline"],
+            news_values["headline"],
         )
     interest = frame["scan_score"].to_numpy(dtype=np.float64) + np.abs(score - 0.5)
-    ranks = sieve.keep_best(interest, cfg.keep, "rank %d of %d by scan score and news; news keeps %d")
-    return sieve.close(**told, news_state=pd.array(state, dtype="str"), news_rank=ranks)
+    ranks = sieve.keep_best(
+        interest, cfg.max_candidates, "rank %d of %d by scan score and news; news keeps %d"
+    )
+    return sieve.to_frame(**news_values, news_state=pd.array(state, dtype="str"), news_rank=ranks)
 
 
-def _tell(heard: pd.DataFrame, index: pd.Index) -> dict[str, Any]:
+def _news_columns(weighted: pd.DataFrame, index: pd.Index) -> dict[str, Any]:
     """The columns of the stage for every row; neutral where nothing was heard."""
-    told = heard.reindex(index)
-    if told.empty or "sentiment" not in told.columns:
+    news_values = weighted.reindex(index)
+    if news_values.empty or "sentiment" not in news_values.columns:
         none = np.zeros(len(index))
         blank = pd.array(np.full(len(index), None, dtype=object), dtype="str")
         return {
             "news_score": none + 0.5, "sentiment": none, "news_weight": none, "news_count": none,
             "catalyst": blank, "headline": blank,
         }  # fmt: skip
-    weight = told["weight"].fillna(0.0).to_numpy(dtype=np.float64)
-    sentiment = told["sentiment"].fillna(0.0).to_numpy(dtype=np.float64)
-    conviction = weight / (weight + _HALF_CONVINCED)
+    weight = news_values["weight"].fillna(0.0).to_numpy(dtype=np.float64)
+    sentiment = news_values["sentiment"].fillna(0.0).to_numpy(dtype=np.float64)
+    conviction = weight / (weight + _HALF_CONVICTION_WEIGHT)
     return {
         "news_score": 0.5 + 0.5 * sentiment * conviction,
         "sentiment": sentiment,
         "news_weight": weight,
-        "news_count": told["count"].fillna(0.0).to_numpy(dtype=np.float64),
-        "catalyst": pd.array(told["catalyst"].to_numpy(dtype=object), dtype="str"),
-        "headline": pd.array(told["headline"].to_numpy(dtype=object), dtype="str"),
+        "news_count": news_values["count"].fillna(0.0).to_numpy(dtype=np.float64),
+        "catalyst": pd.array(news_values["catalyst"].to_numpy(dtype=object), dtype="str"),
+        "headline": pd.array(news_values["headline"].to_numpy(dtype=object), dtype="str"),
     }
 
 
-def _weigh(
-    headlines: pd.DataFrame, index: pd.Index, now: datetime, cfg: NewsConfig, scorer: Scorer
+def _weigh_headlines(
+    headlines: pd.DataFrame, index: pd.Index, now: datetime, cfg: NewsConfig, scorer: SentimentScorer
 ) -> pd.DataFrame:
     """By symbol: sentiment (weighted mean), weight (sum), count, and the weightiest headline with its kind."""
-    known = _known(headlines, index, now, cfg)
+    known = _timely_headlines(headlines, index, now, cfg)
     if known.empty:
         return pd.DataFrame()
     kinds = classify(known["headline"].tolist())
-    age = (require_aware(now) - instants(known["published_at"])) / 3600
+    age = (require_aware(now) - epoch_seconds(known["published_at"])) / 3600
     source = known["source"].fillna("").str.strip().str.lower().map(_SOURCE_WEIGHT).fillna(_UNKNOWN_SOURCE)
-    tags = np.maximum(known["tags"].to_numpy(dtype=np.float64) / _FREE_TAGS, 1.0)
+    tags = np.maximum(known["tags"].to_numpy(dtype=np.float64) / _UNDISCOUNTED_TAGS, 1.0)
     weight = (
         np.exp2(-np.maximum(age, 0.0) / cfg.half_life_hours)
         * source.to_numpy(dtype=np.float64)
@@ -135,12 +145,14 @@ def _weigh(
     return out.assign(sentiment=out["toned"] / out["weight"])
 
 
-def _known(headlines: pd.DataFrame, index: pd.Index, now: datetime, cfg: NewsConfig) -> pd.DataFrame:
+def _timely_headlines(
+    headlines: pd.DataFrame, index: pd.Index, now: datetime, cfg: NewsConfig
+) -> pd.DataFrame:
     """The headlines that could be read by `now`, each once a symbol, with how many symbols share it."""
     if headlines.empty:
         return headlines
     at = require_aware(now)
-    published, received = instants(headlines["published_at"]), instants(headlines["received_at"])
+    published, received = epoch_seconds(headlines["published_at"]), epoch_seconds(headlines["received_at"])
     text = headlines["headline"].fillna("").str.strip()
     timely = (published <= at) & (received <= at) & (published >= at - 3600 * cfg.lookback_hours)
     sound = headlines.assign(headline=text)[timely & (text != "").to_numpy()]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 
-class Kind(NamedTuple):
+class NewsKind(NamedTuple):
     """A kind of news. `weight` 1 is a company's own event; `lean` [-1, 1] where the kind itself is good or bad."""
 
     name: str
@@ -13,14 +13,14 @@ class Kind(NamedTuple):
     lean: float
 
 
-def _kind(name: str, weight: float, lean: float, *phrases: str) -> tuple[Kind, re.Pattern[str]]:
-    return Kind(name, weight, lean), re.compile(
+def _news_kind(name: str, weight: float, lean: float, *phrases: str) -> tuple[NewsKind, re.Pattern[str]]:
+    return NewsKind(name, weight, lean), re.compile(
         "|".join(rf"(?:{phrase})" for phrase in phrases), re.IGNORECASE
     )
 
 
-OTHER: Final = Kind("other", 0.5, 0.0)
-LISTICLE: Final = Kind("list", 0.1, 0.0)
+OTHER: Final = NewsKind("other", 0.5, 0.0)
+LISTICLE: Final = NewsKind("list", 0.1, 0.0)
 
 # Opinion and lists name many stocks and say nothing new: `5 stocks to watch`, `Is X a buy?`.
 _LISTICLE: Final = re.compile(
@@ -35,7 +35,7 @@ _LISTICLE: Final = re.compile(
 
 # The first kind whose phrase is found is the headline's; the order puts the stronger claim first.
 _KINDS: Final = (
-    _kind(
+    _news_kind(
         "halt",
         1.0,
         -0.4,
@@ -45,7 +45,7 @@ _KINDS: Final = (
         r"\bnon-?compliance\b",
         r"\bgoing\s+concern\b",
     ),
-    _kind(
+    _news_kind(
         "bankruptcy",
         1.0,
         -0.9,
@@ -54,7 +54,7 @@ _KINDS: Final = (
         r"\binsolven",
         r"\bdefaults?\s+on\b",
     ),
-    _kind(
+    _news_kind(
         "fda",
         1.0,
         0.0,
@@ -67,7 +67,7 @@ _KINDS: Final = (
         r"\bnew\s+drug\s+application\b",
         r"\btop-?line\s+(?:results|data)",
     ),
-    _kind(
+    _news_kind(
         "rating",
         0.9,
         0.0,
@@ -82,7 +82,7 @@ _KINDS: Final = (
         r"\bunderperform\b",
         r"\b(?:buy|sell|hold|neutral)\s+rating\b",
     ),
-    _kind(
+    _news_kind(
         "merger",
         1.0,
         0.3,
@@ -96,7 +96,7 @@ _KINDS: Final = (
         r"\bgo(?:es|ing)?\s+private\b",
         r"\bexplor(?:es?|ing)\s+(?:a\s+)?(?:sale|strategic\s+alternatives)",
     ),
-    _kind(
+    _news_kind(
         "offering",
         1.0,
         -0.6,
@@ -109,7 +109,7 @@ _KINDS: Final = (
         r"\bshelf\s+registration\b",
         r"\breverse\s+(?:stock\s+)?split\b",
     ),
-    _kind(
+    _news_kind(
         "guidance",
         1.0,
         0.0,
@@ -122,7 +122,7 @@ _KINDS: Final = (
         r"\bpre-?announc",
         r"\bpreliminary\b.*\bresults\b",
     ),
-    _kind(
+    _news_kind(
         "earnings",
         1.0,
         0.0,
@@ -136,7 +136,7 @@ _KINDS: Final = (
         r"\bprofit\b",
         r"\bnet\s+(?:income|loss|sales)\b",
     ),
-    _kind(
+    _news_kind(
         "litigation",
         0.8,
         -0.5,
@@ -156,7 +156,7 @@ _KINDS: Final = (
         r"\brecall(?:s|ed|ing)?\b",
         r"\bpatent\s+infring",
     ),
-    _kind(
+    _news_kind(
         "contract",
         0.9,
         0.4,
@@ -168,7 +168,7 @@ _KINDS: Final = (
         r"\bselected\s+by\b",
         r"\bjoint\s+venture\b",
     ),
-    _kind(
+    _news_kind(
         "capital_return",
         0.7,
         0.3,
@@ -178,7 +178,7 @@ _KINDS: Final = (
         r"\bspecial\s+distribution\b",
         r"\bstock\s+split\b",
     ),
-    _kind(
+    _news_kind(
         "short_report",
         0.9,
         -0.6,
@@ -188,7 +188,7 @@ _KINDS: Final = (
         r"\bmuddy\s+waters\b",
         r"\bcitron\b",
     ),
-    _kind(
+    _news_kind(
         "management",
         0.7,
         0.0,
@@ -199,7 +199,7 @@ _KINDS: Final = (
         r"\bjob\s+cuts\b",
         r"\brestructur",
     ),
-    _kind(
+    _news_kind(
         "product",
         0.7,
         0.2,
@@ -212,7 +212,7 @@ _KINDS: Final = (
         r"\bexpands?\b",
         r"\bexpansion\b",
     ),
-    _kind(
+    _news_kind(
         "insider",
         0.6,
         0.0,
@@ -225,12 +225,12 @@ _KINDS: Final = (
 )
 
 
-def classify(headlines: Sequence[str]) -> list[Kind]:
+def classify(headlines: Sequence[str]) -> list[NewsKind]:
     """The kind of each headline; OTHER when no phrase is known, LISTICLE for lists and opinion."""
     return [_classify(headline) for headline in headlines]
 
 
-def _classify(headline: str) -> Kind:
+def _classify(headline: str) -> NewsKind:
     if _LISTICLE.search(headline):
         return LISTICLE
     for kind, phrases in _KINDS:

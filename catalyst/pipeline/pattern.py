@@ -11,18 +11,18 @@ import pandas as pd
 from catalyst.config.schema import PatternConfig
 from catalyst.domain.order import PositionSide
 from catalyst.domain.session import Session
-from catalyst.pipeline.bar_matrix import Grid, finished, grid_of, since
-from catalyst.pipeline.chart import Chart, Setups, at, chart_of, mean_volume, quality, run_above
+from catalyst.pipeline.bar_matrix import BarMatrix, bar_matrix_of, bars_since, finished_bars
+from catalyst.pipeline.chart import Chart, Setups, bars_above, chart_of, mean_quality, mean_volume, value_at
 from catalyst.pipeline.detectors import PATTERNS
-from catalyst.pipeline.frame import Floats, Ints, Sieve, numbers, require_aware
+from catalyst.pipeline.frame import Floats, Ints, StageFilter, float_values, require_aware
 from catalyst.pipeline.indicators import true_range, vwap
 
 # Confidence is shape, volume and room, in these parts.
-_SHAPE, _VOLUME, _ROOM = 0.40, 0.35, 0.25
+_SHAPE_WEIGHT, _VOLUME_WEIGHT, _ROOM_WEIGHT = 0.40, 0.35, 0.25
 
 
 @dataclass(slots=True)
-class Best:
+class BestSetups:
     """The best setup of each symbol so far."""
 
     name: npt.NDArray[np.object_]
@@ -59,13 +59,13 @@ def pattern(
     target. Switched off (`enabled`), or not `required` and nothing found: the row passes without levels, neutral,
     and its side is the way its price has moved.
     """
-    sieve = Sieve(frame, "pattern")
-    today = since(finished(bars, now, bar_minutes), session.open)
-    grid = grid_of(today[today["symbol"].isin(frame.index[sieve.standing])])
-    rows = grid.rows_of(frame.index)
+    sieve = StageFilter(frame, "pattern")
+    today = bars_since(finished_bars(bars, now, bar_minutes), session.open)
+    grid = bar_matrix_of(today[today["symbol"].isin(frame.index[sieve.remaining])])
+    rows = grid.row_indices(frame.index)
     seen = np.where(rows >= 0, grid.counts[rows] if grid.counts.size else 0, 0)
     if enabled:
-        ended = _spread(grid.at_end(grid.time), rows) + 60 * bar_minutes
+        ended = _in_frame_order(grid.at_last_bar(grid.time), rows) + 60 * bar_minutes
         age = (require_aware(now) - ended) / 60
         sieve.refuse(seen == 0, "no finished bar of today")
         sieve.refuse(
@@ -73,26 +73,30 @@ def pattern(
             f"last bar ended %.0f min ago, limit {cfg.max_bar_age_minutes:g}",
             age,
         )
-    best = _search(grid, frame, rows, session, cfg, bar_minutes, allow_short=allow_short) if enabled else None
-    columns = _columns(best, grid, rows, frame, allow_short=allow_short)
+    best = (
+        _find_best_setups(grid, frame, rows, session, cfg, bar_minutes, allow_short=allow_short)
+        if enabled
+        else None
+    )
+    columns = _pattern_columns(best, grid, rows, frame, allow_short=allow_short)
     confidence: Floats = columns["pattern_confidence"]
     if enabled:
         weak = ~(confidence >= cfg.min_confidence)
         if required:
             sieve.refuse(np.isnan(confidence), "no pattern in %d bars", seen)
             sieve.refuse(weak, f"pattern confidence %.2f, limit {cfg.min_confidence:g}", confidence)
-    order = np.where(np.isnan(confidence), -numbers(frame, "news_rank", 0.0) / 1e6, confidence)
-    ranks = sieve.keep_best(order, cfg.keep, "rank %d of %d by pattern; the stage keeps %d")
-    return sieve.close(**columns, chart_bars=seen.astype(np.float64), pattern_rank=ranks)
+    order = np.where(np.isnan(confidence), -float_values(frame, "news_rank", 0.0) / 1e6, confidence)
+    ranks = sieve.keep_best(order, cfg.max_candidates, "rank %d of %d by pattern; the stage keeps %d")
+    return sieve.to_frame(**columns, chart_bars=seen.astype(np.float64), pattern_rank=ranks)
 
 
-def _spread(values: Floats, rows: Ints) -> Floats:
+def _in_frame_order(values: Floats, rows: Ints) -> Floats:
     """Values by grid row, in the order of the frame."""
     return np.where(rows >= 0, values[rows], np.nan) if values.size else np.full(rows.size, np.nan)
 
 
-def _search(
-    grid: Grid,
+def _find_best_setups(
+    grid: BarMatrix,
     frame: pd.DataFrame,
     rows: Ints,
     session: Session,
@@ -100,20 +104,20 @@ def _search(
     bar_minutes: int,
     *,
     allow_short: bool,
-) -> Best:
+) -> BestSetups:
     prev = np.full(grid.counts.size, np.nan)
-    prev[rows[rows >= 0]] = numbers(frame, "prev_close")[rows >= 0]
+    prev[rows[rows >= 0]] = float_values(frame, "prev_close")[rows >= 0]
     reach = true_range(grid.high, grid.low, grid.close)
     if reach.shape[1]:
         reach[:, 0] = grid.high[:, 0] - grid.low[:, 0]
     chart = chart_of(
         grid, vwap(grid.high, grid.low, grid.close, grid.volume), reach, session.open.timestamp(), prev,
         bar_minutes=bar_minutes, pivot_bars=max(1, round(cfg.pivot_minutes / bar_minutes)),
-        tail_bars=max(1, round(cfg.fresh_minutes / bar_minutes)) + 1,
+        tail_bars=max(1, round(cfg.max_trigger_age_minutes / bar_minutes)) + 1,
     )  # fmt: skip
     none = np.full(grid.counts.size, np.nan)
     blank = np.full(grid.counts.size, None, dtype=object)
-    best = Best(
+    best = BestSetups(
         blank,
         blank.copy(),
         none,
@@ -127,41 +131,45 @@ def _search(
         sign = 1.0 if side is PositionSide.LONG else -1.0
         upright = chart if side is PositionSide.LONG else chart.mirrored()
         for each in PATTERNS:
-            for back in range(each.skips):
+            for back in range(each.pivot_skips):
                 with np.errstate(all="ignore"):
                     setups = each.detect(upright, cfg, back)
                     confidence = _confidence(upright, setups, cfg)
-                name = each.long if side is PositionSide.LONG else each.short
-                _take_better(best, setups, confidence, name, side, sign)
+                name = each.long_name if side is PositionSide.LONG else each.short_name
+                _replace_with_better(best, setups, confidence, name, side, sign)
     return best
 
 
 def _confidence(chart: Chart, setups: Setups, cfg: PatternConfig) -> Floats:
     """How convincing each setup is; NaN where it has not just been triggered, or has mostly run."""
-    run = run_above(chart, setups.trigger)
+    run = bars_above(chart, setups.trigger)
     way = setups.target - setups.trigger
-    gone = (chart.now - setups.trigger) / way
+    gone = (chart.last_close - setups.trigger) / way
     fires = (
         setups.found
         & (run >= 1)
-        & (run < chart.tail.shape[1])
-        & (run < chart.count)
+        & (run < chart.recent_closes.shape[1])
+        & (run < chart.bar_count)
         & (way > 0)
         & (gone <= cfg.max_extension)
-        & (setups.stop < chart.now)
+        & (setups.stop < chart.last_close)
     )
-    broke = chart.count - run
+    broke = chart.bar_count - run
     hour = max(1, round(60 / chart.bar_minutes))
-    breaking = mean_volume(chart, broke, chart.count)
+    breaking = mean_volume(chart, broke, chart.bar_count)
     before = mean_volume(chart, np.maximum(broke - hour, 0), broke)
     volume = np.clip((breaking / before - 0.6) / 1.2, 0.0, 1.0)
     room = 1 - gone / cfg.max_extension if cfg.max_extension > 0 else 1.0 - 0.0 * gone
-    score = _SHAPE * setups.shape + _VOLUME * quality(volume) + _ROOM * quality(room)
+    score = (
+        _SHAPE_WEIGHT * setups.shape
+        + _VOLUME_WEIGHT * mean_quality(volume)
+        + _ROOM_WEIGHT * mean_quality(room)
+    )
     return np.where(fires, score, np.nan)
 
 
-def _take_better(
-    best: Best, setups: Setups, confidence: Floats, name: str, side: PositionSide, sign: float
+def _replace_with_better(
+    best: BestSetups, setups: Setups, confidence: Floats, name: str, side: PositionSide, sign: float
 ) -> None:
     better = np.isfinite(confidence) & ~(confidence <= best.confidence)
     best.name[better] = name
@@ -173,12 +181,12 @@ def _take_better(
     best.first[better] = setups.first[better]
 
 
-def _columns(
-    best: Best | None, grid: Grid, rows: Ints, frame: pd.DataFrame, *, allow_short: bool
+def _pattern_columns(
+    best: BestSetups | None, grid: BarMatrix, rows: Ints, frame: pd.DataFrame, *, allow_short: bool
 ) -> dict[str, Any]:
     """The stage's columns in the order of the frame; the way of the price where no pattern gives a side."""
     size = rows.size
-    moved_down = numbers(frame, "momentum_pct", 0.0) < 0
+    moved_down = float_values(frame, "momentum_pct", 0.0) < 0
     side = np.where(moved_down & allow_short, PositionSide.SHORT.value, PositionSide.LONG.value).astype(
         object
     )
@@ -190,17 +198,17 @@ def _columns(
             "pattern_trigger": none, "pattern_stop": none, "pattern_target": none, "pattern_confidence": none,
             "pattern_from": pd.to_datetime(none, unit="s", utc=True), "pattern_bars": none,
         }  # fmt: skip
-    has = (rows >= 0) & np.isfinite(_spread(best.confidence, rows))
+    has = (rows >= 0) & np.isfinite(_in_frame_order(best.confidence, rows))
     name[has], side[has] = best.name[rows[has]], best.side[rows[has]]
-    began = np.where(has, _spread(at(grid.time, best.first), rows), np.nan)
-    spans = np.where(has, _spread((grid.counts - best.first).astype(np.float64), rows), np.nan)
+    began = np.where(has, _in_frame_order(value_at(grid.time, best.first), rows), np.nan)
+    spans = np.where(has, _in_frame_order((grid.counts - best.first).astype(np.float64), rows), np.nan)
     return {
         "side": pd.array(side, dtype="str"),
         "pattern": pd.array(name, dtype="str"),
-        "pattern_trigger": _spread(best.trigger, rows),
-        "pattern_stop": _spread(best.stop, rows),
-        "pattern_target": _spread(best.target, rows),
-        "pattern_confidence": _spread(best.confidence, rows),
+        "pattern_trigger": _in_frame_order(best.trigger, rows),
+        "pattern_stop": _in_frame_order(best.stop, rows),
+        "pattern_target": _in_frame_order(best.target, rows),
+        "pattern_confidence": _in_frame_order(best.confidence, rows),
         "pattern_from": pd.to_datetime(began, unit="s", utc=True),
         "pattern_bars": spans,
     }

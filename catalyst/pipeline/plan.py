@@ -14,8 +14,8 @@ from catalyst.domain.ids import ENTRY_ROLE, NAMESPACE, client_order_id
 from catalyst.domain.order import PositionSide
 from catalyst.domain.price import round_nearest
 from catalyst.domain.session import Session
-from catalyst.pipeline.frame import Sieve, numbers, require_aware, words
-from catalyst.pipeline.proposal import exact
+from catalyst.pipeline.frame import StageFilter, float_values, require_aware, text_values
+from catalyst.pipeline.proposal import to_decimal
 
 STRATEGY: Final = "catalyst"
 
@@ -66,18 +66,20 @@ def plan(
     Reads   frame: side, entry, stop, target, quantity, risk_rank.
     Writes  decided_at, entry_type, signal_id, client_order_id (of the entry's first attempt), plan_rank.
     """
-    sieve = Sieve(frame, "plan")
+    sieve = StageFilter(frame, "plan")
     room = top_n if slots is None else min(top_n, slots)
-    ranks = sieve.keep_best(-numbers(frame, "risk_rank"), room, "rank %d of %d approved; the plan takes %d")
+    ranks = sieve.keep_best(
+        -float_values(frame, "risk_rank"), room, "rank %d of %d approved; the plan takes %d"
+    )
     signals = np.full(len(frame), None, dtype=object)
     orders = signals.copy()
-    sides = words(frame, "side")
-    for row in np.flatnonzero(sieve.standing).tolist():
+    sides = text_values(frame, "side")
+    for row in np.flatnonzero(sieve.remaining).tolist():
         symbol = str(frame.index[row])
         signal = signal_id(session.day, strategy, symbol, PositionSide(sides[row]), now)
         signals[row] = str(signal)
         orders[row] = entry_order_id(session.day, strategy, signal, symbol)
-    return sieve.close(
+    return sieve.to_frame(
         decided_at=pd.Timestamp(now),
         entry_type=cfg.entry_type,
         signal_id=pd.array(signals, dtype="str"),
@@ -89,10 +91,10 @@ def plan(
 def plans(frame: pd.DataFrame) -> list[Plan]:
     """The trades of a planned frame, best first, in exact prices."""
     standing = frame[frame["refused_by"].isna() & frame["client_order_id"].notna()].sort_values("plan_rank")
-    return [_plan(str(symbol), row) for symbol, row in standing.iterrows()]
+    return [_plan_of_row(str(symbol), row) for symbol, row in standing.iterrows()]
 
 
-def _plan(symbol: str, row: "pd.Series[Any]") -> Plan:
+def _plan_of_row(symbol: str, row: "pd.Series[Any]") -> Plan:
     entry = _price(row["entry"])
     return Plan(
         signal_id=UUID(str(row["signal_id"])),
@@ -104,7 +106,7 @@ def _plan(symbol: str, row: "pd.Series[Any]") -> Plan:
         entry_price=entry,
         stop=_price(row["stop"]),
         target=_price(row["target"]),
-        risk_amount=exact(float(str(row["risk_amount"]))).quantize(Decimal("0.01")),
+        risk_amount=to_decimal(float(str(row["risk_amount"]))).quantize(Decimal("0.01")),
         composite=float(str(row["composite"])),
         pattern=None if pd.isna(row["pattern"]) else str(row["pattern"]),
         decided_at=pd.Timestamp(str(row["decided_at"])).to_pydatetime(),
@@ -112,4 +114,4 @@ def _plan(symbol: str, row: "pd.Series[Any]") -> Plan:
 
 
 def _price(value: object) -> Decimal:
-    return round_nearest(exact(float(str(value))))
+    return round_nearest(to_decimal(float(str(value))))

@@ -67,7 +67,7 @@ def propose(
 
 
 @dataclass(frozen=True, slots=True)
-class Chart:
+class ChartLevels:
     """What the stages found for one candidate, float dollars; NaN where a stage found nothing."""
 
     symbol: str
@@ -83,7 +83,7 @@ class Chart:
     easy_to_borrow: bool
 
 
-def propose_from(chart: Chart, limits: Limits) -> Proposal:
+def propose_from_levels(levels: ChartLevels, limits: Limits) -> Proposal:
     """A proposal from a candidate's levels.
 
     The entry reaches a collar through the far side of the quote (a market entry is priced at that side). The stop
@@ -91,36 +91,36 @@ def propose_from(chart: Chart, limits: Limits) -> Proposal:
     moved out to `min_stop_atr` bar ATRs when it is nearer than the noise. The target is the pattern's, else the
     default percentage.
     """
-    long = chart.side is PositionSide.LONG
+    long = levels.side is PositionSide.LONG
     sign = 1 if long else -1
-    far = chart.ask if long else chart.bid
+    far = levels.ask if long else levels.bid
     collar = 0.0 if limits.market_entry else float(limits.collar_bps) / 1e4
-    entry = round_entry(exact(far * (1 + sign * collar)), chart.side)
-    distance, basis = sign * (float(entry) - chart.stop), "pattern"
+    entry = round_entry(to_decimal(far * (1 + sign * collar)), levels.side)
+    distance, basis = sign * (float(entry) - levels.stop), "pattern"
     if not 0 < distance <= float(entry * limits.max_stop_pct / 100):
         distance, basis = float(entry * limits.default_stop_pct / 100), "percent"
-    noise = limits.min_stop_atr * chart.atr
+    noise = limits.min_stop_atr * levels.atr
     if math.isfinite(noise) and distance < noise:
         distance, basis = noise, "atr"
-    goal = chart.target
+    goal = levels.target
     if not math.isfinite(goal):
         goal = float(entry * (1 + sign * limits.default_target_pct / 100))
     return Proposal(
-        symbol=chart.symbol,
-        side=chart.side,
+        symbol=levels.symbol,
+        side=levels.side,
         entry=entry,
-        stop=round_stop(exact(float(entry) - sign * distance), chart.side),
-        target=round_target(exact(goal), chart.side),
-        sector=chart.sector,
-        bid=exact(chart.bid),
-        ask=exact(chart.ask),
-        minute_volume=exact(chart.minute_volume) if math.isfinite(chart.minute_volume) else None,
-        shortable=chart.shortable,
-        easy_to_borrow=chart.easy_to_borrow,
+        stop=round_stop(to_decimal(float(entry) - sign * distance), levels.side),
+        target=round_target(to_decimal(goal), levels.side),
+        sector=levels.sector,
+        bid=to_decimal(levels.bid),
+        ask=to_decimal(levels.ask),
+        minute_volume=to_decimal(levels.minute_volume) if math.isfinite(levels.minute_volume) else None,
+        shortable=levels.shortable,
+        easy_to_borrow=levels.easy_to_borrow,
         basis=basis,
     )
 
 
-def exact(value: float) -> Decimal:
+def to_decimal(value: float) -> Decimal:
     """A float price as a decimal, to a millionth of a dollar: the digits beyond are the float's, not the price's."""
     return Decimal(str(round(value, 6)))

@@ -11,44 +11,44 @@ import pandas as pd
 
 from catalyst.domain.order import PositionSide
 from catalyst.domain.session import Session
-from catalyst.pipeline.correlation import Likeness, likeness
-from catalyst.pipeline.frame import Sieve, numbers, words
-from catalyst.pipeline.proposal import Chart, Proposal, propose_from
-from catalyst.pipeline.risk_checks import Alike, RiskVerdict, check
-from catalyst.pipeline.risk_inputs import Account, Limits, Portfolio, Working
+from catalyst.pipeline.correlation import CorrelationMatrix, correlation_matrix
+from catalyst.pipeline.frame import StageFilter, float_values, text_values
+from catalyst.pipeline.proposal import ChartLevels, Proposal, propose_from_levels
+from catalyst.pipeline.risk_checks import MostCorrelated, RiskVerdict, check_risk
+from catalyst.pipeline.risk_inputs import AccountState, Limits, Portfolio, WorkingEntry
 
-_NUMBERS: Final = (
+_NUMBER_COLUMNS: Final = (
     "entry", "stop", "target", "reward_risk", "quantity", "risk_amount", "risk_score", "correlation", "risk_rank",
 )  # fmt: skip
-_WORDS: Final = ("stop_basis", "correlated_with", "verdict")
+_TEXT_COLUMNS: Final = ("stop_basis", "correlated_with", "verdict")
 
 
-def most_alike(
-    symbol: str, side: PositionSide, others: dict[str, PositionSide], known: Likeness
-) -> Alike | None:
+def max_correlation(
+    symbol: str, side: PositionSide, others: dict[str, PositionSide], correlations: CorrelationMatrix
+) -> MostCorrelated | None:
     """The one of `others` whose returns follow the proposal's most; a bet the other way counts with its sign turned.
 
     None when there are no others. When some pair is unknown and no known one stands out, the unknown is reported.
     """
     found = [
-        (known.between(symbol, other) * (1 if its_side is side else -1), other)
+        (correlations.between(symbol, other) * (1 if its_side is side else -1), other)
         for other, its_side in sorted(others.items())
         if other != symbol
     ]
     if not found:
         return None
-    heard = [(value, other) for value, other in found if not np.isnan(value)]
-    if heard:
-        value, other = max(heard, key=lambda pair: pair[0])
-        return Alike(other, value)
-    note = f"{known.daily_seen} daily returns of 60, {known.intraday_seen} intraday of 120"
-    return Alike(found[0][1], float("nan"), note)
+    known_pairs = [(value, other) for value, other in found if not np.isnan(value)]
+    if known_pairs:
+        value, other = max(known_pairs, key=lambda pair: pair[0])
+        return MostCorrelated(other, value)
+    note = f"{correlations.daily_count} daily returns of 60, {correlations.intraday_count} intraday of 120"
+    return MostCorrelated(found[0][1], float("nan"), note)
 
 
 def risk(
     frame: pd.DataFrame,
     portfolio: Portfolio,
-    account: Account,
+    account: AccountState,
     limits: Limits,
     session: Session,
     now: datetime,
@@ -66,22 +66,29 @@ def risk(
             correlation, correlated_with; verdict, every check in words; risk_rank. A refused row's reason lists
             all its failed checks.
     """
-    sieve = Sieve(frame, "risk")
-    candidates = frame.index[sieve.standing]
-    known = likeness(
-        sorted({*map(str, candidates), *portfolio.sides()}), daily, bars, session, now, bar_minutes
+    sieve = StageFilter(frame, "risk")
+    candidates = frame.index[sieve.remaining]
+    known = correlation_matrix(
+        sorted({*map(str, candidates), *portfolio.side_by_symbol()}), daily, bars, session, now, bar_minutes
     )
-    written: dict[str, Any] = {name: np.full(len(frame), np.nan) for name in _NUMBERS}
-    written |= {name: np.full(len(frame), None, dtype=object) for name in _WORDS}
+    written: dict[str, Any] = {name: np.full(len(frame), np.nan) for name in _NUMBER_COLUMNS}
+    written |= {name: np.full(len(frame), None, dtype=object) for name in _TEXT_COLUMNS}
     kept = 0
-    for row in _best_first(frame, sieve):
-        chart = _chart(frame, row)
-        proposal = propose_from(chart, limits)
-        alike = most_alike(chart.symbol, chart.side, portfolio.sides(), known)
-        verdict = check(
-            proposal, portfolio, account, limits, session, now, alike=alike, halted=chart.symbol in halted
+    for row in _rows_best_first(frame, sieve):
+        chart = _chart_levels(frame, row)
+        proposal = propose_from_levels(chart, limits)
+        most_correlated = max_correlation(chart.symbol, chart.side, portfolio.side_by_symbol(), known)
+        verdict = check_risk(
+            proposal,
+            portfolio,
+            account,
+            limits,
+            session,
+            now,
+            most_correlated=most_correlated,
+            halted=chart.symbol in halted,
         )
-        _write(written, row, proposal, verdict, alike)
+        _write_columns(written, row, proposal, verdict, most_correlated)
         only = np.arange(len(frame)) == row
         if not verdict.approved:
             sieve.refuse(only, "; ".join(verdict.reasons))
@@ -89,29 +96,29 @@ def risk(
             sieve.refuse(only, f"approved, but risk keeps {limits.keep}")
         else:
             kept += 1
-            portfolio = replace(portfolio, working=(*portfolio.working, _as_working(proposal, verdict)))
+            portfolio = replace(portfolio, working=(*portfolio.working, _working_entry(proposal, verdict)))
             written["risk_rank"][row] = kept
-    for name in _WORDS:
+    for name in _TEXT_COLUMNS:
         written[name] = pd.array(written[name], dtype="str")
-    return sieve.close(**written)
+    return sieve.to_frame(**written)
 
 
-def _best_first(frame: pd.DataFrame, sieve: Sieve) -> list[int]:
-    ranks = numbers(frame, "score_rank")
-    standing = np.flatnonzero(sieve.standing)
+def _rows_best_first(frame: pd.DataFrame, sieve: StageFilter) -> list[int]:
+    ranks = float_values(frame, "score_rank")
+    standing = np.flatnonzero(sieve.remaining)
     return [int(row) for row in standing[np.argsort(ranks[standing], kind="stable")]]
 
 
-def _chart(frame: pd.DataFrame, row: int) -> Chart:
+def _chart_levels(frame: pd.DataFrame, row: int) -> ChartLevels:
     """One candidate's levels as the stages left them."""
     one = frame.iloc[row]
 
     def level(name: str) -> float:
         return float(one[name]) if name in frame.columns else float("nan")
 
-    return Chart(
+    return ChartLevels(
         symbol=str(frame.index[row]),
-        side=PositionSide(words(frame, "side")[row]),
+        side=PositionSide(text_values(frame, "side")[row]),
         sector=str(one["sector"]),
         bid=level("bid"),
         ask=level("ask"),
@@ -124,8 +131,12 @@ def _chart(frame: pd.DataFrame, row: int) -> Chart:
     )
 
 
-def _write(
-    written: dict[str, Any], row: int, proposal: Proposal, verdict: RiskVerdict, alike: Alike | None
+def _write_columns(
+    written: dict[str, Any],
+    row: int,
+    proposal: Proposal,
+    verdict: RiskVerdict,
+    most_correlated: MostCorrelated | None,
 ) -> None:
     written["entry"][row] = float(proposal.entry)
     written["stop"][row] = float(proposal.stop)
@@ -138,10 +149,12 @@ def _write(
     written["verdict"][row] = "; ".join(
         f"{'ok' if c.passed else 'NO'} {c.name}: {c.text}" for c in verdict.checks
     )
-    if alike is not None:
-        written["correlation"][row] = alike.correlation
-        written["correlated_with"][row] = alike.symbol
+    if most_correlated is not None:
+        written["correlation"][row] = most_correlated.correlation
+        written["correlated_with"][row] = most_correlated.symbol
 
 
-def _as_working(proposal: Proposal, verdict: RiskVerdict) -> Working:
-    return Working(proposal.symbol, proposal.side, Decimal(verdict.quantity), proposal.entry, proposal.sector)
+def _working_entry(proposal: Proposal, verdict: RiskVerdict) -> WorkingEntry:
+    return WorkingEntry(
+        proposal.symbol, proposal.side, Decimal(verdict.quantity), proposal.entry, proposal.sector
+    )

@@ -8,7 +8,7 @@ from catalyst.domain.order import PositionSide
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class HeldPosition:
     """An open position. `last` is the price it is marked at; without one the entry price stands in."""
 
     symbol: str
@@ -17,16 +17,16 @@ class Held:
     entry: Decimal
     stop: Decimal | None = None
     sector: str = "unknown"
-    last: Decimal | None = None
+    mark_price: Decimal | None = None
 
     @property
     def value(self) -> Decimal:
         """Dollars at the mark, positive for both sides."""
-        return self.quantity * (self.entry if self.last is None else self.last)
+        return self.quantity * (self.entry if self.mark_price is None else self.mark_price)
 
 
 @dataclass(frozen=True, slots=True)
-class Working:
+class WorkingEntry:
     """An entry order that may still fill; the shares not filled yet. `reserved` says that the account's buying
     power is already net of it."""
 
@@ -35,7 +35,7 @@ class Working:
     quantity: Decimal
     limit: Decimal
     sector: str = "unknown"
-    reserved: bool = False
+    in_buying_power: bool = False
 
     @property
     def value(self) -> Decimal:
@@ -46,11 +46,11 @@ class Working:
 class Portfolio:
     """Everything that is open or may open."""
 
-    positions: tuple[Held, ...] = ()
-    working: tuple[Working, ...] = ()
+    positions: tuple[HeldPosition, ...] = ()
+    working: tuple[WorkingEntry, ...] = ()
 
     @property
-    def exposures(self) -> tuple[Held | Working, ...]:
+    def exposures(self) -> tuple[HeldPosition | WorkingEntry, ...]:
         """Everything that is or may become a position; what is held comes last."""
         return (*self.working, *self.positions)
 
@@ -58,17 +58,17 @@ class Portfolio:
         """Positions and working entries, a symbol once: a position being added to is one position."""
         return len({each.symbol for each in self.exposures})
 
-    def in_sector(self, sector: str) -> Decimal:
+    def sector_value(self, sector: str) -> Decimal:
         """Dollars open and working in a sector."""
         return sum((e.value for e in self.exposures if e.sector == sector), Decimal(0))
 
-    def sides(self) -> dict[str, PositionSide]:
+    def side_by_symbol(self) -> dict[str, PositionSide]:
         """Each symbol held or worked, with its side."""
         return {each.symbol: each.side for each in self.exposures}
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
+class AccountState:
     """The account, dollars. `day_pnl` is realised plus unrealised since the start of the day, the worse of our
     figure and the broker's; `restriction` says why no position may be opened now (None: it may)."""
 
@@ -101,14 +101,14 @@ class Limits:
     sectors_to_limit: frozenset[str] = field(default_factory=frozenset)
     check_correlation: bool = True
     allow_short: bool = False
-    quiet_minutes: int = 45  # no entry this long before the close
+    no_entry_minutes: int = 45  # no entry this long before the close
     market_entry: bool = False
     collar_bps: Decimal = Decimal(15)
     size_factor: Decimal = Decimal(1)  # shrinks size and risk per trade (first live sessions)
     keep: int = 5
 
     @property
-    def deployable(self) -> Decimal:
+    def max_deployed(self) -> Decimal:
         """What could be invested at once, dollars."""
         return self.max_positions * self.max_position_size
 
@@ -134,9 +134,9 @@ def limits_of(config: Config, *, size_factor: Decimal = Decimal(1)) -> Limits:
         sectors_to_limit=frozenset(config.sector_limits.sectors_to_limit),
         check_correlation=config.correlation.check_enabled,
         allow_short=config.trading.allow_short,
-        quiet_minutes=max(session.no_entries_before_close_minutes, session.flat_before_close_minutes),
+        no_entry_minutes=max(session.no_entries_before_close_minutes, session.flat_before_close_minutes),
         market_entry=config.plan.entry_type == "market",
         collar_bps=Decimal(str(config.plan.collar_bps)),
         size_factor=size_factor,
-        keep=risk.keep,
+        keep=risk.max_candidates,
     )

@@ -10,10 +10,10 @@ import pandas as pd
 
 from catalyst.config.schema import ScanConfig
 from catalyst.domain.session import Session
-from catalyst.pipeline.frame import Bools, Floats, Sieve, aligned, percentile, require_aware
-from catalyst.pipeline.volume_curve import share_done
+from catalyst.pipeline.frame import Bools, Floats, StageFilter, aligned_reader, percentile, require_aware
+from catalyst.pipeline.volume_curve import usual_volume_share
 
-History = Sequence[tuple[datetime, "pd.Series[Any]"]]
+PriceHistory = Sequence[tuple[datetime, "pd.Series[Any]"]]
 
 # The tape of the day may begin this long before the open (04:00 for a 09:30 open).
 PRE_MARKET: Final = timedelta(hours=5, minutes=30)
@@ -33,7 +33,7 @@ def scan(
     *,
     allow_short: bool,
     halted: AbstractSet[str] = frozenset(),
-    earlier: History = (),
+    earlier: PriceHistory = (),
 ) -> pd.DataFrame:
     """Refuse what cannot be judged or is not in play; rank the rest and keep the best `cfg.keep`.
 
@@ -51,23 +51,25 @@ def scan(
     Long-only ranks momentum upwards; with shorts allowed both ends of it count alike. Before the
     first print of the day every row is refused with `no pre-market data`.
     """
-    read, usual = aligned(snapshots, frame.index), aligned(ref, frame.index)
+    read, usual = aligned_reader(snapshots, frame.index), aligned_reader(ref, frame.index)
     at = require_aware(now)
-    sieve = Sieve(frame, "scan")
-    facts = _facts(read, usual, session, now)
+    sieve = StageFilter(frame, "scan")
+    facts = _row_values(read, usual, session, now)
     facts |= _momentum(facts["price"], read("day_open"), frame.index, session, now, earlier)
-    _refuse_silent(sieve, read, session, at, frame.index.isin(list(halted)))
+    _refuse_without_trade(sieve, read, session, at, frame.index.isin(list(halted)))
     _refuse_poor_quotes(sieve, read, facts, at, cfg)
-    _refuse_absurd(sieve, facts, read, usual, session, cfg)
+    _refuse_implausible(sieve, facts, read, usual, session, cfg)
     if now >= session.open:
-        _refuse_broken_day(sieve, facts, read, session)
-    _refuse_dull(sieve, facts, cfg, opened=now >= session.open)
-    scores = _scores(facts, sieve.standing, cfg, allow_short=allow_short)
-    ranks = sieve.keep_best(scores["scan_score"], cfg.keep, "rank %d of %d by scan score; the scan keeps %d")
-    return sieve.close(**facts, **scores, scan_rank=ranks)
+        _refuse_inconsistent_day_bar(sieve, facts, read, session)
+    _refuse_outside_limits(sieve, facts, cfg, opened=now >= session.open)
+    scores = _scores(facts, sieve.remaining, cfg, allow_short=allow_short)
+    ranks = sieve.keep_best(
+        scores["scan_score"], cfg.max_candidates, "rank %d of %d by scan score; the scan keeps %d"
+    )
+    return sieve.to_frame(**facts, **scores, scan_rank=ranks)
 
 
-def _facts(read: Any, usual: Any, session: Session, now: datetime) -> dict[str, Floats]:
+def _row_values(read: Any, usual: Any, session: Session, now: datetime) -> dict[str, Floats]:
     """The plain numbers of each row; nothing is refused here, so anything may be NaN."""
     price, bid, ask = read("trade_price"), read("bid"), read("ask")
     prev = np.where(np.isfinite(read("prev_close")), read("prev_close"), usual("prev_close"))
@@ -77,7 +79,7 @@ def _facts(read: Any, usual: Any, session: Session, now: datetime) -> dict[str, 
     nothing = np.full(len(price), np.nan)
     volume = read("day_volume") if opened else nothing
     with np.errstate(all="ignore"):
-        expected = usual("avg_volume_20d") * share_done(minutes, length)
+        expected = usual("avg_volume_20d") * usual_volume_share(minutes, length)
         vwap = read("day_vwap")
         return {
             "price": price,
@@ -97,7 +99,7 @@ def _facts(read: Any, usual: Any, session: Session, now: datetime) -> dict[str, 
 
 
 def _momentum(
-    price: Floats, day_open: Floats, index: pd.Index, session: Session, now: datetime, earlier: History
+    price: Floats, day_open: Floats, index: pd.Index, session: Session, now: datetime, earlier: PriceHistory
 ) -> dict[str, Floats]:
     """Moves since the open, over 15 and over 5 minutes, percent; NaN where no earlier price is known."""
     moves: dict[str, Floats] = {}
@@ -105,7 +107,7 @@ def _momentum(
         began = day_open if now >= session.open else np.full(len(price), np.nan)
         moves["momentum_open_pct"] = (price / np.where(began > 0, began, np.nan) - 1) * 100
         for minutes, slack in ((15, 4), (5, 2)):
-            then = _price_then(index, earlier, now - timedelta(minutes=minutes), timedelta(minutes=slack))
+            then = _price_at(index, earlier, now - timedelta(minutes=minutes), timedelta(minutes=slack))
             moves[f"momentum_{minutes}m_pct"] = (price / np.where(then > 0, then, np.nan) - 1) * 100
     total, weight = np.zeros(len(price)), np.zeros(len(price))
     for name, share in _WEIGHTS.items():
@@ -116,7 +118,7 @@ def _momentum(
     return moves
 
 
-def _price_then(index: pd.Index, earlier: History, then: datetime, slack: timedelta) -> Floats:
+def _price_at(index: pd.Index, earlier: PriceHistory, then: datetime, slack: timedelta) -> Floats:
     """The remembered prices nearest to `then`, within `slack` of it."""
     near = [(abs(when - then), prices) for when, prices in earlier if abs(when - then) <= slack]
     if not near:
@@ -125,7 +127,7 @@ def _price_then(index: pd.Index, earlier: History, then: datetime, slack: timede
     return prices.reindex(index).to_numpy(dtype=np.float64, na_value=np.nan)
 
 
-def _refuse_silent(sieve: Sieve, read: Any, session: Session, at: float, halted: Bools) -> None:
+def _refuse_without_trade(sieve: StageFilter, read: Any, session: Session, at: float, halted: Bools) -> None:
     """No print, an old one, one from the future, a halt: there is no price to speak of."""
     price, when = read("trade_price"), read("trade_at")
     opened = at >= session.open.timestamp()
@@ -140,7 +142,7 @@ def _refuse_silent(sieve: Sieve, read: Any, session: Session, at: float, halted:
 
 
 def _refuse_poor_quotes(
-    sieve: Sieve, read: Any, facts: dict[str, Floats], at: float, cfg: ScanConfig
+    sieve: StageFilter, read: Any, facts: dict[str, Floats], at: float, cfg: ScanConfig
 ) -> None:
     bid, ask, price = facts["bid"], facts["ask"], facts["price"]
     trade_age, quote_age = at - read("trade_at"), at - read("quote_at")
@@ -168,8 +170,8 @@ def _refuse_poor_quotes(
     )  # fmt: skip
 
 
-def _refuse_absurd(
-    sieve: Sieve, facts: dict[str, Floats], read: Any, usual: Any, session: Session, cfg: ScanConfig
+def _refuse_implausible(
+    sieve: StageFilter, facts: dict[str, Floats], read: Any, usual: Any, session: Session, cfg: ScanConfig
 ) -> None:
     """History that is missing or old, splits, jumps nobody traded, a day bar that contradicts itself."""
     price, prev, relative = facts["price"], facts["prev_close"], facts["relative_volume"]
@@ -194,11 +196,11 @@ def _refuse_absurd(
         "price is %.2f times the previous close on %.1f times the usual volume", ratio, relative,
     )  # fmt: skip
     sieve.refuse(
-        _splitlike(ratio) & quiet, "looks like a split: price is %.3f times the previous close", ratio
+        _looks_like_split(ratio) & quiet, "looks like a split: price is %.3f times the previous close", ratio
     )
 
 
-def _splitlike(ratio: Floats) -> Bools:
+def _looks_like_split(ratio: Floats) -> Bools:
     """True within 2 % of 2, 3, 4 … 50 or of one over them."""
     with np.errstate(all="ignore"):
         factor = np.where(ratio > 1, ratio, 1 / ratio)
@@ -207,7 +209,9 @@ def _splitlike(ratio: Floats) -> Bools:
     return like
 
 
-def _refuse_broken_day(sieve: Sieve, facts: dict[str, Floats], read: Any, session: Session) -> None:
+def _refuse_inconsistent_day_bar(
+    sieve: StageFilter, facts: dict[str, Floats], read: Any, session: Session
+) -> None:
     low, high, opened = read("day_low"), read("day_high"), read("day_open")
     midnight = (session.open - timedelta(hours=9, minutes=30)).timestamp()
     sieve.refuse(~(read("day_at") >= midnight), "the day's bar is missing or of an earlier day")
@@ -218,7 +222,9 @@ def _refuse_broken_day(sieve: Sieve, facts: dict[str, Floats], read: Any, sessio
     )  # fmt: skip
 
 
-def _refuse_dull(sieve: Sieve, facts: dict[str, Floats], cfg: ScanConfig, *, opened: bool) -> None:
+def _refuse_outside_limits(
+    sieve: StageFilter, facts: dict[str, Floats], cfg: ScanConfig, *, opened: bool
+) -> None:
     price, usual = facts["price"], facts["avg_dollar_volume"]
     sieve.refuse(price < cfg.min_price, f"price $%.4g below ${cfg.min_price:g}", price)
     sieve.refuse(price > cfg.max_price, f"price $%.2f above ${cfg.max_price:g}", price)

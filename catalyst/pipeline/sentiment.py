@@ -14,32 +14,38 @@ from typing import Any, Final
 import numpy as np
 
 from catalyst.pipeline.frame import Floats
-from catalyst.pipeline.lexicon import FINANCE, FLIPPED, LESS, MORE, PHRASES
+from catalyst.pipeline.lexicon import (
+    DECREASE_WORDS,
+    FINANCE_LEXICON,
+    INCREASE_WORDS,
+    INVERTING_WORDS,
+    PHRASES,
+)
 
-_UP, _DOWN = "xcompareup", "xcomparedown"
-_GOOD_TURN, _BAD_TURN = "xturnsgood", "xturnsbad"
-_TURNS: Final = {_UP: 2.0, _DOWN: -2.2, _GOOD_TURN: 1.8, _BAD_TURN: -2.2}
+_COMPARED_UP, _COMPARED_DOWN = "xcompareup", "xcomparedown"
+_INVERTED_GOOD, _INVERTED_BAD = "xturnsgood", "xturnsbad"
+_TOKEN_VALENCES: Final = {_COMPARED_UP: 2.0, _COMPARED_DOWN: -2.2, _INVERTED_GOOD: 1.8, _INVERTED_BAD: -2.2}
 
 _TOKEN: Final = re.compile(r"[a-z](?:[a-z'&-]*[a-z])?|\d[\d,.]*|[!?]")
-_NUMBER: Final = (
+_NUMBER_TOKEN: Final = (
     "xnumber"  # VADER's lexicon knows some numbers as slang (143 is love); a price is none of them
 )
 _AMOUNT: Final = r"(?<![\d.,])(\d[\d,]*(?:\s?\.\d+)?)\s?(%|[a-z]+)?"
-_COMPARED: Final = re.compile(
+_COMPARISON_PATTERN: Final = re.compile(
     _AMOUNT
     + r"(?:\s+\S+){0,4}?\s*,?\s*(?:as\s+)?(?:compared\s+(?:to|with)|against|versus|vs\.?|from)\s+"
     + r"(?:(?:a|an|the|its|net|loss|profit|of|some|about|around)\s+){0,4}"
     + r"(?:[a-z]{2,3}\s?|\$|€|£)?\s?"
     + _AMOUNT
 )
-_COMPARING: Final = ("compared", "against", "versus", " vs", "from")
+_COMPARISON_WORDS: Final = ("compared", "against", "versus", " vs", "from")
 # Which phrases a part of a word may belong to: most headlines need only a few looked for.
-_PLACES: Final = tuple(
+_PHRASES_BY_PART: Final = tuple(
     (part, tuple(place for place, phrase in enumerate(PHRASES) if part in phrase[0]))
     for part in sorted({part for phrase in PHRASES for part in phrase[0]})
 )
 # How far a word of amount looks for what it is an amount of, words to the left and to the right.
-_LEFT, _RIGHT = 4, 3
+_WORDS_LEFT, _WORDS_RIGHT = 4, 3
 
 
 @cache
@@ -48,7 +54,7 @@ def _analyzer() -> Any:
     from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
     analyzer = SentimentIntensityAnalyzer()
-    analyzer.lexicon.update(FINANCE | _TURNS)
+    analyzer.lexicon.update(FINANCE_LEXICON | _TOKEN_VALENCES)
     return analyzer
 
 
@@ -60,14 +66,14 @@ def score_texts(texts: Sequence[str]) -> Floats:
 @lru_cache(maxsize=16_384)
 def _score(text: str) -> float:
     """Remembered, because every scan of the day reads the morning's headlines again."""
-    words = read(text)
-    if _RARE.isdisjoint(words):
+    words = tokenize(text)
+    if _SPECIAL_WORDS.isdisjoint(words):
         return _compound(words)
     return float(_analyzer().polarity_scores(" ".join(words))["compound"])
 
 
 # Words for which VADER has rules of their own; a text without them needs only the three common ones.
-_RARE: Final = frozenset(
+_SPECIAL_WORDS: Final = frozenset(
     """! ? but no never so this without doubt least or nor shit bomb ass badass bus yeah kiss die beating kind sort
     just""".split()  # noqa: SIM905  a list to be read, not a list of quoted words
 )
@@ -79,7 +85,7 @@ def _compound(words: list[str]) -> float:
 
     Source: Hutto and Gilbert, VADER, 2014, and the constants of its package; equal to it to the last digit.
     """
-    lexicon, boosters, negations, turn = _rules()
+    lexicon, boosters, negations, turn = _vader_rules()
     total = 0.0
     for place, word in enumerate(words):
         if word not in lexicon or word in boosters:
@@ -97,54 +103,62 @@ def _compound(words: list[str]) -> float:
 
 
 @cache
-def _rules() -> tuple[dict[str, float], dict[str, float], frozenset[str], float]:
+def _vader_rules() -> tuple[dict[str, float], dict[str, float], frozenset[str], float]:
     """VADER's lexicon with ours over it, its boosters, its negations, and what a negation multiplies by."""
     from vaderSentiment.vaderSentiment import BOOSTER_DICT, N_SCALAR, NEGATE
 
     return _analyzer().lexicon, BOOSTER_DICT, frozenset(NEGATE), N_SCALAR
 
 
-def read(text: str) -> list[str]:
+def tokenize(text: str) -> list[str]:
     """The words VADER should see: lower case, phrases, comparisons and numbers replaced by tokens of their own."""
     low = text.lower().replace("’", "'")
-    if any(word in low for word in _COMPARING):
-        low = _COMPARED.sub(_compare, low)
-    for place in sorted({place for part, places in _PLACES if part in low for place in places}):
+    if any(word in low for word in _COMPARISON_WORDS):
+        low = _COMPARISON_PATTERN.sub(_mark_comparison, low)
+    for place in sorted({place for part, places in _PHRASES_BY_PART if part in low for place in places}):
         pattern, token = PHRASES[place][1:]
         low = pattern.sub(token, low)
-    return _turn([_NUMBER if token[0].isdigit() else token for token in _TOKEN.findall(low)])
+    return _invert_amount_words(
+        [_NUMBER_TOKEN if token[0].isdigit() else token for token in _TOKEN.findall(low)]
+    )
 
 
-def _compare(found: re.Match[str]) -> str:
+def _mark_comparison(found: re.Match[str]) -> str:
     """A comparison of two like amounts, as a word of direction after it; others as they are."""
     now, unit, then, unit_then = found.groups()
-    one, other = _number(now), _number(then)
+    one, other = _parse_number(now), _parse_number(then)
     if one is None or other is None or one == other or (unit or "") != (unit_then or ""):
         return found.group()
     if unit is None and max(one, other) > 1900:  # years, levels
         return found.group()
-    return f"{found.group()} {_UP if one > other else _DOWN} "
+    return f"{found.group()} {_COMPARED_UP if one > other else _COMPARED_DOWN} "
 
 
-def _number(text: str) -> float | None:
+def _parse_number(text: str) -> float | None:
     try:
         return float(text.replace(",", "").replace(" ", ""))
     except ValueError:
         return None
 
 
-def _turn(words: list[str]) -> list[str]:
+def _invert_amount_words(words: list[str]) -> list[str]:
     """Turn words of amount round where they are about something one wants less of."""
-    if FLIPPED.isdisjoint(words):
+    if INVERTING_WORDS.isdisjoint(words):
         return words
     out = list(words)
     for place, word in enumerate(words):
-        more, less = word in MORE or word == _UP, word in LESS or word == _DOWN
+        more, less = (
+            word in INCREASE_WORDS or word == _COMPARED_UP,
+            word in DECREASE_WORDS or word == _COMPARED_DOWN,
+        )
         if not (more or less):
             continue
-        around = words[max(place - _LEFT, 0) : place] + words[place + 1 : place + 1 + _RIGHT]
-        about = [near for near in around if near in FLIPPED]
+        around = words[max(place - _WORDS_LEFT, 0) : place] + words[place + 1 : place + 1 + _WORDS_RIGHT]
+        about = [near for near in around if near in INVERTING_WORDS]
         if about:
-            out[place] = _BAD_TURN if more else _GOOD_TURN
-            out = [w if w not in FLIPPED or abs(i - place) > _LEFT else "xamount" for i, w in enumerate(out)]
+            out[place] = _INVERTED_BAD if more else _INVERTED_GOOD
+            out = [
+                w if w not in INVERTING_WORDS or abs(i - place) > _WORDS_LEFT else "xamount"
+                for i, w in enumerate(out)
+            ]
     return out

@@ -10,8 +10,15 @@ import pandas as pd
 
 from catalyst.config.schema import TechnicalConfig
 from catalyst.domain.session import Session
-from catalyst.pipeline.bar_matrix import Grid, finished, grid_of, regular, resample, since
-from catalyst.pipeline.frame import Floats, Ints, Sieve, numbers, require_aware, words
+from catalyst.pipeline.bar_matrix import (
+    BarMatrix,
+    bar_matrix_of,
+    bars_since,
+    finished_bars,
+    regular_hours_bars,
+    resample_bars,
+)
+from catalyst.pipeline.frame import Floats, Ints, StageFilter, float_values, require_aware, text_values
 from catalyst.pipeline.indicators import adx, atr, bollinger, ema, macd, obv, rsi, slope, stochastic, vwap
 from catalyst.pipeline.reference import earlier_days
 
@@ -48,35 +55,40 @@ def technical(
     stop_atr is the ATR of a five-minute bar: from the bars given once warm (scaled by the root of time when they
     are of another length), else the daily ATR times sqrt(5 / 390). Fewer warm votes than `cfg.quorum` refuse.
     """
-    sieve = Sieve(frame, "technical")
-    wanted = frame.index[sieve.standing]
-    known = regular(_of(finished(bars, now, bar_minutes), wanted))
-    fine = grid_of(known)
-    quarter = resample(fine, session.open.timestamp(), 900.0, require_aware(now))
-    day = grid_of(_of(earlier_days(daily, session.day), wanted))
-    today = grid_of(since(known, session.open))
-    read = [_read_out(grid, grid.rows_of(frame.index)) for grid in (fine, quarter, day)]
-    anchored = _anchored(today, today.rows_of(frame.index))
-    price = numbers(frame, "price")
-    sign = np.where(words(frame, "side") == "short", -1.0, 1.0)
-    frames = [votes_on(values, price) for values in read]
+    sieve = StageFilter(frame, "technical")
+    wanted = frame.index[sieve.remaining]
+    known = regular_hours_bars(_bars_of(finished_bars(bars, now, bar_minutes), wanted))
+    fine = bar_matrix_of(known)
+    quarter = resample_bars(fine, session.open.timestamp(), 900.0, require_aware(now))
+    day = bar_matrix_of(_bars_of(earlier_days(daily, session.day), wanted))
+    today = bar_matrix_of(bars_since(known, session.open))
+    read = [_indicator_values(grid, grid.row_indices(frame.index)) for grid in (fine, quarter, day)]
+    anchored = _vwap_values(today, today.row_indices(frame.index))
+    price = float_values(frame, "price")
+    sign = np.where(text_values(frame, "side") == "short", -1.0, 1.0)
+    frames = [indicator_votes(values, price) for values in read]
     frames[0]["vwap"] = np.sign(price - anchored["vwap"])
     weights = (cfg.weight_intraday, cfg.weight_quarter_hour, cfg.weight_daily)
-    agreement, warm, total = _agree(frames, weights, sign)
-    move = _moves(frame, anchored["vwap"], sign)
-    stop_atr = _stop_atr(read[0]["atr"], numbers(frame, "atr_14d"), bar_minutes)
+    agreement, warm, total = _agreement(frames, weights, sign)
+    move = _moves_in_atr(frame, anchored["vwap"], sign)
+    stop_atr = _stop_atr(read[0]["atr"], float_values(frame, "atr_14d"), bar_minutes)
     sieve.refuse(
-        warm < cfg.quorum, f"not enough history (%d of %d votes, {cfg.quorum} needed)", warm, float(total)
+        warm < cfg.min_votes,
+        f"not enough history (%d of %d votes, {cfg.min_votes} needed)",
+        warm,
+        float(total),
     )
     _refuse_spent(sieve, read[0]["rsi"], move, sign, cfg)
     sieve.refuse(
         ~(agreement >= cfg.min_agreement), f"indicators agree %.2f with a %s, limit {cfg.min_agreement:g}",
-        agreement, words(frame, "side"),
+        agreement, text_values(frame, "side"),
     )  # fmt: skip
-    confidence = numbers(frame, "pattern_confidence")
+    confidence = float_values(frame, "pattern_confidence")
     order = (agreement + np.where(np.isfinite(confidence), confidence, 0.5)) / 2
-    ranks = sieve.keep_best(order, cfg.keep, "rank %d of %d by agreement and pattern; the stage keeps %d")
-    return sieve.close(
+    ranks = sieve.keep_best(
+        order, cfg.max_candidates, "rank %d of %d by agreement and pattern; the stage keeps %d"
+    )
+    return sieve.to_frame(
         **read[0], **anchored,
         daily_rsi=read[2]["rsi"], daily_adx=read[2]["adx"], daily_ema_20=read[2]["ema_20"],
         daily_ema_50=read[2]["ema_50"],
@@ -85,11 +97,11 @@ def technical(
     )  # fmt: skip
 
 
-def _of(bars: pd.DataFrame, symbols: pd.Index) -> pd.DataFrame:
+def _bars_of(bars: pd.DataFrame, symbols: pd.Index) -> pd.DataFrame:
     return bars[bars["symbol"].isin(symbols)]
 
 
-def _read_out(grid: Grid, rows: Ints) -> dict[str, Floats]:
+def _indicator_values(grid: BarMatrix, rows: Ints) -> dict[str, Floats]:
     """The indicators at each symbol's last bar, in the order of the frame."""
     nine, twenty, fifty = ema(grid.close, 9, 20, 50)
     moving, bands = macd(grid.close), bollinger(grid.close)
@@ -102,30 +114,30 @@ def _read_out(grid: Grid, rows: Ints) -> dict[str, Floats]:
         "minus_di": trend.minus, "ema_9": nine, "ema_20": twenty, "ema_50": fifty, "obv_slope": flow,
         "stoch_k": oscillator.k, "stoch_d": oscillator.d,
     }  # fmt: skip
-    out = {name: _placed(grid.at_end(values), rows) for name, values in last.items()}
+    out = {name: _in_frame_order(grid.at_last_bar(values), rows) for name, values in last.items()}
     usual = np.where(grid.filled, grid.volume, 0.0).sum(axis=1) / np.maximum(grid.counts, 1)
     with np.errstate(all="ignore"):
         width = out["bollinger_upper"] - out["bollinger_lower"]
-        out["bollinger_place"] = (_placed(grid.at_end(grid.close), rows) - out["bollinger_lower"]) / np.where(
-            width > 0, width, np.nan
-        )
-        out["obv_slope"] = np.clip(out["obv_slope"] / _placed(usual, rows), -9.0, 9.0)
+        out["bollinger_place"] = (
+            _in_frame_order(grid.at_last_bar(grid.close), rows) - out["bollinger_lower"]
+        ) / np.where(width > 0, width, np.nan)
+        out["obv_slope"] = np.clip(out["obv_slope"] / _in_frame_order(usual, rows), -9.0, 9.0)
     return out
 
 
-def _placed(values: Floats, rows: Ints) -> Floats:
+def _in_frame_order(values: Floats, rows: Ints) -> Floats:
     return np.where(rows >= 0, values[rows], np.nan) if values.size else np.full(rows.size, np.nan)
 
 
-def _anchored(today: Grid, rows: Ints) -> dict[str, Floats]:
+def _vwap_values(today: BarMatrix, rows: Ints) -> dict[str, Floats]:
     """Today's VWAP and how far the last close is from it."""
-    level = today.at_end(vwap(today.high, today.low, today.close, today.volume))
+    level = today.at_last_bar(vwap(today.high, today.low, today.close, today.volume))
     with np.errstate(all="ignore"):
-        distance = (today.at_end(today.close) / level - 1) * 100
-    return {"vwap": _placed(level, rows), "vwap_distance_pct": _placed(distance, rows)}
+        distance = (today.at_last_bar(today.close) / level - 1) * 100
+    return {"vwap": _in_frame_order(level, rows), "vwap_distance_pct": _in_frame_order(distance, rows)}
 
 
-def votes_on(values: Mapping[str, Floats], price: Floats) -> dict[str, Floats]:
+def indicator_votes(values: Mapping[str, Floats], price: Floats) -> dict[str, Floats]:
     """Each indicator's vote in [-1, 1], 1 for rising; NaN until it is warm.
 
     rsi          (RSI - 50) / 20, cut: momentum, not reversal (a day trade goes with the move)
@@ -156,7 +168,7 @@ def votes_on(values: Mapping[str, Floats], price: Floats) -> dict[str, Floats]:
         }  # fmt: skip
 
 
-def _agree(
+def _agreement(
     frames: list[dict[str, Floats]], weights: tuple[float, ...], sign: Floats
 ) -> tuple[Floats, Floats, int]:
     """Agreement with the side [0, 1], the number of warm votes, and how many there could have been."""
@@ -177,11 +189,11 @@ def _agree(
     return (1 + sign * mean) / 2, warm_votes, sum(len(votes) for votes in frames)
 
 
-def _moves(frame: pd.DataFrame, level: Floats, sign: Floats) -> tuple[Floats, Floats]:
+def _moves_in_atr(frame: pd.DataFrame, level: Floats, sign: Floats) -> tuple[Floats, Floats]:
     """The way gone since the open and from VWAP, in daily ATRs, positive with the side."""
-    price, usual = numbers(frame, "price"), numbers(frame, "atr_14d")
+    price, usual = float_values(frame, "price"), float_values(frame, "atr_14d")
     with np.errstate(all="ignore"):
-        opened = price / (1 + numbers(frame, "momentum_open_pct") / 100)
+        opened = price / (1 + float_values(frame, "momentum_open_pct") / 100)
         return sign * (price - opened) / usual, sign * (price - level) / usual
 
 
@@ -193,18 +205,18 @@ def _stop_atr(intraday: Floats, daily: Floats, bar_minutes: int) -> Floats:
 
 
 def _refuse_spent(
-    sieve: Sieve, strength: Floats, move: tuple[Floats, Floats], sign: Floats, cfg: TechnicalConfig
+    sieve: StageFilter, strength: Floats, move: tuple[Floats, Floats], sign: Floats, cfg: TechnicalConfig
 ) -> None:
     """A move that has run its day's length, or is stretched, is somebody else's profit. Unknown is not spent."""
     along = np.where(sign > 0, strength, 100 - strength)
-    sieve.refuse(along > cfg.spent_rsi, f"spent: RSI %.0f with the move, limit {cfg.spent_rsi:g}", along)
+    sieve.refuse(along > cfg.max_rsi, f"spent: RSI %.0f with the move, limit {cfg.max_rsi:g}", along)
     sieve.refuse(
-        move[0] > cfg.spent_move_atr,
-        f"spent: %.1f daily ATRs from the open, limit {cfg.spent_move_atr:g}",
+        move[0] > cfg.max_move_atr,
+        f"spent: %.1f daily ATRs from the open, limit {cfg.max_move_atr:g}",
         move[0],
     )
     sieve.refuse(
-        move[1] > cfg.spent_vwap_atr,
-        f"spent: %.1f daily ATRs from VWAP, limit {cfg.spent_vwap_atr:g}",
+        move[1] > cfg.max_vwap_distance_atr,
+        f"spent: %.1f daily ATRs from VWAP, limit {cfg.max_vwap_distance_atr:g}",
         move[1],
     )

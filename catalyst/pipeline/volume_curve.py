@@ -14,24 +14,24 @@ _POINTS: Final = (
     (0, 2.5), (5, 1.8), (10, 1.5), (30, 1.3), (90, 1.0), (150, 0.82), (240, 0.75), (330, 0.85), (350, 1.2),
     (375, 1.9), (380, 3.4), (385, 20.0),
 )  # fmt: skip
-_FULL: Final = 390.0
+_FULL_SESSION_MINUTES: Final = 390.0
 
 
-def _cumulative() -> tuple[np.ndarray[tuple[int], np.dtype[np.float64]], ...]:
-    starts = np.arange(0.0, _FULL, 5.0)
+def _cumulative_curve() -> tuple[np.ndarray[tuple[int], np.dtype[np.float64]], ...]:
+    starts = np.arange(0.0, _FULL_SESSION_MINUTES, 5.0)
     minutes, percents = zip(*_POINTS, strict=True)
     shares = np.interp(starts, minutes, percents)
     done = np.cumsum(shares) / shares.sum()
     return np.r_[0.0, starts + 5.0], np.r_[0.0, done]
 
 
-_MINUTES, _DONE = _cumulative()
+_MINUTES, _CUMULATIVE_SHARES = _cumulative_curve()
 
 
-def share_done(elapsed_minutes: float, session_minutes: float = _FULL) -> float:
+def usual_volume_share(elapsed_minutes: float, session_minutes: float = _FULL_SESSION_MINUTES) -> float:
     """The usual share of the day's volume done `elapsed_minutes` after the open, in (0, 1].
 
     The first minute counts as a whole one: before that there is nothing to compare with.
     """
-    at = min(max(elapsed_minutes, 1.0), session_minutes) / session_minutes * _FULL
-    return float(np.interp(at, _MINUTES, _DONE))
+    at = min(max(elapsed_minutes, 1.0), session_minutes) / session_minutes * _FULL_SESSION_MINUTES
+    return float(np.interp(at, _MINUTES, _CUMULATIVE_SHARES))

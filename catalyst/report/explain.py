@@ -6,16 +6,16 @@ from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from io import BytesIO
 
-from catalyst.report.day import Trade, trade_of
+from catalyst.report.day import TradeSummary, trade_of
 from catalyst.store import candidates, cycles, reporting_queries, securities
-from catalyst.store.candidates import CandidateRow, FrameBlob, Headline, Indicators, Pattern
+from catalyst.store.candidates import CandidateRow, FrameBlob, HeadlineRecord, IndicatorRecord, PatternRecord
 from catalyst.store.orders import OrderRow
 from catalyst.store.pool import Connection
-from catalyst.store.reporting_queries import Fill
+from catalyst.store.reporting_queries import BookedFill
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class SymbolScan:
     """What one scan made of the symbol. `stage` refused it, for `reason`; None: nothing refused it.
 
     `numbers` are those every symbol keeps; the rest is there for the candidates that passed the scan stage.
@@ -29,9 +29,9 @@ class Look:
     numbers: dict[str, float | str] = field(default_factory=dict[str, float | str])
     candidate: CandidateRow | None = None
     order_id: int | None = None  # the entry this look led to
-    headlines: tuple[Headline, ...] = ()
-    patterns: tuple[Pattern, ...] = ()
-    indicators: Indicators | None = None
+    headlines: tuple[HeadlineRecord, ...] = ()
+    patterns: tuple[PatternRecord, ...] = ()
+    indicators: IndicatorRecord | None = None
 
     @property
     def verdict(self) -> str:
@@ -52,10 +52,10 @@ class Explanation:
     sector: str | None
     day: date
     cycle_id: str
-    looks: tuple[Look, ...]
+    scans: tuple[SymbolScan, ...]
     orders: tuple[OrderRow, ...]
-    fills: tuple[Fill, ...]
-    trades: tuple[Trade, ...]
+    fills: tuple[BookedFill, ...]
+    trades: tuple[TradeSummary, ...]
 
 
 async def explain(conn: Connection, symbol: str, day: date | None = None) -> Explanation | None:
@@ -71,11 +71,11 @@ async def explain(conn: Connection, symbol: str, day: date | None = None) -> Exp
     looks = []
     for scan in await candidates.scans_of(conn, cycle.cycle_id):
         blob = await candidates.frame_of(conn, scan.scan_id)
-        look = _look(scan.scan_id, scan.started_at, symbol, blob, shown.get(scan.scan_id))
+        look = _symbol_scan(scan.scan_id, scan.started_at, symbol, blob, shown.get(scan.scan_id))
         looks.append(await _with_details(conn, look, symbol, of_day))
     if known is None and not any(look.listed for look in looks):
         return None
-    held = await reporting_queries.positions_in(conn, symbol)
+    held = await reporting_queries.positions_of_symbol(conn, symbol)
     return Explanation(
         symbol=symbol,
         name=known.name if known else "",
@@ -83,7 +83,7 @@ async def explain(conn: Connection, symbol: str, day: date | None = None) -> Exp
         sector=known.sector if known else None,
         day=cycle.cycle_date,
         cycle_id=cycle.cycle_id,
-        looks=tuple(looks),
+        scans=tuple(looks),
         orders=tuple(order for order in of_day if order.symbol == symbol),
         fills=tuple(
             fill
@@ -94,15 +94,15 @@ async def explain(conn: Connection, symbol: str, day: date | None = None) -> Exp
     )
 
 
-def _look(
+def _symbol_scan(
     scan_id: int, at: datetime, symbol: str, blob: FrameBlob | None, candidate: CandidateRow | None
-) -> Look:
+) -> SymbolScan:
     """From the scan's whole frame; from the candidate's row when the frame has been dropped since."""
-    row = None if blob is None else row_of(blob, symbol)
+    row = None if blob is None else frame_row(blob, symbol)
     if row is not None:
         stage, reason = row.pop("refused_by", None), row.pop("reason", None)
         row.pop("symbol", None)
-        return Look(
+        return SymbolScan(
             scan_id,
             at,
             True,
@@ -114,11 +114,11 @@ def _look(
     if candidate is not None:
         refused = candidate.verdict == "refused"
         stage = candidate.stage_reached if refused else None
-        return Look(scan_id, at, True, stage, candidate.reason, {}, candidate)
-    return Look(scan_id, at, False, None, None)
+        return SymbolScan(scan_id, at, True, stage, candidate.reason, {}, candidate)
+    return SymbolScan(scan_id, at, False, None, None)
 
 
-def row_of(blob: FrameBlob, symbol: str) -> dict[str, float | str] | None:
+def frame_row(blob: FrameBlob, symbol: str) -> dict[str, float | str] | None:
     """The symbol's row of a kept frame, missing values left out; None when it is not in it."""
     import pyarrow.parquet
 
@@ -126,28 +126,30 @@ def row_of(blob: FrameBlob, symbol: str) -> dict[str, float | str] | None:
     if not table.num_rows:
         return None
     values = table.slice(0, 1).to_pylist()[0]
-    return {name: _short(value) for name, value in values.items() if _is_there(value)}
+    return {name: _rounded(value) for name, value in values.items() if _is_present(value)}
 
 
-def _is_there(value: object) -> bool:
+def _is_present(value: object) -> bool:
     return value is not None and not (isinstance(value, float) and math.isnan(value))
 
 
-def _short(value: object) -> float | str:
+def _rounded(value: object) -> float | str:
     """Seven digits are what a float32 keeps."""
     return float(f"{value:.7g}") if isinstance(value, float) else str(value)
 
 
-async def _with_details(conn: Connection, look: Look, symbol: str, ordered: Sequence[OrderRow]) -> Look:
+async def _with_details(
+    conn: Connection, symbol_scan: SymbolScan, symbol: str, ordered: Sequence[OrderRow]
+) -> SymbolScan:
     """The look with what the stages knew of a candidate, and the order it led to."""
-    if look.candidate is None:
-        return look
-    signal = look.candidate.signal_id
+    if symbol_scan.candidate is None:
+        return symbol_scan
+    signal = symbol_scan.candidate.signal_id
     led_to = (order.order_id for order in ordered if signal is not None and order.signal_id == signal)
     return replace(
-        look,
+        symbol_scan,
         order_id=next(led_to, None),
-        headlines=tuple(await candidates.headlines_of(conn, look.scan_id, symbol)),
-        patterns=tuple(await candidates.patterns_of(conn, look.scan_id, symbol)),
-        indicators=await candidates.indicators_of(conn, look.scan_id, symbol),
+        headlines=tuple(await candidates.headlines_of(conn, symbol_scan.scan_id, symbol)),
+        patterns=tuple(await candidates.patterns_of(conn, symbol_scan.scan_id, symbol)),
+        indicators=await candidates.indicators_of(conn, symbol_scan.scan_id, symbol),
     )

@@ -6,13 +6,13 @@ from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Final, TypeVar
 
 from catalyst.domain.session import NEW_YORK
-from catalyst.store.flat_proofs import FlatProof
+from catalyst.store.flat_proofs import FlatProofRow
 
 CENT: Final = Decimal("0.01")
 MINUS: Final = "−"
 
 # What a scan counts or times, in the order in which it happens.
-ROUTE: Final = (
+STAGE_ORDER: Final = (
     "listed", "universe", "snapshots", "scan", "headlines", "news", "bars", "pattern", "technical", "score", "risk",
     "plan",
 )  # fmt: skip
@@ -20,7 +20,7 @@ ROUTE: Final = (
 T = TypeVar("T")
 
 
-def clock(at: datetime) -> str:
+def new_york_time(at: datetime) -> str:
     """The New York wall-clock time."""
     return at.astimezone(NEW_YORK).strftime("%H:%M:%S")
 
@@ -45,7 +45,7 @@ def quantity(shares: Decimal) -> str:
     return f"{shares.normalize():f}"
 
 
-def span(seconds: float | Decimal | None) -> str:
+def duration(seconds: float | Decimal | None) -> str:
     """A duration in its two largest units."""
     if seconds is None:
         return "–"
@@ -58,25 +58,25 @@ def span(seconds: float | Decimal | None) -> str:
     return f"{minutes // 60} h {minutes % 60:02} min"
 
 
-def in_order(by_stage: Mapping[str, T]) -> dict[str, T]:
+def in_stage_order(by_stage: Mapping[str, T]) -> dict[str, T]:
     """The same in the order of the route; the database keeps no order of keys."""
-    known = {name: by_stage[name] for name in ROUTE if name in by_stage}
+    known = {name: by_stage[name] for name in STAGE_ORDER if name in by_stage}
     return known | dict(by_stage)
 
 
-def funnel(counts: Mapping[str, int]) -> str:
+def describe_funnel(counts: Mapping[str, int]) -> str:
     """Rows standing after each stage."""
-    return " → ".join(f"{name} {count:,}" for name, count in in_order(counts).items())
+    return " → ".join(f"{name} {count:,}" for name, count in in_stage_order(counts).items())
 
 
-def proof(found: FlatProof | None) -> str:
+def describe_proof(flat_proof: FlatProofRow | None) -> str:
     """One sentence about the latest proof of being flat."""
-    if found is None:
+    if flat_proof is None:
         return "not proven flat yet"
-    facts = found.facts
-    if not found.proven:
-        missing = facts.get("missing") or "something is left at the broker, or it could not be asked"
-        return f"NOT proven flat at {clock(found.at)} ({found.cause}): {missing}"
+    facts = flat_proof.facts
+    if not flat_proof.proven:
+        missing = facts.get("unproven_reason") or "something is left at the broker, or it could not be asked"
+        return f"NOT proven flat at {new_york_time(flat_proof.at)} ({flat_proof.cause}): {missing}"
     result = facts.get("realized_broker")
-    told = "the tables were away" if result is None else f"realised {result} on both sides"
-    return f"proven flat at {clock(found.at)} ({found.cause}): no order, no share, {told}"
+    detail = "the tables were away" if result is None else f"realised {result} on both sides"
+    return f"proven flat at {new_york_time(flat_proof.at)} ({flat_proof.cause}): no order, no share, {detail}"

@@ -8,7 +8,7 @@ from catalyst.domain.cycle import CycleStatus
 from catalyst.domain.position import ZERO
 from catalyst.domain.session import NEW_YORK, trading_date
 from catalyst.report.day import ScanFigures, scan_figures
-from catalyst.report.formatting import clock
+from catalyst.report.formatting import new_york_time
 from catalyst.store import (
     candidates,
     cycles,
@@ -22,17 +22,17 @@ from catalyst.store import (
 )
 from catalyst.store.cycles import CycleRow
 from catalyst.store.daemon_epoch import DaemonRow
-from catalyst.store.flat_proofs import FlatProof
+from catalyst.store.flat_proofs import FlatProofRow
 from catalyst.store.orders import OrderRow
 from catalyst.store.pipeline_views import OpenRisk
 from catalyst.store.pool import Connection
 from catalyst.store.positions import PositionRow
-from catalyst.store.proposals import Proposal
+from catalyst.store.proposals import ProposalRow
 from catalyst.store.reporting_queries import Latch, SessionRow
 
 
 @dataclass(frozen=True, slots=True)
-class DaemonNow:
+class DaemonStatus:
     """The daemon: alive while it holds the account's lock."""
 
     alive: bool
@@ -45,7 +45,7 @@ class DaemonNow:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class PositionLine:
     """An open position and what guards it. Dollars, shares."""
 
     position_id: int
@@ -57,8 +57,8 @@ class Held:
     stop: Decimal | None
     target: Decimal | None
     stop_at_broker: bool
-    naked_quantity: Decimal
-    naked_seconds: Decimal
+    unprotected_qty: Decimal
+    unprotected_seconds: Decimal
     unrealized_pnl: Decimal
     worst_case: Decimal | None
     entry_time: datetime
@@ -67,26 +67,26 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
-class Now:
+class SystemStatus:
     """Everything one look at the tables tells. `problems` are what keeps it from being healthy."""
 
     at: datetime
-    daemon: DaemonNow
+    daemon: DaemonStatus
     session: SessionRow | None
     phase: str  # before | open | after | closed
     cycle: CycleRow | None
     latches: tuple[Latch, ...]
     scan: ScanFigures | None
-    scanning: str
-    proposals: tuple[Proposal, ...]
+    scan_note: str
+    proposals: tuple[ProposalRow, ...]
     orders: tuple[OrderRow, ...]
-    positions: tuple[Held, ...]
+    positions: tuple[PositionLine, ...]
     closed_trades: int
     realized_pnl: Decimal
     unrealized_pnl: Decimal
     day_pnl: Decimal
     loss_limit_used_pct: float | None
-    proof: FlatProof | None
+    proof: FlatProofRow | None
     problems: tuple[str, ...]
 
     @property
@@ -94,10 +94,10 @@ class Now:
         return not self.problems
 
 
-async def look(conn: Connection, at: datetime, *, next_scan: datetime | None = None) -> Now:
+async def read_status(conn: Connection, at: datetime, *, next_scan: datetime | None = None) -> SystemStatus:
     """The present as the tables have it at `at`, the market's now. `next_scan` is the schedule's answer."""
     who = await daemon_epoch.current(conn)
-    alive = who.account_id is not None and await reporting_queries.is_locked(conn, who.account_id)
+    alive = who.account_id is not None and await reporting_queries.is_account_locked(conn, who.account_id)
     today = trading_date(at)
     session = await reporting_queries.session_of(conn, today)
     cycle = await cycles.of_day(conn, today)
@@ -106,21 +106,21 @@ async def look(conn: Connection, at: datetime, *, next_scan: datetime | None = N
     of_day = [] if cycle is None else await positions.of_cycle(conn, cycle.cycle_id)
     scans = [] if cycle is None else await candidates.scans_of(conn, cycle.cycle_id)
     latched = tuple(await reporting_queries.latches(conn))
-    daemon = _daemon(who, alive, at)
-    held = tuple(_held(row, risks.get(row.position_id), at) for row in rows)
+    daemon = _daemon_status(who, alive, at)
+    held = tuple(_position_line(row, risks.get(row.position_id), at) for row in rows)
     realized = sum((row.realized_pnl or ZERO for row in of_day), ZERO)
     unrealized = sum((one.unrealized_pnl for one in held), ZERO)
     scan = scan_figures(scans[-1]) if scans else None
     loss = -min(realized + unrealized, ZERO)
-    return Now(
+    return SystemStatus(
         at=at,
         daemon=daemon,
         session=session,
-        phase=_phase(session, at),
+        phase=_market_phase(session, at),
         cycle=cycle,
         latches=latched,
         scan=scan,
-        scanning=_scanning(daemon, session, cycle, latched, scan, at, next_scan),
+        scan_note=_describe_scanning(daemon, session, cycle, latched, scan, at, next_scan),
         proposals=tuple(await proposals.waiting(conn)),
         orders=tuple(await orders.working(conn)),
         positions=held,
@@ -134,32 +134,32 @@ async def look(conn: Connection, at: datetime, *, next_scan: datetime | None = N
     )
 
 
-def _daemon(who: DaemonRow, alive: bool, at: datetime) -> DaemonNow:
-    age = None if who.heartbeat_at is None else (at - who.heartbeat_at).total_seconds()
-    return DaemonNow(
+def _daemon_status(row: DaemonRow, alive: bool, at: datetime) -> DaemonStatus:
+    age = None if row.heartbeat_at is None else (at - row.heartbeat_at).total_seconds()
+    return DaemonStatus(
         alive,
-        who.epoch,
-        who.version,
-        who.account_id,
-        who.started_at,
-        who.heartbeat_at,
+        row.epoch,
+        row.version,
+        row.account_id,
+        row.started_at,
+        row.heartbeat_at,
         age if alive else None,
     )
 
 
-def _held(row: PositionRow, risk: OpenRisk | None, at: datetime) -> Held:
-    return Held(
+def _position_line(row: PositionRow, risk: OpenRisk | None, at: datetime) -> PositionLine:
+    return PositionLine(
         position_id=row.position_id,
         symbol=row.symbol,
         side=row.side,
         quantity=row.quantity,
         entry_price=row.entry_price,
         last_price=row.last_price,
-        stop=row.stop_loss if risk is None or risk.broker_stop is None else risk.broker_stop,
+        stop=row.stop_loss if risk is None or risk.broker_stop_price is None else risk.broker_stop_price,
         target=row.take_profit,
-        stop_at_broker=risk is not None and risk.naked_qty == 0,
-        naked_quantity=row.quantity if risk is None else risk.naked_qty,
-        naked_seconds=row.naked_seconds,
+        stop_at_broker=risk is not None and risk.unprotected_qty == 0,
+        unprotected_qty=row.quantity if risk is None else risk.unprotected_qty,
+        unprotected_seconds=row.unprotected_seconds,
         unrealized_pnl=row.unrealized_pnl or ZERO,
         worst_case=None if risk is None else risk.worst_case,
         entry_time=row.entry_time,
@@ -168,14 +168,14 @@ def _held(row: PositionRow, risk: OpenRisk | None, at: datetime) -> Held:
     )
 
 
-def _phase(session: SessionRow | None, at: datetime) -> str:
+def _market_phase(session: SessionRow | None, at: datetime) -> str:
     if session is None:
         return "closed"
     return "before" if at < session.open else "open" if at < session.close else "after"
 
 
-def _scanning(
-    daemon: DaemonNow,
+def _describe_scanning(
+    daemon: DaemonStatus,
     session: SessionRow | None,
     cycle: CycleRow | None,
     latched: tuple[Latch, ...],
@@ -184,7 +184,7 @@ def _scanning(
     next_scan: datetime | None,
 ) -> str:
     """Why there is a scan or none, in one sentence."""
-    last = "no scan yet" if scan is None else f"last scan {clock(scan.at)}"
+    last = "no scan yet" if scan is None else f"last scan {new_york_time(scan.at)}"
     if not daemon.alive:
         return f"{last}; nobody scans: no daemon is running, start it with `catalyst run`"
     if cycle is None:
@@ -202,20 +202,20 @@ def _scanning(
 
 
 def _problems(
-    daemon: DaemonNow, cycle: CycleRow | None, latched: tuple[Latch, ...], held: tuple[Held, ...]
+    daemon: DaemonStatus, cycle: CycleRow | None, latched: tuple[Latch, ...], held: tuple[PositionLine, ...]
 ) -> list[str]:
     found = []
     if not daemon.alive:
         found.append("no daemon is running: `catalyst run` starts it")
     found += [
-        f"{latch.name} since {clock(latch.set_at)}: {latch.reason}; `catalyst resume` ends it"
+        f"{latch.name} since {new_york_time(latch.set_at)}: {latch.reason}; `catalyst resume` ends it"
         for latch in latched
     ]
     if cycle is not None and cycle.halted and not latched:
         found.append(f"halted: {cycle.halt_reason}; `catalyst resume` ends it")
     found += [
-        f"{one.naked_quantity.normalize():f} shares of {one.symbol} have no stop at the broker"
+        f"{one.unprotected_qty.normalize():f} shares of {one.symbol} have no stop at the broker"
         for one in held
-        if one.naked_quantity
+        if one.unprotected_qty
     ]
     return found

@@ -6,29 +6,29 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from catalyst.domain.order import Status
-from catalyst.report.day import Trade
-from catalyst.report.explain import Explanation, Look
-from catalyst.report.formatting import clock, dollars, price, proof, quantity, span
-from catalyst.report.status import Held, Now
-from catalyst.report.terminal import gain, show_trades, table_of, when
+from catalyst.report.day import TradeSummary
+from catalyst.report.explain import Explanation, SymbolScan
+from catalyst.report.formatting import describe_proof, dollars, duration, new_york_time, price, quantity
+from catalyst.report.status import PositionLine, SystemStatus
+from catalyst.report.terminal import gain_text, new_table, new_york_datetime, render_trades
 from catalyst.store.candidates import CandidateRow
 from catalyst.store.cycles import CycleRow
 from catalyst.store.orders import OrderRow
-from catalyst.store.proposals import Proposal
+from catalyst.store.proposals import ProposalRow
 
 
-def show_orders(rows: Sequence[OrderRow]) -> Iterator[RenderableType]:
+def render_orders(rows: Sequence[OrderRow]) -> Iterator[RenderableType]:
     """One line an order; those whose fate is unknown first, in red."""
     if not rows:
         yield "no orders"
         return
-    table = table_of("id", "created", "symbol", "purpose", "side", "shares", "type", "price", "status", "broker", "why",
+    table = new_table("id", "created", "symbol", "purpose", "side", "shares", "type", "price", "status", "broker", "why",
                      right=("id", "shares", "price"))  # fmt: skip
     for row in sorted(rows, key=lambda one: (one.status is not Status.SUBMITTED, one.order_id)):
         unknown = row.status is Status.SUBMITTED and row.alpaca_order_id is None
         table.add_row(
             str(row.order_id),
-            when(row.created_at),
+            new_york_datetime(row.created_at),
             Text(row.symbol, style="bold"),
             row.order_purpose.replace("_", " "),
             row.side,
@@ -42,11 +42,23 @@ def show_orders(rows: Sequence[OrderRow]) -> Iterator[RenderableType]:
     yield table
 
 
-def show_positions(open_now: Sequence[Held], closed: Sequence[Trade]) -> Iterator[RenderableType]:
+def render_positions(
+    open_now: Sequence[PositionLine], closed: Sequence[TradeSummary]
+) -> Iterator[RenderableType]:
     """What is held with its protection, then what was."""
     if open_now:
-        figures = ("shares", "entry", "last", "stop", "target", "unrealised", "worst case", "held", "naked")
-        table = table_of("id", "symbol", "side", *figures, right=("id", *figures))
+        figures = (
+            "shares",
+            "entry",
+            "last",
+            "stop",
+            "target",
+            "unrealised",
+            "worst case",
+            "held",
+            "unprotected",
+        )
+        table = new_table("id", "symbol", "side", *figures, right=("id", *figures))
         for held in open_now:
             table.add_row(
                 str(held.position_id),
@@ -59,32 +71,32 @@ def show_positions(open_now: Sequence[Held], closed: Sequence[Trade]) -> Iterato
                 if held.stop_at_broker
                 else Text(f"{price(held.stop)} not at the broker", style="bold red"),
                 price(held.target),
-                gain(held.unrealized_pnl),
+                gain_text(held.unrealized_pnl),
                 "–" if held.worst_case is None else dollars(held.worst_case, signed=True),
-                span(held.held_seconds),
-                span(held.naked_seconds),
+                duration(held.held_seconds),
+                duration(held.unprotected_seconds),
             )
         yield table
     if closed:
-        yield show_trades(closed)
+        yield render_trades(closed)
     if not open_now and not closed:
         yield "no positions"
 
 
-def show_candidates(rows: Sequence[CandidateRow]) -> Iterator[RenderableType]:
+def render_candidates(rows: Sequence[CandidateRow]) -> Iterator[RenderableType]:
     """One line a candidate, best first, with the stage that refused it and why."""
     if not rows:
         yield "no candidates"
         return
     figures = ("rank", "price", "scan", "news", "pattern", "technical", "composite", "risk")
-    table = table_of(
+    table = new_table(
         "at", "rank", "symbol", "side", "price", *figures[2:], "stage", "status", "why", right=figures
     )
     for row in rows:
         scores = (row.scan_score, row.news_score, row.pattern_confidence, row.technical_score, row.composite_score,
                   row.risk_score)  # fmt: skip
         table.add_row(
-            clock(row.scanned_at),
+            new_york_time(row.scanned_at),
             str(row.rank_in_scan),
             Text(row.symbol, style="bold" if row.verdict == "passed" else ""),
             row.side or "",
@@ -97,12 +109,12 @@ def show_candidates(rows: Sequence[CandidateRow]) -> Iterator[RenderableType]:
     yield table
 
 
-def show_cycles(rows: Sequence[CycleRow]) -> Iterator[RenderableType]:
+def render_cycles(rows: Sequence[CycleRow]) -> Iterator[RenderableType]:
     """One line a trading day."""
     if not rows:
         yield "no cycles"
         return
-    table = table_of("cycle", "day", "mode", "status", "started", "ended", "lasted", "result", "equity", "halted",
+    table = new_table("cycle", "day", "mode", "status", "started", "ended", "lasted", "result", "equity", "halted",
                      right=("lasted", "result", "equity"))  # fmt: skip
     for row in rows:
         lasted = None if row.end_time is None else (row.end_time - row.start_time).total_seconds()
@@ -111,49 +123,49 @@ def show_cycles(rows: Sequence[CycleRow]) -> Iterator[RenderableType]:
             row.cycle_date.isoformat(),
             row.mode,
             row.status,
-            clock(row.start_time),
-            "–" if row.end_time is None else clock(row.end_time),
-            span(lasted),
-            gain(row.daily_pnl),
+            new_york_time(row.start_time),
+            "–" if row.end_time is None else new_york_time(row.end_time),
+            duration(lasted),
+            gain_text(row.daily_pnl),
             "–" if row.end_equity is None else dollars(row.end_equity),
             row.halt_reason or "",
         )
     yield table
 
 
-def show_now(now: Now) -> Iterator[RenderableType]:
+def render_status(system_status: SystemStatus) -> Iterator[RenderableType]:
     """The present, in the order of what matters."""
-    verdict = "healthy" if now.healthy else "NOT healthy"
+    verdict = "healthy" if system_status.healthy else "NOT healthy"
     yield Text(
-        f"{verdict}, {when(now.at)} New York, market {now.phase}",
-        style="bold green" if now.healthy else "bold red",
+        f"{verdict}, {new_york_datetime(system_status.at)} New York, market {system_status.phase}",
+        style="bold green" if system_status.healthy else "bold red",
     )
-    for problem in now.problems:
+    for problem in system_status.problems:
         yield Text(f"problem   {problem}", style="red")
-    daemon = now.daemon
+    daemon = system_status.daemon
     beat = (
         ""
         if daemon.heartbeat_age_seconds is None
-        else f", last beat {span(daemon.heartbeat_age_seconds)} ago"
+        else f", last beat {duration(daemon.heartbeat_age_seconds)} ago"
     )
     yield f"daemon    {'alive' if daemon.alive else 'not running'}, epoch {daemon.epoch}{beat}"
-    if now.cycle is None:
+    if system_status.cycle is None:
         yield "cycle     none today"
     else:
-        yield f"cycle     {now.cycle.cycle_id}, {now.cycle.mode}, {now.cycle.status}"
-    yield f"scans     {now.scanning}"
-    yield _result(now)
-    if now.proof is not None:
-        yield f"flat      {proof(now.proof)}"
-    yield from _waiting(now.proposals)
-    yield from show_positions(now.positions, ())
-    if now.orders:
-        yield from show_orders(now.orders)
+        yield f"cycle     {system_status.cycle.cycle_id}, {system_status.cycle.mode}, {system_status.cycle.status}"
+    yield f"scans     {system_status.scan_note}"
+    yield _result_line(system_status)
+    if system_status.proof is not None:
+        yield f"flat      {describe_proof(system_status.proof)}"
+    yield from _render_proposals(system_status.proposals)
+    yield from render_positions(system_status.positions, ())
+    if system_status.orders:
+        yield from render_orders(system_status.orders)
 
 
-def _result(now: Now) -> Text:
+def _result_line(now: SystemStatus) -> Text:
     line = Text("day       ")
-    line.append_text(gain(now.day_pnl))
+    line.append_text(gain_text(now.day_pnl))
     line.append(
         f": {now.closed_trades} trades closed {dollars(now.realized_pnl, signed=True)}, {len(now.positions)} open "
         f"{dollars(now.unrealized_pnl, signed=True)}"
@@ -163,64 +175,71 @@ def _result(now: Now) -> Text:
     return line
 
 
-def _waiting(proposals: Sequence[Proposal]) -> Iterator[RenderableType]:
+def _render_proposals(proposals: Sequence[ProposalRow]) -> Iterator[RenderableType]:
     for one in proposals:
         ticket = one.ticket
         yield Text(
             f"proposal  {one.proposal_id}: {ticket.get('side')} {ticket.get('quantity')} {one.symbol} at "
             f"{ticket.get('entry') or 'the market'}, stop {ticket.get('stop')}, target {ticket.get('target')}, risk "
-            f"${ticket.get('risk')}; `catalyst approve {one.proposal_id}` until {clock(one.expires_at)}",
+            f"${ticket.get('risk')}; `catalyst approve {one.proposal_id}` until {new_york_time(one.expires_at)}",
             style="yellow",
         )
 
 
-def show_explanation(told: Explanation, *, every: bool = False) -> Iterator[RenderableType]:
+def render_explanation(explanation: Explanation, *, every_scan: bool = False) -> Iterator[RenderableType]:
     """A symbol's day; the details of its best look, or of each with `every`."""
-    about = ", ".join(filter(None, (told.name, told.sector or "sector unknown", told.exchange)))
-    yield Text(f"{told.symbol}  {about}", style="bold")
-    yield f"{told.day}, cycle {told.cycle_id}, {len(told.looks)} scans"
-    for look in told.looks:
+    about = ", ".join(
+        filter(None, (explanation.name, explanation.sector or "sector unknown", explanation.exchange))
+    )
+    yield Text(f"{explanation.symbol}  {about}", style="bold")
+    yield f"{explanation.day}, cycle {explanation.cycle_id}, {len(explanation.scans)} scans"
+    for look in explanation.scans:
         yield Text(
-            f"{clock(look.at)}  {look.verdict}", style="" if look.stage else "green" if look.listed else "dim"
+            f"{new_york_time(look.at)}  {look.verdict}",
+            style="" if look.stage else "green" if look.listed else "dim",
         )
-    chosen = [look for look in told.looks if look.numbers or look.candidate]
-    for look in chosen if every else sorted(chosen, key=_depth)[-1:]:
-        yield from _details(look)
-    if told.orders:
-        yield from show_orders(told.orders)
-    if told.trades:
-        yield show_trades(told.trades)
+    chosen = [look for look in explanation.scans if look.numbers or look.candidate]
+    for look in chosen if every_scan else sorted(chosen, key=_detail_rank)[-1:]:
+        yield from _render_details(look)
+    if explanation.orders:
+        yield from render_orders(explanation.orders)
+    if explanation.trades:
+        yield render_trades(explanation.trades)
 
 
-def _depth(look: Look) -> tuple[bool, bool, int, int]:
+def _detail_rank(symbol_scan: SymbolScan) -> tuple[bool, bool, int, int]:
     """How far a look went: the one worth showing comes last."""
-    reached = len(look.numbers) + (0 if look.candidate is None else len(look.candidate.detail))
-    return look.stage is None, look.order_id is not None, reached, look.scan_id
+    reached = len(symbol_scan.numbers) + (
+        0 if symbol_scan.candidate is None else len(symbol_scan.candidate.detail)
+    )
+    return symbol_scan.stage is None, symbol_scan.order_id is not None, reached, symbol_scan.scan_id
 
 
-def _details(look: Look) -> Iterator[RenderableType]:
-    yield Text(f"\nwhat the scan of {clock(look.at)} saw", style="bold")
-    yield from _facts("numbers", look.numbers)
-    if look.candidate is None:
+def _render_details(symbol_scan: SymbolScan) -> Iterator[RenderableType]:
+    yield Text(f"\nwhat the scan of {new_york_time(symbol_scan.at)} saw", style="bold")
+    yield from _render_facts("numbers", symbol_scan.numbers)
+    if symbol_scan.candidate is None:
         return
-    yield from _facts("detail", look.candidate.detail)
-    for headline in look.headlines:
-        age = span((look.at - headline.published_at).total_seconds())
+    yield from _render_facts("detail", symbol_scan.candidate.detail)
+    for headline in symbol_scan.headlines:
+        age = duration((symbol_scan.at - headline.published_at).total_seconds())
         yield f"headline  {headline.sentiment:+.2f} “{headline.headline}” ({headline.source}, {age} before)"
-    for pattern in look.patterns:
+    for pattern in symbol_scan.patterns:
         yield (
             f"pattern   {pattern.pattern} {pattern.side}, confidence {pattern.confidence:.2f}: trigger "
             f"{price(pattern.trigger)}, invalid at {price(pattern.invalidation)}, target {price(pattern.target)}"
         )
-    if look.indicators is not None:
-        agreement = "–" if look.indicators.agreement is None else f"{look.indicators.agreement:.2f}"
+    if symbol_scan.indicators is not None:
+        agreement = (
+            "–" if symbol_scan.indicators.agreement is None else f"{symbol_scan.indicators.agreement:.2f}"
+        )
         yield f"technical agreement {agreement}"
-        yield from _facts(
-            "", {name: round(x, 4) for name, x in look.indicators.values.items() if x is not None}
+        yield from _render_facts(
+            "", {name: round(x, 4) for name, x in symbol_scan.indicators.values.items() if x is not None}
         )
 
 
-def _facts(name: str, facts: Mapping[str, object]) -> Iterator[RenderableType]:
+def _render_facts(name: str, facts: Mapping[str, object]) -> Iterator[RenderableType]:
     if facts:
         yield f"{name:<10}" + ", ".join(
             f"{key} {value:,.6g}" if isinstance(value, float) else f"{key} {value}"

@@ -10,11 +10,11 @@ from rich.table import Table
 from rich.text import Text
 
 from catalyst.domain.session import NEW_YORK
-from catalyst.report.day import Day, Trade
-from catalyst.report.formatting import clock, dollars, price, proof, quantity, span
+from catalyst.report.day import DayReport, TradeSummary
+from catalyst.report.formatting import describe_proof, dollars, duration, new_york_time, price, quantity
 
 
-def table_of(*heads: str, right: Sequence[str] = (), title: str | None = None) -> Table:
+def new_table(*heads: str, right: Sequence[str] = (), title: str | None = None) -> Table:
     """An empty table in the house's form; the columns named in `right` are figures."""
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
     for head in heads:
@@ -22,58 +22,58 @@ def table_of(*heads: str, right: Sequence[str] = (), title: str | None = None) -
     return table
 
 
-def gain(amount: Decimal) -> Text:
+def gain_text(amount: Decimal) -> Text:
     """Signed dollars, green or red."""
     return Text(dollars(amount, signed=True), style="green" if amount > 0 else "red" if amount < 0 else "")
 
 
-def show_day(day: Day) -> Iterator[RenderableType]:
+def render_day(day: DayReport) -> Iterator[RenderableType]:
     """The report of a day."""
     figures, cycle = day.figures, day.cycle
     yield Text(f"{day.day:%A %d %B %Y}", style="bold")
-    ended = "still open" if cycle.end_time is None else f"completed {clock(cycle.end_time)} New York"
+    ended = "still open" if cycle.end_time is None else f"completed {new_york_time(cycle.end_time)} New York"
     halted = f", halted: {cycle.halt_reason}" if cycle.halted else ""
     yield f"cycle {cycle.cycle_id}, {cycle.mode}, {cycle.status} ({ended}){halted}"
     if day.trades:
-        yield show_trades(day.trades)
-    yield from _summary(day)
+        yield render_trades(day.trades)
+    yield from _render_summary(day)
     if day.exits:
         reasons = (f"{one.reason} {one.count} ({dollars(one.pnl, signed=True)})" for one in day.exits)
         yield f"exits     {', '.join(reasons)}"
     if day.scans:
-        yield show_scans(day)
+        yield render_scans(day)
     if figures.trades == 0:
         yield "no trade was closed; `catalyst candidates` shows what was seen and why it was refused"
 
 
-def show_trades(trades: Sequence[Trade]) -> Table:
+def render_trades(trades: Sequence[TradeSummary]) -> Table:
     """One line a trade."""
-    right = ("shares", "in at", "out at", "result", "%", "R", "held", "naked")
-    table = table_of("symbol", "side", "shares", "entry", "in at", "exit", "out at", "result", "%", "R", "held",
-                     "naked", "why it ended", right=right)  # fmt: skip
+    right = ("shares", "in at", "out at", "result", "%", "R", "held", "unprotected")
+    table = new_table("symbol", "side", "shares", "entry", "in at", "exit", "out at", "result", "%", "R", "held",
+                     "unprotected", "why it ended", right=right)  # fmt: skip
     for trade in trades:
         table.add_row(
             Text(trade.symbol, style="bold"),
             trade.side,
             quantity(trade.quantity),
-            clock(trade.entry_time),
+            new_york_time(trade.entry_time),
             price(trade.entry_price),
-            "open" if trade.exit_time is None else clock(trade.exit_time),
+            "open" if trade.exit_time is None else new_york_time(trade.exit_time),
             price(trade.exit_price),
-            gain(trade.pnl),
+            gain_text(trade.pnl),
             f"{trade.pnl_pct:+}",
-            "–" if trade.r is None else f"{trade.r:+}",
-            span(trade.held_seconds),
-            span(trade.naked_seconds),
+            "–" if trade.r_multiple is None else f"{trade.r_multiple:+}",
+            duration(trade.held_seconds),
+            duration(trade.unprotected_seconds),
             trade.exit or "",
         )
     return table
 
 
-def _summary(day: Day) -> Iterator[RenderableType]:
+def _render_summary(day: DayReport) -> Iterator[RenderableType]:
     figures, cycle = day.figures, day.cycle
     result = Text("result    ")
-    result.append_text(gain(figures.total_pnl))
+    result.append_text(gain_text(figures.total_pnl))
     if figures.win_rate is not None and figures.average_pnl is not None:
         result.append(
             f" from {figures.trades} trades: {figures.winners} won, {figures.losers} lost, win rate "
@@ -89,26 +89,30 @@ def _summary(day: Day) -> Iterator[RenderableType]:
         yield f"equity    {dollars(cycle.start_equity)}{end}, daily loss limit {dollars(cycle.max_daily_loss)}"
     factor = "–" if figures.profit_factor is None else str(figures.profit_factor)
     yield f"risk      deepest drawdown {dollars(figures.max_drawdown)} (realised), profit factor {factor}"
-    if figures.median_naked_seconds is not None:
-        over = f"; over the budget: {', '.join(figures.over_budget)}" if figures.over_budget else ""
+    if figures.median_unprotected_seconds is not None:
+        over = (
+            f"; over the budget: {', '.join(figures.symbols_over_budget)}"
+            if figures.symbols_over_budget
+            else ""
+        )
         yield (
-            f"bare      without a stop at the broker: half of the positions {span(figures.median_naked_seconds)} or "
-            f"less, the longest {span(figures.longest_naked_seconds)}{over}"
+            f"bare      without a stop at the broker: half of the positions {duration(figures.median_unprotected_seconds)} or "
+            f"less, the longest {duration(figures.longest_unprotected_seconds)}{over}"
         )
     yield (
         f"orders    {day.orders} in all, {day.entries} entries of which {day.entries_filled} filled, {day.rejected} "
         f"rejected, {day.fills} fills"
     )
-    yield f"flat      {proof(day.proof)}"
+    yield f"flat      {describe_proof(day.proof)}"
 
 
-def show_scans(day: Day) -> Table:
+def render_scans(day: DayReport) -> Table:
     """One line a scan: rows standing after each stage, and the time it took."""
     stages: list[str] = list(dict.fromkeys(stage for scan in day.scans for stage in scan.counts))
-    table = table_of("scan", *stages, "ms", "degraded", right=(*stages, "ms"))
+    table = new_table("scan", *stages, "ms", "degraded", right=(*stages, "ms"))
     for scan in day.scans:
         table.add_row(
-            clock(scan.at),
+            new_york_time(scan.at),
             *(f"{scan.counts[stage]:,}" if stage in scan.counts else "" for stage in stages),
             f"{scan.total_milliseconds:,.0f}",
             scan.degraded or "",
@@ -116,6 +120,6 @@ def show_scans(day: Day) -> Table:
     return table
 
 
-def when(at: datetime | None) -> str:
+def new_york_datetime(at: datetime | None) -> str:
     """Date and time in New York; a dash for never."""
     return "–" if at is None else f"{at.astimezone(NEW_YORK):%Y-%m-%d %H:%M:%S}"

@@ -17,17 +17,17 @@ from catalyst.simulator.data_api.routes import ENTITLEMENTS, add_data_routes
 from catalyst.simulator.data_stream.server import DataStreams, add_data_streams
 from catalyst.simulator.exchange.exchange import Exchange
 from catalyst.simulator.exchange.persistence import Journal
-from catalyst.simulator.exchange.settings import Switches
+from catalyst.simulator.exchange.settings import ExchangeSettings
 from catalyst.simulator.market.interface import Market
-from catalyst.simulator.market.overrides import HandledMarket
-from catalyst.simulator.trading_api.middleware import Handler, Transport
+from catalyst.simulator.market.overrides import OverriddenMarket
+from catalyst.simulator.trading_api.middleware import Handler, RequestMiddleware
 from catalyst.simulator.trading_api.routes import TradingApi
-from catalyst.simulator.trading_api.trade_updates import Streams
+from catalyst.simulator.trading_api.trade_updates import TradeUpdateStreams
 from catalyst.simulator.trading_api.watchlists import WatchlistApi
 
 LOOPBACK: Final = "127.0.0.1"
-LONGEST_LINE: Final = 65_536  # the request line; the data API refuses long before, in its own words
-LARGEST_BODY: Final = 1 << 20
+MAX_REQUEST_LINE: Final = 65_536  # the request line; the data API refuses long before, in its own words
+MAX_BODY_SIZE: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +45,10 @@ class SimOptions:
     deposit: Decimal = Decimal(100_000)
     multiplier: int = 4
     state_dir: Path | None = None
-    switches: Switches | None = None
+    settings: ExchangeSettings | None = None
 
 
-class Server:
+class SimulatorServer:
     """A running exchange: where it listens, and what a test may look at."""
 
     def __init__(
@@ -61,12 +61,12 @@ class Server:
         self.exchange = exchange
         self.clock = clock
         self.host, self.port = LOOPBACK, 0
-        self.streams = Streams(exchange.faults, exchange.switches, clock, keys)
-        self.transport = Transport(exchange, clock, keys, self.settle)
+        self.streams = TradeUpdateStreams(exchange.faults, exchange.settings, clock, keys)
+        self.middleware = RequestMiddleware(exchange, clock, keys, self.publish_changes)
         self.data_streams: DataStreams | None = None
         self._keys = keys
         self._journal = journal
-        self._woken = asyncio.Event()
+        self._wake_event = asyncio.Event()
 
     @property
     def url(self) -> str:
@@ -83,66 +83,68 @@ class Server:
         """trade_updates frames handed to live sockets so far."""
         return self.streams.frames_sent
 
-    def application(self, market: Market | None) -> web.Application:
+    def build_application(self, market: Market | None) -> web.Application:
         """Every route; the market data API only when the market can answer it."""
 
         @web.middleware
-        async def through(request: web.Request, handler: Handler) -> web.StreamResponse:
-            return await self.transport.serve(request, handler)
+        async def apply_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+            return await self.middleware.serve(request, handler)
 
-        app = web.Application(middlewares=[through], client_max_size=LARGEST_BODY)
+        app = web.Application(middlewares=[apply_middleware], client_max_size=MAX_BODY_SIZE)
         TradingApi(self.exchange, self.clock).mount(app)
         WatchlistApi(self.exchange).mount(app)
-        admin = AdminApi(self.exchange, self.clock, self.transport, self.streams)
+        admin = AdminApi(self.exchange, self.clock, self.middleware, self.streams)
         admin.mount(app)
         for path in ("/stream", "/stream/"):  # alpaca-trade-api asks with the slash
             app.router.add_get(path, self.streams.serve)
         if market is not None:
             add_data_routes(app, market, self.clock)
-            notices = self.exchange.notices
-            self.data_streams = add_data_streams(app, market, self.clock, self._keys, notices)
+            announcements = self.exchange.announcements
+            self.data_streams = add_data_streams(app, market, self.clock, self._keys, announcements)
             admin.mount_data(app, app[ENTITLEMENTS], self.data_streams)
-        if isinstance(market, HandledMarket):
+        if isinstance(market, OverriddenMarket):
             for symbol in sorted(self.exchange.halted):  # since before this process began
                 market.halt(symbol, self.exchange.now)
-            self.exchange.notices.on_change(partial(market.heed, self.exchange.notices))
+            self.exchange.announcements.on_change(
+                partial(market.apply_announcements, self.exchange.announcements)
+            )
             admin.mount_market(app, market)
         return app
 
-    def settle(self) -> None:
+    def publish_changes(self) -> None:
         """Save what changed, tell the listeners, and let the driver look at its alarm again."""
         if self._journal is not None:
             self._journal.save(self.exchange)
         updates, self.exchange.outbox[:] = list(self.exchange.outbox), []
         self.streams.broadcast(updates)
-        self.wake()
+        self.wake_driver()
 
-    def wake(self) -> None:
+    def wake_driver(self) -> None:
         """Have the driver look again at what is due: the tape or the exchange was changed behind its back."""
-        self._woken.set()
+        self._wake_event.set()
 
     async def close(self) -> None:
         """Let go of everything that waits: hanging answers and open sockets."""
-        self.transport.ended.set()
+        self.middleware.server_closed.set()
         await self.streams.close()
         if self.data_streams is not None:
             await self.data_streams.disconnect()
 
-    async def drive(self) -> None:
+    async def run_scheduled_events(self) -> None:
         """Let the exchange live: advance it to each instant at which something is due."""
         while True:
             self.exchange.advance(self.clock.now())
-            self.settle()
-            self._woken.clear()
-            due = self.exchange.due()
+            self.publish_changes()
+            self._wake_event.clear()
+            due = self.exchange.next_event_at()
             if due is None:
-                await self._woken.wait()
+                await self._wake_event.wait()
             else:
-                await wait(self.clock, self._woken, due - self.clock.now())
+                await wait(self.clock, self._wake_event, due - self.clock.now())
 
 
 @asynccontextmanager
-async def running(
+async def run_server(
     exchange: Exchange,
     clock: Clock,
     *,
@@ -151,20 +153,20 @@ async def running(
     port: int = 0,
     keys: dict[str, str] | None = None,
     journal: Journal | None = None,
-) -> AsyncIterator[Server]:
+) -> AsyncIterator[SimulatorServer]:
     """Serve an exchange for the length of the block; `port` 0 takes any."""
-    server = Server(exchange, clock, keys or {"demo": "demo"}, journal)
+    server = SimulatorServer(exchange, clock, keys or {"demo": "demo"}, journal)
     runner = web.AppRunner(
-        server.application(market),
+        server.build_application(market),
         access_log=None,
         handler_cancellation=True,
         shutdown_timeout=0.5,
-        max_line_size=LONGEST_LINE,
+        max_line_size=MAX_REQUEST_LINE,
     )
     await runner.setup()
     await web.TCPSite(runner, host, port).start()
     server.host, server.port = host, runner.addresses[0][1]
-    driver = asyncio.ensure_future(server.drive())
+    driver = asyncio.ensure_future(server.run_scheduled_events())
     try:
         yield server
     finally:
@@ -174,23 +176,23 @@ async def running(
         await runner.cleanup()
 
 
-async def run(options: SimOptions) -> None:
+async def serve_until_cancelled(options: SimOptions) -> None:
     """Serve until cancelled; the chosen port is in the port file once somebody can connect."""
-    market = HandledMarket(options.market)
+    market = OverriddenMarket(options.market)
     exchange = Exchange(
         market,
         options.clock.now(),
         seed=options.seed,
         deposit=options.deposit,
         multiplier=options.multiplier,
-        switches=options.switches,
+        settings=options.settings,
     )
     journal = None
     if options.state_dir is not None:
         journal = Journal(options.state_dir)
         journal.restore(exchange)
     keys = {options.key: options.secret}
-    async with running(
+    async with run_server(
         exchange,
         options.clock,
         market=market,
@@ -200,16 +202,16 @@ async def run(options: SimOptions) -> None:
         journal=journal,
     ) as server:
         if options.port_file is not None:
-            write_port(options.port_file, server.port)
+            write_port_file(options.port_file, server.port)
         try:
             await asyncio.get_running_loop().create_future()
         finally:
             exchange.advance(options.clock.now())
-            exchange.touched = True  # the time it was, which a restart goes on from
-            server.settle()
+            exchange.unsaved_changes = True  # the time it was, which a restart goes on from
+            server.publish_changes()
 
 
-def write_port(path: Path, port: int) -> None:
+def write_port_file(path: Path, port: int) -> None:
     """The file holds the port; nobody ever sees it half written."""
     draft = path.with_name(f".{path.name}.draft")
     draft.write_text(f"{port}\n")

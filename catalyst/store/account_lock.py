@@ -8,16 +8,16 @@ from typing import Final
 
 import asyncpg
 
-from catalyst.clock import Pause, real
+from catalyst.clock import StallTimer, wait_real
 from catalyst.store.pool import connect, is_outage
 
-_BEAT: Final = 2.0  # seconds, real time, for the lock's connection to answer
-EVERY: Final = (
+_PING_TIMEOUT_S: Final = 2.0  # seconds, real time, for the lock's connection to answer
+PING_INTERVAL_S: Final = (
     1.0  # seconds, real time, between two beats: they bound a real socket, whatever the market's clock says
 )
 
 # The log's first eight digits: they change when a standby takes over, and never by a restart.
-_STATE: Final = """
+_SERVER_STATE: Final = """
     SELECT (SELECT epoch FROM daemon) AS epoch,
            left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) AS timeline
 """
@@ -34,50 +34,50 @@ class AccountLock:
         self.epoch: int | None = None
         self.timeline: str | None = None
         self._conn = conn
-        self._asking = asyncio.Lock()
-        self._pause = Pause()
-        conn.add_termination_listener(self._gone)
+        self._ping_lock = asyncio.Lock()
+        self._since_confirmed = StallTimer()
+        conn.add_termination_listener(self._on_terminated)
 
     def confirmed(self, within: float) -> bool:
         """True when the server has said in the last `within` real seconds that we hold it. From any thread."""
-        return not self.lost.is_set() and self._pause.seconds <= within
+        return not self.lost.is_set() and self._since_confirmed.seconds <= within
 
-    async def beat(self) -> bool:
+    async def ping(self) -> bool:
         """True when the server still answers on this connection; else `lost` is set."""
-        async with self._asking:
+        async with self._ping_lock:
             if self.lost.is_set():
                 return False
             try:
-                said = await self._conn.fetchrow(_STATE, timeout=_BEAT)
+                server_state = await self._conn.fetchrow(_SERVER_STATE, timeout=_PING_TIMEOUT_S)
             except Exception as error:
                 if not (is_outage(error) or isinstance(error, asyncpg.PostgresError)):
                     raise
                 self.lost.set()
                 self._conn.terminate()
             else:
-                assert said is not None  # a query without a FROM has one row
-                self.epoch, self.timeline = said["epoch"], said["timeline"]
+                assert server_state is not None  # a query without a FROM has one row
+                self.epoch, self.timeline = server_state["epoch"], server_state["timeline"]
                 if not self.lost.is_set():
-                    self._pause.mark()
+                    self._since_confirmed.mark()
         return not self.lost.is_set()
 
-    async def kept(self, epoch: int) -> None:
+    async def until_lost(self, epoch: int) -> None:
         """Return once the lock is lost or another epoch than `epoch` is current; asks every real second."""
-        while await self.beat() and self.epoch == epoch:
-            await real(self.lost, EVERY)
+        while await self.ping() and self.epoch == epoch:
+            await wait_real(self.lost, PING_INTERVAL_S)
 
     async def release(self) -> None:
         """Somebody else may take the lock. Idempotent."""
-        self._conn.remove_termination_listener(self._gone)
+        self._conn.remove_termination_listener(self._on_terminated)
         self.lost.set()
-        await hang_up(self._conn)
+        await close_connection(self._conn)
 
-    def _gone(self, _: object) -> None:
+    def _on_terminated(self, _: object) -> None:
         self.lost.set()
 
 
 @dataclass(frozen=True, slots=True)
-class Holder:
+class LockHolder:
     """Who holds an account's lock, as far as the server and the tables can tell."""
 
     client: str
@@ -92,7 +92,7 @@ class Holder:
         return f"{ours} from {self.client}, connected since {self.since:%Y-%m-%d %H:%M:%S} UTC{seen}"
 
 
-async def take_account_lock(dsn: str, account_id: str) -> AccountLock | None:
+async def acquire_account_lock(dsn: str, account_id: str) -> AccountLock | None:
     """The lock of `account_id`, or None when another daemon holds it. It ends with its connection."""
     conn = await connect(dsn, "catalyst lock", writable=True)
     try:
@@ -105,7 +105,7 @@ async def take_account_lock(dsn: str, account_id: str) -> AccountLock | None:
     return None
 
 
-async def holder_of(dsn: str, account_id: str) -> Holder | None:
+async def lock_holder_of(dsn: str, account_id: str) -> LockHolder | None:
     """Who holds the lock of `account_id` in this database; None when nobody does (any more)."""
     conn = await connect(dsn, "catalyst question")
     try:
@@ -123,15 +123,15 @@ async def holder_of(dsn: str, account_id: str) -> Holder | None:
             lock_key(account_id),
         )
     finally:
-        await hang_up(conn)
-    return None if found is None else Holder(**found)
+        await close_connection(conn)
+    return None if found is None else LockHolder(**found)
 
 
 async def current_epoch(dsn: str) -> int:
     """The epoch the tables know, asked on a connection of its own. Raises the outage when nobody answers."""
-    conn = await connect(dsn, "catalyst question", answer=_BEAT)
+    conn = await connect(dsn, "catalyst question", timeout_s=_PING_TIMEOUT_S)
     try:
-        epoch: int = await conn.fetchval("SELECT epoch FROM daemon", timeout=_BEAT)
+        epoch: int = await conn.fetchval("SELECT epoch FROM daemon", timeout=_PING_TIMEOUT_S)
         return epoch
     finally:
         conn.terminate()
@@ -143,11 +143,11 @@ def lock_key(account_id: str) -> int:
     return int.from_bytes(digest[:8], signed=True)
 
 
-async def hang_up(conn: "asyncpg.Connection[asyncpg.Record]") -> None:
+async def close_connection(conn: "asyncpg.Connection[asyncpg.Record]") -> None:
     if conn.is_closed():
         return
     try:
-        await conn.close(timeout=_BEAT)
+        await conn.close(timeout=_PING_TIMEOUT_S)
     except Exception as error:
         if not is_outage(error):
             raise

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from catalyst.store.pool import Connection, storable
+from catalyst.store.pool import Connection, storable_text
 
-WINDOW: Final = timedelta(minutes=15)
+DEDUPE_WINDOW: Final = timedelta(minutes=15)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ async def put(
     facts: Mapping[str, object],
     dedupe_key: str,
     at: datetime,
-    window: timedelta = WINDOW,
+    window: timedelta = DEDUPE_WINDOW,
     deliver: bool = True,
 ) -> bool:
     """One alert for this key within `window` is in the outbox; false when it only counts as a repeat.
@@ -75,7 +75,7 @@ async def put(
         """,
         severity,
         event,
-        storable(message, 4000),
+        storable_text(message, 4000),
         facts,
         dedupe_key,
         at,
@@ -94,7 +94,7 @@ async def recent(conn: Connection, limit: int = 20) -> list[Alert]:
     return [Alert(**record) for record in await conn.fetch(_RECENT, limit)]
 
 
-async def delivered(conn: Connection, alert_id: int, *, at: datetime) -> None:
+async def mark_delivered(conn: Connection, alert_id: int, *, at: datetime) -> None:
     """The alert has reached its recipients and is not sent again."""
     await conn.execute(
         "UPDATE alerts SET delivered_at = $2, attempts = attempts + 1, last_error = NULL WHERE alert_id = $1",
@@ -103,7 +103,7 @@ async def delivered(conn: Connection, alert_id: int, *, at: datetime) -> None:
     )
 
 
-async def failed(conn: Connection, alert_id: int, *, error: str, next_attempt_at: datetime) -> None:
+async def mark_failed(conn: Connection, alert_id: int, *, error: str, next_attempt_at: datetime) -> None:
     """The alert is tried again at `next_attempt_at`."""
     await conn.execute(
         """
@@ -111,6 +111,6 @@ async def failed(conn: Connection, alert_id: int, *, error: str, next_attempt_at
          WHERE alert_id = $1 AND delivered_at IS NULL
         """,
         alert_id,
-        storable(error, 1000),
+        storable_text(error, 1000),
         next_attempt_at,
     )

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Final
 
 from catalyst.store import securities
-from catalyst.store.pool import Connection, storable
+from catalyst.store.pool import Connection, storable_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Headline:
+class HeadlineRecord:
     """One headline a candidate was judged on; sentiment in [-1, 1], relevance in [0, 1]."""
 
     symbol: str
@@ -76,7 +76,7 @@ class Headline:
 
 
 @dataclass(frozen=True, slots=True)
-class Pattern:
+class PatternRecord:
     """One pattern found; levels in dollars, bars by their start, UTC."""
 
     symbol: str
@@ -92,7 +92,7 @@ class Pattern:
 
 
 @dataclass(frozen=True, slots=True)
-class Indicators:
+class IndicatorRecord:
     """The indicator values of one candidate."""
 
     symbol: str
@@ -164,9 +164,9 @@ async def record(
     scan: Scan,
     candidates: Sequence[Candidate],
     *,
-    news: Sequence[Headline] = (),
-    patterns: Sequence[Pattern] = (),
-    indicators: Sequence[Indicators] = (),
+    news: Sequence[HeadlineRecord] = (),
+    patterns: Sequence[PatternRecord] = (),
+    indicators: Sequence[IndicatorRecord] = (),
 ) -> int:
     """The scan and everything it saw are in the caller's transaction; returns the scan's id."""
     scan_id: int = await conn.fetchval(
@@ -191,16 +191,16 @@ async def record(
             scan.frame.data,
         )
     named = {one.symbol for rows in (candidates, news, patterns, indicators) for one in rows}
-    of = await securities.ids(conn, sorted(named))
-    await _copy_candidates(conn, scan_id, of, candidates)
-    await _copy_news(conn, scan_id, of, news)
-    await _copy_patterns(conn, scan_id, of, patterns)
-    await _copy_indicators(conn, scan_id, of, indicators)
+    ids_by_symbol = await securities.get_or_create_ids(conn, sorted(named))
+    await _copy_candidates(conn, scan_id, ids_by_symbol, candidates)
+    await _copy_news(conn, scan_id, ids_by_symbol, news)
+    await _copy_patterns(conn, scan_id, ids_by_symbol, patterns)
+    await _copy_indicators(conn, scan_id, ids_by_symbol, indicators)
     return scan_id
 
 
 async def _copy_candidates(
-    conn: Connection, scan_id: int, of: Mapping[str, int], candidates: Sequence[Candidate]
+    conn: Connection, scan_id: int, ids_by_symbol: Mapping[str, int], candidates: Sequence[Candidate]
 ) -> None:
     if not candidates:
         return
@@ -213,7 +213,7 @@ async def _copy_candidates(
         ],
         records=[
             (
-                scan_id, of[c.symbol.upper()], c.rank_in_scan, c.stage_reached, c.verdict, c.reason, c.side,
+                scan_id, ids_by_symbol[c.symbol.upper()], c.rank_in_scan, c.stage_reached, c.verdict, c.reason, c.side,
                 c.price, c.volume, c.scan_score, c.momentum_score, c.volume_score, c.news_score,
                 c.pattern_confidence, c.technical_score, c.composite_score, c.risk_score, c.status, c.signal_id,
                 c.detail,
@@ -223,7 +223,9 @@ async def _copy_candidates(
     )  # fmt: skip
 
 
-async def _copy_news(conn: Connection, scan_id: int, of: Mapping[str, int], news: Sequence[Headline]) -> None:
+async def _copy_news(
+    conn: Connection, scan_id: int, ids_by_symbol: Mapping[str, int], news: Sequence[HeadlineRecord]
+) -> None:
     if not news:
         return
     await conn.copy_records_to_table(
@@ -234,8 +236,8 @@ async def _copy_news(conn: Connection, scan_id: int, of: Mapping[str, int], news
         ],
         records=[
             (
-                scan_id, of[n.symbol.upper()], storable(n.headline, 1000), storable(n.source, 200),
-                None if n.url is None else storable(n.url, 2000), n.catalyst, n.published_at, n.received_at,
+                scan_id, ids_by_symbol[n.symbol.upper()], storable_text(n.headline, 1000), storable_text(n.source, 200),
+                None if n.url is None else storable_text(n.url, 2000), n.catalyst, n.published_at, n.received_at,
                 n.sentiment, n.relevance, n.score,
             )
             for n in news
@@ -244,7 +246,7 @@ async def _copy_news(conn: Connection, scan_id: int, of: Mapping[str, int], news
 
 
 async def _copy_patterns(
-    conn: Connection, scan_id: int, of: Mapping[str, int], patterns: Sequence[Pattern]
+    conn: Connection, scan_id: int, ids_by_symbol: Mapping[str, int], patterns: Sequence[PatternRecord]
 ) -> None:
     if not patterns:
         return
@@ -256,7 +258,7 @@ async def _copy_patterns(
         ],
         records=[
             (
-                scan_id, of[p.symbol.upper()], p.pattern, p.side, p.confidence, p.trigger, p.invalidation,
+                scan_id, ids_by_symbol[p.symbol.upper()], p.pattern, p.side, p.confidence, p.trigger, p.invalidation,
                 p.target, p.first_bar, p.last_bar, p.detail,
             )
             for p in patterns
@@ -265,18 +267,18 @@ async def _copy_patterns(
 
 
 async def _copy_indicators(
-    conn: Connection, scan_id: int, of: Mapping[str, int], indicators: Sequence[Indicators]
+    conn: Connection, scan_id: int, ids_by_symbol: Mapping[str, int], indicators: Sequence[IndicatorRecord]
 ) -> None:
     if not indicators:
         return
     await conn.copy_records_to_table(
         "technical_indicators",
         columns=["scan_id", "security_id", "agreement", "values"],
-        records=[(scan_id, of[i.symbol.upper()], i.agreement, i.values) for i in indicators],
+        records=[(scan_id, ids_by_symbol[i.symbol.upper()], i.agreement, i.values) for i in indicators],
     )
 
 
-async def follow(
+async def set_status(
     conn: Connection, scan_id: int, symbol: str, *, status: str, signal_id: str | None = None
 ) -> None:
     """What became of a candidate after the scan: `proposed`, `ordered` or `refused`."""
@@ -324,7 +326,7 @@ async def frame_of(conn: Connection, scan_id: int) -> FrameBlob | None:
     return None if found is None else FrameBlob(*found.values())
 
 
-async def headlines_of(conn: Connection, scan_id: int, symbol: str) -> list[Headline]:
+async def headlines_of(conn: Connection, scan_id: int, symbol: str) -> list[HeadlineRecord]:
     """The headlines a candidate was judged on, newest first."""
     found = await conn.fetch(
         """
@@ -336,10 +338,10 @@ async def headlines_of(conn: Connection, scan_id: int, symbol: str) -> list[Head
         scan_id,
         symbol.upper(),
     )
-    return [Headline(**one) for one in found]
+    return [HeadlineRecord(**one) for one in found]
 
 
-async def patterns_of(conn: Connection, scan_id: int, symbol: str) -> list[Pattern]:
+async def patterns_of(conn: Connection, scan_id: int, symbol: str) -> list[PatternRecord]:
     """The patterns found for a candidate, most confident first."""
     found = await conn.fetch(
         """
@@ -351,10 +353,10 @@ async def patterns_of(conn: Connection, scan_id: int, symbol: str) -> list[Patte
         scan_id,
         symbol.upper(),
     )
-    return [Pattern(**one) for one in found]
+    return [PatternRecord(**one) for one in found]
 
 
-async def indicators_of(conn: Connection, scan_id: int, symbol: str) -> Indicators | None:
+async def indicators_of(conn: Connection, scan_id: int, symbol: str) -> IndicatorRecord | None:
     """The indicator values of a candidate."""
     found = await conn.fetchrow(
         """
@@ -365,4 +367,4 @@ async def indicators_of(conn: Connection, scan_id: int, symbol: str) -> Indicato
         scan_id,
         symbol.upper(),
     )
-    return None if found is None else Indicators(**found)
+    return None if found is None else IndicatorRecord(**found)

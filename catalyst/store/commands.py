@@ -13,9 +13,11 @@ from catalyst.store.pool import Connection, Store
 if TYPE_CHECKING:
     from asyncpg import Record
 
-ASKED: Final = "catalyst_commands"  # the channel that tells the daemon
-ANSWERED: Final = "catalyst_answers"  # the channel that tells who asked
-_LOOK: Final = timedelta(seconds=1)  # a notification may be lost with its connection; a look costs nothing
+COMMAND_CHANNEL: Final = "catalyst_commands"  # the channel that tells the daemon
+ANSWER_CHANNEL: Final = "catalyst_answers"  # the channel that tells who asked
+_POLL_INTERVAL: Final = timedelta(
+    seconds=1
+)  # a notification may be lost with its connection; a look costs nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ async def put(conn: Connection, kind: str, arguments: Mapping[str, object], *, b
     return command_id
 
 
-async def take(conn: Connection, *, at: datetime) -> Command | None:
+async def take_next(conn: Connection, *, at: datetime) -> Command | None:
     """The oldest command nobody has taken, now ours; None when there is none. Two takers never get the same."""
     record = await conn.fetchrow(
         """
@@ -98,7 +100,7 @@ async def answer(
         raise CatalystError(f"command {command_id} has its answer already")
 
 
-async def withdraw(conn: Connection, command_id: int, *, why: str, at: datetime) -> bool:
+async def withdraw(conn: Connection, command_id: int, *, reason: str, at: datetime) -> bool:
     """The command will never be carried out; false when the daemon has taken it already.
 
     For whoever stops waiting: an order to trade must not lie in wait for a daemon that starts tomorrow.
@@ -110,7 +112,7 @@ async def withdraw(conn: Connection, command_id: int, *, why: str, at: datetime)
         """,
         command_id,
         at,
-        {"withdrawn": why},
+        {"withdrawn": reason},
     )
     return done is not None
 
@@ -133,21 +135,21 @@ async def recent(conn: Connection, limit: int = 20) -> list[Command]:
     return [_row(record) for record in await conn.fetch(_RECENT, limit)]
 
 
-async def wait(store: Store, command_id: int, *, at_most: timedelta) -> Command:
+async def wait(store: Store, command_id: int, *, max_wait: timedelta) -> Command:
     """The command once it is answered, or as it stands after `at_most` of the store's clock."""
-    deadline = store.clock.now() + at_most
-    ear = await listen(store.dsn, ANSWERED)
+    deadline = store.clock.now() + max_wait
+    listener = await listen(store.dsn, ANSWER_CHANNEL)
     try:
         while True:
-            ear.heard.clear()
+            listener.notified.clear()
             async with store.read() as conn:
                 command = await get(conn, command_id)
             left = deadline - store.clock.now()
             if command.answered or left <= timedelta(0):
                 return command
-            if ear.lost.is_set():
-                await store.clock.sleep(min(_LOOK, left))
+            if listener.lost.is_set():
+                await store.clock.sleep(min(_POLL_INTERVAL, left))
             else:
-                await wait_for(store.clock, ear.heard, min(_LOOK, left))
+                await wait_for(store.clock, listener.notified, min(_POLL_INTERVAL, left))
     finally:
-        await ear.close()
+        await listener.close()

@@ -6,54 +6,54 @@ raised where the statement (or the commit) is awaited.
 
 from asyncpg import PostgresError, UniqueViolationError
 
-from catalyst.domain.errors import AnotherDaemon, IllegalTransition, InvariantBroken, StaleOrder
+from catalyst.domain.errors import AnotherDaemonRunning, IllegalTransition, InvariantBroken, StaleOrder
 
-AlreadyWritten = UniqueViolationError  # somebody else's row has the id, the fill or the place
+DuplicateRow = UniqueViolationError  # somebody else's row has the id, the fill or the place
 
 
-class StaleEpoch(PostgresError, AnotherDaemon):
+class StaleEpoch(PostgresError, AnotherDaemonRunning):
     """Another daemon has taken over: stop sending at once."""
 
     sqlstate = "CT001"
 
 
-class OverExit(PostgresError, InvariantBroken):
+class ExitExceedsPosition(PostgresError, InvariantBroken):
     """The exit would take more than the position holds; nothing was written."""
 
     sqlstate = "CT002"
 
 
-class IllegalEdge(PostgresError, IllegalTransition):
+class IllegalOrderTransition(PostgresError, IllegalTransition):
     """The order's status has no such edge."""
 
     sqlstate = "CT003"
 
 
-class HistoryRewritten(PostgresError, InvariantBroken):
+class AppendOnlyViolation(PostgresError, InvariantBroken):
     """The statement would change what has been written for good."""
 
     sqlstate = "CT004"
 
 
-class FillsContradict(PostgresError, InvariantBroken):
+class FilledQtyMismatch(PostgresError, InvariantBroken):
     """Filled quantity would fall, or differ from the sum of the executions."""
 
     sqlstate = "CT005"
 
 
-class JournalMissing(PostgresError, InvariantBroken):
+class JournalLineMissing(PostgresError, InvariantBroken):
     """A status changed without its line in the journal."""
 
     sqlstate = "CT006"
 
 
-class PositionUnexplained(PostgresError, InvariantBroken):
+class PositionEntryMismatch(PostgresError, InvariantBroken):
     """A position without a filled entry, or an entry's fill without its position."""
 
     sqlstate = "CT007"
 
 
-class StaleStroke(PostgresError, StaleOrder):
+class StaleRow(PostgresError, StaleOrder):
     """A row is no longer as its writer saw it; nothing of the statement was written."""
 
     sqlstate = "CT008"

@@ -128,14 +128,14 @@ async def unfinished_before(conn: Connection, day: date) -> list[CycleRow]:
 
 
 async def advance(
-    conn: Connection, cycle_id: str, *, seen: CycleStatus, then: CycleStatus, at: datetime
+    conn: Connection, cycle_id: str, *, from_status: CycleStatus, to_status: CycleStatus, at: datetime
 ) -> None:
     """Move the cycle from the state the caller saw. `completed` has its own door, `finish`.
 
     Raises IllegalTransition when the table has no such edge, StaleCycle when the row is no longer in `seen`.
     """
-    machine.advance(seen, then)
-    if then is CycleStatus.COMPLETED:
+    machine.advance(from_status, to_status)
+    if to_status is CycleStatus.COMPLETED:
         raise CatalystError("a cycle is completed by finish(), with its final figures")
     moved = await conn.fetchval(
         """
@@ -143,12 +143,12 @@ async def advance(
         RETURNING cycle_id
         """,
         cycle_id,
-        seen,
-        then,
+        from_status,
+        to_status,
         at,
     )
     if moved is None:
-        raise StaleCycle(f"cycle {cycle_id} is no longer {seen}")
+        raise StaleCycle(f"cycle {cycle_id} is no longer {from_status}")
 
 
 async def finish(

@@ -8,13 +8,13 @@ from catalyst.store.pool import Connection
 
 
 @dataclass(frozen=True, slots=True)
-class Manifest:
+class RunInfo:
     """The code and configuration of one run of the daemon."""
 
     version: str
     commit: str
     config_hash: str
-    lock_hash: str
+    lockfile_hash: str
     pid: int
 
 
@@ -28,12 +28,12 @@ class DaemonRow:
     version: str | None
     commit: str | None
     config_hash: str | None
-    lock_hash: str | None
+    lockfile_hash: str | None
     pid: int | None
     heartbeat_at: datetime | None
 
 
-async def begin_epoch(conn: Connection, account_id: str, manifest: Manifest, *, at: datetime) -> int:
+async def begin_epoch(conn: Connection, account_id: str, run_info: RunInfo, *, at: datetime) -> int:
     """A new epoch is current: from now on every order write of an earlier one is refused. Returns its number.
 
     Waits for order writes under way. The first daemon pins the account; another account raises WrongAccount.
@@ -49,20 +49,20 @@ async def begin_epoch(conn: Connection, account_id: str, manifest: Manifest, *, 
         WITH now_current AS (
             UPDATE daemon
                SET epoch = epoch + 1, account_id = $1, started_at = $2, version = $3, commit = $4,
-                   config_hash = $5, lock_hash = $6, pid = $7, heartbeat_at = $2
+                   config_hash = $5, lockfile_hash = $6, pid = $7, heartbeat_at = $2
             RETURNING *
         )
-        INSERT INTO daemon_runs (epoch, account_id, started_at, version, commit, config_hash, lock_hash, pid)
-        SELECT epoch, account_id, started_at, version, commit, config_hash, lock_hash, pid FROM now_current
+        INSERT INTO daemon_runs (epoch, account_id, started_at, version, commit, config_hash, lockfile_hash, pid)
+        SELECT epoch, account_id, started_at, version, commit, config_hash, lockfile_hash, pid FROM now_current
         RETURNING epoch
         """,
         account_id,
         at,
-        manifest.version,
-        manifest.commit,
-        manifest.config_hash,
-        manifest.lock_hash,
-        manifest.pid,
+        run_info.version,
+        run_info.commit,
+        run_info.config_hash,
+        run_info.lockfile_hash,
+        run_info.pid,
     )
     return epoch
 
@@ -77,7 +77,7 @@ async def current(conn: Connection) -> DaemonRow:
     """The current epoch and who runs it."""
     record = await conn.fetchrow(
         """
-        SELECT epoch, account_id, started_at, version, commit, config_hash, lock_hash, pid, heartbeat_at
+        SELECT epoch, account_id, started_at, version, commit, config_hash, lockfile_hash, pid, heartbeat_at
           FROM daemon
         """
     )
@@ -85,13 +85,13 @@ async def current(conn: Connection) -> DaemonRow:
     return DaemonRow(**record)
 
 
-async def boots_since(conn: Connection, since: datetime) -> int:
+async def runs_since(conn: Connection, since: datetime) -> int:
     """How many daemons have begun after `since`, this one among them."""
     count: int = await conn.fetchval("SELECT count(*) FROM daemon_runs WHERE started_at > $1", since)
     return count
 
 
-async def beat(conn: Connection, epoch: int, *, at: datetime) -> bool:
+async def heartbeat(conn: Connection, epoch: int, *, at: datetime) -> bool:
     """The heartbeat of `epoch` is `at`; false when another epoch is current. Never waits for order writes."""
     return (
         await conn.fetchval("UPDATE daemon SET heartbeat_at = $2 WHERE epoch = $1 RETURNING true", epoch, at)
@@ -99,11 +99,11 @@ async def beat(conn: Connection, epoch: int, *, at: datetime) -> bool:
     )
 
 
-async def end_epoch(conn: Connection, epoch: int, *, ending: str, at: datetime) -> None:
+async def end_epoch(conn: Connection, epoch: int, *, end_reason: str, at: datetime) -> None:
     """The run is known to have ended, and how. The number stays current until the next one begins."""
     await conn.execute(
-        "UPDATE daemon_runs SET ended_at = $2, ending = $3 WHERE epoch = $1 AND ended_at IS NULL",
+        "UPDATE daemon_runs SET ended_at = $2, end_reason = $3 WHERE epoch = $1 AND ended_at IS NULL",
         epoch,
         at,
-        ending,
+        end_reason,
     )

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from catalyst.store.pool import Connection
 
-OVERLAP: Final = timedelta(minutes=10)  # the broker's bounds are exclusive and its clock is not ours
+FILLS_OVERLAP: Final = timedelta(minutes=10)  # the broker's bounds are exclusive and its clock is not ours
 
 _POSITIONS: Final = """
     SELECT p.position_id, s.symbol, p.side, p.realized_pnl, p.entry_time,
@@ -32,81 +32,83 @@ _POSITIONS: Final = """
 
 
 @dataclass(frozen=True, slots=True)
-class Traded:
+class PositionResult:
     """A position of the day, its result by the tables, and the broker's ids of its orders."""
 
     position_id: int
     symbol: str
-    long: bool
-    realized: Decimal
+    is_long: bool
+    realized_pnl: Decimal
     entered_at: datetime
-    unknown: bool  # written off: no fill explains where its shares went
-    entries: frozenset[str]
-    exits: frozenset[str]
+    written_off: bool  # written off: no fill explains where its shares went
+    entry_broker_ids: frozenset[str]
+    exit_broker_ids: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class DayResult:
     """Dollars realised since the day began, both ways. `broker_ids` are of the orders that differ."""
 
-    tables: Decimal
+    database: Decimal
     broker: Decimal
-    differences: tuple[str, ...] = ()
+    discrepancies: tuple[str, ...] = ()
     broker_ids: frozenset[str] = frozenset()
 
 
-async def traded(conn: "Connection", since: datetime) -> list[Traded]:
+async def position_results(conn: "Connection", since: datetime) -> list[PositionResult]:
     """Every position that is open, or was closed since."""
-    return [_traded(record) for record in await conn.fetch(_POSITIONS, since)]
+    return [_row(record) for record in await conn.fetch(_POSITIONS, since)]
 
 
-def compare(rows: Sequence[Traded], fills: Iterable[Fill]) -> Result:
+def compare(rows: Sequence[PositionResult], fills: Iterable[Fill]) -> DayResult:
     """Hold each position's realised result against what the broker's fills of its orders come to, to the cent."""
     sums: dict[str, tuple[Fraction, Fraction]] = defaultdict(lambda: (Fraction(0), Fraction(0)))
     for fill in fills:
         shares, dollars = sums[fill.broker_id]
         quantity = Fraction(fill.quantity)
         sums[fill.broker_id] = (shares + quantity, dollars + quantity * Fraction(fill.price))
-    known = [row for row in rows if not row.unknown]
+    known = [row for row in rows if not row.written_off]
     tables = broker = Decimal(0)
     differences, ids = [], set[str]()
     for row in known:
-        theirs = _realized(row, sums)
-        tables, broker = tables + row.realized, broker + theirs
-        if theirs != row.realized:
+        theirs = _realized_pnl(row, sums)
+        tables, broker = tables + row.realized_pnl, broker + theirs
+        if theirs != row.realized_pnl:
             differences.append(
-                f"{row.symbol} (position {row.position_id}): {row.realized} in the tables, {theirs} by the broker's"
+                f"{row.symbol} (position {row.position_id}): {row.realized_pnl} in the tables, {theirs} by the broker's"
                 " fills"
             )
-            ids |= row.entries | row.exits
-    return Result(tables.quantize(CENT), broker.quantize(CENT), tuple(differences), frozenset(ids))
+            ids |= row.entry_broker_ids | row.exit_broker_ids
+    return DayResult(tables.quantize(CENT), broker.quantize(CENT), tuple(differences), frozenset(ids))
 
 
-def earliest(rows: Sequence[Traded], since: datetime) -> datetime:
+def fills_needed_from(rows: Sequence[PositionResult], since: datetime) -> datetime:
     """From when on the broker's fills are needed."""
-    return min([since, *(row.entered_at for row in rows)]) - OVERLAP
+    return min([since, *(row.entered_at for row in rows)]) - FILLS_OVERLAP
 
 
-def _realized(row: Traded, sums: dict[str, tuple[Fraction, Fraction]]) -> Decimal:
-    entered, cost = _total(row.entries, sums)
-    exited, proceeds = _total(row.exits, sums)
+def _realized_pnl(row: PositionResult, sums: dict[str, tuple[Fraction, Fraction]]) -> Decimal:
+    entered, cost = _fill_totals(row.entry_broker_ids, sums)
+    exited, proceeds = _fill_totals(row.exit_broker_ids, sums)
     if not entered or not exited:
         return Decimal(0).quantize(CENT)
     if exited > entered:  # oversold: what was sold beyond the holding is no part of this position's result
         proceeds, exited = proceeds * entered / exited, entered
     gain = proceeds - cost * exited / entered
-    return (Decimal(round((gain if row.long else -gain) * 100)) / 100).quantize(CENT)
+    return (Decimal(round((gain if row.is_long else -gain) * 100)) / 100).quantize(CENT)
 
 
-def _total(ids: frozenset[str], sums: dict[str, tuple[Fraction, Fraction]]) -> tuple[Fraction, Fraction]:
+def _fill_totals(
+    ids: frozenset[str], sums: dict[str, tuple[Fraction, Fraction]]
+) -> tuple[Fraction, Fraction]:
     found = [sums[one] for one in ids if one in sums]
     return sum((shares for shares, _ in found), Fraction(0)), sum(
         (dollars for _, dollars in found), Fraction(0)
     )
 
 
-def _traded(record: "Record") -> Traded:
-    return Traded(
+def _row(record: "Record") -> PositionResult:
+    return PositionResult(
         record["position_id"],
         record["symbol"],
         record["side"] == "long",

@@ -18,17 +18,17 @@ class ExitIntent:
     position_id: int
     reason: str
     purpose: Purpose
-    asked_by: str
-    asked_at: datetime
+    requested_by: str
+    requested_at: datetime
 
 
-async def intend(
-    conn: "Conn", position_id: int, *, reason: str, purpose: Purpose, asked_by: str, at: datetime
+async def create_intent(
+    conn: "Conn", position_id: int, *, reason: str, purpose: Purpose, requested_by: str, at: datetime
 ) -> bool:
     """Persist the one exit intent of a position; false when it has one already."""
     fresh = await conn.fetchval(
         """
-        INSERT INTO exit_intents (position_id, reason, purpose, asked_by, asked_at, state)
+        INSERT INTO exit_intents (position_id, reason, purpose, requested_by, requested_at, state)
         VALUES ($1, left($2::text, 255), $3, $4, $5, 'open')
         ON CONFLICT (position_id) WHERE state = 'open' DO NOTHING
         RETURNING intent_id
@@ -36,7 +36,7 @@ async def intend(
         position_id,
         reason,
         purpose,
-        asked_by,
+        requested_by,
         at,
     )
     return fresh is not None
@@ -46,18 +46,18 @@ async def open_intents(conn: "Conn") -> list[ExitIntent]:
     """Every exit that was decided and is not done, oldest first."""
     found = await conn.fetch(
         """
-        SELECT intent_id, position_id, reason, purpose, asked_by, asked_at
+        SELECT intent_id, position_id, reason, purpose, requested_by, requested_at
           FROM exit_intents WHERE state = 'open' ORDER BY intent_id
         """
     )
     return [ExitIntent(**{**record, "purpose": Purpose(record["purpose"])}) for record in found]
 
 
-async def intent_of(conn: "Conn", position_id: int) -> ExitIntent | None:
+async def open_intent_of(conn: "Conn", position_id: int) -> ExitIntent | None:
     """The open exit intent of a position."""
     record = await conn.fetchrow(
         """
-        SELECT intent_id, position_id, reason, purpose, asked_by, asked_at
+        SELECT intent_id, position_id, reason, purpose, requested_by, requested_at
           FROM exit_intents WHERE position_id = $1 AND state = 'open'
         """,
         position_id,

@@ -8,14 +8,14 @@ from catalyst.store.pool import Connection
 
 
 @dataclass(frozen=True, slots=True)
-class FlatProof:
+class FlatProofRow:
     """One look at both sides; None where that side could not be asked."""
 
     proof_id: int
     cycle_id: str | None
     at: datetime
     cause: str
-    asked_by: str
+    requested_by: str
     flat: bool
     broker_orders: int | None
     broker_positions: int | None
@@ -35,7 +35,7 @@ async def put_flat_proof(
     cycle_id: str | None,
     at: datetime,
     cause: str,
-    asked_by: str,
+    requested_by: str,
     flat: bool,
     broker_orders: int | None,
     broker_positions: int | None,
@@ -46,14 +46,14 @@ async def put_flat_proof(
     """The proof is kept; returns its id. The table refuses `flat` unless the broker said zero and zero."""
     proof_id: int = await conn.fetchval(
         """
-        INSERT INTO flat_proofs (cycle_id, at, cause, asked_by, flat, broker_orders, broker_positions,
+        INSERT INTO flat_proofs (cycle_id, at, cause, requested_by, flat, broker_orders, broker_positions,
                                  stored_orders, stored_positions, facts)
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING proof_id
         """,
         cycle_id,
         at,
         cause,
-        asked_by,
+        requested_by,
         flat,
         broker_orders,
         broker_positions,
@@ -72,27 +72,27 @@ async def has_flat_proof(conn: Connection, cycle_id: str, cause: str) -> bool:
     return found
 
 
-async def flat_proofs(conn: Connection, *, limit: int = 20) -> list[FlatProof]:
+async def recent_flat_proofs(conn: Connection, *, limit: int = 20) -> list[FlatProofRow]:
     """The latest proofs, newest first."""
     found = await conn.fetch(
         """
-        SELECT proof_id, cycle_id, at, cause, asked_by, flat, broker_orders, broker_positions, stored_orders,
+        SELECT proof_id, cycle_id, at, cause, requested_by, flat, broker_orders, broker_positions, stored_orders,
                stored_positions, facts
           FROM flat_proofs ORDER BY proof_id DESC LIMIT $1
         """,
         limit,
     )
-    return [FlatProof(**record) for record in found]
+    return [FlatProofRow(**record) for record in found]
 
 
-async def last_flat_proof(conn: Connection, cycle_id: str) -> FlatProof | None:
+async def last_flat_proof(conn: Connection, cycle_id: str) -> FlatProofRow | None:
     """The newest proof of a cycle; None when there is none."""
     record = await conn.fetchrow(
         """
-        SELECT proof_id, cycle_id, at, cause, asked_by, flat, broker_orders, broker_positions, stored_orders,
+        SELECT proof_id, cycle_id, at, cause, requested_by, flat, broker_orders, broker_positions, stored_orders,
                stored_positions, facts
           FROM flat_proofs WHERE cycle_id = $1 ORDER BY proof_id DESC LIMIT 1
         """,
         cycle_id,
     )
-    return None if record is None else FlatProof(**record)
+    return None if record is None else FlatProofRow(**record)

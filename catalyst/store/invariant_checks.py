@@ -31,7 +31,7 @@ _POSITIONS: Final = """
            coalesce(f.exited, 0) AS exited, coalesce(f.got, 0) AS got, f.entries > 0 AS has_entry,
            CASE WHEN p.status = 'open' THEN open_exit_quantity(p.position_id) ELSE 0 END AS leaving,
            -- What left without the tables may be more than is booked as bought so far.
-           EXISTS (SELECT 1 FROM orders o WHERE o.position_id = p.position_id AND o.origin = 'emergency'
+           EXISTS (SELECT 1 FROM orders o WHERE o.position_id = p.position_id AND o.origin = 'outage'
                       AND o.status IN ('created', 'submitted', 'accepted', 'partial_fill'))
            AND EXISTS (SELECT 1 FROM orders o WHERE o.position_id = p.position_id AND o.order_purpose = 'entry'
                           AND o.filled_qty < o.quantity
@@ -77,25 +77,25 @@ _FILLS: Final = """
      GROUP BY o.order_id HAVING coalesce(sum(e.quantity), 0) <> o.filled_qty OR o.filled_qty > o.quantity
 """
 
-_SIGNALS: Final = """
+_REPEATED_SIGNALS: Final = """
     SELECT signal_id, count(*) AS n FROM orders
      WHERE order_id = ANY($1::bigint[]) AND order_purpose = 'entry' AND filled_qty > 0 AND signal_id IS NOT NULL
      GROUP BY signal_id HAVING count(*) > 1
 """
 
-_LATCHED: Final = """
+_ENTRIES_AFTER_LATCH: Final = """
     SELECT l.name, l.set_at, o.order_id, o.submitted_at
       FROM latches l JOIN orders o ON o.submitted_at > l.set_at
      WHERE l.cleared_at IS NULL AND l.name IN ('flatten', 'emergency_stop')
        AND o.order_id = ANY($1::bigint[]) AND o.order_purpose = 'entry' AND o.origin = 'catalyst'
 """
 
-_EPOCHS: Final = """
+_FUTURE_EPOCHS: Final = """
     SELECT o.order_id, o.epoch, d.epoch AS current FROM orders o, daemon d
      WHERE o.order_id = ANY($1::bigint[]) AND o.epoch > d.epoch
 """
 
-_HOURS: Final = """
+_ENTRIES_OUTSIDE_SESSION: Final = """
     SELECT o.order_id, o.submitted_at, t.open, t.close
       FROM orders o LEFT JOIN trading_days t ON t.date = (o.submitted_at AT TIME ZONE 'America/New_York')::date
      WHERE o.order_id = ANY($1::bigint[]) AND o.order_purpose = 'entry' AND o.origin = 'catalyst'
@@ -103,34 +103,38 @@ _HOURS: Final = """
 """
 
 
-async def violations(conn: Connection, *, since: int) -> list[Violation]:
+async def violations(conn: Connection, *, since_seq: int) -> list[Violation]:
     """Every invariant that does not hold, of what the journal spoke of after line `since` or that is open."""
     async with conn.transaction(isolation="repeatable_read", readonly=True):
-        touched = [record["order_id"] for record in await conn.fetch(_ORDERS, since)]
-        found = [each for record in await conn.fetch(_POSITIONS, touched) for each in _position(record)]
-        found += list(_histories(await conn.fetch(_HISTORIES, touched)))
+        touched = [record["order_id"] for record in await conn.fetch(_ORDERS, since_seq)]
+        found = [
+            each for record in await conn.fetch(_POSITIONS, touched) for each in _position_violations(record)
+        ]
+        found += list(_journal_violations(await conn.fetch(_HISTORIES, touched)))
         for record in await conn.fetch(_FILLS, touched):
-            what = f"order {record['order_id']} has filled {_n(record['filled_qty'])} of {_n(record['quantity'])}, its"
-            found.append(_order(Invariant.I7, record, f"{what} fills sum to {_n(record['booked'])}"))
-        for record in await conn.fetch(_SIGNALS, touched):
+            what = f"order {record['order_id']} has filled {_format_qty(record['filled_qty'])} of {_format_qty(record['quantity'])}, its"
+            found.append(
+                _order_violation(Invariant.I7, record, f"{what} fills sum to {_format_qty(record['booked'])}")
+            )
+        for record in await conn.fetch(_REPEATED_SIGNALS, touched):
             what = f"signal {record['signal_id']} filled {record['n']} entries"
             found.append(
                 Violation(Invariant.I11, str(record["signal_id"]), what, {"signal_id": record["signal_id"]})
             )
-        for record in await conn.fetch(_LATCHED, touched):
+        for record in await conn.fetch(_ENTRIES_AFTER_LATCH, touched):
             invariant = Invariant.I12 if record["name"] == "flatten" else Invariant.I13
             what = f"order {record['order_id']} was entered after {record['name']} was latched"
-            found.append(_order(invariant, record, what))
-        for record in await conn.fetch(_EPOCHS, touched):
+            found.append(_order_violation(invariant, record, what))
+        for record in await conn.fetch(_FUTURE_EPOCHS, touched):
             what = f"order {record['order_id']} was written by epoch {record['epoch']}, the current one is"
-            found.append(_order(Invariant.I14, record, f"{what} {record['current']}"))
-        for record in await conn.fetch(_HOURS, touched):
+            found.append(_order_violation(Invariant.I14, record, f"{what} {record['current']}"))
+        for record in await conn.fetch(_ENTRIES_OUTSIDE_SESSION, touched):
             what = f"was entered at {record['submitted_at'].isoformat()}, outside the session"
-            found.append(_order(Invariant.I18, record, f"order {record['order_id']} {what}"))
+            found.append(_order_violation(Invariant.I18, record, f"order {record['order_id']} {what}"))
     return found
 
 
-def _position(record: "Record") -> Iterator[Violation]:
+def _position_violations(record: "Record") -> Iterator[Violation]:
     """What one position says of itself beside its fills."""
     symbol = record["symbol"]
 
@@ -160,11 +164,14 @@ def _position(record: "Record") -> Iterator[Violation]:
     ):
         yield breaks(
             Invariant.I3,
-            f"says it holds {_n(held)} ({_n(record['entered_qty'])} in, {_n(record['exited_qty'])} out), its fills say"
-            f" {_n(entered)} in, {_n(exited)} out",
+            f"says it holds {_format_qty(held)} ({_format_qty(record['entered_qty'])} in, {_format_qty(record['exited_qty'])} out), its fills say"
+            f" {_format_qty(entered)} in, {_format_qty(exited)} out",
         )
     if record["leaving"] > held and not record["owed"]:
-        yield breaks(Invariant.I5, f"holds {_n(held)}, working exits could take {_n(record['leaving'])}")
+        yield breaks(
+            Invariant.I5,
+            f"holds {_format_qty(held)}, working exits could take {_format_qty(record['leaving'])}",
+        )
     if record["cost"] != record["paid"] or (not oversold and record["proceeds"] != record["got"]):
         yield breaks(Invariant.I9, f"cost {record['cost']}, its fills {record['paid']} and {record['got']}")
     elif entered > 0 and record["realized_pnl"] != (gain := _gain(record)):
@@ -182,33 +189,33 @@ def _gain(record: "Record") -> Decimal:
     return (Decimal(cents) / 100).quantize(_CENT, ROUND_HALF_EVEN)
 
 
-def _histories(records: "Sequence[Record]") -> Iterator[Violation]:
+def _journal_violations(records: "Sequence[Record]") -> Iterator[Violation]:
     """An order's journal, read from its first line, walks along edges to the state the row has."""
-    told: set[int] = set()
+    reported_orders: set[int] = set()
     for record in records:
         order_id = record["order_id"]
-        if order_id in told:
+        if order_id in reported_orders:
             continue
-        told.add(order_id)
+        reported_orders.add(order_id)
         if record["seq"] is None:
-            yield _order(
+            yield _order_violation(
                 Invariant.I26, record, f"order {order_id} is {record['status']}, its journal is empty"
             )
         elif record["before"] != record["from_status"]:
             what = f"its journal jumps from {record['before']} to {record['from_status']} at line {record['seq']}"
-            yield _order(Invariant.I26, record, f"order {order_id}: {what}")
+            yield _order_violation(Invariant.I26, record, f"order {order_id}: {what}")
         elif not record["edge"]:
             what = f"went from {record['from_status']} to {record['to_status']}, which is no edge"
-            yield _order(Invariant.I6, record, f"order {order_id} {what}")
+            yield _order_violation(Invariant.I6, record, f"order {order_id} {what}")
         else:
             what = f"is {record['status']}, its journal ends at {record['to_status']}"
-            yield _order(Invariant.I26, record, f"order {order_id} {what}")
+            yield _order_violation(Invariant.I26, record, f"order {order_id} {what}")
 
 
-def _order(invariant: Invariant, record: "Record", what: str) -> Violation:
+def _order_violation(invariant: Invariant, record: "Record", what: str) -> Violation:
     order_id = record["order_id"]
     return Violation(invariant, f"order {order_id}", what, {"order_id": order_id})
 
 
-def _n(shares: Decimal) -> str:
+def _format_qty(shares: Decimal) -> str:
     return f"{shares.normalize():f}"

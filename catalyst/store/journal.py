@@ -15,13 +15,13 @@ from catalyst.store.pool import Connection
 if TYPE_CHECKING:
     from asyncpg import Record
 
-CHUNK: Final = 5_000  # links read at once
+LINKS_PER_READ: Final = 5_000  # links read at once
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class ChainLink:
     """A place in the chain: everything up to it is what its hash says. Link 0 is the beginning."""
 
     link: int
@@ -38,25 +38,25 @@ class Link:
         return {"link": self.link, "seq": self.seq, "hash": self.hex}
 
 
-START: Final = Link(0, 0, b"")
+START: Final = ChainLink(0, 0, b"")
 
 
 @dataclass(frozen=True, slots=True)
-class Break:
+class ChainBreak:
     """The first place at which the journal is not what was written. `seq` is the line's number."""
 
     link: int
     seq: int | None
-    what: str
+    reason: str
 
     @property
     def sentence(self) -> str:
         return f"the journal breaks at link {self.link}" + (
-            f" (line {self.seq}): {self.what}" if self.seq is not None else f": {self.what}"
+            f" (line {self.seq}): {self.reason}" if self.seq is not None else f": {self.reason}"
         )
 
 
-def place(facts: object) -> Link | None:
+def link_from_facts(facts: object) -> ChainLink | None:
     """The link that `facts` wrote down; None when they hold none."""
     if not isinstance(facts, dict):
         return None
@@ -64,7 +64,7 @@ def place(facts: object) -> Link | None:
     if not (isinstance(link, int) and isinstance(seq, int) and isinstance(text, str)):
         return None
     try:
-        return Link(link, seq, bytes.fromhex(text))
+        return ChainLink(link, seq, bytes.fromhex(text))
     except ValueError:
         return None
 
@@ -77,60 +77,66 @@ _LINKS: Final = """
 """
 
 
-async def head(conn: Connection) -> Link:
+async def head(conn: Connection) -> ChainLink:
     """The last link; START when nothing was ever written."""
     record = await conn.fetchrow("SELECT link, seq, hash FROM journal_chain ORDER BY link DESC LIMIT 1")
-    return START if record is None else Link(record["link"], record["seq"], record["hash"])
+    return START if record is None else ChainLink(record["link"], record["seq"], record["hash"])
 
 
-async def written_down(conn: Connection) -> dict[str, object]:
+async def head_facts(conn: Connection) -> dict[str, object]:
     """The head as it is written down elsewhere, with the journal's first hash: whose head it is."""
-    return {**(await head(conn)).facts, "origin": await origin(conn)}
+    return {**(await head(conn)).facts, "origin": await first_hash(conn)}
 
 
-async def origin(conn: Connection) -> str | None:
+async def first_hash(conn: Connection) -> str | None:
     """The journal's first hash, which tells it from every other journal; None before the first line."""
     first: bytes | None = await conn.fetchval("SELECT hash FROM journal_chain WHERE link = 1")
     return None if first is None else first.hex()
 
 
-async def verify(conn: Connection, since: Link = START, *, at_most: int | None = None) -> Link | Break:
+async def verify(
+    conn: Connection, since: ChainLink = START, *, max_links: int | None = None
+) -> ChainLink | ChainBreak:
     """The chain computed again from `since` on, over `at_most` links: the place it is good up to, or its break.
 
     Lines without a link are looked for among those that came after `since`; from START on, everywhere.
     """
-    broken = await holds(conn, since)
+    broken = await check_anchor(conn, since)
     if broken is not None:
         return broken
     good, done = since, 0
-    while at_most is None or done < at_most:
-        wanted = CHUNK if at_most is None else min(CHUNK, at_most - done)
+    while max_links is None or done < max_links:
+        wanted = LINKS_PER_READ if max_links is None else min(LINKS_PER_READ, max_links - done)
         records = await conn.fetch(_LINKS, good.link, wanted)
         for record in records:
-            step = _next(good, record)
-            if isinstance(step, Break):
+            step = _next_link(good, record)
+            if isinstance(step, ChainBreak):
                 return step
             good = step
         done += len(records)
         if len(records) < wanted:
-            return await _untied(conn, since) or good
+            return await _first_unlinked_line(conn, since) or good
     return good
 
 
-async def holds(conn: Connection, anchor: Link) -> Break | None:
+async def check_anchor(conn: Connection, anchor: ChainLink) -> ChainBreak | None:
     """None while the chain still has this link, with this hash; what is written down elsewhere is held against it."""
     if anchor.link == 0:
         return None
     found = await conn.fetchrow("SELECT seq, hash FROM journal_chain WHERE link = $1", anchor.link)
     if found is None:
         last = await head(conn)
-        return Break(last.link + 1, None, f"it ends at link {last.link}; link {anchor.link} was written once")
+        return ChainBreak(
+            last.link + 1, None, f"it ends at link {last.link}; link {anchor.link} was written once"
+        )
     if (found["seq"], found["hash"]) != (anchor.seq, anchor.hash):
-        return Break(anchor.link, found["seq"], "it has another hash than was written down when it was made")
+        return ChainBreak(
+            anchor.link, found["seq"], "it has another hash than was written down when it was made"
+        )
     return None
 
 
-async def anchors(conn: Connection, *, limit: int = 100) -> list[Link]:
+async def anchors(conn: Connection, *, limit: int = 100) -> list[ChainLink]:
     """The heads of the journal that the latest proofs of being flat wrote down, newest first."""
     found = await conn.fetch(
         """
@@ -139,16 +145,16 @@ async def anchors(conn: Connection, *, limit: int = 100) -> list[Link]:
         """,
         limit,
     )
-    return [link for record in found if (link := place(record["journal"])) is not None]
+    return [link for record in found if (link := link_from_facts(record["journal"])) is not None]
 
 
-async def last_anchor(conn: Connection) -> Link:
+async def last_anchor(conn: Connection) -> ChainLink:
     """The place in the chain that the latest proof wrote down; START when there is none."""
     found = await anchors(conn, limit=10)
     return found[0] if found else START
 
 
-async def _untied(conn: Connection, since: Link) -> Break | None:
+async def _first_unlinked_line(conn: Connection, since: ChainLink) -> ChainBreak | None:
     """The first line that nothing ties: somebody wrote it past the trigger."""
     record = await conn.fetchrow(
         """
@@ -161,23 +167,23 @@ async def _untied(conn: Connection, since: Link) -> Break | None:
     return (
         None
         if record is None
-        else Break(record["last"], record["seq"], "the line was inserted past the chain")
+        else ChainBreak(record["last"], record["seq"], "the line was inserted past the chain")
     )
 
 
-def _next(before: Link, record: "Record") -> Link | Break:
-    link, tied = record["link"], record["tied"]
+def _next_link(before: ChainLink, record: "Record") -> ChainLink | ChainBreak:
+    link, chained_seq = record["link"], record["tied"]
     if link != before.link + 1:
-        return Break(before.link + 1, None, f"the link is gone; the next one is {link}")
+        return ChainBreak(before.link + 1, None, f"the link is gone; the next one is {link}")
     if record["seq"] is None:
-        return Break(link, tied, "the line was removed")
-    made = hashlib.sha256(before.hash + line_of(record).encode()).digest()
+        return ChainBreak(link, chained_seq, "the line was removed")
+    made = hashlib.sha256(before.hash + hashed_text(record).encode()).digest()
     if made != record["hash"]:
-        return Break(link, tied, "the line, or its place, is not the one that was written")
-    return Link(link, tied, made)
+        return ChainBreak(link, chained_seq, "the line, or its place, is not the one that was written")
+    return ChainLink(link, chained_seq, made)
 
 
-def line_of(record: "Record") -> str:
+def hashed_text(record: "Record") -> str:
     """What is hashed of a line, from its bare columns; `payload` as PostgreSQL's own text."""
     order_id = record["order_id"]
     return json.dumps(

@@ -35,11 +35,11 @@ async def set_latch(
     return fresh is not None
 
 
-async def deepen_latch(conn: "Conn", name: str, *, reason: str, facts: Mapping[str, object]) -> None:
+async def extend_latch(conn: "Conn", name: str, *, reason: str, facts: Mapping[str, object]) -> None:
     """A latch that is set has more reasons now; what it knew already stays."""
     await conn.execute(
-        "UPDATE latches SET reason = $2, facts = $3::jsonb || facts || jsonb_build_object('broken',"
-        " coalesce(facts -> 'broken', '{}') || coalesce($3::jsonb -> 'broken', '{}'))"
+        "UPDATE latches SET reason = $2, facts = $3::jsonb || facts || jsonb_build_object('failed_invariants',"
+        " coalesce(facts -> 'failed_invariants', '{}') || coalesce($3::jsonb -> 'failed_invariants', '{}'))"
         " WHERE name = $1 AND cleared_at IS NULL",
         name,
         reason,

@@ -17,10 +17,10 @@ from catalyst.clock import SystemClock
 from catalyst.domain.errors import ConfigInvalid
 from catalyst.store.pool import Connection, connect
 
-FOLDER: Final = Path(__file__).resolve().parents[2] / "migrations"
+MIGRATIONS_FOLDER: Final = Path(__file__).resolve().parents[2] / "migrations"
 
-_LOCK: Final = 0x0CA7_A175_7101  # one migrator at a time, whatever the database is called
-_NAME: Final = re.compile(r"\d{4}_[a-z0-9_]+\.sql")
+_LOCK_KEY: Final = 0x0CA7_A175_7101  # one migrator at a time, whatever the database is called
+_FILE_NAME: Final = re.compile(r"\d{4}_[a-z0-9_]+\.sql")
 
 
 class SchemaNotCurrent(ConfigInvalid):
@@ -47,13 +47,13 @@ class MigrationStatus:
     state: MigrationState
 
 
-def migrations(folder: Path = FOLDER) -> tuple[Migration, ...]:
+def migrations(folder: Path = MIGRATIONS_FOLDER) -> tuple[Migration, ...]:
     """All migrations, in order. Raises SchemaNotCurrent when they are missing or not numbered without gaps."""
     files = sorted(folder.glob("*.sql"))
     if not files:
         raise SchemaNotCurrent(f"there are no migrations in {folder}: the installation is incomplete")
     for number, path in enumerate(files, start=1):
-        if not _NAME.fullmatch(path.name) or int(path.name[:4]) != number:
+        if not _FILE_NAME.fullmatch(path.name) or int(path.name[:4]) != number:
             raise SchemaNotCurrent(f"{path.name} should be migration number {number:04}")
     return tuple(_read(path) for path in files)
 
@@ -63,7 +63,7 @@ def _read(path: Path) -> Migration:
     return Migration(path.stem, sql, hashlib.sha256(sql.encode()).hexdigest())
 
 
-async def migrate(dsn: str, *, folder: Path = FOLDER) -> list[str]:
+async def migrate(dsn: str, *, folder: Path = MIGRATIONS_FOLDER) -> list[str]:
     """The database has every migration; return the names of those applied now, none the second time.
 
     Each is one transaction, so an interrupted run goes on where it stopped. Several processes may call this at
@@ -72,7 +72,7 @@ async def migrate(dsn: str, *, folder: Path = FOLDER) -> list[str]:
     known = migrations(folder)
     conn = await connect(dsn, "catalyst migrate", statement_timeout=0, lock_timeout=60_000)
     try:
-        await conn.execute("SELECT pg_advisory_lock($1)", _LOCK)
+        await conn.execute("SELECT pg_advisory_lock($1)", _LOCK_KEY)
         await conn.execute(
             """
             CREATE TABLE IF NOT EXISTS schema_migrations (
@@ -83,7 +83,7 @@ async def migrate(dsn: str, *, folder: Path = FOLDER) -> list[str]:
             """
         )
         states = _compare(known, await _applied(conn))
-        _refuse(states, but=MigrationState.PENDING)
+        _require_states(states, allowed=MigrationState.PENDING)
         pending = {status.name for status in states if status.state is MigrationState.PENDING}
         for migration in known:
             if migration.name in pending:
@@ -93,7 +93,7 @@ async def migrate(dsn: str, *, folder: Path = FOLDER) -> list[str]:
         await conn.close()
 
 
-async def status(dsn: str, *, folder: Path = FOLDER) -> list[MigrationStatus]:
+async def status(dsn: str, *, folder: Path = MIGRATIONS_FOLDER) -> list[MigrationStatus]:
     """Every migration that is known or was applied, in order, with its state; changes nothing."""
     conn = await connect(dsn, "catalyst migrate --status")
     try:
@@ -102,9 +102,9 @@ async def status(dsn: str, *, folder: Path = FOLDER) -> list[MigrationStatus]:
         await conn.close()
 
 
-async def require_current(conn: Connection, *, folder: Path = FOLDER) -> None:
+async def require_current(conn: Connection, *, folder: Path = MIGRATIONS_FOLDER) -> None:
     """The schema is exactly the known migrations; raises SchemaNotCurrent, which says what to run."""
-    _refuse(_compare(migrations(folder), await _applied(conn)), but=None)
+    _require_states(_compare(migrations(folder), await _applied(conn)), allowed=None)
 
 
 async def _applied(conn: Connection) -> dict[str, str]:
@@ -139,8 +139,8 @@ def _compare(known: Sequence[Migration], applied: dict[str, str]) -> list[Migrat
     return [MigrationStatus(name, states[name]) for name in sorted(states)]
 
 
-def _refuse(states: Sequence[MigrationStatus], *, but: MigrationState | None) -> None:
-    wrong = [s for s in states if s.state not in (MigrationState.APPLIED, but)]
+def _require_states(states: Sequence[MigrationStatus], *, allowed: MigrationState | None) -> None:
+    wrong = [s for s in states if s.state not in (MigrationState.APPLIED, allowed)]
     if not wrong:
         return
     named = ", ".join(f"{s.name} ({s.state})" for s in wrong)

@@ -5,38 +5,38 @@ from typing import Self
 
 import asyncpg
 
-from catalyst.store.account_lock import hang_up
+from catalyst.store.account_lock import close_connection
 from catalyst.store.pool import connect
 
 
-class Ear:
+class NotificationListener:
     """One LISTEN: `heard` is set by each notification and cleared by the listener; `lost` when it is deaf."""
 
     def __init__(self, conn: "asyncpg.Connection[asyncpg.Record]", channel: str) -> None:
-        self.heard = asyncio.Event()
+        self.notified = asyncio.Event()
         self.lost = asyncio.Event()
         self._conn = conn
         self._channel = channel
-        conn.add_termination_listener(self._gone)
+        conn.add_termination_listener(self._on_terminated)
 
     async def close(self) -> None:
         """Stop listening. Idempotent."""
-        self._conn.remove_termination_listener(self._gone)
-        await hang_up(self._conn)  # which ends the listening too
+        self._conn.remove_termination_listener(self._on_terminated)
+        await close_connection(self._conn)  # which ends the listening too
 
-    async def begin(self) -> Self:
+    async def start(self) -> Self:
         """Listen from now on."""
-        await self._conn.add_listener(self._channel, self._hear)
+        await self._conn.add_listener(self._channel, self._on_notification)
         return self
 
-    def _hear(self, *_: object) -> None:
-        self.heard.set()
+    def _on_notification(self, *_: object) -> None:
+        self.notified.set()
 
-    def _gone(self, _: object) -> None:
+    def _on_terminated(self, _: object) -> None:
         self.lost.set()
-        self.heard.set()  # whoever waits looks for himself
+        self.notified.set()  # whoever waits looks for himself
 
 
-async def listen(dsn: str, channel: str) -> Ear:
+async def listen(dsn: str, channel: str) -> NotificationListener:
     """An ear on `channel`: from the return on, no notification is missed unless `lost` is set."""
-    return await Ear(await connect(dsn, f"catalyst listen {channel}"), channel).begin()
+    return await NotificationListener(await connect(dsn, f"catalyst listen {channel}"), channel).start()

@@ -136,15 +136,15 @@ _OF_ORPHAN: Final = SELECT + (
     " ORDER BY o.order_id"
 )
 _LEGS_OF: Final = SELECT + " WHERE o.parent_order_id = ANY($1::bigint[]) ORDER BY o.order_id"
-_UNTIED: Final = SELECT + (  # noqa: S608 -- literals alone
-    " WHERE s.symbol = $1 AND o.position_side = $2 AND o.created_at >= $3 AND o.origin = 'emergency'"
+_UNLINKED: Final = SELECT + (  # noqa: S608 -- literals alone
+    " WHERE s.symbol = $1 AND o.position_side = $2 AND o.created_at >= $3 AND o.origin = 'outage'"
     " AND o.position_id IS NULL AND EXISTS (SELECT 1 FROM orders f"
     " WHERE (f.order_id = o.order_id OR f.parent_order_id = o.order_id)"
     " AND f.status IN ('created', 'submitted', 'accepted', 'partial_fill'))"
     " ORDER BY o.order_id"
 )
 _OF_CYCLE: Final = SELECT + " WHERE o.cycle_id = $1 ORDER BY o.order_id"
-_REPORTED: Final = (
+_BY_REPORT: Final = (
     SELECT + " WHERE o.alpaca_order_id = ANY($1::text[]) OR o.client_order_id = ANY($2::text[])"
 )
 _INSERT: Final = """
@@ -207,7 +207,7 @@ async def by_client_id(conn: "Conn", client_order_id: str) -> OrderRow | None:
     return None if record is None else row_of(record)
 
 
-async def lock_reported(conn: "Conn", broker_id: str, client_order_id: str | None) -> OrderRow | None:
+async def lock_by_report(conn: "Conn", broker_id: str, client_order_id: str | None) -> OrderRow | None:
     """The order a report speaks of, by the broker's id or else by ours, locked; None when we have no row."""
     record = await conn.fetchrow(_LOCK_BY_BROKER_ID, broker_id)
     if record is None and client_order_id:
@@ -215,11 +215,11 @@ async def lock_reported(conn: "Conn", broker_id: str, client_order_id: str | Non
     return None if record is None else row_of(record)
 
 
-async def reported(
+async def by_report(
     conn: "Conn", broker_ids: Sequence[str], client_order_ids: Sequence[str]
 ) -> list[OrderRow]:
     """The rows that reports speak of, by the broker's ids or by ours, those that exist."""
-    found = await conn.fetch(_REPORTED, list(broker_ids), list(client_order_ids))
+    found = await conn.fetch(_BY_REPORT, list(broker_ids), list(client_order_ids))
     return [row_of(record) for record in found]
 
 
@@ -228,7 +228,7 @@ async def working(conn: "Conn") -> list[OrderRow]:
     return [row_of(record) for record in await conn.fetch(_WORKING)]
 
 
-async def working_in(conn: "Conn", symbol: str) -> list[OrderRow]:
+async def working_of_symbol(conn: "Conn", symbol: str) -> list[OrderRow]:
     """The symbol's orders that are not at their end, oldest first."""
     return [row_of(record) for record in await conn.fetch(_OF_SYMBOL_WORKING, symbol)]
 
@@ -268,7 +268,7 @@ async def by_broker_ids(conn: "Conn", broker_ids: Sequence[str]) -> list[OrderRo
     return [row_of(record) for record in await conn.fetch(_BY_BROKER_IDS, list(broker_ids))]
 
 
-async def booked_activities(conn: "Conn", activity_ids: Sequence[str]) -> set[str]:
+async def booked_activity_ids(conn: "Conn", activity_ids: Sequence[str]) -> set[str]:
     """Which of these ledger ids an execution carries already."""
     found = await conn.fetch(
         "SELECT activity_id FROM executions WHERE activity_id = ANY($1::text[])", list(activity_ids)
@@ -276,7 +276,7 @@ async def booked_activities(conn: "Conn", activity_ids: Sequence[str]) -> set[st
     return {record["activity_id"] for record in found}
 
 
-async def known_broker_ids(conn: "Conn", broker_ids: Sequence[str]) -> set[str]:
+async def stored_broker_ids(conn: "Conn", broker_ids: Sequence[str]) -> set[str]:
     """Which of these broker ids have a row."""
     found = await conn.fetch(
         "SELECT alpaca_order_id FROM orders WHERE alpaca_order_id = ANY($1::text[])", list(broker_ids)
@@ -286,10 +286,10 @@ async def known_broker_ids(conn: "Conn", broker_ids: Sequence[str]) -> set[str]:
 
 async def insert(conn: "Conn", new: NewOrder, *, status: Status, at: datetime, source: str, note: str) -> int:
     """Write an order as `write` does; return its id."""
-    return (await write(conn, new, status=status, at=at, source=source, note=note)).order_id
+    return (await insert_returning(conn, new, status=status, at=at, source=source, note=note)).order_id
 
 
-async def write(
+async def insert_returning(
     conn: "Conn", new: NewOrder, *, status: Status, at: datetime, source: str, note: str
 ) -> OrderRow:
     """Write an order as created, or as created and submitted at once, with its journal; return its row.
@@ -330,12 +330,12 @@ async def write(
     return row_of(record)
 
 
-async def move(
+async def transition(
     conn: "Conn",
     order_id: int,
     *,
-    seen: Status,
-    then: Status,
+    from_status: Status,
+    to_status: Status,
     at: datetime,
     source: str,
     kind: str = "transition",
@@ -373,8 +373,8 @@ async def move(
         RETURNING order_id
         """,
         order_id,
-        seen,
-        then,
+        from_status,
+        to_status,
         at,
         source,
         kind,
@@ -385,10 +385,10 @@ async def move(
         epoch,
     )
     if moved is None:
-        raise StaleOrder(f"order {order_id} is no longer {seen}")
+        raise StaleOrder(f"order {order_id} is no longer {from_status}")
 
 
-async def adopt(
+async def set_broker_id(
     conn: "Conn", order_id: int, *, broker_id: str, broker_status: str, at: datetime, epoch: int
 ) -> None:
     """Write the broker's id and word for an order we sent."""
@@ -404,7 +404,9 @@ async def adopt(
     )
 
 
-async def say(conn: "Conn", order_id: int, broker_status: str, at: datetime, *, epoch: int) -> None:
+async def set_broker_status(
+    conn: "Conn", order_id: int, broker_status: str, at: datetime, *, epoch: int
+) -> None:
     """Keep the broker's own word for an order: it tells a resting target from a stop that is `held`."""
     await conn.execute(
         """
@@ -439,7 +441,7 @@ async def resize(
     )
 
 
-async def attempt(conn: "Conn", order_id: int, at: datetime, *, epoch: int) -> None:
+async def count_attempt(conn: "Conn", order_id: int, at: datetime, *, epoch: int) -> None:
     """Count another send of the same order, before it leaves."""
     await conn.execute(
         """
@@ -452,7 +454,7 @@ async def attempt(conn: "Conn", order_id: int, at: datetime, *, epoch: int) -> N
     )
 
 
-async def cancel_because(conn: "Conn", order_id: int, reason: str, at: datetime, *, epoch: int) -> None:
+async def set_cancel_reason(conn: "Conn", order_id: int, reason: str, at: datetime, *, epoch: int) -> None:
     """Write why a cancel is about to be asked for, before it is asked."""
     await conn.execute(
         """
@@ -536,21 +538,21 @@ async def add_execution(
     return fresh
 
 
-async def symbols_untied(conn: "Conn") -> set[str]:
+async def symbols_with_unlinked_orders(conn: "Conn") -> set[str]:
     """Symbols in which an order that left without the tables, or a leg of one, works and belongs to no position."""
     found = await conn.fetch(
         "SELECT DISTINCT s.symbol FROM orders o JOIN securities s USING (security_id)"
         " LEFT JOIN orders top ON top.order_id = o.parent_order_id"
-        " WHERE 'emergency' IN (o.origin, top.origin) AND o.position_id IS NULL"
+        " WHERE 'outage' IN (o.origin, top.origin) AND o.position_id IS NULL"
         " AND o.status IN ('created', 'submitted', 'accepted', 'partial_fill')"
     )
     return {record["symbol"] for record in found}
 
 
-async def untied(conn: "Conn", symbol: str, side: PositionSide, *, since: datetime) -> list[OrderRow]:
+async def unlinked(conn: "Conn", symbol: str, side: PositionSide, *, since: datetime) -> list[OrderRow]:
     """The symbol's orders that left without the tables since then, work or have a leg that does, and have no position;
     with their legs."""
-    tops = [row_of(record) for record in await conn.fetch(_UNTIED, symbol, side, since)]
+    tops = [row_of(record) for record in await conn.fetch(_UNLINKED, symbol, side, since)]
     legs = await conn.fetch(_LEGS_OF, [row.order_id for row in tops])
     return [*tops, *map(row_of, legs)]
 
@@ -569,7 +571,7 @@ async def last_fill_at(conn: "Conn", order_id: int) -> datetime | None:
     return at
 
 
-async def count_fill(conn: "Conn", order_id: int, at: datetime, *, epoch: int) -> None:
+async def recompute_filled(conn: "Conn", order_id: int, at: datetime, *, epoch: int) -> None:
     """Make the order's filled quantity and average what its executions say."""
     await conn.execute(
         """

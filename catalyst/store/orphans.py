@@ -42,17 +42,17 @@ class Orphan:
     protected_at: datetime | None
     found_at: datetime
     ended_at: datetime | None
-    ending: str | None
+    end_reason: str | None
 
     @property
-    def signed(self) -> Decimal:
+    def signed_qty(self) -> Decimal:
         return self.quantity if self.side is PositionSide.LONG else -self.quantity
 
 
 _SELECT: Final = """
     SELECT o.orphan_id, o.cycle_id, o.security_id, s.symbol, o.position_id, o.cause, o.side, o.quantity,
            o.found_qty, o.cost, o.exited_qty, o.proceeds, o.realized_pnl, o.stop_price, o.protected_at,
-           o.found_at, o.ended_at, o.ending
+           o.found_at, o.ended_at, o.end_reason
       FROM orphans o JOIN securities s USING (security_id)
 """
 _OPEN: Final = _SELECT + " WHERE o.ended_at IS NULL ORDER BY o.orphan_id"
@@ -80,7 +80,7 @@ async def recent(conn: "Conn", limit: int = 20) -> list[Orphan]:
     return [_row(record) for record in await conn.fetch(_RECENT, limit)]
 
 
-async def found(
+async def record(
     conn: "Conn",
     symbol: str,
     side: PositionSide,
@@ -119,7 +119,7 @@ async def found(
     return fresh
 
 
-async def leave(conn: "Conn", orphan: Orphan, quantity: Decimal, price: Decimal, *, at: datetime) -> Orphan:
+async def reduce(conn: "Conn", orphan: Orphan, quantity: Decimal, price: Decimal, *, at: datetime) -> Orphan:
     """Count one fill that took shares of a locked orphan; what it takes beyond them is not its own."""
     taken = min(quantity, orphan.quantity)
     exited, proceeds = orphan.exited_qty + taken, orphan.proceeds + taken * price
@@ -174,14 +174,14 @@ async def protect(
     )
 
 
-async def end(conn: "Conn", orphan_id: int, *, ending: str, at: datetime) -> None:
+async def close(conn: "Conn", orphan_id: int, *, end_reason: str, at: datetime) -> None:
     """Nothing of it is there any more."""
     await conn.execute(
         """
-        UPDATE orphans SET quantity = 0, ended_at = $3, ending = $2, updated_at = $3
+        UPDATE orphans SET quantity = 0, ended_at = $3, end_reason = $2, updated_at = $3
          WHERE orphan_id = $1 AND ended_at IS NULL
         """,
         orphan_id,
-        ending,
+        end_reason,
         at,
     )

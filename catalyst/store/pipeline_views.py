@@ -28,7 +28,7 @@ class PipelineStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class EntryAttempt:
     """One entry that was tried; `attempt_status` is pending, failed, cancelled, open or closed."""
 
     order_id: int
@@ -58,13 +58,13 @@ class OpenRisk:
     last_price: Decimal | None
     stop_loss: Decimal | None
     take_profit: Decimal | None
-    stopped_qty: Decimal
-    naked_qty: Decimal
-    broker_stop: Decimal | None
+    protected_qty: Decimal
+    unprotected_qty: Decimal
+    broker_stop_price: Decimal | None
     exiting_qty: Decimal
     worst_case: Decimal | None
     protected_at: datetime | None
-    naked_seconds: Decimal
+    unprotected_seconds: Decimal
     carried: bool
 
 
@@ -74,16 +74,16 @@ async def pipeline_status(conn: Connection, cycle_id: str) -> PipelineStatus | N
     return None if record is None else PipelineStatus(**record)
 
 
-async def recent_pipelines(conn: Connection, limit: int = 20) -> list[PipelineStatus]:
+async def recent_pipeline_statuses(conn: Connection, limit: int = 20) -> list[PipelineStatus]:
     """The latest cycles at a glance, newest first."""
     found = await conn.fetch("SELECT * FROM v_trade_pipeline_status LIMIT $1", limit)
     return [PipelineStatus(**record) for record in found]
 
 
-async def attempts(conn: Connection, cycle_id: str) -> list[Attempt]:
+async def entry_attempts(conn: Connection, cycle_id: str) -> list[EntryAttempt]:
     """Every entry a cycle tried, oldest first."""
     found = await conn.fetch("SELECT * FROM v_trade_attempts WHERE cycle_id = $1 ORDER BY order_id", cycle_id)
-    return [Attempt(**record) for record in found]
+    return [EntryAttempt(**record) for record in found]
 
 
 async def open_risk(conn: Connection) -> list[OpenRisk]:

@@ -21,31 +21,33 @@ from asyncpg.pool import PoolConnectionProxy
 
 from catalyst.clock import Clock
 from catalyst.domain.errors import InvariantBroken
-from catalyst.domain.fault_points import Moment, Witness, tell
+from catalyst.domain.fault_points import FaultPoint, Moment, reach
 from catalyst.store.constraint_errors import StaleEpoch
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
 
 _T = TypeVar("_T")
 
-STATEMENT_TIMEOUT: Final = 5_000  # milliseconds, as are the next two
-LOCK_TIMEOUT: Final = 2_000
-IDLE_IN_TRANSACTION: Final = 30_000
-LANE: Final = 2  # connections of the order path: one that is sent, one that is heard
-_ACQUIRE: Final = 2.0  # seconds, real time: beyond it the pool is exhausted, which is worth an alarm
-_ANSWER: Final = 10.0  # seconds, real time: beyond it the server is gone, whatever TCP believes
-_ATTEMPTS: Final = 3
-_WRITES: Final = SessionAttribute.read_write
+STATEMENT_TIMEOUT_MS: Final = 5_000  # milliseconds, as are the next two
+LOCK_TIMEOUT_MS: Final = 2_000
+IDLE_IN_TRANSACTION_TIMEOUT_MS: Final = 30_000
+RESERVED_CONNECTION_COUNT: Final = 2  # connections of the order path: one that is sent, one that is heard
+_ACQUIRE_TIMEOUT_S: Final = (
+    2.0  # seconds, real time: beyond it the pool is exhausted, which is worth an alarm
+)
+_COMMAND_TIMEOUT_S: Final = 10.0  # seconds, real time: beyond it the server is gone, whatever TCP believes
+_MAX_ATTEMPTS: Final = 3
+_READ_WRITE: Final = SessionAttribute.read_write
 
 # Another transaction was in the way: the whole of ours may be done again.
-CONTENTION: Final = (
+CONTENTION_ERRORS: Final = (
     asyncpg.DeadlockDetectedError,
     asyncpg.SerializationError,
     asyncpg.LockNotAvailableError,
 )
 
 # The database cannot be reached or cannot write: trading goes on without it as far as it may.
-_OUTAGES: Final = (
+_OUTAGE_ERRORS: Final = (
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
     asyncpg.PostgresConnectionError,
@@ -62,15 +64,15 @@ _OUTAGES: Final = (
 
 def is_outage(error: BaseException) -> bool:
     """True when `error` says that the database is away, not that we asked for something wrong."""
-    return isinstance(error, _OUTAGES) and not isinstance(error, (ValueError, StaleEpoch))
+    return isinstance(error, _OUTAGE_ERRORS) and not isinstance(error, (ValueError, StaleEpoch))
 
 
-def is_passing(error: BaseException) -> bool:
+def is_transient(error: BaseException) -> bool:
     """True when `error` is no fault of ours and goes by: an outage, or somebody in the way."""
-    return is_outage(error) or isinstance(error, CONTENTION)
+    return is_outage(error) or isinstance(error, CONTENTION_ERRORS)
 
 
-class Lane:
+class ReservedConnections:
     """A few connections of the order path, held open and lent one at a time.
 
     A pool's own care for a connection (a task to hand it out, another to take it back) would cost a third of what a
@@ -80,84 +82,84 @@ class Lane:
 
     def __init__(self, connect: Callable[[], Awaitable["asyncpg.Connection[asyncpg.Record]"]]) -> None:
         self._connect = connect
-        self._free: list[asyncpg.Connection[asyncpg.Record]] = []
-        self._lent: set[asyncpg.Connection[asyncpg.Record]] = set()
-        self._slots = asyncio.Semaphore(LANE)
-        self._shut = asyncio.Event()
+        self._idle: list[asyncpg.Connection[asyncpg.Record]] = []
+        self._in_use: set[asyncpg.Connection[asyncpg.Record]] = set()
+        self._slots = asyncio.Semaphore(RESERVED_CONNECTION_COUNT)
+        self._closed = asyncio.Event()
 
     @asynccontextmanager
-    async def lend(self) -> AsyncIterator[Connection]:
+    async def acquire(self) -> AsyncIterator[Connection]:
         """The connection used last. Raises TimeoutError when there is none for two seconds, and what asyncpg raises."""
-        if not self._slots.locked() and any(not conn.is_closed() for conn in self._free):
-            conn = await self._take()
+        if not self._slots.locked() and any(not conn.is_closed() for conn in self._idle):
+            conn = await self._check_out()
         else:
-            async with asyncio.timeout(_ACQUIRE):  # noqa: TID251 -- a connection's turn is real time
-                conn = await self._take()
+            async with asyncio.timeout(_ACQUIRE_TIMEOUT_S):  # noqa: TID251 -- a connection's turn is real time
+                conn = await self._check_out()
         try:
             yield conn
         except (asyncio.CancelledError, TimeoutError):
             # The server is told to stop, and has stopped, before anybody looks what became of the statement.
             with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
-                await conn.close(timeout=_ACQUIRE)
+                await conn.close(timeout=_ACQUIRE_TIMEOUT_S)
             raise
         except BaseException as error:
             if is_outage(error) or not isinstance(error, asyncpg.PostgresError):
                 conn.terminate()
             raise
         finally:
-            if conn not in self._lent:
+            if conn not in self._in_use:
                 conn.terminate()  # expired meanwhile, or given up
             elif not conn.is_closed():
-                self._free.append(conn)
-            self._lent.discard(conn)
+                self._idle.append(conn)
+            self._in_use.discard(conn)
             self._slots.release()
 
-    async def warm(self) -> None:
+    async def open_first(self) -> None:
         """Connect the first one now, and not when an order waits for it."""
-        async with self.lend():
+        async with self.acquire():
             pass
 
     def expire(self) -> None:
         """None of today's connections is lent again."""
-        for conn in self._free:
+        for conn in self._idle:
             conn.terminate()
-        self._free.clear()
-        self._lent.clear()
+        self._idle.clear()
+        self._in_use.clear()
 
-    def give_up(self) -> None:
+    def abandon(self) -> None:
         """Every connection is cut; whoever asks for another hears of an outage."""
-        self._shut.set()
-        for conn in (*self._free, *self._lent):
+        self._closed.set()
+        for conn in (*self._idle, *self._in_use):
             conn.terminate()
         self.expire()
 
     async def close(self) -> None:
         """Every connection is closed, once it has come back."""
-        if self._shut.is_set():
+        if self._closed.is_set():
             return
-        self._shut.set()
-        for _ in range(LANE):
+        self._closed.set()
+        for _ in range(RESERVED_CONNECTION_COUNT):
             await self._slots.acquire()
-        while self._free:
-            await self._free.pop().close()
+        while self._idle:
+            await self._idle.pop().close()
 
-    async def _take(self) -> "asyncpg.Connection[asyncpg.Record]":
+    async def _check_out(self) -> "asyncpg.Connection[asyncpg.Record]":
         await self._slots.acquire()
         try:
-            conn = await self._connection()
+            conn = await self._idle_or_new()
         except BaseException:
             self._slots.release()
             raise
-        self._lent.add(conn)
+        self._in_use.add(conn)
         return conn
 
-    async def _connection(self) -> "asyncpg.Connection[asyncpg.Record]":
-        while self._free:
-            if not (conn := self._free.pop()).is_closed():
+    async def _idle_or_new(self) -> "asyncpg.Connection[asyncpg.Record]":
+        while self._idle:
+            if not (conn := self._idle.pop()).is_closed():
                 return conn
-        if not self._shut.is_set():
+        if not self._closed.is_set():
             conn = await self._connect()
-            if not self._shut.is_set():
+            if not self._closed.is_set():
                 return conn
             conn.terminate()
         raise asyncpg.InterfaceError("the lane is closed")
@@ -172,62 +174,64 @@ class Store:
     def __init__(
         self,
         pool: "asyncpg.Pool[asyncpg.Record]",
-        lane: Lane,
+        reserved: ReservedConnections,
         clock: Clock,
         dsn: str,
-        witness: Witness | None = None,
+        fault_point: FaultPoint | None = None,
     ) -> None:
         self.clock = clock
         self.dsn = dsn
-        self.refused: Callable[[Exception], None] | None = None  # told of what the database would not write
+        self.on_constraint_error: Callable[[Exception], None] | None = (
+            None  # told of what the database would not write
+        )
         self._pool = pool
-        self._lane = lane
-        self._witness = witness
+        self._reserved = reserved
+        self._fault_point = fault_point
 
     @asynccontextmanager
     async def tx(self, label: str) -> AsyncIterator[Connection]:
         """A transaction: committed when the block ends, rolled back when it raises. `label` names the step."""
         with self.clock.hold():
-            tell(self._witness, label, Moment.BEFORE)
+            reach(self._fault_point, label, Moment.BEFORE)
             try:
-                async with self._pool.acquire(timeout=_ACQUIRE) as conn, conn.transaction():
+                async with self._pool.acquire(timeout=_ACQUIRE_TIMEOUT_S) as conn, conn.transaction():
                     yield conn
             except Exception as error:
                 error.add_note(f"in transaction {label!r}")
-                self._tell_of(error)
-                await self._heed(error)
+                self._report_constraint_error(error)
+                await self._expire_if_read_only(error)
                 raise
-            tell(self._witness, label, Moment.AFTER)
+            reach(self._fault_point, label, Moment.AFTER)
 
     def statement(self, label: str) -> AbstractAsyncContextManager[Connection]:
         """A connection for one statement, which is a transaction by itself."""
-        return self._alone(self._pool.acquire(timeout=_ACQUIRE), label)
+        return self._statement_on(self._pool.acquire(timeout=_ACQUIRE_TIMEOUT_S), label)
 
-    def stroke(self, label: str) -> AbstractAsyncContextManager[Connection]:
+    def order_statement(self, label: str) -> AbstractAsyncContextManager[Connection]:
         """The same for a step of an order, on the order path's own lane."""
-        return self._alone(self._lane.lend(), label)
+        return self._statement_on(self._reserved.acquire(), label)
 
     @asynccontextmanager
-    async def _alone(
-        self, lent: AbstractAsyncContextManager[Connection], label: str
+    async def _statement_on(
+        self, acquired: AbstractAsyncContextManager[Connection], label: str
     ) -> AsyncIterator[Connection]:
         with self.clock.hold():
-            tell(self._witness, label, Moment.BEFORE)
+            reach(self._fault_point, label, Moment.BEFORE)
             try:
-                async with lent as conn:
+                async with acquired as conn:
                     yield conn
             except Exception as error:
                 error.add_note(f"in statement {label!r}")
-                self._tell_of(error)
-                await self._heed(error)
+                self._report_constraint_error(error)
+                await self._expire_if_read_only(error)
                 raise
-            tell(self._witness, label, Moment.AFTER)
+            reach(self._fault_point, label, Moment.AFTER)
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[Connection]:
         """A connection for questions that change nothing; each statement sees what is committed by then."""
         with self.clock.hold():
-            async with self._pool.acquire(timeout=_ACQUIRE) as conn:
+            async with self._pool.acquire(timeout=_ACQUIRE_TIMEOUT_S) as conn:
                 yield conn
 
     async def run(self, label: str, work: Callable[[Connection], Awaitable[_T]]) -> _T:
@@ -235,29 +239,29 @@ class Store:
 
         `work` must touch nothing but its connection. Raises the last of three CONTENTION errors.
         """
-        for attempt in range(1, _ATTEMPTS + 1):
+        for attempt in range(1, _MAX_ATTEMPTS + 1):
             try:
                 async with self.tx(label) as conn:
                     return await work(conn)
-            except CONTENTION:
-                if attempt == _ATTEMPTS:
+            except CONTENTION_ERRORS:
+                if attempt == _MAX_ATTEMPTS:
                     raise
         raise AssertionError("unreachable")
 
-    def _tell_of(self, error: Exception) -> None:
-        if self.refused is not None and isinstance(error, InvariantBroken):
-            self.refused(error)
+    def _report_constraint_error(self, error: Exception) -> None:
+        if self.on_constraint_error is not None and isinstance(error, InvariantBroken):
+            self.on_constraint_error(error)
 
-    async def _heed(self, error: Exception) -> None:
+    async def _expire_if_read_only(self, error: Exception) -> None:
         """A server that only reads is not the one to write to: the next connection looks for another."""
         if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
             await self.expire()
 
-    async def answers(self) -> bool:
+    async def is_reachable(self) -> bool:
         """True when the server takes a new connection and answers on it; one that is full is there all the same."""
         with self.clock.hold():
             try:
-                conn = await asyncpg.connect(self.dsn, timeout=_ACQUIRE)
+                conn = await asyncpg.connect(self.dsn, timeout=_ACQUIRE_TIMEOUT_S)
             except asyncpg.TooManyConnectionsError:
                 return True
             except Exception as error:
@@ -265,7 +269,7 @@ class Store:
                     raise
                 return False
             try:
-                await conn.execute("SELECT 1", timeout=_ACQUIRE)
+                await conn.execute("SELECT 1", timeout=_ACQUIRE_TIMEOUT_S)
             except Exception as error:
                 if not is_outage(error):
                     raise
@@ -274,24 +278,24 @@ class Store:
                 conn.terminate()
             return True
 
-    def give_up(self) -> None:
+    def abandon(self) -> None:
         """Every connection is cut, and there will be no other: whoever asks from now on hears of an outage."""
         self._pool.terminate()
-        self._lane.give_up()
+        self._reserved.abandon()
 
     async def expire(self) -> None:
         """Every connection is replaced before its next use: after a failover the old ones reach the old server."""
         await self._pool.expire_connections()
-        self._lane.expire()
+        self._reserved.expire()
 
     async def close(self) -> None:
         """Every connection is closed; one that does not end by itself is cut."""
         try:
-            async with asyncio.timeout(_ANSWER):  # noqa: TID251 -- a socket's end is real time
-                await self._lane.close()
+            async with asyncio.timeout(_COMMAND_TIMEOUT_S):  # noqa: TID251 -- a socket's end is real time
+                await self._reserved.close()
                 await self._pool.close()
         except TimeoutError:
-            self.give_up()
+            self.abandon()
 
 
 async def open_store(
@@ -300,7 +304,7 @@ async def open_store(
     *,
     size: int = 8,
     name: str = "catalyst",
-    witness: Witness | None = None,
+    fault_point: FaultPoint | None = None,
     writable: bool = False,
 ) -> Store:
     """A store of at most `size` connections and a lane of two, the first of each open. Raises what asyncpg raises.
@@ -309,15 +313,15 @@ async def open_store(
     Without it nobody sends orders, and the lane is opened by its first use.
     """
 
-    settings = _settings(name, STATEMENT_TIMEOUT, LOCK_TIMEOUT)
+    settings = _settings(name, STATEMENT_TIMEOUT_MS, LOCK_TIMEOUT_MS)
     how: dict[str, Any] = {
         "max_cached_statement_lifetime": 0,  # what was prepared in the morning is prepared in the evening
-        "command_timeout": _ANSWER,
-        "timeout": _ANSWER,
-        "target_session_attrs": _WRITES if writable else None,
+        "command_timeout": _COMMAND_TIMEOUT_S,
+        "timeout": _COMMAND_TIMEOUT_S,
+        "target_session_attrs": _READ_WRITE if writable else None,
     }
 
-    async def beside() -> "asyncpg.Connection[asyncpg.Record]":
+    async def connect_reserved() -> "asyncpg.Connection[asyncpg.Record]":
         # All that an order waits for is found by a key. A plan made of the first day's empty tables would read them
         # through, triggers' questions included, and be kept while they grow; so would one that hashes or merges
         # what one order says against all that there are.
@@ -326,7 +330,7 @@ async def open_store(
             dsn, server_settings=settings | by_key, **how
         )
         try:
-            await _teach(conn)
+            await _set_up_codecs(conn)
         except BaseException:
             conn.terminate()
             raise
@@ -338,40 +342,40 @@ async def open_store(
         max_size=size,
         max_inactive_connection_lifetime=0,
         server_settings=settings,
-        init=_teach,
-        reset=_keep,
+        init=_set_up_codecs,
+        reset=_skip_reset,
         **how,
     )
-    lane = Lane(beside)
+    reserved = ReservedConnections(connect_reserved)
     try:
         if writable:
-            await lane.warm()
+            await reserved.open_first()
     except BaseException:
         main.terminate()
         raise
-    return Store(main, lane, clock, dsn, witness)
+    return Store(main, reserved, clock, dsn, fault_point)
 
 
 async def connect(
     dsn: str,
     name: str,
     *,
-    statement_timeout: int = STATEMENT_TIMEOUT,
-    lock_timeout: int = LOCK_TIMEOUT,
-    answer: float | None = None,
+    statement_timeout: int = STATEMENT_TIMEOUT_MS,
+    lock_timeout: int = LOCK_TIMEOUT_MS,
+    timeout_s: float | None = None,
     writable: bool = False,
 ) -> "asyncpg.Connection[asyncpg.Record]":
     """A connection outside the pool, with the same types and limits. Timeouts in milliseconds, 0 for none; `answer`
     in real seconds, where less than usual is enough. `writable` as in `open_store`."""
-    within = _ANSWER if answer is None else answer
+    within = _COMMAND_TIMEOUT_S if timeout_s is None else timeout_s
     conn: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(
         dsn,
         timeout=within,
         command_timeout=within if statement_timeout else None,
-        target_session_attrs=_WRITES if writable else None,
+        target_session_attrs=_READ_WRITE if writable else None,
         server_settings=_settings(name, statement_timeout, lock_timeout),
     )
-    await _teach(conn)
+    await _set_up_codecs(conn)
     return conn
 
 
@@ -384,7 +388,7 @@ def _settings(name: str, statement_timeout: int, lock_timeout: int) -> dict[str,
         "random_page_cost": "1.1",  # what is open and of today is in memory: a key costs little more than its page
         "statement_timeout": str(statement_timeout),
         "lock_timeout": str(lock_timeout),
-        "idle_in_transaction_session_timeout": str(IDLE_IN_TRANSACTION),
+        "idle_in_transaction_session_timeout": str(IDLE_IN_TRANSACTION_TIMEOUT_MS),
         # A dead peer is noticed in seconds; ignored on a Unix socket.
         "tcp_keepalives_idle": "5",
         "tcp_keepalives_interval": "2",
@@ -393,7 +397,7 @@ def _settings(name: str, statement_timeout: int, lock_timeout: int) -> dict[str,
     }
 
 
-async def _teach(conn: "asyncpg.Connection[asyncpg.Record]") -> None:
+async def _set_up_codecs(conn: "asyncpg.Connection[asyncpg.Record]") -> None:
     """jsonb travels as Python values, in its binary form: a version byte, then the text. The server is asked here, and
     not by the first order, how arrays travel."""
     await conn.set_type_codec(
@@ -408,39 +412,39 @@ async def _teach(conn: "asyncpg.Connection[asyncpg.Record]") -> None:
     )
 
 
-async def _keep(conn: "asyncpg.Connection[asyncpg.Record]") -> None:
+async def _skip_reset(conn: "asyncpg.Connection[asyncpg.Record]") -> None:
     """Hand a connection back as it is."""
 
 
 def encode_json(value: object) -> bytes:
     """`value` as binary jsonb: Decimals as text, so that no digit is lost; nothing PostgreSQL would refuse."""
     try:
-        text = orjson.dumps(value, default=_plain, option=orjson.OPT_NON_STR_KEYS)
+        text = orjson.dumps(value, default=_json_default, option=orjson.OPT_NON_STR_KEYS)
     except orjson.JSONEncodeError:
-        text = orjson.dumps(_storable(value), default=_plain, option=orjson.OPT_NON_STR_KEYS)
+        text = orjson.dumps(_storable_value(value), default=_json_default, option=orjson.OPT_NON_STR_KEYS)
     if b"\\u0000" in text:
-        text = orjson.dumps(_storable(value), default=_plain, option=orjson.OPT_NON_STR_KEYS)
+        text = orjson.dumps(_storable_value(value), default=_json_default, option=orjson.OPT_NON_STR_KEYS)
     return b"\x01" + text
 
 
-def storable(text: str, limit: int = 65_536) -> str:
+def storable_text(text: str, limit: int = 65_536) -> str:
     """`text` as PostgreSQL can hold it: no NUL, no lone surrogate, at most `limit` characters."""
     return text[:limit].replace("\x00", "�").encode("utf-8", "replace").decode()
 
 
-def _storable(value: Any) -> Any:
+def _storable_value(value: Any) -> Any:
     match value:
         case str():
-            return storable(value)
+            return storable_text(value)
         case dict():
-            return {_storable(key): _storable(item) for key, item in value.items()}
+            return {_storable_value(key): _storable_value(item) for key, item in value.items()}
         case list() | tuple():
-            return [_storable(item) for item in value]
+            return [_storable_value(item) for item in value]
         case _:
             return value
 
 
-def _plain(value: object) -> object:
+def _json_default(value: object) -> object:
     if isinstance(value, Decimal):
         return str(value)
     if isinstance(value, (set, frozenset)):

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Final
 
 from catalyst.domain.order import PositionSide
-from catalyst.domain.position import Holding
+from catalyst.domain.position import PositionState
 
 if TYPE_CHECKING:
     from asyncpg import Record
@@ -41,27 +41,27 @@ class PositionRow:
     unrealized_pnl: Decimal | None
     last_price: Decimal | None
     protected_at: datetime | None
-    naked_seconds: Decimal
+    unprotected_seconds: Decimal
     close_reason: str | None
     carried: bool
 
     @property
-    def holding(self) -> Holding:
-        return Holding(self.side, self.entered_qty, self.cost, self.exited_qty, self.proceeds)
+    def state(self) -> PositionState:
+        return PositionState(self.side, self.entered_qty, self.cost, self.exited_qty, self.proceeds)
 
 
 SELECT: Final = """
     SELECT p.position_id, p.cycle_id, p.security_id, s.symbol, sec.name AS sector, p.side, p.quantity,
            p.entered_qty, p.cost, p.exited_qty, p.proceeds, p.entry_price, p.stop_loss, p.take_profit,
            p.entry_time, p.exit_time, p.status, p.realized_pnl, p.unrealized_pnl, p.last_price,
-           p.protected_at, p.naked_seconds, p.close_reason, p.carried
+           p.protected_at, p.unprotected_seconds, p.close_reason, p.carried
       FROM positions p JOIN securities s USING (security_id) LEFT JOIN sectors sec USING (sector_id)
 """
 _OPEN: Final = SELECT + " WHERE p.status = 'open' ORDER BY p.position_id"
 _BY_ID: Final = SELECT + " WHERE p.position_id = $1"
 _LOCK_BY_ID: Final = SELECT + " WHERE p.position_id = $1 FOR UPDATE OF p"
 _LOCK_OPEN: Final = SELECT + " WHERE s.symbol = $1 AND p.side = $2 AND p.status = 'open' FOR UPDATE OF p"
-_UNMEASURED: Final = (
+_WITHOUT_PROTECTION_TIME: Final = (
     SELECT + " WHERE p.status = 'closed' AND p.exit_time >= $1 AND p.protected_at IS NULL AND NOT p.legacy"
 )
 _OF_CYCLE: Final = SELECT + " WHERE p.cycle_id = $1 ORDER BY p.position_id"
@@ -79,9 +79,9 @@ async def open_positions(conn: "Conn") -> list[PositionRow]:
     return [row_of(record) for record in await conn.fetch(_OPEN)]
 
 
-async def unmeasured(conn: "Conn", *, since: datetime) -> list[PositionRow]:
+async def without_protection_time(conn: "Conn", *, since: datetime) -> list[PositionRow]:
     """Positions closed since then whose last time without a stop is not written yet: none was ever confirmed."""
-    return [row_of(record) for record in await conn.fetch(_UNMEASURED, since)]
+    return [row_of(record) for record in await conn.fetch(_WITHOUT_PROTECTION_TIME, since)]
 
 
 async def get(conn: "Conn", position_id: int) -> PositionRow:
@@ -116,7 +116,7 @@ async def insert(
     *,
     cycle_id: str | None,
     security_id: int,
-    holding: Holding,
+    state: PositionState,
     stop_loss: Decimal | None,
     take_profit: Decimal | None,
     at: datetime,
@@ -132,11 +132,11 @@ async def insert(
         """,
         cycle_id,
         security_id,
-        holding.side,
-        holding.quantity,
-        holding.entered_qty,
-        holding.cost,
-        holding.entry_price,
+        state.side,
+        state.quantity,
+        state.entered_qty,
+        state.cost,
+        state.entry_price,
         stop_loss,
         take_profit,
         at,
@@ -144,8 +144,8 @@ async def insert(
     return position_id
 
 
-async def write(
-    conn: "Conn", position_id: int, holding: Holding, *, at: datetime, close_reason: str | None = None
+async def update(
+    conn: "Conn", position_id: int, state: PositionState, *, at: datetime, close_reason: str | None = None
 ) -> None:
     """Make the row say what the fills say; at quantity zero it is closed, with its exit time and reason."""
     await conn.execute(
@@ -159,15 +159,15 @@ async def write(
          WHERE position_id = $1
         """,
         position_id,
-        holding.quantity,
-        holding.entered_qty,
-        holding.cost,
-        holding.exited_qty,
-        holding.proceeds,
-        holding.entry_price,
-        holding.exit_price,
-        holding.realized_pnl,
-        holding.status,
+        state.quantity,
+        state.entered_qty,
+        state.cost,
+        state.exited_qty,
+        state.proceeds,
+        state.entry_price,
+        state.exit_price,
+        state.realized_pnl,
+        state.status,
         at,
         close_reason,
     )
@@ -206,20 +206,20 @@ async def mark(conn: "Conn", marks: Sequence[tuple[int, Decimal, Decimal]], *, a
     )
 
 
-async def guard(
-    conn: "Conn", position_id: int, *, protected_at: datetime | None, naked_seconds: Decimal
+async def set_protection(
+    conn: "Conn", position_id: int, *, protected_at: datetime | None, unprotected_seconds: Decimal
 ) -> None:
     """Write since when the broker's stop covers all of it (None: it does not; its end, when it never did), and how
     long it did not."""
     await conn.execute(
-        "UPDATE positions SET protected_at = $2, naked_seconds = $3 WHERE position_id = $1",
+        "UPDATE positions SET protected_at = $2, unprotected_seconds = $3 WHERE position_id = $1",
         position_id,
         protected_at,
-        naked_seconds,
+        unprotected_seconds,
     )
 
 
-async def levels(
+async def set_levels(
     conn: "Conn", position_id: int, *, stop_loss: Decimal, take_profit: Decimal, at: datetime
 ) -> None:
     """Write the stop and the target that now protect a position."""
@@ -232,7 +232,7 @@ async def levels(
     )
 
 
-async def carry(conn: "Conn", cycle_id: str) -> list[str]:
+async def mark_carried(conn: "Conn", cycle_id: str) -> list[str]:
     """Mark every open position of an earlier cycle as carried; the symbols that were not marked before."""
     found = await conn.fetch(
         """

@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from catalyst.store.pool import Connection, storable
+from catalyst.store.pool import Connection, storable_text
 
 if TYPE_CHECKING:
     from asyncpg import Record
@@ -19,7 +19,7 @@ class Decision(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Proposal:
+class ProposalRow:
     """One ticket; `decision` is None while it waits."""
 
     proposal_id: int
@@ -48,9 +48,9 @@ _OF_CYCLE: Final = _SELECT + " WHERE p.cycle_id = $1 ORDER BY p.proposal_id"
 _OF_IDS: Final = _SELECT + " WHERE p.proposal_id = ANY($1::bigint[]) ORDER BY p.proposal_id"
 
 
-def _row(record: "Record") -> Proposal:
+def _row(record: "Record") -> ProposalRow:
     decision = record["decision"]
-    return Proposal(**{**record, "decision": None if decision is None else Decision(decision)})
+    return ProposalRow(**{**record, "decision": None if decision is None else Decision(decision)})
 
 
 async def put(
@@ -79,24 +79,24 @@ async def put(
     return proposal_id
 
 
-async def get(conn: Connection, proposal_id: int) -> Proposal | None:
+async def get(conn: Connection, proposal_id: int) -> ProposalRow | None:
     """The proposal of that id."""
     record = await conn.fetchrow(_BY_ID, proposal_id)
     return None if record is None else _row(record)
 
 
-async def of_order(conn: Connection, order_id: int) -> Proposal | None:
+async def of_order(conn: Connection, order_id: int) -> ProposalRow | None:
     """The proposal an order waits for."""
     record = await conn.fetchrow(_OF_ORDER, order_id)
     return None if record is None else _row(record)
 
 
-async def waiting(conn: Connection) -> list[Proposal]:
+async def waiting(conn: Connection) -> list[ProposalRow]:
     """Every proposal without a decision, oldest first; also those whose time is over and not yet written so."""
     return [_row(record) for record in await conn.fetch(_WAITING)]
 
 
-async def of_cycle(conn: Connection, cycle_id: str) -> list[Proposal]:
+async def of_cycle(conn: Connection, cycle_id: str) -> list[ProposalRow]:
     """Every proposal of a cycle, oldest first."""
     return [_row(record) for record in await conn.fetch(_OF_CYCLE, cycle_id)]
 
@@ -109,7 +109,7 @@ async def decide(
     by: str,
     at: datetime,
     note: str | None = None,
-) -> tuple[Proposal, bool]:
+) -> tuple[ProposalRow, bool]:
     """The proposal as decided, and whether it was this call that decided it: the first decision holds.
 
     An approval that comes after the end is written as expired. Raises KeyError when there is no such proposal.
@@ -125,7 +125,7 @@ async def decide(
         decision,
         by,
         at,
-        None if note is None else storable(note, 1000),
+        None if note is None else storable_text(note, 1000),
     )
     proposal = await get(conn, proposal_id)
     if proposal is None:
@@ -133,7 +133,7 @@ async def decide(
     return proposal, fresh is not None
 
 
-async def expire(conn: Connection, *, at: datetime) -> list[Proposal]:
+async def expire(conn: Connection, *, at: datetime) -> list[ProposalRow]:
     """Every proposal whose time is over at `at` is decided as expired; returns them."""
     ended = await conn.fetch(
         """

@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from datetime import datetime
 
-from catalyst.store.pool import Connection, encode_json, storable
+from catalyst.store.pool import Connection, encode_json, storable_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +46,8 @@ async def put(
         """,
         at,
         source,
-        storable(reason, 1000),
-        storable(raw.decode("utf-8", "replace")),
+        storable_text(reason, 1000),
+        storable_text(raw.decode("utf-8", "replace")),
         hashlib.sha256(raw).hexdigest(),
         order_id,
         security_id,
@@ -59,7 +59,7 @@ async def put_once(conn: Connection, *, source: str, reason: str, payload: objec
     """As `put`, but only when nothing with this reason waits to be looked at; true when it was kept."""
     if await conn.fetchval(
         "SELECT EXISTS (SELECT 1 FROM quarantine WHERE reason = $1 AND resolved_at IS NULL)",
-        storable(reason, 1000),
+        storable_text(reason, 1000),
     ):
         return False
     await put(conn, source=source, reason=reason, payload=payload, at=at)
@@ -94,6 +94,6 @@ async def resolve(conn: Connection, quarantine_id: int, *, by: str, note: str, a
         quarantine_id,
         at,
         by,
-        storable(note, 4000),
+        storable_text(note, 4000),
     )
     return done is not None

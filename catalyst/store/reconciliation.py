@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 
     from catalyst.store.orders import Conn, OrderRow
 
-    Known = dict[int, tuple[Record, OrderRow]]  # by order
+    RowCache = dict[int, tuple[Record, OrderRow]]  # by order
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class StoredHolding:
     """What one position (or, with `orphan`, shares that none explains) says of itself, beside what its fills say.
 
     Shares and dollars; the fills' sums are of every execution of its orders.
     """
 
-    held_id: int
-    orphan: bool
+    holding_id: int
+    is_orphan: bool
     symbol: str
     side: PositionSide
     quantity: Decimal
@@ -46,12 +46,12 @@ class Held:
     fills_proceeds: Decimal
 
     @property
-    def signed(self) -> Decimal:
+    def signed_qty(self) -> Decimal:
         return self.quantity if self.side is PositionSide.LONG else -self.quantity
 
 
 @dataclass(frozen=True, slots=True)
-class Flaw:
+class Contradiction:
     """One contradiction within the tables. `symbol` is None when it is about the whole day."""
 
     kind: str  # journal | fills | ledger | day
@@ -59,7 +59,7 @@ class Flaw:
     text: str
 
 
-_TO_JUDGE: Final = (
+_ORDERS_TO_COMPARE: Final = (
     orders.SELECT
     + " WHERE o.alpaca_order_id = ANY($1::text[])"
     + " OR o.status IN ('created', 'submitted', 'accepted', 'partial_fill') ORDER BY o.order_id"
@@ -72,7 +72,7 @@ _HOLDINGS: Final = """
         UNION ALL
         SELECT * FROM positions WHERE exit_time >= $1
     )
-    SELECT h.position_id AS held_id, false AS orphan,
+    SELECT h.position_id AS holding_id, false AS orphan,
            (SELECT symbol FROM securities s WHERE s.security_id = h.security_id) AS symbol, h.side, h.quantity,
            h.entered_qty, h.cost, h.exited_qty, h.proceeds, h.realized_pnl, h.status = 'open' AS is_open, h.legacy,
            coalesce(h.close_reason, '') LIKE 'RECONCILED_PHANTOM%' AS written_off,
@@ -90,9 +90,9 @@ _HOLDINGS: Final = """
     SELECT o.orphan_id, true, s.symbol, o.side, o.quantity, o.found_qty, coalesce(o.cost, 0), o.exited_qty,
            o.proceeds, o.realized_pnl, true, false, false, 0, 0, 0, 0
       FROM orphans o JOIN securities s USING (security_id) WHERE o.ended_at IS NULL
-     ORDER BY orphan, held_id
+     ORDER BY orphan, holding_id
 """
-_FLAWS: Final = """
+_CONTRADICTIONS: Final = """
     WITH recent AS (
         SELECT order_id, security_id, status, filled_qty FROM orders
          WHERE created_at >= $1 AND origin <> 'legacy'
@@ -146,30 +146,32 @@ _FLAWS: Final = """
 """
 
 
-async def to_judge(conn: "Conn", broker_ids: Sequence[str], known: "Known") -> "list[OrderRow]":
+async def orders_to_compare(conn: "Conn", broker_ids: Sequence[str], cache: "RowCache") -> "list[OrderRow]":
     """The rows of these broker ids, and every working row, oldest first. `known` are those of the look before, and of
     this one afterwards: what has not changed in any column is not made anew."""
-    found: Known = {}
-    for record in await conn.fetch(_TO_JUDGE, list(broker_ids)):
-        before = known.get(record["order_id"])
+    found: RowCache = {}
+    for record in await conn.fetch(_ORDERS_TO_COMPARE, list(broker_ids)):
+        before = cache.get(record["order_id"])
         found[record["order_id"]] = (
             before if before is not None and before[0] == record else (record, orders.row_of(record))
         )
-    known.clear()
-    known.update(found)
+    cache.clear()
+    cache.update(found)
     return [row for _, row in found.values()]
 
 
-async def holdings(conn: "Conn", *, since: datetime) -> list[Held]:
+async def holdings(conn: "Conn", *, since: datetime) -> list[StoredHolding]:
     """Every open position, those closed since then, and every open orphan, oldest first."""
     found = await conn.fetch(_HOLDINGS, since)
-    return [Held(**{**record, "side": PositionSide(record["side"])}) for record in found]
+    return [StoredHolding(**{**record, "side": PositionSide(record["side"])}) for record in found]
 
 
-async def flaws(conn: "Conn", *, since: datetime, ledger_to: datetime | None) -> list[Flaw]:
+async def contradictions(
+    conn: "Conn", *, since: datetime, activities_read_to: datetime | None
+) -> list[Contradiction]:
     """Where the tables contradict themselves, of what works or is younger than `since`: an order's state is not what
     its journal folds to, its filled quantity not the sum of its fills, a fill is unknown to the broker's ledger
     (which was read up to `ledger_to`; None: it could not be), a finished day's result is not its positions'.
     """
-    found = await conn.fetch(_FLAWS, since, ledger_to)
-    return [Flaw(**record) for record in found]
+    found = await conn.fetch(_CONTRADICTIONS, since, activities_read_to)
+    return [Contradiction(**record) for record in found]

@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from catalyst.domain.order import Purpose, Side, Status
-from catalyst.domain.position import Holding
+from catalyst.domain.position import PositionState
 from catalyst.domain.report import Fill, OrderReport
 
 if TYPE_CHECKING:
@@ -19,37 +19,43 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class OrderUpdate:
     """An order as it was seen, and what the broker says of it now."""
 
     row: "OrderRow"
     report: OrderReport
-    then: Status  # the same as the row's when only the broker's id or word is new
-    rejection: str | None = None
+    new_status: Status  # the same as the row's when only the broker's id or word is new
+    rejection_reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Birth:
+class NewLeg:
     """A leg that has no row yet, of an order that has one."""
 
     parent: "OrderRow"
     report: OrderReport
     purpose: Purpose
     side: Side
-    then: Status  # submitted, or accepted at once
+    status: Status  # submitted, or accepted at once
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class OpeningFill:
     """The first fill of an entry, and what is held by it."""
 
-    step: Step
+    update: OrderUpdate
     fill: Fill
-    holding: Holding
+    position_state: PositionState
 
 
-async def follow(
-    conn: "Conn", steps: Sequence[Step], births: Sequence[Birth], *, at: datetime, source: str, epoch: int
+async def apply_order_updates(
+    conn: "Conn",
+    updates: Sequence[OrderUpdate],
+    new_legs: Sequence[NewLeg],
+    *,
+    at: datetime,
+    source: str,
+    epoch: int,
 ) -> dict[str, int]:
     """Move every order along, give every leg its row, and journal each step; the legs' order ids by the broker's.
 
@@ -107,41 +113,41 @@ async def follow(
                       FROM born) AS line
              ORDER BY order_id
         )
-        SELECT require_seen((SELECT count(*) FROM moved), cardinality($1)), order_id, alpaca_order_id
+        SELECT require_unchanged((SELECT count(*) FROM moved), cardinality($1)), order_id, alpaca_order_id
           FROM (SELECT) AS once LEFT JOIN born ON true
         """,
-        [step.row.order_id for step in steps],
-        [step.row.status for step in steps],
-        [step.row.filled_qty for step in steps],
-        [step.row.quantity for step in steps],
-        [step.row.broker_status for step in steps],
-        [step.row.alpaca_order_id for step in steps],
-        [step.report.broker_id for step in steps],
-        [step.report.broker_status for step in steps],
-        [step.then for step in steps],
-        [step.rejection for step in steps],
+        [step.row.order_id for step in updates],
+        [step.row.status for step in updates],
+        [step.row.filled_qty for step in updates],
+        [step.row.quantity for step in updates],
+        [step.row.broker_status for step in updates],
+        [step.row.alpaca_order_id for step in updates],
+        [step.report.broker_id for step in updates],
+        [step.report.broker_status for step in updates],
+        [step.new_status for step in updates],
+        [step.rejection_reason for step in updates],
         at,
         source,
         epoch,
-        [birth.parent.order_id for birth in births],
-        [birth.report.client_order_id for birth in births],
-        [birth.purpose for birth in births],
-        [birth.side for birth in births],
-        [birth.report.quantity for birth in births],
-        [birth.report.order_type for birth in births],
-        [birth.report.time_in_force for birth in births],
-        [birth.report.order_class for birth in births],
-        [birth.report.limit_price for birth in births],
-        [birth.report.stop_price for birth in births],
-        [birth.report.broker_id for birth in births],
-        [birth.report.broker_status for birth in births],
-        [birth.then for birth in births],
+        [birth.parent.order_id for birth in new_legs],
+        [birth.report.client_order_id for birth in new_legs],
+        [birth.purpose for birth in new_legs],
+        [birth.side for birth in new_legs],
+        [birth.report.quantity for birth in new_legs],
+        [birth.report.order_type for birth in new_legs],
+        [birth.report.time_in_force for birth in new_legs],
+        [birth.report.order_class for birth in new_legs],
+        [birth.report.limit_price for birth in new_legs],
+        [birth.report.stop_price for birth in new_legs],
+        [birth.report.broker_id for birth in new_legs],
+        [birth.report.broker_status for birth in new_legs],
+        [birth.status for birth in new_legs],
     )
     return {row["alpaca_order_id"]: row["order_id"] for row in found if row["order_id"] is not None}
 
 
-async def enter(
-    conn: "Conn", entries: Sequence[Entry], *, at: datetime, source: str, epoch: int
+async def open_positions_from_fills(
+    conn: "Conn", opening_fills: Sequence[OpeningFill], *, at: datetime, source: str, epoch: int
 ) -> dict[int, int]:
     """Book the first fill of each entry, open its position, tie its legs to it; the positions' ids by the entries'.
 
@@ -189,25 +195,25 @@ async def enter(
             INSERT INTO order_events (order_id, at, source, kind, from_status, to_status, note)
             SELECT order_id, $18, $17, 'fill', was, became, note FROM seen
         )
-        SELECT require_seen((SELECT count(*) FROM moved), cardinality($1)), order_id, position_id
+        SELECT require_unchanged((SELECT count(*) FROM moved), cardinality($1)), order_id, position_id
           FROM (SELECT) AS once LEFT JOIN moved ON true
         """,
-        [entry.step.row.order_id for entry in entries],
-        [entry.step.row.status for entry in entries],
-        [entry.step.row.quantity for entry in entries],
-        [entry.step.row.broker_status for entry in entries],
-        [entry.step.row.alpaca_order_id for entry in entries],
-        [entry.step.report.broker_id for entry in entries],
-        [entry.step.report.broker_status for entry in entries],
-        [entry.step.then for entry in entries],
-        [entry.fill.quantity for entry in entries],
-        [entry.fill.price for entry in entries],
-        [entry.fill.at for entry in entries],
-        [entry.holding.cost for entry in entries],
-        [entry.holding.entry_price for entry in entries],
-        [entry.fill.execution_id for entry in entries],
-        [entry.fill.activity_id for entry in entries],
-        [note_of(entry.fill.quantity, entry.fill.price, entry.fill.cum_qty) for entry in entries],
+        [entry.update.row.order_id for entry in opening_fills],
+        [entry.update.row.status for entry in opening_fills],
+        [entry.update.row.quantity for entry in opening_fills],
+        [entry.update.row.broker_status for entry in opening_fills],
+        [entry.update.row.alpaca_order_id for entry in opening_fills],
+        [entry.update.report.broker_id for entry in opening_fills],
+        [entry.update.report.broker_status for entry in opening_fills],
+        [entry.update.new_status for entry in opening_fills],
+        [entry.fill.quantity for entry in opening_fills],
+        [entry.fill.price for entry in opening_fills],
+        [entry.fill.at for entry in opening_fills],
+        [entry.position_state.cost for entry in opening_fills],
+        [entry.position_state.entry_price for entry in opening_fills],
+        [entry.fill.execution_id for entry in opening_fills],
+        [entry.fill.activity_id for entry in opening_fills],
+        [fill_note(entry.fill.quantity, entry.fill.price, entry.fill.cum_qty) for entry in opening_fills],
         source,
         at,
         epoch,
@@ -215,6 +221,6 @@ async def enter(
     return {row["order_id"]: row["position_id"] for row in found}
 
 
-def note_of(quantity: Decimal, price: Decimal, cum_qty: Decimal) -> str:
+def fill_note(quantity: Decimal, price: Decimal, cum_qty: Decimal) -> str:
     """A fill as the journal's note says it."""
     return f"{quantity} @ {price}, {cum_qty} in all"

@@ -15,11 +15,11 @@ from catalyst.store.positions import PositionRow
 if TYPE_CHECKING:
     from asyncpg import Record
 
-_LOW: Final = 0xFFFF_FFFF
+_LOW_32_BITS: Final = 0xFFFF_FFFF
 
 
 @dataclass(frozen=True, slots=True)
-class Fill:
+class BookedFill:
     """One execution with the order it belongs to. Shares, dollars, UTC."""
 
     order_id: int
@@ -67,20 +67,20 @@ _FILLS_OF_DAY: Final = (
 )
 _ALL_FILLS: Final = _FILLS + " ORDER BY e.at, e.order_id, e.cum_qty"
 _FILLS_OF_POSITION: Final = _FILLS + " WHERE o.position_id = $1 ORDER BY e.at, e.order_id, e.cum_qty"
-_EVERY_POSITION: Final = (
+_RECENT_POSITIONS: Final = (
     positions.SELECT + " WHERE $1::text IS NULL OR p.status = $1 ORDER BY p.position_id DESC LIMIT $2"
 )
-_POSITIONS_IN: Final = positions.SELECT + " WHERE s.symbol = $1 ORDER BY p.position_id DESC LIMIT $2"
+_POSITIONS_OF_SYMBOL: Final = positions.SELECT + " WHERE s.symbol = $1 ORDER BY p.position_id DESC LIMIT $2"
 _ORDERS_OF_DAY: Final = (
     orders.SELECT  # noqa: S608 -- literals of the store
     + " WHERE o.cycle_id = $1 OR o.position_id IN (SELECT position_id FROM positions WHERE cycle_id = $1)"
     + " OR o.parent_order_id IN (SELECT order_id FROM orders WHERE cycle_id = $1) ORDER BY o.order_id"
 )
-_ORDERS_IN: Final = orders.SELECT + " WHERE s.symbol = $1 ORDER BY o.order_id DESC LIMIT $2"
+_ORDERS_OF_SYMBOL: Final = orders.SELECT + " WHERE s.symbol = $1 ORDER BY o.order_id DESC LIMIT $2"
 
 
-def _fill(record: "Record") -> Fill:
-    return Fill(
+def _fill(record: "Record") -> BookedFill:
+    return BookedFill(
         **{
             **record,
             "order_purpose": Purpose(record["order_purpose"]),
@@ -89,7 +89,7 @@ def _fill(record: "Record") -> Fill:
     )
 
 
-async def is_locked(conn: Connection, account_id: str) -> bool:
+async def is_account_locked(conn: Connection, account_id: str) -> bool:
     """True while some daemon holds the account's lock through this database: it lives, whatever its clock says."""
     key = lock_key(account_id)
     return bool(
@@ -101,23 +101,23 @@ async def is_locked(conn: Connection, account_id: str) -> bool:
                    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
                    AND classid::bigint = $1 AND objid::bigint = $2)
             """,
-            (key >> 32) & _LOW,
-            key & _LOW,
+            (key >> 32) & _LOW_32_BITS,
+            key & _LOW_32_BITS,
         )
     )
 
 
-async def fills_of_day(conn: Connection, cycle_id: str) -> list[Fill]:
+async def fills_of_day(conn: Connection, cycle_id: str) -> list[BookedFill]:
     """Every fill of a cycle's orders and positions, in order of time."""
     return [_fill(record) for record in await conn.fetch(_FILLS_OF_DAY, cycle_id)]
 
 
-async def all_fills(conn: Connection) -> list[Fill]:
+async def all_fills(conn: Connection) -> list[BookedFill]:
     """Every fill there ever was, in order of time."""
     return [_fill(record) for record in await conn.fetch(_ALL_FILLS)]
 
 
-async def fills_of_position(conn: Connection, position_id: int) -> list[Fill]:
+async def fills_of_position(conn: Connection, position_id: int) -> list[BookedFill]:
     """Every fill of a position's orders, in order of time."""
     return [_fill(record) for record in await conn.fetch(_FILLS_OF_POSITION, position_id)]
 
@@ -127,19 +127,23 @@ async def orders_of_day(conn: Connection, cycle_id: str) -> list[OrderRow]:
     return [orders.row_of(record) for record in await conn.fetch(_ORDERS_OF_DAY, cycle_id)]
 
 
-async def orders_in(conn: Connection, symbol: str, limit: int = 50) -> list[OrderRow]:
+async def orders_of_symbol(conn: Connection, symbol: str, limit: int = 50) -> list[OrderRow]:
     """A symbol's latest orders, newest first."""
-    return [orders.row_of(record) for record in await conn.fetch(_ORDERS_IN, symbol.upper(), limit)]
+    return [orders.row_of(record) for record in await conn.fetch(_ORDERS_OF_SYMBOL, symbol.upper(), limit)]
 
 
-async def every_position(conn: Connection, status: str | None = None, limit: int = 100) -> list[PositionRow]:
+async def recent_positions(
+    conn: Connection, status: str | None = None, limit: int = 100
+) -> list[PositionRow]:
     """The latest positions, of one status when given, newest first."""
-    return [positions.row_of(record) for record in await conn.fetch(_EVERY_POSITION, status, limit)]
+    return [positions.row_of(record) for record in await conn.fetch(_RECENT_POSITIONS, status, limit)]
 
 
-async def positions_in(conn: Connection, symbol: str, limit: int = 20) -> list[PositionRow]:
+async def positions_of_symbol(conn: Connection, symbol: str, limit: int = 20) -> list[PositionRow]:
     """A symbol's latest positions, newest first."""
-    return [positions.row_of(record) for record in await conn.fetch(_POSITIONS_IN, symbol.upper(), limit)]
+    return [
+        positions.row_of(record) for record in await conn.fetch(_POSITIONS_OF_SYMBOL, symbol.upper(), limit)
+    ]
 
 
 async def latches(conn: Connection) -> list[Latch]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from catalyst.store.pool import Connection, storable
+from catalyst.store.pool import Connection, storable_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ async def put(
         cycle_id,
         event_type,
         severity,
-        storable(message, 4000),
+        storable_text(message, 4000),
         facts,
         at,
     )

@@ -8,23 +8,23 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from catalyst.store.migrate import FOLDER, SchemaNotCurrent, migrations, roles_sql
+from catalyst.store.migrate import MIGRATIONS_FOLDER, SchemaNotCurrent, migrations, roles_sql
 from catalyst.store.pool import Connection
 
 # What the roles' own text takes back from the daemon's: there is one truth of what it needs.
-_TAKEN_BACK: Final = re.compile(r"^REVOKE ([A-Z, ]+?) ON ([a-z_, ]+?) FROM catalyst_app;", re.M)
+_REVOKED: Final = re.compile(r"^REVOKE ([A-Z, ]+?) ON ([a-z_, ]+?) FROM catalyst_app;", re.M)
 
-_CREATED: Final = re.compile(
+_CREATE_OR_DROP: Final = re.compile(
     r"\b(CREATE|DROP)\s+(?:OR\s+REPLACE\s+)?(?:CONSTRAINT\s+)?(TRIGGER|FUNCTION)\s+(?:IF\s+EXISTS\s+)?(\w+)",
     re.I,
 )
 
 
-def guards_of(folder: Path = FOLDER) -> dict[str, set[str]]:
+def expected_constraints(folder: Path = MIGRATIONS_FOLDER) -> dict[str, set[str]]:
     """Names of the triggers and of the functions that exist once every migration has run, by kind."""
     found: dict[str, set[str]] = {"trigger": set(), "function": set()}
     for migration in migrations(folder):
-        for verb, kind, name in _CREATED.findall(migration.sql):
+        for verb, kind, name in _CREATE_OR_DROP.findall(migration.sql):
             names = found[kind.lower()]
             if verb.upper() == "CREATE":
                 names.add(name.lower())
@@ -33,9 +33,9 @@ def guards_of(folder: Path = FOLDER) -> dict[str, set[str]]:
     return found
 
 
-async def require_guards(conn: Connection, *, folder: Path = FOLDER) -> None:
+async def require_constraints(conn: Connection, *, folder: Path = MIGRATIONS_FOLDER) -> None:
     """Nothing of it was dropped or disabled; raises SchemaNotCurrent, which names what is missing."""
-    wanted = guards_of(folder)
+    wanted = expected_constraints(folder)
     there = await conn.fetch(
         """
         SELECT 'trigger' AS kind, tgname::text AS name FROM pg_trigger
@@ -55,15 +55,15 @@ async def require_guards(conn: Connection, *, folder: Path = FOLDER) -> None:
         )
 
 
-def rights_of_the_daemon(tables: Iterable[str]) -> set[tuple[str, str]]:
+def daemon_privileges(tables: Iterable[str]) -> set[tuple[str, str]]:
     """(table, verb) for everything that the daemon's role is granted on `tables`."""
     rights = {(table, verb) for table in tables for verb in ("SELECT", "INSERT", "UPDATE")}
-    for verbs, names in _TAKEN_BACK.findall(roles_sql()):
+    for verbs, names in _REVOKED.findall(roles_sql()):
         rights -= {(name.strip(), verb.strip()) for name in names.split(",") for verb in verbs.split(",")}
     return rights
 
 
-async def require_rights(conn: Connection) -> None:
+async def require_privileges(conn: Connection) -> None:
     """Our role may do what a day asks of it; raises SchemaNotCurrent, which names what is missing."""
     there = await conn.fetch(
         """
@@ -77,7 +77,7 @@ async def require_rights(conn: Connection) -> None:
         """
     )
     tables = {row["name"]: row for row in there if not row["counts"]}
-    missing = [f"{verb} on {name}" for name, verb in rights_of_the_daemon(tables) if not tables[name][verb]]
+    missing = [f"{verb} on {name}" for name, verb in daemon_privileges(tables) if not tables[name][verb]]
     missing += [f"USAGE on {row['name']}" for row in there if row["counts"] and not row["SELECT"]]
     if missing:
         raise SchemaNotCurrent(

@@ -28,7 +28,7 @@ class Security:
 
 
 @dataclass(frozen=True, slots=True)
-class Refreshed:
+class RefreshCounts:
     """What a refresh did: symbols listed now, of them new, and symbols no longer listed."""
 
     listed: int
@@ -45,13 +45,13 @@ _OF_SYMBOLS: Final = _SELECT + " WHERE s.symbol = ANY($1::text[])"
 _ACTIVE: Final = _SELECT + " WHERE s.is_active AND s.tradable ORDER BY s.symbol"
 
 
-async def refresh(conn: Connection, assets: Sequence[AssetReport], *, at: datetime) -> Refreshed:
+async def refresh(conn: Connection, assets: Sequence[AssetReport], *, at: datetime) -> RefreshCounts:
     """The table says of every symbol what the broker's list says; one it no longer has is inactive, not gone.
 
     An empty list changes nothing: it is an outage, not the end of the market.
     """
     if not assets:
-        return Refreshed(0, 0, 0)
+        return RefreshCounts(0, 0, 0)
     rows = list({asset.symbol.upper(): asset for asset in assets}.items())
     added = await conn.fetchval(
         """
@@ -87,7 +87,7 @@ async def refresh(conn: Connection, assets: Sequence[AssetReport], *, at: dateti
         """,
         at,
     )
-    return Refreshed(len(rows), added, len(retired))
+    return RefreshCounts(len(rows), added, len(retired))
 
 
 def _borrow_status(asset: AssetReport) -> str:
@@ -116,7 +116,7 @@ async def put_sectors(conn: Connection, sectors: Mapping[str, str]) -> int:
     return len(changed)
 
 
-async def ids(conn: Connection, symbols: Sequence[str]) -> dict[str, int]:
+async def get_or_create_ids(conn: Connection, symbols: Sequence[str]) -> dict[str, int]:
     """The id of every symbol, made where it is new; any number of callers at once get the same ids."""
     wanted = sorted({symbol.upper() for symbol in symbols})
     await conn.execute(

@@ -37,7 +37,7 @@ async def between(conn: Connection, first: date, last: date) -> list[Session]:
     return [Session(*record.values()) for record in found]
 
 
-async def next_after(conn: Connection, at: datetime) -> Session | None:
+async def current_or_next(conn: Connection, at: datetime) -> Session | None:
     """The session that is open at `at`, or else the first to open after it."""
     record = await conn.fetchrow(
         "SELECT date, open, close FROM trading_days WHERE close > $1 ORDER BY date LIMIT 1", at

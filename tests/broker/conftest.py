@@ -5,7 +5,7 @@ import pytest
 
 from catalyst.broker.alpaca import AlpacaBroker
 from catalyst.clock import ManualClock
-from tests.broker.scripted_server import KEY, SECRET, Peer, running
+from tests.broker.scripted_server import KEY, SECRET, ScriptedServer, serve_scripted
 
 
 @pytest.fixture
@@ -14,27 +14,27 @@ def clock() -> ManualClock:
 
 
 @pytest.fixture
-async def peer() -> AsyncIterator[Peer]:
-    async with running() as up:
+async def server() -> AsyncIterator[ScriptedServer]:
+    async with serve_scripted() as up:
         yield up
 
 
 @pytest.fixture
-def garbled() -> list[tuple[str, object]]:
+def malformed() -> list[tuple[str, object]]:
     return []
 
 
 @pytest.fixture
 async def broker(
-    clock: ManualClock, peer: Peer, garbled: list[tuple[str, object]]
+    clock: ManualClock, server: ScriptedServer, malformed: list[tuple[str, object]]
 ) -> AsyncIterator[AlpacaBroker]:
     client = AlpacaBroker(
         clock,
-        base_url=peer.url,
+        base_url=server.url,
         key=KEY,
         secret=SECRET,
         epoch=7,
-        on_garbled=lambda reason, raw: garbled.append((reason, raw)),
+        on_malformed=lambda reason, raw: malformed.append((reason, raw)),
     )
     yield client
     await client.close()

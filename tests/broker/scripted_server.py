@@ -20,7 +20,7 @@ Reply = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @dataclass
-class Heard:
+class ReceivedRequest:
     """One request as it arrived."""
 
     method: str
@@ -32,23 +32,23 @@ class Heard:
 
 
 @dataclass
-class Peer:
+class ScriptedServer:
     """Replies are played in order for (method, path); the last one stays."""
 
     url: str = ""
-    requests: list[Heard] = field(default_factory=list)
-    _script: dict[tuple[str, str], deque[Reply]] = field(default_factory=lambda: defaultdict(deque))
+    requests: list[ReceivedRequest] = field(default_factory=list)
+    _replies: dict[tuple[str, str], deque[Reply]] = field(default_factory=lambda: defaultdict(deque))
     released: asyncio.Event = field(default_factory=asyncio.Event)
     _arrived: asyncio.Event = field(default_factory=asyncio.Event)
 
     def on(self, method: str, path: str, *replies: Reply) -> None:
         """From now on answer (method, path) with `replies`."""
-        self._script[method, path] = deque(replies)
+        self._replies[method, path] = deque(replies)
 
-    def count(self, method: str, path: str) -> int:
+    def request_count(self, method: str, path: str) -> int:
         return sum(one.method == method and one.path == path for one in self.requests)
 
-    async def until(self, requests: int) -> None:
+    async def wait_for_requests(self, requests: int) -> None:
         """Return once that many requests have arrived."""
         while len(self.requests) < requests:
             self._arrived.clear()
@@ -57,7 +57,7 @@ class Peer:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         raw = await request.read()
         self.requests.append(
-            Heard(
+            ReceivedRequest(
                 request.method,
                 request.path,
                 dict(request.query),
@@ -67,7 +67,7 @@ class Peer:
             )
         )
         self._arrived.set()
-        script = self._script[request.method, request.path]
+        script = self._replies[request.method, request.path]
         if not script:
             return web.json_response({"message": "endpoint not found"}, status=404)
         reply = script.popleft() if len(script) > 1 else script[0]
@@ -76,7 +76,7 @@ class Peer:
     # the replies -----------------------------------------------------------------------------------------
 
     @staticmethod
-    def says(body: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Reply:
+    def json_reply(body: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Reply:
         async def reply(request: web.Request) -> web.StreamResponse:
             return web.Response(
                 body=orjson.dumps(body), status=status, headers=headers, content_type="application/json"
@@ -85,21 +85,21 @@ class Peer:
         return reply
 
     @staticmethod
-    def writes(raw: bytes, status: int = 200, content_type: str = "text/html") -> Reply:
+    def raw_reply(raw: bytes, status: int = 200, content_type: str = "text/html") -> Reply:
         async def reply(request: web.Request) -> web.StreamResponse:
             return web.Response(body=raw, status=status, content_type=content_type)
 
         return reply
 
     @staticmethod
-    def empty(status: int = 204) -> Reply:
+    def empty_reply(status: int = 204) -> Reply:
         async def reply(request: web.Request) -> web.StreamResponse:
             return web.Response(status=status)
 
         return reply
 
     @staticmethod
-    def drops() -> Reply:
+    def drop_connection() -> Reply:
         """Hears the request and hangs up."""
 
         async def reply(request: web.Request) -> web.StreamResponse:
@@ -109,7 +109,7 @@ class Peer:
 
         return reply
 
-    def hangs(self) -> Reply:
+    def never_reply(self) -> Reply:
         """Hears the request and says nothing until the peer closes."""
 
         async def reply(request: web.Request) -> web.StreamResponse:
@@ -119,7 +119,7 @@ class Peer:
         return reply
 
     @staticmethod
-    def breaks_off(raw: bytes) -> Reply:
+    def truncated_reply(raw: bytes) -> Reply:
         """Promises more bytes than it sends."""
 
         async def reply(request: web.Request) -> web.StreamResponse:
@@ -132,7 +132,7 @@ class Peer:
 
         return reply
 
-    def drips(self, every: float) -> Reply:
+    def endless_reply(self, interval_s: float) -> Reply:
         """Sends a space now and then, for ever: each read succeeds, the answer never ends."""
 
         async def reply(request: web.Request) -> web.StreamResponse:
@@ -143,13 +143,13 @@ class Peer:
                     await response.write(b" ")
                 except ConnectionError:
                     break
-                await asyncio.sleep(every)
+                await asyncio.sleep(interval_s)
             return response
 
         return reply
 
     @staticmethod
-    def redirects(to: str) -> Reply:
+    def redirect_reply(to: str) -> Reply:
         async def reply(request: web.Request) -> web.StreamResponse:
             return web.Response(status=302, headers={"Location": to})
 
@@ -157,20 +157,20 @@ class Peer:
 
 
 @asynccontextmanager
-async def running() -> AsyncIterator[Peer]:
+async def serve_scripted() -> AsyncIterator[ScriptedServer]:
     """A peer on a free port of loopback."""
-    peer = Peer()
+    server = ScriptedServer()
     app = web.Application(client_max_size=1 << 24)
-    app.router.add_route("*", "/{tail:.*}", peer.handle)
+    app.router.add_route("*", "/{tail:.*}", server.handle)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
-    peer.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    server.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
     try:
-        yield peer
+        yield server
     finally:
-        peer.released.set()
+        server.released.set()
         await runner.cleanup()
 
 

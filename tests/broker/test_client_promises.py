@@ -8,17 +8,17 @@ from decimal import Decimal
 import pytest
 
 from catalyst.broker.alpaca import AlpacaBroker
-from catalyst.broker.outcome import Refusal
+from catalyst.broker.outcome import RejectionReason
 from catalyst.broker.port import Priority
-from catalyst.broker.request import Bounds
+from catalyst.broker.request import Timeouts
 from catalyst.broker.trade_updates import AlpacaTradeUpdates
 from catalyst.clock import ManualClock
-from catalyst.domain.bracket_check import misplaced
-from catalyst.domain.errors import BrokerError, BrokerUnavailable, OrderRefused, OutcomeUnknown
+from catalyst.domain.bracket_check import invalid_bracket_reason
+from catalyst.domain.errors import BrokerError, BrokerUnavailable, OrderRejected, OutcomeUnknown
 from catalyst.domain.order import PositionSide, Side
 from catalyst.domain.price import round_entry, round_stop, round_target
 from catalyst.domain.report import OrderRequest, Quote
-from tests.broker.scripted_server import KEY, SECRET, Peer, order_json
+from tests.broker.scripted_server import KEY, SECRET, ScriptedServer, order_json
 
 LONG, SHORT = PositionSide.LONG, PositionSide.SHORT
 ORDER = OrderRequest(
@@ -32,16 +32,19 @@ ORDER = OrderRequest(
 )
 
 
-async def test_c02_every_call_ends_by_itself_and_none_holds_the_loop(clock: ManualClock, peer: Peer) -> None:
+@pytest.mark.promise("C02")
+async def test_every_call_times_out_without_blocking_the_loop(
+    clock: ManualClock, server: ScriptedServer
+) -> None:
     """A broker that hears everything and answers nothing: each call ends within its bound, a change in doubt and a
     read as unavailable, and meanwhile the loop turns."""
     paths = ["/account", "/clock", "/calendar", "/positions", "/positions/AAPL", "/orders", "/orders/1"]
     for path in [*paths, "/orders:by_client_order_id", "/account/activities/FILL"]:
-        peer.on("GET", f"/v2{path}", peer.hangs())
+        server.on("GET", f"/v2{path}", server.never_reply())
     for verb, path in (("POST", "/orders"), ("DELETE", "/orders/1"), ("PATCH", "/orders/1")):
-        peer.on(verb, f"/v2{path}", peer.hangs())
-    bounds = Bounds(connect=2.0, read=0.3, total=5.0)
-    broker = AlpacaBroker(clock, base_url=peer.url, key=KEY, secret=SECRET, bounds=bounds, threads=9)
+        server.on(verb, f"/v2{path}", server.never_reply())
+    bounds = Timeouts(connect=2.0, read=0.3, total=5.0)
+    broker = AlpacaBroker(clock, base_url=server.url, key=KEY, secret=SECRET, timeouts=bounds, threads=9)
     day = clock.now().date()
     reads = [
         broker.account(), broker.clock(), broker.calendar(day, day), broker.positions(), broker.position("AAPL"),
@@ -63,6 +66,7 @@ async def test_c02_every_call_ends_by_itself_and_none_holds_the_loop(clock: Manu
     await broker.close()
 
 
+@pytest.mark.promise("C07")
 @pytest.mark.parametrize(
     ("price", "side", "stop", "target", "entry"),
     [
@@ -72,7 +76,7 @@ async def test_c02_every_call_ends_by_itself_and_none_holds_the_loop(clock: Manu
         ("0.98765", SHORT, "0.9876", "0.9877", "0.9877"),
     ],
 )
-def test_c07_prices_are_rounded_by_what_they_are_for(
+def test_stop_target_and_entry_prices_round_in_their_safe_direction(
     price: str, side: PositionSide, stop: str, target: str, entry: str
 ) -> None:
     """A stop and a target towards the entry, an entry away from paying more; cents, and hundredths of one below a
@@ -82,6 +86,7 @@ def test_c07_prices_are_rounded_by_what_they_are_for(
     assert tuple(map(str, rounded)) == (stop, target, entry)
 
 
+@pytest.mark.promise("C09")
 @pytest.mark.parametrize(
     ("side", "entry", "stop", "target", "bid", "ask", "why"),
     [
@@ -99,7 +104,7 @@ def test_c07_prices_are_rounded_by_what_they_are_for(
         (LONG, "190.10", "188.00", "194.00", "190.00", None, "quote"),
     ],
 )
-def test_c09_both_exits_lie_beyond_entry_and_market(
+def test_bracket_check_requires_exits_beyond_entry_and_market(
     side: PositionSide,
     entry: str | None,
     stop: str,
@@ -114,74 +119,88 @@ def test_c09_both_exits_lie_beyond_entry_and_market(
         return None if text is None else Decimal(text)
 
     quote = Quote("AAPL", datetime(2026, 11, 20, 15, tzinfo=UTC), price(bid), price(ask))
-    said = misplaced(side, price(entry), Decimal(stop), Decimal(target), quote)
-    assert said is None if why is None else said is not None and why in said
+    reason = invalid_bracket_reason(side, price(entry), Decimal(stop), Decimal(target), quote)
+    assert reason is None if why is None else reason is not None and why in reason
 
 
-def replacement(**changes: object) -> dict[str, object]:
+def replacement_json(**changes: object) -> dict[str, object]:
     return order_json("cat-2", **{"replaces": "1", "id": "2", "status": "pending_new", **changes})
 
 
-async def test_c24_a_yes_to_a_replacement_is_a_request(broker: AlpacaBroker, peer: Peer) -> None:
+@pytest.mark.promise("C24")
+async def test_replace_returns_the_pending_replacement_order(
+    broker: AlpacaBroker, server: ScriptedServer
+) -> None:
     """The new order comes back under our own id and with the old one's name, still pending; sent as digits, once, and
     even when nothing but the reserve is left of the budget."""
     low = {"X-Ratelimit-Limit": "200", "X-Ratelimit-Remaining": "10", "X-Ratelimit-Reset": "1795187090"}
-    peer.on("GET", "/v2/positions", peer.says([], headers=low))
+    server.on("GET", "/v2/positions", server.json_reply([], headers=low))
     await broker.positions(priority=Priority.EXIT)
-    peer.on("PATCH", "/v2/orders/1", peer.says(replacement()))
+    server.on("PATCH", "/v2/orders/1", server.json_reply(replacement_json()))
     report = await broker.replace("1", client_order_id="cat-2", limit_price=Decimal("188.10"))
     assert (report.broker_id, report.replaces, report.broker_status) == ("2", "1", "pending_new")
-    assert peer.requests[-1].body == {"limit_price": "188.10", "client_order_id": "cat-2"}
-    assert peer.count("PATCH", "/v2/orders/1") == 1
+    assert server.requests[-1].body == {"limit_price": "188.10", "client_order_id": "cat-2"}
+    assert server.request_count("PATCH", "/v2/orders/1") == 1
 
 
+@pytest.mark.promise("C24")
 @pytest.mark.parametrize(
     ("reply", "error"),
     [
-        (Peer.drops(), OutcomeUnknown),
-        (Peer.writes(b"<html>", 504), OutcomeUnknown),
-        (Peer.says(replacement(replaces="7")), OutcomeUnknown),
-        (Peer.says(order_json("somebody-else", replaces="1")), OutcomeUnknown),
-        (Peer.says({"code": 42910000, "message": "rate limit exceeded"}, 429), BrokerUnavailable),
+        (ScriptedServer.drop_connection(), OutcomeUnknown),
+        (ScriptedServer.raw_reply(b"<html>", 504), OutcomeUnknown),
+        (ScriptedServer.json_reply(replacement_json(replaces="7")), OutcomeUnknown),
+        (ScriptedServer.json_reply(order_json("somebody-else", replaces="1")), OutcomeUnknown),
         (
-            Peer.says({"code": 42210000, "message": "unable to replace order, order is not open"}, 422),
-            OrderRefused,
+            ScriptedServer.json_reply({"code": 42910000, "message": "rate limit exceeded"}, 429),
+            BrokerUnavailable,
+        ),
+        (
+            ScriptedServer.json_reply(
+                {"code": 42210000, "message": "unable to replace order, order is not open"}, 422
+            ),
+            OrderRejected,
         ),
     ],
 )
-async def test_c24_a_replacement_has_three_ends(
-    broker: AlpacaBroker, peer: Peer, reply: object, error: type[BrokerError]
+async def test_failed_replace_raises_the_error_of_its_outcome(
+    broker: AlpacaBroker, server: ScriptedServer, reply: object, error: type[BrokerError]
 ) -> None:
     """Refused, never heard, or in doubt; and in each case asked once."""
-    peer.on("PATCH", "/v2/orders/1", reply)  # type: ignore[arg-type]
+    server.on("PATCH", "/v2/orders/1", reply)  # type: ignore[arg-type]
     with pytest.raises(error):
         await broker.replace("1", client_order_id="cat-2", limit_price=Decimal("188.10"))
-    assert peer.count("PATCH", "/v2/orders/1") == 1
+    assert server.request_count("PATCH", "/v2/orders/1") == 1
 
 
+@pytest.mark.promise("C24")
 @pytest.mark.parametrize(
     ("client_id", "price"), [("cat 2", "188.10"), ("cat-2", "188.101"), ("cat-2", "NaN")]
 )
-async def test_c24_a_replacement_off_tick_is_not_sent(
-    broker: AlpacaBroker, peer: Peer, client_id: str, price: str
+async def test_replace_with_invalid_id_or_price_is_not_sent(
+    broker: AlpacaBroker, server: ScriptedServer, client_id: str, price: str
 ) -> None:
     """A bad id or a price that is none is a refusal here."""
-    with pytest.raises(OrderRefused):
+    with pytest.raises(OrderRejected):
         await broker.replace("1", client_order_id=client_id, limit_price=Decimal(price))
-    assert not peer.requests
+    assert not server.requests
 
 
-def test_c38_the_pings_are_tight() -> None:
+@pytest.mark.promise("C38")
+def test_stream_ping_defaults_are_five_seconds() -> None:
     """Five seconds between pings and as many for the answer, for every stream that does not ask for something else."""
     defaults = inspect.signature(AlpacaTradeUpdates).parameters
     assert (defaults["ping"].default, defaults["pong"].default) == (5.0, 5.0)
 
 
+@pytest.mark.promise("C44")
 @pytest.mark.parametrize("quantity", ["0.5", "10.25", "0", "-3"])
-async def test_c44_only_whole_shares_leave(broker: AlpacaBroker, peer: Peer, quantity: str) -> None:
+async def test_submit_refuses_fractional_or_non_positive_quantities(
+    broker: AlpacaBroker, server: ScriptedServer, quantity: str
+) -> None:
     """A part of a share, none, or less than none is a refusal here."""
     request = OrderRequest("cat-1", "AAPL", Side.SELL, Decimal(quantity), "market", "day")
-    with pytest.raises(OrderRefused) as refused:
+    with pytest.raises(OrderRejected) as refused:
         await broker.submit(request)
-    assert refused.value.code == Refusal.SUBMIT_FAILED
-    assert not peer.requests
+    assert refused.value.code == RejectionReason.SUBMIT_FAILED
+    assert not server.requests

@@ -17,9 +17,9 @@ import pytest
 from catalyst.broker.alpaca import AlpacaBroker
 from catalyst.broker.market_data import AlpacaMarketData
 from catalyst.broker.news import AlpacaNews
-from catalyst.broker.port import Broker, Gap, Garbled, Priority, StreamState
-from catalyst.broker.request import Bounds
-from catalyst.broker.trade_updates import AlpacaTradeUpdates, Message
+from catalyst.broker.port import Broker, MalformedMessage, Priority, StreamGap, StreamState
+from catalyst.broker.request import Timeouts
+from catalyst.broker.trade_updates import AlpacaTradeUpdates, StreamMessage
 from catalyst.clock import NEW_YORK, Clock, ManualClock, SystemClock
 from catalyst.domain.errors import (
     AuthRefused,
@@ -27,18 +27,18 @@ from catalyst.domain.errors import (
     BrokerUnavailable,
     DuplicateOrder,
     NotFound,
-    OrderRefused,
+    OrderRejected,
     OutcomeUnknown,
 )
 from catalyst.domain.order import Side
 from catalyst.domain.report import Fill, OrderReport, OrderRequest, TradeUpdate
 from catalyst.simulator.faults.rules import FaultKind
-from catalyst.simulator.server import Server, running
+from catalyst.simulator.server import SimulatorServer, run_server
 from catalyst.simulator.synthetic import market as synthetic_market
-from tests.simulator.exchange_scenario import Desk
+from tests.simulator.exchange_scenario import ExchangeScenario
 
 KEYS = {"key": "demo", "secret": "demo"}
-SHORT = Bounds(connect=1.0, read=1.5, total=2.5)  # a busy machine answers later than an idle one
+SHORT_TIMEOUTS = Timeouts(connect=1.0, read=1.5, total=2.5)  # a busy machine answers later than an idle one
 
 
 @dataclass
@@ -47,10 +47,10 @@ class Venue:
 
     broker: Broker
     clock: Clock
-    passes: Callable[[float], Any]
+    advance: Callable[[float], Any]
     prefix: str
 
-    def far_off(self, number: int, **changes: Any) -> OrderRequest:
+    def order_far_from_market(self, number: int, **changes: Any) -> OrderRequest:
         """An order that no market fills: one share at a dollar."""
         request = OrderRequest(
             client_order_id=f"{self.prefix}-{number}",
@@ -63,60 +63,62 @@ class Venue:
         )
         return replace(request, **changes)
 
-    async def until(self, broker_id: str, *statuses: str) -> OrderReport:
+    async def wait_for_status(self, broker_id: str, *statuses: str) -> OrderReport:
         """The order once it has one of the statuses."""
         for _ in range(60):
             report = await self.broker.order(broker_id, priority=Priority.EXIT)
             if report.broker_status in statuses:
                 return report
-            await self.passes(0.5)
+            await self.advance(0.5)
         raise AssertionError(f"{report.broker_status} is none of {statuses}")
 
 
 @dataclass
-class Sim(Venue):
+class SimulatedVenue(Venue):
     """Our own exchange, which can be broken and looked into."""
 
-    desk: Desk
-    server: Server
-    garbled: list[tuple[str, object]]
+    scenario: ExchangeScenario
+    server: SimulatorServer
+    malformed: list[tuple[str, object]]
 
-    def breaks(self, kind: FaultKind, **rule: Any) -> None:
-        self.desk.breaks(kind, **rule)
+    def add_fault(self, kind: FaultKind, **rule: Any) -> None:
+        self.scenario.add_fault(kind, **rule)
 
-    async def prints(self, symbol: str, price: str, size: int = 100_000) -> None:
+    async def print_trade(self, symbol: str, price: str, size: int = 100_000) -> None:
         """A trade a millisecond from now, and the exchange has seen it."""
-        self.desk.tape.trades(symbol, self.clock.now() + timedelta(milliseconds=1), price, size)
-        await self.passes(0.002)
+        self.scenario.feed.add_trade(symbol, self.clock.now() + timedelta(milliseconds=1), price, size)
+        await self.advance(0.002)
         self.server.exchange.advance(self.clock.now())
-        self.server.settle()
+        self.server.publish_changes()
 
     @property
-    def orders_there(self) -> list[str]:
+    def stored_client_order_ids(self) -> list[str]:
         """The client ids the exchange itself knows, whatever the wire said."""
         return [
-            one.client_order_id for one in self.desk.exchange.book.orders.values() if one.parent_id is None
+            one.client_order_id
+            for one in self.scenario.exchange.order_store.orders.values()
+            if one.parent_id is None
         ]
 
 
 @pytest.fixture
-async def sim() -> AsyncIterator[Sim]:
-    desk = Desk()
-    clock = ManualClock(desk.now)
-    garbled: list[tuple[str, object]] = []
-    async with running(desk.exchange, clock) as server:
+async def sim() -> AsyncIterator[SimulatedVenue]:
+    scenario = ExchangeScenario()
+    clock = ManualClock(scenario.now)
+    malformed: list[tuple[str, object]] = []
+    async with run_server(scenario.exchange, clock) as server:
         broker = AlpacaBroker(
             clock,
             base_url=server.url,
-            bounds=SHORT,
-            on_garbled=lambda reason, raw: garbled.append((reason, raw)),
+            timeouts=SHORT_TIMEOUTS,
+            on_malformed=lambda reason, raw: malformed.append((reason, raw)),
             **KEYS,
         )
 
-        async def passes(seconds: float) -> None:
+        async def advance(seconds: float) -> None:
             await clock.advance(timedelta(seconds=seconds))
 
-        yield Sim(broker, clock, passes, "cat", desk, server, garbled)
+        yield SimulatedVenue(broker, clock, advance, "cat", scenario, server, malformed)
         await broker.close()
 
 
@@ -140,30 +142,30 @@ def venue(request: pytest.FixtureRequest) -> Venue:
 # --- every exchange ----------------------------------------------------------------------------------------
 
 
-async def test_an_account_says_whether_it_may_trade(venue: Venue) -> None:
+async def test_broker_contract_reads_account_clock_and_calendar(venue: Venue) -> None:
     """Account, clock and calendar are understood, in money that is Decimal and times that are UTC."""
     account = await venue.broker.account()
-    assert account.may_enter
+    assert account.can_open_positions
     assert account.equity > 0
-    told = await venue.broker.clock()
-    assert abs(told.at - venue.clock.now()) < timedelta(seconds=30)
-    assert told.next_close > told.at
-    day = told.at.astimezone(NEW_YORK).date()
+    reported = await venue.broker.clock()
+    assert abs(reported.at - venue.clock.now()) < timedelta(seconds=30)
+    assert reported.next_close > reported.at
+    day = reported.at.astimezone(NEW_YORK).date()
     sessions = await venue.broker.calendar(day, day + timedelta(days=10))
     assert 6 <= len(sessions) <= 9
     assert all(one.open.tzinfo is UTC or one.open.utcoffset() == timedelta(0) for one in sessions)
 
 
-async def test_the_universe_is_read_whole(venue: Venue) -> None:
+async def test_broker_contract_reads_all_assets(venue: Venue) -> None:
     """Every listed asset is understood."""
     assets = {one.symbol: one for one in await venue.broker.assets()}
     assert assets["AAPL"].tradable
     assert assets["AAPL"].easy_to_borrow
 
 
-async def test_an_order_lives_and_is_cancelled(venue: Venue) -> None:
+async def test_broker_contract_submits_finds_and_cancels_an_order(venue: Venue) -> None:
     """Sent once, found by either id and in the list, its id taken for ever, cancelled, and not cancelable twice."""
-    request = venue.far_off(1)
+    request = venue.order_far_from_market(1)
     before = venue.clock.now() - timedelta(seconds=2)
     sent = await venue.broker.submit(request)
     assert (sent.client_order_id, sent.quantity, sent.limit_price) == (
@@ -171,7 +173,7 @@ async def test_an_order_lives_and_is_cancelled(venue: Venue) -> None:
         1,
         Decimal("1.01"),
     )
-    await venue.until(sent.broker_id, "new", "accepted")
+    await venue.wait_for_status(sent.broker_id, "new", "accepted")
     assert (await venue.broker.order_by_client_id(request.client_order_id)).broker_id == sent.broker_id
     listed = await venue.broker.orders(status="open", after=before, symbols=["AAPL"])
     assert [one.broker_id for one in listed if one.client_order_id == request.client_order_id] == [
@@ -180,15 +182,17 @@ async def test_an_order_lives_and_is_cancelled(venue: Venue) -> None:
     with pytest.raises(DuplicateOrder):
         await venue.broker.submit(request)
     await venue.broker.cancel(sent.broker_id)
-    ended = await venue.until(sent.broker_id, "canceled")
+    ended = await venue.wait_for_status(sent.broker_id, "canceled")
     assert ended.filled_qty == 0
     with pytest.raises(DuplicateOrder):
         await venue.broker.submit(request)
 
 
-async def test_a_bracket_shows_three_legs(venue: Venue) -> None:
+async def test_broker_contract_nests_both_legs_under_a_bracket_order(venue: Venue) -> None:
     """A bracket is one order with a take-profit and a stop under it, told apart by their types."""
-    request = venue.far_off(2, order_class="bracket", take_profit=Decimal(9000), stop_loss=Decimal("0.9"))
+    request = venue.order_far_from_market(
+        2, order_class="bracket", take_profit=Decimal(9000), stop_loss=Decimal("0.9")
+    )
     sent = await venue.broker.submit(request)
     nested = await venue.broker.order(sent.broker_id)
     assert sorted(one.order_type for one in nested.legs) == ["limit", "stop"]
@@ -196,33 +200,33 @@ async def test_a_bracket_shows_three_legs(venue: Venue) -> None:
     assert {one.order_class for one in (nested, *nested.legs)} == {"bracket"}
     found = await venue.broker.order_by_client_id(request.client_order_id)
     assert {one.broker_id for one in found.legs} == {one.broker_id for one in nested.legs}
-    await venue.until(sent.broker_id, "new", "accepted")
+    await venue.wait_for_status(sent.broker_id, "new", "accepted")
     await venue.broker.cancel(sent.broker_id)
-    await venue.until(sent.broker_id, "canceled")
+    await venue.wait_for_status(sent.broker_id, "canceled")
 
 
-async def test_what_does_not_exist_is_not_found(venue: Venue) -> None:
+async def test_broker_contract_raises_not_found_for_unknown_ids(venue: Venue) -> None:
     """An unknown id is NotFound, by either door; a position that is not there is None."""
     with pytest.raises(NotFound):
         await venue.broker.order("00000000-0000-4000-8000-000000000000")
     with pytest.raises(NotFound):
         await venue.broker.order_by_client_id(f"{venue.prefix}-never")
-    with pytest.raises((NotFound, OrderRefused)):
+    with pytest.raises((NotFound, OrderRejected)):
         await venue.broker.cancel("00000000-0000-4000-8000-000000000000")
     assert await venue.broker.position("TSLA") is None
 
 
-async def test_refusals_are_named(venue: Venue) -> None:
+async def test_broker_contract_classifies_rejections(venue: Venue) -> None:
     """More than there is money for, and an asset that does not exist, are plain refusals with our names."""
-    with pytest.raises(OrderRefused) as poor:
-        await venue.broker.submit(venue.far_off(3, quantity=Decimal(9_000_000)))
+    with pytest.raises(OrderRejected) as poor:
+        await venue.broker.submit(venue.order_far_from_market(3, quantity=Decimal(9_000_000)))
     assert poor.value.code == "INSUFFICIENT_BUYING_POWER"
-    with pytest.raises(OrderRefused) as unknown:
-        await venue.broker.submit(venue.far_off(4, symbol="NOSUCHX"))
+    with pytest.raises(OrderRejected) as unknown:
+        await venue.broker.submit(venue.order_far_from_market(4, symbol="NOSUCHX"))
     assert unknown.value.code == "NOT_TRADABLE"
 
 
-async def test_positions_and_fills_are_lists(venue: Venue) -> None:
+async def test_broker_contract_returns_positions_and_fills_as_lists(venue: Venue) -> None:
     """The lists are lists, with or without anything in them."""
     assert isinstance(await venue.broker.positions(), list)
     recent = await venue.broker.fills(after=venue.clock.now() - timedelta(days=2))
@@ -232,7 +236,7 @@ async def test_positions_and_fills_are_lists(venue: Venue) -> None:
 # --- an exchange that fills --------------------------------------------------------------------------------
 
 
-async def test_a_day_of_one_bracket(sim: Sim) -> None:
+async def test_bracket_exits_at_its_target_and_cancels_its_stop(sim: SimulatedVenue) -> None:
     """Entry fills, target works, stop is held; the target fills, the stop is cancelled; every fill is in the ledger."""
     entry = OrderRequest(
         "cat-entry",
@@ -246,22 +250,22 @@ async def test_a_day_of_one_bracket(sim: Sim) -> None:
         stop_loss=Decimal("95.00"),
     )
     sent = await sim.broker.submit(entry)
-    await sim.prints("AAPL", "100")
-    bought = await sim.until(sent.broker_id, "filled")
-    await sim.passes(1)
+    await sim.print_trade("AAPL", "100")
+    bought = await sim.wait_for_status(sent.broker_id, "filled")
+    await sim.advance(1)
     legs = {one.order_type: one for one in (await sim.broker.order(sent.broker_id)).legs}
     assert (legs["limit"].broker_status, legs["stop"].broker_status) == ("new", "held")
     held = await sim.broker.position("AAPL")
     assert held is not None
     assert (held.quantity, held.available, held.entry_price) == (100, 0, bought.filled_avg_price)
-    with pytest.raises(OrderRefused) as refused:
+    with pytest.raises(OrderRejected) as refused:
         await sim.broker.submit(
             OrderRequest("cat-exit", "AAPL", Side.SELL, Decimal(100), "market", "day"), priority=Priority.EXIT
         )
     assert refused.value.code == "INSUFFICIENT_QTY"
     assert legs["limit"].broker_id in refused.value.related
-    await sim.prints("AAPL", "110.05")
-    await sim.passes(2)
+    await sim.print_trade("AAPL", "110.05")
+    await sim.advance(2)
     assert (await sim.broker.order(legs["limit"].broker_id)).broker_status == "filled"
     assert (await sim.broker.order(legs["stop"].broker_id)).broker_status == "canceled"
     assert await sim.broker.position("AAPL") is None
@@ -272,10 +276,10 @@ async def test_a_day_of_one_bracket(sim: Sim) -> None:
         max(one.cum_qty for one in await sim.broker.fills(order_id=legs["limit"].broker_id))
         == legs["limit"].quantity
     )
-    assert sim.garbled == []
+    assert sim.malformed == []
 
 
-async def test_an_oco_protects_what_is_held(sim: Sim) -> None:
+async def test_oco_is_rejected_when_flat_and_accepted_for_a_position(sim: SimulatedVenue) -> None:
     """An OCO from flat is NOT_EXIT; with shares it is a target with a stop under it."""
     oco = OrderRequest(
         "cat-oco",
@@ -288,33 +292,33 @@ async def test_an_oco_protects_what_is_held(sim: Sim) -> None:
         take_profit=Decimal("110"),
         stop_loss=Decimal("95"),
     )
-    with pytest.raises(OrderRefused) as refused:
+    with pytest.raises(OrderRejected) as refused:
         await sim.broker.submit(oco)
     assert refused.value.code == "NOT_EXIT"
-    sim.desk.holds("AAPL", 100)
-    await sim.passes(2)
+    sim.scenario.given_position("AAPL", 100)
+    await sim.advance(2)
     sent = await sim.broker.submit(oco, priority=Priority.EXIT)
     assert [one.order_type for one in (await sim.broker.order(sent.broker_id)).legs] == ["stop"]
-    with pytest.raises(OrderRefused) as second:
+    with pytest.raises(OrderRejected) as second:
         await sim.broker.submit(replace(oco, client_order_id="cat-oco-2"))
     assert second.value.code == "INSUFFICIENT_QTY"
 
 
-async def test_a_list_of_a_thousand_orders_is_whole(sim: Sim) -> None:
+async def test_order_list_of_three_pages_is_complete_and_sorted(sim: SimulatedVenue) -> None:
     """Over the real wire, more orders than two pages hold come back once each, oldest first."""
     for number in range(1_100):
-        sim.desk.sends("buy", 1, kind="limit", limit_price="1.01", client_order_id=f"many-{number}")
+        sim.scenario.submit("buy", 1, kind="limit", limit_price="1.01", client_order_id=f"many-{number}")
         if number % 3 == 0:
-            sim.desk.passes(0.01)
-    await sim.passes((sim.desk.now - sim.clock.now()).total_seconds() + 1)
+            sim.scenario.advance(0.01)
+    await sim.advance((sim.scenario.now - sim.clock.now()).total_seconds() + 1)
     found = await sim.broker.orders(status="all")
     assert len(found) == len({one.broker_id for one in found}) == 1_100
-    assert {one.client_order_id for one in found} == set(sim.orders_there)
+    assert {one.client_order_id for one in found} == set(sim.stored_client_order_ids)
     times = [one.submitted_at for one in found if one.submitted_at is not None]
     assert times == sorted(times)
 
 
-async def test_no_shorting_is_set_once(sim: Sim) -> None:
+async def test_forbid_shorting_changes_the_account_only_when_it_differs(sim: SimulatedVenue) -> None:
     """The account's own lock is set when it differs, and a second time is no change."""
     assert await sim.broker.forbid_shorting(True)
     assert not await sim.broker.forbid_shorting(True)
@@ -323,7 +327,7 @@ async def test_no_shorting_is_set_once(sim: Sim) -> None:
 
 # --- an exchange that breaks -------------------------------------------------------------------------------
 
-ACCEPTED_AND_SILENT = [
+FAULTS_AFTER_ACCEPTANCE = [
     (FaultKind.HANG, {}),
     (FaultKind.DROP, {}),
     (FaultKind.STATUS, {"status": 504}),
@@ -334,20 +338,20 @@ ACCEPTED_AND_SILENT = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "rule"), ACCEPTED_AND_SILENT)
-async def test_accepted_and_not_answered_is_found_by_our_id(
-    sim: Sim, kind: FaultKind, rule: dict[str, Any]
+@pytest.mark.parametrize(("kind", "rule"), FAULTS_AFTER_ACCEPTANCE)
+async def test_accepted_order_with_a_lost_response_is_found_by_client_order_id(
+    sim: SimulatedVenue, kind: FaultKind, rule: dict[str, Any]
 ) -> None:
     """Whatever hid the answer: the outcome is unknown, the order is found by our id, and a resend meets itself."""
-    sim.breaks(kind, method="POST", route="/v2/orders", **rule)
-    request = sim.far_off(1)
+    sim.add_fault(kind, method="POST", route="/v2/orders", **rule)
+    request = sim.order_far_from_market(1)
     with pytest.raises(OutcomeUnknown):
         await sim.broker.submit(request)
-    assert sim.orders_there == ["cat-1"]
+    assert sim.stored_client_order_ids == ["cat-1"]
     assert (await sim.broker.order_by_client_id("cat-1")).client_order_id == "cat-1"
     with pytest.raises(DuplicateOrder):
         await sim.broker.submit(request)
-    assert sim.orders_there == ["cat-1"]
+    assert sim.stored_client_order_ids == ["cat-1"]
 
 
 @pytest.mark.parametrize(
@@ -359,97 +363,99 @@ async def test_accepted_and_not_answered_is_found_by_our_id(
         (FaultKind.HTML_BEFORE, {"status": 503}),
     ],
 )
-async def test_never_accepted_and_not_answered_is_unknown_too(
-    sim: Sim, kind: FaultKind, rule: dict[str, Any]
+async def test_unaccepted_order_without_a_response_has_unknown_outcome(
+    sim: SimulatedVenue, kind: FaultKind, rule: dict[str, Any]
 ) -> None:
     """Seen from here it looks the same; the lookup says that it is not there, and the same id may go again."""
-    sim.breaks(kind, method="POST", route="/v2/orders", **rule)
-    request = sim.far_off(1)
+    sim.add_fault(kind, method="POST", route="/v2/orders", **rule)
+    request = sim.order_far_from_market(1)
     with pytest.raises(OutcomeUnknown):
         await sim.broker.submit(request)
     with pytest.raises(NotFound):
         await sim.broker.order_by_client_id("cat-1")
     assert (await sim.broker.submit(request)).client_order_id == "cat-1"
-    assert sim.orders_there == ["cat-1"]
+    assert sim.stored_client_order_ids == ["cat-1"]
 
 
-async def test_a_429_was_never_accepted(sim: Sim) -> None:
+async def test_submit_after_429_may_reuse_the_client_order_id(sim: SimulatedVenue) -> None:
     """Refused at the door: nothing there, and the same id goes through afterwards."""
-    sim.breaks(FaultKind.RATE_LIMIT, method="POST")
+    sim.add_fault(FaultKind.RATE_LIMIT, method="POST")
     with pytest.raises(BrokerUnavailable):
-        await sim.broker.submit(sim.far_off(1), priority=Priority.EXIT)
-    assert sim.orders_there == []
-    await sim.broker.submit(sim.far_off(1), priority=Priority.EXIT)
-    assert sim.orders_there == ["cat-1"]
+        await sim.broker.submit(sim.order_far_from_market(1), priority=Priority.EXIT)
+    assert sim.stored_client_order_ids == []
+    await sim.broker.submit(sim.order_far_from_market(1), priority=Priority.EXIT)
+    assert sim.stored_client_order_ids == ["cat-1"]
 
 
-async def test_an_order_that_shows_late_is_not_found_at_first(sim: Sim) -> None:
+async def test_client_order_id_lookup_returns_not_found_until_the_order_is_visible(
+    sim: SimulatedVenue,
+) -> None:
     """The lookup may lag behind the order: its 404 is provisional."""
-    sim.breaks(FaultKind.VISIBILITY, seconds=3)
-    await sim.broker.submit(sim.far_off(1))
+    sim.add_fault(FaultKind.VISIBILITY, seconds=3)
+    await sim.broker.submit(sim.order_far_from_market(1))
     with pytest.raises(NotFound):
         await sim.broker.order_by_client_id("cat-1")
-    await sim.passes(4)
+    await sim.advance(4)
     assert (await sim.broker.order_by_client_id("cat-1")).client_order_id == "cat-1"
 
 
-async def test_keys_that_are_refused(sim: Sim) -> None:
+async def test_wrong_keys_raise_auth_refused_on_every_endpoint_and_the_stream(sim: SimulatedVenue) -> None:
     """Wrong keys are named as such by every door, and by the stream."""
     broker = AlpacaBroker(sim.clock, base_url=sim.server.url, key="demo", secret="wrong")
-    for asking in (broker.account(), broker.positions(), broker.submit(sim.far_off(1))):
+    for asking in (broker.account(), broker.positions(), broker.submit(sim.order_far_from_market(1))):
         with pytest.raises(AuthRefused):
             await asking
     await broker.close()
     stream = AlpacaTradeUpdates(sim.clock, url=sim.server.stream_url, key="demo", secret="wrong")
     messages = stream.listen()
     first = await anext(messages)
-    assert isinstance(first, Gap)
+    assert isinstance(first, StreamGap)
     assert first.state is StreamState.REFUSED
     await messages.aclose()
 
 
 @pytest.mark.parametrize("field", ["filled_avg_price", "legs", "client_order_id", "asset_id", "submitted_at"])
-async def test_a_field_that_is_gone_loses_no_order(sim: Sim, field: str) -> None:
+async def test_order_list_survives_a_missing_optional_field(sim: SimulatedVenue, field: str) -> None:
     """A field that the broker stops to send costs itself; a new one costs nothing."""
-    await sim.broker.submit(sim.far_off(1))
-    sim.breaks(FaultKind.REMOVE_FIELDS, method="GET", fields=[field])
+    await sim.broker.submit(sim.order_far_from_market(1))
+    sim.add_fault(FaultKind.REMOVE_FIELDS, method="GET", fields=[field])
     assert len(await sim.broker.orders(status="all")) == 1
-    sim.breaks(FaultKind.ADD_FIELDS, method="GET")
+    sim.add_fault(FaultKind.ADD_FIELDS, method="GET")
     assert len(await sim.broker.orders(status="all")) == 1
-    assert sim.garbled == []
+    assert sim.malformed == []
 
 
-async def test_an_essential_field_that_is_gone_is_told(sim: Sim) -> None:
+async def test_order_without_filled_quantity_is_reported_as_malformed(sim: SimulatedVenue) -> None:
     """An order without its filled quantity is not an order with none filled."""
-    await sim.broker.submit(sim.far_off(1))
-    sim.breaks(FaultKind.REMOVE_FIELDS, method="GET", fields=["filled_qty"])
+    await sim.broker.submit(sim.order_far_from_market(1))
+    sim.add_fault(FaultKind.REMOVE_FIELDS, method="GET", fields=["filled_qty"])
     assert await sim.broker.orders(status="all") == []
-    assert len(sim.garbled) == 1
+    assert len(sim.malformed) == 1
 
 
-async def test_a_cancel_that_was_not_answered_is_in_doubt(sim: Sim) -> None:
+async def test_cancel_without_a_response_has_unknown_outcome(sim: SimulatedVenue) -> None:
     """A cancel that hung may have been heard: the order says."""
-    sent = await sim.broker.submit(sim.far_off(1))
-    await sim.until(sent.broker_id, "new")
-    sim.breaks(FaultKind.HANG, method="DELETE")
+    sent = await sim.broker.submit(sim.order_far_from_market(1))
+    await sim.wait_for_status(sent.broker_id, "new")
+    sim.add_fault(FaultKind.HANG, method="DELETE")
     with pytest.raises(OutcomeUnknown):
         await sim.broker.cancel(sent.broker_id)
-    await sim.until(sent.broker_id, "canceled")
+    await sim.wait_for_status(sent.broker_id, "canceled")
 
 
-async def test_a_filled_order_cannot_be_cancelled(sim: Sim) -> None:
+async def test_cancel_of_a_filled_order_is_rejected_as_not_cancelable(sim: SimulatedVenue) -> None:
     """The broker's no to a cancel says that there are fills to ask for."""
     sent = await sim.broker.submit(
         OrderRequest("cat-1", "AAPL", Side.BUY, Decimal(10), "market", "day"), priority=Priority.EXIT
     )
-    await sim.prints("AAPL", "100")
-    await sim.until(sent.broker_id, "filled")
-    with pytest.raises(OrderRefused) as refused:
+    await sim.print_trade("AAPL", "100")
+    await sim.wait_for_status(sent.broker_id, "filled")
+    with pytest.raises(OrderRejected) as refused:
         await sim.broker.cancel(sent.broker_id)
     assert refused.value.code == "NOT_CANCELABLE"
 
 
-async def test_the_reserve_holds_against_the_exchange(sim: Sim) -> None:
+async def test_routine_calls_stop_before_the_exchange_limit_and_exits_pass(sim: SimulatedVenue) -> None:
     """Routine calls stop before the exchange's limit, no 429 is met, and exits still go through."""
     refused = 0
     for _ in range(160):
@@ -458,44 +464,45 @@ async def test_the_reserve_holds_against_the_exchange(sim: Sim) -> None:
         except BrokerUnavailable:
             refused += 1
     assert 0 < refused < 30
-    sent = await sim.broker.submit(sim.far_off(1), priority=Priority.EXIT)
+    sent = await sim.broker.submit(sim.order_far_from_market(1), priority=Priority.EXIT)
     await sim.broker.cancel(sent.broker_id)
-    assert {entry.status for entry in sim.server.transport.ledger} == {200, 204}
+    assert {entry.status for entry in sim.server.middleware.request_log} == {200, 204}
     assert all(
-        entry.user_agent and entry.user_agent.startswith("catalyst/") for entry in sim.server.transport.ledger
+        entry.user_agent and entry.user_agent.startswith("catalyst/")
+        for entry in sim.server.middleware.request_log
     )
 
 
 # --- the stream --------------------------------------------------------------------------------------------
 
 
-class Ear:
+class StreamRecorder:
     """A listener that keeps what it heard."""
 
-    def __init__(self, sim: Sim, **options: Any) -> None:
+    def __init__(self, sim: SimulatedVenue, **options: Any) -> None:
         self.stream = AlpacaTradeUpdates(sim.clock, url=sim.server.stream_url, **KEYS, **options)
-        self.heard: list[Message] = []
+        self.messages: list[StreamMessage] = []
         self._sim = sim
         self._task = asyncio.create_task(self._listen())
         assert isinstance(sim.clock, ManualClock)
-        sim.clock.quiet_when(self._caught_up)
+        sim.clock.advance_only_when(self._caught_up)
 
     async def _listen(self) -> None:
         async for message in self.stream.listen():
-            self.heard.append(message)
+            self.messages.append(message)
 
     def _caught_up(self) -> bool:
-        return self._task.done() or self.stream.frames_received >= self._sim.server.frames_sent
+        return self._task.done() or self.stream.frames_processed >= self._sim.server.frames_sent
 
     @property
     def events(self) -> list[str]:
-        return [one.event for one in self.heard if isinstance(one, TradeUpdate)]
+        return [one.event for one in self.messages if isinstance(one, TradeUpdate)]
 
     @property
     def gaps(self) -> list[StreamState]:
-        return [one.state for one in self.heard if isinstance(one, Gap)]
+        return [one.state for one in self.messages if isinstance(one, StreamGap)]
 
-    async def ready(self) -> None:
+    async def wait_until_ready(self) -> None:
         async with asyncio.timeout(20):
             while self.stream.state is not StreamState.READY:  # noqa: ASYNC110 - a real socket
                 await asyncio.sleep(0.01)
@@ -506,34 +513,40 @@ class Ear:
 
 
 @pytest.fixture
-async def ear(sim: Sim) -> AsyncIterator[Ear]:
-    listening = Ear(sim, ping=0.2, pong=0.2)
-    await listening.ready()
+async def recorder(sim: SimulatedVenue) -> AsyncIterator[StreamRecorder]:
+    listening = StreamRecorder(sim, ping=0.2, pong=0.2)
+    await listening.wait_until_ready()
     yield listening
     await listening.close()
 
 
-async def test_the_stream_tells_each_execution_once(sim: Sim, ear: Ear) -> None:
+async def test_stream_fills_equal_the_account_activities(
+    sim: SimulatedVenue, recorder: StreamRecorder
+) -> None:
     """The same fills as the ledger's, with the same identity: order and cumulative quantity."""
-    sim.breaks(FaultKind.STREAM_DUPLICATE, event="new")
-    sent = await sim.broker.submit(sim.far_off(1, quantity=Decimal(100), limit_price=Decimal("99.00")))
-    await sim.passes(1)
+    sim.add_fault(FaultKind.STREAM_DUPLICATE, event="new")
+    sent = await sim.broker.submit(
+        sim.order_far_from_market(1, quantity=Decimal(100), limit_price=Decimal("99.00"))
+    )
+    await sim.advance(1)
     for _ in range(5):
-        await sim.prints("AAPL", "98.90", size=100)
-        await sim.passes(0.5)
-    await sim.until(sent.broker_id, "filled")
-    streamed = [one.fill for one in ear.heard if isinstance(one, TradeUpdate) and one.fill is not None]
+        await sim.print_trade("AAPL", "98.90", size=100)
+        await sim.advance(0.5)
+    await sim.wait_for_status(sent.broker_id, "filled")
+    streamed = [
+        one.fill for one in recorder.messages if isinstance(one, TradeUpdate) and one.fill is not None
+    ]
     ledger = await sim.broker.fills(order_id=sent.broker_id)
     assert [(one.broker_id, one.cum_qty, one.quantity, one.price) for one in streamed] == [
         (one.broker_id, one.cum_qty, one.quantity, one.price) for one in ledger
     ]
     assert len(streamed) > 1
-    assert ear.events.count("new") == 2
-    assert ear.stream.frames_received == sim.server.frames_sent
+    assert recorder.events.count("new") == 2
+    assert recorder.stream.frames_processed == sim.server.frames_sent
 
 
 @pytest.mark.parametrize(
-    ("kind", "rule", "garbled"),
+    ("kind", "rule", "malformed"),
     [
         (FaultKind.STREAM_NULL, {}, True),
         (FaultKind.STREAM_RAW, {"text": '{"stream": "trade_upd'}, True),
@@ -545,72 +558,76 @@ async def test_the_stream_tells_each_execution_once(sim: Sim, ear: Ear) -> None:
         (FaultKind.STREAM_DROP, {}, False),
     ],
 )
-async def test_no_message_ends_the_stream(
-    sim: Sim, ear: Ear, kind: FaultKind, rule: dict[str, Any], garbled: bool
+async def test_stream_continues_after_any_faulty_message(
+    sim: SimulatedVenue, recorder: StreamRecorder, kind: FaultKind, rule: dict[str, Any], malformed: bool
 ) -> None:
     """After anything the exchange can put on the socket, the next message is heard."""
-    sim.breaks(kind, event="new", **rule)
-    first = await sim.broker.submit(sim.far_off(1))
-    await sim.until(first.broker_id, "new")
-    second = await sim.broker.submit(sim.far_off(2))
-    await sim.until(second.broker_id, "new")
-    await sim.passes(1)
-    last = ear.heard[-1]
+    sim.add_fault(kind, event="new", **rule)
+    first = await sim.broker.submit(sim.order_far_from_market(1))
+    await sim.wait_for_status(first.broker_id, "new")
+    second = await sim.broker.submit(sim.order_far_from_market(2))
+    await sim.wait_for_status(second.broker_id, "new")
+    await sim.advance(1)
+    last = recorder.messages[-1]
     assert isinstance(last, TradeUpdate)
     assert (last.event, last.order.client_order_id) == ("new", "cat-2")
-    assert any(isinstance(one, Garbled) for one in ear.heard) is garbled
-    assert ear.gaps == [StreamState.READY]
+    assert any(isinstance(one, MalformedMessage) for one in recorder.messages) is malformed
+    assert recorder.gaps == [StreamState.READY]
 
 
 @pytest.mark.parametrize(
     "kind", [FaultKind.STREAM_DISCONNECT, FaultKind.STREAM_MUTE, FaultKind.STREAM_HALF_OPEN]
 )
-async def test_every_silence_is_announced(sim: Sim, ear: Ear, kind: FaultKind) -> None:
+async def test_stream_reports_a_gap_and_reconnects_after_any_silence(
+    sim: SimulatedVenue, recorder: StreamRecorder, kind: FaultKind
+) -> None:
     """Closed, mute or half open: the gap is announced, and the stream comes back by itself."""
-    await sim.passes(31)
-    sim.breaks(kind, event="new")
+    await sim.advance(31)
+    sim.add_fault(kind, event="new")
     before = sim.clock.now()
-    sent = await sim.broker.submit(sim.far_off(1))
-    await sim.until(sent.broker_id, "new")
+    sent = await sim.broker.submit(sim.order_far_from_market(1))
+    await sim.wait_for_status(sent.broker_id, "new")
     if kind is FaultKind.STREAM_MUTE:
-        await sim.passes(31)
+        await sim.advance(31)
     async with asyncio.timeout(20):
-        while StreamState.LOST not in ear.gaps:  # noqa: ASYNC110 - a real socket goes silent
+        while StreamState.LOST not in recorder.gaps:  # noqa: ASYNC110 - a real socket goes silent
             await asyncio.sleep(0.01)
-    lost = next(one for one in ear.heard if isinstance(one, Gap) and one.state is StreamState.LOST)
+    lost = next(
+        one for one in recorder.messages if isinstance(one, StreamGap) and one.state is StreamState.LOST
+    )
     assert lost.since is not None
     assert lost.since <= before
-    await sim.passes(2)
-    await ear.ready()
-    assert ear.gaps == [StreamState.READY, StreamState.LOST, StreamState.READY]
+    await sim.advance(2)
+    await recorder.wait_until_ready()
+    assert recorder.gaps == [StreamState.READY, StreamState.LOST, StreamState.READY]
     await sim.broker.cancel(sent.broker_id)
-    await sim.passes(2)
-    assert ear.events[-1] == "canceled"
+    await sim.advance(2)
+    assert recorder.events[-1] == "canceled"
 
 
-async def test_a_busy_exchange_is_asked_again(sim: Sim) -> None:
+async def test_stream_retries_after_429_on_the_handshake(sim: SimulatedVenue) -> None:
     """A 429 on the handshake is a loss with a longer delay, not an end."""
-    sim.breaks(FaultKind.STREAM_BUSY)
-    ear = Ear(sim)
+    sim.add_fault(FaultKind.STREAM_BUSY)
+    recorder = StreamRecorder(sim)
     async with asyncio.timeout(20):
-        while not ear.gaps:  # noqa: ASYNC110 - a real socket
+        while not recorder.gaps:  # noqa: ASYNC110 - a real socket
             await asyncio.sleep(0.01)
-    assert ear.gaps == [StreamState.LOST]
-    await sim.passes(6)
-    await ear.ready()
-    await ear.close()
+    assert recorder.gaps == [StreamState.LOST]
+    await sim.advance(6)
+    await recorder.wait_until_ready()
+    await recorder.close()
 
 
 # --- market data -------------------------------------------------------------------------------------------
 
 
-async def test_a_generated_market_is_read_in_columns() -> None:
+async def test_market_data_client_reads_a_synthetic_market() -> None:
     """Snapshots, bars, quotes, prints and headlines of the exchange's own market, through the whole wire."""
-    desk = Desk()
+    scenario = ExchangeScenario()
     at = datetime(2026, 11, 20, 15, 31, tzinfo=UTC)
     clock = ManualClock(at)
-    market = synthetic_market.make(7, at.date(), symbols=700)
-    async with running(desk.exchange, clock, market=market) as server:
+    market = synthetic_market.make_market(7, at.date(), symbols=700)
+    async with run_server(scenario.exchange, clock, market=market) as server:
         data = AlpacaMarketData(clock, base_url=server.url, **KEYS)
         symbols = [*sorted(market.assets())[:600], "NOSUCHX"]
         frame = await data.snapshots(symbols)
@@ -631,14 +648,14 @@ async def test_a_generated_market_is_read_in_columns() -> None:
         assert days.groupby("symbol")["timestamp"].apply(lambda times: times.is_monotonic_increasing).all()
         assert len(days) > 10_000
         news = AlpacaNews(clock, base_url=server.url, **KEYS)
-        told = await news.headlines(sorted(market.assets()), at - timedelta(hours=20), at)
-        assert (told["published_at"] <= at).all()
-        assert len(told) > 50
+        reported = await news.headlines(sorted(market.assets()), at - timedelta(hours=20), at)
+        assert (reported["published_at"] <= at).all()
+        assert len(reported) > 50
         for client in (data, news):
             await client.close()
 
 
-async def test_an_outage_is_an_error_for_every_question(sim: Sim) -> None:
+async def test_every_call_raises_broker_unavailable_without_a_server(sim: SimulatedVenue) -> None:
     """With nobody at the door every call ends in an error that says so, and none hangs."""
     broker = AlpacaBroker(sim.clock, base_url="http://127.0.0.1:9", **KEYS)
     data = AlpacaMarketData(sim.clock, base_url="http://127.0.0.1:9", **KEYS)
@@ -649,7 +666,7 @@ async def test_an_outage_is_an_error_for_every_question(sim: Sim) -> None:
         broker.orders(status="all"),
         broker.fills(),
         broker.assets(),
-        broker.submit(sim.far_off(1)),
+        broker.submit(sim.order_far_from_market(1)),
         broker.cancel("1"),
         broker.forbid_shorting(True),
         data.snapshots(["AAPL"]),

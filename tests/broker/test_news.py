@@ -9,7 +9,7 @@ from aiohttp import web
 from catalyst.broker.news import COLUMNS, AlpacaNews
 from catalyst.clock import ManualClock
 from catalyst.domain.errors import BrokerUnavailable
-from tests.broker.scripted_server import KEY, SECRET, Peer, Reply
+from tests.broker.scripted_server import KEY, SECRET, Reply, ScriptedServer
 
 END = datetime(2026, 11, 20, 15, 0, tzinfo=UTC)
 START = END - timedelta(hours=18)
@@ -34,20 +34,22 @@ def headline_json(number: int, *symbols: str, **changes: object) -> dict[str, ob
 
 @pytest.fixture
 async def news(
-    clock: ManualClock, peer: Peer, garbled: list[tuple[str, object]]
+    clock: ManualClock, server: ScriptedServer, malformed: list[tuple[str, object]]
 ) -> AsyncIterator[AlpacaNews]:
     client = AlpacaNews(
         clock,
-        base_url=peer.url,
+        base_url=server.url,
         key=KEY,
         secret=SECRET,
-        on_garbled=lambda reason, raw: garbled.append((reason, raw)),
+        on_malformed=lambda reason, raw: malformed.append((reason, raw)),
     )
     yield client
     await client.close()
 
 
-async def test_a_row_for_each_headline_and_symbol(news: AlpacaNews, peer: Peer, clock: ManualClock) -> None:
+async def test_headlines_have_one_row_per_requested_symbol(
+    news: AlpacaNews, server: ScriptedServer, clock: ManualClock
+) -> None:
     """Pages are followed; a headline about two of ours is two rows, other symbols are none, oldest first."""
     pages: dict[str, tuple[list[dict[str, object]], str | None]] = {
         "": ([headline_json(2, "AAPL", "TSLA", "MSFT"), headline_json(1, "MSFT")], "next"),
@@ -58,7 +60,7 @@ async def test_a_row_for_each_headline_and_symbol(news: AlpacaNews, peer: Peer, 
         found, token = pages[request.query.get("page_token", "")]
         return web.json_response({"news": found, "next_page_token": token})
 
-    peer.on("GET", "/v1beta1/news", reply)
+    server.on("GET", "/v1beta1/news", reply)
     frame = await news.headlines(["AAPL", "MSFT"], START, END)
     assert tuple(frame.columns) == COLUMNS
     assert list(zip(frame["id"], frame["symbol"], strict=True)) == [
@@ -68,32 +70,38 @@ async def test_a_row_for_each_headline_and_symbol(news: AlpacaNews, peer: Peer, 
     ]
     assert str(frame["published_at"].dtype) == "datetime64[us, UTC]"
     assert set(frame["received_at"]) == {clock.now()}
-    query = peer.requests[0].query
+    query = server.requests[0].query
     assert (query["limit"], query["start"], query["symbols"]) == ("50", "2026-11-19T21:00:00Z", "AAPL,MSFT")
 
 
-async def test_many_symbols_go_in_chunks(news: AlpacaNews, peer: Peer) -> None:
+async def test_headlines_of_many_symbols_are_requested_in_batches(
+    news: AlpacaNews, server: ScriptedServer
+) -> None:
     """A headline about symbols of two chunks comes once for each symbol."""
     symbols = [f"S{number}" for number in range(150)]
-    peer.on(
-        "GET", "/v1beta1/news", peer.says({"news": [headline_json(1, "S0", "S149")], "next_page_token": None})
+    server.on(
+        "GET",
+        "/v1beta1/news",
+        server.json_reply({"news": [headline_json(1, "S0", "S149")], "next_page_token": None}),
     )
     frame = await news.headlines(symbols, START, END)
     assert sorted(frame["symbol"]) == ["S0", "S149"]
-    assert len(peer.requests) == 2
+    assert len(server.requests) == 2
 
 
-async def test_no_news_is_an_empty_frame(news: AlpacaNews, peer: Peer) -> None:
+async def test_no_headlines_return_an_empty_frame_with_columns(
+    news: AlpacaNews, server: ScriptedServer
+) -> None:
     """Silence has the columns and their types."""
-    peer.on("GET", "/v1beta1/news", peer.says({"news": [], "next_page_token": None}))
+    server.on("GET", "/v1beta1/news", server.json_reply({"news": [], "next_page_token": None}))
     frame = await news.headlines(["AAPL"], START, END)
     assert frame.empty
     assert tuple(frame.columns) == COLUMNS
     assert str(frame["published_at"].dtype) == "datetime64[us, UTC]"
 
 
-async def test_poisoned_headlines_cost_themselves(
-    news: AlpacaNews, peer: Peer, garbled: list[tuple[str, object]]
+async def test_malformed_headlines_are_dropped_alone_and_text_is_cleaned(
+    news: AlpacaNews, server: ScriptedServer, malformed: list[tuple[str, object]]
 ) -> None:
     """Nulls, odd types, zero bytes and broken characters neither lose the page nor reach a table unmended."""
     rows = [
@@ -104,26 +112,28 @@ async def test_poisoned_headlines_cost_themselves(
         headline_json(5, "AAPL", headline="a\x00b\x1b[31m\r\nc"),
         None,
     ]
-    peer.on("GET", "/v1beta1/news", peer.says({"news": rows, "next_page_token": None}))
+    server.on("GET", "/v1beta1/news", server.json_reply({"news": rows, "next_page_token": None}))
     frame = await news.headlines(["AAPL"], START, END)
     assert list(frame["id"]) == ["4", "5"]
     assert list(frame["headline"]) == ["Headline 4", "ab[31m c"]
-    assert len(garbled) == 3
+    assert len(malformed) == 3
 
 
 @pytest.mark.parametrize(
     "reply",
     [
-        Peer.says({}),
-        Peer.says({"news": None}),
-        Peer.says([]),
-        Peer.writes(b"<html>", 502),
-        Peer.drops(),
-        Peer.says({"news": [], "next_page_token": "same"}),
+        ScriptedServer.json_reply({}),
+        ScriptedServer.json_reply({"news": None}),
+        ScriptedServer.json_reply([]),
+        ScriptedServer.raw_reply(b"<html>", 502),
+        ScriptedServer.drop_connection(),
+        ScriptedServer.json_reply({"news": [], "next_page_token": "same"}),
     ],
 )
-async def test_a_failed_source_is_not_an_empty_one(news: AlpacaNews, peer: Peer, reply: Reply) -> None:
+async def test_failed_news_source_raises_broker_unavailable(
+    news: AlpacaNews, server: ScriptedServer, reply: Reply
+) -> None:
     """Whatever goes wrong is an error: no news and no answer are different things."""
-    peer.on("GET", "/v1beta1/news", reply)
+    server.on("GET", "/v1beta1/news", reply)
     with pytest.raises(BrokerUnavailable):
         await news.headlines(["AAPL"], START, END)

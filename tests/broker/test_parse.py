@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 
 from catalyst.broker import parse
 from catalyst.broker.columns import bar_columns, numbers, snapshot_columns, times
-from catalyst.broker.outcome import decoded
+from catalyst.broker.outcome import decode_json
 from catalyst.broker.pagination import array_items
-from catalyst.broker.request import Answer
+from catalyst.broker.request import HttpResponse
 from tests.broker.scripted_server import order_json
 from tests.broker.test_reads import ACCOUNT, fill_json, position_json
 
-RECORDED = Path(__file__).parents[3] / "shared" / "alpaca" / "alpaca_http_recorded.jsonl.gz"
+RECORDED_RESPONSES = Path(__file__).parents[3] / "shared" / "alpaca" / "alpaca_http_recorded.jsonl.gz"
 
 Parse = Callable[[object], object]
 JSON = st.recursive(
@@ -31,16 +31,16 @@ JSON = st.recursive(
 )
 
 
-def _silent(reason: str, raw: object) -> None:
+def _check_reason(reason: str, raw: object) -> None:
     assert reason
 
 
-def order(raw: object) -> object:
-    return parse.order_report(raw, _silent)
+def parse_order(raw: object) -> object:
+    return parse.order_report(raw, _check_reason)
 
 
-def update(raw: object) -> object:
-    return parse.trade_update(raw, _silent)
+def parse_update(raw: object) -> object:
+    return parse.trade_update(raw, _check_reason)
 
 
 ENVELOPE: dict[str, Any] = {
@@ -62,8 +62,8 @@ CLOCK = {
     "next_close": "2026-11-20T16:00:00-05:00",
 }
 ROWS: list[tuple[Parse, dict[str, Any], set[str]]] = [
-    (order, order_json(qty="10"), {"id", "symbol", "side", "qty", "filled_qty", "status"}),
-    (update, ENVELOPE["data"], {"event", "order"}),
+    (parse_order, order_json(qty="10"), {"id", "symbol", "side", "qty", "filled_qty", "status"}),
+    (parse_update, ENVELOPE["data"], {"event", "order"}),
     (parse.position_report, position_json(), {"symbol", "qty", "avg_entry_price"}),
     (parse.account_report, ACCOUNT, {"id", "status", "equity", "last_equity", "cash", "buying_power"}),
     (parse.fill, fill_json(1), {"id", "order_id", "cum_qty", "qty", "price", "transaction_time"}),
@@ -78,11 +78,11 @@ MUTATIONS = [
 
 
 @pytest.mark.parametrize(("read", "row", "essential", "name"), MUTATIONS)
-def test_only_an_essential_field_is_missed(
+def test_parser_rejects_a_row_only_without_an_essential_field(
     read: Parse, row: dict[str, Any], essential: set[str], name: str
 ) -> None:
     """Without any one field, or with null in it, the row is read, unless money depends on that very field."""
-    wrap: Callable[[dict[str, Any]], object] = lambda data: {"data": data} if read is update else data  # noqa: E731
+    wrap: Callable[[dict[str, Any]], object] = lambda data: {"data": data} if read is parse_update else data  # noqa: E731
     without = {key: value for key, value in row.items() if key != name}
     for mutated in (without, {**row, name: None}):
         if name in essential:
@@ -95,7 +95,7 @@ def test_only_an_essential_field_is_missed(
 
 @pytest.mark.parametrize("read", [read for read, _, _ in ROWS] + [parse.session])
 @given(raw=JSON)
-def test_any_json_is_read_or_refused(read: Parse, raw: object) -> None:
+def test_parser_raises_only_value_error_for_any_json(read: Parse, raw: object) -> None:
     """Whatever JSON comes in a row's place, the only exception is ValueError."""
     with suppress(ValueError):
         read(raw)
@@ -103,18 +103,18 @@ def test_any_json_is_read_or_refused(read: Parse, raw: object) -> None:
 
 @settings(max_examples=500)
 @given(st.sampled_from([(read, row, name) for read, row, _ in ROWS for name in row]), JSON)
-def test_any_value_in_any_field_is_read_or_refused(
+def test_parser_raises_only_value_error_for_any_field_value(
     case: tuple[Parse, dict[str, Any], str], value: object
 ) -> None:
     """Whatever JSON comes in a field's place, the only exception is ValueError."""
     read, row, name = case
     mutated = {**row, name: value}
     with suppress(ValueError):
-        read({"data": mutated} if read is update else mutated)
+        read({"data": mutated} if read is parse_update else mutated)
 
 
 @given(JSON)
-def test_any_json_is_market_data_of_some_sort(raw: object) -> None:
+def test_market_data_columns_accept_any_json(raw: object) -> None:
     """Columns are made of anything: what is not understood is NaN, NaT or left out, and never an exception."""
     part = {"p": raw, "t": raw, "bp": raw, "ap": raw, "bs": raw, "as": raw, "o": raw, "c": raw, "v": raw}
     symbols, columns = snapshot_columns(
@@ -128,11 +128,11 @@ def test_any_json_is_market_data_of_some_sort(raw: object) -> None:
 @given(
     st.decimals(min_value=Decimal("0.0001"), max_value=Decimal("999999.9999"), places=4, allow_nan=False),
 )
-def test_money_keeps_its_digits(price: Decimal) -> None:
+def test_amount_keeps_the_digits_of_text_and_number(price: Decimal) -> None:
     """As text or as a JSON number, the Decimal has the digits that were sent."""
     text = f"{price:f}"
     assert parse.amount({"p": text}, "p") == price
-    number = decoded(text.encode())
+    number = decode_json(text.encode())
     assert parse.amount({"p": number}, "p") == price
 
 
@@ -145,7 +145,7 @@ def test_money_keeps_its_digits(price: Decimal) -> None:
     st.sampled_from(["Z", "+00:00", "-04:00", "-05:00", "+05:30"]),
     st.integers(0, 999),
 )
-def test_instants_are_utc_to_the_microsecond(at: datetime, zone: str, nanoseconds: int) -> None:
+def test_instants_are_parsed_to_utc_microseconds(at: datetime, zone: str, nanoseconds: int) -> None:
     """Any offset, any number of digits: the instant is the same, cut to microseconds; columns keep nanoseconds."""
     hours = 0 if zone == "Z" else int(zone[:3])
     minutes = 0 if zone == "Z" else int(zone[0] + zone[4:])
@@ -157,7 +157,7 @@ def test_instants_are_utc_to_the_microsecond(at: datetime, zone: str, nanosecond
     assert stamp == (since // timedelta(microseconds=1)) * 1_000 + nanoseconds
 
 
-def test_times_of_a_column_may_differ_in_kind() -> None:
+def test_times_column_parses_mixed_formats() -> None:
     """UTC, offsets, nulls and nonsense in one column: each is itself, whether many are alike or not."""
     kinds = [
         "2026-11-20T15:04:20.5Z",
@@ -168,12 +168,12 @@ def test_times_of_a_column_may_differ_in_kind() -> None:
         "2026-11-20T15:04:20.5Z",
     ]
     for raw in (kinds, kinds[:1] * 50, [*kinds, *kinds[:1] * 50], [None] * 20, []):
-        told = [None if str(one) == "NaT" else str(one)[:21] for one in times(raw)]
+        parsed = [None if str(one) == "NaT" else str(one)[:21] for one in times(raw)]
         right = ["2026-11-20T15:04:20.5" if isinstance(one, str) and "T" in one else None for one in raw]
-        assert told == right
+        assert parsed == right
 
 
-def test_numbers_of_a_column_may_be_false() -> None:
+def test_numbers_column_is_nan_for_invalid_values() -> None:
     """Null, nonsense, infinities and negatives are NaN; zero is a number where it counts, and no price."""
     raw = [1.5, "2.5", None, "x", True, [], -1, 0, float("inf"), 10**400]
     right = ["1.5", "2.5", "nan", "nan", "nan", "nan", "nan", "0.0", "nan", "nan"]
@@ -182,7 +182,7 @@ def test_numbers_of_a_column_may_be_false() -> None:
 
 
 @given(st.lists(JSON.filter(lambda one: one == one), max_size=5), st.sampled_from(["", " ", "\n\t"]))
-def test_an_array_taken_apart_is_the_array(rows: list[object], space: str) -> None:
+def test_array_items_equal_the_parsed_array(rows: list[object], space: str) -> None:
     """Item by item or at once, a JSON array has the same items."""
     text = json.dumps(rows).replace("[", f"[{space}", 1) if rows else f"{space}[{space}]{space}"
     assert json.dumps(list(array_items(text))) == json.dumps(json.loads(text))
@@ -191,8 +191,8 @@ def test_an_array_taken_apart_is_the_array(rows: list[object], space: str) -> No
 # --- recorded answers of the real broker ---------------------------------------------------------------------
 
 
-def recorded() -> Iterator[tuple[str, str, int, Any]]:
-    with gzip.open(RECORDED, "rt") as lines:
+def recorded_responses() -> Iterator[tuple[str, str, int, Any]]:
+    with gzip.open(RECORDED_RESPONSES, "rt") as lines:
         for line in lines:
             exchange = json.loads(line)
             try:
@@ -202,12 +202,16 @@ def recorded() -> Iterator[tuple[str, str, int, Any]]:
             yield exchange["method"], exchange["uri"].split("?")[0], exchange["status"], body
 
 
-@pytest.mark.skipif(not RECORDED.exists(), reason="no recorded answers beside this repository")
-def test_every_recorded_answer_is_understood() -> None:
+@pytest.mark.skipif(not RECORDED_RESPONSES.exists(), reason="no recorded answers beside this repository")
+def test_parser_reads_every_recorded_response() -> None:
     """Hundreds of the real broker's orders, positions, fills and accounts, whole and with each field gone, are read."""
-    readers: dict[str, Parse] = {"orders": order, "positions": parse.position_report, "FILL": parse.fill}
+    readers: dict[str, Parse] = {
+        "orders": parse_order,
+        "positions": parse.position_report,
+        "FILL": parse.fill,
+    }
     seen = dict.fromkeys((*readers, "account", "clock", "calendar"), 0)
-    for _, uri, status, body in recorded():
+    for _, uri, status, body in recorded_responses():
         if status != 200:
             continue
         match uri.split("/v2/")[-1].split("/"):
@@ -233,18 +237,18 @@ def test_every_recorded_answer_is_understood() -> None:
     assert all(count > 0 for count in seen.values()), seen
 
 
-@pytest.mark.skipif(not RECORDED.exists(), reason="no recorded answers beside this repository")
-def test_every_recorded_refusal_settles_something() -> None:
+@pytest.mark.skipif(not RECORDED_RESPONSES.exists(), reason="no recorded answers beside this repository")
+def test_every_recorded_error_has_a_definite_outcome() -> None:
     """Each error the real broker was recorded with has its class, and none of an order's is in doubt."""
-    from catalyst.broker.outcome import settle
+    from catalyst.broker.outcome import success_body
     from catalyst.domain.errors import BrokerError, OutcomeUnknown
 
     count = 0
-    for method, _, status, body in recorded():
+    for method, _, status, body in recorded_responses():
         if status < 400:
             continue
         count += 1
         with pytest.raises(BrokerError) as raised:
-            settle(Answer(status, json.dumps(body).encode(), {}), changes=method != "GET")
+            success_body(HttpResponse(status, json.dumps(body).encode(), {}), mutating=method != "GET")
         assert not isinstance(raised.value, OutcomeUnknown)
     assert count > 0

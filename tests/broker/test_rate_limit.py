@@ -8,13 +8,13 @@ import pytest
 
 from catalyst.broker.alpaca import AlpacaBroker
 from catalyst.broker.port import Priority
-from catalyst.broker.rate_limit import RateBudget
-from catalyst.broker.request import Answer
+from catalyst.broker.rate_limit import RateLimiter
+from catalyst.broker.request import HttpResponse
 from catalyst.clock import ManualClock
 from catalyst.domain.errors import BrokerUnavailable
 from catalyst.domain.order import Side
 from catalyst.domain.report import OrderRequest
-from tests.broker.scripted_server import KEY, SECRET, Peer, order_json
+from tests.broker.scripted_server import KEY, SECRET, ScriptedServer, order_json
 
 ROUTINE, EXIT = Priority.ROUTINE, Priority.EXIT
 ORDER = OrderRequest(
@@ -28,8 +28,10 @@ ORDER = OrderRequest(
 )
 
 
-def told(remaining: int, reset_at: datetime, *, limit: int = 200, status: int = 200) -> Answer:
-    return Answer(
+def rate_limit_response(
+    remaining: int, reset_at: datetime, *, limit: int = 200, status: int = 200
+) -> HttpResponse:
+    return HttpResponse(
         status,
         b"",
         {
@@ -40,93 +42,96 @@ def told(remaining: int, reset_at: datetime, *, limit: int = 200, status: int = 
     )
 
 
-async def test_c06_the_reserve_is_for_exits(clock: ManualClock) -> None:
+@pytest.mark.promise("C06")
+async def test_rate_limiter_keeps_its_reserve_for_exits(clock: ManualClock) -> None:
     """Routine calls end where the reserve begins; exits go on, and even past it."""
-    budget = RateBudget(clock, limit=10, reserve=4)
+    budget = RateLimiter(clock, limit=10, reserve=4)
     for _ in range(6):
-        await budget.take(ROUTINE)
+        await budget.acquire(ROUTINE)
     with pytest.raises(BrokerUnavailable):
-        await budget.take(ROUTINE)
+        await budget.acquire(ROUTINE)
     for _ in range(6):
-        await budget.take(EXIT)
-    assert budget.use.remaining == 0
+        await budget.acquire(EXIT)
+    assert budget.status.remaining == 0
 
 
-async def test_a_short_wait_is_waited_and_a_long_one_refused(clock: ManualClock) -> None:
+async def test_rate_limiter_waits_for_a_near_reset_and_refuses_a_long_wait(clock: ManualClock) -> None:
     """Near the end of the minute a routine call waits for the next one, in market time."""
-    budget = RateBudget(clock, limit=10, reserve=4, patience=timedelta(seconds=10))
+    budget = RateLimiter(clock, limit=10, reserve=4, max_wait=timedelta(seconds=10))
     for _ in range(6):
-        await budget.take(ROUTINE)
-        budget.heard(None)
+        await budget.acquire(ROUTINE)
+        budget.record_response(None)
     await clock.advance(timedelta(seconds=49))
     with pytest.raises(BrokerUnavailable):
-        await budget.take(ROUTINE)
+        await budget.acquire(ROUTINE)
     await clock.advance(timedelta(seconds=2))
-    waiting = asyncio.create_task(budget.take(ROUTINE))
+    waiting = asyncio.create_task(budget.acquire(ROUTINE))
     await clock.advance(timedelta(seconds=8))
     assert not waiting.done()
     await clock.advance(timedelta(seconds=2))
     assert waiting.done()
-    assert budget.use.remaining == 9
+    assert budget.status.remaining == 9
 
 
-async def test_the_brokers_count_overrules_ours(clock: ManualClock) -> None:
+async def test_rate_limiter_adopts_the_counts_of_the_response_headers(clock: ManualClock) -> None:
     """What the headers say of limit, remaining and reset is taken; others spend from the same account."""
-    budget = RateBudget(clock, limit=200, reserve=60)
-    await budget.take(ROUTINE)
+    budget = RateLimiter(clock, limit=200, reserve=60)
+    await budget.acquire(ROUTINE)
     reset_at = clock.now() + timedelta(seconds=30)
-    budget.heard(told(61, reset_at, limit=100))
-    assert (budget.use.limit, budget.use.remaining, budget.use.reset_at) == (100, 61, reset_at)
-    await budget.take(ROUTINE)
-    budget.heard(told(60, reset_at, limit=100))
-    await budget.take(EXIT)
+    budget.record_response(rate_limit_response(61, reset_at, limit=100))
+    assert (budget.status.limit, budget.status.remaining, budget.status.reset_at) == (100, 61, reset_at)
+    await budget.acquire(ROUTINE)
+    budget.record_response(rate_limit_response(60, reset_at, limit=100))
+    await budget.acquire(EXIT)
     await clock.advance(timedelta(seconds=31))
-    await budget.take(ROUTINE)
-    assert budget.use.limit == 100
+    await budget.acquire(ROUTINE)
+    assert budget.status.limit == 100
 
 
-async def test_late_answers_do_not_give_budget_back(clock: ManualClock) -> None:
+async def test_rate_limiter_remaining_only_falls_within_a_window(clock: ManualClock) -> None:
     """Within one window the count only falls, in whatever order answers come."""
-    budget = RateBudget(clock, limit=200, reserve=60)
+    budget = RateLimiter(clock, limit=200, reserve=60)
     reset_at = clock.now() + timedelta(seconds=30)
     for _ in range(2):
-        await budget.take(ROUTINE)
-    budget.heard(told(70, reset_at))
-    budget.heard(told(90, reset_at))
-    assert budget.use.remaining == 69  # one of the two had not been answered when the 70 were counted
+        await budget.acquire(ROUTINE)
+    budget.record_response(rate_limit_response(70, reset_at))
+    budget.record_response(rate_limit_response(90, reset_at))
+    assert budget.status.remaining == 69  # one of the two had not been answered when the 70 were counted
 
 
-async def test_c06_a_429_stops_routine_calls_until_its_reset(clock: ManualClock) -> None:
+@pytest.mark.promise("C06")
+async def test_rate_limiter_blocks_routine_calls_after_429_until_reset(clock: ManualClock) -> None:
     """After a 429 nothing routine is sent until the moment it names, or a few seconds when it names none."""
-    budget = RateBudget(clock, limit=200, reserve=60)
-    await budget.take(ROUTINE)
-    budget.heard(told(0, clock.now() + timedelta(seconds=40), status=429))
+    budget = RateLimiter(clock, limit=200, reserve=60)
+    await budget.acquire(ROUTINE)
+    budget.record_response(rate_limit_response(0, clock.now() + timedelta(seconds=40), status=429))
     with pytest.raises(BrokerUnavailable):
-        await budget.take(ROUTINE)
-    await budget.take(EXIT)
-    budget.heard(None)
+        await budget.acquire(ROUTINE)
+    await budget.acquire(EXIT)
+    budget.record_response(None)
     await clock.advance(timedelta(seconds=41))
-    await budget.take(ROUTINE)
-    budget.heard(Answer(429, b"", {}))
-    waiting = asyncio.create_task(budget.take(ROUTINE))
+    await budget.acquire(ROUTINE)
+    budget.record_response(HttpResponse(429, b"", {}))
+    waiting = asyncio.create_task(budget.acquire(ROUTINE))
     await clock.advance(timedelta(seconds=4))
     assert not waiting.done()
     await clock.advance(timedelta(seconds=2))
     assert waiting.done()
 
 
-async def test_c06_those_who_waited_do_not_come_at_once(clock: ManualClock) -> None:
+@pytest.mark.promise("C06")
+async def test_rate_limiter_staggers_calls_that_waited_for_the_reset(clock: ManualClock) -> None:
     """Four that wait for the same renewal go out within half a second of it, each at a moment of its own."""
-    budget = RateBudget(clock, limit=20, reserve=4)
+    budget = RateLimiter(clock, limit=20, reserve=4)
     for _ in range(16):
-        await budget.take(ROUTINE)
-        budget.heard(None)
+        await budget.acquire(ROUTINE)
+        budget.record_response(None)
     renewed = clock.now() + timedelta(seconds=60)
     await clock.advance(timedelta(seconds=55))
     gone: list[datetime] = []
 
     async def go() -> None:
-        await budget.take(ROUTINE)
+        await budget.acquire(ROUTINE)
         gone.append(clock.now())
 
     waiting = asyncio.gather(*(go() for _ in range(4)))
@@ -136,34 +141,39 @@ async def test_c06_those_who_waited_do_not_come_at_once(clock: ManualClock) -> N
     assert renewed < min(gone) <= max(gone) < renewed + timedelta(seconds=0.6)
 
 
-async def test_a_skewed_reset_cannot_stop_us_for_longer_than_a_window(clock: ManualClock) -> None:
+async def test_rate_limiter_caps_a_skewed_reset_at_one_window(clock: ManualClock) -> None:
     """A broker whose clock is an hour ahead delays a minute; nonsense in a header is no number."""
-    budget = RateBudget(clock, limit=200, reserve=60)
-    await budget.take(ROUTINE)
-    budget.heard(told(0, clock.now() + timedelta(hours=1), status=429))
+    budget = RateLimiter(clock, limit=200, reserve=60)
+    await budget.acquire(ROUTINE)
+    budget.record_response(rate_limit_response(0, clock.now() + timedelta(hours=1), status=429))
     await clock.advance(timedelta(seconds=61))
-    await budget.take(ROUTINE)
-    budget.heard(Answer(200, b"", {"x-ratelimit-remaining": "-1", "x-ratelimit-limit": "many"}))
-    assert budget.use.limit == 200
+    await budget.acquire(ROUTINE)
+    budget.record_response(
+        HttpResponse(200, b"", {"x-ratelimit-remaining": "-1", "x-ratelimit-limit": "many"})
+    )
+    assert budget.status.limit == 200
 
 
-async def test_c06_entries_stop_at_the_reserve_and_exits_go_out(clock: ManualClock, peer: Peer) -> None:
+@pytest.mark.promise("C06")
+async def test_client_refuses_entries_at_the_reserve_and_sends_exits(
+    clock: ManualClock, server: ScriptedServer
+) -> None:
     """Over the wire: with the reserve left, an entry fails unheard, and an exit, its reads and its cancel go out."""
     low = {"X-Ratelimit-Limit": "200", "X-Ratelimit-Remaining": "60", "X-Ratelimit-Reset": "1795187090"}
     assert datetime.fromtimestamp(1795187090, UTC) - clock.now() == timedelta(seconds=50)
-    peer.on("GET", "/v2/positions", peer.says([], headers=low))
-    peer.on("POST", "/v2/orders", peer.says(order_json(), headers=low))
-    peer.on("DELETE", "/v2/orders/1", peer.empty())
-    broker = AlpacaBroker(clock, base_url=peer.url, key=KEY, secret=SECRET)
+    server.on("GET", "/v2/positions", server.json_reply([], headers=low))
+    server.on("POST", "/v2/orders", server.json_reply(order_json(), headers=low))
+    server.on("DELETE", "/v2/orders/1", server.empty_reply())
+    broker = AlpacaBroker(clock, base_url=server.url, key=KEY, secret=SECRET)
     await broker.positions()
-    assert broker.rate.remaining == 60
+    assert broker.rate_limit_status.remaining == 60
     with pytest.raises(BrokerUnavailable):
         await broker.submit(ORDER)
     with pytest.raises(BrokerUnavailable):
         await broker.positions()
-    assert len(peer.requests) == 1
+    assert len(server.requests) == 1
     await broker.submit(ORDER, priority=EXIT)
     await broker.positions(priority=EXIT)
     await broker.cancel("1")
-    assert len(peer.requests) == 4
+    assert len(server.requests) == 4
     await broker.close()

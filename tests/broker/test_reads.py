@@ -14,10 +14,10 @@ from catalyst.broker.alpaca import AlpacaBroker
 from catalyst.clock import NEW_YORK, ManualClock
 from catalyst.domain.errors import AuthRefused, BrokerUnavailable, NotFound, OutcomeUnknown
 from catalyst.domain.order import Side
-from tests.broker.scripted_server import Peer, Reply, order_json
+from tests.broker.scripted_server import Reply, ScriptedServer, order_json
 
-Garbled = list[tuple[str, object]]
-GONE = {"code": 40410000, "message": "position does not exist"}
+Malformed = list[tuple[str, object]]
+POSITION_NOT_FOUND = {"code": 40410000, "message": "position does not exist"}
 
 
 def position_json(**changes: object) -> dict[str, object]:
@@ -59,24 +59,26 @@ def fill_json(number: int, **changes: object) -> dict[str, object]:
 @pytest.mark.parametrize(
     "reply",
     [
-        Peer.says({}),
-        Peer.says({"orders": []}),
-        Peer.says(None),
-        Peer.empty(200),
-        Peer.writes(b"<html>", 200),
-        Peer.writes(b"[{}", 200),
-        Peer.writes(b"<html>", 502),
-        Peer.says({"message": "endpoint not found"}, 404),
-        Peer.writes(b"<html>", 404),
-        Peer.says({"code": 40310000, "message": "no"}, 403),
-        Peer.drops(),
-        Peer.redirects("http://127.0.0.1:9/"),
+        ScriptedServer.json_reply({}),
+        ScriptedServer.json_reply({"orders": []}),
+        ScriptedServer.json_reply(None),
+        ScriptedServer.empty_reply(200),
+        ScriptedServer.raw_reply(b"<html>", 200),
+        ScriptedServer.raw_reply(b"[{}", 200),
+        ScriptedServer.raw_reply(b"<html>", 502),
+        ScriptedServer.json_reply({"message": "endpoint not found"}, 404),
+        ScriptedServer.raw_reply(b"<html>", 404),
+        ScriptedServer.json_reply({"code": 40310000, "message": "no"}, 403),
+        ScriptedServer.drop_connection(),
+        ScriptedServer.redirect_reply("http://127.0.0.1:9/"),
     ],
 )
-async def test_a_failed_read_is_never_nothing(broker: AlpacaBroker, peer: Peer, reply: Reply) -> None:
+async def test_failed_read_raises_broker_unavailable(
+    broker: AlpacaBroker, server: ScriptedServer, reply: Reply
+) -> None:
     """A 200 with {}, a page of HTML, a proxy's 404: none of them says that there are no orders or positions."""
     for path in ("/v2/orders", "/v2/positions", "/v2/account/activities/FILL", "/v2/positions/AAPL"):
-        peer.on("GET", path, reply)
+        server.on("GET", path, reply)
     for read in (
         broker.orders(status="all"),
         broker.positions(),
@@ -87,9 +89,9 @@ async def test_a_failed_read_is_never_nothing(broker: AlpacaBroker, peer: Peer, 
             await read
 
 
-async def test_keys_that_do_not_open_are_named_on_reads(broker: AlpacaBroker, peer: Peer) -> None:
+async def test_read_with_wrong_keys_raises_auth_refused(broker: AlpacaBroker, server: ScriptedServer) -> None:
     """An authentication refusal is not mistaken for an outage."""
-    peer.on("GET", "/v2/positions", peer.says({"message": "unauthorized."}, 401))
+    server.on("GET", "/v2/positions", server.json_reply({"message": "unauthorized."}, 401))
     with pytest.raises(AuthRefused):
         await broker.positions()
 
@@ -97,54 +99,62 @@ async def test_keys_that_do_not_open_are_named_on_reads(broker: AlpacaBroker, pe
 # --- orders ------------------------------------------------------------------------------------------------
 
 
-def leg(kind: str, status: str, **prices: str) -> dict[str, object]:
+def leg_json(kind: str, status: str, **prices: str) -> dict[str, object]:
     return order_json(f"leg-{kind}", id=f"id-{kind}", type=kind, side="sell", status=status, **prices)
 
 
-async def test_c08_legs_are_told_apart_by_type(broker: AlpacaBroker, peer: Peer) -> None:
+@pytest.mark.promise("C08")
+async def test_nested_legs_are_identified_by_order_type(broker: AlpacaBroker, server: ScriptedServer) -> None:
     """One order is read nested, and its legs carry their own ids, types and prices."""
-    legs = [leg("stop", "held", stop_price="95.5"), leg("limit", "new", limit_price="110")]
-    peer.on("GET", "/v2/orders/one", peer.says(order_json(id="one", order_class="bracket", legs=legs)))
+    legs = [leg_json("stop", "held", stop_price="95.5"), leg_json("limit", "new", limit_price="110")]
+    server.on(
+        "GET", "/v2/orders/one", server.json_reply(order_json(id="one", order_class="bracket", legs=legs))
+    )
     report = await broker.order("one")
-    assert peer.requests[0].query["nested"] == "true"
+    assert server.requests[0].query["nested"] == "true"
     assert {one.order_type: (one.broker_id, one.broker_status) for one in report.legs} == {
         "stop": ("id-stop", "held"),
         "limit": ("id-limit", "new"),
     }
 
 
-async def test_an_order_of_another_id_is_a_failed_read(broker: AlpacaBroker, peer: Peer) -> None:
+async def test_order_response_with_another_id_raises_broker_unavailable(
+    broker: AlpacaBroker, server: ScriptedServer
+) -> None:
     """Asked for one order and told of another, the client believes neither."""
-    peer.on("GET", "/v2/orders/one", peer.says(order_json(id="two")))
-    peer.on("GET", "/v2/orders:by_client_order_id", peer.says(order_json("cat-2")))
+    server.on("GET", "/v2/orders/one", server.json_reply(order_json(id="two")))
+    server.on("GET", "/v2/orders:by_client_order_id", server.json_reply(order_json("cat-2")))
     with pytest.raises(BrokerUnavailable):
         await broker.order("one")
     with pytest.raises(BrokerUnavailable):
         await broker.order_by_client_id("cat-1")
 
 
-async def test_c08_the_lookup_by_our_id_brings_the_legs(broker: AlpacaBroker, peer: Peer) -> None:
+@pytest.mark.promise("C08")
+async def test_client_order_id_lookup_reads_the_legs_too(
+    broker: AlpacaBroker, server: ScriptedServer
+) -> None:
     """The lookup does not nest, so a bracket is read once more by its id."""
     flat = order_json(id="one", order_class="bracket")
-    peer.on("GET", "/v2/orders:by_client_order_id", peer.says(flat))
-    peer.on("GET", "/v2/orders/one", peer.says({**flat, "legs": [leg("stop", "held")]}))
+    server.on("GET", "/v2/orders:by_client_order_id", server.json_reply(flat))
+    server.on("GET", "/v2/orders/one", server.json_reply({**flat, "legs": [leg_json("stop", "held")]}))
     report = await broker.order_by_client_id("cat-1")
     assert [one.order_type for one in report.legs] == ["stop"]
-    assert peer.requests[0].query == {"client_order_id": "cat-1"}
+    assert server.requests[0].query == {"client_order_id": "cat-1"}
 
 
-async def test_an_unknown_order_is_not_found(broker: AlpacaBroker, peer: Peer) -> None:
+async def test_unknown_order_raises_not_found(broker: AlpacaBroker, server: ScriptedServer) -> None:
     """The broker's own 404 is NotFound, by either id."""
-    gone = peer.says({"code": 40410000, "message": "order not found for cat-1"}, 404)
-    peer.on("GET", "/v2/orders:by_client_order_id", gone)
-    peer.on("GET", "/v2/orders/cat-1", gone)
+    gone = server.json_reply({"code": 40410000, "message": "order not found for cat-1"}, 404)
+    server.on("GET", "/v2/orders:by_client_order_id", gone)
+    server.on("GET", "/v2/orders/cat-1", gone)
     with pytest.raises(NotFound):
         await broker.order_by_client_id("cat-1")
     with pytest.raises(NotFound):
         await broker.order("cat-1")
 
 
-def paged(everything: list[dict[str, Any]], most: int) -> Reply:
+def paged_orders(everything: list[dict[str, Any]], page_limit: int) -> Reply:
     """Orders as the broker pages them: ascending, `after` exclusive, at most `most` rows."""
 
     async def reply(request: web.Request) -> web.StreamResponse:
@@ -152,39 +162,42 @@ def paged(everything: list[dict[str, Any]], most: int) -> Reply:
         assert request.query["nested"] == "true"
         assert request.query["limit"] == "500"
         after = request.query.get("after", "0000")
-        later = [one for one in everything if _at(one) > _cut(after)]
-        return web.Response(body=orjson.dumps(later[:most]), content_type="application/json")
+        later = [one for one in everything if _submitted_at(one) > _after_bound(after)]
+        return web.Response(body=orjson.dumps(later[:page_limit]), content_type="application/json")
 
     return reply
 
 
-def _at(order: Mapping[str, Any]) -> datetime:
+def _submitted_at(order: Mapping[str, Any]) -> datetime:
     return datetime.fromisoformat(order["submitted_at"])
 
 
-def _cut(after: str) -> datetime:
+def _after_bound(after: str) -> datetime:
     return datetime.min.replace(tzinfo=UTC) if after == "0000" else datetime.fromisoformat(after)
 
 
-async def test_c32_order_lists_page_past_500_and_lose_none_between(broker: AlpacaBroker, peer: Peer) -> None:
+@pytest.mark.promise("C32")
+async def test_order_list_pages_past_500_without_gaps(broker: AlpacaBroker, server: ScriptedServer) -> None:
     """Over pages that end amid equal times, with an exclusive `after`, every order comes once, oldest first."""
     start = datetime(2026, 11, 20, 14, 30, tzinfo=UTC)
     everything = [
         order_json(f"cat-{n}", id=f"id-{n}", submitted_at=(start + timedelta(seconds=n // 7)).isoformat())
         for n in range(1_234)
     ]
-    peer.on("GET", "/v2/orders", paged(everything, 500))
+    server.on("GET", "/v2/orders", paged_orders(everything, 500))
     found = await broker.orders(status="all")
     assert [one.broker_id for one in found] == sorted(
         (one["id"] for one in everything), key=lambda text: (int(text[3:]) // 7, text)
     )
-    assert {one.query["status"] for one in peer.requests} == {"all"}
+    assert {one.query["status"] for one in server.requests} == {"all"}
 
 
-async def test_a_page_shortened_by_its_legs_is_not_the_last(broker: AlpacaBroker, peer: Peer) -> None:
+async def test_order_list_continues_after_a_page_shortened_by_legs(
+    broker: AlpacaBroker, server: ScriptedServer
+) -> None:
     """Where the broker counts legs into a page and then nests them, fewer parents than the limit are not the end."""
     start = datetime(2026, 11, 20, 14, 30, tzinfo=UTC)
-    legs = [leg("limit", "new"), leg("stop", "held")]
+    legs = [leg_json("limit", "new"), leg_json("stop", "held")]
     everything = [
         order_json(
             f"cat-{n}",
@@ -195,20 +208,23 @@ async def test_a_page_shortened_by_its_legs_is_not_the_last(broker: AlpacaBroker
         )
         for n in range(400)
     ]
-    peer.on("GET", "/v2/orders", paged(everything, 167))
+    server.on("GET", "/v2/orders", paged_orders(everything, 167))
     assert len(await broker.orders(status="all")) == 400
 
 
-async def test_a_list_that_does_not_advance_is_a_failed_read(broker: AlpacaBroker, peer: Peer) -> None:
+async def test_order_list_that_does_not_advance_raises_broker_unavailable(
+    broker: AlpacaBroker, server: ScriptedServer
+) -> None:
     """A broker that ignores `after` cannot make us loop for ever, nor take a part for the whole."""
     everything = [order_json(f"cat-{n}", id=f"id-{n}") for n in range(500)]
-    peer.on("GET", "/v2/orders", peer.says(everything))
+    server.on("GET", "/v2/orders", server.json_reply(everything))
     with pytest.raises(BrokerUnavailable):
         await broker.orders(status="all")
 
 
-async def test_c14_one_bad_order_does_not_cost_the_list(
-    broker: AlpacaBroker, peer: Peer, garbled: Garbled
+@pytest.mark.promise("C14")
+async def test_order_list_drops_only_malformed_orders(
+    broker: AlpacaBroker, server: ScriptedServer, malformed: Malformed
 ) -> None:
     """Unknown words, new fields and removed ones are taken as they are; what lacks an essential is reported."""
     strange = order_json(
@@ -241,43 +257,48 @@ async def test_c14_one_bad_order_does_not_cost_the_list(
         "no object",
         None,
     ]
-    peer.on("GET", "/v2/orders", peer.says([strange, *bad, lean, notional, order_json(id="good")]))
+    server.on("GET", "/v2/orders", server.json_reply([strange, *bad, lean, notional, order_json(id="good")]))
     found = await broker.orders(status="open")
     assert {one.broker_id for one in found} == {"strange", "lean", "notional", "good"}
-    assert [raw for _, raw in garbled] == bad
-    told = next(one for one in found if one.broker_id == "strange")
-    assert (told.broker_status, told.order_class, told.raw["brand_new"]) == (
+    assert [raw for _, raw in malformed] == bad
+    reported = next(one for one in found if one.broker_id == "strange")
+    assert (reported.broker_status, reported.order_class, reported.raw["brand_new"]) == (
         "a_status_of_2027",
         "simple",
         {"field": 1},
     )
 
 
-async def test_a_bad_leg_is_reported_and_the_order_stays(
-    broker: AlpacaBroker, peer: Peer, garbled: Garbled
+async def test_order_keeps_its_valid_legs_beside_a_malformed_one(
+    broker: AlpacaBroker, server: ScriptedServer, malformed: Malformed
 ) -> None:
     """A leg that cannot be understood does not hide its parent, nor its sibling."""
-    legs = [leg("limit", "new"), {"id": "no side"}]
-    peer.on("GET", "/v2/orders/one", peer.says(order_json(id="one", legs=legs)))
+    legs = [leg_json("limit", "new"), {"id": "no side"}]
+    server.on("GET", "/v2/orders/one", server.json_reply(order_json(id="one", legs=legs)))
     assert [one.order_type for one in (await broker.order("one")).legs] == ["limit"]
-    assert [raw for _, raw in garbled] == [{"id": "no side"}]
+    assert [raw for _, raw in malformed] == [{"id": "no side"}]
 
 
-async def test_one_wrong_byte_does_not_cost_the_list(broker: AlpacaBroker, peer: Peer) -> None:
+async def test_order_list_replaces_invalid_characters(broker: AlpacaBroker, server: ScriptedServer) -> None:
     """A lone surrogate or a byte that is no UTF-8 becomes U+FFFD; NaN as a bare word is no number."""
     raw = orjson.dumps([order_json("cat-@", id="one"), order_json("cat-2", id="two")])
-    peer.on("GET", "/v2/orders", peer.writes(raw.replace(b"cat-@", rb"cat-\ud800"), 200, "application/json"))
+    server.on(
+        "GET", "/v2/orders", server.raw_reply(raw.replace(b"cat-@", rb"cat-\ud800"), 200, "application/json")
+    )
     assert [one.client_order_id for one in await broker.orders(status="all")] == ["cat-\ufffd", "cat-2"]
-    peer.on("GET", "/v2/orders", peer.writes(raw.replace(b"cat-@", b"cat-\xff"), 200, "application/json"))
+    server.on(
+        "GET", "/v2/orders", server.raw_reply(raw.replace(b"cat-@", b"cat-\xff"), 200, "application/json")
+    )
     assert [one.client_order_id for one in await broker.orders(status="all")] == ["cat-\ufffd", "cat-2"]
 
 
-async def test_c32_symbols_and_time_narrow_the_list(broker: AlpacaBroker, peer: Peer) -> None:
+@pytest.mark.promise("C32")
+async def test_order_list_filters_by_symbols_and_time(broker: AlpacaBroker, server: ScriptedServer) -> None:
     """The symbols travel in one parameter, and the list starts a little before `after`, which is exclusive."""
-    peer.on("GET", "/v2/orders", peer.says([]))
+    server.on("GET", "/v2/orders", server.json_reply([]))
     at = datetime(2026, 11, 20, 10, 0, tzinfo=NEW_YORK)
     assert await broker.orders(status="open", after=at, symbols=["AAPL", "BRK.B", "AAPL"]) == []
-    (one,) = peer.requests
+    (one,) = server.requests
     assert one.query["symbols"] == "AAPL,BRK.B"
     assert timedelta(0) < at - datetime.fromisoformat(one.query["after"]) < timedelta(seconds=1)
 
@@ -285,7 +306,10 @@ async def test_c32_symbols_and_time_narrow_the_list(broker: AlpacaBroker, peer: 
 # --- positions ---------------------------------------------------------------------------------------------
 
 
-async def test_c44_a_short_is_negative_whoever_says_so(broker: AlpacaBroker, peer: Peer) -> None:
+@pytest.mark.promise("C44")
+async def test_short_position_is_negative_by_quantity_or_side(
+    broker: AlpacaBroker, server: ScriptedServer
+) -> None:
     """The sign comes from the quantity or from the side; what is available has the sign of the position."""
     rows = [
         position_json(),
@@ -293,7 +317,7 @@ async def test_c44_a_short_is_negative_whoever_says_so(broker: AlpacaBroker, pee
         position_json(symbol="TSLA", qty="5", side="short", qty_available="2"),
         position_json(symbol="NVDA", qty_available=None, side="sideways", exchange="MARS"),
     ]
-    peer.on("GET", "/v2/positions", peer.says(rows))
+    server.on("GET", "/v2/positions", server.json_reply(rows))
     assert {one.symbol: (one.quantity, one.available) for one in await broker.positions()} == {
         "AAPL": (10, 4),
         "MSFT": (-5, -5),
@@ -302,23 +326,27 @@ async def test_c44_a_short_is_negative_whoever_says_so(broker: AlpacaBroker, pee
     }
 
 
-async def test_a_bad_position_is_reported_and_the_others_stay(
-    broker: AlpacaBroker, peer: Peer, garbled: Garbled
+async def test_position_list_drops_only_malformed_positions(
+    broker: AlpacaBroker, server: ScriptedServer, malformed: Malformed
 ) -> None:
     """A position without a quantity is not a position of zero."""
-    peer.on("GET", "/v2/positions", peer.says([position_json(qty=None), position_json(symbol="MSFT")]))
+    server.on(
+        "GET", "/v2/positions", server.json_reply([position_json(qty=None), position_json(symbol="MSFT")])
+    )
     assert [one.symbol for one in await broker.positions()] == ["MSFT"]
-    assert len(garbled) == 1
+    assert len(malformed) == 1
 
 
-async def test_no_position_is_none_only_by_the_brokers_word(broker: AlpacaBroker, peer: Peer) -> None:
+async def test_position_is_none_only_when_the_broker_reports_404(
+    broker: AlpacaBroker, server: ScriptedServer
+) -> None:
     """The broker's "position does not exist" is None; a symbol with a dot or a slash stays one path."""
-    peer.on("GET", "/v2/positions/BRK.B", peer.says(GONE, 404))
+    server.on("GET", "/v2/positions/BRK.B", server.json_reply(POSITION_NOT_FOUND, 404))
     assert await broker.position("BRK.B") is None
-    peer.on("GET", "/v2/positions/AAPL", peer.says(position_json(symbol="MSFT")))
+    server.on("GET", "/v2/positions/AAPL", server.json_reply(position_json(symbol="MSFT")))
     with pytest.raises(BrokerUnavailable):
         await broker.position("AAPL")
-    peer.on("GET", "/v2/positions/AAPL", peer.says(position_json()))
+    server.on("GET", "/v2/positions/AAPL", server.json_reply(position_json()))
     held = await broker.position("AAPL")
     assert held is not None
     assert (held.quantity, held.entry_price) == (10, Decimal("100.05"))
@@ -327,7 +355,7 @@ async def test_no_position_is_none_only_by_the_brokers_word(broker: AlpacaBroker
 # --- fills -------------------------------------------------------------------------------------------------
 
 
-async def test_the_ledger_of_fills_pages_by_token(broker: AlpacaBroker, peer: Peer) -> None:
+async def test_fills_follow_every_page_token(broker: AlpacaBroker, server: ScriptedServer) -> None:
     """Every page of 100 is fetched, and the fills come oldest first with their cumulative quantity."""
     everything = [fill_json(number) for number in range(250)]
 
@@ -338,7 +366,7 @@ async def test_the_ledger_of_fills_pages_by_token(broker: AlpacaBroker, peer: Pe
         page = everything[start : start + int(request.query["page_size"])]
         return web.Response(body=orjson.dumps(page), content_type="application/json")
 
-    peer.on("GET", "/v2/account/activities/FILL", reply)
+    server.on("GET", "/v2/account/activities/FILL", reply)
     found = await broker.fills()
     assert [one.cum_qty for one in found] == [number + 1 for number in range(250)]
     assert (found[0].broker_id, found[0].price, found[0].activity_id) == (
@@ -346,23 +374,29 @@ async def test_the_ledger_of_fills_pages_by_token(broker: AlpacaBroker, peer: Pe
         Decimal("100.1"),
         everything[0]["id"],
     )
-    assert len(peer.requests) == 3
+    assert len(server.requests) == 3
 
 
-async def test_a_ledger_without_end_is_a_failed_read(broker: AlpacaBroker, peer: Peer) -> None:
+async def test_fills_with_endless_pages_raise_broker_unavailable(
+    broker: AlpacaBroker, server: ScriptedServer
+) -> None:
     """A server that ignores the page token cannot make us loop for ever."""
-    peer.on("GET", "/v2/account/activities/FILL", peer.says([fill_json(number) for number in range(100)]))
+    server.on(
+        "GET", "/v2/account/activities/FILL", server.json_reply([fill_json(number) for number in range(100)])
+    )
     with pytest.raises(BrokerUnavailable):
         await broker.fills()
 
 
-async def test_the_fills_of_one_order(broker: AlpacaBroker, peer: Peer, garbled: Garbled) -> None:
+async def test_fills_are_filtered_by_order_id(
+    broker: AlpacaBroker, server: ScriptedServer, malformed: Malformed
+) -> None:
     """A server that does not know the order filter is filtered here; a bad row is reported."""
     rows = [fill_json(1), fill_json(2, order_id="two"), fill_json(3, cum_qty=None)]
-    peer.on("GET", "/v2/account/activities/FILL", peer.says(rows))
+    server.on("GET", "/v2/account/activities/FILL", server.json_reply(rows))
     assert [one.broker_id for one in await broker.fills(order_id="two")] == ["two"]
-    assert peer.requests[0].query["order_id"] == "two"
-    assert len(garbled) == 1
+    assert server.requests[0].query["order_id"] == "two"
+    assert len(malformed) == 1
 
 
 # --- account, clock, calendar, assets ----------------------------------------------------------------------
@@ -382,14 +416,18 @@ ACCOUNT: dict[str, object] = {
 }
 
 
-async def test_c43_the_account_needs_no_day_trade_fields(broker: AlpacaBroker, peer: Peer) -> None:
+@pytest.mark.promise("C43")
+async def test_account_is_parsed_without_day_trade_fields(
+    broker: AlpacaBroker, server: ScriptedServer
+) -> None:
     """The fields that were removed in 2026 are not asked for; numbers as text or as numbers are the same."""
-    peer.on("GET", "/v2/account", peer.says(ACCOUNT))
+    server.on("GET", "/v2/account", server.json_reply(ACCOUNT))
     account = await broker.account()
-    assert account.may_enter
+    assert account.can_open_positions
     assert (account.equity, account.last_equity) == (Decimal("100000.55"), Decimal("99999.1"))
 
 
+@pytest.mark.promise("C43")
 @pytest.mark.parametrize(
     "changes",
     [
@@ -399,58 +437,64 @@ async def test_c43_the_account_needs_no_day_trade_fields(broker: AlpacaBroker, p
         {"trade_suspended_by_user": True},
     ],
 )
-async def test_c43_a_blocked_account_may_not_enter(
-    broker: AlpacaBroker, peer: Peer, changes: dict[str, object]
+async def test_blocked_account_may_not_enter(
+    broker: AlpacaBroker, server: ScriptedServer, changes: dict[str, object]
 ) -> None:
     """Every lock, and every status but ACTIVE, known or not, closes the door to entries."""
-    peer.on("GET", "/v2/account", peer.says({**ACCOUNT, **changes}))
-    assert not (await broker.account()).may_enter
+    server.on("GET", "/v2/account", server.json_reply({**ACCOUNT, **changes}))
+    assert not (await broker.account()).can_open_positions
 
 
-async def test_money_that_is_not_told_is_not_guessed(
-    broker: AlpacaBroker, peer: Peer, garbled: Garbled
+async def test_account_without_equity_raises_broker_unavailable(
+    broker: AlpacaBroker, server: ScriptedServer, malformed: Malformed
 ) -> None:
     """An account without its equity is a failed read, and the answer is kept."""
-    told = {**ACCOUNT, "equity": None}
-    peer.on("GET", "/v2/account", peer.says(told))
+    reported = {**ACCOUNT, "equity": None}
+    server.on("GET", "/v2/account", server.json_reply(reported))
     with pytest.raises(BrokerUnavailable):
         await broker.account()
-    assert [raw for _, raw in garbled] == [told]
+    assert [raw for _, raw in malformed] == [reported]
 
 
 @pytest.mark.parametrize(
     ("before", "wanted", "patches"), [(False, True, 1), (True, True, 0), (None, False, 1)]
 )
-async def test_shorting_is_forbidden_only_where_it_differs(
-    broker: AlpacaBroker, peer: Peer, before: bool | None, wanted: bool, patches: int
+async def test_forbid_shorting_patches_only_a_differing_setting(
+    broker: AlpacaBroker, server: ScriptedServer, before: bool | None, wanted: bool, patches: int
 ) -> None:
     """The account's own switch is set when it differs, and left alone when it does not."""
     path = "/v2/account/configurations"
-    peer.on("GET", path, peer.says({"no_shorting": before, "suspend_trade": False}))
-    peer.on("PATCH", path, peer.says({"no_shorting": wanted}))
+    server.on("GET", path, server.json_reply({"no_shorting": before, "suspend_trade": False}))
+    server.on("PATCH", path, server.json_reply({"no_shorting": wanted}))
     assert await broker.forbid_shorting(wanted) is bool(patches)
-    assert [one.body for one in peer.requests if one.method == "PATCH"] == [{"no_shorting": wanted}] * patches
+    assert [one.body for one in server.requests if one.method == "PATCH"] == [
+        {"no_shorting": wanted}
+    ] * patches
 
 
-async def test_a_switch_that_does_not_move_is_in_doubt(broker: AlpacaBroker, peer: Peer) -> None:
+async def test_forbid_shorting_without_effect_has_unknown_outcome(
+    broker: AlpacaBroker, server: ScriptedServer
+) -> None:
     """The answer to the change must show the change."""
     path = "/v2/account/configurations"
-    peer.on("GET", path, peer.says({"no_shorting": False}))
-    peer.on("PATCH", path, peer.says({"no_shorting": False}), peer.says([]))
+    server.on("GET", path, server.json_reply({"no_shorting": False}))
+    server.on("PATCH", path, server.json_reply({"no_shorting": False}), server.json_reply([]))
     for _ in range(2):
         with pytest.raises(OutcomeUnknown):
             await broker.forbid_shorting(True)
 
 
-async def test_the_brokers_clock_is_utc(broker: AlpacaBroker, peer: Peer) -> None:
+async def test_broker_clock_is_parsed_to_utc(broker: AlpacaBroker, server: ScriptedServer) -> None:
     """Nanoseconds and a New York offset become aware UTC."""
-    told = {
+    reported = {
         "timestamp": "2026-11-20T10:04:19.451420928-05:00",
         "is_open": True,
         "next_open": "2026-11-23T09:30:00-05:00",
         "next_close": "2026-11-20T16:00:00-05:00",
     }
-    peer.on("GET", "/v2/clock", peer.says(told), peer.says({**told, "timestamp": "now"}))
+    server.on(
+        "GET", "/v2/clock", server.json_reply(reported), server.json_reply({**reported, "timestamp": "now"})
+    )
     report = await broker.clock()
     assert (report.at.isoformat(), report.is_open) == ("2026-11-20T15:04:19.451420+00:00", True)
     assert report.next_close == datetime(2026, 11, 20, 21, tzinfo=UTC)
@@ -458,7 +502,10 @@ async def test_the_brokers_clock_is_utc(broker: AlpacaBroker, peer: Peer) -> Non
         await broker.clock()
 
 
-async def test_c40_calendar_times_are_new_york(broker: AlpacaBroker, peer: Peer, garbled: Garbled) -> None:
+@pytest.mark.promise("C40")
+async def test_calendar_times_are_read_as_new_york(
+    broker: AlpacaBroker, server: ScriptedServer, malformed: Malformed
+) -> None:
     """Wall-clock times without a zone are New York's, on both sides of the change of the clocks, and half days too."""
     rows = [
         {"date": "2026-10-30", "open": "09:30", "close": "16:00", "session_open": "0400"},
@@ -467,16 +514,17 @@ async def test_c40_calendar_times_are_new_york(broker: AlpacaBroker, peer: Peer,
         {"date": "2026-11-28", "open": "16:00", "close": "09:30"},
         {"date": "tomorrow", "open": "09:30", "close": "16:00"},
     ]
-    peer.on("GET", "/v2/calendar", peer.says(rows))
+    server.on("GET", "/v2/calendar", server.json_reply(rows))
     sessions = await broker.calendar(date(2026, 10, 30), date(2026, 11, 28))
     assert [one.open.hour for one in sessions] == [13, 14, 14]
     assert [one.half_day for one in sessions] == [False, False, True]
-    assert peer.requests[0].query == {"start": "2026-10-30", "end": "2026-11-28"}
-    assert len(garbled) == 2
+    assert server.requests[0].query == {"start": "2026-10-30", "end": "2026-11-28"}
+    assert len(malformed) == 2
 
 
-async def test_c42_assets_are_read_whatever_they_lack(
-    broker: AlpacaBroker, peer: Peer, garbled: Garbled
+@pytest.mark.promise("C42")
+async def test_assets_are_parsed_with_missing_fields(
+    broker: AlpacaBroker, server: ScriptedServer, malformed: Malformed
 ) -> None:
     """`borrow_status` decides, `easy_to_borrow` where it is not sent; a new exchange or status costs nothing."""
     common = {
@@ -493,18 +541,20 @@ async def test_c42_assets_are_read_whatever_they_lack(
         {"id": "4", "symbol": "D", **common},
         {"id": "5", "symbol": None},
     ]
-    peer.on("GET", "/v2/assets", peer.says(rows))
+    server.on("GET", "/v2/assets", server.json_reply(rows))
     assets = await broker.assets()
     assert [one.easy_to_borrow for one in assets] == [True, False, True, False]
     assert assets[0].name == 'A, "B" [C]'
-    assert len(garbled) == 1
-    assert peer.requests[0].query == {"status": "active", "asset_class": "us_equity"}
+    assert len(malformed) == 1
+    assert server.requests[0].query == {"status": "active", "asset_class": "us_equity"}
 
 
 @pytest.mark.parametrize("raw", [b"", b"{}", b'[{"id": "1"', b"<html>", b"[1, 2", b'{"message": "x"}'])
-async def test_a_broken_list_of_assets_is_a_failed_read(broker: AlpacaBroker, peer: Peer, raw: bytes) -> None:
+async def test_broken_asset_list_raises_broker_unavailable(
+    broker: AlpacaBroker, server: ScriptedServer, raw: bytes
+) -> None:
     """Half a universe is no universe."""
-    peer.on("GET", "/v2/assets", peer.writes(raw, 200, "application/json"))
+    server.on("GET", "/v2/assets", server.raw_reply(raw, 200, "application/json"))
     with pytest.raises(BrokerUnavailable):
         await broker.assets()
 
@@ -512,24 +562,26 @@ async def test_a_broken_list_of_assets_is_a_failed_read(broker: AlpacaBroker, pe
 # --- time --------------------------------------------------------------------------------------------------
 
 
-async def test_a_call_in_flight_holds_the_clock(broker: AlpacaBroker, peer: Peer, clock: ManualClock) -> None:
+async def test_read_in_flight_holds_the_clock(
+    broker: AlpacaBroker, server: ScriptedServer, clock: ManualClock
+) -> None:
     """Market time stands while a request is on its way."""
-    peer.on("GET", "/v2/positions", peer.hangs())
+    server.on("GET", "/v2/positions", server.never_reply())
     reading = asyncio.create_task(broker.positions())
-    await peer.until(1)
+    await server.wait_for_requests(1)
     before = clock.now()
     passing = asyncio.create_task(clock.advance(timedelta(minutes=1)))
     await asyncio.sleep(0.05)
     assert clock.now() == before
-    peer.on("GET", "/v2/positions", peer.says([]))
-    peer.released.set()
+    server.on("GET", "/v2/positions", server.json_reply([]))
+    server.released.set()
     with pytest.raises(BrokerUnavailable):
         await reading
     await passing
     assert clock.now() == before + timedelta(minutes=1)
 
 
-async def test_the_side_of_an_order_is_ours(broker: AlpacaBroker, peer: Peer) -> None:
+async def test_order_side_is_parsed(broker: AlpacaBroker, server: ScriptedServer) -> None:
     """A sell is a sell."""
-    peer.on("GET", "/v2/orders/one", peer.says(order_json(id="one", side="sell")))
+    server.on("GET", "/v2/orders/one", server.json_reply(order_json(id="one", side="sell")))
     assert (await broker.order("one")).side is Side.SELL

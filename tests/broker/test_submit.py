@@ -10,19 +10,19 @@ import pytest
 
 from catalyst.broker.alpaca import AlpacaBroker
 from catalyst.broker.port import Priority
-from catalyst.broker.request import Attempt, Bounds
+from catalyst.broker.request import RequestAttempt, Timeouts
 from catalyst.clock import ManualClock
 from catalyst.domain.errors import (
     AuthRefused,
     BrokerUnavailable,
     DuplicateOrder,
     NotFound,
-    OrderRefused,
+    OrderRejected,
     OutcomeUnknown,
 )
 from catalyst.domain.order import Side
 from catalyst.domain.report import OrderRequest
-from tests.broker.scripted_server import KEY, SECRET, Peer, order_json
+from tests.broker.scripted_server import KEY, SECRET, ScriptedServer, order_json
 
 ENTRY = OrderRequest(
     client_order_id="cat-1",
@@ -43,27 +43,34 @@ OCO = replace(
     take_profit=Decimal(110),
     stop_loss=Decimal(95),
 )
-SHORT = Bounds(connect=0.5, read=0.2, total=0.5)
+SHORT_TIMEOUTS = Timeouts(connect=0.5, read=0.2, total=0.5)
 
 
-def impatient(clock: ManualClock, peer: Peer, *, threads: int = 4) -> AlpacaBroker:
-    return AlpacaBroker(clock, base_url=peer.url, key=KEY, secret=SECRET, bounds=SHORT, threads=threads)
+def client_with_short_timeouts(
+    clock: ManualClock, server: ScriptedServer, *, threads: int = 4
+) -> AlpacaBroker:
+    return AlpacaBroker(
+        clock, base_url=server.url, key=KEY, secret=SECRET, timeouts=SHORT_TIMEOUTS, threads=threads
+    )
 
 
-async def test_confirmed_is_a_report_with_our_id(broker: AlpacaBroker, peer: Peer) -> None:
+async def test_submit_returns_the_report_of_our_order(broker: AlpacaBroker, server: ScriptedServer) -> None:
     """A 200 that names our order is the acknowledgement, money as Decimal, times as UTC."""
-    peer.on("POST", "/v2/orders", peer.says(order_json()))
+    server.on("POST", "/v2/orders", server.json_reply(order_json()))
     report = await broker.submit(ENTRY)
     assert (report.client_order_id, report.limit_price, report.quantity) == ("cat-1", Decimal("100.1"), 10)
     assert report.submitted_at is not None
     assert report.submitted_at.isoformat() == "2026-11-20T15:04:19.123456+00:00"
 
 
-async def test_c07_prices_leave_as_the_digits_of_their_decimal(broker: AlpacaBroker, peer: Peer) -> None:
+@pytest.mark.promise("C07")
+async def test_submit_sends_prices_as_exact_decimal_text(
+    broker: AlpacaBroker, server: ScriptedServer
+) -> None:
     """100.1 stays 100.1, a tenth of a cent below a dollar stays itself, and no float is on the way."""
-    peer.on("POST", "/v2/orders", peer.says(order_json()))
+    server.on("POST", "/v2/orders", server.json_reply(order_json()))
     await broker.submit(replace(BRACKET, limit_price=Decimal("0.1") + Decimal("0.2") + Decimal("99.80")))
-    assert peer.requests[0].body == {
+    assert server.requests[0].body == {
         "client_order_id": "cat-1",
         "symbol": "AAPL",
         "side": "buy",
@@ -76,12 +83,12 @@ async def test_c07_prices_leave_as_the_digits_of_their_decimal(broker: AlpacaBro
         "stop_loss": {"stop_price": "95.5"},
     }
     await broker.submit(replace(ENTRY, limit_price=Decimal("0.1234")))
-    assert peer.requests[1].body["limit_price"] == "0.1234"
+    assert server.requests[1].body["limit_price"] == "0.1234"
 
 
 @pytest.mark.parametrize("request_", [ENTRY, BRACKET, OCO], ids=["simple", "bracket", "oco"])
-async def test_the_body_is_the_one_alpaca_py_builds(
-    broker: AlpacaBroker, peer: Peer, request_: OrderRequest
+async def test_submit_body_equals_that_of_alpaca_py(
+    broker: AlpacaBroker, server: ScriptedServer, request_: OrderRequest
 ) -> None:
     """Field for field the request is alpaca-py's own, but for the numbers, which are text instead of floats."""
     with warnings.catch_warnings():
@@ -99,7 +106,7 @@ async def test_the_body_is_the_one_alpaca_py_builds(
         take_profit=request_.take_profit and TakeProfitRequest(limit_price=float(request_.take_profit)),
         stop_loss=request_.stop_loss and StopLossRequest(stop_price=float(request_.stop_loss)),
     ).to_request_fields()
-    peer.on("POST", "/v2/orders", peer.says(order_json(side=request_.side.value)))
+    server.on("POST", "/v2/orders", server.json_reply(order_json(side=request_.side.value)))
     await broker.submit(request_)
 
     def numbers(body: object) -> object:
@@ -110,9 +117,10 @@ async def test_the_body_is_the_one_alpaca_py_builds(
         except ArithmeticError:
             return str(getattr(body, "value", body))
 
-    assert numbers(peer.requests[0].body) == numbers(theirs)
+    assert numbers(server.requests[0].body) == numbers(theirs)
 
 
+@pytest.mark.promise("C07")
 @pytest.mark.parametrize(
     ("request_", "code"),
     [
@@ -140,83 +148,91 @@ async def test_the_body_is_the_one_alpaca_py_builds(
         (replace(ENTRY, client_order_id=""), "SUBMIT_FAILED"),
     ],
 )
-async def test_c07_what_must_not_leave_is_refused_before_it_does(
-    broker: AlpacaBroker, peer: Peer, request_: OrderRequest, code: str
+async def test_invalid_order_is_refused_before_sending(
+    broker: AlpacaBroker, server: ScriptedServer, request_: OrderRequest, code: str
 ) -> None:
     """An order with a price off tick, a part of a share or a bad id is a refusal, and nothing was sent."""
-    with pytest.raises(OrderRefused) as refused:
+    with pytest.raises(OrderRejected) as refused:
         await broker.submit(request_)
     assert (refused.value.code, refused.value.http_status) == (code, 0)
-    assert peer.requests == []
+    assert server.requests == []
 
 
+@pytest.mark.promise("C04")
 @pytest.mark.parametrize("status", [422, 409])
 @pytest.mark.parametrize("code", [40010001, 42210000])
-async def test_c04_an_id_that_is_taken_means_it_landed(
-    broker: AlpacaBroker, peer: Peer, status: int, code: int
+async def test_used_client_order_id_raises_duplicate_order(
+    broker: AlpacaBroker, server: ScriptedServer, status: int, code: int
 ) -> None:
     """`client_order_id must be unique` is not a refusal, whatever number it carries: look it up and adopt it."""
-    said = {"code": code, "message": "client_order_id must be unique"}
-    peer.on("POST", "/v2/orders", peer.says(said, status))
+    error_body = {"code": code, "message": "client_order_id must be unique"}
+    server.on("POST", "/v2/orders", server.json_reply(error_body, status))
     with pytest.raises(DuplicateOrder):
         await broker.submit(ENTRY)
 
 
+@pytest.mark.promise("C03")
 @pytest.mark.parametrize(
     "reply",
     [
-        Peer.writes(b"<html>504</html>", 504),
-        Peer.writes(b"<html>502</html>", 502),
-        Peer.says({"code": 50010000, "message": "internal server error occurred"}, 500),
-        Peer.says({"message": "unavailable"}, 503),
-        Peer.writes(b"", 408),
-        Peer.drops(),
-        Peer.breaks_off(b'{"id": "904837e3'),
-        Peer.writes(b"<html>welcome</html>", 200),
-        Peer.writes(b'{"id": "9048', 200, "application/json"),
-        Peer.empty(200),
-        Peer.says({}),
-        Peer.says([]),
-        Peer.says(order_json(symbol=None)),
-        Peer.says(order_json("cat-2")),
-        Peer.says(order_json(symbol="MSFT")),
-        Peer.says(order_json(side="sell")),
-        Peer.says(order_json(qty="11")),
-        Peer.writes(b"<html>blocked by the proxy</html>", 403),
-        Peer.writes(b"<html>not here</html>", 404),
-        Peer.redirects("http://127.0.0.1:9/v2/orders"),
+        ScriptedServer.raw_reply(b"<html>504</html>", 504),
+        ScriptedServer.raw_reply(b"<html>502</html>", 502),
+        ScriptedServer.json_reply({"code": 50010000, "message": "internal server error occurred"}, 500),
+        ScriptedServer.json_reply({"message": "unavailable"}, 503),
+        ScriptedServer.raw_reply(b"", 408),
+        ScriptedServer.drop_connection(),
+        ScriptedServer.truncated_reply(b'{"id": "904837e3'),
+        ScriptedServer.raw_reply(b"<html>welcome</html>", 200),
+        ScriptedServer.raw_reply(b'{"id": "9048', 200, "application/json"),
+        ScriptedServer.empty_reply(200),
+        ScriptedServer.json_reply({}),
+        ScriptedServer.json_reply([]),
+        ScriptedServer.json_reply(order_json(symbol=None)),
+        ScriptedServer.json_reply(order_json("cat-2")),
+        ScriptedServer.json_reply(order_json(symbol="MSFT")),
+        ScriptedServer.json_reply(order_json(side="sell")),
+        ScriptedServer.json_reply(order_json(qty="11")),
+        ScriptedServer.raw_reply(b"<html>blocked by the proxy</html>", 403),
+        ScriptedServer.raw_reply(b"<html>not here</html>", 404),
+        ScriptedServer.redirect_reply("http://127.0.0.1:9/v2/orders"),
     ],
 )
-async def test_c03_anything_unclear_is_unknown_and_sent_once(
-    broker: AlpacaBroker, peer: Peer, reply: object
+async def test_unclear_submit_response_has_unknown_outcome_after_one_post(
+    broker: AlpacaBroker, server: ScriptedServer, reply: object
 ) -> None:
     """A drop, a 5xx, a redirect, garbage or another order's answer leave the outcome open, after one POST."""
-    peer.on("POST", "/v2/orders", reply)  # type: ignore[arg-type]
+    server.on("POST", "/v2/orders", reply)  # type: ignore[arg-type]
     with pytest.raises(OutcomeUnknown):
         await broker.submit(ENTRY)
-    assert peer.count("POST", "/v2/orders") == 1
+    assert server.request_count("POST", "/v2/orders") == 1
 
 
-async def test_c03_a_timeout_is_unknown_and_sent_once(clock: ManualClock, peer: Peer) -> None:
+@pytest.mark.promise("C03")
+async def test_submit_timeout_has_unknown_outcome_after_one_post(
+    clock: ManualClock, server: ScriptedServer
+) -> None:
     """A broker that hears and does not answer may have acted."""
-    broker = impatient(clock, peer)
-    peer.on("POST", "/v2/orders", peer.hangs())
+    broker = client_with_short_timeouts(clock, server)
+    server.on("POST", "/v2/orders", server.never_reply())
     with pytest.raises(OutcomeUnknown):
         await broker.submit(ENTRY)
-    assert peer.count("POST", "/v2/orders") == 1
+    assert server.request_count("POST", "/v2/orders") == 1
     await broker.close()
 
 
-async def test_c02_an_answer_that_drips_is_bounded(clock: ManualClock, peer: Peer) -> None:
+@pytest.mark.promise("C02")
+async def test_submit_total_timeout_bounds_an_endless_response(
+    clock: ManualClock, server: ScriptedServer
+) -> None:
     """An answer whose bytes never end does not hold the call beyond its total bound."""
-    broker = impatient(clock, peer)
-    peer.on("POST", "/v2/orders", peer.drips(0.05))
+    broker = client_with_short_timeouts(clock, server)
+    server.on("POST", "/v2/orders", server.endless_reply(0.05))
     with pytest.raises(OutcomeUnknown):
         await broker.submit(ENTRY)
     await broker.close()
 
 
-async def test_a_refused_connection_was_never_heard(clock: ManualClock) -> None:
+async def test_refused_connection_raises_broker_unavailable(clock: ManualClock) -> None:
     """Where nobody listens nothing can have happened: the same id may go again."""
     broker = AlpacaBroker(clock, base_url="http://127.0.0.1:9", key=KEY, secret=SECRET)
     with pytest.raises(BrokerUnavailable):
@@ -224,69 +240,76 @@ async def test_a_refused_connection_was_never_heard(clock: ManualClock) -> None:
     await broker.close()
 
 
-async def test_what_waited_for_a_thread_is_never_sent_late(clock: ManualClock, peer: Peer) -> None:
+async def test_abandoned_submit_is_not_sent_when_a_thread_becomes_free(
+    clock: ManualClock, server: ScriptedServer
+) -> None:
     """A submit that is given up while others hold the threads was not heard, and never leaves afterwards."""
-    broker = impatient(clock, peer, threads=1)
-    peer.on("POST", "/v2/orders", peer.says(order_json()))
+    broker = client_with_short_timeouts(clock, server, threads=1)
+    server.on("POST", "/v2/orders", server.json_reply(order_json()))
     busy = threading.Event()
-    broker._wire._changes.submit(busy.wait)
+    broker._rest_client._change_threads.submit(busy.wait)
     with pytest.raises(BrokerUnavailable):
         await broker.submit(ENTRY)
     busy.set()
-    await asyncio.wrap_future(broker._wire._changes.submit(bool))
-    assert peer.requests == []
+    await asyncio.wrap_future(broker._rest_client._change_threads.submit(bool))
+    assert server.requests == []
     await broker.close()
 
 
-async def test_reads_that_hang_do_not_delay_an_exit(clock: ManualClock, peer: Peer) -> None:
+async def test_hanging_reads_do_not_delay_a_submit(clock: ManualClock, server: ScriptedServer) -> None:
     """Changes have threads of their own: with every reading thread stuck, an order goes out."""
-    broker = AlpacaBroker(clock, base_url=peer.url, key=KEY, secret=SECRET, threads=1)
+    broker = AlpacaBroker(clock, base_url=server.url, key=KEY, secret=SECRET, threads=1)
     busy = threading.Event()
-    broker._wire._reads.submit(busy.wait)
-    peer.on("POST", "/v2/orders", peer.says(order_json()))
+    broker._rest_client._read_threads.submit(busy.wait)
+    server.on("POST", "/v2/orders", server.json_reply(order_json()))
     assert (await broker.submit(ENTRY, priority=Priority.EXIT)).client_order_id == "cat-1"
     busy.set()
     await broker.close()
 
 
-def test_a_departure_and_giving_up_exclude_each_other() -> None:
+def test_request_attempt_is_either_sent_or_abandoned() -> None:
     """Once given up before it left, a request can not leave; once it left, giving up does not undo it."""
-    late = Attempt()
+    late = RequestAttempt()
     assert late.abandon()
     with pytest.raises(BrokerUnavailable):
-        late.leave()
-    assert not late.left
-    gone = Attempt()
-    gone.leave()
+        late.mark_sent()
+    assert not late.sent
+    gone = RequestAttempt()
+    gone.mark_sent()
     assert not gone.abandon()
 
 
-async def test_a_cancelled_submit_runs_on_and_holds_the_clock(
-    broker: AlpacaBroker, clock: ManualClock, peer: Peer
+async def test_cancelled_submit_task_holds_the_clock_until_the_request_ends(
+    broker: AlpacaBroker, clock: ManualClock, server: ScriptedServer
 ) -> None:
     """Cancelling the task does not recall the request: until it ends it is an effect in flight."""
-    peer.on("POST", "/v2/orders", peer.hangs())
+    server.on("POST", "/v2/orders", server.never_reply())
     task = asyncio.create_task(broker.submit(ENTRY))
-    await peer.until(1)
+    await server.wait_for_requests(1)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert clock._held == 1
-    peer.released.set()
-    await clock.quiet()
-    assert clock._held == 0
+    assert clock._holds == 1
+    server.released.set()
+    await clock.wait_until_quiet()
+    assert clock._holds == 0
 
 
+@pytest.mark.promise("C02")
 @pytest.mark.parametrize("status", [429, 504])
-async def test_c02_alpaca_py_resends_nothing(broker: AlpacaBroker, peer: Peer, status: int) -> None:
+async def test_submit_is_not_resent_after_429_or_504(
+    broker: AlpacaBroker, server: ScriptedServer, status: int
+) -> None:
     """The two statuses after which alpaca-py by itself repeats a POST are answered to one POST here."""
-    peer.on("POST", "/v2/orders", peer.says({"message": "no"}, status), peer.says(order_json()))
+    server.on(
+        "POST", "/v2/orders", server.json_reply({"message": "no"}, status), server.json_reply(order_json())
+    )
     with pytest.raises(BrokerUnavailable if status == 429 else OutcomeUnknown):
         await broker.submit(ENTRY)
-    assert peer.count("POST", "/v2/orders") == 1
+    assert server.request_count("POST", "/v2/orders") == 1
 
 
-REFUSALS = [
+REJECTIONS = [
     (403, {"code": 40310000, "message": "insufficient buying power", "buying_power": "1"}, "INSUFFICIENT_BUYING_POWER"),
     (403, {"code": 40310000, "message": "insufficient qty available for order"}, "INSUFFICIENT_QTY"),
     (403, {"code": 40310000, "message": "potential wash trade detected. use complex orders"}, "WASH_TRADE"),
@@ -312,37 +335,44 @@ REFUSALS = [
 ]  # fmt: skip
 
 
+@pytest.mark.promise("C05")
 @pytest.mark.parametrize(
-    ("status", "said", "code"), REFUSALS, ids=[f"{s}-{c}-{i}" for i, (s, _, c) in enumerate(REFUSALS)]
+    ("status", "error_body", "code"),
+    REJECTIONS,
+    ids=[f"{s}-{c}-{i}" for i, (s, _, c) in enumerate(REJECTIONS)],
 )
-async def test_c05_a_business_refusal_is_final_and_named(
-    broker: AlpacaBroker, peer: Peer, status: int, said: dict[str, object], code: str
+async def test_submit_rejection_is_classified_by_its_message(
+    broker: AlpacaBroker, server: ScriptedServer, status: int, error_body: dict[str, object], code: str
 ) -> None:
     """The broker's no is classed by its words, which are kept; 403 with 40310000 is about the order, not the keys."""
-    peer.on("POST", "/v2/orders", peer.says(said, status))
-    with pytest.raises(OrderRefused) as refused:
+    server.on("POST", "/v2/orders", server.json_reply(error_body, status))
+    with pytest.raises(OrderRejected) as refused:
         await broker.submit(ENTRY)
     assert (refused.value.code, refused.value.text, refused.value.http_status) == (
         code,
-        said["message"],
+        error_body["message"],
         status,
     )
 
 
-async def test_c26_the_orders_in_the_way_are_named(broker: AlpacaBroker, peer: Peer) -> None:
+@pytest.mark.promise("C26")
+async def test_submit_rejection_carries_the_blocking_order_ids(
+    broker: AlpacaBroker, server: ScriptedServer
+) -> None:
     """The ids that the broker names as blocking travel with the refusal."""
-    said = {
+    error_body = {
         "code": 40310000,
         "message": "insufficient qty available for order",
         "related_orders": ["one", "two"],
         "existing_order_id": "three",
     }
-    peer.on("POST", "/v2/orders", peer.says(said, 403))
-    with pytest.raises(OrderRefused) as refused:
+    server.on("POST", "/v2/orders", server.json_reply(error_body, 403))
+    with pytest.raises(OrderRejected) as refused:
         await broker.submit(ENTRY)
     assert refused.value.related == ("one", "two", "three")
 
 
+@pytest.mark.promise("C05")
 @pytest.mark.parametrize(
     ("status", "body"),
     [
@@ -353,138 +383,160 @@ async def test_c26_the_orders_in_the_way_are_named(broker: AlpacaBroker, peer: P
         (403, b'{"message":"forbidden."}'),
     ],
 )
-async def test_c05_keys_that_do_not_open_are_named_as_such(
-    broker: AlpacaBroker, peer: Peer, status: int, body: bytes
+async def test_submit_with_wrong_keys_raises_auth_refused(
+    broker: AlpacaBroker, server: ScriptedServer, status: int, body: bytes
 ) -> None:
     """401, and 403 with the authorization code, are about the keys."""
-    peer.on("POST", "/v2/orders", peer.writes(body, status))
+    server.on("POST", "/v2/orders", server.raw_reply(body, status))
     with pytest.raises(AuthRefused):
         await broker.submit(ENTRY)
 
 
-async def test_a_change_that_never_left_may_go_again_after_a_429(broker: AlpacaBroker, peer: Peer) -> None:
+async def test_submit_with_429_raises_broker_unavailable(
+    broker: AlpacaBroker, server: ScriptedServer
+) -> None:
     """429 is an answer at the door: never accepted, with or without the broker's headers."""
-    peer.on("POST", "/v2/orders", peer.says({"code": 42910000, "message": "rate limit exceeded"}, 429))
+    server.on(
+        "POST", "/v2/orders", server.json_reply({"code": 42910000, "message": "rate limit exceeded"}, 429)
+    )
     with pytest.raises(BrokerUnavailable):
         await broker.submit(ENTRY, priority=Priority.EXIT)
 
 
-async def test_the_answer_to_another_order_is_kept(
-    broker: AlpacaBroker, peer: Peer, garbled: list[tuple[str, object]]
+async def test_submit_response_of_another_order_is_reported_as_malformed(
+    broker: AlpacaBroker, server: ScriptedServer, malformed: list[tuple[str, object]]
 ) -> None:
     """An acknowledgement that names another order is handed over raw: somebody must look at it."""
-    peer.on("POST", "/v2/orders", peer.says(order_json("cat-2")))
+    server.on("POST", "/v2/orders", server.json_reply(order_json("cat-2")))
     with pytest.raises(OutcomeUnknown):
         await broker.submit(ENTRY)
-    assert [raw["client_order_id"] for _, raw in garbled] == ["cat-2"]  # type: ignore[index]
+    assert [raw["client_order_id"] for _, raw in malformed] == ["cat-2"]  # type: ignore[index]
 
 
 @pytest.mark.parametrize(
     ("reply", "error"),
     [
-        (Peer.says({"code": 42210000, "message": 'order is already in "filled" state'}, 422), OrderRefused),
-        (Peer.says({"code": 40410000, "message": "order not found for 1"}, 404), NotFound),
-        (Peer.writes(b"<html>502</html>", 502), OutcomeUnknown),
-        (Peer.drops(), OutcomeUnknown),
-        (Peer.says({"message": "unauthorized."}, 401), AuthRefused),
-        (Peer.says({"message": "rate limit exceeded"}, 429), BrokerUnavailable),
+        (
+            ScriptedServer.json_reply(
+                {"code": 42210000, "message": 'order is already in "filled" state'}, 422
+            ),
+            OrderRejected,
+        ),
+        (ScriptedServer.json_reply({"code": 40410000, "message": "order not found for 1"}, 404), NotFound),
+        (ScriptedServer.raw_reply(b"<html>502</html>", 502), OutcomeUnknown),
+        (ScriptedServer.drop_connection(), OutcomeUnknown),
+        (ScriptedServer.json_reply({"message": "unauthorized."}, 401), AuthRefused),
+        (ScriptedServer.json_reply({"message": "rate limit exceeded"}, 429), BrokerUnavailable),
     ],
 )
-async def test_a_cancel_says_whether_it_was_heard(
-    broker: AlpacaBroker, peer: Peer, reply: object, error: type[Exception]
+async def test_failed_cancel_raises_the_error_of_its_outcome(
+    broker: AlpacaBroker, server: ScriptedServer, reply: object, error: type[Exception]
 ) -> None:
     """A cancel ends in silence (heard), in a plain no, or in doubt."""
-    peer.on("DELETE", "/v2/orders/1", reply)  # type: ignore[arg-type]
+    server.on("DELETE", "/v2/orders/1", reply)  # type: ignore[arg-type]
     with pytest.raises(error) as raised:
         await broker.cancel("1")
-    assert not isinstance(raised.value, OrderRefused) or raised.value.code == "NOT_CANCELABLE"
-    assert peer.count("DELETE", "/v2/orders/1") == 1
+    assert not isinstance(raised.value, OrderRejected) or raised.value.code == "NOT_CANCELABLE"
+    assert server.request_count("DELETE", "/v2/orders/1") == 1
 
 
-@pytest.mark.parametrize("reply", [Peer.empty(), Peer.writes(b"<html>accepted</html>", 200)])
-async def test_a_cancel_that_was_heard_returns(broker: AlpacaBroker, peer: Peer, reply: object) -> None:
+@pytest.mark.parametrize(
+    "reply", [ScriptedServer.empty_reply(), ScriptedServer.raw_reply(b"<html>accepted</html>", 200)]
+)
+async def test_accepted_cancel_returns(broker: AlpacaBroker, server: ScriptedServer, reply: object) -> None:
     """204 says that it was asked, not that it is done; the body does not matter."""
-    peer.on("DELETE", "/v2/orders/1", reply)  # type: ignore[arg-type]
+    server.on("DELETE", "/v2/orders/1", reply)  # type: ignore[arg-type]
     await broker.cancel("1")
-    assert peer.count("DELETE", "/v2/orders/1") == 1
+    assert server.request_count("DELETE", "/v2/orders/1") == 1
 
 
-async def test_c02_requests_name_us_and_ignore_the_environment(
-    clock: ManualClock, peer: Peer, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.promise("C02")
+async def test_request_sends_our_user_agent_and_ignores_proxy_variables(
+    clock: ManualClock, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A proxy in the environment is not used, and the broker's log shows version and epoch of the sender."""
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.delenv("NO_PROXY", raising=False)
     monkeypatch.delenv("no_proxy", raising=False)
-    broker = AlpacaBroker(clock, base_url=peer.url, key=KEY, secret=SECRET, epoch=42)
-    peer.on("POST", "/v2/orders", peer.says(order_json()))
+    broker = AlpacaBroker(clock, base_url=server.url, key=KEY, secret=SECRET, epoch=42)
+    server.on("POST", "/v2/orders", server.json_reply(order_json()))
     await broker.submit(ENTRY)
-    heard = peer.requests[0].headers
-    assert heard["User-Agent"].startswith("catalyst/")
-    assert heard["User-Agent"].endswith(" epoch/42")
-    assert (heard["APCA-API-KEY-ID"], heard["APCA-API-SECRET-KEY"]) == (KEY, SECRET)
+    sent_headers = server.requests[0].headers
+    assert sent_headers["User-Agent"].startswith("catalyst/")
+    assert sent_headers["User-Agent"].endswith(" epoch/42")
+    assert (sent_headers["APCA-API-KEY-ID"], sent_headers["APCA-API-SECRET-KEY"]) == (KEY, SECRET)
     await broker.close()
 
 
-async def test_a_connection_is_kept_warm_and_not_trusted_when_idle(
-    clock: ManualClock, peer: Peer, monkeypatch: pytest.MonkeyPatch
+async def test_connection_is_reused_until_it_is_idle_too_long(
+    clock: ManualClock, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Requests follow each other on one connection; after a long silence the next one opens its own."""
-    broker = AlpacaBroker(clock, base_url=peer.url, key=KEY, secret=SECRET, threads=1)
-    peer.on("POST", "/v2/orders", peer.says(order_json()))
+    broker = AlpacaBroker(clock, base_url=server.url, key=KEY, secret=SECRET, threads=1)
+    server.on("POST", "/v2/orders", server.json_reply(order_json()))
     for _ in range(2):
         await broker.submit(ENTRY)
-    monkeypatch.setattr("catalyst.broker.alpaca_session.IDLE", -1.0)
+    monkeypatch.setattr("catalyst.broker.alpaca_session.MAX_IDLE_S", -1.0)
     await broker.submit(ENTRY)
-    first, second, third = (one.port for one in peer.requests)
+    first, second, third = (one.port for one in server.requests)
     assert first == second != third
     await broker.close()
 
 
-async def test_a_failed_handshake_is_not_yet_the_request(clock: ManualClock, peer: Peer) -> None:
+async def test_failed_tls_handshake_raises_broker_unavailable(
+    clock: ManualClock, server: ScriptedServer
+) -> None:
     """Where TLS does not come about nothing was sent: never heard, so the same id may go again."""
-    secure = peer.url.replace("http://", "https://")
+    secure = server.url.replace("http://", "https://")
     broker = AlpacaBroker(clock, base_url=secure, key=KEY, secret=SECRET)
     with pytest.raises(BrokerUnavailable):
         await broker.submit(ENTRY)
-    assert peer.requests == []
+    assert server.requests == []
     await broker.close()
 
 
-async def test_the_secret_shows_nowhere(
-    clock: ManualClock, peer: Peer, caplog: pytest.LogCaptureFixture
+async def test_broker_client_hides_its_keys(
+    clock: ManualClock, server: ScriptedServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Neither a representation, nor an error, nor a log line has the keys in it."""
     caplog.set_level(0)
-    broker = AlpacaBroker(clock, base_url=peer.url, key=KEY, secret=SECRET)
-    peer.on("POST", "/v2/orders", peer.drops(), peer.writes(b"<html>", 500), peer.says(order_json("other")))
-    shown = [repr(broker), repr(vars(broker)), repr(vars(broker._wire))]
+    broker = AlpacaBroker(clock, base_url=server.url, key=KEY, secret=SECRET)
+    server.on(
+        "POST",
+        "/v2/orders",
+        server.drop_connection(),
+        server.raw_reply(b"<html>", 500),
+        server.json_reply(order_json("other")),
+    )
+    shown = [repr(broker), repr(vars(broker)), repr(vars(broker._rest_client))]
     for _ in range(3):
         with pytest.raises(OutcomeUnknown) as raised:
             await broker.submit(ENTRY)
         shown += [repr(raised.value), str(raised.value), repr(raised.value.__cause__)]
-    shown += [repr(broker._wire._clients), caplog.text]
+    shown += [repr(broker._rest_client._sessions), caplog.text]
     assert not [text for text in shown if SECRET in text or KEY in text]
     await broker.close()
 
 
-async def test_closing_drops_what_has_not_started(clock: ManualClock, peer: Peer) -> None:
+async def test_client_close_drops_requests_not_yet_started(
+    clock: ManualClock, server: ScriptedServer
+) -> None:
     """A submit that waits for a thread when the client is closed was never heard; its task is not cancelled."""
-    broker = AlpacaBroker(clock, base_url=peer.url, key=KEY, secret=SECRET, threads=1)
+    broker = AlpacaBroker(clock, base_url=server.url, key=KEY, secret=SECRET, threads=1)
     busy = threading.Event()
-    broker._wire._changes.submit(busy.wait)
+    broker._rest_client._change_threads.submit(busy.wait)
     waiting = asyncio.create_task(broker.submit(ENTRY))
-    while broker._wire._changes._work_queue.empty():  # noqa: ASYNC110 - the pool has no event to wait for
+    while broker._rest_client._change_threads._work_queue.empty():  # noqa: ASYNC110 - the pool has no event to wait for
         await asyncio.sleep(0)
     await broker.close()
     busy.set()
     with pytest.raises(BrokerUnavailable):
         await waiting
-    assert peer.requests == []
+    assert server.requests == []
 
 
-async def test_a_closed_client_says_so(broker: AlpacaBroker) -> None:
+async def test_closed_client_raises_broker_unavailable(broker: AlpacaBroker) -> None:
     """After close nothing is sent any more."""
     await broker.close()
     with pytest.raises(BrokerUnavailable):

@@ -19,7 +19,7 @@ def shell(tmp_path: Path) -> Shell:
 
 
 @pytest.fixture
-def desk(shell: Shell, postgres: Any, database: str) -> Shell:
+def traded_shell(shell: Shell, postgres: Any, database: str) -> Shell:
     """A shell on a database with the traded day, at a quarter past ten of that day; no daemon runs."""
     at = datetime(2026, 4, 8, 14, 15, tzinfo=UTC)
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from catalyst.config.loader import environment_without_ours
+from catalyst.config.loader import environment_without_catalyst
 
-PATIENCE = 300.0  # real seconds; a machine may be busy, and nothing here is a measure of speed
+TIMEOUT_S = 300.0  # real seconds; a machine may be busy, and nothing here is a measure of speed
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Shell:
             "PYTHONPATH": str(Path(__file__).parents[2]),
             "COLUMNS": "200",
         }
-        return environment_without_ours(**ours, **self.settings)
+        return environment_without_catalyst(**ours, **self.settings)
 
     def run(self, *arguments: str, **more: str) -> "subprocess.CompletedProcess[str]":
         """A command to its end."""
@@ -42,16 +42,16 @@ class Shell:
             capture_output=True,
             check=False,
             text=True,
-            timeout=PATIENCE,
+            timeout=TIMEOUT_S,
         )
 
-    def facts(self, *arguments: str, exit_code: int = 0) -> Any:
+    def read_json(self, *arguments: str, exit_code: int = 0) -> Any:
         """What a command prints with --json."""
         done = self.run(*arguments, "--json")
         assert done.returncode == exit_code, done.stderr + done.stdout
         return json.loads(done.stdout)
 
-    def complaint(self, *arguments: str, exit_code: int = 1) -> str:
+    def error_output(self, *arguments: str, exit_code: int = 1) -> str:
         """The one sentence on stderr of a command that fails."""
         done = self.run(*arguments)
         assert done.returncode == exit_code, done.stderr + done.stdout
@@ -59,14 +59,16 @@ class Shell:
         assert done.stderr.startswith("catalyst: ")
         return done.stderr
 
-    def start(self, name: str, *arguments: str, leash: bool = False) -> "subprocess.Popen[bytes]":
+    def start_process(
+        self, name: str, *arguments: str, pipe_stdin: bool = False
+    ) -> "subprocess.Popen[bytes]":
         """A process that goes on; its output is in `<name>.log`."""
         with (self.folder / f"{name}.log").open("wb") as out:
             return subprocess.Popen(
                 [sys.executable, "-m", "catalyst", *arguments],
                 cwd=self.folder,
                 env=self.environment,
-                stdin=subprocess.PIPE if leash else subprocess.DEVNULL,
+                stdin=subprocess.PIPE if pipe_stdin else subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -76,10 +78,10 @@ class Shell:
         return (self.folder / f"{name}.log").read_text(errors="replace")
 
 
-def until(done: Callable[[], object], what: str) -> None:
+def wait_until(condition: Callable[[], object], what: str) -> None:
     """Return once `done()` is true; another process makes it so, in real time."""
-    deadline = time.monotonic() + PATIENCE
-    while not done():
+    deadline = time.monotonic() + TIMEOUT_S
+    while not condition():
         assert time.monotonic() < deadline, f"waited in vain for {what}"
         time.sleep(0.05)
 
@@ -93,7 +95,7 @@ def is_running(pid: int) -> bool:
     return state != "Z"
 
 
-def running_under(folder: Path) -> list[str]:
+def processes_using(folder: Path) -> list[str]:
     """Command lines of running processes that mention a folder, this one apart."""
     found = []
     for entry in Path("/proc").iterdir():

@@ -8,22 +8,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cli.shell import Shell, is_running, running_under, until
+from cli.shell import Shell, is_running, processes_using, wait_until
 
 from catalyst import embedded
 
-SMALL = ("--symbols", "60", "--generated", "7")
+SMALL_MARKET = ("--symbols", "60", "--generated", "7")
 
 
 @pytest.fixture
 def exchange(shell: Shell) -> Iterator[Shell]:
     """A shell with a small exchange at half past nine, whose clock waits for the daemon."""
     clock = shell.folder / "clock"
-    process = shell.start(
-        "exchange", "sim", *SMALL, "--port", "0", "--port-file", "port", "--new-clock", str(clock),
+    process = shell.start_process(
+        "exchange", "sim", *SMALL_MARKET, "--port", "0", "--port-file", "port", "--new-clock", str(clock),
         "--start", "09:31",
     )  # fmt: skip
-    until(lambda: (shell.folder / "port").exists() or process.poll() is not None, "the exchange")
+    wait_until(lambda: (shell.folder / "port").exists() or process.poll() is not None, "the exchange")
     assert process.poll() is None, shell.log("exchange")
     port = (shell.folder / "port").read_text().strip()
     (shell.folder / "config.yaml").write_text(f"broker: {{simulator: 'http://127.0.0.1:{port}'}}\n")
@@ -40,8 +40,8 @@ def daemon(exchange: Shell, database: str) -> "Iterator[tuple[Shell, subprocess.
         "CATALYST_CLOCK": str(exchange.folder / "clock"),
         "CATALYST_CLOCK_SPEED": "20",
     }
-    process = exchange.start("daemon", "run")
-    until(lambda: "cycle_opened" in exchange.log("daemon") or process.poll() is not None, "the daemon")
+    process = exchange.start_process("daemon", "run")
+    wait_until(lambda: "cycle_opened" in exchange.log("daemon") or process.poll() is not None, "the daemon")
     assert process.poll() is None, exchange.log("daemon")
     yield exchange, process
     if process.poll() is None:
@@ -49,35 +49,35 @@ def daemon(exchange: Shell, database: str) -> "Iterator[tuple[Shell, subprocess.
         process.wait()
 
 
-def test_the_verbs_speak_with_a_living_daemon(daemon: "tuple[Shell, subprocess.Popen[bytes]]") -> None:
+def test_commands_are_answered_by_a_running_daemon(daemon: "tuple[Shell, subprocess.Popen[bytes]]") -> None:
     """Status, halt, resume, scan, close, reject and flatten are answered; a second daemon is refused; SIGTERM
     leaves flat with exit code 0."""
     shell, process = daemon
-    until(lambda: shell.run("status").returncode == 0, "a healthy status")
-    assert shell.facts("status")["daemon"]["alive"] is True
+    wait_until(lambda: shell.run("status").returncode == 0, "a healthy status")
+    assert shell.read_json("status")["daemon"]["alive"] is True
 
-    assert shell.facts("halt", "--reason", "lunch") == {"halted": True, "reason": "lunch"}
-    halted = shell.facts("status", exit_code=1)
+    assert shell.read_json("halt", "--reason", "lunch") == {"halted": True, "reason": "lunch"}
+    halted = shell.read_json("status", exit_code=1)
     assert halted["latches"][0]["reason"] == "lunch"
-    assert "catalyst resume" in halted["scanning"]
-    assert shell.facts("resume")["cleared"] == ["halt"]
+    assert "catalyst resume" in halted["scan_note"]
+    assert shell.read_json("resume")["cleared"] == ["halt"]
 
-    assert shell.facts("scan")["counts"]["listed"] >= 60
-    listed = shell.facts("candidates")
+    assert shell.read_json("scan")["counts"]["listed"] >= 60
+    listed = shell.read_json("candidates")
     assert isinstance(listed, list)
-    assert "no open position in AAPL" in shell.complaint("close", "aapl")
-    assert "there is no proposal 99" in shell.complaint("reject", "99")
-    assert "there is no proposal 99" in shell.complaint("approve", "99")
+    assert "no open position in AAPL" in shell.error_output("close", "aapl")
+    assert "there is no proposal 99" in shell.error_output("reject", "99")
+    assert "there is no proposal 99" in shell.error_output("approve", "99")
 
-    assert "another daemon" in shell.complaint("run", exit_code=75)
+    assert "another daemon" in shell.error_output("run", exit_code=75)
 
-    assert shell.facts("flatten")["flat"] is True
+    assert shell.read_json("flatten")["flat"] is True
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 0
-    assert shell.facts("status", exit_code=1)["daemon"]["alive"] is False
+    assert shell.read_json("status", exit_code=1)["daemon"]["alive"] is False
 
 
-def test_each_line_of_the_log_is_json_in_market_time_without_secrets(
+def test_daemon_log_lines_are_json_in_market_time_without_secrets(
     daemon: "tuple[Shell, subprocess.Popen[bytes]]",
 ) -> None:
     """Through a pipe every line has at, level and event first; the database's address is in none."""
@@ -93,37 +93,45 @@ def test_each_line_of_the_log_is_json_in_market_time_without_secrets(
     assert shell.settings["DATABASE_URL"] not in shell.log("daemon")
 
 
-def test_an_exchange_ends_with_its_leash(shell: Shell) -> None:
+def test_simulator_exits_when_its_parent_exits(shell: Shell) -> None:
     """Standard input is the leash: when its starter is gone, however it went, the exchange goes too."""
-    process = shell.start(
-        "exchange", "sim", *SMALL, "--port", "0", "--port-file", "port", "--leash", leash=True
+    process = shell.start_process(
+        "exchange",
+        "sim",
+        *SMALL_MARKET,
+        "--port",
+        "0",
+        "--port-file",
+        "port",
+        "--exit-with-parent",
+        pipe_stdin=True,
     )
-    until((shell.folder / "port").exists, "the exchange")
+    wait_until((shell.folder / "port").exists, "the exchange")
     assert process.stdin is not None
     process.stdin.close()
     assert process.wait(60) == 0
 
 
-def test_a_port_in_use_is_said_to_be(exchange: Shell) -> None:
+def test_sim_command_refuses_a_port_in_use(exchange: Shell) -> None:
     """The second exchange on a port names another way."""
     port = (exchange.folder / "port").read_text().strip()
-    assert "choose another with --port" in exchange.complaint("sim", *SMALL, "--port", port)
+    assert "choose another with --port" in exchange.error_output("sim", *SMALL_MARKET, "--port", port)
 
 
 @pytest.fixture
-def played(shell: Shell) -> Iterator[Path]:
+def demo_folder(shell: Shell) -> Iterator[Path]:
     """The folder a demo may write; its database, wherever that had to lie, is removed."""
     yield shell.folder / "run"
-    embedded.remove(shell.folder / "run" / "pg")
+    embedded.remove_data_dir(shell.folder / "run" / "pg")
 
 
-def test_the_demo_plays_a_day_and_the_books_agree(shell: Shell, played: Path) -> None:
+def test_demo_completes_a_day_and_matches_the_exchange(shell: Shell, demo_folder: Path) -> None:
     """Exit code 0: the cycle was completed, and the exchange's audit equals the tables; the daemon was killed over
     shares nobody had told it of, and its successor protected exactly those; nothing of the operator's was touched,
     and no process is left."""
     (shell.folder / ".env").write_text("ALPACA_API_KEY=someone\nALPACA_SECRET_KEY=else-entirely\n")
     shell.settings = {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/untouched", "TRADING_MODE": "paper"}
-    done = shell.run("demo", "--symbols", "300", "--speed", "1000", "--keep", str(played))
+    done = shell.run("demo", "--symbols", "300", "--speed", "1000", "--keep", str(demo_folder))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "the tables and the exchange agree" in done.stdout
     assert "completed" in done.stdout
@@ -132,42 +140,48 @@ def test_the_demo_plays_a_day_and_the_books_agree(shell: Shell, played: Path) ->
     shares, symbol = killed.groups()
     assert f"found {shares} {symbol} by its own id (asked once)" in done.stdout
     assert f"a stop and a target for exactly {shares}; naked" in done.stdout
-    assert (played / "daemon.log").read_text().count('"event":"daemon_started"') == 2
+    assert (demo_folder / "daemon.log").read_text().count('"event":"daemon_started"') == 2
     assert "market seconds a second" in done.stdout
     assert "\x1b[" not in done.stdout
-    assert running_under(played) == []
+    assert processes_using(demo_folder) == []
     shell.settings = {}
-    told = shell.facts("report", "--config", str(played / "config.yaml"))
-    assert told["cycle"]["status"] == "completed"
-    assert len(told["scans"]) >= 10
-    assert running_under(played) == []
+    report = shell.read_json("report", "--config", str(demo_folder / "config.yaml"))
+    assert report["cycle"]["status"] == "completed"
+    assert len(report["scans"]) >= 10
+    assert processes_using(demo_folder) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_a_demo_that_is_ended_leaves_no_process(shell: Shell, played: Path, number: signal.Signals) -> None:
+def test_demo_leaves_no_process_when_interrupted_or_killed(
+    shell: Shell, demo_folder: Path, number: signal.Signals
+) -> None:
     """Killed: its children see the leash end. Interrupted: the daemon flattens first, and the exit code is 130."""
-    process = shell.start("demo", "demo", "--symbols", "60", "--speed", "100", "--keep", str(played))
-    log = played / "daemon.log"
-    until(lambda: log.exists() and "cycle_opened" in log.read_text(), "the day's begin")
+    process = shell.start_process(
+        "demo", "demo", "--symbols", "60", "--speed", "100", "--keep", str(demo_folder)
+    )
+    log = demo_folder / "daemon.log"
+    wait_until(lambda: log.exists() and "cycle_opened" in log.read_text(), "the day's begin")
     process.send_signal(number)
     code = process.wait(90)
     assert code == (-signal.SIGKILL if number is signal.SIGKILL else 130), shell.log("demo")
-    until(lambda: not running_under(played), f"the end of {running_under(played)}")
+    wait_until(lambda: not processes_using(demo_folder), f"the end of {processes_using(demo_folder)}")
     if number is signal.SIGINT:
         assert "flatten" in log.read_text()
 
 
-def test_a_part_that_dies_is_named_with_its_last_lines(shell: Shell, played: Path) -> None:
+def test_demo_names_the_crashed_process_with_its_last_log_lines(shell: Shell, demo_folder: Path) -> None:
     """The exchange is killed in the middle of the day: exit code 1, its name, its log, nothing left running."""
-    process = shell.start("demo", "demo", "--symbols", "60", "--speed", "50", "--keep", str(played))
-    log = played / "daemon.log"
-    until(lambda: log.exists() and "cycle_opened" in log.read_text(), "the day's begin")
+    process = shell.start_process(
+        "demo", "demo", "--symbols", "60", "--speed", "50", "--keep", str(demo_folder)
+    )
+    log = demo_folder / "daemon.log"
+    wait_until(lambda: log.exists() and "cycle_opened" in log.read_text(), "the day's begin")
     (exchange,) = (pid for pid in children_of(process.pid) if " sim " in command_of(pid))
     subprocess.run(["kill", "-9", str(exchange)], check=True)
     assert process.wait(90) == 1
     assert "the exchange ended with code -9" in shell.log("demo")
     assert "Traceback" not in shell.log("demo")
-    until(lambda: not running_under(played), f"the end of {running_under(played)}")
+    wait_until(lambda: not processes_using(demo_folder), f"the end of {processes_using(demo_folder)}")
 
 
 def children_of(pid: int) -> list[int]:

@@ -7,14 +7,16 @@ import time
 from pathlib import Path
 
 import orjson
+import pytest
 
-from catalyst.cli.log_writer import MOST, Lines
+from catalyst.cli.log_writer import MAX_BUFFERED_BYTES, LogWriter
 
 
-def test_f098_a_full_disk_for_the_log(tmp_path: Path) -> None:
+@pytest.mark.promise("F098")
+def test_log_writer_drops_and_counts_lines_when_the_disk_is_full(tmp_path: Path) -> None:
     """Every line to a full device is dropped without a word; with room again the number of them is told."""
     with Path("/dev/full").open("w") as full:
-        lines = Lines(full)
+        lines = LogWriter(full)
         for n in range(100):
             lines.write(f"line {n}\n")
         lines.flush()
@@ -28,34 +30,36 @@ def test_f098_a_full_disk_for_the_log(tmp_path: Path) -> None:
         assert lines.dropped == 0
 
 
-def test_f098_a_reader_that_hangs() -> None:
+@pytest.mark.promise("F098")
+def test_log_writer_buffers_a_bounded_amount_when_the_reader_hangs() -> None:
     """A pipe that nobody empties takes no time: a bounded number of lines waits, the rest is counted; once somebody
     reads, whole lines come out in their order."""
     reading, writing = os.pipe()
     with os.fdopen(writing, "w") as target:
-        lines = Lines(target)
+        lines = LogWriter(target)
         text = "x" * 999
-        count = 3 * MOST // 1000
+        count = 3 * MAX_BUFFERED_BYTES // 1000
         for n in range(count):
             lines.write(f"{n:05} {text}\n")
         assert lines.dropped > 0
-        assert lines._size <= MOST
+        assert lines._buffered_bytes <= MAX_BUFFERED_BYTES
         got = b""
-        while lines._waiting:
+        while lines._buffer:
             got += os.read(reading, 1 << 16)
             lines.flush()
         got += os.read(reading, 1 << 16)
     while more := os.read(reading, 1 << 16):
         got += more
     os.close(reading)
-    told = got.decode().splitlines()
-    numbers = [int(line[:5]) for line in told if not line.startswith("{")]
+    lines_read = got.decode().splitlines()
+    numbers = [int(line[:5]) for line in lines_read if not line.startswith("{")]
     assert numbers == list(range(len(numbers)))
-    missing = sum(orjson.loads(line)["count"] for line in told if line.startswith("{"))
+    missing = sum(orjson.loads(line)["count"] for line in lines_read if line.startswith("{"))
     assert len(numbers) + missing == count
 
 
-def test_f098_the_program_itself_does_not_hang(tmp_path: Path) -> None:
+@pytest.mark.promise("F098")
+def test_process_finishes_when_nobody_reads_its_log(tmp_path: Path) -> None:
     """A process that logs as the daemon does, its stdout a pipe that nobody reads: it comes to its end."""
     script = """
 import structlog, sys

@@ -16,22 +16,22 @@ BASE = sys.argv[1]
 DEADLINE = 60  # seconds that anything may take
 
 
-def until(what, ask):
+def wait_until(what, poll):
     """What `ask` returns once it returns something."""
     began = time.monotonic()
     while time.monotonic() - began < DEADLINE:
-        answer = ask()
+        answer = poll()
         if answer:
             return answer
         time.sleep(0.02)
     raise SystemExit(f"it never happened: {what}")
 
 
-class Ears:
+class StreamRecorder:
     """The streams, in a thread with a loop of their own."""
 
     def __init__(self):
-        self.updates, self.tape = [], []
+        self.updates, self.market_messages = [], []
         self.stream = tradeapi.Stream(
             "demo", "demo", URL(BASE), URL(BASE.replace("http", "ws")), data_feed="iex"
         )
@@ -42,21 +42,23 @@ class Ears:
             self.updates.append((message.event, message.order["id"], message.order["status"]))
 
         async def trade(message):
-            self.tape.append(("trade", message.symbol, message.price))
+            self.market_messages.append(("trade", message.symbol, message.price))
 
         async def quote(message):
-            self.tape.append(("quote", message.symbol, message.ask_price))
+            self.market_messages.append(("quote", message.symbol, message.ask_price))
 
         self.stream.subscribe_trade_updates(update)
         self.stream.subscribe_trades(trade, "AAPL")
         self.stream.subscribe_quotes(quote, "AAPL")
         self.stream.run()
 
-    def hears(self, event, order_id):
-        return until(f"{event} of {order_id}", lambda: any(u[:2] == (event, order_id) for u in self.updates))
+    def wait_for_update(self, event, order_id):
+        return wait_until(
+            f"{event} of {order_id}", lambda: any(u[:2] == (event, order_id) for u in self.updates)
+        )
 
 
-def refused(code, act, *arguments, **more):
+def expect_error(code, act, *arguments, **more):
     try:
         act(*arguments, **more)
     except APIError as error:
@@ -74,12 +76,12 @@ def main():
     assert api.get_clock().is_open
     assert api.get_asset("AAPL").easy_to_borrow
     assert len(api.list_assets(status="active")) > 100
-    assert refused(404, api.get_asset, "NOBODY") == "asset not found for NOBODY"
-    assert refused(404, api.get_position, "AAPL") == "position does not exist"
+    assert expect_error(404, api.get_asset, "NOBODY") == "asset not found for NOBODY"
+    assert expect_error(404, api.get_position, "AAPL") == "position does not exist"
 
-    ears = Ears()
-    until("the tape is heard", lambda: len({kind for kind, *_ in ears.tape}) == 2)
-    until("the account stream is up", lambda: ears.stream._trading_ws._running)
+    recorder = StreamRecorder()
+    wait_until("the tape is heard", lambda: len({kind for kind, *_ in recorder.market_messages}) == 2)
+    wait_until("the account stream is up", lambda: recorder.stream._trading_ws._running)
 
     price = api.get_latest_trade("AAPL").price
     target, stop = round(price * 1.05, 2), round(price * 0.95, 2)
@@ -95,24 +97,26 @@ def main():
         stop_loss={"stop_price": stop},
     )
     assert [leg.status for leg in entry.legs] == ["held", "held"], entry
-    ears.hears("fill", entry.id)
+    recorder.wait_for_update("fill", entry.id)
     legs = {leg.type: leg.id for leg in entry.legs}
-    ears.hears("new", legs["limit"])
+    recorder.wait_for_update("new", legs["limit"])
     shown = {leg.type: leg.status for leg in api.get_order(entry.id, nested=True).legs}
     assert shown == {"limit": "new", "stop": "held"}, shown
     assert api.get_order_by_client_order_id("foreign-1").id == entry.id
-    duplicate = refused(422, api.submit_order, "AAPL", 1, "buy", "market", "day", client_order_id="foreign-1")
+    duplicate = expect_error(
+        422, api.submit_order, "AAPL", 1, "buy", "market", "day", client_order_id="foreign-1"
+    )
     assert "client_order_id must be unique" in duplicate
     position = api.get_position("AAPL")
     assert (position.qty, position.qty_available, position.side) == ("10", "0", "long"), position
 
     raised = api.replace_order(legs["limit"], limit_price=str(round(target + 1, 2)))
-    ears.hears("replaced", legs["limit"])
-    ears.hears("new", raised.id)
-    assert "insufficient qty available" in refused(403, api.close_position, "AAPL")
+    recorder.wait_for_update("replaced", legs["limit"])
+    recorder.wait_for_update("new", raised.id)
+    assert "insufficient qty available" in expect_error(403, api.close_position, "AAPL")
     api.cancel_order(raised.id)
-    ears.hears("canceled", raised.id)
-    ears.hears("canceled", legs["stop"])
+    recorder.wait_for_update("canceled", raised.id)
+    recorder.wait_for_update("canceled", legs["stop"])
 
     short = api.submit_order(
         "MSFT",
@@ -122,18 +126,18 @@ def main():
         "day",
         limit_price=str(round(api.get_latest_trade("MSFT").price * 0.99, 2)),
     )
-    ears.hears("fill", short.id)
+    recorder.wait_for_update("fill", short.id)
     assert sorted(p.symbol for p in api.list_positions()) == ["AAPL", "MSFT"]
     part = api.close_position("AAPL", qty=4)
-    ears.hears("fill", part.id)
+    recorder.wait_for_update("fill", part.id)
     assert api.get_position("AAPL").qty == "6"
     resting = api.submit_order("SPY", 1, "buy", "limit", "gtc", limit_price="20")
-    ears.hears("new", resting.id)
+    recorder.wait_for_update("new", resting.id)
     assert [order.id for order in api.list_orders(status="open")] == [resting.id]
     api.cancel_all_orders()
-    ears.hears("canceled", resting.id)
+    recorder.wait_for_update("canceled", resting.id)
     api.close_all_positions()
-    until("everything is closed", lambda: not api.list_positions())
+    wait_until("everything is closed", lambda: not api.list_positions())
     everything = api.list_orders(status="all", limit=500, nested=True)
     assert {order.client_order_id for order in everything} >= {"foreign-1"}
     fills = api.get_activities(activity_types="FILL")
@@ -164,8 +168,8 @@ def main():
                 "client": tradeapi.__version__,
                 "orders": len(everything),
                 "fills": len(fills),
-                "updates": [event for event, *_ in ears.updates],
-                "tape": len(ears.tape),
+                "updates": [event for event, *_ in recorder.updates],
+                "tape": len(recorder.market_messages),
             }
         )
     )

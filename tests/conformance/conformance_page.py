@@ -5,7 +5,7 @@ from pathlib import Path
 PAGE = Path(__file__).parents[2] / "docs" / "simulator-conformance.md"
 
 
-def table(heading: str) -> list[list[str]]:
+def documented_rows(heading: str) -> list[list[str]]:
     """The rows of the table under a heading of the page, without the back quotes."""
     section = PAGE.read_text().split(f"## {heading}\n")[1].split("\n## ")[0]
     rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| `")]

@@ -19,10 +19,10 @@ import requests
 
 from catalyst.clock import NEW_YORK, Clock, ManualClock, ScaledClock
 from catalyst.simulator.exchange.exchange import Exchange
-from catalyst.simulator.exchange.settings import Switches
+from catalyst.simulator.exchange.settings import ExchangeSettings
 from catalyst.simulator.market.bar_market import BarMarket
-from catalyst.simulator.rules.wire_format import type_json
-from catalyst.simulator.server import Server, running
+from catalyst.simulator.rules.wire_format import JsonObject
+from catalyst.simulator.server import SimulatorServer, run_server
 from catalyst.simulator.synthetic import market as synthetic_market
 
 DAY = date(2026, 6, 17)
@@ -33,17 +33,17 @@ SHARED = Path(__file__).parents[3] / "shared"
 @lru_cache(maxsize=1)
 def small_market() -> BarMarket:
     """A generated day of 150 symbols, AAPL, MSFT and SPY among them."""
-    return synthetic_market.make(7, DAY, 150)
+    return synthetic_market.make_market(7, DAY, 150)
 
 
 def new_york(clock_time: str, day: date = DAY) -> datetime:
     return datetime.combine(day, time.fromisoformat(clock_time), NEW_YORK).astimezone(UTC)
 
 
-class House:
+class ExchangeThread:
     """A served exchange, seen from a thread that may block."""
 
-    def __init__(self, server: Server, clock: Clock, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, server: SimulatorServer, clock: Clock, loop: asyncio.AbstractEventLoop) -> None:
         self.server, self.clock, self._loop = server, clock, loop
         self.exchange = server.exchange
         self.url = server.url
@@ -51,7 +51,7 @@ class House:
         self.http.trust_env = False
         self.http.headers.update(KEYS)
 
-    def within(self, act: Callable[[], Any]) -> Any:
+    def call_in_thread(self, act: Callable[[], Any]) -> Any:
         """What `act` returns, called in the exchange's own thread."""
 
         async def acting() -> Any:
@@ -60,32 +60,34 @@ class House:
 
         return asyncio.run_coroutine_threadsafe(acting(), self._loop).result(60)
 
-    def passes(self, seconds: float = 1.0) -> None:
+    def advance(self, seconds: float = 1.0) -> None:
         """Market time goes by, on a clock that stands still otherwise."""
         assert isinstance(self.clock, ManualClock)
-        self.within(lambda: self.clock.advance(timedelta(seconds=seconds)))  # type: ignore[attr-defined]
+        self.call_in_thread(lambda: self.clock.advance(timedelta(seconds=seconds)))  # type: ignore[attr-defined]
 
-    def ask(self, method: str, path: str, **more: Any) -> requests.Response:
+    def request(self, method: str, path: str, **more: Any) -> requests.Response:
         return self.http.request(method, self.url + path, timeout=30, **more)
 
-    def sends(self, side: str, qty: object, symbol: str, kind: str = "market", **more: object) -> type_json:
+    def submit_order(
+        self, side: str, qty: object, symbol: str, kind: str = "market", **more: object
+    ) -> JsonObject:
         """Place an order that must be taken."""
         body = {"symbol": symbol, "side": side, "qty": qty, "type": kind, "time_in_force": "day", **more}
-        response = self.ask("POST", "/v2/orders", json=body)
+        response = self.request("POST", "/v2/orders", json=body)
         assert response.status_code == 200, response.text
-        answer: type_json = response.json()
+        answer: JsonObject = response.json()
         return answer
 
 
 @contextmanager
-def open_house(
+def run_exchange(
     *,
     market: BarMarket | None = None,
     start: str = "10:30",
     speed: float | None = None,
     deposit: int = 100_000,
     **switches: Any,
-) -> Iterator[House]:
+) -> Iterator[ExchangeThread]:
     """Serve an exchange for the length of the block; with a `speed` its clock runs by itself."""
     market = market or small_market()
     begins = new_york(start, market.day)
@@ -94,38 +96,40 @@ def open_house(
         if speed is not None:
             ScaledClock.create(Path(folder) / "clock", begins)
             clock = ScaledClock(Path(folder) / "clock", drive=True, speed=speed)
-        terms = Switches(**{"rate_limit": 0, **switches})
-        exchange = Exchange(market, clock.now(), deposit=Decimal(deposit), switches=terms)
-        ready: list[House] = []
-        told, leave = threading.Event(), threading.Event()
+        terms = ExchangeSettings(**{"rate_limit": 0, **switches})
+        exchange = Exchange(market, clock.now(), deposit=Decimal(deposit), settings=terms)
+        ready: list[ExchangeThread] = []
+        started, stop_requested = threading.Event(), threading.Event()
         failure: list[BaseException] = []
 
-        async def live() -> None:
+        async def serve() -> None:
             ended = asyncio.Event()
             loop = asyncio.get_running_loop()
-            async with running(exchange, clock, market=market) as server:
-                ready.append(House(server, clock, loop))
-                loop.run_in_executor(None, lambda: (leave.wait(), loop.call_soon_threadsafe(ended.set)))
-                told.set()
+            async with run_server(exchange, clock, market=market) as server:
+                ready.append(ExchangeThread(server, clock, loop))
+                loop.run_in_executor(
+                    None, lambda: (stop_requested.wait(), loop.call_soon_threadsafe(ended.set))
+                )
+                started.set()
                 await ended.wait()
 
         def run() -> None:
             try:
-                asyncio.run(live())
+                asyncio.run(serve())
             except BaseException as error:  # noqa: BLE001 - carried to the test's own thread
                 failure.append(error)
             finally:
-                told.set()
+                started.set()
 
         thread = threading.Thread(target=run, name="exchange")
         thread.start()
-        told.wait()
+        started.wait()
         try:
             if failure:
                 raise failure[0]
             yield ready[0]
         finally:
-            leave.set()
+            stop_requested.set()
             thread.join(30)
             if ready:
                 ready[0].http.close()

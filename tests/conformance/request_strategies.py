@@ -11,17 +11,17 @@ from hypothesis import strategies as st
 from schemathesis import Case
 from schemathesis.schemas import APIOperation
 
-from tests.conformance.exchange_thread import House
+from tests.conformance.exchange_thread import ExchangeThread
 
 SYMBOLS = ("AAPL", "MSFT", "SPY", "F", "BRK.B")
-STRANGER = "ZZZZZ"
+UNKNOWN_SYMBOL = "ZZZZZ"
 DAYS = ("2026-06-15", "2026-06-17T13:40:00Z", "2026-06-17T09:45:00-04:00", "2026-06-17T14:20:00.123456789Z")
 CENTS = {"AAPL": 27000, "MSFT": 50000, "SPY": 68000, "F": 1300, "BRK.B": 48000}
 
-words: dict[str, st.SearchStrategy[Any]] = {
+parameter_values: dict[str, st.SearchStrategy[Any]] = {
     "symbol": st.sampled_from(SYMBOLS),
     "symbol_or_asset_id": st.sampled_from(SYMBOLS),
-    "symbols": st.lists(st.sampled_from((*SYMBOLS, STRANGER)), min_size=1, max_size=4).map(",".join),
+    "symbols": st.lists(st.sampled_from((*SYMBOLS, UNKNOWN_SYMBOL)), min_size=1, max_size=4).map(",".join),
     "timeframe": st.sampled_from(("1Min", "5Min", "15T", "1Hour", "1Day", "1D", "1Week", "3Month")),
     "start": st.sampled_from(DAYS),
     "end": st.sampled_from(DAYS),
@@ -47,28 +47,30 @@ words: dict[str, st.SearchStrategy[Any]] = {
     "qty": st.sampled_from(("1", "2", "0.5")),
     "percentage": st.sampled_from(("50", "100")),
 }
-particular = {("GET", "/v2/account/portfolio/history", "timeframe"): st.sampled_from(("1D", "15Min"))}
+operation_parameter_values = {
+    ("GET", "/v2/account/portfolio/history", "timeframe"): st.sampled_from(("1D", "15Min"))
+}
 # An order that is named in a request is one the house knows, by place in its list.
-NAMES_ORDER = ("order_id", "before_order_id", "after_order_id", "client_order_id")
+ORDER_PARAMETERS = ("order_id", "before_order_id", "after_order_id", "client_order_id")
 # So is a watchlist.
-NAMES_LIST = ("watchlist_id", "name")
+WATCHLIST_PARAMETERS = ("watchlist_id", "name")
 RARELY = st.integers(0, 9).map(lambda number: number == 4)  # not at an end: those are drawn more often
-alternatives = (
+exclusive_parameters = (
     ({"after", "until"}, {"before_order_id", "after_order_id"}),
     ({"qty"}, {"percentage"}),
 )
 
 
-KINDS = ("market", "limit", "limit", "stop", "stop_limit", "trailing_stop")
+ORDER_TYPES = ("market", "limit", "limit", "stop", "stop_limit", "trailing_stop")
 
 
 @st.composite
-def bodies(draw: st.DrawFn) -> dict[str, Any]:
+def order_bodies(draw: st.DrawFn) -> dict[str, Any]:
     """An order somebody might mean: every type, class and time in force, numbers as text or as numbers."""
     symbol = draw(st.sampled_from(SYMBOLS))
     cents = CENTS[symbol]
     order_class = draw(st.sampled_from(("simple", "simple", "", "bracket", "oto", "oco")))
-    kinds = ("market", "limit") if order_class not in {"simple", ""} else KINDS
+    kinds = ("market", "limit") if order_class not in {"simple", ""} else ORDER_TYPES
     kind = "limit" if order_class == "oco" else draw(st.sampled_from(kinds))
     side = draw(st.sampled_from(("buy", "sell")))
     up = 1 if side == "buy" else -1
@@ -104,37 +106,37 @@ def bodies(draw: st.DrawFn) -> dict[str, Any]:
     return body
 
 
-replacements = st.fixed_dictionaries(
+replace_bodies = st.fixed_dictionaries(
     {"limit_price": st.integers(600, 900).map(lambda cents: f"{cents / 100:.2f}")},
     optional={"qty": st.sampled_from(("1", "2", "7")), "time_in_force": st.sampled_from(("day", "gtc"))},
 )
 
 
-entries = st.fixed_dictionaries({"symbol": st.sampled_from(SYMBOLS)})
-watchlists = st.fixed_dictionaries(
+watchlist_entry_bodies = st.fixed_dictionaries({"symbol": st.sampled_from(SYMBOLS)})
+watchlist_bodies = st.fixed_dictionaries(
     {"name": st.integers(0, 100_000).map(lambda number: f"list {number}")},
     optional={"symbols": st.lists(st.sampled_from(SYMBOLS), max_size=4, unique=True)},
 )
 
 
 @dataclass
-class Wanted:
+class SteeredRequest:
     """A drawn case, and what is still to be put in its place: the numbers of the orders it speaks of."""
 
     case: Case
-    orders: dict[str, int] = field(default_factory=dict)
-    lists: dict[str, int] = field(default_factory=dict)
+    order_picks: dict[str, int] = field(default_factory=dict)
+    watchlist_picks: dict[str, int] = field(default_factory=dict)
 
-    def settle(self, house: House) -> Case:
+    def resolve_names(self, sim: ExchangeThread) -> Case:
         """The case with the names of orders and watchlists that the house has now."""
-        kept = list(house.exchange.watchlists.values())
-        for name, pick in self.lists.items():
+        kept = list(sim.exchange.watchlists.values())
+        for name, pick in self.watchlist_picks.items():
             chosen = kept[pick % len(kept)]
             place = self.case.query if name == "name" else self.case.path_parameters
             place[name] = chosen.name if name == "name" else chosen.id  # type: ignore[index]
-        every = list(house.exchange.book.orders.values())
-        for name, pick in self.orders.items():
-            priced = [order for order in house.exchange.book.live() if order.limit_price is not None]
+        every = list(sim.exchange.order_store.orders.values())
+        for name, pick in self.order_picks.items():
+            priced = [order for order in sim.exchange.order_store.live() if order.limit_price is not None]
             known = priced if pick % 3 and priced else every
             order = known[pick % len(known)]
             value = order.client_order_id if name == "client_order_id" else order.id
@@ -146,31 +148,33 @@ class Wanted:
 
 
 @st.composite
-def wanted(draw: st.DrawFn, operation: APIOperation) -> Wanted:  # type: ignore[type-arg]
+def steered_requests(draw: st.DrawFn, operation: APIOperation) -> SteeredRequest:  # type: ignore[type-arg]
     """A request of this operation that the document allows, steered."""
-    made = Wanted(draw(operation.as_strategy()))
+    made = SteeredRequest(draw(operation.as_strategy()))
     case = made.case
     label = (operation.method.upper(), operation.path)
     for place in (case.path_parameters, case.query):
         for name in list(place or ()):
             if draw(RARELY):
                 continue
-            if name in NAMES_LIST and "watchlists" in operation.path:
-                made.lists[name] = draw(st.integers(0, 60))
-            elif name in NAMES_ORDER:
-                made.orders[name] = draw(st.integers(0, 60))
-            elif (strategy := particular.get((*label, name), words.get(name))) is not None:
+            if name in WATCHLIST_PARAMETERS and "watchlists" in operation.path:
+                made.watchlist_picks[name] = draw(st.integers(0, 60))
+            elif name in ORDER_PARAMETERS:
+                made.order_picks[name] = draw(st.integers(0, 60))
+            elif (
+                strategy := operation_parameter_values.get((*label, name), parameter_values.get(name))
+            ) is not None:
                 place[name] = draw(strategy)  # type: ignore[index]
-    for pair in alternatives:
+    for pair in exclusive_parameters:
         if case.query and all(names & case.query.keys() for names in pair):
             for name in pair[draw(st.integers(0, 1))]:
                 case.query.pop(name, None)
-                made.orders.pop(name, None)
+                made.order_picks.pop(name, None)
     if label == ("POST", "/v2/orders") and not draw(RARELY):
-        case.body = draw(bodies())
+        case.body = draw(order_bodies())
     elif label == ("PATCH", "/v2/orders/{order_id}") and not draw(RARELY):
-        case.body = draw(replacements)
+        case.body = draw(replace_bodies)
     elif "watchlists" in operation.path and label[0] in {"POST", "PUT"} and not draw(RARELY):
         filled = label[0] == "PUT" or operation.path == "/v2/watchlists"
-        case.body = draw(watchlists if filled else entries)
+        case.body = draw(watchlist_bodies if filled else watchlist_entry_bodies)
     return made

@@ -12,8 +12,8 @@ from typing import Any
 from catalyst.clock import ManualClock
 from catalyst.simulator.admin.audit import audit
 from catalyst.simulator.exchange.exchange import Exchange
-from catalyst.simulator.exchange.settings import Switches
-from catalyst.simulator.server import Server, running
+from catalyst.simulator.exchange.settings import ExchangeSettings
+from catalyst.simulator.server import SimulatorServer, run_server
 from tests.conformance.exchange_thread import new_york, small_market
 
 with warnings.catch_warnings():  # alpaca-py 0.44 imports websockets.legacy, which warns
@@ -58,46 +58,46 @@ SELL = {"side": OrderSide.SELL, "time_in_force": TimeInForce.DAY}
 class Session:
     """A client of everything: REST in threads, streams as tasks, and a clock that it lets go on."""
 
-    server: Server
+    server: SimulatorServer
     clock: ManualClock
     trading: TradingClient
     stocks: StockHistoricalDataClient
     news: NewsClient
     updates: list[TradeUpdate] = field(default_factory=list)
-    told: list[Any] = field(default_factory=list)
+    data_messages: list[Any] = field(default_factory=list)
 
-    async def asks(self, act: Callable[..., Any], *arguments: Any, **more: Any) -> Any:
+    async def call(self, act: Callable[..., Any], *arguments: Any, **more: Any) -> Any:
         return await asyncio.to_thread(act, *arguments, **more)
 
-    async def hears(self, event: str, order: Order, most: float = 60.0) -> TradeUpdate:
+    async def wait_for_update(self, event: str, order: Order, timeout_s: float = 60.0) -> TradeUpdate:
         """The update of this event and order; market time goes on until it has come, up to `most` seconds."""
-        for _ in range(int(most * 4)):
+        for _ in range(int(timeout_s * 4)):
             for update in self.updates:
                 if update.event == event and update.order.id == order.id:
                     return update
             await self.clock.advance(timedelta(seconds=0.25))
-            await arrived()
+            await drain_sockets()
         raise AssertionError(f"{event} of {order.id} never came: {[u.event for u in self.updates]}")
 
     async def price(self, symbol: str) -> Decimal:
-        quotes = await self.asks(
+        quotes = await self.call(
             self.stocks.get_stock_latest_quote, StockLatestQuoteRequest(symbol_or_symbols=symbol)
         )
         return Decimal(str(quotes[symbol].ask_price))
 
 
-def listening(server: Server) -> bool:
+def all_subscribed(server: SimulatorServer) -> bool:
     """All three streams have subscribed."""
     data = server.data_streams
     assert data is not None
     return (
-        [listener.streams for listener in server.streams._listeners] == [("trade_updates",)]
+        [listener.streams for listener in server.streams._connections] == [("trade_updates",)]
         and len(data.connections) == 2
-        and all(connection.since for connection in data.connections)
+        and all(connection.sent_until for connection in data.connections)
     )
 
 
-async def comes_true(condition: Callable[[], bool]) -> None:
+async def wait_until(condition: Callable[[], bool]) -> None:
     """Wait for what other tasks and threads bring about."""
     for _ in range(3000):
         if condition():
@@ -106,20 +106,20 @@ async def comes_true(condition: Callable[[], bool]) -> None:
     raise AssertionError("it never came true")
 
 
-async def arrived() -> None:
+async def drain_sockets() -> None:
     """What was written to a socket of this process has been read from it."""
     for _ in range(25):
         await asyncio.sleep(0)
 
 
 @asynccontextmanager
-async def trading_day() -> AsyncIterator[Session]:
+async def alpaca_py_session() -> AsyncIterator[Session]:
     """A session on a generated market at half past ten, all three streams running."""
     market = small_market()
     clock = ManualClock(new_york("10:30"))
-    exchange = Exchange(market, clock.now(), switches=Switches(legacy_fields=True, rate_limit=0))
+    exchange = Exchange(market, clock.now(), settings=ExchangeSettings(legacy_fields=True, rate_limit=0))
     async with AsyncExitStack() as stack:
-        server = await stack.enter_async_context(running(exchange, clock, market=market))
+        server = await stack.enter_async_context(run_server(exchange, clock, market=market))
         trading = TradingClient("demo", "demo", url_override=server.url)
         stocks = StockHistoricalDataClient("demo", "demo", url_override=server.url)
         news = NewsClient("demo", "demo", url_override=server.url)
@@ -131,21 +131,21 @@ async def trading_day() -> AsyncIterator[Session]:
         async def update(message: TradeUpdate) -> None:
             session.updates.append(message)
 
-        async def tell(message: Any) -> None:
-            session.told.append(message)
+        async def record(message: Any) -> None:
+            session.data_messages.append(message)
 
         base = f"ws://127.0.0.1:{server.port}"
         account = TradingStream("demo", "demo", url_override=f"{base}/stream")
         account.subscribe_trade_updates(update)
-        tape = StockDataStream("demo", "demo", feed=DataFeed.IEX, url_override=f"{base}/v2/iex")
-        tape.subscribe_trades(tell, "AAPL")
-        tape.subscribe_quotes(tell, "AAPL")
-        tape.subscribe_bars(tell, "AAPL", "MSFT")
+        stock_stream = StockDataStream("demo", "demo", feed=DataFeed.IEX, url_override=f"{base}/v2/iex")
+        stock_stream.subscribe_trades(record, "AAPL")
+        stock_stream.subscribe_quotes(record, "AAPL")
+        stock_stream.subscribe_bars(record, "AAPL", "MSFT")
         headlines = NewsDataStream("demo", "demo", url_override=f"{base}/v1beta1/news")
-        headlines.subscribe_news(tell, "*")
-        tasks = [asyncio.create_task(stream._run_forever()) for stream in (account, tape, headlines)]
+        headlines.subscribe_news(record, "*")
+        tasks = [asyncio.create_task(stream._run_forever()) for stream in (account, stock_stream, headlines)]
         try:
-            await comes_true(lambda: listening(server))
+            await wait_until(lambda: all_subscribed(server))
             yield session
         finally:
             for task in tasks:
@@ -154,45 +154,45 @@ async def trading_day() -> AsyncIterator[Session]:
         assert audit(exchange).problems == []
 
 
-async def test_an_order_is_sent_replaced_and_cancelled_and_every_step_is_streamed() -> None:
+async def test_alpaca_py_streams_every_step_of_a_replaced_and_cancelled_order() -> None:
     """new, replaced, new under another id, canceled; the account and the lists agree with the stream."""
-    async with trading_day() as session:
+    async with alpaca_py_session() as session:
         trading = session.trading
-        account = await session.asks(trading.get_account)
+        account = await session.call(trading.get_account)
         assert isinstance(account, TradeAccount)
         assert account.status == "ACTIVE"
         price = await session.price("AAPL")
         low = float((price * Decimal("0.97")).quantize(Decimal("0.01")))
-        order = await session.asks(
+        order = await session.call(
             trading.submit_order, LimitOrderRequest(symbol="AAPL", qty=5, limit_price=low, **BUY)
         )
         assert isinstance(order, Order)
         assert order.status == OrderStatus.PENDING_NEW
-        await session.hears("new", order)
+        await session.wait_for_update("new", order)
         lower = round(low - 1, 2)
-        new = await session.asks(
+        new = await session.call(
             trading.replace_order_by_id, order.id, ReplaceOrderRequest(qty=7, limit_price=lower)
         )
-        replaced = await session.hears("replaced", order)
+        replaced = await session.wait_for_update("replaced", order)
         assert replaced.order.replaced_by == new.id
-        await session.hears("new", new)
-        found = await session.asks(trading.get_order_by_client_id, new.client_order_id)
+        await session.wait_for_update("new", new)
+        found = await session.call(trading.get_order_by_client_id, new.client_order_id)
         assert (found.id, found.qty, found.replaces) == (new.id, "7", order.id)
-        await session.asks(trading.cancel_order_by_id, new.id)
-        assert (await session.hears("canceled", new)).order.status == OrderStatus.CANCELED
-        listed = await session.asks(
+        await session.call(trading.cancel_order_by_id, new.id)
+        assert (await session.wait_for_update("canceled", new)).order.status == OrderStatus.CANCELED
+        listed = await session.call(
             trading.get_orders, GetOrdersRequest(status=QueryOrderStatus.ALL, symbols=["AAPL"])
         )
         assert {row.id: row.status for row in listed} == {
             order.id: OrderStatus.REPLACED,
             new.id: OrderStatus.CANCELED,
         }
-        assert await session.asks(trading.get_orders) == []
+        assert await session.call(trading.get_orders) == []
 
 
-async def test_a_bracket_lives_and_dies_and_an_oco_takes_over() -> None:
+async def test_alpaca_py_replaces_bracket_exits_by_an_oco_that_fills() -> None:
     """Filled, protected, its protection cancelled as a group, replaced by an OCO, and closed by a target."""
-    async with trading_day() as session:
+    async with alpaca_py_session() as session:
         trading = session.trading
         price = await session.price("AAPL")
         target, stop = (
@@ -203,20 +203,20 @@ async def test_a_bracket_lives_and_dies_and_an_oco_takes_over() -> None:
             "stop_loss": StopLossRequest(stop_price=stop),
         }
         bracket = MarketOrderRequest(symbol="AAPL", qty=10, order_class=OrderClass.BRACKET, **legs, **BUY)
-        entry = await session.asks(trading.submit_order, bracket)
+        entry = await session.call(trading.submit_order, bracket)
         assert [leg.status for leg in entry.legs] == [OrderStatus.HELD, OrderStatus.HELD]
-        filled = await session.hears("fill", entry)
+        filled = await session.wait_for_update("fill", entry)
         assert (filled.position_qty, filled.order.filled_qty) == (10.0, "10")
-        await session.hears("new", entry.legs[0])
-        shown = await session.asks(trading.get_order_by_id, entry.id, GetOrderByIdRequest(nested=True))
+        await session.wait_for_update("new", entry.legs[0])
+        shown = await session.call(trading.get_order_by_id, entry.id, GetOrderByIdRequest(nested=True))
         assert [leg.status for leg in shown.legs] == [OrderStatus.NEW, OrderStatus.HELD]
-        position = await session.asks(trading.get_open_position, "AAPL")
+        position = await session.call(trading.get_open_position, "AAPL")
         assert isinstance(position, Position)
         assert (position.qty, position.qty_available) == ("10", "0")
 
-        await session.asks(trading.cancel_order_by_id, entry.legs[1].id)
+        await session.call(trading.cancel_order_by_id, entry.legs[1].id)
         for leg in entry.legs:
-            await session.hears("canceled", leg)
+            await session.wait_for_update("canceled", leg)
         near = float((await session.price("AAPL")) + Decimal("0.02"))
         oco = LimitOrderRequest(
             symbol="AAPL",
@@ -227,64 +227,64 @@ async def test_a_bracket_lives_and_dies_and_an_oco_takes_over() -> None:
             stop_loss=StopLossRequest(stop_price=stop, limit_price=stop - 1),
             **SELL,
         )
-        taken = await session.asks(trading.submit_order, oco)
+        taken = await session.call(trading.submit_order, oco)
         assert [leg.status for leg in taken.legs] == [OrderStatus.HELD]
-        done = await session.hears("fill", taken, most=3600)
+        done = await session.wait_for_update("fill", taken, timeout_s=3600)
         assert done.position_qty == 0.0
         assert done.price >= near
-        await session.hears("canceled", taken.legs[0])
-        assert await session.asks(trading.get_all_positions) == []
+        await session.wait_for_update("canceled", taken.legs[0])
+        assert await session.call(trading.get_all_positions) == []
 
 
-async def test_everything_is_closed() -> None:
+async def test_alpaca_py_closes_all_positions_after_its_cancels() -> None:
     """A part of a position, then all of them: the cancels are asynchronous, so a second sweep is needed."""
-    async with trading_day() as session:
+    async with alpaca_py_session() as session:
         trading = session.trading
-        long = await session.asks(trading.submit_order, MarketOrderRequest(symbol="AAPL", qty=10, **BUY))
-        short = await session.asks(trading.submit_order, MarketOrderRequest(symbol="MSFT", qty=4, **SELL))
-        await session.hears("fill", long)
-        assert (await session.hears("fill", short)).position_qty == -4.0
-        part = await session.asks(trading.close_position, "AAPL", ClosePositionRequest(percentage="50"))
-        await session.hears("fill", part)
+        long = await session.call(trading.submit_order, MarketOrderRequest(symbol="AAPL", qty=10, **BUY))
+        short = await session.call(trading.submit_order, MarketOrderRequest(symbol="MSFT", qty=4, **SELL))
+        await session.wait_for_update("fill", long)
+        assert (await session.wait_for_update("fill", short)).position_qty == -4.0
+        part = await session.call(trading.close_position, "AAPL", ClosePositionRequest(percentage="50"))
+        await session.wait_for_update("fill", part)
         away = round(float(await session.price("AAPL")) * 0.9, 2)
-        stop = await session.asks(
+        stop = await session.call(
             trading.submit_order, StopOrderRequest(symbol="AAPL", qty=2, stop_price=away, **SELL)
         )
-        trail = await session.asks(
+        trail = await session.call(
             trading.submit_order, TrailingStopOrderRequest(symbol="AAPL", qty=3, trail_percent=5, **SELL)
         )
-        await session.hears("new", stop)
-        await session.hears("new", trail)
-        answers = await session.asks(trading.close_all_positions, cancel_orders=True)
+        await session.wait_for_update("new", stop)
+        await session.wait_for_update("new", trail)
+        answers = await session.call(trading.close_all_positions, cancel_orders=True)
         assert all(isinstance(answer, ClosePositionResponse) for answer in answers)
         assert {answer.symbol for answer in answers} == {str(stop.id), str(trail.id), "AAPL", "MSFT"}
         assert {answer.symbol: answer.status for answer in answers}["AAPL"] == 403
-        await session.hears("canceled", stop)
-        await session.hears("canceled", trail)
-        again = await session.asks(trading.close_all_positions, cancel_orders=True)
+        await session.wait_for_update("canceled", stop)
+        await session.wait_for_update("canceled", trail)
+        again = await session.call(trading.close_all_positions, cancel_orders=True)
         for answer in again:
             if answer.symbol == "AAPL":
-                await session.hears("fill", answer.body)
+                await session.wait_for_update("fill", answer.body)
         await session.clock.advance(timedelta(seconds=5))
-        assert await session.asks(trading.get_all_positions) == []
-        cancelled = await session.asks(trading.cancel_orders)
+        assert await session.call(trading.get_all_positions) == []
+        cancelled = await session.call(trading.cancel_orders)
         assert cancelled == []
 
 
-async def test_the_tape_the_quotes_the_bars_and_the_news_are_typed() -> None:
+async def test_alpaca_py_parses_streamed_trades_quotes_bars_and_news() -> None:
     """What the streams tell parses, and a minute that was streamed is the minute that REST tells later."""
-    async with trading_day() as session:
+    async with alpaca_py_session() as session:
         for _ in range(70):
             await session.clock.advance(timedelta(seconds=5))
-            await arrived()
-        kinds = {type(message) for message in session.told}
+            await drain_sockets()
+        kinds = {type(message) for message in session.data_messages}
         assert {Trade, Quote, Bar} <= kinds
         assert kinds <= {Trade, Quote, Bar, News}
-        streamed = [m for m in session.told if isinstance(m, Bar) and m.symbol == "AAPL"]
+        streamed = [m for m in session.data_messages if isinstance(m, Bar) and m.symbol == "AAPL"]
         request = StockBarsRequest(
             symbol_or_symbols="AAPL", timeframe=TimeFrame.Minute, start=streamed[0].timestamp, limit=1
         )
-        bars = await session.asks(session.stocks.get_stock_bars, request)
+        bars = await session.call(session.stocks.get_stock_bars, request)
         first = bars["AAPL"][0]
         assert (first.timestamp, first.close, first.volume) == (
             streamed[0].timestamp,
@@ -293,31 +293,31 @@ async def test_the_tape_the_quotes_the_bars_and_the_news_are_typed() -> None:
         )
 
 
-async def test_history_snapshots_and_news_are_typed() -> None:
+async def test_alpaca_py_parses_historical_data_and_account_reads() -> None:
     """Bars of days and minutes, trades, quotes, snapshots, headlines, calendar, assets, the account's past."""
-    async with trading_day() as session:
+    async with alpaca_py_session() as session:
         stocks, start = session.stocks, new_york("10:00")
         days = StockBarsRequest(
             symbol_or_symbols=["AAPL", "SPY"], timeframe=TimeFrame.Day, start=start - timedelta(days=20)
         )
-        bars = await session.asks(stocks.get_stock_bars, days)
+        bars = await session.call(stocks.get_stock_bars, days)
         assert len(bars["AAPL"]) == len(bars["SPY"]) > 10
         asked = {"symbol_or_symbols": "AAPL", "start": start, "end": start + timedelta(minutes=2)}
-        trades = await session.asks(stocks.get_stock_trades, StockTradesRequest(**asked))
-        quotes = await session.asks(stocks.get_stock_quotes, StockQuotesRequest(**asked))
+        trades = await session.call(stocks.get_stock_trades, StockTradesRequest(**asked))
+        quotes = await session.call(stocks.get_stock_quotes, StockQuotesRequest(**asked))
         assert trades["AAPL"][0].price > 0
         assert quotes["AAPL"][0].ask_price > quotes["AAPL"][0].bid_price
         request = StockSnapshotRequest(symbol_or_symbols=["AAPL", "MSFT", "NOBODY"])
-        snapshots = await session.asks(stocks.get_stock_snapshot, request)
+        snapshots = await session.call(stocks.get_stock_snapshot, request)
         assert set(snapshots) == {"AAPL", "MSFT"}
         assert snapshots["AAPL"].previous_daily_bar.close > 0
-        news = await session.asks(session.news.get_news, NewsRequest(limit=20))
+        news = await session.call(session.news.get_news, NewsRequest(limit=20))
         assert all(isinstance(article, News) for article in news["news"])
         assert news["news"]
-        assets = await session.asks(session.trading.get_all_assets)
+        assets = await session.call(session.trading.get_all_assets)
         assert all(isinstance(asset, Asset) for asset in assets)
-        assert (await session.asks(session.trading.get_clock)).is_open
+        assert (await session.call(session.trading.get_clock)).is_open
         around = GetCalendarRequest(start=start.date(), end=start.date() + timedelta(days=7))
-        assert len(await session.asks(session.trading.get_calendar, around)) == 5
-        history = await session.asks(session.trading.get_portfolio_history, GetPortfolioHistoryRequest())
+        assert len(await session.call(session.trading.get_calendar, around)) == 5
+        history = await session.call(session.trading.get_portfolio_history, GetPortfolioHistoryRequest())
         assert history.equity[-1] == 100_000

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from catalyst.simulator.admin.audit import audit
-from tests.conformance.exchange_thread import open_house
+from tests.conformance.exchange_thread import run_exchange
 
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-foreign" / "bin" / "python"
@@ -15,16 +15,16 @@ READY = ROOT / ".venv-foreign" / ".ready"  # the stamp of a finished installatio
 
 
 @pytest.mark.skipif(not READY.exists(), reason="no .venv-foreign: `make foreign` makes it from its own lock")
-def test_alpaca_trade_api_trades_a_session() -> None:
+def test_alpaca_trade_api_completes_a_session() -> None:
     """Account, bracket, replacement, cancels, positions, closing, history, snapshots and both streams."""
-    with open_house(legacy_fields=True, speed=20) as house:
+    with run_exchange(legacy_fields=True, speed=20) as sim:
         environment = {
-            "APCA_API_DATA_URL": house.url,
+            "APCA_API_DATA_URL": sim.url,
             "NO_PROXY": "127.0.0.1",
             "PYTHONDONTWRITEBYTECODE": "1",
         }
         session = subprocess.run(
-            [PYTHON, "-W", "ignore", Path(__file__).with_name("foreign_session.py"), house.url],
+            [PYTHON, "-W", "ignore", Path(__file__).with_name("alpaca_trade_api_session.py"), sim.url],
             capture_output=True,
             text=True,
             env=environment,
@@ -32,8 +32,8 @@ def test_alpaca_trade_api_trades_a_session() -> None:
             check=False,
         )
         assert session.returncode == 0, session.stdout + session.stderr
-        problems = house.within(lambda: audit(house.exchange).problems)
-        agents = house.within(lambda: {entry.user_agent for entry in house.server.transport.ledger})
+        problems = sim.call_in_thread(lambda: audit(sim.exchange).problems)
+        agents = sim.call_in_thread(lambda: {entry.user_agent for entry in sim.server.middleware.request_log})
     saw = json.loads(session.stdout.splitlines()[-1])
     assert {"new", "fill", "replaced", "canceled"} <= set(saw["updates"])
     assert saw["orders"] >= 6
@@ -41,7 +41,7 @@ def test_alpaca_trade_api_trades_a_session() -> None:
     assert agents == {f"APCA-TRADE-SDK-PY/{saw['client']}"}
 
 
-def test_the_foreign_lock_names_no_host_and_hashes_everything() -> None:
+def test_alpaca_trade_api_lock_file_hashes_everything_and_names_no_host() -> None:
     """As requirements.lock: every package pinned by hash, nothing about where it came from."""
     text = (ROOT / "requirements-foreign.lock").read_text()
     assert "://" not in text

@@ -23,9 +23,9 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
 )
 
-from tests.conformance.conformance_page import table
-from tests.conformance.exchange_thread import KEYS, SHARED, House, open_house, small_market
-from tests.conformance.request_strategies import CENTS, SYMBOLS, Wanted, wanted
+from tests.conformance.conformance_page import documented_rows
+from tests.conformance.exchange_thread import KEYS, SHARED, ExchangeThread, run_exchange, small_market
+from tests.conformance.request_strategies import CENTS, SYMBOLS, SteeredRequest, steered_requests
 
 DOCUMENTS = {
     "trading": SHARED / "alpaca" / "trading-api.openapi.json",
@@ -37,10 +37,10 @@ pytestmark = pytest.mark.skipif(
 
 LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
 EXAMPLES = 300 if LONG else 45
-AGAIN = 100 if LONG else 20
-NEGATIVE = 300 if LONG else 15
+EXAMPLES_WITHOUT_LEGACY_FIELDS = 100 if LONG else 20
+NEGATIVE_EXAMPLES = 300 if LONG else 15
 CHECKS = [not_a_server_error, content_type_conformance, response_schema_conformance]
-PLAIN = [
+READ_OPERATIONS = [
     "GET /v2/account",
     "GET /v2/account/configurations",
     "GET /v2/assets",
@@ -107,7 +107,7 @@ OPERATIONS = [
     "GET /v2/stocks/{symbol}/trades/latest",
 ]
 # Nothing in these requests can be against the document.
-WITHOUT_A_WORD = {
+OPERATIONS_WITHOUT_INPUT = {
     "GET /v2/account",
     "GET /v2/account/configurations",
     "GET /v2/assets/{symbol_or_asset_id}",
@@ -119,8 +119,8 @@ WITHOUT_A_WORD = {
     "GET /v2/stocks/meta/exchanges",
 }
 # Statuses the documents leave out and the real API is known to answer with.
-UNDOCUMENTED = {400, 401, 403, 404, 414, 422, 429}
-QUIET = {
+UNDOCUMENTED_STATUSES = {400, 401, 403, 404, 414, 422, 429}
+HYPOTHESIS_SETTINGS = {
     "deadline": None,
     "database": None,
     "derandomize": not LONG,
@@ -168,95 +168,95 @@ def operation_of(label: str) -> APIOperation:  # type: ignore[type-arg]
     return document("data" if data else "trading")[path][method]
 
 
-def furnish(house: House) -> None:
+def prepare_account(sim: ExchangeThread) -> None:
     """Positions long and short, a bracket, an OCO, a trailing stop, a replaced order, cancels and fills."""
-    price = float(house.ask("GET", "/v2/stocks/AAPL/trades/latest").json()["trade"]["p"])
+    price = float(sim.request("GET", "/v2/stocks/AAPL/trades/latest").json()["trade"]["p"])
     legs = {
         "take_profit": {"limit_price": f"{price * 1.1:.2f}"},
         "stop_loss": {"stop_price": f"{price * 0.9:.2f}"},
     }
-    house.sends("buy", 10, "AAPL", order_class="bracket", **legs)
-    house.sends("buy", "20.5", "F")
-    house.sends("sell", 5, "MSFT")
-    house.sends("buy", 3, "SPY")
-    house.passes(30)
-    house.sends("sell", 2, "SPY", "trailing_stop", trail_percent=5)
-    order = house.sends("buy", 2, "F", "limit", limit_price="8", time_in_force="gtc")
-    house.passes()
-    assert house.ask("PATCH", f"/v2/orders/{order['id']}", json={"limit_price": "8.1"}).status_code == 200
-    order = house.sends("buy", 2, "F", "limit", limit_price="8.5")
-    house.passes()
-    assert house.ask("DELETE", f"/v2/orders/{order['id']}").status_code == 204
-    house.passes(2)
+    sim.submit_order("buy", 10, "AAPL", order_class="bracket", **legs)
+    sim.submit_order("buy", "20.5", "F")
+    sim.submit_order("sell", 5, "MSFT")
+    sim.submit_order("buy", 3, "SPY")
+    sim.advance(30)
+    sim.submit_order("sell", 2, "SPY", "trailing_stop", trail_percent=5)
+    order = sim.submit_order("buy", 2, "F", "limit", limit_price="8", time_in_force="gtc")
+    sim.advance()
+    assert sim.request("PATCH", f"/v2/orders/{order['id']}", json={"limit_price": "8.1"}).status_code == 200
+    order = sim.submit_order("buy", 2, "F", "limit", limit_price="8.5")
+    sim.advance()
+    assert sim.request("DELETE", f"/v2/orders/{order['id']}").status_code == 204
+    sim.advance(2)
 
 
-def refill(house: House) -> None:
+def replenish_orders(sim: ExchangeThread) -> None:
     """Something to replace, cancel and close again."""
-    relist(house)
+    replenish_watchlists(sim)
     for symbol in SYMBOLS:
         body = {"symbol": symbol, "side": "buy", "qty": 2, "type": "market", "time_in_force": "day"}
-        house.ask("POST", "/v2/orders", json=body)
-        house.passes(5)
+        sim.request("POST", "/v2/orders", json=body)
+        sim.advance(5)
         away = {**body, "type": "limit", "limit_price": f"{CENTS[symbol] / 200:.2f}"}
-        house.ask("POST", "/v2/orders", json=away)
-    house.passes()
+        sim.request("POST", "/v2/orders", json=away)
+    sim.advance()
 
 
-def relist(house: House) -> None:
+def replenish_watchlists(sim: ExchangeThread) -> None:
     """Watchlists, none of them full or empty, whatever was done to them."""
     for number in range(4):
         body = {"name": f"own {number}", "symbols": SYMBOLS[:2]}
-        made = house.ask("PUT", "/v2/watchlists:by_name", params={"name": body["name"]}, json=body)
+        made = sim.request("PUT", "/v2/watchlists:by_name", params={"name": body["name"]}, json=body)
         if made.status_code == 404:
-            made = house.ask("POST", "/v2/watchlists", json=body)
+            made = sim.request("POST", "/v2/watchlists", json=body)
         assert made.status_code == 200, made.text
 
 
-def told(house: House, label: str, examples: int) -> tuple[Counter[int], set[str]]:
+def check_responses(sim: ExchangeThread, label: str, examples: int) -> tuple[Counter[int], set[str]]:
     """The statuses of the answers to this many requests, and how answers broke the document's schema.
 
     A status nobody expects, a wrong content type, an answer of the exchange's own failure or a refusal without
     words fails at once.
     """
     operation = operation_of(label)
-    asks_nothing = (
+    has_no_input = (
         not operation.definition.raw.get("parameters") and "requestBody" not in operation.definition.raw
     )
     documented = {int(status) for status in operation.definition.raw["responses"]}
     seen: Counter[int] = Counter()
     broken: set[str] = set()
 
-    @settings(max_examples=examples, **QUIET)
-    @given(wanted(operation), st.integers(0, 2**32))
-    def holds(one: Wanted, chance: int) -> None:
+    @settings(max_examples=examples, **HYPOTHESIS_SETTINGS)
+    @given(steered_requests(operation), st.integers(0, 2**32))
+    def check_case(one: SteeredRequest, chance: int) -> None:
         """`chance` keeps a question without parameters from being asked once: each time the house is another."""
-        if asks_nothing:
-            lives(house, random.Random(chance))
-        if len(house.exchange.account.positions) < 4 or len(house.exchange.book.live()) < 4:
-            refill(house)
+        if has_no_input:
+            trade_randomly(sim, random.Random(chance))
+        if len(sim.exchange.account.positions) < 4 or len(sim.exchange.order_store.live()) < 4:
+            replenish_orders(sim)
         if "/v2/watchlists" in label:
-            relist(house)
+            replenish_watchlists(sim)
         if label == "DELETE /v2/positions/{symbol_or_asset_id}":  # nothing can be closed that orders hold
-            house.ask("DELETE", "/v2/orders")
-            house.passes()
-        case = one.settle(house)
-        response = case.call(base_url=house.url, session=house.http, headers=KEYS)
+            sim.request("DELETE", "/v2/orders")
+            sim.advance()
+        case = one.resolve_names(sim)
+        response = case.call(base_url=sim.url, session=sim.http, headers=KEYS)
         seen[response.status_code] += 1
-        house.passes(0.5)
+        sim.advance(0.5)
         if response.status_code not in documented or response.status_code >= 400:
-            assert response.status_code in UNDOCUMENTED, response.text
-            refused_in_words(response)
+            assert response.status_code in UNDOCUMENTED_STATUSES, response.text
+            assert_error_body(response)
         try:
             case.validate_response(response, checks=CHECKS)
         except FailureGroup as group:
-            broken.update(violations(group))
+            broken.update(violation_messages(group))
 
-    holds()
+    check_case()
     assert seen.total() >= examples
     return seen, broken
 
 
-def lives(house: House, draw: random.Random) -> None:
+def trade_randomly(sim: ExchangeThread, draw: random.Random) -> None:
     """Something happens: an order of some kind is sent and perhaps taken, filled or cancelled, and time passes."""
     symbol, side = draw.choice(SYMBOLS), draw.choice(("buy", "sell"))
     price = CENTS[symbol] / 100 * draw.uniform(0.9, 1.1)
@@ -272,13 +272,13 @@ def lives(house: House, draw: random.Random) -> None:
         {"type": "stop", "stop_price": f"{price:.2f}"},
         {"type": "trailing_stop", "trail_percent": "2"},
     ]
-    made = house.ask("POST", "/v2/orders", json=order | draw.choice(kinds))
-    house.passes(draw.choice((0.01, 0.06, 2)))
+    made = sim.request("POST", "/v2/orders", json=order | draw.choice(kinds))
+    sim.advance(draw.choice((0.01, 0.06, 2)))
     if made.status_code == 200 and draw.random() < 0.3:
-        house.ask("DELETE", f"/v2/orders/{made.json()['id']}")
+        sim.request("DELETE", f"/v2/orders/{made.json()['id']}")
 
 
-def violations(group: FailureGroup) -> Iterator[str]:
+def violation_messages(group: FailureGroup) -> Iterator[str]:
     """What each schema violation says; any other failure is raised."""
     for failure in group.exceptions:
         if not isinstance(failure, JsonSchemaError):
@@ -287,94 +287,102 @@ def violations(group: FailureGroup) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("label", OPERATIONS)
-def test_every_answer_is_what_the_document_says(label: str) -> None:
+def test_responses_match_the_openapi_document(label: str) -> None:
     """With the fields removed in 2026: answers validate, refusals say why, nothing ever fails inside."""
-    with open_house(legacy_fields=True, charge_fees=True) as house:
-        furnish(house)
-        seen, broken = told(house, label, EXAMPLES)
+    with run_exchange(legacy_fields=True, charge_fees=True) as sim:
+        prepare_account(sim)
+        seen, broken = check_responses(sim, label, EXAMPLES)
     assert broken == set()
     assert sum(n for status, n in seen.items() if status < 300) >= seen.total() / 10, seen
 
 
 @pytest.mark.parametrize("label", OPERATIONS)
-def test_without_the_removed_fields_the_known_violations_remain(label: str) -> None:
+def test_schema_violations_without_removed_fields_are_the_documented_ones(label: str) -> None:
     """As the broker answers today: exactly the violations that the page lists, no more and no fewer."""
-    listed = {message for operation, message, _ in table("Violations") if operation == label}
-    with open_house(charge_fees=True) as house:
-        furnish(house)
-        _, broken = told(house, label, AGAIN)
+    listed = {message for operation, message, _ in documented_rows("Violations") if operation == label}
+    with run_exchange(charge_fees=True) as sim:
+        prepare_account(sim)
+        _, broken = check_responses(sim, label, EXAMPLES_WITHOUT_LEGACY_FIELDS)
     assert broken == listed
 
 
-def test_the_removed_fields_are_the_listed_ones() -> None:
+def test_legacy_fields_are_the_documented_ones() -> None:
     """The switch adds the fields on the page and nothing else."""
-    listed = {(operation, field) for operation, field, _ in table("Removed fields")}
+    listed = {(operation, field) for operation, field, _ in documented_rows("Removed fields")}
     bodies = []
     for legacy in (True, False):
-        with open_house(legacy_fields=legacy) as house:
-            furnish(house)
-            bodies.append({label: house.ask(*label.split(" ")).json() for label in PLAIN})
-    gone = {(label, name) for label in PLAIN for name in keys(bodies[0][label]) - keys(bodies[1][label])}
-    come = {(label, name) for label in PLAIN for name in keys(bodies[1][label]) - keys(bodies[0][label])}
+        with run_exchange(legacy_fields=legacy) as sim:
+            prepare_account(sim)
+            bodies.append({label: sim.request(*label.split(" ")).json() for label in READ_OPERATIONS})
+    gone = {
+        (label, name)
+        for label in READ_OPERATIONS
+        for name in field_names(bodies[0][label]) - field_names(bodies[1][label])
+    }
+    come = {
+        (label, name)
+        for label in READ_OPERATIONS
+        for name in field_names(bodies[1][label]) - field_names(bodies[0][label])
+    }
     assert gone == listed
     assert come == set()
 
 
-def test_every_route_that_the_documents_know_is_asked() -> None:
+def test_every_documented_route_is_tested() -> None:
     """A route added to the exchange joins the list above, or is one the documents do not have."""
-    with open_house() as house:
-        server = house.server
-        routes = server.application(small_market()).router.routes()
-        ours = {(route.method, shape(route.resource.canonical)) for route in routes if route.resource}
+    with run_exchange() as sim:
+        server = sim.server
+        routes = server.build_application(small_market()).router.routes()
+        ours = {(route.method, path_shape(route.resource.canonical)) for route in routes if route.resource}
     theirs = {
-        (method.upper(), shape(path))
+        (method.upper(), path_shape(path))
         for name in DOCUMENTS
         for path, operations in json.loads(DOCUMENTS[name].read_text())["paths"].items()
         for method in operations
     }
-    asked = {(method, shape(path)) for method, path in (label.split(" ") for label in OPERATIONS)}
+    asked = {(method, path_shape(path)) for method, path in (label.split(" ") for label in OPERATIONS)}
     movers = ("GET", "/v1beta1/screener/{}/movers")  # of one market type here
     assert (ours & theirs) | {movers} == asked
 
 
-def shape(path: str) -> str:
+def path_shape(path: str) -> str:
     return re.sub(r"{[^}]*}", "{}", path)
 
 
-def keys(body: Any) -> set[str]:
+def field_names(body: Any) -> set[str]:
     rows = body if isinstance(body, list) else [body]
     return {name for row in rows for name in row}
 
 
-@pytest.mark.parametrize("label", [label for label in OPERATIONS if label not in WITHOUT_A_WORD])
-def test_nothing_a_client_can_say_breaks_it(label: str) -> None:
+@pytest.mark.parametrize("label", [label for label in OPERATIONS if label not in OPERATIONS_WITHOUT_INPUT])
+def test_requests_against_the_document_never_get_a_500(label: str) -> None:
     """Requests the document forbids are refused in words or politely understood; never a 500."""
     operation = operation_of(label)
 
-    @settings(max_examples=NEGATIVE, **QUIET)
+    @settings(max_examples=NEGATIVE_EXAMPLES, **HYPOTHESIS_SETTINGS)
     @given(operation.as_strategy(generation_mode=GenerationMode.NEGATIVE))
-    def holds(case: Case) -> None:
-        response = case.call(base_url=house.url, session=house.http, headers=KEYS)
+    def check_case(case: Case) -> None:
+        response = case.call(base_url=sim.url, session=sim.http, headers=KEYS)
         assert response.status_code < 500, response.text
         if response.status_code >= 400:
-            refused_in_words(response)
-        house.passes(0.5)
+            assert_error_body(response)
+        sim.advance(0.5)
 
-    with open_house(legacy_fields=True) as house:
-        furnish(house)
-        holds()
+    with run_exchange(legacy_fields=True) as sim:
+        prepare_account(sim)
+        check_case()
 
 
-def refused_in_words(response: Any) -> None:
+def assert_error_body(response: Any) -> None:
     """A refusal is an object with a message, and mostly a code; only the proxy's 414 is a page."""
     if response.status_code == 414:
         return
-    said = response.json()
-    assert isinstance(said["message"], str), said
-    assert isinstance(said.get("code", 0), int), said
+    error_body = response.json()
+    assert isinstance(error_body["message"], str), error_body
+    assert isinstance(error_body.get("code", 0), int), error_body
 
 
-ABSURD = [
+ABSURD_NUMBERS = [
     "1e50",
     1e300,
     "1e-50",
@@ -390,17 +398,17 @@ ABSURD = [
 ]
 
 
-@pytest.mark.parametrize("number", ABSURD)
-def test_absurd_numbers_are_refused_in_words(number: object) -> None:
+@pytest.mark.parametrize("number", ABSURD_NUMBERS)
+def test_absurd_numbers_are_rejected_with_a_message(number: object) -> None:
     """As a quantity, a price or a percentage, in a body or in a query; and the account can be told afterwards."""
     order = {"symbol": "AAPL", "side": "buy", "type": "limit", "limit_price": "9", "qty": "1"}
     legs = {
         "take_profit": {"limit_price": number},
         "stop_loss": {"stop_price": number, "limit_price": number},
     }
-    with open_house() as house:
-        furnish(house)
-        known = next(o for o in house.exchange.book.live() if o.limit_price is not None).id
+    with run_exchange() as sim:
+        prepare_account(sim)
+        known = next(o for o in sim.exchange.order_store.live() if o.limit_price is not None).id
         asks = [
             ("POST", "/v2/orders", {}, {**order, "time_in_force": "day", name: number})
             for name in ("qty", "limit_price", "notional")
@@ -415,12 +423,12 @@ def test_absurd_numbers_are_refused_in_words(number: object) -> None:
         asks += [("PATCH", f"/v2/orders/{known}", {}, {name: number}) for name in ("qty", "limit_price")]
         asks += [("DELETE", "/v2/positions/F", {name: number}, None) for name in ("qty", "percentage")]
         for method, path, query, body in asks:
-            response = house.ask(method, path, params=query, json=body)
+            response = sim.request(method, path, params=query, json=body)
             assert response.status_code < 500, (method, path, query, body)
             if response.status_code >= 400:
-                refused_in_words(response)
-        house.passes(5)
-        assert house.ask("GET", "/v2/account").status_code == 200
-        assert house.ask("GET", "/v2/orders?status=all").status_code == 200
-        assert house.ask("GET", "/v2/positions").status_code == 200
-        assert house.ask("GET", "/admin/audit").json()["problems"] == []
+                assert_error_body(response)
+        sim.advance(5)
+        assert sim.request("GET", "/v2/account").status_code == 200
+        assert sim.request("GET", "/v2/orders?status=all").status_code == 200
+        assert sim.request("GET", "/v2/positions").status_code == 200
+        assert sim.request("GET", "/admin/audit").json()["problems"] == []

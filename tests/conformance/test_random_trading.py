@@ -14,56 +14,56 @@ from typing import Any
 import pytest
 
 from catalyst.simulator.admin.audit import audit
-from catalyst.simulator.exchange.settings import Span, Switches
+from catalyst.simulator.exchange.settings import ExchangeSettings, LatencyRange
 from catalyst.simulator.exchange.views import order_view
 from catalyst.simulator.rules.orders import Order
-from catalyst.simulator.rules.wire_format import Refusal
-from catalyst.simulator.trading_api.order_parsing import read_replace
-from tests.simulator.exchange_scenario import Desk
+from catalyst.simulator.rules.wire_format import ApiError
+from catalyst.simulator.trading_api.order_parsing import parse_replace_request
+from tests.simulator.exchange_scenario import ExchangeScenario
 
 LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
 SEEDS = range(40) if LONG else range(10)
 STEPS = 5_000 if LONG else 1_500
 SYMBOLS = ("AAPL", "MSFT", "TSLA", "HARD")
-OVER = {"filled", "canceled", "expired", "rejected", "replaced"}
-KINDS = ("market", "market", "limit", "limit", "stop", "stop_limit", "trailing_stop")
-LIVES = ("day", "day", "day", "gtc", "gtc", "ioc", "fok", "opg", "cls")
+TERMINAL_STATUSES = {"filled", "canceled", "expired", "rejected", "replaced"}
+ORDER_TYPES = ("market", "market", "limit", "limit", "stop", "stop_limit", "trailing_stop")
+TIMES_IN_FORCE = ("day", "day", "day", "gtc", "gtc", "ioc", "fok", "opg", "cls")
 
 
-class Walk:
+class RandomTrader:
     """One random customer; latencies vary, so cancels, replacements and fills race."""
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
-        switches = Switches(
-            acknowledge=Span(0.01, 0.3),
-            arrive=Span(0.01, 0.3),
-            cancel=Span(0.01, 1.0),
-            replace=Span(0.01, 1.0),
+        switches = ExchangeSettings(
+            acknowledge=LatencyRange(0.01, 0.3),
+            arrive=LatencyRange(0.01, 0.3),
+            cancel=LatencyRange(0.01, 1.0),
+            replace=LatencyRange(0.01, 1.0),
             partial_probability=Decimal("0.2"),
             stop_by_replacement=seed % 2 == 1,
             charge_fees=seed % 3 == 1,
             held_replaceable=seed % 4 != 2,
         )
         self.cash = Decimal(1_000_000)
-        self.desk = Desk(switches=switches, seed=seed, deposit=self.cash)
-        self.desk.tape.sizes = 60
+        self.scenario = ExchangeScenario(switches=switches, seed=seed, deposit=self.cash)
+        self.scenario.feed.quote_size = 60
         self.prices = {"AAPL": 100.0, "MSFT": 300.0, "TSLA": 200.0, "HARD": 20.0}
         self.shares: dict[str, Decimal] = defaultdict(Decimal)
-        self.counted = self.charged = 0
-        self.taken: dict[str, int] = defaultdict(int)
+        self.checked_executions = self.checked_fees = 0
+        self.act_counts: dict[str, int] = defaultdict(int)
 
     def step(self) -> None:
         """Do one thing and look at everything."""
         acts = (self.order,) * 6 + (self.trade,) * 6 + (self.wait,) * 4
         acts += (self.cancel,) * 2 + (self.replace,) * 3 + (self.close,) * 2 + (self.protect,) * 2
-        acts += (self.halt, self.sweep, self.deposit)
+        acts += (self.halt, self.cancel_all, self.deposit)
         act = self.random.choice(acts)
         try:
             act()
-            self.taken[act.__name__] += 1
-        except Refusal:
-            self.taken["refused"] += 1
+            self.act_counts[act.__name__] += 1
+        except ApiError:
+            self.act_counts["refused"] += 1
         self.check()
 
     # ------------------------------------------------------------------ what a customer does
@@ -71,13 +71,13 @@ class Walk:
     def order(self) -> None:
         draw = self.random
         symbol, side = draw.choice(SYMBOLS), draw.choice(("buy", "sell"))
-        kind = draw.choice(KINDS)
-        body: dict[str, Any] = {"time_in_force": draw.choice(LIVES)}
+        kind = draw.choice(ORDER_TYPES)
+        body: dict[str, Any] = {"time_in_force": draw.choice(TIMES_IN_FORCE)}
         qty: object = draw.choice((1, 2, 5, 20, 45, 90, "0.5", "3.25"))
         if kind in {"limit", "stop_limit"}:
-            body["limit_price"] = self.near(symbol, 0.03)
+            body["limit_price"] = self.price_near(symbol, 0.03)
         if kind in {"stop", "stop_limit"}:
-            body["stop_price"] = self.near(symbol, 0.03)
+            body["stop_price"] = self.price_near(symbol, 0.03)
         if kind == "trailing_stop":
             body[draw.choice(("trail_percent", "trail_price"))] = draw.choice(("0.5", "1", "2"))
         if kind == "limit" and draw.random() < 0.2:
@@ -85,48 +85,53 @@ class Walk:
         order_class = draw.choice(("simple", "simple", "simple", "bracket", "bracket", "oto"))
         if order_class != "simple":
             up = 1 if side == "buy" else -1
-            body |= {"order_class": order_class, "stop_loss": {"stop_price": self.near(symbol, 0.02, -up)}}
+            body |= {
+                "order_class": order_class,
+                "stop_loss": {"stop_price": self.price_near(symbol, 0.02, -up)},
+            }
             if order_class == "bracket":
-                body["take_profit"] = {"limit_price": self.near(symbol, 0.02, up)}
+                body["take_profit"] = {"limit_price": self.price_near(symbol, 0.02, up)}
             if draw.random() < 0.3:
-                body["stop_loss"]["limit_price"] = self.near(symbol, 0.03, -up)
+                body["stop_loss"]["limit_price"] = self.price_near(symbol, 0.03, -up)
         if draw.random() < 0.05:
             body["notional"], qty = "250.50", None
-        self.desk.sends(side, qty, symbol, kind, **body)
+        self.scenario.submit(side, qty, symbol, kind, **body)
 
     def protect(self) -> None:
         symbol = self.random.choice(SYMBOLS)
-        held = self.desk.exchange.account.qty(symbol)
+        held = self.scenario.exchange.account.qty(symbol)
         side, up = ("sell", 1) if held > 0 else ("buy", -1)
-        stop = {"stop_price": self.near(symbol, 0.02, -up)}
-        target = {"limit_price": self.near(symbol, 0.02, up)}
+        stop = {"stop_price": self.price_near(symbol, 0.02, -up)}
+        target = {"limit_price": self.price_near(symbol, 0.02, up)}
         qty = max(int(abs(held)) - self.random.choice((0, 0, 1)), 1)
-        self.desk.sends(side, qty, symbol, "limit", order_class="oco", take_profit=target, stop_loss=stop)
+        self.scenario.submit(
+            side, qty, symbol, "limit", order_class="oco", take_profit=target, stop_loss=stop
+        )
 
     def cancel(self) -> None:
-        self.desk.exchange.cancel(self.some().id)
+        self.scenario.exchange.cancel(self.random_order().id)
 
     def replace(self) -> None:
-        order = self.some()
+        order = self.random_order()
         changes: dict[str, object] = {}
         if self.random.random() < 0.6:
             changes["qty"] = self.random.choice((1, 3, 10, 30, 60))
         if order.limit_price is not None:
-            changes["limit_price"] = self.near(order.symbol, 0.03)
+            changes["limit_price"] = self.price_near(order.symbol, 0.03)
         if order.stop_price is not None and order.type != "trailing_stop" and self.random.random() < 0.5:
-            changes["stop_price"] = self.near(order.symbol, 0.03)
-        self.desk.exchange.replace(order.id, read_replace(changes))
+            changes["stop_price"] = self.price_near(order.symbol, 0.03)
+        self.scenario.exchange.replace(order.id, parse_replace_request(changes))
 
     def close(self) -> None:
         part = self.random.choice((None, None, Decimal(1), Decimal("0.5")))
-        self.desk.exchange.close(self.random.choice(SYMBOLS), part)
+        self.scenario.exchange.close_position(self.random.choice(SYMBOLS), part)
 
-    def sweep(self) -> None:
+    def cancel_all(self) -> None:
         if self.random.random() < 0.3:
-            self.desk.exchange.cancel_all()
+            self.scenario.exchange.cancel_all()
 
     def halt(self) -> None:
-        symbol, exchange = self.random.choice(SYMBOLS), self.desk.exchange
+        symbol, exchange = self.random.choice(SYMBOLS), self.scenario.exchange
         if exchange.halted:
             exchange.resume(exchange.halted.copy().pop())
         else:
@@ -134,70 +139,70 @@ class Walk:
 
     def deposit(self) -> None:
         amount = Decimal(self.random.choice((-500, 500)))
-        self.desk.exchange.deposit(amount)
+        self.scenario.exchange.deposit(amount)
         self.cash += amount
 
     def trade(self) -> None:
         symbol = self.random.choice(SYMBOLS)
         self.prices[symbol] *= 1 + self.random.gauss(0, 0.008)
         size = self.random.choice((1, 10, 40, 200, 5_000))
-        self.desk.prints(symbol, f"{self.prices[symbol]:.2f}", size)
+        self.scenario.print_trade(symbol, f"{self.prices[symbol]:.2f}", size)
 
     def wait(self) -> None:
-        desk = self.desk
-        desk.passes(self.random.choice((0.02, 0.1, 0.5, 2.0, 20.0, 300.0)))
-        if not desk.exchange.hours.is_open(desk.now) or self.random.random() < 0.02:
-            opens = desk.exchange.hours.next_session(desk.now)
+        scenario = self.scenario
+        scenario.advance(self.random.choice((0.02, 0.1, 0.5, 2.0, 20.0, 300.0)))
+        if not scenario.exchange.hours.is_open(scenario.now) or self.random.random() < 0.02:
+            opens = scenario.exchange.hours.next_session(scenario.now)
             assert opens is not None
-            desk.exchange.advance(opens.open - timedelta(seconds=self.random.choice((-5, 60, 900))))
+            scenario.exchange.advance(opens.open - timedelta(seconds=self.random.choice((-5, 60, 900))))
 
-    def near(self, symbol: str, width: float, side: int = 0) -> str:
+    def price_near(self, symbol: str, width: float, side: int = 0) -> str:
         """A price within `width` of the last trade; above it for a positive side, below for a negative one."""
         off = self.random.uniform(-width, width)
         return f"{self.prices[symbol] * (1 + (abs(off) * side if side else off)):.2f}"
 
-    def some(self) -> Order:
+    def random_order(self) -> Order:
         """An order that lives, or now and then one that does not."""
-        book = self.desk.exchange.book
+        book = self.scenario.exchange.order_store
         orders = book.live() if self.random.random() < 0.9 else list(book.orders.values())
         if not orders:
-            raise Refusal(404, None, "there is no order")
+            raise ApiError(404, None, "there is no order")
         return self.random.choice(orders)
 
     # ------------------------------------------------------------------ what must be true
 
     def check(self) -> None:
-        exchange = self.desk.exchange
-        for execution in exchange.executions[self.counted :]:
+        exchange = self.scenario.exchange
+        for execution in exchange.executions[self.checked_executions :]:
             sign = 1 if execution.side == "buy" else -1
             before = self.shares[execution.symbol]
             after = before + sign * execution.qty
             assert before * after >= 0, f"{execution} took {before} across zero to {after}"
             self.shares[execution.symbol] = after
             self.cash -= sign * execution.qty * execution.price
-        self.counted = len(exchange.executions)
-        for fee in exchange.fees[self.charged :]:
+        self.checked_executions = len(exchange.executions)
+        for fee in exchange.fees[self.checked_fees :]:
             self.cash -= fee.amount
-        self.charged = len(exchange.fees)
+        self.checked_fees = len(exchange.fees)
         assert exchange.account.cash == self.cash
         held = {symbol: qty for symbol, qty in self.shares.items() if qty}
         assert {symbol: p.qty for symbol, p in exchange.account.positions.items()} == held
-        self.check_held(held)
+        self.check_reserved(held)
         assert audit(exchange).problems == []
 
-    def check_held(self, held: dict[str, Decimal]) -> None:
+    def check_reserved(self, held: dict[str, Decimal]) -> None:
         """Open exits hold each share once: what can trade is never more than there is, and is not available."""
-        exchange = self.desk.exchange
+        exchange = self.scenario.exchange
         groups: dict[tuple[str, str], Decimal] = defaultdict(Decimal)
         trading: dict[tuple[str, str], Decimal] = defaultdict(Decimal)
-        for order in exchange.book.live():
-            row = order_view(order, exchange.book, exchange.switches, nested=False)
-            if not str(row["position_intent"]).endswith("_to_close") or not self.awake(order):
+        for order in exchange.order_store.live():
+            row = order_view(order, exchange.order_store, exchange.settings, nested=False)
+            if not str(row["position_intent"]).endswith("_to_close") or not self.is_active(order):
                 continue
             rest = Decimal(str(row["qty"] or order.qty)) - Decimal(str(row["filled_qty"]))
             if order.replaces is not None and not order.acknowledged:
-                rest -= exchange.book.orders[order.replaces].filled_qty  # its quantity is the chain's
-            key = (order.symbol, self.group(order))
+                rest -= exchange.order_store.orders[order.replaces].filled_qty  # its quantity is the chain's
+            key = (order.symbol, self.group_id(order))
             groups[key] = max(groups[key], rest)
             if order.acknowledged:
                 trading[key] = max(trading[key], order.remaining)
@@ -210,13 +215,13 @@ class Walk:
                 shown = exchange.held_for_orders(exchange.position(symbol))
                 assert shown == claimed, f"{symbol}: {shown} shown as held, open exits say {claimed}"
 
-    def awake(self, order: Order) -> bool:
+    def is_active(self, order: Order) -> bool:
         """False for a leg before its entry is complete or after its group's end, and for a replacement of
         something that is over: it comes to nothing."""
-        orders = self.desk.exchange.book.orders
+        orders = self.scenario.exchange.order_store.orders
         if order.replaces is not None and not order.acknowledged:
             old = orders[order.replaces]
-            return old.status not in OVER and self.awake(old)
+            return old.status not in TERMINAL_STATUSES and self.is_active(old)
         if order.role in {"plain", "entry"}:
             return True
         if order.acknowledged or order.parent_id is None:
@@ -224,9 +229,9 @@ class Walk:
         parent = orders[order.parent_id]
         return parent.order_class == "oco" or parent.status == "filled"
 
-    def group(self, order: Order) -> str:
+    def group_id(self, order: Order) -> str:
         """What holds its shares once: the first order of the chain that heads the group."""
-        orders = self.desk.exchange.book.orders
+        orders = self.scenario.exchange.order_store.orders
         top = order if order.parent_id is None else orders[order.parent_id]
         while top.replaces is not None:
             top = orders[top.replaces]
@@ -234,13 +239,16 @@ class Walk:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_whatever_is_done_the_books_are_exact(seed: int) -> None:
+def test_account_stays_exact_under_random_trading(seed: int) -> None:
     """Cash to the last digit, no exit across zero, held shares exact, the audit clean: after each step."""
-    walk = Walk(seed)
+    trader = RandomTrader(seed)
     for number in range(STEPS):
         try:
-            walk.step()
+            trader.step()
         except AssertionError as error:
             raise AssertionError(f"seed {seed}, step {number}: {error}") from error
-    assert walk.counted > STEPS / 30
-    assert min(walk.taken[name] for name in ("order", "trade", "cancel", "replace", "close", "protect")) > 0
+    assert trader.checked_executions > STEPS / 30
+    assert (
+        min(trader.act_counts[name] for name in ("order", "trade", "cancel", "replace", "close", "protect"))
+        > 0
+    )

@@ -12,19 +12,19 @@ from typing import Any
 import pytest
 
 from catalyst.simulator.recorded import market as recorded_market
-from tests.conformance.exchange_thread import SHARED, House, open_house
+from tests.conformance.exchange_thread import SHARED, ExchangeThread, run_exchange
 
 DATA = SHARED / "data"
 DAYS = sorted(DATA.glob("bars_5min_market_*.parquet"))
 pytestmark = pytest.mark.skipif(not DAYS, reason="the recorded days are not here")
 
 LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
-ORDERS = 600 if LONG else 150
-PLAYED = DAYS if LONG else DAYS[-2:-1]
+ORDER_COUNT = 600 if LONG else 150
+REPLAYED_DAYS = DAYS if LONG else DAYS[-2:-1]
 
 
 @dataclass
-class Ledger:
+class RecomputedAccount:
     """The account as its executions make it: exact fractions, shares at their average cost."""
 
     cash: Fraction
@@ -32,7 +32,7 @@ class Ledger:
     shares: dict[str, Fraction] = field(default_factory=lambda: defaultdict(Fraction))
     cost: dict[str, Fraction] = field(default_factory=lambda: defaultdict(Fraction))  # signed, as the shares
 
-    def book(self, fill: dict[str, Any]) -> None:
+    def book_fill(self, fill: dict[str, Any]) -> None:
         """One execution: shares of the same sign join the position, of the other leave it at its average."""
         symbol, price = fill["symbol"], Fraction(fill["price"])
         signed = Fraction(fill["qty"]) * (1 if fill["side"] == "buy" else -1)
@@ -50,83 +50,89 @@ class Ledger:
         return {symbol: qty for symbol, qty in self.shares.items() if qty}
 
 
-@pytest.mark.parametrize("file", PLAYED, ids=lambda file: file.stem[-10:])
-def test_the_executions_alone_make_the_account(file: Path) -> None:
+@pytest.mark.parametrize("file", REPLAYED_DAYS, ids=lambda file: file.stem[-10:])
+def test_account_equals_the_one_recomputed_from_executions(file: Path) -> None:
     """Cash, positions, realised and unrealised profit, equity: recomputed from the activities, they are the same."""
-    market = recorded_market.load(file)
-    with open_house(market=market, start="09:31", charge_fees=True, deposit=1_000_000) as house:
-        trade_the_day(house, random.Random(file.stem))
-        fills = activities(house, "FILL")
-        fees = activities(house, "FEE")
-        ledger = Ledger(Fraction(1_000_000))
+    market = recorded_market.load_market(file)
+    with run_exchange(market=market, start="09:31", charge_fees=True, deposit=1_000_000) as sim:
+        trade_the_day(sim, random.Random(file.stem))
+        fills = activities(sim, "FILL")
+        fees = activities(sim, "FEE")
+        recomputed = RecomputedAccount(Fraction(1_000_000))
         for fill in fills:
-            ledger.book(fill)
-        ledger.cash += sum(Fraction(fee["net_amount"]) for fee in fees)
-        account, audit = house.ask("GET", "/v2/account").json(), house.ask("GET", "/admin/audit").json()
-        shown = house.ask("GET", "/v2/positions").json()
-        assert len(fills) > ORDERS / 3
+            recomputed.book_fill(fill)
+        recomputed.cash += sum(Fraction(fee["net_amount"]) for fee in fees)
+        account, audit = sim.request("GET", "/v2/account").json(), sim.request("GET", "/admin/audit").json()
+        shown = sim.request("GET", "/v2/positions").json()
+        assert len(fills) > ORDER_COUNT / 3
         assert fees or not any(fill["side"] == "sell" for fill in fills)
         assert audit["problems"] == []
         assert audit["executions"] == len(fills)
-        assert Fraction(audit["cash"]) == Fraction(account["cash"]) == ledger.cash
-        assert {symbol: Fraction(qty) for symbol, qty in audit["positions"].items()} == ledger.positions
-        assert {row["symbol"]: Fraction(row["qty"]) for row in shown} == ledger.positions
-        close(audit["realised"], ledger.realised)
-        worth = sum((ledger.shares[p["symbol"]] * Fraction(p["current_price"]) for p in shown), Fraction(0))
-        owed = sum((ledger.cost[symbol] for symbol in ledger.positions), Fraction(0))
-        close(audit["unrealised"], worth - owed)
-        close(account["equity"], ledger.cash + worth)
+        assert Fraction(audit["cash"]) == Fraction(account["cash"]) == recomputed.cash
+        assert {symbol: Fraction(qty) for symbol, qty in audit["positions"].items()} == recomputed.positions
+        assert {row["symbol"]: Fraction(row["qty"]) for row in shown} == recomputed.positions
+        assert_close(audit["realised"], recomputed.realised)
+        worth = sum(
+            (recomputed.shares[p["symbol"]] * Fraction(p["current_price"]) for p in shown), Fraction(0)
+        )
+        owed = sum((recomputed.cost[symbol] for symbol in recomputed.positions), Fraction(0))
+        assert_close(audit["unrealised"], worth - owed)
+        assert_close(account["equity"], recomputed.cash + worth)
         for row in shown:
-            close(row["avg_entry_price"], ledger.cost[row["symbol"]] / ledger.shares[row["symbol"]])
-            close(row["unrealized_pl"], Fraction(row["market_value"]) - ledger.cost[row["symbol"]])
+            assert_close(
+                row["avg_entry_price"], recomputed.cost[row["symbol"]] / recomputed.shares[row["symbol"]]
+            )
+            assert_close(row["unrealized_pl"], Fraction(row["market_value"]) - recomputed.cost[row["symbol"]])
         started = Fraction(1_000_000) + sum(Fraction(fee["net_amount"]) for fee in fees)
-        close(account["equity"], started + Fraction(audit["realised"]) + Fraction(audit["unrealised"]))
+        assert_close(account["equity"], started + Fraction(audit["realised"]) + Fraction(audit["unrealised"]))
 
 
-def close(shown: str, exact: Fraction) -> None:
+def assert_close(shown: str, exact: Fraction) -> None:
     """Equal to the eighth decimal: averages are rounded for display."""
     assert abs(Fraction(shown) - exact) < Fraction(1, 10**8), (shown, float(exact))
 
 
-def activities(house: House, kind: str) -> list[dict[str, Any]]:
+def activities(sim: ExchangeThread, kind: str) -> list[dict[str, Any]]:
     """Every activity of a kind, oldest first, page by page."""
     found: list[dict[str, Any]] = []
     while True:
         query = {"direction": "asc", "page_size": "100"} | ({"page_token": found[-1]["id"]} if found else {})
-        page = house.ask("GET", f"/v2/account/activities/{kind}", params=query).json()
+        page = sim.request("GET", f"/v2/account/activities/{kind}", params=query).json()
         found += page
         if len(page) < 100:
             return found
 
 
-def trade_the_day(house: House, draw: random.Random) -> None:
+def trade_the_day(sim: ExchangeThread, draw: random.Random) -> None:
     """Orders of every kind in busy and in quiet names, cancels, replacements, closes, until the next morning."""
-    everything = list(house.exchange.market.assets())
-    at: datetime = house.clock.now()
-    table = house.exchange.market.snapshots(everything, at)  # type: ignore[attr-defined]
+    everything = list(sim.exchange.market.assets())
+    at: datetime = sim.clock.now()
+    table = sim.exchange.market.snapshots(everything, at)  # type: ignore[attr-defined]
     busy = [table.symbols[row] for row in table.daily.volume.argsort()[::-1][:60]]
     names = busy + draw.sample(everything, 20)
-    pause = 6 * 3600 / ORDERS
-    for _ in range(ORDERS):
+    pause = 6 * 3600 / ORDER_COUNT
+    for _ in range(ORDER_COUNT):
         symbol = draw.choice(names)
-        price = float(house.exchange.mark(symbol) or 0)
+        price = float(sim.exchange.mark_price(symbol) or 0)
         if price:
-            send(house, draw, symbol, price)
-        open_orders = house.ask("GET", "/v2/orders?status=open&limit=500").json()
+            send_random_order(sim, draw, symbol, price)
+        open_orders = sim.request("GET", "/v2/orders?status=open&limit=500").json()
         if open_orders and draw.random() < 0.2:
-            house.ask("DELETE", f"/v2/orders/{draw.choice(open_orders)['id']}")
+            sim.request("DELETE", f"/v2/orders/{draw.choice(open_orders)['id']}")
         if open_orders and draw.random() < 0.2:
             order = draw.choice(open_orders)
-            house.ask("PATCH", f"/v2/orders/{order['id']}", json={"qty": str(draw.randint(1, 400))})
-        held = house.ask("GET", "/v2/positions").json()
+            sim.request("PATCH", f"/v2/orders/{order['id']}", json={"qty": str(draw.randint(1, 400))})
+        held = sim.request("GET", "/v2/positions").json()
         if held and draw.random() < 0.3:
             share = draw.choice(("25", "50", "100"))
-            house.ask("DELETE", f"/v2/positions/{draw.choice(held)['symbol']}", params={"percentage": share})
-        house.passes(draw.uniform(0.3, 1.7) * pause)
-    house.within(lambda: house.clock.advance(timedelta(hours=18)))  # type: ignore[attr-defined]
+            sim.request(
+                "DELETE", f"/v2/positions/{draw.choice(held)['symbol']}", params={"percentage": share}
+            )
+        sim.advance(draw.uniform(0.3, 1.7) * pause)
+    sim.call_in_thread(lambda: sim.clock.advance(timedelta(hours=18)))  # type: ignore[attr-defined]
 
 
-def send(house: House, draw: random.Random, symbol: str, price: float) -> None:
+def send_random_order(sim: ExchangeThread, draw: random.Random, symbol: str, price: float) -> None:
     """An order of a random kind near the price; refusals are part of the day."""
     side = draw.choice(("buy", "buy", "sell"))
     up = 1 if side == "buy" else -1
@@ -152,4 +158,4 @@ def send(house: House, draw: random.Random, symbol: str, price: float) -> None:
             "take_profit": {"limit_price": f"{price * (1 + up * 0.008):.2f}"},
             "stop_loss": {"stop_price": f"{price * (1 - up * 0.006):.2f}"},
         }
-    house.ask("POST", "/v2/orders", json=body)
+    sim.request("POST", "/v2/orders", json=body)

@@ -11,16 +11,16 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
-from tests.conformance.conformance_page import table
-from tests.conformance.exchange_thread import SHARED, House, open_house
+from tests.conformance.conformance_page import documented_rows
+from tests.conformance.exchange_thread import SHARED, ExchangeThread, run_exchange
 
-RECORDED = SHARED / "alpaca" / "alpaca_http_recorded.jsonl.gz"
-pytestmark = pytest.mark.skipif(not RECORDED.exists(), reason="the recorded answers are not here")
+RECORDED_RESPONSES = SHARED / "alpaca" / "alpaca_http_recorded.jsonl.gz"
+pytestmark = pytest.mark.skipif(not RECORDED_RESPONSES.exists(), reason="the recorded answers are not here")
 
 ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 # Recorded symbols that a small market does not have.
-LISTED = {"SPOT": "NFLX", "BYND": "F", "LSF": "GM", "FB": "MSFT", "GOOG": "SPY", "GOOGL": "TSLA"}
-WHAT = {  # what an answer is made of, by the path it answers
+LISTED_SUBSTITUTES = {"SPOT": "NFLX", "BYND": "F", "LSF": "GM", "FB": "MSFT", "GOOG": "SPY", "GOOGL": "TSLA"}
+PAYLOAD_KIND_BY_PATH = {  # what an answer is made of, by the path it answers
     "/v2/account": "account",
     "/v2/account/activities": "activity",
     "/v2/account/configurations": "configuration",
@@ -45,130 +45,141 @@ WHAT = {  # what an answer is made of, by the path it answers
 
 
 @lru_cache(maxsize=1)
-def every() -> list[dict[str, Any]]:
+def all_recorded_calls() -> list[dict[str, Any]]:
     """Every recorded exchange, its address taken apart."""
     rows = []
-    with gzip.open(RECORDED, "rt") as lines:
+    with gzip.open(RECORDED_RESPONSES, "rt") as lines:
         for line in lines:
             row = json.loads(line)
             parts = urlsplit(row["uri"])
             row["host"], row["path"], row["query"] = parts.netloc, parts.path, dict(parse_qsl(parts.query))
-            row["kind"] = f"{row['method']} {template(parts.path)}"
+            row["kind"] = f"{row['method']} {path_template(parts.path)}"
             rows.append(row)
     return rows
 
 
 @lru_cache(maxsize=1)
-def recorded() -> list[dict[str, Any]]:
+def supported_recorded_calls() -> list[dict[str, Any]]:
     """The recorded exchanges of the calls that exist here; other vendors and retired versions are left out."""
-    return [row for row in every() if exists(row)]
+    return [row for row in all_recorded_calls() if is_supported(row)]
 
 
-def exists(row: dict[str, Any]) -> bool:
-    return row["host"].endswith("alpaca.markets") and template(row["path"]) in WHAT
+def is_supported(row: dict[str, Any]) -> bool:
+    return row["host"].endswith("alpaca.markets") and path_template(row["path"]) in PAYLOAD_KIND_BY_PATH
 
 
-def test_every_recorded_exchange_is_accounted_for() -> None:
+def test_recorded_calls_are_counted_on_the_conformance_page() -> None:
     """By kind: how many were recorded, and which of them are calls that exist here."""
     found = Counter(
-        (row["kind"] if exists(row) else f"{row['method']} {row['host']}{family(row['path'])}", exists(row))
-        for row in every()
+        (
+            row["kind"] if is_supported(row) else f"{row['method']} {row['host']}{path_family(row['path'])}",
+            is_supported(row),
+        )
+        for row in all_recorded_calls()
     )
-    listed = {(kind, made == "yes"): int(number) for kind, number, made, _ in table("What was recorded")}
+    listed = {
+        (kind, made == "yes"): int(number) for kind, number, made, _ in documented_rows("What was recorded")
+    }
     assert dict(found) == listed
 
 
-def family(path: str) -> str:
+def path_family(path: str) -> str:
     """The path of another vendor's or a retired call, without its particulars."""
     path = re.sub(r"/range/.*", "/range/…", path)
     path = re.sub(r"/(AMZN|BYND|MSFT|AMD|AAPL|TWTR)\b", "/{symbol}", path)
     return re.sub(r"/\d{4}-\d\d-\d\d", "/{day}", path)
 
 
-def template(path: str) -> str:
+def path_template(path: str) -> str:
     path = ID.sub("{id}", path)
     path = re.sub(r"^/v2/stocks/[A-Z.]+/", "/v2/stocks/{symbol}/", path)
     path = re.sub(r"^/v2/watchlists:by_name/[A-Z.]+$", "/v2/watchlists:by_name/{symbol}", path)
     return re.sub(r"^/v2/(assets|positions)/[A-Z.]+$", r"/v2/\1/{symbol}", path)
 
 
-def kinds() -> list[str]:
-    return sorted({row["kind"] for row in recorded()}) if RECORDED.exists() else []
+def call_kinds() -> list[str]:
+    return sorted({row["kind"] for row in supported_recorded_calls()}) if RECORDED_RESPONSES.exists() else []
 
 
-def asked(house: House, kind: str) -> set[tuple[str, str, str]]:
+def differences_of_kind(sim: ExchangeThread, kind: str) -> set[tuple[str, str, str]]:
     """Make every recorded call of this kind again: how our answers differ from all that was recorded."""
-    ours = Shapes()
-    for row in (row for row in recorded() if row["kind"] == kind):
-        status, body = again(house, row)
+    ours = FieldShapes()
+    for row in (row for row in supported_recorded_calls() if row["kind"] == kind):
+        status, body = repeat_call(sim, row)
         assert status == row["status"], (row["uri"], body)
-        ours.see(subject(row), body)
-    return set(differences(ours, theirs()))
+        ours.add_payload(payload_kind(row), body)
+    return set(differences(ours, recorded_shapes()))
 
 
 @lru_cache(maxsize=1)
-def theirs() -> "Shapes":
+def recorded_shapes() -> "FieldShapes":
     """The shape of everything that was recorded."""
-    shapes = Shapes()
-    for row in recorded():
-        shapes.see(subject(row), json.loads(row["body"]) if row["body"] else None)
+    shapes = FieldShapes()
+    for row in supported_recorded_calls():
+        shapes.add_payload(payload_kind(row), json.loads(row["body"]) if row["body"] else None)
     return shapes
 
 
 @pytest.fixture(scope="module")
-def house() -> Iterator[House]:
-    with open_house() as house:
-        yield house
+def sim() -> Iterator[ExchangeThread]:
+    with run_exchange() as sim:
+        yield sim
 
 
-@pytest.mark.parametrize("kind", kinds())
-def test_the_same_call_gets_the_same_answer(house: House, kind: str) -> None:
+@pytest.mark.parametrize("kind", call_kinds())
+def test_recorded_call_differs_only_as_documented(sim: ExchangeThread, kind: str) -> None:
     """Status, fields, and each field's kind of value; every difference is on the page, with its reason."""
-    assert asked(house, kind) - page() == set()
+    assert differences_of_kind(sim, kind) - documented_differences() == set()
 
 
-def test_no_listed_difference_is_stale(house: House) -> None:
+def test_every_documented_difference_occurs(sim: ExchangeThread) -> None:
     """Each row of the page is met by some recorded call."""
-    met = {difference for kind in kinds() for difference in asked(house, kind)}
-    assert page() - met == set()
+    met = {difference for kind in call_kinds() for difference in differences_of_kind(sim, kind)}
+    assert documented_differences() - met == set()
 
 
-def page() -> set[tuple[str, str, str]]:
-    return {(what, field, how) for what, field, how, _ in table("Differences from the recorded answers")}
+def documented_differences() -> set[tuple[str, str, str]]:
+    return {
+        (what, field, how) for what, field, how, _ in documented_rows("Differences from the recorded answers")
+    }
 
 
 # ---------------------------------------------------------------------- the same call again
 
 
-def again(house: House, row: dict[str, Any]) -> tuple[int, Any]:
+def repeat_call(sim: ExchangeThread, row: dict[str, Any]) -> tuple[int, Any]:
     """Our answer to the same kind of request, in a house where it makes sense."""
-    prepare(house, row)
-    path = re.sub(r"(?<=/)[A-Z]+(?=/|$)", lambda found: listed(found[0]), row["path"])
+    prepare_account(sim, row)
+    path = re.sub(r"(?<=/)[A-Z]+(?=/|$)", lambda found: listed_symbol(found[0]), row["path"])
     if ID.search(path):
-        path = ID.sub(resting(house), path)
-    query = {name: when(name, value, path) for name, value in row["query"].items() if name != "page_token"}
+        path = ID.sub(place_resting_order(sim), path)
+    query = {
+        name: date_in_market(name, value, path)
+        for name, value in row["query"].items()
+        if name != "page_token"
+    }
     if path.startswith("/v2/stocks/") and (path.endswith(("latest", "snapshot"))):
         query = {}  # the recorder sent a range along; today's API refuses parameters it does not know
     if "symbols" in query:
-        query["symbols"] = ",".join(listed(symbol) for symbol in query["symbols"].split(","))
+        query["symbols"] = ",".join(listed_symbol(symbol) for symbol in query["symbols"].split(","))
     body = json.loads(row["request_body"]) if row["request_body"] else None
     if "watchlists" in path and body is not None:
-        body = {name: relisted(value) if name != "name" else value for name, value in body.items()}
+        body = {name: listed_symbols(value) if name != "name" else value for name, value in body.items()}
     if row["kind"] in {"POST /v2/orders", "PATCH /v2/orders/{id}"}:
-        body = priced(house, row, body)
-    response = house.ask(row["method"], path, params=query, json=body)
+        body = rescale_prices(sim, row, body)
+    response = sim.request(row["method"], path, params=query, json=body)
     return response.status_code, response.json() if response.content else None
 
 
-def listed(symbol: str) -> str:
-    return LISTED.get(symbol, symbol)
+def listed_symbol(symbol: str) -> str:
+    return LISTED_SUBSTITUTES.get(symbol, symbol)
 
 
-def relisted(value: Any) -> Any:
-    return [listed(symbol) for symbol in value] if isinstance(value, list) else listed(value)
+def listed_symbols(value: Any) -> Any:
+    return [listed_symbol(symbol) for symbol in value] if isinstance(value, list) else listed_symbol(value)
 
 
-def when(name: str, value: str, path: str) -> str:
+def date_in_market(name: str, value: str, path: str) -> str:
     """Recorded ranges of market data moved to the days that this market has."""
     if name in {"start", "end"} and path.startswith("/v2/stocks/"):
         return {"start": "2026-06-15T00:00:00-04:00", "end": "2026-06-17T10:25:00-04:00"}[name]
@@ -179,83 +190,85 @@ def when(name: str, value: str, path: str) -> str:
     return value
 
 
-def prepare(house: House, row: dict[str, Any]) -> None:
+def prepare_account(sim: ExchangeThread, row: dict[str, Any]) -> None:
     """A flat account, then what the request needs: shares to sell, a position to show, orders to cancel."""
     if "watchlists" in row["path"]:
-        prepare_watchlists(house, row)
+        prepare_watchlists(sim, row)
         return
-    house.passes(2)  # what the call before began is over
-    house.ask("PATCH", "/v2/account/configurations", json={"no_shorting": False, "suspend_trade": False})
-    house.ask("DELETE", "/v2/orders")
-    house.passes(3)
-    house.ask("DELETE", "/v2/positions")
-    house.passes(20)
+    sim.advance(2)  # what the call before began is over
+    sim.request("PATCH", "/v2/account/configurations", json={"no_shorting": False, "suspend_trade": False})
+    sim.request("DELETE", "/v2/orders")
+    sim.advance(3)
+    sim.request("DELETE", "/v2/positions")
+    sim.advance(20)
     if row["kind"].endswith(("/v2/positions/{symbol}", "/v2/positions")) and row["status"] != 404:
-        house.sends("buy", 2, "AMZN")
-        house.passes()
+        sim.submit_order("buy", 2, "AMZN")
+        sim.advance()
         if row["query"].get("cancel_orders"):
-            price = last(house, "AMZN")
+            price = last_price(sim, "AMZN")
             stop = {"stop_price": f"{price * 0.95:.2f}"}
             target = {"limit_price": f"{price * 1.05:.2f}"}
-            house.sends("sell", 1, "AMZN", "limit", order_class="oco", take_profit=target, stop_loss=stop)
+            sim.submit_order(
+                "sell", 1, "AMZN", "limit", order_class="oco", take_profit=target, stop_loss=stop
+            )
     body = json.loads(row["request_body"] or "{}")
     oto = body.get("order_class") == "oto"
-    if row["kind"] == "POST /v2/orders" and body["side"] == "sell" and listed(body["symbol"]) != "GM":
-        house.sends("buy", 5, listed(body["symbol"]))
+    if row["kind"] == "POST /v2/orders" and body["side"] == "sell" and listed_symbol(body["symbol"]) != "GM":
+        sim.submit_order("buy", 5, listed_symbol(body["symbol"]))
     if (
         row["kind"] == "DELETE /v2/orders"
         or oto
         or row["kind"].startswith(("GET /v2/orders", "GET /v2/account/"))
     ):
-        furnish(house)
-    house.passes()
+        place_orders(sim)
+    sim.advance()
 
 
-def prepare_watchlists(house: House, row: dict[str, Any]) -> None:
+def prepare_watchlists(sim: ExchangeThread, row: dict[str, Any]) -> None:
     """The list that is asked for, unless it was not found; and others where all are listed."""
-    for kept in house.ask("GET", "/v2/watchlists").json():
-        house.ask("DELETE", f"/v2/watchlists/{kept['id']}")
+    for kept in sim.request("GET", "/v2/watchlists").json():
+        sim.request("DELETE", f"/v2/watchlists/{kept['id']}")
     names = [row["query"]["name"]] if row["query"].get("name") and row["status"] != 404 else []
     if row["method"] == "GET":
         names += ["Primary", "another"]
-    symbols = ["AAPL", listed("GOOGL")] if row["method"] == "DELETE" else ["AAPL"]
+    symbols = ["AAPL", listed_symbol("GOOGL")] if row["method"] == "DELETE" else ["AAPL"]
     for name in names:
-        house.ask("POST", "/v2/watchlists", json={"name": name, "symbols": symbols})
-    house.passes(2)
+        sim.request("POST", "/v2/watchlists", json={"name": name, "symbols": symbols})
+    sim.advance(2)
 
 
-def furnish(house: House) -> None:
+def place_orders(sim: ExchangeThread) -> None:
     """A bracket, filled and protected, and a replaced order."""
-    price = last(house, "AMZN")
+    price = last_price(sim, "AMZN")
     legs = {
         "take_profit": {"limit_price": f"{price * 1.05:.2f}"},
         "stop_loss": {"stop_price": f"{price * 0.95:.2f}", "limit_price": f"{price * 0.94:.2f}"},
     }
-    house.sends("buy", 2, "AMZN", order_class="bracket", **legs)
-    house.passes()
-    order = house.sends("buy", 2, "GM", "limit", limit_price=f"{last(house, 'GM') * 0.9:.2f}")
-    house.passes()
-    house.ask("PATCH", f"/v2/orders/{order['id']}", json={"qty": "1"})
+    sim.submit_order("buy", 2, "AMZN", order_class="bracket", **legs)
+    sim.advance()
+    order = sim.submit_order("buy", 2, "GM", "limit", limit_price=f"{last_price(sim, 'GM') * 0.9:.2f}")
+    sim.advance()
+    sim.request("PATCH", f"/v2/orders/{order['id']}", json={"qty": "1"})
 
 
-def resting(house: House) -> str:
+def place_resting_order(sim: ExchangeThread) -> str:
     """An order of ours that may be cancelled, or replaced as the recorded one was."""
-    house.sends("buy", 2, "AMZN")
-    house.passes()
-    stop = f"{last(house, 'AMZN') * 0.9:.2f}"
-    order = house.sends("sell", 2, "AMZN", "stop", stop_price=stop)
-    house.passes()
+    sim.submit_order("buy", 2, "AMZN")
+    sim.advance()
+    stop = f"{last_price(sim, 'AMZN') * 0.9:.2f}"
+    order = sim.submit_order("sell", 2, "AMZN", "stop", stop_price=stop)
+    sim.advance()
     return str(order["id"])
 
 
-def priced(house: House, row: dict[str, Any], body: Any) -> Any:
+def rescale_prices(sim: ExchangeThread, row: dict[str, Any], body: Any) -> Any:
     """The recorded order at this market's prices: each as far from the last trade, in cents."""
     if "symbol" in body:
-        body["symbol"] = listed(body["symbol"])
+        body["symbol"] = listed_symbol(body["symbol"])
         was = {"AMZN": 3648.1 if "2021-07-08" in row["body"] else 3197.0, "F": 140.87, "GM": 20.0}
-        scale = last(house, body["symbol"]) / was[body["symbol"]]
+        scale = last_price(sim, body["symbol"]) / was[body["symbol"]]
     else:
-        scale = last(house, "AMZN") / 3648.1
+        scale = last_price(sim, "AMZN") / 3648.1
     body.pop("client_order_id", None)
 
     def scaled(value: Any, name: str = "") -> Any:
@@ -268,14 +281,14 @@ def priced(house: House, row: dict[str, Any], body: Any) -> Any:
     return scaled(body)
 
 
-def last(house: House, symbol: str) -> float:
-    return float(house.ask("GET", f"/v2/stocks/{symbol}/trades/latest").json()["trade"]["p"])
+def last_price(sim: ExchangeThread, symbol: str) -> float:
+    return float(sim.request("GET", f"/v2/stocks/{symbol}/trades/latest").json()["trade"]["p"])
 
 
 # ---------------------------------------------------------------------- shapes
 
 
-def subject(row: dict[str, Any]) -> str:
+def payload_kind(row: dict[str, Any]) -> str:
     """What the answer to this call is made of."""
     if row["status"] >= 400:
         return "refusal"
@@ -283,23 +296,23 @@ def subject(row: dict[str, Any]) -> str:
         return "order"
     if row["status"] == 207:
         return "several"
-    return WHAT[row["kind"].split(" ")[1]]
+    return PAYLOAD_KIND_BY_PATH[row["kind"].split(" ")[1]]
 
 
-class Shapes:
+class FieldShapes:
     """Every kind of value each field was seen with, and the fields that were never left out."""
 
     def __init__(self) -> None:
         self.kinds: dict[tuple[str, str], set[str]] = defaultdict(set)
-        self.always: dict[str, set[str]] = {}
+        self.required_fields: dict[str, set[str]] = {}
 
-    def see(self, what: str, body: Any) -> None:
+    def add_payload(self, what: str, body: Any) -> None:
         for row in self._rows(what, body):
-            fields = dict(walk(row))
+            fields = dict(walk_fields(row))
             for field, seen in fields.items():
                 self.kinds[what, field] |= seen
             names = set(row) if isinstance(row, dict) else set()
-            self.always[what] = self.always.get(what, names) & names
+            self.required_fields[what] = self.required_fields.get(what, names) & names
 
     def _rows(self, what: str, body: Any) -> Iterator[Any]:
         """An order's legs are orders, a 207's bodies too, a list is its rows, a map of symbols its values."""
@@ -307,40 +320,40 @@ class Shapes:
             if what == "order" and row.get("legs"):
                 yield {**row, "legs": None}
                 for leg in row["legs"]:
-                    self.see("leg", leg)
+                    self.add_payload("leg", leg)
             elif what == "watchlist" and "assets" in row:
                 yield {name: value for name, value in row.items() if name != "assets"}
                 for asset in row["assets"]:
-                    self.see("asset", asset)
+                    self.add_payload("asset", asset)
             elif what == "several":
                 yield {**row, "body": None}
-                self.see("order" if row["status"] == 200 else "refusal", row["body"])
+                self.add_payload("order" if row["status"] == 200 else "refusal", row["body"])
             elif what == "activity" and row["activity_type"] != "FILL":
                 yield from ()  # no other kind was recorded
             elif what == "snapshots":
                 for part in row.values():
-                    self.see("snapshot", part)
+                    self.add_payload("snapshot", part)
             else:
                 yield row
 
 
-def walk(row: Any, at: str = "") -> Iterator[tuple[str, set[str]]]:
+def walk_fields(row: Any, at: str = "") -> Iterator[tuple[str, set[str]]]:
     """(field, kinds) at any depth; the elements of a list share one field."""
     if isinstance(row, dict):
         for name, value in row.items():
-            yield from walk(value, f"{at}.{name}" if at else name)
+            yield from walk_fields(value, f"{at}.{name}" if at else name)
     elif isinstance(row, list):
         found: dict[str, set[str]] = defaultdict(set)
         for value in row:
-            for field, seen in walk(value, f"{at}[]"):
+            for field, seen in walk_fields(value, f"{at}[]"):
                 found[field] |= seen
         yield at, {"list"}
         yield from found.items()
     else:
-        yield at, {kind_of(row)}
+        yield at, {value_kind(row)}
 
 
-def kind_of(value: object) -> str:
+def value_kind(value: object) -> str:
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -360,10 +373,10 @@ def kind_of(value: object) -> str:
     return "text"
 
 
-def differences(ours: Shapes, theirs: Shapes) -> Iterator[tuple[str, str, str]]:
+def differences(ours: FieldShapes, theirs: FieldShapes) -> Iterator[tuple[str, str, str]]:
     """(what, field, how) for every field missing, new, or of a kind that was never recorded."""
-    for what, always in theirs.always.items():
-        for name in always - ours.always.get(what, always):
+    for what, always in theirs.required_fields.items():
+        for name in always - ours.required_fields.get(what, always):
             yield what, name, "missing"
     for what, field in ours.kinds:
         if (what, field) not in theirs.kinds:

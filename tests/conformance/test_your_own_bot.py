@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "your-own-bot.md"
 
 
-def blocks(heading: str, language: str) -> list[str]:
+def code_blocks(heading: str, language: str) -> list[str]:
     """The fenced texts of one language under a heading of the page."""
     section = PAGE.read_text().split(f"## {heading}\n")[1].split("\n## ")[0]
     return re.findall(rf"^```{language}\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)
@@ -29,7 +29,7 @@ def blocks(heading: str, language: str) -> list[str]:
 def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The exchange, started by the page's own command; only its port and its size are ours."""
     ready = tmp_path_factory.mktemp("sim") / "port"
-    [start] = blocks("Start it", "sh")
+    [start] = code_blocks("Start it", "sh")
     program, *words = shlex.split(start)
     assert program == "catalyst"
     ours = ["--port", "0", "--port-file", str(ready), "--symbols", "200"]
@@ -52,7 +52,7 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         sim.communicate(timeout=30)
 
 
-def ran(command: list[str], script: str, port: str) -> str:
+def run_script(command: list[str], script: str, port: str) -> str:
     """What the script prints; it must end well."""
     assert "8765" in script
     done = subprocess.run(
@@ -69,10 +69,10 @@ def ran(command: list[str], script: str, port: str) -> str:
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
-def test_the_curl_examples(port: str) -> None:
+def test_curl_examples_of_the_bot_page_succeed(port: str) -> None:
     """Account, clock, snapshots, bars, an order and everything after it, each answered well."""
-    [script] = blocks("curl", "sh")
-    answers = [json.loads(line) for line in ran(["sh", "-eu"], script, port).splitlines() if line]
+    [script] = code_blocks("curl", "sh")
+    answers = [json.loads(line) for line in run_script(["sh", "-eu"], script, port).splitlines() if line]
     assert len(answers) == len(re.findall(r"^ask ", script, re.MULTILINE))
     account, clock, snapshots, bars, order, found, orders, _, closed = answers
     assert float(account["cash"]) == 100_000
@@ -84,33 +84,33 @@ def test_the_curl_examples(port: str) -> None:
     assert isinstance(closed, list)
 
 
-def test_the_python_example(port: str) -> None:
+def test_python_example_of_the_bot_page_succeeds(port: str) -> None:
     """A bracket is bought over the wire and its exits are live; the stream tells each step."""
-    [script] = blocks("Python", "python")
-    said = ran([sys.executable, "-"], script, port)
-    assert re.search(r"^fill market buy filled$", said, re.MULTILINE)
-    assert re.search(r"^new limit sell new$", said, re.MULTILINE)
-    assert re.search(r"^AAPL 10 shares, 0 of them free$", said, re.MULTILINE)
+    [script] = code_blocks("Python", "python")
+    printed = run_script([sys.executable, "-"], script, port)
+    assert re.search(r"^fill market buy filled$", printed, re.MULTILINE)
+    assert re.search(r"^new limit sell new$", printed, re.MULTILINE)
+    assert re.search(r"^AAPL 10 shares, 0 of them free$", printed, re.MULTILINE)
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
-def test_the_faults_of_the_page(port: str) -> None:
+def test_fault_examples_of_the_bot_page_succeed(port: str) -> None:
     """Each is taken, all are listed and healed, and the books are clean."""
-    [script] = blocks("Make it misbehave", "sh")
-    answers = [json.loads(line) for line in ran(["sh", "-eu"], script, port).splitlines() if line]
-    *_, faults, healed, ledger, audit = answers
+    [script] = code_blocks("Make it misbehave", "sh")
+    answers = [json.loads(line) for line in run_script(["sh", "-eu"], script, port).splitlines() if line]
+    *_, faults, healed, request_log, audit = answers
     assert [fault["kind"] for fault in faults] == ["hang", "status", "partial", "stream_drop"]
     assert healed == []
-    assert ledger["orders"]
+    assert request_log["orders"]
     assert audit["clean"]
     assert requests.get(f"http://127.0.0.1:{port}/admin/faults", timeout=10).json() == []
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
-def test_the_clock_of_the_page(port: str) -> None:
+def test_clock_examples_of_the_bot_page_succeed(port: str) -> None:
     """It stands, steps, jumps to the last half hour and runs again."""
-    [script] = blocks("Set its clock", "sh")
-    answers = [json.loads(line) for line in ran(["sh", "-eu"], script, port).splitlines() if line]
+    [script] = code_blocks("Set its clock", "sh")
+    answers = [json.loads(line) for line in run_script(["sh", "-eu"], script, port).splitlines() if line]
     assert [answer["speed"] for answer in answers] == [0, 0, 0, 10]
     times = [datetime.fromisoformat(answer["new_york"]) for answer in answers]
     assert (times[1] - times[0]).total_seconds() == pytest.approx(5, abs=0.001)
@@ -118,7 +118,7 @@ def test_the_clock_of_the_page(port: str) -> None:
     assert times[3] >= times[2]
 
 
-def test_the_javascript_example_is_the_checked_one() -> None:
+def test_javascript_example_of_the_bot_page_has_the_checked_hash() -> None:
     """It was run by hand in this wording; whoever changes it runs it again and renews the hash here."""
-    [script] = blocks("JavaScript", "js")
+    [script] = code_blocks("JavaScript", "js")
     assert hashlib.sha256(script.encode()).hexdigest()[:16] == "7eae4937076d0893"

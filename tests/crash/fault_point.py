@@ -13,34 +13,34 @@ from catalyst.domain.fault_points import Moment
 
 
 @dataclass
-class Fate:
+class CrashAt:
     """A witness of every step. Unarmed it only keeps count; armed, it ends the daemon's life at one of them."""
 
-    dead: bool = False
+    crashed: bool = False
     steps: list[str] = field(default_factory=list)
-    also: Callable[[str, Moment], None] | None = None  # told of every step too
+    on_step: Callable[[str, Moment], None] | None = None  # told of every step too
     _step: str | None = None
     _moment: Moment = Moment.BEFORE
     _nth: int = 1
 
-    def strikes(self, step: str, moment: Moment, *, nth: int = 1) -> None:
+    def arm(self, step: str, moment: Moment, *, nth: int = 1) -> None:
         """The `nth` step from now on that matches is the last thing that happens."""
         self._step, self._moment, self._nth = step, moment, nth
 
     def __call__(self, step: str, moment: Moment, /) -> None:
-        if self.dead:
+        if self.crashed:
             raise asyncio.CancelledError
         self.steps.append(f"{moment} {step}")
-        if self.also is not None:
-            self.also(step, moment)
+        if self.on_step is not None:
+            self.on_step(step, moment)
         if self._step is None or moment is not self._moment or not fnmatchcase(step, self._step):
             return
         self._nth -= 1
         if self._nth == 0:
-            self.dead = True
+            self.crashed = True
             raise asyncio.CancelledError
 
-    def forgets(self) -> None:
+    def reset(self) -> None:
         """A new life."""
-        self.dead, self._step, self.also = False, None, None
+        self.crashed, self._step, self.on_step = False, None, None
         self.steps.clear()

@@ -26,16 +26,16 @@ from typing import Final
 
 from catalyst import embedded
 from catalyst.domain.fault_points import Moment
-from catalyst.simulator.faults.schedule import Schedule
+from catalyst.simulator.faults.schedule import FaultSchedule
 from catalyst.store import migrate
-from tests.conftest import _FAST, Server, name_of
-from tests.crash.restartable_daemon import ANY, Point
-from tests.crash.scenario_run import Outcome, play
+from tests.conftest import _FAST_SETTINGS, PostgresServer, database_name
+from tests.crash.restartable_daemon import ANY_STEP, CrashPoint
+from tests.crash.scenario_run import RunOutcome, run_blocking
 from tests.crash.scenarios import SCENARIOS
 
-PAGE: Final = Path(__file__).parents[2] / "docs" / "crash-matrix.md"
-STEPS_OF_RECOVERY: Final = 60  # transactions and requests, from a start to protection
-TRIES: Final = 3  # a run in which the point did not come up again proves nothing, and is repeated
+MATRIX_PAGE: Final = Path(__file__).parents[2] / "docs" / "crash-matrix.md"
+MAX_RECOVERY_STEPS: Final = 60  # transactions and requests, from a start to protection
+MAX_TRIES: Final = 3  # a run in which the point did not come up again proves nothing, and is repeated
 _POINT: Final = re.compile(r"(?P<label>.+) #(?P<nth>\d+) (?P<moment>before|after)")
 
 
@@ -48,89 +48,89 @@ class Database:
     strategy: str
 
 
-def point_of(text: str) -> Point:
+def parse_point(text: str) -> CrashPoint:
     """The point whose name `text` is."""
     found = _POINT.fullmatch(text)
     if found is None:
         raise SystemExit(f"{text!r} is not a point, such as 'submit #1 after'")
-    return Point(found["label"], int(found["nth"]), Moment(found["moment"]))
+    return CrashPoint(found["label"], int(found["nth"]), Moment(found["moment"]))
 
 
 def run_one(
-    database: Database, scenario: str, deaths: Sequence[Point], storm: Schedule | None = None
-) -> Outcome:
+    database: Database, scenario: str, crash_points: Sequence[CrashPoint], faults: FaultSchedule | None = None
+) -> RunOutcome:
     """One run on a database of its own; again when the point did not come up."""
     server = _server(database.admin_dsn, database.strategy)
-    for _ in range(TRIES):
+    for _ in range(MAX_TRIES):
         dsn = server.create(database.template)
         try:
-            outcome = play(SCENARIOS[scenario], dsn, deaths, storm=storm)
+            outcome = run_blocking(SCENARIOS[scenario], dsn, crash_points, storm=faults)
         finally:
             server.drop(dsn)
-        if len(outcome.died) >= len([point for point in deaths if point.label != ANY]):
+        if len(outcome.crashes) >= len([point for point in crash_points if point.label != ANY_STEP]):
             break
     return outcome
 
 
-def run_briefly(
-    database: Database, scenario: str, deaths: Sequence[Point], storm: Schedule | None = None
-) -> Outcome:
+def run_without_log(
+    database: Database, scenario: str, crash_points: Sequence[CrashPoint], faults: FaultSchedule | None = None
+) -> RunOutcome:
     """The same without its log where it is green: thousands of outcomes are kept."""
-    outcome = run_one(database, scenario, deaths, storm)
-    outcome.lines = [] if outcome.green else outcome.lines
+    outcome = run_one(database, scenario, crash_points, faults)
+    outcome.log_lines = [] if outcome.passed else outcome.log_lines
     return outcome
 
 
 @contextmanager
-def database() -> Iterator[Database]:
+def open_database() -> Iterator[Database]:
     """A PostgreSQL server for the matrix, or the one `DATABASE_URL` names."""
     if url := os.environ.get("DATABASE_URL"):
-        with _migrated(_server(url)) as found:
+        with _migrated_template(_server(url)) as found:
             yield found
         return
     with tempfile.TemporaryDirectory(prefix="catalyst-crash-") as folder:
         data_dir = Path(folder) / "pg"
         with (
-            embedded.start(data_dir, settings=_FAST) as server,
-            _migrated(_server(server.dsn, "file_copy")) as found,
+            embedded.start(data_dir, settings=_FAST_SETTINGS) as server,
+            _migrated_template(_server(server.dsn, "file_copy")) as found,
         ):
             yield found
-        embedded.remove(data_dir)
+        embedded.remove_data_dir(data_dir)
 
 
 @cache
-def _server(admin_dsn: str, strategy: str = "wal_log") -> Server:
+def _server(admin_dsn: str, strategy: str = "wal_log") -> PostgresServer:
     """One a process: it names its databases by the process and a number."""
-    return Server(admin_dsn, strategy=strategy)
+    return PostgresServer(admin_dsn, strategy=strategy)
 
 
 @contextmanager
-def _migrated(server: Server) -> Iterator[Database]:
+def _migrated_template(server: PostgresServer) -> Iterator[Database]:
     dsn = server.create()
     server.run(lambda: migrate.migrate(dsn))
-    yield Database(server.admin_dsn, name_of(dsn), server.strategy)
+    yield Database(server.admin_dsn, database_name(dsn), server.strategy)
     server.drop(dsn)
 
 
-def points_of(base: Database, names: Sequence[str]) -> dict[str, tuple[Point, ...]]:
+def collect_points(base: Database, names: Sequence[str]) -> dict[str, tuple[CrashPoint, ...]]:
     """Every step of each scenario when nobody dies; a scenario that is red by itself ends the matrix."""
     found = {}
     for name in names:
         outcome = run_one(base, name, [])
-        if not outcome.green:
-            show(outcome, whole=True)
+        if not outcome.passed:
+            print_outcome(outcome, with_log=True)
             raise SystemExit(f"{name} is red although nobody died in it")
-        found[name] = tuple(dict.fromkeys(outcome.points))
+        found[name] = tuple(dict.fromkeys(outcome.steps))
     return found
 
 
-Work = tuple[str, tuple[Point, ...]] | tuple[str, tuple[Point, ...], Schedule]
+RunArguments = tuple[str, tuple[CrashPoint, ...]] | tuple[str, tuple[CrashPoint, ...], FaultSchedule]
 
 
-def run_all(base: Database, work: Sequence[Work], *, workers: int = 2) -> Iterator[Outcome]:
+def run_all(base: Database, work: Sequence[RunArguments], *, workers: int = 2) -> Iterator[RunOutcome]:
     """Every run, in the order in which they end."""
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        runs = [pool.submit(run_briefly, base, *one) for one in work]
+        runs = [pool.submit(run_without_log, base, *one) for one in work]
         try:
             for run in as_completed(runs):
                 yield run.result()
@@ -138,25 +138,25 @@ def run_all(base: Database, work: Sequence[Work], *, workers: int = 2) -> Iterat
             pool.shutdown(wait=False, cancel_futures=True)  # asked to stop, it stops
 
 
-def show(outcome: Outcome, *, whole: bool = False) -> None:
+def print_outcome(outcome: RunOutcome, *, with_log: bool = False) -> None:
     """Print what a run showed, and how to see it again."""
-    name = " ".join(f'"{point}"' for point in outcome.died or outcome.deaths)
-    print(f"{'green' if outcome.green else 'RED'}  {outcome.scenario} {name}")
+    name = " ".join(f'"{point}"' for point in outcome.crashes or outcome.crash_points)
+    print(f"{'green' if outcome.passed else 'RED'}  {outcome.scenario} {name}")
     for problem in outcome.problems:
         print(f"      {problem}")
-    if whole:
-        print("\n".join(f"      {line}" for line in outcome.lines))
+    if with_log:
+        print("\n".join(f"      {line}" for line in outcome.log_lines))
 
 
-def pairs(
-    points: dict[str, tuple[Point, ...]], number: int, seed: int
-) -> list[tuple[str, tuple[Point, ...]]]:
+def draw_crash_pairs(
+    points: dict[str, tuple[CrashPoint, ...]], number: int, seed: int
+) -> list[tuple[str, tuple[CrashPoint, ...]]]:
     """Double deaths: a point of a scenario, and then one of the first steps of the daemon that recovers."""
     draw = random.Random(seed)
     found = []
     for _ in range(number):
         name = draw.choice(sorted(points))
-        again = Point(ANY, draw.randint(1, STEPS_OF_RECOVERY), draw.choice(list(Moment)))
+        again = CrashPoint(ANY_STEP, draw.randint(1, MAX_RECOVERY_STEPS), draw.choice(list(Moment)))
         found.append((name, (draw.choice(points[name]), again)))
     return found
 
@@ -167,10 +167,10 @@ def quantile(values: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else 0.0
 
 
-def figures(outcomes: Sequence[Outcome]) -> str:
+def render_figures(outcomes: Sequence[RunOutcome]) -> str:
     """Naked seconds and recovery, over all runs, and the runs that were naked longest."""
     rows = {
-        "naked, market seconds": [one.naked for one in outcomes],
+        "naked, market seconds": [one.unprotected_seconds for one in outcomes],
         "recovery, market seconds": [market for one in outcomes for market, _ in one.recoveries],
         "recovery, real seconds": [real for one in outcomes for _, real in one.recoveries],
     }
@@ -178,13 +178,17 @@ def figures(outcomes: Sequence[Outcome]) -> str:
         f"{name}: p50 {quantile(v, 0.5):.2f}, p99 {quantile(v, 0.99):.2f}, max {max(v, default=0):.2f}"
         for name, v in rows.items()
     ]
-    worst = sorted(outcomes, key=lambda one: one.naked, reverse=True)[:5]
+    worst = sorted(outcomes, key=lambda one: one.unprotected_seconds, reverse=True)[:5]
     return "\n".join(
-        lines + [f"  {one.naked:.2f}  {one.scenario} {', '.join(map(str, one.died))}" for one in worst]
+        lines
+        + [
+            f"  {one.unprotected_seconds:.2f}  {one.scenario} {', '.join(map(str, one.crashes))}"
+            for one in worst
+        ]
     )
 
 
-def page(points: dict[str, tuple[Point, ...]], outcomes: Sequence[Outcome]) -> str:
+def render_page(points: dict[str, tuple[CrashPoint, ...]], outcomes: Sequence[RunOutcome]) -> str:
     """The matrix as a page: no date and no commit, so that it changes only when the daemon's steps do."""
     lines = [
         "# The crash matrix",
@@ -205,11 +209,13 @@ def page(points: dict[str, tuple[Point, ...]], outcomes: Sequence[Outcome]) -> s
     total = green = 0
     for name, found in points.items():
         mine = [one for one in outcomes if one.scenario == name]
-        good = sum(one.green for one in mine)
+        good = sum(one.passed for one in mine)
         total, green = total + len(found), green + good
-        lines.append(f"| {name} | {SCENARIOS[name].says} | {len(found)} | {good} |")
+        lines.append(f"| {name} | {SCENARIOS[name].description} | {len(found)} | {good} |")
     lines += [f"| **all** | | **{total}** | **{green}** |", ""]
-    red = sorted((one for one in outcomes if not one.green), key=lambda one: (one.scenario, one.deaths))
+    red = sorted(
+        (one for one in outcomes if not one.passed), key=lambda one: (one.scenario, one.crash_points)
+    )
     if red:
         lines += [
             "## Red",
@@ -218,7 +224,7 @@ def page(points: dict[str, tuple[Point, ...]], outcomes: Sequence[Outcome]) -> s
             "",
         ]
         lines += [
-            f"* `{one.scenario}` `{' + '.join(map(str, one.deaths))}`: {one.problems[0]}" for one in red
+            f"* `{one.scenario}` `{' + '.join(map(str, one.crash_points))}`: {one.problems[0]}" for one in red
         ]
         lines += [""]
     lines += ["## Steps", ""]
@@ -242,31 +248,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=2)
     asked = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # with the server and the workers put away
-    with database() as base:
+    with open_database() as base:
         if asked.replay:
             name, *texts = asked.replay
-            outcome = run_one(base, name, [point_of(text) for text in texts])
-            show(outcome, whole=True)
-            return 0 if outcome.green else 1
+            outcome = run_one(base, name, [parse_point(text) for text in texts])
+            print_outcome(outcome, with_log=True)
+            return 0 if outcome.passed else 1
         began = time.monotonic()
-        points = points_of(base, asked.scenarios or list(SCENARIOS))
-        work: list[tuple[str, tuple[Point, ...]]] = (
-            pairs(points, asked.pairs, asked.seed)
+        points = collect_points(base, asked.scenarios or list(SCENARIOS))
+        work: list[tuple[str, tuple[CrashPoint, ...]]] = (
+            draw_crash_pairs(points, asked.pairs, asked.seed)
             if asked.pairs
             else [(name, (point,)) for name, found in points.items() for point in found]
         )
         outcomes = []
         for outcome in run_all(base, work, workers=asked.workers):
             outcomes.append(outcome)
-            if not outcome.green:
-                show(outcome)
+            if not outcome.passed:
+                print_outcome(outcome)
             if len(outcomes) % 100 == 0:
                 print(f"{len(outcomes)} of {len(work)}", flush=True)
         green = sum(outcome.green for outcome in outcomes)
         if not asked.scenarios and not asked.pairs:
-            PAGE.write_text(page(points, outcomes))
+            MATRIX_PAGE.write_text(render_page(points, outcomes))
         print(f"{green} of {len(work)} green in {time.monotonic() - began:.0f} s")
-        print(figures(outcomes))
+        print(render_figures(outcomes))
         return 0 if green == len(work) else 1
 
 

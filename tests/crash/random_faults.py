@@ -20,17 +20,17 @@ from typing import Final
 
 from catalyst.domain.fault_points import Moment
 from catalyst.simulator.faults.rules import FaultKind
-from catalyst.simulator.faults.schedule import Schedule
-from tests.crash.matrix import database, figures, run_all, run_one, show
-from tests.crash.restartable_daemon import ANY, Point
-from tests.crash.scenario_run import Outcome
+from catalyst.simulator.faults.schedule import FaultSchedule
+from tests.crash.matrix import open_database, print_outcome, render_figures, run_all, run_one
+from tests.crash.restartable_daemon import ANY_STEP, CrashPoint
+from tests.crash.scenario_run import RunOutcome
 from tests.crash.scenarios import SCENARIOS
 
-STEPS: Final = 150  # of a story with its recoveries, among which a death is drawn
-MOST_KINDS: Final = 6
-RATES: Final = (0.02, 0.05, 0.1, 0.2, 0.4)
+MAX_CRASH_STEP: Final = 150  # of a story with its recoveries, among which a death is drawn
+MAX_FAULT_KINDS: Final = 6
+FAULT_RATES: Final = (0.02, 0.05, 0.1, 0.2, 0.4)
 # What no daemon can be right after, or what is waited for in real seconds.
-NOT_HERE: Final = frozenset(
+EXCLUDED_KINDS: Final = frozenset(
     {
         FaultKind.DOUBLE_EXIT,  # the exchange itself crosses zero: a story of its own
         FaultKind.HALT,  # it outlasts the story
@@ -41,35 +41,36 @@ NOT_HERE: Final = frozenset(
         FaultKind.SLOW_BEFORE,
     }
 )
-KINDS: Final = tuple(kind for kind in FaultKind if kind not in NOT_HERE)
+FAULT_KINDS: Final = tuple(kind for kind in FaultKind if kind not in EXCLUDED_KINDS)
 
 
 @dataclass(frozen=True, slots=True)
-class Storm:
+class RandomFaultRun:
     """What one seed draws."""
 
     seed: int
     scenario: str
-    deaths: tuple[Point, ...]
-    schedule: Schedule
+    crash_points: tuple[CrashPoint, ...]
+    schedule: FaultSchedule
 
     @classmethod
-    def of(cls, seed: int) -> "Storm":
+    def from_seed(cls, seed: int) -> "RandomFaultRun":
         draw = random.Random(seed)
-        kinds = draw.sample(KINDS, draw.randint(1, MOST_KINDS))
-        deaths = [
-            Point(ANY, draw.randint(1, STEPS), draw.choice(list(Moment))) for _ in range(draw.randint(0, 2))
+        kinds = draw.sample(FAULT_KINDS, draw.randint(1, MAX_FAULT_KINDS))
+        crash_points = [
+            CrashPoint(ANY_STEP, draw.randint(1, MAX_CRASH_STEP), draw.choice(list(Moment)))
+            for _ in range(draw.randint(0, 2))
         ]
-        rates = {kind: draw.choice(RATES) for kind in kinds}
-        return cls(seed, draw.choice(sorted(SCENARIOS)), tuple(deaths), Schedule(seed, rates))
+        rates = {kind: draw.choice(FAULT_RATES) for kind in kinds}
+        return cls(seed, draw.choice(sorted(SCENARIOS)), tuple(crash_points), FaultSchedule(seed, rates))
 
     def __str__(self) -> str:
         faults = ", ".join(f"{kind} {rate}" for kind, rate in self.schedule.rates.items())
-        return f"seed {self.seed}: {self.scenario}, {len(self.deaths)} deaths, {faults}"
+        return f"seed {self.seed}: {self.scenario}, {len(self.crash_points)} deaths, {faults}"
 
     @property
-    def work(self) -> tuple[str, tuple[Point, ...], Schedule]:
-        return self.scenario, self.deaths, self.schedule
+    def run_arguments(self) -> tuple[str, tuple[CrashPoint, ...], FaultSchedule]:
+        return self.scenario, self.crash_points, self.schedule
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,29 +82,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=2)
     asked = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # with the server and the workers put away
-    with database() as base:
+    with open_database() as base:
         if asked.replay is not None:
-            storm = Storm.of(asked.replay)
-            print(storm)
-            outcome = run_one(base, *storm.work)
-            show(outcome, whole=True)
-            return 0 if outcome.green else 1
+            fault_run = RandomFaultRun.from_seed(asked.replay)
+            print(fault_run)
+            outcome = run_one(base, *fault_run.run_arguments)
+            print_outcome(outcome, with_log=True)
+            return 0 if outcome.passed else 1
         began = time.monotonic()
-        storms = {seed: Storm.of(seed) for seed in range(asked.since, asked.since + asked.seeds)}
-        outcomes: list[Outcome] = []
+        fault_runs = {
+            seed: RandomFaultRun.from_seed(seed) for seed in range(asked.since, asked.since + asked.seeds)
+        }
+        outcomes: list[RunOutcome] = []
         fired: Counter[str] = Counter()
-        for outcome in run_all(base, [storm.work for storm in storms.values()], workers=asked.workers):
+        for outcome in run_all(
+            base, [fault_run.run_arguments for fault_run in fault_runs.values()], workers=asked.workers
+        ):
             outcomes.append(outcome)
             fired.update(outcome.fired)
-            if not outcome.green:
-                print(storms[outcome.seed])
-                show(outcome)
+            if not outcome.passed:
+                print(fault_runs[outcome.seed])
+                print_outcome(outcome)
             if len(outcomes) % 50 == 0:
-                print(f"{len(outcomes)} of {len(storms)}", flush=True)
-        green = sum(one.green for one in outcomes)
+                print(f"{len(outcomes)} of {len(fault_runs)}", flush=True)
+        green = sum(one.passed for one in outcomes)
         print(f"{green} of {len(outcomes)} green in {time.monotonic() - began:.0f} s")
-        print(figures(outcomes))
-        print(f"faults fired: {fired.total()}; never: {', '.join(sorted(set(KINDS) - set(fired))) or 'none'}")
+        print(render_figures(outcomes))
+        print(
+            f"faults fired: {fired.total()}; never: {', '.join(sorted(set(FAULT_KINDS) - set(fired))) or 'none'}"
+        )
         return 0 if green == len(outcomes) else 1
 
 

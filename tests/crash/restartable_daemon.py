@@ -21,32 +21,32 @@ import asyncpg
 
 from catalyst.broker.port import StreamState
 from catalyst.clock import ManualClock
-from catalyst.daemon.app import live
-from catalyst.daemon.components import Desk as Parts
-from catalyst.daemon.shutdown import Exit, Stop
-from catalyst.daemon.startup import open_books, sit_down, take_the_desk
+from catalyst.daemon.app import recover_and_run
+from catalyst.daemon.components import Components
+from catalyst.daemon.shutdown import ExitCode, StopRequest
+from catalyst.daemon.startup import acquire_account, acquire_host_lock, open_database
 from catalyst.domain.errors import UserError
 from catalyst.domain.fault_points import Moment
 from catalyst.simulator.exchange.exchange import Exchange
-from catalyst.simulator.exchange.settings import Switches
-from catalyst.simulator.server import running
+from catalyst.simulator.exchange.settings import ExchangeSettings
+from catalyst.simulator.server import run_server
 from catalyst.store.pool import Store
 from tests.simulator.manual_feed import at
-from tests.stories.scenario import Desk, Facts, StoryMarket, settings_for
+from tests.stories.scenario import Facts, Scenario, ScenarioMarket, settings_for
 
-STEP = timedelta(seconds=0.5)  # of market time, so that a silence ends when it should
-STRIDE = timedelta(seconds=10)  # where nobody is to die any more
-RESTART = timedelta(seconds=2)  # a process that ended by itself is started again, as systemd would
-PATIENCE = timedelta(seconds=90)  # of market time, for a daemon to be ready
+TIME_STEP = timedelta(seconds=0.5)  # of market time, so that a silence ends when it should
+LONG_TIME_STEP = timedelta(seconds=10)  # where nobody is to die any more
+RESTART_DELAY = timedelta(seconds=2)  # a process that ended by itself is started again, as systemd would
+READY_TIMEOUT = timedelta(seconds=90)  # of market time, for a daemon to be ready
 
-_LIFE: "ContextVar[Life | None]" = ContextVar("life", default=None)
-_NAMED = re.compile(r"(?<=/)([0-9a-f]{8}-[0-9a-f-]{27}|[A-Z]{4})(?=$|/)")
-
-
-ANY: Final = "any step"
+_DAEMON_RUN: "ContextVar[DaemonRun | None]" = ContextVar("daemon_run", default=None)
+_IDENTIFIER = re.compile(r"(?<=/)([0-9a-f]{8}-[0-9a-f-]{27}|[A-Z]{4})(?=$|/)")
 
 
-class Point(NamedTuple):
+ANY_STEP: Final = "any step"
+
+
+class CrashPoint(NamedTuple):
     """A step of a run, by its name, its how-manieth, and on which side of it. `ANY` counts them all."""
 
     label: str
@@ -58,246 +58,256 @@ class Point(NamedTuple):
 
 
 @dataclass(eq=False)
-class Life:
+class DaemonRun:
     """One daemon, from its first step to its end. Called as the witness of everything it does."""
 
-    world: "World"
+    harness: "CrashHarness"
     number: int
-    stop: Stop = field(default_factory=Stop)
+    stop: StopRequest = field(default_factory=StopRequest)
     store: Store | None = None
-    parts: Parts | None = None
+    components: Components | None = None
     tasks: "set[asyncio.Task[Any]]" = field(default_factory=set)
-    main: "asyncio.Task[Exit] | None" = None
-    dead: bool = False
+    main_task: "asyncio.Task[ExitCode] | None" = None
+    crashed: bool = False
 
     def __call__(self, step: str, moment: Moment, /) -> None:
-        if self.dead:
-            raise asyncio.CancelledError("the dead take no step")
-        if self.world.comes_to(step, moment):
-            self.die()
-            raise asyncio.CancelledError("died here")
+        if self.crashed:
+            raise asyncio.CancelledError("crashed")
+        if self.harness.record_step(step, moment):
+            self.crash()
+            raise asyncio.CancelledError("crash point reached")
 
-    def die(self) -> None:
+    def crash(self) -> None:
         """Everything ends now."""
-        self.dead = True
+        self.crashed = True
         if self.store is not None:
-            self.store.give_up()
+            self.store.abandon()
         for task in self.tasks:
             task.cancel()
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
         """Run `work` as a part of this life."""
         context = copy_context()
-        context.run(_LIFE.set, self)
+        context.run(_DAEMON_RUN.set, self)
         return asyncio.get_running_loop().create_task(work, context=context)
 
-    async def run(self) -> Exit:
+    async def run(self) -> ExitCode:
         """What the command `catalyst run` does, without its process."""
-        world = self.world
+        harness = self.harness
         with ExitStack() as leaving:
             async with AsyncExitStack() as stack:
-                account = await sit_down(stack, world.settings, world.clock, witness=self)
-                self.store = await open_books(stack, world.dsn, world.clock, witness=self)
-                self.parts, lock = await take_the_desk(
-                    stack, world.settings, self.store, world.clock, account, witness=self
+                account = await acquire_host_lock(stack, harness.settings, harness.clock, fault_point=self)
+                self.store = await open_database(stack, harness.dsn, harness.clock, fault_point=self)
+                self.components, lock = await acquire_account(
+                    stack, harness.settings, self.store, harness.clock, account, fault_point=self
                 )
                 try:
-                    return await live(self.parts, lock, self.stop, once=True)
+                    return await recover_and_run(self.components, lock, self.stop, once=True)
                 finally:
-                    leaving.enter_context(world.clock.hold())
+                    leaving.enter_context(harness.clock.hold())
 
     @property
     def ready(self) -> bool:
         """True when it hears the stream and has its day."""
-        parts = self.parts
+        components = self.components
         return (
-            not self.dead
-            and parts is not None
-            and parts.ready.is_set()
-            and parts.stream.state is StreamState.READY
-            and parts.day is not None
-            and parts.day.cycle_id != ""
+            not self.crashed
+            and components is not None
+            and components.ready.is_set()
+            and components.stream.state is StreamState.READY
+            and components.trading_day is not None
+            and components.trading_day.cycle_id != ""
         )
 
 
 @dataclass
-class World(Desk):
+class CrashHarness(Scenario):
     """A market, an exchange, a database, and one daemon after the other.
 
     Each point of `deaths` is where a daemon dies, the next one only after the one before; `silence` is how long
     nobody trades then. `seen` are the steps taken while `counting`.
     """
 
-    deaths: list[Point] = field(default_factory=list)
-    silence: timedelta = timedelta(seconds=3)
-    seen: list[Point] = field(default_factory=list)
-    died: list[Point] = field(default_factory=list)
+    crash_points: list[CrashPoint] = field(default_factory=list)
+    downtime: timedelta = timedelta(seconds=3)
+    steps: list[CrashPoint] = field(default_factory=list)
+    crashes: list[CrashPoint] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)  # what ended a daemon that nobody killed
     recoveries: list[tuple[float, float]] = field(default_factory=list)  # market and real seconds
     counting: bool = True
-    codes: list[Exit] = field(default_factory=list)
-    living: Life | None = None
+    exit_codes: list[ExitCode] = field(default_factory=list)
+    current_run: DaemonRun | None = None
     _counts: "Counter[tuple[str, Moment]]" = field(default_factory=Counter)
-    _frames: int = 0  # frames the exchange sent to daemons that are gone
-    _again: datetime | None = None  # when the next daemon starts
-    _lives: int = 0
-    _rising: tuple[datetime, float] | None = None
+    _frames_of_past_runs: int = 0  # frames the exchange sent to daemons that are gone
+    _restart_at: datetime | None = None  # when the next daemon starts
+    _run_count: int = 0
+    _recovery_start: tuple[datetime, float] | None = None
 
     # -- steps
 
-    def comes_to(self, step: str, moment: Moment) -> bool:
+    def record_step(self, step: str, moment: Moment) -> bool:
         """Count a step; true when the daemon that takes it dies there."""
-        label = _NAMED.sub("*", step)
+        label = _IDENTIFIER.sub("*", step)
         if not self.counting:
             return False
         self._counts[label, moment] += 1
-        point = Point(label, self._counts[label, moment], moment)
-        self.seen.append(point)
-        self._counts[ANY, moment] += 1
-        if not self.deaths or self.deaths[0] not in (point, Point(ANY, self._counts[ANY, moment], moment)):
+        point = CrashPoint(label, self._counts[label, moment], moment)
+        self.steps.append(point)
+        self._counts[ANY_STEP, moment] += 1
+        if not self.crash_points or self.crash_points[0] not in (
+            point,
+            CrashPoint(ANY_STEP, self._counts[ANY_STEP, moment], moment),
+        ):
             return False
-        self.deaths.pop(0)
-        self.died.append(point)
+        self.crash_points.pop(0)
+        self.crashes.append(point)
         self._counts.clear()
-        self._again = self.clock.now() + self.silence
+        self._restart_at = self.clock.now() + self.downtime
         return True
 
     # -- lives
 
     @property
-    def living_now(self) -> Life:
-        assert self.living is not None
-        return self.living
+    def active_run(self) -> DaemonRun:
+        assert self.current_run is not None
+        return self.current_run
 
-    async def opens(self) -> None:
+    async def start(self) -> None:
         """Start a daemon and wait until it is ready, however often it dies on the way."""
-        self._rise()
-        await self.ready()
+        self._start_run()
+        await self.wait_until_ready()
 
-    async def dies(self) -> None:
+    async def crash(self) -> None:
         """The daemon is killed where it stands; nobody follows by himself."""
-        if self.living is not None:
-            self.living_now.die()
-            await self._bury()
-        self._again = None
+        if self.current_run is not None:
+            self.active_run.crash()
+            await self._wait_for_teardown()
+        self._restart_at = None
 
-    async def ready(self, *, or_gone: bool = False) -> None:
+    async def wait_until_ready(self, *, or_stopped: bool = False) -> None:
         """Wait until a daemon is ready; or until none lives and none will, where that is as good."""
-        deadline = self.clock.now() + PATIENCE
-        while not (self.living is not None and self.living_now.ready):
-            if or_gone and self.gone():
+        deadline = self.clock.now() + READY_TIMEOUT
+        while not (self.current_run is not None and self.active_run.ready):
+            if or_stopped and self.is_stopped():
                 return
             if self.clock.now() > deadline:
-                raise AssertionError(f"no daemon was ready within {PATIENCE}")
-            await self.waits(seconds=STEP.total_seconds())
+                raise AssertionError(f"no daemon was ready within {READY_TIMEOUT}")
+            await self.waits(seconds=TIME_STEP.total_seconds())
 
-    def gone(self) -> bool:
+    def is_stopped(self) -> bool:
         """True when no daemon lives and none will."""
-        return self.living is None and self._again is None
+        return self.current_run is None and self._restart_at is None
 
-    def settled(self) -> bool:
-        life = self.living
-        if life is None or life.dead or life.parts is None:
+    def all_frames_applied(self) -> bool:
+        daemon_run = self.current_run
+        if daemon_run is None or daemon_run.crashed or daemon_run.components is None:
             return True
-        if life.parts.stream.state is not StreamState.READY:
+        if daemon_run.components.stream.state is not StreamState.READY:
             return True
-        return life.parts.stream.frames_received + self._frames >= self.server.frames_sent
+        return (
+            daemon_run.components.stream.frames_processed + self._frames_of_past_runs
+            >= self.server.frames_sent
+        )
 
     async def waits(self, **duration: float) -> None:
         """Let market time pass, and daemons die and be born in it."""
         until = self.clock.now() + timedelta(**duration)
         while True:
-            await self.clock.quiet()
-            await self._mourn()
+            await self.clock.wait_until_quiet()
+            await self._collect_ended_run()
             now = self.clock.now()
-            if self._again is not None and now >= self._again:
-                self._again = None
-                self._rise()
+            if self._restart_at is not None and now >= self._restart_at:
+                self._restart_at = None
+                self._start_run()
                 continue
             if now >= until:
                 return
-            stops = [until, now + (STEP if self._uncertain() else STRIDE)]
-            await self.clock.advance_to(min(stops + ([self._again] if self._again else [])))
-            self._time_recovery()
+            stops = [until, now + (TIME_STEP if self._needs_short_steps() else LONG_TIME_STEP)]
+            await self.clock.advance_to(min(stops + ([self._restart_at] if self._restart_at else [])))
+            self._record_recovery_time()
 
-    def _uncertain(self) -> bool:
+    def _needs_short_steps(self) -> bool:
         """True while a daemon may die, or is not ready yet."""
-        return bool(self.deaths) or self._rising is not None
+        return bool(self.crash_points) or self._recovery_start is not None
 
-    def _rise(self) -> None:
-        self._lives += 1
-        life = Life(self, self._lives)
-        self.living = life
-        self._rising = (self.clock.now(), time.perf_counter())
-        life.main = life.spawn(life.run())
+    def _start_run(self) -> None:
+        self._run_count += 1
+        daemon_run = DaemonRun(self, self._run_count)
+        self.current_run = daemon_run
+        self._recovery_start = (self.clock.now(), time.perf_counter())
+        daemon_run.main_task = daemon_run.spawn(daemon_run.run())
 
-    def _time_recovery(self) -> None:
-        if self._rising is not None and self.living is not None and self.living_now.ready:
-            self.parts = self.living_now.parts
-            began, real = self._rising
-            self._rising = None
-            if self._lives > 1:
+    def _record_recovery_time(self) -> None:
+        if self._recovery_start is not None and self.current_run is not None and self.active_run.ready:
+            self.components = self.active_run.components
+            began, real = self._recovery_start
+            self._recovery_start = None
+            if self._run_count > 1:
                 market = (self.clock.now() - began).total_seconds()
                 self.recoveries.append((market, time.perf_counter() - real))
 
-    async def _mourn(self) -> None:
+    async def _collect_ended_run(self) -> None:
         """Clear away a daemon that has ended, and see to it that another one comes if one should."""
-        life = self.living
-        if life is None or life.main is None or not (life.dead or life.main.done()):
+        daemon_run = self.current_run
+        if (
+            daemon_run is None
+            or daemon_run.main_task is None
+            or not (daemon_run.crashed or daemon_run.main_task.done())
+        ):
             return
-        killed = life.dead
-        ending = None if killed or life.main.cancelled() else life.main.exception()
+        killed = daemon_run.crashed
+        ending = None if killed or daemon_run.main_task.cancelled() else daemon_run.main_task.exception()
         if not killed and ending is None:
-            self.codes.append(life.main.result())
+            self.exit_codes.append(daemon_run.main_task.result())
         if ending is not None:
             if not isinstance(ending, UserError):  # a broker that cannot be reached at the start
                 self.failures.append(repr(ending))
-            self._again = self.clock.now() + RESTART
-        await self._bury()
+            self._restart_at = self.clock.now() + RESTART_DELAY
+        await self._wait_for_teardown()
 
-    async def _bury(self) -> None:
+    async def _wait_for_teardown(self) -> None:
         """Wait until nothing is left of a daemon: no task, no connection, no transaction, no socket."""
-        life = self.living_now
-        self.living = None
-        self.parts = None
+        daemon_run = self.active_run
+        self.current_run = None
+        self.components = None
         began = time.monotonic()
-        life.dead = True
-        while pending := {task for task in life.tasks if not task.done()}:
+        daemon_run.crashed = True
+        while pending := {task for task in daemon_run.tasks if not task.done()}:
             for task in pending:
                 task.cancel()
             await asyncio.wait(pending, timeout=0.05)
             assert time.monotonic() - began < 20, f"tasks that do not die: {pending}"
-        for task in life.tasks:
+        for task in daemon_run.tasks:
             task.cancelled() or task.exception()
-        while await self.conn.fetchval(_CUT) or self.server.streams.connections:
+        while await self.conn.fetchval(_TERMINATE_BACKENDS) or self.server.streams.connection_count:
             await asyncio.sleep(0.001)
             assert time.monotonic() - began < 20, "connections that do not end"
-        self._frames = self.server.frames_sent
+        self._frames_of_past_runs = self.server.frames_sent
 
     # -- the trader's words
 
-    async def signals(self, symbol: str, qty: int, *, limit: str, stop: str, target: str) -> None:
+    async def submit_signal(self, symbol: str, qty: int, *, limit: str, stop: str, target: str) -> None:
         """A scan finds `symbol`, and finds it again after a daemon died over it, unless it is held or working."""
         while True:
-            await self.ready()
-            life = self.living_now
-            assert life.parts is not None
-            taken = await self.conn.fetchval(_TAKEN, symbol)
-            if taken or life.parts.gate.refusal(symbol) is not None:
+            await self.wait_until_ready()
+            daemon_run = self.active_run
+            assert daemon_run.components is not None
+            taken = await self.conn.fetchval(_HELD_OR_WORKING, symbol)
+            if taken or daemon_run.components.gate.refusal(symbol) is not None:
                 return
-            self.parts = life.parts
-            task = life.spawn(self.enters(symbol, qty, limit=limit, stop=stop, target=target))
+            self.components = daemon_run.components
+            task = daemon_run.spawn(self.submit_entry(symbol, qty, limit=limit, stop=stop, target=target))
             await self.waits(seconds=0.1)
-            if not (life.dead and (task.cancelled() or not task.done())):
+            if not (daemon_run.crashed and (task.cancelled() or not task.done())):
                 return
 
 
 # Backends of daemons that still live are cut; the answer says whether there were any.
-_CUT = """
+_TERMINATE_BACKENDS = """
     SELECT count(pg_terminate_backend(pid)) > 0 FROM pg_stat_activity
      WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name LIKE 'catalyst%'
 """
-_TAKEN = """
+_HELD_OR_WORKING = """
     SELECT EXISTS (SELECT 1 FROM orders o JOIN securities s USING (security_id) WHERE s.symbol = $1
                       AND o.status IN ('created', 'submitted', 'accepted', 'partial_fill'))
         OR EXISTS (SELECT 1 FROM positions p JOIN securities s USING (security_id) WHERE s.symbol = $1
@@ -305,50 +315,50 @@ _TAKEN = """
 """
 
 
-def _begin(
+def _create_task(
     loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any], *, context: Context | None = None
 ) -> "asyncio.Task[Any]":
     """A task, known to the life it belongs to."""
     task = asyncio.Task(work, loop=loop, context=context)
-    life = _LIFE.get() if context is None else context.get(_LIFE)
-    if life is not None:
-        life.tasks.add(task)
-        if life.dead:
+    daemon_run = _DAEMON_RUN.get() if context is None else context.get(_DAEMON_RUN)
+    if daemon_run is not None:
+        daemon_run.tasks.add(task)
+        if daemon_run.crashed:
             task.cancel()
     return task
 
 
 @asynccontextmanager
-async def open_world(
+async def open_crash_harness(
     dsn: str,
     *,
     now: str = "10:16",
-    deaths: "list[Point] | None" = None,
-    silence: float = 3,
-    switches: Switches | None = None,
+    crash_points: "list[CrashPoint] | None" = None,
+    downtime: float = 3,
+    exchange_settings: ExchangeSettings | None = None,
     sections: dict[str, Facts] | None = None,
-) -> AsyncIterator[World]:
+) -> AsyncIterator[CrashHarness]:
     """A world in the middle of a quiet Monday morning, no daemon in it yet."""
     clock = ManualClock(at(now))
-    market = StoryMarket()
-    exchange = Exchange(market, clock.now(), switches=switches)
+    market = ScenarioMarket()
+    exchange = Exchange(market, clock.now(), settings=exchange_settings)
     loop = asyncio.get_running_loop()
-    loop.set_task_factory(_begin)
+    loop.set_task_factory(_create_task)
     try:
-        async with running(exchange, clock, market=market) as server, AsyncExitStack() as stack:
+        async with run_server(exchange, clock, market=market) as server, AsyncExitStack() as stack:
             conn = await asyncpg.connect(dsn)
             folder = stack.enter_context(TemporaryDirectory(prefix="catalyst-tests-"))
-            told = {"database": {"data_dir": f"{folder}/pg"}, **(sections or {})}
-            settings = settings_for(server.url, **told)
-            world = World(
+            all_sections = {"database": {"data_dir": f"{folder}/pg"}, **(sections or {})}
+            settings = settings_for(server.url, **all_sections)
+            harness = CrashHarness(
                 clock, market, server, dsn, settings, conn,
-                deaths=list(deaths or []), silence=timedelta(seconds=silence),
+                crash_points=list(crash_points or []), downtime=timedelta(seconds=downtime),
             )  # fmt: skip
-            clock.quiet_when(world.settled)
+            clock.advance_only_when(harness.all_frames_applied)
             try:
-                yield world
+                yield harness
             finally:
-                await world.dies()
+                await harness.crash()
                 await conn.close()
     finally:
         loop.set_task_factory(None)

@@ -10,143 +10,153 @@ from typing import Any
 
 import structlog
 
-from catalyst.daemon.shutdown import Exit
-from catalyst.simulator.faults.schedule import Schedule
-from tests.crash.checks import longest_naked, problems_of, unchanged_by_restarts
-from tests.crash.restartable_daemon import _LIFE, ANY, Point, World, open_world
-from tests.crash.scenarios import Scenario
+from catalyst.daemon.shutdown import ExitCode
+from catalyst.simulator.faults.schedule import FaultSchedule
+from tests.crash.checks import find_problems, find_restart_changes, longest_unprotected_seconds
+from tests.crash.restartable_daemon import _DAEMON_RUN, ANY_STEP, CrashHarness, CrashPoint, open_crash_harness
+from tests.crash.scenarios import CrashScenario
 
-REST = 65.0  # seconds of market time in which a story comes to rest: one full reconciliation and more
-CALM = 130.0  # and after a storm: what it left is resolved and entries are allowed again
+SETTLE_SECONDS = (
+    65.0  # seconds of market time in which a story comes to rest: one full reconciliation and more
+)
+SETTLE_SECONDS_AFTER_FAULTS = (
+    130.0  # and after a storm: what it left is resolved and entries are allowed again
+)
 
 
 @dataclass
-class Outcome:
+class RunOutcome:
     """What a run showed. `points` are the steps taken while the story was told."""
 
     scenario: str
-    deaths: tuple[Point, ...]
-    died: tuple[Point, ...] = ()
+    crash_points: tuple[CrashPoint, ...]
+    crashes: tuple[CrashPoint, ...] = ()
     problems: list[str] = field(default_factory=list)
-    points: tuple[Point, ...] = ()
-    naked: float = 0.0  # the longest stretch of seconds in which shares stood without cover
+    steps: tuple[CrashPoint, ...] = ()
+    unprotected_seconds: float = 0.0  # the longest stretch of seconds in which shares stood without cover
     recoveries: tuple[tuple[float, float], ...] = ()  # market and real seconds from a start to ready
-    lines: list[str] = field(default_factory=list)
+    log_lines: list[str] = field(default_factory=list)
     seed: int | None = None  # of the storm it was told in
     fired: dict[str, int] = field(default_factory=dict)  # how often each kind of fault struck
 
     @property
-    def green(self) -> bool:
+    def passed(self) -> bool:
         return not self.problems
 
 
-class Lines:
+class LogCapture:
     """The log of a run: kept, not printed; an exception that a living daemon swallowed is remembered."""
 
     def __init__(self) -> None:
-        self.kept: list[str] = []
-        self.swallowed: list[str] = []
+        self.lines: list[str] = []
+        self.swallowed_errors: list[str] = []
 
     def __call__(self, _: Any, method: str, event: MutableMapping[str, Any]) -> str:
-        life = _LIFE.get()
+        daemon_run = _DAEMON_RUN.get()
         facts = {k: v for k, v in event.items() if k not in ("event", "exc_info", "level")}
         error = event.get("exc_info")
         if error:
             facts["error"] = repr(sys.exc_info()[1])
-        at = life.world.clock.now().strftime("%H:%M:%S.%f")[:-3] if life else ""
-        self.kept.append(f"{at} [{life.number if life else '-'}] {method}: {event['event']} {facts}")
-        if error and life is not None and not life.dead and facts["error"] != "None":
-            self.swallowed.append(f"{event['event']}: {facts['error']}")
+        at = daemon_run.harness.clock.now().strftime("%H:%M:%S.%f")[:-3] if daemon_run else ""
+        self.lines.append(
+            f"{at} [{daemon_run.number if daemon_run else '-'}] {method}: {event['event']} {facts}"
+        )
+        if error and daemon_run is not None and not daemon_run.crashed and facts["error"] != "None":
+            self.swallowed_errors.append(f"{event['event']}: {facts['error']}")
         raise structlog.DropEvent
 
 
 async def run(
-    scenario: Scenario,
+    scenario: CrashScenario,
     dsn: str,
-    deaths: Sequence[Point] = (),
+    crash_points: Sequence[CrashPoint] = (),
     *,
-    silence: float = 3,
-    storm: Schedule | None = None,
-) -> Outcome:
+    downtime: float = 3,
+    faults: FaultSchedule | None = None,
+) -> RunOutcome:
     """Play `scenario` on an empty, migrated database, a daemon dying at each of `deaths` in their order.
 
     In a `storm` the exchange fails by its schedule until the story is told, which may break it off: what counts is
     that everything is right once the weather has cleared.
     """
-    outcome = Outcome(scenario.name, tuple(deaths), seed=storm.seed if storm else None)
-    with _logging_to(lines := Lines()):
-        async with open_world(
+    outcome = RunOutcome(scenario.name, tuple(crash_points), seed=faults.seed if faults else None)
+    with _logging_to(lines := LogCapture()):
+        async with open_crash_harness(
             dsn,
-            now=scenario.now,
-            deaths=list(deaths),
-            silence=silence,
-            switches=scenario.switches(),
+            now=scenario.start_time,
+            crash_points=list(crash_points),
+            downtime=downtime,
+            exchange_settings=scenario.exchange_settings(),
             sections=scenario.sections,
-        ) as world:
+        ) as harness:
             try:
-                await _tell(world, scenario, outcome, storm)
+                await _play_and_check(harness, scenario, outcome, faults)
             except (
                 AssertionError,
                 TimeoutError,
                 RuntimeError,
             ) as error:  # RuntimeError: the clock waited in vain
-                outcome.problems += [f"the story broke off: {error}", *world.failures[:3]]
-    outcome.died = tuple(world.died)
-    outcome.problems += [f"swallowed: {text}" for text in lines.swallowed]
-    outcome.problems += [f"never came to {point}" for point in world.deaths if point.label != ANY]
-    outcome.lines = lines.kept
+                outcome.problems += [f"the story broke off: {error}", *harness.failures[:3]]
+    outcome.crashes = tuple(harness.crashes)
+    outcome.problems += [f"swallowed: {text}" for text in lines.swallowed_errors]
+    outcome.problems += [
+        f"never came to {point}" for point in harness.crash_points if point.label != ANY_STEP
+    ]
+    outcome.log_lines = lines.lines
     return outcome
 
 
-async def _tell(world: World, scenario: Scenario, outcome: Outcome, storm: Schedule | None) -> None:
+async def _play_and_check(
+    harness: CrashHarness, scenario: CrashScenario, outcome: RunOutcome, faults: FaultSchedule | None
+) -> None:
     """Play the story to its rest, and look at everything."""
     try:
-        await (scenario.play(world) if storm is None else _weathered(world, scenario, storm))
+        await (scenario.play(harness) if faults is None else _play_with_faults(harness, scenario, faults))
     finally:
-        outcome.points = tuple(world.seen)
-        outcome.fired = {kind: n for kind, n in world.server.exchange.faults.fired.items() if n}
-    world.counting = bool(world.deaths)
-    await world.ready(or_gone=True)
-    if storm is None:
-        await world.waits(seconds=REST)
+        outcome.steps = tuple(harness.steps)
+        outcome.fired = {kind: n for kind, n in harness.server.exchange.faults.fired.items() if n}
+    harness.counting = bool(harness.crash_points)
+    await harness.wait_until_ready(or_stopped=True)
+    if faults is None:
+        await harness.waits(seconds=SETTLE_SECONDS)
     else:
-        await _calm(world)
-    world.counting = False
-    outcome.naked = longest_naked(world, scenario.foreign)
-    outcome.recoveries = tuple(world.recoveries)
-    outcome.problems += await problems_of(
-        world,
-        expected=scenario.expected,
-        foreign=scenario.foreign,
-        most=scenario.most,
-        stormy=storm is not None,
+        await _repeat_last_prices(harness)
+    harness.counting = False
+    outcome.unprotected_seconds = longest_unprotected_seconds(harness, scenario.external_symbols)
+    outcome.recoveries = tuple(harness.recoveries)
+    outcome.problems += await find_problems(
+        harness,
+        expected_alerts=scenario.expected_alerts,
+        external_symbols=scenario.external_symbols,
+        max_qty=scenario.max_qty,
+        random_faults=faults is not None,
     )
-    if outcome.green:
-        outcome.problems += await unchanged_by_restarts(world)
+    if outcome.passed:
+        outcome.problems += await find_restart_changes(harness)
 
 
-async def _weathered(world: World, scenario: Scenario, storm: Schedule) -> None:
+async def _play_with_faults(harness: CrashHarness, scenario: CrashScenario, faults: FaultSchedule) -> None:
     """The story in bad weather, as far as it goes; then the weather clears, and nobody dies any more."""
-    world.server.exchange.faults.follow(storm)
+    harness.server.exchange.faults.add_schedule(faults)
     with suppress(AssertionError, TimeoutError):  # a story may wait in vain for what the weather takes away
-        await scenario.play(world)
-    world.server.exchange.faults.remove()
-    world.deaths.clear()
-    if world.codes and world.codes[-1] is Exit.NOT_FLAT:
-        await world.opens()  # it said that it is not flat: whoever reads that starts it again
+        await scenario.play(harness)
+    harness.server.exchange.faults.remove()
+    harness.crash_points.clear()
+    if harness.exit_codes and harness.exit_codes[-1] is ExitCode.NOT_FLAT:
+        await harness.start()  # it said that it is not flat: whoever reads that starts it again
 
 
-async def _calm(world: World) -> None:
+async def _repeat_last_prices(harness: CrashHarness) -> None:
     """The market goes on at its last prices, so that what rests in it can be done."""
-    for _ in range(round(CALM / 10)):
+    for _ in range(round(SETTLE_SECONDS_AFTER_FAULTS / 10)):
         for symbol in ("AAPL", "MSFT", "TSLA"):
-            if (last := world.market.last_print(symbol, world.clock.now())) is not None:
-                world.prints(symbol, str(last.price))
-        await world.waits(seconds=10)
+            if (last := harness.market.last_print(symbol, harness.clock.now())) is not None:
+                harness.prints(symbol, str(last.price))
+        await harness.waits(seconds=10)
 
 
 @contextmanager
-def _logging_to(lines: Lines) -> Iterator[None]:
+def _logging_to(lines: LogCapture) -> Iterator[None]:
     """Every line of the daemon's log goes to `lines`."""
     before, asyncio_level = structlog.get_config(), logging.getLogger("asyncio").level
     structlog.configure(processors=[structlog.contextvars.merge_contextvars, lines])
@@ -158,16 +168,21 @@ def _logging_to(lines: Lines) -> Iterator[None]:
         logging.getLogger("asyncio").setLevel(asyncio_level)
 
 
-async def steps(scenario: Scenario, dsn: str) -> tuple[Point, ...]:
+async def list_steps(scenario: CrashScenario, dsn: str) -> tuple[CrashPoint, ...]:
     """Every step of the story when nobody dies in it; nothing is checked."""
-    with _logging_to(Lines()):
-        async with open_world(
-            dsn, now=scenario.now, switches=scenario.switches(), sections=scenario.sections
-        ) as world:
-            await scenario.play(world)
-            return tuple(world.seen)
+    with _logging_to(LogCapture()):
+        async with open_crash_harness(
+            dsn,
+            now=scenario.start_time,
+            exchange_settings=scenario.exchange_settings(),
+            sections=scenario.sections,
+        ) as harness:
+            await scenario.play(harness)
+            return tuple(harness.steps)
 
 
-def play(scenario: Scenario, dsn: str, deaths: Sequence[Point] = (), **options: Any) -> Outcome:
+def run_blocking(
+    scenario: CrashScenario, dsn: str, crash_points: Sequence[CrashPoint] = (), **options: Any
+) -> RunOutcome:
     """The same from outside a loop."""
-    return asyncio.run(run(scenario, dsn, deaths, **options))
+    return asyncio.run(run(scenario, dsn, crash_points, **options))

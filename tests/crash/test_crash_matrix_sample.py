@@ -7,29 +7,29 @@ from typing import Any
 
 import pytest
 
-from catalyst.daemon.orders.submission import Execution, request_of
-from catalyst.daemon.protection.position_protector import Guard
+from catalyst.daemon.orders.submission import OrderSubmission, request_of
+from catalyst.daemon.protection.position_protector import PositionProtector
 from catalyst.domain.fault_points import Moment
 from catalyst.domain.order import Status
 from catalyst.store import orders
 from catalyst.store.orders import NewOrder, OrderRow
-from tests.conftest import Server
-from tests.crash.matrix import TRIES, point_of
-from tests.crash.restartable_daemon import Point
-from tests.crash.scenario_run import Outcome, play, steps
+from tests.conftest import PostgresServer
+from tests.crash.matrix import MAX_TRIES, parse_point
+from tests.crash.restartable_daemon import CrashPoint
+from tests.crash.scenario_run import RunOutcome, list_steps, run_blocking
 from tests.crash.scenarios import SCENARIOS
 
 
 @pytest.fixture
-def tried(postgres: Server, migrated: str) -> Iterator[Callable[..., Outcome]]:
+def run_scenario(postgres: PostgresServer, migrated: str) -> Iterator[Callable[..., RunOutcome]]:
     """Play a scenario on a database of its own; again, where the step did not come up."""
     used = []
 
-    def run(name: str, *deaths: Point) -> Outcome:
-        for _ in range(TRIES):
+    def run(name: str, *crash_points: CrashPoint) -> RunOutcome:
+        for _ in range(MAX_TRIES):
             used.append(postgres.create(migrated))
-            outcome = play(SCENARIOS[name], used[-1], deaths)
-            if len(outcome.died) == len(deaths):
+            outcome = run_blocking(SCENARIOS[name], used[-1], crash_points)
+            if len(outcome.crashes) == len(crash_points):
                 break
         return outcome
 
@@ -39,64 +39,66 @@ def tried(postgres: Server, migrated: str) -> Iterator[Callable[..., Outcome]]:
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_a_daemon_may_die_at_any_step(name: str, tried: Callable[..., Outcome], database: str) -> None:
+def test_crash_at_sampled_step_recovers(
+    name: str, run_scenario: Callable[..., RunOutcome], database: str
+) -> None:
     """Dead at a step drawn from those that change something, the daemon is followed by one that ends the story
     as it must end."""
-    taken = asyncio.run(steps(SCENARIOS[name], database))
+    taken = asyncio.run(list_steps(SCENARIOS[name], database))
     point = random.Random(name).choice([point for point in taken if not point.label.startswith("GET")])
-    outcome = tried(name, point)
-    assert outcome.problems == [], f"{name} {point}\n" + "\n".join(outcome.lines)
+    outcome = run_scenario(name, point)
+    assert outcome.problems == [], f"{name} {point}\n" + "\n".join(outcome.log_lines)
 
 
-def test_points_are_named_so_that_they_can_be_replayed() -> None:
+def test_crash_point_name_parses_back() -> None:
     """A point's name is read back as the point."""
-    for point in (Point("submit", 1, Moment.BEFORE), Point("GET /orders/*", 12, Moment.AFTER)):
-        assert point_of(str(point)) == point
+    for point in (CrashPoint("submit", 1, Moment.BEFORE), CrashPoint("GET /orders/*", 12, Moment.AFTER)):
+        assert parse_point(str(point)) == point
 
 
 # -- daemons that are known to be wrong
 
 
-async def _send_before_commit(self: Execution, new: NewOrder, *, note: str) -> OrderRow:
+async def _send_before_commit(self: OrderSubmission, new: NewOrder, *, note: str) -> OrderRow:
     """A submit that writes its row only when the broker has answered."""
     at = self.clock.now()
     report = await self.broker.submit(request_of(new))  # type: ignore[arg-type]  # it has the same fields
     async with self.store.tx("submit") as conn:
         order_id = await orders.insert(conn, new, status=Status.SUBMITTED, at=at, source="submit", note=note)
-    await self.books.hear(report, "submit")
+    await self.ledger.apply_report(report, "submit")
     async with self.store.read() as conn:
         return await orders.get(conn, order_id)
 
 
-async def _forget(self: Execution, row: OrderRow) -> Status:
+async def _skip_resolution(self: OrderSubmission, row: OrderRow) -> Status:
     """A resolver that does not ask about orders that may have been sent."""
     return row.status
 
 
-async def _look_away(self: Guard) -> bool:
+async def _skip_protection(self: PositionProtector) -> bool:
     """A guard that protects nothing."""
     return False
 
 
 @pytest.mark.parametrize(
-    ("part", "verb", "instead", "name", "death"),
+    ("part", "verb", "instead", "name", "crash_point"),
     [
-        (Execution, "place", _send_before_commit, "bracket_win", "POST /orders #1 after"),
-        (Execution, "_ask", _forget, "bracket_win", "submit #1 after"),
-        (Guard, "look", _look_away, "partial_entry", "hear #4 after"),
+        (OrderSubmission, "place", _send_before_commit, "bracket_win", "POST /orders #1 after"),
+        (OrderSubmission, "_resolve_loop", _skip_resolution, "bracket_win", "submit #1 after"),
+        (PositionProtector, "check", _skip_protection, "partial_entry", "apply_report #4 after"),
     ],
-    ids=["sends-before-it-commits", "forgets-what-may-have-been-sent", "protects-nothing"],
+    ids=["sends-before-it-commits", "skips-outcome-resolution", "protects-nothing"],
 )
-def test_a_planted_bug_is_found(
+def test_crash_matrix_detects_planted_bug(
     part: type,
     verb: str,
     instead: Any,
     name: str,
-    death: str,
-    tried: Callable[..., Outcome],
+    crash_point: str,
+    run_scenario: Callable[..., RunOutcome],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A daemon with this bug is red where it dies, and the right daemon is green there."""
-    assert tried(name, point_of(death)).problems == []
+    assert run_scenario(name, parse_point(crash_point)).problems == []
     monkeypatch.setattr(part, verb, instead)
-    assert tried(name, point_of(death)).problems != []
+    assert run_scenario(name, parse_point(crash_point)).problems != []

@@ -11,11 +11,11 @@ from catalyst.domain.fault_points import Moment
 from catalyst.domain.order import Side
 from catalyst.domain.report import OrderRequest
 from catalyst.simulator.exchange.exchange import Exchange
-from catalyst.simulator.server import running
-from tests.simulator.manual_feed import HandTape, at
+from catalyst.simulator.server import run_server
+from tests.simulator.manual_feed import ManualFeed, at
 
 ORDER = OrderRequest(
-    client_order_id="cat-witness-e",
+    client_order_id="cat-fault-point-e",
     symbol="AAPL",
     side=Side.BUY,
     quantity=Decimal(1),
@@ -29,45 +29,45 @@ ORDER = OrderRequest(
 )
 
 
-class Ends(Exception):
+class ProcessEnd(Exception):
     """The end of the process, as a test can see it."""
 
 
 @pytest.mark.parametrize(("ends", "arrives"), [(Moment.BEFORE, False), (Moment.AFTER, True)])
-async def test_what_a_witness_raises_takes_the_place_of_the_request(ends: Moment, arrives: bool) -> None:
+async def test_fault_point_exception_replaces_request(ends: Moment, arrives: bool) -> None:
     """Raised before, the request never leaves; raised after, the exchange has it and the caller never learns."""
 
-    def witness(step: str, moment: Moment, /) -> None:
+    def fault_point(step: str, moment: Moment, /) -> None:
         if (step, moment) == ("POST /orders", ends):
-            raise Ends
+            raise ProcessEnd
 
     clock = ManualClock(at("10:16"))
-    tape = HandTape()
-    tape.trades("AAPL", at("10:15"), "190.00")
-    async with running(Exchange(tape, clock.now()), clock) as server:
-        broker = AlpacaBroker(clock, base_url=server.url, key="demo", secret="demo", witness=witness)
-        with pytest.raises(Ends):
+    tape = ManualFeed()
+    tape.add_trade("AAPL", at("10:15"), "190.00")
+    async with run_server(Exchange(tape, clock.now()), clock) as server:
+        broker = AlpacaBroker(clock, base_url=server.url, key="demo", secret="demo", fault_point=fault_point)
+        with pytest.raises(ProcessEnd):
             await broker.submit(ORDER)
-        assert bool(server.exchange.book.orders) is arrives
+        assert bool(server.exchange.order_store.orders) is arrives
         await broker.close()
 
 
-async def test_a_witness_hears_of_a_request_that_is_refused() -> None:
+async def test_fault_point_is_reached_after_failed_request() -> None:
     """A request has an after whatever its answer."""
-    heard: list[tuple[str, Moment]] = []
+    reached: list[tuple[str, Moment]] = []
     clock = ManualClock(at("10:16"))
-    async with running(Exchange(HandTape(), clock.now()), clock) as server:
+    async with run_server(Exchange(ManualFeed(), clock.now()), clock) as server:
         broker = AlpacaBroker(
             clock,
             base_url=server.url,
             key="demo",
             secret="demo",
-            witness=lambda step, moment: heard.append((step, moment)),
+            fault_point=lambda step, moment: reached.append((step, moment)),
         )
         with pytest.raises(NotFound):
             await broker.order_by_client_id("cat-nobody-e")
         await broker.close()
-    assert heard == [
+    assert reached == [
         ("GET /orders:by_client_order_id", Moment.BEFORE),
         ("GET /orders:by_client_order_id", Moment.AFTER),
     ]

@@ -4,23 +4,27 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from catalyst.daemon.orders.ledger import Books
+from catalyst.daemon.orders.ledger import OrderLedger
 from catalyst.simulator.faults.rules import FaultKind
-from catalyst.simulator.faults.schedule import Schedule
-from tests.conftest import Server
-from tests.crash.random_faults import KINDS, NOT_HERE, Storm
-from tests.crash.scenario_run import Outcome, play
+from catalyst.simulator.faults.schedule import FaultSchedule
+from tests.conftest import PostgresServer
+from tests.crash.random_faults import EXCLUDED_KINDS, FAULT_KINDS, RandomFaultRun
+from tests.crash.scenario_run import RunOutcome, run_blocking
 from tests.crash.scenarios import SCENARIOS
 
 
 @pytest.fixture
-def weathered(postgres: Server, migrated: str) -> Iterator[Callable[[Storm], Outcome]]:
+def run_with_faults(
+    postgres: PostgresServer, migrated: str
+) -> Iterator[Callable[[RandomFaultRun], RunOutcome]]:
     """Play a storm on a database of its own."""
     used = []
 
-    def run(storm: Storm) -> Outcome:
+    def run(fault_run: RandomFaultRun) -> RunOutcome:
         used.append(postgres.create(migrated))
-        return play(SCENARIOS[storm.scenario], used[-1], storm.deaths, storm=storm.schedule)
+        return run_blocking(
+            SCENARIOS[fault_run.scenario], used[-1], fault_run.crash_points, fault_run=fault_run.schedule
+        )
 
     yield run
     for dsn in used:
@@ -28,30 +32,32 @@ def weathered(postgres: Server, migrated: str) -> Iterator[Callable[[Storm], Out
 
 
 @pytest.mark.parametrize("seed", [5, 17, 29, 47, 71, 124])
-def test_a_storm_leaves_nothing_behind(seed: int, weathered: Callable[[Storm], Outcome]) -> None:
+def test_random_faults_leave_consistent_state(
+    seed: int, run_with_faults: Callable[[RandomFaultRun], RunOutcome]
+) -> None:
     """When the weather has cleared, books, journal and exchange agree, everything is resolved, entries may go on."""
-    storm = Storm.of(seed)
-    outcome = weathered(storm)
-    assert outcome.problems == [], f"{storm}\n" + "\n".join(outcome.lines)
+    fault_run = RandomFaultRun.from_seed(seed)
+    outcome = run_with_faults(fault_run)
+    assert outcome.problems == [], f"{fault_run}\n" + "\n".join(outcome.log_lines)
 
 
-def test_a_daemon_that_books_sales_before_purchases_is_found(
-    weathered: Callable[[Storm], Outcome], monkeypatch: pytest.MonkeyPatch
+def test_random_faults_detect_exit_fill_booked_before_entry_fill(
+    run_with_faults: Callable[[RandomFaultRun], RunOutcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Green as it is; red when it books a stop's fill although its entry's was lost."""
-    storm = Storm(5, "bracket_loss", (), Schedule(5, {FaultKind.STREAM_DROP: 0.4}))
-    assert weathered(storm).problems == []
+    fault_run = RandomFaultRun(5, "bracket_loss", (), FaultSchedule(5, {FaultKind.STREAM_DROP: 0.4}))
+    assert run_with_faults(fault_run).problems == []
 
-    async def trust(self: Books, *_: object, **__: object) -> None:
+    async def trust(self: OrderLedger, *_: object, **__: object) -> None:
         return None
 
-    monkeypatch.setattr(Books, "_require_entries", trust)
-    assert weathered(storm).problems != []
+    monkeypatch.setattr(OrderLedger, "_require_entries", trust)
+    assert run_with_faults(fault_run).problems != []
 
 
-def test_every_kind_of_fault_has_its_weather() -> None:
+def test_random_faults_draw_every_fault_kind() -> None:
     """A kind is drawn, or it is said why not; two hundred seeds draw them all, and every story."""
-    assert set(KINDS) | NOT_HERE == set(FaultKind)
-    storms = [Storm.of(seed) for seed in range(1, 201)]
-    assert {kind for storm in storms for kind in storm.schedule.rates} == set(KINDS)
-    assert {storm.scenario for storm in storms} == set(SCENARIOS)
+    assert set(FAULT_KINDS) | EXCLUDED_KINDS == set(FaultKind)
+    fault_runs = [RandomFaultRun.from_seed(seed) for seed in range(1, 201)]
+    assert {kind for fault_run in fault_runs for kind in fault_run.schedule.rates} == set(FAULT_KINDS)
+    assert {fault_run.scenario for fault_run in fault_runs} == set(SCENARIOS)

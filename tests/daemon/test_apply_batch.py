@@ -11,26 +11,26 @@ import pytest
 
 from catalyst.broker.alpaca import AlpacaBroker
 from catalyst.clock import ManualClock
-from catalyst.daemon.orders.ledger import Books
+from catalyst.daemon.orders.ledger import OrderLedger
 from catalyst.domain.order import PositionSide, Purpose, Side, Status
 from catalyst.domain.report import Fill, OrderReport, TradeUpdate
 from catalyst.store import orders
 from catalyst.store.orders import NewOrder, OrderRow
 from catalyst.store.pool import Store
-from tests.store.raw_rows import AT, CYCLE, Book
+from tests.store.raw_rows import AT, CYCLE, RawRows
 
 LETTERS = str.maketrans("0123456789", "ABCDEFGHIJ")  # a symbol has no digits
 FULL = Decimal(100)
 
 
 @dataclass
-class Told:
+class LedgerSetup:
     """A store in which a day has begun, its books, and what the stream would say of their orders."""
 
     store: Store
-    books: Books
+    ledger: OrderLedger
 
-    async def entry(self, number: int) -> OrderRow:
+    async def create_entry(self, number: int) -> OrderRow:
         """An entry of 100 shares that is sent and resting, with the two legs of its bracket."""
         new = NewOrder(
             client_order_id=f"cat-{number}", symbol=f"S{number:03}".translate(LETTERS), purpose=Purpose.ENTRY,
@@ -38,27 +38,31 @@ class Told:
             order_class="bracket", limit_price=Decimal("190.10"), bracket_stop=Decimal(188),
             bracket_target=Decimal(194), cycle_id=CYCLE, epoch=1,
         )  # fmt: skip
-        async with self.store.stroke("given") as conn:
-            row = await orders.write(conn, new, status=Status.SUBMITTED, at=AT, source="submit", note="given")
-        self.books.remember(row)
+        async with self.store.order_statement("given") as conn:
+            row = await orders.insert_returning(
+                conn, new, status=Status.SUBMITTED, at=AT, source="submit", note="given"
+            )
+        self.ledger.cache_row(row)
         legs = tuple(
-            report(row, f"{role}-{number}", "held", side=Side.SELL, order_type=kind)
+            make_report(row, f"{role}-{number}", "held", side=Side.SELL, order_type=kind)
             for role, kind in (("target", "limit"), ("stop", "stop"))
         )
-        assert await self.books.hear(report(row, row.client_order_id, "pending_new", legs=legs), "submit")
-        known = self.books.remembered(row.client_order_id)
+        assert await self.ledger.apply_report(
+            make_report(row, row.client_order_id, "pending_new", legs=legs), "submit"
+        )
+        known = self.ledger.cached_row(row.client_order_id)
         assert known is not None
         return known
 
-    async def written(self) -> int:
+    async def current_transaction_id(self) -> int:
         """The number of the transaction that asks."""
         async with self.store.read() as conn:
             number: int = await conn.fetchval("SELECT pg_current_xact_id()::text::bigint")
         return number
 
-    async def read(self) -> dict[str, int]:
+    async def fetched_rows(self) -> dict[str, int]:
         """Rows that were fetched from each table so far, by the server's own count."""
-        async with self.store.stroke("counted") as conn:
+        async with self.store.order_statement("counted") as conn:
             await conn.execute("SELECT pg_stat_force_next_flush()")
         async with self.store.read() as conn:
             return {
@@ -69,18 +73,18 @@ class Told:
                 )
             }
 
-    async def hears(self, updates: Sequence[TradeUpdate]) -> list[int]:
+    async def apply_updates(self, updates: Sequence[TradeUpdate]) -> list[int]:
         """Hear them all as the listener does: how many at a time, 0 for one by itself."""
         runs = []
         while updates:
-            count = await self.books.hear_run(updates)
+            count = await self.ledger.apply_batch(updates)
             if not count:
-                assert await self.books.hear_update(updates[0])
+                assert await self.ledger.apply_trade_update(updates[0])
             runs.append(count)
             updates = updates[count or 1 :]
         return runs
 
-    async def tables(self, cids: Sequence[str]) -> list[list[dict[str, Any]]]:
+    async def written_rows(self, cids: Sequence[str]) -> list[list[dict[str, Any]]]:
         """Everything that is written of these entries and their legs, without the numbers of rows."""
         asked = (
             "SELECT o.* FROM orders o JOIN named USING (order_id)",
@@ -113,51 +117,53 @@ class Told:
         return found
 
 
-def report(row: OrderRow, cid: str, word: str, filled: Decimal = Decimal(0), **facts: Any) -> OrderReport:
+def make_report(
+    row: OrderRow, cid: str, broker_status: str, filled: Decimal = Decimal(0), **facts: Any
+) -> OrderReport:
     return OrderReport(
         **{
             "broker_id": f"b-{cid}", "client_order_id": cid, "symbol": row.symbol, "side": row.side,
             "quantity": row.quantity, "filled_qty": filled, "filled_avg_price": Decimal(190) if filled else None,
-            "broker_status": word, "order_type": "limit", "order_class": "bracket", "time_in_force": "day",
+            "broker_status": broker_status, "order_type": "limit", "order_class": "bracket", "time_in_force": "day",
             "limit_price": Decimal("190.10"), "stop_price": None, **facts,
         }
     )  # fmt: skip
 
 
-def fills(row: OrderRow, quantity: Decimal = FULL, *, before: Decimal = Decimal(0)) -> TradeUpdate:
+def fill_update(row: OrderRow, quantity: Decimal = FULL, *, before: Decimal = Decimal(0)) -> TradeUpdate:
     """The stream's word of a fill of `quantity` shares."""
     cid, total = row.client_order_id, before + quantity
     word = "filled" if total == row.quantity else "partially_filled"
     fill = Fill(f"b-{cid}", total, quantity, Decimal(190), AT, execution_id=f"x-{cid}-{total}")
-    return TradeUpdate("fill", report(row, cid, word, total), fill, total, AT)
+    return TradeUpdate("fill", make_report(row, cid, word, total), fill, total, AT)
 
 
-def ends(row: OrderRow) -> TradeUpdate:
+def cancel_update(row: OrderRow) -> TradeUpdate:
     cid = row.client_order_id
-    return TradeUpdate("canceled", report(row, cid, "canceled"), None, None, AT)
+    return TradeUpdate("canceled", make_report(row, cid, "canceled"), None, None, AT)
 
 
 @pytest.fixture
-async def told(store: Store, clock: ManualClock) -> AsyncIterator[Told]:
+async def ledger_setup(store: Store, clock: ManualClock) -> AsyncIterator[LedgerSetup]:
     async with store.read() as conn:
-        await Book(conn).day()
+        await RawRows(conn).insert_day()
     broker = AlpacaBroker(clock, base_url="http://127.0.0.1:1", key="k", secret="s")
-    yield Told(store, Books(store, broker, clock, 1))
+    yield LedgerSetup(store, OrderLedger(store, broker, clock, 1))
     await broker.close()
 
 
-async def test_fifty_fills_that_wait_are_one_transaction(told: Told) -> None:
+async def test_batch_of_fifty_fills_is_one_transaction(ledger_setup: LedgerSetup) -> None:
     """Fifty entries filled at once: one commit, each with its execution, position, line, and both legs tied to it; no
     row differs from those of entries that were heard one by one."""
-    rows = [await told.entry(number) for number in range(50)]
-    before = await told.written()
-    assert await told.hears([fills(row) for row in rows]) == [50]
-    assert await told.written() - before == 2  # theirs, and the one that asks
-    alone = [await told.entry(number) for number in range(50, 53)]
+    rows = [await ledger_setup.create_entry(number) for number in range(50)]
+    before = await ledger_setup.current_transaction_id()
+    assert await ledger_setup.apply_updates([fill_update(row) for row in rows]) == [50]
+    assert await ledger_setup.current_transaction_id() - before == 2  # theirs, and the one that asks
+    alone = [await ledger_setup.create_entry(number) for number in range(50, 53)]
     for row in alone:
-        assert await told.books.hear_update(fills(row))
-    together = await told.tables([row.client_order_id for row in rows[:3]])
-    by_itself = await told.tables([row.client_order_id for row in alone])
+        assert await ledger_setup.ledger.apply_trade_update(fill_update(row))
+    together = await ledger_setup.written_rows([row.client_order_id for row in rows[:3]])
+    by_itself = await ledger_setup.written_rows([row.client_order_id for row in alone])
     assert [len(table) for table in together] == [9, 3, 9, 15]
     for table in (*together, *by_itself):
         for line in table:
@@ -165,49 +171,60 @@ async def test_fifty_fills_that_wait_are_one_transaction(told: Told) -> None:
     assert together == by_itself
 
 
-async def test_an_order_among_hundreds_reads_no_more_than_the_first_did(told: Told) -> None:
+async def test_rows_read_per_order_stay_constant_over_the_day(ledger_setup: LedgerSetup) -> None:
     """Plans made while the tables were all but empty are kept: they have to find an order by its key even then. One
     that reads the day's orders through for each fill is right, and slower with each."""
 
-    async def lives(numbers: range) -> None:
+    async def run_orders(numbers: range) -> None:
         for number in numbers:
-            assert await told.books.hear_update(fills(await told.entry(number)))
+            assert await ledger_setup.ledger.apply_trade_update(
+                fill_update(await ledger_setup.create_entry(number))
+            )
 
-    async with told.store.read() as conn:
+    async with ledger_setup.store.read() as conn:
         await conn.execute("VACUUM (ANALYZE)")  # it is known that they are empty
-    await lives(range(12))  # from the sixth on, a statement keeps its plan
+    await run_orders(range(12))  # from the sixth on, a statement keeps its plan
     reads = []
     for first in (12, 172):
-        before = await told.read()
-        await lives(range(first, first + 10))
-        after = await told.read()
+        before = await ledger_setup.fetched_rows()
+        await run_orders(range(first, first + 10))
+        after = await ledger_setup.fetched_rows()
         reads.append({name: after[name] - before[name] for name in after})
-        await lives(range(first + 10, first + 160))
+        await run_orders(range(first + 10, first + 160))
     early, late = reads
     assert min(early.values()) > 0
     assert late == {name: pytest.approx(count, abs=25) for name, count in early.items()}, (early, late)
 
 
-async def test_an_order_that_is_spoken_of_twice_is_heard_in_its_order(told: Told) -> None:
+async def test_batch_stops_before_second_fill_of_same_order(ledger_setup: LedgerSetup) -> None:
     """The second fill of an entry waits for the first to be written, and so does all that comes behind it."""
-    one, two, three = [await told.entry(number) for number in range(3)]
+    one, two, three = [await ledger_setup.create_entry(number) for number in range(3)]
     part = Decimal(40)
-    waiting = [fills(one, part), fills(two), fills(one, FULL - part, before=part), fills(three)]
-    assert await told.hears(waiting) == [2, 0, 0]
-    async with told.store.read() as conn:
+    waiting = [
+        fill_update(one, part),
+        fill_update(two),
+        fill_update(one, FULL - part, before=part),
+        fill_update(three),
+    ]
+    assert await ledger_setup.apply_updates(waiting) == [2, 0, 0]
+    async with ledger_setup.store.read() as conn:
         booked = await conn.fetch("SELECT order_id, cum_qty FROM executions ORDER BY order_id, cum_qty")
     assert [tuple(line) for line in booked] == [
         (one.order_id, 40), (one.order_id, 100), (two.order_id, 100), (three.order_id, 100),
     ]  # fmt: skip
 
 
-async def test_ends_that_wait_are_one_transaction_and_no_fill_is_among_them(told: Told) -> None:
+async def test_batch_of_cancels_is_split_at_a_fill(ledger_setup: LedgerSetup) -> None:
     """Cancels that follow each other are written together, one that is told twice once; a fill between them keeps its
     place."""
-    rows = [await told.entry(number) for number in range(5)]
-    waiting = [*map(ends, (rows[0], rows[1], rows[0])), fills(rows[2]), *map(ends, rows[3:])]
-    assert await told.hears(waiting) == [2, 0, 0, 2]
-    async with told.store.read() as conn:
+    rows = [await ledger_setup.create_entry(number) for number in range(5)]
+    waiting = [
+        *map(cancel_update, (rows[0], rows[1], rows[0])),
+        fill_update(rows[2]),
+        *map(cancel_update, rows[3:]),
+    ]
+    assert await ledger_setup.apply_updates(waiting) == [2, 0, 0, 2]
+    async with ledger_setup.store.read() as conn:
         words = await conn.fetch(
             "SELECT to_status FROM order_events WHERE to_status IN ('cancelled', 'filled') ORDER BY seq"
         )
@@ -220,18 +237,18 @@ async def test_ends_that_wait_are_one_transaction_and_no_fill_is_among_them(told
     ]
 
 
-async def test_a_row_that_changed_meanwhile_stops_the_whole_run(told: Told, later: datetime) -> None:
+async def test_batch_with_stale_row_writes_nothing(ledger_setup: LedgerSetup, later: datetime) -> None:
     """One of three is no longer as it is remembered: nothing of the three is written, and then each is heard by itself,
     from the tables."""
-    rows = [await told.entry(number) for number in range(3)]
-    async with told.store.tx("another hand") as conn:
-        await orders.say(conn, rows[1].order_id, "accepted", later, epoch=1)
-    assert await told.books.hear_run([fills(row) for row in rows]) == 0
-    async with told.store.read() as conn:
+    rows = [await ledger_setup.create_entry(number) for number in range(3)]
+    async with ledger_setup.store.tx("another writer") as conn:
+        await orders.set_broker_status(conn, rows[1].order_id, "accepted", later, epoch=1)
+    assert await ledger_setup.ledger.apply_batch([fill_update(row) for row in rows]) == 0
+    async with ledger_setup.store.read() as conn:
         assert await conn.fetchval("SELECT count(*) FROM executions") == 0
         assert await conn.fetchval("SELECT count(*) FROM positions") == 0
-    assert await told.hears([fills(row) for row in rows]) == [0, 0, 0]
-    async with told.store.read() as conn:
+    assert await ledger_setup.apply_updates([fill_update(row) for row in rows]) == [0, 0, 0]
+    async with ledger_setup.store.read() as conn:
         assert await conn.fetchval("SELECT sum(quantity) FROM positions") == 300
 
 

@@ -11,13 +11,13 @@ import pandas as pd
 import pytest
 
 from catalyst.daemon.trading_day import scan_records
-from catalyst.daemon.trading_day.scan_records import Records, records_of
-from catalyst.daemon.trading_day.scanner import Scan
-from catalyst.pipeline.frame import funnel, reasons
+from catalyst.daemon.trading_day.scan_records import ScanRecords, records_of
+from catalyst.daemon.trading_day.scanner import ScanResult
+from catalyst.pipeline.frame import decision_table, funnel
 from catalyst.store import candidates, cycles
-from catalyst.store.candidates import Candidate, Headline, Indicators, Pattern
+from catalyst.store.candidates import Candidate, HeadlineRecord, IndicatorRecord, PatternRecord
 from catalyst.store.pool import Store
-from tests.pipeline.recorded_day import DATA, decide, recorded
+from tests.pipeline.recorded_day import DATA, recorded_day, run_stages
 
 AT = datetime(2026, 4, 8, 14, 15, tzinfo=UTC)
 CYCLE = "20260408-091500"
@@ -83,7 +83,7 @@ HEADLINES = pd.DataFrame(
 )
 
 
-def scan_of(frame: pd.DataFrame, headlines: pd.DataFrame, **changes: Any) -> Scan:
+def scan_of(frame: pd.DataFrame, headlines: pd.DataFrame, **changes: Any) -> ScanResult:
     facts: dict[str, Any] = {
         "started_at": AT,
         "finished_at": AT + timedelta(seconds=2),
@@ -95,10 +95,10 @@ def scan_of(frame: pd.DataFrame, headlines: pd.DataFrame, **changes: Any) -> Sca
         "plans": (),
         "headlines": headlines,
     }
-    return Scan(**(facts | changes))
+    return ScanResult(**(facts | changes))
 
 
-async def written(store: Store, records: Records) -> int:
+async def record_scan(store: Store, records: ScanRecords) -> int:
     """The id of the scan, recorded as the daemon does it, on a day that has begun."""
     async with store.tx("test") as conn:
         await cycles.open_day(
@@ -112,11 +112,11 @@ async def written(store: Store, records: Records) -> int:
         )  # fmt: skip
 
 
-async def test_a_scan_comes_back_from_the_database_as_it_was_seen(store: Store):
+async def test_scan_record_round_trips_through_database(store: Store):
     """Candidates in order with every score and status, the headline, the pattern, the indicators, the whole frame."""
     frame = frame_of(ROWS)
     records = records_of(scan_of(frame, HEADLINES, degraded="news: slow"), CYCLE)
-    scan_id = await written(store, records)
+    scan_id = await record_scan(store, records)
     async with store.read() as conn:
         (row,) = await candidates.scans_of(conn, CYCLE)
         stored = await candidates.of_scan(conn, scan_id)
@@ -154,11 +154,11 @@ async def test_a_scan_comes_back_from_the_database_as_it_was_seen(store: Store):
     assert (standing.status, standing.stage_reached, standing.side, standing.price) == (
         "candidate", "plan", None, Decimal("0.9999"),
     )  # fmt: skip
-    assert headline == Headline(
+    assert headline == HeadlineRecord(
         "AAPL", "Apple beats", "benzinga", AT - timedelta(hours=1), AT - timedelta(minutes=59), 0.7, 1.0, 0.6,
         "earnings", "https://example.org/1",
     )  # fmt: skip
-    assert pattern == Pattern(
+    assert pattern == PatternRecord(
         "AAPL", "bull_flag", "long", 0.5, Decimal("190.5"), Decimal(188), Decimal("196.25"),
         AT - timedelta(minutes=25), None, {"bars": 12.0},
     )  # fmt: skip
@@ -166,14 +166,14 @@ async def test_a_scan_comes_back_from_the_database_as_it_was_seen(store: Store):
     assert values["PASS"] is None
     for name, rsi in (("AAPL", 61.5), ("TSLA", None)):
         found = values[name]
-        assert isinstance(found, Indicators)
+        assert isinstance(found, IndicatorRecord)
         assert (found.values["rsi"], found.values["macd"]) == (rsi, None)
     assert blob is not None
     assert (blob.format, blob.rows) == ("parquet", 5)
-    pd.testing.assert_frame_equal(pd.read_parquet(BytesIO(blob.data)), reasons(frame))
+    pd.testing.assert_frame_equal(pd.read_parquet(BytesIO(blob.data)), decision_table(frame))
 
 
-async def test_two_hundred_are_kept_and_the_frame_keeps_the_rest(store: Store):
+async def test_scan_record_keeps_two_hundred_candidates_and_whole_frame(store: Store):
     """Of a scan with more candidates the best two hundred are rows; every symbol is in the stored frame."""
     rows = {
         f"S{n:03}": {
@@ -188,7 +188,7 @@ async def test_two_hundred_are_kept_and_the_frame_keeps_the_rest(store: Store):
         {**rows, "THIN": {"scan_rank": np.nan, "refused_by": "scan", "reason": "no volume today"}}
     )
     records = records_of(scan_of(frame, pd.DataFrame()), CYCLE)
-    scan_id = await written(store, records)
+    scan_id = await record_scan(store, records)
     async with store.read() as conn:
         stored = await candidates.of_scan(conn, scan_id)
         blob = await candidates.frame_of(conn, scan_id)
@@ -198,10 +198,10 @@ async def test_two_hundred_are_kept_and_the_frame_keeps_the_rest(store: Store):
     assert (records.news, records.patterns, records.indicators) == ((), (), ())
 
 
-async def test_a_scan_that_found_nothing_is_recorded_too(store: Store):
+async def test_empty_scan_is_recorded_with_reasons(store: Store):
     """No candidate, no headline, every symbol refused before the scan: the scan and its reasons are kept."""
     frame = frame_of(ROWS).loc[["THIN"]]
-    scan_id = await written(store, records_of(scan_of(frame, pd.DataFrame()), CYCLE))
+    scan_id = await record_scan(store, records_of(scan_of(frame, pd.DataFrame()), CYCLE))
     async with store.read() as conn:
         assert await candidates.of_scan(conn, scan_id) == []
         blob = await candidates.frame_of(conn, scan_id)
@@ -209,7 +209,7 @@ async def test_a_scan_that_found_nothing_is_recorded_too(store: Store):
     assert pd.read_parquet(BytesIO(blob.data))["reason"].tolist() == ["no volume today"]
 
 
-def test_what_no_column_can_hold_is_missing():
+def test_non_finite_numbers_are_recorded_as_null():
     """Infinities and NaN are stored as nothing, never as a number."""
     frame = frame_of(
         {"AAPL": {**ROWS["AAPL"], "risk_score": np.inf, "price": np.nan, "gap_pct": -np.inf, "rsi": np.inf}}
@@ -222,14 +222,14 @@ def test_what_no_column_can_hold_is_missing():
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="no recorded market beside the repository")
-async def test_every_column_that_is_recorded_is_one_the_stages_write(store: Store):
+async def test_recorded_columns_are_written_by_the_stages(store: Store):
     """On a recorded market nothing is stored empty because its column is called otherwise, and all of it fits the
     tables."""
-    day = recorded("2026-04-08")
+    day = recorded_day("2026-04-08")
     now = day.at("10:00")
-    frame = decide(day, now)
-    assert set(scan_records._INDICATORS) <= set(frame.columns)
-    assert set(scan_records._DETAIL) <= set(frame.columns)
+    frame = run_stages(day, now)
+    assert set(scan_records._INDICATOR_COLUMNS) <= set(frame.columns)
+    assert set(scan_records._DETAIL_COLUMNS) <= set(frame.columns)
     records = records_of(scan_of(frame, day.headlines), CYCLE)
     assert len(records.candidates) == 200
     for name in asdict(records.candidates[0]):
@@ -238,6 +238,6 @@ async def test_every_column_that_is_recorded_is_one_the_stages_write(store: Stor
     assert {one.status for one in records.candidates} == {"proposed", "refused"}
     assert records.news
     assert records.patterns
-    scan_id = await written(store, records)
+    scan_id = await record_scan(store, records)
     async with store.read() as conn:
         assert len(await candidates.of_scan(conn, scan_id)) == 200

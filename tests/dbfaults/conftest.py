@@ -9,11 +9,11 @@ from catalyst.store import account_lock, pool
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     """What waits for a silent server gives up soon."""
-    monkeypatch.setattr(pool, "_ANSWER", 0.8)
-    monkeypatch.setattr(pool, "_ACQUIRE", 0.5)
-    monkeypatch.setattr(account_lock, "_BEAT", 0.5)
+    monkeypatch.setattr(pool, "_COMMAND_TIMEOUT_S", 0.8)
+    monkeypatch.setattr(pool, "_ACQUIRE_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(account_lock, "_PING_TIMEOUT_S", 0.5)
 
 
 @pytest.fixture(autouse=True)
@@ -26,8 +26,8 @@ def plain_tracebacks() -> Iterator[None]:
 
 
 @pytest.fixture
-def patient_server(monkeypatch: pytest.MonkeyPatch) -> None:
+def restart_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     """For servers that stop and start: shorter than in production, longer than a busy machine needs to answer."""
-    monkeypatch.setattr(pool, "_ANSWER", 3.0)
-    monkeypatch.setattr(pool, "_ACQUIRE", 1.0)
-    monkeypatch.setattr(account_lock, "_BEAT", 1.0)
+    monkeypatch.setattr(pool, "_COMMAND_TIMEOUT_S", 3.0)
+    monkeypatch.setattr(pool, "_ACQUIRE_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(account_lock, "_PING_TIMEOUT_S", 1.0)

@@ -8,78 +8,78 @@ from decimal import Decimal
 from catalyst.domain.fault_points import Moment
 from catalyst.store.orders import OrderRow
 from catalyst.store.pool import is_outage
-from tests.crash.fault_point import Fate
-from tests.dbfaults.postgres_proxy import Between, between
-from tests.stories.scenario import ENTRY, Desk, Facts, open_desk
+from tests.crash.fault_point import CrashAt
+from tests.dbfaults.postgres_proxy import PostgresProxy, open_proxy
+from tests.stories.scenario import ENTRY, Facts, Scenario, open_scenario
 
 
-class Losing(Fate):
+class LoseCommitResponse(CrashAt):
     """A witness that lets the answer to a step's COMMIT be lost."""
 
-    proxy: Between
+    proxy: PostgresProxy
     label: str = ""
     nth: int = 0
-    struck: bool = False
-    _then: str = ""
-    _do: Callable[[], object] | None = None
+    triggered: bool = False
+    _action_label: str = ""
+    _action: Callable[[], object] | None = None
 
     def __call__(self, step: str, moment: Moment, /) -> None:
         super().__call__(step, moment)
-        if step == self._then and moment is Moment.BEFORE and self._do is not None:
-            do, self._do = self._do, None
+        if step == self._action_label and moment is Moment.BEFORE and self._action is not None:
+            do, self._action = self._action, None
             do()
-        if step == self.label and moment is Moment.BEFORE and not self.struck:
+        if step == self.label and moment is Moment.BEFORE and not self.triggered:
             self.nth -= 1
             if self.nth == 0:
-                self.struck = True
-                self.proxy.loses_commit()
+                self.triggered = True
+                self.proxy.lose_commit_response()
 
-    def then(self, label: str, do: Callable[[], object]) -> None:
+    def run_before(self, label: str, action: Callable[[], object]) -> None:
         """Do this as the next transaction `label` is about to begin."""
-        self._then, self._do = label, do
+        self._action_label, self._action = label, action
 
-    def loses(self, label: str, nth: int = 1) -> None:
+    def lose_response(self, label: str, nth: int = 1) -> None:
         """The `nth` transaction `label` from now on is applied, and its answer lost."""
-        self.label, self.nth, self.struck = label, nth, False
+        self.label, self.nth, self.triggered = label, nth, False
 
 
 @asynccontextmanager
-async def open_desk_behind(
+async def open_proxied_scenario(
     dsn: str, *, now: datetime | None = None, **sections: Facts
-) -> AsyncIterator[tuple[Desk, Between, Losing]]:
+) -> AsyncIterator[tuple[Scenario, PostgresProxy, LoseCommitResponse]]:
     """The desk of the stories, its daemon running behind a proxy."""
-    async with between(dsn) as proxy, open_desk(dsn, now=now, opened=False, **sections) as desk:
-        fate = Losing()
-        fate.proxy = proxy
-        desk.fate = fate
-        desk.dsn = proxy.dsn
-        await desk.opens()
-        yield desk, proxy, fate
+    async with open_proxy(dsn) as proxy, open_scenario(dsn, now=now, opened=False, **sections) as scenario:
+        commit_loss = LoseCommitResponse()
+        commit_loss.proxy = proxy
+        scenario.crash_trigger = commit_loss
+        scenario.dsn = proxy.dsn
+        await scenario.start()
+        yield scenario, proxy, commit_loss
 
 
-async def enters(desk: Desk, symbol: str, qty: int, **levels: str) -> OrderRow | None:
+async def submit_entry(scenario: Scenario, symbol: str, qty: int, **levels: str) -> OrderRow | None:
     """Send an entry as a scan would, which takes a database that is away for what it is: no entry."""
     try:
-        return await desk.enters(symbol, qty, **{**ENTRY, **levels})
+        return await scenario.submit_entry(symbol, qty, **{**ENTRY, **levels})
     except Exception as error:
         if not is_outage(error):
             raise
     return None
 
 
-async def sent_once(desk: Desk) -> None:
+async def assert_sent_once(scenario: Scenario) -> None:
     """No client order id was accepted twice, and no signal bought twice."""
-    ledger = await desk.admin("ledger")
+    ledger = await scenario.admin("logs")
     ids = [order["client_order_id"] for order in ledger["orders"]]
     assert len(ids) == len(set(ids))
     assert all(Decimal(0) <= Decimal(e["position_qty"]) <= 20 for e in ledger["executions"])
 
 
-async def gate_opens(desk: Desk, *, within: float = 120) -> None:
+async def wait_for_entry_gate(scenario: Scenario, *, within: float = 120) -> None:
     """Entries are possible again within `within` seconds of market time."""
-    assert desk.parts is not None
+    assert scenario.components is not None
     waited = 0.0
-    while not desk.parts.gate.open:
-        assert waited < within, f"still shut: {desk.parts.gate.reasons}"
-        await desk.waits(seconds=2)
+    while not scenario.components.gate.is_open:
+        assert waited < within, f"still shut: {scenario.components.gate.reasons}"
+        await scenario.waits(seconds=2)
         waited += 2

@@ -12,41 +12,48 @@ import pytest
 
 from catalyst.cli.app import exit_code
 from catalyst.clock import ManualClock
-from catalyst.daemon.startup import open_books
+from catalyst.daemon.startup import open_database
 from catalyst.domain.errors import ConfigInvalid, DatabaseReplaced
 from catalyst.domain.fault_points import Moment
 from catalyst.store import migrate
-from catalyst.store.pool import is_outage, is_passing
-from tests.conftest import Server, name_of
-from tests.dbfaults.dedicated_server import OwnServer, own_server
-from tests.dbfaults.proxied_scenario import enters, gate_opens, open_desk_behind, sent_once
-from tests.dbfaults.test_server_faults import ends_well, looks_again
+from catalyst.store.pool import is_outage, is_transient
+from tests.conftest import PostgresServer, database_name
+from tests.dbfaults.dedicated_server import DedicatedServer, open_dedicated_server
+from tests.dbfaults.proxied_scenario import (
+    assert_sent_once,
+    open_proxied_scenario,
+    submit_entry,
+    wait_for_entry_gate,
+)
+from tests.dbfaults.test_server_faults import assert_recovers, reconnect
 from tests.simulator.manual_feed import at
-from tests.stories.scenario import open_desk
+from tests.stories.scenario import open_scenario
 
 
-@pytest.mark.parametrize("label", ["submit", "hear", "protected", "mark"])
-async def test_f082_a_connection_is_lost_in_the_middle_of_a_transaction(database: str, label: str) -> None:
+@pytest.mark.promise("F082")
+@pytest.mark.parametrize("label", ["submit", "apply_report", "protected", "mark"])
+async def test_transaction_cut_midway_is_repeated_whole(database: str, label: str) -> None:
     """Nothing of it is in the tables, it is done again whole, and the order is sent once or not at all."""
-    async with open_desk_behind(database) as (desk, proxy, fate):
-        desk.prints("AAPL", "190.00")
-        await desk.waits(seconds=1)
-        fate.then(label, proxy.breaks_transaction)
-        await enters(desk, "AAPL", 20)
-        await desk.waits(seconds=35)
-        assert proxy.broken == 1
-        for entry in await desk.orders("AAPL"):
+    async with open_proxied_scenario(database) as (scenario, proxy, commit_loss):
+        scenario.prints("AAPL", "190.00")
+        await scenario.waits(seconds=1)
+        commit_loss.run_before(label, proxy.break_next_transaction)
+        await submit_entry(scenario, "AAPL", 20)
+        await scenario.waits(seconds=35)
+        assert proxy.broken_transactions == 1
+        for entry in await scenario.orders("AAPL"):
             assert entry["status"] in ("filled", "rejected", "submitted", "accepted")
-        await gate_opens(desk)
-        desk.prints("AAPL", "194.05")
-        await desk.waits(seconds=10)
-        assert desk.held("AAPL") == 0
-        assert await desk.submits("AAPL") == (0 if label == "submit" else 1)
-        await sent_once(desk)
-        await desk.agrees()
+        await wait_for_entry_gate(scenario)
+        scenario.prints("AAPL", "194.05")
+        await scenario.waits(seconds=10)
+        assert scenario.held_qty("AAPL") == 0
+        assert await scenario.count_submitted("AAPL") == (0 if label == "submit" else 1)
+        await assert_sent_once(scenario)
+        await scenario.assert_consistent()
 
 
-async def test_f082_no_request_leaves_inside_a_transaction(database: str) -> None:
+@pytest.mark.promise("F082")
+async def test_no_broker_request_is_sent_inside_a_transaction(database: str) -> None:
     """Through an entry, its protection, an exit and a flatten, whoever has a transaction open asks the broker
     nothing before it has ended."""
     open_in: dict[object, str] = {}
@@ -62,22 +69,23 @@ async def test_f082_no_request_leaves_inside_a_transaction(database: str) -> Non
         else:
             open_in.pop(task, None)
 
-    async with open_desk(database) as desk:
-        desk.fate.also = watch
-        await desk.faults("partial", symbol="AAPL", qty="8", role="entry")
-        desk.prints("AAPL", "190.00")
-        await desk.waits(seconds=1)
-        await enters(desk, "AAPL", 20)
-        await desk.waits(seconds=20)
-        await desk.holds("MSFT", 10)
-        assert (await desk.tells("close", symbol="AAPL"))["ok"]
-        await desk.waits(seconds=20)
-        desk.stop.ask("SIGTERM", flatten=True)
-        assert await desk.leaves() == 0
-        assert desk.fate.steps
+    async with open_scenario(database) as scenario:
+        scenario.crash_trigger.on_step = watch
+        await scenario.inject_fault("partial", symbol="AAPL", qty="8", role="entry")
+        scenario.prints("AAPL", "190.00")
+        await scenario.waits(seconds=1)
+        await submit_entry(scenario, "AAPL", 20)
+        await scenario.waits(seconds=20)
+        await scenario.holds("MSFT", 10)
+        assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
+        await scenario.waits(seconds=20)
+        scenario.stop.request("SIGTERM", flatten=True)
+        assert await scenario.wait_for_exit() == 0
+        assert scenario.crash_trigger.steps
         assert wrong == []
 
 
+@pytest.mark.promise("F083")
 @pytest.mark.parametrize(
     "error",
     [
@@ -99,13 +107,14 @@ async def test_f082_no_request_leaves_inside_a_transaction(database: str) -> Non
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_f083_what_goes_by_is_waited_for(error: Exception) -> None:
+def test_transient_server_errors_are_outages(error: Exception) -> None:
     """Every class that a server was seen to answer with while it shut down, crashed or recovered is an outage."""
     assert is_outage(error)
-    assert is_passing(error)
+    assert is_transient(error)
 
 
-def test_f083_what_does_not_go_by_is_a_fault() -> None:
+@pytest.mark.promise("F083")
+def test_permanent_database_errors_are_not_outages() -> None:
     """A wrong statement, a broken constraint, a mistake of ours: no outage."""
     faults = (
         asyncpg.UndefinedTableError("x"),
@@ -114,15 +123,16 @@ def test_f083_what_does_not_go_by_is_a_fault() -> None:
         ValueError("x"),
         KeyError("x"),
     )
-    assert [is_passing(fault) for fault in faults] == [False] * len(faults)
+    assert [is_transient(fault) for fault in faults] == [False] * len(faults)
     contention = (
         asyncpg.DeadlockDetectedError(),
         asyncpg.SerializationError(),
         asyncpg.LockNotAvailableError(),
     )
-    assert [(is_outage(one), is_passing(one)) for one in contention] == [(False, True)] * 3
+    assert [(is_outage(one), is_transient(one)) for one in contention] == [(False, True)] * 3
 
 
+@pytest.mark.promise("F083")
 @pytest.mark.parametrize(
     ("sqlstate", "words"),
     [
@@ -131,74 +141,78 @@ def test_f083_what_does_not_go_by_is_a_fault() -> None:
         ("53300", "sorry, too many clients already"),
     ],
 )
-async def test_f083_minutes_of_a_server_that_is_not_ready(database: str, sqlstate: str, words: str) -> None:
+async def test_daemon_waits_for_server_that_rejects_connections(
+    database: str, sqlstate: str, words: str
+) -> None:
     """It answers, and sends everybody away: no entry, the exits at the broker stay, and all goes on by itself."""
-    async with open_desk_behind(database) as (desk, proxy, _):
-        await desk.holds("AAPL", 20)
-        assert desk.parts is not None
-        before = await desk.conn.fetchval("SELECT count(*) FROM order_events")
-        proxy.excuses_itself(sqlstate, words)
-        await desk.waits(minutes=3)
-        assert "database" in desk.parts.gate.reasons
-        assert await enters(desk, "MSFT", 10) is None
-        assert len(desk.server.exchange.book.live()) == 2
-        proxy.heals()
-        await desk.waits(seconds=20)
-        assert "DATABASE_WAS_AWAY" in await desk.alerts()
-        await ends_well(desk, before)
+    async with open_proxied_scenario(database) as (scenario, proxy, _):
+        await scenario.holds("AAPL", 20)
+        assert scenario.components is not None
+        before = await scenario.conn.fetchval("SELECT count(*) FROM order_events")
+        proxy.reject_connections(sqlstate, words)
+        await scenario.waits(minutes=3)
+        assert "database" in scenario.components.gate.reasons
+        assert await submit_entry(scenario, "MSFT", 10) is None
+        assert len(scenario.server.exchange.order_store.live()) == 2
+        proxy.resume()
+        await scenario.waits(seconds=20)
+        assert "DATABASE_OUTAGE" in await scenario.alert_events()
+        await assert_recovers(scenario, before)
 
 
-@pytest.mark.usefixtures("impatient")
-async def test_f084_a_leak_holds_every_connection(database: str) -> None:
+@pytest.mark.promise("F084")
+@pytest.mark.usefixtures("short_timeouts")
+async def test_exhausted_server_connections_close_gate_and_alert(database: str) -> None:
     """Nobody gets one: entries stop, somebody is paged while it lasts, past the pool; given back, all goes on."""
-    async with open_desk(database) as desk:
-        await desk.holds("AAPL", 20)
-        assert desk.parts is not None
-        before = await desk.conn.fetchval("SELECT count(*) FROM order_events")
+    async with open_scenario(database) as scenario:
+        await scenario.holds("AAPL", 20)
+        assert scenario.components is not None
+        before = await scenario.conn.fetchval("SELECT count(*) FROM order_events")
         async with AsyncExitStack() as held:
             for _ in range(8):
-                await held.enter_async_context(desk.parts.store._pool.acquire())
-            await desk.waits(seconds=15)
-            assert "POOL_EXHAUSTED" in await desk.alerts()
-            assert "database" in desk.parts.gate.reasons
-            assert len(desk.server.exchange.book.live()) == 2
-        await ends_well(desk, before)
+                await held.enter_async_context(scenario.components.store._pool.acquire())
+            await scenario.waits(seconds=15)
+            assert "POOL_EXHAUSTED" in await scenario.alert_events()
+            assert "database" in scenario.components.gate.reasons
+            assert len(scenario.server.exchange.order_store.live()) == 2
+        await assert_recovers(scenario, before)
 
 
 @pytest.fixture
-async def own() -> AsyncIterator[OwnServer]:
-    async with own_server(wal_level="replica", max_wal_senders="4") as server:
+async def dedicated_server() -> AsyncIterator[DedicatedServer]:
+    async with open_dedicated_server(wal_level="replica", max_wal_senders="4") as server:
         yield server
 
 
-@pytest.mark.usefixtures("patient_server")
-async def test_f089_a_server_that_only_reads(own: OwnServer) -> None:
+@pytest.mark.promise("F089")
+@pytest.mark.usefixtures("restart_timeouts")
+async def test_read_only_server_closes_gate_until_writable(dedicated_server: DedicatedServer) -> None:
     """Every write is answered with 25006: no entry, no defect, new connections look for a server that writes; once
     there is one, all goes on in the same epoch."""
-    async with open_desk(own.dsn) as desk:
-        await desk.holds("AAPL", 20)
-        assert desk.parts is not None
-        before = await desk.conn.fetchval("SELECT count(*) FROM order_events")
-        await read_only(own, True)
-        await desk.waits(seconds=30)
-        assert "database" in desk.parts.gate.reasons
-        assert await enters(desk, "MSFT", 10) is None
-        assert len(desk.server.exchange.book.live()) == 2
-        await read_only(own, False)
-        await desk.waits(seconds=10)
-        await ends_well(desk, before)
+    async with open_scenario(dedicated_server.dsn) as scenario:
+        await scenario.holds("AAPL", 20)
+        assert scenario.components is not None
+        before = await scenario.conn.fetchval("SELECT count(*) FROM order_events")
+        await set_read_only(dedicated_server, True)
+        await scenario.waits(seconds=30)
+        assert "database" in scenario.components.gate.reasons
+        assert await submit_entry(scenario, "MSFT", 10) is None
+        assert len(scenario.server.exchange.order_store.live()) == 2
+        await set_read_only(dedicated_server, False)
+        await scenario.waits(seconds=10)
+        await assert_recovers(scenario, before)
 
 
-async def read_only(server: OwnServer, yes: bool) -> None:
+async def set_read_only(server: DedicatedServer, enabled: bool) -> None:
     conn = await asyncpg.connect(server.dsn)
     await conn.execute("SET default_transaction_read_only = off")
-    await conn.execute(f"ALTER SYSTEM SET default_transaction_read_only = {'on' if yes else 'off'}")
+    await conn.execute(f"ALTER SYSTEM SET default_transaction_read_only = {'on' if enabled else 'off'}")
     await conn.execute("SELECT pg_reload_conf()")
     await conn.close()
 
 
 @pytest.fixture
-def beside() -> Iterator[Path]:
+def standby_folder() -> Iterator[Path]:
     """A folder whose path is short enough for a socket, for the second server's own user."""
     folder = Path(tempfile.mkdtemp(prefix="catalyst-standby-"))
     folder.chmod(0o711)
@@ -206,80 +220,84 @@ def beside() -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.mark.usefixtures("patient_server")
-async def test_f089_failover_to_a_standby(own: OwnServer, beside: Path) -> None:
+@pytest.mark.promise("F089")
+@pytest.mark.usefixtures("restart_timeouts")
+async def test_failover_to_standby_starts_new_epoch(
+    dedicated_server: DedicatedServer, standby_folder: Path
+) -> None:
     """The leader dies and its standby takes over: this daemon ends, for what was committed last may be missing
     there; the next one takes the lock of the new leader under a new epoch, and what the broker did is booked."""
-    second = await own.standby(beside)
+    second = await dedicated_server.create_standby(standby_folder)
     try:
-        async with open_desk(own.dsn, opened=False) as desk:
-            desk.dsn = second.dsn
-            await desk.opens()
-            await desk.holds("AAPL", 20)
-            assert desk.parts is not None
-            epoch = desk.parts.epoch
-            await own.stops()
-            await second.promotes()
+        async with open_scenario(dedicated_server.dsn, opened=False) as scenario:
+            scenario.dsn = second.dsn
+            await scenario.start()
+            await scenario.holds("AAPL", 20)
+            assert scenario.components is not None
+            epoch = scenario.components.epoch
+            await dedicated_server.stop()
+            await second.promote()
             for _ in range(60):
-                await desk.waits(seconds=1)
-                if desk._life is None or desk._life.done():
+                await scenario.waits(seconds=1)
+                if scenario._run_task is None or scenario._run_task.done():
                     break
-            assert desk._life is not None
+            assert scenario._run_task is not None
             with pytest.raises(ExceptionGroup) as ended:
-                desk._life.result()
+                scenario._run_task.result()
             assert ended.group_contains(DatabaseReplaced)
             assert exit_code(ended.value) == 1  # started again, unlike 75 and 78
-            await desk._stack.aclose()
-            desk.parts = None
-            desk.prints("AAPL", "194.05")  # the target fills while nobody is there
-            await desk.waits(seconds=5)
+            await scenario._stack.aclose()
+            scenario.components = None
+            scenario.prints("AAPL", "194.05")  # the target fills while nobody is there
+            await scenario.waits(seconds=5)
 
-            await desk.opens()
-            await looks_again(desk)
-            assert desk.parts is not None
-            assert desk.parts.epoch == epoch + 1
-            await desk.waits(seconds=30)
-            assert desk.held("AAPL") == 0
-            position = await desk.position("AAPL")
+            await scenario.start()
+            await reconnect(scenario)
+            assert scenario.components is not None
+            assert scenario.components.epoch == epoch + 1
+            await scenario.waits(seconds=30)
+            assert scenario.held_qty("AAPL") == 0
+            position = await scenario.position("AAPL")
             assert position is not None
             assert position["close_reason"].startswith("TAKE_PROFIT_HIT")
-            await sent_once(desk)
-            await desk.agrees()
+            await assert_sent_once(scenario)
+            await scenario.assert_consistent()
     finally:
-        await second.stops()
+        await second.stop()
 
 
-async def test_f090_a_restore_that_lost_the_last_commits(postgres: Server, database: str) -> None:
+@pytest.mark.promise("F090")
+async def test_restored_database_recovers_rows_from_broker(postgres: PostgresServer, database: str) -> None:
     """The tables are a copy of an hour ago, the broker is ahead: what it shows under our ids gets its rows again,
     its shares stay protected, somebody is paged, and nothing is sent twice."""
-    async with open_desk(database) as desk:
-        await desk.holds("AAPL", 20)
-        await desk.dies()
-        await desk.conn.close()
-        old = postgres.create(name_of(database))
+    async with open_scenario(database) as scenario:
+        await scenario.holds("AAPL", 20)
+        await scenario.crash()
+        await scenario.conn.close()
+        old = postgres.create(database_name(database))
         try:
-            desk.conn = await asyncpg.connect(database)
-            await desk.opens()
-            await desk.holds("MSFT", 10)
-            desk.prints("AAPL", "194.05")
-            await desk.waits(seconds=10)
-            assert (desk.held("AAPL"), desk.held("MSFT")) == (0, 10)
-            await desk.dies()
-            await desk.conn.close()
+            scenario.conn = await asyncpg.connect(database)
+            await scenario.start()
+            await scenario.holds("MSFT", 10)
+            scenario.prints("AAPL", "194.05")
+            await scenario.waits(seconds=10)
+            assert (scenario.held_qty("AAPL"), scenario.held_qty("MSFT")) == (0, 10)
+            await scenario.crash()
+            await scenario.conn.close()
 
-            desk.dsn = old
-            desk.conn = await asyncpg.connect(old)
-            assert await desk.orders("MSFT") == []
-            await desk.opens()
-            await desk.waits(seconds=60)
-            sold = await desk.position("AAPL")
+            scenario.dsn = old
+            scenario.conn = await asyncpg.connect(old)
+            assert await scenario.orders("MSFT") == []
+            await scenario.start()
+            await scenario.waits(seconds=60)
+            sold = await scenario.position("AAPL")
             assert sold is not None
-            assert (sold["status"], desk.held("AAPL")) == ("closed", 0)
-            entry = (await desk.orders("MSFT"))[0]
+            assert (sold["status"], scenario.held_qty("AAPL")) == ("closed", 0)
+            entry = (await scenario.orders("MSFT"))[0]
             assert (entry["status"], entry["filled_qty"]) == ("filled", 10)
             assert entry["client_order_id"].startswith("cat-")
             assert (entry["order_purpose"], entry["origin"]) == ("entry", "catalyst")
-            held = await desk.position("MSFT")
+            held = await scenario.position("MSFT")
             assert held is not None  # from the broker's fills
             assert (held["status"], held["quantity"], held["position_id"]) == (
                 "open",
@@ -288,32 +306,33 @@ async def test_f090_a_restore_that_lost_the_last_commits(postgres: Server, datab
             )
             assert (held["stop_loss"], held["take_profit"]) == (188, 194)
             assert held["protected_at"] is not None
-            assert "ORDER_ADOPTED" in await desk.alerts()
-            await desk.agrees()
-            stops = [one for one in desk.server.exchange.book.live() if one.symbol == "MSFT"]
+            assert "ORDER_ADOPTED" in await scenario.alert_events()
+            await scenario.assert_consistent()
+            stops = [one for one in scenario.server.exchange.order_store.live() if one.symbol == "MSFT"]
             assert stops  # what protects the shares is still there
-            assert await desk.submits("MSFT") == 1
-            await sent_once(desk)
+            assert await scenario.count_submitted("MSFT") == 1
+            await assert_sent_once(scenario)
         finally:
-            if desk.parts is not None:
-                await desk.dies()
-            await desk.conn.close()
+            if scenario.components is not None:
+                await scenario.crash()
+            await scenario.conn.close()
             postgres.drop(old)
-            desk.conn = await asyncpg.connect(database)
+            scenario.conn = await asyncpg.connect(database)
 
 
-async def test_f091_a_role_without_its_rights(database: str) -> None:
+@pytest.mark.promise("F091")
+async def test_start_is_refused_when_role_lacks_a_grant(database: str) -> None:
     """The daemon's role lacks one grant: the start is refused with 78 and names it; with the grant it is let in."""
     conn = await asyncpg.connect(database)
     await conn.execute(migrate.roles_sql())
     as_app = f"{database}{'&' if '?' in database else '?'}role=catalyst_app"
     async with AsyncExitStack() as stack:
-        await open_books(stack, as_app, ManualClock(at("10:15")))
+        await open_database(stack, as_app, ManualClock(at("10:15")))
     for verb, table in (("INSERT", "order_events"), ("UPDATE", "daemon"), ("SELECT", "positions")):
         await conn.execute(f"REVOKE {verb} ON {table} FROM catalyst_app")
         async with AsyncExitStack() as stack:
             with pytest.raises(ConfigInvalid, match=f"{verb} on {table}") as refused:
-                await open_books(stack, as_app, ManualClock(at("10:15")))
+                await open_database(stack, as_app, ManualClock(at("10:15")))
         assert exit_code(refused.value) == 78
         await conn.execute(f"GRANT {verb} ON {table} TO catalyst_app")
     await conn.close()

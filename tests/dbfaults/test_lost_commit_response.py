@@ -8,45 +8,52 @@ from decimal import Decimal
 
 import pytest
 
-from tests.dbfaults.proxied_scenario import enters, gate_opens, open_desk_behind, sent_once
+from tests.dbfaults.proxied_scenario import (
+    assert_sent_once,
+    open_proxied_scenario,
+    submit_entry,
+    wait_for_entry_gate,
+)
 
 
 @pytest.mark.parametrize(
     ("label", "nth"),
     [
         ("submit", 1),  # the entry's row
-        ("hear", 1),  # the broker's answer, with the legs
-        ("hear", 2),  # what the stream says: filled
-        ("hear", 3),  # the legs are live
+        ("apply_report", 1),  # the broker's answer, with the legs
+        ("apply_report", 2),  # what the stream says: filled
+        ("apply_report", 3),  # the legs are live
         ("protected", 1),
         ("heartbeat", 1),
         ("mark", 1),
         ("risk", 1),
     ],
 )
-async def test_the_answer_to_an_entrys_commit_is_lost(database: str, label: str, nth: int) -> None:
+async def test_lost_commit_response_during_entry_trades_at_most_once(
+    database: str, label: str, nth: int
+) -> None:
     """Bought once or not at all, protected, sold once at its target; books, journal and exchange agree."""
-    async with open_desk_behind(database) as (desk, proxy, fate):
-        desk.prints("AAPL", "190.00")
-        await desk.waits(seconds=1)
-        fate.loses(label, nth)
-        await enters(desk, "AAPL", 20)
-        await desk.waits(seconds=35)
-        assert proxy.lost == 1
-        entry = (await desk.orders("AAPL"))[0]
+    async with open_proxied_scenario(database) as (scenario, proxy, commit_loss):
+        scenario.prints("AAPL", "190.00")
+        await scenario.waits(seconds=1)
+        commit_loss.lose_response(label, nth)
+        await submit_entry(scenario, "AAPL", 20)
+        await scenario.waits(seconds=35)
+        assert proxy.lost_responses == 1
+        entry = (await scenario.orders("AAPL"))[0]
         assert entry["status"] in ("filled", "rejected")
-        assert desk.held("AAPL") == entry["filled_qty"]
+        assert scenario.held_qty("AAPL") == entry["filled_qty"]
         if entry["filled_qty"]:
-            position = await desk.position("AAPL")
+            position = await scenario.position("AAPL")
             assert position is not None
             assert position["protected_at"] is not None
-        await gate_opens(desk)
-        desk.prints("AAPL", "194.05")
-        await desk.waits(seconds=10)
-        assert desk.held("AAPL") == 0
-        assert await desk.submits("AAPL") <= 1
-        await sent_once(desk)
-        await desk.agrees()
+        await wait_for_entry_gate(scenario)
+        scenario.prints("AAPL", "194.05")
+        await scenario.waits(seconds=10)
+        assert scenario.held_qty("AAPL") == 0
+        assert await scenario.count_submitted("AAPL") <= 1
+        await assert_sent_once(scenario)
+        await scenario.assert_consistent()
 
 
 @pytest.mark.parametrize(
@@ -55,76 +62,82 @@ async def test_the_answer_to_an_entrys_commit_is_lost(database: str, label: str,
         ("exit_intent", 1),
         ("cancel", 1),
         ("submit", 1),  # the exit's row
-        ("hear", 1),
-        ("hear", 2),
-        ("hear", 3),
-        ("hear", 4),
-        ("hear", 5),
+        ("apply_report", 1),
+        ("apply_report", 2),
+        ("apply_report", 3),
+        ("apply_report", 4),
+        ("apply_report", 5),
     ],
 )
-async def test_the_answer_to_an_exits_commit_is_lost(database: str, label: str, nth: int) -> None:
+async def test_lost_commit_response_during_exit_sells_once(database: str, label: str, nth: int) -> None:
     """Asked to close, the daemon sells exactly what is held, once, whatever it did not hear of its own writing."""
-    async with open_desk_behind(database) as (desk, proxy, fate):
-        await desk.holds("AAPL", 20)
-        fate.loses(label, nth)
-        await desk.conn.execute(
+    async with open_proxied_scenario(database) as (scenario, proxy, commit_loss):
+        await scenario.holds("AAPL", 20)
+        commit_loss.lose_response(label, nth)
+        await scenario.conn.execute(
             "INSERT INTO commands (kind, arguments, requested_at, requested_by)"
             " VALUES ('close', '{\"symbol\": \"AAPL\"}', $1, 'trader')",
-            desk.clock.now(),
+            scenario.clock.now(),
         )
-        await desk.waits(seconds=60)
-        assert proxy.lost == 1
-        assert desk.held("AAPL") == 0
-        position = await desk.position("AAPL")
+        await scenario.waits(seconds=60)
+        assert proxy.lost_responses == 1
+        assert scenario.held_qty("AAPL") == 0
+        position = await scenario.position("AAPL")
         assert position is not None
         assert position["status"] == "closed"
-        await gate_opens(desk)
-        await sent_once(desk)
-        await desk.agrees()
+        await wait_for_entry_gate(scenario)
+        await assert_sent_once(scenario)
+        await scenario.assert_consistent()
 
 
-@pytest.mark.parametrize(("label", "nth"), [("cancel", 1), ("submit", 1), ("protected", 1), ("uncovered", 1)])
-async def test_the_answer_to_a_protections_commit_is_lost(database: str, label: str, nth: int) -> None:
+@pytest.mark.parametrize(
+    ("label", "nth"), [("cancel", 1), ("submit", 1), ("protected", 1), ("unprotected", 1)]
+)
+async def test_lost_commit_response_during_protection_leaves_one_oco(
+    database: str, label: str, nth: int
+) -> None:
     """Eight of twenty fill: in the end one stop and one target for eight, never two of either."""
-    async with open_desk_behind(database) as (desk, proxy, fate):
-        desk.prints("AAPL", "190.00")
-        await desk.waits(seconds=1)
-        await desk.faults("partial", symbol="AAPL", qty="8", role="entry")
-        if label == "uncovered":  # written only of what was protected before
-            await enters(desk, "AAPL", 20)
-            await desk.waits(seconds=20)
-            fate.loses(label, nth)
-            live = list(desk.server.exchange.book.working("AAPL"))
-            await desk.admin("cancel", {"id": live[0].id})
+    async with open_proxied_scenario(database) as (scenario, proxy, commit_loss):
+        scenario.prints("AAPL", "190.00")
+        await scenario.waits(seconds=1)
+        await scenario.inject_fault("partial", symbol="AAPL", qty="8", role="entry")
+        if label == "unprotected":  # written only of what was protected before
+            await submit_entry(scenario, "AAPL", 20)
+            await scenario.waits(seconds=20)
+            commit_loss.lose_response(label, nth)
+            live = list(scenario.server.exchange.order_store.working("AAPL"))
+            await scenario.admin("cancel", {"id": live[0].id})
         else:
-            row = await enters(desk, "AAPL", 20)
+            row = await submit_entry(scenario, "AAPL", 20)
             assert row is not None
-            fate.loses(label, nth)
-        await desk.waits(seconds=50)
-        assert proxy.lost == 1
-        position = await desk.position("AAPL")
+            commit_loss.lose_response(label, nth)
+        await scenario.waits(seconds=50)
+        assert proxy.lost_responses == 1
+        position = await scenario.position("AAPL")
         assert position is not None
         assert position["quantity"] == 8
         assert position["protected_at"] is not None
-        live_rows = [o for o in await desk.orders("AAPL") if o["status"] in ("submitted", "accepted")]
+        live_rows = [o for o in await scenario.orders("AAPL") if o["status"] in ("submitted", "accepted")]
         assert {(o["order_class"], o["quantity"]) for o in live_rows} == {("oco", Decimal(8))}
         assert len(live_rows) == 2
-        await gate_opens(desk)
-        await sent_once(desk)
-        await desk.agrees()
+        await wait_for_entry_gate(scenario)
+        await assert_sent_once(scenario)
+        await scenario.assert_consistent()
 
 
-@pytest.mark.parametrize("label", ["latch", "halt", "cycle", "exit_intent", "submit", "hear", "flat_proof"])
-async def test_the_answer_to_a_flattens_commit_is_lost(database: str, label: str) -> None:
+@pytest.mark.parametrize(
+    "label", ["latch", "halt", "cycle", "exit_intent", "submit", "apply_report", "flat_proof"]
+)
+async def test_lost_commit_response_during_flatten_ends_flat(database: str, label: str) -> None:
     """SIGTERM: flat within its bound and code zero, though the answer to one of its commits never came."""
-    async with open_desk_behind(database) as (desk, proxy, fate):
-        await desk.holds("AAPL", 20)
-        fate.loses(label)
-        desk.stop.ask("SIGTERM", flatten=True)
-        assert await desk.leaves() == 0
-        assert proxy.lost == 1
-        assert desk.held("AAPL") == 0
-        await sent_once(desk)
-        latch = await desk.conn.fetchval("SELECT name FROM latches WHERE cleared_at IS NULL")
+    async with open_proxied_scenario(database) as (scenario, proxy, commit_loss):
+        await scenario.holds("AAPL", 20)
+        commit_loss.lose_response(label)
+        scenario.stop.request("SIGTERM", flatten=True)
+        assert await scenario.wait_for_exit() == 0
+        assert proxy.lost_responses == 1
+        assert scenario.held_qty("AAPL") == 0
+        await assert_sent_once(scenario)
+        latch = await scenario.conn.fetchval("SELECT name FROM latches WHERE cleared_at IS NULL")
         assert latch == "flatten"
-        await desk.agrees()
+        await scenario.assert_consistent()

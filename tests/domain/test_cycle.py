@@ -8,7 +8,7 @@ import pytest
 from catalyst.domain.cycle import CYCLE_EDGES, CycleStatus, advance, cycle_id
 from catalyst.domain.errors import IllegalTransition
 
-LEADS_TO = """
+TRANSITIONS = """
 idle        scanning closed
 scanning    evaluating monitoring idle closed
 evaluating  trading monitoring idle closed
@@ -19,13 +19,13 @@ completed
 """
 TABLE = {
     (CycleStatus(seen), CycleStatus(then))
-    for seen, *ends in (line.split() for line in LEADS_TO.strip().splitlines())
+    for seen, *ends in (line.split() for line in TRANSITIONS.strip().splitlines())
     for then in ends
 }
 
 
 @pytest.mark.parametrize(("seen", "then"), list(product(CycleStatus, CycleStatus)))
-def test_every_pair_of_states_is_decided_as_drawn(seen: CycleStatus, then: CycleStatus):
+def test_cycle_transitions_match_table(seen: CycleStatus, then: CycleStatus):
     """Where the drawing has an arrow the cycle advances; everywhere else it refuses and names both states."""
     if (seen, then) in TABLE:
         assert advance(seen, then) is then
@@ -35,7 +35,7 @@ def test_every_pair_of_states_is_decided_as_drawn(seen: CycleStatus, then: Cycle
     assert (seen, then) in CYCLE_EDGES or (seen, then) not in TABLE
 
 
-def test_an_emergency_closes_the_day_from_everywhere():
+def test_cycle_can_close_from_every_open_state():
     """Every state but the two last leads to closed, and from there only to completed."""
     assert {seen for seen, then in CYCLE_EDGES if then is CycleStatus.CLOSED} == set(CycleStatus) - {
         CycleStatus.CLOSED,
@@ -52,6 +52,6 @@ def test_an_emergency_closes_the_day_from_everywhere():
         (datetime(2026, 7, 7, 2, 30, tzinfo=UTC), "20260706-223000"),
     ],
 )
-def test_a_cycle_is_named_by_its_creation_in_new_york(created: datetime, name: str):
+def test_cycle_id_uses_new_york_creation_time(created: datetime, name: str):
     """Winter, summer, and an evening that is tomorrow in UTC."""
     assert cycle_id(created) == name

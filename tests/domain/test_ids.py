@@ -12,7 +12,7 @@ roles = st.text(alphabet="abcdefghijklmnopqrstuvwxyz0123456789-", min_size=1, ma
 
 
 @given(st.text(), roles, st.integers(0, 10**6))
-def test_an_id_fits_the_broker_whatever_it_is_made_of(base: str, role: str, attempt: int):
+def test_client_order_id_fits_broker_rules(base: str, role: str, attempt: int):
     """At most 48 of [a-z0-9-], ours by its beginning, its role readable at the end, the same on every call."""
     name = client_order_id(base, role, attempt)
     assert re.fullmatch(r"cat-[a-z0-9-]{1,44}", name)
@@ -21,7 +21,7 @@ def test_an_id_fits_the_broker_whatever_it_is_made_of(base: str, role: str, atte
     assert client_order_id(base, role, attempt) == name
 
 
-def test_ids_differ_in_everything_they_are_made_of():
+def test_client_order_id_differs_by_every_part():
     """Another base, role or attempt is another id; parts do not run into each other."""
     ids = {
         client_order_id(base, role, attempt)
@@ -32,19 +32,19 @@ def test_ids_differ_in_everything_they_are_made_of():
     assert len(ids) == 4 * 3 * 3
 
 
-def test_an_id_survives_a_restart_and_a_release():
+def test_client_order_id_derivation_is_fixed():
     """The derivation is fixed for good: orders of yesterday are found by what they were for."""
     assert client_order_id("AAPL|2026-04-08", "x", 0) == "cat-b5aa8a5cfab25ee5ae1ce70519ec80c0-x"
 
 
 @pytest.mark.parametrize("role", ["", "stop_loss", "Entry", "a" * 12, "ä", "x y"])
-def test_a_role_that_does_not_fit_is_refused(role: str):
+def test_invalid_id_role_is_refused(role: str):
     """An id is never made that the broker would cut or refuse."""
     with pytest.raises(ValueError, match="the role"):
         client_order_id("AAPL", role, 0)
 
 
 @pytest.mark.parametrize("name", ["", "cat", "CAT-1", "catalyst-1", "6f1c7c1e-0c0b-5f0a-9a55-3a1d6f9d2b11"])
-def test_what_others_named_is_not_ours(name: str):
+def test_external_client_order_id_is_not_ours(name: str):
     """A person's order, or one of the broker's own, is told apart by its id."""
     assert not is_ours(name)

@@ -15,10 +15,18 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from hypothesis.stateful import run_state_machine_as_test as run
 
 from catalyst.domain.errors import IllegalTransition, InvariantBroken
-from catalyst.domain.order import NEVER_ARRIVED, OrderState, Status, Verdict, after_fill, hear, transition
+from catalyst.domain.order import (
+    NEVER_ARRIVED,
+    OrderState,
+    Status,
+    Verdict,
+    after_fill,
+    outcome_of_report,
+    transition,
+)
 
 QUANTITY = Decimal(100)
-ALIVE = [
+WORKING_STATUSES = [
     "pending_new",
     "accepted",
     "new",
@@ -28,8 +36,8 @@ ALIVE = [
     "pending_replace",
     "done_for_day",
 ]
-ENDS = ["canceled", "expired", "replaced"]
-OURS = {
+TERMINAL_STATUSES = ["canceled", "expired", "replaced"]
+LOCAL_STATUS = {
     "filled": Status.FILLED,
     "canceled": Status.CANCELLED,
     "expired": Status.EXPIRED,
@@ -42,7 +50,7 @@ OURS = {
 class Slice:
     """One execution, by the cumulative quantity after it."""
 
-    cum: Decimal
+    cum_qty: Decimal
     quantity: Decimal
 
 
@@ -50,8 +58,8 @@ class Slice:
 class Message:
     """What the broker said at some moment: a word, the cumulative quantity, and the slice if it was a fill."""
 
-    word: str
-    cum: Decimal
+    broker_status: str
+    cum_qty: Decimal
     slice: Slice | None = None
 
 
@@ -59,267 +67,271 @@ class Message:
 class Venue:
     """The broker's own truth of one order."""
 
-    word: str | None = None  # None: it has not arrived
+    broker_status: str | None = None  # None: it has not arrived
     slices: list[Slice] = field(default_factory=list)
 
     @property
     def filled(self) -> Decimal:
-        return self.slices[-1].cum if self.slices else Decimal(0)
+        return self.slices[-1].cum_qty if self.slices else Decimal(0)
 
     def fill(self, quantity: Decimal) -> Message:
         self.slices.append(Slice(self.filled + quantity, quantity))
         if self.filled == QUANTITY:
-            self.word = "filled"
-        elif self.word in ALIVE:
-            self.word = "partially_filled"
-        return self.say(self.slices[-1])
+            self.broker_status = "filled"
+        elif self.broker_status in WORKING_STATUSES:
+            self.broker_status = "partially_filled"
+        return self.message(self.slices[-1])
 
-    def say(self, slice_: Slice | None = None) -> Message:
-        assert self.word is not None  # it says nothing about an order it has not got
-        return Message(self.word, self.filled, slice_)
+    def message(self, slice_: Slice | None = None) -> Message:
+        assert self.broker_status is not None  # it says nothing about an order it has not got
+        return Message(self.broker_status, self.filled, slice_)
 
 
-class Books:
+class LedgerModel:
     """Ours: a state, a ledger, and the path that was walked."""
 
     def __init__(self) -> None:
         self.state = OrderState(Status.CREATED, QUANTITY, Decimal(0))
-        self.ledger: dict[Decimal, Decimal] = {}
+        self.fills: dict[Decimal, Decimal] = {}
         self.path: list[tuple[Status, Status, str | None]] = []
 
-    def move(self, then: Status, reason: str | None = None) -> None:
+    def transition(self, then: Status, reason: str | None = None) -> None:
         self.path.append((self.state.status, then, self.state.rejection_reason))
         self.state = OrderState(then, QUANTITY, self.state.filled_qty, reason or self.state.rejection_reason)
 
-    def count(self, filled: Decimal) -> None:
+    def set_filled(self, filled: Decimal) -> None:
         self.state = OrderState(self.state.status, QUANTITY, filled, self.state.rejection_reason)
 
-    def book(self, found: Slice) -> None:
+    def book_fill(self, found: Slice) -> None:
         """Each slice once, by its identity."""
-        if found.cum in self.ledger:
+        if found.cum_qty in self.fills:
             return
         then, _ = after_fill(self.state, found.quantity)
-        self.ledger[found.cum] = found.quantity
-        self.move(then)
-        self.count(self.state.filled_qty + found.quantity)
+        self.fills[found.cum_qty] = found.quantity
+        self.transition(then)
+        self.set_filled(self.state.filled_qty + found.quantity)
 
     def apply(self, message: Message, venue: Venue, *, ledger_answers: bool) -> Verdict:
         """As the daemon's door: the slice, then the word; when behind, the ledger, then the word again."""
         if message.slice is not None:
-            self.book(message.slice)
-        verdict = self.listen(message)
-        if verdict is Verdict.BEHIND and ledger_answers:
+            self.book_fill(message.slice)
+        verdict = self.apply_status(message)
+        if verdict is Verdict.MISSING_FILLS and ledger_answers:
             for slice_ in venue.slices:
-                self.book(slice_)
-            verdict = self.listen(message)
+                self.book_fill(slice_)
+            verdict = self.apply_status(message)
         return verdict
 
-    def listen(self, message: Message) -> Verdict:
-        heard = hear(self.state, message.word, message.cum)
-        if heard.verdict is Verdict.MOVE:
-            assert heard.then is not None
-            self.move(heard.then, "BROKER: no" if heard.then is Status.REJECTED else None)
-        return heard.verdict
+    def apply_status(self, message: Message) -> Verdict:
+        outcome = outcome_of_report(self.state, message.broker_status, message.cum_qty)
+        if outcome.verdict is Verdict.MOVE:
+            assert outcome.then is not None
+            self.transition(outcome.then, "BROKER: no" if outcome.then is Status.REJECTED else None)
+        return outcome.verdict
 
 
-class OrderLife(RuleBasedStateMachine):
+class OrderDeliveryMachine(RuleBasedStateMachine):
     """The model. `books` is the seam where the wrong ones are planted."""
 
-    books_type: type[Books] = Books
+    ledger_type: type[LedgerModel] = LedgerModel
 
     def __init__(self) -> None:
         super().__init__()
         self.venue = Venue()
-        self.books = self.books_type()
-        self.channel: list[Message] = []
+        self.ledger = self.ledger_type()
+        self.undelivered: list[Message] = []
         self.in_flight = False
         self.before = Decimal(0)
 
     @initialize(arrives=st.sampled_from(["now", "late", "never"]))
     def send(self, arrives: str) -> None:
         """Intent first, then the request; its answer may be lost, or the request itself late."""
-        self.books.move(Status.SUBMITTED)
+        self.ledger.transition(Status.SUBMITTED)
         self.in_flight = arrives == "late"
         if arrives == "now":
-            self.land()
+            self.arrive()
 
-    def land(self) -> None:
+    def arrive(self) -> None:
         self.in_flight = False
-        self.venue.word = "pending_new"
-        self.channel.append(self.venue.say())
+        self.venue.broker_status = "pending_new"
+        self.undelivered.append(self.venue.message())
 
     # -- at the broker
 
     @precondition(lambda self: self.in_flight)
     @rule()
     def arrive_late(self) -> None:
-        self.land()
+        self.arrive()
 
-    @precondition(lambda self: self.venue.word in {*ALIVE, "partially_filled"})
-    @rule(word=st.sampled_from(ALIVE))
-    def work(self, word: str) -> None:
-        self.venue.word = word
-        self.channel.append(self.venue.say())
+    @precondition(lambda self: self.venue.word in {*WORKING_STATUSES, "partially_filled"})
+    @rule(broker_status=st.sampled_from(WORKING_STATUSES))
+    def change_status(self, broker_status: str) -> None:
+        self.venue.broker_status = broker_status
+        self.undelivered.append(self.venue.message())
 
-    @precondition(lambda self: self.venue.word in {*ALIVE, "partially_filled", *ENDS})
+    @precondition(lambda self: self.venue.word in {*WORKING_STATUSES, "partially_filled", *TERMINAL_STATUSES})
     @rule(share=st.sampled_from([1, 7, 20, 50, 100]))
     def execute(self, share: int) -> None:
         """A fill, of an order that works or of one that has just ended: the exchange was first."""
-        self.channel.append(self.venue.fill(min(Decimal(share), QUANTITY - self.venue.filled)))
+        self.undelivered.append(self.venue.fill(min(Decimal(share), QUANTITY - self.venue.filled)))
 
-    @precondition(lambda self: self.venue.word in {*ALIVE, "partially_filled"})
-    @rule(word=st.sampled_from([*ENDS, "rejected"]))
-    def end(self, word: str) -> None:
-        self.venue.word = word
-        self.channel.append(self.venue.say())
+    @precondition(lambda self: self.venue.word in {*WORKING_STATUSES, "partially_filled"})
+    @rule(broker_status=st.sampled_from([*TERMINAL_STATUSES, "rejected"]))
+    def reach_terminal(self, broker_status: str) -> None:
+        self.venue.broker_status = broker_status
+        self.undelivered.append(self.venue.message())
 
     # -- on the way
 
     @precondition(lambda self: self.channel)
     @rule(data=st.data(), again=st.booleans(), ledger_answers=st.booleans())
-    def deliver(self, data: st.DataObject, again: bool, ledger_answers: bool) -> None:
+    def deliver_message(self, data: st.DataObject, again: bool, ledger_answers: bool) -> None:
         """Any message that is under way, once or to come again."""
-        place = data.draw(st.integers(0, len(self.channel) - 1))
-        message = self.channel[place] if again else self.channel.pop(place)
-        verdict = self.books.apply(message, self.venue, ledger_answers=ledger_answers)
+        place = data.draw(st.integers(0, len(self.undelivered) - 1))
+        message = self.undelivered[place] if again else self.undelivered.pop(place)
+        verdict = self.ledger.apply(message, self.venue, ledger_answers=ledger_answers)
         if verdict is Verdict.CONTRADICTION:
-            self.expect_a_contradiction(message)
+            self.assert_expected_contradiction(message)
 
     @precondition(lambda self: self.channel)
     @rule(data=st.data())
-    def lose(self, data: st.DataObject) -> None:
-        self.channel.pop(data.draw(st.integers(0, len(self.channel) - 1)))
+    def drop_message(self, data: st.DataObject) -> None:
+        self.undelivered.pop(data.draw(st.integers(0, len(self.undelivered) - 1)))
 
-    @rule(word=st.sampled_from(["pondering", "", "cancelled"]))
-    def garble(self, word: str) -> None:
+    @rule(broker_status=st.sampled_from(["pondering", "", "cancelled"]))
+    def deliver_unknown_status(self, broker_status: str) -> None:
         """A word nobody knows changes nothing."""
-        before = self.books.state
-        verdict = self.books.apply(Message(word, QUANTITY), self.venue, ledger_answers=True)
-        assert (verdict, self.books.state) == (Verdict.UNKNOWN, before)
+        before = self.ledger.state
+        verdict = self.ledger.apply(Message(broker_status, QUANTITY), self.venue, ledger_answers=True)
+        assert (verdict, self.ledger.state) == (Verdict.UNKNOWN, before)
 
     # -- at home
 
     @precondition(lambda self: self.venue.word is None and self.books.state.status is Status.SUBMITTED)
     @rule()
-    def give_up(self) -> None:
+    def assume_never_arrived(self) -> None:
         """The broker never had it, as far as one can see; it may be on the way all the same."""
-        self.books.move(Status.REJECTED, NEVER_ARRIVED)
+        self.ledger.transition(Status.REJECTED, NEVER_ARRIVED)
 
     @precondition(lambda self: self.venue.word is not None)
     @rule()
     def reconcile(self) -> None:
         """The broker is asked for the order and its fills: then we agree, and asking again changes nothing."""
         for slice_ in self.venue.slices:
-            self.books.book(slice_)
-        verdict = self.books.apply(self.venue.say(), self.venue, ledger_answers=True)
+            self.ledger.book_fill(slice_)
+        verdict = self.ledger.apply(self.venue.message(), self.venue, ledger_answers=True)
         if verdict is Verdict.CONTRADICTION:
-            self.expect_a_contradiction(self.venue.say())
-            self.books.state = OrderState(OURS[self.venue.word], QUANTITY, self.books.state.filled_qty)
-        assert self.books.state.filled_qty == self.venue.filled
-        assert self.books.ledger == {one.cum: one.quantity for one in self.venue.slices}
-        ours = self.books.state.status
-        if self.venue.word in OURS:
-            assert ours is OURS[self.venue.word]
+            self.assert_expected_contradiction(self.venue.message())
+            self.ledger.state = OrderState(
+                LOCAL_STATUS[self.venue.broker_status], QUANTITY, self.ledger.state.filled_qty
+            )
+        assert self.ledger.state.filled_qty == self.venue.filled
+        assert self.ledger.fills == {one.cum_qty: one.quantity for one in self.venue.slices}
+        ours = self.ledger.state.status
+        if self.venue.broker_status in LOCAL_STATUS:
+            assert ours is LOCAL_STATUS[self.venue.broker_status]
         else:  # alive, and we never go back from accepted to submitted
             alive = {Status.PARTIAL_FILL} if self.venue.filled else {Status.SUBMITTED, Status.ACCEPTED}
             assert ours in alive
-        settled = self.books.state
-        assert self.books.apply(self.venue.say(), self.venue, ledger_answers=True) in (
+        settled = self.ledger.state
+        assert self.ledger.apply(self.venue.message(), self.venue, ledger_answers=True) in (
             Verdict.SAME,
             Verdict.STALE,
         )
-        assert self.books.state == settled
+        assert self.ledger.state == settled
 
-    def expect_a_contradiction(self, message: Message) -> None:
+    def assert_expected_contradiction(self, message: Message) -> None:
         """The only one there is: an order given up for lost has ended at the broker without a fill."""
-        assert self.books.state.status is Status.REJECTED
-        assert self.books.state.rejection_reason == NEVER_ARRIVED
-        assert message.word in {"expired", "replaced"}
+        assert self.ledger.state.status is Status.REJECTED
+        assert self.ledger.state.rejection_reason == NEVER_ARRIVED
+        assert message.broker_status in {"expired", "replaced"}
 
     # -- always
 
     @invariant()
-    def fills_are_facts(self) -> None:
+    def fills_match_exchange(self) -> None:
         """Never fewer than before, never invented, never more than ordered; the sum of the slices booked."""
-        filled = self.books.state.filled_qty
+        filled = self.ledger.state.filled_qty
         assert filled >= self.before
         self.before = filled
-        assert filled == sum(self.books.ledger.values()) <= QUANTITY
-        assert self.books.ledger.items() <= {one.cum: one.quantity for one in self.venue.slices}.items()
+        assert filled == sum(self.ledger.fills.values()) <= QUANTITY
+        assert self.ledger.fills.items() <= {one.cum_qty: one.quantity for one in self.venue.slices}.items()
 
     @invariant()
-    def the_state_fits_the_fills(self) -> None:
-        status, filled = self.books.state.status, self.books.state.filled_qty
+    def status_matches_fills(self) -> None:
+        status, filled = self.ledger.state.status, self.ledger.state.filled_qty
         assert (status is Status.FILLED) == (filled == QUANTITY)
         assert status not in {Status.SUBMITTED, Status.ACCEPTED} or filled == 0
         assert status is not Status.PARTIAL_FILL or filled > 0
 
     @invariant()
-    def the_path_is_made_of_edges(self) -> None:
-        for seen, then, reason in self.books.path:
+    def path_follows_edges(self) -> None:
+        for seen, then, reason in self.ledger.path:
             transition(seen, then, reason=reason)
-        self.books.path.clear()
+        self.ledger.path.clear()
 
     def teardown(self) -> None:
-        if self.venue.word is not None:
+        if self.venue.broker_status is not None:
             self.reconcile()
 
 
-class CumulativeBooks(Books):
+class CumulativeLedger(LedgerModel):
     """Wrong: takes what is filled in all for what was filled now."""
 
-    def book(self, found: Slice) -> None:
-        super().book(Slice(found.cum, found.cum))
+    def book_fill(self, found: Slice) -> None:
+        super().book_fill(Slice(found.cum_qty, found.cum_qty))
 
 
-class ForgetfulBooks(Books):
+class ForgetfulLedger(LedgerModel):
     """Wrong: does not know a slice it has booked before."""
 
-    def book(self, found: Slice) -> None:
+    def book_fill(self, found: Slice) -> None:
         then, _ = after_fill(self.state, found.quantity)
-        self.ledger[found.cum] = found.quantity
-        self.move(then)
-        self.count(self.state.filled_qty + found.quantity)
+        self.fills[found.cum_qty] = found.quantity
+        self.transition(then)
+        self.set_filled(self.state.filled_qty + found.quantity)
 
 
-class SkippingBooks(Books):
+class SkippingLedger(LedgerModel):
     """Wrong: takes a slice that lies behind the highest one for an old acquaintance."""
 
-    def book(self, found: Slice) -> None:
-        if not self.ledger or found.cum > max(self.ledger):
-            super().book(found)
+    def book_fill(self, found: Slice) -> None:
+        if not self.fills or found.cum_qty > max(self.fills):
+            super().book_fill(found)
 
 
-class TrustingBooks(Books):
+class TrustingLedger(LedgerModel):
     """Wrong: believes the report's quantity instead of booking the slices."""
 
     def apply(self, message: Message, venue: Venue, *, ledger_answers: bool) -> Verdict:
-        self.count(max(self.state.filled_qty, message.cum))
-        return self.listen(message)
+        self.set_filled(max(self.state.filled_qty, message.cum_qty))
+        return self.apply_status(message)
 
 
-class HastyBooks(Books):
+class HastyLedger(LedgerModel):
     """Wrong: lets the last word decide, without asking which edges there are."""
 
-    def listen(self, message: Message) -> Verdict:
-        then = OURS.get(message.word)
+    def apply_status(self, message: Message) -> Verdict:
+        then = LOCAL_STATUS.get(message.broker_status)
         if then is not None and then is not self.state.status:
-            self.move(then)
-        return super().listen(message)
+            self.transition(then)
+        return super().apply_status(message)
 
 
-TestOrderLife = OrderLife.TestCase
+TestOrderDelivery = OrderDeliveryMachine.TestCase
 
 
-def wrong(books: type[Books]) -> Iterable[OrderLife]:
-    class WrongLife(OrderLife):
-        books_type = books
+def faulty_machine(faulty_ledger: type[LedgerModel]) -> Iterable[OrderDeliveryMachine]:
+    class FaultyMachine(OrderDeliveryMachine):
+        ledger_type = faulty_ledger
 
-    return WrongLife  # type: ignore[return-value]
+    return FaultyMachine  # type: ignore[return-value]
 
 
-@pytest.mark.parametrize("books", [CumulativeBooks, ForgetfulBooks, SkippingBooks, TrustingBooks, HastyBooks])
-def test_wrong_books_are_found_out(books: type[Books]):
+@pytest.mark.parametrize(
+    "ledger", [CumulativeLedger, ForgetfulLedger, SkippingLedger, TrustingLedger, HastyLedger]
+)
+def test_order_delivery_model_detects_faulty_ledgers(ledger: type[LedgerModel]):
     """The model sees what it is for: each planted fault breaks an invariant within a few hundred lives."""
     search = settings(
         max_examples=500,
@@ -330,4 +342,4 @@ def test_wrong_books_are_found_out(books: type[Books]):
         print_blob=False,
     )
     with pytest.raises((AssertionError, InvariantBroken, IllegalTransition)):
-        run(wrong(books), settings=search)
+        run(faulty_machine(ledger), settings=search)

@@ -13,15 +13,15 @@ from catalyst.domain.order import (
     TERMINAL,
     WORKING,
     EdgeKind,
-    Heard,
     OrderState,
     PositionSide,
     Purpose,
+    ReportOutcome,
     Side,
     Status,
     Verdict,
     after_fill,
-    hear,
+    outcome_of_report,
     position_side_for,
     side_for,
     status_of,
@@ -32,7 +32,7 @@ from catalyst.store.pool import Store
 QUANTITY = Decimal(100)
 
 # n: an edge. l: an edge that pages the operator. a: late, and only for an order that had never arrived.
-DRAWN = """
+TRANSITION_TABLE = """
               cr su ac pa fi ca re ex rp
 created       .  n  .  .  .  n  n  .  .
 submitted     .  .  n  n  n  n  n  n  n
@@ -44,7 +44,7 @@ rejected      .  .  a  a  a  a  .  .  .
 expired       .  .  .  l  l  .  .  .  .
 replaced      .  .  .  l  l  .  .  .  .
 """
-ROWS = [line.split() for line in DRAWN.strip().splitlines()[1:]]
+ROWS = [line.split() for line in TRANSITION_TABLE.strip().splitlines()[1:]]
 TABLE = {  # the columns are the rows' own states, in their order
     (Status(seen), Status(then)): mark
     for seen, *marks in ROWS
@@ -59,7 +59,7 @@ def order(status: Status, filled: int = 0, reason: str | None = None) -> OrderSt
 
 @pytest.mark.parametrize("reason", REASONS)
 @pytest.mark.parametrize(("seen", "then"), list(product(Status, Status)))
-def test_every_pair_of_states_is_decided_as_drawn(seen: Status, then: Status, reason: str | None):
+def test_order_transitions_match_table(seen: Status, then: Status, reason: str | None):
     """An edge is allowed with its kind, or it is no edge; a refused order rises only if it had never arrived."""
     mark = TABLE[seen, then]
     if mark == "n":
@@ -71,7 +71,7 @@ def test_every_pair_of_states_is_decided_as_drawn(seen: Status, then: Status, re
             transition(seen, then, reason=reason)
 
 
-async def test_the_database_draws_the_same_table(store: Store):
+async def test_order_edges_in_database_match_table(store: Store):
     """order_edges holds the drawing: the same pairs and kinds, rising again tied to its reason, and corrections
     only beside it, never out of `filled` and never on a pair that has an edge already."""
     kinds = {"n": "normal", "l": "late", "a": "late"}
@@ -90,7 +90,7 @@ async def test_the_database_draws_the_same_table(store: Store):
     assert len(rows) == len(stored)
 
 
-def test_every_state_is_either_terminal_or_working():
+def test_every_order_status_is_terminal_or_working():
     """The two sets part the states: five that end, four that work."""
     ends = {Status.FILLED, Status.CANCELLED, Status.REJECTED, Status.EXPIRED, Status.REPLACED}
     assert ends == TERMINAL
@@ -100,7 +100,7 @@ def test_every_state_is_either_terminal_or_working():
 
 # =: right already. >: move. L: a late move. <: stale. +: fetch the fills first. x: no edge leads there.
 # The row's number is what is booked; a report of an end carries the same, `par` 40 of 100, `fil` 100.
-HEARD = """
+REPORT_OUTCOMES = """
                     new acc par fil can rej exp rep
 created 0           >   x   +   +   >   >   x   x
 submitted 0         =   >   +   +   >   >   >   >
@@ -131,13 +131,13 @@ VERDICTS = {
     ">": Verdict.MOVE,
     "L": Verdict.MOVE,
     "<": Verdict.STALE,
-    "+": Verdict.BEHIND,
+    "+": Verdict.MISSING_FILLS,
     "x": Verdict.CONTRADICTION,
 }
 
 
-def heard_cases() -> list[tuple[str, int, str, str]]:
-    lines = HEARD.strip().splitlines()
+def report_cases() -> list[tuple[str, int, str, str]]:
+    lines = REPORT_OUTCOMES.strip().splitlines()
     names = lines[0].split()
     return [
         (state, int(booked), name, mark)
@@ -146,47 +146,54 @@ def heard_cases() -> list[tuple[str, int, str, str]]:
     ]
 
 
-@pytest.mark.parametrize(("state", "booked", "name", "mark"), heard_cases())
-def test_every_report_is_heard_as_drawn(state: str, booked: int, name: str, mark: str):
+@pytest.mark.parametrize(("state", "booked", "name", "mark"), report_cases())
+def test_report_outcomes_match_table(state: str, booked: int, name: str, mark: str):
     """Whatever the state and the word, the verdict is the drawn one; a move names its end and its kind."""
     reason = NEVER_ARRIVED if state == "never_arrived" else "BROKER: no" if state == "rejected" else None
     seen = Status.REJECTED if state == "never_arrived" else Status(state)
-    word, then = REPORTS[name]
+    broker_status, then = REPORTS[name]
     cumulative = {"new": 0, "acc": 0, "par": 40, "fil": 100}.get(name, booked)
-    heard = hear(order(seen, booked, reason), word, Decimal(cumulative))
-    assert heard.verdict is VERDICTS[mark]
+    outcome = outcome_of_report(order(seen, booked, reason), broker_status, Decimal(cumulative))
+    assert outcome.verdict is VERDICTS[mark]
     if mark == ">":
-        assert heard == Heard(Verdict.MOVE, then, EdgeKind.NORMAL)
+        assert outcome == ReportOutcome(Verdict.MOVE, then, EdgeKind.NORMAL)
     elif mark == "L":  # alive after all: it goes on as accepted, whatever the exact word
-        risen = Status.CANCELLED if name == "can" else Status.ACCEPTED
-        assert heard == Heard(Verdict.MOVE, risen, EdgeKind.LATE)
+        revived = Status.CANCELLED if name == "can" else Status.ACCEPTED
+        assert outcome == ReportOutcome(Verdict.MOVE, revived, EdgeKind.LATE)
     else:
-        assert heard.then is then
+        assert outcome.then is then
 
 
 @pytest.mark.parametrize("status", sorted(WORKING - {Status.CREATED}))
-def test_an_end_is_not_believed_before_its_fills_are_booked(status: Status):
+def test_terminal_report_waits_for_missing_fills(status: Status):
     """A cancel that carries 70 filled, and a `filled` that carries too little, move nothing: the fills come first."""
     booked = 40 if status is Status.PARTIAL_FILL else 0
-    assert hear(order(status, booked), "canceled", Decimal(70)).verdict is Verdict.BEHIND
-    assert hear(order(status, booked), "filled", Decimal(booked)).verdict is Verdict.BEHIND
-    assert hear(order(status, booked), "filled", Decimal(0)).verdict is Verdict.BEHIND
+    assert outcome_of_report(order(status, booked), "canceled", Decimal(70)).verdict is Verdict.MISSING_FILLS
+    assert (
+        outcome_of_report(order(status, booked), "filled", Decimal(booked)).verdict is Verdict.MISSING_FILLS
+    )
+    assert outcome_of_report(order(status, booked), "filled", Decimal(0)).verdict is Verdict.MISSING_FILLS
 
 
-@pytest.mark.parametrize("word", ["canceled", "expired", "replaced", "rejected"])
-def test_an_end_from_before_the_last_fill_is_stale(word: str):
+@pytest.mark.parametrize("broker_status", ["canceled", "expired", "replaced", "rejected"])
+def test_terminal_report_older_than_last_fill_is_stale(broker_status: str):
     """With 40 booked, an end that was said at 20 lies behind us: its newer self will come."""
-    assert hear(order(Status.PARTIAL_FILL, 40), word, Decimal(20)).verdict is Verdict.STALE
+    assert (
+        outcome_of_report(order(Status.PARTIAL_FILL, 40), broker_status, Decimal(20)).verdict is Verdict.STALE
+    )
 
 
-@pytest.mark.parametrize("word", ["new", "held", "pending_cancel", "partially_filled"])
-def test_a_partial_fill_stays_one_whatever_the_word(word: str):
+@pytest.mark.parametrize("broker_status", ["new", "held", "pending_cancel", "partially_filled"])
+def test_partial_fill_is_kept_for_every_working_status(broker_status: str):
     """With something filled every working word means a partial fill, now or a moment ago."""
     for cumulative in (20, 40):
-        assert hear(order(Status.PARTIAL_FILL, 40), word, Decimal(cumulative)).verdict is Verdict.SAME
+        assert (
+            outcome_of_report(order(Status.PARTIAL_FILL, 40), broker_status, Decimal(cumulative)).verdict
+            is Verdict.SAME
+        )
 
 
-def test_only_filled_is_reached_when_the_last_share_is_booked():
+def test_last_share_moves_order_to_filled():
     """40 of 100 make a partial fill, the other 60 make it filled, in one edge from wherever it was."""
     for status in (Status.SUBMITTED, Status.ACCEPTED):
         assert after_fill(order(status), Decimal(40)) == (Status.PARTIAL_FILL, EdgeKind.NORMAL)
@@ -198,13 +205,13 @@ def test_only_filled_is_reached_when_the_last_share_is_booked():
 
 @pytest.mark.parametrize("status", [Status.CANCELLED, Status.EXPIRED, Status.REPLACED])
 @pytest.mark.parametrize("booked", [0, 40])
-def test_a_fill_after_the_end_is_booked_and_late(status: Status, booked: int):
+def test_fill_after_terminal_status_is_booked_as_late(status: Status, booked: int):
     """The exchange filled first and the news came after: the shares are ours, and somebody is told."""
     assert after_fill(order(status, booked), Decimal(20)) == (Status.PARTIAL_FILL, EdgeKind.LATE)
     assert after_fill(order(status, booked), QUANTITY - booked) == (Status.FILLED, EdgeKind.LATE)
 
 
-def test_a_fill_of_a_refused_order_needs_it_to_have_been_lost():
+def test_rejected_order_fills_only_if_it_had_never_arrived():
     """What the broker refused cannot fill; what seemed never to have arrived can."""
     assert after_fill(order(Status.REJECTED, 0, NEVER_ARRIVED), Decimal(20)) == (
         Status.PARTIAL_FILL,
@@ -215,7 +222,7 @@ def test_a_fill_of_a_refused_order_needs_it_to_have_been_lost():
             after_fill(order(Status.REJECTED, 0, reason), Decimal(20))
 
 
-def test_a_row_that_was_never_sent_cannot_fill():
+def test_created_order_cannot_fill():
     """`created` means surely never sent: a fill of it is a contradiction to be looked at, not booked."""
     with pytest.raises(IllegalTransition, match="never sent"):
         after_fill(order(Status.CREATED), Decimal(20))
@@ -223,20 +230,20 @@ def test_a_row_that_was_never_sent_cannot_fill():
 
 @pytest.mark.parametrize("status", sorted(set(Status) - {Status.CREATED}))
 @pytest.mark.parametrize("quantity", ["-1", "0", "100.0001", "1000"])
-def test_no_fill_is_nothing_or_more_than_was_ordered(status: Status, quantity: str):
+def test_zero_negative_or_excessive_fill_is_refused(status: Status, quantity: str):
     """Zero, negative and excessive fills break an invariant in every state."""
     with pytest.raises(InvariantBroken):
         after_fill(order(status), Decimal(quantity))
 
 
-def test_a_filled_order_has_no_room_for_another_fill():
+def test_filled_order_cannot_fill_again():
     """One more share after the hundredth is an invariant broken."""
     with pytest.raises(InvariantBroken):
         after_fill(order(Status.FILLED, 100), Decimal(1))
 
 
 # The words of Alpaca's orders documentation, with nothing filled, 40 of 100, and all.
-WORDS = """
+BROKER_STATUSES = """
 pending_new           submitted  partial_fill  filled
 new                   submitted  partial_fill  filled
 pending_review        submitted  partial_fill  filled
@@ -258,21 +265,23 @@ replaced              replaced   replaced      replaced
 """
 
 
-@pytest.mark.parametrize("line", WORDS.strip().splitlines())
-def test_every_word_of_the_broker_has_a_state(line: str):
+@pytest.mark.parametrize("line", BROKER_STATUSES.strip().splitlines())
+def test_every_broker_status_maps_to_a_status(line: str):
     """The map is total over the broker's own list, at every filled quantity."""
-    word, *states = line.split()
+    broker_status, *states = line.split()
     for filled, state in zip((0, 40, 100), states, strict=True):
-        assert status_of(word, Decimal(filled), QUANTITY) is Status(state)
+        assert status_of(broker_status, Decimal(filled), QUANTITY) is Status(state)
 
 
-@pytest.mark.parametrize("word", ["", "cancelled", "NEW", "Filled", "not_found", "partial_fill", "pending"])
-def test_an_unknown_word_moves_nothing(word: str):
+@pytest.mark.parametrize(
+    "broker_status", ["", "cancelled", "NEW", "Filled", "not_found", "partial_fill", "pending"]
+)
+def test_unknown_broker_status_changes_nothing(broker_status: str):
     """A word that is not the broker's, not even ours or the same in capitals, is no state and no verdict."""
     for filled in (0, 40, 100):
-        assert status_of(word, Decimal(filled), QUANTITY) is None
+        assert status_of(broker_status, Decimal(filled), QUANTITY) is None
     for status in Status:
-        assert hear(order(status), word, Decimal(40)) == Heard(Verdict.UNKNOWN)
+        assert outcome_of_report(order(status), broker_status, Decimal(40)) == ReportOutcome(Verdict.UNKNOWN)
 
 
 SIDES = {
@@ -290,7 +299,7 @@ SIDES = {
 
 
 @pytest.mark.parametrize(("held", "purpose"), list(product(PositionSide, Purpose)))
-def test_a_side_follows_from_position_and_purpose(held: PositionSide, purpose: Purpose):
+def test_order_side_follows_from_position_side_and_purpose(held: PositionSide, purpose: Purpose):
     """Entries go with the position, every exit against it; and the way back finds the same position."""
     assert side_for(held, purpose) is SIDES[held, purpose]
     assert position_side_for(SIDES[held, purpose], purpose) is held

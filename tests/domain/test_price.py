@@ -23,7 +23,7 @@ CENT, SUB_CENT = Decimal("0.01"), Decimal("0.0001")
 prices = st.decimals("0.0001", "100000", places=7)
 
 
-def allowed(price: Decimal) -> bool:
+def is_allowed(price: Decimal) -> bool:
     """The rule itself: whole cents from a dollar on, hundredths of a cent below."""
     step = 100 if price >= 1 else 10_000
     return price > 0 and (price * step) % 1 == 0
@@ -35,7 +35,7 @@ def allowed(price: Decimal) -> bool:
 @example(Decimal("1.0000001"))
 @example(Decimal("0.99995"))
 @example(Decimal("1.005"))
-def test_rounding_lands_on_a_tick_beside_the_price(price: Decimal):
+def test_price_rounding_lands_on_adjacent_tick(price: Decimal):
     """Down is the highest tick not above, up the lowest not below, nearest the closer of the two; twice is once."""
     down, up, near = round_down(price), round_up(price), round_nearest(price)
     assert down <= price <= up
@@ -43,17 +43,17 @@ def test_rounding_lands_on_a_tick_beside_the_price(price: Decimal):
     assert min(price - down, up - price) == abs(near - price)
     step = CENT if price >= 1 else SUB_CENT
     assert up - down in (0, step)
-    assert (up == down) == allowed(price)
+    assert (up == down) == is_allowed(price)
     for rounded in (down, up, near):
-        assert allowed(rounded)
+        assert is_allowed(rounded)
         assert on_tick(rounded)
         assert round_down(rounded) == round_up(rounded) == round_nearest(rounded) == rounded
         assert rounded.as_tuple().exponent == (-2 if rounded >= 1 else -4)
-    assert on_tick(price) == allowed(price)
+    assert on_tick(price) == is_allowed(price)
 
 
 @given(prices)
-def test_every_purpose_rounds_to_its_own_side(price: Decimal):
+def test_price_rounding_direction_depends_on_purpose(price: Decimal):
     """Stops and targets move towards the entry, entries away from paying more; a short is the mirror of a long."""
     assert round_stop(price, LONG) == round_target(price, SHORT) == round_entry(price, SHORT) >= price
     assert round_stop(price, SHORT) == round_target(price, LONG) == round_entry(price, LONG) <= price
@@ -71,18 +71,18 @@ def test_every_purpose_rounds_to_its_own_side(price: Decimal):
         ("0.00015", "0.0001", "0.0002"),
     ],
 )
-def test_the_step_changes_at_a_dollar(price: str, down: str, up: str):
+def test_tick_size_changes_at_one_dollar(price: str, down: str, up: str):
     """Just below a dollar the step is a hundredth of a cent; what is rounded up to it is written 1.00."""
     assert (str(round_down(Decimal(price))), str(round_up(Decimal(price)))) == (down, up)
 
 
-def test_a_tick_belongs_to_its_price():
+def test_tick_size_follows_price():
     """A dollar moves by cents, a hair less by hundredths of one."""
     assert tick_of(Decimal("1.00")) == CENT
     assert tick_of(Decimal("0.9999")) == SUB_CENT
 
 
 @pytest.mark.parametrize("price", ["0", "0.00", "-1", "-0.0001", "1.001", "0.00001", "10.0001"])
-def test_what_no_exchange_takes(price: str):
+def test_invalid_price_is_not_on_tick(price: str):
     """Nothing, less than nothing, and prices between ticks are not on tick."""
     assert not on_tick(Decimal(price))

@@ -24,18 +24,18 @@ DAYS = [
 
 
 @pytest.mark.parametrize(("day", "closes", "opened", "closed", "half"), DAYS)
-def test_a_session_is_new_york_time(day: date, closes: time, opened: str, closed: str, half: bool):
+def test_session_hours_are_new_york_time(day: date, closes: time, opened: str, closed: str, half: bool):
     """Open and close are the right UTC instants in winter and summer, and a half day knows that it is one."""
     session = session_of(day, OPENS, closes)
     assert session.open == datetime.combine(day, time.fromisoformat(opened), UTC)
     assert session.close == datetime.combine(day, time.fromisoformat(closed), UTC)
     assert (session.open.tzinfo, session.close.tzinfo) == (UTC, UTC)
     assert session.half_day is half
-    assert session.flat_at(10) == session.close - timedelta(minutes=10)
+    assert session.flatten_at(10) == session.close - timedelta(minutes=10)
     assert trading_date(session.open) == trading_date(session.close) == day
 
 
-def test_a_phase_changes_exactly_at_open_and_close():
+def test_session_phase_changes_exactly_at_open_and_close():
     """The opening instant belongs to the session, the closing instant no longer."""
     session = session_of(date(2026, 4, 8), OPENS, CLOSES)
     tick = timedelta(microseconds=1)
@@ -45,7 +45,7 @@ def test_a_phase_changes_exactly_at_open_and_close():
     assert session.phase(session.close) is Phase.AFTER
 
 
-def test_a_session_that_closes_before_it_opens_is_none():
+def test_session_closing_before_open_is_refused():
     """Such a calendar row is refused, whatever it came from."""
     at = datetime(2026, 4, 8, 13, 30, tzinfo=UTC)
     for close in (at, at - timedelta(hours=1)):
@@ -62,6 +62,6 @@ def test_a_session_that_closes_before_it_opens_is_none():
         (datetime(2026, 12, 24, 5, 0, tzinfo=UTC), date(2026, 12, 24)),
     ],
 )
-def test_a_trading_date_turns_at_midnight_in_new_york(at: datetime, day: date):
+def test_trading_date_changes_at_new_york_midnight(at: datetime, day: date):
     """Not at midnight UTC; in summer an hour earlier than in winter."""
     assert trading_date(at) == day

@@ -11,13 +11,13 @@ import pandas as pd
 
 from catalyst.config.schema import Config
 from catalyst.domain.session import NEW_YORK, Session
-from catalyst.pipeline.frame import survivors
-from catalyst.pipeline.news import news, to_read
+from catalyst.pipeline.frame import remaining_symbols
+from catalyst.pipeline.news import news, symbols_to_read
 from catalyst.pipeline.pattern import pattern
 from catalyst.pipeline.plan import plan
 from catalyst.pipeline.reference import reference
 from catalyst.pipeline.risk import risk
-from catalyst.pipeline.risk_inputs import Account, Portfolio, limits_of
+from catalyst.pipeline.risk_inputs import AccountState, Portfolio, limits_of
 from catalyst.pipeline.scan import scan
 from catalyst.pipeline.score import score
 from catalyst.pipeline.technical import technical
@@ -28,7 +28,7 @@ BAR = pd.Timedelta(minutes=5)
 
 
 @dataclass(frozen=True)
-class Day:
+class RecordedDay:
     session: Session
     bars: pd.DataFrame
     daily: pd.DataFrame
@@ -39,7 +39,7 @@ class Day:
         hour, minute = map(int, clock.split(":"))
         return self.session.open + timedelta(hours=hour - 9, minutes=minute - 30, seconds=30)
 
-    def cut(self, now: datetime) -> "Day":
+    def cut(self, now: datetime) -> "RecordedDay":
         """The day with everything after `now` removed: unfinished bars, later headlines, today's daily bar."""
         midnight = pd.Timestamp(self.session.day, tz=NEW_YORK)
         return replace(
@@ -50,7 +50,7 @@ class Day:
 
 
 @cache
-def everything_daily() -> pd.DataFrame:
+def all_daily_bars() -> pd.DataFrame:
     daily = pd.read_parquet(DATA / "bars_daily_market_2026-01-26_04-17.parquet")
     stamps = pd.to_datetime(daily["date"].astype("str")).dt.tz_localize(NEW_YORK).dt.tz_convert("UTC")
     return daily.assign(timestamp=stamps)
@@ -64,21 +64,26 @@ def listings() -> pd.DataFrame:
 
 
 @cache
-def recorded(day: str) -> Day:
+def recorded_day(day: str) -> RecordedDay:
     """One whole-market day; headlines are heard half a minute after they were published."""
     d = date.fromisoformat(day)
     opened = datetime(d.year, d.month, d.day, 9, 30, tzinfo=NEW_YORK).astimezone(UTC)
-    heard = pd.read_parquet(DATA / "news_headlines_2026-02-24_04-17.parquet")
-    heard = heard.assign(
-        id=np.arange(len(heard)).astype(str),
+    received_headlines = pd.read_parquet(DATA / "news_headlines_2026-02-24_04-17.parquet")
+    received_headlines = received_headlines.assign(
+        id=np.arange(len(received_headlines)).astype(str),
         summary="",
-        received_at=heard["published_at"] + pd.Timedelta(seconds=30),
+        received_at=received_headlines["published_at"] + pd.Timedelta(seconds=30),
     )
     bars = pd.read_parquet(DATA / f"bars_5min_market_{day}.parquet")
-    return Day(Session(d, opened, opened + timedelta(hours=6, minutes=30)), bars, everything_daily(), heard)
+    return RecordedDay(
+        Session(d, opened, opened + timedelta(hours=6, minutes=30)),
+        bars,
+        all_daily_bars(),
+        received_headlines,
+    )
 
 
-def snapshots(day: Day, now: datetime) -> pd.DataFrame:
+def snapshots(day: RecordedDay, now: datetime) -> pd.DataFrame:
     """What a snapshot would have shown: the finished bars summed up, and an assumed quote of 8 bp or a cent."""
     seen = day.bars[(day.bars["timestamp"] + BAR <= now) & (day.bars["timestamp"] >= day.session.open)]
     seen = seen.assign(dollars=seen["close"] * seen["volume"])
@@ -100,7 +105,9 @@ def snapshots(day: Day, now: datetime) -> pd.DataFrame:
     )  # fmt: skip
 
 
-def decide(day: Day, now: datetime, *, shorts: bool = False, cfg: Config | None = None) -> pd.DataFrame:
+def run_stages(
+    day: RecordedDay, now: datetime, *, shorts: bool = False, cfg: Config | None = None
+) -> pd.DataFrame:
     """All eight stages at `now`, with an empty book and $100,000."""
     cfg = cfg or Config()
     session = day.session
@@ -111,15 +118,15 @@ def decide(day: Day, now: datetime, *, shorts: bool = False, cfg: Config | None 
         frame, snapshots(day, now), reference(day.daily, session.day), session, now, cfg.scan,
         allow_short=shorts, earlier=earlier,
     )  # fmt: skip
-    heard = day.headlines[day.headlines["symbol"].isin(to_read(frame, cfg.news))]
-    frame = news(frame, heard, now, cfg.news, allow_short=shorts)
-    wanted = survivors(frame)
+    received_headlines = day.headlines[day.headlines["symbol"].isin(symbols_to_read(frame, cfg.news))]
+    frame = news(frame, received_headlines, now, cfg.news, allow_short=shorts)
+    wanted = remaining_symbols(frame)
     bars = day.bars[day.bars["symbol"].isin(wanted)]
     daily = day.daily[day.daily["symbol"].isin(wanted)]
     frame = pattern(frame, bars, session, now, cfg.pattern, bar_minutes=5, allow_short=shorts)
     frame = technical(frame, bars, daily, session, now, cfg.technical, bar_minutes=5)
     frame = score(frame, cfg.scoring)
-    account = Account(Decimal(100_000), Decimal(100_000), Decimal(200_000))
+    account = AccountState(Decimal(100_000), Decimal(100_000), Decimal(200_000))
     limits = replace(limits_of(cfg), allow_short=shorts)
     frame = risk(frame, Portfolio(), account, limits, session, now, daily=daily, bars=bars, bar_minutes=5)
     return plan(frame, session, now, cfg.plan, top_n=cfg.workflow.execute_top_n)

@@ -15,7 +15,7 @@ SESSION = Session(DAY, datetime(2026, 3, 2, 14, 30, tzinfo=UTC), datetime(2026, 
 CFG = Config()
 
 
-def at(hour: int, minute: int, second: int = 0) -> datetime:
+def new_york(hour: int, minute: int, second: int = 0) -> datetime:
     """A New York wall-clock time of the day."""
     return datetime(DAY.year, DAY.month, DAY.day, hour, minute, second, tzinfo=NEW_YORK).astimezone(UTC)
 
@@ -40,8 +40,8 @@ def snapshot(now: datetime, **columns: object) -> dict[str, object]:
         "trade_price": 52.0, "trade_at": now - timedelta(seconds=5), "bid": 51.99, "ask": 52.01, "bid_size": 300.0,
         "ask_size": 300.0, "quote_at": now - timedelta(seconds=2), "minute_close": 52.0, "minute_volume": 9e3,
         "minute_at": now - timedelta(seconds=60), "day_open": 51.0, "day_high": 52.5, "day_low": 50.8,
-        "day_close": 52.0, "day_volume": 3e6, "day_vwap": 51.6, "day_at": at(0, 0), "prev_open": 49.0,
-        "prev_high": 50.5, "prev_low": 48.5, "prev_close": 50.0, "prev_volume": 2e6, "prev_at": at(0, 0),
+        "day_close": 52.0, "day_volume": 3e6, "day_vwap": 51.6, "day_at": new_york(0, 0), "prev_open": 49.0,
+        "prev_high": 50.5, "prev_low": 48.5, "prev_close": 50.0, "prev_volume": 2e6, "prev_at": new_york(0, 0),
     }  # fmt: skip
     return facts | columns
 
@@ -57,11 +57,11 @@ def snapshots(**rows: dict[str, object]) -> pd.DataFrame:
     return table
 
 
-def yardsticks(*symbols: str, **columns: object) -> pd.DataFrame:
+def daily_references(*symbols: str, **columns: object) -> pd.DataFrame:
     """What `reference` would say of an ordinary $50 stock."""
     facts = {
         "prev_close": 50.0, "avg_volume_20d": 4e6, "avg_dollar_volume_20d": 2e8, "atr_14d": 1.5, "days": 50,
-        "last_at": pd.Timestamp(at(0, 0) - timedelta(days=3)),
+        "last_at": pd.Timestamp(new_york(0, 0) - timedelta(days=3)),
     }  # fmt: skip
     return pd.DataFrame(facts | columns, index=pd.Index(symbols, name="symbol"))
 
@@ -87,13 +87,13 @@ def candles(
     )
 
 
-def legs(*points: tuple[int, float]) -> list[float]:
+def price_path(*points: tuple[int, float]) -> list[float]:
     """A path through (bar, price) points, straight between them."""
     bars, prices = zip(*points, strict=True)
     return list(np.interp(np.arange(bars[-1] + 1), bars, prices))
 
 
-def after(frame: pd.DataFrame, minutes: int = 5) -> datetime:
+def instant_after(frame: pd.DataFrame, minutes: int = 5) -> datetime:
     """The instant the last of these bars ends, and two seconds."""
     last: pd.Timestamp = frame["timestamp"].max()
     return (last + pd.Timedelta(minutes=minutes, seconds=2)).to_pydatetime()
@@ -116,13 +116,13 @@ def no_news() -> pd.DataFrame:
     return empty.assign(published_at=stamps, received_at=stamps)
 
 
-def headlines(*told: tuple[str, str, datetime], source: str = "Reuters") -> pd.DataFrame:
+def headlines(*rows: tuple[str, str, datetime], source: str = "Reuters") -> pd.DataFrame:
     """Rows of (symbol, text, when), received a second later."""
-    if not told:
+    if not rows:
         return no_news()
-    frame = pd.DataFrame(told, columns=["symbol", "headline", "published_at"])
+    frame = pd.DataFrame(rows, columns=["symbol", "headline", "published_at"])
     frame["published_at"] = pd.to_datetime(frame["published_at"], utc=True)
     return frame.assign(
-        id=[str(k) for k in range(len(told))], summary="", source=source, url="",
+        id=[str(k) for k in range(len(rows))], summary="", source=source, url="",
         received_at=frame["published_at"] + pd.Timedelta(seconds=1),
     )  # fmt: skip

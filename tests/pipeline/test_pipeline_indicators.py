@@ -14,7 +14,7 @@ from catalyst.pipeline.frame import Floats
 Market = tuple[Floats, Floats, Floats, Floats]
 
 
-def walk(seed: int, symbols: int = 6, bars: int = 300) -> Market:
+def random_walks(seed: int, symbols: int = 6, bars: int = 300) -> Market:
     """Random walks: high, low, close, volume."""
     rng = np.random.default_rng(seed)
     close = rng.uniform(2, 400, (symbols, 1)) * np.exp(
@@ -61,9 +61,9 @@ CASES: dict[str, tuple[Callable[[Market], Floats], Callable[[Market], Floats]]] 
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("seed", [1, 2])
-def test_an_indicator_equals_talib_and_is_missing_exactly_until_it_is_warm(name: str, seed: int):
+def test_indicator_equals_talib_and_is_nan_until_warm(name: str, seed: int):
     """To 1e-9 of the value, on every bar TA-Lib has an answer for, and NaN on every other."""
-    market = walk(seed)
+    market = random_walks(seed)
     mine, theirs = CASES[name]
     got = mine(market)
     for row in range(len(got)):
@@ -73,9 +73,9 @@ def test_an_indicator_equals_talib_and_is_missing_exactly_until_it_is_warm(name:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_shorter_history_beside_a_longer_one_changes_neither(name: str):
+def test_indicator_is_independent_of_histories_of_other_lengths(name: str):
     """NaN padding after a symbol's last bar leaves its own values as they would be alone."""
-    market = walk(3)
+    market = random_walks(3)
     alone = CASES[name][0](tuple(matrix[:1, :120] for matrix in market))  # type: ignore[arg-type]
     padded = tuple(matrix.copy() for matrix in market)
     for matrix in padded:
@@ -88,9 +88,9 @@ def test_a_shorter_history_beside_a_longer_one_changes_neither(name: str):
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("bars", [0, 1, 2, 13, 14, 15])
-def test_a_history_too_short_is_missing_and_not_an_error(name: str, bars: int):
+def test_indicator_is_nan_when_history_is_too_short(name: str, bars: int):
     """From no bar at all upwards: what TA-Lib calls not warm is NaN, in the shape asked for."""
-    market = walk(4, symbols=2, bars=40)
+    market = random_walks(4, symbols=2, bars=40)
     short = tuple(matrix[:, :bars] for matrix in market)
     got = CASES[name][0](short)  # type: ignore[arg-type]
     assert got.shape == (2, bars)
@@ -98,7 +98,7 @@ def test_a_history_too_short_is_missing_and_not_an_error(name: str, bars: int):
     np.testing.assert_allclose(got, full[:, :bars], rtol=1e-9, atol=1e-9)
 
 
-def test_a_price_that_never_moved_is_in_the_middle():
+def test_oscillators_are_neutral_when_the_price_never_moves():
     """Where TA-Lib answers 0 for want of movement, RSI and stochastics answer 50, and ADX 0."""
     flat = np.full((1, 60), 10.0)
     assert ours.rsi(flat)[0, -1] == 50.0
@@ -107,7 +107,7 @@ def test_a_price_that_never_moved_is_in_the_middle():
     assert ours.atr(flat, flat, flat)[0, -1] == 0.0
 
 
-def test_vwap_is_the_mean_price_paid():
+def test_vwap_is_the_volume_weighted_typical_price():
     """Volume-weighted typical price since the first bar; missing while nothing has traded."""
     high, low, close = (
         np.array([[11.0, 12.0, 13.0]]),
@@ -120,9 +120,9 @@ def test_vwap_is_the_mean_price_paid():
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10_000), factor=st.floats(0.01, 100))
-def test_the_price_level_changes_no_oscillator(seed: int, factor: float):
+def test_oscillators_are_independent_of_the_price_level(seed: int, factor: float):
     """Scaling every price scales the ATR and leaves RSI, ADX and stochastics as they were."""
-    high, low, close, _ = walk(seed, symbols=2, bars=80)
+    high, low, close, _ = random_walks(seed, symbols=2, bars=80)
     up = (high * factor, low * factor, close * factor)
     np.testing.assert_allclose(ours.rsi(up[2]), ours.rsi(close), rtol=1e-7)
     np.testing.assert_allclose(ours.adx(*up).adx, ours.adx(high, low, close).adx, rtol=1e-6)
@@ -130,13 +130,13 @@ def test_the_price_level_changes_no_oscillator(seed: int, factor: float):
     np.testing.assert_allclose(ours.atr(*up), ours.atr(high, low, close) * factor, rtol=1e-7)
 
 
-def test_the_runtime_package_agrees_where_its_definition_is_the_same():
+def test_rsi_and_bollinger_equal_package_ta_once_warm():
     """`ta`, whose definitions a reader of the project knows, gives the same RSI and Bollinger bands once warm."""
     import pandas as pd
     from ta.momentum import RSIIndicator
     from ta.volatility import BollingerBands
 
-    _, _, close, _ = walk(5, symbols=1, bars=600)
+    _, _, close, _ = random_walks(5, symbols=1, bars=600)
     series = pd.Series(close[0])
     bands = BollingerBands(series, 20, 2)
     np.testing.assert_allclose(ours.bollinger(close).upper[0, 40:], bands.bollinger_hband()[40:], rtol=1e-9)

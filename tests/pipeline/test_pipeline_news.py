@@ -8,31 +8,38 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sample_frames import CFG, at, candidates, headlines
+from sample_frames import CFG, candidates, headlines, new_york
 
-from catalyst.pipeline.frame import survivors
-from catalyst.pipeline.news import news, to_read
+from catalyst.pipeline.frame import remaining_symbols
+from catalyst.pipeline.news import news, symbols_to_read
 from catalyst.pipeline.news_kinds import classify
-from catalyst.pipeline.sentiment import _analyzer, read, score_texts
+from catalyst.pipeline.sentiment import _analyzer, score_texts, tokenize
 
-NOW = at(10, 0)
+NOW = new_york(10, 0)
 LABELLED = Path(__file__).resolve().parents[3] / "shared" / "data" / "sentiment_labelled.csv.gz"
 GOOD = "Acme beats quarterly estimates and raises full-year guidance"
 BAD = "Acme plunges after FDA rejects its drug and it cuts its outlook"
 
 
-def hear(told: pd.DataFrame, *symbols: str, now=NOW, cfg=CFG.news, frame: pd.DataFrame | None = None, **kw):
+def run_news(
+    headline_frame: pd.DataFrame,
+    *symbols: str,
+    now=NOW,
+    cfg=CFG.news,
+    frame: pd.DataFrame | None = None,
+    **kw,
+):
     frame = candidates(*(symbols or ("ACME",))) if frame is None else frame
-    return news(frame, told, now, cfg, **({"allow_short": True} | kw))
+    return news(frame, headline_frame, now, cfg, **({"allow_short": True} | kw))
 
 
-def heard(*told: tuple[str, str, object], **kw) -> pd.Series:
-    return hear(headlines(*told), **kw).loc["ACME"]  # type: ignore[arg-type]
+def news_row(*headline_frame: tuple[str, str, object], **kw) -> pd.Series:
+    return run_news(headlines(*headline_frame), **kw).loc["ACME"]  # type: ignore[arg-type]
 
 
-def test_good_news_is_above_the_middle_and_bad_below():
+def test_news_score_is_high_for_good_and_low_for_bad_headlines():
     """Scores lie in [0, 1]; the headline and its kind are kept."""
-    good, bad = heard(("ACME", GOOD, at(9, 30))), heard(("ACME", BAD, at(9, 30)))
+    good, bad = news_row(("ACME", GOOD, new_york(9, 30))), news_row(("ACME", BAD, new_york(9, 30)))
     assert 0.75 < good["news_score"] <= 1
     assert 0 <= bad["news_score"] < 0.25
     assert (good["catalyst"], bad["catalyst"]) == ("guidance", "fda")
@@ -40,82 +47,87 @@ def test_good_news_is_above_the_middle_and_bad_below():
     assert good["news_state"] == "read"
 
 
-def test_no_news_a_failed_source_and_a_switch_are_three_neutrals():
+def test_news_score_is_neutral_without_news_source_or_switch():
     """Each scores 0.5, refuses nobody, and says which it was; the failed and the switched-off ask no headline."""
-    told = headlines(("ACME", GOOD, at(9, 30)))
+    headline_frame = headlines(("ACME", GOOD, new_york(9, 30)))
     for kw, state in (({}, "none"), ({"failed": True}, "failed"), ({"enabled": False}, "off")):
-        row = hear(told if kw else headlines(), **kw).loc["ACME"]
+        row = run_news(headline_frame if kw else headlines(), **kw).loc["ACME"]
         assert (row["news_score"], row["news_state"], row["news_count"]) == (0.5, state, 0)
         assert pd.isna(row["refused_by"])
 
 
-def test_the_same_words_twice_are_one_piece_of_news():
+def test_news_counts_copies_of_a_headline_once():
     """Copies, whatever their source or punctuation, add nothing, and the news stays as old as its first telling."""
-    once = heard(("ACME", GOOD, at(9, 0)))
-    twice = heard(("ACME", GOOD, at(9, 0)), ("ACME", GOOD.upper() + "!", at(9, 55)))
+    once = news_row(("ACME", GOOD, new_york(9, 0)))
+    twice = news_row(("ACME", GOOD, new_york(9, 0)), ("ACME", GOOD.upper() + "!", new_york(9, 55)))
     assert twice["news_count"] == 1
     assert twice["news_score"] == once["news_score"]
 
 
-def test_old_news_and_news_for_everyone_weigh_less():
+def test_news_weighs_old_and_widely_tagged_headlines_less():
     """A day-old headline, and one tagged with many symbols, move the score less than a fresh one of our own."""
-    fresh = heard(("ACME", GOOD, at(9, 55)))["news_score"]
-    old = heard(("ACME", GOOD, NOW - timedelta(hours=18)))["news_score"]
-    crowd = heard(*((s, GOOD, at(9, 55)) for s in ("ACME", *"BCDEFGHIJKLMNOPQ")))["news_score"]
-    gone = heard(("ACME", GOOD, NOW - timedelta(hours=25)))
+    fresh = news_row(("ACME", GOOD, new_york(9, 55)))["news_score"]
+    old = news_row(("ACME", GOOD, NOW - timedelta(hours=18)))["news_score"]
+    crowd = news_row(*((s, GOOD, new_york(9, 55)) for s in ("ACME", *"BCDEFGHIJKLMNOPQ")))["news_score"]
+    gone = news_row(("ACME", GOOD, NOW - timedelta(hours=25)))
     assert fresh > old > 0.5
     assert fresh > crowd > 0.5
     assert gone["news_state"] == "none"
 
 
-def test_a_list_or_an_opinion_says_next_to_nothing():
+def test_news_score_ignores_lists_and_opinions():
     """`5 stocks to buy` is not an event."""
-    opinion = heard(("ACME", "5 top stocks to buy now, including Acme, soaring to a record high", at(9, 55)))
+    opinion = news_row(
+        ("ACME", "5 top stocks to buy now, including Acme, soaring to a record high", new_york(9, 55))
+    )
     assert abs(opinion["news_score"] - 0.5) < 0.1
     assert opinion["catalyst"] == "list"
 
 
-def test_a_source_of_record_outweighs_a_blog():
+def test_news_weighs_a_newswire_above_a_blog():
     """The same words from a newswire move the score further."""
-    told = headlines(("ACME", GOOD, at(9, 55)), source="Business Wire")
-    blog = headlines(("ACME", GOOD, at(9, 55)), source="Motley Fool")
-    assert hear(told).loc["ACME", "news_score"] > hear(blog).loc["ACME", "news_score"]
+    headline_frame = headlines(("ACME", GOOD, new_york(9, 55)), source="Business Wire")
+    blog = headlines(("ACME", GOOD, new_york(9, 55)), source="Motley Fool")
+    assert run_news(headline_frame).loc["ACME", "news_score"] > run_news(blog).loc["ACME", "news_score"]
 
 
-def test_what_was_received_later_is_not_known_yet():
+def test_news_ignores_headlines_received_after_the_decision():
     """Headlines published or received after the decision change nothing."""
-    told = headlines(("ACME", GOOD, at(9, 30)))
-    late = headlines(("ACME", BAD, at(10, 1)))
-    slow = headlines(("ACME", BAD, at(9, 40))).assign(received_at=pd.Timestamp(at(10, 0, 1)))
-    alone = hear(told)
-    pd.testing.assert_frame_equal(alone, hear(pd.concat([told, late, slow], ignore_index=True)))
+    headline_frame = headlines(("ACME", GOOD, new_york(9, 30)))
+    late = headlines(("ACME", BAD, new_york(10, 1)))
+    slow = headlines(("ACME", BAD, new_york(9, 40))).assign(received_at=pd.Timestamp(new_york(10, 0, 1)))
+    alone = run_news(headline_frame)
+    pd.testing.assert_frame_equal(alone, run_news(pd.concat([headline_frame, late, slow], ignore_index=True)))
 
 
-def test_a_negative_catalyst_refuses_a_long_and_favours_a_short():
+def test_news_refuses_a_long_at_the_veto_score():
     """Long-only refuses at the veto; with shorts allowed the row stands."""
-    row = heard(("ACME", BAD, at(9, 58)), allow_short=False)
+    row = news_row(("ACME", BAD, new_york(9, 58)), allow_short=False)
     assert row["refused_by"] == "news"
     assert row["reason"].startswith("news score 0.")
     assert BAD in row["reason"]
-    assert pd.isna(heard(("ACME", BAD, at(9, 58)), allow_short=True)["refused_by"])
+    assert pd.isna(news_row(("ACME", BAD, new_york(9, 58)), allow_short=True)["refused_by"])
 
 
-def test_the_stage_reads_a_hundred_and_keeps_thirty_five():
+def test_news_stage_reads_a_hundred_and_keeps_thirty_five():
     """Beyond the reading rank and beyond the cap rows are refused with their rank; news moves a stock up."""
     names = [f"S{k:03}" for k in range(150)]
     frame = candidates(*names).assign(scan_rank=np.arange(1.0, 151.0), scan_score=np.linspace(1, 0.3, 150))
-    assert to_read(frame, CFG.news) == names[:100]
-    out = hear(headlines(("S060", GOOD, at(9, 50)), ("S120", GOOD, at(9, 50))), frame=frame)
-    assert len(survivors(out)) == 35
-    assert "S060" in survivors(out)
+    assert symbols_to_read(frame, CFG.news) == names[:100]
+    out = run_news(headlines(("S060", GOOD, new_york(9, 50)), ("S120", GOOD, new_york(9, 50))), frame=frame)
+    assert len(remaining_symbols(out)) == 35
+    assert "S060" in remaining_symbols(out)
     assert out.loc["S120", "reason"] == "rank 121 by scan score; news reads the best 100"
     assert out.loc["S050", "reason"].endswith("news keeps 35")
 
 
-def test_another_scorer_may_be_plugged_in():
+def test_news_stage_accepts_another_scorer():
     """Anything that gives a number a text serves, and is cut to [-1, 1]."""
-    told = headlines(("ACME", "Acme did something", at(9, 55)))
-    assert hear(told, scorer=lambda texts: np.full(len(texts), 7.0)).loc["ACME", "sentiment"] == 1.0
+    headline_frame = headlines(("ACME", "Acme did something", new_york(9, 55)))
+    assert (
+        run_news(headline_frame, scorer=lambda texts: np.full(len(texts), 7.0)).loc["ACME", "sentiment"]
+        == 1.0
+    )
 
 
 @pytest.mark.parametrize(
@@ -138,7 +150,7 @@ def test_another_scorer_may_be_plugged_in():
         ("Acme is a company", "other"),
     ],
 )
-def test_a_headline_has_a_kind(headline: str, kind: str):
+def test_headline_is_classified_by_kind(headline: str, kind: str):
     """The phrases of finance name the event."""
     assert classify([headline])[0].name == kind
 
@@ -159,13 +171,13 @@ def test_a_headline_has_a_kind(headline: str, kind: str):
         ("Acme opens a plant", "Acme fails to open a plant"),
     ],
 )  # fmt: skip
-def test_words_are_read_as_finance_reads_them(better: str, worse: str):
+def test_sentiment_ranks_financial_phrases_correctly(better: str, worse: str):
     """The good reading scores above zero or at least above the bad one, and the bad one below zero."""
     good, bad = score_texts([better, worse])
     assert good >= 0 > bad
 
 
-def test_reading_a_headline_is_repeatable_and_survives_anything():
+def test_sentiment_is_repeatable_and_bounded_for_any_text():
     """Empty, odd and very long texts score within [-1, 1], the same each time."""
     odd = [
         "",
@@ -179,7 +191,7 @@ def test_reading_a_headline_is_repeatable_and_survives_anything():
     first, second = score_texts(odd), score_texts(odd)
     assert (first == second).all()
     assert (np.abs(first) <= 1).all()
-    assert read("") == []
+    assert tokenize("") == []
 
 
 VOCABULARY = tuple(
@@ -190,35 +202,35 @@ VOCABULARY = tuple(
 
 
 @given(words=st.lists(st.sampled_from(VOCABULARY), max_size=14))
-def test_the_quick_sum_is_vader_s_own(words: list[str]):
+def test_sentiment_sum_equals_vader(words: list[str]):
     """Whichever way a text goes, its score is what VADER says of the same words with our lexicon."""
     text = " ".join(words)
-    assert score_texts([text])[0] == _analyzer().polarity_scores(" ".join(read(text)))["compound"]
+    assert score_texts([text])[0] == _analyzer().polarity_scores(" ".join(tokenize(text)))["compound"]
 
 
 @pytest.mark.skipif(not LABELLED.exists(), reason="no labelled headlines beside the repository")
-def test_labelled_headlines_are_read_better_than_by_plain_vader():
+def test_sentiment_beats_plain_vader_on_labelled_headlines():
     """On 14,000 headlines accuracy and macro-F1 are at least 0.15 above VADER's."""
     from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
-    told = pd.read_csv(LABELLED, keep_default_na=False).sample(4000, random_state=1)
+    headline_frame = pd.read_csv(LABELLED, keep_default_na=False).sample(4000, random_state=1)
     plain = SentimentIntensityAnalyzer()
 
     def grade(scores: np.ndarray) -> tuple[float, float]:
         said = np.select([scores > 0.05, scores < -0.05], ["positive", "negative"], "neutral")
-        known = told["label"].to_numpy(dtype=object)
+        known = headline_frame["label"].to_numpy(dtype=object)
         both = [(said == label, known == label) for label in ("negative", "neutral", "positive")]
         return float(np.mean(said == known)), float(
             np.mean([2 * np.sum(a & b) / (a.sum() + b.sum()) for a, b in both])
         )
 
-    theirs = grade(np.array([plain.polarity_scores(text)["compound"] for text in told["text"]]))
-    ours = grade(score_texts(told["text"].tolist()))
+    theirs = grade(np.array([plain.polarity_scores(text)["compound"] for text in headline_frame["text"]]))
+    ours = grade(score_texts(headline_frame["text"].tolist()))
     assert ours[0] > theirs[0] + 0.15
     assert ours[1] > theirs[1] + 0.15
 
 
-def test_the_sentiment_reader_is_loaded_only_when_headlines_are_read():
+def test_sentiment_lexicon_is_loaded_only_when_used():
     """Importing the stage costs no lexicon: a daemon without news never loads it."""
     script = "import sys, catalyst.pipeline.news; sys.exit('vaderSentiment' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

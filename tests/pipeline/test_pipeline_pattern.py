@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sample_frames import CFG, SESSION, after, at, candidates, candles, legs
+from sample_frames import CFG, SESSION, candidates, candles, instant_after, new_york, price_path
 
 from catalyst.config.schema import PatternConfig
 from catalyst.pipeline.pattern import pattern
@@ -16,29 +16,29 @@ from catalyst.pipeline.pattern import pattern
 LOOSE = PatternConfig(min_confidence=0.0)
 
 
-def find(
+def pattern_row(
     bars: pd.DataFrame, *, cfg: PatternConfig = LOOSE, minutes: int = 5, shorts: bool = False, **columns
 ):
     """The row of the one symbol on the chart, decided just after its last bar."""
     frame = candidates("X", **columns)
     return pattern(
-        frame, bars, SESSION, after(bars, minutes), cfg, bar_minutes=minutes, allow_short=shorts
+        frame, bars, SESSION, instant_after(bars, minutes), cfg, bar_minutes=minutes, allow_short=shorts
     ).loc["X"]
 
 
-def loud(path: list[float], last: int = 1) -> list[float]:
+def volume_rising_at_end(path: list[float], last: int = 1) -> list[float]:
     """Volume: even, and threefold in the last bars."""
     return [1e5] * (len(path) - last) + [3e5] * last
 
 
-BULL_FLAG = legs((0, 50), (2, 49.9), (8, 52), (12, 51.5), (13, 52.2))
-TRIANGLE = legs((0, 50.6), (4, 50), (8, 51), (11, 50.4), (15, 51), (18, 50.75), (19, 51.15))
-DOUBLE_BOTTOM = legs((0, 51.4), (6, 50), (10, 51), (14, 50), (19, 51.1))
-HEAD_SHOULDERS = legs((0, 51.5), (4, 50.5), (8, 51), (12, 49.6), (16, 51), (20, 50.5), (24, 51.15))
-CUP = legs((0, 50.2), (4, 51), (7, 50.4), (11, 50), (15, 50.4), (18, 51), (21, 50.7), (22, 51.1))
-RECLAIM = legs((0, 50), (2, 50), (8, 48.8), (14, 49.5), (16, 49.75))
-RANGE_BREAK = legs((0, 50), (1, 50.4), (2, 49.9), (3, 50.5))
-GAP = legs((0, 52.0), (1, 51.9), (2, 52.0), (3, 52.3))
+BULL_FLAG = price_path((0, 50), (2, 49.9), (8, 52), (12, 51.5), (13, 52.2))
+TRIANGLE = price_path((0, 50.6), (4, 50), (8, 51), (11, 50.4), (15, 51), (18, 50.75), (19, 51.15))
+DOUBLE_BOTTOM = price_path((0, 51.4), (6, 50), (10, 51), (14, 50), (19, 51.1))
+HEAD_SHOULDERS = price_path((0, 51.5), (4, 50.5), (8, 51), (12, 49.6), (16, 51), (20, 50.5), (24, 51.15))
+CUP = price_path((0, 50.2), (4, 51), (7, 50.4), (11, 50), (15, 50.4), (18, 51), (21, 50.7), (22, 51.1))
+RECLAIM = price_path((0, 50), (2, 50), (8, 48.8), (14, 49.5), (16, 49.75))
+RANGE_BREAK = price_path((0, 50), (1, 50.4), (2, 49.9), (3, 50.5))
+GAP = price_path((0, 52.0), (1, 51.9), (2, 52.0), (3, 52.3))
 
 
 @pytest.mark.parametrize(
@@ -54,10 +54,10 @@ GAP = legs((0, 52.0), (1, 51.9), (2, 52.0), (3, 52.3))
         (GAP, "gap_and_go", {"prev_close": 50.0}),
     ],
 )
-def test_a_drawn_pattern_is_recognised(path: list[float], name: str, columns: dict[str, float]):
+def test_pattern_is_recognised_on_a_drawn_chart(path: list[float], name: str, columns: dict[str, float]):
     """The textbook shape is found by name, with the stop below, the target above, and the price between."""
-    bars = candles("X", path, volume=loud(path))
-    row = find(bars, **({"prev_close": 49.8} | columns))
+    bars = candles("X", path, volume=volume_rising_at_end(path))
+    row = pattern_row(bars, **({"prev_close": 49.8} | columns))
     assert row["pattern"] == name
     assert row["side"] == "long"
     assert row["pattern_stop"] < row["pattern_trigger"] < path[-1] < row["pattern_target"]
@@ -65,18 +65,18 @@ def test_a_drawn_pattern_is_recognised(path: list[float], name: str, columns: di
     assert row["pattern_from"] >= pd.Timestamp(SESSION.open)
 
 
-def test_the_flag_s_levels_are_the_pole_s_and_the_rest_s():
+def test_bull_flag_levels_come_from_pole_and_consolidation():
     """Trigger: the pole's top. Stop: the low of the rest. Target: the pole's height beyond the top."""
-    row = find(candles("X", BULL_FLAG, volume=loud(BULL_FLAG)))
+    row = pattern_row(candles("X", BULL_FLAG, volume=volume_rising_at_end(BULL_FLAG)))
     top, base, rest = 52.02, 49.88, 51.48
     assert row["pattern_trigger"] == pytest.approx(top)
     assert row["pattern_stop"] == pytest.approx(rest)
     assert row["pattern_target"] == pytest.approx(top + (top - base))
 
 
-def test_the_opening_range_can_break_after_four_bars():
+def test_opening_range_breakout_is_found_after_four_bars():
     """By 09:50 of five-minute bars: the first quarter hour's high, its middle, twice its height."""
-    row = find(candles("X", RANGE_BREAK, volume=loud(RANGE_BREAK)))
+    row = pattern_row(candles("X", RANGE_BREAK, volume=volume_rising_at_end(RANGE_BREAK)))
     high, low = 50.42, 49.88
     assert row["pattern_trigger"] == pytest.approx(high)
     assert row["pattern_stop"] == pytest.approx((high + low) / 2)
@@ -84,10 +84,12 @@ def test_the_opening_range_can_break_after_four_bars():
     assert row["chart_bars"] == 4
 
 
-def test_the_same_day_in_one_minute_bars_shows_the_same_flag():
+def test_bull_flag_is_found_in_one_minute_bars():
     """Parameters are minutes: a flag drawn in five-minute bars is a flag in one-minute bars."""
-    fine = legs(*((5 * bar, price) for bar, price in ((0, 50), (2, 49.9), (8, 52), (12, 51.5), (13, 52.2))))
-    row = find(candles("X", fine, minutes=1, volume=loud(fine, 3)), minutes=1)
+    fine = price_path(
+        *((5 * bar, price) for bar, price in ((0, 50), (2, 49.9), (8, 52), (12, 51.5), (13, 52.2)))
+    )
+    row = pattern_row(candles("X", fine, minutes=1, volume=volume_rising_at_end(fine, 3)), minutes=1)
     assert row["pattern"] == "bull_flag"
 
 
@@ -104,26 +106,29 @@ def test_the_same_day_in_one_minute_bars_shows_the_same_flag():
         (GAP, "gap_and_go", "gap_and_go_down"),
     ],
 )
-def test_a_bull_pattern_upside_down_is_its_bear_twin(path: list[float], bull: str, bear: str):
+def test_mirrored_bull_pattern_is_its_bear_pattern(path: list[float], bull: str, bear: str):
     """Mirrored at $100 every level is the mirror image, and the confidence the same."""
     prev = 50.0 if bull in {"gap_and_go", "opening_range_breakout"} else 49.8
-    up = candles("X", path, volume=loud(path))
+    up = candles("X", path, volume=volume_rising_at_end(path))
     down = up.assign(
         open=100 - up["open"], high=100 - up["low"], low=100 - up["high"], close=100 - up["close"]
     )
-    long, short = find(up, prev_close=prev, shorts=True), find(down, prev_close=100 - prev, shorts=True)
+    long, short = (
+        pattern_row(up, prev_close=prev, shorts=True),
+        pattern_row(down, prev_close=100 - prev, shorts=True),
+    )
     assert (long["pattern"], short["pattern"]) == (bull, bear)
     assert (long["side"], short["side"]) == ("long", "short")
     for level in ("pattern_trigger", "pattern_stop", "pattern_target"):
         assert short[level] == pytest.approx(100 - long[level])
     assert short["pattern_confidence"] == pytest.approx(long["pattern_confidence"])
     assert (
-        pd.isna(find(down, prev_close=100 - prev)["pattern"])
-        or find(down, prev_close=100 - prev)["side"] == "long"
+        pd.isna(pattern_row(down, prev_close=100 - prev)["pattern"])
+        or pattern_row(down, prev_close=100 - prev)["side"] == "long"
     )
 
 
-def wander(seed: int, bars: int, minutes: int = 5) -> pd.DataFrame:
+def random_day(seed: int, bars: int, minutes: int = 5) -> pd.DataFrame:
     """A random day with real wicks and volumes."""
     rng = np.random.default_rng(seed)
     close = 50 + np.cumsum(rng.normal(0, 0.12, bars) + np.sin(np.arange(bars) / 6) * 0.08)
@@ -137,12 +142,12 @@ LEVELS = ["pattern_trigger", "pattern_stop", "pattern_target"]
 
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 100_000), bars=st.integers(1, 78), factor=st.sampled_from([0.01, 0.5, 3.0, 128.0]))
-def test_the_price_level_changes_no_pattern(seed: int, bars: int, factor: float):
+def test_pattern_is_independent_of_the_price_level(seed: int, bars: int, factor: float):
     """Scaling every price scales the levels and leaves name and confidence alone."""
-    day = wander(seed, bars)
+    day = random_day(seed, bars)
     scaled = day.assign(**{name: day[name] * factor for name in ("open", "high", "low", "close")})
-    one = find(day, shorts=True, prev_close=49.0)
-    other = find(scaled, shorts=True, prev_close=49.0 * factor)
+    one = pattern_row(day, shorts=True, prev_close=49.0)
+    other = pattern_row(scaled, shorts=True, prev_close=49.0 * factor)
     assert str(one["pattern"]) == str(other["pattern"])
     np.testing.assert_allclose(
         other[LEVELS].astype(float).to_numpy(), one[LEVELS].astype(float).to_numpy() * factor, rtol=1e-9
@@ -151,14 +156,14 @@ def test_the_price_level_changes_no_pattern(seed: int, bars: int, factor: float)
 
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 100_000), bars=st.integers(1, 78))
-def test_any_day_upside_down_is_the_mirror_of_itself(seed: int, bars: int):
+def test_pattern_levels_are_mirrored_on_a_mirrored_day(seed: int, bars: int):
     """Whatever the day, the best setup's levels are mirrored and its confidence is kept."""
-    up = wander(seed, bars)
+    up = random_day(seed, bars)
     down = up.assign(
         open=128 - up["open"], high=128 - up["low"], low=128 - up["high"], close=128 - up["close"]
     )
-    one = find(up, shorts=True, prev_close=49.0, momentum_pct=1.0)
-    other = find(down, shorts=True, prev_close=79.0, momentum_pct=-1.0)
+    one = pattern_row(up, shorts=True, prev_close=49.0, momentum_pct=1.0)
+    other = pattern_row(down, shorts=True, prev_close=79.0, momentum_pct=-1.0)
     assert {one["side"], other["side"]} == {"long", "short"}
     if pd.isna(one["pattern"]):
         assert pd.isna(other["pattern"])
@@ -171,9 +176,9 @@ def test_any_day_upside_down_is_the_mirror_of_itself(seed: int, bars: int):
 
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 100_000), known=st.integers(1, 60), wild=st.floats(0.2, 5))
-def test_the_future_changes_nothing(seed: int, known: int, wild: float):
+def test_pattern_stage_ignores_unfinished_bars(seed: int, known: int, wild: float):
     """Bars that have not ended by the decision, whatever they say, leave the decision as it is."""
-    day = wander(seed, 78)
+    day = random_day(seed, 78)
     now = (day["timestamp"].iloc[known - 1] + pd.Timedelta(minutes=5)).to_pydatetime()
     future = day.copy()
     for name in ("open", "high", "low", "close", "volume"):
@@ -187,11 +192,11 @@ def test_the_future_changes_nothing(seed: int, known: int, wild: float):
     pd.testing.assert_frame_equal(seen[0], seen[2])
 
 
-def test_neighbours_on_the_frame_change_nothing():
+def test_pattern_is_independent_of_other_symbols():
     """A symbol's setup is the same alone and among others of other lengths."""
-    days = {f"S{k}": wander(k, 20 + 7 * k).assign(symbol=f"S{k}") for k in range(6)}
-    now = at(15, 0)
-    cfg = replace_ages(LOOSE)
+    days = {f"S{k}": random_day(k, 20 + 7 * k).assign(symbol=f"S{k}") for k in range(6)}
+    now = new_york(15, 0)
+    cfg = without_bar_age_limit(LOOSE)
     everyone = pd.concat(list(days.values()))
     together = pattern(candidates(*days), everyone, SESSION, now, cfg, bar_minutes=5, allow_short=True)
     for symbol, bars in days.items():
@@ -201,11 +206,11 @@ def test_neighbours_on_the_frame_change_nothing():
         )
 
 
-def replace_ages(cfg: PatternConfig) -> PatternConfig:
+def without_bar_age_limit(cfg: PatternConfig) -> PatternConfig:
     return cfg.model_copy(update={"max_bar_age_minutes": 600.0})
 
 
-def test_no_bars_old_bars_and_no_pattern_are_three_reasons():
+def test_pattern_stage_gives_a_reason_for_no_bars_old_bars_and_no_pattern():
     """Each kind of nothing is told apart."""
     flat = [50.0] * 20
     bars = pd.concat([candles("FLAT", flat), candles("OLD", flat[:4])])
@@ -213,7 +218,7 @@ def test_no_bars_old_bars_and_no_pattern_are_three_reasons():
         candidates("FLAT", "NONE", "OLD"),
         bars,
         SESSION,
-        after(bars),
+        instant_after(bars),
         CFG.pattern,
         bar_minutes=5,
         allow_short=True,
@@ -225,28 +230,28 @@ def test_no_bars_old_bars_and_no_pattern_are_three_reasons():
     }  # fmt: skip
 
 
-def test_a_breakout_that_has_run_or_aged_is_no_setup():
+def test_pattern_stage_refuses_an_extended_or_old_breakout():
     """Once most of the way to the target is gone, or the crossing is old, the chart is refused."""
     ran = [*BULL_FLAG[:-1], 53.8]
-    assert pd.isna(find(candles("X", ran, volume=loud(ran)))["pattern"])
+    assert pd.isna(pattern_row(candles("X", ran, volume=volume_rising_at_end(ran)))["pattern"])
     stale = BULL_FLAG + [52.25] * 8
-    row = find(candles("X", stale))
+    row = pattern_row(candles("X", stale))
     assert pd.isna(row["pattern"]) or row["pattern"] != "bull_flag"
 
 
-def test_yesterday_s_bars_are_not_today_s_chart():
+def test_pattern_stage_ignores_bars_of_earlier_days():
     """Only bars that began at the open or after it are looked at."""
-    bars = candles("X", BULL_FLAG, volume=loud(BULL_FLAG))
+    bars = candles("X", BULL_FLAG, volume=volume_rising_at_end(BULL_FLAG))
     earlier = bars.assign(timestamp=bars["timestamp"] - pd.Timedelta(days=3))
     out = pattern(
-        candidates("X"), earlier, SESSION, after(bars), LOOSE, bar_minutes=5, allow_short=False
+        candidates("X"), earlier, SESSION, instant_after(bars), LOOSE, bar_minutes=5, allow_short=False
     ).loc["X"]
     assert out["reason"] == "no finished bar of today"
     both = pattern(
         candidates("X"),
         pd.concat([earlier, bars]),
         SESSION,
-        after(bars),
+        instant_after(bars),
         LOOSE,
         bar_minutes=5,
         allow_short=False,
@@ -255,14 +260,14 @@ def test_yesterday_s_bars_are_not_today_s_chart():
     assert both["chart_bars"] == len(bars)
 
 
-def test_switched_off_or_not_required_a_stock_passes_neutral_on_the_side_it_moves():
+def test_pattern_stage_passes_rows_neutral_when_off_or_not_required():
     """No levels, no confidence; long, or short where that is allowed and the price has fallen."""
     bars = candles("DOWN", [50.0] * 20)
     frame = candidates("DOWN", momentum_pct=-1.0)
 
     def passing(shorts: bool, **kw: bool) -> pd.Series:
         return pattern(
-            frame, bars, SESSION, after(bars), CFG.pattern, bar_minutes=5, allow_short=shorts, **kw
+            frame, bars, SESSION, instant_after(bars), CFG.pattern, bar_minutes=5, allow_short=shorts, **kw
         ).loc["DOWN"]
 
     for kw in ({"enabled": False}, {"required": False}):
@@ -273,30 +278,32 @@ def test_switched_off_or_not_required_a_stock_passes_neutral_on_the_side_it_move
         assert passing(False, **kw)["side"] == "long"
 
 
-def test_the_most_convincing_are_kept():
+def test_pattern_stage_keeps_the_highest_confidence():
     """The cap refuses by confidence, and says the rank."""
     names = [f"S{k:02}" for k in range(24)]
-    bars = pd.concat([candles(name, BULL_FLAG, volume=loud(BULL_FLAG)) for name in names])
-    out = pattern(candidates(*names), bars, SESSION, after(bars), LOOSE, bar_minutes=5, allow_short=False)
+    bars = pd.concat([candles(name, BULL_FLAG, volume=volume_rising_at_end(BULL_FLAG)) for name in names])
+    out = pattern(
+        candidates(*names), bars, SESSION, instant_after(bars), LOOSE, bar_minutes=5, allow_short=False
+    )
     assert out["refused_by"].isna().sum() == 20
     assert out.loc["S23", "reason"] == "rank 24 of 24 by pattern; the stage keeps 20"
 
 
-def test_broken_bars_never_happened_and_disorder_is_an_error():
+def test_pattern_stage_skips_invalid_bars_and_rejects_unsorted_ones():
     """A bar whose prices contradict themselves is left out; bars out of order are a fault of the caller."""
-    bars = candles("X", BULL_FLAG, volume=loud(BULL_FLAG))
+    bars = candles("X", BULL_FLAG, volume=volume_rising_at_end(BULL_FLAG))
     broken = pd.concat(
         [bars, bars.tail(1).assign(timestamp=bars["timestamp"].max() + timedelta(minutes=5), low=99.0)]
     )
-    whole, spoiled = find(bars), find(broken, cfg=replace_ages(LOOSE))
+    whole, spoiled = pattern_row(bars), pattern_row(broken, cfg=without_bar_age_limit(LOOSE))
     assert whole["pattern_stop"] == spoiled["pattern_stop"]
     with pytest.raises(ValueError, match="sorted"):
-        find(bars.iloc[::-1])
+        pattern_row(bars.iloc[::-1])
 
 
-def test_a_session_may_be_short():
+def test_pattern_is_found_on_a_half_day():
     """On a half day the same bars mean the same."""
-    half = replace(SESSION, close=at(13, 0))
-    bars = candles("X", BULL_FLAG, volume=loud(BULL_FLAG))
-    out = pattern(candidates("X"), bars, half, after(bars), LOOSE, bar_minutes=5, allow_short=False)
+    half = replace(SESSION, close=new_york(13, 0))
+    bars = candles("X", BULL_FLAG, volume=volume_rising_at_end(BULL_FLAG))
+    out = pattern(candidates("X"), bars, half, instant_after(bars), LOOSE, bar_minutes=5, allow_short=False)
     assert out.loc["X", "pattern"] == "bull_flag"

@@ -5,11 +5,11 @@ from decimal import Decimal
 import numpy as np
 import pandas as pd
 import pytest
-from recorded_day import DATA, decide, recorded
+from recorded_day import DATA, recorded_day, run_stages
 
 from catalyst.domain.order import PositionSide
 from catalyst.domain.price import on_tick
-from catalyst.pipeline.frame import funnel, reasons
+from catalyst.pipeline.frame import decision_table, funnel
 from catalyst.pipeline.plan import plans
 
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="no recorded market beside the repository")
@@ -18,7 +18,7 @@ CAPS = {"scan": 200, "news": 35, "pattern": 20, "technical": 10, "score": 10, "r
 GAP_DAY, QUIET, TREND, OUTAGE = "2026-04-08", "2026-04-15", "2026-03-31", "2026-02-26"
 
 
-def sound(frame: pd.DataFrame) -> None:
+def assert_frame_valid(frame: pd.DataFrame) -> None:
     """What must hold of any frame, whatever the market did."""
     counts = funnel(frame)
     assert all(counts[stage] <= cap for stage, cap in CAPS.items())
@@ -45,12 +45,12 @@ def sound(frame: pd.DataFrame) -> None:
 
 
 @pytest.mark.parametrize("day", [GAP_DAY, QUIET, TREND])
-def test_a_recorded_day_finds_something_to_trade_and_never_passes_a_cap(day: str):
+def test_recorded_day_yields_plans_within_every_cap(day: str):
     """From ten to three at least half the looks end in a plan, each plan on tick, sized and worth its risk."""
     found = []
     for clock in ("10:00", "10:30", "11:30", "13:00", "15:00"):
-        frame = decide(recorded(day), recorded(day).at(clock))
-        sound(frame)
+        frame = run_stages(recorded_day(day), recorded_day(day).at(clock))
+        assert_frame_valid(frame)
         counts = funnel(frame)
         assert 4_100 <= counts["universe"] <= 6_500
         assert counts["scan"] == 200
@@ -59,10 +59,10 @@ def test_a_recorded_day_finds_something_to_trade_and_never_passes_a_cap(day: str
     assert sum(count > 0 for count in found) >= 3
 
 
-def test_shorts_run_through_the_same_stages():
+def test_recorded_day_yields_shorts_with_reversed_levels():
     """On the sell-off after a gap both sides are found, and the short's prices are the other way round."""
-    frame = decide(recorded(GAP_DAY), recorded(GAP_DAY).at("10:00"), shorts=True)
-    sound(frame)
+    frame = run_stages(recorded_day(GAP_DAY), recorded_day(GAP_DAY).at("10:00"), shorts=True)
+    assert_frame_valid(frame)
     judged = frame[frame["composite"].notna()]
     assert set(judged["side"]) == {"long", "short"}
     short = judged[(judged["side"] == "short") & judged["entry"].notna()]
@@ -71,43 +71,43 @@ def test_shorts_run_through_the_same_stages():
 
 
 @pytest.mark.parametrize("clock", ["10:00", "12:00"])
-def test_the_future_of_a_whole_market_changes_no_decision(clock: str):
+def test_recorded_decisions_ignore_later_data(clock: str):
     """Bars, headlines and days after the decision, present or cut away, give the same frame to the last bit."""
-    day = recorded(QUIET)
+    day = recorded_day(QUIET)
     now = day.at(clock)
-    whole, cut = decide(day, now), decide(day.cut(now), now)
+    whole, cut = run_stages(day, now), run_stages(day.cut(now), now)
     pd.testing.assert_frame_equal(whole, cut, check_exact=True)
 
 
-def test_the_order_of_arrival_changes_no_decision():
+def test_recorded_plans_are_independent_of_headline_order():
     """Listings and headlines in another order give the same plans."""
-    day = recorded(GAP_DAY)
+    day = recorded_day(GAP_DAY)
     now = day.at("11:00")
     shuffled = type(day)(
         day.session, day.bars, day.daily, day.headlines.sample(frac=1, random_state=3).reset_index(drop=True)
     )
-    assert plans(decide(day, now)) == plans(decide(shuffled, now))
+    assert plans(run_stages(day, now)) == plans(run_stages(shuffled, now))
 
 
-def test_before_the_open_and_in_an_outage_nothing_is_made_up():
+def test_recorded_day_yields_no_plan_before_the_open_or_in_a_feed_outage():
     """At 9:15 every row says `no pre-market data`; in a feed outage prices are too old and nothing is planned."""
-    day = recorded(QUIET)
-    early = decide(day, day.at("09:15"))
+    day = recorded_day(QUIET)
+    early = run_stages(day, day.at("09:15"))
     listed = early[early["refused_by"] == "scan"]
     assert set(listed["reason"]) == {"no pre-market data"}
     assert funnel(early)["plan"] == 0
-    lost = recorded(OUTAGE)
-    silent = decide(lost, lost.at("09:44"))
+    lost = recorded_day(OUTAGE)
+    silent = run_stages(lost, lost.at("09:44"))
     assert funnel(silent)["plan"] == 0
-    sound(silent)
+    assert_frame_valid(silent)
 
 
-def test_what_is_kept_of_a_scan_is_small():
+def test_stored_scan_frame_is_small():
     """The whole market with its reasons compresses to well under a megabyte."""
     from io import BytesIO
 
-    day = recorded(GAP_DAY)
-    kept = reasons(decide(day, day.at("10:00")))
+    day = recorded_day(GAP_DAY)
+    kept = decision_table(run_stages(day, day.at("10:00")))
     assert len(kept) > 7_000
     blob = BytesIO()
     kept.to_parquet(blob, compression="zstd", index=False)

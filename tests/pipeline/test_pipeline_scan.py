@@ -5,30 +5,30 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sample_frames import CFG, SESSION, assets, at, listed, snapshot, snapshots, yardsticks
+from sample_frames import CFG, SESSION, assets, daily_references, listed, new_york, snapshot, snapshots
 
-from catalyst.pipeline.frame import funnel, reasons, survivors
+from catalyst.pipeline.frame import decision_table, funnel, remaining_symbols
 from catalyst.pipeline.reference import reference
 from catalyst.pipeline.scan import scan
 from catalyst.pipeline.universe import universe
-from catalyst.pipeline.volume_curve import share_done
+from catalyst.pipeline.volume_curve import usual_volume_share
 
-NOW = at(11, 0)
+NOW = new_york(11, 0)
 NAN = float("nan")
 
 
-def look(shots: pd.DataFrame, ref: pd.DataFrame, now=NOW, **kw) -> pd.DataFrame:
+def run_scan(shots: pd.DataFrame, ref: pd.DataFrame, now=NOW, **kw) -> pd.DataFrame:
     frame = listed(*sorted({*shots.index, *ref.index}))
     return scan(frame, shots, ref, SESSION, now, CFG.scan, **({"allow_short": False} | kw))
 
 
-def test_a_stock_in_play_stands_with_its_numbers():
+def test_scan_passes_a_stock_in_play_with_its_figures():
     """Gap, relative volume against the curve, spread and momentum are what a person would compute."""
-    out = look(snapshots(UP=snapshot(NOW)), yardsticks("UP")).loc["UP"]
+    out = run_scan(snapshots(UP=snapshot(NOW)), daily_references("UP")).loc["UP"]
     assert pd.isna(out["refused_by"])
     assert out["gap_pct"] == pytest.approx(2.0)
     assert out["momentum_open_pct"] == pytest.approx((52 / 51 - 1) * 100)
-    assert out["relative_volume"] == pytest.approx(3e6 / (4e6 * share_done(90)))
+    assert out["relative_volume"] == pytest.approx(3e6 / (4e6 * usual_volume_share(90)))
     assert out["spread_bps"] == pytest.approx(0.02 / 52 * 1e4)
     assert out["minute_volume"] == pytest.approx(3e6 / 90)
     assert out["scan_rank"] == 1
@@ -40,33 +40,33 @@ def test_a_stock_in_play_stands_with_its_numbers():
         ({"trade_price": NAN, "trade_at": pd.NaT}, "no snapshot"),
         ({"trade_price": 0.0}, "is not a price"),
         ({"trade_price": -3.0}, "is not a price"),
-        ({"trade_at": at(9, 29)}, "no trade since the open"),
-        ({"trade_at": at(10, 45)}, "last trade is 900 s old, limit 420 s"),
-        ({"trade_at": at(11, 5)}, "300 s in the future"),
+        ({"trade_at": new_york(9, 29)}, "no trade since the open"),
+        ({"trade_at": new_york(10, 45)}, "last trade is 900 s old, limit 420 s"),
+        ({"trade_at": new_york(11, 5)}, "300 s in the future"),
         ({"bid": NAN, "ask": NAN}, "no quote"),
         ({"bid": 0.0}, "one-sided quote"),
         ({"ask": NAN}, "one-sided quote"),
         ({"bid": 52.10}, "crossed quote"),
-        ({"quote_at": at(10, 40)}, "quote is 1200 s old"),
+        ({"quote_at": new_york(10, 40)}, "quote is 1200 s old"),
         ({"quote_at": pd.NaT}, "quote without a time"),
         ({"bid": 51.5, "ask": 52.5}, "spread 192 bp, limit 50 bp"),
         ({"bid": 60.0, "ask": 60.01}, "% from the quote, limit 5 %"),
         ({"day_volume": 0.0}, "no volume today"),
         ({"day_volume": NAN}, "no volume today"),
-        ({"day_at": at(0, 0) - timedelta(days=1)}, "of an earlier day"),
+        ({"day_at": new_york(0, 0) - timedelta(days=1)}, "of an earlier day"),
         ({"day_low": 54.0}, "contradicts itself"),
         ({"prev_close": 100.0}, "split today: previous close 100 in the snapshot, 50 in the daily bars"),
         ({"day_volume": 4e5}, "relative volume 0.42, limit 1"),
     ],
 )
-def test_a_poor_input_refuses_the_row_with_its_reason(spoiled: dict[str, object], reason: str):
+def test_scan_refuses_bad_input_with_a_reason(spoiled: dict[str, object], reason: str):
     """Missing, stale, zero, one-sided, crossed, wide, contradictory: refused by name, and the others rank on."""
     shots = snapshots(BAD=snapshot(NOW, **spoiled), GOOD=snapshot(NOW))
-    out = look(shots, yardsticks("BAD", "GOOD"))
+    out = run_scan(shots, daily_references("BAD", "GOOD"))
     assert out.loc["BAD", "refused_by"] == "scan"
     assert reason in out.loc["BAD", "reason"]
     assert np.isnan(out.loc["BAD", "scan_rank"])
-    assert survivors(out) == ["GOOD"]
+    assert remaining_symbols(out) == ["GOOD"]
 
 
 @pytest.mark.parametrize(
@@ -77,15 +77,15 @@ def test_a_poor_input_refuses_the_row_with_its_reason(spoiled: dict[str, object]
         (150.3, 2e6, "looks like a split: price is 3.006 times the previous close"),
     ],
 )
-def test_a_jump_nobody_traded_is_not_believed(price: float, volume: float, reason: str):
+def test_scan_refuses_a_price_jump_without_volume(price: float, volume: float, reason: str):
     """A tenfold price without volume, or one near a whole multiple on ordinary volume, is refused."""
     day = {"day_open": price, "day_high": price * 1.01, "day_low": price * 0.99, "day_volume": volume}
     quote = {"trade_price": price, "bid": price * 0.9998, "ask": price * 1.0002}
-    out = look(snapshots(X=snapshot(NOW, **day, **quote)), yardsticks("X"))
+    out = run_scan(snapshots(X=snapshot(NOW, **day, **quote)), daily_references("X"))
     assert reason in out.loc["X", "reason"]
 
 
-def test_a_halving_on_enormous_volume_is_news_and_not_a_split():
+def test_scan_passes_a_halved_price_on_ten_times_the_volume():
     """The same price as a split's, on ten times the volume, stands."""
     shot = snapshot(
         NOW,
@@ -97,118 +97,118 @@ def test_a_halving_on_enormous_volume_is_news_and_not_a_split():
         day_low=24.0,
         day_volume=2e7,
     )
-    assert survivors(look(snapshots(X=shot), yardsticks("X"))) == ["X"]
+    assert remaining_symbols(run_scan(snapshots(X=shot), daily_references("X"))) == ["X"]
 
 
 @pytest.mark.parametrize(
     ("yard", "reason"),
     [
         ({"days": 3}, "not enough daily history: 3 bars, 5 needed"),
-        ({"last_at": pd.Timestamp(at(0, 0) - timedelta(days=30))}, "daily history ends 30 days ago"),
+        ({"last_at": pd.Timestamp(new_york(0, 0) - timedelta(days=30))}, "daily history ends 30 days ago"),
         ({"avg_dollar_volume_20d": 2e6}, "average dollar volume $2.00 M, limit $5 M"),
         ({"avg_dollar_volume_20d": NAN}, "average dollar volume"),
         ({"avg_volume_20d": NAN}, "usual volume unknown"),
     ],
 )
-def test_without_yardsticks_nothing_is_judged(yard: dict[str, object], reason: str):
+def test_scan_refuses_rows_without_daily_reference(yard: dict[str, object], reason: str):
     """Too little, too old or missing history refuses; it never ranks."""
-    assert reason in look(snapshots(X=snapshot(NOW)), yardsticks("X", **yard)).loc["X", "reason"]
+    assert reason in run_scan(snapshots(X=snapshot(NOW)), daily_references("X", **yard)).loc["X", "reason"]
 
 
-def test_a_symbol_the_market_omits_and_one_without_history_are_refused():
+def test_scan_refuses_a_symbol_without_snapshot_or_history():
     """Absence on either side is a reason of its own."""
-    out = look(snapshots(NEW=snapshot(NOW)), yardsticks("GONE"))
+    out = run_scan(snapshots(NEW=snapshot(NOW)), daily_references("GONE"))
     assert "no snapshot" in out.loc["GONE", "reason"]
     assert "not enough daily history: 0 bars" in out.loc["NEW", "reason"]
 
 
-def test_a_halted_stock_is_refused_whatever_its_numbers():
+def test_scan_refuses_a_halted_stock():
     """The halt outranks every other reason."""
-    out = look(snapshots(X=snapshot(NOW)), yardsticks("X"), halted={"X"})
+    out = run_scan(snapshots(X=snapshot(NOW)), daily_references("X"), halted={"X"})
     assert out.loc["X", "reason"] == "trading is halted"
 
 
-def test_before_the_first_print_everything_is_refused():
+def test_scan_refuses_everything_before_the_first_print():
     """A scan before the open without pre-market prints records `no pre-market data` on every row."""
-    now = at(9, 15)
-    shot = snapshot(at(16, 0) - timedelta(days=1))
-    out = look(snapshots(A=shot, B=shot), yardsticks("A", "B", "C"), now)
+    now = new_york(9, 15)
+    shot = snapshot(new_york(16, 0) - timedelta(days=1))
+    out = run_scan(snapshots(A=shot, B=shot), daily_references("A", "B", "C"), now)
     assert set(out["reason"]) == {"no pre-market data"}
-    empty = look(pd.DataFrame(index=pd.Index([], name="symbol")), yardsticks("A"), now)
+    empty = run_scan(pd.DataFrame(index=pd.Index([], name="symbol")), daily_references("A"), now)
     assert set(empty["reason"]) == {"no pre-market data"}
 
 
-def test_a_pre_market_print_is_ranked_by_its_gap_with_neutral_volume():
+def test_scan_ranks_a_pre_market_print_by_its_gap():
     """Before the open the gap is the price against yesterday's close and nothing is known of today's volume."""
-    now = at(9, 20)
-    out = look(snapshots(A=snapshot(now, trade_price=55.0, bid=54.99, ask=55.01)), yardsticks("A"), now).loc[
-        "A"
-    ]
+    now = new_york(9, 20)
+    out = run_scan(
+        snapshots(A=snapshot(now, trade_price=55.0, bid=54.99, ask=55.01)), daily_references("A"), now
+    ).loc["A"]
     assert pd.isna(out["refused_by"])
     assert out["gap_pct"] == pytest.approx(10.0)
     assert np.isnan(out["relative_volume"])
     assert out["volume_score"] == 0.5
 
 
-def test_only_the_best_are_kept_and_ties_go_by_symbol():
+def test_scan_keeps_the_best_and_breaks_ties_by_symbol():
     """The cap refuses by rank; equal scores rank in the order of the alphabet, whatever the order of arrival."""
     names = [f"S{k:03}" for k in range(250)]
     shots = snapshots(**{name: snapshot(NOW) for name in reversed(names)})
-    out = look(shots, yardsticks(*names))
-    assert survivors(out) == names[:200]
+    out = run_scan(shots, daily_references(*names))
+    assert remaining_symbols(out) == names[:200]
     assert out.loc["S200", "reason"] == "rank 201 of 250 by scan score; the scan keeps 200"
     assert funnel(out) == {"listed": 250, "universe": 250, "scan": 200}
 
 
-def test_momentum_uses_the_looks_taken_before():
+def test_scan_momentum_uses_earlier_snapshots():
     """Moves over 5 and 15 minutes come from the nearest earlier snapshot, or are missing."""
     earlier = [
         (NOW - timedelta(minutes=m), pd.Series({"X": p})) for m, p in ((30, 40.0), (14, 50.0), (6, 51.0))
     ]
-    out = look(snapshots(X=snapshot(NOW)), yardsticks("X"), earlier=earlier).loc["X"]
+    out = run_scan(snapshots(X=snapshot(NOW)), daily_references("X"), earlier=earlier).loc["X"]
     assert out["momentum_15m_pct"] == pytest.approx(4.0)
     assert out["momentum_5m_pct"] == pytest.approx((52 / 51 - 1) * 100)
-    assert np.isnan(look(snapshots(X=snapshot(NOW)), yardsticks("X")).loc["X", "momentum_5m_pct"])
+    assert np.isnan(run_scan(snapshots(X=snapshot(NOW)), daily_references("X")).loc["X", "momentum_5m_pct"])
 
 
-def test_both_ends_of_the_list_count_where_shorts_are_allowed():
+def test_scan_ranks_fallers_like_risers_when_shorts_are_allowed():
     """Long-only prefers the riser; with shorts allowed the faller is worth as much."""
     fall = snapshot(
         NOW, trade_price=50.0, bid=49.99, ask=50.01, day_open=51.0, day_high=51.2, day_low=49.9, day_vwap=50.4
     )
     flat = snapshot(NOW, trade_price=51.0, bid=50.99, ask=51.01)
     shots = snapshots(RISE=snapshot(NOW), FLAT=flat, FALL=fall)
-    ref = yardsticks("RISE", "FLAT", "FALL")
-    assert survivors(look(shots, ref)) == ["RISE", "FLAT", "FALL"]
-    both = look(shots, ref, allow_short=True)
+    ref = daily_references("RISE", "FLAT", "FALL")
+    assert remaining_symbols(run_scan(shots, ref)) == ["RISE", "FLAT", "FALL"]
+    both = run_scan(shots, ref, allow_short=True)
     assert both.loc["RISE", "scan_score"] == pytest.approx(both.loc["FALL", "scan_score"])
-    assert survivors(both)[-1] == "FLAT"
+    assert remaining_symbols(both)[-1] == "FLAT"
 
 
-SPOILABLE = sorted(set(snapshot(NOW)) - {"trade_at", "quote_at", "day_at", "minute_at", "prev_at"})
-YARDS = ["prev_close", "avg_volume_20d", "avg_dollar_volume_20d", "atr_14d", "days"]
-SPOILS = st.sampled_from([NAN, 0.0, -1.0, 1e-12, 1e12, float("inf"), float("-inf")])
+MUTABLE_COLUMNS = sorted(set(snapshot(NOW)) - {"trade_at", "quote_at", "day_at", "minute_at", "prev_at"})
+REFERENCE_COLUMNS = ["prev_close", "avg_volume_20d", "avg_dollar_volume_20d", "atr_14d", "days"]
+BAD_VALUES = st.sampled_from([NAN, 0.0, -1.0, 1e-12, 1e12, float("inf"), float("-inf")])
 
 
 @settings(max_examples=150, deadline=None)
 @given(
-    shot=st.dictionaries(st.sampled_from(SPOILABLE), SPOILS, max_size=4),
-    yard=st.dictionaries(st.sampled_from(YARDS), SPOILS, max_size=2),
+    shot=st.dictionaries(st.sampled_from(MUTABLE_COLUMNS), BAD_VALUES, max_size=4),
+    yard=st.dictionaries(st.sampled_from(REFERENCE_COLUMNS), BAD_VALUES, max_size=2),
     times=st.dictionaries(
         st.sampled_from(["trade_at", "quote_at", "day_at"]),
-        st.sampled_from([pd.NaT, at(4, 0), at(15, 59)]),
+        st.sampled_from([pd.NaT, new_york(4, 0), new_york(15, 59)]),
         max_size=1,
     ),
     shorts=st.booleans(),
 )
-def test_no_input_however_absurd_ranks_as_a_nan(shot, yard, times, shorts):
+def test_scan_never_ranks_a_row_with_nan(shot, yard, times, shorts):
     """Whatever is missing, zero, negative or infinite: a standing row has finite numbers, any other a reason."""
     shots = snapshots(BAD=snapshot(NOW, **shot, **times), GOOD=snapshot(NOW))
-    ref = yardsticks("BAD", "GOOD").astype({"days": "float64"})
+    ref = daily_references("BAD", "GOOD").astype({"days": "float64"})
     for name, value in yard.items():
         ref.loc["BAD", name] = value
-    out = look(shots, ref, allow_short=shorts)
-    assert "GOOD" in survivors(out)
+    out = run_scan(shots, ref, allow_short=shorts)
+    assert "GOOD" in remaining_symbols(out)
     row = out.loc["BAD"]
     if pd.isna(row["refused_by"]):
         for name in (
@@ -229,22 +229,22 @@ def test_no_input_however_absurd_ranks_as_a_nan(shot, yard, times, shorts):
         assert np.isnan(row["scan_rank"])
 
 
-def test_a_naive_instant_is_an_error():
+def test_scan_rejects_a_naive_datetime():
     """Time without a zone is never guessed."""
     with pytest.raises(ValueError, match="time zone"):
-        look(snapshots(X=snapshot(NOW)), yardsticks("X"), NOW.replace(tzinfo=None))
+        run_scan(snapshots(X=snapshot(NOW)), daily_references("X"), NOW.replace(tzinfo=None))
 
 
-def test_the_volume_curve_rises_from_the_open_to_the_whole_day():
+def test_volume_curve_rises_to_one_at_the_close():
     """Never zero, never falling, one at the close; a half day runs the same curve on a shorter clock."""
-    shares = [share_done(minute) for minute in range(391)]
+    shares = [usual_volume_share(minute) for minute in range(391)]
     assert shares == sorted(shares)
     assert 0 < shares[0] < 0.01
     assert shares[-1] == pytest.approx(1.0)
-    assert share_done(105, 210) == pytest.approx(share_done(195))
+    assert usual_volume_share(105, 210) == pytest.approx(usual_volume_share(195))
 
 
-def test_reference_is_the_mean_of_twenty_days_and_knows_no_today():
+def test_reference_averages_twenty_days_without_today():
     """Yardsticks come from the days before; today's bar, had it been handed over, changes nothing."""
     days = pd.bdate_range("2026-01-19", "2026-03-02", tz="America/New_York").tz_convert("UTC")
     volume = np.arange(1.0, len(days) + 1) * 1000
@@ -281,7 +281,7 @@ def test_reference_is_the_mean_of_twenty_days_and_knows_no_today():
         ("WXYZP", "Some Bancorp Depositary Shares each representing 1/40th interest"),
     ],
 )  # fmt: skip
-def test_what_is_not_a_share_is_left_out(symbol: str, name: str):
+def test_universe_refuses_warrants_units_rights_preferreds_and_notes(symbol: str, name: str):
     """Warrants, units, rights, preferred stock and notes, by suffix or by name."""
     out = universe(assets(symbol, name=name), CFG.universe)
     assert out.loc[symbol, "reason"] == "a warrant, unit, right, preferred share or note"
@@ -297,12 +297,12 @@ def test_what_is_not_a_share_is_left_out(symbol: str, name: str):
         ("PFD", "First Preferred Income Fund"), ("SNOW", ""), ("EPDU", "Some Partners L.P. Common Units Representing"),
     ],
 )  # fmt: skip
-def test_shares_with_awkward_names_stay(symbol: str, name: str):
+def test_universe_keeps_shares_with_misleading_names(symbol: str, name: str):
     """A company may be called Unit, an ADR may stand for rights, a fund may own preferreds."""
-    assert survivors(universe(assets(symbol, name=name), CFG.universe)) == [symbol]
+    assert remaining_symbols(universe(assets(symbol, name=name), CFG.universe)) == [symbol]
 
 
-def test_the_lists_of_the_operator_hold():
+def test_universe_applies_allow_and_deny_lists():
     """`deny` always refuses; `allow`, when there is one, admits nothing else."""
     cfg = CFG.universe.model_copy(update={"deny": ("A",), "allow": ("A", "B")})
     out = universe(assets("A", "B", "C"), cfg)
@@ -313,7 +313,7 @@ def test_the_lists_of_the_operator_hold():
     }
 
 
-def test_what_the_broker_does_not_trade_is_left_out():
+def test_universe_refuses_untradable_and_inactive_listings():
     """Inactive, untradable and foreign-board listings go, and the exchange is named."""
     out = universe(
         pd.concat([assets("A", tradable=False), assets("B", status="inactive"), assets("C", exchange="OTC")]),
@@ -327,15 +327,15 @@ def test_what_the_broker_does_not_trade_is_left_out():
         universe(pd.concat([assets("A"), assets("A")]), CFG.universe)
 
 
-def test_an_unknown_sector_says_so():
+def test_universe_marks_a_missing_sector_unknown():
     """A missing sector is the sector `unknown`, never an empty cell."""
     assert universe(assets("A", sector=pd.NA), CFG.universe).loc["A", "sector"] == "unknown"
 
 
-def test_the_whole_frame_can_be_kept():
+def test_scan_reasons_hold_one_row_per_symbol():
     """`reasons` holds one row a symbol with the deciding numbers, whoever was refused, ready for a file."""
-    out = look(snapshots(A=snapshot(NOW), B=snapshot(NOW, bid=0.0)), yardsticks("A", "B", "C"))
-    kept = reasons(out)
+    out = run_scan(snapshots(A=snapshot(NOW), B=snapshot(NOW, bid=0.0)), daily_references("A", "B", "C"))
+    kept = decision_table(out)
     assert kept["symbol"].tolist() == ["A", "B", "C"]
     assert kept["price"].dtype == np.float32
     assert kept.set_index("symbol")["reason"].notna().tolist() == [False, True, True]

@@ -6,16 +6,16 @@ import pytest
 import talib
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sample_frames import CFG, SESSION, after, at, candidates, candles
+from sample_frames import CFG, SESSION, candidates, candles, instant_after, new_york
 
-from catalyst.pipeline.frame import survivors
+from catalyst.pipeline.frame import remaining_symbols
 from catalyst.pipeline.score import score
 from catalyst.pipeline.technical import technical
 
-UP = list(50 + np.linspace(0, 0.8, 40) + np.sin(np.arange(40)) * 0.08)
+RISING_INTRADAY = list(50 + np.linspace(0, 0.8, 40) + np.sin(np.arange(40)) * 0.08)
 
 
-def days(symbol: str, path: list[float]) -> pd.DataFrame:
+def daily_bars(symbol: str, path: list[float]) -> pd.DataFrame:
     """Daily bars ending the session before."""
     stamps = pd.bdate_range(end="2026-02-27", periods=len(path), tz="America/New_York").tz_convert("UTC")
     close = np.asarray(path)
@@ -32,146 +32,167 @@ def days(symbol: str, path: list[float]) -> pd.DataFrame:
     )
 
 
-def judge(
+def run_technical(
     bars: pd.DataFrame, daily: pd.DataFrame, *symbols: str, minutes: int = 5, now=None, **columns: object
 ):
     names = symbols or ("X",)
     facts: dict[str, object] = {"side": "long", "pattern_confidence": 0.6, "price": bars["close"].iloc[-1]}
     frame = candidates(*names, **(facts | columns))
     return technical(
-        frame, bars, daily, SESSION, now or after(bars, minutes), CFG.technical, bar_minutes=minutes
+        frame, bars, daily, SESSION, now or instant_after(bars, minutes), CFG.technical, bar_minutes=minutes
     )
 
 
-RISING = list(np.linspace(40, 50, 50) + np.sin(np.arange(50)) * 0.4)
+RISING_DAYS = list(np.linspace(40, 50, 50) + np.sin(np.arange(50)) * 0.4)
 
 
-def test_the_values_are_those_of_an_independent_library():
+def test_technical_values_equal_talib():
     """RSI, ADX, ATR and the signal line of the last finished bar equal TA-Lib's on the same closes."""
-    bars = candles("X", UP)
-    row = judge(bars, days("X", RISING)).loc["X"]
+    bars = candles("X", RISING_INTRADAY)
+    row = run_technical(bars, daily_bars("X", RISING_DAYS)).loc["X"]
     high, low, close = (bars[name].to_numpy() for name in ("high", "low", "close"))
     assert row["rsi"] == pytest.approx(talib.RSI(close)[-1], rel=1e-9)
     assert row["adx"] == pytest.approx(talib.ADX(high, low, close)[-1], rel=1e-9)
     assert row["atr"] == pytest.approx(talib.ATR(high, low, close)[-1], rel=1e-9)
     assert row["macd_signal"] == pytest.approx(talib.MACD(close)[1][-1], rel=1e-9)
-    assert row["daily_rsi"] == pytest.approx(talib.RSI(np.array(RISING))[-1], rel=1e-9)
+    assert row["daily_rsi"] == pytest.approx(talib.RSI(np.array(RISING_DAYS))[-1], rel=1e-9)
     assert row["stop_atr"] == pytest.approx(row["atr"])
 
 
-def test_a_rising_day_agrees_with_a_long_and_not_with_a_short():
+def test_technical_agreement_is_for_the_side():
     """Agreement is for the side: what speaks for a long speaks against a short by as much."""
-    long = judge(candles("X", UP), days("X", RISING)).loc["X"]
-    short = judge(candles("X", UP), days("X", RISING), side="short").loc["X"]
+    long = run_technical(candles("X", RISING_INTRADAY), daily_bars("X", RISING_DAYS)).loc["X"]
+    short = run_technical(candles("X", RISING_INTRADAY), daily_bars("X", RISING_DAYS), side="short").loc["X"]
     assert long["agreement"] > 0.7
     assert short["agreement"] == pytest.approx(1 - long["agreement"])
     assert short["reason"].startswith("indicators agree 0.")
     assert "with a short" in short["reason"]
 
 
-def test_by_ten_o_clock_the_daily_bars_and_vwap_make_a_quorum():
+def test_technical_has_enough_votes_by_ten_o_clock():
     """Six five-minute bars and fifty days are enough votes; the intraday ones are missing and not zero."""
-    row = judge(candles("X", UP[:6]), days("X", RISING), price=50.3).loc["X"]
+    row = run_technical(candles("X", RISING_INTRADAY[:6]), daily_bars("X", RISING_DAYS), price=50.3).loc["X"]
     assert pd.isna(row["refused_by"])
-    assert row["votes"] >= CFG.technical.quorum
+    assert row["votes"] >= CFG.technical.min_votes
     assert np.isnan(row["rsi"])
     assert np.isnan(row["adx"])
     assert row["stop_atr"] == pytest.approx(1.5 * np.sqrt(5 / 390))
 
 
-def test_too_little_history_refuses_with_the_count():
+def test_technical_refuses_too_little_history_with_the_vote_count():
     """Without warm votes there is no opinion to have."""
-    row = judge(candles("X", UP[:6]), days("X", RISING[:6])).loc["X"]
+    row = run_technical(candles("X", RISING_INTRADAY[:6]), daily_bars("X", RISING_DAYS[:6])).loc["X"]
     assert row["refused_by"] == "technical"
     assert row["reason"] == "not enough history (1 of 22 votes, 6 needed)"
 
 
-def test_a_spent_move_is_refused_on_either_side():
+def test_technical_refuses_an_exhausted_move_on_either_side():
     """Too far from the open, too far from VWAP or too strong: each says its number."""
-    far = judge(candles("X", UP), days("X", RISING), momentum_open_pct=6.0, price=53.0).loc["X"]
+    far = run_technical(
+        candles("X", RISING_INTRADAY), daily_bars("X", RISING_DAYS), momentum_open_pct=6.0, price=53.0
+    ).loc["X"]
     assert "daily ATRs from the open, limit 1.5" in far["reason"]
-    stretched = judge(candles("X", UP), days("X", RISING), price=53.0).loc["X"]
+    stretched = run_technical(candles("X", RISING_INTRADAY), daily_bars("X", RISING_DAYS), price=53.0).loc[
+        "X"
+    ]
     assert "daily ATRs from VWAP, limit 1" in stretched["reason"]
     straight = candles("X", list(np.linspace(50, 50.7, 40)))
-    assert "spent: RSI 100 with the move, limit 88" in judge(straight, days("X", RISING)).loc["X", "reason"]
+    assert (
+        "spent: RSI 100 with the move, limit 88"
+        in run_technical(straight, daily_bars("X", RISING_DAYS)).loc["X", "reason"]
+    )
     down = candles("X", list(np.linspace(50, 49.3, 40)))
-    assert "spent: RSI 100 with" in judge(down, days("X", RISING), side="short").loc["X", "reason"]
+    assert (
+        "spent: RSI 100 with"
+        in run_technical(down, daily_bars("X", RISING_DAYS), side="short").loc["X", "reason"]
+    )
 
 
-def test_one_minute_bars_are_scaled_to_the_noise_of_five():
+def test_technical_stop_atr_is_scaled_to_five_minute_bars():
     """stop_atr speaks of five-minute bars whatever bars were given."""
-    row = judge(candles("X", UP, 1), days("X", RISING), minutes=1).loc["X"]
+    row = run_technical(candles("X", RISING_INTRADAY, 1), daily_bars("X", RISING_DAYS), minutes=1).loc["X"]
     assert row["stop_atr"] == pytest.approx(row["atr"] * np.sqrt(5))
 
 
-def test_earlier_sessions_warm_the_intraday_votes():
+def test_technical_intraday_votes_use_earlier_sessions():
     """With yesterday's bars before today's, the five-minute RSI is warm from the first minutes; VWAP is today's."""
-    today = candles("X", UP[:6])
-    yesterday = candles("X", UP).assign(timestamp=lambda b: b["timestamp"] - pd.Timedelta(days=3))
-    row = judge(pd.concat([yesterday, today]), days("X", RISING)).loc["X"]
+    today = candles("X", RISING_INTRADAY[:6])
+    yesterday = candles("X", RISING_INTRADAY).assign(
+        timestamp=lambda b: b["timestamp"] - pd.Timedelta(days=3)
+    )
+    row = run_technical(pd.concat([yesterday, today]), daily_bars("X", RISING_DAYS)).loc["X"]
     assert np.isfinite(row["rsi"])
     typical = (today["high"] + today["low"] + today["close"]) / 3
     assert row["vwap"] == pytest.approx((typical * today["volume"]).sum() / today["volume"].sum())
 
 
-def test_bars_before_the_open_are_another_market():
+def test_technical_ignores_pre_market_bars():
     """Pre-market prints change no indicator and no VWAP."""
-    today = candles("X", UP)
+    today = candles("X", RISING_INTRADAY)
     early = candles("X", [48.0, 53.0, 47.0]).assign(
         timestamp=lambda b: b["timestamp"] - pd.Timedelta(hours=2)
     )
-    with_them = judge(pd.concat([early, today]), days("X", RISING), now=after(today))
-    pd.testing.assert_frame_equal(with_them, judge(today, days("X", RISING)))
+    with_them = run_technical(
+        pd.concat([early, today]), daily_bars("X", RISING_DAYS), now=instant_after(today)
+    )
+    pd.testing.assert_frame_equal(with_them, run_technical(today, daily_bars("X", RISING_DAYS)))
 
 
 @settings(max_examples=20, deadline=None)
 @given(known=st.integers(3, 39), wild=st.floats(0.5, 2))
-def test_the_future_changes_nothing(known: int, wild: float):
+def test_technical_stage_ignores_unfinished_bars_and_today_s_daily_bar(known: int, wild: float):
     """Bars ending after the decision and a daily bar of today leave every column as it was."""
-    bars = candles("X", UP)
-    daily = days("X", RISING)
+    bars = candles("X", RISING_INTRADAY)
+    daily = daily_bars("X", RISING_DAYS)
     now = (bars["timestamp"].iloc[known - 1] + pd.Timedelta(minutes=5)).to_pydatetime()
     future = bars.copy()
     for name in ("open", "high", "low", "close"):
         future.loc[known:, name] *= wild
-    today = daily.tail(1).assign(timestamp=pd.Timestamp(at(0, 0)), close=90.0, high=95.0)
-    cut = judge(bars.head(known), daily, now=now, price=50.5)
-    pd.testing.assert_frame_equal(cut, judge(future, pd.concat([daily, today]), now=now, price=50.5))
+    today = daily.tail(1).assign(timestamp=pd.Timestamp(new_york(0, 0)), close=90.0, high=95.0)
+    cut = run_technical(bars.head(known), daily, now=now, price=50.5)
+    pd.testing.assert_frame_equal(cut, run_technical(future, pd.concat([daily, today]), now=now, price=50.5))
 
 
-def test_a_quarter_hour_counts_once_it_is_over():
+def test_technical_uses_only_finished_quarter_hour_bars():
     """The coarse bars are those that have ended: at 12:44 the quarter from 12:30 is not one of them."""
     bars = candles("X", list(50 + np.sin(np.arange(39) / 3)))
-    early = judge(bars, days("X", RISING), now=at(12, 44), price=50.0).loc["X"]
+    early = run_technical(bars, daily_bars("X", RISING_DAYS), now=new_york(12, 44), price=50.0).loc["X"]
     flipped = bars.copy()
     flipped.loc[36:37, "close"] = flipped.loc[36:37, "low"]
-    assert early["votes"] == judge(flipped, days("X", RISING), now=at(12, 44), price=50.0).loc["X", "votes"]
+    assert (
+        early["votes"]
+        == run_technical(flipped, daily_bars("X", RISING_DAYS), now=new_york(12, 44), price=50.0).loc[
+            "X", "votes"
+        ]
+    )
 
 
-def test_symbols_do_not_disturb_each_other():
+def test_technical_values_are_independent_of_other_symbols():
     """The values of one symbol are the same alone and beside one with another length of history."""
-    bars = pd.concat([candles("X", UP), candles("Y", UP[:9])])
-    daily = pd.concat([days("X", RISING), days("Y", RISING[:30])])
-    both = judge(bars, daily, "X", "Y", now=at(13, 0), price=50.5)
-    alone = judge(candles("X", UP), days("X", RISING), "X", now=at(13, 0), price=50.5)
+    bars = pd.concat([candles("X", RISING_INTRADAY), candles("Y", RISING_INTRADAY[:9])])
+    daily = pd.concat([daily_bars("X", RISING_DAYS), daily_bars("Y", RISING_DAYS[:30])])
+    both = run_technical(bars, daily, "X", "Y", now=new_york(13, 0), price=50.5)
+    alone = run_technical(
+        candles("X", RISING_INTRADAY), daily_bars("X", RISING_DAYS), "X", now=new_york(13, 0), price=50.5
+    )
     columns = ["rsi", "atr", "adx", "agreement", "votes", "vwap", "obv_slope", "stop_atr"]
     pd.testing.assert_series_equal(
         both.loc["X", columns].astype(float), alone.loc["X", columns].astype(float)
     )
 
 
-def test_the_most_agreed_on_are_kept():
+def test_technical_stage_keeps_the_highest_agreement():
     """The cap refuses by rank; nothing standing is no error."""
     names = [f"S{k:02}" for k in range(12)]
-    bars = pd.concat([candles(name, UP) for name in names])
-    daily = pd.concat([days(name, RISING) for name in names])
-    out = judge(bars, daily, *names, price=50.8)
-    assert survivors(out) == names[:10]
-    nobody = judge(bars, daily, *names, price=50.8, reason="x", refused_by="scan")
-    assert survivors(nobody) == []
+    bars = pd.concat([candles(name, RISING_INTRADAY) for name in names])
+    daily = pd.concat([daily_bars(name, RISING_DAYS) for name in names])
+    out = run_technical(bars, daily, *names, price=50.8)
+    assert remaining_symbols(out) == names[:10]
+    nobody = run_technical(bars, daily, *names, price=50.8, reason="x", refused_by="scan")
+    assert remaining_symbols(nobody) == []
 
 
-def test_the_composite_is_the_weighted_sum_of_four_shares():
+def test_composite_is_the_weighted_sum_of_four_components():
     """0.30 news + 0.30 technical (half agreement, half pattern) + 0.20 momentum + 0.20 volume."""
     frame = candidates(
         "X",
@@ -189,7 +210,7 @@ def test_the_composite_is_the_weighted_sum_of_four_shares():
     assert short["momentum_component"] == pytest.approx(0.05)
 
 
-def test_what_is_missing_scores_in_the_middle():
+def test_composite_is_neutral_for_missing_components():
     """A stage that was switched off leaves its half neutral."""
     nan = float("nan")
     row = score(
@@ -199,27 +220,27 @@ def test_what_is_missing_scores_in_the_middle():
     assert row.loc["X", "volume_component"] == 0.5
 
 
-def test_a_low_composite_is_refused_and_ranks_are_by_score_then_symbol():
+def test_score_stage_refuses_a_low_composite():
     """Below the minimum the number and the limit are said."""
     frame = candidates("A", "B", "C", side="long", agreement=0.8, pattern_confidence=0.8)
     out = score(
         frame.assign(news_score=[0.0, 0.9, 0.9], momentum_score=[0.1, 0.9, 0.9], volume_score=0.2),
         CFG.scoring,
     )
-    assert survivors(out) == ["B", "C"]
+    assert remaining_symbols(out) == ["B", "C"]
     assert out.loc["A", "reason"] == "composite 0.30 below 0.5"
 
 
 @settings(max_examples=50)
 @given(parts=st.lists(st.floats(0, 1), min_size=5, max_size=5), short=st.booleans())
-def test_a_composite_is_a_share(parts: list[float], short: bool):
+def test_composite_stays_between_zero_and_one(parts: list[float], short: bool):
     """Components in [0, 1] give a composite in [0, 1]."""
     names = ("agreement", "pattern_confidence", "news_score", "momentum_score", "volume_score")
     frame = candidates("X", side="short" if short else "long", **dict(zip(names, parts, strict=True)))
     assert 0 <= score(frame, CFG.scoring).loc["X", "composite"] <= 1 + 1e-12
 
 
-def test_weights_that_do_not_sum_to_one_are_refused():
+def test_scoring_config_refuses_weights_not_summing_to_one():
     """The configuration says so before a day begins."""
     from pydantic import ValidationError
 
@@ -229,8 +250,10 @@ def test_weights_that_do_not_sum_to_one_are_refused():
         ScoringConfig(news=0.5)
 
 
-def test_time_without_a_zone_is_an_error():
+def test_technical_rejects_a_naive_datetime():
     """Naive instants never reach a decision."""
-    bars = candles("X", UP)
+    bars = candles("X", RISING_INTRADAY)
     with pytest.raises(ValueError, match="time zone"):
-        judge(bars, days("X", RISING), now=(SESSION.open + timedelta(hours=1)).replace(tzinfo=None))
+        run_technical(
+            bars, daily_bars("X", RISING_DAYS), now=(SESSION.open + timedelta(hours=1)).replace(tzinfo=None)
+        )

@@ -7,8 +7,8 @@ import pytest
 
 from catalyst.clock import NEW_YORK
 from catalyst.simulator.recorded import market as recorded_market
-from tests.audit import nothing_open
-from tests.stories.scenario import open_desk
+from tests.audit import assert_nothing_open
+from tests.stories.scenario import open_scenario
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 DAY = date(2026, 4, 8)
@@ -16,10 +16,10 @@ DAY = date(2026, 4, 8)
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="the recorded market days are not here")
 
 
-async def test_a_recorded_market_day_end_to_end(database: str) -> None:
+async def test_daemon_trades_a_recorded_market_day_end_to_end(database: str) -> None:
     """7,473 symbols of 8 April 2026: scans, trades on real prices, flat at the close, books equal to the cent."""
     listings = DATA / "listings_2026-04-07.csv.gz"
-    market = recorded_market.load(
+    market = recorded_market.load_market(
         DATA / f"bars_5min_market_{DAY}.parquet",
         DATA / "bars_daily_market_2026-01-26_04-17.parquet",
         DATA / "news_headlines_2026-02-24_04-17.parquet",
@@ -28,10 +28,10 @@ async def test_a_recorded_market_day_end_to_end(database: str) -> None:
     )
     start = datetime.combine(DAY, time(7, 59), NEW_YORK).astimezone(UTC)
     sections = {"universe": {"listings_file": str(listings)}, "pipeline": {"bar_minutes": 5}}
-    async with open_desk(database, now=start, market=market, **sections) as desk:
-        assert await desk.leaves(step=60) == 0
+    async with open_scenario(database, now=start, market=market, **sections) as scenario:
+        assert await scenario.wait_for_exit(step=60) == 0
 
-        conn = desk.conn
+        conn = scenario.conn
         cycle = await conn.fetchrow("SELECT status, realized_pnl FROM trading_cycles")
         assert cycle is not None
         assert cycle["status"] == "completed"
@@ -47,9 +47,9 @@ async def test_a_recorded_market_day_end_to_end(database: str) -> None:
         )
         print({row["reason"]: row["n"] for row in reasons}, "realised", cycle["realized_pnl"])
 
-        assert desk.server.exchange.account.positions == {}
-        await nothing_open(conn, await desk.admin("ledger"), await desk.admin("audit"))
-        await desk.agrees()
+        assert scenario.server.exchange.account.positions == {}
+        await assert_nothing_open(conn, await scenario.admin("logs"), await scenario.admin("audit"))
+        await scenario.assert_consistent()
         assert cycle["realized_pnl"] == await conn.fetchval("SELECT sum(realized_pnl) FROM positions")
         assert await conn.fetchval("SELECT bool_and(flat) FROM flat_proofs")
         assert await conn.fetchval("SELECT count(*) FROM quarantine") == 0

@@ -9,7 +9,7 @@ import pandas as pd
 
 from catalyst.domain.cycle import CycleStatus
 from catalyst.domain.order import PositionSide, Purpose, Side, Status
-from catalyst.domain.position import Holding, enter, leave
+from catalyst.domain.position import PositionState, add_fill, reduce_by_fill
 from catalyst.domain.session import Session
 from catalyst.store import (
     alerts,
@@ -21,29 +21,31 @@ from catalyst.store import (
     proposals,
     trading_days,
 )
-from catalyst.store.candidates import Candidate, FrameBlob, Headline, Indicators, Pattern
-from catalyst.store.daemon_epoch import Manifest
+from catalyst.store.candidates import Candidate, FrameBlob, HeadlineRecord, IndicatorRecord, PatternRecord
+from catalyst.store.daemon_epoch import RunInfo
 from catalyst.store.orders import NewOrder
 from catalyst.store.pool import Connection, Store
 
 DAY = date(2026, 4, 8)
 CYCLE = "20260408-080000"
 ACCOUNT = "account-of-the-test"
-BEGAN = datetime(2026, 4, 8, 12, 0, tzinfo=UTC)
+DAY_BEGAN_AT = datetime(2026, 4, 8, 12, 0, tzinfo=UTC)
 OPEN = datetime(2026, 4, 8, 13, 30, tzinfo=UTC)
-SCANNED = OPEN + timedelta(minutes=5)
+SCANNED_AT = OPEN + timedelta(minutes=5)
 
 
 async def write_day(store: Store) -> None:
     """Afterwards the tables hold the day as it stands at 10:15 New York."""
     async with store.tx("day") as conn:
         await trading_days.put(conn, [Session(DAY, OPEN, OPEN + timedelta(hours=6.5))])
-        await daemon_epoch.begin_epoch(conn, ACCOUNT, Manifest("0.1.0", "", "hash", "", 1), at=BEGAN)
+        await daemon_epoch.begin_epoch(conn, ACCOUNT, RunInfo("0.1.0", "", "hash", "", 1), at=DAY_BEGAN_AT)
         await cycles.open_day(
             conn, cycle_id=CYCLE, day=DAY, mode="supervised", max_positions=5, max_daily_loss=Decimal(2000),
-            scan_frequency=1800, start_equity=Decimal(100_000), config_hash="hash", at=BEGAN,
+            scan_frequency=1800, start_equity=Decimal(100_000), config_hash="hash", at=DAY_BEGAN_AT,
         )  # fmt: skip
-        await cycles.advance(conn, CYCLE, seen=CycleStatus.IDLE, then=CycleStatus.SCANNING, at=SCANNED)
+        await cycles.advance(
+            conn, CYCLE, from_status=CycleStatus.IDLE, to_status=CycleStatus.SCANNING, at=SCANNED_AT
+        )
         await _scan(conn)
         await _trade(
             conn, "AAPL", 1, [(100, "190.00")], [(100, "192.50")], "TAKE_PROFIT_HIT: AAPL", minutes=10
@@ -56,7 +58,7 @@ async def write_day(store: Store) -> None:
         await _propose(conn)
         await alerts.put(
             conn, severity="WARNING", event="JOB_FAILED", message="the job scan failed", facts={}, dedupe_key="x",
-            at=SCANNED,
+            at=SCANNED_AT,
         )  # fmt: skip
 
 
@@ -82,13 +84,13 @@ async def _scan(conn: Connection) -> None:
     await candidates.record(
         conn,
         candidates.Scan(
-            CYCLE, SCANNED, SCANNED + timedelta(seconds=1), 4, counts, {"scan": 12.5, "snapshots": 100.0},
+            CYCLE, SCANNED_AT, SCANNED_AT + timedelta(seconds=1), 4, counts, {"scan": 12.5, "snapshots": 100.0},
             frame=FrameBlob("parquet", 5, blob.getvalue()),
         ),
         shown,
-        news=[Headline("AAPL", "Record quarter", "Wire", OPEN - timedelta(hours=1), OPEN, 0.8)],
-        patterns=[Pattern("AAPL", "gap_and_go", "long", 0.7, Decimal(190), Decimal(188), Decimal(196))],
-        indicators=[Indicators("AAPL", 0.75, {"rsi": 61.5})],
+        news=[HeadlineRecord("AAPL", "Record quarter", "Wire", OPEN - timedelta(hours=1), OPEN, 0.8)],
+        patterns=[PatternRecord("AAPL", "gap_and_go", "long", 0.7, Decimal(190), Decimal(188), Decimal(196))],
+        indicators=[IndicatorRecord("AAPL", 0.75, {"rsi": 61.5})],
     )  # fmt: skip
 
 
@@ -116,22 +118,22 @@ async def _trade(
         status=Status.SUBMITTED, at=at, source="submit", note="test",
     )  # fmt: skip
     row = await orders.get(conn, order_id)
-    holding, position_id = Holding(PositionSide.LONG), None
+    holding, position_id = PositionState(PositionSide.LONG), None
     for quantity, price in entries:
-        holding = enter(holding, Decimal(quantity), Decimal(price))
+        holding = add_fill(holding, Decimal(quantity), Decimal(price))
         if position_id is None:
             position_id = await positions.insert(
-                conn, cycle_id=CYCLE, security_id=row.security_id, holding=holding, at=at,
+                conn, cycle_id=CYCLE, security_id=row.security_id, state=holding, at=at,
                 stop_loss=holding.entry_price - 2, take_profit=holding.entry_price + 6,
             )  # fmt: skip
         await _fill(conn, order_id, holding.entered_qty, quantity, price, at)
-        await positions.write(conn, position_id, holding, at=at)
+        await positions.update(conn, position_id, holding, at=at)
     assert position_id is not None
     await orders.link(conn, [order_id], position_id, at, epoch=1)
-    await orders.move(
-        conn, order_id, seen=Status.SUBMITTED, then=Status.FILLED, at=at, source="stream", epoch=1
+    await orders.transition(
+        conn, order_id, from_status=Status.SUBMITTED, to_status=Status.FILLED, at=at, source="stream", epoch=1
     )
-    await positions.guard(conn, position_id, protected_at=at, naked_seconds=Decimal("1.5"))
+    await positions.set_protection(conn, position_id, protected_at=at, unprotected_seconds=Decimal("1.5"))
     if not exits:
         return
     exit_id = await orders.insert(
@@ -144,11 +146,11 @@ async def _trade(
     )  # fmt: skip
     for quantity, price in exits:
         at += timedelta(minutes=1)
-        holding, _ = leave(holding, Decimal(quantity), Decimal(price))
+        holding, _ = reduce_by_fill(holding, Decimal(quantity), Decimal(price))
         await _fill(conn, exit_id, holding.exited_qty, quantity, price, at)
-        await positions.write(conn, position_id, holding, at=at, close_reason=reason)
-    await orders.move(
-        conn, exit_id, seen=Status.SUBMITTED, then=Status.FILLED, at=at, source="stream", epoch=1
+        await positions.update(conn, position_id, holding, at=at, close_reason=reason)
+    await orders.transition(
+        conn, exit_id, from_status=Status.SUBMITTED, to_status=Status.FILLED, at=at, source="stream", epoch=1
     )
 
 
@@ -159,7 +161,7 @@ async def _fill(
         conn, order_id, cum_qty=cumulative, quantity=Decimal(quantity), price=Decimal(price), at=at,
         source="stream", execution_id=None, activity_id=None,
     )  # fmt: skip
-    await orders.count_fill(conn, order_id, at, epoch=1)
+    await orders.recompute_filled(conn, order_id, at, epoch=1)
 
 
 async def _propose(conn: Connection) -> None:

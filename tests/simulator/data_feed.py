@@ -17,10 +17,10 @@ from catalyst.clock import ManualClock
 from catalyst.simulator.data_stream.server import DataStreams
 from catalyst.simulator.exchange.exchange import Exchange
 from catalyst.simulator.market.bar_market import BarMarket
-from catalyst.simulator.market.overrides import HandledMarket
+from catalyst.simulator.market.overrides import OverriddenMarket
 from catalyst.simulator.recorded import market as recorded_market
-from catalyst.simulator.server import Server, running
-from tests.simulator.exchange_scenario import exact
+from catalyst.simulator.server import SimulatorServer, run_server
+from tests.simulator.exchange_scenario import fixed_latencies
 
 DAY = date(2026, 4, 8)
 OPEN = datetime(2026, 4, 8, 13, 30, tzinfo=UTC)
@@ -29,7 +29,7 @@ AUTH = {"action": "auth", "key": "demo", "secret": "demo"}
 BAR = ("open", "high", "low", "close", "volume")
 
 
-def write(path: Path, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> Path:
+def write_parquet(path: Path, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> Path:
     """Write rows as a Parquet file."""
     columns = {name: list(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
     table = pa.table(columns)
@@ -60,26 +60,28 @@ def small_market(folder: Path) -> BarMarket:
         "symbol,name,exchange,sector\nALFA,Alfa,NASDAQ,\nBETA,Beta,NYSE,\nSILENT,Silent,NYSE,\nNEVER,Never,NYSE,\n"
     )
     headline = ("ALFA", OPEN + timedelta(minutes=3), "Alfa wins order", "Wire", "")
-    return recorded_market.load(
-        write(folder / "bars.parquet", ("symbol", "timestamp", *BAR), minutes),
-        write(folder / "daily.parquet", ("symbol", "date", *BAR), days),
-        write(folder / "news.parquet", ("symbol", "published_at", "headline", "source", "url"), [headline]),
+    return recorded_market.load_market(
+        write_parquet(folder / "bars.parquet", ("symbol", "timestamp", *BAR), minutes),
+        write_parquet(folder / "daily.parquet", ("symbol", "date", *BAR), days),
+        write_parquet(
+            folder / "news.parquet", ("symbol", "published_at", "headline", "source", "url"), [headline]
+        ),
         folder / "listings.csv",
         day=DAY,
     )
 
 
-async def until(condition: Callable[[], bool]) -> None:
+async def wait_until(condition: Callable[[], bool]) -> None:
     """Let the loop run until it is so; at most twenty seconds of the machine."""
     async with asyncio.timeout(20):
         while not condition():  # noqa: ASYNC110 - what is waited for happens at the other end of a socket
             await asyncio.sleep(0.001)
 
 
-class Feed:
+class DataFeedServer:
     """The exchange on a manual clock, over HTTP and websockets."""
 
-    def __init__(self, server: Server, market: HandledMarket, clock: ManualClock) -> None:
+    def __init__(self, server: SimulatorServer, market: OverriddenMarket, clock: ManualClock) -> None:
         assert server.data_streams is not None
         self.server, self.market, self.clock = server, market, clock
         self.streams: DataStreams = server.data_streams
@@ -91,68 +93,68 @@ class Feed:
             text = answer.content_type != "application/json"
             return answer.status, await (answer.text() if text else answer.json())
 
-    async def act(self, path: str, **body: Any) -> Any:
+    async def post_admin(self, path: str, **body: Any) -> Any:
         """What the side door answers."""
         async with self.http.post(f"/admin/{path}", json=body) as answer:
             assert answer.status == 200, await answer.text()
             return await answer.json()
 
-    async def passes(self, seconds: float) -> None:
+    async def advance(self, seconds: float) -> None:
         """Market time goes by."""
         await self.clock.advance(timedelta(seconds=seconds))
 
     @asynccontextmanager
-    async def ear(
+    async def connect(
         self, *, packed: bool = False, source: str = "v2/iex", auth: bool = True
-    ) -> AsyncIterator["Ear"]:
+    ) -> AsyncIterator["StreamSubscriber"]:
         """A client, by default one that has been let in."""
         headers = {"Content-Type": "application/msgpack"} if packed else {}
         async with (
             aiohttp.ClientSession() as session,
             session.ws_connect(f"{self.server.url}/{source}", headers=headers, max_msg_size=0) as socket,
         ):
-            ear = Ear(socket, packed=packed)
-            assert await ear.hear() == [{"T": "success", "msg": "connected"}]
+            subscriber = StreamSubscriber(socket, packed=packed)
+            assert await subscriber.receive() == [{"T": "success", "msg": "connected"}]
             if auth:
-                assert await ear.say(**AUTH) == [{"T": "success", "msg": "authenticated"}]
-            yield ear
+                assert await subscriber.request(**AUTH) == [{"T": "success", "msg": "authenticated"}]
+            yield subscriber
 
 
-class Ear:
+class StreamSubscriber:
     """A hand-made client of the market data stream, speaking JSON or msgpack."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse, *, packed: bool) -> None:
         self.socket, self.packed = socket, packed
 
-    async def hear(self) -> list[dict[str, Any]]:
+    async def receive(self) -> list[dict[str, Any]]:
         """The next frame."""
         if self.packed:
             return msgpack.unpackb(await self.socket.receive_bytes(timeout=10))  # type: ignore[no-any-return]
         return await self.socket.receive_json(timeout=10)  # type: ignore[no-any-return]
 
-    async def say(self, **message: Any) -> list[dict[str, Any]]:
+    async def request(self, **message: Any) -> list[dict[str, Any]]:
         """Send a message and return the answer."""
         if self.packed:
             await self.socket.send_bytes(msgpack.packb(message))
         else:
             await self.socket.send_str(orjson.dumps(message).decode())
-        return await self.hear()
+        return await self.receive()
 
-    async def hears(self, kind: str, count: int = 1) -> list[dict[str, Any]]:
+    async def receive_of_kind(self, kind: str, count: int = 1) -> list[dict[str, Any]]:
         """The next `count` messages of a kind, others passed over."""
         found: list[dict[str, Any]] = []
         while len(found) < count:
-            found += [each for each in await self.hear() if each["T"] == kind]
+            found += [each for each in await self.receive() if each["T"] == kind]
         return found
 
 
 @asynccontextmanager
-async def feeding(bars: BarMarket, at: datetime = OPEN) -> AsyncIterator[Feed]:
+async def serve_data_feed(bars: BarMarket, at: datetime = OPEN) -> AsyncIterator[DataFeedServer]:
     """The exchange over `bars`, with a hand in them, from `at` on."""
-    market, clock = HandledMarket(bars), ManualClock(at)
-    exchange = Exchange(market, at, switches=exact())
-    async with running(exchange, clock, market=market) as server:
-        feed = Feed(server, market, clock)
+    market, clock = OverriddenMarket(bars), ManualClock(at)
+    exchange = Exchange(market, at, settings=fixed_latencies())
+    async with run_server(exchange, clock, market=market) as server:
+        feed = DataFeedServer(server, market, clock)
         try:
             yield feed
         finally:

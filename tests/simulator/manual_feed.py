@@ -8,11 +8,11 @@ from decimal import Decimal
 from uuid import NAMESPACE_DNS, uuid5
 
 from catalyst.clock import NEW_YORK
-from catalyst.simulator.market.interface import Asset, Print, Quote, Session
+from catalyst.simulator.market.interface import Asset, BestQuote, MarketSession, Print
 
 MONDAY = date(2026, 3, 9)  # the first session after the switch to summer time
 HALF_DAY = date(2026, 11, 27)
-CLOSED = {date(2026, 11, 26)}
+HOLIDAYS = {date(2026, 11, 26)}
 
 
 def at(clock_time: str, day: date = MONDAY) -> datetime:
@@ -36,7 +36,7 @@ def asset(symbol: str, **facts: object) -> Asset:
     return Asset(**{**terms, **facts})  # type: ignore[arg-type]
 
 
-class HandTape:
+class ManualFeed:
     """Implements the tape the exchange reads; quotes follow the last trade by a cent unless set."""
 
     def __init__(self) -> None:
@@ -45,47 +45,47 @@ class HandTape:
         self.listings["NOSH"] = asset("NOSH", shortable=False, easy_to_borrow=False)
         self.listings["WHOL"] = asset("WHOL", fractionable=False)
         self.listings["DEAD"] = asset("DEAD", status="inactive", tradable=False)
-        self.tape: dict[str, list[Print]] = defaultdict(list)
-        self.sizes = 10_000
+        self.prints_by_symbol: dict[str, list[Print]] = defaultdict(list)
+        self.quote_size = 10_000
         self.quotes: dict[str, tuple[str, str] | None] = {}
 
-    def trades(self, symbol: str, when: datetime, price: str, size: int = 100_000) -> None:
+    def add_trade(self, symbol: str, when: datetime, price: str, size: int = 100_000) -> None:
         """Put a trade on the tape."""
-        self.tape[symbol].append(Print(when, Decimal(price), size))
-        self.tape[symbol].sort(key=lambda trade: trade.at)
+        self.prints_by_symbol[symbol].append(Print(when, Decimal(price), size))
+        self.prints_by_symbol[symbol].sort(key=lambda trade: trade.at)
 
     def assets(self) -> Mapping[str, Asset]:
         return self.listings
 
-    def session(self, day: date) -> Session | None:
-        if day.weekday() >= 5 or day in CLOSED:
+    def session(self, day: date) -> MarketSession | None:
+        if day.weekday() >= 5 or day in HOLIDAYS:
             return None
         close = "13:00" if day == HALF_DAY else "16:00"
-        return Session(day, at("09:30", day), at(close, day))
+        return MarketSession(day, at("09:30", day), at(close, day))
 
-    def sessions(self, start: date, end: date) -> Sequence[Session]:
+    def sessions(self, start: date, end: date) -> Sequence[MarketSession]:
         days = [start + timedelta(days=n) for n in range((end - start).days + 1)]
         return [session for session in map(self.session, days) if session is not None]
 
     def prints(self, symbol: str, after: datetime, until: datetime) -> Sequence[Print]:
-        return [trade for trade in self.tape.get(symbol, ()) if after < trade.at <= until]
+        return [trade for trade in self.prints_by_symbol.get(symbol, ()) if after < trade.at <= until]
 
-    def last_print(self, symbol: str, when: datetime) -> Print | None:
-        trades = self.tape.get(symbol, [])
-        index = bisect_right(trades, when, key=lambda trade: trade.at)
+    def last_print(self, symbol: str, at: datetime) -> Print | None:
+        trades = self.prints_by_symbol.get(symbol, [])
+        index = bisect_right(trades, at, key=lambda trade: trade.at)
         return trades[index - 1] if index else None
 
-    def quote(self, symbol: str, when: datetime) -> Quote | None:
-        last = self.last_print(symbol, when)
+    def quote(self, symbol: str, at: datetime) -> BestQuote | None:
+        last = self.last_print(symbol, at)
         if symbol in self.quotes:
             pair = self.quotes[symbol]
             if pair is None:
                 return None
-            return Quote(when, Decimal(pair[0]), Decimal(pair[1]), self.sizes, self.sizes)
+            return BestQuote(at, Decimal(pair[0]), Decimal(pair[1]), self.quote_size, self.quote_size)
         if last is None:
             return None
         cent = Decimal("0.01")
-        return Quote(last.at, last.price - cent, last.price + cent, self.sizes, self.sizes)
+        return BestQuote(last.at, last.price - cent, last.price + cent, self.quote_size, self.quote_size)
 
-    def next_print(self, symbol: str, after: datetime) -> datetime | None:
-        return next((trade.at for trade in self.tape.get(symbol, ()) if trade.at > after), None)
+    def next_print_time(self, symbol: str, after: datetime) -> datetime | None:
+        return next((trade.at for trade in self.prints_by_symbol.get(symbol, ()) if trade.at > after), None)

@@ -21,58 +21,60 @@ class Document:
     def __init__(self, document: dict[str, Any]) -> None:
         self.document = document
 
-    def answer(self, method: str, path: str, status: int) -> dict[str, Any]:
+    def response_schema(self, method: str, path: str, status: int) -> dict[str, Any]:
         """The schema of an answer."""
         answers = self.document["paths"][path][method.lower()]["responses"]
         schema: dict[str, Any] = answers[str(status)]["content"]["application/json"]["schema"]
         return schema
 
-    def faults(self, schema: dict[str, Any], value: object, at: str = "$") -> list[str]:
+    def violations(self, schema: dict[str, Any], value: object, at: str = "$") -> list[str]:
         """Every way in which the value is not what the schema says."""
         if "$ref" in schema:
             found: Any = self.document
             for part in schema["$ref"].removeprefix("#/").split("/"):
                 found = found[part]
-            return self.faults({**found, **{k: v for k, v in schema.items() if k == "nullable"}}, value, at)
+            return self.violations(
+                {**found, **{k: v for k, v in schema.items() if k == "nullable"}}, value, at
+            )
         if value is None:
             return [] if schema.get("nullable") else [f"{at}: null"]
-        faults = self._choices(schema, value, at)
+        violations = self._choice_violations(schema, value, at)
         kind = schema.get("type")
         if kind is not None:
             right = isinstance(value, KINDS[kind]) and (kind == "boolean" or not isinstance(value, bool))
             if not right:
                 return [f"{at}: {value!r} is no {kind}"]
         if "enum" in schema and value not in schema["enum"]:
-            faults.append(f"{at}: {value!r} is none of {schema['enum']}")
+            violations.append(f"{at}: {value!r} is none of {schema['enum']}")
         if schema.get("format") in FORMATS and isinstance(value, str):
             try:
-                FORMATS[schema["format"]](cut(value))
+                FORMATS[schema["format"]](truncate_nanoseconds(value))
             except ValueError:
-                faults.append(f"{at}: {value!r} is no {schema['format']}")
-        return faults + self._inside(schema, value, at)
+                violations.append(f"{at}: {value!r} is no {schema['format']}")
+        return violations + self._member_violations(schema, value, at)
 
-    def _choices(self, schema: dict[str, Any], value: object, at: str) -> list[str]:
-        faults = [fault for part in schema.get("allOf", ()) for fault in self.faults(part, value, at)]
+    def _choice_violations(self, schema: dict[str, Any], value: object, at: str) -> list[str]:
+        violations = [fault for part in schema.get("allOf", ()) for fault in self.violations(part, value, at)]
         for name in ("anyOf", "oneOf"):
-            tried = [self.faults(part, value, at) for part in schema.get(name, ())]
+            tried = [self.violations(part, value, at) for part in schema.get(name, ())]
             if tried and all(tried):
-                faults += min(tried, key=len)
-        return faults
+                violations += min(tried, key=len)
+        return violations
 
-    def _inside(self, schema: dict[str, Any], value: object, at: str) -> list[str]:
+    def _member_violations(self, schema: dict[str, Any], value: object, at: str) -> list[str]:
         if isinstance(value, list):
             items = schema.get("items", {})
-            return [f for n, item in enumerate(value) for f in self.faults(items, item, f"{at}[{n}]")]
+            return [f for n, item in enumerate(value) for f in self.violations(items, item, f"{at}[{n}]")]
         if not isinstance(value, dict):
             return []
-        faults = [f"{at}.{name}: missing" for name in schema.get("required", ()) if name not in value]
+        violations = [f"{at}.{name}: missing" for name in schema.get("required", ()) if name not in value]
         for name, part in schema.get("properties", {}).items():
             if name in value:
-                faults += self.faults(part, value[name], f"{at}.{name}")
-        return faults
+                violations += self.violations(part, value[name], f"{at}.{name}")
+        return violations
 
 
-def cut(text: str) -> str:
+def truncate_nanoseconds(text: str) -> str:
     """RFC 3339 with nanoseconds as Python reads it."""
     if "." not in text:
         return text

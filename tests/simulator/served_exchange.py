@@ -15,8 +15,8 @@ import websockets
 from catalyst.clock import ManualClock
 from catalyst.simulator.exchange.persistence import Journal
 from catalyst.simulator.market.interface import Market
-from catalyst.simulator.server import Server, running
-from tests.simulator.exchange_scenario import Desk
+from catalyst.simulator.server import SimulatorServer, run_server
+from tests.simulator.exchange_scenario import ExchangeScenario
 
 with warnings.catch_warnings():  # alpaca-py still uses a deprecated part of websockets
     warnings.simplefilter("ignore", DeprecationWarning)
@@ -27,86 +27,90 @@ KEYS = {"APCA-API-KEY-ID": "demo", "APCA-API-SECRET-KEY": "demo"}
 ORDER = {"symbol": "AAPL", "qty": 1, "side": "buy", "type": "market", "time_in_force": "day"}
 
 
-class Wire:
+class ServedExchange:
     """A desk behind a server, with alpaca-py and plain HTTP to ask it."""
 
-    def __init__(self, desk: Desk, clock: ManualClock, server: Server) -> None:
-        self.desk, self.clock, self.server = desk, clock, server
+    def __init__(self, scenario: ExchangeScenario, clock: ManualClock, server: SimulatorServer) -> None:
+        self.scenario, self.clock, self.server = scenario, clock, server
         self.client = TradingClient("demo", "demo", raw_data=True, url_override=server.url)
         self.client._retry = 0
         self.http = requests.Session()
         for session in (self.client._session, self.http):
             session.trust_env = False
 
-    async def asks(self, act: Any, *arguments: Any, **more: Any) -> Any:
+    async def call(self, act: Any, *arguments: Any, **more: Any) -> Any:
         """Call the blocking client in a thread."""
         return await asyncio.to_thread(act, *arguments, **more)
 
-    async def http_(self, method: str, path: str, **more: Any) -> requests.Response:
+    async def request(self, method: str, path: str, **more: Any) -> requests.Response:
         """A plain request with good keys, unless `headers` says otherwise."""
         more.setdefault("headers", KEYS)
         more.setdefault("timeout", 20)
         return await asyncio.to_thread(self.http.request, method, self.server.url + path, **more)
 
-    async def admin(self, path: str, **body: Any) -> Any:
-        response = await self.http_("POST", f"/admin/{path}", json=body)
+    async def post_admin(self, path: str, **body: Any) -> Any:
+        response = await self.request("POST", f"/admin/{path}", json=body)
         assert response.status_code == 200, response.text
         return response.json()
 
-    async def passes(self, seconds: float = 1.0) -> None:
+    async def advance(self, seconds: float = 1.0) -> None:
         """Market time goes by; what a test did to the desk directly is noticed first."""
-        self.server.settle()
+        self.server.publish_changes()
         await self.clock.advance(timedelta(seconds=seconds))
 
-    async def prints(self, symbol: str, price: str, size: int = 100_000) -> None:
+    async def print_trade(self, symbol: str, price: str, size: int = 100_000) -> None:
         """A trade a millisecond from now, and the exchange has seen it."""
-        self.desk.tape.trades(symbol, self.clock.now() + timedelta(milliseconds=1), price, size)
+        self.scenario.feed.add_trade(symbol, self.clock.now() + timedelta(milliseconds=1), price, size)
         await self.clock.advance(timedelta(milliseconds=1))
         self.server.exchange.advance(self.clock.now())
-        self.server.settle()
+        self.server.publish_changes()
 
     def close(self) -> None:
         self.client._session.close()
         self.http.close()
 
 
-async def posts(wire: Wire, **more: Any) -> requests.Response:
+async def post_order(served: ServedExchange, **more: Any) -> requests.Response:
     """Post a market order for one share of AAPL, but for what `more` says."""
-    return await wire.http_("POST", "/v2/orders", json={**ORDER, **more})
+    return await served.request("POST", "/v2/orders", json={**ORDER, **more})
 
 
-async def buys(wire: Wire, **more: Any) -> None:
+async def buy_one_share(served: ServedExchange, **more: Any) -> None:
     """A market order that is new and filled a second later."""
-    wire.desk.sends("buy", 1, **more)
-    await wire.passes()
+    served.scenario.submit("buy", 1, **more)
+    await served.advance()
 
 
-async def listed(wire: Wire, **query: Any) -> list[Any]:
+async def list_orders(served: ServedExchange, **query: Any) -> list[Any]:
     """The orders of a query, as alpaca-py asks."""
-    rows: list[Any] = await wire.asks(wire.client.get, "/orders", query)
+    rows: list[Any] = await served.call(served.client.get, "/orders", query)
     return rows
 
 
 @asynccontextmanager
-async def wired(
-    *, state: Path | None = None, desk: Desk | None = None, market: Market | None = None, **terms: Any
-) -> AsyncIterator[Wire]:
+async def serve_exchange(
+    *,
+    state: Path | None = None,
+    scenario: ExchangeScenario | None = None,
+    market: Market | None = None,
+    **terms: Any,
+) -> AsyncIterator[ServedExchange]:
     """A served desk; with a `market` its data API and streams are served too."""
-    desk = desk or Desk(**terms)
+    scenario = scenario or ExchangeScenario(**terms)
     journal = None
     if state is not None:
         journal = Journal(state)
-        journal.restore(desk.exchange)
-    clock = ManualClock(desk.now)
-    async with running(desk.exchange, clock, market=market, journal=journal) as server:
-        wire = Wire(desk, clock, server)
+        journal.restore(scenario.exchange)
+    clock = ManualClock(scenario.now)
+    async with run_server(scenario.exchange, clock, market=market, journal=journal) as server:
+        served = ServedExchange(scenario, clock, server)
         try:
-            yield wire
+            yield served
         finally:
-            wire.close()
+            served.close()
 
 
-def TradingStreamOf(server: Server) -> TradingStream:
+def trading_stream(server: SimulatorServer) -> TradingStream:
     """alpaca-py's own stream, raw."""
     return TradingStream("demo", "demo", raw_data=True, url_override=server.stream_url)
 
@@ -116,29 +120,29 @@ LISTEN = {"action": "listen", "data": {"streams": ["trade_updates"]}}
 
 
 @asynccontextmanager
-async def listening(server: Server, **more: Any) -> AsyncIterator[Any]:
+async def subscribed_socket(server: SimulatorServer, **more: Any) -> AsyncIterator[Any]:
     """A websocket that is authorised and listens to trade updates."""
     async with websockets.connect(server.stream_url, proxy=None, **more) as socket:
-        assert (await says(socket, AUTH))["data"]["status"] == "authorized"
-        assert (await says(socket, LISTEN))["stream"] == "listening"
+        assert (await send_and_receive(socket, AUTH))["data"]["status"] == "authorized"
+        assert (await send_and_receive(socket, LISTEN))["stream"] == "listening"
         yield socket
 
 
-async def says(socket: Any, message: Any) -> Any:
+async def send_and_receive(socket: Any, message: Any) -> Any:
     """Send a message, and the next one that comes."""
     await socket.send(orjson.dumps(message).decode())
-    return await hears(socket)
+    return await receive_message(socket)
 
 
-async def receives(socket: Any) -> Any:
+async def receive_frame(socket: Any) -> Any:
     """The next frame as it is."""
     return await asyncio.wait_for(socket.recv(), 10)
 
 
-async def hears(socket: Any) -> Any:
-    return orjson.loads(await receives(socket))
+async def receive_message(socket: Any) -> Any:
+    return orjson.loads(await receive_frame(socket))
 
 
-async def told(socket: Any, frames: int) -> list[Any]:
+async def receive_data(socket: Any, frames: int) -> list[Any]:
     """The data of the next `frames` messages."""
-    return [(await hears(socket))["data"] for _ in range(frames)]
+    return [(await receive_message(socket))["data"] for _ in range(frames)]

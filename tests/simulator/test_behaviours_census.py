@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from catalyst.simulator.exchange.settings import Span, Switches
+from catalyst.simulator.exchange.settings import ExchangeSettings, LatencyRange
 from catalyst.simulator.faults.rules import FaultKind
 
 HERE = Path(__file__).parent
@@ -15,7 +15,7 @@ PAGE = HERE.parents[1] / "docs" / "simulator.md"
 ROW = re.compile(r"^\| (\d+) \| (.+?) \| (.+?) \| (.+?) \|$", re.MULTILINE)
 
 
-def numbered() -> dict[int, dict[str, str]]:
+def tests_by_behaviour() -> dict[int, dict[str, str]]:
     """For each number the files that hold its tests, and those tests' text."""
     found: dict[int, dict[str, str]] = {}
     for file in sorted(HERE.glob("test_behaviours_*.py")):
@@ -31,53 +31,55 @@ def numbered() -> dict[int, dict[str, str]]:
     return found
 
 
-def rows() -> list[tuple[int, str, str]]:
+def documented_rows() -> list[tuple[int, str, str]]:
     """Number, switches and tests of each line of the table."""
     section = PAGE.read_text().split("## The fifty-one behaviours\n")[1].split("\n## ")[0]
     return [(int(number), switches, tests) for number, _, switches, tests in ROW.findall(section)]
 
 
-def shown(value: object) -> str:
+def default_text(value: object) -> str:
     """A default as the page writes it."""
     if isinstance(value, bool):
         return "on" if value else "off"
-    if isinstance(value, Span):
+    if isinstance(value, LatencyRange):
         return f"{value.low:g}–{value.high:g}"
     if isinstance(value, set):
         return ", ".join(sorted(value)) or "none"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def test_every_number_has_tests_and_a_line() -> None:
+def test_every_behaviour_has_a_documented_row_and_a_test() -> None:
     """1 to 51, once each and in order, in the table; each with at least one test of its name."""
-    assert [number for number, *_ in rows()] == list(range(1, 52))
-    assert sorted(numbered()) == list(range(1, 52))
+    assert [number for number, *_ in documented_rows()] == list(range(1, 52))
+    assert sorted(tests_by_behaviour()) == list(range(1, 52))
 
 
-@pytest.mark.parametrize(("number", "switches", "tests"), rows())
-def test_a_line_says_what_is_there(number: int, switches: str, tests: str) -> None:
+@pytest.mark.parametrize(("number", "switches", "tests"), documented_rows())
+def test_documented_behaviour_names_its_tests_settings_and_faults(
+    number: int, switches: str, tests: str
+) -> None:
     """The files named hold its tests, no others do; a default is the default; each switch and fault is tried there."""
-    held = numbered()[number]
+    held = tests_by_behaviour()[number]
     assert sorted(re.findall(r"`(\w+)`", tests)) == sorted(held)
     text = "\n".join(held.values())
-    defaults = Switches()
+    defaults = ExchangeSettings()
     faults = re.findall(r"fault `(\w+)`", switches)
     settings = re.findall(r"(?<!fault )`(\w+)` ([^,]+)", switches)
     assert faults or settings or switches == "–"
     for name in faults:
         assert f'"{FaultKind(name)}"' in text, name
     for name, default in settings:
-        assert shown(getattr(defaults, name)) == default.strip(), name
+        assert default_text(getattr(defaults, name)) == default.strip(), name
         assert re.search(rf"\b{name}\b", text), name
 
 
-def test_every_switch_is_explained() -> None:
+def test_every_exchange_setting_is_documented() -> None:
     """The page's table of switches leaves none out, and names none that is not there."""
     section = PAGE.read_text().split("## Switches\n")[1].split("\n## ")[0]
-    told = {
+    documented = {
         name
         for line in section.splitlines()
         if line.startswith("| `")
         for name in re.findall(r"`(\w+)`", line.split("|")[1])
     }
-    assert told == {item.name for item in fields(Switches)}
+    assert documented == {item.name for item in fields(ExchangeSettings)}

@@ -15,14 +15,14 @@ import pytest
 import websockets
 
 from catalyst.simulator.market.bar_market import BarMarket
-from tests.simulator.data_feed import AUTH, OPEN, Feed, feeding, small_market, until
+from tests.simulator.data_feed import AUTH, OPEN, DataFeedServer, serve_data_feed, small_market, wait_until
 
 with warnings.catch_warnings():
     # alpaca-py 0.44 imports websockets.legacy, which warns
     warnings.simplefilter("ignore", DeprecationWarning)
     from alpaca.data.live import NewsDataStream, StockDataStream
 
-SET = [
+CHANNELS = [
     "trades",
     "quotes",
     "bars",
@@ -42,32 +42,40 @@ def bars(tmp_path_factory: pytest.TempPathFactory) -> BarMarket:
 
 
 @pytest.fixture
-async def feed(bars: BarMarket) -> AsyncIterator[Feed]:
-    async with feeding(bars) as feed:
+async def feed(bars: BarMarket) -> AsyncIterator[DataFeedServer]:
+    async with serve_data_feed(bars) as feed:
         yield feed
 
 
 # ---------------------------------------------------------------------- 44: the stream
 
 
+@pytest.mark.promise("B44")
 @pytest.mark.parametrize("packed", [False, True])
-async def test_b44_connected_authenticated_subscribed(feed: Feed, packed: bool) -> None:
+async def test_data_stream_answers_connect_auth_and_subscribe_in_order(
+    feed: DataFeedServer, packed: bool
+) -> None:
     """The three answers in their order, in JSON and in msgpack; an answer is the complete set, key by key."""
-    async with feed.ear(packed=packed) as ear:
-        first = (await ear.say(action="subscribe", trades=["BETA", "ALFA"], statuses=["*"]))[0]
-        assert list(first) == ["T", *SET]
+    async with feed.connect(packed=packed) as subscriber:
+        first = (await subscriber.request(action="subscribe", trades=["BETA", "ALFA"], statuses=["*"]))[0]
+        assert list(first) == ["T", *CHANNELS]
         assert first["trades"] == first["corrections"] == first["cancelErrors"] == ["ALFA", "BETA"]
         assert (first["statuses"], first["quotes"]) == (["*"], [])
-        second = (await ear.say(action="subscribe", quotes=["ALFA"], corrections=["BETA"], lulds=["BETA"]))[0]
+        second = (
+            await subscriber.request(
+                action="subscribe", quotes=["ALFA"], corrections=["BETA"], lulds=["BETA"]
+            )
+        )[0]
         assert second == {**first, "quotes": ["ALFA"], "lulds": ["BETA"]}
-        third = (await ear.say(action="unsubscribe", trades=["BETA"], statuses=["*"]))[0]
+        third = (await subscriber.request(action="unsubscribe", trades=["BETA"], statuses=["*"]))[0]
         assert third["trades"] == third["corrections"] == third["cancelErrors"] == ["ALFA"]
         assert (third["statuses"], third["lulds"]) == ([], ["BETA"])
-        asked = (await ear.say(action="subscribe", imbalances=["ALFA"]))[0]
+        asked = (await subscriber.request(action="subscribe", imbalances=["ALFA"]))[0]
         assert asked == {**third, "imbalances": ["ALFA"]}
 
 
-async def test_b44_fragmented_client_frames(feed: Feed) -> None:
+@pytest.mark.promise("B44")
+async def test_data_stream_accepts_fragmented_client_frames(feed: DataFeedServer) -> None:
     """A subscription in single bytes, as alpaca-py sends it in pieces, is one message."""
     url = f"ws://127.0.0.1:{feed.server.port}/v2/iex"
     packed = {"Content-Type": "application/msgpack"}
@@ -76,34 +84,36 @@ async def test_b44_fragmented_client_frames(feed: Feed) -> None:
         for message in (AUTH, {"action": "subscribe", "trades": ["ALFA"]}):
             whole = msgpack.packb(message)
             await client.send(whole[at : at + 1] for at in range(len(whole)))
-            told = msgpack.unpackb(await client.recv())
-        assert told[0]["trades"] == ["ALFA"]
+            reported = msgpack.unpackb(await client.recv())
+        assert reported[0]["trades"] == ["ALFA"]
 
 
-async def test_b44_timestamp_ext(feed: Feed) -> None:
+@pytest.mark.promise("B44")
+async def test_data_stream_msgpack_timestamps_equal_the_json_times(feed: DataFeedServer) -> None:
     """In msgpack every time is a Timestamp, in JSON the same instant is text in UTC."""
     wanted = {"trades": ["ALFA"], "quotes": ["ALFA"], "bars": ["ALFA"], "dailyBars": ["ALFA"]}
     more = {"updatedBars": ["ALFA"], "statuses": ["*"], "lulds": ["*"]}
     feed.streams.connection_limit = 2
-    async with feed.ear(packed=True) as packed, feed.ear() as plain:
-        for ear in (packed, plain):
-            await ear.say(action="subscribe", **wanted, **more)
-        await feed.passes(61)
-        await feed.act("market", act="late_trade", symbol="ALFA", price="20.1", ago=3)
-        await feed.act("luld", symbol="ALFA", pause=True)
-        await feed.passes(30)
-        heard: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
-        for ear in (packed, plain):
-            while not any(each["T"] == "u" for each in heard[ear.packed]):
-                heard[ear.packed] += await ear.hear()
-        assert {each["T"] for each in heard[True]} == set("tqbdusl")
-        assert all(isinstance(each["t"], msgpack.Timestamp) for each in heard[True])
-        told = [datetime.fromisoformat(each["t"]) for each in heard[False]]
-        assert [each["t"].to_datetime() for each in heard[True]] == told
-        assert all(each["t"].endswith("Z") for each in heard[False])
+    async with feed.connect(packed=True) as packed, feed.connect() as plain:
+        for subscriber in (packed, plain):
+            await subscriber.request(action="subscribe", **wanted, **more)
+        await feed.advance(61)
+        await feed.post_admin("market", act="late_trade", symbol="ALFA", price="20.1", ago=3)
+        await feed.post_admin("luld", symbol="ALFA", pause=True)
+        await feed.advance(30)
+        received: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
+        for subscriber in (packed, plain):
+            while not any(each["T"] == "u" for each in received[subscriber.packed]):
+                received[subscriber.packed] += await subscriber.receive()
+        assert {each["T"] for each in received[True]} == set("tqbdusl")
+        assert all(isinstance(each["t"], msgpack.Timestamp) for each in received[True])
+        reported = [datetime.fromisoformat(each["t"]) for each in received[False]]
+        assert [each["t"].to_datetime() for each in received[True]] == reported
+        assert all(each["t"].endswith("Z") for each in received[False])
 
 
-async def test_b44_compressed_when_asked(feed: Feed) -> None:
+@pytest.mark.promise("B44")
+async def test_data_stream_compresses_on_request(feed: DataFeedServer) -> None:
     """permessage-deflate is agreed on with who offers it, and the tape arrives through it whole."""
     url = f"ws://127.0.0.1:{feed.server.port}/v2/iex"
     async with websockets.connect(url, proxy=None, compression="deflate") as client:
@@ -112,94 +122,113 @@ async def test_b44_compressed_when_asked(feed: Feed) -> None:
         for message in (AUTH, {"action": "subscribe", "bars": ["*"]}):
             await client.send(orjson.dumps(message).decode())
             await client.recv()
-        await feed.passes(60)
-        told = orjson.loads(await asyncio.wait_for(client.recv(), 10))
-        assert [each["S"] for each in told] == ["ALFA", "BETA"]
+        await feed.advance(60)
+        reported = orjson.loads(await asyncio.wait_for(client.recv(), 10))
+        assert [each["S"] for each in reported] == ["ALFA", "BETA"]
 
 
-async def test_b44_404_auth_timeout(feed: Feed) -> None:
+@pytest.mark.promise("B44")
+async def test_data_stream_closes_with_404_without_authentication(feed: DataFeedServer) -> None:
     """Ten seconds to show a key (here a twentieth): then 404 and the end."""
-    assert feed.streams.auth_seconds == 10
-    feed.streams.auth_seconds = 0.05
-    async with feed.ear(auth=False) as ear:
-        assert await ear.hear() == [{"T": "error", "code": 404, "msg": "auth timeout"}]
-        assert [message async for message in ear.socket] == []
-        assert ear.socket.closed
+    assert feed.streams.auth_timeout_s == 10
+    feed.streams.auth_timeout_s = 0.05
+    async with feed.connect(auth=False) as subscriber:
+        assert await subscriber.receive() == [{"T": "error", "code": 404, "msg": "auth timeout"}]
+        assert [message async for message in subscriber.socket] == []
+        assert subscriber.socket.closed
 
 
-async def test_b44_401_402_403_400_410(feed: Feed) -> None:
+@pytest.mark.promise("B44")
+async def test_data_stream_answers_each_misuse_with_its_code(feed: DataFeedServer) -> None:
     """Each misuse has its code, and none of them changes what is heard."""
-    async with feed.ear(auth=False) as ear:
-        assert (await ear.say(action="subscribe", trades=["ALFA"]))[0]["code"] == 401
-        assert (await ear.say(action="auth", key="demo", secret="wrong"))[0]["code"] == 402
-    async with feed.ear() as ear:
-        first = await ear.say(action="subscribe", bars=["ALFA"])
-        assert await ear.say(**AUTH) == [{"T": "error", "code": 403, "msg": "already authenticated"}]
+    async with feed.connect(auth=False) as subscriber:
+        assert (await subscriber.request(action="subscribe", trades=["ALFA"]))[0]["code"] == 401
+        assert (await subscriber.request(action="auth", key="demo", secret="wrong"))[0]["code"] == 402
+    async with feed.connect() as subscriber:
+        first = await subscriber.request(action="subscribe", bars=["ALFA"])
+        assert await subscriber.request(**AUTH) == [
+            {"T": "error", "code": 403, "msg": "already authenticated"}
+        ]
         for message in ("nonsense", "[]", '{"action": "dance"}'):
-            await ear.socket.send_str(message)
-            assert await ear.hear() == [{"T": "error", "code": 400, "msg": "invalid syntax"}]
-        assert (await ear.say(action="subscribe", news=["*"]))[0]["code"] == 410
-        assert (await ear.say(action="subscribe", trades="ALFA"))[0]["code"] == 410
-        assert await ear.say(action="subscribe") == first
-    async with feed.ear(source="v1beta1/news") as ear:
-        assert (await ear.say(action="subscribe", trades=["ALFA"]))[0]["code"] == 410
-        assert await ear.say(action="subscribe", news=["*"]) == [{"T": "subscription", "news": ["*"]}]
+            await subscriber.socket.send_str(message)
+            assert await subscriber.receive() == [{"T": "error", "code": 400, "msg": "invalid syntax"}]
+        assert (await subscriber.request(action="subscribe", news=["*"]))[0]["code"] == 410
+        assert (await subscriber.request(action="subscribe", trades="ALFA"))[0]["code"] == 410
+        assert await subscriber.request(action="subscribe") == first
+    async with feed.connect(source="v1beta1/news") as subscriber:
+        assert (await subscriber.request(action="subscribe", trades=["ALFA"]))[0]["code"] == 410
+        assert await subscriber.request(action="subscribe", news=["*"]) == [
+            {"T": "subscription", "news": ["*"]}
+        ]
 
 
-async def test_b44_405_keeps_the_set(feed: Feed) -> None:
+@pytest.mark.promise("B44")
+async def test_data_stream_405_keeps_the_subscriptions(feed: DataFeedServer) -> None:
     """Above the symbol limit 405 comes and the set stays; bars do not count, everything always does."""
-    await feed.act("data", symbol_limit=3)
-    async with feed.ear() as ear:
-        first = await ear.say(action="subscribe", trades=["ALFA", "BETA"], bars=["*"])
+    await feed.post_admin("data", symbol_limit=3)
+    async with feed.connect() as subscriber:
+        first = await subscriber.request(action="subscribe", trades=["ALFA", "BETA"], bars=["*"])
         for more in (["ALFA", "BETA"], ["*"]):
-            refused = await ear.say(action="subscribe", quotes=more)
+            refused = await subscriber.request(action="subscribe", quotes=more)
             assert refused == [{"T": "error", "code": 405, "msg": "symbol limit exceeded"}]
-            assert await ear.say(action="subscribe") == first
-        assert (await ear.say(action="subscribe", quotes=["BETA"]))[0]["quotes"] == ["BETA"]
+            assert await subscriber.request(action="subscribe") == first
+        assert (await subscriber.request(action="subscribe", quotes=["BETA"]))[0]["quotes"] == ["BETA"]
 
 
-async def test_b44_406_second_connection(feed: Feed) -> None:
+@pytest.mark.promise("B44")
+async def test_data_stream_answers_406_to_a_second_connection(feed: DataFeedServer) -> None:
     """One connection an endpoint; another endpoint is another one, and a closed one leaves its place."""
-    async with feed.ear(), feed.ear(auth=False) as second, feed.ear(source="v1beta1/news"):
-        assert (await second.say(**AUTH))[0]["code"] == 406
-    await until(lambda: not feed.streams.connections)
-    async with feed.ear():
+    async with feed.connect(), feed.connect(auth=False) as second, feed.connect(source="v1beta1/news"):
+        assert (await second.request(**AUTH))[0]["code"] == 406
+    await wait_until(lambda: not feed.streams.connections)
+    async with feed.connect():
         pass
 
 
-async def test_b44_409_without_the_subscription(feed: Feed) -> None:
+@pytest.mark.promise("B44")
+async def test_data_stream_answers_409_to_sip_without_subscription(feed: DataFeedServer) -> None:
     """The consolidated feed without paying for it."""
-    await feed.act("data", recent_sip=False)
-    async with feed.ear(source="v2/sip", auth=False) as ear:
-        assert (await ear.say(**AUTH))[0] == {"T": "error", "code": 409, "msg": "insufficient subscription"}
-    async with feed.ear(source="v2/delayed_sip"):
+    await feed.post_admin("data", recent_sip=False)
+    async with feed.connect(source="v2/sip", auth=False) as subscriber:
+        assert (await subscriber.request(**AUTH))[0] == {
+            "T": "error",
+            "code": 409,
+            "msg": "insufficient subscription",
+        }
+    async with feed.connect(source="v2/delayed_sip"):
         pass
 
 
+@pytest.mark.promise("B44")
 @pytest.mark.parametrize("source", ["boats", "overnight"])
-async def test_b44_409_for_the_night_feeds(feed: Feed, source: str) -> None:
+async def test_data_stream_answers_409_on_the_overnight_feeds(feed: DataFeedServer, source: str) -> None:
     """The handshake is served, and no plan here includes them."""
-    async with feed.ear(source=f"v1beta1/{source}", auth=False) as ear:
-        assert (await ear.say(**AUTH))[0] == {"T": "error", "code": 409, "msg": "insufficient subscription"}
+    async with feed.connect(source=f"v1beta1/{source}", auth=False) as subscriber:
+        assert (await subscriber.request(**AUTH))[0] == {
+            "T": "error",
+            "code": 409,
+            "msg": "insufficient subscription",
+        }
 
 
+@pytest.mark.promise("B44")
 @pytest.mark.parametrize("packed", [False, True])
-async def test_b44_the_practice_stream_never_sleeps(feed: Feed, *, packed: bool) -> None:
+async def test_fakepaca_stream_sends_data_outside_sessions(feed: DataFeedServer, *, packed: bool) -> None:
     """FAKEPACA on a Sunday: a trade and a quote each second, a bar each minute, the day's since New York's midnight."""
-    await feed.passes((datetime(2026, 4, 12, 4, 2, tzinfo=UTC) - feed.clock.now()).total_seconds())
-    async with feed.ear(source="v2/test", packed=packed) as ear:
+    await feed.advance((datetime(2026, 4, 12, 4, 2, tzinfo=UTC) - feed.clock.now()).total_seconds())
+    async with feed.connect(source="v2/test", packed=packed) as subscriber:
         asked = {name: ["FAKEPACA", "ALFA"] for name in ("trades", "quotes", "bars", "dailyBars")}
-        await ear.say(action="subscribe", **asked)
-        told: list[dict[str, Any]] = []
+        await subscriber.request(action="subscribe", **asked)
+        reported: list[dict[str, Any]] = []
         for _ in range(60):
-            await feed.passes(1)
-            told += await ear.hear()
-    assert Counter(each["T"] for each in told) == {"t": 60, "q": 60, "b": 1, "d": 1}
-    assert {each["S"] for each in told} == {"FAKEPACA"}
-    trades, quotes = ([each for each in told if each["T"] == kind] for kind in "tq")
+            await feed.advance(1)
+            reported += await subscriber.receive()
+    assert Counter(each["T"] for each in reported) == {"t": 60, "q": 60, "b": 1, "d": 1}
+    assert {each["S"] for each in reported} == {"FAKEPACA"}
+    trades, quotes = ([each for each in reported if each["T"] == kind] for kind in "tq")
     assert all(q["bp"] < t["p"] < q["ap"] for t, q in zip(trades, quotes, strict=True))
     assert len({each["i"] for each in trades}) == 60
-    bar, day = (next(each for each in told if each["T"] == kind) for kind in "bd")
+    bar, day = (next(each for each in reported if each["T"] == kind) for kind in "bd")
     prices = [each["p"] for each in trades]
     assert (bar["h"], bar["l"], bar["n"]) == (max(prices), min(prices), 60)
     assert bar["v"] == sum(each["s"] for each in trades)
@@ -209,9 +238,10 @@ async def test_b44_the_practice_stream_never_sleeps(feed: Feed, *, packed: bool)
         assert (bar["t"], day["t"]) == ("2026-04-12T04:02:00Z", "2026-04-12T04:00:00Z")
 
 
-async def test_b44_407_slow_client(feed: Feed) -> None:
+@pytest.mark.promise("B44")
+async def test_data_stream_disconnects_a_slow_client_with_407(feed: DataFeedServer) -> None:
     """A client that does not read is told 407 after what waited for it, and cut off; what waits has an end."""
-    await feed.act("data", queue_bytes=20_000)
+    await feed.post_admin("data", queue_bytes=20_000)
     raw = socket.socket()
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     raw.setblocking(False)
@@ -230,82 +260,89 @@ async def test_b44_407_slow_client(feed: Feed) -> None:
         most = 0
         while feed.streams.connections and not connection.transport.is_closing():
             assert feed.clock.now() < OPEN + timedelta(hours=1), "the tape ended first"
-            await feed.passes(5)
-            most = max(most, connection.waiting)
+            await feed.advance(5)
+            most = max(most, connection.unsent_bytes)
         assert 20_000 < most < 60_000
-        heard: list[dict[str, Any]] = []
+        received: list[dict[str, Any]] = []
         with suppress(websockets.ConnectionClosedError):  # hung up on, without a goodbye
             async for frame in client:
-                heard += orjson.loads(frame)
-        assert heard[-1] == {"T": "error", "code": 407, "msg": "slow client"}
-        assert all(each["T"] in "tq" for each in heard[:-1])
-    async with feed.ear() as other:  # the place is free again
-        assert (await other.say(action="subscribe", bars=["ALFA"]))[0]["bars"] == ["ALFA"]
+                received += orjson.loads(frame)
+        assert received[-1] == {"T": "error", "code": 407, "msg": "slow client"}
+        assert all(each["T"] in "tq" for each in received[:-1])
+    async with feed.connect() as other:  # the place is free again
+        assert (await other.request(action="subscribe", bars=["ALFA"]))[0]["bars"] == ["ALFA"]
 
 
-async def test_b44_mute(feed: Feed) -> None:
+@pytest.mark.promise("B44")
+async def test_muted_data_stream_sends_no_data_and_resumes_without_replay(feed: DataFeedServer) -> None:
     """Muted, the socket lives and answers but tells nothing that happens; then it goes on without a replay."""
-    async with feed.ear() as ear:
-        await ear.say(action="subscribe", trades=["ALFA"], statuses=["*"])
-        await feed.act("data", mute=True)
-        await feed.passes(20)
-        await feed.act("halt", symbol="BETA")
-        await feed.passes(1)
-        assert (await ear.say(action="subscribe"))[0]["trades"] == ["ALFA"]
-        await feed.act("data", mute=False)
-        await feed.passes(4)
-        assert [each["t"] for each in await ear.hear()] == ["2026-04-08T13:30:25Z"]
+    async with feed.connect() as subscriber:
+        await subscriber.request(action="subscribe", trades=["ALFA"], statuses=["*"])
+        await feed.post_admin("data", mute=True)
+        await feed.advance(20)
+        await feed.post_admin("halt", symbol="BETA")
+        await feed.advance(1)
+        assert (await subscriber.request(action="subscribe"))[0]["trades"] == ["ALFA"]
+        await feed.post_admin("data", mute=False)
+        await feed.advance(4)
+        assert [each["t"] for each in await subscriber.receive()] == ["2026-04-08T13:30:25Z"]
 
 
-async def test_b44_statuses_in_the_words_of_each_tape(feed: Feed) -> None:
+@pytest.mark.promise("B44")
+async def test_trading_statuses_use_the_codes_of_their_sip_tape(feed: DataFeedServer) -> None:
     """Halts and resumptions come at once with the codes of their tape; a second halt of a symbol says nothing."""
-    async with feed.ear() as ear:
-        await ear.say(action="subscribe", statuses=["ALFA", "BETA"])
+    async with feed.connect() as subscriber:
+        await subscriber.request(action="subscribe", statuses=["ALFA", "BETA"])
         for symbol in ("BETA", "ALFA"):
-            await feed.act("halt", symbol=symbol)
-        await feed.act("halt", symbol="ALFA")
-        beta, alfa = await ear.hears("s", 2)
+            await feed.post_admin("halt", symbol=symbol)
+        await feed.post_admin("halt", symbol="ALFA")
+        beta, alfa = await subscriber.receive_of_kind("s", 2)
         at = "2026-04-08T13:30:00Z"
         halt = {"T": "s", "S": "BETA", "t": at, "z": "A", "sc": "2", "sm": "Trading Halt"}
         assert beta == {**halt, "rc": "P", "rm": "News Pending"}
         halt = {"T": "s", "S": "ALFA", "t": at, "z": "C", "sc": "H", "sm": "Trading Halt"}
         assert alfa == {**halt, "rc": "T1", "rm": "Halt News Pending"}
-        await feed.passes(60)
+        await feed.advance(60)
         for symbol in ("BETA", "ALFA"):
-            await feed.act("resume", symbol=symbol)
-        told = await ear.hears("s", 2)
-        assert [(each["sc"], each["sm"]) for each in told] == [("3", "Resume"), ("T", "Trading Resumption")]
-        assert {each["t"] for each in told} == {"2026-04-08T13:31:00Z"}
+            await feed.post_admin("resume", symbol=symbol)
+        reported = await subscriber.receive_of_kind("s", 2)
+        assert [(each["sc"], each["sm"]) for each in reported] == [
+            ("3", "Resume"),
+            ("T", "Trading Resumption"),
+        ]
+        assert {each["t"] for each in reported} == {"2026-04-08T13:31:00Z"}
 
 
-async def test_b44_a_halted_symbol_prints_nothing(feed: Feed) -> None:
+@pytest.mark.promise("B44")
+async def test_halted_symbol_prints_no_trades(feed: DataFeedServer) -> None:
     """From the halt to the resumption there is no trade, no minute bar and no volume; then trading goes on."""
-    async with feed.ear() as ear:
-        await ear.say(action="subscribe", trades=["ALFA"], bars=["ALFA"], statuses=["ALFA"])
-        await feed.passes(30)
-        await feed.act("halt", symbol="ALFA", reason="regulatory")
-        await feed.passes(150)
+    async with feed.connect() as subscriber:
+        await subscriber.request(action="subscribe", trades=["ALFA"], bars=["ALFA"], statuses=["ALFA"])
+        await feed.advance(30)
+        await feed.post_admin("halt", symbol="ALFA", reason="regulatory")
+        await feed.advance(150)
         _, body = await feed.get("/v2/stocks/ALFA/snapshot")
         assert body["latestTrade"]["t"] == "2026-04-08T13:30:30Z"
         assert body["dailyBar"]["v"] == body["minuteBar"]["v"] == 1400
-        await feed.act("resume", symbol="ALFA")
-        await feed.passes(60)
-        heard: list[dict[str, Any]] = []
-        while not any(each["T"] == "b" and each["t"] == "2026-04-08T13:33:00Z" for each in heard):
-            heard += await ear.hear()
-        instants = [each["t"][11:19] for each in heard if each["T"] == "t"]
+        await feed.post_admin("resume", symbol="ALFA")
+        await feed.advance(60)
+        received: list[dict[str, Any]] = []
+        while not any(each["T"] == "b" and each["t"] == "2026-04-08T13:33:00Z" for each in received):
+            received += await subscriber.receive()
+        instants = [each["t"][11:19] for each in received if each["T"] == "t"]
         assert instants[:6] == [f"13:30:{second:02d}" for second in range(5, 35, 5)]
         assert instants[6] == "13:33:05"
-        assert [each["t"][14:16] for each in heard if each["T"] == "b"] == ["30", "33"]
-        assert [each["rc"] for each in heard if each["T"] == "s"] == ["T12", ""]
+        assert [each["t"][14:16] for each in received if each["T"] == "b"] == ["30", "33"]
+        assert [each["rc"] for each in received if each["T"] == "s"] == ["T12", ""]
 
 
-async def test_b44_lulds_with_their_bands(feed: Feed) -> None:
+@pytest.mark.promise("B44")
+async def test_luld_messages_carry_their_price_bands(feed: DataFeedServer) -> None:
     """Bands are 20 % wide in the first quarter of an hour and 10 % after it, or as said; a pause halts."""
-    async with feed.ear() as ear:
-        await ear.say(action="subscribe", lulds=["*"], statuses=["ALFA"])
-        await feed.act("luld", symbol="ALFA")
-        (first,) = await ear.hears("l")
+    async with feed.connect() as subscriber:
+        await subscriber.request(action="subscribe", lulds=["*"], statuses=["ALFA"])
+        await feed.post_admin("luld", symbol="ALFA")
+        (first,) = await subscriber.receive_of_kind("l")
         assert first == {
             "T": "l",
             "S": "ALFA",
@@ -315,33 +352,36 @@ async def test_b44_lulds_with_their_bands(feed: Feed) -> None:
             "d": 16,
             "i": "B",
         }
-        await feed.passes(15 * 60)
-        await feed.act("luld", symbol="BETA", up="33.3", pause=True)
-        (later,) = await ear.hears("l")
+        await feed.advance(15 * 60)
+        await feed.post_admin("luld", symbol="BETA", up="33.3", pause=True)
+        (later,) = await subscriber.receive_of_kind("l")
         assert (later["S"], later["u"], later["d"], later["z"]) == ("BETA", 33.3, 28.35, "A")
-        await feed.act("luld", symbol="ALFA", up="21", down="19", pause=True, indicator="D")
-        halt = (await ear.hears("s"))[0]
+        await feed.post_admin("luld", symbol="ALFA", up="21", down="19", pause=True, indicator="D")
+        halt = (await subscriber.receive_of_kind("s"))[0]
         assert (halt["sc"], halt["rc"], halt["rm"]) == ("P", "LUDP", "Volatility Trading Pause")
         assert (await feed.get("/admin/state"))[1]["halted"] == ["ALFA", "BETA"]
 
 
-async def test_b44_corrections_and_cancels_come_with_the_trades(feed: Feed) -> None:
+@pytest.mark.promise("B44")
+async def test_trade_corrections_and_cancels_reach_stream_history_and_bars(feed: DataFeedServer) -> None:
     """Who hears trades hears them taken back; history marks them, and the bars are made of what is left."""
-    async with feed.ear() as ear:
-        await ear.say(action="subscribe", trades=["ALFA"])
-        await feed.passes(65)
-        trades = await ear.hears("t", 13)
+    async with feed.connect() as subscriber:
+        await subscriber.request(action="subscribe", trades=["ALFA"])
+        await feed.advance(65)
+        trades = await subscriber.receive_of_kind("t", 13)
         wrong, gone = trades[10], trades[9]
-        await feed.act("market", act="correct_trade", symbol="ALFA", id=wrong["i"], price="20.5", size=700)
-        await feed.act("market", act="cancel_trade", symbol="ALFA", id=gone["i"])
-        await feed.act("market", act="cancel_trade", symbol="ALFA", error=True)
-        (correction,) = await ear.hears("c")
+        await feed.post_admin(
+            "market", act="correct_trade", symbol="ALFA", id=wrong["i"], price="20.5", size=700
+        )
+        await feed.post_admin("market", act="cancel_trade", symbol="ALFA", id=gone["i"])
+        await feed.post_admin("market", act="cancel_trade", symbol="ALFA", error=True)
+        (correction,) = await subscriber.receive_of_kind("c")
         old = [correction[key] for key in ("oi", "op", "os", "oc", "x")]
         assert old == [wrong[key] for key in ("i", "p", "s", "c", "x")]
         assert [correction[key] for key in ("cp", "cs", "cc", "z", "t")] == [
             20.5, 700, ["@"], "C", "2026-04-08T13:31:05Z"
         ]  # fmt: skip
-        cancels = await ear.hears("x", 2)
+        cancels = await subscriber.receive_of_kind("x", 2)
         assert [(x["i"], x["p"], x["s"], x["a"]) for x in cancels] == [
             (gone["i"], gone["p"], gone["s"], "C"),
             (trades[12]["i"], trades[12]["p"], trades[12]["s"], "E"),
@@ -359,15 +399,16 @@ async def test_b44_corrections_and_cancels_come_with_the_trades(feed: Feed) -> N
     assert (bar["c"], bar["h"], bar["v"]) == (20.5, 20.5, 2400 - wrong["s"] - gone["s"] + 700)
 
 
-async def test_b44_alpaca_py_hears_every_channel(feed: Feed) -> None:
+@pytest.mark.promise("B44")
+async def test_alpaca_py_receives_every_data_stream_channel(feed: DataFeedServer) -> None:
     """The official clients get typed statuses, updated and daily bars, corrections, cancels, and news."""
-    heard: dict[str, list[Any]] = {name: [] for name in ("t", "q", "b", "u", "d", "s", "c", "x", "n")}
+    received: dict[str, list[Any]] = {name: [] for name in ("t", "q", "b", "u", "d", "s", "c", "x", "n")}
 
     def into(kind: str) -> Any:
-        async def keep(message: Any) -> None:
-            heard[kind].append(message)
+        async def record(message: Any) -> None:
+            received[kind].append(message)
 
-        return keep
+        return record
 
     base = f"ws://127.0.0.1:{feed.server.port}"
     stocks = StockDataStream("demo", "demo", url_override=f"{base}/v2/iex")
@@ -384,57 +425,63 @@ async def test_b44_alpaca_py_hears_every_channel(feed: Feed) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # websockets.legacy again, when it connects
         tasks = [asyncio.ensure_future(stream._run_forever()) for stream in (stocks, news)]
-        await until(lambda: sum(each.since is not None for each in feed.streams.connections) == 2)
-        await feed.passes(61)
-        await feed.act("market", act="late_trade", symbol="ALFA", price="20.1", size=300, ago=2)
-        await feed.act("market", act="cancel_trade", symbol="ALFA")
-        await feed.act("market", act="correct_trade", symbol="ALFA", price="20.1", size=300)
-        await feed.act("halt", symbol="BETA", reason="price_bands")
-        await feed.passes(200)
-        await until(lambda: all(heard.values()))
+        await wait_until(lambda: sum(each.sent_until is not None for each in feed.streams.connections) == 2)
+        await feed.advance(61)
+        await feed.post_admin("market", act="late_trade", symbol="ALFA", price="20.1", size=300, ago=2)
+        await feed.post_admin("market", act="cancel_trade", symbol="ALFA")
+        await feed.post_admin("market", act="correct_trade", symbol="ALFA", price="20.1", size=300)
+        await feed.post_admin("halt", symbol="BETA", reason="price_bands")
+        await feed.advance(200)
+        await wait_until(lambda: all(received.values()))
         for stream in (stocks, news):
             await stream.stop_ws()
             await stream.close()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-    assert heard["u"][0].timestamp == OPEN
-    assert (heard["u"][0].symbol, heard["u"][0].volume) == ("ALFA", 2700)
-    assert heard["d"][0].timestamp == datetime(2026, 4, 8, 4, tzinfo=UTC)
-    status = heard["s"][0]
+    assert received["u"][0].timestamp == OPEN
+    assert (received["u"][0].symbol, received["u"][0].volume) == ("ALFA", 2700)
+    assert received["d"][0].timestamp == datetime(2026, 4, 8, 4, tzinfo=UTC)
+    status = received["s"][0]
     assert (status.symbol, status.status_code, status.reason_code, status.tape) == ("BETA", "2", "M", "A")
-    assert (heard["x"][0].action, heard["c"][0].corrected_price) == ("C", 20.1)
-    assert heard["n"][0].headline == "Alfa wins order"
+    assert (received["x"][0].action, received["c"][0].corrected_price) == ("C", 20.1)
+    assert received["n"][0].headline == "Alfa wins order"
 
 
-async def test_b44_news_as_it_becomes_known(feed: Feed) -> None:
+@pytest.mark.promise("B44")
+async def test_news_stream_sends_an_article_once_when_published(feed: DataFeedServer) -> None:
     """An article comes once, at its instant, to who asked for its symbol or for all."""
-    async with feed.ear(source="v1beta1/news") as ear:
-        await ear.say(action="subscribe", news=["ALFA"])
-        await feed.passes(240)
-        (told,) = await ear.hear()
-        assert set(told) == {"T", "id", "headline", "summary", "author", "created_at", "updated_at", "url"} | {
+    async with feed.connect(source="v1beta1/news") as subscriber:
+        await subscriber.request(action="subscribe", news=["ALFA"])
+        await feed.advance(240)
+        (reported,) = await subscriber.receive()
+        assert set(reported) == {"T", "id", "headline", "summary", "author", "created_at", "updated_at", "url"} | {
             "content", "symbols", "source"
         }  # fmt: skip
-        assert (told["T"], told["symbols"], told["created_at"]) == ("n", ["ALFA"], "2026-04-08T13:34:00Z")
+        assert (reported["T"], reported["symbols"], reported["created_at"]) == (
+            "n",
+            ["ALFA"],
+            "2026-04-08T13:34:00Z",
+        )
 
 
 # ---------------------------------------------------------------------- 45: bars, snapshots, pages
 
 
-async def test_b45_bars_only_when_trades(feed: Feed) -> None:
+@pytest.mark.promise("B45")
+async def test_minute_without_trades_has_no_bar(feed: DataFeedServer) -> None:
     """A minute without a trade has no bar, neither on the stream nor in history nor in the day's."""
-    async with feed.ear() as ear:
-        await ear.say(action="subscribe", bars=["ALFA", "SILENT"], dailyBars=["ALFA"])
-        await feed.passes(59)
-        await feed.act("market", act="stop", symbol="ALFA")
-        await feed.passes(121)
-        await feed.act("market", act="trade", symbol="SILENT", price="7.5", size=10)
-        await feed.passes(60)
-        heard: list[dict[str, Any]] = []
-        while not any(each["S"] == "SILENT" for each in heard):
-            heard += await ear.hear()
-        assert [(each["T"], each["S"], each["t"]) for each in heard] == [
+    async with feed.connect() as subscriber:
+        await subscriber.request(action="subscribe", bars=["ALFA", "SILENT"], dailyBars=["ALFA"])
+        await feed.advance(59)
+        await feed.post_admin("market", act="stop", symbol="ALFA")
+        await feed.advance(121)
+        await feed.post_admin("market", act="trade", symbol="SILENT", price="7.5", size=10)
+        await feed.advance(60)
+        received: list[dict[str, Any]] = []
+        while not any(each["S"] == "SILENT" for each in received):
+            received += await subscriber.receive()
+        assert [(each["T"], each["S"], each["t"]) for each in received] == [
             ("b", "ALFA", "2026-04-08T13:30:00Z"),
             ("d", "ALFA", "2026-04-08T04:00:00Z"),
             ("b", "SILENT", "2026-04-08T13:33:00Z"),
@@ -446,52 +493,55 @@ async def test_b45_bars_only_when_trades(feed: Feed) -> None:
     }
 
 
-async def test_b45_updated_bars_at_the_half_minute(feed: Feed) -> None:
+@pytest.mark.promise("B45")
+async def test_late_trade_updates_its_bar_at_the_half_minute(feed: DataFeedServer) -> None:
     """A trade reported after its minute changes that minute's bar: told again half a minute on, and in history."""
-    async with feed.ear() as ear:
-        await ear.say(action="subscribe", bars=["ALFA"], updatedBars=["ALFA"])
-        await feed.passes(60)
-        (first,) = await ear.hears("b")
-        await feed.passes(1)
-        await feed.act("market", act="late_trade", symbol="ALFA", price="20.15", size=500, ago="1.002")
-        await feed.passes(28)
+    async with feed.connect() as subscriber:
+        await subscriber.request(action="subscribe", bars=["ALFA"], updatedBars=["ALFA"])
+        await feed.advance(60)
+        (first,) = await subscriber.receive_of_kind("b")
+        await feed.advance(1)
+        await feed.post_admin("market", act="late_trade", symbol="ALFA", price="20.15", size=500, ago="1.002")
+        await feed.advance(28)
         assert feed.streams.frames_sent == 1
-        await feed.passes(2)
-        (updated,) = await ear.hears("u")
+        await feed.advance(2)
+        (updated,) = await subscriber.receive_of_kind("u")
         assert updated["t"] == first["t"] == "2026-04-08T13:30:00Z"
         assert (updated["c"], updated["v"], updated["n"]) == (20.15, first["v"] + 500, first["n"] + 1)
         assert (updated["o"], updated["h"], updated["l"]) == (first["o"], first["h"], first["l"])
         # within its own minute a late trade is simply part of the bar
-        await feed.act("market", act="late_trade", symbol="ALFA", price="19.5", size=100, ago="0.5")
-        await feed.passes(60)
-        (second,) = await ear.hears("b")
+        await feed.post_admin("market", act="late_trade", symbol="ALFA", price="19.5", size=100, ago="0.5")
+        await feed.advance(60)
+        (second,) = await subscriber.receive_of_kind("b")
         assert (second["t"], second["l"], second["v"]) == ("2026-04-08T13:31:00Z", 19.5, 2500)
         assert feed.streams.frames_sent == 3
     _, body = await feed.get("/v2/stocks/ALFA/bars", timeframe="1Min")
-    told = [{key: value for key, value in bar.items() if key not in "TS"} for bar in (updated, second)]
-    assert body["bars"] == told
+    reported = [{key: value for key, value in bar.items() if key not in "TS"} for bar in (updated, second)]
+    assert body["bars"] == reported
     _, body = await feed.get("/v2/stocks/ALFA/snapshot")
     assert body["latestTrade"]["p"] != 20.15
-    assert body["dailyBar"]["v"] == sum(bar["v"] for bar in told) + 200 * 7
+    assert body["dailyBar"]["v"] == sum(bar["v"] for bar in reported) + 200 * 7
 
 
+@pytest.mark.promise("B45")
 @pytest.mark.parametrize(("zone", "day"), [("04", "2026-04-06"), ("05", "2026-03-06")])
-async def test_b45_daily_bars_carry_new_york_midnight(feed: Feed, zone: str, day: str) -> None:
+async def test_daily_bar_timestamp_is_new_york_midnight(feed: DataFeedServer, zone: str, day: str) -> None:
     """04:00 or 05:00 in UTC, as the season has it; today's grows."""
     _, body = await feed.get("/v2/stocks/ALFA/bars", timeframe="1Day", start=day, end=day)
     assert [bar["t"] for bar in body["bars"]] == [f"{day}T{zone}:00:00Z"]
     sizes = []
     for _ in range(2):
-        await feed.passes(60)
+        await feed.advance(60)
         _, body = await feed.get("/v2/stocks/ALFA/bars", timeframe="1Day")
         assert [bar["t"] for bar in body["bars"]] == ["2026-04-08T04:00:00Z"]
         sizes.append(body["bars"][0]["v"])
     assert sizes[0] < sizes[1]
 
 
-async def test_b45_snapshots_omit_the_unknown_and_have_null_parts(feed: Feed) -> None:
+@pytest.mark.promise("B45")
+async def test_snapshots_omit_unknown_symbols_and_have_null_parts(feed: DataFeedServer) -> None:
     """Unknown symbols and those of which nothing is known are left out without a word; missing parts are null."""
-    await feed.passes(90)
+    await feed.advance(90)
     status, body = await feed.get("/v2/stocks/snapshots", symbols="NOSUCH,SILENT,NEVER,ALFA")
     assert (status, list(body)) == (200, ["SILENT", "ALFA"])
     assert body["SILENT"]["minuteBar"] is None
@@ -504,23 +554,25 @@ async def test_b45_snapshots_omit_the_unknown_and_have_null_parts(feed: Feed) ->
     assert (status, body) == (200, {})
 
 
-async def test_b45_414_above_a_url_size(feed: Feed) -> None:
+@pytest.mark.promise("B45")
+async def test_data_api_answers_414_above_its_url_limit(feed: DataFeedServer) -> None:
     """The length of the request line counts, not the number of symbols; the answer is a page of HTML."""
-    await feed.act("data", url_limit=500)
+    await feed.post_admin("data", url_limit=500)
     assert (await feed.get("/v2/stocks/snapshots", symbols=",".join(["ALFA"] * 60)))[0] == 200
     status, body = await feed.get("/v2/stocks/snapshots", symbols=",".join(["ALFA"] * 120))
     assert status == 414
     assert "414 Request-URI Too Large" in body
 
 
+@pytest.mark.promise("B45")
 @pytest.mark.parametrize("sort", ["asc", "desc"])
 @pytest.mark.parametrize("what", ["bars", "trades", "quotes"])
-async def test_b45_pages_add_up(feed: Feed, what: str, sort: str) -> None:
+async def test_history_pages_add_up_to_the_whole(feed: DataFeedServer, what: str, sort: str) -> None:
     """By symbol, then time; the limit counts all symbols; several trades of one second are not lost between pages."""
-    await feed.passes(57)
+    await feed.advance(57)
     for price in ("20.01", "20.02", "20.03"):
-        await feed.act("market", act="trade", symbol="ALFA", price=price)
-    await feed.passes(63)
+        await feed.post_admin("market", act="trade", symbol="ALFA", price=price)
+    await feed.advance(63)
     query = {"symbols": "BETA,NOSUCH,ALFA", "limit": "2", "sort": sort, "start": "2026-04-08T13:30:00Z"}
     if what == "bars":
         query["timeframe"] = "1Min"
@@ -540,7 +592,8 @@ async def test_b45_pages_add_up(feed: Feed, what: str, sort: str) -> None:
         assert len({row["i"] for row in pages["ALFA"]}) == len(pages["ALFA"]) == 28
 
 
-async def test_b45_every_timeframe_of_the_document(feed: Feed) -> None:
+@pytest.mark.promise("B45")
+async def test_data_api_serves_every_documented_timeframe(feed: DataFeedServer) -> None:
     """Minutes, hours, days, weeks and months, under both of their names; a longer bar is the sum of shorter ones."""
     await feed.clock.advance_to(OPEN + timedelta(minutes=60))
     span = {"start": "2026-01-01", "end": "2026-04-08T23:00:00Z", "limit": "10000"}
@@ -554,9 +607,9 @@ async def test_b45_every_timeframe_of_the_document(feed: Feed) -> None:
     volumes: dict[str, int] = {}
     for unit, counts in units.items():
         for count in counts:
-            _, told = await feed.get("/v2/stocks/BETA/bars", timeframe=f"{count}{unit}", **span)
-            assert told["bars"] or (unit, count > 1) == ("Hour", True), (unit, count)
-            volumes[f"{count}{unit}"] = sum(bar["v"] for bar in told["bars"])
+            _, reported = await feed.get("/v2/stocks/BETA/bars", timeframe=f"{count}{unit}", **span)
+            assert reported["bars"] or (unit, count > 1) == ("Hour", True), (unit, count)
+            volumes[f"{count}{unit}"] = sum(bar["v"] for bar in reported["bars"])
     for short, unit in {"15T": "15Min", "1H": "1Hour", "1D": "1Day", "1W": "1Week", "3M": "3Month"}.items():
         both = [(await feed.get("/v2/stocks/BETA/bars", timeframe=text, **span))[1] for text in (unit, short)]
         assert both[0] == both[1]
@@ -580,6 +633,7 @@ async def test_b45_every_timeframe_of_the_document(feed: Feed) -> None:
     assert [bar["t"] for bar in quarters["bars"]] == ["2026-01-01T05:00:00Z", "2026-04-01T04:00:00Z"]
 
 
+@pytest.mark.promise("B45")
 @pytest.mark.parametrize(
     ("path", "query", "message"),
     [
@@ -595,17 +649,18 @@ async def test_b45_every_timeframe_of_the_document(feed: Feed) -> None:
         ("/v1/corporate-actions", {"types": "party"}, "invalid types: party"),
     ],
 )
-async def test_b45_what_cannot_be_meant_is_refused(
-    feed: Feed, path: str, query: dict[str, str], message: str
+async def test_data_api_rejects_undocumented_parameter_values(
+    feed: DataFeedServer, path: str, query: dict[str, str], message: str
 ) -> None:
     """Parameters outside the document, each with its sentence."""
     status, body = await feed.get(path, symbols="ALFA", **query)
     assert (status, body["message"]) == (400, message)
 
 
-async def test_b45_terms_of_the_document_are_accepted(feed: Feed) -> None:
+@pytest.mark.promise("B45")
+async def test_data_api_accepts_documented_parameter_values(feed: DataFeedServer) -> None:
     """Adjustments, as-of dates, currencies and regions that the document knows change nothing here."""
-    await feed.passes(120)
+    await feed.advance(120)
     plain = await feed.get("/v2/stocks/bars", symbols="ALFA", timeframe="1Min")
     for terms in (
         {"adjustment": "all"},
@@ -625,12 +680,13 @@ async def test_b45_terms_of_the_document_are_accepted(feed: Feed) -> None:
     assert (status, body["@"]) == (200, "Regular Sale")
 
 
-async def test_b45_auctions_are_told_once_they_happened(bars: BarMarket) -> None:
+@pytest.mark.promise("B45")
+async def test_auctions_are_served_once_they_happened(bars: BarMarket) -> None:
     """A day's opening auction from the open on, its closing one from the close on; pages as everywhere."""
-    async with feeding(bars, OPEN - timedelta(minutes=5)) as feed:
+    async with serve_data_feed(bars, OPEN - timedelta(minutes=5)) as feed:
         _, body = await feed.get("/v2/stocks/auctions", symbols="ALFA", start="2026-04-08")
         assert body == {"auctions": {}, "next_page_token": None}
-        await feed.passes(400)
+        await feed.advance(400)
         _, body = await feed.get("/v2/stocks/auctions", symbols="BETA,ALFA", start="2026-04-07", limit="3")
         assert [(symbol, day["d"]) for symbol, rows in body["auctions"].items() for day in rows] == [
             ("ALFA", "2026-04-07"),
@@ -651,10 +707,11 @@ async def test_b45_auctions_are_told_once_they_happened(bars: BarMarket) -> None
         assert [day["d"] for day in body["auctions"]] == ["2026-04-08"]
 
 
-async def test_b45_recent_consolidated_data_needs_the_subscription(feed: Feed) -> None:
+@pytest.mark.promise("B45")
+async def test_recent_sip_data_is_403_without_subscription_on_every_endpoint(feed: DataFeedServer) -> None:
     """403 for the newest quarter of an hour of the SIP, by whichever door; the entitlement is the account's."""
-    await feed.act("data", recent_sip=False)
-    await feed.passes(20 * 60)
+    await feed.post_admin("data", recent_sip=False)
+    await feed.advance(20 * 60)
     recent = {"symbols": "ALFA", "end": (OPEN + timedelta(minutes=20)).isoformat()}
     for path, more in (
         ("/v2/stocks/bars", {"timeframe": "1Min"}),

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import requests
 
-from catalyst.simulator.rules.orders import Role, Status
-from tests.simulator.exchange_scenario import Desk
-from tests.simulator.served_exchange import ORDER, wired
-from tests.simulator.wire_client import Customer, customer
+from catalyst.simulator.rules.orders import OrderRole, OrderStatus
+from tests.simulator.exchange_scenario import ExchangeScenario
+from tests.simulator.served_exchange import ORDER, serve_exchange
+from tests.simulator.wire_client import WireClient, wire_client
 
-PATHS = (
+READ_PATHS = (
     "/v2/orders?status=all&nested=true",
     "/v2/positions",
     "/v2/account/activities",
@@ -24,17 +24,17 @@ PATHS = (
 )
 
 
-type_deed = tuple[str, str, dict[str, Any] | None]
+type_request_spec = tuple[str, str, dict[str, Any] | None]
 
 
-class Scene:
+class FaultScenario:
     """A position, a resting order, and every request that changes something about them."""
 
-    def __init__(self, customer: Customer, resting: str) -> None:
-        self.customer = customer
+    def __init__(self, customer: WireClient, resting: str) -> None:
+        self.client = customer
         self.resting = resting
 
-    def deeds(self) -> dict[str, type_deed]:
+    def request_specs(self) -> dict[str, type_request_spec]:
         """Method, path and body of each endpoint that acts."""
         order = f"/v2/orders/{self.resting}"
         return {
@@ -47,112 +47,121 @@ class Scene:
             "configure": ("PATCH", "/v2/account/configurations", {"no_shorting": True}),
         }
 
-    async def does(self, deed: str, **more: Any) -> requests.Response:
-        method, path, body = self.deeds()[deed]
-        return await self.customer.wire.http_(method, path, json=body, **more)
+    async def send_request(self, action: str, **more: Any) -> requests.Response:
+        method, path, body = self.request_specs()[action]
+        return await self.client.served.request(method, path, json=body, **more)
 
-    async def breaks(self, deed: str, kind: str, **more: Any) -> None:
+    async def add_fault(self, action: str, kind: str, **more: Any) -> None:
         """Let the next request of this deed go wrong, and no other."""
-        method, path, _ = self.deeds()[deed]
-        await self.customer.breaks(kind, method=method, route=path, **more)
+        method, path, _ = self.request_specs()[action]
+        await self.client.add_fault(kind, method=method, route=path, **more)
 
-    async def happened(self, deed: str) -> bool:
+    async def was_executed(self, action: str) -> bool:
         """What the exchange did, whatever it said."""
-        c = self.customer
-        match deed:
+        c = self.client
+        match action:
             case "submit":
-                return (await c.asks("GET", "/v2/orders:by_client_order_id?client_order_id=lost"))[0] == 200
+                return (await c.request("GET", "/v2/orders:by_client_order_id?client_order_id=lost"))[
+                    0
+                ] == 200
             case "replace" | "cancel" | "cancel all":
-                word = "pending_replace" if deed == "replace" else "pending_cancel"
-                return await c.status({"id": self.resting}) == word
+                word = "pending_replace" if action == "replace" else "pending_cancel"
+                return await c.order_status({"id": self.resting}) == word
             case "configure":
-                return bool((await c.gets("/v2/account/configurations"))["no_shorting"])
+                return bool((await c.get("/v2/account/configurations"))["no_shorting"])
             case _:
-                return (await c.gets("/v2/positions"))[0]["qty_available"] == "0"
+                return (await c.get("/v2/positions"))[0]["qty_available"] == "0"
 
 
 @asynccontextmanager
-async def scene() -> AsyncIterator[Scene]:
+async def fault_scenario() -> AsyncIterator[FaultScenario]:
     """Ten AAPL, and a bid for MSFT that waits below the market."""
-    async with customer() as c:
-        await c.holds(10)
-        resting = await c.sends("buy", 1, "MSFT", "limit", limit_price="280")
-        await c.passes()
-        yield Scene(c, resting["id"])
+    async with wire_client() as c:
+        await c.given_position(10)
+        resting = await c.submit("buy", 1, "MSFT", "limit", limit_price="280")
+        await c.advance()
+        yield FaultScenario(c, resting["id"])
 
 
-DEEDS = ("submit", "replace", "cancel", "cancel all", "close", "close all", "configure")
+ACTIONS = ("submit", "replace", "cancel", "cancel all", "close", "close all", "configure")
 
 
-@pytest.mark.parametrize("deed", DEEDS)
-async def test_b46_a_request_may_be_accepted_and_the_answer_hang(deed: str) -> None:
+@pytest.mark.promise("B46")
+@pytest.mark.parametrize("action", ACTIONS)
+async def test_hanging_response_hides_an_executed_request(action: str) -> None:
     """On every endpoint that acts: the client times out, and what it asked for has been done, once."""
-    async with scene() as desk:
-        await desk.breaks(deed, "hang")
+    async with fault_scenario() as scenario:
+        await scenario.add_fault(action, "hang")
         with pytest.raises(requests.exceptions.ReadTimeout):
-            await desk.does(deed, timeout=0.2)
-        assert await desk.happened(deed)
+            await scenario.send_request(action, timeout=0.2)
+        assert await scenario.was_executed(action)
 
 
-async def test_b46_the_order_that_hung_is_found_by_its_client_id() -> None:
+@pytest.mark.promise("B46")
+async def test_order_with_a_hanging_response_is_found_by_client_order_id() -> None:
     """And sending it again is refused: it landed."""
-    async with scene() as desk:
-        await desk.breaks("submit", "hang")
+    async with fault_scenario() as scenario:
+        await scenario.add_fault("submit", "hang")
         with pytest.raises(requests.exceptions.ReadTimeout):
-            await desk.does("submit", timeout=0.2)
-        again = await desk.does("submit")
+            await scenario.send_request("submit", timeout=0.2)
+        again = await scenario.send_request("submit")
         assert (again.status_code, again.json()["message"]) == (422, "client_order_id must be unique")
-        [order] = await desk.customer.gets("/v2/orders?symbols=TSLA&status=all")
+        [order] = await scenario.client.get("/v2/orders?symbols=TSLA&status=all")
         assert order["client_order_id"] == "lost"
 
 
-@pytest.mark.parametrize("deed", DEEDS)
+@pytest.mark.promise("B47")
+@pytest.mark.parametrize("action", ACTIONS)
 @pytest.mark.parametrize(("kind", "done"), [("drop", True), ("drop_before", False)])
-async def test_b47_the_connection_may_break_after_or_before_the_deed(
-    deed: str, kind: str, done: bool
+async def test_dropped_connection_hides_whether_the_request_was_executed(
+    action: str, kind: str, done: bool
 ) -> None:
     """Both look alike to the client; only one of them did something."""
-    async with scene() as desk:
-        await desk.breaks(deed, kind)
+    async with fault_scenario() as scenario:
+        await scenario.add_fault(action, kind)
         with pytest.raises(requests.exceptions.ConnectionError):
-            await desk.does(deed)
-        assert await desk.happened(deed) is done
+            await scenario.send_request(action)
+        assert await scenario.was_executed(action) is done
 
 
-@pytest.mark.parametrize("deed", DEEDS)
-async def test_b48_a_504_may_hide_a_deed(deed: str) -> None:
+@pytest.mark.promise("B48")
+@pytest.mark.parametrize("action", ACTIONS)
+async def test_504_may_hide_an_executed_request(action: str) -> None:
     """The proxy's page, and behind it everything was done."""
-    async with scene() as desk:
-        await desk.breaks(deed, "status", status=504)
-        response = await desk.does(deed)
+    async with fault_scenario() as scenario:
+        await scenario.add_fault(action, "status", status=504)
+        response = await scenario.send_request(action)
         assert (response.status_code, response.headers["Content-Type"].split(";")[0]) == (504, "text/html")
-        assert await desk.happened(deed)
+        assert await scenario.was_executed(action)
 
 
-@pytest.mark.parametrize("deed", DEEDS)
-async def test_b49_a_504_may_hide_nothing(deed: str) -> None:
+@pytest.mark.promise("B49")
+@pytest.mark.parametrize("action", ACTIONS)
+async def test_504_may_hide_an_unexecuted_request(action: str) -> None:
     """The same page, and nobody ever heard the request."""
-    async with scene() as desk:
-        await desk.breaks(deed, "status_before", status=504)
-        response = await desk.does(deed)
+    async with fault_scenario() as scenario:
+        await scenario.add_fault(action, "status_before", status=504)
+        response = await scenario.send_request(action)
         assert (response.status_code, response.headers["Content-Type"].split(";")[0]) == (504, "text/html")
-        assert not await desk.happened(deed)
+        assert not await scenario.was_executed(action)
 
 
-async def test_b49_a_504_may_hide_a_refusal() -> None:
+@pytest.mark.promise("B49")
+async def test_504_may_hide_a_rejection() -> None:
     """The exchange refused the order, and the client never reads why: nothing exists, and its id is still free."""
-    async with scene() as desk:
-        await desk.breaks("submit", "status", status=504)
+    async with fault_scenario() as scenario:
+        await scenario.add_fault("submit", "status", status=504)
         wrong = {**ORDER, "symbol": "TSLA", "qty": 0, "client_order_id": "lost"}
-        response = await desk.customer.wire.http_("POST", "/v2/orders", json=wrong)
+        response = await scenario.client.served.request("POST", "/v2/orders", json=wrong)
         assert response.status_code == 504
-        assert not await desk.happened("submit")
-        assert (await desk.does("submit")).status_code == 200
+        assert not await scenario.was_executed("submit")
+        assert (await scenario.send_request("submit")).status_code == 200
 
 
-async def test_b50_errors_of_the_server_and_of_the_proxy() -> None:
+@pytest.mark.promise("B50")
+async def test_server_and_proxy_errors_have_their_status_and_body() -> None:
     """500 in the API's words, 502 and 503 as HTML, a 200 with HTML, half a JSON document, a 401, a 429."""
-    async with wired() as wire:
+    async with serve_exchange() as served:
         for kind, status in (
             ("status_before", 500),
             ("status_before", 502),
@@ -163,8 +172,8 @@ async def test_b50_errors_of_the_server_and_of_the_proxy() -> None:
             ("unauthorized", 401),
             ("rate_limit", 429),
         ):
-            await wire.admin("faults", kind=kind, route="/v2/account", status=status)
-            response = await wire.http_("GET", "/v2/account")
+            await served.post_admin("faults", kind=kind, route="/v2/account", status=status)
+            response = await served.request("GET", "/v2/account")
             assert response.status_code == status, kind
             if status == 500:
                 assert response.json() == {"code": 50010000, "message": "internal server error occurred"}
@@ -174,42 +183,44 @@ async def test_b50_errors_of_the_server_and_of_the_proxy() -> None:
                 assert response.text.startswith("{")
                 with pytest.raises(requests.exceptions.JSONDecodeError):
                     response.json()
-        assert (await wire.http_("GET", "/v2/account")).status_code == 200
+        assert (await served.request("GET", "/v2/account")).status_code == 200
 
 
-async def test_b50_a_slow_answer_takes_market_time() -> None:
+@pytest.mark.promise("B50")
+async def test_slow_response_takes_market_time() -> None:
     """Thirty market seconds pass before it comes, and no real ones."""
-    async with wired() as wire:
-        await wire.admin("faults", kind="slow", route="/v2/account", seconds=30)
-        asked = asyncio.ensure_future(wire.http_("GET", "/v2/account"))
-        while not any(fault.fired for fault in wire.server.exchange.faults.faults.values()):  # noqa: ASYNC110 - a thread's request
+    async with serve_exchange() as served:
+        await served.post_admin("faults", kind="slow", route="/v2/account", seconds=30)
+        asked = asyncio.ensure_future(served.request("GET", "/v2/account"))
+        while not any(fault.fired for fault in served.server.exchange.faults.rules.values()):  # noqa: ASYNC110 - a thread's request
             await asyncio.sleep(0.001)
-        began = wire.clock.now()
-        await wire.passes(29)
+        began = served.clock.now()
+        await served.advance(29)
         assert not asked.done()
-        await wire.passes(1)
+        await served.advance(1)
         assert (await asked).status_code == 200
-        assert wire.clock.now() - began == timedelta(seconds=30)
+        assert served.clock.now() - began == timedelta(seconds=30)
 
 
-async def test_b51_a_restart_keeps_orders_ids_positions_and_executions(tmp_path: Path) -> None:
+@pytest.mark.promise("B51")
+async def test_exchange_restart_keeps_orders_ids_positions_and_executions(tmp_path: Path) -> None:
     """After it every answer is the same, client ids stay used, and the bracket still protects."""
-    async with wired(state=tmp_path) as wire:
-        order = wire.desk.bracket(10, client_order_id="ours-1")
-        wire.desk.sends("buy", 5, "MSFT", "limit", limit_price="280")
-        await wire.passes()
-        before = {path: (await wire.http_("GET", path)).json() for path in PATHS}
-        desk = wire.desk
-    again = Desk()
-    again.tape.tape = desk.tape.tape
-    async with wired(state=tmp_path, desk=again) as wire:
-        after = {path: (await wire.http_("GET", path)).json() for path in PATHS}
+    async with serve_exchange(state=tmp_path) as served:
+        order = served.scenario.submit_bracket(10, client_order_id="ours-1")
+        served.scenario.submit("buy", 5, "MSFT", "limit", limit_price="280")
+        await served.advance()
+        before = {path: (await served.request("GET", path)).json() for path in READ_PATHS}
+        scenario = served.scenario
+    again = ExchangeScenario()
+    again.feed.prints_by_symbol = scenario.feed.prints_by_symbol
+    async with serve_exchange(state=tmp_path, scenario=again) as served:
+        after = {path: (await served.request("GET", path)).json() for path in READ_PATHS}
         assert after == before
-        refused = await wire.http_("POST", "/v2/orders", json={**ORDER, "client_order_id": "ours-1"})
+        refused = await served.request("POST", "/v2/orders", json={**ORDER, "client_order_id": "ours-1"})
         assert refused.json()["message"] == "client_order_id must be unique"
-        await wire.prints("AAPL", "94")
-        stop = again.leg(again.exchange.find(order.id), Role.STOP)
-        assert stop.status is Status.FILLED
+        await served.print_trade("AAPL", "94")
+        stop = again.leg(again.exchange.find_order(order.id), OrderRole.STOP)
+        assert stop.status is OrderStatus.FILLED
         ids = [execution.id for execution in again.exchange.executions]
         assert len(ids) == len(set(ids)) == 2
-        again.balanced()
+        again.assert_audit_clean()

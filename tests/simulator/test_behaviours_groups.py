@@ -7,12 +7,13 @@ from uuid import UUID
 import pytest
 
 from tests.simulator.manual_feed import at
-from tests.simulator.wire_client import BRACKET, LEGS, OTO, Customer, customer
+from tests.simulator.wire_client import BRACKET, LEGS, OTO, WireClient, wire_client
 
 SUB_PENNY = "sub-penny increment does not fulfill minimum pricing criteria"
 MSFT_LEGS = {"take_profit": {"limit_price": "330"}, "stop_loss": {"stop_price": "290"}}
 
 
+@pytest.mark.promise("B21")
 @pytest.mark.parametrize(
     ("terms", "status", "code", "message"),
     [
@@ -65,54 +66,57 @@ MSFT_LEGS = {"take_profit": {"limit_price": "330"}, "stop_loss": {"stop_price": 
         ),
     ],
 )
-async def test_b21_a_malformed_bracket_is_refused(
+async def test_malformed_bracket_is_rejected(
     terms: dict[str, Any], status: int, code: int, message: str
 ) -> None:
     """Both legs, day or gtc, regular hours, whole shares, target over stop, whole ticks."""
-    async with customer() as c:
-        answer = await c.refused("buy", **{"qty": 10, **BRACKET, **terms})
+    async with wire_client() as c:
+        answer = await c.expect_rejection("buy", **{"qty": 10, **BRACKET, **terms})
         assert answer == (status, {"code": code, "message": message})
 
 
 STOP_TOO_HIGH = "stop_loss.stop_price must be <= base_price - 0.01"
 TARGET_TOO_LOW = "take_profit.limit_price must be >= base_price + 0.01"
-BID = {"kind": "limit", "limit_price": "98"}
-LOW_BID = {"kind": "limit", "limit_price": "90", "stop_loss": {"stop_price": "80"}}
+LIMIT_ENTRY = {"kind": "limit", "limit_price": "98"}
+LOW_LIMIT_ENTRY = {"kind": "limit", "limit_price": "90", "stop_loss": {"stop_price": "80"}}
 
 
+@pytest.mark.promise("B21")
 @pytest.mark.parametrize(
     ("terms", "base", "message"),
     [
         ({"stop_loss": {"stop_price": "100.01"}}, "100.01", STOP_TOO_HIGH),
         ({"take_profit": {"limit_price": "100.01"}}, "100.01", TARGET_TOO_LOW),
-        ({**BID, "stop_loss": {"stop_price": "98"}}, "98", STOP_TOO_HIGH),
-        ({**BID, "take_profit": {"limit_price": "98"}}, "98", TARGET_TOO_LOW),
-        ({**LOW_BID, "take_profit": {"limit_price": "95"}}, "100.01", TARGET_TOO_LOW),
+        ({**LIMIT_ENTRY, "stop_loss": {"stop_price": "98"}}, "98", STOP_TOO_HIGH),
+        ({**LIMIT_ENTRY, "take_profit": {"limit_price": "98"}}, "98", TARGET_TOO_LOW),
+        ({**LOW_LIMIT_ENTRY, "take_profit": {"limit_price": "95"}}, "100.01", TARGET_TOO_LOW),
     ],
 )
-async def test_b21_legs_keep_a_cent_from_the_base_price(
+async def test_bracket_legs_must_be_a_cent_from_the_base_price(
     terms: dict[str, Any], base: str, message: str
 ) -> None:
     """The base is the entry's limit, and the market's live price for all; the refusal shows which."""
-    async with customer() as c:
-        answer = await c.refused("buy", 100, **{**BRACKET, **terms})
+    async with wire_client() as c:
+        answer = await c.expect_rejection("buy", 100, **{**BRACKET, **terms})
         assert answer == (422, {"base_price": base, "code": 42210000, "message": message})
 
 
-async def test_b21_whether_the_live_price_counts_is_a_switch() -> None:
+@pytest.mark.promise("B21")
+async def test_base_price_ignores_the_market_when_disabled() -> None:
     """Off, only the entry's own limit is compared with the legs."""
-    async with customer(base_price_includes_market=False) as c:
-        terms = {**BRACKET, **LOW_BID, "take_profit": {"limit_price": "95"}}
-        assert (await c.sends("buy", 100, **terms))["status"] == "pending_new"
+    async with wire_client(base_price_includes_market=False) as c:
+        terms = {**BRACKET, **LOW_LIMIT_ENTRY, "take_profit": {"limit_price": "95"}}
+        assert (await c.submit("buy", 100, **terms))["status"] == "pending_new"
 
 
-async def test_b21_a_short_bracket_mirrors_the_rules() -> None:
+@pytest.mark.promise("B21")
+async def test_short_bracket_mirrors_the_long_rules() -> None:
     """The stop lies above and the target below, and both buy back."""
-    async with customer() as c:
+    async with wire_client() as c:
         legs = {"order_class": "bracket", "take_profit": {"limit_price": "95"}}
-        _, body = await c.refused("sell", 10, **legs, stop_loss={"stop_price": "99"})
+        _, body = await c.expect_rejection("sell", 10, **legs, stop_loss={"stop_price": "99"})
         assert body["message"] == "stop_loss.stop_price must be >= base_price + 0.01"
-        _, body = await c.refused(
+        _, body = await c.expect_rejection(
             "sell",
             10,
             order_class="bracket",
@@ -120,20 +124,21 @@ async def test_b21_a_short_bracket_mirrors_the_rules() -> None:
             stop_loss={"stop_price": "105"},
         )
         assert body["message"] == "take_profit.limit_price must be < stop_loss.stop_price"
-        order = await c.sends("sell", 10, **legs, stop_loss={"stop_price": "105"})
-        await c.passes()
-        assert await c.statuses(order) == ("new", "held")
-        await c.prints("106")
-        await c.passes()
-        assert await c.owns() == "0"
-        assert await c.statuses(order) == ("replaced", "filled")
-        await c.balanced()
+        order = await c.submit("sell", 10, **legs, stop_loss={"stop_price": "105"})
+        await c.advance()
+        assert await c.leg_statuses(order) == ("new", "held")
+        await c.print_trade("106")
+        await c.advance()
+        assert await c.position_qty() == "0"
+        assert await c.leg_statuses(order) == ("replaced", "filled")
+        await c.assert_audit_clean()
 
 
-async def test_b22_legs_are_born_held_with_ids_of_their_own() -> None:
+@pytest.mark.promise("B22")
+async def test_bracket_legs_start_held_with_their_own_ids() -> None:
     """Held in the answer already, a UUID each as client id, the parent's terms whatever the legs asked for."""
-    async with customer() as c:
-        order = await c.bracket(
+    async with wire_client() as c:
+        order = await c.submit_bracket(
             time_in_force="gtc",
             client_order_id="mine",
             take_profit={"limit_price": "110", "time_in_force": "day", "client_order_id": "target"},
@@ -158,296 +163,323 @@ async def test_b22_legs_are_born_held_with_ids_of_their_own() -> None:
             assert UUID(leg["client_order_id"]).version == UUID(leg["id"]).version == 4
             assert (leg["legs"], leg["trail_percent"]) == (None, None)
         assert len({leg["id"] for leg in order["legs"]} | {order["id"]}) == 3
-        assert (await c.sends("buy", 1, "MSFT", client_order_id="target"))["client_order_id"] == "target"
+        assert (await c.submit("buy", 1, "MSFT", client_order_id="target"))["client_order_id"] == "target"
 
 
-async def test_b23_legs_live_only_when_the_entry_is_complete() -> None:
+@pytest.mark.promise("B23")
+async def test_bracket_legs_activate_only_when_the_entry_is_complete() -> None:
     """A partial fill activates nothing; the last share makes the target new and keeps the stop held."""
-    async with customer() as c:
-        c.wire.desk.tape.sizes = 40
-        order = await c.bracket(100)
-        await c.passes()
-        seen = await c.sees(order)
-        assert (seen["filled_qty"], await c.statuses(order)) == ("40", ("held", "held"))
-        await c.prints("94")
-        assert (await c.status(order), await c.owns()) == ("filled", "100")
-        assert (await c.legs(order))[1]["status"] == "held"
-        await c.passes()
-        assert await c.statuses(order) == ("new", "held")
-        target, stop = await c.legs(order)
-        assert (await c.heard(target), await c.heard(stop)) == (["new"], [])
-        [told] = await c.updates(target)
-        assert told["order"]["id"] == target["id"]
-        assert order["id"] not in str(told)  # no field names the parent
+    async with wire_client() as c:
+        c.served.scenario.feed.quote_size = 40
+        order = await c.submit_bracket(100)
+        await c.advance()
+        seen = await c.get_order(order)
+        assert (seen["filled_qty"], await c.leg_statuses(order)) == ("40", ("held", "held"))
+        await c.print_trade("94")
+        assert (await c.order_status(order), await c.position_qty()) == ("filled", "100")
+        assert (await c.order_legs(order))[1]["status"] == "held"
+        await c.advance()
+        assert await c.leg_statuses(order) == ("new", "held")
+        target, stop = await c.order_legs(order)
+        assert (await c.events(target), await c.events(stop)) == (["new"], [])
+        [streamed] = await c.updates(target)
+        assert streamed["order"]["id"] == target["id"]
+        assert order["id"] not in str(streamed)  # no field names the parent
         assert target["submitted_at"] > order["submitted_at"]
 
 
-async def test_b23_an_oto_child_is_new_once_the_entry_is_complete() -> None:
+@pytest.mark.promise("B23")
+async def test_oto_child_becomes_new_when_the_entry_is_complete() -> None:
     """It has no sibling to hide behind, and events of its own."""
-    async with customer() as c:
-        order = await c.sends("buy", 10, **OTO)
+    async with wire_client() as c:
+        order = await c.submit("buy", 10, **OTO)
         assert [leg["status"] for leg in order["legs"]] == ["held"]
-        await c.passes()
-        [child] = (await c.sees(order))["legs"]
+        await c.advance()
+        [child] = (await c.get_order(order))["legs"]
         assert child["status"] == "new"
-        await c.prints("94")
-        assert await c.heard(child) == ["new", "fill"]
-        await c.balanced()
+        await c.print_trade("94")
+        assert await c.events(child) == ["new", "fill"]
+        await c.assert_audit_clean()
 
 
+@pytest.mark.promise("B24")
 @pytest.mark.parametrize("choice", ["canceled", "held"])
-async def test_b24_a_partly_filled_entry_that_is_cancelled_stays_naked(choice: str) -> None:
+async def test_cancelled_partly_filled_entry_stays_unprotected(choice: str) -> None:
     """Whether its legs are cancelled (the default) or stay held for ever, no price makes them sell."""
-    async with customer() as c:
-        assert (await c.gets("/admin/switches"))["partial_entry"] == "canceled"
-        await c.switches(partial_entry=choice)
-        c.wire.desk.tape.sizes = 40
-        order = await c.bracket(100, kind="limit", limit_price="100.01")
-        await c.passes()
-        await c.cancels(order)
-        await c.passes(3)
-        seen = await c.sees(order)
+    async with wire_client() as c:
+        assert (await c.get("/admin/settings"))["partial_entry"] == "canceled"
+        await c.change_settings(partial_entry=choice)
+        c.served.scenario.feed.quote_size = 40
+        order = await c.submit_bracket(100, kind="limit", limit_price="100.01")
+        await c.advance()
+        await c.cancel(order)
+        await c.advance(3)
+        seen = await c.get_order(order)
         assert (seen["status"], seen["filled_qty"]) == ("canceled", "40")
-        assert await c.statuses(order) == (choice, choice)
-        await c.prints("80")
-        assert await c.owns() == "40"
-        exposed = (await c.gets("/admin/exposure"))["AAPL"]
-        assert exposed["naked_now"] == "40"
+        assert await c.leg_statuses(order) == (choice, choice)
+        await c.print_trade("80")
+        assert await c.position_qty() == "40"
+        exposed = (await c.get("/admin/unprotected"))["AAPL"]
+        assert exposed["unprotected_now"] == "40"
         assert Decimal(exposed["share_seconds"]) > 100
-        await c.balanced()
+        await c.assert_audit_clean()
 
 
-async def test_b24_a_partly_filled_entry_that_expires_stays_naked() -> None:
+@pytest.mark.promise("B24")
+async def test_expired_partly_filled_entry_stays_unprotected() -> None:
     """The day ends for the entry and for its sleeping legs; the shares it bought have no stop."""
-    async with customer(start=at("15:58")) as c:
-        c.wire.desk.tape.sizes = 40
-        order = await c.bracket(100, kind="limit", limit_price="100.01")
-        await c.until(at("16:00"))
-        seen = await c.sees(order)
+    async with wire_client(start=at("15:58")) as c:
+        c.served.scenario.feed.quote_size = 40
+        order = await c.submit_bracket(100, kind="limit", limit_price="100.01")
+        await c.advance_to(at("16:00"))
+        seen = await c.get_order(order)
         assert (seen["status"], seen["filled_qty"]) == ("expired", "40")
-        assert await c.statuses(order) == ("expired", "expired")
-        assert (await c.gets("/admin/exposure"))["AAPL"]["naked_now"] == "40"
+        assert await c.leg_statuses(order) == ("expired", "expired")
+        assert (await c.get("/admin/unprotected"))["AAPL"]["unprotected_now"] == "40"
 
 
-async def test_b25_a_target_filled_in_part_shrinks_the_stop() -> None:
+@pytest.mark.promise("B25")
+async def test_partly_filled_target_reduces_its_stop() -> None:
     """The stop protects what is left, and shares are held once."""
-    async with customer() as c:
-        order = await c.bracket(100)
-        await c.passes()
-        c.quotes("109", "111")
-        await c.prints("110", size=160)
-        target, stop = await c.legs(order)
+    async with wire_client() as c:
+        order = await c.submit_bracket(100)
+        await c.advance()
+        c.set_quote("109", "111")
+        await c.print_trade("110", size=160)
+        target, stop = await c.order_legs(order)
         assert (target["status"], target["filled_qty"], stop["qty"]) == ("partially_filled", "40", "60")
-        [position] = await c.gets("/v2/positions")
+        [position] = await c.get("/v2/positions")
         assert (position["qty"], position["qty_available"]) == ("60", "0")
-        c.wire.desk.tape.quotes.clear()
-        await c.prints("94")
-        _, stop = await c.legs(order)
-        assert (stop["status"], stop["filled_qty"], await c.owns()) == ("filled", "60", "0")
-        await c.balanced()
+        c.served.scenario.feed.quotes.clear()
+        await c.print_trade("94")
+        _, stop = await c.order_legs(order)
+        assert (stop["status"], stop["filled_qty"], await c.position_qty()) == ("filled", "60", "0")
+        await c.assert_audit_clean()
 
 
-@pytest.mark.parametrize(("silent", "told"), [(False, ["canceled"]), (True, [])])
-async def test_b25_a_filled_target_cancels_the_stop(silent: bool, told: list[str]) -> None:
+@pytest.mark.promise("B25")
+@pytest.mark.parametrize(("silent", "streamed"), [(False, ["canceled"]), (True, [])])
+async def test_filled_target_cancels_its_stop(silent: bool, streamed: list[str]) -> None:
     """The stop ends as canceled a moment later, cannot sell in between, and by the switch goes untold."""
-    async with customer(hide_sibling_cancel=silent) as c:
-        order = await c.bracket(100)
-        await c.passes()
-        await c.prints("111")
-        await c.prints("90")
-        assert await c.statuses(order) == ("filled", "held")
-        await c.passes()
-        assert await c.statuses(order) == ("filled", "canceled")
-        target, stop = await c.legs(order)
-        assert (await c.heard(target), await c.heard(stop)) == (["new", "fill"], told)
-        assert await c.owns() == "0"
-        await c.balanced()
+    async with wire_client(hide_sibling_cancel=silent) as c:
+        order = await c.submit_bracket(100)
+        await c.advance()
+        await c.print_trade("111")
+        await c.print_trade("90")
+        assert await c.leg_statuses(order) == ("filled", "held")
+        await c.advance()
+        assert await c.leg_statuses(order) == ("filled", "canceled")
+        target, stop = await c.order_legs(order)
+        assert (await c.events(target), await c.events(stop)) == (["new", "fill"], streamed)
+        assert await c.position_qty() == "0"
+        await c.assert_audit_clean()
 
 
-async def test_b25_the_silent_cancel_is_only_the_siblings() -> None:
+@pytest.mark.promise("B25")
+async def test_hide_sibling_cancel_still_streams_a_requested_cancel() -> None:
     """With the switch on, a stop that somebody cancels is still told, and so is its target."""
-    async with customer(hide_sibling_cancel=True) as c:
-        order = await c.bracket(100)
-        await c.passes()
-        target, stop = await c.legs(order)
-        await c.cancels(stop)
-        await c.passes()
-        assert (await c.heard(target), await c.heard(stop)) == (["new", "canceled"], ["canceled"])
+    async with wire_client(hide_sibling_cancel=True) as c:
+        order = await c.submit_bracket(100)
+        await c.advance()
+        target, stop = await c.order_legs(order)
+        await c.cancel(stop)
+        await c.advance()
+        assert (await c.events(target), await c.events(stop)) == (["new", "canceled"], ["canceled"])
 
 
-async def test_b26_a_triggered_stop_fills_and_leaves_the_target_replaced() -> None:
+@pytest.mark.promise("B26")
+async def test_triggered_stop_fills_and_its_target_ends_replaced() -> None:
     """The target does not end as canceled but as replaced, naming the stop."""
-    async with customer() as c:
-        order = await c.bracket(100)
-        await c.passes()
-        await c.prints("94")
-        target, stop = await c.legs(order)
+    async with wire_client() as c:
+        order = await c.submit_bracket(100)
+        await c.advance()
+        await c.print_trade("94")
+        target, stop = await c.order_legs(order)
         assert (target["status"], target["replaced_by"]) == ("replaced", stop["id"])
         assert (stop["status"], stop["filled_qty"]) == ("filled", "100")
-        assert (await c.heard(target), await c.heard(stop)) == (["new", "replaced"], ["fill"])
-        await c.balanced()
+        assert (await c.events(target), await c.events(stop)) == (["new", "replaced"], ["fill"])
+        await c.assert_audit_clean()
 
 
+@pytest.mark.promise("B26")
 @pytest.mark.parametrize("switched", [True, False])
-async def test_b26_a_triggered_stop_may_fill_through_a_replacement_id(switched: bool) -> None:
+async def test_triggered_stop_may_fill_as_a_replacement_order(switched: bool) -> None:
     """By switch or by fault the stop ends as replaced too; an order nobody sent fills, at the market."""
-    async with customer(stop_by_replacement=switched) as c:
+    async with wire_client(stop_by_replacement=switched) as c:
         if not switched:
-            await c.breaks("stop_replaced", symbol="AAPL")
-        order = await c.bracket(100)
-        await c.passes()
-        target, stop = await c.legs(order)
-        await c.prints("94")
-        target, stop = await c.sees(target), await c.sees(stop)
+            await c.add_fault("stop_replaced", symbol="AAPL")
+        order = await c.submit_bracket(100)
+        await c.advance()
+        target, stop = await c.order_legs(order)
+        await c.print_trade("94")
+        target, stop = await c.get_order(target), await c.get_order(stop)
         assert (target["status"], stop["status"], stop["filled_qty"]) == ("replaced", "replaced", "0")
-        worker = await c.sees({"id": stop["replaced_by"]})
+        worker = await c.get_order({"id": stop["replaced_by"]})
         assert (worker["status"], worker["type"], worker["replaces"]) == ("filled", "market", stop["id"])
-        assert worker["id"] in {leg["id"] for leg in (await c.sees(order))["legs"]}
-        assert await c.heard(worker) == ["new", "fill"]
-        await c.balanced()
+        assert worker["id"] in {leg["id"] for leg in (await c.get_order(order))["legs"]}
+        assert await c.events(worker) == ["new", "fill"]
+        await c.assert_audit_clean()
 
 
+@pytest.mark.promise("B27")
 @pytest.mark.parametrize("price", ["111", "94"])
-async def test_b27_both_exits_may_fill_in_a_fast_market(price: str) -> None:
+async def test_double_exit_fault_fills_both_exits(price: str) -> None:
     """The position flips, and the audit says that an exit crossed zero; without the mode it does not."""
-    async with customer() as c:
-        await c.breaks("double_exit", symbol="AAPL")
-        order = await c.bracket(100)
-        calm = await c.bracket(100, "MSFT", **MSFT_LEGS)
-        await c.passes()
-        await c.prints(price)
-        await c.prints("331", "MSFT")
-        assert await c.statuses(order) == ("filled", "filled")
-        assert (await c.owns(), await c.owns("MSFT")) == ("-100", "0")
-        assert (await c.statuses(calm))[1] != "filled"
-        problems = (await c.gets("/admin/audit"))["problems"]
+    async with wire_client() as c:
+        await c.add_fault("double_exit", symbol="AAPL")
+        order = await c.submit_bracket(100)
+        calm = await c.submit_bracket(100, "MSFT", **MSFT_LEGS)
+        await c.advance()
+        await c.print_trade(price)
+        await c.print_trade("331", "MSFT")
+        assert await c.leg_statuses(order) == ("filled", "filled")
+        assert (await c.position_qty(), await c.position_qty("MSFT")) == ("-100", "0")
+        assert (await c.leg_statuses(calm))[1] != "filled"
+        problems = (await c.get("/admin/audit"))["problems"]
         assert any("across zero" in problem for problem in problems)
 
 
+@pytest.mark.promise("B28")
 @pytest.mark.parametrize("which", [0, 1])
-async def test_b28_cancelling_one_leg_cancels_the_group_and_leaves_the_position(which: int) -> None:
+async def test_cancel_of_one_leg_cancels_the_group_and_keeps_the_position(which: int) -> None:
     """Either leg will do; nothing is sold."""
-    async with customer() as c:
-        order = await c.bracket(100)
-        await c.passes()
-        assert (await c.cancels((await c.legs(order))[which]))[0] == 204
-        await c.passes(2)
-        assert await c.statuses(order) == ("canceled", "canceled")
-        assert (await c.status(order), await c.owns()) == ("filled", "100")
+    async with wire_client() as c:
+        order = await c.submit_bracket(100)
+        await c.advance()
+        assert (await c.cancel((await c.order_legs(order))[which]))[0] == 204
+        await c.advance(2)
+        assert await c.leg_statuses(order) == ("canceled", "canceled")
+        assert (await c.order_status(order), await c.position_qty()) == ("filled", "100")
 
 
-async def test_b28_cancelling_a_sleeping_leg_cancels_the_entry_too() -> None:
+@pytest.mark.promise("B28")
+async def test_cancel_of_an_inactive_leg_cancels_its_entry() -> None:
     """Before the entry fills, the group is the entry and both legs."""
-    async with customer() as c:
-        order = await c.bracket(100, kind="limit", limit_price="98")
-        await c.passes()
-        await c.cancels((await c.legs(order))[1])
-        await c.passes()
-        assert (await c.status(order), *await c.statuses(order)) == ("canceled",) * 3
+    async with wire_client() as c:
+        order = await c.submit_bracket(100, kind="limit", limit_price="98")
+        await c.advance()
+        await c.cancel((await c.order_legs(order))[1])
+        await c.advance()
+        assert (await c.order_status(order), *await c.leg_statuses(order)) == ("canceled",) * 3
 
 
+@pytest.mark.promise("B28")
 @pytest.mark.parametrize("delay", [0.8, 1.2])
-async def test_b28_cancelling_the_parent_cancels_the_legs_about_a_second_later(delay: float) -> None:
+async def test_cancel_of_the_parent_cancels_its_legs_after_the_set_delay(delay: float) -> None:
     """The entry is gone at once, the legs follow, a little before or after a second."""
-    async with customer() as c:
-        await c.switches(orphan_cancel=delay)
-        order = await c.bracket(100, kind="limit", limit_price="98")
-        await c.passes()
-        await c.cancels(order)
-        await c.passes(0.5)
-        assert (await c.status(order), *await c.statuses(order)) == ("canceled", "held", "held")
-        await c.passes(0.2 + delay - 0.5 - 0.01)
-        assert await c.statuses(order) == ("held", "held")
-        await c.passes(0.02)
-        assert await c.statuses(order) == ("canceled", "canceled")
-        assert await c.owns() == "0"
+    async with wire_client() as c:
+        await c.change_settings(entry_legs_cancel=delay)
+        order = await c.submit_bracket(100, kind="limit", limit_price="98")
+        await c.advance()
+        await c.cancel(order)
+        await c.advance(0.5)
+        assert (await c.order_status(order), *await c.leg_statuses(order)) == ("canceled", "held", "held")
+        await c.advance(0.2 + delay - 0.5 - 0.01)
+        assert await c.leg_statuses(order) == ("held", "held")
+        await c.advance(0.02)
+        assert await c.leg_statuses(order) == ("canceled", "canceled")
+        assert await c.position_qty() == "0"
 
 
-async def protected(c: Customer) -> tuple[str, str]:
+async def open_oco_position(c: WireClient) -> tuple[str, str]:
     """Ten shares, an OCO over them; the ids of the target that is its parent and of the stop inside it."""
-    await c.holds(10)
-    order = await c.oco(10)
-    await c.passes()
-    seen = await c.sees(order)
+    await c.given_position(10)
+    order = await c.submit_oco(10)
+    await c.advance()
+    seen = await c.get_order(order)
     [stop] = seen["legs"]
     assert (seen["type"], seen["limit_price"], seen["order_class"]) == ("limit", "110", "oco")
     assert (seen["status"], stop["status"], stop["type"]) == ("new", "held", "stop")
     return seen["id"], stop["id"]
 
 
-async def test_b29_an_oco_is_its_own_target_and_its_stop_is_nested() -> None:
+@pytest.mark.promise("B29")
+async def test_oco_parent_is_the_target_and_nests_its_stop() -> None:
     """The stop triggers: the parent ends replaced, the shares are sold once."""
-    async with customer() as c:
-        target, stop = await protected(c)
-        assert (await c.refused("sell", 1, kind="limit", limit_price="120"))[1]["related_orders"] == [target]
-        await c.prints("94")
-        assert (await c.status({"id": target}), await c.status({"id": stop})) == ("replaced", "filled")
-        assert await c.owns() == "0"
-        await c.balanced()
+    async with wire_client() as c:
+        target, stop = await open_oco_position(c)
+        assert (await c.expect_rejection("sell", 1, kind="limit", limit_price="120"))[1][
+            "related_orders"
+        ] == [target]
+        await c.print_trade("94")
+        assert (await c.order_status({"id": target}), await c.order_status({"id": stop})) == (
+            "replaced",
+            "filled",
+        )
+        assert await c.position_qty() == "0"
+        await c.assert_audit_clean()
 
 
-async def test_b29_an_oco_must_be_an_exit() -> None:
+@pytest.mark.promise("B29")
+async def test_oco_that_is_not_an_exit_is_rejected() -> None:
     """Flat, or on the side that would enlarge the position, it is refused; a market OCO too."""
-    async with customer() as c:
+    async with wire_client() as c:
         oco = {"kind": "limit", "order_class": "oco", **LEGS}
         must = (422, {"code": 42210000, "message": "oco orders must be exit orders"})
-        assert await c.refused("sell", 10, **oco) == must
-        await c.holds(10)
+        assert await c.expect_rejection("sell", 10, **oco) == must
+        await c.given_position(10)
         mirrored = {"take_profit": {"limit_price": "95"}, "stop_loss": {"stop_price": "110"}}
-        assert await c.refused("buy", 10, **{**oco, **mirrored}) == must
-        status, body = await c.refused("sell", 10, **{**oco, "kind": "market"})
+        assert await c.expect_rejection("buy", 10, **{**oco, **mirrored}) == must
+        status, body = await c.expect_rejection("sell", 10, **{**oco, "kind": "market"})
         assert (status, body["message"]) == (422, "oco orders must be limit orders")
 
 
-async def test_b29_an_oco_target_that_fills_or_a_leg_that_is_cancelled_ends_the_other() -> None:
+@pytest.mark.promise("B29")
+async def test_oco_leg_that_fills_or_is_cancelled_cancels_the_other() -> None:
     """A filled parent cancels its stop; a cancelled stop cancels the parent."""
-    async with customer() as c:
-        target, stop = await protected(c)
-        await c.prints("112")
-        await c.passes()
-        assert (await c.status({"id": target}), await c.status({"id": stop})) == ("filled", "canceled")
-        await c.holds(10, "MSFT")
-        other = await c.oco(10, "MSFT", **MSFT_LEGS)
-        await c.passes()
-        await c.cancels(other["legs"][0])
-        await c.passes()
-        assert await c.status(other) == "canceled"
-        assert await c.owns("MSFT") == "10"
-        await c.balanced()
+    async with wire_client() as c:
+        target, stop = await open_oco_position(c)
+        await c.print_trade("112")
+        await c.advance()
+        assert (await c.order_status({"id": target}), await c.order_status({"id": stop})) == (
+            "filled",
+            "canceled",
+        )
+        await c.given_position(10, "MSFT")
+        other = await c.submit_oco(10, "MSFT", **MSFT_LEGS)
+        await c.advance()
+        await c.cancel(other["legs"][0])
+        await c.advance()
+        assert await c.order_status(other) == "canceled"
+        assert await c.position_qty("MSFT") == "10"
+        await c.assert_audit_clean()
 
 
-async def test_b29_an_oco_is_refused_while_the_position_is_not_booked() -> None:
+@pytest.mark.promise("B29")
+async def test_oco_is_rejected_while_the_position_lags() -> None:
     """With the position book two seconds behind, the fill does not count yet; without the switch it does."""
-    async with customer(position_lag=2.0) as c:
-        order = await c.sends("buy", 10)
-        await c.passes(1)
-        assert (await c.status(order), await c.owns()) == ("filled", "0")
+    async with wire_client(position_lag=2.0) as c:
+        order = await c.submit("buy", 10)
+        await c.advance(1)
+        assert (await c.order_status(order), await c.position_qty()) == ("filled", "0")
         oco = {"kind": "limit", "order_class": "oco", **LEGS}
-        assert (await c.refused("sell", 10, **oco))[1]["message"] == "oco orders must be exit orders"
-        await c.passes(2)
-        assert (await c.oco(10))["status"] == "pending_new"
-    async with customer() as c:
-        await c.sends("buy", 10)
-        await c.passes(0.2)
-        assert (await c.oco(10))["status"] == "pending_new"
+        assert (await c.expect_rejection("sell", 10, **oco))[1]["message"] == "oco orders must be exit orders"
+        await c.advance(2)
+        assert (await c.submit_oco(10))["status"] == "pending_new"
+    async with wire_client() as c:
+        await c.submit("buy", 10)
+        await c.advance(0.2)
+        assert (await c.submit_oco(10))["status"] == "pending_new"
 
 
-async def test_b30_a_bracket_must_be_an_entry() -> None:
+@pytest.mark.promise("B30")
+async def test_bracket_that_is_not_an_entry_is_rejected() -> None:
     """A position on either side of the bracket, or a working order on the other side, refuses it."""
-    async with customer() as c:
+    async with wire_client() as c:
         refused = (422, {"code": 42210000, "message": "bracket orders must be entry orders"})
-        await c.holds(10)
-        assert await c.refused("buy", 100, **BRACKET) == refused
-        await c.sends("sell", 5, "MSFT", "limit", limit_price="350")
-        assert await c.refused("buy", 5, "MSFT", **{**BRACKET, **MSFT_LEGS}) == refused
-        await c.holds(-10, "TSLA")
+        await c.given_position(10)
+        assert await c.expect_rejection("buy", 100, **BRACKET) == refused
+        await c.submit("sell", 5, "MSFT", "limit", limit_price="350")
+        assert await c.expect_rejection("buy", 5, "MSFT", **{**BRACKET, **MSFT_LEGS}) == refused
+        await c.given_position(-10, "TSLA")
         legs = {"take_profit": {"limit_price": "240"}, "stop_loss": {"stop_price": "180"}}
-        assert await c.refused("buy", 5, "TSLA", **{**BRACKET, **legs}) == refused
+        assert await c.expect_rejection("buy", 5, "TSLA", **{**BRACKET, **legs}) == refused
 
 
+@pytest.mark.promise("B30")
 @pytest.mark.parametrize(("alone", "status"), [(False, 200), (True, 422)])
-async def test_b30_an_order_on_the_same_side_refuses_it_by_the_switch(alone: bool, status: int) -> None:
+async def test_bracket_beside_a_same_side_order_follows_bracket_alone(alone: bool, status: int) -> None:
     """The exact rule is not documented: both readings can be played."""
-    async with customer(bracket_alone=alone) as c:
-        await c.sends("buy", 1, kind="limit", limit_price="50")
-        assert (await c.posts("buy", 100, "AAPL", "market", **BRACKET))[0] == status
+    async with wire_client(bracket_blocked_by_any_order=alone) as c:
+        await c.submit("buy", 1, kind="limit", limit_price="50")
+        assert (await c.post_order("buy", 100, "AAPL", "market", **BRACKET))[0] == status

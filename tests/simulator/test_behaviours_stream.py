@@ -8,99 +8,119 @@ import pytest
 import websockets
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from tests.simulator.served_exchange import AUTH, LISTEN, buys, hears, listening, receives, says, told, wired
-from tests.simulator.wire_client import customer
+from tests.simulator.served_exchange import (
+    AUTH,
+    LISTEN,
+    buy_one_share,
+    receive_data,
+    receive_frame,
+    receive_message,
+    send_and_receive,
+    serve_exchange,
+    subscribed_socket,
+)
+from tests.simulator.wire_client import wire_client
 
 OLD_AUTH = {"action": "authenticate", "data": {"key_id": "demo", "secret_key": "demo"}}
 
 
-async def test_b41_frames_are_binary_json_or_text_by_the_switch() -> None:
+@pytest.mark.promise("B41")
+async def test_trade_update_frames_are_binary_or_text_by_setting() -> None:
     """Binary by default, as the paper host sends them."""
-    async with wired() as wire:
-        async with listening(wire.server) as socket:
-            await buys(wire)
-            assert isinstance(await receives(socket), bytes)
-        wire.desk.exchange.switches.binary_frames = False
-        async with listening(wire.server) as socket:
-            await buys(wire)
-            assert isinstance(await receives(socket), str)
+    async with serve_exchange() as served:
+        async with subscribed_socket(served.server) as socket:
+            await buy_one_share(served)
+            assert isinstance(await receive_frame(socket), bytes)
+        served.scenario.exchange.settings.binary_frames = False
+        async with subscribed_socket(served.server) as socket:
+            await buy_one_share(served)
+            assert isinstance(await receive_frame(socket), str)
 
 
-async def test_b41_both_forms_of_authentication_and_the_refusals() -> None:
+@pytest.mark.promise("B41")
+async def test_trade_stream_accepts_both_authentication_forms() -> None:
     """Old and new form are let in; bad keys and a listen before are unauthorized, and the socket stays."""
-    async with wired() as wire, websockets.connect(wire.server.stream_url, proxy=None) as socket:
+    async with serve_exchange() as served, websockets.connect(served.server.stream_url, proxy=None) as socket:
         refused = {"stream": "authorization", "data": {"status": "unauthorized", "action": "listen"}}
-        assert await says(socket, LISTEN) == refused
-        bad = await says(socket, {"action": "auth", "key": "demo", "secret": "no"})
+        assert await send_and_receive(socket, LISTEN) == refused
+        bad = await send_and_receive(socket, {"action": "auth", "key": "demo", "secret": "no"})
         assert bad["data"] == {"status": "unauthorized", "action": "authenticate"}
         for form in (OLD_AUTH, AUTH):
-            granted = await says(socket, form)
+            granted = await send_and_receive(socket, form)
             assert granted == {
                 "stream": "authorization",
                 "data": {"status": "authorized", "action": "authenticate"},
             }
-        assert (await says(socket, {"action": "dance"}))["action"] == "error"
+        assert (await send_and_receive(socket, {"action": "dance"}))["action"] == "error"
 
 
-async def test_b41_a_refused_key_may_close_the_socket() -> None:
+@pytest.mark.promise("B41")
+async def test_close_unauthorized_closes_the_socket_after_a_wrong_key() -> None:
     """The answer comes first; by default the socket stays, as the test above says."""
-    async with wired() as wire, websockets.connect(wire.server.stream_url, proxy=None) as socket:
-        await wire.admin("switches", close_unauthorized=True)
-        bad = await says(socket, {"action": "auth", "key": "demo", "secret": "no"})
+    async with serve_exchange() as served, websockets.connect(served.server.stream_url, proxy=None) as socket:
+        await served.post_admin("settings", close_unauthorized=True)
+        bad = await send_and_receive(socket, {"action": "auth", "key": "demo", "secret": "no"})
         assert bad["data"]["status"] == "unauthorized"
         with pytest.raises(ConnectionClosed):
-            await receives(socket)
+            await receive_frame(socket)
 
 
-async def test_b41_a_listen_replaces_the_whole_set() -> None:
+@pytest.mark.promise("B41")
+async def test_listen_replaces_all_subscribed_streams() -> None:
     """Unknown streams are left out of the answer; an empty list stops the updates."""
-    async with wired() as wire, listening(wire.server) as socket:
-        some = {"action": "listen", "data": {"streams": ["trade_updates", "weather"]}}
-        assert await says(socket, some) == {"stream": "listening", "data": {"streams": ["trade_updates"]}}
+    async with serve_exchange() as served, subscribed_socket(served.server) as socket:
+        some = {"action": "listen", "data": {"streams": ["trade_updates", "unknown_stream"]}}
+        assert await send_and_receive(socket, some) == {
+            "stream": "listening",
+            "data": {"streams": ["trade_updates"]},
+        }
         none = {"action": "listen", "data": {"streams": []}}
-        assert (await says(socket, none))["data"] == {"streams": []}
-        before = wire.server.frames_sent
-        await buys(wire)
-        assert wire.server.frames_sent == before
+        assert (await send_and_receive(socket, none))["data"] == {"streams": []}
+        before = served.server.frames_sent
+        await buy_one_share(served)
+        assert served.server.frames_sent == before
 
 
-async def test_b41_a_second_connection_is_refused_unless_the_switch_lets_it_in() -> None:
+@pytest.mark.promise("B41")
+async def test_second_trade_stream_connection_is_rejected_unless_enabled() -> None:
     """429 on the handshake while the first one lives; a fault does it once."""
-    async with wired() as wire:
-        async with listening(wire.server):
+    async with serve_exchange() as served:
+        async with subscribed_socket(served.server):
             with pytest.raises(InvalidStatus) as refused:
-                async with listening(wire.server):
+                async with subscribed_socket(served.server):
                     pass
             assert refused.value.response.status_code == 429
-        await wire.admin("switches", one_stream=False)
-        await wire.admin("faults", kind="stream_busy")
+        await served.post_admin("settings", one_stream=False)
+        await served.post_admin("faults", kind="stream_busy")
         with pytest.raises(InvalidStatus):
-            async with listening(wire.server):
+            async with subscribed_socket(served.server):
                 pass
-        async with listening(wire.server), listening(wire.server) as second:
-            await buys(wire)
-            assert (await hears(second))["data"]["event"] == "new"
+        async with subscribed_socket(served.server), subscribed_socket(served.server) as second:
+            await buy_one_share(served)
+            assert (await receive_message(second))["data"]["event"] == "new"
 
 
-async def test_b42_there_is_no_replay() -> None:
+@pytest.mark.promise("B42")
+async def test_trade_stream_replays_nothing_after_connecting() -> None:
     """Who connects after the fill hears nothing of it; REST has it."""
-    async with wired() as wire:
-        await buys(wire)
-        async with listening(wire.server) as socket:
+    async with serve_exchange() as served:
+        await buy_one_share(served)
+        async with subscribed_socket(served.server) as socket:
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(socket.recv(), 0.05)
-        assert wire.server.frames_sent == 0
-        assert len((await wire.http_("GET", "/v2/account/activities/FILL")).json()) == 1
+        assert served.server.frames_sent == 0
+        assert len((await served.request("GET", "/v2/account/activities/FILL")).json()) == 1
 
 
-async def test_b43_updates_carry_execution_price_quantity_and_position() -> None:
+@pytest.mark.promise("B43")
+async def test_trade_updates_carry_execution_price_quantity_and_position() -> None:
     """Each execution its own id, price and quantity; the position is signed and after it."""
-    async with wired() as wire, listening(wire.server) as socket:
-        wire.desk.tape.sizes = 6
-        wire.desk.sends("sell", 10)
-        await wire.passes()
-        await wire.prints("AAPL", "99")
-        new, first, last = await told(socket, 3)
+    async with serve_exchange() as served, subscribed_socket(served.server) as socket:
+        served.scenario.feed.quote_size = 6
+        served.scenario.submit("sell", 10)
+        await served.advance()
+        await served.print_trade("AAPL", "99")
+        new, first, last = await receive_data(socket, 3)
         assert (new["event"], "price" in new, len(new["execution_id"])) == ("new", False, 36)
         assert [first[k] for k in ("event", "price", "qty", "position_qty")] == [
             "partial_fill",
@@ -112,20 +132,22 @@ async def test_b43_updates_carry_execution_price_quantity_and_position() -> None
         assert (first["order"]["status"], first["order"]["filled_qty"]) == ("partially_filled", "6")
         assert last["order"]["filled_avg_price"] == "99.59"
         assert len({new["execution_id"], first["execution_id"], last["execution_id"]}) == 3
-        fills = (await wire.http_("GET", "/admin/ledger")).json()["executions"]
+        fills = (await served.request("GET", "/admin/logs")).json()["executions"]
         assert [fill["execution_id"] for fill in fills] == [first["execution_id"], last["execution_id"]]
 
 
-async def test_b04_offsets_may_be_mixed_in_one_message() -> None:
+@pytest.mark.promise("B04")
+async def test_local_offsets_setting_mixes_time_zones_in_a_message() -> None:
     """With the switch, birth is told in New York's offset and the fill in UTC."""
-    async with wired() as wire, listening(wire.server) as socket:
-        wire.desk.exchange.switches.local_offsets = True
-        await buys(wire)
-        _, fill = await told(socket, 2)
+    async with serve_exchange() as served, subscribed_socket(served.server) as socket:
+        served.scenario.exchange.settings.local_offsets = True
+        await buy_one_share(served)
+        _, fill = await receive_data(socket, 2)
         assert fill["order"]["created_at"].endswith("-04:00")
         assert fill["order"]["filled_at"].endswith("Z")
 
 
+@pytest.mark.promise("B42")
 @pytest.mark.parametrize(
     ("fault", "events"),
     [
@@ -136,33 +158,36 @@ async def test_b04_offsets_may_be_mixed_in_one_message() -> None:
         ({"kind": "stream_late", "event": "new", "seconds": 0.5}, ["fill", "new"]),
     ],
 )
-async def test_b42_messages_may_be_lost_doubled_swapped_unknown_or_late(
+async def test_stream_faults_drop_duplicate_reorder_change_or_delay_messages(
     fault: dict[str, Any], events: list[str]
 ) -> None:
     """And the count of frames is what was really sent."""
-    async with wired() as wire, listening(wire.server) as socket:
-        await wire.admin("faults", **fault)
-        await buys(wire)
-        assert [data["event"] for data in await told(socket, wire.server.frames_sent)] == events
+    async with serve_exchange() as served, subscribed_socket(served.server) as socket:
+        await served.post_admin("faults", **fault)
+        await buy_one_share(served)
+        assert [data["event"] for data in await receive_data(socket, served.server.frames_sent)] == events
 
 
-async def test_b42_messages_may_be_malformed() -> None:
+@pytest.mark.promise("B42")
+async def test_stream_faults_malform_messages() -> None:
     """data null, bytes that are no JSON, an error frame, an unknown status, missing fields."""
-    async with wired() as wire, listening(wire.server) as socket:
-        await wire.admin("faults", kind="stream_null", event="new")
-        await wire.admin("faults", kind="stream_error", event="fill")
-        await buys(wire)
-        assert await hears(socket) == {"stream": "trade_updates", "data": None}
-        assert (await hears(socket))["data"] == {"error_message": "internal server error"}
-        assert (await hears(socket))["data"]["event"] == "fill"
-        await wire.admin("faults", kind="stream_raw", event="new", text="{not json")
-        await wire.admin("faults", kind="stream_status", event="fill", text="pondering")
-        await buys(wire)
-        assert await receives(socket) == b"{not json"
-        assert (await hears(socket))["data"]["order"]["status"] == "pondering"
-        await wire.admin("faults", kind="stream_fields", fields=["timestamp", "filled_qty"], event="new")
-        await buys(wire)
-        data = (await hears(socket))["data"]
+    async with serve_exchange() as served, subscribed_socket(served.server) as socket:
+        await served.post_admin("faults", kind="stream_null", event="new")
+        await served.post_admin("faults", kind="stream_error", event="fill")
+        await buy_one_share(served)
+        assert await receive_message(socket) == {"stream": "trade_updates", "data": None}
+        assert (await receive_message(socket))["data"] == {"error_message": "internal server error"}
+        assert (await receive_message(socket))["data"]["event"] == "fill"
+        await served.post_admin("faults", kind="stream_raw", event="new", text="{not json")
+        await served.post_admin("faults", kind="stream_status", event="fill", text="pondering")
+        await buy_one_share(served)
+        assert await receive_frame(socket) == b"{not json"
+        assert (await receive_message(socket))["data"]["order"]["status"] == "pondering"
+        await served.post_admin(
+            "faults", kind="stream_fields", fields=["timestamp", "filled_qty"], event="new"
+        )
+        await buy_one_share(served)
+        data = (await receive_message(socket))["data"]
         assert ("timestamp" in data, "filled_qty" in data["order"], "symbol" in data["order"]) == (
             False,
             False,
@@ -170,79 +195,84 @@ async def test_b42_messages_may_be_malformed() -> None:
         )
 
 
-async def test_b42_a_socket_may_go_mute_or_be_closed() -> None:
+@pytest.mark.promise("B42")
+async def test_trade_stream_can_be_muted_or_disconnected() -> None:
     """Mute: open, answering pings, and silent. Disconnect: closed, with the code asked for."""
-    async with wired() as wire:
-        async with listening(wire.server) as socket:
-            await wire.admin("stream", act="mute")
-            await buys(wire)
+    async with serve_exchange() as served:
+        async with subscribed_socket(served.server) as socket:
+            await served.post_admin("stream", act="mute")
+            await buy_one_share(served)
             await asyncio.wait_for(await socket.ping(), 5)
-            assert wire.server.frames_sent == 0
+            assert served.server.frames_sent == 0
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(socket.recv(), 0.05)
-        async with listening(wire.server) as socket:
-            await wire.admin("stream", act="disconnect", code=1013)
+        async with subscribed_socket(served.server) as socket:
+            await served.post_admin("stream", act="disconnect", code=1013)
             with pytest.raises(ConnectionClosed) as closed:
-                await receives(socket)
+                await receive_frame(socket)
             assert closed.value.rcvd is not None
             assert closed.value.rcvd.code == 1013
-        async with listening(wire.server) as socket:
-            await wire.admin("faults", kind="stream_disconnect", event="fill")
-            await buys(wire)
-            assert (await hears(socket))["data"]["event"] == "new"
+        async with subscribed_socket(served.server) as socket:
+            await served.post_admin("faults", kind="stream_disconnect", event="fill")
+            await buy_one_share(served)
+            assert (await receive_message(socket))["data"]["event"] == "new"
             with pytest.raises(ConnectionClosed):
-                await receives(socket)
+                await receive_frame(socket)
 
 
-async def test_b42_a_socket_may_go_mute_at_a_message() -> None:
+@pytest.mark.promise("B42")
+async def test_mute_fault_silences_the_stream_after_an_event() -> None:
     """The fault says after which event nothing more is heard."""
-    async with wired() as wire, listening(wire.server) as socket:
-        await wire.admin("faults", kind="stream_mute", event="fill")
-        await buys(wire)
-        assert (await hears(socket))["data"]["event"] == "new"
-        await buys(wire)
-        assert wire.server.frames_sent == 1
+    async with serve_exchange() as served, subscribed_socket(served.server) as socket:
+        await served.post_admin("faults", kind="stream_mute", event="fill")
+        await buy_one_share(served)
+        assert (await receive_message(socket))["data"]["event"] == "new"
+        await buy_one_share(served)
+        assert served.server.frames_sent == 1
 
 
-async def test_b42_a_socket_may_be_half_open() -> None:
+@pytest.mark.promise("B42")
+async def test_half_open_fault_stops_reading_and_pongs() -> None:
     """Nothing is read any more and pings stay unanswered: only the client's own watch can tell."""
-    async with wired() as wire, listening(wire.server) as socket:
-        await wire.admin("faults", kind="stream_half_open", event="new")
-        await buys(wire)
+    async with serve_exchange() as served, subscribed_socket(served.server) as socket:
+        await served.post_admin("faults", kind="stream_half_open", event="new")
+        await buy_one_share(served)
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(await socket.ping(), 0.1)
         await socket.send(orjson.dumps(LISTEN))
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(socket.recv(), 0.05)
-        assert wire.server.frames_sent == 0
+        assert served.server.frames_sent == 0
 
 
-async def test_b43_rest_leads_the_stream() -> None:
+@pytest.mark.promise("B43")
+async def test_rest_shows_a_fill_before_a_late_stream_message() -> None:
     """A late message tells of an order that REST has long shown filled."""
-    async with wired() as wire, listening(wire.server) as socket:
-        await wire.admin("faults", kind="stream_late", event="fill", seconds=600)
-        await buys(wire)
-        assert (await hears(socket))["data"]["event"] == "new"
-        assert (await wire.http_("GET", "/v2/orders?status=closed")).json()[0]["status"] == "filled"
-        await wire.passes(599)
-        assert wire.server.frames_sent == 1
-        await wire.passes(1)
-        assert (await hears(socket))["data"]["event"] == "fill"
+    async with serve_exchange() as served, subscribed_socket(served.server) as socket:
+        await served.post_admin("faults", kind="stream_late", event="fill", seconds=600)
+        await buy_one_share(served)
+        assert (await receive_message(socket))["data"]["event"] == "new"
+        assert (await served.request("GET", "/v2/orders?status=closed")).json()[0]["status"] == "filled"
+        await served.advance(599)
+        assert served.server.frames_sent == 1
+        await served.advance(1)
+        assert (await receive_message(socket))["data"]["event"] == "fill"
 
 
+@pytest.mark.promise("B43")
 @pytest.mark.parametrize(("lag", "shown"), [(0, "filled"), (2, "pending_new")])
-async def test_b43_rest_may_trail_the_stream(lag: int, shown: str) -> None:
+async def test_rest_may_lag_behind_the_stream(lag: int, shown: str) -> None:
     """The fill is told at once; REST still shows the order as it was, in lists too, until the lag is over."""
-    async with customer(order_lag=lag) as c:
-        order = await c.bracket(10)
-        await c.passes()
-        assert await c.heard(order) == ["new", "fill"]
-        assert await c.status(order) == shown
-        assert await c.statuses(order) == (("new", "held") if shown == "filled" else ("held", "held"))
-        flat = [row["id"] for row in await c.gets("/v2/orders?status=open")]
+    async with wire_client(order_lag=lag) as c:
+        order = await c.submit_bracket(10)
+        await c.advance()
+        assert await c.events(order) == ["new", "fill"]
+        assert await c.order_status(order) == shown
+        assert await c.leg_statuses(order) == (("new", "held") if shown == "filled" else ("held", "held"))
+        flat = [row["id"] for row in await c.get("/v2/orders?status=open")]
         assert (order["id"] in flat) == (shown != "filled")
-        found = await c.gets(f"/v2/orders:by_client_order_id?client_order_id={order['client_order_id']}")
+        found = await c.get(f"/v2/orders:by_client_order_id?client_order_id={order['client_order_id']}")
         assert found["status"] == shown
-        assert await c.owns() == "10"  # the position book has a lag of its own
-        await c.passes(2)
-        assert (await c.status(order), *await c.statuses(order)) == ("filled", "new", "held")
+        assert await c.position_qty() == "10"  # the position book has a lag of its own
+        await c.advance(2)
+        assert (await c.order_status(order), *await c.leg_statuses(order)) == ("filled", "new", "held")

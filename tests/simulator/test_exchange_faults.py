@@ -18,20 +18,27 @@ import websockets
 from catalyst.simulator.admin.audit import audit
 from catalyst.simulator.exchange.exchange import Exchange
 from catalyst.simulator.exchange.views import order_view
-from catalyst.simulator.faults.rules import REQUEST_FAULTS, STANDING, Fault, FaultBook, FaultKind
-from catalyst.simulator.faults.schedule import RATE, Schedule
-from catalyst.simulator.market.overrides import HandledMarket
-from catalyst.simulator.rules.orders import Order, Role, Status
-from catalyst.simulator.rules.wire_format import Refusal
-from catalyst.simulator.trading_api.order_parsing import read_order
+from catalyst.simulator.faults.rules import ACTIVE_UNTIL_REMOVED, REQUEST_FAULTS, Fault, FaultKind, FaultRules
+from catalyst.simulator.faults.schedule import DEFAULT_RATE, FaultSchedule
+from catalyst.simulator.market.overrides import OverriddenMarket
+from catalyst.simulator.rules.orders import Order, OrderRole, OrderStatus
+from catalyst.simulator.rules.wire_format import ApiError
+from catalyst.simulator.trading_api.order_parsing import parse_submit_request
 from tests.conformance.exchange_thread import new_york, small_market
-from tests.simulator.exchange_scenario import Desk
-from tests.simulator.served_exchange import AUTH, Wire, listening, receives, says, wired
+from tests.simulator.exchange_scenario import ExchangeScenario
+from tests.simulator.served_exchange import (
+    AUTH,
+    ServedExchange,
+    receive_frame,
+    send_and_receive,
+    serve_exchange,
+    subscribed_socket,
+)
 
 SYMBOLS = ("AAPL", "MSFT", "TSLA")
 PRICES = {"AAPL": 100, "MSFT": 300, "TSLA": 200}
 # Where no time passes, a slow answer and a late message do not come.
-RULES: dict[FaultKind, dict[str, Any]] = {
+RULE_FIELDS: dict[FaultKind, dict[str, Any]] = {
     FaultKind.SLOW: {"seconds": 30.0},
     FaultKind.SLOW_BEFORE: {"seconds": 30.0},
     FaultKind.HTML: {"status": 502},
@@ -51,37 +58,37 @@ RULES: dict[FaultKind, dict[str, Any]] = {
 Occasions = Callable[[], Awaitable[list[bool]]]  # three of them; true for each that was spoiled
 
 
-def far(symbol: str, percent: int) -> str:
+def price_at_percent(symbol: str, percent: int) -> str:
     return str(PRICES[symbol] * (100 + percent) // 100)
 
 
-def brackets(desk: Desk, symbols: tuple[str, ...] = SYMBOLS) -> list[Order]:
+def place_brackets(scenario: ExchangeScenario, symbols: tuple[str, ...] = SYMBOLS) -> list[Order]:
     """A protected position in each symbol."""
     orders = []
     for symbol in symbols:
         legs = {
-            "take_profit": {"limit_price": far(symbol, 10)},
-            "stop_loss": {"stop_price": far(symbol, -10)},
+            "take_profit": {"limit_price": price_at_percent(symbol, 10)},
+            "stop_loss": {"stop_price": price_at_percent(symbol, -10)},
         }
-        orders.append(desk.sends("buy", 10, symbol, order_class="bracket", **legs))
-        desk.passes()
+        orders.append(scenario.submit("buy", 10, symbol, order_class="bracket", **legs))
+        scenario.advance()
     return orders
 
 
-def resting(desk: Desk) -> list[Order]:
+def place_resting_orders(scenario: ExchangeScenario) -> list[Order]:
     """A working limit order in each symbol, far from the market."""
-    orders = [desk.sends("buy", 10, s, "limit", limit_price=far(s, -50)) for s in SYMBOLS]
-    desk.passes()
+    orders = [scenario.submit("buy", 10, s, "limit", limit_price=price_at_percent(s, -50)) for s in SYMBOLS]
+    scenario.advance()
     return orders
 
 
 # ---------------------------------------------------------------------- requests
 
 
-async def outcome(wire: Wire, method: str, path: str, **more: Any) -> object:
+async def request_outcome(served: ServedExchange, method: str, path: str, **more: Any) -> object:
     """What a client gets: the document, or how it failed to get one."""
     try:
-        response = await wire.http_(method, path, timeout=0.25, **more)
+        response = await served.request(method, path, timeout=0.25, **more)
         return response.status_code, response.json()
     except requests.exceptions.ReadTimeout:
         return "nothing"
@@ -91,205 +98,217 @@ async def outcome(wire: Wire, method: str, path: str, **more: Any) -> object:
         return "cut"
 
 
-async def request_occasions(wire: Wire, kind: FaultKind) -> list[bool]:
+async def request_occasions(served: ServedExchange, kind: FaultKind) -> list[bool]:
     """Three questions; spoiled when what comes is not the document that the exchange would send."""
     if kind in {FaultKind.STALE, FaultKind.EMPTY}:
         if kind is FaultKind.STALE:
-            assert await outcome(wire, "GET", "/v2/positions") == (200, [])  # what will be told again
-        wire.desk.holds("AAPL", 1)
-        wire.clock._now = wire.desk.now
-        return [await outcome(wire, "GET", "/v2/positions") == (200, []) for _ in range(3)]
-    order = wire.desk.bracket(10, "AAPL")
+            assert await request_outcome(served, "GET", "/v2/positions") == (
+                200,
+                [],
+            )  # what will be told again
+        served.scenario.given_position("AAPL", 1)
+        served.clock._now = served.scenario.now
+        return [await request_outcome(served, "GET", "/v2/positions") == (200, []) for _ in range(3)]
+    order = served.scenario.submit_bracket(10, "AAPL")
     path = "/v2/clock" if kind is FaultKind.CLOCK_SKEW else f"/v2/orders/{order.id}?nested=true"
-    healthy = order_view(order, wire.desk.exchange.book, wire.desk.exchange.switches, nested=True)
+    healthy = order_view(
+        order, served.scenario.exchange.order_store, served.scenario.exchange.settings, nested=True
+    )
     if kind is FaultKind.CLOCK_SKEW:
-        stamps = [(await outcome(wire, "GET", path))[1]["timestamp"] for _ in range(3)]  # type: ignore[index]
+        stamps = [(await request_outcome(served, "GET", path))[1]["timestamp"] for _ in range(3)]  # type: ignore[index]
         return [not stamp.startswith("2026-03-09T11:00:00") for stamp in stamps]
-    return [await outcome(wire, "GET", path) != (200, healthy) for _ in range(3)]
+    return [await request_outcome(served, "GET", path) != (200, healthy) for _ in range(3)]
 
 
 # ---------------------------------------------------------------------- orders
 
 
-def each_sent(desk: Desk, wanted: Status) -> list[bool]:
-    orders = [desk.sends("buy", 10, symbol) for symbol in SYMBOLS]
-    desk.passes()
+def submit_occasions(scenario: ExchangeScenario, wanted: OrderStatus) -> list[bool]:
+    orders = [scenario.submit("buy", 10, symbol) for symbol in SYMBOLS]
+    scenario.advance()
     return [order.status is wanted for order in orders]
 
 
-def each_stop(desk: Desk, *wanted: Status) -> list[bool]:
-    return [desk.leg(order, Role.STOP).status in wanted for order in brackets(desk)]
+def stop_leg_occasions(scenario: ExchangeScenario, *wanted: OrderStatus) -> list[bool]:
+    return [scenario.leg(order, OrderRole.STOP).status in wanted for order in place_brackets(scenario)]
 
 
-def each_cancel(desk: Desk, wanted: Status) -> list[bool]:
-    orders = resting(desk)
+def cancel_occasions(scenario: ExchangeScenario, wanted: OrderStatus) -> list[bool]:
+    orders = place_resting_orders(scenario)
     for order in orders:
-        desk.exchange.cancel(order.id)
-    desk.passes(0.9)
+        scenario.exchange.cancel(order.id)
+    scenario.advance(0.9)
     return [order.status is wanted for order in orders]
 
 
-def each_replacement(desk: Desk) -> list[bool]:
-    changed = [desk.replaces(order, qty=5) for order in resting(desk)]
-    desk.passes()
-    return [order.status is Status.REJECTED for order in changed]
+def replacement_occasions(scenario: ExchangeScenario) -> list[bool]:
+    changed = [scenario.replace(order, qty=5) for order in place_resting_orders(scenario)]
+    scenario.advance()
+    return [order.status is OrderStatus.REJECTED for order in changed]
 
 
-def each_target(desk: Desk) -> list[bool]:
-    orders = brackets(desk)
+def double_exit_occasions(scenario: ExchangeScenario) -> list[bool]:
+    orders = place_brackets(scenario)
     for symbol in SYMBOLS:
-        desk.prints(symbol, far(symbol, 12))
-    desk.passes()
-    return [desk.leg(order, Role.STOP).status is Status.FILLED for order in orders]
+        scenario.print_trade(symbol, price_at_percent(symbol, 12))
+    scenario.advance()
+    return [scenario.leg(order, OrderRole.STOP).status is OrderStatus.FILLED for order in orders]
 
 
-def each_triggered(desk: Desk) -> list[bool]:
-    orders = brackets(desk)
-    stops = [desk.leg(order, Role.STOP) for order in orders]
+def stop_replaced_occasions(scenario: ExchangeScenario) -> list[bool]:
+    orders = place_brackets(scenario)
+    stops = [scenario.leg(order, OrderRole.STOP) for order in orders]
     for symbol in SYMBOLS:
-        desk.prints(symbol, far(symbol, -12))
-    return [stop.status is Status.REPLACED for stop in stops]
+        scenario.print_trade(symbol, price_at_percent(symbol, -12))
+    return [stop.status is OrderStatus.REPLACED for stop in stops]
 
 
-def each_untriggered(desk: Desk) -> list[bool]:
-    orders = brackets(desk)
+def no_trigger_occasions(scenario: ExchangeScenario) -> list[bool]:
+    orders = place_brackets(scenario)
     for symbol in SYMBOLS:
         for _ in range(3):
-            desk.prints(symbol, far(symbol, -12))
-    return [desk.leg(order, Role.STOP).status is Status.HELD for order in orders]
+            scenario.print_trade(symbol, price_at_percent(symbol, -12))
+    return [scenario.leg(order, OrderRole.STOP).status is OrderStatus.HELD for order in orders]
 
 
-def each_partial(desk: Desk) -> list[bool]:
-    orders = [desk.sends("buy", 10, symbol) for symbol in SYMBOLS]
+def partial_occasions(scenario: ExchangeScenario) -> list[bool]:
+    orders = [scenario.submit("buy", 10, symbol) for symbol in SYMBOLS]
     for _ in range(3):
-        desk.passes()
+        scenario.advance()
         for symbol in SYMBOLS:
-            desk.prints(symbol, far(symbol, 0))
-    return [order.status is Status.PARTIALLY_FILLED for order in orders]
+            scenario.print_trade(symbol, price_at_percent(symbol, 0))
+    return [order.status is OrderStatus.PARTIALLY_FILLED for order in orders]
 
 
-def each_unseen(desk: Desk) -> list[bool]:
+def visibility_occasions(scenario: ExchangeScenario) -> list[bool]:
     found = []
     for symbol in SYMBOLS:
-        order = desk.sends("buy", 1, symbol)
+        order = scenario.submit("buy", 1, symbol)
         try:
-            desk.exchange.find_by_client_id(order.client_order_id)
-        except Refusal:
+            scenario.exchange.find_order_by_client_id(order.client_order_id)
+        except ApiError:
             found.append(True)
         else:
             found.append(False)
     return found
 
 
-def each_lagging(desk: Desk) -> list[bool]:
+def position_lag_occasions(scenario: ExchangeScenario) -> list[bool]:
     for symbol in SYMBOLS:
-        desk.sends("buy", 3, symbol)
-    desk.passes(0.15)
-    shown = {position.symbol for position in desk.exchange.positions()}
-    lagging = [desk.exchange.position_qty(symbol) == 0 for symbol in SYMBOLS]
+        scenario.submit("buy", 3, symbol)
+    scenario.advance(0.15)
+    shown = {position.symbol for position in scenario.exchange.positions()}
+    lagging = [scenario.exchange.position_qty(symbol) == 0 for symbol in SYMBOLS]
     assert lagging == [symbol not in shown for symbol in SYMBOLS]
-    desk.passes(5)
-    assert [desk.exchange.position_qty(symbol) for symbol in SYMBOLS] == [3, 3, 3]
+    scenario.advance(5)
+    assert [scenario.exchange.position_qty(symbol) for symbol in SYMBOLS] == [3, 3, 3]
     return lagging
 
 
-def each_halted(desk: Desk) -> list[bool]:
+def halt_occasions(scenario: ExchangeScenario) -> list[bool]:
     """Part of each order fills, and the symbol halts; the rest fills in the reopening."""
-    orders = [desk.sends("buy", 10, symbol) for symbol in SYMBOLS]
-    desk.passes()
-    stopped = [symbol in desk.exchange.halted for symbol in SYMBOLS]
-    assert stopped == [order.status is Status.PARTIALLY_FILLED for order in orders]
-    desk.exchange.faults.remove()
-    desk.passes(300)
-    assert desk.exchange.halted == set()
+    orders = [scenario.submit("buy", 10, symbol) for symbol in SYMBOLS]
+    scenario.advance()
+    stopped = [symbol in scenario.exchange.halted for symbol in SYMBOLS]
+    assert stopped == [order.status is OrderStatus.PARTIALLY_FILLED for order in orders]
+    scenario.exchange.faults.remove()
+    scenario.advance(300)
+    assert scenario.exchange.halted == set()
     for symbol in SYMBOLS:
-        desk.prints(symbol, far(symbol, 0))
-    assert [order.status for order in orders] == [Status.FILLED] * 3
+        scenario.print_trade(symbol, price_at_percent(symbol, 0))
+    assert [order.status for order in orders] == [OrderStatus.FILLED] * 3
     return stopped
 
 
-def each_gap(desk: Desk) -> list[bool]:
+def gap_occasions(scenario: ExchangeScenario) -> list[bool]:
     """The trade that triggers comes far below the one that was to come, and the tape agrees."""
     prices = []
     for symbol in SYMBOLS:
-        desk.holds(symbol, 1)
-        desk.sends("sell", 1, symbol, "stop", stop_price=far(symbol, -5))
-    desk.passes()
+        scenario.given_position(symbol, 1)
+        scenario.submit("sell", 1, symbol, "stop", stop_price=price_at_percent(symbol, -5))
+    scenario.advance()
     for symbol in SYMBOLS:
-        desk.prints(symbol, far(symbol, -6))
-        sold = desk.exchange.executions[-1]
-        last = desk.exchange.market.last_print(symbol, desk.now)
+        scenario.print_trade(symbol, price_at_percent(symbol, -6))
+        sold = scenario.exchange.executions[-1]
+        last = scenario.exchange.market.last_print(symbol, scenario.now)
         assert last is not None
         assert abs(last.price - sold.price) < 1
         prices.append(sold.price < PRICES[symbol] * 92 / 100)
     return prices
 
 
-ORDERS: dict[FaultKind, Callable[[Desk], list[bool]]] = {
-    FaultKind.REJECT: lambda desk: each_sent(desk, Status.REJECTED),
-    FaultKind.NEVER_ACK: lambda desk: each_sent(desk, Status.PENDING_NEW),
-    FaultKind.PARTIAL: each_partial,
-    FaultKind.LEG_REJECT: lambda desk: each_stop(desk, Status.REJECTED),
-    FaultKind.LEG_CANCEL: lambda desk: each_stop(desk, Status.CANCELED),
-    FaultKind.CANCEL_DELAY: lambda desk: each_cancel(desk, Status.PENDING_CANCEL),
-    FaultKind.CANCEL_LOSES: lambda desk: each_cancel(desk, Status.FILLED),
-    FaultKind.CANCEL_REJECT: lambda desk: each_cancel(desk, Status.NEW),
-    FaultKind.REPLACE_REJECT: each_replacement,
-    FaultKind.DOUBLE_EXIT: each_target,
-    FaultKind.STOP_REPLACED: each_triggered,
-    FaultKind.NO_TRIGGER: each_untriggered,
-    FaultKind.VISIBILITY: each_unseen,
-    FaultKind.POSITION_LAG: each_lagging,
-    FaultKind.HALT: each_halted,
-    FaultKind.GAP: each_gap,
+ORDER_OCCASIONS: dict[FaultKind, Callable[[ExchangeScenario], list[bool]]] = {
+    FaultKind.REJECT: lambda scenario: submit_occasions(scenario, OrderStatus.REJECTED),
+    FaultKind.NEVER_ACK: lambda scenario: submit_occasions(scenario, OrderStatus.PENDING_NEW),
+    FaultKind.PARTIAL: partial_occasions,
+    FaultKind.LEG_REJECT: lambda scenario: stop_leg_occasions(scenario, OrderStatus.REJECTED),
+    FaultKind.LEG_CANCEL: lambda scenario: stop_leg_occasions(scenario, OrderStatus.CANCELED),
+    FaultKind.CANCEL_DELAY: lambda scenario: cancel_occasions(scenario, OrderStatus.PENDING_CANCEL),
+    FaultKind.CANCEL_LOSES: lambda scenario: cancel_occasions(scenario, OrderStatus.FILLED),
+    FaultKind.CANCEL_REJECT: lambda scenario: cancel_occasions(scenario, OrderStatus.NEW),
+    FaultKind.REPLACE_REJECT: replacement_occasions,
+    FaultKind.DOUBLE_EXIT: double_exit_occasions,
+    FaultKind.STOP_REPLACED: stop_replaced_occasions,
+    FaultKind.NO_TRIGGER: no_trigger_occasions,
+    FaultKind.VISIBILITY: visibility_occasions,
+    FaultKind.POSITION_LAG: position_lag_occasions,
+    FaultKind.HALT: halt_occasions,
+    FaultKind.GAP: gap_occasions,
 }
 
 
 # ---------------------------------------------------------------------- the stream
 
-HANDSHAKES = {FaultKind.STREAM_REFUSE, FaultKind.STREAM_BUSY, FaultKind.STREAM_SECOND}
+HANDSHAKE_FAULTS = {FaultKind.STREAM_REFUSE, FaultKind.STREAM_BUSY, FaultKind.STREAM_SECOND}
 
 
-async def handshake_occasions(wire: Wire, kind: FaultKind) -> list[bool]:
+async def handshake_occasions(served: ServedExchange, kind: FaultKind) -> list[bool]:
     """Three attempts to be let in, the first connection staying open where a second is meant."""
 
     async def let_in() -> bool:
         try:
-            async with websockets.connect(wire.server.stream_url, proxy=None) as socket:
-                told = await says(socket, AUTH)
-                return bool(told["data"]["status"] == "authorized")
+            async with websockets.connect(served.server.stream_url, proxy=None) as socket:
+                reply = await send_and_receive(socket, AUTH)
+                return bool(reply["data"]["status"] == "authorized")
         except websockets.exceptions.InvalidStatus as refused:
             return refused.response.status_code != 429
 
     if kind is not FaultKind.STREAM_SECOND:
         return [not await let_in() for _ in range(3)]
-    wire.desk.exchange.switches.one_stream = False  # it would refuse every second connection by itself
-    async with listening(wire.server):
+    served.scenario.exchange.settings.one_stream = False  # it would refuse every second connection by itself
+    async with subscribed_socket(served.server):
         return [not await let_in() for _ in range(3)]
 
 
-async def message_occasions(wire: Wire) -> list[bool]:
+async def message_occasions(served: ServedExchange) -> list[bool]:
     """Three fills, each heard on a connection of its own; spoiled when not exactly `new` and `fill` come."""
-    spoiled = []
+    affected = []
     for symbol in SYMBOLS:
-        async with listening(wire.server) as socket:
-            before = wire.server.frames_sent
-            order = wire.desk.sends("buy", 1, symbol)
-            await wire.passes()
-            heard: list[object] = []
+        async with subscribed_socket(served.server) as socket:
+            before = served.server.frames_sent
+            order = served.scenario.submit("buy", 1, symbol)
+            await served.advance()
+            received: list[object] = []
             try:
-                while len(heard) < max(wire.server.frames_sent - before, 2):
-                    heard.append(await asyncio.wait_for(one(socket), 0.15))
+                while len(received) < max(served.server.frames_sent - before, 2):
+                    received.append(await asyncio.wait_for(receive_summary(socket), 0.15))
             except (TimeoutError, websockets.exceptions.ConnectionClosed):
-                heard.append("silence")
-            fields = len(order_view(order, wire.desk.exchange.book, wire.desk.exchange.switches, nested=True))
-            spoiled.append(heard != [("new", "new", fields), ("fill", "filled", fields)])
-    return spoiled
+                received.append("silence")
+            fields = len(
+                order_view(
+                    order,
+                    served.scenario.exchange.order_store,
+                    served.scenario.exchange.settings,
+                    nested=True,
+                )
+            )
+            affected.append(received != [("new", "new", fields), ("fill", "filled", fields)])
+    return affected
 
 
-async def one(socket: Any) -> object:
+async def receive_summary(socket: Any) -> object:
     """Event, status and number of the order's fields in the next frame; the frame when it is no update."""
-    raw = await receives(socket)
+    raw = await receive_frame(socket)
     try:
         data = orjson.loads(raw)["data"]
         return data["event"], data["order"]["status"], len(data["order"])
@@ -301,73 +320,75 @@ async def one(socket: Any) -> object:
 
 
 @asynccontextmanager
-async def house(kind: FaultKind) -> AsyncIterator[tuple[FaultBook, Occasions]]:
+async def fault_occasions(kind: FaultKind) -> AsyncIterator[tuple[FaultRules, Occasions]]:
     """Something to break, and three occasions for it."""
-    if kind in ORDERS:
-        desk = Desk()
+    if kind in ORDER_OCCASIONS:
+        scenario = ExchangeScenario()
         if kind is FaultKind.GAP:
-            desk.exchange.market = HandledMarket(desk.tape)  # type: ignore[arg-type]  # as much of a market as is needed
+            scenario.exchange.market = OverriddenMarket(scenario.feed)  # type: ignore[arg-type]  # as much of a market as is needed
 
         async def orders() -> list[bool]:
-            return ORDERS[kind](desk)
+            return ORDER_OCCASIONS[kind](scenario)
 
-        yield desk.exchange.faults, orders
+        yield scenario.exchange.faults, orders
         return
-    async with wired() as wire:
+    async with serve_exchange() as served:
 
-        async def wires() -> list[bool]:
+        async def wire_occasions() -> list[bool]:
             if kind is FaultKind.LIQUIDATE_FAIL:
                 for symbol in SYMBOLS:
-                    wire.desk.holds(symbol, 1)
-                wire.clock._now = wire.desk.now
-                return [row["status"] == 500 for row in (await wire.http_("DELETE", "/v2/positions")).json()]
-            if kind in HANDSHAKES:
-                return await handshake_occasions(wire, kind)
+                    served.scenario.given_position(symbol, 1)
+                served.clock._now = served.scenario.now
+                return [
+                    row["status"] == 500 for row in (await served.request("DELETE", "/v2/positions")).json()
+                ]
+            if kind in HANDSHAKE_FAULTS:
+                return await handshake_occasions(served, kind)
             if kind in REQUEST_FAULTS:
-                return await request_occasions(wire, kind)
-            return await message_occasions(wire)
+                return await request_occasions(served, kind)
+            return await message_occasions(served)
 
-        yield wire.server.exchange.faults, wires
+        yield served.server.exchange.faults, wire_occasions
 
 
 @pytest.mark.parametrize("kind", FaultKind)
-async def test_each_fault_fires_as_often_as_it_was_told_and_is_counted(kind: FaultKind) -> None:
+async def test_fault_rule_fires_its_count_and_is_counted(kind: FaultKind) -> None:
     """Twice, of three occasions; what stands until it is removed spoils all three and counts each."""
-    async with house(kind) as (faults, occasions):
-        rule = faults.add(Fault(kind, **{"count": 2, **event_of(kind), **RULES.get(kind, {})}))
-        spoiled = await occasions()
-        stands = kind in STANDING - {FaultKind.DOUBLE_EXIT}
-        assert spoiled == ([True] * 3 if stands else [True, True, False])
+    async with fault_occasions(kind) as (faults, occasions):
+        rule = faults.add(Fault(kind, **{"count": 2, **event_filter(kind), **RULE_FIELDS.get(kind, {})}))
+        affected = await occasions()
+        stands = kind in ACTIVE_UNTIL_REMOVED - {FaultKind.DOUBLE_EXIT}
+        assert affected == ([True] * 3 if stands else [True, True, False])
         assert faults.fired == {kind: rule.fired} == {kind: 3 if stands else 2}
 
 
 @pytest.mark.parametrize("kind", FaultKind)
-async def test_each_fault_fires_by_chance_and_is_counted(kind: FaultKind) -> None:
+async def test_fault_rate_decides_how_often_it_fires(kind: FaultKind) -> None:
     """At a rate of one every occasion is spoiled; at none, none."""
-    async with house(kind) as (faults, occasions):
-        rules = Schedule(3, {kind: 1.0}).rules()
+    async with fault_occasions(kind) as (faults, occasions):
+        rules = FaultSchedule(3, {kind: 1.0}).rules()
         for rule in rules:
-            for name, value in event_of(kind).items():
+            for name, value in event_filter(kind).items():
                 setattr(rule, name, value)
             faults.add(rule)
         assert await occasions() == [True] * 3
         assert faults.fired.keys() == {kind}
         assert faults.fired[kind] >= 3
-    assert Schedule(3, {kind: 0.0}).rules() == []
+    assert FaultSchedule(3, {kind: 0.0}).rules() == []
 
 
-def event_of(kind: FaultKind) -> dict[str, str]:
+def event_filter(kind: FaultKind) -> dict[str, str]:
     """Messages of one event only, so that each occasion is one."""
-    named = kind.startswith("stream_") and kind not in HANDSHAKES
+    named = kind.startswith("stream_") and kind not in HANDSHAKE_FAULTS
     return {"event": "new"} if named else {}
 
 
-def test_without_faults_nothing_is_spoiled() -> None:
+def test_fault_occasions_are_normal_without_faults() -> None:
     """The occasions above see a fault, and not their own noise."""
 
     async def quiet() -> None:
         for kind in FaultKind:
-            async with house(kind) as (_, occasions):
+            async with fault_occasions(kind) as (_, occasions):
                 assert await occasions() == [False] * 3, kind
 
     asyncio.run(quiet())
@@ -376,86 +397,90 @@ def test_without_faults_nothing_is_spoiled() -> None:
 # ---------------------------------------------------------------------- schedules
 
 
-def a_day(seed: int, rate: float = 0.2) -> tuple[dict[str, int], list[tuple[str, str]]]:
+def trade_under_schedule(seed: int, rate: float = 0.2) -> tuple[dict[str, int], list[tuple[str, str]]]:
     """A customer's hour under a schedule: what fired, and what became of the orders."""
-    desk = Desk()
-    desk.tape.sizes = 30
-    kinds = [kind for kind in ORDERS if kind not in {FaultKind.DOUBLE_EXIT, FaultKind.POSITION_LAG}]
-    desk.exchange.faults.follow(Schedule.of(seed, rate, kinds))
+    scenario = ExchangeScenario()
+    scenario.feed.quote_size = 30
+    kinds = [kind for kind in ORDER_OCCASIONS if kind not in {FaultKind.DOUBLE_EXIT, FaultKind.POSITION_LAG}]
+    scenario.exchange.faults.add_schedule(FaultSchedule.uniform(seed, rate, kinds))
     random = Random(99)
     for _ in range(120):
         symbol = random.choice(SYMBOLS)
         try:
             match random.randrange(4):
                 case 0:
-                    brackets(desk, (symbol,))
+                    place_brackets(scenario, (symbol,))
                 case 1:
-                    desk.sends("buy", random.randint(1, 40), symbol)
+                    scenario.submit("buy", random.randint(1, 40), symbol)
                 case 2:
-                    desk.exchange.cancel(
-                        random.choice([order.id for order in desk.exchange.book.live()] or [""])
+                    scenario.exchange.cancel(
+                        random.choice([order.id for order in scenario.exchange.order_store.live()] or [""])
                     )
                 case _:
-                    desk.exchange.close(symbol)
-        except Refusal:
+                    scenario.exchange.close_position(symbol)
+        except ApiError:
             pass
-        desk.prints(symbol, far(symbol, random.randint(-14, 14)), random.randint(1, 200))
-        desk.passes(random.choice([0.05, 0.5, 5.0]))
-        assert audit(desk.exchange).problems == []
-    return desk.exchange.faults.fired, [
-        (o.client_order_id, o.status) for o in desk.exchange.book.orders.values()
+        scenario.print_trade(
+            symbol, price_at_percent(symbol, random.randint(-14, 14)), random.randint(1, 200)
+        )
+        scenario.advance(random.choice([0.05, 0.5, 5.0]))
+        assert audit(scenario.exchange).problems == []
+    return scenario.exchange.faults.fired, [
+        (o.client_order_id, o.status) for o in scenario.exchange.order_store.orders.values()
     ]
 
 
-def test_a_schedule_repeats_with_its_seed() -> None:
+def test_fault_schedule_repeats_with_its_seed() -> None:
     """The same seed and customer: the same faults and the same fates; another seed: others. The books balance."""
-    fired, fates = a_day(1)
-    assert (fired, fates) == a_day(1)
-    assert fates != a_day(2)[1]
+    fired, fates = trade_under_schedule(1)
+    assert (fired, fates) == trade_under_schedule(1)
+    assert fates != trade_under_schedule(2)[1]
     assert len(fired) >= 8
-    assert a_day(1, rate=0.0)[0] == {}
+    assert trade_under_schedule(1, rate=0.0)[0] == {}
 
 
-def test_a_rate_is_the_share_of_the_occasions() -> None:
+def test_fault_rate_is_the_share_of_occasions() -> None:
     """Of four thousand requests a tenth, spread over them; each kind has dice of its own."""
-    book = FaultBook()
-    book.follow(Schedule(5, {FaultKind.DROP: 0.1, FaultKind.REJECT: 0.5}))
-    at = [n for n in range(4000) if book.take(FaultKind.DROP, method="GET") is not None]
+    book = FaultRules()
+    book.add_schedule(FaultSchedule(5, {FaultKind.DROP: 0.1, FaultKind.REJECT: 0.5}))
+    at = [n for n in range(4000) if book.fire_matching(FaultKind.DROP, method="GET") is not None]
     assert 340 < len(at) < 460
     assert max(b - a for a, b in pairwise(at)) < 100
     assert book.fired == {"drop": len(at)}
     orders = [f"order-{n}" for n in range(1000)]
-    book.follow(Schedule(5, {FaultKind.PARTIAL: 0.2}))
-    struck = [o for o in orders if book.standing(FaultKind.PARTIAL, client_order_id=o) is not None]
+    book.add_schedule(FaultSchedule(5, {FaultKind.PARTIAL: 0.2}))
+    struck = [o for o in orders if book.active(FaultKind.PARTIAL, client_order_id=o) is not None]
     assert 150 < len(struck) < 250
-    assert struck == [o for o in orders if book.standing(FaultKind.PARTIAL, client_order_id=o) is not None]
+    assert struck == [o for o in orders if book.active(FaultKind.PARTIAL, client_order_id=o) is not None]
 
 
-async def test_a_schedule_comes_over_the_side_door() -> None:
+async def test_admin_api_adds_a_random_fault_schedule() -> None:
     """Over the whole menu by default; the count of what fired outlives the healing."""
-    async with wired() as wire:
-        rules = await wire.admin("faults", random={"seed": 11})
+    async with serve_exchange() as served:
+        rules = await served.post_admin("faults", random={"seed": 11})
         assert {rule["kind"] for rule in rules} == set(FaultKind)
-        assert {rule["chance"]["rate"] for rule in rules} == {RATE}
-        await wire.http_("DELETE", "/admin/faults")
-        await wire.admin("faults", random={"seed": 11, "rates": {"rate_limit": 1, "drop": 0}})
+        assert {rule["probability"]["rate"] for rule in rules} == {DEFAULT_RATE}
+        await served.request("DELETE", "/admin/faults")
+        await served.post_admin("faults", random={"seed": 11, "rates": {"rate_limit": 1, "drop": 0}})
         for _ in range(3):
-            assert (await wire.http_("GET", "/v2/account")).status_code == 429
-        await wire.http_("DELETE", "/admin/faults")
-        assert (await wire.http_("GET", "/v2/account")).status_code == 200
-        assert (await wire.http_("GET", "/admin/state")).json()["faults_fired"] == {"rate_limit": 3}
-        one = await wire.admin("faults", random={"seed": 1, "rate": 0.5, "kinds": ["garble", "reject"]})
+            assert (await served.request("GET", "/v2/account")).status_code == 429
+        await served.request("DELETE", "/admin/faults")
+        assert (await served.request("GET", "/v2/account")).status_code == 200
+        assert (await served.request("GET", "/admin/state")).json()["faults_fired"] == {"rate_limit": 3}
+        one = await served.post_admin(
+            "faults", random={"seed": 1, "rate": 0.5, "kinds": ["garble", "reject"]}
+        )
         assert [rule["kind"] for rule in one] == ["garble", "reject"]
         for wrong in ({"kinds": ["nonsense"]}, {"rate": 2}, {"rates": {"drop": "often"}}, {"sed": 1}, 7):
-            assert (await wire.http_("POST", "/admin/faults", json={"random": wrong})).status_code == 422
+            assert (await served.request("POST", "/admin/faults", json={"random": wrong})).status_code == 422
 
 
-async def test_a_lagging_position_hides_an_oco() -> None:
+async def test_position_lag_fault_rejects_an_oco_until_booked() -> None:
     """For as long as the fill is not booked there is nothing to exit, and then there is."""
-    async with wired() as wire:
-        await wire.admin("faults", kind="position_lag", symbol="AAPL", seconds=2)
-        wire.desk.sends("buy", 10)
-        await wire.passes()
+    async with serve_exchange() as served:
+        await served.post_admin("faults", kind="position_lag", symbol="AAPL", seconds=2)
+        served.scenario.submit("buy", 10)
+        await served.advance()
         body = {
             "symbol": "AAPL",
             "side": "sell",
@@ -466,30 +491,30 @@ async def test_a_lagging_position_hides_an_oco() -> None:
             "take_profit": {"limit_price": 110},
             "stop_loss": {"stop_price": 90},
         }
-        early = await wire.http_("POST", "/v2/orders", json=body)
+        early = await served.request("POST", "/v2/orders", json=body)
         assert (early.status_code, early.json()["message"]) == (422, "oco orders must be exit orders")
-        assert (await wire.http_("GET", "/v2/positions")).json() == []
-        await wire.passes(2)
-        assert (await wire.http_("POST", "/v2/orders", json=body)).status_code == 200
+        assert (await served.request("GET", "/v2/positions")).json() == []
+        await served.advance(2)
+        assert (await served.request("POST", "/v2/orders", json=body)).status_code == 200
 
 
-def a_halted_order(step: float) -> list[tuple[object, ...]]:
+def executions_with_halt(step: float) -> list[tuple[object, ...]]:
     """A market order's executions when a fault halts its symbol for half a minute after five shares."""
-    market = HandledMarket(small_market())
+    market = OverriddenMarket(small_market())
     exchange = Exchange(market, new_york("11:00"), deposit=Decimal(10_000_000))
-    exchange.notices.on_change(partial(market.heed, exchange.notices))
+    exchange.announcements.on_change(partial(market.apply_announcements, exchange.announcements))
     exchange.faults.add(Fault(FaultKind.HALT, qty="5", seconds=30.0))
     body = {"symbol": "AAPL", "side": "buy", "qty": 2000, "type": "market", "time_in_force": "day"}
-    exchange.submit(read_order(body))
+    exchange.submit(parse_submit_request(body))
     while exchange.now < new_york("11:05"):
         exchange.advance(exchange.now + timedelta(seconds=step))
     return [(e.at, e.qty, e.price) for e in exchange.executions]
 
 
-def test_a_halt_lasts_as_long_at_any_pace() -> None:
+def test_halt_duration_does_not_depend_on_step_size() -> None:
     """Nothing trades in between, and what was silent is heard again, in one leap as in small steps."""
-    leap = a_halted_order(300.0)
+    leap = executions_with_halt(300.0)
     for step in (0.7, 20.0):  # the last has the halt begin in one step and end in the middle of another
-        assert leap == a_halted_order(step)
+        assert leap == executions_with_halt(step)
     assert [qty for _, qty, _ in leap] == [5, 1995]  # the rest in the reopening
     assert leap[1][0] - leap[0][0] >= timedelta(seconds=30)  # type: ignore[operator]

@@ -3,45 +3,46 @@
 import pytest
 
 from catalyst.simulator.faults.rules import FaultKind
-from catalyst.simulator.rules.orders import Order, Role, Status
-from tests.simulator.exchange_scenario import Desk
+from catalyst.simulator.rules.orders import Order, OrderRole, OrderStatus
+from tests.simulator.exchange_scenario import ExchangeScenario
 
 
-def statuses(desk: Desk, order: Order) -> tuple[Status, Status]:
+def leg_statuses(scenario: ExchangeScenario, order: Order) -> tuple[OrderStatus, OrderStatus]:
     """Of the target and of the stop."""
-    return desk.leg(order, Role.TARGET).status, desk.leg(order, Role.STOP).status
+    return scenario.leg(order, OrderRole.TARGET).status, scenario.leg(order, OrderRole.STOP).status
 
 
 @pytest.mark.parametrize(
-    ("kind", "status"), [(FaultKind.LEG_REJECT, Status.REJECTED), (FaultKind.LEG_CANCEL, Status.CANCELED)]
+    ("kind", "status"),
+    [(FaultKind.LEG_REJECT, OrderStatus.REJECTED), (FaultKind.LEG_CANCEL, OrderStatus.CANCELED)],
 )
-def test_the_venue_may_refuse_a_stop_leg_after_the_fill(kind: FaultKind, status: Status) -> None:
+def test_leg_fault_ends_the_stop_after_the_fill(kind: FaultKind, status: OrderStatus) -> None:
     """The target works on without it; the exchange's own measure shows the naked shares."""
-    desk = Desk()
-    desk.breaks(kind, role="stop_loss")
-    order = desk.bracket(100)
-    desk.passes()
-    assert statuses(desk, order) == (Status.NEW, status)
-    assert desk.exchange.exposure.now(desk.now)["AAPL"]["naked_now"] == "100"
+    scenario = ExchangeScenario()
+    scenario.add_fault(kind, role="stop_loss")
+    order = scenario.submit_bracket(100)
+    scenario.advance()
+    assert leg_statuses(scenario, order) == (OrderStatus.NEW, status)
+    assert scenario.exchange.unprotected_time.totals(scenario.now)["AAPL"]["unprotected_now"] == "100"
 
 
-def test_a_stop_may_fail_to_trigger() -> None:
+def test_no_trigger_fault_keeps_a_stop_held() -> None:
     """Its price trades and nothing happens: what a fallback monitor is for."""
-    desk = Desk()
-    fault = desk.breaks(FaultKind.NO_TRIGGER, symbol="AAPL")
-    order = desk.bracket(100)
-    desk.passes()
-    desk.prints("AAPL", "90")
-    assert statuses(desk, order) == (Status.NEW, Status.HELD)
-    desk.exchange.faults.remove(fault.id)
-    desk.prints("AAPL", "89")
-    assert desk.exchange.account.qty("AAPL") == 0
+    scenario = ExchangeScenario()
+    fault = scenario.add_fault(FaultKind.NO_TRIGGER, symbol="AAPL")
+    order = scenario.submit_bracket(100)
+    scenario.advance()
+    scenario.print_trade("AAPL", "90")
+    assert leg_statuses(scenario, order) == (OrderStatus.NEW, OrderStatus.HELD)
+    scenario.exchange.faults.remove(fault.id)
+    scenario.print_trade("AAPL", "89")
+    assert scenario.exchange.account.qty("AAPL") == 0
 
 
-def test_a_complete_bracket_leaves_no_share_naked_for_long() -> None:
+def test_bracket_shares_are_unprotected_only_until_the_legs_activate() -> None:
     """From the fill to the legs' activation, 40 ms, and not a moment more."""
-    desk = Desk()
-    desk.bracket(100)
-    desk.passes(10)
-    seen = desk.exchange.exposure.now(desk.now)["AAPL"]
-    assert (seen["share_seconds"], seen["naked_now"]) == ("4.00", "0")
+    scenario = ExchangeScenario()
+    scenario.submit_bracket(100)
+    scenario.advance(10)
+    seen = scenario.exchange.unprotected_time.totals(scenario.now)["AAPL"]
+    assert (seen["share_seconds"], seen["unprotected_now"]) == ("4.00", "0")

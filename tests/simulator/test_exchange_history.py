@@ -8,83 +8,85 @@ import pytest
 
 from catalyst.simulator.admin.audit import audit
 from catalyst.simulator.exchange.persistence import Journal
-from tests.simulator.exchange_scenario import Desk
+from tests.simulator.exchange_scenario import ExchangeScenario
 from tests.simulator.manual_feed import HALF_DAY, MONDAY, at
-from tests.simulator.served_exchange import Wire, wired
+from tests.simulator.served_exchange import ServedExchange, serve_exchange
 
 TUESDAY = MONDAY.replace(day=10)
 WEDNESDAY = MONDAY.replace(day=11)
 PATH = "/v2/account/portfolio/history"
 
 
-def week(desk: Desk) -> None:
+def trade_three_days(scenario: ExchangeScenario) -> None:
     """Ten shares from Monday's 100.01 to 105, a deposit on Tuesday at noon, sold on Wednesday at 107.99."""
-    desk.holds("AAPL", 10)
-    desk.tape.trades("AAPL", at("15:59"), "105")
-    desk.tape.trades("AAPL", at("10:00", TUESDAY), "110")
-    desk.tape.trades("AAPL", at("15:00", TUESDAY), "106")
-    desk.exchange.advance(at("12:00", TUESDAY))
-    desk.exchange.deposit(desk.exchange.account.cash * 0 + 500)
-    desk.tape.trades("AAPL", at("09:31", WEDNESDAY), "108")
-    desk.exchange.advance(at("09:40", WEDNESDAY))
-    desk.sends("sell", 10)
-    desk.exchange.advance(at("10:32:30", WEDNESDAY))
+    scenario.given_position("AAPL", 10)
+    scenario.feed.add_trade("AAPL", at("15:59"), "105")
+    scenario.feed.add_trade("AAPL", at("10:00", TUESDAY), "110")
+    scenario.feed.add_trade("AAPL", at("15:00", TUESDAY), "106")
+    scenario.exchange.advance(at("12:00", TUESDAY))
+    scenario.exchange.deposit(scenario.exchange.account.cash * 0 + 500)
+    scenario.feed.add_trade("AAPL", at("09:31", WEDNESDAY), "108")
+    scenario.exchange.advance(at("09:40", WEDNESDAY))
+    scenario.submit("sell", 10)
+    scenario.exchange.advance(at("10:32:30", WEDNESDAY))
 
 
 @pytest.fixture
-def desk() -> Desk:
-    desk = Desk(start=at("15:00"))
-    week(desk)
-    return desk
+def scenario() -> ExchangeScenario:
+    scenario = ExchangeScenario(start=at("15:00"))
+    trade_three_days(scenario)
+    return scenario
 
 
-async def asked(wire: Wire, **query: Any) -> Any:
-    response = await wire.http_("GET", PATH, params=query)
+async def get_history(served: ServedExchange, **query: Any) -> Any:
+    response = await served.request("GET", PATH, params=query)
     assert response.status_code == 200, response.text
     return response.json()
 
 
-def clock(labels: list[int]) -> list[str]:
+def label_times(labels: list[int]) -> list[str]:
     return [f"{datetime.fromtimestamp(label, at('12:00').tzinfo or UTC):%d %H:%M}" for label in labels]
 
 
-async def test_days_are_the_closes_and_now(desk: Desk) -> None:
+async def test_daily_history_has_each_close_and_the_current_equity(scenario: ExchangeScenario) -> None:
     """A point a session; profit since the base, without what was deposited; a running day is worth what it is now."""
-    async with wired(desk=desk) as wire:
-        told = await asked(wire, period="1W")
-        assert told["timeframe"] == "15Min"
-        told = await asked(wire, period="1M", cashflow_types="ALL")
-        assert told["timeframe"] == "1D"
-        assert told["equity"] == [100049.9, 100559.9, 100579.8]
-        assert told["profit_loss"] == [49.9, 59.9, 79.8]
-        assert told["profit_loss_pct"] == pytest.approx([0.000499, 0.000599, 0.000798])
-        assert (told["base_value"], "base_value_asof" in told) == (100000, False)
-        assert told["cashflow"] == {"CSD": [0, 500, 0]}
-        assert told["timestamp"] == [
+    async with serve_exchange(scenario=scenario) as served:
+        reported = await get_history(served, period="1W")
+        assert reported["timeframe"] == "15Min"
+        reported = await get_history(served, period="1M", cashflow_types="ALL")
+        assert reported["timeframe"] == "1D"
+        assert reported["equity"] == [100049.9, 100559.9, 100579.8]
+        assert reported["profit_loss"] == [49.9, 59.9, 79.8]
+        assert reported["profit_loss_pct"] == pytest.approx([0.000499, 0.000599, 0.000798])
+        assert (reported["base_value"], "base_value_asof" in reported) == (100000, False)
+        assert reported["cashflow"] == {"CSD": [0, 500, 0]}
+        assert reported["timestamp"] == [
             int(at("20:00", day).timestamp()) for day in (MONDAY, TUESDAY, WEDNESDAY)
         ]
 
 
-async def test_steps_of_a_day_begin_at_its_bell_and_count_from_yesterdays_close(desk: Desk) -> None:
+async def test_intraday_history_starts_at_the_open_from_the_last_close(scenario: ExchangeScenario) -> None:
     """An hour a step, each worth what the account was at its end; the last is now."""
-    async with wired(desk=desk) as wire:
-        told = await asked(wire, start="2026-03-10", end="2026-03-10T23:00:00-04:00", timeframe="1H")
-        assert clock(told["timestamp"]) == [f"10 {hour}:30" for hour in range(13, 20)]
-        assert told["equity"] == [100099.9, 100099.9, 100599.9, 100599.9, 100599.9, 100559.9, 100559.9]
-        assert told["profit_loss"] == [50, 50, 50, 50, 50, 10, 10]
-        assert (told["base_value"], told["base_value_asof"]) == (100049.9, "2026-03-09")
-        today = await asked(wire, period="1D", timeframe="1Min")
+    async with serve_exchange(scenario=scenario) as served:
+        reported = await get_history(
+            served, start="2026-03-10", end="2026-03-10T23:00:00-04:00", timeframe="1H"
+        )
+        assert label_times(reported["timestamp"]) == [f"10 {hour}:30" for hour in range(13, 20)]
+        assert reported["equity"] == [100099.9, 100099.9, 100599.9, 100599.9, 100599.9, 100559.9, 100559.9]
+        assert reported["profit_loss"] == [50, 50, 50, 50, 50, 10, 10]
+        assert (reported["base_value"], reported["base_value_asof"]) == (100049.9, "2026-03-09")
+        today = await get_history(served, period="1D", timeframe="1Min")
         assert len(today["timestamp"]) == 63  # from 9:30 to the running minute
         assert (today["equity"][0], today["equity"][1], today["equity"][-1]) == (100559.9, 100579.9, 100579.8)
         assert today["base_value_asof"] == "2026-03-10"
 
 
-async def test_profit_starts_anew_each_day_unless_asked_otherwise(desk: Desk) -> None:
+async def test_history_profit_resets_daily_unless_no_reset(scenario: ExchangeScenario) -> None:
     """`per_day` counts from each day's previous close, `no_reset` from the first one."""
-    async with wired(desk=desk) as wire:
+    async with serve_exchange(scenario=scenario) as served:
         query = {"start": "2026-03-10", "end": "2026-03-11T12:00:00-04:00", "timeframe": "1H"}
-        per_day = await asked(wire, **query)
-        through = await asked(wire, **query, pnl_reset="no_reset")
+        per_day = await get_history(served, **query)
+        through = await get_history(served, **query, pnl_reset="no_reset")
         assert per_day["profit_loss"][-2:] == [19.9, 19.9]
         assert through["profit_loss"][-2:] == [29.9, 29.9]
         assert per_day["profit_loss"][:7] == through["profit_loss"][:7]
@@ -100,37 +102,40 @@ async def test_profit_starts_anew_each_day_unless_asked_otherwise(desk: Desk) ->
         ({"intraday_reporting": "continuous"}, "10 04:00", "11 03:00", 24),
     ],
 )
-async def test_which_hours_are_told(
-    desk: Desk, reporting: dict[str, str], first: str, last: str, points: int
+async def test_history_hours_follow_intraday_reporting(
+    scenario: ExchangeScenario, reporting: dict[str, str], first: str, last: str, points: int
 ) -> None:
     """The regular session, the extended one, or the whole clock."""
-    async with wired(desk=desk) as wire:
-        told = await asked(
-            wire, start="2026-03-10", end="2026-03-10T23:59:59-04:00", timeframe="1H", **reporting
+    async with serve_exchange(scenario=scenario) as served:
+        reported = await get_history(
+            served, start="2026-03-10", end="2026-03-10T23:59:59-04:00", timeframe="1H", **reporting
         )
-        labels = clock(told["timestamp"])
+        labels = label_times(reported["timestamp"])
         assert (labels[0], labels[-1], len(labels)) == (first, last, points)
 
 
-async def test_a_half_day_has_fewer_steps() -> None:
+async def test_half_day_history_has_fewer_points() -> None:
     """The session of the day after Thanksgiving ends at one."""
-    desk = Desk(start=at("09:30", HALF_DAY))
-    desk.exchange.advance(at("15:00", HALF_DAY))
-    async with wired(desk=desk) as wire:
-        told = await asked(wire, period="1D", timeframe="15Min")
-        assert (len(told["timestamp"]), told["timestamp"][-1]) == (15, int(at("13:00", HALF_DAY).timestamp()))
+    scenario = ExchangeScenario(start=at("09:30", HALF_DAY))
+    scenario.exchange.advance(at("15:00", HALF_DAY))
+    async with serve_exchange(scenario=scenario) as served:
+        reported = await get_history(served, period="1D", timeframe="15Min")
+        assert (len(reported["timestamp"]), reported["timestamp"][-1]) == (
+            15,
+            int(at("13:00", HALF_DAY).timestamp()),
+        )
 
 
-async def test_a_weekend_has_no_points(desk: Desk) -> None:
+async def test_weekend_history_is_empty(scenario: ExchangeScenario) -> None:
     """As the real one answered: empty lists and no base."""
-    async with wired(desk=desk) as wire:
-        told = await asked(wire, period="1D", timeframe="1D", date_end="2026-03-08")
-        assert (told["timestamp"], told["equity"], told["base_value"]) == ([], [], 0)
+    async with serve_exchange(scenario=scenario) as served:
+        reported = await get_history(served, period="1D", timeframe="1D", date_end="2026-03-08")
+        assert (reported["timestamp"], reported["equity"], reported["base_value"]) == ([], [], 0)
 
 
-async def test_periods_end_where_they_are_told(desk: Desk) -> None:
+async def test_history_period_ends_at_the_requested_date(scenario: ExchangeScenario) -> None:
     """A day and a week count their last day; `date_end` is the older word; a start may be given instead."""
-    async with wired(desk=desk) as wire:
+    async with serve_exchange(scenario=scenario) as served:
         for query, days in (
             ({"period": "1D", "date_end": "2026-03-10"}, [TUESDAY]),
             ({"period": "2D", "end": "2026-03-10T12:00:00-04:00"}, [MONDAY, TUESDAY]),
@@ -139,8 +144,8 @@ async def test_periods_end_where_they_are_told(desk: Desk) -> None:
             ({"start": "2026-03-10", "period": "1D"}, [TUESDAY]),
             ({"start": "2026-03-10"}, [TUESDAY, WEDNESDAY]),
         ):
-            told = await asked(wire, timeframe="1D", **query)
-            assert told["timestamp"] == [int(at("20:00", day).timestamp()) for day in days], query
+            reported = await get_history(served, timeframe="1D", **query)
+            assert reported["timestamp"] == [int(at("20:00", day).timestamp()) for day in days], query
 
 
 @pytest.mark.parametrize(
@@ -157,37 +162,39 @@ async def test_periods_end_where_they_are_told(desk: Desk) -> None:
         {"start": "yesterday"},
     ],
 )
-async def test_senseless_questions_are_refused(desk: Desk, query: dict[str, str]) -> None:
+async def test_invalid_history_parameters_are_rejected(
+    scenario: ExchangeScenario, query: dict[str, str]
+) -> None:
     """422, and the parameter is named."""
-    async with wired(desk=desk) as wire:
-        response = await wire.http_("GET", PATH, params=query)
+    async with serve_exchange(scenario=scenario) as served:
+        response = await served.request("GET", PATH, params=query)
         assert (response.status_code, response.json()["code"]) == (422, 40010001)
 
 
-async def test_a_restart_changes_nothing_of_the_past(tmp_path: Path, desk: Desk) -> None:
+async def test_portfolio_history_survives_a_restart(tmp_path: Path, scenario: ExchangeScenario) -> None:
     """The same answers from what the journal kept, days and minutes alike."""
-    Journal(tmp_path).save(desk.exchange)
-    again = Desk(start=at("15:00"))
-    again.tape = desk.tape
-    again.exchange.market = desk.tape
+    Journal(tmp_path).save(scenario.exchange)
+    again = ExchangeScenario(start=at("15:00"))
+    again.feed = scenario.feed
+    again.exchange.market = scenario.feed
     Journal(tmp_path).restore(again.exchange)
     assert audit(again.exchange).clean
     queries: list[dict[str, str]] = [
         {"period": "1M", "cashflow_types": "CSD,FEE"},
         {"period": "3D", "timeframe": "5Min"},
     ]
-    async with wired(desk=desk) as wire, wired(desk=again) as other:
+    async with serve_exchange(scenario=scenario) as served, serve_exchange(scenario=again) as other:
         for query in queries:
-            assert await asked(wire, **query) == await asked(other, **query)
+            assert await get_history(served, **query) == await get_history(other, **query)
 
 
-async def test_transfers_are_activities_of_their_own_day(desk: Desk) -> None:
+async def test_transfers_are_activities_filtered_by_type_and_day(scenario: ExchangeScenario) -> None:
     """What the account began with, a later deposit and a withdrawal: three rows, filtered by type, day and family."""
-    desk.exchange.deposit(desk.exchange.account.cash * 0 - 200)
-    async with wired(desk=desk) as wire:
+    scenario.exchange.deposit(scenario.exchange.account.cash * 0 - 200)
+    async with serve_exchange(scenario=scenario) as served:
 
         async def rows(path: str = "", **query: str) -> list[tuple[str, str, str]]:
-            response = await wire.http_("GET", f"/v2/account/activities{path}", params=query)
+            response = await served.request("GET", f"/v2/account/activities{path}", params=query)
             assert response.status_code == 200, response.text
             return [(r["activity_type"], r.get("date", ""), r.get("net_amount", "")) for r in response.json()]
 
@@ -212,24 +219,26 @@ async def test_transfers_are_activities_of_their_own_day(desk: Desk) -> None:
             "?date=2026-03-10&after=2026-03-09",
             "?page_size=101",
         ):
-            assert (await wire.http_("GET", f"/v2/account/activities{wrong}")).status_code == 422, wrong
+            assert (await served.request("GET", f"/v2/account/activities{wrong}")).status_code == 422, wrong
 
 
-async def test_fees_are_two_activities_a_day_each_rounded_up() -> None:
+async def test_daily_fees_are_two_activities_rounded_up() -> None:
     """The SEC's and FINRA's, of the day's sales, dated the day; the cash is short of exactly these."""
-    desk = Desk(start=at("15:00"))
-    desk.exchange.switches.charge_fees = True
-    desk.holds("AAPL", 30)
+    scenario = ExchangeScenario(start=at("15:00"))
+    scenario.exchange.settings.charge_fees = True
+    scenario.given_position("AAPL", 30)
     for _ in range(2):
-        desk.sends("sell", 15)
-        desk.passes()
-    desk.until("16:00")
-    async with wired(desk=desk) as wire:
-        told = (await wire.http_("GET", "/v2/account/activities/FEE", params={"direction": "asc"})).json()
-        assert {(row["activity_sub_type"], row["net_amount"], row["date"]) for row in told} == {
+        scenario.submit("sell", 15)
+        scenario.advance()
+    scenario.advance_to("16:00")
+    async with serve_exchange(scenario=scenario) as served:
+        reported = (
+            await served.request("GET", "/v2/account/activities/FEE", params={"direction": "asc"})
+        ).json()
+        assert {(row["activity_sub_type"], row["net_amount"], row["date"]) for row in reported} == {
             ("REG", "-0.07", "2026-03-09"),  # 2999.7 * 0.0000206 = 0.06179382
             ("TAF", "-0.01", "2026-03-09"),  # 30 * 0.000195 = 0.00585
         }
-        assert (await wire.asks(wire.client.get_account))["cash"] == "99999.32"
-        assert (await wire.http_("GET", "/v2/account/activities/MISC")).json() == told[::-1]
-    desk.balanced()
+        assert (await served.call(served.client.get_account))["cash"] == "99999.32"
+        assert (await served.request("GET", "/v2/account/activities/MISC")).json() == reported[::-1]
+    scenario.assert_audit_clean()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.simulator.openapi import Document
-from tests.simulator.served_exchange import Wire, wired
+from tests.simulator.served_exchange import ServedExchange, serve_exchange
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
@@ -26,7 +26,7 @@ with warnings.catch_warnings():
     )
 
 DOCUMENTS = Path(__file__).parents[3] / "shared" / "alpaca"
-here = pytest.mark.skipif(not DOCUMENTS.is_dir(), reason="the broker's documents are not here")
+needs_documents = pytest.mark.skipif(not DOCUMENTS.is_dir(), reason="the broker's documents are not here")
 
 # What the broker has removed since, or what it no longer sends.
 REMOVED = {
@@ -51,26 +51,26 @@ def recorded() -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-async def busy() -> AsyncIterator[Wire]:
+async def busy_exchange() -> AsyncIterator[ServedExchange]:
     """A desk with a bracket, an OCO, a short, a trailing stop, a replaced order and fills."""
-    async with wired() as wire:
-        desk = wire.desk
-        desk.bracket(10)
-        desk.holds("MSFT", 8)
-        desk.holds("TSLA", -3)
+    async with serve_exchange() as served:
+        scenario = served.scenario
+        scenario.submit_bracket(10)
+        scenario.given_position("MSFT", 8)
+        scenario.given_position("TSLA", -3)
         legs = {
             "take_profit": {"limit_price": "330"},
             "stop_loss": {"stop_price": "280", "limit_price": "279"},
         }
-        desk.sends("sell", 5, "MSFT", "limit", order_class="oco", **legs)
-        desk.sends("sell", 3, "MSFT", "trailing_stop", trail_percent="5")
-        desk.sends("buy", 1, "WHOL", order_class="oto", stop_loss={"stop_price": "9"})
-        order = desk.sends("buy", 2, "HARD", "limit", limit_price="15")
-        desk.passes()
-        desk.replaces(order, limit_price="15.5")
-        desk.passes()
-        await wire.clock.advance_to(desk.now)
-        yield wire
+        scenario.submit("sell", 5, "MSFT", "limit", order_class="oco", **legs)
+        scenario.submit("sell", 3, "MSFT", "trailing_stop", trail_percent="5")
+        scenario.submit("buy", 1, "WHOL", order_class="oto", stop_loss={"stop_price": "9"})
+        order = scenario.submit("buy", 2, "HARD", "limit", limit_price="15")
+        scenario.advance()
+        scenario.replace(order, limit_price="15.5")
+        scenario.advance()
+        await served.clock.advance_to(scenario.now)
+        yield served
 
 
 READS = [
@@ -88,17 +88,19 @@ READS = [
 ]
 
 
-@here
+@needs_documents
 @pytest.mark.parametrize(("path", "template"), READS)
-async def test_answers_validate_against_the_brokers_document(busy: Wire, path: str, template: str) -> None:
+async def test_read_responses_match_the_trading_document(
+    busy_exchange: ServedExchange, path: str, template: str
+) -> None:
     """Types, formats, enumerations and required fields, at any depth."""
-    response = await busy.http_("GET", path)
-    faults = document().faults(document().answer("get", template, 200), response.json())
-    assert faults == []
+    response = await busy_exchange.request("GET", path)
+    violations = document().violations(document().response_schema("get", template, 200), response.json())
+    assert violations == []
 
 
-@here
-async def test_changes_validate_against_the_brokers_document(busy: Wire) -> None:
+@needs_documents
+async def test_change_responses_match_the_trading_document(busy_exchange: ServedExchange) -> None:
     """The answers to POST, PATCH, DELETE, and an asset with the old fields switched on."""
     promised = document()
     body = {
@@ -110,23 +112,25 @@ async def test_changes_validate_against_the_brokers_document(busy: Wire) -> None
         "time_in_force": "day",
     }
     order = (
-        await busy.http_("POST", "/v2/orders", json={**body, "symbol": "WHOL", "limit_price": "5"})
+        await busy_exchange.request("POST", "/v2/orders", json={**body, "symbol": "WHOL", "limit_price": "5"})
     ).json()
-    assert promised.faults(promised.answer("post", "/v2/orders", 200), order) == []
-    await busy.passes()
-    new = (await busy.http_("PATCH", f"/v2/orders/{order['id']}", json={"limit_price": "6"})).json()
-    assert promised.faults(promised.answer("patch", "/v2/orders/{order_id}", 200), new) == []
-    closed = (await busy.http_("DELETE", "/v2/positions?cancel_orders=true")).json()
+    assert promised.violations(promised.response_schema("post", "/v2/orders", 200), order) == []
+    await busy_exchange.advance()
+    new = (
+        await busy_exchange.request("PATCH", f"/v2/orders/{order['id']}", json={"limit_price": "6"})
+    ).json()
+    assert promised.violations(promised.response_schema("patch", "/v2/orders/{order_id}", 200), new) == []
+    closed = (await busy_exchange.request("DELETE", "/v2/positions?cancel_orders=true")).json()
     fine = [row for row in closed if row["status"] == 200]
-    assert promised.faults(promised.answer("delete", "/v2/positions", 207), fine) == []
-    cancelled = (await busy.http_("DELETE", "/v2/orders")).json()
-    assert promised.faults(promised.answer("delete", "/v2/orders", 207), cancelled) == []
-    await busy.admin("switches", legacy_fields=True)
-    assets = (await busy.http_("GET", "/v2/assets")).json()
-    assert promised.faults(promised.answer("get", "/v2/assets", 200), assets) == []
+    assert promised.violations(promised.response_schema("delete", "/v2/positions", 207), fine) == []
+    cancelled = (await busy_exchange.request("DELETE", "/v2/orders")).json()
+    assert promised.violations(promised.response_schema("delete", "/v2/orders", 207), cancelled) == []
+    await busy_exchange.post_admin("settings", legacy_fields=True)
+    assets = (await busy_exchange.request("GET", "/v2/assets")).json()
+    assert promised.violations(promised.response_schema("get", "/v2/assets", 200), assets) == []
 
 
-def shape(value: object) -> str:
+def value_kind(value: object) -> str:
     """What kind of thing a value is on the wire; a numeric string is told from another string."""
     if isinstance(value, str):
         for name, pattern in (
@@ -142,12 +146,12 @@ def shape(value: object) -> str:
     return type(value).__name__
 
 
-def shapes(rows: list[dict[str, Any]]) -> dict[str, set[str]]:
+def field_kinds(rows: list[dict[str, Any]]) -> dict[str, set[str]]:
     """Every kind of thing each field was seen as."""
     seen: dict[str, set[str]] = {}
     for row in rows:
         for name, value in row.items():
-            seen.setdefault(name, set()).add(shape(value))
+            seen.setdefault(name, set()).add(value_kind(value))
     return seen
 
 
@@ -161,7 +165,7 @@ def recorded_rows(pattern: str, method: str = "GET") -> list[dict[str, Any]]:
     return rows
 
 
-@here
+@needs_documents
 @pytest.mark.parametrize(
     ("path", "pattern"),
     [
@@ -175,43 +179,48 @@ def recorded_rows(pattern: str, method: str = "GET") -> list[dict[str, Any]]:
         ("/v2/calendar?start=2026-03-01&end=2026-03-31", r"paper-api.*/v2/calendar"),
     ],
 )
-async def test_recorded_answers_have_the_same_fields_of_the_same_kind(
-    busy: Wire, path: str, pattern: str
+async def test_responses_have_the_fields_and_types_of_recorded_ones(
+    busy_exchange: ServedExchange, path: str, pattern: str
 ) -> None:
     """No field that the broker sent is missing, and none is of a kind it never was."""
-    body = (await busy.http_("GET", path)).json()
-    ours = shapes(body if isinstance(body, list) else [body])
-    theirs = shapes(recorded_rows(pattern))
+    body = (await busy_exchange.request("GET", path)).json()
+    ours = field_kinds(body if isinstance(body, list) else [body])
+    theirs = field_kinds(recorded_rows(pattern))
     assert theirs.keys() - ours.keys() - REMOVED == set()
     for name in theirs.keys() & ours.keys():
         if ours[name] != {"NoneType"} and theirs[name] != {"NoneType"}:
             assert (ours[name] - {"NoneType"}) & theirs[name], name
 
 
-@here
-def test_the_recorded_refusals_are_ours_too() -> None:
+@needs_documents
+def test_recorded_404_responses_have_the_known_messages() -> None:
     """An unknown asset and a missing position say the same words with the same code."""
-    said = {
+    recorded_errors = {
         (row["status"], row["body"]) for row in recorded() if row["status"] in {404} and "paper" in row["uri"]
     }
-    assert (404, '{"code":40410000,"message":"position does not exist"}') in said
-    assert (404, '{"code":40410000,"message":"asset not found for BLAH"}') in said
+    assert (404, '{"code":40410000,"message":"position does not exist"}') in recorded_errors
+    assert (404, '{"code":40410000,"message":"asset not found for BLAH"}') in recorded_errors
 
 
-async def test_alpaca_pys_typed_models_parse_every_answer(busy: Wire) -> None:
+async def test_alpaca_py_models_parse_every_trading_response(busy_exchange: ServedExchange) -> None:
     """With the fields that those models still demand switched on."""
-    await busy.admin("switches", legacy_fields=True)
-    client = TradingClient("demo", "demo", url_override=busy.server.url)
+    await busy_exchange.post_admin("settings", legacy_fields=True)
+    client = TradingClient("demo", "demo", url_override=busy_exchange.server.url)
     client._session.trust_env = False
-    account = await busy.asks(client.get_account)
+    account = await busy_exchange.call(client.get_account)
     assert isinstance(account, TradeAccount)
-    orders = await busy.asks(client.get_orders, GetOrdersRequest(status="all", nested=True))
+    orders = await busy_exchange.call(client.get_orders, GetOrdersRequest(status="all", nested=True))
     assert all(isinstance(order, Order) for order in orders)
     assert any(order.legs for order in orders)
-    assert {p.symbol for p in await busy.asks(client.get_all_positions)} == {"AAPL", "MSFT", "TSLA", "WHOL"}
-    assert len(await busy.asks(client.get_all_assets)) == 7
-    assert (await busy.asks(client.get_clock)).is_open
-    assert (await busy.asks(client.get_calendar))[0].open.hour == 9
+    assert {p.symbol for p in await busy_exchange.call(client.get_all_positions)} == {
+        "AAPL",
+        "MSFT",
+        "TSLA",
+        "WHOL",
+    }
+    assert len(await busy_exchange.call(client.get_all_assets)) == 7
+    assert (await busy_exchange.call(client.get_clock)).is_open
+    assert (await busy_exchange.call(client.get_calendar))[0].open.hour == 9
     request = LimitOrderRequest(
         symbol="NOSH",
         qty=3,
@@ -222,9 +231,9 @@ async def test_alpaca_pys_typed_models_parse_every_answer(busy: Wire) -> None:
         take_profit=TakeProfitRequest(limit_price=12),
         stop_loss=StopLossRequest(stop_price=9.5),
     )
-    order = await busy.asks(client.submit_order, request)
+    order = await busy_exchange.call(client.submit_order, request)
     assert [leg.status for leg in order.legs] == ["held", "held"]
-    await busy.asks(client.cancel_order_by_id, order.id)
-    await busy.asks(client.cancel_orders)
-    await busy.asks(client.close_all_positions, cancel_orders=True)
+    await busy_exchange.call(client.cancel_order_by_id, order.id)
+    await busy_exchange.call(client.cancel_orders)
+    await busy_exchange.call(client.close_all_positions, cancel_orders=True)
     client._session.close()

@@ -10,71 +10,71 @@ from tests.simulator.served_exchange import (
     AUTH,
     KEYS,
     LISTEN,
-    TradingStreamOf,
-    buys,
-    listening,
-    receives,
-    says,
-    wired,
+    buy_one_share,
+    receive_frame,
+    send_and_receive,
+    serve_exchange,
+    subscribed_socket,
+    trading_stream,
 )
 
 
-async def test_messagepack_when_asked_for() -> None:
+async def test_trade_stream_uses_msgpack_on_request() -> None:
     """With the handshake header both directions are msgpack."""
     header = {"Content-Type": "application/msgpack"}
     async with (
-        wired() as wire,
-        websockets.connect(wire.server.stream_url, proxy=None, additional_headers=header) as socket,
+        serve_exchange() as served,
+        websockets.connect(served.server.stream_url, proxy=None, additional_headers=header) as socket,
     ):
         for message in (AUTH, LISTEN):
             await socket.send(msgpack.packb(message))
-            await receives(socket)
-        await buys(wire)
-        assert msgpack.unpackb(await receives(socket))["data"]["event"] == "new"
+            await receive_frame(socket)
+        await buy_one_share(served)
+        assert msgpack.unpackb(await receive_frame(socket))["data"]["event"] == "new"
 
 
-async def test_authentication_may_be_refused_for_a_while() -> None:
+async def test_stream_refuse_fault_rejects_one_authentication() -> None:
     """As after a rotated key; the next attempt is let in."""
-    async with wired() as wire, websockets.connect(wire.server.stream_url, proxy=None) as socket:
-        await wire.admin("faults", kind="stream_refuse")
-        assert (await says(socket, AUTH))["data"]["status"] == "unauthorized"
-        assert (await says(socket, AUTH))["data"]["status"] == "authorized"
+    async with serve_exchange() as served, websockets.connect(served.server.stream_url, proxy=None) as socket:
+        await served.post_admin("faults", kind="stream_refuse")
+        assert (await send_and_receive(socket, AUTH))["data"]["status"] == "unauthorized"
+        assert (await send_and_receive(socket, AUTH))["data"]["status"] == "authorized"
 
 
-async def test_a_frame_that_never_left_is_not_counted() -> None:
+async def test_frame_to_a_closed_connection_is_not_counted() -> None:
     """The count a test's clock waits for is what a live client can hear."""
-    async with wired() as wire:
-        async with listening(wire.server):
-            await wire.admin("stream", act="disconnect")
-        await buys(wire)
-        assert wire.server.frames_sent == 0
+    async with serve_exchange() as served:
+        async with subscribed_socket(served.server):
+            await served.post_admin("stream", act="disconnect")
+        await buy_one_share(served)
+        assert served.server.frames_sent == 0
 
 
-async def test_alpaca_pys_own_stream_listens() -> None:
+async def test_alpaca_py_trading_stream_receives_every_update() -> None:
     """The unmodified client authenticates, listens and hears every update."""
-    async with wired() as wire:
-        heard: list[Any] = []
+    async with serve_exchange() as served:
+        received: list[Any] = []
 
-        async def hear(message: Any) -> None:
-            heard.append(message["data"]["event"])
+        async def record(message: Any) -> None:
+            received.append(message["data"]["event"])
 
-        stream = TradingStreamOf(wire.server)
-        stream.subscribe_trade_updates(hear)
+        stream = trading_stream(served.server)
+        stream.subscribe_trade_updates(record)
         task = asyncio.create_task(stream._run_forever())
-        while not any(listener.streams for listener in wire.server.streams._listeners):  # noqa: ASYNC110 - a library's task
+        while not any(listener.streams for listener in served.server.streams._connections):  # noqa: ASYNC110 - a library's task
             await asyncio.sleep(0.001)
-        wire.clock.quiet_when(lambda: len(heard) == wire.server.frames_sent)
-        wire.desk.bracket(5)
-        await wire.passes()
-        assert heard == ["new", "fill", "new"]
+        served.clock.advance_only_when(lambda: len(received) == served.server.frames_sent)
+        served.scenario.submit_bracket(5)
+        await served.advance()
+        assert received == ["new", "fill", "new"]
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_keys_are_not_asked_of_the_handshake() -> None:
+async def test_trade_stream_authenticates_by_message_whatever_the_headers() -> None:
     """The socket opens without headers; authentication is a message."""
     async with (
-        wired() as wire,
-        websockets.connect(wire.server.stream_url, proxy=None, additional_headers=KEYS) as socket,
+        serve_exchange() as served,
+        websockets.connect(served.server.stream_url, proxy=None, additional_headers=KEYS) as socket,
     ):
-        assert (await says(socket, AUTH))["data"]["status"] == "authorized"
+        assert (await send_and_receive(socket, AUTH))["data"]["status"] == "authorized"

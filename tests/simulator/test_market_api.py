@@ -67,20 +67,22 @@ def market(tmp_path_factory: pytest.TempPathFactory) -> BarMarket:
         pa.table(dict(zip(["symbol", "date", *names], map(list, zip(*days, strict=True)), strict=True))),
         folder / "daily.parquet",
     )
-    told = [
+    headline_rows = [
         ("ALFA", OPEN - timedelta(hours=1), "Alfa raises full-year outlook"),
         ("PENNY", OPEN - timedelta(hours=1), "Alfa raises full-year outlook"),
         ("PENNY", OPEN + timedelta(minutes=10), "Penny prices offering"),
         ("PENNY", OPEN + timedelta(minutes=50), "Penny closes offering"),
     ]
     columns = ["symbol", "published_at", "headline"]
-    table = pa.table(dict(zip(columns, map(list, zip(*told, strict=True)), strict=True)))
-    empty = pa.array([""] * len(told))
+    table = pa.table(dict(zip(columns, map(list, zip(*headline_rows, strict=True)), strict=True)))
+    empty = pa.array([""] * len(headline_rows))
     pq.write_table(table.append_column("source", empty).append_column("url", empty), folder / "news.parquet")
-    return recorded_market.load(folder / "bars.parquet", folder / "daily.parquet", folder / "news.parquet")
+    return recorded_market.load_market(
+        folder / "bars.parquet", folder / "daily.parquet", folder / "news.parquet"
+    )
 
 
-class Wire:
+class DataApiServer:
     """A server of the market, its clock, and ways to ask it."""
 
     def __init__(self, url: str, app: web.Application, clock: ManualClock) -> None:
@@ -95,7 +97,7 @@ class Wire:
                 return answer.status, await answer.json()
             return answer.status, await answer.text()
 
-    async def ask(self, kind: Any, call: Callable[[Any], Any], *, raw: bool = False) -> Any:
+    async def call_client(self, kind: Any, call: Callable[[Any], Any], *, raw: bool = False) -> Any:
         """What an alpaca-py client of `kind` makes of an answer."""
         client = kind("key", "secret", url_override=self.url, raw_data=raw)
         try:
@@ -105,7 +107,7 @@ class Wire:
 
 
 @pytest.fixture
-async def wire(market: BarMarket) -> AsyncIterator[Wire]:
+async def api(market: BarMarket) -> AsyncIterator[DataApiServer]:
     """The market served on loopback, half an hour after the open."""
     app, clock = web.Application(), ManualClock(NOW)
     add_data_routes(app, market, clock)
@@ -113,13 +115,13 @@ async def wire(market: BarMarket) -> AsyncIterator[Wire]:
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
-    yield Wire(f"http://127.0.0.1:{runner.addresses[0][1]}", app, clock)
+    yield DataApiServer(f"http://127.0.0.1:{runner.addresses[0][1]}", app, clock)
     await runner.cleanup()
 
 
-async def test_snapshots_are_a_map_without_the_unknown(wire: Wire) -> None:
-    """Known symbols with their five parts, numbers as numbers, times in UTC; unknown ones left out."""
-    status, body = await wire.get("/v2/stocks/snapshots", symbols="BRK.B,NOSUCH,ALFA")
+async def test_snapshot_response_maps_known_symbols_only(api: DataApiServer) -> None:
+    """Known symbols with their five parts, numbers, times in UTC; unknown ones left out."""
+    status, body = await api.get("/v2/stocks/snapshots", symbols="BRK.B,NOSUCH,ALFA")
     assert status == 200
     assert set(body) == {"BRK.B", "ALFA"}
     assert set(body["ALFA"]) == {"latestTrade", "latestQuote", "minuteBar", "dailyBar", "prevDailyBar"}
@@ -131,24 +133,32 @@ async def test_snapshots_are_a_map_without_the_unknown(wire: Wire) -> None:
     assert 0 < quote["bp"] < quote["ap"]
 
 
-async def test_alpaca_py_parses_every_answer(wire: Wire) -> None:
+async def test_alpaca_py_parses_every_stock_data_response(api: DataApiServer) -> None:
     """The typed models of the official client accept snapshots, latest, bars, trades and quotes."""
     symbols = ["ALFA", "BRK.B", "PENNY"]
     history = {"symbol_or_symbols": symbols, "start": OPEN, "end": NOW, "limit": 200}
 
-    async def ask(call: Callable[[StockHistoricalDataClient], Any]) -> Any:
-        return await wire.ask(StockHistoricalDataClient, call)
+    async def call_client(call: Callable[[StockHistoricalDataClient], Any]) -> Any:
+        return await api.call_client(StockHistoricalDataClient, call)
 
-    snapshots = await ask(lambda c: c.get_stock_snapshot(StockSnapshotRequest(symbol_or_symbols=symbols)))
+    snapshots = await call_client(
+        lambda c: c.get_stock_snapshot(StockSnapshotRequest(symbol_or_symbols=symbols))
+    )
     assert snapshots["PENNY"].latest_trade.price < 1
     assert snapshots["ALFA"].daily_bar.volume > snapshots["ALFA"].minute_bar.volume
-    latest = await ask(lambda c: c.get_stock_latest_bar(StockLatestBarRequest(symbol_or_symbols=symbols)))
+    latest = await call_client(
+        lambda c: c.get_stock_latest_bar(StockLatestBarRequest(symbol_or_symbols=symbols))
+    )
     assert latest["BRK.B"].timestamp == OPEN + timedelta(minutes=31)
-    trade = await ask(lambda c: c.get_stock_latest_trade(StockLatestTradeRequest(symbol_or_symbols=symbols)))
+    trade = await call_client(
+        lambda c: c.get_stock_latest_trade(StockLatestTradeRequest(symbol_or_symbols=symbols))
+    )
     assert trade["ALFA"].timestamp == NOW - timedelta(seconds=2)
-    quote = await ask(lambda c: c.get_stock_latest_quote(StockLatestQuoteRequest(symbol_or_symbols=symbols)))
+    quote = await call_client(
+        lambda c: c.get_stock_latest_quote(StockLatestQuoteRequest(symbol_or_symbols=symbols))
+    )
     assert quote["ALFA"].bid_price <= trade["ALFA"].price <= quote["ALFA"].ask_price
-    bars = await ask(
+    bars = await call_client(
         lambda c: c.get_stock_bars(
             StockBarsRequest(
                 timeframe=TimeFrame.Minute, adjustment=Adjustment.RAW, feed=DataFeed.SIP, **history
@@ -156,26 +166,26 @@ async def test_alpaca_py_parses_every_answer(wire: Wire) -> None:
         )
     )
     assert sum(len(rows) for rows in bars.data.values()) == 3 * 32
-    trades = await ask(lambda c: c.get_stock_trades(StockTradesRequest(**history)))
+    trades = await call_client(lambda c: c.get_stock_trades(StockTradesRequest(**history)))
     assert len(trades["ALFA"]) == 200
-    quotes = await ask(lambda c: c.get_stock_quotes(StockQuotesRequest(**history)))
+    quotes = await call_client(lambda c: c.get_stock_quotes(StockQuotesRequest(**history)))
     assert all(q.bid_price < q.ask_price for q in quotes["ALFA"])
 
 
-async def test_alpaca_py_reads_the_rest(wire: Wire) -> None:
+async def test_alpaca_py_parses_news_screener_and_corporate_actions(api: DataApiServer) -> None:
     """News, screener and corporate actions parse as well."""
-    news = await wire.ask(
+    news = await api.call_client(
         NewsClient, lambda c: c.get_news(NewsRequest(symbols="PENNY", include_content=True))
     )
     assert [each.headline for each in news.data["news"]] == [
         "Penny prices offering",
         "Alfa raises full-year outlook",
     ]
-    actives = await wire.ask(
+    actives = await api.call_client(
         ScreenerClient, lambda c: c.get_most_actives(MostActivesRequest(by=MostActivesBy.VOLUME, top=2))
     )
     assert len(actives.most_actives) == 2
-    movers = await wire.ask(
+    movers = await api.call_client(
         ScreenerClient,
         lambda c: c.get_market_movers(MarketMoversRequest(market_type=MarketType.STOCKS, top=3)),
     )
@@ -183,7 +193,7 @@ async def test_alpaca_py_reads_the_rest(wire: Wire) -> None:
         movers.gainers
     ) == 3
     assert movers.losers == []
-    actions = await wire.ask(
+    actions = await api.call_client(
         CorporateActionsClient,
         lambda c: c.get_corporate_actions(CorporateActionsRequest(symbols=["ALFA"], start=date(2026, 4, 1))),
     )
@@ -192,12 +202,12 @@ async def test_alpaca_py_reads_the_rest(wire: Wire) -> None:
 
 @pytest.mark.parametrize("sort", ["asc", "desc"])
 @pytest.mark.parametrize("limit", [7, 32, 96, 1000])
-async def test_pages_add_up_to_the_whole(wire: Wire, limit: int, sort: str) -> None:
+async def test_bar_pages_add_up_to_the_whole(api: DataApiServer, limit: int, sort: str) -> None:
     """Following tokens gives every bar once, by symbol, then time; the limit counts all symbols."""
     query = {"symbols": "PENNY,ALFA,BRK.B", "timeframe": "1Min", "limit": str(limit), "sort": sort}
     rows: list[tuple[str, str]] = []
     while True:
-        status, body = await wire.get("/v2/stocks/bars", **query)
+        status, body = await api.get("/v2/stocks/bars", **query)
         assert status == 200
         page = [(symbol, bar["t"]) for symbol, bars in body["bars"].items() for bar in bars]
         assert len(page) <= limit
@@ -210,48 +220,48 @@ async def test_pages_add_up_to_the_whole(wire: Wire, limit: int, sort: str) -> N
     assert rows == sorted(in_order, key=lambda row: row[0])
 
 
-async def test_pages_of_trades_add_up_to_the_tape(wire: Wire, market: BarMarket) -> None:
+async def test_trade_pages_add_up_to_the_prints(api: DataApiServer, market: BarMarket) -> None:
     """The trades served page by page are the prints, and a raw client follows the tokens itself."""
     request = StockTradesRequest(symbol_or_symbols=["ALFA"], start=OPEN, end=NOW, sort=Sort.ASC)
-    found = await wire.ask(StockHistoricalDataClient, lambda c: c.get_stock_trades(request), raw=True)
+    found = await api.call_client(StockHistoricalDataClient, lambda c: c.get_stock_trades(request), raw=True)
     tape = market.prints("ALFA", OPEN - timedelta(seconds=1), NOW)
     assert [(row["p"], row["s"]) for row in found["ALFA"]] == [(float(p.price), p.size) for p in tape]
-    status, body = await wire.get("/v2/stocks/ALFA/trades", start="2026-04-08", limit="5")
+    status, body = await api.get("/v2/stocks/ALFA/trades", start="2026-04-08", limit="5")
     assert (status, len(body["trades"]), body["symbol"]) == (200, 5, "ALFA")
     assert body["next_page_token"]
 
 
-async def test_daily_bars_carry_new_york_midnight(wire: Wire) -> None:
+async def test_alpaca_py_daily_bars_are_stamped_new_york_midnight(api: DataApiServer) -> None:
     """A day's bar is stamped with its midnight in New York, and today's is the one that grows."""
     timeframe = TimeFrame(1, TimeFrameUnit.Day)
     request = StockBarsRequest(
         symbol_or_symbols="ALFA", timeframe=timeframe, start=datetime(2026, 4, 1, tzinfo=UTC)
     )
-    found = await wire.ask(StockHistoricalDataClient, lambda c: c.get_stock_bars(request))
+    found = await api.call_client(StockHistoricalDataClient, lambda c: c.get_stock_bars(request))
     days = [bar.timestamp.isoformat() for bar in found["ALFA"]]
     assert days[0] == "2026-04-03T04:00:00+00:00"
     assert days[-1] == "2026-04-08T04:00:00+00:00"
     before = found["ALFA"][-1].volume
-    await wire.clock.advance(timedelta(minutes=5))
-    found = await wire.ask(StockHistoricalDataClient, lambda c: c.get_stock_bars(request))
+    await api.clock.advance(timedelta(minutes=5))
+    found = await api.call_client(StockHistoricalDataClient, lambda c: c.get_stock_bars(request))
     assert found["ALFA"][-1].volume > before
 
 
-async def test_only_finished_bars_are_told(wire: Wire) -> None:
+async def test_only_finished_bars_are_served(api: DataApiServer) -> None:
     """A bar whose end lies ahead is not served, of any length."""
     for text, minutes in (("1Min", 1), ("5Min", 5), ("15Min", 15), ("1Hour", 60)):
-        _, body = await wire.get("/v2/stocks/ALFA/bars", timeframe=text, start="2026-04-08T00:00:00Z")
+        _, body = await api.get("/v2/stocks/ALFA/bars", timeframe=text, start="2026-04-08T00:00:00Z")
         ends = [datetime.fromisoformat(bar["t"]) + timedelta(minutes=minutes) for bar in body["bars"]]
         assert all(end <= NOW for end in ends)
         assert len(ends) == {1: 32, 5: 6, 15: 2, 60: 1}[minutes]
 
 
-async def test_news_comes_in_pages_newest_first(wire: Wire) -> None:
+async def test_news_pages_are_newest_first(api: DataApiServer) -> None:
     """One story tagged twice is one article; nothing from later shows; tokens walk through the rest."""
-    _, body = await wire.get("/v1beta1/news", limit="1")
+    _, body = await api.get("/v1beta1/news", limit="1")
     assert [each["headline"] for each in body["news"]] == ["Penny prices offering"]
     assert body["news"][0]["content"] == ""
-    _, rest = await wire.get("/v1beta1/news", limit="1", page_token=body["next_page_token"])
+    _, rest = await api.get("/v1beta1/news", limit="1", page_token=body["next_page_token"])
     assert rest["news"][0]["symbols"] == ["ALFA", "PENNY"]
     assert rest["next_page_token"] is None
 
@@ -299,34 +309,34 @@ async def test_news_comes_in_pages_newest_first(wire: Wire) -> None:
         ("/v1beta1/screener/stocks/movers", {"top": "0"}, 400, "invalid top: 0"),
     ],
 )
-async def test_mistakes_are_refused_in_the_brokers_words(
-    wire: Wire, path: str, query: dict[str, str], status: int, message: str
+async def test_invalid_data_parameters_are_rejected_with_alpacas_message(
+    api: DataApiServer, path: str, query: dict[str, str], status: int, message: str
 ) -> None:
     """Each wrong parameter has its status and sentence."""
-    found, body = await wire.get(path, **query)
+    found, body = await api.get(path, **query)
     assert (found, body["message"]) == (status, message)
 
 
-async def test_recent_consolidated_data_needs_the_subscription(wire: Wire) -> None:
+async def test_recent_sip_data_needs_the_subscription(api: DataApiServer) -> None:
     """Without it the newest quarter of an hour of the SIP is refused; older data and IEX are not."""
-    wire.app[ENTITLEMENTS].recent_sip = False
-    status, body = await wire.get("/v2/stocks/snapshots", symbols="ALFA", feed="sip")
+    api.app[ENTITLEMENTS].recent_sip = False
+    status, body = await api.get("/v2/stocks/snapshots", symbols="ALFA", feed="sip")
     assert (status, body["code"]) == (403, 42210000)
-    assert (await wire.get("/v2/stocks/snapshots", symbols="ALFA", feed="iex"))[0] == 200
+    assert (await api.get("/v2/stocks/snapshots", symbols="ALFA", feed="iex"))[0] == 200
     recent = {"symbols": "ALFA", "timeframe": "1Min", "end": NOW.isoformat()}
-    assert (await wire.get("/v2/stocks/bars", **recent))[0] == 403
+    assert (await api.get("/v2/stocks/bars", **recent))[0] == 403
     older = {**recent, "end": (NOW - timedelta(minutes=16)).isoformat()}
-    assert (await wire.get("/v2/stocks/bars", **older))[0] == 200
+    assert (await api.get("/v2/stocks/bars", **older))[0] == 200
 
 
-async def test_the_delayed_feed_is_late(wire: Wire) -> None:
+async def test_delayed_sip_feed_is_fifteen_minutes_late(api: DataApiServer) -> None:
     """`delayed_sip` tells the tape of a quarter of an hour ago."""
-    _, body = await wire.get("/v2/stocks/ALFA/trades/latest", feed="delayed_sip")
+    _, body = await api.get("/v2/stocks/ALFA/trades/latest", feed="delayed_sip")
     assert body["trade"]["t"] == "2026-04-08T13:47:05Z"
 
 
-async def test_a_request_line_too_long_is_turned_away(wire: Wire) -> None:
+async def test_overlong_request_line_gets_414(api: DataApiServer) -> None:
     """The proxy answers 414 with a page of HTML, as for a list of too many symbols."""
-    status, body = await wire.get("/v2/stocks/snapshots", symbols=",".join(["ALFA"] * 2000))
+    status, body = await api.get("/v2/stocks/snapshots", symbols=",".join(["ALFA"] * 2000))
     assert status == 414
     assert body.startswith("<html>")

@@ -8,10 +8,10 @@ import pytest
 
 from catalyst.simulator.market import calendar
 
-KNOWN = Path(__file__).parents[3] / "shared" / "data" / "calendar_xnys_2007_2026.csv"
+RECORDED_CALENDAR = Path(__file__).parents[3] / "shared" / "data" / "calendar_xnys_2007_2026.csv"
 
 
-def test_sessions_follow_new_york_through_holidays_and_clock_changes() -> None:
+def test_calendar_sessions_follow_holidays_and_clock_changes() -> None:
     """A closed day has none, a half day ends at 13:00, and the open moves with daylight saving."""
     assert calendar.session(date(2026, 11, 26)) is None
     half = calendar.session(date(2026, 11, 27))
@@ -23,17 +23,17 @@ def test_sessions_follow_new_york_through_holidays_and_clock_changes() -> None:
     assert calendar.trading_day(datetime(2026, 3, 10, 2, 0, tzinfo=UTC)) == date(2026, 3, 9)
 
 
-def test_sessions_before_a_day_are_the_last_ones() -> None:
+def test_sessions_before_returns_the_last_sessions() -> None:
     """Counting back skips weekends and holidays and stops short of the day itself."""
     found = [session.day for session in calendar.sessions_before(date(2026, 11, 30), 3)]
     assert found == [date(2026, 11, 24), date(2026, 11, 25), date(2026, 11, 27)]
     assert len(calendar.sessions_before(date(2026, 11, 30), 250)) == 250
 
 
-@pytest.mark.skipif(not KNOWN.is_file(), reason="the recorded calendar is not here")
-def test_twenty_years_of_sessions_agree() -> None:
+@pytest.mark.skipif(not RECORDED_CALENDAR.is_file(), reason="the recorded calendar is not here")
+def test_calendar_matches_twenty_recorded_years() -> None:
     """Every open and close of the recorded calendar is ours, and we have no other."""
-    with KNOWN.open(newline="", encoding="utf-8") as file:
+    with RECORDED_CALENDAR.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     wanted = [(row["session"], row["open_utc"], row["close_utc"]) for row in rows]
     first, last = (date.fromisoformat(rows[n]["session"]) for n in (0, -1))

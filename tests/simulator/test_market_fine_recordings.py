@@ -14,17 +14,17 @@ import pytest
 
 from catalyst.simulator.market.bar_market import BarMarket
 from catalyst.simulator.recorded import market as recorded_market
-from tests.simulator.data_feed import BAR, DAY, OPEN, feeding, write
+from tests.simulator.data_feed import BAR, DAY, OPEN, serve_data_feed, write_parquet
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
-REAL = pytest.mark.skipif(not DATA.is_dir(), reason="the recorded days are not here")
+needs_recorded_days = pytest.mark.skipif(not DATA.is_dir(), reason="the recorded days are not here")
 TRADES = ("symbol", "timestamp", "price", "size", "suspicious")
 QUOTE_TICKS = ("symbol", "timestamp", "bid_price", "bid_size", "ask_price", "ask_size", "suspicious")
 QUOTES = ("symbol", "timestamp", "bid_open", "bid_close", "bid_size", "ask_open", "ask_close", "ask_size")
-EARLY = OPEN - timedelta(hours=2)
+PREMARKET = OPEN - timedelta(hours=2)
 
 
-def at(seconds: float) -> datetime:
+def after_open(seconds: float) -> datetime:
     return OPEN + timedelta(seconds=seconds)
 
 
@@ -37,57 +37,57 @@ def minutes(tmp_path: Path) -> Path:
         for begin in (OPEN - timedelta(days=1), OPEN)
         for n in range(10)
     ]
-    return write(tmp_path / "minutes.parquet", ("symbol", "timestamp", *BAR), rows)
+    return write_parquet(tmp_path / "minutes.parquet", ("symbol", "timestamp", *BAR), rows)
 
 
 @pytest.fixture
 def seconds(tmp_path: Path) -> Path:
     """ALFA by the second: two before the open, a few after."""
     rows = [
-        ("ALFA", EARLY, 9.9, 9.9, 9.9, 9.9, 50.0),
-        ("ALFA", EARLY + timedelta(seconds=61), 9.95, 9.95, 9.95, 9.95, 50.0),
-        ("ALFA", at(2), 10.0, 10.3, 9.9, 10.1, 400.0),
-        ("ALFA", at(3), 10.1, 10.1, 10.1, 10.1, 100.0),
-        ("ALFA", at(59), 10.4, 10.4, 10.4, 10.4, 200.0),
-        ("ALFA", at(71), 10.2, 10.6, 10.2, 10.6, 300.0),
+        ("ALFA", PREMARKET, 9.9, 9.9, 9.9, 9.9, 50.0),
+        ("ALFA", PREMARKET + timedelta(seconds=61), 9.95, 9.95, 9.95, 9.95, 50.0),
+        ("ALFA", after_open(2), 10.0, 10.3, 9.9, 10.1, 400.0),
+        ("ALFA", after_open(3), 10.1, 10.1, 10.1, 10.1, 100.0),
+        ("ALFA", after_open(59), 10.4, 10.4, 10.4, 10.4, 200.0),
+        ("ALFA", after_open(71), 10.2, 10.6, 10.2, 10.6, 300.0),
     ]
-    return write(tmp_path / "seconds.parquet", ("symbol", "timestamp", *BAR), rows)
+    return write_parquet(tmp_path / "seconds.parquet", ("symbol", "timestamp", *BAR), rows)
 
 
 @pytest.fixture
 def trades(tmp_path: Path) -> Path:
     """ALFA trade by trade: three in one second, one that never was."""
     rows = [
-        ("ALFA", at(2.1), 10.0, 100, "0"),
-        ("ALFA", at(2.4), 10.3, 30, "0"),
-        ("ALFA", at(2.4), 9.9, 270, "0"),
-        ("ALFA", at(3), 99.0, 100, "1"),
-        ("ALFA", at(59.9), 10.4, 200, "0"),
-        ("ALFA", at(71), 10.6, 300, "0"),
+        ("ALFA", after_open(2.1), 10.0, 100, "0"),
+        ("ALFA", after_open(2.4), 10.3, 30, "0"),
+        ("ALFA", after_open(2.4), 9.9, 270, "0"),
+        ("ALFA", after_open(3), 99.0, 100, "1"),
+        ("ALFA", after_open(59.9), 10.4, 200, "0"),
+        ("ALFA", after_open(71), 10.6, 300, "0"),
     ]
-    return write(tmp_path / "trades.parquet", TRADES, rows)
+    return write_parquet(tmp_path / "trades.parquet", TRADES, rows)
 
 
 def quotes_file(path: Path, step: int) -> Path:
     """ALFA's quotes every `step` seconds for a while: 10.00 by 10.04, widening to 10.08; one without an offer."""
     rows = [
-        ("ALFA", at(0), 10.0, 10.0, 300, 10.04, 10.08, 500),
-        ("ALFA", at(step), 10.1, 10.1, 200, 10.12, 10.13, 100),
-        ("ALFA", at(10 * step + (step == 1)), 10.1, 10.1, 200, 0.0, 0.0, 0),
+        ("ALFA", after_open(0), 10.0, 10.0, 300, 10.04, 10.08, 500),
+        ("ALFA", after_open(step), 10.1, 10.1, 200, 10.12, 10.13, 100),
+        ("ALFA", after_open(10 * step + (step == 1)), 10.1, 10.1, 200, 0.0, 0.0, 0),
     ]
-    return write(path, QUOTES, rows)
+    return write_parquet(path, QUOTES, rows)
 
 
-def told(market: BarMarket, symbol: str, until: datetime) -> list[tuple[float, str, int]]:
+def prints_from_open(market: BarMarket, symbol: str, until: datetime) -> list[tuple[float, str, int]]:
     """Seconds from the open, price and size of each print."""
-    prints = market.prints(symbol, EARLY - timedelta(seconds=1), until)
+    prints = market.prints(symbol, PREMARKET - timedelta(seconds=1), until)
     return [((p.at - OPEN).total_seconds(), str(p.price), p.size) for p in prints]
 
 
-def test_seconds_are_played_as_they_are(minutes: Path, seconds: Path) -> None:
+def test_second_bars_are_replayed_second_by_second(minutes: Path, seconds: Path) -> None:
     """Each second's own path happens in its second; other symbols keep their minutes."""
-    market = recorded_market.load([minutes, seconds])
-    assert told(market, "ALFA", at(70)) == [
+    market = recorded_market.load_market([minutes, seconds])
+    assert prints_from_open(market, "ALFA", after_open(70)) == [
         (-7200, "9.90", 50),
         (-7139, "9.95", 50),
         (2, "10.00", 100),
@@ -97,141 +97,166 @@ def test_seconds_are_played_as_they_are(minutes: Path, seconds: Path) -> None:
         (3, "10.10", 100),
         (59, "10.40", 200),
     ]
-    assert market.next_print("ALFA", at(3)) == at(59)
-    assert market.next_print("ALFA", at(71)) is None
-    assert [each[0] for each in told(market, "BETA", at(30))] == [0, 10, 20, 30]
+    assert market.next_print_time("ALFA", after_open(3)) == after_open(59)
+    assert market.next_print_time("ALFA", after_open(71)) is None
+    assert [each[0] for each in prints_from_open(market, "BETA", after_open(30))] == [0, 10, 20, 30]
 
 
-def test_trades_are_played_one_by_one(minutes: Path, seconds: Path, trades: Path) -> None:
+def test_recorded_trades_are_replayed_one_by_one(minutes: Path, seconds: Path, trades: Path) -> None:
     """The finest recording wins; trades of one second keep their order and have numbers of their own."""
-    market = recorded_market.load([seconds, trades, minutes])
-    found = market.prints("ALFA", OPEN, at(600))
+    market = recorded_market.load_market([seconds, trades, minutes])
+    found = market.prints("ALFA", OPEN, after_open(600))
     assert [(p.at, str(p.price), p.size, p.number) for p in found] == [
-        (at(2), "10.00", 100, 0),
-        (at(2), "10.30", 30, 1),
-        (at(2), "9.90", 270, 2),
-        (at(59), "10.40", 200, 0),
-        (at(71), "10.60", 300, 0),
+        (after_open(2), "10.00", 100, 0),
+        (after_open(2), "10.30", 30, 1),
+        (after_open(2), "9.90", 270, 2),
+        (after_open(59), "10.40", 200, 0),
+        (after_open(71), "10.60", 300, 0),
     ]
-    newest = market.snapshots(["ALFA"], at(40))
-    assert (newest.trade_at[0], newest.trade_price[0], newest.trade_size[0]) == (at(2).timestamp(), 9.9, 270)
+    newest = market.snapshots(["ALFA"], after_open(40))
+    assert (newest.trade_at[0], newest.trade_price[0], newest.trade_size[0]) == (
+        after_open(2).timestamp(),
+        9.9,
+        270,
+    )
     assert newest.trade_number is not None
     assert newest.trade_number[0] == 2
 
 
-def test_bars_are_made_of_the_finer_trades(minutes: Path, seconds: Path) -> None:
+def test_bars_are_aggregated_from_the_finer_recording(minutes: Path, seconds: Path) -> None:
     """Minutes, the running day and the day before agree with the seconds; extended hours count in the volume only."""
-    market = recorded_market.load([minutes, seconds])
-    bars = market.bars("ALFA", timedelta(minutes=1), EARLY, at(600), at(600))
+    market = recorded_market.load_market([minutes, seconds])
+    bars = market.bars("ALFA", timedelta(minutes=1), PREMARKET, after_open(600), after_open(600))
     assert bars.starts.tolist() == [
-        t.timestamp() for t in (EARLY, EARLY + timedelta(minutes=1), OPEN, at(60))
+        t.timestamp() for t in (PREMARKET, PREMARKET + timedelta(minutes=1), OPEN, after_open(60))
     ]
     assert [column[2] for column in (bars.open, bars.high, bars.low, bars.close)] == [10.0, 10.4, 9.9, 10.4]
     assert (bars.volume[2], bars.trades[2]) == (700, 6)
     assert bars.vwap[2] == round((1000 + 990 + 1030 + 1010 + 1010 + 2080) / 700, 6)
     for second, close, volume in ((1, None, None), (2, 10.1, 500), (58, 10.1, 600), (59, 10.4, 800)):
-        found = market.snapshots(["BETA", "ALFA"], at(second))
+        found = market.snapshots(["BETA", "ALFA"], after_open(second))
         today = found.daily.starts[1] == recorded_market.calendar.midnight(DAY).timestamp()
         assert today == (close is not None)
         if today:
             assert (found.daily.close[1], found.daily.volume[1]) == (close, volume)
             assert (found.daily.open[1], found.daily.high[1]) == (10.0, 10.4 if second == 59 else 10.3)
-            day = market.bars("ALFA", timedelta(days=1), EARLY - timedelta(days=9), at(second), at(second))
+            day = market.bars(
+                "ALFA",
+                timedelta(days=1),
+                PREMARKET - timedelta(days=9),
+                after_open(second),
+                after_open(second),
+            )
             assert (day.close[-1], day.volume[-1]) == (close, volume)
         assert found.previous.close[1] == (10.2 if today else 0)
     midnight = recorded_market.calendar.midnight(DAY)
     yesterday = market.bars(
-        "ALFA", timedelta(minutes=5), OPEN - timedelta(days=1), OPEN - timedelta(hours=20), at(0)
+        "ALFA", timedelta(minutes=5), OPEN - timedelta(days=1), OPEN - timedelta(hours=20), after_open(0)
     )
     assert yesterday.volume.tolist() == [3000, 3000]
-    halves = market.bars("ALFA", timedelta(hours=12), midnight, at(40_000), at(80_000))
+    halves = market.bars("ALFA", timedelta(hours=12), midnight, after_open(40_000), after_open(80_000))
     assert halves.volume.tolist() == [1000]  # the coarser recording of a day with a finer one is left out
 
 
-def test_quotes_by_the_second_stand_as_recorded(minutes: Path, seconds: Path, tmp_path: Path) -> None:
+def test_second_quotes_are_served_as_recorded(minutes: Path, seconds: Path, tmp_path: Path) -> None:
     """Where trades and quotes are both known by the second nothing is modelled, a missing side included."""
-    market = recorded_market.load([minutes, seconds], quotes=quotes_file(tmp_path / "quotes.parquet", 1))
+    market = recorded_market.load_market(
+        [minutes, seconds], quotes=quotes_file(tmp_path / "quotes.parquet", 1)
+    )
 
     def quote(second: float, symbol: str = "ALFA") -> tuple[datetime, str, str, int, int]:
-        found = market.quote(symbol, at(second))
+        found = market.quote(symbol, after_open(second))
         assert found is not None
         return found.at, str(found.bid), str(found.ask), found.bid_size, found.ask_size
 
-    assert quote(0) == (at(0), "10.00", "10.08", 300, 500)
-    assert quote(10.9) == (at(1), "10.10", "10.13", 200, 100)
-    assert quote(11) == (at(11), "10.10", "0.00", 200, 0)
-    shown = market.snapshots(["BETA", "ALFA"], at(5))
+    assert quote(0) == (after_open(0), "10.00", "10.08", 300, 500)
+    assert quote(10.9) == (after_open(1), "10.10", "10.13", 200, 100)
+    assert quote(11) == (after_open(11), "10.10", "0.00", 200, 0)
+    shown = market.snapshots(["BETA", "ALFA"], after_open(5))
     assert (shown.bid[1], shown.ask[1], shown.bid_size[1], shown.quote_at[1]) == (
-        10.1, 10.13, 200, at(1).timestamp()
+        10.1, 10.13, 200, after_open(1).timestamp()
     )  # fmt: skip
-    assert [q.at for q in market.quotes("ALFA", at(-1), at(20))] == [at(0), at(1), at(11)]
-    modelled = recorded_market.load([minutes, seconds])
-    assert market.quote("BETA", at(5)) == modelled.quote("BETA", at(5))
-    assert market.quote("ALFA", at(-60)) == modelled.quote("ALFA", at(-60))  # nothing recorded yet today
+    assert [q.at for q in market.quotes("ALFA", after_open(-1), after_open(20))] == [
+        after_open(0),
+        after_open(1),
+        after_open(11),
+    ]
+    modelled = recorded_market.load_market([minutes, seconds])
+    assert market.quote("BETA", after_open(5)) == modelled.quote("BETA", after_open(5))
+    assert market.quote("ALFA", after_open(-60)) == modelled.quote(
+        "ALFA", after_open(-60)
+    )  # nothing recorded yet today
 
 
-def test_single_quotes_stand_by_the_second(minutes: Path, seconds: Path, tmp_path: Path) -> None:
+def test_quote_ticks_are_merged_by_second(minutes: Path, seconds: Path, tmp_path: Path) -> None:
     """Each message may tell one side; the other stays as it was, of the same symbol. A second ends with its last."""
     rows = [
-        ("ALFA", at(1.2), 10.0, 300, 0.0, 0, "0"),
-        ("ALFA", at(3.1), 0.0, 0, 10.2, 100, "0"),
-        ("ALFA", at(3.7), 10.1, 200, 0.0, 0, "0"),
-        ("ALFA", at(3.9), 9.0, 200, 9.1, 100, "1"),
-        ("BETA", at(2.0), 0.0, 0, 10.3, 700, "0"),
+        ("ALFA", after_open(1.2), 10.0, 300, 0.0, 0, "0"),
+        ("ALFA", after_open(3.1), 0.0, 0, 10.2, 100, "0"),
+        ("ALFA", after_open(3.7), 10.1, 200, 0.0, 0, "0"),
+        ("ALFA", after_open(3.9), 9.0, 200, 9.1, 100, "1"),
+        ("BETA", after_open(2.0), 0.0, 0, 10.3, 700, "0"),
     ]
-    quotes = write(tmp_path / "quotes.parquet", QUOTE_TICKS, rows)
-    market = recorded_market.load([minutes, seconds], quotes=quotes)
+    quotes = write_parquet(tmp_path / "quotes.parquet", QUOTE_TICKS, rows)
+    market = recorded_market.load_market([minutes, seconds], quotes=quotes)
     found = [
-        (q.at, str(q.bid), q.bid_size, str(q.ask), q.ask_size) for q in market.quotes("ALFA", at(-1), at(9))
+        (q.at, str(q.bid), q.bid_size, str(q.ask), q.ask_size)
+        for q in market.quotes("ALFA", after_open(-1), after_open(9))
     ]
-    assert found == [(at(1), "10.00", 300, "0.00", 0), (at(3), "10.10", 200, "10.20", 100)]
-    beta = market.quote("BETA", at(5))  # its path is invented, so one side alone tells nothing
-    assert beta == recorded_market.load([minutes, seconds]).quote("BETA", at(5))
+    assert found == [(after_open(1), "10.00", 300, "0.00", 0), (after_open(3), "10.10", 200, "10.20", 100)]
+    beta = market.quote("BETA", after_open(5))  # its path is invented, so one side alone tells nothing
+    assert beta == recorded_market.load_market([minutes, seconds]).quote("BETA", after_open(5))
 
 
 @pytest.mark.parametrize("trades_by", ["seconds", "minutes"])
-def test_coarser_quotes_tell_only_the_spread(
+def test_coarser_quotes_give_only_the_spread(
     minutes: Path, seconds: Path, tmp_path: Path, trades_by: str
 ) -> None:
     """On an invented path or inside a quote bar the recorded width lies around the newest print, with its sizes."""
     tape = {"seconds": [minutes, seconds], "minutes": [minutes]}[trades_by]
-    market = recorded_market.load(tape, quotes=quotes_file(tmp_path / "quotes.parquet", 60))
+    market = recorded_market.load_market(tape, quotes=quotes_file(tmp_path / "quotes.parquet", 60))
     for second, width, sizes in (
         (3, "0.04", (300, 500)),
         (61, "0.02", (200, 100)),
         (150, "0.03", (200, 100)),
     ):
-        quote, last = market.quote("ALFA", at(second)), market.last_print("ALFA", at(second))
+        quote, last = market.quote("ALFA", after_open(second)), market.last_print("ALFA", after_open(second))
         assert quote is not None
         assert last is not None
         assert quote.bid <= last.price <= quote.ask
         assert quote.ask - quote.bid == Decimal(width)
         assert (quote.bid_size, quote.ask_size) == sizes
-    assert market.quote("ALFA", at(601)) == recorded_market.load(tape).quote("ALFA", at(601))
+    assert market.quote("ALFA", after_open(601)) == recorded_market.load_market(tape).quote(
+        "ALFA", after_open(601)
+    )
 
 
-async def test_orders_meet_the_recorded_quote_and_path(minutes: Path, seconds: Path, tmp_path: Path) -> None:
+async def test_orders_fill_at_the_recorded_quotes(minutes: Path, seconds: Path, tmp_path: Path) -> None:
     """A market order pays the recorded offer and takes its size; the stream tells every trade of a second in order."""
-    market = recorded_market.load([minutes, seconds], quotes=quotes_file(tmp_path / "quotes.parquet", 1))
-    async with feeding(market) as feed, feed.ear() as ear:
-        await ear.say(action="subscribe", trades=["ALFA"], quotes=["ALFA"], bars=["ALFA"])
-        await feed.passes(2)
+    market = recorded_market.load_market(
+        [minutes, seconds], quotes=quotes_file(tmp_path / "quotes.parquet", 1)
+    )
+    async with serve_data_feed(market) as feed, feed.connect() as subscriber:
+        await subscriber.request(action="subscribe", trades=["ALFA"], quotes=["ALFA"], bars=["ALFA"])
+        await feed.advance(2)
         order = {"symbol": "ALFA", "side": "buy", "type": "market", "time_in_force": "day", "qty": "40"}
         async with feed.http.post("/v2/orders", json=order) as answer:
             assert answer.status == 200, await answer.text()
-        await feed.passes(58)
+        await feed.advance(58)
         _, orders = await feed.get("/v2/orders", status="all")
         assert [(each["filled_avg_price"], each["filled_qty"]) for each in orders] == [("10.13", "40")]
-        heard: list[dict[str, Any]] = []
-        while not any(each["T"] == "b" for each in heard):
-            heard += await ear.hear()
-        trades = [each for each in heard if each["T"] == "t"]
+        received: list[dict[str, Any]] = []
+        while not any(each["T"] == "b" for each in received):
+            received += await subscriber.receive()
+        trades = [each for each in received if each["T"] == "t"]
         assert [each["p"] for each in trades] == [10.0, 9.9, 10.3, 10.1, 10.1, 10.4]
         assert len({each["i"] for each in trades}) == 6
-        assert [(q["bp"], q["ap"]) for q in heard if q["T"] == "q"] == [(10.1, 10.13), (10.1, 0)]
+        assert [(q["bp"], q["ap"]) for q in received if q["T"] == "q"] == [(10.1, 10.13), (10.1, 0)]
         pages, token = [], {}
         while True:
-            _, body = await feed.get("/v2/stocks/ALFA/trades", limit="3", start=at(0).isoformat(), **token)
+            _, body = await feed.get(
+                "/v2/stocks/ALFA/trades", limit="3", start=after_open(0).isoformat(), **token
+            )
             pages += body["trades"]
             if body["next_page_token"] is None:
                 break
@@ -239,7 +264,7 @@ async def test_orders_meet_the_recorded_quote_and_path(minutes: Path, seconds: P
         assert [each["i"] for each in pages] == [each["i"] for each in trades]
         _, body = await feed.get("/v2/stocks/ALFA/snapshot")
         assert body["latestTrade"]["i"] == trades[-1]["i"]
-        _, body = await feed.get("/v2/stocks/ALFA/quotes", start=at(0).isoformat())
+        _, body = await feed.get("/v2/stocks/ALFA/quotes", start=after_open(0).isoformat())
         assert [(q["t"][17:19], q["bp"], q["ap"]) for q in body["quotes"]] == [
             ("00", 10.0, 10.08),
             ("01", 10.1, 10.13),
@@ -247,24 +272,24 @@ async def test_orders_meet_the_recorded_quote_and_path(minutes: Path, seconds: P
         ]
 
 
-async def test_before_the_open_extended_orders_trade(seconds: Path) -> None:
+async def test_extended_hours_orders_fill_on_recorded_premarket_trades(seconds: Path) -> None:
     """Recorded trades of the early hours are heard on the stream and fill orders that may trade then."""
     async with (
-        feeding(recorded_market.load(seconds), EARLY - timedelta(seconds=2)) as feed,
-        feed.ear() as ear,
+        serve_data_feed(recorded_market.load_market(seconds), PREMARKET - timedelta(seconds=2)) as feed,
+        feed.connect() as subscriber,
     ):
-        await ear.say(action="subscribe", trades=["ALFA"], bars=["ALFA"], dailyBars=["ALFA"])
+        await subscriber.request(action="subscribe", trades=["ALFA"], bars=["ALFA"], dailyBars=["ALFA"])
         order = {"symbol": "ALFA", "side": "buy", "type": "limit", "limit_price": "10", "qty": "5"}
         order |= {"time_in_force": "day"}
         for early in (False, True):
             async with feed.http.post("/v2/orders", json={**order, "extended_hours": early}) as answer:
                 assert answer.status == 200, await answer.text()
-        await feed.passes(90)
+        await feed.advance(90)
         _, orders = await feed.get("/v2/orders", status="all")
         filled = {each["extended_hours"]: each["filled_qty"] for each in orders}
         assert filled == {True: "5", False: "0"}
-        heard = [*await ear.hears("t"), *await ear.hears("b")]
-        assert [each["t"] for each in heard] == ["2026-04-08T11:30:00Z", "2026-04-08T11:30:00Z"]
+        received = [*await subscriber.receive_of_kind("t"), *await subscriber.receive_of_kind("b")]
+        assert [each["t"] for each in received] == ["2026-04-08T11:30:00Z", "2026-04-08T11:30:00Z"]
 
 
 @pytest.mark.parametrize(
@@ -272,27 +297,27 @@ async def test_before_the_open_extended_orders_trade(seconds: Path) -> None:
     [
         (
             ("symbol", "timestamp", *BAR),
-            [("A", at(30 * n), 9.0, 9.0, 9.0, 9.0, 9.0) for n in range(4)],
+            [("A", after_open(30 * n), 9.0, 9.0, 9.0, 9.0, 9.0) for n in range(4)],
             "of 30 s",
         ),
-        (TRADES, [("A", at(1), 0.0, 100, "0")], "not positive"),
-        (TRADES, [("A", at(1), 9.0, -5, "0")], "not positive"),
-        (TRADES, [("A", at(1), float("inf"), 5, "0")], "not positive"),
+        (TRADES, [("A", after_open(1), 0.0, 100, "0")], "not positive"),
+        (TRADES, [("A", after_open(1), 9.0, -5, "0")], "not positive"),
+        (TRADES, [("A", after_open(1), float("inf"), 5, "0")], "not positive"),
     ],
 )
-def test_what_cannot_be_played_is_refused(
+def test_unusable_recording_is_rejected(
     tmp_path: Path, names: Sequence[str], rows: Sequence[Sequence[Any]], why: str
 ) -> None:
     """Other lengths and trades that are none."""
     with pytest.raises(ValueError, match=why):
-        recorded_market.load(write(tmp_path / "bars.parquet", names, rows), day=DAY)
+        recorded_market.load_market(write_parquet(tmp_path / "bars.parquet", names, rows), day=DAY)
 
 
-@REAL
-def test_a_real_day_by_the_second(tmp_path: Path) -> None:
+@needs_recorded_days
+def test_recorded_second_bars_match_their_minute_bars_and_quotes(tmp_path: Path) -> None:
     """2013-10-08: minutes made of the seconds are those recorded apart, early and late ones too; quotes fit."""
     day = date(2013, 10, 8)
-    market = recorded_market.load(
+    market = recorded_market.load_market(
         [DATA / "bars_1sec_lean_extended.parquet", DATA / "bars_1min_lean_extended.parquet"],
         day=day,
         quotes=DATA / "quotebars_1sec_lean_extended.parquet",
@@ -315,7 +340,7 @@ def test_a_real_day_by_the_second(tmp_path: Path) -> None:
             same = np.isclose(getattr(bars, name)[both], own[name].to_numpy()[rows], atol=1e-4)
             assert same.mean() > 0.97, (symbol, name)
     singles = DATA / "ticks_quotes_lean_ibm_20131008.parquet"
-    ibm = recorded_market.load(DATA / "ticks_trades_lean_ibm_20131008.parquet", quotes=singles)
+    ibm = recorded_market.load_market(DATA / "ticks_trades_lean_ibm_20131008.parquet", quotes=singles)
     both = [each.quotes("IBM", midnight, end) for each in (ibm, market)]
     sides = [{q.at: (q.bid, q.ask) for q in each if q.bid and q.ask} for each in both]
     shared = sides[0].keys() & sides[1].keys()

@@ -16,18 +16,18 @@ from hypothesis import strategies as st
 from catalyst.simulator.market import quote_model
 from catalyst.simulator.market.bar_market import BarMarket
 from catalyst.simulator.market.bar_table import BarTable
-from catalyst.simulator.market.print_windows import Reels
+from catalyst.simulator.market.print_windows import PrintWindows
 from catalyst.simulator.recorded import market as recorded_market
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
-REAL = pytest.mark.skipif(not DATA.is_dir(), reason="the recorded days are not here")
+needs_recorded_days = pytest.mark.skipif(not DATA.is_dir(), reason="the recorded days are not here")
 DAY = date(2026, 4, 8)
 OPEN = datetime(2026, 4, 8, 13, 30, tzinfo=UTC)
 
 Bar = tuple[str, datetime, float, float, float, float, float]
 
 
-def write(path: Path, bars: Sequence[Bar]) -> Path:
+def write_bars(path: Path, bars: Sequence[Bar]) -> Path:
     """Write bars as a Parquet file in the documented columns."""
     names = ("symbol", "timestamp", "open", "high", "low", "close", "volume")
     columns = [pa.array(column) for column in zip(*bars, strict=True)]
@@ -46,7 +46,7 @@ def write_daily(path: Path, days: Sequence[tuple[str, date, float, float, float,
 @pytest.fixture
 def small(tmp_path: Path) -> BarMarket:
     """ALFA with pre-market, two regular bars and a hole; NULL (a symbol) without a trade today."""
-    bars = write(
+    bars = write_bars(
         tmp_path / "bars.parquet",
         [
             ("ALFA", OPEN - timedelta(days=1), 9.5, 9.9, 9.4, 9.8, 3000.0),
@@ -65,11 +65,11 @@ def small(tmp_path: Path) -> BarMarket:
             ("NULL", date(2026, 4, 7), 3.0, 3.2, 2.9, 3.15, 2000.0),
         ],
     )
-    return recorded_market.load(bars, daily, day=DAY)
+    return recorded_market.load_market(bars, daily, day=DAY)
 
 
 @given(st.lists(st.tuples(st.integers(-90_000, 600), st.integers(0, 4000)), min_size=1, max_size=8))
-def test_a_reel_answers_alike_whatever_it_was_asked_before(questions: list[tuple[int, int]]) -> None:
+def test_print_windows_give_the_same_result_after_any_queries(questions: list[tuple[int, int]]) -> None:
     """Forwards, backwards and before the first trade: the stretch that was kept changes no answer."""
     begins = int(OPEN.timestamp())
     rows = np.arange(0, 80, 2)
@@ -78,28 +78,32 @@ def test_a_reel_answers_alike_whatever_it_was_asked_before(questions: list[tuple
     tape = BarTable.build(
         ["ALFA", "BETA"], np.repeat([0, 1], 40), starts, [price] * 4, np.full(80, 900.0), np.array([5, 5])
     )
-    kept = Reels(tape)
+    kept = PrintWindows(tape)
     for number in (0, 1):
         for after, length in questions:
-            fresh, second = Reels(tape), begins + after
-            assert kept.next_time(number, second) == fresh.next_time(number, second)
+            fresh, second = PrintWindows(tape), begins + after
+            assert kept.next_print_time(number, second) == fresh.next_print_time(number, second)
             until = second + length
-            assert kept.between(number, second, until) == Reels(tape).between(number, second, until)
-            assert (kept.at(number, second) is None) == (Reels(tape).at(number, second) is None)
+            assert kept.prints_between(number, second, until) == PrintWindows(tape).prints_between(
+                number, second, until
+            )
+            assert (kept.window_at(number, second) is None) == (
+                PrintWindows(tape).window_at(number, second) is None
+            )
 
 
-def test_the_wait_for_a_first_trade_unrolls_it_once(small: BarMarket) -> None:
+def test_first_print_window_is_built_once(small: BarMarket) -> None:
     """Asked again and again before a symbol has traded, the stretch it begins with is the same object."""
-    reels = Reels(small.tape)
-    first = reels.first(0)
+    reels = PrintWindows(small.intraday)
+    first = reels.first_window(0)
     assert first is not None
-    assert first.begins
+    assert first.is_first
     for _ in range(3):
-        assert reels.next_time(0, first.times[0] - 100) == first.times[0]
-        assert reels.first(0) is first
+        assert reels.next_print_time(0, first.times[0] - 100) == first.times[0]
+        assert reels.first_window(0) is first
 
 
-def test_the_tape_is_the_bars(small: BarMarket) -> None:
+def test_recorded_prints_add_up_to_their_bars(small: BarMarket) -> None:
     """Prints of a minute add up to its bar; a bar without a share does not exist."""
     prints = small.prints("ALFA", OPEN - timedelta(microseconds=1), OPEN + timedelta(seconds=59))
     assert prints[0].at == OPEN
@@ -113,15 +117,15 @@ def test_the_tape_is_the_bars(small: BarMarket) -> None:
     assert small.prints("NONE", OPEN, OPEN + timedelta(hours=6)) == []
 
 
-def test_the_next_print_is_where_the_tape_goes_on(small: BarMarket) -> None:
+def test_next_print_is_the_next_recorded_trade(small: BarMarket) -> None:
     """Within a bar the next five seconds, over a hole the next bar, at the end nothing."""
-    assert small.next_print("ALFA", OPEN) == OPEN + timedelta(seconds=5)
-    assert small.next_print("ALFA", OPEN + timedelta(minutes=3)) == OPEN + timedelta(minutes=5)
-    assert small.next_print("ALFA", OPEN + timedelta(minutes=5)) is None
-    assert small.next_print("NULL", OPEN) is None
+    assert small.next_print_time("ALFA", OPEN) == OPEN + timedelta(seconds=5)
+    assert small.next_print_time("ALFA", OPEN + timedelta(minutes=3)) == OPEN + timedelta(minutes=5)
+    assert small.next_print_time("ALFA", OPEN + timedelta(minutes=5)) is None
+    assert small.next_print_time("NULL", OPEN) is None
 
 
-def test_before_the_first_print_the_newest_trade_is_the_close_before(small: BarMarket) -> None:
+def test_last_print_is_the_previous_close_before_the_first_trade(small: BarMarket) -> None:
     """A symbol that has not traded today shows the official close of its last session, at that close."""
     found = small.last_print("NULL", OPEN + timedelta(hours=1))
     assert found is not None
@@ -130,7 +134,7 @@ def test_before_the_first_print_the_newest_trade_is_the_close_before(small: BarM
     assert small.last_print("NULL", datetime(2026, 4, 1, tzinfo=UTC)) is None
 
 
-def test_the_daily_bar_begins_with_the_first_regular_trade(small: BarMarket) -> None:
+def test_daily_bar_begins_with_the_first_regular_trade(small: BarMarket) -> None:
     """In the pre-market the newest daily bar is yesterday's; after the open it is today's, with all volume."""
     early = small.snapshots(["ALFA"], OPEN - timedelta(minutes=15))
     assert (early.daily.close[0], early.previous.close[0], early.trade_price[0]) == (9.8, 9.4, 10.2)
@@ -144,14 +148,14 @@ def test_the_daily_bar_begins_with_the_first_regular_trade(small: BarMarket) -> 
     assert (late.daily.volume[0], late.previous.close[0]) == (7700, 9.8)
 
 
-def test_the_minute_bar_is_the_last_finished_one(small: BarMarket) -> None:
+def test_minute_bar_is_the_last_finished_one(small: BarMarket) -> None:
     """A minute is told when it is over, and stays until the next with a trade is."""
     for second, start in ((59, -30), (60, 0), (119, 0), (120, 1), (360, 5)):
         found = small.snapshots(["ALFA"], OPEN + timedelta(seconds=second))
         assert found.minute.starts[0] == (OPEN + timedelta(minutes=start)).timestamp()
 
 
-def test_bars_of_a_length_are_finished_ones(small: BarMarket) -> None:
+def test_aggregated_bars_are_finished_ones(small: BarMarket) -> None:
     """Five-minute bars join minutes, and the running one is not told."""
     five = small.bars(
         "ALFA", timedelta(minutes=5), OPEN, OPEN + timedelta(hours=1), OPEN + timedelta(minutes=7)
@@ -173,13 +177,13 @@ def test_bars_of_a_length_are_finished_ones(small: BarMarket) -> None:
         (("A", OPEN + timedelta(days=3), 8.5, 9.0, 8.0, 8.5, 1.0), "no session"),
     ],
 )
-def test_what_is_not_a_market_is_refused(tmp_path: Path, bar: Bar, why: str) -> None:
+def test_invalid_recorded_bars_are_rejected(tmp_path: Path, bar: Bar, why: str) -> None:
     """Broken bars, odd lengths and closed days are refused with the reason."""
     with pytest.raises(ValueError, match=why):
-        recorded_market.load(write(tmp_path / "bars.parquet", [bar]))
+        recorded_market.load_market(write_bars(tmp_path / "bars.parquet", [bar]))
 
 
-def test_bars_may_come_as_csv(tmp_path: Path) -> None:
+def test_recorded_bars_load_from_csv(tmp_path: Path) -> None:
     """CSV tells the same as Parquet, and NA, NULL and TRUE stay symbols."""
     text = "symbol,timestamp,open,high,low,close,volume\n"
     text += "".join(
@@ -188,7 +192,7 @@ def test_bars_may_come_as_csv(tmp_path: Path) -> None:
     (tmp_path / "bars.csv").write_text(text)
     listed = "symbol,name,sector,exchange\nNA,Nano Corp,Technology,NASDAQ\nTRUE,True Inc,,NYSE\n"
     (tmp_path / "listings.csv").write_text(listed)
-    market = recorded_market.load(tmp_path / "bars.csv", listings=tmp_path / "listings.csv")
+    market = recorded_market.load_market(tmp_path / "bars.csv", listings=tmp_path / "listings.csv")
     assert list(market.assets()) == ["NA", "NULL", "TRUE"]
     assert (market.assets()["NA"].name, market.assets()["TRUE"].exchange) == ("Nano Corp", "NYSE")
     assert market.sectors["NA"] == "Technology"
@@ -198,14 +202,14 @@ def test_bars_may_come_as_csv(tmp_path: Path) -> None:
     )
 
 
-def test_the_shorter_bars_of_a_symbol_are_played(tmp_path: Path) -> None:
+def test_recorded_market_replays_the_shortest_bars_of_a_symbol(tmp_path: Path) -> None:
     """A symbol recorded by the minute and in fives is played by the minute; others keep their fives."""
     fives = [
         (s, OPEN + timedelta(minutes=5 * n), 8.5, 9.0, 8.0, 8.25, 500.0) for s in ("A", "B") for n in range(3)
     ]
     ones = [("A", OPEN + timedelta(minutes=n), 8.5, 9.0, 8.0, 8.25, 300.0) for n in range(15)]
-    files = [write(tmp_path / "fives.parquet", fives), write(tmp_path / "ones.parquet", ones)]
-    market = recorded_market.load(files)
+    files = [write_bars(tmp_path / "fives.parquet", fives), write_bars(tmp_path / "ones.parquet", ones)]
+    market = recorded_market.load_market(files)
     end = OPEN + timedelta(hours=1)
     for symbol, shares in (("A", 4500), ("B", 1500)):
         assert market.snapshots([symbol], end).daily.volume[0] == shares
@@ -217,17 +221,17 @@ def test_the_shorter_bars_of_a_symbol_are_played(tmp_path: Path) -> None:
     assert (minutes.high.max(), minutes.low.min()) == (9.0, 8.0)
 
 
-def test_a_bar_twice_is_refused(tmp_path: Path) -> None:
+def test_duplicate_bars_are_rejected(tmp_path: Path) -> None:
     """Two bars of one symbol at one time cannot both be true."""
     bar = ("A", OPEN, 8.5, 9.0, 8.0, 8.5, 1.0)
     with pytest.raises(ValueError, match="duplicate"):
-        recorded_market.load(write(tmp_path / "bars.parquet", [bar, bar]))
+        recorded_market.load_market(write_bars(tmp_path / "bars.parquet", [bar, bar]))
 
 
 @pytest.fixture(scope="module")
 def market() -> BarMarket:
     """The gap-up day with everything beside it."""
-    return recorded_market.load(
+    return recorded_market.load_market(
         DATA / "bars_5min_market_2026-04-08.parquet",
         DATA / "bars_daily_market_2026-01-26_04-17.parquet",
         DATA / "news_headlines_2026-02-24_04-17.parquet",
@@ -236,8 +240,8 @@ def market() -> BarMarket:
     )
 
 
-@REAL
-def test_a_real_day_loses_nothing(market: BarMarket) -> None:
+@needs_recorded_days
+def test_recorded_day_bars_equal_the_file(market: BarMarket) -> None:
     """After the close every symbol's day has the recorded open, high, low, close and total volume."""
     table = pq.read_table(DATA / "bars_5min_market_2026-04-08.parquet")
     table = table.filter(pc.greater(table["volume"], 0))
@@ -257,8 +261,8 @@ def test_a_real_day_loses_nothing(market: BarMarket) -> None:
     assert abs(int(found.daily.volume.sum()) / pc.sum(table["volume"]).as_py() - 1) < 1e-6
 
 
-@REAL
-def test_finished_bars_are_the_recorded_ones(market: BarMarket) -> None:
+@needs_recorded_days
+def test_finished_five_minute_bars_equal_the_file(market: BarMarket) -> None:
     """The five-minute bars served at the end are the file's, row by row."""
     table = pq.read_table(DATA / "bars_5min_market_2026-04-08.parquet")
     for symbol in ("AAPL", "BRK.A", "SNDL", "MSFT"):
@@ -270,8 +274,8 @@ def test_finished_bars_are_the_recorded_ones(market: BarMarket) -> None:
             assert getattr(found, name).tolist() == own[name].to_pylist()
 
 
-@REAL
-def test_snapshots_tell_what_the_tape_told(market: BarMarket) -> None:
+@needs_recorded_days
+def test_snapshots_agree_with_the_prints(market: BarMarket) -> None:
     """At any instant, trade and running bars found by array operations agree with reading the prints."""
     pick = np.random.default_rng(7)
     symbols = sorted(market.assets())
@@ -303,8 +307,8 @@ def test_snapshots_tell_what_the_tape_told(market: BarMarket) -> None:
             assert bar.volume[0] == sum(p.size for p in minute if p.at >= last)
 
 
-@REAL
-def test_quotes_surround_the_last_trade(market: BarMarket) -> None:
+@needs_recorded_days
+def test_modelled_quotes_surround_the_last_trade(market: BarMarket) -> None:
     """No quote is crossed or locked, or stands away from the newest print."""
     for hours in (-1, 0, 0.05, 3, 6.4, 7):
         found = market.snapshots(list(market.assets()), OPEN + timedelta(hours=hours))
@@ -323,7 +327,7 @@ def test_quotes_surround_the_last_trade(market: BarMarket) -> None:
     st.floats(0.00005, 0.03),
     st.integers(0, 30_000),
 )
-def test_one_quote_is_the_same_as_among_many(
+def test_single_quote_equals_the_vectorized_quote(
     salt: int, last: int, traded: int, spread: float, at: int
 ) -> None:
     """The quote for one symbol and the quotes for thousands come from the same model."""
@@ -337,8 +341,8 @@ def test_one_quote_is_the_same_as_among_many(
     assert one[1] <= last <= one[2]
 
 
-@REAL
-def test_following_a_symbol_agrees_with_snapshots(market: BarMarket) -> None:
+@needs_recorded_days
+def test_single_symbol_queries_agree_with_snapshots(market: BarMarket) -> None:
     """Print by print, forwards and back, the newest trade and quote are those of the snapshots."""
     pick = np.random.default_rng(3)
     for symbol in ("AAPL", "SNDL", "BRK.A", "ACHR"):
@@ -352,13 +356,13 @@ def test_following_a_symbol_agrees_with_snapshots(market: BarMarket) -> None:
             assert (trade.at.timestamp(), float(trade.price)) == (columns.trade_at[0], columns.trade_price[0])
             assert (quote.at.timestamp(), float(quote.bid)) == (columns.quote_at[0], columns.bid[0])
             assert (float(quote.ask), quote.ask_size) == (columns.ask[0], columns.ask_size[0])
-            later = market.next_print(symbol, at)
+            later = market.next_print_time(symbol, at)
             ahead = market.prints(symbol, at, at + timedelta(minutes=10))
             assert later == ahead[0].at if ahead else later is None or later > at + timedelta(minutes=10)
 
 
-@REAL
-def test_the_future_does_not_show(tmp_path: Path) -> None:
+@needs_recorded_days
+def test_market_data_does_not_depend_on_later_bars(tmp_path: Path) -> None:
     """Everything visible at an instant is the same when what comes after its bar never happens."""
     source = DATA / "bars_5min_market_2026-03-31.parquet"
     daily = DATA / "bars_daily_market_2026-01-26_04-17.parquet"
@@ -367,7 +371,7 @@ def test_the_future_does_not_show(tmp_path: Path) -> None:
     at = datetime(2026, 3, 31, 15, 22, 17, tzinfo=UTC)
     cut = tmp_path / "cut.parquet"
     pq.write_table(table.filter(pc.less(table["timestamp"], pa.scalar(at, pa.timestamp("us", "UTC")))), cut)
-    whole, past = recorded_market.load(source, daily), recorded_market.load(cut, daily)
+    whole, past = recorded_market.load_market(source, daily), recorded_market.load_market(cut, daily)
     symbols = sorted(set(whole.assets()) & set(past.assets()))
     one, other = whole.snapshots(symbols, at), past.snapshots(symbols, at)
     for name in ("trade_at", "trade_price", "trade_size", "quote_at", "bid", "ask", "bid_size", "ask_size"):
@@ -386,8 +390,8 @@ def test_the_future_does_not_show(tmp_path: Path) -> None:
                 assert seen.starts[-1] + length.total_seconds() <= at.timestamp()
 
 
-@REAL
-def test_headlines_appear_when_they_are_known(market: BarMarket) -> None:
+@needs_recorded_days
+def test_headlines_appear_when_published(market: BarMarket) -> None:
     """Nothing published later than the instant is told, and one story is one article."""
     at = OPEN - timedelta(minutes=15)
     seen = market.headlines(at - timedelta(days=1), at + timedelta(days=1), at)
@@ -396,7 +400,7 @@ def test_headlines_appear_when_they_are_known(market: BarMarket) -> None:
     assert any(len(each.symbols) > 1 for each in seen)
 
 
-@REAL
+@needs_recorded_days
 @pytest.mark.parametrize(
     ("file", "day", "close"),
     [
@@ -405,9 +409,9 @@ def test_headlines_appear_when_they_are_known(market: BarMarket) -> None:
         ("bars_1min_tech100_2025-01_extended.parquet", date(2025, 1, 27), "21:00"),
     ],
 )
-def test_real_days_agree_with_the_calendar(file: str, day: date, close: str) -> None:
+def test_recorded_half_days_and_clock_changes_follow_the_calendar(file: str, day: date, close: str) -> None:
     """Half days and both sides of a clock change: the daily bar is made of the session's own bars."""
-    market = recorded_market.load(DATA / file, day=day)
+    market = recorded_market.load_market(DATA / file, day=day)
     session = market.session(day)
     assert session is not None
     assert f"{session.close:%H:%M}" == close

@@ -10,32 +10,32 @@ import pytest
 
 from catalyst.simulator.market import calendar
 from catalyst.simulator.market.bar_market import BarMarket
-from catalyst.simulator.market.bar_table import SECONDS
+from catalyst.simulator.market.bar_table import KEY_STRIDE
 from catalyst.simulator.market.interface import Floats
 from catalyst.simulator.market.listings_file import write_listings
 from catalyst.simulator.recorded import market as recorded_market
 from catalyst.simulator.synthetic import chart_setups
 from catalyst.simulator.synthetic import market as synthetic_market
-from catalyst.simulator.synthetic.intraday_profile import GAPS, Mood
-from catalyst.simulator.synthetic.listings import DOLLARS, PRICES, QUANTILES
+from catalyst.simulator.synthetic.intraday_profile import OPENING_GAPS, MarketRegime
+from catalyst.simulator.synthetic.listings import DOLLAR_VOLUMES, PRICES, QUANTILES
 
 DAY = date(2026, 11, 20)
 OPEN = datetime(2026, 11, 20, 14, 30, tzinfo=UTC)
 CLOSE = datetime(2026, 11, 20, 21, 0, tzinfo=UTC)
-AT = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
+CHECKED_QUANTILES = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 
 
 @pytest.fixture(scope="module")
 def market() -> BarMarket:
     """A quiet day."""
-    return synthetic_market.make(11, DAY, mood=Mood.QUIET)
+    return synthetic_market.make_market(11, DAY, regime=MarketRegime.QUIET)
 
 
 @pytest.fixture(scope="module")
 def day(market: BarMarket) -> Mapping[str, Floats]:
     """Per liquid symbol (price from $1, turnover above $1 million): gap, move, range and volume of the day."""
     found = market.snapshots(list(market.assets()), CLOSE + timedelta(minutes=30))
-    _, shares, dollars = recorded_market.usual(market.daily, len(market.assets()), DAY)
+    _, shares, dollars = recorded_market.usual_activity(market.daily, len(market.assets()), DAY)
     today = found.daily.starts == int(calendar.midnight(DAY).timestamp())
     liquid = today & (found.previous.close >= 1) & (dollars > 1e6)
     bar, before = found.daily, found.previous
@@ -50,10 +50,10 @@ def day(market: BarMarket) -> Mapping[str, Floats]:
 
 def five_minute_grid(market: BarMarket) -> tuple[Floats, Floats, Floats]:
     """Open, close and volume of each five-minute slot (columns) of each symbol (rows); NaN without a trade."""
-    tape, count = market.tape, len(market.assets())
-    start = tape.start - int(OPEN.timestamp())
+    tape, count = market.intraday, len(market.assets())
+    start = tape.starts - int(OPEN.timestamp())
     rows = np.flatnonzero((start >= 0) & (start < 23_400))
-    number, slot = tape.number[rows], start[rows] // 300
+    number, slot = tape.symbol_numbers[rows], start[rows] // 300
     cell = number * 78 + slot
     heads = np.flatnonzero(np.concatenate(([True], cell[1:] != cell[:-1])))
     tails = np.append(heads[1:], len(cell)) - 1
@@ -63,10 +63,10 @@ def five_minute_grid(market: BarMarket) -> tuple[Floats, Floats, Floats]:
     return opens.reshape(count, 78), closes.reshape(count, 78), volume.reshape(count, 78)
 
 
-def test_the_same_seed_is_the_same_market() -> None:
+def test_synthetic_market_repeats_with_its_seed() -> None:
     """Two markets of one seed and day agree in every bar and headline; another seed or day does not."""
     one, same, other, later = (
-        synthetic_market.make(*arguments)
+        synthetic_market.make_market(*arguments)
         for arguments in ((3, DAY, 400), (3, DAY, 400), (4, DAY, 400), (3, date(2026, 11, 23), 400))
     )
     assert list(one.assets().items()) == list(same.assets().items())
@@ -79,10 +79,10 @@ def test_the_same_seed_is_the_same_market() -> None:
     assert past[0].close.tolist() == past[1].close.tolist()
     assert list(other.assets()) != list(one.assets())
     assert list(later.assets()) == list(one.assets())
-    assert not np.array_equal(later.tape.close, one.tape.close)
+    assert not np.array_equal(later.intraday.close, one.intraday.close)
 
 
-def test_the_universe_is_as_large_as_asked(market: BarMarket) -> None:
+def test_synthetic_universe_has_the_requested_size(market: BarMarket) -> None:
     """4,129 tradable common listings with the famous among them; others are there to be left out."""
     assets = market.assets().values()
     common = [
@@ -96,32 +96,32 @@ def test_the_universe_is_as_large_as_asked(market: BarMarket) -> None:
     assert len({a.id for a in assets}) == len(market.assets())
 
 
-def test_prices_and_turnover_are_spread_like_the_real_ones(market: BarMarket) -> None:
+def test_synthetic_prices_and_turnover_match_measured_quantiles(market: BarMarket) -> None:
     """Quantiles of price and daily dollar volume within a third of the measured ones."""
-    price, _, dollars = recorded_market.usual(market.daily, len(market.assets()), DAY)
+    price, _, dollars = recorded_market.usual_activity(market.daily, len(market.assets()), DAY)
     listed = price > 0
-    for found, table in ((price, PRICES), (dollars, DOLLARS)):
+    for found, table in ((price, PRICES), (dollars, DOLLAR_VOLUMES)):
         for q in (0.05, 0.1, 0.25, 0.5, 0.75):
             wanted = np.exp(np.interp(q, QUANTILES, np.log(table)))
             assert np.quantile(found[listed], q) == pytest.approx(wanted, rel=0.34)
 
 
-@pytest.mark.parametrize("mood", [Mood.QUIET, Mood.GAP_UP, Mood.SELL_OFF])
-def test_gaps_follow_the_mood_of_the_day(mood: Mood) -> None:
+@pytest.mark.parametrize("mood", [MarketRegime.QUIET, MarketRegime.GAP_UP, MarketRegime.SELL_OFF])
+def test_synthetic_gaps_follow_the_market_regime(mood: MarketRegime) -> None:
     """Opening gaps of liquid stocks within half a point of the measured quantiles; a point in the tails."""
-    market = synthetic_market.make(5, DAY, mood=mood)
+    market = synthetic_market.make_market(5, DAY, regime=mood)
     found = market.snapshots(list(market.assets()), CLOSE)
-    _, _, dollars = recorded_market.usual(market.daily, len(market.assets()), DAY)
+    _, _, dollars = recorded_market.usual_activity(market.daily, len(market.assets()), DAY)
     liquid = (found.daily.open > 0) & (found.previous.close >= 1) & (dollars > 1e6)
     gap = (found.daily.open[liquid] / found.previous.close[liquid] - 1) * 100
-    for q in AT:
-        wanted = np.interp(q, QUANTILES, GAPS[mood])
+    for q in CHECKED_QUANTILES:
+        wanted = np.interp(q, QUANTILES, OPENING_GAPS[mood])
         assert np.quantile(gap, q) == pytest.approx(wanted, abs=0.5 if 0.1 <= q <= 0.9 else 1.0), q
     large = float((np.abs(gap) > 4).mean())
     assert 0.02 < large < 0.5
 
 
-def test_the_day_moves_like_a_real_one(day: Mapping[str, Floats]) -> None:
+def test_synthetic_day_range_moves_and_volume_are_realistic(day: Mapping[str, Floats]) -> None:
     """Range, open-to-close moves and volume against the average, within stated tolerances of a quiet day."""
     assert 2.6 < np.median(day["range"]) < 4.8
     # the measured day leaned to the up side; the generated one is symmetric, so half the width is compared
@@ -133,10 +133,10 @@ def test_the_day_moves_like_a_real_one(day: Mapping[str, Floats]) -> None:
     assert abs(np.corrcoef(day["gap"], day["move"])[0, 1]) < 0.15
 
 
-def test_the_hours_look_like_real_ones(market: BarMarket) -> None:
+def test_synthetic_intraday_profile_is_realistic(market: BarMarket) -> None:
     """Volume and moves by time of day, missing intervals, and how stocks move together."""
     opens, closes, volume = five_minute_grid(market)
-    _, _, dollars = recorded_market.usual(market.daily, len(market.assets()), DAY)
+    _, _, dollars = recorded_market.usual_activity(market.daily, len(market.assets()), DAY)
     traded = dollars > 0
     slots = (~np.isnan(closes)).sum(axis=1)[: int(np.flatnonzero(dollars != 1e7).max()) + 1]
     assert 48 <= np.median(slots) <= 70
@@ -164,10 +164,10 @@ def test_the_hours_look_like_real_ones(market: BarMarket) -> None:
     assert -0.15 < np.median(inertia) < 0.03
 
 
-def test_spreads_widen_with_thinness_and_near_the_open(market: BarMarket) -> None:
+def test_synthetic_spreads_widen_with_low_turnover_and_near_the_open(market: BarMarket) -> None:
     """The most traded cost a basis point or two, small ones tens; at the open everybody costs more."""
     symbols = list(market.assets())
-    price, _, dollars = recorded_market.usual(market.daily, len(symbols), DAY)
+    price, _, dollars = recorded_market.usual_activity(market.daily, len(symbols), DAY)
 
     def spreads(at: datetime) -> Floats:
         found = market.snapshots(symbols, at)
@@ -183,7 +183,7 @@ def test_spreads_widen_with_thinness_and_near_the_open(market: BarMarket) -> Non
     assert 1.8 < np.median(wide) < 4
 
 
-def test_the_market_is_awake_before_the_open(market: BarMarket) -> None:
+def test_synthetic_market_trades_before_the_open(market: BarMarket) -> None:
     """At 09:15 the liquid and the newsworthy have traded, and the newest price is near the coming open."""
     at = OPEN - timedelta(minutes=15)
     found = market.snapshots(list(market.assets()), at)
@@ -197,16 +197,16 @@ def test_the_market_is_awake_before_the_open(market: BarMarket) -> None:
     assert int((gaps > 0.03).sum()) >= 10
 
 
-def test_every_daily_bar_holds_its_prices(market: BarMarket) -> None:
+def test_synthetic_daily_bars_agree_with_their_minutes(market: BarMarket) -> None:
     """Open and close lie inside high and low, each symbol has 85 days, and yesterday's minutes agree."""
-    for table in (market.tape, market.daily):
+    for table in (market.intraday, market.daily):
         assert (table.low <= np.minimum(table.open, table.close)).all()
         assert (table.high >= np.maximum(table.open, table.close)).all()
         assert (table.low > 0).all()
         assert (np.diff(table.key) > 0).all()
         prices = np.concatenate((table.open, table.high, table.low, table.close))
         assert (prices[prices >= 10_000] % 100 == 0).all()
-    assert (np.bincount(market.daily.key // SECONDS) == 85).all()
+    assert (np.bincount(market.daily.key // KEY_STRIDE) == 85).all()
     symbols = [symbol for number, symbol in enumerate(market.assets()) if number % 97 == 0 and number < 4129]
     yesterday = calendar.sessions_before(DAY, 1)[0]
     for symbol in symbols:
@@ -220,7 +220,7 @@ def test_every_daily_bar_holds_its_prices(market: BarMarket) -> None:
         assert daily.low[0] <= minutes.low.min() <= minutes.high.max() <= daily.high[0]
 
 
-def test_news_is_told_before_and_during_the_day(market: BarMarket) -> None:
+def test_synthetic_news_appears_before_and_during_the_day(market: BarMarket) -> None:
     """30 to 60 invented names are in the news with a gap or a jump; real companies only in passing."""
     assert len(market.news.articles) > 200
     assert all(
@@ -230,12 +230,12 @@ def test_news_is_told_before_and_during_the_day(market: BarMarket) -> None:
     assert 100 < len(early) < len(market.news.articles)
     assert len({a.title for a in market.news.articles}) > 150
     eventful = ("FDA", "beat", "raises", "cuts", "upgrade", "downgrade", "acquired", "offering", "contract")
-    told = [a for a in market.news.articles if any(word in a.title for word in eventful)]
-    assert len(told) >= 12
-    assert all(not {"AAPL", "MSFT", "NVDA", "TSLA"} & set(a.symbols) for a in told)
+    eventful_articles = [a for a in market.news.articles if any(word in a.title for word in eventful)]
+    assert len(eventful_articles) >= 12
+    assert all(not {"AAPL", "MSFT", "NVDA", "TSLA"} & set(a.symbols) for a in eventful_articles)
 
 
-def test_patterns_go_on_as_often_as_they_fail() -> None:
+def test_synthetic_patterns_continue_as_often_as_they_fail() -> None:
     """Over many patterns, knowing one at its trigger is worth nothing: the outcomes cancel."""
     rng = np.random.default_rng(1)
     outcomes, went_on = [], 0
@@ -243,12 +243,12 @@ def test_patterns_go_on_as_often_as_they_fail() -> None:
         setup = chart_setups.draw_setup(rng, number, 1, 0.03, 390, 0)
         drawn = chart_setups.log_path(rng, setup, 390)
         outcomes.append((drawn[-1] - drawn[setup.end]) / setup.height)
-        went_on += setup.goes_on
+        went_on += setup.succeeds
     assert went_on / 3000 == pytest.approx(0.5, abs=0.03)
     assert np.mean(outcomes) == pytest.approx(0, abs=0.06)
 
 
-def test_patterns_come_at_all_hours() -> None:
+def test_synthetic_patterns_complete_at_all_hours() -> None:
     """Some are complete soon after 09:45, some only in the afternoon."""
     rng = np.random.default_rng(2)
     ends = [chart_setups.draw_setup(rng, n, 1, 0.03, 390, 0).end for n in range(500)]
@@ -256,22 +256,22 @@ def test_patterns_come_at_all_hours() -> None:
     assert np.mean([end > 200 for end in ends]) > 0.15
 
 
-def test_half_days_are_short() -> None:
+def test_synthetic_half_day_ends_at_13_00() -> None:
     """On the day after Thanksgiving the tape ends at 13:00, with the closing minute the busiest."""
-    short = synthetic_market.make(1, date(2026, 11, 27), 300)
+    short = synthetic_market.make_market(1, date(2026, 11, 27), 300)
     close = datetime(2026, 11, 27, 18, 0, tzinfo=UTC)
-    assert short.tape.start.max() == int(close.timestamp()) - 60
+    assert short.intraday.starts.max() == int(close.timestamp()) - 60
     bars = short.bars("AAPL", timedelta(minutes=1), close - timedelta(hours=4), close, close)
     assert int(np.argmax(bars.volume)) == len(bars.starts) - 1
 
 
-def test_a_closed_day_is_refused() -> None:
+def test_synthetic_market_rejects_a_closed_day() -> None:
     """There is no market on Thanksgiving."""
     with pytest.raises(ValueError, match="no session"):
-        synthetic_market.make(1, date(2026, 11, 26), 50)
+        synthetic_market.make_market(1, date(2026, 11, 26), 50)
 
 
-def test_the_listings_file_tells_sectors(market: BarMarket, tmp_path: Path) -> None:
+def test_listings_file_has_every_symbol_with_its_sector(market: BarMarket, tmp_path: Path) -> None:
     """Symbol, name and sector of every listing, as a trader's configuration reads them."""
     write_listings(market, tmp_path / "listings.csv")
     with (tmp_path / "listings.csv").open(newline="", encoding="utf-8") as file:

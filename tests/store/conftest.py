@@ -4,18 +4,18 @@ from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 
 import pytest
-from store.raw_rows import AT, Book
+from store.raw_rows import AT, RawRows
 
 from catalyst.store.pool import Store
 
 
 @pytest.fixture
-async def book(store: Store) -> AsyncIterator[Book]:
+async def raw_rows(store: Store) -> AsyncIterator[RawRows]:
     """A database with a day begun, and a connection to write to it directly."""
     async with store.read() as conn:
-        book = Book(conn)
-        await book.day()
-        yield book
+        raw_rows = RawRows(conn)
+        await raw_rows.insert_day()
+        yield raw_rows
 
 
 @pytest.fixture

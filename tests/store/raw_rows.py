@@ -11,14 +11,14 @@ AT = datetime(2026, 4, 8, 14, 15, tzinfo=UTC)
 CYCLE = "20260408-091500"
 
 
-class Book:
+class RawRows:
     """One connection, and short ways to say what a table should hold."""
 
     def __init__(self, conn: Connection) -> None:
         self.conn = conn
         self._ids = count(1)
 
-    async def day(self) -> None:
+    async def insert_day(self) -> None:
         """A cycle, epoch 1, and the symbol AAPL as security 1."""
         await self.conn.execute(
             """
@@ -32,7 +32,7 @@ class Book:
         await self.conn.execute("UPDATE daemon SET epoch = 1")
         assert await self.conn.fetchval("SELECT get_or_create_security('AAPL')") == 1
 
-    async def order(self, *, journaled: bool = True, **columns: Any) -> int:
+    async def insert_order(self, *, journaled: bool = True, **columns: Any) -> int:
         """An order of 100 AAPL as it is first written, `columns` apart, with its line in the journal."""
         row = {
             "client_order_id": f"cat-{next(self._ids)}",
@@ -57,10 +57,10 @@ class Book:
                 f"INSERT INTO orders ({names}) VALUES ({values}) RETURNING order_id", *row.values()
             )
             if journaled:
-                await self.journal(order_id, row.get("status", "created"))
+                await self.insert_event(order_id, row.get("status", "created"))
         return order_id
 
-    async def journal(self, order_id: int, status: str, kind: str = "transition") -> None:
+    async def insert_event(self, order_id: int, status: str, kind: str = "transition") -> None:
         await self.conn.execute(
             "INSERT INTO order_events (order_id, at, source, kind, from_status, to_status)"
             " VALUES ($1, $2, 'submit', $3,"
@@ -71,7 +71,7 @@ class Book:
             status,
         )
 
-    async def move(self, order_id: int, status: str, *, journaled: bool = True, **columns: Any) -> None:
+    async def set_status(self, order_id: int, status: str, *, journaled: bool = True, **columns: Any) -> None:
         """The order is `status` now, with its line in the journal."""
         changes = {"status": status, **columns}
         assignments = ", ".join(f"{name} = ${n}" for n, name in enumerate(changes, start=2))
@@ -80,9 +80,9 @@ class Book:
                 f"UPDATE orders SET {assignments} WHERE order_id = $1", order_id, *changes.values()
             )
             if journaled:
-                await self.journal(order_id, status)
+                await self.insert_event(order_id, status)
 
-    async def fill(self, order_id: int, cum_qty: int, quantity: int, price: str = "190.00") -> None:
+    async def insert_fill(self, order_id: int, cum_qty: int, quantity: int, price: str = "190.00") -> None:
         await self.conn.execute(
             """
             INSERT INTO executions (order_id, cum_qty, quantity, price, at, source)
@@ -95,17 +95,21 @@ class Book:
             AT,
         )
 
-    async def position(self, quantity: int = 100, *, symbol: str = "AAPL", ordered: int | None = None) -> int:
+    async def insert_position(
+        self, quantity: int = 100, *, symbol: str = "AAPL", ordered: int | None = None
+    ) -> int:
         """A long position of `quantity` shares at 190.00, with the entry that opened it; the position's id."""
         security_id = await self.conn.fetchval("SELECT get_or_create_security($1)", symbol)
-        entry = await self.order(security_id=security_id, quantity=Decimal(ordered or quantity))
-        await self.move(entry, "submitted", submitted_at=AT)
-        return await self.enter(entry, security_id, quantity, "filled" if not ordered else "partial_fill")
+        entry = await self.insert_order(security_id=security_id, quantity=Decimal(ordered or quantity))
+        await self.set_status(entry, "submitted", submitted_at=AT)
+        return await self.fill_entry(
+            entry, security_id, quantity, "filled" if not ordered else "partial_fill"
+        )
 
-    async def enter(self, entry: int, security_id: int, quantity: int, status: str) -> int:
+    async def fill_entry(self, entry: int, security_id: int, quantity: int, status: str) -> int:
         """The first fill of `entry`, with everything it changes, in one transaction."""
         async with self.conn.transaction():
-            await self.fill(entry, quantity, quantity)
+            await self.insert_fill(entry, quantity, quantity)
             position_id = await self.conn.fetchval(
                 """
                 INSERT INTO positions (cycle_id, security_id, side, quantity, entered_qty, entry_price, cost,
@@ -117,10 +121,10 @@ class Book:
                 Decimal(quantity),
                 AT,
             )
-            await self.move(entry, status, filled_qty=Decimal(quantity), position_id=position_id)
+            await self.set_status(entry, status, filled_qty=Decimal(quantity), position_id=position_id)
         return position_id
 
-    async def exit(self, position_id: int, **columns: Any) -> int:
+    async def insert_exit(self, position_id: int, **columns: Any) -> int:
         """A market sell of 100 that leaves the position, `columns` apart."""
         fields = {
             "order_purpose": "exit",
@@ -129,4 +133,4 @@ class Book:
             "limit_price": None,
             **columns,
         }
-        return await self.order(position_id=position_id, **fields)
+        return await self.insert_order(position_id=position_id, **fields)

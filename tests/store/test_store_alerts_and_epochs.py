@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import asyncpg
 import pytest
-from store.raw_rows import AT, CYCLE, Book
+from store.raw_rows import AT, CYCLE, RawRows
 
 from catalyst.domain.errors import WrongAccount
 from catalyst.store import (
@@ -19,56 +19,56 @@ from catalyst.store import (
     risk_events,
 )
 from catalyst.store.constraint_errors import StaleEpoch
-from catalyst.store.daemon_epoch import Manifest
+from catalyst.store.daemon_epoch import RunInfo
 from catalyst.store.pool import Store
 from catalyst.store.proposals import Decision
 
-RUN = Manifest(version="1.0", commit="abc", config_hash="c", lock_hash="l", pid=42)
+RUN = RunInfo(version="1.0", commit="abc", config_hash="c", lockfile_hash="l", pid=42)
 
 
-async def _propose(book: Book, expires_at: datetime) -> int:
-    order_id = await book.order()
+async def _propose(raw_rows: RawRows, expires_at: datetime) -> int:
+    order_id = await raw_rows.insert_order()
     return await proposals.put(
-        book.conn, order_id=order_id, cycle_id=CYCLE, security_id=1, ticket={"entry": "190.00"}, at=AT,
+        raw_rows.conn, order_id=order_id, cycle_id=CYCLE, security_id=1, ticket={"entry": "190.00"}, at=AT,
         expires_at=expires_at,
     )  # fmt: skip
 
 
-async def test_the_first_decision_holds(book: Book, later: datetime):
+async def test_first_proposal_decision_holds(raw_rows: RawRows, later: datetime):
     """A proposal is decided once; who comes second is told what was decided."""
-    proposal_id = await _propose(book, later)
-    assert [one.proposal_id for one in await proposals.waiting(book.conn)] == [proposal_id]
-    proposal, mine = await proposals.decide(book.conn, proposal_id, Decision.APPROVED, by="ann", at=AT)
+    proposal_id = await _propose(raw_rows, later)
+    assert [one.proposal_id for one in await proposals.waiting(raw_rows.conn)] == [proposal_id]
+    proposal, mine = await proposals.decide(raw_rows.conn, proposal_id, Decision.APPROVED, by="ann", at=AT)
     assert (proposal.decision, proposal.decided_by, proposal.symbol, mine) == (
         "approved",
         "ann",
         "AAPL",
         True,
     )
-    proposal, mine = await proposals.decide(book.conn, proposal_id, Decision.REJECTED, by="bob", at=AT)
+    proposal, mine = await proposals.decide(raw_rows.conn, proposal_id, Decision.REJECTED, by="bob", at=AT)
     assert (proposal.decision, proposal.decided_by, mine) == ("approved", "ann", False)
-    assert await proposals.waiting(book.conn) == []
-    assert await proposals.of_cycle(book.conn, CYCLE) == [proposal]
+    assert await proposals.waiting(raw_rows.conn) == []
+    assert await proposals.of_cycle(raw_rows.conn, CYCLE) == [proposal]
 
 
-async def test_an_approval_that_comes_too_late_is_an_expiry(book: Book, later: datetime):
+async def test_late_approval_expires_proposal(raw_rows: RawRows, later: datetime):
     """Past its end a proposal cannot be approved, not even by whoever was first."""
-    proposal_id = await _propose(book, later)
+    proposal_id = await _propose(raw_rows, later)
     proposal, mine = await proposals.decide(
-        book.conn, proposal_id, Decision.APPROVED, by="ann", at=later + timedelta(seconds=1), note="yes"
+        raw_rows.conn, proposal_id, Decision.APPROVED, by="ann", at=later + timedelta(seconds=1), note="yes"
     )
     assert (proposal.decision, mine) == ("expired", True)
     with pytest.raises(KeyError):
-        await proposals.decide(book.conn, 999, Decision.REJECTED, by="ann", at=AT)
+        await proposals.decide(raw_rows.conn, 999, Decision.REJECTED, by="ann", at=AT)
 
 
-async def test_proposals_expire_by_the_callers_clock(book: Book, later: datetime):
+async def test_proposals_expire_once_by_callers_clock(raw_rows: RawRows, later: datetime):
     """Those whose time is over are decided as expired, once, and the others wait on."""
-    over = await _propose(book, later)
-    await _propose(book, later + timedelta(minutes=5))
-    assert [one.proposal_id for one in await proposals.expire(book.conn, at=later)] == [over]
-    assert await proposals.expire(book.conn, at=later) == []
-    assert len(await proposals.waiting(book.conn)) == 1
+    over = await _propose(raw_rows, later)
+    await _propose(raw_rows, later + timedelta(minutes=5))
+    assert [one.proposal_id for one in await proposals.expire(raw_rows.conn, at=later)] == [over]
+    assert await proposals.expire(raw_rows.conn, at=later) == []
+    assert len(await proposals.waiting(raw_rows.conn)) == 1
 
 
 async def _alert(store: Store, key: str, at: datetime = AT, message: str = "m") -> bool:
@@ -84,7 +84,7 @@ async def _alert(store: Store, key: str, at: datetime = AT, message: str = "m") 
         )
 
 
-async def test_saying_the_same_at_once_is_one_alert(store: Store):
+async def test_identical_alerts_at_once_are_one_row(store: Store):
     """Eight tasks raise one alert at the same moment: one row, seven repeats."""
     fresh = await asyncio.gather(*(_alert(store, "k") for _ in range(8)))
     assert sorted(fresh) == [False] * 7 + [True]
@@ -93,31 +93,31 @@ async def test_saying_the_same_at_once_is_one_alert(store: Store):
     assert (alert.repeats, alert.facts, alert.severity) == (7, {"n": 1}, "CRITICAL")
 
 
-async def test_after_its_window_the_same_is_said_again(store: Store):
+async def test_alert_repeats_after_its_window(store: Store):
     """A trouble that lasts is told again when its window is over; another key is another alert."""
     assert await _alert(store, "k")
-    assert not await _alert(store, "k", AT + alerts.WINDOW - timedelta(seconds=1))
-    assert await _alert(store, "k", AT + alerts.WINDOW)
+    assert not await _alert(store, "k", AT + alerts.DEDUPE_WINDOW - timedelta(seconds=1))
+    assert await _alert(store, "k", AT + alerts.DEDUPE_WINDOW)
     assert await _alert(store, "other")
 
 
-async def test_the_outbox_tries_until_it_is_delivered(store: Store, later: datetime):
+async def test_alert_outbox_retries_until_delivered(store: Store, later: datetime):
     """A failed delivery waits for its next time, a delivered alert is never due again."""
     await _alert(store, "k", message="x\x00y")
     async with store.tx("deliver") as conn:
         (alert,) = await alerts.due(conn, at=AT)
         assert alert.message == "x�y"
-        await alerts.failed(conn, alert.alert_id, error="no route", next_attempt_at=later)
+        await alerts.mark_failed(conn, alert.alert_id, error="no route", next_attempt_at=later)
         assert await alerts.due(conn, at=AT) == []
         (alert,) = await alerts.due(conn, at=later)
         assert (alert.attempts, alert.last_error) == (1, "no route")
-        await alerts.delivered(conn, alert.alert_id, at=later)
+        await alerts.mark_delivered(conn, alert.alert_id, at=later)
         assert await alerts.due(conn, at=later + timedelta(days=1)) == []
         (alert,) = await alerts.recent(conn)
     assert (alert.attempts, alert.delivered_at, alert.last_error) == (2, later, None)
 
 
-async def test_an_alert_shares_the_fate_of_its_transaction(store: Store):
+async def test_alert_is_rolled_back_with_its_transaction(store: Store):
     """What was rolled back is not announced."""
 
     async def step() -> None:
@@ -131,19 +131,19 @@ async def test_an_alert_shares_the_fate_of_its_transaction(store: Store):
         assert await alerts.recent(conn) == []
 
 
-async def test_risk_events_are_found_by_time_and_severity(book: Book, later: datetime):
+async def test_risk_events_are_filtered_by_time_and_severity(raw_rows: RawRows, later: datetime):
     """The latest first for the operator, in order for the report."""
     for severity, at in (("INFO", AT), ("WARNING", later)):
         await risk_events.put(
-            book.conn, event_type="E", severity=severity, message="m", facts={"loss": Decimal("1.5")}, at=at,
+            raw_rows.conn, event_type="E", severity=severity, message="m", facts={"loss": Decimal("1.5")}, at=at,
             cycle_id=CYCLE,
         )  # fmt: skip
-    assert [e.severity for e in await risk_events.recent(book.conn)] == ["WARNING", "INFO"]
-    (warning,) = await risk_events.recent(book.conn, severity="WARNING")
+    assert [e.severity for e in await risk_events.recent(raw_rows.conn)] == ["WARNING", "INFO"]
+    (warning,) = await risk_events.recent(raw_rows.conn, severity="WARNING")
     assert warning.facts == {"loss": "1.5"}
-    assert [e.severity for e in await risk_events.between(book.conn, AT, later)] == ["INFO"]
+    assert [e.severity for e in await risk_events.between(raw_rows.conn, AT, later)] == ["INFO"]
     with pytest.raises(asyncpg.CheckViolationError):
-        await risk_events.put(book.conn, event_type="E", severity="LOUD", message="m", facts={}, at=AT)
+        await risk_events.put(raw_rows.conn, event_type="E", severity="LOUD", message="m", facts={}, at=AT)
 
 
 @pytest.mark.parametrize(
@@ -156,33 +156,39 @@ async def test_risk_events_are_found_by_time_and_severity(book: Book, later: dat
     ],
     ids=["bytes", "surrogate", "object", "list"],
 )
-async def test_what_nobody_understands_is_kept(book: Book, payload: object, raw: str):
+async def test_quarantine_stores_any_payload(raw_rows: RawRows, payload: object, raw: str):
     """Any payload has a place, with the hash of what came; it waits until somebody has looked at it."""
-    kept = await quarantine.put(book.conn, source="stream", reason="unparsable", payload=payload, at=AT)
-    (row,) = await quarantine.unresolved(book.conn)
+    kept = await quarantine.put(raw_rows.conn, source="stream", reason="unparsable", payload=payload, at=AT)
+    (row,) = await quarantine.unresolved(raw_rows.conn)
     assert row.raw.replace("\ufffd\ufffd\ufffd", "???") == raw
     assert len(row.raw_sha256) == 64
-    assert await quarantine.resolve(book.conn, kept, by="ann", note="a new status", at=AT)
-    assert not await quarantine.resolve(book.conn, kept, by="bob", note="mine", at=AT)
-    assert await quarantine.count_unresolved(book.conn) == 0
+    assert await quarantine.resolve(raw_rows.conn, kept, by="ann", note="a new status", at=AT)
+    assert not await quarantine.resolve(raw_rows.conn, kept, by="bob", note="mine", at=AT)
+    assert await quarantine.count_unresolved(raw_rows.conn) == 0
 
 
-async def test_flat_is_only_what_the_broker_confirmed(book: Book):
+async def test_flat_proof_requires_zero_orders_and_positions_at_broker(raw_rows: RawRows):
     """A proof says flat only with zero orders and zero positions at the broker."""
     base = {
-        "cycle_id": CYCLE, "at": AT, "cause": "MARKET_CLOSE", "asked_by": "daemon", "stored_orders": 0,
+        "cycle_id": CYCLE, "at": AT, "cause": "MARKET_CLOSE", "requested_by": "daemon", "stored_orders": 0,
         "stored_positions": 0,
     }  # fmt: skip
-    await flat_proofs.put_flat_proof(book.conn, flat=True, broker_orders=0, broker_positions=0, **base)
-    await flat_proofs.put_flat_proof(book.conn, flat=False, broker_orders=None, broker_positions=None, **base)
+    await flat_proofs.put_flat_proof(raw_rows.conn, flat=True, broker_orders=0, broker_positions=0, **base)
+    await flat_proofs.put_flat_proof(
+        raw_rows.conn, flat=False, broker_orders=None, broker_positions=None, **base
+    )
     with pytest.raises(asyncpg.CheckViolationError):
-        await flat_proofs.put_flat_proof(book.conn, flat=True, broker_orders=1, broker_positions=0, **base)
+        await flat_proofs.put_flat_proof(
+            raw_rows.conn, flat=True, broker_orders=1, broker_positions=0, **base
+        )
     with pytest.raises(asyncpg.CheckViolationError):
-        await flat_proofs.put_flat_proof(book.conn, flat=True, broker_orders=None, broker_positions=0, **base)
-    assert [proof.flat for proof in await flat_proofs.flat_proofs(book.conn)] == [False, True]
+        await flat_proofs.put_flat_proof(
+            raw_rows.conn, flat=True, broker_orders=None, broker_positions=0, **base
+        )
+    assert [proof.flat for proof in await flat_proofs.recent_flat_proofs(raw_rows.conn)] == [False, True]
 
 
-async def test_each_start_is_an_epoch_of_its_own(store: Store, later: datetime):
+async def test_each_start_gets_a_new_epoch(store: Store, later: datetime):
     """Epochs count up, each with its manifest; the old one's heartbeat finds out, its orders are refused."""
     async with store.tx("start") as conn:
         assert (await daemon_epoch.current(conn)).epoch == 0
@@ -190,16 +196,16 @@ async def test_each_start_is_an_epoch_of_its_own(store: Store, later: datetime):
     async with store.tx("start") as conn:
         second = await daemon_epoch.begin_epoch(conn, "PA1", RUN, at=later)
         assert (first, second) == (1, 2)
-        assert not await daemon_epoch.beat(conn, first, at=later)
-        assert await daemon_epoch.beat(conn, second, at=later)
-        await daemon_epoch.end_epoch(conn, second, ending="stopped", at=later)
+        assert not await daemon_epoch.heartbeat(conn, first, at=later)
+        assert await daemon_epoch.heartbeat(conn, second, at=later)
+        await daemon_epoch.end_epoch(conn, second, end_reason="stopped", at=later)
         row = await daemon_epoch.current(conn)
-        runs = await conn.fetch("SELECT epoch, commit, ending FROM daemon_runs ORDER BY epoch")
+        runs = await conn.fetch("SELECT epoch, commit, end_reason FROM daemon_runs ORDER BY epoch")
     assert (row.epoch, row.account_id, row.pid, row.heartbeat_at) == (2, "PA1", 42, later)
     assert [tuple(run.values()) for run in runs] == [(1, "abc", None), (2, "abc", "stopped")]
 
 
-async def test_two_starts_at_once_get_two_epochs(store: Store):
+async def test_two_simultaneous_starts_get_two_epochs(store: Store):
     """No two daemons ever share a number."""
 
     async def start() -> int:
@@ -209,7 +215,7 @@ async def test_two_starts_at_once_get_two_epochs(store: Store):
     assert sorted(await asyncio.gather(*(start() for _ in range(8)))) == list(range(1, 9))
 
 
-async def test_a_database_belongs_to_one_account(store: Store):
+async def test_database_is_pinned_to_one_account(store: Store):
     """The first start pins the account; the keys of another are refused by name and nothing changes."""
     async with store.tx("start") as conn:
         await daemon_epoch.begin_epoch(conn, "PA1", RUN, at=AT)
@@ -219,7 +225,7 @@ async def test_a_database_belongs_to_one_account(store: Store):
         assert (await daemon_epoch.current(conn)).epoch == 1
 
 
-async def test_an_order_write_under_way_belongs_to_the_old_epoch(book: Book, store: Store):
+async def test_takeover_waits_for_open_order_write(raw_rows: RawRows, store: Store):
     """A takeover waits for the write that is open; the next write of the old epoch is refused."""
     begun = asyncio.Event()
 
@@ -228,24 +234,24 @@ async def test_an_order_write_under_way_belongs_to_the_old_epoch(book: Book, sto
             begun.set()
             return await daemon_epoch.begin_epoch(conn, "PA1", RUN, at=AT)
 
-    async with book.conn.transaction():
-        await book.order()
+    async with raw_rows.conn.transaction():
+        await raw_rows.insert_order()
         waiting = asyncio.create_task(take_over())
         await begun.wait()
     assert await waiting == 2
     with pytest.raises(StaleEpoch):
-        await book.order()
+        await raw_rows.insert_order()
 
 
-async def test_the_pipeline_at_a_glance(book: Book):
+async def test_pipeline_views_summarise_orders_and_positions(raw_rows: RawRows):
     """Orders by what became of them, positions and P&L of the cycle, attempts that never became positions."""
-    await book.position()
-    await book.conn.execute("UPDATE positions SET unrealized_pnl = 12.5")
+    await raw_rows.insert_position()
+    await raw_rows.conn.execute("UPDATE positions SET unrealized_pnl = 12.5")
     for status in ("rejected", "cancelled"):
-        await book.move(await book.order(), status)
-    await book.order()
-    (status,) = await pipeline_views.recent_pipelines(book.conn)
-    assert status == await pipeline_views.pipeline_status(book.conn, CYCLE)
+        await raw_rows.set_status(await raw_rows.insert_order(), status)
+    await raw_rows.insert_order()
+    (status,) = await pipeline_views.recent_pipeline_statuses(raw_rows.conn)
+    assert status == await pipeline_views.pipeline_status(raw_rows.conn, CYCLE)
     assert (status.orders_total, status.orders_pending, status.orders_filled, status.orders_cancelled) == (
         4,
         1,
@@ -253,6 +259,6 @@ async def test_the_pipeline_at_a_glance(book: Book):
         2,
     )
     assert (status.positions_total, status.positions_open, status.daily_pnl) == (1, 1, Decimal("12.5"))
-    tried = [attempt.attempt_status for attempt in await pipeline_views.attempts(book.conn, CYCLE)]
+    tried = [attempt.attempt_status for attempt in await pipeline_views.entry_attempts(raw_rows.conn, CYCLE)]
     assert tried == ["open", "failed", "cancelled", "pending"]
-    assert await pipeline_views.pipeline_status(book.conn, "20260409-091500") is None
+    assert await pipeline_views.pipeline_status(raw_rows.conn, "20260409-091500") is None

@@ -7,10 +7,17 @@ from decimal import Decimal
 
 import asyncpg
 import pytest
-from store.raw_rows import AT, CYCLE, Book
+from store.raw_rows import AT, CYCLE, RawRows
 
 from catalyst.store import candidates
-from catalyst.store.candidates import Candidate, FrameBlob, Headline, Indicators, Pattern, Scan
+from catalyst.store.candidates import (
+    Candidate,
+    FrameBlob,
+    HeadlineRecord,
+    IndicatorRecord,
+    PatternRecord,
+    Scan,
+)
 
 SCAN = Scan(
     cycle_id=CYCLE,
@@ -35,7 +42,7 @@ def candidate(rank: int, **fields: object) -> Candidate:
     return Candidate(**values)  # type: ignore[arg-type]
 
 
-async def test_a_scan_comes_back_as_it_was_recorded(book: Book):
+async def test_stored_scan_round_trips(raw_rows: RawRows):
     """Counts, times, candidates with every score, headlines, patterns, indicators and the frame, byte for byte."""
     best = Candidate(
         symbol="AAPL",
@@ -56,10 +63,10 @@ async def test_a_scan_comes_back_as_it_was_recorded(book: Book):
         signal_id="sig-1",
         detail={"risk": {"approved": True, "reasons": ["Risk within limits"]}},
     )
-    headline = Headline(
+    headline = HeadlineRecord(
         "AAPL", "Apple beats", "benzinga", AT - timedelta(hours=1), AT, 0.7, 0.9, 0.63, "earnings"
     )
-    pattern = Pattern(
+    pattern = PatternRecord(
         "AAPL",
         "bull_flag",
         "long",
@@ -71,52 +78,57 @@ async def test_a_scan_comes_back_as_it_was_recorded(book: Book):
         AT,
         {"bars": 12},
     )
-    values = Indicators("AAPL", 0.75, {"rsi": 61.5, "macd": None})
+    values = IndicatorRecord("AAPL", 0.75, {"rsi": 61.5, "macd": None})
     frame = FrameBlob("parquet+zstd", 4129, os.urandom(300_000))
     scan = Scan(**{**asdict(SCAN), "frame": frame})
-    async with book.conn.transaction():
+    async with raw_rows.conn.transaction():
         scan_id = await candidates.record(
-            book.conn, scan, [best, candidate(2)], news=[headline], patterns=[pattern], indicators=[values]
+            raw_rows.conn,
+            scan,
+            [best, candidate(2)],
+            news=[headline],
+            patterns=[pattern],
+            indicators=[values],
         )
-    (row,) = await candidates.scans_of(book.conn, CYCLE)
+    (row,) = await candidates.scans_of(raw_rows.conn, CYCLE)
     assert (row.universe, row.counts, row.milliseconds) == (4129, SCAN.counts, SCAN.milliseconds)
-    assert await candidates.latest_scan(book.conn) == row
-    first, second = await candidates.of_scan(book.conn, scan_id)
+    assert await candidates.latest_scan(raw_rows.conn) == row
+    first, second = await candidates.of_scan(raw_rows.conn, scan_id)
     assert {name: getattr(first, name) for name in asdict(best)} == asdict(best)
     assert (second.verdict, second.reason, second.scanned_at) == ("refused", "headline is an offering", AT)
-    assert await candidates.frame_of(book.conn, scan_id) == frame
-    assert await candidates.headlines_of(book.conn, scan_id, "AAPL") == [headline]
-    assert await candidates.patterns_of(book.conn, scan_id, "aapl") == [pattern]
-    assert await candidates.indicators_of(book.conn, scan_id, "AAPL") == values
-    assert await candidates.of_cycle(book.conn, CYCLE) == [first, second]
-    assert await candidates.of_symbol(book.conn, "AAPL") == [first]
+    assert await candidates.frame_of(raw_rows.conn, scan_id) == frame
+    assert await candidates.headlines_of(raw_rows.conn, scan_id, "AAPL") == [headline]
+    assert await candidates.patterns_of(raw_rows.conn, scan_id, "aapl") == [pattern]
+    assert await candidates.indicators_of(raw_rows.conn, scan_id, "AAPL") == values
+    assert await candidates.of_cycle(raw_rows.conn, CYCLE) == [first, second]
+    assert await candidates.of_symbol(raw_rows.conn, "AAPL") == [first]
 
 
-async def test_two_hundred_candidates_take_few_statements(book: Book):
+async def test_scan_insert_takes_constant_number_of_statements(raw_rows: RawRows):
     """A full scan with a thousand headlines is a fixed number of round trips, whatever its size."""
 
     async def statements(rows: int) -> int:
         seen = []
-        book.conn.add_query_logger(seen.append)
+        raw_rows.conn.add_query_logger(seen.append)
         try:
             await candidates.record(
-                book.conn,
+                raw_rows.conn,
                 SCAN,
                 [candidate(n) for n in range(1, rows + 1)],
                 news=[
-                    Headline(f"S{n:03}", f"headline {m}", "x", AT, AT, 0.0)
+                    HeadlineRecord(f"S{n:03}", f"headline {m}", "x", AT, AT, 0.0)
                     for n in range(1, rows + 1)
                     for m in range(5)
                 ],
             )
         finally:
-            book.conn.remove_query_logger(seen.append)
+            raw_rows.conn.remove_query_logger(seen.append)
         return len(seen)
 
     few, many = await statements(2), await statements(200)
     assert many == few
-    assert await book.conn.fetchval("SELECT count(*) FROM scan_results") == 202
-    assert await book.conn.fetchval("SELECT count(*) FROM news_sentiment") == 1010
+    assert await raw_rows.conn.fetchval("SELECT count(*) FROM scan_results") == 202
+    assert await raw_rows.conn.fetchval("SELECT count(*) FROM news_sentiment") == 1010
 
 
 @pytest.mark.parametrize(
@@ -130,43 +142,41 @@ async def test_two_hundred_candidates_take_few_statements(book: Book):
     ],
     ids=str,
 )
-async def test_a_scan_is_recorded_whole_or_not_at_all(
-    book: Book, wrong: dict[str, object], error: type[Exception]
-):
+async def test_scan_insert_is_atomic(raw_rows: RawRows, wrong: dict[str, object], error: type[Exception]):
     """A row that cannot be (rank, duplicate, refusal without reason) takes the whole scan back."""
 
     async def record() -> None:
-        async with book.conn.transaction():
-            await candidates.record(book.conn, SCAN, [candidate(1), candidate(2, **wrong)])
+        async with raw_rows.conn.transaction():
+            await candidates.record(raw_rows.conn, SCAN, [candidate(1), candidate(2, **wrong)])
 
     with pytest.raises(error):
         await record()
-    assert await book.conn.fetchval("SELECT count(*) FROM scans") == 0
+    assert await raw_rows.conn.fetchval("SELECT count(*) FROM scans") == 0
 
 
-async def test_words_from_outside_are_made_storable(book: Book):
+async def test_headline_with_unstorable_characters_is_cleaned(raw_rows: RawRows):
     """A headline with NUL and a lone surrogate is kept without them."""
-    news = [Headline("AAPL", "a\x00b\ud800c", "wire", AT, AT, 0.0)]
-    scan_id = await candidates.record(book.conn, SCAN, [], news=news)
-    (kept,) = await candidates.headlines_of(book.conn, scan_id, "AAPL")
+    news = [HeadlineRecord("AAPL", "a\x00b\ud800c", "wire", AT, AT, 0.0)]
+    scan_id = await candidates.record(raw_rows.conn, SCAN, [], news=news)
+    (kept,) = await candidates.headlines_of(raw_rows.conn, scan_id, "AAPL")
     assert kept.headline == "a�b?c"
 
 
-async def test_what_became_of_a_candidate_is_followed(book: Book):
+async def test_candidate_records_proposal_and_order(raw_rows: RawRows):
     """A candidate that was proposed and then ordered says so, with its signal."""
-    scan_id = await candidates.record(book.conn, SCAN, [candidate(1), candidate(2)])
-    await candidates.follow(book.conn, scan_id, "S001", status="proposed", signal_id="sig")
-    await candidates.follow(book.conn, scan_id, "S001", status="ordered")
-    first, second = await candidates.of_scan(book.conn, scan_id)
+    scan_id = await candidates.record(raw_rows.conn, SCAN, [candidate(1), candidate(2)])
+    await candidates.set_status(raw_rows.conn, scan_id, "S001", status="proposed", signal_id="sig")
+    await candidates.set_status(raw_rows.conn, scan_id, "S001", status="ordered")
+    first, second = await candidates.of_scan(raw_rows.conn, scan_id)
     assert (first.status, first.signal_id) == ("ordered", "sig")
     assert (second.status, second.signal_id) == ("refused", None)
 
 
-async def test_a_dropped_frame_is_said_to_be_gone(book: Book):
+async def test_dropped_scan_frame_reads_as_missing(raw_rows: RawRows):
     """Old frames may be dropped; their scans stay."""
     scan_id = await candidates.record(
-        book.conn, Scan(**{**asdict(SCAN), "frame": FrameBlob("f", 1, b"x")}), []
+        raw_rows.conn, Scan(**{**asdict(SCAN), "frame": FrameBlob("f", 1, b"x")}), []
     )
-    await book.conn.execute("DELETE FROM scan_frames")
-    assert await candidates.frame_of(book.conn, scan_id) is None
-    assert len(await candidates.scans_of(book.conn, CYCLE)) == 1
+    await raw_rows.conn.execute("DELETE FROM scan_frames")
+    assert await candidates.frame_of(raw_rows.conn, scan_id) is None
+    assert len(await candidates.scans_of(raw_rows.conn, CYCLE)) == 1

@@ -13,46 +13,46 @@ from catalyst.store.notifications import listen
 from catalyst.store.pool import Store, open_store
 
 
-async def _put(store: Store, kind: str = "halt", **arguments: object) -> int:
+async def _insert_command(store: Store, kind: str = "halt", **arguments: object) -> int:
     async with store.tx("command") as conn:
         return await commands.put(conn, kind, arguments, by="operator", at=AT)
 
 
-async def _take(store: Store) -> commands.Command | None:
+async def _take_command(store: Store) -> commands.Command | None:
     async with store.tx("take") as conn:
-        return await commands.take(conn, at=AT)
+        return await commands.take_next(conn, at=AT)
 
 
-async def test_a_command_wakes_the_daemon_when_it_is_committed(store: Store):
+async def test_command_notifies_daemon_on_commit(store: Store):
     """The notification comes with the commit, and the row says what was asked and by whom."""
-    ear = await listen(store.dsn, commands.ASKED)
-    command_id = await _put(store, "close", symbol="AAPL")
+    listener = await listen(store.dsn, commands.COMMAND_CHANNEL)
+    command_id = await _insert_command(store, "close", symbol="AAPL")
     async with asyncio.timeout(10):
-        await ear.heard.wait()
-    command = await _take(store)
+        await listener.notified.wait()
+    command = await _take_command(store)
     assert command is not None
     assert (command.command_id, command.kind, command.arguments) == (command_id, "close", {"symbol": "AAPL"})
     assert (command.requested_by, command.taken_at, command.answered) == ("operator", AT, False)
-    await ear.close()
+    await listener.close()
 
 
-async def test_commands_are_taken_in_order_and_each_once(store: Store):
+async def test_commands_are_taken_once_in_order(store: Store):
     """Ten takers at once share out five commands, none twice; afterwards there is nothing to take."""
-    asked = [await _put(store) for _ in range(5)]
-    taken = await asyncio.gather(*(_take(store) for _ in range(10)))
+    asked = [await _insert_command(store) for _ in range(5)]
+    taken = await asyncio.gather(*(_take_command(store) for _ in range(10)))
     assert sorted(one.command_id for one in taken if one is not None) == asked
-    assert await _take(store) is None
+    assert await _take_command(store) is None
     async with store.read() as conn:
         assert [one.command_id for one in await commands.unfinished(conn)] == asked
         assert [one.command_id for one in await commands.recent(conn, 2)] == asked[:-3:-1]
 
 
-async def test_who_asked_gets_the_answer(database: str):
+async def test_command_waiter_receives_answer_across_connections(database: str):
     """The waiting side returns with the answer as soon as it is committed, across connections."""
     store = await open_store(database, SystemClock())
-    command_id = await _put(store)
-    waiting = asyncio.create_task(commands.wait(store, command_id, at_most=timedelta(minutes=1)))
-    command = await _take(store)
+    command_id = await _insert_command(store)
+    waiting = asyncio.create_task(commands.wait(store, command_id, max_wait=timedelta(minutes=1)))
+    command = await _take_command(store)
     assert command is not None
     async with store.tx("answer") as conn:
         await commands.answer(conn, command.command_id, ok=True, result={"halted": True}, at=AT)
@@ -61,19 +61,19 @@ async def test_who_asked_gets_the_answer(database: str):
     await store.close()
 
 
-async def test_waiting_ends_when_its_time_is_over(store: Store, clock):
+async def test_command_wait_times_out_by_store_clock(store: Store, clock):
     """Without a daemon the wait returns the command as it stands, by the store's clock."""
-    command_id = await _put(store)
-    waiting = asyncio.create_task(commands.wait(store, command_id, at_most=timedelta(seconds=10)))
+    command_id = await _insert_command(store)
+    waiting = asyncio.create_task(commands.wait(store, command_id, max_wait=timedelta(seconds=10)))
     while not waiting.done():
         await clock.advance(timedelta(seconds=1))
         await asyncio.sleep(0.01)
     assert not (await waiting).answered
 
 
-async def test_a_command_is_answered_once(store: Store):
+async def test_second_command_answer_is_an_error(store: Store):
     """A second answer is an error, and the first stays."""
-    command_id = await _put(store)
+    command_id = await _insert_command(store)
     async with store.tx("answer") as conn:
         await commands.answer(conn, command_id, ok=False, result={"error": "unknown"}, at=AT)
         with pytest.raises(CatalystError, match="has its answer"):
@@ -81,20 +81,20 @@ async def test_a_command_is_answered_once(store: Store):
         assert (await commands.get(conn, command_id)).ok is False
 
 
-async def test_a_withdrawn_command_is_never_carried_out(store: Store, later: datetime):
+async def test_withdrawn_command_is_never_taken(store: Store, later: datetime):
     """Who stops waiting takes the order back, unless the daemon has it already."""
-    first, second = await _put(store), await _put(store)
+    first, second = await _insert_command(store), await _insert_command(store)
     async with store.tx("withdraw") as conn:
-        assert await commands.withdraw(conn, first, why="no daemon answered", at=later)
-    taken = await _take(store)
+        assert await commands.withdraw(conn, first, reason="no daemon answered", at=later)
+    taken = await _take_command(store)
     assert taken is not None
     assert taken.command_id == second
     async with store.tx("withdraw") as conn:
-        assert not await commands.withdraw(conn, second, why="too slow", at=later)
+        assert not await commands.withdraw(conn, second, reason="too slow", at=later)
         assert (await commands.get(conn, first)).result == {"withdrawn": "no daemon answered"}
 
 
-async def test_a_command_nobody_gave_is_a_key_error(store: Store):
+async def test_unknown_command_id_raises_key_error(store: Store):
     """Asking for an id that does not exist says so."""
     async with store.read() as conn:
         with pytest.raises(KeyError):

@@ -10,11 +10,11 @@ from decimal import Decimal
 from typing import Any, TypeVar
 
 import pytest
-from store.raw_rows import AT, CYCLE, Book
+from store.raw_rows import AT, CYCLE, RawRows
 
 from catalyst.broker.alpaca import AlpacaBroker
 from catalyst.clock import ManualClock
-from catalyst.daemon.orders.ledger import Books
+from catalyst.daemon.orders.ledger import OrderLedger
 from catalyst.domain.errors import StaleOrder
 from catalyst.domain.order import PositionSide, Purpose, Side, Status
 from catalyst.domain.report import Fill
@@ -30,42 +30,42 @@ from catalyst.store import (
     quarantine,
     securities,
 )
-from catalyst.store.constraint_errors import OverExit, StaleEpoch
-from catalyst.store.daemon_epoch import Manifest
+from catalyst.store.constraint_errors import ExitExceedsPosition, StaleEpoch
+from catalyst.store.daemon_epoch import RunInfo
 from catalyst.store.orders import NewOrder
 from catalyst.store.pool import Connection, Store, open_store
 from catalyst.store.proposals import Decision
 
 T = TypeVar("T")
 
-MANY = 20
-TURNS = 100
-CODE = Manifest("0", "", "hash", "", 1)
+CONNECTIONS = 20
+ROUNDS = 100
+RUN_INFO = RunInfo("0", "", "hash", "", 1)
 
 
 @pytest.fixture
-async def many(database: str, clock: ManualClock) -> AsyncIterator[Store]:
+async def concurrent_store(database: str, clock: ManualClock) -> AsyncIterator[Store]:
     """A store of twenty connections and one to spare."""
-    store = await open_store(database, clock, size=MANY + 1)
+    store = await open_store(database, clock, size=CONNECTIONS + 1)
     async with store.read() as conn:
-        await Book(conn).day()
+        await RawRows(conn).insert_day()
     yield store
     await store.close()
 
 
-async def at_once(store: Store, work: Callable[[Connection, int], Awaitable[T]]) -> list[T]:
+async def run_concurrently(store: Store, work: Callable[[Connection, int], Awaitable[T]]) -> list[T]:
     """What `work` returned to each of twenty, each in a transaction of its own, all let go at the same moment."""
-    ready = asyncio.Barrier(MANY)
+    ready = asyncio.Barrier(CONNECTIONS)
 
     async def one(number: int) -> T:
         async with store.tx("at_once") as conn:
             await ready.wait()
             return await work(conn, number)
 
-    return list(await asyncio.gather(*(one(number) for number in range(MANY))))
+    return list(await asyncio.gather(*(one(number) for number in range(CONNECTIONS))))
 
 
-def order_of(cid: str, symbol: str = "AAPL", **facts: Any) -> NewOrder:
+def new_order(cid: str, symbol: str = "AAPL", **facts: Any) -> NewOrder:
     """An order of 100 shares; an entry, unless `facts` say otherwise."""
     return NewOrder(
         **{
@@ -85,49 +85,61 @@ def order_of(cid: str, symbol: str = "AAPL", **facts: Any) -> NewOrder:
     )
 
 
-async def submitted(store: Store, new: NewOrder) -> int:
+async def insert_submitted(store: Store, new: NewOrder) -> int:
     async with store.tx("given") as conn:
         return await orders.insert(conn, new, status=Status.SUBMITTED, at=AT, source="submit", note="given")
 
 
-async def test_l3b_exits_take_no_share_twice(many: Store) -> None:
+@pytest.mark.promise("L3b")
+async def test_concurrent_exits_reserve_no_share_twice(concurrent_store: Store) -> None:
     """Twenty exits of one position: one is written, nineteen are refused, and never is more promised than held."""
-    async with many.read() as conn:
-        position = await Book(conn).position()
-    for turn in range(TURNS):
+    async with concurrent_store.read() as conn:
+        position = await RawRows(conn).insert_position()
+    for turn in range(ROUNDS):
 
         async def leave(conn: Connection, number: int, turn: int = turn) -> int | None:
-            new = order_of(f"x-{turn}-{number}", purpose=Purpose.EXIT, side=Side.SELL, position_id=position)
+            new = new_order(f"x-{turn}-{number}", purpose=Purpose.EXIT, side=Side.SELL, position_id=position)
             try:
                 async with conn.transaction():
                     return await orders.insert(
                         conn, new, status=Status.SUBMITTED, at=AT, source="submit", note=""
                     )
-            except OverExit:
+            except ExitExceedsPosition:
                 return None
 
-        written = [one for one in await at_once(many, leave) if one is not None]
+        written = [one for one in await run_concurrently(concurrent_store, leave) if one is not None]
         assert len(written) == 1
-        async with many.tx("then") as conn:
+        async with concurrent_store.tx("then") as conn:
             assert await pipeline_views.open_exit_quantity(conn, position) == 100
-            await orders.move(
-                conn, written[0], seen=Status.SUBMITTED, then=Status.CANCELLED, at=AT, source="poll", epoch=1
+            await orders.transition(
+                conn,
+                written[0],
+                from_status=Status.SUBMITTED,
+                to_status=Status.CANCELLED,
+                at=AT,
+                source="poll",
+                epoch=1,
             )
 
 
-async def test_l3b_a_fill_is_booked_once(many: Store, clock: ManualClock) -> None:
+@pytest.mark.promise("L3b")
+async def test_concurrent_reports_book_each_fill_once(concurrent_store: Store, clock: ManualClock) -> None:
     """Stream, poll, reconciliation and recovery tell of the same two fills, ten of each at once: each is booked
     once, the position holds the last word, and its cost is theirs."""
     asking = AlpacaBroker(clock, base_url="http://127.0.0.1:1", key="k", secret="s")
-    hands = [Books(many, asking, clock, 1) for _ in range(MANY)]
-    for turn in range(TURNS):
-        order_id = await submitted(many, order_of(f"f-{turn}", f"S{turn:03}".translate(LETTERS)))
-        async with many.tx("given") as conn:
-            await orders.adopt(conn, order_id, broker_id=f"b-{turn}", broker_status="new", at=AT, epoch=1)
+    ledgers = [OrderLedger(concurrent_store, asking, clock, 1) for _ in range(CONNECTIONS)]
+    for turn in range(ROUNDS):
+        order_id = await insert_submitted(
+            concurrent_store, new_order(f"f-{turn}", f"S{turn:03}".translate(LETTERS))
+        )
+        async with concurrent_store.tx("given") as conn:
+            await orders.set_broker_id(
+                conn, order_id, broker_id=f"b-{turn}", broker_status="new", at=AT, epoch=1
+            )
 
-        async def tell(number: int, turn: int = turn) -> bool:
+        async def book_fill(number: int, turn: int = turn) -> bool:
             part = number % 2 == 0
-            return await hands[number].book(
+            return await ledgers[number].apply_fill(
                 Fill(
                     broker_id=f"b-{turn}",
                     cum_qty=Decimal(40) if part else Decimal(100),
@@ -140,10 +152,10 @@ async def test_l3b_a_fill_is_booked_once(many: Store, clock: ManualClock) -> Non
                 "stream",
             )
 
-        await asyncio.gather(*(tell(number) for number in range(MANY)))
+        await asyncio.gather(*(book_fill(number) for number in range(CONNECTIONS)))
         for number in (0, 1):  # what came too early for its place is told again, as every source does
-            await tell(number)
-        async with many.read() as conn:
+            await book_fill(number)
+        async with concurrent_store.read() as conn:
             row = await orders.get(conn, order_id)
             booked = await conn.fetch(
                 "SELECT cum_qty, quantity FROM executions WHERE order_id = $1 ORDER BY 1", order_id
@@ -161,19 +173,20 @@ async def test_l3b_a_fill_is_booked_once(many: Store, clock: ManualClock) -> Non
 LETTERS = str.maketrans("0123456789", "ABCDEFGHIJ")  # a symbol has no digits
 
 
-async def test_l3b_a_state_moves_once(many: Store) -> None:
+@pytest.mark.promise("L3b")
+async def test_concurrent_transitions_change_order_once(concurrent_store: Store) -> None:
     """Twenty say that the same order is cancelled: one moves it, the others learn that somebody was first."""
-    for turn in range(TURNS):
-        order_id = await submitted(many, order_of(f"m-{turn}"))
+    for turn in range(ROUNDS):
+        order_id = await insert_submitted(concurrent_store, new_order(f"m-{turn}"))
 
         async def move(conn: Connection, _: int, order_id: int = order_id) -> bool:
             try:
                 async with conn.transaction():
-                    await orders.move(
+                    await orders.transition(
                         conn,
                         order_id,
-                        seen=Status.SUBMITTED,
-                        then=Status.CANCELLED,
+                        from_status=Status.SUBMITTED,
+                        to_status=Status.CANCELLED,
                         at=AT,
                         source="poll",
                         epoch=1,
@@ -182,27 +195,28 @@ async def test_l3b_a_state_moves_once(many: Store) -> None:
                 return False
             return True
 
-        assert sum(await at_once(many, move)) == 1
-        async with many.read() as conn:
+        assert sum(await run_concurrently(concurrent_store, move)) == 1
+        async with concurrent_store.read() as conn:
             lines = await conn.fetchval(
                 "SELECT count(*) FROM order_events WHERE order_id = $1 AND to_status = 'cancelled'", order_id
             )
         assert lines == 1
 
 
-async def test_l3b_an_epoch_is_one_daemons(many: Store) -> None:
+@pytest.mark.promise("L3b")
+async def test_concurrent_starts_get_distinct_epochs(concurrent_store: Store) -> None:
     """Fifteen starts at once get an epoch each, without a gap; who writes under the old one comes before all of
     them or not at all."""
-    for turn in range(TURNS):
+    for turn in range(ROUNDS):
 
         async def begin(conn: Connection, number: int, turn: int = turn) -> int:
             if number % 4:
-                return await daemon_epoch.begin_epoch(conn, "PA1", CODE, at=AT)
+                return await daemon_epoch.begin_epoch(conn, "PA1", RUN_INFO, at=AT)
             try:
                 async with conn.transaction():
                     await orders.insert(
                         conn,
-                        order_of(f"e-{turn}-{number}", epoch=1 + turn * 15),
+                        new_order(f"e-{turn}-{number}", epoch=1 + turn * 15),
                         status=Status.CREATED,
                         at=AT,
                         source="submit",
@@ -212,65 +226,71 @@ async def test_l3b_an_epoch_is_one_daemons(many: Store) -> None:
                 return 0
             return -1
 
-        epochs = [epoch for epoch in await at_once(many, begin) if epoch > 0]
+        epochs = [epoch for epoch in await run_concurrently(concurrent_store, begin) if epoch > 0]
         first = 2 + turn * 15
         assert sorted(epochs) == list(range(first, first + 15))
         with pytest.raises(StaleEpoch):  # what could be written before the first of them cannot be after
-            await submitted(many, order_of(f"late-{turn}", epoch=1 + turn * 15))
+            await insert_submitted(concurrent_store, new_order(f"late-{turn}", epoch=1 + turn * 15))
 
 
-async def test_l3b_a_latch_is_set_once(many: Store) -> None:
+@pytest.mark.promise("L3b")
+async def test_concurrent_stops_set_latch_once(concurrent_store: Store) -> None:
     """Everybody wants to stop at once: one sets the latch, and it is there; cleared, it can be set again."""
 
     async def stop(conn: Connection, number: int) -> bool:
         return await latches.set_latch(conn, "flatten", reason=f"{number}", by="somebody", at=AT, until=None)
 
-    for _ in range(TURNS):
-        assert sum(await at_once(many, stop)) == 1
-        async with many.tx("then") as conn:
+    for _ in range(ROUNDS):
+        assert sum(await run_concurrently(concurrent_store, stop)) == 1
+        async with concurrent_store.tx("then") as conn:
             assert list(await latches.active_latches(conn)) == ["flatten"]
             await conn.execute("UPDATE latches SET cleared_at = $1, cleared_by = 'a person'", AT)
 
 
-async def test_l3b_a_position_has_one_wish_to_be_left(many: Store) -> None:
+@pytest.mark.promise("L3b")
+async def test_concurrent_exit_requests_create_one_intent(concurrent_store: Store) -> None:
     """Monitor, close of day, emergency and operator at once: one intent."""
-    async with many.read() as conn:
-        position = await Book(conn).position()
+    async with concurrent_store.read() as conn:
+        position = await RawRows(conn).insert_position()
 
-    async def wish(conn: Connection, number: int) -> bool:
-        return await exit_intents.intend(
-            conn, position, reason=f"{number}", purpose=Purpose.EXIT, asked_by="somebody", at=AT
+    async def create_intent(conn: Connection, number: int) -> bool:
+        return await exit_intents.create_intent(
+            conn, position, reason=f"{number}", purpose=Purpose.EXIT, requested_by="somebody", at=AT
         )
 
-    for _ in range(TURNS):
-        assert sum(await at_once(many, wish)) == 1
-        async with many.tx("then") as conn:
+    for _ in range(ROUNDS):
+        assert sum(await run_concurrently(concurrent_store, create_intent)) == 1
+        async with concurrent_store.tx("then") as conn:
             await exit_intents.end_intent(conn, position, state="abandoned", at=AT)
 
 
-async def test_l3b_a_command_is_taken_once(many: Store) -> None:
+@pytest.mark.promise("L3b")
+async def test_concurrent_takers_take_each_command_once(concurrent_store: Store) -> None:
     """Twenty commands, twenty takers: each is somebody's, none is two people's."""
-    for _ in range(TURNS):
-        async with many.tx("given") as conn:
-            asked = [await commands.put(conn, "halt", {}, by="me", at=AT) for _ in range(MANY // 2)]
+    for _ in range(ROUNDS):
+        async with concurrent_store.tx("given") as conn:
+            asked = [await commands.put(conn, "halt", {}, by="me", at=AT) for _ in range(CONNECTIONS // 2)]
 
         async def take(conn: Connection, _: int) -> int | None:
-            command = await commands.take(conn, at=AT)
+            command = await commands.take_next(conn, at=AT)
             return None if command is None else command.command_id
 
-        taken = [one for one in await at_once(many, take) if one is not None]
-        async with many.tx("then") as conn:  # whoever found the next one locked may have gone without
-            while (command := await commands.take(conn, at=AT)) is not None:
+        taken = [one for one in await run_concurrently(concurrent_store, take) if one is not None]
+        async with concurrent_store.tx(
+            "then"
+        ) as conn:  # whoever found the next one locked may have gone without
+            while (command := await commands.take_next(conn, at=AT)) is not None:
                 taken.append(command.command_id)
         assert sorted(taken) == asked
 
 
-async def test_l3b_a_proposal_is_decided_once(many: Store) -> None:
+@pytest.mark.promise("L3b")
+async def test_concurrent_decisions_decide_proposal_once(concurrent_store: Store) -> None:
     """Ten approve, ten reject: the first decision holds, and everybody is told of the same one."""
-    for turn in range(TURNS):
-        async with many.tx("given") as conn:
+    for turn in range(ROUNDS):
+        async with concurrent_store.tx("given") as conn:
             order_id = await orders.insert(
-                conn, order_of(f"p-{turn}"), status=Status.CREATED, at=AT, source="submit", note=""
+                conn, new_order(f"p-{turn}"), status=Status.CREATED, at=AT, source="submit", note=""
             )
             row = await orders.get(conn, order_id)
             proposal = await proposals.put(
@@ -288,14 +308,15 @@ async def test_l3b_a_proposal_is_decided_once(many: Store) -> None:
             found, mine = await proposals.decide(conn, proposal, which, by=f"{number}", at=AT)
             return (found.decision, found.decided_by), mine
 
-        told = await at_once(many, decide)
-        assert sum(mine for _, mine in told) == 1
-        assert len({said for said, _ in told}) == 1
+        decisions = await run_concurrently(concurrent_store, decide)
+        assert sum(mine for _, mine in decisions) == 1
+        assert len({said for said, _ in decisions}) == 1
 
 
-async def test_l3b_the_same_alert_is_one(many: Store) -> None:
+@pytest.mark.promise("L3b")
+async def test_concurrent_identical_alerts_are_one_row(concurrent_store: Store) -> None:
     """Twenty say the same at once: one alert, nineteen repeats of it; another key is another alert."""
-    for turn in range(TURNS):
+    for turn in range(ROUNDS):
 
         async def page(conn: Connection, number: int, turn: int = turn) -> bool:
             return await alerts.put(
@@ -308,37 +329,39 @@ async def test_l3b_the_same_alert_is_one(many: Store) -> None:
                 at=AT,
             )
 
-        assert sum(await at_once(many, page)) == 2
-        async with many.read() as conn:
+        assert sum(await run_concurrently(concurrent_store, page)) == 2
+        async with concurrent_store.read() as conn:
             kept = await conn.fetch("SELECT repeats FROM alerts WHERE dedupe_key LIKE $1", f"k-{turn}-%")
         assert [row["repeats"] for row in kept] == [9, 9]
 
 
-async def test_l3b_what_is_quarantined_is_kept_and_resolved_once(many: Store) -> None:
+@pytest.mark.promise("L3b")
+async def test_concurrent_quarantine_keeps_all_and_resolves_once(concurrent_store: Store) -> None:
     """Nothing that nobody understood is lost when twenty come at once; one person resolves it."""
-    for turn in range(TURNS):
+    for turn in range(ROUNDS):
 
         async def keep(conn: Connection, number: int, turn: int = turn) -> int:
             return await quarantine.put(
                 conn, source="stream", reason="odd", payload=f"{turn} {number}", at=AT
             )
 
-        kept = await at_once(many, keep)
-        assert len(set(kept)) == MANY
+        kept = await run_concurrently(concurrent_store, keep)
+        assert len(set(kept)) == CONNECTIONS
 
         async def resolve(conn: Connection, number: int, which: int = kept[0]) -> bool:
             return await quarantine.resolve(conn, which, by=f"{number}", note="seen", at=AT)
 
-        assert sum(await at_once(many, resolve)) == 1
+        assert sum(await run_concurrently(concurrent_store, resolve)) == 1
 
 
-async def test_l3b_a_symbol_has_one_id(many: Store) -> None:
+@pytest.mark.promise("L3b")
+async def test_concurrent_creation_gives_symbol_one_id(concurrent_store: Store) -> None:
     """Twenty meet a symbol that nobody knew, in two orders: one row each, and nobody waits for ever."""
-    for turn in range(TURNS):
+    for turn in range(ROUNDS):
         pair = [f"A{turn:03}".translate(LETTERS), f"B{turn:03}".translate(LETTERS)]
 
         async def meet(conn: Connection, number: int, pair: list[str] = pair) -> tuple[int, ...]:
-            found = await securities.ids(conn, pair if number % 2 else pair[::-1])
+            found = await securities.get_or_create_ids(conn, pair if number % 2 else pair[::-1])
             return tuple(found[symbol] for symbol in pair)
 
-        assert len(Counter(await at_once(many, meet))) == 1
+        assert len(Counter(await run_concurrently(concurrent_store, meet))) == 1

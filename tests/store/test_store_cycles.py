@@ -34,12 +34,12 @@ async def open_day(
     )
 
 
-async def move(conn: Connection, *states: CycleStatus) -> None:
+async def transition_through(conn: Connection, *states: CycleStatus) -> None:
     for seen, then in pairwise(states):
-        await cycles.advance(conn, "20260408-091500", seen=seen, then=then, at=AT)
+        await cycles.advance(conn, "20260408-091500", from_status=seen, to_status=then, at=AT)
 
 
-async def test_a_second_start_on_the_same_day_resumes_the_first_cycle(store: Store):
+async def test_second_start_of_day_resumes_existing_cycle(store: Store):
     """However often and at once a day is opened, it has one cycle, with the limits it began with."""
 
     async def start(n: int) -> tuple[CycleRow, bool]:
@@ -52,20 +52,20 @@ async def test_a_second_start_on_the_same_day_resumes_the_first_cycle(store: Sto
     assert rows[0][0].status is C.IDLE
 
 
-async def test_a_cycle_moves_from_the_state_the_caller_saw(store: Store):
+async def test_cycle_transition_requires_the_seen_state(store: Store):
     """A legal edge from another state than the stored one is stale; an edge not in the table is illegal."""
     async with store.tx("move") as conn:
         await open_day(conn)
-        await move(conn, C.IDLE, C.SCANNING, C.EVALUATING, C.TRADING, C.MONITORING)
+        await transition_through(conn, C.IDLE, C.SCANNING, C.EVALUATING, C.TRADING, C.MONITORING)
         with pytest.raises(StaleCycle):
-            await move(conn, C.IDLE, C.SCANNING)
+            await transition_through(conn, C.IDLE, C.SCANNING)
         with pytest.raises(IllegalTransition):
-            await move(conn, C.MONITORING, C.TRADING)
+            await transition_through(conn, C.MONITORING, C.TRADING)
         with pytest.raises(CatalystError, match="finish"):
-            await move(conn, C.CLOSED, C.COMPLETED)
+            await transition_through(conn, C.CLOSED, C.COMPLETED)
 
 
-async def test_a_cycle_is_completed_with_its_figures(store: Store, later: datetime):
+async def test_closed_cycle_is_completed_once_with_figures(store: Store, later: datetime):
     """Only a closed cycle can be finished, once; afterwards nothing marks or halts it."""
     async with store.tx("finish") as conn:
         await open_day(conn)
@@ -76,7 +76,7 @@ async def test_a_cycle_is_completed_with_its_figures(store: Store, later: dateti
         }
         with pytest.raises(StaleCycle, match="not closed"):
             await cycles.finish(conn, "20260408-091500", at=later, **figures)
-        await move(conn, C.IDLE, C.CLOSED)
+        await transition_through(conn, C.IDLE, C.CLOSED)
         await cycles.finish(conn, "20260408-091500", at=later, **figures)
         await cycles.mark(conn, "20260408-091500", realized=Decimal(1), unrealized=Decimal(1), at=later)
         await cycles.halt(conn, "20260408-091500", reason="late", at=later)
@@ -92,7 +92,7 @@ async def test_a_cycle_is_completed_with_its_figures(store: Store, later: dateti
     assert tuple(names.values()) == (AT, later)
 
 
-async def test_the_day_is_marked_to_market(store: Store, later: datetime):
+async def test_cycle_pnl_is_realised_plus_unrealised(store: Store, later: datetime):
     """The day's figure is realised plus unrealised."""
     async with store.tx("mark") as conn:
         await open_day(conn)
@@ -104,7 +104,7 @@ async def test_the_day_is_marked_to_market(store: Store, later: datetime):
     assert (row.daily_pnl, row.updated_at) == (Decimal("-6.25"), later)
 
 
-async def test_a_halt_keeps_its_first_reason_and_its_last_end(store: Store, later: datetime):
+async def test_second_halt_keeps_first_reason_and_latest_end(store: Store, later: datetime):
     """A second halt does not hide why trading stopped, nor shorten it; resume clears all of it."""
     async with store.tx("halt") as conn:
         await open_day(conn)
@@ -119,7 +119,7 @@ async def test_a_halt_keeps_its_first_reason_and_its_last_end(store: Store, late
     assert (row.halted, row.halt_reason, row.halted_until, row.mode) == (False, None, None, "autonomous")
 
 
-async def test_cycles_of_a_range_of_days(store: Store):
+async def test_cycle_range_includes_both_ends(store: Store):
     """Both ends belong to the range."""
     async with store.tx("range") as conn:
         await open_day(conn)

@@ -5,16 +5,16 @@ from datetime import timedelta
 from decimal import Decimal
 
 import pytest
-from store.raw_rows import AT, CYCLE, Book
+from store.raw_rows import AT, CYCLE, RawRows
 
-from catalyst.domain.invariants import STATEMENTS, Invariant, Seen
+from catalyst.domain.invariants import STATEMENTS, Invariant, VisibleTo
 from catalyst.store import invariant_checks
 
 OPEN = AT - timedelta(minutes=45)
 CLOSE = AT + timedelta(hours=5, minutes=45)
 
 # What the owner does to a book with one entry of 100 AAPL, filled, and one that waits, and who finds it.
-BROKEN = [
+VIOLATING_STATEMENTS = [
     ("I2", "UPDATE orders SET filled_qty = 0, position_id = NULL WHERE order_purpose = 'entry'"),
     ("I3", "UPDATE positions SET quantity = 60"),
     ("I3", "UPDATE positions SET entered_qty = 160, quantity = 160"),
@@ -39,45 +39,50 @@ BROKEN = [
 
 
 @pytest.fixture
-async def kept(book: Book) -> Book:
+async def consistent_rows(raw_rows: RawRows) -> RawRows:
     """A filled entry with an exit at work, in the hours of a session."""
-    await book.conn.execute("INSERT INTO trading_days VALUES ('2026-04-08', $1, $2, false)", OPEN, CLOSE)
-    entry = await book.order(signal_id="one")
-    await book.move(entry, "submitted", submitted_at=AT)
-    position_id = await book.enter(entry, 1, 100, "filled")
-    await book.exit(position_id)
-    return book
+    await raw_rows.conn.execute("INSERT INTO trading_days VALUES ('2026-04-08', $1, $2, false)", OPEN, CLOSE)
+    entry = await raw_rows.insert_order(signal_id="one")
+    await raw_rows.set_status(entry, "submitted", submitted_at=AT)
+    position_id = await raw_rows.fill_entry(entry, 1, 100, "filled")
+    await raw_rows.insert_exit(position_id)
+    return raw_rows
 
 
-async def named(book: Book, since: int = 0) -> list[str]:
-    return [str(one.invariant) for one in await invariant_checks.violations(book.conn, since=since)]
+async def violated_invariants(raw_rows: RawRows, since: int = 0) -> list[str]:
+    return [str(one.invariant) for one in await invariant_checks.violations(raw_rows.conn, since_seq=since)]
 
 
-async def test_a_book_in_order_breaks_none(kept: Book) -> None:
+async def test_consistent_rows_violate_no_invariant(consistent_rows: RawRows) -> None:
     """Neither from the beginning nor from its end."""
-    assert await named(kept) == []
-    assert await named(kept, await kept.conn.fetchval("SELECT max(seq) FROM order_events")) == []
+    assert await violated_invariants(consistent_rows) == []
+    assert (
+        await violated_invariants(
+            consistent_rows, await consistent_rows.conn.fetchval("SELECT max(seq) FROM order_events")
+        )
+        == []
+    )
 
 
-@pytest.mark.parametrize(("invariant", "sql"), BROKEN)
-async def test_a_broken_one_is_named(kept: Book, invariant: str, sql: str) -> None:
+@pytest.mark.parametrize(("invariant", "sql"), VIOLATING_STATEMENTS)
+async def test_violated_invariant_is_named(consistent_rows: RawRows, invariant: str, sql: str) -> None:
     """By its number, and seen though the journal spoke of the order long ago: its position is open."""
-    last = await kept.conn.fetchval("SELECT max(seq) FROM order_events")
+    last = await consistent_rows.conn.fetchval("SELECT max(seq) FROM order_events")
     for table in ("orders", "order_events", "executions", "positions"):
-        await kept.conn.execute(f"ALTER TABLE {table} DISABLE TRIGGER USER")
-    await kept.conn.execute(sql)
-    found = await invariant_checks.violations(kept.conn, since=0)
-    assert invariant in {str(one.invariant) for one in found}, [one.what for one in found]
-    assert all(one.what and one.subject for one in found)
+        await consistent_rows.conn.execute(f"ALTER TABLE {table} DISABLE TRIGGER USER")
+    await consistent_rows.conn.execute(sql)
+    found = await invariant_checks.violations(consistent_rows.conn, since_seq=0)
+    assert invariant in {str(one.invariant) for one in found}, [one.description for one in found]
+    assert all(one.description and one.subject for one in found)
     if invariant != "I2":  # its entry belongs to no open position any more
-        assert invariant in await named(kept, last)
+        assert invariant in await violated_invariants(consistent_rows, last)
 
 
-async def test_a_signal_that_filled_twice(kept: Book) -> None:
+async def test_signal_with_two_filled_entries_violates_invariant(consistent_rows: RawRows) -> None:
     """Two entries of one signal, both filled: a cancelled one may have filled as well, which no index sees."""
     for table in ("orders", "order_events", "executions", "positions"):
-        await kept.conn.execute(f"ALTER TABLE {table} DISABLE TRIGGER USER")
-    await kept.order(
+        await consistent_rows.conn.execute(f"ALTER TABLE {table} DISABLE TRIGGER USER")
+    await consistent_rows.insert_order(
         signal_id="one",
         status="cancelled",
         filled_qty=Decimal(5),
@@ -85,13 +90,13 @@ async def test_a_signal_that_filled_twice(kept: Book) -> None:
         cycle_id=CYCLE,
         journaled=True,
     )
-    assert "I11" in await named(kept)
+    assert "I11" in await violated_invariants(consistent_rows)
 
 
-def test_every_invariant_has_its_statement() -> None:
+def test_every_invariant_has_a_check_statement() -> None:
     """All twenty-six, each with somebody who can see it fail."""
     assert set(STATEMENTS) == set(Invariant)
     assert len(Invariant) == 26
-    assert all(one.text and one.seen for one in STATEMENTS.values())
-    asked = {str(name) for name, one in STATEMENTS.items() if Seen.TABLES in one.seen} - {"I8"}
-    assert asked == {name for name, _ in BROKEN} | {"I11"}
+    assert all(one.text and one.visible_to for one in STATEMENTS.values())
+    asked = {str(name) for name, one in STATEMENTS.items() if VisibleTo.DATABASE in one.visible_to} - {"I8"}
+    assert asked == {name for name, _ in VIOLATING_STATEMENTS} | {"I11"}

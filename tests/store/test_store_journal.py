@@ -7,18 +7,18 @@ from datetime import timedelta
 
 import asyncpg
 import pytest
-from store.raw_rows import AT, Book
+from store.raw_rows import AT, RawRows
 
 from catalyst.store import journal, orders
-from catalyst.store.journal import START, Break, Link
+from catalyst.store.journal import START, ChainBreak, ChainLink
 from catalyst.store.pool import Connection, Store, connect
 
 CONNECTIONS = 20
 REPETITIONS = 100
-WANTED = "SELECT 1 FROM positions WHERE position_id = $1 FOR UPDATE"
+LOCK_POSITION = "SELECT 1 FROM positions WHERE position_id = $1 FOR UPDATE"
 
 
-async def lines(conn: Connection, *, n: int = 8) -> list[int]:
+async def insert_lines(conn: Connection, *, n: int = 8) -> list[int]:
     """`n` lines with everything a line can hold, each committed by itself; their numbers."""
     payload = {
         "price": "190.10",
@@ -40,7 +40,7 @@ async def lines(conn: Connection, *, n: int = 8) -> list[int]:
 
 
 @asynccontextmanager
-async def owner(conn: Connection) -> AsyncIterator[Connection]:
+async def as_owner(conn: Connection) -> AsyncIterator[Connection]:
     """The owner with the guards out of the way."""
     tables = ("order_events", "journal_chain")
     for table in tables:
@@ -50,19 +50,19 @@ async def owner(conn: Connection) -> AsyncIterator[Connection]:
         await conn.execute(f"ALTER TABLE {table} ENABLE TRIGGER USER")
 
 
-async def test_a_journal_as_it_was_written_verifies(book: Book) -> None:
+async def test_unchanged_journal_verifies(raw_rows: RawRows) -> None:
     """Whatever a line holds, the chain computed here from bare columns ends at the head that the database wrote."""
-    await book.position()
-    await lines(book.conn)
-    head = await journal.head(book.conn)
-    assert head.link == await book.conn.fetchval("SELECT count(*) FROM order_events")
-    assert await journal.verify(book.conn) == head
-    middle = await journal.verify(book.conn, at_most=3)
-    assert isinstance(middle, Link)
+    await raw_rows.insert_position()
+    await insert_lines(raw_rows.conn)
+    head = await journal.head(raw_rows.conn)
+    assert head.link == await raw_rows.conn.fetchval("SELECT count(*) FROM order_events")
+    assert await journal.verify(raw_rows.conn) == head
+    middle = await journal.verify(raw_rows.conn, max_links=3)
+    assert isinstance(middle, ChainLink)
     assert middle.link == 3
-    assert await journal.verify(book.conn, middle) == head
-    assert await journal.verify(book.conn, head) == head
-    assert journal.place(head.facts) == head
+    assert await journal.verify(raw_rows.conn, middle) == head
+    assert await journal.verify(raw_rows.conn, head) == head
+    assert journal.link_from_facts(head.facts) == head
 
 
 @pytest.mark.parametrize(
@@ -76,67 +76,67 @@ async def test_a_journal_as_it_was_written_verifies(book: Book) -> None:
         ("its order", "UPDATE order_events SET order_id = (SELECT max(order_id) FROM orders) WHERE seq = $1"),
     ],
 )  # fmt: skip
-async def test_an_altered_line_is_named(book: Book, what: str, sql: str) -> None:
+async def test_altered_journal_row_is_named(raw_rows: RawRows, what: str, sql: str) -> None:
     """The owner alters one line, however little: it is the one the verifier names, and so is it from any later start
     that lies before it."""
-    await book.position()
-    numbers = await lines(book.conn)
-    before = await journal.verify(book.conn, at_most=len(numbers) - 4)
-    assert isinstance(before, Link)
-    async with owner(book.conn):
-        await book.conn.execute(sql, numbers[-3])
-    found = await journal.verify(book.conn)
-    assert isinstance(found, Break), what
+    await raw_rows.insert_position()
+    numbers = await insert_lines(raw_rows.conn)
+    before = await journal.verify(raw_rows.conn, max_links=len(numbers) - 4)
+    assert isinstance(before, ChainLink)
+    async with as_owner(raw_rows.conn):
+        await raw_rows.conn.execute(sql, numbers[-3])
+    found = await journal.verify(raw_rows.conn)
+    assert isinstance(found, ChainBreak), what
     assert found.seq == numbers[-3]
-    assert await journal.verify(book.conn, before) == found
+    assert await journal.verify(raw_rows.conn, before) == found
 
 
-async def test_a_removed_line_is_named(book: Book) -> None:
+async def test_removed_journal_row_is_named(raw_rows: RawRows) -> None:
     """Removed from the journal, or from the chain too: the gap is where it was."""
-    numbers = await lines(book.conn)
-    async with owner(book.conn):
-        await book.conn.execute("DELETE FROM order_events WHERE seq = $1", numbers[3])
-    found = await journal.verify(book.conn)
-    assert found == Break(4, numbers[3], "the line was removed")
-    async with owner(book.conn):
-        await book.conn.execute("DELETE FROM journal_chain WHERE seq = $1", numbers[3])
-    found = await journal.verify(book.conn)
-    assert isinstance(found, Break)
+    numbers = await insert_lines(raw_rows.conn)
+    async with as_owner(raw_rows.conn):
+        await raw_rows.conn.execute("DELETE FROM order_events WHERE seq = $1", numbers[3])
+    found = await journal.verify(raw_rows.conn)
+    assert found == ChainBreak(4, numbers[3], "the line was removed")
+    async with as_owner(raw_rows.conn):
+        await raw_rows.conn.execute("DELETE FROM journal_chain WHERE seq = $1", numbers[3])
+    found = await journal.verify(raw_rows.conn)
+    assert isinstance(found, ChainBreak)
     assert found.link == 4
-    assert "gone" in found.what
+    assert "gone" in found.reason
 
 
-async def test_a_removed_line_whose_links_were_closed_up_is_named(book: Book) -> None:
+async def test_removed_journal_row_with_renumbered_links_is_named(raw_rows: RawRows) -> None:
     """Removed, and the links after it renumbered: the next line's hash tells."""
-    numbers = await lines(book.conn)
-    async with owner(book.conn):
-        await book.conn.execute("DELETE FROM order_events WHERE seq = $1", numbers[3])
-        await book.conn.execute("DELETE FROM journal_chain WHERE seq = $1", numbers[3])
-        await book.conn.execute("UPDATE journal_chain SET link = -link + 1000 WHERE link > 4")
-        await book.conn.execute("UPDATE journal_chain SET link = 999 - link WHERE link > 900")
-    found = await journal.verify(book.conn)
-    assert isinstance(found, Break)
+    numbers = await insert_lines(raw_rows.conn)
+    async with as_owner(raw_rows.conn):
+        await raw_rows.conn.execute("DELETE FROM order_events WHERE seq = $1", numbers[3])
+        await raw_rows.conn.execute("DELETE FROM journal_chain WHERE seq = $1", numbers[3])
+        await raw_rows.conn.execute("UPDATE journal_chain SET link = -link + 1000 WHERE link > 4")
+        await raw_rows.conn.execute("UPDATE journal_chain SET link = 999 - link WHERE link > 900")
+    found = await journal.verify(raw_rows.conn)
+    assert isinstance(found, ChainBreak)
     assert found.seq == numbers[4]
 
 
-async def test_an_inserted_line_is_named(book: Book) -> None:
+async def test_inserted_journal_row_is_named(raw_rows: RawRows) -> None:
     """Written past the trigger, at the end or in a gap of the numbers: nothing ties it."""
-    numbers = await lines(book.conn)
-    head = await journal.head(book.conn)
-    async with owner(book.conn):
-        seq = await book.conn.fetchval(
+    numbers = await insert_lines(raw_rows.conn)
+    head = await journal.head(raw_rows.conn)
+    async with as_owner(raw_rows.conn):
+        seq = await raw_rows.conn.fetchval(
             "INSERT INTO order_events (at, source, kind) VALUES ($1, 'stream', 'note') RETURNING seq", AT
         )
-    found = await journal.verify(book.conn)
-    assert found == Break(len(numbers), seq, "the line was inserted past the chain")
-    assert await journal.verify(book.conn, head) == found
+    found = await journal.verify(raw_rows.conn)
+    assert found == ChainBreak(len(numbers), seq, "the line was inserted past the chain")
+    assert await journal.verify(raw_rows.conn, head) == found
 
 
-async def test_exchanged_lines_are_named(book: Book) -> None:
+async def test_swapped_journal_rows_are_named(raw_rows: RawRows) -> None:
     """Two lines change places: the first of them is not the one that was written there."""
-    numbers = await lines(book.conn)
-    async with owner(book.conn):
-        await book.conn.execute(
+    numbers = await insert_lines(raw_rows.conn)
+    async with as_owner(raw_rows.conn):
+        await raw_rows.conn.execute(
             """
             UPDATE order_events e SET at = o.at, note = o.note, payload = o.payload FROM order_events o
              WHERE (e.seq, o.seq) IN (($1, $2), ($2, $1))
@@ -144,27 +144,27 @@ async def test_exchanged_lines_are_named(book: Book) -> None:
             numbers[2],
             numbers[5],
         )
-    found = await journal.verify(book.conn)
-    assert isinstance(found, Break)
+    found = await journal.verify(raw_rows.conn)
+    assert isinstance(found, ChainBreak)
     assert found.seq == numbers[2]
 
 
-async def test_a_journal_cut_short_is_found_by_what_was_written_down_elsewhere(book: Book) -> None:
+async def test_truncated_journal_is_detected_by_stored_head(raw_rows: RawRows) -> None:
     """The last lines and their links removed: within itself the chain is whole, beside its old head it is not."""
-    numbers = await lines(book.conn)
-    head = await journal.head(book.conn)
-    async with owner(book.conn):
-        await book.conn.execute("DELETE FROM order_events WHERE seq >= $1", numbers[-2])
-        await book.conn.execute("DELETE FROM journal_chain WHERE seq >= $1", numbers[-2])
-    assert isinstance(await journal.verify(book.conn), Link)
-    broken = await journal.holds(book.conn, head)
+    numbers = await insert_lines(raw_rows.conn)
+    head = await journal.head(raw_rows.conn)
+    async with as_owner(raw_rows.conn):
+        await raw_rows.conn.execute("DELETE FROM order_events WHERE seq >= $1", numbers[-2])
+        await raw_rows.conn.execute("DELETE FROM journal_chain WHERE seq >= $1", numbers[-2])
+    assert isinstance(await journal.verify(raw_rows.conn), ChainLink)
+    broken = await journal.check_anchor(raw_rows.conn, head)
     assert broken is not None
     assert broken.link == head.link - 1
-    assert isinstance(await journal.verify(book.conn, head), Break)
-    await lines(book.conn, n=2)  # as long as before, and not what it was
-    broken = await journal.holds(book.conn, head)
+    assert isinstance(await journal.verify(raw_rows.conn, head), ChainBreak)
+    await insert_lines(raw_rows.conn, n=2)  # as long as before, and not what it was
+    broken = await journal.check_anchor(raw_rows.conn, head)
     assert broken is not None
-    assert "another hash" in broken.what
+    assert "another hash" in broken.reason
 
 
 @pytest.mark.parametrize(
@@ -175,34 +175,34 @@ async def test_a_journal_cut_short_is_found_by_what_was_written_down_elsewhere(b
         "TRUNCATE journal_chain",
     ],
 )
-async def test_the_chain_is_append_only(book: Book, sql: str) -> None:
+async def test_journal_chain_is_append_only(raw_rows: RawRows, sql: str) -> None:
     """Its rows are as final as the journal's."""
-    await lines(book.conn, n=1)
+    await insert_lines(raw_rows.conn, n=1)
     with pytest.raises(asyncpg.PostgresError) as refused:
-        await book.conn.execute(sql)
+        await raw_rows.conn.execute(sql)
     assert refused.value.sqlstate == "CT004"
 
 
-async def test_a_transaction_that_was_rolled_back_leaves_no_link(book: Book) -> None:
+async def test_rolled_back_transaction_leaves_no_chain_link(raw_rows: RawRows) -> None:
     """Numbers may have gaps, links have none."""
-    await lines(book.conn, n=2)
-    undone = book.conn.transaction()
+    await insert_lines(raw_rows.conn, n=2)
+    undone = raw_rows.conn.transaction()
     await undone.start()
-    await orders.journal(book.conn, None, at=AT, source="stream", kind="note")
+    await orders.journal(raw_rows.conn, None, at=AT, source="stream", kind="note")
     await undone.rollback()
-    await lines(book.conn, n=2)
-    head = await journal.head(book.conn)
+    await insert_lines(raw_rows.conn, n=2)
+    head = await journal.head(raw_rows.conn)
     assert (head.link, head.seq) == (4, 5)
-    assert await journal.verify(book.conn) == head
+    assert await journal.verify(raw_rows.conn) == head
 
 
-async def test_twenty_writers_at_once(database: str, store: Store) -> None:
+async def test_twenty_concurrent_writers_keep_chain_complete(database: str, store: Store) -> None:
     """Twenty connections, a hundred transactions each, which lock orders and positions in no common order before they
     write: none waits in a circle, no link is there twice, none is missing, and every line has its link."""
     async with store.read() as conn:
-        book = Book(conn)
-        await book.day()
-        position_id = await book.position()
+        raw_rows = RawRows(conn)
+        await raw_rows.insert_day()
+        position_id = await raw_rows.insert_position()
     gate = asyncio.Barrier(CONNECTIONS)
 
     async def write(number: int) -> None:
@@ -212,12 +212,12 @@ async def test_twenty_writers_at_once(database: str, store: Store) -> None:
             for turn in range(REPETITIONS):
                 async with conn.transaction():
                     if (number + turn) % 4 == 0:  # a lock others want too, before the line is written
-                        await conn.execute(WANTED, position_id)
+                        await conn.execute(LOCK_POSITION, position_id)
                     await orders.journal(
                         conn, None, at=AT, source="stream", kind="note", note=f"{number}/{turn}"
                     )
                     if (number + turn) % 4 == 1:  # and after it
-                        await conn.execute(WANTED, position_id)
+                        await conn.execute(LOCK_POSITION, position_id)
                     if turn % 5 == 0:
                         await orders.journal(conn, None, at=AT, source="poll", kind="note")
         finally:
@@ -230,11 +230,11 @@ async def test_twenty_writers_at_once(database: str, store: Store) -> None:
         written = await conn.fetchval("SELECT count(*) FROM order_events")
         assert written >= CONNECTIONS * REPETITIONS * 6 / 5
         head = await journal.verify(conn)
-        assert isinstance(head, Link)
+        assert isinstance(head, ChainLink)
         assert head.link == written
 
 
-async def test_lines_from_before_the_chain_are_tied(empty_database: str) -> None:
+async def test_migration_links_existing_journal_rows(empty_database: str) -> None:
     """A database that was migrated later has its old lines in the chain, in order."""
     from catalyst.store import migrate
 
@@ -250,6 +250,6 @@ async def test_lines_from_before_the_chain_are_tied(empty_database: str) -> None
     await conn.execute(next(m.sql for m in migrate.migrations() if "journal_chain" in m.name))
     await orders.journal(conn, None, at=AT, source="stream", kind="note")
     head = await journal.verify(conn, START)
-    assert isinstance(head, Link)
+    assert isinstance(head, ChainLink)
     assert head.link == 10
     await conn.close()

@@ -3,19 +3,19 @@
 from datetime import timedelta
 
 import pytest
-from store.raw_rows import AT, CYCLE, Book
+from store.raw_rows import AT, CYCLE, RawRows
 
 from catalyst.store import orders, positions, reconciliation
 
-PAST = 20_000
+PAST_ORDERS = 20_000
 
 
 @pytest.fixture
-async def history(book: Book) -> Book:
+async def history(raw_rows: RawRows) -> RawRows:
     """Twenty thousand ended orders with as many closed positions, and one of each that is alive."""
-    async with book.conn.transaction():
-        await book.conn.execute("SET LOCAL session_replication_role = replica")
-        await book.conn.execute(
+    async with raw_rows.conn.transaction():
+        await raw_rows.conn.execute("SET LOCAL session_replication_role = replica")
+        await raw_rows.conn.execute(
             """
             INSERT INTO positions (cycle_id, security_id, side, quantity, entered_qty, entry_price, cost, entry_time,
                                    exit_time, status, close_reason, updated_at)
@@ -24,9 +24,9 @@ async def history(book: Book) -> Book:
             """,
             CYCLE,
             AT,
-            PAST,
+            PAST_ORDERS,
         )
-        await book.conn.execute(
+        await raw_rows.conn.execute(
             """
             INSERT INTO orders (client_order_id, alpaca_order_id, cycle_id, security_id, position_id, order_purpose,
                                 position_side, side, order_type, time_in_force, quantity, filled_qty, status, epoch,
@@ -37,16 +37,16 @@ async def history(book: Book) -> Book:
             """,
             CYCLE,
             AT,
-            PAST,
+            PAST_ORDERS,
         )
-        await book.conn.execute(
+        await raw_rows.conn.execute(
             """
             INSERT INTO executions (order_id, cum_qty, quantity, price, at, source)
             SELECT order_id, 100, 100, 191, $1, 'stream' FROM orders
             """,
             AT,
         )
-        await book.conn.execute(
+        await raw_rows.conn.execute(
             """
             INSERT INTO order_events (order_id, at, source, kind, to_status)
             SELECT order_id, $1, 'stream', 'transition', step
@@ -54,13 +54,13 @@ async def history(book: Book) -> Book:
             """,
             AT,
         )
-    await book.position(symbol="MSFT")
-    await book.order()
-    await book.conn.execute("ANALYZE")
-    return book
+    await raw_rows.insert_position(symbol="MSFT")
+    await raw_rows.insert_order()
+    await raw_rows.conn.execute("ANALYZE")
+    return raw_rows
 
 
-async def test_the_daily_questions_read_only_what_they_answer(history: Book):
+async def test_daily_queries_scan_no_history(history: RawRows):
     """No plan of a daily question scans the orders, fills, journal lines or positions that are over."""
     exits = await history.conn.fetchval("SELECT prosrc FROM pg_proc WHERE proname = 'open_exit_quantity'")
     questions: list[tuple[str, list[object]]] = [
@@ -84,18 +84,18 @@ async def test_the_daily_questions_read_only_what_they_answer(history: Book):
             assert f"Seq Scan on {table}" not in plan, (sql, plan)
 
 
-async def test_reconciliation_reads_only_what_is_open_or_of_the_day(history: Book):
+async def test_reconciliation_queries_scan_no_history(history: RawRows):
     """Nor does any of its statements, a day later."""
     later = AT + timedelta(days=1)
     questions: list[tuple[str, list[object]]] = [
-        (reconciliation._TO_JUDGE, [["b-17", "b-18"]]),
+        (reconciliation._ORDERS_TO_COMPARE, [["b-17", "b-18"]]),
         (reconciliation._HOLDINGS, [later]),
-        (reconciliation._FLAWS, [later, later + timedelta(hours=1)]),
+        (reconciliation._CONTRADICTIONS, [later, later + timedelta(hours=1)]),
         ("SELECT activity_id FROM executions WHERE activity_id = ANY($1::text[])", [["a-17"]]),
     ]
     await history.conn.execute("SET plan_cache_mode = force_custom_plan")
     for sql, arguments in questions:
         plan = "\n".join(line[0] for line in await history.conn.fetch(f"EXPLAIN {sql}", *arguments))
-        of_one_cycle = sql == reconciliation._FLAWS  # which all of these positions belong to
+        of_one_cycle = sql == reconciliation._CONTRADICTIONS  # which all of these positions belong to
         for table in ("orders", "executions", "order_events", *(() if of_one_cycle else ("positions",))):
             assert f"Seq Scan on {table}" not in plan, (sql, plan)

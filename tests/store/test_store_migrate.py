@@ -21,7 +21,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-async def test_a_second_run_applies_nothing(empty_database: str):
+async def test_second_migration_run_applies_nothing(empty_database: str):
     """Migrating twice is migrating once: the first run names every migration, the second none."""
     names = [migration.name for migration in migrate.migrations()]
     assert await migrate.migrate(empty_database) == names
@@ -30,7 +30,7 @@ async def test_a_second_run_applies_nothing(empty_database: str):
     assert [(s.name, s.state) for s in states] == [(name, MigrationState.APPLIED) for name in names]
 
 
-async def test_status_of_an_empty_database_changes_nothing(empty_database: str):
+async def test_migration_status_of_empty_database_changes_nothing(empty_database: str):
     """Asking what is pending creates no table."""
     assert {s.state for s in await migrate.status(empty_database)} == {MigrationState.PENDING}
     conn = await asyncpg.connect(empty_database)
@@ -38,7 +38,7 @@ async def test_status_of_an_empty_database_changes_nothing(empty_database: str):
     await conn.close()
 
 
-async def test_two_processes_may_migrate_at_once(empty_database: str):
+async def test_concurrent_migrations_apply_each_once(empty_database: str):
     """Every migration is applied exactly once when two processes start together, and both end well."""
     code = "import asyncio, sys; from catalyst.store import migrate; print(asyncio.run(migrate.migrate(sys.argv[1])))"
     both = [
@@ -53,7 +53,7 @@ async def test_two_processes_may_migrate_at_once(empty_database: str):
     assert sorted(outputs) == sorted([str(names), "[]"])
 
 
-async def test_a_changed_migration_is_refused_before_anything_is_touched(empty_database: str, folder: Path):
+async def test_changed_migration_is_refused_before_any_change(empty_database: str, folder: Path):
     """An edited file stops the run, though a new one waits behind it; the message says what happened."""
     await migrate.migrate(empty_database, folder=folder)
     (folder / "0001_first.sql").write_text("CREATE TABLE first (y integer);")
@@ -64,7 +64,7 @@ async def test_a_changed_migration_is_refused_before_anything_is_touched(empty_d
     assert states["0003_third"] is MigrationState.PENDING
 
 
-async def test_a_database_of_a_newer_release_is_refused(empty_database: str, folder: Path):
+async def test_database_of_newer_release_is_refused(empty_database: str, folder: Path):
     """A migration we have no file for means a newer program was here: neither migrate nor start."""
     await migrate.migrate(empty_database, folder=folder)
     (folder / "0002_second.sql").unlink()
@@ -72,9 +72,7 @@ async def test_a_database_of_a_newer_release_is_refused(empty_database: str, fol
         await migrate.migrate(empty_database, folder=folder)
 
 
-async def test_a_failing_migration_leaves_what_came_before_and_nothing_of_itself(
-    empty_database: str, folder: Path
-):
+async def test_failing_migration_is_rolled_back_alone(empty_database: str, folder: Path):
     """Each migration is one transaction; the run can be repeated after the mend."""
     (folder / "0002_second.sql").write_text("CREATE TABLE second (x integer); SELECT 1/0;")
     with pytest.raises(asyncpg.DivisionByZeroError):
@@ -86,20 +84,20 @@ async def test_a_failing_migration_leaves_what_came_before_and_nothing_of_itself
     assert await migrate.migrate(empty_database, folder=folder) == ["0002_second"]
 
 
-def test_migrations_are_numbered_without_gaps(folder: Path):
+def test_gap_in_migration_numbers_is_an_error(folder: Path):
     """A file out of sequence is an error, not a surprise in production."""
     (folder / "0004_fourth.sql").write_text("")
     with pytest.raises(SchemaNotCurrent, match="0003"):
         migrate.migrations(folder)
 
 
-def test_no_migrations_at_all_is_an_incomplete_installation(tmp_path: Path):
+def test_missing_migrations_folder_is_an_error(tmp_path: Path):
     """A missing folder is said so; it is not an empty schema."""
     with pytest.raises(SchemaNotCurrent, match="incomplete"):
         migrate.migrations(tmp_path / "nowhere")
 
 
-async def test_the_daemon_refuses_an_unmigrated_database(empty_database: str):
+async def test_unmigrated_database_is_refused_by_daemon(empty_database: str):
     """A database without migrations says what to run."""
     conn = await asyncpg.connect(empty_database)
     with pytest.raises(SchemaNotCurrent, match="run catalyst migrate"):
@@ -107,13 +105,13 @@ async def test_the_daemon_refuses_an_unmigrated_database(empty_database: str):
     await conn.close()
 
 
-async def test_a_current_database_is_accepted(store: Store):
+async def test_current_database_passes_migration_check(store: Store):
     """After migrate, the check passes in silence."""
     async with store.read() as conn:
         await migrate.require_current(conn)
 
 
-def test_no_migration_reads_the_servers_clock():
+def test_migrations_do_not_read_server_clock():
     """Instants come from the caller: the daemon may live on another clock than the server."""
     for migration in migrate.migrations():
         code = " ".join(line.split("--")[0] for line in migration.sql.lower().splitlines())

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from catalyst.clock import ManualClock
 from catalyst.domain.fault_points import Moment
-from catalyst.store.constraint_errors import IllegalEdge, StaleEpoch
+from catalyst.store.constraint_errors import IllegalOrderTransition, StaleEpoch
 from catalyst.store.pool import (
     Connection,
     Store,
@@ -19,11 +19,11 @@ from catalyst.store.pool import (
     encode_json,
     is_outage,
     open_store,
-    storable,
+    storable_text,
 )
 
 
-async def test_a_transaction_that_raises_leaves_nothing(store: Store):
+async def test_failed_transaction_is_rolled_back_and_names_its_label(store: Store):
     """A block that raises is rolled back whole, and the error names the step."""
 
     async def step() -> None:
@@ -38,14 +38,14 @@ async def test_a_transaction_that_raises_leaves_nothing(store: Store):
         assert await conn.fetchval("SELECT count(*) FROM sectors") == 0
 
 
-async def test_the_clock_stands_while_a_transaction_lasts(store: Store, clock: ManualClock):
+async def test_manual_clock_waits_for_open_transaction(store: Store, clock: ManualClock):
     """A sleeper is not woken before the transaction under way has committed."""
-    told = []
+    sector_names = []
 
     async def sleeper() -> None:
         await clock.sleep(timedelta(seconds=1))
         async with store.read() as conn:
-            told.append(await conn.fetchval("SELECT name FROM sectors"))
+            sector_names.append(await conn.fetchval("SELECT name FROM sectors"))
 
     async def writer() -> None:
         async with store.tx("sector") as conn:
@@ -58,13 +58,13 @@ async def test_the_clock_stands_while_a_transaction_lasts(store: Store, clock: M
     await began.wait()
     await clock.advance(timedelta(seconds=2))
     await asyncio.gather(*tasks)
-    assert told == ["Energy"]
+    assert sector_names == ["Energy"]
 
 
-async def test_witness_sees_each_step_before_and_after_its_commit(database: str, clock: ManualClock):
+async def test_fault_point_is_reached_before_and_after_commit(database: str, clock: ManualClock):
     """The witness is told before a step and, only when it was committed, after it."""
     seen: list[tuple[str, Moment]] = []
-    store = await open_store(database, clock, witness=lambda label, moment: seen.append((label, moment)))
+    store = await open_store(database, clock, fault_point=lambda label, moment: seen.append((label, moment)))
     async with store.tx("one"):
         pass
     with pytest.raises(asyncpg.DivisionByZeroError):
@@ -74,7 +74,7 @@ async def test_witness_sees_each_step_before_and_after_its_commit(database: str,
     assert seen == [("one", Moment.BEFORE), ("one", Moment.AFTER), ("two", Moment.BEFORE)]
 
 
-async def test_work_is_done_again_when_others_were_in_the_way(store: Store):
+async def test_deadlocked_transaction_is_repeated(store: Store):
     """Two transactions that lock the same rows in opposite order both end well: the victim is repeated whole."""
     async with store.tx("seed") as conn:
         await conn.execute("INSERT INTO sectors (name) VALUES ('A'), ('B')")
@@ -97,7 +97,7 @@ async def test_work_is_done_again_when_others_were_in_the_way(store: Store):
     assert len(runs) >= 3  # a slow machine may meet again
 
 
-async def test_contention_that_stays_is_raised(store: Store):
+async def test_persistent_contention_raises_after_three_attempts(store: Store):
     """After three attempts the last error is the caller's."""
     runs = []
 
@@ -110,7 +110,7 @@ async def test_contention_that_stays_is_raised(store: Store):
     assert len(runs) == 3
 
 
-async def test_sessions_have_their_limits_and_names(store: Store):
+async def test_sessions_have_timeouts_and_names(store: Store):
     """No statement, lock or idle transaction lasts for ever; every session says whose it is."""
     async with store.read() as conn:
         shown = [
@@ -123,7 +123,7 @@ async def test_sessions_have_their_limits_and_names(store: Store):
         assert shown == ["catalyst", "5s", "2s", "30s", "on", "UTC"]
 
 
-async def test_money_is_decimal_and_json_is_values(store: Store):
+async def test_numeric_is_decimal_and_jsonb_is_python_values(store: Store):
     """Numerics come back digit for digit; jsonb takes and gives Python values, Decimals as text."""
     async with store.read() as conn:
         assert await conn.fetchval("SELECT $1::numeric", Decimal("0.1000")) == Decimal("0.1")
@@ -142,7 +142,7 @@ _ANY_JSON = st.recursive(
 
 @given(st.lists(_ANY_JSON, min_size=1, max_size=20))
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-async def test_anything_json_can_be_stored(database: str, values: list[object]):
+async def test_any_json_value_can_be_stored(database: str, values: list[object]):
     """NUL, lone surrogates, NaN: whatever a stranger sends has a place in jsonb, and none of it is an error."""
     conn = await connect(database, "test")
     try:
@@ -153,23 +153,23 @@ async def test_anything_json_can_be_stored(database: str, values: list[object]):
 
 
 @given(_ANY_TEXT)
-def test_storable_text_is_the_text_where_it_can_be(text: str):
+def test_storable_text_changes_only_unstorable_characters(text: str):
     """Only NUL and lone surrogates change; the result is never longer than asked."""
-    clean = storable(text)
+    clean = storable_text(text)
     assert "\x00" not in clean
     assert clean.encode().decode() == clean
     if "\x00" not in text and not any("\ud800" <= c <= "\udfff" for c in text):
         assert clean == text
-    assert len(storable(text, 3)) <= 3
+    assert len(storable_text(text, 3)) <= 3
 
 
-def test_json_refuses_what_is_not_json():
+def test_json_encoder_rejects_unknown_objects():
     """An object nobody taught it is an error where it is written, not a string in the table."""
     with pytest.raises(TypeError):
         encode_json({"clock": object()})
 
 
-async def test_an_outage_is_told_from_a_mistake(database: str, clock: ManualClock):
+async def test_outage_errors_are_distinguished_from_mistakes(database: str, clock: ManualClock):
     """A cut connection and a refused one are outages; bad SQL, bad arguments and a lost epoch are not."""
     with pytest.raises(OSError) as refused:
         await asyncpg.connect("postgresql://x@127.0.0.1:1/x", timeout=5)
@@ -189,11 +189,11 @@ async def test_an_outage_is_told_from_a_mistake(database: str, clock: ManualCloc
             await conn.fetchval("SELECT $1::integer", "one")
     assert not is_outage(argument.value)
     assert not is_outage(StaleEpoch("x"))
-    assert not is_outage(IllegalEdge("x"))
+    assert not is_outage(IllegalOrderTransition("x"))
     await store.close()
 
 
-async def test_the_pool_survives_losing_its_connections(store: Store):
+async def test_pool_reconnects_after_losing_its_connections(store: Store):
     """After the server cut every session the next step gets a new one."""
     async with store.read() as conn:
         await conn.fetchval("SELECT 1")
@@ -217,7 +217,7 @@ async def test_the_pool_survives_losing_its_connections(store: Store):
         assert await conn.fetchval("SELECT count(*) FROM sectors") == 1
 
 
-async def test_expired_connections_are_replaced(store: Store):
+async def test_pool_replaces_expired_connections(store: Store):
     """After `expire` the next borrower has a new session."""
     async with store.read() as conn:
         before = await conn.fetchval("SELECT pg_backend_pid()")

@@ -10,7 +10,7 @@ from catalyst.domain.report import AssetReport
 from catalyst.domain.session import session_of
 from catalyst.store import securities, trading_days
 from catalyst.store.pool import Store, connect
-from catalyst.store.securities import Refreshed
+from catalyst.store.securities import RefreshCounts
 
 FULL = session_of(date(2026, 4, 8), time(9, 30), time(16, 0))
 HALF = session_of(date(2026, 11, 27), time(9, 30), time(13, 0))
@@ -31,7 +31,7 @@ def asset(symbol: str, **fields: object) -> AssetReport:
         ("SELECT get_or_create_time('2026-04-08T14:15:30Z')", "time_dimension"),
     ],
 )
-async def test_get_or_create_gives_one_id_to_all_who_ask_at_once(database: str, call: str, table: str):
+async def test_get_or_create_gives_concurrent_callers_one_id(database: str, call: str, table: str):
     """Twenty connections ask for the same new thing at the same moment: one row, one id, no error."""
     conns = [await connect(database, "race") for _ in range(20)]
     try:
@@ -49,7 +49,7 @@ async def test_get_or_create_gives_one_id_to_all_who_ask_at_once(database: str, 
             await conn.close()
 
 
-async def test_a_new_security_is_upper_case_of_unknown_exchange_and_active(store: Store):
+async def test_new_security_has_default_columns(store: Store):
     """The seeds' function makes the row the seeds' functions expect."""
     async with store.tx("security") as conn:
         security_id = await conn.fetchval("SELECT get_or_create_security('aapl')")
@@ -76,7 +76,7 @@ async def test_a_new_security_is_upper_case_of_unknown_exchange_and_active(store
         ("2026-04-11T15:00:00Z", False, False),  # a Saturday
     ],
 )
-async def test_market_hours_are_the_calendars(store: Store, at: str, market: bool, trading: bool):
+async def test_time_dimension_follows_exchange_hours(store: Store, at: str, market: bool, trading: bool):
     """The time dimension follows the exchange's day in New York, daylight saving and half days included."""
     async with store.tx("time") as conn:
         await trading_days.put(conn, [FULL, HALF])
@@ -85,7 +85,7 @@ async def test_market_hours_are_the_calendars(store: Store, at: str, market: boo
     assert (row["is_market_hours"], row["is_trading_day"]) == (market, trading)
 
 
-async def test_the_time_dimension_learns_a_calendar_that_came_later(store: Store):
+async def test_time_dimension_is_corrected_by_later_calendar(store: Store):
     """A minute asked for before its day was known is corrected, and keeps its id."""
     async with store.tx("time") as conn:
         early = await conn.fetchval("SELECT get_or_create_time($1)", AT)
@@ -97,7 +97,7 @@ async def test_the_time_dimension_learns_a_calendar_that_came_later(store: Store
     assert (row["date"], row["hour"], row["minute"], row["day_of_week"]) == (date(2026, 4, 8), 10, 15, 3)
 
 
-async def test_the_calendar_is_kept_and_corrected(store: Store):
+async def test_calendar_is_stored_and_replaced(store: Store):
     """Days come back as sessions; a second calendar replaces the hours of a day; the next session is found."""
     async with store.tx("calendar") as conn:
         await trading_days.put(conn, [FULL, session_of(HALF.day, time(9, 30), time(16, 0))])
@@ -105,20 +105,20 @@ async def test_the_calendar_is_kept_and_corrected(store: Store):
         assert await trading_days.get(conn, HALF.day) == HALF
         assert await trading_days.get(conn, date(2026, 4, 11)) is None
         assert await trading_days.between(conn, FULL.day, HALF.day) == [FULL, HALF]
-        assert await trading_days.next_after(conn, FULL.open) == FULL
-        assert await trading_days.next_after(conn, FULL.close) == HALF
-        assert await trading_days.next_after(conn, HALF.close) is None
+        assert await trading_days.current_or_next(conn, FULL.open) == FULL
+        assert await trading_days.current_or_next(conn, FULL.close) == HALF
+        assert await trading_days.current_or_next(conn, HALF.close) is None
         assert await conn.fetchval("SELECT half_day FROM trading_days WHERE date = $1", HALF.day)
 
 
-async def test_ten_thousand_assets_are_refreshed_in_one_statement_each_way(store: Store, later: datetime):
+async def test_asset_refresh_takes_one_statement_each_way(store: Store, later: datetime):
     """A whole broker list is written, repeated and shrunk; what left the list is inactive, not gone."""
     assets = [asset(f"S{n:05}") for n in range(10_000)]
     async with store.tx("assets") as conn:
-        assert await securities.refresh(conn, assets, at=AT) == Refreshed(10_000, 10_000, 0)
+        assert await securities.refresh(conn, assets, at=AT) == RefreshCounts(10_000, 10_000, 0)
     changed = [asset("S00000", shortable=False), asset("S00001", easy_to_borrow=False), *assets[2:9_000]]
     async with store.tx("assets") as conn:
-        assert await securities.refresh(conn, changed, at=later) == Refreshed(9_000, 0, 1_000)
+        assert await securities.refresh(conn, changed, at=later) == RefreshCounts(9_000, 0, 1_000)
         rows = await securities.of_symbols(conn, ["S00000", "S00001", "S00002", "S09999"])
         assert len(await securities.active(conn)) == 9_000
     assert [rows[f"S0000{n}"].borrow_status for n in range(3)] == [
@@ -127,15 +127,15 @@ async def test_ten_thousand_assets_are_refreshed_in_one_statement_each_way(store
     assert (rows["S09999"].is_active, rows["S09999"].refreshed_at) == (False, AT)
 
 
-async def test_an_empty_broker_list_is_an_outage(store: Store, later: datetime):
+async def test_empty_asset_list_retires_nothing(store: Store, later: datetime):
     """Nothing is retired because nothing was answered."""
     async with store.tx("assets") as conn:
         await securities.refresh(conn, [asset("AAPL")], at=AT)
-        assert await securities.refresh(conn, [], at=later) == Refreshed(0, 0, 0)
+        assert await securities.refresh(conn, [], at=later) == RefreshCounts(0, 0, 0)
         assert [row.symbol for row in await securities.active(conn)] == ["AAPL"]
 
 
-async def test_sectors_come_from_the_listing_and_unknown_stays_unknown(store: Store):
+async def test_sectors_are_read_from_listing(store: Store):
     """A listing names sectors for the symbols it knows; a second run changes nothing."""
     async with store.tx("sectors") as conn:
         await securities.refresh(conn, [asset("AAPL"), asset("XOM"), asset("NEW")], at=AT)
@@ -148,11 +148,11 @@ async def test_sectors_come_from_the_listing_and_unknown_stays_unknown(store: St
     }  # fmt: skip
 
 
-async def test_ids_of_many_symbols_are_made_where_new(store: Store):
+async def test_security_ids_are_created_only_for_new_symbols(store: Store):
     """Known and new symbols get their ids in one go, the same ones the next time."""
     async with store.tx("ids") as conn:
-        first = await securities.ids(conn, ["AAPL", "MSFT", "aapl"])
-        second = await securities.ids(conn, ["MSFT", "AAPL", "TSLA"])
+        first = await securities.get_or_create_ids(conn, ["AAPL", "MSFT", "aapl"])
+        second = await securities.get_or_create_ids(conn, ["MSFT", "AAPL", "TSLA"])
     assert set(first) == {"AAPL", "MSFT"}
     assert second == first | {"TSLA": second["TSLA"]}
 

@@ -2,7 +2,7 @@
 
 import asyncpg
 import pytest
-from store.raw_rows import AT, Book
+from store.raw_rows import AT, RawRows
 
 from catalyst.store import migrate
 from catalyst.store.pool import Store
@@ -24,7 +24,7 @@ FORBIDDEN = {
         "UPDATE schema_migrations SET checksum = ''",
         "INSERT INTO daemon (epoch) VALUES (9)",
         "DROP TABLE orders",
-        "ALTER TABLE orders DISABLE TRIGGER guard_order",
+        "ALTER TABLE orders DISABLE TRIGGER check_order_change",
         "SET session_replication_role = replica",
         "CREATE TABLE mine (x integer)",
         "CREATE TEMPORARY TABLE mine (x integer)",
@@ -46,16 +46,16 @@ FORBIDDEN = {
 
 
 @pytest.fixture
-async def granted(book: Book) -> Book:
-    await book.conn.execute(migrate.roles_sql())
-    await book.conn.execute(migrate.roles_sql())  # as often as one likes
-    return book
+async def granted(raw_rows: RawRows) -> RawRows:
+    await raw_rows.conn.execute(migrate.roles_sql())
+    await raw_rows.conn.execute(migrate.roles_sql())  # as often as one likes
+    return raw_rows
 
 
 @pytest.mark.parametrize(
     ("role", "statement"), [(role, statement) for role, tried in FORBIDDEN.items() for statement in tried]
 )
-async def test_a_role_does_not_get_beyond_its_rights(granted: Book, role: str, statement: str):
+async def test_role_cannot_run_forbidden_statement(granted: RawRows, role: str, statement: str):
     """Every forbidden verb fails, with 42501; the read-only role may not lift its own restraint either."""
     await granted.conn.execute(f"SET ROLE {role}")
     if role == "catalyst_readonly":
@@ -67,12 +67,12 @@ async def test_a_role_does_not_get_beyond_its_rights(granted: Book, role: str, s
         await granted.conn.execute("RESET ROLE; RESET default_transaction_read_only")
 
 
-async def test_the_app_role_can_run_the_day(granted: Book):
+async def test_app_role_can_run_the_day(granted: RawRows):
     """Orders, fills, positions, the journal, a new epoch, a command: what the daemon writes is granted."""
     await granted.conn.execute("SET ROLE catalyst_app")
     try:
-        position_id = await granted.position()
-        await granted.exit(position_id)
+        position_id = await granted.insert_position()
+        await granted.insert_exit(position_id)
         await granted.conn.execute("UPDATE daemon SET epoch = epoch + 1, heartbeat_at = $1", AT)
         await granted.conn.execute(
             "INSERT INTO commands (kind, requested_at, requested_by) VALUES ('halt', $1, 'me')", AT
@@ -83,7 +83,7 @@ async def test_the_app_role_can_run_the_day(granted: Book):
         await granted.conn.execute("RESET ROLE")
 
 
-async def test_the_read_only_role_reads_everything(granted: Book):
+async def test_read_only_role_can_read_everything(granted: RawRows):
     """Every table and view answers it."""
     relations = await granted.conn.fetch(
         "SELECT oid::regclass::text AS name FROM pg_class"
@@ -98,14 +98,14 @@ async def test_the_read_only_role_reads_everything(granted: Book):
     assert len(relations) >= 30
 
 
-async def test_a_reader_is_bounded(granted: Book, store: Store):
+async def test_read_only_role_has_time_and_connection_limits(granted: RawRows, store: Store):
     """The read-only role's own settings cap its time, its locks and its connections."""
     row = await store_settings(granted)
     assert row["rolconnlimit"] == 10
     assert {"statement_timeout=5s", "default_transaction_read_only=on"} <= set(row["rolconfig"])
 
 
-async def store_settings(book: Book):
-    return await book.conn.fetchrow(
+async def store_settings(raw_rows: RawRows):
+    return await raw_rows.conn.fetchrow(
         "SELECT rolconnlimit, rolconfig FROM pg_roles WHERE rolname = 'catalyst_readonly'"
     )

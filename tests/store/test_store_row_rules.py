@@ -7,11 +7,11 @@ from typing import Any, Final
 
 import asyncpg
 import pytest
-from store.raw_rows import AT, Book
+from store.raw_rows import AT, RawRows
 
 from catalyst.store import migrate
 
-FOREIGN: Final = {"origin": "external", "epoch": None}
+EXTERNAL: Final = {"origin": "external", "epoch": None}
 LEG: Final = {"order_purpose": "stop_loss", "side": "sell", "origin": "broker"}
 ORPHAN: Final = {"order_purpose": "exit", "side": "sell", "origin": "orphan", "order_type": "market"}
 NAN, INFINITE, ZERO = Decimal("NaN"), Decimal("Infinity"), Decimal(0)
@@ -26,38 +26,41 @@ FILLED: Final = {
 
 Rows = list[tuple[str, Mapping[str, Any]]]
 ORDERS: Final[Rows] = [
-    ("orders_order_purpose_check", {"order_purpose": "hedge", "side": "sell", **FOREIGN}),
-    ("orders_position_side_check", {"position_side": "flat", "side": "sell", **FOREIGN}),
-    ("orders_side_check", {"side": "hold", "order_purpose": "exit", **FOREIGN}),
-    ("orders_status_check", {"status": "canceled", **FOREIGN}),
+    ("orders_order_purpose_check", {"order_purpose": "hedge", "side": "sell", **EXTERNAL}),
+    ("orders_position_side_check", {"position_side": "flat", "side": "sell", **EXTERNAL}),
+    ("orders_side_check", {"side": "hold", "order_purpose": "exit", **EXTERNAL}),
+    ("orders_status_check", {"status": "canceled", **EXTERNAL}),
     ("orders_origin_check", {"origin": "nobody"}),
     *[("orders_quantity_check", {"quantity": wrong}) for wrong in (ZERO, NAN, INFINITE)],
     *[
-        (f"orders_{price}_check", {price: wrong, **FOREIGN})
+        (f"orders_{price}_check", {price: wrong, **EXTERNAL})
         for price in ("limit_price", "stop_price", "bracket_stop", "bracket_target")
         for wrong in (ZERO, NAN, INFINITE)
     ],
     ("orders_filled_qty_check", {"filled_qty": Decimal(-1), "status": "submitted"}),
     ("orders_filled_avg_price_check", {"filled_avg_price": ZERO}),
     ("orders_attempts_check", {"attempts": -1}),
-    ("orders_check", {"filled_qty": Decimal(101), "status": "submitted"}),
-    ("orders_check1", {"submitted_at": AT}),
-    ("orders_check1", {"filled_qty": Decimal(1)}),
-    ("orders_check2", {"order_id": 1_000, "parent_order_id": 1_000}),
-    ("orders_check2", {"order_id": 1_000, "replaces": 1_000}),
-    ("orders_check3", {"side": "sell"}),
-    ("orders_check3", {"order_purpose": "exit", **FOREIGN}),
-    ("orders_check4", {"epoch": None}),
-    ("orders_check4", {**LEG, "parent_order_id": 1, "epoch": None}),
-    *[("orders_check5", {word: "magic"}) for word in ("order_class", "order_type", "time_in_force")],
+    ("orders_filled_within_quantity", {"filled_qty": Decimal(101), "status": "submitted"}),
+    ("orders_created_is_unsent", {"submitted_at": AT}),
+    ("orders_created_is_unsent", {"filled_qty": Decimal(1)}),
+    ("orders_not_its_own_parent", {"order_id": 1_000, "parent_order_id": 1_000}),
+    ("orders_not_its_own_parent", {"order_id": 1_000, "replaces": 1_000}),
+    ("orders_side_fits_purpose", {"side": "sell"}),
+    ("orders_side_fits_purpose", {"order_purpose": "exit", **EXTERNAL}),
+    ("orders_own_has_epoch", {"epoch": None}),
+    ("orders_own_has_epoch", {**LEG, "parent_order_id": 1, "epoch": None}),
     *[
-        ("orders_check6", {price: Decimal("190.001")})
+        ("orders_own_has_known_terms", {word: "magic"})
+        for word in ("order_class", "order_type", "time_in_force")
+    ],
+    *[
+        ("orders_own_on_tick", {price: Decimal("190.001")})
         for price in ("limit_price", "stop_price", "bracket_stop", "bracket_target")
     ],
-    ("orders_check7", {"position_id": 1}),
-    ("orders_check8", {"order_purpose": "flatten", "side": "sell"}),
-    ("orders_check9", LEG),
-    ("orders_orphan_is_fenced", {**ORPHAN, "epoch": None}),
+    ("orders_linked_entry_has_fill", {"position_id": 1}),
+    ("orders_exit_has_position", {"order_purpose": "flatten", "side": "sell"}),
+    ("orders_protective_has_position_or_parent", LEG),
+    ("orders_orphan_has_epoch", {**ORPHAN, "epoch": None}),
     ("orders_orphan_is_an_exit", {"origin": "orphan"}),
     ("orders_orphan_is_an_exit", {**ORPHAN, "position_id": 1}),
     ("orders_orphan_on_tick", {**ORPHAN, "stop_price": Decimal("190.001")}),
@@ -77,46 +80,46 @@ POSITIONS: Final[Rows] = [
             "exit_price", "stop_loss", "take_profit", "last_price", "high_since_entry", "low_since_entry",
         )
     ],
-    ("positions_naked_seconds_check", {"naked_seconds": Decimal(-1)}),
-    ("positions_check", {"quantity": Decimal(101)}),
-    ("positions_check1", {"quantity": ZERO}),
-    ("positions_check1", {**ENDED, "quantity": Decimal(1)}),
-    ("positions_check2", {**ENDED, "exit_time": None}),
-    ("positions_check2", {"exit_time": AT}),
-    ("positions_check3", {**ENDED, "close_reason": None}),
-    *[("positions_check4", {**ENDED, "close_reason": wrong}) for wrong in ("MANUALLY", "BECAUSE", "A MANUAL")],
+    ("positions_unprotected_seconds_check", {"unprotected_seconds": Decimal(-1)}),
+    ("positions_quantity_within_entered", {"quantity": Decimal(101)}),
+    ("positions_open_has_quantity", {"quantity": ZERO}),
+    ("positions_open_has_quantity", {**ENDED, "quantity": Decimal(1)}),
+    ("positions_closed_has_exit_time", {**ENDED, "exit_time": None}),
+    ("positions_closed_has_exit_time", {"exit_time": AT}),
+    ("positions_closed_has_reason", {**ENDED, "close_reason": None}),
+    *[("positions_close_reason_known", {**ENDED, "close_reason": wrong}) for wrong in ("MANUALLY", "BECAUSE", "A MANUAL")],
 ]  # fmt: skip
 EXECUTIONS: Final[Rows] = [
     *[("executions_cum_qty_check", {"cum_qty": wrong}) for wrong in (NAN, INFINITE)],
     ("executions_quantity_check", {"quantity": ZERO}),
     *[("executions_price_check", {"price": wrong}) for wrong in (ZERO, NAN, INFINITE)],
     ("executions_cum_qty_check", {"cum_qty": ZERO, "quantity": ZERO}),
-    ("executions_check", {"quantity": Decimal(11)}),
+    ("executions_quantity_within_cumulative", {"quantity": Decimal(11)}),
 ]
 
 
-async def put(book: Book, table: str, row: Mapping[str, Any]) -> None:
+async def insert_row(raw_rows: RawRows, table: str, row: Mapping[str, Any]) -> None:
     """One row, inserted by itself."""
     values = ", ".join(f"${n}" for n in range(1, len(row) + 1))
-    await book.conn.execute(
+    await raw_rows.conn.execute(
         f"INSERT INTO {table} ({', '.join(row)}) OVERRIDING SYSTEM VALUE VALUES ({values})", *row.values()
     )
 
 
-async def order(book: Book, columns: Mapping[str, Any]) -> None:
+async def insert_order(raw_rows: RawRows, columns: Mapping[str, Any]) -> None:
     """An order as `Book.order` writes it, whatever number it is given."""
     base = {
         "client_order_id": "cat-x", "security_id": 1, "order_purpose": "entry", "position_side": "long", "side": "buy",
         "order_type": "limit", "time_in_force": "day", "quantity": Decimal(100), "epoch": 1, "created_at": AT,
         "updated_at": AT,
     }  # fmt: skip
-    await put(book, "orders", base | columns)
+    await insert_row(raw_rows, "orders", base | columns)
 
 
-async def test_every_rule_refuses_by_its_name(book: Book) -> None:
+async def test_each_row_rule_fails_with_its_constraint_name(raw_rows: RawRows) -> None:
     """Each rule of orders, positions and executions has a row that breaks it and no other: SQLSTATE 23514, and its
     name as the constraint; so whoever looks at an error finds what he found when it was a CHECK. None is left out."""
-    await book.position()
+    await raw_rows.insert_position()
     broken: set[str] = set()
     for table, base, rows in (
         ("orders", None, ORDERS),
@@ -125,7 +128,11 @@ async def test_every_rule_refuses_by_its_name(book: Book) -> None:
     ):
         for name, wrong in rows:
             with pytest.raises(asyncpg.CheckViolationError) as refused:
-                await (order(book, wrong) if base is None else put(book, table, base | wrong))
+                await (
+                    insert_order(raw_rows, wrong)
+                    if base is None
+                    else insert_row(raw_rows, table, base | wrong)
+                )
             said = refused.value
             assert (said.constraint_name, said.table_name, said.sqlstate) == (name, table, "23514"), wrong
             broken.add(name)
@@ -135,28 +142,28 @@ async def test_every_rule_refuses_by_its_name(book: Book) -> None:
     assert len(rules) == 50
 
 
-async def test_a_rule_holds_for_changes_too(book: Book) -> None:
+async def test_row_rules_apply_to_updates(raw_rows: RawRows) -> None:
     """An update is judged as an insert is, and a rule that comes to null holds."""
-    await book.position()
+    await raw_rows.insert_position()
     for table, change in (
         ("orders", "attempts = -1"),
         ("orders", "limit_price = 'NaN'"),
-        ("positions", "naked_seconds = -1"),
+        ("positions", "unprotected_seconds = -1"),
         ("positions", "quantity = 101"),
     ):
         with pytest.raises(asyncpg.CheckViolationError):
-            await book.conn.execute(f"UPDATE {table} SET {change}")
-    await book.conn.execute("UPDATE orders SET limit_price = NULL, attempts = 7")
+            await raw_rows.conn.execute(f"UPDATE {table} SET {change}")
+    await raw_rows.conn.execute("UPDATE orders SET limit_price = NULL, attempts = 7")
 
 
-async def test_a_database_with_rows_keeps_them_and_every_rule(empty_database: str) -> None:
+async def test_migration_with_existing_rows_keeps_rows_and_rules(empty_database: str) -> None:
     """Migrated beside rows of an older release: they are there, no CHECK is left on these tables, and what the CHECKs
     refused is refused."""
     conn = await asyncpg.connect(empty_database)
     for one in migrate.migrations():
         if one.name == "0010_rules_compiled":
-            await Book(conn).day()
-            await Book(conn).position()
+            await RawRows(conn).insert_day()
+            await RawRows(conn).insert_position()
         await conn.execute(one.sql)
     left = await conn.fetch(
         "SELECT conname FROM pg_constraint WHERE contype = 'c'"
@@ -165,7 +172,7 @@ async def test_a_database_with_rows_keeps_them_and_every_rule(empty_database: st
     assert left == []
     assert await conn.fetchval("SELECT count(*) FROM positions") == 1
     with pytest.raises(asyncpg.CheckViolationError):
-        await conn.execute("UPDATE positions SET naked_seconds = -1")
+        await conn.execute("UPDATE positions SET unprotected_seconds = -1")
     with pytest.raises(asyncpg.CheckViolationError):
         await conn.execute("UPDATE orders SET quantity = 'NaN'")
     await conn.close()

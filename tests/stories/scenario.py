@@ -21,28 +21,28 @@ from catalyst.broker.port import StreamState
 from catalyst.clock import ManualClock
 from catalyst.config.schema import Config, Mode
 from catalyst.config.settings import Environment, Settings
-from catalyst.daemon.app import live
-from catalyst.daemon.components import Desk as Parts
-from catalyst.daemon.shutdown import Exit, Stop
-from catalyst.daemon.startup import open_books, sit_down, take_the_desk
+from catalyst.daemon.app import recover_and_run
+from catalyst.daemon.components import Components
+from catalyst.daemon.shutdown import ExitCode, StopRequest
+from catalyst.daemon.startup import acquire_account, acquire_host_lock, open_database
 from catalyst.domain.fault_points import Moment
 from catalyst.domain.ids import client_order_id
 from catalyst.domain.order import PositionSide, Purpose, side_for
 from catalyst.simulator.exchange.exchange import Exchange
-from catalyst.simulator.exchange.settings import Switches
-from catalyst.simulator.market.interface import BarColumns, Headline, Market, SnapshotColumns
-from catalyst.simulator.server import Server, running
+from catalyst.simulator.exchange.settings import ExchangeSettings
+from catalyst.simulator.market.interface import BarColumns, Market, NewsArticle, SnapshotColumns
+from catalyst.simulator.server import SimulatorServer, run_server
 from catalyst.store.orders import NewOrder, OrderRow
-from tests.audit import books_equal, journal_folds
-from tests.crash.fault_point import Fate
-from tests.simulator.manual_feed import HandTape, at
+from tests.audit import assert_journal_leads_to_state, assert_ledger_equals_exchange
+from tests.crash.fault_point import CrashAt
+from tests.simulator.manual_feed import ManualFeed, at
 
 Facts = dict[str, Any]
 
 ENTRY = {"limit": "190.10", "stop": "188.00", "target": "194.00"}
 
 
-class StoryMarket(HandTape):
+class ScenarioMarket(ManualFeed):
     """A hand-made tape that answers the data API too: it has prints and quotes, and no bars or headlines."""
 
     def snapshots(self, symbols: Sequence[str], when: datetime) -> SnapshotColumns:
@@ -72,7 +72,7 @@ class StoryMarket(HandTape):
     ) -> BarColumns:
         return _no_bars(0)
 
-    def headlines(self, start: datetime, end: datetime, when: datetime) -> Sequence[Headline]:
+    def headlines(self, start: datetime, end: datetime, when: datetime) -> Sequence[NewsArticle]:
         return []
 
 
@@ -103,114 +103,116 @@ def settings_for(url: str, **sections: Facts) -> Settings:
 
 
 @dataclass
-class Desk:
+class Scenario:
     """One daemon at one exchange. Everything asked of it is read from the database or from the exchange."""
 
     clock: ManualClock
     market: Market
-    server: Server
+    server: SimulatorServer
     dsn: str
     settings: Settings
     conn: "asyncpg.Connection[asyncpg.Record]"
-    parts: Parts | None = None
-    stop: Stop = field(default_factory=Stop)
-    fate: Fate = field(default_factory=Fate)
+    components: Components | None = None
+    stop: StopRequest = field(default_factory=StopRequest)
+    crash_trigger: CrashAt = field(default_factory=CrashAt)
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
-    _life: "asyncio.Task[Exit] | None" = None
-    _entries: int = 0
-    _unheard: int = 0  # frames of the stream that were an earlier life's
+    _run_task: "asyncio.Task[ExitCode] | None" = None
+    _entry_count: int = 0
+    _frames_before_start: int = 0  # frames of the stream that were an earlier life's
 
     # -- the daemon's life
 
-    async def opens(self) -> None:
+    async def start(self) -> None:
         """Start the daemon and wait until it is ready and has heard the stream."""
-        self.fate.forgets()
-        await self._opens()
+        self.crash_trigger.reset()
+        await self._start()
 
-    async def dies_opening(self, step: str, moment: Moment) -> None:
+    async def crash_during_start(self, step: str, moment: Moment) -> None:
         """Start the daemon and let its life end at a step of its recovery."""
-        self.fate.forgets()
-        self.fate.strikes(step, moment)
+        self.crash_trigger.reset()
+        self.crash_trigger.arm(step, moment)
         try:
-            await self._opens()
+            await self._start()
         except asyncio.CancelledError:
-            assert self.fate.dead
-        assert self.fate.dead, f"never came to {moment} {step}"
-        await self.dies()
+            assert self.crash_trigger.crashed
+        assert self.crash_trigger.crashed, f"never came to {moment} {step}"
+        await self.crash()
 
-    async def _opens(self) -> None:
-        self.stop = Stop()
+    async def _start(self) -> None:
+        self.stop = StopRequest()
         self._stack = AsyncExitStack()
-        account = await sit_down(self._stack, self.settings, self.clock, witness=self.fate)
-        store = await open_books(self._stack, self.dsn, self.clock, witness=self.fate)
-        parts, lock = await take_the_desk(
-            self._stack, self.settings, store, self.clock, account, witness=self.fate
+        account = await acquire_host_lock(
+            self._stack, self.settings, self.clock, fault_point=self.crash_trigger
         )
-        self._unheard = self.server.frames_sent
-        self.parts = parts
-        self._life = asyncio.create_task(live(parts, lock, self.stop, once=True))
-        ready = asyncio.ensure_future(parts.ready.wait())
-        await self.clock.quiet()
-        while not ready.done() and not self._life.done() and not self.fate.dead:
+        store = await open_database(self._stack, self.dsn, self.clock, fault_point=self.crash_trigger)
+        components, lock = await acquire_account(
+            self._stack, self.settings, store, self.clock, account, fault_point=self.crash_trigger
+        )
+        self._frames_before_start = self.server.frames_sent
+        self.components = components
+        self._run_task = asyncio.create_task(recover_and_run(components, lock, self.stop, once=True))
+        ready = asyncio.ensure_future(components.ready.wait())
+        await self.clock.wait_until_quiet()
+        while not ready.done() and not self._run_task.done() and not self.crash_trigger.crashed:
             await self.waits(seconds=1)
         if not ready.done():
             ready.cancel()
-        if self.fate.dead:
+        if self.crash_trigger.crashed:
             return
-        if self._life.done():
-            self._life.result()
-        while parts.stream.state is not StreamState.READY:
+        if self._run_task.done():
+            self._run_task.result()
+        while components.stream.state is not StreamState.READY:
             await self.waits(seconds=1)
 
-    async def dies(self) -> None:
+    async def crash(self) -> None:
         """The daemon is gone at once: nothing of it runs another line, its connections are cut."""
-        assert self._life is not None
-        self.fate.dead = True
-        self._life.cancel()
-        await asyncio.gather(self._life, return_exceptions=True)
+        assert self._run_task is not None
+        self.crash_trigger.crashed = True
+        self._run_task.cancel()
+        await asyncio.gather(self._run_task, return_exceptions=True)
         await self._stack.aclose()
-        self.parts = None
+        self.components = None
 
-    async def dies_at(
+    async def crash_at(
         self, step: str, moment: Moment, doing: Awaitable[object] | None = None, *, nth: int = 1
     ) -> None:
         """Let the daemon's life end at a step of what it does by itself, or of `doing`; fails when it never comes
         to that step."""
-        self.fate.strikes(step, moment, nth=nth)
+        self.crash_trigger.arm(step, moment, nth=nth)
         task = None if doing is None else asyncio.ensure_future(doing)
         for _ in range(240):
-            if self.fate.dead:
+            if self.crash_trigger.crashed:
                 break
             await self.waits(seconds=0.5)
-        assert self.fate.dead, f"never came to {moment} {step}"
-        await self.dies()
+        assert self.crash_trigger.crashed, f"never came to {moment} {step}"
+        await self.crash()
         if task is not None:
             await asyncio.gather(task, return_exceptions=True)
 
-    async def leaves(self, *, step: float = 1) -> Exit:
+    async def wait_for_exit(self, *, step: float = 1) -> ExitCode:
         """Wait, on the story's clock in steps of seconds, until the daemon has ended by itself; its exit code."""
-        assert self._life is not None
-        while not self._life.done():
+        assert self._run_task is not None
+        while not self._run_task.done():
             await self.waits(seconds=step)
-        code = self._life.result()
+        code = self._run_task.result()
         await self._stack.aclose()
-        self.parts = None
+        self.components = None
         return code
 
-    def settled(self) -> bool:
+    def all_frames_applied(self) -> bool:
         """True when every frame the exchange sent has had its effect."""
-        if self.fate.dead or self.parts is None:
+        if self.crash_trigger.crashed or self.components is None:
             return True
-        return self._unheard + self.parts.stream.frames_received >= self.server.frames_sent
+        return self._frames_before_start + self.components.stream.frames_processed >= self.server.frames_sent
 
     # -- the market
 
     def prints(self, symbol: str, price: str, *, size: int = 100_000, after: float = 0.0) -> None:
         """A trade on the tape, `after` seconds from now (a hair later, so that it is news)."""
-        assert isinstance(self.market, StoryMarket)
+        assert isinstance(self.market, ScenarioMarket)
         when = self.clock.now() + timedelta(seconds=after, microseconds=1)
         self.market.trades(symbol, when, price, size)
-        self.server._woken.set()  # the tape was written behind the driver's back
+        self.server._wake_event.set()  # the tape was written behind the driver's back
 
     async def waits(self, **duration: float) -> None:
         """Let market time pass."""
@@ -218,17 +220,17 @@ class Desk:
 
     # -- orders
 
-    async def enters(
+    async def submit_entry(
         self, symbol: str, qty: int, *, limit: str, stop: str, target: str, side: str = "long"
     ) -> OrderRow:
         """Send a bracket entry the way the day's scan does."""
-        assert self.parts is not None
-        assert self.parts.day is not None
-        self._entries += 1
+        assert self.components is not None
+        assert self.components.trading_day is not None
+        self._entry_count += 1
         held = PositionSide(side)
-        return await self.parts.execution.place(
+        return await self.components.submission.place(
             NewOrder(
-                client_order_id=client_order_id(f"story|{symbol}|{self._entries}", "e", 0),
+                client_order_id=client_order_id(f"story|{symbol}|{self._entry_count}", "e", 0),
                 symbol=symbol,
                 purpose=Purpose.ENTRY,
                 position_side=held,
@@ -240,9 +242,9 @@ class Desk:
                 limit_price=Decimal(limit),
                 bracket_stop=Decimal(stop),
                 bracket_target=Decimal(target),
-                cycle_id=self.parts.day.cycle_id,
-                signal_id=f"story-{symbol}-{self._entries}",
-                epoch=self.parts.epoch,
+                cycle_id=self.components.trading_day.cycle_id,
+                signal_id=f"story-{symbol}-{self._entry_count}",
+                epoch=self.components.epoch,
             ),
             note="a story",
         )
@@ -276,12 +278,12 @@ class Desk:
         )
         return [dict(row) for row in rows]
 
-    def held(self, symbol: str) -> Decimal:
+    def held_qty(self, symbol: str) -> Decimal:
         """The shares the exchange holds for us, signed."""
         position = self.server.exchange.account.positions.get(symbol)
         return position.qty if position is not None else Decimal(0)
 
-    async def submits(self, symbol: str) -> int:
+    async def count_submitted(self, symbol: str) -> int:
         """How many orders of a symbol reached the exchange."""
         ledger = await self.admin(f"ledger?method=POST&path=/v2/orders&symbol={symbol}")
         return len(ledger["requests"])
@@ -290,20 +292,20 @@ class Desk:
         """Buy `qty` shares by a bracket entry that fills at once and is protected; the entry's row."""
         self.prints(symbol, "190.00")
         await self.waits(seconds=1)
-        row = await self.enters(symbol, qty, **{**ENTRY, **orders})
+        row = await self.submit_entry(symbol, qty, **{**ENTRY, **orders})
         await self.waits(seconds=5)
-        assert self.held(symbol) == qty
+        assert self.held_qty(symbol) == qty
         return row
 
-    async def faults(self, kind: str, **rule: object) -> None:
+    async def inject_fault(self, kind: str, **rule: object) -> None:
         """Put a rule of the fault menu in force."""
         await self.admin("faults", {"kind": kind, **rule})
 
-    async def heals(self) -> None:
+    async def clear_faults(self) -> None:
         """Lift every rule of the fault menu."""
         self.server.exchange.faults.remove()
 
-    async def tells(self, kind: str, **arguments: object) -> Facts:
+    async def send_command(self, kind: str, **arguments: object) -> Facts:
         """Leave a command for the daemon and wait for its answer: {"ok": ..., ...what it says}."""
         command_id = await self.conn.fetchval(
             "INSERT INTO commands (kind, arguments, requested_at, requested_by)"
@@ -321,19 +323,21 @@ class Desk:
             await self.waits(seconds=1)
         raise AssertionError(f"nobody answered {kind}")
 
-    async def alerts(self) -> list[str]:
+    async def alert_events(self) -> list[str]:
         """The events of every alert so far, oldest first."""
         return [r["event"] for r in await self.conn.fetch("SELECT event FROM alerts ORDER BY alert_id")]
 
-    async def agrees(self, *, crossed: bool = False) -> None:
+    async def assert_consistent(self, *, crossed_zero: bool = False) -> None:
         """Tables, exchange and journal tell the same story, no invariant fell, and the exchange's own audit is clean,
         but for an exit that the story made it let across zero."""
-        assert "SAFE_MODE" not in await self.alerts()
-        await books_equal(self.conn, await self.admin("ledger"), await self.admin("audit"), crossed=crossed)
-        await journal_folds(self.conn)
+        assert "SAFE_MODE" not in await self.alert_events()
+        await assert_ledger_equals_exchange(
+            self.conn, await self.admin("logs"), await self.admin("audit"), exit_crossed_zero=crossed_zero
+        )
+        await assert_journal_leads_to_state(self.conn)
 
 
-async def until(condition: Callable[[], bool], *, seconds: float = 30) -> None:
+async def wait_until(condition: Callable[[], bool], *, seconds: float = 30) -> None:
     """Real time passes until something outside our clock has happened; fails loudly when it never does."""
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - the other side is a socket, not an event of ours
@@ -341,33 +345,33 @@ async def until(condition: Callable[[], bool], *, seconds: float = 30) -> None:
 
 
 @asynccontextmanager
-async def open_desk(
+async def open_scenario(
     dsn: str,
     *,
     now: datetime | None = None,
     market: Market | None = None,
-    switches: Switches | None = None,
-    opened: bool = True,
+    exchange_settings: ExchangeSettings | None = None,
+    started: bool = True,
     **sections: Facts,
-) -> AsyncIterator[Desk]:
+) -> AsyncIterator[Scenario]:
     """A desk at a quarter past ten of a quiet Monday, its daemon running unless `opened` is false.
 
     `market` plays something else than a hand-made tape; `sections` override the configuration.
     """
     clock = ManualClock(now or at("10:15"))
-    played = market if market is not None else StoryMarket()
-    exchange = Exchange(played, clock.now(), switches=switches)
-    async with running(exchange, clock, market=played) as server, AsyncExitStack() as stack:
+    played = market if market is not None else ScenarioMarket()
+    exchange = Exchange(played, clock.now(), settings=exchange_settings)
+    async with run_server(exchange, clock, market=played) as server, AsyncExitStack() as stack:
         conn = await asyncpg.connect(dsn)
         folder = stack.enter_context(TemporaryDirectory(prefix="catalyst-tests-"))
         sections["database"] = {"data_dir": f"{folder}/pg", **sections.get("database", {})}
-        desk = Desk(clock, played, server, dsn, settings_for(server.url, **sections), conn)
-        clock.quiet_when(desk.settled)
+        scenario = Scenario(clock, played, server, dsn, settings_for(server.url, **sections), conn)
+        clock.advance_only_when(scenario.all_frames_applied)
         try:
-            if opened:
-                await desk.opens()
-            yield desk
+            if started:
+                await scenario.start()
+            yield scenario
         finally:
-            if desk.parts is not None:
-                await desk.dies()
+            if scenario.components is not None:
+                await scenario.crash()
             await conn.close()

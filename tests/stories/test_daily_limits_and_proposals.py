@@ -11,16 +11,16 @@ from catalyst.domain.order import PositionSide, Purpose, Side, Status
 from catalyst.store import orders, proposals
 from catalyst.store.orders import NewOrder
 from tests.simulator.manual_feed import MONDAY, at
-from tests.stories.scenario import ENTRY, Desk, open_desk
+from tests.stories.scenario import ENTRY, Scenario, open_scenario
 
-TIGHT = {"max_daily_loss": 40, "warning_threshold_pct": 75}
+TIGHT_LIMITS = {"max_daily_loss": 40, "warning_threshold_pct": 75}
 
 
-async def proposes(desk: Desk, symbol: str, *, qty: int = 10, minutes: float = 5) -> int:
+async def insert_proposal(scenario: Scenario, symbol: str, *, qty: int = 10, minutes: float = 5) -> int:
     """Leave a proposal the way a supervised scan does; its id."""
-    assert desk.parts is not None
-    assert desk.parts.day is not None
-    now = desk.clock.now()
+    assert scenario.components is not None
+    assert scenario.components.trading_day is not None
+    now = scenario.clock.now()
     new = NewOrder(
         client_order_id=client_order_id(f"proposal|{symbol}|{now.isoformat()}", "e", 0),
         symbol=symbol,
@@ -34,11 +34,11 @@ async def proposes(desk: Desk, symbol: str, *, qty: int = 10, minutes: float = 5
         limit_price=Decimal("190.10"),
         bracket_stop=Decimal("188.00"),
         bracket_target=Decimal("194.00"),
-        cycle_id=desk.parts.day.cycle_id,
+        cycle_id=scenario.components.trading_day.cycle_id,
         signal_id=f"proposal-{symbol}-{now.isoformat()}",
-        epoch=desk.parts.epoch,
+        epoch=scenario.components.epoch,
     )
-    async with desk.parts.store.tx("proposal") as conn:
+    async with scenario.components.store.tx("proposal") as conn:
         order_id = await orders.insert(
             conn, new, status=Status.CREATED, at=now, source="submit", note="a story"
         )
@@ -46,7 +46,7 @@ async def proposes(desk: Desk, symbol: str, *, qty: int = 10, minutes: float = 5
         return await proposals.put(
             conn,
             order_id=order_id,
-            cycle_id=desk.parts.day.cycle_id,
+            cycle_id=scenario.components.trading_day.cycle_id,
             security_id=row.security_id,
             ticket={"symbol": symbol},
             at=now,
@@ -54,165 +54,170 @@ async def proposes(desk: Desk, symbol: str, *, qty: int = 10, minutes: float = 5
         )
 
 
-async def test_a_warning_is_given_once(database: str) -> None:
+async def test_loss_warning_is_raised_once_across_restarts(database: str) -> None:
     """Three quarters of the limit are lost: one warning, and none again after a restart; no exit."""
-    async with open_desk(database, risk=TIGHT) as desk:
-        await desk.holds("AAPL", 20)
-        desk.prints("AAPL", "188.40")
-        await desk.waits(seconds=130)
-        await desk.dies()
-        await desk.opens()
-        await desk.waits(seconds=130)
-        warnings = [event for event in await desk.alerts() if event == "DAILY_LOSS_WARNING"]
+    async with open_scenario(database, risk=TIGHT_LIMITS) as scenario:
+        await scenario.holds("AAPL", 20)
+        scenario.prints("AAPL", "188.40")
+        await scenario.waits(seconds=130)
+        await scenario.crash()
+        await scenario.start()
+        await scenario.waits(seconds=130)
+        warnings = [event for event in await scenario.alert_events() if event == "DAILY_LOSS_WARNING"]
         assert warnings == ["DAILY_LOSS_WARNING"]
-        assert desk.held("AAPL") == 20
-        await desk.agrees()
+        assert scenario.held_qty("AAPL") == 20
+        await scenario.assert_consistent()
 
 
-async def test_the_limit_ends_the_day(database: str) -> None:
+async def test_loss_limit_flattens_and_latches_the_day(database: str) -> None:
     """All of the limit is lost: flat, latched through a restart, no resume during the cooldown, no entry after it."""
-    async with open_desk(database, risk=TIGHT) as desk:
-        await desk.holds("AAPL", 20)
-        desk.prints("MSFT", "190.00")
-        await desk.waits(seconds=1)
-        await desk.enters("MSFT", 10, limit="170.00", stop="160.00", target="190.00")
-        await desk.waits(seconds=2)
-        desk.prints("AAPL", "187.90")
-        await desk.waits(seconds=90)
-        assert desk.held("AAPL") == 0
-        assert "EMERGENCY_STOP" in await desk.alerts()
-        working = [o for o in await desk.orders("MSFT") if o["status"] in ("submitted", "accepted")]
+    async with open_scenario(database, risk=TIGHT_LIMITS) as scenario:
+        await scenario.holds("AAPL", 20)
+        scenario.prints("MSFT", "190.00")
+        await scenario.waits(seconds=1)
+        await scenario.submit_entry("MSFT", 10, limit="170.00", stop="160.00", target="190.00")
+        await scenario.waits(seconds=2)
+        scenario.prints("AAPL", "187.90")
+        await scenario.waits(seconds=90)
+        assert scenario.held_qty("AAPL") == 0
+        assert "EMERGENCY_STOP" in await scenario.alert_events()
+        working = [o for o in await scenario.orders("MSFT") if o["status"] in ("submitted", "accepted")]
         assert working == []
-        assert not (await desk.tells("resume"))["ok"]
-        await desk.dies()
-        await desk.opens()
-        assert desk.parts is not None
-        assert "emergency_stop" in desk.parts.gate.reasons
-        await desk.waits(minutes=61)
-        assert "closed" in (await desk.tells("resume"))["still_shut"]
-        assert (await desk.enters("TSLA", 5, **ENTRY)).status == "rejected"
-        assert await desk.submits("TSLA") == 0
-        stops = await desk.conn.fetchval(
+        assert not (await scenario.send_command("resume"))["ok"]
+        await scenario.crash()
+        await scenario.start()
+        assert scenario.components is not None
+        assert "emergency_stop" in scenario.components.gate.reasons
+        await scenario.waits(minutes=61)
+        assert "cycle_closed" in (await scenario.send_command("resume"))["still_closed"]
+        assert (await scenario.submit_entry("TSLA", 5, **ENTRY)).status == "rejected"
+        assert await scenario.count_submitted("TSLA") == 0
+        stops = await scenario.conn.fetchval(
             "SELECT count(*) FROM risk_events WHERE event_type = 'EMERGENCY_STOP'"
         )
         assert stops == 1
-        await desk.agrees()
+        await scenario.assert_consistent()
 
 
-async def test_a_position_held_too_long(database: str) -> None:
+async def test_position_over_hold_time_limit_is_exited(database: str) -> None:
     """After the longest time a position is left, with that reason."""
-    async with open_desk(database, positions={"max_hold_time_minutes": 10}) as desk:
-        await desk.holds("AAPL", 20)
-        desk.prints("AAPL", "190.20", after=600)
-        await desk.waits(minutes=12)
-        position = await desk.position("AAPL")
+    async with open_scenario(database, positions={"max_hold_time_minutes": 10}) as scenario:
+        await scenario.holds("AAPL", 20)
+        scenario.prints("AAPL", "190.20", after=600)
+        await scenario.waits(minutes=12)
+        position = await scenario.position("AAPL")
         assert position is not None
-        assert (desk.held("AAPL"), position["close_reason"][:10]) == (0, "TIME_LIMIT")
-        await desk.agrees()
+        assert (scenario.held_qty("AAPL"), position["close_reason"][:10]) == (0, "TIME_LIMIT")
+        await scenario.assert_consistent()
 
 
-async def test_an_approved_proposal_is_sent_once(database: str) -> None:
+async def test_proposal_decisions_are_applied_once(database: str) -> None:
     """Approved twice, sent once; rejected, never sent; approved too late, refused and ended."""
-    async with open_desk(database) as desk:
+    async with open_scenario(database) as scenario:
         for symbol in ("AAPL", "MSFT", "TSLA"):
-            desk.prints(symbol, "190.00")
-        await desk.waits(seconds=1)
-        first, second = await proposes(desk, "AAPL"), await proposes(desk, "MSFT")
-        third = await proposes(desk, "TSLA", minutes=1)
-        await desk.waits(seconds=30)
-        assert (await desk.tells("approve", proposal_id=first))["ok"]
-        assert not (await desk.tells("approve", proposal_id=first))["ok"]
-        assert (await desk.tells("reject", proposal_id=second))["ok"]
-        assert not (await desk.tells("approve", proposal_id=second))["ok"]
-        await desk.waits(seconds=60)
-        assert not (await desk.tells("approve", proposal_id=third))["ok"]
-        await desk.waits(seconds=30)
-        assert (desk.held("AAPL"), desk.held("MSFT"), desk.held("TSLA")) == (10, 0, 0)
-        assert [await desk.submits(symbol) for symbol in ("AAPL", "MSFT", "TSLA")] == [1, 0, 0]
-        ends = {(await desk.orders(s))[0]["cancel_reason"] for s in ("MSFT", "TSLA")}
+            scenario.prints(symbol, "190.00")
+        await scenario.waits(seconds=1)
+        first, second = await insert_proposal(scenario, "AAPL"), await insert_proposal(scenario, "MSFT")
+        third = await insert_proposal(scenario, "TSLA", minutes=1)
+        await scenario.waits(seconds=30)
+        assert (await scenario.send_command("approve", proposal_id=first))["ok"]
+        assert not (await scenario.send_command("approve", proposal_id=first))["ok"]
+        assert (await scenario.send_command("reject", proposal_id=second))["ok"]
+        assert not (await scenario.send_command("approve", proposal_id=second))["ok"]
+        await scenario.waits(seconds=60)
+        assert not (await scenario.send_command("approve", proposal_id=third))["ok"]
+        await scenario.waits(seconds=30)
+        assert (scenario.held_qty("AAPL"), scenario.held_qty("MSFT"), scenario.held_qty("TSLA")) == (10, 0, 0)
+        assert [await scenario.count_submitted(symbol) for symbol in ("AAPL", "MSFT", "TSLA")] == [1, 0, 0]
+        ends = {(await scenario.orders(s))[0]["cancel_reason"] for s in ("MSFT", "TSLA")}
         assert ends == {"OPERATOR", "EXPIRED_PROPOSAL"}
-        await desk.agrees()
+        await scenario.assert_consistent()
 
 
-async def test_a_proposal_outlives_its_daemon(database: str) -> None:
+async def test_pending_proposal_can_be_approved_after_crash(database: str) -> None:
     """It waits through a death and can be approved afterwards; halted, or held already, it cannot."""
-    async with open_desk(database) as desk:
-        desk.prints("AAPL", "190.00")
-        await desk.waits(seconds=1)
-        proposal = await proposes(desk, "AAPL")
-        await desk.dies()
-        await desk.opens()
-        await desk.tells("halt")
-        assert not (await desk.tells("approve", proposal_id=proposal))["ok"]
-        await desk.tells("resume")
-        assert (await desk.tells("approve", proposal_id=proposal))["ok"]
-        await desk.waits(seconds=10)
-        assert desk.held("AAPL") == 10
-        again = await proposes(desk, "AAPL")
-        assert not (await desk.tells("approve", proposal_id=again))["ok"]
-        await desk.waits(minutes=6)
-        assert await desk.submits("AAPL") == 1
-        await desk.agrees()
+    async with open_scenario(database) as scenario:
+        scenario.prints("AAPL", "190.00")
+        await scenario.waits(seconds=1)
+        proposal = await insert_proposal(scenario, "AAPL")
+        await scenario.crash()
+        await scenario.start()
+        await scenario.send_command("halt")
+        assert not (await scenario.send_command("approve", proposal_id=proposal))["ok"]
+        await scenario.send_command("resume")
+        assert (await scenario.send_command("approve", proposal_id=proposal))["ok"]
+        await scenario.waits(seconds=10)
+        assert scenario.held_qty("AAPL") == 10
+        again = await insert_proposal(scenario, "AAPL")
+        assert not (await scenario.send_command("approve", proposal_id=again))["ok"]
+        await scenario.waits(minutes=6)
+        assert await scenario.count_submitted("AAPL") == 1
+        await scenario.assert_consistent()
 
 
 @pytest.mark.parametrize("moment", [Moment.BEFORE, Moment.AFTER])
-async def test_death_while_approving(database: str, moment: Moment) -> None:
+async def test_crash_during_approval_keeps_proposal_or_marks_order_sent(
+    database: str, moment: Moment
+) -> None:
     """Before the approval is written the proposal still waits; after it the order is marked as perhaps sent."""
-    async with open_desk(database) as desk:
-        desk.prints("AAPL", "190.00")
-        await desk.waits(seconds=1)
-        proposal = await proposes(desk, "AAPL")
-        await desk.conn.execute(
+    async with open_scenario(database) as scenario:
+        scenario.prints("AAPL", "190.00")
+        await scenario.waits(seconds=1)
+        proposal = await insert_proposal(scenario, "AAPL")
+        await scenario.conn.execute(
             "INSERT INTO commands (kind, arguments, requested_at, requested_by)"
             " VALUES ('approve', jsonb_build_object('proposal_id', $1::bigint), $2, 'trader')",
             proposal,
-            desk.clock.now(),
+            scenario.clock.now(),
         )
-        await desk.dies_at("approve", moment)
-        await desk.opens()
-        await desk.waits(seconds=40)
-        order = (await desk.orders("AAPL"))[0]
+        await scenario.crash_at("approve", moment)
+        await scenario.start()
+        await scenario.waits(seconds=40)
+        order = (await scenario.orders("AAPL"))[0]
         if moment is Moment.BEFORE:
             assert order["status"] in {"created", "filled"}
         else:
             assert (order["status"], order["rejection_reason"]) == ("rejected", "NEVER_ARRIVED")
-        await desk.agrees()
+        await scenario.assert_consistent()
 
 
-async def test_an_approval_outside_the_hours(database: str) -> None:
+async def test_approval_in_last_minutes_is_refused(database: str) -> None:
     """In the last minutes of the day an approval is refused: nothing is bought that must be sold at once."""
-    async with open_desk(database, now=at("15:49", MONDAY)) as desk:
-        desk.prints("AAPL", "190.00")
-        await desk.waits(seconds=1)
-        proposal = await proposes(desk, "AAPL")
-        await desk.waits(minutes=2)
-        assert not (await desk.tells("approve", proposal_id=proposal))["ok"]
-        assert await desk.submits("AAPL") == 0
+    async with open_scenario(database, now=at("15:49", MONDAY)) as scenario:
+        scenario.prints("AAPL", "190.00")
+        await scenario.waits(seconds=1)
+        proposal = await insert_proposal(scenario, "AAPL")
+        await scenario.waits(minutes=2)
+        assert not (await scenario.send_command("approve", proposal_id=proposal))["ok"]
+        assert await scenario.count_submitted("AAPL") == 0
 
 
-async def test_c22_positions_of_yesterday_are_left_at_the_open(database: str) -> None:
+@pytest.mark.promise("C22")
+async def test_overnight_position_is_protected_and_sold_at_open(database: str) -> None:
     """Held over a night by a daemon that died: protected before the open, sold at it, and no entry until then."""
-    async with open_desk(database, now=at("15:30", MONDAY)) as desk:
-        await desk.holds("AAPL", 20)
-        await desk.dies()
-        desk.prints("AAPL", "190.10", after=60)
-        await desk.clock.advance_to(at("09:00", MONDAY + timedelta(days=1)))
-        assert desk.held("AAPL") == 20
+    async with open_scenario(database, now=at("15:30", MONDAY)) as scenario:
+        await scenario.holds("AAPL", 20)
+        await scenario.crash()
+        scenario.prints("AAPL", "190.10", after=60)
+        await scenario.clock.advance_to(at("09:00", MONDAY + timedelta(days=1)))
+        assert scenario.held_qty("AAPL") == 20
 
-        await desk.opens()
-        await desk.waits(minutes=2)
-        assert desk.parts is not None
-        position = await desk.position("AAPL")
+        await scenario.start()
+        await scenario.waits(minutes=2)
+        assert scenario.components is not None
+        position = await scenario.position("AAPL")
         assert position is not None
         assert position["carried"]
         assert position["protected_at"] is not None
-        assert (await desk.tells("approve", proposal_id=await proposes(desk, "MSFT")))["ok"] is False
-        assert desk.held("AAPL") == 20
+        assert (await scenario.send_command("approve", proposal_id=await insert_proposal(scenario, "MSFT")))[
+            "ok"
+        ] is False
+        assert scenario.held_qty("AAPL") == 20
 
-        desk.prints("AAPL", "190.30", after=28 * 60)
-        await desk.waits(minutes=29)
-        assert desk.held("AAPL") == 0
-        position = await desk.position("AAPL")
+        scenario.prints("AAPL", "190.30", after=28 * 60)
+        await scenario.waits(minutes=29)
+        assert scenario.held_qty("AAPL") == 0
+        position = await scenario.position("AAPL")
         assert position is not None
         assert position["close_reason"].startswith("MARKET_CLOSE")
-        await desk.agrees()
+        await scenario.assert_consistent()

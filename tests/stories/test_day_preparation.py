@@ -2,55 +2,55 @@
 
 from catalyst.daemon.trading_day.schedule import Job
 from tests.simulator.manual_feed import at
-from tests.stories.scenario import Desk, open_desk
+from tests.stories.scenario import Scenario, open_scenario
 
 
-def prepared(desk: Desk) -> bool:
+def is_prepared(scenario: Scenario) -> bool:
     """Whether the scanner holds this session's universe and yardsticks."""
-    assert desk.parts is not None
-    assert desk.parts.exits.session is not None
-    return desk.parts.scanner.prepared == desk.parts.exits.session.day
+    assert scenario.components is not None
+    assert scenario.components.exits.session is not None
+    return scenario.components.scanner.prepared_day == scenario.components.exits.session.day
 
 
-async def test_a_broker_that_stumbles_is_asked_again(database: str) -> None:
+async def test_preparation_retries_asset_list_without_alert(database: str) -> None:
     """The list of assets fails three times: within a minute and a half the universe stands, and nobody is told."""
-    async with open_desk(database, opened=False) as desk:
-        await desk.faults("status_before", route="/v2/assets", status=502, count=3)
-        await desk.opens()
-        assert not prepared(desk)
-        await desk.waits(seconds=90)
-        assert prepared(desk)
-        assert await desk.conn.fetchval("SELECT count(*) FROM securities") > 0
-        assert await desk.alerts() == []
+    async with open_scenario(database, opened=False) as scenario:
+        await scenario.inject_fault("status_before", route="/v2/assets", status=502, count=3)
+        await scenario.start()
+        assert not is_prepared(scenario)
+        await scenario.waits(seconds=90)
+        assert is_prepared(scenario)
+        assert await scenario.conn.fetchval("SELECT count(*) FROM securities") > 0
+        assert await scenario.alert_events() == []
 
 
-async def test_half_a_day_is_no_day(database: str) -> None:
+async def test_scan_completes_partial_preparation_first(database: str) -> None:
     """The assets are read, their daily bars are not: no scan goes by half of it; the next makes it whole."""
-    async with open_desk(database, opened=False) as desk:
-        await desk.faults("status_before", route="/v2/stocks/bars", status=502, count=0)
-        await desk.opens()
-        await desk.waits(seconds=120)
-        assert not prepared(desk)
-        assert desk.parts is not None
-        assert desk.parts.scanner.base.empty
-        assert await desk.alerts() == ["JOB_FAILED"]
-        await desk.heals()
-        await desk.waits(minutes=14)
-        assert prepared(desk)
-        status = await desk.conn.fetchval("SELECT count(*) FROM scans")
+    async with open_scenario(database, opened=False) as scenario:
+        await scenario.inject_fault("status_before", route="/v2/stocks/bars", status=502, count=0)
+        await scenario.start()
+        await scenario.waits(seconds=120)
+        assert not is_prepared(scenario)
+        assert scenario.components is not None
+        assert scenario.components.scanner.base.empty
+        assert await scenario.alert_events() == ["JOB_FAILED"]
+        await scenario.clear_faults()
+        await scenario.waits(minutes=14)
+        assert is_prepared(scenario)
+        status = await scenario.conn.fetchval("SELECT count(*) FROM scans")
         assert status == 1
 
 
-async def test_what_queued_up_before_the_exits_is_left_out(database: str) -> None:
+async def test_overdue_scans_are_skipped_when_exits_are_due(database: str) -> None:
     """Scans that took too long are still waiting when the exits are due: none of them, nor a preparation, holds the
     exits up."""
-    async with open_desk(database, now=at("15:49")) as desk:
-        await desk.waits(minutes=2)
-        assert desk.parts is not None
-        assert desk.parts.day is not None
-        for job in (Job.PRE_OPEN, Job.FIRST_SCAN, Job.LOOK, Job.SCAN):
-            await desk.parts.day.run(job)
-        assert not prepared(desk)
-        requests = (await desk.admin("ledger?method=GET&path=/v2/assets"))["requests"]
+    async with open_scenario(database, now=at("15:49")) as scenario:
+        await scenario.waits(minutes=2)
+        assert scenario.components is not None
+        assert scenario.components.trading_day is not None
+        for job in (Job.PRE_OPEN, Job.FIRST_SCAN, Job.PRICE_SAMPLE, Job.SCAN):
+            await scenario.components.trading_day.run(job)
+        assert not is_prepared(scenario)
+        requests = (await scenario.admin("ledger?method=GET&path=/v2/assets"))["requests"]
         assert requests == []
-        assert await desk.conn.fetchval("SELECT count(*) FROM scans") == 0
+        assert await scenario.conn.fetchval("SELECT count(*) FROM scans") == 0

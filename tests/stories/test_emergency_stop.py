@@ -5,52 +5,63 @@ from typing import Any
 import pytest
 
 from catalyst.domain.fault_points import Moment
-from tests.stories.scenario import ENTRY, Desk, Facts, open_desk
+from tests.stories.scenario import ENTRY, Facts, Scenario, open_scenario
 
-TIGHT = {"max_daily_loss": 30, "warning_threshold_pct": 75}
+TIGHT_LIMITS = {"max_daily_loss": 30, "warning_threshold_pct": 75}
 
 
-async def loses(desk: Desk) -> None:
+async def lose_over_limit(scenario: Scenario) -> None:
     """Twenty shares fall by more than the day may lose, above their stop; a bid for something else rests."""
-    await desk.holds("AAPL", 20)
-    desk.prints("MSFT", "190.00")
-    await desk.waits(seconds=1)
-    await desk.enters("MSFT", 10, limit="170.00", stop="160.00", target="190.00")
-    await desk.waits(seconds=2)
-    desk.prints("AAPL", "188.30")
+    await scenario.holds("AAPL", 20)
+    scenario.prints("MSFT", "190.00")
+    await scenario.waits(seconds=1)
+    await scenario.submit_entry("MSFT", 10, limit="170.00", stop="160.00", target="190.00")
+    await scenario.waits(seconds=2)
+    scenario.prints("AAPL", "188.30")
 
 
-async def after(desk: Desk, seconds: int = 100) -> Facts:
+async def day_state_after(scenario: Scenario, seconds: int = 100) -> Facts:
     """What is left of the day a while later."""
-    await desk.waits(seconds=seconds)
-    latch = await desk.conn.fetchrow("SELECT name FROM latches WHERE cleared_at IS NULL")
-    events = await desk.conn.fetchval("SELECT count(*) FROM risk_events WHERE event_type = 'EMERGENCY_STOP'")
-    cycle = await desk.conn.fetchrow("SELECT status, halted FROM trading_cycles")
-    bids = [o for o in await desk.orders("MSFT") if o["status"] in ("submitted", "accepted")]
+    await scenario.waits(seconds=seconds)
+    latch = await scenario.conn.fetchrow("SELECT name FROM latches WHERE cleared_at IS NULL")
+    events = await scenario.conn.fetchval(
+        "SELECT count(*) FROM risk_events WHERE event_type = 'EMERGENCY_STOP'"
+    )
+    cycle = await scenario.conn.fetchrow("SELECT status, halted FROM trading_cycles")
+    bids = [o for o in await scenario.orders("MSFT") if o["status"] in ("submitted", "accepted")]
     return {
         "latch": latch and latch["name"],
         "events": events,
         "cycle": cycle["status"],
         "halted": cycle["halted"],
-        "held": desk.held("AAPL"),
+        "held": scenario.held_qty("AAPL"),
         "bids": len(bids),
     }
 
 
-STOPPED = {"latch": "emergency_stop", "events": 1, "cycle": "closed", "halted": True, "held": 0, "bids": 0}
+STOPPED_STATE = {
+    "latch": "emergency_stop",
+    "events": 1,
+    "cycle": "closed",
+    "halted": True,
+    "held": 0,
+    "bids": 0,
+}
 
 
-async def test_step_by_step(database: str, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_emergency_stop_logs_each_step_in_order(
+    database: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Gate, latch, record, exits, proof: one line of the log each, in this order; then no entry reaches the broker."""
-    async with open_desk(database, risk=TIGHT) as desk:
-        await loses(desk)
-        assert await after(desk) == STOPPED
+    async with open_scenario(database, risk=TIGHT_LIMITS) as scenario:
+        await lose_over_limit(scenario)
+        assert await day_state_after(scenario) == STOPPED_STATE
         lines = [line for line in capsys.readouterr().out.splitlines() if "emergency_stop " in line]
         steps = [line.split("step=")[1].split()[0] for line in lines if "step=" in line]
-        assert steps == ["begun", "gate_shut", "latched", "recorded", "leaving", "left", "done"]
-        assert (await desk.enters("TSLA", 5, **ENTRY)).status == "rejected"
-        assert await desk.submits("TSLA") == 0
-        await desk.agrees()
+        assert steps == ["begun", "gate_closed", "latched", "recorded", "exiting", "exited", "done"]
+        assert (await scenario.submit_entry("TSLA", 5, **ENTRY)).status == "rejected"
+        assert await scenario.count_submitted("TSLA") == 0
+        await scenario.assert_consistent()
 
 
 @pytest.mark.parametrize(
@@ -61,22 +72,24 @@ async def test_step_by_step(database: str, capsys: pytest.CaptureFixture[str]) -
         ("send_email_alert", {}),
     ],
 )
-async def test_every_key_is_honoured(database: str, key: str, differs: dict[str, Any]) -> None:
+async def test_emergency_stop_respects_each_config_key(
+    database: str, key: str, differs: dict[str, Any]
+) -> None:
     """Switched off, each leaves out its own part and nothing else: shares stay under their stop, entries go on, the
     alert is on record and not sent."""
-    async with open_desk(database, risk=TIGHT, emergency={key: False}) as desk:
-        await loses(desk)
-        found = await after(desk)
+    async with open_scenario(database, risk=TIGHT_LIMITS, emergency={key: False}) as scenario:
+        await lose_over_limit(scenario)
+        found = await day_state_after(scenario)
         if key == "halt_new_trades":
             found["cycle"] = differs["cycle"]  # whatever it was doing
-        assert found == STOPPED | differs
-        alert = await desk.conn.fetchrow("SELECT delivered_at FROM alerts WHERE event = 'EMERGENCY_STOP'")
+        assert found == STOPPED_STATE | differs
+        alert = await scenario.conn.fetchrow("SELECT delivered_at FROM alerts WHERE event = 'EMERGENCY_STOP'")
         assert (alert["delivered_at"] is not None) is (key == "send_email_alert")
-        position = await desk.position("AAPL")
+        position = await scenario.position("AAPL")
         assert position is not None
         if key == "close_all_positions_on_limit":
             assert position["protected_at"] is not None
-        await desk.agrees()
+        await scenario.assert_consistent()
 
 
 @pytest.mark.parametrize(
@@ -89,20 +102,20 @@ async def test_every_key_is_honoured(database: str, key: str, differs: dict[str,
         ("DELETE /orders/*", Moment.AFTER),
     ],
 )
-async def test_death_in_the_middle_of_it(database: str, step: str, moment: Moment) -> None:
+async def test_emergency_stop_completes_after_crash(database: str, step: str, moment: Moment) -> None:
     """Killed before the latch, after it, before or after the record, over the first cancel: the next start ends it,
     once, and nobody enters in between."""
-    async with open_desk(database, risk=TIGHT) as desk:
-        await loses(desk)
-        await desk.dies_at(step, moment)
-        await desk.opens()
-        assert (await desk.enters("TSLA", 5, **ENTRY)).status == "rejected"
-        assert await after(desk, 130) == STOPPED
-        assert await desk.submits("TSLA") == 0
-        await desk.agrees()
+    async with open_scenario(database, risk=TIGHT_LIMITS) as scenario:
+        await lose_over_limit(scenario)
+        await scenario.crash_at(step, moment)
+        await scenario.start()
+        assert (await scenario.submit_entry("TSLA", 5, **ENTRY)).status == "rejected"
+        assert await day_state_after(scenario, 130) == STOPPED_STATE
+        assert await scenario.count_submitted("TSLA") == 0
+        await scenario.assert_consistent()
 
 
-GOES_ON = {"latch": None, "halted": False}  # without `halt_new_trades`
+TRADING_STATE = {"latch": None, "halted": False}  # without `halt_new_trades`
 
 
 @pytest.mark.parametrize(
@@ -115,58 +128,58 @@ GOES_ON = {"latch": None, "halted": False}  # without `halt_new_trades`
         ("emergency_stop_done", Moment.BEFORE, 1),
     ],
 )
-async def test_death_in_the_middle_of_it_where_trading_goes_on(
+async def test_emergency_stop_without_latch_completes_after_crash(
     database: str, step: str, moment: Moment, nth: int
 ) -> None:
     """Without the latch the record itself is what a start resumes: nobody enters before everything is left and every
     bid is gone, once, and from then on they may."""
-    async with open_desk(database, risk=TIGHT, emergency={"halt_new_trades": False}) as desk:
-        await loses(desk)
-        await desk.dies_at(step, moment, nth=nth)
-        await desk.opens()
-        found = await after(desk, 130)
-        assert found == STOPPED | GOES_ON | {"cycle": found["cycle"]}
+    async with open_scenario(database, risk=TIGHT_LIMITS, emergency={"halt_new_trades": False}) as scenario:
+        await lose_over_limit(scenario)
+        await scenario.crash_at(step, moment, nth=nth)
+        await scenario.start()
+        found = await day_state_after(scenario, 130)
+        assert found == STOPPED_STATE | TRADING_STATE | {"cycle": found["cycle"]}
         assert found["cycle"] != "closed"
-        await ends_once(desk)
-        assert (await desk.enters("TSLA", 5, **ENTRY)).status != "rejected"
-        await desk.agrees()
+        await assert_single_event(scenario)
+        assert (await scenario.submit_entry("TSLA", 5, **ENTRY)).status != "rejected"
+        await scenario.assert_consistent()
 
 
-async def ends_once(desk: Desk) -> None:
+async def assert_single_event(scenario: Scenario) -> None:
     """One record, one end of it."""
-    told = await desk.conn.fetch(
+    recorded = await scenario.conn.fetch(
         "SELECT event_type FROM risk_events WHERE event_type LIKE 'EMERGENCY_STOP%' ORDER BY risk_event_id"
     )
-    assert [row["event_type"] for row in told] == ["EMERGENCY_STOP", "EMERGENCY_STOP_DONE"]
+    assert [row["event_type"] for row in recorded] == ["EMERGENCY_STOP", "EMERGENCY_STOP_DONE"]
 
 
-async def test_nobody_enters_while_it_is_unfinished(database: str) -> None:
+async def test_unfinished_emergency_stop_blocks_entries(database: str) -> None:
     """Exits that do not get through keep entries out, though trading may go on afterwards; a restart changes nothing
     about it, and a person who resumes does."""
-    async with open_desk(database, risk=TIGHT, emergency={"halt_new_trades": False}) as desk:
-        await loses(desk)
-        await desk.admin("halt", {"symbol": "AAPL"})
-        await desk.waits(seconds=70)
-        assert desk.held("AAPL") == 20
-        assert "emergency_leaving" in desk.parts.gate.reasons  # type: ignore[union-attr]
-        await desk.dies()
-        await desk.opens()
-        assert (await desk.enters("TSLA", 5, **ENTRY)).status == "rejected"
-        answer = await desk.tells("resume")
+    async with open_scenario(database, risk=TIGHT_LIMITS, emergency={"halt_new_trades": False}) as scenario:
+        await lose_over_limit(scenario)
+        await scenario.admin("halt", {"symbol": "AAPL"})
+        await scenario.waits(seconds=70)
+        assert scenario.held_qty("AAPL") == 20
+        assert "emergency_stop_unfinished" in scenario.components.gate.reasons  # type: ignore[union-attr]
+        await scenario.crash()
+        await scenario.start()
+        assert (await scenario.submit_entry("TSLA", 5, **ENTRY)).status == "rejected"
+        answer = await scenario.send_command("resume")
         assert answer["ok"], answer
-        assert (await desk.enters("TSLA", 5, **ENTRY)).status != "rejected"
-        await ends_once(desk)
+        assert (await scenario.submit_entry("TSLA", 5, **ENTRY)).status != "rejected"
+        await assert_single_event(scenario)
 
 
-async def test_entries_alone_are_cancelled_after_a_death(database: str) -> None:
+async def test_emergency_stop_cancels_entries_after_crash(database: str) -> None:
     """Neither leaving nor halting: a death between the record and the cancels leaves no bid behind, and the shares
     stay under their stop."""
     off = {"halt_new_trades": False, "close_all_positions_on_limit": False}
-    async with open_desk(database, risk=TIGHT, emergency=off) as desk:
-        await loses(desk)
-        await desk.dies_at("emergency_stop", Moment.AFTER)
-        await desk.opens()
-        found = await after(desk, 130)
-        assert found == STOPPED | GOES_ON | {"cycle": found["cycle"], "held": 20}
-        await ends_once(desk)
-        await desk.agrees()
+    async with open_scenario(database, risk=TIGHT_LIMITS, emergency=off) as scenario:
+        await lose_over_limit(scenario)
+        await scenario.crash_at("emergency_stop", Moment.AFTER)
+        await scenario.start()
+        found = await day_state_after(scenario, 130)
+        assert found == STOPPED_STATE | TRADING_STATE | {"cycle": found["cycle"], "held": 20}
+        await assert_single_event(scenario)
+        await scenario.assert_consistent()

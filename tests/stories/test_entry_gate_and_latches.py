@@ -6,223 +6,223 @@ from dataclasses import replace
 
 import pytest
 
-from catalyst.daemon.startup import sit_down
+from catalyst.daemon.startup import acquire_host_lock
 from catalyst.domain.errors import UserError
 from catalyst.domain.fault_points import Moment
 from catalyst.domain.ids import client_order_id
 from catalyst.domain.invariants import Invariant
-from tests.stories.scenario import ENTRY, Desk, open_desk
-from tests.stories.test_orphan_positions import buys
+from tests.stories.scenario import ENTRY, Scenario, open_scenario
+from tests.stories.test_orphan_positions import buy_by_hand
 
 
-async def asks(desk: Desk, kind: str) -> int:
+async def insert_command(scenario: Scenario, kind: str) -> int:
     """Leave a command and do not wait for its answer; its id."""
-    number: int = await desk.conn.fetchval(
+    number: int = await scenario.conn.fetchval(
         "INSERT INTO commands (kind, arguments, requested_at, requested_by)"
         " VALUES ($1, '{}', $2, 'trader') RETURNING command_id",
         kind,
-        desk.clock.now(),
+        scenario.clock.now(),
     )
     return number
 
 
-async def latches(desk: Desk) -> set[str]:
-    return {r["name"] for r in await desk.conn.fetch("SELECT name FROM latches WHERE cleared_at IS NULL")}
+async def active_latches(scenario: Scenario) -> set[str]:
+    return {r["name"] for r in await scenario.conn.fetch("SELECT name FROM latches WHERE cleared_at IS NULL")}
 
 
-async def test_entries_wait_for_books_that_are_clean(database: str) -> None:
+async def test_share_mismatch_at_start_blocks_entries_until_confirmed(database: str) -> None:
     """A start finds fewer shares at the broker than in the tables: no symbol is entered until that is judged, and from
     then on only this one is shut. A doubt that comes later shuts its own symbol alone."""
-    async with open_desk(database) as desk:
-        await desk.holds("AAPL", 20)
-        await desk.dies()
-        held = desk.server.exchange.account.positions["AAPL"]
+    async with open_scenario(database) as scenario:
+        await scenario.holds("AAPL", 20)
+        await scenario.crash()
+        held = scenario.server.exchange.account.positions["AAPL"]
         held.qty -= 8
-        await desk.opens()
-        assert desk.parts is not None
-        gate = desk.parts.gate
-        assert "ours 20 broker 12" in gate.reasons["differences"]
-        desk.prints("MSFT", "191.00")
-        await desk.waits(seconds=1)
-        assert (await desk.enters("MSFT", 5, **ENTRY)).status == "rejected"
-        assert await desk.submits("MSFT") == 0
-        await desk.waits(seconds=20)
-        assert (gate.open, "AAPL" in gate.disputed) == (True, True)
-        assert "QTY_MISMATCH" in await desk.alerts()
+        await scenario.start()
+        assert scenario.components is not None
+        gate = scenario.components.gate
+        assert "ours 20 broker 12" in gate.reasons["discrepancies"]
+        scenario.prints("MSFT", "191.00")
+        await scenario.waits(seconds=1)
+        assert (await scenario.submit_entry("MSFT", 5, **ENTRY)).status == "rejected"
+        assert await scenario.count_submitted("MSFT") == 0
+        await scenario.waits(seconds=20)
+        assert (gate.is_open, "AAPL" in gate.mismatched_symbols) == (True, True)
+        assert "QTY_MISMATCH" in await scenario.alert_events()
         held.qty += 4
         for _ in range(40):
-            await desk.waits(seconds=1)
-            assert gate.open
+            await scenario.waits(seconds=1)
+            assert gate.is_open
         held.qty += 4
-        await desk.waits(seconds=70)
+        await scenario.waits(seconds=70)
         assert gate.refusal("AAPL") is None
 
 
-async def test_a_strangers_shares_hold_nobody_up(database: str) -> None:
+async def test_external_shares_do_not_keep_gate_closed(database: str) -> None:
     """Shares of a symbol that we never traded are no difference of ours: the gate opens with the first look."""
-    async with open_desk(database, opened=False) as desk:
-        desk.prints("TSLA", "190.00")
-        await desk.waits(seconds=1)
-        await buys(desk, "TSLA", 3)
-        await desk.waits(seconds=1)
-        await desk.opens()
-        await desk.waits(seconds=1)
-        assert desk.parts is not None
-        assert desk.parts.gate.open
+    async with open_scenario(database, opened=False) as scenario:
+        scenario.prints("TSLA", "190.00")
+        await scenario.waits(seconds=1)
+        await buy_by_hand(scenario, "TSLA", 3)
+        await scenario.waits(seconds=1)
+        await scenario.start()
+        await scenario.waits(seconds=1)
+        assert scenario.components is not None
+        assert scenario.components.gate.is_open
 
 
-async def test_an_entry_whose_row_was_lost_is_ended_by_a_flatten(database: str) -> None:
+async def test_flatten_cancels_own_entry_with_lost_row(database: str) -> None:
     """The broker works an entry of ours that the tables lost: it is no stranger's, so a flatten cancels it."""
-    async with open_desk(database) as desk:
-        desk.prints("MSFT", "195.00")
-        await desk.waits(seconds=1)
-        await buys(
-            desk,
+    async with open_scenario(database) as scenario:
+        scenario.prints("MSFT", "195.00")
+        await scenario.waits(seconds=1)
+        await buy_by_hand(
+            scenario,
             "MSFT",
             10,
             client_order_id=client_order_id("lost", "e", 0),
             type="limit",
             limit_price="190.00",
         )
-        await desk.waits(seconds=20)
-        row = (await desk.orders("MSFT"))[0]
+        await scenario.waits(seconds=20)
+        row = (await scenario.orders("MSFT"))[0]
         assert (row["order_purpose"], row["origin"], row["status"]) == ("entry", "catalyst", "submitted")
-        assert (await desk.tells("flatten"))["flat"]
-        assert [o["status"] for o in await desk.orders("MSFT")] == ["cancelled"]
-        assert not [one for one in desk.server.exchange.book.live() if one.symbol == "MSFT"]
-        await desk.agrees()
+        assert (await scenario.send_command("flatten"))["flat"]
+        assert [o["status"] for o in await scenario.orders("MSFT")] == ["cancelled"]
+        assert not [one for one in scenario.server.exchange.order_store.live() if one.symbol == "MSFT"]
+        await scenario.assert_consistent()
 
 
-async def test_an_exit_whose_row_was_lost_enters_nothing(database: str) -> None:
+async def test_own_exit_with_lost_row_opens_no_position(database: str) -> None:
     """A sale of ours that the tables lost, of shares they never heard of, opens no short position: its id says that it
     was sent to leave."""
-    async with open_desk(database) as desk:
-        desk.prints("MSFT", "190.00")
-        await desk.waits(seconds=1)
-        await buys(desk, "MSFT", 10)
-        await desk.waits(seconds=5)
-        await buys(desk, "MSFT", 10, side="sell", client_order_id=client_order_id("lost", "x", 0))
-        await desk.waits(seconds=20)
-        assert desk.held("MSFT") == 0
-        assert [o["order_purpose"] for o in await desk.orders("MSFT")] == ["entry", "exit"]
-        assert await desk.position("MSFT") is None
-        assert {"ORDER_ADOPTED", "EXIT_WITHOUT_POSITION"} <= set(await desk.alerts())
+    async with open_scenario(database) as scenario:
+        scenario.prints("MSFT", "190.00")
+        await scenario.waits(seconds=1)
+        await buy_by_hand(scenario, "MSFT", 10)
+        await scenario.waits(seconds=5)
+        await buy_by_hand(scenario, "MSFT", 10, side="sell", client_order_id=client_order_id("lost", "x", 0))
+        await scenario.waits(seconds=20)
+        assert scenario.held_qty("MSFT") == 0
+        assert [o["order_purpose"] for o in await scenario.orders("MSFT")] == ["entry", "exit"]
+        assert await scenario.position("MSFT") is None
+        assert {"ORDER_ADOPTED", "EXIT_WITHOUT_POSITION"} <= set(await scenario.alert_events())
 
 
-async def test_what_comes_after_a_flatten_is_left_too(database: str) -> None:
+async def test_shares_arriving_after_flatten_are_exited(database: str) -> None:
     """Flat, and the latch set: shares that an order of ours brings later are left again, without a restart."""
-    async with open_desk(database) as desk:
-        await desk.holds("AAPL", 20)
-        assert (await desk.tells("flatten"))["flat"]
-        desk.prints("MSFT", "190.00")
-        await desk.waits(seconds=1)
-        await buys(desk, "MSFT", 10, client_order_id=client_order_id("lost", "e", 0))
-        await desk.waits(seconds=45)
-        assert desk.held("MSFT") == 0
-        position = await desk.position("MSFT")
+    async with open_scenario(database) as scenario:
+        await scenario.holds("AAPL", 20)
+        assert (await scenario.send_command("flatten"))["flat"]
+        scenario.prints("MSFT", "190.00")
+        await scenario.waits(seconds=1)
+        await buy_by_hand(scenario, "MSFT", 10, client_order_id=client_order_id("lost", "e", 0))
+        await scenario.waits(seconds=45)
+        assert scenario.held_qty("MSFT") == 0
+        position = await scenario.position("MSFT")
         assert position is not None
         assert position["status"] == "closed"
-        await desk.agrees()
+        await scenario.assert_consistent()
 
 
-async def test_a_stop_that_keeps_the_shares_keeps_them_over_a_restart(database: str) -> None:
+async def test_emergency_stop_without_exits_keeps_shares_after_restart(database: str) -> None:
     """`close_all_positions_on_limit` off: the day is stopped, what is held stays under its stop, and the next start
     does not sell it either."""
-    async with open_desk(
+    async with open_scenario(
         database,
         risk={"max_daily_loss": "20", "warning_threshold_pct": 50},
         emergency={"close_all_positions_on_limit": False},
-    ) as desk:
-        await desk.holds("AAPL", 20)
-        desk.prints("AAPL", "188.30")
-        await desk.waits(seconds=100)
-        assert await latches(desk) == {"emergency_stop"}
-        await desk.dies()
-        await desk.opens()
-        await desk.waits(seconds=40)
-        assert desk.held("AAPL") == 20
-        await desk.agrees()
+    ) as scenario:
+        await scenario.holds("AAPL", 20)
+        scenario.prints("AAPL", "188.30")
+        await scenario.waits(seconds=100)
+        assert await active_latches(scenario) == {"emergency_stop"}
+        await scenario.crash()
+        await scenario.start()
+        await scenario.waits(seconds=40)
+        assert scenario.held_qty("AAPL") == 20
+        await scenario.assert_consistent()
 
 
-async def test_a_flatten_is_not_lost_with_the_daemon_that_took_it(database: str) -> None:
+async def test_flatten_command_is_completed_after_crash(database: str) -> None:
     """Killed between taking the command and its first row: the next daemon carries it out and answers."""
-    async with open_desk(database) as desk:
-        await desk.holds("AAPL", 20)
-        asked = await asks(desk, "flatten")
-        await desk.dies_at("take_command", Moment.AFTER)
-        assert await latches(desk) == set()
-        await desk.opens()
-        await desk.waits(seconds=30)
-        assert (desk.held("AAPL"), await latches(desk)) == (0, {"flatten"})
-        assert await desk.conn.fetchval("SELECT ok FROM commands WHERE command_id = $1", asked)
-        await desk.agrees()
+    async with open_scenario(database) as scenario:
+        await scenario.holds("AAPL", 20)
+        asked = await insert_command(scenario, "flatten")
+        await scenario.crash_at("take_command", Moment.AFTER)
+        assert await active_latches(scenario) == set()
+        await scenario.start()
+        await scenario.waits(seconds=30)
+        assert (scenario.held_qty("AAPL"), await active_latches(scenario)) == (0, {"flatten"})
+        assert await scenario.conn.fetchval("SELECT ok FROM commands WHERE command_id = $1", asked)
+        await scenario.assert_consistent()
 
 
-async def test_what_breaks_while_a_person_looks_is_safe_mode_still(database: str) -> None:
+async def test_new_violation_during_resume_keeps_safe_mode(database: str) -> None:
     """Resumed for one invariant, while another fell meanwhile: nobody has looked at that one, and its latch is owed."""
-    async with open_desk(database) as desk:
-        assert desk.parts is not None
-        gate, safety = desk.parts.gate, desk.parts.safety
-        gate.violated(Invariant.I2, "looked at")
-        await desk.waits(seconds=1)
-        gate.violated(Invariant.I6, "came later")
-        safety.resumed({Invariant.I2})
-        assert gate.broken == {Invariant.I6: "came later"}
-        await desk.waits(seconds=1)
-        reason = await desk.conn.fetchval("SELECT reason FROM latches WHERE cleared_at IS NULL")
+    async with open_scenario(database) as scenario:
+        assert scenario.components is not None
+        gate, safety = scenario.components.gate, scenario.components.safe_mode
+        gate.enter_safe_mode(Invariant.I2, "looked at")
+        await scenario.waits(seconds=1)
+        gate.enter_safe_mode(Invariant.I6, "came later")
+        safety.on_resumed({Invariant.I2})
+        assert gate.failed_invariants == {Invariant.I6: "came later"}
+        await scenario.waits(seconds=1)
+        reason = await scenario.conn.fetchval("SELECT reason FROM latches WHERE cleared_at IS NULL")
         assert reason == "I6: came later"
-        assert not gate.open
+        assert not gate.is_open
 
 
-async def test_a_start_asks_a_broker_that_stumbles_again(database: str) -> None:
+async def test_start_retries_broker_errors_for_half_a_minute(database: str) -> None:
     """Two answers of 503 to the first question are no reason to stay away from what is held; half a minute of them
     is."""
-    async with open_desk(database, opened=False) as desk, AsyncExitStack() as stack:
-        await desk.faults("status_before", method="GET", route="/v2/account", status=503, count=2)
-        begun = asyncio.create_task(sit_down(stack, desk.settings, desk.clock))
-        await desk.waits(seconds=12)
+    async with open_scenario(database, opened=False) as scenario, AsyncExitStack() as stack:
+        await scenario.inject_fault("status_before", method="GET", route="/v2/account", status=503, count=2)
+        begun = asyncio.create_task(acquire_host_lock(stack, scenario.settings, scenario.clock))
+        await scenario.waits(seconds=12)
         assert (await begun).account_number
-        await desk.faults("status_before", method="GET", route="/v2/account", status=503, count=0)
-        begun = asyncio.create_task(sit_down(stack, desk.settings, desk.clock))
-        await desk.waits(seconds=40)
+        await scenario.inject_fault("status_before", method="GET", route="/v2/account", status=503, count=0)
+        begun = asyncio.create_task(acquire_host_lock(stack, scenario.settings, scenario.clock))
+        await scenario.waits(seconds=40)
         with pytest.raises(UserError, match="does not answer"):
             await begun
 
 
-async def test_a_leg_that_was_replaced_has_its_successor_asked_for(database: str) -> None:
+async def test_replaced_leg_triggers_reading_of_its_replacement(database: str) -> None:
     """The parent's report alone tells that its stop gave way to another order, which it does not show: everything is
     asked for at once."""
-    async with open_desk(database) as desk:
-        entry = await desk.holds("AAPL", 20)
-        await desk.faults("stream_drop", symbol="AAPL", count=0)
-        await desk.admin("switches", {"stop_by_replacement": True})
-        desk.prints("AAPL", "187.90")
-        await desk.waits(seconds=0.2)
-        assert desk.parts is not None
+    async with open_scenario(database) as scenario:
+        entry = await scenario.holds("AAPL", 20)
+        await scenario.inject_fault("stream_drop", symbol="AAPL", count=0)
+        await scenario.admin("settings", {"stop_by_replacement": True})
+        scenario.prints("AAPL", "187.90")
+        await scenario.waits(seconds=0.2)
+        assert scenario.components is not None
         assert entry.alpaca_order_id is not None
-        report = await desk.parts.broker.order(entry.alpaca_order_id)
+        report = await scenario.components.broker.order(entry.alpaca_order_id)
         assert any(leg.replaced_by for leg in report.legs)
         alone = replace(report, legs=tuple(leg for leg in report.legs if leg.replaces is None))
-        before = desk.parts.books.doubtful.count
-        await desk.parts.books.hear(alone, "poll")
-        assert desk.parts.books.doubtful.count > before
-        await desk.heals()
-        await desk.waits(seconds=20)
-        assert (await desk.position("AAPL") or {})["status"] == "closed"
-        await desk.agrees()
+        before = scenario.components.ledger.reconcile_requested.version
+        await scenario.components.ledger.apply_report(alone, "poll")
+        assert scenario.components.ledger.reconcile_requested.version > before
+        await scenario.clear_faults()
+        await scenario.waits(seconds=20)
+        assert (await scenario.position("AAPL") or {})["status"] == "closed"
+        await scenario.assert_consistent()
 
 
-async def test_a_day_begins_without_the_end_of_another(database: str) -> None:
+async def test_new_day_reopens_gate_closed_by_failed_day(database: str) -> None:
     """The loop of an earlier day fell after its exits were due, and was begun again only with this day: what that day
     shut is open."""
-    async with open_desk(database) as desk:
-        assert desk.parts is not None
-        assert desk.parts.day is not None
-        for left in ("close", "closed"):
-            desk.parts.gate.shut(left, "the day is ending")
-        await desk.parts.day.begin()
-        await desk.waits(seconds=10)
-        assert desk.parts.gate.open
-        await desk.parts.day.go_flat()
-        await desk.parts.day.begin()
-        assert "closed" in desk.parts.gate.reasons
+    async with open_scenario(database) as scenario:
+        assert scenario.components is not None
+        assert scenario.components.trading_day is not None
+        for left in ("day_ending", "closed"):
+            scenario.components.gate.close(left, "the day is ending")
+        await scenario.components.trading_day.begin()
+        await scenario.waits(seconds=10)
+        assert scenario.components.gate.is_open
+        await scenario.components.trading_day.go_flat()
+        await scenario.components.trading_day.begin()
+        assert "closed" in scenario.components.gate.reasons

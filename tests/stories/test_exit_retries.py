@@ -4,14 +4,14 @@ import itertools
 from datetime import datetime
 
 from catalyst.domain.fault_points import Moment
-from tests.stories.scenario import Desk, open_desk
+from tests.stories.scenario import Scenario, open_scenario
 
 
-class Stumbling:
+class FailingSubmits:
     """The next orders of ours cannot be written, so many times; when each was tried."""
 
-    def __init__(self, desk: Desk, times: int) -> None:
-        self.desk, self.times, self.tried = desk, times, list[datetime]()
+    def __init__(self, scenario: Scenario, times: int) -> None:
+        self.desk, self.times, self.tried = scenario, times, list[datetime]()
 
     def __call__(self, step: str, moment: Moment) -> None:
         if step == "submit" and moment is Moment.BEFORE:
@@ -20,97 +20,99 @@ class Stumbling:
                 raise RuntimeError("the story makes it fail")
 
 
-async def test_an_exit_that_fails_is_begun_again_soon(database: str) -> None:
+async def test_failed_exit_is_retried_after_one_and_two_seconds(database: str) -> None:
     """Twice it fails: begun again after a second and after two more, not with the next quarter minute."""
-    async with open_desk(database) as desk:
-        await desk.holds("AAPL", 20)
-        desk.fate.also = Stumbling(desk, 2)
-        assert (await desk.tells("close", symbol="AAPL"))["ok"]
-        await desk.waits(seconds=6)
-        assert desk.held("AAPL") == 0
-        await desk.agrees()
+    async with open_scenario(database) as scenario:
+        await scenario.holds("AAPL", 20)
+        scenario.crash_trigger.on_step = FailingSubmits(scenario, 2)
+        assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
+        await scenario.waits(seconds=6)
+        assert scenario.held_qty("AAPL") == 0
+        await scenario.assert_consistent()
 
 
-async def test_an_exit_that_goes_on_failing_is_tried_ever_more_rarely(database: str) -> None:
+async def test_repeated_exit_failures_back_off_to_fifteen_seconds(database: str) -> None:
     """After one second, two, four, eight, and then every fifteen; the first that succeeds leaves it."""
-    async with open_desk(database) as desk:
-        await desk.holds("AAPL", 20)
-        desk.fate.also = stumbling = Stumbling(desk, 6)
-        assert (await desk.tells("close", symbol="AAPL"))["ok"]
-        await desk.waits(seconds=55)
-        tried = stumbling.tried
+    async with open_scenario(database) as scenario:
+        await scenario.holds("AAPL", 20)
+        scenario.crash_trigger.on_step = failing_submits = FailingSubmits(scenario, 6)
+        assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
+        await scenario.waits(seconds=55)
+        tried = failing_submits.tried
         pauses = [round((b - a).total_seconds()) for a, b in itertools.pairwise(tried)]
         assert pauses == [1, 2, 4, 8, 15, 15]
-        assert desk.held("AAPL") == 0
+        assert scenario.held_qty("AAPL") == 0
 
 
-async def sold_within(desk: Desk, seconds: int) -> bool:
-    assert (await desk.tells("close", symbol="AAPL"))["ok"]
+async def is_sold_within(scenario: Scenario, seconds: int) -> bool:
+    assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
     for _ in range(seconds * 2):
-        if desk.held("AAPL") == 0:
+        if scenario.held_qty("AAPL") == 0:
             break
-        await desk.waits(seconds=0.5)
-    return desk.held("AAPL") == 0
+        await scenario.waits(seconds=0.5)
+    return scenario.held_qty("AAPL") == 0
 
 
-async def test_an_exit_that_is_lost_again_and_again_is_sent_again(database: str) -> None:
+async def test_lost_exit_request_is_resent_after_each_not_found(database: str) -> None:
     """Three requests are cut before the broker hears them, and nobody knows that: each "not found" sends the same order
     once more. The verdict that it never arrived would take ten seconds and three looks longer."""
-    async with open_desk(database) as desk:
-        await desk.holds("AAPL", 20)
-        await desk.faults("drop_before", method="POST", route="/v2/orders", count=3)
-        assert await sold_within(desk, 8)
-        await desk.waits(seconds=20)
-        sent = [order for order in await desk.orders("AAPL") if order["order_purpose"] == "exit"]
+    async with open_scenario(database) as scenario:
+        await scenario.holds("AAPL", 20)
+        await scenario.inject_fault("drop_before", method="POST", route="/v2/orders", count=3)
+        assert await is_sold_within(scenario, 8)
+        await scenario.waits(seconds=20)
+        sent = [order for order in await scenario.orders("AAPL") if order["order_purpose"] == "exit"]
         assert [(order["status"], order["attempts"]) for order in sent] == [("filled", 4)]
-        await desk.agrees()
+        await scenario.assert_consistent()
 
 
-async def test_a_position_that_cannot_be_read_is_asked_for_every_two_seconds(database: str) -> None:
+async def test_unreadable_position_is_read_every_two_seconds_during_exit(database: str) -> None:
     """Five answers in a row are errors: it is sold within nine seconds, not within sixteen."""
-    async with open_desk(database) as desk:
-        await desk.holds("AAPL", 20)
-        await desk.faults("status_before", method="GET", route="/v2/positions/*", status=503, count=5)
-        assert await sold_within(desk, 9)
-        await desk.agrees()
+    async with open_scenario(database) as scenario:
+        await scenario.holds("AAPL", 20)
+        await scenario.inject_fault(
+            "status_before", method="GET", route="/v2/positions/*", status=503, count=5
+        )
+        assert await is_sold_within(scenario, 9)
+        await scenario.assert_consistent()
 
 
-async def test_who_is_left_without_the_tables_is_not_sent_for_again(database: str) -> None:
+async def test_exit_is_not_resent_while_outage_exit_handles_symbol(database: str) -> None:
     """The exit was lost, and while its second sending is written down another hand begins to leave the symbol: nothing
     is sent beside it."""
-    async with open_desk(database) as desk:
-        await desk.holds("AAPL", 20)
-        assert desk.parts is not None
-        execution = desk.parts.execution
+    async with open_scenario(database) as scenario:
+        await scenario.holds("AAPL", 20)
+        assert scenario.components is not None
+        execution = scenario.components.submission
         calls: list[bool] = []
 
         def takes_over(step: str, moment: Moment) -> None:
             if step == "resubmit" and moment is Moment.AFTER and not calls:
-                calls.append(bool(execution._calls))  # so the other hand waits for what may be on its way
-                execution.elsewhere.add("AAPL")
+                calls.append(bool(execution._in_flight))  # so the other hand waits for what may be on its way
+                execution.outage_symbols.add("AAPL")
 
-        desk.fate.also = takes_over
-        await desk.faults("drop_before", method="POST", route="/v2/orders", count=1)
-        assert (await desk.tells("close", symbol="AAPL"))["ok"]
-        before = await desk.submits("AAPL")
-        await desk.waits(seconds=30)
+        scenario.crash_trigger.on_step = takes_over
+        await scenario.inject_fault("drop_before", method="POST", route="/v2/orders", count=1)
+        assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
+        before = await scenario.count_submitted("AAPL")
+        await scenario.waits(seconds=30)
         assert calls == [True]
-        assert await desk.submits("AAPL") == before
-        assert desk.held("AAPL") == 20
+        assert await scenario.count_submitted("AAPL") == before
+        assert scenario.held_qty("AAPL") == 20
 
 
-async def test_an_exit_that_no_venue_acknowledges_makes_way_for_another(database: str) -> None:
+async def test_unacknowledged_exit_is_replaced_after_ten_seconds(database: str) -> None:
     """It hangs in pending_new, its shares bare: after ten seconds it is cancelled, and the next one sells them."""
-    async with open_desk(database) as desk:
-        await desk.holds("AAPL", 20)
-        await desk.faults("never_ack", symbol="AAPL", count=1)
-        assert (await desk.tells("close", symbol="AAPL"))["ok"]
-        await desk.waits(seconds=9)
-        assert desk.held("AAPL") == 20
-        await desk.waits(seconds=6)
-        assert desk.held("AAPL") == 0
-        sent = [order for order in await desk.orders("AAPL") if order["order_purpose"] == "exit"]
+    async with open_scenario(database) as scenario:
+        await scenario.holds("AAPL", 20)
+        await scenario.inject_fault("never_ack", symbol="AAPL", count=1)
+        assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
+        await scenario.waits(seconds=9)
+        assert scenario.held_qty("AAPL") == 20
+        await scenario.waits(seconds=6)
+        assert scenario.held_qty("AAPL") == 0
+        sent = [order for order in await scenario.orders("AAPL") if order["order_purpose"] == "exit"]
         assert [(order["status"], order["cancel_reason"]) for order in sent] == [
             ("cancelled", "UNACKNOWLEDGED"), ("filled", None),
         ]  # fmt: skip
-        await desk.agrees()
+        await scenario.assert_consistent()

@@ -6,21 +6,21 @@ import asyncio
 import asyncpg
 import pytest
 
-from catalyst.daemon.reconciliation.reconciler import Findings
-from tests.stories.scenario import Desk, open_desk
+from catalyst.daemon.reconciliation.reconciler import ReconciliationResult
+from tests.stories.scenario import Scenario, open_scenario
 
 
-async def past_the_guards(desk: Desk, sql: str, *arguments: object) -> None:
+async def execute_without_triggers(scenario: Scenario, sql: str, *arguments: object) -> None:
     """Write what no daemon could: somebody at the database, with its triggers off."""
-    async with desk.conn.transaction():
-        await desk.conn.execute("SET LOCAL session_replication_role = replica")
-        await desk.conn.execute(sql, *arguments)
+    async with scenario.conn.transaction():
+        await scenario.conn.execute("SET LOCAL session_replication_role = replica")
+        await scenario.conn.execute(sql, *arguments)
 
 
-async def told(desk: Desk) -> dict[str, str]:
+async def reconciliation_alerts(scenario: Scenario) -> dict[str, str]:
     """Event → message of every alert that a reconciliation raised."""
-    rows = await desk.conn.fetch(
-        "SELECT event, message FROM alerts WHERE event LIKE '%MISMATCH' OR event = 'BOOKS_CONTRADICT'"
+    rows = await scenario.conn.fetch(
+        "SELECT event, message FROM alerts WHERE event LIKE '%MISMATCH' OR event = 'LEDGER_CONTRADICTION'"
     )
     return {row["event"]: row["message"] for row in rows}
 
@@ -37,7 +37,7 @@ DAMAGE = {
         """,
         "of type",
     ),
-    "BOOKS_CONTRADICT": (
+    "LEDGER_CONTRADICTION": (
         """
         DELETE FROM order_events
          WHERE order_id = (SELECT min(order_id) FROM orders WHERE position_id = $1) AND to_status = 'filled'
@@ -48,50 +48,50 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("event", DAMAGE)
-async def test_a_contradiction_is_found(database: str, event: str) -> None:
+async def test_reconciliation_reports_database_contradiction_once(database: str, event: str) -> None:
     """A cent of a result, the role of a leg, a line of the journal: told of once it has lasted, with an adjustment
     in journal and quarantine, and no entry in the symbol; the next reconciliation says nothing twice."""
     sql, said = DAMAGE[event]
-    async with open_desk(database) as desk:
-        await desk.holds("AAPL", 20)
-        position = await desk.position("AAPL")
+    async with open_scenario(database) as scenario:
+        await scenario.holds("AAPL", 20)
+        position = await scenario.position("AAPL")
         assert position is not None
-        fills = await desk.conn.fetchval("SELECT count(*) FROM executions")
-        await past_the_guards(desk, sql, position["position_id"])
-        assert desk.parts is not None
-        findings = await desk.parts.reconciler.look("operator")
+        fills = await scenario.conn.fetchval("SELECT count(*) FROM executions")
+        await execute_without_triggers(scenario, sql, position["position_id"])
+        assert scenario.components is not None
+        findings = await scenario.components.reconciler.reconcile("operator")
         assert findings.clean  # one look is no proof
-        assert await told(desk) == {}
-        findings = await examined(desk)
+        assert await reconciliation_alerts(scenario) == {}
+        findings = await reconcile_on_demand(scenario)
         assert not findings.clean
-        messages = await told(desk)
+        messages = await reconciliation_alerts(scenario)
         assert said in messages[event], messages
-        assert "AAPL" in desk.parts.gate.disputed
+        assert "AAPL" in scenario.components.gate.mismatched_symbols
         kept = "SELECT count(*) FROM quarantine WHERE reason LIKE $1 || '%'"
-        found = await desk.conn.fetchval(kept, event)
+        found = await scenario.conn.fetchval(kept, event)
         assert found >= 1
-        await desk.waits(seconds=70)
-        assert await desk.conn.fetchval(kept, event) == found
+        await scenario.waits(seconds=70)
+        assert await scenario.conn.fetchval(kept, event) == found
         adjusted = "SELECT count(*) FROM order_events WHERE kind = 'adjustment' AND note LIKE $1 || '%'"
-        assert await desk.conn.fetchval(adjusted, event) == found
-        assert await desk.conn.fetchval("SELECT count(*) FROM executions") == fills
+        assert await scenario.conn.fetchval(adjusted, event) == found
+        assert await scenario.conn.fetchval("SELECT count(*) FROM executions") == fills
 
 
-async def examined(desk: Desk) -> Findings:
+async def reconcile_on_demand(scenario: Scenario) -> ReconciliationResult:
     """What a reconciliation on demand comes to, while time passes."""
-    assert desk.parts is not None
-    task = asyncio.ensure_future(desk.parts.reconciler.examine("operator"))
+    assert scenario.components is not None
+    task = asyncio.ensure_future(scenario.components.reconciler.run_until_settled("operator"))
     while not task.done():
-        await desk.waits(seconds=1)
+        await scenario.waits(seconds=1)
     return task.result()
 
 
-async def test_an_order_the_broker_does_not_have(database: str) -> None:
+async def test_reconciliation_reports_order_missing_at_broker(database: str) -> None:
     """A row that names an order the exchange never saw is no working order: asked for by its id, told of, blocked."""
-    async with open_desk(database) as desk:
-        await desk.holds("AAPL", 20)
-        await past_the_guards(
-            desk,
+    async with open_scenario(database) as scenario:
+        await scenario.holds("AAPL", 20)
+        await execute_without_triggers(
+            scenario,
             """
             WITH born AS (
                 INSERT INTO orders (client_order_id, alpaca_order_id, security_id, order_purpose, position_side, side,
@@ -105,50 +105,54 @@ async def test_an_order_the_broker_does_not_have(database: str) -> None:
               FROM born, (VALUES (1, NULL, 'created'), (2, 'created', 'submitted'), (3, 'submitted', 'accepted'))
                          AS step (n, was, became)
             """,
-            desk.clock.now(),
+            scenario.clock.now(),
         )
-        await examined(desk)
-        assert "the broker does not list it" in (await told(desk))["ORDER_MISMATCH"]
-        assert desk.parts is not None
-        assert "AAPL" in desk.parts.gate.disputed
+        await reconcile_on_demand(scenario)
+        assert "the broker does not list it" in (await reconciliation_alerts(scenario))["ORDER_MISMATCH"]
+        assert scenario.components is not None
+        assert "AAPL" in scenario.components.gate.mismatched_symbols
 
 
-async def test_an_invented_fill_is_found(database: str) -> None:
+async def test_reconciliation_reports_fill_unknown_to_broker(database: str) -> None:
     """A fill that the broker's ledger does not know is a contradiction, whatever sums it makes fit."""
-    async with open_desk(database) as desk:
-        await desk.holds("AAPL", 20)
-        await desk.waits(minutes=7)
-        assert await told(desk) == {}
-        await past_the_guards(
-            desk,
+    async with open_scenario(database) as scenario:
+        await scenario.holds("AAPL", 20)
+        await scenario.waits(minutes=7)
+        assert await reconciliation_alerts(scenario) == {}
+        await execute_without_triggers(
+            scenario,
             "UPDATE executions SET activity_id = NULL WHERE order_id = (SELECT min(order_id) FROM orders)",
         )
-        await examined(desk)
-        assert "is not in the broker's ledger" in (await told(desk))["BOOKS_CONTRADICT"]
+        await reconcile_on_demand(scenario)
+        assert (
+            "is not in the broker's ledger" in (await reconciliation_alerts(scenario))["LEDGER_CONTRADICTION"]
+        )
 
 
-async def test_more_shares_are_ours_than_the_brokers(database: str) -> None:
+async def test_reconciliation_reports_missing_shares_without_orders(database: str) -> None:
     """The broker holds fewer than the tables, and nothing explains it: an adjustment, a page, the symbol blocked, and
     no order and no fill of ours to make it fit."""
-    async with open_desk(database) as desk:
-        await desk.holds("AAPL", 20)
-        submitted = await desk.submits("AAPL")
-        held = desk.server.exchange.account.positions["AAPL"]
+    async with open_scenario(database) as scenario:
+        await scenario.holds("AAPL", 20)
+        submitted = await scenario.count_submitted("AAPL")
+        held = scenario.server.exchange.account.positions["AAPL"]
         held.qty -= 8
-        await desk.waits(seconds=90)
-        assert "ours 20 broker 12" in (await told(desk))["QTY_MISMATCH"]
-        position = await desk.position("AAPL")
+        await scenario.waits(seconds=90)
+        assert "ours 20 broker 12" in (await reconciliation_alerts(scenario))["QTY_MISMATCH"]
+        position = await scenario.position("AAPL")
         assert position is not None
-        assert (position["quantity"], await desk.submits("AAPL")) == (20, submitted)
-        assert desk.parts is not None
-        assert "AAPL" in desk.parts.gate.disputed
+        assert (position["quantity"], await scenario.count_submitted("AAPL")) == (20, submitted)
+        assert scenario.components is not None
+        assert "AAPL" in scenario.components.gate.mismatched_symbols
         held.qty += 8
-        await desk.waits(seconds=70)
-        assert "AAPL" not in desk.parts.gate.disputed
-        await desk.agrees()
+        await scenario.waits(seconds=70)
+        assert "AAPL" not in scenario.components.gate.mismatched_symbols
+        await scenario.assert_consistent()
 
 
-async def test_a_look_asks_the_same_whatever_there_is(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_reconciliation_runs_four_statements_for_any_position_count(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Four statements a look, with nothing and with three positions under their brackets."""
     counted: list[str] = []
     fetch = asyncpg.Connection.fetch
@@ -157,14 +161,14 @@ async def test_a_look_asks_the_same_whatever_there_is(database: str, monkeypatch
         counted.append(query)
         return await fetch(self, query, *arguments, **options)  # type: ignore[arg-type]
 
-    async with open_desk(database) as desk:
-        assert desk.parts is not None
+    async with open_scenario(database) as scenario:
+        assert scenario.components is not None
         for number, symbol in enumerate((None, "AAPL", "MSFT", "TSLA")):
             if symbol is not None:
-                await desk.holds(symbol, 5)
-            await desk.parts.reconciler.look("reconcile")
+                await scenario.holds(symbol, 5)
+            await scenario.components.reconciler.reconcile("reconcile")
             counted.clear()
             with monkeypatch.context() as patched:
                 patched.setattr(asyncpg.Connection, "fetch", counting)
-                assert (await desk.parts.reconciler.look("reconcile")).clean
+                assert (await scenario.components.reconciler.reconcile("reconcile")).clean
             assert len(counted) <= 4, (number, counted)

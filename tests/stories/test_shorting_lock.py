@@ -3,76 +3,76 @@
 from dataclasses import replace
 
 from catalyst.domain.fault_points import Moment
-from tests.stories.scenario import Desk, open_desk, settings_for
+from tests.stories.scenario import Scenario, open_scenario, settings_for
 
 ROUTE = "/v2/account/configurations"
 
 
-async def switched(desk: Desk) -> list[object]:
+async def shorting_requests(scenario: Scenario) -> list[object]:
     """What was asked of the account's switch, in order."""
-    ledger = await desk.admin(f"ledger?method=PATCH&path={ROUTE}")
+    ledger = await scenario.admin(f"ledger?method=PATCH&path={ROUTE}")
     return [request["status"] for request in ledger["requests"]]
 
 
-def is_shut(desk: Desk) -> bool:
+def is_shorting_locked(scenario: Scenario) -> bool:
     """Whether the exchange would refuse a short sale."""
-    return desk.server.exchange.account.configuration.no_shorting
+    return scenario.server.exchange.account.configuration.no_shorting
 
 
-def shut(desk: Desk) -> None:
+def lock_shorting_by_hand(scenario: Scenario) -> None:
     """A person moves the switch."""
-    account = desk.server.exchange.account
+    account = scenario.server.exchange.account
     account.configuration = replace(account.configuration, no_shorting=True)
 
 
-async def test_an_account_left_open_by_a_stumbling_broker_is_shut_later(database: str) -> None:
+async def test_shorting_lock_is_retried_after_broker_errors(database: str) -> None:
     """The switch cannot be moved at the start, nor a minute later; then it is, once, and the tables know it."""
-    async with open_desk(database, opened=False) as desk:
-        await desk.faults("status_before", method="PATCH", route=ROUTE, status=503, count=2)
-        await desk.opens()
-        assert await switched(desk) == [503]
-        await desk.waits(seconds=61)
-        assert await switched(desk) == [503, 503]
-        assert not is_shut(desk)
-        await desk.waits(seconds=130)
-        assert await switched(desk) == [503, 503, 200]
-        assert is_shut(desk)
-        assert await desk.conn.fetchval("SELECT event_type FROM risk_events") == "ACCOUNT_NO_SHORTING_SET"
-        await desk.dies()
-        await desk.opens()
-        assert await switched(desk) == [503, 503, 200]
+    async with open_scenario(database, opened=False) as scenario:
+        await scenario.inject_fault("status_before", method="PATCH", route=ROUTE, status=503, count=2)
+        await scenario.start()
+        assert await shorting_requests(scenario) == [503]
+        await scenario.waits(seconds=61)
+        assert await shorting_requests(scenario) == [503, 503]
+        assert not is_shorting_locked(scenario)
+        await scenario.waits(seconds=130)
+        assert await shorting_requests(scenario) == [503, 503, 200]
+        assert is_shorting_locked(scenario)
+        assert await scenario.conn.fetchval("SELECT event_type FROM risk_events") == "ACCOUNT_NO_SHORTING_SET"
+        await scenario.crash()
+        await scenario.start()
+        assert await shorting_requests(scenario) == [503, 503, 200]
 
 
-async def test_only_our_own_lock_is_taken_off(database: str) -> None:
+async def test_shorting_lock_set_by_operator_is_not_removed(database: str) -> None:
     """Shorts are allowed: a lock that a person set stays; one that an earlier daemon of ours set goes."""
-    async with open_desk(database, opened=False, trading={"allow_short": True}) as desk:
-        shut(desk)
-        await desk.opens()
-        await desk.waits(seconds=61)
-        assert await switched(desk) == []
-        await desk.dies()
-        await desk.conn.execute(
+    async with open_scenario(database, opened=False, trading={"allow_short": True}) as scenario:
+        lock_shorting_by_hand(scenario)
+        await scenario.start()
+        await scenario.waits(seconds=61)
+        assert await shorting_requests(scenario) == []
+        await scenario.crash()
+        await scenario.conn.execute(
             "INSERT INTO risk_events (event_type, severity, message, occurred_at)"
             " VALUES ('ACCOUNT_NO_SHORTING_SET', 'INFO', 'set by us', $1)",
-            desk.clock.now(),
+            scenario.clock.now(),
         )
-        await desk.opens()
-        assert await switched(desk) == [200]
-        assert not is_shut(desk)
+        await scenario.start()
+        assert await shorting_requests(scenario) == [200]
+        assert not is_shorting_locked(scenario)
 
 
-async def test_a_death_before_the_lock_is_booked_as_taken_off(database: str) -> None:
+async def test_shorting_lock_removal_is_recorded_after_crash(database: str) -> None:
     """The switch was moved back, and we died before its row: the next start writes it, so that what a person locks
     later stays locked."""
-    async with open_desk(database, opened=False) as desk:
-        await desk.opens()
-        await desk.dies()
-        desk.settings = settings_for(desk.server.url, trading={"allow_short": True})
-        await desk.dies_opening("account_lock", Moment.BEFORE)
-        assert not is_shut(desk)
-        await desk.opens()
-        await desk.dies()
-        shut(desk)
-        await desk.opens()
-        await desk.waits(seconds=61)
-        assert is_shut(desk)
+    async with open_scenario(database, opened=False) as scenario:
+        await scenario.start()
+        await scenario.crash()
+        scenario.settings = settings_for(scenario.server.url, trading={"allow_short": True})
+        await scenario.crash_during_start("shorting_lock", Moment.BEFORE)
+        assert not is_shorting_locked(scenario)
+        await scenario.start()
+        await scenario.crash()
+        lock_shorting_by_hand(scenario)
+        await scenario.start()
+        await scenario.waits(seconds=61)
+        assert is_shorting_locked(scenario)

@@ -14,13 +14,13 @@ import asyncpg
 import yaml
 
 from catalyst.clock import ScaledClock
-from tests.audit import books_equal, journal_folds, nothing_open
+from tests.audit import assert_journal_leads_to_state, assert_ledger_equals_exchange, assert_nothing_open
 
 SPEED = 240.0
-HELD = 20.0
+HOLD_SPEED = 20.0
 
 
-async def test_kill_nine_right_after_an_entry_is_submitted(database: str, tmp_path: Path) -> None:
+async def test_sigkill_after_entry_submit_adopts_order_and_ends_flat(database: str, tmp_path: Path) -> None:
     """SIGKILL between the exchange's acceptance and its answer: the next start adopts and protects that order,
     sends it no second time, and the day ends flat with the exchange's own books."""
     async with exchange(tmp_path) as (url, clock):
@@ -28,11 +28,13 @@ async def test_kill_nine_right_after_an_entry_is_submitted(database: str, tmp_pa
         await _admin(url, "faults", {"kind": "hang", "method": "POST", "route": "/v2/orders"})
         await _admin(url, "faults", {"kind": "stream_drop", "count": 0})  # nor does the stream tell of it
         first = await _daemon(environment, tmp_path, "first.log")
-        await _until(lambda: _fired(url), first, tmp_path / "first.log")
+        await _wait_until(lambda: _fired_faults(url), first, tmp_path / "first.log")
         first.send_signal(signal.SIGKILL)
         await first.wait()
-        await _heal(url)
-        ScaledClock(clock, drive=True, speed=HELD)  # a process takes seconds to start: no minutes without it
+        await _clear_faults(url)
+        ScaledClock(
+            clock, drive=True, speed=HOLD_SPEED
+        )  # a process takes seconds to start: no minutes without it
 
         ledger = await _admin(url, "ledger?method=POST&path=/v2/orders")
         symbol, cid = ledger["requests"][0]["symbol"], ledger["requests"][0]["client_order_id"]
@@ -56,16 +58,16 @@ async def test_kill_nine_right_after_an_entry_is_submitted(database: str, tmp_pa
         assert [r["client_order_id"] for r in sent["requests"]].count(cid) == 1
         if adopted["position_id"] is not None:
             position = await conn.fetchrow(
-                "SELECT status, protected_at, naked_seconds FROM positions WHERE position_id = $1",
+                "SELECT status, protected_at, unprotected_seconds FROM positions WHERE position_id = $1",
                 adopted["position_id"],
             )
             assert position is not None
             assert position["status"] == "closed"
             assert position["protected_at"] is not None
-        ledger, audit = await _admin(url, "ledger"), await _admin(url, "audit")
-        await nothing_open(conn, ledger, audit)
-        await books_equal(conn, ledger, audit)
-        await journal_folds(conn)
+        ledger, audit = await _admin(url, "logs"), await _admin(url, "audit")
+        await assert_nothing_open(conn, ledger, audit)
+        await assert_ledger_equals_exchange(conn, ledger, audit)
+        await assert_journal_leads_to_state(conn)
         assert await conn.fetchval("SELECT status FROM trading_cycles") == "completed"
         await conn.close()
 
@@ -83,7 +85,7 @@ async def exchange(folder: Path) -> AsyncIterator[tuple[str, Path]]:
             sys.executable, "-m", "catalyst", *command, stdout=log, stderr=log
         )
     try:
-        await _until(lambda: _is_file(port), process, folder / "sim.log")
+        await _wait_until(lambda: _is_file(port), process, folder / "sim.log")
         yield f"http://127.0.0.1:{port.read_text().strip()}", clock
     finally:
         process.terminate()
@@ -107,7 +109,7 @@ def _environment(folder: Path, url: str, database: str) -> dict[str, str]:
         "ENABLE_AUTONOMOUS_TRADING": "true",
         "CATALYST_CLOCK": str(folder / "clock"),
         "CATALYST_CLOCK_SPEED": str(SPEED),
-        "CATALYST_CLOCK_HELD_SPEED": str(HELD),
+        "CATALYST_CLOCK_HELD_SPEED": str(HOLD_SPEED),
     }
 
 
@@ -129,12 +131,12 @@ async def _admin(url: str, path: str, body: dict[str, Any] | None = None) -> Any
             return await answer.json()
 
 
-async def _heal(url: str) -> None:
+async def _clear_faults(url: str) -> None:
     async with aiohttp.ClientSession() as http, http.delete(f"{url}/admin/faults") as answer:
         assert answer.status == 200
 
 
-async def _fired(url: str) -> bool:
+async def _fired_faults(url: str) -> bool:
     return any(fault["fired"] for fault in await _admin(url, "faults") if fault["kind"] == "hang")
 
 
@@ -142,7 +144,7 @@ async def _is_file(path: Path) -> bool:
     return path.is_file()  # noqa: ASYNC240 - a look at a file of another process
 
 
-async def _until(condition: Any, process: asyncio.subprocess.Process, log: Path) -> None:
+async def _wait_until(condition: Any, process: asyncio.subprocess.Process, log: Path) -> None:
     """Wait for something in another process; a process that ended instead shows its log."""
     async with asyncio.timeout(600):  # a bound, not a wait: what ended shows at once
         while not await condition():

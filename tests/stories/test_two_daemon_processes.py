@@ -5,11 +5,13 @@ import signal
 from pathlib import Path
 
 import asyncpg
+import pytest
 
-from tests.stories.test_sigkill import _admin, _daemon, _environment, _tail, _until, exchange
+from tests.stories.test_sigkill import _admin, _daemon, _environment, _tail, _wait_until, exchange
 
 
-async def test_f092_a_daemon_that_slept_through_its_replacement(database: str, tmp_path: Path) -> None:
+@pytest.mark.promise("F092")
+async def test_stopped_daemon_sends_nothing_after_being_replaced(database: str, tmp_path: Path) -> None:
     """The same machine: the seat is taken. Another one: the lock is. Stopped, its connections ended and another
     started, the first one sends nothing when it wakes, and leaves; each says who has the account."""
     async with exchange(tmp_path) as (url, _):
@@ -19,7 +21,9 @@ async def test_f092_a_daemon_that_slept_through_its_replacement(database: str, t
         first = await _daemon(here, tmp_path, "first.log")
         replacement = None
         try:
-            await _until(lambda: _says(tmp_path / "first.log", "daemon_ready"), first, tmp_path / "first.log")
+            await _wait_until(
+                lambda: _log_contains(tmp_path / "first.log", "daemon_ready"), first, tmp_path / "first.log"
+            )
             for name, environment, said in (
                 (
                     "same.log",
@@ -35,7 +39,7 @@ async def test_f092_a_daemon_that_slept_through_its_replacement(database: str, t
                     if await asyncio.wait_for(late.wait(), 120) != 1:
                         break
                 assert late.returncode == 75, _tail(tmp_path / name)
-                assert await _says(tmp_path / name, said), _tail(tmp_path / name)
+                assert await _log_contains(tmp_path / name, said), _tail(tmp_path / name)
 
             first.send_signal(signal.SIGSTOP)
             conn = await asyncpg.connect(database)
@@ -44,17 +48,21 @@ async def test_f092_a_daemon_that_slept_through_its_replacement(database: str, t
                 " WHERE datname = current_database() AND pid <> pg_backend_pid()"
             )
             replacement = await _daemon(there, tmp_path, "next.log")
-            await _until(
-                lambda: _says(tmp_path / "next.log", "daemon_ready"), replacement, tmp_path / "next.log"
+            await _wait_until(
+                lambda: _log_contains(tmp_path / "next.log", "daemon_ready"),
+                replacement,
+                tmp_path / "next.log",
             )
             begun = await conn.fetchval("SELECT epoch FROM daemon")
             assert begun == 2
             await asyncio.sleep(5.5)  # longer than a process may stand still without a second look
             first.send_signal(signal.SIGCONT)
             assert await asyncio.wait_for(first.wait(), 60) == 75, _tail(tmp_path / "first.log")
-            assert await _says(tmp_path / "first.log", "has taken over from 1"), _tail(tmp_path / "first.log")
+            assert await _log_contains(tmp_path / "first.log", "has taken over from 1"), _tail(
+                tmp_path / "first.log"
+            )
             assert replacement.returncode is None
-            changes = (await _admin(url, "ledger"))["requests"]
+            changes = (await _admin(url, "logs"))["requests"]
             assert [one for one in changes if one["method"] in ("POST", "DELETE")] == []
             await conn.close()
             replacement.send_signal(signal.SIGUSR1)
@@ -67,5 +75,5 @@ async def test_f092_a_daemon_that_slept_through_its_replacement(database: str, t
                     await process.wait()
 
 
-async def _says(log: Path, words: str) -> bool:
+async def _log_contains(log: Path, words: str) -> bool:
     return log.is_file() and words in log.read_text(errors="replace")  # noqa: ASYNC240 - another process's

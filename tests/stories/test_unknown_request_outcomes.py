@@ -4,188 +4,200 @@ import asyncio
 
 import pytest
 
-from tests.stories.scenario import ENTRY, open_desk
+from tests.stories.scenario import ENTRY, open_scenario
 
-LANDED = [
+LOST_RESPONSE_FAULTS = [
     {"kind": "drop"},
     {"kind": "status", "status": 504},
     {"kind": "status", "status": 500},
     {"kind": "html", "status": 502},
     {"kind": "garble"},
 ]
-LOST = [
+LOST_REQUEST_FAULTS = [
     {"kind": "drop_before"},
     {"kind": "status_before", "status": 503},
     {"kind": "html_before", "status": 502},
 ]
 
 
-@pytest.mark.parametrize("rule", LANDED, ids=lambda rule: str(rule["kind"]) + str(rule.get("status", "")))
-async def test_c03_an_entry_that_landed_unanswered(database: str, rule: dict[str, object]) -> None:
+@pytest.mark.promise("C03")
+@pytest.mark.parametrize(
+    "rule", LOST_RESPONSE_FAULTS, ids=lambda rule: str(rule["kind"]) + str(rule.get("status", ""))
+)
+async def test_entry_without_response_is_adopted_and_protected(
+    database: str, rule: dict[str, object]
+) -> None:
     """It is found by our own id, adopted with its legs and protected; nothing is sent twice."""
-    async with open_desk(database) as desk:
-        desk.prints("AAPL", "190.00")
-        await desk.waits(seconds=1)
-        await desk.admin("faults", {**rule, "method": "POST", "route": "/v2/orders"})
-        await desk.enters("AAPL", 20, **ENTRY)
-        await desk.waits(seconds=20)
-        position = await desk.position("AAPL")
+    async with open_scenario(database) as scenario:
+        scenario.prints("AAPL", "190.00")
+        await scenario.waits(seconds=1)
+        await scenario.admin("faults", {**rule, "method": "POST", "route": "/v2/orders"})
+        await scenario.submit_entry("AAPL", 20, **ENTRY)
+        await scenario.waits(seconds=20)
+        position = await scenario.position("AAPL")
         assert position is not None
         assert position["protected_at"] is not None
-        assert await desk.submits("AAPL") == 1
-        assert len(await desk.orders("AAPL")) == 3
-        await desk.agrees()
+        assert await scenario.count_submitted("AAPL") == 1
+        assert len(await scenario.orders("AAPL")) == 3
+        await scenario.assert_consistent()
 
 
-@pytest.mark.parametrize("rule", LOST, ids=lambda rule: str(rule["kind"]))
-async def test_c03_an_entry_that_never_arrived(database: str, rule: dict[str, object]) -> None:
+@pytest.mark.promise("C03")
+@pytest.mark.parametrize("rule", LOST_REQUEST_FAULTS, ids=lambda rule: str(rule["kind"]))
+async def test_entry_that_never_arrived_frees_its_symbol(database: str, rule: dict[str, object]) -> None:
     """After ten quiet seconds and three clear answers it ends as never arrived, and its symbol is free again."""
-    async with open_desk(database) as desk:
-        desk.prints("AAPL", "190.00")
-        await desk.waits(seconds=1)
-        await desk.admin("faults", {**rule, "method": "POST", "route": "/v2/orders"})
-        await desk.enters("AAPL", 20, **ENTRY)
-        await desk.waits(seconds=8)
-        assert [o["status"] for o in await desk.orders("AAPL")] == ["submitted"]
-        assert desk.parts is not None
-        assert "AAPL" in desk.parts.gate.locked
-        await desk.waits(seconds=20)
-        orders = await desk.orders("AAPL")
+    async with open_scenario(database) as scenario:
+        scenario.prints("AAPL", "190.00")
+        await scenario.waits(seconds=1)
+        await scenario.admin("faults", {**rule, "method": "POST", "route": "/v2/orders"})
+        await scenario.submit_entry("AAPL", 20, **ENTRY)
+        await scenario.waits(seconds=8)
+        assert [o["status"] for o in await scenario.orders("AAPL")] == ["submitted"]
+        assert scenario.components is not None
+        assert "AAPL" in scenario.components.gate.unresolved_symbols
+        await scenario.waits(seconds=20)
+        orders = await scenario.orders("AAPL")
         assert [(o["status"], o["rejection_reason"]) for o in orders] == [("rejected", "NEVER_ARRIVED")]
-        assert "AAPL" not in desk.parts.gate.locked
-        await desk.agrees()
+        assert "AAPL" not in scenario.components.gate.unresolved_symbols
+        await scenario.assert_consistent()
 
 
-async def test_c06_an_entry_refused_at_the_door_goes_again_under_its_id(database: str) -> None:
+@pytest.mark.promise("C06")
+async def test_rate_limited_entry_is_resent_with_same_id(database: str) -> None:
     """Two times 429, which is never heard: the third send of the same id is the order."""
-    async with open_desk(database) as desk:
-        desk.prints("AAPL", "190.00")
-        await desk.waits(seconds=1)
-        await desk.faults("rate_limit", method="POST", route="/v2/orders", count=1)
-        entering = asyncio.ensure_future(desk.enters("AAPL", 20, **ENTRY))
-        await desk.waits(seconds=30)
+    async with open_scenario(database) as scenario:
+        scenario.prints("AAPL", "190.00")
+        await scenario.waits(seconds=1)
+        await scenario.inject_fault("rate_limit", method="POST", route="/v2/orders", count=1)
+        entering = asyncio.ensure_future(scenario.submit_entry("AAPL", 20, **ENTRY))
+        await scenario.waits(seconds=30)
         row = await entering
         assert row.attempts == 2
-        ledger = await desk.admin("ledger?method=POST&path=/v2/orders&symbol=AAPL")
+        ledger = await scenario.admin("ledger?method=POST&path=/v2/orders&symbol=AAPL")
         assert len({entry["client_order_id"] for entry in ledger["requests"]}) == 1
-        assert desk.held("AAPL") == 20
-        await desk.agrees()
+        assert scenario.held_qty("AAPL") == 20
+        await scenario.assert_consistent()
 
 
-async def test_an_order_that_rises_after_it_was_given_up(database: str) -> None:
+async def test_revived_order_raises_alert_and_is_cancelled(database: str) -> None:
     """Invisible for half a minute and declared dead, it shows up working: paged, and cancelled as stale."""
-    async with open_desk(database) as desk:
-        desk.prints("AAPL", "191.00")
-        await desk.waits(seconds=1)
-        await desk.faults("visibility", symbol="AAPL", seconds=40)
-        await desk.faults("empty", method="GET", route="/v2/orders", count=0)
-        await desk.faults("stream_drop", symbol="AAPL", count=0)
-        await desk.faults("drop", method="POST", route="/v2/orders")
-        await desk.enters("AAPL", 20, **ENTRY)
-        await desk.waits(seconds=25)
-        assert [o["status"] for o in await desk.orders("AAPL")] == ["rejected"]
-        await desk.heals()
-        await desk.waits(seconds=90)
-        orders = await desk.orders("AAPL")
+    async with open_scenario(database) as scenario:
+        scenario.prints("AAPL", "191.00")
+        await scenario.waits(seconds=1)
+        await scenario.inject_fault("visibility", symbol="AAPL", seconds=40)
+        await scenario.inject_fault("empty", method="GET", route="/v2/orders", count=0)
+        await scenario.inject_fault("stream_drop", symbol="AAPL", count=0)
+        await scenario.inject_fault("drop", method="POST", route="/v2/orders")
+        await scenario.submit_entry("AAPL", 20, **ENTRY)
+        await scenario.waits(seconds=25)
+        assert [o["status"] for o in await scenario.orders("AAPL")] == ["rejected"]
+        await scenario.clear_faults()
+        await scenario.waits(seconds=90)
+        orders = await scenario.orders("AAPL")
         assert {o["status"] for o in orders} == {"cancelled"}
-        assert "ORDER_ROSE_AGAIN" in await desk.alerts()
-        await desk.agrees()
+        assert "ORDER_REVIVED" in await scenario.alert_events()
+        await scenario.assert_consistent()
 
 
-async def test_an_exit_that_landed_unanswered_sells_once(database: str) -> None:
+async def test_exit_without_response_sells_once(database: str) -> None:
     """The sale was taken and the answer lost: the shares are gone once, and the position closes by its fill."""
-    async with open_desk(database) as desk:
-        await desk.holds("AAPL", 20)
-        await desk.faults("drop", method="POST", route="/v2/orders")
-        assert (await desk.tells("close", symbol="AAPL"))["ok"]
-        await desk.waits(seconds=30)
-        assert desk.held("AAPL") == 0
-        position = await desk.position("AAPL")
+    async with open_scenario(database) as scenario:
+        await scenario.holds("AAPL", 20)
+        await scenario.inject_fault("drop", method="POST", route="/v2/orders")
+        assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
+        await scenario.waits(seconds=30)
+        assert scenario.held_qty("AAPL") == 0
+        position = await scenario.position("AAPL")
         assert position is not None
         assert position["close_reason"].startswith("MANUAL")
-        assert await desk.submits("AAPL") == 2
-        await desk.agrees()
+        assert await scenario.count_submitted("AAPL") == 2
+        await scenario.assert_consistent()
 
 
-async def test_c01_an_exit_that_is_refused_goes_again_under_a_new_id(database: str) -> None:
+@pytest.mark.promise("C01")
+async def test_rejected_exit_is_resent_with_new_id(database: str) -> None:
     """Two refusals by the broker, for any reason, and the third sale goes through: an exit never gives up, and no id
     is used for a second order."""
-    async with open_desk(database) as desk:
-        await desk.holds("AAPL", 20)
-        await desk.faults(
+    async with open_scenario(database) as scenario:
+        await scenario.holds("AAPL", 20)
+        await scenario.inject_fault(
             "status_before", method="POST", route="/v2/orders", status=403, code=40310000, count=2,
             message="insufficient qty available for order (requested: 20, available: 0)",
         )  # fmt: skip
-        assert (await desk.tells("close", symbol="AAPL"))["ok"]
-        await desk.waits(seconds=30)
-        assert desk.held("AAPL") == 0
-        exits = [o for o in await desk.orders("AAPL") if o["order_purpose"] == "exit"]
+        assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
+        await scenario.waits(seconds=30)
+        assert scenario.held_qty("AAPL") == 0
+        exits = [o for o in await scenario.orders("AAPL") if o["order_purpose"] == "exit"]
         assert [o["status"] for o in exits] == ["rejected", "rejected", "filled"]
         assert len({o["client_order_id"] for o in exits}) == 3
-        await desk.agrees()
+        await scenario.assert_consistent()
 
 
 @pytest.mark.parametrize("kind", ["drop", "drop_before", "cancel_reject", "status"])
-async def test_a_cancel_nobody_answers(database: str, kind: str) -> None:
+async def test_unanswered_cancel_is_repeated_and_exit_completes(database: str, kind: str) -> None:
     """The cancel of what holds the shares is lost or refused: it is asked for again, and the exit goes on."""
-    async with open_desk(database) as desk:
-        await desk.holds("AAPL", 20)
+    async with open_scenario(database) as scenario:
+        await scenario.holds("AAPL", 20)
         if kind == "cancel_reject":
-            await desk.faults(kind, symbol="AAPL")
+            await scenario.inject_fault(kind, symbol="AAPL")
         else:
-            await desk.faults(kind, method="DELETE", route="/v2/orders/*")
-        assert (await desk.tells("close", symbol="AAPL"))["ok"]
-        await desk.waits(seconds=30)
-        assert desk.held("AAPL") == 0
-        await desk.agrees()
+            await scenario.inject_fault(kind, method="DELETE", route="/v2/orders/*")
+        assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
+        await scenario.waits(seconds=30)
+        assert scenario.held_qty("AAPL") == 0
+        await scenario.assert_consistent()
 
 
-async def test_an_answer_about_another_order_settles_nothing(database: str) -> None:
+async def test_incomplete_acknowledgement_leaves_outcome_unknown(database: str) -> None:
     """An acknowledgement without the fields money depends on is a doubt; the order is found by our id."""
-    async with open_desk(database) as desk:
-        desk.prints("AAPL", "190.00")
-        await desk.waits(seconds=1)
-        await desk.faults("remove_fields", method="POST", route="/v2/orders", fields=["symbol", "side"])
-        await desk.enters("AAPL", 20, **ENTRY)
-        await desk.waits(seconds=20)
-        position = await desk.position("AAPL")
+    async with open_scenario(database) as scenario:
+        scenario.prints("AAPL", "190.00")
+        await scenario.waits(seconds=1)
+        await scenario.inject_fault(
+            "remove_fields", method="POST", route="/v2/orders", fields=["symbol", "side"]
+        )
+        await scenario.submit_entry("AAPL", 20, **ENTRY)
+        await scenario.waits(seconds=20)
+        position = await scenario.position("AAPL")
         assert position is not None
         assert position["protected_at"] is not None
-        await desk.agrees()
+        await scenario.assert_consistent()
 
 
-async def test_a_flatten_with_an_entry_nobody_knows_of(database: str) -> None:
+async def test_flatten_ends_entry_with_unknown_outcome(database: str) -> None:
     """SIGTERM while an entry's fate is unknown: the other position is left at once, and the entry is ended too."""
-    async with open_desk(database) as desk:
-        await desk.holds("MSFT", 10)
-        desk.prints("AAPL", "191.00")
-        await desk.waits(seconds=1)
-        await desk.faults("drop", method="POST", route="/v2/orders", symbol="AAPL")
-        await desk.faults("visibility", symbol="AAPL", seconds=8)
-        await desk.faults("stream_drop", symbol="AAPL", count=2)
-        await desk.enters("AAPL", 20, **ENTRY)
-        desk.stop.ask("SIGTERM", flatten=True)
-        await desk.waits(seconds=3)
-        assert desk.held("MSFT") == 0
-        assert await desk.leaves() == 0
-        await desk.agrees()
+    async with open_scenario(database) as scenario:
+        await scenario.holds("MSFT", 10)
+        scenario.prints("AAPL", "191.00")
+        await scenario.waits(seconds=1)
+        await scenario.inject_fault("drop", method="POST", route="/v2/orders", symbol="AAPL")
+        await scenario.inject_fault("visibility", symbol="AAPL", seconds=8)
+        await scenario.inject_fault("stream_drop", symbol="AAPL", count=2)
+        await scenario.submit_entry("AAPL", 20, **ENTRY)
+        scenario.stop.request("SIGTERM", flatten=True)
+        await scenario.waits(seconds=3)
+        assert scenario.held_qty("MSFT") == 0
+        assert await scenario.wait_for_exit() == 0
+        await scenario.assert_consistent()
 
 
-async def test_a_sale_sent_again_and_refused_may_still_have_landed(database: str) -> None:
+async def test_rejected_resend_of_exit_does_not_settle_first_request(database: str) -> None:
     """The first request of an exit is long on its way; the second, under the same id, is turned away at the door.
     That is no verdict: the first lands, is adopted, and the shares are sold once."""
-    async with open_desk(database) as desk:
-        await desk.holds("AAPL", 20)
-        await desk.faults("drop", method="POST", route="/v2/orders", symbol="AAPL")
-        await desk.faults("visibility", symbol="AAPL", side="sell", seconds=12)
-        await desk.faults("stream_drop", symbol="AAPL", side="sell", count=0)
-        await desk.faults("rate_limit", method="POST", route="/v2/orders", symbol="AAPL", nth=2, count=9)
-        await desk.faults("empty", method="GET", route="/v2/orders", count=0)
-        assert (await desk.tells("close", symbol="AAPL"))["ok"]
-        await desk.waits(seconds=11)
-        await desk.heals()
-        await desk.waits(seconds=60)
-        exits = [o for o in await desk.orders("AAPL") if o["order_purpose"] == "exit"]
+    async with open_scenario(database) as scenario:
+        await scenario.holds("AAPL", 20)
+        await scenario.inject_fault("drop", method="POST", route="/v2/orders", symbol="AAPL")
+        await scenario.inject_fault("visibility", symbol="AAPL", side="sell", seconds=12)
+        await scenario.inject_fault("stream_drop", symbol="AAPL", side="sell", count=0)
+        await scenario.inject_fault(
+            "rate_limit", method="POST", route="/v2/orders", symbol="AAPL", nth=2, count=9
+        )
+        await scenario.inject_fault("empty", method="GET", route="/v2/orders", count=0)
+        assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
+        await scenario.waits(seconds=11)
+        await scenario.clear_faults()
+        await scenario.waits(seconds=60)
+        exits = [o for o in await scenario.orders("AAPL") if o["order_purpose"] == "exit"]
         assert [o["status"] for o in exits] == ["filled"]
-        assert desk.held("AAPL") == 0
-        await desk.agrees()
+        assert scenario.held_qty("AAPL") == 0
+        await scenario.assert_consistent()

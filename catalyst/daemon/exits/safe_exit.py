@@ -15,39 +15,47 @@ import structlog
 
 from catalyst.broker.port import Broker, Priority
 from catalyst.clock import Clock
-from catalyst.daemon.orders.ledger import Books
-from catalyst.daemon.orders.submission import Execution
-from catalyst.daemon.runtime.change_signal import Pulse
-from catalyst.domain.errors import BrokerError, NotFound, OrderRefused
-from catalyst.domain.ids import client_order_id, unused_id
+from catalyst.daemon.orders.ledger import OrderLedger
+from catalyst.daemon.orders.submission import OrderSubmission
+from catalyst.daemon.runtime.change_signal import ChangeSignal
+from catalyst.domain.errors import BrokerError, NotFound, OrderRejected
+from catalyst.domain.ids import client_order_id, unused_client_order_id
 from catalyst.domain.order import WORKING, PositionSide, Purpose, Status, side_for
 from catalyst.domain.position import PositionStatus
 from catalyst.domain.price import round_nearest, tick_of
-from catalyst.domain.protection import NEVER_LIVED, UNACKNOWLEDGED
+from catalyst.domain.protection import UNACKNOWLEDGED_REASON, UNACKNOWLEDGED_STATUS
 from catalyst.domain.session import Phase, Session
 from catalyst.store import alerts, exit_intents, orders, positions
 from catalyst.store.exit_intents import ExitIntent
 from catalyst.store.orders import NewOrder, OrderRow
-from catalyst.store.pool import Store, is_passing
+from catalyst.store.pool import Store, is_transient
 from catalyst.store.positions import PositionRow
 
 log = structlog.get_logger()
 
-EVERY: Final = timedelta(seconds=15)
-AGAIN: Final = timedelta(seconds=1)  # after an exit that failed; doubling, to EVERY
-STEP: Final = timedelta(seconds=0.5)
-UNHEARD: Final = timedelta(seconds=2)  # without a word of the stream, ask
-ASK_AGAIN: Final = timedelta(seconds=3)  # before a cancel is asked for a second time
-PATIENCE: Final = timedelta(seconds=30)  # before somebody is told that an exit does not get through
-LONGEST_PAUSE: Final = timedelta(seconds=8)
-CANCEL_FAILS: Final = timedelta(seconds=10)  # a cancel that is refused or unheard for so long is gone around
-REPRICED_FOR: Final = timedelta(seconds=10)  # a target moved to the market has that long to fill
-HELD_FOR: Final = timedelta(seconds=10)  # ... and so may what it says is free
-QUEUED_FOR: Final = timedelta(seconds=60)  # an exit that waits for a halt's end, before it is priced anew
-UNACKNOWLEDGED_FOR: Final = timedelta(seconds=10)  # an acknowledgement takes milliseconds
-QUEUED_AT: Final = Decimal("0.2")  # of the last price, beyond it: whatever the symbol reopens at fills it
-EMPTY_FOR: Final = timedelta(seconds=15)  # the broker's list of positions may lag behind its own fills
-BLOCKED: Final = (
+POLL_INTERVAL: Final = timedelta(seconds=15)
+RETRY_AFTER: Final = timedelta(seconds=1)  # after an exit that failed; doubling, to EVERY
+INITIAL_PAUSE: Final = timedelta(seconds=0.5)
+REPORT_TIMEOUT: Final = timedelta(seconds=2)  # without a word of the stream, ask
+CANCEL_RETRY_AFTER: Final = timedelta(seconds=3)  # before a cancel is asked for a second time
+SLOW_EXIT_AFTER: Final = timedelta(seconds=30)  # before somebody is told that an exit does not get through
+MAX_PAUSE: Final = timedelta(seconds=8)
+CANCEL_FAILED_AFTER: Final = timedelta(
+    seconds=10
+)  # a cancel that is refused or unheard for so long is gone around
+REPRICED_TIMEOUT: Final = timedelta(seconds=10)  # a target moved to the market has that long to fill
+RESERVED_SHARES_TIMEOUT: Final = timedelta(seconds=10)  # ... and so may what it says is free
+QUEUED_EXIT_TIMEOUT: Final = timedelta(
+    seconds=60
+)  # an exit that waits for a halt's end, before it is priced anew
+UNACKNOWLEDGED_TIMEOUT: Final = timedelta(seconds=10)  # an acknowledgement takes milliseconds
+QUEUED_EXIT_OFFSET: Final = Decimal(
+    "0.2"
+)  # of the last price, beyond it: whatever the symbol reopens at fills it
+NO_SHARES_TIMEOUT: Final = timedelta(
+    seconds=15
+)  # the broker's list of positions may lag behind its own fills
+BLOCKED_CODES: Final = (
     "INSUFFICIENT_QTY",
     "WASH_TRADE",
     "OPPOSITE_ORDER",
@@ -55,17 +63,17 @@ BLOCKED: Final = (
 
 
 @dataclass
-class Pauses:
+class ExitBackoff:
     """Doubling waits of one exit; since when the broker shows no share, and since when an order that no list shows
     holds them."""
 
-    pause: timedelta = STEP
-    empty_since: datetime | None = None
-    held_since: datetime | None = None
-    pending_since: dict[int, datetime] = field(default_factory=dict)  # exits no venue has acknowledged
+    pause: timedelta = INITIAL_PAUSE
+    no_shares_since: datetime | None = None
+    reserved_since: datetime | None = None
+    unacknowledged_since: dict[int, datetime] = field(default_factory=dict)  # exits no venue has acknowledged
 
-    def next(self) -> timedelta:
-        now, self.pause = self.pause, min(self.pause * 2, LONGEST_PAUSE)
+    def next_pause(self) -> timedelta:
+        now, self.pause = self.pause, min(self.pause * 2, MAX_PAUSE)
         return now
 
 
@@ -75,23 +83,23 @@ class SafeExit:
 
     store: Store
     broker: Broker
-    books: Books
-    execution: Execution
+    ledger: OrderLedger
+    submission: OrderSubmission
     clock: Clock
     epoch: int
     session: Session | None = None
-    asked: Pulse = field(default_factory=Pulse)
+    requested: ChangeSignal = field(default_factory=ChangeSignal)
     _tasks: dict[int, asyncio.Task[None]] = field(default_factory=dict)
 
-    async def ask(self, position_id: int, *, reason: str, purpose: Purpose, by: str) -> bool:
+    async def request(self, position_id: int, *, reason: str, purpose: Purpose, by: str) -> bool:
         """Persist the wish to leave a position; false when it is being left already."""
         async with self.store.tx("exit_intent") as conn:
-            fresh = await exit_intents.intend(
-                conn, position_id, reason=reason, purpose=purpose, asked_by=by, at=self.clock.now()
+            fresh = await exit_intents.create_intent(
+                conn, position_id, reason=reason, purpose=purpose, requested_by=by, at=self.clock.now()
             )
         if fresh:
-            log.warning("exit_asked", position_id=position_id, reason=reason, by=by)
-            self.asked.beat()
+            log.warning("exit_requested", position_id=position_id, reason=reason, by=by)
+            self.requested.notify()
         return fresh
 
     @property
@@ -102,15 +110,15 @@ class SafeExit:
         """Serve every open intent, for as long as the daemon lives."""
         try:
             while True:
-                asked = self.asked.count
-                await self.serve()
-                await self.asked.next(self.clock, EVERY, since=asked)
+                asked = self.requested.version
+                await self.start_open_intents()
+                await self.requested.wait(self.clock, POLL_INTERVAL, since=asked)
         finally:
             for task in self._tasks.values():
                 task.cancel()
             await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
-    async def serve(self) -> None:
+    async def start_open_intents(self) -> None:
         """Start a task for each open intent that has none. While the market is shut they wait, and what protects
         the shares stays where it is."""
         if not self.market_open:
@@ -121,159 +129,172 @@ class SafeExit:
             task = self._tasks.get(intent.position_id)
             if task is None or task.done():
                 self._tasks[intent.position_id] = asyncio.create_task(
-                    self._serve_one(intent), name=f"exit-{intent.position_id}"
+                    self._run_intent(intent), name=f"exit-{intent.position_id}"
                 )
 
-    async def _serve_one(self, intent: ExitIntent) -> None:
+    async def _run_intent(self, intent: ExitIntent) -> None:
         """Leave it; an exit that fails is begun again soon, and ever more rarely, while it is still wanted."""
-        pause = AGAIN
+        pause = RETRY_AFTER
         while True:
             try:
-                await self._leave(intent)
+                await self._exit_position(intent)
             except Exception:  # one exit that fails must not stop the others
                 log.exception("exit_failed", position_id=intent.position_id, again_in=pause.total_seconds())
             else:
                 return
             await self.clock.sleep(pause)
-            pause = min(pause * 2, EVERY)
-            if not await self._is_wanted(intent):
+            pause = min(pause * 2, POLL_INTERVAL)
+            if not await self._is_intent_open(intent):
                 return
 
-    async def _is_wanted(self, intent: ExitIntent) -> bool:
+    async def _is_intent_open(self, intent: ExitIntent) -> bool:
         try:
             async with self.store.read() as conn:
-                found = await exit_intents.intent_of(conn, intent.position_id)
+                found = await exit_intents.open_intent_of(conn, intent.position_id)
         except Exception as error:
-            if not is_passing(error):
+            if not is_transient(error):
                 raise
             return True  # the tables cannot say: what is done next will show
         return found is not None and found.intent_id == intent.intent_id
 
-    async def _leave(self, intent: ExitIntent) -> None:
+    async def _exit_position(self, intent: ExitIntent) -> None:
         """Return when the position is closed, when nothing is left to do, or when the market is shut."""
         began = self.clock.now()
-        told = False
+        alerted = False
         asked: dict[int, datetime] = {}
-        pauses = Pauses()
+        backoff = ExitBackoff()
         while True:
-            heard = self.books.changed.count
-            position, rows = await self._read(intent.position_id)
+            seen_version = self.ledger.changed.version
+            position, rows = await self._read_position(intent.position_id)
             if position.status == PositionStatus.CLOSED:
-                await self._end(intent, "done")
+                await self._end_intent(intent, "done")
                 return
-            if position.symbol in self.execution.elsewhere:
+            if position.symbol in self.submission.outage_symbols:
                 return  # another hand leaves it, and the tables have not heard of that yet
-            if not told and self.clock.now() - began > PATIENCE:
-                told = True
-                await self._tell(position, intent)
+            if not alerted and self.clock.now() - began > SLOW_EXIT_AFTER:
+                alerted = True
+                await self._alert_slow(position, intent)
             working = [row for row in rows if row.status in WORKING]
-            ours = [row for row in working if _is_exit_of_ours(row, self.clock.now())]
+            ours = [row for row in working if _is_own_exit(row, self.clock.now())]
             if ours:
-                await self._follow(ours, pauses, heard, intent)
+                await self._await_fill(ours, backoff, seen_version, intent)
             elif not self.market_open:
                 log.warning("exit_waits_for_open", symbol=position.symbol, reason=intent.reason)
                 return
             elif working:
-                await self._clear(working, rows, asked, intent, heard, began)
-            elif not await self._sell(position, rows, intent, pauses):
+                await self._cancel_blocking_orders(working, rows, asked, intent, seen_version, began)
+            elif not await self._try_exit_order(position, rows, intent, backoff):
                 return
 
-    async def _sell(
-        self, position: PositionRow, rows: list[OrderRow], intent: ExitIntent, pauses: "Pauses"
+    async def _try_exit_order(
+        self, position: PositionRow, rows: list[OrderRow], intent: ExitIntent, backoff: "ExitBackoff"
     ) -> bool:
         """Send the exit for what was just read; false when the broker, read over and over, holds nothing to sell."""
-        quantity = await self._quantity(position, rows, pauses)
+        quantity = await self._exit_quantity(position, rows, backoff)
         if quantity == 0:
-            pauses.empty_since = pauses.empty_since or self.clock.now()
-            if self.clock.now() - pauses.empty_since >= EMPTY_FOR:
-                await self._end(intent, "abandoned")
-                log.error("exit_found_no_shares", symbol=position.symbol, position_id=position.position_id)
+            backoff.no_shares_since = backoff.no_shares_since or self.clock.now()
+            if self.clock.now() - backoff.no_shares_since >= NO_SHARES_TIMEOUT:
+                await self._end_intent(intent, "abandoned")
+                log.error(
+                    "exit_no_shares_at_broker", symbol=position.symbol, position_id=position.position_id
+                )
                 return False
         else:
-            pauses.empty_since = None
+            backoff.no_shares_since = None
         if not quantity:
-            await self.clock.sleep(min(pauses.next(), UNHEARD))  # a question costs less than a refused order
+            await self.clock.sleep(
+                min(backoff.next_pause(), REPORT_TIMEOUT)
+            )  # a question costs less than a refused order
             return True
-        sent = await self._send(position, rows, intent, quantity)
+        sent = await self._place_exit_order(position, rows, intent, quantity)
         if sent.status is Status.REJECTED:
-            await self.clock.sleep(pauses.next())
+            await self.clock.sleep(backoff.next_pause())
         return True
 
-    async def _read(self, position_id: int) -> tuple[PositionRow, list[OrderRow]]:
+    async def _read_position(self, position_id: int) -> tuple[PositionRow, list[OrderRow]]:
         async with self.store.read() as conn:
             return await positions.get(conn, position_id), await orders.of_position(conn, position_id)
 
-    async def _follow(self, working: list[OrderRow], pauses: Pauses, heard: int, intent: ExitIntent) -> None:
+    async def _await_fill(
+        self, working: list[OrderRow], backoff: ExitBackoff, seen_version: int, intent: ExitIntent
+    ) -> None:
         """Wait a moment for exits already sent, then ask about them. One that the venue never acknowledges is
         cancelled: the next is another order."""
         for row in working:
-            if row.order_type == "limit" and self.clock.now() - row.created_at >= QUEUED_FOR:
-                await self.execution.cancel(row, intent.purpose.upper())
-            elif await self._is_stuck(row, pauses):
+            if row.order_type == "limit" and self.clock.now() - row.created_at >= QUEUED_EXIT_TIMEOUT:
+                await self.submission.cancel(row, intent.purpose.upper())
+            elif await self._is_stuck(row, backoff):
                 log.warning("exit_unacknowledged", order_id=row.order_id, symbol=row.symbol)
-                await self.execution.cancel(row, NEVER_LIVED)
-        if await self.books.changed.next(self.clock, UNHEARD, since=heard):
+                await self.submission.cancel(row, UNACKNOWLEDGED_REASON)
+        if await self.ledger.changed.wait(self.clock, REPORT_TIMEOUT, since=seen_version):
             return
         for row in working:
             if row.alpaca_order_id is None:
-                await self.execution.resolve(row.order_id)
+                await self.submission.resolve(row.order_id)
             else:
-                await self.execution.refresh(row.alpaca_order_id, "poll")
+                await self.submission.refresh(row.alpaca_order_id, "poll")
 
-    async def _is_stuck(self, row: OrderRow, pauses: Pauses) -> bool:
+    async def _is_stuck(self, row: OrderRow, backoff: ExitBackoff) -> bool:
         """True for an exit of which the broker has said for so long that no venue has acknowledged it, and says so
         still; it is asked about a cancel again after a while."""
         now = self.clock.now()
-        if row.broker_status != UNACKNOWLEDGED or row.filled_qty or row.alpaca_order_id is None:
-            pauses.pending_since.pop(row.order_id, None)
+        if row.broker_status != UNACKNOWLEDGED_STATUS or row.filled_qty or row.alpaca_order_id is None:
+            backoff.unacknowledged_since.pop(row.order_id, None)
             return False
-        if now - pauses.pending_since.setdefault(row.order_id, now) < UNACKNOWLEDGED_FOR:
+        if now - backoff.unacknowledged_since.setdefault(row.order_id, now) < UNACKNOWLEDGED_TIMEOUT:
             return False
-        pauses.pending_since[row.order_id] = now + ASK_AGAIN - UNACKNOWLEDGED_FOR
-        if not await self.execution.refresh(row.alpaca_order_id, "poll"):
+        backoff.unacknowledged_since[row.order_id] = now + CANCEL_RETRY_AFTER - UNACKNOWLEDGED_TIMEOUT
+        if not await self.submission.refresh(row.alpaca_order_id, "poll"):
             return False
         async with self.store.read() as conn:
             found = await orders.get(conn, row.order_id)
-        return found.broker_status == UNACKNOWLEDGED and not found.filled_qty
+        return found.broker_status == UNACKNOWLEDGED_STATUS and not found.filled_qty
 
-    async def _clear(
+    async def _cancel_blocking_orders(
         self,
         working: list[OrderRow],
         rows: list[OrderRow],
-        asked: dict[int, datetime],
+        cancel_requested_at: dict[int, datetime],
         intent: ExitIntent,
-        heard: int,
+        seen_version: int,
         began: datetime,
     ) -> None:
         """Cancel what holds the shares, and read it until it is at its end."""
         now = self.clock.now()
-        if now - began >= CANCEL_FAILS and await self._move_target(working, rows, intent):
+        if now - began >= CANCEL_FAILED_AFTER and await self._reprice_target(working, rows, intent):
             return
         for row in working:
             if row.parent_order_id is not None and any(o.order_id == row.parent_order_id for o in working):
                 continue  # a leg ends with its working parent
-            if row.order_id not in asked or now - asked[row.order_id] >= ASK_AGAIN:
-                asked[row.order_id] = now
-                await self.execution.cancel(row, "FLATTEN" if intent.purpose is Purpose.FLATTEN else "EXIT")
-        if await self.books.changed.next(self.clock, UNHEARD, since=heard):
+            if (
+                row.order_id not in cancel_requested_at
+                or now - cancel_requested_at[row.order_id] >= CANCEL_RETRY_AFTER
+            ):
+                cancel_requested_at[row.order_id] = now
+                await self.submission.cancel(row, "FLATTEN" if intent.purpose is Purpose.FLATTEN else "EXIT")
+        if await self.ledger.changed.wait(self.clock, REPORT_TIMEOUT, since=seen_version):
             return  # the stream speaks: read the rows again
-        for broker_id in _groups(working, rows):
-            await self.execution.refresh(broker_id, "poll")
+        for broker_id in _group_broker_ids(working, rows):
+            await self.submission.refresh(broker_id, "poll")
 
-    async def _move_target(self, working: list[OrderRow], rows: list[OrderRow], intent: ExitIntent) -> bool:
+    async def _reprice_target(
+        self, working: list[OrderRow], rows: list[OrderRow], intent: ExitIntent
+    ) -> bool:
         """Where cancels do not get through, ask once for the target to be worth the market's price; true when asked.
 
         The limit goes to a tick from the stop: any better price fills it, and where there is none the stop acts. The
         group stays whole, so nothing is sold twice. An order whose cancel is pending cannot be replaced.
         Source: Alpaca staff, on leaving a bracketed position.
         """
-        target = next((row for row in working if _movable(row, rows)), None)
+        target = next((row for row in working if _is_repriceable(row, rows)), None)
         stop = next((row.stop_price for row in working if row.order_purpose is Purpose.STOP_LOSS), None)
         if target is None or stop is None:
             return False
         step = tick_of(stop) if target.position_side is PositionSide.LONG else -tick_of(stop)
-        log.warning("target_moved", symbol=target.symbol, limit=str(stop + step), reason=intent.reason)
-        await self.execution.replace(
+        log.warning(
+            "take_profit_repriced", symbol=target.symbol, limit=str(stop + step), reason=intent.reason
+        )
+        await self.submission.replace(
             target,
             NewOrder(
                 client_order_id=client_order_id(target.client_order_id, "m", 0),
@@ -296,7 +317,9 @@ class SafeExit:
         )
         return True
 
-    async def _quantity(self, position: PositionRow, rows: list[OrderRow], pauses: Pauses) -> Decimal | None:
+    async def _exit_quantity(
+        self, position: PositionRow, rows: list[OrderRow], backoff: ExitBackoff
+    ) -> Decimal | None:
         """What may be sold (or bought back) now: the smaller of ours and the broker's. None: not known yet.
 
         Zero only when the broker itself shows no share and its ledger holds no fill that we lack.
@@ -304,39 +327,41 @@ class SafeExit:
         try:
             held = await self.broker.position(position.symbol, priority=Priority.EXIT)
         except BrokerError as error:
-            log.warning("position_unreadable", symbol=position.symbol, error=str(error))
+            log.warning("position_read_failed", symbol=position.symbol, error=str(error))
             return None
         if held is None or held.quantity == 0:
             for row in rows:
                 if row.alpaca_order_id is not None:
-                    await self.books.catch_up(row.alpaca_order_id, "poll")
+                    await self.ledger.fetch_missing_fills(row.alpaca_order_id, "poll")
             return Decimal(0)
         if (held.quantity > 0) is not (position.side is PositionSide.LONG):
-            log.error("position_on_the_other_side", symbol=position.symbol, broker_qty=str(held.quantity))
+            log.error("position_side_mismatch", symbol=position.symbol, broker_qty=str(held.quantity))
             return Decimal(0)
         quantity = min(position.quantity, abs(held.quantity))
         if abs(held.available) >= quantity:
-            pauses.held_since = None
+            backoff.reserved_since = None
             return quantity
-        log.info("shares_still_held", symbol=position.symbol, available=str(held.available))
-        if await self._unblock(position.symbol):
+        log.info("shares_reserved", symbol=position.symbol, available=str(held.available))
+        if await self._cancel_external_orders(position.symbol):
             return None
-        pauses.held_since = pauses.held_since or self.clock.now()
-        if self.clock.now() - pauses.held_since < HELD_FOR:
+        backoff.reserved_since = backoff.reserved_since or self.clock.now()
+        if self.clock.now() - backoff.reserved_since < RESERVED_SHARES_TIMEOUT:
             return None
         return quantity  # no list shows what holds them: the refusal of a sale names it
 
-    async def _send(
+    async def _place_exit_order(
         self, position: PositionRow, rows: list[OrderRow], intent: ExitIntent, quantity: Decimal
     ) -> OrderRow:
         base = next((row.client_order_id for row in rows if row.order_purpose is Purpose.ENTRY), None)
         base = base or f"{position.symbol}|{position.entry_time.isoformat()}"
         role = "x" if intent.purpose is Purpose.EXIT else "f"
         before = [row for row in rows if row.order_purpose in (Purpose.EXIT, Purpose.FLATTEN)]
-        attempt, limit = len(before), _queued_at(position, before)
-        sent = await self.execution.place(
+        attempt, limit = len(before), _queued_exit_limit(position, before)
+        sent = await self.submission.place(
             NewOrder(
-                client_order_id=unused_id(base, role, attempt, {row.client_order_id for row in rows}),
+                client_order_id=unused_client_order_id(
+                    base, role, attempt, {row.client_order_id for row in rows}
+                ),
                 symbol=position.symbol,
                 purpose=intent.purpose,
                 position_side=position.side,
@@ -355,29 +380,29 @@ class SafeExit:
         log.info(
             "exit_sent", symbol=position.symbol, qty=str(quantity), reason=intent.reason, status=sent.status
         )
-        named = self.execution.in_the_way.pop(sent.order_id, ())
-        if sent.rejection_reason and sent.rejection_reason.startswith(BLOCKED):
+        named = self.submission.blocking_orders.pop(sent.order_id, ())
+        if sent.rejection_reason and sent.rejection_reason.startswith(BLOCKED_CODES):
             for broker_id in named:
-                await self._cancel_named(broker_id, intent)
-            await self._unblock(position.symbol)
+                await self._cancel_named_order(broker_id, intent)
+            await self._cancel_external_orders(position.symbol)
         return sent
 
-    async def _cancel_named(self, broker_id: str, intent: ExitIntent) -> None:
+    async def _cancel_named_order(self, broker_id: str, intent: ExitIntent) -> None:
         """Cancel an order that the broker named as being in the way: its lists need not show it (a held leg)."""
         async with self.store.read() as conn:
             found = await orders.by_broker_ids(conn, [broker_id])
         if found and found[0].origin != "external":
-            await self.execution.cancel(found[0], intent.purpose.upper())
+            await self.submission.cancel(found[0], intent.purpose.upper())
             return
-        log.warning("foreign_order_cancelled", broker_id=broker_id, position_id=intent.position_id)
+        log.warning("external_order_cancelled", broker_id=broker_id, position_id=intent.position_id)
         try:
             await self.broker.cancel(broker_id)
-        except (OrderRefused, NotFound) as error:
-            log.info("cancel_refused", broker_id=broker_id, said=str(error))
+        except (OrderRejected, NotFound) as error:
+            log.info("cancel_rejected", broker_id=broker_id, reason=str(error))
         except BrokerError as error:
-            log.warning("cancel_unanswered", broker_id=broker_id, error=str(error))
+            log.warning("cancel_unconfirmed", broker_id=broker_id, error=str(error))
 
-    async def _unblock(self, symbol: str) -> bool:
+    async def _cancel_external_orders(self, symbol: str) -> bool:
         """Somebody else's order holds the shares, or is in the way: cancel those the broker shows in the symbol.
 
         True when it showed any, or could not be asked.
@@ -386,59 +411,61 @@ class SafeExit:
         try:
             for report in await self.broker.orders(status="open", symbols=[symbol], priority=Priority.EXIT):
                 shown = True
-                if not await self.books.hear(report, "poll") or await self._is_foreign(report.broker_id):
-                    log.warning("foreign_order_cancelled", symbol=symbol, broker_id=report.broker_id)
+                if not await self.ledger.apply_report(report, "poll") or await self._is_external(
+                    report.broker_id
+                ):
+                    log.warning("external_order_cancelled", symbol=symbol, broker_id=report.broker_id)
                     await self.broker.cancel(report.broker_id)
-        except OrderRefused as error:
-            log.info("cancel_refused", symbol=symbol, said=str(error))
+        except OrderRejected as error:
+            log.info("cancel_rejected", symbol=symbol, reason=str(error))
         except BrokerError as error:
-            log.warning("unblock_failed", symbol=symbol, error=str(error))
+            log.warning("external_cancel_failed", symbol=symbol, error=str(error))
             return True
         return shown
 
-    async def _is_foreign(self, broker_id: str) -> bool:
+    async def _is_external(self, broker_id: str) -> bool:
         async with self.store.read() as conn:
             found = await orders.by_broker_ids(conn, [broker_id])
         return any(row.origin == "external" for row in found)
 
-    async def _end(self, intent: ExitIntent, state: str) -> None:
+    async def _end_intent(self, intent: ExitIntent, state: str) -> None:
         async with self.store.tx("exit_end") as conn:
             await exit_intents.end_intent(conn, intent.position_id, state=state, at=self.clock.now())
 
-    async def _tell(self, position: PositionRow, intent: ExitIntent) -> None:
+    async def _alert_slow(self, position: PositionRow, intent: ExitIntent) -> None:
         log.error("exit_slow", symbol=position.symbol, reason=intent.reason)
-        async with self.store.tx("page") as conn:
+        async with self.store.tx("alert") as conn:
             await alerts.put(
                 conn,
                 severity="CRITICAL",
                 event="EXIT_SLOW",
-                message=f"{position.symbol}: the exit ({intent.reason}) has not come through in {PATIENCE.seconds} s",
+                message=f"{position.symbol}: the exit ({intent.reason}) has not come through in {SLOW_EXIT_AFTER.seconds} s",
                 facts={"position_id": position.position_id, "symbol": position.symbol},
                 dedupe_key=f"EXIT_SLOW:{position.position_id}",
                 at=self.clock.now(),
             )
 
 
-def _queued_at(position: PositionRow, before: list[OrderRow]) -> Decimal | None:
+def _queued_exit_limit(position: PositionRow, previous_exits: list[OrderRow]) -> Decimal | None:
     """The limit of an exit that waits at the broker for the end of a halt, so that the reopening itself fills it;
     None when the last one was not refused for a halt: then it goes at the market."""
-    if not before or not str(before[-1].rejection_reason).startswith("HALTED"):
+    if not previous_exits or not str(previous_exits[-1].rejection_reason).startswith("HALTED"):
         return None
     reference = position.last_price or position.entry_price
     if position.side is PositionSide.LONG:
-        return round_nearest(reference * (1 - QUEUED_AT))
-    return round_nearest(reference * (1 + QUEUED_AT))
+        return round_nearest(reference * (1 - QUEUED_EXIT_OFFSET))
+    return round_nearest(reference * (1 + QUEUED_EXIT_OFFSET))
 
 
-def _is_exit_of_ours(row: OrderRow, now: datetime) -> bool:
+def _is_own_exit(row: OrderRow, now: datetime) -> bool:
     """A person's order against the position is not waited for: it holds the shares, so it is cleared away. A target
     that we moved to the market is waited for, a while."""
     if row.origin == "catalyst" and row.replaces is not None:
-        return now - row.created_at < REPRICED_FOR
+        return now - row.created_at < REPRICED_TIMEOUT
     return row.order_purpose in (Purpose.EXIT, Purpose.FLATTEN) and row.origin != "external"
 
 
-def _movable(row: OrderRow, rows: list[OrderRow]) -> bool:
+def _is_repriceable(row: OrderRow, rows: list[OrderRow]) -> bool:
     """True for a target the broker would replace, when we have not asked that before."""
     return (
         row.order_purpose is Purpose.TAKE_PROFIT
@@ -450,7 +477,7 @@ def _movable(row: OrderRow, rows: list[OrderRow]) -> bool:
     )
 
 
-def _groups(working: list[OrderRow], rows: list[OrderRow]) -> set[str]:
+def _group_broker_ids(working: list[OrderRow], rows: list[OrderRow]) -> set[str]:
     """The broker ids to read so that every working order is seen: a leg is read with its parent."""
     by_id = {row.order_id: row for row in rows}
     tops = [by_id.get(row.parent_order_id or row.order_id, row) for row in working]

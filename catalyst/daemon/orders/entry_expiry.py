@@ -7,9 +7,9 @@ from typing import Final
 import structlog
 
 from catalyst.clock import Clock
-from catalyst.config.schema import Execution as ExecutionConfig
-from catalyst.daemon.orders.ledger import Books
-from catalyst.daemon.orders.submission import Execution
+from catalyst.config.schema import ExecutionConfig
+from catalyst.daemon.orders.ledger import OrderLedger
+from catalyst.daemon.orders.submission import OrderSubmission
 from catalyst.domain.order import NEVER_ARRIVED, Purpose, Status
 from catalyst.store import orders, proposals
 from catalyst.store.orders import OrderRow
@@ -17,30 +17,32 @@ from catalyst.store.pool import Store
 
 log = structlog.get_logger()
 
-EVERY: Final = timedelta(seconds=5)
-IDLE: Final = timedelta(seconds=30)
-ASK_AGAIN: Final = timedelta(seconds=10)
+POLL_INTERVAL: Final = timedelta(seconds=5)
+IDLE_POLL_INTERVAL: Final = timedelta(seconds=30)
+CANCEL_RETRY_AFTER: Final = timedelta(seconds=10)
 
 
 @dataclass
-class Entries:
+class EntryExpiry:
     """Ends what should not wait any longer."""
 
     store: Store
-    books: Books
-    execution: Execution
+    ledger: OrderLedger
+    submission: OrderSubmission
     clock: Clock
     cfg: ExecutionConfig
-    _asked: dict[int, datetime] = field(default_factory=dict)
+    _cancel_requested_at: dict[int, datetime] = field(default_factory=dict)
 
     async def run(self) -> None:
         """Look every few seconds while an entry waits; else when something changes."""
         while True:
-            heard = self.books.changed.count
-            waiting = await self.look()
-            await self.books.changed.next(self.clock, EVERY if waiting else IDLE, since=heard)
+            seen_version = self.ledger.changed.version
+            waiting = await self.expire_entries()
+            await self.ledger.changed.wait(
+                self.clock, POLL_INTERVAL if waiting else IDLE_POLL_INTERVAL, since=seen_version
+            )
 
-    async def look(self) -> bool:
+    async def expire_entries(self) -> bool:
         """End expired proposals and never-sent rows; cancel entries that have not filled in their time.
 
         True while an entry waits for anything.
@@ -53,16 +55,16 @@ class Entries:
                 waiting -= {ended.order_id for ended in await proposals.expire(conn, at=self.clock.now())}
         for row in rows:
             if row.status is Status.CREATED and row.order_id not in waiting:
-                await self._never_sent(row)
+                await self._close_never_sent(row)
             elif row.status is Status.CREATED or row.origin != "catalyst" or row.filled_qty:
                 continue
             elif row.rejection_reason == NEVER_ARRIVED:
-                await self._cancel(row, "ENTRY_TIMEOUT")  # it rose again, long after its moment
+                await self._cancel_entry(row, "ENTRY_TIMEOUT")  # it rose again, long after its moment
             else:
-                await self._timeout(row)
+                await self._cancel_if_timed_out(row)
         return bool(rows)
 
-    async def _never_sent(self, row: OrderRow) -> None:
+    async def _close_never_sent(self, row: OrderRow) -> None:
         """A row nobody will send any more ends here: the broker never heard of it."""
         now = self.clock.now()
         async with self.store.tx("never_sent") as conn:
@@ -70,28 +72,31 @@ class Entries:
             if seen.status is not Status.CREATED:
                 return
             ticket = await proposals.of_order(conn, row.order_id)
-            await orders.move(
+            await orders.transition(
                 conn,
                 row.order_id,
-                seen=Status.CREATED,
-                then=Status.CANCELLED,
+                from_status=Status.CREATED,
+                to_status=Status.CANCELLED,
                 at=now,
                 source="recovery" if ticket is None else "operator",
                 cancel_reason="NEVER_SENT" if ticket is None else "EXPIRED_PROPOSAL",
-                epoch=self.execution.epoch,
+                epoch=self.submission.epoch,
             )
         log.info("entry_never_sent", symbol=row.symbol, order_id=row.order_id, proposed=ticket is not None)
 
-    async def _timeout(self, row: OrderRow) -> None:
+    async def _cancel_if_timed_out(self, row: OrderRow) -> None:
         now = self.clock.now()
         since = row.submitted_at or row.created_at
         if now - since >= timedelta(seconds=self.cfg.entry_timeout_seconds):
-            await self._cancel(row, "ENTRY_TIMEOUT")
+            await self._cancel_entry(row, "ENTRY_TIMEOUT")
 
-    async def _cancel(self, row: OrderRow, reason: str) -> None:
+    async def _cancel_entry(self, row: OrderRow, reason: str) -> None:
         now = self.clock.now()
-        if row.order_id in self._asked and now - self._asked[row.order_id] < ASK_AGAIN:
+        if (
+            row.order_id in self._cancel_requested_at
+            and now - self._cancel_requested_at[row.order_id] < CANCEL_RETRY_AFTER
+        ):
             return
-        self._asked[row.order_id] = now
+        self._cancel_requested_at[row.order_id] = now
         log.info("entry_cancelled", symbol=row.symbol, order_id=row.order_id, reason=reason)
-        await self.execution.cancel(row, reason)
+        await self.submission.cancel(row, reason)

@@ -15,32 +15,37 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Memory:
+class LastKnownState:
     """`held` and `rows` are of the last look, which began at `at` when the books had changed `changes` times;
     `symbols` is every symbol this daemon ever answered for."""
 
-    held: "Sequence[PositionRow]" = ()
-    rows: "Mapping[int, Sequence[OrderRow]]" = field(default_factory=dict)  # of each position held
+    positions: "Sequence[PositionRow]" = ()
+    orders: "Mapping[int, Sequence[OrderRow]]" = field(default_factory=dict)  # of each position held
     symbols: set[str] = field(default_factory=set)
-    changes: int | None = None
-    at: "datetime | None" = None
+    version: int | None = None
+    read_at: "datetime | None" = None
 
-    def keep(
+    def update(
         self,
-        held: "Sequence[PositionRow]",
-        rows: "Mapping[int, Sequence[OrderRow]]",
+        positions: "Sequence[PositionRow]",
+        orders: "Mapping[int, Sequence[OrderRow]]",
         *,
-        changes: int,
-        at: "datetime",
+        version: int,
+        read_at: "datetime",
     ) -> None:
         """Remember a look at every open position and its orders."""
-        self.held, self.rows, self.changes, self.at = tuple(held), dict(rows), changes, at
-        self.symbols |= {position.symbol for position in held}
+        self.positions, self.orders, self.version, self.read_at = (
+            tuple(positions),
+            dict(orders),
+            version,
+            read_at,
+        )
+        self.symbols |= {position.symbol for position in positions}
 
-    def holds_good(self, *, changes: int, since: "datetime") -> bool:
+    def is_current(self, *, version: int, since: "datetime") -> bool:
         """True when the look is no older than that, and the books have not changed after it began."""
-        return self.changes == changes and self.at is not None and self.at >= since
+        return self.version == version and self.read_at is not None and self.read_at >= since
 
-    def know(self, symbols: "Iterable[str]") -> None:
+    def add_symbols(self, symbols: "Iterable[str]") -> None:
         """Remember symbols that are ours to answer for."""
         self.symbols |= set(symbols)

@@ -16,14 +16,14 @@ from typing import Final
 import orjson
 import structlog
 
-from catalyst.domain.fault_points import Moment, Witness, tell
+from catalyst.domain.fault_points import FaultPoint, Moment, reach
 
 log = structlog.get_logger()
 
-_FIRST: Final = "catalyst"  # what the first line's checksum begins with
+_CHECKSUM_SEED: Final = "catalyst"  # what the first line's checksum begins with
 
 
-class Step(StrEnum):
+class SpoolEntryKind(StrEnum):
     """What a line says."""
 
     LATCH = "latch"  # entries are over: name, reason, by
@@ -31,16 +31,16 @@ class Step(StrEnum):
     CANCEL = "cancel"  # an order is about to be cancelled: symbol, broker_id
     SELL = "sell"  # an order is about to be sent: the whole order
     PROTECT = "protect"  # a stop and a target are about to be sent: the whole order
-    ANSWER = "answer"  # what the broker said to it: client_order_id, outcome, text
+    RESPONSE = "response"  # what the broker said to it: client_order_id, outcome, text
     PROOF = "proof"  # what the broker showed at the end
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class SpoolEntry:
     """One step. `facts` are JSON values: quantities and times as text."""
 
     at: datetime
-    step: Step
+    kind: SpoolEntryKind
     facts: Mapping[str, object]
 
     def text(self, name: str) -> str:
@@ -48,67 +48,67 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class SpoolContents:
     """What a spool holds: `key` names it for good, `broken` are the lines no checksum vouches for."""
 
     key: str
-    lines: tuple[Line, ...]
-    broken: tuple[bytes, ...]
+    entries: tuple[SpoolEntry, ...]
+    corrupt_lines: tuple[bytes, ...]
 
 
 class Spool:
     """The file of one account in one state directory. Nothing is opened or made before the first line."""
 
-    def __init__(self, folder: Path, account_name: str, witness: Witness | None = None) -> None:
+    def __init__(self, folder: Path, account_name: str, fault_point: FaultPoint | None = None) -> None:
         self.path = folder / f"{account_name}.spool"
-        self._witness = witness
+        self._fault_point = fault_point
 
     @property
     def pending(self) -> bool:
         """True while there is something the tables have not been told."""
         return self.path.exists()
 
-    def write(self, step: Step, at: datetime, **facts: object) -> bool:
+    def write(self, kind: SpoolEntryKind, at: datetime, **facts: object) -> bool:
         """Put one line on the disk; false, and said aloud, when the disk will not have it."""
-        tell(self._witness, f"WRITE spool {step}", Moment.BEFORE)
+        reach(self._fault_point, f"WRITE spool {kind}", Moment.BEFORE)
         try:
-            self._append({"at": at.isoformat(), "step": step, **facts})
+            self._append_entry({"at": at.isoformat(), "kind": kind, **facts})
         except OSError as error:
-            log.critical("spool_unwritable", step=step, path=str(self.path), error=str(error))
+            log.critical("spool_write_failed", step=kind, path=str(self.path), error=str(error))
             return False
-        tell(self._witness, f"WRITE spool {step}", Moment.AFTER)
+        reach(self._fault_point, f"WRITE spool {kind}", Moment.AFTER)
         return True
 
-    def read(self) -> Reading:
+    def read(self) -> SpoolContents:
         """Every line, in order. Raises OSError when the file is not there."""
         whole = self.path.read_bytes()
-        before, lines, broken = _FIRST, [], []
+        before, lines, broken = _CHECKSUM_SEED, [], []
         for raw in whole.split(b"\n"):
             if not raw:
                 continue
-            line = _line(raw, before)
+            line = _parse_entry(raw, before)
             if line is None:
                 broken.append(raw)
                 continue
             lines.append(line)
-            before = _checksum_in(raw)
+            before = _stored_checksum(raw)
         key = hashlib.sha256(whole.split(b"\n", 1)[0]).hexdigest()[:32]
-        return Reading(key, tuple(lines), tuple(broken))
+        return SpoolContents(key, tuple(lines), tuple(broken))
 
     def archive(self, key: str) -> Path:
         """Put the file aside, under its name for good. The tables have it all."""
         kept = self.path.with_name(f"{self.path.stem}.{key}.imported")
-        tell(self._witness, "WRITE spool archive", Moment.BEFORE)
+        reach(self._fault_point, "WRITE spool archive", Moment.BEFORE)
         self.path.replace(kept)
         _sync_folder(self.path.parent)
-        tell(self._witness, "WRITE spool archive", Moment.AFTER)
+        reach(self._fault_point, "WRITE spool archive", Moment.AFTER)
         return kept
 
-    def _append(self, facts: Mapping[str, object]) -> None:
+    def _append_entry(self, facts: Mapping[str, object]) -> None:
         fresh = not self.path.exists()
         if fresh:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-        before, torn = self._end()
+        before, torn = self._read_tail()
         body = orjson.dumps(facts, option=orjson.OPT_SORT_KEYS)
         line = body[:-1] + b',"sum":"' + _checksum(before, body).encode() + b'"}\n'
         file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -122,29 +122,29 @@ class Spool:
         if fresh:
             _sync_folder(self.path.parent)
 
-    def _end(self) -> tuple[str, bool]:
+    def _read_tail(self) -> tuple[str, bool]:
         """The checksum the next line goes on from, and whether the last one was torn."""
         if not self.path.exists():
-            return _FIRST, False
+            return _CHECKSUM_SEED, False
         whole = self.path.read_bytes()
-        before = _FIRST
+        before = _CHECKSUM_SEED
         for raw in whole.split(b"\n"):
-            if raw and _line(raw, before) is not None:
-                before = _checksum_in(raw)
+            if raw and _parse_entry(raw, before) is not None:
+                before = _stored_checksum(raw)
         return before, not whole.endswith(b"\n") and bool(whole)
 
 
-def _line(raw: bytes, before: str) -> Line | None:
+def _parse_entry(raw: bytes, before: str) -> SpoolEntry | None:
     """The line, when its checksum says that it is whole and follows the one before it."""
     try:
         facts = orjson.loads(raw)
         if not isinstance(facts, dict):
             return None
-        told = facts.pop("sum", None)
+        stored_sum = facts.pop("sum", None)
         body = orjson.dumps(facts, option=orjson.OPT_SORT_KEYS)
-        if told != _checksum(before, body):
+        if stored_sum != _checksum(before, body):
             return None
-        return Line(datetime.fromisoformat(facts.pop("at")), Step(facts.pop("step")), facts)
+        return SpoolEntry(datetime.fromisoformat(facts.pop("at")), SpoolEntryKind(facts.pop("kind")), facts)
     except (ValueError, KeyError, TypeError):
         return None
 
@@ -153,7 +153,7 @@ def _checksum(before: str, body: bytes) -> str:
     return hashlib.sha256(before.encode() + body).hexdigest()
 
 
-def _checksum_in(raw: bytes) -> str:
+def _stored_checksum(raw: bytes) -> str:
     return str(orjson.loads(raw)["sum"])
 
 

@@ -14,9 +14,9 @@ import structlog
 
 from catalyst.clock import Clock
 from catalyst.config.schema import ProtectionConfig
-from catalyst.daemon.runtime.change_signal import Pulse
+from catalyst.daemon.runtime.change_signal import ChangeSignal
 from catalyst.domain.order import Purpose, Status
-from catalyst.domain.protection import NEVER_LIVED, Protection
+from catalyst.domain.protection import UNACKNOWLEDGED_REASON, Protection
 from catalyst.store import alerts, orders, positions, risk_events
 from catalyst.store.orders import OrderRow
 from catalyst.store.pool import Store
@@ -24,79 +24,88 @@ from catalyst.store.positions import PositionRow
 
 log = structlog.get_logger()
 
-OVER_BUDGET: Final = "NAKED_OVER_BUDGET"
-LOOK_BACK: Final = timedelta(days=1)
-A_DAY: Final = timedelta(days=1)
+OVER_BUDGET: Final = "UNPROTECTED_OVER_BUDGET"
+CLOSED_LOOKBACK: Final = timedelta(days=1)
+ALERT_WINDOW: Final = timedelta(days=1)
 
 
 @dataclass
-class Naked:
+class UnprotectedTime:
     """Writes each gap where the position is, and pages when it is longer than it may be."""
 
     store: Store
     clock: Clock
     cfg: ProtectionConfig
-    bare: set[int] = field(default_factory=set)  # positions not under a working stop right now
-    bared: Pulse = field(default_factory=Pulse)  # another one is
-    _told: set[tuple[int, datetime]] = field(default_factory=set)  # positions, and since when they were bare
-    _held: set[int] | None = None  # of the last look; None: nobody has looked in this life
+    unprotected: set[int] = field(default_factory=set)  # positions not under a working stop right now
+    unprotected_changed: ChangeSignal = field(default_factory=ChangeSignal)  # another one is
+    _alerted_gaps: set[tuple[int, datetime]] = field(
+        default_factory=set
+    )  # positions, and since when they were bare
+    _last_position_ids: set[int] | None = None  # of the last look; None: nobody has looked in this life
 
-    async def covered(self, position: PositionRow, rows: Sequence[OrderRow]) -> None:
+    async def mark_protected(self, position: PositionRow, rows: Sequence[OrderRow]) -> None:
         """Write that the position is protected, and how long it was not."""
-        self.bare.discard(position.position_id)
+        self.unprotected.discard(position.position_id)
         if position.protected_at is not None:
             return
-        since = uncovered_since(position, rows)
-        at = await self._covered_at(since, rows)
-        naked = position.naked_seconds + _seconds(at - since)
+        since = unprotected_since(position, rows)
+        at = await self._protected_at(since, rows)
+        unprotected_seconds = position.unprotected_seconds + _seconds(at - since)
         async with self.store.tx("protected") as conn:
-            await positions.guard(conn, position.position_id, protected_at=at, naked_seconds=naked)
+            await positions.set_protection(
+                conn, position.position_id, protected_at=at, unprotected_seconds=unprotected_seconds
+            )
         log.info(
             "position_protected",
             symbol=position.symbol,
             qty=str(position.quantity),
             stop=str(position.stop_loss),
             target=str(position.take_profit),
-            naked_seconds=str(naked),
+            unprotected_seconds=str(unprotected_seconds),
         )
-        await self._budget(position, since, at - since, naked)
+        await self._check_budget(position, since, at - since, unprotected_seconds)
 
-    async def uncovered(self, position: PositionRow, rows: Sequence[OrderRow], state: Protection) -> None:
+    async def mark_unprotected(
+        self, position: PositionRow, rows: Sequence[OrderRow], state: Protection
+    ) -> None:
         """Write that the position is not protected; tell somebody when it stays so."""
-        if position.position_id not in self.bare:
-            self.bare.add(position.position_id)
-            self.bared.beat()
+        if position.position_id not in self.unprotected:
+            self.unprotected.add(position.position_id)
+            self.unprotected_changed.notify()
             log.warning(
                 "position_unprotected", symbol=position.symbol, qty=str(position.quantity), state=state
             )
         if position.protected_at is not None:
-            async with self.store.tx("uncovered") as conn:
-                await positions.guard(
-                    conn, position.position_id, protected_at=None, naked_seconds=position.naked_seconds
+            async with self.store.tx("unprotected") as conn:
+                await positions.set_protection(
+                    conn,
+                    position.position_id,
+                    protected_at=None,
+                    unprotected_seconds=position.unprotected_seconds,
                 )
-        since = uncovered_since(position, rows)
+        since = unprotected_since(position, rows)
         gap = self.clock.now() - since
-        await self._budget(position, since, gap, position.naked_seconds + _seconds(gap))
+        await self._check_budget(position, since, gap, position.unprotected_seconds + _seconds(gap))
 
-    async def look(self, held: Sequence[PositionRow]) -> None:
+    async def measure_closed(self, held: Sequence[PositionRow]) -> None:
         """Settle what was closed since the last look before anybody could confirm its stop."""
         ids = {position.position_id for position in held}
-        gone = self._held is None or bool(self._held - ids)
-        self._held = ids
-        self.bare &= ids
+        gone = self._last_position_ids is None or bool(self._last_position_ids - ids)
+        self._last_position_ids = ids
+        self.unprotected &= ids
         if not gone:
             return
         async with self.store.read() as conn:
-            closed = await positions.unmeasured(conn, since=self.clock.now() - LOOK_BACK)
+            closed = await positions.without_protection_time(conn, since=self.clock.now() - CLOSED_LOOKBACK)
         for position in closed:
-            await self._settle(position)
+            await self._measure_closed_position(position)
 
-    async def _settle(self, position: PositionRow) -> None:
+    async def _measure_closed_position(self, position: PositionRow) -> None:
         """A position that ended without a confirmed stop was bare until its legs went live, or to its end."""
         assert position.exit_time is not None  # it is closed
         async with self.store.read() as conn:
             rows = await orders.of_position(conn, position.position_id)
-        since = uncovered_since(position, rows)
+        since = unprotected_since(position, rows)
         entries = {row.order_id: row for row in rows if row.order_purpose is Purpose.ENTRY}
         lived = [
             entries[row.parent_order_id]
@@ -105,18 +114,21 @@ class Naked:
             if row.status is Status.FILLED or row.closed_at is None or row.closed_at >= position.exit_time
         ]
         until = position.exit_time
-        if not position.naked_seconds and any(entry.status is Status.FILLED for entry in lived):
+        if not position.unprotected_seconds and any(entry.status is Status.FILLED for entry in lived):
             async with self.store.read() as conn:
                 filled = await orders.last_fill_at(conn, lived[0].order_id)
             until = min(until, filled or until)
-        naked = position.naked_seconds + _seconds(until - since)
+        unprotected_seconds = position.unprotected_seconds + _seconds(until - since)
         async with self.store.tx("protected") as conn:
-            await positions.guard(
-                conn, position.position_id, protected_at=position.exit_time, naked_seconds=naked
+            await positions.set_protection(
+                conn,
+                position.position_id,
+                protected_at=position.exit_time,
+                unprotected_seconds=unprotected_seconds,
             )
-        await self._budget(position, since, until - since, naked)
+        await self._check_budget(position, since, until - since, unprotected_seconds)
 
-    async def _covered_at(self, since: datetime, rows: Sequence[OrderRow]) -> datetime:
+    async def _protected_at(self, since: datetime, rows: Sequence[OrderRow]) -> datetime:
         """When the stop went live: a bracket's with the last fill of its entry, though nobody of ours was alive to
         hear of it; any other when we saw it."""
         stops = [row for row in rows if row.order_purpose is Purpose.STOP_LOSS and row.is_working]
@@ -132,16 +144,18 @@ class Naked:
             at = await orders.last_fill_at(conn, entries[0].order_id)
         return self.clock.now() if at is None else max(since, at)
 
-    async def _budget(self, position: PositionRow, since: datetime, gap: timedelta, naked: Decimal) -> None:
+    async def _check_budget(
+        self, position: PositionRow, since: datetime, gap: timedelta, unprotected_seconds: Decimal
+    ) -> None:
         """Page for a position that was bare longer than it may be: once in all, and for every gap as long as that."""
-        budget = Decimal(str(self.cfg.naked_budget_seconds))
-        known = any(position_id == position.position_id for position_id, _ in self._told)
-        if naked <= budget or (known and _seconds(gap) <= budget):
+        budget = Decimal(str(self.cfg.unprotected_budget_seconds))
+        known = any(position_id == position.position_id for position_id, _ in self._alerted_gaps)
+        if unprotected_seconds <= budget or (known and _seconds(gap) <= budget):
             return
-        if (position.position_id, since) in self._told:
+        if (position.position_id, since) in self._alerted_gaps:
             return
-        self._told.add((position.position_id, since))
-        seconds = f"{naked.quantize(Decimal('0.1')):f}"
+        self._alerted_gaps.add((position.position_id, since))
+        seconds = f"{unprotected_seconds.quantize(Decimal('0.1')):f}"
         allowed = f"{budget.normalize():f}"
         message = f"{position.symbol}: {seconds} s without a stop at the broker, {allowed} s are allowed"
         facts = {
@@ -151,9 +165,9 @@ class Naked:
             "seconds": seconds,
             "budget": allowed,
         }
-        log.critical("naked_over_budget", **facts)
+        log.critical("unprotected_over_budget", **facts)
         at = self.clock.now()
-        async with self.store.tx("page") as conn:
+        async with self.store.tx("alert") as conn:
             fresh = await alerts.put(
                 conn,
                 severity="CRITICAL",
@@ -162,7 +176,7 @@ class Naked:
                 facts=facts,
                 dedupe_key=f"{OVER_BUDGET}:{position.position_id}:{since.isoformat()}",
                 at=at,
-                window=A_DAY,
+                window=ALERT_WINDOW,
             )
             if fresh:
                 await risk_events.put(
@@ -176,10 +190,10 @@ class Naked:
                 )
 
 
-def uncovered_since(position: PositionRow, rows: Sequence[OrderRow]) -> datetime:
+def unprotected_since(position: PositionRow, rows: Sequence[OrderRow]) -> datetime:
     """Since when no working stop covers the position: the end of its last stop that lived, or of the target that a stop
     was held behind, else its first fill."""
-    asleep = unfinished(rows)
+    asleep = unfilled_entries(rows)
     held = {row.parent_order_id for row in rows if row.order_purpose is Purpose.STOP_LOSS and row.is_working}
     ends = [
         row.closed_at
@@ -188,14 +202,14 @@ def uncovered_since(position: PositionRow, rows: Sequence[OrderRow]) -> datetime
         or (row.order_purpose is Purpose.TAKE_PROFIT and (row.parent_order_id or row.order_id) in held)
         if row.closed_at is not None
         and row.status not in (Status.REJECTED, Status.FILLED, Status.REPLACED)
-        and row.cancel_reason != NEVER_LIVED
+        and row.cancel_reason != UNACKNOWLEDGED_REASON
         and row.parent_order_id not in asleep
         and (position.exit_time is None or row.closed_at < position.exit_time)
     ]
     return max([position.entry_time, *ends])
 
 
-def unfinished(rows: Sequence[OrderRow]) -> set[int | None]:
+def unfilled_entries(rows: Sequence[OrderRow]) -> set[int | None]:
     """Entries that are not completely filled: their legs protect nothing. One that was replaced is as finished
     as the order that took its place."""
     after = {row.replaces: row for row in rows if row.replaces is not None}

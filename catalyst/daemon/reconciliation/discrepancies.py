@@ -11,112 +11,126 @@ from enum import StrEnum
 from typing import Final
 
 from catalyst.domain.order import TERMINAL, WORKING, Purpose, Status, status_of
-from catalyst.domain.position import Holding
+from catalyst.domain.position import PositionState
 from catalyst.domain.report import OrderReport, PositionReport
 from catalyst.store.orders import OrderRow
-from catalyst.store.reconciliation import Flaw, Held
+from catalyst.store.reconciliation import Contradiction, StoredHolding
 
-NOTHING: Final = Decimal(0)
-DOUBT_FOR: Final = timedelta(seconds=12)  # the broker's positions may lag behind its own fills
+ZERO: Final = Decimal(0)
+CONFIRM_AFTER: Final = timedelta(seconds=12)  # the broker's positions may lag behind its own fills
 
 
-class Kind(StrEnum):
+class DiscrepancyKind(StrEnum):
     """What a difference is about; the first word of its text, and the event of its alert."""
 
     PHANTOM = "PHANTOM_POSITION"  # we hold a row, the broker no share
     ORPHAN = "ORPHAN_POSITION"  # the broker holds shares that no row explains
     QUANTITY = "QTY_MISMATCH"
     ORDER = "ORDER_MISMATCH"  # an order's status, or that it exists
-    GROUP = "LEG_MISMATCH"  # parent and legs: who belongs to whom, as what, for how many
-    BOOKS = "BOOKS_CONTRADICT"  # rows, journal and fills against each other
+    LEGS = "LEG_MISMATCH"  # parent and legs: who belongs to whom, as what, for how many
+    LEDGER = "LEDGER_CONTRADICTION"  # rows, journal and fills against each other
     RESULT = "PNL_MISMATCH"
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class Discrepancy:
     """One difference. `symbol` is None when it is about the account; `surplus` the broker's unexplained shares."""
 
-    kind: Kind
+    kind: DiscrepancyKind
     symbol: str | None
-    said: str
-    surplus: Decimal = NOTHING
+    description: str
+    surplus: Decimal = ZERO
 
     @property
     def text(self) -> str:
-        return f"{self.kind} {self.said}"
+        return f"{self.kind} {self.description}"
 
 
 @dataclass
-class Doubts:
+class SuspectedDiscrepancies:
     """Differences by their text, since when: believed once two looks in a row, and enough time, agree."""
 
-    _since: dict[str, datetime]
-    _found: dict[str, Difference]
+    _suspected_since: dict[str, datetime]
+    _by_text: dict[str, Discrepancy]
 
     @classmethod
-    def none(cls) -> "Doubts":
+    def empty(cls) -> "SuspectedDiscrepancies":
         return cls({}, {})
 
-    def look(self, found: Iterable[Difference], now: datetime, *, kinds: frozenset[Kind]) -> None:
+    def update(
+        self, discrepancies: Iterable[Discrepancy], now: datetime, *, kinds: frozenset[DiscrepancyKind]
+    ) -> None:
         """Keep what this look found; what was there of these kinds and is no more is gone."""
-        fresh = {one.text: one for one in found}
-        kept = {text: one for text, one in self._found.items() if one.kind not in kinds}
-        self._found = kept | fresh
-        self._since = {text: self._since.get(text, now) for text in self._found}
+        fresh = {one.text: one for one in discrepancies}
+        kept = {text: one for text, one in self._by_text.items() if one.kind not in kinds}
+        self._by_text = kept | fresh
+        self._suspected_since = {text: self._suspected_since.get(text, now) for text in self._by_text}
 
-    def forget(self, one: Difference) -> None:
+    def discard(self, discrepancy: Discrepancy) -> None:
         """It is on record now, and no difference any more."""
-        self._found.pop(one.text, None)
-        self._since.pop(one.text, None)
+        self._by_text.pop(discrepancy.text, None)
+        self._suspected_since.pop(discrepancy.text, None)
 
-    def confirmed(self, now: datetime) -> list[Difference]:
-        return [self._found[text] for text, since in self._since.items() if now - since >= DOUBT_FOR]
+    def confirmed(self, now: datetime) -> list[Discrepancy]:
+        return [
+            self._by_text[text]
+            for text, since in self._suspected_since.items()
+            if now - since >= CONFIRM_AFTER
+        ]
 
-    def open_questions(self, now: datetime) -> list[Difference]:
+    def suspected(self, now: datetime) -> list[Discrepancy]:
         """What is doubted and not believed yet."""
-        return [self._found[text] for text, since in self._since.items() if now - since < DOUBT_FOR]
+        return [
+            self._by_text[text]
+            for text, since in self._suspected_since.items()
+            if now - since < CONFIRM_AFTER
+        ]
 
-    def pending(self, now: datetime) -> bool:
+    def has_suspected(self, now: datetime) -> bool:
         """True while something is doubted and not believed yet."""
-        return bool(self.open_questions(now))
+        return bool(self.suspected(now))
 
     @property
     def symbols(self) -> set[str]:
-        return {one.symbol for one in self._found.values() if one.symbol is not None}
+        return {one.symbol for one in self._by_text.values() if one.symbol is not None}
 
 
-SHARES: Final = frozenset({Kind.PHANTOM, Kind.ORPHAN, Kind.QUANTITY, Kind.RESULT})
-ORDERS: Final = frozenset({Kind.ORDER, Kind.GROUP, Kind.BOOKS})
+SHARE_KINDS: Final = frozenset(
+    {DiscrepancyKind.PHANTOM, DiscrepancyKind.ORPHAN, DiscrepancyKind.QUANTITY, DiscrepancyKind.RESULT}
+)
+ORDER_KINDS: Final = frozenset({DiscrepancyKind.ORDER, DiscrepancyKind.LEGS, DiscrepancyKind.LEDGER})
 
 
-def differing_shares(held: Sequence[Held], shown: Mapping[str, PositionReport]) -> Iterator[Difference]:
+def share_discrepancies(
+    holdings: Sequence[StoredHolding], broker_positions: Mapping[str, PositionReport]
+) -> Iterator[Discrepancy]:
     """Shares: ours, orphans included, against the broker's."""
     known: dict[str, Decimal] = {}
     positions: dict[str, Decimal] = {}
-    for one in held:
-        known[one.symbol] = known.get(one.symbol, NOTHING) + one.signed
-        if not one.orphan:
-            positions[one.symbol] = positions.get(one.symbol, NOTHING) + one.signed
-    for symbol in sorted(known.keys() | shown.keys()):
-        ours, mine = known.get(symbol, NOTHING), positions.get(symbol, NOTHING)
-        theirs = shown[symbol].quantity if symbol in shown else NOTHING
+    for one in holdings:
+        known[one.symbol] = known.get(one.symbol, ZERO) + one.signed_qty
+        if not one.is_orphan:
+            positions[one.symbol] = positions.get(one.symbol, ZERO) + one.signed_qty
+    for symbol in sorted(known.keys() | broker_positions.keys()):
+        ours, mine = known.get(symbol, ZERO), positions.get(symbol, ZERO)
+        theirs = broker_positions[symbol].quantity if symbol in broker_positions else ZERO
         orphaned, extra = ours - mine, theirs - mine
         if ours == theirs or (orphaned and orphaned * extra >= 0):
             continue  # an orphan's size is followed by whoever tends it
         surplus = theirs - ours
         said = f"{symbol} ours {ours.normalize():f} broker {theirs.normalize():f}"
         if mine and not theirs:
-            yield Difference(Kind.PHANTOM, symbol, said)
+            yield Discrepancy(DiscrepancyKind.PHANTOM, symbol, said)
         elif theirs * surplus > 0 and theirs * mine >= 0:  # more than we know of, on the side it is on
-            yield Difference(Kind.ORPHAN, symbol, said, surplus)
+            yield Discrepancy(DiscrepancyKind.ORPHAN, symbol, said, surplus)
         elif mine:
-            yield Difference(Kind.QUANTITY, symbol, said)
+            yield Discrepancy(DiscrepancyKind.QUANTITY, symbol, said)
 
 
-def differing_results(held: Sequence[Held]) -> Iterator[Difference]:
+def result_discrepancies(holdings: Sequence[StoredHolding]) -> Iterator[Discrepancy]:
     """Positions: their quantity and their result against what their fills say, to the share and the cent."""
-    for one in held:
-        if one.orphan or one.legacy:
+    for one in holdings:
+        if one.is_orphan or one.legacy:
             continue
         oversold = one.fills_out > one.fills_in
         entered = (one.entered_qty, one.cost) == (one.fills_in, one.fills_cost)
@@ -127,25 +141,25 @@ def differing_results(held: Sequence[Held]) -> Iterator[Difference]:
         )
         left = one.written_off or one.quantity == one.entered_qty - one.exited_qty
         if not (entered and exited and left):
-            yield Difference(
-                Kind.RESULT,
+            yield Discrepancy(
+                DiscrepancyKind.RESULT,
                 one.symbol,
-                f"position {one.held_id} {one.symbol}: {one.entered_qty} in, {one.exited_qty} out, {one.quantity} held;"
+                f"position {one.holding_id} {one.symbol}: {one.entered_qty} in, {one.exited_qty} out, {one.quantity} held;"
                 f" its fills are {one.fills_in} in, {one.fills_out} out",
             )
             continue
-        result = Holding(one.side, one.entered_qty, one.cost, one.exited_qty, one.proceeds).realized_pnl
+        result = PositionState(one.side, one.entered_qty, one.cost, one.exited_qty, one.proceeds).realized_pnl
         if one.realized_pnl != result:
-            yield Difference(
-                Kind.RESULT,
+            yield Discrepancy(
+                DiscrepancyKind.RESULT,
                 one.symbol,
-                f"position {one.held_id} {one.symbol}: its row says {one.realized_pnl}, its fills {result}",
+                f"position {one.holding_id} {one.symbol}: its row says {one.realized_pnl}, its fills {result}",
             )
 
 
-def differing_orders(
+def order_discrepancies(
     rows: Sequence[OrderRow], reports: Sequence[OrderReport], *, listed_since: datetime
-) -> Iterator[Difference]:
+) -> Iterator[Discrepancy]:
     """Orders: alive here and there, and groups, as the rows stood before this look's news was heard.
 
     News is no difference: it is gone by the next look. What stays is what hearing cannot mend.
@@ -161,27 +175,27 @@ def differing_orders(
                 continue
             theirs = status_of(one.broker_status, one.filled_qty, one.quantity)
             if theirs is not None and (theirs in TERMINAL) is not (row.status in TERMINAL):
-                yield Difference(
-                    Kind.ORDER,
+                yield Discrepancy(
+                    DiscrepancyKind.ORDER,
                     row.symbol,
                     f"order {row.order_id} is {row.status}, the broker's {one.broker_status}",
                 )
         parent = by_broker.get(report.broker_id)
         if parent is not None:
-            yield from _differing_legs(parent, report, by_broker, by_id)
+            yield from _leg_discrepancies(parent, report, by_broker, by_id)
     for row in rows:
         listed = row.created_at >= listed_since and row.alpaca_order_id is not None
         if listed and row.status in WORKING and row.alpaca_order_id not in shown:
-            yield Difference(
-                Kind.ORDER,
+            yield Discrepancy(
+                DiscrepancyKind.ORDER,
                 row.symbol,
                 f"order {row.order_id} is {row.status}, the broker does not list it",
             )
 
 
-def _differing_legs(
+def _leg_discrepancies(
     parent: OrderRow, report: OrderReport, by_broker: Mapping[str, OrderRow], by_id: Mapping[int, OrderRow]
-) -> Iterator[Difference]:
+) -> Iterator[Discrepancy]:
     """A group: each leg's parent, type and quantity; both exits alive, or neither."""
     alive: set[Purpose] = set()
     family = [*report.legs]
@@ -192,20 +206,20 @@ def _differing_legs(
         was = None if row.parent_order_id is None else by_id.get(row.parent_order_id)
         moved = was is not None and was.status is Status.REPLACED
         if row.parent_order_id != parent.order_id and not moved:
-            yield Difference(
-                Kind.GROUP,
+            yield Discrepancy(
+                DiscrepancyKind.LEGS,
                 parent.symbol,
                 f"order {row.order_id} is a leg of {parent.order_id} at the broker, of {row.parent_order_id} here",
             )
         if (row.order_purpose is Purpose.TAKE_PROFIT) is not (leg.order_type == "limit"):
-            yield Difference(
-                Kind.GROUP,
+            yield Discrepancy(
+                DiscrepancyKind.LEGS,
                 parent.symbol,
                 f"order {row.order_id} is a {row.order_purpose} of type {leg.order_type}",
             )
         if row.quantity != leg.quantity:
-            yield Difference(
-                Kind.GROUP,
+            yield Discrepancy(
+                DiscrepancyKind.LEGS,
                 parent.symbol,
                 f"order {row.order_id} is for {row.quantity}, at the broker {leg.quantity}",
             )
@@ -217,14 +231,14 @@ def _differing_legs(
     if parent.order_purpose is Purpose.TAKE_PROFIT and parent.status in WORKING:
         alive.add(Purpose.TAKE_PROFIT)
     if len(alive) == 1 and parent.order_class in ("bracket", "oco"):
-        yield Difference(
-            Kind.GROUP,
+        yield Discrepancy(
+            DiscrepancyKind.LEGS,
             parent.symbol,
             f"of the exits of order {parent.order_id} only the {alive.pop()} is alive",
         )
 
 
-def contradictions(flaws: Sequence[Flaw]) -> Iterator[Difference]:
+def ledger_discrepancies(contradictions: Sequence[Contradiction]) -> Iterator[Discrepancy]:
     """What the tables say against themselves."""
-    for flaw in flaws:
-        yield Difference(Kind.BOOKS, flaw.symbol, flaw.text)
+    for flaw in contradictions:
+        yield Discrepancy(DiscrepancyKind.LEDGER, flaw.symbol, flaw.text)

@@ -7,50 +7,50 @@ from typing import Final, Literal
 import structlog
 
 from catalyst.clock import Clock
-from catalyst.daemon.orders.ledger import Books
+from catalyst.daemon.orders.ledger import OrderLedger
 from catalyst.domain.ids import ENTRY_ROLE, is_ours, role_of
 from catalyst.domain.order import PositionSide, Purpose, Side, Status, position_side_for
 from catalyst.domain.position import CloseReason
-from catalyst.domain.report import OrderReport, works
+from catalyst.domain.report import OrderReport, is_working_report
 from catalyst.domain.session import trading_date
 from catalyst.store import alerts, cycles, exit_intents, orders, orphans, positions, quarantine
-from catalyst.store.constraint_errors import OverExit
+from catalyst.store.constraint_errors import ExitExceedsPosition
 from catalyst.store.orders import NewOrder
 from catalyst.store.pool import Store, is_outage
 
 log = structlog.get_logger()
 
 # Role in an id of ours → the origin its row had: exits, protection, a moved target; without the tables; of orphans.
-EXIT_ROLES: Final = {
+EXIT_ROLE_ORIGINS: Final = {
     "x": "catalyst", "f": "catalyst", "op": "catalyst", "m": "catalyst",
-    "z": "emergency", "zp": "emergency", "ox": "orphan",
+    "z": "outage", "zp": "outage", "ox": "orphan",
 }  # fmt: skip
-ORPHANS_ROLES: Final = ("op", "ox")
-LEAVING: Final = (Purpose.EXIT, Purpose.FLATTEN)
+ORPHAN_ROLES: Final = ("op", "ox")
+EXIT_PURPOSES: Final = (Purpose.EXIT, Purpose.FLATTEN)
 
 
 @dataclass
-class Strangers:
+class OrderAdoption:
     """Hears every order of the broker's list, known or not."""
 
     store: Store
-    books: Books
+    ledger: OrderLedger
     clock: Clock
     epoch: int
-    _unreadable: set[str] = field(default_factory=set)  # broker ids of orders that no row can hold
+    _unstorable: set[str] = field(default_factory=set)  # broker ids of orders that no row can hold
 
-    async def hear(self, report: OrderReport, source: str) -> None:
+    async def apply_or_adopt(self, report: OrderReport, source: str) -> None:
         """Hear one order; one that our tables cannot hold is kept aside, and the others go on."""
-        if report.broker_id in self._unreadable:
+        if report.broker_id in self._unstorable:
             return
         try:
-            if not await self.books.hear(report, source):
-                await self._adopt(report, source)
+            if not await self.ledger.apply_report(report, source):
+                await self._adopt_order(report, source)
         except Exception as error:
             if is_outage(error):
                 raise
-            log.exception("order_unacceptable", symbol=report.symbol, broker_id=report.broker_id)
-            self._unreadable.add(report.broker_id)
+            log.exception("order_not_storable", symbol=report.symbol, broker_id=report.broker_id)
+            self._unstorable.add(report.broker_id)
             async with self.store.tx("quarantine") as conn:
                 at = self.clock.now()
                 await quarantine.put(conn, source=source, reason=str(error), payload=report.raw, at=at)
@@ -62,7 +62,7 @@ class Strangers:
                     f"{report.side} {report.symbol}: an order the tables cannot hold: {error}",
                 )
 
-    async def _adopt(self, report: OrderReport, source: str) -> None:
+    async def _adopt_order(self, report: OrderReport, source: str) -> None:
         """Give an order we did not place (or lost the row of) its row, and say so.
 
         What took the place of an order of ours is that order still. An order against an open position, or against
@@ -71,20 +71,20 @@ class Strangers:
         becomes of one: it is timed, cancelled by a flatten, and what it fills is a position under a stop. An exit
         whose row was lost is an exit of ours again when it fits what is held; else it is treated like a stranger's.
         """
-        if await self._adopt_successor(report, source) or await self._adopt_lost_exit(report, source):
+        if await self._adopt_replacement(report, source) or await self._adopt_lost_exit(report, source):
             return
         against = PositionSide.LONG if report.side is Side.SELL else PositionSide.SHORT
         lost = is_ours(report.client_order_id)
-        async with self.store.tx("adopt_stranger") as conn:
+        async with self.store.tx("adopt_external") as conn:
             held = await positions.lock_open(conn, report.symbol, against)
             orphan = None if held else await orphans.lock_open(conn, report.symbol, against)
-            purpose = _purpose(report, lost=lost, against_ours=held is not None or orphan is not None)
+            purpose = _adopted_purpose(report, lost=lost, against_ours=held is not None or orphan is not None)
             today = await cycles.of_day(conn, trading_date(self.clock.now()))
-            ours = lost or held is not None or report.symbol in self.books.memory.symbols
+            ours = lost or held is not None or report.symbol in self.ledger.last_known.symbols
             await orders.insert(
                 conn,
                 replace(
-                    self._shown(report, purpose, position_side_for(report.side, purpose)),
+                    self._row_of_report(report, purpose, position_side_for(report.side, purpose)),
                     origin="catalyst" if lost and purpose is Purpose.ENTRY else "external",
                     cycle_id=held.cycle_id if held else today.cycle_id if today and ours else None,
                     position_id=held.position_id if held else None,
@@ -100,10 +100,12 @@ class Strangers:
                 "CRITICAL" if lost else "WARNING",
                 report,
                 f"{report.side} {report.quantity} {report.symbol} "
-                + (_lost(purpose) if lost else "was placed by somebody else"),
+                + (_describe_lost_order(purpose) if lost else "was placed by somebody else"),
             )
-        log.warning("stranger_adopted", symbol=report.symbol, side=report.side, broker_id=report.broker_id)
-        await self.books.hear(report, source)
+        log.warning(
+            "external_order_adopted", symbol=report.symbol, side=report.side, broker_id=report.broker_id
+        )
+        await self.ledger.apply_report(report, source)
 
     async def _adopt_lost_exit(self, report: OrderReport, source: str) -> bool:
         """Give an exit of ours that lost its row the row it had: protection counts it, an exit waits for it. False when
@@ -111,16 +113,20 @@ class Strangers:
 
         The wish to leave is lost with the row of what left, so it is written again.
         """
-        origin = EXIT_ROLES.get(role_of(report.client_order_id)) if is_ours(report.client_order_id) else None
+        origin = (
+            EXIT_ROLE_ORIGINS.get(role_of(report.client_order_id))
+            if is_ours(report.client_order_id)
+            else None
+        )
         if origin is None:
             return False
         against = PositionSide.LONG if report.side is Side.SELL else PositionSide.SHORT
-        purpose = _exit_of_ours(report)
+        purpose = _own_exit_purpose(report)
         try:
-            async with self.store.tx("adopt_lost") as conn:
+            async with self.store.tx("adopt_lost_exit") as conn:
                 held = await positions.lock_open(conn, report.symbol, against) if origin != "orphan" else None
                 if held is None:
-                    if role_of(report.client_order_id) not in ORPHANS_ROLES:
+                    if role_of(report.client_order_id) not in ORPHAN_ROLES:
                         return False
                     origin = "orphan"
                     if await orphans.lock_open(conn, report.symbol, against) is None:
@@ -130,7 +136,7 @@ class Strangers:
                 await orders.insert(
                     conn,
                     replace(
-                        self._shown(report, purpose, against),
+                        self._row_of_report(report, purpose, against),
                         origin=origin,
                         cycle_id=cycle_id,
                         position_id=held.position_id if held else None,
@@ -140,13 +146,17 @@ class Strangers:
                     source=source,
                     note="an exit of ours whose row was lost",
                 )
-                if held is not None and purpose in LEAVING and (works(report) or report.filled_qty):
-                    await exit_intents.intend(
+                if (
+                    held is not None
+                    and purpose in EXIT_PURPOSES
+                    and (is_working_report(report) or report.filled_qty)
+                ):
+                    await exit_intents.create_intent(
                         conn,
                         held.position_id,
                         reason=f"{CloseReason.MANUAL}: {report.symbol}, by an exit of ours whose record was lost",
                         purpose=purpose,
-                        asked_by="recovery",
+                        requested_by="recovery",
                         at=self.clock.now(),
                     )
                 await self._alert(
@@ -157,19 +167,19 @@ class Strangers:
                     f"{report.side} {report.quantity} {report.symbol} is ours by its id, and its row was lost: "
                     f"the {purpose} of what is held",
                 )
-        except OverExit as error:
+        except ExitExceedsPosition as error:
             said = str(error)
-            log.warning("lost_exit_does_not_fit", symbol=report.symbol, broker_id=report.broker_id, said=said)
+            log.warning("lost_exit_unmatched", symbol=report.symbol, broker_id=report.broker_id, said=said)
             return False
         log.warning("lost_exit_adopted", symbol=report.symbol, purpose=purpose, broker_id=report.broker_id)
-        await self.books.hear(report, source)
+        await self.ledger.apply_report(report, source)
         return True
 
-    async def _adopt_successor(self, report: OrderReport, source: str) -> bool:
+    async def _adopt_replacement(self, report: OrderReport, source: str) -> bool:
         """Give an order that replaced one of ours its row, in the same role; false when it replaced none."""
         if report.replaces is None:
             return False
-        async with self.store.tx("adopt_successor") as conn:
+        async with self.store.tx("adopt_replacement") as conn:
             found = await orders.by_broker_ids(conn, [report.replaces])
             if not found or found[0].origin == "external":
                 return False
@@ -178,7 +188,7 @@ class Strangers:
             await orders.insert(
                 conn,
                 replace(
-                    self._shown(report, old.order_purpose, old.position_side),
+                    self._row_of_report(report, old.order_purpose, old.position_side),
                     side=old.side,
                     origin="orphan" if old.origin == "orphan" else "catalyst" if ours else "broker",
                     cycle_id=old.cycle_id,
@@ -201,11 +211,11 @@ class Strangers:
                 f"order {old.order_id} was replaced by "
                 + ("one of ours, whose row was lost" if ours else "somebody else"),
             )
-        log.warning("successor_adopted", symbol=report.symbol, broker_id=report.broker_id)
-        await self.books.hear(report, source)
+        log.warning("replacement_adopted", symbol=report.symbol, broker_id=report.broker_id)
+        await self.ledger.apply_report(report, source)
         return True
 
-    def _shown(self, report: OrderReport, purpose: Purpose, position_side: PositionSide) -> NewOrder:
+    def _row_of_report(self, report: OrderReport, purpose: Purpose, position_side: PositionSide) -> NewOrder:
         """The row of an order as the broker shows it; whose it is, and of what, the caller says."""
         return NewOrder(
             client_order_id=report.client_order_id,
@@ -219,8 +229,8 @@ class Strangers:
             order_class=report.order_class,
             limit_price=report.limit_price,
             stop_price=report.stop_price,
-            bracket_stop=_level(report, "stop_price"),
-            bracket_target=_level(report, "limit_price"),
+            bracket_stop=_bracket_level(report, "stop_price"),
+            bracket_target=_bracket_level(report, "limit_price"),
             alpaca_order_id=report.broker_id,
             broker_status=report.broker_status,
             epoch=self.epoch,
@@ -240,7 +250,7 @@ class Strangers:
         )
 
 
-def _exit_of_ours(report: OrderReport) -> Purpose:
+def _own_exit_purpose(report: OrderReport) -> Purpose:
     """What one of our exits is for, by its shape and by the role its id names."""
     if report.order_class == "oco" or role_of(report.client_order_id) == "m":
         return Purpose.TAKE_PROFIT
@@ -249,7 +259,7 @@ def _exit_of_ours(report: OrderReport) -> Purpose:
     return Purpose.FLATTEN if role_of(report.client_order_id) == "f" else Purpose.EXIT
 
 
-def _lost(purpose: Purpose) -> str:
+def _describe_lost_order(purpose: Purpose) -> str:
     said = "is ours by its id, and its row was lost"
     return (
         said
@@ -258,14 +268,14 @@ def _lost(purpose: Purpose) -> str:
     )
 
 
-def _purpose(report: OrderReport, *, lost: bool, against_ours: bool) -> Purpose:
+def _adopted_purpose(report: OrderReport, *, lost: bool, against_ours: bool) -> Purpose:
     """What an order without its row is for. One of ours says so by its id: it is no entry unless it was sent as one."""
     if lost and role_of(report.client_order_id) != ENTRY_ROLE:
         return Purpose.TAKE_PROFIT if against_ours and report.order_class == "oco" else Purpose.EXIT
     return Purpose.EXIT if against_ours else Purpose.ENTRY
 
 
-def _level(report: OrderReport, name: Literal["stop_price", "limit_price"]) -> Decimal | None:
+def _bracket_level(report: OrderReport, name: Literal["stop_price", "limit_price"]) -> Decimal | None:
     """The stop or the target that an order brought along, found by its leg's type."""
     for leg in report.legs:
         if (leg.order_type == "limit") is (name == "limit_price"):

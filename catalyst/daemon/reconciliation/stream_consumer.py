@@ -9,11 +9,11 @@ from typing import Final
 
 import structlog
 
-from catalyst.broker.port import Gap, Garbled, StreamState, TradeUpdates
+from catalyst.broker.port import MalformedMessage, StreamGap, StreamState, TradeUpdates
 from catalyst.clock import Clock
-from catalyst.daemon.orders.ledger import Books
+from catalyst.daemon.orders.ledger import OrderLedger
 from catalyst.daemon.reconciliation.reconciler import Reconciler
-from catalyst.daemon.trading_state.entry_gate import Gate
+from catalyst.daemon.trading_state.entry_gate import EntryGate
 from catalyst.domain.report import TradeUpdate
 from catalyst.store import alerts, quarantine
 from catalyst.store.pool import Store
@@ -21,88 +21,88 @@ from catalyst.store.pool import Store
 log = structlog.get_logger()
 
 # Messages that wait and are heard together: a statement of a few tens of milliseconds.
-MOST_AT_ONCE: Final = 64
+MAX_BATCH: Final = 64
 
 
 @dataclass
-class Listening:
+class StreamConsumer:
     """One consumer of the stream. Entries are shut while it is not ready and reconciled.
 
     Until `go_on` what it says is kept: recovery looks at everything the broker shows first, and hears these then.
     """
 
     stream: TradeUpdates
-    books: Books
-    gate: Gate
+    ledger: OrderLedger
+    gate: EntryGate
     reconciler: Reconciler
     store: Store
     clock: Clock
-    heard: int = 0
-    unknown: int = field(default=0)
-    opened: asyncio.Event = field(default_factory=asyncio.Event)  # nothing from now on is missed
-    _kept: deque[TradeUpdate | Garbled] = field(default_factory=deque)
-    _keeping: bool = True
+    applied: int = 0
+    malformed: int = field(default=0)
+    connected: asyncio.Event = field(default_factory=asyncio.Event)  # nothing from now on is missed
+    _buffer: deque[TradeUpdate | MalformedMessage] = field(default_factory=deque)
+    _buffering: bool = True
 
     async def run(self) -> None:
         async for item in self.stream.listen():
-            if isinstance(item, Gap):
-                await self._gap(item)
-            elif self._keeping:
-                self._kept.append(item)
+            if isinstance(item, StreamGap):
+                await self._handle_gap(item)
+            elif self._buffering:
+                self._buffer.append(item)
             else:
-                await self._hear([item, *self.stream.waiting(MOST_AT_ONCE)])
+                await self._apply_items([item, *self.stream.drain_buffered(MAX_BATCH)])
 
-    async def go_on(self) -> int:
+    async def drain_buffer(self) -> int:
         """Hear what was kept, in its order, and from now on everything at once; how many there were."""
-        heard = 0
-        while self._kept:
-            kept = [self._kept.popleft() for _ in range(min(len(self._kept), MOST_AT_ONCE))]
-            await self._hear(kept)
-            heard += len(kept)
-        self._keeping = False
-        return heard
+        applied = 0
+        while self._buffer:
+            kept = [self._buffer.popleft() for _ in range(min(len(self._buffer), MAX_BATCH))]
+            await self._apply_items(kept)
+            applied += len(kept)
+        self._buffering = False
+        return applied
 
-    async def _hear(self, items: Sequence[TradeUpdate | Garbled]) -> None:
+    async def _apply_items(self, items: Sequence[TradeUpdate | MalformedMessage]) -> None:
         """Hear each in its turn; updates that follow one another together, where they can be."""
         for is_update, run in groupby(items, key=lambda item: isinstance(item, TradeUpdate)):
             if is_update:
-                await self._updates([item for item in run if isinstance(item, TradeUpdate)])
+                await self._apply_updates([item for item in run if isinstance(item, TradeUpdate)])
             else:
                 for item in run:
-                    if isinstance(item, Garbled):
-                        await self._garbled(item)
+                    if isinstance(item, MalformedMessage):
+                        await self._quarantine_malformed(item)
 
-    async def _updates(self, updates: Sequence[TradeUpdate]) -> None:
+    async def _apply_updates(self, updates: Sequence[TradeUpdate]) -> None:
         """A message that fails must not end the stream: the reconciler will find what it said."""
-        heard = 0
-        while heard < len(updates):
-            first, known, count = updates[heard], True, 0
+        applied = 0
+        while applied < len(updates):
+            first, known, count = updates[applied], True, 0
             try:
-                count = await self.books.hear_run(updates[heard:])
+                count = await self.ledger.apply_batch(updates[applied:])
                 if not count:
-                    known = await self.books.hear_update(first)
+                    known = await self.ledger.apply_trade_update(first)
             except Exception:  # the edge of a task that must live on
                 log.exception("update_failed", trade_event=first.event, broker_id=first.order.broker_id)
                 known = False
-            heard += count or 1
-            self.heard += count or 1
+            applied += count or 1
+            self.applied += count or 1
             if not known:
-                self.reconciler.soon.beat()
+                self.reconciler.requested.notify()
 
-    async def _gap(self, gap: Gap) -> None:
+    async def _handle_gap(self, gap: StreamGap) -> None:
         """Nothing is believed complete across a gap: entries stop until somebody has looked at everything."""
         ready = gap.state is StreamState.READY
         self.reconciler.mark_gap(stream_ready=ready)
         if ready:
-            self.gate.shut("stream", "the gap is not filled yet")
-            self.opened.set()
-            if self._keeping:
+            self.gate.close("stream", "the gap is not filled yet")
+            self.connected.set()
+            if self._buffering:
                 return  # recovery has not looked yet; its look fills this gap
-            findings = await self.reconciler.look("reconcile")
+            findings = await self.reconciler.reconcile("reconcile")
             log.info("stream_ready", clean=findings.clean)
             return
-        self.gate.shut("stream", f"trade updates {gap.state}: {gap.reason}")
-        self.reconciler.soon.beat()
+        self.gate.close("stream", f"trade updates {gap.state}: {gap.reason}")
+        self.reconciler.requested.notify()
         async with self.store.tx("gap") as conn:
             await alerts.put(
                 conn,
@@ -114,11 +114,11 @@ class Listening:
                 at=self.clock.now(),
             )
 
-    async def _garbled(self, item: Garbled) -> None:
-        self.unknown += 1
-        log.warning("update_garbled", error=item.error, size=len(item.raw))
+    async def _quarantine_malformed(self, item: MalformedMessage) -> None:
+        self.malformed += 1
+        log.warning("update_malformed", error=item.error, size=len(item.raw))
         async with self.store.tx("quarantine") as conn:
             await quarantine.put(
                 conn, source="stream", reason=item.error, payload=item.raw, at=self.clock.now()
             )
-        self.reconciler.soon.beat()
+        self.reconciler.requested.notify()

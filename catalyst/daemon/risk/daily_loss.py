@@ -12,8 +12,8 @@ from catalyst.broker.port import Broker
 from catalyst.clock import Clock
 from catalyst.config.schema import Config
 from catalyst.daemon.exits.safe_exit import SafeExit
-from catalyst.daemon.orders.ledger import Books
-from catalyst.daemon.trading_state.account_status import Standing
+from catalyst.daemon.orders.ledger import OrderLedger
+from catalyst.daemon.trading_state.account_status import AccountStatus
 from catalyst.domain.errors import BrokerError
 from catalyst.domain.order import Purpose
 from catalyst.domain.position import CloseReason
@@ -23,19 +23,21 @@ from catalyst.store.pool import Store, is_outage
 
 log = structlog.get_logger()
 
-EVERY: Final = timedelta(seconds=60)
-AWAY: Final = timedelta(seconds=10)  # while the database is away, no fill of ours says when to look
+CHECK_INTERVAL: Final = timedelta(seconds=60)
+OUTAGE_CHECK_INTERVAL: Final = timedelta(
+    seconds=10
+)  # while the database is away, no fill of ours says when to look
 
 
 @dataclass
-class RiskWatch:
+class DailyLossLimit:
     """Compares the worse of our figure and the broker's with the limit."""
 
     store: Store
     broker: Broker
-    books: Books
+    ledger: OrderLedger
     exits: SafeExit
-    standing: Standing
+    account_status: AccountStatus
     clock: Clock
     cfg: Config
     # False: the tables have not heard of it yet; None: and something is held still.
@@ -44,9 +46,9 @@ class RiskWatch:
     start_equity: Decimal | None = None
     _warned: bool = False
     _stopped: bool = False
-    _untold: str | None = None  # why it was stopped, while the tables have not heard of it
-    _undone: bool = False  # ... and while something is held that could be left
-    _away: bool = False
+    _unrecorded_reason: str | None = None  # why it was stopped, while the tables have not heard of it
+    _exits_remaining: bool = False  # ... and while something is held that could be left
+    _database_down: bool = False
 
     async def begin(self, cycle: CycleRow) -> None:
         """Watch this cycle from now on; what was said and done of it before a restart is not done again."""
@@ -59,11 +61,13 @@ class RiskWatch:
 
     async def run(self) -> None:
         while True:
-            filled = self.books.filled.count
-            await self.look()
-            await self.books.filled.next(self.clock, AWAY if self._away else EVERY, since=filled)
+            filled = self.ledger.filled.version
+            await self.check()
+            await self.ledger.filled.wait(
+                self.clock, OUTAGE_CHECK_INTERVAL if self._database_down else CHECK_INTERVAL, since=filled
+            )
 
-    async def look(self) -> None:
+    async def check(self) -> None:
         """Measure the day, warn at the threshold, stop at the limit; then end what has been held too long.
 
         While the database is away the broker's own equity is the measure, and the stop goes through the spool.
@@ -75,50 +79,52 @@ class RiskWatch:
         except Exception as error:
             if not is_outage(error):
                 raise
-            await self._look_without_tables(error)
+            await self._check_in_outage(error)
             return
-        self._away = False
+        self._database_down = False
         limit = self.cfg.risk.max_daily_loss
         loss = -day
         warn_at = limit * Decimal(str(self.cfg.risk.warning_threshold_pct)) / 100
-        if self._untold is not None:
-            await self._stop(self._untold)
-        elif self._reached(loss):
-            await self._stop(f"daily loss {loss:.2f} reached the limit {limit:.2f}")
+        if self._unrecorded_reason is not None:
+            await self._run_emergency_stop(self._unrecorded_reason)
+        elif self._is_limit_reached(loss):
+            await self._run_emergency_stop(f"daily loss {loss:.2f} reached the limit {limit:.2f}")
         elif loss >= warn_at > 0 and not self._warned:
             self._warned = True
             await self._warn(loss, limit)
         elif loss < warn_at:
             self._warned = False  # once per crossing
-        await self._end_long_holds()
+        await self._exit_overdue()
 
-    def _reached(self, loss: Decimal) -> bool:
+    def _is_limit_reached(self, loss: Decimal) -> bool:
         limit = self.cfg.risk.max_daily_loss
         return loss >= limit > 0 and not self._stopped and self.cfg.daily_limits.emergency_stop_at_100
 
-    async def _stop(self, reason: str) -> None:
-        told = await self.emergency_stop(reason)
+    async def _run_emergency_stop(self, reason: str) -> None:
+        recorded = await self.emergency_stop(reason)
         self._stopped = True
-        self._untold, self._undone = None if told else reason, told is None
+        self._unrecorded_reason, self._exits_remaining = None if recorded else reason, recorded is None
 
-    async def _look_without_tables(self, outage: Exception) -> None:
+    async def _check_in_outage(self, outage: Exception) -> None:
         """The broker's figure alone: what the tables would add to it cannot be asked."""
-        self._away = True
-        log.warning("day_watched_without_tables", error=f"{type(outage).__name__}: {outage}")
-        if self._untold is not None and self._undone:
-            await self._stop(self._untold)
+        self._database_down = True
+        log.warning("outage_daily_loss_check", error=f"{type(outage).__name__}: {outage}")
+        if self._unrecorded_reason is not None and self._exits_remaining:
+            await self._run_emergency_stop(self._unrecorded_reason)
             return
         if self.start_equity is None or self._stopped:
             return
         try:
             account = await self.broker.account()
         except BrokerError as error:
-            log.warning("account_unreadable", error=str(error))
+            log.warning("account_read_failed", error=str(error))
             return
         loss = self.start_equity - account.equity
-        if self._reached(loss):
+        if self._is_limit_reached(loss):
             limit = self.cfg.risk.max_daily_loss
-            await self._stop(f"daily loss {loss:.2f} reached the limit {limit:.2f}, by the broker's equity")
+            await self._run_emergency_stop(
+                f"daily loss {loss:.2f} reached the limit {limit:.2f}, by the broker's equity"
+            )
 
     async def _day_pnl(self) -> Decimal:
         """Dollars of the day: the worse of the tables' and the broker's own figure."""
@@ -130,13 +136,13 @@ class RiskWatch:
                 conn, self.cycle_id, realized=realized, unrealized=unrealized, at=self.clock.now()
             )
         ours = realized + unrealized
-        await self.standing.look()
+        await self.account_status.refresh()
         if self.start_equity is None:
             return ours
         try:
-            account = await self.standing.account(since=began)
+            account = await self.account_status.account(since=began)
         except BrokerError as error:
-            log.warning("account_unreadable", error=str(error))
+            log.warning("account_read_failed", error=str(error))
             return ours
         return min(ours, account.equity - self.start_equity)
 
@@ -165,7 +171,7 @@ class RiskWatch:
                 at=at,
             )
 
-    async def _end_long_holds(self) -> None:
+    async def _exit_overdue(self) -> None:
         longest = timedelta(minutes=self.cfg.positions.max_hold_time_minutes)
         now = self.clock.now()
         async with self.store.read() as conn:
@@ -174,6 +180,6 @@ class RiskWatch:
             if now - position.entry_time >= longest:
                 minutes = int((now - position.entry_time).total_seconds() // 60)
                 reason = f"{CloseReason.TIME_LIMIT}: {position.symbol} held {minutes} minutes"
-                await self.exits.ask(
-                    position.position_id, reason=reason, purpose=Purpose.EXIT, by="risk_watch"
+                await self.exits.request(
+                    position.position_id, reason=reason, purpose=Purpose.EXIT, by="daily_loss_limit"
                 )

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Final, Protocol
 import structlog
 
 from catalyst.clock import Clock
-from catalyst.config.schema import Emergency as EmergencyConfig
+from catalyst.config.schema import EmergencyConfig
 from catalyst.daemon.exits.flatten import Flatten
-from catalyst.daemon.outage.exits import Emergency
-from catalyst.daemon.trading_state.entry_gate import Gate
+from catalyst.daemon.outage.exits import OutageExit
+from catalyst.daemon.trading_state.entry_gate import EntryGate
 from catalyst.domain.order import Purpose
 from catalyst.domain.position import CloseReason
 from catalyst.store import alerts, risk_events
@@ -31,10 +31,12 @@ log = structlog.get_logger()
 
 LATCH: Final = "emergency_stop"
 EVENT: Final = "EMERGENCY_STOP"
-DONE: Final = "EMERGENCY_STOP_DONE"
-UNDER_WAY: Final = "emergency_leaving"  # the gate's reason while a stop is unfinished, whatever may follow it
-BY: Final = "risk_watch"
-WITHIN: Final = timedelta(seconds=60)
+DONE_EVENT: Final = "EMERGENCY_STOP_DONE"
+UNFINISHED_REASON: Final = (
+    "emergency_stop_unfinished"  # the gate's reason while a stop is unfinished, whatever may follow it
+)
+REQUESTED_BY: Final = "daily_loss_limit"
+FLATTEN_TIMEOUT: Final = timedelta(seconds=60)
 
 
 class EndEntries(Protocol):
@@ -46,71 +48,71 @@ class EndEntries(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Unfinished:
+class UnfinishedStop:
     """A stop on record whose end is not: every position is to be left, or every entry to be cancelled only."""
 
     reason: str
-    leave: bool
+    exit_all: bool
     cycle_id: str | None
 
 
 @dataclass
-class HardStop:
+class EmergencyStop:
     """Stops the day. `emergency` is the hand that needs no tables."""
 
     store: Store
     flatten: Flatten
-    emergency: Emergency
-    gate: Gate
+    outage_exit: OutageExit
+    gate: EntryGate
     clock: Clock
     cfg: EmergencyConfig
-    unfinished: Unfinished | None = None
-    _hand: asyncio.Lock = field(default_factory=asyncio.Lock)  # two may see the same loss at one moment
-    _ending: asyncio.Lock = field(default_factory=asyncio.Lock)
+    unfinished: UnfinishedStop | None = None
+    _run_lock: asyncio.Lock = field(default_factory=asyncio.Lock)  # two may see the same loss at one moment
+    _finish_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    async def begin(self) -> None:
+    async def load_unfinished(self) -> None:
         """Know the stop that was recorded and not ended, of whichever day; entries wait for its end."""
         async with self.store.read() as conn:
-            last = await risk_events.last_of(conn, EVENT, DONE)
-        self.gate.clear(UNDER_WAY)
-        if last is not None and last.event_type == EVENT and "leave" in last.facts:
-            self._take_on(Unfinished(last.message, last.facts["leave"] is True, last.cycle_id))
+            last = await risk_events.last_of(conn, EVENT, DONE_EVENT)
+        self.gate.reopen(UNFINISHED_REASON)
+        if last is not None and last.event_type == EVENT and "exit_all" in last.facts:
+            self._set_unfinished(UnfinishedStop(last.message, last.facts["exit_all"] is True, last.cycle_id))
             log.critical("emergency_stop", step="resumed", reason=last.message, cycle_id=last.cycle_id)
 
-    def _take_on(self, stop: Unfinished) -> None:
+    def _set_unfinished(self, stop: UnfinishedStop) -> None:
         self.unfinished = stop
-        self.gate.shut(UNDER_WAY, stop.reason)
+        self.gate.close(UNFINISHED_REASON, stop.reason)
 
     async def finish(self) -> None:
         """The record is ended as soon as nothing of what it asks for is left; entries no longer wait for it."""
-        async with self._ending:
+        async with self._finish_lock:
             stop = self.unfinished
             if stop is None or not await (
-                self.flatten.nothing_left() if stop.leave else self.flatten.no_entry_works()
+                self.flatten.is_flat() if stop.exit_all else self.flatten.has_no_working_entry()
             ):
                 return
             async with self.store.tx("emergency_stop_done") as conn:
-                await self._end(
-                    conn, stop, "everything was left" if stop.leave else "no entry works any more"
+                await self._record_end(
+                    conn, stop, "everything was left" if stop.exit_all else "no entry works any more"
                 )
-            self.ended()
+            self.mark_finished()
 
-    async def waive(self, conn: "Connection", *, by: str) -> None:
+    async def cancel(self, conn: "Connection", *, by: str) -> None:
         """A person resumes: what was recorded is no longer asked for once this is committed, and `ended` said so.
         Exits that were asked for go on."""
         if self.unfinished is not None:
-            await self._end(conn, self.unfinished, f"resumed by {by}")
+            await self._record_end(conn, self.unfinished, f"resumed by {by}")
 
-    def ended(self) -> None:
+    def mark_finished(self) -> None:
         if self.unfinished is not None:
             self.unfinished = None
-            self.gate.clear(UNDER_WAY)
+            self.gate.reopen(UNFINISHED_REASON)
             log.critical("emergency_stop", step="done")
 
-    async def _end(self, conn: "Connection", stop: Unfinished, how: str) -> None:
+    async def _record_end(self, conn: "Connection", stop: UnfinishedStop, how: str) -> None:
         await risk_events.put(
-            conn, event_type=DONE, severity="INFO", message=f"{how}, after: {stop.reason}",
-            facts={"leave": stop.leave}, at=self.clock.now(), cycle_id=stop.cycle_id,
+            conn, event_type=DONE_EVENT, severity="INFO", message=f"{how}, after: {stop.reason}",
+            facts={"exit_all": stop.exit_all}, at=self.clock.now(), cycle_id=stop.cycle_id,
         )  # fmt: skip
 
     async def run(self, reason: str, *, cycle_id: str, end_entries: EndEntries) -> bool | None:
@@ -119,51 +121,55 @@ class HardStop:
         When they do not (the database is away), it is to be run again once they can be asked; at once, when None:
         something is held that could be left.
         """
-        async with self._hand:
+        async with self._run_lock:
             return await self._run(reason, cycle_id, end_entries)
 
     async def _run(self, reason: str, cycle_id: str, end_entries: EndEntries) -> bool | None:
         log.critical("emergency_stop", step="begun", reason=reason, cycle_id=cycle_id)
         if self.cfg.halt_new_trades:
-            self.gate.shut(LATCH, reason)  # at once, whatever becomes of the row
-            log.critical("emergency_stop", step="gate_shut")
+            self.gate.close(LATCH, reason)  # at once, whatever becomes of the row
+            log.critical("emergency_stop", step="gate_closed")
         try:
-            await self._by_tables(reason, cycle_id, end_entries)
+            await self._stop_by_database(reason, cycle_id, end_entries)
         except Exception as error:
             if not is_outage(error):
                 raise
-            log.critical("emergency_stop", step="tables_away", error=f"{type(error).__name__}: {error}")
-            return False if await self._by_spool(reason) else None
+            log.critical("emergency_stop", step="database_outage", error=f"{type(error).__name__}: {error}")
+            return False if await self._stop_by_spool(reason) else None
         return True
 
-    async def _by_tables(self, reason: str, cycle_id: str, end_entries: EndEntries) -> None:
+    async def _stop_by_database(self, reason: str, cycle_id: str, end_entries: EndEntries) -> None:
         if self.cfg.halt_new_trades:
             until = self.clock.now() + timedelta(minutes=self.cfg.cooldown_period_minutes)
-            await end_entries(LATCH, reason=reason, by=BY, until=until)
+            await end_entries(LATCH, reason=reason, by=REQUESTED_BY, until=until)
             log.critical("emergency_stop", step="latched", until=until.isoformat())
-        await self._record(reason, cycle_id)
+        await self._record_stop(reason, cycle_id)
         if self.unfinished is None:
             return  # it was ended before
-        if not self.unfinished.leave:
-            await self.flatten.end_entries(within=WITHIN)
+        if not self.unfinished.exit_all:
+            await self.flatten.cancel_entries(within=FLATTEN_TIMEOUT)
             log.critical("emergency_stop", step="entries_cancelled")
             await self.finish()
             return
-        log.critical("emergency_stop", step="leaving")
+        log.critical("emergency_stop", step="exiting")
         proof = await self.flatten.run(
-            CloseReason.EMERGENCY_STOP, by=BY, purpose=Purpose.EXIT, within=WITHIN, cycle_id=cycle_id
+            CloseReason.EMERGENCY_STOP,
+            by=REQUESTED_BY,
+            purpose=Purpose.EXIT,
+            within=FLATTEN_TIMEOUT,
+            cycle_id=cycle_id,
         )
-        log.critical("emergency_stop", step="left", flat=proof.flat)
+        log.critical("emergency_stop", step="exited", flat=proof.flat)
         await self.finish()
 
-    async def _record(self, reason: str, cycle_id: str) -> None:
+    async def _record_stop(self, reason: str, cycle_id: str) -> None:
         """One event and one alert a cycle, in one transaction; the mail is the operator's choice."""
         now = self.clock.now()
         leave = self.cfg.close_all_positions_on_limit
         async with self.store.tx("emergency_stop") as conn:
             known = await risk_events.of_cycle(conn, cycle_id, EVENT)
             if not known:
-                facts = {"cycle_id": cycle_id, "leave": leave}
+                facts = {"cycle_id": cycle_id, "exit_all": leave}
                 await risk_events.put(
                     conn, event_type=EVENT, severity="CRITICAL", message=reason, facts=facts, at=now,
                     cycle_id=cycle_id,
@@ -173,23 +179,23 @@ class HardStop:
                     dedupe_key=f"{EVENT}:{cycle_id}", at=now, deliver=self.cfg.send_email_alert,
                 )  # fmt: skip
         if known:  # the answer to its commit was lost, or only what follows it was
-            await self.begin()
+            await self.load_unfinished()
             return
-        self._take_on(Unfinished(reason, leave, cycle_id))
+        self._set_unfinished(UnfinishedStop(reason, leave, cycle_id))
         log.critical("emergency_stop", step="recorded", mailed=self.cfg.send_email_alert)
 
-    async def _by_spool(self, reason: str) -> bool:
+    async def _stop_by_spool(self, reason: str) -> bool:
         """False when a second try could leave more."""
         leave = self.cfg.close_all_positions_on_limit
         selling = leave and self.flatten.exits.market_open
-        left = await self.emergency.flatten(
+        left = await self.outage_exit.flatten(
             latch=LATCH if self.cfg.halt_new_trades else None,
             reason=f"{CloseReason.EMERGENCY_STOP}: {reason}",
-            by=BY,
-            within=WITHIN,
-            selling=selling,
+            by=REQUESTED_BY,
+            within=FLATTEN_TIMEOUT,
+            market_open=selling,
             purpose=Purpose.EXIT,
-            lasting=True,
+            keep_running=True,
         )
-        log.critical("emergency_stop", step="left" if leave else "entries_cancelled", flat=left.flat)
+        log.critical("emergency_stop", step="exited" if leave else "entries_cancelled", flat=left.flat)
         return left.flat or not selling

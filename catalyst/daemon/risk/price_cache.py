@@ -14,35 +14,37 @@ import structlog
 
 from catalyst.broker.port import Broker, MarketData, Priority
 from catalyst.clock import Clock
-from catalyst.concurrency import both
+from catalyst.concurrency import gather_both
 from catalyst.config.schema import StopMonitorConfig
 from catalyst.domain.errors import BrokerError
 from catalyst.domain.order import PositionSide
 from catalyst.domain.report import Quote, Trade
 from catalyst.store import alerts, positions
-from catalyst.store.pool import Store, is_passing
+from catalyst.store.pool import Store, is_transient
 from catalyst.store.positions import PositionRow
 
 log = structlog.get_logger()
 
-BLIND_FOR: Final = timedelta(seconds=60)  # without a price we may believe, before somebody is told
-MARK_AGAIN: Final = timedelta(minutes=5)  # a mark that stays the same is written again: it is not an old one
+STALE_ALERT_AFTER: Final = timedelta(seconds=60)  # without a price we may believe, before somebody is told
+REWRITE_MARKS_AFTER: Final = timedelta(
+    minutes=5
+)  # a mark that stays the same is written again: it is not an old one
 
-Span = tuple[Decimal, Decimal]
+PriceRange = tuple[Decimal, Decimal]
 Mark = tuple[Decimal, Decimal]  # price, unrealised dollars
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class LastPrice:
     """What was heard last of a symbol. `shown` is the broker's own price, for when the market has none."""
 
     at: datetime
     trade: Trade | None = None
     quote: Quote | None = None
-    shown: Decimal | None = None
+    broker_price: Decimal | None = None
 
     @property
-    def span(self) -> Span | None:
+    def price_range(self) -> PriceRange | None:
         """The lowest and the highest price in it, whether they may be believed or not; None without any."""
         quote = self.quote
         found = [
@@ -51,13 +53,13 @@ class Heard:
                 None if self.trade is None else self.trade.price,
                 None if quote is None else quote.bid,
                 None if quote is None else quote.ask,
-                self.shown,
+                self.broker_price,
             )
             if price is not None
         ]
         return (min(found), max(found)) if found else None
 
-    def side(self, side: PositionSide, oldest: datetime) -> Decimal | None:
+    def opposite_quote(self, side: PositionSide, oldest: datetime) -> Decimal | None:
         """The side of a fresh, whole quote that we would trade at."""
         quote = self.quote
         if quote is None or quote.at < oldest or quote.bid is None or quote.ask is None:
@@ -71,7 +73,7 @@ class Heard:
 
     def market_price(self, side: PositionSide, oldest: datetime) -> Decimal | None:
         """What the market says a position is worth: the side of a fresh quote, else a fresh print."""
-        quoted = self.side(side, oldest)
+        quoted = self.opposite_quote(side, oldest)
         if quoted is not None:
             return quoted
         trade = self.print_since(oldest)
@@ -80,11 +82,11 @@ class Heard:
     def mark(self, side: PositionSide, oldest: datetime) -> Decimal | None:
         """What a position is marked at: the market's price, else the broker's."""
         found = self.market_price(side, oldest)
-        return self.shown if found is None and self.at >= oldest else found
+        return self.broker_price if found is None and self.at >= oldest else found
 
 
 @dataclass
-class Prices:
+class PriceCache:
     """`heard` is the last word on each symbol asked for, `spans` its lowest and highest price."""
 
     store: Store
@@ -92,107 +94,111 @@ class Prices:
     broker: Broker
     clock: Clock
     cfg: StopMonitorConfig
-    heard: dict[str, Heard] = field(default_factory=dict)
-    spans: dict[str, Span] = field(default_factory=dict)
-    _marked: dict[int, Mark] = field(default_factory=dict)  # as written, by position
-    _marked_at: datetime | None = None
-    _blind: dict[str, datetime] = field(default_factory=dict)  # symbols without a price, and since when
-    _asked_at: datetime | None = None
+    last_prices: dict[str, LastPrice] = field(default_factory=dict)
+    price_ranges: dict[str, PriceRange] = field(default_factory=dict)
+    _written_marks: dict[int, Mark] = field(default_factory=dict)  # as written, by position
+    _marks_written_at: datetime | None = None
+    _stale_since: dict[str, datetime] = field(default_factory=dict)  # symbols without a price, and since when
+    _refreshed_at: datetime | None = None
 
     @property
-    def oldest(self) -> datetime:
+    def oldest_valid(self) -> datetime:
         """What was said before this instant is no price any more."""
         return self.clock.now() - timedelta(seconds=self.cfg.stale_after_seconds)
 
-    async def ask(self, held: Sequence[PositionRow]) -> None:
+    async def refresh(self, held: Sequence[PositionRow]) -> None:
         """Ask the market for the price of all of it, and the broker for those the market says nothing of."""
         symbols = sorted({position.symbol for position in held})
         trades, quotes = await self._read_market(symbols)
         now = self.clock.now()
-        fresh = {symbol: Heard(now, trades.get(symbol), quotes.get(symbol)) for symbol in symbols}
-        oldest = self.oldest
+        fresh = {symbol: LastPrice(now, trades.get(symbol), quotes.get(symbol)) for symbol in symbols}
+        oldest = self.oldest_valid
         unpriced = {p.symbol for p in held if fresh[p.symbol].market_price(p.side, oldest) is None}
         if unpriced:
-            shown = await self._broker_prices()
+            shown = await self._read_broker_prices()
             for symbol in unpriced:
-                price, old = shown.get(symbol), self.heard.get(symbol)
+                price, old = shown.get(symbol), self.last_prices.get(symbol)
                 if price is not None:
                     one = fresh[symbol]
-                    fresh[symbol] = Heard(now, one.trade, one.quote, price)
+                    fresh[symbol] = LastPrice(now, one.trade, one.quote, price)
                 elif old is not None and symbol not in trades and symbol not in quotes:
                     fresh[symbol] = old  # nothing was heard: what was heard before is as old as it is
-        self._asked_at = now
-        self.heard = fresh
-        self.spans = {symbol: span for symbol, one in fresh.items() if (span := one.span) is not None}
+        self._refreshed_at = now
+        self.last_prices = fresh
+        self.price_ranges = {
+            symbol: span for symbol, one in fresh.items() if (span := one.price_range) is not None
+        }
 
     async def _read_market(self, symbols: Sequence[str]) -> tuple[Mapping[str, Trade], Mapping[str, Quote]]:
         try:
-            return await both(self.market.trades(symbols), self.market.quotes(symbols))
+            return await gather_both(self.market.trades(symbols), self.market.quotes(symbols))
         except BrokerError as error:
-            log.warning("prices_unreadable", error=str(error))
+            log.warning("prices_read_failed", error=str(error))
             return {}, {}
 
-    async def _broker_prices(self) -> dict[str, Decimal]:
+    async def _read_broker_prices(self) -> dict[str, Decimal]:
         """The broker's own price of each symbol it holds for us; nothing when it cannot be read."""
         try:
             shown = await self.broker.positions(priority=Priority.EXIT)
         except BrokerError as error:
-            log.warning("positions_unreadable", error=str(error))
+            log.warning("positions_read_failed", error=str(error))
             return {}
         prices = {one.symbol: one.current_price for one in shown}
         return {symbol: price for symbol, price in prices.items() if price is not None and price > 0}
 
-    async def keep(self, held: Sequence[PositionRow]) -> None:
+    async def write_marks(self, held: Sequence[PositionRow]) -> None:
         """Write the marks that are not what was written, all by one statement; those that are, every few minutes.
         That they cannot be kept keeps nobody from acting on them."""
-        now, oldest = self.clock.now(), self.oldest
+        now, oldest = self.clock.now(), self.oldest_valid
         marks: dict[int, Mark] = {}
         for position in held:
-            heard = self.heard.get(position.symbol)
-            price = None if heard is None else heard.mark(position.side, oldest)
+            last_price = self.last_prices.get(position.symbol)
+            price = None if last_price is None else last_price.mark(position.side, oldest)
             if price is not None:
-                marks[position.position_id] = (price, position.holding.unrealized_pnl(price))
-        due = self._marked_at is None or now - self._marked_at >= MARK_AGAIN
-        fresh = {key: mark for key, mark in marks.items() if due or self._marked.get(key) != mark}
+                marks[position.position_id] = (price, position.state.unrealized_pnl(price))
+        due = self._marks_written_at is None or now - self._marks_written_at >= REWRITE_MARKS_AFTER
+        fresh = {key: mark for key, mark in marks.items() if due or self._written_marks.get(key) != mark}
         if not fresh:
             return
         try:
             async with self.store.statement("mark") as conn:
                 await positions.mark(conn, [(key, *mark) for key, mark in fresh.items()], at=now)
         except Exception as error:
-            if not is_passing(error):
+            if not is_transient(error):
                 raise
-            log.warning("prices_unkept", error=f"{type(error).__name__}: {error}")
+            log.warning("marks_not_written", error=f"{type(error).__name__}: {error}")
             return
-        self._marked = marks
-        self._marked_at = now if due else self._marked_at
+        self._written_marks = marks
+        self._marks_written_at = now if due else self._marks_written_at
 
-    async def tell_blind(self, held: Sequence[PositionRow], naked: Collection[int], *, tables: bool) -> None:
+    async def alert_stale_prices(
+        self, held: Sequence[PositionRow], unprotected: Collection[int], *, database_up: bool
+    ) -> None:
         """Tell of held symbols whose prices stay stale, absent or unreadable in the session: until they come back only
         the broker's own stop watches them."""
-        now, oldest = self.clock.now(), self.oldest
+        now, oldest = self.clock.now(), self.oldest_valid
         missing = {
             p.symbol
             for p in held
-            if (heard := self.heard.get(p.symbol)) is None
-            or heard.at != self._asked_at
-            or heard.market_price(p.side, oldest) is None
+            if (last_price := self.last_prices.get(p.symbol)) is None
+            or last_price.at != self._refreshed_at
+            or last_price.market_price(p.side, oldest) is None
         }
-        self._blind = {symbol: self._blind.get(symbol, now) for symbol in sorted(missing)}
-        long = [symbol for symbol, since in self._blind.items() if now - since >= BLIND_FOR]
+        self._stale_since = {symbol: self._stale_since.get(symbol, now) for symbol in sorted(missing)}
+        long = [symbol for symbol, since in self._stale_since.items() if now - since >= STALE_ALERT_AFTER]
         if not long:
             return
         log.error("prices_stale", symbols=long)
-        if not tables:
+        if not database_up:
             return
-        bare = {p.symbol for p in held if p.position_id in naked}
-        async with self.store.tx("page") as conn:
+        unprotected_symbols = {p.symbol for p in held if p.position_id in unprotected}
+        async with self.store.tx("alert") as conn:
             for symbol in long:
                 await alerts.put(
                     conn,
-                    severity="CRITICAL" if symbol in bare else "WARNING",
+                    severity="CRITICAL" if symbol in unprotected_symbols else "WARNING",
                     event="PRICES_STALE",
-                    message=f"{symbol}: no believable price since {self._blind[symbol]:%H:%M:%S} UTC",
+                    message=f"{symbol}: no believable price since {self._stale_since[symbol]:%H:%M:%S} UTC",
                     facts={"symbol": symbol},
                     dedupe_key=f"PRICES_STALE:{symbol}",
                     at=now,

@@ -19,11 +19,11 @@ from catalyst.broker.port import Broker, MarketData
 from catalyst.clock import Clock
 from catalyst.config.schema import StopMonitorConfig
 from catalyst.daemon.exits.safe_exit import SafeExit
-from catalyst.daemon.outage.exits import Emergency
-from catalyst.daemon.outage.protection import Blind
-from catalyst.daemon.protection.position_protector import LOOK, Guard
-from catalyst.daemon.risk.price_cache import Heard, Prices
-from catalyst.daemon.runtime.change_signal import Pulse
+from catalyst.daemon.outage.exits import OutageExit
+from catalyst.daemon.outage.protection import OutageProtection
+from catalyst.daemon.protection.position_protector import CHECK_INTERVAL, PositionProtector
+from catalyst.daemon.risk.price_cache import LastPrice, PriceCache
+from catalyst.daemon.runtime.change_signal import ChangeSignal
 from catalyst.daemon.trading_state.entry_gate import DATABASE
 from catalyst.domain.order import WORKING, PositionSide, Purpose
 from catalyst.domain.position import CloseReason
@@ -34,24 +34,26 @@ from catalyst.store.positions import PositionRow
 
 log = structlog.get_logger()
 
-LEAVE_WITHIN: Final = timedelta(seconds=30)
-OLDEST: Final = 2 * LOOK  # of a look at the tables: the guard, whose looks are remembered, has missed one
-AWAY_LOOK: Final = timedelta(seconds=5)  # without the tables nobody says what has changed
-AWAY_URGENT: Final = timedelta(seconds=2)  # of the broker's budget of requests
-NEVER: Final = Decimal("Infinity")
+EXIT_TIMEOUT: Final = timedelta(seconds=30)
+MAX_STATE_AGE: Final = (
+    2 * CHECK_INTERVAL
+)  # of a look at the tables: the guard, whose looks are remembered, has missed one
+OUTAGE_INTERVAL: Final = timedelta(seconds=5)  # without the tables nobody says what has changed
+OUTAGE_URGENT_INTERVAL: Final = timedelta(seconds=2)  # of the broker's budget of requests
+NO_LEVEL: Final = Decimal("Infinity")
 
 
 @dataclass(frozen=True, slots=True)
-class Through:
+class Breach:
     """A price beyond a level: since when, of which instant the latest was, how many different ones."""
 
     since: datetime
     latest: datetime
-    seen: int
+    observations: int
 
 
 # A symbol, the prices at and below which, and at and above which, a position is to be looked at, and the position.
-Watched = tuple[str, Decimal, Decimal, PositionRow]
+WatchedPosition = tuple[str, Decimal, Decimal, PositionRow]
 
 
 @dataclass
@@ -62,104 +64,104 @@ class StopMonitor:
     market: MarketData
     broker: Broker
     exits: SafeExit
-    guard: Guard
+    protector: PositionProtector
     clock: Clock
     cfg: StopMonitorConfig
-    emergency: Emergency
-    blind: Blind
+    outage_exit: OutageExit
+    outage_protection: OutageProtection
     flat_before_close: timedelta
-    prices: Prices = field(init=False)
+    prices: PriceCache = field(init=False)
     _held: Sequence[PositionRow] = ()
     _rows: Mapping[int, Sequence[OrderRow]] = field(default_factory=dict)
-    _watched: Sequence[Watched] = ()
-    _through: dict[int, Through] = field(default_factory=dict)  # by position
-    _away: bool = False
-    _unsure: bool = False  # what was to be done by the tables failed: are they there?
-    _wanted: Pulse = field(default_factory=Pulse)  # prices are, at once
-    _ticking: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _watched: Sequence[WatchedPosition] = ()
+    _breaches: dict[int, Breach] = field(default_factory=dict)  # by position
+    _database_down: bool = False
+    _database_suspect: bool = False  # what was to be done by the tables failed: are they there?
+    _refresh_requested: ChangeSignal = field(default_factory=ChangeSignal)  # prices are, at once
+    _tick_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def __post_init__(self) -> None:
-        self.prices = Prices(self.store, self.market, self.broker, self.clock, self.cfg)
+        self.prices = PriceCache(self.store, self.market, self.broker, self.clock, self.cfg)
 
     async def run(self) -> None:
         """Two paces, each every 30 s, and every second while anything is naked or through its stop, from the moment it
         is: prices are asked for and judged; and what is held is looked at, however long an answer takes."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._follow_prices(), name="prices")
-            await self._watch()
+            group.create_task(self._run_price_refresh(), name="prices")
+            await self._run_ticks()
 
-    async def _watch(self) -> None:
+    async def _run_ticks(self) -> None:
         woken = True
         while True:
-            bared = self.guard.bared.count
+            version = self.protector.unprotected_changed.version
             await self.tick()
-            if woken or any(position.symbol not in self.prices.heard for position in self._held):
-                self._wanted.beat()
-            woken = await self.guard.bared.next(self.clock, self._pause(), since=bared)
+            if woken or any(position.symbol not in self.prices.last_prices for position in self._held):
+                self._refresh_requested.notify()
+            woken = await self.protector.unprotected_changed.wait(self.clock, self._interval(), since=version)
 
-    async def _follow_prices(self) -> None:
+    async def _run_price_refresh(self) -> None:
         while True:
-            wanted = self._wanted.count
-            await self.ask()
-            await self.tick(look=False)
-            await self._wanted.next(self.clock, self._pause(), since=wanted)
+            wanted = self._refresh_requested.version
+            await self.refresh_prices()
+            await self.tick(read=False)
+            await self._refresh_requested.wait(self.clock, self._interval(), since=wanted)
 
-    def _pause(self) -> timedelta:
-        urgent = bool(self._naked or self._through)
-        if self._away:
-            return AWAY_URGENT if urgent else AWAY_LOOK
-        return timedelta(seconds=self.cfg.naked_every_seconds if urgent else self.cfg.every_seconds)
+    def _interval(self) -> timedelta:
+        urgent = bool(self._unprotected or self._breaches)
+        if self._database_down:
+            return OUTAGE_URGENT_INTERVAL if urgent else OUTAGE_INTERVAL
+        return timedelta(seconds=self.cfg.unprotected_every_seconds if urgent else self.cfg.every_seconds)
 
     @property
-    def _naked(self) -> set[int]:
+    def _unprotected(self) -> set[int]:
         """Positions without a stop at the broker, by who looks at them now."""
-        return self.blind.bare if self._away else self.guard.naked
+        return self.outage_protection.unprotected if self._database_down else self.protector.unprotected
 
-    async def ask(self) -> None:
+    async def refresh_prices(self) -> None:
         """The prices of what is held are heard anew, and written as marks."""
-        known = self._held if self._away else self.guard.books.memory.held
-        held = [position for position in known if self._is_ours_to_leave(position)]
+        known = self._held if self._database_down else self.protector.ledger.last_known.positions
+        held = [position for position in known if self._can_exit(position)]
         if not held:
             return
-        await self.prices.ask(held)
+        await self.prices.refresh(held)
         watched = held if self.exits.market_open else []
-        await self.prices.tell_blind(watched, self._naked, tables=not self._away)
-        if not self._away:
-            await self.prices.keep(held)
+        await self.prices.alert_stale_prices(watched, self._unprotected, database_up=not self._database_down)
+        if not self._database_down:
+            await self.prices.write_marks(held)
 
-    async def tick(self, *, look: bool = True) -> None:
+    async def tick(self, *, read: bool = True) -> None:
         """Judge everything that is held by the prices heard last. Nobody is asked anything while what is remembered
         holds good and nothing is through a level; without the tables, the broker is, but for `look`."""
-        async with self._ticking:
+        async with self._tick_lock:
             try:
-                await self._learn(look=look)
+                await self._load_positions(read=read)
                 if not self.exits.market_open:
                     return  # no stop is elected by what trades before and after hours, and nothing could be sold
-                if self._away and self._day_ends():
-                    await self._leave_all(self._held)
+                if self._database_down and self._is_day_ending():
+                    await self._exit_all(self._held)
                     return
-                for position in self._suspects():
-                    await self._judge(position)
+                for position in self._near_level():
+                    await self._check_position(position)
             except Exception as error:
-                self._unsure = is_outage(error)
+                self._database_suspect = is_outage(error)
                 raise
 
     # -- what is held
 
-    async def _learn(self, *, look: bool) -> None:
+    async def _load_positions(self, *, read: bool) -> None:
         """Know every open position with its orders: as remembered while that holds good, else from the tables, else as
         the broker shows it."""
-        if self._away and not look:
+        if self._database_down and not read:
             return
-        books, now = self.guard.books, self.clock.now()
-        changes = books.changed.count
-        good = books.memory.holds_good(changes=changes, since=now - OLDEST)
-        if not good or self._away or self._unsure or self.guard.dark:
-            await self._look(changes, now)
-        if not self._away:
-            self._watch_for(books.memory.held, books.memory.rows)
+        books, now = self.protector.ledger, self.clock.now()
+        changes = books.changed.version
+        good = books.last_known.is_current(version=changes, since=now - MAX_STATE_AGE)
+        if not good or self._database_down or self._database_suspect or self.protector.database_down:
+            await self._read_positions(changes, now)
+        if not self._database_down:
+            self._set_watched(books.last_known.positions, books.last_known.orders)
 
-    async def _look(self, changes: int, now: datetime) -> None:
+    async def _read_positions(self, ledger_version: int, now: datetime) -> None:
         try:
             async with self.store.read() as conn:
                 held = await positions.open_positions(conn)
@@ -167,108 +169,114 @@ class StopMonitor:
         except Exception as error:
             if not is_outage(error):
                 raise
-            self.exits.execution.gate.shut(DATABASE, "the database cannot be reached")
-            self._away, self._unsure = True, False
-            shown, known = await self.blind.look()
-            log.warning("watching_without_tables", positions=len(shown), error=type(error).__name__)
-            self._watch_for(shown, known)
-            if not self._day_ends():
-                await self.blind.leave_what_cannot_be_protected(shown)
+            self.exits.submission.gate.close(DATABASE, "the database cannot be reached")
+            self._database_down, self._database_suspect = True, False
+            shown, known = await self.outage_protection.check()
+            log.warning("outage_monitoring", positions=len(shown), error=type(error).__name__)
+            self._set_watched(shown, known)
+            if not self._is_day_ending():
+                await self.outage_protection.exit_unprotectable(shown)
                 if self.exits.market_open:
-                    await self.blind.leave_what_is_held_too_long(shown)
+                    await self.outage_protection.exit_overdue(shown)
             return
-        self.guard.books.memory.keep(held, rows, changes=changes, at=now)
-        self._away = self._unsure = False
+        self.protector.ledger.last_known.update(held, rows, version=ledger_version, read_at=now)
+        self._database_down = self._database_suspect = False
 
-    def _watch_for(self, held: Sequence[PositionRow], rows: Mapping[int, Sequence[OrderRow]]) -> None:
+    def _set_watched(self, held: Sequence[PositionRow], rows: Mapping[int, Sequence[OrderRow]]) -> None:
         if held is self._held and rows is self._rows:
             return
         self._held, self._rows = held, rows
-        self._watched = [_watched(p, rows.get(p.position_id, ())) for p in held]
+        self._watched = [_watch_bounds(p, rows.get(p.position_id, ())) for p in held]
         ids = {p.position_id for p in held}
-        self._through = {key: at for key, at in self._through.items() if key in ids}
+        self._breaches = {key: at for key, at in self._breaches.items() if key in ids}
 
-    def _is_ours_to_leave(self, position: PositionRow) -> bool:
+    def _can_exit(self, position: PositionRow) -> bool:
         """False for what another hand has left, and the tables have not heard of yet."""
-        return self._away or position.symbol not in self.guard.execution.elsewhere
+        return self._database_down or position.symbol not in self.protector.submission.outage_symbols
 
-    def _day_ends(self) -> bool:
+    def _is_day_ending(self) -> bool:
         """True from the moment on at which everything is to be left; the schedule's own job needs the tables."""
         session = self.exits.session
         return (
             session is not None
-            and self.blind.limits.close_all_at_market_close
+            and self.outage_protection.limits.close_all_at_market_close
             and self.exits.market_open
             and self.clock.now() >= session.close - self.flat_before_close
         )
 
-    async def _leave_all(self, held: Sequence[PositionRow]) -> None:
+    async def _exit_all(self, held: Sequence[PositionRow]) -> None:
         for position in held:
-            await self._leave_unrecorded(position, f"{CloseReason.MARKET_CLOSE}: {position.symbol}")
+            await self._exit_in_outage(position, f"{CloseReason.MARKET_CLOSE}: {position.symbol}")
 
-    async def _leave_unrecorded(self, position: PositionRow, reason: str) -> None:
-        await self.emergency.leave(position.symbol, reason=reason, by="stop_monitor", within=LEAVE_WITHIN)
+    async def _exit_in_outage(self, position: PositionRow, reason: str) -> None:
+        await self.outage_exit.exit_symbol(
+            position.symbol, reason=reason, by="stop_monitor", within=EXIT_TIMEOUT
+        )
 
     # -- what its prices say
 
-    def _suspects(self) -> list[PositionRow]:
+    def _near_level(self) -> list[PositionRow]:
         """The positions of which any price that was heard lies beyond a level, and those of which one did."""
-        spans = self.prices.spans
+        spans = self.prices.price_ranges
         found = [
             position
             for symbol, floor, ceiling, position in self._watched
             if (span := spans.get(symbol)) is not None and (span[0] <= floor or span[1] >= ceiling)
         ]
-        if self._through:
+        if self._breaches:
             ids = {position.position_id for position in found}
-            found += [p for p in self._held if p.position_id in self._through and p.position_id not in ids]
-        return [position for position in found if self._is_ours_to_leave(position)]
+            found += [p for p in self._held if p.position_id in self._breaches and p.position_id not in ids]
+        return [position for position in found if self._can_exit(position)]
 
-    async def _judge(self, position: PositionRow) -> None:
-        heard = self.prices.heard.get(position.symbol)
-        evidence = None if heard is None else self._evidence(position, heard)
-        if heard is None or evidence is None:
+    async def _check_position(self, position: PositionRow) -> None:
+        last_price = self.prices.last_prices.get(position.symbol)
+        evidence = None if last_price is None else self._evidence(position, last_price)
+        if last_price is None or evidence is None:
             return
         at, price = evidence
         rows = self._rows.get(position.position_id, ())
-        reason = self._breach(position, rows, at, price, heard)
+        reason = self._confirmed_breach(position, rows, at, price, last_price)
         if reason is not None:
             await self._enforce(position, price, reason)
 
-    def _evidence(self, position: PositionRow, heard: Heard) -> tuple[datetime, Decimal] | None:
+    def _evidence(self, position: PositionRow, last_price: LastPrice) -> tuple[datetime, Decimal] | None:
         """The price that may end the position, and its instant. A stop at the broker is elected by prints, so only a
         print shows that it did not act, and only one since we hold the shares; while nothing rests at the broker, the
         mark does too, each time it is heard."""
-        oldest = self.prices.oldest
-        if position.position_id in self._naked:
-            mark = heard.mark(position.side, oldest)
-            return None if mark is None else (heard.at, mark)
-        trade = heard.print_since(max(oldest, position.entry_time))
+        oldest = self.prices.oldest_valid
+        if position.position_id in self._unprotected:
+            mark = last_price.mark(position.side, oldest)
+            return None if mark is None else (last_price.at, mark)
+        trade = last_price.print_since(max(oldest, position.entry_time))
         return None if trade is None else (trade.at, trade.price)
 
-    def _breach(
+    def _confirmed_breach(
         self,
         position: PositionRow,
         rows: Sequence[OrderRow],
         at: datetime,
         price: Decimal,
-        heard: Heard,
+        last_price: LastPrice,
     ) -> str | None:
         """Why the position is to be left now: its level was crossed by two different observations (a print and the
         quote heard after it are two), and the grace for the broker's own order is over. None: not, or not yet."""
-        targeted, now = _targeted(rows), self.clock.now()
-        reason = _crossed(position, price, targeted=targeted)
+        targeted, now = _has_working_target(rows), self.clock.now()
+        reason = _crossed_level(position, price, has_target=targeted)
         if reason is None:
-            self._through.pop(position.position_id, None)
+            self._breaches.pop(position.position_id, None)
             return None
-        known = self._through.get(position.position_id)
+        known = self._breaches.get(position.position_id)
         if known is None:
-            self._through[position.position_id] = Through(now, at, 1)
+            self._breaches[position.position_id] = Breach(now, at, 1)
             return None
-        quoted = heard.side(position.side, self.prices.oldest) if heard.at > known.since else None
-        agreed = quoted is not None and _crossed(position, quoted, targeted=targeted) is not None
-        seen = known.seen + 1 if at > known.latest else max(known.seen, 2 if agreed else 1)
-        self._through[position.position_id] = Through(known.since, max(at, known.latest), seen)
+        quoted = (
+            last_price.opposite_quote(position.side, self.prices.oldest_valid)
+            if last_price.at > known.since
+            else None
+        )
+        agreed = quoted is not None and _crossed_level(position, quoted, has_target=targeted) is not None
+        seen = known.observations + 1 if at > known.latest else max(known.observations, 2 if agreed else 1)
+        self._breaches[position.position_id] = Breach(known.since, max(at, known.latest), seen)
         graced = now - known.since >= timedelta(seconds=self.cfg.grace_seconds)
         return reason if seen > 1 and graced else None
 
@@ -281,27 +289,29 @@ class StopMonitor:
             stop=str(position.stop_loss),
             reason=reason,
         )
-        if not self._away:
-            await self.exits.ask(position.position_id, reason=reason, purpose=Purpose.EXIT, by="stop_monitor")
+        if not self._database_down:
+            await self.exits.request(
+                position.position_id, reason=reason, purpose=Purpose.EXIT, by="stop_monitor"
+            )
             return
-        self._through.pop(position.position_id, None)
-        await self._leave_unrecorded(position, reason)
+        self._breaches.pop(position.position_id, None)
+        await self._exit_in_outage(position, reason)
 
 
-def _watched(position: PositionRow, rows: Sequence[OrderRow]) -> Watched:
+def _watch_bounds(position: PositionRow, rows: Sequence[OrderRow]) -> WatchedPosition:
     """The bounds within which no price can end the position, whichever of its prices is believed."""
     stop = position.stop_loss
-    target = None if _targeted(rows) else position.take_profit
+    target = None if _has_working_target(rows) else position.take_profit
     below, above = (stop, target) if position.side is PositionSide.LONG else (target, stop)
     return (
         position.symbol,
-        -NEVER if below is None else below,
-        NEVER if above is None else above,
+        -NO_LEVEL if below is None else below,
+        NO_LEVEL if above is None else above,
         position,
     )
 
 
-def _targeted(rows: Sequence[OrderRow]) -> bool:
+def _has_working_target(rows: Sequence[OrderRow]) -> bool:
     """True while a target that can fill rests at the broker; one that sleeps under an unfinished entry cannot."""
     return any(
         row.order_purpose is Purpose.TAKE_PROFIT and row.status in WORKING and row.broker_status != "held"
@@ -309,7 +319,7 @@ def _targeted(rows: Sequence[OrderRow]) -> bool:
     )
 
 
-def _crossed(position: PositionRow, price: Decimal, *, targeted: bool) -> str | None:
+def _crossed_level(position: PositionRow, price: Decimal, *, has_target: bool) -> str | None:
     """Why the position should be left at `price`; None when it should be kept.
 
     The target is enforced only when nothing at the broker can act on it.
@@ -319,7 +329,7 @@ def _crossed(position: PositionRow, price: Decimal, *, targeted: bool) -> str | 
     if stop is not None and (price <= stop if long else price >= stop):
         sign = "<=" if long else ">="
         return f"{CloseReason.STOP_LOSS_HIT}: {position.symbol} @ ${price} {sign} ${stop}"
-    if not targeted and target is not None and (price >= target if long else price <= target):
+    if not has_target and target is not None and (price >= target if long else price <= target):
         sign = ">=" if long else "<="
         return f"{CloseReason.TAKE_PROFIT_HIT}: {position.symbol} @ ${price} {sign} ${target}"
     return None

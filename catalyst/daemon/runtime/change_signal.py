@@ -9,21 +9,21 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
 
-class Pulse:
+class ChangeSignal:
     """A beat that wakes everybody who waits for the next change. Whoever looks first and waits then takes `count`
     before the look and hands it over as `since`: a beat during the look is not lost."""
 
     def __init__(self) -> None:
-        self.count = 0
+        self.version = 0
         self._event = asyncio.Event()
 
-    def beat(self) -> None:
-        self.count += 1
+    def notify(self) -> None:
+        self.version += 1
         self._event.set()
         self._event = asyncio.Event()
 
-    async def next(self, clock: Clock, at_most: "timedelta", *, since: int | None = None) -> bool:
+    async def wait(self, clock: Clock, timeout: "timedelta", *, since: int | None = None) -> bool:
         """Wait for the next beat, `at_most` of market time; true when it came, or has come after `since`."""
-        if since is not None and since != self.count:
+        if since is not None and since != self.version:
             return True
-        return await wait(clock, self._event, at_most)
+        return await wait(clock, self._event, timeout)

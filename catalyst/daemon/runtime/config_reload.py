@@ -15,7 +15,7 @@ import structlog
 from pydantic import BaseModel, ValidationError
 
 from catalyst.clock import Clock, wait
-from catalyst.config.loader import Signature, load, signature
+from catalyst.config.loader import FileSignature, file_signature, load
 from catalyst.config.schema import Config
 from catalyst.config.settings import Settings
 from catalyst.domain.errors import ConfigInvalid
@@ -24,50 +24,50 @@ from catalyst.store.pool import Store, is_outage
 
 log = structlog.get_logger()
 
-EVERY: Final = timedelta(seconds=60)
-CHANGED: Final = "CONFIG_CHANGED"
+CHECK_INTERVAL: Final = timedelta(seconds=60)
+CHANGED_EVENT: Final = "CONFIG_CHANGED"
 
 # Sections and keys that only a start reads: who trades what, where, and under which hours.
-AT_START: Final = (
+START_ONLY_KEYS: Final = (
     "trading", "broker", "database", "log", "pipeline", "session.mode", "session.timezone", "session.market_open",
     "session.market_close", "session.flat_before_close_minutes", "session.no_entries_before_close_minutes",
     "workflow.auto_execute", "features.autonomous_trading", "features.email_alerts", "shutdown.on_sigterm",
 )  # fmt: skip
 # Taken over at once, and used from the next session on: the day's plan was made of the old ones.
-NEXT_SESSION: Final = ("universe", "workflow.scan_frequency_minutes")
+NEXT_SESSION_KEYS: Final = ("universe", "workflow.scan_frequency_minutes")
 # What RISK_HOT_RELOAD=false keeps; TRADING_HOT_RELOAD=false keeps everything else.
-RISK: Final = ("risk", "daily_limits", "sector_limits", "correlation", "positions", "emergency")
+RISK_SECTIONS: Final = ("risk", "daily_limits", "sector_limits", "correlation", "positions", "emergency")
 
-Change = tuple[object, object]
+ValueChange = tuple[object, object]
 
 
 @dataclass
-class Reload:
+class ConfigReload:
     """Watches the file that `settings` came from. `adopt` hands a new tree to every part, in one step."""
 
     settings: Settings
     store: Store
     clock: Clock
-    adopt: Callable[[Config], None]
-    asked: asyncio.Event = field(default_factory=asyncio.Event)  # SIGHUP
-    _seen: Signature | None = None
-    _unwritten: list[dict[str, Any]] = field(default_factory=list)
+    apply_config: Callable[[Config], None]
+    requested: asyncio.Event = field(default_factory=asyncio.Event)  # SIGHUP
+    _last_signature: FileSignature | None = None
+    _unrecorded_changes: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._seen = signature(self.settings.source)
+        self._last_signature = file_signature(self.settings.source)
 
     async def run(self) -> None:
         """Look at the file every minute, and whenever somebody asks."""
         while True:
-            asked = await wait(self.clock, self.asked, EVERY)
-            self.asked.clear()
-            seen = signature(self.settings.source)
-            if asked or seen != self._seen:
-                self._seen = seen
-                await self.reread()
-            await self._write()
+            asked = await wait(self.clock, self.requested, CHECK_INTERVAL)
+            self.requested.clear()
+            seen = file_signature(self.settings.source)
+            if asked or seen != self._last_signature:
+                self._last_signature = seen
+                await self.reload()
+            await self._record_changes()
 
-    async def reread(self) -> None:
+    async def reload(self) -> None:
         """The file's values are in force, as far as they may be; or the old ones are, and somebody knows why."""
         old = self.settings
         if old.source is None:
@@ -76,40 +76,40 @@ class Reload:
         refused = None
         try:
             found = load(old.source, env_file=old.env_file)
-            new = _allowed(old, found.config)
+            new = _reloadable_config(old, found.config)
         except ConfigInvalid as error:
             refused = str(error)
         if refused is not None:
             log.error("config_invalid", error=refused, in_force=old.config.fingerprint)
-            await self._page(refused)
+            await self._alert_invalid(refused)
             return
-        wanted = differences(old.config, found.config)
-        taken = differences(old.config, new)
+        wanted = changed_values(old.config, found.config)
+        taken = changed_values(old.config, new)
         waiting = sorted(wanted.keys() - taken.keys())
         self.settings = replace(old, config=new)
-        self.adopt(new)  # nothing is awaited in it: no part ever sees the half of it
+        self.apply_config(new)  # nothing is awaited in it: no part ever sees the half of it
         log.info(
             "config_reloaded",
             changes={key: f"{before} -> {after}" for key, (before, after) in sorted(taken.items())},
-            next_session=sorted(key for key in taken if _is_under(key, NEXT_SESSION)),
+            next_session=sorted(key for key in taken if _is_under(key, NEXT_SESSION_KEYS)),
             needs_restart=waiting,
             fingerprint=new.fingerprint,
         )
         if wanted:
             changes = {key: [str(before), str(after)] for key, (before, after) in taken.items()}
-            self._unwritten.append(
+            self._unrecorded_changes.append(
                 {"changes": changes, "needs_restart": waiting, "fingerprint": new.fingerprint}
             )
 
-    async def _write(self) -> None:
+    async def _record_changes(self) -> None:
         """Tell the tables of each change; while they are away it is kept."""
-        while self._unwritten:
-            facts = self._unwritten[0]
+        while self._unrecorded_changes:
+            facts = self._unrecorded_changes[0]
             try:
                 async with self.store.tx("config_changed") as conn:
                     await risk_events.put(
                         conn,
-                        event_type=CHANGED,
+                        event_type=CHANGED_EVENT,
                         severity="INFO",
                         message=f"{len(facts['changes'])} values changed, {len(facts['needs_restart'])} need a restart",
                         facts=facts,
@@ -118,19 +118,19 @@ class Reload:
             except Exception as error:
                 if not is_outage(error):
                     raise
-                log.warning("config_change_unwritten", error=str(error))
+                log.warning("config_change_not_recorded", error=str(error))
                 return
-            self._unwritten.pop(0)
+            self._unrecorded_changes.pop(0)
 
-    async def _page(self, said: str) -> None:
-        key = hashlib.sha256(said.encode()).hexdigest()[:16]
+    async def _alert_invalid(self, error_text: str) -> None:
+        key = hashlib.sha256(error_text.encode()).hexdigest()[:16]
         try:
             async with self.store.tx("config_invalid") as conn:
                 await alerts.put(
                     conn,
                     severity="WARNING",
                     event="CONFIG_INVALID",
-                    message=f"the configuration was not taken over, the old one stays in force: {said}",
+                    message=f"the configuration was not taken over, the old one stays in force: {error_text}",
                     facts={"in_force": self.settings.config.fingerprint},
                     dedupe_key=f"CONFIG_INVALID:{key}",
                     at=self.clock.now(),
@@ -138,16 +138,16 @@ class Reload:
         except Exception as error:
             if not is_outage(error):
                 raise
-            log.warning("page_unwritten", error=str(error))
+            log.warning("alert_not_written", error=str(error))
 
 
-def differences(old: Config, new: Config) -> dict[str, Change]:
+def changed_values(old: Config, new: Config) -> dict[str, ValueChange]:
     """Every key whose value differs, in the file's words, with both values."""
-    before, after = dict(_leaves(old.model_dump())), dict(_leaves(new.model_dump()))
+    before, after = dict(_flatten_keys(old.model_dump())), dict(_flatten_keys(new.model_dump()))
     return {key: (before[key], after[key]) for key in before if before[key] != after[key]}
 
 
-def hand_over(old: Config, new: Config, roots: Iterable[object]) -> int:
+def replace_config_references(old: Config, new: Config, roots: Iterable[object]) -> int:
     """Whoever was handed `old` or a section of it, anywhere below `roots`, holds what stands there in `new`; how many.
 
     Found by identity, so that a part that is added later is not forgotten.
@@ -173,13 +173,13 @@ def hand_over(old: Config, new: Config, roots: Iterable[object]) -> int:
     return count
 
 
-def _allowed(settings: Settings, found: Config) -> Config:
+def _reloadable_config(settings: Settings, found: Config) -> Config:
     """`found`, with the old values where a start is needed or the environment forbids the change."""
-    kept = list(AT_START)
+    kept = list(START_ONLY_KEYS)
     if not settings.env.risk_hot_reload:
-        kept += RISK
+        kept += RISK_SECTIONS
     if not settings.env.trading_hot_reload:
-        kept += [name for name in Config.model_fields if name not in RISK]
+        kept += [name for name in Config.model_fields if name not in RISK_SECTIONS]
     tree, old = found.model_dump(), settings.config.model_dump()
     for key in kept:
         section, _, name = key.partition(".")
@@ -198,9 +198,9 @@ def _is_under(key: str, names: Iterable[str]) -> bool:
     return any(key == name or key.startswith(f"{name}.") for name in names)
 
 
-def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, object]]:
+def _flatten_keys(tree: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, object]]:
     for name, value in tree.items():
         if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{name}.")
+            yield from _flatten_keys(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value

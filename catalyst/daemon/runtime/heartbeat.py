@@ -12,8 +12,8 @@ from catalyst.store.pool import Store, connect, is_outage
 
 log = structlog.get_logger()
 
-EVERY: Final = timedelta(seconds=10)
-ANSWER: Final = 2.0  # real seconds, for a page that goes around the pool
+HEARTBEAT_INTERVAL: Final = timedelta(seconds=10)
+CONNECT_TIMEOUT_S: Final = 2.0  # real seconds, for a page that goes around the pool
 
 
 @dataclass
@@ -24,43 +24,43 @@ class Heartbeat:
     store: Store
     clock: Clock
     epoch: int
-    _away_since: datetime | None = None
+    _outage_since: datetime | None = None
 
     async def run(self) -> None:
         while True:
             try:
-                await self._beat()
+                await self._write_heartbeat()
             except Exception as error:
                 if is_outage(error):
-                    await self._missed(error)
+                    await self._record_missed(error)
                 raise
-            self._away_since = None
-            await self.clock.sleep(EVERY)
+            self._outage_since = None
+            await self.clock.sleep(HEARTBEAT_INTERVAL)
 
-    async def _beat(self) -> None:
+    async def _write_heartbeat(self) -> None:
         now = self.clock.now()
         async with self.store.tx("heartbeat") as conn:
-            await daemon_epoch.beat(conn, self.epoch, at=now)
-            if self._away_since is not None:
+            await daemon_epoch.heartbeat(conn, self.epoch, at=now)
+            if self._outage_since is not None:
                 await alerts.put(
                     conn,
                     severity="CRITICAL",
-                    event="DATABASE_WAS_AWAY",
-                    message=f"the database was away for {(now - self._away_since).total_seconds():.0f} s: no entries, "
+                    event="DATABASE_OUTAGE",
+                    message=f"the database was away for {(now - self._outage_since).total_seconds():.0f} s: no entries, "
                     "and what left meanwhile left without the tables",
-                    facts={"since": self._away_since.isoformat()},
-                    dedupe_key="DATABASE_WAS_AWAY",
+                    facts={"since": self._outage_since.isoformat()},
+                    dedupe_key="DATABASE_OUTAGE",
                     at=now,
                 )
 
-    async def _missed(self, error: Exception) -> None:
+    async def _record_missed(self, error: Exception) -> None:
         """Note since when; a server that answers beside a pool that gives no connection is a leak, and paged now."""
-        self._away_since = self._away_since or self.clock.now()
+        self._outage_since = self._outage_since or self.clock.now()
         if not isinstance(error, TimeoutError):
             return
         try:
             with self.clock.hold():
-                conn = await connect(self.store.dsn, "catalyst page", answer=ANSWER)
+                conn = await connect(self.store.dsn, "catalyst alert", timeout_s=CONNECT_TIMEOUT_S)
                 try:
                     async with conn.transaction():
                         await alerts.put(
@@ -77,4 +77,4 @@ class Heartbeat:
         except Exception as silent:
             if not is_outage(silent):
                 raise
-            log.warning("page_unwritten", error=f"{type(silent).__name__}: {silent}")
+            log.warning("alert_not_written", error=f"{type(silent).__name__}: {silent}")

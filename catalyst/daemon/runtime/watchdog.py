@@ -14,13 +14,13 @@ from typing import Final
 import structlog
 
 from catalyst.clock import Clock
-from catalyst.daemon.runtime.supervisor import Loop, Loops
+from catalyst.daemon.runtime.supervisor import Loop, Supervisor
 
 log = structlog.get_logger()
 
 # Loops that never end by themselves while the daemon lives.
-ENDLESS: Final = frozenset(
-    {"exits", "guard", "entries", "stop_monitor", "risk_watch", "reconciler", "orphans", "safety", "lock", "heartbeat"}
+ENDLESS_LOOPS: Final = frozenset(
+    {"exits", "position_protector", "entry_expiry", "stop_monitor", "daily_loss_limit", "reconciler", "orphans", "safe_mode", "account_lease", "heartbeat"}
 )  # fmt: skip
 
 
@@ -28,12 +28,12 @@ ENDLESS: Final = frozenset(
 class Watchdog:
     """Speaks to `address`, None: nobody listens. `within` is how long it may be silent, None: for ever."""
 
-    loops: Loops
+    supervisor: Supervisor
     clock: Clock
     address: str | None
-    within: timedelta | None
+    timeout: timedelta | None
 
-    def say(self, words: str) -> None:
+    def notify(self, state: str) -> None:
         """One datagram; what cannot be sent is logged and lost: trading does not wait for a service manager."""
         if self.address is None:
             return
@@ -41,32 +41,32 @@ class Watchdog:
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as speaking:
                 speaking.setblocking(False)
-                speaking.sendto(words.encode(), where)
+                speaking.sendto(state.encode(), where)
         except OSError as error:
-            log.warning("service_manager_unreachable", words=words, error=str(error))
+            log.warning("service_manager_unreachable", state=state, error=str(error))
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
         """Fed beside the block, from before anything is recovered until the last share is left."""
         feeding: dict[str, Loop] = (
-            {} if self.within is None or self.address is None else {"watchdog": self.run}
+            {} if self.timeout is None or self.address is None else {"watchdog": self.run}
         )
-        async with self.loops.running(feeding):
+        async with self.supervisor.running(feeding):
             try:
                 yield
             finally:
-                self.say("STOPPING=1")
+                self.notify("STOPPING=1")
 
     async def run(self) -> None:
         """Fed at twice the pace that is asked for, while the event loop turns and no loop has ended; it is starved
         for good once one has."""
-        assert self.within is not None  # watching() did not begin it otherwise
-        told = False
+        assert self.timeout is not None  # watching() did not begin it otherwise
+        logged = False
         while True:
-            ended = sorted(self.loops.ended & ENDLESS)
+            ended = sorted(self.supervisor.ended & ENDLESS_LOOPS)
             if not ended:
-                self.say("WATCHDOG=1")
-            elif not told:
-                told = True
+                self.notify("WATCHDOG=1")
+            elif not logged:
+                logged = True
                 log.critical("watchdog_starved", ended=ended)
-            await self.clock.sleep(self.within / 2)
+            await self.clock.sleep(self.timeout / 2)

@@ -21,23 +21,25 @@ from catalyst.domain.errors import BrokerError
 from catalyst.domain.session import NEW_YORK, Session
 from catalyst.store import alerts, cycles, flat_proofs, orders, positions
 from catalyst.store.cycles import CycleRow
-from catalyst.store.pool import Store, is_passing
+from catalyst.store.pool import Store, is_transient
 
 log = structlog.get_logger()
 
-CAUSE: Final = "the close of the day"
-LAST_FILLS: Final = timedelta(seconds=30)  # an order that still works then has that long to come to its end
-PAUSE: Final = timedelta(seconds=2)
-LONGEST_PAUSE: Final = timedelta(seconds=60)
-PATIENCE: Final = timedelta(seconds=60)  # before somebody is told
+PROOF_CAUSE: Final = "the close of the day"
+LAST_FILLS_WAIT: Final = timedelta(
+    seconds=30
+)  # an order that still works then has that long to come to its end
+FIRST_RETRY_PAUSE: Final = timedelta(seconds=2)
+MAX_RETRY_PAUSE: Final = timedelta(seconds=60)
+ALERT_AFTER: Final = timedelta(seconds=60)  # before somebody is told
 # After the close; then the next day's start is near, and makes up for it.
-CLOSE_WITHIN: Final = timedelta(hours=12)
-READ_WITHIN: Final = timedelta(seconds=30)
-ATTEMPT: Final = 600.0  # real seconds: an attempt that hangs is cut
+CLOSE_RETRY_WINDOW: Final = timedelta(hours=12)
+PROOF_TIMEOUT: Final = timedelta(seconds=30)
+ATTEMPT_TIMEOUT_S: Final = 600.0  # real seconds: an attempt that hangs is cut
 
 
 @dataclass
-class Closing:
+class EndOfDay:
     """Completes cycles. Its fields are all it can touch."""
 
     store: Store
@@ -47,48 +49,50 @@ class Closing:
     clock: Clock
     proven: bool = False  # by the proof of `run`
 
-    async def run(self, cycle_id: str, session: Session, shut: Callable[[], Awaitable[object]]) -> None:
+    async def run(
+        self, cycle_id: str, session: Session, close_entries: Callable[[], Awaitable[object]]
+    ) -> None:
         """The cycle is completed with its figures and its proof, or left `closed`: because something is held, or
         because half a day was not enough to ask. `shut` closes it to entries."""
-        began, pause, told = self.clock.now(), PAUSE, False
-        while (why := await self._attempt(cycle_id, session, shut)) is not None:
+        began, pause, alerted = self.clock.now(), FIRST_RETRY_PAUSE, False
+        while (why := await self._try_close(cycle_id, session, close_entries)) is not None:
             now = self.clock.now()
-            log.warning("day_unclosed", reason=why, again_in=pause.total_seconds())
-            if now >= session.close + CLOSE_WITHIN:
+            log.warning("day_not_closed", reason=why, again_in=pause.total_seconds())
+            if now >= session.close + CLOSE_RETRY_WINDOW:
                 return
-            if not told and now - began >= PATIENCE:
-                told = await self._tell(cycle_id, why)
+            if not alerted and now - began >= ALERT_AFTER:
+                alerted = await self._alert_not_closed(cycle_id, why)
             await self.clock.sleep(pause)
-            pause = min(pause * 2, LONGEST_PAUSE)
+            pause = min(pause * 2, MAX_RETRY_PAUSE)
 
-    async def _attempt(
-        self, cycle_id: str, session: Session, shut: Callable[[], Awaitable[object]]
+    async def _try_close(
+        self, cycle_id: str, session: Session, close_entries: Callable[[], Awaitable[object]]
     ) -> str | None:
         """What could not be asked; None when nothing is left to do."""
         try:
-            async with asyncio.timeout(ATTEMPT):  # noqa: TID251 - a hung attempt is cut in real time
-                await shut()
-                return await self._close(cycle_id, session)
+            async with asyncio.timeout(ATTEMPT_TIMEOUT_S):  # noqa: TID251 - a hung attempt is cut in real time
+                await close_entries()
+                return await self._close_cycle(cycle_id, session)
         except Exception as error:
-            if not isinstance(error, BrokerError) and not is_passing(error):
+            if not isinstance(error, BrokerError) and not is_transient(error):
                 raise
             return f"{type(error).__name__}: {error}"
 
-    async def _close(self, cycle_id: str, session: Session) -> str | None:
-        findings = await self.reconciler.look("reconcile")
+    async def _close_cycle(self, cycle_id: str, session: Session) -> str | None:
+        findings = await self.reconciler.reconcile("reconcile")
         async with self.store.read() as conn:
             working = await orders.working(conn)
-        if working and findings.read:
-            await self.clock.sleep(LAST_FILLS)
-            findings = await self.reconciler.look("reconcile")
-        if not findings.read:
+        if working and findings.complete:
+            await self.clock.sleep(LAST_FILLS_WAIT)
+            findings = await self.reconciler.reconcile("reconcile")
+        if not findings.complete:
             return "the broker could not be read whole"
         account = await self.broker.account()
         async with self.store.read() as conn:
             held = await positions.open_positions(conn)
-        proof = await self.flatten.prove_if_read(
-            CAUSE, by="schedule", cycle_id=cycle_id, page=not held, since=_morning(session.day),
-            deadline=self.clock.now() + READ_WITHIN,
+        proof = await self.flatten.prove_if_complete(
+            PROOF_CAUSE, by="schedule", cycle_id=cycle_id, alert=not held, since=_start_of_day(session.day),
+            deadline=self.clock.now() + PROOF_TIMEOUT,
         )  # fmt: skip
         if proof is None:
             return "the broker could not be read for the proof"
@@ -114,27 +118,27 @@ class Closing:
         )
         return None
 
-    async def _tell(self, cycle_id: str, why: str) -> bool:
+    async def _alert_not_closed(self, cycle_id: str, why: str) -> bool:
         """True once the page is in the outbox; while the database is away it is not."""
         try:
-            async with self.store.tx("page") as conn:
+            async with self.store.tx("alert") as conn:
                 await alerts.put(
                     conn,
                     severity="CRITICAL",
-                    event="DAY_UNCLOSED",
+                    event="DAY_NOT_CLOSED",
                     message=f"the day's cycle could not be completed and proven yet ({why}); it is tried again",
                     facts={"cycle_id": cycle_id},
-                    dedupe_key=f"DAY_UNCLOSED:{cycle_id}",
+                    dedupe_key=f"DAY_NOT_CLOSED:{cycle_id}",
                     at=self.clock.now(),
-                    window=CLOSE_WITHIN,
+                    window=CLOSE_RETRY_WINDOW,
                 )
         except Exception as error:
-            if not is_passing(error):
+            if not is_transient(error):
                 raise
             return False
         return True
 
-    async def make_up(self, today: date, *, to_be_flat: bool) -> None:
+    async def close_missed_days(self, today: date, *, to_be_flat: bool) -> None:
         """Cycles of days before `today` that nobody completed, and of which nothing is held, are completed and proven.
 
         Where a day was `to_be_flat` and nobody was there at its close, somebody is told of what it holds.
@@ -144,37 +148,39 @@ class Closing:
             held = {position.cycle_id for position in await positions.open_positions(conn)}
         for row in unfinished:
             if row.cycle_id not in held:
-                await self._make_up(row, anything_held=bool(held))
-            elif to_be_flat and not await self._is_told(row.cycle_id):
-                await self.flatten.prove_if_read(
-                    CAUSE, by="schedule", cycle_id=row.cycle_id, page=True, since=_morning(row.cycle_date),
-                    deadline=self.clock.now() + READ_WITHIN,
+                await self._close_missed_day(row, anything_held=bool(held))
+            elif to_be_flat and not await self._has_proof(row.cycle_id):
+                await self.flatten.prove_if_complete(
+                    PROOF_CAUSE, by="schedule", cycle_id=row.cycle_id, alert=True, since=_start_of_day(row.cycle_date),
+                    deadline=self.clock.now() + PROOF_TIMEOUT,
                 )  # fmt: skip
 
-    async def _is_told(self, cycle_id: str) -> bool:
+    async def _has_proof(self, cycle_id: str) -> bool:
         """True when the end of that day was looked at: its proof is there, whatever it proved."""
         async with self.store.read() as conn:
-            return await flat_proofs.has_flat_proof(conn, cycle_id, CAUSE)
+            return await flat_proofs.has_flat_proof(conn, cycle_id, PROOF_CAUSE)
 
-    async def _make_up(self, row: CycleRow, *, anything_held: bool) -> None:
-        proof = await self.flatten.prove_if_read(
-            f"{CAUSE}, made up for", by="schedule", cycle_id=row.cycle_id, page=not anything_held,
-            since=_morning(row.cycle_date), deadline=self.clock.now() + READ_WITHIN,
+    async def _close_missed_day(self, row: CycleRow, *, anything_held: bool) -> None:
+        proof = await self.flatten.prove_if_complete(
+            f"{PROOF_CAUSE}, made up for", by="schedule", cycle_id=row.cycle_id, alert=not anything_held,
+            since=_start_of_day(row.cycle_date), deadline=self.clock.now() + PROOF_TIMEOUT,
         )  # fmt: skip
         if proof is None:
-            log.warning("cycle_left_unfinished", unfinished=row.cycle_id, reason="the broker cannot be read")
+            log.warning("missed_day_not_closed", unfinished=row.cycle_id, reason="the broker cannot be read")
             return
         at = self.clock.now()
-        async with self.store.tx("cycle_make_up") as conn:
+        async with self.store.tx("close_missed_day") as conn:
             if row.status is not CycleStatus.CLOSED:
-                await cycles.advance(conn, row.cycle_id, seen=row.status, then=CycleStatus.CLOSED, at=at)
+                await cycles.advance(
+                    conn, row.cycle_id, from_status=row.status, to_status=CycleStatus.CLOSED, at=at
+                )
             realized, unrealized = await positions.day_pnl(conn, row.cycle_id)
             await cycles.finish(
                 conn, row.cycle_id, end_equity=None, realized=realized, unrealized=unrealized, at=at
             )
-        log.warning("cycle_made_up_for", finished=row.cycle_id, day=row.cycle_date.isoformat())
+        log.warning("missed_day_closed", finished=row.cycle_id, day=row.cycle_date.isoformat())
 
 
-def _morning(day: date) -> datetime:
+def _start_of_day(day: date) -> datetime:
     """The first instant of a New York date."""
     return datetime.combine(day, time(), NEW_YORK).astimezone(UTC)

@@ -9,26 +9,28 @@ import structlog
 
 from catalyst.clock import Clock, wait
 from catalyst.daemon.exits.safe_exit import SafeExit
-from catalyst.daemon.trading_day.trading_day import Day
-from catalyst.daemon.trading_state.entry_gate import SAFE, Gate
-from catalyst.daemon.trading_state.safe_mode import Safety
+from catalyst.daemon.trading_day.trading_day import TradingDay
+from catalyst.daemon.trading_state.entry_gate import SAFE_MODE, EntryGate
+from catalyst.daemon.trading_state.safe_mode import SafeMode
 from catalyst.domain.errors import CatalystError, UserError
 from catalyst.domain.order import Purpose, Status
 from catalyst.domain.position import CloseReason
 from catalyst.domain.session import NEW_YORK, trading_date
 from catalyst.store import commands, cycles, latches, orders, positions, proposals
 from catalyst.store.commands import Command
-from catalyst.store.notifications import Ear
+from catalyst.store.notifications import NotificationListener
 from catalyst.store.pool import Store
 from catalyst.store.proposals import Decision
 
 log = structlog.get_logger()
 
-EVERY: Final = timedelta(seconds=5)  # when a notification was missed
-LEAVING: Final = frozenset({"flatten", "halt", "close"})  # less risk, however often they are carried out
-SHOWN: Final = 3  # failures that a refusal to resume names
+POLL_INTERVAL: Final = timedelta(seconds=5)  # when a notification was missed
+RISK_REDUCING: Final = frozenset(
+    {"flatten", "halt", "close"}
+)  # less risk, however often they are carried out
+MAX_FAILURES_SHOWN: Final = 3  # failures that a refusal to resume names
 
-Answer = dict[str, object]
+CommandResult = dict[str, object]
 
 
 class CommandRefused(UserError):
@@ -36,26 +38,26 @@ class CommandRefused(UserError):
 
 
 @dataclass
-class Commands:
+class OperatorCommands:
     """Takes what waits in `commands` and answers it."""
 
     store: Store
-    ear: Ear
-    day: Day
+    listener: NotificationListener
+    trading_day: TradingDay
     exits: SafeExit
-    gate: Gate
-    safety: Safety
+    gate: EntryGate
+    safe_mode: SafeMode
     clock: Clock
 
     async def run(self) -> None:
-        await self.answer_for_the_dead()
+        await self.resolve_interrupted()
         while True:
-            await wait(self.clock, self.ear.heard, EVERY)
-            self.ear.heard.clear()
-            while await self.serve_one():
+            await wait(self.clock, self.listener.notified, POLL_INTERVAL)
+            self.listener.notified.clear()
+            while await self.run_next():
                 pass
 
-    async def answer_for_the_dead(self) -> None:
+    async def resolve_interrupted(self) -> None:
         """A command that an earlier daemon took and ended over is answered: whoever asked must not wait for ever.
 
         What only stops or leaves is carried out again, for it may have ended before its first row, and doing it
@@ -66,30 +68,30 @@ class Commands:
             left = await commands.unfinished(conn)
         for command in left:
             today = trading_date(command.requested_at) == trading_date(self.clock.now())
-            if command.kind in LEAVING and today:
-                await self._carry_out(command)
+            if command.kind in RISK_REDUCING and today:
+                await self._run_and_answer(command)
                 continue
             why = "the daemon ended over this command: `catalyst status` shows what came of it"
             async with self.store.tx("answer_command") as conn:
                 await commands.answer(
                     conn, command.command_id, ok=False, result={"error": why}, at=self.clock.now()
                 )
-            log.warning("command_unfinished", command_id=command.command_id, kind=command.kind)
+            log.warning("command_interrupted", command_id=command.command_id, kind=command.kind)
 
-    async def serve_one(self) -> bool:
+    async def run_next(self) -> bool:
         """Carry out the oldest waiting command; false when there is none."""
         async with self.store.tx("take_command") as conn:
-            command = await commands.take(conn, at=self.clock.now())
+            command = await commands.take_next(conn, at=self.clock.now())
         if command is None:
             return False
-        await self._carry_out(command)
+        await self._run_and_answer(command)
         return True
 
-    async def _carry_out(self, command: Command) -> None:
+    async def _run_and_answer(self, command: Command) -> None:
         """Do what it asks for, and answer it."""
         log.info("command_taken", command_id=command.command_id, kind=command.kind, by=command.requested_by)
         try:
-            ok, answer = True, await self._do(command)
+            ok, answer = True, await self._dispatch(command)
         except (CatalystError, KeyError, ValueError) as error:
             ok, answer = False, {"error": str(error)}
         except (
@@ -101,8 +103,8 @@ class Commands:
             await commands.answer(conn, command.command_id, ok=ok, result=answer, at=self.clock.now())
         log.info("command_answered", command_id=command.command_id, kind=command.kind, ok=ok)
 
-    async def _do(self, command: Command) -> Answer:
-        verbs: dict[str, Callable[[Command], Awaitable[Answer]]] = {
+    async def _dispatch(self, command: Command) -> CommandResult:
+        verbs: dict[str, Callable[[Command], Awaitable[CommandResult]]] = {
             "approve": self._approve,
             "reject": self._reject,
             "halt": self._halt,
@@ -117,7 +119,7 @@ class Commands:
             raise CommandRefused(f"this daemon does not know {command.kind!r}")
         return await verb(command)
 
-    async def _approve(self, command: Command) -> Answer:
+    async def _approve(self, command: Command) -> CommandResult:
         proposal_id = int(str(command.arguments["proposal_id"]))
         now = self.clock.now()
         async with self.store.read() as conn:
@@ -128,15 +130,15 @@ class Commands:
             )
         async with self.store.read() as conn:
             waiting = await orders.get(conn, proposal.order_id)
-        refusal = await self.day.refusal(proposal.symbol, released=proposal.order_id)
+        refusal = await self.trading_day.refusal(proposal.symbol, released=proposal.order_id)
         if refusal is None and waiting.bracket_stop is not None and waiting.bracket_target is not None:
-            refusal = await self.day.off_market(
+            refusal = await self.trading_day.bracket_refusal(
                 waiting.symbol,
                 waiting.position_side,
                 waiting.limit_price,
                 waiting.bracket_stop,
                 waiting.bracket_target,
-            ) or await self.day.unaffordable(
+            ) or await self.trading_day.buying_power_refusal(
                 waiting.quantity, waiting.limit_price or max(waiting.bracket_stop, waiting.bracket_target)
             )
         if refusal is not None and proposal.decision is None:
@@ -150,15 +152,15 @@ class Commands:
             approved = fresh and decided.decision is Decision.APPROVED
             row = await orders.lock(conn, proposal.order_id)
             if approved and row.status is Status.CREATED:
-                row = await self.day.execution.release(conn, row.order_id, by="operator")
+                row = await self.trading_day.submission.release(conn, row.order_id, by="operator")
         if not approved:
             raise CommandRefused(f"proposal {proposal_id} is {decided.decision} already")
         if row.status is not Status.SUBMITTED:
             raise CommandRefused(f"the order of proposal {proposal_id} is {row.status} already")
-        sent = await self.day.execution.send(row)
+        sent = await self.trading_day.submission.send(row)
         return {"order_id": sent.order_id, "symbol": sent.symbol, "status": sent.status}
 
-    async def _reject(self, command: Command) -> Answer:
+    async def _reject(self, command: Command) -> CommandResult:
         proposal_id = int(str(command.arguments["proposal_id"]))
         now = self.clock.now()
         async with self.store.tx("reject") as conn:
@@ -171,60 +173,60 @@ class Commands:
             if not fresh:
                 raise CommandRefused(f"proposal {proposal_id} is {proposal.decision} already")
             if (await orders.lock(conn, proposal.order_id)).status is Status.CREATED:
-                await orders.move(
+                await orders.transition(
                     conn,
                     proposal.order_id,
-                    seen=Status.CREATED,
-                    then=Status.CANCELLED,
+                    from_status=Status.CREATED,
+                    to_status=Status.CANCELLED,
                     at=now,
                     source="operator",
                     cancel_reason="OPERATOR",
-                    epoch=self.day.epoch,
+                    epoch=self.trading_day.epoch,
                 )
         return {"proposal_id": proposal_id, "decision": "rejected"}
 
-    async def _halt(self, command: Command) -> Answer:
+    async def _halt(self, command: Command) -> CommandResult:
         reason = str(command.arguments.get("reason") or "the operator said so")
         now = self.clock.now()
         async with self.store.tx("halt") as conn:
             await latches.set_latch(conn, "halt", reason=reason, by=command.requested_by, at=now, until=None)
-            await cycles.halt(conn, self.day.cycle_id, reason=reason, until=None, at=now)
-        self.gate.shut("halt", reason)
+            await cycles.halt(conn, self.trading_day.cycle_id, reason=reason, until=None, at=now)
+        self.gate.close("halt", reason)
         return {"halted": True, "reason": reason}
 
-    async def _resume(self, command: Command) -> Answer:
-        judged = set(self.gate.broken)
-        if SAFE in self.gate.reasons and (failing := await self.safety.still_broken()):
+    async def _resume(self, command: Command) -> CommandResult:
+        judged = set(self.gate.failed_invariants)
+        if SAFE_MODE in self.gate.reasons and (failing := await self.safe_mode.current_violations()):
             raise CommandRefused(
                 "SAFE mode stays while an invariant fails: "
-                + "; ".join(f"{one.invariant}: {one.what}" for one in failing[:SHOWN])
+                + "; ".join(f"{one.invariant}: {one.description}" for one in failing[:MAX_FAILURES_SHOWN])
                 + "; `catalyst doctor` says what to do"
             )
         now = self.clock.now()
         async with self.store.tx("resume") as conn:
-            cycle = await cycles.get(conn, self.day.cycle_id)
+            cycle = await cycles.get(conn, self.trading_day.cycle_id)
             if cycle is not None and cycle.halted_until is not None and now < cycle.halted_until:
                 until = cycle.halted_until.astimezone(NEW_YORK)
                 raise CommandRefused(
                     f"the cooldown ends at {until:%H:%M} New York time ({cycle.halt_reason})"
                 )
             cleared = await latches.clear_latches(conn, by=command.requested_by, at=now)
-            await self.day.hard_stop.waive(conn, by=command.requested_by)
-            await cycles.resume(conn, self.day.cycle_id, at=now)
+            await self.trading_day.stop_procedure.cancel(conn, by=command.requested_by)
+            await cycles.resume(conn, self.trading_day.cycle_id, at=now)
         for name in cleared:
-            self.gate.clear(name)
-        self.day.hard_stop.ended()
-        self.safety.resumed(judged)
-        return {"cleared": cleared, "still_shut": sorted(self.gate.reasons)}
+            self.gate.reopen(name)
+        self.trading_day.stop_procedure.mark_finished()
+        self.safe_mode.on_resumed(judged)
+        return {"cleared": cleared, "still_closed": sorted(self.gate.reasons)}
 
-    async def _close(self, command: Command) -> Answer:
+    async def _close(self, command: Command) -> CommandResult:
         symbol = str(command.arguments["symbol"]).upper()
         async with self.store.read() as conn:
             held = [p for p in await positions.open_positions(conn) if p.symbol == symbol]
         if not held:
             raise CommandRefused(f"no open position in {symbol}; `catalyst positions` lists them")
         for position in held:
-            await self.exits.ask(
+            await self.exits.request(
                 position.position_id,
                 reason=f"{CloseReason.MANUAL}: {symbol} closed by {command.requested_by}",
                 purpose=Purpose.EXIT,
@@ -232,34 +234,36 @@ class Commands:
             )
         return {"closing": [position.position_id for position in held], "symbol": symbol}
 
-    async def _flatten(self, command: Command) -> Answer:
-        await self.day.end_entries("flatten", reason="the operator flattened", by=command.requested_by)
-        proof = await self.day.flatten.run(
+    async def _flatten(self, command: Command) -> CommandResult:
+        await self.trading_day.end_entries(
+            "flatten", reason="the operator flattened", by=command.requested_by
+        )
+        proof = await self.trading_day.flatten.run(
             CloseReason.MANUAL,
             by=command.requested_by,
             purpose=Purpose.FLATTEN,
             within=timedelta(seconds=60),
-            cycle_id=self.day.cycle_id,
+            cycle_id=self.trading_day.cycle_id,
         )
         return {
             "flat": proof.proven,
             "positions": proof.broker_positions,
             "orders": proof.broker_orders,
-            "missing": proof.missing,
+            "unproven_reason": proof.unproven_reason,
         }
 
-    async def _scan(self, command: Command) -> Answer:
-        found = await self.day.scan(trade=bool(command.arguments.get("trade")))
+    async def _scan(self, command: Command) -> CommandResult:
+        found = await self.trading_day.scan(trade=bool(command.arguments.get("trade")))
         if found is None:
             raise CommandRefused("the cycle is closed, or the market could not be read")
         return {"counts": found.counts, "plans": [each.symbol for each in found.plans]}
 
-    async def _reconcile(self, command: Command) -> Answer:  # noqa: ARG002 - it takes no arguments
-        findings = await self.day.reconciler.examine("reconcile")
-        if not findings.read:
+    async def _reconcile(self, command: Command) -> CommandResult:  # noqa: ARG002 - it takes no arguments
+        findings = await self.trading_day.reconciler.run_until_settled("reconcile")
+        if not findings.complete:
             raise CommandRefused("the broker could not be read; `catalyst check` says more")
         return {
-            "heard": findings.heard,
+            "orders_applied": findings.orders_applied,
             "fills_booked": findings.fills_booked,
-            "differences": list(findings.differences),
+            "discrepancies": list(findings.discrepancies),
         }

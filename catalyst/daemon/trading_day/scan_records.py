@@ -10,24 +10,24 @@ from typing import TYPE_CHECKING, Final
 
 import pandas as pd
 
-from catalyst.pipeline.frame import STAGES, reasons
+from catalyst.pipeline.frame import STAGES, decision_table
 from catalyst.store import candidates
-from catalyst.store.candidates import Candidate, FrameBlob, Headline, Indicators, Pattern
+from catalyst.store.candidates import Candidate, FrameBlob, HeadlineRecord, IndicatorRecord, PatternRecord
 
 if TYPE_CHECKING:
-    from catalyst.daemon.trading_day.scanner import Scan
+    from catalyst.daemon.trading_day.scanner import ScanResult
 
-Row = Mapping[str, object]
+FrameRow = Mapping[str, object]
 
-FORMAT: Final = "parquet"
-KEPT: Final = 200  # rows of a scan that are stored whole
+FRAME_FORMAT: Final = "parquet"
+MAX_STORED_CANDIDATES: Final = 200  # rows of a scan that are stored whole
 
-_INDICATORS: Final = (
+_INDICATOR_COLUMNS: Final = (
     "rsi", "macd", "macd_signal", "bollinger_place", "atr", "adx", "plus_di", "minus_di", "ema_9", "ema_20",
     "ema_50", "obv_slope", "stoch_k", "stoch_d", "vwap", "vwap_distance_pct", "daily_rsi", "daily_adx",
     "daily_ema_20", "daily_ema_50", "votes", "stop_atr",
 )  # fmt: skip
-_DETAIL: Final = (
+_DETAIL_COLUMNS: Final = (
     "gap_pct", "relative_volume", "dollar_volume", "spread_bps", "momentum_pct", "momentum_5m_pct",
     "momentum_15m_pct", "sentiment", "news_count",
     "catalyst", "pattern", "entry", "stop", "target", "stop_basis", "reward_risk", "quantity", "risk_amount",
@@ -36,62 +36,66 @@ _DETAIL: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Records:
+class ScanRecords:
     """Everything `candidates.record` wants."""
 
     scan: candidates.Scan
     candidates: tuple[Candidate, ...]
-    news: tuple[Headline, ...]
-    patterns: tuple[Pattern, ...]
-    indicators: tuple[Indicators, ...]
+    news: tuple[HeadlineRecord, ...]
+    patterns: tuple[PatternRecord, ...]
+    indicators: tuple[IndicatorRecord, ...]
 
 
-def records_of(found: "Scan", cycle_id: str) -> Records:
+def records_of(scan_result: "ScanResult", cycle_id: str) -> ScanRecords:
     """The stored form of a scan: at most 200 candidates, what each stage saw of them, the whole frame compressed."""
-    frame = found.frame
+    frame = scan_result.frame
     blob = BytesIO()
-    reasons(frame).to_parquet(blob, compression="zstd", index=False)
-    kept = frame[frame["scan_rank"].notna() & (frame["scan_rank"] <= KEPT)].sort_values("scan_rank")
-    rows: list[tuple[str, Row]] = [
+    decision_table(frame).to_parquet(blob, compression="zstd", index=False)
+    kept = frame[frame["scan_rank"].notna() & (frame["scan_rank"] <= MAX_STORED_CANDIDATES)].sort_values(
+        "scan_rank"
+    )
+    rows: list[tuple[str, FrameRow]] = [
         (str(symbol), {str(name): value for name, value in row.items()})
         for symbol, row in zip(kept.index, kept.to_dict("records"), strict=True)
     ]
-    return Records(
+    return ScanRecords(
         candidates.Scan(
             cycle_id=cycle_id,
-            started_at=found.started_at,
-            finished_at=found.finished_at,
-            universe=found.counts.get("universe", len(frame)),
-            counts=found.counts,
-            milliseconds=found.milliseconds,
-            degraded=found.degraded,
-            frame=FrameBlob(FORMAT, len(frame), blob.getvalue()),
+            started_at=scan_result.started_at,
+            finished_at=scan_result.finished_at,
+            universe=scan_result.counts.get("universe", len(frame)),
+            counts=scan_result.counts,
+            milliseconds=scan_result.milliseconds,
+            degraded=scan_result.degraded,
+            frame=FrameBlob(FRAME_FORMAT, len(frame), blob.getvalue()),
         ),
         tuple(_candidate(symbol, row) for symbol, row in rows),
-        tuple(_headlines(rows, found.headlines)),
+        tuple(_headlines(rows, scan_result.headlines)),
         tuple(
             _pattern(symbol, row)
             for symbol, row in rows
             if isinstance(row.get("pattern"), str) and row["pattern"]
         ),
         tuple(
-            Indicators(symbol, _number(row, "agreement"), {name: _number(row, name) for name in _INDICATORS})
+            IndicatorRecord(
+                symbol, _number(row, "agreement"), {name: _number(row, name) for name in _INDICATOR_COLUMNS}
+            )
             for symbol, row in rows
             if _number(row, "agreement") is not None
         ),
     )
 
 
-def _candidate(symbol: str, row: Row) -> Candidate:
-    refused = _word(row, "refused_by")
-    planned = _word(row, "client_order_id") is not None and refused is None
+def _candidate(symbol: str, row: FrameRow) -> Candidate:
+    refused = _text(row, "refused_by")
+    planned = _text(row, "client_order_id") is not None and refused is None
     return Candidate(
         symbol=symbol,
         rank_in_scan=int(_number(row, "scan_rank") or 0),
         stage_reached=refused or STAGES[-1],
         verdict="passed" if refused is None else "refused",
-        reason=_word(row, "reason"),
-        side=_word(row, "side"),
+        reason=_text(row, "reason"),
+        side=_text(row, "side"),
         price=_decimal(row, "price"),
         volume=_decimal(row, "volume"),
         scan_score=_number(row, "scan_score"),
@@ -103,17 +107,21 @@ def _candidate(symbol: str, row: Row) -> Candidate:
         composite_score=_number(row, "composite"),
         risk_score=_number(row, "risk_score"),
         status="proposed" if planned else "candidate" if refused is None else "refused",
-        signal_id=_word(row, "signal_id"),
-        detail={name: _plain(row[name]) for name in _DETAIL if name in row and _plain(row[name]) is not None},
+        signal_id=_text(row, "signal_id"),
+        detail={
+            name: _json_value(row[name])
+            for name in _DETAIL_COLUMNS
+            if name in row and _json_value(row[name]) is not None
+        },
     )
 
 
-def _pattern(symbol: str, row: Row) -> Pattern:
+def _pattern(symbol: str, row: FrameRow) -> PatternRecord:
     first = row.get("pattern_from")
-    return Pattern(
+    return PatternRecord(
         symbol=symbol,
         pattern=str(row["pattern"]),
-        side=_word(row, "side") or "long",
+        side=_text(row, "side") or "long",
         confidence=_number(row, "pattern_confidence") or 0.0,
         trigger=_decimal(row, "pattern_trigger"),
         invalidation=_decimal(row, "pattern_stop"),
@@ -123,51 +131,54 @@ def _pattern(symbol: str, row: Row) -> Pattern:
     )
 
 
-def _headlines(rows: list[tuple[str, Row]], headlines: pd.DataFrame) -> Iterator[Headline]:
+def _headlines(rows: list[tuple[str, FrameRow]], headlines: pd.DataFrame) -> Iterator[HeadlineRecord]:
     """The weightiest headline of each candidate that had news."""
     if headlines.empty:
         return
-    heard = {(str(told["symbol"]), str(told["headline"])): told for told in headlines.to_dict("records")}
+    headline_rows = {
+        (str(headline_row["symbol"]), str(headline_row["headline"])): headline_row
+        for headline_row in headlines.to_dict("records")
+    }
     for symbol, row in rows:
-        text = _word(row, "headline")
-        told = heard.get((symbol, text)) if text is not None else None
-        if text is None or told is None:
+        text = _text(row, "headline")
+        headline_row = headline_rows.get((symbol, text)) if text is not None else None
+        if text is None or headline_row is None:
             continue
-        yield Headline(
+        yield HeadlineRecord(
             symbol=symbol,
             headline=text,
-            source=str(told["source"]),
-            published_at=_instant(told["published_at"]),
-            received_at=_instant(told["received_at"]),
+            source=str(headline_row["source"]),
+            published_at=_timestamp(headline_row["published_at"]),
+            received_at=_timestamp(headline_row["received_at"]),
             sentiment=_number(row, "sentiment") or 0.0,
             score=_number(row, "news_score"),
-            catalyst=_word(row, "catalyst"),
-            url=str(told["url"]) if isinstance(told["url"], str) else None,
+            catalyst=_text(row, "catalyst"),
+            url=str(headline_row["url"]) if isinstance(headline_row["url"], str) else None,
         )
 
 
-def _instant(value: object) -> datetime:
+def _timestamp(value: object) -> datetime:
     return pd.Timestamp(str(value)).to_pydatetime()
 
 
-def _number(row: Row, name: str) -> float | None:
+def _number(row: FrameRow, name: str) -> float | None:
     value = row.get(name)
     if not isinstance(value, (int, float)) or not math.isfinite(value):
         return None
     return float(value)
 
 
-def _word(row: Row, name: str) -> str | None:
+def _text(row: FrameRow, name: str) -> str | None:
     value = row.get(name)
     return value if isinstance(value, str) and value else None
 
 
-def _decimal(row: Row, name: str) -> Decimal | None:
+def _decimal(row: FrameRow, name: str) -> Decimal | None:
     value = _number(row, name)
     return None if value is None else Decimal(str(round(value, 6)))
 
 
-def _plain(value: object) -> object:
+def _json_value(value: object) -> object:
     """A value JSON can hold; missing is None."""
     if isinstance(value, str):
         return value or None

@@ -16,19 +16,19 @@ from typing import Final, ParamSpec, TypeVar
 import pandas as pd
 import structlog
 
-from catalyst.broker.port import Broker, MarketData, News
+from catalyst.broker.port import Broker, MarketData, NewsSource
 from catalyst.clock import Clock
 from catalyst.config.schema import Config
 from catalyst.domain.errors import BrokerError, ConfigInvalid
 from catalyst.domain.report import AssetReport
 from catalyst.domain.session import NEW_YORK, Session
-from catalyst.pipeline.frame import funnel, survivors
-from catalyst.pipeline.news import news, to_read
+from catalyst.pipeline.frame import funnel, remaining_symbols
+from catalyst.pipeline.news import news, symbols_to_read
 from catalyst.pipeline.pattern import pattern
 from catalyst.pipeline.plan import Plan, plan, plans
 from catalyst.pipeline.reference import reference
 from catalyst.pipeline.risk import risk
-from catalyst.pipeline.risk_inputs import Account, Portfolio, limits_of
+from catalyst.pipeline.risk_inputs import AccountState, Portfolio, limits_of
 from catalyst.pipeline.scan import scan
 from catalyst.pipeline.score import score
 from catalyst.pipeline.technical import technical
@@ -38,14 +38,14 @@ log = structlog.get_logger()
 
 DAILY_HISTORY: Final = timedelta(days=130)  # about ninety sessions
 INTRADAY_HISTORY: Final = timedelta(days=4)  # reaches the session before a long weekend
-EARLIER_LOOKS: Final = 8
+MAX_PRICE_SAMPLES: Final = 8
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Scan:
+class ScanResult:
     """One finished scan: the whole frame, what stood after each stage, and real milliseconds by stage."""
 
     started_at: datetime
@@ -65,7 +65,7 @@ class Scanner:
 
     broker: Broker
     market: MarketData
-    news: News
+    news: NewsSource
     clock: Clock
     cfg: Config
     base: pd.DataFrame = field(default_factory=pd.DataFrame)  # the universe, before any scan
@@ -73,8 +73,10 @@ class Scanner:
     daily: pd.DataFrame = field(default_factory=pd.DataFrame)
     assets: list[AssetReport] = field(default_factory=list)
     sectors: dict[str, str] = field(default_factory=dict)
-    prepared: date | None = None  # the day whose universe and yardsticks these are
-    _earlier: deque[tuple[datetime, pd.Series]] = field(default_factory=lambda: deque(maxlen=EARLIER_LOOKS))
+    prepared_day: date | None = None  # the day whose universe and yardsticks these are
+    _price_samples: deque[tuple[datetime, pd.Series]] = field(
+        default_factory=lambda: deque(maxlen=MAX_PRICE_SAMPLES)
+    )
 
     async def prepare(self, session: Session) -> None:
         """Read assets, listings and daily bars; afterwards the universe and the yardsticks of the day stand.
@@ -85,13 +87,13 @@ class Scanner:
         sectors = read_sectors(self.cfg.universe.listings_file)
         listed = await self._compute(asset_frame, assets, sectors)
         base = await self._compute(universe, listed, self.cfg.universe)
-        symbols = survivors(base)
+        symbols = remaining_symbols(base)
         midnight = datetime.combine(session.day, time(), NEW_YORK).astimezone(session.open.tzinfo)
         daily = await self.market.bars(symbols, "1Day", midnight - DAILY_HISTORY, midnight)
         self.reference = await self._compute(reference, daily, session.day)
         self.assets, self.sectors, self.base, self.daily = assets, sectors, base, daily
-        self.prepared = session.day
-        self._earlier.clear()
+        self.prepared_day = session.day
+        self._price_samples.clear()
         log.info(
             "day_prepared",
             assets=len(self.assets),
@@ -100,18 +102,20 @@ class Scanner:
             sectors=len(set(self.sectors.values())),
         )
 
-    async def look(self) -> None:
+    async def record_prices(self) -> None:
         """Remember every price of now. A look that fails costs the next scan a momentum window, no more."""
         if self.base.empty:
             return
         try:
-            snapshots = await self.market.snapshots(survivors(self.base))
+            snapshots = await self.market.snapshots(remaining_symbols(self.base))
         except BrokerError as error:
-            log.warning("look_failed", error=str(error))
+            log.warning("price_sample_failed", error=str(error))
             return
-        self._earlier.append((self.clock.now(), snapshots["trade_price"]))
+        self._price_samples.append((self.clock.now(), snapshots["trade_price"]))
 
-    async def scan(self, session: Session, portfolio: Portfolio, account: Account, *, slots: int) -> Scan:
+    async def scan(
+        self, session: Session, portfolio: Portfolio, account: AccountState, *, slots: int
+    ) -> ScanResult:
         """Take every symbol through the stages; plans are those that may be traded now.
 
         Raises BrokerUnavailable when the market itself could not be read; a news source that failed only
@@ -120,17 +124,17 @@ class Scanner:
         cfg = self.cfg
         started = self.clock.now()
         watch = Stopwatch()
-        snapshots = await self.market.snapshots(survivors(self.base))
+        snapshots = await self.market.snapshots(remaining_symbols(self.base))
         watch.lap("snapshots")
         now = self.clock.now()
         frame = await self._compute(self._scan, snapshots, session, now)
-        self._earlier.append((now, snapshots["trade_price"]))
+        self._price_samples.append((now, snapshots["trade_price"]))
         watch.lap("scan")
         headlines, degraded = await self._headlines(frame, now)
         watch.lap("headlines")
         frame = await self._compute(self._news, frame, headlines, self.clock.now(), degraded is not None)
         watch.lap("news")
-        wanted = sorted({*survivors(frame), *portfolio.sides()})
+        wanted = sorted({*remaining_symbols(frame), *portfolio.side_by_symbol()})
         bars = await self.market.bars(
             wanted,
             f"{cfg.pipeline.bar_minutes}Min",
@@ -139,10 +143,10 @@ class Scanner:
         )
         watch.lap("bars")
         decided = self.clock.now()
-        frame = await self._compute(self._judge, frame, bars, session, decided, watch)
+        frame = await self._compute(self._evaluate, frame, bars, session, decided, watch)
         frame = await self._compute(self._risk, frame, bars, portfolio, account, session, decided, slots)
         watch.lap("risk")
-        return Scan(
+        return ScanResult(
             started,
             self.clock.now(),
             decided,
@@ -162,12 +166,12 @@ class Scanner:
     def _scan(self, snapshots: pd.DataFrame, session: Session, now: datetime) -> pd.DataFrame:
         return scan(
             self.base, snapshots, self.reference, session, now, self.cfg.scan,
-            allow_short=self.cfg.trading.allow_short, earlier=tuple(self._earlier),
+            allow_short=self.cfg.trading.allow_short, earlier=tuple(self._price_samples),
         )  # fmt: skip
 
     async def _headlines(self, frame: pd.DataFrame, now: datetime) -> tuple[pd.DataFrame, str | None]:
         """The headlines of the best by scan score, and why there are none when the source failed."""
-        wanted = to_read(frame, self.cfg.news)
+        wanted = symbols_to_read(frame, self.cfg.news)
         if not wanted or not self.cfg.features.news_sentiment:
             return pd.DataFrame(), None
         since = now - timedelta(hours=self.cfg.news.lookback_hours)
@@ -185,8 +189,8 @@ class Scanner:
             allow_short=self.cfg.trading.allow_short, enabled=self.cfg.features.news_sentiment, failed=failed,
         )  # fmt: skip
 
-    def _judge(
-        self, frame: pd.DataFrame, bars: pd.DataFrame, session: Session, now: datetime, watch: "Stopwatch"
+    def _evaluate(
+        self, frame: pd.DataFrame, bars: pd.DataFrame, session: Session, now: datetime, stopwatch: "Stopwatch"
     ) -> pd.DataFrame:
         cfg, minutes = self.cfg, self.cfg.pipeline.bar_minutes
         frame = pattern(
@@ -194,13 +198,13 @@ class Scanner:
             bar_minutes=minutes, allow_short=cfg.trading.allow_short,
             enabled=cfg.features.pattern_detection, required=cfg.pipeline.require_pattern,
         )  # fmt: skip
-        watch.lap("pattern")
+        stopwatch.lap("pattern")
         frame = technical(
             frame, bars, self._daily_of(frame), session, now, cfg.technical, bar_minutes=minutes
         )
-        watch.lap("technical")
+        stopwatch.lap("technical")
         frame = score(frame, cfg.scoring)
-        watch.lap("score")
+        stopwatch.lap("score")
         return frame
 
     def _risk(
@@ -208,12 +212,12 @@ class Scanner:
         frame: pd.DataFrame,
         bars: pd.DataFrame,
         portfolio: Portfolio,
-        account: Account,
+        account: AccountState,
         session: Session,
         now: datetime,
         slots: int,
     ) -> pd.DataFrame:
-        wanted = {*survivors(frame), *portfolio.sides()}
+        wanted = {*remaining_symbols(frame), *portfolio.side_by_symbol()}
         daily = self.daily[self.daily["symbol"].isin(wanted)]
         frame = risk(
             frame, portfolio, account, limits_of(self.cfg), session, now,
@@ -222,7 +226,7 @@ class Scanner:
         return plan(frame, session, now, self.cfg.plan, top_n=self.cfg.workflow.execute_top_n, slots=slots)
 
     def _daily_of(self, frame: pd.DataFrame) -> pd.DataFrame:
-        return self.daily[self.daily["symbol"].isin(survivors(frame))]
+        return self.daily[self.daily["symbol"].isin(remaining_symbols(frame))]
 
 
 @dataclass

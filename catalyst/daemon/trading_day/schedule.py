@@ -22,7 +22,9 @@ log = structlog.get_logger()
 class Job(StrEnum):
     PRE_OPEN = "pre_open"  # calendar, assets, reference data, account
     FIRST_SCAN = "first_scan"  # on pre-market data; entries wait for the open
-    LOOK = "look"  # remember every price, so that the next scan knows the last minutes' momentum
+    PRICE_SAMPLE = (
+        "price_sample"  # remember every price, so that the next scan knows the last minutes' momentum
+    )
     SCAN = "scan"  # scan, evaluate, trade
     FLAT = "flat"  # no entries any more; leave everything
     VERIFY_FLAT = "verify_flat"
@@ -36,23 +38,23 @@ FIXED_SCANS: Final = (time(10, 30), time(12, 0), time(14, 0))
 PRE_OPEN_AT: Final = time(8, 0)
 FIRST_SCAN_BEFORE_OPEN: Final = timedelta(minutes=15)
 OPENING_SCAN_AFTER_OPEN: Final = timedelta(minutes=5)
-LOOKS_BEFORE_SCAN: Final = (timedelta(minutes=15), timedelta(minutes=5))
+PRICE_SAMPLES_BEFORE_SCAN: Final = (timedelta(minutes=15), timedelta(minutes=5))
 VERIFY_BEFORE_CLOSE: Final = timedelta(minutes=5)
 CLOSE_AFTER: Final = timedelta(minutes=2)  # day orders end and the last fills are booked
 
 
 @dataclass(frozen=True, slots=True)
-class Appointment:
+class ScheduledJob:
     """One job at its instant (UTC)."""
 
     at: datetime
     job: Job
 
 
-def market_day(session: Session, cfg: Config) -> tuple[Appointment, ...]:
+def market_day(session: Session, cfg: Config) -> tuple[ScheduledJob, ...]:
     """Every job of a session, in order of time; half days shorten it, DST moves it with New York."""
     day = session.day
-    flat = session.flat_at(cfg.session.flat_before_close_minutes)
+    flat = session.flatten_at(cfg.session.flat_before_close_minutes)
     last_scan = min(flat, session.close - timedelta(minutes=cfg.session.no_entries_before_close_minutes))
     verify = session.close - min(VERIFY_BEFORE_CLOSE, (session.close - flat) / 2)  # after the exits began
     opening = session.open + OPENING_SCAN_AFTER_OPEN
@@ -63,27 +65,27 @@ def market_day(session: Session, cfg: Config) -> tuple[Appointment, ...]:
     else:
         scans |= {datetime.combine(day, at, NEW_YORK).astimezone(session.open.tzinfo) for at in FIXED_SCANS}
     kept = sorted(at for at in scans if opening <= at <= last_scan)
-    looks = {at - before for at in kept for before in LOOKS_BEFORE_SCAN} - set(kept)
+    looks = {at - before for at in kept for before in PRICE_SAMPLES_BEFORE_SCAN} - set(kept)
     appointments = [
-        Appointment(
+        ScheduledJob(
             datetime.combine(day, PRE_OPEN_AT, NEW_YORK).astimezone(session.open.tzinfo), Job.PRE_OPEN
         ),
-        Appointment(session.open - FIRST_SCAN_BEFORE_OPEN, Job.FIRST_SCAN),
-        *(Appointment(at, Job.LOOK) for at in looks if at > session.open),
-        *(Appointment(at, Job.SCAN) for at in kept),
-        Appointment(flat, Job.FLAT),
-        Appointment(verify, Job.VERIFY_FLAT),
-        Appointment(session.close + CLOSE_AFTER, Job.CLOSE),
+        ScheduledJob(session.open - FIRST_SCAN_BEFORE_OPEN, Job.FIRST_SCAN),
+        *(ScheduledJob(at, Job.PRICE_SAMPLE) for at in looks if at > session.open),
+        *(ScheduledJob(at, Job.SCAN) for at in kept),
+        ScheduledJob(flat, Job.FLAT),
+        ScheduledJob(verify, Job.VERIFY_FLAT),
+        ScheduledJob(session.close + CLOSE_AFTER, Job.CLOSE),
     ]
     return tuple(sorted(appointments, key=lambda appointment: appointment.at))
 
 
-def still_to_do(day: Sequence[Appointment], now: datetime) -> tuple[Appointment, ...]:
+def remaining(jobs: Sequence[ScheduledJob], now: datetime) -> tuple[ScheduledJob, ...]:
     """What a daemon that starts at `now` has to do: all of the future, and of the past what must still happen. The
     preparation is for scans: once they are over, it would only hold up the exits."""
-    scans = any(each.at >= now and each.job in (Job.FIRST_SCAN, Job.SCAN) for each in day)
+    scans = any(each.at >= now and each.job in (Job.FIRST_SCAN, Job.SCAN) for each in jobs)
     due = []
-    for appointment in day:
+    for appointment in jobs:
         must = appointment.job in LEVEL_TRIGGERED and (scans or appointment.job is not Job.PRE_OPEN)
         if appointment.at >= now or must:
             due.append(appointment)
@@ -92,22 +94,26 @@ def still_to_do(day: Sequence[Appointment], now: datetime) -> tuple[Appointment,
     return tuple(due)
 
 
-async def keep(day: Sequence[Appointment], clock: Clock, act: Callable[[Job], Awaitable[None]]) -> None:
+async def run_schedule(
+    jobs: Sequence[ScheduledJob], clock: Clock, run_job: Callable[[Job], Awaitable[None]]
+) -> None:
     """Run each appointment at its instant, never two at once; one that is late runs once, at once."""
     if isinstance(clock, SystemClock):
-        await _keep_by_apscheduler(day, act)
+        await _run_by_apscheduler(jobs, run_job)
         return
-    for appointment in day:
+    for appointment in jobs:
         fires = DateTrigger(appointment.at, timezone=UTC).get_next_fire_time(None, clock.now())
         await clock.sleep_until(fires)
-        await act(appointment.job)
+        await run_job(appointment.job)
 
 
-async def _keep_by_apscheduler(day: Sequence[Appointment], act: Callable[[Job], Awaitable[None]]) -> None:
+async def _run_by_apscheduler(
+    jobs: Sequence[ScheduledJob], run_job: Callable[[Job], Awaitable[None]]
+) -> None:
     """Live: APScheduler fires, a single task acts in the order of firing."""
     queue: asyncio.Queue[Job] = asyncio.Queue()
     scheduler = AsyncIOScheduler(timezone=NEW_YORK)
-    for number, appointment in enumerate(day):
+    for number, appointment in enumerate(jobs):
         scheduler.add_job(
             queue.put,
             DateTrigger(appointment.at, timezone=UTC),  # said, so that the host's zone is never asked
@@ -119,7 +125,7 @@ async def _keep_by_apscheduler(day: Sequence[Appointment], act: Callable[[Job], 
         )
     scheduler.start()
     try:
-        for _ in day:
-            await act(await queue.get())
+        for _ in jobs:
+            await run_job(await queue.get())
     finally:
         scheduler.shutdown(wait=False)

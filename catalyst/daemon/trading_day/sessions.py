@@ -14,18 +14,18 @@ from catalyst.store.pool import Store, is_outage
 
 log = structlog.get_logger()
 
-LINGER: Final = timedelta(minutes=5)  # after its close a session is today's no longer
-RETRY: Final = timedelta(seconds=5)
+CURRENT_AFTER_CLOSE: Final = timedelta(minutes=5)  # after its close a session is today's no longer
+RETRY_PAUSE: Final = timedelta(seconds=5)
 
 
 async def next_session(broker: AlpacaBroker, store: Store, clock: Clock) -> Session:
     """Today's session, or the next one when today's is over or there is none; asked for until it is known."""
-    while (session := await session_ahead(broker, store, clock)) is None:
-        await clock.sleep(RETRY)
+    while (session := await current_or_next_session(broker, store, clock)) is None:
+        await clock.sleep(RETRY_PAUSE)
     return session
 
 
-async def session_ahead(broker: AlpacaBroker, store: Store, clock: Clock) -> Session | None:
+async def current_or_next_session(broker: AlpacaBroker, store: Store, clock: Clock) -> Session | None:
     """Today's session, or the next one when today's is over or there is none; None when nobody knows.
 
     A broker that does not tell has told of today before, when the day was prepared: then the tables know it.
@@ -34,16 +34,16 @@ async def session_ahead(broker: AlpacaBroker, store: Store, clock: Clock) -> Ses
     try:
         sessions = await broker.calendar(today, today + timedelta(days=10))
     except BrokerError as error:
-        kept = await _kept(store, today)
-        log.warning("calendar_unreadable", error=str(error), kept=kept is not None)
+        kept = await _stored_session(store, today)
+        log.warning("calendar_read_failed", error=str(error), kept=kept is not None)
         sessions = [] if kept is None else [kept]
-    ahead = [session for session in sessions if session.close + LINGER > clock.now()]
+    ahead = [session for session in sessions if session.close + CURRENT_AFTER_CLOSE > clock.now()]
     if not ahead:
         log.warning("no_session_known", days=len(sessions))
     return ahead[0] if ahead else None
 
 
-async def _kept(store: Store, today: date) -> Session | None:
+async def _stored_session(store: Store, today: date) -> Session | None:
     try:
         async with store.read() as conn:
             return await stored_sessions.get(conn, today)
@@ -59,6 +59,6 @@ async def session_of_today(broker: AlpacaBroker, clock: Clock) -> Session | None
     try:
         sessions = await broker.calendar(today, today)
     except BrokerError as error:
-        log.warning("calendar_unreadable", error=str(error))
+        log.warning("calendar_read_failed", error=str(error))
         return None
     return sessions[0] if sessions else None

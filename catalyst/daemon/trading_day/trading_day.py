@@ -14,26 +14,26 @@ from catalyst.clock import Clock
 from catalyst.config.schema import Config, SessionMode
 from catalyst.daemon.exits.flatten import Flatten
 from catalyst.daemon.exits.safe_exit import SafeExit
-from catalyst.daemon.orders.ledger import Books
-from catalyst.daemon.orders.submission import Execution
+from catalyst.daemon.orders.ledger import OrderLedger
+from catalyst.daemon.orders.submission import OrderSubmission
 from catalyst.daemon.reconciliation.reconciler import Reconciler
-from catalyst.daemon.risk.daily_loss import RiskWatch
-from catalyst.daemon.risk.emergency_stop import LATCH, HardStop
-from catalyst.daemon.trading_day.end_of_day import CLOSE_WITHIN, Closing
+from catalyst.daemon.risk.daily_loss import DailyLossLimit
+from catalyst.daemon.risk.emergency_stop import LATCH, EmergencyStop
+from catalyst.daemon.trading_day.end_of_day import CLOSE_RETRY_WINDOW, EndOfDay
 from catalyst.daemon.trading_day.scan_records import records_of
-from catalyst.daemon.trading_day.scanner import Scan, Scanner
+from catalyst.daemon.trading_day.scanner import Scanner, ScanResult
 from catalyst.daemon.trading_day.schedule import Job
-from catalyst.daemon.trading_state.account_status import heed
-from catalyst.daemon.trading_state.entry_gate import Gate
+from catalyst.daemon.trading_state.account_status import follow_account_status
+from catalyst.daemon.trading_state.entry_gate import EntryGate
 from catalyst.domain import cycle as machine
-from catalyst.domain.bracket_check import misplaced
+from catalyst.domain.bracket_check import invalid_bracket_reason
 from catalyst.domain.cycle import CycleStatus
 from catalyst.domain.errors import BrokerError, IllegalTransition
 from catalyst.domain.order import PositionSide, Purpose, Status, side_for
 from catalyst.domain.position import CloseReason
 from catalyst.domain.session import NEW_YORK, Session, trading_date
 from catalyst.pipeline.plan import Plan
-from catalyst.pipeline.risk_inputs import Account, Held, Portfolio, Working
+from catalyst.pipeline.risk_inputs import AccountState, HeldPosition, Portfolio, WorkingEntry
 from catalyst.store import (
     alerts,
     candidates,
@@ -51,59 +51,65 @@ from catalyst.store.pool import Store
 
 log = structlog.get_logger()
 
-FLAT_WITHIN: Final = timedelta(minutes=8)
-STAY_FLAT: Final = timedelta(
+FLATTEN_TIMEOUT: Final = timedelta(minutes=8)
+ENFORCE_FLAT_INTERVAL: Final = timedelta(
     seconds=15
 )  # between two looks whether a flatten's latch is set and something is held
-PREPARE_AGAIN: Final = (timedelta(seconds=5), timedelta(seconds=20), timedelta(seconds=60))
+PREPARE_RETRY_PAUSES: Final = (timedelta(seconds=5), timedelta(seconds=20), timedelta(seconds=60))
 # Real seconds a job may take before it is cut: a scan that hangs must not hold up the exits before the close.
-JOB_LIMIT: Final = 600.0
+DEFAULT_JOB_TIMEOUT_S: Final = 600.0
 # The close limits each of its attempts itself, and goes on trying.
-LIMITS: Final = {Job.FIRST_SCAN: 120.0, Job.SCAN: 120.0, Job.PRE_OPEN: 300.0, Job.LOOK: 60.0, Job.CLOSE: None}
-FOR_ENTRIES: Final = frozenset({Job.PRE_OPEN, Job.FIRST_SCAN, Job.LOOK, Job.SCAN})
+JOB_TIMEOUTS_S: Final = {
+    Job.FIRST_SCAN: 120.0,
+    Job.SCAN: 120.0,
+    Job.PRE_OPEN: 300.0,
+    Job.PRICE_SAMPLE: 60.0,
+    Job.CLOSE: None,
+}
+ENTRY_JOBS: Final = frozenset({Job.PRE_OPEN, Job.FIRST_SCAN, Job.PRICE_SAMPLE, Job.SCAN})
 
 
 @dataclass
-class Day:
+class TradingDay:
     """One session. `run` is called by the schedule, one job at a time."""
 
     store: Store
     broker: Broker
-    books: Books
-    execution: Execution
+    ledger: OrderLedger
+    submission: OrderSubmission
     exits: SafeExit
     flatten: Flatten
-    gate: Gate
+    gate: EntryGate
     reconciler: Reconciler
-    risk_watch: RiskWatch
+    daily_loss_limit: DailyLossLimit
     scanner: Scanner
-    hard_stop: HardStop
+    stop_procedure: EmergencyStop
     clock: Clock
     cfg: Config
     mode: SessionMode
     session: Session
     epoch: int
     cycle_id: str = ""
-    over: bool = False  # every job had its turn
+    finished: bool = False  # every job had its turn
     proven: bool = False  # the close proved that nothing is left, and the result
 
     @property
-    def goes_on(self) -> bool:
+    def is_running(self) -> bool:
         """True while a job may still be to do, however late: the next day has not come near yet."""
-        return not self.over and self.clock.now() < self.session.close + CLOSE_WITHIN
+        return not self.finished and self.clock.now() < self.session.close + CLOSE_RETRY_WINDOW
 
     async def run(self, job: Job) -> None:
         """Do one job; one that fails is told of and does not take the daemon down. What only entries need is left out
         once the exits are due: scans that took too long have not queued up before them."""
-        flat_at = self.session.flat_at(self.cfg.session.flat_before_close_minutes)
-        if job in FOR_ENTRIES and self.clock.now() >= flat_at:
+        flat_at = self.session.flatten_at(self.cfg.session.flat_before_close_minutes)
+        if job in ENTRY_JOBS and self.clock.now() >= flat_at:
             log.warning("job_missed", job=job, reason="the day is ending")
             return
-        if job is not Job.LOOK:
+        if job is not Job.PRICE_SAMPLE:
             log.info("job_started", job=job)
         try:
-            async with asyncio.timeout(LIMITS.get(job, JOB_LIMIT)):  # noqa: TID251 - a hung job is cut in real time
-                await self._do(job)
+            async with asyncio.timeout(JOB_TIMEOUTS_S.get(job, DEFAULT_JOB_TIMEOUT_S)):  # noqa: TID251 - a hung job is cut in real time
+                await self._run_job(job)
         except Exception as error:  # the day goes on; the next job finds the cycle where this one left it
             if isinstance(error, BrokerError):
                 log.warning("job_failed", job=job, error=str(error))
@@ -120,12 +126,12 @@ class Day:
                     at=self.clock.now(),
                 )
 
-    async def _do(self, job: Job) -> None:
+    async def _run_job(self, job: Job) -> None:
         match job:
             case Job.PRE_OPEN:
-                await self.prepare(again=PREPARE_AGAIN)
-            case Job.LOOK:
-                await self.scanner.look()
+                await self.prepare(retry_pauses=PREPARE_RETRY_PAUSES)
+            case Job.PRICE_SAMPLE:
+                await self.scanner.record_prices()
             case Job.FIRST_SCAN | Job.SCAN:
                 await self.scan(trade=True)
             case Job.FLAT:
@@ -158,26 +164,26 @@ class Day:
                 at=now,
             )
             latched = await latches.active_latches(conn)
-            carried = await positions.carry(conn, row.cycle_id)
+            carried = await positions.mark_carried(conn, row.cycle_id)
         self.cycle_id = row.cycle_id
-        await self.risk_watch.begin(row)
-        await self.hard_stop.begin()
+        await self.daily_loss_limit.begin(row)
+        await self.stop_procedure.load_unfinished()
         self.exits.session = self.session
         for name, why in latched.items():
-            self.gate.shut(name, why)
+            self.gate.close(name, why)
         if LATCH in latched and row.status is not CycleStatus.COMPLETED:
-            row = await self._end_stopped_day(row, latched[LATCH])
-        self.gate.clear("close")  # of an earlier day, whose loop never came to its end
+            row = await self._close_stopped_day(row, latched[LATCH])
+        self.gate.reopen("day_ending")  # of an earlier day, whose loop never came to its end
         if row.status in (CycleStatus.CLOSED, CycleStatus.COMPLETED):
-            self.gate.shut("closed", "the day's cycle is closed")
+            self.gate.close("cycle_closed", "the day's cycle is closed")
         else:
-            self.gate.clear("closed")
+            self.gate.reopen("cycle_closed")
             if row.status is not CycleStatus.IDLE:
-                await self._rest()  # whoever was scanning or trading is no more
-        heed(self.gate, account)
-        await self._leave_carried(carried)
+                await self._set_idle_status()  # whoever was scanning or trading is no more
+        follow_account_status(self.gate, account)
+        await self._exit_carried(carried)
         to_be_flat = self.cfg.positions.close_all_at_market_close
-        await self._closing().make_up(self.session.day, to_be_flat=to_be_flat)
+        await self._end_of_day().close_missed_days(self.session.day, to_be_flat=to_be_flat)
         structlog.contextvars.bind_contextvars(cycle_id=self.cycle_id)
         log.info(
             "cycle_opened" if fresh else "cycle_resumed",
@@ -188,10 +194,10 @@ class Day:
             session_close=self.session.close.astimezone(NEW_YORK).strftime("%H:%M"),
         )
         await (
-            self.risk_watch.look()
+            self.daily_loss_limit.check()
         )  # a loss that was booked by recovery counts before the first job can enter
 
-    async def _end_stopped_day(self, row: CycleRow, why: str) -> CycleRow:
+    async def _close_stopped_day(self, row: CycleRow, why: str) -> CycleRow:
         """A stop whose latch was written today and whose death came before the rest of it: the cycle follows."""
         async with self.store.tx("halt") as conn:
             since = await latches.latched_at(conn, LATCH)
@@ -205,10 +211,10 @@ class Day:
         assert found is not None  # it was read above
         return found
 
-    async def _leave_carried(self, fresh: list[str]) -> None:
+    async def _exit_carried(self, newly_carried: list[str]) -> None:
         """Positions of an earlier day are left at the open; until then they stay protected."""
-        if fresh:
-            log.warning("positions_carried", symbols=fresh)
+        if newly_carried:
+            log.warning("positions_carried", symbols=newly_carried)
         if not self.cfg.positions.close_all_at_market_close:
             return
         async with self.store.read() as conn:
@@ -216,31 +222,33 @@ class Day:
         for position in held:
             if position.carried:
                 reason = f"{CloseReason.MARKET_CLOSE}: {position.symbol} was carried from an earlier day"
-                await self.exits.ask(position.position_id, reason=reason, purpose=Purpose.EXIT, by="schedule")
+                await self.exits.request(
+                    position.position_id, reason=reason, purpose=Purpose.EXIT, by="schedule"
+                )
 
-    async def stay_flat(self) -> None:
+    async def enforce_flat(self) -> None:
         """While a flatten's latch is set, or an emergency stop is unfinished, nothing is held: neither what a death
         left of it, nor what comes after it (an order that rose again, say)."""
         await self.clock.sleep_until(self.session.open)
         first = True
         while self.clock.now() < self.session.close:
-            if not self.flatten.under_way and (
-                (first and not await self.flatten.nothing_left()) or await self.flatten.something_new()
+            if not self.flatten.active_runs and (
+                (first and not await self.flatten.is_flat()) or await self.flatten.has_new_exposure()
             ):
-                await self._stay_flat_now()
-            await self.hard_stop.finish()
+                await self._enforce_flat_once()
+            await self.stop_procedure.finish()
             first = False
-            await self.clock.sleep(STAY_FLAT)
+            await self.clock.sleep(ENFORCE_FLAT_INTERVAL)
 
-    async def _stay_flat_now(self) -> None:
+    async def _enforce_flat_once(self) -> None:
         """Do what the latches that are set, and a stop on record, ask for."""
         async with self.store.read() as conn:
             latched = await latches.active_latches(conn)
-        stop = self.hard_stop.unfinished
+        stop = self.stop_procedure.unfinished
         emergency = LATCH in latched or stop is not None
-        leave = self.cfg.emergency.close_all_positions_on_limit if stop is None else stop.leave
+        leave = self.cfg.emergency.close_all_positions_on_limit if stop is None else stop.exit_all
         if emergency and not leave and "flatten" not in latched:
-            await self.flatten.end_entries(within=timedelta(seconds=60))
+            await self.flatten.cancel_entries(within=timedelta(seconds=60))
             return
         if not emergency and "flatten" not in latched:
             return
@@ -270,35 +278,37 @@ class Day:
                 machine.advance(row.status, then)
             except IllegalTransition:
                 return False
-            await cycles.advance(conn, self.cycle_id, seen=row.status, then=then, at=self.clock.now())
+            await cycles.advance(
+                conn, self.cycle_id, from_status=row.status, to_status=then, at=self.clock.now()
+            )
         if then is CycleStatus.CLOSED:
-            self.gate.shut("closed", "the day's cycle is closed")
+            self.gate.close("cycle_closed", "the day's cycle is closed")
         log.info("cycle_advanced", before=row.status, now=then)
         return True
 
     # -- jobs
 
-    async def prepare(self, *, again: Sequence[timedelta] = ()) -> None:
+    async def prepare(self, *, retry_pauses: Sequence[timedelta] = ()) -> None:
         """Assets, listings, yardsticks; the securities table follows the broker's list.
 
         A broker that cannot be read is asked again after each of `again`; after the last, BrokerError is the caller's.
         """
-        for pause in (*again, None):
+        for pause in (*retry_pauses, None):
             try:
                 await self.scanner.prepare(self.session)
                 break
             except BrokerError as error:
                 if pause is None:
                     raise
-                log.warning("preparation_waits", error=str(error), seconds=pause.total_seconds())
+                log.warning("preparation_retried", error=str(error), seconds=pause.total_seconds())
                 await self.clock.sleep(pause)
         async with self.store.tx("securities") as conn:
             await securities.refresh(conn, self.scanner.assets, at=self.clock.now())
             await securities.put_sectors(conn, self.scanner.sectors)
 
-    async def scan(self, *, trade: bool) -> Scan | None:
+    async def scan(self, *, trade: bool) -> ScanResult | None:
         """Scan, evaluate, trade while a slot is free; every symbol's fate is stored before an order leaves."""
-        if self.scanner.prepared != self.session.day:
+        if self.scanner.prepared_day != self.session.day:
             await self.prepare()
         if not await self._advance(CycleStatus.SCANNING):
             log.info("scan_skipped", reason="the cycle is closed")
@@ -306,9 +316,9 @@ class Day:
         try:
             return await self._scan_and_trade(trade=trade)
         finally:
-            await self._rest()
+            await self._set_idle_status()
 
-    async def _scan_and_trade(self, *, trade: bool) -> Scan | None:
+    async def _scan_and_trade(self, *, trade: bool) -> ScanResult | None:
         portfolio, account = await self._portfolio()
         slots = max(0, self.cfg.risk.max_positions - portfolio.slots_used())
         try:
@@ -316,17 +326,17 @@ class Day:
         except BrokerError as error:
             log.warning("scan_failed", error=str(error))
             return None
-        scan_id = await self._record(found)
+        scan_id = await self._store_scan(found)
         await self._advance(CycleStatus.EVALUATING)
         if trade and found.plans and await self._advance(CycleStatus.TRADING):
             for each in found.plans:
                 try:
-                    await self._enter(each, found, scan_id)
+                    await self._place_entry(each, found, scan_id)
                 except Exception:  # one entry that fails must not keep the others from theirs
                     log.exception("entry_failed", symbol=each.symbol)
         return found
 
-    async def _rest(self) -> None:
+    async def _set_idle_status(self) -> None:
         """After a scan: watch what is held, or wait for the next one."""
         async with self.store.read() as conn:
             busy = await positions.open_positions(conn) or await orders.working(conn)
@@ -336,7 +346,7 @@ class Day:
 
     async def go_flat(self) -> None:
         """No entry any more; everything is left, safely, before the actual close."""
-        self.gate.shut("close", "the day is ending")
+        self.gate.close("day_ending", "the day is ending")
         await self._advance(CycleStatus.CLOSED)
         if not self.cfg.positions.close_all_at_market_close:
             return
@@ -345,7 +355,7 @@ class Day:
             CloseReason.MARKET_CLOSE,
             by="schedule",
             purpose=Purpose.EXIT,
-            within=min(FLAT_WITHIN, max(left - timedelta(seconds=30), timedelta(seconds=30))),
+            within=min(FLATTEN_TIMEOUT, max(left - timedelta(seconds=30), timedelta(seconds=30))),
             cycle_id=self.cycle_id,
         )
 
@@ -361,61 +371,62 @@ class Day:
 
     async def close(self) -> None:
         """Hear the last word of the broker, fix the day's figures, prove them, complete the cycle."""
-        closing = self._closing()
+        closing = self._end_of_day()
         await closing.run(self.cycle_id, self.session, lambda: self._advance(CycleStatus.CLOSED))
         self.proven = closing.proven
 
-    def _closing(self) -> Closing:
-        return Closing(self.store, self.broker, self.reconciler, self.flatten, self.clock)
+    def _end_of_day(self) -> EndOfDay:
+        return EndOfDay(self.store, self.broker, self.reconciler, self.flatten, self.clock)
 
     async def emergency_stop(self, reason: str) -> bool | None:
         """The hard stop of this day; false when the tables have not heard of it, and it is to be run again then; None:
         as soon as may be."""
-        return await self.hard_stop.run(reason, cycle_id=self.cycle_id, end_entries=self.end_entries)
+        return await self.stop_procedure.run(reason, cycle_id=self.cycle_id, end_entries=self.end_entries)
 
     # -- what the risk stage is told
 
-    async def _portfolio(self) -> tuple[Portfolio, Account]:
+    async def _portfolio(self) -> tuple[Portfolio, AccountState]:
         """What is held and working now, and what the account may do."""
         async with self.store.read() as conn:
             held = await positions.open_positions(conn)
             working = [row for row in await orders.working(conn) if row.order_purpose is Purpose.ENTRY]
             realized, unrealized = await positions.day_pnl(conn, self.cycle_id)
         report = await self.broker.account()
-        heed(self.gate, report)
+        follow_account_status(self.gate, report)
         sectors = self.scanner.sectors
         portfolio = Portfolio(
             tuple(
-                Held(
+                HeldPosition(
                     p.symbol, p.side, p.quantity, p.entry_price, p.stop_loss,
                     sectors.get(p.symbol, "unknown"), p.last_price,
                 )
                 for p in held
             ),
             tuple(
-                Working(
+                WorkingEntry(
                     row.symbol, row.position_side, row.remaining, row.limit_price or Decimal(0),
-                    sectors.get(row.symbol, "unknown"), reserved=row.status is not Status.CREATED,
+                    sectors.get(row.symbol, "unknown"), in_buying_power=row.status is not Status.CREATED,
                 )
                 for row in working
             ),
         )  # fmt: skip
-        start = self.risk_watch.start_equity or report.last_equity
+        start = self.daily_loss_limit.start_equity or report.last_equity
         reasons_shut = "; ".join(f"{name}: {why}" for name, why in sorted(self.gate.reasons.items()))
-        account = Account(
+        account = AccountState(
             equity=report.equity,
             start_of_day_equity=start,
             buying_power=report.buying_power,
             day_pnl=min(realized + unrealized, report.equity - start),
             shorting_enabled=report.shorting_enabled,
-            restriction=reasons_shut or (None if report.may_enter else f"the account is {report.status}"),
+            restriction=reasons_shut
+            or (None if report.can_open_positions else f"the account is {report.status}"),
         )
         return portfolio, account
 
-    async def _record(self, found: Scan) -> int:
+    async def _store_scan(self, scan_result: ScanResult) -> int:
         """Store what the scan saw: one transaction, the whole frame compressed beside the candidates."""
         with self.clock.hold():
-            kept = await asyncio.to_thread(records_of, found, self.cycle_id)
+            kept = await asyncio.to_thread(records_of, scan_result, self.cycle_id)
         async with self.store.tx("scan") as conn:
             scan_id = await candidates.record(
                 conn,
@@ -427,49 +438,49 @@ class Day:
             )
         log.info(
             "scan_finished",
-            counts=found.counts,
-            milliseconds={name: round(ms, 1) for name, ms in found.milliseconds.items()},
-            degraded=found.degraded,
-            plans=[each.symbol for each in found.plans],
+            counts=scan_result.counts,
+            milliseconds={name: round(ms, 1) for name, ms in scan_result.milliseconds.items()},
+            degraded=scan_result.degraded,
+            plans=[each.symbol for each in scan_result.plans],
         )
         return scan_id
 
     # -- entries
 
-    async def _enter(self, each: Plan, found: Scan, scan_id: int) -> None:
+    async def _place_entry(self, plan: Plan, scan_result: ScanResult, scan_id: int) -> None:
         """Turn one plan into an order: sent at once when autonomous, else proposed."""
-        refusal = await self.refusal(each.symbol)
-        if (self.clock.now() - each.decided_at).total_seconds() > self.cfg.execution.signal_max_age_seconds:
+        refusal = await self.refusal(plan.symbol)
+        if (self.clock.now() - plan.decided_at).total_seconds() > self.cfg.execution.signal_max_age_seconds:
             refusal = refusal or "the signal is stale"
         if refusal is None:
-            refusal = await self.off_market(each.symbol, each.side, each.entry, each.stop, each.target)
+            refusal = await self.bracket_refusal(plan.symbol, plan.side, plan.entry, plan.stop, plan.target)
         if refusal is not None:
-            log.warning("entry_refused", symbol=each.symbol, reason=refusal)
-            await self._follow(scan_id, each.symbol, "refused")
+            log.warning("entry_refused", symbol=plan.symbol, reason=refusal)
+            await self._record_outcome(scan_id, plan.symbol, "refused")
             return
-        new = self._order_of(each)
-        why = f"{each.pattern or 'no pattern'}, composite {each.composite:.3f}, risk ${each.risk_amount}"
-        supervised = self.mode is SessionMode.SUPERVISED or found.degraded is not None
+        new = self._order_of(plan)
+        why = f"{plan.pattern or 'no pattern'}, composite {plan.composite:.3f}, risk ${plan.risk_amount}"
+        supervised = self.mode is SessionMode.SUPERVISED or scan_result.degraded is not None
         log.info(
             "trade_proposed" if supervised else "entry_submitted",
-            symbol=each.symbol,
-            side=each.side,
-            qty=each.quantity,
-            entry=str(each.entry),
-            stop=str(each.stop),
-            target=str(each.target),
+            symbol=plan.symbol,
+            side=plan.side,
+            qty=plan.quantity,
+            entry=str(plan.entry),
+            stop=str(plan.stop),
+            target=str(plan.target),
             why=why,
         )
         if supervised:
-            await self._propose(each, new, why)
+            await self._propose(plan, new, why)
         else:
-            await self.execution.place(new, note=why)
-            await self._follow(scan_id, each.symbol, "ordered")
+            await self.submission.place(new, note=why)
+            await self._record_outcome(scan_id, plan.symbol, "ordered")
 
-    async def _follow(self, scan_id: int, symbol: str, status: str) -> None:
+    async def _record_outcome(self, scan_id: int, symbol: str, status: str) -> None:
         """Write what became of a candidate beside the scan that chose it."""
-        async with self.store.statement("follow") as conn:
-            await candidates.follow(conn, scan_id, symbol, status=status)
+        async with self.store.statement("record_outcome") as conn:
+            await candidates.set_status(conn, scan_id, symbol, status=status)
 
     async def refusal(self, symbol: str, *, released: int | None = None) -> str | None:
         """The last look before an entry leaves: why it must not, None when it may. `released` is the order that
@@ -477,10 +488,12 @@ class Day:
         if (shut := self.gate.refusal(symbol)) is not None:
             return shut
         now = self.clock.now()
-        if now < self.session.open or now >= self.session.flat_at(self.cfg.session.flat_before_close_minutes):
+        if now < self.session.open or now >= self.session.flatten_at(
+            self.cfg.session.flat_before_close_minutes
+        ):
             return "outside the hours of entry"
         async with self.store.read() as conn:
-            working = await orders.working_in(conn, symbol)
+            working = await orders.working_of_symbol(conn, symbol)
             held = await positions.open_positions(conn)
         if any(row.order_id != released for row in working):
             return "the symbol has a working order"
@@ -491,7 +504,7 @@ class Day:
             return f"positions of an earlier day are still held: {', '.join(carried)}"
         return None
 
-    async def off_market(
+    async def bracket_refusal(
         self, symbol: str, side: PositionSide, entry: Decimal | None, stop: Decimal, target: Decimal
     ) -> str | None:
         """Why a bracket makes no sense at a quote of now: the levels were found at an earlier one."""
@@ -502,49 +515,49 @@ class Day:
         oldest = self.clock.now() - timedelta(seconds=self.cfg.execution.signal_max_age_seconds)
         if quote is None or quote.at < oldest:
             return "there is no fresh quote"
-        return misplaced(side, entry, stop, target, quote)
+        return invalid_bracket_reason(side, entry, stop, target, quote)
 
-    async def unaffordable(self, quantity: Decimal, price: Decimal) -> str | None:
+    async def buying_power_refusal(self, quantity: Decimal, price: Decimal) -> str | None:
         """Why the account as it is now does not carry one more entry of `quantity` shares at `price` dollars."""
         try:
             account = await self.broker.account()
         except BrokerError as error:
             return f"the account cannot be read: {error}"
-        if (why := heed(self.gate, account)) is not None:
+        if (why := follow_account_status(self.gate, account)) is not None:
             return why
         cost = quantity * price
         return None if cost <= account.buying_power else f"{cost} is more than the buying power"
 
-    def _order_of(self, each: Plan) -> NewOrder:
+    def _order_of(self, plan: Plan) -> NewOrder:
         return NewOrder(
-            client_order_id=each.client_order_id,
-            symbol=each.symbol,
+            client_order_id=plan.client_order_id,
+            symbol=plan.symbol,
             purpose=Purpose.ENTRY,
-            position_side=each.side,
-            side=side_for(each.side, Purpose.ENTRY),
-            quantity=Decimal(each.quantity),
-            order_type="market" if each.entry is None else "limit",
+            position_side=plan.side,
+            side=side_for(plan.side, Purpose.ENTRY),
+            quantity=Decimal(plan.quantity),
+            order_type="market" if plan.entry is None else "limit",
             time_in_force="day",
             order_class="bracket",
-            limit_price=each.entry,
-            bracket_stop=each.stop,
-            bracket_target=each.target,
+            limit_price=plan.entry,
+            bracket_stop=plan.stop,
+            bracket_target=plan.target,
             cycle_id=self.cycle_id,
-            signal_id=str(each.signal_id),
+            signal_id=str(plan.signal_id),
             epoch=self.epoch,
         )
 
-    async def _propose(self, each: Plan, new: NewOrder, why: str) -> None:
+    async def _propose(self, plan: Plan, new: NewOrder, why: str) -> None:
         """Leave the order `created` beside a ticket that somebody may approve until it expires."""
         expires = self.clock.now() + timedelta(minutes=self.cfg.session.proposal_expires_minutes)
         ticket = {
-            "symbol": each.symbol,
-            "side": each.side,
-            "quantity": each.quantity,
-            "entry": None if each.entry is None else str(each.entry),
-            "stop": str(each.stop),
-            "target": str(each.target),
-            "risk": str(each.risk_amount),
+            "symbol": plan.symbol,
+            "side": plan.side,
+            "quantity": plan.quantity,
+            "entry": None if plan.entry is None else str(plan.entry),
+            "stop": str(plan.stop),
+            "target": str(plan.target),
+            "risk": str(plan.risk_amount),
             "why": why,
         }
         now = self.clock.now()
@@ -563,5 +576,5 @@ class Day:
                 expires_at=expires,
             )
         log.info(
-            "approval_awaited", proposal_id=proposal_id, symbol=each.symbol, expires_at=expires.isoformat()
+            "approval_awaited", proposal_id=proposal_id, symbol=plan.symbol, expires_at=expires.isoformat()
         )

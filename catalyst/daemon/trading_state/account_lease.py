@@ -11,56 +11,58 @@ from typing import Final
 
 import structlog
 
-from catalyst.clock import Clock, Pause
-from catalyst.daemon.trading_state.entry_gate import Gate
-from catalyst.domain.errors import AnotherDaemon, BrokerUnavailable, DatabaseReplaced
-from catalyst.domain.fault_points import Moment, Witness, tell
-from catalyst.store.account_lock import AccountLock, current_epoch, holder_of, take_account_lock
+from catalyst.clock import Clock, StallTimer
+from catalyst.daemon.trading_state.entry_gate import EntryGate
+from catalyst.domain.errors import AnotherDaemonRunning, BrokerUnavailable, DatabaseReplaced
+from catalyst.domain.fault_points import FaultPoint, Moment, reach
+from catalyst.store.account_lock import AccountLock, acquire_account_lock, current_epoch, lock_holder_of
 from catalyst.store.pool import is_outage
 
 log = structlog.get_logger()
 
-AGAIN: Final = timedelta(seconds=1)
-STALL: Final = 5.0  # real seconds without a word of the server: look before the next request
-STEP: Final = "lock"
+RETRY_PAUSE: Final = timedelta(seconds=1)
+MAX_UNCONFIRMED_S: Final = 5.0  # real seconds without a word of the server: look before the next request
+FAULT_STEP: Final = "account_lease"
 
 
-async def take(dsn: str, account_id: str, clock: Clock, *, witness: Witness | None = None) -> AccountLock:
+async def acquire_lease(
+    dsn: str, account_id: str, clock: Clock, *, fault_point: FaultPoint | None = None
+) -> AccountLock:
     """The account's lock. Raises AnotherDaemon, which says who holds it."""
     with clock.hold():
-        tell(witness, STEP, Moment.BEFORE)
-        lock = await take_account_lock(dsn, account_id)
+        reach(fault_point, FAULT_STEP, Moment.BEFORE)
+        lock = await acquire_account_lock(dsn, account_id)
         if lock is None:
-            holder = await holder_of(dsn, account_id)
-            raise AnotherDaemon(
+            holder = await lock_holder_of(dsn, account_id)
+            raise AnotherDaemonRunning(
                 f"another daemon trades this account: {holder or 'it is about to leave'}; `catalyst status` shows it"
             )
-        await lock.beat()
-        tell(witness, STEP, Moment.AFTER)
+        await lock.ping()
+        reach(fault_point, FAULT_STEP, Moment.AFTER)
     return lock
 
 
 @dataclass
-class Holding:
+class AccountLease:
     """The lock of one account for one epoch; the permit of every ordinary change at the broker."""
 
     dsn: str
-    gate: Gate
+    gate: EntryGate
     clock: Clock
     account_id: str
     epoch: int
     lock: AccountLock
-    over: bool = False  # there is a successor: nothing of ours leaves any more
+    superseded: bool = False  # there is a successor: nothing of ours leaves any more
 
     async def run(self) -> None:
         """Keep the lock for as long as the daemon lives. Raises AnotherDaemon once there is a successor, and
         DatabaseReplaced when another server stands in for the one we began on."""
         while True:
-            await self.lock.kept(self.epoch)
-            self._must_be_ours(self.lock)
-            self.gate.shut("lock", "the account's lock is lost")
-            await self._retake()
-            self.gate.clear("lock")
+            await self.lock.until_lost(self.epoch)
+            self._check_lock_epoch(self.lock)
+            self.gate.close("account_lease", "the account's lock is lost")
+            await self._reacquire()
+            self.gate.reopen("account_lease")
 
     async def release(self) -> None:
         """Somebody else may take the lock. Idempotent."""
@@ -68,76 +70,78 @@ class Holding:
 
     # -- the permit
 
-    async def ask(self) -> None:
+    async def check(self) -> None:
         """Return when this daemon may send: it holds the lock and its epoch is current, and that was confirmed since
         it last stood still. Raises BrokerUnavailable otherwise: nothing has left."""
-        if self.holds():
+        if self.is_valid():
             return
         if not self.lock.lost.is_set():
             with self.clock.hold():
-                await self.lock.beat()
-            log.warning("standing_verified", held=not self.lock.lost.is_set(), epoch=self.lock.epoch)
-        if not self.holds():
+                await self.lock.ping()
+            log.warning("lease_verified", held=not self.lock.lost.is_set(), epoch=self.lock.epoch)
+        if not self.is_valid():
             raise BrokerUnavailable("not sent: the account's lock is not ours at this moment")
 
-    def holds(self) -> bool:
+    def is_valid(self) -> bool:
         """True while a request may leave; asked once more in the sending thread."""
-        return not self.over and self.lock.epoch == self.epoch and self.lock.confirmed(STALL)
+        return (
+            not self.superseded and self.lock.epoch == self.epoch and self.lock.confirmed(MAX_UNCONFIRMED_S)
+        )
 
     # -- the lock
 
-    async def _retake(self) -> None:
+    async def _reacquire(self) -> None:
         was = self.lock.timeline
         await self.lock.release()
         while True:
             try:
-                if await self._taken(was):
+                if await self._try_reacquire(was):
                     return
             except Exception as error:
                 if not is_outage(error):
                     raise
-                log.warning("lock_unreachable", error=f"{type(error).__name__}: {error}")
-            await self.clock.sleep(AGAIN)
+                log.warning("lease_reacquire_failed", error=f"{type(error).__name__}: {error}")
+            await self.clock.sleep(RETRY_PAUSE)
 
-    async def _taken(self, timeline: str | None) -> bool:
+    async def _try_reacquire(self, timeline: str | None) -> bool:
         """True when the lock is ours again; false while the server still believes in the dead connection."""
         with self.clock.hold():
-            lock = await take_account_lock(self.dsn, self.account_id)
+            lock = await acquire_account_lock(self.dsn, self.account_id)
             if lock is None:
-                self._must_be_current(await current_epoch(self.dsn))
+                self._check_epoch(await current_epoch(self.dsn))
                 return False
-            if not await lock.beat():
+            if not await lock.ping():
                 await lock.release()
                 return False
         try:
-            self._must_be_ours(lock)
-            self._must_be_the_same(timeline, lock)
+            self._check_lock_epoch(lock)
+            self._check_same_server(timeline, lock)
         except BaseException:
             await lock.release()
             raise
         self.lock = lock
-        log.warning("lock_retaken", epoch=self.epoch)
+        log.warning("lease_reacquired", epoch=self.epoch)
         return True
 
-    def _must_be_the_same(self, timeline: str | None, lock: AccountLock) -> None:
+    def _check_same_server(self, timeline: str | None, lock: AccountLock) -> None:
         if timeline in (None, lock.timeline):
             return
-        self.over = True
+        self.superseded = True
         raise DatabaseReplaced(
             f"another server stands in for the database (timeline {timeline}, now {lock.timeline}): what was committed "
             "last may be missing there; start anew, which asks the broker for it"
         )
 
-    def _must_be_ours(self, lock: AccountLock) -> None:
+    def _check_lock_epoch(self, lock: AccountLock) -> None:
         if lock.epoch is not None:
-            self._must_be_current(lock.epoch)
+            self._check_epoch(lock.epoch)
 
-    def _must_be_current(self, epoch: int) -> None:
+    def _check_epoch(self, epoch: int) -> None:
         if epoch == self.epoch:
             return
-        self.over = True
+        self.superseded = True
         if epoch > self.epoch:
-            raise AnotherDaemon(f"epoch {epoch} has taken over from {self.epoch}")
+            raise AnotherDaemonRunning(f"epoch {epoch} has taken over from {self.epoch}")
         raise DatabaseReplaced(
             f"the database knows of epoch {epoch}, this daemon's is {self.epoch}: it is older than what was committed; "
             "start anew, which asks the broker for what is missing"
@@ -145,40 +149,40 @@ class Holding:
 
 
 @dataclass
-class WithoutTables:
+class OutagePermit:
     """The permit of what leaves positions while the database is away: an exit may always leave then, for nobody can
     have taken over in tables that nobody reaches. Where they do answer, the epoch decides."""
 
-    holding: Holding
-    _asked: Pause = field(default_factory=Pause)
-    _away: Pause | None = None  # since the database was last found to be away
+    lease: AccountLease
+    _last_check: StallTimer = field(default_factory=StallTimer)
+    _last_outage: StallTimer | None = None  # since the database was last found to be away
 
-    async def ask(self) -> None:
+    async def check(self) -> None:
         """Return when an emergency exit may be sent. Raises BrokerUnavailable when another daemon has taken over."""
-        if not self.holding.holds() and not self._is_away():
-            await self._look()
-        if self.holding.over:
+        if not self.lease.is_valid() and not self._is_database_down():
+            await self._check_epoch()
+        if self.lease.superseded:
             raise BrokerUnavailable("not sent: another daemon has taken over")
-        self._asked.mark()
+        self._last_check.mark()
 
-    def holds(self) -> bool:
+    def is_valid(self) -> bool:
         """True while a request may leave."""
-        return not self.holding.over and self._asked.seconds <= STALL
+        return not self.lease.superseded and self._last_check.seconds <= MAX_UNCONFIRMED_S
 
-    def _is_away(self) -> bool:
-        return self._away is not None and self._away.seconds <= STALL
+    def _is_database_down(self) -> bool:
+        return self._last_outage is not None and self._last_outage.seconds <= MAX_UNCONFIRMED_S
 
-    async def _look(self) -> None:
-        self._away = None
+    async def _check_epoch(self) -> None:
+        self._last_outage = None
         try:
-            with self.holding.clock.hold():
-                epoch = await current_epoch(self.holding.dsn)
+            with self.lease.clock.hold():
+                epoch = await current_epoch(self.lease.dsn)
         except Exception as error:
             if not is_outage(error):
                 raise
-            self._away = Pause()
-            log.warning("exit_without_tables_allowed", error=f"{type(error).__name__}: {error}")
+            self._last_outage = StallTimer()
+            log.warning("outage_exit_permitted", error=f"{type(error).__name__}: {error}")
         else:
-            if epoch > self.holding.epoch:
-                self.holding.over = True
-                log.critical("superseded", epoch=self.holding.epoch, now=epoch)
+            if epoch > self.lease.epoch:
+                self.lease.superseded = True
+                log.critical("superseded", epoch=self.lease.epoch, now=epoch)

@@ -11,30 +11,30 @@ from typing import Self
 
 import structlog
 
-from catalyst.domain.errors import AnotherDaemon, ConfigInvalid
-from catalyst.domain.fault_points import Moment, Witness, tell
+from catalyst.domain.errors import AnotherDaemonRunning, ConfigInvalid
+from catalyst.domain.fault_points import FaultPoint, Moment, reach
 
 log = structlog.get_logger()
 
-STEP = "flock"
+FAULT_STEP = "host_lock"
 
 
-class Seat:
+class HostLock:
     """A file that is locked by this process. What it says of its holder is for people; the lock is the kernel's."""
 
-    def __init__(self, path: Path, file: int) -> None:
+    def __init__(self, path: Path, fd: int) -> None:
         self.path = path
-        self._file = file
+        self._fd = fd
 
     @classmethod
-    def take(cls, folder: Path, name: str, saying: str, *, witness: Witness | None = None) -> Self:
+    def acquire(cls, folder: Path, name: str, owner: str, *, fault_point: FaultPoint | None = None) -> Self:
         """The seat `name` of `folder` is ours, and the file says `saying`.
 
         Raises AnotherDaemon, with what its holder said, when it is taken, and ConfigInvalid when the folder cannot
         be written: then nothing could be done there without the database either.
         """
         path = folder / f"{name}.lock"
-        tell(witness, STEP, Moment.BEFORE)
+        reach(fault_point, FAULT_STEP, Moment.BEFORE)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -42,26 +42,26 @@ class Seat:
             raise ConfigInvalid(
                 f"{path} cannot be written ({error.strerror}): name a folder of ours as database.spool"
             ) from None
-        seat = cls(path, file)
+        lock = cls(path, file)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.ftruncate(file, 0)
-            os.pwrite(file, f"{saying}\n".encode(), 0)
-            tell(witness, STEP, Moment.AFTER)
+            os.pwrite(file, f"{owner}\n".encode(), 0)
+            reach(fault_point, FAULT_STEP, Moment.AFTER)
         except BlockingIOError:
             held = os.read(file, 4096).decode(errors="replace").strip()
-            seat.leave()
-            raise AnotherDaemon(
+            lock.release()
+            raise AnotherDaemonRunning(
                 f"another daemon of this machine trades this account: {held or 'it has not said who it is'}; "
                 f"`catalyst status` shows it, and its lock is {path}"
             ) from None
         except BaseException:
-            seat.leave()  # who takes no seat keeps no lock
+            lock.release()  # who takes no seat keeps no lock
             raise
-        return seat
+        return lock
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Somebody else may sit down. Idempotent."""
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1

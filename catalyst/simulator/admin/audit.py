@@ -9,14 +9,14 @@ from decimal import Decimal
 from typing import Final
 
 from catalyst.simulator.exchange.venue import Venue
-from catalyst.simulator.rules.orders import Execution, Side
-from catalyst.simulator.rules.wire_format import text_of, type_json
+from catalyst.simulator.rules.orders import Execution, OrderSide
+from catalyst.simulator.rules.wire_format import JsonObject, format_decimal
 
 TOLERANCE: Final = Decimal("0.000001")  # average costs are rounded to ten places
 
 
 @dataclass(slots=True)
-class Audit:
+class AuditResult:
     """What the executions say, and every disagreement found."""
 
     cash: Decimal
@@ -30,19 +30,19 @@ class Audit:
     def clean(self) -> bool:
         return not self.problems
 
-    def view(self) -> type_json:
+    def view(self) -> JsonObject:
         return {
             "clean": self.clean,
             "problems": self.problems,
-            "cash": text_of(self.cash),
-            "realised": text_of(self.realised),
-            "unrealised": text_of(self.unrealised),
-            "positions": {symbol: text_of(qty) for symbol, qty in sorted(self.positions.items())},
+            "cash": format_decimal(self.cash),
+            "realised": format_decimal(self.realised),
+            "unrealised": format_decimal(self.unrealised),
+            "positions": {symbol: format_decimal(qty) for symbol, qty in sorted(self.positions.items())},
             "executions": self.executions,
         }
 
 
-def audit(venue: Venue) -> Audit:
+def audit(venue: Venue) -> AuditResult:
     """Recompute the account from its executions and hold it against what the exchange shows."""
     lots: dict[str, list[tuple[Decimal, Decimal]]] = defaultdict(list)
     realised = Decimal(0)
@@ -50,9 +50,9 @@ def audit(venue: Venue) -> Audit:
     problems: list[str] = []
     for execution in venue.executions:
         cash -= execution.side.sign * execution.qty * execution.price
-        before = _qty(lots[execution.symbol])
-        realised += _average_cost(lots[execution.symbol], execution)
-        after = _qty(lots[execution.symbol])
+        before = _lots_qty(lots[execution.symbol])
+        realised += _apply_to_pool(lots[execution.symbol], execution)
+        after = _lots_qty(lots[execution.symbol])
         if after != execution.position_qty:
             problems.append(
                 f"{execution.symbol}: execution {execution.id} says {execution.position_qty} shares after it, "
@@ -62,19 +62,22 @@ def audit(venue: Venue) -> Audit:
             problems.append(
                 f"{execution.symbol}: exit {execution.order_id} took the account across zero, {before} to {after}"
             )
-    positions = {symbol: _qty(held) for symbol, held in lots.items() if _qty(held)}
-    unrealised = sum((_worth(venue, symbol, held) for symbol, held in lots.items() if _qty(held)), Decimal(0))
-    result = Audit(cash, realised, unrealised, positions, len(venue.executions), problems)
-    _compare(venue, result)
+    positions = {symbol: _lots_qty(held) for symbol, held in lots.items() if _lots_qty(held)}
+    unrealised = sum(
+        (_unrealised_profit(venue, symbol, held) for symbol, held in lots.items() if _lots_qty(held)),
+        Decimal(0),
+    )
+    result = AuditResult(cash, realised, unrealised, positions, len(venue.executions), problems)
+    _compare_account(venue, result)
     _check_orders(venue, problems)
     return result
 
 
-def _qty(lots: list[tuple[Decimal, Decimal]]) -> Decimal:
+def _lots_qty(lots: list[tuple[Decimal, Decimal]]) -> Decimal:
     return sum((qty for qty, _ in lots), Decimal(0))
 
 
-def _average_cost(lots: list[tuple[Decimal, Decimal]], execution: Execution) -> Decimal:
+def _apply_to_pool(lots: list[tuple[Decimal, Decimal]], execution: Execution) -> Decimal:
     """Apply an execution to one symbol's pool of (signed shares, cost); the profit it realised."""
     held, cost = lots[0] if lots else (Decimal(0), Decimal(0))
     signed = execution.side.sign * execution.qty
@@ -92,13 +95,13 @@ def _average_cost(lots: list[tuple[Decimal, Decimal]], execution: Execution) -> 
     return gain
 
 
-def _worth(venue: Venue, symbol: str, lots: list[tuple[Decimal, Decimal]]) -> Decimal:
+def _unrealised_profit(venue: Venue, symbol: str, lots: list[tuple[Decimal, Decimal]]) -> Decimal:
     qty, cost = lots[0]
-    price = venue.mark(symbol)
+    price = venue.mark_price(symbol)
     return Decimal(0) if price is None else qty * price - cost
 
 
-def _compare(venue: Venue, result: Audit) -> None:
+def _compare_account(venue: Venue, result: AuditResult) -> None:
     account = venue.account
     if account.cash != result.cash:
         result.problems.append(f"cash is {account.cash}, the executions say {result.cash}")
@@ -108,7 +111,7 @@ def _compare(venue: Venue, result: Audit) -> None:
     if abs(account.realised - result.realised) > TOLERANCE:
         result.problems.append(f"realised is {account.realised}, the executions say {result.realised}")
     expected = account.deposits + result.realised + result.unrealised - account.fees
-    equity = account.equity(venue.mark)
+    equity = account.equity(venue.mark_price)
     if abs(equity - expected) > TOLERANCE:
         result.problems.append(f"equity is {equity}, deposits and profit say {expected}")
 
@@ -120,30 +123,30 @@ def _check_orders(venue: Venue, problems: list[str]) -> None:
         if execution.id in seen:
             problems.append(f"execution {execution.id} was booked twice")
         seen.add(execution.id)
-        order = venue.book.get(execution.order_id)
+        order = venue.order_store.get(execution.order_id)
         if order is None:
             problems.append(f"execution {execution.id} has no order")
         elif order.symbol != execution.symbol or order.side is not execution.side:
             problems.append(f"execution {execution.id} does not match its order {order.id}")
         filled[execution.order_id] += execution.qty
-    for order in venue.book.orders.values():
-        own = order.filled_qty - order.carried_qty
+    for order in venue.order_store.orders.values():
+        own = order.filled_qty - order.inherited_filled_qty
         if filled[order.id] != own:
             problems.append(f"order {order.id} shows {own} filled, its executions {filled[order.id]}")
         if order.qty is not None and order.filled_qty > order.qty:
             problems.append(f"order {order.id} filled {order.filled_qty} of {order.qty}")
     for symbol, position in venue.account.positions.items():
-        working = _working_exits(venue, symbol, Side.SELL if position.qty > 0 else Side.BUY)
-        lagging = venue.switches.position_lag or venue.unbooked
+        working = _working_exits(venue, symbol, OrderSide.SELL if position.qty > 0 else OrderSide.BUY)
+        lagging = venue.settings.position_lag or venue.delayed_fills
         if working > abs(position.qty) and not lagging:
             problems.append(f"{symbol}: exits for {working} shares over a position of {position.qty}")
 
 
-def _working_exits(venue: Venue, symbol: str, way_out: Side) -> Decimal:
+def _working_exits(venue: Venue, symbol: str, exit_side: OrderSide) -> Decimal:
     """Shares that could leave a position by orders at the venue; the exits of a group count once."""
     groups: dict[str, Decimal] = defaultdict(Decimal)
-    for order in venue.book.working(symbol):
-        if order.side is way_out and not order.intent.opens:
+    for order in venue.order_store.working(symbol):
+        if order.side is exit_side and not order.intent.opens_position:
             key = order.parent_id or order.id
             groups[key] = max(groups[key], order.remaining)
     return sum(groups.values(), Decimal(0))

@@ -4,53 +4,59 @@ from datetime import datetime, time, timedelta
 
 from catalyst.clock import NEW_YORK, Clock, ScaledClock
 from catalyst.simulator.exchange.exchange import Exchange
-from catalyst.simulator.rules.wire_format import BAD_PARAMETER, Refusal, amount, instant, type_json
+from catalyst.simulator.rules.wire_format import (
+    BAD_PARAMETER,
+    ApiError,
+    JsonObject,
+    parse_amount,
+    parse_instant,
+)
 
 
-def clock_view(exchange: Exchange, clock: Clock) -> type_json:
+def clock_view(exchange: Exchange, clock: Clock) -> JsonObject:
     """The market's time, the next instant at which something happens by itself, and market seconds a second."""
-    due = exchange.due()
+    due = exchange.next_event_at()
     now = clock.now()
     return {
         "now": now.isoformat(),
         "new_york": now.astimezone(NEW_YORK).isoformat(),
-        "due": None if due is None else due.isoformat(),
+        "next_event_at": None if due is None else due.isoformat(),
         "speed": clock.speed if isinstance(clock, ScaledClock) else None,
     }
 
 
-def set_clock(clock: Clock, body: type_json) -> None:
+def set_clock(clock: Clock, body: JsonObject) -> None:
     """Do what the body says: `speed` (0 stands still), `seconds` to go ahead, or `to`, a time to be at.
 
     Raises Refusal (422) for a time that has passed, and for a clock that is not the exchange's to set.
     """
-    if not isinstance(clock, ScaledClock) or not clock.drives:
-        raise Refusal(422, BAD_PARAMETER, "this clock is not the exchange's to set")
+    if not isinstance(clock, ScaledClock) or not clock.is_driver:
+        raise ApiError(422, BAD_PARAMETER, "this clock is not the exchange's to set")
     if not body or body.keys() - {"speed", "seconds", "to"}:
-        raise Refusal(422, BAD_PARAMETER, "say speed, seconds or to")
-    speed, ahead = _positive(body, "speed"), _positive(body, "seconds")
-    to = None if body.get("to") is None else _instant(str(body["to"]), clock.now())
+        raise ApiError(422, BAD_PARAMETER, "say speed, seconds or to")
+    speed, ahead = _parse_non_negative(body, "speed"), _parse_non_negative(body, "seconds")
+    to = None if body.get("to") is None else _parse_time(str(body["to"]), clock.now())
     try:
         if to is not None:
-            clock.leap(to)
+            clock.jump_to(to)
         if ahead is not None:
-            clock.leap(clock.now() + timedelta(seconds=ahead))
+            clock.jump_to(clock.now() + timedelta(seconds=ahead))
     except ValueError as error:
-        raise Refusal(422, BAD_PARAMETER, str(error)) from None
+        raise ApiError(422, BAD_PARAMETER, str(error)) from None
     if speed is not None:
-        clock.run_at(speed)
+        clock.set_speed(speed)
 
 
-def _positive(body: type_json, name: str) -> float | None:
-    number = amount(body.get(name), name)
+def _parse_non_negative(body: JsonObject, name: str) -> float | None:
+    number = parse_amount(body.get(name), name)
     if number is not None and number < 0:
-        raise Refusal(422, BAD_PARAMETER, f"{name} must be >= 0")
+        raise ApiError(422, BAD_PARAMETER, f"{name} must be >= 0")
     return None if number is None else float(number)
 
 
-def _instant(text: str, now: datetime) -> datetime:
+def _parse_time(text: str, now: datetime) -> datetime:
     """A New York time of today, or an instant in full."""
     try:
         return datetime.combine(now.astimezone(NEW_YORK).date(), time.fromisoformat(text), NEW_YORK)
     except ValueError:
-        return instant(text, "to")
+        return parse_instant(text, "to")

@@ -5,95 +5,102 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Final
 
-from catalyst.simulator.data_api.json_format import TRADES_A_SECOND, trade_id
+from catalyst.simulator.data_api.json_format import MAX_TRADES_PER_SECOND, trade_id
 from catalyst.simulator.exchange.exchange import Exchange
-from catalyst.simulator.market.announcements import Bands, Corrected, LateTrade, Notices, Reason, Withdrawn
+from catalyst.simulator.market.announcements import (
+    Announcements,
+    HaltReason,
+    LateTrade,
+    LuldBands,
+    TradeCancel,
+    TradeCorrection,
+)
 from catalyst.simulator.market.interface import Print
-from catalyst.simulator.market.override_bars import LATE_NUMBERS
-from catalyst.simulator.market.overrides import HandledMarket
+from catalyst.simulator.market.override_bars import FIRST_LATE_NUMBER
+from catalyst.simulator.market.overrides import OverriddenMarket
 from catalyst.simulator.rules.wire_format import (
     BAD_PARAMETER,
     NOT_FOUND,
-    Refusal,
-    amount,
-    text_of,
-    truth,
-    type_json,
+    ApiError,
+    JsonObject,
+    format_decimal,
+    parse_amount,
+    parse_bool,
 )
-from catalyst.simulator.trading_api.routes import number_of
+from catalyst.simulator.trading_api.routes import require_number
 
 CENT: Final = Decimal("0.01")
-LOOKED_BACK: Final = timedelta(minutes=5)  # for the newest trade that still stands
-_FIRST_QUARTER: Final = timedelta(minutes=15)
-_LAST: Final = timedelta(minutes=25)
+LATEST_TRADE_LOOKBACK: Final = timedelta(minutes=5)  # for the newest trade that still stands
+_OPENING_PERIOD: Final = timedelta(minutes=15)
+_CLOSING_PERIOD: Final = timedelta(minutes=25)
 
 
-def act_on_market(market: HandledMarket, exchange: Exchange, body: type_json) -> object:
+def apply_market_action(market: OverriddenMarket, exchange: Exchange, body: JsonObject) -> object:
     """Do what `act` says to the tape of `symbol`, now. Raises Refusal (404, 422)."""
-    symbol, now = symbol_of(body), exchange.now
+    symbol, now = parse_symbol(body), exchange.now
     acts: dict[object, Callable[[], object]] = {
-        "gap": lambda: market.gap(symbol, number_of(body.get("factor"), "factor"), now),
-        "trade": lambda: market.trade(symbol, _trade(body, now + timedelta(milliseconds=1))),
-        "quote": lambda: market.show(
-            symbol, number_of(body.get("bid"), "bid"), number_of(body.get("ask"), "ask")
+        "gap": lambda: market.add_gap(symbol, require_number(body.get("factor"), "factor"), now),
+        "trade": lambda: market.add_trade(symbol, _parse_print(body, now + timedelta(milliseconds=1))),
+        "quote": lambda: market.override_quote(
+            symbol, require_number(body.get("bid"), "bid"), require_number(body.get("ask"), "ask")
         ),
-        "stop": lambda: market.stop(symbol, now),
-        "go_on": lambda: market.go_on(symbol),
-        "late_trade": lambda: _late(exchange.notices, symbol, body, now),
-        "cancel_trade": lambda: _withdraw(market, exchange.notices, symbol, body, now),
-        "correct_trade": lambda: _correct(market, exchange.notices, symbol, body, now),
+        "stop": lambda: market.stop_feed(symbol, now),
+        "resume_feed": lambda: market.resume_feed(symbol),
+        "late_trade": lambda: _report_late_trade(exchange.announcements, symbol, body, now),
+        "cancel_trade": lambda: _cancel_trade(market, exchange.announcements, symbol, body, now),
+        "correct_trade": lambda: _correct_trade(market, exchange.announcements, symbol, body, now),
     }
     act = acts.get(body.get("act"))
     if act is None:
-        raise Refusal(422, BAD_PARAMETER, f"unknown act: {body.get('act')}")
-    told = act()
-    exchange.notices.stir()
-    return {"symbol": symbol, "at": now.isoformat(), **({"id": told} if isinstance(told, int) else {})}
+        raise ApiError(422, BAD_PARAMETER, f"unknown act: {body.get('act')}")
+    result = act()
+    exchange.announcements.notify_listeners()
+    return {"symbol": symbol, "at": now.isoformat(), **({"id": result} if isinstance(result, int) else {})}
 
 
-def announce_bands(exchange: Exchange, body: type_json) -> object:
+def announce_luld_bands(exchange: Exchange, body: JsonObject) -> object:
     """Announce the limit up-limit down prices of `symbol`, and with `pause` stop its trading for them.
 
     Without `up` and `down` they are the plan's for a stock that is in no large index (tier 2: 10 % of the newest
     trade's price from $3, 20 % from $0.75, else the lesser of 75 % and 15 cents; twice that in the first 15 and
     last 25 minutes); `indicator` is B, a band during the day, on either tape.
     """
-    symbol = symbol_of(body)
-    up, down = amount(body.get("up"), "up"), amount(body.get("down"), "down")
+    symbol = parse_symbol(body)
+    up, down = parse_amount(body.get("up"), "up"), parse_amount(body.get("down"), "down")
     if up is None or down is None:
-        price = exchange.mark(symbol)
+        price = exchange.mark_price(symbol)
         if price is None:
-            raise Refusal(404, NOT_FOUND, f"no trade of {symbol} to lay bands around")
-        width = _width(exchange, price)
+            raise ApiError(404, NOT_FOUND, f"no trade of {symbol} to lay bands around")
+        width = _band_width(exchange, price)
         up = price + width if up is None else up
         down = max(price - width, CENT) if down is None else down
-    bands = Bands(
+    bands = LuldBands(
         exchange.now, symbol, up.quantize(CENT), down.quantize(CENT), str(body.get("indicator", "B"))
     )
-    exchange.notices.say(bands)
-    if truth(body.get("pause")):
-        exchange.halt(symbol, Reason.PRICE_BANDS)
-    return {"symbol": symbol, "up": text_of(bands.up), "down": text_of(bands.down)}
+    exchange.announcements.publish(bands)
+    if parse_bool(body.get("pause")):
+        exchange.halt(symbol, HaltReason.PRICE_BANDS)
+    return {"symbol": symbol, "up": format_decimal(bands.up), "down": format_decimal(bands.down)}
 
 
-def reason_of(body: type_json) -> Reason:
+def parse_halt_reason(body: JsonObject) -> HaltReason:
     """Why a symbol is halted; news unless said otherwise. Raises Refusal (422)."""
     try:
-        return Reason(str(body.get("reason", Reason.NEWS)))
+        return HaltReason(str(body.get("reason", HaltReason.NEWS)))
     except ValueError:
-        known = ", ".join(Reason)
-        raise Refusal(422, BAD_PARAMETER, f"reason must be one of {known}") from None
+        known = ", ".join(HaltReason)
+        raise ApiError(422, BAD_PARAMETER, f"reason must be one of {known}") from None
 
 
-def symbol_of(body: type_json) -> str:
+def parse_symbol(body: JsonObject) -> str:
     """The symbol in a body. Raises Refusal (422)."""
     symbol = body.get("symbol")
     if not isinstance(symbol, str) or not symbol:
-        raise Refusal(422, BAD_PARAMETER, "symbol is required")
+        raise ApiError(422, BAD_PARAMETER, "symbol is required")
     return symbol.upper()
 
 
-def _width(exchange: Exchange, price: Decimal) -> Decimal:
+def _band_width(exchange: Exchange, price: Decimal) -> Decimal:
     if price >= 3:
         width = price / 10
     elif price >= Decimal("0.75"):
@@ -103,51 +110,57 @@ def _width(exchange: Exchange, price: Decimal) -> Decimal:
     session = exchange.hours.session_at(exchange.now)
     if session is None:
         return width
-    edge = exchange.now < session.open + _FIRST_QUARTER or exchange.now >= session.close - _LAST
+    edge = exchange.now < session.open + _OPENING_PERIOD or exchange.now >= session.close - _CLOSING_PERIOD
     return width * 2 if edge else width
 
 
-def _trade(body: type_json, at: datetime, number: int = 0) -> Print:
-    size = int(amount(body.get("size"), "size") or 100)
-    return Print(at, number_of(body.get("price"), "price"), size, number)
+def _parse_print(body: JsonObject, at: datetime, number: int = 0) -> Print:
+    size = int(parse_amount(body.get("size"), "size") or 100)
+    return Print(at, require_number(body.get("price"), "price"), size, number)
 
 
-def _late(notices: Notices, symbol: str, body: type_json, now: datetime) -> int:
+def _report_late_trade(announcements: Announcements, symbol: str, body: JsonObject, now: datetime) -> int:
     """A trade that happened `ago` seconds ago is reported now; its id."""
-    ago = amount(body.get("ago"), "ago")
+    ago = parse_amount(body.get("ago"), "ago")
     if ago is None or ago <= 0:
-        raise Refusal(422, BAD_PARAMETER, "ago must be a number of seconds above 0")
-    trade = _trade(body, now - timedelta(seconds=float(ago)), LATE_NUMBERS + len(notices.said) % 1000)
-    notices.say(LateTrade(now, symbol, trade))
+        raise ApiError(422, BAD_PARAMETER, "ago must be a number of seconds above 0")
+    trade = _parse_print(
+        body, now - timedelta(seconds=float(ago)), FIRST_LATE_NUMBER + len(announcements.published) % 1000
+    )
+    announcements.publish(LateTrade(now, symbol, trade))
     return trade_id(trade)
 
 
-def _withdraw(market: HandledMarket, notices: Notices, symbol: str, body: type_json, now: datetime) -> int:
-    trade = _told_trade(market, symbol, body, now)
-    notices.say(Withdrawn(now, symbol, trade, error=truth(body.get("error"))))
+def _cancel_trade(
+    market: OverriddenMarket, announcements: Announcements, symbol: str, body: JsonObject, now: datetime
+) -> int:
+    trade = _reported_trade(market, symbol, body, now)
+    announcements.publish(TradeCancel(now, symbol, trade, is_error=parse_bool(body.get("error"))))
     return trade_id(trade)
 
 
-def _correct(market: HandledMarket, notices: Notices, symbol: str, body: type_json, now: datetime) -> int:
-    trade = _told_trade(market, symbol, body, now)
-    corrected = _trade(body, trade.at, LATE_NUMBERS + len(notices.said) % 1000)
-    notices.say(Corrected(now, symbol, trade, corrected))
+def _correct_trade(
+    market: OverriddenMarket, announcements: Announcements, symbol: str, body: JsonObject, now: datetime
+) -> int:
+    trade = _reported_trade(market, symbol, body, now)
+    corrected = _parse_print(body, trade.at, FIRST_LATE_NUMBER + len(announcements.published) % 1000)
+    announcements.publish(TradeCorrection(now, symbol, trade, corrected))
     return trade_id(corrected)
 
 
-def _told_trade(market: HandledMarket, symbol: str, body: type_json, now: datetime) -> Print:
+def _reported_trade(market: OverriddenMarket, symbol: str, body: JsonObject, now: datetime) -> Print:
     """The trade of the given `id`, else the newest one that stands. Raises Refusal (404, 422)."""
     asked = str(body.get("id", ""))
     if asked and not asked.isdecimal():
-        raise Refusal(422, BAD_PARAMETER, "id must be a number")
+        raise ApiError(422, BAD_PARAMETER, "id must be a number")
     second = timedelta(seconds=1)
     if asked:
-        since = datetime.fromtimestamp(int(asked) // TRADES_A_SECOND, now.tzinfo)
+        since = datetime.fromtimestamp(int(asked) // MAX_TRADES_PER_SECOND, now.tzinfo)
         found = market.trades(symbol, since - second, since + second, now)
     else:
         newest = market.last_print(symbol, now)
-        found = [] if newest is None else market.trades(symbol, newest.at - LOOKED_BACK, now, now)
-    wanted = [each for each in found if each.valid and asked in ("", str(trade_id(each)))]
+        found = [] if newest is None else market.trades(symbol, newest.at - LATEST_TRADE_LOOKBACK, now, now)
+    wanted = [each for each in found if each.is_valid and asked in ("", str(trade_id(each)))]
     if not wanted:
-        raise Refusal(404, NOT_FOUND, f"no such trade of {symbol}")
+        raise ApiError(404, NOT_FOUND, f"no such trade of {symbol}")
     return wanted[-1]

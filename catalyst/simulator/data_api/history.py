@@ -10,144 +10,150 @@ from typing import Final
 import numpy as np
 
 from catalyst.simulator.data_api import json_format as wire
-from catalyst.simulator.data_api.params import Length, Months, Range, RefusalError, Weeks
+from catalyst.simulator.data_api.params import BarLength, DataApiError, HistoryRange, Months, Weeks
 from catalyst.simulator.market import calendar
-from catalyst.simulator.market.aggregation import grouped, take
+from catalyst.simulator.market.aggregation import group_by_start, select_rows
 from catalyst.simulator.market.interface import BarColumns, Ints, Market
 
 Page = tuple[dict[str, list[wire.Json | None]], str | None]
-Rows = Callable[[str, datetime, datetime], Iterator[tuple[datetime, wire.Json]]]
+RowReader = Callable[[str, datetime, datetime], Iterator[tuple[datetime, wire.Json]]]
 _INSTANT: Final = timedelta(microseconds=1)
 _DAY: Final = timedelta(days=1)
 
 
-def bars_page(market: Market, symbols: Sequence[str], length: Length, asked: Range, at: datetime) -> Page:
+def bars_page(
+    market: Market, symbols: Sequence[str], length: BarLength, wanted: HistoryRange, at: datetime
+) -> Page:
     """One page of bars and the token of the next."""
-    after, since = position(asked.token)
+    after, since = decode_bar_token(wanted.token)
     page: dict[str, list[wire.Json | None]] = {}
-    room, last = asked.limit, ""
+    room, last = wanted.limit, ""
     for symbol in sorted(symbols):
         if symbol < after:
             continue
-        columns = bars_of(market, symbol, length, asked, at, since if symbol == after else None)
+        columns = bars_of(market, symbol, length, wanted, at, since if symbol == after else None)
         if not len(columns.starts):
             continue
         if room == 0:
             return page, last
-        served = take(columns, slice(room))
+        served = select_rows(columns, slice(room))
         page[symbol] = wire.bars(served)
         room -= len(served.starts)
-        last = token_of(symbol, int(served.starts[-1]))
+        last = encode_bar_token(symbol, int(served.starts[-1]))
         if len(served.starts) < len(columns.starts):
             return page, last
     return page, None
 
 
 def bars_of(
-    market: Market, symbol: str, length: Length, asked: Range, at: datetime, since: int | None
+    market: Market, symbol: str, length: BarLength, wanted: HistoryRange, at: datetime, since: int | None
 ) -> BarColumns:
     """The bars of one symbol that start in the asked stretch and were not served yet, in the asked order."""
     if isinstance(length, timedelta):
-        columns = market.bars(symbol, length, asked.start, asked.end, at)
+        columns = market.bars(symbol, length, wanted.start, wanted.end, at)
     else:
-        columns = _long_bars(market, symbol, length, asked, at)
-    return _ordered(columns, since, descending=asked.descending)
+        columns = _calendar_bars(market, symbol, length, wanted, at)
+    return _unserved_rows(columns, since, descending=wanted.descending)
 
 
-def _long_bars(market: Market, symbol: str, length: Weeks | Months, asked: Range, at: datetime) -> BarColumns:
+def _calendar_bars(
+    market: Market, symbol: str, length: Weeks | Months, wanted: HistoryRange, at: datetime
+) -> BarColumns:
     """Weeks from Monday on, months from the first on, made of the days they have so far.
 
     A bar belongs to the stretch when it starts in it, whatever of its days do.
     """
-    first = calendar.midnight(length.begin(calendar.trading_day(asked.start))).astimezone(UTC)
-    last = calendar.midnight(length.end(calendar.trading_day(asked.end))).astimezone(UTC) - _INSTANT
+    first = calendar.midnight(length.begin(calendar.trading_day(wanted.start))).astimezone(UTC)
+    last = calendar.midnight(length.end(calendar.trading_day(wanted.end))).astimezone(UTC) - _INSTANT
     days = market.bars(symbol, _DAY, first, last, at)
-    starts = np.array([_start_of(length, start) for start in days.starts.tolist()], dtype=np.int64)
-    inside = (starts >= asked.start.timestamp()) & (starts <= asked.end.timestamp())
+    starts = np.array([_calendar_bar_start(length, start) for start in days.starts.tolist()], dtype=np.int64)
+    inside = (starts >= wanted.start.timestamp()) & (starts <= wanted.end.timestamp())
     rows = np.flatnonzero(inside)
-    return grouped(take(days, rows), starts[rows])
+    return group_by_start(select_rows(days, rows), starts[rows])
 
 
-def _start_of(length: Weeks | Months, midnight: int) -> int:
+def _calendar_bar_start(length: Weeks | Months, midnight: int) -> int:
     day: date = length.begin(calendar.trading_day(datetime.fromtimestamp(midnight, UTC)))
     return int(calendar.midnight(day).timestamp())
 
 
-def trades_page(market: Market, symbols: Sequence[str], asked: Range, at: datetime) -> Page:
+def trades_page(market: Market, symbols: Sequence[str], wanted: HistoryRange, at: datetime) -> Page:
     """One page of trades and the token of the next."""
 
     def rows(symbol: str, start: datetime, end: datetime) -> Iterator[tuple[datetime, wire.Json]]:
         tape = wire.tapes_of([symbol], market.assets())[0]
         found = market.trades(symbol, start - _INSTANT, end, at)
-        for each in reversed(found) if asked.descending else found:
+        for each in reversed(found) if wanted.descending else found:
             yield each.at, wire.trade(each, tape)
 
-    return _page(market, symbols, asked, at, rows)
+    return _page(market, symbols, wanted, at, rows)
 
 
-def quotes_page(market: Market, symbols: Sequence[str], asked: Range, at: datetime) -> Page:
+def quotes_page(market: Market, symbols: Sequence[str], wanted: HistoryRange, at: datetime) -> Page:
     """One page of quotes, recorded ones or those that stood when a trade happened, and the token of the next."""
 
     def rows(symbol: str, start: datetime, end: datetime) -> Iterator[tuple[datetime, wire.Json]]:
         tape = wire.tapes_of([symbol], market.assets())[0]
         found = market.quotes(symbol, start - _INSTANT, end)
-        for each in reversed(found) if asked.descending else found:
+        for each in reversed(found) if wanted.descending else found:
             yield each.at, wire.quote(each, tape)
 
-    return _page(market, symbols, asked, at, rows)
+    return _page(market, symbols, wanted, at, rows)
 
 
-def _page(market: Market, symbols: Sequence[str], asked: Range, at: datetime, rows: Rows) -> Page:
+def _page(
+    market: Market, symbols: Sequence[str], wanted: HistoryRange, at: datetime, rows: RowReader
+) -> Page:
     """Several rows may share an instant: a token counts those of its instant that were served."""
-    after, since, served = _point(asked.token)
+    after, since, served = _decode_token(wanted.token)
     page: dict[str, list[wire.Json | None]] = {}
-    room, last = asked.limit, ""
+    room, last = wanted.limit, ""
     for symbol in sorted(symbol for symbol in symbols if symbol >= after and symbol in market.assets()):
-        start, end, skip = asked.start, min(asked.end, at), 0
+        start, end, skip = wanted.start, min(wanted.end, at), 0
         if symbol == after and since is not None:
-            start, end = (start, since) if asked.descending else (since, end)
+            start, end = (start, since) if wanted.descending else (since, end)
             skip = served
         found = list(islice(rows(symbol, start, end), skip, skip + room + 1))
         if found and room == 0:
             return page, last
-        told = found[:room]
-        if told:
-            page[symbol] = [row for _, row in told]
-            newest = told[-1][0]
-            count = sum(instant == newest for instant, _ in told)
+        served_rows = found[:room]
+        if served_rows:
+            page[symbol] = [row for _, row in served_rows]
+            newest = served_rows[-1][0]
+            count = sum(instant == newest for instant, _ in served_rows)
             again = skip if symbol == after and newest == since else 0
-            last = _token(symbol, newest, count + again)
+            last = _encode_token(symbol, newest, count + again)
         if len(found) > room:
             return page, last
         room -= len(found)
     return page, None
 
 
-def _ordered(columns: BarColumns, since: int | None, *, descending: bool) -> BarColumns:
+def _unserved_rows(columns: BarColumns, since: int | None, *, descending: bool) -> BarColumns:
     """The rows not served yet, in the asked order."""
     if since is not None:
         rest: Ints = np.flatnonzero(columns.starts < since if descending else columns.starts > since)
-        columns = take(columns, rest)
-    return take(columns, slice(None, None, -1)) if descending else columns
+        columns = select_rows(columns, rest)
+    return select_rows(columns, slice(None, None, -1)) if descending else columns
 
 
-def token_of(symbol: str, second: int) -> str:
+def encode_bar_token(symbol: str, second: int) -> str:
     """The page that begins after the bar of `symbol` that starts at `second`."""
-    return _token(symbol, datetime.fromtimestamp(second, UTC), 0)
+    return _encode_token(symbol, datetime.fromtimestamp(second, UTC), 0)
 
 
-def position(token: str | None) -> tuple[str, int | None]:
+def decode_bar_token(token: str | None) -> tuple[str, int | None]:
     """Symbol and second of the last bar of the page before; the very beginning without a token."""
-    symbol, at, _ = _point(token)
+    symbol, at, _ = _decode_token(token)
     return symbol, None if at is None else int(at.timestamp())
 
 
-def _token(symbol: str, at: datetime, served: int) -> str:
+def _encode_token(symbol: str, at: datetime, served: int) -> str:
     text = f"{symbol}|M|{at.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%f}000Z|{served}"
     return urlsafe_b64encode(text.encode()).decode()
 
 
-def _point(token: str | None) -> tuple[str, datetime | None, int]:
+def _decode_token(token: str | None) -> tuple[str, datetime | None, int]:
     """Symbol and instant of the last row served, and how many of that instant were. Raises RefusalError (400)."""
     if token is None:
         return "", None, 0
@@ -155,4 +161,4 @@ def _point(token: str | None) -> tuple[str, datetime | None, int]:
         symbol, _, text, served = urlsafe_b64decode(token).decode().split("|")
         return symbol, datetime.fromisoformat(text[:26]).replace(tzinfo=UTC), max(int(served), 0)
     except (ValueError, NotBase64):
-        raise RefusalError(400, "invalid page_token") from None
+        raise DataApiError(400, "invalid page_token") from None

@@ -9,25 +9,25 @@ import numpy as np
 from catalyst.simulator.market.interface import (
     Asset,
     BarColumns,
-    Headline,
+    BestQuote,
     Ints,
+    NewsArticle,
     Print,
-    Quote,
     SnapshotColumns,
 )
 
 Json = dict[str, object]
 TAPES: Final = {"NYSE": "A", "AMEX": "B", "ARCA": "B", "BATS": "B", "NASDAQ": "C"}
-VENUE: Final = "V"
-TRADES_A_SECOND: Final = 10_000  # room for `Print.number` in a trade id
+EXCHANGE_CODE: Final = "V"
+MAX_TRADES_PER_SECOND: Final = 10_000  # room for `Print.number` in a trade id
 
 
-def moments(seconds: Ints) -> list[str]:
+def format_times(seconds: Ints) -> list[str]:
     """Epoch seconds as RFC 3339."""
     return [f"{text}Z" for text in np.datetime_as_string(seconds.astype("datetime64[s]")).tolist()]
 
 
-def moment(at: datetime) -> str:
+def format_time(at: datetime) -> str:
     """An instant as RFC 3339; fractions only where there are any."""
     at = at.astimezone(UTC)
     return f"{at.replace(tzinfo=None).isoformat()}Z"
@@ -37,7 +37,7 @@ def bars(columns: BarColumns) -> list[Json | None]:
     """Each row as the broker's bar; None for a row that is not there."""
     rows = zip(
         columns.starts.tolist(),
-        moments(columns.starts),
+        format_times(columns.starts),
         columns.open.tolist(),
         columns.high.tolist(),
         columns.low.tolist(),
@@ -55,10 +55,10 @@ def bars(columns: BarColumns) -> list[Json | None]:
 
 def trades(columns: SnapshotColumns, tapes: Sequence[str]) -> list[Json | None]:
     """The newest trade of each row."""
-    ids = columns.trade_at * TRADES_A_SECOND
+    ids = columns.trade_at * MAX_TRADES_PER_SECOND
     rows = zip(
         columns.trade_at.tolist(),
-        moments(columns.trade_at),
+        format_times(columns.trade_at),
         columns.trade_price.tolist(),
         columns.trade_size.tolist(),
         (ids if columns.trade_number is None else ids + columns.trade_number).tolist(),
@@ -66,7 +66,7 @@ def trades(columns: SnapshotColumns, tapes: Sequence[str]) -> list[Json | None]:
         strict=True,
     )
     return [
-        {"t": t, "x": VENUE, "p": p, "s": s, "c": ["@"], "i": i, "z": z} if at >= 0 else None
+        {"t": t, "x": EXCHANGE_CODE, "p": p, "s": s, "c": ["@"], "i": i, "z": z} if at >= 0 else None
         for at, t, p, s, i, z in rows
     ]
 
@@ -75,7 +75,7 @@ def quotes(columns: SnapshotColumns, tapes: Sequence[str]) -> list[Json | None]:
     """The standing quote of each row."""
     rows = zip(
         columns.quote_at.tolist(),
-        moments(columns.quote_at),
+        format_times(columns.quote_at),
         columns.bid.tolist(),
         columns.bid_size.tolist(),
         columns.ask.tolist(),
@@ -84,7 +84,17 @@ def quotes(columns: SnapshotColumns, tapes: Sequence[str]) -> list[Json | None]:
         strict=True,
     )
     return [
-        {"t": t, "bx": VENUE, "bp": bp, "bs": bs, "ax": VENUE, "ap": ap, "as": size, "c": ["R"], "z": z}
+        {
+            "t": t,
+            "bx": EXCHANGE_CODE,
+            "bp": bp,
+            "bs": bs,
+            "ax": EXCHANGE_CODE,
+            "ap": ap,
+            "as": size,
+            "c": ["R"],
+            "z": z,
+        }
         if at >= 0
         else None
         for at, t, bp, bs, ap, size, z in rows
@@ -117,31 +127,31 @@ def snapshots(columns: SnapshotColumns, tapes: Sequence[str]) -> dict[str, Json]
 
 def trade(each: Print, tape: str) -> Json:
     """One print; `u` says what became of it."""
-    told: Json = {
-        "t": moment(each.at),
-        "x": VENUE,
+    trade_json: Json = {
+        "t": format_time(each.at),
+        "x": EXCHANGE_CODE,
         "p": float(each.price),
         "s": each.size,
         "c": ["@"],
         "i": trade_id(each),
         "z": tape,
     }
-    return {**told, "u": each.update} if each.update else told
+    return {**trade_json, "u": each.update} if each.update else trade_json
 
 
 def trade_id(each: Print) -> int:
     """The number that tells a print from all others of its symbol."""
-    return int(each.at.timestamp() // 1) * TRADES_A_SECOND + each.number
+    return int(each.at.timestamp() // 1) * MAX_TRADES_PER_SECOND + each.number
 
 
-def quote(each: Quote, tape: str) -> Json:
+def quote(each: BestQuote, tape: str) -> Json:
     """One quote."""
     return {
-        "t": moment(each.at),
-        "bx": VENUE,
+        "t": format_time(each.at),
+        "bx": EXCHANGE_CODE,
         "bp": float(each.bid),
         "bs": each.bid_size,
-        "ax": VENUE,
+        "ax": EXCHANGE_CODE,
         "ap": float(each.ask),
         "as": each.ask_size,
         "c": ["R"],
@@ -149,9 +159,9 @@ def quote(each: Quote, tape: str) -> Json:
     }
 
 
-def article(each: Headline, *, content: bool) -> Json:
+def article(each: NewsArticle, *, content: bool) -> Json:
     """One article; its text only when asked for."""
-    at = moment(each.published)
+    at = format_time(each.published)
     return {
         "id": each.id,
         "headline": each.title,

@@ -10,17 +10,17 @@ import numpy as np
 
 from catalyst.simulator.data_api import json_format as wire
 from catalyst.simulator.data_api import params
-from catalyst.simulator.data_api.params import RefusalError
+from catalyst.simulator.data_api.params import DataApiError
 from catalyst.simulator.market import calendar
 from catalyst.simulator.market.interface import Ints, Market, SnapshotColumns
 
-MOST_ARTICLES: Final = 50
-_FIRST: Final = datetime(1995, 1, 1, tzinfo=UTC)
+MAX_ARTICLES: Final = 50
+_EARLIEST: Final = datetime(1995, 1, 1, tzinfo=UTC)
 
 
 def news_page(market: Market, query: Mapping[str, str], now: datetime) -> wire.Json:
     """One page of articles, newest first unless asked otherwise, and the token of the next."""
-    params.only(
+    params.check_param_names(
         query,
         "symbols",
         "start",
@@ -31,59 +31,59 @@ def news_page(market: Market, query: Mapping[str, str], now: datetime) -> wire.J
         "include_content",
         "exclude_contentless",
     )
-    limit = params.limit_of(query, 10, MOST_ARTICLES)
+    limit = params.limit_of(query, 10, MAX_ARTICLES)
     wanted = frozenset(symbol for symbol in query.get("symbols", "").split(",") if symbol)
     found = market.headlines(
-        params.time_of(query, "start") or _FIRST, params.time_of(query, "end") or now, now
+        params.time_of(query, "start") or _EARLIEST, params.time_of(query, "end") or now, now
     )
     if wanted:
         found = [each for each in found if not wanted.isdisjoint(each.symbols)]
-    if _true(query, "exclude_contentless"):
+    if _bool_param(query, "exclude_contentless"):
         found = [each for each in found if each.summary]
     descending = params.descending_of(query, "desc")
     if descending:
         found = found[::-1]
-    last = _last_id(query.get("page_token"))
+    last = _decode_token(query.get("page_token"))
     if last is not None:
         found = [each for each in found if (each.id < last if descending else each.id > last)]
     page = found[:limit]
-    content = _true(query, "include_content")
+    content = _bool_param(query, "include_content")
     return {
         "news": [wire.article(each, content=content) for each in page],
-        "next_page_token": _token(page[-1].id) if len(found) > limit else None,
+        "next_page_token": _encode_token(page[-1].id) if len(found) > limit else None,
     }
 
 
 def most_actives(market: Market, query: Mapping[str, str], now: datetime) -> wire.Json:
     """The symbols with the most volume or trades today; before the open, of the session before."""
-    params.only(query, "by", "top")
+    params.check_param_names(query, "by", "top")
     by = query.get("by", "volume")
     if by not in ("volume", "trades"):
-        raise RefusalError(400, f"invalid by: {by}")
-    columns, rows = _running(market, now)
+        raise DataApiError(400, f"invalid by: {by}")
+    columns, rows = _current_session_snapshots(market, now)
     measure = columns.daily.volume if by == "volume" else columns.daily.trades
-    top = rows[np.argsort(-measure[rows], kind="stable")][: _top(query, 100)].tolist()
+    top = rows[np.argsort(-measure[rows], kind="stable")][: _top_param(query, 100)].tolist()
     volume, trades = columns.daily.volume.tolist(), columns.daily.trades.tolist()
     return {
         "most_actives": [
             {"symbol": columns.symbols[row], "volume": volume[row], "trade_count": trades[row]} for row in top
         ],
-        "last_updated": wire.moment(now),
+        "last_updated": wire.format_time(now),
     }
 
 
 def movers(market: Market, query: Mapping[str, str], now: datetime) -> wire.Json:
     """The symbols furthest above and below the close before; penny stocks included, as with the broker."""
-    params.only(query, "top")
-    columns, rows = _running(market, now)
+    params.check_param_names(query, "top")
+    columns, rows = _current_session_snapshots(market, now)
     rows = rows[columns.previous.starts[rows] >= 0]
     before, price = columns.previous.close, columns.daily.close
     change = np.zeros(len(price))
     change[rows] = price[rows] / before[rows] - 1
     order = rows[np.argsort(-change[rows], kind="stable")]
-    top = _top(query, 50)
+    top = _top_param(query, 50)
 
-    def told(row: int) -> wire.Json:
+    def mover_row(row: int) -> wire.Json:
         return {
             "symbol": columns.symbols[row],
             "percent_change": round(float(change[row]) * 100, 2),
@@ -92,14 +92,14 @@ def movers(market: Market, query: Mapping[str, str], now: datetime) -> wire.Json
         }
 
     return {
-        "gainers": [told(row) for row in order[:top].tolist() if change[row] > 0],
-        "losers": [told(row) for row in order[::-1][:top].tolist() if change[row] < 0],
+        "gainers": [mover_row(row) for row in order[:top].tolist() if change[row] > 0],
+        "losers": [mover_row(row) for row in order[::-1][:top].tolist() if change[row] < 0],
         "market_type": "stocks",
-        "last_updated": wire.moment(now),
+        "last_updated": wire.format_time(now),
     }
 
 
-def _running(market: Market, now: datetime) -> tuple[SnapshotColumns, Ints]:
+def _current_session_snapshots(market: Market, now: datetime) -> tuple[SnapshotColumns, Ints]:
     """Everybody's snapshot, and the rows that traded in the session at hand."""
     columns = market.snapshots(list(market.assets()), now)
     session = market.session(calendar.trading_day(now))
@@ -111,25 +111,25 @@ def _running(market: Market, now: datetime) -> tuple[SnapshotColumns, Ints]:
     return columns, np.flatnonzero((starts == newest) & (starts >= 0))
 
 
-def _top(query: Mapping[str, str], most: int) -> int:
+def _top_param(query: Mapping[str, str], maximum: int) -> int:
     text = query.get("top", "10")
-    if not text.isdecimal() or not 1 <= int(text) <= most:
-        raise RefusalError(400, f"invalid top: {text}")
+    if not text.isdecimal() or not 1 <= int(text) <= maximum:
+        raise DataApiError(400, f"invalid top: {text}")
     return int(text)
 
 
-def _true(query: Mapping[str, str], name: str) -> bool:
+def _bool_param(query: Mapping[str, str], name: str) -> bool:
     return query.get(name, "").lower() in ("true", "1")
 
 
-def _token(last: int) -> str:
+def _encode_token(last: int) -> str:
     return urlsafe_b64encode(str(last).encode()).decode()
 
 
-def _last_id(token: str | None) -> int | None:
+def _decode_token(token: str | None) -> int | None:
     if not token:
         return None
     try:
         return int(urlsafe_b64decode(token))
     except (ValueError, NotBase64):
-        raise RefusalError(400, "invalid page_token") from None
+        raise DataApiError(400, "invalid page_token") from None

@@ -12,9 +12,9 @@ from catalyst.simulator.market import calendar
 FEEDS: Final = frozenset({"iex", "sip", "otc", "boats"})
 LATEST_FEEDS: Final = FEEDS | {"delayed_sip", "overnight"}  # history knows neither
 DELAY: Final = timedelta(minutes=15)  # of delayed_sip, and what "recent" means
-MOST_ROWS: Final = 10_000
+MAX_ROWS: Final = 10_000
 _TIMEFRAME: Final = re.compile(r"^(\d{1,2})(Min|T|Hour|H|Day|D|Week|W|Month|M)$")
-_UNITS: Final = {
+_TIMEFRAME_UNITS: Final = {
     "Min": timedelta(minutes=1),
     "T": timedelta(minutes=1),
     "Hour": timedelta(hours=1),
@@ -22,8 +22,8 @@ _UNITS: Final = {
     "Day": timedelta(days=1),
     "D": timedelta(days=1),
 }
-_LARGEST: Final = {"Min": 59, "T": 59, "Hour": 23, "H": 23, "Day": 1, "D": 1, "Week": 1, "W": 1}
-_MONTHS: Final = (1, 2, 3, 4, 6, 12)
+_MAX_TIMEFRAME_COUNT: Final = {"Min": 59, "T": 59, "Hour": 23, "H": 23, "Day": 1, "D": 1, "Week": 1, "W": 1}
+_MONTH_COUNTS: Final = (1, 2, 3, 4, 6, 12)
 ADJUSTMENTS: Final = frozenset({"raw", "split", "dividend", "spin-off", "all"})
 ACTION_TYPES: Final = frozenset(
     {
@@ -48,7 +48,7 @@ _CURRENCY: Final = re.compile(r"^[A-Z]{3}$")
 _SYMBOL: Final = re.compile(r"^[A-Z0-9]+([./-][A-Z0-9]+)*$")
 
 
-class RefusalError(Exception):
+class DataApiError(Exception):
     """The broker's no: an HTTP status, a sentence, and a code for some."""
 
     def __init__(self, status: int, message: str, code: int | None = None) -> None:
@@ -96,11 +96,11 @@ class Months:
         return date(first.year + month // 12, month % 12 + 1, 1)
 
 
-Length = timedelta | Weeks | Months
+BarLength = timedelta | Weeks | Months
 
 
 @dataclass(frozen=True, slots=True)
-class Range:
+class HistoryRange:
     """A stretch of history, asked page by page."""
 
     start: datetime
@@ -110,21 +110,21 @@ class Range:
     token: str | None
 
 
-def only(query: Mapping[str, str], *allowed: str) -> None:
+def check_param_names(query: Mapping[str, str], *allowed: str) -> None:
     """Refuse parameters an endpoint does not know."""
     unexpected = [name for name in query if name not in allowed]
     if unexpected:
-        raise RefusalError(400, f"unexpected parameter(s): {', '.join(unexpected)}")
+        raise DataApiError(400, f"unexpected parameter(s): {', '.join(unexpected)}")
 
 
 def symbols_of(query: Mapping[str, str]) -> Sequence[str]:
     """The asked symbols in order, each once."""
     asked = [symbol for symbol in query.get("symbols", "").split(",") if symbol]
     if not asked:
-        raise RefusalError(400, "symbols is required")
+        raise DataApiError(400, "symbols is required")
     for symbol in asked:
         if not _SYMBOL.match(symbol):
-            raise RefusalError(400, f"invalid symbol: {symbol}")
+            raise DataApiError(400, f"invalid symbol: {symbol}")
     return list(dict.fromkeys(asked))
 
 
@@ -132,22 +132,22 @@ def feed_of(query: Mapping[str, str], known: AbstractSet[str] = FEEDS) -> str | 
     """The asked feed; None leaves it to the account's subscription."""
     feed = query.get("feed")
     if feed is not None and feed not in known:
-        raise RefusalError(400, f"invalid feed: {feed}")
+        raise DataApiError(400, f"invalid feed: {feed}")
     return feed
 
 
-def length_of(query: Mapping[str, str]) -> Length:
+def bar_length_of(query: Mapping[str, str]) -> BarLength:
     """The asked bar length: 1 to 59 minutes, 1 to 23 hours, a day, a week, or a divisor of twelve months."""
     text = query.get("timeframe", "")
     found = _TIMEFRAME.match(text)
-    if found and found[2] in ("Month", "M") and int(found[1]) in _MONTHS:
+    if found and found[2] in ("Month", "M") and int(found[1]) in _MONTH_COUNTS:
         return Months(int(found[1]))
-    if not found or not 1 <= int(found[1]) <= _LARGEST.get(found[2], 0):
-        raise RefusalError(400, f"invalid timeframe: {text}")
-    return Weeks() if found[2] in ("Week", "W") else int(found[1]) * _UNITS[found[2]]
+    if not found or not 1 <= int(found[1]) <= _MAX_TIMEFRAME_COUNT.get(found[2], 0):
+        raise DataApiError(400, f"invalid timeframe: {text}")
+    return Weeks() if found[2] in ("Week", "W") else int(found[1]) * _TIMEFRAME_UNITS[found[2]]
 
 
-def check_terms(query: Mapping[str, str]) -> None:
+def check_common_params(query: Mapping[str, str]) -> None:
     """Refuse an `adjustment`, `asof` or `currency` nobody knows. Those known change nothing.
 
     The bars here have no splits or dividends of their own, the listings no names of former days, and all is in
@@ -155,61 +155,63 @@ def check_terms(query: Mapping[str, str]) -> None:
     """
     adjustment = query.get("adjustment", "raw")
     if not ADJUSTMENTS.issuperset(adjustment.split(",")):
-        raise RefusalError(400, f"invalid adjustment: {adjustment}")
+        raise DataApiError(400, f"invalid adjustment: {adjustment}")
     asof = query.get("asof", "-")
     try:
         if asof != "-":
             date.fromisoformat(asof)
     except ValueError:
-        raise RefusalError(400, f"invalid asof: {asof}") from None
+        raise DataApiError(400, f"invalid asof: {asof}") from None
     currency = query.get("currency", "USD")
     if not _CURRENCY.match(currency):
-        raise RefusalError(400, f"invalid currency: {currency}")
+        raise DataApiError(400, f"invalid currency: {currency}")
 
 
-def check_actions(query: Mapping[str, str]) -> None:
+def check_corporate_action_params(query: Mapping[str, str]) -> None:
     """Refuse a question about corporate actions that cannot be meant."""
-    only(query, "symbols", "cusips", "types", "region", "start", "end", "ids", "limit", "page_token", "sort")
+    check_param_names(
+        query, "symbols", "cusips", "types", "region", "start", "end", "ids", "limit", "page_token", "sort"
+    )
     if query.get("ids") and any(query.get(name) for name in ("symbols", "types", "start", "end")):
-        raise RefusalError(400, "ids is mutually exclusive with the other filters")
+        raise DataApiError(400, "ids is mutually exclusive with the other filters")
     unknown = [each for each in query.get("types", "").split(",") if each and each not in ACTION_TYPES]
     if unknown:
-        raise RefusalError(400, f"invalid types: {', '.join(unknown)}")
+        raise DataApiError(400, f"invalid types: {', '.join(unknown)}")
     for name in ("start", "end"):
         time_of(query, name)
     limit_of(query, 100, 1000)
     descending_of(query, "asc")
 
 
-def range_of(query: Mapping[str, str], now: datetime) -> Range:
+def history_range_of(query: Mapping[str, str], now: datetime) -> HistoryRange:
     """The asked stretch; by default today, oldest first, 1,000 rows."""
     today = calendar.midnight(calendar.trading_day(now)).astimezone(UTC)
-    return Range(
+    return HistoryRange(
         start=time_of(query, "start") or today,
         end=time_of(query, "end") or now,
-        limit=limit_of(query, 1000, MOST_ROWS),
+        limit=limit_of(query, 1000, MAX_ROWS),
         descending=descending_of(query, "asc"),
         token=query.get("page_token") or None,
     )
 
 
-def limit_of(query: Mapping[str, str], usual: int, most: int) -> int:
+def limit_of(query: Mapping[str, str], default: int, maximum: int) -> int:
     """The asked number of rows."""
     text = query.get("limit")
     if text is None:
-        return usual
+        return default
     if not text.isdecimal() or int(text) < 1:
-        raise RefusalError(400, f"invalid limit: {text}")
-    if int(text) > most:
-        raise RefusalError(400, f"invalid limit: larger than the allowed maximum of {most}")
+        raise DataApiError(400, f"invalid limit: {text}")
+    if int(text) > maximum:
+        raise DataApiError(400, f"invalid limit: larger than the allowed maximum of {maximum}")
     return int(text)
 
 
-def descending_of(query: Mapping[str, str], usual: str) -> bool:
+def descending_of(query: Mapping[str, str], default: str) -> bool:
     """True when the newest come first."""
-    sort = query.get("sort", usual).lower()
+    sort = query.get("sort", default).lower()
     if sort not in ("asc", "desc"):
-        raise RefusalError(400, f"invalid sort: {sort}")
+        raise DataApiError(400, f"invalid sort: {sort}")
     return sort == "desc"
 
 
@@ -223,5 +225,5 @@ def time_of(query: Mapping[str, str], name: str) -> datetime | None:
             return calendar.midnight(date.fromisoformat(text)).astimezone(UTC)
         at = datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", text.replace(" ", "+")))
     except ValueError:
-        raise RefusalError(400, f"invalid {name}: {text}") from None
+        raise DataApiError(400, f"invalid {name}: {text}") from None
     return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)

@@ -16,11 +16,13 @@ from catalyst.clock import Clock
 from catalyst.simulator.data_api import history, news, params
 from catalyst.simulator.data_api import json_format as wire
 from catalyst.simulator.data_api.auctions import auctions_page
-from catalyst.simulator.data_api.params import Entitlements, RefusalError
+from catalyst.simulator.data_api.params import DataApiError, Entitlements
 from catalyst.simulator.market.interface import Market, SnapshotColumns
 
 NO_RECENT_SIP: Final = "subscription does not permit querying recent SIP data"
-TOO_LONG: Final = "<html><head><title>414 Request-URI Too Large</title></head><body>nginx</body></html>"
+URI_TOO_LONG_PAGE: Final = (
+    "<html><head><title>414 Request-URI Too Large</title></head><body>nginx</body></html>"
+)
 # Those the trades and quotes here carry, and a few that clients look for; the tapes call them alike.
 CONDITIONS: Final = {
     "trade": {
@@ -36,7 +38,7 @@ CONDITIONS: Final = {
     },
     "quote": {"R": "Regular, Two Sided Open", "H": "Depth on Bid Side", "I": "Order Imbalance"},
 }
-_HISTORY: Final = ("start", "end", "limit", "page_token", "sort", "feed", "asof", "currency")
+_HISTORY_PARAMS: Final = ("start", "end", "limit", "page_token", "sort", "feed", "asof", "currency")
 
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -79,39 +81,39 @@ def add_data_routes(app: web.Application, market: Market, clock: Clock) -> None:
         "/v1/corporate-actions": api.corporate_actions,
     }
     for path, handler in {**several, **single}.items():
-        app.router.add_get(path, _answering(handler, entitlements))
-    app.router.add_get("/v1beta1/news", _news_or_stream(_answering(api.news, entitlements)))
+        app.router.add_get(path, _with_api_errors(handler, entitlements))
+    app.router.add_get("/v1beta1/news", _news_or_stream(_with_api_errors(api.news, entitlements)))
 
 
 def _news_or_stream(page: Handler) -> Handler:
     """The broker has its news page and its news stream at one path on two hosts; here the upgrade tells."""
 
-    async def answer(request: web.Request) -> web.StreamResponse:
+    async def respond(request: web.Request) -> web.StreamResponse:
         if request.headers.get("Upgrade", "").lower() == "websocket" and NEWS_STREAM in request.app:
             return await request.app[NEWS_STREAM](request)
         return await page(request)
 
-    return answer
+    return respond
 
 
-def _answering(handler: Callable[[web.Request], object], entitlements: Entitlements) -> Handler:
+def _with_api_errors(handler: Callable[[web.Request], object], entitlements: Entitlements) -> Handler:
     """`handler` behind the proxy's limit on the request line; its refusals in the broker's words."""
 
-    async def answer(request: web.Request) -> web.StreamResponse:
+    async def respond(request: web.Request) -> web.StreamResponse:
         if len(request.raw_path) > entitlements.url_limit:
-            return web.Response(status=414, text=TOO_LONG, content_type="text/html")
+            return web.Response(status=414, text=URI_TOO_LONG_PAGE, content_type="text/html")
         try:
             body = handler(request)
-        except RefusalError as refusal:
-            said: dict[str, object] = {"message": refusal.message}
+        except DataApiError as refusal:
+            error_body: dict[str, object] = {"message": refusal.message}
             if refusal.code is not None:
-                said["code"] = refusal.code
+                error_body["code"] = refusal.code
             return web.Response(
-                status=refusal.status, body=orjson.dumps(said), content_type="application/json"
+                status=refusal.status, body=orjson.dumps(error_body), content_type="application/json"
             )
         return web.Response(body=orjson.dumps(body), content_type="application/json")
 
-    return answer
+    return respond
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,15 +128,15 @@ class _DataApi:
 
     def latest_bars(self, request: web.Request) -> object:
         columns, _ = self._latest(request.query, params.symbols_of(request.query))
-        return {"bars": _known(columns.symbols, wire.bars(columns.minute))}
+        return {"bars": _rows_by_symbol(columns.symbols, wire.bars(columns.minute))}
 
     def latest_trades(self, request: web.Request) -> object:
         columns, tapes = self._latest(request.query, params.symbols_of(request.query))
-        return {"trades": _known(columns.symbols, wire.trades(columns, tapes))}
+        return {"trades": _rows_by_symbol(columns.symbols, wire.trades(columns, tapes))}
 
     def latest_quotes(self, request: web.Request) -> object:
         columns, tapes = self._latest(request.query, params.symbols_of(request.query))
-        return {"quotes": _known(columns.symbols, wire.quotes(columns, tapes))}
+        return {"quotes": _rows_by_symbol(columns.symbols, wire.quotes(columns, tapes))}
 
     def snapshot(self, request: web.Request) -> object:
         symbol, columns, tapes = self._latest_of_one(request)
@@ -156,10 +158,14 @@ class _DataApi:
         return _paged("bars", self._bars(request, params.symbols_of(request.query)))
 
     def trades(self, request: web.Request) -> object:
-        return _paged("trades", self._prints(request, params.symbols_of(request.query), history.trades_page))
+        return _paged(
+            "trades", self._trades_or_quotes(request, params.symbols_of(request.query), history.trades_page)
+        )
 
     def quotes(self, request: web.Request) -> object:
-        return _paged("quotes", self._prints(request, params.symbols_of(request.query), history.quotes_page))
+        return _paged(
+            "quotes", self._trades_or_quotes(request, params.symbols_of(request.query), history.quotes_page)
+        )
 
     def bars_of_one(self, request: web.Request) -> object:
         symbol = _symbol(request)
@@ -167,11 +173,11 @@ class _DataApi:
 
     def trades_of_one(self, request: web.Request) -> object:
         symbol = _symbol(request)
-        return _paged_one("trades", symbol, self._prints(request, [symbol], history.trades_page))
+        return _paged_one("trades", symbol, self._trades_or_quotes(request, [symbol], history.trades_page))
 
     def quotes_of_one(self, request: web.Request) -> object:
         symbol = _symbol(request)
-        return _paged_one("quotes", symbol, self._prints(request, [symbol], history.quotes_page))
+        return _paged_one("quotes", symbol, self._trades_or_quotes(request, [symbol], history.quotes_page))
 
     def auctions(self, request: web.Request) -> object:
         return _paged("auctions", self._auctions(request, params.symbols_of(request.query)))
@@ -181,14 +187,14 @@ class _DataApi:
         return _paged_one("auctions", symbol, self._auctions(request, [symbol]))
 
     def exchanges(self, request: web.Request) -> object:
-        params.only(request.query)
+        params.check_param_names(request.query)
         return {"A": "NYSE American", "N": "NYSE", "P": "NYSE Arca", "Q": "NASDAQ", "V": "IEX"}
 
     def conditions(self, request: web.Request) -> object:
-        params.only(request.query, "tape")
+        params.check_param_names(request.query, "tape")
         kind, tape = request.match_info["ticktype"], request.query.get("tape", "")
         if kind not in CONDITIONS or tape not in ("A", "B", "C"):
-            raise RefusalError(400, f"invalid {'tape' if kind in CONDITIONS else 'ticktype'}")
+            raise DataApiError(400, f"invalid {'tape' if kind in CONDITIONS else 'ticktype'}")
         return CONDITIONS[kind]
 
     def news(self, request: web.Request) -> object:
@@ -202,16 +208,16 @@ class _DataApi:
 
     def corporate_actions(self, request: web.Request) -> object:
         """None: neither recorded nor generated bars know of any."""
-        params.check_actions(request.query)
+        params.check_corporate_action_params(request.query)
         return {"corporate_actions": {}, "next_page_token": None}
 
     def _latest(self, query: Mapping[str, str], symbols: Sequence[str]) -> tuple[SnapshotColumns, list[str]]:
         """The newest of everything the subscription lets `symbols` show, and their tapes."""
-        params.only(query, "symbols", "feed", "currency")
-        params.check_terms(query)
+        params.check_param_names(query, "symbols", "feed", "currency")
+        params.check_common_params(query)
         feed = params.feed_of(query, params.LATEST_FEEDS)
         if feed == "sip" and not self.entitlements.recent_sip:
-            raise RefusalError(403, NO_RECENT_SIP, 42210000)
+            raise DataApiError(403, NO_RECENT_SIP, 42210000)
         at = self.clock.now() - params.DELAY if feed == "delayed_sip" else self.clock.now()
         columns = self.market.snapshots(symbols, at)
         return columns, wire.tapes_of(columns.symbols, self.market.assets())
@@ -220,50 +226,50 @@ class _DataApi:
         symbol = _symbol(request)
         columns, tapes = self._latest(request.query, [symbol])
         if not columns.symbols:
-            raise RefusalError(404, f"symbol not found: {symbol}", 40410000)
+            raise DataApiError(404, f"symbol not found: {symbol}", 40410000)
         return symbol, columns, tapes
 
     def _bars(self, request: web.Request, symbols: Sequence[str]) -> history.Page:
-        params.only(request.query, "symbols", "timeframe", "adjustment", *_HISTORY)
-        length = params.length_of(request.query)
-        asked, at = self._range(request.query)
-        return history.bars_page(self.market, symbols, length, asked, at)
+        params.check_param_names(request.query, "symbols", "timeframe", "adjustment", *_HISTORY_PARAMS)
+        length = params.bar_length_of(request.query)
+        wanted, at = self._history_range(request.query)
+        return history.bars_page(self.market, symbols, length, wanted, at)
 
     def _auctions(self, request: web.Request, symbols: Sequence[str]) -> history.Page:
-        params.only(request.query, "symbols", *_HISTORY)
+        params.check_param_names(request.query, "symbols", *_HISTORY_PARAMS)
         if request.query.get("feed", "sip") != "sip":
-            raise RefusalError(400, f"invalid feed: {request.query['feed']}")
-        asked, at = self._range(request.query)
-        return auctions_page(self.market, symbols, asked, at)
+            raise DataApiError(400, f"invalid feed: {request.query['feed']}")
+        wanted, at = self._history_range(request.query)
+        return auctions_page(self.market, symbols, wanted, at)
 
-    def _prints(
+    def _trades_or_quotes(
         self,
         request: web.Request,
         symbols: Sequence[str],
-        page: Callable[[Market, Sequence[str], params.Range, datetime], history.Page],
+        page: Callable[[Market, Sequence[str], params.HistoryRange, datetime], history.Page],
     ) -> history.Page:
-        params.only(request.query, "symbols", *_HISTORY)
-        asked, at = self._range(request.query)
-        return page(self.market, symbols, asked, at)
+        params.check_param_names(request.query, "symbols", *_HISTORY_PARAMS)
+        wanted, at = self._history_range(request.query)
+        return page(self.market, symbols, wanted, at)
 
-    def _range(self, query: Mapping[str, str]) -> tuple[params.Range, datetime]:
+    def _history_range(self, query: Mapping[str, str]) -> tuple[params.HistoryRange, datetime]:
         """The asked stretch and the instant as of which it may be told."""
         now = self.clock.now()
-        params.check_terms(query)
-        asked = params.range_of(query, now)
+        params.check_common_params(query)
+        wanted = params.history_range_of(query, now)
         feed = params.feed_of(query) or "sip"
         if feed == "sip" and not self.entitlements.recent_sip:
-            if "end" in query and asked.end > now - params.DELAY:
-                raise RefusalError(403, NO_RECENT_SIP, 42210000)
-            return asked, now - params.DELAY
-        return asked, now
+            if "end" in query and wanted.end > now - params.DELAY:
+                raise DataApiError(403, NO_RECENT_SIP, 42210000)
+            return wanted, now - params.DELAY
+        return wanted, now
 
 
 def _symbol(request: web.Request) -> str:
     return params.symbols_of({"symbols": request.match_info["symbol"]})[0]
 
 
-def _known(symbols: Sequence[str], rows: Sequence[wire.Json | None]) -> dict[str, wire.Json]:
+def _rows_by_symbol(symbols: Sequence[str], rows: Sequence[wire.Json | None]) -> dict[str, wire.Json]:
     return {symbol: row for symbol, row in zip(symbols, rows, strict=True) if row is not None}
 
 

@@ -16,14 +16,14 @@ from catalyst.simulator.data_api.params import DELAY
 from catalyst.simulator.data_api.routes import ENTITLEMENTS, NEWS_STREAM
 from catalyst.simulator.data_stream import subscription as feed
 from catalyst.simulator.data_stream import test_stream as practice
-from catalyst.simulator.market.announcements import Notices
+from catalyst.simulator.market.announcements import Announcements
 from catalyst.simulator.market.interface import Market
 
-AUTH_SECONDS: Final = 10.0
-QUEUE_BYTES: Final = (
+AUTH_TIMEOUT_S: Final = 10.0
+MAX_QUEUED_BYTES: Final = (
     16 << 20
 )  # what may wait for one client; a second of the whole market is one or two million
-PARTING_SECONDS: Final = 5.0  # the machine's: how long a slow client may take to read why it is cut off
+CLOSE_GRACE_S: Final = 5.0  # the machine's: how long a slow client may take to read why it is cut off
 ERRORS: Final = {
     400: "invalid syntax",
     401: "not authenticated",
@@ -36,9 +36,12 @@ ERRORS: Final = {
     409: "insufficient subscription",
     410: "invalid subscribe action",
 }
-AUTOMATIC: Final = ("corrections", "cancelErrors")  # come with the trades; asking for them changes nothing
-PRACTICE: Final = "test"
-UNSUBSCRIBED: Final = frozenset({"boats", "overnight"})  # sources that no plan here includes
+AUTOMATIC_CHANNELS: Final = (
+    "corrections",
+    "cancelErrors",
+)  # come with the trades; asking for them changes nothing
+TEST_SOURCE: Final = "test"
+UNAVAILABLE_SOURCES: Final = frozenset({"boats", "overnight"})  # sources that no plan here includes
 
 
 @dataclass(eq=False, slots=True)
@@ -47,18 +50,18 @@ class _Connection:
 
     socket: web.WebSocketResponse
     source: str
-    packed: bool
-    heard: feed.Subscription = field(default_factory=feed.Subscription)
-    since: datetime | None = None  # told up to here
-    noticed: int = 0  # notices told, or said before this client asked for anything
+    uses_msgpack: bool
+    subscription: feed.Subscription = field(default_factory=feed.Subscription)
+    sent_until: datetime | None = None  # told up to here
+    announcements_sent: int = 0  # notices told, or said before this client asked for anything
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     transport: asyncio.Transport | None = None
 
-    async def send(self, told: list[Json]) -> None:
-        if self.packed:
-            await self.socket.send_bytes(msgpack.packb(told, datetime=True))
+    async def send(self, outgoing: list[Json]) -> None:
+        if self.uses_msgpack:
+            await self.socket.send_bytes(msgpack.packb(outgoing, datetime=True))
         else:
-            await self.socket.send_str(orjson.dumps(told, option=orjson.OPT_UTC_Z).decode())
+            await self.socket.send_str(orjson.dumps(outgoing, option=orjson.OPT_UTC_Z).decode())
 
     @property
     def delay(self) -> timedelta:
@@ -66,11 +69,11 @@ class _Connection:
         return DELAY if self.source == "delayed_sip" else timedelta(0)
 
     @property
-    def waiting(self) -> int:
+    def unsent_bytes(self) -> int:
         """Bytes written that the client has not taken yet."""
         return 0 if self.transport is None else self.transport.get_write_buffer_size()
 
-    async def refuse(self, code: int) -> None:
+    async def send_error(self, code: int) -> None:
         await self.send([{"T": "error", "code": code, "msg": ERRORS[code]}])
 
 
@@ -88,15 +91,15 @@ class DataStreams:
     keys: Mapping[str, str]
     connection_limit: int = 1
     symbol_limit: int | None = None
-    notices: Notices = field(default_factory=Notices)
-    auth_seconds: float = AUTH_SECONDS
-    queue_bytes: int = QUEUE_BYTES
-    mute: bool = False
+    announcements: Announcements = field(default_factory=Announcements)
+    auth_timeout_s: float = AUTH_TIMEOUT_S
+    max_queued_bytes: int = MAX_QUEUED_BYTES
+    sending_stopped: bool = False
     frames_sent: int = 0
     connections: list[_Connection] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.notices.on_change(self._look_again)
+        self.announcements.on_change(self._wake_connections)
 
     async def serve(self, request: web.Request) -> web.WebSocketResponse:
         """One connection, from handshake to close."""
@@ -109,19 +112,19 @@ class DataStreams:
             # writing never waits for the client: what waits is counted here, and has its own end
             request.transport.set_write_buffer_limits(high=1 << 62)
         await connection.send([{"T": "success", "msg": "connected"}])
-        if not await self._let_in(connection, request):
+        if not await self._authenticate(connection, request):
             await socket.close()
             return socket
         self.connections.append(connection)
-        teller = asyncio.ensure_future(self._tell(connection))
+        sender = asyncio.ensure_future(self._send_updates(connection))
         try:
             async for message in socket:
                 if message.type in (WSMsgType.TEXT, WSMsgType.BINARY):
-                    await self._hear(connection, message.data)
+                    await self._apply_message(connection, message.data)
         finally:
             self.connections.remove(connection)
-            teller.cancel()
-            await asyncio.gather(teller, return_exceptions=True)
+            sender.cancel()
+            await asyncio.gather(sender, return_exceptions=True)
         return socket
 
     async def disconnect(self) -> None:
@@ -129,138 +132,153 @@ class DataStreams:
         for connection in list(self.connections):
             await connection.socket.close()
 
-    async def _let_in(self, connection: _Connection, request: web.Request) -> bool:
+    async def _authenticate(self, connection: _Connection, request: web.Request) -> bool:
         """True once the client has shown a key that may listen here."""
         given = (request.headers.get("APCA-API-KEY-ID"), request.headers.get("APCA-API-SECRET-KEY"))
         while given[0] is None:
             try:
-                message = await connection.socket.receive(timeout=self.auth_seconds)
+                message = await connection.socket.receive(timeout=self.auth_timeout_s)
             except TimeoutError:
-                await connection.refuse(404)
+                await connection.send_error(404)
                 return False
             if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
                 return False
-            said = _parsed(connection, message.data)
-            if said is None or said.get("action") != "auth":
-                await connection.refuse(400 if said is None else 401)
+            client_message = _parse_message(connection, message.data)
+            if client_message is None or client_message.get("action") != "auth":
+                await connection.send_error(400 if client_message is None else 401)
                 continue
-            given = (str(said.get("key")), str(said.get("secret")))
-        refusal = self._refusal(connection, given, request)
+            given = (str(client_message.get("key")), str(client_message.get("secret")))
+        refusal = self._auth_error_code(connection, given, request)
         if refusal is not None:
-            await connection.refuse(refusal)
+            await connection.send_error(refusal)
             return False
         await connection.send([{"T": "success", "msg": "authenticated"}])
         return True
 
-    def _refusal(
-        self, connection: _Connection, given: tuple[str | None, str | None], request: web.Request
+    def _auth_error_code(
+        self, connection: _Connection, credentials: tuple[str | None, str | None], request: web.Request
     ) -> int | None:
-        if given[0] is None or self.keys.get(given[0]) != given[1]:
+        if credentials[0] is None or self.keys.get(credentials[0]) != credentials[1]:
             return 402
         unpaid = connection.source == "sip" and not request.app[ENTITLEMENTS].recent_sip
-        if unpaid or connection.source in UNSUBSCRIBED:
+        if unpaid or connection.source in UNAVAILABLE_SOURCES:
             return 409
         open_here = sum(each.source == connection.source for each in self.connections)
         return 406 if open_here >= self.connection_limit else None
 
-    async def _hear(self, connection: _Connection, data: str | bytes) -> None:
-        said = _parsed(connection, data)
-        if said is None:
-            await connection.refuse(400)
+    async def _apply_message(self, connection: _Connection, data: str | bytes) -> None:
+        client_message = _parse_message(connection, data)
+        if client_message is None:
+            await connection.send_error(400)
             return
-        action = said.pop("action", None)
+        action = client_message.pop("action", None)
         if action == "auth":
-            await connection.refuse(403)
+            await connection.send_error(403)
         elif action not in ("subscribe", "unsubscribe"):
-            await connection.refuse(400)
+            await connection.send_error(400)
         else:
-            await self._subscribe(connection, said, add=action == "subscribe")
+            await self._change_subscription(connection, client_message, add=action == "subscribe")
 
-    async def _subscribe(self, connection: _Connection, said: Json, *, add: bool) -> None:
+    async def _change_subscription(self, connection: _Connection, requested: Json, *, add: bool) -> None:
         """Change what is heard and answer with all of it; a refusal changes nothing."""
         known = feed.NEWS_CHANNELS if connection.source == "news" else feed.STOCK_CHANNELS
-        unlisted = () if connection.source == "news" else (feed.UNTOLD,)
-        channels = {channel: set(connection.heard.channels.get(channel, ())) for channel in known}
+        unlisted = () if connection.source == "news" else (feed.EMPTY_CHANNEL,)
+        channels = {channel: set(connection.subscription.channels.get(channel, ())) for channel in known}
         channels |= {
-            channel: heard for channel in unlisted if (heard := connection.heard.channels.get(channel))
+            channel: subscribed
+            for channel in unlisted
+            if (subscribed := connection.subscription.channels.get(channel))
         }
-        for channel, symbols in said.items():
-            if channel in AUTOMATIC and connection.source != "news":
+        for channel, symbols in requested.items():
+            if channel in AUTOMATIC_CHANNELS and connection.source != "news":
                 continue
             if channel not in (*known, *unlisted) or not isinstance(symbols, list):
-                await connection.refuse(410)
+                await connection.send_error(410)
                 return
             asked = {str(symbol) for symbol in symbols}
             before = channels.get(channel, set())
             channels[channel] = before | asked if add else before - asked
         counted = [symbol for channel in ("trades", "quotes") for symbol in channels.get(channel, ())]
-        if self.symbol_limit is not None and (len(counted) > self.symbol_limit or feed.EVERYTHING in counted):
-            await connection.refuse(405)
+        if self.symbol_limit is not None and (
+            len(counted) > self.symbol_limit or feed.ALL_SYMBOLS in counted
+        ):
+            await connection.send_error(405)
             return
-        connection.heard = feed.Subscription(channels)
-        told: Json = {"T": "subscription", **{name: sorted(symbols) for name, symbols in channels.items()}}
+        connection.subscription = feed.Subscription(channels)
+        outgoing: Json = {
+            "T": "subscription",
+            **{name: sorted(symbols) for name, symbols in channels.items()},
+        }
         if connection.source != "news":
-            told |= {"corrections": told["trades"], "cancelErrors": told["trades"]}
-        await connection.send([told])
-        if connection.since is None:
-            connection.since = self.clock.now() - connection.delay
-            connection.noticed = sum(each.at <= connection.since for each in self.notices.said)
+            outgoing |= {"corrections": outgoing["trades"], "cancelErrors": outgoing["trades"]}
+        await connection.send([outgoing])
+        if connection.sent_until is None:
+            connection.sent_until = self.clock.now() - connection.delay
+            connection.announcements_sent = sum(
+                each.at <= connection.sent_until for each in self.announcements.published
+            )
         connection.changed.set()
 
-    def _look_again(self) -> None:
+    def _wake_connections(self) -> None:
         for connection in self.connections:
             connection.changed.set()
 
-    async def _cut_off(self, connection: _Connection) -> None:
+    async def _disconnect_slow_client(self, connection: _Connection) -> None:
         """Tell a client that does not keep up, after everything it has not read yet, and hang up."""
-        await connection.refuse(407)
+        await connection.send_error(407)
         assert connection.transport is not None
         connection.transport.close()
-        asyncio.get_running_loop().call_later(PARTING_SECONDS, connection.transport.abort)
+        asyncio.get_running_loop().call_later(CLOSE_GRACE_S, connection.transport.abort)
 
-    async def _tell(self, connection: _Connection) -> None:
+    async def _send_updates(self, connection: _Connection) -> None:
         """Send what happens from the first subscription on, until the connection is gone."""
         delay = connection.delay
         while True:
             connection.changed.clear()
-            due = None if connection.since is None else self._due(connection, connection.since)
+            due = None if connection.sent_until is None else self._next_due(connection, connection.sent_until)
             if due is None:
                 await connection.changed.wait()
                 continue
             await wait(self.clock, connection.changed, due + delay - self.clock.now())
             until = self.clock.now() - delay
             with self.clock.hold():
-                told = self._news_of(connection, until)
-                if not told or self.mute:
+                outgoing = self._collect_unsent(connection, until)
+                if not outgoing or self.sending_stopped:
                     continue
-                if connection.waiting > self.queue_bytes:
-                    await self._cut_off(connection)
+                if connection.unsent_bytes > self.max_queued_bytes:
+                    await self._disconnect_slow_client(connection)
                     return
-                await connection.send(told)
+                await connection.send(outgoing)
                 self.frames_sent += 1
 
-    def _due(self, connection: _Connection, since: datetime) -> datetime | None:
+    def _next_due(self, connection: _Connection, since: datetime) -> datetime | None:
         """When there may be something to tell next, in the time of the connection's feed."""
-        if connection.source == PRACTICE:
-            return practice.next_due(connection.heard, since)
-        unsaid = self.notices.said[connection.noticed :]
-        due = feed.next_due(self.market, connection.heard, since, self.notices.said)
-        instants = [*(each.at for each in unsaid[:1]), *([] if due is None else [due])]
+        if connection.source == TEST_SOURCE:
+            return practice.next_due(connection.subscription, since)
+        unsent = self.announcements.published[connection.announcements_sent :]
+        due = feed.next_due(self.market, connection.subscription, since, self.announcements.published)
+        instants = [*(each.at for each in unsent[:1]), *([] if due is None else [due])]
         return min(instants, default=None)
 
-    def _news_of(self, connection: _Connection, until: datetime) -> list[Json]:
+    def _collect_unsent(self, connection: _Connection, until: datetime) -> list[Json]:
         """What happened up to `until` and was not told yet; it counts as told from now on."""
-        told: list[Json] = []
-        if connection.source == PRACTICE:
-            since, connection.since = connection.since or until, until
-            return practice.messages(connection.heard, since, until)
-        if connection.since is not None and until > connection.since:
-            told = feed.messages(self.market, connection.heard, connection.since, until, self.notices.said)
-            connection.since = until
-        unsaid = self.notices.said[connection.noticed :]
-        fresh = [each for each in unsaid if each.at <= until]
-        connection.noticed += len(fresh)
-        return told + feed.announcements(self.market, connection.heard, fresh)
+        outgoing: list[Json] = []
+        if connection.source == TEST_SOURCE:
+            since, connection.sent_until = connection.sent_until or until, until
+            return practice.messages(connection.subscription, since, until)
+        if connection.sent_until is not None and until > connection.sent_until:
+            outgoing = feed.messages(
+                self.market,
+                connection.subscription,
+                connection.sent_until,
+                until,
+                self.announcements.published,
+            )
+            connection.sent_until = until
+        unsent = self.announcements.published[connection.announcements_sent :]
+        fresh = [each for each in unsent if each.at <= until]
+        connection.announcements_sent += len(fresh)
+        return outgoing + feed.announcement_messages(self.market, connection.subscription, fresh)
 
 
 def add_data_streams(
@@ -268,18 +286,18 @@ def add_data_streams(
     market: Market,
     clock: Clock,
     keys: Mapping[str, str],
-    notices: Notices | None = None,
+    announcements: Announcements | None = None,
 ) -> DataStreams:
     """Serve the market data websockets of `market`, as of `clock`, from `app`, to holders of `keys`.
 
     `add_data_routes` comes first: the entitlements are its.
     """
-    streams = DataStreams(market, clock, keys, notices=notices or Notices())
+    streams = DataStreams(market, clock, keys, announcements=announcements or Announcements())
     for path in (
         "v2/iex",
         "v2/sip",
         "v2/delayed_sip",
-        f"v2/{PRACTICE}",
+        f"v2/{TEST_SOURCE}",
         "v1beta1/boats",
         "v1beta1/overnight",
     ):
@@ -288,10 +306,14 @@ def add_data_streams(
     return streams
 
 
-def _parsed(connection: _Connection, data: str | bytes) -> Json | None:
+def _parse_message(connection: _Connection, data: str | bytes) -> Json | None:
     """A client's message; None when it is not an object."""
     try:
-        said = msgpack.unpackb(data) if connection.packed and isinstance(data, bytes) else orjson.loads(data)
+        client_message = (
+            msgpack.unpackb(data)
+            if connection.uses_msgpack and isinstance(data, bytes)
+            else orjson.loads(data)
+        )
     except (ValueError, msgpack.UnpackException):
         return None
-    return said if isinstance(said, dict) else None
+    return client_message if isinstance(client_message, dict) else None

@@ -9,22 +9,22 @@ import numpy as np
 
 from catalyst.clock import NEW_YORK
 from catalyst.simulator.data_api import json_format as wire
-from catalyst.simulator.data_stream.announcements import channel_of, message
+from catalyst.simulator.data_stream.announcements import announcement_message, channel_of
 from catalyst.simulator.market import calendar
-from catalyst.simulator.market.announcements import Corrected, LateTrade, Notice, Withdrawn
-from catalyst.simulator.market.interface import Headline, Market
-from catalyst.simulator.market.override_bars import OWN_NUMBERS
-from catalyst.simulator.market.quote_model import RENEWAL
+from catalyst.simulator.market.announcements import Announcement, LateTrade, TradeCancel, TradeCorrection
+from catalyst.simulator.market.interface import Market, NewsArticle
+from catalyst.simulator.market.override_bars import FIRST_OVERRIDE_NUMBER
+from catalyst.simulator.market.quote_model import QUOTE_INTERVAL_S
 
-EVERYTHING: Final = "*"
+ALL_SYMBOLS: Final = "*"
 STOCK_CHANNELS: Final = ("trades", "quotes", "bars", "updatedBars", "dailyBars", "statuses", "lulds")
-UNTOLD: Final = (
+EMPTY_CHANNEL: Final = (
     "imbalances"  # may be asked for, is named in an answer only then, and never has anything to tell
 )
 NEWS_CHANNELS: Final = ("news",)
-FEW: Final = 40  # up to so many symbols are asked one by one when their next trade comes
+MAX_TRACKED_SYMBOLS: Final = 40  # up to so many symbols are asked one by one when their next trade comes
 _MINUTE: Final = 60
-_WEEK: Final = timedelta(days=7)  # the longest the exchange ever stays closed, and a bit more
+_MAX_CLOSED_PERIOD: Final = timedelta(days=7)  # the longest the exchange ever stays closed, and a bit more
 
 
 @dataclass(slots=True)
@@ -33,182 +33,196 @@ class Subscription:
 
     channels: dict[str, set[str]] = field(default_factory=dict)
 
-    def wants(self, channel: str, symbol: str) -> bool:
+    def includes(self, channel: str, symbol: str) -> bool:
         """True when the channel tells this symbol."""
         asked = self.channels.get(channel, set())
-        return symbol in asked or EVERYTHING in asked
+        return symbol in asked or ALL_SYMBOLS in asked
 
     def symbols(self, channels: Iterable[str], market: Market) -> list[str]:
         """The symbols asked for in any of `channels`."""
         asked: set[str] = set().union(*(self.channels.get(channel, set()) for channel in channels))
-        if EVERYTHING in asked:
+        if ALL_SYMBOLS in asked:
             return list(market.assets())
         return sorted(symbol for symbol in asked if symbol in market.assets())
 
 
 def messages(
     market: Market,
-    heard: Subscription,
+    subscription: Subscription,
     after: datetime,
     until: datetime,
-    notices: Sequence[Notice] = (),
+    announcements: Sequence[Announcement] = (),
 ) -> list[wire.Json]:
     """Everything to tell of (after, until]: trades and quotes, then the bars that ended, then news.
 
     Quotes that stood only in between are left out, as a slow reader would miss them. Times are datetimes.
     """
-    told = _ticks(market, heard, after, until)
+    outgoing = _trades_and_quotes(market, subscription, after, until)
     first = int(after.timestamp()) // _MINUTE + 1
     for minute in range(first, int(until.timestamp()) // _MINUTE + 1):
-        told += _minute_bars(market, heard, minute * _MINUTE)
-    if heard.channels.get("updatedBars"):
-        told += _updated_bars(market, heard, notices, after, until)
-    if heard.channels.get("news"):
+        outgoing += _minute_bars(market, subscription, minute * _MINUTE)
+    if subscription.channels.get("updatedBars"):
+        outgoing += _updated_bars(market, subscription, announcements, after, until)
+    if subscription.channels.get("news"):
         fresh = market.headlines(after + timedelta(microseconds=1), until, until)
-        told += [
-            _article(each) for each in fresh if any(heard.wants("news", symbol) for symbol in each.symbols)
+        outgoing += [
+            _article_message(each)
+            for each in fresh
+            if any(subscription.includes("news", symbol) for symbol in each.symbols)
         ]
-    return told
+    return outgoing
 
 
-def announcements(market: Market, heard: Subscription, notices: Iterable[Notice]) -> list[wire.Json]:
+def announcement_messages(
+    market: Market, subscription: Subscription, announcements: Iterable[Announcement]
+) -> list[wire.Json]:
     """The notices somebody who listens so is told, in order."""
-    wanted = [each for each in notices if heard.wants(channel_of(each), each.symbol)]
+    wanted = [each for each in announcements if subscription.includes(channel_of(each), each.symbol)]
     known = [each for each in wanted if each.symbol in market.assets()]
     tapes = wire.tapes_of([each.symbol for each in known], market.assets())
-    return [message(each, tape) for each, tape in zip(known, tapes, strict=True)]
+    return [announcement_message(each, tape) for each, tape in zip(known, tapes, strict=True)]
 
 
 def next_due(
-    market: Market, heard: Subscription, at: datetime, notices: Sequence[Notice] = ()
+    market: Market, subscription: Subscription, at: datetime, announcements: Sequence[Announcement] = ()
 ) -> datetime | None:
     """The next instant after `at` at which there may be something to tell; None when nothing is asked."""
     second = datetime.fromtimestamp(int(at.timestamp()), UTC)
     due: list[datetime] = []
-    if heard.channels.get("news"):
+    if subscription.channels.get("news"):
         due += [
             each.published
-            for each in market.headlines(at + timedelta(microseconds=1), at + _WEEK, at + _WEEK)[:1]
+            for each in market.headlines(
+                at + timedelta(microseconds=1), at + _MAX_CLOSED_PERIOD, at + _MAX_CLOSED_PERIOD
+            )[:1]
         ]
-    live = heard.symbols(("trades", "quotes"), market)
-    if len(live) > FEW:
-        due.append(_awake(market, second + timedelta(seconds=1)))
+    live = subscription.symbols(("trades", "quotes"), market)
+    if len(live) > MAX_TRACKED_SYMBOLS:
+        due.append(_next_extended_hours(market, second + timedelta(seconds=1)))
     else:
-        due += [next_at for symbol in live if (next_at := market.next_print(symbol, at)) is not None]
-    if heard.channels.get("quotes"):
-        renewal = int(at.timestamp()) // RENEWAL * RENEWAL + RENEWAL
-        due.append(_awake(market, datetime.fromtimestamp(renewal, UTC)))
-    if heard.channels.get("bars") or heard.channels.get("dailyBars"):
+        due += [next_at for symbol in live if (next_at := market.next_print_time(symbol, at)) is not None]
+    if subscription.channels.get("quotes"):
+        renewal = int(at.timestamp()) // QUOTE_INTERVAL_S * QUOTE_INTERVAL_S + QUOTE_INTERVAL_S
+        due.append(_next_extended_hours(market, datetime.fromtimestamp(renewal, UTC)))
+    if subscription.channels.get("bars") or subscription.channels.get("dailyBars"):
         minute = int(at.timestamp()) // _MINUTE * _MINUTE + _MINUTE
-        due.append(_awake(market, datetime.fromtimestamp(minute, UTC)))
-    if heard.channels.get("updatedBars"):
-        due += [mark for each in notices if (mark := _half_minute(each)) is not None and mark > at]
+        due.append(_next_extended_hours(market, datetime.fromtimestamp(minute, UTC)))
+    if subscription.channels.get("updatedBars"):
+        due += [mark for each in announcements if (mark := _updated_bar_time(each)) is not None and mark > at]
     return min(due, default=None)
 
 
-def _half_minute(notice: Notice) -> datetime | None:
+def _updated_bar_time(announcement: Announcement) -> datetime | None:
     """When the bar that a notice changed is told again: at the next half minute. None when it was not yet told."""
-    if not isinstance(notice, LateTrade | Withdrawn | Corrected):
+    if not isinstance(announcement, LateTrade | TradeCancel | TradeCorrection):
         return None
-    if notice.trade.at.timestamp() // _MINUTE == notice.at.timestamp() // _MINUTE:
+    if announcement.trade.at.timestamp() // _MINUTE == announcement.at.timestamp() // _MINUTE:
         return None
-    mark = -((-notice.at.timestamp() + _MINUTE / 2) // _MINUTE) * _MINUTE + _MINUTE / 2
+    mark = -((-announcement.at.timestamp() + _MINUTE / 2) // _MINUTE) * _MINUTE + _MINUTE / 2
     return datetime.fromtimestamp(mark, UTC)
 
 
 def _updated_bars(
-    market: Market, heard: Subscription, notices: Sequence[Notice], after: datetime, until: datetime
+    market: Market,
+    subscription: Subscription,
+    announcements: Sequence[Announcement],
+    after: datetime,
+    until: datetime,
 ) -> list[wire.Json]:
     """The finished minutes that late, withdrawn or corrected trades changed, once each half minute."""
     changed: dict[tuple[datetime, str, int], None] = {}
-    for each in notices:
-        mark = _half_minute(each)
-        if mark is None or not after < mark <= until or not heard.wants("updatedBars", each.symbol):
+    for each in announcements:
+        mark = _updated_bar_time(each)
+        if mark is None or not after < mark <= until or not subscription.includes("updatedBars", each.symbol):
             continue
-        assert isinstance(each, LateTrade | Withdrawn | Corrected)
+        assert isinstance(each, LateTrade | TradeCancel | TradeCorrection)
         changed[mark, each.symbol, int(each.trade.at.timestamp()) // _MINUTE * _MINUTE] = None
-    told: list[wire.Json] = []
+    outgoing: list[wire.Json] = []
     for mark, symbol, begins in sorted(changed):
         minute = datetime.fromtimestamp(begins, UTC)
         bars = wire.bars(market.bars(symbol, timedelta(seconds=_MINUTE), minute, minute, mark))
-        told += [{"T": "u", "S": symbol, **bar, "t": minute} for bar in bars if bar is not None]
-    return told
+        outgoing += [{"T": "u", "S": symbol, **bar, "t": minute} for bar in bars if bar is not None]
+    return outgoing
 
 
-def _awake(market: Market, at: datetime) -> datetime:
+def _next_extended_hours(market: Market, at: datetime) -> datetime:
     """`at`, or when extended hours begin next if it lies outside them."""
     day = calendar.trading_day(at)
-    for session in market.sessions(day, day + 2 * _WEEK):
+    for session in market.sessions(day, day + 2 * _MAX_CLOSED_PERIOD):
         begins = datetime.combine(session.day, calendar.EXTENDED_OPEN, NEW_YORK).astimezone(UTC)
         ends = datetime.combine(session.day, time(20, 1), NEW_YORK).astimezone(UTC)
         if at <= ends:
             return max(at, begins)
-    return at + _WEEK
+    return at + _MAX_CLOSED_PERIOD
 
 
-def _ticks(market: Market, heard: Subscription, after: datetime, until: datetime) -> list[wire.Json]:
-    symbols = heard.symbols(("trades", "quotes"), market)
+def _trades_and_quotes(
+    market: Market, subscription: Subscription, after: datetime, until: datetime
+) -> list[wire.Json]:
+    symbols = subscription.symbols(("trades", "quotes"), market)
     if not symbols:
         return []
     columns = market.snapshots(symbols, until)
     tapes = wire.tapes_of(columns.symbols, market.assets())
     since = int(after.timestamp())
-    told: list[wire.Json] = []
+    outgoing: list[wire.Json] = []
     traded = columns.trade_at > since
     if columns.trade_number is not None:
         # a trade by hand may be younger than `after` within one second
-        traded |= (columns.trade_at == since) & (columns.trade_number >= OWN_NUMBERS)
+        traded |= (columns.trade_at == since) & (columns.trade_number >= FIRST_OVERRIDE_NUMBER)
     for row in np.flatnonzero(traded).tolist():
         symbol = columns.symbols[row]
-        if heard.wants("trades", symbol):
-            told += [
+        if subscription.includes("trades", symbol):
+            outgoing += [
                 {"T": "t", "S": symbol, **wire.trade(each, tapes[row]), "t": each.at}
                 for each in market.prints(symbol, after, until)
             ]
     fresh = np.flatnonzero((columns.quote_at > since) | (traded & (columns.trade_at == since)))
-    quotes = wire.quotes(columns, tapes) if heard.channels.get("quotes") else []
+    quotes = wire.quotes(columns, tapes) if subscription.channels.get("quotes") else []
     for row in fresh.tolist() if quotes else ():
         symbol, quote = columns.symbols[row], quotes[row]
-        if quote is not None and heard.wants("quotes", symbol):
+        if quote is not None and subscription.includes("quotes", symbol):
             at = datetime.fromtimestamp(int(columns.quote_at[row]), UTC)
-            told.append({"T": "q", "S": symbol, **quote, "t": at})
-    return told
+            outgoing.append({"T": "q", "S": symbol, **quote, "t": at})
+    return outgoing
 
 
-def _minute_bars(market: Market, heard: Subscription, ended: int) -> list[wire.Json]:
+def _minute_bars(market: Market, subscription: Subscription, ended: int) -> list[wire.Json]:
     """The bars of the minute that ended, and the day's for who wants it."""
-    symbols = heard.symbols(("bars", "dailyBars"), market)
+    symbols = subscription.symbols(("bars", "dailyBars"), market)
     if not symbols:
         return []
     columns = market.snapshots(symbols, datetime.fromtimestamp(ended, UTC))
     rows = np.flatnonzero(columns.minute.starts == ended - _MINUTE).tolist()
     if not rows:
         return []
-    told = _bar_messages("b", "bars", heard, columns.symbols, wire.bars(columns.minute), rows)
-    if heard.channels.get("dailyBars"):
+    outgoing = _bar_messages("b", "bars", subscription, columns.symbols, wire.bars(columns.minute), rows)
+    if subscription.channels.get("dailyBars"):
         today = int(calendar.midnight(calendar.trading_day(datetime.fromtimestamp(ended, UTC))).timestamp())
         running = [row for row in rows if columns.daily.starts[row] == today]
-        told += _bar_messages("d", "dailyBars", heard, columns.symbols, wire.bars(columns.daily), running)
-    return told
+        outgoing += _bar_messages(
+            "d", "dailyBars", subscription, columns.symbols, wire.bars(columns.daily), running
+        )
+    return outgoing
 
 
 def _bar_messages(
     kind: str,
     channel: str,
-    heard: Subscription,
+    subscription: Subscription,
     symbols: Sequence[str],
     bars: Sequence[wire.Json | None],
     rows: Sequence[int],
 ) -> list[wire.Json]:
-    told: list[wire.Json] = []
+    outgoing: list[wire.Json] = []
     for row in rows:
         bar = bars[row]
-        if bar is not None and heard.wants(channel, symbols[row]):
-            told.append({"T": kind, "S": symbols[row], **bar, "t": datetime.fromisoformat(str(bar["t"]))})
-    return told
+        if bar is not None and subscription.includes(channel, symbols[row]):
+            outgoing.append({"T": kind, "S": symbols[row], **bar, "t": datetime.fromisoformat(str(bar["t"]))})
+    return outgoing
 
 
-def _article(each: Headline) -> wire.Json:
+def _article_message(each: NewsArticle) -> wire.Json:
     article = wire.article(each, content=True)
     del article["images"]
     return {"T": "n", **article, "created_at": each.published, "updated_at": each.published}

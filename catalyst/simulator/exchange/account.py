@@ -7,16 +7,16 @@ from decimal import ROUND_UP, Decimal
 from typing import Final
 
 from catalyst.simulator.exchange.positions import Position
-from catalyst.simulator.rules.orders import Execution, Side
+from catalyst.simulator.rules.orders import Execution, OrderSide
 
-MARGIN_MINIMUM: Final = Decimal(2000)  # equity below which an account neither borrows nor shorts
+MIN_MARGIN_EQUITY: Final = Decimal(2000)  # equity below which an account neither borrows nor shorts
 CENT: Final = Decimal("0.01")
 
 Marks = Callable[[str], Decimal | None]
 
 
 @dataclass(slots=True)
-class Configuration:
+class AccountConfiguration:
     """What the customer sets on the account's configuration page."""
 
     no_shorting: bool = False
@@ -48,13 +48,13 @@ class Account:
     account_blocked: bool = False
     status: str = "ACTIVE"
     positions: dict[str, Position] = field(default_factory=dict)
-    configuration: Configuration = field(default_factory=Configuration)
+    configuration: AccountConfiguration = field(default_factory=AccountConfiguration)
 
     @property
     def accrued_fees(self) -> Decimal:
-        return sum(self.owed().values(), Decimal(0))
+        return sum(self.accrued_by_kind().values(), Decimal(0))
 
-    def owed(self) -> dict[str, Decimal]:
+    def accrued_by_kind(self) -> dict[str, Decimal]:
         """The day's regulatory fees so far, each kind rounded up to a cent."""
         exact = {"REG": self.accrued_reg, "TAF": self.accrued_taf}
         return {kind: amount.quantize(CENT, ROUND_UP) for kind, amount in exact.items()}
@@ -63,10 +63,10 @@ class Account:
         position = self.positions.get(symbol)
         return position.qty if position else Decimal(0)
 
-    def trade(self, symbol: str, side: Side, qty: Decimal, price: Decimal) -> Decimal:
+    def book_fill(self, symbol: str, side: OrderSide, qty: Decimal, price: Decimal) -> Decimal:
         """Book one execution into cash and position; the signed position after it."""
         position = self.positions.setdefault(symbol, Position(symbol))
-        self.realised += position.trade(side, qty, price)
+        self.realised += position.book_fill(side, qty, price)
         self.cash -= side.sign * qty * price
         if not position.qty:
             del self.positions[symbol]
@@ -76,7 +76,7 @@ class Account:
         """The market value of the longs and of the shorts (the latter zero or negative)."""
         long = short = Decimal(0)
         for position in self.positions.values():
-            value = position.qty * mark_of(position, marks)
+            value = position.qty * mark_price_of(position, marks)
             if value >= 0:
                 long += value
             else:
@@ -89,7 +89,7 @@ class Account:
 
     def leverage(self, equity: Decimal) -> int:
         """The multiplier in force: none under the margin minimum, and never above the customer's own cap."""
-        if equity < MARGIN_MINIMUM:
+        if equity < MIN_MARGIN_EQUITY:
             return 1
         return min(self.multiplier, int(self.configuration.max_margin_multiplier))
 
@@ -99,24 +99,24 @@ class Account:
         equity = self.cash + long + short
         return max(equity * self.leverage(equity) - long + short - reserved, Decimal(0))
 
-    def margins(self, marks: Marks) -> tuple[Decimal, Decimal]:
+    def margin_requirements(self, marks: Marks) -> tuple[Decimal, Decimal]:
         """Initial and maintenance requirement of everything held."""
         initial = maintenance = Decimal(0)
         for position in self.positions.values():
-            price = mark_of(position, marks)
-            needed = maintenance_of(position.qty, price)
+            price = mark_price_of(position, marks)
+            needed = maintenance_requirement(position.qty, price)
             initial += max(abs(position.qty) * price / 2, needed)
             maintenance += needed
         return initial, maintenance
 
 
-def mark_of(position: Position, marks: Marks) -> Decimal:
+def mark_price_of(position: Position, marks: Marks) -> Decimal:
     """The price a position is valued at: the last trade, or its own cost while there is none."""
     price = marks(position.symbol)
-    return position.average if price is None else price
+    return position.average_cost if price is None else price
 
 
-def maintenance_of(qty: Decimal, price: Decimal) -> Decimal:
+def maintenance_requirement(qty: Decimal, price: Decimal) -> Decimal:
     """The maintenance requirement of a position: Alpaca's table for stocks that are not leveraged funds."""
     shares = abs(qty)
     if qty >= 0:
@@ -126,8 +126,10 @@ def maintenance_of(qty: Decimal, price: Decimal) -> Decimal:
     return shares * max(Decimal(5), price * Decimal("0.3"))
 
 
-def fees_of(execution: Execution, sec: Decimal, taf: Decimal, cap: Decimal) -> tuple[Decimal, Decimal]:
+def regulatory_fees(
+    execution: Execution, sec: Decimal, taf: Decimal, cap: Decimal
+) -> tuple[Decimal, Decimal]:
     """The exact regulatory fees on a sale: a rate on the proceeds, and an amount a share under a cap."""
-    if execution.side is not Side.SELL:
+    if execution.side is not OrderSide.SELL:
         return Decimal(0), Decimal(0)
     return execution.qty * execution.price * sec, min(execution.qty * taf, cap)

@@ -6,14 +6,14 @@ from datetime import datetime
 from enum import StrEnum
 
 
-class DueKind(StrEnum):
+class EventKind(StrEnum):
     ACKNOWLEDGE = "acknowledge"
     ARRIVE = "arrive"
     CANCEL = "cancel"
     LEG_CANCEL = "leg_cancel"
     ACTIVATE = "activate"
     REPLACE = "replace"
-    FILL_REST = "fill_rest"
+    FILL_REMAINING = "fill_remaining"
     EXPIRE = "expire"
     OPEN = "open"
     CLOSE = "close"
@@ -21,46 +21,49 @@ class DueKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Due:
+class ScheduledEvent:
     """One promise; promises of the same instant are kept in the order they were made."""
 
     at: datetime
     sequence: int
-    kind: DueKind
+    kind: EventKind
     order_id: str = ""
     other_id: str = ""
 
 
-class Agenda:
+class EventQueue:
     """A heap of promises."""
 
     def __init__(self) -> None:
         self._heap: list[
-            tuple[datetime, int, Due]
+            tuple[datetime, int, ScheduledEvent]
         ] = []  # no two have the same number: promises are never compared
-        self._made = 0
+        self._last_sequence = 0
 
     @property
-    def promises(self) -> list[Due]:
-        return [due for _, _, due in self._heap]
+    def events(self) -> list[ScheduledEvent]:
+        return [event for _, _, event in self._heap]
 
-    def promise(self, at: datetime, kind: DueKind, order_id: str = "", other_id: str = "") -> None:
-        self._made += 1
-        heapq.heappush(self._heap, (at, self._made, Due(at, self._made, kind, order_id, other_id)))
+    def schedule(self, at: datetime, kind: EventKind, order_id: str = "", other_id: str = "") -> None:
+        self._last_sequence += 1
+        heapq.heappush(
+            self._heap,
+            (at, self._last_sequence, ScheduledEvent(at, self._last_sequence, kind, order_id, other_id)),
+        )
 
     def next_at(self) -> datetime | None:
         return self._heap[0][0] if self._heap else None
 
     @property
-    def opens_next(self) -> bool:
+    def next_is_open(self) -> bool:
         """Whether the next promise is an opening bell."""
-        return bool(self._heap) and self._heap[0][2].kind is DueKind.OPEN
+        return bool(self._heap) and self._heap[0][2].kind is EventKind.OPEN
 
-    def pop(self) -> Due:
+    def pop(self) -> ScheduledEvent:
         return heapq.heappop(self._heap)[2]
 
-    def restore(self, promises: list[Due]) -> None:
+    def restore(self, events: list[ScheduledEvent]) -> None:
         """Continue with these promises, as they were saved."""
-        self._heap = [(due.at, due.sequence, due) for due in promises]
+        self._heap = [(event.at, event.sequence, event) for event in events]
         heapq.heapify(self._heap)
-        self._made = max((due.sequence for due in promises), default=0)
+        self._last_sequence = max((event.sequence for event in events), default=0)

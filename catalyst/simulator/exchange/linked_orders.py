@@ -4,108 +4,116 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from catalyst.simulator.exchange.event_queue import DueKind
-from catalyst.simulator.exchange.settings import PartialEntry
+from catalyst.simulator.exchange.event_queue import EventKind
+from catalyst.simulator.exchange.settings import PartialEntryLegs
 from catalyst.simulator.faults.rules import FaultKind
-from catalyst.simulator.rules.orders import Order, OrderType, Role, Status
+from catalyst.simulator.rules.orders import Order, OrderRole, OrderStatus, OrderType
 
 if TYPE_CHECKING:
     from catalyst.simulator.exchange.venue import Venue
 
 
-def substitute(venue: "Venue", order: Order) -> Order:
+def replace_triggered_stop(venue: "Venue", order: Order) -> Order:
     """The broker works a triggered stop under an order id of its own."""
     worker = replace(
         order,
-        id=venue.draws.identity(),
-        client_order_id=venue.draws.identity(),
+        id=venue.random_source.uuid(),
+        client_order_id=venue.random_source.uuid(),
         sequence=venue.next_sequence(),
         submitted_at=venue.now,
         replaces=order.id,
-        status=Status.NEW,
+        status=OrderStatus.NEW,
         legs=[],
     )
     if order.type is OrderType.STOP:
         worker.type, worker.stop_price = OrderType.MARKET, None
-    venue.book.file(worker)
-    swap_leg(venue, order, worker)
-    supersede(venue, order, worker)
-    venue.file(worker)
-    venue.tell(worker, "new")
+    venue.order_store.store(worker)
+    replace_in_group(venue, order, worker)
+    mark_replaced(venue, order, worker)
+    venue.store_order(worker)
+    venue.emit_update(worker, "new")
     return worker
 
 
-def supersede(venue: "Venue", order: Order, by: Order) -> None:
-    order.status = Status.REPLACED
+def mark_replaced(venue: "Venue", order: Order, successor: Order) -> None:
+    order.status = OrderStatus.REPLACED
     order.replaced_at = venue.now
-    order.replaced_by = by.id
+    order.replaced_by = successor.id
     order.active = False
-    venue.file(order)
-    venue.tell(order, "replaced")
+    venue.store_order(order)
+    venue.emit_update(order, "replaced")
 
 
-def activate(venue: "Venue", entry: Order) -> None:
+def activate_legs(venue: "Venue", entry: Order) -> None:
     """The entry is complete: the target goes live as `new`, the stop goes live behind `held`."""
-    legs = [leg for leg in venue.book.legs(entry) if leg.status is Status.HELD]
-    free = bool(legs) and free_of_others(venue, legs[0]) >= legs[0].remaining
+    legs = [leg for leg in venue.order_store.legs(entry) if leg.status is OrderStatus.HELD]
+    free = bool(legs) and unreserved_qty(venue, legs[0]) >= legs[0].remaining
     for leg in legs:
-        facts = venue.facts(leg)
-        if not free or venue.faults.take(FaultKind.LEG_REJECT, **facts):
-            venue.finish(leg, Status.REJECTED)
+        facts = venue.fault_facts(leg)
+        if not free or venue.faults.fire_matching(FaultKind.LEG_REJECT, **facts):
+            venue.finish_order(leg, OrderStatus.REJECTED)
             continue
-        if venue.faults.take(FaultKind.LEG_CANCEL, **facts):
-            venue.finish(leg, Status.CANCELED)
+        if venue.faults.fire_matching(FaultKind.LEG_CANCEL, **facts):
+            venue.finish_order(leg, OrderStatus.CANCELED)
             continue
         leg.active = leg.acknowledged = True
         leg.submitted_at = venue.now
         alone = len(legs) == 1
-        if leg.role is Role.TARGET or alone:
-            leg.status = Status.NEW
-        venue.file(leg)
-        if leg.status is Status.NEW:
-            venue.tell(leg, "new")
-            venue.later(DueKind.ARRIVE, venue.draws.latency(venue.switches.arrive), leg)
+        if leg.role is OrderRole.TARGET or alone:
+            leg.status = OrderStatus.NEW
+        venue.store_order(leg)
+        if leg.status is OrderStatus.NEW:
+            venue.emit_update(leg, "new")
+            venue.schedule_event(
+                EventKind.ARRIVE, venue.random_source.draw_latency(venue.settings.arrive), leg
+            )
 
 
-def free_of_others(venue: "Venue", leg: Order) -> Decimal:
+def unreserved_qty(venue: "Venue", leg: Order) -> Decimal:
     """Shares that no order outside the leg's group holds."""
-    held, _ = venue.book.held(leg.symbol, leg.side, beside=leg)
+    held, _ = venue.order_store.reserved_shares(leg.symbol, leg.side, excluding_group_of=leg)
     return abs(venue.account.qty(leg.symbol)) - held
 
 
-def swap_leg(venue: "Venue", old: Order, new: Order) -> None:
+def replace_in_group(venue: "Venue", old: Order, new: Order) -> None:
     """The new order takes the old one's place in its group, legs included."""
-    parent = venue.book.parent(old)
+    parent = venue.order_store.parent(old)
     if parent is not None:
         parent.legs = [new.id if leg == old.id else leg for leg in parent.legs]
-        venue.book.file(parent)
+        venue.order_store.store(parent)
     if old.legs:
         new.legs, old.legs = old.legs, []
-        for leg in venue.book.legs(new):
+        for leg in venue.order_store.legs(new):
             leg.parent_id = new.id
-            venue.book.file(leg)
+            venue.order_store.store(leg)
 
 
-def orphan(venue: "Venue", order: Order) -> None:
+def cancel_linked(venue: "Venue", order: Order) -> None:
     """One order of a group was cancelled: the others follow."""
-    if order.role is Role.ENTRY:
-        if not (order.filled_qty and venue.switches.partial_entry is PartialEntry.HELD):
-            for leg in venue.book.legs(order):
-                venue.later(DueKind.LEG_CANCEL, venue.draws.latency(venue.switches.orphan_cancel), leg)
+    if order.role is OrderRole.ENTRY:
+        if not (order.filled_qty and venue.settings.partial_entry is PartialEntryLegs.HELD):
+            for leg in venue.order_store.legs(order):
+                venue.schedule_event(
+                    EventKind.LEG_CANCEL,
+                    venue.random_source.draw_latency(venue.settings.entry_legs_cancel),
+                    leg,
+                )
         return
-    entry = venue.book.parent(order) if order.is_exit else None
-    for other in (*venue.book.siblings(order), *((entry,) if entry else ())):
+    entry = venue.order_store.parent(order) if order.is_exit else None
+    for other in (*venue.order_store.siblings(order), *((entry,) if entry else ())):
         if not other.terminal:
-            venue.later(DueKind.LEG_CANCEL, venue.draws.latency(venue.switches.leg_cancel), other)
+            venue.schedule_event(
+                EventKind.LEG_CANCEL, venue.random_source.draw_latency(venue.settings.leg_cancel), other
+            )
 
 
-def resize(venue: "Venue", order: Order) -> None:
+def resize_linked(venue: "Venue", order: Order) -> None:
     """Legs of a resized entry, and the siblings of a resized target, follow its quantity."""
-    followers = venue.book.legs(order) if order.legs else []
-    if order.role is Role.TARGET:
-        followers = [s for s in venue.book.siblings(order) if not s.terminal]
+    followers = venue.order_store.legs(order) if order.legs else []
+    if order.role is OrderRole.TARGET:
+        followers = [s for s in venue.order_store.siblings(order) if not s.terminal]
     for follower in followers:
         follower.qty = follower.filled_qty + (
-            order.remaining if order.role is Role.TARGET else order.qty or Decimal(0)
+            order.remaining if order.role is OrderRole.TARGET else order.qty or Decimal(0)
         )
-        venue.file(follower)
+        venue.store_order(follower)

@@ -3,48 +3,55 @@
 from collections.abc import Iterable
 from decimal import Decimal
 
-from catalyst.simulator.rules.orders import LISTED_OPEN, Order, OrderClass, Side, Status, TimeInForce
+from catalyst.simulator.rules.orders import (
+    OPEN_STATUSES,
+    Order,
+    OrderClass,
+    OrderSide,
+    OrderStatus,
+    TimeInForce,
+)
 
 
-class Book:
+class OrderStore:
     """All orders and the indexes over them. `file` must be called after each change of an order."""
 
     def __init__(self) -> None:
         self.orders: dict[str, Order] = {}
-        self.by_client: dict[str, str] = {}
-        self.changed: dict[str, None] = {}  # ids touched since the last time somebody saved them
+        self.id_by_client_id: dict[str, str] = {}
+        self.changed_ids: dict[str, None] = {}  # ids touched since the last time somebody saved them
         self._live: dict[str, dict[str, None]] = {}
         self._working: dict[str, dict[str, None]] = {}
-        self._followed: dict[str, dict[str, None]] = {}
+        self._awaiting_trades: dict[str, dict[str, None]] = {}
 
-    def file(self, order: Order) -> None:
+    def store(self, order: Order) -> None:
         """Store the order and put it on the shelves its status belongs to."""
         self.orders[order.id] = order
-        self.by_client.setdefault(order.client_order_id, order.id)
-        self.changed[order.id] = None
-        _shelve(self._live, order, keep=not order.terminal)
-        _shelve(self._working, order, keep=order.working)
+        self.id_by_client_id.setdefault(order.client_order_id, order.id)
+        self.changed_ids[order.id] = None
+        _update_index(self._live, order, include=not order.terminal)
+        _update_index(self._working, order, include=order.working)
         waits = order.time_in_force is TimeInForce.CLS  # no trade of the day matters to it but the last
-        _shelve(self._followed, order, keep=order.working and not waits)
+        _update_index(self._awaiting_trades, order, include=order.working and not waits)
 
     def get(self, order_id: str) -> Order | None:
         return self.orders.get(order_id)
 
     def by_client_id(self, client_order_id: str) -> Order | None:
-        order_id = self.by_client.get(client_order_id)
+        order_id = self.id_by_client_id.get(client_order_id)
         return None if order_id is None else self.orders[order_id]
 
     def live(self, symbol: str | None = None) -> list[Order]:
         """Orders that are not over, oldest first; of one symbol, or of all."""
-        return self._listed(self._live, symbol)
+        return self._sorted_orders(self._live, symbol)
 
     def working(self, symbol: str) -> list[Order]:
         """Orders a trade may fill, oldest first."""
-        return self._listed(self._working, symbol)
+        return self._sorted_orders(self._working, symbol)
 
-    def watched(self) -> Iterable[str]:
+    def symbols_awaiting_trades(self) -> Iterable[str]:
         """Symbols in which an order works that any trade may fill."""
-        return self._followed.keys()
+        return self._awaiting_trades.keys()
 
     def legs(self, order: Order) -> list[Order]:
         """The legs nested under this order, in their order of birth."""
@@ -59,10 +66,12 @@ class Book:
             return []
         parent = self.parent(order)
         top = order if parent is None else parent
-        family = [top, *self.legs(top)] if top.order_class is OrderClass.OCO else self.legs(top)
-        return [other for other in family if other.id != order.id]
+        group = [top, *self.legs(top)] if top.order_class is OrderClass.OCO else self.legs(top)
+        return [other for other in group if other.id != order.id]
 
-    def held(self, symbol: str, side: Side, *, beside: Order | None = None) -> tuple[Decimal, list[str]]:
+    def reserved_shares(
+        self, symbol: str, side: OrderSide, *, excluding_group_of: Order | None = None
+    ) -> tuple[Decimal, list[str]]:
         """Shares that open orders on `side` reserve out of a position, and those orders' ids.
 
         The exits of one group hold their shares once; the group of `beside` is left out.
@@ -70,69 +79,71 @@ class Book:
         groups: dict[str, Decimal] = {}
         holders: list[str] = []
         for order in self.live(symbol):
-            if order.side is not side or order.intent.opens or order.qty is None:
+            if order.side is not side or order.intent.opens_position or order.qty is None:
                 continue
-            if not self.claims(order):
+            if not self.reserves_shares(order):
                 continue
             key = order.parent_id or order.id
-            if beside is not None and key == (beside.parent_id or beside.id):
+            if excluding_group_of is not None and key == (
+                excluding_group_of.parent_id or excluding_group_of.id
+            ):
                 continue
-            groups[key] = max(groups.get(key, Decimal(0)), self.claim(order))
-            if order.status in LISTED_OPEN:
+            groups[key] = max(groups.get(key, Decimal(0)), self.reserved_qty(order))
+            if order.status in OPEN_STATUSES:
                 holders.append(order.id)
         return sum(groups.values(), Decimal(0)), holders
 
-    def claims(self, order: Order) -> bool:
+    def reserves_shares(self, order: Order) -> bool:
         """Whether an exit holds shares: a leg from the moment its entry is complete until it can trade no more."""
-        if self.pending_replacement(order):
+        if self.is_pending_replacement(order):
             return False
         parent = self.parent(order)
         if parent is not None and not order.acknowledged:
-            return parent.status is Status.FILLED or parent.order_class is OrderClass.OCO
+            return parent.status is OrderStatus.FILLED or parent.order_class is OrderClass.OCO
         return order.active or not order.is_exit
 
-    def claim(self, order: Order) -> Decimal:
+    def reserved_qty(self, order: Order) -> Decimal:
         """What is left of an order, or would be of its pending replacement when that is larger.
 
         A replacement's quantity is the total of the chain.
         """
-        if order.status is Status.PENDING_REPLACE and order.replaced_by:
+        if order.status is OrderStatus.PENDING_REPLACE and order.replaced_by:
             new = self.orders[order.replaced_by]
             if not new.terminal:
                 return max(order.remaining, new.remaining - order.filled_qty)
         return order.remaining
 
-    def reserved(self) -> Decimal:
+    def reserved_buying_power(self) -> Decimal:
         """Buying power tied up by orders that may still open."""
         total = Decimal(0)
         for order in self.live():
-            if self.pending_replacement(order):
+            if self.is_pending_replacement(order):
                 continue
             reserve = order.reserve
-            if order.status is Status.PENDING_REPLACE and order.replaced_by:
+            if order.status is OrderStatus.PENDING_REPLACE and order.replaced_by:
                 new = self.orders[order.replaced_by]
                 reserve = max(reserve, new.reserve - new.unit_reserve * order.filled_qty)
             total += reserve
         return total
 
-    def pending_replacement(self, order: Order) -> bool:
+    def is_pending_replacement(self, order: Order) -> bool:
         """True for an order that waits to replace another; what it claims is counted with the other."""
         return order.replaces is not None and not order.acknowledged
 
-    def _listed(self, shelf: dict[str, dict[str, None]], symbol: str | None) -> list[Order]:
+    def _sorted_orders(self, index: dict[str, dict[str, None]], symbol: str | None) -> list[Order]:
         if symbol is not None:
-            ids: Iterable[str] = shelf.get(symbol, ())
+            ids: Iterable[str] = index.get(symbol, ())
         else:
-            ids = (order_id for row in shelf.values() for order_id in row)
+            ids = (order_id for row in index.values() for order_id in row)
         return sorted((self.orders[order_id] for order_id in ids), key=lambda order: order.sequence)
 
 
-def _shelve(shelf: dict[str, dict[str, None]], order: Order, *, keep: bool) -> None:
-    if keep:
-        shelf.setdefault(order.symbol, {})[order.id] = None
+def _update_index(index: dict[str, dict[str, None]], order: Order, *, include: bool) -> None:
+    if include:
+        index.setdefault(order.symbol, {})[order.id] = None
         return
-    row = shelf.get(order.symbol)
+    row = index.get(order.symbol)
     if row is not None:
         row.pop(order.id, None)
         if not row:
-            del shelf[order.symbol]
+            del index[order.symbol]

@@ -10,23 +10,23 @@ import orjson
 from pydantic import TypeAdapter
 
 from catalyst.simulator.exchange.account import Account
-from catalyst.simulator.exchange.event_queue import Due
+from catalyst.simulator.exchange.event_queue import ScheduledEvent
 from catalyst.simulator.exchange.exchange import Exchange
 from catalyst.simulator.exchange.venue import Fee, Transfer
 from catalyst.simulator.exchange.watchlists import Watchlist
 from catalyst.simulator.rules.orders import Execution, Order
-from catalyst.simulator.rules.wire_format import type_json
+from catalyst.simulator.rules.wire_format import JsonObject
 
-FILE: Final = "exchange.jsonl"
-LABEL: Final = "market.txt"
-ORDER: Final = TypeAdapter(Order)
-GROWING: Final[dict[str, TypeAdapter[Any]]] = {  # lists of the exchange that are only ever added to
+JOURNAL_FILE: Final = "exchange.jsonl"
+MARKET_FILE: Final = "market.txt"
+ORDER_ADAPTER: Final = TypeAdapter(Order)
+APPEND_ONLY: Final[dict[str, TypeAdapter[Any]]] = {  # lists of the exchange that are only ever added to
     "executions": TypeAdapter(Execution),
     "fees": TypeAdapter(Fee),
     "transfers": TypeAdapter(Transfer),
 }
-WATCHLIST: Final = TypeAdapter(Watchlist)
-DUE: Final = TypeAdapter(Due)
+WATCHLIST_ADAPTER: Final = TypeAdapter(Watchlist)
+EVENT_ADAPTER: Final = TypeAdapter(ScheduledEvent)
 
 
 class Journal:
@@ -37,83 +37,91 @@ class Journal:
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        self._path = directory / FILE
-        self._drawn = -1
-        self._told = dict.fromkeys(GROWING, 0)  # rows of each list that are in the journal
-        self._whole: type_json = {}  # the rest, as the journal has it
-        self._promised: set[int] = set()
+        self._path = directory / JOURNAL_FILE
+        self._saved_draw_count = -1
+        self._saved_row_counts = dict.fromkeys(APPEND_ONLY, 0)  # rows of each list that are in the journal
+        self._saved_state: JsonObject = {}  # the rest, as the journal has it
+        self._saved_events: set[int] = set()
 
     def save(self, exchange: Exchange) -> None:
         """Append what changed since the last time; nothing when nothing did."""
-        if exchange.draws.drawn == self._drawn and not exchange.book.changed and not exchange.touched:
+        if (
+            exchange.random_source.draw_count == self._saved_draw_count
+            and not exchange.order_store.changed_ids
+            and not exchange.unsaved_changes
+        ):
             return
-        self._append(self._line(exchange, list(exchange.book.changed)))
+        self._append(self._build_line(exchange, list(exchange.order_store.changed_ids)))
 
     def restore(self, exchange: Exchange) -> None:
         """Make a new exchange what the journal says it was, then begin the journal again as one line.
 
         It stands at the instant of its last change: the next `advance` lives through what was missed.
         """
-        lines = _lines(self._path)
+        lines = _read_lines(self._path)
         if lines:
-            exchange.agenda.restore([])
+            exchange.event_queue.restore([])
             exchange.transfers.clear()  # its opening deposit is in the journal
         for line in lines:
-            _apply(exchange, line)
+            _apply_line(exchange, line)
         if lines:
             draft = self._path.with_suffix(".draft")
-            draft.write_bytes(orjson.dumps(self._line(exchange, list(exchange.book.orders))) + b"\n")
+            draft.write_bytes(
+                orjson.dumps(self._build_line(exchange, list(exchange.order_store.orders))) + b"\n"
+            )
             draft.replace(self._path)
         else:
             self._path.unlink(
                 missing_ok=True
             )  # the beginning of a first line: nothing may be written after it
 
-    def _line(self, exchange: Exchange, order_ids: list[str]) -> type_json:
-        promises = {due.sequence: due for due in exchange.agenda.promises}
-        line: type_json = {
+    def _build_line(self, exchange: Exchange, order_ids: list[str]) -> JsonObject:
+        events = {event.sequence: event for event in exchange.event_queue.events}
+        line: JsonObject = {
             "now": exchange.now,
-            "drawn": exchange.draws.drawn,
+            "draw_count": exchange.random_source.draw_count,
             "sequence": exchange.sequence,
-            "orders": [asdict(exchange.book.orders[order_id]) for order_id in order_ids],
-            "promised": [asdict(due) for number, due in promises.items() if number not in self._promised],
-            "kept": sorted(self._promised - promises.keys()),
+            "orders": [asdict(exchange.order_store.orders[order_id]) for order_id in order_ids],
+            "scheduled": [
+                asdict(event) for number, event in events.items() if number not in self._saved_events
+            ],
+            "completed": sorted(self._saved_events - events.keys()),
         }
-        for name in GROWING:
+        for name in APPEND_ONLY:
             rows = getattr(exchange, name)
-            if len(rows) > self._told[name]:
-                line[name] = [asdict(row) for row in rows[self._told[name] :]]
-                self._told[name] = len(rows)
-        whole: type_json = {
+            if len(rows) > self._saved_row_counts[name]:
+                line[name] = [asdict(row) for row in rows[self._saved_row_counts[name] :]]
+                self._saved_row_counts[name] = len(rows)
+        whole: JsonObject = {
             "account": asdict(exchange.account),
             "halted": sorted(exchange.halted),
             "watchlists": [asdict(row) for row in exchange.watchlists.values()],
             "equity": [[at, value] for at, value in exchange.equity_history],
         }
-        line |= {name: value for name, value in whole.items() if self._whole.get(name) != value}
-        self._whole, self._promised = whole, set(promises)
-        self._drawn = exchange.draws.drawn
-        exchange.book.changed.clear()
-        exchange.touched = False
-        loose: type_json = orjson.loads(orjson.dumps(line, default=_plain))
+        line |= {name: value for name, value in whole.items() if self._saved_state.get(name) != value}
+        self._saved_state, self._saved_events = whole, set(events)
+        self._saved_draw_count = exchange.random_source.draw_count
+        exchange.order_store.changed_ids.clear()
+        exchange.unsaved_changes = False
+        loose: JsonObject = orjson.loads(orjson.dumps(line, default=_decimal_to_json))
         return loose
 
-    def _append(self, line: type_json) -> None:
+    def _append(self, line: JsonObject) -> None:
         with self._path.open("ab") as file:
             file.write(orjson.dumps(line) + b"\n")
 
 
 def last_instant(directory: Path) -> datetime | None:
     """The instant of the last change in a state directory; None when there is none yet."""
-    lines = _lines(directory / FILE)
+    lines = _read_lines(directory / JOURNAL_FILE)
     return datetime.fromisoformat(str(lines[-1]["now"])) if lines else None
 
 
-def claim(directory: Path, market: str, day: date) -> tuple[str, date]:
+def claim_directory(directory: Path, market: str, day: date) -> tuple[str, date]:
     """The market this state belongs to, and its day: what is asked for, and written down so, when it belonged to none
     until now or to an earlier day of the same market, which it goes on from."""
     directory.mkdir(parents=True, exist_ok=True)
-    label = directory / LABEL
+    label = directory / MARKET_FILE
     owner, before = market, day
     if label.exists():
         owner, _, last = label.read_text().strip().rpartition(", ")
@@ -126,13 +134,13 @@ def claim(directory: Path, market: str, day: date) -> tuple[str, date]:
     return owner, before
 
 
-def _plain(value: object) -> str:
+def _decimal_to_json(value: object) -> str:
     if isinstance(value, Decimal):
         return str(value)
     raise TypeError(f"{type(value).__name__} has no place in the journal")
 
 
-def _lines(path: Path) -> list[type_json]:
+def _read_lines(path: Path) -> list[JsonObject]:
     """Every whole line; a torn last one is left out."""
     if not path.exists():
         return []
@@ -145,24 +153,26 @@ def _lines(path: Path) -> list[type_json]:
     return lines
 
 
-def _apply(exchange: Exchange, line: type_json) -> None:
+def _apply_line(exchange: Exchange, line: JsonObject) -> None:
     exchange.now = datetime.fromisoformat(str(line["now"]))
-    exchange.draws.drawn = int(str(line["drawn"]))
+    exchange.random_source.draw_count = int(str(line["draw_count"]))
     exchange.sequence = int(str(line["sequence"]))
     for row in _rows(line, "orders"):
-        exchange.book.file(ORDER.validate_python(row))
-    for name, adapter in GROWING.items():
+        exchange.order_store.store(ORDER_ADAPTER.validate_python(row))
+    for name, adapter in APPEND_ONLY.items():
         getattr(exchange, name).extend(adapter.validate_python(row) for row in _rows(line, name))
-    kept = _rows(line, "kept")
-    left = [due for due in exchange.agenda.promises if due.sequence not in kept]
-    exchange.agenda.restore(left + [DUE.validate_python(row) for row in _rows(line, "promised")])
+    kept = _rows(line, "completed")
+    left = [event for event in exchange.event_queue.events if event.sequence not in kept]
+    exchange.event_queue.restore(
+        left + [EVENT_ADAPTER.validate_python(row) for row in _rows(line, "scheduled")]
+    )
     if "account" in line:
         _apply_account(exchange, line["account"])
     if "halted" in line:
         exchange.halted.clear()
         exchange.halted.update(str(symbol) for symbol in _rows(line, "halted"))
     if "watchlists" in line:
-        lists = [WATCHLIST.validate_python(row) for row in _rows(line, "watchlists")]
+        lists = [WATCHLIST_ADAPTER.validate_python(row) for row in _rows(line, "watchlists")]
         exchange.watchlists = {each.id: each for each in lists}
     if "equity" in line:
         equity = [row for row in _rows(line, "equity") if isinstance(row, list)]
@@ -175,7 +185,7 @@ def _apply_account(exchange: Exchange, saved: object) -> None:
         setattr(exchange.account, item.name, getattr(account, item.name))
 
 
-def _rows(line: type_json, name: str) -> list[object]:
+def _rows(line: JsonObject, name: str) -> list[object]:
     rows = line.get(name, [])
     assert isinstance(rows, list)
     return rows

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final
 
-from catalyst.simulator.rules.orders import Side
+from catalyst.simulator.rules.orders import OrderSide
 
-CENT_FRACTION: Final = Decimal("0.0000000001")  # costs are kept to ten places, so sums stay exact
+COST_STEP: Final = Decimal("0.0000000001")  # costs are kept to ten places, so sums stay exact
 
 
 @dataclass(slots=True)
@@ -19,10 +19,10 @@ class Position:
     overnight_qty: Decimal = Decimal(0)  # what is left of yesterday's shares, signed
 
     @property
-    def average(self) -> Decimal:
+    def average_cost(self) -> Decimal:
         return self.cost / self.qty if self.qty else Decimal(0)
 
-    def trade(self, side: Side, qty: Decimal, price: Decimal) -> Decimal:
+    def book_fill(self, side: OrderSide, qty: Decimal, price: Decimal) -> Decimal:
         """Book one execution; the profit it realised.
 
         A trade against the position first closes it at its average cost; what is left opens the other side.
@@ -33,19 +33,19 @@ class Position:
             self.cost += signed * price
             return Decimal(0)
         closed = min(qty, abs(self.qty))
-        released = (self.cost * closed / abs(self.qty)).quantize(CENT_FRACTION)
+        released = (self.cost * closed / abs(self.qty)).quantize(COST_STEP)
         if closed == abs(self.qty):
             released = self.cost
         realised = -side.sign * closed * price - released
         self.cost -= released
         self.qty += side.sign * closed
-        self.overnight_qty = _toward_zero(self.overnight_qty, closed)
+        self.overnight_qty = _reduce_toward_zero(self.overnight_qty, closed)
         if rest := qty - closed:
             self.qty += side.sign * rest
             self.cost += side.sign * rest * price
         return realised
 
 
-def _toward_zero(qty: Decimal, by: Decimal) -> Decimal:
+def _reduce_toward_zero(qty: Decimal, by: Decimal) -> Decimal:
     left = max(abs(qty) - by, Decimal(0))
     return left if qty > 0 else -left

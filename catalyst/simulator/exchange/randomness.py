@@ -4,27 +4,29 @@ from datetime import timedelta
 from decimal import Decimal
 from hashlib import blake2b
 
-from catalyst.simulator.exchange.settings import Span
+from catalyst.simulator.exchange.settings import LatencyRange
 
 
-class Draws:
+class RandomSource:
     """A seeded source that continues where it stopped, also after a restart: `drawn` is its whole state."""
 
-    def __init__(self, seed: int, drawn: int = 0) -> None:
+    def __init__(self, seed: int, draw_count: int = 0) -> None:
         self.seed = seed
-        self.drawn = drawn
+        self.draw_count = draw_count
 
-    def identity(self) -> str:
+    def uuid(self) -> str:
         """A version 4 UUID that this seed never gives twice."""
         raw = self._bytes().hex()
         variant = "89ab"[int(raw[16], 16) & 3]
         return f"{raw[:8]}-{raw[8:12]}-4{raw[13:16]}-{variant}{raw[17:20]}-{raw[20:]}"
 
-    def latency(self, span: Span) -> timedelta:
+    def draw_latency(self, latency_range: LatencyRange) -> timedelta:
         """A duration inside the span."""
-        return timedelta(seconds=span.low + (span.high - span.low) * self._fraction())
+        return timedelta(
+            seconds=latency_range.low + (latency_range.high - latency_range.low) * self._fraction()
+        )
 
-    def happens(self, probability: Decimal) -> bool:
+    def occurs(self, probability: Decimal) -> bool:
         """True with this probability; draws nothing for a probability of zero."""
         return probability > 0 and self._fraction() < float(probability)
 
@@ -32,5 +34,5 @@ class Draws:
         return int.from_bytes(self._bytes()[:6], "big") / 2**48
 
     def _bytes(self) -> bytes:
-        self.drawn += 1
-        return blake2b(f"{self.seed}:{self.drawn}".encode(), digest_size=16).digest()
+        self.draw_count += 1
+        return blake2b(f"{self.seed}:{self.draw_count}".encode(), digest_size=16).digest()

@@ -4,10 +4,10 @@ from dataclasses import dataclass, field, fields
 from decimal import Decimal
 from enum import StrEnum
 
-from catalyst.simulator.rules.wire_format import Refusal, amount, truth
+from catalyst.simulator.rules.wire_format import ApiError, parse_amount, parse_bool
 
 
-class PartialEntry(StrEnum):
+class PartialEntryLegs(StrEnum):
     """What becomes of the legs when a partly filled entry ends without its rest."""
 
     CANCELED = "canceled"
@@ -15,7 +15,7 @@ class PartialEntry(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class LatencyRange:
     """A latency in seconds of market time, drawn evenly between two ends."""
 
     low: float
@@ -23,30 +23,32 @@ class Span:
 
 
 @dataclass(slots=True)
-class Switches:
+class ExchangeSettings:
     """The exchange's settings; every one may be changed while it runs."""
 
     # Latencies, market seconds.
-    acknowledge: Span = Span(0.03, 0.07)
-    arrive: Span = Span(0.02, 0.10)
-    cancel: Span = Span(0.05, 0.50)
-    replace: Span = Span(0.02, 0.10)
-    activate: Span = Span(0.03, 0.05)
-    leg_cancel: Span = Span(0.06, 0.15)
-    orphan_cancel: Span = Span(0.80, 1.20)
+    acknowledge: LatencyRange = LatencyRange(0.03, 0.07)
+    arrive: LatencyRange = LatencyRange(0.02, 0.10)
+    cancel: LatencyRange = LatencyRange(0.05, 0.50)
+    replace: LatencyRange = LatencyRange(0.02, 0.10)
+    activate: LatencyRange = LatencyRange(0.03, 0.05)
+    leg_cancel: LatencyRange = LatencyRange(0.06, 0.15)
+    entry_legs_cancel: LatencyRange = LatencyRange(0.80, 1.20)
 
     # The market's answer to an order.
     participation: Decimal = Decimal("0.25")  # the share of each print that one order may take
     partial_probability: Decimal = Decimal(0)  # chance that a slice is halved, as the paper engine does
 
     # Behaviours the documents leave open.
-    partial_entry: PartialEntry = PartialEntry.CANCELED
+    partial_entry: PartialEntryLegs = PartialEntryLegs.CANCELED
     stop_by_replacement: bool = False  # a triggered stop leg fills through a new order id
     expire_as_canceled: bool = False  # day orders end `canceled` instead of `expired`
     hide_open_legs: bool = False  # a group whose parent is closed vanishes from the open, nested list
     hide_sibling_cancel: bool = False  # a filled target cancels its stop without a word on the stream
-    bracket_alone: bool = False  # any working order in the symbol refuses a bracket, not only an opposite one
-    recancel_refused: bool = False  # a cancelled order refuses a second cancel with 422
+    bracket_blocked_by_any_order: bool = (
+        False  # any working order in the symbol refuses a bracket, not only an opposite one
+    )
+    second_cancel_rejected: bool = False  # a cancelled order refuses a second cancel with 422
     held_replaceable: bool = True
     base_price_includes_market: bool = True
     emit_pending: bool = False  # send `pending_cancel` and `pending_replace` events
@@ -72,41 +74,41 @@ class Switches:
         10_000  # the same of the data API, of the plan with the consolidated feed; Basic has 200
     )
     rate_headers_on_429: bool = True
-    html_when_headless: bool = True  # a request without keys gets the proxy's HTML
+    html_without_keys: bool = True  # a request without keys gets the proxy's HTML
     binary_frames: bool = True
     one_stream: bool = True  # a second trade_updates connection is refused with 429
     close_unauthorized: bool = False  # a refused authentication closes the socket
     local_offsets: bool = False  # `created_at` in stream messages carries New York's offset
     legacy_fields: bool = False  # the fields removed in 2026
 
-    def change(self, settings: dict[str, object]) -> None:
+    def update(self, settings: dict[str, object]) -> None:
         """Set each named switch from its JSON value; Refusal (422) for an unknown name or a wrong kind."""
         known = {item.name for item in fields(self)}
         for name, value in settings.items():
             if name not in known:
-                raise Refusal(422, 40010001, f"unknown switch: {name}")
-            setattr(self, name, _converted(name, getattr(self, name), value))
+                raise ApiError(422, 40010001, f"unknown switch: {name}")
+            setattr(self, name, _convert_value(name, getattr(self, name), value))
 
 
-def _converted(name: str, now: object, value: object) -> object:
-    if isinstance(now, Span):
+def _convert_value(name: str, now: object, value: object) -> object:
+    if isinstance(now, LatencyRange):
         if isinstance(value, list) and len(value) == 2:
-            return Span(float(value[0]), float(value[1]))
-        return Span(_number(name, value), _number(name, value))
-    if isinstance(now, PartialEntry):
-        if value not in set(PartialEntry):
-            raise Refusal(422, 40010001, f"{name} is one of {', '.join(PartialEntry)}")
-        return PartialEntry(str(value))
+            return LatencyRange(float(value[0]), float(value[1]))
+        return LatencyRange(_parse_float(name, value), _parse_float(name, value))
+    if isinstance(now, PartialEntryLegs):
+        if value not in set(PartialEntryLegs):
+            raise ApiError(422, 40010001, f"{name} is one of {', '.join(PartialEntryLegs)}")
+        return PartialEntryLegs(str(value))
     if isinstance(now, bool):
-        return truth(value)
+        return parse_bool(value)
     if isinstance(now, set):
         return {str(item) for item in value} if isinstance(value, list) else set()
     if isinstance(now, Decimal):
-        return amount(value, name) or Decimal(0)
+        return parse_amount(value, name) or Decimal(0)
     if isinstance(now, str):
         return str(value)
-    return type(now)(_number(name, value))  # type: ignore[call-arg]  # int or float, by what it was
+    return type(now)(_parse_float(name, value))  # type: ignore[call-arg]  # int or float, by what it was
 
 
-def _number(name: str, value: object) -> float:
-    return float(amount(value, name) or 0)
+def _parse_float(name: str, value: object) -> float:
+    return float(parse_amount(value, name) or 0)

@@ -6,17 +6,17 @@ from datetime import datetime
 from catalyst.simulator.rules.orders import Order
 
 
-class Lag:
+class StaleViews:
     """Earlier states of orders, kept only while somebody wants to see them late."""
 
     def __init__(self) -> None:
         self._past: dict[str, list[tuple[datetime, Order]]] = {}
 
-    def note(self, order: Order, now: datetime) -> None:
+    def record(self, order: Order, now: datetime) -> None:
         """Keep the state the order has from now on."""
         self._past.setdefault(order.id, []).append((now, replace(order)))
 
-    def seen(self, order: Order, until: datetime) -> Order:
+    def state_at(self, order: Order, until: datetime) -> Order:
         """The order as it was at `until`, or at its birth when that was later; as it is when nothing was noted."""
         past = self._past.get(order.id)
         if not past:

@@ -14,56 +14,56 @@ from functools import partial
 from typing import Final
 
 from catalyst.simulator.exchange import auctions, linked_orders
-from catalyst.simulator.exchange.account import Account, fees_of
-from catalyst.simulator.exchange.event_queue import Agenda, Due, DueKind
-from catalyst.simulator.exchange.order_store import Book
-from catalyst.simulator.exchange.randomness import Draws
-from catalyst.simulator.exchange.settings import Switches
-from catalyst.simulator.exchange.stale_views import Lag
-from catalyst.simulator.exchange.unprotected_time import Exposure, unprotected
+from catalyst.simulator.exchange.account import Account, regulatory_fees
+from catalyst.simulator.exchange.event_queue import EventKind, EventQueue, ScheduledEvent
+from catalyst.simulator.exchange.order_store import OrderStore
+from catalyst.simulator.exchange.randomness import RandomSource
+from catalyst.simulator.exchange.settings import ExchangeSettings
+from catalyst.simulator.exchange.stale_views import StaleViews
+from catalyst.simulator.exchange.unprotected_time import UnprotectedShareSeconds, unprotected_qty
 from catalyst.simulator.exchange.views import order_view
 from catalyst.simulator.exchange.watchlists import Watchlist
-from catalyst.simulator.faults.rules import FaultBook, FaultKind
-from catalyst.simulator.market.announcements import Notices, Reason, TradingStatus
-from catalyst.simulator.market.interface import Print, Quote
-from catalyst.simulator.market.overrides import HandledMarket
-from catalyst.simulator.market.trading_feed import Tape
+from catalyst.simulator.faults.rules import FaultKind, FaultRules
+from catalyst.simulator.market.announcements import Announcements, HaltReason, TradingStatus
+from catalyst.simulator.market.interface import BestQuote, Print
+from catalyst.simulator.market.overrides import OverriddenMarket
+from catalyst.simulator.market.trading_feed import TradingFeed
 from catalyst.simulator.rules.orders import (
     Execution,
     Order,
     OrderClass,
-    Role,
-    Side,
-    Status,
+    OrderRole,
+    OrderSide,
+    OrderStatus,
     TimeInForce,
 )
 from catalyst.simulator.rules.pricing import (
-    elects,
-    far_side,
+    effective_limit,
     is_stop,
-    limit_of,
+    is_within_limit,
+    opposite_quote,
+    participation_qty,
     price_on_arrival,
     price_on_print,
-    slice_of,
-    trail,
-    within,
+    triggers,
+    update_trailing_stop,
 )
-from catalyst.simulator.rules.trading_hours import Hours
-from catalyst.simulator.rules.wire_format import seconds, stamp_of, text_of, type_json
+from catalyst.simulator.rules.trading_hours import TradingHours
+from catalyst.simulator.rules.wire_format import JsonObject, format_decimal, format_instant, seconds
 
-MOMENT: Final = timedelta(microseconds=1)
+ONE_MICROSECOND: Final = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
-class Update:
+class TradeUpdateMessage:
     """One trade_updates message, rendered as of its instant."""
 
     event: str
     symbol: str
     order_id: str
     client_order_id: str
-    role: Role
-    data: type_json
+    role: OrderRole
+    data: JsonObject
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,192 +89,209 @@ class Venue:
     """Orders and the account in time. `advance` is the only way time passes."""
 
     def __init__(
-        self, market: Tape, account: Account, start: datetime, draws: Draws, switches: Switches
+        self,
+        market: TradingFeed,
+        account: Account,
+        start: datetime,
+        random_source: RandomSource,
+        settings: ExchangeSettings,
     ) -> None:
         self.market = market
         self.account = account
         self.now = start
-        self.draws = draws
-        self.switches = switches
-        self.faults = FaultBook()
-        self.book = Book()
-        self.agenda = Agenda()
-        self.hours = Hours(market)
+        self.random_source = random_source
+        self.settings = settings
+        self.faults = FaultRules()
+        self.order_store = OrderStore()
+        self.event_queue = EventQueue()
+        self.hours = TradingHours(market)
         self.halted: set[str] = set()
         self.executions: list[Execution] = []
         self.fees: list[Fee] = []
         self.transfers = [Transfer(account.id, start, account.deposits)]
         self.watchlists: dict[str, Watchlist] = {}
         self.equity_history: list[tuple[datetime, Decimal]] = []
-        self.exposure = Exposure()
-        self.notices = Notices()
-        self.lag = Lag()
-        self.outbox: list[Update] = []
+        self.unprotected_time = UnprotectedShareSeconds()
+        self.announcements = Announcements()
+        self.stale_views = StaleViews()
+        self.outbox: list[TradeUpdateMessage] = []
         self.sequence = 0
-        self.unbooked: list[
+        self.delayed_fills: list[
             tuple[datetime, Execution]
         ] = []  # fills not yet in the position book, and until when
-        self._retold: set[str] = set()  # symbols whose tape is not what it was
-        self.touched = False  # something outside the orders changed since it was last saved
+        self._changed_feeds: set[str] = set()  # symbols whose tape is not what it was
+        self.unsaved_changes = False  # something outside the orders changed since it was last saved
 
     # ------------------------------------------------------------------ time
 
-    def due(self) -> datetime | None:
+    def next_event_at(self) -> datetime | None:
         """The next instant at which something can happen by itself."""
-        prints = (self.market.next_print(s, self.now) for s in self.book.watched() if s not in self.halted)
-        instants = [at for at in (self.agenda.next_at(), *prints) if at is not None]
+        prints = (
+            self.market.next_print_time(s, self.now)
+            for s in self.order_store.symbols_awaiting_trades()
+            if s not in self.halted
+        )
+        instants = [at for at in (self.event_queue.next_at(), *prints) if at is not None]
         return min(instants, default=None)
 
     def advance(self, to: datetime) -> None:
         """Live through everything up to and including `to`, in order; a `to` in the past changes nothing."""
         tape: dict[str, deque[Print]] = {}
-        heard = self.now  # up to here the tape is over
+        read_until = self.now  # up to here the tape is over
         while True:
-            self._follow(tape, heard, to)
+            self._refresh_pending_prints(tape, read_until, to)
             symbol = min((s for s in tape if tape[s]), key=lambda s: (tape[s][0].at, s), default=None)
-            promised = self.agenda.next_at()
-            if promised is not None and promised > to:
-                promised = None
-            if symbol is not None and (promised is None or self._comes_first(tape[symbol][0], promised)):
+            event_at = self.event_queue.next_at()
+            if event_at is not None and event_at > to:
+                event_at = None
+            if symbol is not None and (
+                event_at is None or self._print_precedes_event(tape[symbol][0], event_at)
+            ):
                 trade = tape[symbol].popleft()
                 self.now = max(self.now, trade.at)
-                self.meet(symbol, trade)
-                heard = self.now
-            elif promised is not None:
-                self.now = max(self.now, promised)
-                opens = self.agenda.opens_next
-                self._keep(self.agenda.pop())
-                heard = self.now - MOMENT if opens else self.now
+                self.match_print(symbol, trade)
+                read_until = self.now
+            elif event_at is not None:
+                self.now = max(self.now, event_at)
+                opens = self.event_queue.next_is_open
+                self._dispatch(self.event_queue.pop())
+                read_until = self.now - ONE_MICROSECOND if opens else self.now
             else:
                 break
         self.now = max(self.now, to)
 
-    def _comes_first(self, trade: Print, promised: datetime) -> bool:
+    def _print_precedes_event(self, trade: Print, event_at: datetime) -> bool:
         """A trade goes before a promise of the same instant, but not before the opening bell."""
-        return trade.at < promised or (trade.at == promised and not self.agenda.opens_next)
+        return trade.at < event_at or (trade.at == event_at and not self.event_queue.next_is_open)
 
-    def _follow(self, tape: dict[str, deque[Print]], heard: datetime, to: datetime) -> None:
+    def _refresh_pending_prints(
+        self, pending_prints: dict[str, deque[Print]], read_until: datetime, to: datetime
+    ) -> None:
         """Have the tape of exactly the symbols in which something works, from what was heard to `to`."""
-        watched = set(self.book.watched())
-        for symbol in self._retold & tape.keys():
-            del tape[symbol]
-        self._retold.clear()
-        for symbol in watched - tape.keys():
-            tape[symbol] = deque(self.market.prints(symbol, heard, to))
-        for symbol in tape.keys() - watched:
-            del tape[symbol]
+        watched = set(self.order_store.symbols_awaiting_trades())
+        for symbol in self._changed_feeds & pending_prints.keys():
+            del pending_prints[symbol]
+        self._changed_feeds.clear()
+        for symbol in watched - pending_prints.keys():
+            pending_prints[symbol] = deque(self.market.prints(symbol, read_until, to))
+        for symbol in pending_prints.keys() - watched:
+            del pending_prints[symbol]
 
-    def begin(self) -> None:
+    def schedule_first_session(self) -> None:
         """Promise the next open and close; called once for a new exchange."""
         session = self.hours.current_or_next(self.now)
         if session is not None:
             if session.open > self.now:
-                self.agenda.promise(session.open, DueKind.OPEN)
-            self.agenda.promise(session.close, DueKind.CLOSE)
+                self.event_queue.schedule(session.open, EventKind.OPEN)
+            self.event_queue.schedule(session.close, EventKind.CLOSE)
 
-    def later(self, kind: DueKind, delay: timedelta, order: Order, other: Order | None = None) -> None:
+    def schedule_event(
+        self, kind: EventKind, delay: timedelta, order: Order, other: Order | None = None
+    ) -> None:
         """Promise something about an order."""
-        self.agenda.promise(self.now + delay, kind, order.id, other.id if other else "")
+        self.event_queue.schedule(self.now + delay, kind, order.id, other.id if other else "")
 
-    def _keep(self, due: Due) -> None:
-        if due.kind is DueKind.RESUME:
-            self.resume(due.other_id)
+    def _dispatch(self, event: ScheduledEvent) -> None:
+        if event.kind is EventKind.RESUME:
+            self.resume(event.other_id)
             return
-        order = self.book.get(due.order_id)
+        order = self.order_store.get(event.order_id)
         if order is None:
-            self._turn(due.kind)
+            self._open_or_close_session(event.kind)
             return
-        if due.kind is DueKind.REPLACE:
-            self._replace(order, self.book.orders[due.other_id])
+        if event.kind is EventKind.REPLACE:
+            self._confirm_replace(order, self.order_store.orders[event.other_id])
             return
-        keep: dict[DueKind, Callable[[Order], object]] = {
-            DueKind.ACKNOWLEDGE: self.acknowledge,
-            DueKind.ARRIVE: self._arrive,
-            DueKind.CANCEL: self._cancel,
-            DueKind.LEG_CANCEL: self._cancel_leg,
-            DueKind.ACTIVATE: partial(linked_orders.activate, self),
-            DueKind.FILL_REST: self._fill_rest,
-            DueKind.EXPIRE: self._expire,
+        keep: dict[EventKind, Callable[[Order], object]] = {
+            EventKind.ACKNOWLEDGE: self.acknowledge,
+            EventKind.ARRIVE: self._match_on_arrival,
+            EventKind.CANCEL: self._confirm_cancel,
+            EventKind.LEG_CANCEL: self._cancel_leg,
+            EventKind.ACTIVATE: partial(linked_orders.activate_legs, self),
+            EventKind.FILL_REMAINING: self._fill_remaining,
+            EventKind.EXPIRE: self._expire,
         }
-        keep[due.kind](order)
+        keep[event.kind](order)
 
     # ------------------------------------------------------------------ the day
 
-    def _turn(self, kind: DueKind) -> None:
-        self.touched = True
-        if kind is DueKind.OPEN:
-            self.account.last_equity = self.account.equity(self.mark)
-            self.account.last_maintenance = self.account.margins(self.mark)[1]
+    def _open_or_close_session(self, kind: EventKind) -> None:
+        self.unsaved_changes = True
+        if kind is EventKind.OPEN:
+            self.account.last_equity = self.account.equity(self.mark_price)
+            self.account.last_maintenance = self.account.margin_requirements(self.mark_price)[1]
             for position in self.account.positions.values():
                 position.overnight_qty = position.qty
             auctions.open_session(self)
             return
         auctions.close_session(self)
-        self._settle_fees()
-        self.equity_history.append((self.now, self.account.equity(self.mark)))
+        self._charge_fees()
+        self.equity_history.append((self.now, self.account.equity(self.mark_price)))
         session = self.hours.next_session(self.now)
         if session is not None:
-            self.agenda.promise(session.open, DueKind.OPEN)
-            self.agenda.promise(session.close, DueKind.CLOSE)
+            self.event_queue.schedule(session.open, EventKind.OPEN)
+            self.event_queue.schedule(session.close, EventKind.CLOSE)
 
-    def halt(self, symbol: str, reason: Reason = Reason.NEWS) -> None:
+    def halt(self, symbol: str, reason: HaltReason = HaltReason.NEWS) -> None:
         """Trading in the symbol stops, and the tape says so: nothing trades, market orders are refused."""
         if symbol not in self.halted:
             self.halted.add(symbol)
-            self.touched = True
-            self.notices.say(TradingStatus(self.now, symbol, halted=True, reason=reason))
+            self.unsaved_changes = True
+            self.announcements.publish(TradingStatus(self.now, symbol, halted=True, reason=reason))
 
     def resume(self, symbol: str) -> None:
         """Trading goes on, and the tape says so: the next trade is the reopening auction."""
         if symbol not in self.halted:
             return
         self.halted.discard(symbol)
-        self.touched = True
-        self.notices.say(TradingStatus(self.now, symbol, halted=False, reason=Reason.NEWS))
-        self._retold.add(symbol)  # a halted tape told of no trades to come
+        self.unsaved_changes = True
+        self.announcements.publish(TradingStatus(self.now, symbol, halted=False, reason=HaltReason.NEWS))
+        self._changed_feeds.add(symbol)  # a halted tape told of no trades to come
         if self.hours.is_open(self.now):
-            auctions.route(self, symbol)
+            auctions.route_waiting_orders(self, symbol)
 
-    def _settle_fees(self) -> None:
-        for kind, amount in self.account.owed().items():
+    def _charge_fees(self) -> None:
+        for kind, amount in self.account.accrued_by_kind().items():
             if amount:
-                self.fees.append(Fee(self.draws.identity(), self.now, amount, kind))
+                self.fees.append(Fee(self.random_source.uuid(), self.now, amount, kind))
                 self.account.fees += amount
                 self.account.cash -= amount
         self.account.accrued_reg = self.account.accrued_taf = Decimal(0)
 
-    def hard_to_borrow(self, symbol: str) -> bool:
+    def is_hard_to_borrow(self, symbol: str) -> bool:
         asset = self.market.assets().get(symbol)
-        return symbol in self.switches.hard_to_borrow or (asset is not None and not asset.easy_to_borrow)
+        return symbol in self.settings.hard_to_borrow or (asset is not None and not asset.easy_to_borrow)
 
-    def mark(self, symbol: str) -> Decimal | None:
+    def mark_price(self, symbol: str) -> Decimal | None:
         """The last trade's price."""
         last = self.market.last_print(symbol, self.now)
         return None if last is None else last.price
 
     # ------------------------------------------------------------------ telling
 
-    def file(self, order: Order) -> None:
+    def store_order(self, order: Order) -> None:
         """Keep a changed order, and account for what it protects."""
         order.updated_at = self.now
-        self.book.file(order)
-        if self.switches.order_lag > 0:
-            self.lag.note(order, self.now)
-        naked = unprotected(self.book, order.symbol, self.account.qty(order.symbol))
-        self.exposure.observe(order.symbol, naked, self.now)
+        self.order_store.store(order)
+        if self.settings.order_lag > 0:
+            self.stale_views.record(order, self.now)
+        unprotected_shares = unprotected_qty(self.order_store, order.symbol, self.account.qty(order.symbol))
+        self.unprotected_time.record(order.symbol, unprotected_shares, self.now)
 
-    def tell(self, order: Order, event: str, **facts: object) -> None:
+    def emit_update(self, order: Order, event: str, **facts: object) -> None:
         """Put a trade update in the outbox, with the order as it is now."""
-        data: type_json = {
+        data: JsonObject = {
             "event": event,
-            "execution_id": self.draws.identity(),
-            "timestamp": stamp_of(self.now),
-            "order": order_view(order, self.book, self.switches, nested=True, stream=True),
+            "execution_id": self.random_source.uuid(),
+            "timestamp": format_instant(self.now),
+            "order": order_view(order, self.order_store, self.settings, nested=True, stream=True),
         }
         data.update(facts)
-        self.outbox.append(Update(event, order.symbol, order.id, order.client_order_id, order.role, data))
+        self.outbox.append(
+            TradeUpdateMessage(event, order.symbol, order.id, order.client_order_id, order.role, data)
+        )
 
-    def facts(self, order: Order) -> dict[str, str | None]:
+    def fault_facts(self, order: Order) -> dict[str, str | None]:
         """What fault rules may ask about an order."""
         return {
             "symbol": order.symbol,
@@ -289,120 +306,122 @@ class Venue:
         """The venue has the order: it works from here on, unless it is rejected."""
         if order.terminal or order.acknowledged:
             return
-        if self.faults.take(FaultKind.REJECT, **self.facts(order)):
-            self.finish(order, Status.REJECTED)
-            for leg in self.book.legs(order):
-                self.finish(leg, Status.CANCELED)
+        if self.faults.fire_matching(FaultKind.REJECT, **self.fault_facts(order)):
+            self.finish_order(order, OrderStatus.REJECTED)
+            for leg in self.order_store.legs(order):
+                self.finish_order(leg, OrderStatus.CANCELED)
             return
         order.acknowledged = True
-        if order.status is Status.PENDING_CANCEL:
-            order.resting = Status.NEW
+        if order.status is OrderStatus.PENDING_CANCEL:
+            order.status_before_pending = OrderStatus.NEW
         else:
-            order.status = Status.NEW
+            order.status = OrderStatus.NEW
         if order.order_class is OrderClass.OCO:
-            for leg in self.book.legs(order):
+            for leg in self.order_store.legs(order):
                 leg.active = leg.acknowledged = True
-                self.file(leg)
-        self.file(order)
-        self.tell(order, "new")
-        self.later(DueKind.ARRIVE, self.draws.latency(self.switches.arrive), order)
+                self.store_order(leg)
+        self.store_order(order)
+        self.emit_update(order, "new")
+        self.schedule_event(EventKind.ARRIVE, self.random_source.draw_latency(self.settings.arrive), order)
 
-    def _arrive(self, order: Order) -> None:
+    def _match_on_arrival(self, order: Order) -> None:
         """The order meets the quote: takers trade with its far side, up to its size."""
-        if not order.working or order.opening or self._asleep(order):
+        if not order.working or order.in_opening_auction or self._cannot_trade(order):
             return
         if order.time_in_force is TimeInForce.CLS:
             return
-        met = None if is_stop(order) and not order.elected else price_on_arrival(order, self._quote(order))
+        met = None if is_stop(order) and not order.triggered else price_on_arrival(order, self._quote(order))
         if met is not None and order.time_in_force is TimeInForce.FOK and met[1] < order.remaining:
             met = None
         if met is not None:
-            self.trade(order, Decimal(max(met[1], 1)), met[0])
+            self.fill_up_to(order, Decimal(max(met[1], 1)), met[0])
         if order.time_in_force in {TimeInForce.IOC, TimeInForce.FOK} and not order.terminal:
-            self.finish(order, Status.CANCELED)
+            self.finish_order(order, OrderStatus.CANCELED)
 
-    def _asleep(self, order: Order) -> bool:
-        open_now = self.hours.prints_count(self.now, extended_hours=order.extended_hours)
+    def _cannot_trade(self, order: Order) -> bool:
+        open_now = self.hours.accepts_trades(self.now, extended_hours=order.extended_hours)
         return order.symbol in self.halted or not open_now
 
-    def _quote(self, order: Order) -> Quote | None:
+    def _quote(self, order: Order) -> BestQuote | None:
         return self.market.quote(order.symbol, self.now)
 
     # ------------------------------------------------------------------ trades
 
-    def meet(self, symbol: str, trade: Print) -> None:
+    def match_print(self, symbol: str, trade: Print) -> None:
         """A trade on the tape meets every order that works in the symbol."""
         if symbol in self.halted:
             return
-        if isinstance(self.market, HandledMarket):
-            trade = self._gapped(self.market, symbol, trade)
-        for order in self.book.working(symbol):
-            if not order.working or self._asleep(order) or order.time_in_force is TimeInForce.CLS:
+        if isinstance(self.market, OverriddenMarket):
+            trade = self._apply_gap_fault(self.market, symbol, trade)
+        for order in self.order_store.working(symbol):
+            if not order.working or self._cannot_trade(order) or order.time_in_force is TimeInForce.CLS:
                 continue
-            if not (order.opening and auctions.cross(self, order, trade.price)):
-                self._reach(order, trade)
+            if not (order.in_opening_auction and auctions.take_part(self, order, trade.price)):
+                self._apply_print(order, trade)
 
-    def _gapped(self, market: HandledMarket, symbol: str, trade: Print) -> Print:
+    def _apply_gap_fault(self, market: OverriddenMarket, symbol: str, trade: Print) -> Print:
         """The trade, further away and the market with it when it would trigger a stop and a fault says so."""
-        for order in self.book.working(symbol):
-            if self._asleep(order) or not elects(order, trade.price):
+        for order in self.order_store.working(symbol):
+            if self._cannot_trade(order) or not triggers(order, trade.price):
                 continue
-            fault = self.faults.take(FaultKind.GAP, **self.facts(order))
+            fault = self.faults.fire_matching(FaultKind.GAP, **self.fault_facts(order))
             if fault is not None:
                 factor = Decimal(fault.factor)
-                market.gap(symbol, factor if order.side is Side.SELL else 2 - factor, trade.at - MOMENT)
-                self._retold.add(symbol)
+                market.add_gap(
+                    symbol, factor if order.side is OrderSide.SELL else 2 - factor, trade.at - ONE_MICROSECOND
+                )
+                self._changed_feeds.add(symbol)
                 return market.last_print(symbol, trade.at) or trade
         return trade
 
-    def _reach(self, order: Order, trade: Print) -> None:
+    def _apply_print(self, order: Order, trade: Print) -> None:
         """A trade moves, triggers or fills one order."""
-        if trail(order, trade.price):
-            self.file(order)
-        if elects(order, trade.price):
-            stuck = self.faults.standing(FaultKind.NO_TRIGGER, **self.facts(order))
+        if update_trailing_stop(order, trade.price):
+            self.store_order(order)
+        if triggers(order, trade.price):
+            stuck = self.faults.active(FaultKind.NO_TRIGGER, **self.fault_facts(order))
             if stuck is not None:
-                stuck.strike(order.id)
+                stuck.record_hit(order.id)
                 return
-            self._on_election(self._elect(order), trade)
-        elif not is_stop(order) or order.elected:
+            self._fill_triggered_stop(self._trigger_stop(order), trade)
+        elif not is_stop(order) or order.triggered:
             price = price_on_print(order, trade.price, lambda: self.market.quote(order.symbol, trade.at))
             if price is not None:
-                self.trade(order, slice_of(trade.size, self.switches.participation), price)
+                self.fill_up_to(order, participation_qty(trade.size, self.settings.participation), price)
 
-    def _on_election(self, order: Order, trade: Print) -> None:
+    def _fill_triggered_stop(self, order: Order, trade: Print) -> None:
         """A triggered stop is a new taker: it meets the quote, or the trade itself where there is none."""
         quote = self.market.quote(order.symbol, trade.at)
-        if far_side(quote, order.side) is None:
+        if opposite_quote(quote, order.side) is None:
             price = price_on_print(order, trade.price, lambda: None)
-            size = slice_of(trade.size, self.switches.participation)
+            size = participation_qty(trade.size, self.settings.participation)
             if price is not None:
-                self.trade(order, size, price)
+                self.fill_up_to(order, size, price)
             return
         met = price_on_arrival(order, quote)
         if met is not None:
-            self.trade(order, Decimal(max(met[1], 1)), met[0])
+            self.fill_up_to(order, Decimal(max(met[1], 1)), met[0])
 
-    def _elect(self, order: Order) -> Order:
+    def _trigger_stop(self, order: Order) -> Order:
         """The stop is triggered: its sibling ends as replaced; the order that now works is returned."""
-        order.elected = True
-        if order.status is Status.HELD:
-            order.status = Status.NEW
+        order.triggered = True
+        if order.status is OrderStatus.HELD:
+            order.status = OrderStatus.NEW
         worker = order
-        if order.role is Role.STOP and (
-            self.switches.stop_by_replacement
-            or self.faults.take(FaultKind.STOP_REPLACED, **self.facts(order))
+        if order.role is OrderRole.STOP and (
+            self.settings.stop_by_replacement
+            or self.faults.fire_matching(FaultKind.STOP_REPLACED, **self.fault_facts(order))
         ):
-            worker = linked_orders.substitute(self, order)
+            worker = linked_orders.replace_triggered_stop(self, order)
         else:
-            self.file(order)
-        if not self.faults.standing(FaultKind.DOUBLE_EXIT, symbol=order.symbol):
-            for sibling in self.book.siblings(worker):
+            self.store_order(order)
+        if not self.faults.active(FaultKind.DOUBLE_EXIT, symbol=order.symbol):
+            for sibling in self.order_store.siblings(worker):
                 if not sibling.terminal:
-                    linked_orders.supersede(self, sibling, worker)
+                    linked_orders.mark_replaced(self, sibling, worker)
         return worker
 
-    def trade(self, order: Order, capacity: Decimal, price: Decimal) -> None:
+    def fill_up_to(self, order: Order, capacity: Decimal, price: Decimal) -> None:
         """Fill up to `capacity` shares, as far as the fault menu lets it."""
         if order.notional is not None and order.qty is None:
             order.qty = (order.notional / price).quantize(Decimal("0.000000001"))
@@ -410,40 +429,44 @@ class Venue:
         qty = min(order.remaining, capacity)
         if order.notional is not None:
             qty = order.remaining
-        if qty > 1 and self.draws.happens(self.switches.partial_probability):
+        if qty > 1 and self.random_source.occurs(self.settings.partial_probability):
             qty = max(Decimal(1), qty // 2)
-        stall = self.faults.standing(FaultKind.PARTIAL, **self.facts(order))
-        if stall is not None and (most := stall.most(order.filled_qty + order.remaining)) is not None:
-            stall.strike(order.id)
+        stall = self.faults.active(FaultKind.PARTIAL, **self.fault_facts(order))
+        if stall is not None and (most := stall.max_fill_qty(order.filled_qty + order.remaining)) is not None:
+            stall.record_hit(order.id)
             qty = min(qty, most - order.filled_qty)
         if qty <= 0:
             return
-        halt = self.faults.take(FaultKind.HALT, **self.facts(order)) if order.remaining > 1 else None
+        halt = (
+            self.faults.fire_matching(FaultKind.HALT, **self.fault_facts(order))
+            if order.remaining > 1
+            else None
+        )
         if halt is not None:
             part = Decimal(halt.qty) if halt.qty else max(order.remaining // 2, Decimal(1))
             qty = min(qty, part)
-        self._fill(order, qty, price)
+        self._book_fill(order, qty, price)
         if halt is not None:
             self.halt(order.symbol)
             if halt.seconds:
                 until = self.now + seconds(halt.seconds)
-                self.agenda.promise(until, DueKind.RESUME, other_id=order.symbol)
+                self.event_queue.schedule(until, EventKind.RESUME, other_id=order.symbol)
 
-    def _fill(self, order: Order, qty: Decimal, price: Decimal) -> None:
+    def _book_fill(self, order: Order, qty: Decimal, price: Decimal) -> None:
         """Book one execution and everything that follows from it."""
         order.filled_qty += qty
         order.filled_value += qty * price
         if not order.remaining:
-            order.status = Status.FILLED
+            order.status = OrderStatus.FILLED
             order.filled_at = self.now
             order.active = False
-        elif order.status not in {Status.PENDING_CANCEL, Status.PENDING_REPLACE}:
-            order.status = Status.PARTIALLY_FILLED
+        elif order.status not in {OrderStatus.PENDING_CANCEL, OrderStatus.PENDING_REPLACE}:
+            order.status = OrderStatus.PARTIALLY_FILLED
         else:
-            order.resting = Status.PARTIALLY_FILLED
-        position = self.account.trade(order.symbol, order.side, qty, price)
+            order.status_before_pending = OrderStatus.PARTIALLY_FILLED
+        position = self.account.book_fill(order.symbol, order.side, qty, price)
         execution = Execution(
-            id=self.draws.identity(),
+            id=self.random_source.uuid(),
             at=self.now,
             order_id=order.id,
             client_order_id=order.client_order_id,
@@ -453,128 +476,139 @@ class Venue:
             price=price,
             cum_qty=order.filled_qty,
             leaves_qty=order.remaining,
-            order_status=Status.FILLED if order.status is Status.FILLED else Status.PARTIALLY_FILLED,
-            closing=not order.intent.opens,
+            order_status=OrderStatus.FILLED
+            if order.status is OrderStatus.FILLED
+            else OrderStatus.PARTIALLY_FILLED,
+            closing=not order.intent.opens_position,
             position_qty=position,
         )
         self.executions.append(execution)
-        lag = self.faults.take(FaultKind.POSITION_LAG, **self.facts(order))
+        lag = self.faults.fire_matching(FaultKind.POSITION_LAG, **self.fault_facts(order))
         if lag is not None:
-            self.unbooked = [row for row in self.unbooked if row[0] > self.now]
-            self.unbooked.append((self.now + seconds(lag.seconds), execution))
-        if self.switches.charge_fees:
-            terms = self.switches
-            reg, taf = fees_of(execution, terms.sec_fee, terms.taf_fee, terms.taf_cap)
+            self.delayed_fills = [row for row in self.delayed_fills if row[0] > self.now]
+            self.delayed_fills.append((self.now + seconds(lag.seconds), execution))
+        if self.settings.charge_fees:
+            terms = self.settings
+            reg, taf = regulatory_fees(execution, terms.sec_fee, terms.taf_fee, terms.taf_cap)
             self.account.accrued_reg += reg
             self.account.accrued_taf += taf
-        self.file(order)
-        self.tell(
+        self.store_order(order)
+        self.emit_update(
             order,
-            "fill" if order.status is Status.FILLED else "partial_fill",
+            "fill" if order.status is OrderStatus.FILLED else "partial_fill",
             execution_id=execution.id,
-            price=text_of(price),
-            qty=text_of(qty),
-            position_qty=text_of(position),
+            price=format_decimal(price),
+            qty=format_decimal(qty),
+            position_qty=format_decimal(position),
         )
         self._after_fill(order, price)
 
     def _after_fill(self, order: Order, price: Decimal) -> None:
-        if order.role is Role.ENTRY and order.status is Status.FILLED:
-            self.later(DueKind.ACTIVATE, self.draws.latency(self.switches.activate), order)
+        if order.role is OrderRole.ENTRY and order.status is OrderStatus.FILLED:
+            self.schedule_event(
+                EventKind.ACTIVATE, self.random_source.draw_latency(self.settings.activate), order
+            )
         if not order.is_exit:
             return
-        siblings = [sibling for sibling in self.book.siblings(order) if not sibling.terminal]
-        if order.status is not Status.FILLED:
+        siblings = [sibling for sibling in self.order_store.siblings(order) if not sibling.terminal]
+        if order.status is not OrderStatus.FILLED:
             for sibling in siblings:
-                if order.role is Role.TARGET:
+                if order.role is OrderRole.TARGET:
                     sibling.qty = sibling.filled_qty + order.remaining
-                    self.file(sibling)
+                    self.store_order(sibling)
             return
-        if siblings and self.faults.take(FaultKind.DOUBLE_EXIT, symbol=order.symbol):
+        if siblings and self.faults.fire_matching(FaultKind.DOUBLE_EXIT, symbol=order.symbol):
             for sibling in siblings:
-                self._fill(sibling, sibling.remaining, price)
+                self._book_fill(sibling, sibling.remaining, price)
             return
         for sibling in siblings:
             sibling.active = False  # what is shown may lag, but it can no longer trade
-            self.file(sibling)
-            self.later(DueKind.LEG_CANCEL, self.draws.latency(self.switches.leg_cancel), sibling)
+            self.store_order(sibling)
+            self.schedule_event(
+                EventKind.LEG_CANCEL, self.random_source.draw_latency(self.settings.leg_cancel), sibling
+            )
 
-    def _fill_rest(self, order: Order) -> None:
-        price = self.mark(order.symbol)
+    def _fill_remaining(self, order: Order) -> None:
+        price = self.mark_price(order.symbol)
         if order.working and price is not None:
-            limit = limit_of(order)
-            self._fill(order, order.remaining, price if within(limit, order.side, price) else limit or price)
+            limit = effective_limit(order)
+            self._book_fill(
+                order, order.remaining, price if is_within_limit(limit, order.side, price) else limit or price
+            )
 
     # ------------------------------------------------------------------ endings
 
-    def finish(self, order: Order, status: Status, *, untold: bool = False) -> bool:
+    def finish_order(self, order: Order, status: OrderStatus, *, silent: bool = False) -> bool:
         """End an order that is not over; true when it was this. The stream is told unless `untold`."""
         if order.terminal:
             return False
         order.status = status
         order.active = False
-        if status is Status.CANCELED:
+        if status is OrderStatus.CANCELED:
             order.canceled_at = self.now
-        elif status is Status.EXPIRED:
+        elif status is OrderStatus.EXPIRED:
             order.expired_at = self.now
-        elif status is Status.REJECTED:
+        elif status is OrderStatus.REJECTED:
             order.failed_at = self.now
-        self.file(order)
-        if not untold:
-            self.tell(order, status.value)
+        self.store_order(order)
+        if not silent:
+            self.emit_update(order, status.value)
         return True
 
-    def _cancel(self, order: Order) -> None:
+    def _confirm_cancel(self, order: Order) -> None:
         if order.terminal:
             return
-        if self.faults.take(FaultKind.CANCEL_REJECT, **self.facts(order)):
-            order.status = order.resting or Status.NEW
-            self.file(order)
-            self.tell(order, "order_cancel_rejected")
+        if self.faults.fire_matching(FaultKind.CANCEL_REJECT, **self.fault_facts(order)):
+            order.status = order.status_before_pending or OrderStatus.NEW
+            self.store_order(order)
+            self.emit_update(order, "order_cancel_rejected")
             return
-        self.finish(order, Status.CANCELED)
-        linked_orders.orphan(self, order)
+        self.finish_order(order, OrderStatus.CANCELED)
+        linked_orders.cancel_linked(self, order)
 
     def _cancel_leg(self, order: Order) -> None:
         target_sold = any(
-            other.role is Role.TARGET and other.status is Status.FILLED for other in self.book.siblings(order)
+            other.role is OrderRole.TARGET and other.status is OrderStatus.FILLED
+            for other in self.order_store.siblings(order)
         )
-        self.finish(order, Status.CANCELED, untold=target_sold and self.switches.hide_sibling_cancel)
+        self.finish_order(
+            order, OrderStatus.CANCELED, silent=target_sold and self.settings.hide_sibling_cancel
+        )
 
     def _expire(self, order: Order) -> None:
         """The order's time is over, and its legs' with it."""
-        by_venue = self.switches.expire_as_canceled or order.time_in_force in auctions.BY_THE_VENUE
-        status = Status.CANCELED if by_venue else Status.EXPIRED
-        for each in (order, *self.book.legs(order)):
-            self.finish(each, status)
+        by_venue = self.settings.expire_as_canceled or order.time_in_force in auctions.CANCELED_BY_VENUE
+        status = OrderStatus.CANCELED if by_venue else OrderStatus.EXPIRED
+        for each in (order, *self.order_store.legs(order)):
+            self.finish_order(each, status)
 
-    def _replace(self, old: Order, new: Order) -> None:
+    def _confirm_replace(self, old: Order, new: Order) -> None:
         """The venue answers a replacement: the new order works on, or nothing has changed."""
-        refused = self.faults.take(FaultKind.REPLACE_REJECT, **self.facts(old)) is not None
+        refused = self.faults.fire_matching(FaultKind.REPLACE_REJECT, **self.fault_facts(old)) is not None
         new.filled_qty, new.filled_value = old.filled_qty, old.filled_value
-        if old.is_exit and new.remaining > linked_orders.free_of_others(self, old):
+        if old.is_exit and new.remaining > linked_orders.unreserved_qty(self, old):
             refused = True  # its sibling has sold some in the meantime
         if refused or old.terminal or new.terminal or new.remaining <= 0:
             new.filled_qty = new.filled_value = Decimal(0)
-            self.finish(new, Status.REJECTED)
+            self.finish_order(new, OrderStatus.REJECTED)
             old.replaced_by = None
             if not old.terminal:
-                old.status = old.resting or Status.NEW
-            self.file(old)
-            self.tell(old, "order_replace_rejected")
+                old.status = old.status_before_pending or OrderStatus.NEW
+            self.store_order(old)
+            self.emit_update(old, "order_replace_rejected")
             return
-        new.carried_qty = old.filled_qty
+        new.inherited_filled_qty = old.filled_qty
         new.parent_id = old.parent_id  # the parent may itself have been replaced in the meantime
-        new.acknowledged, new.active, new.elected = True, old.active, old.elected
-        new.status = old.resting or Status.NEW
-        if new.status is Status.NEW and new.filled_qty:
-            new.status = Status.PARTIALLY_FILLED
-        linked_orders.swap_leg(self, old, new)
-        linked_orders.supersede(self, old, new)
-        self.file(new)
-        self.tell(new, "new")
-        linked_orders.resize(self, new)
-        self.later(DueKind.ARRIVE, self.draws.latency(self.switches.arrive), new)
+        new.acknowledged, new.active, new.triggered = True, old.active, old.triggered
+        new.status = old.status_before_pending or OrderStatus.NEW
+        if new.status is OrderStatus.NEW and new.filled_qty:
+            new.status = OrderStatus.PARTIALLY_FILLED
+        linked_orders.replace_in_group(self, old, new)
+        linked_orders.mark_replaced(self, old, new)
+        self.store_order(new)
+        self.emit_update(new, "new")
+        linked_orders.resize_linked(self, new)
+        self.schedule_event(EventKind.ARRIVE, self.random_source.draw_latency(self.settings.arrive), new)
 
     def next_sequence(self) -> int:
         self.sequence += 1

@@ -5,11 +5,11 @@ from hashlib import blake2b
 from math import log
 from typing import Final
 
-RAREST: Final = 1e-9
+MIN_FRACTION: Final = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
-class Chance:
+class FaultProbability:
     """One kind's dice: it strikes at `rate` of the occasions, and each time draws its particulars anew."""
 
     seed: int
@@ -17,17 +17,17 @@ class Chance:
     rate: float
     choices: dict[str, list[object]] = field(default_factory=dict)  # of each particular, what may be drawn
 
-    def gap(self, number: int) -> int:
+    def occasions_to_next(self, number: int) -> int:
         """After how many more occasions it strikes next, having struck `number` times: a geometric draw."""
         if self.rate >= 1:
             return 1
-        return 1 + int(log(max(self._fraction(f"gap:{number}"), RAREST)) / log(1 - self.rate))
+        return 1 + int(log(max(self._fraction(f"gap:{number}"), MIN_FRACTION)) / log(1 - self.rate))
 
-    def strikes(self, subject: str) -> bool:
+    def affects(self, subject: str) -> bool:
         """Whether an order or a symbol is among those it strikes; the same answer every time."""
         return self._fraction(f"subject:{subject}") < self.rate
 
-    def particulars(self, number: int) -> dict[str, object]:
+    def draw_values(self, number: int) -> dict[str, object]:
         """The particulars of a firing."""
         return {
             name: values[int(self._fraction(f"{name}:{number}") * len(values))]

@@ -6,44 +6,44 @@ import orjson
 from aiohttp import web
 
 from catalyst.simulator.faults.rules import Fault, FaultKind
-from catalyst.simulator.rules.wire_format import INTERNAL, TOO_MANY, encode, type_json
+from catalyst.simulator.rules.wire_format import INTERNAL, TOO_MANY_REQUESTS, JsonObject, encode_json
 
 
 def json_reply(status: int, body: object) -> web.Response:
-    return web.Response(status=status, body=encode(body), content_type="application/json")
+    return web.Response(status=status, body=encode_json(body), content_type="application/json")
 
 
-def page(status: int, title: str) -> web.Response:
+def proxy_page(status: int, title: str) -> web.Response:
     """What the proxy in front of the API says when it speaks for itself."""
     text = f"<html><head><title>{title}</title></head><body><center><h1>{title}</h1></center></body></html>"
     return web.Response(status=status, text=text, content_type="text/html")
 
 
-def rate_limited(*, data: bool = False) -> web.Response:
+def rate_limit_response(*, data: bool = False) -> web.Response:
     if data:
         return json_reply(429, {"message": "too many requests."})
-    return json_reply(429, {"code": TOO_MANY, "message": "rate limit exceeded"})
+    return json_reply(429, {"code": TOO_MANY_REQUESTS, "message": "rate limit exceeded"})
 
 
-def failed(fault: Fault) -> web.Response:
+def error_response(fault: Fault) -> web.Response:
     """An error with a status of choice; 500 has the API's own words, the proxy's statuses have its page."""
     if fault.status in {502, 503, 504} and fault.message is None:
         titles = {502: "Bad Gateway", 503: "Service Unavailable", 504: "Gateway Time-out"}
-        return page(fault.status, f"{fault.status} {titles[fault.status]}")
+        return proxy_page(fault.status, f"{fault.status} {titles[fault.status]}")
     code = INTERNAL if fault.code is None and fault.status == 500 else fault.code or fault.status * 100_000
     return json_reply(
         fault.status, {"code": code, "message": fault.message or "internal server error occurred"}
     )
 
 
-def cut(request: web.Request) -> web.Response:
+def abort_connection(request: web.Request) -> web.Response:
     """The connection is gone before a byte of the answer."""
     if request.transport is not None:
         request.transport.abort()
     return web.Response(status=499)
 
 
-def altered(fault: Fault, response: web.StreamResponse) -> web.StreamResponse:
+def alter_response(fault: Fault, response: web.StreamResponse) -> web.StreamResponse:
     if not isinstance(response, web.Response) or not isinstance(response.body, bytes):
         return response
     if fault.kind is FaultKind.GARBLE:
@@ -51,20 +51,20 @@ def altered(fault: Fault, response: web.StreamResponse) -> web.StreamResponse:
         return web.Response(status=response.status, body=half, content_type="application/json")
     body = orjson.loads(response.body) if response.body else None
     if fault.kind is FaultKind.LEG_OMIT:
-        body = _every_object(body, lambda row: {**row, "legs": None} if "legs" in row else row)
+        body = _map_objects(body, lambda row: {**row, "legs": None} if "legs" in row else row)
     elif fault.kind is FaultKind.REMOVE_FIELDS:
         lost = set(fault.fields)
-        body = _every_object(body, lambda row: {k: v for k, v in row.items() if k not in lost})
+        body = _map_objects(body, lambda row: {k: v for k, v in row.items() if k not in lost})
     else:
         extra = dict.fromkeys(fault.fields or ["unheard_of"], fault.text)
-        body = _every_object(body, lambda row: {**row, **extra})
-    return web.Response(status=response.status, body=encode(body), content_type="application/json")
+        body = _map_objects(body, lambda row: {**row, **extra})
+    return web.Response(status=response.status, body=encode_json(body), content_type="application/json")
 
 
-def _every_object(value: object, change: Callable[[type_json], type_json]) -> object:
+def _map_objects(value: object, change: Callable[[JsonObject], JsonObject]) -> object:
     """`change` applied to every JSON object, innermost last."""
     if isinstance(value, list):
-        return [_every_object(item, change) for item in value]
+        return [_map_objects(item, change) for item in value]
     if isinstance(value, dict):
-        return {name: _every_object(item, change) for name, item in change(value).items()}
+        return {name: _map_objects(item, change) for name, item in change(value).items()}
     return value

@@ -7,8 +7,8 @@ from enum import StrEnum
 from fnmatch import fnmatchcase
 from typing import Final, Protocol
 
-from catalyst.simulator.faults.probability import Chance
-from catalyst.simulator.rules.wire_format import BAD_PARAMETER, Refusal
+from catalyst.simulator.faults.probability import FaultProbability
+from catalyst.simulator.rules.wire_format import BAD_PARAMETER, ApiError
 
 
 class FaultKind(StrEnum):
@@ -75,7 +75,7 @@ class FaultKind(StrEnum):
 
 REQUEST_FAULTS: Final = frozenset(list(FaultKind)[: list(FaultKind).index(FaultKind.REJECT)])
 # These stand against an order or a symbol until they are removed, whatever their count.
-STANDING: Final = frozenset(
+ACTIVE_UNTIL_REMOVED: Final = frozenset(
     {FaultKind.PARTIAL, FaultKind.NO_TRIGGER, FaultKind.VISIBILITY, FaultKind.DOUBLE_EXIT}
 )
 
@@ -104,12 +104,12 @@ class Fault:
     text: str | None = None
     fields: list[str] = field(default_factory=list)
     factor: str = "0.9"
-    chance: Chance | None = None  # fires by chance instead of by number
+    probability: FaultProbability | None = None  # fires by chance instead of by number
     matched: int = 0
     fired: int = 0
-    struck: list[str] = field(default_factory=list)  # the orders that a standing rule had an effect on
+    hit_orders: list[str] = field(default_factory=list)  # the orders that a standing rule had an effect on
 
-    def accepts(self, facts: dict[str, str | None]) -> bool:
+    def matches(self, facts: dict[str, str | None]) -> bool:
         """True when every condition of the rule agrees with the facts."""
         for name in ("method", "symbol", "event", "role", "side"):
             wanted = getattr(self, name)
@@ -119,12 +119,12 @@ class Fault:
             wanted = getattr(self, name)
             if wanted is not None and not fnmatchcase(facts.get(name) or "", wanted):
                 return False
-        if self.chance is not None and self.kind in STANDING:
+        if self.probability is not None and self.kind in ACTIVE_UNTIL_REMOVED:
             subject = facts.get("client_order_id") if self.kind is not FaultKind.DOUBLE_EXIT else None
-            return self.chance.strikes(subject or facts.get("symbol") or "")
+            return self.probability.affects(subject or facts.get("symbol") or "")
         return True
 
-    def most(self, qty: Decimal) -> Decimal | None:
+    def max_fill_qty(self, qty: Decimal) -> Decimal | None:
         """How many of an order's `qty` shares may fill; None when the rule names no bound."""
         if self.qty is not None:
             return Decimal(self.qty)
@@ -133,86 +133,86 @@ class Fault:
     def fire(self) -> "Fault":
         """Count a firing; the rule as it fires, its particulars drawn when it fires by chance."""
         self.fired += 1
-        if self.chance is None:
+        if self.probability is None:
             return self
-        drawn = self.chance.particulars(self.fired)
-        if self.kind not in STANDING:
-            self.nth = self.matched + self.chance.gap(self.fired)
+        drawn = self.probability.draw_values(self.fired)
+        if self.kind not in ACTIVE_UNTIL_REMOVED:
+            self.nth = self.matched + self.probability.occasions_to_next(self.fired)
         return replace(self, **drawn)  # type: ignore[arg-type]  # the particulars are fields of a fault
 
-    def strike(self, subject: str) -> None:
+    def record_hit(self, subject: str) -> None:
         """Count a standing rule's effect on an order, once for each."""
-        if subject not in self.struck:
-            self.struck.append(subject)
+        if subject not in self.hit_orders:
+            self.hit_orders.append(subject)
             self.fired += 1
 
     @property
-    def spent(self) -> bool:
+    def exhausted(self) -> bool:
         return self.count > 0 and self.fired >= self.count
 
 
-class Rules(Protocol):
+class RuleSource(Protocol):
     """What makes rules: a random schedule."""
 
     def rules(self) -> list[Fault]: ...
 
 
-class FaultBook:
+class FaultRules:
     """The rules in force, and every firing of each."""
 
     def __init__(self) -> None:
-        self.faults: dict[str, Fault] = {}
-        self._given = 0
-        self._healed: Counter[str] = Counter()  # firings of rules that were lifted
+        self.rules: dict[str, Fault] = {}
+        self._added_count = 0
+        self._removed_firings: Counter[str] = Counter()  # firings of rules that were lifted
 
     def add(self, fault: Fault) -> Fault:
         """Put a rule in force; it keeps its id, or gets one."""
-        self._given += 1
-        fault.id = fault.id or f"fault-{self._given}"
-        self.faults[fault.id] = fault
+        self._added_count += 1
+        fault.id = fault.id or f"fault-{self._added_count}"
+        self.rules[fault.id] = fault
         return fault
 
-    def follow(self, schedule: "Rules") -> list[Fault]:
+    def add_schedule(self, schedule: "RuleSource") -> list[Fault]:
         """Put every rule of a random schedule in force."""
         return [self.add(rule) for rule in schedule.rules()]
 
     def remove(self, fault_id: str | None = None) -> None:
         """Lift one rule, or all."""
-        for gone in list(self.faults) if fault_id is None else [fault_id]:
-            fault = self.faults.pop(gone, None)
+        for gone in list(self.rules) if fault_id is None else [fault_id]:
+            fault = self.rules.pop(gone, None)
             if fault is not None:
-                self._healed[fault.kind.value] += fault.fired
+                self._removed_firings[fault.kind.value] += fault.fired
 
     @property
     def fired(self) -> dict[str, int]:
         """How often each kind has fired, lifted rules included."""
-        total = Counter(self._healed)
-        for fault in self.faults.values():
+        total = Counter(self._removed_firings)
+        for fault in self.rules.values():
             total[fault.kind.value] += fault.fired
         return {kind: number for kind, number in sorted(total.items()) if number}
 
-    def take(self, *kinds: FaultKind, **facts: str | None) -> Fault | None:
+    def fire_matching(self, *kinds: FaultKind, **facts: str | None) -> Fault | None:
         """The first rule of these kinds that fires on these facts, counted; None when none does."""
-        for fault in self.faults.values():
-            if fault.kind not in kinds or fault.spent or not fault.accepts(facts):
+        for fault in self.rules.values():
+            if fault.kind not in kinds or fault.exhausted or not fault.matches(facts):
                 continue
             fault.matched += 1
             if fault.matched >= fault.nth:
                 return fault.fire()
         return None
 
-    def standing(self, kind: FaultKind, **facts: str | None) -> Fault | None:
+    def active(self, kind: FaultKind, **facts: str | None) -> Fault | None:
         """The first rule of this kind for these facts, until it is removed; looking does not use it up."""
-        return next((f for f in self.faults.values() if f.kind is kind and f.accepts(facts)), None)
+        return next((f for f in self.rules.values() if f.kind is kind and f.matches(facts)), None)
 
 
-def fault_from(body: dict[str, object]) -> Fault:
+def parse_fault(body: dict[str, object]) -> Fault:
     """A rule from its JSON; Refusal (422) for an unknown kind or an unknown condition."""
     rest = {name: value for name, value in body.items() if name != "kind"}
-    if rest.keys() & {"chance", "struck"}:
-        raise Refusal(422, BAD_PARAMETER, "unknown fault: chance comes with a schedule")
+    if rest.keys() & {"probability", "hit_orders"}:
+        raise ApiError(422, BAD_PARAMETER, "unknown fault: chance comes with a schedule")
     try:
         kind = FaultKind(str(body.get("kind")))
         return Fault(kind=kind, **rest)  # type: ignore[arg-type]  # an admin's JSON; a wrong name raises
     except (ValueError, TypeError) as error:
-        raise Refusal(422, BAD_PARAMETER, f"unknown fault: {error}") from None
+        raise ApiError(422, BAD_PARAMETER, f"unknown fault: {error}") from None

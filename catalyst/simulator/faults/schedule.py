@@ -4,44 +4,44 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from catalyst.simulator.faults.probability import Chance
-from catalyst.simulator.faults.rules import STANDING, Fault, FaultKind
-from catalyst.simulator.rules.wire_format import BAD_PARAMETER, Refusal
+from catalyst.simulator.faults.probability import FaultProbability
+from catalyst.simulator.faults.rules import ACTIVE_UNTIL_REMOVED, Fault, FaultKind
+from catalyst.simulator.rules.wire_format import BAD_PARAMETER, ApiError
 
-RATE: Final = 0.02
+DEFAULT_RATE: Final = 0.02
 
-SHORT: Final[list[object]] = [0.2, 0.5, 1.0, 3.0]
-LONG: Final[list[object]] = [1.0, 2.0, 5.0, 10.0]
-FIELDS: Final[list[object]] = [
+SHORT_DELAYS_S: Final[list[object]] = [0.2, 0.5, 1.0, 3.0]
+LONG_DELAYS_S: Final[list[object]] = [1.0, 2.0, 5.0, 10.0]
+FIELD_SETS: Final[list[object]] = [
     ["filled_qty"],
     ["status"],
     ["legs"],
     ["filled_avg_price", "qty"],
     ["type", "side"],
 ]
-CHOICES: Final[dict[FaultKind, dict[str, list[object]]]] = {
+VALUE_CHOICES: Final[dict[FaultKind, dict[str, list[object]]]] = {
     FaultKind.STATUS: {"status": [500, 502, 503, 504]},
     FaultKind.STATUS_BEFORE: {"status": [500, 502, 503, 504]},
     FaultKind.HTML: {"status": [200, 502, 503]},
     FaultKind.HTML_BEFORE: {"status": [502, 503]},
-    FaultKind.SLOW: {"seconds": LONG},
-    FaultKind.SLOW_BEFORE: {"seconds": LONG},
-    FaultKind.REMOVE_FIELDS: {"fields": FIELDS},
+    FaultKind.SLOW: {"seconds": LONG_DELAYS_S},
+    FaultKind.SLOW_BEFORE: {"seconds": LONG_DELAYS_S},
+    FaultKind.REMOVE_FIELDS: {"fields": FIELD_SETS},
     FaultKind.CLOCK_SKEW: {"seconds": [-90.0, -5.0, 5.0, 90.0]},
     FaultKind.PARTIAL: {"share": ["0.2", "0.5", "0.8"]},
-    FaultKind.CANCEL_DELAY: {"seconds": LONG},
-    FaultKind.VISIBILITY: {"seconds": SHORT},
-    FaultKind.POSITION_LAG: {"seconds": SHORT},
+    FaultKind.CANCEL_DELAY: {"seconds": LONG_DELAYS_S},
+    FaultKind.VISIBILITY: {"seconds": SHORT_DELAYS_S},
+    FaultKind.POSITION_LAG: {"seconds": SHORT_DELAYS_S},
     FaultKind.HALT: {"seconds": [5.0, 30.0, 300.0]},
     FaultKind.GAP: {"factor": ["0.8", "0.9", "0.97"]},
     FaultKind.STREAM_DUPLICATE: {"qty": ["2", "3"]},
-    FaultKind.STREAM_LATE: {"seconds": SHORT},
-    FaultKind.STREAM_FIELDS: {"fields": FIELDS},
+    FaultKind.STREAM_LATE: {"seconds": SHORT_DELAYS_S},
+    FaultKind.STREAM_FIELDS: {"fields": FIELD_SETS},
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Schedule:
+class FaultSchedule:
     """Which kinds happen, and at what share of their occasions: requests, orders, fills, messages or handshakes.
 
     A kind that stands against an order (`partial`, `no_trigger`, `visibility`) strikes that share of the orders;
@@ -52,7 +52,9 @@ class Schedule:
     rates: Mapping[FaultKind, float]
 
     @classmethod
-    def of(cls, seed: int, rate: float = RATE, kinds: Iterable[FaultKind] = FaultKind) -> "Schedule":
+    def uniform(
+        cls, seed: int, rate: float = DEFAULT_RATE, kinds: Iterable[FaultKind] = FaultKind
+    ) -> "FaultSchedule":
         """Every one of `kinds` at one rate."""
         return cls(seed, dict.fromkeys(kinds, rate))
 
@@ -61,34 +63,34 @@ class Schedule:
         return [self._rule(kind, rate) for kind, rate in self.rates.items() if rate > 0]
 
     def _rule(self, kind: FaultKind, rate: float) -> Fault:
-        chance = Chance(self.seed, kind.value, rate, CHOICES.get(kind, {}))
-        nth = 1 if kind in STANDING else chance.gap(0)
-        rule = Fault(kind, id=f"random-{self.seed}-{kind}", count=0, nth=nth, chance=chance)
-        if kind in STANDING:
-            for name, value in chance.particulars(0).items():
+        chance = FaultProbability(self.seed, kind.value, rate, VALUE_CHOICES.get(kind, {}))
+        nth = 1 if kind in ACTIVE_UNTIL_REMOVED else chance.occasions_to_next(0)
+        rule = Fault(kind, id=f"random-{self.seed}-{kind}", count=0, nth=nth, probability=chance)
+        if kind in ACTIVE_UNTIL_REMOVED:
+            for name, value in chance.draw_values(0).items():
                 setattr(rule, name, value)
         return rule
 
 
-def schedule_from(body: object) -> Schedule:
+def parse_schedule(body: object) -> FaultSchedule:
     """A schedule from its JSON: `seed`, and `rate` with `kinds`, or `rates` by kind. Raises Refusal (422)."""
     if not isinstance(body, dict):
-        raise Refusal(422, BAD_PARAMETER, "random must be an object")
+        raise ApiError(422, BAD_PARAMETER, "random must be an object")
     unknown = set(body) - {"seed", "rate", "kinds", "rates"}
     if unknown:
-        raise Refusal(422, BAD_PARAMETER, f"unknown in random: {', '.join(sorted(unknown))}")
+        raise ApiError(422, BAD_PARAMETER, f"unknown in random: {', '.join(sorted(unknown))}")
     try:
         seed = int(body.get("seed", 7))
         if "rates" in body:
-            rates = {FaultKind(kind): _share(rate) for kind, rate in dict(body["rates"]).items()}
-            return Schedule(seed, rates)
+            rates = {FaultKind(kind): _parse_rate(rate) for kind, rate in dict(body["rates"]).items()}
+            return FaultSchedule(seed, rates)
         kinds = [FaultKind(kind) for kind in body.get("kinds", FaultKind)]
-        return Schedule.of(seed, _share(body.get("rate", RATE)), kinds)
+        return FaultSchedule.uniform(seed, _parse_rate(body.get("rate", DEFAULT_RATE)), kinds)
     except (TypeError, ValueError) as error:
-        raise Refusal(422, BAD_PARAMETER, f"unknown schedule: {error}") from None
+        raise ApiError(422, BAD_PARAMETER, f"unknown schedule: {error}") from None
 
 
-def _share(value: object) -> float:
+def _parse_rate(value: object) -> float:
     rate = float(str(value))
     if not 0 <= rate <= 1:
         raise ValueError(f"a rate is between 0 and 1, not {value}")

@@ -13,7 +13,7 @@ from enum import StrEnum
 from catalyst.simulator.market.interface import Print
 
 
-class Reason(StrEnum):
+class HaltReason(StrEnum):
     """Why trading in a symbol stands still; the tapes have codes for each."""
 
     NEWS = "news"
@@ -30,11 +30,11 @@ class TradingStatus:
     at: datetime
     symbol: str
     halted: bool
-    reason: Reason
+    reason: HaltReason
 
 
 @dataclass(frozen=True, slots=True)
-class Bands:
+class LuldBands:
     """The limit up-limit down prices of a symbol from now on; `indicator` as the tape tells it."""
 
     at: datetime
@@ -54,45 +54,45 @@ class LateTrade:
 
 
 @dataclass(frozen=True, slots=True)
-class Withdrawn:
+class TradeCancel:
     """A trade that was told is taken back: it was cancelled, or with `error` never happened."""
 
     at: datetime
     symbol: str
     trade: Print
-    error: bool
+    is_error: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Corrected:
+class TradeCorrection:
     """A trade that was told is replaced by another of the same instant."""
 
     at: datetime
     symbol: str
     trade: Print
-    now: Print
+    replacement: Print
 
 
-Notice = TradingStatus | Bands | LateTrade | Withdrawn | Corrected
+Announcement = TradingStatus | LuldBands | LateTrade | TradeCancel | TradeCorrection
 
 
 @dataclass(slots=True)
-class Notices:
+class Announcements:
     """Everything announced so far."""
 
-    said: list[Notice] = field(default_factory=list)
+    published: list[Announcement] = field(default_factory=list)
     _listeners: list[Callable[[], None]] = field(default_factory=list)
 
-    def say(self, notice: Notice) -> None:
+    def publish(self, announcement: Announcement) -> None:
         """Announce it; whoever listens is told that there is something."""
-        self.said.append(notice)
-        self.stir()
+        self.published.append(announcement)
+        self.notify_listeners()
 
     def on_change(self, listener: Callable[[], None]) -> None:
         """Call `listener` whenever something was said, or was done to the tape by hand."""
         self._listeners.append(listener)
 
-    def stir(self) -> None:
+    def notify_listeners(self) -> None:
         """Have every listener look again."""
         for listener in self._listeners:
             listener()

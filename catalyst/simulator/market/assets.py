@@ -7,25 +7,25 @@ from uuid import UUID
 
 from catalyst.simulator.market.interface import Asset
 
-EXCHANGES: Final = {"NYSEMKT": "AMEX", "NYSEAMERICAN": "AMEX", "NYSE ARCA": "ARCA", "NYSEARCA": "ARCA"}
-KNOWN: Final = frozenset({"AMEX", "ARCA", "BATS", "NYSE", "NASDAQ", "OTC"})
-_DERIVED: Final = re.compile(r"\.(WS?|U|R|PR[A-Z]?)([A-Z])?$")  # warrants, units, rights, preferred
+EXCHANGE_ALIASES: Final = {"NYSEMKT": "AMEX", "NYSEAMERICAN": "AMEX", "NYSE ARCA": "ARCA", "NYSEARCA": "ARCA"}
+KNOWN_EXCHANGES: Final = frozenset({"AMEX", "ARCA", "BATS", "NYSE", "NASDAQ", "OTC"})
+_DERIVATIVE_SUFFIX: Final = re.compile(r"\.(WS?|U|R|PR[A-Z]?)([A-Z])?$")  # warrants, units, rights, preferred
 
 
-def asset(symbol: str, name: str, exchange: str, price: float, dollar_volume: float) -> Asset:
+def make_asset(symbol: str, name: str, exchange: str, price: float, dollar_volume: float) -> Asset:
     """A tradable listing; what it may be borrowed or lent on follows from price and liquidity.
 
     `dollar_volume` is the usual one of a day. The thresholds are assumptions: a broker finds shares of liquid
     names, lends on prices from $3, and splits shares people ask for.
     """
-    exchange = EXCHANGES.get(exchange.upper(), exchange.upper())
-    common = not _DERIVED.search(symbol)
+    exchange = EXCHANGE_ALIASES.get(exchange.upper(), exchange.upper())
+    common = not _DERIVATIVE_SUFFIX.search(symbol)
     easy = common and price >= 3 and dollar_volume >= 2e6
     return Asset(
-        id=str(identity(symbol)),
+        id=str(asset_id(symbol)),
         symbol=symbol,
         name=name or symbol,
-        exchange=exchange if exchange in KNOWN else "NASDAQ",
+        exchange=exchange if exchange in KNOWN_EXCHANGES else "NASDAQ",
         tradable=True,
         shortable=easy,
         easy_to_borrow=easy,
@@ -35,6 +35,6 @@ def asset(symbol: str, name: str, exchange: str, price: float, dollar_volume: fl
     )
 
 
-def identity(symbol: str) -> UUID:
+def asset_id(symbol: str) -> UUID:
     """The same UUID, of version 4 in shape, for the same symbol on every machine."""
     return UUID(bytes=blake2b(symbol.encode(), digest_size=16).digest(), version=4)

@@ -14,27 +14,33 @@ from zlib import crc32
 import numpy as np
 
 from catalyst.simulator.market import calendar, quote_model
-from catalyst.simulator.market.aggregation import day_bars, intraday_bars, join
+from catalyst.simulator.market.aggregation import concatenate_bars, day_bars, intraday_bars
 from catalyst.simulator.market.bar_table import BarTable
 from catalyst.simulator.market.interface import (
     Asset,
     BarColumns,
+    BestQuote,
     Floats,
-    Headline,
     Ints,
+    MarketSession,
+    NewsArticle,
     Print,
-    Quote,
-    Session,
     SnapshotColumns,
 )
-from catalyst.simulator.market.news import News
-from catalyst.simulator.market.print_windows import NEVER, Reels, dollars
-from catalyst.simulator.market.recorded_quotes import QuoteTape, Standing
-from catalyst.simulator.market.snapshots import Days, Moment, Newest, newest_trades, snapshot_columns
+from catalyst.simulator.market.news import NewsArchive
+from catalyst.simulator.market.print_windows import NO_MORE_PRINTS, PrintWindows, units_to_dollars
+from catalyst.simulator.market.recorded_quotes import QuoteRow, RecordedQuotes
+from catalyst.simulator.market.snapshots import (
+    Instant,
+    LatestTrades,
+    SessionTimes,
+    latest_trades,
+    snapshot_columns,
+)
 from catalyst.simulator.market.ticks import Ticks
 
 _ONE_DAY: Final = timedelta(days=1)
-_KEPT_HISTORIES: Final = 512
+_MAX_CACHED_HISTORIES: Final = 512
 _HOUR: Final = 3600
 
 
@@ -51,83 +57,83 @@ class BarMarket:
 
     day: date
     listings: Mapping[str, Asset]
-    tape: BarTable
+    intraday: BarTable
     daily: BarTable
     spread: Floats
     depth: Ints
-    news: News
+    news: NewsArchive
     sectors: Mapping[str, str] = field(default_factory=dict)
     history: Callable[[int], BarTable] | None = None
     ticks: Mapping[int, Ticks] = field(default_factory=dict)
-    quoted: Mapping[int, QuoteTape] = field(default_factory=dict)
-    numbers: dict[str, int] = field(init=False)
-    days: Days = field(init=False)
-    _begins: int = field(init=False)
+    recorded_quotes: Mapping[int, RecordedQuotes] = field(default_factory=dict)
+    symbol_numbers: dict[str, int] = field(init=False)
+    session_times: SessionTimes = field(init=False)
+    _day_start: int = field(init=False)
     _salt: Ints = field(init=False)
-    _reels: Reels = field(init=False)
+    _print_windows: PrintWindows = field(init=False)
     _histories: dict[int, BarTable] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.numbers = {symbol: number for number, symbol in enumerate(self.listings)}
+        self.symbol_numbers = {symbol: number for number, symbol in enumerate(self.listings)}
         self._salt = np.array([crc32(symbol.encode()) for symbol in self.listings], dtype=np.int64)
-        self._reels = Reels(self.tape, self.ticks)
-        self._begins = int(calendar.midnight(self.day).timestamp())
-        oldest = datetime.fromtimestamp(int(self.daily.start.min(initial=self._begins)), UTC)
-        self.days = Days.of(calendar.sessions(calendar.trading_day(oldest), self.day))
+        self._print_windows = PrintWindows(self.intraday, self.ticks)
+        self._day_start = int(calendar.midnight(self.day).timestamp())
+        oldest = datetime.fromtimestamp(int(self.daily.starts.min(initial=self._day_start)), UTC)
+        self.session_times = SessionTimes.of(calendar.sessions(calendar.trading_day(oldest), self.day))
 
     def assets(self) -> Mapping[str, Asset]:
         return self.listings
 
-    def session(self, day: date) -> Session | None:
+    def session(self, day: date) -> MarketSession | None:
         return calendar.session(day)
 
-    def sessions(self, start: date, end: date) -> Sequence[Session]:
+    def sessions(self, start: date, end: date) -> Sequence[MarketSession]:
         return calendar.sessions(start, end)
 
-    def headlines(self, start: datetime, end: datetime, at: datetime) -> Sequence[Headline]:
+    def headlines(self, start: datetime, end: datetime, at: datetime) -> Sequence[NewsArticle]:
         return self.news.between(start, min(end, at))
 
     def prints(self, symbol: str, after: datetime, until: datetime) -> Sequence[Print]:
-        number = self.numbers.get(symbol)
+        number = self.symbol_numbers.get(symbol)
         if number is None or until <= after:
             return []
-        return self._reels.between(number, _second(after), _second(until))
+        return self._print_windows.prints_between(number, _floor_second(after), _floor_second(until))
 
     def trades(self, symbol: str, after: datetime, until: datetime, at: datetime) -> Sequence[Print]:
         return self.prints(symbol, after, min(until, at))
 
-    def next_print(self, symbol: str, after: datetime) -> datetime | None:
-        number = self.numbers.get(symbol)
+    def next_print_time(self, symbol: str, after: datetime) -> datetime | None:
+        number = self.symbol_numbers.get(symbol)
         if number is None:
             return None
-        found = self._reels.next_time(number, _second(after))
-        return None if found == NEVER else datetime.fromtimestamp(found, UTC)
+        found = self._print_windows.next_print_time(number, _floor_second(after))
+        return None if found == NO_MORE_PRINTS else datetime.fromtimestamp(found, UTC)
 
     def last_print(self, symbol: str, at: datetime) -> Print | None:
-        number = self.numbers.get(symbol)
+        number = self.symbol_numbers.get(symbol)
         if number is None:
             return None
-        moment = self.days.moment(at)
-        stretch = self._reels.at(number, moment.at)
-        if stretch is not None and stretch.times[0] >= moment.midnight:
-            return stretch.prints[bisect_right(stretch.times, moment.at) - 1]
-        newest = self._newest(np.array([number]), moment)
+        instant = self.session_times.instant(at)
+        window = self._print_windows.window_at(number, instant.at)
+        if window is not None and window.times[0] >= instant.midnight:
+            return window.prints[bisect_right(window.times, instant.at) - 1]
+        newest = self._latest_trades(np.array([number]), instant)
         if newest.at[0] < 0:
             return None
         traded = datetime.fromtimestamp(int(newest.at[0]), UTC)
-        return Print(traded, dollars(int(newest.price[0])), int(newest.size[0]))
+        return Print(traded, units_to_dollars(int(newest.price[0])), int(newest.size[0]))
 
-    def quote(self, symbol: str, at: datetime) -> Quote | None:
-        number = self.numbers.get(symbol)
+    def quote(self, symbol: str, at: datetime) -> BestQuote | None:
+        number = self.symbol_numbers.get(symbol)
         if number is None:
             return None
-        moment = self.days.moment(at)
-        stretch = self._reels.at(number, moment.at)
-        if stretch is not None and stretch.times[0] >= moment.midnight:
-            index = bisect_right(stretch.times, moment.at) - 1
-            units, traded = stretch.units[index], stretch.times[index]
+        instant = self.session_times.instant(at)
+        window = self._print_windows.window_at(number, instant.at)
+        if window is not None and window.times[0] >= instant.midnight:
+            index = bisect_right(window.times, instant.at) - 1
+            units, traded = window.units[index], window.times[index]
         else:
-            newest = self._newest(np.array([number]), moment)
+            newest = self._latest_trades(np.array([number]), instant)
             units, traded = int(newest.price[0]), int(newest.at[0])
         if traded < 0:
             return None
@@ -137,91 +143,96 @@ class BarMarket:
             traded,
             float(self.spread[number]),
             int(self.depth[number]),
-            moment.at,
-            (moment.opens, moment.closes),
+            instant.at,
+            (instant.opens, instant.closes),
         )
-        if number in self.quoted:
-            standing = self.quoted[number].standing(moment.at, moment.midnight, units, standing)
-        return _quote(standing)
+        if number in self.recorded_quotes:
+            standing = self.recorded_quotes[number].quote_at(instant.at, instant.midnight, units, standing)
+        return _quote_of(standing)
 
-    def quotes(self, symbol: str, after: datetime, until: datetime) -> Sequence[Quote]:
-        recorded = self.quoted.get(self.numbers.get(symbol, -1))
+    def quotes(self, symbol: str, after: datetime, until: datetime) -> Sequence[BestQuote]:
+        recorded = self.recorded_quotes.get(self.symbol_numbers.get(symbol, -1))
         if recorded is not None and recorded.exact:
-            rows = recorded.between(_second(after), _second(until))
-            return [_quote(recorded.row(row)) for row in rows]
+            rows = recorded.between(_floor_second(after), _floor_second(until))
+            return [_quote_of(recorded.closing_quote(row)) for row in rows]
         instants = dict.fromkeys(trade.at for trade in self.prints(symbol, after, until))
         at_trades = (self.quote(symbol, at) for at in instants)
         return [quote for quote in at_trades if quote is not None]
 
     def snapshots(self, symbols: Sequence[str], at: datetime) -> SnapshotColumns:
-        known = [symbol for symbol in symbols if symbol in self.numbers]
-        numbers = np.array([self.numbers[symbol] for symbol in known], dtype=np.int64)
-        moment = self.days.moment(at)
-        newest = self._newest(numbers, moment)
+        known = [symbol for symbol in symbols if symbol in self.symbol_numbers]
+        numbers = np.array([self.symbol_numbers[symbol] for symbol in known], dtype=np.int64)
+        instant = self.session_times.instant(at)
+        newest = self._latest_trades(numbers, instant)
         quotes = quote_model.quotes(
             self._salt[numbers],
             newest.price,
             newest.at,
             self.spread[numbers],
             self.depth[numbers],
-            moment.at,
-            (moment.opens, moment.closes),
+            instant.at,
+            (instant.opens, instant.closes),
         )
-        finer = [(row, ticks.minute(moment.at), ticks.day(moment)) for row, ticks in self._ticked(numbers)]
-        columns = snapshot_columns(known, numbers, moment, self.tape, self.daily, newest, quotes, finer)
-        if self.quoted:
-            columns = self._as_quoted(columns, numbers, moment)
-        return replace(columns, trade_number=self._places(numbers, newest)) if finer else columns
+        finer = [
+            (row, ticks.latest_minute_bar(instant.at), ticks.running_day_bar(instant))
+            for row, ticks in self._rows_with_ticks(numbers)
+        ]
+        columns = snapshot_columns(known, numbers, instant, self.intraday, self.daily, newest, quotes, finer)
+        if self.recorded_quotes:
+            columns = self._with_recorded_quotes(columns, numbers, instant)
+        return replace(columns, trade_number=self._print_numbers(numbers, newest)) if finer else columns
 
     def bars(
         self, symbol: str, length: timedelta, start: datetime, end: datetime, at: datetime
     ) -> BarColumns:
-        number = self.numbers.get(symbol, -1)
-        moment = self.days.moment(at)
-        begin, until = _second_up(start), _second(end)
+        number = self.symbol_numbers.get(symbol, -1)
+        instant = self.session_times.instant(at)
+        begin, until = _ceil_second(start), _floor_second(end)
         if length == _ONE_DAY:
             ticks = self.ticks.get(number)
-            today = None if ticks is None else ticks.day(moment)
-            return day_bars(self.tape, self.daily, number, begin, until, moment, today)
+            today = None if ticks is None else ticks.running_day_bar(instant)
+            return day_bars(self.intraday, self.daily, number, begin, until, instant, today)
         seconds = int(length.total_seconds())
         if number in self.ticks:
-            return self._ticked_bars(number, seconds, begin, min(until, moment.at - seconds))
-        tables = [self.tape]
-        if self.history is not None and number >= 0 and begin < self._begins:
-            tables = [self._history(number), self.tape]
-        return intraday_bars(tables, number, seconds, begin, min(until, moment.at - seconds))
+            return self._bars_of_ticks(number, seconds, begin, min(until, instant.at - seconds))
+        tables = [self.intraday]
+        if self.history is not None and number >= 0 and begin < self._day_start:
+            tables = [self._history_of(number), self.intraday]
+        return intraday_bars(tables, number, seconds, begin, min(until, instant.at - seconds))
 
-    def _newest(self, numbers: Ints, moment: Moment) -> Newest:
-        found = newest_trades(self.tape, self.daily, self.days, numbers, moment)
-        for row, ticks in self._ticked(numbers):
-            last = ticks.until(moment.at) - 1
+    def _latest_trades(self, numbers: Ints, instant: Instant) -> LatestTrades:
+        found = latest_trades(self.intraday, self.daily, self.session_times, numbers, instant)
+        for row, ticks in self._rows_with_ticks(numbers):
+            last = ticks.count_until(instant.at) - 1
             # an official close of an earlier day may be younger than the newest tick
-            if last >= 0 and (ticks.times[last] >= moment.midnight or ticks.times[last] >= found.at[row]):
+            if last >= 0 and (ticks.times[last] >= instant.midnight or ticks.times[last] >= found.at[row]):
                 found.at[row], found.price[row] = ticks.times[last], ticks.units[last]
                 found.size[row] = ticks.sizes[last]
         return found
 
-    def _ticked(self, numbers: Ints) -> Iterator[tuple[int, Ticks]]:
+    def _rows_with_ticks(self, numbers: Ints) -> Iterator[tuple[int, Ticks]]:
         """Which rows of `numbers` have ticks."""
         if not self.ticks:
             return
         for row in np.flatnonzero(np.isin(numbers, list(self.ticks))).tolist():
             yield row, self.ticks[int(numbers[row])]
 
-    def _places(self, numbers: Ints, newest: Newest) -> Ints:
+    def _print_numbers(self, numbers: Ints, latest: LatestTrades) -> Ints:
         """Which print of its second the newest one is."""
         places = np.zeros(len(numbers), dtype=np.int64)
-        for row, ticks in self._ticked(numbers):
-            at = int(newest.at[row])
-            places[row] = max(ticks.until(at) - 1 - ticks.before(at), 0)
+        for row, ticks in self._rows_with_ticks(numbers):
+            at = int(latest.at[row])
+            places[row] = max(ticks.count_until(at) - 1 - ticks.count_before(at), 0)
         return places
 
-    def _as_quoted(self, columns: SnapshotColumns, numbers: Ints, moment: Moment) -> SnapshotColumns:
+    def _with_recorded_quotes(
+        self, columns: SnapshotColumns, numbers: Ints, instant: Instant
+    ) -> SnapshotColumns:
         """The snapshot with the recorded quotes of the rows that have any."""
         names = ("quote_at", "bid", "ask", "bid_size", "ask_size")
         own = {name: np.array(getattr(columns, name)) for name in names}
-        at = datetime.fromtimestamp(moment.at, UTC)
-        for row in np.flatnonzero(np.isin(numbers, list(self.quoted))).tolist():
+        at = datetime.fromtimestamp(instant.at, UTC)
+        for row in np.flatnonzero(np.isin(numbers, list(self.recorded_quotes))).tolist():
             quote = self.quote(columns.symbols[row], at)
             if quote is not None:
                 own["quote_at"][row] = int(quote.at.timestamp())
@@ -236,30 +247,32 @@ class BarMarket:
             ask_size=own["ask_size"],
         )
 
-    def _ticked_bars(self, number: int, seconds: int, begin: int, until: int) -> BarColumns:
+    def _bars_of_ticks(self, number: int, seconds: int, begin: int, until: int) -> BarColumns:
         """Today's bars from the ticks, older and very long ones from the tape's minutes."""
-        fine_from = until + 1 if seconds > _HOUR else self._begins
-        coarse = intraday_bars([self.tape], number, seconds, begin, min(until, fine_from - 1))
-        return join([coarse, self.ticks[number].bars(seconds, max(begin, fine_from), until)])
+        fine_from = until + 1 if seconds > _HOUR else self._day_start
+        coarse = intraday_bars([self.intraday], number, seconds, begin, min(until, fine_from - 1))
+        return concatenate_bars([coarse, self.ticks[number].bars(seconds, max(begin, fine_from), until)])
 
-    def _history(self, number: int) -> BarTable:
+    def _history_of(self, number: int) -> BarTable:
         assert self.history is not None
         if number not in self._histories:
-            if len(self._histories) >= _KEPT_HISTORIES:
+            if len(self._histories) >= _MAX_CACHED_HISTORIES:
                 self._histories.clear()
             self._histories[number] = self.history(number)
         return self._histories[number]
 
 
-def _quote(standing: Standing) -> Quote:
+def _quote_of(standing: QuoteRow) -> BestQuote:
     since, bid, ask, bid_size, ask_size = standing
-    return Quote(datetime.fromtimestamp(since, UTC), dollars(bid), dollars(ask), bid_size, ask_size)
+    return BestQuote(
+        datetime.fromtimestamp(since, UTC), units_to_dollars(bid), units_to_dollars(ask), bid_size, ask_size
+    )
 
 
-def _second(at: datetime) -> int:
+def _floor_second(at: datetime) -> int:
     """The last whole second not after `at`: prints happen on whole seconds."""
     return int(at.timestamp() // 1)
 
 
-def _second_up(at: datetime) -> int:
+def _ceil_second(at: datetime) -> int:
     return -int(-at.timestamp() // 1)

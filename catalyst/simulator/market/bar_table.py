@@ -9,7 +9,7 @@ import numpy as np
 from catalyst.simulator.market import intrabar_path
 from catalyst.simulator.market.interface import Floats, Ints
 
-SECONDS: Final = 1 << 34  # more than any epoch second: room for the time in a key
+KEY_STRIDE: Final = 1 << 34  # more than any epoch second: room for the time in a key
 PRICES: Final = ("open", "high", "low", "close")
 
 
@@ -29,14 +29,14 @@ class BarTable:
     close: Ints
     volume: Ints
     step: Ints  # seconds, per symbol number
-    shares: Ints = field(init=False)
-    value: Ints = field(init=False)
+    cumulative_shares: Ints = field(init=False)
+    cumulative_value: Ints = field(init=False)
 
     def __post_init__(self) -> None:
-        whole = intrabar_path.walk(
-            self.open, self.high, self.low, self.close, self.volume, self.step[self.number]
+        whole = intrabar_path.build_path(
+            self.open, self.high, self.low, self.close, self.volume, self.step[self.symbol_numbers]
         )
-        value = np.rint(intrabar_path.mean(whole, whole.count - 1) * self.volume).astype(np.int64)
+        value = np.rint(intrabar_path.mean_price(whole, whole.count - 1) * self.volume).astype(np.int64)
         object.__setattr__(self, "shares", np.concatenate(([0], np.cumsum(self.volume))))
         object.__setattr__(self, "value", np.concatenate(([0], np.cumsum(value))))
 
@@ -61,7 +61,7 @@ class BarTable:
         ]
         shares = np.rint(np.nan_to_num(volume, nan=-1.0))
         shares = np.where(volume > 0, np.maximum(shares, 1), shares).astype(np.int64)
-        key = number * SECONDS + start
+        key = number * KEY_STRIDE + start
         order = np.argsort(key, kind="stable")
         order = order[shares[order] != 0]
         open_, high, low, close = (column[order] for column in units)
@@ -71,7 +71,7 @@ class BarTable:
         wrong[1:] |= key[1:] == key[:-1]
         if wrong.any():
             row = int(np.argmax(wrong))
-            symbol, at = symbols[int(key[row] // SECONDS)], np.datetime64(int(key[row] % SECONDS), "s")
+            symbol, at = symbols[int(key[row] // KEY_STRIDE)], np.datetime64(int(key[row] % KEY_STRIDE), "s")
             raise ValueError(
                 f"{int(wrong.sum())} rows are not bars: a price not positive, open or close outside [low, high], "
                 f"a negative volume, or a duplicate; the first is {symbol} at {at}Z"
@@ -79,43 +79,43 @@ class BarTable:
         return cls(key, open_, high, low, close, shares, step)
 
     @property
-    def number(self) -> Ints:
+    def symbol_numbers(self) -> Ints:
         """The symbol number of each row."""
-        return self.key // SECONDS
+        return self.key // KEY_STRIDE
 
     @property
-    def start(self) -> Ints:
+    def starts(self) -> Ints:
         """The start of each row, epoch seconds."""
-        return self.key % SECONDS
+        return self.key % KEY_STRIDE
 
-    def last(self, numbers: Ints, at: int) -> Ints:
+    def last_rows(self, numbers: Ints, at: int) -> Ints:
         """The row of the newest bar of each number that starts by `at` (epoch seconds); -1 without one."""
-        rows = np.searchsorted(self.key, numbers * SECONDS + at, side="right") - 1
+        rows = np.searchsorted(self.key, numbers * KEY_STRIDE + at, side="right") - 1
         if not len(self.key):
             return rows
-        mine = (rows >= 0) & (self.key[np.maximum(rows, 0)] >= numbers * SECONDS)
+        mine = (rows >= 0) & (self.key[np.maximum(rows, 0)] >= numbers * KEY_STRIDE)
         return np.where(mine, rows, -1)
 
-    def first(self, numbers: Ints, at: int) -> Ints:
+    def first_rows(self, numbers: Ints, at: int) -> Ints:
         """The row where bars of each number that start at `at` or later begin."""
-        return np.searchsorted(self.key, numbers * SECONDS + at)
+        return np.searchsorted(self.key, numbers * KEY_STRIDE + at)
 
-    def between(self, number: int, start: int, end: int) -> slice:
+    def row_slice(self, number: int, start: int, end: int) -> slice:
         """The rows of `number` that start in [start, end)."""
         low, high = np.searchsorted(
-            self.key, number * SECONDS + np.array([max(start, 0), max(end, start, 0)])
+            self.key, number * KEY_STRIDE + np.array([max(start, 0), max(end, start, 0)])
         )
         return slice(int(low), int(high))
 
-    def walk(self, rows: Ints) -> intrabar_path.Walk:
+    def paths(self, rows: Ints) -> intrabar_path.IntrabarPath:
         """The walks of `rows`; a negative row gives some walk, to be masked by the caller."""
-        return intrabar_path.walk(
+        return intrabar_path.build_path(
             self.open[rows],
             self.high[rows],
             self.low[rows],
             self.close[rows],
             self.volume[rows],
-            self.step[self.key[rows] // SECONDS],
+            self.step[self.key[rows] // KEY_STRIDE],
         )
 
     def extremes(self, begin: Ints, end: Ints) -> tuple[Ints, Ints]:
@@ -138,7 +138,7 @@ class BarTable:
         return np.where(full, high, 0), np.where(full, low, np.iinfo(np.int64).max)
 
 
-def concatenate(tables: Sequence[BarTable]) -> BarTable:
+def concatenate_tables(tables: Sequence[BarTable]) -> BarTable:
     """All bars of tables over the same symbol numbers."""
     if len(tables) == 1:
         return tables[0]

@@ -8,41 +8,45 @@ from functools import lru_cache
 from typing import Final
 
 from catalyst.clock import NEW_YORK
-from catalyst.simulator.market.interface import Session
+from catalyst.simulator.market.interface import MarketSession
 
-FIRST: Final = date(1995, 1, 2)
-LAST: Final = date(2035, 12, 31)
+FIRST_DAY: Final = date(1995, 1, 2)
+LAST_DAY: Final = date(2035, 12, 31)
 EXTENDED_OPEN: Final = time(4, 0)
 EXTENDED_CLOSE: Final = time(20, 0)
 
 
-def session(day: date) -> Session | None:
+def session(day: date) -> MarketSession | None:
     """The regular session of `day`; None when the exchange is closed."""
     found = sessions(day, day)
     return found[0] if found else None
 
 
-def sessions(start: date, end: date) -> Sequence[Session]:
+def sessions(start: date, end: date) -> Sequence[MarketSession]:
     """The regular sessions of [start, end], in order; nothing outside 1995 to 2035."""
-    days, opens, closes = _new_york()
+    days, opens, closes = _nyse_sessions()
     rows = range(bisect_left(days, start), bisect_right(days, end))
     return [
-        Session(days[i], datetime.fromtimestamp(opens[i], UTC), datetime.fromtimestamp(closes[i], UTC))
+        MarketSession(days[i], datetime.fromtimestamp(opens[i], UTC), datetime.fromtimestamp(closes[i], UTC))
         for i in rows
     ]
 
 
-def session_of(day: date) -> Session:
+def session_of(day: date) -> MarketSession:
     """The regular session of `day`. Raises ValueError, naming the next one, when the exchange is closed."""
     found = session(day)
     if found is None:
         following = sessions(day, day + timedelta(days=14))
-        advice = f"the next one is {following[0].day}" if following else f"choose one from {FIRST} to {LAST}"
+        advice = (
+            f"the next one is {following[0].day}"
+            if following
+            else f"choose one from {FIRST_DAY} to {LAST_DAY}"
+        )
         raise ValueError(f"{day} has no session of the New York Stock Exchange; {advice}")
     return found
 
 
-def sessions_before(day: date, count: int) -> Sequence[Session]:
+def sessions_before(day: date, count: int) -> Sequence[MarketSession]:
     """The last `count` sessions before `day`, in order."""
     return sessions(day - timedelta(days=count * 2 + 10), day - timedelta(days=1))[-count:]
 
@@ -58,13 +62,15 @@ def trading_day(at: datetime) -> date:
 
 
 @lru_cache(maxsize=1)
-def _new_york() -> tuple[list[date], list[int], list[int]]:
+def _nyse_sessions() -> tuple[list[date], list[int], list[int]]:
     """Days, opens and closes (epoch seconds), with fixed bounds: the package's own follow the wall clock."""
     import exchange_calendars
 
     with warnings.catch_warnings():
         # exchange_calendars 4.13 reads Series.values, which pandas 3.1 announces to change in version 4
         warnings.simplefilter("ignore", DeprecationWarning)
-        calendar = exchange_calendars.get_calendar("XNYS", start=FIRST.isoformat(), end=LAST.isoformat())
+        calendar = exchange_calendars.get_calendar(
+            "XNYS", start=FIRST_DAY.isoformat(), end=LAST_DAY.isoformat()
+        )
     days = [stamp.date() for stamp in calendar.sessions]
     return days, (calendar.opens_nanos // 10**9).tolist(), (calendar.closes_nanos // 10**9).tolist()

@@ -31,13 +31,13 @@ class Print:
     update: str = ""
 
     @property
-    def valid(self) -> bool:
+    def is_valid(self) -> bool:
         """False once it was taken back."""
         return self.update in ("", "corrected")
 
 
 @dataclass(frozen=True, slots=True)
-class Quote:
+class BestQuote:
     """The best bid and offer from `at` on, until the next one; sizes in shares."""
 
     at: datetime
@@ -64,7 +64,7 @@ class Asset:
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
+class MarketSession:
     """One regular trading session; `open` and `close` in UTC."""
 
     day: date
@@ -73,7 +73,7 @@ class Session:
 
 
 @dataclass(frozen=True, slots=True)
-class Headline:
+class NewsArticle:
     """One article; visible from `published` on."""
 
     id: int
@@ -125,11 +125,11 @@ class Market(Protocol):
         """Every listing by symbol."""
         ...
 
-    def session(self, day: date) -> Session | None:
+    def session(self, day: date) -> MarketSession | None:
         """The regular session of `day`; None when the exchange is closed."""
         ...
 
-    def sessions(self, start: date, end: date) -> Sequence[Session]:
+    def sessions(self, start: date, end: date) -> Sequence[MarketSession]:
         """The regular sessions of [start, end], in order."""
         ...
 
@@ -145,15 +145,15 @@ class Market(Protocol):
         """The newest trade not after `at`."""
         ...
 
-    def quote(self, symbol: str, at: datetime) -> Quote | None:
+    def quote(self, symbol: str, at: datetime) -> BestQuote | None:
         """The best bid and offer at `at`."""
         ...
 
-    def quotes(self, symbol: str, after: datetime, until: datetime) -> Sequence[Quote]:
+    def quotes(self, symbol: str, after: datetime, until: datetime) -> Sequence[BestQuote]:
         """The quotes of (after, until], in time order: those recorded, else those that stood at each trade."""
         ...
 
-    def next_print(self, symbol: str, after: datetime) -> datetime | None:
+    def next_print_time(self, symbol: str, after: datetime) -> datetime | None:
         """When the first trade after `after` happens; None when the tape ends before."""
         ...
 
@@ -170,6 +170,6 @@ class Market(Protocol):
         """
         ...
 
-    def headlines(self, start: datetime, end: datetime, at: datetime) -> Sequence[Headline]:
+    def headlines(self, start: datetime, end: datetime, at: datetime) -> Sequence[NewsArticle]:
         """The articles published in [start, end] and by `at`, in time order."""
         ...

@@ -25,26 +25,26 @@ SHARES_PER_PRINT: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Walk:
+class IntrabarPath:
     """The walks of many bars, one per row; turning points are print numbers."""
 
     step: Ints  # seconds
     volume: Ints
     count: Ints  # prints, at least one
     open: Ints
-    first: Ints  # the extreme reached first
-    second: Ints
+    first_extreme: Ints  # the extreme reached first
+    second_extreme: Ints
     close: Ints
-    turn_first: Ints
-    turn_second: Ints
+    first_extreme_print: Ints
+    second_extreme_print: Ints
 
 
-def tick(price: Ints) -> Ints:
+def tick_units(price: Ints) -> Ints:
     """The price grid at `price`: a cent from $1 up, a hundredth of a cent below."""
     return np.where(price >= UNITS, CENT, 1)
 
 
-def walk(open_: Ints, high: Ints, low: Ints, close: Ints, volume: Ints, step: Ints) -> Walk:
+def build_path(open_: Ints, high: Ints, low: Ints, close: Ints, volume: Ints, step: Ints) -> IntrabarPath:
     """Lay the walk of each bar.
 
     A bar with fewer shares than distinct prices still prints each of them, some with size 0.
@@ -62,79 +62,107 @@ def walk(open_: Ints, high: Ints, low: Ints, close: Ints, volume: Ints, step: In
     turn_first = np.clip(turn_first, needs[0], last - needs[1] - needs[2])
     turn_second = (2 * last * (legs[0] + legs[1]) + length) // (2 * length)
     turn_second = np.clip(turn_second, turn_first + needs[1], last - needs[2])
-    return Walk(step, volume, count, open_, first, second, close, turn_first, turn_second)
+    return IntrabarPath(step, volume, count, open_, first, second, close, turn_first, turn_second)
 
 
-def offset(walk: Walk, number: Ints) -> Ints:
+def print_offset(bar_path: IntrabarPath, number: Ints) -> Ints:
     """Seconds from the bar's start to print `number`."""
-    return number * walk.step // walk.count
+    return number * bar_path.step // bar_path.count
 
 
-def newest(walk: Walk, elapsed: Ints) -> Ints:
+def last_print_number(bar_path: IntrabarPath, elapsed: Ints) -> Ints:
     """The number of the newest print not later than `elapsed` seconds (>= 0) after the bar's start."""
-    number: Ints = np.minimum(walk.count - 1, ((elapsed + 1) * walk.count - 1) // walk.step)
+    number: Ints = np.minimum(bar_path.count - 1, ((elapsed + 1) * bar_path.count - 1) // bar_path.step)
     return number
 
 
-def oldest(walk: Walk, elapsed: Ints) -> Ints:
+def first_print_number(bar_path: IntrabarPath, elapsed: Ints) -> Ints:
     """The number of the oldest print not earlier than `elapsed` seconds; `count` when there is none."""
-    number: Ints = np.minimum(-(-elapsed * walk.count // walk.step), walk.count)
+    number: Ints = np.minimum(-(-elapsed * bar_path.count // bar_path.step), bar_path.count)
     return number
 
 
-def price(walk: Walk, number: Ints) -> Ints:
+def print_price(bar_path: IntrabarPath, number: Ints) -> Ints:
     """The price of print `number`."""
-    on_first = number <= walk.turn_first
-    on_second = number <= walk.turn_second
-    start = np.where(on_first, walk.open, np.where(on_second, walk.first, walk.second))
-    end = np.where(on_first, walk.first, np.where(on_second, walk.second, walk.close))
-    begins = np.where(on_first, 0, np.where(on_second, walk.turn_first, walk.turn_second))
-    ends = np.where(on_first, walk.turn_first, np.where(on_second, walk.turn_second, walk.count - 1))
+    on_first = number <= bar_path.first_extreme_print
+    on_second = number <= bar_path.second_extreme_print
+    start = np.where(
+        on_first, bar_path.open, np.where(on_second, bar_path.first_extreme, bar_path.second_extreme)
+    )
+    end = np.where(
+        on_first, bar_path.first_extreme, np.where(on_second, bar_path.second_extreme, bar_path.close)
+    )
+    begins = np.where(
+        on_first, 0, np.where(on_second, bar_path.first_extreme_print, bar_path.second_extreme_print)
+    )
+    ends = np.where(
+        on_first,
+        bar_path.first_extreme_print,
+        np.where(on_second, bar_path.second_extreme_print, bar_path.count - 1),
+    )
     done = number - begins
     span = np.maximum(ends - begins, 1)
     exact = start + (end - start) * done // span
-    grid = tick(exact)
+    grid = tick_units(exact)
     near = np.clip((exact + grid // 2) // grid * grid, np.minimum(start, end), np.maximum(start, end))
     return np.where(done == 0, start, np.where(number == ends, end, near))
 
 
-def traded(walk: Walk, number: Ints) -> Ints:
+def cumulative_shares(bar_path: IntrabarPath, number: Ints) -> Ints:
     """Shares traded up to and including print `number`; 0 for number -1."""
-    return (number + 1) * walk.volume // walk.count
+    return (number + 1) * bar_path.volume // bar_path.count
 
 
-def size(walk: Walk, number: Ints) -> Ints:
+def print_size(bar_path: IntrabarPath, number: Ints) -> Ints:
     """Shares of print `number`."""
-    return traded(walk, number) - traded(walk, number - 1)
+    return cumulative_shares(bar_path, number) - cumulative_shares(bar_path, number - 1)
 
 
-def highest(walk: Walk, start: Ints, end: Ints) -> Ints:
+def highest_price(bar_path: IntrabarPath, start: Ints, end: Ints) -> Ints:
     """The highest of the prints `start` to `end`, both included."""
-    ends = np.maximum(price(walk, start), price(walk, end))
-    top = np.maximum(walk.first, walk.second)
-    turn = np.where(walk.first >= walk.second, walk.turn_first, walk.turn_second)
+    ends = np.maximum(print_price(bar_path, start), print_price(bar_path, end))
+    top = np.maximum(bar_path.first_extreme, bar_path.second_extreme)
+    turn = np.where(
+        bar_path.first_extreme >= bar_path.second_extreme,
+        bar_path.first_extreme_print,
+        bar_path.second_extreme_print,
+    )
     return np.where((start <= turn) & (turn <= end), top, ends)
 
 
-def lowest(walk: Walk, start: Ints, end: Ints) -> Ints:
+def lowest_price(bar_path: IntrabarPath, start: Ints, end: Ints) -> Ints:
     """The lowest of the prints `start` to `end`, both included."""
-    ends = np.minimum(price(walk, start), price(walk, end))
-    bottom = np.minimum(walk.first, walk.second)
-    turn = np.where(walk.first < walk.second, walk.turn_first, walk.turn_second)
+    ends = np.minimum(print_price(bar_path, start), print_price(bar_path, end))
+    bottom = np.minimum(bar_path.first_extreme, bar_path.second_extreme)
+    turn = np.where(
+        bar_path.first_extreme < bar_path.second_extreme,
+        bar_path.first_extreme_print,
+        bar_path.second_extreme_print,
+    )
     return np.where((start <= turn) & (turn <= end), bottom, ends)
 
 
-def mean(walk: Walk, number: Ints) -> Floats:
+def mean_price(bar_path: IntrabarPath, number: Ints) -> Floats:
     """The average price of prints 0 to `number`, in units: what their volume-weighted price would be."""
-    area = np.zeros(np.broadcast_shapes(walk.open.shape, number.shape))
+    area = np.zeros(np.broadcast_shapes(bar_path.open.shape, number.shape))
     legs = (
-        (walk.open, walk.first, np.zeros_like(walk.turn_first), walk.turn_first),
-        (walk.first, walk.second, walk.turn_first, walk.turn_second),
-        (walk.second, walk.close, walk.turn_second, walk.count - 1),
+        (
+            bar_path.open,
+            bar_path.first_extreme,
+            np.zeros_like(bar_path.first_extreme_print),
+            bar_path.first_extreme_print,
+        ),
+        (
+            bar_path.first_extreme,
+            bar_path.second_extreme,
+            bar_path.first_extreme_print,
+            bar_path.second_extreme_print,
+        ),
+        (bar_path.second_extreme, bar_path.close, bar_path.second_extreme_print, bar_path.count - 1),
     )
     for start, end, begins, ends in legs:
         done = np.clip(number, begins, ends) - begins
         slope = (end - start) / np.maximum(ends - begins, 1)
         area += (start + slope * done / 2) * done
-    average: Floats = np.where(number > 0, area / np.maximum(number, 1), walk.open)
+    average: Floats = np.where(number > 0, area / np.maximum(number, 1), bar_path.open)
     return average

@@ -5,25 +5,25 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from catalyst.simulator.market.interface import Headline
+from catalyst.simulator.market.interface import NewsArticle
 
 
 @dataclass(slots=True)
-class News:
+class NewsArchive:
     """Every article of a market; `ids` rise with time."""
 
-    articles: Sequence[Headline]
+    articles: Sequence[NewsArticle]
     _times: list[datetime] = field(init=False)
 
     def __post_init__(self) -> None:
         self._times = [article.published for article in self.articles]
 
-    def between(self, start: datetime, end: datetime) -> Sequence[Headline]:
+    def between(self, start: datetime, end: datetime) -> Sequence[NewsArticle]:
         """The articles published in [start, end], in time order."""
         return self.articles[bisect_left(self._times, start) : bisect_right(self._times, end)]
 
 
-def collect(rows: Iterable[tuple[datetime, str, str, str, str, str]]) -> News:
+def collect_news(rows: Iterable[tuple[datetime, str, str, str, str, str]]) -> NewsArchive:
     """News from (published, symbol, title, summary, source, url) rows in any order.
 
     One story is one article: rows that share time, title, source and address become one with all their
@@ -32,9 +32,9 @@ def collect(rows: Iterable[tuple[datetime, str, str, str, str, str]]) -> News:
     stories: dict[tuple[datetime, str, str, str], tuple[str, set[str]]] = {}
     for published, symbol, title, summary, source, url in rows:
         stories.setdefault((published, title, source, url), (summary, set()))[1].add(symbol)
-    return News(
+    return NewsArchive(
         [
-            Headline(number, published, title, summary, source, url, tuple(sorted(symbols)))
+            NewsArticle(number, published, title, summary, source, url, tuple(sorted(symbols)))
             for number, ((published, title, source, url), (summary, symbols)) in enumerate(
                 sorted(stories.items()), start=1
             )

@@ -8,104 +8,106 @@ from typing import Final
 import numpy as np
 
 from catalyst.simulator.market import calendar
-from catalyst.simulator.market.aggregation import join, take
-from catalyst.simulator.market.announcements import Corrected, Withdrawn
+from catalyst.simulator.market.aggregation import concatenate_bars, select_rows
+from catalyst.simulator.market.announcements import TradeCancel, TradeCorrection
 from catalyst.simulator.market.interface import BarColumns, Market, Print
-from catalyst.simulator.market.snapshots import Moment, nothing
+from catalyst.simulator.market.snapshots import Instant, missing_bars
 from catalyst.simulator.market.ticks import Ticks
 
-OWN_NUMBERS: Final = 5_000  # `Print.number` of trades by hand begins here: never one of the tape's
-LATE_NUMBERS: Final = 9_000
+FIRST_OVERRIDE_NUMBER: Final = 5_000  # `Print.number` of trades by hand begins here: never one of the tape's
+FIRST_LATE_NUMBER: Final = 9_000
 _ONE_DAY: Final = timedelta(days=1)
 _MINUTE: Final = timedelta(minutes=1)
 _INSTANT: Final = timedelta(microseconds=1)
 _LOOKBACK: Final = timedelta(days=14)  # two sessions lie within, whatever the holidays
 
-Asked = Callable[[str, datetime, datetime, datetime], Sequence[Print]]
+TradeReader = Callable[[str, datetime, datetime, datetime], Sequence[Print]]
 
 
 @dataclass(slots=True)
-class ToldTrades:
+class ReportedTrades:
     """Trades reported late, and those taken back, each with the instant from which on that is known."""
 
     late: list[tuple[datetime, Print]] = field(default_factory=list)
     _updates: dict[tuple[datetime, int], tuple[datetime, str]] = field(default_factory=dict)
 
-    def take_back(self, notice: Withdrawn | Corrected) -> None:
+    def apply_correction(self, announcement: TradeCancel | TradeCorrection) -> None:
         """Note that a trade is no more, and what stands in its place."""
-        key = (notice.trade.at, notice.trade.number)
-        if isinstance(notice, Corrected):
-            self._updates[key] = (notice.at, "incorrect")
-            self.late.append((notice.at, replace(notice.now, update="corrected")))
+        key = (announcement.trade.at, announcement.trade.number)
+        if isinstance(announcement, TradeCorrection):
+            self._updates[key] = (announcement.at, "incorrect")
+            self.late.append((announcement.at, replace(announcement.replacement, update="corrected")))
         else:
-            self._updates[key] = (notice.at, "canceled")
+            self._updates[key] = (announcement.at, "canceled")
 
-    def told(
+    def trades_as_of(
         self, prints: Sequence[Print], after: datetime, until: datetime, at: datetime
     ) -> Sequence[Print]:
         """`prints` and the late ones of (after, until], each marked with what is known of it at `at`."""
         late = [trade for arrived, trade in self.late if arrived <= at and after < trade.at <= until]
         found = sorted([*prints, *late], key=lambda each: (each.at, each.number)) if late else prints
-        return [self._marked(each, at) for each in found] if self._updates else found
+        return [self._with_update(each, at) for each in found] if self._updates else found
 
-    def _marked(self, trade: Print, at: datetime) -> Print:
+    def _with_update(self, trade: Print, at: datetime) -> Print:
         known, update = self._updates.get((trade.at, trade.number), (at, ""))
         return replace(trade, update=update) if update and known <= at else trade
 
 
 @dataclass(frozen=True, slots=True)
-class HandMade:
+class OverrideBars:
     """The bars of `symbol` as of `at`: the market's up to `since`, then made from the trades told."""
 
     market: Market
-    trades: Asked
+    trades: TradeReader
     symbol: str
     since: datetime
     at: datetime
 
     def bars(self, length: timedelta, start: datetime, end: datetime) -> BarColumns:
         """As `Market.bars`."""
-        told = self.market.bars(self.symbol, length, start, end, self.at)
+        market_bars = self.market.bars(self.symbol, length, start, end, self.at)
         if length == _ONE_DAY:
-            return self._with_today(told, start, end)
+            return self._with_today(market_bars, start, end)
         seconds = int(length.total_seconds())
         first = int(self.since.timestamp()) // seconds * seconds
         ticks = self._ticks(datetime.fromtimestamp(first, UTC) - _INSTANT)
         begin, last = -int(-start.timestamp() // 1), int(self.at.timestamp()) - seconds
         own = ticks.bars(seconds, max(begin, first), min(int(end.timestamp()), last))
-        return join([take(told, np.flatnonzero(told.starts < first)), own])
+        return concatenate_bars([select_rows(market_bars, np.flatnonzero(market_bars.starts < first)), own])
 
-    def newest(self) -> dict[str, BarColumns]:
+    def snapshot_bars(self) -> dict[str, BarColumns]:
         """The parts of a snapshot that bars are: `minute`, `daily` and `previous`, one row each."""
         midnight = calendar.midnight(calendar.trading_day(self.at))
         minutes = self.bars(_MINUTE, midnight, self.at)
         days = self.bars(_ONE_DAY, self.at - _LOOKBACK, self.at)
-        found = {"daily": _at(days, -1), "previous": _at(days, -2)}
-        return {"minute": _at(minutes, -1), **found} if len(minutes.starts) else found
+        found = {"daily": _row_from_end(days, -1), "previous": _row_from_end(days, -2)}
+        return {"minute": _row_from_end(minutes, -1), **found} if len(minutes.starts) else found
 
     def _ticks(self, after: datetime) -> Ticks:
-        return Ticks.of([t for t in self.trades(self.symbol, after, self.at, self.at) if t.valid])
+        return Ticks.of([t for t in self.trades(self.symbol, after, self.at, self.at) if t.is_valid])
 
-    def _with_today(self, told: BarColumns, start: datetime, end: datetime) -> BarColumns:
+    def _with_today(self, market_bars: BarColumns, start: datetime, end: datetime) -> BarColumns:
         """The daily bars, today's made of what it was at `since` and the trades after."""
         day = calendar.trading_day(self.at)
         midnight, session = calendar.midnight(day), calendar.session(day)
         if session is None or not start <= midnight <= end:
-            return told
+            return market_bars
         second = int(midnight.timestamp())
-        moment = Moment(
+        instant = Instant(
             int(self.at.timestamp()), second, int(session.open.timestamp()), int(session.close.timestamp())
         )
         before = self.market.bars(self.symbol, _ONE_DAY, midnight, midnight, self.since)
-        own = self._ticks(max(self.since, midnight.astimezone(UTC) - _INSTANT)).day(moment)
-        today = _one(before, own)
-        return join([take(told, np.flatnonzero(told.starts < second)), today])
+        own = self._ticks(max(self.since, midnight.astimezone(UTC) - _INSTANT)).running_day_bar(instant)
+        today = _merge_day_bars(before, own)
+        return concatenate_bars(
+            [select_rows(market_bars, np.flatnonzero(market_bars.starts < second)), today]
+        )
 
 
-def _one(before: BarColumns, after: BarColumns) -> BarColumns:
+def _merge_day_bars(before: BarColumns, after: BarColumns) -> BarColumns:
     """Two stretches of one day as one bar; either may not be there."""
     if not len(before.starts):
-        return take(after, np.flatnonzero(after.starts >= 0))
+        return select_rows(after, np.flatnonzero(after.starts >= 0))
     if after.starts[0] < 0:
         return before
     volume = before.volume + after.volume
@@ -122,6 +124,6 @@ def _one(before: BarColumns, after: BarColumns) -> BarColumns:
     )
 
 
-def _at(bars: BarColumns, row: int) -> BarColumns:
+def _row_from_end(bars: BarColumns, row: int) -> BarColumns:
     """One row, counted from the end; none when there are too few."""
-    return take(bars, slice(row, row + 1 or None)) if len(bars.starts) >= -row else nothing(1)
+    return select_rows(bars, slice(row, row + 1 or None)) if len(bars.starts) >= -row else missing_bars(1)

@@ -16,12 +16,12 @@ from typing import Final
 import numpy as np
 
 from catalyst.simulator.market.interface import Floats, Ints
-from catalyst.simulator.market.intrabar_path import CENT, UNITS, tick
+from catalyst.simulator.market.intrabar_path import CENT, UNITS, tick_units
 
-RENEWAL: Final = 5  # seconds
-WIDE_OPEN: Final = 3.0
-SETTLING: Final = 600  # seconds after the open
-WIDE_EXTENDED: Final = 4.0
+QUOTE_INTERVAL_S: Final = 5  # seconds
+OPEN_SPREAD_FACTOR: Final = 3.0
+OPEN_SPREAD_SECONDS: Final = 600  # seconds after the open
+EXTENDED_SPREAD_FACTOR: Final = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,18 +56,18 @@ def quotes(
     """
     opens, closes = hours
     regular = opens <= at < closes
-    renewed = at // RENEWAL * RENEWAL if regular else 0
+    renewed = at // QUOTE_INTERVAL_S * QUOTE_INTERVAL_S if regular else 0
     since = np.maximum(traded_at, max(renewed, opens) if regular else 0)
-    settling = max(0.0, 1 - (at - opens) / SETTLING)
-    width = 1 + (WIDE_OPEN - 1) * settling if regular else WIDE_EXTENDED
-    grid = tick(last)
+    settling = max(0.0, 1 - (at - opens) / OPEN_SPREAD_SECONDS)
+    width = 1 + (OPEN_SPREAD_FACTOR - 1) * settling if regular else EXTENDED_SPREAD_FACTOR
+    grid = tick_units(last)
     below, above = last // grid * grid, -(-last // grid) * grid
     wanted = np.maximum(np.rint(last * spread * width / grid).astype(np.int64), 1)
     rest = np.maximum(wanted - (above - below) // grid, 0)
-    mixed = (salt % 65_521 * 40_503 + since // RENEWAL * 7_919) % 65_521
+    mixed = (salt % 65_521 * 40_503 + since // QUOTE_INTERVAL_S * 7_919) % 65_521
     lower = (rest + mixed % 2) // 2
     bid = np.maximum(below - lower * grid, 1)
-    ask = np.maximum(above + (rest - lower) * grid, bid + tick(bid))
+    ask = np.maximum(above + (rest - lower) * grid, bid + tick_units(bid))
     ask = np.where(ask >= UNITS, -(-ask // CENT) * CENT, ask)
     return QuoteColumns(since, bid, ask, depth * (1 + mixed // 2 % 3), depth * (1 + mixed // 8 % 3))
 
@@ -81,14 +81,14 @@ def one_quote(
     """
     opens, closes = hours
     regular = opens <= at < closes
-    since = max(traded_at, at // RENEWAL * RENEWAL, opens) if regular else max(traded_at, 0)
-    settling = max(0.0, 1 - (at - opens) / SETTLING)
-    width = 1 + (WIDE_OPEN - 1) * settling if regular else WIDE_EXTENDED
+    since = max(traded_at, at // QUOTE_INTERVAL_S * QUOTE_INTERVAL_S, opens) if regular else max(traded_at, 0)
+    settling = max(0.0, 1 - (at - opens) / OPEN_SPREAD_SECONDS)
+    width = 1 + (OPEN_SPREAD_FACTOR - 1) * settling if regular else EXTENDED_SPREAD_FACTOR
     grid = CENT if last >= UNITS else 1
     below, above = last // grid * grid, -(-last // grid) * grid
     wanted = max(round(last * spread * width / grid), 1)
     rest = max(wanted - (above - below) // grid, 0)
-    mixed = (salt % 65_521 * 40_503 + since // RENEWAL * 7_919) % 65_521
+    mixed = (salt % 65_521 * 40_503 + since // QUOTE_INTERVAL_S * 7_919) % 65_521
     lower = (rest + mixed % 2) // 2
     bid = max(below - lower * grid, 1)
     ask = max(above + (rest - lower) * grid, bid + (CENT if bid >= UNITS else 1))

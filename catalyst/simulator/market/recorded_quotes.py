@@ -13,11 +13,11 @@ import numpy as np
 from catalyst.simulator.market.interface import Ints
 from catalyst.simulator.market.intrabar_path import CENT, UNITS
 
-Standing = tuple[int, int, int, int, int]  # since, bid, ask, bid size, ask size
+QuoteRow = tuple[int, int, int, int, int]  # since, bid, ask, bid size, ask size
 
 
 @dataclass(frozen=True, slots=True)
-class QuoteTape:
+class RecordedQuotes:
     """Quote bars of `step` seconds in time order: epoch seconds, price units (0: no such side), shares."""
 
     step: int
@@ -30,7 +30,7 @@ class QuoteTape:
     bid_size: Ints
     ask_size: Ints
 
-    def standing(self, second: int, midnight: int, last: int, modelled: Standing) -> Standing:
+    def quote_at(self, second: int, midnight: int, last: int, modelled: QuoteRow) -> QuoteRow:
         """The quote at `second` around the newest print `last`; the model's when nothing was recorded today."""
         row = int(np.searchsorted(self.times, second, side="right")) - 1
         if row < 0 or self.times[row] < midnight:
@@ -44,9 +44,9 @@ class QuoteTape:
             return int(self.times[row]), int(bid), int(ask), *sizes
         if bid <= 0 or ask <= bid:
             return modelled
-        return modelled[0], *laid_around(last, int(ask - bid), modelled[0]), *sizes
+        return modelled[0], *quote_around(last, int(ask - bid), modelled[0]), *sizes
 
-    def row(self, row: int) -> Standing:
+    def closing_quote(self, row: int) -> QuoteRow:
         """The quote that row ends with."""
         sides = int(self.bid_close[row]), int(self.ask_close[row])
         return int(self.times[row]), *sides, int(self.bid_size[row]), int(self.ask_size[row])
@@ -57,7 +57,7 @@ class QuoteTape:
         return range(int(begin), int(end))
 
 
-def laid_around(last: int, width: int, since: int) -> tuple[int, int]:
+def quote_around(last: int, width: int, since: int) -> tuple[int, int]:
     """A bid and an offer `width` apart with the print `last` between them or on one of them, on the tick."""
     grid = CENT if last >= UNITS else 1
     below, above = last // grid * grid, -(-last // grid) * grid

@@ -14,17 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from catalyst.simulator.market import calendar, intrabar_path
-from catalyst.simulator.market.bar_table import SECONDS, BarTable
-from catalyst.simulator.market.interface import BarColumns, Floats, Ints, Session, SnapshotColumns
+from catalyst.simulator.market.bar_table import KEY_STRIDE, BarTable
+from catalyst.simulator.market.interface import BarColumns, Floats, Ints, MarketSession, SnapshotColumns
 from catalyst.simulator.market.quote_model import QuoteColumns
 
 CLOSE_SIZE: Final = 100  # shares of the print that stands for an earlier day's official close
-FIELDS: Final = ("starts", "open", "high", "low", "close", "volume", "vwap", "trades")
+BAR_FIELDS: Final = ("starts", "open", "high", "low", "close", "volume", "vwap", "trades")
 SHARES_PER_TRADE: Final = 100  # a daily bar from elsewhere does not tell its trades; this estimates them
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class Instant:
     """An instant in its New York day, epoch seconds; `opens` and `closes` are 0 on a closed day."""
 
     at: int
@@ -34,36 +34,36 @@ class Moment:
 
 
 @dataclass(slots=True)
-class Days:
+class SessionTimes:
     """When the sessions of a market began and closed, epoch seconds."""
 
     midnights: Ints
     closes: Ints
-    _known: Moment = Moment(0, 0, 0, 0)
+    _cached: Instant = Instant(0, 0, 0, 0)
     _next_midnight: int = 0
 
     @classmethod
-    def of(cls, sessions: Sequence[Session]) -> Self:
+    def of(cls, sessions: Sequence[MarketSession]) -> Self:
         """The days of `sessions`, in order."""
         midnights = [int(calendar.midnight(session.day).timestamp()) for session in sessions]
         closes = [int(session.close.timestamp()) for session in sessions]
         return cls(np.array(midnights, dtype=np.int64), np.array(closes, dtype=np.int64))
 
-    def moment(self, at: datetime) -> Moment:
+    def instant(self, at: datetime) -> Instant:
         """Where `at` lies in its day."""
         second = int(at.timestamp() // 1)
-        known = self._known
+        known = self._cached
         if known.at == second:
             return known
         if not known.midnight <= second < self._next_midnight:
-            known = self._begin(calendar.trading_day(at))
-        self._known = Moment(second, known.midnight, known.opens, known.closes)
-        return self._known
+            known = self._day_instant(calendar.trading_day(at))
+        self._cached = Instant(second, known.midnight, known.opens, known.closes)
+        return self._cached
 
-    def _begin(self, day: date) -> Moment:
+    def _day_instant(self, day: date) -> Instant:
         session = calendar.session(day)
         self._next_midnight = int(calendar.midnight(day + timedelta(days=1)).timestamp())
-        return Moment(
+        return Instant(
             0,
             int(calendar.midnight(day).timestamp()),
             int(session.open.timestamp()) if session else 0,
@@ -77,11 +77,11 @@ class Days:
 
 
 # A row, its newest finished minute and its running day, one bar each.
-Finer = tuple[int, BarColumns, BarColumns]
+FinerBars = tuple[int, BarColumns, BarColumns]
 
 
 @dataclass(frozen=True, slots=True)
-class Newest:
+class LatestTrades:
     """The newest trade of each symbol; `at` (epoch seconds) is -1 where there has been none."""
 
     at: Ints
@@ -89,131 +89,159 @@ class Newest:
     size: Ints
 
 
-def newest_trades(bars: BarTable, daily: BarTable, days: Days, numbers: Ints, moment: Moment) -> Newest:
+def latest_trades(
+    bars: BarTable, daily: BarTable, days: SessionTimes, numbers: Ints, instant: Instant
+) -> LatestTrades:
     """The newest print of each number, or the newest earlier official close when that is younger."""
     empty = np.full(len(numbers), -1)
     at, price, size = empty, empty, empty
     if len(bars.key):
-        rows = bars.last(numbers, moment.at)
-        walk = bars.walk(rows)
-        number = intrabar_path.newest(walk, moment.at - bars.key[rows] % SECONDS)
-        printed = bars.key[rows] % SECONDS + intrabar_path.offset(walk, number)
+        rows = bars.last_rows(numbers, instant.at)
+        bar_path = bars.paths(rows)
+        number = intrabar_path.last_print_number(bar_path, instant.at - bars.key[rows] % KEY_STRIDE)
+        printed = bars.key[rows] % KEY_STRIDE + intrabar_path.print_offset(bar_path, number)
         at = np.where(rows >= 0, printed, -1)
-        price, size = intrabar_path.price(walk, number), intrabar_path.size(walk, number)
+        price, size = intrabar_path.print_price(bar_path, number), intrabar_path.print_size(bar_path, number)
     if len(daily.key):
-        rows = daily.last(numbers, moment.midnight - 1)
-        closed = np.where(rows >= 0, days.close_of(daily.key[rows] % SECONDS), -1)
+        rows = daily.last_rows(numbers, instant.midnight - 1)
+        closed = np.where(rows >= 0, days.close_of(daily.key[rows] % KEY_STRIDE), -1)
         older = closed > at
         at = np.where(older, closed, at)
         price = np.where(older, daily.close[rows], price)
         size = np.where(older, CLOSE_SIZE, size)
-    return Newest(at, np.where(at >= 0, price, 0), np.where(at >= 0, size, 0))
+    return LatestTrades(at, np.where(at >= 0, price, 0), np.where(at >= 0, size, 0))
 
 
 def snapshot_columns(
     symbols: Sequence[str],
     numbers: Ints,
-    moment: Moment,
+    instant: Instant,
     bars: BarTable,
     daily: BarTable,
-    newest: Newest,
+    latest: LatestTrades,
     quotes: QuoteColumns,
-    finer: Sequence[Finer] = (),
+    finer: Sequence[FinerBars] = (),
 ) -> SnapshotColumns:
     """Everything the broker tells of `numbers` as of `moment`; some rows may be known better than by `bars`."""
-    today, previous = running_days(bars, numbers, moment), daily.last(numbers, moment.midnight - 1)
-    minute = minute_bars(bars, numbers, moment.at)
+    today, previous = (
+        running_daily_bars(bars, numbers, instant),
+        daily.last_rows(numbers, instant.midnight - 1),
+    )
+    minute = latest_minute_bars(bars, numbers, instant.at)
     if finer:
-        today, minute = copied(today), copied(minute)
+        today, minute = copy_bars(today), copy_bars(minute)
     for row, last_minute, running in finer:
-        put(minute, row, last_minute)
-        put(today, row, running)
-    has_today, traded = today.starts >= 0, newest.at >= 0
+        write_row(minute, row, last_minute)
+        write_row(today, row, running)
+    has_today, traded = today.starts >= 0, latest.at >= 0
     yesterday = daily_bars(daily, previous)
-    before = daily_bars(daily, _one_before(daily, previous))
+    before = daily_bars(daily, _previous_rows(daily, previous))
     return SnapshotColumns(
         symbols=symbols,
-        trade_at=newest.at,
-        trade_price=newest.price / intrabar_path.UNITS,
-        trade_size=newest.size,
+        trade_at=latest.at,
+        trade_price=latest.price / intrabar_path.UNITS,
+        trade_size=latest.size,
         quote_at=np.where(traded, quotes.at, -1),
         bid=np.where(traded, quotes.bid, 0) / intrabar_path.UNITS,
         ask=np.where(traded, quotes.ask, 0) / intrabar_path.UNITS,
         bid_size=np.where(traded, quotes.bid_size, 0),
         ask_size=np.where(traded, quotes.ask_size, 0),
         minute=minute,
-        daily=choose(has_today, today, yesterday),
-        previous=choose(has_today, yesterday, before),
+        daily=select_bars(has_today, today, yesterday),
+        previous=select_bars(has_today, yesterday, before),
     )
 
 
-def minute_bars(bars: BarTable, numbers: Ints, at: int) -> BarColumns:
+def latest_minute_bars(bars: BarTable, numbers: Ints, at: int) -> BarColumns:
     """The newest finished minute with a trade, of each number; `starts` -1 without one."""
     if not len(bars.key):
-        return nothing(len(numbers))
+        return missing_bars(len(numbers))
     ended = at // 60 * 60
-    rows = bars.last(numbers, ended - 1)
-    walk = bars.walk(rows)
-    start = bars.key[rows] % SECONDS
-    end = intrabar_path.newest(walk, ended - 1 - start)
-    minute = intrabar_path.offset(walk, end) // 60 * 60
-    columns = section(walk, intrabar_path.oldest(walk, minute), end, start + minute)
-    return choose(rows >= 0, columns, nothing(len(numbers)))
+    rows = bars.last_rows(numbers, ended - 1)
+    bar_path = bars.paths(rows)
+    start = bars.key[rows] % KEY_STRIDE
+    end = intrabar_path.last_print_number(bar_path, ended - 1 - start)
+    minute = intrabar_path.print_offset(bar_path, end) // 60 * 60
+    columns = bars_of_prints(
+        bar_path, intrabar_path.first_print_number(bar_path, minute), end, start + minute
+    )
+    return select_bars(rows >= 0, columns, missing_bars(len(numbers)))
 
 
-def section(walk: intrabar_path.Walk, begin: Ints, end: Ints, starts: Ints) -> BarColumns:
+def bars_of_prints(bar_path: intrabar_path.IntrabarPath, begin: Ints, end: Ints, starts: Ints) -> BarColumns:
     """The bars made of prints `begin` to `end`, both included, of each walk."""
-    open_, close = intrabar_path.price(walk, begin), intrabar_path.price(walk, end)
-    high, low = intrabar_path.highest(walk, begin, end), intrabar_path.lowest(walk, begin, end)
+    open_, close = intrabar_path.print_price(bar_path, begin), intrabar_path.print_price(bar_path, end)
+    high, low = (
+        intrabar_path.highest_price(bar_path, begin, end),
+        intrabar_path.lowest_price(bar_path, begin, end),
+    )
     # a stretch from within a bar tells its average by its four prices
-    mean: Floats = np.where(begin == 0, intrabar_path.mean(walk, end), (open_ + high + low + close) / 4)
+    mean: Floats = np.where(
+        begin == 0, intrabar_path.mean_price(bar_path, end), (open_ + high + low + close) / 4
+    )
     mean = np.clip(mean, low, high)
-    volume = intrabar_path.traded(walk, end) - intrabar_path.traded(walk, begin - 1)
-    return columns_of(starts, open_, high, low, close, volume, mean, end - begin + 1)
+    volume = intrabar_path.cumulative_shares(bar_path, end) - intrabar_path.cumulative_shares(
+        bar_path, begin - 1
+    )
+    return bars_in_dollars(starts, open_, high, low, close, volume, mean, end - begin + 1)
 
 
-def running_days(bars: BarTable, numbers: Ints, moment: Moment) -> BarColumns:
+def running_daily_bars(bars: BarTable, numbers: Ints, instant: Instant) -> BarColumns:
     """Today's bar so far, of each number; `starts` -1 before the first regular trade."""
-    if not moment.opens or not len(bars.key) or moment.at < moment.opens:
-        return nothing(len(numbers))
-    day = bars.first(numbers, moment.midnight)
-    first = bars.first(numbers, moment.opens)
-    newest = bars.last(numbers, moment.at)
-    last = np.minimum(newest, bars.first(numbers, moment.closes) - 1)
+    if not instant.opens or not len(bars.key) or instant.at < instant.opens:
+        return missing_bars(len(numbers))
+    day = bars.first_rows(numbers, instant.midnight)
+    first = bars.first_rows(numbers, instant.opens)
+    newest = bars.last_rows(numbers, instant.at)
+    last = np.minimum(newest, bars.first_rows(numbers, instant.closes) - 1)
     has = last >= first
-    walk = bars.walk(last)
-    end = intrabar_path.newest(walk, np.maximum(moment.at - bars.key[last] % SECONDS, 0))
+    bar_path = bars.paths(last)
+    end = intrabar_path.last_print_number(bar_path, np.maximum(instant.at - bars.key[last] % KEY_STRIDE, 0))
     start = np.zeros_like(end)
     high, low = bars.extremes(first, last)
-    high = np.maximum(high, intrabar_path.highest(walk, start, end))
-    low = np.minimum(low, intrabar_path.lowest(walk, start, end))
-    running = bars.walk(newest)
-    number = intrabar_path.newest(running, np.maximum(moment.at - bars.key[newest] % SECONDS, 0))
-    volume = bars.shares[newest] - bars.shares[day] + intrabar_path.traded(running, number)
-    value = (
-        bars.value[last] - bars.value[first] + intrabar_path.mean(walk, end) * intrabar_path.traded(walk, end)
+    high = np.maximum(high, intrabar_path.highest_price(bar_path, start, end))
+    low = np.minimum(low, intrabar_path.lowest_price(bar_path, start, end))
+    running = bars.paths(newest)
+    number = intrabar_path.last_print_number(
+        running, np.maximum(instant.at - bars.key[newest] % KEY_STRIDE, 0)
     )
-    shares = bars.shares[last] - bars.shares[first] + intrabar_path.traded(walk, end)
+    volume = (
+        bars.cumulative_shares[newest]
+        - bars.cumulative_shares[day]
+        + intrabar_path.cumulative_shares(running, number)
+    )
+    value = (
+        bars.cumulative_value[last]
+        - bars.cumulative_value[first]
+        + intrabar_path.mean_price(bar_path, end) * intrabar_path.cumulative_shares(bar_path, end)
+    )
+    shares = (
+        bars.cumulative_shares[last]
+        - bars.cumulative_shares[first]
+        + intrabar_path.cumulative_shares(bar_path, end)
+    )
     mean = np.clip(value / np.maximum(shares, 1), low, high)
     open_ = bars.open[np.minimum(first, len(bars.key) - 1)]
     trades = np.maximum(volume // SHARES_PER_TRADE, 1)
-    midnight = np.full(len(numbers), moment.midnight)
-    columns = columns_of(midnight, open_, high, low, intrabar_path.price(walk, end), volume, mean, trades)
-    return choose(has, columns, nothing(len(numbers)))
+    midnight = np.full(len(numbers), instant.midnight)
+    columns = bars_in_dollars(
+        midnight, open_, high, low, intrabar_path.print_price(bar_path, end), volume, mean, trades
+    )
+    return select_bars(has, columns, missing_bars(len(numbers)))
 
 
 def daily_bars(daily: BarTable, rows: Ints) -> BarColumns:
     """The daily bars in `rows`; `starts` -1 for a negative row."""
     if not len(daily.key):
-        return nothing(len(rows))
+        return missing_bars(len(rows))
     open_, high, low, close = daily.open[rows], daily.high[rows], daily.low[rows], daily.close[rows]
     volume = daily.volume[rows]
     mean, trades = (high + low + close) / 3, np.maximum(volume // SHARES_PER_TRADE, 1)
-    columns = columns_of(daily.key[rows] % SECONDS, open_, high, low, close, volume, mean, trades)
-    return choose(rows >= 0, columns, nothing(len(rows)))
+    columns = bars_in_dollars(daily.key[rows] % KEY_STRIDE, open_, high, low, close, volume, mean, trades)
+    return select_bars(rows >= 0, columns, missing_bars(len(rows)))
 
 
-def columns_of(
+def bars_in_dollars(
     starts: Ints, open_: Ints, high: Ints, low: Ints, close: Ints, volume: Ints, mean: Floats, trades: Ints
 ) -> BarColumns:
     """Bars in dollars from bars in units."""
@@ -229,31 +257,31 @@ def columns_of(
     )
 
 
-def nothing(count: int) -> BarColumns:
+def missing_bars(count: int) -> BarColumns:
     """`count` bars that are not there."""
     zero, none = np.zeros(count), np.zeros(count, dtype=np.int64)
     return BarColumns(np.full(count, -1), zero, zero, zero, zero, none, zero, none)
 
 
-def choose(first: NDArray[np.bool_], one: BarColumns, other: BarColumns) -> BarColumns:
+def select_bars(first: NDArray[np.bool_], one: BarColumns, other: BarColumns) -> BarColumns:
     """Row by row, `one` where `first` is true, else `other`."""
-    return BarColumns(*(np.where(first, getattr(one, name), getattr(other, name)) for name in FIELDS))
+    return BarColumns(*(np.where(first, getattr(one, name), getattr(other, name)) for name in BAR_FIELDS))
 
 
-def copied(bars: BarColumns) -> BarColumns:
+def copy_bars(bars: BarColumns) -> BarColumns:
     """The same bars in arrays of their own."""
-    return BarColumns(*(getattr(bars, name).copy() for name in FIELDS))
+    return BarColumns(*(getattr(bars, name).copy() for name in BAR_FIELDS))
 
 
-def put(bars: BarColumns, row: int, one: BarColumns) -> None:
+def write_row(bars: BarColumns, row: int, one: BarColumns) -> None:
     """Write the single bar `one` over a row, be it there or not."""
-    for name in FIELDS:
+    for name in BAR_FIELDS:
         getattr(bars, name)[row] = getattr(one, name)[0]
 
 
-def _one_before(daily: BarTable, rows: Ints) -> Ints:
+def _previous_rows(daily: BarTable, rows: Ints) -> Ints:
     """The row of the same symbol before each of `rows`; -1 without one."""
     if not len(daily.key):
         return rows
-    same = (rows > 0) & (daily.key[rows - 1] // SECONDS == daily.key[rows] // SECONDS)
+    same = (rows > 0) & (daily.key[rows - 1] // KEY_STRIDE == daily.key[rows] // KEY_STRIDE)
     return np.where(same, rows - 1, -1)

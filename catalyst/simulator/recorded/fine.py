@@ -17,17 +17,17 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from catalyst.simulator.market import calendar, intrabar_path
-from catalyst.simulator.market.bar_table import SECONDS, BarTable
+from catalyst.simulator.market.bar_table import KEY_STRIDE, BarTable
 from catalyst.simulator.market.interface import Floats, Ints
-from catalyst.simulator.market.recorded_quotes import QuoteTape
-from catalyst.simulator.market.snapshots import FIELDS
+from catalyst.simulator.market.recorded_quotes import RecordedQuotes
+from catalyst.simulator.market.snapshots import BAR_FIELDS
 from catalyst.simulator.market.ticks import MINUTE, Ticks
 
-QUOTE_STEPS: Final = (1, 60)
-Numbered = tuple[pa.Table, Ints, Ints]  # rows, the symbol number of each, its start in epoch seconds
+QUOTE_LENGTHS_S: Final = (1, 60)
+NumberedTable = tuple[pa.Table, Ints, Ints]  # rows, the symbol number of each, its start in epoch seconds
 
 
-def is_trades(table: pa.Table) -> bool:
+def is_trade_table(table: pa.Table) -> bool:
     """True for a table of single trades rather than bars."""
     return "price" in table.column_names and "open" not in table.column_names
 
@@ -37,7 +37,7 @@ def ticks_of_trades(table: pa.Table, number: Ints, start: Ints, until: int) -> d
 
     Raises ValueError for a price or a size that is not positive and finite.
     """
-    rows = np.flatnonzero((start < until) & _credible(table))
+    rows = np.flatnonzero((start < until) & _mask_not_suspicious(table))
     price, size = _floats(table, "price")[rows], _floats(table, "size")[rows]
     if not ((price > 0) & np.isfinite(price) & (size > 0) & np.isfinite(size)).all():
         raise ValueError("a trade has a price or a size that is not positive")
@@ -45,24 +45,24 @@ def ticks_of_trades(table: pa.Table, number: Ints, start: Ints, until: int) -> d
     order = np.lexsort((at, number[rows]))
     units = np.rint(price * intrabar_path.UNITS).astype(np.int64)
     sizes = np.maximum(np.rint(size), 1).astype(np.int64)
-    return _split(number[rows][order], start[rows][order], units[order], sizes[order])
+    return _ticks_by_number(number[rows][order], start[rows][order], units[order], sizes[order])
 
 
 def ticks_of_seconds(bars: BarTable) -> dict[int, Ticks]:
     """The ticks of bars one second long: each one's own path, all of it within its second."""
-    walk = bars.walk(np.arange(len(bars.key)))
-    rows = np.repeat(np.arange(len(bars.key)), walk.count)
-    steps = np.arange(len(rows)) - np.repeat(np.cumsum(walk.count) - walk.count, walk.count)
-    walks = bars.walk(rows)
-    return _split(
-        bars.number[rows],
-        bars.start[rows],
-        intrabar_path.price(walks, steps),
-        intrabar_path.size(walks, steps),
+    bar_path = bars.paths(np.arange(len(bars.key)))
+    rows = np.repeat(np.arange(len(bars.key)), bar_path.count)
+    steps = np.arange(len(rows)) - np.repeat(np.cumsum(bar_path.count) - bar_path.count, bar_path.count)
+    bar_paths = bars.paths(rows)
+    return _ticks_by_number(
+        bars.symbol_numbers[rows],
+        bars.starts[rows],
+        intrabar_path.print_price(bar_paths, steps),
+        intrabar_path.print_size(bar_paths, steps),
     )
 
 
-def _split(number: Ints, times: Ints, units: Ints, sizes: Ints) -> dict[int, Ticks]:
+def _ticks_by_number(number: Ints, times: Ints, units: Ints, sizes: Ints) -> dict[int, Ticks]:
     """Ticks by symbol number, from rows in (number, time) order."""
     numbers, heads = np.unique(number, return_index=True)
     ends = np.append(heads[1:], len(number))
@@ -72,15 +72,15 @@ def _split(number: Ints, times: Ints, units: Ints, sizes: Ints) -> dict[int, Tic
     }
 
 
-def minutes_of(ticks: Mapping[int, Ticks], steps: Ints) -> BarTable:
+def minute_bars_of_ticks(ticks: Mapping[int, Ticks], steps: Ints) -> BarTable:
     """The minute bars that ticks make, of every symbol number that has some."""
-    columns: dict[str, list[Ints | Floats]] = {name: [] for name in FIELDS}
+    columns: dict[str, list[Ints | Floats]] = {name: [] for name in BAR_FIELDS}
     keys: list[Ints] = []
     for number in sorted(ticks):
         own = ticks[number]
         bars = own.bars(MINUTE, 0, int(own.times[-1]))
-        keys.append(number * SECONDS + bars.starts)
-        for name in FIELDS:
+        keys.append(number * KEY_STRIDE + bars.starts)
+        for name in BAR_FIELDS:
             columns[name].append(getattr(bars, name))
 
     def units(name: str) -> Ints:
@@ -97,7 +97,7 @@ def minutes_of(ticks: Mapping[int, Ticks], steps: Ints) -> BarTable:
     )
 
 
-def uncovered(number: Ints, start: Ints, ticks: Mapping[int, Ticks]) -> Ints:
+def mask_without_ticks(number: Ints, start: Ints, ticks: Mapping[int, Ticks]) -> Ints:
     """Which bars lie on a New York day of which their symbol has no ticks, as a mask."""
     free = np.ones(len(number), dtype=bool)
     for each, own in ticks.items():
@@ -107,12 +107,12 @@ def uncovered(number: Ints, start: Ints, ticks: Mapping[int, Ticks]) -> Ints:
         for ordinal in range(first.toordinal(), last.toordinal() + 1):
             day = first + timedelta(days=ordinal - first.toordinal())
             begin, end = (int(calendar.midnight(d).timestamp()) for d in (day, day + timedelta(days=1)))
-            if own.before(end) > own.before(begin):
+            if own.count_before(end) > own.count_before(begin):
                 free[mine] &= (start[mine] < begin) | (start[mine] >= end)
     return free
 
 
-def _credible(table: pa.Table) -> NDArray[np.bool_]:
+def _mask_not_suspicious(table: pa.Table) -> NDArray[np.bool_]:
     """Which rows their recorder did not doubt."""
     if "suspicious" not in table.column_names:
         return np.ones(len(table), dtype=bool)
@@ -120,16 +120,18 @@ def _credible(table: pa.Table) -> NDArray[np.bool_]:
     return ~np.isin(marks, ["1", "true", "True"])
 
 
-def quote_tapes(tables: Sequence[Numbered], until: int, ticks: Mapping[int, Ticks]) -> dict[int, QuoteTape]:
+def quotes_by_number(
+    tables: Sequence[NumberedTable], until: int, ticks: Mapping[int, Ticks]
+) -> dict[int, RecordedQuotes]:
     """The quotes of each symbol number before `until`, from (table, numbers, starts); the finest of each.
 
     Raises ValueError for lengths other than a second or a minute.
     """
-    found: dict[int, QuoteTape] = {}
+    found: dict[int, RecordedQuotes] = {}
     told = [
-        (1, *_seconds_of_quotes(*each))
+        (1, *_second_bars_of_quotes(*each))
         if "bid_price" in each[0].column_names
-        else (_quote_step(each[2]), *each)
+        else (_quote_bar_length(each[2]), *each)
         for each in tables
     ]
     for step, table, number, start in sorted(told, key=lambda each: each[0], reverse=True):
@@ -142,14 +144,14 @@ def quote_tapes(tables: Sequence[Numbered], until: int, ticks: Mapping[int, Tick
         for n, begin, end in zip(numbers.tolist(), heads.tolist(), ends.tolist(), strict=True):
             own = slice(begin, end)
             parts = [column[own].copy() for column in (start[rows], *columns, *sizes)]
-            found[n] = QuoteTape(step, step == 1 and n in ticks, *parts)
+            found[n] = RecordedQuotes(step, step == 1 and n in ticks, *parts)
     return found
 
 
-def _seconds_of_quotes(table: pa.Table, number: Ints, start: Ints) -> Numbered:
+def _second_bars_of_quotes(table: pa.Table, number: Ints, start: Ints) -> NumberedTable:
     """Single quotes as quote bars of a second: each side as last told by the second's end, 0 before it ever was."""
     at = table["timestamp"].cast(pa.int64()).to_numpy()
-    rows = np.flatnonzero(_credible(table) & (number >= 0))
+    rows = np.flatnonzero(_mask_not_suspicious(table) & (number >= 0))
     rows = rows[np.lexsort((at[rows], number[rows]))]
     number, start = number[rows], start[rows]
     place = np.arange(len(rows))
@@ -166,9 +168,9 @@ def _seconds_of_quotes(table: pa.Table, number: Ints, start: Ints) -> Numbered:
     return pa.table(columns), number[last], start[last]
 
 
-def _quote_step(start: Ints) -> int:
+def _quote_bar_length(start: Ints) -> int:
     step = int(np.gcd.reduce(np.unique(start % 86_400)))
-    found = next((length for length in reversed(QUOTE_STEPS) if step and step % length == 0), None)
+    found = next((length for length in reversed(QUOTE_LENGTHS_S) if step and step % length == 0), None)
     if found is None or (found == 1 and step != 1):
         raise ValueError(
             f"quote bars start on multiples of {step} s; only a second or a minute can be played"

@@ -21,19 +21,19 @@ from catalyst.clock import NEW_YORK
 from catalyst.simulator.market import assets, calendar, intrabar_path, quote_model
 from catalyst.simulator.market import news as market_news
 from catalyst.simulator.market.bar_market import BarMarket
-from catalyst.simulator.market.bar_table import PRICES, SECONDS, BarTable, concatenate
+from catalyst.simulator.market.bar_table import KEY_STRIDE, PRICES, BarTable, concatenate_tables
 from catalyst.simulator.market.interface import Floats, Ints
 from catalyst.simulator.market.ticks import Ticks
 from catalyst.simulator.recorded import fine as fine_market
 
-STEPS: Final = (1, 60, 300)  # bar lengths that can be played, seconds
-USUAL_DAYS: Final = 20
+BAR_LENGTHS_S: Final = (1, 60, 300)  # bar lengths that can be played, seconds
+AVERAGE_DAYS: Final = 20
 UNKNOWN_DOLLAR_VOLUME: Final = 1e7  # of a symbol without any earlier day
 NEWS_LATENCY: Final = timedelta(seconds=60)  # from publication to the wire; an assumption
-SAME_ADJUSTMENT: Final = 0.02  # an official close further off than this is of another split adjustment
+MAX_CLOSE_DIFFERENCE: Final = 0.02  # an official close further off than this is of another split adjustment
 
 
-def load(
+def load_market(
     intraday: Path | Sequence[Path],
     daily: Path | None = None,
     headlines: Path | None = None,
@@ -54,55 +54,57 @@ def load(
     Raises ValueError for bars that are not bars, lengths other than 1 second, 1 or 5 minutes, or a day without
     a session.
     """
-    tapes, quoted = _read_all(intraday), _read_all(quotes or ())
-    day = day or max(_last_day(tape) for tape in tapes)
+    tables, quoted = _read_tables(intraday), _read_tables(quotes or ())
+    day = day or max(_last_day(intraday_bars) for intraday_bars in tables)
     calendar.session_of(day)
-    days = _read(daily, [pa.field("date", pa.date32())]) if daily else None
-    rows = _listings(listings)
+    days = _read_table(daily, [pa.field("date", pa.date32())]) if daily else None
+    rows = _read_listings(listings)
     symbols = sorted(
         set(rows).union(
-            *(pc.unique(table["symbol"]).to_pylist() for table in [*tapes, *([days] if days else [])])
+            *(pc.unique(table["symbol"]).to_pylist() for table in [*tables, *([days] if days else [])])
         )
     )
     numbers = {symbol: number for number, symbol in enumerate(symbols)}
-    ticks = _ticks(tapes, numbers, day)
-    tape = _tape(tapes, numbers, day, ticks)
-    recorded = _daily(days, numbers, day) if days else None
-    closed = _with_tape_days(recorded, tape, day)
+    ticks = _ticks_by_number(tables, numbers, day)
+    intraday_bars = _intraday_bars(tables, numbers, day, ticks)
+    recorded = _daily_bars(days, numbers, day) if days else None
+    closed = _with_derived_days(recorded, intraday_bars, day)
     if official:
-        closed = _with_official(closed, _read(official, [pa.field("date", pa.date32())]), numbers)
-    price, shares, dollars = usual(closed, len(symbols), day)
+        closed = _with_official_closes(
+            closed, _read_table(official, [pa.field("date", pa.date32())]), numbers
+        )
+    price, shares, dollars = usual_activity(closed, len(symbols), day)
     listed = {
-        symbol: assets.asset(symbol, *rows.get(symbol, ("", ""))[:2], float(price[n]), float(dollars[n]))
+        symbol: assets.make_asset(symbol, *rows.get(symbol, ("", ""))[:2], float(price[n]), float(dollars[n]))
         for n, symbol in enumerate(symbols)
     }
     return BarMarket(
         day=day,
         listings=listed,
-        tape=tape,
+        intraday=intraday_bars,
         daily=closed,
         spread=quote_model.spread_of(dollars),
         depth=quote_model.depth_of(shares),
-        news=market_news.collect(_headlines(headlines, day, news_latency)),
+        news=market_news.collect_news(_read_headlines(headlines, day, news_latency)),
         sectors={symbol: sector for symbol, (_, _, sector) in rows.items()},
         ticks=ticks,
-        quoted=fine_market.quote_tapes(
-            [(table, _numbers(table["symbol"], numbers), _seconds(table)) for table in quoted],
-            _end_of(day),
+        recorded_quotes=fine_market.quotes_by_number(
+            [(table, _symbol_numbers(table["symbol"], numbers), _start_seconds(table)) for table in quoted],
+            _end_of_day(day),
             ticks,
         ),
     )
 
 
-def usual(daily: BarTable, count: int, day: date) -> tuple[Floats, Floats, Floats]:
+def usual_activity(daily: BarTable, count: int, day: date) -> tuple[Floats, Floats, Floats]:
     """Last close, shares and dollars a day of each symbol over its last 20 sessions before `day`."""
     numbers = np.arange(count)
-    end = daily.first(numbers, int(calendar.midnight(day).timestamp()))
-    begin = np.maximum(end - USUAL_DAYS, daily.first(numbers, 0))
+    end = daily.first_rows(numbers, int(calendar.midnight(day).timestamp()))
+    begin = np.maximum(end - AVERAGE_DAYS, daily.first_rows(numbers, 0))
     had = np.maximum(end - begin, 1)
     known = end > begin
-    dollars = (daily.value[end] - daily.value[begin]) / had / intrabar_path.UNITS
-    shares = (daily.shares[end] - daily.shares[begin]) / had
+    dollars = (daily.cumulative_value[end] - daily.cumulative_value[begin]) / had / intrabar_path.UNITS
+    shares = (daily.cumulative_shares[end] - daily.cumulative_shares[begin]) / had
     last = daily.close[np.maximum(end - 1, 0)] / intrabar_path.UNITS if len(daily.key) else np.zeros(count)
     return (
         np.where(known, last, 0.0),
@@ -111,7 +113,7 @@ def usual(daily: BarTable, count: int, day: date) -> tuple[Floats, Floats, Float
     )
 
 
-def _read(file: Path, times: Sequence[pa.Field]) -> pa.Table:
+def _read_table(file: Path, times: Sequence[pa.Field]) -> pa.Table:
     """A table with `symbol` as text and the given time columns as typed."""
     if file.suffix == ".parquet":
         table = pyarrow.parquet.read_table(file)
@@ -128,60 +130,64 @@ def _read(file: Path, times: Sequence[pa.Field]) -> pa.Table:
     return table
 
 
-def _last_day(tape: pa.Table) -> date:
-    last: datetime = pc.max(tape["timestamp"]).as_py()
+def _last_day(table: pa.Table) -> date:
+    last: datetime = pc.max(table["timestamp"]).as_py()
     return calendar.trading_day(last)
 
 
-def _read_all(files: Path | Sequence[Path]) -> list[pa.Table]:
+def _read_tables(files: Path | Sequence[Path]) -> list[pa.Table]:
     """The tables of timed rows."""
     each = [files] if isinstance(files, Path) else files
-    return [_read(file, [pa.field("timestamp", pa.timestamp("us", "UTC"))]) for file in each]
+    return [_read_table(file, [pa.field("timestamp", pa.timestamp("us", "UTC"))]) for file in each]
 
 
-def _end_of(day: date) -> int:
+def _end_of_day(day: date) -> int:
     """The New York midnight that ends `day`, epoch seconds."""
     return int(calendar.midnight(day + timedelta(days=1)).timestamp())
 
 
-def _ticks(tapes: Sequence[pa.Table], numbers: Mapping[str, int], day: date) -> dict[int, Ticks]:
+def _ticks_by_number(tables: Sequence[pa.Table], numbers: Mapping[str, int], day: date) -> dict[int, Ticks]:
     """Of each symbol recorded finer than minutes, its ticks up to the end of `day`, from single trades first."""
     found: dict[int, Ticks] = {}
-    for table in sorted(tapes, key=_step, reverse=True):
-        start, number = _seconds(table), _numbers(table["symbol"], numbers)
-        if fine_market.is_trades(table):
-            found |= fine_market.ticks_of_trades(table, number, start, _end_of(day))
-        elif _step(table) == 1:
-            keep = np.flatnonzero(start < _end_of(day))
-            seconds = _table(table, list(numbers), number, start, keep, np.ones(len(numbers), dtype=np.int64))
+    for table in sorted(tables, key=_bar_length, reverse=True):
+        start, number = _start_seconds(table), _symbol_numbers(table["symbol"], numbers)
+        if fine_market.is_trade_table(table):
+            found |= fine_market.ticks_of_trades(table, number, start, _end_of_day(day))
+        elif _bar_length(table) == 1:
+            keep = np.flatnonzero(start < _end_of_day(day))
+            seconds = _bar_table(
+                table, list(numbers), number, start, keep, np.ones(len(numbers), dtype=np.int64)
+            )
             found |= fine_market.ticks_of_seconds(seconds)
     return found
 
 
-def _tape(
-    tapes: Sequence[pa.Table], numbers: Mapping[str, int], day: date, ticks: Mapping[int, Ticks]
+def _intraday_bars(
+    tables: Sequence[pa.Table], numbers: Mapping[str, int], day: date, ticks: Mapping[int, Ticks]
 ) -> BarTable:
     """The intraday bars up to the end of `day`, each symbol in one length; the minutes of what has ticks."""
-    steps = np.full(len(numbers), max(STEPS))
-    for table in sorted(tapes, key=_step, reverse=True):
-        steps[_numbers(pc.unique(table["symbol"]), numbers)] = max(_step(table), min(STEPS[1:]))
-    parts = [fine_market.minutes_of(ticks, steps)] if ticks else []
-    for table in tapes:
-        if _step(table) not in STEPS[1:]:
+    steps = np.full(len(numbers), max(BAR_LENGTHS_S))
+    for table in sorted(tables, key=_bar_length, reverse=True):
+        steps[_symbol_numbers(pc.unique(table["symbol"]), numbers)] = max(
+            _bar_length(table), min(BAR_LENGTHS_S[1:])
+        )
+    parts = [fine_market.minute_bars_of_ticks(ticks, steps)] if ticks else []
+    for table in tables:
+        if _bar_length(table) not in BAR_LENGTHS_S[1:]:
             continue
-        start, number = _seconds(table), _numbers(table["symbol"], numbers)
-        mine = (start < _end_of(day)) & (steps[number] == _step(table))
-        keep = np.flatnonzero(mine & fine_market.uncovered(number, start, ticks))
-        parts.append(_table(table, list(numbers), number, start, keep, steps))
-    return concatenate(parts)
+        start, number = _start_seconds(table), _symbol_numbers(table["symbol"], numbers)
+        mine = (start < _end_of_day(day)) & (steps[number] == _bar_length(table))
+        keep = np.flatnonzero(mine & fine_market.mask_without_ticks(number, start, ticks))
+        parts.append(_bar_table(table, list(numbers), number, start, keep, steps))
+    return concatenate_tables(parts)
 
 
-def _step(tape: pa.Table) -> int:
+def _bar_length(table: pa.Table) -> int:
     """The bar length of a tape, seconds: the greatest one that divides all its starts; 0 of single trades."""
-    if fine_market.is_trades(tape):
+    if fine_market.is_trade_table(table):
         return 0
-    step = int(np.gcd.reduce(np.unique(_seconds(tape) % 86_400)))
-    found = next((length for length in reversed(STEPS) if step and step % length == 0), None)
+    step = int(np.gcd.reduce(np.unique(_start_seconds(table) % 86_400)))
+    found = next((length for length in reversed(BAR_LENGTHS_S) if step and step % length == 0), None)
     if found is None or (found == 1 and step != 1):
         raise ValueError(
             f"bars start on multiples of {step} s; only bars of 1 second, 1 or 5 minutes can be played"
@@ -189,12 +195,12 @@ def _step(tape: pa.Table) -> int:
     return found
 
 
-def _seconds(tape: pa.Table) -> Ints:
-    seconds: Ints = tape["timestamp"].cast(pa.int64()).to_numpy() // 1_000_000
+def _start_seconds(table: pa.Table) -> Ints:
+    seconds: Ints = table["timestamp"].cast(pa.int64()).to_numpy() // 1_000_000
     return seconds
 
 
-def _numbers(symbols: pa.ChunkedArray | pa.Array, numbers: Mapping[str, int]) -> Ints:
+def _symbol_numbers(symbols: pa.ChunkedArray | pa.Array, numbers: Mapping[str, int]) -> Ints:
     """The number of each symbol."""
     encoded = pc.dictionary_encode(symbols)
     whole = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
@@ -203,7 +209,7 @@ def _numbers(symbols: pa.ChunkedArray | pa.Array, numbers: Mapping[str, int]) ->
     return found
 
 
-def _table(
+def _bar_table(
     table: pa.Table, symbols: Sequence[str], number: Ints, start: Ints, keep: Ints, steps: Ints
 ) -> BarTable:
     prices = [table[name].to_numpy()[keep] for name in PRICES]
@@ -220,11 +226,11 @@ def _midnights(dates: pa.ChunkedArray) -> Ints:
     return np.array(midnights, dtype=np.int64)[back]
 
 
-def _daily(table: pa.Table, numbers: Mapping[str, int], day: date) -> BarTable:
+def _daily_bars(table: pa.Table, numbers: Mapping[str, int], day: date) -> BarTable:
     start = _midnights(table["date"])
     keep = np.flatnonzero(start <= int(calendar.midnight(day).timestamp()))
-    return _table(
-        table, list(numbers), _numbers(table["symbol"], numbers), start, keep, _day_steps(len(numbers))
+    return _bar_table(
+        table, list(numbers), _symbol_numbers(table["symbol"], numbers), start, keep, _day_steps(len(numbers))
     )
 
 
@@ -232,53 +238,53 @@ def _day_steps(count: int) -> Ints:
     return np.full(count, 86_400)
 
 
-def _with_tape_days(recorded: BarTable | None, tape: BarTable, day: date) -> BarTable:
+def _with_derived_days(recorded: BarTable | None, intraday: BarTable, day: date) -> BarTable:
     """The daily bars, completed from the tape's regular hours for earlier days that have none."""
     parts = [recorded] if recorded is not None else []
-    start, number = tape.start, tape.number
+    start, number = intraday.starts, intraday.symbol_numbers
     first = calendar.trading_day(datetime.fromtimestamp(int(start.min()), UTC)) if len(start) else day
     for session in calendar.sessions(first, day - timedelta(days=1)):
         midnight = int(calendar.midnight(session.day).timestamp())
         rows = np.flatnonzero((start >= session.open.timestamp()) & (start < session.close.timestamp()))
         if recorded is not None:
-            key = number[rows] * SECONDS + midnight
+            key = number[rows] * KEY_STRIDE + midnight
             at = np.minimum(np.searchsorted(recorded.key, key), max(len(recorded.key) - 1, 0))
             rows = rows[recorded.key[at] != key] if len(recorded.key) else rows
         if len(rows):
-            parts.append(_one_day(tape, rows, midnight))
-    return concatenate(parts) if parts else _no_bars(len(tape.step))
+            parts.append(_aggregate_day(intraday, rows, midnight))
+    return concatenate_tables(parts) if parts else _empty_daily_bars(len(intraday.step))
 
 
-def _one_day(tape: BarTable, rows: Ints, midnight: int) -> BarTable:
+def _aggregate_day(intraday: BarTable, rows: Ints, midnight: int) -> BarTable:
     """One bar for each symbol in `rows`, which are in table order."""
-    number = tape.number[rows]
+    number = intraday.symbol_numbers[rows]
     heads = np.flatnonzero(np.concatenate(([True], number[1:] != number[:-1])))
     tails = np.append(heads[1:], len(rows)) - 1
     return BarTable(
-        number[heads] * SECONDS + midnight,
-        tape.open[rows[heads]],
-        np.maximum.reduceat(tape.high[rows], heads),
-        np.minimum.reduceat(tape.low[rows], heads),
-        tape.close[rows[tails]],
-        np.add.reduceat(tape.volume[rows], heads),
-        _day_steps(len(tape.step)),
+        number[heads] * KEY_STRIDE + midnight,
+        intraday.open[rows[heads]],
+        np.maximum.reduceat(intraday.high[rows], heads),
+        np.minimum.reduceat(intraday.low[rows], heads),
+        intraday.close[rows[tails]],
+        np.add.reduceat(intraday.volume[rows], heads),
+        _day_steps(len(intraday.step)),
     )
 
 
-def _no_bars(count: int) -> BarTable:
+def _empty_daily_bars(count: int) -> BarTable:
     none = np.zeros(0, dtype=np.int64)
     return BarTable(none, none, none, none, none, none, _day_steps(count))
 
 
-def _with_official(daily: BarTable, official: pa.Table, numbers: Mapping[str, int]) -> BarTable:
+def _with_official_closes(daily: BarTable, official: pa.Table, numbers: Mapping[str, int]) -> BarTable:
     """`daily` closing at the official prices, the range widened to hold them."""
-    number = _numbers(official["symbol"], numbers)
-    key = number * SECONDS + _midnights(official["date"])
+    number = _symbol_numbers(official["symbol"], numbers)
+    key = number * KEY_STRIDE + _midnights(official["date"])
     price = np.rint(np.nan_to_num(official["close"].to_numpy()) * intrabar_path.UNITS).astype(np.int64)
     at = np.minimum(np.searchsorted(daily.key, key), max(len(daily.key) - 1, 0))
     same = (number >= 0) & (daily.key[at] == key)
     at, price = at[same], price[same]
-    near = np.abs(price - daily.close[at]) <= SAME_ADJUSTMENT * daily.close[at]
+    near = np.abs(price - daily.close[at]) <= MAX_CLOSE_DIFFERENCE * daily.close[at]
     at, price = at[near], price[near]
     high, low, close = daily.high.copy(), daily.low.copy(), daily.close.copy()
     close[at] = price
@@ -286,11 +292,11 @@ def _with_official(daily: BarTable, official: pa.Table, numbers: Mapping[str, in
     return BarTable(daily.key, daily.open, high, low, close, daily.volume, daily.step)
 
 
-def _listings(file: Path | None) -> dict[str, tuple[str, str, str]]:
+def _read_listings(file: Path | None) -> dict[str, tuple[str, str, str]]:
     """Name, exchange and sector of each listed symbol, "" where unknown."""
     if file is None:
         return {}
-    table = _read(file, [])
+    table = _read_table(file, [])
     unknown = [""] * len(table)
     columns = [
         table[name].to_pylist() if name in table.column_names else unknown
@@ -302,13 +308,13 @@ def _listings(file: Path | None) -> dict[str, tuple[str, str, str]]:
     }
 
 
-def _headlines(
+def _read_headlines(
     file: Path | None, day: date, latency: timedelta
 ) -> list[tuple[datetime, str, str, str, str, str]]:
     """Rows for `news.collect`, nothing published after `day`."""
     if file is None:
         return []
-    table = _read(file, [pa.field("published_at", pa.timestamp("us", "UTC"))])
+    table = _read_table(file, [pa.field("published_at", pa.timestamp("us", "UTC"))])
     until = datetime.combine(day + timedelta(days=1), datetime.min.time(), NEW_YORK)
     columns = [table[name].to_pylist() for name in ("published_at", "symbol", "headline", "source", "url")]
     return [

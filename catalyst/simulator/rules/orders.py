@@ -7,18 +7,18 @@ from enum import StrEnum
 from typing import Final
 
 
-class Side(StrEnum):
+class OrderSide(StrEnum):
     BUY = "buy"
     SELL = "sell"
 
     @property
     def sign(self) -> int:
         """+1 adds shares to the account, -1 takes them."""
-        return 1 if self is Side.BUY else -1
+        return 1 if self is OrderSide.BUY else -1
 
     @property
-    def opposite(self) -> "Side":
-        return Side.SELL if self is Side.BUY else Side.BUY
+    def opposite(self) -> "OrderSide":
+        return OrderSide.SELL if self is OrderSide.BUY else OrderSide.BUY
 
 
 class OrderType(StrEnum):
@@ -45,7 +45,7 @@ class OrderClass(StrEnum):
     OTO = "oto"
 
 
-class Role(StrEnum):
+class OrderRole(StrEnum):
     """What an order is for inside its group."""
 
     PLAIN = "plain"
@@ -54,18 +54,18 @@ class Role(StrEnum):
     STOP = "stop_loss"
 
 
-class Intent(StrEnum):
+class PositionIntent(StrEnum):
     BUY_TO_OPEN = "buy_to_open"
     BUY_TO_CLOSE = "buy_to_close"
     SELL_TO_OPEN = "sell_to_open"
     SELL_TO_CLOSE = "sell_to_close"
 
     @property
-    def opens(self) -> bool:
-        return self in {Intent.BUY_TO_OPEN, Intent.SELL_TO_OPEN}
+    def opens_position(self) -> bool:
+        return self in {PositionIntent.BUY_TO_OPEN, PositionIntent.SELL_TO_OPEN}
 
 
-class Status(StrEnum):
+class OrderStatus(StrEnum):
     PENDING_NEW = "pending_new"
     ACCEPTED = "accepted"
     NEW = "new"
@@ -81,20 +81,26 @@ class Status(StrEnum):
 
 
 TERMINAL: Final = frozenset(
-    {Status.FILLED, Status.CANCELED, Status.EXPIRED, Status.REJECTED, Status.REPLACED}
+    {
+        OrderStatus.FILLED,
+        OrderStatus.CANCELED,
+        OrderStatus.EXPIRED,
+        OrderStatus.REJECTED,
+        OrderStatus.REPLACED,
+    }
 )
-LISTED_OPEN: Final = frozenset(Status) - TERMINAL - {Status.HELD}
-AT_VENUE: Final = frozenset(
-    {Status.NEW, Status.PARTIALLY_FILLED, Status.PENDING_CANCEL, Status.PENDING_REPLACE}
+OPEN_STATUSES: Final = frozenset(OrderStatus) - TERMINAL - {OrderStatus.HELD}
+VENUE_STATUSES: Final = frozenset(
+    {OrderStatus.NEW, OrderStatus.PARTIALLY_FILLED, OrderStatus.PENDING_CANCEL, OrderStatus.PENDING_REPLACE}
 )
 
 
 @dataclass(frozen=True, slots=True)
-class OrderRequest:
+class SubmitRequest:
     """What a client asked for, read but not yet judged."""
 
     symbol: str
-    side: Side
+    side: OrderSide
     type: OrderType
     time_in_force: TimeInForce
     order_class: OrderClass
@@ -132,13 +138,13 @@ class Order:
     client_order_id: str
     symbol: str
     asset_id: str
-    side: Side
+    side: OrderSide
     type: OrderType
     order_class: OrderClass
     time_in_force: TimeInForce
-    role: Role
-    intent: Intent
-    status: Status
+    role: OrderRole
+    intent: PositionIntent
+    status: OrderStatus
     created_at: datetime
     submitted_at: datetime
     updated_at: datetime
@@ -155,13 +161,15 @@ class Order:
     extended_hours: bool = False
     filled_qty: Decimal = Decimal(0)
     filled_value: Decimal = Decimal(0)  # the sum of price times quantity
-    carried_qty: Decimal = Decimal(0)  # filled under the ids this order replaces
+    inherited_filled_qty: Decimal = Decimal(0)  # filled under the ids this order replaces
     unit_reserve: Decimal = Decimal(0)  # buying power a share ties up while it may still open
     active: bool = False  # a leg that is live, whatever its status says
-    elected: bool = False  # a stop that was triggered
+    triggered: bool = False  # a stop that was triggered
     acknowledged: bool = False
-    opening: bool = False  # takes part in the symbol's next trade as in an auction
-    resting: Status | None = None  # what it was before a cancel or a replacement became pending
+    in_opening_auction: bool = False  # takes part in the symbol's next trade as in an auction
+    status_before_pending: OrderStatus | None = (
+        None  # what it was before a cancel or a replacement became pending
+    )
     parent_id: str | None = None
     legs: list[str] = field(default_factory=list)
     replaces: str | None = None
@@ -185,23 +193,23 @@ class Order:
         """
         if not self.acknowledged or (self.is_exit and not self.active):
             return False
-        return self.status in AT_VENUE or (self.status is Status.HELD and self.active)
+        return self.status in VENUE_STATUSES or (self.status is OrderStatus.HELD and self.active)
 
     @property
     def remaining(self) -> Decimal:
         return Decimal(0) if self.qty is None else self.qty - self.filled_qty
 
     @property
-    def complex(self) -> bool:
+    def is_complex(self) -> bool:
         return self.order_class is not OrderClass.SIMPLE
 
     @property
     def is_exit(self) -> bool:
         """A leg, or an order of a group made to leave a position."""
-        return self.role in {Role.TARGET, Role.STOP}
+        return self.role in {OrderRole.TARGET, OrderRole.STOP}
 
     @property
-    def average(self) -> Decimal | None:
+    def average_fill_price(self) -> Decimal | None:
         if not self.filled_qty:
             return None
         return (self.filled_value / self.filled_qty).quantize(Decimal("0.000000001"))
@@ -209,7 +217,7 @@ class Order:
     @property
     def reserve(self) -> Decimal:
         """The buying power this order ties up now."""
-        if self.terminal or not self.intent.opens:
+        if self.terminal or not self.intent.opens_position:
             return Decimal(0)
         return self.unit_reserve if self.qty is None else self.unit_reserve * self.remaining
 
@@ -223,11 +231,11 @@ class Execution:
     order_id: str
     client_order_id: str
     symbol: str
-    side: Side
+    side: OrderSide
     qty: Decimal
     price: Decimal
     cum_qty: Decimal
     leaves_qty: Decimal
-    order_status: Status
+    order_status: OrderStatus
     closing: bool  # the order was made to leave a position
     position_qty: Decimal  # after it, signed

@@ -4,20 +4,20 @@ from collections.abc import Callable
 from decimal import ROUND_DOWN, Decimal
 from typing import Final
 
-from catalyst.simulator.market.interface import Quote
-from catalyst.simulator.rules.orders import Order, OrderType, Side
+from catalyst.simulator.market.interface import BestQuote
+from catalyst.simulator.rules.orders import Order, OrderSide, OrderType
 
-FIFTY: Final = Decimal(50)
+COLLAR_PRICE_LIMIT: Final = Decimal(50)
 
 
-def far_side(quote: Quote | None, side: Side) -> tuple[Decimal, int] | None:
+def opposite_quote(quote: BestQuote | None, side: OrderSide) -> tuple[Decimal, int] | None:
     """The price and size a taker meets; None when the quote is absent, one-sided or crossed."""
     if quote is None or quote.bid <= 0 or quote.ask <= 0 or quote.bid > quote.ask:
         return None
-    return (quote.ask, quote.ask_size) if side is Side.BUY else (quote.bid, quote.bid_size)
+    return (quote.ask, quote.ask_size) if side is OrderSide.BUY else (quote.bid, quote.bid_size)
 
 
-def limit_of(order: Order) -> Decimal | None:
+def effective_limit(order: Order) -> Decimal | None:
     """The worst price the order accepts; None for one that takes what it gets.
 
     A triggered buy stop is a limit order 4 % (under $50) or 2.5 % above its stop; a triggered sell stop is a
@@ -25,71 +25,71 @@ def limit_of(order: Order) -> Decimal | None:
     """
     if order.type in {OrderType.LIMIT, OrderType.STOP_LIMIT}:
         return order.limit_price
-    if order.type is OrderType.STOP and order.side is Side.BUY and order.stop_price is not None:
-        return order.stop_price * band(order.stop_price)
+    if order.type is OrderType.STOP and order.side is OrderSide.BUY and order.stop_price is not None:
+        return order.stop_price * collar_factor(order.stop_price)
     return None
 
 
-def band(price: Decimal) -> Decimal:
+def collar_factor(price: Decimal) -> Decimal:
     """The collar on a buy without a limit."""
-    return Decimal("1.04") if price < FIFTY else Decimal("1.025")
+    return Decimal("1.04") if price < COLLAR_PRICE_LIMIT else Decimal("1.025")
 
 
 def is_stop(order: Order) -> bool:
     return order.type in {OrderType.STOP, OrderType.STOP_LIMIT, OrderType.TRAILING_STOP}
 
 
-def elects(order: Order, price: Decimal) -> bool:
+def triggers(order: Order, price: Decimal) -> bool:
     """True when a trade at `price` triggers this stop order."""
-    if not is_stop(order) or order.elected or order.stop_price is None:
+    if not is_stop(order) or order.triggered or order.stop_price is None:
         return False
-    return price >= order.stop_price if order.side is Side.BUY else price <= order.stop_price
+    return price >= order.stop_price if order.side is OrderSide.BUY else price <= order.stop_price
 
 
-def trail(order: Order, price: Decimal) -> bool:
+def update_trailing_stop(order: Order, price: Decimal) -> bool:
     """Let the high-water mark and the stop of a trailing order follow the trade; true when they moved."""
-    if order.type is not OrderType.TRAILING_STOP or order.elected:
+    if order.type is not OrderType.TRAILING_STOP or order.triggered:
         return False
-    better = order.hwm is None or (price > order.hwm if order.side is Side.SELL else price < order.hwm)
+    better = order.hwm is None or (price > order.hwm if order.side is OrderSide.SELL else price < order.hwm)
     if better:
         order.hwm = price
-        order.stop_price = price - order.side.opposite.sign * distance(order, price)
+        order.stop_price = price - order.side.opposite.sign * trail_distance(order, price)
     return better
 
 
-def distance(order: Order, price: Decimal) -> Decimal:
+def trail_distance(order: Order, price: Decimal) -> Decimal:
     """How far a trailing stop stays behind its mark."""
     if order.trail_price is not None:
         return order.trail_price
     return price * (order.trail_percent or Decimal(0)) / 100
 
 
-def within(limit: Decimal | None, side: Side, price: Decimal) -> bool:
-    return limit is None or (price <= limit if side is Side.BUY else price >= limit)
+def is_within_limit(limit: Decimal | None, side: OrderSide, price: Decimal) -> bool:
+    return limit is None or (price <= limit if side is OrderSide.BUY else price >= limit)
 
 
-def price_on_arrival(order: Order, quote: Quote | None) -> tuple[Decimal, int] | None:
+def price_on_arrival(order: Order, quote: BestQuote | None) -> tuple[Decimal, int] | None:
     """What an order meets as it reaches the venue: the far side of the quote, if its limit allows."""
-    far = far_side(quote, order.side)
-    return far if far is not None and within(limit_of(order), order.side, far[0]) else None
+    far = opposite_quote(quote, order.side)
+    return far if far is not None and is_within_limit(effective_limit(order), order.side, far[0]) else None
 
 
-def price_on_print(order: Order, price: Decimal, quote: Callable[[], Quote | None]) -> Decimal | None:
+def price_on_print(order: Order, price: Decimal, quote: Callable[[], BestQuote | None]) -> Decimal | None:
     """The price at which a trade on the tape fills a working order; None when it does not.
 
     A trade outside the limit fills nothing. Inside it, a taker pays the far side of the quote, and a resting
     order that the trade reaches gets its limit or better: after a gap that is the gap's price, for stops
     against the customer and for limits in his favour. The quote is looked up only when it is needed.
     """
-    limit = limit_of(order)
-    if not within(limit, order.side, price):
+    limit = effective_limit(order)
+    if not is_within_limit(limit, order.side, price):
         return None
-    far = far_side(quote(), order.side)
+    far = opposite_quote(quote(), order.side)
     if far is None:
         return price
-    return far[0] if within(limit, order.side, far[0]) else limit
+    return far[0] if is_within_limit(limit, order.side, far[0]) else limit
 
 
-def slice_of(size: int, participation: Decimal) -> Decimal:
+def participation_qty(size: int, participation: Decimal) -> Decimal:
     """How many shares of a print one order may have: at least one."""
     return max((size * participation).to_integral_value(ROUND_DOWN), Decimal(1))

@@ -4,39 +4,45 @@ from decimal import Decimal
 from typing import Final
 
 from catalyst.simulator.rules.orders import (
-    Intent,
     Order,
     OrderClass,
-    OrderRequest,
+    OrderSide,
     OrderType,
-    Side,
+    PositionIntent,
+    SubmitRequest,
     TimeInForce,
 )
-from catalyst.simulator.rules.wire_format import BAD_PARAMETER, FORBIDDEN, UNPROCESSABLE, Refusal, text_of
+from catalyst.simulator.rules.wire_format import (
+    BAD_PARAMETER,
+    FORBIDDEN,
+    UNPROCESSABLE,
+    ApiError,
+    format_decimal,
+)
 
 CENT: Final = Decimal("0.01")
 
 
-def unprocessable(message: str, **facts: object) -> Refusal:
-    return Refusal(422, UNPROCESSABLE, message, **facts)
+def unprocessable(message: str, **facts: object) -> ApiError:
+    return ApiError(422, UNPROCESSABLE, message, **facts)
 
 
-def malformed(message: str) -> Refusal:
-    return Refusal(422, BAD_PARAMETER, message)
+def malformed(message: str) -> ApiError:
+    return ApiError(422, BAD_PARAMETER, message)
 
 
-def forbidden(message: str, **facts: object) -> Refusal:
-    return Refusal(403, FORBIDDEN, message, **facts)
+def forbidden(message: str, **facts: object) -> ApiError:
+    return ApiError(403, FORBIDDEN, message, **facts)
 
 
-def infer_intent(side: Side, position: Decimal) -> Intent:
+def infer_intent(side: OrderSide, position: Decimal) -> PositionIntent:
     """What an order on this side does to a position of this sign."""
-    if side is Side.BUY:
-        return Intent.BUY_TO_CLOSE if position < 0 else Intent.BUY_TO_OPEN
-    return Intent.SELL_TO_CLOSE if position > 0 else Intent.SELL_TO_OPEN
+    if side is OrderSide.BUY:
+        return PositionIntent.BUY_TO_CLOSE if position < 0 else PositionIntent.BUY_TO_OPEN
+    return PositionIntent.SELL_TO_CLOSE if position > 0 else PositionIntent.SELL_TO_OPEN
 
 
-def check_shape(request: OrderRequest) -> None:
+def check_shape(request: SubmitRequest) -> None:
     """Refuse amounts and prices that do not belong to the order's type and class."""
     if request.notional is not None:
         _check_notional(request)
@@ -56,7 +62,7 @@ def check_shape(request: OrderRequest) -> None:
         _check_complex(request)
 
 
-def _check_own_prices(request: OrderRequest) -> None:
+def _check_own_prices(request: SubmitRequest) -> None:
     has_limit, has_stop = request.limit_price is not None, request.stop_price is not None
     match request.type:
         case OrderType.MARKET if has_limit or has_stop:
@@ -75,7 +81,7 @@ def _check_own_prices(request: OrderRequest) -> None:
             return
 
 
-def _check_notional(request: OrderRequest) -> None:
+def _check_notional(request: SubmitRequest) -> None:
     if request.qty is not None:
         raise malformed("only one of qty or notional is accepted")
     if request.notional is None or request.notional < 1:
@@ -84,7 +90,7 @@ def _check_notional(request: OrderRequest) -> None:
         raise unprocessable("notional orders must be market orders")
 
 
-def _check_trailing(request: OrderRequest) -> None:
+def _check_trailing(request: SubmitRequest) -> None:
     if (request.trail_price is None) == (request.trail_percent is None):
         raise malformed("trailing stop orders require one of trail_price or trail_percent")
     if request.trail_percent is not None and request.trail_percent < Decimal("0.1"):
@@ -95,14 +101,14 @@ def _check_trailing(request: OrderRequest) -> None:
         raise malformed('trailing stop orders support only "day" or "gtc" time_in_force')
 
 
-def _check_oco(request: OrderRequest) -> None:
+def _check_oco(request: SubmitRequest) -> None:
     if request.type is not OrderType.LIMIT:
         raise unprocessable("oco orders must be limit orders")
     if request.take_profit is None and request.limit_price is None:
         raise malformed("oco orders require take_profit.limit_price")
 
 
-def _check_complex(request: OrderRequest) -> None:
+def _check_complex(request: SubmitRequest) -> None:
     kind = request.order_class
     if request.time_in_force not in {TimeInForce.DAY, TimeInForce.GTC}:
         raise malformed(f'{kind} orders support only "day" or "gtc" time_in_force')
@@ -120,13 +126,13 @@ def _check_complex(request: OrderRequest) -> None:
     if kind is OrderClass.OTO or target is None or request.stop_loss is None:
         return
     exit_side = request.side if kind is OrderClass.OCO else request.side.opposite
-    if exit_side is Side.SELL and target <= request.stop_loss:
+    if exit_side is OrderSide.SELL and target <= request.stop_loss:
         raise unprocessable("take_profit.limit_price must be > stop_loss.stop_price")
-    if exit_side is Side.BUY and target >= request.stop_loss:
+    if exit_side is OrderSide.BUY and target >= request.stop_loss:
         raise unprocessable("take_profit.limit_price must be < stop_loss.stop_price")
 
 
-def check_ticks(request: OrderRequest) -> None:
+def check_ticks(request: SubmitRequest) -> None:
     """Refuse prices finer than a cent, or than a hundredth of a cent under a dollar."""
     check_tick("limit_price", request.limit_price)
     check_tick("stop_price", request.stop_price)
@@ -141,46 +147,48 @@ def check_tick(name: str, price: Decimal | None) -> None:
     tick = CENT if price >= 1 else Decimal("0.0001")
     if price % tick:
         raise unprocessable(
-            f"invalid {name} {text_of(price)}. sub-penny increment does not fulfill minimum pricing criteria"
+            f"invalid {name} {format_decimal(price)}. sub-penny increment does not fulfill minimum pricing criteria"
         )
 
 
-def check_stop_side(side: Side, stop: Decimal | None, market: Decimal) -> None:
+def check_stop_side(side: OrderSide, stop: Decimal | None, market: Decimal) -> None:
     """Refuse a stop that the market has already passed."""
-    if stop is None or (stop < market if side is Side.SELL else stop > market):
+    if stop is None or (stop < market if side is OrderSide.SELL else stop > market):
         return
-    word = "less" if side is Side.SELL else "greater"
+    word = "less" if side is OrderSide.SELL else "greater"
     raise unprocessable(
         f"stop price must be {word} than current price",
-        market_price=text_of(market),
-        stop_price=text_of(stop),
+        market_price=format_decimal(market),
+        stop_price=format_decimal(stop),
     )
 
 
-def check_against_base(request: OrderRequest, base: Decimal) -> None:
+def check_leg_prices(request: SubmitRequest, base: Decimal) -> None:
     """Refuse legs that are not at least a cent away from the base price, each on its own side."""
     exit_side = request.side if request.order_class is OrderClass.OCO else request.side.opposite
-    sign = 1 if exit_side is Side.SELL else -1
+    sign = 1 if exit_side is OrderSide.SELL else -1
     words = ("<= base_price - 0.01", ">= base_price + 0.01")
     stop, target = request.stop_loss, request.take_profit
     if stop is not None and (base - stop) * sign < CENT:
         raise unprocessable(
-            f"stop_loss.stop_price must be {words[0] if sign > 0 else words[1]}", base_price=text_of(base)
+            f"stop_loss.stop_price must be {words[0] if sign > 0 else words[1]}",
+            base_price=format_decimal(base),
         )
     own = request.order_class is OrderClass.OCO and base == target
     if target is not None and not own and (target - base) * sign < CENT:
         raise unprocessable(
-            f"take_profit.limit_price must be {words[1] if sign > 0 else words[0]}", base_price=text_of(base)
+            f"take_profit.limit_price must be {words[1] if sign > 0 else words[0]}",
+            base_price=format_decimal(base),
         )
 
 
-def may_meet(request: OrderRequest, order: Order) -> bool:
+def could_match(request: SubmitRequest, order: Order) -> bool:
     """Whether a new order and an opposite one could trade with each other."""
     limits = {OrderType.LIMIT, OrderType.STOP_LIMIT}
     if request.type not in limits or order.type not in limits:
         return True
     assert request.limit_price is not None
     assert order.limit_price is not None
-    if request.side is Side.BUY:
+    if request.side is OrderSide.BUY:
         return request.limit_price >= order.limit_price
     return order.limit_price >= request.limit_price

@@ -19,26 +19,26 @@ BAD_REQUEST: Final = 40010000
 FORBIDDEN: Final = 40310000
 NOT_FOUND: Final = 40410000
 UNPROCESSABLE: Final = 42210000
-TOO_MANY: Final = 42910000
+TOO_MANY_REQUESTS: Final = 42910000
 INTERNAL: Final = 50010000
 
-LONGEST_NUMBER: Final = 12  # decimal places on either side: sums and products stay exact
+MAX_DECIMAL_PLACES: Final = 12  # decimal places on either side: sums and products stay exact
 
-type_json = dict[str, object]
+JsonObject = dict[str, object]
 
 
-class Refusal(Exception):
+class ApiError(Exception):
     """The exchange says no: an HTTP status and the body that explains it."""
 
     def __init__(self, status: int, code: int | None, message: str, **facts: object) -> None:
         super().__init__(message)
         self.status = status
-        self.body: type_json = {**facts, "message": message}
+        self.body: JsonObject = {**facts, "message": message}
         if code is not None:
             self.body["code"] = code
 
 
-def amount(value: object, name: str) -> Decimal | None:
+def parse_amount(value: object, name: str) -> Decimal | None:
     """The decimal meant by a JSON number or a numeric string; None for null or an empty string.
 
     Raises Refusal (422) for anything else, infinities, NaN and sizes nobody trades in included.
@@ -46,17 +46,17 @@ def amount(value: object, name: str) -> Decimal | None:
     if value is None or value == "":
         return None
     if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
-        raise Refusal(422, BAD_PARAMETER, f"{name} must be a number")
+        raise ApiError(422, BAD_PARAMETER, f"{name} must be a number")
     try:
         number = Decimal(str(value).strip())
     except InvalidOperation:
-        raise Refusal(422, BAD_PARAMETER, f"{name} must be a number") from None
-    if not number.is_finite() or abs(number.adjusted()) > LONGEST_NUMBER:
-        raise Refusal(422, BAD_PARAMETER, f"{name} must be a number")
+        raise ApiError(422, BAD_PARAMETER, f"{name} must be a number") from None
+    if not number.is_finite() or abs(number.adjusted()) > MAX_DECIMAL_PLACES:
+        raise ApiError(422, BAD_PARAMETER, f"{name} must be a number")
     return number
 
 
-def truth(value: object, *, default: bool = False) -> bool:
+def parse_bool(value: object, *, default: bool = False) -> bool:
     """`True`, `true`, `1` and `t` are true, `False`, `0` and `f` are not; absence is the default.
 
     Raises Refusal (422) for anything else.
@@ -65,15 +65,15 @@ def truth(value: object, *, default: bool = False) -> bool:
         return default
     if isinstance(value, bool):
         return value
-    said = str(value).strip().lower()
-    if said in {"true", "1", "t", "yes"}:
+    normalized = str(value).strip().lower()
+    if normalized in {"true", "1", "t", "yes"}:
         return True
-    if said in {"false", "0", "f", "no"}:
+    if normalized in {"false", "0", "f", "no"}:
         return False
-    raise Refusal(422, BAD_PARAMETER, f"invalid boolean: {value}")
+    raise ApiError(422, BAD_PARAMETER, f"invalid boolean: {value}")
 
 
-def instant(value: str, name: str) -> datetime:
+def parse_instant(value: str, name: str) -> datetime:
     """The aware UTC instant meant by RFC 3339 text (nanoseconds are cut) or a bare date (New York midnight).
 
     Raises Refusal (422) when it is neither.
@@ -86,46 +86,46 @@ def instant(value: str, name: str) -> datetime:
     try:
         at = datetime.fromisoformat(text)
     except ValueError:
-        raise Refusal(422, BAD_PARAMETER, f"invalid {name}: {value}") from None
+        raise ApiError(422, BAD_PARAMETER, f"invalid {name}: {value}") from None
     if at.tzinfo is None:
         at = at.replace(tzinfo=NEW_YORK if len(text) == 10 else UTC)
     return at.astimezone(UTC)
 
 
-def identity(value: str, name: str = "order_id") -> str:
+def parse_uuid(value: str, name: str = "order_id") -> str:
     """The canonical form of a UUID; Refusal (422) when it is not one."""
     try:
         return str(UUID(value))
     except ValueError:
-        raise Refusal(422, BAD_PARAMETER, f"{name} is missing") from None
+        raise ApiError(422, BAD_PARAMETER, f"{name} is missing") from None
 
 
-def names(value: str | None) -> list[str]:
+def split_list(value: str | None) -> list[str]:
     """A comma list as its non-empty parts."""
     return [part.strip() for part in (value or "").split(",") if part.strip()]
 
 
-def plain(number: Decimal | None) -> str | None:
+def format_optional_decimal(number: Decimal | None) -> str | None:
     """A number as the shortest plain decimal text; null stays null."""
-    return None if number is None else text_of(number)
+    return None if number is None else format_decimal(number)
 
 
-def text_of(number: Decimal) -> str:
+def format_decimal(number: Decimal) -> str:
     """A number as the shortest plain decimal text: 190.10 is "190.1", never "1.901E+2"."""
     text = format(number, "f")
     return (text.rstrip("0").rstrip(".") if "." in text else text) if number else "0"
 
 
-def stamp(at: datetime | None, *, local: bool = False) -> str | None:
+def format_optional_instant(at: datetime | None, *, local: bool = False) -> str | None:
     """An instant with nanoseconds, in UTC or at New York's offset; null stays null.
 
     Our instants stop at the microsecond; the last three digits are derived from it, so equal instants
     are written equally.
     """
-    return None if at is None else stamp_of(at, local=local)
+    return None if at is None else format_instant(at, local=local)
 
 
-def stamp_of(at: datetime, *, local: bool = False) -> str:
+def format_instant(at: datetime, *, local: bool = False) -> str:
     """As `stamp`, for an instant that is there."""
     text = (at.astimezone(NEW_YORK) if local else at).isoformat(timespec="microseconds")
     return f"{text[:26]}{at.microsecond * 7 % 1000:03d}{text[26:] if local else 'Z'}"
@@ -136,6 +136,6 @@ def seconds(value: float) -> timedelta:
     return timedelta(seconds=value)
 
 
-def encode(value: object) -> bytes:
+def encode_json(value: object) -> bytes:
     """JSON bytes."""
     return orjson.dumps(value)

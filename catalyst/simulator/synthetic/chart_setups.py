@@ -15,7 +15,7 @@ from numpy.random import Generator
 from catalyst.simulator.market.interface import Floats
 
 
-class Shape(StrEnum):
+class ChartShape(StrEnum):
     """The patterns drawn; each also upside down."""
 
     FLAG = "flag"
@@ -36,45 +36,47 @@ class _Knots:
 
 
 _KNOTS: Final = {
-    Shape.FLAG: _Knots((0, 14, 17, 20, 24, 28, 31), (0, 1, 0.82, 0.9, 0.72, 0.8, 0.9), (1, 2.6, 1, 0.7, 0.6, 0.6, 1)),
-    Shape.OPENING_RANGE: _Knots(
+    ChartShape.FLAG: _Knots((0, 14, 17, 20, 24, 28, 31), (0, 1, 0.82, 0.9, 0.72, 0.8, 0.9), (1, 2.6, 1, 0.7, 0.6, 0.6, 1)),
+    ChartShape.OPENING_RANGE: _Knots(
         (0, 4, 9, 15, 22, 30), (0, 0.8, 0.05, 0.9, 0.35, 0.95), (1, 1.3, 1, 1, 0.8, 1.2), at_open=True
     ),
-    Shape.VWAP_RECLAIM: _Knots((0, 20, 38, 46, 52), (0, -1, -0.9, -0.3, 0.1), (1, 1.4, 0.8, 1.5, 1.3)),
-    Shape.TRIANGLE: _Knots(
+    ChartShape.VWAP_RECLAIM: _Knots((0, 20, 38, 46, 52), (0, -1, -0.9, -0.3, 0.1), (1, 1.4, 0.8, 1.5, 1.3)),
+    ChartShape.TRIANGLE: _Knots(
         (0, 12, 22, 31, 39, 46, 52, 57), (0, 1, 0.25, 0.98, 0.5, 0.99, 0.72, 1), (1, 1.8, 1, 1, 0.8, 0.8, 0.6, 1)
     ),
-    Shape.CUP: _Knots(
+    ChartShape.CUP: _Knots(
         (0, 10, 25, 40, 55, 70, 78, 86, 92),
         (0, -0.35, -0.8, -1, -0.8, -0.05, -0.3, -0.28, 0),
         (1, 1.2, 0.9, 0.6, 0.8, 1.4, 0.7, 0.6, 1.1),
     ),
-    Shape.DOUBLE: _Knots((0, 18, 32, 46, 60), (0.2, -1, -0.35, -0.98, -0.35), (1, 1.6, 1, 1, 1.3)),
-    Shape.SHOULDERS: _Knots(
+    ChartShape.DOUBLE: _Knots((0, 18, 32, 46, 60), (0.2, -1, -0.35, -0.98, -0.35), (1, 1.6, 1, 1, 1.3)),
+    ChartShape.SHOULDERS: _Knots(
         (0, 12, 22, 36, 48, 58, 68), (0, -0.55, -0.1, -1, -0.1, -0.5, -0.1), (1, 1.3, 1, 1.2, 1, 0.7, 1.2)
     ),
 }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
-class Setup:
+class ChartSetup:
     """One pattern of one stock today; minutes of the session, `height` as a fraction of the price."""
 
     number: int
-    shape: Shape
+    shape: ChartShape
     side: int  # 1 long, -1 short
     start: int
     end: int
     height: float
-    goes_on: bool
+    succeeds: bool
 
 
-def draw_setup(rng: Generator, number: int, side: int, sigma: float, minutes: int, earliest: int) -> Setup:
+def draw_setup(
+    rng: Generator, number: int, side: int, sigma: float, minutes: int, earliest: int
+) -> ChartSetup:
     """A pattern that starts at `earliest` or later; about half of them soon.
 
     `sigma` is the stock's daily standard deviation, from which the height follows.
     """
-    shapes = [shape for shape in Shape if earliest == 0 or not _KNOTS[shape].at_open]
+    shapes = [shape for shape in ChartShape if earliest == 0 or not _KNOTS[shape].at_open]
     shape = shapes[int(rng.integers(len(shapes)))]
     knots = _KNOTS[shape]
     stretch = float(rng.uniform(0.75, 1.35))
@@ -87,18 +89,18 @@ def draw_setup(rng: Generator, number: int, side: int, sigma: float, minutes: in
     else:
         start = int(rng.integers(earliest, max(latest, earliest + 1)))
     start = min(start, latest)
-    return Setup(
+    return ChartSetup(
         number=number,
         shape=shape,
         side=side,
         start=start,
         end=start + length,
         height=max(0.008, float(rng.uniform(0.45, 0.9)) * sigma),
-        goes_on=bool(rng.random() < 0.5),
+        succeeds=bool(rng.random() < 0.5),
     )
 
 
-def log_path(rng: Generator, setup: Setup, minutes: int) -> Floats:
+def log_path(rng: Generator, setup: ChartSetup, minutes: int) -> Floats:
     """What the pattern and its outcome add to the log price at each of the session's minute boundaries."""
     knots = _KNOTS[setup.shape]
     at = setup.start + np.array(knots.minutes) / knots.minutes[-1] * (setup.end - setup.start)
@@ -107,7 +109,7 @@ def log_path(rng: Generator, setup: Setup, minutes: int) -> Floats:
     trigger = heights[-1]
     distance = float(rng.uniform(0.6, 1.5))
     after = setup.end + rng.uniform(15, 45)
-    if setup.goes_on:
+    if setup.succeeds:
         more, reached = (
             (setup.end + (after - setup.end) / 2, after),
             (trigger + distance * 0.7, trigger + distance),
@@ -120,7 +122,7 @@ def log_path(rng: Generator, setup: Setup, minutes: int) -> Floats:
     return setup.side * setup.height * np.interp(np.arange(minutes + 1), moments, levels)
 
 
-def volume_factors(setup: Setup, minutes: int) -> Floats:
+def volume_factors(setup: ChartSetup, minutes: int) -> Floats:
     """How much more (or less) than usual is traded in each minute because of the pattern."""
     knots = _KNOTS[setup.shape]
     at = setup.start + np.array(knots.minutes) / knots.minutes[-1] * (setup.end - setup.start)
@@ -130,11 +132,11 @@ def volume_factors(setup: Setup, minutes: int) -> Floats:
     stretch = np.clip(np.searchsorted(at, minute, side="right"), 1, len(at) - 1)
     factors[inside] = np.array(knots.volumes)[stretch][inside]
     breakout = (minute >= setup.end) & (minute < setup.end + 8)
-    factors[breakout] = 2.4 if setup.goes_on else 1.5
+    factors[breakout] = 2.4 if setup.succeeds else 1.5
     return factors
 
 
-def calm(setup: Setup, minutes: int) -> Floats:
+def noise_factors(setup: ChartSetup, minutes: int) -> Floats:
     """How much of the stock's own noise is left in each minute: less while the pattern is drawn."""
     minute = np.arange(minutes)
     return np.where((minute >= setup.start) & (minute < setup.end + 5), 0.4, 1.0)

@@ -10,14 +10,14 @@ import numpy as np
 
 from catalyst.simulator.market.interface import Floats
 
-_FIVES: Final = 78  # five-minute bars in a full session
+_FIVE_MINUTE_BARS: Final = 78  # five-minute bars in a full session
 # five-minute bar: share of the day's volume in percent
-_VOLUME: Final = {0: 2.5, 1: 1.9, 2: 1.6, 3: 1.5, 6: 1.3, 12: 1.1, 18: 1.0, 30: 0.83, 42: 0.77, 54: 0.78,
+_VOLUME_PROFILE: Final = {0: 2.5, 1: 1.9, 2: 1.6, 3: 1.5, 6: 1.3, 12: 1.1, 18: 1.0, 30: 0.83, 42: 0.77, 54: 0.78,
                   66: 0.95, 70: 1.2, 74: 1.5, 75: 1.9, 76: 3.4, 77: 20.0}  # fmt: skip
 # five-minute bar: median size of its move in basis points
-_MOVES: Final = {0: 56.0, 1: 35.0, 2: 28.0, 4: 24.0, 8: 20.0, 12: 17.0, 18: 13.5, 24: 11.0, 33: 10.0, 54: 10.0,
+_MOVE_PROFILE: Final = {0: 56.0, 1: 35.0, 2: 28.0, 4: 24.0, 8: 20.0, 12: 17.0, 18: 13.5, 24: 11.0, 33: 10.0, 54: 10.0,
                  66: 13.0, 72: 14.5, 77: 17.0}  # fmt: skip
-RATIOS: Final = (
+VOLUME_RATIOS: Final = (
     0.02,
     0.05,
     0.32,
@@ -30,12 +30,12 @@ RATIOS: Final = (
     3.8,
     9.0,
 )  # volume over its 20-day average
-_FIVES_OF_MEDIAN: Final = 60  # bars of the median stock
-_FIVES_OF_THIN: Final = 4  # of the one at the tenth percentile
-_LAST_MINUTE: Final = 0.85  # of the last five minutes' volume: the closing auction
+_MEDIAN_STOCK_BARS: Final = 60  # bars of the median stock
+_THIN_STOCK_BARS: Final = 4  # of the one at the tenth percentile
+_LAST_MINUTE_SHARE: Final = 0.85  # of the last five minutes' volume: the closing auction
 
 
-class Mood(StrEnum):
+class MarketRegime(StrEnum):
     """What kind of day it is for the market as a whole."""
 
     QUIET = "quiet"
@@ -44,33 +44,53 @@ class Mood(StrEnum):
     TREND_UP = "trend-up"
 
 
-CHANCES: Final = {Mood.QUIET: 0.64, Mood.GAP_UP: 0.08, Mood.SELL_OFF: 0.14, Mood.TREND_UP: 0.14}
+REGIME_PROBABILITIES: Final = {
+    MarketRegime.QUIET: 0.64,
+    MarketRegime.GAP_UP: 0.08,
+    MarketRegime.SELL_OFF: 0.14,
+    MarketRegime.TREND_UP: 0.14,
+}
 # opening gaps in percent at the quantiles of generated_listings.QUANTILES
-GAPS: Final = {
-    Mood.QUIET: (-7.0, -4.0, -1.4, -0.9, -0.4, 0.0, 0.5, 1.4, 2.1, 4.9, 8.0),
-    Mood.GAP_UP: (-14.0, -9.5, -2.3, -0.1, 1.3, 2.9, 4.8, 6.9, 8.3, 12.3, 18.0),
-    Mood.SELL_OFF: (-11.0, -6.4, -4.0, -3.3, -2.4, -1.4, -0.5, 0.1, 0.9, 4.1, 7.0),
-    Mood.TREND_UP: (-6.0, -3.2, -1.2, -0.6, 0.0, 0.5, 1.1, 1.9, 2.7, 5.2, 9.0),
+OPENING_GAPS: Final = {
+    MarketRegime.QUIET: (-7.0, -4.0, -1.4, -0.9, -0.4, 0.0, 0.5, 1.4, 2.1, 4.9, 8.0),
+    MarketRegime.GAP_UP: (-14.0, -9.5, -2.3, -0.1, 1.3, 2.9, 4.8, 6.9, 8.3, 12.3, 18.0),
+    MarketRegime.SELL_OFF: (-11.0, -6.4, -4.0, -3.3, -2.4, -1.4, -0.5, 0.1, 0.9, 4.1, 7.0),
+    MarketRegime.TREND_UP: (-6.0, -3.2, -1.2, -0.6, 0.0, 0.5, 1.1, 1.9, 2.7, 5.2, 9.0),
 }
 # share of a stock's five-minute movement that is the market's: correlation, then drift of the day in sigmas
-TOGETHER: Final = {Mood.QUIET: 0.3, Mood.GAP_UP: 0.45, Mood.SELL_OFF: 0.6, Mood.TREND_UP: 0.6}
-DRIFT: Final = {Mood.QUIET: 0.0, Mood.GAP_UP: 0.0, Mood.SELL_OFF: -0.9, Mood.TREND_UP: 1.2}
+MARKET_CORRELATION: Final = {
+    MarketRegime.QUIET: 0.3,
+    MarketRegime.GAP_UP: 0.45,
+    MarketRegime.SELL_OFF: 0.6,
+    MarketRegime.TREND_UP: 0.6,
+}
+REGIME_DRIFT: Final = {
+    MarketRegime.QUIET: 0.0,
+    MarketRegime.GAP_UP: 0.0,
+    MarketRegime.SELL_OFF: -0.9,
+    MarketRegime.TREND_UP: 1.2,
+}
 # how much of the gap is given back by the close
-FADE: Final = {Mood.QUIET: 0.0, Mood.GAP_UP: 0.28, Mood.SELL_OFF: 0.1, Mood.TREND_UP: 0.0}
+GAP_FADE: Final = {
+    MarketRegime.QUIET: 0.0,
+    MarketRegime.GAP_UP: 0.28,
+    MarketRegime.SELL_OFF: 0.1,
+    MarketRegime.TREND_UP: 0.0,
+}
 
 
 def volume_shares(minutes: int) -> Floats:
     """Each minute's share of a session's volume; adds up to one."""
-    fives = np.interp(np.arange(_FIVES), list(_VOLUME), list(_VOLUME.values()))
+    fives = np.interp(np.arange(_FIVE_MINUTE_BARS), list(_VOLUME_PROFILE), list(_VOLUME_PROFILE.values()))
     shares = np.repeat(fives / fives.sum() / 5, 5)
-    shares[-5:] = shares[-5:].sum() * np.array([(1 - _LAST_MINUTE) / 4] * 4 + [_LAST_MINUTE])
-    return _fitted(shares, minutes)
+    shares[-5:] = shares[-5:].sum() * np.array([(1 - _LAST_MINUTE_SHARE) / 4] * 4 + [_LAST_MINUTE_SHARE])
+    return _rescaled(shares, minutes)
 
 
-def move_sizes(minutes: int) -> Floats:
+def minute_sigmas(minutes: int) -> Floats:
     """Each minute's standard deviation, in those of the session; the squares add up to one."""
-    fives = np.interp(np.arange(_FIVES), list(_MOVES), list(_MOVES.values()))
-    squares = _fitted(np.repeat((fives / np.sqrt((fives**2).sum())) ** 2 / 5, 5), minutes)
+    fives = np.interp(np.arange(_FIVE_MINUTE_BARS), list(_MOVE_PROFILE), list(_MOVE_PROFILE.values()))
+    squares = _rescaled(np.repeat((fives / np.sqrt((fives**2).sum())) ** 2 / 5, 5), minutes)
     return np.sqrt(squares)
 
 
@@ -80,14 +100,14 @@ def trade_rates(dollars: Floats, minutes: int) -> Floats:
     A minute has a bar when at least one happens. A power of the turnover through the two measured points:
     the median stock (2.1 M$ a day) trades in 60 of 78 five-minute intervals, the tenth percentile (11,700 $) in 4.
     """
-    median, thin = (-np.log1p(-fives / _FIVES) for fives in (_FIVES_OF_MEDIAN, _FIVES_OF_THIN))
+    median, thin = (-np.log1p(-fives / _FIVE_MINUTE_BARS) for fives in (_MEDIAN_STOCK_BARS, _THIN_STOCK_BARS))
     power = np.log(median / thin) / np.log(2.1e6 / 11.7e3)
     per_five = median * (np.maximum(dollars, 1.0) / 2.1e6) ** power
     shape = volume_shares(minutes) ** power
     return np.outer(per_five / 5, shape / shape.mean())
 
 
-def _fitted(full: Floats, minutes: int) -> Floats:
+def _rescaled(full: Floats, minutes: int) -> Floats:
     """A full session's minutes as `minutes` ones with the same total."""
     if minutes == len(full):
         return full

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from catalyst.simulator.market.interface import Floats
 
 # symbol, name, sector, exchange, price, millions of dollars a day
-_KNOWN: Final = """
+_REAL_LISTINGS: Final = """
 SPY|SPDR S&P 500 ETF Trust||ARCA|655|38000
 QQQ|Invesco QQQ Trust||NASDAQ|590|27000
 IWM|iShares Russell 2000 ETF||ARCA|240|8500
@@ -155,10 +155,10 @@ SECTORS: Final = {
 }
 QUANTILES: Final = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 PRICES: Final = (0.012, 0.03, 0.34, 0.90, 3.86, 13.78, 35.04, 99.3, 187.0, 491.0, 2600.0)
-DOLLARS: Final = (5.0, 20.0, 1.2e3, 11.7e3, 155e3, 2.1e6, 28e6, 156e6, 327e6, 1.34e9, 4e9)
-_PRICE_WITH_DOLLARS: Final = 0.62  # correlation of the ranks, an assumption
+DOLLAR_VOLUMES: Final = (5.0, 20.0, 1.2e3, 11.7e3, 155e3, 2.1e6, 28e6, 156e6, 327e6, 1.34e9, 4e9)
+_PRICE_VOLUME_CORRELATION: Final = 0.62  # correlation of the ranks, an assumption
 
-_WORDS: Final = """
+_STEM_TEXT: Final = """
 Alder Amber Anchor Arbor Argent Ashford Aurora Basalt Beacon Birch Blackwater Bluff Boreal Bramble Bridger
 Brightwell Calder Canyon Carrow Cascade Cedar Cinder Clearwater Cobalt Compass Copper Corvane Crestline
 Dalton Delmont Dunmore Eastgate Elmwood Ember Everly Fairlane Falcon Farrow Fenwick Fjord Flint Foxglove
@@ -169,8 +169,8 @@ Orchard Osprey Palisade Paragon Pinnacle Polaris Prairie Quarry Quill Ravenna Re
 Saffron Sequoia Sierra Silverton Solace Sparrow Sterling Stonebridge Summit Talon Tamarack Teton Thornbury
 Tidewater Trellis Umber Valor Verdant Vesper Vireo Wakefield Westbrook Willow Windrose Yarrow Zenith
 """
-_STEMS: Final = _WORDS.split()
-_TRADES: Final = {
+_STEMS: Final = _STEM_TEXT.split()
+_BUSINESS_WORDS: Final = {
     "Finance": ("Bancorp", "Financial", "Capital Partners", "Insurance Group", "Holdings", "Savings Bank"),
     "Health Care": ("Therapeutics", "Biosciences", "Medical", "Pharma", "Diagnostics", "Health"),
     "Consumer Discretionary": ("Brands", "Stores", "Leisure", "Outfitters", "Restaurants", "Motors"),
@@ -198,15 +198,15 @@ class Listings:
     sectors: list[str]
     exchanges: list[str]
     price: Floats
-    dollars: Floats  # usual turnover of a day
-    known: NDArray[np.bool_]
+    dollar_volume: Floats  # usual turnover of a day
+    is_real: NDArray[np.bool_]
 
 
 def make_listings(rng: Generator, count: int) -> Listings:
     """`count` listings (at least the known ones'), the same for the same generator."""
-    known = [line.split("|") for line in _KNOWN.strip().splitlines()][:count]
+    known = [line.split("|") for line in _REAL_LISTINGS.strip().splitlines()][:count]
     others = count - len(known)
-    price, dollars = _prices(rng, others)
+    price, dollars = _prices_and_dollar_volumes(rng, others)
     sectors = rng.choice(
         list(SECTORS), size=others, p=np.array(list(SECTORS.values())) / sum(SECTORS.values())
     )
@@ -232,23 +232,23 @@ def make_listings(rng: Generator, count: int) -> Listings:
         sectors=[row[2] for row in rows],
         exchanges=[row[3] for row in rows],
         price=np.array([row[4] for row in rows]),
-        dollars=np.array([row[5] for row in rows]),
-        known=np.array([row[6] for row in rows]),
+        dollar_volume=np.array([row[5] for row in rows]),
+        is_real=np.array([row[6] for row in rows]),
     )
 
 
-def by_rank(values: Floats, table: tuple[float, ...]) -> Floats:
+def quantile_by_rank(values: Floats, table: tuple[float, ...]) -> Floats:
     """The quantile table's value at each one's rank: the marginal of the table, the order of `values`."""
     rank = np.empty(len(values))
     rank[np.argsort(values, kind="stable")] = (np.arange(len(values)) + 0.5) / max(len(values), 1)
     return np.interp(rank, QUANTILES, table)
 
 
-def _prices(rng: Generator, count: int) -> tuple[Floats, Floats]:
+def _prices_and_dollar_volumes(rng: Generator, count: int) -> tuple[Floats, Floats]:
     one, other = rng.standard_normal((2, count))
-    other = _PRICE_WITH_DOLLARS * one + np.sqrt(1 - _PRICE_WITH_DOLLARS**2) * other
-    price = np.exp(by_rank(one, tuple(np.log(PRICES))))
-    dollars = np.exp(by_rank(other, tuple(np.log(DOLLARS))))
+    other = _PRICE_VOLUME_CORRELATION * one + np.sqrt(1 - _PRICE_VOLUME_CORRELATION**2) * other
+    price = np.exp(quantile_by_rank(one, tuple(np.log(PRICES))))
+    dollars = np.exp(quantile_by_rank(other, tuple(np.log(DOLLAR_VOLUMES))))
     return np.asarray(price, dtype=np.float64), np.asarray(dollars, dtype=np.float64)
 
 
@@ -280,5 +280,7 @@ def _name(rng: Generator, sector: str) -> str:
     one, two, trade = rng.integers(0, (len(_STEMS), len(_STEMS), 6)).tolist()
     stem = _STEMS[one] if one % 3 else f"{_STEMS[one]} {_STEMS[two]}"
     if not sector:
-        return f"{stem} {_TRADES[sector][trade]}"
-    return f"{stem} {_TRADES[sector][trade]} {('Inc.', 'Corp.', 'Group', 'Ltd.')[two % 4]} Common Stock"
+        return f"{stem} {_BUSINESS_WORDS[sector][trade]}"
+    return (
+        f"{stem} {_BUSINESS_WORDS[sector][trade]} {('Inc.', 'Corp.', 'Group', 'Ltd.')[two % 4]} Common Stock"
+    )

@@ -10,25 +10,32 @@ from numpy.random import Generator
 from catalyst.simulator.market import assets, calendar, quote_model
 from catalyst.simulator.market import news as stories
 from catalyst.simulator.market.bar_market import BarMarket
-from catalyst.simulator.market.bar_table import SECONDS, BarTable
-from catalyst.simulator.market.interface import Asset, Floats, Ints, Session
+from catalyst.simulator.market.bar_table import KEY_STRIDE, BarTable
+from catalyst.simulator.market.interface import Asset, Floats, Ints, MarketSession
 from catalyst.simulator.synthetic import intraday_profile as profile
 from catalyst.simulator.synthetic import minutes as synthetic_minutes
-from catalyst.simulator.synthetic.history import DAYS, daily_bars, minute_maker
-from catalyst.simulator.synthetic.intraday_profile import Mood
-from catalyst.simulator.synthetic.listings import Listings, by_rank, make_listings
-from catalyst.simulator.synthetic.minutes import Minutes, World
-from catalyst.simulator.synthetic.news import Company, Row, tell_chatter, tell_event
-from catalyst.simulator.synthetic.stocks_in_play import Play, draw_charts, draw_plays
+from catalyst.simulator.synthetic.history import HISTORY_DAYS, daily_bars, make_minute_source
+from catalyst.simulator.synthetic.intraday_profile import MarketRegime
+from catalyst.simulator.synthetic.listings import Listings, make_listings, quantile_by_rank
+from catalyst.simulator.synthetic.minutes import MarketModel, MinuteBars
+from catalyst.simulator.synthetic.news import (
+    Company,
+    NewsRow,
+    write_background_headlines,
+    write_event_headlines,
+)
+from catalyst.simulator.synthetic.stocks_in_play import StockInPlay, draw_chart_setups, draw_stocks_in_play
 
-SYMBOLS: Final = 4129
-CHATTER: Final = 320  # headlines that mean nothing
+DEFAULT_SYMBOL_COUNT: Final = 4129
+BACKGROUND_HEADLINE_COUNT: Final = 320  # headlines that mean nothing
 _LEVERAGED: Final = frozenset({"TQQQ", "SQQQ", "SOXL", "SOXS"})
-_UNTRADED: Final = 30  # listings of each kind that a careful universe leaves out
-_KINDS: Final = {".WS": "Warrant", ".U": "Unit", ".PRA": "Preferred Stock Series A", ".R": "Right"}
+_UNTRADABLE_PER_KIND: Final = 30  # listings of each kind that a careful universe leaves out
+_KIND_BY_SUFFIX: Final = {".WS": "Warrant", ".U": "Unit", ".PRA": "Preferred Stock Series A", ".R": "Right"}
 
 
-def make(seed: int, day: date, symbols: int = SYMBOLS, mood: Mood | None = None) -> BarMarket:
+def make_market(
+    seed: int, day: date, symbols: int = DEFAULT_SYMBOL_COUNT, regime: MarketRegime | None = None
+) -> BarMarket:
     """The market of `day`: `symbols` tradable listings (beside some warrants, units and the like).
 
     The listings follow from the seed, the rest from seed and day. `mood` is drawn when not given. There are
@@ -36,37 +43,41 @@ def make(seed: int, day: date, symbols: int = SYMBOLS, mood: Mood | None = None)
     Raises ValueError for a day without a session.
     """
     session = calendar.session_of(day)
-    before = calendar.sessions_before(day, DAYS)
+    before = calendar.sessions_before(day, HISTORY_DAYS)
     listings = make_listings(np.random.default_rng((seed, 1)), symbols)
     rng = np.random.default_rng((seed, 2, day.toordinal()))
-    mood = mood or Mood(rng.choice(list(profile.CHANCES), p=list(profile.CHANCES.values())))
+    regime = regime or MarketRegime(
+        rng.choice(list(profile.REGIME_PROBABILITIES), p=list(profile.REGIME_PROBABILITIES.values()))
+    )
     sigma = _sigmas(np.random.default_rng((seed, 4)), listings)
-    plays = draw_plays(rng, listings, sigma, session, before[-1].close)
+    in_play = draw_stocks_in_play(rng, listings, sigma, session, before[-1].close)
     minutes = int((session.close - session.open).total_seconds()) // 60
-    charts = draw_charts(rng, listings, sigma, minutes, plays)
-    world = _world(rng, listings, sigma, plays, mood)
-    daily = daily_bars(rng, world, before)
-    extra = _left_out(np.random.default_rng((seed, 5)), listings)
+    charts = draw_chart_setups(rng, listings, sigma, minutes, in_play)
+    model = _market_model(rng, listings, sigma, in_play, regime)
+    daily = daily_bars(rng, model, before)
+    extra = _untradable_listings(np.random.default_rng((seed, 5)), listings)
     steps = np.full(symbols + len(extra), 60)
     opens = int(session.open.timestamp())
-    early = synthetic_minutes.early_minutes(rng, world, plays, _answers(plays, session))
-    regular = synthetic_minutes.session_minutes(rng, world, plays, charts, minutes)
-    tape = _table(
-        ((early, opens - 60 * synthetic_minutes.EARLY_MINUTES), (regular, opens)),
+    early = synthetic_minutes.premarket_minutes(
+        rng, model, in_play, _price_reaction_minutes(in_play, session)
+    )
+    regular = synthetic_minutes.session_minutes(rng, model, in_play, charts, minutes)
+    intraday = _bar_table(
+        ((early, opens - 60 * synthetic_minutes.PREMARKET_MINUTES), (regular, opens)),
         steps,
     )
     nothing = np.zeros(len(extra))
-    dollars = np.concatenate((listings.dollars, nothing))
+    dollars = np.concatenate((listings.dollar_volume, nothing))
     return BarMarket(
         day=day,
         listings={**_assets(listings), **extra},
-        tape=tape,
+        intraday=intraday,
         daily=daily,
         spread=quote_model.spread_of(dollars),
-        depth=quote_model.depth_of(np.concatenate((listings.dollars / listings.price, nothing))),
-        news=stories.collect(_tell(rng, listings, plays, session, before[-1])),
+        depth=quote_model.depth_of(np.concatenate((listings.dollar_volume / listings.price, nothing))),
+        news=stories.collect_news(_write_headlines(rng, listings, in_play, session, before[-1])),
         sectors=dict(zip(listings.symbols, listings.sectors, strict=True)),
-        history=minute_maker(seed, world, daily, before),
+        history=make_minute_source(seed, model, daily, before),
     )
 
 
@@ -76,54 +87,58 @@ def _sigmas(rng: Generator, listings: Listings) -> Floats:
     sigma = 0.0215 * cheap * np.exp(0.46 * rng.standard_normal(len(listings.price)))
     fund = np.array(listings.sectors) == ""
     sigma = np.where(fund, sigma * 0.4, sigma)
-    sigma = np.where(listings.known & ~fund, np.clip(sigma, 0.009, 0.03), sigma)
-    sigma = np.where(listings.known & fund, 0.009, sigma)
+    sigma = np.where(listings.is_real & ~fund, np.clip(sigma, 0.009, 0.03), sigma)
+    sigma = np.where(listings.is_real & fund, 0.009, sigma)
     leveraged = np.isin(listings.symbols, list(_LEVERAGED))
     return np.clip(np.where(leveraged, 0.035, sigma), 0.002, 0.12)
 
 
-def _world(rng: Generator, listings: Listings, sigma: Floats, plays: Sequence[Play], mood: Mood) -> World:
+def _market_model(
+    rng: Generator, listings: Listings, sigma: Floats, in_play: Sequence[StockInPlay], regime: MarketRegime
+) -> MarketModel:
     """Gaps, volumes and correlations of the day."""
     count = len(sigma)
     close = synthetic_minutes.to_tick(listings.price) / 1e4
-    fund = (np.array(listings.sectors) == "") & listings.known
+    fund = (np.array(listings.sectors) == "") & listings.is_real
     surprise = rng.standard_normal(count)
-    gap = by_rank(surprise * sigma, profile.GAPS[mood]) / 100
+    gap = quantile_by_rank(surprise * sigma, profile.OPENING_GAPS[regime]) / 100
     quiet = np.clip(np.median(gap) + surprise * sigma * 0.3, -0.03, 0.03)
-    gap = np.log1p(np.where(listings.known, quiet, gap))
+    gap = np.log1p(np.where(listings.is_real, quiet, gap))
     interest = 0.5 * np.abs(surprise) + rng.standard_normal(count)
-    ratio = np.exp(by_rank(interest, tuple(np.log(profile.RATIOS))))
-    ratio = np.where(listings.known, np.clip(ratio, 0.6, 2.0), ratio)
-    together = np.clip(profile.TOGETHER[mood] * np.exp(0.35 * rng.standard_normal(count)), 0.05, 0.9)
-    together = np.where(fund, 0.93, together)
+    ratio = np.exp(quantile_by_rank(interest, tuple(np.log(profile.VOLUME_RATIOS))))
+    ratio = np.where(listings.is_real, np.clip(ratio, 0.6, 2.0), ratio)
+    market_correlation = np.clip(
+        profile.MARKET_CORRELATION[regime] * np.exp(0.35 * rng.standard_normal(count)), 0.05, 0.9
+    )
+    market_correlation = np.where(fund, 0.93, market_correlation)
     wide = sigma.copy()
-    for play in plays:
-        if play.minute < 0:
-            gap[play.number] = play.move
-        ratio[play.number] = play.volume
-        wide[play.number] = np.clip(sigma[play.number] * 1.6, 0.02, 0.09)
-    return World(
+    for stock in in_play:
+        if stock.minute < 0:
+            gap[stock.number] = stock.move
+        ratio[stock.number] = stock.volume
+        wide[stock.number] = np.clip(sigma[stock.number] * 1.6, 0.02, 0.09)
+    return MarketModel(
         close=close,
         gap=gap,
         sigma=wide,
-        together=together,
-        dollars=listings.dollars,
-        volume=listings.dollars / close * ratio,
-        mood=mood,
+        market_correlation=market_correlation,
+        dollar_volume=listings.dollar_volume,
+        volume=listings.dollar_volume / close * ratio,
+        regime=regime,
     )
 
 
-def _answers(plays: Sequence[Play], session: Session) -> Ints:
+def _price_reaction_minutes(in_play: Sequence[StockInPlay], session: MarketSession) -> Ints:
     """The pre-market minute in which the price of each play knows its news."""
-    begin = session.open - timedelta(minutes=synthetic_minutes.EARLY_MINUTES)
+    begin = session.open - timedelta(minutes=synthetic_minutes.PREMARKET_MINUTES)
     return np.array(
-        [max(int((play.published - begin).total_seconds()) // 60, 0) for play in plays], dtype=np.int64
+        [max(int((stock.published - begin).total_seconds()) // 60, 0) for stock in in_play], dtype=np.int64
     )
 
 
-def _table(parts: Sequence[tuple[Minutes, int]], steps: Ints) -> BarTable:
+def _bar_table(parts: Sequence[tuple[MinuteBars, int]], steps: Ints) -> BarTable:
     """The tape of several stretches, each with the second its minute 0 begins."""
-    key = np.concatenate([part.number * SECONDS + begin + part.minute * 60 for part, begin in parts])
+    key = np.concatenate([part.number * KEY_STRIDE + begin + part.minute * 60 for part, begin in parts])
     order = np.argsort(key, kind="stable")
     open_, high, low, close, volume = (
         np.concatenate([getattr(part, name) for part, _ in parts])[order]
@@ -138,34 +153,34 @@ def _assets(listings: Listings) -> dict[str, Asset]:
         listings.names,
         listings.exchanges,
         listings.price.tolist(),
-        listings.dollars.tolist(),
+        listings.dollar_volume.tolist(),
         strict=True,
     )
-    return {row[0]: assets.asset(*row) for row in rows}
+    return {row[0]: assets.make_asset(*row) for row in rows}
 
 
-def _left_out(rng: Generator, listings: Listings) -> Mapping[str, Asset]:
+def _untradable_listings(rng: Generator, listings: Listings) -> Mapping[str, Asset]:
     """Warrants, units, rights, preferred, foreign over-the-counter and delisted names, none with a trade."""
     taken = set(listings.symbols)
-    bases = np.flatnonzero(~listings.known & (np.array([len(symbol) for symbol in listings.symbols]) <= 4))
+    bases = np.flatnonzero(~listings.is_real & (np.array([len(symbol) for symbol in listings.symbols]) <= 4))
     found: dict[str, Asset] = {}
-    for ending, kind in _KINDS.items():
-        for number in rng.choice(bases, size=min(_UNTRADED, len(bases)), replace=False).tolist():
+    for ending, kind in _KIND_BY_SUFFIX.items():
+        for number in rng.choice(bases, size=min(_UNTRADABLE_PER_KIND, len(bases)), replace=False).tolist():
             name = f"{listings.names[number].removesuffix(' Common Stock')} {kind}"
             symbol = listings.symbols[number] + ending
-            found[symbol] = assets.asset(symbol, name, listings.exchanges[number], 0.0, 0.0)
+            found[symbol] = assets.make_asset(symbol, name, listings.exchanges[number], 0.0, 0.0)
     for ending, exchange in (("F", "OTC"), ("Q", "NYSE")):
-        for number in rng.choice(bases, size=min(_UNTRADED, len(bases)), replace=False).tolist():
+        for number in rng.choice(bases, size=min(_UNTRADABLE_PER_KIND, len(bases)), replace=False).tolist():
             symbol = f"{listings.symbols[number]:Z<4.4}{ending}"
             if symbol not in taken:
                 status = "active" if exchange == "OTC" else "inactive"
-                found[symbol] = _unlisted(symbol, listings.names[number], exchange, status)
+                found[symbol] = _untradable_asset(symbol, listings.names[number], exchange, status)
     return found
 
 
-def _unlisted(symbol: str, name: str, exchange: str, status: str) -> Asset:
+def _untradable_asset(symbol: str, name: str, exchange: str, status: str) -> Asset:
     return Asset(
-        id=str(assets.identity(symbol)),
+        id=str(assets.asset_id(symbol)),
         symbol=symbol,
         name=name,
         exchange=exchange,
@@ -178,9 +193,13 @@ def _unlisted(symbol: str, name: str, exchange: str, status: str) -> Asset:
     )
 
 
-def _tell(
-    rng: Generator, listings: Listings, plays: Sequence[Play], session: Session, before: Session
-) -> list[Row]:
+def _write_headlines(
+    rng: Generator,
+    listings: Listings,
+    in_play: Sequence[StockInPlay],
+    session: MarketSession,
+    before: MarketSession,
+) -> list[NewsRow]:
     """Every headline from the close before to the close."""
 
     def company(number: int) -> Company:
@@ -190,12 +209,14 @@ def _tell(
             name,
             listings.sectors[number],
             float(listings.price[number]),
-            bool(listings.known[number]),
+            bool(listings.is_real[number]),
         )
 
-    rows: list[Row] = []
-    for play in plays:
-        rows += tell_event(rng, company(play.number), play.event, play.side, play.published, session.close)
-    spoken = [company(int(number)) for number in np.argsort(-listings.dollars, kind="stable")[:400]]
+    rows: list[NewsRow] = []
+    for stock in in_play:
+        rows += write_event_headlines(
+            rng, company(stock.number), stock.event, stock.side, stock.published, session.close
+        )
+    spoken = [company(int(number)) for number in np.argsort(-listings.dollar_volume, kind="stable")[:400]]
     start = datetime.fromtimestamp(before.close.timestamp(), UTC)
-    return rows + tell_chatter(rng, spoken, CHATTER, start, session.close)
+    return rows + write_background_headlines(rng, spoken, BACKGROUND_HEADLINE_COUNT, start, session.close)

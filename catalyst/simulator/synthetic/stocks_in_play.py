@@ -8,78 +8,85 @@ from typing import Final
 import numpy as np
 from numpy.random import Generator
 
-from catalyst.simulator.market.interface import Floats, Session
-from catalyst.simulator.synthetic.chart_setups import Setup, draw_setup
+from catalyst.simulator.market.interface import Floats, MarketSession
+from catalyst.simulator.synthetic.chart_setups import ChartSetup, draw_setup
 from catalyst.simulator.synthetic.listings import Listings
-from catalyst.simulator.synthetic.news import Event, draw_event
+from catalyst.simulator.synthetic.news import CompanyEvent, draw_event
 
-IN_PLAY: Final = (38, 58)  # names with news, at least and below
-CHARTED: Final = 90  # names that draw a pattern without any news
+IN_PLAY_COUNT: Final = (38, 58)  # names with news, at least and below
+CHART_ONLY_COUNT: Final = 90  # names that draw a pattern without any news
 LONG_SHARE: Final = 0.6
 OVERNIGHT_SHARE: Final = 0.72  # of the news; the rest breaks during the session
-FOLLOWS: Final = 0.55  # how often the chart points where the news does; the gap has told most of it already
-LIQUID: Final = 4e6  # dollars a day a stock in play trades at least
+CHART_AGREES_SHARE: Final = (
+    0.55  # how often the chart points where the news does; the gap has told most of it already
+)
+MIN_DOLLAR_VOLUME: Final = 4e6  # dollars a day a stock in play trades at least
 
 
 @dataclass(frozen=True, slots=True)
-class Play:
+class StockInPlay:
     """One stock in play."""
 
     number: int
-    event: Event
+    event: CompanyEvent
     side: int  # 1 good news, -1 bad
     published: datetime
     minute: int  # of the session when the price moves; negative when it gaps
     move: float  # log size of the gap or jump, signed
     volume: float  # times the usual
-    setup: Setup
+    setup: ChartSetup
 
 
-def draw_plays(
-    rng: Generator, listings: Listings, sigma: Floats, session: Session, since: datetime
-) -> list[Play]:
+def draw_stocks_in_play(
+    rng: Generator, listings: Listings, sigma: Floats, session: MarketSession, since: datetime
+) -> list[StockInPlay]:
     """The stocks in play of a session; `since` is when the one before closed."""
     sector = np.array(listings.sectors)
     pool = np.flatnonzero(
-        ~listings.known
+        ~listings.is_real
         & (sector != "")
         & (listings.price >= 2)
         & (listings.price <= 400)
-        & (listings.dollars >= LIQUID)
+        & (listings.dollar_volume >= MIN_DOLLAR_VOLUME)
     )
-    wanted = min(int(rng.integers(*IN_PLAY)), len(pool))
+    wanted = min(int(rng.integers(*IN_PLAY_COUNT)), len(pool))
     numbers = np.sort(rng.choice(pool, size=wanted, replace=False))
     return [
-        _draw_play(rng, listings, int(number), float(sigma[number]), session, since) for number in numbers
+        _draw_stock_in_play(rng, listings, int(number), float(sigma[number]), session, since)
+        for number in numbers
     ]
 
 
-def draw_charts(
-    rng: Generator, listings: Listings, sigma: Floats, minutes: int, taken: Sequence[Play]
-) -> list[Setup]:
+def draw_chart_setups(
+    rng: Generator, listings: Listings, sigma: Floats, minutes: int, taken: Sequence[StockInPlay]
+) -> list[ChartSetup]:
     """Patterns of liquid stocks nobody has news about."""
-    busy = {play.number for play in taken}
+    busy = {stock.number for stock in taken}
     pool = [
         n
-        for n in np.flatnonzero((listings.dollars >= LIQUID) & (listings.price >= 2)).tolist()
+        for n in np.flatnonzero(
+            (listings.dollar_volume >= MIN_DOLLAR_VOLUME) & (listings.price >= 2)
+        ).tolist()
         if n not in busy
     ]
-    numbers = np.sort(rng.choice(np.array(pool, dtype=np.int64), size=min(CHARTED, len(pool)), replace=False))
+    numbers = np.sort(
+        rng.choice(np.array(pool, dtype=np.int64), size=min(CHART_ONLY_COUNT, len(pool)), replace=False)
+    )
     return [
         draw_setup(rng, int(number), 1 if rng.random() < LONG_SHARE else -1, float(sigma[number]), minutes, 0)
         for number in numbers.tolist()
     ]
 
 
-def _draw_play(
-    rng: Generator, listings: Listings, number: int, sigma: float, session: Session, since: datetime
-) -> Play:
+def _draw_stock_in_play(
+    rng: Generator, listings: Listings, number: int, sigma: float, session: MarketSession, since: datetime
+) -> StockInPlay:
     side = 1 if rng.random() < LONG_SHARE else -1
     minutes = int((session.close - session.open).total_seconds()) // 60
     size = min(0.025 + float(rng.exponential(0.035)), 0.22)
-    published, minute = _when(rng, session, since, minutes)
-    follows = side if rng.random() < FOLLOWS else -side
-    return Play(
+    published, minute = _draw_news_time(rng, session, since, minutes)
+    follows = side if rng.random() < CHART_AGREES_SHARE else -side
+    return StockInPlay(
         number=number,
         event=draw_event(rng, listings.sectors[number], side),
         side=side,
@@ -91,7 +98,9 @@ def _draw_play(
     )
 
 
-def _when(rng: Generator, session: Session, since: datetime, minutes: int) -> tuple[datetime, int]:
+def _draw_news_time(
+    rng: Generator, session: MarketSession, since: datetime, minutes: int
+) -> tuple[datetime, int]:
     """When the news comes out, and the minute of the session the price answers, -1 for overnight."""
     seconds = timedelta(seconds=int(rng.integers(60)))
     if rng.random() >= OVERNIGHT_SHARE:

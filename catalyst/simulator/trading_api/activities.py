@@ -6,29 +6,35 @@ from typing import Final
 
 from catalyst.clock import NEW_YORK
 from catalyst.simulator.exchange.venue import Venue
-from catalyst.simulator.exchange.views import cash_view, fill_view
-from catalyst.simulator.rules.wire_format import BAD_PARAMETER, Refusal, instant, names, type_json
-from catalyst.simulator.trading_api.order_listing import whole
+from catalyst.simulator.exchange.views import cash_activity_view, fill_activity_view
+from catalyst.simulator.rules.wire_format import (
+    BAD_PARAMETER,
+    ApiError,
+    JsonObject,
+    parse_instant,
+    split_list,
+)
+from catalyst.simulator.trading_api.order_listing import parse_positive_int
 
-LONGEST_PAGE: Final = 100
-TRADES: Final = frozenset({"FILL"})
-CASH: Final = frozenset({"CSD", "CSW"})
+MAX_PAGE_SIZE: Final = 100
+TRADE_TYPES: Final = frozenset({"FILL"})
+TRANSFER_TYPES: Final = frozenset({"CSD", "CSW"})
 # The types this exchange never has, which may be asked for all the same.
-ABSENT: Final = frozenset(
+UNSUPPORTED_TYPES: Final = frozenset(
     (
         *("ACATC", "ACATS", "CFEE", "CGD", "DIV", "DIVCGL", "DIVCGS", "DIVFEE", "DIVFT", "DIVNRA", "DIVROC"),
         *("DIVTW", "DIVTXEX", "INT", "INTNRA", "INTTW", "JNL", "JNLC", "JNLS", "MA", "NC", "OPASN", "OPCA"),
         *("OPCSH", "OPEXC", "OPEXP", "OPTRD", "PTC", "PTR", "REORG", "SPIN", "SPLIT", "FOPT"),
     )
 )
-FAMILIES: Final = {"TRANS": CASH, "MISC": frozenset({"FEE"})}
-EVERY: Final = TRADES | CASH | {"FEE"}
+TYPE_GROUPS: Final = {"TRANS": TRANSFER_TYPES, "MISC": frozenset({"FEE"})}
+ALL_TYPES: Final = TRADE_TYPES | TRANSFER_TYPES | {"FEE"}
 
 
-def list_activities(venue: Venue, kind: str | None, query: Mapping[str, str]) -> list[type_json]:
+def list_activities(venue: Venue, kind: str | None, query: Mapping[str, str]) -> list[JsonObject]:
     """The activities asked for, newest first unless asked otherwise, one page. Raises Refusal (422)."""
-    kinds = _kinds(kind, query)
-    start, end = _span(query)
+    kinds = _activity_types(kind, query)
+    start, end = _time_range(query)
     order_id = query.get("order_id")
     rows = [
         view
@@ -40,54 +46,54 @@ def list_activities(venue: Venue, kind: str | None, query: Mapping[str, str]) ->
     token = query.get("page_token")
     if token:
         rows = [row for row in rows if (str(row["id"]) < token if descending else str(row["id"]) > token)]
-    return rows[: whole(query, "page_size", LONGEST_PAGE, LONGEST_PAGE)]
+    return rows[: parse_positive_int(query, "page_size", MAX_PAGE_SIZE, MAX_PAGE_SIZE)]
 
 
-def _kinds(kind: str | None, query: Mapping[str, str]) -> frozenset[str]:
+def _activity_types(kind: str | None, query: Mapping[str, str]) -> frozenset[str]:
     """The types asked for, families taken apart."""
-    asked = [kind] if kind else names(query.get("activity_types"))
+    asked = [kind] if kind else split_list(query.get("activity_types"))
     category = query.get("category")
     if category:
         if asked:
-            raise Refusal(422, BAD_PARAMETER, "category and activity_types exclude each other")
+            raise ApiError(422, BAD_PARAMETER, "category and activity_types exclude each other")
         if category not in {"trade_activity", "non_trade_activity"}:
-            raise Refusal(422, BAD_PARAMETER, f"invalid category: {category}")
-        return TRADES if category == "trade_activity" else EVERY - TRADES
+            raise ApiError(422, BAD_PARAMETER, f"invalid category: {category}")
+        return TRADE_TYPES if category == "trade_activity" else ALL_TYPES - TRADE_TYPES
     wanted: set[str] = set()
     for each in (name.upper() for name in asked):
-        if each not in EVERY | ABSENT | FAMILIES.keys():
-            raise Refusal(422, BAD_PARAMETER, f"invalid activity type: {each}")
-        wanted |= FAMILIES.get(each, {each})
-    return frozenset(wanted) if asked else EVERY
+        if each not in ALL_TYPES | UNSUPPORTED_TYPES | TYPE_GROUPS.keys():
+            raise ApiError(422, BAD_PARAMETER, f"invalid activity type: {each}")
+        wanted |= TYPE_GROUPS.get(each, {each})
+    return frozenset(wanted) if asked else ALL_TYPES
 
 
-def _span(query: Mapping[str, str]) -> tuple[datetime | None, datetime | None]:
+def _time_range(query: Mapping[str, str]) -> tuple[datetime | None, datetime | None]:
     """The bounds in time, both exclusive; `date` is a day in New York."""
-    start = instant(query["after"], "after") if query.get("after") else None
-    end = instant(query["until"], "until") if query.get("until") else None
+    start = parse_instant(query["after"], "after") if query.get("after") else None
+    end = parse_instant(query["until"], "until") if query.get("until") else None
     day = query.get("date")
     if day:
         if start or end:
-            raise Refusal(422, BAD_PARAMETER, "date excludes after and until")
-        morning = datetime.combine(instant(day, "date").astimezone(NEW_YORK).date(), time(), NEW_YORK)
+            raise ApiError(422, BAD_PARAMETER, "date excludes after and until")
+        morning = datetime.combine(parse_instant(day, "date").astimezone(NEW_YORK).date(), time(), NEW_YORK)
         start, end = morning - timedelta(microseconds=1), morning + timedelta(days=1)
     return start, end
 
 
 def _activities(
     venue: Venue, kinds: frozenset[str], order_id: str | None
-) -> Iterator[tuple[datetime, type_json]]:
+) -> Iterator[tuple[datetime, JsonObject]]:
     if "FILL" in kinds:
         for execution in venue.executions:
             if order_id is None or execution.order_id == order_id:
-                yield execution.at, fill_view(execution)
+                yield execution.at, fill_activity_view(execution)
     if order_id is not None:
         return  # nothing but a fill has an order
     if "FEE" in kinds:
         for fee in venue.fees:
             more = {"activity_sub_type": fee.kind, "description": f"{fee.kind} fee"}
-            yield fee.at, cash_view("FEE", fee.at, fee.id, -fee.amount, **more)
+            yield fee.at, cash_activity_view("FEE", fee.at, fee.id, -fee.amount, **more)
     for move in venue.transfers:
         kind = "CSD" if move.amount >= 0 else "CSW"
         if kind in kinds:
-            yield move.at, cash_view(kind, move.at, move.id, move.amount)
+            yield move.at, cash_activity_view(kind, move.at, move.id, move.amount)

@@ -12,15 +12,22 @@ from aiohttp import web
 
 from catalyst.clock import Clock
 from catalyst.simulator.exchange.exchange import Exchange
-from catalyst.simulator.faults.responses import altered, cut, failed, json_reply, page, rate_limited
+from catalyst.simulator.faults.responses import (
+    abort_connection,
+    alter_response,
+    error_response,
+    json_reply,
+    proxy_page,
+    rate_limit_response,
+)
 from catalyst.simulator.faults.rules import Fault, FaultKind
-from catalyst.simulator.rules.wire_format import NOT_FOUND, Refusal, seconds, type_json
+from catalyst.simulator.rules.wire_format import NOT_FOUND, ApiError, JsonObject, seconds
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-DATA: Final = ("/v2/stocks", "/v1beta1/", "/v1/corporate-actions")
-LONGEST_LEDGER: Final = 200_000
-BEFORE: Final = (
+DATA_PREFIXES: Final = ("/v2/stocks", "/v1beta1/", "/v1/corporate-actions")
+MAX_LOGGED_REQUESTS: Final = 200_000
+FAULTS_BEFORE: Final = (
     FaultKind.HANG_BEFORE,
     FaultKind.DROP_BEFORE,
     FaultKind.STATUS_BEFORE,
@@ -31,8 +38,10 @@ BEFORE: Final = (
     FaultKind.STALE,
     FaultKind.EMPTY,
 )
-BEFORE_ANY: Final = tuple(kind for kind in BEFORE if kind not in {FaultKind.STALE, FaultKind.EMPTY})
-AFTER: Final = (
+FAULTS_BEFORE_ANY_METHOD: Final = tuple(
+    kind for kind in FAULTS_BEFORE if kind not in {FaultKind.STALE, FaultKind.EMPTY}
+)
+FAULTS_AFTER: Final = (
     FaultKind.HANG,
     FaultKind.DROP,
     FaultKind.STATUS,
@@ -43,11 +52,11 @@ AFTER: Final = (
     FaultKind.ADD_FIELDS,
     FaultKind.LEG_OMIT,
 )
-AFTER_ANY: Final = (*AFTER[: AFTER.index(FaultKind.GARBLE)], FaultKind.SLOW)
+FAULTS_AFTER_ANY_BODY: Final = (*FAULTS_AFTER[: FAULTS_AFTER.index(FaultKind.GARBLE)], FaultKind.SLOW)
 
 
 @dataclass(slots=True)
-class Entry:
+class RequestRecord:
     """One request in the ledger; `status` is None while it is unanswered, and for ever if it never is."""
 
     sequence: int
@@ -62,7 +71,7 @@ class Entry:
     fault: str | None = None
     message: str | None = None
 
-    def view(self) -> type_json:
+    def view(self) -> JsonObject:
         return {
             "sequence": self.sequence,
             "at": self.at.isoformat(),
@@ -78,36 +87,36 @@ class Entry:
         }
 
 
-class Bucket:
+class TokenBucket:
     """A token bucket in market time: `limit` requests a minute, all of them at once if need be."""
 
     def __init__(self, now: datetime) -> None:
-        self._spent = 0.0
+        self._used = 0.0
         self._at = now
 
-    def take(self, now: datetime, limit: int) -> bool:
+    def acquire(self, now: datetime, limit: int) -> bool:
         """Take a token; false when there is none."""
-        self._spent = self._outstanding(now, limit)
+        self._used = self._used_at(now, limit)
         self._at = max(self._at, now)
-        if self._spent + 1 > limit:
+        if self._used + 1 > limit:
             return False
-        self._spent += 1
+        self._used += 1
         return True
 
     def headers(self, now: datetime, limit: int) -> dict[str, str]:
         """The three headers of every trading answer; reset is when the bucket will be full again."""
-        spent = self._outstanding(now, limit)
+        spent = self._used_at(now, limit)
         return {
             "X-Ratelimit-Limit": str(limit),
             "X-Ratelimit-Remaining": str(max(int(limit - spent), 0)),
             "X-Ratelimit-Reset": str(int(now.timestamp() + spent * 60 / limit) + 1),
         }
 
-    def _outstanding(self, now: datetime, limit: int) -> float:
-        return max(self._spent - max((now - self._at).total_seconds(), 0.0) * limit / 60, 0.0)
+    def _used_at(self, now: datetime, limit: int) -> float:
+        return max(self._used - max((now - self._at).total_seconds(), 0.0) * limit / 60, 0.0)
 
 
-class Transport:
+class RequestMiddleware:
     """The middleware of the server."""
 
     def __init__(
@@ -115,64 +124,68 @@ class Transport:
         exchange: Exchange,
         clock: Clock,
         keys: dict[str, str],
-        settle: Callable[[], None],
+        publish_changes: Callable[[], None],
     ) -> None:
         self._exchange = exchange
         self._clock = clock
         self._keys = keys
-        self._settle = settle
-        self._bucket, self._data_bucket = Bucket(clock.now()), Bucket(clock.now())
-        self._last: dict[str, bytes] = {}
+        self._publish_changes = publish_changes
+        self._bucket, self._data_bucket = TokenBucket(clock.now()), TokenBucket(clock.now())
+        self._last_bodies: dict[str, bytes] = {}
         self._sequence = 0
-        self.ledger: deque[Entry] = deque(maxlen=LONGEST_LEDGER)
-        self.ended = asyncio.Event()
+        self.request_log: deque[RequestRecord] = deque(maxlen=MAX_LOGGED_REQUESTS)
+        self.server_closed = asyncio.Event()
 
     async def serve(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Answer one request."""
         if request.headers.get("Upgrade", "").lower() == "websocket":
             return await handler(request)
-        facts = await self._facts(request)  # the body takes its time to come; the present is after it
+        facts = await self._request_facts(request)  # the body takes its time to come; the present is after it
         self._exchange.advance(self._clock.now())
         if request.path.startswith("/admin") or request.path == "/":
-            answer = await answered(request, handler)
-            self._settle()
+            answer = await call_handler(request, handler)
+            self._publish_changes()
             return answer
-        entry = self._enter(request, facts)
-        response = await self._through(request, handler, entry, facts)
+        entry = self._log_request(request, facts)
+        response = await self._respond_with_faults(request, handler, entry, facts)
         entry.status = response.status
         if is_trading(request.path) or is_data(request.path):
             self._add_rate_headers(response, data=is_data(request.path))
         return response
 
-    async def _through(
-        self, request: web.Request, handler: Handler, entry: Entry, facts: dict[str, str | None]
+    async def _respond_with_faults(
+        self, request: web.Request, handler: Handler, entry: RequestRecord, facts: dict[str, str | None]
     ) -> web.StreamResponse:
         refused = self._check_keys(request) or self._check_rate(request)
         if refused is not None:
             return refused
-        before = self._exchange.faults.take(*self._possible(request), **facts)
+        before = self._exchange.faults.fire_matching(*self._faults_before(request), **facts)
         if before is not None:
             entry.fault = before.kind.value
-            spoiled = await self._before(before, request)
+            spoiled = await self._apply_fault_before(before, request)
             if spoiled is not None:
                 return spoiled
-        response = await answered(request, handler)
-        self._settle()
+        response = await call_handler(request, handler)
+        self._publish_changes()
         entry.status = response.status
-        entry.message = _message_of(response)
+        entry.message = _error_message(response)
         if request.method == "GET" and isinstance(response, web.Response) and response.status == 200:
-            self._last[request.path_qs] = response.body if isinstance(response.body, bytes) else b""
-        after = self._exchange.faults.take(*spoilable(response), **facts)
+            self._last_bodies[request.path_qs] = response.body if isinstance(response.body, bytes) else b""
+        after = self._exchange.faults.fire_matching(*faults_after(response), **facts)
         if after is None:
             return response
         entry.fault = after.kind.value
-        return await self._after(after, request, response)
+        return await self._apply_fault_after(after, request, response)
 
-    def _possible(self, request: web.Request) -> tuple[FaultKind, ...]:
+    def _faults_before(self, request: web.Request) -> tuple[FaultKind, ...]:
         """What can befall the request: only a question has an old answer, or an empty one."""
         if request.method != "GET":
-            return BEFORE_ANY
-        return BEFORE if request.path_qs in self._last else (*BEFORE_ANY, FaultKind.EMPTY)
+            return FAULTS_BEFORE_ANY_METHOD
+        return (
+            FAULTS_BEFORE
+            if request.path_qs in self._last_bodies
+            else (*FAULTS_BEFORE_ANY_METHOD, FaultKind.EMPTY)
+        )
 
     # ------------------------------------------------------------------ who, and how often
 
@@ -180,8 +193,8 @@ class Transport:
         key = request.headers.get("APCA-API-KEY-ID")
         secret = request.headers.get("APCA-API-SECRET-KEY")
         data = is_data(request.path)
-        if key is None and secret is None and self._exchange.switches.html_when_headless:
-            return page(401, "401 Authorization Required")
+        if key is None and secret is None and self._exchange.settings.html_without_keys:
+            return proxy_page(401, "401 Authorization Required")
         if key is None or self._keys.get(key) != secret:
             message = "forbidden." if data else "unauthorized."
             return json_reply(403 if data else 401, {"message": message})
@@ -190,40 +203,40 @@ class Transport:
     def _check_rate(self, request: web.Request) -> web.Response | None:
         data = is_data(request.path)
         limit, bucket = self._rate(data=data)
-        if not limit or not (data or is_trading(request.path)) or bucket.take(self._clock.now(), limit):
+        if not limit or not (data or is_trading(request.path)) or bucket.acquire(self._clock.now(), limit):
             return None
-        return rate_limited(data=data)
+        return rate_limit_response(data=data)
 
-    def _rate(self, *, data: bool) -> tuple[int, Bucket]:
-        switches = self._exchange.switches
-        return (switches.data_rate_limit, self._data_bucket) if data else (switches.rate_limit, self._bucket)
+    def _rate(self, *, data: bool) -> tuple[int, TokenBucket]:
+        settings = self._exchange.settings
+        return (settings.data_rate_limit, self._data_bucket) if data else (settings.rate_limit, self._bucket)
 
     def _add_rate_headers(self, response: web.StreamResponse, *, data: bool) -> None:
-        if response.status == 429 and not self._exchange.switches.rate_headers_on_429:
+        if response.status == 429 and not self._exchange.settings.rate_headers_on_429:
             return
         limit, bucket = self._rate(data=data)
         response.headers.update(bucket.headers(self._clock.now(), limit or 200))
 
     # ------------------------------------------------------------------ what goes wrong
 
-    async def _before(self, fault: Fault, request: web.Request) -> web.Response | None:
+    async def _apply_fault_before(self, fault: Fault, request: web.Request) -> web.Response | None:
         """What the client gets instead of being heard; None when it is heard after all."""
         match fault.kind:
             case FaultKind.HANG_BEFORE:
-                await self.ended.wait()
-                return page(503, "503 Service Unavailable")
+                await self.server_closed.wait()
+                return proxy_page(503, "503 Service Unavailable")
             case FaultKind.DROP_BEFORE:
-                return cut(request)
+                return abort_connection(request)
             case FaultKind.STATUS_BEFORE:
-                return failed(fault)
+                return error_response(fault)
             case FaultKind.HTML_BEFORE:
-                return page(fault.status, f"{fault.status} Bad Gateway")
+                return proxy_page(fault.status, f"{fault.status} Bad Gateway")
             case FaultKind.RATE_LIMIT:
-                return rate_limited(data=is_data(request.path))
+                return rate_limit_response(data=is_data(request.path))
             case FaultKind.UNAUTHORIZED:
                 return json_reply(401, {"message": "unauthorized."})
             case FaultKind.STALE:
-                last = self._last.get(request.path_qs)
+                last = self._last_bodies.get(request.path_qs)
                 return None if last is None else web.Response(body=last, content_type="application/json")
             case FaultKind.EMPTY:
                 return json_reply(200, [])
@@ -232,29 +245,29 @@ class Transport:
                 self._exchange.advance(self._clock.now())
                 return None
 
-    async def _after(
+    async def _apply_fault_after(
         self, fault: Fault, request: web.Request, response: web.StreamResponse
     ) -> web.StreamResponse:
         """What the client gets although it was heard."""
         match fault.kind:
             case FaultKind.HANG:
-                await self.ended.wait()
-                return page(503, "503 Service Unavailable")
+                await self.server_closed.wait()
+                return proxy_page(503, "503 Service Unavailable")
             case FaultKind.DROP:
-                return cut(request)
+                return abort_connection(request)
             case FaultKind.STATUS:
-                return failed(fault)
+                return error_response(fault)
             case FaultKind.HTML:
-                return page(fault.status, f"{fault.status} Bad Gateway")
+                return proxy_page(fault.status, f"{fault.status} Bad Gateway")
             case FaultKind.SLOW:
                 await self._clock.sleep(seconds(fault.seconds))
                 return response
             case _:
-                return altered(fault, response)
+                return alter_response(fault, response)
 
     # ------------------------------------------------------------------ the ledger
 
-    async def _facts(self, request: web.Request) -> dict[str, str | None]:
+    async def _request_facts(self, request: web.Request) -> dict[str, str | None]:
         """What fault rules and the ledger know about a request."""
         symbol: str | None = request.query.get("symbols")
         client_id: str | None = request.query.get("client_order_id")
@@ -272,7 +285,7 @@ class Transport:
         if len(parts) == 4 and parts[2] == "positions":
             symbol = parts[3]
         elif len(parts) == 4 and parts[2] == "orders":
-            order = self._exchange.book.get(parts[3])
+            order = self._exchange.order_store.get(parts[3])
             if order is not None:
                 symbol, client_id, side = order.symbol, client_id or order.client_order_id, order.side.value
         return {
@@ -283,9 +296,9 @@ class Transport:
             "side": side,
         }
 
-    def _enter(self, request: web.Request, facts: dict[str, str | None]) -> Entry:
+    def _log_request(self, request: web.Request, facts: dict[str, str | None]) -> RequestRecord:
         self._sequence += 1
-        entry = Entry(
+        entry = RequestRecord(
             sequence=self._sequence,
             at=self._clock.now(),
             method=request.method,
@@ -295,7 +308,7 @@ class Transport:
             client_order_id=facts["client_order_id"],
             user_agent=request.headers.get("User-Agent"),
         )
-        self.ledger.append(entry)
+        self.request_log.append(entry)
         return entry
 
 
@@ -306,22 +319,26 @@ def is_trading(path: str) -> bool:
 
 def is_data(path: str) -> bool:
     """Whether the data API answers there."""
-    return path.startswith(DATA)
+    return path.startswith(DATA_PREFIXES)
 
 
-def spoilable(response: web.StreamResponse) -> tuple[FaultKind, ...]:
+def faults_after(response: web.StreamResponse) -> tuple[FaultKind, ...]:
     """What can befall the answer: a document may be damaged, and legs left out where there are some."""
     body = response.body if isinstance(response, web.Response) else None
     if not isinstance(body, bytes) or not body:
-        return AFTER_ANY
-    return AFTER if b'"legs":[' in body else tuple(kind for kind in AFTER if kind is not FaultKind.LEG_OMIT)
+        return FAULTS_AFTER_ANY_BODY
+    return (
+        FAULTS_AFTER
+        if b'"legs":[' in body
+        else tuple(kind for kind in FAULTS_AFTER if kind is not FaultKind.LEG_OMIT)
+    )
 
 
-async def answered(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def call_handler(request: web.Request, handler: Handler) -> web.StreamResponse:
     """The route's answer, or the refusal it raised, or "not found" for a path nobody has."""
     try:
         return await handler(request)
-    except Refusal as refusal:
+    except ApiError as refusal:
         return json_reply(refusal.status, refusal.body)
     except web.HTTPNotFound:
         return json_reply(404, {"code": NOT_FOUND, "message": "endpoint not found"})
@@ -329,7 +346,7 @@ async def answered(request: web.Request, handler: Handler) -> web.StreamResponse
         return json_reply(405, {"code": 40510000, "message": "method not allowed"})
 
 
-def _message_of(response: web.StreamResponse) -> str | None:
+def _error_message(response: web.StreamResponse) -> str | None:
     if (
         response.status < 400
         or not isinstance(response, web.Response)

@@ -5,10 +5,17 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from catalyst.simulator.exchange.exchange import Exchange
-from catalyst.simulator.rules.orders import LISTED_OPEN, Order
-from catalyst.simulator.rules.wire_format import BAD_PARAMETER, Refusal, identity, instant, names, truth
+from catalyst.simulator.rules.orders import OPEN_STATUSES, Order
+from catalyst.simulator.rules.wire_format import (
+    BAD_PARAMETER,
+    ApiError,
+    parse_bool,
+    parse_instant,
+    parse_uuid,
+    split_list,
+)
 
-LONGEST_LIST = 500
+MAX_LISTED_ORDERS = 500
 ASSET_CLASS = "us_equity"
 
 
@@ -29,36 +36,36 @@ class OrderQuery:
     after_id: str | None
 
 
-def read_query(query: Mapping[str, str]) -> OrderQuery:
+def parse_order_query(query: Mapping[str, str]) -> OrderQuery:
     """The question in a query string. Raises Refusal (422)."""
     status = query.get("status", "open").lower() or "open"
     if status not in {"open", "closed", "all"}:
-        raise Refusal(422, BAD_PARAMETER, f"invalid status: {status}")
+        raise ApiError(422, BAD_PARAMETER, f"invalid status: {status}")
     before_id, after_id = query.get("before_order_id"), query.get("after_order_id")
     if (before_id or after_id) and (query.get("after") or query.get("until")):
-        raise Refusal(422, BAD_PARAMETER, "before_order_id and after_order_id exclude after and until")
+        raise ApiError(422, BAD_PARAMETER, "before_order_id and after_order_id exclude after and until")
     return OrderQuery(
         status=status,
-        limit=whole(query, "limit", 50, LONGEST_LIST),
-        after=instant(query["after"], "after") if query.get("after") else None,
-        until=instant(query["until"], "until") if query.get("until") else None,
+        limit=parse_positive_int(query, "limit", 50, MAX_LISTED_ORDERS),
+        after=parse_instant(query["after"], "after") if query.get("after") else None,
+        until=parse_instant(query["until"], "until") if query.get("until") else None,
         descending=query.get("direction", "desc").lower() != "asc",
-        nested=truth(query.get("nested")),
-        symbols=frozenset(symbol.upper() for symbol in names(query.get("symbols"))),
+        nested=parse_bool(query.get("nested")),
+        symbols=frozenset(symbol.upper() for symbol in split_list(query.get("symbols"))),
         side=query.get("side"),
         asset_class=query.get("asset_class"),
-        before_id=identity(before_id) if before_id else None,
-        after_id=identity(after_id) if after_id else None,
+        before_id=parse_uuid(before_id) if before_id else None,
+        after_id=parse_uuid(after_id) if after_id else None,
     )
 
 
-def whole(query: Mapping[str, str], name: str, default: int, most: int) -> int:
+def parse_positive_int(query: Mapping[str, str], name: str, default: int, maximum: int) -> int:
     """A positive whole number of a query, at most `most`. Raises Refusal (422)."""
     text = query.get(name)
     if not text:
         return default
-    if not text.isdigit() or not 0 < int(text) <= most:
-        raise Refusal(422, BAD_PARAMETER, f"invalid {name}: must be between 1 and {most}")
+    if not text.isdigit() or not 0 < int(text) <= maximum:
+        raise ApiError(422, BAD_PARAMETER, f"invalid {name}: must be between 1 and {maximum}")
     return int(text)
 
 
@@ -68,51 +75,51 @@ def list_orders(exchange: Exchange, query: OrderQuery) -> list[Order]:
     A held leg is not an open order. Nested, legs appear inside their parents only; once a parent is closed
     its open legs are listed by themselves, unless the switch hides them.
     """
-    shown = (exchange.seen(order) for order in exchange.book.orders.values())
-    rows = [order for order in shown if _wanted(exchange, order, query)]
+    shown = (exchange.visible_state(order) for order in exchange.order_store.orders.values())
+    rows = [order for order in shown if _matches_query(exchange, order, query)]
     rows.sort(key=lambda order: (order.submitted_at, order.sequence), reverse=query.descending)
     return rows[: query.limit]
 
 
-def _wanted(exchange: Exchange, order: Order, query: OrderQuery) -> bool:
+def _matches_query(exchange: Exchange, order: Order, query: OrderQuery) -> bool:
     if query.symbols and order.symbol not in query.symbols:
         return False
     if query.side and order.side != query.side:
         return False
     if query.asset_class and query.asset_class != ASSET_CLASS:
         return False
-    if query.status == "open" and order.status not in LISTED_OPEN:
+    if query.status == "open" and order.status not in OPEN_STATUSES:
         return False
     if query.status == "closed" and not order.terminal:
         return False
-    if query.nested and order.parent_id is not None and _inside(exchange, order, query):
+    if query.nested and order.parent_id is not None and _is_nested_in_parent(exchange, order, query):
         return False
-    return _in_span(exchange, order, query)
+    return _is_in_range(exchange, order, query)
 
 
-def _inside(exchange: Exchange, leg: Order, query: OrderQuery) -> bool:
+def _is_nested_in_parent(exchange: Exchange, leg: Order, query: OrderQuery) -> bool:
     """Whether a leg is shown inside its parent, or nowhere, instead of by itself."""
-    parent = exchange.book.parent(leg)
+    parent = exchange.order_store.parent(leg)
     if parent is None or leg.id not in parent.legs:
         return False
-    if query.status == "all" or exchange.switches.hide_open_legs:
+    if query.status == "all" or exchange.settings.hide_open_legs:
         return True
-    parent = exchange.seen(parent)
-    return parent.terminal if query.status == "closed" else parent.status in LISTED_OPEN
+    parent = exchange.visible_state(parent)
+    return parent.terminal if query.status == "closed" else parent.status in OPEN_STATUSES
 
 
-def _in_span(exchange: Exchange, order: Order, query: OrderQuery) -> bool:
+def _is_in_range(exchange: Exchange, order: Order, query: OrderQuery) -> bool:
     if query.after is not None and order.submitted_at <= query.after:
         return False
     if query.until is not None and order.submitted_at >= query.until:
         return False
     place = (order.submitted_at, order.sequence)
     if query.before_id is not None:
-        mark = exchange.find(query.before_id)
+        mark = exchange.find_order(query.before_id)
         if place >= (mark.submitted_at, mark.sequence):
             return False
     if query.after_id is not None:
-        mark = exchange.find(query.after_id)
+        mark = exchange.find_order(query.after_id)
         if place <= (mark.submitted_at, mark.sequence):
             return False
     return True

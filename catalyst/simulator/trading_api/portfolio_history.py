@@ -15,24 +15,30 @@ from typing import Final
 
 from catalyst.clock import NEW_YORK
 from catalyst.simulator.exchange.venue import Venue
-from catalyst.simulator.market.interface import Session
-from catalyst.simulator.rules.trading_hours import POST_CLOSE, PRE_OPEN, day_of
-from catalyst.simulator.rules.wire_format import BAD_PARAMETER, Refusal, instant, names, type_json
+from catalyst.simulator.market.interface import MarketSession
+from catalyst.simulator.rules.trading_hours import POST_CLOSE, PRE_OPEN, new_york_date
+from catalyst.simulator.rules.wire_format import (
+    BAD_PARAMETER,
+    ApiError,
+    JsonObject,
+    parse_instant,
+    split_list,
+)
 
 DAY: Final = timedelta(days=1)
-MOMENT: Final = timedelta(microseconds=1)
-FRAMES: Final = {
+ONE_MICROSECOND: Final = timedelta(microseconds=1)
+TIMEFRAMES: Final = {
     "1Min": timedelta(minutes=1),
     "5Min": timedelta(minutes=5),
     "15Min": timedelta(minutes=15),
     "1H": timedelta(hours=1),
     "1D": DAY,
 }
-REPORTINGS: Final = ("market_hours", "extended_hours", "continuous")
-LONGEST_INTRADAY: Final = timedelta(days=30)
-NOMINAL: Final = {"D": 1, "W": 7, "M": 30, "A": 365}  # days
-LONGEST_PERIOD: Final = 4000  # of any unit
-CASHFLOWS: Final = ("CSD", "CSW", "FEE")
+INTRADAY_REPORTINGS: Final = ("market_hours", "extended_hours", "continuous")
+MAX_INTRADAY_PERIOD: Final = timedelta(days=30)
+UNIT_DAYS: Final = {"D": 1, "W": 7, "M": 30, "A": 365}  # days
+MAX_PERIOD_UNITS: Final = 4000  # of any unit
+CASHFLOW_TYPES: Final = ("CSD", "CSW", "FEE")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +47,14 @@ class HistoryQuery:
 
     start: datetime
     end: datetime
-    frame: str
+    timeframe: str
     reporting: str
     per_day: bool
     cashflows: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class HistoryPoint:
     """One step: its label, the instant it is valued at, and the session day it belongs to."""
 
     label: datetime
@@ -56,49 +62,51 @@ class Point:
     day: date
 
 
-def read_history(venue: Venue, query: Mapping[str, str]) -> HistoryQuery:
+def parse_history_query(venue: Venue, query: Mapping[str, str]) -> HistoryQuery:
     """The question in a query string. Raises Refusal (422)."""
     given = [name for name in ("period", "start", "end") if query.get(name)]
     if len(given) == 3:
-        raise Refusal(422, BAD_PARAMETER, "only two of start, end and period can be specified")
-    start, end = _range(venue, query)
+        raise ApiError(422, BAD_PARAMETER, "only two of start, end and period can be specified")
+    start, end = _parse_range(venue, query)
     if start > end:
-        raise Refusal(422, BAD_PARAMETER, "start must not be after end")
-    length = end - start if len(given) == 2 and not query.get("period") else _nominal(query.get("period"))
-    frame = query.get("timeframe") or _usual(length)
-    if frame not in FRAMES:
-        raise Refusal(422, BAD_PARAMETER, f"invalid timeframe: {frame}")
-    if frame != "1D" and length > LONGEST_INTRADAY:
-        raise Refusal(422, BAD_PARAMETER, "only 1D timeframe is supported for periods longer than 30 days")
+        raise ApiError(422, BAD_PARAMETER, "start must not be after end")
+    length = (
+        end - start if len(given) == 2 and not query.get("period") else _nominal_length(query.get("period"))
+    )
+    frame = query.get("timeframe") or _default_timeframe(length)
+    if frame not in TIMEFRAMES:
+        raise ApiError(422, BAD_PARAMETER, f"invalid timeframe: {frame}")
+    if frame != "1D" and length > MAX_INTRADAY_PERIOD:
+        raise ApiError(422, BAD_PARAMETER, "only 1D timeframe is supported for periods longer than 30 days")
     # Recorded: the broker answers 200 to `extended_hours=` with a word that is no boolean; here alone it counts as no.
     extended = query.get("extended_hours", "").strip().lower() in {"true", "1", "t", "yes"}
     reporting = query.get("intraday_reporting") or ("extended_hours" if extended else "market_hours")
-    if reporting not in REPORTINGS:
-        raise Refusal(422, BAD_PARAMETER, f"invalid intraday_reporting: {reporting}")
+    if reporting not in INTRADAY_REPORTINGS:
+        raise ApiError(422, BAD_PARAMETER, f"invalid intraday_reporting: {reporting}")
     reset = query.get("pnl_reset") or "per_day"
     if reset not in {"per_day", "no_reset"}:
-        raise Refusal(422, BAD_PARAMETER, f"invalid pnl_reset: {reset}")
-    asked = [name.upper() for name in names(query.get("cashflow_types"))]
-    flows = CASHFLOWS if asked == ["ALL"] else tuple(name for name in CASHFLOWS if name in asked)
+        raise ApiError(422, BAD_PARAMETER, f"invalid pnl_reset: {reset}")
+    asked = [name.upper() for name in split_list(query.get("cashflow_types"))]
+    flows = CASHFLOW_TYPES if asked == ["ALL"] else tuple(name for name in CASHFLOW_TYPES if name in asked)
     return HistoryQuery(start, end, frame, reporting, reset == "per_day", flows)
 
 
-def _range(venue: Venue, query: Mapping[str, str]) -> tuple[datetime, datetime]:
+def _parse_range(venue: Venue, query: Mapping[str, str]) -> tuple[datetime, datetime]:
     """From where to where: a period ends at `end`, or begins at `start`; `date_end` is the older name of a last day."""
-    start = instant(query["start"], "start") if query.get("start") else None
-    end = instant(query["end"], "end") if query.get("end") else None
+    start = parse_instant(query["start"], "start") if query.get("start") else None
+    end = parse_instant(query["end"], "end") if query.get("end") else None
     if end is None and query.get("date_end"):
-        last = instant(query["date_end"], "date_end").astimezone(NEW_YORK).date()
-        end = _midnight(last + DAY) - MOMENT
+        last = parse_instant(query["date_end"], "date_end").astimezone(NEW_YORK).date()
+        end = _midnight(last + DAY) - ONE_MICROSECOND
     if start is not None and query.get("period"):
-        return start, _moved(start, query["period"], 1) - MOMENT
+        return start, _shift_by_period(start, query["period"], 1) - ONE_MICROSECOND
     end = venue.now if end is None else end
-    return (start or _moved(end, query.get("period") or "1M", -1)), end
+    return (start or _shift_by_period(end, query.get("period") or "1M", -1)), end
 
 
-def _moved(at: datetime, period: str, sign: int) -> datetime:
+def _shift_by_period(at: datetime, period: str, sign: int) -> datetime:
     """A period away, at New York's midnight before or after. Days and weeks count the last day as one of them."""
-    number, unit = _parsed(period)
+    number, unit = _parse_period(period)
     day = at.astimezone(NEW_YORK).date()
     if unit in "DW":
         days = number * (7 if unit == "W" else 1)
@@ -107,23 +115,23 @@ def _moved(at: datetime, period: str, sign: int) -> datetime:
     return _midnight(_months_away(day, sign * months))
 
 
-def _parsed(period: str) -> tuple[int, str]:
+def _parse_period(period: str) -> tuple[int, str]:
     found = re.fullmatch(r"([0-9]{1,4})([DWMA])", period.strip().upper())
-    if found is None or not 0 < int(found[1]) <= LONGEST_PERIOD:
-        raise Refusal(422, BAD_PARAMETER, f"invalid period: {period}")
+    if found is None or not 0 < int(found[1]) <= MAX_PERIOD_UNITS:
+        raise ApiError(422, BAD_PARAMETER, f"invalid period: {period}")
     return int(found[1]), found[2]
 
 
-def _nominal(period: str | None) -> timedelta:
-    number, unit = _parsed(period or "1M")
-    return timedelta(days=number * NOMINAL[unit])
+def _nominal_length(period: str | None) -> timedelta:
+    number, unit = _parse_period(period or "1M")
+    return timedelta(days=number * UNIT_DAYS[unit])
 
 
 def _months_away(day: date, months: int) -> date:
     """The same day of another month, or that month's last."""
     year, month = divmod(day.year * 12 + day.month - 1 + months, 12)
     if not 1 <= year < 9999:
-        raise Refusal(422, BAD_PARAMETER, "invalid period: too long")
+        raise ApiError(422, BAD_PARAMETER, "invalid period: too long")
     last = (date(year + month // 11, (month + 1) % 12 + 1, 1) - DAY).day
     return date(year, month + 1, min(day.day, last))
 
@@ -132,7 +140,7 @@ def _midnight(day: date) -> datetime:
     return datetime.combine(day, time(), NEW_YORK)
 
 
-def _usual(length: timedelta) -> str:
+def _default_timeframe(length: timedelta) -> str:
     """The timeframe of a question that names none."""
     if length < timedelta(days=7):
         return "1Min"
@@ -142,86 +150,86 @@ def _usual(length: timedelta) -> str:
 # ---------------------------------------------------------------------- the points
 
 
-def history_view(venue: Venue, query: HistoryQuery) -> type_json:
+def history_view(venue: Venue, query: HistoryQuery) -> JsonObject:
     """Equity and profit at each step; profit is without the money that came in or went out."""
-    steps = _days(venue, query) if query.frame == "1D" else _steps(venue, query)
+    steps = _daily_points(venue, query) if query.timeframe == "1D" else _intraday_points(venue, query)
     points = [point for point in steps if point.at >= venue.account.created_at]
     worth = [float(value) for value in _equities(venue, query, points)]
-    base, since = _base(venue, points)
+    base, since = _base_equity(venue, points)
     gains, shares = [], []
     reset, reset_at = base, since
     for index, point in enumerate(points):
         if base is None or reset is None:
-            base, since = _first(venue, point, worth[index])
+            base, since = _initial_base(venue, point, worth[index])
             reset, reset_at = base, since
-        elif index and query.per_day and query.frame != "1D" and point.day != points[index - 1].day:
-            kept = _close_before(venue, point.day)
+        elif index and query.per_day and query.timeframe != "1D" and point.day != points[index - 1].day:
+            kept = _closing_equity_before(venue, point.day)
             if kept is not None:
                 reset_at, reset = kept
         assert reset is not None
-        moved = _transferred(venue, reset_at, point.at)
+        moved = _net_transfers(venue, reset_at, point.at)
         gain = worth[index] - float(reset) - float(moved)
         gains.append(round(gain, 4))
         shares.append(gain / float(reset) if reset else 0.0)
-    view: type_json = {
+    view: JsonObject = {
         "timestamp": [int(point.label.timestamp()) for point in points],
         "equity": worth,
         "profit_loss": gains,
         "profit_loss_pct": shares,
         "base_value": float(base or 0),
-        "timeframe": query.frame,
-        "cashflow": _cashflows(venue, query, points),
+        "timeframe": query.timeframe,
+        "cashflow": _cashflows_by_step(venue, query, points),
     }
-    if points and (kept := _close_before(venue, points[0].day)) is not None:
-        view["base_value_asof"] = day_of(kept[0]).isoformat()
+    if points and (kept := _closing_equity_before(venue, points[0].day)) is not None:
+        view["base_value_asof"] = new_york_date(kept[0]).isoformat()
     return view
 
 
-def _first(venue: Venue, point: Point, worth: float) -> tuple[Decimal, datetime]:
+def _initial_base(venue: Venue, point: HistoryPoint, equity: float) -> tuple[Decimal, datetime]:
     """The base of an account without an earlier close: what it began with."""
     opening = venue.transfers[0]
     if opening.at <= point.at:
         return opening.amount, opening.at
-    return Decimal(str(worth)), point.at
+    return Decimal(str(equity)), point.at
 
 
-def _base(venue: Venue, points: Sequence[Point]) -> tuple[Decimal | None, datetime]:
-    kept = _close_before(venue, points[0].day) if points else None
+def _base_equity(venue: Venue, points: Sequence[HistoryPoint]) -> tuple[Decimal | None, datetime]:
+    kept = _closing_equity_before(venue, points[0].day) if points else None
     return (None, venue.now) if kept is None else (kept[1], kept[0])
 
 
-def _close_before(venue: Venue, day: date) -> tuple[datetime, Decimal] | None:
+def _closing_equity_before(venue: Venue, day: date) -> tuple[datetime, Decimal] | None:
     """The last equity kept before this day."""
-    index = bisect_left(venue.equity_history, day, key=lambda row: day_of(row[0]))
+    index = bisect_left(venue.equity_history, day, key=lambda row: new_york_date(row[0]))
     return venue.equity_history[index - 1] if index else None
 
 
-def _sessions(venue: Venue, query: HistoryQuery) -> Sequence[Session]:
+def _sessions(venue: Venue, query: HistoryQuery) -> Sequence[MarketSession]:
     """The sessions asked for, from the one in which the account was opened, to the running one."""
-    first = max(day_of(query.start), day_of(venue.account.created_at))
-    last = min(day_of(query.end), day_of(venue.now))
+    first = max(new_york_date(query.start), new_york_date(venue.account.created_at))
+    last = min(new_york_date(query.end), new_york_date(venue.now))
     if first > last:
         return []
     return [session for session in venue.market.sessions(first, last) if session.open <= venue.now]
 
 
-def _days(venue: Venue, query: HistoryQuery) -> Iterator[Point]:
+def _daily_points(venue: Venue, query: HistoryQuery) -> Iterator[HistoryPoint]:
     """A point a session, labelled with the end of its extended hours as the broker's own examples are."""
     for session in _sessions(venue, query):
         label = datetime.combine(session.day, POST_CLOSE, NEW_YORK)
-        yield Point(label, min(session.close, venue.now), session.day)
+        yield HistoryPoint(label, min(session.close, venue.now), session.day)
 
 
-def _steps(venue: Venue, query: HistoryQuery) -> Iterator[Point]:
+def _intraday_points(venue: Venue, query: HistoryQuery) -> Iterator[HistoryPoint]:
     """A point a step: of each session, of its extended hours too, or of the whole clock."""
-    frame = FRAMES[query.frame]
+    frame = TIMEFRAMES[query.timeframe]
     if query.reporting == "continuous":
         origin = max(query.start, venue.account.created_at)
         at = datetime.fromtimestamp(
             origin.timestamp() // frame.total_seconds() * frame.total_seconds(), NEW_YORK
         )
         while at <= min(query.end, venue.now):
-            yield Point(at, min(at + frame - MOMENT, venue.now), day_of(at))
+            yield HistoryPoint(at, min(at + frame - ONE_MICROSECOND, venue.now), new_york_date(at))
             at += frame
         return
     for session in _sessions(venue, query):
@@ -232,34 +240,38 @@ def _steps(venue: Venue, query: HistoryQuery) -> Iterator[Point]:
         begins = at
         while at <= min(last, query.end, venue.now):
             if begins + frame > query.start or at + frame > query.start:
-                yield Point(at, min(at + frame - MOMENT, last, venue.now), session.day)
+                yield HistoryPoint(at, min(at + frame - ONE_MICROSECOND, last, venue.now), session.day)
             at += frame
 
 
 # ---------------------------------------------------------------------- what it was worth
 
 
-def _equities(venue: Venue, query: HistoryQuery, points: Sequence[Point]) -> Iterator[Decimal]:
-    if query.frame == "1D":
-        kept = {day_of(at): equity for at, equity in venue.equity_history}
+def _equities(venue: Venue, query: HistoryQuery, points: Sequence[HistoryPoint]) -> Iterator[Decimal]:
+    if query.timeframe == "1D":
+        kept = {new_york_date(at): equity for at, equity in venue.equity_history}
         for point in points:
-            yield kept[point.day] if point.day in kept else _worth(venue, point.at)
+            yield kept[point.day] if point.day in kept else _equity_at(venue, point.at)
         return
-    yield from Past(venue).equities([point.at for point in points])
+    yield from EquityReplay(venue).equities([point.at for point in points])
 
 
-def _worth(venue: Venue, at: datetime) -> Decimal:
-    return venue.account.equity(venue.mark) if at == venue.now else next(iter(Past(venue).equities([at])))
+def _equity_at(venue: Venue, at: datetime) -> Decimal:
+    return (
+        venue.account.equity(venue.mark_price)
+        if at == venue.now
+        else next(iter(EquityReplay(venue).equities([at])))
+    )
 
 
-class Past:
+class EquityReplay:
     """Cash and shares as they were, found by living through every booking once."""
 
     def __init__(self, venue: Venue) -> None:
         self._venue = venue
         self._cash = Decimal(0)
         self._qty: dict[str, Decimal] = defaultdict(Decimal)
-        self._paid: dict[str, Decimal] = {}
+        self._last_fill_price: dict[str, Decimal] = {}
 
     def equities(self, instants: Sequence[datetime]) -> Iterator[Decimal]:
         """The equity at each instant; the instants must ascend."""
@@ -277,37 +289,37 @@ class Past:
                 signed = execution.side.sign * execution.qty
                 self._cash -= signed * execution.price
                 self._qty[execution.symbol] += signed
-                self._paid[execution.symbol] = execution.price
+                self._last_fill_price[execution.symbol] = execution.price
                 traded += 1
-            yield self._cash + sum((self._value(symbol, at) for symbol in self._qty), Decimal(0))
+            yield self._cash + sum((self._position_value(symbol, at) for symbol in self._qty), Decimal(0))
 
-    def _value(self, symbol: str, at: datetime) -> Decimal:
+    def _position_value(self, symbol: str, at: datetime) -> Decimal:
         qty = self._qty[symbol]
         if not qty:
             return Decimal(0)
         last = self._venue.market.last_print(symbol, at)
-        return qty * (self._paid[symbol] if last is None else last.price)
+        return qty * (self._last_fill_price[symbol] if last is None else last.price)
 
 
-def _flows(venue: Venue) -> Iterator[tuple[str, datetime, Decimal]]:
+def _cash_movements(venue: Venue) -> Iterator[tuple[str, datetime, Decimal]]:
     for move in venue.transfers[1:]:
         yield ("CSD" if move.amount >= 0 else "CSW"), move.at, move.amount
     for fee in venue.fees:
         yield "FEE", fee.at, -fee.amount
 
 
-def _transferred(venue: Venue, after: datetime, until: datetime) -> Decimal:
+def _net_transfers(venue: Venue, after: datetime, until: datetime) -> Decimal:
     return sum((m.amount for m in venue.transfers if after < m.at <= until), Decimal(0))
 
 
-def _cashflows(venue: Venue, query: HistoryQuery, points: Sequence[Point]) -> type_json:
+def _cashflows_by_step(venue: Venue, query: HistoryQuery, points: Sequence[HistoryPoint]) -> JsonObject:
     """Of each type asked for that moved money: the sum within each step."""
     shown: dict[str, list[float]] = {}
     if not points:
         return {}
     ends = [point.at for point in points]
-    for kind, at, amount in _flows(venue):
+    for kind, at, amount in _cash_movements(venue):
         index = bisect_left(ends, at)
-        if kind in query.cashflows and index < len(ends) and day_of(at) >= points[0].day:
+        if kind in query.cashflows and index < len(ends) and new_york_date(at) >= points[0].day:
             shown.setdefault(kind, [0.0] * len(points))[index] += float(amount)
     return dict(shown)

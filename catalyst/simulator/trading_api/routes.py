@@ -27,21 +27,25 @@ from catalyst.simulator.rules.wire_format import (
     BAD_REQUEST,
     INTERNAL,
     NOT_FOUND,
-    Refusal,
-    amount,
-    encode,
-    identity,
-    stamp,
-    truth,
-    type_json,
+    ApiError,
+    JsonObject,
+    encode_json,
+    format_optional_instant,
+    parse_amount,
+    parse_bool,
+    parse_uuid,
 )
 from catalyst.simulator.trading_api.activities import list_activities
-from catalyst.simulator.trading_api.order_listing import list_orders, read_query
-from catalyst.simulator.trading_api.order_parsing import closing_qty, read_order, read_replace
-from catalyst.simulator.trading_api.portfolio_history import history_view, read_history
+from catalyst.simulator.trading_api.order_listing import list_orders, parse_order_query
+from catalyst.simulator.trading_api.order_parsing import (
+    closing_qty,
+    parse_replace_request,
+    parse_submit_request,
+)
+from catalyst.simulator.trading_api.portfolio_history import history_view, parse_history_query
 
-FAR: Final = date(2029, 12, 31)
-Answer = Callable[[web.Request], object]
+LAST_CALENDAR_DAY: Final = date(2029, 12, 31)
+RouteHandler = Callable[[web.Request], object]
 
 
 class TradingApi:
@@ -53,7 +57,7 @@ class TradingApi:
 
     def mount(self, app: web.Application) -> None:
         """Add every route to the application."""
-        routes: dict[tuple[str, str], Answer] = {
+        routes: dict[tuple[str, str], RouteHandler] = {
             ("GET", "/v2/account"): self.account,
             ("GET", "/v2/account/configurations"): self.configuration,
             ("GET", "/v2/account/activities"): self.activities,
@@ -74,16 +78,16 @@ class TradingApi:
             ("DELETE", "/v2/positions/{symbol}"): self.close,
         }
         for (method, path), answer in routes.items():
-            app.router.add_route(method, path, plain(answer))
-        app.router.add_route("POST", "/v2/orders", self._reading(self.submit))
-        app.router.add_route("PATCH", "/v2/orders/{order_id}", self._reading(self.replace))
-        app.router.add_route("PATCH", "/v2/account/configurations", self._reading(self.configure))
+            app.router.add_route(method, path, without_body(answer))
+        app.router.add_route("POST", "/v2/orders", self._with_body(self.submit))
+        app.router.add_route("PATCH", "/v2/orders/{order_id}", self._with_body(self.replace))
+        app.router.add_route("PATCH", "/v2/account/configurations", self._with_body(self.configure))
 
-    def _reading(
-        self, answer: Callable[[web.Request, type_json], object]
+    def _with_body(
+        self, answer: Callable[[web.Request, JsonObject], object]
     ) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def respond(request: web.Request) -> web.Response:
-            return reply(answer(request, await body_of(request)))
+            return to_response(answer(request, await read_json_body(request)))
 
         return respond
 
@@ -91,79 +95,84 @@ class TradingApi:
 
     def account(self, _: web.Request) -> object:
         exchange = self._exchange
-        return account_view(exchange.account, exchange.mark, exchange.book.reserved(), exchange.switches)
+        return account_view(
+            exchange.account,
+            exchange.mark_price,
+            exchange.order_store.reserved_buying_power(),
+            exchange.settings,
+        )
 
     def configuration(self, _: web.Request) -> object:
-        return configuration_view(self._exchange.account, self._exchange.switches)
+        return configuration_view(self._exchange.account, self._exchange.settings)
 
-    def configure(self, _: web.Request, body: type_json) -> object:
+    def configure(self, _: web.Request, body: JsonObject) -> object:
         configuration = self._exchange.account.configuration
         for name, value in body.items():
             if name == "max_margin_multiplier":
                 if str(value) not in {"1", "2", "4"}:
-                    raise Refusal(422, BAD_PARAMETER, f"invalid max_margin_multiplier: {value}")
+                    raise ApiError(422, BAD_PARAMETER, f"invalid max_margin_multiplier: {value}")
                 configuration.max_margin_multiplier = str(value)
             elif name == "trade_confirm_email":
                 configuration.trade_confirm_email = str(value)
             elif isinstance(getattr(configuration, name, None), bool):
-                setattr(configuration, name, truth(value))
-        self._exchange.touched = True
-        return configuration_view(self._exchange.account, self._exchange.switches)
+                setattr(configuration, name, parse_bool(value))
+        self._exchange.unsaved_changes = True
+        return configuration_view(self._exchange.account, self._exchange.settings)
 
     def activities(self, request: web.Request) -> object:
         return list_activities(self._exchange, request.match_info.get("kind"), request.query)
 
     def history(self, request: web.Request) -> object:
-        return history_view(self._exchange, read_history(self._exchange, request.query))
+        return history_view(self._exchange, parse_history_query(self._exchange, request.query))
 
     # ------------------------------------------------------------------ clock, calendar, assets
 
     def clock(self, _: web.Request) -> object:
         exchange = self._exchange
-        skew = exchange.faults.take(FaultKind.CLOCK_SKEW)
+        skew = exchange.faults.fire_matching(FaultKind.CLOCK_SKEW)
         now = self._clock.now() + timedelta(seconds=skew.seconds if skew else 0.0)
         running = exchange.hours.session_at(now)
         following = exchange.hours.next_session(now)
         closes = running or following
         return {
-            "timestamp": stamp(now, local=True),
+            "timestamp": format_optional_instant(now, local=True),
             "is_open": running is not None,
-            "next_open": local_text(following.open) if following else None,
-            "next_close": local_text(closes.close) if closes else None,
+            "next_open": format_new_york(following.open) if following else None,
+            "next_close": format_new_york(closes.close) if closes else None,
         }
 
     def calendar(self, request: web.Request) -> object:
-        start = day_of(request.query.get("start"), date(2016, 1, 1))
-        end = day_of(request.query.get("end"), FAR)
+        start = parse_date(request.query.get("start"), date(2016, 1, 1))
+        end = parse_date(request.query.get("end"), LAST_CALENDAR_DAY)
         sessions = self._exchange.market.sessions(start, end)
         after = self._exchange.market.sessions(end + timedelta(days=1), end + timedelta(days=10))
         following = [*sessions[1:], *after[:1]]
         return [
-            calendar_view(session, following[i] if i < len(following) else None, self._exchange.switches)
+            calendar_view(session, following[i] if i < len(following) else None, self._exchange.settings)
             for i, session in enumerate(sessions)
         ]
 
     def assets(self, request: web.Request) -> object:
         status, exchange = request.query.get("status"), request.query.get("exchange")
-        switches = self._exchange.switches
+        settings = self._exchange.settings
         if request.query.get("asset_class", "us_equity") not in {"us_equity", ""}:
             return []
         if request.query.get("attributes"):
             return []  # no listing here has any
         return [
-            asset_view(asset, switches)
+            asset_view(asset, settings)
             for asset in self._exchange.market.assets().values()
             if (not status or asset.status == status) and (not exchange or asset.exchange == exchange)
         ]
 
     def asset(self, request: web.Request) -> object:
         wanted = request.match_info["symbol"]
-        found = self._asset(wanted)
+        found = self._find_asset(wanted)
         if found is None:
-            raise Refusal(404, NOT_FOUND, f"asset not found for {wanted}")
-        return asset_view(found, self._exchange.switches)
+            raise ApiError(404, NOT_FOUND, f"asset not found for {wanted}")
+        return asset_view(found, self._exchange.settings)
 
-    def _asset(self, wanted: str) -> Asset | None:
+    def _find_asset(self, wanted: str) -> Asset | None:
         assets = self._exchange.market.assets()
         found = assets.get(wanted.upper())
         if found is None and len(wanted) == 36:
@@ -172,39 +181,47 @@ class TradingApi:
 
     # ------------------------------------------------------------------ orders
 
-    def submit(self, _: web.Request, body: type_json) -> object:
-        return self._shown(self._exchange.submit(read_order(body)))
+    def submit(self, _: web.Request, body: JsonObject) -> object:
+        return self._order_view(self._exchange.submit(parse_submit_request(body)))
 
     def orders(self, request: web.Request) -> object:
-        query = read_query(request.query)
-        return [self._shown(o, nested=query.nested) for o in list_orders(self._exchange, query)]
+        query = parse_order_query(request.query)
+        return [self._order_view(o, nested=query.nested) for o in list_orders(self._exchange, query)]
 
     def order(self, request: web.Request) -> object:
-        order = self._exchange.find(identity(request.match_info["order_id"]))
-        return self._shown(order, nested=truth(request.query.get("nested")))
+        order = self._exchange.find_order(parse_uuid(request.match_info["order_id"]))
+        return self._order_view(order, nested=parse_bool(request.query.get("nested")))
 
     def order_by_client_id(self, request: web.Request) -> object:
         client_order_id = request.query.get("client_order_id")
         if not client_order_id:
-            raise Refusal(422, BAD_PARAMETER, "client_order_id is missing")
-        return self._shown(self._exchange.find_by_client_id(client_order_id), nested=False)
+            raise ApiError(422, BAD_PARAMETER, "client_order_id is missing")
+        return self._order_view(self._exchange.find_order_by_client_id(client_order_id), nested=False)
 
-    def replace(self, request: web.Request, body: type_json) -> object:
-        order_id = identity(request.match_info["order_id"])
-        return self._shown(self._exchange.replace(order_id, read_replace(body)))
+    def replace(self, request: web.Request, body: JsonObject) -> object:
+        order_id = parse_uuid(request.match_info["order_id"])
+        return self._order_view(self._exchange.replace(order_id, parse_replace_request(body)))
 
     def cancel(self, request: web.Request) -> object:
-        self._exchange.cancel(identity(request.match_info["order_id"]))
+        self._exchange.cancel(parse_uuid(request.match_info["order_id"]))
         return web.Response(status=204)
 
     def cancel_all(self, _: web.Request) -> object:
         answers = self._exchange.cancel_all()
-        rows = [{"id": order_id, "status": 200, "body": self._shown(order)} for order_id, order in answers]
-        return web.Response(status=207, body=encode(rows), content_type="application/json")
+        rows = [
+            {"id": order_id, "status": 200, "body": self._order_view(order)} for order_id, order in answers
+        ]
+        return web.Response(status=207, body=encode_json(rows), content_type="application/json")
 
-    def _shown(self, order: Order, *, nested: bool = True) -> type_json:
+    def _order_view(self, order: Order, *, nested: bool = True) -> JsonObject:
         exchange = self._exchange
-        return order_view(order, exchange.book, exchange.switches, nested=nested, seen=exchange.seen)
+        return order_view(
+            order,
+            exchange.order_store,
+            exchange.settings,
+            nested=nested,
+            visible_state=exchange.visible_state,
+        )
 
     # ------------------------------------------------------------------ positions
 
@@ -218,63 +235,65 @@ class TradingApi:
         symbol = self._symbol(request)
         held = self._exchange.position(symbol).qty
         qty = closing_qty(held, request.query.get("qty"), request.query.get("percentage"))
-        return self._shown(self._exchange.close(symbol, qty))
+        return self._order_view(self._exchange.close_position(symbol, qty))
 
     def close_all(self, request: web.Request) -> object:
         """Cancels first if asked, and does not wait for the cancels: 207 with one item for each attempt."""
         exchange = self._exchange
-        rows: list[type_json] = []
-        if truth(request.query.get("cancel_orders")):
+        rows: list[JsonObject] = []
+        if parse_bool(request.query.get("cancel_orders")):
             for order_id, order in exchange.cancel_all():
-                rows.append({"symbol": order_id, "status": 200, "body": self._shown(order)})
-            if not exchange.switches.liquidation_races:
+                rows.append({"symbol": order_id, "status": 200, "body": self._order_view(order)})
+            if not exchange.settings.liquidation_races:
                 exchange.confirm_cancels()
         for position in exchange.positions():
-            failed = exchange.faults.take(FaultKind.LIQUIDATE_FAIL, symbol=position.symbol)
+            failed = exchange.faults.fire_matching(FaultKind.LIQUIDATE_FAIL, symbol=position.symbol)
             if failed is not None:
                 message = failed.message or "Failed to liquidate"
                 body: object = {"code": INTERNAL, "message": message}
                 rows.append({"symbol": position.symbol, "status": 500, "body": body})
                 continue
             try:
-                order = exchange.close(position.symbol, related=True)
-            except Refusal as refusal:
+                order = exchange.close_position(position.symbol, related=True)
+            except ApiError as refusal:
                 rows.append({"symbol": position.symbol, "status": refusal.status, "body": refusal.body})
             else:
-                rows.append({"symbol": position.symbol, "status": 200, "body": self._shown(order)})
-        return web.Response(status=207, body=encode(rows), content_type="application/json")
+                rows.append({"symbol": position.symbol, "status": 200, "body": self._order_view(order)})
+        return web.Response(status=207, body=encode_json(rows), content_type="application/json")
 
     def _symbol(self, request: web.Request) -> str:
         wanted = request.match_info["symbol"]
-        asset = self._asset(wanted)
+        asset = self._find_asset(wanted)
         return wanted.upper() if asset is None else asset.symbol
 
-    def _position_view(self, position: Position) -> type_json:
+    def _position_view(self, position: Position) -> JsonObject:
         exchange = self._exchange
         asset = exchange.market.assets()[position.symbol]
-        closed = exchange.hours.previous(exchange.now)
+        closed = exchange.hours.previous_session(exchange.now)
         last = exchange.market.last_print(position.symbol, closed.close) if closed else None
         yesterday: Decimal | None = None if last is None else last.price
-        return position_view(position, asset, exchange.mark, yesterday, exchange.held_for_orders(position))
+        return position_view(
+            position, asset, exchange.mark_price, yesterday, exchange.held_for_orders(position)
+        )
 
 
-def plain(answer: Answer) -> Callable[[web.Request], Awaitable[web.Response]]:
+def without_body(answer: RouteHandler) -> Callable[[web.Request], Awaitable[web.Response]]:
     """A route that needs no body."""
 
     async def respond(request: web.Request) -> web.Response:
-        return reply(answer(request))
+        return to_response(answer(request))
 
     return respond
 
 
-def reply(answer: object) -> web.Response:
+def to_response(answer: object) -> web.Response:
     """A 200 with this JSON, or the response itself."""
     if isinstance(answer, web.Response):
         return answer
-    return web.Response(body=encode(answer), content_type="application/json")
+    return web.Response(body=encode_json(answer), content_type="application/json")
 
 
-async def body_of(request: web.Request) -> type_json:
+async def read_json_body(request: web.Request) -> JsonObject:
     """The request's JSON object. Raises Refusal (400)."""
     raw = await request.read()
     try:
@@ -282,28 +301,28 @@ async def body_of(request: web.Request) -> type_json:
     except ValueError:
         body = None
     if not isinstance(body, dict):
-        raise Refusal(400, BAD_REQUEST, "request body format is invalid")
+        raise ApiError(400, BAD_REQUEST, "request body format is invalid")
     return body
 
 
-def local_text(at: datetime) -> str:
+def format_new_york(at: datetime) -> str:
     """New York time with its offset."""
     return at.astimezone(NEW_YORK).isoformat()
 
 
-def day_of(text: str | None, default: date) -> date:
+def parse_date(text: str | None, default: date) -> date:
     """A day from a query. Raises Refusal (422)."""
     if not text:
         return default
     try:
         return date.fromisoformat(text[:10])
     except ValueError:
-        raise Refusal(422, BAD_PARAMETER, f"invalid date: {text}") from None
+        raise ApiError(422, BAD_PARAMETER, f"invalid date: {text}") from None
 
 
-def number_of(value: object, name: str) -> Decimal:
+def require_number(value: object, name: str) -> Decimal:
     """A number that must be there. Raises Refusal (422)."""
-    number = amount(value, name)
+    number = parse_amount(value, name)
     if number is None:
-        raise Refusal(422, BAD_PARAMETER, f"{name} is required")
+        raise ApiError(422, BAD_PARAMETER, f"{name} is required")
     return number
