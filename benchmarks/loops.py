@@ -123,7 +123,7 @@ async def scenario_with_positions(stack: AsyncExitStack, dsn: str) -> Scenario:
         open_scenario(
             dsn,
             market=market,
-            switches=ExchangeSettings(rate_limit=0, data_rate_limit=0),
+            exchange_settings=ExchangeSettings(rate_limit=0, data_rate_limit=0),
             broker={"requests_per_minute": 10_000, "data_requests_per_minute": 10_000},
         )
     )

@@ -1,33 +1,32 @@
-"""docs/faults.md and the tests that exist tell of the same faults."""
+"""docs/faults.md lists the faults and the tests that show them."""
 
 import re
 
-from tests.existing_tests import TESTS, existing_tests, named_tests, without_number
+from tests.promises import TESTS, existing_tests, named_tests, promised_tests
 
 PAGE = (TESTS.parent / "docs" / "faults.md").read_text()
 ROWS = re.findall(r"^\| (F\d{3}) \| (.+?) \| (.+?) \|$", PAGE, re.M)
 
 
 def test_faults_page_has_a_row_for_every_fault() -> None:
-    """F001 to F100, each once, in order, in words."""
+    """F001 to F100 stand on the page once each, in order."""
     assert [number for number, _, _ in ROWS] == [f"F{n:03}" for n in range(1, 101)]
 
 
 def test_faults_page_names_existing_tests() -> None:
-    """No row leans on a test that is gone."""
-    known = {without_number(name) for name in existing_tests()}
-    assert {name for name in named_tests(PAGE) if without_number(name) not in known} == set()
+    """Every test that the page names exists."""
+    assert named_tests(PAGE) - existing_tests() == set()
 
 
-def test_faults_page_lists_every_numbered_test() -> None:
-    """A test that carries a fault's number is told of there."""
-    tests_by_fault = {number: tests for number, _, tests in ROWS}
-    numbered = [name for name in existing_tests() if re.match(r"test_f\d{3}_", name)]
-    assert {name for name in numbered if f"`{name}`" not in tests_by_fault[name[5:9].upper()]} == set()
+def test_faults_page_lists_every_marked_test() -> None:
+    """A test with the marker of a fault stands in that fault's row."""
+    rows = {number: named_tests(tests) for number, _, tests in ROWS}
+    missing = {number: tests - rows[number] for number, tests in promised_tests("F").items()}
+    assert {number: tests for number, tests in missing.items() if tests} == {}
 
 
 def test_faults_page_explains_and_counts_faults_without_tests() -> None:
-    """A row names tests, or why there are none; the page's own figure is the count."""
+    """A row names tests or says why there are none; the page states how many faults have tests."""
     without = [number for number, _, tests in ROWS if tests.startswith("not here: ")]
     for number, _, tests in ROWS:
         assert number in without or re.match(r"`test_", tests), number

@@ -199,13 +199,13 @@ class RestClient:
             self.rate_limiter.record_response(response)
 
     def _thread_session(self) -> "AlpacaSession":
-        mine: AlpacaSession | None = getattr(self._thread_local, "client", None)
+        mine: AlpacaSession | None = getattr(self._thread_local, "session", None)
         if mine is None:
             from catalyst.broker import (
                 alpaca_session,  # alpaca-py: 0.2 s that nobody pays before the first call
             )
 
-            mine = self._thread_local.client = alpaca_session.AlpacaSession(self._endpoint)
+            mine = self._thread_local.session = alpaca_session.AlpacaSession(self._endpoint)
             with self._sessions_lock:
                 self._sessions.append(mine)
         return mine

@@ -1,7 +1,7 @@
-"""The command line: which verbs there are, and how a failure is told.
+"""The command line: its commands, error messages and exit codes.
 
-Whatever the operator can mend ends in one sentence on stderr and an exit code: 1, or 75 when another daemon
-holds the account, 78 when the configuration is wrong. Only a fault of ours shows a traceback.
+An error that the operator can correct prints one sentence on stderr and exits with 1, with 75 when another daemon
+has the account, or with 78 when the configuration is wrong. Only a bug of Catalyst prints a traceback.
 """
 
 import os
@@ -18,12 +18,12 @@ from catalyst.cli import run as run_command
 from catalyst.domain.errors import AnotherDaemonRunning, ConfigInvalid, UserError, WrongAccount
 
 EX_TEMPFAIL: Final = 75  # sysexits: try again later; systemd does not restart on it
-EX_CONFIG: Final = 78  # sysexits: somebody has to edit something
+EX_CONFIG: Final = 78  # sysexits: the configuration must be edited first
 
 app = typer.Typer(
     name="catalyst",
-    help="A day-trading daemon for US equities on Alpaca: what the tables say, what the broker holds and what "
-    "the logs tell are the same thing.",
+    help="A day-trading daemon for US equities on Alpaca: the database, the broker and the logs always show the "
+    "same orders, fills and positions.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -69,39 +69,39 @@ def _print_version(requested: bool) -> None:
 def root(
     _version: Annotated[
         bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and leave."),
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit."),
     ] = False,
 ) -> None:
     """A day-trading daemon for US equities on Alpaca. Begin with `catalyst demo`: a whole day in about a minute."""
 
 
 def main() -> None:
-    """Run one command and leave with its exit code."""
+    """Run one command and exit with its exit code."""
     try:
         app(prog_name="catalyst")
-    except BrokenPipeError:  # `catalyst orders | head`: whoever read has read enough
+    except BrokenPipeError:  # `catalyst orders | head`: the reader closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except BaseException as error:
-        said = error_messages(error)
-        if said is None:
+        messages = error_messages(error)
+        if messages is None:
             raise
-        typer.secho("\n".join(said), err=True, fg=typer.colors.RED)
+        typer.secho("\n".join(messages), err=True, fg=typer.colors.RED)
         sys.exit(exit_code(error))
 
 
 def error_messages(error: BaseException) -> list[str] | None:
-    """What the operator is told; None when the fault is ours and the traceback is what helps."""
+    """Return the messages for the operator; None for a bug, whose traceback is needed."""
     if isinstance(error, BaseExceptionGroup):
         messages = [error_messages(inner) for inner in error.exceptions]
         return (
-            None if any(one is None for one in messages) else [line for one in messages for line in one or []]
+            None if any(lines is None for lines in messages) else [line for lines in messages for line in lines or []]
         )
     return [f"catalyst: {error}"] if isinstance(error, UserError) else None
 
 
 def exit_code(error: BaseException) -> int:
-    """75 and 78 as systemd knows them, else 1."""
+    """Return 75 (another daemon runs) or 78 (wrong configuration) as in sysexits, else 1."""
     if isinstance(error, BaseExceptionGroup):
         return max(exit_code(inner) for inner in error.exceptions)
     if isinstance(error, AnotherDaemonRunning):

@@ -1,4 +1,4 @@
-"""Orders to the daemon: each leaves a row, waits for the daemon's answer in it, and prints the answer."""
+"""Commands to the daemon: each inserts a command row, waits for the daemon's answer in it and prints the answer."""
 
 import getpass
 from collections.abc import Mapping
@@ -22,19 +22,18 @@ from catalyst.config.settings import Settings
 from catalyst.domain.errors import UserError
 
 ANSWER_TIMEOUT: Final = timedelta(seconds=30)
-LONG_ANSWER_TIMEOUT: Final = timedelta(
-    seconds=150
-)  # a flatten may take a minute, a scan of a whole market some seconds
+# A flatten may take a minute, a scan of the whole market some seconds.
+LONG_ANSWER_TIMEOUT: Final = timedelta(seconds=150)
 
 ProposalId = Annotated[int, typer.Argument(metavar="ID", help="The proposal's number in `catalyst status`.")]
 
 
 class CommandUnanswered(UserError):
-    """No daemon answered; the message says what has become of the order."""
+    """No daemon answered the command; the message says whether it may still be carried out."""
 
 
 class DaemonRefused(UserError):
-    """The daemon would not do it; the message is its own."""
+    """The daemon refused the command; the message holds its reason."""
 
 
 def approve(proposal: ProposalId, config: ConfigOption = None, as_json: JsonOption = False) -> None:
@@ -46,41 +45,41 @@ def approve(proposal: ProposalId, config: ConfigOption = None, as_json: JsonOpti
 
 
 def reject(proposal: ProposalId, config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Refuse a proposed trade; its order is never sent."""
+    """Reject a proposed trade; its order is never sent."""
     answer = send_command(config, "reject", {"proposal_id": proposal})
     print_result(answer, as_json, lambda: [f"proposal {proposal} is rejected"])
 
 
 def scan(
     trade: Annotated[
-        bool, typer.Option("--trade", help="The whole pass: also enter what survives, or propose it.")
+        bool, typer.Option("--trade", help="Also enter the selected trades, or propose them in manual mode.")
     ] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Scan now; without --trade nothing is ordered."""
+    """Scan now; without --trade no order is sent."""
     answer = send_command(config, "scan", {"trade": trade}, timeout=LONG_ANSWER_TIMEOUT)
     print_result(answer, as_json, lambda: [_scan_line(answer)])
 
 
 def close(
-    symbol: Annotated[str, typer.Argument(help="What to leave.")],
+    symbol: Annotated[str, typer.Argument(help="The symbol of the position to exit.")],
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Leave one position by the safe exit: its legs are cancelled, then what is held is sold."""
+    """Exit one position safely: cancel its stop and target, then close the shares with a market order."""
     answer = send_command(config, "close", {"symbol": symbol.upper()})
     print_result(
-        answer, as_json, lambda: [f"leaving {answer['symbol']}; `catalyst positions` shows when it is done"]
+        answer, as_json, lambda: [f"exiting {answer['symbol']}; `catalyst positions` shows when it is closed"]
     )
 
 
 def halt(
-    reason: Annotated[str, typer.Option(help="Why; kept in the record.")] = "the operator halted",
+    reason: Annotated[str, typer.Option(help="The reason, stored with the halt.")] = "the operator halted",
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Open nothing any more; what is held stays protected. `resume` ends it."""
+    """Stop all entries; open positions stay protected. `resume` ends the halt."""
     answer = send_command(config, "halt", {"reason": reason})
     print_result(answer, as_json, lambda: [f"halted: {answer['reason']}; `catalyst resume` ends it"])
 
@@ -92,22 +91,22 @@ def resume(config: ConfigOption = None, as_json: JsonOption = False) -> None:
 
 
 def flatten(
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Cancel every order, leave every position, verify at the broker; nothing is entered until `resume`."""
+    """Cancel every order, exit every position, verify at the broker; no entry is made until `resume`."""
     if not yes and not as_json:
-        typer.confirm("Cancel every order and leave every position now?", abort=True)
+        typer.confirm("Cancel every order and exit every position now?", abort=True)
     answer = send_command(config, "flatten", {}, timeout=LONG_ANSWER_TIMEOUT)
     flat = bool(answer.get("flat"))
     print_result(
         answer,
         as_json,
         lambda: [
-            "flat: no order, no position; `catalyst resume` reopens"
+            "flat: no order, no position; `catalyst resume` allows entries again"
             if flat
-            else f"NOT proven flat: {answer.get('missing')}; look at `catalyst status`, and at the broker's own app"
+            else f"NOT proven flat: {answer.get('missing')}; check `catalyst status` and the broker's own app"
         ],
     )
     if not flat:
@@ -117,7 +116,10 @@ def flatten(
 def send_command(
     config: ConfigOption, kind: str, arguments: Mapping[str, object], *, timeout: timedelta = ANSWER_TIMEOUT
 ) -> Mapping[str, object]:
-    """The daemon's answer. Raises Refused with its words, Unanswered when nobody took the order."""
+    """Send a command to the daemon and return its answer.
+
+    Raises DaemonRefused with the daemon's reason, CommandUnanswered when no daemon answered within `timeout`.
+    """
     settings = read_settings(config)
     with database_dsn(settings, create=False) as dsn:
         return run_async(lambda: _insert_and_wait(settings, dsn, kind, arguments, timeout))
@@ -128,25 +130,25 @@ async def _insert_and_wait(
 ) -> Mapping[str, object]:
     from catalyst.store import commands, daemon_epoch, reporting_queries
 
-    market = open_clock(settings)  # what the rows are stamped with; how long a person waits is real time
+    market = open_clock(settings)  # for the rows' timestamps; the timeout is real time
     async with open_migrated_store(dsn, SystemClock()) as store:
         async with store.read() as conn:
             account = (await daemon_epoch.current(conn)).account_id
             alive = account is not None and await reporting_queries.is_account_locked(conn, account)
         if not alive:
             raise CommandUnanswered(
-                f"no daemon is running, so nobody can {kind}: start it with `catalyst run`"
+                f"no daemon is running to {kind}: start it with `catalyst run`"
             )
         async with store.tx("command") as conn:
             command_id = await commands.put(conn, kind, arguments, by=f"cli:{_user_name()}", at=market.now())
         answered = await commands.wait(store, command_id, max_wait=timeout)
         if not answered.answered:
             async with store.tx("withdraw") as conn:
-                gone = await commands.withdraw(conn, command_id, reason="nobody waited", at=market.now())
+                withdrawn = await commands.withdraw(conn, command_id, reason="the caller timed out", at=market.now())
             raise CommandUnanswered(
-                "the daemon did not take the order in time; it is withdrawn and will not be carried out"
-                if gone
-                else "the daemon took the order and has not answered yet: look at `catalyst status`"
+                "the daemon did not take the command in time: it is withdrawn and will not be carried out; try again"
+                if withdrawn
+                else "the daemon took the command and has not answered yet: check `catalyst status`"
             )
     result = answered.result or {}
     if not answered.ok:
@@ -171,12 +173,12 @@ def _scan_line(answer: Mapping[str, object]) -> str:
 
 
 def _resume_lines(answer: Mapping[str, object]) -> list[str]:
-    cleared, shut = answer.get("cleared"), answer.get("still_closed")
+    cleared, still_closed = answer.get("cleared"), answer.get("still_closed")
     lines = [
         f"cleared: {', '.join(map(str, cleared))}"
         if isinstance(cleared, list) and cleared
         else "no latch was set"
     ]
-    if isinstance(shut, list) and shut:
-        lines.append(f"entries still wait for: {', '.join(map(str, shut))}")
+    if isinstance(still_closed, list) and still_closed:
+        lines.append(f"entries stay closed by: {', '.join(map(str, still_closed))}")
     return lines

@@ -1,4 +1,4 @@
-"""`catalyst doctor`: whether all is as it should be, as JSON for programs or lines for people; and what to do."""
+"""`catalyst doctor`: checks database, broker and journal and prints each issue with its fix, as JSON or text."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
@@ -32,39 +32,39 @@ EXIT_COULD_NOT_RUN = 3
 def doctor(
     pretty: Annotated[bool, typer.Option("--pretty", help="Lines for people instead of JSON.")] = False,
     fix: Annotated[
-        bool, typer.Option("--fix", help="Let the daemon do what only makes the tables follow the broker.")
+        bool, typer.Option("--fix", help="Let the daemon reconcile the database with the broker; no order is sent.")
     ] = False,
     journal: Annotated[
-        bool, typer.Option("--journal", help="Verify the whole journal, beside every proof there is.")
+        bool, typer.Option("--journal", help="Verify the whole journal against every stored proof.")
     ] = False,
     config: ConfigOption = None,
 ) -> None:
-    """Examine tables, broker and journal; exit 0 when all is well, 1 warnings, 2 critical, 3 could not run."""
+    """Examine database, broker and journal; exit 0 without warnings, 1 warnings, 2 critical, 3 could not run."""
     from catalyst.doctor.issues import RECONCILE
 
     try:
         settings = read_settings(config)
-        found = _examine(settings, whole_journal=journal)
-        done: list[str] = []
-        if fix and (wanted := [one for one in found.issues if one.fix == RECONCILE]):
-            for one in wanted:
-                typer.echo(f"{one.kind}: {one.message} → {one.fix}", err=True)
+        examination = _examine(settings, whole_journal=journal)
+        fixed: list[str] = []
+        if fix and (fixable := [issue for issue in examination.issues if issue.fix == RECONCILE]):
+            for issue in fixable:
+                typer.echo(f"{issue.kind}: {issue.message} → {issue.fix}", err=True)
             send_command(config, "reconcile", {})
-            done.append(RECONCILE)
-            found = _examine(settings, whole_journal=journal)
+            fixed.append(RECONCILE)
+            examination = _examine(settings, whole_journal=journal)
     except UserError as error:
-        said = str(error)
-        result = {"timestamp": SystemClock().now(), "error": said, "status": "ERROR"}
-        print_result(result, not pretty, lambda: [f"ERROR {said}"])
+        message = str(error)
+        result = {"timestamp": SystemClock().now(), "error": message, "status": "ERROR"}
+        print_result(result, not pretty, lambda: [f"ERROR {message}"])
         raise typer.Exit(EXIT_COULD_NOT_RUN) from None
     print_result(
-        {**found.as_dict, **({"fixed_by": done} if fix else {})}, not pretty, lambda: _issue_lines(found)
+        {**examination.as_dict, **({"fixed_by": fixed} if fix else {})}, not pretty, lambda: _issue_lines(examination)
     )
-    raise typer.Exit(found.exit_code)
+    raise typer.Exit(examination.exit_code)
 
 
 def reconcile(config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Let the daemon look at everything the broker shows, now: the tables follow it; nothing is ordered."""
+    """Let the daemon read all orders and positions of the broker now and update the database; no order is sent."""
     answer = send_command(config, "reconcile", {})
     print_result(answer, as_json, lambda: [_reconcile_line(answer)])
 
@@ -91,10 +91,10 @@ def _examine(settings: Settings, *, whole_journal: bool) -> "Examination":
 
 def _reconcile_line(answer: object) -> str:
     facts = answer if isinstance(answer, dict) else {}
-    result = f"{facts.get('heard')} orders heard, {facts.get('fills_booked')} fills booked"
-    differences = facts.get("discrepancies")
+    result = f"{facts.get('orders_applied')} orders read, {facts.get('fills_booked')} fills booked"
+    discrepancies = facts.get("discrepancies")
     return result + (
-        f"; still different: {', '.join(map(str, differences))}" if differences else "; the books agree"
+        f"; discrepancies left: {', '.join(map(str, discrepancies))}" if discrepancies else "; the order ledger agrees with the broker"
     )
 
 
@@ -109,7 +109,7 @@ def _issue_lines(examination: "Examination") -> "Iterator[Text]":
         style=styles[examination.status],
     )
     yield Text(f"cycle     {pipeline.get('cycle_id') or 'none today'} {pipeline['status']}")
-    for one in examination.issues:
-        line = Text(f"{one.severity:<9} ", style=styles[one.severity])
-        line.append(f"{one.kind}: {one.message}  → {one.fix}", style="default not bold")
+    for issue in examination.issues:
+        line = Text(f"{issue.severity:<9} ", style=styles[issue.severity])
+        line.append(f"{issue.kind}: {issue.message}  → {issue.fix}", style="default not bold")
         yield line

@@ -1,4 +1,4 @@
-"""Lines to a log that may be full, slow or gone: whoever writes one never waits, and never fails over it."""
+"""Log output that never blocks and never raises, even when the target is full, slow or closed."""
 
 import os
 import select
@@ -7,13 +7,13 @@ from typing import Final, TextIO
 
 import orjson
 
-PIPE_CHUNK_BYTES: Final = 4096  # bytes: a pipe that polls as writable takes so many without making us wait
-MAX_BUFFERED_BYTES: Final = 1 << 20  # bytes that wait for a reader who is slow
+PIPE_CHUNK_BYTES: Final = 4096  # a pipe that polls as writable accepts this many bytes without blocking
+MAX_BUFFERED_BYTES: Final = 1 << 20  # bytes buffered for a slow reader
 
 
 class LogWriter:
-    """A text stream of lines onto `target`. What cannot be written is dropped and counted, and the count is told
-    once there is room again."""
+    """A text stream that writes lines to `target`. Lines that cannot be written are dropped and counted; the count is
+    written to the target once it accepts lines again."""
 
     def __init__(self, target: TextIO) -> None:
         self._target = target
@@ -23,14 +23,14 @@ class LogWriter:
         self.dropped = 0
 
     def write(self, text: str) -> int:
-        """Take `text`; every whole line of it leaves as soon as the target has room."""
+        """Buffer `text`; write each complete line as soon as the target accepts it."""
         *lines, self._partial_line = (self._partial_line + text).split("\n")
         for line in lines:
             self._enqueue(line)
         return len(text)
 
     def flush(self) -> None:
-        """Let go what has room to leave."""
+        """Write as many buffered lines as the target accepts now."""
         self._write_buffered()
 
     def isatty(self) -> bool:
@@ -56,7 +56,7 @@ class LogWriter:
                 if not select.select((), (file,), (), 0)[1]:
                     return
                 written = os.write(file, self._buffer[0][:PIPE_CHUNK_BYTES])
-            except (OSError, ValueError):  # full, or gone
+            except (OSError, ValueError):  # full or closed
                 self._drop_buffer()
                 return
             self._discard_written(written)
@@ -80,7 +80,7 @@ class LogWriter:
         self._buffered_bytes = 0
 
     def _write_buffered_text(self) -> None:
-        """The target has no descriptor: it is a test's, or a screen's."""
+        """Write to a target without a file descriptor, as tests and screens have."""
         while self._buffer:
             raw = self._buffer.popleft()
             self._buffered_bytes -= len(raw)

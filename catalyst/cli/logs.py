@@ -1,4 +1,4 @@
-"""The log: one event a line, JSON for machines, colour for people; the market's time as `at`; no secret in it."""
+"""Log configuration: one event per line, as JSON or coloured text, with the market's time as `at`; secrets masked."""
 
 import logging
 import sys
@@ -17,29 +17,29 @@ Event = MutableMapping[str, Any]
 Processor = Callable[[Any, str, Event], Mapping[str, Any] | str | bytes]
 
 MASK: Final = "***"
-MIN_SECRET_LENGTH: Final = 6  # characters; masking shorter ones would eat ordinary words
+MIN_SECRET_LENGTH: Final = 6  # characters; masking shorter secrets would hide ordinary words
 
-# Libraries that tell of every connection.
+# Libraries that log every connection.
 QUIET_LOGGERS: Final = ("apscheduler", "asyncio", "urllib3", "websockets", "aiohttp", "exchange_calendars")
 
 
 def configure(settings: Settings, clock: Clock) -> None:
-    """From now on every event, ours and the libraries', is one line on stdout in the chosen form.
+    """Write every event, ours and the libraries', as one line on stdout in the configured format.
 
-    A stdout that is full or that nobody reads holds nobody up: its lines are dropped, counted and told of.
+    A stdout that is full or that nobody reads never blocks the process: lines are dropped, and their number is logged.
     """
     out: Any = LogWriter(sys.stdout)
     level = logging.getLevelNamesMapping()[settings.config.log.level]
     form = settings.config.log.format
     as_json = form == "json" or (form == "auto" and not sys.stdout.isatty())
-    before: list[Any] = [
+    first_processors: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         add_timestamp(clock, local=not as_json),
         structlog.processors.format_exc_info,  # before the mask: a traceback may quote a secret
         mask_secrets(secrets_of(settings)),
     ]
-    last: list[Any] = (
+    last_processors: list[Any] = (
         [order_keys, to_json]
         if as_json
         else [
@@ -49,7 +49,7 @@ def configure(settings: Settings, clock: Clock) -> None:
         ]
     )
     structlog.configure(
-        processors=[*before, *last],
+        processors=[*first_processors, *last_processors],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(out),
         cache_logger_on_first_use=True,
@@ -57,8 +57,8 @@ def configure(settings: Settings, clock: Clock) -> None:
     handler = logging.StreamHandler(out)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=before,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
+            foreign_pre_chain=first_processors,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last_processors],
         )
     )
     logging.basicConfig(handlers=[handler], level=max(level, logging.INFO), force=True)
@@ -67,7 +67,7 @@ def configure(settings: Settings, clock: Clock) -> None:
 
 
 def add_timestamp(clock: Clock, *, local: bool) -> Processor:
-    """Add `at`, the market's instant: UTC for machines, New York wall-clock time for people."""
+    """Return a processor that adds `at`, the market's time: UTC for JSON, New York wall-clock time for text."""
 
     def add_at(_: Any, __: str, event: Event) -> Event:
         now = clock.now()
@@ -80,16 +80,16 @@ def add_timestamp(clock: Clock, *, local: bool) -> Processor:
 
 
 def secrets_of(settings: Settings) -> tuple[str, ...]:
-    """Every secret the process was told, longest first."""
+    """Return every secret of the environment, longest first."""
     values = (getattr(settings.env, name) for name in type(settings.env).model_fields)
     secret_texts = {value.get_secret_value() for value in values if isinstance(value, SecretStr)}
     return tuple(
-        sorted((one for one in secret_texts if len(one) >= MIN_SECRET_LENGTH), key=len, reverse=True)
+        sorted((text for text in secret_texts if len(text) >= MIN_SECRET_LENGTH), key=len, reverse=True)
     )
 
 
 def mask_secrets(secrets: tuple[str, ...]) -> Processor:
-    """Replace each secret wherever it stands in a line."""
+    """Return a processor that replaces each secret in every value of an event."""
 
     def mask_value(value: Any) -> Any:
         match value:
@@ -114,7 +114,7 @@ def mask_secrets(secrets: tuple[str, ...]) -> Processor:
 
 
 def order_keys(_: Any, __: str, event: Event) -> Mapping[str, Any]:
-    """The instant, the level and the event first: what an eye looks for in a line."""
+    """Put the time, the level and the event first, where a reader looks for them."""
     first = {name: event.pop(name) for name in ("at", "level", "event") if name in event}
     return first | dict(event)
 

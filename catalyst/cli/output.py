@@ -1,4 +1,4 @@
-"""How facts are told: JSON for programs, lines or tables for people."""
+"""Output of the commands: JSON for programs, lines or tables for people."""
 
 from collections.abc import Callable, Iterable
 from decimal import Decimal
@@ -17,7 +17,7 @@ _OPTIONS: Final = orjson.OPT_INDENT_2 | orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KE
 
 
 def print_result(facts: object, as_json: bool, render: Renderer) -> None:
-    """Print `facts` as JSON (decimals as text, times in UTC), or what `show` makes of them for people."""
+    """Print `facts` as JSON (decimals as text, times in UTC), or the result of `render` for people."""
     if as_json:
         typer.echo(orjson.dumps(facts, default=json_default, option=_OPTIONS).decode())
         return
@@ -25,7 +25,7 @@ def print_result(facts: object, as_json: bool, render: Renderer) -> None:
 
 
 def print_parts(console: "Console", parts: "Iterable[RenderableType]") -> None:
-    """Print each part; sentences are wrapped by the terminal, if at all, never by us."""
+    """Print each part; long sentences are left to the terminal to wrap."""
     from rich.text import Text
 
     for part in parts:
@@ -33,7 +33,7 @@ def print_parts(console: "Console", parts: "Iterable[RenderableType]") -> None:
 
 
 def make_console() -> "Console":
-    """A console that fits its terminal, and is wide enough for every table when it is a pipe."""
+    """Return a console as wide as its terminal, or wide enough for every table when the output is a pipe."""
     from rich.console import Console
 
     console = Console()
@@ -41,7 +41,7 @@ def make_console() -> "Console":
 
 
 def json_default(value: object) -> object:
-    """What JSON has no word for."""
+    """Convert a value that JSON has no type for. Raises TypeError for an unsupported type."""
     if isinstance(value, Decimal):
         return format(value, "f")
     if isinstance(value, Path):

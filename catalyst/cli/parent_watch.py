@@ -1,4 +1,4 @@
-"""A child that ends when its starter does, however that one ended: its standard input is the leash."""
+"""Ends this process when its parent process ends, even by a crash: then its standard input reaches end of file."""
 
 import os
 import signal
@@ -7,20 +7,19 @@ import threading
 from enum import Enum
 from typing import Final
 
-EXIT_TIMEOUT_S: Final = 20.0  # real seconds for an orderly end, then the process is gone anyway
+EXIT_TIMEOUT_S: Final = 20.0  # real seconds for an orderly end; then the process exits at once
 
 
 class ParentExitSignal(Enum):
-    """The signal a process sends itself when nobody holds the leash any more."""
+    """The signal that a process sends to itself when its parent has ended."""
 
-    KEEP_POSITIONS = (
-        signal.SIGUSR1
-    )  # the daemon: leave at once, nothing flattened; nobody is there to trade with
+    # For the daemon: exit at once without flattening, because the exchange ends with the parent.
+    KEEP_POSITIONS = signal.SIGUSR1
     TERMINATE = signal.SIGTERM
 
 
 def exit_with_parent(on_parent_exit: ParentExitSignal) -> None:
-    """From now on the end of standard input ends this process."""
+    """Start the thread that sends `on_parent_exit` to this process when standard input ends."""
     threading.Thread(
         target=_wait_for_parent_exit, args=(on_parent_exit,), daemon=True, name="parent-watch"
     ).start()

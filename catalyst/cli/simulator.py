@@ -160,10 +160,10 @@ def sim(
     the next one goes on with the same --state, from --day or --start.
 
     Its side door takes no keys:
-    GET  /admin/state  /admin/audit (are the books clean?)  /admin/ledger
+    GET  /admin/state  /admin/audit (are the books clean?)  /admin/logs
     POST /admin/clock  {"speed": 60}, {"speed": 0} to pause,
                        {"seconds": 5} to step, {"to": "15:59"} to jump
-    POST /admin/faults  /admin/switches  /admin/halt  /admin/market
+    POST /admin/faults  /admin/settings  /admin/halt  /admin/market
 
     docs/your-own-bot.md has curl, Python and JavaScript;
     docs/simulator.md has every switch and every fault.

@@ -52,7 +52,7 @@ def compare_with_exchange(
 
     What a fill without a position bought or sold (a person's trade, an orphan that was left) is counted at the average
     cost of such fills; where the tables know no cost of it, that is a difference. `fills` are in order of time.
-    `audit` is GET /admin/audit; `executions` those of GET /admin/ledger: order_id, qty, price as text.
+    `audit` is GET /admin/audit; `executions` those of GET /admin/logs: order_id, qty, price as text.
     """
     differences = [
         f"the exchange finds fault with itself: {problem}" for problem in _as_list(audit["problems"])

@@ -72,7 +72,7 @@ _HOLDINGS: Final = """
         UNION ALL
         SELECT * FROM positions WHERE exit_time >= $1
     )
-    SELECT h.position_id AS holding_id, false AS orphan,
+    SELECT h.position_id AS holding_id, false AS is_orphan,
            (SELECT symbol FROM securities s WHERE s.security_id = h.security_id) AS symbol, h.side, h.quantity,
            h.entered_qty, h.cost, h.exited_qty, h.proceeds, h.realized_pnl, h.status = 'open' AS is_open, h.legacy,
            coalesce(h.close_reason, '') LIKE 'RECONCILED_PHANTOM%' AS written_off,
@@ -90,7 +90,7 @@ _HOLDINGS: Final = """
     SELECT o.orphan_id, true, s.symbol, o.side, o.quantity, o.found_qty, coalesce(o.cost, 0), o.exited_qty,
            o.proceeds, o.realized_pnl, true, false, false, 0, 0, 0, 0
       FROM orphans o JOIN securities s USING (security_id) WHERE o.ended_at IS NULL
-     ORDER BY orphan, holding_id
+     ORDER BY is_orphan, holding_id
 """
 _CONTRADICTIONS: Final = """
     WITH recent AS (

@@ -190,7 +190,7 @@ async def test_replace_with_invalid_id_or_price_is_not_sent(
 def test_stream_ping_defaults_are_five_seconds() -> None:
     """Five seconds between pings and as many for the answer, for every stream that does not ask for something else."""
     defaults = inspect.signature(AlpacaTradeUpdates).parameters
-    assert (defaults["ping"].default, defaults["pong"].default) == (5.0, 5.0)
+    assert (defaults["ping_interval"].default, defaults["pong_timeout"].default) == (5.0, 5.0)
 
 
 @pytest.mark.promise("C44")

@@ -514,7 +514,7 @@ class StreamRecorder:
 
 @pytest.fixture
 async def recorder(sim: SimulatedVenue) -> AsyncIterator[StreamRecorder]:
-    listening = StreamRecorder(sim, ping=0.2, pong=0.2)
+    listening = StreamRecorder(sim, ping_interval=0.2, pong_timeout=0.2)
     await listening.wait_until_ready()
     yield listening
     await listening.close()

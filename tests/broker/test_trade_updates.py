@@ -270,7 +270,7 @@ async def test_stream_detects_a_half_open_socket_by_ping(clock: ManualClock) -> 
 
     noticed = asyncio.Event()
     socket = ScriptedSocket(freeze)
-    async with connected_stream(clock, socket, ping=0.05, pong=0.05) as (_, messages):
+    async with connected_stream(clock, socket, ping_interval=0.05, pong_timeout=0.05) as (_, messages):
         _, lost = await next_messages(messages, 2)
         noticed.set()
     assert isinstance(lost, StreamGap)
@@ -297,7 +297,7 @@ def acknowledge_limited_listens(times: int, *frames: object) -> Script:
 async def test_stream_detects_a_server_that_stops_acknowledging_listen(clock: ManualClock) -> None:
     """A socket that answers pings and no more questions, having answered them before, is a loss."""
     async with connected_stream(
-        clock, ScriptedSocket(acknowledge_limited_listens(2), send_frames()), pong=0.1
+        clock, ScriptedSocket(acknowledge_limited_listens(2), send_frames()), pong_timeout=0.1
     ) as (stream, messages):
         await next_messages(messages, 1)
         waiting = asyncio.ensure_future(anext(messages))
@@ -312,7 +312,7 @@ async def test_stream_detects_a_server_that_stops_acknowledging_listen(clock: Ma
 async def test_stream_stays_connected_when_listen_was_never_acknowledged_again(clock: ManualClock) -> None:
     """Where a repeated listen was never acknowledged, its silence proves nothing."""
     socket = ScriptedSocket(acknowledge_limited_listens(0))
-    async with connected_stream(clock, socket, pong=0.1) as (stream, messages):
+    async with connected_stream(clock, socket, pong_timeout=0.1) as (stream, messages):
         await next_messages(messages, 1)
         waiting = asyncio.ensure_future(anext(messages))
         await clock.advance(timedelta(minutes=5))
@@ -337,7 +337,7 @@ async def test_stream_login_without_a_response_is_reported_as_lost(
         await connection.wait_closed()
 
     socket = ScriptedSocket(mute)
-    async with connected_stream(clock, socket, open_within=0.2) as (_, messages):
+    async with connected_stream(clock, socket, open_timeout=0.2) as (_, messages):
         (lost,) = await next_messages(messages, 1)
     assert isinstance(lost, StreamGap)
     assert (lost.state, lost.since) == (StreamState.LOST, None)
@@ -507,7 +507,7 @@ async def test_stream_buffer_overflow_is_reported_as_a_gap(clock: ManualClock) -
             await connection.send(orjson.dumps(update_message()))
         await connection.wait_closed()
 
-    async with connected_stream(clock, ScriptedSocket(send_flood), most_waiting=10) as (stream, messages):
+    async with connected_stream(clock, ScriptedSocket(send_flood), max_buffered=10) as (stream, messages):
         await next_messages(messages, 1)
         flood.set()
         async with asyncio.timeout(20):

@@ -68,7 +68,7 @@ async def test_loops_share_broker_reads_within_their_intervals(database: str) ->
         await counter.reset()
         await scenario.waits(seconds=65)
         assert "GET /account/activities/FILL" in counter.completed_steps("GET")
-        row = await scenario.conn.fetchrow("SELECT count(*) AS n, count(activity_id) AS told FROM executions")
+        row = await scenario.conn.fetchrow("SELECT count(*) AS n, count(activity_id) AS with_activity_id FROM executions")
         assert row is not None
         assert row["n"] == row["with_activity_id"] == 2
 

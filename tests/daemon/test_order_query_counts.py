@@ -49,7 +49,7 @@ class ActivityCounter:
 @asynccontextmanager
 async def open_counted_scenario(dsn: str) -> AsyncIterator[tuple[Scenario, ActivityCounter]]:
     """A desk whose daemon has prepared its statements: one order has lived already."""
-    async with open_proxy(dsn) as proxy, open_scenario(dsn, opened=False) as scenario:
+    async with open_proxy(dsn) as proxy, open_scenario(dsn, started=False) as scenario:
         scenario.dsn = proxy.dsn
         counter = ActivityCounter(proxy, scenario.conn)
         await scenario.start()

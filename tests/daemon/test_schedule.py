@@ -155,15 +155,15 @@ import json
 from datetime import date, time
 from catalyst.clock import ManualClock, SystemClock
 from catalyst.config.schema import Config
-from catalyst.daemon.schedule import keep, market_day
+from catalyst.daemon.trading_day.schedule import market_day, run_schedule
 from catalyst.domain.session import session_of
 
 async def act(job):
     pass
 
 day = market_day(session_of(date(2026, 3, 9), time(9, 30), time(16, 0)), Config())
-asyncio.run(keep(day[:1], ManualClock(day[1].at), act))
-asyncio.run(keep(market_day(session_of(date(2020, 3, 9), time(9, 30), time(16, 0)), Config()), SystemClock(), act))
+asyncio.run(run_schedule(day[:1], ManualClock(day[1].at), act))
+asyncio.run(run_schedule(market_day(session_of(date(2020, 3, 9), time(9, 30), time(16, 0)), Config()), SystemClock(), act))
 print(json.dumps([[one.at.isoformat(), one.job] for one in day]))
 """
 

@@ -48,7 +48,7 @@ async def open_proxied_scenario(
     dsn: str, *, now: datetime | None = None, **sections: Facts
 ) -> AsyncIterator[tuple[Scenario, PostgresProxy, LoseCommitResponse]]:
     """The desk of the stories, its daemon running behind a proxy."""
-    async with open_proxy(dsn) as proxy, open_scenario(dsn, now=now, opened=False, **sections) as scenario:
+    async with open_proxy(dsn) as proxy, open_scenario(dsn, now=now, started=False, **sections) as scenario:
         commit_loss = LoseCommitResponse()
         commit_loss.proxy = proxy
         scenario.crash_trigger = commit_loss

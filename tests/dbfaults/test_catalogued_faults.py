@@ -229,7 +229,7 @@ async def test_failover_to_standby_starts_new_epoch(
     there; the next one takes the lock of the new leader under a new epoch, and what the broker did is booked."""
     second = await dedicated_server.create_standby(standby_folder)
     try:
-        async with open_scenario(dedicated_server.dsn, opened=False) as scenario:
+        async with open_scenario(dedicated_server.dsn, started=False) as scenario:
             scenario.dsn = second.dsn
             await scenario.start()
             await scenario.holds("AAPL", 20)

@@ -67,7 +67,7 @@ async def test_sigterm_in_silent_database_outage_flattens_and_imports_spool(
         assert (scenario.clock.now() - asked).total_seconds() <= 60
         assert scenario.held_qty("AAPL") == scenario.held_qty("MSFT") == 0
         assert not scenario.server.exchange.order_store.live()
-        assert spool_entries(tmp_path)[-1]["step"] == "proof"
+        assert spool_entries(tmp_path)[-1]["kind"] == "proof"
         assert spool_entries(tmp_path)[-1]["flat"] is True
         said = next(
             line for line in capsys.readouterr().out.splitlines() if "outage_flatten_finished" in line
@@ -136,7 +136,7 @@ async def test_crash_during_outage_flatten_continues_from_spool(
         proxy.stop_forwarding()
         scenario.stop.request("SIGTERM", flatten=True)
         await scenario.crash_at(step, moment)
-        assert spool_entries(tmp_path)[0]["step"] == "latch"
+        assert spool_entries(tmp_path)[0]["kind"] == "latch"
         await scenario.waits(seconds=5)
 
         proxy.resume()
@@ -283,7 +283,7 @@ async def test_outage_flatten_writes_proof_file_and_imports_it(database: str, tm
         ((_, file),) = flat_proof_files.read_flat_proofs(
             scenario.settings.proofs_dir, scenario.settings.account_name(scenario.server.exchange.account.id)
         )
-        assert (file["flat"], file["tables"]) == (True, "away")
+        assert (file["flat"], file["database"]) == (True, "unavailable")
         known = file["journal"]
         assert known["link"] > 0
 
@@ -352,7 +352,7 @@ async def test_partial_entry_in_database_outage_is_protected_once(
         assert scenario.held_qty("AAPL") == 8
         live = {(o.type, o.qty) for o in scenario.server.exchange.order_store.live()}
         assert live == {("limit", 8), ("stop", 8)}
-        assert [line["step"] for line in spool_entries(tmp_path)].count("protect") == 1
+        assert [line["kind"] for line in spool_entries(tmp_path)].count("protect") == 1
 
         proxy.resume()
         await scenario.waits(seconds=60)

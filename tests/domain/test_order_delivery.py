@@ -163,19 +163,19 @@ class OrderDeliveryMachine(RuleBasedStateMachine):
     def arrive_late(self) -> None:
         self.arrive()
 
-    @precondition(lambda self: self.venue.word in {*WORKING_STATUSES, "partially_filled"})
+    @precondition(lambda self: self.venue.broker_status in {*WORKING_STATUSES, "partially_filled"})
     @rule(broker_status=st.sampled_from(WORKING_STATUSES))
     def change_status(self, broker_status: str) -> None:
         self.venue.broker_status = broker_status
         self.undelivered.append(self.venue.message())
 
-    @precondition(lambda self: self.venue.word in {*WORKING_STATUSES, "partially_filled", *TERMINAL_STATUSES})
+    @precondition(lambda self: self.venue.broker_status in {*WORKING_STATUSES, "partially_filled", *TERMINAL_STATUSES})
     @rule(share=st.sampled_from([1, 7, 20, 50, 100]))
     def execute(self, share: int) -> None:
         """A fill, of an order that works or of one that has just ended: the exchange was first."""
         self.undelivered.append(self.venue.fill(min(Decimal(share), QUANTITY - self.venue.filled)))
 
-    @precondition(lambda self: self.venue.word in {*WORKING_STATUSES, "partially_filled"})
+    @precondition(lambda self: self.venue.broker_status in {*WORKING_STATUSES, "partially_filled"})
     @rule(broker_status=st.sampled_from([*TERMINAL_STATUSES, "rejected"]))
     def reach_terminal(self, broker_status: str) -> None:
         self.venue.broker_status = broker_status
@@ -183,7 +183,7 @@ class OrderDeliveryMachine(RuleBasedStateMachine):
 
     # -- on the way
 
-    @precondition(lambda self: self.channel)
+    @precondition(lambda self: self.undelivered)
     @rule(data=st.data(), again=st.booleans(), ledger_answers=st.booleans())
     def deliver_message(self, data: st.DataObject, again: bool, ledger_answers: bool) -> None:
         """Any message that is under way, once or to come again."""
@@ -193,7 +193,7 @@ class OrderDeliveryMachine(RuleBasedStateMachine):
         if verdict is Verdict.CONTRADICTION:
             self.assert_expected_contradiction(message)
 
-    @precondition(lambda self: self.channel)
+    @precondition(lambda self: self.undelivered)
     @rule(data=st.data())
     def drop_message(self, data: st.DataObject) -> None:
         self.undelivered.pop(data.draw(st.integers(0, len(self.undelivered) - 1)))
@@ -207,13 +207,13 @@ class OrderDeliveryMachine(RuleBasedStateMachine):
 
     # -- at home
 
-    @precondition(lambda self: self.venue.word is None and self.books.state.status is Status.SUBMITTED)
+    @precondition(lambda self: self.venue.broker_status is None and self.ledger.state.status is Status.SUBMITTED)
     @rule()
     def assume_never_arrived(self) -> None:
         """The broker never had it, as far as one can see; it may be on the way all the same."""
         self.ledger.transition(Status.REJECTED, NEVER_ARRIVED)
 
-    @precondition(lambda self: self.venue.word is not None)
+    @precondition(lambda self: self.venue.broker_status is not None)
     @rule()
     def reconcile(self) -> None:
         """The broker is asked for the order and its fills: then we agree, and asking again changes nothing."""

@@ -163,12 +163,12 @@ def test_risk_check_refuses_a_short_unless_all_conditions_hold(
 
 def test_risk_check_refuses_correlation_above_the_limit():
     """0.71 with an open position refuses; unknown says how little history there was and leaves it to the sector."""
-    assert check_trade(tesla_proposal(), alike=MostCorrelated("AAPL", 0.70)).approved
-    high = check_trade(tesla_proposal(), alike=MostCorrelated("AAPL", 0.71))
+    assert check_trade(tesla_proposal(), most_correlated=MostCorrelated("AAPL", 0.70)).approved
+    high = check_trade(tesla_proposal(), most_correlated=MostCorrelated("AAPL", 0.71))
     assert high.reasons == ("correlation 0.71 with AAPL, max_correlation 0.7",)
     unknown = check_trade(
         tesla_proposal(),
-        alike=MostCorrelated("AAPL", float("nan"), "49 daily returns of 60, 78 intraday of 120"),
+        most_correlated=MostCorrelated("AAPL", float("nan"), "49 daily returns of 60, 78 intraday of 120"),
     )
     assert unknown.approved
     said = next(c.text for c in unknown.checks if c.name == "correlation")
@@ -176,7 +176,7 @@ def test_risk_check_refuses_correlation_above_the_limit():
         said == "correlation unknown (49 daily returns of 60, 78 intraday of 120): the sector limit decides"
     )
     off = check_trade(
-        tesla_proposal(), limits=replace(LIMITS, check_correlation=False), alike=MostCorrelated("AAPL", 0.99)
+        tesla_proposal(), limits=replace(LIMITS, check_correlation=False), most_correlated=MostCorrelated("AAPL", 0.99)
     )
     assert off.approved
 

@@ -140,7 +140,7 @@ def test_technical_ignores_pre_market_bars():
 
 @settings(max_examples=20, deadline=None)
 @given(known=st.integers(3, 39), wild=st.floats(0.5, 2))
-def test_technical_stage_ignores_unfinished_bars_and_today_s_daily_bar(known: int, wild: float):
+def test_technical_stage_ignores_unfinished_bars_and_todays_daily_bar(known: int, wild: float):
     """Bars ending after the decision and a daily bar of today leave every column as it was."""
     bars = candles("X", RISING_INTRADAY)
     daily = daily_bars("X", RISING_DAYS)

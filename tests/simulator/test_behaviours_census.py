@@ -1,6 +1,5 @@
 """The fifty-one behaviours: the table of docs/simulator.md, the switches, the fault menu and the tests agree."""
 
-import ast
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -9,25 +8,27 @@ import pytest
 
 from catalyst.simulator.exchange.settings import ExchangeSettings, LatencyRange
 from catalyst.simulator.faults.rules import FaultKind
+from tests.promises import promises_of, functions_of_tests
 
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "simulator.md"
 ROW = re.compile(r"^\| (\d+) \| (.+?) \| (.+?) \| (.+?) \|$", re.MULTILINE)
 
 
-def tests_by_behaviour() -> dict[int, dict[str, str]]:
-    """For each number the files that hold its tests, and those tests' text."""
+def behaviour_tests() -> dict[int, dict[str, str]]:
+    """For each number: the groups (files) that hold its tests, with the source text of those tests."""
     found: dict[int, dict[str, str]] = {}
-    for file in sorted(HERE.glob("test_behaviours_*.py")):
-        text = file.read_text()
-        for node in ast.parse(text).body:
-            match = re.match(r"test_b(\d\d)_", getattr(node, "name", ""))
-            if match and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
-                own = "\n".join(text.splitlines()[first - 1 : node.end_lineno])
-                name = file.stem.removeprefix("test_behaviours_")
-                group = found.setdefault(int(match[1]), {})
-                group[name] = group.get(name, "") + own + "\n"
+    for path, node in functions_of_tests():
+        if not path.name.startswith("test_behaviours_"):
+            continue
+        lines = path.read_text().splitlines()
+        first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+        source = "\n".join(lines[first - 1 : node.end_lineno])
+        for number in promises_of(node):
+            assert number.startswith("B"), number
+            group = found.setdefault(int(number[1:]), {})
+            name = path.stem.removeprefix("test_behaviours_")
+            group[name] = group.get(name, "") + source + "\n"
     return found
 
 
@@ -51,7 +52,7 @@ def default_text(value: object) -> str:
 def test_every_behaviour_has_a_documented_row_and_a_test() -> None:
     """1 to 51, once each and in order, in the table; each with at least one test of its name."""
     assert [number for number, *_ in documented_rows()] == list(range(1, 52))
-    assert sorted(tests_by_behaviour()) == list(range(1, 52))
+    assert sorted(behaviour_tests()) == list(range(1, 52))
 
 
 @pytest.mark.parametrize(("number", "switches", "tests"), documented_rows())
@@ -59,7 +60,7 @@ def test_documented_behaviour_names_its_tests_settings_and_faults(
     number: int, switches: str, tests: str
 ) -> None:
     """The files named hold its tests, no others do; a default is the default; each switch and fault is tried there."""
-    held = tests_by_behaviour()[number]
+    held = behaviour_tests()[number]
     assert sorted(re.findall(r"`(\w+)`", tests)) == sorted(held)
     text = "\n".join(held.values())
     defaults = ExchangeSettings()

@@ -211,7 +211,7 @@ class Scenario:
         """A trade on the tape, `after` seconds from now (a hair later, so that it is news)."""
         assert isinstance(self.market, ScenarioMarket)
         when = self.clock.now() + timedelta(seconds=after, microseconds=1)
-        self.market.trades(symbol, when, price, size)
+        self.market.add_trade(symbol, when, price, size)
         self.server._wake_event.set()  # the tape was written behind the driver's back
 
     async def waits(self, **duration: float) -> None:
@@ -285,7 +285,7 @@ class Scenario:
 
     async def count_submitted(self, symbol: str) -> int:
         """How many orders of a symbol reached the exchange."""
-        ledger = await self.admin(f"ledger?method=POST&path=/v2/orders&symbol={symbol}")
+        ledger = await self.admin(f"logs?method=POST&path=/v2/orders&symbol={symbol}")
         return len(ledger["requests"])
 
     async def holds(self, symbol: str, qty: int, **orders: str) -> OrderRow:

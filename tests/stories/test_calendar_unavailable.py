@@ -28,7 +28,7 @@ async def test_restart_without_calendar_resumes_begun_day(database: str) -> None
 
 async def test_first_start_without_calendar_recovers_and_waits(database: str) -> None:
     """Nobody knows today's hours: what the broker shows is adopted all the same; the day begins once it tells."""
-    async with open_scenario(database, opened=False) as scenario:
+    async with open_scenario(database, started=False) as scenario:
         await fail_calendar_requests(scenario)
         await scenario.start()
         assert scenario.components is not None

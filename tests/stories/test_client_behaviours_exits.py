@@ -191,7 +191,7 @@ async def test_exit_reprices_target_when_cancels_are_rejected(database: str) -> 
         _, target, stop, moved = await scenario.orders("AAPL")
         assert (target["status"], stop["status"], moved["status"]) == ("replaced", "cancelled", "filled")
         assert (moved["replaces"], moved["origin"]) == (target["order_id"], "catalyst")
-        assert len((await scenario.admin("ledger?method=PATCH&path=/v2/orders"))["requests"]) == 1
+        assert len((await scenario.admin("logs?method=PATCH&path=/v2/orders"))["requests"]) == 1
         await scenario.assert_consistent()
 
 
@@ -218,7 +218,7 @@ async def test_failed_target_replacement_sells_shares_once(database: str, rule: 
         position = await scenario.position("AAPL")
         assert position is not None
         assert position["close_reason"].startswith("MANUAL")
-        assert len((await scenario.admin("ledger?method=PATCH&path=/v2/orders"))["requests"]) == 1
+        assert len((await scenario.admin("logs?method=PATCH&path=/v2/orders"))["requests"]) == 1
         assert await scenario.count_submitted("AAPL") == (1 if rule == "drop" else 2)
         await scenario.assert_consistent()
 
@@ -235,8 +235,8 @@ async def test_flatten_never_uses_close_all_positions(database: str) -> None:
         scenario.stop.request("SIGTERM", flatten=True)
         assert await scenario.wait_for_exit() == 0
         assert (scenario.held_qty("AAPL"), scenario.held_qty("MSFT")) == (0, 7)
-        assert not (await scenario.admin("ledger?method=DELETE&path=/v2/positions"))["requests"]
-        whole = (await scenario.admin("ledger?method=DELETE&path=/v2/orders"))["requests"]
+        assert not (await scenario.admin("logs?method=DELETE&path=/v2/positions"))["requests"]
+        whole = (await scenario.admin("logs?method=DELETE&path=/v2/orders"))["requests"]
         assert not [one for one in whole if one["path"] == "/v2/orders"]
         rows = (await scenario.admin("logs"))["requests"]
         sale = max(number for number, one in enumerate(rows) if one["method"] == "POST")

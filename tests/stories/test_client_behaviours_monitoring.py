@@ -23,7 +23,7 @@ async def test_reconciliation_reads_broker_state_on_schedule(database: str) -> N
     wanted = {"/v2/account", "/v2/clock", "/v2/positions", "/v2/orders", "/v2/account/activities/FILL"}
 
     async def asked(scenario: Scenario, since: int) -> tuple[set[str], set[str], int]:
-        rows = (await scenario.admin("ledger?method=GET"))["requests"]
+        rows = (await scenario.admin("logs?method=GET"))["requests"]
         fresh = [one for one in rows if one["sequence"] > since]
         statuses = {
             word for one in fresh if one["path"] == "/v2/orders"
@@ -62,10 +62,10 @@ async def test_full_reconciliation_is_repeated_after_failed_read_in_gap(database
         await scenario.waits(seconds=10)
         assert "stream" in scenario.components.gate.reasons
         await scenario.clear_faults()
-        last = (await scenario.admin("ledger?method=GET"))["requests"][-1]["sequence"]
+        last = (await scenario.admin("logs?method=GET"))["requests"][-1]["sequence"]
         await scenario.waits(seconds=65)
         assert scenario.components.gate.is_open
-        rows = (await scenario.admin("ledger?method=GET"))["requests"]
+        rows = (await scenario.admin("logs?method=GET"))["requests"]
         asked = [f"{one['path']}?{one['query']}" for one in rows if one["sequence"] > last]
         assert any("/v2/orders" in one and "status=open" in one for one in asked)
         assert any("/v2/account/activities/FILL" in one for one in asked)
@@ -75,7 +75,7 @@ async def test_full_reconciliation_is_repeated_after_failed_read_in_gap(database
 async def test_old_external_order_is_recorded_and_blocks_symbol(database: str) -> None:
     """A bid good till cancelled that somebody placed days ago is no order of the day, and still it has its row: the
     symbol takes no entry."""
-    async with open_scenario(database, opened=False) as scenario:
+    async with open_scenario(database, started=False) as scenario:
         scenario.prints("TSLA", "190.00")
         await scenario.waits(seconds=1)
         await order_by_hand(
@@ -162,7 +162,7 @@ async def test_scan_after_failed_bar_read_covers_missed_bars(database: str) -> N
         assert (await scenario.send_command("scan"))["ok"] is False
         await scenario.waits(minutes=3)
         assert (await scenario.send_command("scan"))["ok"]
-        bars = (await scenario.admin("ledger?method=GET&path=/v2/stocks/bars"))["requests"]
+        bars = (await scenario.admin("logs?method=GET&path=/v2/stocks/bars"))["requests"]
         failed, read = bars[-2:]
         assert (failed["status"], read["status"]) == (500, 200)
         query = parse_qs(read["query"])
@@ -212,7 +212,7 @@ async def test_asset_list_is_read_once_per_day(database: str) -> None:
     """However late the start: once for the day, and what it says stands in the tables."""
     async with open_scenario(database) as scenario:
         await scenario.waits(seconds=5)
-        assert len((await scenario.admin("ledger?method=GET&path=/v2/assets"))["requests"]) == 1
+        assert len((await scenario.admin("logs?method=GET&path=/v2/assets"))["requests"]) == 1
         rows = await scenario.conn.fetch(
             "SELECT symbol, tradable FROM securities WHERE symbol IN ('AAPL', 'DEAD')"
         )

@@ -57,7 +57,7 @@ async def test_order_not_found_stays_open_until_adopted(database: str) -> None:
         assert [(o["status"], o["alpaca_order_id"]) for o in await scenario.orders("AAPL")] == [
             ("submitted", None)
         ]
-        asked = (await scenario.admin("ledger?path=/v2/orders:by_client_order_id"))["requests"]
+        asked = (await scenario.admin("logs?path=/v2/orders:by_client_order_id"))["requests"]
         assert 2 <= len(asked) <= 6
         await scenario.waits(seconds=20)
         assert (await scenario.orders("AAPL"))[0]["status"] == "filled"

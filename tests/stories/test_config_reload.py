@@ -30,7 +30,7 @@ async def open_scenario_with_config_file(
     for name in ("RISK_HOT_RELOAD", "TRADING_HOT_RELOAD"):
         monkeypatch.delenv(name, raising=False)
     path = folder / "config.yaml"
-    async with open_scenario(database, opened=False) as scenario:
+    async with open_scenario(database, started=False) as scenario:
         base: dict[str, Any] = {
             "trading": {"mode": "sim"},
             "broker": {"simulator": scenario.server.url},
@@ -174,7 +174,7 @@ async def test_config_reload_can_be_disabled_by_environment(
     database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, stays: str, moves: str
 ) -> None:
     """Each of the two switches keeps its half of the file."""
-    async with open_scenario(database, opened=False) as scenario:
+    async with open_scenario(database, started=False) as scenario:
         monkeypatch.setenv(variable, "false")
         path = tmp_path / "config.yaml"
         tree: dict[str, Any] = {"trading": {"mode": "sim"}, "broker": {"simulator": scenario.server.url}}

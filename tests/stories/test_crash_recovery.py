@@ -215,7 +215,7 @@ async def test_restarts_in_silent_market_change_nothing(database: str) -> None:
             await scenario.conn.fetch("SELECT * FROM executions ORDER BY 1, 2"),
             await scenario.conn.fetch("SELECT quantity, protected_at, unprotected_seconds FROM positions"),
         ]
-        sent = len((await scenario.admin("ledger?method=POST"))["requests"])
+        sent = len((await scenario.admin("logs?method=POST"))["requests"])
         for _ in range(2):
             await scenario.crash()
             await scenario.start()
@@ -226,8 +226,8 @@ async def test_restarts_in_silent_market_change_nothing(database: str) -> None:
             await scenario.conn.fetch("SELECT quantity, protected_at, unprotected_seconds FROM positions"),
         ]
         assert before == after
-        assert len((await scenario.admin("ledger?method=POST"))["requests"]) == sent
-        assert (await scenario.admin("ledger?method=DELETE"))["requests"] == []
+        assert len((await scenario.admin("logs?method=POST"))["requests"]) == sent
+        assert (await scenario.admin("logs?method=DELETE"))["requests"] == []
 
 
 async def test_loss_limit_breach_is_latched_after_crash(database: str) -> None:

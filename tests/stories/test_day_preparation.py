@@ -14,7 +14,7 @@ def is_prepared(scenario: Scenario) -> bool:
 
 async def test_preparation_retries_asset_list_without_alert(database: str) -> None:
     """The list of assets fails three times: within a minute and a half the universe stands, and nobody is told."""
-    async with open_scenario(database, opened=False) as scenario:
+    async with open_scenario(database, started=False) as scenario:
         await scenario.inject_fault("status_before", route="/v2/assets", status=502, count=3)
         await scenario.start()
         assert not is_prepared(scenario)
@@ -26,7 +26,7 @@ async def test_preparation_retries_asset_list_without_alert(database: str) -> No
 
 async def test_scan_completes_partial_preparation_first(database: str) -> None:
     """The assets are read, their daily bars are not: no scan goes by half of it; the next makes it whole."""
-    async with open_scenario(database, opened=False) as scenario:
+    async with open_scenario(database, started=False) as scenario:
         await scenario.inject_fault("status_before", route="/v2/stocks/bars", status=502, count=0)
         await scenario.start()
         await scenario.waits(seconds=120)
@@ -51,6 +51,6 @@ async def test_overdue_scans_are_skipped_when_exits_are_due(database: str) -> No
         for job in (Job.PRE_OPEN, Job.FIRST_SCAN, Job.PRICE_SAMPLE, Job.SCAN):
             await scenario.components.trading_day.run(job)
         assert not is_prepared(scenario)
-        requests = (await scenario.admin("ledger?method=GET&path=/v2/assets"))["requests"]
+        requests = (await scenario.admin("logs?method=GET&path=/v2/assets"))["requests"]
         assert requests == []
         assert await scenario.conn.fetchval("SELECT count(*) FROM scans") == 0

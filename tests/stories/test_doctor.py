@@ -272,7 +272,7 @@ async def test_doctor_reports_config_notices_and_full_disk(
         found = await run_doctor(scenario, notices=("CONFIG_WARNING something",))
         assert (issue_kinds(found), found.exit_code, found.status) == ({"CONFIG_WARNING"}, 0, "OK")
         with monkeypatch.context() as patch:
-            patch.setattr("catalyst.doctor.examination.LITTLE_DISK", 1 << 62)
+            patch.setattr("catalyst.doctor.examination.LOW_DISK_BYTES", 1 << 62)
             found = await run_doctor(scenario)
         assert (issue_kinds(found), found.exit_code) == ({"DISK_LOW"}, 1)
 

@@ -80,7 +80,7 @@ async def test_single_read_error_at_close_raises_no_alert(database: str) -> None
 async def test_day_that_fails_until_after_close_is_still_closed(database: str) -> None:
     """The first look of the day fails until after the close, when the next session would be next: it is still this
     day that is begun, and ended."""
-    async with open_scenario(database, now=at("16:04:30"), opened=False) as scenario:
+    async with open_scenario(database, now=at("16:04:30"), started=False) as scenario:
         await scenario.inject_fault(
             "status_before", method="GET", route="/v2/account", status=503, nth=3, count=0
         )

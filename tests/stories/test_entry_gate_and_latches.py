@@ -60,7 +60,7 @@ async def test_share_mismatch_at_start_blocks_entries_until_confirmed(database: 
 
 async def test_external_shares_do_not_keep_gate_closed(database: str) -> None:
     """Shares of a symbol that we never traded are no difference of ours: the gate opens with the first look."""
-    async with open_scenario(database, opened=False) as scenario:
+    async with open_scenario(database, started=False) as scenario:
         scenario.prints("TSLA", "190.00")
         await scenario.waits(seconds=1)
         await buy_by_hand(scenario, "TSLA", 3)
@@ -177,7 +177,7 @@ async def test_new_violation_during_resume_keeps_safe_mode(database: str) -> Non
 async def test_start_retries_broker_errors_for_half_a_minute(database: str) -> None:
     """Two answers of 503 to the first question are no reason to stay away from what is held; half a minute of them
     is."""
-    async with open_scenario(database, opened=False) as scenario, AsyncExitStack() as stack:
+    async with open_scenario(database, started=False) as scenario, AsyncExitStack() as stack:
         await scenario.inject_fault("status_before", method="GET", route="/v2/account", status=503, count=2)
         begun = asyncio.create_task(acquire_host_lock(stack, scenario.settings, scenario.clock))
         await scenario.waits(seconds=12)
@@ -218,11 +218,11 @@ async def test_new_day_reopens_gate_closed_by_failed_day(database: str) -> None:
     async with open_scenario(database) as scenario:
         assert scenario.components is not None
         assert scenario.components.trading_day is not None
-        for left in ("day_ending", "closed"):
+        for left in ("day_ending", "cycle_closed"):
             scenario.components.gate.close(left, "the day is ending")
         await scenario.components.trading_day.begin()
         await scenario.waits(seconds=10)
         assert scenario.components.gate.is_open
         await scenario.components.trading_day.go_flat()
         await scenario.components.trading_day.begin()
-        assert "closed" in scenario.components.gate.reasons
+        assert "cycle_closed" in scenario.components.gate.reasons

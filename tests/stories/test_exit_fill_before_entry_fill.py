@@ -48,7 +48,7 @@ async def test_stop_fill_listed_before_entry_fill_makes_one_position(database: s
         scenario.prints("AAPL", "187.50")
         await scenario.waits(seconds=16)
         assert await scenario.position("AAPL") is None
-        asked = await scenario.admin(f"ledger?method=GET&path=/v2/orders/{row.alpaca_order_id}")
+        asked = await scenario.admin(f"logs?method=GET&path=/v2/orders/{row.alpaca_order_id}")
         assert len(asked["requests"]) < 8
         await scenario.clear_faults()
         await scenario.waits(seconds=20)

@@ -150,14 +150,14 @@ async def test_exit_after_close_keeps_protection_orders(database: str) -> None:
         await scenario.holds("AAPL", 20)
         await scenario.waits(minutes=21)
         assert scenario.components is not None
-        cancelled = len((await scenario.admin("ledger?method=DELETE"))["requests"])
+        cancelled = len((await scenario.admin("logs?method=DELETE"))["requests"])
         position = await scenario.position("AAPL")
         assert position is not None
         await scenario.components.exits.request(
             position["position_id"], reason="MANUAL: late", purpose=Purpose.EXIT, by="trader"
         )
         await scenario.waits(seconds=20)
-        assert len((await scenario.admin("ledger?method=DELETE"))["requests"]) == cancelled
+        assert len((await scenario.admin("logs?method=DELETE"))["requests"]) == cancelled
 
 
 @pytest.mark.promise("C22")

@@ -233,7 +233,7 @@ async def test_resume_after_flatten_keeps_cycle_closed(database: str) -> None:
     async with open_scenario(database) as scenario:
         await scenario.holds("AAPL", 20)
         assert (await scenario.send_command("flatten"))["flat"] is True
-        assert "closed" in (await scenario.send_command("resume"))["still_closed"]
+        assert "cycle_closed" in (await scenario.send_command("resume"))["still_closed"]
         assert (await scenario.submit_entry("MSFT", 5, **ENTRY)).status == "rejected"
         assert await scenario.count_submitted("MSFT") == 0
         await scenario.assert_consistent()

@@ -32,7 +32,7 @@ async def test_no_secret_is_written_to_logs_rows_or_files(
     """Trades, answers of every bad kind, a stream turned away, keys refused, a death, a flatten: the keys are in no
     line of the log before anything masks it, in no row and in no file, the seat and the proofs among them."""
     with capture_logs(monkeypatch) as lines:
-        async with open_scenario(database, opened=False) as scenario:
+        async with open_scenario(database, started=False) as scenario:
             plain = scenario.settings
             scenario.settings = SettingsWithKeys(
                 **{each.name: getattr(plain, each.name) for each in fields(plain)}

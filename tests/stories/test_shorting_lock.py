@@ -10,7 +10,7 @@ ROUTE = "/v2/account/configurations"
 
 async def shorting_requests(scenario: Scenario) -> list[object]:
     """What was asked of the account's switch, in order."""
-    ledger = await scenario.admin(f"ledger?method=PATCH&path={ROUTE}")
+    ledger = await scenario.admin(f"logs?method=PATCH&path={ROUTE}")
     return [request["status"] for request in ledger["requests"]]
 
 
@@ -27,7 +27,7 @@ def lock_shorting_by_hand(scenario: Scenario) -> None:
 
 async def test_shorting_lock_is_retried_after_broker_errors(database: str) -> None:
     """The switch cannot be moved at the start, nor a minute later; then it is, once, and the tables know it."""
-    async with open_scenario(database, opened=False) as scenario:
+    async with open_scenario(database, started=False) as scenario:
         await scenario.inject_fault("status_before", method="PATCH", route=ROUTE, status=503, count=2)
         await scenario.start()
         assert await shorting_requests(scenario) == [503]
@@ -45,7 +45,7 @@ async def test_shorting_lock_is_retried_after_broker_errors(database: str) -> No
 
 async def test_shorting_lock_set_by_operator_is_not_removed(database: str) -> None:
     """Shorts are allowed: a lock that a person set stays; one that an earlier daemon of ours set goes."""
-    async with open_scenario(database, opened=False, trading={"allow_short": True}) as scenario:
+    async with open_scenario(database, started=False, trading={"allow_short": True}) as scenario:
         lock_shorting_by_hand(scenario)
         await scenario.start()
         await scenario.waits(seconds=61)
@@ -64,7 +64,7 @@ async def test_shorting_lock_set_by_operator_is_not_removed(database: str) -> No
 async def test_shorting_lock_removal_is_recorded_after_crash(database: str) -> None:
     """The switch was moved back, and we died before its row: the next start writes it, so that what a person locks
     later stays locked."""
-    async with open_scenario(database, opened=False) as scenario:
+    async with open_scenario(database, started=False) as scenario:
         await scenario.start()
         await scenario.crash()
         scenario.settings = settings_for(scenario.server.url, trading={"allow_short": True})

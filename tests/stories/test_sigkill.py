@@ -36,7 +36,7 @@ async def test_sigkill_after_entry_submit_adopts_order_and_ends_flat(database: s
             clock, drive=True, speed=HOLD_SPEED
         )  # a process takes seconds to start: no minutes without it
 
-        ledger = await _admin(url, "ledger?method=POST&path=/v2/orders")
+        ledger = await _admin(url, "logs?method=POST&path=/v2/orders")
         symbol, cid = ledger["requests"][0]["symbol"], ledger["requests"][0]["client_order_id"]
         conn = await asyncpg.connect(database)
         stored = await conn.fetchval("SELECT attempts FROM orders WHERE client_order_id = $1", cid)
@@ -54,7 +54,7 @@ async def test_sigkill_after_entry_submit_adopts_order_and_ends_flat(database: s
         assert adopted is not None
         assert adopted["alpaca_order_id"] is not None
         assert adopted["attempts"] == 1
-        sent = await _admin(url, f"ledger?method=POST&path=/v2/orders&symbol={symbol}")
+        sent = await _admin(url, f"logs?method=POST&path=/v2/orders&symbol={symbol}")
         assert [r["client_order_id"] for r in sent["requests"]].count(cid) == 1
         if adopted["position_id"] is not None:
             position = await conn.fetchrow(

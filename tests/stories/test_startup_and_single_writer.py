@@ -132,12 +132,12 @@ def test_host_lock_is_exclusive_and_freed_by_exit(tmp_path: Path) -> None:
     HostLock.acquire(tmp_path, "PA2", "process 13").release()
     first.release()
     script = (
-        "import sys, pathlib, time; from catalyst.daemon.trading_state.host_lock import Seat;"
-        "Seat.take(pathlib.Path(sys.argv[1]), 'PA1', 'a child'); print('sits', flush=True); time.sleep(60)"
+        "import sys, pathlib, time; from catalyst.daemon.trading_state.host_lock import HostLock;"
+        "HostLock.acquire(pathlib.Path(sys.argv[1]), 'PA1', 'a child'); print('locked', flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
-        assert child.stdout.readline() == b"sits\n"
+        assert child.stdout.readline() == b"locked\n"
         with pytest.raises(AnotherDaemonRunning, match="a child"):
             HostLock.acquire(tmp_path, "PA1", "process 13")
         child.kill()
@@ -207,7 +207,7 @@ async def test_fencing_epoch_is_checked_before_requests_after_stall(
 
         stalled["by"] = 6.0
         await scenario.conn.execute("UPDATE daemon SET epoch = epoch + 1")
-        with pytest.raises(BrokerUnavailable, match="not ours"):
+        with pytest.raises(BrokerUnavailable, match="does not hold the account"):
             await scenario.components.broker.cancel("whatever")
         sale = next(o for o in await scenario.orders("AAPL") if o["order_purpose"] == "take_profit")
         with pytest.raises(BrokerUnavailable):
@@ -244,12 +244,12 @@ async def test_lost_account_lock_blocks_requests_until_reacquired(
         await wait_until(lambda: "account_lease" in scenario.components.gate.reasons)  # type: ignore[union-attr]
         position = await scenario.position("AAPL")
         assert position is not None
-        before = len((await scenario.admin("ledger?method=DELETE"))["requests"])
+        before = len((await scenario.admin("logs?method=DELETE"))["requests"])
         await scenario.components.exits.request(
             position["position_id"], reason="MANUAL: enough", purpose=Purpose.EXIT, by="trader"
         )
         await scenario.waits(seconds=10)
-        assert len((await scenario.admin("ledger?method=DELETE"))["requests"]) == before
+        assert len((await scenario.admin("logs?method=DELETE"))["requests"]) == before
         assert scenario.held_qty("AAPL") == 20
         assert not held.superseded
 

@@ -73,7 +73,7 @@ async def test_rate_limited_entry_is_resent_with_same_id(database: str) -> None:
         await scenario.waits(seconds=30)
         row = await entering
         assert row.attempts == 2
-        ledger = await scenario.admin("ledger?method=POST&path=/v2/orders&symbol=AAPL")
+        ledger = await scenario.admin("logs?method=POST&path=/v2/orders&symbol=AAPL")
         assert len({entry["client_order_id"] for entry in ledger["requests"]}) == 1
         assert scenario.held_qty("AAPL") == 20
         await scenario.assert_consistent()

@@ -1,7 +1,7 @@
-"""What a broker's word changes, decided before anything is written, from rows as they were seen: pure.
+"""Order changes: computes what a broker report changes, from rows read before; pure, nothing is written here.
 
-Only the plain cases, which are nearly all: one statement writes each. What needs a look under a lock, a question to
-the ledger or a word to somebody is left to the books' long way.
+It handles only the simple cases, nearly all: one SQL statement writes each. Cases that need a row lock, a read of the
+account activities or an alert are left to the full path of `OrderLedger`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,14 +15,14 @@ from catalyst.domain.report import Fill, OrderReport, TradeUpdate
 from catalyst.store.orders import OrderRow
 from catalyst.store.report_writes import NewLeg, OrderUpdate
 
-Rows = Mapping[str, OrderRow]  # by our own id
+Rows = Mapping[str, OrderRow]  # by client order id
 
 _UNCHANGED_VERDICTS = frozenset({Verdict.SAME, Verdict.STALE})
 
 
 @dataclass(frozen=True, slots=True)
 class OrderChanges:
-    """Everything that reports change. With `fills`, each is the first of an entry, whose step has the same place."""
+    """Changes of one or more reports. Each fill is the first of an entry, whose order update has the same index."""
 
     verdict: Verdict
     order_updates: tuple[OrderUpdate, ...] = ()
@@ -36,66 +36,69 @@ class OrderChanges:
 
 
 def changes_of_report(rows: Rows, report: OrderReport, source: str, *, fresh: bool) -> OrderChanges | None:
-    """What the report and those of its legs change; None when one of them is no plain case.
+    """Return what the report and the reports of its legs change; None when one of them is not a simple case.
 
-    That a leg has no row is believed when the rows are `fresh`, or before the broker ever spoke of its order.
+    A leg missing in `rows` is new only when the rows are `fresh` or the parent has no broker id yet.
     """
-    top = rows.get(report.client_order_id)
-    if top is None:
+    parent = rows.get(report.client_order_id)
+    if parent is None:
         return None
-    new = fresh or top.alpaca_order_id is None
-    steps: list[OrderUpdate] = []
-    births: list[NewLeg] = []
+    may_have_new_legs = fresh or parent.alpaca_order_id is None
+    order_updates: list[OrderUpdate] = []
+    new_legs: list[NewLeg] = []
     stale = 0
-    first = Verdict.SAME
-    for one in (report, *report.legs):
-        row = rows.get(one.client_order_id)
+    verdict = Verdict.SAME
+    for order_report in (report, *report.legs):
+        row = rows.get(order_report.client_order_id)
         if row is None:
-            birth = _new_leg(top, one) if new else None
-            if birth is None:
+            new_leg = _new_leg(parent, order_report) if may_have_new_legs else None
+            if new_leg is None:
                 return None
-            births.append(birth)
+            new_legs.append(new_leg)
             continue
-        outcome = machine.outcome_of_report(row.state, one.broker_status, one.filled_qty)
-        step = _order_update(row, one, outcome)
-        if step is None:
+        outcome = machine.outcome_of_report(row.state, order_report.broker_status, order_report.filled_qty)
+        update = _order_update(row, order_report, outcome)
+        if update is None:
             return None
-        if one is report:
-            first = outcome.verdict
+        if order_report is report:
+            verdict = outcome.verdict
         stale += outcome.verdict is Verdict.STALE
-        if not _is_redundant(step, outcome.verdict, source):
-            steps.append(step)
-    return OrderChanges(first, tuple(steps), tuple(births), stale_reports=stale)
+        if not _is_redundant(update, outcome.verdict, source):
+            order_updates.append(update)
+    return OrderChanges(verdict, tuple(order_updates), tuple(new_legs), stale_reports=stale)
 
 
 def changes_of_opening_fill(rows: Rows, report: OrderReport, fill: Fill) -> OrderChanges | None:
-    """What the first fill of an entry changes; None for any other fill, and when it is no plain case."""
+    """Return what the first fill of an entry changes; None for any other fill, or when it is not a simple case."""
     row = rows.get(report.client_order_id)
     if row is None or not _is_same_order(row, report):
         return None
     if any(leg.client_order_id not in rows for leg in report.legs):
         return None
-    opens = row.order_purpose is Purpose.ENTRY and row.origin == "catalyst" and row.replaces is None
-    if not opens or row.position_id is not None or row.filled_qty or fill.cum_qty != fill.quantity:
+    is_own_entry = row.order_purpose is Purpose.ENTRY and row.origin == "catalyst" and row.replaces is None
+    if not is_own_entry or row.position_id is not None or row.filled_qty or fill.cum_qty != fill.quantity:
         return None
     try:
-        then, kind = machine.after_fill(row.state, fill.quantity)
+        new_status, kind = machine.after_fill(row.state, fill.quantity)
     except (InvariantBroken, IllegalTransition):
         return None
-    after = OrderState(then, row.quantity, fill.quantity, row.rejection_reason)
+    after = OrderState(new_status, row.quantity, fill.quantity, row.rejection_reason)
     if (
         kind is EdgeKind.LATE
         or machine.outcome_of_report(after, report.broker_status, report.filled_qty).verdict
         is not Verdict.SAME
     ):
         return None
-    return OrderChanges(Verdict.SAME, (OrderUpdate(row, report, then),), fills=(fill,))
+    return OrderChanges(Verdict.SAME, (OrderUpdate(row, report, new_status),), fills=(fill,))
 
 
 def changes_of_batch(rows: Rows, updates: Sequence[TradeUpdate]) -> tuple[int, OrderChanges]:
-    """How many of the first of these messages one stroke can write, and the stroke: plain cases of one kind, each of
-    orders that none before it spoke of. That they change nothing is believed of none."""
-    strokes: list[OrderChanges] = []
+    """Return the length of the prefix of `updates` that one statement can write, and its changes.
+
+    The prefix holds simple cases of one kind (reports or opening fills); no order occurs in two of them. It ends before
+    an update that changes nothing: `rows` may be outdated, so this must be checked by itself.
+    """
+    batch: list[OrderChanges] = []
     seen_ids: set[str] = set()
     for update in updates:
         reports = (update.order, *update.order.legs)
@@ -107,24 +110,24 @@ def changes_of_batch(rows: Rows, updates: Sequence[TradeUpdate]) -> tuple[int, O
         if (
             changes is None
             or changes.is_empty
-            or any(one.replaced_by is not None for one in reports)
-            or not seen_ids.isdisjoint(one.client_order_id for one in reports)
-            or (strokes and bool(changes.fills) != bool(strokes[0].fills))
+            or any(report.replaced_by is not None for report in reports)
+            or not seen_ids.isdisjoint(report.client_order_id for report in reports)
+            or (batch and bool(changes.fills) != bool(batch[0].fills))
         ):
             break
-        strokes.append(changes)
-        seen_ids.update(one.client_order_id for one in reports)
-    return len(strokes), OrderChanges(
+        batch.append(changes)
+        seen_ids.update(report.client_order_id for report in reports)
+    return len(batch), OrderChanges(
         Verdict.SAME,
-        tuple(step for changes in strokes for step in changes.order_updates),
-        tuple(birth for changes in strokes for birth in changes.new_legs),
-        tuple(fill for changes in strokes for fill in changes.fills),
-        sum(changes.stale_reports for changes in strokes),
+        tuple(update for changes in batch for update in changes.order_updates),
+        tuple(new_leg for changes in batch for new_leg in changes.new_legs),
+        tuple(fill for changes in batch for fill in changes.fills),
+        sum(changes.stale_reports for changes in batch),
     )
 
 
 def row_after(update: OrderUpdate, fill: Fill | None = None) -> OrderRow:
-    """The row once the step is written, as far as the next decision looks at it."""
+    """Return the row as it is after the update, in the columns that the next decision reads."""
     row = replace(
         update.row,
         status=update.new_status,
@@ -136,7 +139,7 @@ def row_after(update: OrderUpdate, fill: Fill | None = None) -> OrderRow:
 
 
 def leg_row(new_leg: NewLeg, order_id: int) -> OrderRow:
-    """The row of a leg once it is written, as far as the next decision looks at it."""
+    """Return the row of a leg after its insert, in the columns that the next decision reads."""
     leg = new_leg.report
     return replace(
         new_leg.parent,
@@ -164,17 +167,18 @@ def leg_row(new_leg: NewLeg, order_id: int) -> OrderRow:
 
 
 def rejection_reason(report: OrderReport) -> str:
-    """Why the broker refused an order it had accepted, as the row keeps it."""
+    """Return the rejection reason to store for an order that the broker rejected after accepting it."""
     reason = report.raw.get("reject_reason") or report.raw.get("reason")
-    return f"BROKER: {reason}" if reason else "BROKER: rejected after acceptance, without a reason"
+    return f"BROKER: {reason}" if reason else "BROKER: rejected after acceptance, no reason given"
 
 
 def leg_purpose(leg: OrderReport) -> Purpose:
-    """What a bracket's or an OCO's leg is for."""
+    """Return the purpose of a bracket or OCO leg: a limit order takes profit, any other is the stop."""
     return Purpose.TAKE_PROFIT if leg.order_type == "limit" else Purpose.STOP_LOSS
 
 
 def _order_update(row: OrderRow, report: OrderReport, outcome: machine.ReportOutcome) -> OrderUpdate | None:
+    """Return the update of one row; None when the outcome is not a simple case."""
     if not _is_same_order(row, report):
         return None
     if outcome.verdict in _UNCHANGED_VERDICTS:
@@ -187,26 +191,32 @@ def _order_update(row: OrderRow, report: OrderReport, outcome: machine.ReportOut
 
 
 def _new_leg(parent: OrderRow, leg: OrderReport) -> NewLeg | None:
+    """Return the row to insert for a leg that is submitted or accepted and unfilled; None in any other case."""
     if leg.replaces is not None or leg.legs:
         return None
     outcome = machine.outcome_of_report(
         OrderState(Status.SUBMITTED, leg.quantity, Decimal(0)), leg.broker_status, leg.filled_qty
     )
-    then = outcome.then
-    if outcome.verdict not in (Verdict.SAME, Verdict.MOVE) or then not in (Status.SUBMITTED, Status.ACCEPTED):
+    status = outcome.then
+    if outcome.verdict not in (Verdict.SAME, Verdict.MOVE) or status not in (
+        Status.SUBMITTED,
+        Status.ACCEPTED,
+    ):
         return None
     purpose = leg_purpose(leg)
-    return NewLeg(parent, leg, purpose, machine.side_for(parent.position_side, purpose), then)
+    return NewLeg(parent, leg, purpose, machine.side_for(parent.position_side, purpose), status)
 
 
 def _is_same_order(row: OrderRow, report: OrderReport) -> bool:
-    """True when the report is of this very row, at the size it has."""
+    """Return true when the report has the row's broker id (or the row has none) and its quantity."""
     return row.alpaca_order_id in (None, report.broker_id) and row.quantity == report.quantity
 
 
 def _is_redundant(update: OrderUpdate, verdict: Verdict, source: str) -> bool:
-    """True when nothing is to be written. That an entry rests now, and no longer will soon, changes nothing that
-    anybody waits for: told by the stream, it is left to the next poll."""
+    """Return true when nothing is to be written.
+
+    Skip changes between pending states (pending_new→new) of an entry from the stream; the next poll records them.
+    """
     row, report = update.row, update.report
     if update.new_status is not row.status or row.alpaca_order_id is None:
         return False
@@ -214,5 +224,5 @@ def _is_redundant(update: OrderUpdate, verdict: Verdict, source: str) -> bool:
         return True
     if verdict is Verdict.STALE and (row.status in TERMINAL or report.filled_qty < row.filled_qty):
         return True
-    waits = machine.is_pending(row.broker_status) and machine.is_pending(report.broker_status)
-    return waits and source == "stream" and row.order_purpose is Purpose.ENTRY
+    stays_pending = machine.is_pending(row.broker_status) and machine.is_pending(report.broker_status)
+    return stays_pending and source == "stream" and row.order_purpose is Purpose.ENTRY

@@ -1,4 +1,4 @@
-"""Entries that wait too long: proposals nobody approved, rows that were never sent, orders that do not fill."""
+"""Entry expiry: ends unapproved proposals and never-sent rows, and cancels entries that do not fill in time."""
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -24,7 +24,7 @@ CANCEL_RETRY_AFTER: Final = timedelta(seconds=10)
 
 @dataclass
 class EntryExpiry:
-    """Ends what should not wait any longer."""
+    """Ends entries that have waited too long."""
 
     store: Store
     ledger: OrderLedger
@@ -34,63 +34,66 @@ class EntryExpiry:
     _cancel_requested_at: dict[int, datetime] = field(default_factory=dict)
 
     async def run(self) -> None:
-        """Look every few seconds while an entry waits; else when something changes."""
+        """Check every 5 s while an entry waits, otherwise every 30 s; at once when the ledger changes."""
         while True:
             seen_version = self.ledger.changed.version
-            waiting = await self.expire_entries()
+            has_entries = await self.expire_entries()
             await self.ledger.changed.wait(
-                self.clock, POLL_INTERVAL if waiting else IDLE_POLL_INTERVAL, since=seen_version
+                self.clock, POLL_INTERVAL if has_entries else IDLE_POLL_INTERVAL, since=seen_version
             )
 
     async def expire_entries(self) -> bool:
-        """End expired proposals and never-sent rows; cancel entries that have not filled in their time.
+        """End expired proposals and never-sent rows; cancel entries not filled within `entry_timeout_seconds`.
 
-        True while an entry waits for anything.
+        Return true while an entry is working.
         """
         async with self.store.read() as conn:
             rows = [row for row in await orders.working(conn) if row.order_purpose is Purpose.ENTRY]
-            waiting = {ticket.order_id for ticket in await proposals.waiting(conn)}
-        if waiting:
+            proposed_ids = {proposal.order_id for proposal in await proposals.waiting(conn)}
+        if proposed_ids:
             async with self.store.tx("expire") as conn:
-                waiting -= {ended.order_id for ended in await proposals.expire(conn, at=self.clock.now())}
+                proposed_ids -= {
+                    expired.order_id for expired in await proposals.expire(conn, at=self.clock.now())
+                }
         for row in rows:
-            if row.status is Status.CREATED and row.order_id not in waiting:
+            if row.status is Status.CREATED and row.order_id not in proposed_ids:
                 await self._close_never_sent(row)
             elif row.status is Status.CREATED or row.origin != "catalyst" or row.filled_qty:
                 continue
             elif row.rejection_reason == NEVER_ARRIVED:
-                await self._cancel_entry(row, "ENTRY_TIMEOUT")  # it rose again, long after its moment
+                await self._cancel_entry(row, "ENTRY_TIMEOUT")  # revived long after its signal
             else:
                 await self._cancel_if_timed_out(row)
         return bool(rows)
 
     async def _close_never_sent(self, row: OrderRow) -> None:
-        """A row nobody will send any more ends here: the broker never heard of it."""
+        """Cancel a `created` row that will never be sent; the broker has not received it."""
         now = self.clock.now()
         async with self.store.tx("never_sent") as conn:
-            seen = await orders.lock(conn, row.order_id)
-            if seen.status is not Status.CREATED:
+            current = await orders.lock(conn, row.order_id)
+            if current.status is not Status.CREATED:
                 return
-            ticket = await proposals.of_order(conn, row.order_id)
+            proposal = await proposals.of_order(conn, row.order_id)
             await orders.transition(
                 conn,
                 row.order_id,
                 from_status=Status.CREATED,
                 to_status=Status.CANCELLED,
                 at=now,
-                source="recovery" if ticket is None else "operator",
-                cancel_reason="NEVER_SENT" if ticket is None else "EXPIRED_PROPOSAL",
+                source="recovery" if proposal is None else "operator",
+                cancel_reason="NEVER_SENT" if proposal is None else "EXPIRED_PROPOSAL",
                 epoch=self.submission.epoch,
             )
-        log.info("entry_never_sent", symbol=row.symbol, order_id=row.order_id, proposed=ticket is not None)
+        log.info("entry_never_sent", symbol=row.symbol, order_id=row.order_id, proposed=proposal is not None)
 
     async def _cancel_if_timed_out(self, row: OrderRow) -> None:
         now = self.clock.now()
-        since = row.submitted_at or row.created_at
-        if now - since >= timedelta(seconds=self.cfg.entry_timeout_seconds):
+        sent_at = row.submitted_at or row.created_at
+        if now - sent_at >= timedelta(seconds=self.cfg.entry_timeout_seconds):
             await self._cancel_entry(row, "ENTRY_TIMEOUT")
 
     async def _cancel_entry(self, row: OrderRow, reason: str) -> None:
+        """Request the cancel, at most once every 10 s per order."""
         now = self.clock.now()
         if (
             row.order_id in self._cancel_requested_at

@@ -1,6 +1,6 @@
-"""What the daemon knows without asking the tables: the last look at what it holds and what works.
+"""Last known state: open positions and their orders as last read from the database, kept in memory.
 
-It holds good until the books say that something has changed since; when the tables cannot be asked, it is all there is.
+It is current until the order ledger changes. During a database outage it is the only source.
 """
 
 from dataclasses import dataclass, field
@@ -16,11 +16,13 @@ if TYPE_CHECKING:
 
 @dataclass
 class LastKnownState:
-    """`held` and `rows` are of the last look, which began at `at` when the books had changed `changes` times;
-    `symbols` is every symbol this daemon ever answered for."""
+    """Result of the last read, which began at `read_at`, when `OrderLedger.changed` had the version `version`.
+
+    `symbols` holds every symbol for which this daemon was ever responsible.
+    """
 
     positions: "Sequence[PositionRow]" = ()
-    orders: "Mapping[int, Sequence[OrderRow]]" = field(default_factory=dict)  # of each position held
+    orders: "Mapping[int, Sequence[OrderRow]]" = field(default_factory=dict)  # by position id
     symbols: set[str] = field(default_factory=set)
     version: int | None = None
     read_at: "datetime | None" = None
@@ -33,7 +35,7 @@ class LastKnownState:
         version: int,
         read_at: "datetime",
     ) -> None:
-        """Remember a look at every open position and its orders."""
+        """Store a read of all open positions and their orders; add their symbols."""
         self.positions, self.orders, self.version, self.read_at = (
             tuple(positions),
             dict(orders),
@@ -43,9 +45,9 @@ class LastKnownState:
         self.symbols |= {position.symbol for position in positions}
 
     def is_current(self, *, version: int, since: "datetime") -> bool:
-        """True when the look is no older than that, and the books have not changed after it began."""
+        """Return true when the read began at `since` or later and the ledger has not changed from `version`."""
         return self.version == version and self.read_at is not None and self.read_at >= since
 
     def add_symbols(self, symbols: "Iterable[str]") -> None:
-        """Remember symbols that are ours to answer for."""
+        """Add symbols for which this daemon is responsible."""
         self.symbols |= set(symbols)

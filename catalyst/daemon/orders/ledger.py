@@ -1,7 +1,7 @@
-"""The one door: every word a broker says about an order comes through here, whoever brought it.
+"""Order ledger: applies broker reports; the only writer of fills, positions and reported order states.
 
-Stream, polling, reconciliation, recovery and the answer to our own request all call `hear` or `book`. Both are
-idempotent and blind to order. Nothing else writes order states, fills or positions.
+Stream, polling, reconciliation, recovery and the responses to our own requests all call `apply_report`,
+`apply_trade_update` or `apply_fill`. These are idempotent and independent of the order of arrival.
 """
 
 import asyncio
@@ -46,12 +46,11 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-MAX_CACHED_ROWS: Final = 1_024  # orders at work
+MAX_CACHED_ROWS: Final = 1_024  # working orders
 
 
 class MissingEntryFills(Exception):
-    """An exit filled for more shares than are booked as bought: fills of these entries, by the broker's ids, may have
-    been missed."""
+    """An exit fill exceeds the booked entry fills; fills of the entries `entry_broker_ids` may be missing."""
 
     def __init__(self, entry_broker_ids: Sequence[str]) -> None:
         super().__init__(", ".join(entry_broker_ids))
@@ -60,7 +59,7 @@ class MissingEntryFills(Exception):
 
 @dataclass
 class OrderLedger:
-    """Its fields are all it can touch. `changed` beats after every commit that changed something."""
+    """Writes broker reports to the database. `changed` is notified after every commit that changed something."""
 
     store: Store
     broker: Broker
@@ -68,41 +67,32 @@ class OrderLedger:
     epoch: int
     changed: ChangeSignal = field(default_factory=ChangeSignal)
     filled: ChangeSignal = field(default_factory=ChangeSignal)
-    reconcile_requested: ChangeSignal = field(
-        default_factory=ChangeSignal
-    )  # the broker should be asked for everything at once
-    unknown_broker_ids: set[str] = field(
-        default_factory=set
-    )  # broker ids we heard of and have no row for yet
+    reconcile_requested: ChangeSignal = field(default_factory=ChangeSignal)  # full pass needed now
+    unknown_broker_ids: set[str] = field(default_factory=set)  # reported broker ids without a row
     last_known: LastKnownState = field(default_factory=LastKnownState)
-    cfg: ReconcileConfig = field(
-        default_factory=ReconcileConfig
-    )  # what becomes of what a person buys of a symbol of ours
-    orphan_found: ChangeSignal = field(
-        default_factory=ChangeSignal
-    )  # shares that no position explains were found
+    cfg: ReconcileConfig = field(default_factory=ReconcileConfig)  # `orphans`: adopt external shares or not
+    # Notified when orphan shares appear or their number changes.
+    orphan_found: ChangeSignal = field(default_factory=ChangeSignal)
     stale_reports: int = 0
-    # Symbols left or protected without the tables, whose position these do not know yet.
+    # Symbols with orders sent during a database outage and not yet linked to a position.
     unlinked_symbols: set[str] = field(default_factory=set)
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    _pending_signals: set[ChangeSignal] = field(
-        default_factory=set
-    )  # pulses to beat once what they tell of is committed
-    # Orders as they were last written or read, by our own id, oldest first. What rests on one is written only if
-    # the row is still the same, so an old one costs a second look and nothing else.
+    _pending_signals: set[ChangeSignal] = field(default_factory=set)  # signals to notify after the commit
+    # Working orders as last written or read, by client order id, oldest first. A write based on a cached row checks
+    # that the row is unchanged, so an outdated one costs only a second read.
     _row_cache: dict[str, OrderRow] = field(default_factory=dict)
 
     def write_lock(self) -> asyncio.Lock:
-        """While it is held, nothing the broker says is written."""
+        """Return the writer lock; while it is held, no broker report is written."""
         return self._lock
 
     async def load_unlinked_symbols(self) -> None:
-        """Know what an earlier life has left without the tables, and not tied to a position yet."""
+        """Load the symbols with outage orders of previous runs that are not linked to a position yet."""
         async with self.store.read() as conn:
             self.unlinked_symbols |= await orders.symbols_with_unlinked_orders(conn)
 
     def cache_row(self, row: OrderRow) -> None:
-        """Keep a row for what is said of it next."""
+        """Cache a working row for its next report; remove a terminal one."""
         self._row_cache.pop(row.client_order_id, None)
         if row.status not in TERMINAL:
             self._row_cache[row.client_order_id] = row
@@ -110,14 +100,14 @@ class OrderLedger:
             del self._row_cache[next(iter(self._row_cache))]
 
     def cached_row(self, client_order_id: str) -> OrderRow | None:
-        """The row as it was last written or read here."""
+        """Return the row as last written or read here; None when it is not cached."""
         return self._row_cache.get(client_order_id)
 
     async def apply_report(self, report: OrderReport, source: str) -> bool:
-        """Apply what the broker shows of one order and its legs; false when it is a stranger's.
+        """Apply a broker's report of one order and its legs; return false when the order has no row (external).
 
-        When the broker has filled more than we booked, the ledger is asked for the fills first: a report moves
-        a state, it never invents a fill.
+        When the broker shows more filled shares than are booked, the fills are fetched from the account activities
+        first: a report moves a state and never creates a fill.
         """
         if await self._apply_simple(report, None, source) is not None:
             return True
@@ -134,7 +124,7 @@ class OrderLedger:
     async def apply_trade_update(self, update: TradeUpdate) -> bool:
         """Apply one message of the stream: its fill and its state in one transaction.
 
-        False when the broker should be asked: a stranger's order, or a word that says nothing to us.
+        Return false when the order must be read from the broker: no row, an unknown status or a contradiction.
         """
         verdict = await self._apply_simple(update.order, update.fill, "stream")
         if verdict is None:
@@ -144,26 +134,26 @@ class OrderLedger:
         return verdict not in (None, Verdict.UNKNOWN, Verdict.CONTRADICTION)
 
     async def apply_batch(self, updates: Sequence[TradeUpdate]) -> int:
-        """Apply as many of the first of these messages as are plain cases, in one transaction; how many those were.
+        """Apply the longest prefix of `updates` that holds only simple cases, in one transaction; return its length.
 
-        One alone is no gain, and when a row is no longer as it is remembered nothing is written: 0 then, and the first
-        is to be heard by itself.
+        Return 0, with nothing written, when the prefix has fewer than two messages or a cached row is outdated; the
+        caller then applies the first message by itself.
         """
         async with self._lock:
             if any(update.order.symbol in self.unlinked_symbols for update in updates):
                 return 0
-            count, stroke = changes_of_batch(self._row_cache, updates)
-            if count < 2 or not await self._write_changes(stroke, "stream"):
+            count, changes = changes_of_batch(self._row_cache, updates)
+            if count < 2 or not await self._write_changes(changes, "stream"):
                 return 0
-        self._after_commit(stroke, [update.order for update in updates[:count]])
+        self._after_commit(changes, [update.order for update in updates[:count]])
         return count
 
     async def apply_fill(self, fill: Fill, source: str) -> bool:
-        """Book one fill of the ledger; true when it was not booked before."""
+        """Book one fill of the account activities; return true when it was not booked before."""
         return await self._book_or_defer(fill, source) or False
 
     async def _book_or_defer(self, fill: Fill, source: str) -> bool | None:
-        """The same; None when it has to wait until what it sold is booked as bought."""
+        """Book one fill; return None when an exit fill must wait until its entry fills are booked."""
         try:
             return await self._book_in_transaction(fill, source)
         except MissingEntryFills as missing:
@@ -189,25 +179,25 @@ class OrderLedger:
         return booked
 
     async def fetch_missing_fills(self, broker_id: str, source: str) -> None:
-        """Ask the activities ledger for every fill of one order, and book what is missing."""
+        """Fetch all fills of one order from the account activities and book the missing ones."""
         try:
-            found = await self.broker.fills(order_id=broker_id, priority=Priority.EXIT)
+            fills = await self.broker.fills(order_id=broker_id, priority=Priority.EXIT)
         except BrokerError as error:
             log.warning("activities_read_failed", broker_id=broker_id, error=str(error))
             return
-        for fill in found:
+        for fill in fills:
             if await self._book_or_defer(fill, source) is None:
-                return  # the fills behind it wait for the same
+                return  # the later fills wait for the same entry fills
 
     async def _entry_fills_complete(self, entry_broker_ids: Sequence[str], source: str) -> bool:
-        """Hear these entries, and what took their place; true when all the broker says of their fills is booked.
+        """Read and apply these entries and their replacements; return true when all their fills are booked.
 
-        Otherwise what was sold has to wait until it is booked as bought. Their legs are not heard along: what a leg has
-        sold is what waits here, and would ask for its entry again, without an end.
+        On false the exit fill has to wait. The legs in the reports are left out: the waiting exit fill may be a leg's,
+        and applying the leg would read the entry again without end.
         """
-        waiting = list(entry_broker_ids)
-        while waiting:
-            broker_id = waiting.pop()
+        to_read = list(entry_broker_ids)
+        while to_read:
+            broker_id = to_read.pop()
             try:
                 report = await self.broker.order(broker_id, priority=Priority.EXIT)
             except BrokerError as error:
@@ -218,25 +208,31 @@ class OrderLedger:
                 rows = await orders.by_broker_ids(conn, [broker_id])
             if not rows or rows[0].filled_qty < report.filled_qty:
                 return False
-            waiting += [report.replaced_by] if report.replaced_by else []
+            to_read += [report.replaced_by] if report.replaced_by else []
         return True
 
     async def write_off(self, position_id: int, reason: str, source: str) -> bool:
-        """Close a position whose shares are gone and that no fill explains; its P&L beyond its fills is unknown.
+        """Close a position whose shares are missing at the broker without a fill; its P&L beyond its fills is unknown.
 
-        False when it is closed by now. A fill that turns up later is booked on it all the same.
+        Return false when it is already closed. A fill that arrives later is still booked on it.
         """
         at = self.clock.now()
         async with self._lock, self.store.tx("write_off") as conn:
-            held = await positions.lock(conn, position_id)
-            if held.status == PositionStatus.CLOSED:
+            position = await positions.lock(conn, position_id)
+            if position.status == PositionStatus.CLOSED:
                 return False
-            why = f"{reason}: {held.quantity} {held.symbol} are not at the broker; P&L of them unknown"
+            why = (
+                f"{reason}: {position.quantity} {position.symbol} are not at the broker; their P&L is unknown"
+            )
             await positions.write_off(conn, position_id, at=at, close_reason=why)
             await exit_intents.end_intent(conn, position_id, state="abandoned", at=at)
             rows = await orders.of_position(conn, position_id)
             entry = next((row.order_id for row in rows if row.order_purpose is Purpose.ENTRY), None)
-            payload = {"position_id": position_id, "quantity": str(held.quantity), "symbol": held.symbol}
+            payload = {
+                "position_id": position_id,
+                "quantity": str(position.quantity),
+                "symbol": position.symbol,
+            }
             await orders.journal(
                 conn, entry, at=at, source=source, kind="adjustment", note=why, payload=payload
             )
@@ -254,39 +250,41 @@ class OrderLedger:
         self.changed.notify()
         return True
 
-    # -- a plain report, one statement
+    # -- a simple report, written by one statement
 
     async def _apply_simple(self, report: OrderReport, fill: Fill | None, source: str) -> Verdict | None:
-        """Let a plain report of an order and its legs, or the first fill of an entry, have its effect: by one
-        statement, by none when it says nothing new. None when it is no plain case; then nothing was written.
+        """Apply a simple report of an order and its legs, or the first fill of an entry, with at most one statement.
 
-        What is remembered is believed only where the statement itself looks whether it is still so.
+        Return None, with nothing written, when it is not a simple case. Cached rows are used only for changes whose
+        statement checks that the rows are unchanged; without changes the rows are read.
         """
-        if any(one.replaced_by is not None for one in (report, *report.legs)):
-            return None  # who took its place is a question
+        if any(order_report.replaced_by is not None for order_report in (report, *report.legs)):
+            return None  # the replacement has to be matched
         async with self._lock:
             if report.symbol in self.unlinked_symbols:
-                return None  # its position is more than its own entry
-            for rows in (self._row_cache, None):
-                known = await self._load_rows(report) if rows is None else rows
-                stroke = (
-                    changes_of_report(known, report, source, fresh=rows is None)
+                return None  # outage orders may have to be linked to its position
+            for cached_rows in (self._row_cache, None):
+                rows = await self._load_rows(report) if cached_rows is None else cached_rows
+                changes = (
+                    changes_of_report(rows, report, source, fresh=cached_rows is None)
                     if fill is None
-                    else changes_of_opening_fill(known, report, fill)
+                    else changes_of_opening_fill(rows, report, fill)
                 )
-                if stroke is None or (stroke.is_empty and rows is not None):
+                if changes is None or (changes.is_empty and cached_rows is not None):
                     continue
-                if await self._write_changes(stroke, source):
+                if await self._write_changes(changes, source):
                     break
             else:
                 return None
-        self._after_commit(stroke, [report])
-        return stroke.verdict
+        self._after_commit(changes, [report])
+        return changes.verdict
 
     def _after_commit(self, changes: OrderChanges, reports: Sequence[OrderReport]) -> None:
-        """Whoever waits for what these reports told of is woken: it is committed."""
+        """Update counters and notify the waiting tasks, after the commit of these reports."""
         self.stale_reports += changes.stale_reports
-        self.unknown_broker_ids -= {one.broker_id for report in reports for one in (report, *report.legs)}
+        self.unknown_broker_ids -= {
+            order_report.broker_id for report in reports for order_report in (report, *report.legs)
+        }
         if not changes.is_empty:
             self.changed.notify()
             self.clock.slow_down_briefly()
@@ -294,63 +292,68 @@ class OrderLedger:
             self.filled.notify()
 
     async def _load_rows(self, report: OrderReport) -> dict[str, OrderRow]:
-        """The rows of an order and its legs as they are now, by our own ids."""
-        family = (report, *report.legs)
+        """Read the current rows of an order and its legs, by client order id."""
+        group = (report, *report.legs)
         async with self.store.read() as conn:
             rows = await orders.by_report(
-                conn, [one.broker_id for one in family], [one.client_order_id for one in family]
+                conn,
+                [order_report.broker_id for order_report in group],
+                [order_report.client_order_id for order_report in group],
             )
         return {row.client_order_id: row for row in rows}
 
     async def _write_changes(self, changes: OrderChanges, source: str) -> bool:
-        """Write it; false when a row was no longer as it was seen, and nothing was written."""
+        """Write the changes by one statement; return false, with nothing written, when a row has changed."""
         if changes.is_empty:
             return True
-        for step in changes.order_updates:
-            self._row_cache.pop(step.row.client_order_id, None)  # whatever becomes of it
+        for update in changes.order_updates:
+            self._row_cache.pop(update.row.client_order_id, None)  # cached again after the write
         now = self.clock.now()
-        entries = [
+        opening_fills = [
             OpeningFill(
-                step, fill, add_fill(PositionState(step.row.position_side), fill.quantity, fill.price)
+                update, fill, add_fill(PositionState(update.row.position_side), fill.quantity, fill.price)
             )
-            for step, fill in zip(changes.order_updates, changes.fills, strict=bool(changes.fills))
+            for update, fill in zip(changes.order_updates, changes.fills, strict=bool(changes.fills))
         ]
         try:
             async with self.store.order_statement("apply_report") as conn:
-                if entries:
-                    held = await report_writes.open_positions_from_fills(
-                        conn, entries, at=now, source=source, epoch=self.epoch
+                if opening_fills:
+                    position_ids = await report_writes.open_positions_from_fills(
+                        conn, opening_fills, at=now, source=source, epoch=self.epoch
                     )
                 else:
-                    legs = await report_writes.apply_order_updates(
+                    leg_ids = await report_writes.apply_order_updates(
                         conn, changes.order_updates, changes.new_legs, at=now, source=source, epoch=self.epoch
                     )
         except (DuplicateRow, StaleRow):
             return False
-        for entry in entries:
-            row = entry.update.row
-            self.cache_row(row_after(entry.update, entry.fill))
-            _log_entry_fill(row, entry.fill, entry.position_state, held[row.order_id])
-        for step in () if entries else changes.order_updates:
-            self.cache_row(row_after(step))
-            if step.new_status is not step.row.status:
-                _log_transition(step.row, step.new_status, step.report, source)
-        for birth in changes.new_legs:
-            self.cache_row(leg_row(birth, legs[birth.report.broker_id]))
-            _log_leg_adopted(birth.parent, birth.purpose)
+        for opening in opening_fills:
+            row = opening.update.row
+            self.cache_row(row_after(opening.update, opening.fill))
+            _log_entry_fill(row, opening.fill, opening.position_state, position_ids[row.order_id])
+        for update in () if opening_fills else changes.order_updates:
+            self.cache_row(row_after(update))
+            if update.new_status is not update.row.status:
+                _log_transition(update.row, update.new_status, update.report, source)
+        for new_leg in changes.new_legs:
+            self.cache_row(leg_row(new_leg, leg_ids[new_leg.report.broker_id]))
+            _log_leg_adopted(new_leg.parent, new_leg.purpose)
         return True
 
     def _notify_pending(self) -> None:
-        """Wake those who look for what was just committed: woken before, they would not find it."""
-        news, self._pending_signals = self._pending_signals, set()
-        for pulse in news:
-            pulse.notify()
+        """Notify the pending signals after the commit; a task woken earlier would not see the rows."""
+        signals, self._pending_signals = self._pending_signals, set()
+        for signal in signals:
+            signal.notify()
 
-    # -- one report, one transaction
+    # -- any report, in one transaction
 
     async def _apply(self, report: OrderReport, fill: Fill | None, source: str) -> Verdict | None:
-        """Book `fill`, then let the report move the state. None when we have no row for the order, or when it sold
-        what is not booked as bought yet: then everything is asked for."""
+        """Book `fill`, then let the report move the state.
+
+        Return None when the order has no row, or when an exit fill must wait for entry fills; the caller then has the
+        order read from the broker.
+        """
         try:
             return await self._apply_once(report, fill, source)
         except MissingEntryFills as missing:
@@ -380,14 +383,14 @@ class OrderLedger:
                 row = await orders.get(conn, row.order_id)
             outcome = machine.outcome_of_report(row.state, report.broker_status, report.filled_qty)
             changed = await self._apply_outcome(conn, row, report, outcome, source)
-            unseen = (
+            has_unknown_replacement = (
                 changed
                 and report.replaced_by is not None
                 and not await orders.stored_broker_ids(conn, [report.replaced_by])
             )
             await self._adopt_legs(conn, row, report, source)
-        if unseen:
-            self.reconcile_requested.notify()  # the order that took its place has no row: it is among those of the day
+        if has_unknown_replacement:
+            self.reconcile_requested.notify()  # reads today's orders, which include the replacement
         if changed or booked:
             self.changed.notify()
             self.clock.slow_down_briefly()
@@ -397,7 +400,7 @@ class OrderLedger:
         return outcome.verdict
 
     async def _match_order(self, conn: "Conn", row: OrderRow, report: OrderReport, source: str) -> bool:
-        """Write the broker's id the first time it is shown, and follow its word and its size."""
+        """Store the broker id once, then the broker's status and a leg's new size; return false on a mismatch."""
         at = self.clock.now()
         already_reported = row.alpaca_order_id is not None and row.broker_status == report.broker_status
         if row.alpaca_order_id is None:
@@ -411,7 +414,7 @@ class OrderLedger:
             )
         elif row.alpaca_order_id != report.broker_id:
             await self._quarantine_report(
-                conn, row, report, source, "another broker id under our client order id"
+                conn, row, report, source, "the broker shows another broker id for our client order id"
             )
             return False
         elif row.broker_status != report.broker_status:
@@ -419,9 +422,9 @@ class OrderLedger:
         if report.quantity != row.quantity:
             resized_leg = row.origin == "broker" and row.filled_qty <= report.quantity
             if not resized_leg:
-                if not already_reported:  # said once, not at every poll
+                if not already_reported:  # quarantine once, not at every poll
                     await self._quarantine_report(
-                        conn, row, report, source, "the quantity is not the one we sent"
+                        conn, row, report, source, "the quantity differs from the one we sent"
                     )
                 return False
             await orders.resize(conn, row.order_id, report.quantity, at, source, epoch=self.epoch)
@@ -430,7 +433,7 @@ class OrderLedger:
     async def _apply_outcome(
         self, conn: "Conn", row: OrderRow, report: OrderReport, outcome: machine.ReportOutcome, source: str
     ) -> bool:
-        """Follow the verdict; true when something was written that others wait for."""
+        """Write the outcome; return true when a change was written that waiting tasks must see."""
         at = self.clock.now()
         match outcome.verdict:
             case Verdict.SAME:
@@ -441,16 +444,16 @@ class OrderLedger:
             case Verdict.MISSING_FILLS:
                 return False
             case Verdict.UNKNOWN:
-                await self._quarantine_report(conn, row, report, source, "a status we do not know")
+                await self._quarantine_report(conn, row, report, source, "unknown broker status")
                 return False
             case Verdict.CONTRADICTION:
                 await self._quarantine_report(
-                    conn, row, report, source, f"no way from {row.status} to {outcome.then}"
+                    conn, row, report, source, f"no transition from {row.status} to {outcome.then}"
                 )
                 return False
             case Verdict.MOVE:
-                assert outcome.then is not None  # a move names its end
-                late = outcome.kind is EdgeKind.LATE
+                assert outcome.then is not None  # a MOVE always has a target status
+                is_late = outcome.kind is EdgeKind.LATE
                 await orders.transition(
                     conn,
                     row.order_id,
@@ -458,25 +461,25 @@ class OrderLedger:
                     to_status=outcome.then,
                     at=at,
                     source=source,
-                    kind="late" if late else "transition",
+                    kind="late" if is_late else "transition",
                     note=report.broker_status,
                     rejection_reason=rejection_reason(report) if outcome.then is Status.REJECTED else None,
                     epoch=self.epoch,
                 )
-                if late:
-                    await self._alert(conn, "ORDER_REVIVED", row, f"{row.status} became {outcome.then}")
+                if is_late:
+                    await self._alert(conn, "ORDER_REVIVED", row, f"{row.status} order became {outcome.then}")
                 _log_transition(row, outcome.then, report, source)
                 return True
 
     async def _adopt_legs(self, conn: "Conn", row: OrderRow, report: OrderReport, source: str) -> None:
-        """Give every leg the broker shows its row, in the transaction of the parent's answer."""
+        """Insert a row for every reported leg that has none, in the transaction of the parent's report."""
         if not report.legs:
             return
-        known = await orders.stored_broker_ids(conn, [leg.broker_id for leg in report.legs])
+        stored_ids = await orders.stored_broker_ids(conn, [leg.broker_id for leg in report.legs])
         position_id = (await orders.get(conn, row.order_id)).position_id
         at = self.clock.now()
         for leg in report.legs:
-            if leg.broker_id in known or await self._is_requested_replacement(conn, leg):
+            if leg.broker_id in stored_ids or await self._is_requested_replacement(conn, leg):
                 continue
             replaced = await self._replaced_row(conn, leg)
             purpose = leg_purpose(leg) if replaced is None else replaced.order_purpose
@@ -512,42 +515,42 @@ class OrderLedger:
             _log_leg_adopted(row, purpose)
 
     async def _is_requested_replacement(self, conn: "Conn", leg: OrderReport) -> bool:
-        """True for a replacement that we asked for: it has its row, by our id, before the broker names it."""
+        """Return true for a replacement we requested: its row exists under our client order id before the report."""
         return leg.replaces is not None and await orders.by_client_id(conn, leg.client_order_id) is not None
 
     async def _replaced_row(self, conn: "Conn", report: OrderReport) -> OrderRow | None:
-        """Our row of the order that `report` took the place of: a triggered stop fills under a new id."""
+        """Return the row of the order that `report` replaced: a triggered stop fills under a new id."""
         if report.replaces is None:
             return None
-        found = await orders.by_broker_ids(conn, [report.replaces])
-        return found[0] if found else None
+        rows = await orders.by_broker_ids(conn, [report.replaces])
+        return rows[0] if rows else None
 
-    # -- one fill
+    # -- fills
 
     async def _book_fill(
         self, conn: "Conn", row: OrderRow, fill: Fill, source: str, *, entries_complete: bool = False
     ) -> bool:
-        """Book one execution with everything it changes; false when it was booked before.
+        """Book one execution with everything it changes; return false when it was booked before or is quarantined.
 
-        Raises Uncovered for an exit's fill of more shares than are booked as bought, where an entry may have filled
-        further; `covered` says that the broker was asked, and denies it.
+        Raises MissingEntryFills for an exit fill when entry fills may be missing; `entries_complete` means that the
+        broker has been read and shows no missing entry fill.
         """
         try:
-            then, kind = machine.after_fill(row.state, fill.quantity)
+            new_status, kind = machine.after_fill(row.state, fill.quantity)
         except (InvariantBroken, IllegalTransition) as error:
             if await self._is_booked(conn, row, fill, source):
                 return False
             await self._quarantine_fill(conn, row, fill, source, str(error))
             return False
-        fresh = await self._add_execution(conn, row, fill, source)
-        if not fresh:
+        inserted = await self._add_execution(conn, row, fill, source)
+        if not inserted:
             return False
         await orders.recompute_filled(conn, row.order_id, self.clock.now(), epoch=self.epoch)
         await orders.transition(
             conn,
             row.order_id,
             from_status=row.status,
-            to_status=then,
+            to_status=new_status,
             at=self.clock.now(),
             source=source,
             kind="late" if kind is EdgeKind.LATE else "fill",
@@ -555,7 +558,9 @@ class OrderLedger:
             epoch=self.epoch,
         )
         if kind is EdgeKind.LATE:
-            await self._alert(conn, "LATE_FILL", row, f"{row.status} filled {fill.quantity} @ {fill.price}")
+            await self._alert(
+                conn, "LATE_FILL", row, f"the {row.status} order filled {fill.quantity} @ {fill.price}"
+            )
         if row.order_purpose is Purpose.ENTRY:
             await self._apply_entry_fill(conn, row, fill)
         else:
@@ -563,6 +568,7 @@ class OrderLedger:
         return True
 
     async def _add_execution(self, conn: "Conn", row: OrderRow, fill: Fill, source: str) -> bool:
+        """Insert the execution; return false when it exists, and add an id that it did not have."""
         return await orders.add_execution(
             conn,
             row.order_id,
@@ -576,52 +582,54 @@ class OrderLedger:
         )
 
     async def _is_booked(self, conn: "Conn", row: OrderRow, fill: Fill, source: str) -> bool:
-        """True when the ledger has this very slice already; its other id is kept."""
-        found = await conn.fetchval(
+        """Return true when this execution is stored already; an id it did not have is added."""
+        is_stored = await conn.fetchval(
             "SELECT quantity = $3 AND price = $4 FROM executions WHERE order_id = $1 AND cum_qty = $2",
             row.order_id,
             fill.cum_qty,
             fill.quantity,
             fill.price,
         )
-        if found:
+        if is_stored:
             await self._add_execution(conn, row, fill, source)
-        return bool(found)
+        return bool(is_stored)
 
     async def _apply_entry_fill(self, conn: "Conn", row: OrderRow, fill: Fill) -> None:
-        """An entry fill opens the position, or adds to the one this entry opened."""
+        """Open the position with an entry fill, or add the fill to the open position."""
         if row.origin == "external" and not self._is_ours_to_protect(row, fill):
-            await self._alert(conn, "FOREIGN_FILL", row, f"{fill.quantity} @ {fill.price}")
+            await self._alert(
+                conn, "FOREIGN_FILL", row, f"external order filled {fill.quantity} @ {fill.price}"
+            )
             self._pending_signals.add(self.reconcile_requested)
             return
-        held = (
+        position = (
             await positions.lock(conn, row.position_id)
             if row.position_id is not None
             else await positions.lock_open(conn, row.symbol, row.position_side)
         )
-        if held is None or held.status == PositionStatus.CLOSED:
-            holding = add_fill(PositionState(row.position_side), fill.quantity, fill.price)
+        if position is None or position.status == PositionStatus.CLOSED:
+            new_state = add_fill(PositionState(row.position_side), fill.quantity, fill.price)
             position_id = await positions.insert(
                 conn,
                 cycle_id=row.cycle_id,
                 security_id=row.security_id,
-                state=holding,
+                state=new_state,
                 stop_loss=row.bracket_stop,
                 take_profit=row.bracket_target,
                 at=fill.at,
             )
         else:
-            holding = add_fill(held.state, fill.quantity, fill.price)
-            position_id = held.position_id
-            await positions.update(conn, position_id, holding, at=self.clock.now())
+            new_state = add_fill(position.state, fill.quantity, fill.price)
+            position_id = position.position_id
+            await positions.update(conn, position_id, new_state, at=self.clock.now())
         legs = await self._legs(conn, row)
         unlinked = [order.order_id for order in (row, *legs) if order.position_id != position_id]
         await orders.link(conn, unlinked, position_id, self.clock.now(), epoch=self.epoch)
         await self._link_outage_orders(conn, row, position_id)
-        _log_entry_fill(row, fill, holding, position_id)
+        _log_entry_fill(row, fill, new_state, position_id)
 
     async def _link_outage_orders(self, conn: "Conn", entry: OrderRow, position_id: int) -> None:
-        """What left or was protected without the tables, before these heard of this fill, is this position's."""
+        """Link exits and stops sent during a database outage to the position that this entry fill opened."""
         if entry.symbol not in self.unlinked_symbols:
             return
         rows = await orders.unlinked(conn, entry.symbol, entry.position_side, since=entry.created_at)
@@ -634,44 +642,55 @@ class OrderLedger:
         log.warning("orders_linked", symbol=entry.symbol, position_id=position_id, orders=len(rows))
 
     async def _link_by_exit_fill(self, conn: "Conn", row: OrderRow, parent: OrderRow | None) -> int | None:
-        """The same by the exit's own fill: the position that is open, when its entry was placed before the exit."""
-        held = await positions.lock_open(conn, row.symbol, row.position_side)
-        if held is None:
+        """Link an outage exit at its own fill: to the open position, if its entry was placed before the exit.
+
+        Return the position's id, None when no position fits.
+        """
+        position = await positions.lock_open(conn, row.symbol, row.position_side)
+        if position is None:
             return None
-        top = parent or row
-        family = await orders.of_position(conn, held.position_id)
-        if not any(o.order_purpose is Purpose.ENTRY and o.created_at <= top.created_at for o in family):
+        exit_order = parent or row
+        position_orders = await orders.of_position(conn, position.position_id)
+        if not any(
+            order.order_purpose is Purpose.ENTRY and order.created_at <= exit_order.created_at
+            for order in position_orders
+        ):
             return None
-        ids = [one.order_id for one in (row, parent) if one is not None and one.position_id is None]
-        await orders.link(conn, ids, held.position_id, self.clock.now(), epoch=self.epoch)
-        await self._restore_intent(conn, [row], held.position_id)
-        return held.position_id
+        unlinked = [
+            order.order_id for order in (row, parent) if order is not None and order.position_id is None
+        ]
+        await orders.link(conn, unlinked, position.position_id, self.clock.now(), epoch=self.epoch)
+        await self._restore_intent(conn, [row], position.position_id)
+        return position.position_id
 
     async def _restore_intent(self, conn: "Conn", rows: Sequence[OrderRow], position_id: int) -> None:
-        """What left for a reason leaves its position for it."""
-        leaving = next((row for row in rows if row.order_purpose in (Purpose.EXIT, Purpose.FLATTEN)), None)
-        if leaving is None:
+        """Create the exit intent of an outage exit, with the reason stored in the order's first note."""
+        exit_row = next((row for row in rows if row.order_purpose in (Purpose.EXIT, Purpose.FLATTEN)), None)
+        if exit_row is None:
             return
         await exit_intents.create_intent(
             conn,
             position_id,
-            reason=await orders.first_note(conn, leaving.order_id),
-            purpose=leaving.order_purpose,
+            reason=await orders.first_note(conn, exit_row.order_id),
+            purpose=exit_row.order_purpose,
             requested_by="outage",
-            at=leaving.created_at,
+            at=exit_row.created_at,
         )
 
     def _is_ours_to_protect(self, entry: OrderRow, fill: Fill) -> bool:
-        """True when an entry without our record is ours to protect: one whose id was derived here, or a person's of a
-        symbol we trade, today, and from its first share."""
+        """Return true when an external entry must be protected by Catalyst.
+
+        This is so when the entry is linked, when its client order id is one of ours, or when a person placed it in a
+        symbol we trade, `orphans` is not "alert", and this is its first fill, made today.
+        """
         if entry.position_id is not None or is_ours(entry.client_order_id):
             return True
-        today = trading_date(fill.at) == trading_date(self.clock.now())
+        is_today = trading_date(fill.at) == trading_date(self.clock.now())
         adopts = self.cfg.orphans != "alert"
-        return adopts and not entry.filled_qty and today and entry.symbol in self.last_known.symbols
+        return adopts and not entry.filled_qty and is_today and entry.symbol in self.last_known.symbols
 
     async def _legs(self, conn: "Conn", entry: OrderRow) -> list[OrderRow]:
-        """The legs of an entry, those of the orders it took the place of included: they moved with it."""
+        """Return the legs of an entry and of the orders it replaced: legs move to the replacement."""
         legs = await orders.legs_of(conn, entry.order_id)
         while entry.replaces is not None:
             entry = await orders.get(conn, entry.replaces)
@@ -681,45 +700,45 @@ class OrderLedger:
     async def _apply_exit_fill(
         self, conn: "Conn", row: OrderRow, fill: Fill, *, entries_complete: bool
     ) -> None:
-        """An exit fill reduces its position; at zero it is closed with its reason."""
+        """Reduce the position by an exit fill; close it with its reason at zero shares."""
         parent = None if row.parent_order_id is None else await orders.get(conn, row.parent_order_id)
         position_id = row.position_id or (None if parent is None else parent.position_id)
         from_outage = "outage" in (row.origin, None if parent is None else parent.origin)
         if from_outage and position_id is None:
             position_id = await self._link_by_exit_fill(conn, row, parent)
-        held = None if position_id is None else await positions.lock(conn, position_id)
-        short = held is None or held.quantity < fill.quantity
-        filling = parent is not None and parent.order_purpose is Purpose.ENTRY and parent.is_working
-        if short or ((filling or from_outage) and not entries_complete):
+        position = None if position_id is None else await positions.lock(conn, position_id)
+        exceeds_held = position is None or position.quantity < fill.quantity
+        entry_working = parent is not None and parent.order_purpose is Purpose.ENTRY and parent.is_working
+        if exceeds_held or ((entry_working or from_outage) and not entries_complete):
             await self._require_entry_fills(
-                conn, row, held, parent, exceeds_held=short, entries_complete=entries_complete
+                conn, row, position, parent, exceeds_held=exceeds_held, entries_complete=entries_complete
             )
-        if position_id is None or held is None:
+        if position_id is None or position is None:
             await self._reduce_orphan(conn, row, fill)
             return
-        holding, oversold = reduce_by_fill(held.state, fill.quantity, fill.price)
+        new_state, oversold = reduce_by_fill(position.state, fill.quantity, fill.price)
         if oversold:
-            await self._record_oversold(conn, row, held, fill, oversold)
+            await self._record_oversold(conn, row, position, fill, oversold)
         if oversold == fill.quantity:
-            return  # it was closed before, at its own time and for its own reason
-        reason = await self._close_reason(conn, row, held, fill)
-        await positions.update(conn, position_id, holding, at=fill.at, close_reason=reason)
+            return  # the position was closed before; its close time and reason stay
+        reason = await self._close_reason(conn, row, position, fill)
+        await positions.update(conn, position_id, new_state, at=fill.at, close_reason=reason)
         log.info(
             "exit_filled",
             symbol=row.symbol,
             purpose=row.order_purpose,
             qty=str(fill.quantity),
             price=str(fill.price),
-            left=str(holding.quantity),
+            left=str(new_state.quantity),
             position_id=position_id,
         )
-        if holding.status is PositionStatus.CLOSED:
+        if new_state.status is PositionStatus.CLOSED:
             await exit_intents.end_intent(conn, position_id, state="done", at=self.clock.now())
             log.info(
                 "position_closed",
                 symbol=row.symbol,
                 reason=reason,
-                realized_pnl=str(holding.realized_pnl),
+                realized_pnl=str(new_state.realized_pnl),
                 position_id=position_id,
             )
 
@@ -727,98 +746,105 @@ class OrderLedger:
         self,
         conn: "Conn",
         row: OrderRow,
-        held: PositionRow | None,
+        position: PositionRow | None,
         parent: OrderRow | None,
         *,
         exceeds_held: bool,
         entries_complete: bool,
     ) -> None:
-        """Raise Uncovered when an entry of this position, or the one whose leg it is, may have filled further: with a
-        part of it booked, the first slices of the exit would close the position, and its rest be one of its own. What
-        left without the tables, and has no position yet, may be any entry's of the symbol that works.
+        """Raise MissingEntryFills when an entry of this position, or the parent of this leg, may have more fills.
 
-        A leg lives only once its entry has filled completely: that is stronger than a read that denies it. Not so once
-        the entry is at its end: one that was replaced fills under another id, and what becomes of the legs of one that
-        was cancelled after a partial fill, no document says.
+        With only a part of the entry booked, the first slices of the exit would close the position, and the rest of the
+        entry would open a second one. An outage exit without a position may belong to any working entry of the symbol.
+
+        A leg becomes active only when its entry is completely filled. So a leg's fill proves missing fills of a working
+        entry, even when a read of the broker shows none. This is no proof for a terminal entry: a replaced entry fills
+        under another id, and no document says what happens to the legs of an entry cancelled after a partial fill.
         """
-        family = [] if held is None else await orders.of_position(conn, held.position_id)
-        family += [] if parent is None else [parent]
-        if held is None and row.symbol in self.unlinked_symbols:
+        related = [] if position is None else await orders.of_position(conn, position.position_id)
+        related += [] if parent is None else [parent]
+        if position is None and row.symbol in self.unlinked_symbols:
             working = await orders.working_of_symbol(conn, row.symbol)
-            family += [order for order in working if order.position_side is row.position_side]
-        entries = {
+            related += [order for order in working if order.position_side is row.position_side]
+        entry_ids = {
             order.alpaca_order_id
-            for order in family
+            for order in related
             if order.order_purpose is Purpose.ENTRY
             and order.filled_qty < order.quantity
             and (exceeds_held or order.is_working)
         } - {None}
-        is_leg = parent is not None and parent.is_working and parent.alpaca_order_id in entries
-        if entries and (is_leg or not entries_complete):
-            raise MissingEntryFills(sorted(str(each) for each in entries))
+        is_leg = parent is not None and parent.is_working and parent.alpaca_order_id in entry_ids
+        if entry_ids and (is_leg or not entries_complete):
+            raise MissingEntryFills(sorted(str(entry_id) for entry_id in entry_ids))
 
     async def _record_oversold(
-        self, conn: "Conn", row: OrderRow, held: PositionRow, fill: Fill, surplus: Decimal
+        self, conn: "Conn", row: OrderRow, position: PositionRow, fill: Fill, surplus: Decimal
     ) -> None:
-        """The surplus is on the other side now, and stays on record until it is bought back."""
-        other = machine.position_side_for(row.side, Purpose.ENTRY)
+        """Record the surplus as orphan shares on the opposite side, until it is closed."""
+        opposite_side = machine.position_side_for(row.side, Purpose.ENTRY)
         await orphans.record(
             conn,
             row.symbol,
-            other,
+            opposite_side,
             surplus,
             at=self.clock.now(),
-            cycle_id=held.cycle_id,
-            position_id=held.position_id,
+            cycle_id=position.cycle_id,
+            position_id=position.position_id,
             cost=surplus * fill.price,
         )
-        await self._alert(conn, "OVERSOLD", row, f"{surplus} shares more than were held")
+        await self._alert(
+            conn, "OVERSOLD", row, f"the exit filled {surplus} shares more than the position held"
+        )
         self._pending_signals |= {self.reconcile_requested, self.orphan_found}
 
     async def _reduce_orphan(self, conn: "Conn", row: OrderRow, fill: Fill) -> None:
-        """The fill of an exit without a position takes shares that no position explains, when there are such."""
+        """Reduce the symbol's orphan shares by an exit fill without a position; alert when there are none."""
         orphan = await orphans.lock_open(conn, row.symbol, row.position_side)
         if orphan is None:
-            await self._alert(conn, "EXIT_WITHOUT_POSITION", row, f"{fill.quantity} @ {fill.price}")
+            await self._alert(
+                conn, "EXIT_WITHOUT_POSITION", row, f"exit filled {fill.quantity} @ {fill.price}"
+            )
             return
-        left = await orphans.reduce(conn, orphan, fill.quantity, fill.price, at=fill.at)
+        remaining = await orphans.reduce(conn, orphan, fill.quantity, fill.price, at=fill.at)
         log.info(
             "orphan_reduced",
             symbol=row.symbol,
             purpose=row.order_purpose,
             qty=str(fill.quantity),
             price=str(fill.price),
-            left=str(left.quantity),
-            realized_pnl=_text_or_none(left.realized_pnl),
+            left=str(remaining.quantity),
+            realized_pnl=_text_or_none(remaining.realized_pnl),
         )
         self._pending_signals.add(self.orphan_found)
 
-    async def _close_reason(self, conn: "Conn", row: OrderRow, held: PositionRow, fill: Fill) -> str:
-        below, above = ("<=", ">=") if held.side is machine.PositionSide.LONG else (">=", "<=")
+    async def _close_reason(self, conn: "Conn", row: OrderRow, position: PositionRow, fill: Fill) -> str:
+        """Return "REASON: details": of the exit order's purpose, or of the open exit intent."""
+        below, above = ("<=", ">=") if position.side is machine.PositionSide.LONG else (">=", "<=")
         if row.origin == "external":
             return f"{CloseReason.EXTERNAL}: {row.symbol} @ ${fill.price}"
         match row.order_purpose:
             case Purpose.TAKE_PROFIT if (
                 row.replaces is not None
                 and row.origin == "catalyst"
-                and (intent := await exit_intents.open_intent_of(conn, held.position_id)) is not None
+                and (intent := await exit_intents.open_intent_of(conn, position.position_id)) is not None
             ):
-                return intent.reason  # the target was moved to the market, to leave
+                return intent.reason  # the exit moved the take profit to the market price
             case Purpose.STOP_LOSS:
-                level = row.stop_price or held.stop_loss
+                level = row.stop_price or position.stop_loss
                 return f"{CloseReason.STOP_LOSS_HIT}: {row.symbol} @ ${fill.price} {below} ${level}"
             case Purpose.TAKE_PROFIT:
-                level = row.limit_price or held.take_profit
+                level = row.limit_price or position.take_profit
                 return f"{CloseReason.TAKE_PROFIT_HIT}: {row.symbol} @ ${fill.price} {above} ${level}"
             case _:
-                intent = await exit_intents.open_intent_of(conn, held.position_id)
+                intent = await exit_intents.open_intent_of(conn, position.position_id)
                 return intent.reason if intent else f"{CloseReason.MANUAL}: {row.symbol} @ ${fill.price}"
 
-    # -- what could not be understood is kept, and somebody is told
+    # -- quarantine and alerts
 
     async def _quarantine_report(
         self, conn: "Conn", row: OrderRow, report: OrderReport, source: str, why: str
     ) -> None:
+        """Store a report that cannot be applied in journal and quarantine, and alert."""
         at = self.clock.now()
         await orders.journal(
             conn,
@@ -830,10 +856,11 @@ class OrderLedger:
             payload=report.raw,
         )
         await quarantine.put(conn, source=source, reason=why, payload=report.raw, at=at)
-        event = "UNKNOWN_BROKER_STATUS" if "do not know" in why else "ORDER_CONTRADICTION"
+        event = "UNKNOWN_BROKER_STATUS" if "unknown broker status" in why else "ORDER_CONTRADICTION"
         await self._alert(conn, event, row, f"{why}: {report.broker_status}")
 
     async def _quarantine_fill(self, conn: "Conn", row: OrderRow, fill: Fill, source: str, why: str) -> None:
+        """Store a fill that cannot be booked in journal and quarantine, and alert."""
         at = self.clock.now()
         payload = {
             "broker_id": fill.broker_id,
@@ -848,7 +875,7 @@ class OrderLedger:
         await self._alert(conn, "FILL_UNEXPLAINED", row, why)
 
     async def _alert(self, conn: "Conn", event: str, row: OrderRow, message: str) -> None:
-        """Leave a critical alert in the outbox, in the same transaction as what it tells of."""
+        """Write a CRITICAL alert to the outbox, in the transaction of its cause."""
         log.error(event.lower(), order_id=row.order_id, symbol=row.symbol, message=message)
         await alerts.put(
             conn,
@@ -861,8 +888,8 @@ class OrderLedger:
         )
 
 
-def _log_transition(row: OrderRow, then: Status, report: OrderReport, source: str) -> None:
-    event = f"order_{then}"
+def _log_transition(row: OrderRow, new_status: Status, report: OrderReport, source: str) -> None:
+    event = f"order_{new_status}"
     log.info(
         event,
         order_id=row.order_id,
@@ -879,14 +906,14 @@ def _log_leg_adopted(parent: OrderRow, purpose: Purpose) -> None:
     log.info("leg_adopted", order_id=parent.order_id, symbol=parent.symbol, purpose=purpose)
 
 
-def _log_entry_fill(row: OrderRow, fill: Fill, holding: PositionState, position_id: int) -> None:
+def _log_entry_fill(row: OrderRow, fill: Fill, state: PositionState, position_id: int) -> None:
     log.info(
         "entry_filled",
         symbol=row.symbol,
         side=row.position_side,
         qty=str(fill.quantity),
         price=str(fill.price),
-        held=str(holding.quantity),
+        held=str(state.quantity),
         of=str(row.quantity),
         stop=_text_or_none(row.bracket_stop),
         target=_text_or_none(row.bracket_target),

@@ -1,4 +1,4 @@
-"""Change signal: wakes every task that waits for the next change."""
+"""Change signal: wakes every task that waits for the next change of the order ledger."""
 
 import asyncio
 from typing import TYPE_CHECKING
@@ -10,20 +10,24 @@ if TYPE_CHECKING:
 
 
 class ChangeSignal:
-    """A beat that wakes everybody who waits for the next change. Whoever looks first and waits then takes `count`
-    before the look and hands it over as `since`: a beat during the look is not lost."""
+    """Counter of changes that tasks can wait on.
+
+    A task that reads first and waits afterwards takes `version` before it reads and passes it as `since`; a change
+    during the read is then not lost.
+    """
 
     def __init__(self) -> None:
         self.version = 0
         self._event = asyncio.Event()
 
     def notify(self) -> None:
+        """Count one change and wake every waiting task."""
         self.version += 1
         self._event.set()
         self._event = asyncio.Event()
 
-    async def wait(self, clock: Clock, timeout: "timedelta", *, since: int | None = None) -> bool:
-        """Wait for the next beat, `at_most` of market time; true when it came, or has come after `since`."""
+    async def wait(self, clock: Clock, at_most: "timedelta", *, since: int | None = None) -> bool:
+        """Wait for the next change, `at_most` of market time; true when one came, or had come after `since`."""
         if since is not None and since != self.version:
             return True
-        return await wait(clock, self._event, timeout)
+        return await wait(clock, self._event, at_most)

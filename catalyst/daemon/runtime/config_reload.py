@@ -1,7 +1,8 @@
-"""config.yaml read again while the day runs: at SIGHUP, and within a minute of a change.
+"""Config reload: reads config.yaml again at SIGHUP, and within a minute after the file has changed.
 
-Valid: every part holds the new values from one instant on, and the difference is in the log and in the tables.
-Invalid, or gone: the old ones stay, and somebody is told. Some keys take effect at a start only, and say so.
+A valid file takes effect in all components at one instant; the changed values go to the log and the database.
+When the file is invalid or missing, the old values stay in force and an alert is raised. Some keys take effect only
+at a start; the log names them.
 """
 
 import asyncio
@@ -27,15 +28,15 @@ log = structlog.get_logger()
 CHECK_INTERVAL: Final = timedelta(seconds=60)
 CHANGED_EVENT: Final = "CONFIG_CHANGED"
 
-# Sections and keys that only a start reads: who trades what, where, and under which hours.
+# Sections and keys that take effect only at a start: account, broker, database, log, pipeline, trading hours.
 START_ONLY_KEYS: Final = (
     "trading", "broker", "database", "log", "pipeline", "session.mode", "session.timezone", "session.market_open",
     "session.market_close", "session.flat_before_close_minutes", "session.no_entries_before_close_minutes",
     "workflow.auto_execute", "features.autonomous_trading", "features.email_alerts", "shutdown.on_sigterm",
 )  # fmt: skip
-# Taken over at once, and used from the next session on: the day's plan was made of the old ones.
+# Stored at once, used from the next session on: today's schedule and universe were built from the old values.
 NEXT_SESSION_KEYS: Final = ("universe", "workflow.scan_frequency_minutes")
-# What RISK_HOT_RELOAD=false keeps; TRADING_HOT_RELOAD=false keeps everything else.
+# Sections that RISK_HOT_RELOAD=false protects from a reload; TRADING_HOT_RELOAD=false protects all other sections.
 RISK_SECTIONS: Final = ("risk", "daily_limits", "sector_limits", "correlation", "positions", "emergency")
 
 ValueChange = tuple[object, object]
@@ -43,7 +44,7 @@ ValueChange = tuple[object, object]
 
 @dataclass
 class ConfigReload:
-    """Watches the file that `settings` came from. `adopt` hands a new tree to every part, in one step."""
+    """Watches the file of `settings`. `apply_config` gives a new config to all components in one step."""
 
     settings: Settings
     store: Store
@@ -57,52 +58,54 @@ class ConfigReload:
         self._last_signature = file_signature(self.settings.source)
 
     async def run(self) -> None:
-        """Look at the file every minute, and whenever somebody asks."""
+        """Check the file every minute, and reload at once when `requested` is set."""
         while True:
-            asked = await wait(self.clock, self.requested, CHECK_INTERVAL)
+            requested = await wait(self.clock, self.requested, CHECK_INTERVAL)
             self.requested.clear()
-            seen = file_signature(self.settings.source)
-            if asked or seen != self._last_signature:
-                self._last_signature = seen
+            signature = file_signature(self.settings.source)
+            if requested or signature != self._last_signature:
+                self._last_signature = signature
                 await self.reload()
             await self._record_changes()
 
     async def reload(self) -> None:
-        """The file's values are in force, as far as they may be; or the old ones are, and somebody knows why."""
+        """Put the file's reloadable values in force; when the file is invalid, alert and keep the old values."""
         old = self.settings
         if old.source is None:
-            log.warning("reload_without_file", advice="start with --config to have a file that can be reread")
+            log.warning(
+                "reload_without_file", advice="start with --config FILE, so that the file can be reloaded"
+            )
             return
-        refused = None
+        error_text = None
         try:
-            found = load(old.source, env_file=old.env_file)
-            new = _reloadable_config(old, found.config)
+            loaded = load(old.source, env_file=old.env_file)
+            new = _reloadable_config(old, loaded.config)
         except ConfigInvalid as error:
-            refused = str(error)
-        if refused is not None:
-            log.error("config_invalid", error=refused, in_force=old.config.fingerprint)
-            await self._alert_invalid(refused)
+            error_text = str(error)
+        if error_text is not None:
+            log.error("config_invalid", error=error_text, in_force=old.config.fingerprint)
+            await self._alert_invalid(error_text)
             return
-        wanted = changed_values(old.config, found.config)
-        taken = changed_values(old.config, new)
-        waiting = sorted(wanted.keys() - taken.keys())
+        file_changes = changed_values(old.config, loaded.config)
+        applied_changes = changed_values(old.config, new)
+        needs_restart = sorted(file_changes.keys() - applied_changes.keys())
         self.settings = replace(old, config=new)
-        self.apply_config(new)  # nothing is awaited in it: no part ever sees the half of it
+        self.apply_config(new)  # it awaits nothing, so no task sees a half-applied config
         log.info(
             "config_reloaded",
-            changes={key: f"{before} -> {after}" for key, (before, after) in sorted(taken.items())},
-            next_session=sorted(key for key in taken if _is_under(key, NEXT_SESSION_KEYS)),
-            needs_restart=waiting,
+            changes={key: f"{before} -> {after}" for key, (before, after) in sorted(applied_changes.items())},
+            next_session=sorted(key for key in applied_changes if _is_under(key, NEXT_SESSION_KEYS)),
+            needs_restart=needs_restart,
             fingerprint=new.fingerprint,
         )
-        if wanted:
-            changes = {key: [str(before), str(after)] for key, (before, after) in taken.items()}
+        if file_changes:
+            changes = {key: [str(before), str(after)] for key, (before, after) in applied_changes.items()}
             self._unrecorded_changes.append(
-                {"changes": changes, "needs_restart": waiting, "fingerprint": new.fingerprint}
+                {"changes": changes, "needs_restart": needs_restart, "fingerprint": new.fingerprint}
             )
 
     async def _record_changes(self) -> None:
-        """Tell the tables of each change; while they are away it is kept."""
+        """Write each change to the database; keep it for the next call during a database outage."""
         while self._unrecorded_changes:
             facts = self._unrecorded_changes[0]
             try:
@@ -130,7 +133,7 @@ class ConfigReload:
                     conn,
                     severity="WARNING",
                     event="CONFIG_INVALID",
-                    message=f"the configuration was not taken over, the old one stays in force: {error_text}",
+                    message=f"the config file is invalid, the old values stay in force; correct it: {error_text}",
                     facts={"in_force": self.settings.config.fingerprint},
                     dedupe_key=f"CONFIG_INVALID:{key}",
                     at=self.clock.now(),
@@ -142,46 +145,49 @@ class ConfigReload:
 
 
 def changed_values(old: Config, new: Config) -> dict[str, ValueChange]:
-    """Every key whose value differs, in the file's words, with both values."""
+    """Return {dotted key as in the file: (old value, new value)} for every value that differs."""
     before, after = dict(_flatten_keys(old.model_dump())), dict(_flatten_keys(new.model_dump()))
     return {key: (before[key], after[key]) for key in before if before[key] != after[key]}
 
 
 def replace_config_references(old: Config, new: Config, roots: Iterable[object]) -> int:
-    """Whoever was handed `old` or a section of it, anywhere below `roots`, holds what stands there in `new`; how many.
+    """Replace `old` and its sections by those of `new` in all daemon objects below `roots`; return the count.
 
-    Found by identity, so that a part that is added later is not forgotten.
+    References are found by object identity, so a component added later is covered without a change here.
     """
-    successors = {id(old): new} | {
+    replacements = {id(old): new} | {
         id(getattr(old, name)): getattr(new, name)
         for name in Config.model_fields
         if isinstance(getattr(old, name), BaseModel)
     }
-    seen: set[int] = set()
-    waiting, count = list(roots), 0
-    while waiting:
-        part = waiting.pop()
-        if id(part) in seen or not type(part).__module__.startswith("catalyst.daemon."):
+    visited_ids: set[int] = set()
+    to_visit, count = list(roots), 0
+    while to_visit:
+        component = to_visit.pop()
+        if id(component) in visited_ids or not type(component).__module__.startswith("catalyst.daemon."):
             continue
-        seen.add(id(part))
-        for name, value in list(vars(part).items()) if hasattr(part, "__dict__") else ():
-            if id(value) in successors:
-                setattr(part, name, successors[id(value)])
+        visited_ids.add(id(component))
+        for name, value in list(vars(component).items()) if hasattr(component, "__dict__") else ():
+            if id(value) in replacements:
+                setattr(component, name, replacements[id(value)])
                 count += 1
             else:
-                waiting.append(value)
+                to_visit.append(value)
     return count
 
 
-def _reloadable_config(settings: Settings, found: Config) -> Config:
-    """`found`, with the old values where a start is needed or the environment forbids the change."""
-    kept = list(START_ONLY_KEYS)
+def _reloadable_config(settings: Settings, loaded: Config) -> Config:
+    """Return `loaded` with the old values of all keys that need a restart or that the environment protects.
+
+    Raises ConfigInvalid when the mixture of old and new values is invalid.
+    """
+    protected_keys = list(START_ONLY_KEYS)
     if not settings.env.risk_hot_reload:
-        kept += RISK_SECTIONS
+        protected_keys += RISK_SECTIONS
     if not settings.env.trading_hot_reload:
-        kept += [name for name in Config.model_fields if name not in RISK_SECTIONS]
-    tree, old = found.model_dump(), settings.config.model_dump()
-    for key in kept:
+        protected_keys += [name for name in Config.model_fields if name not in RISK_SECTIONS]
+    tree, old = loaded.model_dump(), settings.config.model_dump()
+    for key in protected_keys:
         section, _, name = key.partition(".")
         if name:
             tree[section][name] = old[section][name]
@@ -190,8 +196,10 @@ def _reloadable_config(settings: Settings, found: Config) -> Config:
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        said = "; ".join(fault["msg"] for fault in error.errors(include_url=False, include_input=False))
-        raise ConfigInvalid(f"together with what needs a restart: {said}") from None
+        faults = "; ".join(fault["msg"] for fault in error.errors(include_url=False, include_input=False))
+        raise ConfigInvalid(
+            f"invalid together with the values that only a restart changes; restart to apply all: {faults}"
+        ) from None
 
 
 def _is_under(key: str, names: Iterable[str]) -> bool:

@@ -1,4 +1,4 @@
-"""The daemon's sign of life in the tables, which is also the first to notice that they are away."""
+"""Heartbeat: writes the time to the daemon's row every ten seconds and alerts after a database outage."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -13,13 +13,15 @@ from catalyst.store.pool import Store, connect, is_outage
 log = structlog.get_logger()
 
 HEARTBEAT_INTERVAL: Final = timedelta(seconds=10)
-CONNECT_TIMEOUT_S: Final = 2.0  # real seconds, for a page that goes around the pool
+CONNECT_TIMEOUT_S: Final = 2.0  # real seconds, for an alert written on a connection outside the pool
 
 
 @dataclass
 class Heartbeat:
-    """Beats for one epoch. What keeps it from beating is paged: at once where the server still answers, else when
-    it is back."""
+    """Writes the heartbeat of one epoch.
+
+    A failed heartbeat raises an alert: at once when the server still answers, else when the database is back.
+    """
 
     store: Store
     clock: Clock
@@ -27,6 +29,7 @@ class Heartbeat:
     _outage_since: datetime | None = None
 
     async def run(self) -> None:
+        """Write the heartbeat until it fails; raises the error, after which the supervisor restarts the loop."""
         while True:
             try:
                 await self._write_heartbeat()
@@ -46,15 +49,15 @@ class Heartbeat:
                     conn,
                     severity="CRITICAL",
                     event="DATABASE_OUTAGE",
-                    message=f"the database was away for {(now - self._outage_since).total_seconds():.0f} s: no entries, "
-                    "and what left meanwhile left without the tables",
+                    message=f"the database was down for {(now - self._outage_since).total_seconds():.0f} s: "
+                    "no entries; exits were sent without it",
                     facts={"since": self._outage_since.isoformat()},
                     dedupe_key="DATABASE_OUTAGE",
                     at=now,
                 )
 
     async def _record_missed(self, error: Exception) -> None:
-        """Note since when; a server that answers beside a pool that gives no connection is a leak, and paged now."""
+        """Store the start of the outage; raise an alert at once when only the pool has no free connection (a leak)."""
         self._outage_since = self._outage_since or self.clock.now()
         if not isinstance(error, TimeoutError):
             return
@@ -67,14 +70,14 @@ class Heartbeat:
                             conn,
                             severity="CRITICAL",
                             event="POOL_EXHAUSTED",
-                            message="the database answers, and no connection of ours is free: something holds them all",
+                            message="the database answers, but all pool connections are in use: restart the daemon",
                             facts={},
                             dedupe_key="POOL_EXHAUSTED",
                             at=self.clock.now(),
                         )
                 finally:
                     conn.terminate()
-        except Exception as silent:
-            if not is_outage(silent):
+        except Exception as alert_error:
+            if not is_outage(alert_error):
                 raise
-            log.warning("alert_not_written", error=f"{type(silent).__name__}: {silent}")
+            log.warning("alert_not_written", error=f"{type(alert_error).__name__}: {alert_error}")

@@ -1,6 +1,6 @@
-"""What a start finds: what was left unfinished, how often we began of late, and which latches are set.
+"""Startup survey: reads unfinished work, active latches and the number of recent starts.
 
-It reads and says; the reconciler, the guard and the day act on the same rows.
+It reads, logs and closes the entry gate. The reconciler, the position protector and the trading day act on the rows.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ CRASH_LOOP_WINDOW: Final = timedelta(minutes=10)
 
 @dataclass
 class StartupSurvey:
-    """One start of the daemon."""
+    """Survey of one daemon start. `completed` is set when it is done."""
 
     store: Store
     gate: EntryGate
@@ -33,12 +33,12 @@ class StartupSurvey:
     completed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def read_unfinished(self) -> None:
-        """Say what an earlier daemon left behind; a latch it set keeps entries shut from this moment on."""
+        """Log the work that previous runs left unfinished; close the entry gate for every active latch."""
         async with self.store.read() as conn:
             working = await orders.working(conn)
             intents = await exit_intents.open_intents(conn)
             latched = await latches.active_latches(conn)
-            asked = await commands.unfinished(conn)
+            unfinished_commands = await commands.unfinished(conn)
         for name, why in latched.items():
             self.gate.close(name, why)
         log.info(
@@ -49,34 +49,36 @@ class StartupSurvey:
             ),
             working=len(working),
             exit_intents=len(intents),
-            commands=len(asked),
+            commands=len(unfinished_commands),
             latches=sorted(latched),
         )
 
     async def detect_crash_loop(self) -> None:
-        """More than five starts in ten minutes are a loop: no entry, and somebody is paged. It ends by itself once a
-        daemon has lived that long."""
+        """Close the entry gate and alert after more than five starts within ten minutes.
+
+        `clear_crash_loop` opens the gate again once one process has run for ten minutes.
+        """
         now = self.clock.now()
         async with self.store.read() as conn:
-            boots = await daemon_epoch.runs_since(conn, now - CRASH_LOOP_WINDOW)
-        if boots <= MAX_STARTS:
+            starts = await daemon_epoch.runs_since(conn, now - CRASH_LOOP_WINDOW)
+        if starts <= MAX_STARTS:
             return
-        why = f"{boots} starts within {CRASH_LOOP_WINDOW.seconds // 60} minutes"
+        why = f"{starts} starts within {CRASH_LOOP_WINDOW.seconds // 60} minutes"
         self.gate.close(CRASH_LOOP, why)
-        log.critical("crash_loop", boots=boots)
+        log.critical("crash_loop", boots=starts)
         async with self.store.tx("crash_loop") as conn:
             await alerts.put(
                 conn,
                 severity="CRITICAL",
                 event="CRASH_LOOP",
-                message=f"{why}: no entries until one daemon has lived for that long; what is held stays protected",
-                facts={"boots": boots},
+                message=f"{why}: no entries until one process has run for that long; open positions stay protected",
+                facts={"boots": starts},
                 dedupe_key="CRASH_LOOP",
                 at=now,
             )
 
     async def clear_crash_loop(self) -> None:
-        """Open the gate again once this daemon has lived long enough."""
+        """Reopen the gate once this process has run for ten minutes; never returns."""
         if CRASH_LOOP in self.gate.reasons:
             await self.clock.sleep(CRASH_LOOP_WINDOW)
             self.gate.reopen(CRASH_LOOP)

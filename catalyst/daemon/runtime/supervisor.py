@@ -1,7 +1,8 @@
-"""Loops that outlive their failures: a daemon whose reconciliation stumbles still has to watch its stops.
+"""Supervisor: runs the daemon's loops and restarts a loop that fails, so that stops are watched all the time.
 
-What fails is told of, entries stop (SAFE mode, when the fault is ours), and the loop begins again: each derives from
-rows and the broker what there is to do. Only a successor ends the process: two daemons must not trade one account.
+A failure is logged and entries stop where needed (SAFE mode when the error is a defect of ours); then the loop
+starts again and derives its work from the rows and the broker. Only AnotherDaemonRunning and DatabaseReplaced end the
+process: two daemons must not trade one account.
 """
 
 import asyncio
@@ -29,17 +30,19 @@ RESTART_PAUSE: Final = timedelta(seconds=2)
 
 @dataclass
 class Supervisor:
-    """Runs loops. `look_again` is beaten after each failure: what was missed meanwhile has to be asked for."""
+    """Runs loops. `reconcile_requested` is notified after each failure, because reports may have been missed."""
 
     gate: EntryGate
     clock: Clock
     reconcile_requested: ChangeSignal
-    ended: set[str] = field(default_factory=set)  # loops that came to an end by themselves
+    ended: set[str] = field(default_factory=set)  # loops that returned or were cancelled from inside
 
     @asynccontextmanager
     async def running(self, loops: Mapping[str, Loop]) -> AsyncIterator[None]:
-        """Run `loops` beside the block, and cancel them when it ends. AnotherDaemon and
-        DatabaseReplaced from one of them end it."""
+        """Run `loops` while the block runs, and cancel them when it ends.
+
+        AnotherDaemonRunning or DatabaseReplaced from a loop cancels the block and is raised in an exception group.
+        """
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(self._restart_on_failure(name, loop), name=name)
@@ -57,11 +60,11 @@ class Supervisor:
                 await loop()
             except asyncio.CancelledError:
                 task = asyncio.current_task()
-                # Of something it waited for: nobody asked the loop to end.
+                # The cancellation came from something the loop awaited; the loop itself was not cancelled.
                 if task is not None and not task.cancelling():
                     log.critical("loop_cancelled", loop=name)
                     self.gate.close("loop_cancelled", f"{name} was cancelled")
-                    self.ended.add(name)  # the watchdog is starved: a start recovers
+                    self.ended.add(name)  # the watchdog stops; systemd restarts the process, which recovers
                 raise
             except Exception as error:
                 causes = list(_leaf_errors(error))
@@ -76,7 +79,11 @@ class Supervisor:
             await self.clock.sleep(RESTART_PAUSE)
 
     def _handle_failure(self, name: str, error: Exception, causes: list[BaseException]) -> None:
-        """Stop entries and say why; what is no weather is a fault of ours, and SAFE until a person has looked."""
+        """Log the failure and stop entries where needed.
+
+        A broker error stops no entries. A database outage closes the entry gate. Any other error is a defect of ours
+        and enters SAFE mode until an operator resumes.
+        """
         if all(isinstance(cause, BrokerError) for cause in causes):
             log.warning("loop_interrupted", loop=name, error=str(causes[0]))
             return
@@ -86,12 +93,12 @@ class Supervisor:
             return
         log.error("loop_failed", loop=name, exc_info=error)
         self.gate.enter_safe_mode(
-            Invariant.I23, f"{name} failed and began again: {type(error).__name__}: {error}"
+            Invariant.I23, f"loop {name} failed and was restarted: {type(error).__name__}: {error}"
         )
 
 
 def _leaf_errors(error: BaseException) -> Iterator[BaseException]:
-    """The errors a group holds, however deep; one that is none is itself."""
+    """Yield the errors inside nested exception groups; an error that is no group is yielded itself."""
     if isinstance(error, BaseExceptionGroup):
         for inner in error.exceptions:
             yield from _leaf_errors(inner)

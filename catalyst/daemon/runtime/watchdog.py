@@ -1,7 +1,7 @@
-"""What the service manager is told: that we are ready, that we live, that we are stopping. Without one, nothing.
+"""Watchdog: reports READY, WATCHDOG and STOPPING to the service manager; without one it does nothing.
 
-Source: sd_notify(3): a datagram of assignments to $NOTIFY_SOCKET; `@` begins an abstract address. A daemon that no
-longer says WATCHDOG=1 within $WATCHDOG_USEC is killed and started again, and starting is recovering.
+Source: sd_notify(3): a datagram of assignments to $NOTIFY_SOCKET; `@` begins an abstract address. systemd kills and
+restarts a daemon that sends no WATCHDOG=1 within $WATCHDOG_USEC; the new process recovers.
 """
 
 import socket
@@ -18,15 +18,16 @@ from catalyst.daemon.runtime.supervisor import Loop, Supervisor
 
 log = structlog.get_logger()
 
-# Loops that never end by themselves while the daemon lives.
+# Loops that run until the daemon stops; one that ends earlier is a defect.
 ENDLESS_LOOPS: Final = frozenset(
-    {"exits", "position_protector", "entry_expiry", "stop_monitor", "daily_loss_limit", "reconciler", "orphans", "safe_mode", "account_lease", "heartbeat"}
+    {"exits", "position_protector", "entry_expiry", "stop_monitor", "daily_loss_limit", "reconciler", "orphans",
+     "safe_mode", "account_lease", "heartbeat"}
 )  # fmt: skip
 
 
 @dataclass
 class Watchdog:
-    """Speaks to `address`, None: nobody listens. `within` is how long it may be silent, None: for ever."""
+    """Sends to the socket `address` (None: no service manager). `timeout` is the watchdog interval (None: no limit)."""
 
     supervisor: Supervisor
     clock: Clock
@@ -34,33 +35,35 @@ class Watchdog:
     timeout: timedelta | None
 
     def notify(self, state: str) -> None:
-        """One datagram; what cannot be sent is logged and lost: trading does not wait for a service manager."""
+        """Send one datagram. A failure is logged and not retried: trading does not wait for the service manager."""
         if self.address is None:
             return
-        where = f"\0{self.address[1:]}" if self.address.startswith("@") else self.address
+        socket_name = f"\0{self.address[1:]}" if self.address.startswith("@") else self.address
         try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as speaking:
-                speaking.setblocking(False)
-                speaking.sendto(state.encode(), where)
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+                sender.setblocking(False)
+                sender.sendto(state.encode(), socket_name)
         except OSError as error:
             log.warning("service_manager_unreachable", state=state, error=str(error))
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
-        """Fed beside the block, from before anything is recovered until the last share is left."""
-        feeding: dict[str, Loop] = (
+        """Run the watchdog loop while the block runs (recovery to the last exit), then send STOPPING=1."""
+        loops: dict[str, Loop] = (
             {} if self.timeout is None or self.address is None else {"watchdog": self.run}
         )
-        async with self.supervisor.running(feeding):
+        async with self.supervisor.running(loops):
             try:
                 yield
             finally:
                 self.notify("STOPPING=1")
 
     async def run(self) -> None:
-        """Fed at twice the pace that is asked for, while the event loop turns and no loop has ended; it is starved
-        for good once one has."""
-        assert self.timeout is not None  # watching() did not begin it otherwise
+        """Send WATCHDOG=1 twice per timeout while no endless loop has ended; once one has, never again.
+
+        A blocked event loop stops it too.
+        """
+        assert self.timeout is not None  # watching() starts run() only with a timeout
         logged = False
         while True:
             ended = sorted(self.supervisor.ended & ENDLESS_LOOPS)

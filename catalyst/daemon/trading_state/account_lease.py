@@ -1,8 +1,9 @@
-"""Holding the account's lock, and asking it before anything is sent.
+"""Account lease: the right of one daemon to send orders for one account, checked before every request.
 
-A connection that ends is taken anew, as long as nobody else has begun to trade. While the lock is gone, or has not
-been confirmed since this process last stood still, nothing leaves: the epoch in the tables is looked at first. It is
-the tables' fence too: every order is written before it is sent, and they refuse the writes of an epoch that is over.
+The lease is an advisory lock on a database connection plus the fencing epoch in the database. A lost connection is
+replaced as long as no other daemon has begun to trade. While the lock is lost, or unconfirmed since the process last
+stalled, nothing is sent before the epoch has been read. The epoch also fences the database: every order is written
+before it is sent, and the database rejects writes of a superseded epoch.
 """
 
 from dataclasses import dataclass, field
@@ -21,21 +22,23 @@ from catalyst.store.pool import is_outage
 log = structlog.get_logger()
 
 RETRY_PAUSE: Final = timedelta(seconds=1)
-MAX_UNCONFIRMED_S: Final = 5.0  # real seconds without a word of the server: look before the next request
+MAX_UNCONFIRMED_S: Final = (
+    5.0  # real seconds since the server last confirmed the lock; after it, ping before a request
+)
 FAULT_STEP: Final = "account_lease"
 
 
 async def acquire_lease(
     dsn: str, account_id: str, clock: Clock, *, fault_point: FaultPoint | None = None
 ) -> AccountLock:
-    """The account's lock. Raises AnotherDaemon, which says who holds it."""
+    """Acquire the account's lock. Raises AnotherDaemonRunning, whose text names the holder."""
     with clock.hold():
         reach(fault_point, FAULT_STEP, Moment.BEFORE)
         lock = await acquire_account_lock(dsn, account_id)
         if lock is None:
             holder = await lock_holder_of(dsn, account_id)
             raise AnotherDaemonRunning(
-                f"another daemon trades this account: {holder or 'it is about to leave'}; `catalyst status` shows it"
+                f"another daemon trades this account: {holder or 'it is stopping'}; `catalyst status` shows it"
             )
         await lock.ping()
         reach(fault_point, FAULT_STEP, Moment.AFTER)
@@ -44,7 +47,7 @@ async def acquire_lease(
 
 @dataclass
 class AccountLease:
-    """The lock of one account for one epoch; the permit of every ordinary change at the broker."""
+    """Holds the lock of one account for one epoch; every ordinary request to the broker is checked against it."""
 
     dsn: str
     gate: EntryGate
@@ -52,27 +55,30 @@ class AccountLease:
     account_id: str
     epoch: int
     lock: AccountLock
-    superseded: bool = False  # there is a successor: nothing of ours leaves any more
+    superseded: bool = False  # another daemon has taken over, or the database was replaced: send nothing more
 
     async def run(self) -> None:
-        """Keep the lock for as long as the daemon lives. Raises AnotherDaemon once there is a successor, and
-        DatabaseReplaced when another server stands in for the one we began on."""
+        """Keep the lock, and reacquire it when it is lost, until the daemon stops.
+
+        Raises AnotherDaemonRunning once another daemon has taken over, DatabaseReplaced when another server has
+        replaced the one the daemon started on.
+        """
         while True:
             await self.lock.until_lost(self.epoch)
             self._check_lock_epoch(self.lock)
-            self.gate.close("account_lease", "the account's lock is lost")
+            self.gate.close("account_lease", "the account's lock is lost; it is being reacquired")
             await self._reacquire()
             self.gate.reopen("account_lease")
 
     async def release(self) -> None:
-        """Somebody else may take the lock. Idempotent."""
+        """Release the lock. Idempotent."""
         await self.lock.release()
 
-    # -- the permit
+    # -- check before a request
 
     async def check(self) -> None:
-        """Return when this daemon may send: it holds the lock and its epoch is current, and that was confirmed since
-        it last stood still. Raises BrokerUnavailable otherwise: nothing has left."""
+        """Return when this daemon may send: it holds the lock, its epoch is current, and both were confirmed since the
+        process last stalled. Raises BrokerUnavailable otherwise; nothing has been sent."""
         if self.is_valid():
             return
         if not self.lock.lost.is_set():
@@ -80,22 +86,22 @@ class AccountLease:
                 await self.lock.ping()
             log.warning("lease_verified", held=not self.lock.lost.is_set(), epoch=self.lock.epoch)
         if not self.is_valid():
-            raise BrokerUnavailable("not sent: the account's lock is not ours at this moment")
+            raise BrokerUnavailable("not sent: this daemon does not hold the account's lock now")
 
     def is_valid(self) -> bool:
-        """True while a request may leave; asked once more in the sending thread."""
+        """Return true while a request may be sent; the sending thread checks it again."""
         return (
             not self.superseded and self.lock.epoch == self.epoch and self.lock.confirmed(MAX_UNCONFIRMED_S)
         )
 
-    # -- the lock
+    # -- reacquire the lock
 
     async def _reacquire(self) -> None:
-        was = self.lock.timeline
+        old_timeline = self.lock.timeline
         await self.lock.release()
         while True:
             try:
-                if await self._try_reacquire(was):
+                if await self._try_reacquire(old_timeline):
                     return
             except Exception as error:
                 if not is_outage(error):
@@ -104,7 +110,7 @@ class AccountLease:
             await self.clock.sleep(RETRY_PAUSE)
 
     async def _try_reacquire(self, timeline: str | None) -> bool:
-        """True when the lock is ours again; false while the server still believes in the dead connection."""
+        """Return true when the lock is held again; false while the server still counts the lost connection."""
         with self.clock.hold():
             lock = await acquire_account_lock(self.dsn, self.account_id)
             if lock is None:
@@ -128,8 +134,8 @@ class AccountLease:
             return
         self.superseded = True
         raise DatabaseReplaced(
-            f"another server stands in for the database (timeline {timeline}, now {lock.timeline}): what was committed "
-            "last may be missing there; start anew, which asks the broker for it"
+            f"another database server has taken over (timeline {timeline}, now {lock.timeline}): the last "
+            "commits may be missing there; start the daemon again, which reads them from the broker"
         )
 
     def _check_lock_epoch(self, lock: AccountLock) -> None:
@@ -143,22 +149,25 @@ class AccountLease:
         if epoch > self.epoch:
             raise AnotherDaemonRunning(f"epoch {epoch} has taken over from {self.epoch}")
         raise DatabaseReplaced(
-            f"the database knows of epoch {epoch}, this daemon's is {self.epoch}: it is older than what was committed; "
-            "start anew, which asks the broker for what is missing"
+            f"the database has epoch {epoch}, this daemon {self.epoch}: the database misses commits; "
+            "start the daemon again, which reads them from the broker"
         )
 
 
 @dataclass
 class OutagePermit:
-    """The permit of what leaves positions while the database is away: an exit may always leave then, for nobody can
-    have taken over in tables that nobody reaches. Where they do answer, the epoch decides."""
+    """Permit for exits during a database outage.
+
+    An exit is allowed while the database is not reachable, because no other daemon can have taken over in it. When the
+    database answers, the epoch decides.
+    """
 
     lease: AccountLease
     _last_check: StallTimer = field(default_factory=StallTimer)
-    _last_outage: StallTimer | None = None  # since the database was last found to be away
+    _last_outage: StallTimer | None = None  # since the last failed read of the epoch
 
     async def check(self) -> None:
-        """Return when an emergency exit may be sent. Raises BrokerUnavailable when another daemon has taken over."""
+        """Return when an outage exit may be sent. Raises BrokerUnavailable when another daemon has taken over."""
         if not self.lease.is_valid() and not self._is_database_down():
             await self._check_epoch()
         if self.lease.superseded:
@@ -166,7 +175,7 @@ class OutagePermit:
         self._last_check.mark()
 
     def is_valid(self) -> bool:
-        """True while a request may leave."""
+        """Return true while a request may be sent."""
         return not self.lease.superseded and self._last_check.seconds <= MAX_UNCONFIRMED_S
 
     def _is_database_down(self) -> bool:

@@ -1,8 +1,7 @@
-"""What the broker itself says about entering: the locks on the account, and how far our clocks are apart.
+"""Account status: reads the account's locks and the clock skew, and closes or reopens the entry gate accordingly.
 
-Asked once a minute, by whoever needs it first: the watch over the day's loss while there is a day, a reconciliation
-else. What one has just heard no other asks for. The gate follows both ways: what is mended opens it again without a
-restart.
+It is read once a minute by the daily-loss limit during a trading day, otherwise by the reconciler; both share a
+recent result. The gate reopens without a restart when the cause is gone.
 """
 
 from dataclasses import dataclass
@@ -22,18 +21,20 @@ from catalyst.store.pool import Store
 
 log = structlog.get_logger()
 
-MIN_READ_INTERVAL: Final = timedelta(
-    seconds=10
-)  # the watch that asks looks every minute, and after each fill
-FULL_PASS_INTERVAL: Final = timedelta(seconds=30)  # whole looks may follow each other faster than that
-MAX_READ_INTERVAL: Final = timedelta(seconds=65)  # a hair more: then that watch does not look
-SKEW_ALERT: Final = timedelta(seconds=2)  # apart by this much, somebody is told
-SKEW_LIMIT: Final = timedelta(seconds=30)  # apart by this much, hours and ages of prices mean nothing
+# The daily-loss limit checks every minute and after each fill; it reads at most this often.
+MIN_READ_INTERVAL: Final = timedelta(seconds=10)
+# Full reconciliations, which may run more often than that, read at most this often.
+FULL_PASS_INTERVAL: Final = timedelta(seconds=30)
+# Other reconciliations: just over a minute, so they read only while the daily-loss limit does not.
+MAX_READ_INTERVAL: Final = timedelta(seconds=65)
+SKEW_ALERT: Final = timedelta(seconds=2)  # skew that raises an alert
+# Skew that closes the gate: trading hours and price ages are unreliable.
+SKEW_LIMIT: Final = timedelta(seconds=30)
 NO_SKEW: Final = timedelta(0)
 
 
 def follow_account_status(gate: EntryGate, account: AccountReport) -> str | None:
-    """Let entries follow what the broker says of the account; why they must not leave, None when they may."""
+    """Close or reopen the entry gate by the account's state; return why entries are blocked, None when allowed."""
     if account.can_open_positions:
         gate.reopen("account")
         return None
@@ -49,7 +50,7 @@ def follow_account_status(gate: EntryGate, account: AccountReport) -> str | None
 
 @dataclass
 class AccountStatus:
-    """Reads account and clock, and lets the gate follow."""
+    """Reads the account and the broker's clock, and closes or reopens the gate."""
 
     store: Store
     broker: Broker
@@ -59,7 +60,7 @@ class AccountStatus:
     _last_report: tuple[datetime, AccountReport] | None = None
 
     async def refresh(self, *, every: timedelta = MIN_READ_INTERVAL) -> bool:
-        """Ask, unless that was done less than `every` ago; false when the broker could not be read."""
+        """Read both unless that was done less than `every` ago; return false when the broker could not be read."""
         now = self.clock.now()
         if self._refreshed_at is not None and now - self._refreshed_at < every:
             return True
@@ -70,12 +71,12 @@ class AccountStatus:
             return False
         self._refreshed_at = now
         if (why := follow_account_status(self.gate, account)) is not None:
-            await self._alert("ACCOUNT_BLOCKED", f"{why}: no entries; exits go on", why)
+            await self._alert("ACCOUNT_BLOCKED", f"{why}: no entries; exits continue", why)
         await self._follow_clock_skew(skew)
         return True
 
     async def account(self, *, since: datetime) -> AccountReport:
-        """The account as it was at `since` or later; asked for when nobody has heard it. Raises BrokerError."""
+        """Return the account as of `since` or later; read it when the last report is older. Raises BrokerError."""
         if self._last_report is not None and self._last_report[0] >= since:
             return self._last_report[1]
         now = self.clock.now()
@@ -85,14 +86,14 @@ class AccountStatus:
         return account
 
     async def _read_account_and_skew(self, now: datetime) -> tuple[AccountReport, timedelta]:
-        """The account, and how far our clocks are apart; both at once."""
+        """Return the account and the clock skew, read concurrently."""
         account, skew = await gather_both(self.account(since=now), self._read_skew())
-        if abs(skew) >= SKEW_ALERT:  # one odd answer is no evidence: the lesser of two is believed
+        if abs(skew) >= SKEW_ALERT:  # one reading may be an outlier: use the smaller of two
             skew = min(skew, await self._read_skew(), key=abs)
         return account, skew
 
     async def _read_skew(self) -> timedelta:
-        """How far the broker's clock lies outside the time in which it was asked and answered; ahead is positive."""
+        """Return how far the broker's time lies outside the interval from request to response; ahead is positive."""
         before = self.clock.now()
         broker_time = (await self.broker.clock()).at
         after = self.clock.now()
@@ -105,11 +106,11 @@ class AccountStatus:
             return
         seconds = f"{skew.total_seconds():+.1f}"
         log.error("clock_skewed", seconds=seconds)
-        said = f"the broker's clock is {seconds} s from ours"
+        message = f"the broker's clock differs from ours by {seconds} s"
         if abs(skew) >= SKEW_LIMIT:
-            self.gate.close("clock", "the broker's clock and ours are too far apart")
-            said += ": no entries until they agree"
-        await self._alert("CLOCK_SKEW", said, "gate_closed" if abs(skew) >= SKEW_LIMIT else "alert")
+            self.gate.close("clock", "the broker's clock and ours differ too much")
+            message += ": no entries until they agree; check this machine's time synchronization"
+        await self._alert("CLOCK_SKEW", message, "gate_closed" if abs(skew) >= SKEW_LIMIT else "alert")
 
     async def _alert(self, event: str, message: str, key: str) -> None:
         async with self.store.tx("alert") as conn:

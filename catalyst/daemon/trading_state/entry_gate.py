@@ -1,4 +1,4 @@
-"""The entry gate: closed until every reason not to open a position is gone. Exits never ask it."""
+"""Entry gate: forbids entries while at least one reason is set. Exits do not check it."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -10,44 +10,41 @@ from catalyst.domain.invariants import Invariant
 
 log = structlog.get_logger()
 
-DATABASE: Final = "database"  # the reason while it is away; a reconciliation that worked takes it away
-SAFE_MODE: Final = "safe"  # the reason, and the latch, when an invariant does not hold
-DISCREPANCIES: Final = "discrepancies"  # the reason while a gate that was shut waits for books that are clean
+DATABASE: Final = "database"  # reason during a database outage; a successful reconciliation removes it
+SAFE_MODE: Final = "safe"  # reason and latch when an invariant fails
+DISCREPANCIES: Final = "discrepancies"  # keeps a closed gate closed until a reconciliation is clean
 
 
 @dataclass
 class EntryGate:
-    """Reasons by name; an entry needs there to be none. Starts shut: nothing has been recovered yet."""
+    """Reasons by name; entries need an empty `reasons`. Starts closed, because nothing has been recovered yet."""
 
     reasons: dict[str, str] = field(default_factory=lambda: {"recovery": "not reconciled yet"})
-    unresolved_symbols: set[str] = field(
-        default_factory=set
-    )  # symbols with an order whose outcome is unknown
-    mismatched_symbols: set[str] = field(
-        default_factory=set
-    )  # symbols in which broker and tables hold different shares
-    failed_invariants: dict[Invariant, str] = field(default_factory=dict)  # why, since the last resume
-    latch_pending: asyncio.Event = field(
-        default_factory=asyncio.Event
-    )  # set while `broken` is not in the tables yet
+    unresolved_symbols: set[str] = field(default_factory=set)  # an order of the symbol has an unknown outcome
+    mismatched_symbols: set[str] = field(default_factory=set)  # broker and database hold different shares
+    failed_invariants: dict[Invariant, str] = field(default_factory=dict)  # reasons, since the last resume
+    # Set while `failed_invariants` is not in the database yet.
+    latch_pending: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def is_open(self) -> bool:
         return not self.reasons
 
     def close(self, name: str, why: str) -> None:
+        """Forbid entries for the reason `name`; a repeated call replaces its text."""
         if self.reasons.get(name) != why:
             log.warning("entries_stopped", gate=name, reason=why)
         self.reasons[name] = why
 
     def reopen(self, name: str) -> None:
+        """Remove the reason `name`; the gate opens when it was the last one. Idempotent."""
         if self.reasons.pop(name, None) is not None:
             log.info("entries_cleared", gate=name, still=sorted(self.reasons))
 
     def enter_safe_mode(self, invariant: Invariant, why: str) -> None:
-        """SAFE: entries stop at once and stay stopped, through restarts, until somebody resumes.
+        """Enter SAFE mode: entries stop at once and stay stopped, across restarts, until an operator resumes.
 
-        Whoever keeps the latch writes it and pages. Protection, exits and reconciliation go on.
+        `SafeMode.persist_latch` writes the latch and alerts. Protection, exits and reconciliation continue.
         """
         if invariant in self.failed_invariants:
             return
@@ -58,20 +55,20 @@ class EntryGate:
         log.critical("safe_mode_entered" if first else "safe_mode_extended", invariant=invariant, reason=why)
 
     def leave_safe_mode(self) -> None:
-        """SAFE is over: somebody has looked, and nothing that can be looked at fails."""
+        """Leave SAFE mode, after an operator has resumed and no checkable invariant fails."""
         self.failed_invariants.clear()
         self.latch_pending.clear()
         self.reopen(SAFE_MODE)
 
     def refusal(self, symbol: str) -> str | None:
-        """Why `symbol` may not be entered now; None when it may."""
+        """Return why `symbol` may not be entered now; None when it may."""
         if self.reasons:
             return "; ".join(f"{name}: {why}" for name, why in sorted(self.reasons.items()))
         if symbol in self.mismatched_symbols:
-            return "the broker holds other shares of this symbol than the tables"
-        return "an order of this symbol is unresolved" if symbol in self.unresolved_symbols else None
+            return "broker and database hold different quantities of this symbol"
+        return "an order of this symbol has an unknown outcome" if symbol in self.unresolved_symbols else None
 
 
 def safe_mode_reason(failed_invariants: dict[Invariant, str]) -> str:
-    """The latch's reason: every invariant that failed, the first one first."""
+    """Return the latch's reason: every failed invariant, in the order of failure."""
     return "; ".join(f"{invariant}: {why}" for invariant, why in failed_invariants.items())

@@ -1,7 +1,7 @@
-"""One process at one desk of one machine: a lock on a file, which the kernel takes off when its process ends.
+"""Host lock: a file lock that lets one process per machine trade an account; the kernel releases it at process end.
 
-It is the first of three (the account's lock in the database and the epoch are the others), and the only one that
-holds while the database is away.
+It is the first of three locks (the others are the account's lock in the database and the fencing epoch), and the only
+one that works during a database outage.
 """
 
 import fcntl
@@ -20,7 +20,7 @@ FAULT_STEP = "host_lock"
 
 
 class HostLock:
-    """A file that is locked by this process. What it says of its holder is for people; the lock is the kernel's."""
+    """A file locked by this process with flock(2). The file's text names the holder, for people only."""
 
     def __init__(self, path: Path, fd: int) -> None:
         self.path = path
@@ -28,40 +28,40 @@ class HostLock:
 
     @classmethod
     def acquire(cls, folder: Path, name: str, owner: str, *, fault_point: FaultPoint | None = None) -> Self:
-        """The seat `name` of `folder` is ours, and the file says `saying`.
+        """Lock the file `name`.lock in `folder` and write `owner` into it.
 
-        Raises AnotherDaemon, with what its holder said, when it is taken, and ConfigInvalid when the folder cannot
-        be written: then nothing could be done there without the database either.
+        Raises AnotherDaemonRunning, with the holder's text, when it is locked, and ConfigInvalid when the folder cannot
+        be written: the spool in the same folder would not work during a database outage either.
         """
         path = folder / f"{name}.lock"
         reach(fault_point, FAULT_STEP, Moment.BEFORE)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise ConfigInvalid(
-                f"{path} cannot be written ({error.strerror}): name a folder of ours as database.spool"
+                f"{path} cannot be written ({error.strerror}): set database.spool to a writable folder"
             ) from None
-        lock = cls(path, file)
+        lock = cls(path, fd)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(file, 0)
-            os.pwrite(file, f"{owner}\n".encode(), 0)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{owner}\n".encode(), 0)
             reach(fault_point, FAULT_STEP, Moment.AFTER)
         except BlockingIOError:
-            held = os.read(file, 4096).decode(errors="replace").strip()
+            holder = os.read(fd, 4096).decode(errors="replace").strip()
             lock.release()
             raise AnotherDaemonRunning(
-                f"another daemon of this machine trades this account: {held or 'it has not said who it is'}; "
+                f"another daemon of this machine trades this account: {holder or 'its process is not named'}; "
                 f"`catalyst status` shows it, and its lock is {path}"
             ) from None
         except BaseException:
-            lock.release()  # who takes no seat keeps no lock
+            lock.release()  # a failed acquire keeps no lock
             raise
         return lock
 
     def release(self) -> None:
-        """Somebody else may sit down. Idempotent."""
+        """Release the lock. Idempotent."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

@@ -1,7 +1,7 @@
-"""SAFE mode: an invariant does not hold, so nothing is entered until a person has looked. All else goes on.
+"""SAFE mode: stops entries when an invariant fails, until an operator resumes. Everything else continues.
 
-What the tables can answer is asked every few minutes, of what has changed since it was last in order. A violation
-counts when two looks agree; a broken journal, and what the database itself refused, count at once.
+The invariants are checked in the database every five minutes, over all rows changed since the last clean check. A
+violation counts when two checks agree; a broken journal chain and a constraint error count at once.
 """
 
 from collections.abc import Collection, Mapping
@@ -30,10 +30,10 @@ from catalyst.store.pool import Connection, Store
 log = structlog.get_logger()
 
 CHECK_INTERVAL: Final = timedelta(minutes=5)
-RECHECK_AFTER: Final = timedelta(seconds=20)  # until the second look: longer than any race of ours lasts
-JOURNAL_CHUNK: Final = 20_000  # links of an old journal that are verified before others get the connection
+RECHECK_AFTER: Final = timedelta(seconds=20)  # until the second check: longer than any race of ours lasts
+JOURNAL_CHUNK: Final = 20_000  # links verified per connection use, so that others get the connection
 
-# What the database's refusal of a statement says about our books.
+# Invariant that fails when the database rejects a statement with this error.
 INVARIANT_BY_ERROR: Final = {
     PositionEntryMismatch: Invariant.I2,
     IllegalOrderTransition: Invariant.I6,
@@ -45,7 +45,7 @@ INVARIANT_BY_ERROR: Final = {
 
 @dataclass
 class SafeMode:
-    """Looks, and keeps the latch. `good` is the link up to which the journal is known to be whole."""
+    """Checks the invariants and writes the latch. The journal is verified up to the link `verified_to`."""
 
     store: Store
     gate: EntryGate
@@ -59,27 +59,28 @@ class SafeMode:
         self.store.on_constraint_error = self.on_constraint_error
 
     def on_constraint_error(self, error: Exception) -> None:
-        """The database would not write what we asked: our books and our wishes contradict each other."""
-        for kind, invariant in INVARIANT_BY_ERROR.items():
-            if isinstance(error, kind):
+        """Enter SAFE mode after a constraint error: the order ledger contradicts the change we wanted to write."""
+        for error_type, invariant in INVARIANT_BY_ERROR.items():
+            if isinstance(error, error_type):
                 self.gate.enter_safe_mode(invariant, str(error).splitlines()[0])
 
     async def load_latch(self) -> None:
-        """Know what an earlier life knew: the latch, and the place up to which its journal was proven whole."""
+        """Load the latch of a previous run and the link up to which its journal was verified."""
         async with self.store.read() as conn:
             latched = await latches.latch_facts(conn, SAFE_MODE)
             self.verified_to = await journal.last_anchor(conn)
-            broken = await self._proof_file_mismatch(conn)
-        if broken is not None:
-            self.gate.enter_safe_mode(Invariant.I26, broken)
+            mismatch = await self._proof_file_mismatch(conn)
+        if mismatch is not None:
+            self.gate.enter_safe_mode(Invariant.I26, mismatch)
         for name, why in failed_invariants_of(latched).items():
             self.gate.failed_invariants.setdefault(name, why)
         if latched is not None:
             self.gate.close(
-                SAFE_MODE, safe_mode_reason(self.gate.failed_invariants) or "set by an earlier daemon"
+                SAFE_MODE, safe_mode_reason(self.gate.failed_invariants) or "set by a previous run"
             )
 
     async def run(self) -> None:
+        """Load the latch, then check every five minutes, after 20 s when a violation is suspected."""
         await self.load_latch()
         while True:
             await self.check()
@@ -89,24 +90,29 @@ class SafeMode:
             )
 
     async def check(self) -> None:
-        """Ask everything once; what fails the second time in a row, twenty seconds apart, is believed."""
+        """Check all invariants once; a violation seen in two consecutive checks, 20 s apart, enters SAFE mode."""
         since = self.verified_to
         await self._verify_journal()
         async with self.store.read() as conn:
-            found = await invariant_checks.violations(conn, since_seq=since.seq)
+            violations = await invariant_checks.violations(conn, since_seq=since.seq)
         now = self.clock.now()
-        for one in found:
-            first = self._suspected.setdefault(one.key, now)
-            if now - first >= RECHECK_AFTER:
-                self.gate.enter_safe_mode(one.invariant, one.description)
+        for violation in violations:
+            suspected_at = self._suspected.setdefault(violation.key, now)
+            if now - suspected_at >= RECHECK_AFTER:
+                self.gate.enter_safe_mode(violation.invariant, violation.description)
             else:
-                log.warning("invariant_suspected", invariant=one.invariant, what=one.description, **one.facts)
-        self._suspected = {one.key: self._suspected[one.key] for one in found}
-        if found:
-            self.verified_to = since  # what is in doubt is asked again, whenever that is
+                log.warning(
+                    "invariant_suspected",
+                    invariant=violation.invariant,
+                    what=violation.description,
+                    **violation.facts,
+                )
+        self._suspected = {violation.key: self._suspected[violation.key] for violation in violations}
+        if violations:
+            self.verified_to = since  # the next check covers the same rows again
 
     async def _verify_journal(self) -> None:
-        """Verify the chain from where it was good; its break is believed at once."""
+        """Verify the journal chain from `verified_to`; a break enters SAFE mode at once."""
         before = self.verified_to
         while True:
             async with self.store.read() as conn:
@@ -114,9 +120,9 @@ class SafeMode:
             if isinstance(reached, ChainBreak):
                 self.gate.enter_safe_mode(Invariant.I26, reached.sentence)
                 return
-            ended = reached.link - self.verified_to.link < JOURNAL_CHUNK
+            is_end = reached.link - self.verified_to.link < JOURNAL_CHUNK
             self.verified_to = reached
-            if ended:
+            if is_end:
                 break
         if self.verified_to != before:
             async with self.store.read() as conn:
@@ -127,98 +133,103 @@ class SafeMode:
             log.info("journal_verified", **self.verified_to.facts)
 
     async def current_violations(self) -> list[Violation]:
-        """What of that which can be looked at fails now: the whole journal, and all since the latch was set."""
+        """Return all violations now, over the whole journal and over all rows changed since the latch was set."""
         async with self.store.read() as conn:
             latched = await latches.latch_facts(conn, SAFE_MODE)
         seq = (latched or {}).get("since")
-        found: list[Violation] = []
+        violations: list[Violation] = []
         reached: ChainLink | ChainBreak = START
         while not isinstance(reached, ChainBreak):
             async with self.store.read() as conn:
-                step = await journal.verify(conn, reached, max_links=JOURNAL_CHUNK)
-            if isinstance(step, ChainBreak):
-                found.append(Violation(Invariant.I26, "journal", step.sentence))
+                chunk_end = await journal.verify(conn, reached, max_links=JOURNAL_CHUNK)
+            if isinstance(chunk_end, ChainBreak):
+                violations.append(Violation(Invariant.I26, "journal", chunk_end.sentence))
                 break
-            if step.link - reached.link < JOURNAL_CHUNK:
+            if chunk_end.link - reached.link < JOURNAL_CHUNK:
                 break
-            reached = step
+            reached = chunk_end
         async with self.store.read() as conn:
             since = min(seq, self.verified_to.seq) if isinstance(seq, int) else self.verified_to.seq
-            found += await invariant_checks.violations(conn, since_seq=since)
+            violations += await invariant_checks.violations(conn, since_seq=since)
             for anchor in await journal.anchors(conn):
-                if (broken := await journal.check_anchor(conn, anchor)) is not None:
-                    found.append(Violation(Invariant.I26, "proof", broken.sentence))
+                if (chain_break := await journal.check_anchor(conn, anchor)) is not None:
+                    violations.append(Violation(Invariant.I26, "proof", chain_break.sentence))
                     break
-            if (beside := await self._proof_file_mismatch(conn)) is not None:
-                found.append(Violation(Invariant.I26, "proof file", beside))
-        return found
+            if (mismatch := await self._proof_file_mismatch(conn)) is not None:
+                violations.append(Violation(Invariant.I26, "proof file", mismatch))
+        return violations
 
     async def _proof_file_mismatch(self, conn: Connection) -> str | None:
-        """Why the journal is not the one that the newest proof outside the database has seen; None when it is."""
+        """Return how the journal differs from the newest proof file with an anchor; None when it agrees."""
         origin = await journal.first_hash(conn)
         for path, facts in reversed(
             list(flat_proof_files.read_flat_proofs(self.proofs.folder, self.proofs.account_id))
         ):
             anchor = journal.link_from_facts(flat_proof_files.journal_head_of(facts, origin))
             if anchor is not None:
-                broken = await journal.check_anchor(conn, anchor)
-                return None if broken is None else f"{broken.sentence}, says {path}"
+                chain_break = await journal.check_anchor(conn, anchor)
+                return None if chain_break is None else f"{chain_break.sentence}, according to {path}"
         return None
 
     def on_resumed(self, checked: Collection[Invariant]) -> None:
-        """Somebody resumed, and nothing of what was `judged` fails: the next look begins afresh. What broke while they
-        were judged nobody has looked at: it is SAFE mode still, and its latch and page are owed."""
+        """Leave SAFE mode after an operator resumed and none of the `checked` invariants fails.
+
+        An invariant that failed during that check was not in it: SAFE mode is entered again for it, with latch and
+        alert.
+        """
         self._suspected.clear()
-        since = {name: why for name, why in self.gate.failed_invariants.items() if name not in checked}
+        unchecked = {name: why for name, why in self.gate.failed_invariants.items() if name not in checked}
         self.gate.leave_safe_mode()
-        for name, why in since.items():
-            self.gate.enter_safe_mode(name, why)
+        for invariant, why in unchecked.items():
+            self.gate.enter_safe_mode(invariant, why)
 
     async def persist_latch(self) -> None:
-        """Write the latch when it is owed, and page, once for as long as it lasts. Who was superseded writes none: the
-        tables are another's, whose moves look wrong from here."""
+        """Write a pending latch, and alert once per latch.
+
+        A superseded daemon writes none: the database belongs to another daemon, whose changes look wrong from here.
+        """
         if not self.gate.latch_pending.is_set():
             return
         self.gate.latch_pending.clear()
-        broken = dict(self.gate.failed_invariants)
-        if not broken:
+        failed = dict(self.gate.failed_invariants)
+        if not failed:
             return
         try:
             async with self.store.tx("safe") as conn:
                 if not await daemon_epoch.is_current(conn, self.epoch):
                     return
                 at = self.clock.now()
-                facts = {"failed_invariants": broken, "since": self.verified_to.seq}
-                fresh = await latches.set_latch(
+                facts = {"failed_invariants": failed, "since": self.verified_to.seq}
+                created = await latches.set_latch(
                     conn,
                     SAFE_MODE,
-                    reason=safe_mode_reason(broken),
+                    reason=safe_mode_reason(failed),
                     by="invariants",
                     at=at,
                     until=None,
                     facts=facts,
                 )
-                if not fresh:
-                    await latches.extend_latch(conn, SAFE_MODE, reason=safe_mode_reason(broken), facts=facts)
+                if not created:
+                    await latches.extend_latch(conn, SAFE_MODE, reason=safe_mode_reason(failed), facts=facts)
                     return
                 await alerts.put(
                     conn,
                     severity="CRITICAL",
                     event="SAFE_MODE",
-                    message=f"no entry until `catalyst resume`: {safe_mode_reason(broken)}; `catalyst doctor` says more",
+                    message=f"no entries until `catalyst resume`: {safe_mode_reason(failed)}; see `catalyst doctor`",
                     facts=facts,
                     dedupe_key=f"SAFE_MODE:{at.isoformat()}",
                     at=at,
                 )
         except BaseException:
-            self.gate.latch_pending.set()  # it is still owed
+            self.gate.latch_pending.set()  # still pending
             raise
 
 
 def failed_invariants_of(facts: Mapping[str, object] | None) -> dict[Invariant, str]:
-    """The invariants a latch was set for."""
-    named = (facts or {}).get("failed_invariants")
-    known = {one.value: one for one in Invariant}
-    if not isinstance(named, dict):
+    """Return the invariants of the latch's facts with their reasons; skip names that no longer exist."""
+    stored = (facts or {}).get("failed_invariants")
+    by_name = {invariant.value: invariant for invariant in Invariant}
+    if not isinstance(stored, dict):
         return {}
-    return {known[name]: str(why) for name, why in named.items() if name in known}
+    return {by_name[name]: str(why) for name, why in stored.items() if name in by_name}

@@ -1,4 +1,4 @@
-"""The account's own `no_shorting`: the last guard of a long-only daemon, where no bug of ours reaches."""
+"""Shorting lock: sets the account's `no_shorting`, so that the broker rejects short sales despite a bug of ours."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -22,22 +22,22 @@ RETRY_PAUSE: Final = timedelta(seconds=60)
 
 @dataclass
 class ShortingLock:
-    """Lets the switch follow `trading.allow_short`. Only a lock that we set ourselves is ever taken off."""
+    """Sets `no_shorting` according to `trading.allow_short`. It removes only a lock that Catalyst has set itself."""
 
     broker: Broker
     store: Store
     clock: Clock
     cfg: TradingConfig
-    applied: bool = False  # the switch stands where it should, or is none of our business
+    applied: bool = False  # `no_shorting` has the right value, or is not managed by Catalyst
 
     async def run(self) -> None:
-        """Ask until it is settled: an account whose broker stumbled at the start is not left open for the day."""
+        """Retry every minute until applied: a broker error at the start must not leave shorting allowed all day."""
         while not self.applied:
             await self.clock.sleep(RETRY_PAUSE)
             await self.apply()
 
     async def apply(self) -> None:
-        """Move the switch if it must be moved; a broker that cannot be asked now is asked again by `run`."""
+        """Set `no_shorting` when it differs from the config; after a broker error `run` retries."""
         if not self.cfg.manage_account_locks:
             self.applied = True
             return
@@ -55,7 +55,8 @@ class ShortingLock:
             return
         log.info("shorting_lock_changed", no_shorting=forbidden)
         async with self.store.tx("shorting_lock") as conn:
-            # also where it stood open already: we died before its row, and the next lock is not ours
+            # Also written when the lock was already off: an earlier run crashed before this row, and without the row
+            # the next lock, which may be an operator's, would count as ours.
             await risk_events.put(
                 conn,
                 event_type=LOCKED_EVENT if forbidden else UNLOCKED_EVENT,
@@ -66,6 +67,7 @@ class ShortingLock:
             )
 
     async def _was_set_by_us(self) -> bool:
+        """Return true when Catalyst's last recorded change turned `no_shorting` on."""
         async with self.store.read() as conn:
             last = await risk_events.last_of(conn, LOCKED_EVENT, UNLOCKED_EVENT)
         return last is not None and last.event_type == LOCKED_EVENT

@@ -37,8 +37,8 @@ class BarTable:
             self.open, self.high, self.low, self.close, self.volume, self.step[self.symbol_numbers]
         )
         value = np.rint(intrabar_path.mean_price(whole, whole.count - 1) * self.volume).astype(np.int64)
-        object.__setattr__(self, "shares", np.concatenate(([0], np.cumsum(self.volume))))
-        object.__setattr__(self, "value", np.concatenate(([0], np.cumsum(value))))
+        object.__setattr__(self, "cumulative_shares", np.concatenate(([0], np.cumsum(self.volume))))
+        object.__setattr__(self, "cumulative_value", np.concatenate(([0], np.cumsum(value))))
 
     @classmethod
     def build(

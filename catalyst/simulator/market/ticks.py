@@ -23,7 +23,7 @@ class Ticks:
     cumulative_shares: Ints = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "shares", np.concatenate(([0], np.cumsum(self.sizes))))
+        object.__setattr__(self, "cumulative_shares", np.concatenate(([0], np.cumsum(self.sizes))))
 
     @classmethod
     def of(cls, prints: Sequence[Print]) -> Self:
