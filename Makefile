@@ -1,8 +1,8 @@
 SHELL := /bin/sh
 PY := .venv/bin/python
-.PHONY: setup foreign demo test lint bench crash-matrix storms long lock docs clean
+.PHONY: setup foreign demo test lint bench crash-matrix random-faults long lock docs clean
 
-# The stamp makes set-up a no-op until the lock changes.
+# The stamp skips set-up until the lock changes.
 .venv/.ready: requirements.lock
 	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Catalyst needs Python 3.11 or newer; python3 is $$(python3 --version)"; exit 1; }
@@ -14,8 +14,8 @@ PY := .venv/bin/python
 
 setup: .venv/.ready
 
-# An older Alpaca client pins old libraries (some without a wheel for today's Python, so the lock overrides its pins):
-# it lives in an environment of its own.
+# alpaca-trade-api pins old libraries, some without a wheel for this Python, so its lock overrides the pins and it has
+# its own environment.
 .venv-foreign/.ready: requirements-foreign.lock
 	@python3 -m venv --clear .venv-foreign
 	@.venv-foreign/bin/python -m pip install -qq --disable-pip-version-check --no-deps --only-binary :all: --require-hashes -r requirements-foreign.lock
@@ -26,7 +26,7 @@ foreign: .venv-foreign/.ready
 demo: setup
 	@$(PY) -m catalyst demo
 
-# Side by side on what cores there are, each part with a database server of its own.
+# One worker per core and one more, each with its own database server.
 test: setup
 	@$(PY) -m pytest -q -n auto --maxprocesses 4 --dist worksteal
 
@@ -39,16 +39,16 @@ lint: setup
 bench: setup
 	@$(PY) -m benchmarks
 
-# The searches in full: thousands of examples, every recorded day; a quarter of an hour or more.
+# Long searches: thousands of examples and every recorded day; 15 minutes or more.
 long: setup foreign
 	@HYPOTHESIS_PROFILE=long $(PY) -m pytest -q tests/conformance tests/domain tests/simulator
 
-# Kill the daemon before and after each of its steps, in every story; takes minutes, writes docs/crash-matrix.md.
+# Crash the daemon before and after each of its steps, in every scenario; about 35 minutes; writes docs/crash-matrix.md.
 crash-matrix: setup
 	@$(PY) -m tests.crash.matrix
 
-# Stories in weather drawn by a seed, daemons dying in them; SEEDS and SINCE choose which.
-storms: setup
+# Scenarios with random faults and crashes; SEEDS and SINCE choose the seeds.
+random-faults: setup
 	@$(PY) -m tests.crash.random_faults --seeds $(or $(SEEDS),200) --since $(or $(SINCE),1)
 
 lock: setup

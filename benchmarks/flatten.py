@@ -118,11 +118,11 @@ async def measure_flatten(dsn: str, positions: int, seed: int, rate: float) -> f
     market.listings |= {symbol: asset(symbol) for symbol in SYMBOLS}
     async with open_scenario(dsn, market=market) as scenario:
         for symbol in SYMBOLS[:positions]:
-            scenario.prints(symbol, "190.00")
-        await scenario.waits(seconds=1)
+            scenario.print_trade(symbol, "190.00")
+        await scenario.advance(seconds=1)
         for symbol in SYMBOLS[:positions]:
             await scenario.submit_entry(symbol, 20, **ENTRY)
-        await scenario.waits(seconds=10)
+        await scenario.advance(seconds=10)
         assert all(scenario.held_qty(symbol) == 20 for symbol in SYMBOLS[:positions])
         scenario.server.exchange.faults = RandomFaults(random.Random(seed), rate)
         began = scenario.clock.now()
@@ -152,16 +152,16 @@ def longest_unprotected(scenario: Scenario) -> float:
 
 async def _print_at_random_instant(scenario: Scenario, seed: int) -> None:
     """A print, at a moment of the loops' turns that the seed draws."""
-    await scenario.waits(seconds=round(random.Random(seed).uniform(0, 30), 3))
-    scenario.prints("AAPL", "190.00")
-    await scenario.waits(seconds=1)
+    await scenario.advance(seconds=round(random.Random(seed).uniform(0, 30), 3))
+    scenario.print_trade("AAPL", "190.00")
+    await scenario.advance(seconds=1)
 
 
 async def unprotected_healthy(dsn: str, seed: int) -> float:
     async with open_scenario(dsn) as scenario:
         await _print_at_random_instant(scenario, seed)
         await scenario.submit_entry("AAPL", 20, **ENTRY)
-        await scenario.waits(seconds=40)
+        await scenario.advance(seconds=40)
         assert scenario.held_qty("AAPL") == 20
         return longest_unprotected(scenario)
 
@@ -172,7 +172,7 @@ async def unprotected_partial_fill(dsn: str, seed: int) -> float:
         await _print_at_random_instant(scenario, seed)
         await scenario.inject_fault("partial", symbol="AAPL", qty="8")
         await scenario.submit_entry("AAPL", 20, **ENTRY)
-        await scenario.waits(seconds=60)
+        await scenario.advance(seconds=60)
         assert scenario.held_qty("AAPL") == 8
         return longest_unprotected(scenario)
 
@@ -183,7 +183,7 @@ async def unprotected_leg_rejected(dsn: str, seed: int) -> float:
         await _print_at_random_instant(scenario, seed)
         await scenario.inject_fault("leg_reject", symbol="AAPL", role="stop_loss")
         await scenario.submit_entry("AAPL", 20, **ENTRY)
-        await scenario.waits(seconds=60)
+        await scenario.advance(seconds=60)
         return longest_unprotected(scenario)
 
 
@@ -194,7 +194,7 @@ async def unprotected_stream_mute(dsn: str, seed: int) -> float:
         await scenario.inject_fault("stream_mute")
         await scenario.inject_fault("partial", symbol="AAPL", qty="8")
         await scenario.submit_entry("AAPL", 20, **ENTRY)
-        await scenario.waits(seconds=90)
+        await scenario.advance(seconds=90)
         assert scenario.held_qty("AAPL") == 8
         return longest_unprotected(scenario)
 
@@ -209,10 +209,10 @@ async def unprotected_database_outage(dsn: str, seed: int) -> float:
             row = await submit_entry(scenario, "AAPL", 20)
             assert row is not None
             proxy.refuse_connections()
-            await scenario.waits(seconds=60)
+            await scenario.advance(seconds=60)
             assert scenario.held_qty("AAPL") == 8
             proxy.resume()
-            await scenario.waits(seconds=60)
+            await scenario.advance(seconds=60)
             return longest_unprotected(scenario)
 
 
@@ -222,11 +222,11 @@ async def unprotected_daemon_killed(dsn: str, seed: int) -> float:
         await _print_at_random_instant(scenario, seed)
         await scenario.inject_fault("partial", symbol="AAPL", qty="8")
         await scenario.submit_entry("AAPL", 20, **ENTRY)
-        await scenario.waits(seconds=round(random.Random(seed).uniform(0, 4), 3))
+        await scenario.advance(seconds=round(random.Random(seed).uniform(0, 4), 3))
         await scenario.crash()
-        await scenario.waits(seconds=2)
+        await scenario.advance(seconds=2)
         await scenario.start()
-        await scenario.waits(seconds=60)
+        await scenario.advance(seconds=60)
         return longest_unprotected(scenario)
 
 

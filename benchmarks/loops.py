@@ -128,11 +128,11 @@ async def scenario_with_positions(stack: AsyncExitStack, dsn: str) -> Scenario:
         )
     )
     for symbol in SYMBOLS:
-        scenario.prints(symbol, "190.00")
-    await scenario.waits(seconds=1)
+        scenario.print_trade(symbol, "190.00")
+    await scenario.advance(seconds=1)
     for symbol in SYMBOLS:
         await scenario.submit_entry(symbol, 5, **ENTRY)
-    await scenario.waits(seconds=15)
+    await scenario.advance(seconds=15)
     assert all(scenario.held_qty(symbol) == 5 for symbol in SYMBOLS)
     await reconcile_clean(scenario, whole=True)
     await scenario.conn.execute("VACUUM (ANALYZE)")
@@ -147,7 +147,7 @@ async def reconcile_clean(scenario: Scenario, *, whole: bool) -> None:
 async def pass_time(scenario: Scenario, _: int) -> Sequence[float]:
     """Ten seconds pass, and prices stay what they were."""
     for symbol in SYMBOLS:
-        scenario.prints(symbol, "190.00")
+        scenario.print_trade(symbol, "190.00")
     await scenario.clock.advance(ROUND_PAUSE)
     return []
 

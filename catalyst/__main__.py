@@ -1,4 +1,4 @@
-"""`python -m catalyst`, and the console command `catalyst`."""
+"""Entry point of `python -m catalyst`; the console command `catalyst` runs the same function."""
 
 from catalyst.cli.app import main
 

@@ -1,12 +1,11 @@
-"""Time, and the only module allowed to read it.
+"""Clocks: the only module that reads time.
 
-Three clocks, one seam. `SystemClock` is the world's. `ScaledClock` runs a day in a minute and is shared by
-several processes through a small memory-mapped file, so that the daemon and the exchange live in the same
-instant. `ManualClock` stands still until a test or a replay advances it.
+`SystemClock` is real time. `ScaledClock` runs a day in a minute; several processes share it through a small
+memory-mapped file, so that daemon and exchange have the same time. `ManualClock` stands still until a test or a replay
+advances it.
 
-`hold()` brackets an effect in flight (a request, a transaction, a scan): real work takes real time, so the
-scaled clock slows while something is held, and the manual clock does not move at all. So nobody sleeps on the
-Clock inside a hold.
+`hold()` marks an effect in flight (a request, a transaction, a scan). Real work takes real time, so the scaled clock
+slows down during a hold, and the manual clock does not move at all. So no task sleeps on the Clock inside a hold.
 """
 
 import asyncio
@@ -30,10 +29,10 @@ NEW_YORK: Final = ZoneInfo("America/New_York")
 
 
 class Clock(Protocol):
-    """What the rest of the program may ask of time."""
+    """Interface of a clock, used by the whole program."""
 
     def now(self) -> datetime:
-        """The present, aware, UTC."""
+        """Return the present market time, aware, in UTC."""
         ...
 
     async def sleep(self, duration: timedelta) -> None:
@@ -49,13 +48,13 @@ class Clock(Protocol):
         ...
 
     def slow_down_briefly(self) -> None:
-        """Something has just happened and its consequences are still to come: a scaled clock stays slow for a
-        moment, as a desk looks up; the others need not."""
+        """Keep a scaled clock slow for a moment after an event, until its consequences arrive; other clocks ignore
+        it."""
         ...
 
 
 async def wait(clock: Clock, event: asyncio.Event, at_most: timedelta) -> bool:
-    """Wait for `event`, `at_most` a span of market time; true when the event came."""
+    """Wait for `event`, but no longer than `at_most` of market time; return true when the event is set."""
     if event.is_set():
         return True
     event_waiter = asyncio.ensure_future(event.wait())
@@ -70,7 +69,7 @@ async def wait(clock: Clock, event: asyncio.Event, at_most: timedelta) -> bool:
 
 
 class SystemClock:
-    """The world's own time."""
+    """Real time."""
 
     def now(self) -> datetime:
         return datetime.now(UTC)
@@ -79,36 +78,36 @@ class SystemClock:
         await asyncio.sleep(max(0.0, duration.total_seconds()))
 
     async def sleep_until(self, at: datetime) -> None:
-        while (rest := (at - self.now()).total_seconds()) > 0:  # noqa: ASYNC110 - the wall clock may be set
-            await asyncio.sleep(rest)
+        while (remaining_s := (at - self.now()).total_seconds()) > 0:  # noqa: ASYNC110 - the wall clock may be set
+            await asyncio.sleep(remaining_s)
 
     def hold(self) -> AbstractContextManager[None]:
         return nullcontext()
 
     def slow_down_briefly(self) -> None:
-        """The world's time waits for nobody."""
+        """Do nothing: real time cannot be slowed."""
 
 
 class ScaledClock:
-    """A faster day, the same for every process that opens the same file.
+    """A scaled clock, equal for all processes that open one file.
 
     The file holds an anchor: (sequence, monotonic seconds, market seconds since the epoch, pace, cap, sequence).
-    Market time is `market + (monotonic - anchor) * speed`, the speed being the pace or the cap, whichever is
-    slower. Any process may read; the ones that `drive` may change either, which re-anchors, so time never jumps.
-    The monotonic clock is the machine's, not the process's. A new anchor is written beside the old one and chosen
-    by a single byte, so a driver that is killed on the way leaves a clock that runs on.
+    Market time is `market + (monotonic - anchor) * speed`; the speed is the smaller of pace and cap. Any process may
+    read. Processes that `drive` may change pace and cap, which writes a new anchor, so time never jumps. The monotonic
+    clock is the machine's, not the process's. A new anchor is written next to the old one and selected by a single
+    byte, so the clock still runs when a driver is killed during the write.
     """
 
     _LAYOUT: Final = struct.Struct("<QddddQ")
-    _ANCHORS_OFFSET: Final = 8  # where the two anchors begin; byte 0 says which of them holds
-    _MAX_SLEEP_S: Final = 0.02  # real seconds; the speed may change while somebody sleeps
-    _BRIEF_S: Final = 0.06  # real seconds of attention after something happened
+    _ANCHORS_OFFSET: Final = 8  # offset of the two anchors; byte 0 selects the valid one
+    _MAX_SLEEP_S: Final = 0.02  # real seconds; the speed may change during a sleep
+    _BRIEF_S: Final = 0.06  # real seconds for which slow_down_briefly() slows the clock
 
     def __init__(
         self, path: Path, *, drive: bool = False, speed: float = 1.0, held_speed: float = 20.0
     ) -> None:
         file = os.open(path, os.O_RDWR if drive else os.O_RDONLY)
-        # Not at exit: what is held until the interpreter ends still lets go of the clock then.
+        # Not at exit: a hold that lasts until the interpreter ends still writes to the clock then.
         weakref.finalize(self, os.close, file).atexit = False
         access = mmap.ACCESS_WRITE if drive else mmap.ACCESS_READ
         self._map = mmap.mmap(file, self._ANCHORS_OFFSET + 2 * self._LAYOUT.size, access=access)
@@ -123,14 +122,14 @@ class ScaledClock:
 
     @classmethod
     def create(cls, path: Path, start: datetime, *, speed: float = 1.0) -> Self:
-        """Write a new clock file that starts at `start` and stands still until somebody sets its pace."""
+        """Write a new clock file that starts at `start` and stands still until a driver sets its pace."""
         anchor = cls._LAYOUT.pack(0, time.monotonic(), start.timestamp(), 0.0, math.inf, 0)
         path.write_bytes(bytes(cls._ANCHORS_OFFSET) + anchor + bytes(cls._LAYOUT.size))
         return cls(path, drive=False, speed=speed)
 
     def now(self) -> datetime:
-        _, mono, market, pace, cap, _ = self._read_anchor()
-        return datetime.fromtimestamp(market + (time.monotonic() - mono) * min(pace, cap), UTC)
+        _, anchor_mono, market, pace, cap, _ = self._read_anchor()
+        return datetime.fromtimestamp(market + (time.monotonic() - anchor_mono) * min(pace, cap), UTC)
 
     @property
     def speed(self) -> float:
@@ -139,24 +138,24 @@ class ScaledClock:
         return min(pace, cap)
 
     def set_pace(self, speed: float) -> None:
-        """Run at `speed` from this instant on. For a clock that drives."""
+        """Run at `speed` from now on. Only for a driver."""
         self._write_anchor(lambda _pace, cap: (speed, cap))
 
     @property
     def is_driver(self) -> bool:
-        """Whether this one may set the pace and leap; the others follow."""
+        """True when this instance may set the speed and jump; the others only read."""
         return self._drive
 
     def set_speed(self, speed: float) -> None:
-        """Run at `speed` for good, slower only while something is held; zero stands still. For a clock that drives."""
+        """Run at `speed`, and slower during a hold; zero stands still. Only for a driver."""
         self._speed = speed
         self._held_speed = min(self._max_held_speed, speed)
         self.set_pace(self._held_speed if self._holds else speed)
 
     def jump_to(self, to: datetime) -> None:
-        """Be at `to` at once, and go on from there as before. For a clock that drives.
+        """Jump to `to` and continue from there at the present speed. Only for a driver.
 
-        Raises ValueError when `to` has passed: time never runs backwards.
+        Raises ValueError when `to` is in the past: time never runs backwards.
         """
         if to < self.now():
             raise ValueError(
@@ -165,23 +164,23 @@ class ScaledClock:
         self._write_anchor(lambda pace, cap: (pace, cap), not_before=to.timestamp())
 
     def set_cap(self, speed: float) -> None:
-        """From this instant on run no faster than `speed`, whoever sets the pace; math.inf lifts it. For a clock
-        that drives: it is for the one who stages a play, while the players pace as they need."""
+        """Run no faster than `speed` from now on, whatever pace the other drivers set; math.inf removes the cap. Only
+        for a driver: the demo caps the speed while the daemon sets the pace."""
         self._write_anchor(lambda pace, _cap: (pace, speed))
 
     def _write_anchor(
         self, change: Callable[[float, float], tuple[float, float]], *, not_before: float = 0.0
     ) -> None:
-        fcntl.flock(self._file, fcntl.LOCK_EX)  # of two drivers one waits; the lock dies with its process
+        fcntl.flock(self._file, fcntl.LOCK_EX)  # one driver at a time; a crash releases the lock
         try:
-            sequence, mono, market, pace, cap, _ = self._read_anchor()
-            at = time.monotonic()
-            there = max(market + (at - mono) * min(pace, cap), not_before)
-            then = sequence + 1
-            anchor = (then, at, there, *change(pace, cap), then)
-            other = 1 - self._map[0]
-            self._LAYOUT.pack_into(self._map, self._ANCHORS_OFFSET + other * self._LAYOUT.size, *anchor)
-            self._map[0] = other
+            sequence, anchor_mono, market, pace, cap, _ = self._read_anchor()
+            mono = time.monotonic()
+            market_now = max(market + (mono - anchor_mono) * min(pace, cap), not_before)
+            next_sequence = sequence + 1
+            anchor = (next_sequence, mono, market_now, *change(pace, cap), next_sequence)
+            free_slot = 1 - self._map[0]
+            self._LAYOUT.pack_into(self._map, self._ANCHORS_OFFSET + free_slot * self._LAYOUT.size, *anchor)
+            self._map[0] = free_slot
         finally:
             fcntl.flock(self._file, fcntl.LOCK_UN)
 
@@ -189,9 +188,11 @@ class ScaledClock:
         await self.sleep_until(self.now() + duration)
 
     async def sleep_until(self, at: datetime) -> None:
-        while (rest := (at - self.now()).total_seconds()) > 0:
+        while (remaining_s := (at - self.now()).total_seconds()) > 0:
             speed = self.speed
-            await asyncio.sleep(min(rest / speed, self._MAX_SLEEP_S) if speed > 0 else self._MAX_SLEEP_S)
+            await asyncio.sleep(
+                min(remaining_s / speed, self._MAX_SLEEP_S) if speed > 0 else self._MAX_SLEEP_S
+            )
 
     @contextmanager
     def hold(self) -> Iterator[None]:
@@ -216,24 +217,24 @@ class ScaledClock:
             self.set_pace(self._speed)
 
     def _read_anchor(self) -> tuple[int, float, float, float, float, int]:
-        while True:  # again when the anchor was being overwritten: only by two new ones during this look
-            chosen = self._map[0]
-            place = self._ANCHORS_OFFSET + chosen * self._LAYOUT.size
-            anchor: tuple[int, float, float, float, float, int] = self._LAYOUT.unpack_from(self._map, place)
-            again = self._LAYOUT.unpack_from(self._map, place)
-            if anchor == again and anchor[0] == anchor[5] and self._map[0] == chosen:
+        while True:  # repeated when two new anchors were written during this read
+            slot = self._map[0]
+            offset = self._ANCHORS_OFFSET + slot * self._LAYOUT.size
+            anchor: tuple[int, float, float, float, float, int] = self._LAYOUT.unpack_from(self._map, offset)
+            reread = self._LAYOUT.unpack_from(self._map, offset)
+            if anchor == reread and anchor[0] == anchor[5] and self._map[0] == slot:
                 return anchor
 
 
 class ManualClock:
-    """Stands still until told to advance; wakes sleepers in the order of their alarms.
+    """Clock that stands still until `advance` moves it; wakes sleepers in the order of their alarms.
 
-    Before each step it waits until nothing is held and every `quiet_when` condition is true, so sockets and
-    a real database keep up with it: a day of real requests runs as fast as the machine allows, in one order.
+    Before each step it waits until there is no hold and every `advance_only_when` condition is true, so that sockets
+    and a real database keep up: a day of real requests runs as fast as the machine allows, in one order.
     """
 
     _SPINS: Final = 20
-    _MAX_HOLD_S: Final = 60.0  # real seconds an effect may stay in flight before the test is told
+    _MAX_HOLD_S: Final = 60.0  # real seconds; a longer effect in flight fails the test
 
     def __init__(self, start: datetime) -> None:
         self._now = start
@@ -258,7 +259,7 @@ class ManualClock:
         try:
             await alarm.wait()
         finally:
-            if not alarm.is_set():  # cancelled: a dead alarm must not stop the clock
+            if not alarm.is_set():  # cancelled: its alarm must not stop the clock
                 self._alarms.remove(entry)
                 heapq.heapify(self._alarms)
 
@@ -271,7 +272,7 @@ class ManualClock:
             self._holds -= 1
 
     def slow_down_briefly(self) -> None:
-        """It stands still anyway."""
+        """Do nothing: the clock stands still."""
 
     def advance_only_when(self, condition: Callable[[], bool]) -> None:
         """Do not advance while `condition()` is false."""
@@ -291,15 +292,18 @@ class ManualClock:
         self._now = max(self._now, until)
 
     async def wait_until_quiet(self) -> None:
-        """Return when every task that can run has run and no effect is in flight."""
-        began = time.monotonic()
+        """Return once every runnable task has run and no effect is in flight.
+
+        Raises RuntimeError when an effect stays in flight for 60 real seconds.
+        """
+        started = time.monotonic()
         spins = 0
         while spins < self._SPINS:
             await asyncio.sleep(0)
             if self._holds or not all(condition() for condition in self._advance_conditions):
                 spins = 0
                 await asyncio.sleep(0.0002)
-                if time.monotonic() - began > self._MAX_HOLD_S:
+                if time.monotonic() - started > self._MAX_HOLD_S:
                     raise RuntimeError(
                         f"the clock waited {self._MAX_HOLD_S} s for {self._holds} effects in flight"
                     )
@@ -308,28 +312,28 @@ class ManualClock:
 
 
 class StallTimer:
-    """How long this process, or its machine, may have stood still since `mark`: real seconds, never market time.
+    """Measures the real time since the last mark, to detect a process or machine that was stopped.
 
-    A stopped process loses monotonic time, a suspended machine only wall time: the longer of the two counts. A wall
-    clock that was set counts too, which costs whoever asks a second look and nothing else. Any thread may read.
+    A stopped process adds monotonic time, a suspended machine only wall time: the longer of the two counts. Setting the
+    wall clock counts too; that only causes one more check by the caller. Any thread may read.
     """
 
     def __init__(self) -> None:
         self.mark()
 
     def mark(self) -> None:
-        """From now on is counted anew."""
+        """Restart the measurement."""
         self._since = (time.monotonic(), time.time())
 
     @property
     def seconds(self) -> float:
-        """Real seconds since the last mark, by the clock that has gone farther."""
+        """Real seconds since the last mark: the larger of monotonic and wall time."""
         mono, wall = self._since
         return max(time.monotonic() - mono, abs(time.time() - wall))
 
 
 async def wait_real(event: asyncio.Event, at_most: float) -> bool:
-    """Wait for `event` for real seconds: only for what watches a real socket. True when the event came."""
+    """Wait for `event`, at most `at_most` real seconds; return true when it is set. Only for code that reads a socket."""
     try:
         async with asyncio.timeout(at_most):
             await event.wait()

@@ -1,4 +1,4 @@
-"""Concurrent awaits: the results of several coroutines, the first error after all have ended."""
+"""Concurrent awaits that raise the first error only after all coroutines have ended."""
 
 import asyncio
 from collections.abc import Coroutine, Iterable
@@ -8,21 +8,23 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 
-async def gather_all(work: Iterable[Coroutine[object, object, T]]) -> list[T]:
-    """The results of all, in order; the first error once every one has ended."""
+async def gather_all(coroutines: Iterable[Coroutine[object, object, T]]) -> list[T]:
+    """Await all coroutines and return their results in order; raise the first error once all have ended."""
     results: list[T] = []
-    for ended in await asyncio.gather(*work, return_exceptions=True):
-        if isinstance(ended, BaseException):
-            raise ended
-        results.append(ended)
+    for result in await asyncio.gather(*coroutines, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result
+        results.append(result)
     return results
 
 
-async def gather_both(one: Coroutine[object, object, T], other: Coroutine[object, object, U]) -> tuple[T, U]:
-    """The results of two that run at once; the first error once both have ended."""
-    first, second = await asyncio.gather(one, other, return_exceptions=True)
-    if isinstance(first, BaseException):
-        raise first
-    if isinstance(second, BaseException):
-        raise second
-    return first, second
+async def gather_both(
+    first: Coroutine[object, object, T], second: Coroutine[object, object, U]
+) -> tuple[T, U]:
+    """Await two coroutines and return both results; raise the first error once both have ended."""
+    first_result, second_result = await asyncio.gather(first, second, return_exceptions=True)
+    if isinstance(first_result, BaseException):
+        raise first_result
+    if isinstance(second_result, BaseException):
+        raise second_result
+    return first_result, second_result

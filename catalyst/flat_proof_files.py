@@ -1,7 +1,7 @@
-"""Proofs of being flat, as files: what a person can still read when every database is gone.
+"""Flat proofs as files, which a person can read even when the database is lost.
 
-One JSON file a proof, written whole and on the disk before `write` returns, and never changed afterwards. It also
-carries the journal's last hash, out of reach of whoever can rewrite the database.
+Each proof is one JSON file. It is complete and fsynced when `write` returns, and never changed afterwards. It also
+holds the journal's last hash, so that a rewritten database is detected.
 """
 
 import glob
@@ -24,7 +24,7 @@ WRITE_EFFECT: Final = "WRITE proof"
 
 @dataclass
 class FlatProofFiles:
-    """The folder of one account. `head` is the journal's last hash that is known, for when it cannot be asked."""
+    """The flat proofs of one account. `journal_head` caches the journal's last hash for a database outage."""
 
     folder: Path
     account_id: str
@@ -32,24 +32,24 @@ class FlatProofFiles:
     fault_point: FaultPoint | None = None
 
     def write(self, at: datetime, facts: Mapping[str, object]) -> Path | None:
-        """Put one proof on the disk; None, and said aloud, when the disk will not have it."""
+        """Write one proof and return its path; on a disk error log it and return None."""
         path = self.folder / f"{self.account_id}.{at:%Y%m%dT%H%M%S.%f}Z.json"
-        whole = {"account_id": self.account_id, "at": at.isoformat(), **facts}
+        proof = {"account_id": self.account_id, "at": at.isoformat(), **facts}
         reach(self.fault_point, WRITE_EFFECT, Moment.BEFORE)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            unfinished = path.with_suffix(".part")
-            file = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            part_path = path.with_suffix(".part")
+            file = os.open(part_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             try:
-                rest = orjson.dumps(
-                    whole, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE, default=str
+                remaining = orjson.dumps(
+                    proof, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE, default=str
                 )
-                while rest:
-                    rest = rest[os.write(file, rest) :]
+                while remaining:
+                    remaining = remaining[os.write(file, remaining) :]
                 os.fsync(file)
             finally:
                 os.close(file)
-            unfinished.replace(path)
+            part_path.replace(path)
             _fsync_folder(self.folder)
         except OSError as error:
             log.critical("proof_write_failed", path=str(path), error=str(error))
@@ -59,13 +59,13 @@ class FlatProofFiles:
 
 
 def journal_head_of(facts: Mapping[str, object], origin: str | None) -> Mapping[str, object] | None:
-    """The journal's head that a proof wrote down, when it was of the journal that began with `origin`."""
+    """Return the journal head stored in a proof; None when the proof belongs to a journal with another origin."""
     head = facts.get("journal")
     return head if isinstance(head, dict) and origin is not None and head.get("origin") == origin else None
 
 
 def read_flat_proofs(folder: Path, account_id: str) -> Iterator[tuple[Path, Mapping[str, object]]]:
-    """Every proof of an account, the oldest first; what is no JSON object comes as an empty one."""
+    """Yield path and content of every proof of an account, oldest first; an unreadable proof gives an empty mapping."""
     for path in sorted(folder.glob(f"{glob.escape(account_id)}.*.json")):
         try:
             facts = orjson.loads(path.read_bytes())

@@ -229,7 +229,7 @@ def test_config_refuses_another_time_zone(write: Write):
 def test_config_ignores_retired_keys_with_a_notice(line: str, write: Write):
     """Opening hours come from the calendar; whoever still writes them hears it, quoted or not."""
     settings = load(write(f"session:\n  {line}\n"))
-    assert any("retired: the exchange calendar decides" in notice for notice in settings.notices)
+    assert any("ignored: the exchange calendar decides" in notice for notice in settings.notices)
 
 
 BOMB = "a: &a [x]\n" + "".join(
@@ -241,11 +241,11 @@ BOMB = "a: &a [x]\n" + "".join(
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (BOMB, "line 1: anchors and aliases are not read"),
-        ("risk: &r {}\npositions: *r\n", "line 1: anchors and aliases are not read"),
-        ("universe:\n  deny: !!python/object/apply:os.system ['true']\n", "line 2: tags are not read"),
-        ("risk: !!python/name:os.environ\n", "line 1: tags are not read"),
-        ("risk: !!timestamp soon\n", "line 1: tags are not read"),
+        (BOMB, "line 1: anchors and aliases are not allowed"),
+        ("risk: &r {}\npositions: *r\n", "line 1: anchors and aliases are not allowed"),
+        ("universe:\n  deny: !!python/object/apply:os.system ['true']\n", "line 2: tags are not allowed"),
+        ("risk: !!python/name:os.environ\n", "line 1: tags are not allowed"),
+        ("risk: !!timestamp soon\n", "line 1: tags are not allowed"),
         ("- risk\n- session\n", "must hold sections such as `risk:`, not a list"),
         ("live", "must hold sections such as `risk:`, not a str"),
         ("risk: [1\nsession: {", "line 2"),
@@ -329,9 +329,9 @@ ENVIRONMENT_CASES: dict[str, tuple[str, Callable[[Settings], object], object]] =
     "ENABLE_AUTONOMOUS_TRADING": ("true", lambda s: s.config.features.autonomous_trading, True),
     "SMTP_HOST": ("mail.example.org", lambda s: s.env.smtp_host, "mail.example.org"),
     "SMTP_PORT": ("2525", lambda s: s.env.smtp_port, 2525),
-    "SMTP_USERNAME": ("desk", lambda s: s.env.smtp_username, "desk"),
+    "SMTP_USERNAME": ("trader", lambda s: s.env.smtp_username, "trader"),
     "SMTP_PASSWORD": ("p", lambda s: _secret_value(s.env.smtp_password), "p"),
-    "SMTP_FROM": ("desk@example.org", lambda s: s.env.smtp_from, "desk@example.org"),
+    "SMTP_FROM": ("trader@example.org", lambda s: s.env.smtp_from, "trader@example.org"),
     "SMTP_TLS": ("false", lambda s: s.env.smtp_tls, False),
     "ALERT_EMAIL_CRITICAL": ("a@example.org", lambda s: s.env.alert_email_critical, "a@example.org"),
     "ALERT_EMAIL_WARNING": ("b@example.org", lambda s: s.env.alert_email_warning, "b@example.org"),
@@ -518,7 +518,7 @@ def test_live_mode_needs_mode_switch_and_account_number(
     ("section", "said"),
     [
         ({"reconcile": {"every_seconds": 121}}, "at least every 120 seconds"),
-        ({"emergency": {"halt_new_trades": False}}, "ends the day's entries"),
+        ({"emergency": {"halt_new_trades": False}}, "stops entries"),
     ],
 )
 def test_live_mode_refuses_settings_allowed_on_paper(
@@ -683,10 +683,10 @@ def test_config_errors_show_no_secret(wrong: str, environ: Callable[..., None]):
 @pytest.mark.parametrize(
     "tree",
     [
-        {"database": "postgresql://desk:canary@db/catalyst"},
+        {"database": "postgresql://trader:canary@db/catalyst"},
         {"database": {"url": "canary"}},
         {"broker": {"secret_key": "canary"}},
-        {"log": {"level": "postgresql://desk:canary@db"}},
+        {"log": {"level": "postgresql://trader:canary@db"}},
         {"risk": {"max_positions": {"password": "canary"}}},
         {"risk": ["canary"]},
     ],

@@ -13,14 +13,45 @@ ROOT = Path(__file__).parent.parent
 
 # Whole words of identifiers, file names, events, columns and labels.
 BANNED_NAMES = frozenset(
-    "hear heard hearing told tell tells naked bared stranger strangers stroke strokes desk seat storm storms weather"
-    " blind leash leashed obituary wish ear witness hand untied spooled heed".split()
+    [
+        "hear",
+        "heard",
+        "hearing",
+        "told",
+        "tell",
+        "tells",
+        "naked",
+        "bared",
+        "stranger",
+        "strangers",
+        "stroke",
+        "strokes",
+        "desk",
+        "seat",
+        "storm",
+        "storms",
+        "weather",
+        "blind",
+        "leash",
+        "leashed",
+        "obituary",
+        "wish",
+        "ear",
+        "witness",
+        "hand",
+        "untied",
+        "spooled",
+        "heed",
+    ]
 )
 ALLOWED_NAMES = frozenset({"by_hand"})
 
 # Phrases of docstrings, comments, pages and messages.
 BANNED_PHRASES = (
-    re.compile(r"\b(?:with(?:out)?|by|in|of|from|to) the tables\b|\bthe tables (?:say|hold|have|know|are|show)\b", re.I),
+    re.compile(
+        r"\b(?:with(?:out)?|by|in|of|from|to) the tables\b|\bthe tables (?:say|hold|have|know|are|show)\b",
+        re.I,
+    ),
     re.compile(r"\b(?:in the dark|one door|one hand|at its end|the day is up)\b", re.I),
     re.compile(r"(?:^|[.!?:;]\s+|\n\s*\n\s*)(?:What was|Who is|That a|The same)\b"),
 )
@@ -96,7 +127,9 @@ def check_text(name: str, text: str) -> Iterator[Finding]:
 def check_file(path: Path, root: Path = ROOT) -> list[Finding]:
     """Return the findings of one file: its name, its identifiers, its prose."""
     name = str(path.relative_to(root))
-    found: list[Finding] = [(name, 0, part) for part in path.relative_to(root).with_suffix("").parts if bad_name(part)]
+    found: list[Finding] = [
+        (name, 0, part) for part in path.relative_to(root).with_suffix("").parts if bad_name(part)
+    ]
     text = path.read_text()
     found += check_python(name, text) if path.suffix == ".py" else check_text(name, text)
     return found
@@ -151,5 +184,7 @@ def test_planted_phrase_is_found(tmp_path: Path, prose: str) -> None:
 
 def test_ordinary_words_are_not_found(tmp_path: Path) -> None:
     """Words that contain a banned word as letters only are allowed."""
-    (tmp_path / "a.py").write_text('"""The database says so."""\nheart = by_hand = handle = wishlist = nearest = 1\n')
+    (tmp_path / "a.py").write_text(
+        '"""The database says so."""\nheart = by_hand = handle = wishlist = nearest = 1\n'
+    )
     assert check_file(tmp_path / "a.py", tmp_path) == []

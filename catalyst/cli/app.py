@@ -95,7 +95,9 @@ def error_messages(error: BaseException) -> list[str] | None:
     if isinstance(error, BaseExceptionGroup):
         messages = [error_messages(inner) for inner in error.exceptions]
         return (
-            None if any(lines is None for lines in messages) else [line for lines in messages for line in lines or []]
+            None
+            if any(lines is None for lines in messages)
+            else [line for lines in messages for line in lines or []]
         )
     return [f"catalyst: {error}"] if isinstance(error, UserError) else None
 

@@ -126,7 +126,7 @@ def send_command(
 
 
 async def _insert_and_wait(
-    settings: Settings, dsn: str, kind: str, arguments: Mapping[str, object], timeout: timedelta
+    settings: Settings, dsn: str, kind: str, arguments: Mapping[str, object], max_wait: timedelta
 ) -> Mapping[str, object]:
     from catalyst.store import commands, daemon_epoch, reporting_queries
 
@@ -136,15 +136,15 @@ async def _insert_and_wait(
             account = (await daemon_epoch.current(conn)).account_id
             alive = account is not None and await reporting_queries.is_account_locked(conn, account)
         if not alive:
-            raise CommandUnanswered(
-                f"no daemon is running to {kind}: start it with `catalyst run`"
-            )
+            raise CommandUnanswered(f"no daemon is running to {kind}: start it with `catalyst run`")
         async with store.tx("command") as conn:
             command_id = await commands.put(conn, kind, arguments, by=f"cli:{_user_name()}", at=market.now())
-        answered = await commands.wait(store, command_id, max_wait=timeout)
+        answered = await commands.wait(store, command_id, max_wait=max_wait)
         if not answered.answered:
             async with store.tx("withdraw") as conn:
-                withdrawn = await commands.withdraw(conn, command_id, reason="the caller timed out", at=market.now())
+                withdrawn = await commands.withdraw(
+                    conn, command_id, reason="the caller timed out", at=market.now()
+                )
             raise CommandUnanswered(
                 "the daemon did not take the command in time: it is withdrawn and will not be carried out; try again"
                 if withdrawn

@@ -34,10 +34,12 @@ def demo(
     seed: Annotated[int, typer.Option(help="The seed of the generated market.")] = 7,
     symbols: Annotated[int, typer.Option(min=50, max=20_000, help="The number of symbols it lists.")] = 4_200,
     speed: Annotated[
-        float, typer.Option(min=1, max=5_000, help="Market seconds per real second, while no request is in flight.")
+        float,
+        typer.Option(min=1, max=5_000, help="Market seconds per real second, while no request is in flight."),
     ] = 800.0,
     keep: Annotated[
-        Path | None, typer.Option(help="A new folder for all files of the demo, which stays after the next demo.")
+        Path | None,
+        typer.Option(help="A new folder for all files of the demo, which stays after the next demo."),
     ] = None,
     kill: Annotated[
         bool,

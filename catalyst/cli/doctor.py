@@ -32,7 +32,10 @@ EXIT_COULD_NOT_RUN = 3
 def doctor(
     pretty: Annotated[bool, typer.Option("--pretty", help="Lines for people instead of JSON.")] = False,
     fix: Annotated[
-        bool, typer.Option("--fix", help="Let the daemon reconcile the database with the broker; no order is sent.")
+        bool,
+        typer.Option(
+            "--fix", help="Let the daemon reconcile the database with the broker; no order is sent."
+        ),
     ] = False,
     journal: Annotated[
         bool, typer.Option("--journal", help="Verify the whole journal against every stored proof.")
@@ -58,7 +61,9 @@ def doctor(
         print_result(result, not pretty, lambda: [f"ERROR {message}"])
         raise typer.Exit(EXIT_COULD_NOT_RUN) from None
     print_result(
-        {**examination.as_dict, **({"fixed_by": fixed} if fix else {})}, not pretty, lambda: _issue_lines(examination)
+        {**examination.as_dict, **({"fixed_by": fixed} if fix else {})},
+        not pretty,
+        lambda: _issue_lines(examination),
     )
     raise typer.Exit(examination.exit_code)
 
@@ -94,7 +99,9 @@ def _reconcile_line(answer: object) -> str:
     result = f"{facts.get('orders_applied')} orders read, {facts.get('fills_booked')} fills booked"
     discrepancies = facts.get("discrepancies")
     return result + (
-        f"; discrepancies left: {', '.join(map(str, discrepancies))}" if discrepancies else "; the order ledger agrees with the broker"
+        f"; discrepancies left: {', '.join(map(str, discrepancies))}"
+        if discrepancies
+        else "; the order ledger agrees with the broker"
     )
 
 

@@ -1,4 +1,4 @@
-"""`catalyst check`: everything that would stop trading, before it does; a line each, with what to do."""
+"""`catalyst check`: checks configuration, database, broker and disk before trading; one line each, with the fix."""
 
 import shutil
 import stat
@@ -38,12 +38,12 @@ if TYPE_CHECKING:
     from catalyst.store.pool import Connection
 
 SLOW_ROUND_TRIP_MS: Final = 50.0
-MAX_CLOCK_SKEW: Final = timedelta(seconds=2)  # between our clock and the broker's, before it matters
+MAX_CLOCK_SKEW: Final = timedelta(seconds=2)  # between our clock and the broker's
 LOW_DISK_BYTES: Final = 1 << 30
 MIN_DISK_BYTES: Final = 100 << 20
 GROUP_OR_OTHERS_MODE: Final = stat.S_IRWXG | stat.S_IRWXO
 
-# What the daemon's role must be allowed to do.
+# The privileges that the daemon's role needs, by table.
 REQUIRED_PRIVILEGES: Final = {
     "orders": "INSERT, UPDATE",
     "order_events": "INSERT",
@@ -63,7 +63,7 @@ class CheckVerdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """One line of the check; `fix` says what to do, empty when there is nothing to do."""
+    """One line of the check; `fix` says what to do and is empty when nothing is wrong."""
 
     name: str
     verdict: CheckVerdict
@@ -72,10 +72,10 @@ class CheckResult:
 
 
 def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Look at everything trading needs; exit 1 if something would stop it. Nothing is changed, nothing is sent."""
-    findings = run_async(lambda: _run_checks(config))
-    passed = all(finding.verdict is not CheckVerdict.FAIL for finding in findings)
-    print_result({"passed": passed, "checks": findings}, as_json, lambda: _check_lines(findings))
+    """Check everything that trading needs; exit 1 if something would stop it. Changes nothing, sends no order."""
+    results = run_async(lambda: _run_checks(config))
+    passed = all(result.verdict is not CheckVerdict.FAIL for result in results)
+    print_result({"passed": passed, "checks": results}, as_json, lambda: _check_lines(results))
     if not passed:
         raise typer.Exit(1)
 
@@ -85,29 +85,34 @@ async def _run_checks(config: ConfigOption) -> list[CheckResult]:
         settings = read_settings(config)
     except ConfigInvalid as error:
         return [
-            CheckResult("config", CheckVerdict.FAIL, str(error), "correct it; nothing else was looked at")
+            CheckResult(
+                "config",
+                CheckVerdict.FAIL,
+                str(error),
+                "correct it and run the check again; nothing else was checked",
+            )
         ]
     clock = open_clock(settings)
-    findings = [*_check_config(settings), *_check_secrets()]
-    findings += [finding async for finding in _check_database(settings)]
-    findings += [finding async for finding in _check_broker(settings, clock)]
-    return [*findings, _check_disk(settings)]
+    results = [*_check_config(settings), *_check_secrets()]
+    results += [result async for result in _check_database(settings)]
+    results += [result async for result in _check_broker(settings, clock)]
+    return [*results, _check_disk(settings)]
 
 
-def _check_lines(findings: list[CheckResult]) -> Iterator["Text"]:
+def _check_lines(results: list[CheckResult]) -> Iterator["Text"]:
     from rich.text import Text
 
     styles = {CheckVerdict.OK: "green", CheckVerdict.WARN: "yellow", CheckVerdict.FAIL: "bold red"}
-    for one in findings:
-        line = Text(f"{one.verdict:<5}", style=styles[one.verdict])
-        line.append(f"{one.name:<11}{one.detail}", style="default not bold")
-        if one.fix:
-            line.append(f"  → {one.fix}", style="default not bold")
+    for result in results:
+        line = Text(f"{result.verdict:<5}", style=styles[result.verdict])
+        line.append(f"{result.name:<11}{result.detail}", style="default not bold")
+        if result.fix:
+            line.append(f"  → {result.fix}", style="default not bold")
         yield line
 
 
 def _check_config(settings: Settings) -> Iterator[CheckResult]:
-    source = settings.source or "no file: the defaults"
+    source = settings.source or "no file: defaults used"
     yield CheckResult("config", CheckVerdict.OK, f"{source}, fingerprint {settings.config.fingerprint}")
     autonomous = settings.session_mode is SessionMode.AUTONOMOUS
     yield CheckResult(
@@ -123,18 +128,21 @@ def _check_config(settings: Settings) -> Iterator[CheckResult]:
 def _check_secrets() -> Iterator[CheckResult]:
     file = secrets_file()
     if file is None:
-        yield CheckResult("secrets", CheckVerdict.OK, "no .env here: secrets come from the environment")
+        yield CheckResult("secrets", CheckVerdict.OK, "no .env file: secrets come from the environment")
     elif file.stat().st_mode & GROUP_OR_OTHERS_MODE:
         mode = stat.S_IMODE(file.stat().st_mode)
         yield CheckResult(
-            "secrets", CheckVerdict.WARN, f".env has mode {mode:04o}: others can read it", "chmod 600 .env"
+            "secrets",
+            CheckVerdict.WARN,
+            f".env has mode {mode:04o}: other users can read it",
+            "chmod 600 .env",
         )
     else:
         yield CheckResult("secrets", CheckVerdict.OK, ".env is readable by its owner only")
 
 
 async def _check_database(settings: Settings) -> AsyncIterator[CheckResult]:
-    """Reachable, migrated, and ours to write; the embedded one is only made by what needs it."""
+    """Check that the database answers, is migrated and grants the privileges. Does not create an embedded database."""
     if is_embedded(settings) and not settings.data_dir.exists():
         from catalyst import embedded
 
@@ -144,13 +152,13 @@ async def _check_database(settings: Settings) -> AsyncIterator[CheckResult]:
             yield CheckResult("database", CheckVerdict.FAIL, str(error))
             return
         yield CheckResult(
-            "database", CheckVerdict.OK, f"embedded, made at the first run in {settings.data_dir}"
+            "database", CheckVerdict.OK, f"embedded, will be created in {settings.data_dir} at the first run"
         )
         return
     try:
         with database_dsn(settings, create=False) as dsn, translate_connection_errors(dsn):
-            async for finding in _check_connected_database(settings, dsn):
-                yield finding
+            async for result in _check_connected_database(settings, dsn):
+                yield result
     except UserError as error:
         yield CheckResult("database", CheckVerdict.FAIL, str(error))
 
@@ -159,21 +167,21 @@ async def _check_connected_database(settings: Settings, dsn: str) -> AsyncIterat
     from catalyst.store.migrate import require_current
     from catalyst.store.pool import connect
 
-    began = perf_counter()
+    started = perf_counter()
     conn = await connect(dsn, "catalyst check")
     try:
         server = await conn.fetchval("SHOW server_version")
-        took = (perf_counter() - began) * 1000
+        elapsed_ms = (perf_counter() - started) * 1000
         kind = "embedded" if is_embedded(settings) else "DATABASE_URL"
         yield CheckResult(
-            "database", CheckVerdict.OK, f"PostgreSQL {server}, {kind}, answers in {took:.0f} ms"
+            "database", CheckVerdict.OK, f"PostgreSQL {server}, {kind}, answers in {elapsed_ms:.0f} ms"
         )
         try:
             await require_current(conn)
         except UserError as error:
             if is_embedded(settings):
                 yield CheckResult(
-                    "schema", CheckVerdict.WARN, str(error), "the next `catalyst run` does it by itself"
+                    "schema", CheckVerdict.WARN, str(error), "the next `catalyst run` migrates by itself"
                 )
             else:
                 yield CheckResult("schema", CheckVerdict.FAIL, str(error))
@@ -187,20 +195,20 @@ async def _check_connected_database(settings: Settings, dsn: str) -> AsyncIterat
 
 async def _check_privileges(conn: "Connection") -> CheckResult:
     missing = [
-        f"{right} on {table}"
-        for table, rights in REQUIRED_PRIVILEGES.items()
-        for right in rights.split(", ")
-        if not await conn.fetchval("SELECT has_table_privilege($1, $2)", table, right)
+        f"{privilege} on {table}"
+        for table, privileges in REQUIRED_PRIVILEGES.items()
+        for privilege in privileges.split(", ")
+        if not await conn.fetchval("SELECT has_table_privilege($1, $2)", table, privilege)
     ]
     if missing:
-        who = await conn.fetchval("SELECT current_user")
+        role = await conn.fetchval("SELECT current_user")
         return CheckResult(
             "rights",
             CheckVerdict.FAIL,
-            f"{who} lacks {', '.join(missing)}",
+            f"{role} lacks {', '.join(missing)}",
             "grant them, or connect as catalyst_app",
         )
-    return CheckResult("rights", CheckVerdict.OK, "may write what trading writes")
+    return CheckResult("rights", CheckVerdict.OK, "the role may write every table of trading")
 
 
 async def _check_daemon(conn: "Connection") -> CheckResult:
@@ -212,15 +220,15 @@ async def _check_daemon(conn: "Connection") -> CheckResult:
 
 
 async def _check_broker(settings: Settings, clock: Clock) -> AsyncIterator[CheckResult]:
-    """The account, the broker's clock, the calendar, the news: questions only."""
+    """Check the account, the broker's clock, the calendar and the news, with reads only."""
     from catalyst.broker.alpaca import AlpacaBroker
 
     key, secret = settings.keys
     broker = AlpacaBroker(clock, base_url=settings.trading_url, key=key, secret=secret)
     try:
-        began = perf_counter()
+        started = perf_counter()
         account = await broker.account()
-        took = (perf_counter() - began) * 1000
+        elapsed_ms = (perf_counter() - started) * 1000
         yield CheckResult(
             "broker",
             CheckVerdict.OK,
@@ -229,22 +237,28 @@ async def _check_broker(settings: Settings, clock: Clock) -> AsyncIterator[Check
         )
         if not account.can_open_positions:
             yield CheckResult(
-                "account", CheckVerdict.FAIL, f"status {account.status}, or blocked", "ask the broker why"
+                "account",
+                CheckVerdict.FAIL,
+                f"status {account.status}, or blocked for trading",
+                "ask the broker for the reason",
             )
-        wanted = settings.config.trading.account_number
-        if settings.mode is Mode.LIVE and wanted != account.account_number:
+        configured = settings.config.trading.account_number
+        if settings.mode is Mode.LIVE and configured != account.account_number:
             yield CheckResult(
-                "account", CheckVerdict.FAIL, f"trading.account_number is {wanted}", "use that account's keys"
+                "account",
+                CheckVerdict.FAIL,
+                f"trading.account_number is {configured}",
+                "use that account's keys",
             )
-        began = perf_counter()
-        theirs = await broker.clock()
-        took = min(took, (perf_counter() - began) * 1000)
-        yield _check_round_trip(took)
-        yield _check_clock_skew(theirs.at - clock.now())
+        started = perf_counter()
+        broker_clock = await broker.clock()
+        elapsed_ms = min(elapsed_ms, (perf_counter() - started) * 1000)
+        yield _check_round_trip(elapsed_ms)
+        yield _check_clock_skew(broker_clock.at - clock.now())
         yield await _check_calendar(broker, clock.now())
     except BrokerError as error:
-        start = (
-            "start the exchange with `catalyst sim`"
+        fix = (
+            "start the simulated exchange with `catalyst sim`"
             if settings.mode is Mode.SIM
             else "check ALPACA_API_KEY, ALPACA_SECRET_KEY and the network"
         )
@@ -252,7 +266,7 @@ async def _check_broker(settings: Settings, clock: Clock) -> AsyncIterator[Check
             "broker",
             CheckVerdict.FAIL,
             f"{settings.trading_url} does not answer: {_shorten_error(error)}",
-            start,
+            fix,
         )
         return
     finally:
@@ -261,7 +275,7 @@ async def _check_broker(settings: Settings, clock: Clock) -> AsyncIterator[Check
 
 
 def _shorten_error(error: BrokerError) -> str:
-    """The request and what became of it, without the library's whole story."""
+    """Return the error's text, cut to 100 characters."""
     return shorten(str(error), 100, placeholder=" …")
 
 
@@ -271,18 +285,18 @@ def _check_round_trip(milliseconds: float) -> CheckResult:
         "round trip",
         CheckVerdict.WARN if slow else CheckVerdict.OK,
         f"{milliseconds:.0f} ms",
-        "a machine nearer to the broker (us-east) fills better" if slow else "",
+        "run on a machine nearer to the broker (us-east) for better fills" if slow else "",
     )
 
 
 def _check_clock_skew(skew: timedelta) -> CheckResult:
-    wrong = abs(skew) > MAX_CLOCK_SKEW
+    too_large = abs(skew) > MAX_CLOCK_SKEW
     return CheckResult(
         "clock",
-        CheckVerdict.WARN if wrong else CheckVerdict.OK,
+        CheckVerdict.WARN if too_large else CheckVerdict.OK,
         f"{abs(skew.total_seconds()):.1f} s {'behind' if skew > timedelta(0) else 'ahead of'} the broker's",
-        "let chrony or ntpd set this machine's clock; against `catalyst sim`, set CATALYST_CLOCK"
-        if wrong
+        "set this machine's clock with chrony or ntpd; with `catalyst sim`, set CATALYST_CLOCK"
+        if too_large
         else "",
     )
 
@@ -290,12 +304,12 @@ def _check_clock_skew(skew: timedelta) -> CheckResult:
 async def _check_calendar(broker: "AlpacaBroker", now: datetime) -> CheckResult:
     today = trading_date(now)
     sessions = await broker.calendar(today, today + timedelta(days=10))
-    coming = [session for session in sessions if session.close > now]
-    if not coming:
+    upcoming = [session for session in sessions if session.close > now]
+    if not upcoming:
         return CheckResult(
             "calendar", CheckVerdict.FAIL, "the broker's calendar has no session in the next ten days"
         )
-    first = coming[0]
+    first = upcoming[0]
     half = ", a half day" if first.half_day else ""
     return CheckResult(
         "calendar",
@@ -323,17 +337,17 @@ async def _check_news(settings: Settings, clock: Clock) -> CheckResult:
             "news",
             CheckVerdict.WARN,
             f"does not answer: {error}",
-            "scans are degraded: nothing is entered by itself",
+            "check the keys and the network; until then scans are degraded and no entry is made automatically",
         )
     finally:
         await news.close()
 
 
 def _check_disk(settings: Settings) -> CheckResult:
-    place = settings.data_dir if is_embedded(settings) else Path()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
+    folder = settings.data_dir if is_embedded(settings) else Path()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
     verdict = (
         CheckVerdict.FAIL
         if free < MIN_DISK_BYTES
@@ -341,5 +355,5 @@ def _check_disk(settings: Settings) -> CheckResult:
         if free < LOW_DISK_BYTES
         else CheckVerdict.OK
     )
-    fix = "" if verdict is CheckVerdict.OK else "free some: the database stops when it is full"
-    return CheckResult("disk", verdict, f"{free / (1 << 30):.1f} GiB free at {place.resolve()}", fix)
+    fix = "" if verdict is CheckVerdict.OK else "free some space: the database stops when the disk is full"
+    return CheckResult("disk", verdict, f"{free / (1 << 30):.1f} GiB free at {folder.resolve()}", fix)

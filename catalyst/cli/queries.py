@@ -1,4 +1,4 @@
-"""The verbs that ask: what it saw, what it decided, what it holds, and why."""
+"""Commands that read the database: status, report, explain, candidates, orders, positions and cycles."""
 
 from dataclasses import asdict
 from datetime import date, datetime
@@ -24,12 +24,14 @@ if TYPE_CHECKING:
     from catalyst.store.positions import PositionRow
     from catalyst.store.reporting_queries import SessionRow
 
-CycleOption = Annotated[str | None, typer.Option("--cycle", help="A cycle's id (else the latest day).")]
+CycleOption = Annotated[
+    str | None, typer.Option("--cycle", help="The id of a cycle (default: the latest day).")
+]
 SymbolOption = Annotated[str | None, typer.Option("--symbol", help="Only this symbol.")]
 
 
 def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Show whether all is well, what is held, what waits, and why there is a scan or none; exit 1 unless healthy."""
+    """Show health, open positions, proposals and the state of the scans; exit 1 unless healthy."""
 
     async def read(store: "Store", settings: Settings) -> "tuple[SystemStatus, Settings]":
         from catalyst.report import status as status_report
@@ -42,57 +44,59 @@ def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
                 conn, at, next_scan=_next_scan(session, settings, at)
             ), settings
 
-    seen, settings = query_store(config, read)
+    current, settings = query_store(config, read)
     from catalyst.report.tables import render_status
 
     facts = {
-        "healthy": seen.healthy,
+        "healthy": current.healthy,
         "version": version("catalyst"),
         "mode": settings.mode,
         "session_mode": settings.session_mode,
         "broker": settings.trading_url,
         "database": "embedded" if is_embedded(settings) else "DATABASE_URL",
-        **asdict(seen),
+        **asdict(current),
     }
-    print_result(facts, as_json, lambda: render_status(seen))
-    if not seen.healthy:
+    print_result(facts, as_json, lambda: render_status(current))
+    if not current.healthy:
         raise typer.Exit(1)
 
 
 def _next_scan(session: "SessionRow | None", settings: Settings, at: datetime) -> datetime | None:
-    """The next scan of the day's schedule."""
+    """Return the time of the next scan in today's schedule; None when there is none."""
     if session is None:
         return None
     from catalyst.daemon.trading_day.schedule import Job, market_day
     from catalyst.domain.session import Session
 
-    day = market_day(Session(session.day, session.open, session.close), settings.config)
-    return next((one.at for one in day if one.at > at and one.job in (Job.FIRST_SCAN, Job.SCAN)), None)
+    schedule = market_day(Session(session.day, session.open, session.close), settings.config)
+    return next(
+        (entry.at for entry in schedule if entry.at > at and entry.job in (Job.FIRST_SCAN, Job.SCAN)), None
+    )
 
 
 def explain(
-    symbol: Annotated[str, typer.Argument(help="Any symbol of the broker's list.")],
-    day: Annotated[str | None, typer.Option("--day", help="YYYY-MM-DD (else the latest day).")] = None,
+    symbol: Annotated[str, typer.Argument(help="Any symbol that the broker lists.")],
+    day: Annotated[str | None, typer.Option("--day", help="YYYY-MM-DD (default: the latest day).")] = None,
     every: Annotated[
-        bool, typer.Option("--all", help="The details of every scan, not of the best one.")
+        bool, typer.Option("--all", help="Show the details of every scan instead of the best one.")
     ] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Tell why a symbol was or was not traded: the stage that dropped it in each scan, and the numbers."""
-    wanted = parse_day(day)
+    """Explain why a symbol was or was not traded: the stage that refused it in each scan, and the numbers."""
+    chosen_day = parse_day(day)
 
     async def read(store: "Store", _: Settings) -> "Explanation | None":
-        from catalyst.report.explain import explain as explained
+        from catalyst.report.explain import explain as read_explanation
 
         async with store.read() as conn:
-            return await explained(conn, symbol, wanted)
+            return await read_explanation(conn, symbol, chosen_day)
 
     result = query_store(config, read)
     if result is None:
         raise UserError(
-            f"nothing is known of {symbol.upper()}{f' on {day}' if day else ''}: the broker does not list it, or no "
-            "day has been traded; `catalyst cycles` lists the days"
+            f"no data on {symbol.upper()}{f' on {day}' if day else ''}: the broker does not list it, or there was no "
+            "trading day; `catalyst cycles` lists the days"
         )
     from catalyst.report.tables import render_explanation
 
@@ -102,26 +106,26 @@ def explain(
 def candidates(
     cycle: CycleOption = None,
     every: Annotated[
-        bool, typer.Option("--all", help="Of every scan of the day, not of the last one.")
+        bool, typer.Option("--all", help="Show every scan of the day instead of the last one.")
     ] = False,
     symbol: SymbolOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List what passed a scan, best first, with the stage that refused it and the reason."""
+    """List the candidates of a scan, best first, each with the stage that refused it and the reason."""
 
     async def read(store: "Store", _: Settings) -> "list[CandidateRow]":
-        from catalyst.store import candidates as kept
+        from catalyst.store import candidates as candidate_store
 
         async with store.read() as conn:
-            day = await _find_cycle(conn, cycle)
-            scans = [] if day is None else await kept.scans_of(conn, day.cycle_id)
-            if day is None or not scans:
+            found_cycle = await _find_cycle(conn, cycle)
+            scans = [] if found_cycle is None else await candidate_store.scans_of(conn, found_cycle.cycle_id)
+            if found_cycle is None or not scans:
                 return []
             if every or symbol:
-                rows = await kept.of_cycle(conn, day.cycle_id)
+                rows = await candidate_store.of_cycle(conn, found_cycle.cycle_id)
                 return [row for row in rows if symbol is None or row.symbol == symbol.upper()]
-            return await kept.of_scan(conn, scans[-1].scan_id)
+            return await candidate_store.of_scan(conn, scans[-1].scan_id)
 
     rows = query_store(config, read)
     from catalyst.report.tables import render_candidates
@@ -132,22 +136,26 @@ def candidates(
 def orders(
     cycle: CycleOption = None,
     symbol: SymbolOption = None,
-    working: Annotated[bool, typer.Option("--working", help="Only those that have not ended.")] = False,
+    working: Annotated[bool, typer.Option("--working", help="Only orders that are not terminal.")] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List a day's orders with their legs and exits."""
+    """List the entry orders of a day with their legs, and its exit orders."""
 
     async def read(store: "Store", _: Settings) -> "list[OrderRow]":
-        from catalyst.store import orders as kept
+        from catalyst.store import orders as order_store
         from catalyst.store import reporting_queries
 
         async with store.read() as conn:
             if working:
-                rows = await kept.working(conn)
+                rows = await order_store.working(conn)
             else:
-                day = await _find_cycle(conn, cycle)
-                rows = [] if day is None else await reporting_queries.orders_of_day(conn, day.cycle_id)
+                found_cycle = await _find_cycle(conn, cycle)
+                rows = (
+                    []
+                    if found_cycle is None
+                    else await reporting_queries.orders_of_day(conn, found_cycle.cycle_id)
+                )
         return [row for row in rows if symbol is None or row.symbol == symbol.upper()]
 
     rows = query_store(config, read)
@@ -158,13 +166,13 @@ def orders(
 
 def positions(
     status: Annotated[str, typer.Option(help="open, closed or all.")] = "all",
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many closed ones at most.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="The most closed positions to show.")] = 50,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List what is held, with stop, target and worst case, and what was."""
+    """List open positions with stop, target and worst case, and closed positions with their result."""
     if status not in ("open", "closed", "all"):
-        raise UserError(f"--status {status}: say open, closed or all")
+        raise UserError(f"--status {status}: use open, closed or all")
 
     async def read(
         store: "Store", settings: Settings
@@ -174,36 +182,42 @@ def positions(
 
         at = open_clock(settings).now()
         async with store.read() as conn:
-            held = () if status == "closed" else (await status_report.read_status(conn, at)).positions
+            open_positions = (
+                () if status == "closed" else (await status_report.read_status(conn, at)).positions
+            )
             closed = (
                 [] if status == "open" else await reporting_queries.recent_positions(conn, "closed", limit)
             )
-        return held, closed
+        return open_positions, closed
 
-    held, closed = query_store(config, read)
+    open_positions, closed = query_store(config, read)
     from catalyst.report.day import trade_of
     from catalyst.report.tables import render_positions
 
     trades = [trade_of(row) for row in reversed(closed)]
-    print_result({"open": held, "closed": trades}, as_json, lambda: render_positions(held, trades))
+    print_result(
+        {"open": open_positions, "closed": trades}, as_json, lambda: render_positions(open_positions, trades)
+    )
 
 
 def cycles(
-    cycle: Annotated[str | None, typer.Argument(metavar="[ID]", help="One cycle, with its figures.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many, newest first.")] = 20,
+    cycle: Annotated[
+        str | None, typer.Argument(metavar="[ID]", help="The id of one cycle to report.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="The most cycles to show.")] = 20,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the trading days, newest first, or tell of one."""
+    """List the trading days, newest first, or report one."""
     if cycle is not None:
         _print_report(config, as_json, cycle=cycle)
         return
 
     async def read(store: "Store", _: Settings) -> "list[CycleRow]":
-        from catalyst.store import cycles as kept
+        from catalyst.store import cycles as cycle_store
 
         async with store.read() as conn:
-            return await kept.recent(conn, limit)
+            return await cycle_store.recent(conn, limit)
 
     rows = query_store(config, read)
     from catalyst.report.tables import render_cycles
@@ -212,11 +226,11 @@ def cycles(
 
 
 def report(
-    day: Annotated[str | None, typer.Argument(help="YYYY-MM-DD (else the latest day).")] = None,
+    day: Annotated[str | None, typer.Argument(help="YYYY-MM-DD (default: the latest day).")] = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Tell a day's result: trades, exits by reason, drawdown, protection, and the funnel of each scan."""
+    """Report a day's result: trades, exits by reason, drawdown, protection, and the funnel of each scan."""
     _print_report(config, as_json, day=parse_day(day))
 
 
@@ -227,13 +241,13 @@ def _print_report(
         from catalyst.report.day import read_day_report
 
         async with store.read() as conn:
-            wanted = day if cycle is None else getattr(await _find_cycle(conn, cycle), "cycle_date", None)
-            return await read_day_report(conn, wanted)
+            chosen_day = day if cycle is None else getattr(await _find_cycle(conn, cycle), "cycle_date", None)
+            return await read_day_report(conn, chosen_day)
 
     result = query_store(config, read)
     if result is None:
         raise UserError(
-            f"there is no trading day{f' {day}' if day else ''} on record; `catalyst cycles` lists them"
+            f"there is no trading day{f' {day}' if day else ''} in the database; `catalyst cycles` lists the days"
         )
     from catalyst.report.terminal import render_day
 
@@ -241,13 +255,16 @@ def _print_report(
 
 
 async def _find_cycle(conn: "Connection", cycle_id: str | None) -> "CycleRow | None":
-    """The cycle of that id, else the latest; None when there is none at all."""
-    from catalyst.store import cycles as kept
+    """Return the cycle with that id, or the latest one when the id is None; None when there is no cycle.
+
+    Raises UserError for an unknown id.
+    """
+    from catalyst.store import cycles as cycle_store
 
     if cycle_id is None:
-        recent = await kept.recent(conn, 1)
+        recent = await cycle_store.recent(conn, 1)
         return recent[0] if recent else None
-    found = await kept.get(conn, cycle_id)
+    found = await cycle_store.get(conn, cycle_id)
     if found is None:
         raise UserError(f"there is no cycle {cycle_id}; `catalyst cycles` lists them")
     return found

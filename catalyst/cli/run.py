@@ -1,4 +1,4 @@
-"""The verbs that run the daemon and bring its database up to date."""
+"""Commands that run the daemon and migrate its database."""
 
 from typing import Annotated
 
@@ -21,7 +21,7 @@ from catalyst.clock import Clock
 ExitWithParentOption = Annotated[
     bool,
     typer.Option(
-        "--exit-with-parent", hidden=True, help="End when standard input ends: the starter is gone."
+        "--exit-with-parent", hidden=True, help="Exit when standard input ends because the parent ended."
     ),
 ]
 
@@ -29,13 +29,13 @@ ExitWithParentOption = Annotated[
 def run(
     config: ConfigOption = None,
     once: Annotated[
-        bool, typer.Option("--once", help="Trade one day, then leave: exit 0 proven flat, 2 not.")
+        bool, typer.Option("--once", help="Trade one day, then exit with 0 when proven flat, else 2.")
     ] = False,
     exit_with_parent: ExitWithParentOption = False,
 ) -> None:
-    """Run the daemon until a signal: SIGTERM flattens everything and leaves, SIGUSR1 leaves all protected.
+    """Run the daemon until a signal: SIGTERM flattens everything, SIGUSR1 exits and keeps positions protected.
 
-    Without DATABASE_URL the embedded PostgreSQL is used and migrated; without Alpaca's keys the broker is the
+    Without DATABASE_URL the embedded PostgreSQL is used and migrated. Without Alpaca's keys the broker is the
     exchange that `catalyst sim` runs.
     """
     from catalyst.cli import logs, parent_watch
@@ -48,13 +48,13 @@ def run(
         run_async(lambda: _require_current_schema(dsn, clock))
         if exit_with_parent:
             parent_watch.exit_with_parent(parent_watch.ParentExitSignal.KEEP_POSITIONS)
-        driven = open_clock(settings, drive=True)
-        code = run_async(lambda: app.run(settings, dsn, driven, once=once))
+        driving_clock = open_clock(settings, drive=True)
+        code = run_async(lambda: app.run(settings, dsn, driving_clock, once=once))
     raise typer.Exit(int(code))
 
 
 async def _require_current_schema(dsn: str, clock: Clock) -> None:
-    """The database answers and has today's schema, or the operator is told before anything starts."""
+    """Check before the start that the database answers and its schema is current. Raises UserError."""
     async with open_migrated_store(dsn, clock):
         pass
 
@@ -62,14 +62,17 @@ async def _require_current_schema(dsn: str, clock: Clock) -> None:
 def migrate(
     config: ConfigOption = None,
     status: Annotated[
-        bool, typer.Option("--status", help="Only show what is applied and what waits; exit 1 if any waits.")
+        bool,
+        typer.Option(
+            "--status", help="Only show applied and pending migrations; exit 1 if one is not applied."
+        ),
     ] = False,
     roles: Annotated[
-        bool, typer.Option("--roles", help="Only print the SQL that makes and grants the three roles.")
+        bool, typer.Option("--roles", help="Only print the SQL that creates and grants the three roles.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Bring the database's schema up to date; doing it twice changes nothing."""
+    """Bring the database's schema up to date; a second run changes nothing."""
     from catalyst.store import migrate as schema
 
     if roles:
@@ -79,8 +82,10 @@ def migrate(
     with database_dsn(settings, create=not status) as dsn, translate_connection_errors(dsn):
         if status:
             states = run_async(lambda: schema.status(dsn))
-            print_result(states, as_json, lambda: [f"{one.state:8} {one.name}" for one in states])
-            if any(one.state is not schema.MigrationState.APPLIED for one in states):
+            print_result(
+                states, as_json, lambda: [f"{migration.state:8} {migration.name}" for migration in states]
+            )
+            if any(migration.state is not schema.MigrationState.APPLIED for migration in states):
                 raise typer.Exit(1)
             return
         applied = run_async(lambda: schema.migrate(dsn))

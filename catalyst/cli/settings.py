@@ -1,4 +1,4 @@
-"""How a command finds its configuration and its database."""
+"""Configuration, clock and database connection of the commands."""
 
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -24,7 +24,7 @@ SECRETS_FILE: Final = Path(".env")
 
 ConfigOption = Annotated[
     Path | None,
-    typer.Option("--config", "-c", help="The configuration file (else ./config.yaml, when it is there)."),
+    typer.Option("--config", "-c", help="The configuration file (default: ./config.yaml if it exists)."),
 ]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print JSON: stable keys, amounts as text, times in UTC.")
@@ -36,18 +36,24 @@ class DatabaseUnreachable(UserError):
 
 
 def read_settings(path: Path | None) -> Settings:
-    """The operator's settings: the file named, else ./config.yaml, and secrets from ./.env and the environment."""
+    """Return the settings from the given file, else ./config.yaml, with secrets from ./.env and the environment.
+
+    Raises ConfigInvalid.
+    """
     chosen = path if path is not None else CONFIG_FILE if CONFIG_FILE.is_file() else None
     return load(chosen, env_file=secrets_file())
 
 
 def secrets_file() -> Path | None:
-    """./.env, when there is one."""
+    """Return ./.env when it exists, else None."""
     return SECRETS_FILE if SECRETS_FILE.is_file() else None
 
 
 def open_clock(settings: Settings, *, drive: bool = False) -> Clock:
-    """The world's clock, or the shared one the environment names; who drives sets its pace from now on."""
+    """Return the system clock, or the shared clock of CATALYST_CLOCK; with `drive` this process sets its speed.
+
+    Raises ConfigInvalid when the file is no clock.
+    """
     path = settings.env.catalyst_clock
     if path is None:
         return SystemClock()
@@ -55,7 +61,7 @@ def open_clock(settings: Settings, *, drive: bool = False) -> Clock:
         clock = ScaledClock(path)
     except (OSError, ValueError) as error:
         raise ConfigInvalid(
-            f"CATALYST_CLOCK {path} is no clock ({error}): start `catalyst sim`, which makes one"
+            f"CATALYST_CLOCK {path} is no clock file ({error}): start `catalyst sim`, which creates one"
         ) from None
     if not drive:
         return clock
@@ -66,16 +72,16 @@ def open_clock(settings: Settings, *, drive: bool = False) -> Clock:
 
 
 def is_embedded(settings: Settings) -> bool:
-    """True when the database is our own server, because DATABASE_URL is not set."""
+    """Return true when the database is the embedded server, because DATABASE_URL is not set."""
     return settings.env.database_url is None
 
 
 @contextmanager
 def database_dsn(settings: Settings, *, create: bool = True) -> Iterator[str]:
-    """The DSN of the database, for the length of the block.
+    """Yield the DSN of the database; the embedded server runs for the length of the block.
 
-    The embedded one is started, and with `make` made and migrated too; without, it must exist already, so that
-    a question about a database nobody has used creates nothing.
+    With `create` the embedded database is created and migrated. Without it the database must exist, so that a
+    read-only command creates no files. Raises DatabaseUnreachable when it does not exist.
     """
     url = settings.env.database_url
     if url is not None:
@@ -86,8 +92,8 @@ def database_dsn(settings: Settings, *, create: bool = True) -> Iterator[str]:
 
     if not create and not settings.data_dir.exists():
         raise DatabaseUnreachable(
-            f"there is no database yet ({settings.data_dir}): `catalyst run` or `catalyst demo` makes one, or set "
-            "DATABASE_URL"
+            f"there is no database yet ({settings.data_dir}): create one with `catalyst run` or `catalyst demo`, or "
+            "set DATABASE_URL"
         )
     with embedded.start(settings.data_dir) as server:
         if create:
@@ -97,7 +103,7 @@ def database_dsn(settings: Settings, *, create: bool = True) -> Iterator[str]:
 
 @contextmanager
 def translate_connection_errors(dsn: str) -> Iterator[None]:
-    """Failures to reach the database, or to be let in, become DatabaseAway."""
+    """Raise DatabaseUnreachable for connection errors and refused logins."""
     import asyncpg
 
     from catalyst.store.pool import is_outage
@@ -118,7 +124,7 @@ def translate_connection_errors(dsn: str) -> Iterator[None]:
 
 @asynccontextmanager
 async def open_migrated_store(dsn: str, clock: Clock) -> AsyncIterator["Store"]:
-    """A small store on a migrated database. Raises DatabaseAway, or SchemaNotCurrent."""
+    """Yield a store with two connections. Raises DatabaseUnreachable or SchemaNotCurrent."""
     from catalyst.store.migrate import require_current
     from catalyst.store.pool import open_store
 
@@ -133,29 +139,27 @@ async def open_migrated_store(dsn: str, clock: Clock) -> AsyncIterator["Store"]:
 
 
 def describe_unreachable(dsn: str, error: Exception) -> str:
-    """One sentence about a database that does not answer; no password in it."""
+    """Return one sentence, without the password, about a database that does not answer."""
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     try:
         parts = urlsplit(dsn)
-        where = f"{parts.hostname or 'the local socket'}:{parts.port or 5432}{parts.path}"
+        address = f"{parts.hostname or 'the local socket'}:{parts.port or 5432}{parts.path}"
     except ValueError:
-        parts, where = None, ""
+        parts, address = None, ""
     if parts is None or parts.scheme not in ("postgres", "postgresql"):
-        return (
-            "DATABASE_URL is no address of a PostgreSQL: write postgresql://user:password@host:5432/database"
-        )
-    return f"the database at {where} cannot be used ({reason}): start it, or correct DATABASE_URL"
+        return "DATABASE_URL is no PostgreSQL address: write postgresql://user:password@host:5432/database"
+    return f"the database at {address} cannot be used ({reason}): start it, or correct DATABASE_URL"
 
 
 def run_async(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """What the coroutine returns, on a loop of its own."""
+    """Run a coroutine on a new event loop and return its result."""
     import asyncio
 
     return asyncio.run(work())
 
 
 def query_store(config: Path | None, query: "Callable[[Store, Settings], Coroutine[Any, Any, T]]") -> T:
-    """The answer to a question about the books."""
+    """Run a query on the migrated database of the settings and return its result."""
     settings = read_settings(config)
     clock = open_clock(settings)
 
@@ -168,10 +172,10 @@ def query_store(config: Path | None, query: "Callable[[Store, Settings], Corouti
 
 
 def parse_day(text: str | None) -> date | None:
-    """The day as it was typed. Raises UserError."""
+    """Parse a date like 2026-04-08; None stays None. Raises UserError."""
     if text is None:
         return None
     try:
         return date.fromisoformat(text)
     except ValueError:
-        raise UserError(f"{text} is no day: write it as 2026-04-08") from None
+        raise UserError(f"{text} is no date: write it as 2026-04-08") from None

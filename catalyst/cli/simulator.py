@@ -1,4 +1,4 @@
-"""`catalyst sim`: the exchange alone, on a market of recorded or generated bars."""
+"""`catalyst sim`: the simulated exchange as a process, on a market of recorded or generated bars."""
 
 import asyncio
 import errno
@@ -26,14 +26,12 @@ if TYPE_CHECKING:
 
 LOOPBACK: Final = "127.0.0.1"
 DEFAULT_SEED: Final = 7
-DEFAULT_DAY: Final = date(
-    2026, 6, 17
-)  # an ordinary Wednesday; a generated market is the same whenever it is played
+DEFAULT_DAY: Final = date(2026, 6, 17)  # an ordinary Wednesday; fixed, so that a seed always gives one market
 
 
 @dataclass(frozen=True, slots=True)
 class MarketChoice:
-    """Which market is played."""
+    """The market to play: recorded files, or the seed and size of a generated market."""
 
     recorded: tuple[Path, ...]
     quotes: tuple[Path, ...]
@@ -45,9 +43,9 @@ class MarketChoice:
     symbols: int
 
 
-MARKET_PANEL: Final = "Which market"
-CLOCK_PANEL: Final = "Its time"
-LISTEN_PANEL: Final = "Where"
+MARKET_PANEL: Final = "Market"
+CLOCK_PANEL: Final = "Clock"
+LISTEN_PANEL: Final = "Port and state"
 DAEMON_PANEL: Final = "With a Catalyst daemon on the same clock"
 
 
@@ -55,17 +53,19 @@ def sim(
     port: Annotated[
         int,
         typer.Option(
-            help="Where to listen on the loopback; 0 takes a free port.", rich_help_panel=LISTEN_PANEL
+            help="The port on the loopback address; 0 takes a free one.", rich_help_panel=LISTEN_PANEL
         ),
     ] = 8765,
     port_file: Annotated[
         Path | None,
-        typer.Option(help="Write the port here once somebody can connect.", rich_help_panel=LISTEN_PANEL),
+        typer.Option(
+            help="A file for the port, written once clients can connect.", rich_help_panel=LISTEN_PANEL
+        ),
     ] = None,
     state: Annotated[
         Path | None,
         typer.Option(
-            help="Keep orders, positions, cash and the time here, over restarts and into later days.",
+            help="A folder for orders, positions, cash and the time, to continue after a restart or on a later day.",
             rich_help_panel=LISTEN_PANEL,
         ),
     ] = None,
@@ -73,27 +73,30 @@ def sim(
         int | None,
         typer.Option(
             metavar="SEED",
-            help=f"Play a generated market, AAPL, MSFT and SPY in it.  (seed {DEFAULT_SEED} when nothing is chosen)",
+            help=f"Play a generated market with AAPL, MSFT and SPY.  (the default, with seed {DEFAULT_SEED})",
             rich_help_panel=MARKET_PANEL,
         ),
     ] = None,
     symbols: Annotated[
         int,
         typer.Option(
-            min=50, max=20_000, help="How many a generated market lists.", rich_help_panel=MARKET_PANEL
+            min=50,
+            max=20_000,
+            help="The number of symbols in a generated market.",
+            rich_help_panel=MARKET_PANEL,
         ),
     ] = 4_200,
     recorded: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Play these recorded bars of a second, 1 or 5 minutes, or single trades (Parquet or CSV).",
+            help="Recorded bars of 1 second, 1 or 5 minutes, or single trades, to play (Parquet or CSV).",
             rich_help_panel=MARKET_PANEL,
         ),
     ] = None,
     quotes: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Quotes that belong to --recorded: single ones, or bars of a second or a minute.",
+            help="Quotes that belong to --recorded: single quotes, or bars of 1 second or 1 minute.",
             rich_help_panel=MARKET_PANEL,
         ),
     ] = None,
@@ -110,15 +113,15 @@ def sim(
     day: Annotated[
         str | None,
         typer.Option(
-            help=f"The day to play, YYYY-MM-DD; half days are short.  (else the last one recorded, or {DEFAULT_DAY})",
+            help=f"The day to play, YYYY-MM-DD; half days are short.  (default: the last recorded, or {DEFAULT_DAY})",
             rich_help_panel=MARKET_PANEL,
         ),
     ] = None,
     start: Annotated[
         str | None,
         typer.Option(
-            help="When its clock starts: HH:MM in New York, `YYYY-MM-DD HH:MM`, or `now` for the wall clock's time."
-            f"  (else where --state stopped, or {DEFAULT_START}: the market is open from 09:30 to 16:00)",
+            help="The clock's first time: HH:MM in New York, `YYYY-MM-DD HH:MM`, or `now` for the wall clock's time."
+            f"  (default: where --state stopped, or {DEFAULT_START}; the market is open from 09:30 to 16:00)",
             rich_help_panel=CLOCK_PANEL,
         ),
     ] = None,
@@ -126,27 +129,28 @@ def sim(
         float,
         typer.Option(
             min=0.0,
-            help="Market seconds a second; 0 stands still until POST /admin/clock moves it.",
+            help="Market seconds per real second; 0 stops the clock until POST /admin/clock moves it.",
             rich_help_panel=CLOCK_PANEL,
         ),
     ] = 1.0,
     clock_file: Annotated[
         Path | None,
         typer.Option(
-            help="Follow this clock instead of making one: whoever drives it sets the pace.",
+            help="Follow this existing clock; the process that drives it sets the speed.",
             rich_help_panel=DAEMON_PANEL,
         ),
     ] = None,
     new_clock: Annotated[
         Path | None,
         typer.Option(
-            help="Make the clock here, standing still until somebody drives it.", rich_help_panel=DAEMON_PANEL
+            help="Create the clock file here; it is stopped until a process drives it.",
+            rich_help_panel=DAEMON_PANEL,
         ),
     ] = None,
     write_listings: Annotated[
         Path | None,
         typer.Option(
-            help="Write symbol, name and sector here, for universe.listings_file.",
+            help="A file for symbol, name and sector, for universe.listings_file.",
             rich_help_panel=DAEMON_PANEL,
         ),
     ] = None,
@@ -155,18 +159,18 @@ def sim(
     """Run an exchange that speaks Alpaca's protocol on this machine: no account, no keys, no money.
 
     Any Alpaca client trades on it: give it the base URL printed at the start,
-    and demo as key and as secret. It enforces the broker's rules, keeps exact
-    books, and misbehaves when told to. It plays one day, then the tape is silent;
-    the next one goes on with the same --state, from --day or --start.
+    and demo as key and as secret. It enforces the broker's rules, accounts for
+    every cent, and injects faults on request. It plays one day, then prints end;
+    the same --state continues on the next day, with --day or --start.
 
-    Its side door takes no keys:
-    GET  /admin/state  /admin/audit (are the books clean?)  /admin/logs
+    The admin API needs no keys:
+    GET  /admin/state  /admin/audit (is the accounting exact?)  /admin/logs
     POST /admin/clock  {"speed": 60}, {"speed": 0} to pause,
                        {"seconds": 5} to step, {"to": "15:59"} to jump
     POST /admin/faults  /admin/settings  /admin/halt  /admin/market
 
     docs/your-own-bot.md has curl, Python and JavaScript;
-    docs/simulator.md has every switch and every fault.
+    docs/simulator.md has every setting and every fault.
 
     catalyst sim
     catalyst sim --speed 60 --generated 42
@@ -177,37 +181,37 @@ def sim(
         raise UserError("--generated and --recorded exclude each other: leave one out")
     if not recorded and (quotes or daily or headlines or listings):
         raise UserError("--quotes, --daily, --headlines and --listings belong to --recorded FILE")
-    begin = parse_start(start, parse_day(day))
+    market_start = parse_start(start, parse_day(day))
     choice = MarketChoice(
         recorded=tuple(recorded or ()),
         quotes=tuple(quotes or ()),
         daily=daily,
         headlines=headlines,
         listings=listings,
-        day=begin.day,
+        day=market_start.day,
         seed=DEFAULT_SEED if generated is None else generated,
         symbols=symbols,
     )
     check_port(port)
     if sys.stderr.isatty():
-        typer.echo("making the market ...", err=True)
+        typer.echo("creating the market ...", err=True)
     market = open_market(choice)
-    first = begin.first_instant(market.day)
+    first = market_start.first_instant(market.day)
     if state is not None:
-        last = last_saved_instant(state, _market_label(choice), market.day)
-        if last is not None and first is not None:
-            goes_on = last.astimezone(NEW_YORK).date() == market.day
-            first = last if start is None and goes_on else max(first, last)
+        last_saved = last_saved_instant(state, _market_label(choice), market.day)
+        if last_saved is not None and first is not None:
+            is_same_day = last_saved.astimezone(NEW_YORK).date() == market.day
+            first = last_saved if start is None and is_same_day else max(first, last_saved)
     if write_listings is not None:
-        from catalyst.simulator.market.listings_file import write_listings as write
+        from catalyst.simulator.market.listings_file import write_listings as write_file
 
-        write(market, write_listings)
+        write_file(market, write_listings)
     if exit_with_parent:
         parent_watch.exit_with_parent(parent_watch.ParentExitSignal.TERMINATE)
     with ExitStack() as stack:
 
         def temporary(name: str) -> Path:
-            """A file that is gone when the exchange is."""
+            """Return a file path that is removed when the exchange ends."""
             return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="catalyst-sim-"))) / name
 
         path = clock_file or new_clock or temporary("clock")
@@ -218,20 +222,20 @@ def sim(
             if first is not None or clock_file is not None
             else SystemClock()
         )
-        ready = port_file or temporary("port")
-        ready.unlink(missing_ok=True)
-        run_async(lambda: _serve_until_signal(market, choice, clock, path, port, ready, state))
+        ready_file = port_file or temporary("port")
+        ready_file.unlink(missing_ok=True)
+        run_async(lambda: _serve_until_signal(market, choice, clock, path, port, ready_file, state))
 
 
 def _market_label(choice: MarketChoice) -> str:
-    """What a market is called, whichever of its days is played."""
+    """Return the name of a market, which is equal for all of its days."""
     if choice.recorded:
         return f"recorded {' '.join(file.name for file in choice.recorded)}"
     return f"generated {choice.seed}, {choice.symbols} symbols"
 
 
 def check_port(port: int) -> None:
-    """Nobody listens there: said before the market is made, which takes seconds. Raises UserError."""
+    """Check that the port is free before the market is created, which takes seconds. Raises UserError."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -239,20 +243,22 @@ def check_port(port: int) -> None:
         except OSError as error:
             raise _port_error(port, error) from None
         except OverflowError:
-            raise UserError(f"port {port} cannot be: choose another with --port, up to 65535") from None
+            raise UserError(
+                f"port {port} is no valid port: choose another with --port, up to 65535"
+            ) from None
 
 
 def _port_error(port: int, error: OSError) -> UserError:
-    why = (
+    reason = (
         "is taken by another program"
         if error.errno == errno.EADDRINUSE
         else f"cannot be used ({error.strerror})"
     )
-    return UserError(f"port {port} {why}: choose another with --port, or 0 for any that is free")
+    return UserError(f"port {port} {reason}: choose another with --port, or 0 for any that is free")
 
 
 def open_market(choice: MarketChoice) -> "BarMarket":
-    """The market chosen. Raises UserError for files or days it cannot be made of."""
+    """Load or generate the chosen market. Raises UserError for files or days that do not give a market."""
     from catalyst.simulator.recorded import market as recorded_market
 
     try:
@@ -269,21 +275,24 @@ def open_market(choice: MarketChoice) -> "BarMarket":
 
         return synthetic_market.make_market(choice.seed, choice.day or DEFAULT_DAY, choice.symbols)
     except FileNotFoundError as error:
-        raise UserError(f"this market cannot be played: {error.filename or error} is not there") from None
+        raise UserError(f"this market cannot be played: {error.filename or error} does not exist") from None
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"this market cannot be played: {error}") from None
 
 
 def _open_clock_file(path: Path, *, drive: float | None) -> Clock:
-    """The clock in that file; running at the speed `drive`, when it is ours to drive."""
+    """Return the clock of that file; this process drives it at the speed `drive` unless that is None.
+
+    Raises UserError when the file is no clock.
+    """
     try:
         return ScaledClock(path) if drive is None else ScaledClock(path, drive=True, speed=drive)
     except (OSError, ValueError) as error:
-        raise UserError(f"--clock-file {path} is no clock: {error}") from None
+        raise UserError(f"--clock-file {path} is no clock file: {error}") from None
 
 
 def _read_port(port_file: Path) -> int | None:
-    """The port the exchange listens on, once it does."""
+    """Return the port on which the exchange listens; None while it does not listen yet."""
     return int(port_file.read_text()) if port_file.exists() else None
 
 
@@ -296,7 +305,7 @@ async def _serve_until_signal(
     port_file: Path,
     state: Path | None,
 ) -> None:
-    """The exchange answers until SIGINT or SIGTERM."""
+    """Run the exchange until SIGINT or SIGTERM."""
     from catalyst.simulator import server
 
     options = server.SimOptions(market, clock, port=port, port_file=port_file, state_dir=state)
@@ -306,8 +315,8 @@ async def _serve_until_signal(
         loop.add_signal_handler(name, serving.cancel)
     while not serving.done():
         await asyncio.wait({serving}, timeout=0.02)
-        if (chosen := _read_port(port_file)) is not None:
-            typer.echo("\n".join(_banner(market, choice, clock, clock_file, chosen)))
+        if (bound_port := _read_port(port_file)) is not None:
+            typer.echo("\n".join(_banner(market, choice, clock, clock_file, bound_port)))
             break
     try:
         await serving
@@ -334,5 +343,5 @@ def _banner(
     if isinstance(clock, ScaledClock) and clock.is_driver:
         lines.append(f'          pause, step, jump:  curl http://{base}/admin/clock -d \'{{"to": "15:55"}}\'')
     if isinstance(clock, ScaledClock):
-        lines.append(f"clock     run the daemon on the same one:  CATALYST_CLOCK={clock_file} catalyst run")
+        lines.append(f"clock     run the daemon on this clock:  CATALYST_CLOCK={clock_file} catalyst run")
     return [*lines, "stop      Ctrl-C"]

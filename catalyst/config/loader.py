@@ -1,4 +1,4 @@
-"""Reads config.yaml and the environment into Settings."""
+"""Configuration loader: reads config.yaml and the environment into validated Settings."""
 
 import difflib
 import os
@@ -13,7 +13,7 @@ from catalyst.config.schema import Config, Mode, SessionMode
 from catalyst.config.settings import Environment, Settings
 from catalyst.domain.errors import ConfigInvalid
 
-# variable → the key it overrides
+# Environment variable → the key that it overrides.
 OVERRIDES: Final = {
     "trading_mode": "trading.mode",
     "max_daily_loss": "risk.max_daily_loss",
@@ -32,29 +32,29 @@ OVERRIDES: Final = {
 }
 
 
-# A limit that file and environment disagree on is worth a warning.
+# Limits that give a warning when the environment overrides the file's value.
 WARNED_LIMITS: Final = frozenset({"max_daily_loss", "max_position_size", "max_positions"})
 
 _MAX_FILE_BYTES: Final = 65_536  # bytes of a configuration file
-MAX_LIVE_RECONCILE_SECONDS: Final = 120  # seconds between two reconciliations where money is
-_MAX_SHOWN_CHARACTERS: Final = 40  # characters of a wrong value that are repeated to the operator
+MAX_LIVE_RECONCILE_SECONDS: Final = 120  # seconds between two reconciliations in live mode
+_MAX_SHOWN_CHARACTERS: Final = 40  # characters; a longer wrong value is not quoted in the error
 FileSignature = tuple[int, int, int]
 
 
 def file_signature(path: Path | None) -> FileSignature | None:
-    """What tells one state of a file from another without reading it; None when it is not there."""
+    """Return modification time, size and inode, which change when the file is edited; None when there is no file."""
     try:
-        found = None if path is None else path.stat()
+        file_status = None if path is None else path.stat()
     except OSError:
         return None
-    return None if found is None else (found.st_mtime_ns, found.st_size, found.st_ino)
+    return None if file_status is None else (file_status.st_mtime_ns, file_status.st_size, file_status.st_ino)
 
 
 def load(path: Path | None = None, *, env_file: Path | None = None) -> Settings:
-    """Read config.yaml (nothing but defaults when `path` is None) and the environment.
+    """Read config.yaml (only defaults when `path` is None) and the environment.
 
-    Raises ConfigInvalid: a file that is missing or unreadable, an unknown key (the nearest known one is named), a
-    value out of bounds, or file and environment contradicting each other about real money.
+    Raises ConfigInvalid for a missing or unreadable file, an unknown key (the message names the nearest valid one), a
+    value out of bounds, or file and environment that disagree on the trading mode.
     """
     tree = _read_yaml(path) if path is not None else {}
     try:
@@ -69,30 +69,30 @@ def load(path: Path | None = None, *, env_file: Path | None = None) -> Settings:
     except ValidationError as error:
         raise ConfigInvalid(_describe_errors(error, path)) from None
     if config.session.market_open is not None or config.session.market_close is not None:
-        notices.append("session.market_open/close are retired: the exchange calendar decides; remove them")
+        notices.append("session.market_open/close are ignored: the exchange calendar decides; remove them")
     mode = _decide_mode(config, env)
-    session_mode, why = _decide_session_mode(config)
-    return Settings(config, env, mode, session_mode, (*notices, *why), path, env_file)
+    session_mode, session_notices = _decide_session_mode(config)
+    return Settings(config, env, mode, session_mode, (*notices, *session_notices), path, env_file)
 
 
 def environment_without_catalyst(**changes: str) -> dict[str, str]:
-    """This process's environment for a child that must know nothing of the operator's keys, database or mode:
-    every variable Catalyst reads is left out, then `changes` are laid over it."""
-    ours = {name.upper() for name in Environment.model_fields} - {"XDG_DATA_HOME"}
-    return {name: value for name, value in os.environ.items() if name.upper() not in ours} | changes
+    """Return this process's environment without any variable that Catalyst reads, then with `changes` applied: for a
+    child process that must not get the operator's keys, database or mode."""
+    catalyst_names = {name.upper() for name in Environment.model_fields} - {"XDG_DATA_HOME"}
+    return {name: value for name, value in os.environ.items() if name.upper() not in catalyst_names} | changes
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """YAML without what a configuration never needs: anchors, aliases, tags, and the same key twice."""
+    """YAML loader that refuses anchors, aliases, tags and duplicate keys, which a configuration never needs."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event = self.peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             raise yaml.MarkedYAMLError(
-                problem="anchors and aliases are not read", problem_mark=event.start_mark
+                problem="anchors and aliases are not allowed", problem_mark=event.start_mark
             )
         if getattr(event, "tag", None):
-            raise yaml.MarkedYAMLError(problem="tags are not read", problem_mark=event.start_mark)
+            raise yaml.MarkedYAMLError(problem="tags are not allowed", problem_mark=event.start_mark)
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -100,7 +100,9 @@ class _PlainLoader(yaml.SafeLoader):
         for key, _ in node.value:
             name = str(key.value)
             if name in seen:
-                raise yaml.MarkedYAMLError(problem=f"{name} is there twice", problem_mark=key.start_mark)
+                raise yaml.MarkedYAMLError(
+                    problem=f"{name} is there twice: remove one", problem_mark=key.start_mark
+                )
             seen.add(name)
         return super().construct_mapping(node, deep)
 
@@ -116,11 +118,11 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if len(raw) > _MAX_FILE_BYTES:
         raise ConfigInvalid(f"{path} is larger than any configuration needs to be")
     try:
-        tree = yaml.load(raw.decode(), _PlainLoader)  # noqa: S506 - a SafeLoader that reads less
+        tree = yaml.load(raw.decode(), _PlainLoader)  # noqa: S506 - a stricter SafeLoader
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
-        where = f", line {mark.line + 1}" if mark is not None else ""
-        raise ConfigInvalid(f"{path}{where}: {error.problem}") from None
+        line_text = f", line {mark.line + 1}" if mark is not None else ""
+        raise ConfigInvalid(f"{path}{line_text}: {error.problem}") from None
     except RecursionError:
         raise ConfigInvalid(f"{path} is nested deeper than any configuration needs to be") from None
     except (yaml.YAMLError, ValueError):
@@ -133,38 +135,45 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _apply_environment(tree: dict[str, Any], env: Environment) -> list[str]:
-    """Lay the overrides over the tree; return what the operator should hear about."""
+    """Apply the environment's overrides to the tree; return notices for the operator."""
     notices = []
     for variable, key in OVERRIDES.items():
         value = getattr(env, variable)
         if value is None or (variable == "log_format" and value not in {"auto", "json", "console"}):
             continue
         section, name = key.split(".")
-        before = tree.setdefault(section, {}) if isinstance(tree.get(section, {}), dict) else {}
-        if variable in WARNED_LIMITS and name in before and not _same_amount(before[name], value):
+        section_values = tree.setdefault(section, {}) if isinstance(tree.get(section, {}), dict) else {}
+        if (
+            variable in WARNED_LIMITS
+            and name in section_values
+            and not _same_amount(section_values[name], value)
+        ):
             notices.append(
-                f"CONFIG_WARNING {variable.upper()}={value} in the environment overrides {key}={before[name]}"
+                f"CONFIG_WARNING {variable.upper()}={value} in the environment overrides {key}={section_values[name]}"
             )
         if variable == "trading_mode":
-            continue  # it never selects a mode by itself; see _decide_mode
-        before[name] = value.upper() if variable == "log_level" else value
+            continue  # TRADING_MODE alone never selects live; see _decide_mode
+        section_values[name] = value.upper() if variable == "log_level" else value
     if any(getattr(env, name) for name in Environment.model_fields if name.startswith("redis_")):
         notices.append("REDIS_* is ignored: the daemon is one process and needs no cache server")
     return notices
 
 
-def _same_amount(stated: object, value: object) -> bool:
+def _same_amount(file_value: object, value: object) -> bool:
     try:
-        return Decimal(str(stated)) == Decimal(str(value))
+        return Decimal(str(file_value)) == Decimal(str(value))
     except InvalidOperation:
         return False
 
 
 def _decide_mode(config: Config, env: Environment) -> Mode:
-    """Which account is traded. Only `trading.mode` can say live, and only with a second lock opened."""
-    said = config.trading.mode
+    """Decide the trading mode. Only `trading.mode` selects live, and live needs two more settings.
+
+    Raises ConfigInvalid when file and environment disagree, or when keys or live settings are missing.
+    """
+    configured = config.trading.mode
     has_keys = env.alpaca_api_key is not None and env.alpaca_secret_key is not None
-    mode = said or (env.trading_mode if env.trading_mode is not Mode.LIVE else None)
+    mode = configured or (env.trading_mode if env.trading_mode is not Mode.LIVE else None)
     mode = mode or (Mode.PAPER if has_keys else Mode.SIM)
     hints = {
         "TRADING_MODE": env.trading_mode,
@@ -173,26 +182,26 @@ def _decide_mode(config: Config, env: Environment) -> Mode:
         "ALPACA_BASE_URL": _mode_of_url(env.alpaca_base_url),
     }
     for name, hint in hints.items():
-        bolder = hint is Mode.LIVE or (hint is Mode.SIM and mode is not Mode.SIM)
-        if hint is not None and hint is not mode and (said is not None or bolder):
+        riskier = hint is Mode.LIVE or (hint is Mode.SIM and mode is not Mode.SIM)
+        if hint is not None and hint is not mode and (configured is not None or riskier):
             raise ConfigInvalid(
-                f"{name} says {hint}, trading.mode {'is' if said else 'would be'} {mode}: make them agree"
+                f"{name} means {hint}, trading.mode {'is' if configured else 'would be'} {mode}: make them agree"
             )
     if env.enable_paper_trading is False and mode is Mode.PAPER:
         raise ConfigInvalid(
-            f"ENABLE_PAPER_TRADING is false, trading.mode {'is' if said else 'would be'} paper: make them agree"
+            f"ENABLE_PAPER_TRADING is false, trading.mode {'is' if configured else 'would be'} paper: make them agree"
         )
     if mode is Mode.LIVE:
         missing = [
-            what
-            for what, present in (
+            setting
+            for setting, present in (
                 ("ENABLE_LIVE_TRADING=true in the environment", env.enable_live_trading),
                 ("trading.account_number in config.yaml", config.trading.account_number is not None),
             )
             if not present
         ]
         if missing:
-            raise ConfigInvalid(f"live trading is locked; it also needs {' and '.join(missing)}")
+            raise ConfigInvalid(f"live trading is locked: it also needs {' and '.join(missing)}")
         _check_live(config)
     if mode is not Mode.SIM and not has_keys:
         raise ConfigInvalid(f"{mode} trading needs ALPACA_API_KEY and ALPACA_SECRET_KEY in the environment")
@@ -200,15 +209,15 @@ def _decide_mode(config: Config, env: Environment) -> Mode:
 
 
 def _check_live(config: Config) -> None:
-    """What may be loosened on paper is not to be loosened where money is."""
+    """Refuse settings that are allowed in paper mode but too loose for live. Raises ConfigInvalid."""
     if config.reconcile.every_seconds > MAX_LIVE_RECONCILE_SECONDS:
         raise ConfigInvalid(
-            f"reconcile.every_seconds is {config.reconcile.every_seconds:g}: live, tables and broker are compared at "
-            f"least every {MAX_LIVE_RECONCILE_SECONDS} seconds"
+            f"reconcile.every_seconds is {config.reconcile.every_seconds:g}: live, database and broker are compared "
+            f"at least every {MAX_LIVE_RECONCILE_SECONDS} seconds"
         )
     if not config.emergency.halt_new_trades:
         raise ConfigInvalid(
-            "emergency.halt_new_trades is false: live, the daily loss limit ends the day's entries"
+            "emergency.halt_new_trades is false: live, it must be true, so that the daily loss limit stops entries"
         )
 
 
@@ -219,7 +228,7 @@ def _mode_of_url(url: str | None) -> Mode | None:
 
 
 def _decide_session_mode(config: Config) -> tuple[SessionMode, tuple[str, ...]]:
-    """Autonomous needs three switches; with fewer the session is supervised, and says which is missing."""
+    """Return autonomous when its three settings are on, else supervised with a notice of the missing ones."""
     if config.session.mode is SessionMode.SUPERVISED:
         return SessionMode.SUPERVISED, ()
     missing = [
@@ -247,26 +256,28 @@ def _known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
 
 
 def _describe_errors(error: ValidationError, path: Path | None) -> str:
-    """Every fault on a line of its own, in the file's words."""
+    """Describe every validation error with the key of the file, separated by semicolons."""
     lines = []
     for fault in error.errors(include_url=False):
         key = ".".join(str(part) for part in fault["loc"])
         if fault["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(key, _known_keys(Config), n=1, cutoff=0.4)
-            lines.append(f"unknown key {key}" + (f": did you mean {near[0]}?" if near else ""))
+            similar_keys = difflib.get_close_matches(key, _known_keys(Config), n=1, cutoff=0.4)
+            lines.append(
+                f"unknown key {key}" + (f": did you mean {similar_keys[0]}?" if similar_keys else "")
+            )
         else:
-            said = fault["msg"].removeprefix("Value error, ")
-            lines.append(f"{key}: {said}{_describe_value(fault['input'])}" if key else said)
+            reason = fault["msg"].removeprefix("Value error, ")
+            lines.append(f"{key}: {reason}{_describe_value(fault['input'])}" if key else reason)
     return f"{path or 'the configuration'}: " + "; ".join(lines)
 
 
 def _describe_value(value: object) -> str:
-    """The value, when it is short and no section: a DSN in the wrong place keeps its password."""
+    """Quote a wrong value when it is short, is no section and holds no URL, which may contain a password."""
     shown = repr(value) if isinstance(value, (str, int, float, Decimal)) else ""
     return f" (got {shown})" if 0 < len(shown) <= _MAX_SHOWN_CHARACTERS and "://" not in shown else ""
 
 
 def _describe_environment_errors(error: ValidationError) -> str:
-    """Names only: a value may be a secret."""
+    """Describe invalid variables by name only, because a value may be a secret."""
     faults = error.errors(include_url=False, include_input=False)
     return "; ".join(f"{str(fault['loc'][0]).upper()}: {fault['msg']}" for fault in faults)

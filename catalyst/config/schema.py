@@ -15,7 +15,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
-    """Frozen; an unknown key is an error, and so is a number that is none."""
+    """Base of all sections: frozen; unknown keys, NaN and infinite numbers are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 
@@ -32,14 +32,14 @@ class SessionMode(StrEnum):
 
 
 class TradingConfig(Section):
-    mode: Mode | None = None  # None: sim without keys, paper with them
+    mode: Mode | None = None  # None: paper with Alpaca's keys, else sim
     allow_short: bool = False
     manage_account_locks: bool = True
-    account_number: str | None = None  # live: must equal the broker's
+    account_number: str | None = None  # live only: must equal the account of the keys
 
 
 class BrokerConfig(Section):
-    """Where the broker is. None: Alpaca's own hosts for paper and live, `simulator` for sim."""
+    """Address of the simulated exchange, data feed and request budgets. Paper and live use Alpaca's own hosts."""
 
     simulator: str = "http://127.0.0.1:8765"
     feed: Literal["iex", "sip", "delayed_sip"] = "iex"
@@ -49,9 +49,9 @@ class BrokerConfig(Section):
 
 
 class DatabaseConfig(Section):
-    data_dir: Path | None = None  # the embedded server's, when DATABASE_URL is not set
-    spool: Path | None = None  # the folder of what is done while the database is away
-    proofs: Path | None = None  # the folder of the proofs of being flat
+    data_dir: Path | None = None  # data folder of the embedded server, used without DATABASE_URL
+    spool: Path | None = None  # folder of the actions during a database outage
+    proofs: Path | None = None  # folder of the flat proofs
 
 
 class SessionConfig(Section):
@@ -60,7 +60,7 @@ class SessionConfig(Section):
     flat_before_close_minutes: int = Field(10, ge=2, le=120)
     no_entries_before_close_minutes: int = Field(45, ge=5, le=240)
     proposal_expires_minutes: int = Field(5, ge=1, le=60)
-    market_open: str | int | None = None  # retired, and YAML reads 16:00 as 960
+    market_open: str | int | None = None  # ignored with a notice; int because YAML reads 16:00 as 960
     market_close: str | int | None = None
 
 
@@ -78,7 +78,7 @@ class FeaturesConfig(Section):
 
 
 class UniverseConfig(Section):
-    """Which symbols may be traded at all."""
+    """The symbols that may be traded."""
 
     listings_file: Path | None = None  # CSV: symbol, name, sector
     exchanges: tuple[str, ...] = ("NYSE", "NASDAQ", "ARCA", "AMEX")
@@ -87,18 +87,18 @@ class UniverseConfig(Section):
 
 
 class ScanConfig(Section):
-    """What makes a stock worth a second look, and which market data are too poor to judge it by."""
+    """Limits of the scan stage: price, volume, data age and spread; and the weights of its score."""
 
     max_candidates: int = Field(200, ge=1, le=200)
     min_price: float = Field(1.0, gt=0)
     max_price: float = Field(500.0, gt=0)
     min_dollar_volume: float = Field(5_000_000.0, ge=0)  # 20-day average, dollars a day
-    min_relative_volume: float = Field(1.0, ge=0)  # volume so far over what is usual by this minute
-    max_spread_bps: float = Field(50.0, gt=0)  # looser than risk's: a spread may tighten until the order goes
+    min_relative_volume: float = Field(1.0, ge=0)  # volume so far over the usual volume by this minute
+    max_spread_bps: float = Field(50.0, gt=0)  # wider than risk's limit: a spread may narrow before the entry
     max_trade_age_seconds: float = Field(420, gt=0)
     max_quote_age_seconds: float = Field(420, gt=0)
-    max_quote_distance_pct: float = Field(5.0, gt=0)  # of the last trade from the middle of the quote
-    min_history_days: int = Field(5, ge=1, le=20)  # daily bars before "usual" means anything
+    max_quote_distance_pct: float = Field(5.0, gt=0)  # between the last trade and the middle of the quote
+    min_history_days: int = Field(5, ge=1, le=20)  # daily bars needed for the usual volume
     weight_volume: Fraction = 0.35
     weight_momentum: Fraction = 0.35
     weight_gap: Fraction = 0.20
@@ -106,32 +106,32 @@ class ScanConfig(Section):
 
 
 class NewsConfig(Section):
-    """How headlines weigh."""
+    """Which headlines are read, how they lose weight with age, and the veto of the news stage."""
 
     max_symbols: int = Field(100, ge=1, le=200)
     max_candidates: int = Field(35, ge=1, le=200)
     lookback_hours: float = Field(24.0, gt=0, le=168)
-    half_life_hours: float = Field(6.0, gt=0, le=168)  # a headline this old weighs half
-    veto_score: Fraction = 0.25  # a news score this low refuses a stock that may only be bought
+    half_life_hours: float = Field(6.0, gt=0, le=168)  # age at which a headline has half its weight
+    veto_score: Fraction = 0.25  # at or below this news score a stock is refused in long-only trading
 
 
 class PatternConfig(Section):
-    """Chart patterns. Times are minutes, so that 1- and 5-minute bars mean the same."""
+    """Limits of the pattern stage. Times are minutes, so that they apply to 1- and 5-minute bars alike."""
 
     max_candidates: int = Field(20, ge=1, le=200)
     min_confidence: float = Field(0.4, ge=0, le=1)
-    max_trigger_age_minutes: float = Field(30, ge=5, le=120)  # the trigger was crossed this recently
-    max_bar_age_minutes: float = Field(15, ge=1, le=60)  # the last bar ended this recently
+    max_trigger_age_minutes: float = Field(30, ge=5, le=120)  # oldest crossing of the trigger
+    max_bar_age_minutes: float = Field(15, ge=1, le=60)  # oldest end of the last bar
     opening_range_minutes: float = Field(15, ge=5, le=60)
-    pivot_minutes: float = Field(10, ge=1, le=60)  # a pivot is the extreme this far to both sides
-    max_extension: Fraction = 0.4  # of the way from trigger to target already gone
+    pivot_minutes: float = Field(10, ge=1, le=60)  # a pivot is the extreme of this time on both sides
+    max_extension: Fraction = 0.4  # the part of the way from trigger to target already moved
 
 
 class TechnicalConfig(Section):
-    """What the indicators must agree on, and when a move counts as spent."""
+    """Limits of the technical stage: votes, agreement, timeframe weights, and when a move is exhausted."""
 
     max_candidates: int = Field(10, ge=1, le=200)
-    min_votes: int = Field(6, ge=1, le=20)  # votes that must be warm
+    min_votes: int = Field(6, ge=1, le=20)  # indicators with enough bars to vote
     min_agreement: Fraction = 0.5
     # Weights of the timeframes that have a vote, scaled to sum to 1.
     weight_intraday: float = Field(0.5, ge=0)
@@ -144,11 +144,11 @@ class TechnicalConfig(Section):
 
 class PipelineConfig(Section):
     require_pattern: bool = True
-    bar_minutes: Literal[1, 5] = 1  # the intraday bars the stages read
+    bar_minutes: Literal[1, 5] = 1  # length of the intraday bars that the stages read
 
 
 class ScoringConfig(Section):
-    """composite = sum of weight times component, each component in [0, 1]."""
+    """Weights of the composite score: the sum of weight times component, each component in [0, 1]."""
 
     news: Fraction = 0.30
     technical: Fraction = 0.30
@@ -164,8 +164,10 @@ class ScoringConfig(Section):
 
 
 class RiskConfig(Section):
-    max_candidates: int = Field(5, ge=1, le=50)  # approved candidates a scan may leave
-    max_daily_loss: Annotated[Dollars, Field(gt=0)] = Decimal("2000.00")  # there is no day without a limit
+    max_candidates: int = Field(5, ge=1, le=50)  # most approved candidates of a scan
+    max_daily_loss: Annotated[Dollars, Field(gt=0)] = Decimal(
+        "2000.00"
+    )  # a day without a loss limit is not allowed
     warning_threshold_pct: Percent = 75
     max_positions: int = Field(5, ge=1, le=50)
     max_position_size: Dollars = Decimal("5000.00")
@@ -176,8 +178,8 @@ class RiskConfig(Section):
     max_participation_pct: Percent = 1
     max_spread_bps: float = Field(30, gt=0, le=1000)
     min_reward_risk: float = Field(2.0, ge=0.5, le=20)
-    min_stop_atr: float = Field(1.0, ge=0, le=10)  # a stop nearer than this many bar ATRs moves out to it
-    max_stop_pct: float = Field(5.0, gt=0, le=20)  # a chart's stop farther than this is not taken
+    min_stop_atr: float = Field(1.0, ge=0, le=10)  # bar ATRs; a closer stop is moved out to this distance
+    max_stop_pct: float = Field(5.0, gt=0, le=20)  # a chart's stop farther away is not used
 
 
 class PositionsConfig(Section):
@@ -208,24 +210,26 @@ class EmergencyConfig(Section):
 
 class PlanConfig(Section):
     entry_type: Literal["limit", "market"] = "limit"
-    collar_bps: float = Field(15.0, ge=0, le=200)  # how far past the far side of the quote we follow
+    collar_bps: float = Field(15.0, ge=0, le=200)  # the entry limit's distance beyond the opposite quote
 
 
 class ExecutionConfig(Section):
     partial_entry_grace_seconds: float = Field(5, ge=1, le=60)
-    entry_timeout_seconds: float = Field(120, ge=5, le=1800)  # an entry that has not filled is cancelled
+    entry_timeout_seconds: float = Field(120, ge=5, le=1800)  # after it an unfilled entry is cancelled
     signal_max_age_seconds: float = Field(60, ge=5, le=600)
     order_poll_seconds: float = Field(10, ge=1, le=60)
     position_poll_seconds: float = Field(30, ge=1, le=120)
 
 
 class ReconcileConfig(Section):
-    every_seconds: float = Field(60, ge=5, le=600)  # live: at most SLOWEST_LIVE_LOOK
-    orphans: Literal["alert", "protect", "close"] = "protect"  # shares of our symbols that no row explains
+    every_seconds: float = Field(60, ge=5, le=600)  # live: at most MAX_LIVE_RECONCILE_SECONDS
+    orphans: Literal["alert", "protect", "close"] = "protect"  # action for orphan shares of our symbols
 
 
 class ProtectionConfig(Section):
-    unprotected_budget_seconds: float = Field(15, ge=1, le=600)  # without a stop at the broker, per position
+    unprotected_budget_seconds: float = Field(
+        15, ge=1, le=600
+    )  # unprotected time before an alert, per position
 
 
 class StopMonitorConfig(Section):
@@ -246,7 +250,7 @@ class LogConfig(Section):
 
 
 class Config(Section):
-    """The whole tree, as config.yaml writes it."""
+    """The whole configuration, with one field per section of config.yaml."""
 
     trading: TradingConfig = TradingConfig()
     broker: BrokerConfig = BrokerConfig()
@@ -284,17 +288,17 @@ class Config(Section):
         if self.session.timezone != "America/New_York":
             raise ValueError(
                 "session.timezone must be America/New_York: the exchange keeps New York hours; "
-                "remove the key, screens show your local time beside it"
+                "remove the key; screens also show your local time"
             )
         return self
 
     @property
     def fingerprint(self) -> str:
-        """A hash of every value, however it was written: which configuration a day was traded under."""
+        """A hash of all values, independent of their notation; stored with each day to identify its configuration."""
         text = json.dumps(self.model_dump(), default=_canonical, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _canonical(value: object) -> str:
-    """2000, 2000.00 and 2E+3 are one amount."""
+    """Return one text for equal amounts such as 2000, 2000.00 and 2E+3."""
     return format(value.normalize(), "f") if isinstance(value, Decimal) else str(value)

@@ -1,6 +1,6 @@
-"""What the operator may choose: config.yaml and the environment, read once, validated, frozen.
+"""Settings of the process: config.yaml and the environment together, read once, validated, frozen.
 
-The environment beats the file. Secrets live only in the environment (or an env file) and never in a repr.
+The environment overrides the file. Secrets come only from the environment (or an env file) and never appear in a repr.
 """
 
 from dataclasses import dataclass, field
@@ -16,11 +16,11 @@ from catalyst.config.schema import Config, Mode, SessionMode
 
 
 class Environment(BaseSettings):
-    """The seeds' variable names. Only secrets and overrides; nothing here has a default that trades."""
+    """Environment variables: secrets and overrides. No default here allows trading."""
 
     model_config = SettingsConfigDict(
         env_file_encoding="utf-8",
-        env_ignore_empty=True,  # ALPACA_API_KEY= is no key
+        env_ignore_empty=True,  # an empty ALPACA_API_KEY= counts as unset
         extra="ignore",
         frozen=True,
         hide_input_in_errors=True,
@@ -56,7 +56,7 @@ class Environment(BaseSettings):
     alert_email_info: str | None = None
     news_api_key: SecretStr | None = None
     benzinga_api_key: SecretStr | None = None
-    notify_socket: str | None = None  # these two are the service manager's
+    notify_socket: str | None = None  # set by systemd, like watchdog_usec
     watchdog_usec: int | None = None
     log_level: str | None = None
     log_format: str | None = None
@@ -67,8 +67,8 @@ class Environment(BaseSettings):
     redis_db: str | None = None
     redis_password: SecretStr | None = None
     redis_url: SecretStr | None = None
-    catalyst_clock: Path | None = None  # a shared scaled clock: the demo's and the tests' seam
-    # Market seconds a second: when it runs free, and while an effect is in flight.
+    catalyst_clock: Path | None = None  # file of a shared scaled clock, for the demo and tests
+    # Market seconds per real second: normally, and while an effect is in flight.
     catalyst_clock_speed: float | None = Field(None, gt=0, le=100_000)
     catalyst_clock_held_speed: float | None = Field(None, gt=0, le=100_000)
     xdg_data_home: Path | None = None
@@ -81,7 +81,7 @@ ALPACA_DATA: Final = "https://data.alpaca.markets"
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything the process was told: the tree, the secrets, and what the operator should know of both."""
+    """The configuration, the secrets, the decided modes, and notices for the operator."""
 
     config: Config
     env: Environment = field(repr=False)
@@ -103,24 +103,24 @@ class Settings:
 
     @property
     def data_dir(self) -> Path:
-        """Where the embedded database lies, when there is no DATABASE_URL."""
+        """The folder of the embedded database, used without DATABASE_URL."""
         share = self.env.xdg_data_home or Path.home() / ".local" / "share"
         return self.config.database.data_dir or share / "catalyst" / "pg"
 
     @property
     def spool_dir(self) -> Path:
-        """Where what is done without the database is kept until the database has heard of it."""
+        """The folder of the spool, which holds the actions of a database outage until they are imported."""
         return self.config.database.spool or self.data_dir.parent / "spool"
 
     def account_name(self, account_id: str) -> str:
-        """What names an account among all there may be on this machine: every simulator has one of the same id."""
+        """Return a name that is unique on this machine; simulators share one account id, so it gets their address."""
         return (
             account_id if self.mode is not Mode.SIM else f"{account_id}@{urlsplit(self.trading_url).netloc}"
         )
 
     @property
     def proofs_dir(self) -> Path:
-        """Where each proof of being flat lies as a file."""
+        """The folder of the flat proofs, one file each."""
         return self.config.database.proofs or self.data_dir.parent / "proofs"
 
     @property
@@ -133,7 +133,7 @@ class Settings:
 
     @property
     def keys(self) -> tuple[str, str]:
-        """(key, secret); the simulator's own when none are set."""
+        """The API key and secret; the simulator's own in sim mode or when none are set."""
         key, secret = self.env.alpaca_api_key, self.env.alpaca_secret_key
         if key is None or secret is None or self.mode is Mode.SIM:
             return "demo", "demo"

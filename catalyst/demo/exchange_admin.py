@@ -1,4 +1,4 @@
-"""The exchange's side door, from outside its process."""
+"""Client of the simulated exchange's admin API."""
 
 import asyncio
 import http.client
@@ -9,7 +9,10 @@ from typing import Any
 async def request_admin(
     port: int, path: str, *, method: str = "GET", body: dict[str, Any] | None = None
 ) -> Any:
-    """What the exchange's admin endpoint answers, off the loop. Raises OSError when nobody listens."""
+    """Send a request to `/admin/{path}` in a thread and return the JSON response.
+
+    Raises OSError when the exchange does not answer within 30 s.
+    """
     return await asyncio.to_thread(_request, port, path, method, body)
 
 

@@ -1,8 +1,8 @@
-"""The scene no daemon should fear: shares are held that nothing protects, and the process is dead.
+"""Kill scene of the demo: a SIGKILL during the first entry leaves unprotected shares, which the next daemon protects.
 
-The exchange takes the day's first entry, never answers, fills two fifths of it and stalls; the stream is silent.
-Then the daemon is killed with SIGKILL. From there on the market runs at the pace of the real clock, and nobody
-helps: the next daemon has to find the order, cancel its rest and protect exactly what filled.
+The exchange accepts the day's first entry, never answers, fills two fifths of it and stops; the stream sends no update.
+Then the daemon is killed with SIGKILL and started again, and the market runs in real time. The new daemon must find the
+order, cancel its rest and protect exactly the filled shares.
 """
 
 import math
@@ -19,16 +19,16 @@ from catalyst.report.formatting import quantity
 from catalyst.store import orders, positions
 from catalyst.store.pool import Connection
 
-FILLED_FRACTION: Final = Decimal("0.4")  # of the entry that fills
+FILLED_FRACTION: Final = Decimal("0.4")  # the part of the entry that fills
 REAL_TIME_SPEED: Final = 1.0
-FILL_TIMEOUT: Final = timedelta(seconds=5)  # real; else the scene waits for the next entry
-PROTECTION_TIMEOUT: Final = timedelta(seconds=90)  # real; else it has failed
+FILL_TIMEOUT: Final = timedelta(seconds=5)  # real time; after it the scene waits for the next entry
+PROTECTION_TIMEOUT: Final = timedelta(seconds=90)  # real time; after it the scene has failed
 HANG, SILENCE, PARTIAL, STALL = "kill-hang", "kill-silence", "kill-partial", "kill-stall"
 
 
 @dataclass(frozen=True, slots=True)
 class InterruptedOrder:
-    """The order the daemon died over."""
+    """The entry order during which the daemon is killed."""
 
     client_order_id: str
     symbol: str
@@ -38,14 +38,14 @@ class InterruptedOrder:
 
 @dataclass
 class KillScene:
-    """One death, from the trap to the sentence about it. `sentence` is empty until it is over."""
+    """One kill of the daemon, from the injected faults to the result. `result` is one sentence, empty until the end."""
 
     port: int
-    clock: ScaledClock  # one that drives
+    clock: ScaledClock  # must drive the shared clock
     real_clock: Clock
     interrupted_order: InterruptedOrder | None = None
     result: str = ""
-    passed: bool = True  # false: the shares were not protected as they should have been
+    passed: bool = True  # false: the filled shares were not protected exactly or not in time
     _hung_at: datetime | None = None
     _killed_at: datetime | None = None
     _attempts: int = field(default=0)
@@ -55,7 +55,7 @@ class KillScene:
         return bool(self.result)
 
     async def arm(self) -> None:
-        """Set the trap for the next entry."""
+        """Inject the faults for the next entry: no answer, no stream message, a partial fill."""
         self._attempts += 1
         self._hung_at = None
         for rule in (
@@ -66,46 +66,47 @@ class KillScene:
             await request_admin(self.port, "faults", method="POST", body=rule)
 
     async def is_ready_to_kill(self) -> bool:
-        """True at the moment to kill: the order is at the exchange, part of it has filled, nobody was told."""
+        """Return true once the entry is partly filled at the exchange and the daemon has received no report of it."""
         if self._hung_at is None:
             rules = await request_admin(self.port, "faults")
             if not any(rule["id"] == HANG and rule["fired"] for rule in rules):
                 return False
             self._hung_at = self.real_clock.now()
-        ledger = await request_admin(self.port, "logs")
-        self.interrupted_order = _find_interrupted_order(ledger["orders"])
+        logs = await request_admin(self.port, "logs")
+        self.interrupted_order = _find_interrupted_order(logs["orders"])
         if self.interrupted_order is None and self.real_clock.now() - self._hung_at > FILL_TIMEOUT:
             await self._remove_faults(HANG, SILENCE, PARTIAL)
             await self.arm()
         return self.interrupted_order is not None
 
     async def on_killed(self) -> str:
-        """The daemon has just been killed: the market slows to real time. What to tell the spectator."""
-        assert self.interrupted_order is not None  # it was ripe
+        """Slow the market to real time after the kill, and return the message about it."""
+        assert self.interrupted_order is not None  # is_ready_to_kill() returned true
         self.clock.set_cap(REAL_TIME_SPEED)
         self._killed_at = self.real_clock.now()
         stall = {"id": STALL, "kind": "partial", "symbol": self.interrupted_order.symbol, "role": "entry"}
         await request_admin(self.port, "faults", method="POST", body={**stall, "share": str(FILLED_FRACTION)})
         await self._remove_faults(HANG, SILENCE, PARTIAL)
         return (
-            f"kill -9: {quantity(self.interrupted_order.filled_qty)} of {quantity(self.interrupted_order.quantity)} {self.interrupted_order.symbol} have "
-            "filled, the daemon never heard of it, and nothing protects them; it is started again, in real time"
+            f"kill -9: {quantity(self.interrupted_order.filled_qty)} of {quantity(self.interrupted_order.quantity)} "
+            f"{self.interrupted_order.symbol} have filled, the daemon received no report, and the shares are "
+            "unprotected; the daemon is started again, in real time"
         )
 
     async def check(self, conn: Connection) -> bool:
-        """True when the scene has just ended; the market runs at its own pace again."""
+        """Return true once the shares are protected or the timeout has passed; then restore the market's speed."""
         assert self.interrupted_order is not None
         assert self._killed_at is not None
         entry = await orders.by_client_id(conn, self.interrupted_order.client_order_id)
-        gone = self.real_clock.now() - self._killed_at
+        elapsed = self.real_clock.now() - self._killed_at
         if entry is not None and entry.position_id is not None:
             position = await positions.get(conn, entry.position_id)
             if position.protected_at is not None or position.quantity == 0:
                 rows = await orders.of_position(conn, entry.position_id)
                 self.result = await self._describe_result(position, rows, entry.attempts)
-        if not self.result and gone > PROTECTION_TIMEOUT:
+        if not self.result and elapsed > PROTECTION_TIMEOUT:
             self.passed = False
-            self.result = f"kill -9: after {gone.total_seconds():.0f} s the shares are still unprotected"
+            self.result = f"kill -9: after {elapsed.total_seconds():.0f} s the shares are still unprotected"
         if self.result:
             await self._remove_faults(STALL)
             self.clock.set_cap(math.inf)
@@ -114,20 +115,26 @@ class KillScene:
     async def _describe_result(
         self, position: positions.PositionRow, rows: list[orders.OrderRow], attempts: int
     ) -> str:
-        """One sentence: what was found, what protects it, how long it was bare by both books."""
+        """Describe in one sentence the shares found, their protection and the unprotected time on both sides."""
         assert self.interrupted_order is not None
         symbol = self.interrupted_order.symbol
         exposure = (await request_admin(self.port, "unprotected")).get(symbol, {})
-        bare = f"naked {position.unprotected_seconds:.1f} s by the tables, {_longest_unprotected(exposure):.1f} s by the exchange"
-        asked = "asked once" if attempts == 1 else f"sent {attempts} times"
+        unprotected_time = (
+            f"unprotected {position.unprotected_seconds:.1f} s in the database, "
+            f"{_longest_unprotected(exposure):.1f} s at the exchange"
+        )
+        attempts_text = "sent once" if attempts == 1 else f"sent {attempts} times"
         if position.quantity == 0:
             self.passed = position.entered_qty == self.interrupted_order.filled_qty
-            return f"kill -9: adopted {quantity(position.entered_qty)} {symbol} ({asked}), left them at once; {bare}"
-        stop = _protected_qty(rows, Purpose.STOP_LOSS)
-        self.passed = attempts == 1 and stop == position.quantity == self.interrupted_order.filled_qty
+            return (
+                f"kill -9: adopted {quantity(position.entered_qty)} {symbol} ({attempts_text}), exited them at once; "
+                f"{unprotected_time}"
+            )
+        stop_qty = _protected_qty(rows, Purpose.STOP_LOSS)
+        self.passed = attempts == 1 and stop_qty == position.quantity == self.interrupted_order.filled_qty
         return (
-            f"kill -9: found {quantity(position.quantity)} {symbol} by its own id ({asked}), cancelled the rest, "
-            f"a stop and a target for exactly {quantity(stop)}; {bare}"
+            f"kill -9: found {quantity(position.quantity)} {symbol} by its client order id ({attempts_text}), "
+            f"cancelled the rest, a stop and a target for exactly {quantity(stop_qty)}; {unprotected_time}"
         )
 
     async def _remove_faults(self, *rules: str) -> None:
@@ -136,17 +143,17 @@ class KillScene:
 
 
 def _find_interrupted_order(orders_at_exchange: list[dict[str, Any]]) -> InterruptedOrder | None:
-    """The entry that has filled as far as the trap lets it."""
+    """Return the entry order that has filled exactly up to the injected fraction; None when there is none."""
     for order in orders_at_exchange:
         total, filled = Decimal(order["qty"] or 0), Decimal(order["filled_qty"])
-        most = (total * FILLED_FRACTION).to_integral_value(ROUND_FLOOR)
-        if order["role"] == "entry" and order["status"] == "partially_filled" and filled == most > 0:
+        expected = (total * FILLED_FRACTION).to_integral_value(ROUND_FLOOR)
+        if order["role"] == "entry" and order["status"] == "partially_filled" and filled == expected > 0:
             return InterruptedOrder(order["client_order_id"], order["symbol"], filled, total)
     return None
 
 
 def _protected_qty(rows: list[orders.OrderRow], purpose: Purpose) -> Decimal:
-    """Shares under working exits of a purpose, in the broker's words alive."""
+    """Return the shares of working exit orders of a purpose that are live at the broker."""
     live = [row for row in rows if row.status in WORKING and row.broker_status in LIVE_STATUSES]
     return sum((row.remaining for row in live if row.order_purpose is purpose), Decimal(0))
 

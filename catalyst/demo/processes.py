@@ -1,4 +1,4 @@
-"""The demo's other processes: each with a log, a leash, and an environment without anything of the operator's."""
+"""Child processes of the demo: each has a log, ends with its parent and gets none of the operator's settings."""
 
 import asyncio
 import os
@@ -18,12 +18,12 @@ EXIT_TIMEOUT_S: Final = 15.0  # real seconds for a child to end by itself
 
 
 class ChildProcessFailed(UserError):
-    """A child ended that should not have; the message has its last words."""
+    """A child process ended or did not become ready; the message holds its last log lines."""
 
 
 @dataclass
 class ChildProcess:
-    """A child process, its log, and the leash it ends with."""
+    """A child process and its log. It ends when its standard input, a pipe from this process, is closed."""
 
     name: str
     process: "subprocess.Popen[bytes]"
@@ -38,7 +38,7 @@ class ChildProcess:
             self.process.send_signal(number)
 
     async def wait_or_kill(self, timeout_s: float) -> None:
-        """The process is gone; killed when it did not end by itself."""
+        """Wait for the end of the process; kill it after `timeout_s` real seconds."""
         try:
             await asyncio.to_thread(self.process.wait, timeout_s)
         except subprocess.TimeoutExpired:
@@ -55,8 +55,8 @@ class ChildProcess:
 def start_child(
     name: str, arguments: Sequence[str], folder: Path, settings: Mapping[str, str]
 ) -> ChildProcess:
-    """Start a child in `folder`, out of reach of the terminal's Ctrl-C and of our settings; one that is started
-    again goes on in its log."""
+    """Start a Catalyst command as a child in `folder`, in its own session (no Ctrl-C) and without the operator's
+    settings. A restarted child appends to its log."""
     root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join([root, *filter(None, [environment_without_catalyst().get("PYTHONPATH")])])
     log = folder / f"{name}.log"
@@ -74,7 +74,8 @@ def start_child(
 
 
 def crash_report(child: ChildProcess) -> str:
-    ended = "did not become ready" if child.exit_code is None else f"ended with code {child.exit_code}"
+    """Describe how a child ended, with the last lines of its log."""
+    outcome = "did not become ready" if child.exit_code is None else f"ended with code {child.exit_code}"
     return (
-        f"the {child.name} {ended}; the last lines of {child.log}:\n{child.last_log_lines() or '(nothing)'}"
+        f"the {child.name} {outcome}; the last lines of {child.log}:\n{child.last_log_lines() or '(nothing)'}"
     )

@@ -1,7 +1,7 @@
-"""A whole trading day in about a minute: the exchange, the daemon and a screen, three processes on one fast clock.
+"""The demo: runs a trading day in about a minute with an exchange, a daemon and a display on one fast shared clock.
 
-Nothing of the operator's is touched: the children get an environment without keys, mode or database, everything
-they write lies in one folder, and they end when this process ends, however it ends.
+The operator's setup is not touched: the children get an environment without keys, mode or database, write all files
+into one folder, and end when this process ends, even by a crash.
 """
 
 import asyncio
@@ -39,15 +39,15 @@ if TYPE_CHECKING:
     from catalyst.report.live_screen import ProgressDisplay
 
 START_TIME: Final = "07:59"  # New York; the daemon prepares the day at 08:00
-REFRESH_INTERVAL: Final = timedelta(milliseconds=150)  # real time between two looks at the tables
+REFRESH_INTERVAL: Final = timedelta(milliseconds=150)  # real time between two reads of the database
 READY_TIMEOUT: Final = timedelta(seconds=120)  # for an exchange or a daemon to start on a slow machine
 EXIT_INTERRUPTED: Final = 130
-EXIT_NOT_FLAT: Final = 2  # a daemon that ended its day, and says that it did not end flat
+EXIT_NOT_FLAT: Final = 2  # the daemon's exit code after a day that did not end flat
 
 
 @dataclass(frozen=True, slots=True)
 class DemoOptions:
-    """Which day is played, and how."""
+    """The options of a demo run: market, day, speed, folder and kill."""
 
     seed: int = 7
     symbols: int = 4_200
@@ -59,34 +59,34 @@ class DemoOptions:
     bar_minutes: int = 1
     speed: float = 800.0
     keep: Path | None = None
-    kill: bool = True  # the daemon is killed over its first entry
+    kill: bool = True  # kill the daemon during its first entry
 
 
 class DemoInterrupted(UserError):
-    """Somebody asked for the end before the day had begun."""
+    """The demo was stopped before its day began."""
 
 
 @dataclass(frozen=True, slots=True)
 class DemoOutcome:
-    """How the day ended."""
+    """The result of a demo run. `seconds` is real time."""
 
     day: DayReport | None
     agreement: Agreement | None
-    speed: float  # market seconds a real second, over the whole day
+    speed: float  # market seconds per real second, over the whole day
     seconds: float
     interrupted: bool
     daemon_exit_code: int
-    scene: KillScene | None  # None: nobody was to be killed
+    scene: KillScene | None  # None: run without a kill
 
     @property
     def exit_code(self) -> int:
         if self.interrupted:
             return EXIT_INTERRUPTED
-        whole = self.day is not None and self.day.cycle.status == "completed"
-        whole = whole and (self.scene is None or self.scene.passed)
+        passed = self.day is not None and self.day.cycle.status == "completed"
+        passed = passed and (self.scene is None or self.scene.passed)
         return (
             0
-            if whole and self.daemon_exit_code == 0 and self.agreement is not None and self.agreement.matches
+            if passed and self.daemon_exit_code == 0 and self.agreement is not None and self.agreement.matches
             else 1
         )
 
@@ -103,7 +103,10 @@ class Demo:
     children: list[ChildProcess] = field(default_factory=list)
 
     async def run(self) -> DemoOutcome:
-        """Set up, live through the day, compare the books; every child is gone afterwards."""
+        """Start the processes, run the day and compare database and exchange; every child has ended afterwards.
+
+        Raises ChildProcessFailed, DemoInterrupted.
+        """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, self._request_stop)
@@ -112,7 +115,7 @@ class Demo:
             exchange = self._start_child("exchange", self._exchange_arguments())
             server = await asyncio.to_thread(embedded.start, self.folder / "pg")
             await migrate(server.dsn)
-            self.display.show_setup_step("database", "PostgreSQL of its own, migrated", self.folder / "pg")
+            self.display.show_setup_step("database", "own PostgreSQL, migrated", self.folder / "pg")
             port = await self._read_port(exchange)
             self.display.show_setup_step(
                 "exchange", f"speaks Alpaca's protocol on 127.0.0.1:{port}", _market_description(exchange.log)
@@ -134,12 +137,12 @@ class Demo:
 
     def _request_stop(self) -> None:
         if self.stop_requested.is_set():
-            for part in self.children:
-                part.send_signal(signal.SIGKILL)
+            for child in self.children:
+                child.send_signal(signal.SIGKILL)
         self.stop_requested.set()
 
     def _start_child(self, name: str, arguments: Sequence[str]) -> ChildProcess:
-        """Start a child in the demo's folder; the daemon lives on the exchange's clock."""
+        """Start a child in the demo's folder; the daemon uses the exchange's clock."""
         settings = {}
         if name == "daemon":
             settings = {
@@ -147,9 +150,9 @@ class Demo:
                 "CATALYST_CLOCK_SPEED": str(self.options.speed),
                 "ENABLE_AUTONOMOUS_TRADING": "true",
             }
-        part = start_child(name, arguments, self.folder, settings)
-        self.children.append(part)
-        return part
+        child = start_child(name, arguments, self.folder, settings)
+        self.children.append(child)
+        return child
 
     def _start_daemon(self) -> ChildProcess:
         return self._start_child(
@@ -162,7 +165,7 @@ class Demo:
         return scene
 
     def _exchange_arguments(self) -> list[str]:
-        play, folder = self.options, self.folder
+        options, folder = self.options, self.folder
         arguments = [
             "sim",
             "--exit-with-parent",
@@ -174,23 +177,23 @@ class Demo:
             START_TIME,
         ]
         arguments += ["--new-clock", str(folder / "clock"), "--write-listings", str(folder / "listings.csv")]
-        if play.day is not None:
-            arguments += ["--day", play.day.isoformat()]
-        if not play.recorded:
-            return [*arguments, "--generated", str(play.seed), "--symbols", str(play.symbols)]
-        for file in play.recorded:
+        if options.day is not None:
+            arguments += ["--day", options.day.isoformat()]
+        if not options.recorded:
+            return [*arguments, "--generated", str(options.seed), "--symbols", str(options.symbols)]
+        for file in options.recorded:
             arguments += ["--recorded", str(file.resolve())]
-        for option, named in (
-            ("--daily", play.daily),
-            ("--headlines", play.headlines),
-            ("--listings", play.listings),
+        for option, option_file in (
+            ("--daily", options.daily),
+            ("--headlines", options.headlines),
+            ("--listings", options.listings),
         ):
-            if named is not None:
-                arguments += [option, str(named.resolve())]
+            if option_file is not None:
+                arguments += [option, str(option_file.resolve())]
         return arguments
 
     def _write_config(self, port: int) -> None:
-        """The daemon's configuration: the defaults, but autonomous, at this exchange, in this folder."""
+        """Write the daemon's configuration: the defaults, but autonomous, with this exchange and this folder."""
         tree = {
             "trading": {"mode": "sim"},
             "broker": {"simulator": f"http://127.0.0.1:{port}"},
@@ -201,7 +204,7 @@ class Demo:
             "pipeline": {"bar_minutes": self.options.bar_minutes},
             "log": {"format": "json"},
         }
-        text = "# Written by `catalyst demo`: its own exchange, its own database, nothing of yours.\n"
+        text = "# Written by `catalyst demo`: with its own exchange and its own database.\n"
         (self.folder / "config.yaml").write_text(
             text + yaml.safe_dump(tree, sort_keys=False), encoding="utf-8"
         )
@@ -212,11 +215,11 @@ class Demo:
         return int(file.read_text())
 
     async def _wait_until(self, done: Callable[[], bool], child: ChildProcess) -> None:
-        """Wait for something a child does. Raises PartDied, or Interrupted."""
+        """Wait until `done` is true. Raises ChildProcessFailed when the child ends or is late, DemoInterrupted."""
         deadline = self.real_clock.now() + READY_TIMEOUT
         while not done():
             if self.stop_requested.is_set():
-                raise DemoInterrupted("stopped before the day began; nothing is left running")
+                raise DemoInterrupted("stopped before the day began; no process is left running")
             if child.exit_code is not None or self.real_clock.now() > deadline:
                 raise ChildProcessFailed(crash_report(child))
             await self.real_clock.sleep(timedelta(milliseconds=50))
@@ -230,11 +233,11 @@ class Demo:
         port: int,
         scene: KillScene | None,
     ) -> DemoOutcome:
-        """From the daemon's first cycle to its end, shown as it happens; then the books."""
+        """Show the day until the daemon ends, then compare the database with the exchange."""
         opened = clock.now()
         await self._wait_until(lambda: clock.speed > 0, daemon)
         self.display.show_setup_step("daemon", *_autonomy_note())
-        began = self.real_clock.now()
+        started = self.real_clock.now()
         self.display.begin_day(clock, self.folder / "daemon.log")
         stop_sent = False
         while daemon.exit_code is None:
@@ -243,26 +246,34 @@ class Demo:
             if self.stop_requested.is_set() and not stop_sent:
                 stop_sent = True
                 self.display.show_message(
-                    "stopping: the daemon cancels every order and leaves every position first"
+                    "stopping: the daemon first cancels every order and exits every position"
                 )
                 daemon.send_signal(signal.SIGTERM)
             async with store.read() as conn:
                 await self.display.refresh(conn)
             if scene is not None and not stop_sent:
-                with suppress(OSError):  # the exchange does not answer: whether it is gone is asked above
+                with suppress(OSError):  # the exchange does not answer; the loop checks whether it ended
                     daemon = await self._advance_kill_scene(scene, store, daemon)
             await self.real_clock.sleep(REFRESH_INTERVAL)
         async with store.read() as conn:
             await self.display.refresh(conn)
-        real = (self.real_clock.now() - began).total_seconds()
-        market = (clock.now() - opened).total_seconds()
+        real_seconds = (self.real_clock.now() - started).total_seconds()
+        market_seconds = (clock.now() - opened).total_seconds()
         if daemon.exit_code not in (0, EXIT_NOT_FLAT) and not stop_sent:
             raise ChildProcessFailed(crash_report(daemon if exchange.exit_code is None else exchange))
-        day, books = await self._audit_day(store, trading_date(opened), port)
-        return DemoOutcome(day, books, market / real, real, stop_sent, daemon.exit_code or 0, scene)
+        day, agreement = await self._audit_day(store, trading_date(opened), port)
+        return DemoOutcome(
+            day,
+            agreement,
+            market_seconds / real_seconds,
+            real_seconds,
+            stop_sent,
+            daemon.exit_code or 0,
+            scene,
+        )
 
     async def _advance_kill_scene(self, scene: KillScene, store: Store, daemon: ChildProcess) -> ChildProcess:
-        """Move the scene on; the daemon that runs now."""
+        """Do the scene's next step; return the daemon process that runs now."""
         if scene.is_over:
             return daemon
         if scene.interrupted_order is None:
@@ -280,31 +291,33 @@ class Demo:
     async def _audit_day(
         self, store: Store, session_date: date, port: int
     ) -> tuple[DayReport | None, Agreement | None]:
-        """The day's figures, and what the exchange's own audit says of them."""
-        audit, ledger = await asyncio.gather(request_admin(port, "audit"), request_admin(port, "logs"))
+        """Return the day's report and its comparison with the exchange; no report without a cycle."""
+        audit, logs = await asyncio.gather(request_admin(port, "audit"), request_admin(port, "logs"))
         async with store.read() as conn:
             fills = await reporting_queries.all_fills(conn)
             rows = await reporting_queries.recent_positions(conn, limit=10_000)
-            loose = await orphans.recent(conn, limit=10_000)
+            orphan_rows = await orphans.recent(conn, limit=10_000)
             cycle = await cycles.of_day(conn, session_date)
             day = await read_day_report(conn, cycle.cycle_date) if cycle else None
-        return day, exchange_audit.compare_with_exchange(fills, rows, audit, ledger["executions"], loose)
+        return day, exchange_audit.compare_with_exchange(fills, rows, audit, logs["executions"], orphan_rows)
 
     async def _stop_children(self) -> None:
-        """Every child is gone: asked, then made."""
-        for part in reversed(self.children):
-            part.send_signal(signal.SIGUSR1 if part.name == "daemon" else signal.SIGTERM)
-            await part.wait_or_kill(EXIT_TIMEOUT_S)
+        """Stop every child with a signal, and kill it when it does not end."""
+        for child in reversed(self.children):
+            child.send_signal(signal.SIGUSR1 if child.name == "daemon" else signal.SIGTERM)
+            await child.wait_or_kill(EXIT_TIMEOUT_S)
 
 
 def _market_description(log: Path) -> str:
-    """What the exchange said it plays."""
-    said = [line for line in log.read_text(errors="replace").splitlines() if line.startswith("market")]
-    return said[0].removeprefix("market").split(";")[0].strip() if said else ""
+    """Return the exchange's description of its market, from its log."""
+    market_lines = [
+        line for line in log.read_text(errors="replace").splitlines() if line.startswith("market")
+    ]
+    return market_lines[0].removeprefix("market").split(";")[0].strip() if market_lines else ""
 
 
 def _autonomy_note() -> tuple[str, str]:
     return (
-        "trades by itself, at this exchange only",
+        "trades automatically, at this exchange only",
         "session.mode autonomous, workflow.auto_execute and ENABLE_AUTONOMOUS_TRADING=true are set for this demo",
     )

@@ -1,4 +1,4 @@
-"""Where a demo writes."""
+"""The folder into which a demo writes all its files."""
 
 import os
 import shutil
@@ -14,9 +14,9 @@ FOLDER_PREFIX: Final = "catalyst-demo-"
 
 
 def make_workspace(keep: Path | None) -> Path:
-    """Where this run writes. Folders of earlier runs that nobody asked to keep are removed.
+    """Create the folder of this run, and remove the temporary folders of earlier runs.
 
-    Raises UserError when the folder to keep is in use or cannot be made.
+    Raises UserError when the folder `keep` is not empty or cannot be created.
     """
     try:
         if keep is not None:
@@ -30,15 +30,17 @@ def make_workspace(keep: Path | None) -> Path:
     except OSError as error:
         raise UserError(f"no folder for the demo ({error}): name one with --keep, or set TMPDIR") from None
     if os.geteuid() == 0:
-        folder.chmod(0o711)  # PostgreSQL never runs as root: its own user must reach its data in here
+        folder.chmod(
+            0o711
+        )  # PostgreSQL never runs as root: its own user must have access to its data in this folder
     return folder
 
 
 def _remove_earlier_workspaces() -> None:
-    """Remove what earlier demos of this user left, unless somebody is looking into it."""
-    for old in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*"):
-        if old.is_symlink() or not old.is_dir() or old.stat().st_uid != os.geteuid():
+    """Remove the temporary folders of this user's earlier demos, except one whose database is in use."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*"):
+        if folder.is_symlink() or not folder.is_dir() or folder.stat().st_uid != os.geteuid():
             continue
         with suppress(embedded.EmbeddedUnavailable, OSError):
-            embedded.remove_data_dir(old / "pg")
-            shutil.rmtree(old)
+            embedded.remove_data_dir(folder / "pg")
+            shutil.rmtree(folder)

@@ -1,4 +1,4 @@
-"""What the tables say beside what the broker shows: orders, shares, protection, the result. Questions only."""
+"""Comparison of the database with the broker: orders, shares, protection and result. Reads only."""
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,16 +22,16 @@ from catalyst.store.pool import Connection
 from catalyst.store.positions import PositionRow
 
 ORDER_LOOK_BACK: Final = timedelta(days=1)
-OWN_SYMBOL_WINDOW: Final = timedelta(days=14)  # a symbol traded that recently is one we answer for
+OWN_SYMBOL_WINDOW: Final = timedelta(days=14)  # a symbol traded this recently counts as ours
 MAX_CLOCK_SKEW: Final = timedelta(seconds=2)
-MINOR_DIFFERENCE_PCT: Final = Decimal(10)  # percent of difference below which a mismatch is a warning
-MAX_SINGLE_READS: Final = 20  # orders asked for one by one in an examination
+MINOR_DIFFERENCE_PCT: Final = Decimal(10)  # percent; a smaller share difference is only a warning
+MAX_SINGLE_READS: Final = 20  # orders read one by one in an examination
 ZERO: Final = Decimal(0)
 
 
 @dataclass(frozen=True, slots=True)
 class BrokerFacts:
-    """The broker's word: the orders of the last day with their legs, the shares, the fills, its clock."""
+    """The broker's state: the orders of the last day with their legs, positions by symbol, fills, and its clock."""
 
     orders: tuple[OrderReport, ...]
     positions: dict[str, PositionReport]
@@ -41,7 +41,7 @@ class BrokerFacts:
 
 @dataclass(frozen=True, slots=True)
 class DatabaseFacts:
-    """The tables' word of the same."""
+    """The database's state: working orders, open positions, own symbols and the results of positions."""
 
     working_orders: tuple[OrderRow, ...]
     open_positions: tuple[PositionRow, ...]
@@ -51,16 +51,18 @@ class DatabaseFacts:
 
 
 async def read_broker(broker: Broker, since: datetime, at: datetime) -> BrokerFacts:
-    """Raises BrokerError: half an answer is none."""
-    tops = await broker.orders(status="all", after=at - ORDER_LOOK_BACK)
-    held = {one.symbol: one for one in await broker.positions() if one.quantity != 0}
+    """Read the broker's state. Raises BrokerError when one of the reads fails."""
+    parent_orders = await broker.orders(status="all", after=at - ORDER_LOOK_BACK)
+    positions_by_symbol = {
+        position.symbol: position for position in await broker.positions() if position.quantity != 0
+    }
     fills = tuple(await broker.fills(after=since))
-    flat = tuple(one for top in tops for one in (top, *top.legs))
-    return BrokerFacts(flat, held, fills, (await broker.clock()).at)
+    all_orders = tuple(order for parent in parent_orders for order in (parent, *parent.legs))
+    return BrokerFacts(all_orders, positions_by_symbol, fills, (await broker.clock()).at)
 
 
 async def read_database(conn: Connection, at: datetime) -> DatabaseFacts:
-    """What the tables hold that the broker may know too."""
+    """Read the database's state for the comparison with the broker."""
     day = datetime.combine(trading_date(at), time(), NEW_YORK).astimezone(UTC)
     rows = await day_result.position_results(conn, day)
     return DatabaseFacts(
@@ -73,89 +75,89 @@ async def read_database(conn: Connection, at: datetime) -> DatabaseFacts:
 
 
 async def compare_with_broker(conn: Connection, broker: Broker, at: datetime) -> list[Issue]:
-    """Every difference of one look. Raises BrokerError when the broker cannot be read."""
-    stored = await read_database(conn, at)
-    shown = await read_broker(broker, stored.fills_since, at)
-    rows = await orders.by_broker_ids(conn, [one.broker_id for one in shown.orders])
-    known = {row.alpaca_order_id: row for row in rows if row.alpaca_order_id is not None}
-    found = [
-        *_share_mismatches(stored, shown),
-        *_status_mismatches(known, shown),
-        *_orphan_orders(known, shown),
-        *_unprotected_shares(stored, shown),
+    """Compare database and broker once and return every difference as an issue. Raises BrokerError."""
+    database_facts = await read_database(conn, at)
+    broker_facts = await read_broker(broker, database_facts.fills_since, at)
+    rows = await orders.by_broker_ids(conn, [order.broker_id for order in broker_facts.orders])
+    rows_by_broker_id = {row.alpaca_order_id: row for row in rows if row.alpaca_order_id is not None}
+    issues = [
+        *_share_mismatches(database_facts, broker_facts),
+        *_status_mismatches(rows_by_broker_id, broker_facts),
+        *_orphan_orders(rows_by_broker_id, broker_facts),
+        *_unprotected_shares(database_facts, broker_facts),
     ]
-    found += [one async for one in _orders_missing_at_broker(stored, shown, broker)]
-    comparison = day_result.compare(stored.position_results, shown.fills)
-    found += [
-        new_issue(IssueKind.PNL_MISMATCH, what, subject=what.split(":")[0], transient=True)
-        for what in comparison.discrepancies
+    issues += [issue async for issue in _orders_missing_at_broker(database_facts, broker_facts, broker)]
+    comparison = day_result.compare(database_facts.position_results, broker_facts.fills)
+    issues += [
+        new_issue(IssueKind.PNL_MISMATCH, discrepancy, subject=discrepancy.split(":")[0], transient=True)
+        for discrepancy in comparison.discrepancies
     ]
-    skew = shown.clock - at
+    skew = broker_facts.clock - at
     if abs(skew) > MAX_CLOCK_SKEW:
         seconds = round(abs(skew.total_seconds()), 1)
-        way = "behind" if skew > timedelta(0) else "ahead of"
-        found.append(
+        direction = "behind" if skew > timedelta(0) else "ahead of"
+        issues.append(
             new_issue(
                 IssueKind.CLOCK_SKEW,
-                f"this clock is {seconds:g} s {way} the broker's",
+                f"this machine's clock is {seconds:g} s {direction} the broker's",
                 transient=True,
                 difference=seconds,
             )
         )
-    return found
+    return issues
 
 
-def _share_mismatches(stored: DatabaseFacts, shown: BrokerFacts) -> Iterator[Issue]:
-    ours: dict[str, Decimal] = {}
-    ids: dict[str, int] = {}
-    for row in stored.open_positions:
+def _share_mismatches(database_facts: DatabaseFacts, broker_facts: BrokerFacts) -> Iterator[Issue]:
+    qty_by_symbol: dict[str, Decimal] = {}
+    id_by_symbol: dict[str, int] = {}
+    for row in database_facts.open_positions:
         signed = row.quantity if row.side is PositionSide.LONG else -row.quantity
-        ours[row.symbol] = ours.get(row.symbol, ZERO) + signed
-        ids[row.symbol] = row.position_id
-    for symbol in sorted(ours.keys() | shown.positions.keys()):
-        mine = ours.get(symbol, ZERO)
-        theirs = shown.positions[symbol].quantity if symbol in shown.positions else ZERO
-        if mine == theirs:
+        qty_by_symbol[row.symbol] = qty_by_symbol.get(row.symbol, ZERO) + signed
+        id_by_symbol[row.symbol] = row.position_id
+    for symbol in sorted(qty_by_symbol.keys() | broker_facts.positions.keys()):
+        our_qty = qty_by_symbol.get(symbol, ZERO)
+        broker_qty = broker_facts.positions[symbol].quantity if symbol in broker_facts.positions else ZERO
+        if our_qty == broker_qty:
             continue
-        foreign = mine == 0 and symbol not in stored.own_symbols
-        kind = _kind_of_mismatch(mine, theirs)
-        percent = abs(theirs - mine) / max(abs(mine), abs(theirs)) * 100
-        severity = Severity.INFO if foreign else None
+        external = our_qty == 0 and symbol not in database_facts.own_symbols
+        kind = _kind_of_mismatch(our_qty, broker_qty)
+        percent = abs(broker_qty - our_qty) / max(abs(our_qty), abs(broker_qty)) * 100
+        severity = Severity.INFO if external else None
         if kind is IssueKind.QTY_MISMATCH and percent < MINOR_DIFFERENCE_PCT:
             severity = Severity.WARNING
         yield new_issue(
             kind,
-            f"{symbol}: the tables hold {mine.normalize():f}, the broker {theirs.normalize():f}"
-            + (", and we never traded it" if foreign else ""),
+            f"{symbol}: the database holds {our_qty.normalize():f}, the broker {broker_qty.normalize():f}"
+            + (", and Catalyst never traded it" if external else ""),
             severity=severity,
             transient=True,
             symbol=symbol,
-            position_id=ids.get(symbol),
-            db_qty=mine,
-            alpaca_qty=theirs,
-            difference=theirs - mine,
+            position_id=id_by_symbol.get(symbol),
+            db_qty=our_qty,
+            alpaca_qty=broker_qty,
+            difference=broker_qty - our_qty,
             difference_pct=round(percent, 2),
         )
 
 
-def _kind_of_mismatch(mine: Decimal, theirs: Decimal) -> IssueKind:
-    if theirs == 0:
+def _kind_of_mismatch(our_qty: Decimal, broker_qty: Decimal) -> IssueKind:
+    if broker_qty == 0:
         return IssueKind.PHANTOM_POSITION
-    if mine == 0:
-        return IssueKind.OVERSOLD if theirs < 0 else IssueKind.ORPHAN_POSITION
-    return IssueKind.OVERSOLD if (mine > 0) is not (theirs > 0) else IssueKind.QTY_MISMATCH
+    if our_qty == 0:
+        return IssueKind.OVERSOLD if broker_qty < 0 else IssueKind.ORPHAN_POSITION
+    return IssueKind.OVERSOLD if (our_qty > 0) is not (broker_qty > 0) else IssueKind.QTY_MISMATCH
 
 
-def _status_mismatches(rows_by_broker_id: dict[str, OrderRow], shown: BrokerFacts) -> Iterator[Issue]:
-    for report in shown.orders:
+def _status_mismatches(rows_by_broker_id: dict[str, OrderRow], broker_facts: BrokerFacts) -> Iterator[Issue]:
+    for report in broker_facts.orders:
         row = rows_by_broker_id.get(report.broker_id)
         if row is None:
             continue
-        theirs = status_of(report.broker_status, report.filled_qty, report.quantity)
-        if theirs is None or (theirs is row.status and report.filled_qty == row.filled_qty):
+        broker_status = status_of(report.broker_status, report.filled_qty, report.quantity)
+        if broker_status is None or (broker_status is row.status and report.filled_qty == row.filled_qty):
             continue
-        if theirs is Status.SUBMITTED and row.status is Status.ACCEPTED:
-            continue  # the broker's `new` after its `accepted`: both of them alive
+        if broker_status is Status.SUBMITTED and row.status is Status.ACCEPTED:
+            continue  # the broker may show `new` after `accepted`: the order is working in both
         yield new_issue(
             IssueKind.ORDER_STATUS_MISMATCH,
             f"order {row.order_id} ({row.symbol}) is {row.status} with {row.filled_qty.normalize():f} filled, at the "
@@ -170,13 +172,14 @@ def _status_mismatches(rows_by_broker_id: dict[str, OrderRow], shown: BrokerFact
         )
 
 
-def _orphan_orders(rows_by_broker_id: dict[str, OrderRow], shown: BrokerFacts) -> Iterator[Issue]:
-    """Orders with our ids that no row explains."""
-    for report in shown.orders:
+def _orphan_orders(rows_by_broker_id: dict[str, OrderRow], broker_facts: BrokerFacts) -> Iterator[Issue]:
+    """Return an issue for each order at the broker that has one of our ids and no row."""
+    for report in broker_facts.orders:
         if is_ours(report.client_order_id) and report.broker_id not in rows_by_broker_id:
             yield new_issue(
                 IssueKind.ORPHAN_ORDER,
-                f"{report.side} {report.quantity.normalize():f} {report.symbol} is ours by its id and has no row",
+                f"{report.side} {report.quantity.normalize():f} {report.symbol} has an id of Catalyst and "
+                "no row in the database",
                 subject=report.broker_id,
                 transient=True,
                 alpaca_order_id=report.broker_id,
@@ -186,77 +189,84 @@ def _orphan_orders(rows_by_broker_id: dict[str, OrderRow], shown: BrokerFacts) -
 
 
 async def _orders_missing_at_broker(
-    stored: DatabaseFacts, shown: BrokerFacts, broker: Broker
+    database_facts: DatabaseFacts, broker_facts: BrokerFacts, broker: Broker
 ) -> AsyncIterator[Issue]:
-    """Working rows the broker's list did not show: each is asked for by its own id."""
-    seen = {one.broker_id for one in shown.orders}
-    unseen = [
+    """Read the working orders that the broker's list omits, each by its broker id, and return the issues."""
+    listed_ids = {order.broker_id for order in broker_facts.orders}
+    missing = [
         row
-        for row in stored.working_orders
-        if row.alpaca_order_id is not None and row.alpaca_order_id not in seen
+        for row in database_facts.working_orders
+        if row.alpaca_order_id is not None and row.alpaca_order_id not in listed_ids
     ]
-    for row in unseen[:MAX_SINGLE_READS]:
+    for row in missing[:MAX_SINGLE_READS]:
         assert row.alpaca_order_id is not None
         facts = {"order_id": row.order_id, "alpaca_order_id": row.alpaca_order_id, "symbol": row.symbol}
-        what = f"order {row.order_id} ({row.symbol})"
+        order_text = f"order {row.order_id} ({row.symbol})"
         try:
             report = await broker.order(row.alpaca_order_id)
         except NotFound:
-            said = f"{what} is {row.status}, and the broker has no such order"
+            message = f"{order_text} is {row.status}, and the broker has no such order"
             yield new_issue(
-                IssueKind.ORDER_NOT_FOUND, said, subject=str(row.order_id), transient=True, base_facts=facts
+                IssueKind.ORDER_NOT_FOUND,
+                message,
+                subject=str(row.order_id),
+                transient=True,
+                base_facts=facts,
             )
         except BrokerError as error:
-            said = f"{what} could not be asked for: {error}"
+            message = f"{order_text} could not be read at the broker: {error}"
             yield new_issue(
                 IssueKind.ORDER_CHECK_ERROR,
-                said,
+                message,
                 subject=str(row.order_id),
                 error=str(error),
                 base_facts=facts,
             )
         else:
-            for one in _status_mismatches(
-                {row.alpaca_order_id: row}, BrokerFacts((report,), {}, (), shown.clock)
+            for issue in _status_mismatches(
+                {row.alpaca_order_id: row}, BrokerFacts((report,), {}, (), broker_facts.clock)
             ):
-                yield one
+                yield issue
 
 
-def _unprotected_shares(stored: DatabaseFacts, shown: BrokerFacts) -> Iterator[Issue]:
-    """Shares of ours for which the broker itself shows neither a live stop nor an exit at work."""
-    ids = {row.symbol: row.position_id for row in stored.open_positions}
-    for symbol, held in shown.positions.items():
-        if symbol not in ids:
+def _unprotected_shares(database_facts: DatabaseFacts, broker_facts: BrokerFacts) -> Iterator[Issue]:
+    """Return an issue for shares of our positions without a live stop and without a working exit at the broker."""
+    id_by_symbol = {row.symbol: row.position_id for row in database_facts.open_positions}
+    for symbol, position in broker_facts.positions.items():
+        if symbol not in id_by_symbol:
             continue
-        away = Side.SELL if held.quantity > 0 else Side.BUY
-        covered = _protected_qty(
-            [one for one in shown.orders if one.symbol == symbol and one.side is away], shown.orders
+        exit_side = Side.SELL if position.quantity > 0 else Side.BUY
+        protected_qty = _protected_qty(
+            [order for order in broker_facts.orders if order.symbol == symbol and order.side is exit_side],
+            broker_facts.orders,
         )
-        bare = abs(held.quantity) - covered
-        if bare > 0:
+        unprotected_qty = abs(position.quantity) - protected_qty
+        if unprotected_qty > 0:
             yield unprotected_issue(
-                symbol, f"{bare.normalize():f} of {abs(held.quantity).normalize():f}", ids[symbol]
+                symbol,
+                f"{unprotected_qty.normalize():f} of {abs(position.quantity).normalize():f}",
+                id_by_symbol[symbol],
             )
 
 
 def _protected_qty(exits: Sequence[OrderReport], all_orders: Sequence[OrderReport]) -> Decimal:
-    """Shares under a live stop or in an exit at work; the legs of an entry that may still fill cover none."""
-    unfinished = {
+    """Return the shares under a live stop or in a working market exit; legs of an unfilled entry protect none."""
+    inactive_legs = {
         leg.broker_id
-        for top in all_orders
-        if top.filled_qty < top.quantity
-        for leg in top.legs
-        if not _is_oco(top)
+        for parent in all_orders
+        if parent.filled_qty < parent.quantity
+        for leg in parent.legs
+        if not _is_oco(parent)
     }
     total = ZERO
-    for one in exits:
-        alive = status_of(one.broker_status, one.filled_qty, one.quantity) not in TERMINAL
-        stops = one.stop_price is not None and one.broker_status in LIVE_STATUSES
-        at_work = one.order_type == "market" and alive
-        if alive and one.broker_id not in unfinished and (stops or at_work):
-            total += one.quantity - one.filled_qty
+    for order in exits:
+        is_working = status_of(order.broker_status, order.filled_qty, order.quantity) not in TERMINAL
+        is_live_stop = order.stop_price is not None and order.broker_status in LIVE_STATUSES
+        is_market_exit = order.order_type == "market" and is_working
+        if is_working and order.broker_id not in inactive_legs and (is_live_stop or is_market_exit):
+            total += order.quantity - order.filled_qty
     return total
 
 
-def _is_oco(top: OrderReport) -> bool:
-    return top.order_class == "oco"
+def _is_oco(parent: OrderReport) -> bool:
+    return parent.order_class == "oco"

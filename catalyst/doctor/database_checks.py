@@ -1,4 +1,4 @@
-"""What the tables say of themselves: the daemon, the day, orders that hang, the invariants, the journal."""
+"""Checks that need only the database: daemon, safe mode, invariants, stuck orders, stale data, protection, journal."""
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -35,24 +35,24 @@ MINUTE: Final = timedelta(minutes=1)
 
 
 async def check_database(conn: Connection, at: datetime) -> list[Issue]:
-    """Everything that needs nobody but the database."""
+    """Return the issues found by all checks except the journal's."""
     account = (await daemon_epoch.current(conn)).account_id
     alive = account is not None and await reporting_queries.is_account_locked(conn, account)
     session = await reporting_queries.session_of(conn, trading_date(at))
     open_now = session is not None and session.open <= at < session.close
-    found: list[Issue] = []
+    issues: list[Issue] = []
     if open_now and not alive:
-        found.append(new_issue(IssueKind.DAEMON_DOWN, "the market is open and no daemon runs"))
-    found += await _safe_mode_issues(conn)
-    found += [_violation_issue(violation) for violation in await _violations(conn)]
-    found += _stuck_orders(await orders.working(conn), at)
+        issues.append(new_issue(IssueKind.DAEMON_DOWN, "the market is open and no daemon is running"))
+    issues += await _safe_mode_issues(conn)
+    issues += [_violation_issue(violation) for violation in await _violations(conn)]
+    issues += _stuck_orders(await orders.working(conn), at)
     if open_now:
-        found += await _stale_data(conn, at)
-    return [*found, *await _unprotected_positions(conn, at)]
+        issues += await _stale_data(conn, at)
+    return [*issues, *await _unprotected_positions(conn, at)]
 
 
 async def pipeline_summary(conn: Connection, at: datetime) -> dict[str, object]:
-    """Today's cycle in figures."""
+    """Return the status of today's cycle with counts of orders and positions and the daily result."""
     cycle = await cycles.of_day(conn, trading_date(at))
     status = None if cycle is None else await pipeline_views.pipeline_status(conn, cycle.cycle_id)
     if cycle is None or status is None:
@@ -74,22 +74,30 @@ async def pipeline_summary(conn: Connection, at: datetime) -> dict[str, object]:
 async def verify_journal(
     conn: Connection, folder: Path, account_name: str, *, whole: bool
 ) -> tuple[list[Issue], int]:
-    """Breaks of the journal, and the links looked at: since the last proof, or all of them beside every proof."""
+    """Verify the journal's hash chain since the last flat proof, or with `whole` all of it against every proof.
+
+    Return the issues and the number of links verified.
+    """
     since = START if whole else await journal.last_anchor(conn)
-    reached = await journal.verify(conn, since)
-    if isinstance(reached, ChainBreak):
-        return [_journal_issue(reached.sentence, seq=reached.seq, link=reached.link)], 0
-    origin = await journal.first_hash(conn)
+    last_link = await journal.verify(conn, since)
+    if isinstance(last_link, ChainBreak):
+        return [_journal_issue(last_link.sentence, seq=last_link.seq, link=last_link.link)], 0
+    first_hash = await journal.first_hash(conn)
     files = list(flat_proof_files.read_flat_proofs(folder, account_name))
     for path, facts in files if whole else files[-1:]:
-        anchor = journal.link_from_facts(flat_proof_files.journal_head_of(facts, origin))
-        broken = None if anchor is None else await journal.check_anchor(conn, anchor)
-        if broken is not None:
-            return [_journal_issue(f"{broken.sentence}, says {path}", link=broken.link)], 0
+        anchor = journal.link_from_facts(flat_proof_files.journal_head_of(facts, first_hash))
+        chain_break = None if anchor is None else await journal.check_anchor(conn, anchor)
+        if chain_break is not None:
+            return [_journal_issue(f"{chain_break.sentence}, according to {path}", link=chain_break.link)], 0
     for anchor in await journal.anchors(conn, limit=100_000) if whole else ():
-        if (broken := await journal.check_anchor(conn, anchor)) is not None:
-            return [_journal_issue(f"{broken.sentence}, says a proof in the tables", link=broken.link)], 0
-    return [], reached.link - since.link
+        if (chain_break := await journal.check_anchor(conn, anchor)) is not None:
+            return [
+                _journal_issue(
+                    f"{chain_break.sentence}, according to a flat proof in the database",
+                    link=chain_break.link,
+                )
+            ], 0
+    return [], last_link.link - since.link
 
 
 def _journal_issue(sentence: str, **facts: object) -> Issue:
@@ -100,9 +108,9 @@ def _journal_issue(sentence: str, **facts: object) -> Issue:
 
 async def _violations(conn: Connection) -> list[Violation]:
     since = (await journal.last_anchor(conn)).seq
-    latched = (await latches.latch_facts(conn, "safe") or {}).get("since")
+    latched_since = (await latches.latch_facts(conn, "safe") or {}).get("since")
     return await invariant_checks.violations(
-        conn, since_seq=min(since, latched) if isinstance(latched, int) else since
+        conn, since_seq=min(since, latched_since) if isinstance(latched_since, int) else since
     )
 
 
@@ -122,15 +130,25 @@ async def _safe_mode_issues(conn: Connection) -> Iterator[Issue]:
     facts = await latches.latch_facts(conn, "safe")
     if facts is None:
         return iter(())
-    broken = facts.get("failed_invariants")
-    named = broken if isinstance(broken, dict) else {}
-    why = "; ".join(f"{name}: {said}" for name, said in named.items())
-    said = f"no entry until somebody resumes: {why}"
-    return iter([new_issue(IssueKind.SAFE_MODE, said, invariants=sorted(named), broken=named)])
+    failed_invariants = facts.get("failed_invariants")
+    reason_by_invariant = failed_invariants if isinstance(failed_invariants, dict) else {}
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in reason_by_invariant.items())
+    message = f"no entry until `catalyst resume`: {reasons}"
+    return iter(
+        [
+            new_issue(
+                IssueKind.SAFE_MODE,
+                message,
+                invariants=sorted(reason_by_invariant),
+                broken=reason_by_invariant,
+            )
+        ]
+    )
 
 
 def _stuck_orders(working: list[OrderRow], at: datetime) -> Iterator[Issue]:
-    """Orders that should long have come to an end. What protects may rest, what waits for a person until it expires."""
+    """Return an issue for each working order older than 5 minutes. Stops and targets at the broker may rest; an order
+    that waits for approval may wait until it expires."""
     for row in working:
         if row.order_purpose in (Purpose.STOP_LOSS, Purpose.TAKE_PROFIT) and row.alpaca_order_id is not None:
             continue
@@ -158,13 +176,13 @@ def _stuck_orders(working: list[OrderRow], at: datetime) -> Iterator[Issue]:
 
 
 async def _stale_data(conn: Connection, at: datetime) -> list[Issue]:
-    """A day nobody goes on with, prices nobody renews."""
-    found = []
+    """Return an issue for a cycle not written for 30 minutes, and for each position not marked for 10 minutes."""
+    issues = []
     cycle = await cycles.of_day(conn, trading_date(at))
-    resting = (CycleStatus.CLOSED, CycleStatus.COMPLETED)
-    if cycle is not None and cycle.status not in resting and at - cycle.updated_at > CYCLE_STALE_AFTER:
+    finished = (CycleStatus.CLOSED, CycleStatus.COMPLETED)
+    if cycle is not None and cycle.status not in finished and at - cycle.updated_at > CYCLE_STALE_AFTER:
         minutes = round((at - cycle.updated_at) / MINUTE)
-        found.append(
+        issues.append(
             new_issue(
                 IssueKind.CYCLE_STALE,
                 f"cycle {cycle.cycle_id} is {cycle.status} and was last written {minutes} minutes ago",
@@ -181,7 +199,7 @@ async def _stale_data(conn: Connection, at: datetime) -> list[Issue]:
     )
     for row in rows:
         minutes = round((at - row["updated_at"]) / MINUTE)
-        found.append(
+        issues.append(
             new_issue(
                 IssueKind.STALE_POSITION_DATA,
                 f"{row['symbol']} was last marked {minutes} minutes ago",
@@ -190,13 +208,13 @@ async def _stale_data(conn: Connection, at: datetime) -> list[Issue]:
                 minutes_since_update=minutes,
             )
         )
-    return found
+    return issues
 
 
 async def _unprotected_positions(conn: Connection, at: datetime) -> list[Issue]:
-    """Shares that by the tables stand under no working stop, and are not being left, for longer than it takes."""
-    leaving = {intent.position_id for intent in await exit_intents.open_intents(conn)}
-    entered = {row.position_id: row.entry_time for row in await positions.open_positions(conn)}
+    """Return an issue for each position without a full stop 30 s after its entry, unless it is being exited."""
+    exiting = {intent.position_id for intent in await exit_intents.open_intents(conn)}
+    entry_times = {row.position_id: row.entry_time for row in await positions.open_positions(conn)}
     return [
         unprotected_issue(
             risk.symbol,
@@ -205,13 +223,13 @@ async def _unprotected_positions(conn: Connection, at: datetime) -> list[Issue]:
         )
         for risk in await pipeline_views.open_risk(conn)
         if risk.unprotected_qty > 0
-        and risk.position_id not in leaving
-        and at - entered.get(risk.position_id, at) > UNPROTECTED_AFTER
+        and risk.position_id not in exiting
+        and at - entry_times.get(risk.position_id, at) > UNPROTECTED_AFTER
     ]
 
 
 def unprotected_issue(symbol: str, shares: str, position_id: int | None) -> Issue:
-    """Shares without a stop; a group that is being replaced looks like it for a moment."""
+    """Return the issue for shares without a stop; transient, because a group being replaced has none for a moment."""
     return new_issue(
         IssueKind.UNPROTECTED_POSITION,
         f"{shares} shares of {symbol} have no working stop at the broker",

@@ -1,7 +1,7 @@
-"""One examination: the tables, the broker beside them, the journal. It changes nothing.
+"""Examination of the whole system: database checks, comparison with the broker, journal and host. Reads only.
 
-What a race can look like is looked at three times within twelve seconds, longer than a broker's positions lag behind
-its own fills: only what was there each time is told.
+Issues that a race can cause are checked three times within twelve seconds, longer than a broker's positions lag behind
+its fills; only an issue found every time is reported.
 """
 
 import shutil
@@ -13,17 +13,13 @@ from typing import Final
 from catalyst.broker.port import Broker
 from catalyst.clock import Clock
 from catalyst.config.settings import Settings
-from catalyst.doctor import broker_checks as beside
-from catalyst.doctor import database_checks
+from catalyst.doctor import broker_checks, database_checks
 from catalyst.doctor.issues import Examination, Issue, IssueKind, Severity, new_issue
 from catalyst.domain.errors import BrokerError
 from catalyst.store import daemon_epoch
 from catalyst.store.pool import Store
 
-RECHECK_DELAYS: Final = (
-    timedelta(seconds=4),
-    timedelta(seconds=8),
-)  # until the second look, and until the third
+RECHECK_DELAYS: Final = (timedelta(seconds=4), timedelta(seconds=8))  # before the second and the third check
 LOW_DISK_BYTES: Final = 1 << 30
 
 
@@ -36,46 +32,48 @@ async def examine(
     pause_clock: Clock,
     whole_journal: bool = False,
 ) -> Examination:
-    """What is wrong now. Raises only the database's own outages.
+    """Examine the system now. Raises only the errors of a database outage.
 
-    `clock` is the market's, `pace` what the pauses between two looks are taken on: a market's shared clock stands
-    still when nobody drives it.
+    `clock` is the market's clock. `pause_clock` times the pauses between checks, because a shared market clock stops
+    when no process drives it.
     """
-    began, at = perf_counter(), clock.now()
-    found, connected = await _check_once(store, broker, clock)
+    started, at = perf_counter(), clock.now()
+    issues, connected = await _check_once(store, broker, clock)
     for pause in RECHECK_DELAYS:
-        if not any(one.transient for one in found):
+        if not any(issue.transient for issue in issues):
             break
         await pause_clock.sleep(pause)
-        keys = {one.key for one in found}
-        again, connected = await _check_once(store, broker, clock)
-        found = [one for one in again if not one.transient or one.key in keys]
+        keys = {issue.key for issue in issues}
+        rechecked, connected = await _check_once(store, broker, clock)
+        issues = [issue for issue in rechecked if not issue.transient or issue.key in keys]
     async with store.read() as conn:
         pipeline = await database_checks.pipeline_summary(conn, clock.now())
         account = (await daemon_epoch.current(conn)).account_id
         name = settings.account_name(account or "")
-        broken, _ = await database_checks.verify_journal(conn, settings.proofs_dir, name, whole=whole_journal)
-    found += [*broken, *_host_issues(settings)]
-    kinds, gravities = list(IssueKind), list(Severity)
+        journal_issues, _ = await database_checks.verify_journal(
+            conn, settings.proofs_dir, name, whole=whole_journal
+        )
+    issues += [*journal_issues, *_host_issues(settings)]
+    kinds, severities = list(IssueKind), list(Severity)
     ranked = sorted(
-        _deduplicate(found), key=lambda one: (gravities.index(one.severity), kinds.index(one.kind))
+        _deduplicate(issues), key=lambda issue: (severities.index(issue.severity), kinds.index(issue.kind))
     )
     mode = str(settings.mode) if connected else None
-    return Examination(at, (perf_counter() - began) * 1000, mode, pipeline, tuple(ranked))
+    return Examination(at, (perf_counter() - started) * 1000, mode, pipeline, tuple(ranked))
 
 
 async def _check_once(store: Store, broker: Broker, clock: Clock) -> tuple[list[Issue], bool]:
-    """Everything of one moment, and whether the broker answered."""
+    """Check database and broker once; return the issues and whether the broker answered."""
     at = clock.now()
     async with store.read() as conn:
-        found = await database_checks.check_database(conn, at)
+        issues = await database_checks.check_database(conn, at)
         try:
-            return [*found, *await beside.compare_with_broker(conn, broker, at)], True
+            return [*issues, *await broker_checks.compare_with_broker(conn, broker, at)], True
         except BrokerError as error:
-            said = str(error).splitlines()[0]
+            reason = str(error).splitlines()[0]
             return [
-                *found,
-                new_issue(IssueKind.ALPACA_ERROR, f"the broker does not answer: {said}", error=said),
+                *issues,
+                new_issue(IssueKind.ALPACA_ERROR, f"the broker does not answer: {reason}", error=reason),
                 new_issue(
                     IssueKind.RECONCILIATION_SKIPPED,
                     "orders, shares and the result were not compared with the broker",
@@ -83,18 +81,18 @@ async def _check_once(store: Store, broker: Broker, clock: Clock) -> tuple[list[
             ], False
 
 
-def _deduplicate(found: list[Issue]) -> list[Issue]:
-    """Each type and subject once, the tables' word before the broker's."""
-    return list({one.key: one for one in reversed(found)}.values())[::-1]
+def _deduplicate(issues: list[Issue]) -> list[Issue]:
+    """Keep one issue of each kind and subject; the database's issue comes before the broker's."""
+    return list({issue.key: issue for issue in reversed(issues)}.values())[::-1]
 
 
 def _host_issues(settings: Settings) -> list[Issue]:
-    """What lies around the program: its configuration, its disk."""
-    found = [new_issue(IssueKind.CONFIG_WARNING, notice, subject=notice) for notice in settings.notices]
-    place = settings.proofs_dir
-    while not place.exists():
-        place = place.parent if place.parent != place else Path()
-    free = shutil.disk_usage(place).free
+    """Return the warnings of the configuration, and an issue when the disk is nearly full."""
+    issues = [new_issue(IssueKind.CONFIG_WARNING, notice, subject=notice) for notice in settings.notices]
+    folder = settings.proofs_dir
+    while not folder.exists():
+        folder = folder.parent if folder.parent != folder else Path()
+    free = shutil.disk_usage(folder).free
     if free < LOW_DISK_BYTES:
-        found.append(new_issue(IssueKind.DISK_LOW, f"{free / (1 << 30):.2f} GiB are free at {place}"))
-    return found
+        issues.append(new_issue(IssueKind.DISK_LOW, f"{free / (1 << 30):.2f} GiB are free at {folder}"))
+    return issues

@@ -1,4 +1,4 @@
-"""What a doctor can find: the types, how grave each is, and the command that mends it."""
+"""Issues that `catalyst doctor` reports: their kinds, their severity, and the command that fixes each kind."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,18 +14,18 @@ class Severity(StrEnum):
 
 
 class IssueKind(StrEnum):
-    PHANTOM_POSITION = "PHANTOM_POSITION"  # we hold a row, the broker holds no share
-    ORPHAN_POSITION = "ORPHAN_POSITION"  # the broker holds shares, we no row
+    PHANTOM_POSITION = "PHANTOM_POSITION"  # open in the database, no shares at the broker
+    ORPHAN_POSITION = "ORPHAN_POSITION"  # shares at the broker, no position in the database
     QTY_MISMATCH = "QTY_MISMATCH"
-    OVERSOLD = "OVERSOLD"  # the broker is on the other side of zero
+    OVERSOLD = "OVERSOLD"  # the broker's position has the opposite sign
     UNPROTECTED_POSITION = "UNPROTECTED_POSITION"
     STUCK_ORDER = "STUCK_ORDER"
     ORDER_STATUS_MISMATCH = "ORDER_STATUS_MISMATCH"
-    ORDER_NOT_FOUND = "ORDER_NOT_FOUND"  # our row names an order that the broker lacks
+    ORDER_NOT_FOUND = "ORDER_NOT_FOUND"  # our row names an order that the broker does not have
     ORPHAN_ORDER = "ORPHAN_ORDER"  # an order of ours at the broker has no row
     ORDER_CHECK_ERROR = "ORDER_CHECK_ERROR"
     DUPLICATE_ORDER = "DUPLICATE_ORDER"
-    PNL_MISMATCH = "PNL_MISMATCH"  # the tables' result is not what the broker's fills come to
+    PNL_MISMATCH = "PNL_MISMATCH"  # the database's result differs from that of the broker's fills
     ILLEGAL_HISTORY = "ILLEGAL_HISTORY"
     SAFE_MODE = "SAFE_MODE"
     CYCLE_STALE = "CYCLE_STALE"
@@ -38,9 +38,11 @@ class IssueKind(StrEnum):
     CONFIG_WARNING = "CONFIG_WARNING"
 
 
-RECONCILE: Final = "catalyst reconcile"  # only makes the tables follow the broker: safe to do unasked
+RECONCILE: Final = (
+    "catalyst reconcile"  # only updates the database from the broker: safe without a confirmation
+)
 
-# The command that helps; `{symbol}` is filled in. None of them is SQL, and only RECONCILE is ever given unasked.
+# The command that fixes each kind; `{symbol}` is filled in. None is SQL, and `doctor --fix` runs only RECONCILE.
 FIXES: Final[dict[IssueKind, str]] = {
     IssueKind.PHANTOM_POSITION: RECONCILE,
     IssueKind.ORPHAN_POSITION: RECONCILE,
@@ -94,7 +96,7 @@ DEFAULT_SEVERITY: Final[dict[IssueKind, Severity]] = {
 
 @dataclass(frozen=True, slots=True)
 class Issue:
-    """One finding. `passing`: a race can look like it, so it counts only when several looks agree."""
+    """One finding. `transient`: a race can cause it, so it is reported only when every check finds it."""
 
     kind: IssueKind
     severity: Severity
@@ -110,7 +112,7 @@ class Issue:
 
     @property
     def as_dict(self) -> dict[str, object]:
-        """As it is printed."""
+        """Return the issue as it is printed in JSON."""
         return {
             "type": self.kind,
             "severity": self.severity,
@@ -130,7 +132,7 @@ def new_issue(
     base_facts: Mapping[str, object] | None = None,
     **more_facts: object,
 ) -> Issue:
-    """An issue with its type's own gravity and fix; its facts are what is `known` and what is said besides."""
+    """Create an issue with the severity and fix of its kind; its facts are `base_facts` and `more_facts`."""
     facts = {**(base_facts or {}), **more_facts}
     fix = FIXES[kind].format(symbol=facts.get("symbol") or "SYMBOL")
     return Issue(
@@ -146,7 +148,7 @@ def new_issue(
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """What one examination found."""
+    """The result of one examination: issues by severity, the cycle's summary, and the broker's mode."""
 
     at: datetime
     milliseconds: float
@@ -156,10 +158,10 @@ class Examination:
 
     @property
     def status(self) -> str:
-        found = {one.severity for one in self.issues}
-        if Severity.CRITICAL in found:
+        severities = {issue.severity for issue in self.issues}
+        if Severity.CRITICAL in severities:
             return "CRITICAL"
-        return "WARNING" if Severity.WARNING in found else "OK"
+        return "WARNING" if Severity.WARNING in severities else "OK"
 
     @property
     def exit_code(self) -> int:
@@ -167,15 +169,15 @@ class Examination:
 
     @property
     def as_dict(self) -> dict[str, object]:
-        """As it is printed."""
-        counts = {name: sum(one.severity is name for one in self.issues) for name in Severity}
+        """Return the examination as it is printed in JSON."""
+        counts = {severity: sum(issue.severity is severity for issue in self.issues) for severity in Severity}
         return {
             "timestamp": self.at,
             "duration_ms": round(self.milliseconds, 1),
             "alpaca_connected": self.mode is not None,
             "alpaca_mode": self.mode,
             "pipeline": self.pipeline,
-            "issues": [one.as_dict for one in self.issues],
+            "issues": [issue.as_dict for issue in self.issues],
             "summary": {
                 "total_issues": len(self.issues),
                 "critical": counts[Severity.CRITICAL],

@@ -1,4 +1,4 @@
-"""The figures of one trading day, computed from the tables alone."""
+"""The report of one trading day: trades, result, drawdown, protection and scans, computed from the database alone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,9 +24,9 @@ _HUNDREDTH: Final = Decimal("0.01")
 
 @dataclass(frozen=True, slots=True)
 class TradeSummary:
-    """A position from its first fill to its last, or so far. Shares, dollars, seconds, UTC.
+    """A position from its first fill to its last fill, or so far. Shares, dollars, seconds, UTC.
 
-    `risk` is what the stop of the plan would have cost; `r` the result in units of it.
+    `risk` is the loss at the planned stop, in dollars; `r_multiple` is `pnl` in units of it.
     """
 
     position_id: int
@@ -46,14 +46,14 @@ class TradeSummary:
     pnl_pct: Decimal
     risk: Decimal | None
     r_multiple: Decimal | None
-    exit: str | None  # the word the reason starts with
+    exit: str | None  # the first part of `reason`, up to the colon
     reason: str | None
     closed: bool
 
 
 @dataclass(frozen=True, slots=True)
 class ExitsByReason:
-    """The exits of one reason."""
+    """The closed trades of one exit reason: their number and total result in dollars."""
 
     reason: str
     count: int
@@ -62,7 +62,7 @@ class ExitsByReason:
 
 @dataclass(frozen=True, slots=True)
 class ScanFigures:
-    """One scan: rows standing after each stage, milliseconds each took."""
+    """One scan: rows left after each stage, and the milliseconds of each stage."""
 
     scan_id: int
     at: datetime
@@ -74,7 +74,7 @@ class ScanFigures:
 
 @dataclass(frozen=True, slots=True)
 class DayFigures:
-    """What the closed trades came to. Dollars; None where nothing was traded."""
+    """The statistics of the closed trades. Dollars; None where there was no trade."""
 
     trades: int
     winners: int
@@ -86,16 +86,16 @@ class DayFigures:
     best: Decimal | None
     worst: Decimal | None
     profit_factor: Decimal | None  # None without a loser
-    max_drawdown: Decimal  # of the realised curve, from its highest point so far, never negative
+    max_drawdown: Decimal  # of the realised result, from its highest point so far, never negative
     longest_unprotected_seconds: Decimal
     median_unprotected_seconds: Decimal | None
-    symbols_over_budget: tuple[str, ...]  # symbols that were bare longer than the budget of the day
+    symbols_over_budget: tuple[str, ...]  # unprotected for longer than the configured budget
     average_held_seconds: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class DayReport:
-    """Everything a report of the day says."""
+    """All facts of a day's report."""
 
     day: date
     cycle: CycleRow
@@ -112,7 +112,7 @@ class DayReport:
 
 
 async def read_day_report(conn: Connection, day: date | None = None) -> DayReport | None:
-    """The figures of a New York date, of the latest day with a cycle when none is given; None without a cycle."""
+    """Return the report of a New York date, by default of the latest day with a cycle; None without a cycle."""
     if day is None:
         latest = await cycles.recent(conn, 1)
         cycle = latest[0] if latest else None
@@ -122,28 +122,28 @@ async def read_day_report(conn: Connection, day: date | None = None) -> DayRepor
         return None
     rows = await positions.of_cycle(conn, cycle.cycle_id)
     fills = await reporting_queries.fills_of_day(conn, cycle.cycle_id)
-    ordered = await reporting_queries.orders_of_day(conn, cycle.cycle_id)
-    entries = [order for order in ordered if order.order_purpose is Purpose.ENTRY]
+    day_orders = await reporting_queries.orders_of_day(conn, cycle.cycle_id)
+    entries = [order for order in day_orders if order.order_purpose is Purpose.ENTRY]
     trades = tuple(trade_of(row) for row in rows)
-    bare = await risk_events.of_cycle(conn, cycle.cycle_id, "UNPROTECTED_OVER_BUDGET")
+    over_budget = await risk_events.of_cycle(conn, cycle.cycle_id, "UNPROTECTED_OVER_BUDGET")
     return DayReport(
         day=cycle.cycle_date,
         cycle=cycle,
-        figures=figures_of(trades, fills, rows, [str(event.facts.get("symbol")) for event in bare]),
+        figures=figures_of(trades, fills, rows, [str(event.facts.get("symbol")) for event in over_budget]),
         exits=exits_of(trades),
         trades=trades,
         scans=tuple(scan_figures(row) for row in await candidates.scans_of(conn, cycle.cycle_id)),
-        orders=len(ordered),
+        orders=len(day_orders),
         entries=len(entries),
         entries_filled=sum(order.filled_qty > 0 for order in entries),
-        rejected=sum(order.status == "rejected" for order in ordered),
+        rejected=sum(order.status == "rejected" for order in day_orders),
         fills=len(fills),
         proof=await flat_proofs.last_flat_proof(conn, cycle.cycle_id),
     )
 
 
 def trade_of(row: PositionRow) -> TradeSummary:
-    """A position as a trade. Open: its result so far is what was realised and what it stands at."""
+    """Return a position as a trade. The result of an open position is its realised plus its unrealised result."""
     closed = row.status == "closed"
     pnl = (row.realized_pnl or ZERO) + (ZERO if closed else row.unrealized_pnl or ZERO)
     risk = None
@@ -179,20 +179,22 @@ def figures_of(
     rows: Sequence[PositionRow],
     symbols_over_budget: Sequence[str] = (),
 ) -> DayFigures:
-    """The summary of the closed trades; the drawdown looks at every exit fill."""
-    done = [trade for trade in trades if trade.closed]
-    results = [trade.pnl for trade in done]
+    """Compute the statistics of the closed trades; the drawdown uses every exit fill."""
+    closed_trades = [trade for trade in trades if trade.closed]
+    results = [trade.pnl for trade in closed_trades]
     won, lost = [x for x in results if x > 0], [x for x in results if x < 0]
     total = sum(results, ZERO)
-    held = [trade.held_seconds for trade in done if trade.held_seconds is not None]
+    held_seconds = [trade.held_seconds for trade in closed_trades if trade.held_seconds is not None]
     return DayFigures(
-        trades=len(done),
+        trades=len(closed_trades),
         winners=len(won),
         losers=len(lost),
-        flat=len(done) - len(won) - len(lost),
-        win_rate=(Decimal(100) * len(won) / len(done)).quantize(_HUNDREDTH) if done else None,
+        flat=len(closed_trades) - len(won) - len(lost),
+        win_rate=(Decimal(100) * len(won) / len(closed_trades)).quantize(_HUNDREDTH)
+        if closed_trades
+        else None,
         total_pnl=total,
-        average_pnl=(total / len(done)).quantize(CENT, ROUND_HALF_EVEN) if done else None,
+        average_pnl=(total / len(closed_trades)).quantize(CENT, ROUND_HALF_EVEN) if closed_trades else None,
         best=max(results, default=None),
         worst=min(results, default=None),
         profit_factor=(sum(won, ZERO) / -sum(lost, ZERO)).quantize(_HUNDREDTH) if lost else None,
@@ -202,19 +204,19 @@ def figures_of(
         if trades
         else None,
         symbols_over_budget=tuple(dict.fromkeys(symbols_over_budget)),
-        average_held_seconds=sum(held) / len(held) if held else None,
+        average_held_seconds=sum(held_seconds) / len(held_seconds) if held_seconds else None,
     )
 
 
 def max_drawdown(fills: Sequence[BookedFill], rows: Sequence[PositionRow]) -> Decimal:
-    """The deepest fall of the realised result below its highest point so far, dollars, fill by fill.
+    """Return the largest fall of the realised result below its highest point so far, in dollars, fill by fill.
 
-    What an open position stood at between its fills is not in it: the tables keep fills, not every price.
+    Unrealised losses between fills are not included: the database stores fills, but not every price.
     """
-    of = {row.position_id: row for row in rows}
+    row_by_id = {row.position_id: row for row in rows}
     gains = []
-    for fill in sorted(fills, key=lambda one: (one.at, one.order_id, one.cum_qty)):
-        row = of.get(fill.position_id) if fill.position_id is not None else None
+    for fill in sorted(fills, key=lambda fill: (fill.at, fill.order_id, fill.cum_qty)):
+        row = row_by_id.get(fill.position_id) if fill.position_id is not None else None
         if row is None or fill.order_purpose is Purpose.ENTRY:
             continue
         gain = (fill.price - row.entry_price) * fill.quantity
@@ -225,17 +227,17 @@ def max_drawdown(fills: Sequence[BookedFill], rows: Sequence[PositionRow]) -> De
 
 
 def exits_of(trades: Sequence[TradeSummary]) -> tuple[ExitsByReason, ...]:
-    """The closed trades by why they ended, the most frequent first."""
+    """Group the closed trades by exit reason, the most frequent first."""
     results: dict[str, list[Decimal]] = {}
     for trade in trades:
         if trade.exit is not None:
             results.setdefault(trade.exit, []).append(trade.pnl)
-    found = [ExitsByReason(reason, len(pnl), sum(pnl, ZERO)) for reason, pnl in results.items()]
-    return tuple(sorted(found, key=lambda one: (-one.count, one.reason)))
+    exits = [ExitsByReason(reason, len(pnl), sum(pnl, ZERO)) for reason, pnl in results.items()]
+    return tuple(sorted(exits, key=lambda exits_of_reason: (-exits_of_reason.count, exits_of_reason.reason)))
 
 
 def scan_figures(row: ScanRow) -> ScanFigures:
-    """A stored scan, with what all its stages took together."""
+    """Return the figures of a stored scan, with the total time of its stages."""
     return ScanFigures(
         scan_id=row.scan_id,
         at=row.started_at,

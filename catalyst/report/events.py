@@ -1,4 +1,4 @@
-"""What happened since the last look, told from the tables: scans, entries, fills, protection, exits, alerts."""
+"""Event feed of a trading day, read from the database: scans, entries, fills, protection, exits and alerts."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -31,7 +31,7 @@ class DayEventKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class DayEvent:
-    """One event as a person reads it."""
+    """One event, with its text for a person; `gain` is the result in dollars of an exit."""
 
     at: datetime
     kind: DayEventKind
@@ -42,31 +42,31 @@ class DayEvent:
 
 @dataclass
 class DayEventFeed:
-    """Tells each event of a cycle once, in the order of time."""
+    """Returns each event of a cycle once, in the order of time."""
 
     cycle_id: str
     _seen: set[tuple[str, object]] = field(default_factory=set)
 
     async def read_new(self, conn: Connection) -> list[DayEvent]:
-        """Everything that is new since the last look."""
-        ordered = {
+        """Return the events that no earlier call returned."""
+        day_orders = {
             order.order_id: order for order in await reporting_queries.orders_of_day(conn, self.cycle_id)
         }
         new: list[DayEvent] = []
         for scan in await candidates.scans_of(conn, self.cycle_id):
             new += self._if_new("scan", scan.scan_id, describe_scan(scan))
-        for order in ordered.values():
+        for order in day_orders.values():
             new += self._order_events(order)
         for fill in await reporting_queries.fills_of_day(conn, self.cycle_id):
             new += self._if_new(
-                "fill", (fill.order_id, fill.cum_qty), describe_fill(fill, ordered.get(fill.order_id))
+                "fill", (fill.order_id, fill.cum_qty), describe_fill(fill, day_orders.get(fill.order_id))
             )
         for position in await positions.of_cycle(conn, self.cycle_id):
             new += self._position_events(position)
         for alert in await alerts.recent(conn, 50):
             new += self._if_new("alert", alert.alert_id, describe_alert(alert))
-        order_of = list(DayEventKind)
-        return sorted(new, key=lambda one: (one.at, order_of.index(one.kind)))
+        kind_order = list(DayEventKind)
+        return sorted(new, key=lambda event: (event.at, kind_order.index(event.kind)))
 
     def _order_events(self, order: OrderRow) -> Iterator[DayEvent]:
         if order.order_purpose is not Purpose.ENTRY:
@@ -89,26 +89,26 @@ class DayEventFeed:
         if position.exit_time is not None:
             yield from self._if_new("exit", position.position_id, describe_exit(position, position.exit_time))
 
-    def _if_new(self, what: str, which: object, event: DayEvent) -> Iterator[DayEvent]:
-        if (what, which) not in self._seen:
-            self._seen.add((what, which))
+    def _if_new(self, kind: str, key: object, event: DayEvent) -> Iterator[DayEvent]:
+        if (kind, key) not in self._seen:
+            self._seen.add((kind, key))
             yield event
 
 
 def describe_scan(scan: ScanRow) -> DayEvent:
-    """The funnel, and how long it took."""
-    took = sum(scan.milliseconds.values())
+    """Describe a scan: rows left after each stage, and its duration."""
+    total_ms = sum(scan.milliseconds.values())
     degraded = f", degraded: {scan.degraded}" if scan.degraded else ""
     return DayEvent(
         scan.finished_at,
         DayEventKind.SCAN,
         None,
-        f"{describe_funnel(scan.counts)}  ({took:,.0f} ms{degraded})",
+        f"{describe_funnel(scan.counts)}  ({total_ms:,.0f} ms{degraded})",
     )
 
 
 def describe_entry(order: OrderRow, at: datetime, kind: DayEventKind) -> DayEvent:
-    """The order as it was sent, or as it waits for a yes."""
+    """Describe an entry order that was sent, or that waits for approval."""
     at_price = "at the market" if order.limit_price is None else f"limit {price(order.limit_price)}"
     text = (
         f"{order.side.upper()} {quantity(order.quantity)} {order.symbol} {at_price}, "
@@ -118,34 +118,39 @@ def describe_entry(order: OrderRow, at: datetime, kind: DayEventKind) -> DayEven
 
 
 def describe_ended_entry(order: OrderRow, at: datetime) -> DayEvent:
-    """An entry that ended without being filled whole."""
-    why = order.rejection_reason or order.cancel_reason or order.status
-    got = f" after {quantity(order.filled_qty)} of {quantity(order.quantity)}" if order.filled_qty else ""
+    """Describe an entry that ended without a complete fill."""
+    reason = order.rejection_reason or order.cancel_reason or order.status
+    partial_fill = (
+        f" after {quantity(order.filled_qty)} of {quantity(order.quantity)}" if order.filled_qty else ""
+    )
     return DayEvent(
-        at, DayEventKind.ENDED, order.symbol, f"entry of {order.symbol} {order.status}{got}: {why}"
+        at,
+        DayEventKind.ENDED,
+        order.symbol,
+        f"entry of {order.symbol} {order.status}{partial_fill}: {reason}",
     )
 
 
 def describe_fill(fill: BookedFill, order: OrderRow | None) -> DayEvent:
-    """Shares that changed hands."""
-    done = "bought" if fill.side == "buy" else "sold"
-    of = "" if order is None or order.quantity == fill.quantity else f" (of {quantity(order.quantity)})"
+    """Describe a fill."""
+    verb = "bought" if fill.side == "buy" else "sold"
+    of_total = "" if order is None or order.quantity == fill.quantity else f" (of {quantity(order.quantity)})"
     purpose = fill.order_purpose.replace("_", " ")
-    text = f"{done} {quantity(fill.quantity)} {fill.symbol} at {price(fill.price)}, {purpose}{of}"
+    text = f"{verb} {quantity(fill.quantity)} {fill.symbol} at {price(fill.price)}, {purpose}{of_total}"
     return DayEvent(fill.at, DayEventKind.FILL, fill.symbol, text)
 
 
 def describe_protection(position: PositionRow, at: datetime) -> DayEvent:
-    """From when on the broker's stop covers every share."""
+    """Describe the moment from which a stop at the broker protects every share."""
     text = (
-        f"{position.symbol}: stop {price(position.stop_loss)} and target {price(position.take_profit)} work at the "
-        f"broker, {duration(position.unprotected_seconds)} after the fill"
+        f"{position.symbol}: stop {price(position.stop_loss)} and target {price(position.take_profit)} are working at "
+        f"the broker, {duration(position.unprotected_seconds)} after the fill"
     )
     return DayEvent(at, DayEventKind.PROTECTED, position.symbol, text)
 
 
 def describe_exit(position: PositionRow, at: datetime) -> DayEvent:
-    """A trade's end and what it brought."""
+    """Describe a closed trade and its result."""
     trade = trade_of(position)
     text = (
         f"{trade.symbol} {dollars(trade.pnl, signed=True)} ({trade.pnl_pct:+} %) after {duration(trade.held_seconds)}: "
@@ -155,7 +160,7 @@ def describe_exit(position: PositionRow, at: datetime) -> DayEvent:
 
 
 def describe_alert(alert: Alert) -> DayEvent:
-    """What a person should hear of."""
+    """Describe an alert."""
     return DayEvent(
         alert.created_at, DayEventKind.ALERT, None, f"{alert.severity} {alert.event}: {alert.message}"
     )

@@ -1,4 +1,4 @@
-"""Do the tables and the exchange tell the same day? Every fill, every share, every cent."""
+"""Comparison of the database with the simulated exchange: every fill, every share, every cent of a day."""
 
 from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
@@ -17,7 +17,7 @@ _MAX_SHOWN: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """What both sides say, and every difference found."""
+    """The database's totals, and every difference from the exchange."""
 
     fills: int
     shares: Decimal
@@ -32,11 +32,11 @@ class Agreement:
     def sentence(self) -> str:
         if self.matches:
             return (
-                f"the tables and the exchange agree: {self.fills} fills, {self.shares.normalize():f} shares, realised "
-                f"{self.realized} to the cent"
+                f"the database and the exchange agree: {self.fills} fills, {self.shares.normalize():f} shares, "
+                f"realised {self.realized} to the cent"
             )
         more = len(self.differences) - _MAX_SHOWN
-        return "the tables and the exchange DISAGREE: " + "; ".join(
+        return "the database and the exchange DISAGREE: " + "; ".join(
             [*self.differences[:_MAX_SHOWN], *([f"and {more} more"] if more > 0 else [])]
         )
 
@@ -48,56 +48,60 @@ def compare_with_exchange(
     executions: Sequence[Mapping[str, object]],
     orphans: Sequence[Orphan] = (),
 ) -> Agreement:
-    """Hold every fill, position and orphan against the exchange's audit and its list of executions.
+    """Compare every fill, position and orphan with the exchange's audit and its execution log.
 
-    What a fill without a position bought or sold (a person's trade, an orphan that was left) is counted at the average
-    cost of such fills; where the tables know no cost of it, that is a difference. `fills` are in order of time.
-    `audit` is GET /admin/audit; `executions` those of GET /admin/logs: order_id, qty, price as text.
+    Fills without a position (an external trade, the exit of an orphan) are valued at the average cost of such fills; a
+    missing cost is a difference. `fills` are in order of time. `audit` is the response of GET /admin/audit;
+    `executions` are those of GET /admin/logs: order_id, qty and price as text.
     """
-    differences = [
-        f"the exchange finds fault with itself: {problem}" for problem in _as_list(audit["problems"])
-    ]
+    differences = [f"the exchange's own audit failed: {problem}" for problem in _as_list(audit["problems"])]
     ours = _totals_by_order((fill.alpaca_order_id or "?", fill.quantity, fill.price) for fill in fills)
     theirs = _totals_by_order(
-        (str(one["order_id"]), Decimal(str(one["qty"])), Decimal(str(one["price"]))) for one in executions
+        (str(record["order_id"]), Decimal(str(record["qty"])), Decimal(str(record["price"])))
+        for record in executions
     )
     for order_id in sorted(ours.keys() | theirs.keys()):
-        mine, its = ours.get(order_id, (ZERO, ZERO)), theirs.get(order_id, (ZERO, ZERO))
-        if mine != its:
+        our_total, their_total = ours.get(order_id, (ZERO, ZERO)), theirs.get(order_id, (ZERO, ZERO))
+        if our_total != their_total:
             differences.append(
-                f"order {order_id}: tables {mine[0]} shares for {mine[1]}, exchange {its[0]} for {its[1]}"
+                f"order {order_id}: database {our_total[0]} shares for {our_total[1]}, "
+                f"exchange {their_total[0]} for {their_total[1]}"
             )
     if len(fills) != len(executions):
-        differences.append(f"the tables have {len(fills)} fills, the exchange {len(executions)}")
-    held = _shares_by_symbol(positions, orphans)
-    shown = audit["positions"]
-    assert isinstance(shown, Mapping)
-    if held != {str(symbol): Decimal(str(qty)) for symbol, qty in shown.items()}:
-        differences.append(f"the tables hold {held or 'nothing'}, the exchange {shown or 'nothing'}")
-    loose, unknown = _gain_without_position(fills, {one.symbol for one in orphans if one.cost is not None})
+        differences.append(f"the database has {len(fills)} fills, the exchange {len(executions)}")
+    our_shares = _shares_by_symbol(positions, orphans)
+    their_shares = audit["positions"]
+    assert isinstance(their_shares, Mapping)
+    if our_shares != {str(symbol): Decimal(str(qty)) for symbol, qty in their_shares.items()}:
+        differences.append(
+            f"the database holds {our_shares or 'no shares'}, the exchange {their_shares or 'no shares'}"
+        )
+    gain_without_position, unknown_cost = _gain_without_position(
+        fills, {record.symbol for record in orphans if record.cost is not None}
+    )
     differences += [
-        f"{quantity.normalize():f} shares of {symbol} left whose cost is in no table"
-        for symbol, quantity in unknown.items()
+        f"{quantity.normalize():f} shares of {symbol} were exited, and their cost is unknown"
+        for symbol, quantity in unknown_cost.items()
     ]
     gains = [
         *(_gain_of_position(row) for row in positions),
-        *(_gain_of_orphan(one) for one in orphans),
-        loose,
+        *(_gain_of_orphan(record) for record in orphans),
+        gain_without_position,
     ]
     realized = sum(gains, ZERO).quantize(CENT, ROUND_HALF_EVEN)
-    its_realized = Decimal(str(audit["realised"])).quantize(CENT, ROUND_HALF_EVEN)
-    if realized != its_realized:
-        differences.append(f"realised is {realized} in the tables, {its_realized} at the exchange")
+    their_realized = Decimal(str(audit["realised"])).quantize(CENT, ROUND_HALF_EVEN)
+    if realized != their_realized:
+        differences.append(f"realised is {realized} in the database, {their_realized} at the exchange")
     return Agreement(len(fills), sum((fill.quantity for fill in fills), ZERO), realized, tuple(differences))
 
 
 def _totals_by_order(fills: Iterable[tuple[str, Decimal, Decimal]]) -> dict[str, tuple[Decimal, Decimal]]:
-    """Order → (shares, dollars)."""
-    found: dict[str, tuple[Decimal, Decimal]] = {}
+    """Return the shares and dollars of each order: order id → (shares, dollars)."""
+    totals: dict[str, tuple[Decimal, Decimal]] = {}
     for order_id, quantity, price in fills:
-        shares, paid = found.get(order_id, (ZERO, ZERO))
-        found[order_id] = (shares + quantity, paid + quantity * price)
-    return found
+        shares, paid = totals.get(order_id, (ZERO, ZERO))
+        totals[order_id] = (shares + quantity, paid + quantity * price)
+    return totals
 
 
 def _as_list(value: object) -> list[object]:
@@ -106,17 +110,17 @@ def _as_list(value: object) -> list[object]:
 
 
 def _shares_by_symbol(rows: Sequence[PositionRow], orphans: Sequence[Orphan]) -> dict[str, Decimal]:
-    """Symbol → shares, signed, of the tables: positions, and what no position explains."""
-    found: dict[str, Decimal] = defaultdict(Decimal)
+    """Return the signed shares of each symbol in the database: positions and orphans, without zeros."""
+    shares: dict[str, Decimal] = defaultdict(Decimal)
     for row in rows:
-        found[row.symbol] += row.quantity if row.side is PositionSide.LONG else -row.quantity
+        shares[row.symbol] += row.quantity if row.side is PositionSide.LONG else -row.quantity
     for orphan in orphans:
-        found[orphan.symbol] += orphan.signed_qty
-    return {symbol: quantity for symbol, quantity in found.items() if quantity}
+        shares[orphan.symbol] += orphan.signed_qty
+    return {symbol: quantity for symbol, quantity in shares.items() if quantity}
 
 
 def _gain_of_orphan(orphan: Orphan) -> Decimal:
-    """The exact result of what our own exits sold too much of, and bought back."""
+    """Return the exact result of an orphan that our exits created by selling too many shares, once bought back."""
     if orphan.cost is None or not orphan.exited_qty:
         return ZERO
     gain = orphan.proceeds - orphan.cost * orphan.exited_qty / orphan.found_qty
@@ -126,8 +130,8 @@ def _gain_of_orphan(orphan: Orphan) -> Decimal:
 def _gain_without_position(
     fills: Sequence[BookedFill], excluded_symbols: Container[str]
 ) -> tuple[Decimal, dict[str, Decimal]]:
-    """Dollars that fills without a position realised, by average cost; and symbol → shares that left without a fill
-    that says what they cost. `but`: symbols whose orphans keep their own account."""
+    """Return the realised dollars of fills without a position, at average cost, and symbol → exited shares whose cost
+    is unknown. `excluded_symbols` are valued by their orphan rows."""
     gain, unknown = ZERO, dict[str, Decimal]()
     pools: dict[str, tuple[Decimal, Decimal]] = {}  # symbol → signed shares, their cost
     for fill in fills:
@@ -138,19 +142,19 @@ def _gain_without_position(
         if fill.order_purpose is Purpose.ENTRY:
             pools[fill.symbol] = (held + signed, cost + signed * fill.price)
             continue
-        left = min(fill.quantity, abs(held)) if held * signed < 0 else ZERO
-        if left < fill.quantity:
-            unknown[fill.symbol] = unknown.get(fill.symbol, ZERO) + fill.quantity - left
-        if left:
-            share = cost * left / abs(held)
+        closing = min(fill.quantity, abs(held)) if held * signed < 0 else ZERO
+        if closing < fill.quantity:
+            unknown[fill.symbol] = unknown.get(fill.symbol, ZERO) + fill.quantity - closing
+        if closing:
+            share = cost * closing / abs(held)
             direction = 1 if held > 0 else -1
-            gain += direction * left * fill.price - share
-            pools[fill.symbol] = (held - direction * left, cost - share)
+            gain += direction * closing * fill.price - share
+            pools[fill.symbol] = (held - direction * closing, cost - share)
     return gain, unknown
 
 
 def _gain_of_position(row: PositionRow) -> Decimal:
-    """The exact realised result, before it is rounded to the cent."""
+    """Return the exact realised result of a position, before it is rounded to the cent."""
     if not row.exited_qty:
         return ZERO
     basis = row.cost if row.exited_qty == row.entered_qty else row.entry_price * row.exited_qty

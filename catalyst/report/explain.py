@@ -1,4 +1,4 @@
-"""Why a symbol was or was not traded: the stage that dropped it in each scan, and the numbers it was judged on."""
+"""The reason why a symbol was or was not traded: the stage that refused it in each scan, and the scan's numbers."""
 
 import math
 from collections.abc import Sequence
@@ -16,9 +16,9 @@ from catalyst.store.reporting_queries import BookedFill
 
 @dataclass(frozen=True, slots=True)
 class SymbolScan:
-    """What one scan made of the symbol. `stage` refused it, for `reason`; None: nothing refused it.
+    """The result of one scan for the symbol. `stage` refused it for `reason`; None when it passed every stage.
 
-    `numbers` are those every symbol keeps; the rest is there for the candidates that passed the scan stage.
+    `numbers` are stored for every symbol; the other details only for candidates that passed the scan stage.
     """
 
     scan_id: int
@@ -28,7 +28,7 @@ class SymbolScan:
     reason: str | None
     numbers: dict[str, float | str] = field(default_factory=dict[str, float | str])
     candidate: CandidateRow | None = None
-    order_id: int | None = None  # the entry this look led to
+    order_id: int | None = None  # the entry order made from this scan
     headlines: tuple[HeadlineRecord, ...] = ()
     patterns: tuple[PatternRecord, ...] = ()
     indicators: IndicatorRecord | None = None
@@ -44,7 +44,7 @@ class SymbolScan:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """A symbol's day: every scan's look at it, oldest first, then what was ordered, filled and held."""
+    """A symbol's day: its result in every scan, oldest first, then its orders, fills and trades."""
 
     symbol: str
     name: str
@@ -59,45 +59,47 @@ class Explanation:
 
 
 async def explain(conn: Connection, symbol: str, day: date | None = None) -> Explanation | None:
-    """A symbol's day, by default the latest one; None when there is no such day, or nobody ever heard of it."""
+    """Return a symbol's day, by default the latest; None without such a day, or for a symbol that was never listed."""
     recent = await cycles.recent(conn, 1)
     cycle = await cycles.of_day(conn, day) if day else recent[0] if recent else None
     if cycle is None:
         return None
     symbol = symbol.upper()
-    known = await securities.get(conn, symbol)
-    shown = {row.scan_id: row for row in await candidates.of_symbol(conn, symbol, 500)}
-    of_day = await reporting_queries.orders_of_day(conn, cycle.cycle_id)
-    looks = []
+    security = await securities.get(conn, symbol)
+    candidate_by_scan = {row.scan_id: row for row in await candidates.of_symbol(conn, symbol, 500)}
+    day_orders = await reporting_queries.orders_of_day(conn, cycle.cycle_id)
+    symbol_scans = []
     for scan in await candidates.scans_of(conn, cycle.cycle_id):
         blob = await candidates.frame_of(conn, scan.scan_id)
-        look = _symbol_scan(scan.scan_id, scan.started_at, symbol, blob, shown.get(scan.scan_id))
-        looks.append(await _with_details(conn, look, symbol, of_day))
-    if known is None and not any(look.listed for look in looks):
+        symbol_scan = _symbol_scan(
+            scan.scan_id, scan.started_at, symbol, blob, candidate_by_scan.get(scan.scan_id)
+        )
+        symbol_scans.append(await _with_details(conn, symbol_scan, symbol, day_orders))
+    if security is None and not any(symbol_scan.listed for symbol_scan in symbol_scans):
         return None
-    held = await reporting_queries.positions_of_symbol(conn, symbol)
+    symbol_positions = await reporting_queries.positions_of_symbol(conn, symbol)
     return Explanation(
         symbol=symbol,
-        name=known.name if known else "",
-        exchange=known.exchange if known else "",
-        sector=known.sector if known else None,
+        name=security.name if security else "",
+        exchange=security.exchange if security else "",
+        sector=security.sector if security else None,
         day=cycle.cycle_date,
         cycle_id=cycle.cycle_id,
-        scans=tuple(looks),
-        orders=tuple(order for order in of_day if order.symbol == symbol),
+        scans=tuple(symbol_scans),
+        orders=tuple(order for order in day_orders if order.symbol == symbol),
         fills=tuple(
             fill
             for fill in await reporting_queries.fills_of_day(conn, cycle.cycle_id)
             if fill.symbol == symbol
         ),
-        trades=tuple(trade_of(row) for row in reversed(held) if row.cycle_id == cycle.cycle_id),
+        trades=tuple(trade_of(row) for row in reversed(symbol_positions) if row.cycle_id == cycle.cycle_id),
     )
 
 
 def _symbol_scan(
     scan_id: int, at: datetime, symbol: str, blob: FrameBlob | None, candidate: CandidateRow | None
 ) -> SymbolScan:
-    """From the scan's whole frame; from the candidate's row when the frame has been dropped since."""
+    """Build the result of a scan from its stored frame, or from the candidate's row when the frame was dropped."""
     row = None if blob is None else frame_row(blob, symbol)
     if row is not None:
         stage, reason = row.pop("refused_by", None), row.pop("reason", None)
@@ -119,7 +121,7 @@ def _symbol_scan(
 
 
 def frame_row(blob: FrameBlob, symbol: str) -> dict[str, float | str] | None:
-    """The symbol's row of a kept frame, missing values left out; None when it is not in it."""
+    """Return the symbol's row of a stored frame without missing values; None when the symbol is not in it."""
     import pyarrow.parquet
 
     table = pyarrow.parquet.read_table(BytesIO(blob.data), filters=[("symbol", "==", symbol)])
@@ -134,21 +136,21 @@ def _is_present(value: object) -> bool:
 
 
 def _rounded(value: object) -> float | str:
-    """Seven digits are what a float32 keeps."""
+    """Round a float to the seven digits of a float32; convert other values to text."""
     return float(f"{value:.7g}") if isinstance(value, float) else str(value)
 
 
 async def _with_details(
-    conn: Connection, symbol_scan: SymbolScan, symbol: str, ordered: Sequence[OrderRow]
+    conn: Connection, symbol_scan: SymbolScan, symbol: str, day_orders: Sequence[OrderRow]
 ) -> SymbolScan:
-    """The look with what the stages knew of a candidate, and the order it led to."""
+    """Add the stored headlines, patterns and indicators of a candidate, and the order made from it."""
     if symbol_scan.candidate is None:
         return symbol_scan
     signal = symbol_scan.candidate.signal_id
-    led_to = (order.order_id for order in ordered if signal is not None and order.signal_id == signal)
+    entry_ids = (order.order_id for order in day_orders if signal is not None and order.signal_id == signal)
     return replace(
         symbol_scan,
-        order_id=next(led_to, None),
+        order_id=next(entry_ids, None),
         headlines=tuple(await candidates.headlines_of(conn, symbol_scan.scan_id, symbol)),
         patterns=tuple(await candidates.patterns_of(conn, symbol_scan.scan_id, symbol)),
         indicators=await candidates.indicators_of(conn, symbol_scan.scan_id, symbol),

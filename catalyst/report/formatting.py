@@ -1,17 +1,17 @@
-"""Figures in the words a trader reads: New York times, signed dollars, spans of time."""
+"""Formatting of figures for people: New York times, signed dollars, prices, durations and scan counts."""
 
 from collections.abc import Mapping
 from datetime import datetime
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Final, TypeVar
 
+from catalyst.domain.position import CENT
 from catalyst.domain.session import NEW_YORK
 from catalyst.store.flat_proofs import FlatProofRow
 
-CENT: Final = Decimal("0.01")
 MINUS: Final = "−"
 
-# What a scan counts or times, in the order in which it happens.
+# The stages whose rows and times a scan records, in the order of the pipeline.
 STAGE_ORDER: Final = (
     "listed", "universe", "snapshots", "scan", "headlines", "news", "bars", "pattern", "technical", "score", "risk",
     "plan",
@@ -21,19 +21,19 @@ T = TypeVar("T")
 
 
 def new_york_time(at: datetime) -> str:
-    """The New York wall-clock time."""
+    """Return the New York wall-clock time as HH:MM:SS."""
     return at.astimezone(NEW_YORK).strftime("%H:%M:%S")
 
 
 def dollars(amount: Decimal, *, signed: bool = False) -> str:
-    """$1,234.50; with `signed` a plus stands before a gain."""
+    """Format dollars like $1,234.50; `signed` adds a plus sign to a gain."""
     cents = amount.quantize(CENT, ROUND_HALF_EVEN)
     sign = MINUS if cents < 0 else "+" if signed and cents > 0 else ""
     return f"{sign}${abs(cents):,.2f}"
 
 
 def price(amount: Decimal | None) -> str:
-    """At least cents, more digits only where there are some; a dash for none."""
+    """Format a price with two to four decimals; a dash for None."""
     if amount is None:
         return "–"
     rounded = amount.quantize(Decimal("0.0001"), ROUND_HALF_EVEN).normalize()
@@ -41,12 +41,12 @@ def price(amount: Decimal | None) -> str:
 
 
 def quantity(shares: Decimal) -> str:
-    """Shares without needless zeros."""
+    """Format a number of shares without trailing zeros."""
     return f"{shares.normalize():f}"
 
 
 def duration(seconds: float | Decimal | None) -> str:
-    """A duration in its two largest units."""
+    """Format a duration in its two largest units; a dash for None."""
     if seconds is None:
         return "–"
     whole = int(seconds)
@@ -59,24 +59,24 @@ def duration(seconds: float | Decimal | None) -> str:
 
 
 def in_stage_order(by_stage: Mapping[str, T]) -> dict[str, T]:
-    """The same in the order of the route; the database keeps no order of keys."""
-    known = {name: by_stage[name] for name in STAGE_ORDER if name in by_stage}
-    return known | dict(by_stage)
+    """Sort the keys in the order of the pipeline; jsonb does not store their order."""
+    ordered = {name: by_stage[name] for name in STAGE_ORDER if name in by_stage}
+    return ordered | dict(by_stage)
 
 
 def describe_funnel(counts: Mapping[str, int]) -> str:
-    """Rows standing after each stage."""
+    """Describe the rows left after each stage, like `listed 9,000 → universe 4,200`."""
     return " → ".join(f"{name} {count:,}" for name, count in in_stage_order(counts).items())
 
 
 def describe_proof(flat_proof: FlatProofRow | None) -> str:
-    """One sentence about the latest proof of being flat."""
+    """Describe the latest flat proof in one sentence."""
     if flat_proof is None:
         return "not proven flat yet"
     facts = flat_proof.facts
     if not flat_proof.proven:
-        missing = facts.get("unproven_reason") or "something is left at the broker, or it could not be asked"
+        missing = facts.get("unproven_reason") or "the broker still shows orders or shares, or did not answer"
         return f"NOT proven flat at {new_york_time(flat_proof.at)} ({flat_proof.cause}): {missing}"
     result = facts.get("realized_broker")
-    detail = "the tables were away" if result is None else f"realised {result} on both sides"
+    detail = "the database was down" if result is None else f"realised {result} on both sides"
     return f"proven flat at {new_york_time(flat_proof.at)} ({flat_proof.cause}): no order, no share, {detail}"

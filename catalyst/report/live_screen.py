@@ -1,4 +1,4 @@
-"""The day as it happens: plain lines for a pipe, one live screen for a terminal. Both read the same tables."""
+"""Progress of a day while it runs: plain lines for a pipe, a live screen for a terminal; both read the database."""
 
 import json
 from collections import deque
@@ -18,13 +18,12 @@ from catalyst.clock import Clock
 from catalyst.domain.session import NEW_YORK, trading_date
 from catalyst.report import status as status_report
 from catalyst.report.events import DayEvent, DayEventFeed, DayEventKind
-from catalyst.report.formatting import dollars, duration, price, quantity
-from catalyst.report.formatting import new_york_time as clock_of
+from catalyst.report.formatting import dollars, duration, new_york_time, price, quantity
 from catalyst.report.status import SystemStatus
 from catalyst.store import cycles
 from catalyst.store.pool import Connection
 
-MIN_SIZE: Final = (100, 30)  # columns and lines a live screen needs
+MIN_SIZE: Final = (100, 30)  # columns and lines that a live screen needs
 EVENT_STYLES: Final = {
     DayEventKind.SCAN: "cyan",
     DayEventKind.PROPOSAL: "yellow",
@@ -38,37 +37,37 @@ EVENT_STYLES: Final = {
 
 
 class ProgressDisplay(Protocol):
-    """Who is told of the demo's progress."""
+    """Receives the progress of the demo and shows it."""
 
     def show_setup_step(self, name: str, what: str, detail: object) -> None:
-        """A part of the setting-up is ready."""
+        """Show that one step of the setup is done."""
         ...
 
     def begin_day(self, clock: Clock, log: Path) -> None:
-        """The day begins, on this clock; the daemon writes this log."""
+        """Start to show the day, with the market's clock and the daemon's log file."""
         ...
 
     async def refresh(self, conn: Connection) -> None:
-        """Show what is new."""
+        """Read the database and show new events."""
         ...
 
     def show_message(self, text: str) -> None:
-        """Say something beside the day's events."""
+        """Show a message between the events."""
         ...
 
     def stop(self) -> None:
-        """Nothing more is shown. Idempotent."""
+        """End the display. Idempotent."""
         ...
 
 
 def fits_live_screen(console: Console) -> bool:
-    """True when a live screen has room, and somebody to look at it."""
+    """Return true when the console is a terminal and large enough for the live screen."""
     return console.is_terminal and console.width >= MIN_SIZE[0] and console.height >= MIN_SIZE[1]
 
 
 def event_line(event: DayEvent) -> Text:
-    """One event on one line."""
-    text = Text(f"{clock_of(event.at)}  ", no_wrap=True, overflow="ellipsis")
+    """Return an event as one line."""
+    text = Text(f"{new_york_time(event.at)}  ", no_wrap=True, overflow="ellipsis")
     text.append(f"{event.kind:<10}", style=EVENT_STYLES[event.kind])
     text.append(event.text, style=_gain_style(event))
     return text
@@ -82,7 +81,7 @@ def _gain_style(event: DayEvent) -> str:
 
 @dataclass
 class LineDisplay:
-    """One line for each event."""
+    """Progress display that prints one line per event."""
 
     console: Console
     _clock: Clock | None = None
@@ -104,8 +103,8 @@ class LineDisplay:
             self.console.print(event_line(event), soft_wrap=True)
 
     async def read_new_events(self, conn: Connection) -> list[DayEvent]:
-        """What happened since the last look; nothing before there is a cycle."""
-        assert self._clock is not None  # begin() was called
+        """Return the events since the last call; none before the day's cycle exists."""
+        assert self._clock is not None  # begin_day() was called
         if self._feed is None:
             cycle = await cycles.of_day(conn, trading_date(self._clock.now()))
             if cycle is None:
@@ -122,7 +121,7 @@ class LineDisplay:
 
 @dataclass
 class LiveScreen:
-    """The whole day on one screen, drawn anew at each look."""
+    """Progress display that redraws one full screen at each refresh."""
 
     console: Console
     line_display: LineDisplay
@@ -141,13 +140,13 @@ class LiveScreen:
         self._live.start()
 
     async def refresh(self, conn: Connection) -> None:
-        assert self._clock is not None  # begin() was called
+        assert self._clock is not None  # begin_day() was called
         self.events.extend(event_line(event) for event in await self.line_display.read_new_events(conn))
-        seen = await status_report.read_status(conn, self._clock.now())
+        current = await status_report.read_status(conn, self._clock.now())
         if self._live is not None:
-            room = self.console.height - 24
-            tail = last_log_lines(self._log, max(2, min(room, 6)))
-            self._live.update(render_screen(seen, list(self.events), tail), refresh=True)
+            free_lines = self.console.height - 24
+            tail = last_log_lines(self._log, max(2, min(free_lines, 6)))
+            self._live.update(render_screen(current, list(self.events), tail), refresh=True)
 
     def show_message(self, text: str) -> None:
         self.events.append(Text(text, style="bold yellow"))
@@ -159,7 +158,7 @@ class LiveScreen:
 
 
 def render_screen(system_status: SystemStatus, events: Sequence[Text], tail: Sequence[str]) -> RenderableType:
-    """The screen: clock and result, funnel, what is held, what works, what happened, the log."""
+    """Return the whole screen: clock and result, scan funnel, positions, working orders, events and log."""
     return Group(
         _header_panel(system_status),
         _funnel_panel(system_status),
@@ -216,13 +215,15 @@ def _funnel_panel(system_status: SystemStatus) -> RenderableType:
         table.add_column(justify="center")
     table.add_row(*(Text(f"{count:,}", style="bold cyan") for count in system_status.scan.counts.values()))
     table.add_row(*(Text(name, style="dim") for name in system_status.scan.counts))
-    took = "  ".join(f"{name} {ms:,.0f}" for name, ms in system_status.scan.milliseconds.items())
+    stage_times = "  ".join(f"{name} {ms:,.0f}" for name, ms in system_status.scan.milliseconds.items())
     return Panel(
         Group(
             table,
-            Text(f"{took}  = {system_status.scan.total_milliseconds:,.0f} ms", style="dim", no_wrap=True),
+            Text(
+                f"{stage_times}  = {system_status.scan.total_milliseconds:,.0f} ms", style="dim", no_wrap=True
+            ),
         ),
-        title=f"scan of {clock_of(system_status.scan.at)}",
+        title=f"scan of {new_york_time(system_status.scan.at)}",
         title_align="left",
         border_style="dim",
     )
@@ -245,19 +246,19 @@ def _positions_table(system_status: SystemStatus) -> RenderableType:
     for head in heads:
         table.add_column(justify="left" if head in ("symbol", "side") else "right")
     table.add_row(*(Text(head, style="dim") for head in heads))
-    for held in system_status.positions:
-        style = "green" if held.unrealized_pnl > 0 else "red" if held.unrealized_pnl < 0 else ""
+    for position in system_status.positions:
+        style = "green" if position.unrealized_pnl > 0 else "red" if position.unrealized_pnl < 0 else ""
         table.add_row(
-            Text(held.symbol, style="bold"),
-            held.side,
-            quantity(held.quantity),
-            price(held.entry_price),
-            price(held.last_price),
-            Text(price(held.stop), style="" if held.stop_at_broker else "bold red"),
-            price(held.target),
-            Text(dollars(held.unrealized_pnl, signed=True), style=style),
-            duration(held.held_seconds),
-            duration(held.unprotected_seconds),
+            Text(position.symbol, style="bold"),
+            position.side,
+            quantity(position.quantity),
+            price(position.entry_price),
+            price(position.last_price),
+            Text(price(position.stop), style="" if position.stop_at_broker else "bold red"),
+            price(position.target),
+            Text(dollars(position.unrealized_pnl, signed=True), style=style),
+            duration(position.held_seconds),
+            duration(position.unprotected_seconds),
         )
     return table
 
@@ -279,12 +280,12 @@ def _orders_table(system_status: SystemStatus) -> RenderableType:
 
 
 def last_log_lines(log: Path | None, count: int) -> list[str]:
-    """The newest lines of a JSON log, each as a person reads it."""
+    """Return the newest `count` lines of a JSON log, formatted for people."""
     if log is None or not log.exists():
         return []
     with log.open("rb") as file:
-        file.seek(0, 2)
-        file.seek(max(0, file.tell() - 8_192))
+        end = file.seek(0, 2)
+        file.seek(max(0, end - 8_192))
         raw = file.read().decode(errors="replace").splitlines()
     return [_format_log_line(line) for line in raw[-count:]]
 
@@ -297,7 +298,7 @@ def _format_log_line(line: str) -> str:
     if not isinstance(event, dict):
         return line
     at = str(event.pop("at", ""))
-    when = clock_of(datetime.fromisoformat(at)) if at else ""
+    when = new_york_time(datetime.fromisoformat(at)) if at else ""
     event.pop("cycle_id", None)
     event.pop("level", None)
     facts = " ".join(f"{key}={value}" for key, value in event.items() if key != "event")

@@ -1,4 +1,4 @@
-"""The present at a glance, from the tables: what `catalyst status` prints and the live screen shows."""
+"""Current state of the system, read from the database for `catalyst status` and the live screen."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -33,7 +33,7 @@ from catalyst.store.reporting_queries import Latch, SessionRow
 
 @dataclass(frozen=True, slots=True)
 class DaemonStatus:
-    """The daemon: alive while it holds the account's lock."""
+    """State of the daemon; `alive` while it holds the account's lock."""
 
     alive: bool
     epoch: int
@@ -46,7 +46,7 @@ class DaemonStatus:
 
 @dataclass(frozen=True, slots=True)
 class PositionLine:
-    """An open position and what guards it. Dollars, shares."""
+    """An open position and its protection. Dollars, shares."""
 
     position_id: int
     symbol: str
@@ -68,7 +68,7 @@ class PositionLine:
 
 @dataclass(frozen=True, slots=True)
 class SystemStatus:
-    """Everything one look at the tables tells. `problems` are what keeps it from being healthy."""
+    """The system's state at one instant. `problems` lists everything that makes it unhealthy."""
 
     at: datetime
     daemon: DaemonStatus
@@ -95,21 +95,23 @@ class SystemStatus:
 
 
 async def read_status(conn: Connection, at: datetime, *, next_scan: datetime | None = None) -> SystemStatus:
-    """The present as the tables have it at `at`, the market's now. `next_scan` is the schedule's answer."""
-    who = await daemon_epoch.current(conn)
-    alive = who.account_id is not None and await reporting_queries.is_account_locked(conn, who.account_id)
+    """Read the state from the database. `at` is the market's present time, `next_scan` the next scheduled scan."""
+    daemon_row = await daemon_epoch.current(conn)
+    alive = daemon_row.account_id is not None and await reporting_queries.is_account_locked(
+        conn, daemon_row.account_id
+    )
     today = trading_date(at)
     session = await reporting_queries.session_of(conn, today)
     cycle = await cycles.of_day(conn, today)
     rows = await positions.open_positions(conn)
     risks = {risk.position_id: risk for risk in await pipeline_views.open_risk(conn)}
-    of_day = [] if cycle is None else await positions.of_cycle(conn, cycle.cycle_id)
+    day_positions = [] if cycle is None else await positions.of_cycle(conn, cycle.cycle_id)
     scans = [] if cycle is None else await candidates.scans_of(conn, cycle.cycle_id)
-    latched = tuple(await reporting_queries.latches(conn))
-    daemon = _daemon_status(who, alive, at)
-    held = tuple(_position_line(row, risks.get(row.position_id), at) for row in rows)
-    realized = sum((row.realized_pnl or ZERO for row in of_day), ZERO)
-    unrealized = sum((one.unrealized_pnl for one in held), ZERO)
+    active_latches = tuple(await reporting_queries.latches(conn))
+    daemon = _daemon_status(daemon_row, alive, at)
+    open_lines = tuple(_position_line(row, risks.get(row.position_id), at) for row in rows)
+    realized = sum((row.realized_pnl or ZERO for row in day_positions), ZERO)
+    unrealized = sum((line.unrealized_pnl for line in open_lines), ZERO)
     scan = scan_figures(scans[-1]) if scans else None
     loss = -min(realized + unrealized, ZERO)
     return SystemStatus(
@@ -118,19 +120,19 @@ async def read_status(conn: Connection, at: datetime, *, next_scan: datetime | N
         session=session,
         phase=_market_phase(session, at),
         cycle=cycle,
-        latches=latched,
+        latches=active_latches,
         scan=scan,
-        scan_note=_describe_scanning(daemon, session, cycle, latched, scan, at, next_scan),
+        scan_note=_describe_scanning(daemon, session, cycle, active_latches, scan, at, next_scan),
         proposals=tuple(await proposals.waiting(conn)),
         orders=tuple(await orders.working(conn)),
-        positions=held,
-        closed_trades=sum(row.status == "closed" for row in of_day),
+        positions=open_lines,
+        closed_trades=sum(row.status == "closed" for row in day_positions),
         realized_pnl=realized,
         unrealized_pnl=unrealized,
         day_pnl=realized + unrealized,
         loss_limit_used_pct=None if cycle is None else round(float(100 * loss / cycle.max_daily_loss), 1),
         proof=None if cycle is None else await flat_proofs.last_flat_proof(conn, cycle.cycle_id),
-        problems=tuple(_problems(daemon, cycle, latched, held)),
+        problems=tuple(_problems(daemon, cycle, active_latches, open_lines)),
     )
 
 
@@ -183,39 +185,42 @@ def _describe_scanning(
     at: datetime,
     next_scan: datetime | None,
 ) -> str:
-    """Why there is a scan or none, in one sentence."""
-    last = "no scan yet" if scan is None else f"last scan {new_york_time(scan.at)}"
+    """Describe in one sentence the last scan and when or why not the next one runs."""
+    last_scan = "no scan yet" if scan is None else f"last scan {new_york_time(scan.at)}"
     if not daemon.alive:
-        return f"{last}; nobody scans: no daemon is running, start it with `catalyst run`"
+        return f"{last_scan}; no scans: no daemon is running, start it with `catalyst run`"
     if cycle is None:
-        return f"{last}; the day begins at 08:00 New York of the next session"
+        return f"{last_scan}; the day begins at 08:00 New York of the next session"
     if session is None or cycle.status in (CycleStatus.CLOSED, CycleStatus.COMPLETED):
-        return f"{last}; no more today: the cycle is {cycle.status}"
+        return f"{last_scan}; no more today: the cycle is {cycle.status}"
     if latched or cycle.halted:
         reasons = "; ".join(f"{latch.name}: {latch.reason}" for latch in latched) or str(cycle.halt_reason)
-        return f"{last}; scans go on, entries do not: {reasons} (`catalyst resume` ends it)"
+        return f"{last_scan}; scans continue, entries are stopped: {reasons} (`catalyst resume` ends it)"
     if next_scan is not None:
-        return f"{last}; the next at {next_scan.astimezone(NEW_YORK):%H:%M} New York"
-    return f"{last}; " + (
-        "the first comes before the open" if at < session.open else "no further scan is due today"
+        return f"{last_scan}; the next at {next_scan.astimezone(NEW_YORK):%H:%M} New York"
+    return f"{last_scan}; " + (
+        "the first one runs before the open" if at < session.open else "no further scan is due today"
     )
 
 
 def _problems(
-    daemon: DaemonStatus, cycle: CycleRow | None, latched: tuple[Latch, ...], held: tuple[PositionLine, ...]
+    daemon: DaemonStatus,
+    cycle: CycleRow | None,
+    latched: tuple[Latch, ...],
+    open_lines: tuple[PositionLine, ...],
 ) -> list[str]:
-    found = []
+    problems = []
     if not daemon.alive:
-        found.append("no daemon is running: `catalyst run` starts it")
-    found += [
+        problems.append("no daemon is running: `catalyst run` starts it")
+    problems += [
         f"{latch.name} since {new_york_time(latch.set_at)}: {latch.reason}; `catalyst resume` ends it"
         for latch in latched
     ]
     if cycle is not None and cycle.halted and not latched:
-        found.append(f"halted: {cycle.halt_reason}; `catalyst resume` ends it")
-    found += [
-        f"{one.unprotected_qty.normalize():f} shares of {one.symbol} have no stop at the broker"
-        for one in held
-        if one.unprotected_qty
+        problems.append(f"halted: {cycle.halt_reason}; `catalyst resume` ends it")
+    problems += [
+        f"{line.unprotected_qty.normalize():f} shares of {line.symbol} have no stop at the broker"
+        for line in open_lines
+        if line.unprotected_qty
     ]
-    return found
+    return problems

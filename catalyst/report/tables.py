@@ -1,4 +1,4 @@
-"""Lists and single answers as a person reads them: orders, positions, candidates, cycles, a symbol's story."""
+"""Rendering of orders, positions, candidates, cycles, status and explanations as tables and lines for people."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -18,13 +18,13 @@ from catalyst.store.proposals import ProposalRow
 
 
 def render_orders(rows: Sequence[OrderRow]) -> Iterator[RenderableType]:
-    """One line an order; those whose fate is unknown first, in red."""
+    """Render one row per order; orders with an unknown outcome first, in red."""
     if not rows:
         yield "no orders"
         return
-    table = new_table("id", "created", "symbol", "purpose", "side", "shares", "type", "price", "status", "broker", "why",
-                     right=("id", "shares", "price"))  # fmt: skip
-    for row in sorted(rows, key=lambda one: (one.status is not Status.SUBMITTED, one.order_id)):
+    table = new_table("id", "created", "symbol", "purpose", "side", "shares", "type", "price", "status", "broker",
+                      "reason", right=("id", "shares", "price"))  # fmt: skip
+    for row in sorted(rows, key=lambda row: (row.status is not Status.SUBMITTED, row.order_id)):
         unknown = row.status is Status.SUBMITTED and row.alpaca_order_id is None
         table.add_row(
             str(row.order_id),
@@ -43,10 +43,10 @@ def render_orders(rows: Sequence[OrderRow]) -> Iterator[RenderableType]:
 
 
 def render_positions(
-    open_now: Sequence[PositionLine], closed: Sequence[TradeSummary]
+    open_positions: Sequence[PositionLine], closed: Sequence[TradeSummary]
 ) -> Iterator[RenderableType]:
-    """What is held with its protection, then what was."""
-    if open_now:
+    """Render open positions with their protection, then closed trades."""
+    if open_positions:
         figures = (
             "shares",
             "entry",
@@ -59,38 +59,38 @@ def render_positions(
             "unprotected",
         )
         table = new_table("id", "symbol", "side", *figures, right=("id", *figures))
-        for held in open_now:
+        for position in open_positions:
             table.add_row(
-                str(held.position_id),
-                Text(held.symbol, style="bold"),
-                held.side + (" carried" if held.carried else ""),
-                quantity(held.quantity),
-                price(held.entry_price),
-                price(held.last_price),
-                price(held.stop)
-                if held.stop_at_broker
-                else Text(f"{price(held.stop)} not at the broker", style="bold red"),
-                price(held.target),
-                gain_text(held.unrealized_pnl),
-                "–" if held.worst_case is None else dollars(held.worst_case, signed=True),
-                duration(held.held_seconds),
-                duration(held.unprotected_seconds),
+                str(position.position_id),
+                Text(position.symbol, style="bold"),
+                position.side + (" carried" if position.carried else ""),
+                quantity(position.quantity),
+                price(position.entry_price),
+                price(position.last_price),
+                price(position.stop)
+                if position.stop_at_broker
+                else Text(f"{price(position.stop)} not at the broker", style="bold red"),
+                price(position.target),
+                gain_text(position.unrealized_pnl),
+                "–" if position.worst_case is None else dollars(position.worst_case, signed=True),
+                duration(position.held_seconds),
+                duration(position.unprotected_seconds),
             )
         yield table
     if closed:
         yield render_trades(closed)
-    if not open_now and not closed:
+    if not open_positions and not closed:
         yield "no positions"
 
 
 def render_candidates(rows: Sequence[CandidateRow]) -> Iterator[RenderableType]:
-    """One line a candidate, best first, with the stage that refused it and why."""
+    """Render one row per candidate, best first, with the stage that refused it and the reason."""
     if not rows:
         yield "no candidates"
         return
     figures = ("rank", "price", "scan", "news", "pattern", "technical", "composite", "risk")
     table = new_table(
-        "at", "rank", "symbol", "side", "price", *figures[2:], "stage", "status", "why", right=figures
+        "at", "rank", "symbol", "side", "price", *figures[2:], "stage", "status", "reason", right=figures
     )
     for row in rows:
         scores = (row.scan_score, row.news_score, row.pattern_confidence, row.technical_score, row.composite_score,
@@ -110,7 +110,7 @@ def render_candidates(rows: Sequence[CandidateRow]) -> Iterator[RenderableType]:
 
 
 def render_cycles(rows: Sequence[CycleRow]) -> Iterator[RenderableType]:
-    """One line a trading day."""
+    """Render one row per trading day."""
     if not rows:
         yield "no cycles"
         return
@@ -134,7 +134,7 @@ def render_cycles(rows: Sequence[CycleRow]) -> Iterator[RenderableType]:
 
 
 def render_status(system_status: SystemStatus) -> Iterator[RenderableType]:
-    """The present, in the order of what matters."""
+    """Render the current state, the most important facts first."""
     verdict = "healthy" if system_status.healthy else "NOT healthy"
     yield Text(
         f"{verdict}, {new_york_datetime(system_status.at)} New York, market {system_status.phase}",
@@ -143,12 +143,12 @@ def render_status(system_status: SystemStatus) -> Iterator[RenderableType]:
     for problem in system_status.problems:
         yield Text(f"problem   {problem}", style="red")
     daemon = system_status.daemon
-    beat = (
+    heartbeat = (
         ""
         if daemon.heartbeat_age_seconds is None
-        else f", last beat {duration(daemon.heartbeat_age_seconds)} ago"
+        else f", last heartbeat {duration(daemon.heartbeat_age_seconds)} ago"
     )
-    yield f"daemon    {'alive' if daemon.alive else 'not running'}, epoch {daemon.epoch}{beat}"
+    yield f"daemon    {'alive' if daemon.alive else 'not running'}, epoch {daemon.epoch}{heartbeat}"
     if system_status.cycle is None:
         yield "cycle     none today"
     else:
@@ -163,44 +163,47 @@ def render_status(system_status: SystemStatus) -> Iterator[RenderableType]:
         yield from render_orders(system_status.orders)
 
 
-def _result_line(now: SystemStatus) -> Text:
+def _result_line(system_status: SystemStatus) -> Text:
     line = Text("day       ")
-    line.append_text(gain_text(now.day_pnl))
+    line.append_text(gain_text(system_status.day_pnl))
     line.append(
-        f": {now.closed_trades} trades closed {dollars(now.realized_pnl, signed=True)}, {len(now.positions)} open "
-        f"{dollars(now.unrealized_pnl, signed=True)}"
+        f": {system_status.closed_trades} trades closed {dollars(system_status.realized_pnl, signed=True)}, "
+        f"{len(system_status.positions)} open {dollars(system_status.unrealized_pnl, signed=True)}"
     )
-    if now.loss_limit_used_pct is not None:
-        line.append(f"; {now.loss_limit_used_pct:g} % of the daily loss limit used")
+    if system_status.loss_limit_used_pct is not None:
+        line.append(f"; {system_status.loss_limit_used_pct:g} % of the daily loss limit used")
     return line
 
 
 def _render_proposals(proposals: Sequence[ProposalRow]) -> Iterator[RenderableType]:
-    for one in proposals:
-        ticket = one.ticket
+    for proposal in proposals:
+        ticket = proposal.ticket
         yield Text(
-            f"proposal  {one.proposal_id}: {ticket.get('side')} {ticket.get('quantity')} {one.symbol} at "
-            f"{ticket.get('entry') or 'the market'}, stop {ticket.get('stop')}, target {ticket.get('target')}, risk "
-            f"${ticket.get('risk')}; `catalyst approve {one.proposal_id}` until {new_york_time(one.expires_at)}",
+            f"proposal  {proposal.proposal_id}: {ticket.get('side')} {ticket.get('quantity')} {proposal.symbol} at "
+            f"{ticket.get('entry') or 'the market'}, stop {ticket.get('stop')}, target {ticket.get('target')}, "
+            f"risk ${ticket.get('risk')}; `catalyst approve {proposal.proposal_id}` until "
+            f"{new_york_time(proposal.expires_at)}",
             style="yellow",
         )
 
 
 def render_explanation(explanation: Explanation, *, every_scan: bool = False) -> Iterator[RenderableType]:
-    """A symbol's day; the details of its best look, or of each with `every`."""
+    """Render a symbol's day, with the details of its best scan, or of every scan with `every_scan`."""
     about = ", ".join(
         filter(None, (explanation.name, explanation.sector or "sector unknown", explanation.exchange))
     )
     yield Text(f"{explanation.symbol}  {about}", style="bold")
     yield f"{explanation.day}, cycle {explanation.cycle_id}, {len(explanation.scans)} scans"
-    for look in explanation.scans:
+    for symbol_scan in explanation.scans:
         yield Text(
-            f"{new_york_time(look.at)}  {look.verdict}",
-            style="" if look.stage else "green" if look.listed else "dim",
+            f"{new_york_time(symbol_scan.at)}  {symbol_scan.verdict}",
+            style="" if symbol_scan.stage else "green" if symbol_scan.listed else "dim",
         )
-    chosen = [look for look in explanation.scans if look.numbers or look.candidate]
-    for look in chosen if every_scan else sorted(chosen, key=_detail_rank)[-1:]:
-        yield from _render_details(look)
+    with_details = [
+        symbol_scan for symbol_scan in explanation.scans if symbol_scan.numbers or symbol_scan.candidate
+    ]
+    for symbol_scan in with_details if every_scan else sorted(with_details, key=_detail_rank)[-1:]:
+        yield from _render_details(symbol_scan)
     if explanation.orders:
         yield from render_orders(explanation.orders)
     if explanation.trades:
@@ -208,15 +211,15 @@ def render_explanation(explanation: Explanation, *, every_scan: bool = False) ->
 
 
 def _detail_rank(symbol_scan: SymbolScan) -> tuple[bool, bool, int, int]:
-    """How far a look went: the one worth showing comes last."""
-    reached = len(symbol_scan.numbers) + (
+    """Return a sort key by how far the symbol went in a scan; the scan with the most details sorts last."""
+    detail_count = len(symbol_scan.numbers) + (
         0 if symbol_scan.candidate is None else len(symbol_scan.candidate.detail)
     )
-    return symbol_scan.stage is None, symbol_scan.order_id is not None, reached, symbol_scan.scan_id
+    return symbol_scan.stage is None, symbol_scan.order_id is not None, detail_count, symbol_scan.scan_id
 
 
 def _render_details(symbol_scan: SymbolScan) -> Iterator[RenderableType]:
-    yield Text(f"\nwhat the scan of {new_york_time(symbol_scan.at)} saw", style="bold")
+    yield Text(f"\ndetails of the scan of {new_york_time(symbol_scan.at)}", style="bold")
     yield from _render_facts("numbers", symbol_scan.numbers)
     if symbol_scan.candidate is None:
         return

@@ -1,4 +1,4 @@
-"""A day and its lists as tables for a terminal or a pipe."""
+"""Rendering of a day's report as text and tables for a terminal or a pipe."""
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -14,21 +14,21 @@ from catalyst.report.day import DayReport, TradeSummary
 from catalyst.report.formatting import describe_proof, dollars, duration, new_york_time, price, quantity
 
 
-def new_table(*heads: str, right: Sequence[str] = (), title: str | None = None) -> Table:
-    """An empty table in the house's form; the columns named in `right` are figures."""
+def new_table(*headings: str, right: Sequence[str] = (), title: str | None = None) -> Table:
+    """Return an empty table in the common style; the columns named in `right` are right-aligned."""
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
-    for head in heads:
-        table.add_column(head, justify="right" if head in right else "left", no_wrap=True)
+    for heading in headings:
+        table.add_column(heading, justify="right" if heading in right else "left", no_wrap=True)
     return table
 
 
 def gain_text(amount: Decimal) -> Text:
-    """Signed dollars, green or red."""
+    """Format signed dollars, green for a gain and red for a loss."""
     return Text(dollars(amount, signed=True), style="green" if amount > 0 else "red" if amount < 0 else "")
 
 
 def render_day(day: DayReport) -> Iterator[RenderableType]:
-    """The report of a day."""
+    """Render the report of a day."""
     figures, cycle = day.figures, day.cycle
     yield Text(f"{day.day:%A %d %B %Y}", style="bold")
     ended = "still open" if cycle.end_time is None else f"completed {new_york_time(cycle.end_time)} New York"
@@ -38,19 +38,19 @@ def render_day(day: DayReport) -> Iterator[RenderableType]:
         yield render_trades(day.trades)
     yield from _render_summary(day)
     if day.exits:
-        reasons = (f"{one.reason} {one.count} ({dollars(one.pnl, signed=True)})" for one in day.exits)
+        reasons = (f"{exits.reason} {exits.count} ({dollars(exits.pnl, signed=True)})" for exits in day.exits)
         yield f"exits     {', '.join(reasons)}"
     if day.scans:
         yield render_scans(day)
     if figures.trades == 0:
-        yield "no trade was closed; `catalyst candidates` shows what was seen and why it was refused"
+        yield "no trade was closed; `catalyst candidates` shows the candidates and why each was refused"
 
 
 def render_trades(trades: Sequence[TradeSummary]) -> Table:
-    """One line a trade."""
+    """Render one row per trade."""
     right = ("shares", "in at", "out at", "result", "%", "R", "held", "unprotected")
     table = new_table("symbol", "side", "shares", "entry", "in at", "exit", "out at", "result", "%", "R", "held",
-                     "unprotected", "why it ended", right=right)  # fmt: skip
+                     "unprotected", "exit reason", right=right)  # fmt: skip
     for trade in trades:
         table.add_row(
             Text(trade.symbol, style="bold"),
@@ -88,7 +88,7 @@ def _render_summary(day: DayReport) -> Iterator[RenderableType]:
         end = "" if cycle.end_equity is None else f" → {dollars(cycle.end_equity)}"
         yield f"equity    {dollars(cycle.start_equity)}{end}, daily loss limit {dollars(cycle.max_daily_loss)}"
     factor = "–" if figures.profit_factor is None else str(figures.profit_factor)
-    yield f"risk      deepest drawdown {dollars(figures.max_drawdown)} (realised), profit factor {factor}"
+    yield f"risk      largest drawdown {dollars(figures.max_drawdown)} (realised), profit factor {factor}"
     if figures.median_unprotected_seconds is not None:
         over = (
             f"; over the budget: {', '.join(figures.symbols_over_budget)}"
@@ -96,8 +96,9 @@ def _render_summary(day: DayReport) -> Iterator[RenderableType]:
             else ""
         )
         yield (
-            f"bare      without a stop at the broker: half of the positions {duration(figures.median_unprotected_seconds)} or "
-            f"less, the longest {duration(figures.longest_unprotected_seconds)}{over}"
+            "stops     time unprotected (no stop at the broker): "
+            f"median {duration(figures.median_unprotected_seconds)}, "
+            f"longest {duration(figures.longest_unprotected_seconds)}{over}"
         )
     yield (
         f"orders    {day.orders} in all, {day.entries} entries of which {day.entries_filled} filled, {day.rejected} "
@@ -107,7 +108,7 @@ def _render_summary(day: DayReport) -> Iterator[RenderableType]:
 
 
 def render_scans(day: DayReport) -> Table:
-    """One line a scan: rows standing after each stage, and the time it took."""
+    """Render one row per scan: rows left after each stage, and the total milliseconds."""
     stages: list[str] = list(dict.fromkeys(stage for scan in day.scans for stage in scan.counts))
     table = new_table("scan", *stages, "ms", "degraded", right=(*stages, "ms"))
     for scan in day.scans:
@@ -121,5 +122,5 @@ def render_scans(day: DayReport) -> Table:
 
 
 def new_york_datetime(at: datetime | None) -> str:
-    """Date and time in New York; a dash for never."""
+    """Format date and time in New York; a dash for None."""
     return "–" if at is None else f"{at.astimezone(NEW_YORK):%Y-%m-%d %H:%M:%S}"

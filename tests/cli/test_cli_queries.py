@@ -97,10 +97,10 @@ def test_query_command_prints_plain_text_without_json_option(
     [
         (("report", "2026-04-09"), "no trading day 2026-04-09"),
         (("report", "yesterday"), "write it as 2026-04-08"),
-        (("explain", "NOSUCH"), "nothing is known of NOSUCH"),
+        (("explain", "NOSUCH"), "no data on NOSUCH"),
         (("cycles", "19990101-000000"), "there is no cycle 19990101-000000"),
         (("candidates", "--cycle", "x"), "there is no cycle x"),
-        (("positions", "--status", "half"), "say open, closed or all"),
+        (("positions", "--status", "half"), "use open, closed or all"),
         (("approve", "1"), "no daemon is running"),
         (("halt",), "no daemon is running"),
     ],

@@ -133,15 +133,15 @@ def test_demo_completes_a_day_and_matches_the_exchange(shell: Shell, demo_folder
     shell.settings = {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/untouched", "TRADING_MODE": "paper"}
     done = shell.run("demo", "--symbols", "300", "--speed", "1000", "--keep", str(demo_folder))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "the tables and the exchange agree" in done.stdout
+    assert "the database and the exchange agree" in done.stdout
     assert "completed" in done.stdout
     killed = re.search(r"kill -9: (\d+) of \d+ (\w+) have filled", done.stdout)
     assert killed, done.stdout
     shares, symbol = killed.groups()
-    assert f"found {shares} {symbol} by its own id (asked once)" in done.stdout
-    assert f"a stop and a target for exactly {shares}; naked" in done.stdout
+    assert f"found {shares} {symbol} by its client order id (sent once)" in done.stdout
+    assert f"a stop and a target for exactly {shares}; unprotected" in done.stdout
     assert (demo_folder / "daemon.log").read_text().count('"event":"daemon_started"') == 2
-    assert "market seconds a second" in done.stdout
+    assert "market seconds per real second" in done.stdout
     assert "\x1b[" not in done.stdout
     assert processes_using(demo_folder) == []
     shell.settings = {}

@@ -70,7 +70,7 @@ def test_simulator_state_belongs_to_one_market(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"generated 7, .* not generated 8"):
         last_saved_instant(tmp_path / "state", "generated 8, 60 symbols", day)
     assert last_saved_instant(tmp_path / "state", "generated 7, 60 symbols", date(2026, 6, 18)) is None
-    with pytest.raises(UserError, match=r"has come to 2026-06-18 already, 2026-06-17 is over for it"):
+    with pytest.raises(UserError, match=r"has reached 2026-06-18, and 2026-06-17 is in its past"):
         last_saved_instant(tmp_path / "state", "generated 7, 60 symbols", day)
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be used"):

@@ -129,7 +129,7 @@ class SteeredRequest:
 
     def resolve_names(self, sim: ExchangeThread) -> Case:
         """The case with the names of orders and watchlists that the house has now."""
-        kept = list(sim.exchange.watchlists.values())
+        kept = list(sim.exchange.watchlists.by_id.values())
         for name, pick in self.watchlist_picks.items():
             chosen = kept[pick % len(kept)]
             place = self.case.query if name == "name" else self.case.path_parameters

@@ -1,6 +1,7 @@
-"""What must be true when a story is over, wherever in it a daemon died. Each check is one sentence when it fails.
+"""Checks of a finished crash scenario, read from the database and from the exchange's logs.
 
-Read from the database's rows and from the exchange's own ledger; nothing here asks the daemon.
+Each check returns its problems, one sentence each; an empty list means that the check passed. No check asks
+the daemon.
 """
 
 from collections import Counter
@@ -16,7 +17,7 @@ from tests.crash.restartable_daemon import CrashHarness
 Facts = dict[str, Any]
 
 MUTATING = ("POST", "DELETE", "PATCH")
-MAX_UNPROTECTED_SECONDS = 15.0  # market seconds, a silence of three and a start among them
+MAX_UNPROTECTED_SECONDS = 15.0  # market seconds; includes three seconds of downtime and one start
 
 
 async def find_problems(
@@ -27,92 +28,96 @@ async def find_problems(
     max_qty: Decimal,
     random_faults: bool = False,
 ) -> list[str]:
-    """Everything that is not as it must be. `expected` are the critical alerts this story may raise, `foreign`
-    the symbols in which somebody else trades, `most` the shares a signal was for.
+    """Return every problem of a finished run.
 
-    After a storm somebody may have been paged, shares may have been bare for as long as nothing got through, and
-    what nobody could read is kept aside; instead, entries must be allowed again and no invariant may have fallen.
+    `expected_alerts` are the CRITICAL alerts that the scenario may raise, `external_symbols` the symbols with
+    external orders, `max_qty` the shares of one signal.
+
+    After `random_faults` any alert, any unprotected time and quarantined messages are allowed. Instead,
+    entries must be allowed again and no invariant may have failed.
     """
-    ledger, audit = await harness.admin("logs"), await harness.admin("audit")
-    found = [f"a daemon ended by itself: {why}" for why in harness.failures]
-    found += await _assertion_problems(
-        assert_ledger_equals_exchange(harness.conn, ledger, _without_external(audit, external_symbols))
+    logs, audit = await harness.admin("logs"), await harness.admin("audit")
+    problems = [f"a daemon ended with an error: {error}" for error in harness.failures]
+    problems += await _assertion_problems(
+        assert_ledger_equals_exchange(harness.conn, logs, _without_external(audit, external_symbols))
     )
-    found += await _assertion_problems(assert_journal_leads_to_state(harness.conn))
-    found += _sent_once(ledger)
-    found += await _recorded_first(harness, ledger)
-    found += _never_short(ledger, max_qty, external_symbols)
-    found += await _one_entry_per_signal(harness)
+    problems += await _assertion_problems(assert_journal_leads_to_state(harness.conn))
+    problems += _sent_once(logs)
+    problems += await _recorded_first(harness, logs)
+    problems += _never_short(logs, max_qty, external_symbols)
+    problems += await _one_entry_per_signal(harness)
     unresolved = await _everything_resolved(harness)
     if random_faults:
-        waiting = await _pending_approvals(harness)
+        pending_approvals = await _pending_approvals(harness)
         unresolved = [
-            what for what in unresolved if not what.startswith("quarantined: ") and what not in waiting
+            text
+            for text in unresolved
+            if not text.startswith("quarantined: ") and text not in pending_approvals
         ]
-    found += unresolved
-    found += await _protected(harness)
-    found += await _flat_after_latch(harness, ledger, external_symbols)
+    problems += unresolved
+    problems += await _protected(harness)
+    problems += await _flat_after_latch(harness, logs, external_symbols)
     if random_faults:
-        return found + await _recovered_from_faults(harness)
-    found += _unprotected_too_long(harness, external_symbols)
-    found += await _no_unexpected_alerts(harness, expected_alerts)
-    return found
+        return problems + await _recovered_from_faults(harness)
+    problems += _unprotected_too_long(harness, external_symbols)
+    problems += await _no_unexpected_alerts(harness, expected_alerts)
+    return problems
 
 
 async def find_restart_changes(harness: CrashHarness) -> list[str]:
-    """Two restarts while nothing happens on the market: no request that changes anything, no row changed."""
-    if (
-        harness.is_stopped()
-    ):  # one that left at once has heard less of the broker's ledger than one that stays
+    """Restart twice in a market without prints; return each mutating request sent and each row changed."""
+    if harness.is_stopped():  # one that left at once has heard less of the broker's logs than one that stays
         await harness.start()
-        await harness.waits(seconds=5)
-    before, sent = await _rows(harness), await _mutating_requests(harness)
+        await harness.advance(seconds=5)
+    rows_before, requests_before = await _rows(harness), await _mutating_requests(harness)
     for _ in range(2):
         await harness.crash()
-        await harness.waits(seconds=1)
+        await harness.advance(seconds=1)
         await harness.start()
-        await harness.waits(seconds=5)
-    found = [
-        f"a silent restart sent {request}" for request in (await _mutating_requests(harness))[len(sent) :]
+        await harness.advance(seconds=5)
+    problems = [
+        f"a restart without prints sent {request}"
+        for request in (await _mutating_requests(harness))[len(requests_before) :]
     ]
-    after = await _rows(harness)
-    for name, rows in before.items():
-        if rows != after[name]:
-            changed = sorted(set(rows) ^ set(after[name]))
-            found.append(f"a silent restart changed {name}: {changed[:2]}")
-    return found
+    rows_after = await _rows(harness)
+    for name, rows in rows_before.items():
+        if rows != rows_after[name]:
+            changed = sorted(set(rows) ^ set(rows_after[name]))
+            problems.append(f"a restart without prints changed {name}: {changed[:2]}")
+    return problems
 
 
 async def _assertion_problems(check: Awaitable[None]) -> list[str]:
+    """Return the text of the assertion that `check` fails with, at most 1,500 characters."""
     try:
         await check
     except AssertionError as error:
-        return [" ".join(str(error).split())[:1500] or "the books differ"]
+        return [" ".join(str(error).split())[:1500] or "order ledger and exchange differ"]
     return []
 
 
 def _without_external(audit: Facts, external_symbols: frozenset[str]) -> Facts:
-    """The audit without the shares of others; their orders and fills have rows all the same."""
+    """Return the audit without the positions of external symbols; their orders and fills have rows too."""
     held = {symbol: qty for symbol, qty in audit["positions"].items() if symbol not in external_symbols}
     return {**audit, "positions": held}
 
 
-def _sent_once(ledger: Facts) -> list[str]:
-    """No client order id is accepted twice."""
+def _sent_once(logs: Facts) -> list[str]:
+    """Check that the exchange accepted each client order id at most once."""
     accepted = Counter(
         request["client_order_id"]
-        for request in ledger["requests"]
+        for request in logs["requests"]
         if request["method"] == "POST" and request["path"] == "/v2/orders" and request["status"] == 200
     )
-    ids = Counter(order["client_order_id"] for order in ledger["orders"])
+    ids = Counter(order["client_order_id"] for order in logs["orders"])
     return [f"{cid} was accepted {n} times" for cid, n in (accepted | ids).items() if n > 1]
 
 
-async def _recorded_first(harness: CrashHarness, ledger: Facts) -> list[str]:
-    """Every order we sent has its row, and no fewer attempts in it than requests were made."""
+async def _recorded_first(harness: CrashHarness, logs: Facts) -> list[str]:
+    """Check that each order we sent has a row, with at least as many attempts as requests were made."""
     sent = Counter(
         request["client_order_id"]
-        for request in ledger["requests"]
+        for request in logs["requests"]
         if request["method"] == "POST" and request["path"] == "/v2/orders"
     )
     rows = await harness.conn.fetch("SELECT client_order_id, attempts FROM orders")
@@ -124,16 +129,17 @@ async def _recorded_first(harness: CrashHarness, ledger: Facts) -> list[str]:
     ]
 
 
-def _never_short(ledger: Facts, max_qty: Decimal, external_symbols: frozenset[str]) -> list[str]:
-    """At no execution were fewer than no shares held, or more than one signal was for."""
+def _never_short(logs: Facts, max_qty: Decimal, external_symbols: frozenset[str]) -> list[str]:
+    """Check that after each execution the position was between zero and the quantity of one signal."""
     return [
-        f"{e['symbol']} stood at {e['position_qty']} shares after an execution"
-        for e in ledger["executions"]
+        f"{e['symbol']} had {e['position_qty']} shares after an execution"
+        for e in logs["executions"]
         if not 0 <= Decimal(e["position_qty"]) <= max_qty and e["symbol"] not in external_symbols
     ]
 
 
 async def _one_entry_per_signal(harness: CrashHarness) -> list[str]:
+    """Check that each signal filled at most one entry."""
     rows = await harness.conn.fetch(
         """
         SELECT signal_id, count(*) AS n FROM orders
@@ -145,80 +151,81 @@ async def _one_entry_per_signal(harness: CrashHarness) -> list[str]:
 
 
 async def _everything_resolved(harness: CrashHarness) -> list[str]:
-    """No row waits for an answer that will not come."""
+    """Check that no row is unfinished: order without a broker id, open exit, unanswered command, quarantine."""
     rows = await harness.conn.fetch(
         """
-        SELECT 'order ' || order_id || ' is ' || status || ', unknown at the broker' AS what FROM orders
+        SELECT 'order ' || order_id || ' is ' || status || ', unknown at the broker' AS problem FROM orders
          WHERE status IN ('created', 'submitted') AND alpaca_order_id IS NULL
         UNION ALL
         SELECT 'the exit of position ' || position_id || ' is not done' FROM exit_intents WHERE state = 'open'
         UNION ALL
-        SELECT 'command ' || command_id || ' (' || kind || ') was taken and never answered' FROM commands
+        SELECT 'command ' || command_id || ' (' || kind || ') was taken and not answered' FROM commands
          WHERE taken_at IS NOT NULL AND answered_at IS NULL
         UNION ALL
         SELECT 'quarantined: ' || reason FROM quarantine
         """
     )
-    return [row["what"] for row in rows]
+    return [row["problem"] for row in rows]
 
 
 async def _pending_approvals(harness: CrashHarness) -> set[str]:
-    """Tickets whose approval the weather swallowed: they wait, until they expire."""
+    """Return the texts of proposals whose approval got lost to a fault: they wait until they expire."""
     rows = await harness.conn.fetch(
-        "SELECT 'order ' || order_id || ' is created, unknown at the broker' AS what FROM proposals"
+        "SELECT 'order ' || order_id || ' is created, unknown at the broker' AS problem FROM proposals"
         " WHERE decision IS NULL"
     )
-    return {row["what"] for row in rows}
+    return {row["problem"] for row in rows}
 
 
 async def _protected(harness: CrashHarness) -> list[str]:
-    """Whatever is open stands under a working stop for its whole quantity, and the row says since when."""
+    """Check that each open position has a working stop for its whole quantity and `protected_at` set."""
     rows = await harness.conn.fetch(
         "SELECT s.symbol, p.quantity, p.protected_at FROM positions p JOIN securities s USING (security_id)"
         " WHERE p.status = 'open'"
     )
-    found = []
+    problems = []
     for row in rows:
-        naked = unprotected_qty(
+        qty = unprotected_qty(
             harness.server.exchange.order_store, row["symbol"], harness.held_qty(row["symbol"])
         )
-        if naked or row["protected_at"] is None:
-            found.append(
-                f"{row['symbol']}: {naked} of {row['quantity']} shares naked, "
+        if qty or row["protected_at"] is None:
+            problems.append(
+                f"{row['symbol']}: {qty} of {row['quantity']} shares unprotected, "
                 f"protected_at {row['protected_at']}"
             )
-    return found
+    return problems
 
 
 def longest_unprotected_seconds(harness: CrashHarness, external_symbols: frozenset[str]) -> float:
-    """The longest stretch of market seconds in which shares of ours stood without cover, as the exchange saw it."""
-    exposure = harness.server.exchange.unprotected_time.totals(harness.server.exchange.now)
-    ours = [one for symbol, one in exposure.items() if symbol not in external_symbols]
-    return max((float(one["longest_seconds"]) for one in ours), default=0.0)
+    """Return the longest time, in market seconds, in which own shares had no working stop at the exchange."""
+    by_symbol = harness.server.exchange.unprotected_time.totals(harness.server.exchange.now)
+    own = [times for symbol, times in by_symbol.items() if symbol not in external_symbols]
+    return max((float(times["longest_seconds"]) for times in own), default=0.0)
 
 
 def _unprotected_too_long(harness: CrashHarness, external_symbols: frozenset[str]) -> list[str]:
-    naked = longest_unprotected_seconds(harness, external_symbols)
-    return [f"shares stood naked for {naked} s"] if naked > MAX_UNPROTECTED_SECONDS else []
+    """Check that no own share was unprotected for more than MAX_UNPROTECTED_SECONDS."""
+    seconds = longest_unprotected_seconds(harness, external_symbols)
+    return [f"shares were unprotected for {seconds} s"] if seconds > MAX_UNPROTECTED_SECONDS else []
 
 
 async def _flat_after_latch(
-    harness: CrashHarness, ledger: Facts, external_symbols: frozenset[str]
+    harness: CrashHarness, logs: Facts, external_symbols: frozenset[str]
 ) -> list[str]:
-    """After a flatten or an emergency stop: no share, no working order, and no entry was sent since."""
+    """Check that after a flatten or an emergency stop no share, no working order and no new entry remain."""
     latch = await harness.conn.fetchrow(
         "SELECT name, set_at FROM latches WHERE cleared_at IS NULL AND name IN ('flatten', 'emergency_stop')"
         " ORDER BY set_at LIMIT 1"
     )
     if latch is None:
         return []
-    found = [
+    problems = [
         f"{latch['name']} is latched and {position.qty} {symbol} are held"
         for symbol, position in harness.server.exchange.account.positions.items()
         if position.qty and symbol not in external_symbols
     ]
-    found += [
-        f"{latch['name']} is latched and an order in {order.symbol} works"
+    problems += [
+        f"{latch['name']} is latched and an order in {order.symbol} is working"
         for order in harness.server.exchange.order_store.live()
         if order.symbol not in external_symbols
     ]
@@ -227,48 +234,49 @@ async def _flat_after_latch(
         " AND submitted_at > $1",
         latch["set_at"],
     )
-    return found + [f"{row['client_order_id']} was entered after {latch['name']}" for row in rows]
+    return problems + [f"{row['client_order_id']} was submitted after {latch['name']}" for row in rows]
 
 
 async def _no_unexpected_alerts(harness: CrashHarness, expected_alerts: frozenset[str]) -> list[str]:
-    """Nobody was paged for anything but what this story is about."""
+    """Check that no CRITICAL alert other than the expected ones was raised."""
     rows = await harness.conn.fetch("SELECT event, message FROM alerts WHERE severity = 'CRITICAL'")
-    return [f"paged: {row['event']}: {row['message']}" for row in rows if row["event"] not in expected_alerts]
+    return [f"alert: {row['event']}: {row['message']}" for row in rows if row["event"] not in expected_alerts]
 
 
-# What may go on keeping entries out after a storm: a person's word, the day's end, too many starts.
+# Reasons that may keep the entry gate closed after random faults: an operator command, the day's end, a crash loop.
 PERMANENT_GATE_REASONS: Final = frozenset(
     {CRASH_LOOP, "halt", "flatten", "emergency_stop", "day_ending", "cycle_closed", "stopping"}
 )
 
 
 async def _recovered_from_faults(harness: CrashHarness) -> list[str]:
-    """No invariant fell, and whoever lives lets entries through again."""
-    found = [
-        f"paged: {row['message']}"
+    """Check that no invariant failed and that a running daemon allows entries again."""
+    problems = [
+        f"alert: {row['message']}"
         for row in await harness.conn.fetch("SELECT message FROM alerts WHERE event = 'SAFE_MODE'")
     ]
     if harness.current_run is not None and harness.active_run.components is not None:
         reasons = harness.active_run.components.gate.reasons
-        found += [
-            f"entries are still stopped: {name}: {why}"
-            for name, why in reasons.items()
+        problems += [
+            f"the entry gate is still closed: {name}: {text}"
+            for name, text in reasons.items()
             if name not in PERMANENT_GATE_REASONS
         ]
-    return found
+    return problems
 
 
 async def _mutating_requests(harness: CrashHarness) -> list[str]:
-    """Every request so far that could have changed something at the exchange."""
-    ledger = await harness.admin("logs")
-    return [f"{r['method']} {r['path']}" for r in ledger["requests"] if r["method"] in MUTATING]
+    """Return every POST, DELETE and PATCH request that the exchange received, as "METHOD path"."""
+    logs = await harness.admin("logs")
+    return [f"{r['method']} {r['path']}" for r in logs["requests"] if r["method"] in MUTATING]
 
 
 async def _rows(harness: CrashHarness) -> dict[str, list[str]]:
-    """Orders, executions and positions, without what a mark to market writes."""
+    """Return the rows of orders, executions, positions and order events, as texts, without the mark-to-market
+    columns."""
     tables = {
         "orders": "SELECT * FROM orders ORDER BY order_id",
-        # But for a fill's name in the ledger, which may be learnt late.
+        # But for a fill's name in the logs, which may be learnt late.
         "executions": "SELECT order_id, cum_qty, quantity, price, at, source, execution_id FROM executions"
         " ORDER BY order_id, cum_qty",
         "positions": "SELECT * FROM positions ORDER BY position_id",

@@ -1,7 +1,7 @@
-"""When a daemon dies: at a named step, before it is taken or after it is done, and never a line later.
+"""Crash trigger: ends a daemon at a named step, before or after the step, so that no later line runs.
 
-A step is a transaction by its label ("submit", "hear", "latch" ...) or a request by verb and path
-("POST /orders", "DELETE /orders/*"); patterns match both.
+A step is a transaction label ("submit", "apply_report", "latch" ...) or a request by verb and path ("POST
+/orders", "DELETE /orders/*"); patterns match both.
 """
 
 import asyncio
@@ -14,17 +14,17 @@ from catalyst.domain.fault_points import Moment
 
 @dataclass
 class CrashAt:
-    """A witness of every step. Unarmed it only keeps count; armed, it ends the daemon's life at one of them."""
+    """Fault point that records every step and, when armed, crashes the daemon at one of them."""
 
     crashed: bool = False
     steps: list[str] = field(default_factory=list)
-    on_step: Callable[[str, Moment], None] | None = None  # told of every step too
+    on_step: Callable[[str, Moment], None] | None = None  # called at every step
     _step: str | None = None
     _moment: Moment = Moment.BEFORE
     _nth: int = 1
 
     def arm(self, step: str, moment: Moment, *, nth: int = 1) -> None:
-        """The `nth` step from now on that matches is the last thing that happens."""
+        """Crash at the `nth` step from now that matches the pattern `step`, at this moment."""
         self._step, self._moment, self._nth = step, moment, nth
 
     def __call__(self, step: str, moment: Moment, /) -> None:
@@ -41,6 +41,6 @@ class CrashAt:
             raise asyncio.CancelledError
 
     def reset(self) -> None:
-        """A new life."""
+        """Disarm the trigger for a new process run and forget its steps."""
         self.crashed, self._step, self.on_step = False, None, None
         self.steps.clear()

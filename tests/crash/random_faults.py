@@ -1,11 +1,14 @@
-"""Storms: a story, a swarm of faults and up to two deaths, all drawn from one seed; then the weather clears.
+"""Randomized fault runs: a scenario with random faults and up to two crashes, all drawn from one seed.
 
-    python -m tests.crash.storms                 two hundred seeds from 1 on
-    python -m tests.crash.storms --seeds 5000 --since 1001
-    python -m tests.crash.storms --replay 17     one of them, with its log, and what it was made of
+The faults end with the scenario; then the daemon must recover.
 
-Each seed takes a few kinds of the exchange's fault menu at a few rates, so that rare ones meet undisturbed. The exit
-code is 1 when one is red; a red seed is the same on every machine but for the order in which two requests arrive.
+    python -m tests.crash.random_faults                 seeds 1 to 200
+    python -m tests.crash.random_faults --seeds 5000 --since 1001
+    python -m tests.crash.random_faults --replay 17     one seed: prints what it draws, and its log
+
+Each seed draws a few fault kinds and a few rates, so that rare kinds also occur alone. The exit code is 1
+when a seed is red. A red seed repeats on every machine, except for the order in which two concurrent requests
+arrive.
 """
 
 import argparse
@@ -26,16 +29,16 @@ from tests.crash.restartable_daemon import ANY_STEP, CrashPoint
 from tests.crash.scenario_run import RunOutcome
 from tests.crash.scenarios import SCENARIOS
 
-MAX_CRASH_STEP: Final = 150  # of a story with its recoveries, among which a death is drawn
+MAX_CRASH_STEP: Final = 150  # a crash is drawn among the first 150 steps, recoveries included
 MAX_FAULT_KINDS: Final = 6
 FAULT_RATES: Final = (0.02, 0.05, 0.1, 0.2, 0.4)
-# What no daemon can be right after, or what is waited for in real seconds.
+# Kinds after which no daemon can be right, and kinds that wait in real seconds.
 EXCLUDED_KINDS: Final = frozenset(
     {
-        FaultKind.DOUBLE_EXIT,  # the exchange itself crosses zero: a story of its own
-        FaultKind.HALT,  # it outlasts the story
-        FaultKind.LIQUIDATE_FAIL,  # never asked for
-        FaultKind.HANG,  # a call's own time-out runs on the machine's clock; a cut connection is the same doubt
+        FaultKind.DOUBLE_EXIT,  # the exchange itself crosses zero; has its own scenario test
+        FaultKind.HALT,  # lasts longer than the scenario
+        FaultKind.LIQUIDATE_FAIL,  # the daemon never sends this request
+        FaultKind.HANG,  # the call's time-out runs in real time; a cut connection leaves the same unknown outcome
         FaultKind.HANG_BEFORE,
         FaultKind.SLOW,
         FaultKind.SLOW_BEFORE,
@@ -46,7 +49,7 @@ FAULT_KINDS: Final = tuple(kind for kind in FaultKind if kind not in EXCLUDED_KI
 
 @dataclass(frozen=True, slots=True)
 class RandomFaultRun:
-    """What one seed draws."""
+    """Scenario, crash points and fault schedule that one seed draws."""
 
     seed: int
     scenario: str
@@ -55,6 +58,7 @@ class RandomFaultRun:
 
     @classmethod
     def from_seed(cls, seed: int) -> "RandomFaultRun":
+        """Draw a run from the seed."""
         draw = random.Random(seed)
         kinds = draw.sample(FAULT_KINDS, draw.randint(1, MAX_FAULT_KINDS))
         crash_points = [
@@ -66,37 +70,39 @@ class RandomFaultRun:
 
     def __str__(self) -> str:
         faults = ", ".join(f"{kind} {rate}" for kind, rate in self.schedule.rates.items())
-        return f"seed {self.seed}: {self.scenario}, {len(self.crash_points)} deaths, {faults}"
+        return f"seed {self.seed}: {self.scenario}, {len(self.crash_points)} crashes, {faults}"
 
     @property
     def run_arguments(self) -> tuple[str, tuple[CrashPoint, ...], FaultSchedule]:
+        """Return the arguments of `run_one` after the database."""
         return self.scenario, self.crash_points, self.schedule
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what was asked for; 0 when everything is green."""
+    """Run the selected seeds; return 0 when every run is green, else 1."""
     parser = argparse.ArgumentParser(prog="python -m tests.crash.random_faults", description=__doc__)
     parser.add_argument("--seeds", type=int, default=200)
     parser.add_argument("--since", type=int, default=1, help="the first seed")
-    parser.add_argument("--replay", type=int, help="one seed, with its log")
+    parser.add_argument("--replay", type=int, help="repeat one seed and print its log")
     parser.add_argument("--workers", type=int, default=2)
-    asked = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # with the server and the workers put away
+    options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # stops the server and the workers
     with open_database() as base:
-        if asked.replay is not None:
-            fault_run = RandomFaultRun.from_seed(asked.replay)
+        if options.replay is not None:
+            fault_run = RandomFaultRun.from_seed(options.replay)
             print(fault_run)
             outcome = run_one(base, *fault_run.run_arguments)
             print_outcome(outcome, with_log=True)
             return 0 if outcome.passed else 1
         began = time.monotonic()
         fault_runs = {
-            seed: RandomFaultRun.from_seed(seed) for seed in range(asked.since, asked.since + asked.seeds)
+            seed: RandomFaultRun.from_seed(seed)
+            for seed in range(options.since, options.since + options.seeds)
         }
         outcomes: list[RunOutcome] = []
         fired: Counter[str] = Counter()
         for outcome in run_all(
-            base, [fault_run.run_arguments for fault_run in fault_runs.values()], workers=asked.workers
+            base, [fault_run.run_arguments for fault_run in fault_runs.values()], workers=options.workers
         ):
             outcomes.append(outcome)
             fired.update(outcome.fired)
@@ -105,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print_outcome(outcome)
             if len(outcomes) % 50 == 0:
                 print(f"{len(outcomes)} of {len(fault_runs)}", flush=True)
-        green = sum(one.passed for one in outcomes)
+        green = sum(outcome.passed for outcome in outcomes)
         print(f"{green} of {len(outcomes)} green in {time.monotonic() - began:.0f} s")
         print(render_figures(outcomes))
         print(

@@ -1,8 +1,8 @@
-"""A desk whose daemon can be dead at once, at any step it takes, and be started again.
+"""Test scenario whose daemon can crash at any step and start again.
 
-A daemon's life is a tree of tasks and its connections. At the chosen step the tree is cancelled and the
-connections are cut in the same instant: no later line has an effect, what was open in the database rolls back,
-and what had been sent to the exchange is processed there. After a silence another daemon starts.
+A process run is a tree of tasks and its connections. At the crash point the tasks are cancelled and the
+connections cut at once: no later line has an effect, open transactions roll back, and the exchange processes
+the requests it received. After a downtime another daemon starts.
 """
 
 import asyncio
@@ -34,9 +34,9 @@ from catalyst.store.pool import Store
 from tests.simulator.manual_feed import at
 from tests.stories.scenario import Facts, Scenario, ScenarioMarket, settings_for
 
-TIME_STEP = timedelta(seconds=0.5)  # of market time, so that a silence ends when it should
-LONG_TIME_STEP = timedelta(seconds=10)  # where nobody is to die any more
-RESTART_DELAY = timedelta(seconds=2)  # a process that ended by itself is started again, as systemd would
+TIME_STEP = timedelta(seconds=0.5)  # of market time; small enough for a downtime to end on time
+LONG_TIME_STEP = timedelta(seconds=10)  # of market time, when no crash is left to inject
+RESTART_DELAY = timedelta(seconds=2)  # systemd restarts a process that ended with an error
 READY_TIMEOUT = timedelta(seconds=90)  # of market time, for a daemon to be ready
 
 _DAEMON_RUN: "ContextVar[DaemonRun | None]" = ContextVar("daemon_run", default=None)
@@ -47,7 +47,7 @@ ANY_STEP: Final = "any step"
 
 
 class CrashPoint(NamedTuple):
-    """A step of a run, by its name, its how-manieth, and on which side of it. `ANY` counts them all."""
+    """Crash point: the `nth` occurrence of a step, before or after it. The label ANY_STEP counts all steps."""
 
     label: str
     nth: int
@@ -59,7 +59,7 @@ class CrashPoint(NamedTuple):
 
 @dataclass(eq=False)
 class DaemonRun:
-    """One daemon, from its first step to its end. Called as the witness of everything it does."""
+    """One process run, from its first step to its end. It is the fault point of all its components."""
 
     harness: "CrashHarness"
     number: int
@@ -78,7 +78,7 @@ class DaemonRun:
             raise asyncio.CancelledError("crash point reached")
 
     def crash(self) -> None:
-        """Everything ends now."""
+        """End the run at once: abandon the database connections and cancel every task."""
         self.crashed = True
         if self.store is not None:
             self.store.abandon()
@@ -86,15 +86,15 @@ class DaemonRun:
             task.cancel()
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
-        """Run `work` as a part of this life."""
+        """Run `work` as a task of this process run."""
         context = copy_context()
         context.run(_DAEMON_RUN.set, self)
         return asyncio.get_running_loop().create_task(work, context=context)
 
     async def run(self) -> ExitCode:
-        """What the command `catalyst run` does, without its process."""
+        """Do the work of the command `catalyst run`, without its process."""
         harness = self.harness
-        with ExitStack() as leaving:
+        with ExitStack() as clock_hold:
             async with AsyncExitStack() as stack:
                 account = await acquire_host_lock(stack, harness.settings, harness.clock, fault_point=self)
                 self.store = await open_database(stack, harness.dsn, harness.clock, fault_point=self)
@@ -104,11 +104,11 @@ class DaemonRun:
                 try:
                     return await recover_and_run(self.components, lock, self.stop, once=True)
                 finally:
-                    leaving.enter_context(harness.clock.hold())
+                    clock_hold.enter_context(harness.clock.hold())
 
     @property
     def ready(self) -> bool:
-        """True when it hears the stream and has its day."""
+        """Return true when the stream is ready and the trading day has its cycle."""
         components = self.components
         return (
             not self.crashed
@@ -122,23 +122,23 @@ class DaemonRun:
 
 @dataclass
 class CrashHarness(Scenario):
-    """A market, an exchange, a database, and one daemon after the other.
+    """A market, an exchange, a database, and a sequence of process runs.
 
-    Each point of `deaths` is where a daemon dies, the next one only after the one before; `silence` is how long
-    nobody trades then. `seen` are the steps taken while `counting`.
+    `crash_points` are reached in their order. After each crash no daemon runs for `downtime`. `steps` are the
+    steps recorded while `counting`.
     """
 
     crash_points: list[CrashPoint] = field(default_factory=list)
     downtime: timedelta = timedelta(seconds=3)
     steps: list[CrashPoint] = field(default_factory=list)
     crashes: list[CrashPoint] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)  # what ended a daemon that nobody killed
+    failures: list[str] = field(default_factory=list)  # errors that ended a daemon without an injected crash
     recoveries: list[tuple[float, float]] = field(default_factory=list)  # market and real seconds
     counting: bool = True
     exit_codes: list[ExitCode] = field(default_factory=list)
     current_run: DaemonRun | None = None
     _counts: "Counter[tuple[str, Moment]]" = field(default_factory=Counter)
-    _frames_of_past_runs: int = 0  # frames the exchange sent to daemons that are gone
+    _frames_of_past_runs: int = 0  # frames that the exchange sent to previous runs
     _restart_at: datetime | None = None  # when the next daemon starts
     _run_count: int = 0
     _recovery_start: tuple[datetime, float] | None = None
@@ -146,7 +146,7 @@ class CrashHarness(Scenario):
     # -- steps
 
     def record_step(self, step: str, moment: Moment) -> bool:
-        """Count a step; true when the daemon that takes it dies there."""
+        """Count a step; return true when the daemon must crash there."""
         label = _IDENTIFIER.sub("*", step)
         if not self.counting:
             return False
@@ -165,40 +165,42 @@ class CrashHarness(Scenario):
         self._restart_at = self.clock.now() + self.downtime
         return True
 
-    # -- lives
+    # -- process runs
 
     @property
     def active_run(self) -> DaemonRun:
+        """Return the current process run; there must be one."""
         assert self.current_run is not None
         return self.current_run
 
     async def start(self) -> None:
-        """Start a daemon and wait until it is ready, however often it dies on the way."""
+        """Start a daemon and wait until it is ready, through any number of crashes."""
         self._start_run()
         await self.wait_until_ready()
 
     async def crash(self) -> None:
-        """The daemon is killed where it stands; nobody follows by himself."""
+        """Crash the daemon; no other daemon starts by itself."""
         if self.current_run is not None:
             self.active_run.crash()
             await self._wait_for_teardown()
         self._restart_at = None
 
     async def wait_until_ready(self, *, or_stopped: bool = False) -> None:
-        """Wait until a daemon is ready; or until none lives and none will, where that is as good."""
+        """Wait until a daemon is ready or, with `or_stopped`, until none runs and none will start."""
         deadline = self.clock.now() + READY_TIMEOUT
         while not (self.current_run is not None and self.active_run.ready):
             if or_stopped and self.is_stopped():
                 return
             if self.clock.now() > deadline:
                 raise AssertionError(f"no daemon was ready within {READY_TIMEOUT}")
-            await self.waits(seconds=TIME_STEP.total_seconds())
+            await self.advance(seconds=TIME_STEP.total_seconds())
 
     def is_stopped(self) -> bool:
-        """True when no daemon lives and none will."""
+        """Return true when no daemon runs and none will start."""
         return self.current_run is None and self._restart_at is None
 
     def all_frames_applied(self) -> bool:
+        """Return true when the daemon has processed every stream frame, or cannot receive any."""
         daemon_run = self.current_run
         if daemon_run is None or daemon_run.crashed or daemon_run.components is None:
             return True
@@ -209,8 +211,8 @@ class CrashHarness(Scenario):
             >= self.server.frames_sent
         )
 
-    async def waits(self, **duration: float) -> None:
-        """Let market time pass, and daemons die and be born in it."""
+    async def advance(self, **duration: float) -> None:
+        """Advance market time; crash and start daemons when they are due."""
         until = self.clock.now() + timedelta(**duration)
         while True:
             await self.clock.wait_until_quiet()
@@ -227,10 +229,11 @@ class CrashHarness(Scenario):
             self._record_recovery_time()
 
     def _needs_short_steps(self) -> bool:
-        """True while a daemon may die, or is not ready yet."""
+        """Return true while a crash point is left or a daemon is not ready yet."""
         return bool(self.crash_points) or self._recovery_start is not None
 
     def _start_run(self) -> None:
+        """Start the next process run."""
         self._run_count += 1
         daemon_run = DaemonRun(self, self._run_count)
         self.current_run = daemon_run
@@ -238,16 +241,17 @@ class CrashHarness(Scenario):
         daemon_run.main_task = daemon_run.spawn(daemon_run.run())
 
     def _record_recovery_time(self) -> None:
+        """Record the time from start to ready, in market and real seconds, except for the first run."""
         if self._recovery_start is not None and self.current_run is not None and self.active_run.ready:
             self.components = self.active_run.components
-            began, real = self._recovery_start
+            market_start, real_start = self._recovery_start
             self._recovery_start = None
             if self._run_count > 1:
-                market = (self.clock.now() - began).total_seconds()
-                self.recoveries.append((market, time.perf_counter() - real))
+                market_seconds = (self.clock.now() - market_start).total_seconds()
+                self.recoveries.append((market_seconds, time.perf_counter() - real_start))
 
     async def _collect_ended_run(self) -> None:
-        """Clear away a daemon that has ended, and see to it that another one comes if one should."""
+        """Record the end of a process run, and schedule the next one when it ended with an error."""
         daemon_run = self.current_run
         if (
             daemon_run is None
@@ -255,18 +259,18 @@ class CrashHarness(Scenario):
             or not (daemon_run.crashed or daemon_run.main_task.done())
         ):
             return
-        killed = daemon_run.crashed
-        ending = None if killed or daemon_run.main_task.cancelled() else daemon_run.main_task.exception()
-        if not killed and ending is None:
+        crashed = daemon_run.crashed
+        error = None if crashed or daemon_run.main_task.cancelled() else daemon_run.main_task.exception()
+        if not crashed and error is None:
             self.exit_codes.append(daemon_run.main_task.result())
-        if ending is not None:
-            if not isinstance(ending, UserError):  # a broker that cannot be reached at the start
-                self.failures.append(repr(ending))
+        if error is not None:
+            if not isinstance(error, UserError):  # e.g. the broker cannot be reached at the start
+                self.failures.append(repr(error))
             self._restart_at = self.clock.now() + RESTART_DELAY
         await self._wait_for_teardown()
 
     async def _wait_for_teardown(self) -> None:
-        """Wait until nothing is left of a daemon: no task, no connection, no transaction, no socket."""
+        """Wait until no task, connection, transaction or socket of the run is left."""
         daemon_run = self.active_run
         self.current_run = None
         self.components = None
@@ -276,33 +280,33 @@ class CrashHarness(Scenario):
             for task in pending:
                 task.cancel()
             await asyncio.wait(pending, timeout=0.05)
-            assert time.monotonic() - began < 20, f"tasks that do not die: {pending}"
+            assert time.monotonic() - began < 20, f"tasks do not end: {pending}"
         for task in daemon_run.tasks:
             task.cancelled() or task.exception()
         while await self.conn.fetchval(_TERMINATE_BACKENDS) or self.server.streams.connection_count:
             await asyncio.sleep(0.001)
-            assert time.monotonic() - began < 20, "connections that do not end"
+            assert time.monotonic() - began < 20, "connections do not end"
         self._frames_of_past_runs = self.server.frames_sent
 
-    # -- the trader's words
+    # -- orders
 
     async def submit_signal(self, symbol: str, qty: int, *, limit: str, stop: str, target: str) -> None:
-        """A scan finds `symbol`, and finds it again after a daemon died over it, unless it is held or working."""
+        """Submit the entry of a signal; submit it again after a crash, unless the symbol is held or working."""
         while True:
             await self.wait_until_ready()
             daemon_run = self.active_run
             assert daemon_run.components is not None
-            taken = await self.conn.fetchval(_HELD_OR_WORKING, symbol)
-            if taken or daemon_run.components.gate.refusal(symbol) is not None:
+            held_or_working = await self.conn.fetchval(_HELD_OR_WORKING, symbol)
+            if held_or_working or daemon_run.components.gate.refusal(symbol) is not None:
                 return
             self.components = daemon_run.components
             task = daemon_run.spawn(self.submit_entry(symbol, qty, limit=limit, stop=stop, target=target))
-            await self.waits(seconds=0.1)
+            await self.advance(seconds=0.1)
             if not (daemon_run.crashed and (task.cancelled() or not task.done())):
                 return
 
 
-# Backends of daemons that still live are cut; the answer says whether there were any.
+# Terminates backends of previous runs; true when there were any.
 _TERMINATE_BACKENDS = """
     SELECT count(pg_terminate_backend(pid)) > 0 FROM pg_stat_activity
      WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name LIKE 'catalyst%'
@@ -318,7 +322,7 @@ _HELD_OR_WORKING = """
 def _create_task(
     loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any], *, context: Context | None = None
 ) -> "asyncio.Task[Any]":
-    """A task, known to the life it belongs to."""
+    """Create a task and add it to the process run it belongs to."""
     task = asyncio.Task(work, loop=loop, context=context)
     daemon_run = _DAEMON_RUN.get() if context is None else context.get(_DAEMON_RUN)
     if daemon_run is not None:
@@ -338,7 +342,7 @@ async def open_crash_harness(
     exchange_settings: ExchangeSettings | None = None,
     sections: dict[str, Facts] | None = None,
 ) -> AsyncIterator[CrashHarness]:
-    """A world in the middle of a quiet Monday morning, no daemon in it yet."""
+    """Open a harness at 10:16 on a quiet Monday; no daemon is started."""
     clock = ManualClock(at(now))
     market = ScenarioMarket()
     exchange = Exchange(market, clock.now(), settings=exchange_settings)

@@ -1,4 +1,4 @@
-"""One run of one story: play it, let it come to rest, check everything, and restart it twice in silence."""
+"""One run of a crash scenario: plays it, lets it settle, checks everything, restarts twice without prints."""
 
 import asyncio
 import logging
@@ -16,28 +16,26 @@ from tests.crash.checks import find_problems, find_restart_changes, longest_unpr
 from tests.crash.restartable_daemon import _DAEMON_RUN, ANY_STEP, CrashHarness, CrashPoint, open_crash_harness
 from tests.crash.scenarios import CrashScenario
 
-SETTLE_SECONDS = (
-    65.0  # seconds of market time in which a story comes to rest: one full reconciliation and more
-)
-SETTLE_SECONDS_AFTER_FAULTS = (
-    130.0  # and after a storm: what it left is resolved and entries are allowed again
-)
+# Seconds of market time until a scenario has settled: more than one full reconciliation.
+SETTLE_SECONDS = 65.0
+# After random faults also unknown outcomes must be resolved and entries allowed again.
+SETTLE_SECONDS_AFTER_FAULTS = 130.0
 
 
 @dataclass
 class RunOutcome:
-    """What a run showed. `points` are the steps taken while the story was told."""
+    """Result of a run. `steps` are the crash points passed while the scenario was played."""
 
     scenario: str
     crash_points: tuple[CrashPoint, ...]
     crashes: tuple[CrashPoint, ...] = ()
     problems: list[str] = field(default_factory=list)
     steps: tuple[CrashPoint, ...] = ()
-    unprotected_seconds: float = 0.0  # the longest stretch of seconds in which shares stood without cover
+    unprotected_seconds: float = 0.0  # longest time in which own shares had no working stop
     recoveries: tuple[tuple[float, float], ...] = ()  # market and real seconds from a start to ready
     log_lines: list[str] = field(default_factory=list)
-    seed: int | None = None  # of the storm it was told in
-    fired: dict[str, int] = field(default_factory=dict)  # how often each kind of fault struck
+    seed: int | None = None  # of the random faults, if any
+    fired: dict[str, int] = field(default_factory=dict)  # how often each fault kind was applied
 
     @property
     def passed(self) -> bool:
@@ -45,10 +43,11 @@ class RunOutcome:
 
 
 class LogCapture:
-    """The log of a run: kept, not printed; an exception that a living daemon swallowed is remembered."""
+    """Log processor that stores the log of a run instead of printing it, and the exceptions a live daemon
+    only logged."""
 
     def __init__(self) -> None:
-        self.lines: list[str] = []
+        self.log: list[str] = []
         self.swallowed_errors: list[str] = []
 
     def __call__(self, _: Any, method: str, event: MutableMapping[str, Any]) -> str:
@@ -58,7 +57,7 @@ class LogCapture:
         if error:
             facts["error"] = repr(sys.exc_info()[1])
         at = daemon_run.harness.clock.now().strftime("%H:%M:%S.%f")[:-3] if daemon_run else ""
-        self.lines.append(
+        self.log.append(
             f"{at} [{daemon_run.number if daemon_run else '-'}] {method}: {event['event']} {facts}"
         )
         if error and daemon_run is not None and not daemon_run.crashed and facts["error"] != "None":
@@ -74,13 +73,13 @@ async def run(
     downtime: float = 3,
     faults: FaultSchedule | None = None,
 ) -> RunOutcome:
-    """Play `scenario` on an empty, migrated database, a daemon dying at each of `deaths` in their order.
+    """Play `scenario` on an empty, migrated database, with a crash at each of `crash_points` in order.
 
-    In a `storm` the exchange fails by its schedule until the story is told, which may break it off: what counts is
-    that everything is right once the weather has cleared.
+    With `faults` the exchange fails by that schedule until the scenario has been played. The faults may
+    interrupt the scenario; the run passes when everything is right after they end.
     """
     outcome = RunOutcome(scenario.name, tuple(crash_points), seed=faults.seed if faults else None)
-    with _logging_to(lines := LogCapture()):
+    with _logging_to(log := LogCapture()):
         async with open_crash_harness(
             dsn,
             now=scenario.start_time,
@@ -91,25 +90,22 @@ async def run(
         ) as harness:
             try:
                 await _play_and_check(harness, scenario, outcome, faults)
-            except (
-                AssertionError,
-                TimeoutError,
-                RuntimeError,
-            ) as error:  # RuntimeError: the clock waited in vain
-                outcome.problems += [f"the story broke off: {error}", *harness.failures[:3]]
+            # The clock raises RuntimeError when it waits in vain.
+            except (AssertionError, TimeoutError, RuntimeError) as error:
+                outcome.problems += [f"the scenario was interrupted: {error}", *harness.failures[:3]]
     outcome.crashes = tuple(harness.crashes)
-    outcome.problems += [f"swallowed: {text}" for text in lines.swallowed_errors]
+    outcome.problems += [f"exception only logged: {text}" for text in log.swallowed_errors]
     outcome.problems += [
-        f"never came to {point}" for point in harness.crash_points if point.label != ANY_STEP
+        f"never reached {point}" for point in harness.crash_points if point.label != ANY_STEP
     ]
-    outcome.log_lines = lines.lines
+    outcome.log_lines = log.log
     return outcome
 
 
 async def _play_and_check(
     harness: CrashHarness, scenario: CrashScenario, outcome: RunOutcome, faults: FaultSchedule | None
 ) -> None:
-    """Play the story to its rest, and look at everything."""
+    """Play the scenario, let it settle, run every check and store the problems in `outcome`."""
     try:
         await (scenario.play(harness) if faults is None else _play_with_faults(harness, scenario, faults))
     finally:
@@ -118,7 +114,7 @@ async def _play_and_check(
     harness.counting = bool(harness.crash_points)
     await harness.wait_until_ready(or_stopped=True)
     if faults is None:
-        await harness.waits(seconds=SETTLE_SECONDS)
+        await harness.advance(seconds=SETTLE_SECONDS)
     else:
         await _repeat_last_prices(harness)
     harness.counting = False
@@ -136,30 +132,30 @@ async def _play_and_check(
 
 
 async def _play_with_faults(harness: CrashHarness, scenario: CrashScenario, faults: FaultSchedule) -> None:
-    """The story in bad weather, as far as it goes; then the weather clears, and nobody dies any more."""
+    """Play the scenario with faults as far as it goes, then remove the faults and the crash points left."""
     harness.server.exchange.faults.add_schedule(faults)
-    with suppress(AssertionError, TimeoutError):  # a story may wait in vain for what the weather takes away
+    with suppress(AssertionError, TimeoutError):  # a fault may take away what the scenario waits for
         await scenario.play(harness)
     harness.server.exchange.faults.remove()
     harness.crash_points.clear()
     if harness.exit_codes and harness.exit_codes[-1] is ExitCode.NOT_FLAT:
-        await harness.start()  # it said that it is not flat: whoever reads that starts it again
+        await harness.start()  # the operator starts it again after this exit code
 
 
 async def _repeat_last_prices(harness: CrashHarness) -> None:
-    """The market goes on at its last prices, so that what rests in it can be done."""
+    """Print the last prices again, so that working orders can fill."""
     for _ in range(round(SETTLE_SECONDS_AFTER_FAULTS / 10)):
         for symbol in ("AAPL", "MSFT", "TSLA"):
             if (last := harness.market.last_print(symbol, harness.clock.now())) is not None:
-                harness.prints(symbol, str(last.price))
-        await harness.waits(seconds=10)
+                harness.print_trade(symbol, str(last.price))
+        await harness.advance(seconds=10)
 
 
 @contextmanager
-def _logging_to(lines: LogCapture) -> Iterator[None]:
-    """Every line of the daemon's log goes to `lines`."""
+def _logging_to(log: LogCapture) -> Iterator[None]:
+    """Send every line of the daemon's log to `log`."""
     before, asyncio_level = structlog.get_config(), logging.getLogger("asyncio").level
-    structlog.configure(processors=[structlog.contextvars.merge_contextvars, lines])
+    structlog.configure(processors=[structlog.contextvars.merge_contextvars, log])
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     try:
         yield
@@ -169,7 +165,7 @@ def _logging_to(lines: LogCapture) -> Iterator[None]:
 
 
 async def list_steps(scenario: CrashScenario, dsn: str) -> tuple[CrashPoint, ...]:
-    """Every step of the story when nobody dies in it; nothing is checked."""
+    """Return every step of the scenario without a crash; check nothing."""
     with _logging_to(LogCapture()):
         async with open_crash_harness(
             dsn,
@@ -184,5 +180,5 @@ async def list_steps(scenario: CrashScenario, dsn: str) -> tuple[CrashPoint, ...
 def run_blocking(
     scenario: CrashScenario, dsn: str, crash_points: Sequence[CrashPoint] = (), **options: Any
 ) -> RunOutcome:
-    """The same from outside a loop."""
+    """Run a scenario from outside an event loop."""
     return asyncio.run(run(scenario, dsn, crash_points, **options))

@@ -1,4 +1,4 @@
-"""A sample of the crash matrix for every day, and the matrix tried on daemons that are known to be wrong."""
+"""Daily sample of the crash matrix, and the matrix run on daemons with planted bugs."""
 
 import asyncio
 import random
@@ -22,7 +22,8 @@ from tests.crash.scenarios import SCENARIOS
 
 @pytest.fixture
 def run_scenario(postgres: PostgresServer, migrated: str) -> Iterator[Callable[..., RunOutcome]]:
-    """Play a scenario on a database of its own; again, where the step did not come up."""
+    """Return a function that plays a scenario on a new database and repeats it when a crash point is not
+    reached."""
     used = []
 
     def run(name: str, *crash_points: CrashPoint) -> RunOutcome:
@@ -42,27 +43,26 @@ def run_scenario(postgres: PostgresServer, migrated: str) -> Iterator[Callable[.
 def test_crash_at_sampled_step_recovers(
     name: str, run_scenario: Callable[..., RunOutcome], database: str
 ) -> None:
-    """Dead at a step drawn from those that change something, the daemon is followed by one that ends the story
-    as it must end."""
-    taken = asyncio.run(list_steps(SCENARIOS[name], database))
-    point = random.Random(name).choice([point for point in taken if not point.label.startswith("GET")])
+    """After a crash at a random step that changes something, the next daemon ends the scenario correctly."""
+    steps = asyncio.run(list_steps(SCENARIOS[name], database))
+    point = random.Random(name).choice([step for step in steps if not step.label.startswith("GET")])
     outcome = run_scenario(name, point)
     assert outcome.problems == [], f"{name} {point}\n" + "\n".join(outcome.log_lines)
 
 
 def test_crash_point_name_parses_back() -> None:
-    """A point's name is read back as the point."""
+    """The name of a crash point parses back to the same point."""
     for point in (CrashPoint("submit", 1, Moment.BEFORE), CrashPoint("GET /orders/*", 12, Moment.AFTER)):
         assert parse_point(str(point)) == point
 
 
-# -- daemons that are known to be wrong
+# -- daemons with a planted bug
 
 
 async def _send_before_commit(self: OrderSubmission, new: NewOrder, *, note: str) -> OrderRow:
-    """A submit that writes its row only when the broker has answered."""
+    """Submit the order first and write its row only after the broker's response."""
     at = self.clock.now()
-    report = await self.broker.submit(request_of(new))  # type: ignore[arg-type]  # it has the same fields
+    report = await self.broker.submit(request_of(new))  # type: ignore[arg-type]  # has the same fields
     async with self.store.tx("submit") as conn:
         order_id = await orders.insert(conn, new, status=Status.SUBMITTED, at=at, source="submit", note=note)
     await self.ledger.apply_report(report, "submit")
@@ -71,17 +71,17 @@ async def _send_before_commit(self: OrderSubmission, new: NewOrder, *, note: str
 
 
 async def _skip_resolution(self: OrderSubmission, row: OrderRow) -> Status:
-    """A resolver that does not ask about orders that may have been sent."""
+    """Leave an order with unknown outcome unresolved."""
     return row.status
 
 
 async def _skip_protection(self: PositionProtector) -> bool:
-    """A guard that protects nothing."""
+    """Protect nothing."""
     return False
 
 
 @pytest.mark.parametrize(
-    ("part", "verb", "instead", "name", "crash_point"),
+    ("component", "method", "planted", "name", "crash_point"),
     [
         (OrderSubmission, "place", _send_before_commit, "bracket_win", "POST /orders #1 after"),
         (OrderSubmission, "_resolve_loop", _skip_resolution, "bracket_win", "submit #1 after"),
@@ -90,15 +90,15 @@ async def _skip_protection(self: PositionProtector) -> bool:
     ids=["sends-before-it-commits", "skips-outcome-resolution", "protects-nothing"],
 )
 def test_crash_matrix_detects_planted_bug(
-    part: type,
-    verb: str,
-    instead: Any,
+    component: type,
+    method: str,
+    planted: Any,
     name: str,
     crash_point: str,
     run_scenario: Callable[..., RunOutcome],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A daemon with this bug is red where it dies, and the right daemon is green there."""
+    """The run at this crash point is green for the right daemon and red for the daemon with the bug."""
     assert run_scenario(name, parse_point(crash_point)).problems == []
-    monkeypatch.setattr(part, verb, instead)
+    monkeypatch.setattr(component, method, planted)
     assert run_scenario(name, parse_point(crash_point)).problems != []

@@ -1,4 +1,5 @@
-"""The seam on which the matrix stands: what a witness hears of a request, and what its word does."""
+"""Fault points of the broker adapter: they are reached around each request, and an exception there replaces
+it."""
 
 from decimal import Decimal
 
@@ -30,21 +31,22 @@ ORDER = OrderRequest(
 
 
 class ProcessEnd(Exception):
-    """The end of the process, as a test can see it."""
+    """Stands for the end of the process."""
 
 
-@pytest.mark.parametrize(("ends", "arrives"), [(Moment.BEFORE, False), (Moment.AFTER, True)])
-async def test_fault_point_exception_replaces_request(ends: Moment, arrives: bool) -> None:
-    """Raised before, the request never leaves; raised after, the exchange has it and the caller never learns."""
+@pytest.mark.parametrize(("crash_moment", "arrives"), [(Moment.BEFORE, False), (Moment.AFTER, True)])
+async def test_fault_point_exception_replaces_request(crash_moment: Moment, arrives: bool) -> None:
+    """An exception before the request prevents it; an exception after it hides the response of a received
+    request."""
 
     def fault_point(step: str, moment: Moment, /) -> None:
-        if (step, moment) == ("POST /orders", ends):
+        if (step, moment) == ("POST /orders", crash_moment):
             raise ProcessEnd
 
     clock = ManualClock(at("10:16"))
-    tape = ManualFeed()
-    tape.add_trade("AAPL", at("10:15"), "190.00")
-    async with run_server(Exchange(tape, clock.now()), clock) as server:
+    feed = ManualFeed()
+    feed.add_trade("AAPL", at("10:15"), "190.00")
+    async with run_server(Exchange(feed, clock.now()), clock) as server:
         broker = AlpacaBroker(clock, base_url=server.url, key="demo", secret="demo", fault_point=fault_point)
         with pytest.raises(ProcessEnd):
             await broker.submit(ORDER)
@@ -53,7 +55,7 @@ async def test_fault_point_exception_replaces_request(ends: Moment, arrives: boo
 
 
 async def test_fault_point_is_reached_after_failed_request() -> None:
-    """A request has an after whatever its answer."""
+    """The fault point after a request is reached whatever the response is."""
     reached: list[tuple[str, Moment]] = []
     clock = ManualClock(at("10:16"))
     async with run_server(Exchange(ManualFeed(), clock.now()), clock) as server:

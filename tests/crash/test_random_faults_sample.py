@@ -1,4 +1,4 @@
-"""A few storms for every day, and the storms tried on a daemon that is known to be wrong."""
+"""Daily sample of randomized fault runs, and a run on a daemon with a planted bug."""
 
 from collections.abc import Callable, Iterator
 
@@ -17,13 +17,13 @@ from tests.crash.scenarios import SCENARIOS
 def run_with_faults(
     postgres: PostgresServer, migrated: str
 ) -> Iterator[Callable[[RandomFaultRun], RunOutcome]]:
-    """Play a storm on a database of its own."""
+    """Return a function that plays a randomized fault run on a new database."""
     used = []
 
     def run(fault_run: RandomFaultRun) -> RunOutcome:
         used.append(postgres.create(migrated))
         return run_blocking(
-            SCENARIOS[fault_run.scenario], used[-1], fault_run.crash_points, fault_run=fault_run.schedule
+            SCENARIOS[fault_run.scenario], used[-1], fault_run.crash_points, faults=fault_run.schedule
         )
 
     yield run
@@ -35,7 +35,8 @@ def run_with_faults(
 def test_random_faults_leave_consistent_state(
     seed: int, run_with_faults: Callable[[RandomFaultRun], RunOutcome]
 ) -> None:
-    """When the weather has cleared, books, journal and exchange agree, everything is resolved, entries may go on."""
+    """After the faults end, order ledger, journal and exchange agree, everything is resolved and entries are
+    allowed."""
     fault_run = RandomFaultRun.from_seed(seed)
     outcome = run_with_faults(fault_run)
     assert outcome.problems == [], f"{fault_run}\n" + "\n".join(outcome.log_lines)
@@ -44,19 +45,20 @@ def test_random_faults_leave_consistent_state(
 def test_random_faults_detect_exit_fill_booked_before_entry_fill(
     run_with_faults: Callable[[RandomFaultRun], RunOutcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Green as it is; red when it books a stop's fill although its entry's was lost."""
+    """The run is green, and red for a daemon that books the fill of a stop although the entry's fill got
+    lost."""
     fault_run = RandomFaultRun(5, "bracket_loss", (), FaultSchedule(5, {FaultKind.STREAM_DROP: 0.4}))
     assert run_with_faults(fault_run).problems == []
 
-    async def trust(self: OrderLedger, *_: object, **__: object) -> None:
+    async def skip_check(self: OrderLedger, *_: object, **__: object) -> None:
         return None
 
-    monkeypatch.setattr(OrderLedger, "_require_entries", trust)
+    monkeypatch.setattr(OrderLedger, "_require_entries", skip_check)
     assert run_with_faults(fault_run).problems != []
 
 
 def test_random_faults_draw_every_fault_kind() -> None:
-    """A kind is drawn, or it is said why not; two hundred seeds draw them all, and every story."""
+    """Each fault kind is drawn or excluded; 200 seeds draw each kind and each scenario."""
     assert set(FAULT_KINDS) | EXCLUDED_KINDS == set(FaultKind)
     fault_runs = [RandomFaultRun.from_seed(seed) for seed in range(1, 201)]
     assert {kind for fault_run in fault_runs for kind in fault_run.schedule.rates} == set(FAULT_KINDS)

@@ -41,10 +41,10 @@ async def test_reconciliation_query_count_is_independent_of_open_positions(datab
         asked = []
         for symbol in ("MSFT", "AAPL", "TSLA"):
             if scenario.held_qty(symbol) == 0:
-                scenario.prints(symbol, "190.00")
-                await scenario.waits(seconds=1)
+                scenario.print_trade(symbol, "190.00")
+                await scenario.advance(seconds=1)
                 await scenario.submit_entry(symbol, 10, **ENTRY)
-                await scenario.waits(seconds=3)
+                await scenario.advance(seconds=3)
             assert (await scenario.components.reconciler.reconcile("reconcile")).clean
             await counter.reset()
             assert (await scenario.components.reconciler.reconcile("reconcile", full=False)).clean
@@ -58,17 +58,19 @@ async def test_loops_share_broker_reads_within_their_intervals(database: str) ->
     """Ten minutes in which nothing happens: the account and the broker's clock once a minute between the loops, the
     ledger and what works of earlier days every few; the ledger at once when an order has filled more."""
     async with open_counted_scenario(database) as (scenario, counter):
-        await scenario.waits(seconds=90)
+        await scenario.advance(seconds=90)
         await counter.reset()
-        await scenario.waits(minutes=10)
+        await scenario.advance(minutes=10)
         asked = Counter(request.split("?")[0] for request in counter.completed_steps("GET"))
         assert (asked["GET /account"], asked["GET /clock"]) == (10, 10)
         assert asked["GET /account/activities/FILL"] == 2
         await scenario.submit_entry("AAPL", 10, **ENTRY)
         await counter.reset()
-        await scenario.waits(seconds=65)
+        await scenario.advance(seconds=65)
         assert "GET /account/activities/FILL" in counter.completed_steps("GET")
-        row = await scenario.conn.fetchrow("SELECT count(*) AS n, count(activity_id) AS with_activity_id FROM executions")
+        row = await scenario.conn.fetchrow(
+            "SELECT count(*) AS n, count(activity_id) AS with_activity_id FROM executions"
+        )
         assert row is not None
         assert row["n"] == row["with_activity_id"] == 2
 
@@ -80,11 +82,11 @@ async def test_stop_monitor_tick_runs_no_query_or_request(database: str) -> None
         assert scenario.components is not None
         monitor, books = scenario.components.stop_monitor, scenario.components.ledger
         for symbol in ("MSFT", "AAPL", "TSLA"):
-            scenario.prints(symbol, "190.00")
-            await scenario.waits(seconds=1)
+            scenario.print_trade(symbol, "190.00")
+            await scenario.advance(seconds=1)
             if scenario.held_qty(symbol) == 0:
                 await scenario.submit_entry(symbol, 10, **ENTRY)
-                await scenario.waits(seconds=3)
+                await scenario.advance(seconds=3)
             await monitor.refresh_prices()
             await counter.reset()
             await monitor.tick()
@@ -110,14 +112,14 @@ async def test_price_refresh_makes_two_requests_and_commits_only_changes(databas
         monitor = scenario.components.stop_monitor
         asked = []
         for symbol in ("MSFT", "AAPL", "TSLA"):
-            scenario.prints(symbol, "190.00")
-            await scenario.waits(seconds=1)
+            scenario.print_trade(symbol, "190.00")
+            await scenario.advance(seconds=1)
             if scenario.held_qty(symbol) == 0:
                 await scenario.submit_entry(symbol, 10, **ENTRY)
-                await scenario.waits(seconds=3)
+                await scenario.advance(seconds=3)
             await monitor.refresh_prices()
-            scenario.prints(symbol, "190.02")
-            await scenario.waits(seconds=1)
+            scenario.print_trade(symbol, "190.02")
+            await scenario.advance(seconds=1)
             for changed in (True, False):
                 await counter.reset()
                 await monitor.refresh_prices()
@@ -128,9 +130,9 @@ async def test_price_refresh_makes_two_requests_and_commits_only_changes(databas
             assert row["last_price"] == Decimal("190.01")  # the bid
         assert asked == [(2, 1), (2, 0)] * 3
         for symbol in ("MSFT", "AAPL", "TSLA"):
-            scenario.prints(symbol, "190.02", after=301)
+            scenario.print_trade(symbol, "190.02", after=301)
         before = await scenario.position("MSFT")
-        await scenario.waits(seconds=330)
+        await scenario.advance(seconds=330)
         after = await scenario.position("MSFT")
         assert before is not None
         assert after is not None

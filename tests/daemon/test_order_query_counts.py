@@ -54,9 +54,9 @@ async def open_counted_scenario(dsn: str) -> AsyncIterator[tuple[Scenario, Activ
         counter = ActivityCounter(proxy, scenario.conn)
         await scenario.start()
         scenario.crash_trigger.on_step = counter.record_step
-        await scenario.holds("MSFT", 10)
-        scenario.prints("AAPL", "190.00")
-        await scenario.waits(seconds=1)
+        await scenario.given_position("MSFT", 10)
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=1)
         await counter.reset()
         yield scenario, counter
 
@@ -73,7 +73,7 @@ async def test_entry_takes_three_commits_and_one_request(database: str) -> None:
         assert not {"BEGIN;", "COMMIT;"} & set(counter.statement_heads())
         assert await counter.written_transactions() == 2
         while scenario.held_qty("AAPL") == 0:
-            await scenario.waits(seconds=0.1)
+            await scenario.advance(seconds=0.1)
         assert counter.completed_steps("submit", "POST", "apply_report")[:4] == [
             "submit",
             "POST /orders",
@@ -103,7 +103,7 @@ async def test_later_event_takes_one_commit_and_repeated_report_none(database: s
     transaction, whoever says it again."""
     async with open_counted_scenario(database) as (scenario, counter):
         row = await scenario.submit_entry("AAPL", 100, **ENTRY)
-        await scenario.waits(seconds=5)
+        await scenario.advance(seconds=5)
         assert scenario.components is not None
         assert row.alpaca_order_id is not None
         report = await scenario.components.broker.order(row.alpaca_order_id)
@@ -111,10 +111,10 @@ async def test_later_event_takes_one_commit_and_repeated_report_none(database: s
         for source in ("stream", "poll", "reconcile"):
             assert await scenario.components.ledger.apply_report(report, source)
         assert await counter.written_transactions() == 0
-        scenario.prints("AAPL", "194.05")
+        scenario.print_trade("AAPL", "194.05")
         while scenario.held_qty("AAPL"):
-            await scenario.waits(seconds=0.1)
-        await scenario.waits(seconds=2)
+            await scenario.advance(seconds=0.1)
+        await scenario.advance(seconds=2)
         assert counter.completed_steps("apply_report", "book_fill", "write_off") == [
             "apply_report",
             "apply_report",

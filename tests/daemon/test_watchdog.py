@@ -53,7 +53,7 @@ async def test_watchdog_notifies_service_manager_of_ready_alive_and_stopping(
     async with open_scenario(database) as scenario:
         first = manager.read_datagrams()
         assert first.count("READY=1") == 1
-        await scenario.waits(seconds=60)
+        await scenario.advance(seconds=60)
         assert manager.read_datagrams() == ["WATCHDOG=1"] * 4
         scenario.stop.request("SIGTERM", flatten=True)
         assert await scenario.wait_for_exit() is ExitCode.FLAT

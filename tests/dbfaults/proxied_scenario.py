@@ -81,5 +81,5 @@ async def wait_for_entry_gate(scenario: Scenario, *, within: float = 120) -> Non
     waited = 0.0
     while not scenario.components.gate.is_open:
         assert waited < within, f"still shut: {scenario.components.gate.reasons}"
-        await scenario.waits(seconds=2)
+        await scenario.advance(seconds=2)
         waited += 2

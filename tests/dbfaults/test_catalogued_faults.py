@@ -35,17 +35,17 @@ from tests.stories.scenario import open_scenario
 async def test_transaction_cut_midway_is_repeated_whole(database: str, label: str) -> None:
     """Nothing of it is in the tables, it is done again whole, and the order is sent once or not at all."""
     async with open_proxied_scenario(database) as (scenario, proxy, commit_loss):
-        scenario.prints("AAPL", "190.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=1)
         commit_loss.run_before(label, proxy.break_next_transaction)
         await submit_entry(scenario, "AAPL", 20)
-        await scenario.waits(seconds=35)
+        await scenario.advance(seconds=35)
         assert proxy.broken_transactions == 1
         for entry in await scenario.orders("AAPL"):
             assert entry["status"] in ("filled", "rejected", "submitted", "accepted")
         await wait_for_entry_gate(scenario)
-        scenario.prints("AAPL", "194.05")
-        await scenario.waits(seconds=10)
+        scenario.print_trade("AAPL", "194.05")
+        await scenario.advance(seconds=10)
         assert scenario.held_qty("AAPL") == 0
         assert await scenario.count_submitted("AAPL") == (0 if label == "submit" else 1)
         await assert_sent_once(scenario)
@@ -72,13 +72,13 @@ async def test_no_broker_request_is_sent_inside_a_transaction(database: str) -> 
     async with open_scenario(database) as scenario:
         scenario.crash_trigger.on_step = watch
         await scenario.inject_fault("partial", symbol="AAPL", qty="8", role="entry")
-        scenario.prints("AAPL", "190.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=1)
         await submit_entry(scenario, "AAPL", 20)
-        await scenario.waits(seconds=20)
-        await scenario.holds("MSFT", 10)
+        await scenario.advance(seconds=20)
+        await scenario.given_position("MSFT", 10)
         assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
-        await scenario.waits(seconds=20)
+        await scenario.advance(seconds=20)
         scenario.stop.request("SIGTERM", flatten=True)
         assert await scenario.wait_for_exit() == 0
         assert scenario.crash_trigger.steps
@@ -146,16 +146,16 @@ async def test_daemon_waits_for_server_that_rejects_connections(
 ) -> None:
     """It answers, and sends everybody away: no entry, the exits at the broker stay, and all goes on by itself."""
     async with open_proxied_scenario(database) as (scenario, proxy, _):
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         assert scenario.components is not None
         before = await scenario.conn.fetchval("SELECT count(*) FROM order_events")
         proxy.reject_connections(sqlstate, words)
-        await scenario.waits(minutes=3)
+        await scenario.advance(minutes=3)
         assert "database" in scenario.components.gate.reasons
         assert await submit_entry(scenario, "MSFT", 10) is None
         assert len(scenario.server.exchange.order_store.live()) == 2
         proxy.resume()
-        await scenario.waits(seconds=20)
+        await scenario.advance(seconds=20)
         assert "DATABASE_OUTAGE" in await scenario.alert_events()
         await assert_recovers(scenario, before)
 
@@ -165,13 +165,13 @@ async def test_daemon_waits_for_server_that_rejects_connections(
 async def test_exhausted_server_connections_close_gate_and_alert(database: str) -> None:
     """Nobody gets one: entries stop, somebody is paged while it lasts, past the pool; given back, all goes on."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         assert scenario.components is not None
         before = await scenario.conn.fetchval("SELECT count(*) FROM order_events")
         async with AsyncExitStack() as held:
             for _ in range(8):
                 await held.enter_async_context(scenario.components.store._pool.acquire())
-            await scenario.waits(seconds=15)
+            await scenario.advance(seconds=15)
             assert "POOL_EXHAUSTED" in await scenario.alert_events()
             assert "database" in scenario.components.gate.reasons
             assert len(scenario.server.exchange.order_store.live()) == 2
@@ -190,16 +190,16 @@ async def test_read_only_server_closes_gate_until_writable(dedicated_server: Ded
     """Every write is answered with 25006: no entry, no defect, new connections look for a server that writes; once
     there is one, all goes on in the same epoch."""
     async with open_scenario(dedicated_server.dsn) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         assert scenario.components is not None
         before = await scenario.conn.fetchval("SELECT count(*) FROM order_events")
         await set_read_only(dedicated_server, True)
-        await scenario.waits(seconds=30)
+        await scenario.advance(seconds=30)
         assert "database" in scenario.components.gate.reasons
         assert await submit_entry(scenario, "MSFT", 10) is None
         assert len(scenario.server.exchange.order_store.live()) == 2
         await set_read_only(dedicated_server, False)
-        await scenario.waits(seconds=10)
+        await scenario.advance(seconds=10)
         await assert_recovers(scenario, before)
 
 
@@ -232,13 +232,13 @@ async def test_failover_to_standby_starts_new_epoch(
         async with open_scenario(dedicated_server.dsn, started=False) as scenario:
             scenario.dsn = second.dsn
             await scenario.start()
-            await scenario.holds("AAPL", 20)
+            await scenario.given_position("AAPL", 20)
             assert scenario.components is not None
             epoch = scenario.components.epoch
             await dedicated_server.stop()
             await second.promote()
             for _ in range(60):
-                await scenario.waits(seconds=1)
+                await scenario.advance(seconds=1)
                 if scenario._run_task is None or scenario._run_task.done():
                     break
             assert scenario._run_task is not None
@@ -248,14 +248,14 @@ async def test_failover_to_standby_starts_new_epoch(
             assert exit_code(ended.value) == 1  # started again, unlike 75 and 78
             await scenario._stack.aclose()
             scenario.components = None
-            scenario.prints("AAPL", "194.05")  # the target fills while nobody is there
-            await scenario.waits(seconds=5)
+            scenario.print_trade("AAPL", "194.05")  # the target fills while nobody is there
+            await scenario.advance(seconds=5)
 
             await scenario.start()
             await reconnect(scenario)
             assert scenario.components is not None
             assert scenario.components.epoch == epoch + 1
-            await scenario.waits(seconds=30)
+            await scenario.advance(seconds=30)
             assert scenario.held_qty("AAPL") == 0
             position = await scenario.position("AAPL")
             assert position is not None
@@ -271,16 +271,16 @@ async def test_restored_database_recovers_rows_from_broker(postgres: PostgresSer
     """The tables are a copy of an hour ago, the broker is ahead: what it shows under our ids gets its rows again,
     its shares stay protected, somebody is paged, and nothing is sent twice."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         await scenario.crash()
         await scenario.conn.close()
         old = postgres.create(database_name(database))
         try:
             scenario.conn = await asyncpg.connect(database)
             await scenario.start()
-            await scenario.holds("MSFT", 10)
-            scenario.prints("AAPL", "194.05")
-            await scenario.waits(seconds=10)
+            await scenario.given_position("MSFT", 10)
+            scenario.print_trade("AAPL", "194.05")
+            await scenario.advance(seconds=10)
             assert (scenario.held_qty("AAPL"), scenario.held_qty("MSFT")) == (0, 10)
             await scenario.crash()
             await scenario.conn.close()
@@ -289,7 +289,7 @@ async def test_restored_database_recovers_rows_from_broker(postgres: PostgresSer
             scenario.conn = await asyncpg.connect(old)
             assert await scenario.orders("MSFT") == []
             await scenario.start()
-            await scenario.waits(seconds=60)
+            await scenario.advance(seconds=60)
             sold = await scenario.position("AAPL")
             assert sold is not None
             assert (sold["status"], scenario.held_qty("AAPL")) == ("closed", 0)

@@ -49,7 +49,7 @@ async def restore_database_and_start(scenario: Scenario, proxy: PostgresProxy) -
     """The database is back, and a new daemon starts."""
     proxy.resume()
     await scenario.start()
-    await scenario.waits(seconds=20)
+    await scenario.advance(seconds=20)
 
 
 async def test_sigterm_in_silent_database_outage_flattens_and_imports_spool(
@@ -58,8 +58,8 @@ async def test_sigterm_in_silent_database_outage_flattens_and_imports_spool(
     """Flat at the exchange within the bound, code zero with the proof in the spool; the next start tells the
     tables, which equal the exchange, and nobody enters before somebody resumes."""
     async with open_scenario_with_spool(database, tmp_path) as (scenario, proxy, _):
-        await scenario.holds("AAPL", 20)
-        await scenario.holds("MSFT", 10)
+        await scenario.given_position("AAPL", 20)
+        await scenario.given_position("MSFT", 10)
         proxy.stop_forwarding()
         asked = scenario.clock.now()
         scenario.stop.request("SIGTERM", flatten=True)
@@ -98,7 +98,7 @@ async def test_sigterm_in_silent_database_outage_flattens_and_imports_spool(
 async def test_sigterm_as_database_fails_flattens(database: str, tmp_path: Path, fault: str) -> None:
     """Whatever the ordinary flatten had done when the database went: flat, proven, and told later."""
     async with open_scenario_with_spool(database, tmp_path) as (scenario, proxy, commit_loss):
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         if fault == "refused":
             proxy.refuse_connections()
         else:
@@ -132,16 +132,16 @@ async def test_crash_during_outage_flatten_continues_from_spool(
 ) -> None:
     """Killed at a step of it, the next daemon reads the spool, goes on to flat, and sells nothing twice."""
     async with open_scenario_with_spool(database, tmp_path) as (scenario, proxy, _):
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         proxy.stop_forwarding()
         scenario.stop.request("SIGTERM", flatten=True)
         await scenario.crash_at(step, moment)
         assert spool_entries(tmp_path)[0]["kind"] == "latch"
-        await scenario.waits(seconds=5)
+        await scenario.advance(seconds=5)
 
         proxy.resume()
         await scenario.start()
-        await scenario.waits(seconds=90)
+        await scenario.advance(seconds=90)
         assert scenario.held_qty("AAPL") == 0
         position = await scenario.position("AAPL")
         assert position is not None
@@ -155,7 +155,7 @@ async def test_crash_during_outage_flatten_continues_from_spool(
 async def test_spool_with_torn_last_line_is_imported_without_it(database: str, tmp_path: Path) -> None:
     """A spool whose last line a death cut short: what is whole is told, the rest is kept aside, and it is said."""
     async with open_scenario_with_spool(database, tmp_path) as (scenario, proxy, _):
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         proxy.stop_forwarding()
         scenario.stop.request("SIGTERM", flatten=True)
         assert await scenario.wait_for_exit() == 0
@@ -180,7 +180,7 @@ async def test_crash_during_spool_import_imports_each_entry_once(
 ) -> None:
     """Killed before or after the commit of the import, the next start ends it: every row once."""
     async with open_scenario_with_spool(database, tmp_path) as (scenario, proxy, _):
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         proxy.stop_forwarding()
         scenario.stop.request("SIGTERM", flatten=True)
         assert await scenario.wait_for_exit() == 0
@@ -188,7 +188,7 @@ async def test_crash_during_spool_import_imports_each_entry_once(
         await scenario.crash_during_start(label, moment)
         assert pending_spool(tmp_path) is not None
         await scenario.start()
-        await scenario.waits(seconds=20)
+        await scenario.advance(seconds=20)
         assert pending_spool(tmp_path) is None
         emergencies = [o for o in await scenario.orders("AAPL") if o["origin"] == "outage"]
         assert [(o["attempts"], o["status"]) for o in emergencies] == [(1, "filled")]
@@ -201,20 +201,20 @@ async def test_stop_is_enforced_during_database_outage(database: str, tmp_path: 
     """The database is away and the broker's stop does not act: left at the market through the spool, while the
     daemon lives; when the database is back the tables are told, and entries are possible again."""
     async with open_scenario_with_spool(database, tmp_path) as (scenario, proxy, _):
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         assert scenario.components is not None
         await scenario.inject_fault("no_trigger", symbol="AAPL", count=0)
         proxy.refuse_connections()
-        await scenario.waits(seconds=10)
+        await scenario.advance(seconds=10)
         assert "database" in scenario.components.gate.reasons
         for _ in range(20):
-            scenario.prints("AAPL", "187.50")
-            await scenario.waits(seconds=5)
+            scenario.print_trade("AAPL", "187.50")
+            await scenario.advance(seconds=5)
         assert scenario.held_qty("AAPL") == 0
         assert spool_entries(tmp_path)
 
         proxy.resume()
-        await scenario.waits(seconds=30)
+        await scenario.advance(seconds=30)
         position = await scenario.position("AAPL")
         assert position is not None
         assert position["close_reason"].startswith("STOP_LOSS_HIT")
@@ -232,14 +232,14 @@ async def test_hold_time_limit_is_enforced_during_database_outage(database: str,
         proxy,
         _,
     ):
-        await scenario.holds("AAPL", 20)
-        await scenario.waits(minutes=4)
-        await scenario.holds("MSFT", 10)
+        await scenario.given_position("AAPL", 20)
+        await scenario.advance(minutes=4)
+        await scenario.given_position("MSFT", 10)
         proxy.refuse_connections()
-        await scenario.waits(seconds=90)
+        await scenario.advance(seconds=90)
         assert (scenario.held_qty("AAPL"), scenario.held_qty("MSFT")) == (0, 10)
         proxy.resume()
-        await scenario.waits(seconds=30)
+        await scenario.advance(seconds=30)
         position = await scenario.position("AAPL")
         assert position is not None
         assert position["close_reason"].startswith("TIME_LIMIT: AAPL held 5 minutes")
@@ -253,17 +253,17 @@ async def test_positions_are_exited_before_close_during_database_outage(
 ) -> None:
     """Ten minutes before the close everything is left, database or not."""
     async with open_scenario_with_spool(database, tmp_path, now=at("15:48")) as (scenario, proxy, _):
-        scenario.prints("AAPL", "190.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=1)
         await scenario.submit_entry("AAPL", 20, limit="190.10", stop="188.00", target="194.00")
-        await scenario.waits(seconds=5)
+        await scenario.advance(seconds=5)
         assert scenario.held_qty("AAPL") == 20
         proxy.refuse_connections()
-        await scenario.waits(minutes=4)
+        await scenario.advance(minutes=4)
         assert scenario.held_qty("AAPL") == 0
 
         proxy.resume()
-        await scenario.waits(seconds=90)
+        await scenario.advance(seconds=90)
         position = await scenario.position("AAPL")
         assert position is not None
         assert position["close_reason"].startswith("MARKET_CLOSE")
@@ -275,8 +275,8 @@ async def test_outage_flatten_writes_proof_file_and_imports_it(database: str, tm
     """The database is away: the proof lies on the disk with the last head of the journal that was known, and the next
     start brings it into the tables."""
     async with open_scenario_with_spool(database, tmp_path) as (scenario, proxy, _):
-        await scenario.holds("AAPL", 20)
-        await scenario.waits(minutes=6)
+        await scenario.given_position("AAPL", 20)
+        await scenario.advance(minutes=6)
         proxy.stop_forwarding()
         scenario.stop.request("SIGTERM", flatten=True)
         assert await scenario.wait_for_exit() == 0
@@ -289,7 +289,7 @@ async def test_outage_flatten_writes_proof_file_and_imports_it(database: str, tm
 
         proxy.resume()
         await scenario.start()
-        await scenario.waits(seconds=20)
+        await scenario.advance(seconds=20)
         row = await scenario.conn.fetchrow("SELECT flat, cycle_id, facts FROM flat_proofs")
         assert row is not None
         assert (row["flat"], row["cycle_id"] is not None) == (True, True)
@@ -301,12 +301,12 @@ async def test_outage_flatten_writes_proof_file_and_imports_it(database: str, tm
 
 async def submit_resting_entry(scenario: Scenario, *, fills: int | None = None) -> None:
     """An entry of twenty that rests below the market, and fills (or `fills` of it do) once the price comes down."""
-    scenario.prints("AAPL", "191.00")
-    await scenario.waits(seconds=1)
+    scenario.print_trade("AAPL", "191.00")
+    await scenario.advance(seconds=1)
     if fills is not None:
         await scenario.inject_fault("partial", symbol="AAPL", qty=str(fills), role="entry")
     await scenario.submit_entry("AAPL", 20, limit="190.10", stop="188.00", target="194.00")
-    await scenario.waits(seconds=3)
+    await scenario.advance(seconds=3)
     assert scenario.held_qty("AAPL") == 0
 
 
@@ -317,16 +317,16 @@ async def test_position_opened_in_database_outage_is_monitored(database: str, tm
         await submit_resting_entry(scenario)
         await scenario.inject_fault("no_trigger", symbol="AAPL", count=0)
         proxy.refuse_connections()
-        scenario.prints("AAPL", "190.00")
-        await scenario.waits(seconds=10)
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=10)
         assert scenario.held_qty("AAPL") == 20
         for _ in range(10):
-            scenario.prints("AAPL", "187.50")
-            await scenario.waits(seconds=5)
+            scenario.print_trade("AAPL", "187.50")
+            await scenario.advance(seconds=5)
         assert scenario.held_qty("AAPL") == 0
 
         proxy.resume()
-        await scenario.waits(seconds=40)
+        await scenario.advance(seconds=40)
         position = await scenario.position("AAPL")
         assert position is not None
         assert position["close_reason"].startswith("STOP_LOSS_HIT")
@@ -345,17 +345,17 @@ async def test_partial_entry_in_database_outage_is_protected_once(
     async with open_scenario_with_spool(database, tmp_path) as (scenario, proxy, _):
         await submit_resting_entry(scenario, fills=8)
         proxy.refuse_connections()
-        scenario.prints("AAPL", "190.00")
+        scenario.print_trade("AAPL", "190.00")
         if not answered:
             await scenario.inject_fault("drop", method="POST", route="/v2/orders")
-        await scenario.waits(seconds=45)
+        await scenario.advance(seconds=45)
         assert scenario.held_qty("AAPL") == 8
         live = {(o.type, o.qty) for o in scenario.server.exchange.order_store.live()}
         assert live == {("limit", 8), ("stop", 8)}
         assert [line["kind"] for line in spool_entries(tmp_path)].count("protect") == 1
 
         proxy.resume()
-        await scenario.waits(seconds=60)
+        await scenario.advance(seconds=60)
         position = await scenario.position("AAPL")
         assert position is not None
         assert (position["status"], position["quantity"]) == ("open", 8)
@@ -364,8 +364,8 @@ async def test_partial_entry_in_database_outage_is_protected_once(
         assert {(o["order_class"], o["quantity"]) for o in working} == {("oco", 8)}
         assert "SPOOL_IMPORTED" in await scenario.alert_events()
         await assert_sent_once(scenario)
-        scenario.prints("AAPL", "187.90")
-        await scenario.waits(seconds=10)
+        scenario.print_trade("AAPL", "187.90")
+        await scenario.advance(seconds=10)
         assert scenario.held_qty("AAPL") == 0
         await scenario.assert_consistent()
 
@@ -374,19 +374,19 @@ async def test_partial_entry_is_protected_promptly_when_database_fails(database:
     """Eight of twenty have filled, and in that moment the database goes away: the eight are bare for the entry's grace
     and the few seconds of its cancel, and not until the half minute between two looks is over."""
     async with open_scenario_with_spool(database, tmp_path) as (scenario, proxy, _):
-        scenario.prints("AAPL", "190.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=1)
         await scenario.inject_fault("partial", symbol="AAPL", qty="8")
         await scenario.submit_entry("AAPL", 20, **ENTRY)
         proxy.refuse_connections()
-        await scenario.waits(seconds=18)
+        await scenario.advance(seconds=18)
         assert scenario.held_qty("AAPL") == 8
         assert {(o.type, o.qty) for o in scenario.server.exchange.order_store.live()} == {
             ("limit", 8),
             ("stop", 8),
         }
         proxy.resume()
-        await scenario.waits(seconds=60)
+        await scenario.advance(seconds=60)
         await scenario.assert_consistent()
 
 
@@ -395,16 +395,16 @@ async def test_loss_limit_is_enforced_during_database_outage(database: str, tmp_
     the spool; once told, the tables have latch, event and a closed day, and no entry leaves."""
     risk = {"max_daily_loss": 30, "warning_threshold_pct": 75}
     async with open_scenario_with_spool(database, tmp_path, risk=risk) as (scenario, proxy, _):
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         proxy.refuse_connections()
-        await scenario.waits(seconds=5)
-        scenario.prints("AAPL", "188.30")
-        await scenario.waits(seconds=100)
+        await scenario.advance(seconds=5)
+        scenario.print_trade("AAPL", "188.30")
+        await scenario.advance(seconds=100)
         assert scenario.held_qty("AAPL") == 0
         assert spool_entries(tmp_path)[0]["name"] == "emergency_stop"
 
         proxy.resume()
-        await scenario.waits(seconds=90)
+        await scenario.advance(seconds=90)
         assert (
             await scenario.conn.fetchval("SELECT name FROM latches WHERE cleared_at IS NULL")
             == "emergency_stop"
@@ -425,22 +425,22 @@ async def test_outage_emergency_stop_is_retried_until_flat(database: str, tmp_pa
     lasts: as soon as the broker answers everything is left, and once, whatever becomes of the database."""
     risk = {"max_daily_loss": 30, "warning_threshold_pct": 75}
     async with open_scenario_with_spool(database, tmp_path, risk=risk) as (scenario, proxy, _):
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         proxy.refuse_connections()
-        await scenario.waits(seconds=5)
+        await scenario.advance(seconds=5)
         await scenario.inject_fault("status_before", method="GET", route="/v2/orders", status=503, count=0)
-        scenario.prints("AAPL", "188.30")
-        await scenario.waits(seconds=300)
+        scenario.print_trade("AAPL", "188.30")
+        await scenario.advance(seconds=300)
         assert scenario.held_qty("AAPL") == 20
         await scenario.clear_faults()
-        await scenario.waits(seconds=100)
+        await scenario.advance(seconds=100)
         assert scenario.held_qty("AAPL") == 0
         lines = len(spool_entries(tmp_path))
-        await scenario.waits(seconds=100)
+        await scenario.advance(seconds=100)
         assert len(spool_entries(tmp_path)) == lines
 
         proxy.resume()
-        await scenario.waits(seconds=90)
+        await scenario.advance(seconds=90)
         assert await scenario.conn.fetchval("SELECT status FROM trading_cycles") == "closed"
         await assert_sent_once(scenario)
         await scenario.assert_consistent()
@@ -456,9 +456,9 @@ async def test_carried_positions_are_kept_over_close_in_database_outage(
         proxy,
         _,
     ):
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         proxy.refuse_connections()
-        await scenario.waits(minutes=4)
+        await scenario.advance(minutes=4)
         assert scenario.held_qty("AAPL") == 20
         assert spool_entries(tmp_path) == []
 
@@ -467,14 +467,14 @@ async def test_close_is_retried_until_database_returns(database: str, tmp_path: 
     """Away since just before the close: asked again until the day's cycle is completed and proven, and only then the
     daemon of one day ends."""
     async with open_scenario_with_spool(database, tmp_path, now=at("16:01")) as (scenario, proxy, _):
-        await scenario.waits(seconds=45)
+        await scenario.advance(seconds=45)
         proxy.refuse_connections()
-        await scenario.waits(minutes=2)
+        await scenario.advance(minutes=2)
         assert scenario._run_task is not None
         assert not scenario._run_task.done()
         proxy.resume()
-        await scenario.waits(seconds=90)
-        await scenario.waits(
+        await scenario.advance(seconds=90)
+        await scenario.advance(
             seconds=1
         )  # its tasks end in turns of the loop, which the clock does not wait for
         assert scenario._run_task.done()
@@ -492,26 +492,26 @@ async def test_outage_exit_fill_waits_for_its_entry_fill(database: str, tmp_path
     tables; when these are back, the ledger shows no fill for a while. The sale is booked on the position it ended, once
     there is one, and on no other: it oversold nothing."""
     async with open_scenario_with_spool(database, tmp_path) as (scenario, proxy, _):
-        await scenario.holds("AAPL", 10)
+        await scenario.given_position("AAPL", 10)
         assert (await scenario.send_command("close", symbol="AAPL"))[
             "ok"
         ]  # a position of yesterday's, so to speak
-        await scenario.waits(seconds=5)
+        await scenario.advance(seconds=5)
         await submit_resting_entry(scenario)
         await scenario.inject_fault("no_trigger", symbol="AAPL", count=0)
         await scenario.inject_fault("stream_drop", symbol="AAPL", role="entry", count=0)
         proxy.refuse_connections()
-        scenario.prints("AAPL", "190.00")
-        await scenario.waits(seconds=10)
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=10)
         for _ in range(10):
-            scenario.prints("AAPL", "187.50")
-            await scenario.waits(seconds=5)
+            scenario.print_trade("AAPL", "187.50")
+            await scenario.advance(seconds=5)
         assert scenario.held_qty("AAPL") == 0
         await scenario.inject_fault("empty", route="/v2/account/activities/FILL", count=0)
         proxy.resume()
-        await scenario.waits(seconds=lag)
+        await scenario.advance(seconds=lag)
         await scenario.clear_faults()
-        await scenario.waits(seconds=60)
+        await scenario.advance(seconds=60)
         held = await scenario.conn.fetch("SELECT * FROM positions ORDER BY position_id")
         assert [(row["entered_qty"], row["exited_qty"], row["status"]) for row in held] == [
             (10, 10, "closed"), (20, 20, "closed"),
@@ -529,12 +529,12 @@ async def test_outage_flatten_exits_other_symbol_when_one_symbol_lags(database: 
     """A flatten without tables dies when it has cancelled the stops of both; one's entry is not in the ledger yet. The
     next life leaves the other at once."""
     async with open_scenario_with_spool(database, tmp_path) as (scenario, proxy, _):
-        await scenario.holds("MSFT", 10)
+        await scenario.given_position("MSFT", 10)
         await submit_resting_entry(scenario)
         await scenario.inject_fault("stream_drop", symbol="AAPL", role="entry", count=0)
         proxy.stop_forwarding()
-        scenario.prints("AAPL", "190.00")
-        await scenario.waits(seconds=2)
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=2)
         assert scenario.held_qty("AAPL") == 20
         scenario.stop.request("SIGTERM", flatten=True)
         await scenario.crash_at("POST /orders", Moment.BEFORE)
@@ -542,10 +542,10 @@ async def test_outage_flatten_exits_other_symbol_when_one_symbol_lags(database: 
         await scenario.inject_fault("empty", route="/v2/account/activities/FILL", count=0)
         proxy.resume()
         await scenario.start()
-        await scenario.waits(seconds=10)
+        await scenario.advance(seconds=10)
         assert scenario.held_qty("MSFT") == 0
         await scenario.clear_faults()
-        await scenario.waits(seconds=90)
+        await scenario.advance(seconds=90)
         assert scenario.held_qty("AAPL") == 0
         await assert_sent_once(scenario)
         await scenario.assert_consistent()
@@ -558,21 +558,21 @@ async def test_outage_protection_is_linked_when_entry_fill_arrives(database: str
         await submit_resting_entry(scenario, fills=8)
         await scenario.inject_fault("stream_drop", symbol="AAPL", role="entry", count=0)
         proxy.refuse_connections()
-        scenario.prints("AAPL", "190.00")
-        await scenario.waits(seconds=45)
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=45)
         assert scenario.held_qty("AAPL") == 8
         await scenario.inject_fault("empty", route="/v2/account/activities/FILL", count=0)
         proxy.resume()
-        await scenario.waits(seconds=100)
+        await scenario.advance(seconds=100)
         await scenario.clear_faults()
-        await scenario.waits(seconds=20)
+        await scenario.advance(seconds=20)
         assert not [order for order in await scenario.orders("AAPL") if order["status"] == "rejected"]
         assert {(o.type, o.qty) for o in scenario.server.exchange.order_store.live()} == {
             ("limit", 8),
             ("stop", 8),
         }
-        scenario.prints("AAPL", "187.90")
-        await scenario.waits(seconds=90)
+        scenario.print_trade("AAPL", "187.90")
+        await scenario.advance(seconds=90)
         position = await scenario.position("AAPL")
         assert position is not None
         assert position["close_reason"].startswith("STOP_LOSS_HIT")

@@ -34,11 +34,11 @@ async def test_lost_commit_response_during_entry_trades_at_most_once(
 ) -> None:
     """Bought once or not at all, protected, sold once at its target; books, journal and exchange agree."""
     async with open_proxied_scenario(database) as (scenario, proxy, commit_loss):
-        scenario.prints("AAPL", "190.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=1)
         commit_loss.lose_response(label, nth)
         await submit_entry(scenario, "AAPL", 20)
-        await scenario.waits(seconds=35)
+        await scenario.advance(seconds=35)
         assert proxy.lost_responses == 1
         entry = (await scenario.orders("AAPL"))[0]
         assert entry["status"] in ("filled", "rejected")
@@ -48,8 +48,8 @@ async def test_lost_commit_response_during_entry_trades_at_most_once(
             assert position is not None
             assert position["protected_at"] is not None
         await wait_for_entry_gate(scenario)
-        scenario.prints("AAPL", "194.05")
-        await scenario.waits(seconds=10)
+        scenario.print_trade("AAPL", "194.05")
+        await scenario.advance(seconds=10)
         assert scenario.held_qty("AAPL") == 0
         assert await scenario.count_submitted("AAPL") <= 1
         await assert_sent_once(scenario)
@@ -72,14 +72,14 @@ async def test_lost_commit_response_during_entry_trades_at_most_once(
 async def test_lost_commit_response_during_exit_sells_once(database: str, label: str, nth: int) -> None:
     """Asked to close, the daemon sells exactly what is held, once, whatever it did not hear of its own writing."""
     async with open_proxied_scenario(database) as (scenario, proxy, commit_loss):
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         commit_loss.lose_response(label, nth)
         await scenario.conn.execute(
             "INSERT INTO commands (kind, arguments, requested_at, requested_by)"
             " VALUES ('close', '{\"symbol\": \"AAPL\"}', $1, 'trader')",
             scenario.clock.now(),
         )
-        await scenario.waits(seconds=60)
+        await scenario.advance(seconds=60)
         assert proxy.lost_responses == 1
         assert scenario.held_qty("AAPL") == 0
         position = await scenario.position("AAPL")
@@ -98,12 +98,12 @@ async def test_lost_commit_response_during_protection_leaves_one_oco(
 ) -> None:
     """Eight of twenty fill: in the end one stop and one target for eight, never two of either."""
     async with open_proxied_scenario(database) as (scenario, proxy, commit_loss):
-        scenario.prints("AAPL", "190.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=1)
         await scenario.inject_fault("partial", symbol="AAPL", qty="8", role="entry")
         if label == "unprotected":  # written only of what was protected before
             await submit_entry(scenario, "AAPL", 20)
-            await scenario.waits(seconds=20)
+            await scenario.advance(seconds=20)
             commit_loss.lose_response(label, nth)
             live = list(scenario.server.exchange.order_store.working("AAPL"))
             await scenario.admin("cancel", {"id": live[0].id})
@@ -111,7 +111,7 @@ async def test_lost_commit_response_during_protection_leaves_one_oco(
             row = await submit_entry(scenario, "AAPL", 20)
             assert row is not None
             commit_loss.lose_response(label, nth)
-        await scenario.waits(seconds=50)
+        await scenario.advance(seconds=50)
         assert proxy.lost_responses == 1
         position = await scenario.position("AAPL")
         assert position is not None
@@ -131,7 +131,7 @@ async def test_lost_commit_response_during_protection_leaves_one_oco(
 async def test_lost_commit_response_during_flatten_ends_flat(database: str, label: str) -> None:
     """SIGTERM: flat within its bound and code zero, though the answer to one of its commits never came."""
     async with open_proxied_scenario(database) as (scenario, proxy, commit_loss):
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         commit_loss.lose_response(label)
         scenario.stop.request("SIGTERM", flatten=True)
         assert await scenario.wait_for_exit() == 0

@@ -36,7 +36,7 @@ async def open_restored_scenario(
             scenario.dsn = old
             scenario.conn = await asyncpg.connect(old)
             await scenario.start()
-            await scenario.waits(seconds=20)
+            await scenario.advance(seconds=20)
             yield scenario
         finally:
             if scenario.components is not None:
@@ -48,11 +48,11 @@ async def open_restored_scenario(
 
 async def fill_entry_partly(scenario: Scenario) -> None:
     """Eight of twenty shares are bought, the rest is cancelled, stop and target are for eight."""
-    scenario.prints("AAPL", "190.00")
-    await scenario.waits(seconds=1)
+    scenario.print_trade("AAPL", "190.00")
+    await scenario.advance(seconds=1)
     await scenario.inject_fault("partial", symbol="AAPL", qty="8", role="entry")
     await scenario.submit_entry("AAPL", 20, **ENTRY)
-    await scenario.waits(seconds=15)
+    await scenario.advance(seconds=15)
     assert scenario.held_qty("AAPL") == 8
     assert await scenario.count_submitted("AAPL") == 2
 
@@ -70,8 +70,8 @@ async def test_protection_with_lost_rows_is_adopted(postgres: PostgresServer, da
         assert top["position_id"] == position["position_id"]
         assert position["protected_at"] is not None
         assert await scenario.count_submitted("AAPL") == 2
-        scenario.prints("AAPL", "194.05")
-        await scenario.waits(seconds=10)
+        scenario.print_trade("AAPL", "194.05")
+        await scenario.advance(seconds=10)
         assert scenario.held_qty("AAPL") == 0
         position = await scenario.position("AAPL")
         assert position is not None
@@ -83,14 +83,14 @@ async def test_protection_with_lost_rows_is_adopted(postgres: PostgresServer, da
 
 
 async def hold_position(scenario: Scenario) -> None:
-    await scenario.holds("AAPL", 20)
+    await scenario.given_position("AAPL", 20)
 
 
 async def exit_during_halt(scenario: Scenario) -> None:
     """An exit waits at the broker for the end of a halt."""
     await scenario.admin("halt", {"symbol": "AAPL"})
     assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
-    await scenario.waits(seconds=20)
+    await scenario.advance(seconds=20)
     assert [one.client_order_id[-2:] for one in scenario.server.exchange.order_store.live()] == ["-x"]
 
 
@@ -107,12 +107,12 @@ async def test_exit_with_lost_row_is_adopted_with_its_intent(postgres: PostgresS
         assert (row["origin"], row["order_purpose"]) == ("catalyst", "exit")
         assert row["status"] in ("submitted", "accepted")
         assert await scenario.conn.fetchval("SELECT count(*) FROM exit_intents WHERE state = 'open'") == 1
-        await scenario.waits(seconds=70)  # it is priced anew
+        await scenario.advance(seconds=70)  # it is priced anew
         exits = [o for o in await scenario.orders("AAPL") if o["order_purpose"] == "exit"]
         assert len({o["client_order_id"] for o in exits}) == len(exits) >= 2
         await scenario.admin("resume", {"symbol": "AAPL"})
-        scenario.prints("AAPL", "189.00")
-        await scenario.waits(seconds=5)
+        scenario.print_trade("AAPL", "189.00")
+        await scenario.advance(seconds=5)
         assert scenario.held_qty("AAPL") == 0
         position = await scenario.position("AAPL")
         assert position is not None
@@ -125,7 +125,7 @@ async def test_own_exit_without_position_is_treated_as_external(database: str) -
     """By its id it is an exit of ours, and nothing is held that it could leave: that is said, and it is treated like
     anybody's order."""
     async with open_scenario(database) as scenario:
-        scenario.prints("MSFT", "190.00")
+        scenario.print_trade("MSFT", "190.00")
         lost = client_order_id("a position that nobody knows", "x", 0)
         bid = {
             "symbol": "MSFT",
@@ -136,7 +136,7 @@ async def test_own_exit_without_position_is_treated_as_external(database: str) -
             "time_in_force": "day",
         }
         await scenario.admin("order", {**bid, "client_order_id": lost})
-        await scenario.waits(seconds=10)
+        await scenario.advance(seconds=10)
         (row,) = await scenario.orders("MSFT")
         assert (row["origin"], row["order_purpose"], row["position_id"]) == ("external", "exit", None)
         said = await scenario.conn.fetchval("SELECT message FROM alerts WHERE event = 'ORDER_ADOPTED'")

@@ -45,7 +45,7 @@ def restart_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
 async def open_dedicated_scenario(server: DedicatedServer) -> AsyncIterator[Scenario]:
     """A desk on a server of its own; the test's own connection may end with the server's."""
     async with open_scenario(server.dsn) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         yield scenario
 
 
@@ -69,8 +69,8 @@ async def assert_recovers(scenario: Scenario, before: int) -> None:
     """Entries are possible again, nothing acknowledged is missing, and the day goes on to its target."""
     await wait_for_entry_gate(scenario)
     assert await scenario.conn.fetchval("SELECT count(*) FROM order_events") >= before
-    scenario.prints("AAPL", "194.05")
-    await scenario.waits(seconds=10)
+    scenario.print_trade("AAPL", "194.05")
+    await scenario.advance(seconds=10)
     assert scenario.held_qty("AAPL") == 0
     position = await scenario.position("AAPL")
     assert position is not None
@@ -89,7 +89,7 @@ async def test_daemon_survives_server_restarts_and_killed_backend() -> None:
 
         for mode in ("fast", "immediate"):
             await server.restart(mode)
-            await scenario.waits(seconds=5)
+            await scenario.advance(seconds=5)
             await reconnect(scenario)
             await wait_for_entry_gate(scenario)
 
@@ -98,19 +98,19 @@ async def test_daemon_survives_server_restarts_and_killed_backend() -> None:
         )
         server.kill_backend(pid)
         await reconnect(scenario)
-        await scenario.waits(seconds=10)
+        await scenario.advance(seconds=10)
         await wait_for_entry_gate(scenario)
 
         await server.stop()
-        await scenario.waits(seconds=40)
+        await scenario.advance(seconds=40)
         assert "database" in scenario.components.gate.reasons
         assert await submit_entry(scenario, "MSFT", 10) is None
         assert (
             len(scenario.server.exchange.order_store.live()) == 2
         )  # the stop and the target of what is held
-        scenario.prints("MSFT", "190.00")
+        scenario.print_trade("MSFT", "190.00")
         await server.start()
-        await scenario.waits(seconds=10)
+        await scenario.advance(seconds=10)
         await reconnect(scenario)
         assert scenario.held_qty("MSFT") == 0
         assert scenario.components.epoch == epoch
@@ -121,7 +121,7 @@ async def test_daemon_survives_server_restarts_and_killed_backend() -> None:
 async def test_cut_connection_is_replaced_in_same_epoch(database: str, name: str) -> None:
     """The pool's, the lock's, the ear's: taken anew, in the same epoch, and commands are heard again."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         before = await scenario.conn.fetchval("SELECT count(*) FROM order_events")
         cut = await scenario.conn.fetch(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -129,7 +129,7 @@ async def test_cut_connection_is_replaced_in_same_epoch(database: str, name: str
             name,
         )
         assert cut
-        await scenario.waits(seconds=10)
+        await scenario.advance(seconds=10)
         await wait_for_entry_gate(scenario)
         assert (await scenario.send_command("halt", reason="a look"))["ok"]
         assert (await scenario.send_command("resume"))["ok"]
@@ -140,13 +140,13 @@ async def test_cut_connection_is_replaced_in_same_epoch(database: str, name: str
 async def test_exhausted_pool_blocks_entries_until_released(database: str) -> None:
     """Nobody can borrow one: entries stop, what protects stays, and trading goes on when they are given back."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         assert scenario.components is not None
         before = await scenario.conn.fetchval("SELECT count(*) FROM order_events")
         async with AsyncExitStack() as held:
             for _ in range(8):
                 await held.enter_async_context(scenario.components.store._pool.acquire())
-            await scenario.waits(seconds=6)
+            await scenario.advance(seconds=6)
             assert "database" in scenario.components.gate.reasons
             assert len(scenario.server.exchange.order_store.live()) == 2
         await assert_recovers(scenario, before)
@@ -159,15 +159,15 @@ async def test_locked_rows_are_retried_after_lock_timeout(
     told of; when it ends, everything is booked."""
     monkeypatch.setattr(pool, "LOCK_TIMEOUT_MS", 200)
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         assert scenario.components is not None
         before = await scenario.conn.fetchval("SELECT count(*) FROM order_events")
         other = await asyncpg.connect(database)
         async with other.transaction():
             await other.execute("SELECT 1 FROM positions FOR UPDATE")
             await other.execute("SELECT 1 FROM orders FOR UPDATE")
-            scenario.prints("AAPL", "194.05")
-            await scenario.waits(seconds=40)
+            scenario.print_trade("AAPL", "194.05")
+            await scenario.advance(seconds=40)
             assert scenario.held_qty("AAPL") == 0
             assert not scenario.components.gate.failed_invariants
         await other.close()
@@ -179,7 +179,7 @@ async def test_slow_database_only_delays(database: str) -> None:
     async with open_proxied_scenario(database) as (scenario, proxy, _):
         before = await scenario.conn.fetchval("SELECT count(*) FROM order_events")
         proxy.latency = 0.005
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         position = await scenario.position("AAPL")
         assert position is not None
         assert position["protected_at"] is not None
@@ -191,7 +191,7 @@ async def test_slow_database_only_delays(database: str) -> None:
 async def test_sigterm_flattens_in_time_with_slow_database(database: str) -> None:
     """SIGTERM while each packet takes twenty milliseconds either way: flat, proven, and in time."""
     async with open_proxied_scenario(database) as (scenario, proxy, _):
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         proxy.latency = 0.02
         scenario.stop.request("SIGTERM", flatten=True)
         assert await scenario.wait_for_exit() == 0
@@ -206,21 +206,21 @@ async def test_silent_database_blocks_entries_and_catches_up(database: str) -> N
     """The database swallows everything for minutes: no entry, and what the broker's target sold meanwhile is
     booked when it is back, to the cent."""
     async with open_proxied_scenario(database) as (scenario, proxy, _):
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         assert scenario.components is not None
         proxy.stop_forwarding()
-        await scenario.waits(seconds=12)
+        await scenario.advance(seconds=12)
         assert "database" in scenario.components.gate.reasons
         assert await submit_entry(scenario, "MSFT", 10) is None
-        scenario.prints("AAPL", "194.05")
+        scenario.print_trade("AAPL", "194.05")
         proxy.refusing = True  # dark costs real time, refusing does not: for the daemon it is the same
         proxy.cut_connections()
-        await scenario.waits(seconds=40)
+        await scenario.advance(seconds=40)
         assert scenario.held_qty("AAPL") == 0
         assert await scenario.count_submitted("MSFT") == 0
 
         proxy.resume()
-        await scenario.waits(seconds=30)
+        await scenario.advance(seconds=30)
         position = await scenario.position("AAPL")
         assert position is not None
         assert position["close_reason"].startswith("TAKE_PROFIT_HIT")
@@ -303,11 +303,11 @@ async def test_full_database_disk_blocks_entries_until_freed(small_disk: Path) -
         # What is left in the files that exist already is used up too.
         with pytest.raises((asyncpg.PostgresError, OSError, asyncpg.InterfaceError)):
             await fill_disk(scenario.conn)
-        await scenario.waits(seconds=60)
+        await scenario.advance(seconds=60)
         assert "database" in scenario.components.gate.reasons
         assert len(scenario.server.exchange.order_store.live()) == 2
         stuffing.unlink()
         await server.restart("fast")
-        await scenario.waits(seconds=10)
+        await scenario.advance(seconds=10)
         await reconnect(scenario)
         await assert_recovers(scenario, before)

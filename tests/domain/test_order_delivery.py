@@ -169,7 +169,9 @@ class OrderDeliveryMachine(RuleBasedStateMachine):
         self.venue.broker_status = broker_status
         self.undelivered.append(self.venue.message())
 
-    @precondition(lambda self: self.venue.broker_status in {*WORKING_STATUSES, "partially_filled", *TERMINAL_STATUSES})
+    @precondition(
+        lambda self: self.venue.broker_status in {*WORKING_STATUSES, "partially_filled", *TERMINAL_STATUSES}
+    )
     @rule(share=st.sampled_from([1, 7, 20, 50, 100]))
     def execute(self, share: int) -> None:
         """A fill, of an order that works or of one that has just ended: the exchange was first."""
@@ -207,7 +209,9 @@ class OrderDeliveryMachine(RuleBasedStateMachine):
 
     # -- at home
 
-    @precondition(lambda self: self.venue.broker_status is None and self.ledger.state.status is Status.SUBMITTED)
+    @precondition(
+        lambda self: self.venue.broker_status is None and self.ledger.state.status is Status.SUBMITTED
+    )
     @rule()
     def assume_never_arrived(self) -> None:
         """The broker never had it, as far as one can see; it may be on the way all the same."""

@@ -176,7 +176,9 @@ def test_risk_check_refuses_correlation_above_the_limit():
         said == "correlation unknown (49 daily returns of 60, 78 intraday of 120): the sector limit decides"
     )
     off = check_trade(
-        tesla_proposal(), limits=replace(LIMITS, check_correlation=False), most_correlated=MostCorrelated("AAPL", 0.99)
+        tesla_proposal(),
+        limits=replace(LIMITS, check_correlation=False),
+        most_correlated=MostCorrelated("AAPL", 0.99),
     )
     assert off.approved
 

@@ -214,9 +214,9 @@ async def test_exchange_comparison_matches_when_fills_shares_and_cents_are_equal
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"realised": "15.01"}, "realised is 15.00 in the tables, 15.01 at the exchange"),
-        ({"positions": {}}, "the tables hold"),
-        ({"problems": ["cash is wrong"]}, "finds fault with itself: cash is wrong"),
+        ({"realised": "15.01"}, "realised is 15.00 in the database, 15.01 at the exchange"),
+        ({"positions": {}}, "the database holds"),
+        ({"problems": ["cash is wrong"]}, "the exchange's own audit failed: cash is wrong"),
     ],
 )
 async def test_exchange_comparison_fails_on_one_cent_or_share(

@@ -5,8 +5,8 @@ from decimal import Decimal
 
 from catalyst.simulator.admin.audit import audit
 from catalyst.simulator.exchange.exchange import Exchange
+from catalyst.simulator.exchange.lifecycle import TradeUpdateMessage
 from catalyst.simulator.exchange.settings import ExchangeSettings, LatencyRange
-from catalyst.simulator.exchange.venue import TradeUpdateMessage
 from catalyst.simulator.faults.rules import Fault, FaultKind
 from catalyst.simulator.rules.orders import Order, OrderRole
 from catalyst.simulator.rules.wire_format import ApiError

@@ -8,7 +8,7 @@ import pytest
 
 from catalyst.simulator.exchange.settings import ExchangeSettings, LatencyRange
 from catalyst.simulator.faults.rules import FaultKind
-from tests.promises import promises_of, functions_of_tests
+from tests.promises import functions_of_tests, promises_of
 
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "simulator.md"

@@ -11,7 +11,6 @@ import orjson
 import pytest
 
 from catalyst.clock import ManualClock, ScaledClock, SystemClock
-from catalyst.simulator.exchange import watchlists
 from catalyst.simulator.exchange.persistence import JOURNAL_FILE, Journal
 from catalyst.simulator.exchange.views import order_view
 from catalyst.simulator.rules.orders import OrderRole, OrderStatus
@@ -84,7 +83,7 @@ def test_journal_line_holds_only_changes(tmp_path: Path) -> None:
     scenario = ExchangeScenario()
     journal = Journal(tmp_path)
     scenario.exchange.deposit(Decimal(50_000))
-    watchlists.create(scenario.exchange, "own", ["AAPL"])
+    scenario.exchange.watchlists.create("own", ["AAPL"], scenario.exchange.now)
     for _ in range(100):
         scenario.submit("buy", 1, "AAPL", "limit", limit_price="50")
     scenario.advance()
@@ -97,7 +96,8 @@ def test_journal_line_holds_only_changes(tmp_path: Path) -> None:
     assert (len(second["orders"]), second["completed"]) == (1, [])
     assert len(second["scheduled"]) <= 3
     again = restore_from_journal(scenario, Journal(tmp_path)).exchange
-    for name in ("transfers", "watchlists", "account", "executions", "equity_history", "halted"):
+    assert again.watchlists.by_id == scenario.exchange.watchlists.by_id
+    for name in ("transfers", "account", "executions", "equity_history", "halted"):
         assert getattr(again, name) == getattr(scenario.exchange, name)
     assert sorted(again.event_queue.events, key=str) == sorted(scenario.exchange.event_queue.events, key=str)
 

@@ -70,7 +70,7 @@ def test_synthetic_market_repeats_with_its_seed() -> None:
         for arguments in ((3, DAY, 400), (3, DAY, 400), (4, DAY, 400), (3, date(2026, 11, 23), 400))
     )
     assert list(one.assets().items()) == list(same.assets().items())
-    for table in ("tape", "daily"):
+    for table in ("intraday", "daily"):
         for name in ("key", "open", "high", "low", "close", "volume"):
             assert np.array_equal(getattr(getattr(one, table), name), getattr(getattr(same, table), name))
     assert one.news.articles == same.news.articles

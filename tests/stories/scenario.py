@@ -154,7 +154,7 @@ class Scenario:
         ready = asyncio.ensure_future(components.ready.wait())
         await self.clock.wait_until_quiet()
         while not ready.done() and not self._run_task.done() and not self.crash_trigger.crashed:
-            await self.waits(seconds=1)
+            await self.advance(seconds=1)
         if not ready.done():
             ready.cancel()
         if self.crash_trigger.crashed:
@@ -162,7 +162,7 @@ class Scenario:
         if self._run_task.done():
             self._run_task.result()
         while components.stream.state is not StreamState.READY:
-            await self.waits(seconds=1)
+            await self.advance(seconds=1)
 
     async def crash(self) -> None:
         """The daemon is gone at once: nothing of it runs another line, its connections are cut."""
@@ -183,7 +183,7 @@ class Scenario:
         for _ in range(240):
             if self.crash_trigger.crashed:
                 break
-            await self.waits(seconds=0.5)
+            await self.advance(seconds=0.5)
         assert self.crash_trigger.crashed, f"never came to {moment} {step}"
         await self.crash()
         if task is not None:
@@ -193,7 +193,7 @@ class Scenario:
         """Wait, on the story's clock in steps of seconds, until the daemon has ended by itself; its exit code."""
         assert self._run_task is not None
         while not self._run_task.done():
-            await self.waits(seconds=step)
+            await self.advance(seconds=step)
         code = self._run_task.result()
         await self._stack.aclose()
         self.components = None
@@ -207,14 +207,14 @@ class Scenario:
 
     # -- the market
 
-    def prints(self, symbol: str, price: str, *, size: int = 100_000, after: float = 0.0) -> None:
+    def print_trade(self, symbol: str, price: str, *, size: int = 100_000, after: float = 0.0) -> None:
         """A trade on the tape, `after` seconds from now (a hair later, so that it is news)."""
         assert isinstance(self.market, ScenarioMarket)
         when = self.clock.now() + timedelta(seconds=after, microseconds=1)
         self.market.add_trade(symbol, when, price, size)
         self.server._wake_event.set()  # the tape was written behind the driver's back
 
-    async def waits(self, **duration: float) -> None:
+    async def advance(self, **duration: float) -> None:
         """Let market time pass."""
         await self.clock.advance(timedelta(**duration))
 
@@ -288,12 +288,12 @@ class Scenario:
         ledger = await self.admin(f"logs?method=POST&path=/v2/orders&symbol={symbol}")
         return len(ledger["requests"])
 
-    async def holds(self, symbol: str, qty: int, **orders: str) -> OrderRow:
+    async def given_position(self, symbol: str, qty: int, **orders: str) -> OrderRow:
         """Buy `qty` shares by a bracket entry that fills at once and is protected; the entry's row."""
-        self.prints(symbol, "190.00")
-        await self.waits(seconds=1)
+        self.print_trade(symbol, "190.00")
+        await self.advance(seconds=1)
         row = await self.submit_entry(symbol, qty, **{**ENTRY, **orders})
-        await self.waits(seconds=5)
+        await self.advance(seconds=5)
         assert self.held_qty(symbol) == qty
         return row
 
@@ -320,7 +320,7 @@ class Scenario:
             )
             if row is not None and row["ok"] is not None:
                 return {"ok": row["ok"], **orjson.loads(row["result"])}
-            await self.waits(seconds=1)
+            await self.advance(seconds=1)
         raise AssertionError(f"nobody answered {kind}")
 
     async def alert_events(self) -> list[str]:

@@ -8,12 +8,12 @@ from tests.stories.scenario import ENTRY, open_scenario
 async def test_position_survives_half_hour_broker_outage(database: str) -> None:
     """Everything is refused for thirty minutes with a position open: nothing breaks, and afterwards all agrees."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         await scenario.inject_fault("status_before", route="/v2/*", status=503, count=0)
-        scenario.prints("AAPL", "187.50", after=300)
-        await scenario.waits(minutes=30)
+        scenario.print_trade("AAPL", "187.50", after=300)
+        await scenario.advance(minutes=30)
         await scenario.clear_faults()
-        await scenario.waits(seconds=60)
+        await scenario.advance(seconds=60)
         position = await scenario.position("AAPL")
         assert position is not None
         assert (position["status"], scenario.held_qty("AAPL")) == ("closed", 0)
@@ -23,18 +23,18 @@ async def test_position_survives_half_hour_broker_outage(database: str) -> None:
 async def test_exit_is_retried_while_broker_writes_fail(database: str) -> None:
     """Orders, changes and cancels fail for two minutes: the exit is retried, somebody is told, and it gets through."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         await scenario.inject_fault("status_before", method="POST", route="/v2/orders", status=500, count=0)
         for verb in ("DELETE", "PATCH"):
             await scenario.inject_fault(
                 "status_before", method=verb, route="/v2/orders/*", status=500, count=0
             )
         assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
-        await scenario.waits(seconds=120)
+        await scenario.advance(seconds=120)
         assert scenario.held_qty("AAPL") == 20
         assert "EXIT_SLOW" in await scenario.alert_events()
         await scenario.clear_faults()
-        await scenario.waits(seconds=60)
+        await scenario.advance(seconds=60)
         assert scenario.held_qty("AAPL") == 0
         await scenario.assert_consistent()
 
@@ -43,10 +43,10 @@ async def test_exit_is_retried_while_broker_writes_fail(database: str) -> None:
 async def test_entry_is_sent_at_most_once_under_rate_limiting(database: str) -> None:
     """Every other request is turned away for a while: the entry is shed or made, once, and books agree."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         await scenario.inject_fault("rate_limit", route="/v2/*", count=25)
         assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
-        await scenario.waits(seconds=180)
+        await scenario.advance(seconds=180)
         assert scenario.held_qty("AAPL") == 0
         await scenario.assert_consistent()
 
@@ -56,9 +56,9 @@ async def test_lagging_position_list_causes_no_action(database: str) -> None:
     """The list of positions runs ten seconds behind the fills: no alarm, no second order, and an exit still sells."""
     async with open_scenario(database) as scenario:
         await scenario.admin("settings", {"position_lag": 10})
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
-        await scenario.waits(seconds=60)
+        await scenario.advance(seconds=60)
         assert scenario.held_qty("AAPL") == 0
         assert await scenario.alert_events() == []
         position = await scenario.position("AAPL")
@@ -72,11 +72,11 @@ async def test_partial_entry_oco_is_retried_while_positions_lag(database: str) -
     """The broker has not booked the eight shares yet and refuses their OCO: it is tried until it stands."""
     async with open_scenario(database) as scenario:
         await scenario.admin("settings", {"position_lag": 10})
-        scenario.prints("AAPL", "190.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=1)
         await scenario.inject_fault("partial", symbol="AAPL", qty="8", role="entry")
         await scenario.submit_entry("AAPL", 20, **ENTRY)
-        await scenario.waits(seconds=40)
+        await scenario.advance(seconds=40)
         position = await scenario.position("AAPL")
         assert position is not None
         assert (position["quantity"], position["status"]) == (8, "open")
@@ -89,11 +89,11 @@ async def test_partial_entry_oco_is_retried_while_positions_lag(database: str) -
 async def test_empty_broker_list_causes_no_action(database: str, route: str) -> None:
     """An empty list for two minutes is not a flat account: nothing is closed, sold or placed because of it."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         await scenario.inject_fault("empty", method="GET", route=route, count=0)
-        await scenario.waits(minutes=2)
+        await scenario.advance(minutes=2)
         await scenario.clear_faults()
-        await scenario.waits(seconds=70)
+        await scenario.advance(seconds=70)
         position = await scenario.position("AAPL")
         assert position is not None
         assert (position["status"], scenario.held_qty("AAPL")) == ("open", 20)
@@ -107,20 +107,20 @@ async def test_empty_broker_list_causes_no_action(database: str, route: str) -> 
 async def test_refused_keys_recover_without_restart(database: str) -> None:
     """401 in the middle of the day: no tight loop, and without a restart all goes on when they work again."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         before = len((await scenario.admin("logs"))["requests"])
         await scenario.inject_fault("unauthorized", route="/v2/*", count=0)
-        await scenario.waits(minutes=2)
+        await scenario.advance(minutes=2)
         row = await scenario.submit_entry("MSFT", 5, **ENTRY)
         assert row.status == "rejected"
         assert "AUTH_REFUSED" in await scenario.alert_events()
         assert len((await scenario.admin("logs"))["requests"]) - before < 120
         await scenario.clear_faults()
-        await scenario.waits(seconds=60)
-        scenario.prints("MSFT", "190.00")
-        await scenario.waits(seconds=1)
+        await scenario.advance(seconds=60)
+        scenario.print_trade("MSFT", "190.00")
+        await scenario.advance(seconds=1)
         assert (await scenario.submit_entry("MSFT", 5, **ENTRY)).status != "rejected"
-        await scenario.waits(seconds=10)
+        await scenario.advance(seconds=10)
         await scenario.assert_consistent()
 
 
@@ -128,11 +128,11 @@ async def test_position_is_written_off_when_shares_vanish_without_fill(database:
     """The broker has no share and no fill tells why: after looks that last, the position is written off for all
     to see, with its result unknown, and the symbol is free again."""
     async with open_scenario(database, risk={"max_daily_loss": 50_000}) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         for leg in [o for o in await scenario.orders("AAPL") if o["order_purpose"] == "take_profit"]:
             await scenario.admin("cancel", {"id": leg["alpaca_order_id"]})
         scenario.server.exchange.account.positions.pop("AAPL")
-        await scenario.waits(seconds=150)
+        await scenario.advance(seconds=150)
         position = await scenario.position("AAPL")
         assert position is not None
         assert position["status"] == "closed"
@@ -142,7 +142,7 @@ async def test_position_is_written_off_when_shares_vanish_without_fill(database:
         assert (
             await scenario.conn.fetchval("SELECT count(*) FROM order_events WHERE kind = 'adjustment'") == 1
         )
-        await scenario.waits(seconds=120)
+        await scenario.advance(seconds=120)
         assert scenario.components is not None
         assert scenario.components.gate.refusal("AAPL") is None
 
@@ -150,20 +150,20 @@ async def test_position_is_written_off_when_shares_vanish_without_fill(database:
 async def test_notional_external_order_is_quarantined(database: str) -> None:
     """Somebody buys for dollars, a quantity nobody knows yet: kept aside and told of, and the rest goes on."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         await scenario.admin(
             "order",
             {"symbol": "MSFT", "notional": "100", "side": "buy", "type": "market", "time_in_force": "day"},
         )
-        await scenario.waits(seconds=70)
+        await scenario.advance(seconds=70)
         assert (
             "ORDER_UNACCEPTABLE" in await scenario.alert_events()
             or "FOREIGN_ORDER" in await scenario.alert_events()
         )
         await scenario.crash()
         await scenario.start()
-        scenario.prints("AAPL", "194.05")
-        await scenario.waits(seconds=10)
+        scenario.print_trade("AAPL", "194.05")
+        await scenario.advance(seconds=10)
         position = await scenario.position("AAPL")
         assert position is not None
         assert position["status"] == "closed"

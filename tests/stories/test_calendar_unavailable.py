@@ -13,7 +13,7 @@ async def test_restart_without_calendar_resumes_begun_day(database: str) -> None
     """The daemon dies with shares held and comes back without a calendar: the tables know today's hours, so it recovers
     at once, leaves when it should have, and proves the close."""
     async with open_scenario(database, now=at("15:45")) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         await scenario.crash()
         await fail_calendar_requests(scenario)
         await scenario.start()
@@ -33,14 +33,14 @@ async def test_first_start_without_calendar_recovers_and_waits(database: str) ->
         await scenario.start()
         assert scenario.components is not None
         assert "recovery" not in scenario.components.gate.reasons
-        await scenario.waits(seconds=30)
+        await scenario.advance(seconds=30)
         assert scenario.components.trading_day is None
         assert scenario.components.exits.session is None
         await scenario.clear_faults()
-        await scenario.waits(seconds=10)
+        await scenario.advance(seconds=10)
         assert scenario.components.trading_day is not None
-        scenario.prints("AAPL", "190.00")
+        scenario.print_trade("AAPL", "190.00")
         await scenario.submit_entry("AAPL", 10, **ENTRY)
-        await scenario.waits(seconds=5)
+        await scenario.advance(seconds=5)
         assert scenario.held_qty("AAPL") == 10
         await scenario.assert_consistent()

@@ -26,15 +26,15 @@ async def test_expired_entry_with_partial_fill_is_a_position_after_restart(datab
     async with open_scenario(
         database, now=at("15:45"), positions={"close_all_at_market_close": False}
     ) as scenario:
-        scenario.prints("AAPL", "190.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=1)
         await scenario.inject_fault("partial", symbol="AAPL", qty="8", role="entry")
         await scenario.submit_entry("AAPL", 20, **ENTRY)
-        await scenario.waits(seconds=2)
+        await scenario.advance(seconds=2)
         await scenario.crash()
         await scenario.clock.advance_to(at("16:01"))
         await scenario.start()
-        await scenario.waits(seconds=5)
+        await scenario.advance(seconds=5)
         entry = (await scenario.orders("AAPL"))[0]
         assert (entry["status"], entry["filled_qty"]) == ("expired", 8)
         position = await scenario.position("AAPL")
@@ -47,18 +47,18 @@ async def test_expired_entry_with_partial_fill_is_a_position_after_restart(datab
 async def test_replacement_chain_is_resolved_to_last_order_after_restart(database: str) -> None:
     """Replaced twice while nobody of ours was alive: the last order is the entry, and its fill the position."""
     async with open_scenario(database) as scenario:
-        scenario.prints("AAPL", "191.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "191.00")
+        await scenario.advance(seconds=1)
         await scenario.submit_entry("AAPL", 20, **ENTRY)
-        await scenario.waits(seconds=2)
+        await scenario.advance(seconds=2)
         broker_id = (await scenario.orders("AAPL"))[0]["alpaca_order_id"]
         await scenario.crash()
         for price in ("190.20", "191.50"):
             broker_id = await replace_by_hand(scenario, broker_id, price)
-            await scenario.waits(seconds=2)
+            await scenario.advance(seconds=2)
         assert scenario.held_qty("AAPL") == 20
         await scenario.start()
-        await scenario.waits(seconds=20)
+        await scenario.advance(seconds=20)
         entries = [o for o in await scenario.orders("AAPL") if o["order_purpose"] == "entry"]
         assert [o["status"] for o in entries] == ["replaced", "replaced", "filled"]
         assert [o["replaces"] for o in entries] == [None, entries[0]["order_id"], entries[1]["order_id"]]
@@ -74,14 +74,14 @@ async def test_replacement_missing_from_stream_is_read_at_once(database: str) ->
     """The stream tells that an order was replaced and is silent about the order in its place: it is asked for at
     once, not at the next poll."""
     async with open_scenario(database) as scenario:
-        scenario.prints("AAPL", "191.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "191.00")
+        await scenario.advance(seconds=1)
         await scenario.submit_entry("AAPL", 20, **ENTRY)
-        await scenario.waits(seconds=16)
+        await scenario.advance(seconds=16)
         broker_id = (await scenario.orders("AAPL"))[0]["alpaca_order_id"]
         await scenario.inject_fault("stream_drop", event="new", symbol="AAPL", count=0)
         await replace_by_hand(scenario, broker_id, "190.20")
-        await scenario.waits(seconds=3)
+        await scenario.advance(seconds=3)
         entries = [o for o in await scenario.orders("AAPL") if o["order_purpose"] == "entry"]
         assert len(entries) == 2
         assert entries[1]["replaces"] == entries[0]["order_id"]
@@ -92,21 +92,21 @@ async def test_stream_fill_is_booked_before_submit_response(database: str) -> No
     """The answer to the submit is lost, every read denies the order, and the stream tells its fill: the row is found
     by our own id, and the shares are booked at once."""
     async with open_scenario(database) as scenario:
-        scenario.prints("AAPL", "190.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=1)
         await scenario.inject_fault("visibility", symbol="AAPL", seconds=60)
         await scenario.inject_fault("empty", method="GET", route="/v2/orders", count=0)
         await scenario.inject_fault("stream_drop", event="new", symbol="AAPL", count=0)
         await scenario.inject_fault("drop", method="POST", route="/v2/orders")
         row = await scenario.submit_entry("AAPL", 20, **ENTRY)
-        await scenario.waits(seconds=3)
+        await scenario.advance(seconds=3)
         position = await scenario.position("AAPL")
         assert position is not None
         assert position["quantity"] == 20
         (entry,) = [o for o in await scenario.orders("AAPL") if o["order_purpose"] == "entry"]
         assert (entry["order_id"], entry["status"]) == (row.order_id, "filled")
         await scenario.clear_faults()
-        await scenario.waits(seconds=30)
+        await scenario.advance(seconds=30)
         assert await scenario.count_submitted("AAPL") == 1
         await scenario.assert_consistent()
 
@@ -116,15 +116,15 @@ async def test_unprotected_shares_raise_alert_when_cancel_hangs(database: str) -
     """Eight of twenty fill and the cancel of the rest hangs half a minute: somebody is paged while nothing protects the
     eight, then one OCO does, and the time without it is on record."""
     async with open_scenario(database) as scenario:
-        scenario.prints("AAPL", "190.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=1)
         await scenario.inject_fault("partial", symbol="AAPL", qty="8", role="entry")
         await scenario.inject_fault("cancel_delay", symbol="AAPL", seconds=30)
         await scenario.submit_entry("AAPL", 20, **ENTRY)
-        await scenario.waits(seconds=25)
+        await scenario.advance(seconds=25)
         assert "UNPROTECTED_OVER_BUDGET" in await scenario.alert_events()
         assert await scenario.count_submitted("AAPL") == 1
-        await scenario.waits(seconds=25)
+        await scenario.advance(seconds=25)
         position = await scenario.position("AAPL")
         assert position is not None
         assert 30 <= position["unprotected_seconds"] <= 45
@@ -137,18 +137,18 @@ async def test_unprotected_shares_raise_alert_when_cancel_hangs(database: str) -
 async def test_quote_through_stop_exits_position_without_broker_stop(database: str) -> None:
     """Nothing trades, nothing protects the shares, and the bid falls through the stop: we leave on the quote."""
     async with open_scenario(database) as scenario:
-        scenario.prints("AAPL", "190.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=1)
         await scenario.inject_fault("partial", symbol="AAPL", qty="8", role="entry")
         await scenario.inject_fault("cancel_delay", symbol="AAPL", seconds=30)
         await scenario.submit_entry("AAPL", 20, **ENTRY)
-        await scenario.waits(seconds=5)
+        await scenario.advance(seconds=5)
         assert isinstance(scenario.market.quotes, dict)
         scenario.market.quotes["AAPL"] = ("187.50", "187.52")
-        await scenario.waits(seconds=8)
+        await scenario.advance(seconds=8)
         reason = await scenario.conn.fetchval("SELECT reason FROM exit_intents WHERE state = 'open'")
         assert str(reason).startswith("STOP_LOSS_HIT: AAPL @ $187.5")
-        await scenario.waits(seconds=60)
+        await scenario.advance(seconds=60)
         assert scenario.held_qty("AAPL") == 0
         await scenario.assert_consistent()
 
@@ -159,13 +159,13 @@ async def test_all_orders_are_day_orders_for_hard_to_borrow_stock(database: str)
     are, so none is refused."""
     async with open_scenario(database) as scenario:
         await scenario.admin("settings", {"hard_to_borrow": ["AAPL"]})
-        scenario.prints("AAPL", "190.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=1)
         await scenario.inject_fault("partial", symbol="AAPL", qty="8", role="entry")
         await scenario.submit_entry("AAPL", 20, **ENTRY)
-        await scenario.waits(seconds=20)
+        await scenario.advance(seconds=20)
         assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
-        await scenario.waits(seconds=15)
+        await scenario.advance(seconds=15)
         assert scenario.held_qty("AAPL") == 0
         orders = await scenario.orders("AAPL")
         assert {o["time_in_force"] for o in orders} == {"day"}
@@ -178,12 +178,12 @@ async def test_exit_reprices_target_when_cancels_are_rejected(database: str) -> 
     """The venue refuses every cancel of what holds the shares: after a while the target is moved to the market, its
     row written first, and the shares leave once, for the reason we had. The stop goes with its group."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         await scenario.inject_fault("cancel_reject", symbol="AAPL", count=0)
         assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
-        await scenario.waits(seconds=8)
+        await scenario.advance(seconds=8)
         assert scenario.held_qty("AAPL") == 20
-        await scenario.waits(seconds=20)
+        await scenario.advance(seconds=20)
         assert scenario.held_qty("AAPL") == 0
         position = await scenario.position("AAPL")
         assert position is not None
@@ -201,7 +201,7 @@ async def test_failed_target_replacement_sells_shares_once(database: str, rule: 
     """The broker says yes and the venue no, or the answer is lost, or it is a no: the old target is still what the
     broker shows of it, one sale comes of it all, and cancelling goes on."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         await scenario.inject_fault("cancel_reject", symbol="AAPL", count=8)
         if rule == "replace_reject":
             await scenario.inject_fault(rule, symbol="AAPL")
@@ -213,7 +213,7 @@ async def test_failed_target_replacement_sells_shares_once(database: str, rule: 
         else:
             await scenario.inject_fault(rule, method="PATCH", route="/v2/orders/*")
         assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
-        await scenario.waits(seconds=60)
+        await scenario.advance(seconds=60)
         assert scenario.held_qty("AAPL") == 0
         position = await scenario.position("AAPL")
         assert position is not None
@@ -228,10 +228,10 @@ async def test_flatten_never_uses_close_all_positions(database: str) -> None:
     """Flat by our own orders, symbol by symbol: the broker's "close everything" is not asked, for it carries no id of
     ours and would sell what is not ours."""
     async with open_scenario(database) as scenario:
-        scenario.prints("MSFT", "190.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("MSFT", "190.00")
+        await scenario.advance(seconds=1)
         await order_by_hand(scenario, "MSFT", "buy", 7)
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         scenario.stop.request("SIGTERM", flatten=True)
         assert await scenario.wait_for_exit() == 0
         assert (scenario.held_qty("AAPL"), scenario.held_qty("MSFT")) == (0, 7)
@@ -250,7 +250,7 @@ async def test_exit_cancels_external_order_named_in_rejection(database: str) -> 
     """A person's offer holds half of the shares and no list shows it: the broker's refusal names it, it is cancelled,
     and the sale goes through."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         await scenario.inject_fault("empty", method="GET", route="/v2/orders", count=0)
         await scenario.inject_fault("stream_drop", symbol="AAPL", side="sell", event="new", count=0)
         target = next(o for o in await scenario.orders("AAPL") if o["order_purpose"] == "take_profit")
@@ -258,7 +258,7 @@ async def test_exit_cancels_external_order_named_in_rejection(database: str) -> 
         scenario.server.exchange.confirm_cancels()
         offer = await order_by_hand(scenario, "AAPL", "sell", 10, type="limit", limit_price="250.00")
         assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
-        await scenario.waits(seconds=60)
+        await scenario.advance(seconds=60)
         assert scenario.server.exchange.find_order(offer).status == "canceled"
         assert scenario.held_qty("AAPL") == 0
 
@@ -268,7 +268,7 @@ async def test_exit_ends_when_broker_has_no_position(database: str) -> None:
     """A person sold the shares and nothing has told us yet: "position does not exist" ends the exit, and no sale of
     ours is sent; once it is told, the position closes as sold by somebody else."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         await scenario.inject_fault("status_before", method="GET", route="/v2/positions", status=500, count=0)
         await scenario.inject_fault("empty", method="GET", route="/v2/orders", count=0)
         await scenario.inject_fault("empty", method="GET", route="/v2/account/activities/FILL", count=0)
@@ -277,15 +277,15 @@ async def test_exit_ends_when_broker_has_no_position(database: str) -> None:
         await scenario.admin("cancel", {"id": target["alpaca_order_id"]})
         scenario.server.exchange.confirm_cancels()
         await order_by_hand(scenario, "AAPL", "sell", 20)
-        await scenario.waits(seconds=1)
+        await scenario.advance(seconds=1)
         assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
-        await scenario.waits(seconds=30)
+        await scenario.advance(seconds=30)
         assert await scenario.conn.fetchval("SELECT state FROM exit_intents") == "abandoned"
         position = await scenario.position("AAPL")
         assert position is not None
         assert (position["status"], scenario.held_qty("AAPL")) == ("open", 0)
         await scenario.clear_faults()
-        await scenario.waits(seconds=70)
+        await scenario.advance(seconds=70)
         position = await scenario.position("AAPL")
         assert position is not None
         assert (position["status"], position["close_reason"][:8]) == ("closed", "EXTERNAL")
@@ -299,7 +299,7 @@ async def test_second_stop_request_does_not_repeat_flatten(database: str) -> Non
     """Asked twice to stop: one flatten, nothing is asked of the broker after the proof, and the last thing that
     happens is a transaction. The stream's task is gone."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         scenario.stop.request("SIGTERM", flatten=True)
         scenario.stop.request("SIGINT", flatten=False)
         assert await scenario.wait_for_exit() == 0
@@ -326,11 +326,11 @@ async def test_sigterm_flattens_within_a_minute_despite_broker_faults(
 ) -> None:
     """SIGTERM with a mute stream, or with every request turned away for half a minute: flat within the minute."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         await scenario.admin("faults", rule)
         scenario.stop.request("SIGTERM", flatten=True)
         if rule["kind"] != "stream_mute":
-            await scenario.waits(seconds=30)
+            await scenario.advance(seconds=30)
             assert scenario.held_qty("AAPL") == 20
             await scenario.clear_faults()
         assert await scenario.wait_for_exit() == 0
@@ -342,14 +342,14 @@ async def test_sigterm_flattens_within_a_minute_despite_broker_faults(
 async def test_flatten_continues_at_next_start_after_broker_outage(database: str) -> None:
     """Every request fails for longer than a flatten may take: it says so by its code, and the next start goes on."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         await scenario.inject_fault("status_before", route="/v2/*", status=500, count=0)
         scenario.stop.request("SIGTERM", flatten=True)
         assert await scenario.wait_for_exit() == 2
         await scenario.clear_faults()
         assert scenario.held_qty("AAPL") == 20
         await scenario.start()
-        scenario.prints("AAPL", "190.00")
-        await scenario.waits(seconds=40)
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=40)
         assert scenario.held_qty("AAPL") == 0
         await scenario.assert_consistent()

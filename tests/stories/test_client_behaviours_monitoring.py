@@ -34,10 +34,10 @@ async def test_reconciliation_reads_broker_state_on_schedule(database: str) -> N
     async with open_scenario(database) as scenario:
         paths, statuses, last = await asked(scenario, -1)
         assert (wanted - paths, statuses) == (set(), {"all", "open"})
-        await scenario.waits(seconds=35)
+        await scenario.advance(seconds=35)
         _, _, last = await asked(scenario, last)
         await scenario.admin("stream", {"act": "disconnect"})
-        await scenario.waits(seconds=8)
+        await scenario.advance(seconds=8)
         paths, statuses, last = await asked(scenario, last)
         assert (wanted - paths, statuses) == (set(), {"all", "open"})
         for minutes, later, which in (
@@ -45,7 +45,7 @@ async def test_reconciliation_reads_broker_state_on_schedule(database: str) -> N
             (4, set(), {"all"}),
             (5, set(), {"all", "open"}),
         ):
-            await scenario.waits(minutes=minutes, seconds=65)
+            await scenario.advance(minutes=minutes, seconds=65)
             paths, statuses, last = await asked(scenario, last)
             assert (wanted - paths, statuses) == (later, which)
 
@@ -56,14 +56,14 @@ async def test_full_reconciliation_is_repeated_after_failed_read_in_gap(database
     minute's, and asks for everything all the same: what works of earlier days may have filled in the gap."""
     async with open_scenario(database) as scenario:
         assert scenario.components is not None
-        await scenario.waits(seconds=35)
+        await scenario.advance(seconds=35)
         await scenario.inject_fault("status_before", method="GET", route="/v2/orders", status=500, count=0)
         await scenario.admin("stream", {"act": "disconnect"})
-        await scenario.waits(seconds=10)
+        await scenario.advance(seconds=10)
         assert "stream" in scenario.components.gate.reasons
         await scenario.clear_faults()
         last = (await scenario.admin("logs?method=GET"))["requests"][-1]["sequence"]
-        await scenario.waits(seconds=65)
+        await scenario.advance(seconds=65)
         assert scenario.components.gate.is_open
         rows = (await scenario.admin("logs?method=GET"))["requests"]
         asked = [f"{one['path']}?{one['query']}" for one in rows if one["sequence"] > last]
@@ -76,14 +76,14 @@ async def test_old_external_order_is_recorded_and_blocks_symbol(database: str) -
     """A bid good till cancelled that somebody placed days ago is no order of the day, and still it has its row: the
     symbol takes no entry."""
     async with open_scenario(database, started=False) as scenario:
-        scenario.prints("TSLA", "190.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("TSLA", "190.00")
+        await scenario.advance(seconds=1)
         await order_by_hand(
             scenario, "TSLA", "buy", 3, type="limit", limit_price="100.00", time_in_force="gtc"
         )
         await scenario.clock.advance_to(at("10:15", MONDAY + timedelta(days=3)))
         await scenario.start()
-        await scenario.waits(seconds=2)
+        await scenario.advance(seconds=2)
         assert "FOREIGN_ORDER" in await scenario.alert_events()
         assert await entry_refusal(scenario, "TSLA") == "the symbol has a working order"
 
@@ -93,8 +93,8 @@ async def test_entry_gate_stays_closed_until_recovery_is_complete(database: str)
     """Started over an order whose answer was lost, with a stream that is refused at first and positions that cannot be
     read: the order is adopted before the gate opens, and nothing may enter until the stream listens."""
     async with open_scenario(database) as scenario:
-        scenario.prints("AAPL", "190.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=1)
         await scenario.crash_at("POST /orders", Moment.AFTER, scenario.submit_entry("AAPL", 20, **ENTRY))
         await scenario.inject_fault("stream_refuse", count=1)
         await scenario.inject_fault("status_before", method="GET", route="/v2/positions", status=500, count=2)
@@ -107,7 +107,7 @@ async def test_entry_gate_stays_closed_until_recovery_is_complete(database: str)
         scenario.crash_trigger.reset()
         scenario.crash_trigger.on_step = note
         await scenario._start()
-        await scenario.waits(seconds=40)
+        await scenario.advance(seconds=40)
         assert scenario.components is not None
         assert scenario.components.gate.is_open
         first = next(number for number, (_, gate_open) in enumerate(steps) if gate_open)
@@ -124,10 +124,10 @@ async def test_stale_prices_raise_alert_without_exit(database: str) -> None:
     """Shares are held and their last print and quote grow old in the middle of the session: nothing is sold on them,
     and somebody is told."""
     async with open_scenario(database, stop_monitor={"stale_after_seconds": 30}) as scenario:
-        await scenario.holds("AAPL", 20)
-        await scenario.waits(seconds=70)
+        await scenario.given_position("AAPL", 20)
+        await scenario.advance(seconds=70)
         assert "PRICES_STALE" not in await scenario.alert_events()
-        await scenario.waits(seconds=60)
+        await scenario.advance(seconds=60)
         assert "PRICES_STALE" in await scenario.alert_events()
         assert (scenario.held_qty("AAPL"), await scenario.count_submitted("AAPL")) == (20, 1)
 
@@ -137,12 +137,12 @@ async def test_malformed_stream_messages_are_quarantined(database: str) -> None:
     """`data: null` and broken JSON are a number, a row each in quarantine, and a look at everything; the next message
     is heard."""
     async with open_scenario(database) as scenario:
-        scenario.prints("AAPL", "190.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=1)
         await scenario.inject_fault("stream_null", symbol="AAPL")
         await scenario.inject_fault("stream_raw", symbol="AAPL", text="{oops")
         await scenario.submit_entry("AAPL", 20, **ENTRY)
-        await scenario.waits(seconds=10)
+        await scenario.advance(seconds=10)
         assert scenario.components is not None
         assert scenario.components.stream_consumer.malformed == 2
         assert await scenario.conn.fetchval("SELECT count(*) FROM quarantine WHERE source = 'stream'") == 2
@@ -157,10 +157,10 @@ async def test_scan_after_failed_bar_read_covers_missed_bars(database: str) -> N
     """Bars come by asking, for the whole window each time: a scan that could not read them leaves no hole in the next
     one, which asks from before the open up to now."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         await scenario.inject_fault("status_before", method="GET", route="/v2/stocks/bars", status=500)
         assert (await scenario.send_command("scan"))["ok"] is False
-        await scenario.waits(minutes=3)
+        await scenario.advance(minutes=3)
         assert (await scenario.send_command("scan"))["ok"]
         bars = (await scenario.admin("logs?method=GET&path=/v2/stocks/bars"))["requests"]
         failed, read = bars[-2:]
@@ -181,18 +181,18 @@ async def test_clock_skew_raises_alert_and_closes_entry_gate(
     """Two seconds apart, somebody is told; thirty, and no entry leaves until they agree again."""
     async with open_scenario(database) as scenario:
         await scenario.inject_fault("clock_skew", seconds=seconds, count=0)
-        await scenario.waits(seconds=65)
+        await scenario.advance(seconds=65)
         assert scenario.components is not None
         assert (
             "CLOCK_SKEW" in await scenario.alert_events(),
             "clock" in scenario.components.gate.reasons,
         ) == (alerted, gate_closed)
-        scenario.prints("AAPL", "190.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=1)
         row = await scenario.submit_entry("AAPL", 20, **ENTRY)
         assert (row.status == "rejected") is gate_closed
         await scenario.clear_faults()
-        await scenario.waits(seconds=65)
+        await scenario.advance(seconds=65)
         assert scenario.components.gate.is_open
 
 
@@ -201,7 +201,7 @@ async def test_single_skewed_clock_response_is_ignored(database: str) -> None:
     """A single answer that is far off is asked again, and not believed."""
     async with open_scenario(database) as scenario:
         await scenario.inject_fault("clock_skew", seconds=600)
-        await scenario.waits(seconds=65)
+        await scenario.advance(seconds=65)
         assert scenario.components is not None
         assert scenario.components.gate.is_open
         assert "CLOCK_SKEW" not in await scenario.alert_events()
@@ -211,7 +211,7 @@ async def test_single_skewed_clock_response_is_ignored(database: str) -> None:
 async def test_asset_list_is_read_once_per_day(database: str) -> None:
     """However late the start: once for the day, and what it says stands in the tables."""
     async with open_scenario(database) as scenario:
-        await scenario.waits(seconds=5)
+        await scenario.advance(seconds=5)
         assert len((await scenario.admin("logs?method=GET&path=/v2/assets"))["requests"]) == 1
         rows = await scenario.conn.fetch(
             "SELECT symbol, tradable FROM securities WHERE symbol IN ('AAPL', 'DEAD')"
@@ -233,17 +233,17 @@ async def test_blocked_account_closes_entry_gate_until_unblocked(
     """Blocked in the middle of the day: within the minute no entry leaves, somebody is told, shares stay protected;
     unblocked, entries leave again."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
-        scenario.prints("MSFT", "190.00")
+        await scenario.given_position("AAPL", 20)
+        scenario.print_trade("MSFT", "190.00")
         await scenario.admin("account", lock)
-        await scenario.waits(seconds=65)
+        await scenario.advance(seconds=65)
         row = await scenario.submit_entry("MSFT", 5, **ENTRY)
         assert (row.status, await scenario.count_submitted("MSFT")) == ("rejected", 0)
         assert "ACCOUNT_BLOCKED" in await scenario.alert_events()
         await scenario.admin("account", unlock)
-        await scenario.waits(seconds=65)
+        await scenario.advance(seconds=65)
         assert (await scenario.submit_entry("MSFT", 5, **ENTRY)).status != "rejected"
-        await scenario.waits(seconds=10)
+        await scenario.advance(seconds=10)
         await scenario.assert_consistent()
 
 
@@ -251,15 +251,15 @@ async def test_blocked_account_closes_entry_gate_until_unblocked(
 async def test_approved_entry_is_checked_against_current_account(database: str) -> None:
     """What was affordable when it was proposed is held against the buying power of now, and against a lock of now."""
     async with open_scenario(database) as scenario:
-        scenario.prints("AAPL", "190.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=1)
         answer = await scenario.send_command(
             "approve", proposal_id=await insert_proposal(scenario, "AAPL", qty=5_000)
         )
         assert "buying power" in answer["error"]
         small = await insert_proposal(scenario, "MSFT")
-        scenario.prints("MSFT", "190.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("MSFT", "190.00")
+        await scenario.advance(seconds=1)
         await scenario.admin("account", {"trading_blocked": True})
         answer = await scenario.send_command("approve", proposal_id=small)
         assert "trading_blocked" in answer["error"]
@@ -267,8 +267,8 @@ async def test_approved_entry_is_checked_against_current_account(database: str) 
         assert (await scenario.send_command("approve", proposal_id=small))[
             "ok"
         ] is False  # the gate opens with the next look
-        await scenario.waits(seconds=65)
-        scenario.prints("MSFT", "190.00")
-        await scenario.waits(seconds=1)
+        await scenario.advance(seconds=65)
+        scenario.print_trade("MSFT", "190.00")
+        await scenario.advance(seconds=1)
         assert (await scenario.send_command("approve", proposal_id=small))["ok"]
         assert (await scenario.count_submitted("AAPL"), await scenario.count_submitted("MSFT")) == (0, 1)

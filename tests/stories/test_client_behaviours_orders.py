@@ -29,14 +29,14 @@ async def test_order_row_is_committed_before_request(database: str) -> None:
     """Dead in the last moment before the request: its row is there, marked as perhaps sent, with the id it would
     have carried; the broker never heard, and the next daemon sends nothing in its place."""
     async with open_scenario(database) as scenario:
-        scenario.prints("AAPL", "190.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=1)
         await scenario.crash_at("POST /orders", Moment.BEFORE, scenario.submit_entry("AAPL", 20, **ENTRY))
         (row,) = await scenario.orders("AAPL")
         assert (row["status"], row["alpaca_order_id"]) == ("submitted", None)
         assert re.fullmatch(r"[A-Za-z0-9_-]{1,48}", row["client_order_id"])
         await scenario.start()
-        await scenario.waits(seconds=30)
+        await scenario.advance(seconds=30)
         assert [o["status"] for o in await scenario.orders("AAPL")] == ["rejected"]
         assert await scenario.count_submitted("AAPL") == 0
 
@@ -46,20 +46,20 @@ async def test_order_not_found_stays_open_until_adopted(database: str) -> None:
     """Taken, unanswered, and denied by every read for eight seconds: the row stays open, the questions grow rarer,
     nothing is sent again, and the order is adopted when it shows."""
     async with open_scenario(database) as scenario:
-        scenario.prints("AAPL", "190.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=1)
         await scenario.inject_fault("visibility", symbol="AAPL", seconds=8)
         await scenario.inject_fault("empty", method="GET", route="/v2/orders", count=2)
         await scenario.inject_fault("stream_drop", symbol="AAPL", count=3)
         await scenario.inject_fault("drop", method="POST", route="/v2/orders")
         await scenario.submit_entry("AAPL", 20, **ENTRY)
-        await scenario.waits(seconds=7)
+        await scenario.advance(seconds=7)
         assert [(o["status"], o["alpaca_order_id"]) for o in await scenario.orders("AAPL")] == [
             ("submitted", None)
         ]
         asked = (await scenario.admin("logs?path=/v2/orders:by_client_order_id"))["requests"]
         assert 2 <= len(asked) <= 6
-        await scenario.waits(seconds=20)
+        await scenario.advance(seconds=20)
         assert (await scenario.orders("AAPL"))[0]["status"] == "filled"
         assert await scenario.count_submitted("AAPL") == 1
         await scenario.assert_consistent()
@@ -69,14 +69,14 @@ async def test_order_not_found_stays_open_until_adopted(database: str) -> None:
 async def test_order_with_duplicate_id_response_is_adopted(database: str) -> None:
     """The order was taken and the answer is that its id must be unique: it is looked up, adopted and protected."""
     async with open_scenario(database) as scenario:
-        scenario.prints("AAPL", "190.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=1)
         await scenario.inject_fault(
             "status", method="POST", route="/v2/orders", status=422, code=42210000,
             message="client_order_id must be unique",
         )  # fmt: skip
         await scenario.submit_entry("AAPL", 20, **ENTRY)
-        await scenario.waits(seconds=15)
+        await scenario.advance(seconds=15)
         position = await scenario.position("AAPL")
         assert position is not None
         assert position["protected_at"] is not None
@@ -88,8 +88,8 @@ async def test_order_with_duplicate_id_response_is_adopted(database: str) -> Non
 async def test_broker_rejection_is_stored_with_its_reason(database: str) -> None:
     """A plain no ends the row as rejected, with our class of it and the broker's own words; the keys are not blamed."""
     async with open_scenario(database) as scenario:
-        scenario.prints("AAPL", "190.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=1)
         row = await scenario.submit_entry("AAPL", 900_000, **ENTRY)
         assert row.status == "rejected"
         assert row.rejection_reason is not None
@@ -104,8 +104,8 @@ async def test_broker_rejection_is_stored_with_its_reason(database: str) -> None
 async def test_submit_response_and_legs_are_stored_in_one_transaction(database: str, moment: Moment) -> None:
     """Dead around the transaction that hears the answer: the tables have the broker's id and both legs, or neither."""
     async with open_scenario(database) as scenario:
-        scenario.prints("AAPL", "191.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "191.00")
+        await scenario.advance(seconds=1)
         await scenario.inject_fault("stream_drop", symbol="AAPL", count=0)
         await scenario.crash_at("apply_report", moment, scenario.submit_entry("AAPL", 20, **ENTRY))
         entry, *legs = await scenario.orders("AAPL")
@@ -121,8 +121,8 @@ async def test_bracket_beyond_market_quote_is_refused(database: str, market: tup
     """Its levels were found at another price: at a fresh quote the stop or the target lies on the wrong side, or there
     is no quote, and the entry stays here."""
     async with open_scenario(database) as scenario:
-        scenario.prints("AAPL", "190.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=1)
         proposal = await insert_proposal(scenario, "AAPL")
         assert isinstance(scenario.market.quotes, dict)
         scenario.market.quotes["AAPL"] = market
@@ -142,8 +142,8 @@ async def test_autonomous_entry_is_checked_against_last_quote(
 ) -> None:
     """An autonomous entry is held against the quote of its last moment too."""
     async with open_scenario(database) as scenario:
-        scenario.prints("AAPL", "190.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=1)
         assert scenario.components is not None
         assert scenario.components.trading_day is not None
         assert isinstance(scenario.market.quotes, dict)
@@ -171,14 +171,14 @@ async def test_autonomous_entry_is_checked_against_last_quote(
 async def test_entry_is_refused_with_stale_quote(database: str) -> None:
     """A quote of more than a minute ago says nothing about the market of now."""
     async with open_scenario(database) as scenario:
-        scenario.prints("AAPL", "190.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=1)
         proposal = await insert_proposal(scenario, "AAPL")
-        await scenario.waits(seconds=90)
+        await scenario.advance(seconds=90)
         answer = await scenario.send_command("approve", proposal_id=proposal)
         assert "no fresh quote" in answer["error"]
-        scenario.prints("AAPL", "190.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=1)
         assert (await scenario.send_command("approve", proposal_id=proposal))["ok"]
 
 
@@ -188,10 +188,10 @@ async def test_entry_is_refused_while_symbol_has_orders_or_shares(database: str)
     only asked for) or its shares are held, no entry leaves; other symbols are free."""
     async with open_scenario(database) as scenario:
         for symbol in ("AAPL", "MSFT", "TSLA"):
-            scenario.prints(symbol, "190.00")
-        await scenario.waits(seconds=1)
+            scenario.print_trade(symbol, "190.00")
+        await scenario.advance(seconds=1)
         resting = await order_by_hand(scenario, "MSFT", "buy", 3, type="limit", limit_price="100.00")
-        await scenario.waits(seconds=5)
+        await scenario.advance(seconds=5)
         assert await entry_refusal(scenario, "MSFT") == "the symbol has a working order"
         assert await entry_refusal(scenario, "AAPL") is None
         row = await scenario.submit_entry("AAPL", 20, **{**ENTRY, "limit": "189.00"})
@@ -200,12 +200,12 @@ async def test_entry_is_refused_while_symbol_has_orders_or_shares(database: str)
         await scenario.admin("cancel", {"id": resting})
         assert scenario.components is not None
         await scenario.components.submission.cancel(row, "ENTRY_TIMEOUT")
-        await scenario.waits(seconds=3)
+        await scenario.advance(seconds=3)
         assert await entry_refusal(scenario, "AAPL") == "the symbol has a working order"
-        await scenario.waits(seconds=40)
+        await scenario.advance(seconds=40)
         assert await entry_refusal(scenario, "AAPL") is None
         assert await entry_refusal(scenario, "MSFT") is None
-        await scenario.holds("TSLA", 5)
+        await scenario.given_position("TSLA", 5)
         assert await entry_refusal(scenario, "TSLA") == "the symbol has a working order"
 
 
@@ -214,15 +214,15 @@ async def test_missing_first_fill_is_booked_from_account_activities(database: st
     """The stream skips a partial fill and tells the next: the order's cumulative quantity shows the hole, the ledger
     fills it, and both slices are booked at their own prices."""
     async with open_scenario(database) as scenario:
-        scenario.prints("AAPL", "191.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "191.00")
+        await scenario.advance(seconds=1)
         await scenario.inject_fault("stream_drop", event="partial_fill", symbol="AAPL")
         await scenario.submit_entry("AAPL", 20, **ENTRY)
-        await scenario.waits(seconds=1)
-        scenario.prints("AAPL", "190.05", size=32)  # a quarter of a print is the most one order takes
-        await scenario.waits(seconds=1)
-        scenario.prints("AAPL", "190.00", size=48)
-        await scenario.waits(seconds=4)
+        await scenario.advance(seconds=1)
+        scenario.print_trade("AAPL", "190.05", size=32)  # a quarter of a print is the most one order takes
+        await scenario.advance(seconds=1)
+        scenario.print_trade("AAPL", "190.00", size=48)
+        await scenario.advance(seconds=4)
         slices = await scenario.conn.fetch("SELECT quantity, cum_qty FROM executions ORDER BY cum_qty")
         assert [tuple(one) for one in slices] == [(8, 8), (12, 20)]
         await scenario.assert_consistent()

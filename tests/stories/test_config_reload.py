@@ -64,7 +64,7 @@ async def test_config_change_is_applied_within_a_minute(
     """Every part holds the new values, and what is held keeps its stop; the tables know what changed."""
     async with open_scenario_with_config_file(database, tmp_path, monkeypatch) as (scenario, writes):
         assert scenario.components is not None
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         old = scenario.components.settings.config
         writes(
             risk={"max_daily_loss": 500, "max_positions": 2},
@@ -73,7 +73,7 @@ async def test_config_change_is_applied_within_a_minute(
             execution={"entry_timeout_seconds": 60},
             reconcile={"every_seconds": 30},
         )
-        await scenario.waits(seconds=RELOAD_WAIT_SECONDS)
+        await scenario.advance(seconds=RELOAD_WAIT_SECONDS)
         new = scenario.components.settings.config
         assert new.risk.max_daily_loss == Decimal(500)
         parts = scenario.components
@@ -123,11 +123,11 @@ async def test_invalid_config_keeps_old_values_and_alerts_once(
                 path.unlink()
             else:
                 path.write_text(text)
-            await scenario.waits(seconds=RELOAD_WAIT_SECONDS)
+            await scenario.advance(seconds=RELOAD_WAIT_SECONDS)
             assert scenario.components.settings.config is before, text
             assert scenario.components.daily_loss_limit.cfg is before
             assert (await scenario.alert_events()).count("CONFIG_INVALID") == reported, text
-        await scenario.waits(seconds=2 * RELOAD_WAIT_SECONDS)
+        await scenario.advance(seconds=2 * RELOAD_WAIT_SECONDS)
         assert (
             await scenario.conn.fetchval("SELECT sum(repeats) FROM alerts WHERE event = 'CONFIG_INVALID'")
             == 0
@@ -135,7 +135,7 @@ async def test_invalid_config_keeps_old_values_and_alerts_once(
         assert await config_changes(scenario) == []
 
         writes(risk={"max_positions": 3})
-        await scenario.waits(seconds=RELOAD_WAIT_SECONDS)
+        await scenario.advance(seconds=RELOAD_WAIT_SECONDS)
         assert scenario.components.daily_loss_limit.cfg.risk.max_positions == 3
 
 
@@ -152,7 +152,7 @@ async def test_config_keys_that_need_restart_are_reported(
             session={"mode": "supervised"},
             risk={"max_positions": 4},
         )
-        await scenario.waits(seconds=RELOAD_WAIT_SECONDS)
+        await scenario.advance(seconds=RELOAD_WAIT_SECONDS)
         now = scenario.components.settings
         assert now.config.risk.max_positions == 4
         assert now.config.trading.allow_short is False
@@ -184,7 +184,7 @@ async def test_config_reload_can_be_disabled_by_environment(
         path.write_text(
             yaml.safe_dump({**tree, "risk": {"max_positions": 4}, "scan": {"max_candidates": 100}})
         )
-        await scenario.waits(seconds=RELOAD_WAIT_SECONDS)
+        await scenario.advance(seconds=RELOAD_WAIT_SECONDS)
         [reported] = await config_changes(scenario)
         assert (list(reported["changes"]), reported["needs_restart"]) == ([moves], [stays])
 
@@ -201,11 +201,11 @@ async def test_sighup_reloads_config_at_once(
         try:
             writes(risk={"max_positions": 2})
             os.kill(os.getpid(), signal.SIGHUP)
-            await scenario.waits(seconds=1)
+            await scenario.advance(seconds=1)
             assert scenario.components.daily_loss_limit.cfg.risk.max_positions == 2
             held = scenario.components.settings.config
             os.kill(os.getpid(), signal.SIGHUP)
-            await scenario.waits(seconds=1)
+            await scenario.advance(seconds=1)
             assert changed_values(held, scenario.components.settings.config) == {}
             assert len(await config_changes(scenario)) == 1
         finally:
@@ -228,9 +228,9 @@ async def test_config_change_in_database_outage_is_recorded_later(
         assert scenario.components is not None
         proxy.refuse_connections()
         writes(risk={"max_positions": 2})
-        await scenario.waits(seconds=RELOAD_WAIT_SECONDS)
+        await scenario.advance(seconds=RELOAD_WAIT_SECONDS)
         assert scenario.components.daily_loss_limit.cfg.risk.max_positions == 2
         assert await config_changes(scenario) == []
         proxy.resume()
-        await scenario.waits(seconds=RELOAD_WAIT_SECONDS)
+        await scenario.advance(seconds=RELOAD_WAIT_SECONDS)
         assert len(await config_changes(scenario)) == 1

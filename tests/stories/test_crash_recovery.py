@@ -27,14 +27,14 @@ async def test_crash_during_entry_adopts_order_or_never_resends(
 ) -> None:
     """Whatever reached the exchange is adopted with its legs and protected; what did not is never sent again."""
     async with open_scenario(database) as scenario:
-        scenario.prints("AAPL", "190.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=1)
         await scenario.crash_at(step, moment, scenario.submit_entry("AAPL", 20, **ENTRY))
-        await scenario.waits(seconds=5)
+        await scenario.advance(seconds=5)
         assert scenario.held_qty("AAPL") == (20 if arrives else 0)
 
         await scenario.start()
-        await scenario.waits(seconds=40)
+        await scenario.advance(seconds=40)
         orders = await scenario.orders("AAPL")
         if arrives:
             position = await scenario.position("AAPL")
@@ -52,19 +52,19 @@ async def test_crash_during_entry_adopts_order_or_never_resends(
 async def test_crash_with_working_entry_books_and_protects_fills(database: str, filled: str) -> None:
     """Filled not at all, in part or wholly while nobody listened: what is held is booked and under a stop."""
     async with open_scenario(database) as scenario:
-        scenario.prints("AAPL", "191.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "191.00")
+        await scenario.advance(seconds=1)
         await scenario.submit_entry("AAPL", 20, **ENTRY)
-        await scenario.waits(seconds=2)
+        await scenario.advance(seconds=2)
         await scenario.crash()
         if filled != "0":
             await scenario.inject_fault("partial", symbol="AAPL", qty=filled, role="entry")
-            scenario.prints("AAPL", "190.00")
-        await scenario.waits(seconds=10)
+            scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=10)
         assert scenario.held_qty("AAPL") == int(filled)
 
         await scenario.start()
-        await scenario.waits(seconds=20)
+        await scenario.advance(seconds=20)
         position = await scenario.position("AAPL")
         if filled == "0":
             assert position is None
@@ -95,15 +95,15 @@ async def test_crash_while_protecting_partial_entry_leaves_one_oco(
 ) -> None:
     """Eight of twenty filled, and death on the way to their stop: one OCO for eight in the end, never two."""
     async with open_scenario(database) as scenario:
-        scenario.prints("AAPL", "190.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=1)
         await scenario.inject_fault("partial", symbol="AAPL", qty="8", role="entry")
         await scenario.submit_entry("AAPL", 20, **ENTRY)
         await scenario.crash_at(step, moment)
-        await scenario.waits(seconds=2)
+        await scenario.advance(seconds=2)
 
         await scenario.start()
-        await scenario.waits(seconds=40)
+        await scenario.advance(seconds=40)
         position = await scenario.position("AAPL")
         assert position is not None
         assert position["quantity"] == 8
@@ -133,7 +133,7 @@ async def test_crash_while_protecting_partial_entry_leaves_one_oco(
 async def test_crash_during_exit_sells_once(database: str, step: str, moment: Moment) -> None:
     """Once the wish to leave is written the next daemon leaves, with one sale that counts; before, it protects."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         position = await scenario.position("AAPL")
         assert position is not None
         assert scenario.components is not None
@@ -141,10 +141,10 @@ async def test_crash_during_exit_sells_once(database: str, step: str, moment: Mo
             position["position_id"], reason="MANUAL: enough", purpose=Purpose.EXIT, by="trader"
         )
         await scenario.crash_at(step, moment, asking)
-        await scenario.waits(seconds=3)
+        await scenario.advance(seconds=3)
 
         await scenario.start()
-        await scenario.waits(seconds=60)
+        await scenario.advance(seconds=60)
         position = await scenario.position("AAPL")
         assert position is not None
         if (step, moment) == ("exit_intent", BEFORE):
@@ -171,17 +171,17 @@ async def test_crash_during_flatten_is_continued_until_flat(
 ) -> None:
     """From the latch on, every later daemon goes on until nothing is held; no entry until somebody resumes."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
-        await scenario.holds("MSFT", 10)
+        await scenario.given_position("AAPL", 20)
+        await scenario.given_position("MSFT", 10)
         scenario.stop.request("SIGTERM", flatten=True)
         await scenario.crash_at(step, moment, nth=nth)
 
         await scenario.start()
-        await scenario.waits(seconds=60)
+        await scenario.advance(seconds=60)
         assert scenario.held_qty("AAPL") == scenario.held_qty("MSFT") == 0
         assert scenario.components is not None
         assert "flatten" in scenario.components.gate.reasons
-        scenario.prints("TSLA", "190.00")
+        scenario.print_trade("TSLA", "190.00")
         row = await scenario.submit_entry("TSLA", 5, **ENTRY)
         assert row.status == "rejected"
         assert await scenario.count_submitted("TSLA") == 0
@@ -191,13 +191,13 @@ async def test_crash_during_flatten_is_continued_until_flat(
 async def test_recovery_converges_after_three_crashes(database: str) -> None:
     """Killed three times on its way up, the fourth start converges and nothing was sent twice."""
     async with open_scenario(database) as scenario:
-        scenario.prints("AAPL", "190.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=1)
         await scenario.crash_at("POST /orders", AFTER, scenario.submit_entry("AAPL", 20, **ENTRY))
         for step in ("apply_report", "GET /account/activities/FILL", "GET /positions"):
             await scenario.crash_during_start(step, AFTER)
         await scenario.start()
-        await scenario.waits(seconds=20)
+        await scenario.advance(seconds=20)
         position = await scenario.position("AAPL")
         assert position is not None
         assert position["protected_at"] is not None
@@ -208,8 +208,8 @@ async def test_recovery_converges_after_three_crashes(database: str) -> None:
 async def test_restarts_in_silent_market_change_nothing(database: str) -> None:
     """Nothing is sent and no order, fill or quantity is rewritten when nothing has happened."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
-        await scenario.waits(seconds=90)  # until the ledger has told of the fill too
+        await scenario.given_position("AAPL", 20)
+        await scenario.advance(seconds=90)  # until the ledger has told of the fill too
         before = [
             await scenario.conn.fetch("SELECT * FROM orders ORDER BY 1"),
             await scenario.conn.fetch("SELECT * FROM executions ORDER BY 1, 2"),
@@ -219,7 +219,7 @@ async def test_restarts_in_silent_market_change_nothing(database: str) -> None:
         for _ in range(2):
             await scenario.crash()
             await scenario.start()
-            await scenario.waits(seconds=20)
+            await scenario.advance(seconds=20)
         after = [
             await scenario.conn.fetch("SELECT * FROM orders ORDER BY 1"),
             await scenario.conn.fetch("SELECT * FROM executions ORDER BY 1, 2"),
@@ -233,11 +233,11 @@ async def test_restarts_in_silent_market_change_nothing(database: str) -> None:
 async def test_loss_limit_breach_is_latched_after_crash(database: str) -> None:
     """The limit is passed and the daemon dies before the latch is written: the next one stops all the same."""
     async with open_scenario(database, risk={"max_daily_loss": "20"}) as scenario:
-        await scenario.holds("AAPL", 20)
-        scenario.prints("AAPL", "188.50")
+        await scenario.given_position("AAPL", 20)
+        scenario.print_trade("AAPL", "188.50")
         await scenario.crash_at("latch", BEFORE)
         await scenario.start()
-        await scenario.waits(seconds=90)
+        await scenario.advance(seconds=90)
         assert scenario.held_qty("AAPL") == 0
         latches = await scenario.conn.fetch("SELECT name FROM latches WHERE cleared_at IS NULL")
         assert [r["name"] for r in latches] == ["emergency_stop"]

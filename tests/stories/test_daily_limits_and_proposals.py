@@ -57,12 +57,12 @@ async def insert_proposal(scenario: Scenario, symbol: str, *, qty: int = 10, min
 async def test_loss_warning_is_raised_once_across_restarts(database: str) -> None:
     """Three quarters of the limit are lost: one warning, and none again after a restart; no exit."""
     async with open_scenario(database, risk=TIGHT_LIMITS) as scenario:
-        await scenario.holds("AAPL", 20)
-        scenario.prints("AAPL", "188.40")
-        await scenario.waits(seconds=130)
+        await scenario.given_position("AAPL", 20)
+        scenario.print_trade("AAPL", "188.40")
+        await scenario.advance(seconds=130)
         await scenario.crash()
         await scenario.start()
-        await scenario.waits(seconds=130)
+        await scenario.advance(seconds=130)
         warnings = [event for event in await scenario.alert_events() if event == "DAILY_LOSS_WARNING"]
         assert warnings == ["DAILY_LOSS_WARNING"]
         assert scenario.held_qty("AAPL") == 20
@@ -72,13 +72,13 @@ async def test_loss_warning_is_raised_once_across_restarts(database: str) -> Non
 async def test_loss_limit_flattens_and_latches_the_day(database: str) -> None:
     """All of the limit is lost: flat, latched through a restart, no resume during the cooldown, no entry after it."""
     async with open_scenario(database, risk=TIGHT_LIMITS) as scenario:
-        await scenario.holds("AAPL", 20)
-        scenario.prints("MSFT", "190.00")
-        await scenario.waits(seconds=1)
+        await scenario.given_position("AAPL", 20)
+        scenario.print_trade("MSFT", "190.00")
+        await scenario.advance(seconds=1)
         await scenario.submit_entry("MSFT", 10, limit="170.00", stop="160.00", target="190.00")
-        await scenario.waits(seconds=2)
-        scenario.prints("AAPL", "187.90")
-        await scenario.waits(seconds=90)
+        await scenario.advance(seconds=2)
+        scenario.print_trade("AAPL", "187.90")
+        await scenario.advance(seconds=90)
         assert scenario.held_qty("AAPL") == 0
         assert "EMERGENCY_STOP" in await scenario.alert_events()
         working = [o for o in await scenario.orders("MSFT") if o["status"] in ("submitted", "accepted")]
@@ -88,7 +88,7 @@ async def test_loss_limit_flattens_and_latches_the_day(database: str) -> None:
         await scenario.start()
         assert scenario.components is not None
         assert "emergency_stop" in scenario.components.gate.reasons
-        await scenario.waits(minutes=61)
+        await scenario.advance(minutes=61)
         assert "cycle_closed" in (await scenario.send_command("resume"))["still_closed"]
         assert (await scenario.submit_entry("TSLA", 5, **ENTRY)).status == "rejected"
         assert await scenario.count_submitted("TSLA") == 0
@@ -102,9 +102,9 @@ async def test_loss_limit_flattens_and_latches_the_day(database: str) -> None:
 async def test_position_over_hold_time_limit_is_exited(database: str) -> None:
     """After the longest time a position is left, with that reason."""
     async with open_scenario(database, positions={"max_hold_time_minutes": 10}) as scenario:
-        await scenario.holds("AAPL", 20)
-        scenario.prints("AAPL", "190.20", after=600)
-        await scenario.waits(minutes=12)
+        await scenario.given_position("AAPL", 20)
+        scenario.print_trade("AAPL", "190.20", after=600)
+        await scenario.advance(minutes=12)
         position = await scenario.position("AAPL")
         assert position is not None
         assert (scenario.held_qty("AAPL"), position["close_reason"][:10]) == (0, "TIME_LIMIT")
@@ -115,18 +115,18 @@ async def test_proposal_decisions_are_applied_once(database: str) -> None:
     """Approved twice, sent once; rejected, never sent; approved too late, refused and ended."""
     async with open_scenario(database) as scenario:
         for symbol in ("AAPL", "MSFT", "TSLA"):
-            scenario.prints(symbol, "190.00")
-        await scenario.waits(seconds=1)
+            scenario.print_trade(symbol, "190.00")
+        await scenario.advance(seconds=1)
         first, second = await insert_proposal(scenario, "AAPL"), await insert_proposal(scenario, "MSFT")
         third = await insert_proposal(scenario, "TSLA", minutes=1)
-        await scenario.waits(seconds=30)
+        await scenario.advance(seconds=30)
         assert (await scenario.send_command("approve", proposal_id=first))["ok"]
         assert not (await scenario.send_command("approve", proposal_id=first))["ok"]
         assert (await scenario.send_command("reject", proposal_id=second))["ok"]
         assert not (await scenario.send_command("approve", proposal_id=second))["ok"]
-        await scenario.waits(seconds=60)
+        await scenario.advance(seconds=60)
         assert not (await scenario.send_command("approve", proposal_id=third))["ok"]
-        await scenario.waits(seconds=30)
+        await scenario.advance(seconds=30)
         assert (scenario.held_qty("AAPL"), scenario.held_qty("MSFT"), scenario.held_qty("TSLA")) == (10, 0, 0)
         assert [await scenario.count_submitted(symbol) for symbol in ("AAPL", "MSFT", "TSLA")] == [1, 0, 0]
         ends = {(await scenario.orders(s))[0]["cancel_reason"] for s in ("MSFT", "TSLA")}
@@ -137,8 +137,8 @@ async def test_proposal_decisions_are_applied_once(database: str) -> None:
 async def test_pending_proposal_can_be_approved_after_crash(database: str) -> None:
     """It waits through a death and can be approved afterwards; halted, or held already, it cannot."""
     async with open_scenario(database) as scenario:
-        scenario.prints("AAPL", "190.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=1)
         proposal = await insert_proposal(scenario, "AAPL")
         await scenario.crash()
         await scenario.start()
@@ -146,11 +146,11 @@ async def test_pending_proposal_can_be_approved_after_crash(database: str) -> No
         assert not (await scenario.send_command("approve", proposal_id=proposal))["ok"]
         await scenario.send_command("resume")
         assert (await scenario.send_command("approve", proposal_id=proposal))["ok"]
-        await scenario.waits(seconds=10)
+        await scenario.advance(seconds=10)
         assert scenario.held_qty("AAPL") == 10
         again = await insert_proposal(scenario, "AAPL")
         assert not (await scenario.send_command("approve", proposal_id=again))["ok"]
-        await scenario.waits(minutes=6)
+        await scenario.advance(minutes=6)
         assert await scenario.count_submitted("AAPL") == 1
         await scenario.assert_consistent()
 
@@ -161,8 +161,8 @@ async def test_crash_during_approval_keeps_proposal_or_marks_order_sent(
 ) -> None:
     """Before the approval is written the proposal still waits; after it the order is marked as perhaps sent."""
     async with open_scenario(database) as scenario:
-        scenario.prints("AAPL", "190.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=1)
         proposal = await insert_proposal(scenario, "AAPL")
         await scenario.conn.execute(
             "INSERT INTO commands (kind, arguments, requested_at, requested_by)"
@@ -172,7 +172,7 @@ async def test_crash_during_approval_keeps_proposal_or_marks_order_sent(
         )
         await scenario.crash_at("approve", moment)
         await scenario.start()
-        await scenario.waits(seconds=40)
+        await scenario.advance(seconds=40)
         order = (await scenario.orders("AAPL"))[0]
         if moment is Moment.BEFORE:
             assert order["status"] in {"created", "filled"}
@@ -184,10 +184,10 @@ async def test_crash_during_approval_keeps_proposal_or_marks_order_sent(
 async def test_approval_in_last_minutes_is_refused(database: str) -> None:
     """In the last minutes of the day an approval is refused: nothing is bought that must be sold at once."""
     async with open_scenario(database, now=at("15:49", MONDAY)) as scenario:
-        scenario.prints("AAPL", "190.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=1)
         proposal = await insert_proposal(scenario, "AAPL")
-        await scenario.waits(minutes=2)
+        await scenario.advance(minutes=2)
         assert not (await scenario.send_command("approve", proposal_id=proposal))["ok"]
         assert await scenario.count_submitted("AAPL") == 0
 
@@ -196,14 +196,14 @@ async def test_approval_in_last_minutes_is_refused(database: str) -> None:
 async def test_overnight_position_is_protected_and_sold_at_open(database: str) -> None:
     """Held over a night by a daemon that died: protected before the open, sold at it, and no entry until then."""
     async with open_scenario(database, now=at("15:30", MONDAY)) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         await scenario.crash()
-        scenario.prints("AAPL", "190.10", after=60)
+        scenario.print_trade("AAPL", "190.10", after=60)
         await scenario.clock.advance_to(at("09:00", MONDAY + timedelta(days=1)))
         assert scenario.held_qty("AAPL") == 20
 
         await scenario.start()
-        await scenario.waits(minutes=2)
+        await scenario.advance(minutes=2)
         assert scenario.components is not None
         position = await scenario.position("AAPL")
         assert position is not None
@@ -214,8 +214,8 @@ async def test_overnight_position_is_protected_and_sold_at_open(database: str) -
         ] is False
         assert scenario.held_qty("AAPL") == 20
 
-        scenario.prints("AAPL", "190.30", after=28 * 60)
-        await scenario.waits(minutes=29)
+        scenario.print_trade("AAPL", "190.30", after=28 * 60)
+        await scenario.advance(minutes=29)
         assert scenario.held_qty("AAPL") == 0
         position = await scenario.position("AAPL")
         assert position is not None

@@ -18,7 +18,7 @@ async def test_preparation_retries_asset_list_without_alert(database: str) -> No
         await scenario.inject_fault("status_before", route="/v2/assets", status=502, count=3)
         await scenario.start()
         assert not is_prepared(scenario)
-        await scenario.waits(seconds=90)
+        await scenario.advance(seconds=90)
         assert is_prepared(scenario)
         assert await scenario.conn.fetchval("SELECT count(*) FROM securities") > 0
         assert await scenario.alert_events() == []
@@ -29,13 +29,13 @@ async def test_scan_completes_partial_preparation_first(database: str) -> None:
     async with open_scenario(database, started=False) as scenario:
         await scenario.inject_fault("status_before", route="/v2/stocks/bars", status=502, count=0)
         await scenario.start()
-        await scenario.waits(seconds=120)
+        await scenario.advance(seconds=120)
         assert not is_prepared(scenario)
         assert scenario.components is not None
         assert scenario.components.scanner.base.empty
         assert await scenario.alert_events() == ["JOB_FAILED"]
         await scenario.clear_faults()
-        await scenario.waits(minutes=14)
+        await scenario.advance(minutes=14)
         assert is_prepared(scenario)
         status = await scenario.conn.fetchval("SELECT count(*) FROM scans")
         assert status == 1
@@ -45,7 +45,7 @@ async def test_overdue_scans_are_skipped_when_exits_are_due(database: str) -> No
     """Scans that took too long are still waiting when the exits are due: none of them, nor a preparation, holds the
     exits up."""
     async with open_scenario(database, now=at("15:49")) as scenario:
-        await scenario.waits(minutes=2)
+        await scenario.advance(minutes=2)
         assert scenario.components is not None
         assert scenario.components.trading_day is not None
         for job in (Job.PRE_OPEN, Job.FIRST_SCAN, Job.PRICE_SAMPLE, Job.SCAN):

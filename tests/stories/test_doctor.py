@@ -28,7 +28,7 @@ async def run_doctor(scenario: Scenario, *, whole: bool = False, **changes: Any)
     )
     try:
         for _ in range(60):
-            await scenario.waits(seconds=1)
+            await scenario.advance(seconds=1)
             if looking.done():
                 break
         found = await looking
@@ -55,7 +55,7 @@ async def test_doctor_finds_no_issue_on_normal_day(database: str) -> None:
     async with open_scenario(database) as scenario:
         found = await run_doctor(scenario)
         assert (found.status, found.exit_code, found.issues) == ("OK", 0, ())
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         found = await run_doctor(scenario)
         assert found.issues == ()
         reported = found.as_dict
@@ -69,8 +69,8 @@ async def test_doctor_finds_no_issue_on_normal_day(database: str) -> None:
             "status": "OK",
         }
         assert found.pipeline["positions"] == {"total": 1, "open": 1}
-        scenario.prints("AAPL", "194.05")
-        await scenario.waits(seconds=5)
+        scenario.print_trade("AAPL", "194.05")
+        await scenario.advance(seconds=5)
         assert (await run_doctor(scenario, whole=True)).issues == ()
         await scenario.assert_consistent()
 
@@ -78,26 +78,26 @@ async def test_doctor_finds_no_issue_on_normal_day(database: str) -> None:
 async def test_doctor_reports_stopped_daemon_in_market_hours(database: str) -> None:
     """In market hours that is critical; when it is back it is not."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         await scenario.crash()
         found = await run_doctor(scenario)
         assert issue_kinds(found) == {"DAEMON_DOWN"}
         assert (found.exit_code, issue_of_kind(found, IssueKind.DAEMON_DOWN).fix) == (2, "catalyst run")
         await scenario.start()
-        await scenario.waits(seconds=10)
+        await scenario.advance(seconds=10)
         assert (await run_doctor(scenario)).issues == ()
 
 
 async def test_doctor_reports_unreachable_broker_and_checks_database(database: str) -> None:
     """A warning, what was not compared is said, and the tables are looked at all the same."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         await scenario.inject_fault("status", method="GET", route="/v2/positions", status=500, count=0)
         found = await run_doctor(scenario)
         assert {"ALPACA_ERROR", "RECONCILIATION_SKIPPED"} <= issue_kinds(found)
         assert (found.exit_code, found.as_dict["alpaca_mode"]) == (1, None)
         await scenario.clear_faults()
-        await scenario.waits(minutes=2)
+        await scenario.advance(minutes=2)
         assert (await run_doctor(scenario)).issues == ()
 
 
@@ -105,7 +105,7 @@ async def test_doctor_reports_share_differences_without_fixing_them(database: st
     """While no daemon runs, shares vanish from our tables, differ, and vanish at the broker: each by its name, none of
     it mended by the doctor itself."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         await scenario.crash()
         held = scenario.server.exchange.account.positions["AAPL"]
         for there, kind, severity in (
@@ -126,16 +126,16 @@ async def test_doctor_reports_share_differences_without_fixing_them(database: st
 async def test_doctor_ranks_orphans_by_traded_symbol(database: str) -> None:
     """Shares of a symbol we traded are critical, a stranger's are only mentioned: nothing of ours is broken."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
-        scenario.prints("AAPL", "194.05")
-        await scenario.waits(seconds=5)
-        scenario.prints("MSFT", "300.00")
-        await scenario.waits(seconds=1)
+        await scenario.given_position("AAPL", 20)
+        scenario.print_trade("AAPL", "194.05")
+        await scenario.advance(seconds=5)
+        scenario.print_trade("MSFT", "300.00")
+        await scenario.advance(seconds=1)
         await scenario.crash()
         for symbol in ("AAPL", "MSFT"):
             await scenario.admin("order", {"symbol": symbol, "side": "buy", "qty": "7", "type": "market",
                                        "time_in_force": "day"})  # fmt: skip
-        await scenario.waits(seconds=2)
+        await scenario.advance(seconds=2)
         found = await run_doctor(scenario)
         severities = {
             one.facts["symbol"]: one.severity for one in found.issues if one.kind is IssueKind.ORPHAN_POSITION
@@ -146,20 +146,20 @@ async def test_doctor_ranks_orphans_by_traded_symbol(database: str) -> None:
 async def test_doctor_reports_stuck_entry_but_not_resting_legs(database: str) -> None:
     """An entry that nobody ends for five minutes is stuck; the legs that protect may rest all day."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
-        scenario.prints("MSFT", "190.00")
-        await scenario.waits(seconds=1)
+        await scenario.given_position("AAPL", 20)
+        scenario.print_trade("MSFT", "190.00")
+        await scenario.advance(seconds=1)
         await scenario.submit_entry(
             "MSFT", 10, **{**ENTRY, "limit": "180.00", "stop": "178.00", "target": "199.00"}
         )
-        await scenario.waits(seconds=2)
+        await scenario.advance(seconds=2)
         await scenario.crash()
-        await scenario.waits(minutes=6)
+        await scenario.advance(minutes=6)
         one = issue_of_kind(await run_doctor(scenario), IssueKind.STUCK_ORDER)
         assert (one.facts["symbol"], one.severity) == ("MSFT", Severity.WARNING)
         assert float(str(one.facts["minutes_pending"])) >= 6
         await scenario.start()
-        await scenario.waits(seconds=30)
+        await scenario.advance(seconds=30)
         assert (await run_doctor(scenario)).issues == ()
 
 
@@ -167,17 +167,17 @@ async def test_doctor_reports_order_differences(database: str) -> None:
     """Filled at the broker while nobody listened; cancelled in our tables by somebody; unknown to the broker; unknown
     to us."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         await scenario.crash()
-        scenario.prints("AAPL", "194.05")
-        await scenario.waits(seconds=2)
+        scenario.print_trade("AAPL", "194.05")
+        await scenario.advance(seconds=2)
         found = await run_doctor(scenario)
         assert {"ORDER_STATUS_MISMATCH", "PHANTOM_POSITION", "PNL_MISMATCH"} <= issue_kinds(found)
         await scenario.start()
-        await scenario.waits(seconds=20)
+        await scenario.advance(seconds=20)
         assert (await run_doctor(scenario)).issues == ()
 
-        await scenario.holds("MSFT", 10)
+        await scenario.given_position("MSFT", 10)
         await scenario.crash()
         async with as_owner(scenario, "orders") as conn:
             await conn.execute(
@@ -194,22 +194,22 @@ async def test_doctor_reports_order_differences(database: str) -> None:
 async def test_doctor_reports_unprotected_shares_without_fixing_them(database: str) -> None:
     """The stop is gone at the broker while nobody runs: critical, and not mended unasked; the next start mends it."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         await scenario.crash()
         for order in list(scenario.server.exchange.order_store.live()):
             await scenario.admin("cancel", {"id": order.id})
-        await scenario.waits(seconds=2)
+        await scenario.advance(seconds=2)
         one = issue_of_kind(await run_doctor(scenario), IssueKind.UNPROTECTED_POSITION)
         assert (one.severity, one.fix) == (Severity.CRITICAL, "catalyst close AAPL")
         await scenario.start()
-        await scenario.waits(seconds=30)
+        await scenario.advance(seconds=30)
         assert (await run_doctor(scenario)).issues == ()
 
 
 async def test_doctor_reports_illegal_history_by_invariant(database: str) -> None:
     """A state along no edge, fills that do not sum, a line rewritten: illegal history, by its invariant."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         await scenario.crash()
         for tables, do, undo, invariant in (
             (("orders",), "UPDATE orders SET filled_qty = 19 WHERE order_purpose = 'entry'",
@@ -239,7 +239,7 @@ async def test_doctor_names_invariant_of_safe_mode(database: str) -> None:
 
         assert scenario.components is not None
         scenario.components.gate.enter_safe_mode(Invariant.I5, "set by the test")
-        await scenario.waits(seconds=1)
+        await scenario.advance(seconds=1)
         one = issue_of_kind(await run_doctor(scenario), IssueKind.SAFE_MODE)
         assert one.facts["invariants"] == ["I5"]
         assert one.fix == "catalyst resume"
@@ -250,17 +250,17 @@ async def test_doctor_names_invariant_of_safe_mode(database: str) -> None:
 async def test_doctor_reports_stale_cycle_and_marks(database: str) -> None:
     """Nobody has written the cycle for half an hour, nor marked what is held for ten minutes."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         await scenario.crash()
-        await scenario.waits(minutes=11)
+        await scenario.advance(minutes=11)
         found = await run_doctor(scenario)
         assert issue_of_kind(found, IssueKind.STALE_POSITION_DATA).severity is Severity.INFO
         assert "CYCLE_STALE" not in issue_kinds(found)
-        await scenario.waits(minutes=20)
+        await scenario.advance(minutes=20)
         assert issue_of_kind(await run_doctor(scenario), IssueKind.CYCLE_STALE).severity is Severity.WARNING
         await scenario.start()
-        scenario.prints("AAPL", "190.10")
-        await scenario.waits(minutes=2)
+        scenario.print_trade("AAPL", "190.10")
+        await scenario.advance(minutes=2)
         assert (await run_doctor(scenario)).issues == ()
 
 
@@ -289,7 +289,7 @@ async def test_doctor_warns_of_clock_skew(database: str) -> None:
 async def test_reconcile_command_applies_missed_reports(database: str) -> None:
     """The command behind the safe fixes: it hears what was missed, orders nothing, and answers with what it found."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         before = await scenario.count_submitted("AAPL")
         answer = await scenario.send_command("reconcile")
         assert answer["ok"]

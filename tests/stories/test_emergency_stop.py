@@ -12,17 +12,17 @@ TIGHT_LIMITS = {"max_daily_loss": 30, "warning_threshold_pct": 75}
 
 async def lose_over_limit(scenario: Scenario) -> None:
     """Twenty shares fall by more than the day may lose, above their stop; a bid for something else rests."""
-    await scenario.holds("AAPL", 20)
-    scenario.prints("MSFT", "190.00")
-    await scenario.waits(seconds=1)
+    await scenario.given_position("AAPL", 20)
+    scenario.print_trade("MSFT", "190.00")
+    await scenario.advance(seconds=1)
     await scenario.submit_entry("MSFT", 10, limit="170.00", stop="160.00", target="190.00")
-    await scenario.waits(seconds=2)
-    scenario.prints("AAPL", "188.30")
+    await scenario.advance(seconds=2)
+    scenario.print_trade("AAPL", "188.30")
 
 
 async def day_state_after(scenario: Scenario, seconds: int = 100) -> Facts:
     """What is left of the day a while later."""
-    await scenario.waits(seconds=seconds)
+    await scenario.advance(seconds=seconds)
     latch = await scenario.conn.fetchrow("SELECT name FROM latches WHERE cleared_at IS NULL")
     events = await scenario.conn.fetchval(
         "SELECT count(*) FROM risk_events WHERE event_type = 'EMERGENCY_STOP'"
@@ -159,7 +159,7 @@ async def test_unfinished_emergency_stop_blocks_entries(database: str) -> None:
     async with open_scenario(database, risk=TIGHT_LIMITS, emergency={"halt_new_trades": False}) as scenario:
         await lose_over_limit(scenario)
         await scenario.admin("halt", {"symbol": "AAPL"})
-        await scenario.waits(seconds=70)
+        await scenario.advance(seconds=70)
         assert scenario.held_qty("AAPL") == 20
         assert "emergency_stop_unfinished" in scenario.components.gate.reasons  # type: ignore[union-attr]
         await scenario.crash()

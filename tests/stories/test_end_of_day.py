@@ -26,9 +26,9 @@ async def proof_results(scenario: Scenario, cause: str) -> Sequence[bool]:
 
 async def trade_until_close(scenario: Scenario) -> None:
     """A position is left before the close, and nothing is held."""
-    await scenario.holds("AAPL", 20)
-    scenario.prints("AAPL", "190.20", after=60)
-    await scenario.waits(minutes=5)
+    await scenario.given_position("AAPL", 20)
+    scenario.print_trade("AAPL", "190.20", after=60)
+    await scenario.advance(minutes=5)
     assert scenario.held_qty("AAPL") == 0
 
 
@@ -37,7 +37,7 @@ async def has_ended(scenario: Scenario) -> bool:
     wait for."""
     assert scenario._run_task is not None
     for _ in range(5):
-        await scenario.waits(seconds=1)
+        await scenario.advance(seconds=1)
     return scenario._run_task.done()
 
 
@@ -47,16 +47,16 @@ async def test_close_is_retried_until_broker_reads_succeed(database: str, route:
     with its proof; the daemon of one day does not end before."""
     async with open_scenario(database, now=at("15:49")) as scenario:
         await trade_until_close(scenario)
-        await scenario.waits(minutes=6, seconds=30)
+        await scenario.advance(minutes=6, seconds=30)
         await scenario.inject_fault("status_before", method="GET", route=route, status=503, count=0)
-        await scenario.waits(minutes=5)
+        await scenario.advance(minutes=5)
         assert (await last_cycle(scenario))["status"] == "closed"
         assert await proof_results(scenario, "the close of the day") == []
         assert scenario._run_task is not None
         assert not scenario._run_task.done()
         assert (await scenario.alert_events()).count("DAY_NOT_CLOSED") == 1
         await scenario.clear_faults()
-        await scenario.waits(seconds=90)
+        await scenario.advance(seconds=90)
         assert await has_ended(scenario)
         assert await scenario.wait_for_exit() is ExitCode.FLAT
         cycle = await last_cycle(scenario)
@@ -70,7 +70,7 @@ async def test_single_read_error_at_close_raises_no_alert(database: str) -> None
     """One error: asked again at once, and nobody is told."""
     async with open_scenario(database, now=at("15:49")) as scenario:
         await trade_until_close(scenario)
-        await scenario.waits(minutes=6, seconds=30)
+        await scenario.advance(minutes=6, seconds=30)
         await scenario.inject_fault("status_before", method="GET", route="/v2/account", status=503, count=2)
         assert await scenario.wait_for_exit() is ExitCode.FLAT
         assert (await last_cycle(scenario))["status"] == "completed"
@@ -85,9 +85,9 @@ async def test_day_that_fails_until_after_close_is_still_closed(database: str) -
             "status_before", method="GET", route="/v2/account", status=503, nth=3, count=0
         )
         await scenario.start()
-        await scenario.waits(minutes=2)
+        await scenario.advance(minutes=2)
         await scenario.clear_faults()
-        await scenario.waits(minutes=2)
+        await scenario.advance(minutes=2)
         assert await has_ended(scenario)
         assert await scenario.wait_for_exit() is ExitCode.FLAT
         assert (await last_cycle(scenario))["status"] == "completed"
@@ -99,9 +99,9 @@ async def test_missed_close_is_completed_next_morning(database: str) -> None:
     async with open_scenario(database, now=at("15:49")) as scenario:
         await trade_until_close(scenario)
         await scenario.crash()
-        await scenario.waits(hours=17)
+        await scenario.advance(hours=17)
         await scenario.start()
-        await scenario.waits(seconds=10)
+        await scenario.advance(seconds=10)
         yesterday = await last_cycle(scenario)
         assert yesterday["status"] == "completed"
         assert yesterday["realized_pnl"] == await scenario.conn.fetchval(
@@ -119,9 +119,9 @@ async def test_missed_close_is_completed_by_start_after_close(database: str) -> 
     async with open_scenario(database, now=at("15:49")) as scenario:
         await trade_until_close(scenario)
         await scenario.crash()
-        await scenario.waits(minutes=16)
+        await scenario.advance(minutes=16)
         await scenario.start()
-        await scenario.waits(seconds=10)
+        await scenario.advance(seconds=10)
         assert (await last_cycle(scenario))["status"] == "completed"
         assert await proof_results(scenario, "the close of the day, made up for") == [True]
 
@@ -129,12 +129,12 @@ async def test_missed_close_is_completed_by_start_after_close(database: str) -> 
 async def test_shares_held_over_missed_close_raise_one_alert(database: str) -> None:
     """Whoever is back after the close cannot leave them any more, and says so; another start says nothing new."""
     async with open_scenario(database, now=at("15:45")) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         await scenario.crash()
-        await scenario.waits(minutes=25)
+        await scenario.advance(minutes=25)
         for _ in range(2):
             await scenario.start()
-            await scenario.waits(seconds=10)
+            await scenario.advance(seconds=10)
             assert (await scenario.alert_events()).count("NOT_FLAT") == 1
             assert await proof_results(scenario, "the close of the day") == [False]
             await scenario.crash()
@@ -145,7 +145,7 @@ async def test_day_ending_with_shares_exits_with_not_flat_code(database: str) ->
     """Every exit is refused until the market is shut: the daemon of one day leaves, and not with the code of who is
     proven flat."""
     async with open_scenario(database, now=at("15:49")) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         await scenario.inject_fault(
             "status_before", method="POST", route="/v2/orders", status=403, code=40310000, count=0
         )

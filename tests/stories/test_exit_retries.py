@@ -23,10 +23,10 @@ class FailingSubmits:
 async def test_failed_exit_is_retried_after_one_and_two_seconds(database: str) -> None:
     """Twice it fails: begun again after a second and after two more, not with the next quarter minute."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         scenario.crash_trigger.on_step = FailingSubmits(scenario, 2)
         assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
-        await scenario.waits(seconds=6)
+        await scenario.advance(seconds=6)
         assert scenario.held_qty("AAPL") == 0
         await scenario.assert_consistent()
 
@@ -34,10 +34,10 @@ async def test_failed_exit_is_retried_after_one_and_two_seconds(database: str) -
 async def test_repeated_exit_failures_back_off_to_fifteen_seconds(database: str) -> None:
     """After one second, two, four, eight, and then every fifteen; the first that succeeds leaves it."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         scenario.crash_trigger.on_step = failing_submits = FailingSubmits(scenario, 6)
         assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
-        await scenario.waits(seconds=55)
+        await scenario.advance(seconds=55)
         tried = failing_submits.tried
         pauses = [round((b - a).total_seconds()) for a, b in itertools.pairwise(tried)]
         assert pauses == [1, 2, 4, 8, 15, 15]
@@ -49,7 +49,7 @@ async def is_sold_within(scenario: Scenario, seconds: int) -> bool:
     for _ in range(seconds * 2):
         if scenario.held_qty("AAPL") == 0:
             break
-        await scenario.waits(seconds=0.5)
+        await scenario.advance(seconds=0.5)
     return scenario.held_qty("AAPL") == 0
 
 
@@ -57,10 +57,10 @@ async def test_lost_exit_request_is_resent_after_each_not_found(database: str) -
     """Three requests are cut before the broker hears them, and nobody knows that: each "not found" sends the same order
     once more. The verdict that it never arrived would take ten seconds and three looks longer."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         await scenario.inject_fault("drop_before", method="POST", route="/v2/orders", count=3)
         assert await is_sold_within(scenario, 8)
-        await scenario.waits(seconds=20)
+        await scenario.advance(seconds=20)
         sent = [order for order in await scenario.orders("AAPL") if order["order_purpose"] == "exit"]
         assert [(order["status"], order["attempts"]) for order in sent] == [("filled", 4)]
         await scenario.assert_consistent()
@@ -69,7 +69,7 @@ async def test_lost_exit_request_is_resent_after_each_not_found(database: str) -
 async def test_unreadable_position_is_read_every_two_seconds_during_exit(database: str) -> None:
     """Five answers in a row are errors: it is sold within nine seconds, not within sixteen."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         await scenario.inject_fault(
             "status_before", method="GET", route="/v2/positions/*", status=503, count=5
         )
@@ -81,7 +81,7 @@ async def test_exit_is_not_resent_while_outage_exit_handles_symbol(database: str
     """The exit was lost, and while its second sending is written down another hand begins to leave the symbol: nothing
     is sent beside it."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         assert scenario.components is not None
         execution = scenario.components.submission
         calls: list[bool] = []
@@ -95,7 +95,7 @@ async def test_exit_is_not_resent_while_outage_exit_handles_symbol(database: str
         await scenario.inject_fault("drop_before", method="POST", route="/v2/orders", count=1)
         assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
         before = await scenario.count_submitted("AAPL")
-        await scenario.waits(seconds=30)
+        await scenario.advance(seconds=30)
         assert calls == [True]
         assert await scenario.count_submitted("AAPL") == before
         assert scenario.held_qty("AAPL") == 20
@@ -104,12 +104,12 @@ async def test_exit_is_not_resent_while_outage_exit_handles_symbol(database: str
 async def test_unacknowledged_exit_is_replaced_after_ten_seconds(database: str) -> None:
     """It hangs in pending_new, its shares bare: after ten seconds it is cancelled, and the next one sells them."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         await scenario.inject_fault("never_ack", symbol="AAPL", count=1)
         assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
-        await scenario.waits(seconds=9)
+        await scenario.advance(seconds=9)
         assert scenario.held_qty("AAPL") == 20
-        await scenario.waits(seconds=6)
+        await scenario.advance(seconds=6)
         assert scenario.held_qty("AAPL") == 0
         sent = [order for order in await scenario.orders("AAPL") if order["order_purpose"] == "exit"]
         assert [(order["status"], order["cancel_reason"]) for order in sent] == [

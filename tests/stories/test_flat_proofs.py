@@ -36,9 +36,9 @@ async def test_flatten_writes_proof_row_and_file(database: str) -> None:
     """After SIGTERM: zero and zero, the same dollars by our tables and by the exchange's fills, the journal's head as
     it was then, and exit code 0."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
-        scenario.prints("AAPL", "189.37")
-        await scenario.waits(seconds=2)
+        await scenario.given_position("AAPL", 20)
+        scenario.print_trade("AAPL", "189.37")
+        await scenario.advance(seconds=2)
         scenario.stop.request("SIGTERM", flatten=True)
         assert await scenario.wait_for_exit() is ExitCode.FLAT
         (row,), (file,) = await proof_rows(scenario), proof_files(scenario)
@@ -61,9 +61,9 @@ async def test_flatten_writes_proof_row_and_file(database: str) -> None:
 async def test_close_writes_flat_proof(database: str) -> None:
     """The day's end leaves its own proof, after the last word of the broker was heard."""
     async with open_scenario(database, now=at("15:49")) as scenario:
-        await scenario.holds("AAPL", 20)
-        scenario.prints("AAPL", "190.20", after=60)
-        await scenario.waits(minutes=5)
+        await scenario.given_position("AAPL", 20)
+        scenario.print_trade("AAPL", "190.20", after=60)
+        await scenario.advance(minutes=5)
         assert await scenario.wait_for_exit() is ExitCode.FLAT
         last = proof_files(scenario)[-1]
         assert last["cause"] == "the close of the day"
@@ -76,9 +76,9 @@ async def test_flat_is_not_proven_when_results_differ(database: str) -> None:
     """Nothing is held, but the tables say another result than the exchange's fills: exit code 2, somebody is paged, and
     it is SAFE mode."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
-        scenario.prints("AAPL", "194.05")
-        await scenario.waits(seconds=5)
+        await scenario.given_position("AAPL", 20)
+        scenario.print_trade("AAPL", "194.05")
+        await scenario.advance(seconds=5)
         async with as_owner(scenario, "positions") as conn:
             await conn.execute("UPDATE positions SET realized_pnl = realized_pnl + 0.01")
         scenario.stop.request("SIGTERM", flatten=True)
@@ -95,7 +95,7 @@ async def test_violation_after_proof_starts_next_run_in_safe_mode(database: str)
     """The proof is written, and only then an invariant fails; whoever keeps the latch ends before writing it: the next
     life begins in SAFE mode all the same."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         assert scenario.components is not None
         gate = scenario.components.gate
 
@@ -116,7 +116,7 @@ async def test_violation_after_proof_starts_next_run_in_safe_mode(database: str)
 async def test_flat_is_not_proven_when_fills_are_unreadable(database: str) -> None:
     """The exchange's list of fills does not answer: what is not known is not said."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         await scenario.inject_fault(
             "status", method="GET", route="/v2/account/activities/FILL", status=500, count=0
         )
@@ -131,16 +131,16 @@ async def test_truncated_journal_is_detected_by_proof_file(database: str) -> Non
     """Its last lines vanish while no daemon runs, proofs in the tables included: the file remembers, the next start is
     SAFE, and it says which file."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         assert (await scenario.send_command("flatten"))["flat"]
-        await scenario.waits(seconds=2)
+        await scenario.advance(seconds=2)
         await scenario.crash()
         async with as_owner(scenario, "order_events", "journal_chain", "flat_proofs") as conn:
             await conn.execute("DELETE FROM flat_proofs")
             await conn.execute("DELETE FROM journal_chain WHERE link > 5")
             await conn.execute("DELETE FROM order_events WHERE seq NOT IN (SELECT seq FROM journal_chain)")
         await scenario.start()
-        await scenario.waits(seconds=5)
+        await scenario.advance(seconds=5)
         reason = await safe_mode_latch(scenario) or ""
         assert reason.startswith("I26: the journal breaks at link")
         assert str(scenario.settings.proofs_dir) in reason
@@ -168,7 +168,7 @@ def test_incomplete_proof_file_is_ignored(tmp_path: Path) -> None:
 async def test_proof_waits_for_failed_position_read(database: str) -> None:
     """Everything is sold, and the list of positions answers 503: the proof waits for it, and the exit code is 0."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         await scenario.inject_fault("status_before", method="GET", route="/v2/positions", status=503, count=2)
         scenario.stop.request("SIGTERM", flatten=True)
         assert await scenario.wait_for_exit() is ExitCode.FLAT

@@ -13,9 +13,9 @@ from tests.stories.test_orphan_positions import working_exits
 async def test_gap_through_stop_books_real_loss(database: str) -> None:
     """Eight per cent below a stop of one: sold where the market is, and the loss is the real one."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
-        scenario.prints("AAPL", "174.80")
-        await scenario.waits(seconds=5)
+        await scenario.given_position("AAPL", 20)
+        scenario.print_trade("AAPL", "174.80")
+        await scenario.advance(seconds=5)
         position = await scenario.position("AAPL")
         assert position is not None
         assert position["close_reason"].startswith("STOP_LOSS_HIT")
@@ -27,10 +27,10 @@ async def test_gap_through_stop_books_real_loss(database: str) -> None:
 async def test_stop_monitor_sells_when_broker_stop_does_not_trigger(database: str) -> None:
     """The price trades through the stop and nothing happens: after two looks and the grace we sell ourselves."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         await scenario.inject_fault("no_trigger", symbol="AAPL", count=0)
-        scenario.prints("AAPL", "187.50")
-        await scenario.waits(seconds=45)
+        scenario.print_trade("AAPL", "187.50")
+        await scenario.advance(seconds=45)
         assert scenario.held_qty("AAPL") == 0
         position = await scenario.position("AAPL")
         assert position is not None
@@ -41,12 +41,12 @@ async def test_stop_monitor_sells_when_broker_stop_does_not_trigger(database: st
 async def test_print_older_than_entry_does_not_trigger_exit(database: str) -> None:
     """The last trade lies below the stop, but it is older than our shares: they are kept."""
     async with open_scenario(database) as scenario:
-        scenario.prints("AAPL", "187.50")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "187.50")
+        await scenario.advance(seconds=1)
         assert isinstance(scenario.market.quotes, dict)
         scenario.market.quotes["AAPL"] = ("190.00", "190.02")
         await scenario.submit_entry("AAPL", 20, **ENTRY)
-        await scenario.waits(seconds=90)
+        await scenario.advance(seconds=90)
         assert scenario.held_qty("AAPL") == 20
         assert await scenario.count_submitted("AAPL") == 1
 
@@ -55,10 +55,10 @@ async def test_cancelled_target_is_enforced_by_monitor(database: str) -> None:
     """The target leg is cancelled by the venue and the stop lives: the target's price is still taken."""
     async with open_scenario(database) as scenario:
         await scenario.inject_fault("leg_cancel", symbol="AAPL", role="take_profit")
-        await scenario.holds("AAPL", 20)
-        await scenario.waits(seconds=10)
-        scenario.prints("AAPL", "194.20")
-        await scenario.waits(seconds=60)
+        await scenario.given_position("AAPL", 20)
+        await scenario.advance(seconds=10)
+        scenario.print_trade("AAPL", "194.20")
+        await scenario.advance(seconds=60)
         assert scenario.held_qty("AAPL") == 0
         position = await scenario.position("AAPL")
         assert position is not None
@@ -71,10 +71,10 @@ async def test_exit_during_halt_waits_and_is_repriced(database: str) -> None:
     """The symbol is halted: the exit waits at the broker, one at a time, somebody is told, and the first trade after
     the halt sells. What waits is priced anew every minute, far enough away for any reopening."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         await scenario.admin("halt", {"symbol": "AAPL"})
         assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
-        await scenario.waits(seconds=90)
+        await scenario.advance(seconds=90)
         assert scenario.held_qty("AAPL") == 20
         assert "EXIT_SLOW" in await scenario.alert_events()
         live = [one for one in scenario.server.exchange.order_store.live() if one.symbol == "AAPL"]
@@ -82,8 +82,8 @@ async def test_exit_during_halt_waits_and_is_repriced(database: str) -> None:
         exits = [o for o in await scenario.orders("AAPL") if o["order_purpose"] == "exit"]
         assert [o["order_type"] for o in exits] == ["market", "limit", "market", "limit"]
         await scenario.admin("resume", {"symbol": "AAPL"})
-        scenario.prints("AAPL", "181.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "181.00")
+        await scenario.advance(seconds=1)
         assert scenario.held_qty("AAPL") == 0
         await scenario.assert_consistent()
 
@@ -93,19 +93,19 @@ async def test_stop_cancelled_during_halt_is_replaced(database: str) -> None:
     """Halted for a band, and the stop is cancelled by the venue meanwhile: a new stop and target for exactly the shares
     stand at once, and when the symbol reopens below, they act."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         await scenario.admin("halt", {"symbol": "AAPL", "reason": "price_bands"})
         stop = next(o for o in await scenario.orders("AAPL") if o["order_purpose"] == "stop_loss")
         await scenario.admin("cancel", {"id": stop["alpaca_order_id"]})
-        await scenario.waits(seconds=20)
+        await scenario.advance(seconds=20)
         assert await working_exits(scenario, "AAPL") == [("limit", "new", 20), ("stop", "held", 20)]
         position = await scenario.position("AAPL")
         assert position is not None
         assert position["protected_at"] is not None
         assert position["unprotected_seconds"] > 0
         await scenario.admin("resume", {"symbol": "AAPL"})
-        scenario.prints("AAPL", "187.50")
-        await scenario.waits(seconds=5)
+        scenario.print_trade("AAPL", "187.50")
+        await scenario.advance(seconds=5)
         assert scenario.held_qty("AAPL") == 0
         await scenario.assert_consistent()
 
@@ -118,9 +118,9 @@ async def test_split_blocks_symbol_without_orders_or_fills(database: str, factor
     async with open_scenario(
         database, reconcile={"orphans": "alert"}, risk={"max_daily_loss": 50_000}
     ) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         scenario.server.exchange.account.positions["AAPL"].qty *= factor
-        await scenario.waits(seconds=90)
+        await scenario.advance(seconds=90)
         position = await scenario.position("AAPL")
         assert position is not None
         assert (position["status"], position["quantity"], scenario.held_qty("AAPL")) == (
@@ -147,8 +147,8 @@ async def test_exit_after_close_keeps_protection_orders(database: str) -> None:
         positions={"close_all_at_market_close": False},
         risk={"max_daily_loss": "900"},
     ) as scenario:
-        await scenario.holds("AAPL", 20)
-        await scenario.waits(minutes=21)
+        await scenario.given_position("AAPL", 20)
+        await scenario.advance(minutes=21)
         assert scenario.components is not None
         cancelled = len((await scenario.admin("logs?method=DELETE"))["requests"])
         position = await scenario.position("AAPL")
@@ -156,7 +156,7 @@ async def test_exit_after_close_keeps_protection_orders(database: str) -> None:
         await scenario.components.exits.request(
             position["position_id"], reason="MANUAL: late", purpose=Purpose.EXIT, by="trader"
         )
-        await scenario.waits(seconds=20)
+        await scenario.advance(seconds=20)
         assert len((await scenario.admin("logs?method=DELETE"))["requests"]) == cancelled
 
 
@@ -164,9 +164,9 @@ async def test_exit_after_close_keeps_protection_orders(database: str) -> None:
 async def test_half_day_is_flat_ten_minutes_before_close(database: str) -> None:
     """The market shuts at one: ten minutes before, everything is left."""
     async with open_scenario(database, now=at("12:48", HALF_DAY)) as scenario:
-        await scenario.holds("AAPL", 20)
-        scenario.prints("AAPL", "190.20", after=120)
-        await scenario.waits(minutes=6)
+        await scenario.given_position("AAPL", 20)
+        scenario.print_trade("AAPL", "190.20", after=120)
+        await scenario.advance(minutes=6)
         assert scenario.held_qty("AAPL") == 0
         position = await scenario.position("AAPL")
         assert position is not None
@@ -180,16 +180,16 @@ async def test_short_brackets_exit_at_target_and_stop(database: str) -> None:
     """Sold short twice: one leaves at its target below, one at its stop above, each with its sign and reason."""
     async with open_scenario(database, trading={"allow_short": True}) as scenario:
         for symbol in ("AAPL", "MSFT"):
-            scenario.prints(symbol, "190.00")
-        await scenario.waits(seconds=1)
+            scenario.print_trade(symbol, "190.00")
+        await scenario.advance(seconds=1)
         short = {"limit": "189.90", "stop": "192.00", "target": "186.00", "side": "short"}
         await scenario.submit_entry("AAPL", 20, **short)
         await scenario.submit_entry("MSFT", 10, **short)
-        await scenario.waits(seconds=5)
+        await scenario.advance(seconds=5)
         assert (scenario.held_qty("AAPL"), scenario.held_qty("MSFT")) == (-20, -10)
-        scenario.prints("AAPL", "185.90")
-        scenario.prints("MSFT", "192.30")
-        await scenario.waits(seconds=10)
+        scenario.print_trade("AAPL", "185.90")
+        scenario.print_trade("MSFT", "192.30")
+        await scenario.advance(seconds=10)
         gain, loss = await scenario.position("AAPL"), await scenario.position("MSFT")
         assert gain is not None
         assert loss is not None
@@ -203,16 +203,16 @@ async def test_short_brackets_exit_at_target_and_stop(database: str) -> None:
 async def test_partial_short_is_protected_and_bought_back_on_command(database: str) -> None:
     """A short of which only a part was sold is protected by an OCO above and below, and bought back when asked."""
     async with open_scenario(database, trading={"allow_short": True}) as scenario:
-        scenario.prints("AAPL", "190.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=1)
         await scenario.inject_fault("partial", symbol="AAPL", qty="8", role="entry")
         await scenario.submit_entry("AAPL", 20, limit="189.90", stop="192.00", target="186.00", side="short")
-        await scenario.waits(seconds=20)
+        await scenario.advance(seconds=20)
         position = await scenario.position("AAPL")
         assert position is not None
         assert (position["quantity"], scenario.held_qty("AAPL")) == (8, -8)
         assert position["protected_at"] is not None
         assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
-        await scenario.waits(seconds=10)
+        await scenario.advance(seconds=10)
         assert scenario.held_qty("AAPL") == 0
         await scenario.assert_consistent()

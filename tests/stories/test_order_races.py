@@ -11,12 +11,12 @@ from tests.stories.scenario import ENTRY, open_scenario
 async def test_entry_that_fills_before_its_cancel_is_protected_by_its_legs(database: str) -> None:
     """Eight filled, the rest cancelled after the grace, and the fill wins: twenty held under their own legs."""
     async with open_scenario(database) as scenario:
-        scenario.prints("AAPL", "190.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=1)
         await scenario.inject_fault("partial", symbol="AAPL", qty="8", role="entry")
         await scenario.inject_fault("cancel_loses", symbol="AAPL")
         await scenario.submit_entry("AAPL", 20, **ENTRY)
-        await scenario.waits(seconds=20)
+        await scenario.advance(seconds=20)
         assert scenario.held_qty("AAPL") == 20
         position = await scenario.position("AAPL")
         assert position is not None
@@ -32,11 +32,11 @@ async def test_partial_entry_gets_one_oco_whatever_happens_to_its_legs(
     """Whether the broker drops the legs of a cancelled entry or leaves them asleep: one OCO for what filled."""
     async with open_scenario(database) as scenario:
         await scenario.admin("settings", {"partial_entry": partial_entry})
-        scenario.prints("AAPL", "190.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=1)
         await scenario.inject_fault("partial", symbol="AAPL", qty="8", role="entry")
         await scenario.submit_entry("AAPL", 20, **ENTRY)
-        await scenario.waits(seconds=25)
+        await scenario.advance(seconds=25)
         live = [o for o in await scenario.orders("AAPL") if o["status"] in ("submitted", "accepted")]
         assert {(o["order_class"], o["quantity"]) for o in live} == {("oco", Decimal(8))}
         await scenario.assert_consistent()
@@ -49,8 +49,8 @@ async def test_dead_stop_leg_is_replaced_within_seconds(database: str, kind: str
     time without one is on record."""
     async with open_scenario(database) as scenario:
         await scenario.inject_fault(kind, symbol="AAPL", role="stop_loss")
-        await scenario.holds("AAPL", 20)
-        await scenario.waits(seconds=10)
+        await scenario.given_position("AAPL", 20)
+        await scenario.advance(seconds=10)
         position = await scenario.position("AAPL")
         assert position is not None
         assert position["protected_at"] is not None
@@ -61,13 +61,13 @@ async def test_dead_stop_leg_is_replaced_within_seconds(database: str, kind: str
 async def test_stop_cancelled_by_hand_is_replaced(database: str) -> None:
     """Protected for a minute, then the stop is gone: it is put back, the record says since when, and how long."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
-        await scenario.waits(seconds=60)
+        await scenario.given_position("AAPL", 20)
+        await scenario.advance(seconds=60)
         before = await scenario.position("AAPL")
         assert before is not None
         stop = next(o for o in await scenario.orders("AAPL") if o["order_purpose"] == "stop_loss")
         await scenario.admin("cancel", {"id": stop["alpaca_order_id"]})
-        await scenario.waits(seconds=15)
+        await scenario.advance(seconds=15)
         after = await scenario.position("AAPL")
         assert after is not None
         assert after["protected_at"] > before["protected_at"]
@@ -83,8 +83,8 @@ async def test_legs_missing_from_response_are_read_without_duplicates(database: 
     """The acknowledgement shows no legs: they are read, found, and no second pair is placed."""
     async with open_scenario(database) as scenario:
         await scenario.inject_fault("leg_omit", method="POST", route="/v2/orders")
-        await scenario.holds("AAPL", 20)
-        await scenario.waits(seconds=10)
+        await scenario.given_position("AAPL", 20)
+        await scenario.advance(seconds=10)
         assert len(await scenario.orders("AAPL")) == 3
         assert await scenario.count_submitted("AAPL") == 1
         await scenario.assert_consistent()
@@ -93,18 +93,18 @@ async def test_legs_missing_from_response_are_read_without_duplicates(database: 
 async def test_partial_target_fill_reduces_stop_quantity(database: str) -> None:
     """Eight of twenty leave at the target: the tables' stop is for twelve, as the broker's, and nothing is redone."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         await scenario.inject_fault("partial", symbol="AAPL", qty="8", role="take_profit")
-        scenario.prints("AAPL", "194.05")
-        await scenario.waits(seconds=20)
+        scenario.print_trade("AAPL", "194.05")
+        await scenario.advance(seconds=20)
         position = await scenario.position("AAPL")
         assert position is not None
         assert (position["quantity"], position["status"]) == (12, "open")
         stop = next(o for o in await scenario.orders("AAPL") if o["order_purpose"] == "stop_loss")
         assert (stop["quantity"], stop["status"]) == (12, "accepted")
         assert await scenario.count_submitted("AAPL") == 1
-        scenario.prints("AAPL", "187.90")
-        await scenario.waits(seconds=10)
+        scenario.print_trade("AAPL", "187.90")
+        await scenario.advance(seconds=10)
         assert scenario.held_qty("AAPL") == 0
         await scenario.assert_consistent()
 
@@ -114,11 +114,11 @@ async def test_partial_target_fill_reduces_stop_quantity(database: str) -> None:
 async def test_leg_that_fills_during_exit_is_not_sold_again(database: str, price: str) -> None:
     """The target, or the stop, fills before our cancel gets through: what is gone is not sold again."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         await scenario.inject_fault("cancel_delay", symbol="AAPL", seconds=3, count=0)
         assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
-        scenario.prints("AAPL", price)
-        await scenario.waits(seconds=30)
+        scenario.print_trade("AAPL", price)
+        await scenario.advance(seconds=30)
         assert scenario.held_qty("AAPL") == 0
         assert await scenario.count_submitted("AAPL") == 1
         await scenario.assert_consistent()
@@ -128,7 +128,7 @@ async def test_leg_that_fills_during_exit_is_not_sold_again(database: str, price
 async def test_simultaneous_exit_requests_sell_once(database: str) -> None:
     """Operator, flatten and SIGTERM in the same second: one sale."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         await scenario.conn.execute(
             "INSERT INTO commands (kind, arguments, requested_at, requested_by) VALUES"
             " ('close', '{\"symbol\": \"AAPL\"}', $1, 'a'), ('flatten', '{}', $1, 'b')",
@@ -146,13 +146,13 @@ async def test_simultaneous_exit_requests_sell_once(database: str) -> None:
 async def test_hanging_cancel_delays_exit_and_alerts(database: str) -> None:
     """The legs stay in pending_cancel for two minutes: no second sale, somebody is told, and then it is sold."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         await scenario.inject_fault("cancel_delay", symbol="AAPL", seconds=120, count=0)
         assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
-        await scenario.waits(seconds=60)
+        await scenario.advance(seconds=60)
         assert scenario.held_qty("AAPL") == 20
         assert "EXIT_SLOW" in await scenario.alert_events()
-        await scenario.waits(seconds=90)
+        await scenario.advance(seconds=90)
         assert scenario.held_qty("AAPL") == 0
         assert await scenario.count_submitted("AAPL") == 2
         await scenario.assert_consistent()
@@ -162,10 +162,10 @@ async def test_surplus_is_bought_back_when_both_exits_fill(database: str) -> Non
     """The broker's OCO fails and we are short: somebody is paged, the surplus is bought back within seconds on an
     account of its own, the position keeps its first ending, and the books are the exchange's to the cent."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         await scenario.inject_fault("double_exit", symbol="AAPL")
-        scenario.prints("AAPL", "194.05")
-        await scenario.waits(seconds=5)
+        scenario.print_trade("AAPL", "194.05")
+        await scenario.advance(seconds=5)
         assert scenario.held_qty("AAPL") == 0
         assert "OVERSOLD" in await scenario.alert_events()
         position = await scenario.position("AAPL")
@@ -175,7 +175,7 @@ async def test_surplus_is_bought_back_when_both_exits_fill(database: str) -> Non
         orphan = await scenario.conn.fetchrow("SELECT * FROM orphans")
         assert (orphan["cause"], orphan["position_id"]) == ("oversold", position["position_id"])
         assert (orphan["quantity"], orphan["end_reason"]) == (0, "exited")
-        await scenario.waits(seconds=10)
+        await scenario.advance(seconds=10)
         assert scenario.components is not None
         assert "AAPL" not in scenario.components.gate.mismatched_symbols
         await scenario.assert_consistent(crossed_zero=True)
@@ -186,13 +186,13 @@ async def test_late_exit_fill_is_booked_on_its_own_position(database: str) -> No
     """Left by the target and entered again, and then the ledger tells of a fill of the first position's stop: it is
     booked where it belongs, somebody is told, and the second position is as it was."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
-        scenario.prints("AAPL", "194.05")
-        await scenario.waits(seconds=10)
+        await scenario.given_position("AAPL", 20)
+        scenario.print_trade("AAPL", "194.05")
+        await scenario.advance(seconds=10)
         old = next(o for o in await scenario.orders("AAPL") if o["order_purpose"] == "stop_loss")
         first = await scenario.position("AAPL")
         assert (old["status"], (first or {})["status"]) == ("cancelled", "closed")
-        await scenario.holds("AAPL", 12)
+        await scenario.given_position("AAPL", 12)
         assert scenario.components is not None
         late = Fill(
             old["alpaca_order_id"],
@@ -203,7 +203,7 @@ async def test_late_exit_fill_is_booked_on_its_own_position(database: str) -> No
             activity_id="late",
         )
         assert await scenario.components.ledger.apply_fill(late, "reconcile")
-        await scenario.waits(seconds=30)
+        await scenario.advance(seconds=30)
         assert {"LATE_FILL", "OVERSOLD"} <= set(await scenario.alert_events())
         rows = await scenario.conn.fetch("SELECT * FROM positions ORDER BY position_id")
         assert [(r["entered_qty"], r["exited_qty"], r["quantity"], r["status"]) for r in rows] == [
@@ -224,12 +224,12 @@ async def test_position_is_sold_when_stop_is_gone_and_level_crossed(database: st
     """The stop is gone and the price below it, so no stop can be placed: the shares are sold at once, as a stop."""
     async with open_scenario(database) as scenario:
         await scenario.inject_fault("leg_cancel", symbol="AAPL", role="stop_loss")
-        scenario.prints("AAPL", "190.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=1)
         await scenario.inject_fault("slow_before", method="DELETE", route="/v2/orders/*", seconds=0.5)
         await scenario.submit_entry("AAPL", 20, **ENTRY)
-        scenario.prints("AAPL", "187.00", after=0.4)
-        await scenario.waits(seconds=12)
+        scenario.print_trade("AAPL", "187.00", after=0.4)
+        await scenario.advance(seconds=12)
         assert scenario.held_qty("AAPL") == 0
         position = await scenario.position("AAPL")
         assert position is not None

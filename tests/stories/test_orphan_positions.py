@@ -21,9 +21,9 @@ async def buy_by_hand(scenario: Scenario, symbol: str, qty: int, **terms: object
 
 async def run_round_trip(scenario: Scenario, symbol: str) -> None:
     """A round trip of ours, which makes the symbol one we answer for."""
-    await scenario.holds(symbol, 20)
-    scenario.prints(symbol, "194.05")
-    await scenario.waits(seconds=5)
+    await scenario.given_position(symbol, 20)
+    scenario.print_trade(symbol, "194.05")
+    await scenario.advance(seconds=5)
     assert scenario.held_qty(symbol) == 0
 
 
@@ -49,12 +49,12 @@ async def hold_orphan_shares(scenario: Scenario) -> None:
     await run_round_trip(scenario, "AAPL")
     await scenario.crash()
     await buy_by_hand(scenario, "AAPL", 7)
-    scenario.prints("AAPL", "194.00", after=1)
+    scenario.print_trade("AAPL", "194.00", after=1)
     await scenario.clock.advance_to(at("10:15", TUESDAY))
     assert scenario.held_qty("AAPL") == 7
-    scenario.prints("AAPL", "194.00")
+    scenario.print_trade("AAPL", "194.00")
     await scenario.start()
-    await scenario.waits(seconds=25)
+    await scenario.advance(seconds=25)
 
 
 @pytest.mark.parametrize("policy", ["protect", "alert"])
@@ -64,7 +64,7 @@ async def test_purchase_by_hand_follows_orphan_policy(database: str, policy: str
     async with open_scenario(database, reconcile={"orphans": policy}) as scenario:
         await run_round_trip(scenario, "AAPL")
         await buy_by_hand(scenario, "AAPL", 7)
-        await scenario.waits(seconds=20)
+        await scenario.advance(seconds=20)
         assert scenario.components is not None
         position = await scenario.position("AAPL")
         assert position is not None
@@ -78,8 +78,8 @@ async def test_purchase_by_hand_follows_orphan_policy(database: str, policy: str
         assert position["protected_at"] is not None
         assert await working_exits(scenario, "AAPL") == [("limit", "new", 7), ("stop", "held", 7)]
         await scenario.assert_consistent()
-        scenario.prints("AAPL", "188.00")
-        await scenario.waits(seconds=5)
+        scenario.print_trade("AAPL", "188.00")
+        await scenario.advance(seconds=5)
         assert scenario.held_qty("AAPL") == 0
         await scenario.assert_consistent()
 
@@ -87,9 +87,9 @@ async def test_purchase_by_hand_follows_orphan_policy(database: str, policy: str
 async def test_purchase_by_hand_joins_held_position(database: str) -> None:
     """Seven more of what we hold, by hand: one position of twenty-seven, under one stop for all of it."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         await buy_by_hand(scenario, "AAPL", 7)
-        await scenario.waits(seconds=30)
+        await scenario.advance(seconds=30)
         position = await scenario.position("AAPL")
         assert position is not None
         assert (position["quantity"], position["stop_loss"]) == (27, Decimal("188.00"))
@@ -123,7 +123,7 @@ async def test_orphan_shares_are_protected_until_sold(database: str) -> None:
         await scenario.crash()
         submitted = await scenario.count_submitted("AAPL")
         await scenario.start()
-        await scenario.waits(seconds=30)
+        await scenario.advance(seconds=30)
         assert await scenario.count_submitted("AAPL") == submitted
         assert (
             await scenario.conn.fetchval(
@@ -132,8 +132,8 @@ async def test_orphan_shares_are_protected_until_sold(database: str) -> None:
             == 1
         )
 
-        scenario.prints("AAPL", "190.00")
-        await scenario.waits(seconds=20)
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=20)
         assert scenario.held_qty("AAPL") == 0
         orphan = await orphan_row(scenario)
         assert (orphan["quantity"], orphan["end_reason"], orphan["exited_qty"]) == (0, "exited", 7)
@@ -147,7 +147,7 @@ async def test_orphan_shares_are_sold_with_close_policy(database: str) -> None:
     async with open_scenario(database, now=at("15:30", MONDAY), reconcile={"orphans": "close"}) as scenario:
         await scenario.inject_fault("status", method="GET", route="/v2/positions/AAPL", status=503, count=2)
         await hold_orphan_shares(scenario)
-        await scenario.waits(seconds=10)
+        await scenario.advance(seconds=10)
         assert scenario.held_qty("AAPL") == 0
         assert (await orphan_row(scenario))["end_reason"] == "exited"
         exits = [o for o in await scenario.orders("AAPL") if o["origin"] == "orphan"]
@@ -157,12 +157,12 @@ async def test_orphan_shares_are_sold_with_close_policy(database: str) -> None:
 async def test_buyback_of_surplus_is_not_repeated_after_crash(database: str) -> None:
     """Killed right after the purchase that undoes the surplus: the next start finds it and buys nothing more."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         await scenario.inject_fault("double_exit", symbol="AAPL")
-        scenario.prints("AAPL", "194.05")
+        scenario.print_trade("AAPL", "194.05")
         await scenario.crash_at("POST /orders", Moment.AFTER)
         await scenario.start()
-        await scenario.waits(seconds=20)
+        await scenario.advance(seconds=20)
         assert scenario.held_qty("AAPL") == 0
         assert (await orphan_row(scenario))["end_reason"] == "exited"
         assert await scenario.count_submitted("AAPL") == 2
@@ -174,7 +174,7 @@ async def test_hard_to_borrow_orphan_gets_day_stop(database: str) -> None:
     async with open_scenario(database, now=at("15:30", MONDAY)) as scenario:
         await scenario.admin("settings", {"hard_to_borrow": ["AAPL"]})
         await hold_orphan_shares(scenario)
-        await scenario.waits(seconds=10)
+        await scenario.advance(seconds=10)
         assert (await orphan_row(scenario))["protected_at"] is not None
         live = [o for o in await scenario.orders("AAPL") if o["status"] in ("submitted", "accepted")]
         assert {(o["time_in_force"], o["quantity"]) for o in live} == {("day", Decimal(7))}
@@ -184,8 +184,8 @@ async def test_own_entry_with_lost_row_is_adopted_with_its_legs(database: str) -
     """The tables lost an entry that the broker has (a restored backup, say): its id says that it is ours. It is the
     position, with its own legs, and nothing is sent a second time."""
     async with open_scenario(database) as scenario:
-        scenario.prints("MSFT", "190.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("MSFT", "190.00")
+        await scenario.advance(seconds=1)
         await buy_by_hand(
             scenario,
             "MSFT",
@@ -195,7 +195,7 @@ async def test_own_entry_with_lost_row_is_adopted_with_its_legs(database: str) -
             take_profit={"limit_price": "194.00"},
             stop_loss={"stop_price": "188.00"},
         )
-        await scenario.waits(seconds=20)
+        await scenario.advance(seconds=20)
         position = await scenario.position("MSFT")
         assert position is not None
         assert (position["quantity"], position["stop_loss"], position["take_profit"]) == (10, 188, 194)

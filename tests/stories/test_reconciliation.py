@@ -53,7 +53,7 @@ async def test_reconciliation_reports_database_contradiction_once(database: str,
     in journal and quarantine, and no entry in the symbol; the next reconciliation says nothing twice."""
     sql, said = DAMAGE[event]
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         position = await scenario.position("AAPL")
         assert position is not None
         fills = await scenario.conn.fetchval("SELECT count(*) FROM executions")
@@ -70,7 +70,7 @@ async def test_reconciliation_reports_database_contradiction_once(database: str,
         kept = "SELECT count(*) FROM quarantine WHERE reason LIKE $1 || '%'"
         found = await scenario.conn.fetchval(kept, event)
         assert found >= 1
-        await scenario.waits(seconds=70)
+        await scenario.advance(seconds=70)
         assert await scenario.conn.fetchval(kept, event) == found
         adjusted = "SELECT count(*) FROM order_events WHERE kind = 'adjustment' AND note LIKE $1 || '%'"
         assert await scenario.conn.fetchval(adjusted, event) == found
@@ -82,14 +82,14 @@ async def reconcile_on_demand(scenario: Scenario) -> ReconciliationResult:
     assert scenario.components is not None
     task = asyncio.ensure_future(scenario.components.reconciler.run_until_settled("operator"))
     while not task.done():
-        await scenario.waits(seconds=1)
+        await scenario.advance(seconds=1)
     return task.result()
 
 
 async def test_reconciliation_reports_order_missing_at_broker(database: str) -> None:
     """A row that names an order the exchange never saw is no working order: asked for by its id, told of, blocked."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         await execute_without_triggers(
             scenario,
             """
@@ -116,8 +116,8 @@ async def test_reconciliation_reports_order_missing_at_broker(database: str) -> 
 async def test_reconciliation_reports_fill_unknown_to_broker(database: str) -> None:
     """A fill that the broker's ledger does not know is a contradiction, whatever sums it makes fit."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
-        await scenario.waits(minutes=7)
+        await scenario.given_position("AAPL", 20)
+        await scenario.advance(minutes=7)
         assert await reconciliation_alerts(scenario) == {}
         await execute_without_triggers(
             scenario,
@@ -133,11 +133,11 @@ async def test_reconciliation_reports_missing_shares_without_orders(database: st
     """The broker holds fewer than the tables, and nothing explains it: an adjustment, a page, the symbol blocked, and
     no order and no fill of ours to make it fit."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         submitted = await scenario.count_submitted("AAPL")
         held = scenario.server.exchange.account.positions["AAPL"]
         held.qty -= 8
-        await scenario.waits(seconds=90)
+        await scenario.advance(seconds=90)
         assert "ours 20 broker 12" in (await reconciliation_alerts(scenario))["QTY_MISMATCH"]
         position = await scenario.position("AAPL")
         assert position is not None
@@ -145,7 +145,7 @@ async def test_reconciliation_reports_missing_shares_without_orders(database: st
         assert scenario.components is not None
         assert "AAPL" in scenario.components.gate.mismatched_symbols
         held.qty += 8
-        await scenario.waits(seconds=70)
+        await scenario.advance(seconds=70)
         assert "AAPL" not in scenario.components.gate.mismatched_symbols
         await scenario.assert_consistent()
 
@@ -165,7 +165,7 @@ async def test_reconciliation_runs_four_statements_for_any_position_count(
         assert scenario.components is not None
         for number, symbol in enumerate((None, "AAPL", "MSFT", "TSLA")):
             if symbol is not None:
-                await scenario.holds(symbol, 5)
+                await scenario.given_position(symbol, 5)
             await scenario.components.reconciler.reconcile("reconcile")
             counted.clear()
             with monkeypatch.context() as patched:

@@ -37,7 +37,7 @@ async def test_exchange_audit_matches_with_sold_orphan(database: str) -> None:
     """Sold as `reconcile.orphans` says: its result is in the realised figure, to the cent."""
     async with open_scenario(database, now=at("15:30", MONDAY), reconcile={"orphans": "close"}) as scenario:
         await hold_orphan_shares(scenario)
-        await scenario.waits(seconds=20)
+        await scenario.advance(seconds=20)
         assert scenario.held_qty("AAPL") == 0
         result = await audit_against_exchange(scenario)
         assert result.matches, result.differences
@@ -48,9 +48,9 @@ async def test_exchange_audit_matches_with_sold_orphan(database: str) -> None:
 async def test_exchange_audit_counts_oversold_shares(database: str) -> None:
     """Both exits fill, and the surplus is bought back: the only difference is what the exchange says of itself."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         await scenario.inject_fault("double_exit", symbol="AAPL")
-        scenario.prints("AAPL", "194.05")
-        await scenario.waits(seconds=5)
+        scenario.print_trade("AAPL", "194.05")
+        await scenario.advance(seconds=5)
         result = await audit_against_exchange(scenario)
         assert all("across zero" in one for one in result.differences), result.differences

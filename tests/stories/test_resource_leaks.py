@@ -51,18 +51,18 @@ async def test_daemon_resources_do_not_grow_with_trades(database: str) -> None:
 async def run_round_trips(scenario: Scenario, number: int) -> None:
     """Buy, lose the stream, miss a list of orders, sell; minutes apart."""
     for _ in range(number):
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         scenario.server.streams.disconnect()
         await scenario.inject_fault("status_before", method="GET", route="/v2/orders", status=503)
-        await scenario.waits(seconds=70)
+        await scenario.advance(seconds=70)
         assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
-        await scenario.waits(seconds=60)
+        await scenario.advance(seconds=60)
         assert scenario.held_qty("AAPL") == 0
 
 
 async def measure_resources(scenario: Scenario) -> ProcessResources:
     """What is held now, when everybody is quiet."""
-    await scenario.waits(seconds=5)
+    await scenario.advance(seconds=5)
     await scenario.clock.wait_until_quiet()
     gc.collect()
     kinds = Counter(

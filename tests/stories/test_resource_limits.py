@@ -27,12 +27,12 @@ async def test_daemon_recovers_from_exhausted_file_descriptors(database: str) ->
     """The stream breaks and no socket can be opened: entries stop, the fill of the stop is found over the connections
     that are there, nothing is sold twice, and the stream comes back with the descriptors."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         assert scenario.components is not None
         await scenario.inject_fault("stream_disconnect", symbol="AAPL", count=1)
         with exhaust_descriptors():
-            scenario.prints("AAPL", "187.90")
-            await scenario.waits(seconds=40)
+            scenario.print_trade("AAPL", "187.90")
+            await scenario.advance(seconds=40)
             assert scenario.components.stream.state is not StreamState.READY
             assert not scenario.components.gate.is_open
             position = await scenario.position("AAPL")
@@ -46,7 +46,7 @@ async def wait_for_stream(scenario: Scenario) -> None:
     """The stream is heard again, and entries are possible."""
     assert scenario.components is not None
     for _ in range(60):
-        await scenario.waits(seconds=5)
+        await scenario.advance(seconds=5)
         if scenario.components.stream.state is StreamState.READY and scenario.components.gate.is_open:
             return
     raise AssertionError(f"{scenario.components.stream.state}: {scenario.components.gate.reasons}")
@@ -57,15 +57,15 @@ async def test_entries_wait_while_another_client_holds_the_stream(database: str)
     """Somebody took our place at the stream: entries stop while we are turned away, what happens is found by asking,
     and once the place is free we have it again."""
     async with open_scenario(database) as scenario, aiohttp.ClientSession() as http:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         assert scenario.components is not None
         await scenario.inject_fault("stream_disconnect", symbol="AAPL", count=1)
         await scenario.inject_fault("stream_busy", count=1)  # so that the other one is the first to come
-        scenario.prints("AAPL", "187.90")
+        scenario.print_trade("AAPL", "187.90")
         while not scenario.server.exchange.faults.fired.get("stream_busy"):
-            await scenario.waits(seconds=0.1)
+            await scenario.advance(seconds=0.1)
         async with http.ws_connect(f"{scenario.server.url}/stream"):
-            await scenario.waits(seconds=40)
+            await scenario.advance(seconds=40)
             assert scenario.components.stream.state is not StreamState.READY
             assert "stream" in scenario.components.gate.reasons
             position = await scenario.position("AAPL")

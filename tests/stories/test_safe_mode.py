@@ -37,12 +37,12 @@ async def safe_mode_latch(scenario: Scenario) -> str | None:
 async def test_normal_day_suspects_no_invariant(database: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Entries, a stop, a target, a close: at no look is anything doubted, and the journal's head is in the log."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
-        await scenario.holds("MSFT", 10)
-        await scenario.waits(minutes=MINUTES)
-        scenario.prints("AAPL", "194.05")
-        scenario.prints("MSFT", "187.95")
-        await scenario.waits(minutes=MINUTES)
+        await scenario.given_position("AAPL", 20)
+        await scenario.given_position("MSFT", 10)
+        await scenario.advance(minutes=MINUTES)
+        scenario.print_trade("AAPL", "194.05")
+        scenario.print_trade("MSFT", "187.95")
+        await scenario.advance(minutes=MINUTES)
         assert scenario.held_qty("AAPL") == scenario.held_qty("MSFT") == 0
         assert await safe_mode_latch(scenario) is None
         await scenario.assert_consistent()
@@ -60,20 +60,20 @@ async def test_invariant_failing_twice_enters_safe_mode(
     """A position's cost is not what its fills say: after the second look no entry is let through; the stop still
     works, a restart changes nothing, one page is sent, and resuming waits until the tables are right again."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         async with as_owner(scenario, "positions") as conn:
             await conn.execute("UPDATE positions SET cost = cost + 1")
         assert scenario.components is not None
         await scenario.components.safe_mode.check()
         assert scenario.components.gate.is_open
-        await scenario.waits(minutes=MINUTES)
+        await scenario.advance(minutes=MINUTES)
         assert (await safe_mode_latch(scenario) or "").startswith("I9: AAPL")
         assert "I9" in (scenario.components.gate.refusal("MSFT") or "")
         assert "safe_mode_entered" in capsys.readouterr().out
 
         await scenario.crash()
         await scenario.start()
-        await scenario.waits(minutes=MINUTES)
+        await scenario.advance(minutes=MINUTES)
         assert "I9" in (scenario.components.gate.refusal("MSFT") or "")
         assert (await scenario.alert_events()).count("SAFE_MODE") == 1
         refused = await scenario.send_command("resume")
@@ -84,24 +84,24 @@ async def test_invariant_failing_twice_enters_safe_mode(
             await conn.execute("UPDATE positions SET cost = cost - 1")
         assert (await scenario.send_command("resume"))["cleared"] == ["safe"]
         assert scenario.components.gate.is_open
-        await scenario.waits(minutes=MINUTES)
+        await scenario.advance(minutes=MINUTES)
         assert await safe_mode_latch(scenario) is None
-        scenario.prints("AAPL", "187.95")
-        await scenario.waits(seconds=5)
+        scenario.print_trade("AAPL", "187.95")
+        await scenario.advance(seconds=5)
         assert scenario.held_qty("AAPL") == 0
 
 
 async def test_invariant_failing_once_is_ignored(database: str) -> None:
     """Wrong at one look and right at the next: nobody is told."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         assert scenario.components is not None
         async with as_owner(scenario, "positions") as conn:
             await conn.execute("UPDATE positions SET cost = cost + 1")
         await scenario.components.safe_mode.check()
         async with as_owner(scenario, "positions") as conn:
             await conn.execute("UPDATE positions SET cost = cost - 1")
-        await scenario.waits(minutes=MINUTES)
+        await scenario.advance(minutes=MINUTES)
         assert scenario.components.gate.is_open
         await scenario.assert_consistent()
 
@@ -109,26 +109,26 @@ async def test_invariant_failing_once_is_ignored(database: str) -> None:
 async def test_safe_mode_still_protects_and_exits(database: str) -> None:
     """In SAFE mode a partly filled entry still gets its stop, and the operator still leaves by the safe exit."""
     async with open_scenario(database) as scenario:
-        scenario.prints("AAPL", "190.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=1)
         await scenario.admin("faults", {"kind": "partial", "symbol": "AAPL", "qty": "8"})
         await scenario.submit_entry("AAPL", 20, **ENTRY)
         assert scenario.components is not None
         scenario.components.gate.enter_safe_mode(safe_mode.Invariant.I5, "set by the test")
-        await scenario.waits(seconds=15)
+        await scenario.advance(seconds=15)
         position = await scenario.position("AAPL")
         assert position is not None
         assert position["protected_at"] is not None
         assert await safe_mode_latch(scenario) == "I5: set by the test"
         assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
-        await scenario.waits(seconds=15)
+        await scenario.advance(seconds=15)
         assert scenario.held_qty("AAPL") == 0
 
 
 async def test_broken_journal_enters_safe_mode_at_once(database: str) -> None:
     """The owner rewrites a line: the next look names it, and no resume leads out."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         async with as_owner(scenario, "order_events") as conn:
             seq = await conn.fetchval(
                 "UPDATE order_events SET note = 'nothing' WHERE seq = (SELECT max(seq) FROM order_events) RETURNING seq"
@@ -136,7 +136,7 @@ async def test_broken_journal_enters_safe_mode_at_once(database: str) -> None:
         assert scenario.components is not None
         await scenario.components.safe_mode.check()
         assert f"line {seq}" in (scenario.components.gate.refusal("MSFT") or "")
-        await scenario.waits(seconds=1)
+        await scenario.advance(seconds=1)
         refused = await scenario.send_command("resume")
         assert "I26" in refused["error"]
 
@@ -144,7 +144,7 @@ async def test_broken_journal_enters_safe_mode_at_once(database: str) -> None:
 async def test_constraint_error_enters_safe_mode_at_once(database: str) -> None:
     """A status along no edge is not written, and whoever tried has books that contradict themselves."""
     async with open_scenario(database) as scenario:
-        entry = await scenario.holds("AAPL", 20)
+        entry = await scenario.given_position("AAPL", 20)
         assert scenario.components is not None
         with pytest.raises(IllegalOrderTransition):
             async with scenario.components.store.tx("a mistake") as conn:
@@ -158,7 +158,7 @@ async def test_constraint_error_enters_safe_mode_at_once(database: str) -> None:
                     epoch=scenario.components.epoch,
                 )
         assert "I6" in (scenario.components.gate.refusal("MSFT") or "")
-        await scenario.waits(seconds=2)
+        await scenario.advance(seconds=2)
         assert (await safe_mode_latch(scenario) or "").startswith("I6")
         assert (await scenario.send_command("resume"))["ok"]
         assert scenario.components.gate.is_open
@@ -167,7 +167,7 @@ async def test_constraint_error_enters_safe_mode_at_once(database: str) -> None:
 async def test_failing_loop_enters_safe_mode(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fault of ours in one loop: it begins again, entries wait for a person, and a restart does not forget."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         assert scenario.components is not None
 
         async def fails() -> None:
@@ -178,11 +178,11 @@ async def test_failing_loop_enters_safe_mode(database: str, monkeypatch: pytest.
             patch.setattr(
                 supervisor.log, "error", lambda *_, **__: None
             )  # its traceback takes seconds to print
-            await scenario.waits(seconds=62)
+            await scenario.advance(seconds=62)
         assert "ZeroDivisionError" in (await safe_mode_latch(scenario) or "")
         await scenario.crash()
         await scenario.start()
-        await scenario.waits(seconds=5)
+        await scenario.advance(seconds=5)
         assert "safe" in scenario.components.gate.reasons
         assert (await scenario.send_command("resume"))["ok"]
         assert scenario.components.gate.is_open

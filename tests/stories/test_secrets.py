@@ -55,14 +55,14 @@ async def test_no_secret_is_written_to_logs_rows_or_files(
 async def run_failing_day(scenario: Scenario) -> None:
     """Whatever makes the daemon speak of its requests, and of its own faults."""
     await scenario.start()
-    await scenario.holds("AAPL", 20)
+    await scenario.given_position("AAPL", 20)
     await scenario.submit_entry("MSFT", 5, limit="90.10", stop="80.00", target="120.00")
     for kind in ("garble", "drop", "html", "unauthorized"):
         await scenario.inject_fault(kind, route="/v2/*", count=2)
-        await scenario.waits(seconds=16)
+        await scenario.advance(seconds=16)
     await scenario.inject_fault("stream_refuse", count=1)
     scenario.server.streams.disconnect()
-    await scenario.waits(seconds=5)
+    await scenario.advance(seconds=5)
     await scenario.clear_faults()
     assert scenario.components is not None
 
@@ -70,7 +70,7 @@ async def run_failing_day(scenario: Scenario) -> None:
         raise RuntimeError(f"with {scenario.components!r} in its hands")
 
     scenario.components.protector.check = breaks
-    await scenario.waits(seconds=31)
+    await scenario.advance(seconds=31)
     await scenario.crash()
     await scenario.start()
     scenario.stop.request("SIGTERM", flatten=True)

@@ -31,10 +31,10 @@ async def test_shorting_lock_is_retried_after_broker_errors(database: str) -> No
         await scenario.inject_fault("status_before", method="PATCH", route=ROUTE, status=503, count=2)
         await scenario.start()
         assert await shorting_requests(scenario) == [503]
-        await scenario.waits(seconds=61)
+        await scenario.advance(seconds=61)
         assert await shorting_requests(scenario) == [503, 503]
         assert not is_shorting_locked(scenario)
-        await scenario.waits(seconds=130)
+        await scenario.advance(seconds=130)
         assert await shorting_requests(scenario) == [503, 503, 200]
         assert is_shorting_locked(scenario)
         assert await scenario.conn.fetchval("SELECT event_type FROM risk_events") == "ACCOUNT_NO_SHORTING_SET"
@@ -48,7 +48,7 @@ async def test_shorting_lock_set_by_operator_is_not_removed(database: str) -> No
     async with open_scenario(database, started=False, trading={"allow_short": True}) as scenario:
         lock_shorting_by_hand(scenario)
         await scenario.start()
-        await scenario.waits(seconds=61)
+        await scenario.advance(seconds=61)
         assert await shorting_requests(scenario) == []
         await scenario.crash()
         await scenario.conn.execute(
@@ -74,5 +74,5 @@ async def test_shorting_lock_removal_is_recorded_after_crash(database: str) -> N
         await scenario.crash()
         lock_shorting_by_hand(scenario)
         await scenario.start()
-        await scenario.waits(seconds=61)
+        await scenario.advance(seconds=61)
         assert is_shorting_locked(scenario)

@@ -58,7 +58,7 @@ async def test_startup_steps_run_in_fixed_order(database: str) -> None:
     shown = ["after GET /account/activities/FILL", "after GET /orders", "after GET /positions"]
     after = ["recovered", "daemon_ready"]
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         await scenario.crash()
         order = await first_occurrences(scenario, *before, *shown, *after)
         assert [each for each in order if each not in shown] == [*before, *after]
@@ -70,17 +70,17 @@ async def test_startup_steps_run_in_fixed_order(database: str) -> None:
 async def test_fill_received_during_recovery_is_applied_afterwards(database: str) -> None:
     """The stream tells of a fill while recovery reads: it is heard once the broker's whole state is in the tables."""
     async with open_scenario(database) as scenario:
-        scenario.prints("AAPL", "191.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "191.00")
+        await scenario.advance(seconds=1)
         await scenario.submit_entry("AAPL", 20, **ENTRY)
-        await scenario.waits(seconds=2)
+        await scenario.advance(seconds=2)
         await scenario.crash()
         seen = scenario.crash_trigger.steps
 
         def fill(step: str, moment: Moment) -> None:
             if (step, moment) == ("GET /account/activities/FILL", Moment.BEFORE):
                 scenario.crash_trigger.on_step = None
-                scenario.prints("AAPL", "190.00")
+                scenario.print_trade("AAPL", "190.00")
 
         opening = scenario.start()
         task = asyncio.ensure_future(opening)
@@ -88,7 +88,7 @@ async def test_fill_received_during_recovery_is_applied_afterwards(database: str
         scenario.crash_trigger.on_step = fill
         await task
         assert seen.count("after GET /orders") >= 1
-        await scenario.waits(seconds=5)
+        await scenario.advance(seconds=5)
         position = await scenario.position("AAPL")
         assert position is not None
         assert position["quantity"] == 20
@@ -101,21 +101,21 @@ async def test_crash_loop_closes_entry_gate(database: str) -> None:
     """The sixth start within ten minutes: what is held is protected, nothing is entered, somebody is paged; a daemon
     that lives for ten minutes enters again."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         for _ in range(5):
             await scenario.crash()
             await scenario.start()
         assert scenario.components is not None
         assert "boots" in scenario.components.gate.reasons
         assert "CRASH_LOOP" in await scenario.alert_events()
-        scenario.prints("MSFT", "190.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("MSFT", "190.00")
+        await scenario.advance(seconds=1)
         assert (await scenario.submit_entry("MSFT", 5, **ENTRY)).status == "rejected"
         assert await scenario.count_submitted("MSFT") == 0
         assert (
             len(scenario.server.exchange.order_store.live()) == 2
         )  # the stop and the target of what is held
-        await scenario.waits(minutes=10)
+        await scenario.advance(minutes=10)
         assert scenario.components.gate.is_open
         await scenario.assert_consistent()
 
@@ -192,7 +192,7 @@ async def test_fencing_epoch_is_checked_before_requests_after_stall(
     """A process that stood still for longer than five seconds and was succeeded meanwhile sends nothing, not even
     before it has noticed; one that was not succeeded looks, and sends."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         held = await _account_lease(scenario)
         assert scenario.components is not None
         stalled = {"by": 0.0}
@@ -229,7 +229,7 @@ async def test_lost_account_lock_blocks_requests_until_reacquired(
     """Its backend is ended and it cannot be taken again: nothing leaves, though the process lives and the tables
     answer; what leaves without tables looks at the epoch there instead."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         held = await _account_lease(scenario)
         assert scenario.components is not None
 
@@ -248,13 +248,13 @@ async def test_lost_account_lock_blocks_requests_until_reacquired(
         await scenario.components.exits.request(
             position["position_id"], reason="MANUAL: enough", purpose=Purpose.EXIT, by="trader"
         )
-        await scenario.waits(seconds=10)
+        await scenario.advance(seconds=10)
         assert len((await scenario.admin("logs?method=DELETE"))["requests"]) == before
         assert scenario.held_qty("AAPL") == 20
         assert not held.superseded
 
         monkeypatch.undo()
-        await scenario.waits(seconds=40)
+        await scenario.advance(seconds=40)
         assert scenario.held_qty("AAPL") == 0
         await scenario.assert_consistent()
 
@@ -263,7 +263,7 @@ async def test_lost_account_lock_blocks_requests_until_reacquired(
 async def test_daemon_ends_when_database_epoch_is_older(database: str) -> None:
     """The epoch in the tables is older than ours: they are a copy of the past, and only a new start may go on."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         await scenario.conn.execute("UPDATE daemon SET epoch = epoch - 1")
         await wait_until(lambda: scenario._run_task is not None and scenario._run_task.done())
         with pytest.raises(ExceptionGroup) as ended:

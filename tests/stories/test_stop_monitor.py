@@ -14,14 +14,14 @@ def remove_quotes(scenario: Scenario, symbol: str) -> None:
 async def test_stop_monitor_covers_short_positions(database: str) -> None:
     """Sold short, and the buy stop does not act: bought back after two observations and the grace."""
     async with open_scenario(database, trading={"allow_short": True}) as scenario:
-        scenario.prints("AAPL", "190.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=1)
         await scenario.submit_entry("AAPL", 20, side="short", **SHORT_BRACKET)
-        await scenario.waits(seconds=5)
+        await scenario.advance(seconds=5)
         assert scenario.held_qty("AAPL") == -20
         await scenario.inject_fault("no_trigger", symbol="AAPL", count=0)
-        scenario.prints("AAPL", "192.40")
-        await scenario.waits(seconds=45)
+        scenario.print_trade("AAPL", "192.40")
+        await scenario.advance(seconds=45)
         assert scenario.held_qty("AAPL") == 0
         position = await scenario.position("AAPL")
         assert position is not None
@@ -33,14 +33,14 @@ async def test_stop_monitor_requires_two_prints(database: str) -> None:
     """A single trade below the stop, no quote beside it, and the broker's stop at rest: kept, however often the same
     print is read. A second trade there, and it is sold."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         await scenario.inject_fault("no_trigger", symbol="AAPL", count=0)
         remove_quotes(scenario, "AAPL")
-        scenario.prints("AAPL", "187.50")
-        await scenario.waits(seconds=90)
+        scenario.print_trade("AAPL", "187.50")
+        await scenario.advance(seconds=90)
         assert scenario.held_qty("AAPL") == 20
-        scenario.prints("AAPL", "187.40")
-        await scenario.waits(seconds=10)
+        scenario.print_trade("AAPL", "187.40")
+        await scenario.advance(seconds=10)
         assert await scenario.count_submitted("AAPL") == 2
 
 
@@ -48,15 +48,15 @@ async def test_stop_monitor_uses_broker_price_without_market_data(database: str)
     """Nothing rests at the broker (every protection is refused as a wash trade, say) and the market data is down: the
     broker's own price of the position is watched, and the stop enforced."""
     async with open_scenario(database, execution={"partial_entry_grace_seconds": 60}) as scenario:
-        scenario.prints("AAPL", "190.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=1)
         await scenario.inject_fault("partial", symbol="AAPL", qty="8", role="entry")
         await scenario.submit_entry("AAPL", 20, limit="190.10", stop="188.00", target="194.00")
-        await scenario.waits(seconds=3)
+        await scenario.advance(seconds=3)
         assert scenario.held_qty("AAPL") == 8
         await scenario.inject_fault("status_before", method="GET", route="/v2/stocks/*", status=503, count=0)
-        scenario.prints("AAPL", "187.50")
-        await scenario.waits(seconds=20)
+        scenario.print_trade("AAPL", "187.50")
+        await scenario.advance(seconds=20)
         assert scenario.held_qty("AAPL") == 0
         position = await scenario.position("AAPL")
         assert position is not None
@@ -80,23 +80,23 @@ async def test_stop_monitor_counts_one_price_once(database: str) -> None:
     """Nothing rests at the broker, a price through the stop was heard, and then nothing more: the looks at it that
     follow each second are no second observation. The next price is."""
     async with open_scenario(database, execution={"partial_entry_grace_seconds": 60}) as scenario:
-        scenario.prints("AAPL", "190.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=1)
         await scenario.inject_fault("partial", symbol="AAPL", qty="8", role="entry")
         await scenario.submit_entry("AAPL", 20, limit="190.10", stop="188.00", target="194.00")
-        await scenario.waits(seconds=3)
+        await scenario.advance(seconds=3)
         assert scenario.components is not None
         monitor = scenario.components.stop_monitor
         await fail_price_reads(scenario)
-        scenario.prints("AAPL", "187.50")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "187.50")
+        await scenario.advance(seconds=1)
         restore_price_reads(scenario)
         await monitor.refresh_prices()
         assert monitor.prices.price_ranges["AAPL"][0] < 188
         await fail_price_reads(scenario)
-        await scenario.waits(seconds=20)
+        await scenario.advance(seconds=20)
         assert scenario.held_qty("AAPL") == 8
         restore_price_reads(scenario)
-        await scenario.waits(seconds=5)
+        await scenario.advance(seconds=5)
         assert scenario.held_qty("AAPL") == 0
         await scenario.assert_consistent()

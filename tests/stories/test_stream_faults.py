@@ -8,16 +8,16 @@ from tests.stories.scenario import ENTRY, Scenario, open_scenario, wait_until
 
 async def trade_to_target(scenario: Scenario) -> None:
     """An entry and its target, with whatever is wrong with the stream."""
-    scenario.prints("AAPL", "190.00")
-    await scenario.waits(seconds=1)
+    scenario.print_trade("AAPL", "190.00")
+    await scenario.advance(seconds=1)
     await scenario.submit_entry("AAPL", 20, **ENTRY)
-    await scenario.waits(seconds=40)
+    await scenario.advance(seconds=40)
     position = await scenario.position("AAPL")
     assert position is not None
     assert (position["quantity"], position["status"]) == (20, "open")
     assert position["protected_at"] is not None
-    scenario.prints("AAPL", "194.05")
-    await scenario.waits(seconds=40)
+    scenario.print_trade("AAPL", "194.05")
+    await scenario.advance(seconds=40)
     position = await scenario.position("AAPL")
     assert position is not None
     assert position["status"] == "closed"
@@ -59,7 +59,7 @@ async def test_trade_is_booked_exactly_despite_stream_faults(database: str, rule
 async def test_entries_wait_while_stream_login_is_refused(database: str) -> None:
     """The login is refused: no entry leaves, somebody is told, fills are found by asking; later all is as before."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         assert scenario.components is not None
         await scenario.inject_fault("stream_refuse", count=2)
         stream = scenario.components.stream
@@ -67,17 +67,17 @@ async def test_entries_wait_while_stream_login_is_refused(database: str) -> None
         await wait_until(
             lambda: stream.state is not StreamState.READY
         )  # the other end of a socket takes real time
-        await scenario.waits(seconds=10)
+        await scenario.advance(seconds=10)
         assert "stream" in scenario.components.gate.reasons
         assert "STREAM_LOST" in await scenario.alert_events()
         row = await scenario.submit_entry("MSFT", 5, **ENTRY)
         assert (row.status, await scenario.count_submitted("MSFT")) == ("rejected", 0)
-        scenario.prints("AAPL", "194.05")
-        await scenario.waits(seconds=10)
+        scenario.print_trade("AAPL", "194.05")
+        await scenario.advance(seconds=10)
         position = await scenario.position("AAPL")
         assert position is not None
         assert position["status"] == "closed"
-        await scenario.waits(seconds=120)
+        await scenario.advance(seconds=120)
         assert scenario.components.gate.is_open
         await scenario.assert_consistent()
 
@@ -87,12 +87,12 @@ async def test_entries_wait_until_gap_is_reconciled(database: str) -> None:
     """The stream is back while the list of orders fails: entries stay stopped, and start once a look succeeded."""
     async with open_scenario(database) as scenario:
         assert scenario.components is not None
-        await scenario.waits(seconds=5)
+        await scenario.advance(seconds=5)
         await scenario.inject_fault("status_before", method="GET", route="/v2/orders", status=500, count=3)
         await scenario.admin("stream", {"act": "disconnect"})
-        await scenario.waits(seconds=4)
+        await scenario.advance(seconds=4)
         assert "stream" in scenario.components.gate.reasons
-        await scenario.waits(seconds=120)
+        await scenario.advance(seconds=120)
         assert scenario.components.gate.is_open
 
 
@@ -100,12 +100,12 @@ async def test_entries_wait_until_gap_is_reconciled(database: str) -> None:
 async def test_fill_missing_from_stream_is_booked_by_poll(database: str) -> None:
     """One message never comes and the stream is otherwise well: fifteen seconds later the fill is booked."""
     async with open_scenario(database) as scenario:
-        scenario.prints("AAPL", "190.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=1)
         await scenario.inject_fault("stream_drop", event="fill", symbol="AAPL")
         await scenario.inject_fault("stream_drop", event="new", symbol="AAPL", count=0)
         await scenario.submit_entry("AAPL", 20, **ENTRY)
-        await scenario.waits(seconds=16)
+        await scenario.advance(seconds=16)
         position = await scenario.position("AAPL")
         assert position is not None
         assert position["quantity"] == 20
@@ -116,10 +116,10 @@ async def test_fill_missing_from_stream_is_booked_by_poll(database: str) -> None
 async def test_stop_filled_by_replacement_order_is_booked_once(database: str) -> None:
     """The broker works a triggered stop under a new id: one loss, booked once, with the stop's own reason."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         await scenario.admin("settings", {"stop_by_replacement": True})
-        scenario.prints("AAPL", "187.90")
-        await scenario.waits(seconds=30)
+        scenario.print_trade("AAPL", "187.90")
+        await scenario.advance(seconds=30)
         position = await scenario.position("AAPL")
         assert position is not None
         assert position["status"] == "closed"
@@ -133,14 +133,14 @@ async def test_stop_filled_by_replacement_order_is_booked_once(database: str) ->
 async def test_oco_stop_replaced_by_broker_is_booked(database: str) -> None:
     """The same under an OCO, whose parent is the target."""
     async with open_scenario(database) as scenario:
-        scenario.prints("AAPL", "190.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=1)
         await scenario.inject_fault("partial", symbol="AAPL", qty="8", role="entry")
         await scenario.submit_entry("AAPL", 20, **ENTRY)
-        await scenario.waits(seconds=15)
+        await scenario.advance(seconds=15)
         await scenario.admin("settings", {"stop_by_replacement": True})
-        scenario.prints("AAPL", "187.90")
-        await scenario.waits(seconds=30)
+        scenario.print_trade("AAPL", "187.90")
+        await scenario.advance(seconds=30)
         position = await scenario.position("AAPL")
         assert position is not None
         assert (position["status"], scenario.held_qty("AAPL")) == ("closed", 0)
@@ -154,10 +154,10 @@ async def test_stop_fill_received_before_entry_fill_makes_one_position(database:
     booked as bought, whatever the broker answers when it is asked for that; one position, one loss, nobody paged."""
     async with open_scenario(database) as scenario:
         await scenario.inject_fault("stream_drop", event="fill")
-        scenario.prints("AAPL", "190.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=1)
         await scenario.submit_entry("AAPL", 20, **ENTRY)
-        await scenario.waits(seconds=1)
+        await scenario.advance(seconds=1)
         assert await scenario.position("AAPL") is None
         if read == "badly":
             await scenario.inject_fault(
@@ -165,8 +165,8 @@ async def test_stop_fill_received_before_entry_fill_makes_one_position(database:
             )
         if read == "yesterday's":
             await scenario.inject_fault("stale", method="GET", route="/v2/orders*", count=3)
-        scenario.prints("AAPL", "187.50")
-        await scenario.waits(seconds=70)
+        scenario.print_trade("AAPL", "187.50")
+        await scenario.advance(seconds=70)
         position = await scenario.position("AAPL")
         assert position is not None
         assert position["status"] == "closed"

@@ -13,17 +13,17 @@ ENTRY = {"limit": "190.10", "stop": "188.00", "target": "194.00"}
 async def test_bracket_exits_at_target_with_exact_profit(database: str) -> None:
     """An entry fills, is protected at once, and leaves at its target with the profit to the cent."""
     async with open_scenario(database) as scenario:
-        scenario.prints("AAPL", "190.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=1)
         await scenario.submit_entry("AAPL", 20, **ENTRY)
-        await scenario.waits(seconds=5)
+        await scenario.advance(seconds=5)
         position = await scenario.position("AAPL")
         assert position is not None
         assert (position["quantity"], position["status"]) == (20, "open")
         assert position["protected_at"] is not None
 
-        scenario.prints("AAPL", "194.05")
-        await scenario.waits(seconds=5)
+        scenario.print_trade("AAPL", "194.05")
+        await scenario.advance(seconds=5)
 
         position = await scenario.position("AAPL")
         assert position is not None
@@ -37,12 +37,12 @@ async def test_bracket_exits_at_target_with_exact_profit(database: str) -> None:
 async def test_bracket_exits_at_stop_with_market_loss(database: str) -> None:
     """A fall through the stop sells at the market price, and the loss is what the exchange paid."""
     async with open_scenario(database) as scenario:
-        scenario.prints("AAPL", "190.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=1)
         await scenario.submit_entry("AAPL", 20, **ENTRY)
-        await scenario.waits(seconds=5)
-        scenario.prints("AAPL", "187.50")
-        await scenario.waits(seconds=5)
+        await scenario.advance(seconds=5)
+        scenario.print_trade("AAPL", "187.50")
+        await scenario.advance(seconds=5)
         position = await scenario.position("AAPL")
         assert position is not None
         assert position["status"] == "closed"
@@ -55,11 +55,11 @@ async def test_bracket_exits_at_stop_with_market_loss(database: str) -> None:
 async def test_partly_filled_entry_is_protected_for_filled_shares(database: str) -> None:
     """Forty of a hundred shares fill; the rest is cancelled after the grace and an OCO covers exactly forty."""
     async with open_scenario(database) as scenario:
-        scenario.prints("AAPL", "190.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=1)
         await scenario.admin("faults", {"kind": "partial", "symbol": "AAPL", "qty": "8"})
         await scenario.submit_entry("AAPL", 20, **ENTRY)
-        await scenario.waits(seconds=15)
+        await scenario.advance(seconds=15)
         position = await scenario.position("AAPL")
         assert position is not None
         assert position["quantity"] == 8
@@ -76,11 +76,11 @@ async def test_sigterm_flattens_and_exits_zero(database: str) -> None:
     """Asked to stop, the daemon cancels, sells, proves it is flat and leaves with code zero."""
     async with open_scenario(database) as scenario:
         for symbol in ("AAPL", "MSFT"):
-            scenario.prints(symbol, "190.00")
-        await scenario.waits(seconds=1)
+            scenario.print_trade(symbol, "190.00")
+        await scenario.advance(seconds=1)
         await scenario.submit_entry("AAPL", 20, **ENTRY)
         await scenario.submit_entry("MSFT", 10, **ENTRY)
-        await scenario.waits(seconds=5)
+        await scenario.advance(seconds=5)
         scenario.stop.request("SIGTERM", flatten=True)
         assert await scenario.wait_for_exit() == 0
         assert scenario.held_qty("AAPL") == scenario.held_qty("MSFT") == 0
@@ -99,13 +99,13 @@ async def test_day_is_flat_ten_minutes_before_close(database: str, hour: str) ->
     from tests.simulator.manual_feed import at
 
     async with open_scenario(database, now=at(hour)) as scenario:
-        scenario.prints("AAPL", "190.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=1)
         await scenario.submit_entry("AAPL", 20, **ENTRY)
-        await scenario.waits(seconds=10)
+        await scenario.advance(seconds=10)
         assert scenario.held_qty("AAPL") == 20
-        scenario.prints("AAPL", "190.20", after=60)
-        await scenario.waits(minutes=5)
+        scenario.print_trade("AAPL", "190.20", after=60)
+        await scenario.advance(minutes=5)
         assert scenario.held_qty("AAPL") == 0
         position = await scenario.position("AAPL")
         assert position is not None
@@ -118,11 +118,11 @@ async def test_day_is_flat_ten_minutes_before_close(database: str, hour: str) ->
 async def test_accepted_order_with_lost_response_is_adopted(database: str) -> None:
     """The exchange takes the entry and the connection dies: one order, found by our id, protected, equal."""
     async with open_scenario(database) as scenario:
-        scenario.prints("AAPL", "190.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=1)
         await scenario.admin("faults", {"kind": "drop", "method": "POST", "route": "/v2/orders"})
         row = await scenario.submit_entry("AAPL", 20, **ENTRY)
-        await scenario.waits(seconds=20)
+        await scenario.advance(seconds=20)
         orders = await scenario.orders("AAPL")
         assert orders[0]["status"] == "filled"
         assert orders[0]["order_id"] == row.order_id
@@ -136,19 +136,19 @@ async def test_accepted_order_with_lost_response_is_adopted(database: str) -> No
 async def test_order_is_adopted_after_crash_following_submit(database: str) -> None:
     """Killed between the request and its answer, the next daemon finds the order, books the fill, and protects."""
     async with open_scenario(database) as scenario:
-        scenario.prints("AAPL", "190.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=1)
         await scenario.admin("faults", {"kind": "hang", "method": "POST", "route": "/v2/orders"})
         entering = asyncio.ensure_future(scenario.submit_entry("AAPL", 20, **ENTRY))
         await wait_until(lambda: bool(scenario.server.exchange.order_store.orders))
         await scenario.crash()
         entering.cancel()
         await asyncio.gather(entering, return_exceptions=True)
-        await scenario.waits(seconds=5)
+        await scenario.advance(seconds=5)
         assert scenario.held_qty("AAPL") == 20
 
         await scenario.start()
-        await scenario.waits(seconds=20)
+        await scenario.advance(seconds=20)
         position = await scenario.position("AAPL")
         assert position is not None
         assert position["quantity"] == 20

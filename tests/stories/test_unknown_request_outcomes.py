@@ -29,11 +29,11 @@ async def test_entry_without_response_is_adopted_and_protected(
 ) -> None:
     """It is found by our own id, adopted with its legs and protected; nothing is sent twice."""
     async with open_scenario(database) as scenario:
-        scenario.prints("AAPL", "190.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=1)
         await scenario.admin("faults", {**rule, "method": "POST", "route": "/v2/orders"})
         await scenario.submit_entry("AAPL", 20, **ENTRY)
-        await scenario.waits(seconds=20)
+        await scenario.advance(seconds=20)
         position = await scenario.position("AAPL")
         assert position is not None
         assert position["protected_at"] is not None
@@ -47,15 +47,15 @@ async def test_entry_without_response_is_adopted_and_protected(
 async def test_entry_that_never_arrived_frees_its_symbol(database: str, rule: dict[str, object]) -> None:
     """After ten quiet seconds and three clear answers it ends as never arrived, and its symbol is free again."""
     async with open_scenario(database) as scenario:
-        scenario.prints("AAPL", "190.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=1)
         await scenario.admin("faults", {**rule, "method": "POST", "route": "/v2/orders"})
         await scenario.submit_entry("AAPL", 20, **ENTRY)
-        await scenario.waits(seconds=8)
+        await scenario.advance(seconds=8)
         assert [o["status"] for o in await scenario.orders("AAPL")] == ["submitted"]
         assert scenario.components is not None
         assert "AAPL" in scenario.components.gate.unresolved_symbols
-        await scenario.waits(seconds=20)
+        await scenario.advance(seconds=20)
         orders = await scenario.orders("AAPL")
         assert [(o["status"], o["rejection_reason"]) for o in orders] == [("rejected", "NEVER_ARRIVED")]
         assert "AAPL" not in scenario.components.gate.unresolved_symbols
@@ -66,11 +66,11 @@ async def test_entry_that_never_arrived_frees_its_symbol(database: str, rule: di
 async def test_rate_limited_entry_is_resent_with_same_id(database: str) -> None:
     """Two times 429, which is never heard: the third send of the same id is the order."""
     async with open_scenario(database) as scenario:
-        scenario.prints("AAPL", "190.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=1)
         await scenario.inject_fault("rate_limit", method="POST", route="/v2/orders", count=1)
         entering = asyncio.ensure_future(scenario.submit_entry("AAPL", 20, **ENTRY))
-        await scenario.waits(seconds=30)
+        await scenario.advance(seconds=30)
         row = await entering
         assert row.attempts == 2
         ledger = await scenario.admin("logs?method=POST&path=/v2/orders&symbol=AAPL")
@@ -82,17 +82,17 @@ async def test_rate_limited_entry_is_resent_with_same_id(database: str) -> None:
 async def test_revived_order_raises_alert_and_is_cancelled(database: str) -> None:
     """Invisible for half a minute and declared dead, it shows up working: paged, and cancelled as stale."""
     async with open_scenario(database) as scenario:
-        scenario.prints("AAPL", "191.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "191.00")
+        await scenario.advance(seconds=1)
         await scenario.inject_fault("visibility", symbol="AAPL", seconds=40)
         await scenario.inject_fault("empty", method="GET", route="/v2/orders", count=0)
         await scenario.inject_fault("stream_drop", symbol="AAPL", count=0)
         await scenario.inject_fault("drop", method="POST", route="/v2/orders")
         await scenario.submit_entry("AAPL", 20, **ENTRY)
-        await scenario.waits(seconds=25)
+        await scenario.advance(seconds=25)
         assert [o["status"] for o in await scenario.orders("AAPL")] == ["rejected"]
         await scenario.clear_faults()
-        await scenario.waits(seconds=90)
+        await scenario.advance(seconds=90)
         orders = await scenario.orders("AAPL")
         assert {o["status"] for o in orders} == {"cancelled"}
         assert "ORDER_REVIVED" in await scenario.alert_events()
@@ -102,10 +102,10 @@ async def test_revived_order_raises_alert_and_is_cancelled(database: str) -> Non
 async def test_exit_without_response_sells_once(database: str) -> None:
     """The sale was taken and the answer lost: the shares are gone once, and the position closes by its fill."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         await scenario.inject_fault("drop", method="POST", route="/v2/orders")
         assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
-        await scenario.waits(seconds=30)
+        await scenario.advance(seconds=30)
         assert scenario.held_qty("AAPL") == 0
         position = await scenario.position("AAPL")
         assert position is not None
@@ -119,13 +119,13 @@ async def test_rejected_exit_is_resent_with_new_id(database: str) -> None:
     """Two refusals by the broker, for any reason, and the third sale goes through: an exit never gives up, and no id
     is used for a second order."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         await scenario.inject_fault(
             "status_before", method="POST", route="/v2/orders", status=403, code=40310000, count=2,
             message="insufficient qty available for order (requested: 20, available: 0)",
         )  # fmt: skip
         assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
-        await scenario.waits(seconds=30)
+        await scenario.advance(seconds=30)
         assert scenario.held_qty("AAPL") == 0
         exits = [o for o in await scenario.orders("AAPL") if o["order_purpose"] == "exit"]
         assert [o["status"] for o in exits] == ["rejected", "rejected", "filled"]
@@ -137,13 +137,13 @@ async def test_rejected_exit_is_resent_with_new_id(database: str) -> None:
 async def test_unanswered_cancel_is_repeated_and_exit_completes(database: str, kind: str) -> None:
     """The cancel of what holds the shares is lost or refused: it is asked for again, and the exit goes on."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         if kind == "cancel_reject":
             await scenario.inject_fault(kind, symbol="AAPL")
         else:
             await scenario.inject_fault(kind, method="DELETE", route="/v2/orders/*")
         assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
-        await scenario.waits(seconds=30)
+        await scenario.advance(seconds=30)
         assert scenario.held_qty("AAPL") == 0
         await scenario.assert_consistent()
 
@@ -151,13 +151,13 @@ async def test_unanswered_cancel_is_repeated_and_exit_completes(database: str, k
 async def test_incomplete_acknowledgement_leaves_outcome_unknown(database: str) -> None:
     """An acknowledgement without the fields money depends on is a doubt; the order is found by our id."""
     async with open_scenario(database) as scenario:
-        scenario.prints("AAPL", "190.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=1)
         await scenario.inject_fault(
             "remove_fields", method="POST", route="/v2/orders", fields=["symbol", "side"]
         )
         await scenario.submit_entry("AAPL", 20, **ENTRY)
-        await scenario.waits(seconds=20)
+        await scenario.advance(seconds=20)
         position = await scenario.position("AAPL")
         assert position is not None
         assert position["protected_at"] is not None
@@ -167,15 +167,15 @@ async def test_incomplete_acknowledgement_leaves_outcome_unknown(database: str) 
 async def test_flatten_ends_entry_with_unknown_outcome(database: str) -> None:
     """SIGTERM while an entry's fate is unknown: the other position is left at once, and the entry is ended too."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("MSFT", 10)
-        scenario.prints("AAPL", "191.00")
-        await scenario.waits(seconds=1)
+        await scenario.given_position("MSFT", 10)
+        scenario.print_trade("AAPL", "191.00")
+        await scenario.advance(seconds=1)
         await scenario.inject_fault("drop", method="POST", route="/v2/orders", symbol="AAPL")
         await scenario.inject_fault("visibility", symbol="AAPL", seconds=8)
         await scenario.inject_fault("stream_drop", symbol="AAPL", count=2)
         await scenario.submit_entry("AAPL", 20, **ENTRY)
         scenario.stop.request("SIGTERM", flatten=True)
-        await scenario.waits(seconds=3)
+        await scenario.advance(seconds=3)
         assert scenario.held_qty("MSFT") == 0
         assert await scenario.wait_for_exit() == 0
         await scenario.assert_consistent()
@@ -185,7 +185,7 @@ async def test_rejected_resend_of_exit_does_not_settle_first_request(database: s
     """The first request of an exit is long on its way; the second, under the same id, is turned away at the door.
     That is no verdict: the first lands, is adopted, and the shares are sold once."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         await scenario.inject_fault("drop", method="POST", route="/v2/orders", symbol="AAPL")
         await scenario.inject_fault("visibility", symbol="AAPL", side="sell", seconds=12)
         await scenario.inject_fault("stream_drop", symbol="AAPL", side="sell", count=0)
@@ -194,9 +194,9 @@ async def test_rejected_resend_of_exit_does_not_settle_first_request(database: s
         )
         await scenario.inject_fault("empty", method="GET", route="/v2/orders", count=0)
         assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
-        await scenario.waits(seconds=11)
+        await scenario.advance(seconds=11)
         await scenario.clear_faults()
-        await scenario.waits(seconds=60)
+        await scenario.advance(seconds=60)
         exits = [o for o in await scenario.orders("AAPL") if o["order_purpose"] == "exit"]
         assert [o["status"] for o in exits] == ["filled"]
         assert scenario.held_qty("AAPL") == 0

@@ -13,11 +13,11 @@ from tests.stories.scenario import ENTRY, Facts, Scenario, open_scenario
 
 async def partly_filled_position(scenario: Scenario) -> Facts:
     """Eight of twenty fill and the rest stalls; the position a while later."""
-    scenario.prints("AAPL", "190.00")
-    await scenario.waits(seconds=1)
+    scenario.print_trade("AAPL", "190.00")
+    await scenario.advance(seconds=1)
     await scenario.inject_fault("partial", symbol="AAPL", qty="8", role="entry")
     await scenario.submit_entry("AAPL", 20, **ENTRY)
-    await scenario.waits(seconds=15)
+    await scenario.advance(seconds=15)
     position = await scenario.position("AAPL")
     assert position is not None
     return position
@@ -32,7 +32,7 @@ async def test_unprotected_seconds_over_budget_alert_once(database: str, budget:
         assert 5 <= position["unprotected_seconds"] < 15
         await scenario.crash()
         await scenario.start()
-        await scenario.waits(seconds=20)
+        await scenario.advance(seconds=20)
         alerts = await scenario.conn.fetch(
             "SELECT message, facts FROM alerts WHERE event = 'UNPROTECTED_OVER_BUDGET'"
         )
@@ -55,12 +55,12 @@ async def test_position_never_protected_records_its_unprotected_time(database: s
     """The stop never lived and the shares were sold at once: its whole life was without a stop, and says so."""
     async with open_scenario(database) as scenario:
         await scenario.inject_fault("leg_cancel", symbol="AAPL", role="stop_loss")
-        scenario.prints("AAPL", "190.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=1)
         await scenario.inject_fault("slow_before", method="DELETE", route="/v2/orders/*", seconds=0.5)
         await scenario.submit_entry("AAPL", 20, **ENTRY)
-        scenario.prints("AAPL", "187.00", after=0.4)
-        await scenario.waits(seconds=30)
+        scenario.print_trade("AAPL", "187.00", after=0.4)
+        await scenario.advance(seconds=30)
         position = await scenario.position("AAPL")
         assert position is not None
         assert position["status"] == "closed"
@@ -72,14 +72,14 @@ async def test_position_never_protected_records_its_unprotected_time(database: s
 async def test_position_closed_in_first_second_has_no_unprotected_time(database: str) -> None:
     """Entry and target fill before anybody could confirm the stop between them: it was live at the broker."""
     async with open_scenario(database) as scenario:
-        scenario.prints("AAPL", "190.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=1)
         await scenario.inject_fault("status_before", method="GET", route="/v2/orders/*", status=503, count=0)
         await scenario.submit_entry("AAPL", 20, **ENTRY)
-        scenario.prints("AAPL", "194.05", after=1)
-        await scenario.waits(seconds=3)
+        scenario.print_trade("AAPL", "194.05", after=1)
+        await scenario.advance(seconds=3)
         await scenario.clear_faults()
-        await scenario.waits(seconds=30)
+        await scenario.advance(seconds=30)
         position = await scenario.position("AAPL")
         assert position is not None
         assert (position["status"], position["unprotected_seconds"]) == ("closed", 0)
@@ -90,17 +90,17 @@ async def test_stop_exceeding_position_is_replaced(database: str) -> None:
     """The broker's stop is for twenty-five and we hold twenty: filled, it would turn us short. It gives way to one
     for exactly what is held."""
     async with open_scenario(database) as scenario:
-        await scenario.holds("AAPL", 20)
+        await scenario.given_position("AAPL", 20)
         stop = next(o for o in await scenario.orders("AAPL") if o["order_purpose"] == "stop_loss")
         scenario.server.exchange.find_order(stop["alpaca_order_id"]).qty = Decimal(25)
-        await scenario.waits(seconds=100)
+        await scenario.advance(seconds=100)
         live = [o for o in await scenario.orders("AAPL") if o["status"] in ("submitted", "accepted")]
         assert {(o["order_class"], o["quantity"]) for o in live} == {("oco", Decimal(20))}
         position = await scenario.position("AAPL")
         assert position is not None
         assert position["protected_at"] is not None
-        scenario.prints("AAPL", "187.90")
-        await scenario.waits(seconds=10)
+        scenario.print_trade("AAPL", "187.90")
+        await scenario.advance(seconds=10)
         assert scenario.held_qty("AAPL") == 0
 
 
@@ -109,8 +109,8 @@ async def test_held_stop_without_target_is_replaced(database: str) -> None:
     put there anew."""
     async with open_scenario(database) as scenario:
         await scenario.inject_fault("leg_cancel", symbol="AAPL", role="take_profit")
-        await scenario.holds("AAPL", 20)
-        await scenario.waits(seconds=15)
+        await scenario.given_position("AAPL", 20)
+        await scenario.advance(seconds=15)
         live = [o for o in await scenario.orders("AAPL") if o["status"] in ("submitted", "accepted")]
         words = {(o["order_purpose"], o["broker_status"]) for o in live}
         assert words == {("take_profit", "new"), ("stop_loss", "held")} or words == {("stop_loss", "new")}
@@ -125,10 +125,10 @@ async def test_protector_with_stale_rows_sends_no_second_stop(database: str) -> 
     database refuses a second, and that is no fault of anybody's."""
     async with open_scenario(database) as scenario:
         await scenario.inject_fault("partial", symbol="AAPL", qty="8", role="entry")
-        scenario.prints("AAPL", "190.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=1)
         await scenario.submit_entry("AAPL", 20, **ENTRY)
-        await scenario.waits(seconds=10)
+        await scenario.advance(seconds=10)
         assert scenario.components is not None
         guard = scenario.components.protector
         found = await scenario.position("AAPL")
@@ -137,7 +137,7 @@ async def test_protector_with_stale_rows_sends_no_second_stop(database: str) -> 
         sent = await scenario.count_submitted("AAPL")
         gone = [replace(row, status=Status.CANCELLED) if row.order_class == "oco" else row for row in rows]
         await guard._protect(position, gone)
-        await scenario.waits(seconds=10)
+        await scenario.advance(seconds=10)
         assert await scenario.count_submitted("AAPL") == sent
         await scenario.assert_consistent()
 
@@ -147,12 +147,12 @@ async def test_unacknowledged_oco_is_replaced_and_counts_as_unprotected(database
     count as bare until that one lives."""
     async with open_scenario(database) as scenario:
         await scenario.inject_fault("partial", symbol="AAPL", qty="8", role="entry")
-        scenario.prints("AAPL", "190.00")
-        await scenario.waits(seconds=1)
+        scenario.print_trade("AAPL", "190.00")
+        await scenario.advance(seconds=1)
         await scenario.submit_entry("AAPL", 20, **ENTRY)
-        await scenario.waits(seconds=2)
+        await scenario.advance(seconds=2)
         await scenario.inject_fault("never_ack", symbol="AAPL")
-        await scenario.waits(seconds=20)
+        await scenario.advance(seconds=20)
         position = await scenario.position("AAPL")
         assert position is not None
         assert position["protected_at"] is not None

@@ -6,15 +6,13 @@ its closing auction the session's last trade. Who takes part and accepts the pri
 
 from datetime import datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from catalyst.simulator.exchange import linked_orders
+from catalyst.simulator.exchange.fills import Fills
 from catalyst.simulator.rules.orders import Order, OrderStatus, PositionIntent, TimeInForce
 from catalyst.simulator.rules.pricing import effective_limit, is_stop, is_within_limit
 from catalyst.simulator.rules.trading_hours import new_york_date
-
-if TYPE_CHECKING:
-    from catalyst.simulator.exchange.venue import Venue
 
 UNLIMITED_QTY: Final = Decimal("Infinity")
 IMMEDIATE: Final = frozenset({TimeInForce.OPG, TimeInForce.IOC, TimeInForce.FOK})
@@ -23,74 +21,74 @@ CANCELED_BY_VENUE: Final = IMMEDIATE | {
 }  # what is left of these ends as canceled, never as expired
 
 
-def open_session(venue: "Venue") -> None:
+def open_session(fills: Fills) -> None:
     """Route what waits for the open; it and everything that rests takes part in the first trade."""
-    for symbol in sorted({order.symbol for order in venue.order_store.live()} - venue.halted):
-        cancel_unborrowable_shorts(venue, symbol)
-        route_waiting_orders(venue, symbol)
+    for symbol in sorted({order.symbol for order in fills.order_store.live()} - fills.halted):
+        cancel_unborrowable_shorts(fills, symbol)
+        route_waiting_orders(fills, symbol)
 
 
-def cancel_unborrowable_shorts(venue: "Venue", symbol: str) -> None:
+def cancel_unborrowable_shorts(fills: Fills, symbol: str) -> None:
     """Short sales of a name that became hard to borrow over night are cancelled before the open."""
-    if not venue.is_hard_to_borrow(symbol):
+    if not fills.is_hard_to_borrow(symbol):
         return
-    for order in venue.order_store.live(symbol):
+    for order in fills.order_store.live(symbol):
         if order.intent is PositionIntent.SELL_TO_OPEN:
-            venue.finish_order(order, OrderStatus.CANCELED)
-            linked_orders.cancel_linked(venue, order)
+            fills.finish_order(order, OrderStatus.CANCELED)
+            linked_orders.cancel_linked(fills, order)
 
 
-def route_waiting_orders(venue: "Venue", symbol: str) -> None:
+def route_waiting_orders(fills: Fills, symbol: str) -> None:
     """Acknowledge the symbol's waiting orders, and let all that work there take part in its next trade."""
-    for order in venue.order_store.live(symbol):
+    for order in fills.order_store.live(symbol):
         if order.status is OrderStatus.ACCEPTED and not order.acknowledged:
-            venue.acknowledge(order)
+            fills.acknowledge(order)
         if order.working and order.time_in_force is not TimeInForce.CLS:
             order.in_opening_auction = True
-            venue.order_store.store(order)
+            fills.order_store.store(order)
 
 
-def take_part(venue: "Venue", order: Order, price: Decimal) -> bool:
+def take_part(fills: Fills, order: Order, price: Decimal) -> bool:
     """Have an order take part in an opening at this price; false for a stop, which the trade may elect.
 
     An order for the opening alone, or for at once, does not outlive it.
     """
     order.in_opening_auction = False
-    venue.order_store.store(order)
+    fills.order_store.store(order)
     if is_stop(order) and not order.triggered:
         return False
     if is_within_limit(effective_limit(order), order.side, price):
-        venue.fill_up_to(order, UNLIMITED_QTY, price)
+        fills.fill_up_to(order, UNLIMITED_QTY, price)
     if order.time_in_force in IMMEDIATE:
-        venue.finish_order(order, OrderStatus.CANCELED)
+        fills.finish_order(order, OrderStatus.CANCELED)
     return True
 
 
-def close_session(venue: "Venue") -> None:
+def close_session(fills: Fills) -> None:
     """Hold the closing auction; openings that never came are over."""
-    for order in venue.order_store.live():
+    for order in fills.order_store.live():
         if order.terminal:
             continue
         if order.in_opening_auction:
             order.in_opening_auction = False
-            venue.order_store.store(order)
+            fills.order_store.store(order)
         if order.time_in_force is TimeInForce.CLS and order.working:
-            price = official_close(venue, order.symbol)
+            price = official_close(fills, order.symbol)
             if price is not None and is_within_limit(effective_limit(order), order.side, price):
-                venue.fill_up_to(order, UNLIMITED_QTY, price)
-            venue.finish_order(order, OrderStatus.CANCELED)
+                fills.fill_up_to(order, UNLIMITED_QTY, price)
+            fills.finish_order(order, OrderStatus.CANCELED)
         elif order.time_in_force is TimeInForce.OPG and order.acknowledged:
-            venue.finish_order(order, OrderStatus.CANCELED)
+            fills.finish_order(order, OrderStatus.CANCELED)
 
 
-def official_close(venue: "Venue", symbol: str) -> Decimal | None:
+def official_close(fills: Fills, symbol: str) -> Decimal | None:
     """The session's last trade; None when there was none, or the symbol is halted."""
-    last = venue.market.last_print(symbol, venue.now)
-    if last is None or symbol in venue.halted or last.at < _session_open(venue):
+    last = fills.market.last_print(symbol, fills.now)
+    if last is None or symbol in fills.halted or last.at < _session_open(fills):
         return None
     return last.price
 
 
-def _session_open(venue: "Venue") -> datetime:
-    session = venue.hours.session(new_york_date(venue.now))
-    return venue.now if session is None else session.open
+def _session_open(fills: Fills) -> datetime:
+    session = fills.hours.session(new_york_date(fills.now))
+    return fills.now if session is None else session.open

@@ -10,10 +10,12 @@ from decimal import Decimal
 from catalyst.simulator.exchange.account import Account
 from catalyst.simulator.exchange.admission import AdmittedOrder, OrderAdmission
 from catalyst.simulator.exchange.event_queue import EventKind
+from catalyst.simulator.exchange.lifecycle import Transfer
 from catalyst.simulator.exchange.positions import Position
 from catalyst.simulator.exchange.randomness import RandomSource
 from catalyst.simulator.exchange.settings import ExchangeSettings
-from catalyst.simulator.exchange.venue import Transfer, Venue
+from catalyst.simulator.exchange.venue import Venue
+from catalyst.simulator.exchange.watchlists import Watchlists
 from catalyst.simulator.faults.rules import FaultKind
 from catalyst.simulator.market.trading_feed import TradingFeed
 from catalyst.simulator.rules.orders import (
@@ -47,18 +49,19 @@ class Exchange(Venue):
         multiplier: int = 4,
         settings: ExchangeSettings | None = None,
     ) -> None:
-        draws = RandomSource(seed)
+        random_source = RandomSource(seed)
         account = Account(
-            id=draws.uuid(),
-            number=f"PA{int(draws.uuid()[:8], 16):010d}",
+            id=random_source.uuid(),
+            number=f"PA{int(random_source.uuid()[:8], 16):010d}",
             created_at=start,
             cash=deposit,
             deposits=deposit,
             last_equity=deposit,
             multiplier=multiplier,
         )
-        super().__init__(market, account, start, draws, settings or ExchangeSettings())
+        super().__init__(market, account, start, random_source, settings or ExchangeSettings())
         self.admission = OrderAdmission(self.order_store, self.account, market, self.settings, self.halted)
+        self.watchlists = Watchlists(market, self.random_source)
         self.schedule_first_session()
 
     # ------------------------------------------------------------------ submit

@@ -2,118 +2,117 @@
 
 from dataclasses import replace
 from decimal import Decimal
-from typing import TYPE_CHECKING
 
 from catalyst.simulator.exchange.event_queue import EventKind
+from catalyst.simulator.exchange.lifecycle import OrderLifecycle
 from catalyst.simulator.exchange.settings import PartialEntryLegs
 from catalyst.simulator.faults.rules import FaultKind
 from catalyst.simulator.rules.orders import Order, OrderRole, OrderStatus, OrderType
 
-if TYPE_CHECKING:
-    from catalyst.simulator.exchange.venue import Venue
 
-
-def replace_triggered_stop(venue: "Venue", order: Order) -> Order:
+def replace_triggered_stop(lifecycle: OrderLifecycle, order: Order) -> Order:
     """The broker works a triggered stop under an order id of its own."""
     worker = replace(
         order,
-        id=venue.random_source.uuid(),
-        client_order_id=venue.random_source.uuid(),
-        sequence=venue.next_sequence(),
-        submitted_at=venue.now,
+        id=lifecycle.random_source.uuid(),
+        client_order_id=lifecycle.random_source.uuid(),
+        sequence=lifecycle.next_sequence(),
+        submitted_at=lifecycle.now,
         replaces=order.id,
         status=OrderStatus.NEW,
         legs=[],
     )
     if order.type is OrderType.STOP:
         worker.type, worker.stop_price = OrderType.MARKET, None
-    venue.order_store.store(worker)
-    replace_in_group(venue, order, worker)
-    mark_replaced(venue, order, worker)
-    venue.store_order(worker)
-    venue.emit_update(worker, "new")
+    lifecycle.order_store.store(worker)
+    replace_in_group(lifecycle, order, worker)
+    mark_replaced(lifecycle, order, worker)
+    lifecycle.store_order(worker)
+    lifecycle.emit_update(worker, "new")
     return worker
 
 
-def mark_replaced(venue: "Venue", order: Order, successor: Order) -> None:
+def mark_replaced(lifecycle: OrderLifecycle, order: Order, successor: Order) -> None:
     order.status = OrderStatus.REPLACED
-    order.replaced_at = venue.now
+    order.replaced_at = lifecycle.now
     order.replaced_by = successor.id
     order.active = False
-    venue.store_order(order)
-    venue.emit_update(order, "replaced")
+    lifecycle.store_order(order)
+    lifecycle.emit_update(order, "replaced")
 
 
-def activate_legs(venue: "Venue", entry: Order) -> None:
+def activate_legs(lifecycle: OrderLifecycle, entry: Order) -> None:
     """The entry is complete: the target goes live as `new`, the stop goes live behind `held`."""
-    legs = [leg for leg in venue.order_store.legs(entry) if leg.status is OrderStatus.HELD]
-    free = bool(legs) and unreserved_qty(venue, legs[0]) >= legs[0].remaining
+    legs = [leg for leg in lifecycle.order_store.legs(entry) if leg.status is OrderStatus.HELD]
+    free = bool(legs) and unreserved_qty(lifecycle, legs[0]) >= legs[0].remaining
     for leg in legs:
-        facts = venue.fault_facts(leg)
-        if not free or venue.faults.fire_matching(FaultKind.LEG_REJECT, **facts):
-            venue.finish_order(leg, OrderStatus.REJECTED)
+        facts = lifecycle.fault_facts(leg)
+        if not free or lifecycle.faults.fire_matching(FaultKind.LEG_REJECT, **facts):
+            lifecycle.finish_order(leg, OrderStatus.REJECTED)
             continue
-        if venue.faults.fire_matching(FaultKind.LEG_CANCEL, **facts):
-            venue.finish_order(leg, OrderStatus.CANCELED)
+        if lifecycle.faults.fire_matching(FaultKind.LEG_CANCEL, **facts):
+            lifecycle.finish_order(leg, OrderStatus.CANCELED)
             continue
         leg.active = leg.acknowledged = True
-        leg.submitted_at = venue.now
+        leg.submitted_at = lifecycle.now
         alone = len(legs) == 1
         if leg.role is OrderRole.TARGET or alone:
             leg.status = OrderStatus.NEW
-        venue.store_order(leg)
+        lifecycle.store_order(leg)
         if leg.status is OrderStatus.NEW:
-            venue.emit_update(leg, "new")
-            venue.schedule_event(
-                EventKind.ARRIVE, venue.random_source.draw_latency(venue.settings.arrive), leg
+            lifecycle.emit_update(leg, "new")
+            lifecycle.schedule_event(
+                EventKind.ARRIVE, lifecycle.random_source.draw_latency(lifecycle.settings.arrive), leg
             )
 
 
-def unreserved_qty(venue: "Venue", leg: Order) -> Decimal:
+def unreserved_qty(lifecycle: OrderLifecycle, leg: Order) -> Decimal:
     """Shares that no order outside the leg's group holds."""
-    held, _ = venue.order_store.reserved_shares(leg.symbol, leg.side, excluding_group_of=leg)
-    return abs(venue.account.qty(leg.symbol)) - held
+    held, _ = lifecycle.order_store.reserved_shares(leg.symbol, leg.side, excluding_group_of=leg)
+    return abs(lifecycle.account.qty(leg.symbol)) - held
 
 
-def replace_in_group(venue: "Venue", old: Order, new: Order) -> None:
+def replace_in_group(lifecycle: OrderLifecycle, old: Order, new: Order) -> None:
     """The new order takes the old one's place in its group, legs included."""
-    parent = venue.order_store.parent(old)
+    parent = lifecycle.order_store.parent(old)
     if parent is not None:
         parent.legs = [new.id if leg == old.id else leg for leg in parent.legs]
-        venue.order_store.store(parent)
+        lifecycle.order_store.store(parent)
     if old.legs:
         new.legs, old.legs = old.legs, []
-        for leg in venue.order_store.legs(new):
+        for leg in lifecycle.order_store.legs(new):
             leg.parent_id = new.id
-            venue.order_store.store(leg)
+            lifecycle.order_store.store(leg)
 
 
-def cancel_linked(venue: "Venue", order: Order) -> None:
+def cancel_linked(lifecycle: OrderLifecycle, order: Order) -> None:
     """One order of a group was cancelled: the others follow."""
     if order.role is OrderRole.ENTRY:
-        if not (order.filled_qty and venue.settings.partial_entry is PartialEntryLegs.HELD):
-            for leg in venue.order_store.legs(order):
-                venue.schedule_event(
+        if not (order.filled_qty and lifecycle.settings.partial_entry is PartialEntryLegs.HELD):
+            for leg in lifecycle.order_store.legs(order):
+                lifecycle.schedule_event(
                     EventKind.LEG_CANCEL,
-                    venue.random_source.draw_latency(venue.settings.entry_legs_cancel),
+                    lifecycle.random_source.draw_latency(lifecycle.settings.entry_legs_cancel),
                     leg,
                 )
         return
-    entry = venue.order_store.parent(order) if order.is_exit else None
-    for other in (*venue.order_store.siblings(order), *((entry,) if entry else ())):
+    entry = lifecycle.order_store.parent(order) if order.is_exit else None
+    for other in (*lifecycle.order_store.siblings(order), *((entry,) if entry else ())):
         if not other.terminal:
-            venue.schedule_event(
-                EventKind.LEG_CANCEL, venue.random_source.draw_latency(venue.settings.leg_cancel), other
+            lifecycle.schedule_event(
+                EventKind.LEG_CANCEL,
+                lifecycle.random_source.draw_latency(lifecycle.settings.leg_cancel),
+                other,
             )
 
 
-def resize_linked(venue: "Venue", order: Order) -> None:
+def resize_linked(lifecycle: OrderLifecycle, order: Order) -> None:
     """Legs of a resized entry, and the siblings of a resized target, follow its quantity."""
-    followers = venue.order_store.legs(order) if order.legs else []
+    followers = lifecycle.order_store.legs(order) if order.legs else []
     if order.role is OrderRole.TARGET:
-        followers = [s for s in venue.order_store.siblings(order) if not s.terminal]
+        followers = [s for s in lifecycle.order_store.siblings(order) if not s.terminal]
     for follower in followers:
         follower.qty = follower.filled_qty + (
             order.remaining if order.role is OrderRole.TARGET else order.qty or Decimal(0)
         )
-        venue.store_order(follower)
+        lifecycle.store_order(follower)

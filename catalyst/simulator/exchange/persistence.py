@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from catalyst.simulator.exchange.account import Account
 from catalyst.simulator.exchange.event_queue import ScheduledEvent
 from catalyst.simulator.exchange.exchange import Exchange
-from catalyst.simulator.exchange.venue import Fee, Transfer
+from catalyst.simulator.exchange.lifecycle import Fee, Transfer
 from catalyst.simulator.exchange.watchlists import Watchlist
 from catalyst.simulator.rules.orders import Execution, Order
 from catalyst.simulator.rules.wire_format import JsonObject
@@ -49,6 +49,7 @@ class Journal:
             exchange.random_source.draw_count == self._saved_draw_count
             and not exchange.order_store.changed_ids
             and not exchange.unsaved_changes
+            and not exchange.watchlists.unsaved_changes
         ):
             return
         self._append(self._build_line(exchange, list(exchange.order_store.changed_ids)))
@@ -95,7 +96,7 @@ class Journal:
         whole: JsonObject = {
             "account": asdict(exchange.account),
             "halted": sorted(exchange.halted),
-            "watchlists": [asdict(row) for row in exchange.watchlists.values()],
+            "watchlists": [asdict(row) for row in exchange.watchlists.by_id.values()],
             "equity": [[at, value] for at, value in exchange.equity_history],
         }
         line |= {name: value for name, value in whole.items() if self._saved_state.get(name) != value}
@@ -103,6 +104,7 @@ class Journal:
         self._saved_draw_count = exchange.random_source.draw_count
         exchange.order_store.changed_ids.clear()
         exchange.unsaved_changes = False
+        exchange.watchlists.unsaved_changes = False
         loose: JsonObject = orjson.loads(orjson.dumps(line, default=_decimal_to_json))
         return loose
 
@@ -173,7 +175,7 @@ def _apply_line(exchange: Exchange, line: JsonObject) -> None:
         exchange.halted.update(str(symbol) for symbol in _rows(line, "halted"))
     if "watchlists" in line:
         lists = [WATCHLIST_ADAPTER.validate_python(row) for row in _rows(line, "watchlists")]
-        exchange.watchlists = {each.id: each for each in lists}
+        exchange.watchlists.by_id = {each.id: each for each in lists}
     if "equity" in line:
         equity = [row for row in _rows(line, "equity") if isinstance(row, list)]
         exchange.equity_history[:] = [(datetime.fromisoformat(at), Decimal(value)) for at, value in equity]

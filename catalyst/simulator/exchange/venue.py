@@ -7,120 +7,32 @@ follow Alpaca's description of bracket, OCO and OTO orders.
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
 from functools import partial
-from typing import Final
 
 from catalyst.simulator.exchange import auctions, linked_orders
-from catalyst.simulator.exchange.account import Account, regulatory_fees
-from catalyst.simulator.exchange.event_queue import EventKind, EventQueue, ScheduledEvent
-from catalyst.simulator.exchange.order_store import OrderStore
-from catalyst.simulator.exchange.randomness import RandomSource
-from catalyst.simulator.exchange.settings import ExchangeSettings
-from catalyst.simulator.exchange.stale_views import StaleViews
-from catalyst.simulator.exchange.unprotected_time import UnprotectedShareSeconds, unprotected_qty
-from catalyst.simulator.exchange.views import order_view
-from catalyst.simulator.exchange.watchlists import Watchlist
-from catalyst.simulator.faults.rules import FaultKind, FaultRules
-from catalyst.simulator.market.announcements import Announcements, HaltReason, TradingStatus
-from catalyst.simulator.market.interface import BestQuote, Print
+from catalyst.simulator.exchange.event_queue import EventKind, ScheduledEvent
+from catalyst.simulator.exchange.fills import Fills
+from catalyst.simulator.exchange.lifecycle import ONE_MICROSECOND, Fee
+from catalyst.simulator.faults.rules import FaultKind
+from catalyst.simulator.market.announcements import HaltReason, TradingStatus
+from catalyst.simulator.market.interface import Print
 from catalyst.simulator.market.overrides import OverriddenMarket
-from catalyst.simulator.market.trading_feed import TradingFeed
 from catalyst.simulator.rules.orders import (
-    Execution,
     Order,
-    OrderClass,
     OrderRole,
     OrderSide,
     OrderStatus,
     TimeInForce,
 )
 from catalyst.simulator.rules.pricing import (
-    effective_limit,
-    is_stop,
-    is_within_limit,
-    opposite_quote,
-    participation_qty,
-    price_on_arrival,
-    price_on_print,
     triggers,
-    update_trailing_stop,
 )
-from catalyst.simulator.rules.trading_hours import TradingHours
-from catalyst.simulator.rules.wire_format import JsonObject, format_decimal, format_instant, seconds
-
-ONE_MICROSECOND: Final = timedelta(microseconds=1)
 
 
-@dataclass(frozen=True, slots=True)
-class TradeUpdateMessage:
-    """One trade_updates message, rendered as of its instant."""
-
-    event: str
-    symbol: str
-    order_id: str
-    client_order_id: str
-    role: OrderRole
-    data: JsonObject
-
-
-@dataclass(frozen=True, slots=True)
-class Fee:
-    """A regulatory fee taken at a close: of the SEC (REG) or of FINRA (TAF)."""
-
-    id: str
-    at: datetime
-    amount: Decimal
-    kind: str = "REG"
-
-
-@dataclass(frozen=True, slots=True)
-class Transfer:
-    """Money that came in, or went out when negative."""
-
-    id: str
-    at: datetime
-    amount: Decimal
-
-
-class Venue:
+class Venue(Fills):
     """Orders and the account in time. `advance` is the only way time passes."""
-
-    def __init__(
-        self,
-        market: TradingFeed,
-        account: Account,
-        start: datetime,
-        random_source: RandomSource,
-        settings: ExchangeSettings,
-    ) -> None:
-        self.market = market
-        self.account = account
-        self.now = start
-        self.random_source = random_source
-        self.settings = settings
-        self.faults = FaultRules()
-        self.order_store = OrderStore()
-        self.event_queue = EventQueue()
-        self.hours = TradingHours(market)
-        self.halted: set[str] = set()
-        self.executions: list[Execution] = []
-        self.fees: list[Fee] = []
-        self.transfers = [Transfer(account.id, start, account.deposits)]
-        self.watchlists: dict[str, Watchlist] = {}
-        self.equity_history: list[tuple[datetime, Decimal]] = []
-        self.unprotected_time = UnprotectedShareSeconds()
-        self.announcements = Announcements()
-        self.stale_views = StaleViews()
-        self.outbox: list[TradeUpdateMessage] = []
-        self.sequence = 0
-        self.delayed_fills: list[
-            tuple[datetime, Execution]
-        ] = []  # fills not yet in the position book, and until when
-        self._changed_feeds: set[str] = set()  # symbols whose tape is not what it was
-        self.unsaved_changes = False  # something outside the orders changed since it was last saved
 
     # ------------------------------------------------------------------ time
 
@@ -185,12 +97,6 @@ class Venue:
                 self.event_queue.schedule(session.open, EventKind.OPEN)
             self.event_queue.schedule(session.close, EventKind.CLOSE)
 
-    def schedule_event(
-        self, kind: EventKind, delay: timedelta, order: Order, other: Order | None = None
-    ) -> None:
-        """Promise something about an order."""
-        self.event_queue.schedule(self.now + delay, kind, order.id, other.id if other else "")
-
     def _dispatch(self, event: ScheduledEvent) -> None:
         if event.kind is EventKind.RESUME:
             self.resume(event.other_id)
@@ -232,13 +138,6 @@ class Venue:
             self.event_queue.schedule(session.open, EventKind.OPEN)
             self.event_queue.schedule(session.close, EventKind.CLOSE)
 
-    def halt(self, symbol: str, reason: HaltReason = HaltReason.NEWS) -> None:
-        """Trading in the symbol stops, and the tape says so: nothing trades, market orders are refused."""
-        if symbol not in self.halted:
-            self.halted.add(symbol)
-            self.unsaved_changes = True
-            self.announcements.publish(TradingStatus(self.now, symbol, halted=True, reason=reason))
-
     def resume(self, symbol: str) -> None:
         """Trading goes on, and the tape says so: the next trade is the reopening auction."""
         if symbol not in self.halted:
@@ -258,92 +157,9 @@ class Venue:
                 self.account.cash -= amount
         self.account.accrued_reg = self.account.accrued_taf = Decimal(0)
 
-    def is_hard_to_borrow(self, symbol: str) -> bool:
-        asset = self.market.assets().get(symbol)
-        return symbol in self.settings.hard_to_borrow or (asset is not None and not asset.easy_to_borrow)
-
-    def mark_price(self, symbol: str) -> Decimal | None:
-        """The last trade's price."""
-        last = self.market.last_print(symbol, self.now)
-        return None if last is None else last.price
-
     # ------------------------------------------------------------------ telling
 
-    def store_order(self, order: Order) -> None:
-        """Keep a changed order, and account for what it protects."""
-        order.updated_at = self.now
-        self.order_store.store(order)
-        if self.settings.order_lag > 0:
-            self.stale_views.record(order, self.now)
-        unprotected_shares = unprotected_qty(self.order_store, order.symbol, self.account.qty(order.symbol))
-        self.unprotected_time.record(order.symbol, unprotected_shares, self.now)
-
-    def emit_update(self, order: Order, event: str, **facts: object) -> None:
-        """Put a trade update in the outbox, with the order as it is now."""
-        data: JsonObject = {
-            "event": event,
-            "execution_id": self.random_source.uuid(),
-            "timestamp": format_instant(self.now),
-            "order": order_view(order, self.order_store, self.settings, nested=True, stream=True),
-        }
-        data.update(facts)
-        self.outbox.append(
-            TradeUpdateMessage(event, order.symbol, order.id, order.client_order_id, order.role, data)
-        )
-
-    def fault_facts(self, order: Order) -> dict[str, str | None]:
-        """What fault rules may ask about an order."""
-        return {
-            "symbol": order.symbol,
-            "client_order_id": order.client_order_id,
-            "role": order.role.value,
-            "side": order.side.value,
-        }
-
     # ------------------------------------------------------------------ acknowledgement and arrival
-
-    def acknowledge(self, order: Order) -> None:
-        """The venue has the order: it works from here on, unless it is rejected."""
-        if order.terminal or order.acknowledged:
-            return
-        if self.faults.fire_matching(FaultKind.REJECT, **self.fault_facts(order)):
-            self.finish_order(order, OrderStatus.REJECTED)
-            for leg in self.order_store.legs(order):
-                self.finish_order(leg, OrderStatus.CANCELED)
-            return
-        order.acknowledged = True
-        if order.status is OrderStatus.PENDING_CANCEL:
-            order.status_before_pending = OrderStatus.NEW
-        else:
-            order.status = OrderStatus.NEW
-        if order.order_class is OrderClass.OCO:
-            for leg in self.order_store.legs(order):
-                leg.active = leg.acknowledged = True
-                self.store_order(leg)
-        self.store_order(order)
-        self.emit_update(order, "new")
-        self.schedule_event(EventKind.ARRIVE, self.random_source.draw_latency(self.settings.arrive), order)
-
-    def _match_on_arrival(self, order: Order) -> None:
-        """The order meets the quote: takers trade with its far side, up to its size."""
-        if not order.working or order.in_opening_auction or self._cannot_trade(order):
-            return
-        if order.time_in_force is TimeInForce.CLS:
-            return
-        met = None if is_stop(order) and not order.triggered else price_on_arrival(order, self._quote(order))
-        if met is not None and order.time_in_force is TimeInForce.FOK and met[1] < order.remaining:
-            met = None
-        if met is not None:
-            self.fill_up_to(order, Decimal(max(met[1], 1)), met[0])
-        if order.time_in_force in {TimeInForce.IOC, TimeInForce.FOK} and not order.terminal:
-            self.finish_order(order, OrderStatus.CANCELED)
-
-    def _cannot_trade(self, order: Order) -> bool:
-        open_now = self.hours.accepts_trades(self.now, extended_hours=order.extended_hours)
-        return order.symbol in self.halted or not open_now
-
-    def _quote(self, order: Order) -> BestQuote | None:
-        return self.market.quote(order.symbol, self.now)
 
     # ------------------------------------------------------------------ trades
 
@@ -374,186 +190,7 @@ class Venue:
                 return market.last_print(symbol, trade.at) or trade
         return trade
 
-    def _apply_print(self, order: Order, trade: Print) -> None:
-        """A trade moves, triggers or fills one order."""
-        if update_trailing_stop(order, trade.price):
-            self.store_order(order)
-        if triggers(order, trade.price):
-            stuck = self.faults.active(FaultKind.NO_TRIGGER, **self.fault_facts(order))
-            if stuck is not None:
-                stuck.record_hit(order.id)
-                return
-            self._fill_triggered_stop(self._trigger_stop(order), trade)
-        elif not is_stop(order) or order.triggered:
-            price = price_on_print(order, trade.price, lambda: self.market.quote(order.symbol, trade.at))
-            if price is not None:
-                self.fill_up_to(order, participation_qty(trade.size, self.settings.participation), price)
-
-    def _fill_triggered_stop(self, order: Order, trade: Print) -> None:
-        """A triggered stop is a new taker: it meets the quote, or the trade itself where there is none."""
-        quote = self.market.quote(order.symbol, trade.at)
-        if opposite_quote(quote, order.side) is None:
-            price = price_on_print(order, trade.price, lambda: None)
-            size = participation_qty(trade.size, self.settings.participation)
-            if price is not None:
-                self.fill_up_to(order, size, price)
-            return
-        met = price_on_arrival(order, quote)
-        if met is not None:
-            self.fill_up_to(order, Decimal(max(met[1], 1)), met[0])
-
-    def _trigger_stop(self, order: Order) -> Order:
-        """The stop is triggered: its sibling ends as replaced; the order that now works is returned."""
-        order.triggered = True
-        if order.status is OrderStatus.HELD:
-            order.status = OrderStatus.NEW
-        worker = order
-        if order.role is OrderRole.STOP and (
-            self.settings.stop_by_replacement
-            or self.faults.fire_matching(FaultKind.STOP_REPLACED, **self.fault_facts(order))
-        ):
-            worker = linked_orders.replace_triggered_stop(self, order)
-        else:
-            self.store_order(order)
-        if not self.faults.active(FaultKind.DOUBLE_EXIT, symbol=order.symbol):
-            for sibling in self.order_store.siblings(worker):
-                if not sibling.terminal:
-                    linked_orders.mark_replaced(self, sibling, worker)
-        return worker
-
-    def fill_up_to(self, order: Order, capacity: Decimal, price: Decimal) -> None:
-        """Fill up to `capacity` shares, as far as the fault menu lets it."""
-        if order.notional is not None and order.qty is None:
-            order.qty = (order.notional / price).quantize(Decimal("0.000000001"))
-            order.unit_reserve = price
-        qty = min(order.remaining, capacity)
-        if order.notional is not None:
-            qty = order.remaining
-        if qty > 1 and self.random_source.occurs(self.settings.partial_probability):
-            qty = max(Decimal(1), qty // 2)
-        stall = self.faults.active(FaultKind.PARTIAL, **self.fault_facts(order))
-        if stall is not None and (most := stall.max_fill_qty(order.filled_qty + order.remaining)) is not None:
-            stall.record_hit(order.id)
-            qty = min(qty, most - order.filled_qty)
-        if qty <= 0:
-            return
-        halt = (
-            self.faults.fire_matching(FaultKind.HALT, **self.fault_facts(order))
-            if order.remaining > 1
-            else None
-        )
-        if halt is not None:
-            part = Decimal(halt.qty) if halt.qty else max(order.remaining // 2, Decimal(1))
-            qty = min(qty, part)
-        self._book_fill(order, qty, price)
-        if halt is not None:
-            self.halt(order.symbol)
-            if halt.seconds:
-                until = self.now + seconds(halt.seconds)
-                self.event_queue.schedule(until, EventKind.RESUME, other_id=order.symbol)
-
-    def _book_fill(self, order: Order, qty: Decimal, price: Decimal) -> None:
-        """Book one execution and everything that follows from it."""
-        order.filled_qty += qty
-        order.filled_value += qty * price
-        if not order.remaining:
-            order.status = OrderStatus.FILLED
-            order.filled_at = self.now
-            order.active = False
-        elif order.status not in {OrderStatus.PENDING_CANCEL, OrderStatus.PENDING_REPLACE}:
-            order.status = OrderStatus.PARTIALLY_FILLED
-        else:
-            order.status_before_pending = OrderStatus.PARTIALLY_FILLED
-        position = self.account.book_fill(order.symbol, order.side, qty, price)
-        execution = Execution(
-            id=self.random_source.uuid(),
-            at=self.now,
-            order_id=order.id,
-            client_order_id=order.client_order_id,
-            symbol=order.symbol,
-            side=order.side,
-            qty=qty,
-            price=price,
-            cum_qty=order.filled_qty,
-            leaves_qty=order.remaining,
-            order_status=OrderStatus.FILLED
-            if order.status is OrderStatus.FILLED
-            else OrderStatus.PARTIALLY_FILLED,
-            closing=not order.intent.opens_position,
-            position_qty=position,
-        )
-        self.executions.append(execution)
-        lag = self.faults.fire_matching(FaultKind.POSITION_LAG, **self.fault_facts(order))
-        if lag is not None:
-            self.delayed_fills = [row for row in self.delayed_fills if row[0] > self.now]
-            self.delayed_fills.append((self.now + seconds(lag.seconds), execution))
-        if self.settings.charge_fees:
-            terms = self.settings
-            reg, taf = regulatory_fees(execution, terms.sec_fee, terms.taf_fee, terms.taf_cap)
-            self.account.accrued_reg += reg
-            self.account.accrued_taf += taf
-        self.store_order(order)
-        self.emit_update(
-            order,
-            "fill" if order.status is OrderStatus.FILLED else "partial_fill",
-            execution_id=execution.id,
-            price=format_decimal(price),
-            qty=format_decimal(qty),
-            position_qty=format_decimal(position),
-        )
-        self._after_fill(order, price)
-
-    def _after_fill(self, order: Order, price: Decimal) -> None:
-        if order.role is OrderRole.ENTRY and order.status is OrderStatus.FILLED:
-            self.schedule_event(
-                EventKind.ACTIVATE, self.random_source.draw_latency(self.settings.activate), order
-            )
-        if not order.is_exit:
-            return
-        siblings = [sibling for sibling in self.order_store.siblings(order) if not sibling.terminal]
-        if order.status is not OrderStatus.FILLED:
-            for sibling in siblings:
-                if order.role is OrderRole.TARGET:
-                    sibling.qty = sibling.filled_qty + order.remaining
-                    self.store_order(sibling)
-            return
-        if siblings and self.faults.fire_matching(FaultKind.DOUBLE_EXIT, symbol=order.symbol):
-            for sibling in siblings:
-                self._book_fill(sibling, sibling.remaining, price)
-            return
-        for sibling in siblings:
-            sibling.active = False  # what is shown may lag, but it can no longer trade
-            self.store_order(sibling)
-            self.schedule_event(
-                EventKind.LEG_CANCEL, self.random_source.draw_latency(self.settings.leg_cancel), sibling
-            )
-
-    def _fill_remaining(self, order: Order) -> None:
-        price = self.mark_price(order.symbol)
-        if order.working and price is not None:
-            limit = effective_limit(order)
-            self._book_fill(
-                order, order.remaining, price if is_within_limit(limit, order.side, price) else limit or price
-            )
-
     # ------------------------------------------------------------------ endings
-
-    def finish_order(self, order: Order, status: OrderStatus, *, silent: bool = False) -> bool:
-        """End an order that is not over; true when it was this. The stream is told unless `untold`."""
-        if order.terminal:
-            return False
-        order.status = status
-        order.active = False
-        if status is OrderStatus.CANCELED:
-            order.canceled_at = self.now
-        elif status is OrderStatus.EXPIRED:
-            order.expired_at = self.now
-        elif status is OrderStatus.REJECTED:
-            order.failed_at = self.now
-        self.store_order(order)
-        if not silent:
-            self.emit_update(order, status.value)
-        return True
 
     def _confirm_cancel(self, order: Order) -> None:
         if order.terminal:
@@ -609,7 +246,3 @@ class Venue:
         self.emit_update(new, "new")
         linked_orders.resize_linked(self, new)
         self.schedule_event(EventKind.ARRIVE, self.random_source.draw_latency(self.settings.arrive), new)
-
-    def next_sequence(self) -> int:
-        self.sequence += 1
-        return self.sequence

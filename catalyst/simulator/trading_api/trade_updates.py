@@ -9,8 +9,8 @@ import orjson
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from catalyst.clock import Clock
+from catalyst.simulator.exchange.lifecycle import TradeUpdateMessage
 from catalyst.simulator.exchange.settings import ExchangeSettings
-from catalyst.simulator.exchange.venue import TradeUpdateMessage
 from catalyst.simulator.faults.rules import Fault, FaultKind, FaultRules
 from catalyst.simulator.rules.wire_format import JsonObject, encode_json, seconds
 

@@ -5,7 +5,6 @@ from typing import Final
 
 from aiohttp import web
 
-from catalyst.simulator.exchange import watchlists
 from catalyst.simulator.exchange.exchange import Exchange
 from catalyst.simulator.exchange.views import asset_view
 from catalyst.simulator.exchange.watchlists import Watchlist
@@ -48,44 +47,49 @@ class WatchlistApi:
         return respond
 
     def list_all(self, _: web.Request) -> object:
-        return [self._summary(each) for each in self._exchange.watchlists.values()]
+        return [self._summary(each) for each in self._exchange.watchlists.by_id.values()]
 
     def create(self, _: web.Request, body: JsonObject) -> object:
-        return self._watchlist_view(watchlists.create(self._exchange, body.get("name"), body.get("symbols")))
+        exchange = self._exchange
+        return self._watchlist_view(
+            exchange.watchlists.create(body.get("name"), body.get("symbols"), exchange.now)
+        )
 
     def get(self, request: web.Request) -> object:
         return self._watchlist_view(self._find_watchlist(request))
 
     def update(self, request: web.Request, body: JsonObject) -> object:
-        found = self._find_watchlist(request)
+        found, exchange = self._find_watchlist(request), self._exchange
         return self._watchlist_view(
-            watchlists.update(self._exchange, found, body.get("name"), body.get("symbols"))
+            exchange.watchlists.update(found, body.get("name"), body.get("symbols"), exchange.now)
         )
 
     def add_symbol(self, request: web.Request, body: JsonObject) -> object:
         return self._watchlist_view(
-            watchlists.add_symbol(self._exchange, self._find_watchlist(request), body.get("symbol"))
+            self._exchange.watchlists.add_symbol(
+                self._find_watchlist(request), body.get("symbol"), self._exchange.now
+            )
         )
 
     def remove_symbol(self, request: web.Request) -> object:
         symbol = request.match_info["symbol"]
         return self._watchlist_view(
-            watchlists.remove_symbol(self._exchange, self._find_watchlist(request), symbol)
+            self._exchange.watchlists.remove_symbol(self._find_watchlist(request), symbol, self._exchange.now)
         )
 
     def delete(self, request: web.Request) -> object:
-        watchlists.delete(self._exchange, self._find_watchlist(request))
+        self._exchange.watchlists.delete(self._find_watchlist(request))
         return web.Response(status=204)
 
     def _find_watchlist(self, request: web.Request) -> Watchlist:
         if "watchlist_id" in request.match_info:
-            return watchlists.find(
-                self._exchange, parse_uuid(request.match_info["watchlist_id"], "watchlist_id")
+            return self._exchange.watchlists.find(
+                parse_uuid(request.match_info["watchlist_id"], "watchlist_id")
             )
         name = request.query.get("name")
         if not name:
             raise ApiError(422, BAD_PARAMETER, "name is missing")
-        return watchlists.find_by_name(self._exchange, name)
+        return self._exchange.watchlists.find_by_name(name)
 
     def _summary(self, watchlist: Watchlist) -> JsonObject:
         """What the list of lists shows of each."""
