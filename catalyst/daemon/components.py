@@ -1,4 +1,4 @@
-"""Every part of a running daemon, each given exactly what it may touch."""
+"""Components of a running daemon; each receives only what it may use."""
 
 import asyncio
 from dataclasses import dataclass, field, replace
@@ -43,7 +43,7 @@ from catalyst.store.pool import Store
 
 @dataclass
 class Components:
-    """Every part of a running daemon."""
+    """All components of a running daemon."""
 
     settings: Settings
     clock: Clock
@@ -75,13 +75,13 @@ class Components:
     ready: asyncio.Event = field(default_factory=asyncio.Event)
 
     def apply_config(self, config: Config) -> None:
-        """Every part holds the new values from now on; a scan or a flatten under way ends with the old ones."""
+        """Give every component the new values. A running scan or flatten ends with the old ones."""
         old = self.settings.config
         self.settings = replace(self.settings, config=config)
         replace_config_references(old, config, [self])
 
     async def emergency_stop(self, reason: str) -> bool | None:
-        assert self.trading_day is not None  # the risk watch looks only once a cycle is open
+        assert self.trading_day is not None  # the daily loss limit is checked only once a cycle is open
         return await self.trading_day.emergency_stop(reason)
 
 
@@ -99,7 +99,7 @@ def build_components(
     proofs: FlatProofFiles,
     lease: AccountLease,
 ) -> Components:
-    """Every part gets exactly what it may touch."""
+    """Build every component with what it may use."""
     cfg = settings.config
     gate.close("stream", "trade updates are not connected yet")
     books = OrderLedger(store, broker, clock, epoch, cfg=cfg.reconcile)

@@ -1,4 +1,4 @@
-"""How the process ends: what a signal asks for, flat by the tables or without them, and the exit code that says so."""
+"""Shutdown: what a signal requests, the flatten with or without the database, and the exit code."""
 
 import asyncio
 import signal
@@ -21,16 +21,16 @@ from catalyst.store.pool import is_transient
 
 log = structlog.get_logger()
 
-MAX_FLATTEN_ATTEMPTS: Final = 3  # by the tables; what fails so often is done without them
+MAX_FLATTEN_ATTEMPTS: Final = 3  # with the database; after that the outage flatten takes over
 FLATTEN_RETRY_PAUSE: Final = timedelta(seconds=2)
 MIN_OUTAGE_FLATTEN_TIME: Final = timedelta(
     seconds=20
-)  # that a flatten without the tables gets, however late it begins
-DRAIN_TIMEOUT: Final = timedelta(seconds=10)  # a request of ours ends by then
+)  # an outage flatten gets at least this, however late it begins
+DRAIN_TIMEOUT: Final = timedelta(seconds=10)  # our open requests end within this time
 
 
 class ExitCode(IntEnum):
-    """The process's exit codes; systemd does not restart on the last two."""
+    """Exit codes of the process; systemd does not restart on the last two."""
 
     FLAT = 0
     NOT_FLAT = 2
@@ -40,12 +40,12 @@ class ExitCode(IntEnum):
 
 @dataclass
 class StopRequest:
-    """What a signal asks for; `asked` is set by the first, and a second changes nothing."""
+    """What a signal requested. `asked` is set by the first signal; a second changes nothing."""
 
     requested: asyncio.Event = field(default_factory=asyncio.Event)
     flatten: bool = False
     reason: str = ""
-    exit_code: ExitCode = ExitCode.FLAT  # of who leaves without a flatten
+    exit_code: ExitCode = ExitCode.FLAT  # for a stop without a flatten
     reload_requested: asyncio.Event = field(default_factory=asyncio.Event)
 
     def request(self, reason: str, *, flatten: bool, exit_code: ExitCode = ExitCode.FLAT) -> None:
@@ -60,7 +60,8 @@ class StopRequest:
 
 
 def stop_on_signals(stop: StopRequest, settings: Settings) -> None:
-    """SIGTERM and SIGINT flatten (or keep, as configured); SIGUSR1 keeps; SIGHUP reads the configuration again."""
+    """Install the signal handlers: SIGTERM and SIGINT flatten (or keep, as configured), SIGUSR1 keeps the
+    positions, SIGHUP reloads the configuration."""
     flatten = settings.config.shutdown.on_sigterm == "flatten"
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, lambda: stop.request("SIGTERM", flatten=flatten))
@@ -70,10 +71,10 @@ def stop_on_signals(stop: StopRequest, settings: Settings) -> None:
 
 
 async def flatten_or_none(components: Components, stop: StopRequest, deadline: datetime) -> ExitCode | None:
-    """SIGTERM: be flat now, within the bound, and say truthfully whether we are.
+    """Flatten within the time limit and return the exit code.
 
-    A database that only stumbled is asked again. None when it is away: then the store is given up, nothing more
-    can be written or sent in the ordinary way, and nothing of that is on its way any more.
+    A passing database error is retried. None when the database is unavailable: then the store is abandoned,
+    nothing can be sent in the ordinary way, and no ordinary request is in flight.
     """
     for attempt in range(MAX_FLATTEN_ATTEMPTS):
         if attempt:
@@ -99,13 +100,13 @@ async def flatten_or_none(components: Components, stop: StopRequest, deadline: d
 
 
 async def abandon_database(components: Components) -> None:
-    """Nothing is written or sent in the ordinary way any more, and nothing of that is on its way."""
+    """Abandon the store: nothing is written or sent in the ordinary way, and no such request is in flight."""
     components.store.abandon()
     await components.submission.wait_until_idle(DRAIN_TIMEOUT)
 
 
 async def _wait_for_outage(components: Components) -> None:
-    """Return once the database has not answered twice in a row."""
+    """Return once the database has failed to respond twice in a row."""
     missed = 0
     while missed < 2:
         await components.clock.sleep(FLATTEN_RETRY_PAUSE)
@@ -113,7 +114,7 @@ async def _wait_for_outage(components: Components) -> None:
 
 
 async def flatten_in_outage(components: Components, stop: StopRequest, deadline: datetime) -> ExitCode:
-    """What the ordinary flatten could not end, or begin; the next start brings it into the tables, and goes on."""
+    """Flatten from what the broker shows. The next start imports the spool and continues."""
     if components.exits.session is None:
         components.exits.session = await session_of_today(components.broker, components.clock)
     left = await components.outage_exit.flatten(
@@ -127,7 +128,7 @@ async def flatten_in_outage(components: Components, stop: StopRequest, deadline:
 
 
 async def _flatten_by_database(components: Components, stop: StopRequest, deadline: datetime) -> ExitCode:
-    """The ordinary flatten, by the tables."""
+    """Flatten with the rows of the database."""
     if components.trading_day is not None and components.trading_day.cycle_id:
         await components.trading_day.end_entries("flatten", reason=stop.reason, by="signal")
     else:
@@ -143,8 +144,8 @@ async def _flatten_by_database(components: Components, stop: StopRequest, deadli
 
 
 async def end_epoch(components: Components, stop: StopRequest) -> None:
-    """The last words, when every loop has ended: what broke in the last moments, and was not written by whoever keeps
-    the latch, is latched for the next life; and this one is said to be over."""
+    """Write the last rows after every loop has ended: latch what failed in the last moments and was not
+    written by safe mode, and record the end of the run."""
     why = stop.reason or "superseded"
     try:
         await components.safe_mode.persist_latch()

@@ -1,4 +1,4 @@
-"""Starting is recovering: the seat, the database, the lock and the epoch, and then one clean look at everything."""
+"""Startup is recovery: host lock, database, account lease, epoch, then one clean read of the broker."""
 
 import asyncio
 import hashlib
@@ -39,18 +39,20 @@ log = structlog.get_logger()
 
 ROOT: Final = Path(__file__).parents[2]
 VERSION: Final = version("catalyst")
-STREAM_TIMEOUT: Final = timedelta(seconds=5)  # a recovery waits that long for the stream, then does without
-BROKER_TIMEOUT: Final = timedelta(seconds=30)  # the broker's first answer, before a start is given up
+STREAM_TIMEOUT: Final = timedelta(
+    seconds=5
+)  # recovery waits that long for the stream, then goes on without it
+BROKER_TIMEOUT: Final = timedelta(seconds=30)  # the broker's first response; later the start is given up
 RETRY_PAUSE: Final = timedelta(seconds=5)
 
 
 async def acquire_host_lock(
     stack: AsyncExitStack, settings: Settings, clock: Clock, *, fault_point: FaultPoint | None = None
 ) -> AccountReport:
-    """The account the keys open; from now on no other process of this machine trades it.
+    """Read the account of the keys and lock it against every other process of this machine.
 
-    A broker that cannot be read at this moment is asked again for `ANSWER_WITHIN`: one slow answer is no reason not to
-    look after what is held. Raises UserError when it stays so, or says no.
+    A broker that cannot be read is retried for BROKER_TIMEOUT: one slow response must not leave held shares
+    unattended. Raises UserError when it stays unreachable or rejects the keys.
     """
     key, secret = settings.keys
     asking = AlpacaBroker(
@@ -70,15 +72,15 @@ async def acquire_host_lock(
     finally:
         await asking.close()
     _check_account(settings, account)
-    seat = HostLock.acquire(
+    host_lock = HostLock.acquire(
         settings.spool_dir,
         settings.account_name(account.account_id),
         f"process {os.getpid()}, since {clock.now():%Y-%m-%d %H:%M:%S} UTC, {settings.mode} account "
         f"{account.account_number}",
         fault_point=fault_point,
     )
-    stack.callback(seat.release)
-    log.info("host_lock_acquired", path=str(seat.path))
+    stack.callback(host_lock.release)
+    log.info("host_lock_acquired", path=str(host_lock.path))
     return account
 
 
@@ -105,7 +107,7 @@ def _check_account(settings: Settings, account: AccountReport) -> None:
 async def open_database(
     stack: AsyncExitStack, dsn: str, clock: Clock, *, fault_point: FaultPoint | None = None
 ) -> Store:
-    """A store on a database whose schema, guards and rights are whole. Nothing is written before that is known."""
+    """Open a store after its schema, constraints and rights were verified. Nothing is written before."""
     try:
         with clock.hold():
             store = await open_store(dsn, clock, fault_point=fault_point, writable=True)
@@ -133,7 +135,7 @@ async def acquire_account(
     *,
     fault_point: FaultPoint | None = None,
 ) -> tuple[Components, AccountLease]:
-    """Lock and epoch: afterwards nobody else may trade this account through this database."""
+    """Acquire the account lease and a new epoch: no other process trades this account through this database."""
     key, secret = settings.keys
     limits = settings.config.broker
     gate = EntryGate()
@@ -187,7 +189,7 @@ async def acquire_account(
 
 
 async def _begin_epoch(store: Store, account: AccountReport, settings: Settings, clock: Clock) -> int:
-    """Bump the fence: whoever wrote orders before this moment can no longer."""
+    """Raise the fencing epoch; earlier writers of orders are refused from now on."""
     async with store.tx("epoch") as conn:
         epoch = await daemon_epoch.begin_epoch(
             conn,
@@ -209,7 +211,7 @@ async def _begin_epoch(store: Store, account: AccountReport, settings: Settings,
 
 
 def _git_commit() -> str:
-    """The commit a checkout stands at; empty when this is an installed package."""
+    """Return the commit of the checkout; empty for an installed package."""
     head = ROOT / ".git" / "HEAD"
     if not head.is_file():
         return ""
@@ -219,14 +221,16 @@ def _git_commit() -> str:
 
 
 def _lock_hash() -> str:
-    """A hash of the dependency lock, when this is a checkout."""
+    """Return a hash of the dependency lock, when this is a checkout."""
     lock = ROOT / "requirements.lock"
     return hashlib.sha256(lock.read_bytes()).hexdigest()[:16] if lock.is_file() else ""
 
 
 async def recover_or_stop(components: Components, stop: StopRequest) -> bool:
-    """True once everything is recovered. Asked to stop meanwhile, it is given as long as a flatten is, but for what a
-    flatten without the tables needs: false then."""
+    """Return true once everything is recovered, false after a stop request.
+
+    After a stop request recovery gets the time of a flatten, less the reserve of an outage flatten.
+    """
 
     async def begin() -> None:
         await read_unfinished(components)
@@ -259,7 +263,7 @@ async def recover_or_stop(components: Components, stop: StopRequest) -> bool:
 
 
 async def read_unfinished(components: Components) -> None:
-    """What was left unfinished, and how often we began; asked until the database has answered."""
+    """Read the unfinished work and count the recent starts; retry until the database responds."""
     while True:
         try:
             await components.startup_survey.read_unfinished()
@@ -276,7 +280,7 @@ async def read_unfinished(components: Components) -> None:
 
 
 async def _recover(components: Components) -> None:
-    """One clean look at everything the broker shows, before anything else; tried until it succeeds."""
+    """Read everything the broker shows, before anything else; retry until it succeeds."""
     while True:
         try:
             findings = await components.reconciler.reconcile("recovery")

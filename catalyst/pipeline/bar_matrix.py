@@ -1,4 +1,4 @@
-"""Long bars to matrices: one row a symbol, one column a bar, the first bar in column 0, NaN after the last."""
+"""Bar matrices: one row per symbol, one column per bar, the first bar in column 0, NaN after the last bar."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,7 +16,7 @@ BAR_COLUMNS: Final = ("symbol", "timestamp", "open", "high", "low", "close", "vo
 
 @dataclass(frozen=True, slots=True)
 class BarMatrix:
-    """Bars of many symbols side by side. `time` is each bar's start, seconds since the epoch."""
+    """Bars of many symbols as matrices (symbols x bars). `time` is each bar's start in seconds since the epoch."""
 
     symbols: npt.NDArray[np.object_]
     counts: Ints
@@ -29,38 +29,39 @@ class BarMatrix:
 
     @property
     def filled(self) -> Bools:
-        """True where there is a bar."""
+        """True where a bar exists; symbols x bars."""
         return np.arange(self.close.shape[1]) < self.counts[:, None]
 
     def at_last_bar(self, values: Floats, back: int = 0) -> Floats:
-        """The value at each symbol's last bar, or `back` bars before it; NaN where there is none."""
-        places = self.counts - 1 - back
+        """Return the value at each symbol's last bar, or `back` bars before it; NaN where that bar does not exist."""
+        columns = self.counts - 1 - back
         out = np.full(len(self.counts), np.nan)
         if values.shape[1]:
-            rows = np.flatnonzero(places >= 0)
-            out[rows] = values[rows, places[rows]]
+            rows = np.flatnonzero(columns >= 0)
+            out[rows] = values[rows, columns[rows]]
         return out
 
     def row_indices(self, index: pd.Index) -> Ints:
-        """Where each symbol of `index` is, -1 where it is not."""
+        """Return the row of each symbol of `index`, -1 for a symbol without bars."""
         return pd.Index(self.symbols).get_indexer(index).astype(np.int64)
 
 
 def bar_matrix_of(bars: pd.DataFrame) -> BarMatrix:
-    """The bars of every symbol. Reads symbol, timestamp, open, high, low, close, volume, sorted by the first two.
+    """Build the matrix of all symbols from bars in long form.
 
-    Raises ValueError when they are not sorted, or a symbol has one instant twice. A bar with a missing or
-    impossible price (not positive, low above high, open or close outside) is left out: it never happened.
+    Reads symbol, timestamp, open, high, low, close, volume, sorted by the first two. Raises ValueError when they are
+    not sorted, or when a symbol has two bars of one instant. A bar with a missing or impossible price (not positive,
+    low above high, open or close outside) is dropped.
     """
     names = bars["symbol"].to_numpy(dtype=object)
     time = epoch_seconds(bars["timestamp"])
     columns = {
         name: bars[name].to_numpy(dtype=np.float64) for name in ("open", "high", "low", "close", "volume")
     }
-    sound = _valid_bars(columns) & np.isfinite(time)
-    if not sound.all():
-        names, time = names[sound], time[sound]
-        columns = {name: values[sound] for name, values in columns.items()}
+    valid = _valid_bars(columns) & np.isfinite(time)
+    if not valid.all():
+        names, time = names[valid], time[valid]
+        columns = {name: values[valid] for name, values in columns.items()}
     if not names.size:
         empty = np.empty((0, 0))
         return BarMatrix(np.empty(0, dtype=object), np.empty(0, dtype=np.int64), *(empty,) * 6)
@@ -86,39 +87,39 @@ def bar_matrix_of(bars: pd.DataFrame) -> BarMatrix:
 
 def _valid_bars(columns: dict[str, Floats]) -> Bools:
     high, low = columns["high"], columns["low"]
-    inside = (low > 0) & (high >= low) & np.isfinite(high)
+    consistent = (low > 0) & (high >= low) & np.isfinite(high)
     for name in ("open", "close"):
-        inside &= (columns[name] >= low) & (columns[name] <= high)
-    sound: Bools = inside & (columns["volume"] >= 0) & np.isfinite(columns["volume"])
-    return sound
+        consistent &= (columns[name] >= low) & (columns[name] <= high)
+    valid: Bools = consistent & (columns["volume"] >= 0) & np.isfinite(columns["volume"])
+    return valid
 
 
 def finished_bars(bars: pd.DataFrame, now: datetime, bar_minutes: int) -> pd.DataFrame:
-    """The bars whose end is not after `now`: what could be known."""
+    """Return the bars that ended at `now` or before."""
     ends = epoch_seconds(bars["timestamp"]) + 60.0 * bar_minutes
     return bars[ends <= require_aware(now)]
 
 
 def bars_since(bars: pd.DataFrame, start: datetime) -> pd.DataFrame:
-    """The bars that began at `start` or after it."""
+    """Return the bars that began at `start` or after it."""
     return bars[epoch_seconds(bars["timestamp"]) >= require_aware(start)]
 
 
 def regular_hours_bars(bars: pd.DataFrame) -> pd.DataFrame:
-    """The bars that began between 9:30 and 16:00 in New York: thin trading before and after is another market."""
+    """Return the bars that began between 9:30 and 16:00 in New York; trading outside these hours is too thin to use."""
     local = bars["timestamp"].dt.tz_convert(NEW_YORK)
     minute = local.dt.hour * 60 + local.dt.minute
     inside: pd.Series[bool] = (minute >= 570) & (minute < 960)
     return bars[inside]
 
 
-def resample_bars(grid: BarMatrix, origin: float, seconds: float, until: float) -> BarMatrix:
-    """Coarser bars counted from `origin` (seconds since the epoch), those that end at `until` or before.
+def resample_bars(bars: BarMatrix, origin: float, seconds: float, until: float) -> BarMatrix:
+    """Combine bars into longer ones of `seconds`, counted from `origin`, that end at `until` or before.
 
-    A coarse bar exists where any fine one does.
+    `origin` and `until` are seconds since the epoch. A longer bar exists where at least one short bar does.
     """
-    slots = np.floor((grid.time - origin) / seconds)
-    filled = grid.filled & (origin + (slots + 1) * seconds <= until)
+    slots = np.floor((bars.time - origin) / seconds)
+    filled = bars.filled & (origin + (slots + 1) * seconds <= until)
     row = np.nonzero(filled)[0]
     slot = slots[filled]
     first = np.flatnonzero(np.r_[True, (row[1:] != row[:-1]) | (slot[1:] != slot[:-1])]) if row.size else row
@@ -127,14 +128,14 @@ def resample_bars(grid: BarMatrix, origin: float, seconds: float, until: float) 
             pd.DataFrame({name: [] for name in BAR_COLUMNS}).astype({"timestamp": "datetime64[us, UTC]"})
         )
     last = np.r_[first[1:], row.size] - 1
-    names = grid.symbols[row[first]]
+    names = bars.symbols[row[first]]
     table: dict[str, Any] = {
         "symbol": names,
         "timestamp": pd.to_datetime(origin + slot[first] * seconds, unit="s", utc=True),
-        "open": grid.open[filled][first],
-        "high": np.maximum.reduceat(grid.high[filled], first),
-        "low": np.minimum.reduceat(grid.low[filled], first),
-        "close": grid.close[filled][last],
-        "volume": np.add.reduceat(grid.volume[filled], first),
+        "open": bars.open[filled][first],
+        "high": np.maximum.reduceat(bars.high[filled], first),
+        "low": np.minimum.reduceat(bars.low[filled], first),
+        "close": bars.close[filled][last],
+        "volume": np.add.reduceat(bars.volume[filled], first),
     }
     return bar_matrix_of(pd.DataFrame(table))

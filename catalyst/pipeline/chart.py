@@ -1,8 +1,8 @@
-"""A chart of many symbols as the pattern detectors read it, and the vocabulary they share.
+"""Charts of many symbols for the pattern detectors, and the functions that the detectors share.
 
-Every detector is written once, for rising prices. Falling ones are the same chart turned upside down (each price
-its own negative), so a bear pattern is exactly the mirror of its bull twin. Nothing is measured in percent: the
-unit is the mean true range of today's bars, so the price level changes nothing.
+Every detector is written once, for rising prices. For falling prices it reads the mirrored chart, with every price
+negated, so a bear pattern is exactly the mirror of its bull pattern. Distances are measured in units of the mean true
+range of today's bars instead of percent, so that they do not depend on the price level.
 """
 
 from dataclasses import dataclass, replace
@@ -13,27 +13,27 @@ import numpy as np
 from catalyst.pipeline.bar_matrix import BarMatrix
 from catalyst.pipeline.frame import Bools, Floats, Ints
 
-# The last few turning points are all a pattern that breaks now can be made of.
+# A pattern that breaks out now uses only the latest pivots.
 MAX_PIVOTS: Final = 6
 
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """Today's bars, symbols down, bars across. Indices are columns; -1 is none. Mirrored prices are negative."""
+    """Today's bars, symbols x bars. Indices are columns; -1 is none. The prices of a mirrored chart are negative."""
 
     high: Floats
     low: Floats
     close: Floats
-    cumulative_volume: Floats  # shares before each bar of the day; one column more than there are bars
+    cumulative_volume: Floats  # shares before each bar of the day; one column more than bars
     vwap: Floats
-    minute: Floats  # of each bar's start, counted from the open
-    bar_count: Ints  # bars a symbol
+    minute: Floats  # minutes from the open to each bar's start
+    bar_count: Ints  # number of bars of each symbol
     range_unit: Floats  # mean true range, dollars
     prev_close: Floats
     bar_minutes: int
-    tops: Ints  # symbols x KEPT_PIVOTS: columns of the latest pivot highs, latest first
+    tops: Ints  # symbols x MAX_PIVOTS: columns of the latest pivot highs, latest first
     bottoms: Ints
-    recent_closes: Floats  # closes of the last bars, latest last: where a fresh crossing must lie
+    recent_closes: Floats  # closes of the last bars, latest last, in which a recent crossing must lie
 
     @property
     def last(self) -> Ints:
@@ -41,11 +41,11 @@ class Chart:
 
     @property
     def last_close(self) -> Floats:
-        """The last close."""
+        """The close of each symbol's last bar."""
         return self.recent_closes[:, -1]
 
     def mirrored(self) -> "Chart":
-        """The same day upside down."""
+        """Return the chart with every price negated, so that falling prices rise."""
         return replace(
             self, high=-self.low, low=-self.high, close=-self.close, vwap=-self.vwap,
             prev_close=-self.prev_close, tops=self.bottoms, bottoms=self.tops, recent_closes=-self.recent_closes,
@@ -54,8 +54,8 @@ class Chart:
 
 @dataclass(frozen=True, slots=True)
 class Setups:
-    """What one detector found, a value a symbol. `trigger` is the level that was crossed, `stop` where the pattern
-    is wrong, `target` its measured move, `shape` how good it looks in [0, 1], `first` its first bar."""
+    """The result of one detector, one value per symbol. `trigger` is the level that was crossed, `stop` the price that
+    invalidates the pattern, `target` its measured move, `shape` its quality in [0, 1], `first` its first bar."""
 
     found: Bools
     trigger: Floats
@@ -66,25 +66,25 @@ class Setups:
 
 
 def chart_of(
-    grid: BarMatrix, vwap: Floats, true_ranges: Floats, open_at: float, prev_close: Floats, **kw: int
+    bars: BarMatrix, vwap: Floats, true_ranges: Floats, open_at: float, prev_close: Floats, **kw: int
 ) -> Chart:
-    """The chart of today's bars.
+    """Build the chart of today's bars.
 
-    `reach` is the true range of each bar; `opened` the open in seconds since the epoch. Keywords: bar_minutes,
-    pivot_bars (a pivot is the extreme of that many bars to both sides), tail_bars.
+    `true_ranges` has one value per bar; `open_at` is the open in seconds since the epoch. Keywords: bar_minutes,
+    pivot_bars (a pivot is the extreme of that many bars on both sides), tail_bars (length of `recent_closes`).
     """
     total = np.nansum(true_ranges, axis=1)
-    known = np.isfinite(true_ranges).sum(axis=1)
-    places = grid.counts[:, None] + np.arange(-kw["tail_bars"], 0)
-    rows = np.arange(grid.counts.size)[:, None]
-    tail = np.where(places >= 0, grid.close[rows, np.maximum(places, 0)], np.nan)
+    count = np.isfinite(true_ranges).sum(axis=1)
+    tail_columns = bars.counts[:, None] + np.arange(-kw["tail_bars"], 0)
+    rows = np.arange(bars.counts.size)[:, None]
+    tail = np.where(tail_columns >= 0, bars.close[rows, np.maximum(tail_columns, 0)], np.nan)
     return Chart(
-        high=grid.high, low=grid.low, close=grid.close, cumulative_volume=_cumulative_volume(grid.volume), vwap=vwap,
-        minute=(grid.time - open_at) / 60, bar_count=grid.counts,
-        range_unit=np.divide(total, known, out=np.full(total.size, np.nan), where=known > 0),
+        high=bars.high, low=bars.low, close=bars.close, cumulative_volume=_cumulative_volume(bars.volume), vwap=vwap,
+        minute=(bars.time - open_at) / 60, bar_count=bars.counts,
+        range_unit=np.divide(total, count, out=np.full(total.size, np.nan), where=count > 0),
         prev_close=prev_close, bar_minutes=kw["bar_minutes"],
-        tops=pivots(grid.high, grid.counts, kw["pivot_bars"]),
-        bottoms=pivots(-grid.low, grid.counts, kw["pivot_bars"]),
+        tops=pivots(bars.high, bars.counts, kw["pivot_bars"]),
+        bottoms=pivots(-bars.low, bars.counts, kw["pivot_bars"]),
         recent_closes=tail,
     )  # fmt: skip
 
@@ -96,22 +96,22 @@ def _cumulative_volume(volume: Floats) -> Floats:
 
 
 def mean_volume(chart: Chart, first: Ints, end: Ints) -> Floats:
-    """Shares a bar over the columns from `first` up to, not with, `end`; NaN when there are none."""
+    """Return the mean shares per bar of the columns from `first` to `end`, `end` excluded; NaN when there are none."""
     rows = np.arange(first.size)
-    many = end - first
+    count = end - first
     total = (
         chart.cumulative_volume[rows, np.maximum(end, 0)]
         - chart.cumulative_volume[rows, np.maximum(first, 0)]
     )
-    mean: Floats = np.divide(total, many, out=np.full(first.size, np.nan), where=many > 0)
+    mean: Floats = np.divide(total, count, out=np.full(first.size, np.nan), where=count > 0)
     return mean
 
 
 def pivots(values: Floats, count: Ints, reach: int) -> Ints:
-    """Columns of the latest KEPT_PIVOTS local maxima of each row, latest first, -1 where there are fewer.
+    """Return the columns of the latest MAX_PIVOTS local maxima of each row, latest first, -1 where there are fewer.
 
-    A maximum is above every one of the `reach` bars before it and not below any of the `reach` after it, all of
-    which must have happened.
+    A maximum is above each of the `reach` bars before it and not below any of the `reach` bars after it; all of these
+    bars must exist.
     """
     width = values.shape[1]
     is_top = np.zeros(values.shape, dtype=np.bool_)
@@ -125,14 +125,14 @@ def pivots(values: Floats, count: Ints, reach: int) -> Ints:
     row, column = np.nonzero(is_top)
     ends = np.cumsum(np.bincount(row, minlength=count.size))
     from_end = ends[row] - 1 - np.arange(row.size) if row.size else row
-    kept = from_end < MAX_PIVOTS
+    is_latest = from_end < MAX_PIVOTS
     out = np.full((count.size, MAX_PIVOTS), -1, dtype=np.int64)
-    out[row[kept], from_end[kept]] = column[kept]
+    out[row[is_latest], from_end[is_latest]] = column[is_latest]
     return out
 
 
 def value_at(values: Floats, column: Ints) -> Floats:
-    """One value a row; NaN where the column is -1."""
+    """Return one value per row; NaN where the column is -1."""
     inside = column >= 0
     picked = (
         values[np.arange(column.size), np.where(inside, column, 0)] if values.shape[1] else column * np.nan
@@ -141,9 +141,9 @@ def value_at(values: Floats, column: Ints) -> Floats:
 
 
 def lowest(values: Floats, first: Ints, last: Ints) -> tuple[Floats, Ints]:
-    """The minimum of each row over columns first..last (both inside) and its column; NaN and -1 when empty.
+    """Return the minimum of each row over the columns first..last (both included) and its column; NaN and -1 if empty.
 
-    The columns named must hold numbers: they lie inside the symbol's day.
+    These columns must hold numbers, that is, lie inside the symbol's day.
     """
     columns = np.arange(values.shape[1])
     inside = (
@@ -152,21 +152,21 @@ def lowest(values: Floats, first: Ints, last: Ints) -> tuple[Floats, Ints]:
         & (first >= 0)[:, None]
         & (last >= 0)[:, None]
     )
-    held = np.where(inside, values, np.inf)
-    place = held.argmin(axis=1)
-    least = held[np.arange(place.size), place]
-    some = np.isfinite(least)
-    return np.where(some, least, np.nan), np.where(some, place, -1)
+    candidates = np.where(inside, values, np.inf)
+    column = candidates.argmin(axis=1)
+    minimum = candidates[np.arange(column.size), column]
+    exists = np.isfinite(minimum)
+    return np.where(exists, minimum, np.nan), np.where(exists, column, -1)
 
 
 def highest(values: Floats, first: Ints, last: Ints) -> tuple[Floats, Ints]:
-    """The maximum of each row over columns first..last and its column."""
-    least, place = lowest(-values, first, last)
-    return -least, place
+    """Return the maximum of each row over the columns first..last and its column."""
+    minimum, column = lowest(-values, first, last)
+    return -minimum, column
 
 
 def bars_above(chart: Chart, level: Floats) -> Ints:
-    """For how many bars in a row, up to the last, the close has been above `level`; 0 when it is not."""
+    """Return the number of consecutive bars, up to the last, that closed above `level`; 0 when the last did not."""
     with np.errstate(invalid="ignore"):
         below = ~(chart.recent_closes > level[:, None])
     length = chart.recent_closes.shape[1]
@@ -175,12 +175,12 @@ def bars_above(chart: Chart, level: Floats) -> Ints:
 
 
 def bars_in(chart: Chart, minutes: float) -> int:
-    """How many bars make up `minutes`, at least one."""
+    """Return the number of bars in `minutes`, at least one."""
     return max(1, round(minutes / chart.bar_minutes))
 
 
 def mean_quality(*terms: Floats) -> Floats:
-    """The mean of terms cut to [0, 1]."""
-    cut = [np.clip(np.nan_to_num(term), 0.0, 1.0) for term in terms]
-    mean: Floats = np.mean(cut, axis=0)
+    """Return the mean of the terms, each clipped to [0, 1] with NaN as 0."""
+    clipped = [np.clip(np.nan_to_num(term), 0.0, 1.0) for term in terms]
+    mean: Floats = np.mean(clipped, axis=0)
     return mean

@@ -1,4 +1,4 @@
-"""How alike two stocks have moved, from returns at common times."""
+"""Correlation of stocks, computed from their returns at common times."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,18 +18,18 @@ MIN_INTRADAY_RETURNS: Final = 120
 
 @dataclass(frozen=True, slots=True)
 class CorrelationMatrix:
-    """Pairwise correlations of some symbols; NaN where the history was too short to say."""
+    """Pairwise correlations of symbols; NaN where the common history is too short."""
 
     symbols: tuple[str, ...]
     matrix: Floats
-    daily_count: int  # the most daily returns any pair had in common
+    daily_count: int  # the most daily returns that any pair has in common
     intraday_count: int
 
-    def between(self, one: str, other: str) -> float:
-        """The correlation of two symbols, NaN when unknown."""
-        if one not in self.symbols or other not in self.symbols:
+    def between(self, first: str, second: str) -> float:
+        """Return the correlation of two symbols, NaN when unknown."""
+        if first not in self.symbols or second not in self.symbols:
             return float("nan")
-        return float(self.matrix[self.symbols.index(one), self.symbols.index(other)])
+        return float(self.matrix[self.symbols.index(first), self.symbols.index(second)])
 
 
 def correlation_matrix(
@@ -40,46 +40,46 @@ def correlation_matrix(
     now: datetime,
     bar_minutes: int,
 ) -> CorrelationMatrix:
-    """Correlations over the last 60 daily returns; where a pair has fewer, over at least 120 intraday ones.
+    """Correlate the last 60 daily returns; for a pair with fewer use at least 120 intraday returns.
 
-    Reads   daily, bars: symbol, timestamp, close, sorted. Only days before the session's and bars finished by
-            `now` count; an intraday return spans two neighbouring bars, never a gap or a night.
+    Reads   daily, bars: symbol, timestamp, close, sorted. Only days before the session's day and bars finished by
+            `now` are used; an intraday return spans two neighbouring bars, never a gap or a night.
     """
-    by_day = _returns(earlier_days(daily, session.day), symbols, None)[-MIN_DAILY_RETURNS:]
-    by_bar = _returns(finished_bars(bars, now, bar_minutes), symbols, 60.0 * bar_minutes)
-    days, many_days = _correlate(by_day)
-    minutes, many_minutes = _correlate(by_bar)
+    daily_returns = _returns(earlier_days(daily, session.day), symbols, None)[-MIN_DAILY_RETURNS:]
+    intraday_returns = _returns(finished_bars(bars, now, bar_minutes), symbols, 60.0 * bar_minutes)
+    daily_correlation, daily_count = _correlate(daily_returns)
+    intraday_correlation, intraday_count = _correlate(intraday_returns)
     matrix = np.where(
-        many_days >= MIN_DAILY_RETURNS, days, np.where(many_minutes >= MIN_INTRADAY_RETURNS, minutes, np.nan)
+        daily_count >= MIN_DAILY_RETURNS, daily_correlation, np.where(intraday_count >= MIN_INTRADAY_RETURNS, intraday_correlation, np.nan)
     )
-    most = (int(seen.max()) if seen.size else 0 for seen in (many_days, many_minutes))
-    return CorrelationMatrix(tuple(symbols), matrix, *most)
+    max_counts = (int(count.max()) if count.size else 0 for count in (daily_count, intraday_count))
+    return CorrelationMatrix(tuple(symbols), matrix, *max_counts)
 
 
 def _returns(bars: pd.DataFrame, symbols: list[str], step: float | None) -> Floats:
-    """Log returns, times down, `symbols` across; NaN where either end is missing."""
-    own = bars[bars["symbol"].isin(symbols)]
-    if own.empty:
+    """Compute log returns, times x `symbols`; NaN where one of the two prices is missing."""
+    selected = bars[bars["symbol"].isin(symbols)]
+    if selected.empty:
         return np.full((0, len(symbols)), np.nan)
-    time = epoch_seconds(own["timestamp"])
+    time = epoch_seconds(selected["timestamp"])
     times, row = np.unique(time, return_inverse=True)
-    column = pd.Index(symbols).get_indexer(pd.Index(own["symbol"]))
-    log = np.full((times.size, len(symbols)), np.nan)
-    close = own["close"].to_numpy(dtype=np.float64)
-    log[row, column] = np.log(np.where(close > 0, close, np.nan))
-    moves = np.diff(log, axis=0)
+    column = pd.Index(symbols).get_indexer(pd.Index(selected["symbol"]))
+    log_close = np.full((times.size, len(symbols)), np.nan)
+    close = selected["close"].to_numpy(dtype=np.float64)
+    log_close[row, column] = np.log(np.where(close > 0, close, np.nan))
+    returns = np.diff(log_close, axis=0)
     if step is not None:
-        moves = moves[np.diff(times) == step]
-    return moves
+        returns = returns[np.diff(times) == step]
+    return returns
 
 
-def _correlate(moves: Floats) -> tuple[Floats, Floats]:
-    """Pearson's correlation of every pair of columns over the rows both have, and how many those are."""
-    known = np.isfinite(moves).astype(np.float64)
-    x = np.where(known > 0, moves, 0.0)
-    count = known.T @ known
-    total, square, cross = x.T @ known, (x * x).T @ known, x.T @ x
+def _correlate(returns: Floats) -> tuple[Floats, Floats]:
+    """Compute Pearson's correlation of every pair of columns over their common rows, and the number of these rows."""
+    present = np.isfinite(returns).astype(np.float64)
+    x = np.where(present > 0, returns, 0.0)
+    count = present.T @ present
+    total, square, cross = x.T @ present, (x * x).T @ present, x.T @ x
     with np.errstate(all="ignore"):
-        spread = count * square - total**2
-        correlation = (count * cross - total * total.T) / np.sqrt(spread * spread.T)
+        variance = count * square - total**2
+        correlation = (count * cross - total * total.T) / np.sqrt(variance * variance.T)
     return np.clip(correlation, -1.0, 1.0), count

@@ -66,7 +66,8 @@ async def find_problems(
 
 async def find_restart_changes(harness: CrashHarness) -> list[str]:
     """Restart twice in a market without prints; return each mutating request sent and each row changed."""
-    if harness.is_stopped():  # one that left at once has heard less of the broker's logs than one that stays
+    if harness.is_stopped():
+        # A daemon that exited early has read fewer account activities than one that runs on.
         await harness.start()
         await harness.advance(seconds=5)
     rows_before, requests_before = await _rows(harness), await _mutating_requests(harness)
@@ -276,7 +277,7 @@ async def _rows(harness: CrashHarness) -> dict[str, list[str]]:
     columns."""
     tables = {
         "orders": "SELECT * FROM orders ORDER BY order_id",
-        # But for a fill's name in the logs, which may be learnt late.
+        # Without activity_id, which the account activities may show late.
         "executions": "SELECT order_id, cum_qty, quantity, price, at, source, execution_id FROM executions"
         " ORDER BY order_id, cum_qty",
         "positions": "SELECT * FROM positions ORDER BY position_id",

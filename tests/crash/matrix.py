@@ -93,7 +93,7 @@ def open_database() -> Iterator[Database]:
         data_dir = Path(folder) / "pg"
         with (
             embedded.start(data_dir, settings=_FAST_SETTINGS) as server,
-            _migrated_template(_server(server.dsn, "file_copy")) as found,
+            _migrated_template(_server(server.dsn, "file_copy")) as database,
         ):
             yield database
         embedded.remove_data_dir(data_dir)

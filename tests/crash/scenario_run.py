@@ -47,7 +47,7 @@ class LogCapture:
     only logged."""
 
     def __init__(self) -> None:
-        self.log: list[str] = []
+        self.lines: list[str] = []
         self.swallowed_errors: list[str] = []
 
     def __call__(self, _: Any, method: str, event: MutableMapping[str, Any]) -> str:
@@ -57,7 +57,7 @@ class LogCapture:
         if error:
             facts["error"] = repr(sys.exc_info()[1])
         at = daemon_run.harness.clock.now().strftime("%H:%M:%S.%f")[:-3] if daemon_run else ""
-        self.log.append(
+        self.lines.append(
             f"{at} [{daemon_run.number if daemon_run else '-'}] {method}: {event['event']} {facts}"
         )
         if error and daemon_run is not None and not daemon_run.crashed and facts["error"] != "None":
@@ -98,7 +98,7 @@ async def run(
     outcome.problems += [
         f"never reached {point}" for point in harness.crash_points if point.label != ANY_STEP
     ]
-    outcome.log_lines = log.log
+    outcome.log_lines = log.lines
     return outcome
 
 

@@ -271,7 +271,8 @@ SCENARIOS: Final = {
         CrashScenario("end_of_day", "three positions are closed before the close", end_of_day, start_time="15:49:50"),
         CrashScenario(
             "daily_loss", "a stop exceeds the daily loss limit; all positions are closed", daily_loss,
-            expected_alerts=frozenset({"EMERGENCY_STOP"}), sections={**SHORT_ENTRY_TIMEOUT, "risk": {"max_daily_loss": 40}},
+            expected_alerts=frozenset({"EMERGENCY_STOP"}),
+            sections={**SHORT_ENTRY_TIMEOUT, "risk": {"max_daily_loss": 40}},
         ),
         CrashScenario("sigterm", "the daemon closes all positions and stops", sigterm),
         CrashScenario("outage", "a submit with unknown outcome, then a broker outage of requests and stream", outage,
@@ -279,7 +280,8 @@ SCENARIOS: Final = {
         ),
         CrashScenario(
             "external_trades", "an operator trades the account and cancels our exits", external_trades,
-            expected_alerts=frozenset({"FOREIGN_FILL", "ORPHAN_POSITION"}), external_symbols=frozenset({"TSLA", "MSFT"}),
+            expected_alerts=frozenset({"FOREIGN_FILL", "ORPHAN_POSITION"}),
+            external_symbols=frozenset({"TSLA", "MSFT"}),
         ),
         CrashScenario(
             "proposal", "a proposal waits for the operator and is approved", proposal,

@@ -1,4 +1,4 @@
-"""Short real time-outs: a server that is silent costs a test tenths of a second, not ten."""
+"""Short real-time time-outs, so that a silent database server costs a test less than a second."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ from catalyst.store import account_lock, pool
 
 @pytest.fixture
 def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What waits for a silent server gives up soon."""
+    """Use time-outs below one second for a server that is silent."""
     monkeypatch.setattr(pool, "_COMMAND_TIMEOUT_S", 0.8)
     monkeypatch.setattr(pool, "_ACQUIRE_TIMEOUT_S", 0.5)
     monkeypatch.setattr(account_lock, "_PING_TIMEOUT_S", 0.5)
@@ -18,7 +18,8 @@ def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def plain_tracebacks() -> Iterator[None]:
-    """An outage is told of with many tracebacks: drawn with frames and locals they cost more than the outage."""
+    """Log tracebacks without frames and locals: an outage logs many, and drawing them takes longer than the
+    outage."""
     plain = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
     structlog.configure(processors=[structlog.processors.add_log_level, plain])
     yield
@@ -27,7 +28,7 @@ def plain_tracebacks() -> Iterator[None]:
 
 @pytest.fixture
 def restart_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For servers that stop and start: shorter than in production, longer than a busy machine needs to answer."""
+    """Use time-outs of one to three seconds for a server that restarts: long enough for a busy machine."""
     monkeypatch.setattr(pool, "_COMMAND_TIMEOUT_S", 3.0)
     monkeypatch.setattr(pool, "_ACQUIRE_TIMEOUT_S", 1.0)
     monkeypatch.setattr(account_lock, "_PING_TIMEOUT_S", 1.0)

@@ -1,4 +1,4 @@
-"""A PostgreSQL of a test's own, which can be restarted, killed and starved."""
+"""PostgreSQL server of one test, which the test can stop, restart and crash."""
 
 import asyncio
 import os
@@ -19,49 +19,51 @@ from catalyst.store import migrate
 
 @dataclass
 class DedicatedServer:
-    """A running server; what is committed on it is on the disk."""
+    """A running server with durable commits."""
 
     running: embedded.EmbeddedPostgres
 
     @property
     def dsn(self) -> str:
+        """Return the address of the server."""
         return self.running.dsn
 
     async def stop(self) -> None:
-        """The server ends; its clients are cut."""
+        """Stop the server and cut its clients."""
         await asyncio.to_thread(self._pg_ctl, "stop", "-m", "fast")
 
     async def start(self) -> None:
-        """The server is there again, on the socket it had: without a word of it, it would take /tmp."""
+        """Start the server on its previous socket; without these options it would use /tmp."""
         options = f"-k {self.running.socket_dir} -c listen_addresses= -c unix_socket_permissions=0700"
         await asyncio.to_thread(
             self._pg_ctl, "start", "-l", f"{self.running.cluster}/server.log", "-o", options
         )
 
     async def restart(self, mode: str) -> None:
-        """The server ends, fast or immediately as from a crash, and starts with the options it had."""
+        """Restart the server in mode `fast` or `immediate` (as after a crash) with its previous options."""
         await asyncio.to_thread(self._pg_ctl, "restart", "-m", mode)
 
     def _pg_ctl(self, *verb: str) -> None:
         self._run_program("pg_ctl", *verb, "-D", str(self.running.cluster), "-w", "-s")
 
     async def create_standby(self, folder: Path) -> "Standby":
-        """A second server beside it that follows it, and may be promoted. Its settings have to allow for one."""
+        """Create a standby server that replicates this one; the server's settings must allow a replication
+        connection."""
         cluster, sockets = folder / "cluster", folder / "s"
         owner = pwd.getpwuid(self.running.cluster.stat().st_uid)
-        for made in (folder, sockets):
-            made.mkdir(exist_ok=True)
+        for directory in (folder, sockets):
+            directory.mkdir(exist_ok=True)
             if os.geteuid() == 0:
-                os.chown(made, owner.pw_uid, owner.pw_gid)
+                os.chown(directory, owner.pw_uid, owner.pw_gid)
         with (self.running.cluster / "pg_hba.conf").open("a") as rules:
             rules.write("local replication all peer map=catalyst\n")
         with (self.running.cluster / "pg_ident.conf").open("a") as names:
             names.write(f"catalyst {owner.pw_name} {embedded.USER}\n")
         await asyncio.to_thread(self._pg_ctl, "reload")
-        copying = ["-D", str(cluster), "-R", "-X", "stream", "-c", "fast"]
-        where = ["-h", str(self.running.socket_dir), "-p", "5432", "-U", embedded.USER]
-        await asyncio.to_thread(self._run_program, "pg_basebackup", *copying, *where)
-        second = Standby(self, cluster, sockets)
+        target = ["-D", str(cluster), "-R", "-X", "stream", "-c", "fast"]
+        source = ["-h", str(self.running.socket_dir), "-p", "5432", "-U", embedded.USER]
+        await asyncio.to_thread(self._run_program, "pg_basebackup", *target, *source)
+        standby = Standby(self, cluster, sockets)
         options = f"-k {sockets} -c listen_addresses= -c unix_socket_permissions=0700 -c port=5432"
         await asyncio.to_thread(
             self._run_program,
@@ -76,7 +78,7 @@ class DedicatedServer:
             "-o",
             options,
         )
-        return second
+        return standby
 
     def _run_program(self, name: str, *arguments: str) -> None:
         owner = pwd.getpwuid(self.running.cluster.stat().st_uid)
@@ -94,13 +96,13 @@ class DedicatedServer:
         )
 
     def kill_backend(self, pid: int) -> None:
-        """SIGKILL to a backend: every other session ends too, and the server recovers as from a crash."""
+        """Send SIGKILL to a backend: every other session ends too, and the server runs crash recovery."""
         os.kill(pid, signal.SIGKILL)
 
 
 @dataclass
 class Standby:
-    """A server that follows another one."""
+    """Standby server of a primary."""
 
     primary: DedicatedServer
     cluster: Path
@@ -108,18 +110,19 @@ class Standby:
 
     @property
     def dsn(self) -> str:
-        """Both servers in one address: whichever writes is the one that is meant."""
+        """Return one address of both servers; the client uses the one that accepts writes."""
         both = f"{self.primary.running.socket_dir},{self.sockets}"
         return self.primary.dsn.replace(quote(str(self.primary.running.socket_dir), safe="/"), both).replace(
             "port=5432", "port=5432,5432"
         )
 
     async def promote(self) -> None:
-        """It takes over."""
+        """Make the standby the primary."""
         program = self.primary._run_program
         await asyncio.to_thread(program, "pg_ctl", "promote", "-D", str(self.cluster), "-w", "-s")
 
     async def stop(self) -> None:
+        """Stop the standby."""
         program = self.primary._run_program
         await asyncio.to_thread(program, "pg_ctl", "stop", "-D", str(self.cluster), "-m", "fast", "-w", "-s")
 
@@ -128,14 +131,14 @@ class Standby:
 async def open_dedicated_server(
     folder: Path | None = None, **settings: str
 ) -> AsyncIterator[DedicatedServer]:
-    """A migrated server of its own, in `folder` or in a temporary one, under PostgreSQL's `settings`."""
-    made = folder or Path(tempfile.mkdtemp(prefix="catalyst-own-"))
-    running = await asyncio.to_thread(embedded.start, made, settings=settings)
+    """Start a migrated server in `folder` or in a temporary one, with these PostgreSQL `settings`."""
+    data_dir = folder or Path(tempfile.mkdtemp(prefix="catalyst-own-"))
+    running = await asyncio.to_thread(embedded.start, data_dir, settings=settings)
     try:
         await migrate.migrate(running.dsn)
         yield DedicatedServer(running)
     finally:
         await asyncio.to_thread(running.stop)
         if folder is None:
-            await asyncio.to_thread(embedded.remove_data_dir, made)
-            await asyncio.to_thread(shutil.rmtree, made, ignore_errors=True)
+            await asyncio.to_thread(embedded.remove_data_dir, data_dir)
+            await asyncio.to_thread(shutil.rmtree, data_dir, ignore_errors=True)

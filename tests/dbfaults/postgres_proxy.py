@@ -1,8 +1,8 @@
-"""A proxy between the daemon and its PostgreSQL, which can lose what passes through it.
+"""Proxy between the daemon and PostgreSQL, which can drop, delay or cut what passes through it.
 
-It understands just enough of the wire protocol to know a COMMIT from the rest (the word itself, or a statement that
-writes outside a transaction, which is one by itself): the first packet of a connection has no type byte, every other
-has one and a length.
+It reads as much of the wire protocol as it needs to recognize a commit: a COMMIT, or a statement that writes
+outside a transaction. The first packet of a connection has no type byte; every other packet has a type byte
+and a length.
 """
 
 import asyncio
@@ -21,14 +21,14 @@ _WRITES = re.compile(r"\bINSERT\s+INTO\b|\bSET\b|\bDELETE\s+FROM\b")
 
 @dataclass
 class _Connection:
-    """One connection: its prepared statements, and whether a transaction is open on it."""
+    """One connection: its prepared statements, and whether no transaction is open on it."""
 
     idle: bool = True
     dropping_response: bool = False
     _prepared: dict[bytes, str] = field(default_factory=dict)
 
     def statement_of(self, packet: bytes) -> str | None:
-        """The statement that a packet of the client begins; None when it begins none."""
+        """Return the statement that a client packet starts; None when it starts none."""
         kind, rest = packet[:1], packet[5:]
         if kind == b"Q":
             return rest.rstrip(b"\0").decode()
@@ -42,60 +42,60 @@ class _Connection:
 
 @dataclass
 class PostgresProxy:
-    """Forwards until told otherwise. `dsn` leads through it."""
+    """Proxy that forwards everything until a fault is set. `dsn` is its own address, `upstream` the server's."""
 
     dsn: str
     upstream: str
-    silent: bool = False  # bytes are swallowed both ways, new connections are taken and never answered
-    refusing: bool = False  # new connections are cut at once
-    latency: float = 0.0  # seconds before each packet goes on, either way
-    commits: int = 0  # that passed, or were lost, so far
-    lost_responses: int = 0  # answers to a COMMIT that were lost
-    statements: list[str] = field(default_factory=list)  # every statement so far, in order
-    round_trips: int = 0  # how often somebody waited for an answer
-    rejection: tuple[str, str] | None = None  # SQLSTATE and words with which new connections are sent away
-    broken_transactions: int = 0  # transactions that were cut in their middle
+    silent: bool = False  # drop bytes in both directions; accept new connections without an answer
+    refusing: bool = False  # cut new connections at once
+    latency: float = 0.0  # seconds of delay for each packet, in both directions
+    commits: int = 0  # commits so far, with or without a response
+    lost_responses: int = 0  # lost responses to a commit
+    statements: list[str] = field(default_factory=list)  # all statements so far, in order
+    round_trips: int = 0  # how often the client waited for a response
+    rejection: tuple[str, str] | None = None  # SQLSTATE and message for new connections
+    broken_transactions: int = 0  # transactions cut before their end
     _break_next: bool = False
-    _commits_until_loss: int = 0  # the how-manieth COMMIT from now on loses its answer
+    _commits_until_loss: int = 0  # number of the next commit that loses its response
     _writers: set[asyncio.StreamWriter] = field(default_factory=set)
     _serving: set[asyncio.Task[None]] = field(default_factory=set)
 
     def lose_commit_response(self, nth: int = 1) -> None:
-        """The answer to the `nth` COMMIT from now on is lost, and its connection with it: it is applied."""
+        """Lose the response to the `nth` commit from now, and its connection; the commit itself is applied."""
         self._commits_until_loss = nth
 
     def break_next_transaction(self) -> None:
-        """The connection of the next statement inside a transaction, or that is one, ends before it is carried out."""
+        """Cut the connection before the next statement that is inside a transaction or writes without one."""
         self._break_next = True
 
     def reject_connections(self, sqlstate: str, message: str) -> None:
-        """Every connection ends, and new ones are answered as by a server that starts up or shuts down."""
+        """Cut every connection and answer new ones like a server that starts up or shuts down."""
         self.rejection = (sqlstate, message)
         self.cut_connections()
 
     def cut_connections(self) -> None:
-        """Every connection ends now."""
+        """Cut every connection now."""
         for writer in list(self._writers):
             writer.transport.abort()
 
     def refuse_connections(self) -> None:
-        """Every connection ends, and no new one is taken."""
+        """Cut every connection and refuse new ones."""
         self.refusing = True
         self.cut_connections()
 
     def stop_forwarding(self) -> None:
-        """Nothing passes any more; nobody is told."""
+        """Drop all bytes from now on without closing a connection."""
         self.silent = True
 
     def resume(self) -> None:
-        """Everything passes again; what was swallowed is lost, so its connections end."""
+        """Forward again; connections with dropped bytes are cut."""
         was_silent, self.silent, self.refusing, self.latency = self.silent, False, False, 0.0
         self.rejection = None
         if was_silent:
             self.cut_connections()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One client, until either side ends."""
+        """Serve one client until either side ends."""
         if self.refusing:
             writer.transport.abort()
             return
@@ -110,17 +110,17 @@ class PostgresProxy:
         upstream_writer: asyncio.StreamWriter | None = None
         try:
             with suppress(OSError, asyncio.IncompleteReadError):
-                there, upstream_writer = await _connect(self.upstream)
+                upstream_reader, upstream_writer = await _connect(self.upstream)
                 self._writers.add(upstream_writer)
                 connection = _Connection()
-                ways = [
+                directions = [
                     asyncio.ensure_future(self._forward_requests(reader, upstream_writer, connection)),
-                    asyncio.ensure_future(self._forward_responses(there, writer, connection)),
+                    asyncio.ensure_future(self._forward_responses(upstream_reader, writer, connection)),
                 ]
-                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-                for way in ways:
-                    way.cancel()
-                await asyncio.gather(*ways, return_exceptions=True)
+                await asyncio.wait(directions, return_when=asyncio.FIRST_COMPLETED)
+                for direction in directions:
+                    direction.cancel()
+                await asyncio.gather(*directions, return_exceptions=True)
         finally:
             for end in (writer, upstream_writer):
                 if end is not None:
@@ -130,23 +130,24 @@ class PostgresProxy:
     async def _forward_requests(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, connection: "_Connection"
     ) -> None:
+        """Forward client packets; count round trips and commits, and apply the faults of requests."""
         first = await reader.readexactly(4)
         await self._forward(writer, first + await reader.readexactly(int.from_bytes(first) - 4))
         while True:
             packet = await _read_packet(reader)
             self.round_trips += packet[:1] in b"QS"
-            asked = connection.statement_of(packet)
+            statement = connection.statement_of(packet)
             if (
                 packet[:1] == b"B"
                 and self._break_next
-                and (not connection.idle or _WRITES.search(asked or ""))
+                and (not connection.idle or _WRITES.search(statement or ""))
             ):
                 self._break_next = False
                 self.broken_transactions += 1
                 return
-            if asked is not None:
-                self.statements.append(asked)
-                if asked.startswith("COMMIT") or (connection.idle and _WRITES.search(asked)):
+            if statement is not None:
+                self.statements.append(statement)
+                if statement.startswith("COMMIT") or (connection.idle and _WRITES.search(statement)):
                     self.commits += 1
                     self._commits_until_loss -= 1
                     if self._commits_until_loss == 0:
@@ -156,17 +157,19 @@ class PostgresProxy:
     async def _forward_responses(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, connection: "_Connection"
     ) -> None:
+        """Forward server packets, or drop those of a commit that must lose its response."""
         while True:
             packet = await _read_packet(reader)
             if packet[:1] == b"Z":
                 connection.idle = packet[5:6] == b"I"
             if not connection.dropping_response:
                 await self._forward(writer, packet)
-            elif packet[:1] == b"Z":  # the server is ready for the next: it has committed
+            elif packet[:1] == b"Z":  # ReadyForQuery: the server has committed
                 self.lost_responses += 1
                 return
 
     async def _forward(self, writer: asyncio.StreamWriter, packet: bytes) -> None:
+        """Write a packet after the latency, unless the proxy is silent."""
         if self.latency:
             await asyncio.sleep(self.latency)
         if not self.silent:
@@ -175,6 +178,7 @@ class PostgresProxy:
 
 
 async def _read_packet(reader: asyncio.StreamReader) -> bytes:
+    """Return the next packet with its type byte and length."""
     head = await reader.readexactly(5)
     return head + await reader.readexactly(int.from_bytes(head[1:]) - 4)
 
@@ -182,7 +186,7 @@ async def _read_packet(reader: asyncio.StreamReader) -> bytes:
 async def _send_rejection(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, sqlstate: str, message: str
 ) -> None:
-    """What a server that is not ready answers to a connection's first packet."""
+    """Answer the first packet of a connection with a FATAL error."""
     with suppress(OSError, asyncio.IncompleteReadError):
         first = await reader.readexactly(4)
         await reader.readexactly(int.from_bytes(first) - 4)
@@ -194,6 +198,7 @@ async def _send_rejection(
 
 
 async def _connect(dsn: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect to the server of `dsn`, by its Unix socket or by TCP."""
     parts = urlsplit(dsn)
     if folder := parse_qs(parts.query).get("host"):
         return await asyncio.open_unix_connection(f"{folder[0]}/{_SOCKET}")
@@ -202,8 +207,8 @@ async def _connect(dsn: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter
 
 @asynccontextmanager
 async def open_proxy(dsn: str) -> AsyncIterator[PostgresProxy]:
-    """A proxy in front of the server of `dsn`, listening on a Unix socket of its own."""
-    folder = Path(tempfile.mkdtemp(prefix="catalyst-between-"))
+    """Open a proxy to the server of `dsn`, on its own Unix socket."""
+    folder = Path(tempfile.mkdtemp(prefix="catalyst-proxy-"))
     parts = urlsplit(dsn)
     login = f"{parts.netloc.rpartition('@')[0]}@" if "@" in parts.netloc else ""
     query = f"host={quote(str(folder), safe='/')}&port=5432&sslmode=disable"
@@ -214,7 +219,7 @@ async def open_proxy(dsn: str) -> AsyncIterator[PostgresProxy]:
     finally:
         server.close()
         proxy.refusing = True
-        while proxy._serving:  # each ends by itself once its sockets are gone
+        while proxy._serving:  # a connection ends once its sockets are closed
             proxy.cut_connections()
             await asyncio.wait(proxy._serving, timeout=0.05)
         await server.wait_closed()

@@ -1,4 +1,4 @@
-"""A trading desk whose daemon reaches its database through a proxy; the test itself looks past it."""
+"""Test scenario whose daemon reaches its database through a proxy; the test itself connects directly."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -14,7 +14,7 @@ from tests.stories.scenario import ENTRY, Facts, Scenario, open_scenario
 
 
 class LoseCommitResponse(CrashAt):
-    """A witness that lets the answer to a step's COMMIT be lost."""
+    """Fault point that loses the response to the commit of a given transaction."""
 
     proxy: PostgresProxy
     label: str = ""
@@ -26,8 +26,8 @@ class LoseCommitResponse(CrashAt):
     def __call__(self, step: str, moment: Moment, /) -> None:
         super().__call__(step, moment)
         if step == self._action_label and moment is Moment.BEFORE and self._action is not None:
-            do, self._action = self._action, None
-            do()
+            action, self._action = self._action, None
+            action()
         if step == self.label and moment is Moment.BEFORE and not self.triggered:
             self.nth -= 1
             if self.nth == 0:
@@ -35,11 +35,11 @@ class LoseCommitResponse(CrashAt):
                 self.proxy.lose_commit_response()
 
     def run_before(self, label: str, action: Callable[[], object]) -> None:
-        """Do this as the next transaction `label` is about to begin."""
+        """Run `action` before the next transaction `label` begins."""
         self._action_label, self._action = label, action
 
     def lose_response(self, label: str, nth: int = 1) -> None:
-        """The `nth` transaction `label` from now on is applied, and its answer lost."""
+        """Lose the commit response of the `nth` transaction `label` from now; the commit itself is applied."""
         self.label, self.nth, self.triggered = label, nth, False
 
 
@@ -47,7 +47,7 @@ class LoseCommitResponse(CrashAt):
 async def open_proxied_scenario(
     dsn: str, *, now: datetime | None = None, **sections: Facts
 ) -> AsyncIterator[tuple[Scenario, PostgresProxy, LoseCommitResponse]]:
-    """The desk of the stories, its daemon running behind a proxy."""
+    """Open a scenario whose daemon runs behind a proxy."""
     async with open_proxy(dsn) as proxy, open_scenario(dsn, now=now, started=False, **sections) as scenario:
         commit_loss = LoseCommitResponse()
         commit_loss.proxy = proxy
@@ -58,7 +58,7 @@ async def open_proxied_scenario(
 
 
 async def submit_entry(scenario: Scenario, symbol: str, qty: int, **levels: str) -> OrderRow | None:
-    """Send an entry as a scan would, which takes a database that is away for what it is: no entry."""
+    """Submit an entry as the scan does; return None during a database outage."""
     try:
         return await scenario.submit_entry(symbol, qty, **{**ENTRY, **levels})
     except Exception as error:
@@ -68,18 +68,18 @@ async def submit_entry(scenario: Scenario, symbol: str, qty: int, **levels: str)
 
 
 async def assert_sent_once(scenario: Scenario) -> None:
-    """No client order id was accepted twice, and no signal bought twice."""
-    ledger = await scenario.admin("logs")
-    ids = [order["client_order_id"] for order in ledger["orders"]]
+    """Check that no client order id was accepted twice and no position exceeded 20 shares."""
+    logs = await scenario.admin("logs")
+    ids = [order["client_order_id"] for order in logs["orders"]]
     assert len(ids) == len(set(ids))
-    assert all(Decimal(0) <= Decimal(e["position_qty"]) <= 20 for e in ledger["executions"])
+    assert all(Decimal(0) <= Decimal(e["position_qty"]) <= 20 for e in logs["executions"])
 
 
 async def wait_for_entry_gate(scenario: Scenario, *, within: float = 120) -> None:
-    """Entries are possible again within `within` seconds of market time."""
+    """Wait until the entry gate is open; fail after `within` seconds of market time."""
     assert scenario.components is not None
-    waited = 0.0
+    elapsed = 0.0
     while not scenario.components.gate.is_open:
-        assert waited < within, f"still shut: {scenario.components.gate.reasons}"
+        assert elapsed < within, f"entry gate still closed: {scenario.components.gate.reasons}"
         await scenario.advance(seconds=2)
-        waited += 2
+        elapsed += 2

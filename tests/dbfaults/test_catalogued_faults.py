@@ -1,4 +1,4 @@
-"""Faults of the database that the catalogue numbers and that no other file of this folder makes."""
+"""Database faults of the fault catalogue that no other file of this folder covers."""
 
 import asyncio
 import shutil
@@ -33,7 +33,7 @@ from tests.stories.scenario import open_scenario
 @pytest.mark.promise("F082")
 @pytest.mark.parametrize("label", ["submit", "apply_report", "protected", "mark"])
 async def test_transaction_cut_midway_is_repeated_whole(database: str, label: str) -> None:
-    """Nothing of it is in the tables, it is done again whole, and the order is sent once or not at all."""
+    """A transaction cut in its middle leaves no row and is repeated whole; the order is sent at most once."""
     async with open_proxied_scenario(database) as (scenario, proxy, commit_loss):
         scenario.print_trade("AAPL", "190.00")
         await scenario.advance(seconds=1)
@@ -54,23 +54,27 @@ async def test_transaction_cut_midway_is_repeated_whole(database: str, label: st
 
 @pytest.mark.promise("F082")
 async def test_no_broker_request_is_sent_inside_a_transaction(database: str) -> None:
-    """Through an entry, its protection, an exit and a flatten, whoever has a transaction open asks the broker
-    nothing before it has ended."""
-    open_in: dict[object, str] = {}
-    wrong: list[str] = []
+    """During entry, protection, exit and flatten no task sends a broker request while it has a transaction
+    open."""
+    open_transactions: dict[object, str] = {}
+    violations: list[str] = []
 
-    def watch(step: str, moment: Moment) -> None:
+    def check_step(step: str, moment: Moment) -> None:
         task = asyncio.current_task()
-        if " " in step:  # a request: a verb and a path
-            if moment is Moment.BEFORE and task in open_in and not step.startswith(("WRITE", "LISTEN")):
-                wrong.append(f"{step} in {open_in[task]}")
+        if " " in step:  # a request has a verb and a path
+            if (
+                moment is Moment.BEFORE
+                and task in open_transactions
+                and not step.startswith(("WRITE", "LISTEN"))
+            ):
+                violations.append(f"{step} in {open_transactions[task]}")
         elif moment is Moment.BEFORE:
-            open_in[task] = step
+            open_transactions[task] = step
         else:
-            open_in.pop(task, None)
+            open_transactions.pop(task, None)
 
     async with open_scenario(database) as scenario:
-        scenario.crash_trigger.on_step = watch
+        scenario.crash_trigger.on_step = check_step
         await scenario.inject_fault("partial", symbol="AAPL", qty="8", role="entry")
         scenario.print_trade("AAPL", "190.00")
         await scenario.advance(seconds=1)
@@ -82,7 +86,7 @@ async def test_no_broker_request_is_sent_inside_a_transaction(database: str) -> 
         scenario.stop.request("SIGTERM", flatten=True)
         assert await scenario.wait_for_exit() == 0
         assert scenario.crash_trigger.steps
-        assert wrong == []
+        assert violations == []
 
 
 @pytest.mark.promise("F083")
@@ -108,33 +112,34 @@ async def test_no_broker_request_is_sent_inside_a_transaction(database: str) -> 
     ids=lambda error: type(error).__name__,
 )
 def test_transient_server_errors_are_outages(error: Exception) -> None:
-    """Every class that a server was seen to answer with while it shut down, crashed or recovered is an outage."""
+    """Each error of a server that shuts down, crashes or recovers counts as a database outage."""
     assert is_outage(error)
     assert is_transient(error)
 
 
 @pytest.mark.promise("F083")
 def test_permanent_database_errors_are_not_outages() -> None:
-    """A wrong statement, a broken constraint, a mistake of ours: no outage."""
-    faults = (
+    """A wrong statement, a failed constraint and a programming error are no outage; lock contention is
+    transient."""
+    errors = (
         asyncpg.UndefinedTableError("x"),
         asyncpg.UniqueViolationError("x"),
         asyncpg.InsufficientPrivilegeError("x"),
         ValueError("x"),
         KeyError("x"),
     )
-    assert [is_transient(fault) for fault in faults] == [False] * len(faults)
+    assert [is_transient(error) for error in errors] == [False] * len(errors)
     contention = (
         asyncpg.DeadlockDetectedError(),
         asyncpg.SerializationError(),
         asyncpg.LockNotAvailableError(),
     )
-    assert [(is_outage(one), is_transient(one)) for one in contention] == [(False, True)] * 3
+    assert [(is_outage(error), is_transient(error)) for error in contention] == [(False, True)] * 3
 
 
 @pytest.mark.promise("F083")
 @pytest.mark.parametrize(
-    ("sqlstate", "words"),
+    ("sqlstate", "message"),
     [
         ("57P03", "the database system is in recovery mode"),
         ("57P03", "the database system is shutting down"),
@@ -142,14 +147,15 @@ def test_permanent_database_errors_are_not_outages() -> None:
     ],
 )
 async def test_daemon_waits_for_server_that_rejects_connections(
-    database: str, sqlstate: str, words: str
+    database: str, sqlstate: str, message: str
 ) -> None:
-    """It answers, and sends everybody away: no entry, the exits at the broker stay, and all goes on by itself."""
+    """A server that rejects connections closes the entry gate; working exits stay, and the daemon recovers by
+    itself."""
     async with open_proxied_scenario(database) as (scenario, proxy, _):
         await scenario.given_position("AAPL", 20)
         assert scenario.components is not None
-        before = await scenario.conn.fetchval("SELECT count(*) FROM order_events")
-        proxy.reject_connections(sqlstate, words)
+        events_before = await scenario.conn.fetchval("SELECT count(*) FROM order_events")
+        proxy.reject_connections(sqlstate, message)
         await scenario.advance(minutes=3)
         assert "database" in scenario.components.gate.reasons
         assert await submit_entry(scenario, "MSFT", 10) is None
@@ -157,29 +163,31 @@ async def test_daemon_waits_for_server_that_rejects_connections(
         proxy.resume()
         await scenario.advance(seconds=20)
         assert "DATABASE_OUTAGE" in await scenario.alert_events()
-        await assert_recovers(scenario, before)
+        await assert_recovers(scenario, events_before)
 
 
 @pytest.mark.promise("F084")
 @pytest.mark.usefixtures("short_timeouts")
 async def test_exhausted_server_connections_close_gate_and_alert(database: str) -> None:
-    """Nobody gets one: entries stop, somebody is paged while it lasts, past the pool; given back, all goes on."""
+    """Exhausted connections close the entry gate and raise an alert in the meantime; released, trading
+    continues."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         assert scenario.components is not None
-        before = await scenario.conn.fetchval("SELECT count(*) FROM order_events")
-        async with AsyncExitStack() as held:
+        events_before = await scenario.conn.fetchval("SELECT count(*) FROM order_events")
+        async with AsyncExitStack() as borrowed:
             for _ in range(8):
-                await held.enter_async_context(scenario.components.store._pool.acquire())
+                await borrowed.enter_async_context(scenario.components.store._pool.acquire())
             await scenario.advance(seconds=15)
             assert "POOL_EXHAUSTED" in await scenario.alert_events()
             assert "database" in scenario.components.gate.reasons
             assert len(scenario.server.exchange.order_store.live()) == 2
-        await assert_recovers(scenario, before)
+        await assert_recovers(scenario, events_before)
 
 
 @pytest.fixture
 async def dedicated_server() -> AsyncIterator[DedicatedServer]:
+    """Start a server that allows a standby."""
     async with open_dedicated_server(wal_level="replica", max_wal_senders="4") as server:
         yield server
 
@@ -187,12 +195,12 @@ async def dedicated_server() -> AsyncIterator[DedicatedServer]:
 @pytest.mark.promise("F089")
 @pytest.mark.usefixtures("restart_timeouts")
 async def test_read_only_server_closes_gate_until_writable(dedicated_server: DedicatedServer) -> None:
-    """Every write is answered with 25006: no entry, no defect, new connections look for a server that writes; once
-    there is one, all goes on in the same epoch."""
+    """A read-only server (25006) closes the entry gate and fails no invariant; once writable, the same epoch
+    continues."""
     async with open_scenario(dedicated_server.dsn) as scenario:
         await scenario.given_position("AAPL", 20)
         assert scenario.components is not None
-        before = await scenario.conn.fetchval("SELECT count(*) FROM order_events")
+        events_before = await scenario.conn.fetchval("SELECT count(*) FROM order_events")
         await set_read_only(dedicated_server, True)
         await scenario.advance(seconds=30)
         assert "database" in scenario.components.gate.reasons
@@ -200,10 +208,11 @@ async def test_read_only_server_closes_gate_until_writable(dedicated_server: Ded
         assert len(scenario.server.exchange.order_store.live()) == 2
         await set_read_only(dedicated_server, False)
         await scenario.advance(seconds=10)
-        await assert_recovers(scenario, before)
+        await assert_recovers(scenario, events_before)
 
 
 async def set_read_only(server: DedicatedServer, enabled: bool) -> None:
+    """Switch the server's default to read-only transactions or back."""
     conn = await asyncpg.connect(server.dsn)
     await conn.execute("SET default_transaction_read_only = off")
     await conn.execute(f"ALTER SYSTEM SET default_transaction_read_only = {'on' if enabled else 'off'}")
@@ -213,7 +222,8 @@ async def set_read_only(server: DedicatedServer, enabled: bool) -> None:
 
 @pytest.fixture
 def standby_folder() -> Iterator[Path]:
-    """A folder whose path is short enough for a socket, for the second server's own user."""
+    """Create a folder for the standby: its path is short enough for a socket, and the server's user may enter
+    it."""
     folder = Path(tempfile.mkdtemp(prefix="catalyst-standby-"))
     folder.chmod(0o711)
     yield folder
@@ -225,30 +235,30 @@ def standby_folder() -> Iterator[Path]:
 async def test_failover_to_standby_starts_new_epoch(
     dedicated_server: DedicatedServer, standby_folder: Path
 ) -> None:
-    """The leader dies and its standby takes over: this daemon ends, for what was committed last may be missing
-    there; the next one takes the lock of the new leader under a new epoch, and what the broker did is booked."""
-    second = await dedicated_server.create_standby(standby_folder)
+    """Given a standby is promoted, when the daemon sees the new server, then it exits with code 1, because
+    the last commits may be missing; the next start gets a new epoch and books what filled meanwhile."""
+    standby = await dedicated_server.create_standby(standby_folder)
     try:
         async with open_scenario(dedicated_server.dsn, started=False) as scenario:
-            scenario.dsn = second.dsn
+            scenario.dsn = standby.dsn
             await scenario.start()
             await scenario.given_position("AAPL", 20)
             assert scenario.components is not None
             epoch = scenario.components.epoch
             await dedicated_server.stop()
-            await second.promote()
+            await standby.promote()
             for _ in range(60):
                 await scenario.advance(seconds=1)
                 if scenario._run_task is None or scenario._run_task.done():
                     break
             assert scenario._run_task is not None
-            with pytest.raises(ExceptionGroup) as ended:
+            with pytest.raises(ExceptionGroup) as raised:
                 scenario._run_task.result()
-            assert ended.group_contains(DatabaseReplaced)
-            assert exit_code(ended.value) == 1  # started again, unlike 75 and 78
+            assert raised.group_contains(DatabaseReplaced)
+            assert exit_code(raised.value) == 1  # systemd restarts it, unlike codes 75 and 78
             await scenario._stack.aclose()
             scenario.components = None
-            scenario.print_trade("AAPL", "194.05")  # the target fills while nobody is there
+            scenario.print_trade("AAPL", "194.05")  # the target fills while no daemon runs
             await scenario.advance(seconds=5)
 
             await scenario.start()
@@ -263,18 +273,18 @@ async def test_failover_to_standby_starts_new_epoch(
             await assert_sent_once(scenario)
             await scenario.assert_consistent()
     finally:
-        await second.stop()
+        await standby.stop()
 
 
 @pytest.mark.promise("F090")
 async def test_restored_database_recovers_rows_from_broker(postgres: PostgresServer, database: str) -> None:
-    """The tables are a copy of an hour ago, the broker is ahead: what it shows under our ids gets its rows again,
-    its shares stay protected, somebody is paged, and nothing is sent twice."""
+    """With an hour-old database copy, orders with our ids get their rows again, shares stay protected, an
+    alert is raised and nothing is sent twice."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         await scenario.crash()
         await scenario.conn.close()
-        old = postgres.create(database_name(database))
+        old_dsn = postgres.create(database_name(database))
         try:
             scenario.conn = await asyncpg.connect(database)
             await scenario.start()
@@ -285,54 +295,55 @@ async def test_restored_database_recovers_rows_from_broker(postgres: PostgresSer
             await scenario.crash()
             await scenario.conn.close()
 
-            scenario.dsn = old
-            scenario.conn = await asyncpg.connect(old)
+            scenario.dsn = old_dsn
+            scenario.conn = await asyncpg.connect(old_dsn)
             assert await scenario.orders("MSFT") == []
             await scenario.start()
             await scenario.advance(seconds=60)
-            sold = await scenario.position("AAPL")
-            assert sold is not None
-            assert (sold["status"], scenario.held_qty("AAPL")) == ("closed", 0)
+            aapl = await scenario.position("AAPL")
+            assert aapl is not None
+            assert (aapl["status"], scenario.held_qty("AAPL")) == ("closed", 0)
             entry = (await scenario.orders("MSFT"))[0]
             assert (entry["status"], entry["filled_qty"]) == ("filled", 10)
             assert entry["client_order_id"].startswith("cat-")
             assert (entry["order_purpose"], entry["origin"]) == ("entry", "catalyst")
-            held = await scenario.position("MSFT")
-            assert held is not None  # from the broker's fills
-            assert (held["status"], held["quantity"], held["position_id"]) == (
+            msft = await scenario.position("MSFT")
+            assert msft is not None  # from the broker's fills
+            assert (msft["status"], msft["quantity"], msft["position_id"]) == (
                 "open",
                 10,
                 entry["position_id"],
             )
-            assert (held["stop_loss"], held["take_profit"]) == (188, 194)
-            assert held["protected_at"] is not None
+            assert (msft["stop_loss"], msft["take_profit"]) == (188, 194)
+            assert msft["protected_at"] is not None
             assert "ORDER_ADOPTED" in await scenario.alert_events()
             await scenario.assert_consistent()
-            stops = [one for one in scenario.server.exchange.order_store.live() if one.symbol == "MSFT"]
-            assert stops  # what protects the shares is still there
+            live = [order for order in scenario.server.exchange.order_store.live() if order.symbol == "MSFT"]
+            assert live  # the orders that protect the shares are still working
             assert await scenario.count_submitted("MSFT") == 1
             await assert_sent_once(scenario)
         finally:
             if scenario.components is not None:
                 await scenario.crash()
             await scenario.conn.close()
-            postgres.drop(old)
+            postgres.drop(old_dsn)
             scenario.conn = await asyncpg.connect(database)
 
 
 @pytest.mark.promise("F091")
 async def test_start_is_refused_when_role_lacks_a_grant(database: str) -> None:
-    """The daemon's role lacks one grant: the start is refused with 78 and names it; with the grant it is let in."""
+    """A start whose database role lacks a grant is refused with code 78 and the grant's name; with the grant
+    it succeeds."""
     conn = await asyncpg.connect(database)
     await conn.execute(migrate.roles_sql())
-    as_app = f"{database}{'&' if '?' in database else '?'}role=catalyst_app"
+    app_dsn = f"{database}{'&' if '?' in database else '?'}role=catalyst_app"
     async with AsyncExitStack() as stack:
-        await open_database(stack, as_app, ManualClock(at("10:15")))
+        await open_database(stack, app_dsn, ManualClock(at("10:15")))
     for verb, table in (("INSERT", "order_events"), ("UPDATE", "daemon"), ("SELECT", "positions")):
         await conn.execute(f"REVOKE {verb} ON {table} FROM catalyst_app")
         async with AsyncExitStack() as stack:
-            with pytest.raises(ConfigInvalid, match=f"{verb} on {table}") as refused:
-                await open_database(stack, as_app, ManualClock(at("10:15")))
-        assert exit_code(refused.value) == 78
+            with pytest.raises(ConfigInvalid, match=f"{verb} on {table}") as raised:
+                await open_database(stack, app_dsn, ManualClock(at("10:15")))
+        assert exit_code(raised.value) == 78
         await conn.execute(f"GRANT {verb} ON {table} TO catalyst_app")
     await conn.close()

@@ -1,5 +1,5 @@
-"""The database does not answer, shares are held, and somebody wants them gone: done without the tables, which are
-told later and then agree with the exchange to the cent."""
+"""Exits, protection and flattens during a database outage, and the import of their spool, after which
+database and exchange agree to the cent."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -27,26 +27,26 @@ pytestmark = pytest.mark.usefixtures("short_timeouts")
 async def open_scenario_with_spool(
     database: str, folder: Path, **options: object
 ) -> AsyncIterator[tuple[Scenario, PostgresProxy, LoseCommitResponse]]:
-    """A desk whose spool lies in `folder`."""
+    """Open a scenario with its spool in `folder`."""
     async with open_proxied_scenario(
         database, database={"spool": str(folder), "proofs": str(folder / "proofs")}, **options
-    ) as opened:  # type: ignore[arg-type]
-        yield opened
+    ) as scenario_and_faults:  # type: ignore[arg-type]
+        yield scenario_and_faults
 
 
 def pending_spool(folder: Path) -> Path | None:
-    """The spool that has not been told yet."""
+    """Return the spool that is not imported yet."""
     return next(iter(folder.glob("*.spool")), None)
 
 
 def spool_entries(folder: Path) -> list[Facts]:
-    """Every line of it."""
+    """Return every entry of the pending spool."""
     spool = pending_spool(folder)
     return [] if spool is None else [orjson.loads(line) for line in spool.read_bytes().splitlines()]
 
 
 async def restore_database_and_start(scenario: Scenario, proxy: PostgresProxy) -> None:
-    """The database is back, and a new daemon starts."""
+    """End the outage and start a new daemon."""
     proxy.resume()
     await scenario.start()
     await scenario.advance(seconds=20)
@@ -55,24 +55,24 @@ async def restore_database_and_start(scenario: Scenario, proxy: PostgresProxy) -
 async def test_sigterm_in_silent_database_outage_flattens_and_imports_spool(
     database: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Flat at the exchange within the bound, code zero with the proof in the spool; the next start tells the
-    tables, which equal the exchange, and nobody enters before somebody resumes."""
+    """SIGTERM in a silent outage ends flat within 60 s with code 0 and a proof in the spool; the next start
+    imports the spool and keeps the entry gate closed."""
     async with open_scenario_with_spool(database, tmp_path) as (scenario, proxy, _):
         await scenario.given_position("AAPL", 20)
         await scenario.given_position("MSFT", 10)
         proxy.stop_forwarding()
-        asked = scenario.clock.now()
+        requested_at = scenario.clock.now()
         scenario.stop.request("SIGTERM", flatten=True)
         assert await scenario.wait_for_exit() == 0
-        assert (scenario.clock.now() - asked).total_seconds() <= 60
+        assert (scenario.clock.now() - requested_at).total_seconds() <= 60
         assert scenario.held_qty("AAPL") == scenario.held_qty("MSFT") == 0
         assert not scenario.server.exchange.order_store.live()
         assert spool_entries(tmp_path)[-1]["kind"] == "proof"
         assert spool_entries(tmp_path)[-1]["flat"] is True
-        said = next(
+        log_line = next(
             line for line in capsys.readouterr().out.splitlines() if "outage_flatten_finished" in line
         )
-        assert str(pending_spool(tmp_path)) in said
+        assert str(pending_spool(tmp_path)) in log_line
 
         await restore_database_and_start(scenario, proxy)
         assert pending_spool(tmp_path) is None
@@ -96,7 +96,8 @@ async def test_sigterm_in_silent_database_outage_flattens_and_imports_spool(
 
 @pytest.mark.parametrize("fault", ["refused", "cut_at_the_latch", "cut_at_the_exits_row"])
 async def test_sigterm_as_database_fails_flattens(database: str, tmp_path: Path, fault: str) -> None:
-    """Whatever the ordinary flatten had done when the database went: flat, proven, and told later."""
+    """SIGTERM ends flat wherever the ordinary flatten is when the database fails, and the spool is imported
+    later."""
     async with open_scenario_with_spool(database, tmp_path) as (scenario, proxy, commit_loss):
         await scenario.given_position("AAPL", 20)
         if fault == "refused":
@@ -130,7 +131,8 @@ async def test_sigterm_as_database_fails_flattens(database: str, tmp_path: Path,
 async def test_crash_during_outage_flatten_continues_from_spool(
     database: str, tmp_path: Path, step: str, moment: Moment
 ) -> None:
-    """Killed at a step of it, the next daemon reads the spool, goes on to flat, and sells nothing twice."""
+    """After a crash during an outage flatten the next daemon continues from the spool to flat and sells
+    nothing twice."""
     async with open_scenario_with_spool(database, tmp_path) as (scenario, proxy, _):
         await scenario.given_position("AAPL", 20)
         proxy.stop_forwarding()
@@ -153,7 +155,8 @@ async def test_crash_during_outage_flatten_continues_from_spool(
 
 
 async def test_spool_with_torn_last_line_is_imported_without_it(database: str, tmp_path: Path) -> None:
-    """A spool whose last line a death cut short: what is whole is told, the rest is kept aside, and it is said."""
+    """A spool with a torn last line is imported without this line; the line goes into quarantine and into the
+    alert."""
     async with open_scenario_with_spool(database, tmp_path) as (scenario, proxy, _):
         await scenario.given_position("AAPL", 20)
         proxy.stop_forwarding()
@@ -161,8 +164,8 @@ async def test_spool_with_torn_last_line_is_imported_without_it(database: str, t
         assert await scenario.wait_for_exit() == 0
         spool = pending_spool(tmp_path)
         assert spool is not None
-        whole = spool.read_bytes()
-        spool.write_bytes(whole[:-20])
+        content = spool.read_bytes()
+        spool.write_bytes(content[:-20])
 
         await restore_database_and_start(scenario, proxy)
         assert pending_spool(tmp_path) is None
@@ -178,7 +181,8 @@ async def test_spool_with_torn_last_line_is_imported_without_it(database: str, t
 async def test_crash_during_spool_import_imports_each_entry_once(
     database: str, tmp_path: Path, label: str, moment: Moment
 ) -> None:
-    """Killed before or after the commit of the import, the next start ends it: every row once."""
+    """After a crash before or after the commit of the import, the next start completes it and writes each row
+    once."""
     async with open_scenario_with_spool(database, tmp_path) as (scenario, proxy, _):
         await scenario.given_position("AAPL", 20)
         proxy.stop_forwarding()
@@ -190,16 +194,16 @@ async def test_crash_during_spool_import_imports_each_entry_once(
         await scenario.start()
         await scenario.advance(seconds=20)
         assert pending_spool(tmp_path) is None
-        emergencies = [o for o in await scenario.orders("AAPL") if o["origin"] == "outage"]
-        assert [(o["attempts"], o["status"]) for o in emergencies] == [(1, "filled")]
+        outage_orders = [o for o in await scenario.orders("AAPL") if o["origin"] == "outage"]
+        assert [(o["attempts"], o["status"]) for o in outage_orders] == [(1, "filled")]
         assert await scenario.conn.fetchval("SELECT count(*) FROM flat_proofs WHERE flat") == 1
         assert (await scenario.alert_events()).count("SPOOL_IMPORTED") == 1
         await scenario.assert_consistent()
 
 
 async def test_stop_is_enforced_during_database_outage(database: str, tmp_path: Path) -> None:
-    """The database is away and the broker's stop does not act: left at the market through the spool, while the
-    daemon lives; when the database is back the tables are told, and entries are possible again."""
+    """Given an outage and a stop that does not trigger, when the price crosses the stop, then the daemon
+    exits at the market through the spool; entries are allowed after the import."""
     async with open_scenario_with_spool(database, tmp_path) as (scenario, proxy, _):
         await scenario.given_position("AAPL", 20)
         assert scenario.components is not None
@@ -225,8 +229,8 @@ async def test_stop_is_enforced_during_database_outage(database: str, tmp_path: 
 
 
 async def test_hold_time_limit_is_enforced_during_database_outage(database: str, tmp_path: Path) -> None:
-    """Held for longer than it may be, and nobody can be asked since when: left by what is remembered, once; what is
-    younger stays, and the tables are told why."""
+    """A position over its hold time is exited once during an outage, by the last known state; a younger
+    position stays."""
     async with open_scenario_with_spool(database, tmp_path, positions={"max_hold_time_minutes": 5}) as (
         scenario,
         proxy,
@@ -251,7 +255,7 @@ async def test_hold_time_limit_is_enforced_during_database_outage(database: str,
 async def test_positions_are_exited_before_close_during_database_outage(
     database: str, tmp_path: Path
 ) -> None:
-    """Ten minutes before the close everything is left, database or not."""
+    """All positions are exited ten minutes before the close during a database outage."""
     async with open_scenario_with_spool(database, tmp_path, now=at("15:48")) as (scenario, proxy, _):
         scenario.print_trade("AAPL", "190.00")
         await scenario.advance(seconds=1)
@@ -272,8 +276,8 @@ async def test_positions_are_exited_before_close_during_database_outage(
 
 
 async def test_outage_flatten_writes_proof_file_and_imports_it(database: str, tmp_path: Path) -> None:
-    """The database is away: the proof lies on the disk with the last head of the journal that was known, and the next
-    start brings it into the tables."""
+    """An outage flatten writes a proof file with the last known head of the journal; the next start imports
+    it."""
     async with open_scenario_with_spool(database, tmp_path) as (scenario, proxy, _):
         await scenario.given_position("AAPL", 20)
         await scenario.advance(minutes=6)
@@ -284,8 +288,8 @@ async def test_outage_flatten_writes_proof_file_and_imports_it(database: str, tm
             scenario.settings.proofs_dir, scenario.settings.account_name(scenario.server.exchange.account.id)
         )
         assert (file["flat"], file["database"]) == (True, "unavailable")
-        known = file["journal"]
-        assert known["link"] > 0
+        journal_head = file["journal"]
+        assert journal_head["link"] > 0
 
         proxy.resume()
         await scenario.start()
@@ -294,13 +298,14 @@ async def test_outage_flatten_writes_proof_file_and_imports_it(database: str, tm
         assert row is not None
         assert (row["flat"], row["cycle_id"] is not None) == (True, True)
         facts = orjson.loads(row["facts"])
-        assert facts["journal"] == known
+        assert facts["journal"] == journal_head
         assert (scenario.settings.proofs_dir / facts["file"]).exists()
         await scenario.assert_consistent()
 
 
 async def submit_resting_entry(scenario: Scenario, *, fills: int | None = None) -> None:
-    """An entry of twenty that rests below the market, and fills (or `fills` of it do) once the price comes down."""
+    """Submit an entry for 20 shares below the market; it fills, or `fills` shares of it, once the price
+    falls."""
     scenario.print_trade("AAPL", "191.00")
     await scenario.advance(seconds=1)
     if fills is not None:
@@ -311,8 +316,8 @@ async def submit_resting_entry(scenario: Scenario, *, fills: int | None = None) 
 
 
 async def test_position_opened_in_database_outage_is_monitored(database: str, tmp_path: Path) -> None:
-    """The entry fills while the database is away, so no row says that we hold it; its stop does not act. It is sold
-    all the same, and the tables hear of entry and exit."""
+    """A position opened during an outage, without a row and with a stop that does not trigger, is exited and
+    imported later."""
     async with open_scenario_with_spool(database, tmp_path) as (scenario, proxy, _):
         await submit_resting_entry(scenario)
         await scenario.inject_fault("no_trigger", symbol="AAPL", count=0)
@@ -340,8 +345,8 @@ async def test_position_opened_in_database_outage_is_monitored(database: str, tm
 async def test_partial_entry_in_database_outage_is_protected_once(
     database: str, tmp_path: Path, answered: bool
 ) -> None:
-    """Eight of twenty fill while the database is away: the rest is cancelled after the grace, and eight come under a
-    stop and a target, once, whether the broker's answer is heard or not; the tables are told, and it stays so."""
+    """Given 8 of 20 shares fill during an outage, then the rest is cancelled after the grace and one OCO
+    protects 8, whether its response arrives or not."""
     async with open_scenario_with_spool(database, tmp_path) as (scenario, proxy, _):
         await submit_resting_entry(scenario, fills=8)
         proxy.refuse_connections()
@@ -352,7 +357,7 @@ async def test_partial_entry_in_database_outage_is_protected_once(
         assert scenario.held_qty("AAPL") == 8
         live = {(o.type, o.qty) for o in scenario.server.exchange.order_store.live()}
         assert live == {("limit", 8), ("stop", 8)}
-        assert [line["kind"] for line in spool_entries(tmp_path)].count("protect") == 1
+        assert [entry["kind"] for entry in spool_entries(tmp_path)].count("protect") == 1
 
         proxy.resume()
         await scenario.advance(seconds=60)
@@ -371,8 +376,8 @@ async def test_partial_entry_in_database_outage_is_protected_once(
 
 
 async def test_partial_entry_is_protected_promptly_when_database_fails(database: str, tmp_path: Path) -> None:
-    """Eight of twenty have filled, and in that moment the database goes away: the eight are bare for the entry's grace
-    and the few seconds of its cancel, and not until the half minute between two looks is over."""
+    """When the database fails after a partial fill, the shares are unprotected only for the entry's grace and
+    its cancel, without waiting for the 30-second check."""
     async with open_scenario_with_spool(database, tmp_path) as (scenario, proxy, _):
         scenario.print_trade("AAPL", "190.00")
         await scenario.advance(seconds=1)
@@ -391,8 +396,8 @@ async def test_partial_entry_is_protected_promptly_when_database_fails(database:
 
 
 async def test_loss_limit_is_enforced_during_database_outage(database: str, tmp_path: Path) -> None:
-    """The limit is reached while the database is away: by the broker's own equity everything is left and latched in
-    the spool; once told, the tables have latch, event and a closed day, and no entry leaves."""
+    """During an outage the loss limit uses the broker's equity, exits everything and latches in the spool;
+    the import writes latch, event and closed cycle, and entries stay rejected."""
     risk = {"max_daily_loss": 30, "warning_threshold_pct": 75}
     async with open_scenario_with_spool(database, tmp_path, risk=risk) as (scenario, proxy, _):
         await scenario.given_position("AAPL", 20)
@@ -421,8 +426,8 @@ async def test_loss_limit_is_enforced_during_database_outage(database: str, tmp_
 
 
 async def test_outage_emergency_stop_is_retried_until_flat(database: str, tmp_path: Path) -> None:
-    """The limit is reached while neither the database nor the broker's orders can be read, for longer than one try
-    lasts: as soon as the broker answers everything is left, and once, whatever becomes of the database."""
+    """While the broker's orders cannot be read, the outage emergency stop is retried; it exits once as soon
+    as they can."""
     risk = {"max_daily_loss": 30, "warning_threshold_pct": 75}
     async with open_scenario_with_spool(database, tmp_path, risk=risk) as (scenario, proxy, _):
         await scenario.given_position("AAPL", 20)
@@ -435,9 +440,9 @@ async def test_outage_emergency_stop_is_retried_until_flat(database: str, tmp_pa
         await scenario.clear_faults()
         await scenario.advance(seconds=100)
         assert scenario.held_qty("AAPL") == 0
-        lines = len(spool_entries(tmp_path))
+        entry_count = len(spool_entries(tmp_path))
         await scenario.advance(seconds=100)
-        assert len(spool_entries(tmp_path)) == lines
+        assert len(spool_entries(tmp_path)) == entry_count
 
         proxy.resume()
         await scenario.advance(seconds=90)
@@ -449,9 +454,9 @@ async def test_outage_emergency_stop_is_retried_until_flat(database: str, tmp_pa
 async def test_carried_positions_are_kept_over_close_in_database_outage(
     database: str, tmp_path: Path
 ) -> None:
-    """Told to hold over the close: a database that is away then sells nothing."""
-    held: Facts = {"close_all_at_market_close": False}
-    async with open_scenario_with_spool(database, tmp_path, now=at("15:48"), positions=held) as (
+    """A daemon configured to hold over the close sells nothing in an outage."""
+    positions: Facts = {"close_all_at_market_close": False}
+    async with open_scenario_with_spool(database, tmp_path, now=at("15:48"), positions=positions) as (
         scenario,
         proxy,
         _,
@@ -464,8 +469,8 @@ async def test_carried_positions_are_kept_over_close_in_database_outage(
 
 
 async def test_close_is_retried_until_database_returns(database: str, tmp_path: Path) -> None:
-    """Away since just before the close: asked again until the day's cycle is completed and proven, and only then the
-    daemon of one day ends."""
+    """The day's end is retried until the cycle is completed and proven; only then the daemon with `once`
+    exits."""
     async with open_scenario_with_spool(database, tmp_path, now=at("16:01")) as (scenario, proxy, _):
         await scenario.advance(seconds=45)
         proxy.refuse_connections()
@@ -474,28 +479,23 @@ async def test_close_is_retried_until_database_returns(database: str, tmp_path: 
         assert not scenario._run_task.done()
         proxy.resume()
         await scenario.advance(seconds=90)
-        await scenario.advance(
-            seconds=1
-        )  # its tasks end in turns of the loop, which the clock does not wait for
+        await scenario.advance(seconds=1)  # the clock does not wait for the last turns of the event loop
         assert scenario._run_task.done()
         assert await scenario.wait_for_exit() == 0
         assert await scenario.conn.fetchval("SELECT status FROM trading_cycles") == "completed"
-        proven = await scenario.conn.fetchval(
+        is_proven = await scenario.conn.fetchval(
             "SELECT facts ->> 'proven' FROM flat_proofs WHERE cause = 'the close of the day'"
         )
-        assert proven == "true"
+        assert is_proven == "true"
 
 
 @pytest.mark.parametrize("lag", [30, 100])
 async def test_outage_exit_fill_waits_for_its_entry_fill(database: str, tmp_path: Path, lag: int) -> None:
-    """The entry fills while the database is away and the stream loses the word of it; its shares are sold without the
-    tables; when these are back, the ledger shows no fill for a while. The sale is booked on the position it ended, once
-    there is one, and on no other: it oversold nothing."""
+    """Given the fill of an entry is unknown and its shares were sold in an outage, when the account
+    activities show the fill late, then the exit fill is booked on that position and on no other."""
     async with open_scenario_with_spool(database, tmp_path) as (scenario, proxy, _):
         await scenario.given_position("AAPL", 10)
-        assert (await scenario.send_command("close", symbol="AAPL"))[
-            "ok"
-        ]  # a position of yesterday's, so to speak
+        assert (await scenario.send_command("close", symbol="AAPL"))["ok"]  # stands for an earlier position
         await scenario.advance(seconds=5)
         await submit_resting_entry(scenario)
         await scenario.inject_fault("no_trigger", symbol="AAPL", count=0)
@@ -512,13 +512,13 @@ async def test_outage_exit_fill_waits_for_its_entry_fill(database: str, tmp_path
         await scenario.advance(seconds=lag)
         await scenario.clear_faults()
         await scenario.advance(seconds=60)
-        held = await scenario.conn.fetch("SELECT * FROM positions ORDER BY position_id")
-        assert [(row["entered_qty"], row["exited_qty"], row["status"]) for row in held] == [
+        positions = await scenario.conn.fetch("SELECT * FROM positions ORDER BY position_id")
+        assert [(row["entered_qty"], row["exited_qty"], row["status"]) for row in positions] == [
             (10, 10, "closed"), (20, 20, "closed"),
         ]  # fmt: skip
-        assert held[-1]["close_reason"].startswith("STOP_LOSS_HIT")
+        assert positions[-1]["close_reason"].startswith("STOP_LOSS_HIT")
         filled = [order["origin"] for order in await scenario.orders("AAPL") if order["filled_qty"]]
-        assert filled == ["catalyst", "catalyst", "catalyst", "outage"]  # and nothing after it
+        assert filled == ["catalyst", "catalyst", "catalyst", "outage"]  # no order follows
         assert not await scenario.conn.fetchval("SELECT count(*) FROM orphans")
         await wait_for_entry_gate(scenario)
         await assert_sent_once(scenario)
@@ -526,8 +526,8 @@ async def test_outage_exit_fill_waits_for_its_entry_fill(database: str, tmp_path
 
 
 async def test_outage_flatten_exits_other_symbol_when_one_symbol_lags(database: str, tmp_path: Path) -> None:
-    """A flatten without tables dies when it has cancelled the stops of both; one's entry is not in the ledger yet. The
-    next life leaves the other at once."""
+    """After a crash of an outage flatten that cancelled both stops, the next run exits MSFT at once although
+    the fill of AAPL's entry is not visible yet."""
     async with open_scenario_with_spool(database, tmp_path) as (scenario, proxy, _):
         await scenario.given_position("MSFT", 10)
         await submit_resting_entry(scenario)
@@ -552,8 +552,8 @@ async def test_outage_flatten_exits_other_symbol_when_one_symbol_lags(database: 
 
 
 async def test_outage_protection_is_linked_when_entry_fill_arrives(database: str, tmp_path: Path) -> None:
-    """Eight of twenty fill in the dark and come under a stop; the tables are back, and a hundred seconds later the
-    ledger shows the entry's fill. The stop is the position's then, no other is sent, and ends it when it fills."""
+    """An outage OCO is linked to its position when the entry fill arrives 100 s after the outage; no second
+    OCO is sent."""
     async with open_scenario_with_spool(database, tmp_path) as (scenario, proxy, _):
         await submit_resting_entry(scenario, fills=8)
         await scenario.inject_fault("stream_drop", symbol="AAPL", role="entry", count=0)

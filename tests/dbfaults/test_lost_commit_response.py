@@ -1,7 +1,7 @@
-"""A COMMIT that was applied and whose answer was lost, at every transaction of an order's life.
+"""Lost responses to applied commits, at every transaction of an order.
 
-The daemon cannot know whether it happened. What it does next must be right either way: no second order, no lost
-one, every fill once.
+The daemon cannot know whether the commit was applied. It must be right in both cases: no second order, no
+lost order, each fill booked once.
 """
 
 from decimal import Decimal
@@ -20,9 +20,9 @@ from tests.dbfaults.proxied_scenario import (
     ("label", "nth"),
     [
         ("submit", 1),  # the entry's row
-        ("apply_report", 1),  # the broker's answer, with the legs
-        ("apply_report", 2),  # what the stream says: filled
-        ("apply_report", 3),  # the legs are live
+        ("apply_report", 1),  # the broker's response, with the legs
+        ("apply_report", 2),  # the trade update: filled
+        ("apply_report", 3),  # the legs are working
         ("protected", 1),
         ("heartbeat", 1),
         ("mark", 1),
@@ -32,7 +32,7 @@ from tests.dbfaults.proxied_scenario import (
 async def test_lost_commit_response_during_entry_trades_at_most_once(
     database: str, label: str, nth: int
 ) -> None:
-    """Bought once or not at all, protected, sold once at its target; books, journal and exchange agree."""
+    """The entry fills once or is not sent; its shares are protected and sold once at the target."""
     async with open_proxied_scenario(database) as (scenario, proxy, commit_loss):
         scenario.print_trade("AAPL", "190.00")
         await scenario.advance(seconds=1)
@@ -70,7 +70,7 @@ async def test_lost_commit_response_during_entry_trades_at_most_once(
     ],
 )
 async def test_lost_commit_response_during_exit_sells_once(database: str, label: str, nth: int) -> None:
-    """Asked to close, the daemon sells exactly what is held, once, whatever it did not hear of its own writing."""
+    """A close command sells the held quantity once, whichever commit response of the exit got lost."""
     async with open_proxied_scenario(database) as (scenario, proxy, commit_loss):
         await scenario.given_position("AAPL", 20)
         commit_loss.lose_response(label, nth)
@@ -96,17 +96,17 @@ async def test_lost_commit_response_during_exit_sells_once(database: str, label:
 async def test_lost_commit_response_during_protection_leaves_one_oco(
     database: str, label: str, nth: int
 ) -> None:
-    """Eight of twenty fill: in the end one stop and one target for eight, never two of either."""
+    """After a partial fill of 8 of 20 shares, one stop and one target for 8 are working at the end."""
     async with open_proxied_scenario(database) as (scenario, proxy, commit_loss):
         scenario.print_trade("AAPL", "190.00")
         await scenario.advance(seconds=1)
         await scenario.inject_fault("partial", symbol="AAPL", qty="8", role="entry")
-        if label == "unprotected":  # written only of what was protected before
+        if label == "unprotected":  # written only for shares that were protected before
             await submit_entry(scenario, "AAPL", 20)
             await scenario.advance(seconds=20)
             commit_loss.lose_response(label, nth)
-            live = list(scenario.server.exchange.order_store.working("AAPL"))
-            await scenario.admin("cancel", {"id": live[0].id})
+            working = list(scenario.server.exchange.order_store.working("AAPL"))
+            await scenario.admin("cancel", {"id": working[0].id})
         else:
             row = await submit_entry(scenario, "AAPL", 20)
             assert row is not None
@@ -117,9 +117,9 @@ async def test_lost_commit_response_during_protection_leaves_one_oco(
         assert position is not None
         assert position["quantity"] == 8
         assert position["protected_at"] is not None
-        live_rows = [o for o in await scenario.orders("AAPL") if o["status"] in ("submitted", "accepted")]
-        assert {(o["order_class"], o["quantity"]) for o in live_rows} == {("oco", Decimal(8))}
-        assert len(live_rows) == 2
+        working_rows = [o for o in await scenario.orders("AAPL") if o["status"] in ("submitted", "accepted")]
+        assert {(o["order_class"], o["quantity"]) for o in working_rows} == {("oco", Decimal(8))}
+        assert len(working_rows) == 2
         await wait_for_entry_gate(scenario)
         await assert_sent_once(scenario)
         await scenario.assert_consistent()
@@ -129,7 +129,7 @@ async def test_lost_commit_response_during_protection_leaves_one_oco(
     "label", ["latch", "halt", "cycle", "exit_intent", "submit", "apply_report", "flat_proof"]
 )
 async def test_lost_commit_response_during_flatten_ends_flat(database: str, label: str) -> None:
-    """SIGTERM: flat within its bound and code zero, though the answer to one of its commits never came."""
+    """SIGTERM ends flat with exit code 0 although one commit response got lost."""
     async with open_proxied_scenario(database) as (scenario, proxy, commit_loss):
         await scenario.given_position("AAPL", 20)
         commit_loss.lose_response(label)

@@ -1,4 +1,4 @@
-"""The tables are an older copy than the broker: what we sent since then comes back as what it was, by its own id."""
+"""Restored database: the rows are older than the broker's state, and lost orders are adopted by their own id."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -14,27 +14,27 @@ ScenarioStep = Callable[[Scenario], Awaitable[object]]
 
 
 async def do_nothing(scenario: Scenario) -> None:
-    """The copy is of a day on which nothing was done yet."""
+    """Do nothing: the copy is from before the first order."""
 
 
 @asynccontextmanager
 async def open_restored_scenario(
     postgres: PostgresServer, database: str, *, before_copy: ScenarioStep, after_copy: ScenarioStep
 ) -> AsyncIterator[Scenario]:
-    """A desk, its daemon running, whose tables know of `kept` and not of `lost`."""
+    """Open a scenario whose database has the rows of `before_copy` but not those of `after_copy`."""
     async with open_scenario(database) as scenario:
         await before_copy(scenario)
         await scenario.crash()
         await scenario.conn.close()
-        old = postgres.create(database_name(database))
+        old_dsn = postgres.create(database_name(database))
         try:
             scenario.conn = await asyncpg.connect(database)
             await scenario.start()
             await after_copy(scenario)
             await scenario.crash()
             await scenario.conn.close()
-            scenario.dsn = old
-            scenario.conn = await asyncpg.connect(old)
+            scenario.dsn = old_dsn
+            scenario.conn = await asyncpg.connect(old_dsn)
             await scenario.start()
             await scenario.advance(seconds=20)
             yield scenario
@@ -42,12 +42,12 @@ async def open_restored_scenario(
             if scenario.components is not None:
                 await scenario.crash()
             await scenario.conn.close()
-            postgres.drop(old)
+            postgres.drop(old_dsn)
             scenario.conn = await asyncpg.connect(database)
 
 
 async def fill_entry_partly(scenario: Scenario) -> None:
-    """Eight of twenty shares are bought, the rest is cancelled, stop and target are for eight."""
+    """Fill 8 of 20 shares; the rest is cancelled, stop and target are for 8."""
     scenario.print_trade("AAPL", "190.00")
     await scenario.advance(seconds=1)
     await scenario.inject_fault("partial", symbol="AAPL", qty="8", role="entry")
@@ -58,8 +58,8 @@ async def fill_entry_partly(scenario: Scenario) -> None:
 
 
 async def test_protection_with_lost_rows_is_adopted(postgres: PostgresServer, database: str) -> None:
-    """Entry and OCO have no row: both are ours again, the shares are protected by the very orders that are there, and
-    nothing is sent a second time."""
+    """Given an entry and an OCO without rows, when the daemon starts, then both are adopted, the shares stay
+    protected by the same orders and no order is sent again."""
     async with open_restored_scenario(
         postgres, database, before_copy=do_nothing, after_copy=fill_entry_partly
     ) as scenario:
@@ -83,31 +83,33 @@ async def test_protection_with_lost_rows_is_adopted(postgres: PostgresServer, da
 
 
 async def hold_position(scenario: Scenario) -> None:
+    """Hold 20 AAPL."""
     await scenario.given_position("AAPL", 20)
 
 
 async def exit_during_halt(scenario: Scenario) -> None:
-    """An exit waits at the broker for the end of a halt."""
+    """Request an exit that waits at the broker for the end of a halt."""
     await scenario.admin("halt", {"symbol": "AAPL"})
     assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
     await scenario.advance(seconds=20)
-    assert [one.client_order_id[-2:] for one in scenario.server.exchange.order_store.live()] == ["-x"]
+    live = scenario.server.exchange.order_store.live()
+    assert [order.client_order_id[-2:] for order in live] == ["-x"]
 
 
 async def test_exit_with_lost_row_is_adopted_with_its_intent(postgres: PostgresServer, database: str) -> None:
-    """The position is known, its exit at the broker is not: it is ours again, with the wish to leave; it is neither
-    cancelled nor doubled, and what follows it is sent under an id of its own."""
+    """A working exit without a row is adopted with its exit intent, neither cancelled nor doubled; the next
+    exit gets another id."""
     async with open_restored_scenario(
         postgres, database, before_copy=hold_position, after_copy=exit_during_halt
     ) as scenario:
-        (waiting,) = scenario.server.exchange.order_store.live()
+        (working,) = scenario.server.exchange.order_store.live()
         row = next(
-            o for o in await scenario.orders("AAPL") if o["client_order_id"] == waiting.client_order_id
+            o for o in await scenario.orders("AAPL") if o["client_order_id"] == working.client_order_id
         )
         assert (row["origin"], row["order_purpose"]) == ("catalyst", "exit")
         assert row["status"] in ("submitted", "accepted")
         assert await scenario.conn.fetchval("SELECT count(*) FROM exit_intents WHERE state = 'open'") == 1
-        await scenario.advance(seconds=70)  # it is priced anew
+        await scenario.advance(seconds=70)  # the exit is replaced at another price
         exits = [o for o in await scenario.orders("AAPL") if o["order_purpose"] == "exit"]
         assert len({o["client_order_id"] for o in exits}) == len(exits) >= 2
         await scenario.admin("resume", {"symbol": "AAPL"})
@@ -122,11 +124,11 @@ async def test_exit_with_lost_row_is_adopted_with_its_intent(postgres: PostgresS
 
 
 async def test_own_exit_without_position_is_treated_as_external(database: str) -> None:
-    """By its id it is an exit of ours, and nothing is held that it could leave: that is said, and it is treated like
-    anybody's order."""
+    """An order with the id of our exit but without a position is reported in an alert and treated as an
+    external order."""
     async with open_scenario(database) as scenario:
         scenario.print_trade("MSFT", "190.00")
-        lost = client_order_id("a position that nobody knows", "x", 0)
+        exit_id = client_order_id("an unknown position", "x", 0)
         bid = {
             "symbol": "MSFT",
             "side": "buy",
@@ -135,11 +137,11 @@ async def test_own_exit_without_position_is_treated_as_external(database: str) -
             "limit_price": "150",
             "time_in_force": "day",
         }
-        await scenario.admin("order", {**bid, "client_order_id": lost})
+        await scenario.admin("order", {**bid, "client_order_id": exit_id})
         await scenario.advance(seconds=10)
         (row,) = await scenario.orders("MSFT")
         assert (row["origin"], row["order_purpose"], row["position_id"]) == ("external", "exit", None)
-        said = await scenario.conn.fetchval("SELECT message FROM alerts WHERE event = 'ORDER_ADOPTED'")
-        assert "its row was lost; it fits nothing that is held" in said
+        message = await scenario.conn.fetchval("SELECT message FROM alerts WHERE event = 'ORDER_ADOPTED'")
+        assert "its row was lost; it fits nothing that is held" in message
         assert await scenario.conn.fetchval("SELECT count(*) FROM exit_intents") == 0
         await scenario.assert_consistent()

@@ -1,7 +1,7 @@
-"""A real server that stumbles under a trading day: restarts, kills, locks, a full disk, a schema that is not whole.
+"""Faults of a real database server: restarts, kills, locks, a full disk, an incomplete schema.
 
-Each ends alike: no entry while the database is away, the exits at the broker stay, the daemon lives and recovers by
-itself, whatever was acknowledged is there, and the books agree.
+During each fault no entry is sent and the exits stay at the broker. Then the same daemon recovers by itself,
+keeps every acknowledged row, and database and exchange agree.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from catalyst.cli.app import exit_code
 from catalyst.clock import ManualClock
 from catalyst.daemon.startup import open_database
 from catalyst.domain.errors import ConfigInvalid
-from catalyst.store import account_lock, pool
+from catalyst.store import pool
 from tests.dbfaults.dedicated_server import DedicatedServer, open_dedicated_server
 from tests.dbfaults.proxied_scenario import (
     assert_sent_once,
@@ -33,24 +33,17 @@ from tests.stories.scenario import Scenario, open_scenario
 ENTRY = {"limit": "190.10", "stop": "188.00", "target": "194.00"}
 
 
-@pytest.fixture
-def restart_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shorter than in production, longer than a busy machine needs to answer."""
-    monkeypatch.setattr(pool, "_COMMAND_TIMEOUT_S", 3.0)
-    monkeypatch.setattr(pool, "_ACQUIRE_TIMEOUT_S", 1.0)
-    monkeypatch.setattr(account_lock, "_PING_TIMEOUT_S", 1.0)
-
-
 @asynccontextmanager
 async def open_dedicated_scenario(server: DedicatedServer) -> AsyncIterator[Scenario]:
-    """A desk on a server of its own; the test's own connection may end with the server's."""
+    """Open a scenario on a dedicated server, with a position; a server restart ends the test's connection
+    too."""
     async with open_scenario(server.dsn) as scenario:
         await scenario.given_position("AAPL", 20)
         yield scenario
 
 
 async def reconnect(scenario: Scenario) -> None:
-    """The test's own connection is new."""
+    """Replace the connection of the test."""
     scenario.conn.terminate()
     while True:
         try:
@@ -59,16 +52,16 @@ async def reconnect(scenario: Scenario) -> None:
             asyncpg.CannotConnectNowError,
             asyncpg.PostgresConnectionError,
             ConnectionError,
-        ):  # it is still recovering
+        ):  # the server is still recovering
             await asyncio.sleep(0.05)
         else:
             return
 
 
-async def assert_recovers(scenario: Scenario, before: int) -> None:
-    """Entries are possible again, nothing acknowledged is missing, and the day goes on to its target."""
+async def assert_recovers(scenario: Scenario, events_before: int) -> None:
+    """Check that entries are allowed, no journal row is missing, and the position reaches its target."""
     await wait_for_entry_gate(scenario)
-    assert await scenario.conn.fetchval("SELECT count(*) FROM order_events") >= before
+    assert await scenario.conn.fetchval("SELECT count(*) FROM order_events") >= events_before
     scenario.print_trade("AAPL", "194.05")
     await scenario.advance(seconds=10)
     assert scenario.held_qty("AAPL") == 0
@@ -81,11 +74,11 @@ async def assert_recovers(scenario: Scenario, before: int) -> None:
 
 @pytest.mark.usefixtures("restart_timeouts")
 async def test_daemon_survives_server_restarts_and_killed_backend() -> None:
-    """Fast and immediate restarts, a stop for a while, SIGKILL of a backend: the same daemon trades on after each."""
+    """One daemon trades on after fast and immediate restarts, a stopped server and a killed backend."""
     async with open_dedicated_server() as server, open_dedicated_scenario(server) as scenario:
         assert scenario.components is not None
         epoch = scenario.components.epoch
-        before = await scenario.conn.fetchval("SELECT count(*) FROM order_events")
+        events_before = await scenario.conn.fetchval("SELECT count(*) FROM order_events")
 
         for mode in ("fast", "immediate"):
             await server.restart(mode)
@@ -105,63 +98,62 @@ async def test_daemon_survives_server_restarts_and_killed_backend() -> None:
         await scenario.advance(seconds=40)
         assert "database" in scenario.components.gate.reasons
         assert await submit_entry(scenario, "MSFT", 10) is None
-        assert (
-            len(scenario.server.exchange.order_store.live()) == 2
-        )  # the stop and the target of what is held
+        assert len(scenario.server.exchange.order_store.live()) == 2  # the stop and the target of AAPL
         scenario.print_trade("MSFT", "190.00")
         await server.start()
         await scenario.advance(seconds=10)
         await reconnect(scenario)
         assert scenario.held_qty("MSFT") == 0
         assert scenario.components.epoch == epoch
-        await assert_recovers(scenario, before)
+        await assert_recovers(scenario, events_before)
 
 
 @pytest.mark.parametrize("name", ["catalyst", "catalyst lock", "catalyst listen catalyst_commands"])
 async def test_cut_connection_is_replaced_in_same_epoch(database: str, name: str) -> None:
-    """The pool's, the lock's, the ear's: taken anew, in the same epoch, and commands are heard again."""
+    """A cut connection of the pool, the lock or the command listener is replaced in the same epoch."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
-        before = await scenario.conn.fetchval("SELECT count(*) FROM order_events")
-        cut = await scenario.conn.fetch(
+        events_before = await scenario.conn.fetchval("SELECT count(*) FROM order_events")
+        terminated = await scenario.conn.fetch(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE application_name = $1 AND datname = current_database()",
             name,
         )
-        assert cut
+        assert terminated
         await scenario.advance(seconds=10)
         await wait_for_entry_gate(scenario)
-        assert (await scenario.send_command("halt", reason="a look"))["ok"]
+        assert (await scenario.send_command("halt", reason="a test"))["ok"]
         assert (await scenario.send_command("resume"))["ok"]
-        await assert_recovers(scenario, before)
+        await assert_recovers(scenario, events_before)
 
 
 @pytest.mark.usefixtures("short_timeouts")
 async def test_exhausted_pool_blocks_entries_until_released(database: str) -> None:
-    """Nobody can borrow one: entries stop, what protects stays, and trading goes on when they are given back."""
+    """An exhausted pool closes the entry gate and leaves the exits; trading continues when connections are
+    released."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         assert scenario.components is not None
-        before = await scenario.conn.fetchval("SELECT count(*) FROM order_events")
-        async with AsyncExitStack() as held:
+        events_before = await scenario.conn.fetchval("SELECT count(*) FROM order_events")
+        async with AsyncExitStack() as borrowed:
             for _ in range(8):
-                await held.enter_async_context(scenario.components.store._pool.acquire())
+                await borrowed.enter_async_context(scenario.components.store._pool.acquire())
             await scenario.advance(seconds=6)
             assert "database" in scenario.components.gate.reasons
             assert len(scenario.server.exchange.order_store.live()) == 2
-        await assert_recovers(scenario, before)
+        await assert_recovers(scenario, events_before)
 
 
 async def test_locked_rows_are_retried_after_lock_timeout(
     database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A transaction left open over our rows: we give up after the lock's time-out, try again, and no defect is
-    told of; when it ends, everything is booked."""
+    """Rows locked by another transaction are retried after the lock time-out without a failed invariant, and
+    booked later."""
     monkeypatch.setattr(pool, "LOCK_TIMEOUT_MS", 200)
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         assert scenario.components is not None
-        before = await scenario.conn.fetchval("SELECT count(*) FROM order_events")
+        events_before = await scenario.conn.fetchval("SELECT count(*) FROM order_events")
         other = await asyncpg.connect(database)
         async with other.transaction():
             await other.execute("SELECT 1 FROM positions FOR UPDATE")
@@ -171,25 +163,25 @@ async def test_locked_rows_are_retried_after_lock_timeout(
             assert scenario.held_qty("AAPL") == 0
             assert not scenario.components.gate.failed_invariants
         await other.close()
-        await assert_recovers(scenario, before)
+        await assert_recovers(scenario, events_before)
 
 
 async def test_slow_database_only_delays(database: str) -> None:
-    """Each packet takes five milliseconds either way: slower, and nothing else."""
+    """With 5 ms of latency for each packet everything works, only slower."""
     async with open_proxied_scenario(database) as (scenario, proxy, _):
-        before = await scenario.conn.fetchval("SELECT count(*) FROM order_events")
+        events_before = await scenario.conn.fetchval("SELECT count(*) FROM order_events")
         proxy.latency = 0.005
         await scenario.given_position("AAPL", 20)
         position = await scenario.position("AAPL")
         assert position is not None
         assert position["protected_at"] is not None
         proxy.latency = 0
-        await assert_recovers(scenario, before)
+        await assert_recovers(scenario, events_before)
 
 
 @pytest.mark.promise("C29")
 async def test_sigterm_flattens_in_time_with_slow_database(database: str) -> None:
-    """SIGTERM while each packet takes twenty milliseconds either way: flat, proven, and in time."""
+    """SIGTERM with 20 ms of latency for each packet ends flat, proven and in time."""
     async with open_proxied_scenario(database) as (scenario, proxy, _):
         await scenario.given_position("AAPL", 20)
         proxy.latency = 0.02
@@ -203,8 +195,7 @@ async def test_sigterm_flattens_in_time_with_slow_database(database: str) -> Non
 
 @pytest.mark.usefixtures("short_timeouts")
 async def test_silent_database_blocks_entries_and_catches_up(database: str) -> None:
-    """The database swallows everything for minutes: no entry, and what the broker's target sold meanwhile is
-    booked when it is back, to the cent."""
+    """A database silent for minutes blocks entries; a target filled meanwhile is booked when it returns."""
     async with open_proxied_scenario(database) as (scenario, proxy, _):
         await scenario.given_position("AAPL", 20)
         assert scenario.components is not None
@@ -213,7 +204,7 @@ async def test_silent_database_blocks_entries_and_catches_up(database: str) -> N
         assert "database" in scenario.components.gate.reasons
         assert await submit_entry(scenario, "MSFT", 10) is None
         scenario.print_trade("AAPL", "194.05")
-        proxy.refusing = True  # dark costs real time, refusing does not: for the daemon it is the same
+        proxy.refusing = True  # silence costs real time, refusing does not; both are outages for the daemon
         proxy.cut_connections()
         await scenario.advance(seconds=40)
         assert scenario.held_qty("AAPL") == 0
@@ -230,7 +221,7 @@ async def test_silent_database_blocks_entries_and_catches_up(database: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("damage", "named"),
+    ("damage", "message"),
     [
         ("DROP TRIGGER check_order_change ON orders", "trigger check_order_change"),
         ("ALTER TABLE orders DISABLE TRIGGER check_exit_qty_on_insert", "trigger check_exit_qty_on_insert"),
@@ -243,39 +234,39 @@ async def test_silent_database_blocks_entries_and_catches_up(database: str) -> N
         ),
     ],
 )
-async def test_start_is_refused_with_incomplete_schema(database: str, damage: str, named: str) -> None:
-    """The start is refused with the code that stops restarts, and the message names what is wrong."""
+async def test_start_is_refused_with_incomplete_schema(database: str, damage: str, message: str) -> None:
+    """A start with an incomplete schema is refused with code 78 and the name of the damaged part."""
     conn = await asyncpg.connect(database)
     await conn.execute(damage)
     await conn.close()
     async with AsyncExitStack() as stack:
-        with pytest.raises(ConfigInvalid) as refused:
+        with pytest.raises(ConfigInvalid) as raised:
             await open_database(stack, database, ManualClock(at("10:15")))
-    assert exit_code(refused.value) == 78
-    assert named in str(refused.value)
+    assert exit_code(raised.value) == 78
+    assert message in str(raised.value)
 
 
 @pytest.fixture
 def small_disk() -> Iterator[Path]:
-    """A file system of 140 MB; only root may mount one."""
+    """Mount a file system of 140 MB; skip where the machine does not allow it."""
     if os.geteuid() != 0:
         pytest.skip("only root can mount a small file system")
-    place = Path(tempfile.mkdtemp(prefix="catalyst-disk-"))
+    mount_point = Path(tempfile.mkdtemp(prefix="catalyst-disk-"))
     mounted = subprocess.run(
-        ["/bin/mount", "-t", "tmpfs", "-o", "size=140m,mode=711", "tmpfs", str(place)],
+        ["/bin/mount", "-t", "tmpfs", "-o", "size=140m,mode=711", "tmpfs", str(mount_point)],
         check=False,
         capture_output=True,
     )
     if mounted.returncode:
-        place.rmdir()
-        pytest.skip("this machine lets nobody mount a file system")
-    yield place
-    subprocess.run(["/bin/umount", str(place)], check=True)
-    place.rmdir()
+        mount_point.rmdir()
+        pytest.skip("this machine does not allow to mount a file system")
+    yield mount_point
+    subprocess.run(["/bin/umount", str(mount_point)], check=True)
+    mount_point.rmdir()
 
 
 async def fill_disk(conn: "asyncpg.Connection[asyncpg.Record]") -> None:
-    """Write until the server refuses."""
+    """Insert rows until the server refuses."""
     for _ in range(2000):
         await conn.execute(
             "INSERT INTO filler SELECT string_agg(md5(n::text), '') FROM generate_series(1, 20000) n"
@@ -284,30 +275,30 @@ async def fill_disk(conn: "asyncpg.Connection[asyncpg.Record]") -> None:
 
 @pytest.mark.usefixtures("restart_timeouts")
 async def test_full_database_disk_blocks_entries_until_freed(small_disk: Path) -> None:
-    """The database's disk is full for minutes: entries stop, what protects stays; with room again all is booked."""
+    """A full database disk blocks entries and leaves the exits; with free space everything is booked."""
     async with (
         open_dedicated_server(small_disk / "pg") as server,
         open_dedicated_scenario(server) as scenario,
     ):
         assert scenario.components is not None
-        before = await scenario.conn.fetchval("SELECT count(*) FROM order_events")
-        await scenario.conn.execute("CREATE TABLE filler (what text)")
-        stuffing = small_disk / "stuffing"
-        with stuffing.open("wb", buffering=0) as file:
+        events_before = await scenario.conn.fetchval("SELECT count(*) FROM order_events")
+        await scenario.conn.execute("CREATE TABLE filler (content text)")
+        filler_file = small_disk / "filler_file"
+        with filler_file.open("wb", buffering=0) as file:
             for size in (1 << 20, 4096):
                 while True:
                     try:
                         file.write(bytes(size))
                     except OSError:
                         break
-        # What is left in the files that exist already is used up too.
+        # Use up the free space inside the existing files too.
         with pytest.raises((asyncpg.PostgresError, OSError, asyncpg.InterfaceError)):
             await fill_disk(scenario.conn)
         await scenario.advance(seconds=60)
         assert "database" in scenario.components.gate.reasons
         assert len(scenario.server.exchange.order_store.live()) == 2
-        stuffing.unlink()
+        filler_file.unlink()
         await server.restart("fast")
         await scenario.advance(seconds=10)
         await reconnect(scenario)
-        await assert_recovers(scenario, before)
+        await assert_recovers(scenario, events_before)

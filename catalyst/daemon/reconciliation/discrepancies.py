@@ -1,6 +1,7 @@
-"""What differs: the broker's orders and shares against our rows, and our rows against their own journal and fills.
+"""Discrepancies: the broker's orders and shares against our rows, and our rows against journal and fills.
 
-Each difference is one line of text that stays the same from look to look. Pure: nothing here asks or changes.
+Each discrepancy is one line of text that stays equal from read to read. Pure: this module reads and changes
+nothing.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,24 +18,25 @@ from catalyst.store.orders import OrderRow
 from catalyst.store.reconciliation import Contradiction, StoredHolding
 
 ZERO: Final = Decimal(0)
-CONFIRM_AFTER: Final = timedelta(seconds=12)  # the broker's positions may lag behind its own fills
+CONFIRM_AFTER: Final = timedelta(seconds=12)  # the broker's positions may lag behind its fills
 
 
 class DiscrepancyKind(StrEnum):
-    """What a difference is about; the first word of its text, and the event of its alert."""
+    """Subject of a discrepancy; the first word of its text and the event of its alert."""
 
-    PHANTOM = "PHANTOM_POSITION"  # we hold a row, the broker no share
-    ORPHAN = "ORPHAN_POSITION"  # the broker holds shares that no row explains
+    PHANTOM = "PHANTOM_POSITION"  # a row of ours without shares at the broker
+    ORPHAN = "ORPHAN_POSITION"  # shares at the broker that no row explains
     QUANTITY = "QTY_MISMATCH"
-    ORDER = "ORDER_MISMATCH"  # an order's status, or that it exists
-    LEGS = "LEG_MISMATCH"  # parent and legs: who belongs to whom, as what, for how many
+    ORDER = "ORDER_MISMATCH"  # the status of an order, or its existence
+    LEGS = "LEG_MISMATCH"  # parent and legs: links, kinds and quantities
     LEDGER = "LEDGER_CONTRADICTION"  # rows, journal and fills against each other
     RESULT = "PNL_MISMATCH"
 
 
 @dataclass(frozen=True, slots=True)
 class Discrepancy:
-    """One difference. `symbol` is None when it is about the account; `surplus` the broker's unexplained shares."""
+    """One discrepancy. `symbol` is None for the whole account; `surplus` holds the broker's unexplained
+    shares."""
 
     kind: DiscrepancyKind
     symbol: str | None
@@ -48,7 +50,8 @@ class Discrepancy:
 
 @dataclass
 class SuspectedDiscrepancies:
-    """Differences by their text, since when: believed once two looks in a row, and enough time, agree."""
+    """Discrepancies by text with the time of the first read. Two reads in a row and CONFIRM_AFTER confirm
+    one."""
 
     _suspected_since: dict[str, datetime]
     _by_text: dict[str, Discrepancy]
@@ -60,14 +63,14 @@ class SuspectedDiscrepancies:
     def update(
         self, discrepancies: Iterable[Discrepancy], now: datetime, *, kinds: frozenset[DiscrepancyKind]
     ) -> None:
-        """Keep what this look found; what was there of these kinds and is no more is gone."""
+        """Store what this read found and drop those of these kinds that are gone. Return the confirmed ones."""
         fresh = {one.text: one for one in discrepancies}
         kept = {text: one for text, one in self._by_text.items() if one.kind not in kinds}
         self._by_text = kept | fresh
         self._suspected_since = {text: self._suspected_since.get(text, now) for text in self._by_text}
 
     def discard(self, discrepancy: Discrepancy) -> None:
-        """It is on record now, and no difference any more."""
+        """Drop a discrepancy that is on record now."""
         self._by_text.pop(discrepancy.text, None)
         self._suspected_since.pop(discrepancy.text, None)
 
@@ -79,7 +82,7 @@ class SuspectedDiscrepancies:
         ]
 
     def suspected(self, now: datetime) -> list[Discrepancy]:
-        """What is doubted and not believed yet."""
+        """Return the discrepancies that are not confirmed yet."""
         return [
             self._by_text[text]
             for text, since in self._suspected_since.items()
@@ -87,7 +90,7 @@ class SuspectedDiscrepancies:
         ]
 
     def has_suspected(self, now: datetime) -> bool:
-        """True while something is doubted and not believed yet."""
+        """Return true while a discrepancy is not confirmed yet."""
         return bool(self.suspected(now))
 
     @property
@@ -104,7 +107,7 @@ ORDER_KINDS: Final = frozenset({DiscrepancyKind.ORDER, DiscrepancyKind.LEGS, Dis
 def share_discrepancies(
     holdings: Sequence[StoredHolding], broker_positions: Mapping[str, PositionReport]
 ) -> Iterator[Discrepancy]:
-    """Shares: ours, orphans included, against the broker's."""
+    """Compare our shares, orphans included, with the broker's."""
     known: dict[str, Decimal] = {}
     positions: dict[str, Decimal] = {}
     for one in holdings:
@@ -116,19 +119,21 @@ def share_discrepancies(
         theirs = broker_positions[symbol].quantity if symbol in broker_positions else ZERO
         orphaned, extra = ours - mine, theirs - mine
         if ours == theirs or (orphaned and orphaned * extra >= 0):
-            continue  # an orphan's size is followed by whoever tends it
+            continue  # the orphan loop follows the size of an orphan
         surplus = theirs - ours
         said = f"{symbol} ours {ours.normalize():f} broker {theirs.normalize():f}"
         if mine and not theirs:
             yield Discrepancy(DiscrepancyKind.PHANTOM, symbol, said)
-        elif theirs * surplus > 0 and theirs * mine >= 0:  # more than we know of, on the side it is on
+        elif (
+            theirs * surplus > 0 and theirs * mine >= 0
+        ):  # more shares than our rows explain, on the broker's side
             yield Discrepancy(DiscrepancyKind.ORPHAN, symbol, said, surplus)
         elif mine:
             yield Discrepancy(DiscrepancyKind.QUANTITY, symbol, said)
 
 
 def result_discrepancies(holdings: Sequence[StoredHolding]) -> Iterator[Discrepancy]:
-    """Positions: their quantity and their result against what their fills say, to the share and the cent."""
+    """Compare quantity and result of positions with their fills, to the share and the cent."""
     for one in holdings:
         if one.is_orphan or one.legacy:
             continue
@@ -160,9 +165,9 @@ def result_discrepancies(holdings: Sequence[StoredHolding]) -> Iterator[Discrepa
 def order_discrepancies(
     rows: Sequence[OrderRow], reports: Sequence[OrderReport], *, listed_since: datetime
 ) -> Iterator[Discrepancy]:
-    """Orders: alive here and there, and groups, as the rows stood before this look's news was heard.
+    """Compare working orders and their groups with the rows as they were before this read was applied.
 
-    News is no difference: it is gone by the next look. What stays is what hearing cannot mend.
+    News is gone by the next read, so it is no discrepancy. What stays cannot be repaired by applying reports.
     """
     by_broker = {row.alpaca_order_id: row for row in rows if row.alpaca_order_id is not None}
     by_id = {row.order_id: row for row in rows}
@@ -196,13 +201,13 @@ def order_discrepancies(
 def _leg_discrepancies(
     parent: OrderRow, report: OrderReport, by_broker: Mapping[str, OrderRow], by_id: Mapping[int, OrderRow]
 ) -> Iterator[Discrepancy]:
-    """A group: each leg's parent, type and quantity; both exits alive, or neither."""
+    """Compare parent, kind and quantity of each leg; both exits must work, or neither."""
     alive: set[Purpose] = set()
     family = [*report.legs]
     for leg in family:
         row = by_broker.get(leg.broker_id)
         if row is None:
-            continue  # it is adopted as this report is heard
+            continue  # it is adopted when this report is applied
         was = None if row.parent_order_id is None else by_id.get(row.parent_order_id)
         moved = was is not None and was.status is Status.REPLACED
         if row.parent_order_id != parent.order_id and not moved:
@@ -239,6 +244,6 @@ def _leg_discrepancies(
 
 
 def ledger_discrepancies(contradictions: Sequence[Contradiction]) -> Iterator[Discrepancy]:
-    """What the tables say against themselves."""
+    """Return the contradictions inside the database."""
     for flaw in contradictions:
         yield Discrepancy(DiscrepancyKind.LEDGER, flaw.symbol, flaw.text)

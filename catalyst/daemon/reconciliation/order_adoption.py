@@ -1,4 +1,4 @@
-"""Orders we did not place, or lost the row of: each gets its row, in the role it plays, and somebody is told."""
+"""Order adoption: writes a row for each external order, and for each order of ours whose row was lost."""
 
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -20,7 +20,8 @@ from catalyst.store.pool import Store, is_outage
 
 log = structlog.get_logger()
 
-# Role in an id of ours → the origin its row had: exits, protection, a moved target; without the tables; of orphans.
+# Role letter in our client order id → origin of its row: exits, protection, a repriced target; outage orders;
+# orphan orders.
 EXIT_ROLE_ORIGINS: Final = {
     "x": "catalyst", "f": "catalyst", "op": "catalyst", "m": "catalyst",
     "z": "outage", "zp": "outage", "ox": "orphan",
@@ -31,7 +32,7 @@ EXIT_PURPOSES: Final = (Purpose.EXIT, Purpose.FLATTEN)
 
 @dataclass
 class OrderAdoption:
-    """Hears every order of the broker's list, known or not."""
+    """Applies every order of the broker's list and adopts those without a row."""
 
     store: Store
     ledger: OrderLedger
@@ -40,7 +41,7 @@ class OrderAdoption:
     _unstorable: set[str] = field(default_factory=set)  # broker ids of orders that no row can hold
 
     async def apply_or_adopt(self, report: OrderReport, source: str) -> None:
-        """Hear one order; one that our tables cannot hold is kept aside, and the others go on."""
+        """Apply one order. An order that the database cannot hold is quarantined, and the others go on."""
         if report.broker_id in self._unstorable:
             return
         try:
@@ -63,13 +64,13 @@ class OrderAdoption:
                 )
 
     async def _adopt_order(self, report: OrderReport, source: str) -> None:
-        """Give an order we did not place (or lost the row of) its row, and say so.
+        """Write the row of an external order, or of ours whose row was lost, and alert.
 
-        What took the place of an order of ours is that order still. An order against an open position, or against
-        shares that no position explains, is an exit of them, made by a person; anything else is an entry, foreign
-        unless its fills are ours to answer for. An entry whose row was lost is an entry of ours again, with all that
-        becomes of one: it is timed, cancelled by a flatten, and what it fills is a position under a stop. An exit
-        whose row was lost is an exit of ours again when it fits what is held; else it is treated like a stranger's.
+        A replacement of our order keeps its role. An order against an open position or orphan shares is a
+        manual exit of them; any other is an entry, external unless its fills are ours to protect. An entry of
+        ours whose row was lost is ours again: it expires, a flatten cancels it, and its fills become a
+        protected position. An exit of ours whose row was lost is ours again when it fits what is held, else
+        it is external.
         """
         if await self._adopt_replacement(report, source) or await self._adopt_lost_exit(report, source):
             return
@@ -108,10 +109,10 @@ class OrderAdoption:
         await self.ledger.apply_report(report, source)
 
     async def _adopt_lost_exit(self, report: OrderReport, source: str) -> bool:
-        """Give an exit of ours that lost its row the row it had: protection counts it, an exit waits for it. False when
-        it is none, or fits no shares that are held: then it is what anybody's order would be.
+        """Write the lost row of an exit of ours; false when it fits no shares that are held.
 
-        The wish to leave is lost with the row of what left, so it is written again.
+        Protection counts the exit and the safe exit waits for it. The exit intent was lost with the row, so
+        it is written again.
         """
         origin = (
             EXIT_ROLE_ORIGINS.get(role_of(report.client_order_id))
@@ -176,7 +177,7 @@ class OrderAdoption:
         return True
 
     async def _adopt_replacement(self, report: OrderReport, source: str) -> bool:
-        """Give an order that replaced one of ours its row, in the same role; false when it replaced none."""
+        """Write the row of an order that replaced one of ours, in the same role; false when it replaced none."""
         if report.replaces is None:
             return False
         async with self.store.tx("adopt_replacement") as conn:
@@ -216,7 +217,7 @@ class OrderAdoption:
         return True
 
     def _row_of_report(self, report: OrderReport, purpose: Purpose, position_side: PositionSide) -> NewOrder:
-        """The row of an order as the broker shows it; whose it is, and of what, the caller says."""
+        """Return the row of an order as the broker shows it; the caller gives origin and position."""
         return NewOrder(
             client_order_id=report.client_order_id,
             symbol=report.symbol,
@@ -251,7 +252,7 @@ class OrderAdoption:
 
 
 def _own_exit_purpose(report: OrderReport) -> Purpose:
-    """What one of our exits is for, by its shape and by the role its id names."""
+    """Return the purpose of an exit of ours, from its shape and the role in its id."""
     if report.order_class == "oco" or role_of(report.client_order_id) == "m":
         return Purpose.TAKE_PROFIT
     if report.order_type == "stop":
@@ -269,14 +270,14 @@ def _describe_lost_order(purpose: Purpose) -> str:
 
 
 def _adopted_purpose(report: OrderReport, *, lost: bool, against_ours: bool) -> Purpose:
-    """What an order without its row is for. One of ours says so by its id: it is no entry unless it was sent as one."""
+    """Return the purpose of an order without a row. An order of ours is an entry only if its id says so."""
     if lost and role_of(report.client_order_id) != ENTRY_ROLE:
         return Purpose.TAKE_PROFIT if against_ours and report.order_class == "oco" else Purpose.EXIT
     return Purpose.EXIT if against_ours else Purpose.ENTRY
 
 
 def _bracket_level(report: OrderReport, name: Literal["stop_price", "limit_price"]) -> Decimal | None:
-    """The stop or the target that an order brought along, found by its leg's type."""
+    """Return the stop or target of an order from the type of its leg."""
     for leg in report.legs:
         if (leg.order_type == "limit") is (name == "limit_price"):
             return leg.limit_price if name == "limit_price" else leg.stop_price

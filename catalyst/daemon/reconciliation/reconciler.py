@@ -1,8 +1,9 @@
-"""Reconciliation, four ways: rows, journal and fills, the broker's orders with its ledger, and its positions. Also
-the light polls, and recovery, which is nothing but the first reconciliation.
+"""Reconciliation: rows, journal and fills, the broker's orders with its account activities, and its
+positions.
 
-It corrects the tables by hearing the broker; it never trades, and it believes a difference only when two looks in a
-row agree. A fill is never invented: what nothing explains is kept as an adjustment, paged, and its symbol blocked.
+It also runs the light polls; recovery is the first reconciliation. It corrects the database by applying
+reports and never trades. Two reads in a row confirm a discrepancy. It invents no fill: an unexplained
+difference is stored as an adjustment, alerted, and blocks its symbol.
 """
 
 import asyncio
@@ -47,25 +48,26 @@ from catalyst.store.reconciliation import StoredHolding
 
 log = structlog.get_logger()
 
-OVERLAP: Final = timedelta(minutes=10)  # the broker's bounds are exclusive and its clock is not ours
+OVERLAP: Final = timedelta(minutes=10)  # the broker's bounds are exclusive and its clock differs from ours
 LOOK_BACK: Final = timedelta(days=1)
 ACTIVITIES_LAG: Final = timedelta(
     minutes=5
-)  # a fill may be in the stream that long before it is in the ledger
+)  # a fill may reach the stream that long before the account activities
 SUSPECTED_RECHECK_INTERVAL: Final = timedelta(seconds=4)
 EXTERNAL_ALERT_WINDOW: Final = timedelta(days=1)
-OWN_SYMBOL_WINDOW: Final = timedelta(days=14)  # a symbol traded that recently is one we answer for
+OWN_SYMBOL_WINDOW: Final = timedelta(days=14)  # a symbol traded that recently is ours
 OWN_SYMBOLS_REFRESH: Final = timedelta(hours=1)
-# The fills that are known by then are in the ledger, or are told of.
+# Fills known by then are in the account activities, or were reported.
 ACTIVITIES_REFRESH: Final = timedelta(minutes=5)
-# What works of earlier days is none that we hear of for the first time.
+# Working orders of earlier days are read with this limit.
 EARLIER_ORDERS_REFRESH: Final = timedelta(minutes=10)
-MAX_SINGLE_LOOKUPS: Final = 10  # orders asked for one by one in a look; the others have theirs in the next
+MAX_SINGLE_LOOKUPS: Final = 10  # orders read one by one in a pass; the others follow in the next pass
 
 
 @dataclass(frozen=True, slots=True)
 class ReconciliationResult:
-    """What one reconciliation saw. `clean` is false when a read failed or the books differ from the broker."""
+    """Result of one reconciliation. `clean` is false when a read failed or the ledger differs from the
+    broker."""
 
     complete: bool
     orders_applied: int = 0
@@ -80,15 +82,18 @@ class ReconciliationResult:
 
 @dataclass(frozen=True, slots=True)
 class BrokerSnapshot:
-    """What the broker shows at one look, None where it could not be read. `filled` is what its orders have filled;
-    `fills` are of the ledger, and NOT_ASKED where nothing says that it has a new one."""
+    """What the broker shows in one pass; None where it could not be read.
+
+    `filled` is what its orders have filled. `fills` are from the account activities; NOT_ASKED when nothing
+    indicates a new one.
+    """
 
     orders: list[OrderReport] | None
     positions: list[PositionReport] | None
     fills: list[Fill] | None
     account_read: bool
     read_at: datetime
-    ledger_version: int  # of the books, before the first of it was asked for
+    ledger_version: int  # version of the order ledger before the first read
 
     @property
     def filled_by_order(self) -> dict[str, Decimal]:
@@ -105,9 +110,9 @@ NOT_READ: Final[list[Fill]] = []
 
 @dataclass
 class Reconciler:
-    """Hears everything the broker shows, then judges what still differs.
+    """Applies everything the broker shows, then compares what still differs.
 
-    Two requests and three SQL statements a look at which nothing is new, whatever there is of orders and positions.
+    A pass without news takes two requests and three SQL statements, for any number of orders and positions.
     """
 
     store: Store
@@ -119,29 +124,25 @@ class Reconciler:
     clock: Clock
     cfg: ReconcileConfig
     polling_cfg: ExecutionConfig
-    spool_import: SpoolImport | None = (
-        None  # what was done while the database was away: told before anything is judged
-    )
+    spool_import: SpoolImport | None = None  # the spool is imported before anything is compared
     stream_ready: bool = False
     discrepancies: SuspectedDiscrepancies = field(default_factory=SuspectedDiscrepancies.empty)
     order_adoption: OrderAdoption = field(init=False)
     _shares_compared_at: datetime | None = None
     _gap_count: int = 0
-    _filled_gap_count: int = 0  # when everything could be read last
-    _full_pass_due: bool = False  # a whole look was wanted, and not everything could be read
-    _handled_version: int = 0  # beats of `soon` that had their look
+    _filled_gap_count: int = 0  # time of the last complete pass
+    _full_pass_due: bool = False  # a full pass was requested and not everything could be read
+    _handled_version: int = 0  # version of `requested` that was handled
     _own_symbols: set[str] = field(default_factory=set)
     _own_symbols_read_at: datetime | None = None
-    _reported: set[str] = field(
-        default_factory=set
-    )  # differences that have their line in journal and quarantine
+    _reported: set[str] = field(default_factory=set)  # discrepancies that stand in journal and quarantine
     _activities_read_to: datetime | None = None
-    _applied_activities: set[str] = field(default_factory=set)  # activity ids that had their answer
-    # What the orders had filled when the ledger was read.
+    _applied_activities: set[str] = field(default_factory=set)  # activity ids that were applied
+    # Filled quantities of the orders when the account activities were read.
     _filled_at_activities_read: dict[str, Decimal] = field(default_factory=dict)
-    _has_earlier_orders: bool = False  # something works that is of an earlier day
+    _has_earlier_orders: bool = False  # an order of an earlier day is working
     _earlier_orders_read_at: datetime | None = None
-    _cached_rows: "reconciliation.RowCache" = field(default_factory=dict)  # rows of the look before
+    _cached_rows: "reconciliation.RowCache" = field(default_factory=dict)  # rows of the pass before
     _pass_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def __post_init__(self) -> None:
@@ -149,17 +150,17 @@ class Reconciler:
 
     @property
     def requested(self) -> ChangeSignal:
-        """Asks for a look at once: the books' own doubts, a gap, a stranger."""
+        """Return the signal that requests a pass at once: the ledger's doubts, a gap, an external order."""
         return self.ledger.reconcile_requested
 
     def mark_gap(self, *, stream_ready: bool) -> None:
-        """Note that something may have been missed: only a look that begins after this fills the gap."""
+        """Note that a message may be missing. Only a pass that begins after this fills the gap."""
         self._gap_count += 1
         self.stream_ready = stream_ready
 
     async def run(self) -> None:
-        """A full look every minute; in between, light polls while anything is working (2 s without a stream), of
-        the shares held every half minute. What is doubted is looked at again until it is believed or gone."""
+        """Run a full pass every minute, and light polls while an order works (every 2 s without a stream;
+        positions every 30 s). A suspected discrepancy is read again until it is confirmed or gone."""
         last_full = self.clock.now()
         while True:
             pause = timedelta(seconds=self.polling_cfg.order_poll_seconds if self.stream_ready else 2.0)
@@ -175,7 +176,7 @@ class Reconciler:
                 await self._poll()
 
     async def _poll(self) -> None:
-        """A light look: the orders, and every half minute the shares."""
+        """Run a light pass: the orders, and every 30 s the positions."""
         if not await self._import_spool():
             return
         if (reports := await self._read_orders(self.clock.now(), earlier=False)) is None:
@@ -186,8 +187,10 @@ class Reconciler:
             await self._compare_shares(await self._read_positions(), "poll")
 
     async def reconcile(self, source: str, *, full: bool = True) -> ReconciliationResult:
-        """One reconciliation; one that could read everything fills the stream's gap. But for `whole`, what somebody has
-        heard lately is not asked for again; not so after a gap, nor after a whole look that failed, until one succeeds.
+        """Run one reconciliation; a complete one fills the stream's gap.
+
+        Without `whole` it skips what somebody read lately. After a gap, or after a failed full pass, it reads
+        everything until one pass succeeds.
         """
         async with self._pass_lock:
             gaps = self._gap_count
@@ -202,11 +205,11 @@ class Reconciler:
         return findings
 
     def _update_entry_gate(self) -> None:
-        """Entries that were stopped, for whatever reason, begin again only with clean books: nothing of ours doubted
-        and not judged yet. What was judged keeps its own symbol shut; what is about the whole account, everything.
+        """Reopen the entry gate only with a clean ledger: no discrepancy of ours is merely suspected.
 
-        A gate that is open is not shut by a doubt, which blocks its symbol: a fill on its way is one. Nor does
-        anything wait for an order whose outcome is unknown, whose symbol is locked until it is known.
+        A confirmed discrepancy keeps its symbol blocked; one of the whole account keeps the gate closed. A
+        suspected one blocks its symbol and does not close an open gate, because a fill in flight looks the
+        same. An order with unknown outcome blocks its own symbol until it is resolved.
         """
         open_questions = [
             one.text
@@ -224,7 +227,7 @@ class Reconciler:
             self.gate.reopen(DISCREPANCIES)
 
     async def run_until_settled(self, source: str) -> ReconciliationResult:
-        """Reconcile on demand: look until everything that is doubted is believed or gone."""
+        """Reconcile on request: repeat until every suspected discrepancy is confirmed or gone."""
         findings = await self.reconcile(source)
         while findings.complete and self.discrepancies.has_suspected(self.clock.now()):
             await self.clock.sleep(SUSPECTED_RECHECK_INTERVAL)
@@ -244,7 +247,7 @@ class Reconciler:
         await self._resolve_unlisted(rows, shown.orders, source)
         held = shown.positions
         if held is not None and self.ledger.changed.version != shown.ledger_version:
-            held = await self._read_positions()  # what has become of them meanwhile is not there yet
+            held = await self._read_positions()  # the broker's positions may not show their change yet
         shares = await self._compare_shares(held, source)
         if booked is None or not shares or not shown.account_read:
             return ReconciliationResult(complete=False, orders_applied=applied)
@@ -264,8 +267,8 @@ class Reconciler:
         return findings
 
     async def _read_broker(self, *, full: bool) -> BrokerSnapshot:
-        """What the broker shows, asked for at once: its orders and positions at every look; the ledger, what works of
-        earlier days, and the account, when it is a whole one or nobody has heard them lately."""
+        """Read the broker at once: orders and positions in every pass; account activities, orders of earlier
+        days and the account in a full pass, or when nobody read them lately."""
         now, changes = self.clock.now(), self.ledger.changed.version
         earlier = (
             full
@@ -283,7 +286,7 @@ class Reconciler:
         return BrokerSnapshot(reports, held, fills, standing, now, changes)
 
     async def _import_spool(self) -> bool:
-        """What was done without the tables is in them; false when the broker could not be read for it."""
+        """Import the spool; false when the broker could not be read for it."""
         try:
             if self.spool_import is not None:
                 await self.spool_import.run()
@@ -297,7 +300,8 @@ class Reconciler:
             return bool(await orders.working(conn)) or bool(await positions.open_positions(conn))
 
     async def _refresh_own_symbols(self) -> None:
-        """The symbols we answer for: held, or traded in the last two weeks. Our own orders add to them at once."""
+        """Read the symbols we answer for: held, or traded in the last two weeks. New orders add theirs at
+        once."""
         now = self.clock.now()
         if self._own_symbols_read_at is None or now - self._own_symbols_read_at >= OWN_SYMBOLS_REFRESH:
             async with self.store.read() as conn:
@@ -308,8 +312,8 @@ class Reconciler:
     # -- orders
 
     async def _read_orders(self, now: datetime, *, earlier: bool) -> list[OrderReport] | None:
-        """Every order of the day as the broker shows it, with `earlier` also what works of earlier days: a stranger's
-        bid good till cancelled, say. None when it could not be read."""
+        """Return every order of the day; with `earlier` also working orders of earlier days, such as an
+        external GTC order. None when the read failed."""
         horizon = now - LOOK_BACK
         try:
             if not earlier:
@@ -325,13 +329,13 @@ class Reconciler:
         return reports + old
 
     async def _read_rows(self, reports: list[OrderReport]) -> list[OrderRow]:
-        """The rows of these reports, and every working one, before the reports are heard."""
+        """Read the rows of these reports and every working row, before the reports are applied."""
         ids = [one.broker_id for report in reports for one in (report, *report.legs)]
         async with self.store.read() as conn:
             return await reconciliation.orders_to_compare(conn, ids, self._cached_rows)
 
     async def _apply_reports(self, reports: list[OrderReport], rows: list[OrderRow], source: str) -> int:
-        """Hear every order whose report says something new; how many."""
+        """Apply every report with news; return how many."""
         known = {row.alpaca_order_id: row for row in rows if row.alpaca_order_id is not None}
         applied = 0
         for report in reports:
@@ -342,13 +346,14 @@ class Reconciler:
         return applied
 
     async def _resolve_unlisted(self, rows: list[OrderRow], reports: list[OrderReport], source: str) -> None:
-        """Ask on their own about working rows the list did not speak of: without a broker id by ours, else by its."""
+        """Read working rows that the list did not show: by our id without a broker id, else by the broker's
+        id."""
         listed = {one.broker_id for report in reports for one in (report, *report.legs)}
         spoken = listed | {report.client_order_id for report in reports}
         asked = 0
         for row in rows:
             if row.status not in WORKING or row.status is Status.CREATED:
-                continue  # what was not sent yet waits for its moment; the proposals' owner ends it
+                continue  # not sent yet; the owner of the proposals ends it
             if row.client_order_id in spoken or row.alpaca_order_id in listed:
                 continue
             if row.alpaca_order_id is None:
@@ -356,13 +361,14 @@ class Reconciler:
                     self.submission.start_resolution(row)
             elif row.parent_order_id is None and asked < MAX_SINGLE_LOOKUPS:
                 asked += 1
-                self._has_earlier_orders = True  # of an earlier day, it seems: the next look asks for those
+                self._has_earlier_orders = True  # probably of an earlier day: the next pass reads those
                 await self.submission.refresh(row.alpaca_order_id, source)
 
     # -- fills
 
     async def _read_fills(self, now: datetime, *, read: bool) -> list[Fill] | None:
-        """The ledger's fills since a little before it was read last; None when it could not be read."""
+        """Return the fills of the account activities since a little before the last read; None when the read
+        failed."""
         if not read:
             return NOT_READ
         after = (self._activities_read_to or now - LOOK_BACK) - OVERLAP
@@ -374,8 +380,8 @@ class Reconciler:
             return None
 
     async def _apply_activities(self, snapshot: BrokerSnapshot, source: str) -> int | None:
-        """Book every fill of the ledger that has no execution row yet; how many, None when the read failed. It is asked
-        now if the orders have filled more than when it was read last."""
+        """Book every fill of the account activities without an execution row; return how many, None when the
+        read failed. Read now if the orders filled more than at the last read."""
         found, filled = snapshot.fills, snapshot.filled_by_order
         if found is NOT_READ:
             if filled == self._filled_at_activities_read:
@@ -392,7 +398,7 @@ class Reconciler:
         return booked
 
     async def _unbooked_fills(self, fills: list[Fill]) -> list[Fill]:
-        """Fills whose ledger id no execution carries yet, and that were not answered before."""
+        """Return the fills whose activity id stands in no execution row and was not applied before."""
         fresh = [fill for fill in fills if fill.activity_id not in self._applied_activities]
         ids = [fill.activity_id for fill in fresh if fill.activity_id is not None]
         if not fresh:
@@ -401,7 +407,7 @@ class Reconciler:
             booked = await orders.booked_activity_ids(conn, ids)
         return [fill for fill in fresh if fill.activity_id not in booked]
 
-    # -- what differs
+    # -- discrepancies
 
     async def _read_positions(self) -> list[PositionReport] | None:
         try:
@@ -411,7 +417,7 @@ class Reconciler:
             return None
 
     async def _compare_shares(self, reports: list[PositionReport] | None, source: str) -> bool:
-        """Judge shares and results; false when the broker's positions could not be read."""
+        """Compare shares and results; false when the broker's positions could not be read."""
         if reports is None:
             return False
         shown = {report.symbol: report for report in reports}
@@ -438,7 +444,7 @@ class Reconciler:
     async def _compare_orders(
         self, rows: list[OrderRow], reports: list[OrderReport], began: datetime, source: str
     ) -> None:
-        """Judge orders and groups against the broker, and the rows against their journal and fills."""
+        """Compare orders and groups with the broker, and the rows with journal and fills."""
         now = self.clock.now()
         ledger_to = None if self._activities_read_to is None else self._activities_read_to - ACTIVITIES_LAG
         async with self.store.read() as conn:
@@ -454,9 +460,9 @@ class Reconciler:
                 await self._confirm(one, source)
 
     async def _confirm(self, discrepancy: Discrepancy, source: str) -> None:
-        """A difference that has lasted: told, kept as an adjustment nobody made, and, of shares, put on record.
+        """Record a confirmed discrepancy: alert, adjustment in the journal, and for shares an orphan row.
 
-        Shares of a symbol we never traded are somebody else's business, told of once a day.
+        Shares of a symbol that we never traded are external: one alert a day.
         """
         ours = discrepancy.symbol is None or discrepancy.symbol in self.ledger.last_known.symbols
         if not ours and discrepancy.kind is not DiscrepancyKind.ORPHAN:
@@ -506,10 +512,10 @@ class Reconciler:
             self.ledger.orphan_found.notify()
 
     async def _write_off_missing(self, position: StoredHolding, source: str) -> None:
-        """Close a position whose shares the broker does not have and no fill explains, for all to see.
+        """Write off a position whose shares the broker lacks and that no fill explains.
 
-        Not while an exit of it is under way, not on the word of a list alone, and not before the ledger was
-        asked about each of its orders.
+        Not while an exit of it works, not from a list alone, and not before the account activities of each of
+        its orders were read.
         """
         if position.is_orphan or not position.is_open:
             return
@@ -547,7 +553,7 @@ def _is_due(last: datetime | None, every: timedelta, now: datetime) -> bool:
 
 
 def _is_unchanged(row: OrderRow | None, report: OrderReport) -> bool:
-    """True when the row says already what the report says."""
+    """Return true when the row holds what the report says."""
     return (
         row is not None
         and row.broker_status == report.broker_status

@@ -1,4 +1,5 @@
-"""What the trade_updates stream says, carried to the books; its gaps, carried to the gate and the reconciler."""
+"""Stream consumer: applies trade updates to the order ledger, and reports gaps to the entry gate and the
+reconciler."""
 
 import asyncio
 from collections import deque
@@ -20,15 +21,16 @@ from catalyst.store.pool import Store
 
 log = structlog.get_logger()
 
-# Messages that wait and are heard together: a statement of a few tens of milliseconds.
+# Buffered messages applied together: one statement of some tens of milliseconds.
 MAX_BATCH: Final = 64
 
 
 @dataclass
 class StreamConsumer:
-    """One consumer of the stream. Entries are shut while it is not ready and reconciled.
+    """One consumer of the stream. Entries are blocked until the stream is ready and reconciled.
 
-    Until `go_on` what it says is kept: recovery looks at everything the broker shows first, and hears these then.
+    Until `drain_buffer` the messages are buffered: recovery first reads everything the broker shows, then
+    applies these.
     """
 
     stream: TradeUpdates
@@ -39,7 +41,7 @@ class StreamConsumer:
     clock: Clock
     applied: int = 0
     malformed: int = field(default=0)
-    connected: asyncio.Event = field(default_factory=asyncio.Event)  # nothing from now on is missed
+    connected: asyncio.Event = field(default_factory=asyncio.Event)  # from now on no message is missed
     _buffer: deque[TradeUpdate | MalformedMessage] = field(default_factory=deque)
     _buffering: bool = True
 
@@ -53,7 +55,7 @@ class StreamConsumer:
                 await self._apply_items([item, *self.stream.drain_buffered(MAX_BATCH)])
 
     async def drain_buffer(self) -> int:
-        """Hear what was kept, in its order, and from now on everything at once; how many there were."""
+        """Apply the buffered messages in order, and each later one at once. Return how many were buffered."""
         applied = 0
         while self._buffer:
             kept = [self._buffer.popleft() for _ in range(min(len(self._buffer), MAX_BATCH))]
@@ -63,7 +65,7 @@ class StreamConsumer:
         return applied
 
     async def _apply_items(self, items: Sequence[TradeUpdate | MalformedMessage]) -> None:
-        """Hear each in its turn; updates that follow one another together, where they can be."""
+        """Apply each item in turn; consecutive updates in one batch where possible."""
         for is_update, run in groupby(items, key=lambda item: isinstance(item, TradeUpdate)):
             if is_update:
                 await self._apply_updates([item for item in run if isinstance(item, TradeUpdate)])
@@ -73,7 +75,7 @@ class StreamConsumer:
                         await self._quarantine_malformed(item)
 
     async def _apply_updates(self, updates: Sequence[TradeUpdate]) -> None:
-        """A message that fails must not end the stream: the reconciler will find what it said."""
+        """Apply updates. A message that fails does not end the stream; the reconciler finds its effect."""
         applied = 0
         while applied < len(updates):
             first, known, count = updates[applied], True, 0
@@ -81,7 +83,7 @@ class StreamConsumer:
                 count = await self.ledger.apply_batch(updates[applied:])
                 if not count:
                     known = await self.ledger.apply_trade_update(first)
-            except Exception:  # the edge of a task that must live on
+            except Exception:  # the loop must survive any message
                 log.exception("update_failed", trade_event=first.event, broker_id=first.order.broker_id)
                 known = False
             applied += count or 1
@@ -90,14 +92,14 @@ class StreamConsumer:
                 self.reconciler.requested.notify()
 
     async def _handle_gap(self, gap: StreamGap) -> None:
-        """Nothing is believed complete across a gap: entries stop until somebody has looked at everything."""
+        """Close the entry gate across a gap until a full pass has read the broker."""
         ready = gap.state is StreamState.READY
         self.reconciler.mark_gap(stream_ready=ready)
         if ready:
             self.gate.close("stream", "the gap is not filled yet")
             self.connected.set()
             if self._buffering:
-                return  # recovery has not looked yet; its look fills this gap
+                return  # recovery has not read yet; its read fills this gap
             findings = await self.reconciler.reconcile("reconcile")
             log.info("stream_ready", clean=findings.clean)
             return

@@ -1,4 +1,5 @@
-"""The day's loss and the time limit: every minute and after each fill; at the limit, the emergency stop."""
+"""Daily loss limit and hold-time limit: checked every minute and after each fill; the loss limit starts the
+emergency stop."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -26,12 +27,12 @@ log = structlog.get_logger()
 CHECK_INTERVAL: Final = timedelta(seconds=60)
 OUTAGE_CHECK_INTERVAL: Final = timedelta(
     seconds=10
-)  # while the database is away, no fill of ours says when to look
+)  # during a database outage no fill of ours triggers a check
 
 
 @dataclass
 class DailyLossLimit:
-    """Compares the worse of our figure and the broker's with the limit."""
+    """Compares the worse of our result and the broker's with the limit."""
 
     store: Store
     broker: Broker
@@ -40,18 +41,18 @@ class DailyLossLimit:
     account_status: AccountStatus
     clock: Clock
     cfg: Config
-    # False: the tables have not heard of it yet; None: and something is held still.
+    # False: the database does not know of the stop yet; None: and something is still held.
     emergency_stop: Callable[[str], Awaitable[bool | None]]
     cycle_id: str | None = None
     start_equity: Decimal | None = None
     _warned: bool = False
     _stopped: bool = False
-    _unrecorded_reason: str | None = None  # why it was stopped, while the tables have not heard of it
-    _exits_remaining: bool = False  # ... and while something is held that could be left
+    _unrecorded_reason: str | None = None  # reason of a stop that the database does not know of yet
+    _exits_remaining: bool = False  # ... and a position remains that could be exited
     _database_down: bool = False
 
     async def begin(self, cycle: CycleRow) -> None:
-        """Watch this cycle from now on; what was said and done of it before a restart is not done again."""
+        """Watch this cycle from now on. Warnings and stops of a previous run are not repeated."""
         async with self.store.read() as conn:
             warned = await risk_events.last_of(conn, "DAILY_LOSS_WARNING")
             stopped = await risk_events.last_of(conn, "EMERGENCY_STOP")
@@ -68,9 +69,9 @@ class DailyLossLimit:
             )
 
     async def check(self) -> None:
-        """Measure the day, warn at the threshold, stop at the limit; then end what has been held too long.
+        """Measure the day, warn at the threshold, stop at the limit; then exit positions held too long.
 
-        While the database is away the broker's own equity is the measure, and the stop goes through the spool.
+        During a database outage the broker's equity is the measure, and the stop goes through the spool.
         """
         if self.cycle_id is None:
             return
@@ -106,7 +107,7 @@ class DailyLossLimit:
         self._unrecorded_reason, self._exits_remaining = None if recorded else reason, recorded is None
 
     async def _check_in_outage(self, outage: Exception) -> None:
-        """The broker's figure alone: what the tables would add to it cannot be asked."""
+        """Check the broker's figure alone; the database cannot be read."""
         self._database_down = True
         log.warning("outage_daily_loss_check", error=f"{type(outage).__name__}: {outage}")
         if self._unrecorded_reason is not None and self._exits_remaining:
@@ -127,8 +128,8 @@ class DailyLossLimit:
             )
 
     async def _day_pnl(self) -> Decimal:
-        """Dollars of the day: the worse of the tables' and the broker's own figure."""
-        assert self.cycle_id is not None  # look() returned otherwise
+        """Return the day's result in dollars: the worse of ours and the broker's."""
+        assert self.cycle_id is not None  # check() has returned otherwise
         began = self.clock.now()
         async with self.store.tx("risk") as conn:
             realized, unrealized = await positions.day_pnl(conn, self.cycle_id)

@@ -1,9 +1,9 @@
-"""The emergency stop: what happens when the day's loss reaches its limit, step by step.
+"""Emergency stop: what happens when the day's loss reaches its limit, step by step.
 
-Each step may be done twice: the latch is a row, the event is written once a cycle, the flatten ends what there is.
-The event is also what a start resumes, whether or not a latch stands beside it: it says what is to be left, and is
-unfinished until another event says that nothing is. While the database is away the same is done through the spool, and
-the tables are told later.
+Each step may run twice: the latch is a row, the event is written once a cycle, the flatten exits what
+remains. A start resumes an unfinished stop from the event, with or without a latch: the event says what to
+exit, and a second event ends it. During a database outage the stop goes through the spool, and the database
+learns of it later.
 """
 
 import asyncio
@@ -32,15 +32,13 @@ log = structlog.get_logger()
 LATCH: Final = "emergency_stop"
 EVENT: Final = "EMERGENCY_STOP"
 DONE_EVENT: Final = "EMERGENCY_STOP_DONE"
-UNFINISHED_REASON: Final = (
-    "emergency_stop_unfinished"  # the gate's reason while a stop is unfinished, whatever may follow it
-)
+UNFINISHED_REASON: Final = "emergency_stop_unfinished"  # reason of the entry gate while a stop is unfinished
 REQUESTED_BY: Final = "daily_loss_limit"
 FLATTEN_TIMEOUT: Final = timedelta(seconds=60)
 
 
 class EndEntries(Protocol):
-    """Day.end_entries."""
+    """Signature of TradingDay.end_entries."""
 
     def __call__(
         self, latch: str, *, reason: str, by: str, until: datetime | None = None
@@ -49,7 +47,7 @@ class EndEntries(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class UnfinishedStop:
-    """A stop on record whose end is not: every position is to be left, or every entry to be cancelled only."""
+    """A recorded stop without its end: exit every position, or only cancel every entry."""
 
     reason: str
     exit_all: bool
@@ -58,7 +56,7 @@ class UnfinishedStop:
 
 @dataclass
 class EmergencyStop:
-    """Stops the day. `emergency` is the hand that needs no tables."""
+    """Stops the day. During a database outage it uses `outage_exit`."""
 
     store: Store
     flatten: Flatten
@@ -67,11 +65,13 @@ class EmergencyStop:
     clock: Clock
     cfg: EmergencyConfig
     unfinished: UnfinishedStop | None = None
-    _run_lock: asyncio.Lock = field(default_factory=asyncio.Lock)  # two may see the same loss at one moment
+    _run_lock: asyncio.Lock = field(
+        default_factory=asyncio.Lock
+    )  # two loops may measure the same loss at once
     _finish_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def load_unfinished(self) -> None:
-        """Know the stop that was recorded and not ended, of whichever day; entries wait for its end."""
+        """Load the recorded stop that has not ended, of any day. Entries wait for its end."""
         async with self.store.read() as conn:
             last = await risk_events.last_of(conn, EVENT, DONE_EVENT)
         self.gate.reopen(UNFINISHED_REASON)
@@ -84,7 +84,7 @@ class EmergencyStop:
         self.gate.close(UNFINISHED_REASON, stop.reason)
 
     async def finish(self) -> None:
-        """The record is ended as soon as nothing of what it asks for is left; entries no longer wait for it."""
+        """End the record once nothing remains of what it requires; then reopen the entry gate."""
         async with self._finish_lock:
             stop = self.unfinished
             if stop is None or not await (
@@ -98,8 +98,7 @@ class EmergencyStop:
             self.mark_finished()
 
     async def cancel(self, conn: "Connection", *, by: str) -> None:
-        """A person resumes: what was recorded is no longer asked for once this is committed, and `ended` said so.
-        Exits that were asked for go on."""
+        """End the record because a person resumed. Effective once committed; requested exits go on."""
         if self.unfinished is not None:
             await self._record_end(conn, self.unfinished, f"resumed by {by}")
 
@@ -116,10 +115,10 @@ class EmergencyStop:
         )  # fmt: skip
 
     async def run(self, reason: str, *, cycle_id: str, end_entries: EndEntries) -> bool | None:
-        """Entries are over, everything is being left, somebody is told; true when the tables know of all of it.
+        """End entries, exit everything, alert. Return true when the database knows of all of it.
 
-        When they do not (the database is away), it is to be run again once they can be asked; at once, when None:
-        something is held that could be left.
+        False: the database is unavailable; run again once it responds. None: run again at once, a position
+        remains that could be exited.
         """
         async with self._run_lock:
             return await self._run(reason, cycle_id, end_entries)
@@ -127,7 +126,7 @@ class EmergencyStop:
     async def _run(self, reason: str, cycle_id: str, end_entries: EndEntries) -> bool | None:
         log.critical("emergency_stop", step="begun", reason=reason, cycle_id=cycle_id)
         if self.cfg.halt_new_trades:
-            self.gate.close(LATCH, reason)  # at once, whatever becomes of the row
+            self.gate.close(LATCH, reason)  # at once, whether or not the row can be written
             log.critical("emergency_stop", step="gate_closed")
         try:
             await self._stop_by_database(reason, cycle_id, end_entries)
@@ -145,7 +144,7 @@ class EmergencyStop:
             log.critical("emergency_stop", step="latched", until=until.isoformat())
         await self._record_stop(reason, cycle_id)
         if self.unfinished is None:
-            return  # it was ended before
+            return  # it has ended already
         if not self.unfinished.exit_all:
             await self.flatten.cancel_entries(within=FLATTEN_TIMEOUT)
             log.critical("emergency_stop", step="entries_cancelled")
@@ -163,7 +162,7 @@ class EmergencyStop:
         await self.finish()
 
     async def _record_stop(self, reason: str, cycle_id: str) -> None:
-        """One event and one alert a cycle, in one transaction; the mail is the operator's choice."""
+        """Write one event and one alert per cycle, in one transaction. The configuration decides on mail."""
         now = self.clock.now()
         leave = self.cfg.close_all_positions_on_limit
         async with self.store.tx("emergency_stop") as conn:
@@ -178,14 +177,14 @@ class EmergencyStop:
                     conn, severity="CRITICAL", event=EVENT, message=reason, facts=facts,
                     dedupe_key=f"{EVENT}:{cycle_id}", at=now, deliver=self.cfg.send_email_alert,
                 )  # fmt: skip
-        if known:  # the answer to its commit was lost, or only what follows it was
+        if known:  # the response to the commit was lost, or only a later step failed
             await self.load_unfinished()
             return
         self._set_unfinished(UnfinishedStop(reason, leave, cycle_id))
         log.critical("emergency_stop", step="recorded", mailed=self.cfg.send_email_alert)
 
     async def _stop_by_spool(self, reason: str) -> bool:
-        """False when a second try could leave more."""
+        """Stop during a database outage; false when a second attempt could exit more."""
         leave = self.cfg.close_all_positions_on_limit
         selling = leave and self.flatten.exits.market_open
         left = await self.outage_exit.flatten(

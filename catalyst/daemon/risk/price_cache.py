@@ -1,7 +1,7 @@
-"""The prices of what is held: asked for at their own pace, kept in memory, and written as marks.
+"""Price cache: prices of what is held, refreshed at their own interval, kept in memory and written as marks.
 
-A price is a print or the side of a valid quote we would trade at. Stale, one-sided and crossed quotes are not prices;
-without any, the broker's own figure is one. Whoever judges prices reads what was heard last, and asks nobody.
+A price is a print, or the side of a valid quote at which we would trade. Stale, one-sided and crossed quotes
+are not prices; without a price the broker's figure is used. Readers use the last refresh and make no request.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -25,10 +25,10 @@ from catalyst.store.positions import PositionRow
 
 log = structlog.get_logger()
 
-STALE_ALERT_AFTER: Final = timedelta(seconds=60)  # without a price we may believe, before somebody is told
+STALE_ALERT_AFTER: Final = timedelta(seconds=60)  # without a valid price, before an alert
 REWRITE_MARKS_AFTER: Final = timedelta(
     minutes=5
-)  # a mark that stays the same is written again: it is not an old one
+)  # an unchanged mark is rewritten this often, so that it does not look stale
 
 PriceRange = tuple[Decimal, Decimal]
 Mark = tuple[Decimal, Decimal]  # price, unrealised dollars
@@ -36,7 +36,7 @@ Mark = tuple[Decimal, Decimal]  # price, unrealised dollars
 
 @dataclass(frozen=True, slots=True)
 class LastPrice:
-    """What was heard last of a symbol. `shown` is the broker's own price, for when the market has none."""
+    """Last known prices of a symbol. `shown` is the broker's price, for when the market has none."""
 
     at: datetime
     trade: Trade | None = None
@@ -45,7 +45,7 @@ class LastPrice:
 
     @property
     def price_range(self) -> PriceRange | None:
-        """The lowest and the highest price in it, whether they may be believed or not; None without any."""
+        """Return the lowest and highest price, valid or not; None without any."""
         quote = self.quote
         found = [
             price
@@ -60,19 +60,19 @@ class LastPrice:
         return (min(found), max(found)) if found else None
 
     def opposite_quote(self, side: PositionSide, oldest: datetime) -> Decimal | None:
-        """The side of a fresh, whole quote that we would trade at."""
+        """Return the side of a fresh, complete quote at which we would trade."""
         quote = self.quote
         if quote is None or quote.at < oldest or quote.bid is None or quote.ask is None:
             return None
         return quote.bid if side is PositionSide.LONG else quote.ask
 
     def print_since(self, oldest: datetime) -> Trade | None:
-        """The print, when it is no older than that."""
+        """Return the print if it is not older than that."""
         trade = self.trade
         return trade if trade is not None and trade.at >= oldest and trade.price > 0 else None
 
     def market_price(self, side: PositionSide, oldest: datetime) -> Decimal | None:
-        """What the market says a position is worth: the side of a fresh quote, else a fresh print."""
+        """Return the market price of a position: the side of a fresh quote, else a fresh print."""
         quoted = self.opposite_quote(side, oldest)
         if quoted is not None:
             return quoted
@@ -80,14 +80,14 @@ class LastPrice:
         return None if trade is None else trade.price
 
     def mark(self, side: PositionSide, oldest: datetime) -> Decimal | None:
-        """What a position is marked at: the market's price, else the broker's."""
+        """Return the mark of a position: the market price, else the broker's."""
         found = self.market_price(side, oldest)
         return self.broker_price if found is None and self.at >= oldest else found
 
 
 @dataclass
 class PriceCache:
-    """`heard` is the last word on each symbol asked for, `spans` its lowest and highest price."""
+    """Last prices of each symbol, and the range of its prices."""
 
     store: Store
     market: MarketData
@@ -96,18 +96,20 @@ class PriceCache:
     cfg: StopMonitorConfig
     last_prices: dict[str, LastPrice] = field(default_factory=dict)
     price_ranges: dict[str, PriceRange] = field(default_factory=dict)
-    _written_marks: dict[int, Mark] = field(default_factory=dict)  # as written, by position
+    _written_marks: dict[int, Mark] = field(default_factory=dict)  # last written mark, by position
     _marks_written_at: datetime | None = None
-    _stale_since: dict[str, datetime] = field(default_factory=dict)  # symbols without a price, and since when
+    _stale_since: dict[str, datetime] = field(
+        default_factory=dict
+    )  # symbols without a price, with the start of the price outage
     _refreshed_at: datetime | None = None
 
     @property
     def oldest_valid(self) -> datetime:
-        """What was said before this instant is no price any more."""
+        """Return the instant before which a price is stale."""
         return self.clock.now() - timedelta(seconds=self.cfg.stale_after_seconds)
 
     async def refresh(self, held: Sequence[PositionRow]) -> None:
-        """Ask the market for the price of all of it, and the broker for those the market says nothing of."""
+        """Read the market price of every symbol, and the broker's price where the market has none."""
         symbols = sorted({position.symbol for position in held})
         trades, quotes = await self._read_market(symbols)
         now = self.clock.now()
@@ -122,7 +124,7 @@ class PriceCache:
                     one = fresh[symbol]
                     fresh[symbol] = LastPrice(now, one.trade, one.quote, price)
                 elif old is not None and symbol not in trades and symbol not in quotes:
-                    fresh[symbol] = old  # nothing was heard: what was heard before is as old as it is
+                    fresh[symbol] = old  # no new price; the old one keeps its age
         self._refreshed_at = now
         self.last_prices = fresh
         self.price_ranges = {
@@ -137,7 +139,7 @@ class PriceCache:
             return {}, {}
 
     async def _read_broker_prices(self) -> dict[str, Decimal]:
-        """The broker's own price of each symbol it holds for us; nothing when it cannot be read."""
+        """Return the broker's price of each symbol it holds for us; empty when the read failed."""
         try:
             shown = await self.broker.positions(priority=Priority.EXIT)
         except BrokerError as error:
@@ -147,8 +149,8 @@ class PriceCache:
         return {symbol: price for symbol, price in prices.items() if price is not None and price > 0}
 
     async def write_marks(self, held: Sequence[PositionRow]) -> None:
-        """Write the marks that are not what was written, all by one statement; those that are, every few minutes.
-        That they cannot be kept keeps nobody from acting on them."""
+        """Write changed marks in one statement, unchanged ones every few minutes. A failed write stops no
+        reader."""
         now, oldest = self.clock.now(), self.oldest_valid
         marks: dict[int, Mark] = {}
         for position in held:
@@ -174,8 +176,8 @@ class PriceCache:
     async def alert_stale_prices(
         self, held: Sequence[PositionRow], unprotected: Collection[int], *, database_up: bool
     ) -> None:
-        """Tell of held symbols whose prices stay stale, absent or unreadable in the session: until they come back only
-        the broker's own stop watches them."""
+        """Alert when prices of held symbols stay stale, absent or unreadable in the session: until they
+        return only the broker's stop protects them."""
         now, oldest = self.clock.now(), self.oldest_valid
         missing = {
             p.symbol

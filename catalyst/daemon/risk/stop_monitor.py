@@ -1,9 +1,9 @@
-"""The fallback: leaves a position when the broker's stop demonstrably did not.
+"""Stop monitor: exits a position when the broker's stop demonstrably did not act.
 
-Prices are asked for at one pace and judged at another: a tick works from memory, from what was held at the last look
-at the tables and from the prices heard last, and asks nobody anything until something is to be done. One observation
-is not evidence: two and a grace are, and of a stop that rests at the broker two different ones. While the database is
-away it watches what was remembered and what the broker shows, and leaves through the spool.
+Prices are refreshed at one interval and judged at another. A tick uses the last known holdings and prices and
+makes no request until it must act. One observation is no evidence: an exit needs two and a grace period, and
+of a stop resting at the broker two different ones. During a database outage it uses the last known state and
+what the broker shows, and exits through the spool.
 """
 
 import asyncio
@@ -37,28 +37,28 @@ log = structlog.get_logger()
 EXIT_TIMEOUT: Final = timedelta(seconds=30)
 MAX_STATE_AGE: Final = (
     2 * CHECK_INTERVAL
-)  # of a look at the tables: the guard, whose looks are remembered, has missed one
-OUTAGE_INTERVAL: Final = timedelta(seconds=5)  # without the tables nobody says what has changed
-OUTAGE_URGENT_INTERVAL: Final = timedelta(seconds=2)  # of the broker's budget of requests
+)  # of a read of the database: the protector, whose reads are cached, has missed one
+OUTAGE_INTERVAL: Final = timedelta(seconds=5)  # during a database outage nothing signals a change
+OUTAGE_URGENT_INTERVAL: Final = timedelta(seconds=2)  # of the broker's request budget
 NO_LEVEL: Final = Decimal("Infinity")
 
 
 @dataclass(frozen=True, slots=True)
 class Breach:
-    """A price beyond a level: since when, of which instant the latest was, how many different ones."""
+    """A price beyond a level: start, instant of the latest one, number of different ones."""
 
     since: datetime
     latest: datetime
     observations: int
 
 
-# A symbol, the prices at and below which, and at and above which, a position is to be looked at, and the position.
+# Symbol, lower bound, upper bound, position: a price at or beyond a bound needs a check.
 WatchedPosition = tuple[str, Decimal, Decimal, PositionRow]
 
 
 @dataclass
 class StopMonitor:
-    """Its fields are all it can touch."""
+    """Checks every held position against its prices."""
 
     store: Store
     market: MarketData
@@ -76,16 +76,19 @@ class StopMonitor:
     _watched: Sequence[WatchedPosition] = ()
     _breaches: dict[int, Breach] = field(default_factory=dict)  # by position
     _database_down: bool = False
-    _database_suspect: bool = False  # what was to be done by the tables failed: are they there?
-    _refresh_requested: ChangeSignal = field(default_factory=ChangeSignal)  # prices are, at once
+    _database_suspect: bool = False  # an action in the database failed: is it available?
+    _refresh_requested: ChangeSignal = field(default_factory=ChangeSignal)  # requests prices at once
     _tick_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def __post_init__(self) -> None:
         self.prices = PriceCache(self.store, self.market, self.broker, self.clock, self.cfg)
 
     async def run(self) -> None:
-        """Two paces, each every 30 s, and every second while anything is naked or through its stop, from the moment it
-        is: prices are asked for and judged; and what is held is looked at, however long an answer takes."""
+        """Run two loops, each every 30 s, and every second while a position is unprotected or beyond its
+        stop.
+
+        One refreshes prices and judges them; the other checks what is held, however long a response takes.
+        """
         async with asyncio.TaskGroup() as group:
             group.create_task(self._run_price_refresh(), name="prices")
             await self._run_ticks()
@@ -114,11 +117,11 @@ class StopMonitor:
 
     @property
     def _unprotected(self) -> set[int]:
-        """Positions without a stop at the broker, by who looks at them now."""
+        """Return positions without a stop at the broker, from the component that protects them now."""
         return self.outage_protection.unprotected if self._database_down else self.protector.unprotected
 
     async def refresh_prices(self) -> None:
-        """The prices of what is held are heard anew, and written as marks."""
+        """Refresh the prices of what is held and write them as marks."""
         known = self._held if self._database_down else self.protector.ledger.last_known.positions
         held = [position for position in known if self._can_exit(position)]
         if not held:
@@ -130,13 +133,16 @@ class StopMonitor:
             await self.prices.write_marks(held)
 
     async def tick(self, *, read: bool = True) -> None:
-        """Judge everything that is held by the prices heard last. Nobody is asked anything while what is remembered
-        holds good and nothing is through a level; without the tables, the broker is, but for `look`."""
+        """Judge every held position by the last prices.
+
+        No request while the last known state is current and no level is crossed. During a database outage it
+        reads the broker, unless `look` is false.
+        """
         async with self._tick_lock:
             try:
                 await self._load_positions(read=read)
                 if not self.exits.market_open:
-                    return  # no stop is elected by what trades before and after hours, and nothing could be sold
+                    return  # no stop triggers before and after hours, and nothing could be sold
                 if self._database_down and self._is_day_ending():
                     await self._exit_all(self._held)
                     return
@@ -146,11 +152,11 @@ class StopMonitor:
                 self._database_suspect = is_outage(error)
                 raise
 
-    # -- what is held
+    # -- holdings
 
     async def _load_positions(self, *, read: bool) -> None:
-        """Know every open position with its orders: as remembered while that holds good, else from the tables, else as
-        the broker shows it."""
+        """Load every open position with its orders: from the last known state while it is current, else from
+        the database, else from what the broker shows."""
         if self._database_down and not read:
             return
         books, now = self.protector.ledger, self.clock.now()
@@ -191,11 +197,12 @@ class StopMonitor:
         self._breaches = {key: at for key, at in self._breaches.items() if key in ids}
 
     def _can_exit(self, position: PositionRow) -> bool:
-        """False for what another hand has left, and the tables have not heard of yet."""
+        """Return false for what an outage exit has sold and the database does not know yet."""
         return self._database_down or position.symbol not in self.protector.submission.outage_symbols
 
     def _is_day_ending(self) -> bool:
-        """True from the moment on at which everything is to be left; the schedule's own job needs the tables."""
+        """Return true from the moment when everything must be exited; the schedule's own job needs the
+        database."""
         session = self.exits.session
         return (
             session is not None
@@ -213,10 +220,10 @@ class StopMonitor:
             position.symbol, reason=reason, by="stop_monitor", within=EXIT_TIMEOUT
         )
 
-    # -- what its prices say
+    # -- prices
 
     def _near_level(self) -> list[PositionRow]:
-        """The positions of which any price that was heard lies beyond a level, and those of which one did."""
+        """Return the positions with any price beyond a level, and those whose breach had one."""
         spans = self.prices.price_ranges
         found = [
             position
@@ -240,9 +247,11 @@ class StopMonitor:
             await self._enforce(position, price, reason)
 
     def _evidence(self, position: PositionRow, last_price: LastPrice) -> tuple[datetime, Decimal] | None:
-        """The price that may end the position, and its instant. A stop at the broker is elected by prints, so only a
-        print shows that it did not act, and only one since we hold the shares; while nothing rests at the broker, the
-        mark does too, each time it is heard."""
+        """Return the price that may end the position, and its instant.
+
+        Prints trigger a stop at the broker, so only a print since we hold the shares shows that it did not
+        act. While nothing rests at the broker each new mark counts too.
+        """
         oldest = self.prices.oldest_valid
         if position.position_id in self._unprotected:
             mark = last_price.mark(position.side, oldest)
@@ -258,8 +267,8 @@ class StopMonitor:
         price: Decimal,
         last_price: LastPrice,
     ) -> str | None:
-        """Why the position is to be left now: its level was crossed by two different observations (a print and the
-        quote heard after it are two), and the grace for the broker's own order is over. None: not, or not yet."""
+        """Return the reason to exit now: two different observations crossed the level (a print and a later
+        quote are two), and the grace period of the broker's own order is over. Else None."""
         targeted, now = _has_working_target(rows), self.clock.now()
         reason = _crossed_level(position, price, has_target=targeted)
         if reason is None:
@@ -299,7 +308,7 @@ class StopMonitor:
 
 
 def _watch_bounds(position: PositionRow, rows: Sequence[OrderRow]) -> WatchedPosition:
-    """The bounds within which no price can end the position, whichever of its prices is believed."""
+    """Return the bounds within which no price can end the position."""
     stop = position.stop_loss
     target = None if _has_working_target(rows) else position.take_profit
     below, above = (stop, target) if position.side is PositionSide.LONG else (target, stop)
@@ -312,7 +321,7 @@ def _watch_bounds(position: PositionRow, rows: Sequence[OrderRow]) -> WatchedPos
 
 
 def _has_working_target(rows: Sequence[OrderRow]) -> bool:
-    """True while a target that can fill rests at the broker; one that sleeps under an unfinished entry cannot."""
+    """Return true while a target that can fill rests at the broker; a leg of an unfinished entry cannot."""
     return any(
         row.order_purpose is Purpose.TAKE_PROFIT and row.status in WORKING and row.broker_status != "held"
         for row in rows
@@ -320,9 +329,9 @@ def _has_working_target(rows: Sequence[OrderRow]) -> bool:
 
 
 def _crossed_level(position: PositionRow, price: Decimal, *, has_target: bool) -> str | None:
-    """Why the position should be left at `price`; None when it should be kept.
+    """Return why the position should be exited at `price`; None to keep it.
 
-    The target is enforced only when nothing at the broker can act on it.
+    The target is enforced only when no order at the broker can act on it.
     """
     long = position.side is PositionSide.LONG
     stop, target = position.stop_loss, position.take_profit

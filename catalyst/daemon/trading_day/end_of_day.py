@@ -1,7 +1,7 @@
-"""The end of a cycle: the broker's last word, the day's figures, the proof, and only then `completed`.
+"""End of day: the broker's last reports, the day's figures, the flat proof, and only then status `completed`.
 
-What cannot be asked at that moment is asked again, ever more rarely, until the next day's start, which completes what
-is still open. So a cycle stays `closed` only while something of it is held, or nobody could be asked.
+A failed read is repeated at growing intervals until the next day's start, which completes what is still open.
+A cycle stays `closed` only while something of it is held, or while nobody could be reached.
 """
 
 import asyncio
@@ -26,21 +26,19 @@ from catalyst.store.pool import Store, is_transient
 log = structlog.get_logger()
 
 PROOF_CAUSE: Final = "the close of the day"
-LAST_FILLS_WAIT: Final = timedelta(
-    seconds=30
-)  # an order that still works then has that long to come to its end
+LAST_FILLS_WAIT: Final = timedelta(seconds=30)  # a working order has that long to become terminal
 FIRST_RETRY_PAUSE: Final = timedelta(seconds=2)
 MAX_RETRY_PAUSE: Final = timedelta(seconds=60)
-ALERT_AFTER: Final = timedelta(seconds=60)  # before somebody is told
-# After the close; then the next day's start is near, and makes up for it.
+ALERT_AFTER: Final = timedelta(seconds=60)  # before an alert
+# after the close; later the next day's start completes the cycle
 CLOSE_RETRY_WINDOW: Final = timedelta(hours=12)
 PROOF_TIMEOUT: Final = timedelta(seconds=30)
-ATTEMPT_TIMEOUT_S: Final = 600.0  # real seconds: an attempt that hangs is cut
+ATTEMPT_TIMEOUT_S: Final = 600.0  # real seconds; an attempt that hangs is cancelled
 
 
 @dataclass
 class EndOfDay:
-    """Completes cycles. Its fields are all it can touch."""
+    """Completes cycles."""
 
     store: Store
     broker: Broker
@@ -52,8 +50,8 @@ class EndOfDay:
     async def run(
         self, cycle_id: str, session: Session, close_entries: Callable[[], Awaitable[object]]
     ) -> None:
-        """The cycle is completed with its figures and its proof, or left `closed`: because something is held, or
-        because half a day was not enough to ask. `shut` closes it to entries."""
+        """Complete the cycle with figures and proof, or leave it `closed`: something is held, or half a day
+        of reads failed."""
         began, pause, alerted = self.clock.now(), FIRST_RETRY_PAUSE, False
         while (why := await self._try_close(cycle_id, session, close_entries)) is not None:
             now = self.clock.now()
@@ -68,7 +66,7 @@ class EndOfDay:
     async def _try_close(
         self, cycle_id: str, session: Session, close_entries: Callable[[], Awaitable[object]]
     ) -> str | None:
-        """What could not be asked; None when nothing is left to do."""
+        """Return what could not be read; None when nothing is left to do."""
         try:
             async with asyncio.timeout(ATTEMPT_TIMEOUT_S):  # noqa: TID251 - a hung attempt is cut in real time
                 await close_entries()
@@ -119,7 +117,7 @@ class EndOfDay:
         return None
 
     async def _alert_not_closed(self, cycle_id: str, why: str) -> bool:
-        """True once the page is in the outbox; while the database is away it is not."""
+        """Return true once the alert is in the outbox; false during a database outage."""
         try:
             async with self.store.tx("alert") as conn:
                 await alerts.put(
@@ -139,9 +137,9 @@ class EndOfDay:
         return True
 
     async def close_missed_days(self, today: date, *, to_be_flat: bool) -> None:
-        """Cycles of days before `today` that nobody completed, and of which nothing is held, are completed and proven.
+        """Complete and prove cycles of earlier days that nobody completed and of which nothing is held.
 
-        Where a day was `to_be_flat` and nobody was there at its close, somebody is told of what it holds.
+        Where a day had to be flat and no daemon ran at its close, alert what it holds.
         """
         async with self.store.read() as conn:
             unfinished = await cycles.unfinished_before(conn, today)
@@ -156,7 +154,7 @@ class EndOfDay:
                 )  # fmt: skip
 
     async def _has_proof(self, cycle_id: str) -> bool:
-        """True when the end of that day was looked at: its proof is there, whatever it proved."""
+        """Return true when the end of that day was checked: its proof exists, whatever it says."""
         async with self.store.read() as conn:
             return await flat_proofs.has_flat_proof(conn, cycle_id, PROOF_CAUSE)
 
@@ -182,5 +180,5 @@ class EndOfDay:
 
 
 def _start_of_day(day: date) -> datetime:
-    """The first instant of a New York date."""
+    """Return the first instant of a New York date."""
     return datetime.combine(day, time(), NEW_YORK).astimezone(UTC)

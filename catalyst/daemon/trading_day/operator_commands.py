@@ -1,4 +1,4 @@
-"""Orders to the daemon: rows that a person left, each taken once, carried out, and answered in the row."""
+"""Operator commands: rows of `commands`; each is taken once, executed, and answered in its row."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -24,22 +24,22 @@ from catalyst.store.proposals import Decision
 
 log = structlog.get_logger()
 
-POLL_INTERVAL: Final = timedelta(seconds=5)  # when a notification was missed
+POLL_INTERVAL: Final = timedelta(seconds=5)  # for a missed notification
 RISK_REDUCING: Final = frozenset(
     {"flatten", "halt", "close"}
-)  # less risk, however often they are carried out
-MAX_FAILURES_SHOWN: Final = 3  # failures that a refusal to resume names
+)  # these only reduce risk, however often they run
+MAX_FAILURES_SHOWN: Final = 3  # failures named when `resume` is refused
 
 CommandResult = dict[str, object]
 
 
 class CommandRefused(UserError):
-    """The command cannot be carried out; the message says what to do instead."""
+    """The command cannot run; the message says what to do instead."""
 
 
 @dataclass
 class OperatorCommands:
-    """Takes what waits in `commands` and answers it."""
+    """Takes waiting commands and answers them."""
 
     store: Store
     listener: NotificationListener
@@ -58,11 +58,10 @@ class OperatorCommands:
                 pass
 
     async def resolve_interrupted(self) -> None:
-        """A command that an earlier daemon took and ended over is answered: whoever asked must not wait for ever.
+        """Answer commands that a previous run took and did not answer; their sender must not wait for ever.
 
-        What only stops or leaves is carried out again, for it may have ended before its first row, and doing it
-        twice does no harm. Nothing else is: nobody knows how far it came, and what it had written is recovered like
-        everything else.
+        Commands that only stop or exit run again: the crash may have come before their first row, and a
+        repetition does no harm. All others are answered as unfinished; recovery handles what they wrote.
         """
         async with self.store.read() as conn:
             left = await commands.unfinished(conn)
@@ -79,7 +78,7 @@ class OperatorCommands:
             log.warning("command_interrupted", command_id=command.command_id, kind=command.kind)
 
     async def run_next(self) -> bool:
-        """Carry out the oldest waiting command; false when there is none."""
+        """Execute the oldest waiting command; false when there is none."""
         async with self.store.tx("take_command") as conn:
             command = await commands.take_next(conn, at=self.clock.now())
         if command is None:
@@ -88,15 +87,13 @@ class OperatorCommands:
         return True
 
     async def _run_and_answer(self, command: Command) -> None:
-        """Do what it asks for, and answer it."""
+        """Execute one command and write its answer."""
         log.info("command_taken", command_id=command.command_id, kind=command.kind, by=command.requested_by)
         try:
             ok, answer = True, await self._dispatch(command)
         except (CatalystError, KeyError, ValueError) as error:
             ok, answer = False, {"error": str(error)}
-        except (
-            Exception
-        ) as error:  # the next command is taken all the same; an outage shows in the answer below
+        except Exception as error:  # the next command still runs; an outage shows in the answer below
             log.exception("command_failed", command_id=command.command_id, kind=command.kind)
             ok, answer = False, {"error": f"{type(error).__name__}: {error}"}
         async with self.store.tx("answer_command") as conn:
@@ -143,9 +140,7 @@ class OperatorCommands:
             )
         if refusal is not None and proposal.decision is None:
             raise CommandRefused(f"no entry now: {refusal}")
-        async with self.store.tx(
-            "approve"
-        ) as conn:  # approved and released together: neither without the other
+        async with self.store.tx("approve") as conn:  # approval and release in one transaction
             decided, fresh = await proposals.decide(
                 conn, proposal_id, Decision.APPROVED, by=command.requested_by, at=now
             )

@@ -1,4 +1,4 @@
-"""A finished scan as the rows that are kept of it."""
+"""Scan records: the rows that store a finished scan."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -37,7 +37,7 @@ _DETAIL_COLUMNS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class ScanRecords:
-    """Everything `candidates.record` wants."""
+    """Arguments of `candidates.record`."""
 
     scan: candidates.Scan
     candidates: tuple[Candidate, ...]
@@ -47,7 +47,8 @@ class ScanRecords:
 
 
 def records_of(scan_result: "ScanResult", cycle_id: str) -> ScanRecords:
-    """The stored form of a scan: at most 200 candidates, what each stage saw of them, the whole frame compressed."""
+    """Return the stored form of a scan: at most 200 candidates, what each stage saw of them, the whole frame
+    compressed."""
     frame = scan_result.frame
     blob = BytesIO()
     decision_table(frame).to_parquet(blob, compression="zstd", index=False)
@@ -132,7 +133,7 @@ def _pattern(symbol: str, row: FrameRow) -> PatternRecord:
 
 
 def _headlines(rows: list[tuple[str, FrameRow]], headlines: pd.DataFrame) -> Iterator[HeadlineRecord]:
-    """The weightiest headline of each candidate that had news."""
+    """Return the headline with the greatest weight of each candidate with news."""
     if headlines.empty:
         return
     headline_rows = {
@@ -179,7 +180,7 @@ def _decimal(row: FrameRow, name: str) -> Decimal | None:
 
 
 def _json_value(value: object) -> object:
-    """A value JSON can hold; missing is None."""
+    """Return a JSON value; missing becomes None."""
     if isinstance(value, str):
         return value or None
     if isinstance(value, (int, float)) and math.isfinite(value):

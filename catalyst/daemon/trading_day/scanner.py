@@ -1,6 +1,6 @@
-"""A scan: the pipeline's stages in their order, with the network calls that lie between them.
+"""Scanner: runs the pipeline's stages in order, with the network reads between them.
 
-The stages are pure; this file fetches what the next one needs, times each, and hands back the frame.
+The stages are pure. This module reads what the next stage needs, times each stage and returns the frame.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class ScanResult:
-    """One finished scan: the whole frame, what stood after each stage, and real milliseconds by stage."""
+    """One finished scan: the whole frame, the counts after each stage, and real milliseconds by stage."""
 
     started_at: datetime
     finished_at: datetime
@@ -61,7 +61,7 @@ class ScanResult:
 
 @dataclass
 class Scanner:
-    """Prepares a day and scans it. `prepare` must have run for the day before `scan`."""
+    """Prepares a day and scans it. `prepare` must run before the first `scan` of a day."""
 
     broker: Broker
     market: MarketData
@@ -73,15 +73,15 @@ class Scanner:
     daily: pd.DataFrame = field(default_factory=pd.DataFrame)
     assets: list[AssetReport] = field(default_factory=list)
     sectors: dict[str, str] = field(default_factory=dict)
-    prepared_day: date | None = None  # the day whose universe and yardsticks these are
+    prepared_day: date | None = None  # the day of this universe and its reference data
     _price_samples: deque[tuple[datetime, pd.Series]] = field(
         default_factory=lambda: deque(maxlen=MAX_PRICE_SAMPLES)
     )
 
     async def prepare(self, session: Session) -> None:
-        """Read assets, listings and daily bars; afterwards the universe and the yardsticks of the day stand.
+        """Read assets, listings and daily bars. Afterwards universe and reference data are those of the day.
 
-        All of them or none: half a day's are never mixed with another's.
+        All or nothing: data of two days is never mixed.
         """
         assets = await self.broker.assets()
         sectors = read_sectors(self.cfg.universe.listings_file)
@@ -103,7 +103,7 @@ class Scanner:
         )
 
     async def record_prices(self) -> None:
-        """Remember every price of now. A look that fails costs the next scan a momentum window, no more."""
+        """Store every current price. A failed read costs the next scan a momentum window."""
         if self.base.empty:
             return
         try:
@@ -116,10 +116,10 @@ class Scanner:
     async def scan(
         self, session: Session, portfolio: Portfolio, account: AccountState, *, slots: int
     ) -> ScanResult:
-        """Take every symbol through the stages; plans are those that may be traded now.
+        """Run every symbol through the stages; plans are those that may be traded now.
 
-        Raises BrokerUnavailable when the market itself could not be read; a news source that failed only
-        degrades the scan.
+        Raises BrokerUnavailable when the market could not be read. A news source that failed only degrades
+        the scan.
         """
         cfg = self.cfg
         started = self.clock.now()
@@ -159,7 +159,7 @@ class Scanner:
         )
 
     async def _compute(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a pure stage off the loop: the stop monitor must not wait for a frame."""
+        """Run a pure stage in a thread, so that the stop monitor does not wait for it."""
         with self.clock.hold():
             return await asyncio.to_thread(work, *args, **kwargs)
 
@@ -170,7 +170,7 @@ class Scanner:
         )  # fmt: skip
 
     async def _headlines(self, frame: pd.DataFrame, now: datetime) -> tuple[pd.DataFrame, str | None]:
-        """The headlines of the best by scan score, and why there are none when the source failed."""
+        """Return the headlines of the best by scan score, and why there are none when the source failed."""
         wanted = symbols_to_read(frame, self.cfg.news)
         if not wanted or not self.cfg.features.news_sentiment:
             return pd.DataFrame(), None
@@ -231,7 +231,7 @@ class Scanner:
 
 @dataclass
 class Stopwatch:
-    """Real milliseconds between laps: how long our own work and the network took, on no market's clock."""
+    """Real milliseconds between laps, for our own work and the network."""
 
     laps: dict[str, float] = field(default_factory=dict)
     _last: float = field(default_factory=perf_counter)
@@ -243,7 +243,8 @@ class Stopwatch:
 
 
 def asset_frame(assets: Sequence[AssetReport], sectors: dict[str, str]) -> pd.DataFrame:
-    """Index symbol; name, exchange, tradable, shortable, easy_to_borrow, status, sector (missing where unknown)."""
+    """Return assets by symbol; columns name, exchange, tradable, shortable, easy_to_borrow, status, sector
+    (missing where unknown)."""
     columns: dict[str, Callable[[AssetReport], object]] = {
         "name": lambda asset: asset.name,
         "exchange": lambda asset: asset.exchange,
@@ -258,7 +259,7 @@ def asset_frame(assets: Sequence[AssetReport], sectors: dict[str, str]) -> pd.Da
 
 
 def read_sectors(path: Path | None) -> dict[str, str]:
-    """Symbol → sector of a listings file (CSV: symbol, name, sector); unknown stays out.
+    """Return symbol → sector of a listings file (CSV: symbol, name, sector); unknown sectors are left out.
 
     Raises ConfigInvalid when the file cannot be read or lacks a column.
     """

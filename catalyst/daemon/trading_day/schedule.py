@@ -1,5 +1,7 @@
-"""The market day as data: a list of (time, job). Live, APScheduler keeps it; scaled and manual time walk the very
-same triggers on the Clock."""
+"""Schedule: the market day as a list of (time, job).
+
+APScheduler runs it live; scaled and manual clocks run the same triggers.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -23,15 +25,15 @@ class Job(StrEnum):
     PRE_OPEN = "pre_open"  # calendar, assets, reference data, account
     FIRST_SCAN = "first_scan"  # on pre-market data; entries wait for the open
     PRICE_SAMPLE = (
-        "price_sample"  # remember every price, so that the next scan knows the last minutes' momentum
+        "price_sample"  # store every price, so that the next scan has the momentum of the last minutes
     )
     SCAN = "scan"  # scan, evaluate, trade
-    FLAT = "flat"  # no entries any more; leave everything
+    FLAT = "flat"  # no more entries; exit everything
     VERIFY_FLAT = "verify_flat"
     CLOSE = "close"  # final fills, final P&L, report
 
 
-# A job of the past that still has to happen when the daemon starts late. A missed scan is only missed.
+# Jobs of the past that must still run after a late start. A missed scan is not repeated.
 LEVEL_TRIGGERED: Final = frozenset({Job.PRE_OPEN, Job.FLAT, Job.VERIFY_FLAT, Job.CLOSE})
 
 FIXED_SCANS: Final = (time(10, 30), time(12, 0), time(14, 0))
@@ -52,7 +54,7 @@ class ScheduledJob:
 
 
 def market_day(session: Session, cfg: Config) -> tuple[ScheduledJob, ...]:
-    """Every job of a session, in order of time; half days shorten it, DST moves it with New York."""
+    """Return every job of a session in order of time. Half days shorten it; DST moves it with New York."""
     day = session.day
     flat = session.flatten_at(cfg.session.flat_before_close_minutes)
     last_scan = min(flat, session.close - timedelta(minutes=cfg.session.no_entries_before_close_minutes))
@@ -81,8 +83,11 @@ def market_day(session: Session, cfg: Config) -> tuple[ScheduledJob, ...]:
 
 
 def remaining(jobs: Sequence[ScheduledJob], now: datetime) -> tuple[ScheduledJob, ...]:
-    """What a daemon that starts at `now` has to do: all of the future, and of the past what must still happen. The
-    preparation is for scans: once they are over, it would only hold up the exits."""
+    """Return what a daemon that starts at `now` has to do: every future job, and the past ones that must
+    still run.
+
+    The preparation is left out once the scans are over; it would only delay the exits.
+    """
     scans = any(each.at >= now and each.job in (Job.FIRST_SCAN, Job.SCAN) for each in jobs)
     due = []
     for appointment in jobs:
@@ -97,7 +102,7 @@ def remaining(jobs: Sequence[ScheduledJob], now: datetime) -> tuple[ScheduledJob
 async def run_schedule(
     jobs: Sequence[ScheduledJob], clock: Clock, run_job: Callable[[Job], Awaitable[None]]
 ) -> None:
-    """Run each appointment at its instant, never two at once; one that is late runs once, at once."""
+    """Run each job at its instant, one at a time. A late job runs once, at once."""
     if isinstance(clock, SystemClock):
         await _run_by_apscheduler(jobs, run_job)
         return
@@ -110,16 +115,16 @@ async def run_schedule(
 async def _run_by_apscheduler(
     jobs: Sequence[ScheduledJob], run_job: Callable[[Job], Awaitable[None]]
 ) -> None:
-    """Live: APScheduler fires, a single task acts in the order of firing."""
+    """Run live: APScheduler fires; one task runs the jobs in the order of firing."""
     queue: asyncio.Queue[Job] = asyncio.Queue()
     scheduler = AsyncIOScheduler(timezone=NEW_YORK)
     for number, appointment in enumerate(jobs):
         scheduler.add_job(
             queue.put,
-            DateTrigger(appointment.at, timezone=UTC),  # said, so that the host's zone is never asked
+            DateTrigger(appointment.at, timezone=UTC),  # explicit, so that the host's time zone is not used
             args=[appointment.job],
-            id=f"{number:03}-{appointment.job}",  # of two at one instant the lower id fires first
-            misfire_grace_time=None,  # a pause of the machine must not lose the flat at the close
+            id=f"{number:03}-{appointment.job}",  # of two jobs at one instant the lower id fires first
+            misfire_grace_time=None,  # a pause of the machine must not drop the flat before the close
             coalesce=True,
             max_instances=1,
         )

@@ -1,4 +1,4 @@
-"""Which session is today's or the next, asked of the broker."""
+"""Sessions: today's or the next one, read from the broker."""
 
 from datetime import date, timedelta
 from typing import Final
@@ -14,21 +14,21 @@ from catalyst.store.pool import Store, is_outage
 
 log = structlog.get_logger()
 
-CURRENT_AFTER_CLOSE: Final = timedelta(minutes=5)  # after its close a session is today's no longer
+CURRENT_AFTER_CLOSE: Final = timedelta(minutes=5)  # a session counts as today's until then
 RETRY_PAUSE: Final = timedelta(seconds=5)
 
 
 async def next_session(broker: AlpacaBroker, store: Store, clock: Clock) -> Session:
-    """Today's session, or the next one when today's is over or there is none; asked for until it is known."""
+    """Return today's session, or the next one when today's is over or there is none; retry until it is known."""
     while (session := await current_or_next_session(broker, store, clock)) is None:
         await clock.sleep(RETRY_PAUSE)
     return session
 
 
 async def current_or_next_session(broker: AlpacaBroker, store: Store, clock: Clock) -> Session | None:
-    """Today's session, or the next one when today's is over or there is none; None when nobody knows.
+    """Return today's session, or the next one when today's is over or there is none; None when unknown.
 
-    A broker that does not tell has told of today before, when the day was prepared: then the tables know it.
+    When the broker does not respond, the database has today's session from the day's preparation.
     """
     today = trading_date(clock.now())
     try:
@@ -54,7 +54,7 @@ async def _stored_session(store: Store, today: date) -> Session | None:
 
 
 async def session_of_today(broker: AlpacaBroker, clock: Clock) -> Session | None:
-    """Today's session; None when there is none, or when it could not be read."""
+    """Return today's session; None when there is none or it could not be read."""
     today = trading_date(clock.now())
     try:
         sessions = await broker.calendar(today, today)

@@ -1,4 +1,4 @@
-"""A trading day's jobs: what each does to the cycle, and the entries a scan leads to."""
+"""Trading day: what each job of the schedule does to the cycle, and the entries of a scan."""
 
 import asyncio
 from collections.abc import Sequence
@@ -54,11 +54,12 @@ log = structlog.get_logger()
 FLATTEN_TIMEOUT: Final = timedelta(minutes=8)
 ENFORCE_FLAT_INTERVAL: Final = timedelta(
     seconds=15
-)  # between two looks whether a flatten's latch is set and something is held
+)  # between two checks for a flatten latch while something is held
 PREPARE_RETRY_PAUSES: Final = (timedelta(seconds=5), timedelta(seconds=20), timedelta(seconds=60))
-# Real seconds a job may take before it is cut: a scan that hangs must not hold up the exits before the close.
+# Real seconds a job may take before it is cancelled: a scan that hangs must not delay the exits before the
+# close.
 DEFAULT_JOB_TIMEOUT_S: Final = 600.0
-# The close limits each of its attempts itself, and goes on trying.
+# The close limits each of its attempts itself and retries.
 JOB_TIMEOUTS_S: Final = {
     Job.FIRST_SCAN: 120.0,
     Job.SCAN: 120.0,
@@ -71,7 +72,7 @@ ENTRY_JOBS: Final = frozenset({Job.PRE_OPEN, Job.FIRST_SCAN, Job.PRICE_SAMPLE, J
 
 @dataclass
 class TradingDay:
-    """One session. `run` is called by the schedule, one job at a time."""
+    """One session. The schedule calls `run`, one job at a time."""
 
     store: Store
     broker: Broker
@@ -90,17 +91,19 @@ class TradingDay:
     session: Session
     epoch: int
     cycle_id: str = ""
-    finished: bool = False  # every job had its turn
+    finished: bool = False  # every job has run
     proven: bool = False  # the close proved that nothing is left, and the result
 
     @property
     def is_running(self) -> bool:
-        """True while a job may still be to do, however late: the next day has not come near yet."""
+        """Return true while a job may still run, however late, until the next day is near."""
         return not self.finished and self.clock.now() < self.session.close + CLOSE_RETRY_WINDOW
 
     async def run(self, job: Job) -> None:
-        """Do one job; one that fails is told of and does not take the daemon down. What only entries need is left out
-        once the exits are due: scans that took too long have not queued up before them."""
+        """Run one job. A failed job is logged and does not end the daemon.
+
+        Jobs that only entries need are skipped once the exits are due, so that late scans do not delay them.
+        """
         flat_at = self.session.flatten_at(self.cfg.session.flat_before_close_minutes)
         if job in ENTRY_JOBS and self.clock.now() >= flat_at:
             log.warning("job_missed", job=job, reason="the day is ending")
@@ -110,7 +113,7 @@ class TradingDay:
         try:
             async with asyncio.timeout(JOB_TIMEOUTS_S.get(job, DEFAULT_JOB_TIMEOUT_S)):  # noqa: TID251 - a hung job is cut in real time
                 await self._run_job(job)
-        except Exception as error:  # the day goes on; the next job finds the cycle where this one left it
+        except Exception as error:  # the day goes on; the next job finds the cycle as this one left it
             if isinstance(error, BrokerError):
                 log.warning("job_failed", job=job, error=str(error))
             else:
@@ -146,7 +149,7 @@ class TradingDay:
     # -- the cycle
 
     async def begin(self) -> None:
-        """Open today's cycle, or resume it; read the latches; tell the parts which day it is."""
+        """Open or resume today's cycle, read the latches, and tell the components which day it is."""
         now = self.clock.now()
         account = await self.broker.account()
         async with self.store.tx("cycle") as conn:
@@ -173,13 +176,13 @@ class TradingDay:
             self.gate.close(name, why)
         if LATCH in latched and row.status is not CycleStatus.COMPLETED:
             row = await self._close_stopped_day(row, latched[LATCH])
-        self.gate.reopen("day_ending")  # of an earlier day, whose loop never came to its end
+        self.gate.reopen("day_ending")  # of an earlier day whose loop did not finish
         if row.status in (CycleStatus.CLOSED, CycleStatus.COMPLETED):
             self.gate.close("cycle_closed", "the day's cycle is closed")
         else:
             self.gate.reopen("cycle_closed")
             if row.status is not CycleStatus.IDLE:
-                await self._set_idle_status()  # whoever was scanning or trading is no more
+                await self._set_idle_status()  # no scan or entry of a previous run is active
         follow_account_status(self.gate, account)
         await self._exit_carried(carried)
         to_be_flat = self.cfg.positions.close_all_at_market_close
@@ -193,12 +196,10 @@ class TradingDay:
             session_open=self.session.open.astimezone(NEW_YORK).strftime("%H:%M"),
             session_close=self.session.close.astimezone(NEW_YORK).strftime("%H:%M"),
         )
-        await (
-            self.daily_loss_limit.check()
-        )  # a loss that was booked by recovery counts before the first job can enter
+        await self.daily_loss_limit.check()  # a loss that recovery booked counts before the first entry
 
     async def _close_stopped_day(self, row: CycleRow, why: str) -> CycleRow:
-        """A stop whose latch was written today and whose death came before the rest of it: the cycle follows."""
+        """Close the cycle of a day whose stop latch was written before a crash."""
         async with self.store.tx("halt") as conn:
             since = await latches.latched_at(conn, LATCH)
             if since is None or trading_date(since) != row.cycle_date:
@@ -212,7 +213,7 @@ class TradingDay:
         return found
 
     async def _exit_carried(self, newly_carried: list[str]) -> None:
-        """Positions of an earlier day are left at the open; until then they stay protected."""
+        """Exit positions of an earlier day at the open; until then they stay protected."""
         if newly_carried:
             log.warning("positions_carried", symbols=newly_carried)
         if not self.cfg.positions.close_all_at_market_close:
@@ -227,8 +228,8 @@ class TradingDay:
                 )
 
     async def enforce_flat(self) -> None:
-        """While a flatten's latch is set, or an emergency stop is unfinished, nothing is held: neither what a death
-        left of it, nor what comes after it (an order that rose again, say)."""
+        """Hold nothing while a flatten latch is set or an emergency stop is unfinished: neither what a crash
+        left nor what comes later, such as a revived order."""
         await self.clock.sleep_until(self.session.open)
         first = True
         while self.clock.now() < self.session.close:
@@ -241,7 +242,7 @@ class TradingDay:
             await self.clock.sleep(ENFORCE_FLAT_INTERVAL)
 
     async def _enforce_flat_once(self) -> None:
-        """Do what the latches that are set, and a stop on record, ask for."""
+        """Do what the set latches and a recorded stop require."""
         async with self.store.read() as conn:
             latched = await latches.active_latches(conn)
         stop = self.stop_procedure.unfinished
@@ -261,17 +262,17 @@ class TradingDay:
         )
 
     async def end_entries(self, latch: str, *, reason: str, by: str, until: datetime | None = None) -> None:
-        """No entry before the next session, and then only when somebody has resumed; restarts change nothing."""
+        """Forbid entries until the next session and a person's `resume`; restarts change nothing."""
         await self.flatten.latch(latch, reason=reason, by=by)
         async with self.store.tx("halt") as conn:
             await cycles.halt(conn, self.cycle_id, reason=reason, until=until, at=self.clock.now())
         await self._advance(CycleStatus.CLOSED)
 
     async def _advance(self, then: CycleStatus) -> bool:
-        """Move the cycle along its table; false when it is not the moment (it is closed, say)."""
+        """Move the cycle along its table; false when the step is not allowed now."""
         async with self.store.tx("cycle") as conn:
             row = await cycles.get(conn, self.cycle_id)
-            assert row is not None  # begin() opened it
+            assert row is not None  # begin() has opened it
             if row.status == then:
                 return True
             try:
@@ -289,9 +290,9 @@ class TradingDay:
     # -- jobs
 
     async def prepare(self, *, retry_pauses: Sequence[timedelta] = ()) -> None:
-        """Assets, listings, yardsticks; the securities table follows the broker's list.
+        """Read assets, listings and reference data; update the securities rows from the broker's list.
 
-        A broker that cannot be read is asked again after each of `again`; after the last, BrokerError is the caller's.
+        Retry after each delay of `again`; the last BrokerError is raised.
         """
         for pause in (*retry_pauses, None):
             try:
@@ -307,7 +308,8 @@ class TradingDay:
             await securities.put_sectors(conn, self.scanner.sectors)
 
     async def scan(self, *, trade: bool) -> ScanResult | None:
-        """Scan, evaluate, trade while a slot is free; every symbol's fate is stored before an order leaves."""
+        """Scan, evaluate, and trade while a slot is free. Every symbol's result is stored before an order is
+        sent."""
         if self.scanner.prepared_day != self.session.day:
             await self.prepare()
         if not await self._advance(CycleStatus.SCANNING):
@@ -332,12 +334,12 @@ class TradingDay:
             for each in found.plans:
                 try:
                     await self._place_entry(each, found, scan_id)
-                except Exception:  # one entry that fails must not keep the others from theirs
+                except Exception:  # one failed entry must not stop the others
                     log.exception("entry_failed", symbol=each.symbol)
         return found
 
     async def _set_idle_status(self) -> None:
-        """After a scan: watch what is held, or wait for the next one."""
+        """Set the status after a scan: monitoring positions, or waiting for the next scan."""
         async with self.store.read() as conn:
             busy = await positions.open_positions(conn) or await orders.working(conn)
             row = await cycles.get(conn, self.cycle_id)
@@ -345,7 +347,7 @@ class TradingDay:
         await self._advance(CycleStatus.IDLE if rests else CycleStatus.MONITORING)
 
     async def go_flat(self) -> None:
-        """No entry any more; everything is left, safely, before the actual close."""
+        """Forbid entries and exit everything before the close."""
         self.gate.close("day_ending", "the day is ending")
         await self._advance(CycleStatus.CLOSED)
         if not self.cfg.positions.close_all_at_market_close:
@@ -360,7 +362,7 @@ class TradingDay:
         )
 
     async def verify_flat(self) -> None:
-        """Five minutes before the close everything should be flat; if not, the exits go on and somebody is told."""
+        """Check five minutes before the close that everything is flat; otherwise exit again and alert."""
         async with self.store.read() as conn:
             held = await positions.open_positions(conn)
         if not held:
@@ -370,7 +372,7 @@ class TradingDay:
         await self.go_flat()
 
     async def close(self) -> None:
-        """Hear the last word of the broker, fix the day's figures, prove them, complete the cycle."""
+        """Apply the broker's last reports, compute the day's figures, prove them, complete the cycle."""
         closing = self._end_of_day()
         await closing.run(self.cycle_id, self.session, lambda: self._advance(CycleStatus.CLOSED))
         self.proven = closing.proven
@@ -379,14 +381,14 @@ class TradingDay:
         return EndOfDay(self.store, self.broker, self.reconciler, self.flatten, self.clock)
 
     async def emergency_stop(self, reason: str) -> bool | None:
-        """The hard stop of this day; false when the tables have not heard of it, and it is to be run again then; None:
-        as soon as may be."""
+        """Run the emergency stop of this day. False: the database does not know yet, run it again then. None:
+        run it again at once."""
         return await self.stop_procedure.run(reason, cycle_id=self.cycle_id, end_entries=self.end_entries)
 
-    # -- what the risk stage is told
+    # -- input of the risk stage
 
     async def _portfolio(self) -> tuple[Portfolio, AccountState]:
-        """What is held and working now, and what the account may do."""
+        """Return what is held and working now, and what the account allows."""
         async with self.store.read() as conn:
             held = await positions.open_positions(conn)
             working = [row for row in await orders.working(conn) if row.order_purpose is Purpose.ENTRY]
@@ -424,7 +426,7 @@ class TradingDay:
         return portfolio, account
 
     async def _store_scan(self, scan_result: ScanResult) -> int:
-        """Store what the scan saw: one transaction, the whole frame compressed beside the candidates."""
+        """Store a scan in one transaction: the candidates, and the whole frame compressed."""
         with self.clock.hold():
             kept = await asyncio.to_thread(records_of, scan_result, self.cycle_id)
         async with self.store.tx("scan") as conn:
@@ -448,7 +450,7 @@ class TradingDay:
     # -- entries
 
     async def _place_entry(self, plan: Plan, scan_result: ScanResult, scan_id: int) -> None:
-        """Turn one plan into an order: sent at once when autonomous, else proposed."""
+        """Turn one plan into an order: sent at once in autonomous mode, else proposed."""
         refusal = await self.refusal(plan.symbol)
         if (self.clock.now() - plan.decided_at).total_seconds() > self.cfg.execution.signal_max_age_seconds:
             refusal = refusal or "the signal is stale"
@@ -478,13 +480,13 @@ class TradingDay:
             await self._record_outcome(scan_id, plan.symbol, "ordered")
 
     async def _record_outcome(self, scan_id: int, symbol: str, status: str) -> None:
-        """Write what became of a candidate beside the scan that chose it."""
+        """Write the outcome of a candidate beside its scan."""
         async with self.store.statement("record_outcome") as conn:
             await candidates.set_status(conn, scan_id, symbol, status=status)
 
     async def refusal(self, symbol: str, *, released: int | None = None) -> str | None:
-        """The last look before an entry leaves: why it must not, None when it may. `released` is the order that
-        waited for it."""
+        """Check an entry before it is sent; return why it is refused, None when it may go. `released` is the
+        order that waited for it."""
         if (shut := self.gate.refusal(symbol)) is not None:
             return shut
         now = self.clock.now()
@@ -507,7 +509,7 @@ class TradingDay:
     async def bracket_refusal(
         self, symbol: str, side: PositionSide, entry: Decimal | None, stop: Decimal, target: Decimal
     ) -> str | None:
-        """Why a bracket makes no sense at a quote of now: the levels were found at an earlier one."""
+        """Return why a bracket is invalid at the current quote: its levels come from an earlier one."""
         try:
             quote = (await self.scanner.market.quotes([symbol])).get(symbol)
         except BrokerError as error:
@@ -518,7 +520,7 @@ class TradingDay:
         return invalid_bracket_reason(side, entry, stop, target, quote)
 
     async def buying_power_refusal(self, quantity: Decimal, price: Decimal) -> str | None:
-        """Why the account as it is now does not carry one more entry of `quantity` shares at `price` dollars."""
+        """Return why the account cannot carry `quantity` more shares at `price` dollars."""
         try:
             account = await self.broker.account()
         except BrokerError as error:
@@ -548,7 +550,7 @@ class TradingDay:
         )
 
     async def _propose(self, plan: Plan, new: NewOrder, why: str) -> None:
-        """Leave the order `created` beside a ticket that somebody may approve until it expires."""
+        """Store the order as `created` with a proposal that a person may approve until it expires."""
         expires = self.clock.now() + timedelta(minutes=self.cfg.session.proposal_expires_minutes)
         ticket = {
             "symbol": plan.symbol,
