@@ -60,4 +60,4 @@ clean:
 	@rm -rf .venv .venv-foreign build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 docs: setup
-	@$(PY) -c "from pathlib import Path; from catalyst.domain.diagram import page; Path('docs/machines.md').write_text(page())"
+	@$(PY) -c "from pathlib import Path; from catalyst.domain.diagram import render_page; Path('docs/machines.md').write_text(render_page())"

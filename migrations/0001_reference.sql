@@ -1,5 +1,5 @@
--- What trading refers to: sectors, securities, the exchange's calendar, and the seeds' time dimension.
--- Nothing in this schema reads the server's clock: every instant is given by the caller, who may live on another.
+-- Reference data: sectors, securities, the exchange's calendar, and the time dimension of the seeds.
+-- No migration reads the server's clock: the caller gives every instant, because its clock may differ.
 
 CREATE TABLE sectors (
     sector_id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -11,7 +11,7 @@ CREATE TABLE securities (
     symbol        text    NOT NULL UNIQUE CHECK (symbol = upper(symbol) AND symbol ~ '^\S{1,32}$'),
     name          text    NOT NULL DEFAULT '',
     exchange      text    NOT NULL DEFAULT 'UNKNOWN',
-    sector_id     integer REFERENCES sectors,          -- null: unknown stays unknown
+    sector_id     integer REFERENCES sectors,          -- null: unknown
     tradable      boolean NOT NULL DEFAULT false,
     shortable     boolean NOT NULL DEFAULT false,
     borrow_status text    NOT NULL DEFAULT 'unknown'
@@ -19,7 +19,7 @@ CREATE TABLE securities (
     fractionable  boolean NOT NULL DEFAULT false,
     marginable    boolean NOT NULL DEFAULT false,
     is_active     boolean NOT NULL DEFAULT true,
-    refreshed_at  timestamptz                          -- null: never seen in the broker's list
+    refreshed_at  timestamptz                          -- null: never in the broker's asset list
 );
 CREATE INDEX securities_by_sector ON securities (sector_id);
 
@@ -33,7 +33,7 @@ CREATE TABLE trading_days (
 
 CREATE TABLE time_dimension (
     time_id         bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    timestamp       timestamptz NOT NULL UNIQUE,       -- whole minutes; the parts below are New York's
+    timestamp       timestamptz NOT NULL UNIQUE,       -- whole minutes, UTC; the parts below are in New York time
     date            date        NOT NULL,
     year            integer     NOT NULL,
     month           integer     NOT NULL,
@@ -41,11 +41,11 @@ CREATE TABLE time_dimension (
     day_of_week     integer     NOT NULL,              -- 1 Monday to 7 Sunday
     hour            integer     NOT NULL,
     minute          integer     NOT NULL,
-    is_market_hours boolean     NOT NULL,              -- open <= timestamp < close of that day's calendar row
+    is_market_hours boolean     NOT NULL,              -- open <= timestamp < close of that trading day
     is_trading_day  boolean     NOT NULL
 );
 
--- The id of a symbol, made when it is new; any number of callers at once get the same id.
+-- Return the id of a symbol; insert the symbol when it is new. Concurrent callers get the same id.
 CREATE FUNCTION get_or_create_security(p_symbol varchar) RETURNS integer LANGUAGE plpgsql AS $$
 DECLARE
     v_id integer;
@@ -55,13 +55,13 @@ BEGIN
         INSERT INTO securities (symbol) VALUES (upper(p_symbol))
         ON CONFLICT (symbol) DO NOTHING RETURNING security_id INTO v_id;
     END IF;
-    IF v_id IS NULL THEN  -- somebody else made it meanwhile, and has committed
+    IF v_id IS NULL THEN  -- a concurrent transaction inserted it and committed
         SELECT security_id INTO v_id FROM securities WHERE symbol = upper(p_symbol);
     END IF;
     RETURN v_id;
 END $$;
 
--- The id of a minute; its market hours follow the calendar, also when the calendar was learnt later.
+-- Return the id of a minute; insert or correct its row, so that its market hours match the current calendar.
 CREATE FUNCTION get_or_create_time(p_timestamp timestamptz) RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
     v_minute  timestamptz := date_trunc('minute', p_timestamp, 'UTC');

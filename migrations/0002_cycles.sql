@@ -1,4 +1,4 @@
--- The day's cycle, and what each of its scans saw and decided.
+-- Trading cycles, one per trading day, and the scans of each: input, scores and decisions.
 
 CREATE TABLE trading_cycles (
     cycle_id       text        PRIMARY KEY CHECK (cycle_id ~ '^\d{8}-\d{6}$'),
@@ -32,16 +32,16 @@ CREATE TABLE scans (
     cycle_id      text        NOT NULL REFERENCES trading_cycles,
     started_at    timestamptz NOT NULL,
     finished_at   timestamptz NOT NULL,
-    degraded      text,                                -- why, when a source failed: no autonomous entry follows
+    degraded      text,                                -- reason when a source failed: no autonomous entries
     universe      integer     NOT NULL CHECK (universe >= 0),
-    counts        jsonb       NOT NULL,                -- stage: rows still standing after it
-    milliseconds  jsonb       NOT NULL,                -- stage: real time it took
+    counts        jsonb       NOT NULL,                -- stage name: rows that remain after it
+    milliseconds  jsonb       NOT NULL,                -- stage name: wall-clock duration
     CHECK (started_at <= finished_at)
 );
 CREATE INDEX scans_by_cycle ON scans (cycle_id, scan_id);
 
--- The whole frame of a scan, every symbol with the stage that dropped it, compressed by the caller.
--- A table of its own, so that the owner can drop old ones without touching what they led to.
+-- The complete frame of a scan: every symbol with the stage that dropped it, compressed by the caller.
+-- A separate table, so that the owner can delete old frames and keep the results.
 CREATE TABLE scan_frames (
     scan_id bigint  PRIMARY KEY REFERENCES scans,
     format  text    NOT NULL,
@@ -73,7 +73,7 @@ CREATE TABLE scan_results (
     status             text    NOT NULL DEFAULT 'candidate' CHECK (status IN
                        ('candidate', 'refused', 'proposed', 'ordered')),
     signal_id          text,
-    detail             jsonb   NOT NULL DEFAULT '{}',  -- the risk verdict and whatever else decided
+    detail             jsonb   NOT NULL DEFAULT '{}',  -- risk verdict and other grounds of the decision
     UNIQUE (scan_id, rank_in_scan),
     UNIQUE (scan_id, security_id),
     CHECK (verdict = 'passed' OR reason IS NOT NULL)
@@ -117,6 +117,6 @@ CREATE TABLE technical_indicators (
     scan_id      bigint  NOT NULL REFERENCES scans,
     security_id  integer NOT NULL REFERENCES securities,
     agreement    double precision CHECK (agreement BETWEEN 0 AND 1),
-    values       jsonb   NOT NULL,                     -- indicator: value, a missing one null
+    values       jsonb   NOT NULL,                     -- indicator name: value; null when missing
     UNIQUE (scan_id, security_id)
 );

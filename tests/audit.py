@@ -1,5 +1,5 @@
-"""The ledger check: what the tables say against what the exchange itself recorded, and the journal against the
-tables. Written from the two sides' raw rows, sharing no code with the daemon."""
+"""Ledger audit for tests: compares the database with the exchange's execution log, and the journal with the
+order states. It reads raw rows of both sides and shares no code with the daemon."""
 
 from collections import defaultdict
 from decimal import Decimal
@@ -11,19 +11,20 @@ Conn = Any  # asyncpg.Connection is generic for the type checker only
 async def assert_ledger_equals_exchange(
     conn: Conn, execution_log: dict[str, Any], audit: dict[str, Any], *, exit_crossed_zero: bool = False
 ) -> None:
-    """Fills, quantities and realised P&L of the tables are the exchange's own, to the share and the cent.
+    """Check that fills, quantities and realised P&L of the database equal the exchange's, to the share and
+    the cent.
 
-    `crossed`: the exchange itself let an exit cross zero, as it was told to; nothing else may be wrong with it.
+    `exit_crossed_zero`: the scenario lets the exchange fill an exit across zero; no other problem is allowed.
     """
-    problems = [one for one in audit["problems"] if not (exit_crossed_zero and "across zero" in one)]
+    problems = [text for text in audit["problems"] if not (exit_crossed_zero and "across zero" in text)]
     assert problems == []
-    ours = await conn.fetch(
+    executions = await conn.fetch(
         """
         SELECT o.alpaca_order_id, e.cum_qty, e.quantity, e.price
           FROM executions e JOIN orders o USING (order_id)
         """
     )
-    booked = sorted((r["alpaca_order_id"], r["cum_qty"], r["quantity"], r["price"]) for r in ours)
+    booked = sorted((r["alpaca_order_id"], r["cum_qty"], r["quantity"], r["price"]) for r in executions)
     exchange_fills = sorted(
         (e["order_id"], Decimal(e["cum_qty"]), Decimal(e["qty"]), Decimal(e["price"]))
         for e in execution_log["executions"]
@@ -50,7 +51,7 @@ async def assert_ledger_equals_exchange(
 
 
 async def assert_nothing_open(conn: Conn, execution_log: dict[str, Any], audit: dict[str, Any]) -> None:
-    """No share and no working order, on either side."""
+    """Check that neither side has a share or a working order."""
     assert audit["positions"] == {}
     assert [o["id"] for o in execution_log["orders"] if o["status"] in _WORKING_STATUSES] == []
     assert await conn.fetchval("SELECT count(*) FROM positions WHERE status = 'open'") == 0
@@ -61,7 +62,7 @@ async def assert_nothing_open(conn: Conn, execution_log: dict[str, Any], audit: 
 
 
 async def assert_journal_leads_to_state(conn: Conn) -> None:
-    """Each order's journal, read from its first line, walks along edges to exactly the stored state."""
+    """Check that the journal of each order leads through allowed transitions to its stored status."""
     edges = {
         (r["from_status"], r["to_status"])
         for r in await conn.fetch("SELECT from_status, to_status FROM order_edges")
@@ -76,10 +77,14 @@ async def assert_journal_leads_to_state(conn: Conn) -> None:
         journal[row["order_id"]].append((row["from_status"], row["to_status"]))
     for order in await conn.fetch("SELECT order_id, status FROM orders"):
         state: str | None = None
-        for before, then in journal[order["order_id"]]:
-            assert before == state, f"order {order['order_id']}: the journal jumps from {state} to {before}"
-            assert state is None or (before, then) in edges, f"{before} cannot become {then}"
-            state = then
+        for from_status, to_status in journal[order["order_id"]]:
+            assert from_status == state, (
+                f"order {order['order_id']}: the journal jumps from {state} to {from_status}"
+            )
+            assert state is None or (from_status, to_status) in edges, (
+                f"{from_status} cannot become {to_status}"
+            )
+            state = to_status
         assert state == order["status"]
 
 
@@ -90,7 +95,7 @@ _WORKING_STATUSES = {
 
 
 async def _assert_orders_match(conn: Conn, execution_log: dict[str, Any]) -> None:
-    """Every order of the exchange has exactly one row, and no row names an order the exchange lacks."""
+    """Check that each order of the exchange has one row and each row an order of the exchange."""
     rows = await conn.fetch(
         "SELECT alpaca_order_id, client_order_id FROM orders WHERE alpaca_order_id IS NOT NULL"
     )
@@ -100,7 +105,7 @@ async def _assert_orders_match(conn: Conn, execution_log: dict[str, Any]) -> Non
 
 
 async def _assert_quantities_add_up(conn: Conn) -> None:
-    """Entries minus exits are the position, for every position; what its exits sold too much is an orphan."""
+    """Check that entries minus exits equal each position; oversold shares are an orphan."""
     rows = await conn.fetch(
         """
         SELECT p.position_id, p.quantity,
@@ -114,7 +119,7 @@ async def _assert_quantities_add_up(conn: Conn) -> None:
 
 
 def _realized_of(executions: list[dict[str, Any]]) -> Decimal:
-    """Realised dollars of round trips, by average cost over each flat-to-flat stretch, to the cent each."""
+    """Return realised dollars by average cost over each flat-to-flat segment, each rounded to the cent."""
     segments: dict[str, list[tuple[Decimal, Decimal]]] = defaultdict(list)
     total = Decimal(0)
     for execution in executions:
@@ -130,7 +135,7 @@ def _realized_of(executions: list[dict[str, Any]]) -> Decimal:
 
 
 def _realized_of_open_segment(segment: list[tuple[Decimal, Decimal]]) -> Decimal:
-    """Realised dollars of a stretch that is not flat yet: entries all come before exits."""
+    """Return realised dollars of a segment that is not flat yet; its entries are all before its exits."""
     if not segment:
         return Decimal(0)
     direction = 1 if segment[0][0] > 0 else -1

@@ -1,6 +1,7 @@
-"""A real PostgreSQL for every test that asks: one server a session, one fresh database a test.
+"""PostgreSQL for the tests: one server for each session, one new database for each test.
 
-`DATABASE_URL` names a server to use instead of the embedded one; its role must be allowed to create databases.
+`DATABASE_URL` names a server to use instead of the embedded one; its role must be allowed to create
+databases.
 """
 
 import asyncio
@@ -26,25 +27,26 @@ from catalyst.clock import ManualClock
 from catalyst.store import migrate
 from catalyst.store.pool import Store, open_store
 
-# The same examples on every run, and many new ones when somebody asks: HYPOTHESIS_PROFILE=long.
+# Every run uses fixed examples; HYPOTHESIS_PROFILE=long draws many new ones.
 _HYPOTHESIS_SETTINGS = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("ci", max_examples=100, derandomize=True, **_HYPOTHESIS_SETTINGS)
 settings.register_profile("long", max_examples=5_000, **_HYPOTHESIS_SETTINGS)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
-# A crash of the machine may cost these databases; everything else is as in production.
+# These databases need not survive a crash of the machine; all other settings are as in production.
 _FAST_SETTINGS = {"fsync": "off", "full_page_writes": "off", "max_connections": "200", "autovacuum": "off"}
 _FOLDER_PREFIX = "catalyst-tests-"
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """One more than there are cores: half of what a story takes is waiting for a server or for another process."""
+    """Return the number of cores plus one: scenario tests wait half of their time for a server or process."""
     return (os.cpu_count() or 1) + 1
 
 
 @dataclass
 class PostgresServer:
-    """A PostgreSQL server that makes databases. Usable from sync and async code: its own thread, its own loop."""
+    """PostgreSQL server that creates databases, for sync and async code: it has its own thread and event
+    loop."""
 
     admin_dsn: str
     strategy: str = "wal_log"
@@ -52,22 +54,26 @@ class PostgresServer:
     _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
 
     def dsn_of(self, database: str) -> str:
+        """Return the address of a database on this server."""
         return urlunsplit(urlsplit(self.admin_dsn)._replace(path=f"/{database}"))
 
     def create(self, template: str = "template0") -> str:
-        """A new database, a copy of `template`; returns its DSN."""
+        """Create a new database as a copy of `template`; return its DSN."""
         name = f"catalyst_{os.getpid()}_{next(self._numbers)}"
         self._admin(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY {self.strategy}")
         return self.dsn_of(name)
 
     def drop(self, dsn: str) -> None:
+        """Drop a database and cut its connections."""
         self._admin(f"DROP DATABASE IF EXISTS {database_name(dsn)} WITH (FORCE)")
 
     def run(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-        """What the coroutine returns, awaited to its end on a loop of its own."""
+        """Run the coroutine in an event loop of its own and return its result."""
         return self._thread.submit(lambda: asyncio.run(work())).result()
 
     def _admin(self, sql: str) -> None:
+        """Execute a statement in the admin database."""
+
         async def execute() -> None:
             conn = await asyncpg.connect(self.admin_dsn)
             try:
@@ -79,12 +85,13 @@ class PostgresServer:
 
 
 def database_name(dsn: str) -> str:
+    """Return the database name of a DSN."""
     return urlsplit(dsn).path.lstrip("/")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def plain_log() -> None:
-    """A failing test shows the log as it stands; a traceback with every local value takes seconds to draw."""
+    """Print the log with plain tracebacks; a traceback with every local value takes seconds to draw."""
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -96,7 +103,7 @@ def plain_log() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def isolated_data_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What a daemon of a test would keep at home, it keeps in the session's folder."""
+    """Let daemons keep their data in the session's folder instead of the home folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("share")))
         yield
@@ -104,26 +111,25 @@ def isolated_data_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
-    """The session's server."""
+    """Start the server of the session."""
     if url := os.environ.get("DATABASE_URL"):
         yield PostgresServer(url)
         return
     for old in Path(tempfile.gettempdir()).glob(f"{_FOLDER_PREFIX}*"):
-        # Of a session that was killed; what is in use, another user's, or being removed already is left alone.
+        # Remove folders of killed sessions, except those in use, of another user or being removed already.
         with suppress(embedded.EmbeddedUnavailable, OSError):
             if (old / "users.lock").exists():
                 embedded.remove_data_dir(old)
     data_dir = Path(tempfile.mkdtemp(prefix=_FOLDER_PREFIX))
     with embedded.start(data_dir, settings=_FAST_SETTINGS) as server:
-        yield PostgresServer(
-            server.dsn, strategy="file_copy"
-        )  # the quicker one where nothing is synced to disk
+        # file_copy is faster while fsync is off.
+        yield PostgresServer(server.dsn, strategy="file_copy")
     embedded.remove_data_dir(data_dir)
 
 
 @pytest.fixture(scope="session")
 def migrated(postgres: PostgresServer) -> Iterator[str]:
-    """The name of a database with every migration, to be cloned and never connected to."""
+    """Return the name of a migrated database that is only cloned, never connected to."""
     dsn = postgres.create()
     postgres.run(lambda: migrate.migrate(dsn))
     yield database_name(dsn)
@@ -132,7 +138,7 @@ def migrated(postgres: PostgresServer) -> Iterator[str]:
 
 @pytest.fixture
 def empty_database(postgres: PostgresServer) -> Iterator[str]:
-    """The DSN of a new database with nothing in it."""
+    """Return the DSN of a new, empty database."""
     dsn = postgres.create()
     yield dsn
     postgres.drop(dsn)
@@ -140,7 +146,7 @@ def empty_database(postgres: PostgresServer) -> Iterator[str]:
 
 @pytest.fixture
 def database(postgres: PostgresServer, migrated: str) -> Iterator[str]:
-    """The DSN of a new database with every migration applied."""
+    """Return the DSN of a new, migrated database."""
     dsn = postgres.create(migrated)
     yield dsn
     postgres.drop(dsn)
@@ -148,13 +154,13 @@ def database(postgres: PostgresServer, migrated: str) -> Iterator[str]:
 
 @pytest.fixture
 def clock() -> ManualClock:
-    """A quarter past ten in New York, on a day the market is open; it stands still."""
+    """Return a manual clock at 10:15 New York time on a trading day."""
     return ManualClock(datetime(2026, 4, 8, 14, 15, tzinfo=UTC))
 
 
 @pytest.fixture
 async def store(database: str, clock: ManualClock) -> AsyncIterator[Store]:
-    """A store on a new, migrated database."""
+    """Open a store on a new, migrated database."""
     store = await open_store(database, clock)
     yield store
     await store.close()

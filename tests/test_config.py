@@ -571,7 +571,7 @@ def test_config_refuses_a_variable_that_contradicts_trading_mode(
     if means is said:
         assert load(path).mode is said
     else:
-        assert f"{name} says {means}, trading.mode is {said}" in load_error(path)
+        assert f"{name} means {means}, trading.mode is {said}" in load_error(path)
 
 
 @pytest.mark.parametrize("hint", HINTS)

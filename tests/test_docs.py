@@ -1,4 +1,4 @@
-"""What the documents say is what the code does."""
+"""Generated and checked pages of docs/."""
 
 from pathlib import Path
 
@@ -8,27 +8,27 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 
 def test_machines_page_is_printed_from_the_state_tables() -> None:
-    """docs/machines.md is printed from the machines' tables; `make docs` renews it."""
+    """docs/machines.md equals the page printed from the state machines; `make docs` writes it."""
     assert (DOCS / "machines.md").read_text() == render_page()
 
 
 def test_dependencies_page_names_every_dependency() -> None:
-    """docs/dependencies.md says of each direct dependency why it is there."""
+    """docs/dependencies.md names each direct dependency."""
     import re
     import tomllib
 
     project = tomllib.loads((DOCS.parent / "pyproject.toml").read_text())["project"]
-    wanted = [
+    requirements = [
         *project["dependencies"],
         *(d for extra in project["optional-dependencies"].values() for d in extra),
     ]
     page_text = (DOCS / "dependencies.md").read_text().lower()
-    names = {re.split(r"[<>=\[ ]", item)[0].lower() for item in wanted}
+    names = {re.split(r"[<>=\[ ]", item)[0].lower() for item in requirements}
     assert {name for name in names if f"`{name}`" not in page_text} == set()
 
 
 def test_requirements_lock_names_no_host_and_hashes_everything() -> None:
-    """requirements.lock pins every package by hash and knows nothing of where it came from."""
+    """requirements.lock pins every package by hash and names no package index."""
     text = (DOCS.parent / "requirements.lock").read_text()
     assert "://" not in text
     assert "--index" not in text
@@ -39,16 +39,16 @@ def test_requirements_lock_names_no_host_and_hashes_everything() -> None:
 
 
 def test_pages_name_existing_tests() -> None:
-    """A page that names a file of tests, or one test of it, names one that exists."""
+    """Each test file or test that a page names exists."""
     import re
 
     named = set()
     for path in (*DOCS.glob("*.md"), DOCS.parent / "README.md"):
         named |= set(re.findall(r"\b(tests/[\w/]+\.py)(?:::(\w+))?", path.read_text()))
     assert len(named) > 30
-    gone = []
+    missing = []
     for file, test in sorted(named):
         path = DOCS.parent / file
         if not path.is_file() or (test and not re.search(rf"def {test}\b", path.read_text())):
-            gone.append(f"{file}::{test}" if test else file)
-    assert gone == []
+            missing.append(f"{file}::{test}" if test else file)
+    assert missing == []

@@ -1,6 +1,7 @@
-"""Alpaca's trading half: each request sent at most once, each answer read raw, each doubt named.
+"""Alpaca trading API: sends each request at most once, reads raw responses, and names every uncertain
+outcome.
 
-Source: Alpaca API documentation, trading; what differs from it in the field is said where it matters.
+Source: Alpaca API documentation, trading; deviations seen in practice are noted where they matter.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -47,15 +48,15 @@ PAGE_OVERLAP: Final = timedelta(
 
 
 def log_malformed_row(reason: str, raw: object) -> None:
-    """The default for rows that could not be understood: a line in the log."""
+    """Log a row that could not be parsed; the default of `on_malformed`."""
     log.warning("broker_row_malformed", reason=reason, raw=f"{raw!r:.300}")
 
 
 class AlpacaBroker(Broker):
-    """One account at one Alpaca host (live, paper or a simulator), through alpaca-py's transport.
+    """One account at one Alpaca host (live, paper or simulator), through alpaca-py's transport.
 
-    `on_garbled(reason, row)` hears of every row that could not be understood; the rest of its list is returned.
-    `permit` is asked before each change; without one, every change may leave.
+    `on_malformed(reason, row)` receives every row that could not be parsed; the rest of its list is returned.
+    `permit` is checked before each change; without one, every change may be sent.
     """
 
     def __init__(
@@ -92,17 +93,18 @@ class AlpacaBroker(Broker):
 
     @property
     def rate_limit_status(self) -> RateLimitStatus:
-        """Where the request budget stands."""
+        """Return the state of the request budget."""
         return self._rest_client.rate_limiter.status
 
     def with_permit(self, permit: Permit) -> "AlpacaBroker":
-        """The same door, budget and threads under another permit."""
+        """Return a client with the same budget and threads under another permit."""
         other = copy(self)
         other._permit = permit  # noqa: SLF001 - it is ours
         return other
 
     async def submit(self, request: OrderRequest, *, priority: Priority = Priority.ROUTINE) -> OrderReport:
-        """Send `request` once. OrderRefused with http_status 0 when it could not have been sent as it is."""
+        """Send `request` once. Raises OrderRejected with http_status 0 when the request is invalid and was
+        not sent."""
         check_order_request(request)
         return await self._rest_client.change(
             "POST",
@@ -158,7 +160,8 @@ class AlpacaBroker(Broker):
     async def order_by_client_id(
         self, client_order_id: str, *, priority: Priority = Priority.ROUTINE
     ) -> OrderReport:
-        """The lookup does not nest; where there must be legs the order is read once more, by its id."""
+        """Return the order with our id. The lookup does not nest legs, so an order that must have legs is
+        read again by its id."""
         report = await self._rest_client.read(
             "/orders:by_client_order_id",
             {"client_order_id": client_order_id},
@@ -214,7 +217,7 @@ class AlpacaBroker(Broker):
         if after is not None:
             params["after"] = (after - PAGE_OVERLAP).isoformat()
         if order_id is not None:
-            params["order_id"] = order_id  # newer than some servers: filtered again below
+            params["order_id"] = order_id  # newer than some servers, so it is filtered again below
         found: dict[str, Fill] = {}
         for _ in range(MAX_PAGES):
             page, last = await self._rest_client.read(
@@ -264,7 +267,7 @@ class AlpacaBroker(Broker):
         )
 
     async def assets(self) -> list[AssetReport]:
-        """Every active US equity. With a longer bound than the others."""
+        """Return every active US equity, with longer timeouts than other reads."""
         params = {"status": "active", "asset_class": "us_equity"}
         return await self._rest_client.read(
             "/assets", params, responses.parse_assets, timeouts=ASSETS_TIMEOUTS
@@ -276,7 +279,7 @@ class AlpacaBroker(Broker):
     async def _fetch_orders(
         self, status: str, after: datetime | None, symbols: Sequence[str], priority: Priority
     ) -> dict[str, OrderReport]:
-        """Page by submission time, each page starting a little before the last one ended."""
+        """Read pages by submission time; each begins a little before the end of the last one."""
         params: dict[str, str | int] = {
             "status": status,
             "limit": responses.ORDERS_PER_PAGE,

@@ -1,8 +1,8 @@
-"""alpaca-py's REST client, with the mends an order needs.
+"""alpaca-py's REST client with the changes that orders need.
 
-It builds the URL, signs, serialises and sends; what it lacks is added here: a timeout on every socket, no
-resend of anything (its own loop repeats a POST after 429 and 504), no proxy or netrc from the environment, no
-redirect, and answers left raw, whatever their status. Imported by the first request, in its thread.
+alpaca-py builds the URL, signs, serialises and sends. Added here: a timeout on every socket, no resend (its
+loop repeats a POST after 429 and 504), no proxy or netrc from the environment, no redirect, and raw responses
+whatever their status. The first request imports this module, in its own thread.
 """
 
 import threading
@@ -19,11 +19,11 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from catalyst.broker.request import Endpoint, HttpResponse, RequestAttempt, Verb
 
 CHUNK_BYTES: Final = 1 << 16
-MAX_IDLE_S: Final = 20.0  # real seconds after which a kept connection may be dead without our knowing
+MAX_IDLE_S: Final = 20.0  # real seconds after which a kept connection may be dead
 
 
 class _CurrentAttempt(threading.local):
-    """The attempt this thread is making."""
+    """The request attempt of this thread."""
 
     attempt: RequestAttempt | None = None
 
@@ -32,7 +32,7 @@ _current_attempt: Final = _CurrentAttempt()
 
 
 class _PlainConnection(HTTPConnection):
-    """A connection that asks leave before the first byte of a request."""
+    """A connection that marks the attempt as sent before the first byte of a request."""
 
     def send(self, data: Any) -> None:
         if self.sock is None:
@@ -43,7 +43,7 @@ class _PlainConnection(HTTPConnection):
 
 
 class _TlsConnection(HTTPSConnection):
-    """The same over TLS: the handshake is not yet the request."""
+    """As _PlainConnection over TLS; the handshake is not part of the request."""
 
     def send(self, data: Any) -> None:
         if self.sock is None:
@@ -62,7 +62,7 @@ class _TlsPool(HTTPSConnectionPool):
 
 
 class _Adapter(HTTPAdapter):
-    """Opens the connections above. `max_retries` is 0, as requests has it."""
+    """Opens the connections above. `max_retries` is 0, the default of requests."""
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
@@ -70,7 +70,7 @@ class _Adapter(HTTPAdapter):
 
 
 class AlpacaSession(RESTClient):
-    """One thread's client: one session, kept warm."""
+    """The client of one thread: one session with a kept connection."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         super().__init__(
@@ -94,11 +94,11 @@ class AlpacaSession(RESTClient):
         path: str,
         data: Mapping[str, object] | str | None,
     ) -> HttpResponse:
-        """Send one request once and return its answer, whatever the status."""
+        """Send one request once and return its response, whatever the status."""
         now = time.monotonic()  # noqa: TID251 - the age of a real socket
         if (
             now - self._last_used > MAX_IDLE_S
-        ):  # an order into a black hole costs seconds of doubt; a handshake costs 50 ms
+        ):  # a request into a dead connection costs seconds of uncertainty; a handshake costs 50 ms
             self._session.close()
         self._last_used = now
         _current_attempt.attempt = attempt
@@ -119,7 +119,7 @@ class AlpacaSession(RESTClient):
     def _one_request(  # type: ignore[override]  # the whole answer, not only a success's body
         self, method: str, url: str, opts: dict[str, Any], retry: int
     ) -> HttpResponse:
-        del retry  # alpaca-py's own resending: there is none
+        del retry  # disables alpaca-py's own resending
         timeouts = (_current_attempt.attempt or RequestAttempt()).timeouts
         limit = time.monotonic() + timeouts.total  # noqa: TID251 - bounds a real socket, not market time
         pieces = []

@@ -1,7 +1,7 @@
-"""Market data from JSON into columns: numpy arrays, NaN and NaT where the market said nothing.
+"""Market data columns: JSON rows into numpy arrays; NaN and NaT where the market sent nothing.
 
-Each function makes one pass a column over rows that stay plain dicts; no model is built for any of them. They
-run in worker threads, a chunk at a time, so that the event loop gets its turns.
+Each function makes one pass per column over plain dicts; no model is built per row. They run in worker
+threads, one batch at a time, so that the event loop keeps running.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -42,7 +42,9 @@ _SNAPSHOT_PARTS: Final[dict[str, tuple[tuple[str, str], ...]]] = {
         ("prev_at", "t"),
     ),
 }
-_ZERO_ALLOWED_KEYS: Final = frozenset({"v", "bs", "as"})  # zero is a number here; a price of zero is no price
+_ZERO_ALLOWED_KEYS: Final = frozenset(
+    {"v", "bs", "as"}
+)  # zero is a valid number for these; a price of zero is no price
 SNAPSHOT_COLUMNS: Final = tuple(column for part in _SNAPSHOT_PARTS.values() for column, _ in part)
 _BAR_KEYS: Final = (
     ("timestamp", "t"),
@@ -58,7 +60,7 @@ Columns = dict[str, npt.NDArray[np.generic]]
 
 
 def snapshot_columns(snapshots: Mapping[str, object]) -> tuple[list[str], Columns]:
-    """The symbols of a snapshots answer and their columns, times as datetime64[ns] in UTC."""
+    """Return the symbols of a snapshots response and their columns, times as datetime64[ns] in UTC."""
     rows = {symbol: row for symbol, row in snapshots.items() if is_object(row)}
     columns: Columns = {}
     for part, wanted in _SNAPSHOT_PARTS.items():
@@ -72,7 +74,7 @@ def snapshot_columns(snapshots: Mapping[str, object]) -> tuple[list[str], Column
 
 
 def snapshot_frame(chunks: Sequence[tuple[list[str], Columns]]) -> pd.DataFrame:
-    """The chunks as one frame, index `symbol`, columns SNAPSHOT_COLUMNS."""
+    """Return the batches as one frame, index `symbol`, columns SNAPSHOT_COLUMNS."""
     symbols = [symbol for some, _ in chunks for symbol in some]
     return pd.DataFrame(
         {
@@ -84,7 +86,7 @@ def snapshot_frame(chunks: Sequence[tuple[list[str], Columns]]) -> pd.DataFrame:
 
 
 def bar_columns(bars: Mapping[str, object]) -> Columns:
-    """The bars of one page in long form, BAR_COLUMNS; a bar without a time is left out."""
+    """Return the bars of one page in long form, BAR_COLUMNS; a bar without a time is left out."""
     per_symbol = {symbol: some for symbol, some in bars.items() if isinstance(some, list)}
     rows = [row for some in per_symbol.values() for row in some]
     symbols = np.repeat(np.array(list(per_symbol), dtype=object), [len(some) for some in per_symbol.values()])
@@ -101,7 +103,7 @@ def bar_columns(bars: Mapping[str, object]) -> Columns:
 
 
 def bar_frame(pages: Sequence[Columns]) -> pd.DataFrame:
-    """The pages as one frame, sorted by symbol and time, one row for each of both."""
+    """Return the pages as one frame, sorted by symbol and time, one row for each pair."""
     frame = pd.DataFrame({name: _concatenated([page[name] for page in pages], name) for name in BAR_COLUMNS})
     frame["symbol"] = frame["symbol"].astype(str)
     ordered = frame.sort_values(["symbol", "timestamp"], kind="stable", ignore_index=True)
@@ -109,7 +111,8 @@ def bar_frame(pages: Sequence[Columns]) -> pd.DataFrame:
 
 
 def numbers(raw: Sequence[object], *, zero: bool) -> FloatColumn:
-    """`raw` as float64; null, text that is no number, infinities, negatives, and (unless `zero`) zero are NaN."""
+    """Return `raw` as float64; null, text that is no number, infinities, negatives, and (unless `zero`) zero
+    are NaN."""
     try:
         column = np.array(raw, dtype=np.float64)  # None becomes NaN
     except (TypeError, ValueError, OverflowError):
@@ -121,14 +124,14 @@ def numbers(raw: Sequence[object], *, zero: bool) -> FloatColumn:
 
 
 def times(raw: Sequence[object]) -> TimeColumn:
-    """RFC 3339 texts as datetime64[ns] in UTC; what is no time is NaT."""
+    """Return RFC 3339 texts as datetime64[ns] in UTC; anything else is NaT."""
     try:
         distinct = list(set(raw))
-        if len(distinct) * 4 < len(raw):  # bars of one minute or day: read each time once
+        if len(distinct) * 4 < len(raw):  # bars of one minute or day: parse each time once
             read = dict(zip(distinct, times(distinct), strict=True))
             return np.array([read[one] for one in raw], dtype="datetime64[ns]")
         return np.array(_utc(raw), dtype="datetime64[ns]")
-    except (TypeError, ValueError):  # an offset, a null, no time at all: slower, and tolerant
+    except (TypeError, ValueError):  # an offset, a null, or no time: slower, and accepted
         parsed = pd.to_datetime(
             pd.Series([one if isinstance(one, str) else None for one in raw], dtype=object),
             utc=True,
@@ -139,9 +142,9 @@ def times(raw: Sequence[object]) -> TimeColumn:
 
 
 def _utc(raw: Sequence[object]) -> list[str]:
-    """The texts without their Z, as numpy reads UTC, at the speed of four passes in C.
+    """Return the texts without their Z, as numpy reads UTC, in four passes in C.
 
-    Raises TypeError or ValueError when one of them is no text, or has another zone.
+    Raises TypeError or ValueError when one is no text or has another zone.
     """
     joined = "\n".join(raw)  # type: ignore[arg-type]  # what is no text raises TypeError
     plain = joined.replace("Z\n", "\n").removesuffix("Z").split("\n")
@@ -158,7 +161,7 @@ def _number(raw: object) -> float:
 
 
 def _parts_of(rows: Iterable[JsonObject], name: str) -> list[JsonObject]:
-    """One part of every snapshot; empty where it is null, missing or no object."""
+    """Return one part of every snapshot; empty where it is null, missing or no object."""
     found = [row.get(name) for row in rows]
     if set(map(type, found)) == {dict}:
         return cast(list[JsonObject], found)
@@ -166,7 +169,7 @@ def _parts_of(rows: Iterable[JsonObject], name: str) -> list[JsonObject]:
 
 
 def _values_by_key(rows: Sequence[JsonObject], keys: tuple[str, ...]) -> list[Sequence[object]]:
-    """For each key its value in every row; None where a row has none."""
+    """Return for each key its value in every row; None where a row has none."""
     if not rows:
         return [() for _ in keys]
     try:
@@ -176,7 +179,7 @@ def _values_by_key(rows: Sequence[JsonObject], keys: tuple[str, ...]) -> list[Se
 
 
 def _drop_invalid_quotes(columns: Columns) -> None:
-    """A crossed quote is no quote; a side without a price has no size."""
+    """Clear crossed quotes, and the size of a side without a price."""
     crossed = np.greater(columns["bid"], columns["ask"])
     for side, size in (("bid", "bid_size"), ("ask", "ask_size")):
         columns[side][crossed] = np.nan
@@ -184,7 +187,7 @@ def _drop_invalid_quotes(columns: Columns) -> None:
 
 
 def _concatenated(pieces: Sequence[npt.NDArray[np.generic]], column: str) -> object:
-    """The pieces as one column; times become aware UTC."""
+    """Return the pieces as one column; times become aware UTC."""
     is_time = column == "timestamp" or column.endswith("_at")
     kind = "datetime64[ns]" if is_time else object if column == "symbol" else np.float64
     whole = np.concatenate(pieces) if pieces else np.array([], dtype=kind)

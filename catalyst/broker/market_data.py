@@ -1,9 +1,7 @@
-"""Alpaca's market half: snapshots, bars, latest quotes and prints, straight from JSON into columns.
+"""Alpaca market data API: snapshots, bars, latest quotes and prints, from JSON into columns.
 
-alpaca-py's client is the transport; its models are left out, because a model for each of 7,500 snapshots costs
-ten times what the answer does, and one unexpected null costs them all.
-
-Source: Alpaca API documentation, market data.
+alpaca-py's client is the transport. Its models are not used: a model for each of 7,500 snapshots costs ten
+times the response, and one unexpected null fails them all. Source: Alpaca API documentation, market data.
 """
 
 import asyncio
@@ -44,10 +42,10 @@ BARS_PER_PAGE: Final = 10_000
 MAX_PAGES: Final = 2_000
 DELAYED_FEED_LAG: Final = timedelta(
     minutes=15
-)  # of the delayed feed: what is older comes from the consolidated tape
+)  # of the delayed feed: older data comes from the consolidated tape
 BULK_TIMEOUTS: Final = Timeouts(
     read=10.0, total=20.0
-)  # real seconds, for a chunk of snapshots or a page of bars
+)  # real seconds, for a batch of snapshots or a page of bars
 
 SnapshotBatch = tuple[list[str], Columns]
 
@@ -55,8 +53,8 @@ SnapshotBatch = tuple[list[str], Columns]
 class AlpacaMarketData(MarketData):
     """One market data host and feed (iex | sip | delayed_sip).
 
-    Latest quotes and prints watch over open positions, so they may use the reserve of the request budget and
-    keep a thread for themselves; snapshots and bars wait. Historical prices are adjusted for splits.
+    Latest quotes and prints protect open positions, so they may use the reserve of the request budget and
+    have their own thread; snapshots and bars wait. Historical prices are adjusted for splits.
     """
 
     def __init__(
@@ -84,9 +82,7 @@ class AlpacaMarketData(MarketData):
             clock, endpoint, budget, on_malformed=on_malformed, threads=threads, fault_point=fault_point
         )
         self._bulk_slots = asyncio.Semaphore(max(threads - 1, 1))
-        self._parse_lock = (
-            threading.Lock()
-        )  # two parsers at once would keep the event loop from its turn twice as long
+        self._parse_lock = threading.Lock()  # two parsers at once would delay the event loop twice as long
 
     async def snapshots(self, symbols: Sequence[str]) -> pd.DataFrame:
         found = await gather_all(self._fetch_snapshots(chunk) for chunk in batch_symbols(symbols))
@@ -120,11 +116,11 @@ class AlpacaMarketData(MarketData):
         return await self._fetch_latest("trades", symbols, _parse_trade)
 
     async def close(self) -> None:
-        """Let go of threads and sockets."""
+        """Close threads and sockets."""
         self._rest_client.close()
 
     async def _fetch_snapshots(self, symbols: Sequence[str]) -> list[SnapshotBatch]:
-        """One chunk; a server whose URLs are shorter than most gets it in halves."""
+        """Read one batch; a server with a shorter URL limit gets it in halves."""
         query = encode_query(symbols=",".join(symbols), feed=self._feed)
         async with self._bulk_slots:
             found = await self._rest_client.read(
@@ -148,7 +144,7 @@ class AlpacaMarketData(MarketData):
             return snapshot_columns(nested if is_object(nested) else body)
 
     async def _fetch_bars(self, asked: Mapping[str, str | int]) -> list[Columns]:
-        """Every page of one chunk. A page may be short, or empty, and still have a successor."""
+        """Read every page of one batch. A page may be short or empty and still have a successor."""
         pages: list[Columns] = []
         token: str | None = None
         for _ in range(MAX_PAGES):
@@ -206,7 +202,7 @@ def _parse_latest(
 
 
 def _parse_quote(symbol: str, row: Mapping[str, object]) -> Quote:
-    """A side without a positive price is None; of a crossed quote both are."""
+    """Parse a quote. A side without a positive price is None; both sides of a crossed quote are."""
     at = instant(row.get("t"))
     if at is None:
         raise ValueError(f"a quote of {symbol} without a time")

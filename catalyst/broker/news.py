@@ -1,4 +1,4 @@
-"""Alpaca's news (Benzinga's wire): headlines by symbol.
+"""Alpaca news API (Benzinga): headlines by symbol.
 
 Source: Alpaca API documentation, market data, /v1beta1/news.
 """
@@ -29,7 +29,7 @@ NEWS_TIMEOUTS: Final = Timeouts(read=10.0, total=20.0)  # real seconds
 COLUMNS: Final = ("id", "symbol", "headline", "summary", "source", "published_at", "received_at", "url")
 _TIME_COLUMNS: Final = ("published_at", "received_at")
 
-HeadlineRow = Mapping[str, object]  # one row, keyed by COLUMNS but for symbol and received_at
+HeadlineRow = Mapping[str, object]  # one row, keyed by COLUMNS without symbol and received_at
 
 
 class AlpacaNews(NewsSource):
@@ -78,11 +78,11 @@ class AlpacaNews(NewsSource):
         return frame.sort_values(["published_at", "id", "symbol"], kind="stable", ignore_index=True)
 
     async def close(self) -> None:
-        """Let go of threads and sockets."""
+        """Close threads and sockets."""
         self._rest_client.close()
 
     async def _fetch_batch(self, symbols: Sequence[str], start: datetime, end: datetime) -> list[HeadlineRow]:
-        """Every page of one chunk."""
+        """Read every page of one batch."""
         asked: dict[str, str | int] = {
             "symbols": ",".join(symbols),
             "start": rfc3339(start),
@@ -114,7 +114,7 @@ def _parse_page(response: HttpResponse, on_malformed: OnMalformed) -> tuple[list
 
 
 def _parse_headline(raw: object) -> HeadlineRow:
-    """One headline with the symbols it names. Essential: an id, the headline, a time."""
+    """Return one headline with its symbols. Required: an id, the headline, a time."""
     if not is_object(raw):
         raise ValueError(f"a headline is {type(raw).__name__}, not an object")
     number, title, at = raw.get("id"), raw.get("headline"), instant(raw.get("created_at"))
@@ -135,7 +135,7 @@ def _parse_headline(raw: object) -> HeadlineRow:
 
 
 def _rows_by_symbol(found: Sequence[HeadlineRow], asked: frozenset[str]) -> Iterator[HeadlineRow]:
-    """One row for each headline and each symbol that was asked for."""
+    """Return one row for each headline and each requested symbol."""
     for row in found:
         named = row["symbols"]
         for symbol in sorted(asked & named if isinstance(named, frozenset) else ()):
@@ -143,7 +143,7 @@ def _rows_by_symbol(found: Sequence[HeadlineRow], asked: frozenset[str]) -> Iter
 
 
 def _clean_text(raw: object) -> str:
-    """One line of text without control characters: it will stand in a table, a log and a terminal."""
+    """Return one line of text without control characters; it is shown in tables, logs and terminals."""
     words = raw.split() if isinstance(raw, str) else ()
     return " ".join(
         "".join(letter for letter in word if letter >= " " and letter != "\x7f") for word in words

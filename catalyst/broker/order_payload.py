@@ -1,4 +1,4 @@
-"""An order as it goes out: every number as the text of its Decimal, every class named.
+"""Order payload: the JSON of an order; every number is the text of its Decimal.
 
 Source: Alpaca API documentation, POST /v2/orders, orders at Alpaca (brackets, OCO, sub-penny rule).
 """
@@ -14,12 +14,12 @@ from catalyst.domain.report import OrderRequest
 
 _CLIENT_ORDER_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,48}")
 _TIMES_IN_FORCE: Final = frozenset({"day", "gtc"})
-# What each kind carries: (limit_price, stop_price)
+# prices of each order type: (limit_price, stop_price)
 _PRICES_BY_TYPE: Final = {"market": (False, False), "limit": (True, False), "stop": (False, True)}
 
 
 def check_order_request(request: OrderRequest) -> None:
-    """Raise OrderRefused (http_status 0) for an order that must not leave: nothing is sent."""
+    """Raise OrderRejected (http_status 0) for an invalid order; nothing is sent."""
     if not _CLIENT_ORDER_ID.fullmatch(request.client_order_id):
         raise _rejection(
             RejectionReason.SUBMIT_FAILED, f"client order id {request.client_order_id!r} breaks the rule"
@@ -44,7 +44,7 @@ def check_order_request(request: OrderRequest) -> None:
 
 
 def check_replace_request(client_order_id: str, limit_price: Decimal) -> None:
-    """Raise OrderRefused (http_status 0) for a change of an order that must not leave: nothing is sent."""
+    """Raise OrderRejected (http_status 0) for an invalid change of an order; nothing is sent."""
     if not _CLIENT_ORDER_ID.fullmatch(client_order_id):
         raise _rejection(
             RejectionReason.SUBMIT_FAILED, f"client order id {client_order_id!r} breaks the rule"
@@ -54,7 +54,7 @@ def check_replace_request(client_order_id: str, limit_price: Decimal) -> None:
 
 
 def build_payload(request: OrderRequest) -> dict[str, object]:
-    """The JSON of `request`, which `refuse_unsendable` let pass."""
+    """Return the JSON of `request`, which `check_order_request` has accepted."""
     body: dict[str, object] = {
         "client_order_id": request.client_order_id,
         "symbol": request.symbol,
@@ -76,7 +76,7 @@ def build_payload(request: OrderRequest) -> dict[str, object]:
 
 
 def _price_rules(request: OrderRequest) -> dict[str, bool | None]:
-    """Which prices an order of this class and type carries: yes, no, or as it likes (None)."""
+    """Return which prices an order of this class and type has: required, forbidden, or optional (None)."""
     limit, stop = _PRICES_BY_TYPE[request.order_type]
     match request.order_class:
         case "simple":

@@ -1,10 +1,9 @@
-"""Did it happen? One place turns a status and a body into a value or into one of our errors.
+"""Request outcome: turns status and body into a value or one of our errors, which answers: did it happen?
 
-The HTTP status and the words decide; the broker's numeric code is only a hint, for it disagrees with the status
-(40010001 comes with 422) and is absent from some refusals. A 4xx without the broker's own words is a proxy
-speaking, and proves nothing about a change.
-
-Source: Alpaca API documentation, responses; refusals as recorded by clients in the field.
+The HTTP status and the message decide. The broker's numeric code is only a hint: it disagrees with the status
+(40010001 comes with 422) and is absent from some rejections. A 4xx without the broker's message comes from a
+proxy and proves nothing about a change. Source: Alpaca API documentation, responses; rejections as recorded
+by clients in the field.
 """
 
 import json
@@ -27,26 +26,26 @@ from catalyst.domain.errors import (
 
 
 class RejectionReason(StrEnum):
-    """Why the broker said no, in our words."""
+    """Our reason for a rejection by the broker."""
 
     INSUFFICIENT_BUYING_POWER = "INSUFFICIENT_BUYING_POWER"
-    INSUFFICIENT_QTY = "INSUFFICIENT_QTY"  # the shares are held by other orders, or not there
+    INSUFFICIENT_QTY = "INSUFFICIENT_QTY"  # other orders reserve the shares, or they do not exist
     WASH_TRADE = "WASH_TRADE"
-    OPPOSITE_ORDER = "OPPOSITE_ORDER"  # an opening order of the other side works
-    NOT_SHORTABLE = "NOT_SHORTABLE"  # for a protective sell: perhaps already flat
-    HARD_TO_BORROW = "HARD_TO_BORROW"  # only day orders
+    OPPOSITE_ORDER = "OPPOSITE_ORDER"  # an opening order of the other side is working
+    NOT_SHORTABLE = "NOT_SHORTABLE"  # for a protective sell: the account may be flat already
+    HARD_TO_BORROW = "HARD_TO_BORROW"  # accepts only day orders
     HALTED = "HALTED"
     MARKET_CLOSED = "MARKET_CLOSED"
     NOT_ENTRY = "NOT_ENTRY"  # a bracket where a position or order exists
-    NOT_EXIT = "NOT_EXIT"  # an OCO where no position is booked: not yet, or no more
+    NOT_EXIT = "NOT_EXIT"  # an OCO without a booked position: not yet, or no longer
     NOT_TRADABLE = "NOT_TRADABLE"
     PRICE_RULE = "PRICE_RULE"
     SUSPENDED_BY_USER = "SUSPENDED_BY_USER"
     NOT_CANCELABLE = "NOT_CANCELABLE"
-    SUBMIT_FAILED = "SUBMIT_FAILED"  # words we do not know
+    SUBMIT_FAILED = "SUBMIT_FAILED"  # an unknown message
 
 
-_REASON_BY_PHRASE: Final[tuple[tuple[str, RejectionReason], ...]] = (  # the first that occurs decides
+_REASON_BY_PHRASE: Final[tuple[tuple[str, RejectionReason], ...]] = (  # the first match decides
     ("insufficient buying power", RejectionReason.INSUFFICIENT_BUYING_POWER),
     ("insufficient qty", RejectionReason.INSUFFICIENT_QTY),
     ("wash trade", RejectionReason.WASH_TRADE),
@@ -85,11 +84,11 @@ _AUTH_PHRASES: Final = (
     "subscription",
 )
 _NOT_FOUND_PHRASES: Final = ("not found", "does not exist")
-_MAX_MESSAGE_CHARS: Final = 500  # characters of the broker's words we repeat
+_MAX_MESSAGE_CHARS: Final = 500  # characters of the broker's message that are kept
 
 
 def classify_rejection(text: str) -> RejectionReason:
-    """Our reason for the broker's words."""
+    """Return our reason for the broker's message."""
     low = text.lower()
     return next(
         (reason for words, reason in _REASON_BY_PHRASE if words in low), RejectionReason.SUBMIT_FAILED
@@ -97,10 +96,11 @@ def classify_rejection(text: str) -> RejectionReason:
 
 
 def success_body(response: HttpResponse, *, mutating: bool) -> object:
-    """The parsed body of a success (None when empty), or the error that says whether it happened.
+    """Return the parsed body of a success (None when empty), or raise the error that says whether it
+    happened.
 
-    `changes`: the request may have changed something; then doubt raises OutcomeUnknown, otherwise
-    BrokerUnavailable.
+    `mutating`: the request may have changed something; then an unclear response raises OutcomeUnknown,
+    otherwise BrokerUnavailable.
     """
     if 200 <= response.status < 300:
         if not response.body:
@@ -115,10 +115,8 @@ def success_body(response: HttpResponse, *, mutating: bool) -> object:
 
 
 def decode_json(body: bytes) -> object:
-    """`body` as JSON. One wrong character in one row does not cost the others: it becomes U+FFFD.
-
-    Raises ValueError.
-    """
+    """Return `body` as JSON. A wrong character becomes U+FFFD and does not cost the other rows. Raises
+    ValueError."""
     try:
         return orjson.loads(body)
     except ValueError:
@@ -126,53 +124,53 @@ def decode_json(body: bytes) -> object:
 
 
 def inconclusive_error(text: str, *, mutating: bool) -> BrokerError:
-    """The error for an answer that settles nothing."""
+    """Return the error for a response that decides nothing."""
     return OutcomeUnknown(text) if mutating else BrokerUnavailable(text)
 
 
 def require_list(body: object) -> Sequence[object]:
-    """A list answer as a list; anything else is a failed read, never an empty one."""
+    """Return a list response as a list; anything else is a failed read, never an empty list."""
     if not isinstance(body, list):
-        raise BrokerUnavailable(f"a list was asked for and {type(body).__name__} came")
+        raise BrokerUnavailable(f"expected a list, got {type(body).__name__}")
     return body
 
 
 def require_object(body: object) -> Mapping[str, object]:
-    """An object answer as a mapping; anything else is a failed read."""
+    """Return an object response as a mapping; anything else is a failed read."""
     if not is_object(body) or not body:
         raise BrokerUnavailable(
-            f"an object was asked for and {'an empty one' if body == {} else body!r:.80} came"
+            f"expected an object, got {'an empty one' if body == {} else body!r:.80}"
         )
     return body
 
 
 def is_object(body: object) -> TypeGuard[Mapping[str, object]]:
-    """True for a JSON object."""
+    """Return true for a JSON object."""
     return isinstance(body, dict)
 
 
 def _error_of(response: HttpResponse, *, mutating: bool) -> BrokerError:
-    words, body = _message_and_body(response)
-    low = words.lower()
-    summary = f"{response.status} {words}"
+    message, body = _message_and_body(response)
+    lowered = message.lower()
+    summary = f"{response.status} {message}"
     code = body.get("code")
     match response.status:
         case 401:
             return AuthRefused(summary)
-        case 403 if code == _AUTH_CODE or (code != 40310000 and any(word in low for word in _AUTH_PHRASES)):
+        case 403 if code == _AUTH_CODE or (code != 40310000 and any(phrase in lowered for phrase in _AUTH_PHRASES)):
             return AuthRefused(summary)
         case 429:
-            return BrokerUnavailable(summary)  # refused at the door, never accepted
+            return BrokerUnavailable(summary)  # rejected before acceptance
         case 404 if (
-            "message" in body and "endpoint" not in low and any(word in low for word in _NOT_FOUND_PHRASES)
+            "message" in body and "endpoint" not in lowered and any(phrase in lowered for phrase in _NOT_FOUND_PHRASES)
         ):
-            return NotFound(words)
+            return NotFound(message)
         case 400 | 403 | 404 | 409 | 422 if mutating and "message" in body:
-            if "client_order_id must be unique" in low:
-                return DuplicateOrder(words)
+            if "client_order_id must be unique" in lowered:
+                return DuplicateOrder(message)
             return OrderRejected(
-                classify_rejection(words),
-                words,
+                classify_rejection(message),
+                message,
                 http_status=response.status,
                 related=_related_order_ids(body),
             )
@@ -181,31 +179,31 @@ def _error_of(response: HttpResponse, *, mutating: bool) -> BrokerError:
 
 
 def _without_surrogates(value: object) -> object:
-    """`value` without lone surrogates, which no database and no socket would take."""
+    """Return `value` without lone surrogates, which no database and no socket accepts."""
     match value:
         case str():
             return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         case list():
-            return [_without_surrogates(one) for one in value]
+            return [_without_surrogates(item) for item in value]
         case dict():
-            return {name: _without_surrogates(one) for name, one in value.items()}
+            return {name: _without_surrogates(item) for name, item in value.items()}
         case _:
             return value
 
 
 def _message_and_body(response: HttpResponse) -> tuple[str, Mapping[str, object]]:
-    """The broker's own words and the body they came in; a page of HTML has no words."""
+    """Return the broker's message and its body; an HTML page has no message."""
     try:
         body = decode_json(response.body)
     except ValueError:
-        return f"without words of the broker ({len(response.body)} bytes)", {}
+        return f"without a message of the broker ({len(response.body)} bytes)", {}
     if not is_object(body):
-        return "without words of the broker", {}
+        return "without a message of the broker", {}
     return str(body.get("message", ""))[:_MAX_MESSAGE_CHARS], body
 
 
 def _related_order_ids(body: Mapping[str, object]) -> tuple[str, ...]:
-    named = body.get("related_orders")
-    ids = list(named) if isinstance(named, list) else []
+    related = body.get("related_orders")
+    ids = list(related) if isinstance(related, list) else []
     ids.append(body.get("existing_order_id"))
-    return tuple(dict.fromkeys(one for one in ids if isinstance(one, str) and one))
+    return tuple(dict.fromkeys(order_id for order_id in ids if isinstance(order_id, str) and order_id))

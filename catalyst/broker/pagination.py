@@ -1,4 +1,4 @@
-"""Long lists: where the next page begins, and a big array taken apart row by row."""
+"""Pagination: where the next page begins, and iteration over a large JSON array."""
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
@@ -15,10 +15,11 @@ _SEPARATORS: Final = " \t\r\n,"
 def next_page_start(
     page: Sequence[OrderReport], cursor: datetime | None, overlap: timedelta, *, progressed: bool
 ) -> datetime:
-    """The exclusive start of the page after `page`: a little before its end, so that equal times are not lost.
+    """Return the exclusive start of the page after `page`: a little before its end, so that equal times are
+    not lost.
 
-    A page of nothing but known orders steps past its end instead; when even that leads nowhere the list cannot
-    be read whole, which is a failed read.
+    A page of only known orders steps past its end. When even that does not advance, the list cannot be read
+    completely, which is a failed read.
     """
     times = [one.submitted_at for one in page if one.submitted_at is not None]
     if not times:
@@ -34,9 +35,9 @@ def next_page_start(
 
 
 def array_items(text: str) -> Iterator[object]:
-    """The items of a JSON array, decoded one at a time: between two of them other threads may run.
+    """Yield the items of a JSON array one by one, so that other threads can run between them.
 
-    Raises BrokerUnavailable when `text` is not an array, JSONDecodeError when it breaks off.
+    Raises BrokerUnavailable when `text` is no array, JSONDecodeError when it is truncated.
     """
     at = _skip_chars(text, 0, " \t\r\n")
     if text[at : at + 1] != "[":

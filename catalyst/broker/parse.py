@@ -1,9 +1,8 @@
-"""The broker's JSON in our words: pure, and tolerant of everything but a missing essential.
+"""Parser of the broker's JSON: pure, and tolerant of everything but a missing required field.
 
-A new enum value, a new field, a null or a field that was removed costs nothing. What is essential is what money
-depends on: an id, a symbol, a side, a quantity. Without it the row raises ValueError, and its list goes on
-without it, with a word to `spoil`. Numbers arrive as text or as JSON numbers; both become the Decimal of their
-digits.
+A new enum value, a new field, a null or a removed field costs nothing. Required is what money depends on: an
+id, a symbol, a side, a quantity. Without it the row raises ValueError; its list goes on without it and
+`on_malformed` receives it. Numbers arrive as text or JSON numbers; both become the Decimal of their digits.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +11,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Final, TypeVar
 
 from catalyst.broker.outcome import is_object
+from catalyst.broker.request import OnMalformed
 from catalyst.domain.order import Side
 from catalyst.domain.report import (
     AccountReport,
@@ -25,29 +25,29 @@ from catalyst.domain.report import (
 from catalyst.domain.session import Session, session_of
 
 T = TypeVar("T")
-OnMalformed = Callable[[str, object], None]
 FILL_EVENTS: Final = frozenset({"fill", "partial_fill"})
 
 
 def parse_rows(rows: Sequence[object], parse: Callable[[object], T], on_malformed: OnMalformed) -> list[T]:
-    """Every row that can be understood, in order; the others are handed to `spoil` with the reason."""
-    understood = []
+    """Return every row that can be parsed, in order; the others go to `on_malformed` with the reason."""
+    parsed = []
     for row in rows:
         try:
-            understood.append(parse(row))
+            parsed.append(parse(row))
         except ValueError as error:
             on_malformed(str(error), row)
-    return understood
+    return parsed
 
 
 def order_report(raw: object, on_malformed: OnMalformed) -> OrderReport:
-    """One order with its legs. Essential: id, symbol, side, status, filled_qty, and qty unless it is notional."""
+    """Return one order with its legs. Required: id, symbol, side, status, filled_qty, and qty unless it is
+    notional."""
     row = _require_object(raw, "an order")
     quantity = amount(row, "qty")
     if quantity is None:
         if row.get("notional") is None:
             raise ValueError("qty is missing")
-        quantity = Decimal(0)  # an order for dollars: never ours, and never filled by count
+        quantity = Decimal(0)  # a notional order (in dollars): never one of Catalyst's
     legs = row.get("legs")
     return OrderReport(
         broker_id=_required_text(row, "id"),
@@ -75,7 +75,7 @@ def order_report(raw: object, on_malformed: OnMalformed) -> OrderReport:
 
 
 def fill(raw: object) -> Fill:
-    """One FILL activity of the ledger."""
+    """Return one FILL of the account activities."""
     row = _require_object(raw, "an activity")
     at = instant(row.get("transaction_time"))
     if at is None:
@@ -91,10 +91,10 @@ def fill(raw: object) -> Fill:
 
 
 def trade_update(raw: object, on_malformed: OnMalformed) -> TradeUpdate:
-    """The envelope of one trade_updates message.
+    """Return the envelope of one trade_updates message.
 
-    A fill event without its price or quantity keeps its order and has no fill: the order's filled quantity
-    still says that there is one to ask for.
+    A fill event without price or quantity keeps its order and has no fill; the order's filled quantity still
+    shows that one exists.
     """
     data = _require_object(_require_object(raw, "a message").get("data"), "the message's data")
     event = _required_text(data, "event")
@@ -125,13 +125,13 @@ def _streamed_fill(data: Mapping[str, object], order: OrderReport, at: datetime 
 
 
 def position_report(raw: object) -> PositionReport:
-    """One position. A short is negative, whichever of `qty` and `side` says so."""
+    """Return one position. A short is negative, whether `qty` or `side` says so."""
     row = _require_object(raw, "a position")
     quantity = _required_amount(row, "qty")
     if _text(row, "side") == "short":
         quantity = -abs(quantity)
-    free = amount(row, "qty_available")
-    available = quantity if free is None else abs(free).copy_sign(quantity)
+    free_qty = amount(row, "qty_available")
+    available = quantity if free_qty is None else abs(free_qty).copy_sign(quantity)
     return PositionReport(
         symbol=_required_text(row, "symbol"),
         quantity=quantity,
@@ -144,7 +144,7 @@ def position_report(raw: object) -> PositionReport:
 
 
 def account_report(raw: object) -> AccountReport:
-    """The account. Its money is essential; a lock that is not mentioned is not set."""
+    """Return the account. Its money is required; a lock that is absent is not set."""
     row = _require_object(raw, "the account")
     return AccountReport(
         account_id=_required_text(row, "id"),
@@ -163,9 +163,9 @@ def account_report(raw: object) -> AccountReport:
 
 
 def asset_report(raw: object) -> AssetReport:
-    """One instrument. `borrow_status` decides; `easy_to_borrow` where it is not sent."""
+    """Return one instrument. `borrow_status` decides; `easy_to_borrow` where it is absent."""
     row = _require_object(raw, "an asset")
-    borrow = _text(row, "borrow_status")
+    borrow_status = _text(row, "borrow_status")
     return AssetReport(
         asset_id=_required_text(row, "id"),
         symbol=_required_text(row, "symbol"),
@@ -174,25 +174,25 @@ def asset_report(raw: object) -> AssetReport:
         status=_required_text(row, "status"),
         tradable=row.get("tradable") is True,
         shortable=row.get("shortable") is True,
-        easy_to_borrow=borrow == "easy_to_borrow" if borrow else row.get("easy_to_borrow") is True,
+        easy_to_borrow=borrow_status == "easy_to_borrow" if borrow_status else row.get("easy_to_borrow") is True,
         fractionable=row.get("fractionable") is True,
         marginable=row.get("marginable") is True,
     )
 
 
 def clock_report(raw: object) -> ClockReport:
-    """The broker's clock; nanoseconds and New York offsets become aware UTC."""
+    """Return the broker's clock; nanoseconds and New York offsets become aware UTC."""
     row = _require_object(raw, "the clock")
     times = [instant(row.get(name)) for name in ("timestamp", "next_open", "next_close")]
     at, opens, closes = times
     is_open = row.get("is_open")
     if at is None or opens is None or closes is None or not isinstance(is_open, bool):
-        raise ValueError("the clock lacks a time")
+        raise ValueError("the clock has a missing time")
     return ClockReport(at=at, is_open=is_open, next_open=opens, next_close=closes)
 
 
 def session(raw: object) -> Session:
-    """One calendar row: New York wall-clock times without a zone."""
+    """Return one calendar row: New York wall-clock times without a zone."""
     row = _require_object(raw, "a calendar day")
     day = date.fromisoformat(_required_text(row, "date"))
     opens, closes = (time.fromisoformat(_required_text(row, name)) for name in ("open", "close"))
@@ -202,7 +202,7 @@ def session(raw: object) -> Session:
 
 
 def instant(raw: object) -> datetime | None:
-    """RFC 3339 text as aware UTC, nanoseconds cut to microseconds; None for what is no time."""
+    """Return RFC 3339 text as aware UTC, nanoseconds cut to microseconds; None for anything else."""
     if not isinstance(raw, str):
         return None
     try:
@@ -213,13 +213,15 @@ def instant(raw: object) -> datetime | None:
 
 
 def amount(row: Mapping[str, object], name: str) -> Decimal | None:
-    """A finite number, from text or a JSON number; None when absent, null or empty. Raises ValueError."""
+    """Return a finite number, from text or a JSON number; None when absent, null or empty. Raises ValueError."""
     raw = row.get(name)
     if raw is None or raw == "":
         return None
     digits = "" if isinstance(raw, bool) else str(raw)
     try:
-        number = Decimal(digits)  # a float's text is the shortest that means it: the digits that were sent
+        number = Decimal(
+            digits
+        )  # the text of a float is the shortest that denotes it: the digits that were sent
     except InvalidOperation:
         raise ValueError(f"{name} {raw!r:.40} is not a number") from None
     if not number.is_finite():
@@ -246,7 +248,7 @@ def _required_text(row: Mapping[str, object], name: str) -> str:
     return text
 
 
-def _require_object(raw: object, what: str) -> Mapping[str, object]:
+def _require_object(raw: object, name: str) -> Mapping[str, object]:
     if not is_object(raw):
-        raise ValueError(f"{what} is {type(raw).__name__}, not an object")
+        raise ValueError(f"{name} is {type(raw).__name__}, not an object")
     return raw

@@ -1,4 +1,4 @@
-"""What Catalyst asks of a broker, of a market and of the news, in Catalyst's own words.
+"""Protocols of a broker, a market data source and a news source, in Catalyst's own types.
 
 Every request of `Broker` ends in a value or in one of the broker errors of `domain.errors`, each of which
 says whether it happened. No implementation retries a request that changes anything.
@@ -29,38 +29,41 @@ from catalyst.domain.session import Session
 
 
 class Priority(StrEnum):
-    """Which share of the request budget a call may use."""
+    """Share of the request budget that a call may use."""
 
     ROUTINE = "routine"  # entries, scans, polling: waits or fails while only the reserve is left
-    EXIT = "exit"  # exits, protection, and the reads they depend on: goes at once
+    EXIT = "exit"  # exits, protection, and the reads they depend on: sent at once
 
 
 class Broker(Protocol):
-    """The trading half. Raises OrderRefused, DuplicateOrder, OutcomeUnknown, BrokerUnavailable, NotFound,
+    """The trading API. Raises OrderRejected, DuplicateOrder, OutcomeUnknown, BrokerUnavailable, NotFound,
     AuthRefused as `domain.errors` defines them; reads never raise OutcomeUnknown."""
 
     async def submit(self, request: OrderRequest, *, priority: Priority = Priority.ROUTINE) -> OrderReport:
-        """Send one order. The report carries the legs of a bracket or OCO where the broker showed them."""
+        """Send one order. The report has the legs of a bracket or OCO where the broker showed them."""
         ...
 
     async def cancel(self, broker_id: str) -> None:
-        """Ask for a cancel; returning says only that it was asked. OrderRefused when no longer cancelable.
-        Always of priority EXIT."""
+        """Request a cancel; the return says only that it was requested. Raises OrderRejected when no longer
+        cancelable. Always priority EXIT."""
         ...
 
     async def replace(self, broker_id: str, *, client_order_id: str, limit_price: Decimal) -> OrderReport:
-        """Ask for another limit; returning says only that it was asked. The report is of the order that is to take the
-        place, under our id; whether it did, `replaced` says, and until then both may fill. Always of priority EXIT."""
+        """Request another limit; the return says only that it was requested.
+
+        The report is of the replacement, under our id; whether it replaced the order, `replaced` says, and
+        until then both may fill. Always priority EXIT.
+        """
         ...
 
     async def order(self, broker_id: str, *, priority: Priority = Priority.ROUTINE) -> OrderReport:
-        """One order with its legs. Raises NotFound."""
+        """Return one order with its legs. Raises NotFound."""
         ...
 
     async def order_by_client_id(
         self, client_order_id: str, *, priority: Priority = Priority.ROUTINE
     ) -> OrderReport:
-        """One order with its legs, by our own id. Raises NotFound, which may be provisional."""
+        """Return one order with its legs, by our own id. Raises NotFound, which may be provisional."""
         ...
 
     async def orders(
@@ -71,16 +74,19 @@ class Broker(Protocol):
         symbols: Sequence[str] = (),
         priority: Priority = Priority.ROUTINE,
     ) -> list[OrderReport]:
-        """All orders (`status` open | closed | all) submitted after `after`, oldest first, legs nested, every page.
-        May show a few from just before `after`: pages overlap so that none is lost between them."""
+        """Return all orders (`status` open | closed | all) submitted after `after`, oldest first, legs
+        nested, every page.
+
+        May include a few from just before `after`: pages overlap so that none is lost between them.
+        """
         ...
 
     async def positions(self, *, priority: Priority = Priority.ROUTINE) -> list[PositionReport]:
-        """All positions."""
+        """Return all positions."""
         ...
 
     async def position(self, symbol: str, *, priority: Priority = Priority.ROUTINE) -> PositionReport | None:
-        """One position; None when the broker says it does not exist."""
+        """Return one position; None when the broker says it does not exist."""
         ...
 
     async def fills(
@@ -90,13 +96,13 @@ class Broker(Protocol):
         order_id: str | None = None,
         priority: Priority = Priority.ROUTINE,
     ) -> list[Fill]:
-        """The activities ledger's fills, oldest first, every page."""
+        """Return the fills of the account activities, oldest first, every page."""
         ...
 
     async def account(self) -> AccountReport: ...
 
     async def forbid_shorting(self, forbidden: bool) -> bool:
-        """Make the account's own `no_shorting` equal `forbidden`; true when it had to be changed."""
+        """Set the account's `no_shorting` to `forbidden`; true when it was changed."""
         ...
 
     async def clock(self) -> ClockReport: ...
@@ -104,11 +110,11 @@ class Broker(Protocol):
     async def calendar(self, start: date, end: date) -> list[Session]: ...
 
     async def assets(self) -> list[AssetReport]:
-        """Every active US equity."""
+        """Return every active US equity."""
         ...
 
     async def close(self) -> None:
-        """Let go of threads and sockets."""
+        """Close threads and sockets."""
         ...
 
 
@@ -121,8 +127,11 @@ class StreamState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StreamGap:
-    """The stream was not heard from `since` on; everything in between must be asked for. Sent when the stream
-    is lost (state LOST or REFUSED) and again when it is READY, before the first message after it."""
+    """The stream was not received from `since` on; everything in between must be read.
+
+    Sent when the stream is lost (state LOST or REFUSED) and again when it is READY, before the first message
+    after it.
+    """
 
     state: StreamState
     since: datetime | None
@@ -131,7 +140,7 @@ class StreamGap:
 
 @dataclass(frozen=True, slots=True)
 class MalformedMessage:
-    """A message that could not be understood: kept raw, never dropped in silence."""
+    """A message that could not be parsed, kept raw and never dropped silently."""
 
     raw: bytes
     error: str
@@ -144,23 +153,25 @@ class TradeUpdates(Protocol):
     def state(self) -> StreamState: ...
 
     def listen(self) -> AsyncIterator[TradeUpdate | StreamGap | MalformedMessage]:
-        """Messages in order of arrival, for as long as the caller iterates; reconnects by itself."""
+        """Yield messages in order of arrival while the caller iterates; reconnect automatically."""
         ...
 
     def drain_buffered(self, max_frames: int) -> list[TradeUpdate | MalformedMessage]:
-        """What came behind the message just heard and waits, in order, of at most `most` frames and up to a gap. It
-        is the caller's now, and dealt with when the next message is asked for."""
+        """Return buffered messages behind the last one, in order, of at most `most` frames and up to a gap.
+
+        They count as processed when the caller requests the next message.
+        """
         ...
 
 
 class MarketData(Protocol):
-    """The market half. Frames carry float64 and tz-aware UTC times; missing is NaN or NaT, never zero."""
+    """The market data API. Frames carry float64 and tz-aware UTC times; missing is NaN or NaT, never zero."""
 
     async def snapshots(self, symbols: Sequence[str]) -> pd.DataFrame:
         """Index symbol; trade_price, trade_at, bid, ask, bid_size, ask_size, quote_at, minute_close,
         minute_volume, minute_at, day_open, day_high, day_low, day_close, day_volume, day_vwap, day_at,
-        prev_open, prev_high, prev_low, prev_close, prev_volume, prev_at. Symbols the market omits have no row.
-        """
+        prev_open, prev_high, prev_low, prev_close, prev_volume, prev_at. Symbols the market omits have no
+        row."""
         ...
 
     async def bars(
@@ -171,27 +182,27 @@ class MarketData(Protocol):
         ...
 
     async def quotes(self, symbols: Sequence[str]) -> dict[str, Quote]:
-        """The latest quotes; one-sided, crossed or zero sides come as None."""
+        """Return the latest quotes; one-sided, crossed or zero sides are None."""
         ...
 
     async def trades(self, symbols: Sequence[str]) -> dict[str, Trade]:
-        """The latest prints."""
+        """Return the latest prints."""
         ...
 
 
 class NewsSource(Protocol):
-    """Headlines."""
+    """A source of headlines."""
 
     async def headlines(self, symbols: Sequence[str], start: datetime, end: datetime) -> pd.DataFrame:
         """Columns id, symbol, headline, summary, source, published_at, received_at, url; one row per headline
-        and symbol asked for; oldest first. Raises BrokerUnavailable when the source failed: a failed source is
-        not an empty one."""
+        and requested symbol; oldest first. Raises BrokerUnavailable when the source failed: a failed
+        source is not an empty one."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class RateLimitStatus:
-    """What the last answer said of our request budget."""
+    """The request budget as of the last response."""
 
     limit: int
     remaining: int

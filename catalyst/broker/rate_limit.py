@@ -1,7 +1,7 @@
-"""The request budget: the broker counts our requests a minute, and so do we.
+"""Rate limiter: counts our requests per minute, as the broker does.
 
-A share of each minute is kept for exits and cancels. What is not urgent waits for the next minute when only
-that share is left, or is told that the broker cannot be reached; an exit never waits here.
+A share of each minute is reserved for exits and cancels. When only that share is left, other requests wait
+for the next minute or raise BrokerUnavailable; an exit never waits here.
 """
 
 import threading
@@ -18,14 +18,15 @@ if TYPE_CHECKING:
     from catalyst.broker.request import HttpResponse
 
 RATE_WINDOW: Final = timedelta(minutes=1)
-DEFAULT_WAIT_AFTER_429: Final = timedelta(seconds=5)  # when the refusal does not say how long
-MAX_RETRY_JITTER: Final = timedelta(seconds=0.5)  # those who waited for the same moment do not all come at it
+DEFAULT_WAIT_AFTER_429: Final = timedelta(seconds=5)  # when the 429 does not say how long
+MAX_RETRY_JITTER: Final = timedelta(seconds=0.5)  # spreads waiting requests over this time
 
 
 class RateLimiter:
-    """Counts requests against `limit` a minute of market time; the broker's own headers overrule the count.
+    """Counts requests against `limit` per minute of market time; the broker's headers override the count.
 
-    Source: Alpaca support, trading API responses carry X-Ratelimit-Limit, -Remaining and -Reset (unix seconds).
+    Source: Alpaca support, trading API responses carry X-Ratelimit-Limit, -Remaining and -Reset (unix
+    seconds).
     """
 
     def __init__(
@@ -44,17 +45,17 @@ class RateLimiter:
         self._resets_at: datetime | None = None
         self._in_flight = 0
         self._wait_count = 0
-        self._lock = threading.Lock()  # answers are heard in worker threads
+        self._lock = threading.Lock()  # worker threads record responses
 
     @property
     def status(self) -> RateLimitStatus:
-        """Where the budget stands now."""
+        """Return the state of the budget."""
         with self._lock:
             self._reset_if_due(self._clock.now())
             return RateLimitStatus(self._limit, max(self._remaining, 0), self._resets_at)
 
     async def acquire(self, priority: Priority) -> None:
-        """Count one request. Raises BrokerUnavailable when it would have to wait longer than `patience`."""
+        """Count one request. Raises BrokerUnavailable when it would have to wait longer than allowed."""
         wait = self._try_acquire(priority)
         if wait is None:
             return
@@ -68,7 +69,7 @@ class RateLimiter:
             wait = self._try_acquire(priority)
 
     def record_response(self, response: "HttpResponse | None") -> None:
-        """Book the end of a request: with its answer, or None when there was none. Any thread may call."""
+        """Record the end of a request: its response, or None when there was none. Thread-safe."""
         with self._lock:
             self._in_flight = max(self._in_flight - 1, 0)
             if response is None:
@@ -88,7 +89,7 @@ class RateLimiter:
                 self._resets_at = _upcoming_reset(reset_at, now) or self._resets_at
 
     def _try_acquire(self, priority: Priority) -> timedelta | None:
-        """Take one and return None, or the time until it is worth asking again."""
+        """Count one request and return None, or return the time until the next attempt."""
         with self._lock:
             now = self._clock.now()
             self._reset_if_due(now)
@@ -109,7 +110,7 @@ class RateLimiter:
 
 
 def _upcoming_reset(at: datetime | None, now: datetime) -> datetime | None:
-    """`at` when it lies ahead within one window: a skewed clock must not stop us for an hour."""
+    """Return `at` when it lies ahead within one window: a skewed clock must not block us for an hour."""
     return min(at, now + RATE_WINDOW) if at is not None and at > now else None
 
 

@@ -1,26 +1,23 @@
-"""Types of a request to the broker."""
+"""Request types of the broker client: timeouts, endpoint, response, permit and the attempt to send."""
 
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version as installed
-from typing import TYPE_CHECKING, Final, Literal, Protocol
+from typing import Final, Literal, Protocol
 
 from catalyst.domain.errors import BrokerUnavailable
 
-if TYPE_CHECKING:
-    pass
-
 Verb = Literal["GET", "POST", "PATCH", "DELETE"]
 Params = Mapping[str, str | int]
-OnMalformed = Callable[[str, object], None]  # why, and the row that could not be understood
+OnMalformed = Callable[[str, object], None]  # reason, and the row that could not be parsed
 
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """How long a request may take, in real seconds: they bound real sockets, whatever the market clock says.
+    """Time limits of a request in real seconds: they bound real sockets, whatever the market clock says.
 
-    `read` is the longest silence of the peer, `total` the whole, waiting for a thread included.
+    `read` is the longest silence of the peer, `total` the whole time, waiting for a thread included.
     """
 
     connect: float = 2.0
@@ -33,7 +30,7 @@ DEFAULT_TIMEOUTS: Final = Timeouts()
 
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
-    """What came back. Header names are lower case."""
+    """A response. Header names are lower case."""
 
     status: int
     body: bytes
@@ -41,19 +38,19 @@ class HttpResponse:
 
 
 class Permit(Protocol):
-    """Whether this process may change anything at the broker at this moment."""
+    """Whether this process may change anything at the broker now."""
 
     async def check(self) -> None:
-        """Return when it may; raises BrokerUnavailable when not: nothing has left."""
+        """Return when it may. Raises BrokerUnavailable when not; nothing was sent."""
         ...
 
     def is_valid(self) -> bool:
-        """True while what was asked still holds. From any thread, in the last moment before the first byte."""
+        """Return true while the last check still holds. Thread-safe; called just before the first byte."""
         ...
 
 
 class RequestAttempt:
-    """One request on its way. Exactly one of `leave` and a true `abandon` ever happens."""
+    """One request in progress. Exactly one of `mark_sent` and a true `abandon` ever happens."""
 
     def __init__(self, timeouts: Timeouts = DEFAULT_TIMEOUTS, permit: Permit | None = None) -> None:
         self.timeouts = timeouts
@@ -64,20 +61,20 @@ class RequestAttempt:
 
     @property
     def sent(self) -> bool:
-        """True once the first byte may be on the wire."""
+        """Return true once the first byte may be on the wire."""
         return self._sent
 
     def mark_sent(self) -> None:
-        """Note that the next byte goes out; raises BrokerUnavailable when nobody waits for it any more."""
+        """Mark the request as sent. Raises BrokerUnavailable when its caller has abandoned it."""
         with self._lock:
             if self._abandoned:
-                raise BrokerUnavailable("given up before it was sent")
+                raise BrokerUnavailable("not sent: the caller has abandoned the request")
             if self._permit is not None and not self._permit.is_valid():
-                raise BrokerUnavailable("not sent: who may send is not known any more")
+                raise BrokerUnavailable("not sent: the permission to send is not confirmed any more")
             self._sent = True
 
     def abandon(self) -> bool:
-        """Stop waiting; true when nothing had left, and now never will."""
+        """Stop waiting; true when nothing was sent, and nothing will be."""
         with self._lock:
             self._abandoned = True
             return not self._sent
@@ -85,7 +82,7 @@ class RequestAttempt:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where to knock, and with which keys. The keys show in no representation."""
+    """Base URL and keys. No representation shows the keys."""
 
     base_url: str
     key: str = field(repr=False)

@@ -1,4 +1,4 @@
-"""What an answer of the trading API comes to: made in the thread that received it, of its bytes alone."""
+"""Parsers of trading API responses; they run in the thread that received the bytes."""
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -21,15 +21,15 @@ from catalyst.domain.report import AssetReport, Fill, OrderReport, OrderRequest
 
 T = TypeVar("T")
 
-ORDERS_PER_PAGE: Final = 500  # the most the broker gives; its default is 50
+ORDERS_PER_PAGE: Final = 500  # the broker's maximum; its default is 50
 FILLS_PER_PAGE: Final = 100
 
 
 def parse_submit(request: OrderRequest, response: HttpResponse, on_malformed: OnMalformed) -> OrderReport:
-    """The acknowledgement of `request`; an answer that speaks of anything else settles nothing."""
+    """Return the acknowledgement of `request`; a response about another order decides nothing."""
     try:
         body = success_body(response, mutating=True)
-    except NotFound as error:  # "asset not found" as a 404: a plain no to a submit
+    except NotFound as error:  # "asset not found" as a 404 is a plain rejection of a submit
         raise OrderRejected(RejectionReason.NOT_TRADABLE, str(error), http_status=response.status) from error
     report = parse_or_raise(
         body, partial(parse.order_report, on_malformed=on_malformed), on_malformed, mutating=True
@@ -44,7 +44,7 @@ def parse_submit(request: OrderRequest, response: HttpResponse, on_malformed: On
 def parse_replace(
     broker_id: str, client_order_id: str, response: HttpResponse, on_malformed: OnMalformed
 ) -> OrderReport:
-    """The order that is to take the place of `broker_id`; an answer that speaks of anything else settles nothing."""
+    """Return the replacement of `broker_id`; a response about another order decides nothing."""
     body = success_body(response, mutating=True)
     report = parse_or_raise(
         body, partial(parse.order_report, on_malformed=on_malformed), on_malformed, mutating=True
@@ -56,7 +56,7 @@ def parse_replace(
 
 
 def parse_cancel(response: HttpResponse, _on_malformed: OnMalformed) -> None:
-    """Nothing is promised by a cancel but that it was heard; its body is not read."""
+    """Accept the response to a cancel; it promises only receipt, so its body is not read."""
     if not 200 <= response.status < 300:
         success_body(response, mutating=True)
 
@@ -80,15 +80,18 @@ def parse_order(response: HttpResponse, on_malformed: OnMalformed) -> OrderRepor
 
 
 def parse_order_page(response: HttpResponse, on_malformed: OnMalformed) -> tuple[list[OrderReport], bool]:
-    """A page, and whether it may have a successor: legs count, for the broker may count them before nesting."""
+    """Return a page, and whether it may have a successor; legs count, because the broker may count them
+    before nesting."""
     raw = require_list(success_body(response, mutating=False))
     page = parse.parse_rows(raw, partial(parse.order_report, on_malformed=on_malformed), on_malformed)
     return page, len(raw) + sum(len(one.legs) for one in page) >= ORDERS_PER_PAGE
 
 
 class UnchangedBodyCache(Generic[T]):
-    """The last answer that was understood completely, and what it came to: the very same bytes come to the same. Most
-    looks at the orders of a day show what the look before showed. From any thread."""
+    """The last response that was parsed completely, with its result. Equal bytes have an equal result.
+
+    Most reads of the day's orders return the bytes of the read before. Thread-safe.
+    """
 
     def __init__(self, parse_response: Callable[[HttpResponse, OnMalformed], T]) -> None:
         self._parse_response = parse_response
@@ -111,7 +114,7 @@ class UnchangedBodyCache(Generic[T]):
 
 
 def parse_fill_page(response: HttpResponse, on_malformed: OnMalformed) -> tuple[list[Fill], str | None]:
-    """A page, and the token of the next one: the id of its last row, understood or not."""
+    """Return a page, and the token of the next one: the id of its last row, parsed or not."""
     raw = require_list(success_body(response, mutating=False))
     page = parse.parse_rows(raw, parse.fill, on_malformed)
     if len(raw) < FILLS_PER_PAGE:
@@ -148,5 +151,5 @@ def parse_or_raise(
 
 
 def by_submission_time(order: OrderReport) -> tuple[bool, datetime | None, str]:
-    """Oldest first; what has no submission time comes last."""
+    """Sort oldest first; orders without a submission time come last."""
     return order.submitted_at is None, order.submitted_at, order.broker_id

@@ -1,8 +1,8 @@
-"""Requests off the event loop, each with a bound, and each able to say whether it had left.
+"""REST client: runs requests in threads, each with a time limit, and knows for each whether it was sent.
 
-A request that fails before its first byte was handed to the kernel cannot have happened; one that fails after
-it may have. `Attempt` draws that line, and also forbids a departure once nobody waits for it any more, so a
-thread held up by a slow name server does not send an order half a minute after it was given up.
+A request that fails before its first byte reached the kernel cannot have happened; one that fails later may
+have. `RequestAttempt` draws that line. It also forbids sending once the caller has abandoned the request, so
+a thread delayed by a slow name server does not send an order half a minute later.
 """
 
 import asyncio
@@ -39,9 +39,9 @@ _CLIENT_CLOSED_TEXT: Final = "the broker's client is closed"
 
 
 class RestClient:
-    """A door, its request budget, and the threads that carry requests there: one session a thread.
+    """An endpoint, its request budget, and its threads with one session each.
 
-    Changes and reads have threads of their own, so that a broker that lets reads hang cannot delay an exit.
+    Changes and reads have separate threads, so that hanging reads cannot delay an exit.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class RestClient:
         priority: Priority = Priority.ROUTINE,
         timeouts: Timeouts | None = None,
     ) -> T:
-        """GET `path` and return what `digest` makes of the answer, made in the worker thread."""
+        """GET `path` and return what `parse_response` makes of the response, in the worker thread."""
         await self.rate_limiter.acquire(priority)
         attempt = RequestAttempt(timeouts or self._timeouts)
         return await self._run_in_thread(
@@ -94,9 +94,9 @@ class RestClient:
         priority: Priority,
         permit: Permit | None = None,
     ) -> T:
-        """Send one change, once. Raises OutcomeUnknown when it had left and no answer settled it.
+        """Send one change, once. Raises OutcomeUnknown when it was sent and no response decided it.
 
-        `permit` is asked when the request's turn has come, for that may be long after it was wanted.
+        `permit` is checked when the request's turn has come, which may be long after the call.
         """
         await self.rate_limiter.acquire(priority)
         if permit is not None:
@@ -116,12 +116,13 @@ class RestClient:
         )
 
     def close(self) -> None:
-        """Drop what has not started, and every idle socket. A request on its way ends by its own bound."""
+        """Drop requests that have not started, and idle sockets. A request in flight ends by its own time
+        limit."""
         for threads in (self._read_threads, self._change_threads):
             threads.shutdown(wait=False, cancel_futures=True)
         with self._sessions_lock:
-            for client in self._sessions:
-                client.close()
+            for session in self._sessions:
+                session.close()
 
     async def _run_in_thread(
         self,
@@ -147,7 +148,7 @@ class RestClient:
                 self.rate_limiter.record_response(None)
                 raise BrokerUnavailable(_CLIENT_CLOSED_TEXT) from error
             waiting = asyncio.wrap_future(running)
-            waiting.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+            waiting.add_done_callback(lambda future: future.cancelled() or future.exception())
             try:
                 await asyncio.wait({waiting}, timeout=attempt.timeouts.total)
             except asyncio.CancelledError:
@@ -157,12 +158,12 @@ class RestClient:
         reach(self._fault_point, step, Moment.AFTER)
         if not waiting.done():
             never = attempt.abandon()
-            if running.cancel():  # it had not started; else its thread books the end
+            if running.cancel():  # it had not started; otherwise its thread records the end
                 self.rate_limiter.record_response(None)
             raise _no_response_error(
-                verb, path, f"no answer within {attempt.timeouts.total:g} s", sent=not never
+                verb, path, f"no response within {attempt.timeouts.total:g} s", sent=not not_sent
             )
-        if waiting.cancelled():  # it was waiting for a thread when the client was closed
+        if waiting.cancelled():  # it waited for a thread when the client was closed
             self.rate_limiter.record_response(None)
             raise BrokerUnavailable(_CLIENT_CLOSED_TEXT)
         for reason, raw in malformed:
@@ -170,7 +171,7 @@ class RestClient:
         return waiting.result()
 
     def _hold_until_done(self, waiting: "asyncio.Future[T]") -> None:
-        """Keep the clock held for a request whose caller was cancelled: it is still an effect in flight."""
+        """Keep the clock held for a request whose caller was cancelled: it is still in flight."""
         held = ExitStack()
         held.enter_context(self._clock.hold())
         waiting.add_done_callback(lambda _: held.close())
@@ -191,7 +192,7 @@ class RestClient:
             return parse_response(response, lambda reason, raw: malformed.append((reason, raw)))
         except BrokerError:
             raise
-        except Exception as error:  # whatever broke, the only question is whether the request had left
+        except Exception as error:  # whatever failed, only one question matters: was the request sent
             raise _no_response_error(
                 verb, path, f"{type(error).__name__}: {error}", sent=attempt.sent
             ) from error
@@ -202,16 +203,16 @@ class RestClient:
         mine: AlpacaSession | None = getattr(self._thread_local, "session", None)
         if mine is None:
             from catalyst.broker import (
-                alpaca_session,  # alpaca-py: 0.2 s that nobody pays before the first call
+                alpaca_session,  # importing alpaca-py takes 0.2 s; the first call pays for it
             )
 
             mine = self._thread_local.session = alpaca_session.AlpacaSession(self._endpoint)
             with self._sessions_lock:
-                self._sessions.append(mine)
-        return mine
+                self._sessions.append(session)
+        return session
 
 
 def _no_response_error(verb: Verb, path: str, why: str, *, sent: bool) -> BrokerError:
-    """The error for a request without an answer: unknown when it may have changed something."""
+    """Return the error for a request without a response: unknown when it may have changed something."""
     text = f"{verb} {path}: {why}"
     return OutcomeUnknown(text) if sent and verb != "GET" else BrokerUnavailable(text)

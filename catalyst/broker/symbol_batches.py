@@ -1,4 +1,4 @@
-"""Many symbols in few requests: a URL has a length limit (414), and no document says which."""
+"""Symbol batches: many symbols in few requests. A URL has a length limit (414) that no document states."""
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -6,11 +6,11 @@ from typing import Final
 from urllib.parse import urlencode
 
 MAX_SYMBOLS: Final = 500
-MAX_SYMBOLS_BYTES: Final = 5_600  # leaves room for host, path and the other parameters within 6 kB
+MAX_SYMBOLS_BYTES: Final = 5_600  # leaves room for host, path and other parameters within 6 kB
 
 
 def batch_symbols(symbols: Sequence[str], max_symbols: int = MAX_SYMBOLS) -> list[tuple[str, ...]]:
-    """The distinct symbols in their order, in as few chunks as the limits allow; none for no symbols."""
+    """Return the distinct symbols in order, in as few batches as the limits allow; none for no symbols."""
     return list(_batches(dict.fromkeys(symbols), max_symbols))
 
 
@@ -18,7 +18,7 @@ def _batches(symbols: dict[str, None], max_symbols: int) -> Iterator[tuple[str, 
     chunk: list[str] = []
     size = 0
     for symbol in symbols:
-        cost = len(symbol.encode()) + 3  # a comma may travel as %2C
+        cost = len(symbol.encode()) + 3  # a comma may be sent as %2C
         if chunk and (len(chunk) == max_symbols or size + cost > MAX_SYMBOLS_BYTES):
             yield tuple(chunk)
             chunk, size = [], 0
@@ -29,10 +29,10 @@ def _batches(symbols: dict[str, None], max_symbols: int) -> Iterator[tuple[str, 
 
 
 def encode_query(**params: str | int) -> str:
-    """The query with plain commas: encoded, each would cost three bytes of a short URL."""
+    """Return the query with plain commas; encoded, each would cost three bytes of a short URL."""
     return urlencode(params, safe=",:")
 
 
 def rfc3339(at: datetime) -> str:
-    """An aware instant as the broker's queries take it."""
+    """Return an aware instant in the format of the broker's queries."""
     return at.astimezone(UTC).isoformat().replace("+00:00", "Z")

@@ -1,13 +1,11 @@
-"""Alpaca's trade_updates stream: what happens to our orders, and every moment in which we did not listen.
+"""Alpaca's trade_updates stream: updates of our orders, and every gap in which we did not receive it.
 
-The socket has no replay, no sequence numbers and no snapshot, so a gap is as much of a message as a fill: it is
-announced when the stream is lost and again, before anything else, when it is back. Whoever listens asks for
-what lay between. Nothing that arrives ends the stream: what cannot be understood is handed on raw.
+The socket has no replay, no sequence numbers and no snapshot, so a gap is a message too: it is announced when
+the stream is lost and again, first of all, when it is back. The consumer reads what lay between. No input
+ends the stream: what cannot be parsed is passed on raw.
 
-Written on `websockets` itself: alpaca-py's stream reconnects in silence, repeats a refused login for ever, and
-notices a half-open socket only after minutes.
-
-Source: Alpaca API documentation, websocket streaming (trading).
+Built on `websockets`: alpaca-py's stream reconnects silently, repeats a refused login for ever, and detects a
+half-open socket only after minutes. Source: Alpaca API documentation, websocket streaming (trading).
 """
 
 import asyncio
@@ -37,18 +35,16 @@ StreamMessage = TradeUpdate | StreamGap | MalformedMessage
 STREAM_NAME: Final = "trade_updates"
 LISTEN_LABEL: Final = f"LISTEN {STREAM_NAME}"
 _LISTEN_REQUEST: Final = orjson.dumps({"action": "listen", "data": {"streams": [STREAM_NAME]}}).decode()
-MAX_RECONNECT_DELAY: Final = 30.0  # seconds of market time between attempts: 1, 2, 4 ... and then this
-MIN_DELAY_AFTER_429: Final = 5.0  # at least, after a 429: our last connection may not be reaped yet
-STABLE_AFTER: Final = timedelta(seconds=30)  # ready this long, and the delays begin anew
-PROBE_INTERVAL: Final = timedelta(
-    seconds=30
-)  # market time between two questions whether the stream still speaks
+MAX_RECONNECT_DELAY: Final = 30.0  # seconds of market time between attempts: 1, 2, 4 ... up to this
+MIN_DELAY_AFTER_429: Final = 5.0  # at least, after a 429: our last connection may still be open there
+STABLE_AFTER: Final = timedelta(seconds=30)  # after this time in READY the delays start again
+PROBE_INTERVAL: Final = timedelta(seconds=30)  # market time between two probes of the stream
 MAX_FRAME_BYTES: Final = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
 class _Frame:
-    """One frame as it came: its bytes, when, and its JSON object, if it is one."""
+    """One received frame: its bytes, its time, and its JSON object, if it is one."""
 
     raw: bytes
     at: datetime
@@ -60,13 +56,13 @@ class _Frame:
 
     @property
     def is_stream_message(self) -> bool:
-        """False for what the broker says of itself before it closes: it is no message of the stream."""
+        """Return false for the broker's own notice before it closes."""
         return self.body is None or self.body.get("action") != "error"
 
 
 @dataclass(frozen=True, slots=True)
 class _ConnectionEnd:
-    """How a connection ended, and the least delay before the next one."""
+    """How a connection ended, and the minimum delay before the next one."""
 
     state: StreamState
     reason: str
@@ -74,7 +70,7 @@ class _ConnectionEnd:
 
 
 class _NoRedirectConnect(connect):
-    """Follows no redirect: the login is for the host that was named."""
+    """Follows no redirect: the login is for the named host only."""
 
     def process_redirect(self, exc: Exception) -> Exception | str:
         return exc
@@ -83,12 +79,13 @@ class _NoRedirectConnect(connect):
 class AlpacaTradeUpdates(TradeUpdates):
     """The stream of one account. `url` is the websocket's, such as wss://paper-api.alpaca.markets/stream.
 
-    `ping`, `pong` and `open_within` are real seconds: they bound a real socket. `most_waiting` frames wait for a
-    slow listener; one more, and all of them are given up for a gap. One listener at a time.
+    `ping_interval`, `pong_timeout` and `open_timeout` are real seconds: they bound a real socket.
+    `max_buffered` frames wait for a slow consumer; one more replaces all of them by a gap. One consumer at a
+    time.
 
-    A socket may answer pings while the stream behind it is dead. So every `probe` of market time the stream is
-    asked to listen anew, which changes nothing and is acknowledged; once it was, silence is a loss. A server that
-    never acknowledges the repetition is not asked again.
+    A socket may answer pings while the stream behind it is dead. So every `probe_interval` of market time the
+    client sends `listen` again, which changes nothing and is acknowledged. After one acknowledgement, silence
+    counts as a loss; a server that never acknowledged the repetition is not probed again.
     """
 
     def __init__(
@@ -120,8 +117,8 @@ class AlpacaTradeUpdates(TradeUpdates):
         self._buffer: deque[_Frame | StreamGap] = deque()
         self._pending_messages: deque[TradeUpdate | MalformedMessage] = (
             deque()
-        )  # of the frame that is being heard
-        self._delivered_frames = 0  # frames the listener has and did not come back from
+        )  # of the frame that is being processed
+        self._delivered_frames = 0  # frames given to the consumer and not yet processed
         self._arrived = asyncio.Event()
         self._acknowledged = asyncio.Event()
         self._probe_unanswered = False
@@ -133,8 +130,11 @@ class AlpacaTradeUpdates(TradeUpdates):
 
     @property
     def frames_processed(self) -> int:
-        """Frames of the stream that are dealt with: the listener came back for the next message, or a gap
-        stands for them. When the server has sent no more than this, all it sent has had its effect."""
+        """Return the number of processed frames: the consumer requested the next message, or a gap replaced
+        them.
+
+        When the server has sent no more than this, all it sent has had its effect.
+        """
         return self._frames_processed
 
     async def listen(self) -> AsyncIterator[StreamMessage]:
@@ -155,7 +155,7 @@ class AlpacaTradeUpdates(TradeUpdates):
                         yield self._pending_messages.popleft()
                     self._frames_processed += self._delivered_frames
                 if connecting.done():
-                    connecting.result()  # it ends by a defect of ours only: let it be seen
+                    connecting.result()  # only a defect of ours ends it: raise it
                 self._arrived.clear()
                 await self._arrived.wait()
         finally:
@@ -164,20 +164,20 @@ class AlpacaTradeUpdates(TradeUpdates):
             self._state = StreamState.LOST
 
     def drain_buffered(self, max_frames: int) -> list[TradeUpdate | MalformedMessage]:
-        """What came behind the message just heard, in order; it counts as dealt with when that does."""
+        """Return buffered messages behind the last one, in order; they count as processed together with it."""
         messages = list(self._pending_messages)
         self._pending_messages.clear()
         for _ in range(max_frames):
             if not self._buffer or isinstance(self._buffer[0], StreamGap):
                 break
             frame = self._buffer.popleft()
-            assert isinstance(frame, _Frame)  # what is no gap
+            assert isinstance(frame, _Frame)  # gaps are handled above
             messages.extend(_messages_of(frame))
             self._delivered_frames += frame.is_stream_message
         return messages
 
     async def _stay_connected(self) -> None:
-        """Connect, hear until the end, say why it ended, wait, and again."""
+        """Connect, receive until the end, announce the gap, wait, repeat."""
         attempt = 0
         while True:
             end = await self._run_connection()
@@ -189,7 +189,7 @@ class AlpacaTradeUpdates(TradeUpdates):
             attempt += 1
 
     async def _run_connection(self) -> _ConnectionEnd:
-        """Open one connection and hear it to its end."""
+        """Open one connection and receive until it ends."""
         self._ready_at, self._probe_unanswered = None, False
         try:
             with ExitStack() as held:
@@ -204,7 +204,7 @@ class AlpacaTradeUpdates(TradeUpdates):
                         held.close()
                         await self._receive_frames(connection)
                     finally:
-                        held.enter_context(self._clock.hold())  # hanging up takes its real time too
+                        held.enter_context(self._clock.hold())  # closing takes real time too
                 return _ConnectionEnd(
                     StreamState.LOST, "probe unanswered" if self._probe_unanswered else "closed by the broker"
                 )
@@ -216,7 +216,7 @@ class AlpacaTradeUpdates(TradeUpdates):
             return _ConnectionEnd(StreamState.LOST, _describe_error(error))
 
     async def _receive_frames(self, connection: ClientConnection) -> None:
-        """Take every frame until the connection ends."""
+        """Buffer every frame until the connection ends."""
         asking = asyncio.create_task(self._probe_periodically(connection))
         try:
             async for raw in connection:
@@ -226,7 +226,7 @@ class AlpacaTradeUpdates(TradeUpdates):
             await asyncio.gather(asking, return_exceptions=True)
 
     async def _probe_periodically(self, connection: ClientConnection) -> None:
-        """Close the connection once it was silent to what it answered before."""
+        """Close the connection when it no longer answers a probe that it answered before."""
         answered = False
         while True:
             await self._clock.sleep(self._probe_interval)
@@ -259,7 +259,7 @@ class AlpacaTradeUpdates(TradeUpdates):
         )
 
     async def _log_in(self, connection: ClientConnection) -> list[_Frame]:
-        """Log in and listen; returns the frames that came before the last reply. Raises AuthRefused."""
+        """Log in and listen; return the frames received before the last reply. Raises AuthRefused."""
         early: list[_Frame] = []
         reach(self._fault_point, LISTEN_LABEL, Moment.BEFORE)
         login = {"key_id": self._endpoint.key, "secret_key": self._endpoint.secret}
@@ -285,7 +285,7 @@ class AlpacaTradeUpdates(TradeUpdates):
             early.append(frame)
 
     def _decode_frame(self, raw: str | bytes) -> _Frame:
-        """Binary or text, it is JSON; what is not keeps its bytes."""
+        """Decode a frame, binary or text, as JSON; anything else keeps its bytes."""
         raw = raw.encode() if isinstance(raw, str) else raw
         try:
             body = decode_json(raw)
@@ -294,7 +294,7 @@ class AlpacaTradeUpdates(TradeUpdates):
         return _Frame(raw, self._clock.now(), body if is_object(body) else None)
 
     def _buffer_frame(self, frame: _Frame) -> None:
-        """Keep a frame for the listener; when too many wait, a gap takes their place."""
+        """Buffer a frame for the consumer; a full buffer is replaced by a gap."""
         self._last_received_at = frame.at
         _raise_if_unauthorized(frame)
         if frame.stream in ("authorization", "listening"):
@@ -306,7 +306,7 @@ class AlpacaTradeUpdates(TradeUpdates):
         self._arrived.set()
 
     def _replace_buffer_by_gap(self) -> None:
-        """Put a gap in the place of everything that waits: memory is bounded, and the socket is read on."""
+        """Replace the buffer by a gap: memory stays bounded and the socket is read on."""
         first = self._buffer[0]
         since = first.since if isinstance(first, StreamGap) else first.at
         frames = sum(isinstance(item, _Frame) and item.is_stream_message for item in self._buffer)
@@ -323,14 +323,16 @@ class AlpacaTradeUpdates(TradeUpdates):
         self._arrived.set()
 
     def _reconnect_delay(self, attempt: int) -> float:
-        """Half of the doubling delay, and up to as much again, drawn from the time of day: repeatable."""
+        """Return half of the doubling delay plus up to as much again, derived from the time of day:
+        repeatable."""
         whole = min(2.0**attempt, MAX_RECONNECT_DELAY)
         drawn = zlib.crc32(f"{self._clock.now().isoformat()} {attempt}".encode()) / 2**32
         return whole / 2 * (1 + drawn)
 
 
 def _messages_of(frame: _Frame) -> Iterator[TradeUpdate | MalformedMessage]:
-    """What a frame says: one update, and a word for each part of it that could not be understood."""
+    """Return the messages of a frame: one update, and one malformed message for each part that could not be
+    parsed."""
     if frame.stream != STREAM_NAME or frame.body is None:
         yield MalformedMessage(frame.raw, "not a trade update" if frame.body else "not a JSON object")
         return
@@ -344,7 +346,7 @@ def _messages_of(frame: _Frame) -> Iterator[TradeUpdate | MalformedMessage]:
 
 
 def _raise_if_unauthorized(frame: _Frame) -> None:
-    """Raise AuthRefused when the frame says that the login does not hold (any more)."""
+    """Raise AuthRefused when the frame says that the login is not valid (any more)."""
     if frame.stream == "authorization" and frame.body is not None:
         data = frame.body.get("data")
         status = data.get("status") if is_object(data) else None

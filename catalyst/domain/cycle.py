@@ -1,4 +1,4 @@
-"""One cycle per trading day: its states and the one table that joins them."""
+"""Trading cycle, one per trading day: its states, and the table of allowed transitions."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -42,12 +42,12 @@ CYCLE_EDGES: Final = frozenset(
 
 
 def advance(seen: CycleStatus, then: CycleStatus) -> CycleStatus:
-    """Return `then`; raise IllegalTransition when the table has no such edge."""
+    """Return `then`. Raises IllegalTransition when CYCLE_EDGES has no edge from `seen` to `then`."""
     if (seen, then) not in CYCLE_EDGES:
         raise IllegalTransition(f"a cycle that is {seen} cannot become {then}")
     return then
 
 
 def cycle_id(created: datetime) -> str:
-    """`YYYYMMDD-HHMMSS` of the cycle's creation in New York, as text."""
+    """Return the cycle's id: its creation time in New York as `YYYYMMDD-HHMMSS`."""
     return created.astimezone(NEW_YORK).strftime("%Y%m%d-%H%M%S")

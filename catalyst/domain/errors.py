@@ -1,20 +1,20 @@
-"""Every exception Catalyst raises, on one page.
+"""The exceptions that Catalyst raises.
 
-The broker errors answer the only question that matters after a failed request: did it happen?
-`OrderRefused`: no, finally. `OutcomeUnknown`: perhaps. `BrokerUnavailable`: it never heard.
+A broker error says whether a failed request took effect. `OrderRejected`: no, and this is final. `OutcomeUnknown`:
+perhaps. `BrokerUnavailable`: the request was never sent or did not arrive.
 """
 
 
 class CatalystError(Exception):
-    """Root of the tree. Caught only at the edge of the process."""
+    """Base of all exceptions of Catalyst. Caught only at the edge of the process."""
 
 
 class UserError(CatalystError):
-    """The operator can mend this; the message says how. Shown without a traceback."""
+    """The operator can correct this; the message says how. Shown without a traceback."""
 
 
 class ConfigInvalid(UserError):
-    """What we were given cannot be worked with until somebody mends it: config.yaml, the environment, the schema."""
+    """config.yaml, the environment or the database schema must be corrected before the daemon can run."""
 
 
 class AnotherDaemonRunning(UserError):
@@ -22,38 +22,38 @@ class AnotherDaemonRunning(UserError):
 
 
 class DatabaseReplaced(CatalystError):
-    """The database is another than the one this daemon began on: it ends, and the next start recovers from it."""
+    """The database is not the one on which this daemon started: the daemon ends, and the next start recovers."""
 
 
 class WrongAccount(UserError):
-    """The broker's account is not the one this database belongs to."""
+    """The database belongs to another account than the broker's."""
 
 
 class InvariantBroken(CatalystError):
-    """Our own books contradict themselves: stop opening positions, keep closing them."""
+    """The order ledger contradicts itself: no more entries, but exits continue."""
 
 
 class IllegalTransition(InvariantBroken):
-    """A state was asked to change along an edge that is not in its table."""
+    """The edge table of a state machine has no such transition."""
 
 
 class StaleOrder(CatalystError):
-    """Somebody advanced the order first; read it again and decide again."""
+    """Another task changed the order row first: read it and decide again."""
 
 
 class MissingBars(CatalystError):
-    """A stage was handed fewer bars than its longest look-back."""
+    """A stage received fewer bars than its longest look-back."""
 
 
 class BrokerError(CatalystError):
-    """A request to the broker did not end in a plain yes."""
+    """A request to the broker did not succeed."""
 
 
 class OrderRejected(BrokerError):
-    """The broker said no. Final: the same order will not be sent again.
+    """The broker rejected the request. Final: this order is not sent again.
 
-    `code` is our reason (INSUFFICIENT_BUYING_POWER, WASH_TRADE, ...); `text` the broker's own words;
-    `related` the ids of orders the broker names as blocking.
+    `code` is our reason (INSUFFICIENT_BUYING_POWER, WASH_TRADE, ...); `text` the broker's message; `related` the ids of
+    the orders that the broker names as blocking.
     """
 
     def __init__(self, code: str, text: str, *, http_status: int = 0, related: tuple[str, ...] = ()) -> None:
@@ -65,20 +65,20 @@ class OrderRejected(BrokerError):
 
 
 class DuplicateOrder(BrokerError):
-    """The broker already holds an order with this client order id: it landed; look it up and adopt it."""
+    """The broker already has an order with this client order id: an earlier attempt arrived; look it up, adopt it."""
 
 
 class OutcomeUnknown(BrokerError):
-    """The broker may have acted. Ask by client order id before anything else."""
+    """The request may have taken effect. Look up the order by its client order id before any other step."""
 
 
 class BrokerUnavailable(BrokerError):
-    """The broker never heard, or only a read failed. Safe to send again."""
+    """The request did not arrive, or a read failed. Safe to send again."""
 
 
 class NotFound(BrokerError):
-    """The broker answered, and has no such thing. Not evidence while a request may be in flight."""
+    """The broker answered that the object does not exist. Not reliable while a request for it may be in flight."""
 
 
 class AuthRefused(BrokerError):
-    """The broker does not know these keys, or they do not open this door."""
+    """The broker does not accept these keys, or they lack the permission."""

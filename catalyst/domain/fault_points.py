@@ -1,5 +1,5 @@
-"""The seam at the edge of the process: a witness is told of every step that can change the world outside it, or
-that a decision rests on, before it is taken and after it is done. In production there is none."""
+"""Fault points, for crash tests: called before and after every step with an outside effect, and before and after every
+read that a decision needs. None in production."""
 
 from enum import StrEnum
 from typing import Protocol
@@ -11,16 +11,16 @@ class Moment(StrEnum):
 
 
 class FaultPoint(Protocol):
-    """`step` is a transaction by its label, or a request by its verb and path.
+    """Test callback. `step` is the label of a transaction, or the verb and path of a request.
 
-    What it raises takes the place of the step: before, the step is not taken; after, it is done and nobody hears
-    of it. A transaction that was rolled back has no after; a request has one whatever its answer.
+    An exception raised BEFORE replaces the step; one raised AFTER hides the result of a step that was done. A
+    transaction that is rolled back has no AFTER; a request has one, whatever its response.
     """
 
     def __call__(self, step: str, moment: Moment, /) -> None: ...
 
 
 def reach(fault_point: FaultPoint | None, step: str, moment: Moment) -> None:
-    """Tell the witness, if there is one."""
+    """Call the fault point, if there is one."""
     if fault_point is not None:
         fault_point(step, moment)

@@ -1,4 +1,4 @@
-"""Names we give our orders: derived from what they are for, never drawn, so a restart derives the same."""
+"""Client order ids of our orders: derived from their purpose, never random, so that a restart derives equal ids."""
 
 import re
 from collections.abc import Container
@@ -12,28 +12,28 @@ _ROLE: Final = re.compile(r"[a-z0-9-]{1,11}")
 
 
 def client_order_id(base: str, role: str, attempt: int) -> str:
-    """An id of at most 48 of `[a-z0-9-]` for the `attempt`-th order of `role` that follows from `base`.
+    """Return the id of the `attempt`-th order of `role` derived from `base`: at most 48 characters of `[a-z0-9-]`.
 
-    Raises ValueError for a role that such an id has no room for.
+    Raises ValueError for a role with other characters or more than 11.
     """
     if not _ROLE.fullmatch(role):
-        raise ValueError(f"the role {role!r} is not 1 to 11 of [a-z0-9-]")
+        raise ValueError(f"the role {role!r} is not 1 to 11 characters of [a-z0-9-]")
     return f"{PREFIX}{uuid5(NAMESPACE, f'{base}|{role}|{attempt}').hex}-{role}"
 
 
 def unused_client_order_id(base: str, role: str, attempt: int, taken: Container[str]) -> str:
-    """The id of this attempt, or of the first later one that is not `taken`: rows that a restore lost come back with
-    the ids they had, and fewer than there were."""
-    while (found := client_order_id(base, role, attempt)) in taken:
+    """Return the id of this attempt, or of the first later attempt whose id is not `taken`. After a restore the
+    database has fewer rows, and orders adopted from the broker keep their earlier ids."""
+    while (candidate := client_order_id(base, role, attempt)) in taken:
         attempt += 1
-    return found
+    return candidate
 
 
 def role_of(client_order_id: str) -> str:
-    """The role in an id of ours."""
+    """Return the role part of one of our ids."""
     return client_order_id.removeprefix(PREFIX).partition("-")[2]
 
 
 def is_ours(client_order_id: str) -> bool:
-    """True when the id was derived here."""
+    """Return true when the id has Catalyst's prefix."""
     return client_order_id.startswith(PREFIX)

@@ -1,7 +1,7 @@
-"""The invariants by their numbers: what must be true, and who can see whether it is.
+"""The numbered invariants: one sentence each that must be true, and the place that checks it.
 
-What a living system can see is checked on it: by the database at every commit, by the daemon every few minutes, by the
-doctor when somebody asks. The rest is known only to a simulator's ledger or after a controlled end, and is a test.
+A running system checks what it can: the database at every commit, the daemon every few minutes, the doctor on request.
+The other invariants need the simulator's request log or a controlled end, and are checked by tests.
 """
 
 from collections.abc import Mapping
@@ -11,13 +11,13 @@ from typing import Final
 
 
 class VisibleTo(StrEnum):
-    """Who can see an invariant fail."""
+    """The place where a violation of an invariant can be detected."""
 
-    CONSTRAINT = "constraint"  # the database, which refuses the commit
-    DATABASE = "database"  # a question to the database
-    BROKER = "broker"  # the tables beside what the broker shows
-    CODE = "code"  # the running daemon itself, at the moment it happens
-    TESTS = "tests"  # only a simulator's own ledger, or a controlled end
+    CONSTRAINT = "constraint"  # a database constraint, which refuses the commit
+    DATABASE = "database"  # a query on the database
+    BROKER = "broker"  # a comparison of the database with the broker
+    CODE = "code"  # the running daemon, when it happens
+    TESTS = "tests"  # only the simulator's request log, or a controlled end
 
 
 class Invariant(StrEnum):
@@ -51,7 +51,7 @@ class Invariant(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class InvariantStatement:
-    """One sentence that must be true, and where it is looked at."""
+    """One sentence that must be true, and the places that check it."""
 
     text: str
     visible_to: frozenset[VisibleTo]
@@ -63,7 +63,7 @@ def _statement(text: str, *visible_to: VisibleTo) -> InvariantStatement:
 
 STATEMENTS: Final[dict[Invariant, InvariantStatement]] = {
     Invariant.I1: _statement(
-        "every order of ours at the broker has one row, and no row waits for its id",
+        "every order of ours at the broker has one row, and no row lacks its broker id",
         VisibleTo.CONSTRAINT,
         VisibleTo.BROKER,
     ),
@@ -71,13 +71,13 @@ STATEMENTS: Final[dict[Invariant, InvariantStatement]] = {
         "every position was entered by an order that filled", VisibleTo.CONSTRAINT, VisibleTo.DATABASE
     ),
     Invariant.I3: _statement(
-        "the fills sum to the position, and the position is the broker's",
+        "the fills sum to the position, and the position equals the broker's",
         VisibleTo.DATABASE,
         VisibleTo.BROKER,
     ),
     Invariant.I4: _statement("no exit takes the account across zero", VisibleTo.BROKER),
     Invariant.I5: _statement(
-        "working exits never exceed what is held", VisibleTo.CONSTRAINT, VisibleTo.DATABASE
+        "working exits never exceed the position", VisibleTo.CONSTRAINT, VisibleTo.DATABASE
     ),
     Invariant.I6: _statement(
         "states change only along their edges", VisibleTo.CONSTRAINT, VisibleTo.DATABASE
@@ -88,42 +88,46 @@ STATEMENTS: Final[dict[Invariant, InvariantStatement]] = {
         VisibleTo.DATABASE,
     ),
     Invariant.I8: _statement(
-        "shares stand under a working stop, or are watched", VisibleTo.DATABASE, VisibleTo.BROKER
+        "shares are under a working stop, or the stop monitor watches them",
+        VisibleTo.DATABASE,
+        VisibleTo.BROKER,
     ),
     Invariant.I9: _statement(
-        "the realised result is what the fills say, to the cent", VisibleTo.DATABASE, VisibleTo.BROKER
+        "the realised result equals that of the fills, to the cent", VisibleTo.DATABASE, VisibleTo.BROKER
     ),
-    Invariant.I10: _statement("a restart in silence changes nothing", VisibleTo.TESTS),
-    Invariant.I11: _statement("a signal fills one entry at most", VisibleTo.CONSTRAINT, VisibleTo.DATABASE),
+    Invariant.I10: _statement("a restart without new events changes nothing", VisibleTo.TESTS),
+    Invariant.I11: _statement("a signal fills at most one entry", VisibleTo.CONSTRAINT, VisibleTo.DATABASE),
     Invariant.I12: _statement(
-        "after a flatten nothing is entered until somebody resumes", VisibleTo.DATABASE
+        "after a flatten there is no entry until the operator resumes", VisibleTo.DATABASE
     ),
     Invariant.I13: _statement(
-        "after the daily loss nothing is entered until somebody resumes", VisibleTo.DATABASE
+        "after the daily loss limit there is no entry until the operator resumes", VisibleTo.DATABASE
     ),
     Invariant.I14: _statement("one epoch at a time writes orders", VisibleTo.CONSTRAINT, VisibleTo.DATABASE),
-    Invariant.I15: _statement("what was committed is there", VisibleTo.TESTS),
-    Invariant.I16: _statement("nothing unknown is swallowed", VisibleTo.TESTS),
-    Invariant.I17: _statement("what matters is told within a minute, once", VisibleTo.TESTS),
-    Invariant.I18: _statement("entries are sent while the market is open", VisibleTo.DATABASE),
+    Invariant.I15: _statement("committed data is never lost", VisibleTo.TESTS),
+    Invariant.I16: _statement("no unknown message is ignored", VisibleTo.TESTS),
+    Invariant.I17: _statement("every important event raises one alert within a minute", VisibleTo.TESTS),
+    Invariant.I18: _statement("entries are sent only while the market is open", VisibleTo.DATABASE),
     Invariant.I19: _statement("no secret is written anywhere", VisibleTo.TESTS),
-    Invariant.I20: _statement("when the weather clears, everything is resolved", VisibleTo.TESTS),
+    Invariant.I20: _statement("after the faults end, everything is resolved", VisibleTo.TESTS),
     Invariant.I21: _statement("requests stay within their budget", VisibleTo.TESTS),
-    Invariant.I22: _statement("the doctor tells the truth", VisibleTo.TESTS),
+    Invariant.I22: _statement("the doctor reports every issue and no false one", VisibleTo.TESTS),
     Invariant.I23: _statement("no loop of the daemon fails", VisibleTo.CODE),
     Invariant.I24: _statement("memory and handles do not grow", VisibleTo.TESTS),
     Invariant.I25: _statement("every order has a whole quantity and prices on tick", VisibleTo.CONSTRAINT),
     Invariant.I26: _statement(
-        "the journal is whole, and tells the state of every order", VisibleTo.CONSTRAINT, VisibleTo.DATABASE
+        "the journal is complete, and gives the state of every order",
+        VisibleTo.CONSTRAINT,
+        VisibleTo.DATABASE,
     ),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """One invariant that one subject breaks. `what` is a sentence; `facts` are the numbers behind it.
+    """One invariant broken by one subject. `description` is a sentence; `facts` are its numbers.
 
-    The same violation, seen twice, has the same `key`.
+    One violation, found twice, has one `key`.
     """
 
     invariant: Invariant

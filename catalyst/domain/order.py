@@ -1,9 +1,9 @@
-"""The life of an order: states, edges, and what a broker's report does to them.
+"""Order state machine: statuses, allowed transitions, and the effect of a broker's report.
 
-Rule 1: everything that moves an order between states is in EDGES.
-Rule 2: fills are facts, states are opinions. A fill is booked whatever state the order is in; a report only
-        moves the state, and never past fills that are not booked yet.
-Rule 3: nothing here awaits, logs or reads a clock.
+Rule 1: EDGES holds every transition between statuses.
+Rule 2: a fill is booked whatever the order's status is; a report only changes the status, and never past fills that
+        are not booked yet.
+Rule 3: this module does not await, log or read a clock.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from catalyst.domain.errors import IllegalTransition, InvariantBroken
 
 
 class Status(StrEnum):
-    CREATED = "created"  # the row is written; surely never sent
+    CREATED = "created"  # the row is written; certainly never sent
     SUBMITTED = "submitted"  # may have been sent
     ACCEPTED = "accepted"
     PARTIAL_FILL = "partial_fill"
@@ -46,7 +46,7 @@ class PositionSide(StrEnum):
 
 class EdgeKind(StrEnum):
     NORMAL = "normal"
-    LATE = "late"  # it really happens, and pages the operator
+    LATE = "late"  # out of a terminal status; it happens in practice and raises an alert
 
 
 S = Status
@@ -59,7 +59,7 @@ NEVER_ARRIVED: Final = "NEVER_ARRIVED"
 
 EDGES: Final[dict[tuple[Status, Status], EdgeKind]] = {
     **{(S.CREATED, then): EdgeKind.NORMAL for then in (S.SUBMITTED, S.CANCELLED, S.REJECTED)},
-    # A fill can outrun the acknowledgement, so submitted leads everywhere.
+    # A fill can arrive before the acknowledgement, so `submitted` leads to every other status.
     **{
         (S.SUBMITTED, then): EdgeKind.NORMAL
         for then in (S.ACCEPTED, S.PARTIAL_FILL, S.FILLED, S.CANCELLED, S.REJECTED, S.EXPIRED, S.REPLACED)
@@ -72,7 +72,7 @@ EDGES: Final[dict[tuple[Status, Status], EdgeKind]] = {
         (S.PARTIAL_FILL, then): EdgeKind.NORMAL
         for then in (S.PARTIAL_FILL, S.FILLED, S.CANCELLED, S.REJECTED, S.EXPIRED, S.REPLACED)
     },
-    # A fill can arrive after the end that lost to it; a dead order can turn out to be alive.
+    # A fill can arrive after a terminal status, and an order marked terminal can still be working.
     **{
         (before, then): EdgeKind.LATE
         for before in (S.CANCELLED, S.EXPIRED, S.REPLACED)
@@ -86,9 +86,9 @@ EDGES: Final[dict[tuple[Status, Status], EdgeKind]] = {
 
 
 def transition(seen: Status, then: Status, *, reason: str | None = None) -> EdgeKind:
-    """Return the kind of the edge from `seen` to `then`; raise IllegalTransition when there is none.
+    """Return the kind of the edge from `seen` to `then`. Raises IllegalTransition when there is none.
 
-    `reason` is the stored rejection reason: a rejected order rises again only when it had `NEVER_ARRIVED`.
+    `reason` is the stored rejection reason: a rejected order can become working only with `NEVER_ARRIVED`.
     """
     kind = EDGES.get((seen, then))
     if kind is None or (seen is S.REJECTED and reason != NEVER_ARRIVED):
@@ -97,7 +97,7 @@ def transition(seen: Status, then: Status, *, reason: str | None = None) -> Edge
 
 
 def side_for(position: PositionSide, purpose: Purpose) -> Side:
-    """The one place that writes a side: entries go with the position, every exit against it."""
+    """Return the side of an order: an entry has the position's side, an exit the opposite. The only place for this."""
     match position, purpose:
         case (PositionSide.LONG, Purpose.ENTRY):
             return Side.BUY
@@ -112,8 +112,8 @@ def side_for(position: PositionSide, purpose: Purpose) -> Side:
 
 
 def position_side_for(side: Side, purpose: Purpose) -> PositionSide:
-    """The side of the position that an order of this side and purpose belongs to."""
-    return next(held for held in PositionSide if side_for(held, purpose) is side)
+    """Return the side of the position to which an order of this side and purpose belongs."""
+    return next(position_side for position_side in PositionSide if side_for(position_side, purpose) is side)
 
 
 _PENDING: Final = frozenset({"pending_new", "new", "pending_review"})
@@ -141,12 +141,12 @@ _TERMINAL_BY_BROKER_STATUS: Final = {
 
 
 def is_pending(broker_status: str | None) -> bool:
-    """True for the broker's words of an order that it has and that nothing has happened to."""
+    """Return true for the broker statuses of an order that was received and not processed yet."""
     return broker_status in _PENDING
 
 
 def status_of(broker_status: str, filled: Decimal, quantity: Decimal) -> Status | None:
-    """Our status for the broker's word; None for a word we do not know.
+    """Return our status for the broker's status; None for an unknown one.
 
     Source: Alpaca, orders documentation, order lifecycle.
     """
@@ -163,7 +163,7 @@ def status_of(broker_status: str, filled: Decimal, quantity: Decimal) -> Status 
 
 @dataclass(frozen=True, slots=True)
 class OrderState:
-    """What our books say of one order."""
+    """The state of one order in our order ledger."""
 
     status: Status
     quantity: Decimal
@@ -172,14 +172,14 @@ class OrderState:
 
 
 class Verdict(StrEnum):
-    """What hearing a report comes to."""
+    """The decision about a report."""
 
-    MOVE = "move"  # change the state along an edge
-    SAME = "same"  # the state is right already
-    STALE = "stale"  # the report lies behind us
+    MOVE = "move"  # change the status along an edge
+    SAME = "same"  # the status is already right
+    STALE = "stale"  # the report is older than our state
     MISSING_FILLS = "missing_fills"  # the broker has filled more than we booked: fetch the fills first
-    UNKNOWN = "unknown"  # a word we do not know: keep it, ask again, live on
-    CONTRADICTION = "contradiction"  # quarantine: no edge leads there
+    UNKNOWN = "unknown"  # an unknown broker status: log it, read the order again, continue
+    CONTRADICTION = "contradiction"  # no edge leads to this status: quarantine
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,15 +193,15 @@ _RANK: Final = {S.CREATED: 0, S.SUBMITTED: 1, S.ACCEPTED: 2, S.PARTIAL_FILL: 3} 
 
 
 def outcome_of_report(order: OrderState, broker_status: str, broker_filled: Decimal) -> ReportOutcome:
-    """Decide what a broker's report of (status, cumulative filled quantity) does to `order`.
+    """Decide the effect of a broker's report (status, cumulative filled quantity) on `order`.
 
-    Idempotent and blind to order: the same reports in any sequence, any number of times, end alike.
+    Idempotent and independent of the sequence: reports in any order, any number of times, lead to one final state.
     """
     then = status_of(broker_status, broker_filled, order.quantity)
     if then is None:
         return ReportOutcome(Verdict.UNKNOWN)
     if broker_filled > order.filled_qty or (then is S.FILLED and order.filled_qty < order.quantity):
-        return ReportOutcome(Verdict.MISSING_FILLS, then)  # a word alone fills nothing
+        return ReportOutcome(Verdict.MISSING_FILLS, then)  # a status alone books no fill
     if then is order.status:
         return ReportOutcome(Verdict.SAME, then)
     if broker_filled < order.filled_qty or _RANK[then] < _RANK[order.status]:
@@ -217,10 +217,10 @@ def outcome_of_report(order: OrderState, broker_status: str, broker_filled: Deci
 
 
 def after_fill(order: OrderState, quantity: Decimal) -> tuple[Status, EdgeKind]:
-    """The state after `quantity` more shares are booked, and the kind of edge that leads there.
+    """Return the status after `quantity` more shares are booked, and the kind of its edge.
 
-    Raises InvariantBroken when more would be filled than was ordered, IllegalTransition when a truly
-    refused order is said to have filled.
+    Raises InvariantBroken when more shares would be filled than ordered, IllegalTransition for a fill of an order that
+    the broker rejected.
     """
     filled = order.filled_qty + quantity
     if quantity <= 0 or filled > order.quantity:
@@ -228,6 +228,6 @@ def after_fill(order: OrderState, quantity: Decimal) -> tuple[Status, EdgeKind]:
     then = S.FILLED if filled == order.quantity else S.PARTIAL_FILL
     if order.status is S.FILLED:
         raise InvariantBroken("a filled order cannot fill again")
-    if order.status is S.CREATED:  # the broker filled a row we believe unsent: the send was not recorded
+    if order.status is S.CREATED:  # filled, but our row says never sent: the send was not recorded
         raise IllegalTransition("an order that was never sent cannot fill")
     return then, transition(order.status, then, reason=order.rejection_reason)

@@ -1,4 +1,4 @@
-"""A position: opened by the first entry fill, changed only by fills, closed at zero with its realised P&L."""
+"""Position arithmetic: opened by the first entry fill, changed only by fills, closed at zero with its realised P&L."""
 
 from dataclasses import dataclass, replace
 from decimal import ROUND_HALF_EVEN, Decimal
@@ -35,8 +35,8 @@ POSITION_EDGES: Final = frozenset({(PositionStatus.OPEN, PositionStatus.CLOSED)}
 class PositionState:
     """The running totals of one position. Quantities in shares, never negative; cost and proceeds in dollars.
 
-    `cost` is what the entries paid (short: received), `proceeds` what the exits brought (short: paid), both
-    exact sums of quantity times price.
+    `cost` is the amount that the entries paid (short: received), `proceeds` the amount that the exits received (short:
+    paid); both are exact sums of quantity times price.
     """
 
     side: PositionSide
@@ -55,33 +55,33 @@ class PositionState:
 
     @property
     def entry_price(self) -> Decimal:
-        """Quantity-weighted average over the entry fills."""
+        """Average price of the entry fills, weighted by quantity."""
         return self.cost / self.entered_qty
 
     @property
     def exit_price(self) -> Decimal | None:
-        """Quantity-weighted average over the exit fills; None before the first."""
+        """Average price of the exit fills, weighted by quantity; None before the first."""
         return self.proceeds / self.exited_qty if self.exited_qty else None
 
     @property
     def realized_pnl(self) -> Decimal:
-        """Dollars, fees apart, from the exact cost basis, rounded once to the cent."""
+        """Realised result in dollars without fees, from the exact cost basis, rounded once to the cent."""
         if not self.exited_qty:
             return ZERO
         return self._profit(self.proceeds, self.exited_qty)
 
     def unrealized_pnl(self, price: Decimal) -> Decimal:
-        """Dollars at `price`, to the cent."""
+        """Return the unrealised result at `price`, in dollars, to the cent."""
         return self._profit(price * self.quantity, self.quantity)
 
     def _profit(self, value: Decimal, quantity: Decimal) -> Decimal:
-        # Multiplied before it is divided: an average with endless digits would tip a half cent.
+        # Multiply before dividing: an average with endless digits could change the rounding of half a cent.
         gain = value - self.cost * quantity / self.entered_qty
         return (gain if self.side is PositionSide.LONG else -gain).quantize(CENT, ROUND_HALF_EVEN)
 
 
 def add_fill(position: PositionState, quantity: Decimal, price: Decimal) -> PositionState:
-    """The holding after an entry fill. A closed position never reopens: that is a new one."""
+    """Return the position after an entry fill. Raises IllegalTransition for a closed position: it never reopens."""
     if position.entered_qty and position.status is PositionStatus.CLOSED:
         raise IllegalTransition("a closed position cannot be entered again")
     return replace(
@@ -92,9 +92,9 @@ def add_fill(position: PositionState, quantity: Decimal, price: Decimal) -> Posi
 def reduce_by_fill(
     position: PositionState, quantity: Decimal, price: Decimal
 ) -> tuple[PositionState, Decimal]:
-    """The holding after an exit fill, and the quantity oversold: shares that left though we held none."""
-    taken = min(quantity, position.quantity)
-    left = replace(
-        position, exited_qty=position.exited_qty + taken, proceeds=position.proceeds + taken * price
+    """Return the position after an exit fill, and the oversold quantity: exited shares beyond the position."""
+    exited = min(quantity, position.quantity)
+    reduced = replace(
+        position, exited_qty=position.exited_qty + exited, proceeds=position.proceeds + exited * price
     )
-    return left, quantity - taken
+    return reduced, quantity - exited

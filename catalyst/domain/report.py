@@ -1,4 +1,4 @@
-"""What a broker tells us, in our own words. Raw payloads end at the broker's edge; these travel inside."""
+"""Reports and requests exchanged with a broker. The broker adapter converts raw payloads to these types."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ Raw = Mapping[str, object]
 
 @dataclass(frozen=True, slots=True)
 class Fill:
-    """One execution. Its identity is (broker order id, cumulative quantity after it), from every source.
+    """One execution. Every source identifies it by (broker order id, cumulative quantity after it).
 
     `quantity` and `price` (dollars) belong to this execution alone; `at` is the broker's time, UTC.
     """
@@ -22,13 +22,13 @@ class Fill:
     quantity: Decimal
     price: Decimal
     at: datetime
-    execution_id: str | None = None  # the stream's
-    activity_id: str | None = None  # the ledger's
+    execution_id: str | None = None  # from the stream
+    activity_id: str | None = None  # from the account activities
 
 
 @dataclass(frozen=True, slots=True)
 class OrderReport:
-    """One order as the broker shows it now. Decimals in shares and dollars; times aware, UTC."""
+    """One order as the broker reports it. Decimals in shares and dollars; times aware, UTC."""
 
     broker_id: str
     client_order_id: str
@@ -53,7 +53,7 @@ class OrderReport:
 
 @dataclass(frozen=True, slots=True)
 class TradeUpdate:
-    """One message of the trade_updates stream: an event, the order after it, and the fill if it was one."""
+    """One message of the trade_updates stream: an event, the order after it, and the fill, if it is one."""
 
     event: str
     order: OrderReport
@@ -64,11 +64,11 @@ class TradeUpdate:
 
 @dataclass(frozen=True, slots=True)
 class PositionReport:
-    """Shares the broker holds for us: `quantity` signed, negative when short."""
+    """A position at the broker: `quantity` is signed, negative when short."""
 
     symbol: str
     quantity: Decimal
-    available: Decimal  # not held by working orders; signed like quantity
+    available: Decimal  # shares not reserved by working orders; signed like quantity
     entry_price: Decimal
     current_price: Decimal | None
     unrealized_pl: Decimal | None
@@ -77,7 +77,7 @@ class PositionReport:
 
 @dataclass(frozen=True, slots=True)
 class AccountReport:
-    """The account, dollars."""
+    """The account at the broker, in dollars."""
 
     account_id: str
     account_number: str
@@ -94,7 +94,7 @@ class AccountReport:
 
     @property
     def can_open_positions(self) -> bool:
-        """True when the broker would let this account open a position."""
+        """True when the broker lets this account open positions."""
         return self.status == "ACTIVE" and not (
             self.trading_blocked or self.account_blocked or self.suspended_by_user
         )
@@ -102,7 +102,7 @@ class AccountReport:
 
 @dataclass(frozen=True, slots=True)
 class AssetReport:
-    """One tradable instrument, as the broker lists it."""
+    """One instrument as the broker lists it."""
 
     asset_id: str
     symbol: str
@@ -118,7 +118,7 @@ class AssetReport:
 
 @dataclass(frozen=True, slots=True)
 class ClockReport:
-    """The broker's own clock."""
+    """The broker's clock and market hours."""
 
     at: datetime
     is_open: bool
@@ -128,7 +128,7 @@ class ClockReport:
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """The best bid and ask, dollars; a missing side is None. Sizes in shares."""
+    """The best bid and ask, in dollars; a missing side is None."""
 
     symbol: str
     at: datetime
@@ -138,7 +138,7 @@ class Quote:
 
 @dataclass(frozen=True, slots=True)
 class Trade:
-    """The last eligible print."""
+    """The last trade that counts for the price, in dollars."""
 
     symbol: str
     at: datetime
@@ -147,7 +147,7 @@ class Trade:
 
 @dataclass(frozen=True, slots=True)
 class OrderRequest:
-    """What we ask the broker to do. Quantities are whole shares; prices are on tick."""
+    """An order to send to the broker. Quantities are whole shares; prices are on tick."""
 
     client_order_id: str
     symbol: str
@@ -163,5 +163,5 @@ class OrderRequest:
 
 
 def is_working_report(report: OrderReport) -> bool:
-    """A word we do not know is a working order's."""
+    """Return true unless the status is terminal; an unknown status counts as working."""
     return status_of(report.broker_status, report.filled_qty, report.quantity) not in TERMINAL

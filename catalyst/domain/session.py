@@ -1,4 +1,4 @@
-"""The market session of a day, from the exchange's calendar; never from UTC hours."""
+"""Market session of a trading day, from the exchange's calendar, never from UTC hours."""
 
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
@@ -40,15 +40,15 @@ class Session:
         return Phase.OPEN if at < self.close else Phase.AFTER
 
     def flatten_at(self, minutes_before_close: int) -> datetime:
-        """When the exits of the day begin: that long before the actual close."""
+        """Return the time at which the day's exits begin: `minutes_before_close` before the actual close."""
         return self.close - timedelta(minutes=minutes_before_close)
 
 
 def session_of(day: date, opens: time, closes: time) -> Session:
-    """The session of a calendar row whose times are New York wall-clock times without a zone."""
+    """Build a session from a calendar row whose times are New York wall-clock times without a zone."""
     return Session(day, *(datetime.combine(day, at, NEW_YORK).astimezone(UTC) for at in (opens, closes)))
 
 
 def trading_date(at: datetime) -> date:
-    """The New York date of an instant."""
+    """Return the New York date of an instant."""
     return at.astimezone(NEW_YORK).date()

@@ -50,7 +50,9 @@ def correlation_matrix(
     daily_correlation, daily_count = _correlate(daily_returns)
     intraday_correlation, intraday_count = _correlate(intraday_returns)
     matrix = np.where(
-        daily_count >= MIN_DAILY_RETURNS, daily_correlation, np.where(intraday_count >= MIN_INTRADAY_RETURNS, intraday_correlation, np.nan)
+        daily_count >= MIN_DAILY_RETURNS,
+        daily_correlation,
+        np.where(intraday_count >= MIN_INTRADAY_RETURNS, intraday_correlation, np.nan),
     )
     max_counts = (int(count.max()) if count.size else 0 for count in (daily_count, intraday_count))
     return CorrelationMatrix(tuple(symbols), matrix, *max_counts)

@@ -102,7 +102,9 @@ def triangle(chart: Chart, cfg: PatternConfig, back: int) -> Setups:
         & (height >= 2 * chart.range_unit)
     )
     shape = mean_quality(
-        1 - np.abs(early_top - late_top) / chart.range_unit, rise / chart.range_unit, height / (4 * chart.range_unit)
+        1 - np.abs(early_top - late_top) / chart.range_unit,
+        rise / chart.range_unit,
+        height / (4 * chart.range_unit),
     )
     return Setups(found, trigger, after, trigger + height, shape, first)
 

@@ -48,7 +48,7 @@ def _mean_of(values: Floats, first: int, window: int) -> Floats:
 
 
 def _rolling_sum(values: Floats, window: int) -> Floats:
-    """Return the sum of every `window` neighbouring columns; only additions, so no precision is lost to cancellation."""
+    """Return the sum of every `window` neighbouring columns; only additions, so cancellation loses no precision."""
     width = values.shape[1] - window + 1
     total = values[:, :width].copy()
     for step in range(1, window):
@@ -143,9 +143,9 @@ def true_range(high: Floats, low: Floats, close: Floats) -> Floats:
 
 
 def atr(high: Floats, low: Floats, close: Floats, window: int = 14) -> Floats:
-    """Wilder's average true range, in dollars, from bar `window` on."""
-    reach = true_range(high, low, close)
-    (out,) = _exponential_means(reach, [1 / window], [window], [_mean_of(reach, 1, window)])
+    """Return Wilder's average true range, in dollars, from bar `window` on."""
+    ranges = true_range(high, low, close)
+    (out,) = _exponential_means(ranges, [1 / window], [window], [_mean_of(ranges, 1, window)])
     return out
 
 
@@ -244,4 +244,6 @@ def vwap(high: Floats, low: Floats, close: Floats, volume: Floats) -> Floats:
     """Return the volume-weighted mean of (high + low + close) / 3 since the first column; NaN before any volume."""
     cumulative = np.cumsum(volume, axis=1)
     with np.errstate(all="ignore"):
-        return np.where(cumulative > 0, np.cumsum((high + low + close) / 3 * volume, axis=1) / cumulative, np.nan)
+        return np.where(
+            cumulative > 0, np.cumsum((high + low + close) / 3 * volume, axis=1) / cumulative, np.nan
+        )

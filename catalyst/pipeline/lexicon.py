@@ -1,7 +1,7 @@
-"""How finance uses words: valences on VADER's scale (-4 worst, 4 best), and phrases that mean more than their words.
+"""Finance lexicon: valences of words on VADER's scale (-4 worst, 4 best), and phrases with a meaning of their own.
 
-Written for headlines about listed companies and their shares. A price word is about the share ("slips"), an
-amount word about the company ("narrows"); what the amount is of decides whether more of it is good, see `FLIPPED`.
+Written for headlines about listed companies and their shares. A price word describes the share ("slips"), an amount
+word describes the company ("narrows"). Whether more of an amount is good depends on its subject, see `INVERTING_WORDS`.
 """
 
 import re
@@ -76,7 +76,7 @@ _BY_VALENCE: Final = {
         tank tanks tanked tanking crash crashes crashed crashing collapse collapses collapsed rout
         bankrupt bankruptcy bankruptcies liquidation nosedive nosedives nosedived crater craters
         cratered meltdown bloodbath wipeout delisted delisting""",
-    # Words that general English loves or hates and a financial page merely uses.
+    # Words with a valence in general English and none in finance.
     0.0: """edges asset assets entertainment hero nifty surprise surprises valued firms risk risks share shares
         sharing interest interests interested security securities energy value values gross crude
         party parties treat treatment trust united novel vice cancer charge charges chance care
@@ -100,7 +100,7 @@ WORD_VALENCES: Final[dict[str, float]] = {
     word: valence for valence, listed in _BY_VALENCE.items() for word in listed.split()
 }
 
-# What one would rather have less of: an amount word near it means the opposite.
+# Subjects of which less is better: an amount word near one of them has the opposite meaning.
 INVERTING_WORDS: Final = frozenset(
     _split_words(
         """loss losses deficit debt debts cost costs expense expenses inflation unemployment jobless
@@ -110,7 +110,7 @@ INVERTING_WORDS: Final = frozenset(
         vacancy vacancies attrition arrears"""
     )
 )
-# Words of amount: they turn with what they are about.
+# Amount words: their meaning depends on their subject.
 INCREASE_WORDS: Final = frozenset(
     _split_words(
         """rise rises rose rising increase increases increased increasing grow grows grew growing climb
@@ -128,8 +128,8 @@ DECREASE_WORDS: Final = frozenset(
     )
 )
 
-# (parts of words one of which must be there, the pattern, the token that stands for it, the token's valence); tried
-# in this order, on lower-case text.
+# (parts of words, one of which the text must contain; the pattern; the token that replaces it; the token's valence).
+# Tried in this order, on lower-case text.
 _PHRASES: Final = (
     # neither good nor bad
     ("term", r"\b(?:short|long|near|medium)[- ]?term\b", "xterm", 0.0),
@@ -153,7 +153,7 @@ _PHRASES: Final = (
     ("reduc", r"\breduc\w+\s+(?:the\s+)?(?:environmental|carbon|energy)\b", "xgreen", 0.3),
     ("down", r"\bbreak\s+down\s+of\b|\bbroken\s+down\b", "xbreakdown", 0.0),
     ("how", r"\bhow\s+to\b", "xhow", 0.0),
-    # better than it sounds
+    # better than the single words
     (
         "loss",
         (r"\b(?:net\s+|operating\s+|pre-?tax\s+|quarterly\s+)*loss(?:es)?\s+(?:\w+\s+){0,2}?(?:narrow\w*"
@@ -227,7 +227,7 @@ _PHRASES: Final = (
         "xtarget", 0.8,
     ),
     ("cost", r"\bcost\s+(?:savings?|reductions?|cuts?)\b|\bcuts?\s+costs?\b", "xcostcuts", 1.0),
-    # worse than it sounds
+    # worse than the single words
     (
         "miss below under short lag lower worse trail",
         (r"\b(?:miss(?:es|ed)?|below|under|short\s+of|lags?|lower\s+than|worse[- ]than"

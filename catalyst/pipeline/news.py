@@ -1,4 +1,4 @@
-"""Stage 3 of 8: what is said about the stocks in play, and whether it helps the side we may take."""
+"""Stage 3 of 8: scores the headlines about the best stocks of the scan, and refuses bad news in long-only trading."""
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -14,7 +14,7 @@ from catalyst.pipeline.sentiment import score_texts
 
 SentimentScorer = Callable[[Sequence[str]], Floats]
 
-# How much a source is worth hearing. Not known: in between.
+# The weight of each source; an unknown source has a medium weight.
 _SOURCE_WEIGHT: Final = {
     "benzinga": 1.0, "reuters": 1.0, "bloomberg": 1.0, "dow jones": 1.0, "business wire": 1.0, "businesswire": 1.0,
     "pr newswire": 1.0, "prnewswire": 1.0, "globenewswire": 1.0, "globe newswire": 1.0, "accesswire": 0.8,
@@ -24,16 +24,16 @@ _SOURCE_WEIGHT: Final = {
     "gurufocus": 0.3, "gurufocus.com": 0.3, "24/7 wall st.": 0.2, "stockstory": 0.3, "chartmill": 0.3,
 }  # fmt: skip
 _UNKNOWN_SOURCE: Final = 0.6
-# A headline's say shrinks with each further symbol it is tagged with: market reports are nobody's news.
+# Beyond this number of tagged symbols a headline's weight is divided: market reports are not a company's own news.
 _UNDISCOUNTED_TAGS: Final = 2
-# Evidence of this weight moves the score half way from neutral towards the sentiment heard.
+# Headlines of this total weight move the score half way from neutral to their sentiment.
 _HALF_CONVICTION_WEIGHT: Final = 0.5
 
 
 def symbols_to_read(frame: pd.DataFrame, cfg: NewsConfig) -> list[str]:
-    """The symbols whose headlines the stage will want: the best `cfg.ask` by scan score."""
-    standing = frame[frame["refused_by"].isna() & (frame["scan_rank"] <= cfg.max_symbols)]
-    return [str(symbol) for symbol in standing.sort_values("scan_rank").index]
+    """Return the symbols whose headlines the stage reads: the best `cfg.max_symbols` by scan score."""
+    selected = frame[frame["refused_by"].isna() & (frame["scan_rank"] <= cfg.max_symbols)]
+    return [str(symbol) for symbol in selected.sort_values("scan_rank").index]
 
 
 def news(
@@ -47,21 +47,22 @@ def news(
     failed: bool = False,
     scorer: SentimentScorer = score_texts,
 ) -> pd.DataFrame:
-    """Score the headlines of the best `cfg.ask`, and keep `cfg.keep` by scan score and strength of the news.
+    """Score the headlines of the best `cfg.max_symbols` rows; keep `cfg.max_candidates` by scan score and news.
 
     Reads   frame: scan_score, scan_rank; headlines: id, symbol, headline, summary, source, published_at,
-            received_at, url; one row per headline and symbol. Only what was received by `now` counts.
+            received_at, url; one row per headline and symbol. Only headlines received by `now` count.
     Writes  news_score, [0, 1]: 0.5 no news or neutral, above it good, below it bad; sentiment, [-1, 1], the
-            weighted mean; news_weight, how much evidence; news_count, distinct headlines; catalyst, the kind of
-            the weightiest one; headline, its text; news_state: read | none | off | failed; news_rank.
+            weighted mean; news_weight, the sum of the weights; news_count, distinct headlines; catalyst, the kind
+            of the headline with the largest weight; headline, its text; news_state: read | none | off | failed;
+            news_rank.
     Raises  ValueError for a naive `now`.
 
-    A stock without news, a switched-off stage and a failed source all score neutral and are told apart by
-    news_state. Where only longs are allowed, a news score of `cfg.veto` or below refuses the row.
+    A stock without news, a switched-off stage and a failed source all score neutral; news_state tells which. In
+    long-only trading a news score of `cfg.veto_score` or below refuses the row.
     """
-    sieve = StageFilter(frame, "news")
+    stage_filter = StageFilter(frame, "news")
     scan_rank = frame["scan_rank"].to_numpy(dtype=np.float64)
-    sieve.refuse(
+    stage_filter.refuse(
         scan_rank > cfg.max_symbols,
         f"rank %d by scan score; news reads the best {cfg.max_symbols}",
         scan_rank,
@@ -76,23 +77,23 @@ def news(
     state = np.where(
         news_values["news_count"] > 0, "read", "failed" if failed else "none" if enabled else "off"
     ).astype(object)
-    state[~sieve.remaining] = None
+    state[~stage_filter.remaining] = None
     if not allow_short:
-        sieve.refuse(
+        stage_filter.refuse(
             score <= cfg.veto_score,
             f"news score %.2f ({cfg.veto_score:g} or less refuses a long): %s",
             score,
             news_values["headline"],
         )
     interest = frame["scan_score"].to_numpy(dtype=np.float64) + np.abs(score - 0.5)
-    ranks = sieve.keep_best(
+    ranks = stage_filter.keep_best(
         interest, cfg.max_candidates, "rank %d of %d by scan score and news; news keeps %d"
     )
-    return sieve.to_frame(**news_values, news_state=pd.array(state, dtype="str"), news_rank=ranks)
+    return stage_filter.to_frame(**news_values, news_state=pd.array(state, dtype="str"), news_rank=ranks)
 
 
 def _news_columns(weighted: pd.DataFrame, index: pd.Index) -> dict[str, Any]:
-    """The columns of the stage for every row; neutral where nothing was heard."""
+    """Return the stage's columns for every row; neutral where there are no headlines."""
     news_values = weighted.reindex(index)
     if news_values.empty or "sentiment" not in news_values.columns:
         none = np.zeros(len(index))
@@ -117,27 +118,29 @@ def _news_columns(weighted: pd.DataFrame, index: pd.Index) -> dict[str, Any]:
 def _weigh_headlines(
     headlines: pd.DataFrame, index: pd.Index, now: datetime, cfg: NewsConfig, scorer: SentimentScorer
 ) -> pd.DataFrame:
-    """By symbol: sentiment (weighted mean), weight (sum), count, and the weightiest headline with its kind."""
-    known = _timely_headlines(headlines, index, now, cfg)
-    if known.empty:
+    """Return by symbol: sentiment (weighted mean), weight (sum), count, and the top headline with its kind."""
+    timely = _timely_headlines(headlines, index, now, cfg)
+    if timely.empty:
         return pd.DataFrame()
-    kinds = classify(known["headline"].tolist())
-    age = (require_aware(now) - epoch_seconds(known["published_at"])) / 3600
-    source = known["source"].fillna("").str.strip().str.lower().map(_SOURCE_WEIGHT).fillna(_UNKNOWN_SOURCE)
-    tags = np.maximum(known["tags"].to_numpy(dtype=np.float64) / _UNDISCOUNTED_TAGS, 1.0)
+    kinds = classify(timely["headline"].tolist())
+    age = (require_aware(now) - epoch_seconds(timely["published_at"])) / 3600
+    source = timely["source"].fillna("").str.strip().str.lower().map(_SOURCE_WEIGHT).fillna(_UNKNOWN_SOURCE)
+    tags = np.maximum(timely["tags"].to_numpy(dtype=np.float64) / _UNDISCOUNTED_TAGS, 1.0)
     weight = (
         np.exp2(-np.maximum(age, 0.0) / cfg.half_life_hours)
         * source.to_numpy(dtype=np.float64)
         * np.array([kind.weight for kind in kinds])
         / tags
     )
-    text = np.clip(scorer(known["headline"].tolist()), -1.0, 1.0)
+    text_score = np.clip(scorer(timely["headline"].tolist()), -1.0, 1.0)
     lean = np.array([kind.lean for kind in kinds])
-    # A kind that leans one way by nature (an offering, a buyback) speaks where the words say nothing.
-    tone = np.where(lean * text < 0, text, np.where(np.abs(lean) > np.abs(text), lean, text))
-    known = known.assign(weight=weight, toned=tone * weight, catalyst=[kind.name for kind in kinds])
-    known = known.sort_values(["symbol", "weight", "headline"], ascending=[True, False, True])
-    by_symbol = known.groupby("symbol")
+    # A kind with a lean of its own (an offering, a buyback) decides where the words are neutral or weaker.
+    tone = np.where(
+        lean * text_score < 0, text_score, np.where(np.abs(lean) > np.abs(text_score), lean, text_score)
+    )
+    timely = timely.assign(weight=weight, toned=tone * weight, catalyst=[kind.name for kind in kinds])
+    timely = timely.sort_values(["symbol", "weight", "headline"], ascending=[True, False, True])
+    by_symbol = timely.groupby("symbol")
     out = by_symbol.agg(
         weight=("weight", "sum"), toned=("toned", "sum"), count=("headline", "size"),
         headline=("headline", "first"), catalyst=("catalyst", "first"),
@@ -148,17 +151,17 @@ def _weigh_headlines(
 def _timely_headlines(
     headlines: pd.DataFrame, index: pd.Index, now: datetime, cfg: NewsConfig
 ) -> pd.DataFrame:
-    """The headlines that could be read by `now`, each once a symbol, with how many symbols share it."""
+    """Return the headlines that were readable at `now`, once per symbol, with the number of symbols that share each."""
     if headlines.empty:
         return headlines
     at = require_aware(now)
     published, received = epoch_seconds(headlines["published_at"]), epoch_seconds(headlines["received_at"])
     text = headlines["headline"].fillna("").str.strip()
     timely = (published <= at) & (received <= at) & (published >= at - 3600 * cfg.lookback_hours)
-    sound = headlines.assign(headline=text)[timely & (text != "").to_numpy()]
-    words = sound["headline"].str.lower().str.replace(r"[^a-z0-9]+", " ", regex=True).str.strip()
-    sound = sound.assign(words=words).sort_values(["published_at", "id", "symbol"])
-    # The same words again, from whichever source, are one piece of news, as old as its first telling.
-    once = sound.drop_duplicates(["symbol", "words"])
-    tags = once.groupby("words")["symbol"].transform("nunique")
-    return once.assign(tags=tags)[once["symbol"].isin(index)]
+    valid = headlines.assign(headline=text)[timely & (text != "").to_numpy()]
+    words = valid["headline"].str.lower().str.replace(r"[^a-z0-9]+", " ", regex=True).str.strip()
+    valid = valid.assign(words=words).sort_values(["published_at", "id", "symbol"])
+    # Headlines with equal words, from any source, are one piece of news, as old as the first of them.
+    distinct = valid.drop_duplicates(["symbol", "words"])
+    tags = distinct.groupby("words")["symbol"].transform("nunique")
+    return distinct.assign(tags=tags)[distinct["symbol"].isin(index)]

@@ -1,4 +1,4 @@
-"""What kind of news a headline is, by its phrases: the kind decides how much it weighs, and which way it leans."""
+"""Classification of headlines by their phrases; the kind of news sets a headline's weight and its lean."""
 
 import re
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 
 class NewsKind(NamedTuple):
-    """A kind of news. `weight` 1 is a company's own event; `lean` [-1, 1] where the kind itself is good or bad."""
+    """A kind of news. `weight` 1 is a company's own event; `lean` in [-1, 1] is nonzero for good or bad kinds."""
 
     name: str
     weight: float
@@ -22,7 +22,7 @@ def _news_kind(name: str, weight: float, lean: float, *phrases: str) -> tuple[Ne
 OTHER: Final = NewsKind("other", 0.5, 0.0)
 LISTICLE: Final = NewsKind("list", 0.1, 0.0)
 
-# Opinion and lists name many stocks and say nothing new: `5 stocks to watch`, `Is X a buy?`.
+# Opinions and lists name many stocks without new facts: `5 stocks to watch`, `Is X a buy?`.
 _LISTICLE: Final = re.compile(
     r"\b(?:top|best|these|\d+)\s+(?:\w+\s+){0,3}(?:stocks?|etfs?|picks|companies|names|reasons|things)\b"
     r"|\bstocks?\s+(?:to\s+(?:buy|watch|own|sell)|moving|making|in\s+focus|on\s+the\s+move)"
@@ -33,7 +33,7 @@ _LISTICLE: Final = re.compile(
     re.IGNORECASE,
 )
 
-# The first kind whose phrase is found is the headline's; the order puts the stronger claim first.
+# A headline gets the first kind that has a matching phrase; kinds with stronger claims come first.
 _KINDS: Final = (
     _news_kind(
         "halt",
@@ -226,7 +226,7 @@ _KINDS: Final = (
 
 
 def classify(headlines: Sequence[str]) -> list[NewsKind]:
-    """The kind of each headline; OTHER when no phrase is known, LISTICLE for lists and opinion."""
+    """Return the kind of each headline; OTHER when no phrase matches, LISTICLE for lists and opinions."""
     return [_classify(headline) for headline in headlines]
 
 

@@ -1,4 +1,4 @@
-"""Stage 8 of 8: the best few, as orders could be written from them."""
+"""Stage 8 of 8: selects the trades to enter and gives each its signal id and client order id."""
 
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -22,8 +22,8 @@ STRATEGY: Final = "catalyst"
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A trade as it would be sent: dollars on tick, whole shares. `entry` None is a market entry, and
-    `entry_price` what it was sized at."""
+    """A planned trade: dollars on tick, whole shares. `entry` None is a market entry; `entry_price` is the price used
+    for its size."""
 
     signal_id: UUID
     client_order_id: str
@@ -41,13 +41,13 @@ class Plan:
 
 
 def signal_id(day: date, strategy: str, symbol: str, side: PositionSide, decided_at: datetime) -> UUID:
-    """The identity of a decision: the same facts give the same id, in every process, for ever."""
+    """Return the id of a decision, derived from its facts, so that every process computes one and the same id."""
     at = f"{require_aware(decided_at):.6f}"
     return uuid5(NAMESPACE, f"{day.isoformat()}|{strategy}|{symbol}|{side.value}|{at}")
 
 
 def entry_order_id(day: date, strategy: str, signal: UUID, symbol: str, attempt: int = 1) -> str:
-    """The client order id of a signal's entry, the same however often it is asked."""
+    """Return the client order id of a signal's entry; equal at every call."""
     return client_order_id(f"{day.isoformat()}|{strategy}|{signal}|{symbol}", ENTRY_ROLE, attempt)
 
 
@@ -61,37 +61,37 @@ def plan(
     strategy: str = STRATEGY,
     slots: int | None = None,
 ) -> pd.DataFrame:
-    """Keep the best `top_n` (no more than `slots` free places) and give them their identities.
+    """Keep the best `top_n` rows (at most `slots`, the free positions) and assign their ids.
 
     Reads   frame: side, entry, stop, target, quantity, risk_rank.
     Writes  decided_at, entry_type, signal_id, client_order_id (of the entry's first attempt), plan_rank.
     """
-    sieve = StageFilter(frame, "plan")
-    room = top_n if slots is None else min(top_n, slots)
-    ranks = sieve.keep_best(
-        -float_values(frame, "risk_rank"), room, "rank %d of %d approved; the plan takes %d"
+    stage_filter = StageFilter(frame, "plan")
+    limit = top_n if slots is None else min(top_n, slots)
+    ranks = stage_filter.keep_best(
+        -float_values(frame, "risk_rank"), limit, "rank %d of %d approved; the plan takes %d"
     )
-    signals = np.full(len(frame), None, dtype=object)
-    orders = signals.copy()
+    signal_ids = np.full(len(frame), None, dtype=object)
+    order_ids = signal_ids.copy()
     sides = text_values(frame, "side")
-    for row in np.flatnonzero(sieve.remaining).tolist():
+    for row in np.flatnonzero(stage_filter.remaining).tolist():
         symbol = str(frame.index[row])
         signal = signal_id(session.day, strategy, symbol, PositionSide(sides[row]), now)
-        signals[row] = str(signal)
-        orders[row] = entry_order_id(session.day, strategy, signal, symbol)
-    return sieve.to_frame(
+        signal_ids[row] = str(signal)
+        order_ids[row] = entry_order_id(session.day, strategy, signal, symbol)
+    return stage_filter.to_frame(
         decided_at=pd.Timestamp(now),
         entry_type=cfg.entry_type,
-        signal_id=pd.array(signals, dtype="str"),
-        client_order_id=pd.array(orders, dtype="str"),
+        signal_id=pd.array(signal_ids, dtype="str"),
+        client_order_id=pd.array(order_ids, dtype="str"),
         plan_rank=ranks,
     )
 
 
 def plans(frame: pd.DataFrame) -> list[Plan]:
-    """The trades of a planned frame, best first, in exact prices."""
-    standing = frame[frame["refused_by"].isna() & frame["client_order_id"].notna()].sort_values("plan_rank")
-    return [_plan_of_row(str(symbol), row) for symbol, row in standing.iterrows()]
+    """Return the trades of a planned frame, best first, with prices as decimals on tick."""
+    planned = frame[frame["refused_by"].isna() & frame["client_order_id"].notna()].sort_values("plan_rank")
+    return [_plan_of_row(str(symbol), row) for symbol, row in planned.iterrows()]
 
 
 def _plan_of_row(symbol: str, row: "pd.Series[Any]") -> Plan:

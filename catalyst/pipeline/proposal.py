@@ -1,4 +1,4 @@
-"""A proposal: a side with an entry, a stop and a target, on tick, before anyone has asked whether it may be made."""
+"""Proposals: a side with entry, stop and target on tick, before the risk check."""
 
 import math
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ from catalyst.pipeline.risk_inputs import Limits
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """Dollars a share, on tick. `quantity` None asks for the size the limits allow. What is None was not looked
-    at (an operator's question without a market), and is reported as not checked."""
+    """A proposed trade; prices in dollars per share, on tick. `quantity` None asks for the size that the limits allow.
+    Other None values are unknown (a request of the operator without market data) and reported as not checked."""
 
     symbol: str
     side: PositionSide
@@ -26,16 +26,16 @@ class Proposal:
     minute_volume: Decimal | None = None  # shares a minute
     shortable: bool = False
     easy_to_borrow: bool = False
-    basis: str = "percent"  # where the stop comes from: pattern | atr | percent
+    basis: str = "percent"  # origin of the stop: pattern | atr | percent
 
     @property
     def risk(self) -> Decimal:
-        """What a share loses from the entry to the stop; not positive when the stop is on the wrong side."""
+        """Loss per share from the entry to the stop, dollars; not positive when the stop is on the wrong side."""
         return self.entry - self.stop if self.side is PositionSide.LONG else self.stop - self.entry
 
     @property
     def reward(self) -> Decimal:
-        """What a share gains from the entry to the target."""
+        """Gain per share from the entry to the target, dollars."""
         return self.target - self.entry if self.side is PositionSide.LONG else self.entry - self.target
 
 
@@ -52,7 +52,7 @@ def propose(
     shortable: bool = False,
     easy_to_borrow: bool = False,
 ) -> Proposal:
-    """A proposal at `price`, on tick, with the default stop and target where none is given."""
+    """Build a proposal at `price`, on tick; a missing stop or target gets the default percentage."""
     sign = 1 if side is PositionSide.LONG else -1
     entry = round_entry(price, side)
     if stop is None:
@@ -68,7 +68,7 @@ def propose(
 
 @dataclass(frozen=True, slots=True)
 class ChartLevels:
-    """What the stages found for one candidate, float dollars; NaN where a stage found nothing."""
+    """The results of the stages for one candidate, in float dollars; NaN where a stage has no result."""
 
     symbol: str
     side: PositionSide
@@ -84,33 +84,32 @@ class ChartLevels:
 
 
 def propose_from_levels(levels: ChartLevels, limits: Limits) -> Proposal:
-    """A proposal from a candidate's levels.
+    """Build a proposal from a candidate's levels.
 
-    The entry reaches a collar through the far side of the quote (a market entry is priced at that side). The stop
-    is the pattern's; when the chart gives none, or one farther than `max_stop_pct`, the default percentage; either is
-    moved out to `min_stop_atr` bar ATRs when it is nearer than the noise. The target is the pattern's, else the
-    default percentage.
+    The entry limit lies a collar beyond the opposite quote (a market entry is priced at that quote). The stop is the
+    pattern's, or the default percentage when there is none or it is farther than `max_stop_pct`; a stop closer than
+    `min_stop_atr` bar ATRs is moved out to this distance. The target is the pattern's, else the default percentage.
     """
-    long = levels.side is PositionSide.LONG
-    sign = 1 if long else -1
-    far = levels.ask if long else levels.bid
+    is_long = levels.side is PositionSide.LONG
+    sign = 1 if is_long else -1
+    opposite_quote = levels.ask if is_long else levels.bid
     collar = 0.0 if limits.market_entry else float(limits.collar_bps) / 1e4
-    entry = round_entry(to_decimal(far * (1 + sign * collar)), levels.side)
+    entry = round_entry(to_decimal(opposite_quote * (1 + sign * collar)), levels.side)
     distance, basis = sign * (float(entry) - levels.stop), "pattern"
     if not 0 < distance <= float(entry * limits.max_stop_pct / 100):
         distance, basis = float(entry * limits.default_stop_pct / 100), "percent"
-    noise = limits.min_stop_atr * levels.atr
-    if math.isfinite(noise) and distance < noise:
-        distance, basis = noise, "atr"
-    goal = levels.target
-    if not math.isfinite(goal):
-        goal = float(entry * (1 + sign * limits.default_target_pct / 100))
+    min_distance = limits.min_stop_atr * levels.atr
+    if math.isfinite(min_distance) and distance < min_distance:
+        distance, basis = min_distance, "atr"
+    target_price = levels.target
+    if not math.isfinite(target_price):
+        target_price = float(entry * (1 + sign * limits.default_target_pct / 100))
     return Proposal(
         symbol=levels.symbol,
         side=levels.side,
         entry=entry,
         stop=round_stop(to_decimal(float(entry) - sign * distance), levels.side),
-        target=round_target(to_decimal(goal), levels.side),
+        target=round_target(to_decimal(target_price), levels.side),
         sector=levels.sector,
         bid=to_decimal(levels.bid),
         ask=to_decimal(levels.ask),
@@ -122,5 +121,5 @@ def propose_from_levels(levels: ChartLevels, limits: Limits) -> Proposal:
 
 
 def to_decimal(value: float) -> Decimal:
-    """A float price as a decimal, to a millionth of a dollar: the digits beyond are the float's, not the price's."""
+    """Convert a float price to a decimal, rounded to a millionth of a dollar to drop the float's rounding error."""
     return Decimal(str(round(value, 6)))

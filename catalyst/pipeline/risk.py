@@ -1,4 +1,4 @@
-"""Stage 7 of 8: may this trade be made, and how large? The best candidate is asked first."""
+"""Stage 7 of 8: checks each candidate against the risk limits and sizes it, the best candidate first."""
 
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
@@ -24,25 +24,26 @@ _TEXT_COLUMNS: Final = ("stop_basis", "correlated_with", "verdict")
 
 
 def max_correlation(
-    symbol: str, side: PositionSide, others: dict[str, PositionSide], correlations: CorrelationMatrix
+    symbol: str, side: PositionSide, side_by_symbol: dict[str, PositionSide], correlations: CorrelationMatrix
 ) -> MostCorrelated | None:
-    """The one of `others` whose returns follow the proposal's most; a bet the other way counts with its sign turned.
+    """Return the symbol of `side_by_symbol` with the highest correlation to the proposal; for a symbol on the opposite
+    side the sign is inverted.
 
-    None when there are no others. When some pair is unknown and no known one stands out, the unknown is reported.
+    None when there are no other symbols. When no correlation is known, the result has NaN and a note.
     """
-    found = [
-        (correlations.between(symbol, other) * (1 if its_side is side else -1), other)
-        for other, its_side in sorted(others.items())
+    correlated = [
+        (correlations.between(symbol, other) * (1 if other_side is side else -1), other)
+        for other, other_side in sorted(side_by_symbol.items())
         if other != symbol
     ]
-    if not found:
+    if not correlated:
         return None
-    known_pairs = [(value, other) for value, other in found if not np.isnan(value)]
+    known_pairs = [(value, other) for value, other in correlated if not np.isnan(value)]
     if known_pairs:
         value, other = max(known_pairs, key=lambda pair: pair[0])
         return MostCorrelated(other, value)
     note = f"{correlations.daily_count} daily returns of 60, {correlations.intraday_count} intraday of 120"
-    return MostCorrelated(found[0][1], float("nan"), note)
+    return MostCorrelated(correlated[0][1], float("nan"), note)
 
 
 def risk(
@@ -58,26 +59,28 @@ def risk(
     bar_minutes: int,
     halted: AbstractSet[str] = frozenset(),
 ) -> pd.DataFrame:
-    """Judge the standing rows best first, each as if the approved ones before it were already working.
+    """Check the remaining rows, the best first; each counts the approved rows before it as working entries.
 
     Reads   frame: side, bid, ask, sector, pattern_stop, pattern_target, stop_atr, minute_volume, shortable,
-            easy_to_borrow, score_rank; daily and bars of the candidates and of what is held, for correlation.
+            easy_to_borrow, score_rank; daily and bars of the candidates and the open symbols, for correlation.
     Writes  entry, stop, target (on tick), stop_basis, reward_risk, quantity, risk_amount, risk_score,
-            correlation, correlated_with; verdict, every check in words; risk_rank. A refused row's reason lists
+            correlation, correlated_with; verdict, the text of every check; risk_rank. A refused row's reason lists
             all its failed checks.
     """
-    sieve = StageFilter(frame, "risk")
-    candidates = frame.index[sieve.remaining]
-    known = correlation_matrix(
+    stage_filter = StageFilter(frame, "risk")
+    candidates = frame.index[stage_filter.remaining]
+    correlations = correlation_matrix(
         sorted({*map(str, candidates), *portfolio.side_by_symbol()}), daily, bars, session, now, bar_minutes
     )
-    written: dict[str, Any] = {name: np.full(len(frame), np.nan) for name in _NUMBER_COLUMNS}
-    written |= {name: np.full(len(frame), None, dtype=object) for name in _TEXT_COLUMNS}
-    kept = 0
-    for row in _rows_best_first(frame, sieve):
-        chart = _chart_levels(frame, row)
-        proposal = propose_from_levels(chart, limits)
-        most_correlated = max_correlation(chart.symbol, chart.side, portfolio.side_by_symbol(), known)
+    columns: dict[str, Any] = {name: np.full(len(frame), np.nan) for name in _NUMBER_COLUMNS}
+    columns |= {name: np.full(len(frame), None, dtype=object) for name in _TEXT_COLUMNS}
+    approved_count = 0
+    for row in _rows_best_first(frame, stage_filter):
+        levels = _chart_levels(frame, row)
+        proposal = propose_from_levels(levels, limits)
+        most_correlated = max_correlation(
+            levels.symbol, levels.side, portfolio.side_by_symbol(), correlations
+        )
         verdict = check_risk(
             proposal,
             portfolio,
@@ -86,72 +89,72 @@ def risk(
             session,
             now,
             most_correlated=most_correlated,
-            halted=chart.symbol in halted,
+            halted=levels.symbol in halted,
         )
-        _write_columns(written, row, proposal, verdict, most_correlated)
-        only = np.arange(len(frame)) == row
+        _write_columns(columns, row, proposal, verdict, most_correlated)
+        is_row = np.arange(len(frame)) == row
         if not verdict.approved:
-            sieve.refuse(only, "; ".join(verdict.reasons))
-        elif kept >= limits.keep:
-            sieve.refuse(only, f"approved, but risk keeps {limits.keep}")
+            stage_filter.refuse(is_row, "; ".join(verdict.reasons))
+        elif approved_count >= limits.max_candidates:
+            stage_filter.refuse(is_row, f"approved, but risk keeps {limits.max_candidates}")
         else:
-            kept += 1
+            approved_count += 1
             portfolio = replace(portfolio, working=(*portfolio.working, _working_entry(proposal, verdict)))
-            written["risk_rank"][row] = kept
+            columns["risk_rank"][row] = approved_count
     for name in _TEXT_COLUMNS:
-        written[name] = pd.array(written[name], dtype="str")
-    return sieve.to_frame(**written)
+        columns[name] = pd.array(columns[name], dtype="str")
+    return stage_filter.to_frame(**columns)
 
 
-def _rows_best_first(frame: pd.DataFrame, sieve: StageFilter) -> list[int]:
+def _rows_best_first(frame: pd.DataFrame, stage_filter: StageFilter) -> list[int]:
     ranks = float_values(frame, "score_rank")
-    standing = np.flatnonzero(sieve.remaining)
-    return [int(row) for row in standing[np.argsort(ranks[standing], kind="stable")]]
+    remaining = np.flatnonzero(stage_filter.remaining)
+    return [int(row) for row in remaining[np.argsort(ranks[remaining], kind="stable")]]
 
 
 def _chart_levels(frame: pd.DataFrame, row: int) -> ChartLevels:
-    """One candidate's levels as the stages left them."""
-    one = frame.iloc[row]
+    """Return one candidate's levels from the columns of the earlier stages."""
+    candidate = frame.iloc[row]
 
     def level(name: str) -> float:
-        return float(one[name]) if name in frame.columns else float("nan")
+        return float(candidate[name]) if name in frame.columns else float("nan")
 
     return ChartLevels(
         symbol=str(frame.index[row]),
         side=PositionSide(text_values(frame, "side")[row]),
-        sector=str(one["sector"]),
+        sector=str(candidate["sector"]),
         bid=level("bid"),
         ask=level("ask"),
         stop=level("pattern_stop"),
         target=level("pattern_target"),
         atr=level("stop_atr"),
         minute_volume=level("minute_volume"),
-        shortable=bool(one["shortable"]),
-        easy_to_borrow=bool(one["easy_to_borrow"]),
+        shortable=bool(candidate["shortable"]),
+        easy_to_borrow=bool(candidate["easy_to_borrow"]),
     )
 
 
 def _write_columns(
-    written: dict[str, Any],
+    columns: dict[str, Any],
     row: int,
     proposal: Proposal,
     verdict: RiskVerdict,
     most_correlated: MostCorrelated | None,
 ) -> None:
-    written["entry"][row] = float(proposal.entry)
-    written["stop"][row] = float(proposal.stop)
-    written["target"][row] = float(proposal.target)
-    written["stop_basis"][row] = proposal.basis
-    written["reward_risk"][row] = float(proposal.reward / proposal.risk) if proposal.risk > 0 else 0.0
-    written["quantity"][row] = verdict.quantity
-    written["risk_amount"][row] = float(verdict.risk_amount)
-    written["risk_score"][row] = verdict.risk_score
-    written["verdict"][row] = "; ".join(
+    columns["entry"][row] = float(proposal.entry)
+    columns["stop"][row] = float(proposal.stop)
+    columns["target"][row] = float(proposal.target)
+    columns["stop_basis"][row] = proposal.basis
+    columns["reward_risk"][row] = float(proposal.reward / proposal.risk) if proposal.risk > 0 else 0.0
+    columns["quantity"][row] = verdict.quantity
+    columns["risk_amount"][row] = float(verdict.risk_amount)
+    columns["risk_score"][row] = verdict.risk_score
+    columns["verdict"][row] = "; ".join(
         f"{'ok' if c.passed else 'NO'} {c.name}: {c.text}" for c in verdict.checks
     )
     if most_correlated is not None:
-        written["correlation"][row] = most_correlated.correlation
-        written["correlated_with"][row] = most_correlated.symbol
+        columns["correlation"][row] = most_correlated.correlation
+        columns["correlated_with"][row] = most_correlated.symbol
 
 
 def _working_entry(proposal: Proposal, verdict: RiskVerdict) -> WorkingEntry:

@@ -1,4 +1,4 @@
-"""The risk check of one proposal: every question is asked and answered, so that all of them can be explained."""
+"""Risk check of one proposal: runs every check even after a failure, so that all results can be explained."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ _CENT: Final = Decimal("0.01")
 
 @dataclass(frozen=True, slots=True)
 class RiskCheck:
-    """One question and its answer. `share` is how much of its limit the trade would use, None where it has none."""
+    """The result of one check. `limit_share` is the part of the limit that the trade uses, None without a limit."""
 
     name: str
     passed: bool
@@ -31,8 +31,8 @@ class RiskCheck:
 
 @dataclass(frozen=True, slots=True)
 class RiskVerdict:
-    """The answer. `reasons` are the failed checks' words, or the one phrase of approval; `risk_score` in [0, 1] is
-    the highest share of any limit used; `risk_amount`, dollars, is quantity x |entry - stop|."""
+    """The result of all checks. `reasons` are the texts of the failed checks, or APPROVAL_REASON; `risk_score` in
+    [0, 1] is the highest used share of any limit; `risk_amount`, dollars, is quantity x |entry - stop|."""
 
     approved: bool
     reasons: tuple[str, ...]
@@ -44,7 +44,7 @@ class RiskVerdict:
 
 @dataclass(frozen=True, slots=True)
 class MostCorrelated:
-    """The open position or earlier pick that moves most like the proposal; `correlation` NaN when unknown."""
+    """The open or approved symbol with the highest correlation to the proposal; `correlation` is NaN when unknown."""
 
     symbol: str
     correlation: float
@@ -62,9 +62,9 @@ def check_risk(
     most_correlated: MostCorrelated | None = None,
     halted: bool = False,
 ) -> RiskVerdict:
-    """Judge one proposal; sizes it when it has no quantity. Pure: nothing is sent, nothing remembered.
+    """Check one proposal, and size it when it has no quantity. Pure: no order is sent, no state is stored.
 
-    `session` None: market hours are not looked at. Source: docs on limits; sizing is fixed-fractional.
+    With `session` None the market hours are not checked. Source: docs on limits; sizing is fixed-fractional.
     """
     quantity = (
         position_size(proposal, portfolio, account, limits)
@@ -77,8 +77,8 @@ def check_risk(
         *_amount_checks(proposal, quantity, portfolio, account, limits),
         _correlation_check(most_correlated, limits),
     )
-    failed = tuple(each.text for each in checks if not each.passed)
-    shares = [each.limit_share for each in checks if each.limit_share is not None]
+    failed = tuple(check.text for check in checks if not check.passed)
+    shares = [check.limit_share for check in checks if check.limit_share is not None]
     return RiskVerdict(
         approved=not failed,
         reasons=failed or (APPROVAL_REASON,),
@@ -90,7 +90,7 @@ def check_risk(
 
 
 def position_size(proposal: Proposal, portfolio: Portfolio, account: AccountState, limits: Limits) -> int:
-    """Whole shares: risk dollars over the distance to the stop, capped by size, buying power and liquidity."""
+    """Return whole shares: risk dollars over the stop distance, capped by position size, buying power and volume."""
     if proposal.risk <= 0 or proposal.entry <= 0:
         return 0
     caps = [
@@ -104,7 +104,7 @@ def position_size(proposal: Proposal, portfolio: Portfolio, account: AccountStat
 
 
 def _free_buying_power(portfolio: Portfolio, account: AccountState) -> Decimal:
-    """What is left to buy with once the entries the broker has not counted yet are paid."""
+    """Return the buying power left after the working entries that the broker has not deducted yet."""
     return account.buying_power - sum((w.value for w in portfolio.working if not w.in_buying_power), _ZERO)
 
 
@@ -118,7 +118,7 @@ def _permission_checks(
     *,
     halted: bool,
 ) -> Iterator[RiskCheck]:
-    """May the account, the market and the symbol be traded now?"""
+    """Check whether the account, the market and the symbol may be traded now."""
     yield RiskCheck(
         "account", account.restriction is None, account.restriction or "the account may open positions"
     )
@@ -132,12 +132,18 @@ def _permission_checks(
         "halted", not halted, f"trading in {proposal.symbol} is {'halted' if halted else 'not halted'}"
     )
     yield _borrow_check(proposal, account, limits)
-    held = {each.symbol for each in portfolio.positions}
-    worked = {each.symbol for each in portfolio.working}
-    where = (
-        "is open" if proposal.symbol in held else "has a working entry" if proposal.symbol in worked else None
+    open_symbols = {entry.symbol for entry in portfolio.positions}
+    working_symbols = {entry.symbol for entry in portfolio.working}
+    existing = (
+        "is open"
+        if proposal.symbol in open_symbols
+        else "has a working entry"
+        if proposal.symbol in working_symbols
+        else None
     )
-    yield RiskCheck("duplicate", where is None, f"{proposal.symbol} {where or 'is neither open nor working'}")
+    yield RiskCheck(
+        "duplicate", existing is None, f"{proposal.symbol} {existing or 'is neither open nor working'}"
+    )
     used = portfolio.slots_used() + 1
     yield RiskCheck(
         "positions", used <= limits.max_positions,
@@ -146,7 +152,7 @@ def _permission_checks(
 
 
 def _borrow_check(proposal: Proposal, account: AccountState, limits: Limits) -> RiskCheck:
-    """A long needs nothing; a short needs our switch, the account's, and shares to borrow."""
+    """Check a short: trading.allow_short, the account's permission and shares to borrow. A long always passes."""
     if proposal.side is PositionSide.LONG:
         return RiskCheck("side", True, "a long needs no borrow")
     obstacles = {
@@ -155,21 +161,21 @@ def _borrow_check(proposal: Proposal, account: AccountState, limits: Limits) -> 
         f"{proposal.symbol} is not shortable": proposal.shortable,
         f"{proposal.symbol} is not easy to borrow": proposal.easy_to_borrow,
     }
-    in_the_way = [text for text, cleared in obstacles.items() if not cleared]
-    return RiskCheck("side", not in_the_way, "; ".join(in_the_way) or "shares can be borrowed")
+    failed = [text for text, passed in obstacles.items() if not passed]
+    return RiskCheck("side", not failed, "; ".join(failed) or "shares can be borrowed")
 
 
 def _level_checks(proposal: Proposal, limits: Limits) -> Iterator[RiskCheck]:
-    """Are the three prices in order, far enough apart, and worth the risk?"""
+    """Check the order of the three prices, their distances, the reward/risk ratio and the spread."""
     tick = tick_of(proposal.entry)
     ordered = proposal.stop > 0 and proposal.target > 0 and min(proposal.risk, proposal.reward) >= tick
     text = f"stop ${proposal.stop}, entry ${proposal.entry}, target ${proposal.target} for a {proposal.side}"
     yield RiskCheck("order_of_prices", ordered, text)
-    far = proposal.risk / proposal.entry * 100 if proposal.entry > 0 else _ZERO
+    stop_pct = proposal.risk / proposal.entry * 100 if proposal.entry > 0 else _ZERO
     yield RiskCheck(
         "stop_distance",
-        far <= limits.max_stop_pct,
-        f"stop {far:.1f} % away, max_stop_pct {limits.max_stop_pct:g}",
+        stop_pct <= limits.max_stop_pct,
+        f"stop {stop_pct:.1f} % away, max_stop_pct {limits.max_stop_pct:g}",
     )
     ratio = proposal.reward / proposal.risk if proposal.risk > 0 else _ZERO
     yield RiskCheck(
@@ -196,7 +202,7 @@ def _level_checks(proposal: Proposal, limits: Limits) -> Iterator[RiskCheck]:
 def _amount_checks(
     proposal: Proposal, quantity: int, portfolio: Portfolio, account: AccountState, limits: Limits
 ) -> Iterator[RiskCheck]:
-    """Does the size fit the limits in dollars and shares?"""
+    """Check the size against the limits in dollars and shares."""
     value, at_risk = quantity * proposal.entry, quantity * max(proposal.risk, _ZERO)
     largest = limits.max_position_size * limits.size_factor
     yield _cap_check(
@@ -211,20 +217,25 @@ def _amount_checks(
     yield _cap_check(
         "risk_per_trade", at_risk, allowed, f"risk ${at_risk:,.2f}, allowed per trade ${allowed:,.2f}"
     )
-    lost, most = max(-account.day_pnl, _ZERO) + at_risk, limits.max_daily_loss
+    lost, max_amount = max(-account.day_pnl, _ZERO) + at_risk, limits.max_daily_loss
     yield _cap_check(
-        "daily_loss", lost, most, f"day's loss with this stop ${lost:,.2f}, max_daily_loss ${most:,.2f}"
+        "daily_loss",
+        lost,
+        max_amount,
+        f"day's loss with this stop ${lost:,.2f}, max_daily_loss ${max_amount:,.2f}",
     )
-    left = _free_buying_power(portfolio, account)
-    yield _cap_check("buying_power", value, left, f"position ${value:,.2f}, buying power left ${left:,.2f}")
+    buying_power = _free_buying_power(portfolio, account)
+    yield _cap_check(
+        "buying_power", value, buying_power, f"position ${value:,.2f}, buying power left ${buying_power:,.2f}"
+    )
     yield _sector_check(proposal, value, portfolio, limits)
     if proposal.minute_volume is None:
         yield RiskCheck("participation", True, "participation not checked")
     else:
         share = limits.max_participation_pct
-        most = proposal.minute_volume * share / 100
-        text = f"{quantity:,} shares, {share:g} % of a minute's volume is {most:,.0f}"
-        yield _cap_check("participation", Decimal(quantity), most, text)
+        max_amount = proposal.minute_volume * share / 100
+        text = f"{quantity:,} shares, {share:g} % of a minute's volume is {max_amount:,.0f}"
+        yield _cap_check("participation", Decimal(quantity), max_amount, text)
 
 
 def _cap_check(name: str, used: Decimal, limit: Decimal, text: str) -> RiskCheck:
@@ -235,9 +246,9 @@ def _sector_check(proposal: Proposal, value: Decimal, portfolio: Portfolio, limi
     if limits.sectors_to_limit and proposal.sector not in limits.sectors_to_limit:
         return RiskCheck("sector", True, f"sector {proposal.sector} is not limited")
     share = limits.max_sector_exposure_pct
-    used, most = portfolio.sector_value(proposal.sector) + value, limits.max_deployed * share / 100
-    text = f"{proposal.sector} ${used:,.2f} with this trade, {share:g} % allowed: ${most:,.2f}"
-    return _cap_check("sector", used, most, text)
+    used, max_value = portfolio.sector_value(proposal.sector) + value, limits.max_deployed * share / 100
+    text = f"{proposal.sector} ${used:,.2f} with this trade, {share:g} % allowed: ${max_value:,.2f}"
+    return _cap_check("sector", used, max_value, text)
 
 
 def _correlation_check(most_correlated: MostCorrelated | None, limits: Limits) -> RiskCheck:
@@ -251,6 +262,7 @@ def _correlation_check(most_correlated: MostCorrelated | None, limits: Limits) -
         )
     return RiskCheck(
         "correlation", most_correlated.correlation <= limits.max_correlation,
-        f"correlation {most_correlated.correlation:.2f} with {most_correlated.symbol}, max_correlation {limits.max_correlation:g}",
+        f"correlation {most_correlated.correlation:.2f} with {most_correlated.symbol}, "
+        f"max_correlation {limits.max_correlation:g}",
         max(most_correlated.correlation, 0.0) / limits.max_correlation,
     )  # fmt: skip

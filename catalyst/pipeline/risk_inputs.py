@@ -1,4 +1,4 @@
-"""What the risk check is told: what we hold, what the account may do, and the limits we set ourselves."""
+"""Inputs of the risk check: the portfolio, the account state and the configured limits."""
 
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -9,7 +9,7 @@ from catalyst.domain.order import PositionSide
 
 @dataclass(frozen=True, slots=True)
 class HeldPosition:
-    """An open position. `last` is the price it is marked at; without one the entry price stands in."""
+    """An open position. `mark_price` is its last price; None uses the entry price."""
 
     symbol: str
     side: PositionSide
@@ -21,14 +21,14 @@ class HeldPosition:
 
     @property
     def value(self) -> Decimal:
-        """Dollars at the mark, positive for both sides."""
+        """Market value in dollars at the mark price, positive for both sides."""
         return self.quantity * (self.entry if self.mark_price is None else self.mark_price)
 
 
 @dataclass(frozen=True, slots=True)
 class WorkingEntry:
-    """An entry order that may still fill; the shares not filled yet. `reserved` says that the account's buying
-    power is already net of it."""
+    """The unfilled shares of a working entry order. `in_buying_power`: the broker has already deducted them from the
+    account's buying power."""
 
     symbol: str
     side: PositionSide
@@ -44,33 +44,33 @@ class WorkingEntry:
 
 @dataclass(frozen=True, slots=True)
 class Portfolio:
-    """Everything that is open or may open."""
+    """Open positions and working entries."""
 
     positions: tuple[HeldPosition, ...] = ()
     working: tuple[WorkingEntry, ...] = ()
 
     @property
     def exposures(self) -> tuple[HeldPosition | WorkingEntry, ...]:
-        """Everything that is or may become a position; what is held comes last."""
+        """Working entries, then open positions."""
         return (*self.working, *self.positions)
 
     def slots_used(self) -> int:
-        """Positions and working entries, a symbol once: a position being added to is one position."""
-        return len({each.symbol for each in self.exposures})
+        """Count positions and working entries; a symbol with both counts once."""
+        return len({exposure.symbol for exposure in self.exposures})
 
     def sector_value(self, sector: str) -> Decimal:
-        """Dollars open and working in a sector."""
-        return sum((e.value for e in self.exposures if e.sector == sector), Decimal(0))
+        """Return the dollars of positions and working entries in a sector."""
+        return sum((exposure.value for exposure in self.exposures if exposure.sector == sector), Decimal(0))
 
     def side_by_symbol(self) -> dict[str, PositionSide]:
-        """Each symbol held or worked, with its side."""
-        return {each.symbol: each.side for each in self.exposures}
+        """Return the side of each symbol with a position or a working entry."""
+        return {exposure.symbol: exposure.side for exposure in self.exposures}
 
 
 @dataclass(frozen=True, slots=True)
 class AccountState:
-    """The account, dollars. `day_pnl` is realised plus unrealised since the start of the day, the worse of our
-    figure and the broker's; `restriction` says why no position may be opened now (None: it may)."""
+    """The account, in dollars. `day_pnl` is realised plus unrealised since the start of the day, the lower of our value
+    and the broker's; `restriction` is the reason why no position may be opened now, or None."""
 
     equity: Decimal
     start_of_day_equity: Decimal
@@ -82,7 +82,7 @@ class AccountState:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The limits of config.yaml, as the check wants them; defaults are the documented ones."""
+    """The limits of config.yaml in the units of the checks; the defaults equal those of config.yaml."""
 
     max_daily_loss: Decimal = Decimal(2000)
     max_positions: int = 5
@@ -101,20 +101,20 @@ class Limits:
     sectors_to_limit: frozenset[str] = field(default_factory=frozenset)
     check_correlation: bool = True
     allow_short: bool = False
-    no_entry_minutes: int = 45  # no entry this long before the close
+    no_entry_minutes: int = 45  # no entry in the last minutes before the close
     market_entry: bool = False
     collar_bps: Decimal = Decimal(15)
-    size_factor: Decimal = Decimal(1)  # shrinks size and risk per trade (first live sessions)
-    keep: int = 5
+    size_factor: Decimal = Decimal(1)  # scales size and risk per trade (first live sessions)
+    max_candidates: int = 5
 
     @property
     def max_deployed(self) -> Decimal:
-        """What could be invested at once, dollars."""
+        """The most dollars that can be invested at once."""
         return self.max_positions * self.max_position_size
 
 
 def limits_of(config: Config, *, size_factor: Decimal = Decimal(1)) -> Limits:
-    """The limits a configuration sets."""
+    """Return the limits of a configuration."""
     risk, positions, session = config.risk, config.positions, config.session
     return Limits(
         max_daily_loss=risk.max_daily_loss,
@@ -138,5 +138,5 @@ def limits_of(config: Config, *, size_factor: Decimal = Decimal(1)) -> Limits:
         market_entry=config.plan.entry_type == "market",
         collar_bps=Decimal(str(config.plan.collar_bps)),
         size_factor=size_factor,
-        keep=risk.max_candidates,
+        max_candidates=risk.max_candidates,
     )

@@ -1,8 +1,8 @@
-"""What a headline's words say about a share, from -1 (bad) to 1 (good).
+"""Sentiment of headlines about a share, from -1 (bad) to 1 (good).
 
-VADER's rules (negation, emphasis, "but") over a finance lexicon, after a reading of what VADER has no eyes for:
-phrases that mean more than their words, amounts whose meaning turns on what they are of ("costs fall"), and two
-numbers compared ("7.9 million, against 8.4 million a year before").
+Uses VADER's rules (negation, emphasis, "but") with a finance lexicon. Before that it replaces text that VADER does not
+understand: phrases with a meaning of their own, amount words whose meaning depends on their subject ("costs fall"), and
+comparisons of two numbers ("7.9 million, against 8.4 million a year before").
 """
 
 import math
@@ -27,9 +27,8 @@ _INVERTED_GOOD, _INVERTED_BAD = "xturnsgood", "xturnsbad"
 _TOKEN_VALENCES: Final = {_COMPARED_UP: 2.0, _COMPARED_DOWN: -2.2, _INVERTED_GOOD: 1.8, _INVERTED_BAD: -2.2}
 
 _TOKEN: Final = re.compile(r"[a-z](?:[a-z'&-]*[a-z])?|\d[\d,.]*|[!?]")
-_NUMBER_TOKEN: Final = (
-    "xnumber"  # VADER's lexicon knows some numbers as slang (143 is love); a price is none of them
-)
+# VADER's lexicon has some numbers as slang (143 is love), so every number is replaced by this word.
+_NUMBER_PLACEHOLDER: Final = "xnumber"
 _AMOUNT: Final = r"(?<![\d.,])(\d[\d,]*(?:\s?\.\d+)?)\s?(%|[a-z]+)?"
 _COMPARISON_PATTERN: Final = re.compile(
     _AMOUNT
@@ -39,18 +38,18 @@ _COMPARISON_PATTERN: Final = re.compile(
     + _AMOUNT
 )
 _COMPARISON_WORDS: Final = ("compared", "against", "versus", " vs", "from")
-# Which phrases a part of a word may belong to: most headlines need only a few looked for.
+# The phrases that need each part of a word, so that a headline is searched only for a few of them.
 _PHRASES_BY_PART: Final = tuple(
     (part, tuple(place for place, phrase in enumerate(PHRASES) if part in phrase[0]))
     for part in sorted({part for phrase in PHRASES for part in phrase[0]})
 )
-# How far a word of amount looks for what it is an amount of, words to the left and to the right.
+# The number of words to the left and right of an amount word in which its subject is searched.
 _WORDS_LEFT, _WORDS_RIGHT = 4, 3
 
 
 @cache
 def _analyzer() -> Any:
-    """VADER with the finance lexicon laid over its own; built at the first use (0.1 s)."""
+    """Return VADER's analyzer with the finance lexicon added; created at the first use (0.1 s)."""
     from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
     analyzer = SentimentIntensityAnalyzer()
@@ -59,79 +58,79 @@ def _analyzer() -> Any:
 
 
 def score_texts(texts: Sequence[str]) -> Floats:
-    """The compound score of each text, in order; an empty one is 0."""
+    """Return the compound score of each text, in order; an empty text scores 0."""
     return np.array([_score(text) for text in texts], dtype=np.float64)
 
 
 @lru_cache(maxsize=16_384)
 def _score(text: str) -> float:
-    """Remembered, because every scan of the day reads the morning's headlines again."""
+    """Score one text; cached, because every scan of the day reads the morning's headlines again."""
     words = tokenize(text)
     if _SPECIAL_WORDS.isdisjoint(words):
         return _compound(words)
     return float(_analyzer().polarity_scores(" ".join(words))["compound"])
 
 
-# Words for which VADER has rules of their own; a text without them needs only the three common ones.
+# Words with special rules in VADER; a text without them needs only the three common rules.
 _SPECIAL_WORDS: Final = frozenset(
     """! ? but no never so this without doubt least or nor shit bomb ass badass bus yeah kiss die beating kind sort
-    just""".split()  # noqa: SIM905  a list to be read, not a list of quoted words
+    just""".split()  # noqa: SIM905  easier to read than quoted words
 )
-_DAMPING: Final = (1.0, 0.95, 0.9)  # a booster or negation one, two or three words before
+_DAMPING: Final = (1.0, 0.95, 0.9)  # for a booster or negation one, two or three words before
 
 
 def _compound(words: list[str]) -> float:
-    """VADER's compound of lower-case words none of which is rare: valences, boosters, negations, normalised.
+    """Return VADER's compound score of lower-case words without special words: valences, boosters and negations.
 
-    Source: Hutto and Gilbert, VADER, 2014, and the constants of its package; equal to it to the last digit.
+    Source: Hutto and Gilbert, VADER, 2014, and the constants of its package; equal to VADER's result to the last digit.
     """
-    lexicon, boosters, negations, turn = _vader_rules()
+    lexicon, boosters, negations, negation_factor = _vader_rules()
     total = 0.0
     for place, word in enumerate(words):
         if word not in lexicon or word in boosters:
             continue
         valence = lexicon[word]
-        for back, damping in enumerate(_DAMPING, 1):
-            if place < back or (before := words[place - back]) in lexicon:
+        for distance, damping in enumerate(_DAMPING, 1):
+            if place < distance or (before := words[place - distance]) in lexicon:
                 continue
             if before in boosters:
                 valence += (boosters[before] if valence >= 0 else -boosters[before]) * damping
             if before in negations or "n't" in before:
-                valence *= turn
+                valence *= negation_factor
         total += valence
     return round(total / math.sqrt(total * total + 15), 4)
 
 
 @cache
 def _vader_rules() -> tuple[dict[str, float], dict[str, float], frozenset[str], float]:
-    """VADER's lexicon with ours over it, its boosters, its negations, and what a negation multiplies by."""
+    """Return VADER's lexicon with ours added, its boosters, its negations, and the factor of a negation."""
     from vaderSentiment.vaderSentiment import BOOSTER_DICT, N_SCALAR, NEGATE
 
     return _analyzer().lexicon, BOOSTER_DICT, frozenset(NEGATE), N_SCALAR
 
 
 def tokenize(text: str) -> list[str]:
-    """The words VADER should see: lower case, phrases, comparisons and numbers replaced by tokens of their own."""
-    low = text.lower().replace("’", "'")
-    if any(word in low for word in _COMPARISON_WORDS):
-        low = _COMPARISON_PATTERN.sub(_mark_comparison, low)
-    for place in sorted({place for part, places in _PHRASES_BY_PART if part in low for place in places}):
+    """Return the words for VADER in lower case, with phrases, comparisons and numbers replaced by tokens."""
+    lowered = text.lower().replace("’", "'")
+    if any(word in lowered for word in _COMPARISON_WORDS):
+        lowered = _COMPARISON_PATTERN.sub(_mark_comparison, lowered)
+    for place in sorted({place for part, places in _PHRASES_BY_PART if part in lowered for place in places}):
         pattern, token = PHRASES[place][1:]
-        low = pattern.sub(token, low)
+        lowered = pattern.sub(token, lowered)
     return _invert_amount_words(
-        [_NUMBER_TOKEN if token[0].isdigit() else token for token in _TOKEN.findall(low)]
+        [_NUMBER_PLACEHOLDER if token[0].isdigit() else token for token in _TOKEN.findall(lowered)]
     )
 
 
 def _mark_comparison(found: re.Match[str]) -> str:
-    """A comparison of two like amounts, as a word of direction after it; others as they are."""
-    now, unit, then, unit_then = found.groups()
-    one, other = _parse_number(now), _parse_number(then)
-    if one is None or other is None or one == other or (unit or "") != (unit_then or ""):
+    """Add an up or down token after a comparison of two amounts of one unit; leave other text unchanged."""
+    first_text, first_unit, second_text, second_unit = found.groups()
+    first, second = _parse_number(first_text), _parse_number(second_text)
+    if first is None or second is None or first == second or (first_unit or "") != (second_unit or ""):
         return found.group()
-    if unit is None and max(one, other) > 1900:  # years, levels
+    if first_unit is None and max(first, second) > 1900:  # years, index levels
         return found.group()
-    return f"{found.group()} {_COMPARED_UP if one > other else _COMPARED_DOWN} "
+    return f"{found.group()} {_COMPARED_UP if first > second else _COMPARED_DOWN} "
 
 
 def _parse_number(text: str) -> float | None:
@@ -142,21 +141,21 @@ def _parse_number(text: str) -> float | None:
 
 
 def _invert_amount_words(words: list[str]) -> list[str]:
-    """Turn words of amount round where they are about something one wants less of."""
+    """Replace amount words near a subject of which less is better by a good or bad token."""
     if INVERTING_WORDS.isdisjoint(words):
         return words
     out = list(words)
     for place, word in enumerate(words):
-        more, less = (
+        is_increase, is_decrease = (
             word in INCREASE_WORDS or word == _COMPARED_UP,
             word in DECREASE_WORDS or word == _COMPARED_DOWN,
         )
-        if not (more or less):
+        if not (is_increase or is_decrease):
             continue
-        around = words[max(place - _WORDS_LEFT, 0) : place] + words[place + 1 : place + 1 + _WORDS_RIGHT]
-        about = [near for near in around if near in INVERTING_WORDS]
-        if about:
-            out[place] = _INVERTED_BAD if more else _INVERTED_GOOD
+        nearby = words[max(place - _WORDS_LEFT, 0) : place] + words[place + 1 : place + 1 + _WORDS_RIGHT]
+        subjects = [word_near for word_near in nearby if word_near in INVERTING_WORDS]
+        if subjects:
+            out[place] = _INVERTED_BAD if is_increase else _INVERTED_GOOD
             out = [
                 w if w not in INVERTING_WORDS or abs(i - place) > _WORDS_LEFT else "xamount"
                 for i, w in enumerate(out)

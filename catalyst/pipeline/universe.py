@@ -1,4 +1,4 @@
-"""Stage 1 of 8: which listings may be traded at all."""
+"""Stage 1 of 8: selects the listings that may be traded: active common stocks, ADRs and funds."""
 
 import re
 from typing import Final
@@ -9,15 +9,15 @@ import pandas as pd
 from catalyst.config.schema import UniverseConfig
 from catalyst.pipeline.frame import Bools, StageFilter, text_values
 
-# A right to something else, by name. "Unit" and "right" are company words too (Unit Corp), so they count only where
-# a listing's class stands: at the end, or before what the paper consists of; an ADR may stand for units.
+# Warrants, rights and units, by name. "Unit" and "right" also occur in company names (Unit Corp), so they count only
+# in the position of a listing's class: at the end, or before its components. An ADR may represent units.
 _CLAIM_NAME: Final = re.compile(
     r"""\bwarrants?\b
       | \brights?(?:\s*$|\s*,|\s+(?:each|expiring)\b)
       | \bunits?(?:\s*$|\s*,|\s+(?:each|consisting|comprised)\b)""",
     re.IGNORECASE | re.VERBOSE,
 )
-# Preferred stock and debt, by name; a coupon gives it away. Ordinary shares and funds may use these words.
+# Preferred stock and debt, by name or by a coupon. Ordinary shares and funds may use these words too.
 _SENIOR_NAME: Final = re.compile(
     r"""\bpreferred\b | \bpreference\b | \bpfd\b | \bdebentures?\b | \bnotes?\s+due\b | \bmortgage\s+bonds?\b
       | \b(?:subordinated|senior)\b.*\bnotes?\b | \bcorts\b | \bfixed-income\s+securities\b
@@ -28,51 +28,51 @@ _ORDINARY_NAME: Final = re.compile(
     r"\b(?:common\s+stock|ordinary\s+shares?|common\s+shares?|american\s+deposit[ao]ry|adrs?|ads|etf|fund|trust\s+shares)\b",
     re.IGNORECASE,
 )
-# The same by the suffix of the symbol: BAC.PRB, ACHR.WS, ABC.U, ABC.RT; BRK.B and BF.A are shares.
+# All of these by the symbol's suffix: BAC.PRB, ACHR.WS, ABC.U, ABC.RT; BRK.B and BF.A are shares.
 _DERIVATIVE_SUFFIX: Final = re.compile(r"\.(?:PR[A-Z]?|WS[A-Z]?|WT|U|UN|R|RT|RTW|RW|CVR|WI|WD)$")
-# NASDAQ appends a fifth letter instead (W warrant, R right, U unit, Z other, V when issued). Common stocks end so
-# too, so the name must agree.
+# NASDAQ uses a fifth letter instead (W warrant, R right, U unit, Z other, V when issued). Common stocks may have it
+# too, so the name must match as well.
 _FIFTH_LETTER: Final = re.compile(r"^[A-Z]{4}[WRUZ]$")
 _SHELL_NAME: Final = re.compile(r"\b(?:acquisition|blank\s+check|merger|spac)\b", re.IGNORECASE)
 _WHEN_ISSUED: Final = re.compile(r"^[A-Z]{4}V$")
 
-# A symbol goes into URLs and queries: only what a listing can look like may.
+# Symbols go into URLs and queries, so only this form is accepted.
 SYMBOL_PATTERN: Final = r"[A-Z][A-Z0-9]{0,5}(\.[A-Z]{1,4})?"
 
 
 def universe(assets: pd.DataFrame, cfg: UniverseConfig) -> pd.DataFrame:
-    """Begin the frame: every listing, those we may not trade refused.
+    """Create the frame with one row per listing, and refuse listings that may not be traded.
 
     Reads   assets by symbol: name, exchange, tradable, status, sector; shortable and easy_to_borrow pass through.
-    Writes  name, exchange, sector ("unknown" where the listings do not say), shortable, easy_to_borrow,
+    Writes  name, exchange, sector ("unknown" where missing), shortable, easy_to_borrow,
             refused_by, reason; index symbol, sorted, unique.
-    Raises  ValueError, when a symbol is listed twice.
+    Raises  ValueError when a symbol is listed twice.
     Source  listing classes as the exchanges name them (NASDAQ fifth character, CQS suffixes).
     """
     if assets.index.has_duplicates:
-        twice = assets.index[assets.index.duplicated()].unique()[:5]
-        raise ValueError(f"listed twice: {', '.join(map(str, twice))}")
+        duplicates = assets.index[assets.index.duplicated()].unique()[:5]
+        raise ValueError(f"listed twice: {', '.join(map(str, duplicates))}")
     assets = assets.sort_index()
     frame = _initial_frame(assets)
-    sieve = StageFilter(frame, "universe")
+    stage_filter = StageFilter(frame, "universe")
     symbols = assets.index.to_series().astype("str")
     exchange = text_values(assets, "exchange")
-    sieve.refuse(_differs(assets, "status", "active"), "not an active listing")
-    sieve.refuse(~_bool_values(assets, "tradable"), "the broker does not trade it")
-    sieve.refuse(
+    stage_filter.refuse(_differs(assets, "status", "active"), "not an active listing")
+    stage_filter.refuse(~_bool_values(assets, "tradable"), "the broker does not trade it")
+    stage_filter.refuse(
         ~np.isin(exchange.astype(str), cfg.exchanges),
         "listed on %s, not on " + ", ".join(cfg.exchanges),
         exchange,
     )
-    sieve.refuse(
+    stage_filter.refuse(
         ~symbols.str.fullmatch(SYMBOL_PATTERN).to_numpy(dtype=bool),
         "not spelled as the broker spells a symbol",
     )
-    sieve.refuse(_is_derivative(symbols, assets), "a warrant, unit, right, preferred share or note")
+    stage_filter.refuse(_is_derivative(symbols, assets), "a warrant, unit, right, preferred share or note")
     if cfg.allow:
-        sieve.refuse(~symbols.isin(cfg.allow).to_numpy(), "not on universe.allow")
-    sieve.refuse(symbols.isin(cfg.deny).to_numpy(), "on universe.deny")
-    return sieve.to_frame()
+        stage_filter.refuse(~symbols.isin(cfg.allow).to_numpy(), "not on universe.allow")
+    stage_filter.refuse(symbols.isin(cfg.deny).to_numpy(), "on universe.deny")
+    return stage_filter.to_frame()
 
 
 def _initial_frame(assets: pd.DataFrame) -> pd.DataFrame:
@@ -93,7 +93,7 @@ def _initial_frame(assets: pd.DataFrame) -> pd.DataFrame:
 
 
 def _bool_values(assets: pd.DataFrame, name: str) -> Bools:
-    """True only where the column says so: a missing answer is a no."""
+    """Return a flag column; a missing value counts as false."""
     if name not in assets.columns:
         return np.zeros(len(assets), dtype=np.bool_)
     return assets[name].fillna(False).to_numpy(dtype=np.bool_)

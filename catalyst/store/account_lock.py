@@ -1,4 +1,4 @@
-"""Connections that are held for what they are: the account's lock, and an ear for commands."""
+"""Account lock: a connection that holds the advisory lock of one account."""
 
 import asyncio
 import hashlib
@@ -11,12 +11,12 @@ import asyncpg
 from catalyst.clock import StallTimer, wait_real
 from catalyst.store.pool import connect, is_outage
 
-_PING_TIMEOUT_S: Final = 2.0  # seconds, real time, for the lock's connection to answer
+_PING_TIMEOUT_S: Final = 2.0  # real seconds for the lock's connection to respond
 PING_INTERVAL_S: Final = (
-    1.0  # seconds, real time, between two beats: they bound a real socket, whatever the market's clock says
+    1.0  # real seconds between two pings; they bound a real socket, whatever the market's clock says
 )
 
-# The log's first eight digits: they change when a standby takes over, and never by a restart.
+# The first eight digits of the WAL file name: a failover changes them, a restart does not.
 _SERVER_STATE: Final = """
     SELECT (SELECT epoch FROM daemon) AS epoch,
            left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) AS timeline
@@ -24,10 +24,8 @@ _SERVER_STATE: Final = """
 
 
 class AccountLock:
-    """The right to trade an account, for as long as this connection lives. `lost` is set when it is gone.
-
-    `epoch` and `timeline` are what the server said of itself at the last beat.
-    """
+    """The right to trade an account while this connection lives. `lost` is set when the connection is gone.
+    `epoch` and `timeline` come from the last ping."""
 
     def __init__(self, conn: "asyncpg.Connection[asyncpg.Record]") -> None:
         self.lost = asyncio.Event()
@@ -39,11 +37,11 @@ class AccountLock:
         conn.add_termination_listener(self._on_terminated)
 
     def confirmed(self, within: float) -> bool:
-        """True when the server has said in the last `within` real seconds that we hold it. From any thread."""
+        """Return true when the server confirmed the lock in the last `within` real seconds. Thread-safe."""
         return not self.lost.is_set() and self._since_confirmed.seconds <= within
 
     async def ping(self) -> bool:
-        """True when the server still answers on this connection; else `lost` is set."""
+        """Return true when the server responds on this connection; otherwise set `lost`."""
         async with self._ping_lock:
             if self.lost.is_set():
                 return False
@@ -62,12 +60,12 @@ class AccountLock:
         return not self.lost.is_set()
 
     async def until_lost(self, epoch: int) -> None:
-        """Return once the lock is lost or another epoch than `epoch` is current; asks every real second."""
+        """Return once the lock is lost or another epoch than `epoch` is current; ping every real second."""
         while await self.ping() and self.epoch == epoch:
             await wait_real(self.lost, PING_INTERVAL_S)
 
     async def release(self) -> None:
-        """Somebody else may take the lock. Idempotent."""
+        """Release the lock. Idempotent."""
         self._conn.remove_termination_listener(self._on_terminated)
         self.lost.set()
         await close_connection(self._conn)
@@ -78,7 +76,7 @@ class AccountLock:
 
 @dataclass(frozen=True, slots=True)
 class LockHolder:
-    """Who holds an account's lock, as far as the server and the tables can tell."""
+    """The holder of an account's lock, as far as server and database know."""
 
     client: str
     since: datetime
@@ -93,7 +91,7 @@ class LockHolder:
 
 
 async def acquire_account_lock(dsn: str, account_id: str) -> AccountLock | None:
-    """The lock of `account_id`, or None when another daemon holds it. It ends with its connection."""
+    """Acquire the lock of `account_id`; None when another daemon holds it. It ends with its connection."""
     conn = await connect(dsn, "catalyst lock", writable=True)
     try:
         if await conn.fetchval("SELECT pg_try_advisory_lock($1)", lock_key(account_id)):
@@ -106,7 +104,7 @@ async def acquire_account_lock(dsn: str, account_id: str) -> AccountLock | None:
 
 
 async def lock_holder_of(dsn: str, account_id: str) -> LockHolder | None:
-    """Who holds the lock of `account_id` in this database; None when nobody does (any more)."""
+    """Return the holder of the lock of `account_id` in this database; None when it is free."""
     conn = await connect(dsn, "catalyst question")
     try:
         found = await conn.fetchrow(
@@ -128,7 +126,7 @@ async def lock_holder_of(dsn: str, account_id: str) -> LockHolder | None:
 
 
 async def current_epoch(dsn: str) -> int:
-    """The epoch the tables know, asked on a connection of its own. Raises the outage when nobody answers."""
+    """Read the current epoch on a connection of its own. Raises the connection error during an outage."""
     conn = await connect(dsn, "catalyst question", timeout_s=_PING_TIMEOUT_S)
     try:
         epoch: int = await conn.fetchval("SELECT epoch FROM daemon", timeout=_PING_TIMEOUT_S)
@@ -138,7 +136,7 @@ async def current_epoch(dsn: str) -> int:
 
 
 def lock_key(account_id: str) -> int:
-    """The advisory lock's number: 64 bits of the account id's hash, signed as PostgreSQL has them."""
+    """Return the number of the advisory lock: 64 bits of the hash of the account id, signed as in PostgreSQL."""
     digest = hashlib.sha256(b"catalyst account " + account_id.encode()).digest()
     return int.from_bytes(digest[:8], signed=True)
 

@@ -1,4 +1,4 @@
-"""The outbox: an alert is written in the transaction of what it tells of, and delivered when mail can be."""
+"""Alert outbox: an alert is written in the transaction of its fact and delivered later."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ DEDUPE_WINDOW: Final = timedelta(minutes=15)
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """One alert; `repeats` is how often the same thing was said again within its window."""
+    """One alert; `repeats` counts the same alert within its window."""
 
     alert_id: int
     severity: str
@@ -49,10 +49,10 @@ async def put(
     window: timedelta = DEDUPE_WINDOW,
     deliver: bool = True,
 ) -> bool:
-    """One alert for this key within `window` is in the outbox; false when it only counts as a repeat.
+    """Write one alert for this key; false when it only counts as a repeat within `window`.
 
-    With `deliver` false it is kept and shown, and not sent to anybody. `severity` is INFO, WARNING or CRITICAL.
-    Callers that say the same at once wait for one another.
+    With `deliver` false it is stored and shown, and not sent. `severity` is INFO, WARNING or CRITICAL.
+    Concurrent callers with one key wait for one another.
     """
     await conn.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", f"alert {dedupe_key}")
     repeated = await conn.fetchval(
@@ -85,17 +85,17 @@ async def put(
 
 
 async def due(conn: Connection, *, at: datetime, limit: int = 20) -> list[Alert]:
-    """Alerts that wait for a delivery, oldest first."""
+    """Return alerts that wait for delivery, oldest first."""
     return [Alert(**record) for record in await conn.fetch(_DUE, at, limit)]
 
 
 async def recent(conn: Connection, limit: int = 20) -> list[Alert]:
-    """The latest alerts, newest first."""
+    """Return the latest alerts, newest first."""
     return [Alert(**record) for record in await conn.fetch(_RECENT, limit)]
 
 
 async def mark_delivered(conn: Connection, alert_id: int, *, at: datetime) -> None:
-    """The alert has reached its recipients and is not sent again."""
+    """Mark an alert as delivered; it is not sent again."""
     await conn.execute(
         "UPDATE alerts SET delivered_at = $2, attempts = attempts + 1, last_error = NULL WHERE alert_id = $1",
         alert_id,
@@ -104,7 +104,7 @@ async def mark_delivered(conn: Connection, alert_id: int, *, at: datetime) -> No
 
 
 async def mark_failed(conn: Connection, alert_id: int, *, error: str, next_attempt_at: datetime) -> None:
-    """The alert is tried again at `next_attempt_at`."""
+    """Schedule another attempt at `next_attempt_at`."""
     await conn.execute(
         """
         UPDATE alerts SET attempts = attempts + 1, last_error = $2, next_attempt_at = $3

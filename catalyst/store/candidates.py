@@ -1,5 +1,8 @@
-"""What each scan saw and decided, written in one go: the funnel's counts, the rows that passed the scan, what
-each stage knew of them, and the whole frame, compressed, so that any symbol can be explained later."""
+"""Candidates: what each scan saw and decided, written in one transaction.
+
+Stored are the counts of each stage, the rows that passed the scan stage, the data each stage had of them, and
+the whole frame, compressed, so that any symbol can be explained later.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +16,7 @@ from catalyst.store.pool import Connection, storable_text
 
 @dataclass(frozen=True, slots=True)
 class FrameBlob:
-    """The frame of all symbols as the caller compressed it; `format` says how to read it."""
+    """The frame of all symbols as the caller compressed it; `format` names the encoding."""
 
     format: str
     rows: int
@@ -22,7 +25,7 @@ class FrameBlob:
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """One pass of the pipeline. `counts` are rows standing after each stage, `milliseconds` what each took."""
+    """One run of the pipeline. `counts` are rows left after each stage, `milliseconds` the time of each."""
 
     cycle_id: str
     started_at: datetime
@@ -61,7 +64,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class HeadlineRecord:
-    """One headline a candidate was judged on; sentiment in [-1, 1], relevance in [0, 1]."""
+    """One headline used for a candidate; sentiment in [-1, 1], relevance in [0, 1]."""
 
     symbol: str
     headline: str
@@ -116,7 +119,7 @@ class ScanRow:
 
 @dataclass(frozen=True, slots=True)
 class CandidateRow:
-    """One stored candidate, with its scan's start."""
+    """One stored candidate, with the start of its scan."""
 
     scan_id: int
     scanned_at: datetime
@@ -168,7 +171,7 @@ async def record(
     patterns: Sequence[PatternRecord] = (),
     indicators: Sequence[IndicatorRecord] = (),
 ) -> int:
-    """The scan and everything it saw are in the caller's transaction; returns the scan's id."""
+    """Write the scan and all its rows in the caller's transaction; return the scan's id."""
     scan_id: int = await conn.fetchval(
         """
         INSERT INTO scans (cycle_id, started_at, finished_at, degraded, universe, counts, milliseconds)
@@ -281,7 +284,7 @@ async def _copy_indicators(
 async def set_status(
     conn: Connection, scan_id: int, symbol: str, *, status: str, signal_id: str | None = None
 ) -> None:
-    """What became of a candidate after the scan: `proposed`, `ordered` or `refused`."""
+    """Set the status of a candidate after the scan: `proposed`, `ordered` or `refused`."""
     await conn.execute(
         """
         UPDATE scan_results r SET status = $3, signal_id = coalesce($4, signal_id)
@@ -295,39 +298,39 @@ async def set_status(
 
 
 async def scans_of(conn: Connection, cycle_id: str) -> list[ScanRow]:
-    """The scans of a cycle, oldest first."""
+    """Return the scans of a cycle, oldest first."""
     return [ScanRow(**found) for found in await conn.fetch(_SCANS_OF_CYCLE, cycle_id)]
 
 
 async def latest_scan(conn: Connection) -> ScanRow | None:
-    """The newest scan of all."""
+    """Return the newest scan."""
     found = await conn.fetchrow(_LATEST_SCAN)
     return None if found is None else ScanRow(**found)
 
 
 async def of_scan(conn: Connection, scan_id: int) -> list[CandidateRow]:
-    """The candidates of one scan, best first."""
+    """Return the candidates of one scan, best first."""
     return [CandidateRow(**found) for found in await conn.fetch(_OF_SCAN, scan_id)]
 
 
 async def of_cycle(conn: Connection, cycle_id: str) -> list[CandidateRow]:
-    """The candidates of every scan of a cycle, by scan, best first."""
+    """Return the candidates of every scan of a cycle, by scan, best first."""
     return [CandidateRow(**found) for found in await conn.fetch(_OF_CYCLE, cycle_id)]
 
 
 async def of_symbol(conn: Connection, symbol: str, limit: int = 20) -> list[CandidateRow]:
-    """A symbol's latest appearances as a candidate, newest first."""
+    """Return the latest candidates of a symbol, newest first."""
     return [CandidateRow(**found) for found in await conn.fetch(_OF_SYMBOL, symbol.upper(), limit)]
 
 
 async def frame_of(conn: Connection, scan_id: int) -> FrameBlob | None:
-    """The whole frame of a scan, as it was given; None when it was not kept or has been dropped since."""
+    """Return the whole frame of a scan as it was stored; None when it was not kept or was dropped."""
     found = await conn.fetchrow("SELECT format, rows, frame FROM scan_frames WHERE scan_id = $1", scan_id)
     return None if found is None else FrameBlob(*found.values())
 
 
 async def headlines_of(conn: Connection, scan_id: int, symbol: str) -> list[HeadlineRecord]:
-    """The headlines a candidate was judged on, newest first."""
+    """Return the headlines used for a candidate, newest first."""
     found = await conn.fetch(
         """
         SELECT s.symbol, n.headline, n.source, n.published_at, n.received_at, n.sentiment, n.relevance, n.score,
@@ -342,7 +345,7 @@ async def headlines_of(conn: Connection, scan_id: int, symbol: str) -> list[Head
 
 
 async def patterns_of(conn: Connection, scan_id: int, symbol: str) -> list[PatternRecord]:
-    """The patterns found for a candidate, most confident first."""
+    """Return the patterns found for a candidate, most confident first."""
     found = await conn.fetch(
         """
         SELECT s.symbol, p.pattern, p.side, p.confidence, p.trigger, p.invalidation, p.target, p.first_bar,
@@ -357,7 +360,7 @@ async def patterns_of(conn: Connection, scan_id: int, symbol: str) -> list[Patte
 
 
 async def indicators_of(conn: Connection, scan_id: int, symbol: str) -> IndicatorRecord | None:
-    """The indicator values of a candidate."""
+    """Return the indicator values of a candidate."""
     found = await conn.fetchrow(
         """
         SELECT s.symbol, t.agreement, t.values

@@ -1,4 +1,4 @@
-"""The operator's orders to the daemon: durable rows, taken once, answered in the row."""
+"""Operator commands: durable rows, each taken once and answered in its row."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,16 +13,16 @@ from catalyst.store.pool import Connection, Store
 if TYPE_CHECKING:
     from asyncpg import Record
 
-COMMAND_CHANNEL: Final = "catalyst_commands"  # the channel that tells the daemon
-ANSWER_CHANNEL: Final = "catalyst_answers"  # the channel that tells who asked
+COMMAND_CHANNEL: Final = "catalyst_commands"  # notifies the daemon
+ANSWER_CHANNEL: Final = "catalyst_answers"  # notifies the sender of the command
 _POLL_INTERVAL: Final = timedelta(
     seconds=1
-)  # a notification may be lost with its connection; a look costs nothing
+)  # a notification may be lost with its connection; a poll costs little
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One order to the daemon. `ok` and `result` are None until it is answered."""
+    """One command to the daemon. `ok` and `result` are None until it is answered."""
 
     command_id: int
     kind: str
@@ -53,7 +53,7 @@ def _row(record: "Record") -> Command:
 
 
 async def put(conn: Connection, kind: str, arguments: Mapping[str, object], *, by: str, at: datetime) -> int:
-    """The command waits for the daemon, which is told when the transaction commits; returns its id."""
+    """Write a command; the commit notifies the daemon. Return its id."""
     command_id: int = await conn.fetchval(
         """
         INSERT INTO commands (kind, arguments, requested_at, requested_by) VALUES ($1, $2, $3, $4)
@@ -68,7 +68,7 @@ async def put(conn: Connection, kind: str, arguments: Mapping[str, object], *, b
 
 
 async def take_next(conn: Connection, *, at: datetime) -> Command | None:
-    """The oldest command nobody has taken, now ours; None when there is none. Two takers never get the same."""
+    """Take the oldest waiting command; None when there is none. Two callers never get the same."""
     record = await conn.fetchrow(
         """
         UPDATE commands SET taken_at = $1
@@ -85,7 +85,7 @@ async def take_next(conn: Connection, *, at: datetime) -> Command | None:
 async def answer(
     conn: Connection, command_id: int, *, ok: bool, result: Mapping[str, object], at: datetime
 ) -> None:
-    """The command is answered and who asked is told. Raises CatalystError when it was answered before."""
+    """Answer a command and notify its sender. Raises CatalystError when it was answered before."""
     done = await conn.fetchval(
         """
         UPDATE commands SET answered_at = $2, ok = $3, result = $4, taken_at = coalesce(taken_at, $2)
@@ -101,9 +101,9 @@ async def answer(
 
 
 async def withdraw(conn: Connection, command_id: int, *, reason: str, at: datetime) -> bool:
-    """The command will never be carried out; false when the daemon has taken it already.
+    """Withdraw a command; false when the daemon has taken it.
 
-    For whoever stops waiting: an order to trade must not lie in wait for a daemon that starts tomorrow.
+    For a sender that stops waiting: a command to trade must not wait for a daemon that starts tomorrow.
     """
     done = await conn.fetchval(
         """
@@ -118,7 +118,7 @@ async def withdraw(conn: Connection, command_id: int, *, reason: str, at: dateti
 
 
 async def get(conn: Connection, command_id: int) -> Command:
-    """The command of that id; KeyError when there is none."""
+    """Return the command with that id. Raises KeyError when there is none."""
     record = await conn.fetchrow(_BY_ID, command_id)
     if record is None:
         raise KeyError(command_id)
@@ -126,17 +126,17 @@ async def get(conn: Connection, command_id: int) -> Command:
 
 
 async def unfinished(conn: Connection) -> list[Command]:
-    """Commands a daemon took and did not answer: it died over them. Oldest first."""
+    """Return commands that a daemon took and did not answer before it crashed, oldest first."""
     return [_row(record) for record in await conn.fetch(_UNFINISHED)]
 
 
 async def recent(conn: Connection, limit: int = 20) -> list[Command]:
-    """The latest commands, newest first."""
+    """Return the latest commands, newest first."""
     return [_row(record) for record in await conn.fetch(_RECENT, limit)]
 
 
 async def wait(store: Store, command_id: int, *, max_wait: timedelta) -> Command:
-    """The command once it is answered, or as it stands after `at_most` of the store's clock."""
+    """Return the command once it is answered, or as it is after `at_most` of the store's clock."""
     deadline = store.clock.now() + max_wait
     listener = await listen(store.dsn, ANSWER_CHANNEL)
     try:

@@ -1,14 +1,14 @@
-"""What the database itself refuses, as exceptions: the CT codes of the migrations.
+"""Constraint errors: exceptions for what the database refuses (the CT codes of the migrations).
 
-asyncpg raises a registered class for the SQLSTATE it meets, so importing this module is enough for these to be
-raised where the statement (or the commit) is awaited.
+asyncpg raises the registered class of an SQLSTATE. Importing this module registers these classes, so they are
+raised where the statement or the commit is awaited.
 """
 
 from asyncpg import PostgresError, UniqueViolationError
 
 from catalyst.domain.errors import AnotherDaemonRunning, IllegalTransition, InvariantBroken, StaleOrder
 
-DuplicateRow = UniqueViolationError  # somebody else's row has the id, the fill or the place
+DuplicateRow = UniqueViolationError  # another row has the id, the fill or the place
 
 
 class StaleEpoch(PostgresError, AnotherDaemonRunning):
@@ -18,7 +18,7 @@ class StaleEpoch(PostgresError, AnotherDaemonRunning):
 
 
 class ExitExceedsPosition(PostgresError, InvariantBroken):
-    """The exit would take more than the position holds; nothing was written."""
+    """The exit would sell more than the position holds; nothing was written."""
 
     sqlstate = "CT002"
 
@@ -30,19 +30,19 @@ class IllegalOrderTransition(PostgresError, IllegalTransition):
 
 
 class AppendOnlyViolation(PostgresError, InvariantBroken):
-    """The statement would change what has been written for good."""
+    """The statement would change an append-only row."""
 
     sqlstate = "CT004"
 
 
 class FilledQtyMismatch(PostgresError, InvariantBroken):
-    """Filled quantity would fall, or differ from the sum of the executions."""
+    """The filled quantity would fall, or differ from the sum of the executions."""
 
     sqlstate = "CT005"
 
 
 class JournalLineMissing(PostgresError, InvariantBroken):
-    """A status changed without its line in the journal."""
+    """A status changed without its journal line."""
 
     sqlstate = "CT006"
 
@@ -54,6 +54,6 @@ class PositionEntryMismatch(PostgresError, InvariantBroken):
 
 
 class StaleRow(PostgresError, StaleOrder):
-    """A row is no longer as its writer saw it; nothing of the statement was written."""
+    """A row differs from what its writer read; nothing of the statement was written."""
 
     sqlstate = "CT008"

@@ -1,4 +1,4 @@
-"""The day's cycle: opened once, moved along its table, halted and resumed, finished."""
+"""Trading cycles: opened once a day, moved along their table, halted and resumed, finished."""
 
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class StaleCycle(CatalystError):
-    """Somebody moved the cycle first; read it again and decide again."""
+    """Another writer moved the cycle first; read it again and decide again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +75,11 @@ async def open_day(
     config_hash: str,
     at: datetime,
 ) -> tuple[CycleRow, bool]:
-    """The cycle of `day`, and whether it is new: a second start on the same day resumes the first one's cycle,
-    whose limits and equity stay what they were when the day began."""
+    """Open the cycle of `day`; return it and whether it is new.
+
+    A second start on the same day resumes the first one's cycle; its limits and equity stay as they were at
+    the start of the day.
+    """
     fresh = await conn.fetchval(
         """
         INSERT INTO trading_cycles (cycle_id, cycle_date, mode, max_positions, max_daily_loss, scan_frequency,
@@ -96,41 +99,41 @@ async def open_day(
         config_hash,
     )
     row = await of_day(conn, day)
-    assert row is not None  # inserted, or there before
+    assert row is not None  # inserted now, or before
     return row, fresh is not None
 
 
 async def get(conn: Connection, cycle_id: str) -> CycleRow | None:
-    """The cycle of that id."""
+    """Return the cycle with that id."""
     record = await conn.fetchrow(_BY_ID, cycle_id)
     return None if record is None else _row(record)
 
 
 async def of_day(conn: Connection, day: date) -> CycleRow | None:
-    """The cycle of a New York date."""
+    """Return the cycle of a New York date."""
     record = await conn.fetchrow(_BY_DATE, day)
     return None if record is None else _row(record)
 
 
 async def recent(conn: Connection, limit: int = 20) -> list[CycleRow]:
-    """The latest cycles, newest first."""
+    """Return the latest cycles, newest first."""
     return [_row(record) for record in await conn.fetch(_RECENT, limit)]
 
 
 async def between(conn: Connection, first: date, last: date) -> list[CycleRow]:
-    """The cycles of these days, both included, oldest first."""
+    """Return the cycles of these days, both included, oldest first."""
     return [_row(record) for record in await conn.fetch(_BETWEEN, first, last)]
 
 
 async def unfinished_before(conn: Connection, day: date) -> list[CycleRow]:
-    """The latest cycles of days before `day` that are not completed, oldest first."""
+    """Return the latest cycles before `day` that are not completed, oldest first."""
     return [_row(record) for record in reversed(await conn.fetch(_UNFINISHED, day))]
 
 
 async def advance(
     conn: Connection, cycle_id: str, *, from_status: CycleStatus, to_status: CycleStatus, at: datetime
 ) -> None:
-    """Move the cycle from the state the caller saw. `completed` has its own door, `finish`.
+    """Move the cycle from the state the caller read. `finish` alone sets `completed`.
 
     Raises IllegalTransition when the table has no such edge, StaleCycle when the row is no longer in `seen`.
     """
@@ -160,7 +163,7 @@ async def finish(
     unrealized: Decimal,
     at: datetime,
 ) -> None:
-    """The cycle is completed with its final figures. Raises StaleCycle unless it was closed."""
+    """Complete the cycle with its final figures. Raises StaleCycle unless it was closed."""
     moved = await conn.fetchval(
         """
         UPDATE trading_cycles
@@ -182,7 +185,7 @@ async def finish(
 async def halt(
     conn: Connection, cycle_id: str, *, reason: str, at: datetime, until: datetime | None = None
 ) -> None:
-    """No entries until resumed; the first reason stays when it is halted already, the later end holds."""
+    """Forbid entries until `resume`. The first reason stays; the later end applies."""
     await conn.execute(
         """
         UPDATE trading_cycles
@@ -199,7 +202,7 @@ async def halt(
 
 
 async def resume(conn: Connection, cycle_id: str, *, at: datetime) -> None:
-    """The cycle is no longer halted. Whether it may be is the caller's judgement."""
+    """Clear the halt. The caller decides whether that is allowed."""
     await conn.execute(
         """
         UPDATE trading_cycles SET halted = false, halt_reason = NULL, halted_until = NULL, updated_at = $2
@@ -211,7 +214,7 @@ async def resume(conn: Connection, cycle_id: str, *, at: datetime) -> None:
 
 
 async def set_mode(conn: Connection, cycle_id: str, mode: str, *, at: datetime) -> None:
-    """The cycle is `supervised` or `autonomous` from now on."""
+    """Set the session mode: `supervised` or `autonomous`."""
     await conn.execute(
         "UPDATE trading_cycles SET mode = $2, updated_at = $3 WHERE cycle_id = $1", cycle_id, mode, at
     )
@@ -220,7 +223,7 @@ async def set_mode(conn: Connection, cycle_id: str, mode: str, *, at: datetime) 
 async def mark(
     conn: Connection, cycle_id: str, *, realized: Decimal, unrealized: Decimal, at: datetime
 ) -> None:
-    """The day's figures so far, dollars."""
+    """Write the day's figures so far, dollars."""
     await conn.execute(
         """
         UPDATE trading_cycles

@@ -1,4 +1,4 @@
-"""Which daemon writes: the epoch that fences every order, the account this database belongs to, the manifest."""
+"""Daemon epoch: the number that fences every order write, the account of this database, and the run's facts."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,7 +9,7 @@ from catalyst.store.pool import Connection
 
 @dataclass(frozen=True, slots=True)
 class RunInfo:
-    """The code and configuration of one run of the daemon."""
+    """Code and configuration of one run of the daemon."""
 
     version: str
     commit: str
@@ -20,7 +20,7 @@ class RunInfo:
 
 @dataclass(frozen=True, slots=True)
 class DaemonRow:
-    """The current epoch and its manifest; everything but the epoch is None before the first start."""
+    """The current epoch and its run; everything but the epoch is None before the first start."""
 
     epoch: int
     account_id: str | None
@@ -34,9 +34,10 @@ class DaemonRow:
 
 
 async def begin_epoch(conn: Connection, account_id: str, run_info: RunInfo, *, at: datetime) -> int:
-    """A new epoch is current: from now on every order write of an earlier one is refused. Returns its number.
+    """Begin a new epoch and return its number; order writes of an earlier epoch are refused from now on.
 
-    Waits for order writes under way. The first daemon pins the account; another account raises WrongAccount.
+    Waits for order writes in progress. The first daemon pins the account; another account raises
+    WrongAccount.
     """
     pinned = await conn.fetchval("SELECT account_id FROM daemon FOR UPDATE")
     if pinned not in (None, account_id):
@@ -68,31 +69,31 @@ async def begin_epoch(conn: Connection, account_id: str, run_info: RunInfo, *, a
 
 
 async def is_current(conn: Connection, epoch: int) -> bool:
-    """True when nobody has taken over, and nobody does until the transaction ends."""
+    """Return true when this epoch is current, and lock it until the transaction ends."""
     found: bool = await conn.fetchval("SELECT epoch = $1 FROM daemon FOR KEY SHARE", epoch)
     return found
 
 
 async def current(conn: Connection) -> DaemonRow:
-    """The current epoch and who runs it."""
+    """Return the current epoch and its run."""
     record = await conn.fetchrow(
         """
         SELECT epoch, account_id, started_at, version, commit, config_hash, lockfile_hash, pid, heartbeat_at
           FROM daemon
         """
     )
-    assert record is not None  # the migration wrote the one row
+    assert record is not None  # the migration inserted the one row
     return DaemonRow(**record)
 
 
 async def runs_since(conn: Connection, since: datetime) -> int:
-    """How many daemons have begun after `since`, this one among them."""
+    """Return how many runs have begun after `since`, this one included."""
     count: int = await conn.fetchval("SELECT count(*) FROM daemon_runs WHERE started_at > $1", since)
     return count
 
 
 async def heartbeat(conn: Connection, epoch: int, *, at: datetime) -> bool:
-    """The heartbeat of `epoch` is `at`; false when another epoch is current. Never waits for order writes."""
+    """Write the heartbeat of `epoch`; false when another epoch is current. Does not wait for order writes."""
     return (
         await conn.fetchval("UPDATE daemon SET heartbeat_at = $2 WHERE epoch = $1 RETURNING true", epoch, at)
         is not None
@@ -100,7 +101,7 @@ async def heartbeat(conn: Connection, epoch: int, *, at: datetime) -> bool:
 
 
 async def end_epoch(conn: Connection, epoch: int, *, end_reason: str, at: datetime) -> None:
-    """The run is known to have ended, and how. The number stays current until the next one begins."""
+    """Record how the run ended. Its number stays current until the next run begins."""
     await conn.execute(
         "UPDATE daemon_runs SET ended_at = $2, end_reason = $3 WHERE epoch = $1 AND ended_at IS NULL",
         epoch,

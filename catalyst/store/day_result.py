@@ -1,4 +1,4 @@
-"""The day's result twice: as the tables have it, and from the broker's own list of fills."""
+"""Day result: computed from the database, and from the broker's own list of fills."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
     from catalyst.store.pool import Connection
 
-FILLS_OVERLAP: Final = timedelta(minutes=10)  # the broker's bounds are exclusive and its clock is not ours
+FILLS_OVERLAP: Final = timedelta(
+    minutes=10
+)  # the broker's bounds are exclusive and its clock differs from ours
 
 _POSITIONS: Final = """
     SELECT p.position_id, s.symbol, p.side, p.realized_pnl, p.entry_time,
@@ -33,7 +35,7 @@ _POSITIONS: Final = """
 
 @dataclass(frozen=True, slots=True)
 class PositionResult:
-    """A position of the day, its result by the tables, and the broker's ids of its orders."""
+    """A position of the day, its result in the database, and the broker ids of its orders."""
 
     position_id: int
     symbol: str
@@ -47,7 +49,7 @@ class PositionResult:
 
 @dataclass(frozen=True, slots=True)
 class DayResult:
-    """Dollars realised since the day began, both ways. `broker_ids` are of the orders that differ."""
+    """Dollars realised since the day began, by both sources. `broker_ids` are of the orders that differ."""
 
     database: Decimal
     broker: Decimal
@@ -56,12 +58,12 @@ class DayResult:
 
 
 async def position_results(conn: "Connection", since: datetime) -> list[PositionResult]:
-    """Every position that is open, or was closed since."""
+    """Return every position that is open or was closed since then."""
     return [_row(record) for record in await conn.fetch(_POSITIONS, since)]
 
 
 def compare(rows: Sequence[PositionResult], fills: Iterable[Fill]) -> DayResult:
-    """Hold each position's realised result against what the broker's fills of its orders come to, to the cent."""
+    """Compare each position's realised result with the broker's fills of its orders, to the cent."""
     sums: dict[str, tuple[Fraction, Fraction]] = defaultdict(lambda: (Fraction(0), Fraction(0)))
     for fill in fills:
         shares, dollars = sums[fill.broker_id]
@@ -83,7 +85,7 @@ def compare(rows: Sequence[PositionResult], fills: Iterable[Fill]) -> DayResult:
 
 
 def fills_needed_from(rows: Sequence[PositionResult], since: datetime) -> datetime:
-    """From when on the broker's fills are needed."""
+    """Return from when on the broker's fills are needed."""
     return min([since, *(row.entered_at for row in rows)]) - FILLS_OVERLAP
 
 
@@ -92,7 +94,7 @@ def _realized_pnl(row: PositionResult, sums: dict[str, tuple[Fraction, Fraction]
     exited, proceeds = _fill_totals(row.exit_broker_ids, sums)
     if not entered or not exited:
         return Decimal(0).quantize(CENT)
-    if exited > entered:  # oversold: what was sold beyond the holding is no part of this position's result
+    if exited > entered:  # oversold: shares sold beyond the holding do not belong to this position's result
         proceeds, exited = proceeds * entered / exited, entered
     gain = proceeds - cost * exited / entered
     return (Decimal(round((gain if row.is_long else -gain) * 100)) / 100).quantize(CENT)

@@ -1,4 +1,4 @@
-"""Exit intents and latches: what we have decided to do, written before the first request of it."""
+"""Exit intents: decisions to close a position, written before the first request."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ExitIntent:
-    """A decision to leave a position, open until it is flat."""
+    """A decision to close a position, open until it is flat."""
 
     intent_id: int
     position_id: int
@@ -25,7 +25,7 @@ class ExitIntent:
 async def create_intent(
     conn: "Conn", position_id: int, *, reason: str, purpose: Purpose, requested_by: str, at: datetime
 ) -> bool:
-    """Persist the one exit intent of a position; false when it has one already."""
+    """Write the one exit intent of a position; false when it has one."""
     fresh = await conn.fetchval(
         """
         INSERT INTO exit_intents (position_id, reason, purpose, requested_by, requested_at, state)
@@ -43,7 +43,7 @@ async def create_intent(
 
 
 async def open_intents(conn: "Conn") -> list[ExitIntent]:
-    """Every exit that was decided and is not done, oldest first."""
+    """Return every open exit intent, oldest first."""
     found = await conn.fetch(
         """
         SELECT intent_id, position_id, reason, purpose, requested_by, requested_at
@@ -54,7 +54,7 @@ async def open_intents(conn: "Conn") -> list[ExitIntent]:
 
 
 async def open_intent_of(conn: "Conn", position_id: int) -> ExitIntent | None:
-    """The open exit intent of a position."""
+    """Return the open exit intent of a position."""
     record = await conn.fetchrow(
         """
         SELECT intent_id, position_id, reason, purpose, requested_by, requested_at

@@ -1,4 +1,4 @@
-"""Proofs of being flat: what the broker and the tables said after a close or a flatten."""
+"""Flat proofs: what broker and database showed after a close or a flatten."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from catalyst.store.pool import Connection
 
 @dataclass(frozen=True, slots=True)
 class FlatProofRow:
-    """One look at both sides; None where that side could not be asked."""
+    """One comparison of both sides; None where a side could not be read."""
 
     proof_id: int
     cycle_id: str | None
@@ -25,7 +25,8 @@ class FlatProofRow:
 
     @property
     def proven(self) -> bool:
-        """True when nothing was left and both sides came to the same result; without tables, when nothing was left."""
+        """Return true when nothing was left and both results agree; without the database, when nothing was
+        left."""
         return self.flat and self.facts.get("proven") is not False
 
 
@@ -43,7 +44,8 @@ async def put_flat_proof(
     stored_positions: int | None,
     facts: Mapping[str, object] | None = None,
 ) -> int:
-    """The proof is kept; returns its id. The table refuses `flat` unless the broker said zero and zero."""
+    """Write the proof; return its id. The table refuses `flat` unless the broker reported zero orders and
+    shares."""
     proof_id: int = await conn.fetchval(
         """
         INSERT INTO flat_proofs (cycle_id, at, cause, requested_by, flat, broker_orders, broker_positions,
@@ -65,7 +67,7 @@ async def put_flat_proof(
 
 
 async def has_flat_proof(conn: Connection, cycle_id: str, cause: str) -> bool:
-    """True when the end of that cycle was looked at for this cause, whatever it proved."""
+    """Return true when the end of that cycle was checked for this cause, whatever it proved."""
     found: bool = await conn.fetchval(
         "SELECT EXISTS (SELECT 1 FROM flat_proofs WHERE cycle_id = $1 AND cause = $2)", cycle_id, cause
     )
@@ -73,7 +75,7 @@ async def has_flat_proof(conn: Connection, cycle_id: str, cause: str) -> bool:
 
 
 async def recent_flat_proofs(conn: Connection, *, limit: int = 20) -> list[FlatProofRow]:
-    """The latest proofs, newest first."""
+    """Return the latest proofs, newest first."""
     found = await conn.fetch(
         """
         SELECT proof_id, cycle_id, at, cause, requested_by, flat, broker_orders, broker_positions, stored_orders,
@@ -86,7 +88,7 @@ async def recent_flat_proofs(conn: Connection, *, limit: int = 20) -> list[FlatP
 
 
 async def last_flat_proof(conn: Connection, cycle_id: str) -> FlatProofRow | None:
-    """The newest proof of a cycle; None when there is none."""
+    """Return the newest proof of a cycle; None when there is none."""
     record = await conn.fetchrow(
         """
         SELECT proof_id, cycle_id, at, cause, requested_by, flat, broker_orders, broker_positions, stored_orders,

@@ -1,7 +1,8 @@
-"""The invariants that tables alone can answer, asked in one snapshot: whatever is found was committed like that.
+"""Invariant checks: the invariants that the database alone can answer, read in one snapshot.
 
-Nothing scans closed history: the orders looked at are those the journal spoke of since a line of it, those that
-work, and those of open positions; the positions, those that are open and those these orders belong to.
+Every violation found was committed. No closed history is scanned: the orders checked are those with journal
+lines since a given line, the working ones, and those of open positions; the positions are the open ones and
+those of these orders.
 """
 
 from collections.abc import Iterator, Sequence
@@ -49,7 +50,7 @@ _POSITIONS: Final = """
                              UNION SELECT position_id FROM orders WHERE order_id = ANY($1::bigint[]))
 """
 
-# One row for each order whose journal does not lead to its state, or leads there along no edge.
+# One row per order whose journal does not lead to its state, or leads there along no edge.
 _HISTORIES: Final = """
     SELECT o.order_id, o.status, j.seq, j.from_status, j.to_status, j.before, j.edge
       FROM orders o
@@ -104,7 +105,7 @@ _ENTRIES_OUTSIDE_SESSION: Final = """
 
 
 async def violations(conn: Connection, *, since_seq: int) -> list[Violation]:
-    """Every invariant that does not hold, of what the journal spoke of after line `since` or that is open."""
+    """Return every violated invariant, of what is open or has journal lines after `since`."""
     async with conn.transaction(isolation="repeatable_read", readonly=True):
         touched = [record["order_id"] for record in await conn.fetch(_ORDERS, since_seq)]
         found = [
@@ -135,7 +136,7 @@ async def violations(conn: Connection, *, since_seq: int) -> list[Violation]:
 
 
 def _position_violations(record: "Record") -> Iterator[Violation]:
-    """What one position says of itself beside its fills."""
+    """Compare the columns of one position with its fills."""
     symbol = record["symbol"]
 
     def breaks(invariant: Invariant, what: str) -> Violation:
@@ -153,7 +154,7 @@ def _position_violations(record: "Record") -> Iterator[Violation]:
     held, entered, exited = record["quantity"], record["entered"], record["exited"]
     is_open = record["status"] == "open"
     written_off = str(record["close_reason"] or "").startswith("RECONCILED_PHANTOM")
-    oversold = exited > record["exited_qty"]  # booked on its order, for reconciliation to buy back
+    oversold = exited > record["exited_qty"]  # booked on its order; reconciliation buys it back
     if (
         record["entered_qty"] != entered
         or (is_open and (held != entered - exited or record["exited_qty"] != exited))
@@ -179,7 +180,7 @@ def _position_violations(record: "Record") -> Iterator[Violation]:
 
 
 def _gain(record: "Record") -> Decimal:
-    """The realised result by exact fractions, rounded once."""
+    """Return the realised result by exact fractions, rounded once."""
     entered, exited = Fraction(record["entered_qty"]), Fraction(record["exited_qty"])
     if not exited:
         return Decimal(0)
@@ -190,7 +191,7 @@ def _gain(record: "Record") -> Decimal:
 
 
 def _journal_violations(records: "Sequence[Record]") -> Iterator[Violation]:
-    """An order's journal, read from its first line, walks along edges to the state the row has."""
+    """Check that an order's journal leads along edges from its first line to the state of the row."""
     reported_orders: set[int] = set()
     for record in records:
         order_id = record["order_id"]

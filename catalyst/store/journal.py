@@ -1,7 +1,7 @@
-"""The journal's hash chain: every line is tied to those before it, and whoever changed one is found out.
+"""Journal chain: the hash of each line covers all lines before it, so every change is detected.
 
-Written by the database itself at each commit (migrations/0006_journal_chain.sql); computed again here from the bare
-columns, without the function that wrote it.
+The database writes the chain at each commit (see migrations/). This module recomputes it from the bare
+columns, without the SQL function that wrote it.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 
 @dataclass(frozen=True, slots=True)
 class ChainLink:
-    """A place in the chain: everything up to it is what its hash says. Link 0 is the beginning."""
+    """A place in the chain; its hash covers everything up to it. Link 0 is the beginning."""
 
     link: int
     seq: int
@@ -34,7 +34,7 @@ class ChainLink:
 
     @property
     def facts(self) -> dict[str, object]:
-        """As it is written beside a proof and into the log."""
+        """Return the link as it is written into proofs and the log."""
         return {"link": self.link, "seq": self.seq, "hash": self.hex}
 
 
@@ -43,7 +43,7 @@ START: Final = ChainLink(0, 0, b"")
 
 @dataclass(frozen=True, slots=True)
 class ChainBreak:
-    """The first place at which the journal is not what was written. `seq` is the line's number."""
+    """The first place where the journal differs from what was written. `seq` is the line's number."""
 
     link: int
     seq: int | None
@@ -57,7 +57,7 @@ class ChainBreak:
 
 
 def link_from_facts(facts: object) -> ChainLink | None:
-    """The link that `facts` wrote down; None when they hold none."""
+    """Return the link written by `facts`; None when it holds none."""
     if not isinstance(facts, dict):
         return None
     link, seq, text = facts.get("link"), facts.get("seq"), facts.get("hash")
@@ -78,18 +78,19 @@ _LINKS: Final = """
 
 
 async def head(conn: Connection) -> ChainLink:
-    """The last link; START when nothing was ever written."""
+    """Return the last link; START when nothing was written."""
     record = await conn.fetchrow("SELECT link, seq, hash FROM journal_chain ORDER BY link DESC LIMIT 1")
     return START if record is None else ChainLink(record["link"], record["seq"], record["hash"])
 
 
 async def head_facts(conn: Connection) -> dict[str, object]:
-    """The head as it is written down elsewhere, with the journal's first hash: whose head it is."""
+    """Return the head as it is written elsewhere, with the journal's first hash, which identifies the
+    journal."""
     return {**(await head(conn)).facts, "origin": await first_hash(conn)}
 
 
 async def first_hash(conn: Connection) -> str | None:
-    """The journal's first hash, which tells it from every other journal; None before the first line."""
+    """Return the journal's first hash, which identifies it; None before the first line."""
     first: bytes | None = await conn.fetchval("SELECT hash FROM journal_chain WHERE link = 1")
     return None if first is None else first.hex()
 
@@ -97,9 +98,9 @@ async def first_hash(conn: Connection) -> str | None:
 async def verify(
     conn: Connection, since: ChainLink = START, *, max_links: int | None = None
 ) -> ChainLink | ChainBreak:
-    """The chain computed again from `since` on, over `at_most` links: the place it is good up to, or its break.
+    """Recompute the chain from `since`, over `at_most` links; return the last good link, or the break.
 
-    Lines without a link are looked for among those that came after `since`; from START on, everywhere.
+    Lines without a link are searched among those after `since`; from START on, everywhere.
     """
     broken = await check_anchor(conn, since)
     if broken is not None:
@@ -120,7 +121,7 @@ async def verify(
 
 
 async def check_anchor(conn: Connection, anchor: ChainLink) -> ChainBreak | None:
-    """None while the chain still has this link, with this hash; what is written down elsewhere is held against it."""
+    """Return None while the chain still has this link with this hash; used for links written elsewhere."""
     if anchor.link == 0:
         return None
     found = await conn.fetchrow("SELECT seq, hash FROM journal_chain WHERE link = $1", anchor.link)
@@ -137,7 +138,7 @@ async def check_anchor(conn: Connection, anchor: ChainLink) -> ChainBreak | None
 
 
 async def anchors(conn: Connection, *, limit: int = 100) -> list[ChainLink]:
-    """The heads of the journal that the latest proofs of being flat wrote down, newest first."""
+    """Return the journal heads in the latest flat proofs, newest first."""
     found = await conn.fetch(
         """
         SELECT facts -> 'journal' AS journal FROM flat_proofs WHERE facts ? 'journal'
@@ -149,13 +150,13 @@ async def anchors(conn: Connection, *, limit: int = 100) -> list[ChainLink]:
 
 
 async def last_anchor(conn: Connection) -> ChainLink:
-    """The place in the chain that the latest proof wrote down; START when there is none."""
+    """Return the chain link in the latest proof; START when there is none."""
     found = await anchors(conn, limit=10)
     return found[0] if found else START
 
 
 async def _first_unlinked_line(conn: Connection, since: ChainLink) -> ChainBreak | None:
-    """The first line that nothing ties: somebody wrote it past the trigger."""
+    """Return the first line without a link: it was written past the trigger."""
     record = await conn.fetchrow(
         """
         SELECT e.seq, (SELECT coalesce(max(link), 0) FROM journal_chain) AS last
@@ -184,7 +185,7 @@ def _next_link(before: ChainLink, record: "Record") -> ChainLink | ChainBreak:
 
 
 def hashed_text(record: "Record") -> str:
-    """What is hashed of a line, from its bare columns; `payload` as PostgreSQL's own text."""
+    """Return the hashed text of a line, from its bare columns; `payload` as PostgreSQL's text."""
     order_id = record["order_id"]
     return json.dumps(
         [

@@ -36,7 +36,7 @@ async def set_latch(
 
 
 async def extend_latch(conn: "Conn", name: str, *, reason: str, facts: Mapping[str, object]) -> None:
-    """A latch that is set has more reasons now; what it knew already stays."""
+    """Add reasons to a set latch; its earlier facts stay."""
     await conn.execute(
         "UPDATE latches SET reason = $2, facts = $3::jsonb || facts || jsonb_build_object('failed_invariants',"
         " coalesce(facts -> 'failed_invariants', '{}') || coalesce($3::jsonb -> 'failed_invariants', '{}'))"
@@ -48,7 +48,7 @@ async def extend_latch(conn: "Conn", name: str, *, reason: str, facts: Mapping[s
 
 
 async def latch_facts(conn: "Conn", name: str) -> dict[str, object] | None:
-    """What a latch that is set was set for; None when it is not set."""
+    """Return the facts of a set latch; None when it is not set."""
     facts: dict[str, object] | None = await conn.fetchval(
         "SELECT facts FROM latches WHERE name = $1 AND cleared_at IS NULL", name
     )
@@ -56,13 +56,13 @@ async def latch_facts(conn: "Conn", name: str) -> dict[str, object] | None:
 
 
 async def active_latches(conn: "Conn") -> dict[str, str]:
-    """Name → reason of every latch that is set."""
+    """Return name → reason of every set latch."""
     found = await conn.fetch("SELECT name, reason FROM latches WHERE cleared_at IS NULL ORDER BY set_at")
     return {record["name"]: record["reason"] for record in found}
 
 
 async def latched_at(conn: "Conn", name: str) -> datetime | None:
-    """Since when this latch is set; None when it is not."""
+    """Return when this latch was set; None when it is not."""
     at: datetime | None = await conn.fetchval(
         "SELECT set_at FROM latches WHERE name = $1 AND cleared_at IS NULL", name
     )

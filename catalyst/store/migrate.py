@@ -1,6 +1,7 @@
-"""Migrations: plain SQL files, forward only, one transaction each, under one lock, never changed once applied.
+"""Migrations: plain SQL files, forward only, one transaction each, under one lock, never changed once
+applied.
 
-The folder `migrations/` lies beside the package `catalyst`, in a checkout and in an installation alike.
+The folder `migrations/` lies beside the package `catalyst`, in a checkout and in an installation.
 """
 
 import hashlib
@@ -19,19 +20,19 @@ from catalyst.store.pool import Connection, connect
 
 MIGRATIONS_FOLDER: Final = Path(__file__).resolve().parents[2] / "migrations"
 
-_LOCK_KEY: Final = 0x0CA7_A175_7101  # one migrator at a time, whatever the database is called
+_LOCK_KEY: Final = 0x0CA7_A175_7101  # one migrator at a time, for every database of the server
 _FILE_NAME: Final = re.compile(r"\d{4}_[a-z0-9_]+\.sql")
 
 
 class SchemaNotCurrent(ConfigInvalid):
-    """The database's schema is not the one this program was written for; the message says what to do."""
+    """The database's schema is not that of this program; the message says what to do."""
 
 
 class MigrationState(StrEnum):
     APPLIED = "applied"
     PENDING = "pending"
-    CHANGED = "changed"  # the file differs from what was applied
-    UNKNOWN = "unknown"  # applied, and there is no such file: a newer program was here
+    CHANGED = "changed"  # the file differs from the applied one
+    UNKNOWN = "unknown"  # applied by a newer program; the file is unknown here
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,8 @@ class MigrationStatus:
 
 
 def migrations(folder: Path = MIGRATIONS_FOLDER) -> tuple[Migration, ...]:
-    """All migrations, in order. Raises SchemaNotCurrent when they are missing or not numbered without gaps."""
+    """Return all migrations in order. Raises SchemaNotCurrent when they are missing or not numbered without
+    gaps."""
     files = sorted(folder.glob("*.sql"))
     if not files:
         raise SchemaNotCurrent(f"there are no migrations in {folder}: the installation is incomplete")
@@ -64,10 +66,10 @@ def _read(path: Path) -> Migration:
 
 
 async def migrate(dsn: str, *, folder: Path = MIGRATIONS_FOLDER) -> list[str]:
-    """The database has every migration; return the names of those applied now, none the second time.
+    """Apply every missing migration; return the names of those applied now.
 
-    Each is one transaction, so an interrupted run goes on where it stopped. Several processes may call this at
-    once. Raises SchemaNotCurrent for a changed or unknown migration, before anything is touched.
+    Each is one transaction, so an interrupted run continues. Several processes may call this at once. Raises
+    SchemaNotCurrent for a changed or unknown migration, before anything is touched.
     """
     known = migrations(folder)
     conn = await connect(dsn, "catalyst migrate", statement_timeout=0, lock_timeout=60_000)
@@ -103,7 +105,7 @@ async def status(dsn: str, *, folder: Path = MIGRATIONS_FOLDER) -> list[Migratio
 
 
 async def require_current(conn: Connection, *, folder: Path = MIGRATIONS_FOLDER) -> None:
-    """The schema is exactly the known migrations; raises SchemaNotCurrent, which says what to run."""
+    """Check that the schema is exactly the known migrations. Raises SchemaNotCurrent, which says what to run."""
     _require_states(_compare(migrations(folder), await _applied(conn)), allowed=None)
 
 
@@ -156,10 +158,10 @@ def _require_states(states: Sequence[MigrationStatus], *, allowed: MigrationStat
 
 
 def roles_sql() -> str:
-    """SQL that creates the three roles where they are missing and grants each what it needs, no more.
+    """Return SQL that creates the three missing roles and grants each what it needs, no more.
 
-    To be run by a superuser or the database's owner, after `migrate`, as often as one likes. The roles can log
-    in once the operator gives them a password (ALTER ROLE ... PASSWORD ...) or pg_hba.conf lets them.
+    A superuser or the database's owner runs it after `migrate`, as often as needed. The roles can log in once
+    the operator gives them a password (ALTER ROLE ... PASSWORD ...) or pg_hba.conf allows them.
     """
     return _ROLES
 

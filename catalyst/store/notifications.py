@@ -10,7 +10,8 @@ from catalyst.store.pool import connect
 
 
 class NotificationListener:
-    """One LISTEN: `heard` is set by each notification and cleared by the listener; `lost` when it is deaf."""
+    """One LISTEN: each notification sets `notified`, the caller clears it; `lost` is set when the connection
+    ends."""
 
     def __init__(self, conn: "asyncpg.Connection[asyncpg.Record]", channel: str) -> None:
         self.notified = asyncio.Event()
@@ -20,9 +21,9 @@ class NotificationListener:
         conn.add_termination_listener(self._on_terminated)
 
     async def close(self) -> None:
-        """Stop listening. Idempotent."""
+        """Close the connection. Idempotent."""
         self._conn.remove_termination_listener(self._on_terminated)
-        await close_connection(self._conn)  # which ends the listening too
+        await close_connection(self._conn)  # which also ends LISTEN
 
     async def start(self) -> Self:
         """Listen from now on."""
@@ -34,9 +35,9 @@ class NotificationListener:
 
     def _on_terminated(self, _: object) -> None:
         self.lost.set()
-        self.notified.set()  # whoever waits looks for himself
+        self.notified.set()  # the waiting task checks for itself
 
 
 async def listen(dsn: str, channel: str) -> NotificationListener:
-    """An ear on `channel`: from the return on, no notification is missed unless `lost` is set."""
+    """Listen on `channel`: after the return no notification is missed unless `lost` is set."""
     return await NotificationListener(await connect(dsn, f"catalyst listen {channel}"), channel).start()

@@ -1,7 +1,8 @@
-"""Orders at rest, their fills and their journal. Each function takes a connection: the caller owns the
-transaction, and a state never changes without its line in the journal.
+"""Orders, their fills and their journal in the database.
 
-Only the daemon's one door (`daemon/orders/ledger.py`) and the submit path call what writes here.
+Each function takes the caller's connection and transaction. A state never changes without its journal line.
+Only the order ledger (`daemon/orders/ledger.py`), submission and the spool import call the functions that
+write.
 """
 
 from collections.abc import Mapping, Sequence
@@ -75,7 +76,7 @@ class OrderRow:
 
 @dataclass(frozen=True, slots=True)
 class NewOrder:
-    """What the submit path writes before anybody could have heard of the order."""
+    """What submission writes before the request."""
 
     client_order_id: str
     symbol: str
@@ -99,12 +100,12 @@ class NewOrder:
     broker_status: str | None = None
     signal_id: str | None = None
     expires_at: datetime | None = None
-    epoch: int | None = None  # None only for orders we did not place
+    epoch: int | None = None  # None only for orders of others
 
 
 _FIELDS: Final = tuple(each.name for each in fields(OrderRow))
 
-# One literal statement a question; the column list is written once because the row type is one.
+# One literal statement per query; the column list stands once because the row type is one.
 SELECT: Final = """
     SELECT o.order_id, o.client_order_id, o.alpaca_order_id, o.cycle_id, o.security_id, s.symbol,
            o.position_id, o.parent_order_id, o.replaces, o.order_purpose, o.position_side, o.side,
@@ -176,7 +177,7 @@ _INSERT: Final = """
 
 
 def row_of(record: "Record") -> OrderRow:
-    """The typed row of one record that has at least the columns of the select above."""
+    """Return the typed row of a record that has at least the columns of the select above."""
     values = {name: record[name] for name in _FIELDS}
     values["order_purpose"] = Purpose(values["order_purpose"])
     values["position_side"] = PositionSide(values["position_side"])
@@ -186,7 +187,7 @@ def row_of(record: "Record") -> OrderRow:
 
 
 async def get(conn: "Conn", order_id: int) -> OrderRow:
-    """The order of that id; KeyError when there is none."""
+    """Return the order with that id. Raises KeyError when there is none."""
     record = await conn.fetchrow(_BY_ID, order_id)
     if record is None:
         raise KeyError(order_id)
@@ -194,7 +195,7 @@ async def get(conn: "Conn", order_id: int) -> OrderRow:
 
 
 async def lock(conn: "Conn", order_id: int) -> OrderRow:
-    """The order of that id, locked until the transaction ends."""
+    """Return the order with that id, locked until the transaction ends."""
     record = await conn.fetchrow(_LOCK_BY_ID, order_id)
     if record is None:
         raise KeyError(order_id)
@@ -202,13 +203,13 @@ async def lock(conn: "Conn", order_id: int) -> OrderRow:
 
 
 async def by_client_id(conn: "Conn", client_order_id: str) -> OrderRow | None:
-    """The order of our own id; None when it has no row."""
+    """Return the order with our client order id; None when it has no row."""
     record = await conn.fetchrow(_BY_CLIENT_ID, client_order_id)
     return None if record is None else row_of(record)
 
 
 async def lock_by_report(conn: "Conn", broker_id: str, client_order_id: str | None) -> OrderRow | None:
-    """The order a report speaks of, by the broker's id or else by ours, locked; None when we have no row."""
+    """Return the order of a report, by the broker's id or else by ours, locked; None without a row."""
     record = await conn.fetchrow(_LOCK_BY_BROKER_ID, broker_id)
     if record is None and client_order_id:
         record = await conn.fetchrow(_LOCK_BY_CLIENT_ID, client_order_id)
@@ -218,28 +219,28 @@ async def lock_by_report(conn: "Conn", broker_id: str, client_order_id: str | No
 async def by_report(
     conn: "Conn", broker_ids: Sequence[str], client_order_ids: Sequence[str]
 ) -> list[OrderRow]:
-    """The rows that reports speak of, by the broker's ids or by ours, those that exist."""
+    """Return the rows of reports, by the broker's ids or by ours, those that exist."""
     found = await conn.fetch(_BY_REPORT, list(broker_ids), list(client_order_ids))
     return [row_of(record) for record in found]
 
 
 async def working(conn: "Conn") -> list[OrderRow]:
-    """Every order that is not at its end, oldest first."""
+    """Return every order that is not terminal, oldest first."""
     return [row_of(record) for record in await conn.fetch(_WORKING)]
 
 
 async def working_of_symbol(conn: "Conn", symbol: str) -> list[OrderRow]:
-    """The symbol's orders that are not at their end, oldest first."""
+    """Return the symbol's orders that are not terminal, oldest first."""
     return [row_of(record) for record in await conn.fetch(_OF_SYMBOL_WORKING, symbol)]
 
 
 async def of_position(conn: "Conn", position_id: int) -> list[OrderRow]:
-    """Every order of a position, oldest first."""
+    """Return every order of a position, oldest first."""
     return [row_of(record) for record in await conn.fetch(_OF_POSITION, position_id)]
 
 
 async def of_positions(conn: "Conn", position_ids: Sequence[int]) -> dict[int, list[OrderRow]]:
-    """Every order of each of these positions, oldest first; one question, however many they are."""
+    """Return every order of these positions, oldest first, in one query."""
     found: dict[int, list[OrderRow]] = {position_id: [] for position_id in position_ids}
     for record in await conn.fetch(_OF_POSITIONS, list(position_ids)):
         found[record["position_id"]].append(row_of(record))
@@ -247,29 +248,29 @@ async def of_positions(conn: "Conn", position_ids: Sequence[int]) -> dict[int, l
 
 
 async def legs_of(conn: "Conn", order_id: int) -> list[OrderRow]:
-    """The bracket or OCO legs of an order."""
+    """Return the bracket or OCO legs of an order."""
     return [row_of(record) for record in await conn.fetch(_LEGS, order_id)]
 
 
 async def of_cycle(conn: "Conn", cycle_id: str) -> list[OrderRow]:
-    """Every order of a cycle, oldest first."""
+    """Return every order of a cycle, oldest first."""
     return [row_of(record) for record in await conn.fetch(_OF_CYCLE, cycle_id)]
 
 
 async def of_orphan(conn: "Conn", symbol: str, side: PositionSide, *, since: datetime) -> list[OrderRow]:
-    """What was sent since then to protect or end shares of this symbol and side that no position explains."""
+    """Return the orders sent since then to protect or exit orphan shares of this symbol and side."""
     tops = [row_of(record) for record in await conn.fetch(_OF_ORPHAN, symbol, side, since)]
     legs = await conn.fetch(_LEGS_OF, [row.order_id for row in tops])
     return sorted([*tops, *map(row_of, legs)], key=lambda row: row.order_id)
 
 
 async def by_broker_ids(conn: "Conn", broker_ids: Sequence[str]) -> list[OrderRow]:
-    """The rows of these broker ids, those that exist."""
+    """Return the rows of these broker ids, those that exist."""
     return [row_of(record) for record in await conn.fetch(_BY_BROKER_IDS, list(broker_ids))]
 
 
 async def booked_activity_ids(conn: "Conn", activity_ids: Sequence[str]) -> set[str]:
-    """Which of these ledger ids an execution carries already."""
+    """Return those of these activity ids that an execution has."""
     found = await conn.fetch(
         "SELECT activity_id FROM executions WHERE activity_id = ANY($1::text[])", list(activity_ids)
     )
@@ -277,7 +278,7 @@ async def booked_activity_ids(conn: "Conn", activity_ids: Sequence[str]) -> set[
 
 
 async def stored_broker_ids(conn: "Conn", broker_ids: Sequence[str]) -> set[str]:
-    """Which of these broker ids have a row."""
+    """Return those of these broker ids that have a row."""
     found = await conn.fetch(
         "SELECT alpaca_order_id FROM orders WHERE alpaca_order_id = ANY($1::text[])", list(broker_ids)
     )
@@ -285,7 +286,7 @@ async def stored_broker_ids(conn: "Conn", broker_ids: Sequence[str]) -> set[str]
 
 
 async def insert(conn: "Conn", new: NewOrder, *, status: Status, at: datetime, source: str, note: str) -> int:
-    """Write an order as `write` does; return its id."""
+    """Write an order as `insert_returning` does; return its id."""
     return (await insert_returning(conn, new, status=status, at=at, source=source, note=note)).order_id
 
 
@@ -326,7 +327,7 @@ async def insert_returning(
         source,
         note,
     )
-    assert record is not None  # what was inserted is returned
+    assert record is not None  # the inserted row is returned
     return row_of(record)
 
 
@@ -345,7 +346,7 @@ async def transition(
     cancel_reason: str | None = None,
     epoch: int,
 ) -> None:
-    """Move one order from the state the caller saw, and journal it. The first times of each kind are kept.
+    """Move one order from the state the caller read, and journal it. The first time of each kind is kept.
 
     Raises StaleOrder when the row is no longer in `seen`.
     """
@@ -391,7 +392,7 @@ async def transition(
 async def set_broker_id(
     conn: "Conn", order_id: int, *, broker_id: str, broker_status: str, at: datetime, epoch: int
 ) -> None:
-    """Write the broker's id and word for an order we sent."""
+    """Write the broker's id and status for an order we sent."""
     await conn.execute(
         """
         UPDATE orders SET alpaca_order_id = $2, broker_status = $3, updated_at = $4, epoch = $5 WHERE order_id = $1
@@ -407,7 +408,7 @@ async def set_broker_id(
 async def set_broker_status(
     conn: "Conn", order_id: int, broker_status: str, at: datetime, *, epoch: int
 ) -> None:
-    """Keep the broker's own word for an order: it tells a resting target from a stop that is `held`."""
+    """Write the broker's own status: it distinguishes a working target from a stop that is `held`."""
     await conn.execute(
         """
         UPDATE orders SET broker_status = $2, updated_at = $3, epoch = $4
@@ -423,7 +424,7 @@ async def set_broker_status(
 async def resize(
     conn: "Conn", order_id: int, quantity: Decimal, at: datetime, source: str, *, epoch: int
 ) -> None:
-    """Follow the broker, which shrinks a stop when its sibling target fills in part."""
+    """Set the quantity the broker shows: it shrinks a stop when the sibling target fills in part."""
     await conn.execute(
         """
         WITH sized AS (
@@ -442,7 +443,7 @@ async def resize(
 
 
 async def count_attempt(conn: "Conn", order_id: int, at: datetime, *, epoch: int) -> None:
-    """Count another send of the same order, before it leaves."""
+    """Count another attempt to send the same order, before the request."""
     await conn.execute(
         """
         UPDATE orders SET attempts = attempts + 1, last_attempt_at = $2, updated_at = $2, epoch = $3
@@ -455,7 +456,7 @@ async def count_attempt(conn: "Conn", order_id: int, at: datetime, *, epoch: int
 
 
 async def set_cancel_reason(conn: "Conn", order_id: int, reason: str, at: datetime, *, epoch: int) -> None:
-    """Write why a cancel is about to be asked for, before it is asked."""
+    """Write the reason of a cancel before the request."""
     await conn.execute(
         """
         UPDATE orders SET cancel_reason = coalesce(cancel_reason, $2), updated_at = $3, epoch = $4
@@ -469,7 +470,7 @@ async def set_cancel_reason(conn: "Conn", order_id: int, reason: str, at: dateti
 
 
 async def link(conn: "Conn", order_ids: Sequence[int], position_id: int, at: datetime, *, epoch: int) -> None:
-    """Tie an entry and its legs to the position the first fill created."""
+    """Link an entry and its legs to the position that the first fill created."""
     await conn.execute(
         """
         UPDATE orders SET position_id = $2, updated_at = $3, epoch = $4 WHERE order_id = ANY($1::bigint[])
@@ -491,7 +492,7 @@ async def journal(
     note: str | None = None,
     payload: Mapping[str, object] | None = None,
 ) -> None:
-    """Add a line that moves nothing: stale, unknown, contradiction, note."""
+    """Add a journal line without a transition: stale, unknown, contradiction, note."""
     await conn.execute(
         "INSERT INTO order_events (order_id, at, source, kind, note, payload) VALUES ($1, $2, $3, $4, $5, $6)",
         order_id,
@@ -515,8 +516,8 @@ async def add_execution(
     execution_id: str | None,
     activity_id: str | None,
 ) -> bool:
-    """Book one execution; false when its (order, cumulative quantity) is in the ledger already, in which case
-    only an id it had not heard before is added."""
+    """Write one execution; false when its (order, cumulative quantity) exists. A missing activity or
+    execution id is then added."""
     fresh: bool = await conn.fetchval(
         """
         INSERT INTO executions (order_id, cum_qty, quantity, price, at, source, execution_id, activity_id)
@@ -539,7 +540,7 @@ async def add_execution(
 
 
 async def symbols_with_unlinked_orders(conn: "Conn") -> set[str]:
-    """Symbols in which an order that left without the tables, or a leg of one, works and belongs to no position."""
+    """Return symbols with a working outage order, or a leg of one, without a position."""
     found = await conn.fetch(
         "SELECT DISTINCT s.symbol FROM orders o JOIN securities s USING (security_id)"
         " LEFT JOIN orders top ON top.order_id = o.parent_order_id"
@@ -550,7 +551,7 @@ async def symbols_with_unlinked_orders(conn: "Conn") -> set[str]:
 
 
 async def unlinked(conn: "Conn", symbol: str, side: PositionSide, *, since: datetime) -> list[OrderRow]:
-    """The symbol's orders that left without the tables since then, work or have a leg that does, and have no position;
+    """Return the symbol's outage orders since then that work, or have a working leg, and have no position;
     with their legs."""
     tops = [row_of(record) for record in await conn.fetch(_UNLINKED, symbol, side, since)]
     legs = await conn.fetch(_LEGS_OF, [row.order_id for row in tops])
@@ -558,7 +559,7 @@ async def unlinked(conn: "Conn", symbol: str, side: PositionSide, *, since: date
 
 
 async def first_note(conn: "Conn", order_id: int) -> str:
-    """What the order's first line in the journal says it was for."""
+    """Return the note of the order's first journal line."""
     note: str | None = await conn.fetchval(
         "SELECT note FROM order_events WHERE order_id = $1 ORDER BY seq LIMIT 1", order_id
     )
@@ -566,13 +567,13 @@ async def first_note(conn: "Conn", order_id: int) -> str:
 
 
 async def last_fill_at(conn: "Conn", order_id: int) -> datetime | None:
-    """The broker's time of the order's last fill; None when it has none."""
+    """Return the broker's time of the order's last fill; None when it has none."""
     at: datetime | None = await conn.fetchval("SELECT max(at) FROM executions WHERE order_id = $1", order_id)
     return at
 
 
 async def recompute_filled(conn: "Conn", order_id: int, at: datetime, *, epoch: int) -> None:
-    """Make the order's filled quantity and average what its executions say."""
+    """Set the order's filled quantity and average to those of its executions."""
     await conn.execute(
         """
         UPDATE orders o

@@ -1,7 +1,7 @@
-"""Orphans at rest: shares of a symbol of ours that the broker holds and no position explains.
+"""Orphans in the database: shares of our symbols at the broker that no position explains.
 
-They are no position, for nothing of ours entered them. What was found, what has left since, and the result where
-every fill is known.
+They are no position, because no order of ours entered them. A row holds the quantity found, the quantity that
+has left since, and the result where every fill is known.
 """
 
 from dataclasses import dataclass, replace
@@ -65,18 +65,18 @@ def _row(record: "Record") -> Orphan:
 
 
 async def open_orphans(conn: "Conn") -> list[Orphan]:
-    """Every orphan that is still there, oldest first."""
+    """Return every open orphan, oldest first."""
     return [_row(record) for record in await conn.fetch(_OPEN)]
 
 
 async def lock_open(conn: "Conn", symbol: str, side: PositionSide) -> Orphan | None:
-    """The open orphan of a symbol and side, locked; None when there is none."""
+    """Return the open orphan of a symbol and side, locked; None when there is none."""
     record = await conn.fetchrow(_LOCK_OPEN, symbol, side)
     return None if record is None else _row(record)
 
 
 async def recent(conn: "Conn", limit: int = 20) -> list[Orphan]:
-    """The latest orphans, newest first."""
+    """Return the latest orphans, newest first."""
     return [_row(record) for record in await conn.fetch(_RECENT, limit)]
 
 
@@ -91,9 +91,9 @@ async def record(
     position_id: int | None = None,
     cost: Decimal | None = None,
 ) -> bool:
-    """An orphan of this symbol and side is open, `quantity` larger than before; true when it is a new one.
+    """Open an orphan of this symbol and side, or add `quantity` to it; true when it is new.
 
-    With `position_id` its exits sold too much, and `cost` is what the surplus brought.
+    With `position_id` the exits of that position sold too much, and `cost` is what the surplus brought.
     """
     fresh: bool = await conn.fetchval(
         """
@@ -120,7 +120,7 @@ async def record(
 
 
 async def reduce(conn: "Conn", orphan: Orphan, quantity: Decimal, price: Decimal, *, at: datetime) -> Orphan:
-    """Count one fill that took shares of a locked orphan; what it takes beyond them is not its own."""
+    """Count one fill that took shares of a locked orphan; shares beyond it are not its own."""
     taken = min(quantity, orphan.quantity)
     exited, proceeds = orphan.exited_qty + taken, orphan.proceeds + taken * price
     realized = None
@@ -147,7 +147,7 @@ async def reduce(conn: "Conn", orphan: Orphan, quantity: Decimal, price: Decimal
 
 
 async def resize(conn: "Conn", orphan_id: int, quantity: Decimal, *, at: datetime) -> None:
-    """So many are there now: others came, or left without an order that we know of."""
+    """Set the quantity held now: others came, or left by an order we do not know."""
     await conn.execute(
         """
         UPDATE orphans
@@ -164,7 +164,7 @@ async def resize(conn: "Conn", orphan_id: int, quantity: Decimal, *, at: datetim
 async def protect(
     conn: "Conn", orphan_id: int, *, stop_price: Decimal | None, protected_at: datetime | None, at: datetime
 ) -> None:
-    """Write the stop that covers it, and since when it does (None: it does not)."""
+    """Write the stop that covers it, and since when (None: not covered)."""
     await conn.execute(
         "UPDATE orphans SET stop_price = $2, protected_at = $3, updated_at = $4 WHERE orphan_id = $1",
         orphan_id,
@@ -175,7 +175,7 @@ async def protect(
 
 
 async def close(conn: "Conn", orphan_id: int, *, end_reason: str, at: datetime) -> None:
-    """Nothing of it is there any more."""
+    """Close it; nothing is held any more."""
     await conn.execute(
         """
         UPDATE orphans SET quantity = 0, ended_at = $3, end_reason = $2, updated_at = $3

@@ -1,4 +1,4 @@
-"""What people ask across the tables: the pipeline at a glance, every attempt, the risk that is open."""
+"""Pipeline views: the pipeline at a glance, every entry attempt, and the open risk."""
 
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -29,7 +29,7 @@ class PipelineStatus:
 
 @dataclass(frozen=True, slots=True)
 class EntryAttempt:
-    """One entry that was tried; `attempt_status` is pending, failed, cancelled, open or closed."""
+    """One attempted entry; `attempt_status` is pending, failed, cancelled, open or closed."""
 
     order_id: int
     cycle_id: str | None
@@ -47,7 +47,7 @@ class EntryAttempt:
 
 @dataclass(frozen=True, slots=True)
 class OpenRisk:
-    """One open position and what stands between it and its worst case, dollars; None where nothing does."""
+    """One open position and the levels between it and its worst case, dollars; None where there is none."""
 
     position_id: int
     cycle_id: str | None
@@ -69,30 +69,30 @@ class OpenRisk:
 
 
 async def pipeline_status(conn: Connection, cycle_id: str) -> PipelineStatus | None:
-    """One cycle at a glance."""
+    """Return one cycle at a glance."""
     record = await conn.fetchrow("SELECT * FROM v_trade_pipeline_status WHERE cycle_id = $1", cycle_id)
     return None if record is None else PipelineStatus(**record)
 
 
 async def recent_pipeline_statuses(conn: Connection, limit: int = 20) -> list[PipelineStatus]:
-    """The latest cycles at a glance, newest first."""
+    """Return the latest cycles at a glance, newest first."""
     found = await conn.fetch("SELECT * FROM v_trade_pipeline_status LIMIT $1", limit)
     return [PipelineStatus(**record) for record in found]
 
 
 async def entry_attempts(conn: Connection, cycle_id: str) -> list[EntryAttempt]:
-    """Every entry a cycle tried, oldest first."""
+    """Return every entry a cycle attempted, oldest first."""
     found = await conn.fetch("SELECT * FROM v_trade_attempts WHERE cycle_id = $1 ORDER BY order_id", cycle_id)
     return [EntryAttempt(**record) for record in found]
 
 
 async def open_risk(conn: Connection) -> list[OpenRisk]:
-    """Every open position with its protection, oldest first."""
+    """Return every open position with its protection, oldest first."""
     found = await conn.fetch("SELECT * FROM v_open_risk ORDER BY position_id")
     return [OpenRisk(**record) for record in found]
 
 
 async def open_exit_quantity(conn: Connection, position_id: int) -> Decimal:
-    """Shares that working exits could still take from a position."""
+    """Return the shares that working exits could still take from a position."""
     quantity: Decimal = await conn.fetchval("SELECT open_exit_quantity($1)", position_id)
     return quantity

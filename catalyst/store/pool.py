@@ -1,11 +1,13 @@
-"""The one pool: how the program reaches its database.
+"""Connection pool: the only way to the database.
 
-Statements that belong together run in `tx`; one statement that is a transaction by itself runs in `statement`
-and saves two round trips. What an order waits for runs in `stroke`: a lane of its own, so that no report and no scan
-that holds every other connection is in its way, and its statements stay prepared where they run. All hold the clock,
-as any effect in flight does. A session carries no state from
-one borrower to the next (settings are per transaction, locks and LISTEN live on connections of their own), so
-it is not reset in between: that would be another round trip.
+Statements that belong together run in `tx`. A single statement is a transaction by itself, runs in
+`statement` and saves two round trips. Statements on the order path run in `order_statement` on reserved
+connections, so that no report or scan that holds every other connection delays them, and they stay prepared
+there.
+
+Every call holds the clock, as any effect in flight does. A session carries no state between borrowers
+(settings are per transaction; locks and LISTEN have their own connections), so it is not reset: that would
+cost another round trip.
 """
 
 import asyncio
@@ -28,25 +30,23 @@ Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProx
 
 _T = TypeVar("_T")
 
-STATEMENT_TIMEOUT_MS: Final = 5_000  # milliseconds, as are the next two
+STATEMENT_TIMEOUT_MS: Final = 5_000  # milliseconds, as the next two
 LOCK_TIMEOUT_MS: Final = 2_000
 IDLE_IN_TRANSACTION_TIMEOUT_MS: Final = 30_000
-RESERVED_CONNECTION_COUNT: Final = 2  # connections of the order path: one that is sent, one that is heard
-_ACQUIRE_TIMEOUT_S: Final = (
-    2.0  # seconds, real time: beyond it the pool is exhausted, which is worth an alarm
-)
-_COMMAND_TIMEOUT_S: Final = 10.0  # seconds, real time: beyond it the server is gone, whatever TCP believes
+RESERVED_CONNECTION_COUNT: Final = 2  # connections of the order path: one for requests, one for reports
+_ACQUIRE_TIMEOUT_S: Final = 2.0  # real seconds; later the pool is exhausted, which raises an alert
+_COMMAND_TIMEOUT_S: Final = 10.0  # real seconds; later the server is gone, whatever TCP reports
 _MAX_ATTEMPTS: Final = 3
 _READ_WRITE: Final = SessionAttribute.read_write
 
-# Another transaction was in the way: the whole of ours may be done again.
+# Another transaction conflicted; the whole transaction may be repeated.
 CONTENTION_ERRORS: Final = (
     asyncpg.DeadlockDetectedError,
     asyncpg.SerializationError,
     asyncpg.LockNotAvailableError,
 )
 
-# The database cannot be reached or cannot write: trading goes on without it as far as it may.
+# The database cannot be reached or cannot write; trading goes on without it as far as it may.
 _OUTAGE_ERRORS: Final = (
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
@@ -63,21 +63,21 @@ _OUTAGE_ERRORS: Final = (
 
 
 def is_outage(error: BaseException) -> bool:
-    """True when `error` says that the database is away, not that we asked for something wrong."""
+    """Return true when `error` means that the database is unavailable, not that our request was wrong."""
     return isinstance(error, _OUTAGE_ERRORS) and not isinstance(error, (ValueError, StaleEpoch))
 
 
 def is_transient(error: BaseException) -> bool:
-    """True when `error` is no fault of ours and goes by: an outage, or somebody in the way."""
+    """Return true when `error` passes by itself: an outage, or a conflict."""
     return is_outage(error) or isinstance(error, CONTENTION_ERRORS)
 
 
 class ReservedConnections:
-    """A few connections of the order path, held open and lent one at a time.
+    """A few connections of the order path, kept open and lent one at a time.
 
-    A pool's own care for a connection (a task to hand it out, another to take it back) would cost a third of what a
-    short statement does. What is lent here runs one statement, so there is nothing to take back: a connection that the
-    server refused something is as good as before, and one that anything else happened to is cut and made anew.
+    A pool's work for each loan (one task to hand out, one to take back) would cost a third of a short
+    statement. A loan runs one statement, so nothing needs a reset: after a refused statement the connection
+    is good; after anything else it is closed and replaced.
     """
 
     def __init__(self, connect: Callable[[], Awaitable["asyncpg.Connection[asyncpg.Record]"]]) -> None:
@@ -89,7 +89,8 @@ class ReservedConnections:
 
     @asynccontextmanager
     async def acquire(self) -> AsyncIterator[Connection]:
-        """The connection used last. Raises TimeoutError when there is none for two seconds, and what asyncpg raises."""
+        """Return the connection used last. Raises TimeoutError when none is free for two seconds, and
+        asyncpg's errors."""
         if not self._slots.locked() and any(not conn.is_closed() for conn in self._idle):
             conn = await self._check_out()
         else:
@@ -98,7 +99,7 @@ class ReservedConnections:
         try:
             yield conn
         except (asyncio.CancelledError, TimeoutError):
-            # The server is told to stop, and has stopped, before anybody looks what became of the statement.
+            # Stop the statement on the server before anyone reads what it did.
             with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
                 await conn.close(timeout=_ACQUIRE_TIMEOUT_S)
             raise
@@ -108,33 +109,33 @@ class ReservedConnections:
             raise
         finally:
             if conn not in self._in_use:
-                conn.terminate()  # expired meanwhile, or given up
+                conn.terminate()  # expired meanwhile, or abandoned
             elif not conn.is_closed():
                 self._idle.append(conn)
             self._in_use.discard(conn)
             self._slots.release()
 
     async def open_first(self) -> None:
-        """Connect the first one now, and not when an order waits for it."""
+        """Connect the first one now, so that no order waits for it."""
         async with self.acquire():
             pass
 
     def expire(self) -> None:
-        """None of today's connections is lent again."""
+        """Lend none of today's connections again."""
         for conn in self._idle:
             conn.terminate()
         self._idle.clear()
         self._in_use.clear()
 
     def abandon(self) -> None:
-        """Every connection is cut; whoever asks for another hears of an outage."""
+        """Cut every connection; later calls raise an outage."""
         self._closed.set()
         for conn in (*self._idle, *self._in_use):
             conn.terminate()
         self.expire()
 
     async def close(self) -> None:
-        """Every connection is closed, once it has come back."""
+        """Close every connection once it is returned."""
         if self._closed.is_set():
             return
         self._closed.set()
@@ -166,9 +167,9 @@ class ReservedConnections:
 
 
 class Store:
-    """The pool, and the clock its users live on. `dsn` is for the connections that cannot be pooled.
+    """The pool and its clock. `dsn` is for connections outside the pool.
 
-    `witness` is called with each step's label before its transaction begins and after it has committed.
+    `fault_point` is called with the label of each step before its transaction begins and after its commit.
     """
 
     def __init__(
@@ -182,7 +183,7 @@ class Store:
         self.clock = clock
         self.dsn = dsn
         self.on_constraint_error: Callable[[Exception], None] | None = (
-            None  # told of what the database would not write
+            None  # called with what the database refused
         )
         self._pool = pool
         self._reserved = reserved
@@ -190,7 +191,8 @@ class Store:
 
     @asynccontextmanager
     async def tx(self, label: str) -> AsyncIterator[Connection]:
-        """A transaction: committed when the block ends, rolled back when it raises. `label` names the step."""
+        """Run a transaction: commit at the end of the block, roll back when it raises. `label` names the
+        step."""
         with self.clock.hold():
             reach(self._fault_point, label, Moment.BEFORE)
             try:
@@ -204,11 +206,11 @@ class Store:
             reach(self._fault_point, label, Moment.AFTER)
 
     def statement(self, label: str) -> AbstractAsyncContextManager[Connection]:
-        """A connection for one statement, which is a transaction by itself."""
+        """Borrow a connection for one statement, which is a transaction by itself."""
         return self._statement_on(self._pool.acquire(timeout=_ACQUIRE_TIMEOUT_S), label)
 
     def order_statement(self, label: str) -> AbstractAsyncContextManager[Connection]:
-        """The same for a step of an order, on the order path's own lane."""
+        """Borrow a reserved connection for one statement of an order."""
         return self._statement_on(self._reserved.acquire(), label)
 
     @asynccontextmanager
@@ -229,13 +231,13 @@ class Store:
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[Connection]:
-        """A connection for questions that change nothing; each statement sees what is committed by then."""
+        """Borrow a connection for reads; each statement sees what is committed by then."""
         with self.clock.hold():
             async with self._pool.acquire(timeout=_ACQUIRE_TIMEOUT_S) as conn:
                 yield conn
 
     async def run(self, label: str, work: Callable[[Connection], Awaitable[_T]]) -> _T:
-        """What `work` returns, from a transaction of its own; done again, whole, while others are in the way.
+        """Run `work` in a transaction of its own and return its result; repeat it while others conflict.
 
         `work` must touch nothing but its connection. Raises the last of three CONTENTION errors.
         """
@@ -253,12 +255,13 @@ class Store:
             self.on_constraint_error(error)
 
     async def _expire_if_read_only(self, error: Exception) -> None:
-        """A server that only reads is not the one to write to: the next connection looks for another."""
+        """Replace the connections when the server is read-only: the next one looks for the primary."""
         if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
             await self.expire()
 
     async def is_reachable(self) -> bool:
-        """True when the server takes a new connection and answers on it; one that is full is there all the same."""
+        """Return true when the server accepts a new connection and responds; a full server counts as
+        reachable."""
         with self.clock.hold():
             try:
                 conn = await asyncpg.connect(self.dsn, timeout=_ACQUIRE_TIMEOUT_S)
@@ -279,17 +282,17 @@ class Store:
             return True
 
     def abandon(self) -> None:
-        """Every connection is cut, and there will be no other: whoever asks from now on hears of an outage."""
+        """Cut every connection and open no other; later calls raise an outage."""
         self._pool.terminate()
         self._reserved.abandon()
 
     async def expire(self) -> None:
-        """Every connection is replaced before its next use: after a failover the old ones reach the old server."""
+        """Replace every connection before its next use: after a failover the old ones reach the old server."""
         await self._pool.expire_connections()
         self._reserved.expire()
 
     async def close(self) -> None:
-        """Every connection is closed; one that does not end by itself is cut."""
+        """Close every connection; cut one that does not end by itself."""
         try:
             async with asyncio.timeout(_COMMAND_TIMEOUT_S):  # noqa: TID251 -- a socket's end is real time
                 await self._reserved.close()
@@ -307,24 +310,25 @@ async def open_store(
     fault_point: FaultPoint | None = None,
     writable: bool = False,
 ) -> Store:
-    """A store of at most `size` connections and a lane of two, the first of each open. Raises what asyncpg raises.
+    """Open a store with at most `size` connections and two reserved ones; the first of each connects now.
 
-    With `writable`, a server that only reads is one that cannot be reached: after a failover the other one is found.
-    Without it nobody sends orders, and the lane is opened by its first use.
+    Raises asyncpg's errors. With `writable`, a read-only server counts as unreachable, so that the primary is
+    found after a failover. Without it nobody sends orders, and the reserved connections open at first use.
     """
 
     settings = _settings(name, STATEMENT_TIMEOUT_MS, LOCK_TIMEOUT_MS)
     how: dict[str, Any] = {
-        "max_cached_statement_lifetime": 0,  # what was prepared in the morning is prepared in the evening
+        "max_cached_statement_lifetime": 0,  # a statement prepared in the morning stays prepared in the evening
         "command_timeout": _COMMAND_TIMEOUT_S,
         "timeout": _COMMAND_TIMEOUT_S,
         "target_session_attrs": _READ_WRITE if writable else None,
     }
 
     async def connect_reserved() -> "asyncpg.Connection[asyncpg.Record]":
-        # All that an order waits for is found by a key. A plan made of the first day's empty tables would read them
-        # through, triggers' questions included, and be kept while they grow; so would one that hashes or merges
-        # what one order says against all that there are.
+        # The order path reads by key only. A plan made while the first day's tables were empty would scan
+        # them,
+        # trigger queries included, and would be kept while they grow; so would a plan that hashes or merges
+        # the rows of one order with those of all orders.
         by_key = {"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off"}
         conn: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(
             dsn, server_settings=settings | by_key, **how
@@ -365,8 +369,11 @@ async def connect(
     timeout_s: float | None = None,
     writable: bool = False,
 ) -> "asyncpg.Connection[asyncpg.Record]":
-    """A connection outside the pool, with the same types and limits. Timeouts in milliseconds, 0 for none; `answer`
-    in real seconds, where less than usual is enough. `writable` as in `open_store`."""
+    """Open a connection outside the pool, with the same types and limits.
+
+    Timeouts in milliseconds, 0 for none; `answer` in real seconds, where less than usual is enough;
+    `writable` as in `open_store`.
+    """
     within = _COMMAND_TIMEOUT_S if timeout_s is None else timeout_s
     conn: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(
         dsn,
@@ -385,11 +392,11 @@ def _settings(name: str, statement_timeout: int, lock_timeout: int) -> dict[str,
         "timezone": "UTC",
         "search_path": "public",
         "synchronous_commit": "on",
-        "random_page_cost": "1.1",  # what is open and of today is in memory: a key costs little more than its page
+        "random_page_cost": "1.1",  # open and recent rows are in memory: a key costs little more than its page
         "statement_timeout": str(statement_timeout),
         "lock_timeout": str(lock_timeout),
         "idle_in_transaction_session_timeout": str(IDLE_IN_TRANSACTION_TIMEOUT_MS),
-        # A dead peer is noticed in seconds; ignored on a Unix socket.
+        # Detect a dead peer in seconds; ignored on a Unix socket.
         "tcp_keepalives_idle": "5",
         "tcp_keepalives_interval": "2",
         "tcp_keepalives_count": "3",
@@ -398,8 +405,8 @@ def _settings(name: str, statement_timeout: int, lock_timeout: int) -> dict[str,
 
 
 async def _set_up_codecs(conn: "asyncpg.Connection[asyncpg.Record]") -> None:
-    """jsonb travels as Python values, in its binary form: a version byte, then the text. The server is asked here, and
-    not by the first order, how arrays travel."""
+    """Exchange jsonb as Python values in binary form: a version byte, then the text. Array types are read
+    here, so that the first order does not wait for them."""
     await conn.set_type_codec(
         "jsonb",
         schema="pg_catalog",
@@ -413,11 +420,12 @@ async def _set_up_codecs(conn: "asyncpg.Connection[asyncpg.Record]") -> None:
 
 
 async def _skip_reset(conn: "asyncpg.Connection[asyncpg.Record]") -> None:
-    """Hand a connection back as it is."""
+    """Return a connection as it is."""
 
 
 def encode_json(value: object) -> bytes:
-    """`value` as binary jsonb: Decimals as text, so that no digit is lost; nothing PostgreSQL would refuse."""
+    """Return `value` as binary jsonb; Decimals as text, so that no digit is lost, and only what PostgreSQL
+    accepts."""
     try:
         text = orjson.dumps(value, default=_json_default, option=orjson.OPT_NON_STR_KEYS)
     except orjson.JSONEncodeError:
@@ -428,7 +436,7 @@ def encode_json(value: object) -> bytes:
 
 
 def storable_text(text: str, limit: int = 65_536) -> str:
-    """`text` as PostgreSQL can hold it: no NUL, no lone surrogate, at most `limit` characters."""
+    """Return `text` as PostgreSQL can store it: no NUL, no lone surrogate, at most `limit` characters."""
     return text[:limit].replace("\x00", "�").encode("utf-8", "replace").decode()
 
 

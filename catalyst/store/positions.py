@@ -1,5 +1,8 @@
-"""Positions at rest. A row is inserted by the first entry fill and changed only by fills; marks (unrealised
-P&L, highs and lows, protection) are written beside them."""
+"""Positions in the database.
+
+The first entry fill inserts a row; only fills change it. Marks (unrealised P&L, highs and lows, protection)
+are written beside them.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -68,24 +71,25 @@ _OF_CYCLE: Final = SELECT + " WHERE p.cycle_id = $1 ORDER BY p.position_id"
 
 
 def row_of(record: "Record") -> PositionRow:
-    """The typed row of one record of the select above."""
+    """Return the typed row of one record of the select above."""
     values = dict(record)
     values["side"] = PositionSide(values["side"])
     return PositionRow(**values)
 
 
 async def open_positions(conn: "Conn") -> list[PositionRow]:
-    """Every open position, oldest first."""
+    """Return every open position, oldest first."""
     return [row_of(record) for record in await conn.fetch(_OPEN)]
 
 
 async def without_protection_time(conn: "Conn", *, since: datetime) -> list[PositionRow]:
-    """Positions closed since then whose last time without a stop is not written yet: none was ever confirmed."""
+    """Return positions closed since then whose last unprotected time is not written: no stop was ever
+    confirmed."""
     return [row_of(record) for record in await conn.fetch(_WITHOUT_PROTECTION_TIME, since)]
 
 
 async def get(conn: "Conn", position_id: int) -> PositionRow:
-    """The position of that id; KeyError when there is none."""
+    """Return the position with that id. Raises KeyError when there is none."""
     record = await conn.fetchrow(_BY_ID, position_id)
     if record is None:
         raise KeyError(position_id)
@@ -93,7 +97,7 @@ async def get(conn: "Conn", position_id: int) -> PositionRow:
 
 
 async def lock(conn: "Conn", position_id: int) -> PositionRow:
-    """The position of that id, locked until the transaction ends."""
+    """Return the position with that id, locked until the transaction ends."""
     record = await conn.fetchrow(_LOCK_BY_ID, position_id)
     if record is None:
         raise KeyError(position_id)
@@ -101,13 +105,13 @@ async def lock(conn: "Conn", position_id: int) -> PositionRow:
 
 
 async def lock_open(conn: "Conn", symbol: str, side: PositionSide) -> PositionRow | None:
-    """The open position of a symbol and side, locked; None when there is none."""
+    """Return the open position of a symbol and side, locked; None when there is none."""
     record = await conn.fetchrow(_LOCK_OPEN, symbol, side)
     return None if record is None else row_of(record)
 
 
 async def of_cycle(conn: "Conn", cycle_id: str) -> list[PositionRow]:
-    """Every position opened in a cycle, oldest first."""
+    """Return every position opened in a cycle, oldest first."""
     return [row_of(record) for record in await conn.fetch(_OF_CYCLE, cycle_id)]
 
 
@@ -147,7 +151,7 @@ async def insert(
 async def update(
     conn: "Conn", position_id: int, state: PositionState, *, at: datetime, close_reason: str | None = None
 ) -> None:
-    """Make the row say what the fills say; at quantity zero it is closed, with its exit time and reason."""
+    """Set the row to what the fills say; at quantity zero it is closed, with exit time and reason."""
     await conn.execute(
         """
         UPDATE positions
@@ -174,7 +178,7 @@ async def update(
 
 
 async def write_off(conn: "Conn", position_id: int, *, at: datetime, close_reason: str) -> None:
-    """Close a position without a fill; what its fills say of cost and proceeds stays as it is."""
+    """Close a position without a fill; cost and proceeds of its fills stay."""
     await conn.execute(
         """
         UPDATE positions
@@ -189,7 +193,7 @@ async def write_off(conn: "Conn", position_id: int, *, at: datetime, close_reaso
 
 
 async def mark(conn: "Conn", marks: Sequence[tuple[int, Decimal, Decimal]], *, at: datetime) -> None:
-    """Mark open positions, (id, price, unrealised dollars) each, to market and stretch their extremes."""
+    """Write marks (id, price, unrealised dollars) of open positions and extend their extremes."""
     await conn.execute(
         """
         UPDATE positions p
@@ -209,8 +213,8 @@ async def mark(conn: "Conn", marks: Sequence[tuple[int, Decimal, Decimal]], *, a
 async def set_protection(
     conn: "Conn", position_id: int, *, protected_at: datetime | None, unprotected_seconds: Decimal
 ) -> None:
-    """Write since when the broker's stop covers all of it (None: it does not; its end, when it never did), and how
-    long it did not."""
+    """Write since when the broker's stop covers all of it (None: not covered; the end of the position, when
+    it never was), and the unprotected seconds."""
     await conn.execute(
         "UPDATE positions SET protected_at = $2, unprotected_seconds = $3 WHERE position_id = $1",
         position_id,
@@ -233,7 +237,8 @@ async def set_levels(
 
 
 async def mark_carried(conn: "Conn", cycle_id: str) -> list[str]:
-    """Mark every open position of an earlier cycle as carried; the symbols that were not marked before."""
+    """Mark every open position of an earlier cycle as carried; return the symbols that were not marked
+    before."""
     found = await conn.fetch(
         """
         UPDATE positions p SET carried = true FROM securities s
@@ -247,7 +252,7 @@ async def mark_carried(conn: "Conn", cycle_id: str) -> list[str]:
 
 
 async def day_pnl(conn: "Conn", cycle_id: str) -> tuple[Decimal, Decimal]:
-    """(realised, unrealised) dollars of a cycle: its positions, and what its own exits sold too much of."""
+    """Return (realised, unrealised) dollars of a cycle: its positions, and what its exits oversold."""
     record = await conn.fetchrow(
         """
         SELECT coalesce(sum(realized_pnl), 0)
@@ -257,12 +262,12 @@ async def day_pnl(conn: "Conn", cycle_id: str) -> tuple[Decimal, Decimal]:
         """,
         cycle_id,
     )
-    assert record is not None  # an aggregate always answers
+    assert record is not None  # an aggregate always returns a row
     return record["realized"], record["unrealized"]
 
 
 async def traded_symbols(conn: "Conn", *, since: datetime) -> set[str]:
-    """Every symbol this database ordered by itself since then: the ones it answers for."""
+    """Return every symbol this database has ordered since then: the ones it answers for."""
     found = await conn.fetch(
         """
         SELECT DISTINCT s.symbol FROM orders o JOIN securities s USING (security_id)
@@ -274,7 +279,7 @@ async def traded_symbols(conn: "Conn", *, since: datetime) -> set[str]:
 
 
 async def is_open(conn: "Conn", symbol: str, side: PositionSide) -> bool:
-    """True when the symbol has an open position of that side."""
+    """Return true when the symbol has an open position of that side."""
     return bool(
         await conn.fetchval(
             """

@@ -1,4 +1,4 @@
-"""Proposals: in supervised mode each trade waits for a person, and not for long."""
+"""Proposals: in supervised mode each trade waits for a person's decision, for a limited time."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Decision(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ProposalRow:
-    """One ticket; `decision` is None while it waits."""
+    """One proposal; `decision` is None while it waits."""
 
     proposal_id: int
     order_id: int
@@ -63,7 +63,7 @@ async def put(
     at: datetime,
     expires_at: datetime,
 ) -> int:
-    """The proposal waits for a decision; returns its id."""
+    """Write a proposal; return its id."""
     proposal_id: int = await conn.fetchval(
         """
         INSERT INTO proposals (order_id, cycle_id, security_id, ticket, created_at, expires_at)
@@ -80,24 +80,24 @@ async def put(
 
 
 async def get(conn: Connection, proposal_id: int) -> ProposalRow | None:
-    """The proposal of that id."""
+    """Return the proposal with that id."""
     record = await conn.fetchrow(_BY_ID, proposal_id)
     return None if record is None else _row(record)
 
 
 async def of_order(conn: Connection, order_id: int) -> ProposalRow | None:
-    """The proposal an order waits for."""
+    """Return the proposal that an order waits for."""
     record = await conn.fetchrow(_OF_ORDER, order_id)
     return None if record is None else _row(record)
 
 
 async def waiting(conn: Connection) -> list[ProposalRow]:
-    """Every proposal without a decision, oldest first; also those whose time is over and not yet written so."""
+    """Return every proposal without a decision, oldest first; also expired ones that are not marked yet."""
     return [_row(record) for record in await conn.fetch(_WAITING)]
 
 
 async def of_cycle(conn: Connection, cycle_id: str) -> list[ProposalRow]:
-    """Every proposal of a cycle, oldest first."""
+    """Return every proposal of a cycle, oldest first."""
     return [_row(record) for record in await conn.fetch(_OF_CYCLE, cycle_id)]
 
 
@@ -110,9 +110,9 @@ async def decide(
     at: datetime,
     note: str | None = None,
 ) -> tuple[ProposalRow, bool]:
-    """The proposal as decided, and whether it was this call that decided it: the first decision holds.
+    """Return the decided proposal, and whether this call decided it: the first decision holds.
 
-    An approval that comes after the end is written as expired. Raises KeyError when there is no such proposal.
+    An approval after the deadline is written as expired. Raises KeyError when there is no such proposal.
     """
     fresh = await conn.fetchval(
         """
@@ -134,7 +134,7 @@ async def decide(
 
 
 async def expire(conn: Connection, *, at: datetime) -> list[ProposalRow]:
-    """Every proposal whose time is over at `at` is decided as expired; returns them."""
+    """Mark every proposal whose deadline is before `at` as expired; return them."""
     ended = await conn.fetch(
         """
         UPDATE proposals SET decision = 'expired', decided_at = $1, decided_by = 'daemon'

@@ -1,4 +1,4 @@
-"""Quarantine: every input that could not be understood is kept as it came, until somebody has looked at it."""
+"""Quarantine: inputs that could not be understood, stored as received until a person resolves them."""
 
 import hashlib
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from catalyst.store.pool import Connection, encode_json, storable_text
 
 @dataclass(frozen=True, slots=True)
 class Quarantined:
-    """One input; `raw` is storable text, `raw_sha256` the hash of the bytes as they came."""
+    """One input; `raw` is storable text, `raw_sha256` the hash of the received bytes."""
 
     quarantine_id: int
     at: datetime
@@ -31,7 +31,7 @@ async def put(
     order_id: int | None = None,
     security_id: int | None = None,
 ) -> int:
-    """The payload is kept (bytes and text as they are, anything else as JSON); returns its id."""
+    """Store the payload (bytes and text as received, anything else as JSON); return its id."""
     match payload:
         case bytes():
             raw = payload
@@ -56,7 +56,7 @@ async def put(
 
 
 async def put_once(conn: Connection, *, source: str, reason: str, payload: object, at: datetime) -> bool:
-    """As `put`, but only when nothing with this reason waits to be looked at; true when it was kept."""
+    """Store as `put` does, unless an unresolved row has this reason; true when stored."""
     if await conn.fetchval(
         "SELECT EXISTS (SELECT 1 FROM quarantine WHERE reason = $1 AND resolved_at IS NULL)",
         storable_text(reason, 1000),
@@ -67,7 +67,7 @@ async def put_once(conn: Connection, *, source: str, reason: str, payload: objec
 
 
 async def unresolved(conn: Connection, limit: int = 100) -> list[Quarantined]:
-    """What nobody has looked at yet, oldest first."""
+    """Return unresolved inputs, oldest first."""
     found = await conn.fetch(
         """
         SELECT quarantine_id, at, source, reason, raw, raw_sha256, order_id, security_id
@@ -79,13 +79,13 @@ async def unresolved(conn: Connection, limit: int = 100) -> list[Quarantined]:
 
 
 async def count_unresolved(conn: Connection) -> int:
-    """How many inputs nobody has looked at yet."""
+    """Return the number of unresolved inputs."""
     count: int = await conn.fetchval("SELECT count(*) FROM quarantine WHERE resolved_at IS NULL")
     return count
 
 
 async def resolve(conn: Connection, quarantine_id: int, *, by: str, note: str, at: datetime) -> bool:
-    """Somebody has looked at it, and says what it was; false when it was resolved before."""
+    """Mark an input as resolved with a note; false when it was resolved before."""
     done = await conn.fetchval(
         """
         UPDATE quarantine SET resolved_at = $2, resolved_by = $3, note = $4

@@ -1,6 +1,6 @@
-"""The questions reconciliation asks of the tables: each is one statement, whatever there is of orders and positions.
+"""Reconciliation queries: each is one statement, for any number of orders and positions.
 
-Closed history is not touched: every part goes by an index of what is open, or of the last day.
+Closed history is not read: every part uses an index of what is open, or of the last day.
 """
 
 from collections.abc import Sequence
@@ -22,10 +22,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class StoredHolding:
-    """What one position (or, with `orphan`, shares that none explains) says of itself, beside what its fills say.
-
-    Shares and dollars; the fills' sums are of every execution of its orders.
-    """
+    """Columns of one position (or, with `is_orphan`, of orphan shares) beside the sums of its fills. Shares
+    and dollars; the sums cover every execution of its orders."""
 
     holding_id: int
     is_orphan: bool
@@ -52,9 +50,9 @@ class StoredHolding:
 
 @dataclass(frozen=True, slots=True)
 class Contradiction:
-    """One contradiction within the tables. `symbol` is None when it is about the whole day."""
+    """One contradiction within the database. `symbol` is None when it is about the whole day."""
 
-    kind: str  # journal | fills | ledger | day
+    kind: str  # journal | fills | activities | day
     symbol: str | None
     text: str
 
@@ -64,8 +62,8 @@ _ORDERS_TO_COMPARE: Final = (
     + " WHERE o.alpaca_order_id = ANY($1::text[])"
     + " OR o.status IN ('created', 'submitted', 'accepted', 'partial_fill') ORDER BY o.order_id"
 )
-# What belongs to one row is asked for that row: joined, the plan would read the whole table as soon as that looks
-# cheaper, which for the executions and securities of a few months it does.
+# Subqueries per row: a join would read the whole table as soon as the planner finds that
+# cheaper, which it does for the executions and securities of a few months.
 _HOLDINGS: Final = """
     WITH held AS (
         SELECT * FROM positions WHERE status = 'open'
@@ -147,8 +145,10 @@ _CONTRADICTIONS: Final = """
 
 
 async def orders_to_compare(conn: "Conn", broker_ids: Sequence[str], cache: "RowCache") -> "list[OrderRow]":
-    """The rows of these broker ids, and every working row, oldest first. `known` are those of the look before, and of
-    this one afterwards: what has not changed in any column is not made anew."""
+    """Return the rows of these broker ids, and every working row, oldest first.
+
+    `known` holds the rows of the previous pass and is updated; a row without a changed column is reused.
+    """
     found: RowCache = {}
     for record in await conn.fetch(_ORDERS_TO_COMPARE, list(broker_ids)):
         before = cache.get(record["order_id"])
@@ -161,7 +161,7 @@ async def orders_to_compare(conn: "Conn", broker_ids: Sequence[str], cache: "Row
 
 
 async def holdings(conn: "Conn", *, since: datetime) -> list[StoredHolding]:
-    """Every open position, those closed since then, and every open orphan, oldest first."""
+    """Return every open position, those closed since then, and every open orphan, oldest first."""
     found = await conn.fetch(_HOLDINGS, since)
     return [StoredHolding(**{**record, "side": PositionSide(record["side"])}) for record in found]
 
@@ -169,9 +169,11 @@ async def holdings(conn: "Conn", *, since: datetime) -> list[StoredHolding]:
 async def contradictions(
     conn: "Conn", *, since: datetime, activities_read_to: datetime | None
 ) -> list[Contradiction]:
-    """Where the tables contradict themselves, of what works or is younger than `since`: an order's state is not what
-    its journal folds to, its filled quantity not the sum of its fills, a fill is unknown to the broker's ledger
-    (which was read up to `ledger_to`; None: it could not be), a finished day's result is not its positions'.
+    """Return contradictions within the database, of what works or is younger than `since`.
+
+    An order's state differs from its journal, its filled quantity from the sum of its fills, a fill is
+    unknown to the account activities (read up to `ledger_to`; None: not read), or a finished day's result
+    differs from its positions.
     """
     found = await conn.fetch(_CONTRADICTIONS, since, activities_read_to)
     return [Contradiction(**record) for record in found]

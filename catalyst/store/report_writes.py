@@ -1,7 +1,7 @@
-"""What one word of the broker changes, written by one statement that is a transaction by itself.
+"""Report writes: the effect of one broker report in one statement, which is a transaction by itself.
 
-Each names the rows as its writer saw them; when one is no longer so, StaleStroke is raised and nothing is written.
-So the writer may have seen them a while ago, and holds no lock while it decides.
+Each names the rows as its writer read them. When one differs, StaleRow is raised and nothing is written. So
+the writer may have read them earlier, and holds no lock while it decides.
 """
 
 from collections.abc import Sequence
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class OrderUpdate:
-    """An order as it was seen, and what the broker says of it now."""
+    """An order as it was read, and what the broker reports of it now."""
 
     row: "OrderRow"
     report: OrderReport
-    new_status: Status  # the same as the row's when only the broker's id or word is new
+    new_status: Status  # the row's status when only the broker's id or status is new
     rejection_reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class NewLeg:
-    """A leg that has no row yet, of an order that has one."""
+    """A leg without a row, of an order that has one."""
 
     parent: "OrderRow"
     report: OrderReport
@@ -41,7 +41,7 @@ class NewLeg:
 
 @dataclass(frozen=True, slots=True)
 class OpeningFill:
-    """The first fill of an entry, and what is held by it."""
+    """The first fill of an entry, and the position it opens."""
 
     update: OrderUpdate
     fill: Fill
@@ -57,9 +57,10 @@ async def apply_order_updates(
     source: str,
     epoch: int,
 ) -> dict[str, int]:
-    """Move every order along, give every leg its row, and journal each step; the legs' order ids by the broker's.
+    """Move every order, write the row of every leg, and journal each step; return the legs' order ids by
+    broker id.
 
-    Raises StaleStroke, and asyncpg.UniqueViolationError when a leg has a row by now.
+    Raises StaleRow, and asyncpg.UniqueViolationError when a leg has a row already.
     """
     found = await conn.fetch(
         """
@@ -149,9 +150,10 @@ async def apply_order_updates(
 async def open_positions_from_fills(
     conn: "Conn", opening_fills: Sequence[OpeningFill], *, at: datetime, source: str, epoch: int
 ) -> dict[int, int]:
-    """Book the first fill of each entry, open its position, tie its legs to it; the positions' ids by the entries'.
+    """Book the first fill of each entry, open its position and link its legs; return the positions' ids by
+    entry.
 
-    Raises StaleStroke, and asyncpg.UniqueViolationError when a fill is booked by now or a symbol is held.
+    Raises StaleRow, and asyncpg.UniqueViolationError when a fill is booked already or a symbol is held.
     """
     found = await conn.fetch(
         """
@@ -222,5 +224,5 @@ async def open_positions_from_fills(
 
 
 def fill_note(quantity: Decimal, price: Decimal, cum_qty: Decimal) -> str:
-    """A fill as the journal's note says it."""
+    """Return a fill as the text of a journal note."""
     return f"{quantity} @ {price}, {cum_qty} in all"

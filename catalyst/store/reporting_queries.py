@@ -1,4 +1,4 @@
-"""What screens and reports ask across the tables: questions only, nothing here writes."""
+"""Reporting queries: reads for screens and reports; nothing here writes."""
 
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -20,7 +20,7 @@ _LOW_32_BITS: Final = 0xFFFF_FFFF
 
 @dataclass(frozen=True, slots=True)
 class BookedFill:
-    """One execution with the order it belongs to. Shares, dollars, UTC."""
+    """One execution with its order. Shares, dollars, UTC."""
 
     order_id: int
     alpaca_order_id: str | None
@@ -36,7 +36,7 @@ class BookedFill:
 
 @dataclass(frozen=True, slots=True)
 class Latch:
-    """What stops entries until somebody resumes."""
+    """A latch that stops entries until `resume`."""
 
     name: str
     reason: str
@@ -90,7 +90,8 @@ def _fill(record: "Record") -> BookedFill:
 
 
 async def is_account_locked(conn: Connection, account_id: str) -> bool:
-    """True while some daemon holds the account's lock through this database: it lives, whatever its clock says."""
+    """Return true while some daemon holds the account's lock through this database, whatever its heartbeat
+    says."""
     key = lock_key(account_id)
     return bool(
         await conn.fetchval(
@@ -108,46 +109,46 @@ async def is_account_locked(conn: Connection, account_id: str) -> bool:
 
 
 async def fills_of_day(conn: Connection, cycle_id: str) -> list[BookedFill]:
-    """Every fill of a cycle's orders and positions, in order of time."""
+    """Return every fill of a cycle's orders and positions, in order of time."""
     return [_fill(record) for record in await conn.fetch(_FILLS_OF_DAY, cycle_id)]
 
 
 async def all_fills(conn: Connection) -> list[BookedFill]:
-    """Every fill there ever was, in order of time."""
+    """Return every fill, in order of time."""
     return [_fill(record) for record in await conn.fetch(_ALL_FILLS)]
 
 
 async def fills_of_position(conn: Connection, position_id: int) -> list[BookedFill]:
-    """Every fill of a position's orders, in order of time."""
+    """Return every fill of a position's orders, in order of time."""
     return [_fill(record) for record in await conn.fetch(_FILLS_OF_POSITION, position_id)]
 
 
 async def orders_of_day(conn: Connection, cycle_id: str) -> list[OrderRow]:
-    """Every order of a cycle with its legs and its positions' exits, oldest first."""
+    """Return every order of a cycle with its legs and its positions' exits, oldest first."""
     return [orders.row_of(record) for record in await conn.fetch(_ORDERS_OF_DAY, cycle_id)]
 
 
 async def orders_of_symbol(conn: Connection, symbol: str, limit: int = 50) -> list[OrderRow]:
-    """A symbol's latest orders, newest first."""
+    """Return a symbol's latest orders, newest first."""
     return [orders.row_of(record) for record in await conn.fetch(_ORDERS_OF_SYMBOL, symbol.upper(), limit)]
 
 
 async def recent_positions(
     conn: Connection, status: str | None = None, limit: int = 100
 ) -> list[PositionRow]:
-    """The latest positions, of one status when given, newest first."""
+    """Return the latest positions, of one status when given, newest first."""
     return [positions.row_of(record) for record in await conn.fetch(_RECENT_POSITIONS, status, limit)]
 
 
 async def positions_of_symbol(conn: Connection, symbol: str, limit: int = 20) -> list[PositionRow]:
-    """A symbol's latest positions, newest first."""
+    """Return a symbol's latest positions, newest first."""
     return [
         positions.row_of(record) for record in await conn.fetch(_POSITIONS_OF_SYMBOL, symbol.upper(), limit)
     ]
 
 
 async def latches(conn: Connection) -> list[Latch]:
-    """Every latch that is set, oldest first."""
+    """Return every set latch, oldest first."""
     found = await conn.fetch(
         "SELECT name, reason, set_by, set_at, until FROM latches WHERE cleared_at IS NULL ORDER BY set_at"
     )
@@ -155,7 +156,7 @@ async def latches(conn: Connection) -> list[Latch]:
 
 
 async def session_of(conn: Connection, day: date) -> SessionRow | None:
-    """The calendar's row of a day; None for a holiday, or a day the daemon has not read."""
+    """Return the calendar row of a day; None for a holiday, or a day the daemon has not read."""
     record = await conn.fetchrow(
         "SELECT date AS day, open, close, half_day FROM trading_days WHERE date = $1", day
     )

@@ -1,4 +1,4 @@
-"""Risk events: what the limits did, for the operator and the day's report."""
+"""Risk events: what the limits did, for the operator and the daily report."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ async def put(
     at: datetime,
     cycle_id: str | None = None,
 ) -> int:
-    """The event is kept; returns its id."""
+    """Write an event; return its id."""
     risk_event_id: int = await conn.fetchval(
         """
         INSERT INTO risk_events (cycle_id, event_type, severity, message, facts, occurred_at)
@@ -47,7 +47,7 @@ async def put(
 
 
 async def recent(conn: Connection, *, limit: int = 20, severity: str | None = None) -> list[RiskEvent]:
-    """The latest events, newest first, of one severity when given."""
+    """Return the latest events, newest first, of one severity when given."""
     found = await conn.fetch(
         """
         SELECT risk_event_id, cycle_id, event_type, severity, message, facts, occurred_at
@@ -60,7 +60,7 @@ async def recent(conn: Connection, *, limit: int = 20, severity: str | None = No
 
 
 async def last_of(conn: Connection, *event_types: str) -> RiskEvent | None:
-    """The newest event of any of these types."""
+    """Return the newest event of any of these types."""
     record = await conn.fetchrow(
         """
         SELECT risk_event_id, cycle_id, event_type, severity, message, facts, occurred_at
@@ -72,7 +72,7 @@ async def last_of(conn: Connection, *event_types: str) -> RiskEvent | None:
 
 
 async def of_cycle(conn: Connection, cycle_id: str, event_type: str) -> list[RiskEvent]:
-    """A cycle's events of one type, oldest first."""
+    """Return a cycle's events of one type, oldest first."""
     found = await conn.fetch(
         """
         SELECT risk_event_id, cycle_id, event_type, severity, message, facts, occurred_at
@@ -85,7 +85,7 @@ async def of_cycle(conn: Connection, cycle_id: str, event_type: str) -> list[Ris
 
 
 async def between(conn: Connection, start: datetime, end: datetime) -> list[RiskEvent]:
-    """The events with `start` <= time < `end`, oldest first."""
+    """Return the events with `start` <= time < `end`, oldest first."""
     found = await conn.fetch(
         """
         SELECT risk_event_id, cycle_id, event_type, severity, message, facts, occurred_at

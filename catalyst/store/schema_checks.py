@@ -1,6 +1,6 @@
-"""The second lock is there: every trigger and function that the migrations put before the tables is in place.
+"""Schema checks: every trigger and function of the migrations is in place.
 
-A migration that was applied says nothing of what somebody dropped or disabled afterwards.
+An applied migration does not show what somebody dropped or disabled afterwards.
 """
 
 import re
@@ -11,7 +11,7 @@ from typing import Final
 from catalyst.store.migrate import MIGRATIONS_FOLDER, SchemaNotCurrent, migrations, roles_sql
 from catalyst.store.pool import Connection
 
-# What the roles' own text takes back from the daemon's: there is one truth of what it needs.
+# Privileges that the roles' SQL revokes from the daemon: one source for what it needs.
 _REVOKED: Final = re.compile(r"^REVOKE ([A-Z, ]+?) ON ([a-z_, ]+?) FROM catalyst_app;", re.M)
 
 _CREATE_OR_DROP: Final = re.compile(
@@ -21,7 +21,7 @@ _CREATE_OR_DROP: Final = re.compile(
 
 
 def expected_constraints(folder: Path = MIGRATIONS_FOLDER) -> dict[str, set[str]]:
-    """Names of the triggers and of the functions that exist once every migration has run, by kind."""
+    """Return the names of the triggers and functions that exist after every migration, by kind."""
     found: dict[str, set[str]] = {"trigger": set(), "function": set()}
     for migration in migrations(folder):
         for verb, kind, name in _CREATE_OR_DROP.findall(migration.sql):
@@ -34,7 +34,7 @@ def expected_constraints(folder: Path = MIGRATIONS_FOLDER) -> dict[str, set[str]
 
 
 async def require_constraints(conn: Connection, *, folder: Path = MIGRATIONS_FOLDER) -> None:
-    """Nothing of it was dropped or disabled; raises SchemaNotCurrent, which names what is missing."""
+    """Check that none of them was dropped or disabled. Raises SchemaNotCurrent, which names what is missing."""
     wanted = expected_constraints(folder)
     there = await conn.fetch(
         """
@@ -56,7 +56,7 @@ async def require_constraints(conn: Connection, *, folder: Path = MIGRATIONS_FOL
 
 
 def daemon_privileges(tables: Iterable[str]) -> set[tuple[str, str]]:
-    """(table, verb) for everything that the daemon's role is granted on `tables`."""
+    """Return (table, verb) for every grant of the daemon's role on `tables`."""
     rights = {(table, verb) for table in tables for verb in ("SELECT", "INSERT", "UPDATE")}
     for verbs, names in _REVOKED.findall(roles_sql()):
         rights -= {(name.strip(), verb.strip()) for name in names.split(",") for verb in verbs.split(",")}
@@ -64,7 +64,7 @@ def daemon_privileges(tables: Iterable[str]) -> set[tuple[str, str]]:
 
 
 async def require_privileges(conn: Connection) -> None:
-    """Our role may do what a day asks of it; raises SchemaNotCurrent, which names what is missing."""
+    """Check that our role may do what a day needs. Raises SchemaNotCurrent, which names what is missing."""
     there = await conn.fetch(
         """
         SELECT relname::text AS name, relkind = 'S' AS counts,

@@ -1,4 +1,4 @@
-"""Securities and their sectors: one row for each symbol ever seen, refreshed from the broker's list."""
+"""Securities and sectors: one row for each symbol ever seen, refreshed from the broker's list."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from catalyst.store.pool import Connection
 
 @dataclass(frozen=True, slots=True)
 class Security:
-    """One symbol, as the broker last listed it; `sector` is None where no listing names one."""
+    """One symbol as the broker last listed it; `sector` is None where no listing names one."""
 
     security_id: int
     symbol: str
@@ -29,7 +29,7 @@ class Security:
 
 @dataclass(frozen=True, slots=True)
 class RefreshCounts:
-    """What a refresh did: symbols listed now, of them new, and symbols no longer listed."""
+    """Result of a refresh: symbols listed now, new ones among them, and symbols no longer listed."""
 
     listed: int
     added: int
@@ -46,7 +46,7 @@ _ACTIVE: Final = _SELECT + " WHERE s.is_active AND s.tradable ORDER BY s.symbol"
 
 
 async def refresh(conn: Connection, assets: Sequence[AssetReport], *, at: datetime) -> RefreshCounts:
-    """The table says of every symbol what the broker's list says; one it no longer has is inactive, not gone.
+    """Set every symbol to what the broker's list says; a symbol it no longer has becomes inactive.
 
     An empty list changes nothing: it is an outage, not the end of the market.
     """
@@ -97,7 +97,8 @@ def _borrow_status(asset: AssetReport) -> str:
 
 
 async def put_sectors(conn: Connection, sectors: Mapping[str, str]) -> int:
-    """Each symbol of `sectors` (symbol → sector's name) that has a row belongs to its sector; how many changed."""
+    """Set the sector of each symbol of `sectors` (symbol → sector name) that has a row; return how many
+    changed."""
     named = {symbol.upper(): name for symbol, name in sectors.items() if name}
     await conn.execute(
         "INSERT INTO sectors (name) SELECT unnest($1::text[]) ON CONFLICT (name) DO NOTHING",
@@ -117,7 +118,7 @@ async def put_sectors(conn: Connection, sectors: Mapping[str, str]) -> int:
 
 
 async def get_or_create_ids(conn: Connection, symbols: Sequence[str]) -> dict[str, int]:
-    """The id of every symbol, made where it is new; any number of callers at once get the same ids."""
+    """Return the id of every symbol, created where new; concurrent callers get the same ids."""
     wanted = sorted({symbol.upper() for symbol in symbols})
     await conn.execute(
         """
@@ -136,16 +137,16 @@ async def get_or_create_ids(conn: Connection, symbols: Sequence[str]) -> dict[st
 
 
 async def get(conn: Connection, symbol: str) -> Security | None:
-    """The row of a symbol; None when it was never seen."""
+    """Return the row of a symbol; None when it was never seen."""
     return (await of_symbols(conn, [symbol])).get(symbol.upper())
 
 
 async def of_symbols(conn: Connection, symbols: Sequence[str]) -> dict[str, Security]:
-    """The rows of these symbols; those never seen are absent."""
+    """Return the rows of these symbols; unknown ones are absent."""
     found = await conn.fetch(_OF_SYMBOLS, [symbol.upper() for symbol in symbols])
     return {record["symbol"]: Security(**record) for record in found}
 
 
 async def active(conn: Connection) -> list[Security]:
-    """Every symbol the broker lists and lets us trade, by symbol."""
+    """Return every symbol that the broker lists as tradable, by symbol."""
     return [Security(**record) for record in await conn.fetch(_ACTIVE)]

@@ -1,4 +1,4 @@
-"""The exchange's calendar as the broker gave it."""
+"""Trading days: the exchange's calendar as the broker gave it."""
 
 from collections.abc import Sequence
 from datetime import date, datetime
@@ -8,7 +8,7 @@ from catalyst.store.pool import Connection
 
 
 async def put(conn: Connection, sessions: Sequence[Session]) -> None:
-    """The calendar has these days, with these hours; a day it had is corrected."""
+    """Write these days with these hours; correct those that exist."""
     await conn.execute(
         """
         INSERT INTO trading_days (date, open, close, half_day)
@@ -24,13 +24,13 @@ async def put(conn: Connection, sessions: Sequence[Session]) -> None:
 
 
 async def get(conn: Connection, day: date) -> Session | None:
-    """The session of a New York date; None when it is not in the calendar."""
+    """Return the session of a New York date; None when it is not in the calendar."""
     record = await conn.fetchrow("SELECT date, open, close FROM trading_days WHERE date = $1", day)
     return None if record is None else Session(*record.values())
 
 
 async def between(conn: Connection, first: date, last: date) -> list[Session]:
-    """The sessions from `first` to `last`, both included, oldest first."""
+    """Return the sessions from `first` to `last`, both included, oldest first."""
     found = await conn.fetch(
         "SELECT date, open, close FROM trading_days WHERE date BETWEEN $1 AND $2 ORDER BY date", first, last
     )
@@ -38,7 +38,7 @@ async def between(conn: Connection, first: date, last: date) -> list[Session]:
 
 
 async def current_or_next(conn: Connection, at: datetime) -> Session | None:
-    """The session that is open at `at`, or else the first to open after it."""
+    """Return the session that is open at `at`, or else the first one after it."""
     record = await conn.fetchrow(
         "SELECT date, open, close FROM trading_days WHERE close > $1 ORDER BY date LIMIT 1", at
     )

@@ -1,5 +1,5 @@
-"""Messages that wait are written by one transaction, and the books are what they are when each is heard by itself. What
-that takes does not grow with the orders of the day."""
+"""Batches of trade updates: one transaction writes them all, with the rows of single updates, at a cost per
+order that stays constant over the day."""
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -25,13 +25,13 @@ FULL = Decimal(100)
 
 @dataclass
 class LedgerSetup:
-    """A store in which a day has begun, its books, and what the stream would say of their orders."""
+    """A store with an open trading day, its order ledger, and helpers for orders and trade updates."""
 
     store: Store
     ledger: OrderLedger
 
     async def create_entry(self, number: int) -> OrderRow:
-        """An entry of 100 shares that is sent and resting, with the two legs of its bracket."""
+        """Insert a working entry of 100 shares with the two legs of its bracket; return its row."""
         new = NewOrder(
             client_order_id=f"cat-{number}", symbol=f"S{number:03}".translate(LETTERS), purpose=Purpose.ENTRY,
             position_side=PositionSide.LONG, side=Side.BUY, quantity=FULL, order_type="limit", time_in_force="day",
@@ -50,18 +50,18 @@ class LedgerSetup:
         assert await self.ledger.apply_report(
             make_report(row, row.client_order_id, "pending_new", legs=legs), "submit"
         )
-        known = self.ledger.cached_row(row.client_order_id)
-        assert known is not None
-        return known
+        cached = self.ledger.cached_row(row.client_order_id)
+        assert cached is not None
+        return cached
 
     async def current_transaction_id(self) -> int:
-        """The number of the transaction that asks."""
+        """Return the transaction number of this query."""
         async with self.store.read() as conn:
             number: int = await conn.fetchval("SELECT pg_current_xact_id()::text::bigint")
         return number
 
     async def fetched_rows(self) -> dict[str, int]:
-        """Rows that were fetched from each table so far, by the server's own count."""
+        """Return the rows read from each table so far, by the server's statistics."""
         async with self.store.order_statement("counted") as conn:
             await conn.execute("SELECT pg_stat_force_next_flush()")
         async with self.store.read() as conn:
@@ -74,19 +74,20 @@ class LedgerSetup:
             }
 
     async def apply_updates(self, updates: Sequence[TradeUpdate]) -> list[int]:
-        """Hear them all as the listener does: how many at a time, 0 for one by itself."""
-        runs = []
+        """Apply all updates as the stream consumer does; return the size of each batch, 0 for a single
+        update."""
+        batch_sizes = []
         while updates:
             count = await self.ledger.apply_batch(updates)
             if not count:
                 assert await self.ledger.apply_trade_update(updates[0])
-            runs.append(count)
+            batch_sizes.append(count)
             updates = updates[count or 1 :]
-        return runs
+        return batch_sizes
 
     async def written_rows(self, cids: Sequence[str]) -> list[list[dict[str, Any]]]:
-        """Everything that is written of these entries and their legs, without the numbers of rows."""
-        asked = (
+        """Return all rows of these entries and their legs, without generated ids."""
+        queries = (
             "SELECT o.* FROM orders o JOIN named USING (order_id)",
             "SELECT x.* FROM executions x JOIN named USING (order_id)",
             "SELECT p.* FROM positions p JOIN orders USING (position_id) JOIN named USING (order_id)",
@@ -101,9 +102,9 @@ class LedgerSetup:
             "parent_order_id",
             "seq",
         }
-        found = []
+        tables = []
         async with self.store.read() as conn:
-            for sql in asked:
+            for sql in queries:
                 rows = await conn.fetch(
                     "WITH named AS (SELECT o.order_id, row_number() OVER (ORDER BY coalesce(p.order_id, o.order_id),"
                     " o.order_id) AS n FROM orders o LEFT JOIN orders p ON p.order_id = o.parent_order_id"
@@ -111,15 +112,16 @@ class LedgerSetup:
                     + (", seq" if "order_events" in sql else ""),
                     cids,
                 )
-                found.append([{k: v for k, v in row.items() if k not in ids} for row in rows])
-        for line in found[3]:
-            line["note"] = str(line["note"]).split(":")[-1]  # a leg's names its parent by number
-        return found
+                tables.append([{k: v for k, v in row.items() if k not in ids} for row in rows])
+        for line in tables[3]:
+            line["note"] = str(line["note"]).split(":")[-1]  # the note of a leg contains the id of its parent
+        return tables
 
 
 def make_report(
     row: OrderRow, cid: str, broker_status: str, filled: Decimal = Decimal(0), **facts: Any
 ) -> OrderReport:
+    """Return a report of the order with this client order id and broker status."""
     return OrderReport(
         **{
             "broker_id": f"b-{cid}", "client_order_id": cid, "symbol": row.symbol, "side": row.side,
@@ -131,20 +133,22 @@ def make_report(
 
 
 def fill_update(row: OrderRow, quantity: Decimal = FULL, *, before: Decimal = Decimal(0)) -> TradeUpdate:
-    """The stream's word of a fill of `quantity` shares."""
+    """Return the trade update of a fill of `quantity` shares after `before` filled shares."""
     cid, total = row.client_order_id, before + quantity
-    word = "filled" if total == row.quantity else "partially_filled"
+    broker_status = "filled" if total == row.quantity else "partially_filled"
     fill = Fill(f"b-{cid}", total, quantity, Decimal(190), AT, execution_id=f"x-{cid}-{total}")
-    return TradeUpdate("fill", make_report(row, cid, word, total), fill, total, AT)
+    return TradeUpdate("fill", make_report(row, cid, broker_status, total), fill, total, AT)
 
 
 def cancel_update(row: OrderRow) -> TradeUpdate:
+    """Return the trade update of a cancel."""
     cid = row.client_order_id
     return TradeUpdate("canceled", make_report(row, cid, "canceled"), None, None, AT)
 
 
 @pytest.fixture
 async def ledger_setup(store: Store, clock: ManualClock) -> AsyncIterator[LedgerSetup]:
+    """Open a trading day and its order ledger; the broker is unreachable."""
     async with store.read() as conn:
         await RawRows(conn).insert_day()
     broker = AlpacaBroker(clock, base_url="http://127.0.0.1:1", key="k", secret="s")
@@ -153,27 +157,27 @@ async def ledger_setup(store: Store, clock: ManualClock) -> AsyncIterator[Ledger
 
 
 async def test_batch_of_fifty_fills_is_one_transaction(ledger_setup: LedgerSetup) -> None:
-    """Fifty entries filled at once: one commit, each with its execution, position, line, and both legs tied to it; no
-    row differs from those of entries that were heard one by one."""
+    """Fifty entry fills are one commit with executions, positions, journal and linked legs; the rows equal
+    those of single updates."""
     rows = [await ledger_setup.create_entry(number) for number in range(50)]
     before = await ledger_setup.current_transaction_id()
     assert await ledger_setup.apply_updates([fill_update(row) for row in rows]) == [50]
-    assert await ledger_setup.current_transaction_id() - before == 2  # theirs, and the one that asks
-    alone = [await ledger_setup.create_entry(number) for number in range(50, 53)]
-    for row in alone:
+    assert await ledger_setup.current_transaction_id() - before == 2  # the batch, and this query
+    single_rows = [await ledger_setup.create_entry(number) for number in range(50, 53)]
+    for row in single_rows:
         assert await ledger_setup.ledger.apply_trade_update(fill_update(row))
-    together = await ledger_setup.written_rows([row.client_order_id for row in rows[:3]])
-    by_itself = await ledger_setup.written_rows([row.client_order_id for row in alone])
-    assert [len(table) for table in together] == [9, 3, 9, 15]
-    for table in (*together, *by_itself):
+    batch_tables = await ledger_setup.written_rows([row.client_order_id for row in rows[:3]])
+    single_tables = await ledger_setup.written_rows([row.client_order_id for row in single_rows])
+    assert [len(table) for table in batch_tables] == [9, 3, 9, 15]
+    for table in (*batch_tables, *single_tables):
         for line in table:
             line.pop("execution_id", None)
-    assert together == by_itself
+    assert batch_tables == single_tables
 
 
 async def test_rows_read_per_order_stay_constant_over_the_day(ledger_setup: LedgerSetup) -> None:
-    """Plans made while the tables were all but empty are kept: they have to find an order by its key even then. One
-    that reads the day's orders through for each fill is right, and slower with each."""
+    """A fill reads as many rows at the end of the day as at its start, although its plans were made on empty
+    tables."""
 
     async def run_orders(numbers: range) -> None:
         for number in numbers:
@@ -182,8 +186,8 @@ async def test_rows_read_per_order_stay_constant_over_the_day(ledger_setup: Ledg
             )
 
     async with ledger_setup.store.read() as conn:
-        await conn.execute("VACUUM (ANALYZE)")  # it is known that they are empty
-    await run_orders(range(12))  # from the sixth on, a statement keeps its plan
+        await conn.execute("VACUUM (ANALYZE)")  # the statistics say that the tables are empty
+    await run_orders(range(12))  # a statement keeps its plan from the sixth run
     reads = []
     for first in (12, 172):
         before = await ledger_setup.fetched_rows()
@@ -197,38 +201,38 @@ async def test_rows_read_per_order_stay_constant_over_the_day(ledger_setup: Ledg
 
 
 async def test_batch_stops_before_second_fill_of_same_order(ledger_setup: LedgerSetup) -> None:
-    """The second fill of an entry waits for the first to be written, and so does all that comes behind it."""
-    one, two, three = [await ledger_setup.create_entry(number) for number in range(3)]
+    """A batch ends before the second fill of an order, so that the first is written before it."""
+    first, second, third = [await ledger_setup.create_entry(number) for number in range(3)]
     part = Decimal(40)
-    waiting = [
-        fill_update(one, part),
-        fill_update(two),
-        fill_update(one, FULL - part, before=part),
-        fill_update(three),
+    updates = [
+        fill_update(first, part),
+        fill_update(second),
+        fill_update(first, FULL - part, before=part),
+        fill_update(third),
     ]
-    assert await ledger_setup.apply_updates(waiting) == [2, 0, 0]
+    assert await ledger_setup.apply_updates(updates) == [2, 0, 0]
     async with ledger_setup.store.read() as conn:
         booked = await conn.fetch("SELECT order_id, cum_qty FROM executions ORDER BY order_id, cum_qty")
     assert [tuple(line) for line in booked] == [
-        (one.order_id, 40), (one.order_id, 100), (two.order_id, 100), (three.order_id, 100),
+        (first.order_id, 40), (first.order_id, 100), (second.order_id, 100), (third.order_id, 100),
     ]  # fmt: skip
 
 
 async def test_batch_of_cancels_is_split_at_a_fill(ledger_setup: LedgerSetup) -> None:
-    """Cancels that follow each other are written together, one that is told twice once; a fill between them keeps its
-    place."""
+    """Consecutive cancels are one batch with each order once; a fill between them keeps its place in the
+    journal."""
     rows = [await ledger_setup.create_entry(number) for number in range(5)]
-    waiting = [
+    updates = [
         *map(cancel_update, (rows[0], rows[1], rows[0])),
         fill_update(rows[2]),
         *map(cancel_update, rows[3:]),
     ]
-    assert await ledger_setup.apply_updates(waiting) == [2, 0, 0, 2]
+    assert await ledger_setup.apply_updates(updates) == [2, 0, 0, 2]
     async with ledger_setup.store.read() as conn:
-        words = await conn.fetch(
+        events = await conn.fetch(
             "SELECT to_status FROM order_events WHERE to_status IN ('cancelled', 'filled') ORDER BY seq"
         )
-    assert [line["to_status"] for line in words] == [
+    assert [line["to_status"] for line in events] == [
         "cancelled",
         "cancelled",
         "filled",
@@ -238,8 +242,8 @@ async def test_batch_of_cancels_is_split_at_a_fill(ledger_setup: LedgerSetup) ->
 
 
 async def test_batch_with_stale_row_writes_nothing(ledger_setup: LedgerSetup, later: datetime) -> None:
-    """One of three is no longer as it is remembered: nothing of the three is written, and then each is heard by itself,
-    from the tables."""
+    """A batch with one stale cached row writes nothing; the single updates then read the row from the
+    database."""
     rows = [await ledger_setup.create_entry(number) for number in range(3)]
     async with ledger_setup.store.tx("another writer") as conn:
         await orders.set_broker_status(conn, rows[1].order_id, "accepted", later, epoch=1)
@@ -254,4 +258,5 @@ async def test_batch_with_stale_row_writes_nothing(ledger_setup: LedgerSetup, la
 
 @pytest.fixture
 def later() -> datetime:
+    """Return a time after AT."""
     return AT.replace(hour=15)

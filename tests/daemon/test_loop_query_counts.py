@@ -1,4 +1,5 @@
-"""What the loops ask of the tables and of the broker, counted: as few questions for much as for little."""
+"""Statements and requests of the loops: their number does not grow with open positions or with the order
+history."""
 
 import re
 from collections import Counter
@@ -18,27 +19,28 @@ from tests.stories.scenario import ENTRY
 
 CLOSED = 20_000
 A_DAY = timedelta(days=1)
-# EXPLAIN of a statement with arguments that nobody gave (PostgreSQL 16 and newer).
+# EXPLAIN of a statement without its arguments (PostgreSQL 16 and newer).
 PLAN_OF = """
-CREATE FUNCTION pg_temp.plan_of(question text) RETURNS json LANGUAGE plpgsql AS $$
+CREATE FUNCTION pg_temp.plan_of(statement text) RETURNS json LANGUAGE plpgsql AS $$
 DECLARE
     plan json;
 BEGIN
-    EXECUTE 'EXPLAIN (GENERIC_PLAN, FORMAT JSON) ' || question INTO plan;
+    EXECUTE 'EXPLAIN (GENERIC_PLAN, FORMAT JSON) ' || statement INTO plan;
     RETURN plan;
 END $$
 """
 LARGE = {"orders", "positions", "executions", "order_events"}
-# Of a look at which nothing is new.
+# Of a reconciliation that finds nothing new.
 STATEMENTS = 3
 REQUESTS = ["GET /orders", "GET /positions"]
 
 
 async def test_reconciliation_query_count_is_independent_of_open_positions(database: str) -> None:
-    """One bracket or three: as many statements, as many requests, and nothing is written when nothing is new."""
+    """With one to three brackets a reconciliation runs as many statements and requests, and writes nothing
+    when nothing is new."""
     async with open_counted_scenario(database) as (scenario, counter):
         assert scenario.components is not None
-        asked = []
+        requests = []
         for symbol in ("MSFT", "AAPL", "TSLA"):
             if scenario.held_qty(symbol) == 0:
                 scenario.print_trade(symbol, "190.00")
@@ -48,22 +50,22 @@ async def test_reconciliation_query_count_is_independent_of_open_positions(datab
             assert (await scenario.components.reconciler.reconcile("reconcile")).clean
             await counter.reset()
             assert (await scenario.components.reconciler.reconcile("reconcile", full=False)).clean
-            asked.append(counter.completed_steps("GET"))
+            requests.append(counter.completed_steps("GET"))
             assert len(counter.statement_heads()) <= STATEMENTS
             assert await counter.written_transactions() == 0
-        assert [sorted(request.split("?")[0] for request in each) for each in asked] == [REQUESTS] * 3
+        assert [sorted(request.split("?")[0] for request in run) for run in requests] == [REQUESTS] * 3
 
 
 async def test_loops_share_broker_reads_within_their_intervals(database: str) -> None:
-    """Ten minutes in which nothing happens: the account and the broker's clock once a minute between the loops, the
-    ledger and what works of earlier days every few; the ledger at once when an order has filled more."""
+    """In ten quiet minutes the loops read account and clock once a minute and activities twice; a new fill
+    reads the activities at once."""
     async with open_counted_scenario(database) as (scenario, counter):
         await scenario.advance(seconds=90)
         await counter.reset()
         await scenario.advance(minutes=10)
-        asked = Counter(request.split("?")[0] for request in counter.completed_steps("GET"))
-        assert (asked["GET /account"], asked["GET /clock"]) == (10, 10)
-        assert asked["GET /account/activities/FILL"] == 2
+        requests = Counter(request.split("?")[0] for request in counter.completed_steps("GET"))
+        assert (requests["GET /account"], requests["GET /clock"]) == (10, 10)
+        assert requests["GET /account/activities/FILL"] == 2
         await scenario.submit_entry("AAPL", 10, **ENTRY)
         await counter.reset()
         await scenario.advance(seconds=65)
@@ -76,11 +78,11 @@ async def test_loops_share_broker_reads_within_their_intervals(database: str) ->
 
 
 async def test_stop_monitor_tick_runs_no_query_or_request(database: str) -> None:
-    """One position or three: as long as nothing is through a level, no statement, no request and no commit; what is
-    held is reread when the books say that something has changed, by two statements whatever there is of it."""
+    """While no level is crossed, a tick runs no statement and no request with one to three positions; after a
+    change signal it runs two statements."""
     async with open_counted_scenario(database) as (scenario, counter):
         assert scenario.components is not None
-        monitor, books = scenario.components.stop_monitor, scenario.components.ledger
+        monitor, ledger = scenario.components.stop_monitor, scenario.components.ledger
         for symbol in ("MSFT", "AAPL", "TSLA"):
             scenario.print_trade(symbol, "190.00")
             await scenario.advance(seconds=1)
@@ -95,7 +97,7 @@ async def test_stop_monitor_tick_runs_no_query_or_request(database: str) -> None
                 counter.statement_heads(),
                 await counter.written_transactions(),
             ) == ([], [], 0)
-        books.changed.version += 1  # a change at which nobody else has looked yet
+        ledger.changed.version += 1  # a change that no other loop has read yet
         await monitor.tick()
         assert (
             counter.completed_steps("GET"),
@@ -105,12 +107,12 @@ async def test_stop_monitor_tick_runs_no_query_or_request(database: str) -> None
 
 
 async def test_price_refresh_makes_two_requests_and_commits_only_changes(database: str) -> None:
-    """One position or three: the prints and the quotes of all of it, and one statement for the marks that differ from
-    what was written; a mark that stays the same is written again before it looks old."""
+    """A refresh reads the trades and quotes of all positions and writes changed marks in one statement; an
+    unchanged mark is written again before it looks stale."""
     async with open_counted_scenario(database) as (scenario, counter):
         assert scenario.components is not None
         monitor = scenario.components.stop_monitor
-        asked = []
+        requests = []
         for symbol in ("MSFT", "AAPL", "TSLA"):
             scenario.print_trade(symbol, "190.00")
             await scenario.advance(seconds=1)
@@ -124,11 +126,11 @@ async def test_price_refresh_makes_two_requests_and_commits_only_changes(databas
                 await counter.reset()
                 await monitor.refresh_prices()
                 assert await counter.written_transactions() == changed
-                asked.append((len(counter.completed_steps("GET")), len(counter.statement_heads())))
+                requests.append((len(counter.completed_steps("GET")), len(counter.statement_heads())))
             row = await scenario.position(symbol)
             assert row is not None
             assert row["last_price"] == Decimal("190.01")  # the bid
-        assert asked == [(2, 1), (2, 0)] * 3
+        assert requests == [(2, 1), (2, 0)] * 3
         for symbol in ("MSFT", "AAPL", "TSLA"):
             scenario.print_trade(symbol, "190.02", after=301)
         before = await scenario.position("MSFT")
@@ -143,29 +145,28 @@ async def test_price_refresh_makes_two_requests_and_commits_only_changes(databas
 
 
 async def test_order_path_plans_use_indexes_as_tables_grow(database: str) -> None:
-    """Plans made while the tables are empty are kept while they grow: on the lane of the orders they go by an index,
-    the guards' own questions included, so that an order among thousands costs what the first did."""
+    """Plans made on empty tables use indexes on the order connections, those of trigger queries included."""
     store = await open_store(database, SystemClock())
     try:
         async with store.read() as conn:
-            await conn.execute("VACUUM (ANALYZE)")  # it is known that they are empty
-        async with store.order_statement("a question") as conn:
+            await conn.execute("VACUUM (ANALYZE)")  # the statistics count no row yet
+        async with store.order_statement("a statement") as conn:
             plans = [
-                (await conn.fetchval(f"EXPLAIN (FORMAT JSON) {question}"))
-                for question in (
+                (await conn.fetchval(f"EXPLAIN (FORMAT JSON) {statement}"))
+                for statement in (
                     "SELECT link, hash FROM journal_chain ORDER BY link DESC LIMIT 1",
                     "SELECT sum(quantity) FROM executions WHERE order_id = 1",
                     "SELECT to_status FROM order_events WHERE order_id = 1 ORDER BY seq DESC LIMIT 1",
                     "SELECT order_id FROM orders WHERE client_order_id = 'x'",
                 )
             ]
-            said: list[str] = []
-            with conn.query_logger(lambda query: said.append(query.query)):
+            queries: list[str] = []
+            with conn.query_logger(lambda query: queries.append(query.query)):
                 await report_writes.apply_order_updates(
                     conn, [], [], at=SystemClock().now(), source="poll", epoch=0
                 )
             await conn.execute(PLAN_OF)
-            statement_plan = await conn.fetchval("SELECT pg_temp.plan_of($1)", said[-1])
+            statement_plan = await conn.fetchval("SELECT pg_temp.plan_of($1)", queries[-1])
         assert all("Index" in plan and "Seq Scan" not in plan for plan in plans)
         assert not {"Hash Join", "Merge Join"} & set(re.findall(r'"Node Type": "([\w ]+)"', statement_plan))
     finally:
@@ -173,7 +174,7 @@ async def test_order_path_plans_use_indexes_as_tables_grow(database: str) -> Non
 
 
 async def test_generated_history_satisfies_invariants(database: str) -> None:
-    """Books of earlier years as the benchmarks make them: no invariant falls, and the chain holds up to the proof."""
+    """The order history of the benchmarks satisfies every invariant and has a valid journal chain."""
     await insert_past_orders(database, 100)
     store = await open_store(database, SystemClock())
     try:
@@ -185,30 +186,30 @@ async def test_generated_history_satisfies_invariants(database: str) -> None:
         await store.close()
 
 
-async def test_loops_scan_no_table_of_terminal_rows(database: str) -> None:
-    """With a day's few orders beside the many of years, a whole look of the reconciler, of the guard and of the stop
-    monitor scans no table of theirs: what is at its end is not there for them."""
+async def test_loops_scan_no_large_table_with_long_history(database: str) -> None:
+    """With a long order history the reconciler, the protector and the stop monitor scan no large table: they
+    read no terminal rows."""
     await insert_past_orders(database, CLOSED)
     async with open_counted_scenario(database) as (scenario, counter):
         assert scenario.components is not None
         await counter.reset()
         await scenario.components.reconciler.reconcile("reconcile")
         await scenario.components.protector.check()
-        scenario.components.ledger.changed.version += 1  # so that the tables are asked
+        scenario.components.ledger.changed.version += 1  # so that the monitor reads the database
         await scenario.components.stop_monitor.tick()
-        questions = {text for text in counter.proxy.statements if any(name in text for name in LARGE)}
-        assert len(questions) >= 6
+        statements = {text for text in counter.proxy.statements if any(name in text for name in LARGE)}
+        assert len(statements) >= 6
         await scenario.conn.execute(PLAN_OF)
-        for question in questions:
-            # A bound in time is judged at its value, as it is in the daemon; every other argument is a key.
-            text = question.replace("created_at >= $1", "created_at >= timestamptz '2026-03-01'")
+        for statement in statements:
+            # The plan depends on the value of the time bound, as in the daemon; every other argument is a key.
+            text = statement.replace("created_at >= $1", "created_at >= timestamptz '2026-03-01'")
             plan = orjson.loads(await scenario.conn.fetchval("SELECT pg_temp.plan_of($1)", text))
             assert not set(scanned_tables(plan)) & LARGE, text
 
 
 async def test_busy_day_with_long_history_scans_no_large_table(database: str) -> None:
-    """A hundred orders of today beside thousands of months: to read all executions, or every security there is, looks
-    cheaper to a planner than a hundred keys do, and is four times dearer. It is not left the choice."""
+    """With 100 orders today and a long history the reconciliation queries scan no large table, although the
+    planner estimates a scan cheaper than 100 keys; it is four times slower."""
     await insert_past_orders(database, CLOSED)
     store = await open_store(database, SystemClock())
     since = datetime(2026, 3, 8, 14, tzinfo=UTC)
@@ -219,30 +220,28 @@ async def test_busy_day_with_long_history_scans_no_large_table(database: str) ->
             await conn.execute("SET session_replication_role = origin")
             await conn.execute("VACUUM (ANALYZE)")
             ids = [f"broker-past-{number}" for number in range(100)]
-            for dear, tables in (
-                (None, {*LARGE, "securities"}),
-                (4, LARGE),
-            ):  # as it is set, and as it is by default
-                if dear is not None:
-                    await conn.execute(f"SET random_page_cost = {dear}")
-                for question, arguments in (
+            # The page cost as we set it, and PostgreSQL's default.
+            for page_cost, tables in ((None, {*LARGE, "securities"}), (4, LARGE)):
+                if page_cost is not None:
+                    await conn.execute(f"SET random_page_cost = {page_cost}")
+                for statement, arguments in (
                     (reconciliation._ORDERS_TO_COMPARE, (ids,)),
                     (reconciliation._HOLDINGS, (since,)),
                     (reconciliation._CONTRADICTIONS, (since, since + A_DAY)),
                 ):
-                    plan = orjson.loads(await conn.fetchval(f"EXPLAIN (FORMAT JSON) {question}", *arguments))
-                    assert not set(scanned_tables(plan)) & tables, question
+                    plan = orjson.loads(await conn.fetchval(f"EXPLAIN (FORMAT JSON) {statement}", *arguments))
+                    assert not set(scanned_tables(plan)) & tables, statement
     finally:
         await store.close()
 
 
 def scanned_tables(plan: Any) -> Iterator[str]:
-    """The tables that a plan reads from end to end."""
+    """Yield the tables that a plan scans completely."""
     if isinstance(plan, list):
-        for each in plan:
-            yield from scanned_tables(each)
+        for node in plan:
+            yield from scanned_tables(node)
     elif isinstance(plan, dict):
         if plan.get("Node Type") == "Seq Scan":
             yield plan["Relation Name"]
-        for each in plan.values():
-            yield from scanned_tables(each)
+        for node in plan.values():
+            yield from scanned_tables(node)

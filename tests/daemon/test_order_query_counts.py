@@ -1,4 +1,4 @@
-"""What an order's life costs, counted and not timed: transactions, statements, requests."""
+"""Transactions, statements and requests that one order needs, counted instead of timed."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,8 +13,8 @@ from tests.stories.scenario import ENTRY, Scenario, open_scenario
 
 @dataclass
 class ActivityCounter:
-    """What happened since `begins`: steps by their labels, statements, and transactions that the server gave a
-    number to: those that wrote or locked anything, and so end by a flush of the log."""
+    """Counts steps by label, statements, and transactions with a number, i.e. those that wrote or locked a
+    row and flush the log."""
 
     proxy: PostgresProxy
     conn: "asyncpg.Connection[asyncpg.Record]"
@@ -23,32 +23,34 @@ class ActivityCounter:
     _statement_offset: int = 0
 
     async def reset(self) -> None:
+        """Count from zero again."""
         self._steps.clear()
         self._statement_offset = len(self.proxy.statements)
         self._xid = await self.conn.fetchval("SELECT pg_current_xact_id()::text::bigint")
 
     def completed_steps(self, *labels: str) -> list[str]:
-        """The steps of these labels, or requests of these verbs, that were done, in order."""
+        """Return the completed steps with these labels, or requests with these verbs, in order."""
         return [step for step in self._steps if step.split(" ")[0] in labels]
 
     def statement_heads(self) -> list[str]:
-        """The first words of every statement, in order."""
+        """Return the first six words of every statement, in order."""
         return [" ".join(text.split()[:6]) for text in self.proxy.statements[self._statement_offset :]]
 
     async def written_transactions(self) -> int:
-        """Transactions that wrote, of anybody on the server but this counter."""
-        now: int = await self.conn.fetchval("SELECT pg_current_xact_id()::text::bigint")
-        written, self._xid = now - self._xid - 1, now
+        """Return the number of transactions that wrote, of all clients of the server except this counter."""
+        xid: int = await self.conn.fetchval("SELECT pg_current_xact_id()::text::bigint")
+        written, self._xid = xid - self._xid - 1, xid
         return written
 
     def record_step(self, step: str, moment: Moment) -> None:
+        """Record a completed step."""
         if moment is Moment.AFTER:
             self._steps.append(step)
 
 
 @asynccontextmanager
 async def open_counted_scenario(dsn: str) -> AsyncIterator[tuple[Scenario, ActivityCounter]]:
-    """A desk whose daemon has prepared its statements: one order has lived already."""
+    """Open a scenario whose daemon has prepared its statements: one order was traded already."""
     async with open_proxy(dsn) as proxy, open_scenario(dsn, started=False) as scenario:
         scenario.dsn = proxy.dsn
         counter = ActivityCounter(proxy, scenario.conn)
@@ -62,8 +64,8 @@ async def open_counted_scenario(dsn: str) -> AsyncIterator[tuple[Scenario, Activ
 
 
 async def test_entry_takes_three_commits_and_one_request(database: str) -> None:
-    """Its row, the broker's answer with both legs, its fill with the position. Each is one statement that is a
-    transaction by itself: no BEGIN, no COMMIT, no reset, and no question before it."""
+    """An entry commits its row, the response with both legs, and the fill with the position; each is a single
+    statement without BEGIN, COMMIT or a query before it."""
     async with open_counted_scenario(database) as (scenario, counter):
         row = await scenario.submit_entry("AAPL", 100, **ENTRY)
         assert counter.statement_heads()[:2] == [
@@ -89,18 +91,18 @@ async def test_entry_takes_three_commits_and_one_request(database: str) -> None:
         events = await scenario.conn.fetch(
             "SELECT order_id, from_status, to_status FROM order_events ORDER BY seq"
         )
-        of_each = [
+        statuses = [
             [line["to_status"] for line in events if line["order_id"] == order["order_id"]]
             for order in (entry, *legs)
         ]
-        # We made the entry, and sent it. Its legs began at the broker: a line of each says as what we first saw it.
-        assert of_each[0] == ["created", "submitted", "filled"]
-        assert of_each[1:] == [[leg["status"]] for leg in legs]
+        # We created and sent the entry. The legs begin at the broker: their first event has the status we first saw.
+        assert statuses[0] == ["created", "submitted", "filled"]
+        assert statuses[1:] == [[leg["status"]] for leg in legs]
 
 
 async def test_later_event_takes_one_commit_and_repeated_report_none(database: str) -> None:
-    """A target's fill with the closed position, the end of the stop beside it; what was said before costs no
-    transaction, whoever says it again."""
+    """A target's fill with the closed position is one commit, the cancel of the stop another; a repeated
+    report from any source is none."""
     async with open_counted_scenario(database) as (scenario, counter):
         row = await scenario.submit_entry("AAPL", 100, **ENTRY)
         await scenario.advance(seconds=5)

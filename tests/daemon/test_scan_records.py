@@ -1,4 +1,4 @@
-"""A finished scan as rows: what `records_of` makes of a frame comes back from a real database as it was."""
+"""Scan records: the rows made from a scan's frame come back unchanged from the database."""
 
 from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
@@ -26,11 +26,11 @@ MISSING = float("nan")
 
 
 def frame_of(rows: dict[str, dict[str, Any]]) -> pd.DataFrame:
-    """A frame after every stage; what a row does not say is missing."""
+    """Return a frame with the columns of all stages; missing values are empty."""
     names = list(dict.fromkeys(name for row in (*ROWS.values(), *rows.values()) for name in row))
     frame = pd.DataFrame.from_dict(rows, orient="index").reindex(columns=names)
     frame.index.name = "symbol"
-    words = [
+    text_columns = [
         "side",
         "pattern",
         "catalyst",
@@ -41,7 +41,7 @@ def frame_of(rows: dict[str, dict[str, Any]]) -> pd.DataFrame:
         "client_order_id",
         "signal_id",
     ]
-    for name in words:
+    for name in text_columns:
         frame[name] = pd.array(
             frame[name].where(frame[name].notna(), None).to_numpy(dtype=object), dtype="str"
         )
@@ -62,7 +62,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "TSLA": {
         "scan_rank": 2.0, "price": 250.0, "volume": 0.0, "scan_score": 0.8, "news_score": 0.5, "side": "short",
         "pattern": "", "agreement": 0.0, "rsi": MISSING, "refused_by": "technical", "reason": "RSI 12 below 15",
-        "headline": "A headline nobody can find again",
+        "headline": "A headline without a source",
     },
     "PASS": {"scan_rank": 3.0, "price": 0.9999, "volume": 10.5, "scan_score": 0.7, "news_score": 0.5},
     "LATE": {
@@ -84,6 +84,7 @@ HEADLINES = pd.DataFrame(
 
 
 def scan_of(frame: pd.DataFrame, headlines: pd.DataFrame, **changes: Any) -> ScanResult:
+    """Return a finished scan with this frame and these headlines."""
     facts: dict[str, Any] = {
         "started_at": AT,
         "finished_at": AT + timedelta(seconds=2),
@@ -99,7 +100,7 @@ def scan_of(frame: pd.DataFrame, headlines: pd.DataFrame, **changes: Any) -> Sca
 
 
 async def record_scan(store: Store, records: ScanRecords) -> int:
-    """The id of the scan, recorded as the daemon does it, on a day that has begun."""
+    """Open the trading day, record the scan as the daemon does and return its id."""
     async with store.tx("test") as conn:
         await cycles.open_day(
             conn, cycle_id=CYCLE, day=date(2026, 4, 8), mode="supervised", max_positions=5,
@@ -113,7 +114,8 @@ async def record_scan(store: Store, records: ScanRecords) -> int:
 
 
 async def test_scan_record_round_trips_through_database(store: Store):
-    """Candidates in order with every score and status, the headline, the pattern, the indicators, the whole frame."""
+    """Candidates with scores and statuses, headline, pattern, indicators and the whole frame come back as
+    recorded."""
     frame = frame_of(ROWS)
     records = records_of(scan_of(frame, HEADLINES, degraded="news: slow"), CYCLE)
     scan_id = await record_scan(store, records)
@@ -129,12 +131,12 @@ async def test_scan_record_round_trips_through_database(store: Store):
 
     assert (row.universe, row.degraded, row.milliseconds) == (5, "news: slow", {"scan": 20.5, "news": 3.25})
     assert row.counts == funnel(frame)
-    assert [one.symbol for one in stored] == ["AAPL", "TSLA", "PASS"]
+    assert [candidate.symbol for candidate in stored] == ["AAPL", "TSLA", "PASS"]
     assert [
-        {name: getattr(one, name) for name in asdict(kept)}
-        for one, kept in zip(stored, records.candidates, strict=True)
-    ] == [asdict(kept) for kept in records.candidates]
-    best, refused, standing = stored
+        {name: getattr(candidate, name) for name in asdict(expected)}
+        for candidate, expected in zip(stored, records.candidates, strict=True)
+    ] == [asdict(expected) for expected in records.candidates]
+    best, refused, candidate = stored
     assert asdict(records.candidates[0]) == asdict(
         Candidate(
             "AAPL", 1, "plan", "passed", None, "long", Decimal("190.01"), Decimal(1_234_567), 0.9, 0.8, 0.7, 0.6,
@@ -151,7 +153,7 @@ async def test_scan_record_round_trips_through_database(store: Store):
         "RSI 12 below 15",
     )
     assert (refused.side, refused.technical_score, refused.volume) == ("short", 0.0, 0)
-    assert (standing.status, standing.stage_reached, standing.side, standing.price) == (
+    assert (candidate.status, candidate.stage_reached, candidate.side, candidate.price) == (
         "candidate", "plan", None, Decimal("0.9999"),
     )  # fmt: skip
     assert headline == HeadlineRecord(
@@ -165,16 +167,16 @@ async def test_scan_record_round_trips_through_database(store: Store):
     assert best.detail["verdict"] == "Risk within limits"
     assert values["PASS"] is None
     for name, rsi in (("AAPL", 61.5), ("TSLA", None)):
-        found = values[name]
-        assert isinstance(found, IndicatorRecord)
-        assert (found.values["rsi"], found.values["macd"]) == (rsi, None)
+        indicators = values[name]
+        assert isinstance(indicators, IndicatorRecord)
+        assert (indicators.values["rsi"], indicators.values["macd"]) == (rsi, None)
     assert blob is not None
     assert (blob.format, blob.rows) == ("parquet", 5)
     pd.testing.assert_frame_equal(pd.read_parquet(BytesIO(blob.data)), decision_table(frame))
 
 
 async def test_scan_record_keeps_two_hundred_candidates_and_whole_frame(store: Store):
-    """Of a scan with more candidates the best two hundred are rows; every symbol is in the stored frame."""
+    """The best 200 candidates are stored as rows; the stored frame has every symbol."""
     rows = {
         f"S{n:03}": {
             **dict.fromkeys(ROWS["AAPL"]),
@@ -192,14 +194,14 @@ async def test_scan_record_keeps_two_hundred_candidates_and_whole_frame(store: S
     async with store.read() as conn:
         stored = await candidates.of_scan(conn, scan_id)
         blob = await candidates.frame_of(conn, scan_id)
-    assert [one.rank_in_scan for one in stored] == list(range(1, 201))
+    assert [candidate.rank_in_scan for candidate in stored] == list(range(1, 201))
     assert blob is not None
     assert set(pd.read_parquet(BytesIO(blob.data))["symbol"]) == set(frame.index)
     assert (records.news, records.patterns, records.indicators) == ((), (), ())
 
 
 async def test_empty_scan_is_recorded_with_reasons(store: Store):
-    """No candidate, no headline, every symbol refused before the scan: the scan and its reasons are kept."""
+    """A scan without candidates and headlines is stored with the reason of each refused symbol."""
     frame = frame_of(ROWS).loc[["THIN"]]
     scan_id = await record_scan(store, records_of(scan_of(frame, pd.DataFrame()), CYCLE))
     async with store.read() as conn:
@@ -210,7 +212,7 @@ async def test_empty_scan_is_recorded_with_reasons(store: Store):
 
 
 def test_non_finite_numbers_are_recorded_as_null():
-    """Infinities and NaN are stored as nothing, never as a number."""
+    """Infinity and NaN are stored as null."""
     frame = frame_of(
         {"AAPL": {**ROWS["AAPL"], "risk_score": np.inf, "price": np.nan, "gap_pct": -np.inf, "rsi": np.inf}}
     )
@@ -221,10 +223,9 @@ def test_non_finite_numbers_are_recorded_as_null():
     assert values.values["rsi"] is None
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="no recorded market beside the repository")
+@pytest.mark.skipif(not DATA.is_dir(), reason="no recorded market days in shared/data")
 async def test_recorded_columns_are_written_by_the_stages(store: Store):
-    """On a recorded market nothing is stored empty because its column is called otherwise, and all of it fits the
-    tables."""
+    """On a recorded market day every stored column is filled by some stage, and all of it fits the database."""
     day = recorded_day("2026-04-08")
     now = day.at("10:00")
     frame = run_stages(day, now)
@@ -234,8 +235,8 @@ async def test_recorded_columns_are_written_by_the_stages(store: Store):
     assert len(records.candidates) == 200
     for name in asdict(records.candidates[0]):
         if name != "symbol":
-            assert any(getattr(one, name) is not None for one in records.candidates), name
-    assert {one.status for one in records.candidates} == {"proposed", "refused"}
+            assert any(getattr(candidate, name) is not None for candidate in records.candidates), name
+    assert {candidate.status for candidate in records.candidates} == {"proposed", "refused"}
     assert records.news
     assert records.patterns
     scan_id = await record_scan(store, records)

@@ -1,4 +1,4 @@
-"""The service manager hears that the daemon is ready, lives and stops, by the datagrams it asked for."""
+"""Watchdog: the service manager receives ready, alive and stopping datagrams."""
 
 import asyncio
 import os
@@ -19,7 +19,7 @@ from tests.stories.scenario import open_scenario
 
 
 class ServiceManager:
-    """The service manager's end."""
+    """The service manager's end of the notify socket."""
 
     def __init__(self, address: str) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -27,17 +27,18 @@ class ServiceManager:
         self.socket.setblocking(False)
 
     def read_datagrams(self) -> list[str]:
-        """Every datagram since the last time."""
-        words = []
+        """Return every datagram since the last call."""
+        datagrams = []
         while True:
             try:
-                words.append(self.socket.recv(4096).decode())
+                datagrams.append(self.socket.recv(4096).decode())
             except BlockingIOError:
-                return words
+                return datagrams
 
 
 @pytest.fixture
 def manager(tmp_path: Path) -> Iterator[ServiceManager]:
+    """Listen on a notify socket."""
     manager = ServiceManager(str(tmp_path / "notify"))
     yield manager
     manager.socket.close()
@@ -47,12 +48,12 @@ def manager(tmp_path: Path) -> Iterator[ServiceManager]:
 async def test_watchdog_notifies_service_manager_of_ready_alive_and_stopping(
     database: str, manager: ServiceManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ready only once everything is recovered, alive twice as often as is asked for, stopping at the end."""
+    """READY is sent once after recovery, WATCHDOG at half the requested interval, STOPPING at the end."""
     monkeypatch.setenv("NOTIFY_SOCKET", manager.socket.getsockname())
     monkeypatch.setenv("WATCHDOG_USEC", "30000000")
     async with open_scenario(database) as scenario:
-        first = manager.read_datagrams()
-        assert first.count("READY=1") == 1
+        datagrams = manager.read_datagrams()
+        assert datagrams.count("READY=1") == 1
         await scenario.advance(seconds=60)
         assert manager.read_datagrams() == ["WATCHDOG=1"] * 4
         scenario.stop.request("SIGTERM", flatten=True)
@@ -64,8 +65,8 @@ async def test_watchdog_notifies_service_manager_of_ready_alive_and_stopping(
 async def test_watchdog_stops_notifying_when_a_loop_ended(
     manager: ServiceManager, clock: ManualClock
 ) -> None:
-    """A loop that should never end has ended: nothing more is said, so that the daemon is started again; one that ends
-    with the day is no reason."""
+    """The watchdog stops notifying when a loop that must never end has ended, so that systemd restarts the
+    daemon; the day's own jobs may end."""
     loops = Supervisor(EntryGate(), clock, ChangeSignal())
     watchdog = Watchdog(loops, clock, manager.socket.getsockname(), timedelta(seconds=30))
     ends = {name: asyncio.Event() for name in ("flat", "position_protector")}
@@ -83,10 +84,10 @@ async def test_watchdog_stops_notifying_when_a_loop_ended(
 
 
 @pytest.mark.promise("F094")
-def test_watchdog_without_service_manager_is_silent(
+def test_watchdog_notifies_abstract_address_and_tolerates_missing_one(
     clock: ManualClock, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """No address, and one that is gone: neither is an error; an abstract address is one too."""
+    """Without an address nothing is logged, an unreachable address is logged, and an abstract address works."""
     loops = Supervisor(EntryGate(), clock, ChangeSignal())
     Watchdog(loops, clock, None, None).notify("READY=1")
     assert "service_manager_unreachable" not in capsys.readouterr().out
@@ -100,18 +101,18 @@ def test_watchdog_without_service_manager_is_silent(
 
 
 @pytest.mark.promise("F094")
-async def test_watchdog_stops_notifying_when_a_loop_is_cancelled(clock: ManualClock) -> None:
-    """A cancellation that nobody asked the loop for comes up in it: no entry any more, and the watchdog is not fed, so
-    that a start recovers. Asked to end, it ends and nothing is amiss."""
+async def test_cancelled_loop_counts_as_ended_and_closes_entry_gate(clock: ManualClock) -> None:
+    """A loop that raises CancelledError by itself counts as ended, which stops the watchdog, and closes the
+    entry gate; one cancelled on request does not."""
     loops = Supervisor(EntryGate(), clock, ChangeSignal())
 
-    async def guard() -> None:
+    async def raise_cancelled() -> None:
         raise asyncio.CancelledError
 
-    async def asked() -> None:
+    async def wait_for_cancel() -> None:
         await asyncio.Event().wait()
 
-    async with loops.running({"position_protector": guard, "exits": asked}):
+    async with loops.running({"position_protector": raise_cancelled, "exits": wait_for_cancel}):
         await clock.advance(timedelta(seconds=5))
     assert loops.ended == {"position_protector"}
     assert loops.gate.reasons["loop_cancelled"] == "position_protector was cancelled"

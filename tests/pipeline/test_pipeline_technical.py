@@ -98,12 +98,12 @@ def test_technical_refuses_an_exhausted_move_on_either_side():
     assert "daily ATRs from VWAP, limit 1" in stretched["reason"]
     straight = candles("X", list(np.linspace(50, 50.7, 40)))
     assert (
-        "spent: RSI 100 with the move, limit 88"
+        "exhausted: RSI 100 with the move, limit 88"
         in run_technical(straight, daily_bars("X", RISING_DAYS)).loc["X", "reason"]
     )
     down = candles("X", list(np.linspace(50, 49.3, 40)))
     assert (
-        "spent: RSI 100 with"
+        "exhausted: RSI 100 with"
         in run_technical(down, daily_bars("X", RISING_DAYS), side="short").loc["X", "reason"]
     )
 

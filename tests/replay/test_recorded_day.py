@@ -1,4 +1,4 @@
-"""A real market day through the whole daemon, over the wire, into the database."""
+"""Replay of a recorded market day through the whole daemon, over HTTP and WebSocket, into the database."""
 
 from datetime import UTC, date, datetime, time
 from pathlib import Path
@@ -13,11 +13,12 @@ from tests.stories.scenario import open_scenario
 DATA = Path(__file__).parents[3] / "shared" / "data"
 DAY = date(2026, 4, 8)
 
-pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="the recorded market days are not here")
+pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="no recorded market days in shared/data")
 
 
 async def test_daemon_trades_a_recorded_market_day_end_to_end(database: str) -> None:
-    """7,473 symbols of 8 April 2026: scans, trades on real prices, flat at the close, books equal to the cent."""
+    """On 8 April 2026 with 7,473 symbols the daemon scans, trades, is flat at the close and agrees with the
+    exchange to the cent."""
     listings = DATA / "listings_2026-04-07.csv.gz"
     market = recorded_market.load_market(
         DATA / f"bars_5min_market_{DAY}.parquet",
@@ -55,4 +56,4 @@ async def test_daemon_trades_a_recorded_market_day_end_to_end(database: str) -> 
         assert await conn.fetchval("SELECT count(*) FROM quarantine") == 0
         assert [dict(row) for row in await conn.fetch("SELECT event, message FROM alerts")] == []
         windows = await conn.fetchval("SELECT count(*) FROM scan_results WHERE detail ? 'momentum_5m_pct'")
-        assert windows > 0, "no scan knew the last five minutes"
+        assert windows > 0, "no scan had the momentum of the last five minutes"

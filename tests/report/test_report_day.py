@@ -1,4 +1,4 @@
-"""A day's figures, its story and its agreement with the exchange, from the tables of a small traded day."""
+"""Day report, day events and exchange comparison of a small traded day in the database."""
 
 from datetime import timedelta
 from decimal import Decimal
@@ -24,13 +24,13 @@ from catalyst.store.pool import Store
 
 @pytest.fixture
 async def day(store: Store) -> Store:
-    """A store whose tables hold the traded day."""
+    """Return a store with the traded day."""
     await write_day(store)
     return store
 
 
 def rendered(*parts: object) -> str:
-    """What a person reads."""
+    """Return the text that the operator reads."""
     page = StringIO()
     console = Console(width=220, no_color=True, file=page)
     for part in parts:
@@ -39,7 +39,7 @@ def rendered(*parts: object) -> str:
 
 
 async def test_report_figures_follow_from_the_fills(day: Store) -> None:
-    """+250.00 and −235.00 make +15.00: one winner, one loser, half won, the average to the cent."""
+    """Results of +250.00 and −235.00 give +15.00, one winner, one loser and a win rate of 50 %."""
     async with day.read() as conn:
         result = await read_day_report(conn)
     assert result is not None
@@ -50,7 +50,7 @@ async def test_report_figures_follow_from_the_fills(day: Store) -> None:
     assert figures.win_rate == Decimal("50.00")
     assert (figures.best, figures.worst) == (Decimal("250.00"), Decimal("-235.00"))
     assert figures.profit_factor == Decimal("1.06")
-    assert [(one.reason, one.count, one.pnl) for one in result.exits] == [
+    assert [(row.reason, row.count, row.pnl) for row in result.exits] == [
         ("STOP_LOSS_HIT", 1, Decimal("-235.00")),
         ("TAKE_PROFIT_HIT", 1, Decimal("250.00")),
     ]
@@ -58,7 +58,7 @@ async def test_report_figures_follow_from_the_fills(day: Store) -> None:
 
 
 async def test_report_drawdown_is_the_deepest_fall_from_the_peak(day: Store) -> None:
-    """+250 first, then −105 and −130 by two exit fills: 235 below the top."""
+    """After +250 two exit fills of −105 and −130 give a drawdown of 235."""
     async with day.read() as conn:
         result = await read_day_report(conn, DAY)
     assert result is not None
@@ -66,7 +66,7 @@ async def test_report_drawdown_is_the_deepest_fall_from_the_peak(day: Store) -> 
 
 
 async def test_report_trade_has_hold_time_unprotected_time_and_r_multiple(day: Store) -> None:
-    """100 shares with the stop $2 away risk $200; $250 is 1.25 R after one minute."""
+    """100 shares with a stop $2 away risk $200; a profit of $250 is 1.25 R after one minute."""
     async with day.read() as conn:
         result = await read_day_report(conn)
     assert result is not None
@@ -77,14 +77,14 @@ async def test_report_trade_has_hold_time_unprotected_time_and_r_multiple(day: S
 
 
 async def test_report_is_none_without_a_cycle(store: Store) -> None:
-    """An empty database, and a day nobody traded, are answered with none, not with zeros."""
+    """An empty database or a day without a cycle gives None instead of zeros."""
     async with store.read() as conn:
         assert await read_day_report(conn) is None
         assert await read_day_report(conn, DAY) is None
 
 
 async def test_report_lists_scan_stages_in_pipeline_order(day: Store) -> None:
-    """The database orders the keys of an object by their length; the funnel must not."""
+    """The funnel is in pipeline order, although jsonb orders keys by their length."""
     async with day.read() as conn:
         result = await read_day_report(conn)
     assert result is not None
@@ -93,7 +93,7 @@ async def test_report_lists_scan_stages_in_pipeline_order(day: Store) -> None:
 
 
 async def test_rendered_report_shows_trades_results_and_reasons(day: Store) -> None:
-    """Symbols, results, reasons and the funnel are on the page."""
+    """The page shows symbols, results, exit reasons and the win rate."""
     async with day.read() as conn:
         result = await read_day_report(conn)
     assert result is not None
@@ -110,10 +110,10 @@ async def test_rendered_report_shows_trades_results_and_reasons(day: Store) -> N
 
 
 async def test_event_feed_returns_each_event_once_in_time_order(day: Store) -> None:
-    """Scan, entries, fills, protection and exits come by time; a second look has nothing to add."""
-    follower = DayEventFeed(CYCLE)
+    """Scan, entries, fills, protection and exits are in time order; a second read returns nothing."""
+    feed = DayEventFeed(CYCLE)
     async with day.read() as conn:
-        first, second = await follower.read_new(conn), await follower.read_new(conn)
+        first, second = await feed.read_new(conn), await feed.read_new(conn)
     assert second == []
     assert [event.at for event in first] == sorted(event.at for event in first)
     kinds = [event.kind for event in first]
@@ -130,7 +130,8 @@ async def test_event_feed_returns_each_event_once_in_time_order(day: Store) -> N
 
 
 async def test_explanation_covers_any_symbol_of_the_universe(day: Store) -> None:
-    """The stage that dropped it and the reason with its number, also for one that never was a candidate."""
+    """A symbol refused by any stage has this stage and the reason with its number, also without a candidate
+    row."""
     async with day.read() as conn:
         tsla, junk = await explain(conn, "tsla"), await explain(conn, "JUNK")
     assert tsla is not None
@@ -141,16 +142,16 @@ async def test_explanation_covers_any_symbol_of_the_universe(day: Store) -> None
 
 
 async def test_explanation_of_a_candidate_covers_all_its_stages(day: Store) -> None:
-    """Headline, pattern, indicators, the order it led to, its fills and its result."""
+    """The explanation has headline, pattern, indicators, the order, its fills and its result."""
     async with day.read() as conn:
         result = await explain(conn, "AAPL", DAY)
     assert result is not None
-    look = result.scans[0]
-    assert (look.stage, look.order_id) == (None, result.orders[0].order_id)
-    assert look.headlines[0].headline == "Record quarter"
-    assert look.patterns[0].pattern == "gap_and_go"
-    assert look.indicators is not None
-    assert look.indicators.values == {"rsi": 61.5}
+    scan = result.scans[0]
+    assert (scan.stage, scan.order_id) == (None, result.orders[0].order_id)
+    assert scan.headlines[0].headline == "Record quarter"
+    assert scan.patterns[0].pattern == "gap_and_go"
+    assert scan.indicators is not None
+    assert scan.indicators.values == {"rsi": 61.5}
     assert [fill.quantity for fill in result.fills] == [100, 100]
     page = rendered(*render_explanation(result, every_scan=True))
     for expected in (
@@ -164,40 +165,40 @@ async def test_explanation_of_a_candidate_covers_all_its_stages(day: Store) -> N
 
 
 async def test_explanation_is_none_for_an_unknown_symbol(day: Store) -> None:
-    """None: the command says so instead of showing an empty page."""
+    """An unknown symbol gives None."""
     async with day.read() as conn:
         assert await explain(conn, "NOSUCH") is None
 
 
 async def test_status_names_every_problem(day: Store) -> None:
-    """No daemon, and ten shares without a stop at the broker: not healthy, and both are named."""
+    """Without a daemon and with ten unprotected shares the status is unhealthy and names both problems."""
     async with day.read() as conn:
-        seen = await status_report.read_status(conn, OPEN + timedelta(minutes=45))
-    assert not seen.healthy
-    assert len(seen.problems) == 2
-    assert "10 shares of NVDA have no stop at the broker" in seen.problems
-    assert seen.phase == "open"
-    assert (seen.closed_trades, seen.realized_pnl) == (2, Decimal("15.00"))
-    assert [one.symbol for one in seen.proposals] == ["AMD"]
-    page = rendered(*render_status(seen), render_screen(seen, [], []))
+        status = await status_report.read_status(conn, OPEN + timedelta(minutes=45))
+    assert not status.healthy
+    assert len(status.problems) == 2
+    assert "10 shares of NVDA have no stop at the broker" in status.problems
+    assert status.phase == "open"
+    assert (status.closed_trades, status.realized_pnl) == (2, Decimal("15.00"))
+    assert [proposal.symbol for proposal in status.proposals] == ["AMD"]
+    page = rendered(*render_status(status), render_screen(status, [], []))
     assert "catalyst approve 1" in page
     assert "NVDA" in page
 
 
 async def test_status_shows_the_daemon_alive_while_its_lock_is_held(day: Store) -> None:
-    """The lock, not a time stamp, tells: a clock that runs fast or stands still deceives nobody."""
+    """The daemon counts as alive while it holds the account lock, whatever its clock says."""
     lock = await acquire_account_lock(day.dsn, ACCOUNT)
     assert lock is not None
     async with day.read() as conn:
-        held = await status_report.read_status(conn, OPEN)
+        running = await status_report.read_status(conn, OPEN)
     await lock.release()
     async with day.read() as conn:
-        gone = await status_report.read_status(conn, OPEN)
-    assert (held.daemon.alive, gone.daemon.alive) == (True, False)
+        stopped = await status_report.read_status(conn, OPEN)
+    assert (running.daemon.alive, stopped.daemon.alive) == (True, False)
 
 
 async def test_exchange_comparison_matches_when_fills_shares_and_cents_are_equal(day: Store) -> None:
-    """Every fill, every share, every cent."""
+    """Equal fills, shares and cents match."""
     async with day.read() as conn:
         fills, rows = await reporting_queries.all_fills(conn), await reporting_queries.recent_positions(conn)
     executions = [
@@ -205,14 +206,14 @@ async def test_exchange_comparison_matches_when_fills_shares_and_cents_are_equal
         for fill in fills
     ]
     audit = {"problems": [], "positions": {"NVDA": "10"}, "realised": "15.0000"}
-    agreed = compare_with_exchange(fills, rows, audit, executions)
-    assert agreed.matches
-    assert "7 fills" in agreed.sentence
-    assert "15.00 to the cent" in agreed.sentence
+    result = compare_with_exchange(fills, rows, audit, executions)
+    assert result.matches
+    assert "7 fills" in result.sentence
+    assert "15.00 to the cent" in result.sentence
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "sentence"),
     [
         ({"realised": "15.01"}, "realised is 15.00 in the database, 15.01 at the exchange"),
         ({"positions": {}}, "the database holds"),
@@ -220,9 +221,9 @@ async def test_exchange_comparison_matches_when_fills_shares_and_cents_are_equal
     ],
 )
 async def test_exchange_comparison_fails_on_one_cent_or_share(
-    day: Store, change: dict[str, object], said: str
+    day: Store, change: dict[str, object], sentence: str
 ) -> None:
-    """Whatever differs is named with both figures."""
+    """A difference in cents, shares or the exchange's own audit is named with both figures."""
     async with day.read() as conn:
         fills, rows = await reporting_queries.all_fills(conn), await reporting_queries.recent_positions(conn)
     executions = [
@@ -232,11 +233,11 @@ async def test_exchange_comparison_fails_on_one_cent_or_share(
     audit = {"problems": [], "positions": {"NVDA": "10"}, "realised": "15.00", **change}
     result = compare_with_exchange(fills, rows, audit, executions)
     assert not result.matches
-    assert said in result.sentence
+    assert sentence in result.sentence
 
 
 async def test_exchange_comparison_fails_when_the_database_lacks_a_fill(day: Store) -> None:
-    """A lost fill is found by its order, not only by the sum."""
+    """A missing fill is found by its order, also where the sums agree."""
     async with day.read() as conn:
         fills, rows = await reporting_queries.all_fills(conn), await reporting_queries.recent_positions(conn)
     executions = [
@@ -250,7 +251,7 @@ async def test_exchange_comparison_fails_when_the_database_lacks_a_fill(day: Sto
 
 
 @pytest.mark.parametrize(
-    ("result", "read"),
+    ("text", "expected"),
     [
         (dollars(Decimal("-1234.5")), "−$1,234.50"),
         (dollars(Decimal("0.004"), signed=True), "$0.00"),
@@ -265,6 +266,6 @@ async def test_exchange_comparison_fails_when_the_database_lacks_a_fill(day: Sto
         (duration(None), "–"),
     ],
 )
-def test_formatting_of_prices_dollars_and_durations(result: str, read: str) -> None:
-    """A minus is a minus, a price has its cents, a span its two largest units."""
-    assert result == read
+def test_formatting_of_prices_dollars_and_durations(text: str, expected: str) -> None:
+    """Negative amounts have a minus sign, prices their cents, durations their two largest units."""
+    assert text == expected

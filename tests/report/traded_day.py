@@ -1,5 +1,5 @@
-"""One small trading day, written through the store's own functions: a winner, a loser in two fills, an open
-position without a stop, a proposal that waits, and a scan of five symbols."""
+"""A small trading day, written with the functions of the store: a winner, a loser with two exit fills, an
+unprotected open position, a pending proposal and a scan of five symbols."""
 
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -35,7 +35,7 @@ SCANNED_AT = OPEN + timedelta(minutes=5)
 
 
 async def write_day(store: Store) -> None:
-    """Afterwards the tables hold the day as it stands at 10:15 New York."""
+    """Write the day as of 10:15 New York time."""
     async with store.tx("day") as conn:
         await trading_days.put(conn, [Session(DAY, OPEN, OPEN + timedelta(hours=6.5))])
         await daemon_epoch.begin_epoch(conn, ACCOUNT, RunInfo("0.1.0", "", "hash", "", 1), at=DAY_BEGAN_AT)
@@ -63,6 +63,7 @@ async def write_day(store: Store) -> None:
 
 
 async def _scan(conn: Connection) -> None:
+    """Record a scan with three candidates of five symbols."""
     frame = pd.DataFrame(
         {
             "symbol": ["AAPL", "MSFT", "TSLA", "JUNK", "NVDA"],
@@ -75,7 +76,7 @@ async def _scan(conn: Connection) -> None:
     blob = BytesIO()
     frame.to_parquet(blob, index=False)
     counts = {"listed": 5, "universe": 4, "scan": 3, "news": 3, "pattern": 2, "plan": 2}
-    shown = [
+    rows = [
         Candidate("AAPL", 1, "plan", "passed", side="long", price=Decimal(190), scan_score=0.9, status="proposed",
                   signal_id="signal-1", detail={"stop": 188.0}),
         Candidate("MSFT", 2, "plan", "passed", side="long", price=Decimal(400), scan_score=0.8, signal_id="signal-2"),
@@ -87,7 +88,7 @@ async def _scan(conn: Connection) -> None:
             CYCLE, SCANNED_AT, SCANNED_AT + timedelta(seconds=1), 4, counts, {"scan": 12.5, "snapshots": 100.0},
             frame=FrameBlob("parquet", 5, blob.getvalue()),
         ),
-        shown,
+        rows,
         news=[HeadlineRecord("AAPL", "Record quarter", "Wire", OPEN - timedelta(hours=1), OPEN, 0.8)],
         patterns=[PatternRecord("AAPL", "gap_and_go", "long", 0.7, Decimal(190), Decimal(188), Decimal(196))],
         indicators=[IndicatorRecord("AAPL", 0.75, {"rsi": 61.5})],
@@ -104,7 +105,7 @@ async def _trade(
     *,
     minutes: int,
 ) -> None:
-    """Fill an entry slice by slice, then leave it slice by slice, a minute apart."""
+    """Fill an entry slice by slice, then exit it slice by slice, one minute apart."""
     at = OPEN + timedelta(minutes=minutes)
     shares = Decimal(sum(quantity for quantity, _ in entries))
     order_id = await orders.insert(
@@ -118,16 +119,16 @@ async def _trade(
         status=Status.SUBMITTED, at=at, source="submit", note="test",
     )  # fmt: skip
     row = await orders.get(conn, order_id)
-    holding, position_id = PositionState(PositionSide.LONG), None
+    state, position_id = PositionState(PositionSide.LONG), None
     for quantity, price in entries:
-        holding = add_fill(holding, Decimal(quantity), Decimal(price))
+        state = add_fill(state, Decimal(quantity), Decimal(price))
         if position_id is None:
             position_id = await positions.insert(
-                conn, cycle_id=CYCLE, security_id=row.security_id, state=holding, at=at,
-                stop_loss=holding.entry_price - 2, take_profit=holding.entry_price + 6,
+                conn, cycle_id=CYCLE, security_id=row.security_id, state=state, at=at,
+                stop_loss=state.entry_price - 2, take_profit=state.entry_price + 6,
             )  # fmt: skip
-        await _fill(conn, order_id, holding.entered_qty, quantity, price, at)
-        await positions.update(conn, position_id, holding, at=at)
+        await _fill(conn, order_id, state.entered_qty, quantity, price, at)
+        await positions.update(conn, position_id, state, at=at)
     assert position_id is not None
     await orders.link(conn, [order_id], position_id, at, epoch=1)
     await orders.transition(
@@ -146,9 +147,9 @@ async def _trade(
     )  # fmt: skip
     for quantity, price in exits:
         at += timedelta(minutes=1)
-        holding, _ = reduce_by_fill(holding, Decimal(quantity), Decimal(price))
-        await _fill(conn, exit_id, holding.exited_qty, quantity, price, at)
-        await positions.update(conn, position_id, holding, at=at, close_reason=reason)
+        state, _ = reduce_by_fill(state, Decimal(quantity), Decimal(price))
+        await _fill(conn, exit_id, state.exited_qty, quantity, price, at)
+        await positions.update(conn, position_id, state, at=at, close_reason=reason)
     await orders.transition(
         conn, exit_id, from_status=Status.SUBMITTED, to_status=Status.FILLED, at=at, source="stream", epoch=1
     )
@@ -157,6 +158,7 @@ async def _trade(
 async def _fill(
     conn: Connection, order_id: int, cumulative: Decimal, quantity: int, price: str, at: datetime
 ) -> None:
+    """Add one execution and update the filled quantity of its order."""
     await orders.add_execution(
         conn, order_id, cum_qty=cumulative, quantity=Decimal(quantity), price=Decimal(price), at=at,
         source="stream", execution_id=None, activity_id=None,
@@ -165,6 +167,7 @@ async def _fill(
 
 
 async def _propose(conn: Connection) -> None:
+    """Insert a pending proposal for 12 AMD."""
     order_id = await orders.insert(
         conn,
         NewOrder(

@@ -77,7 +77,7 @@ async def test_correction_edge_requires_declared_transaction(raw_rows: RawRows):
 async def test_own_order_is_inserted_as_created_or_submitted(raw_rows: RawRows):
     """Nothing we send is first written when the broker has already answered."""
     await raw_rows.insert_order(status="submitted")
-    with pytest.raises(IllegalOrderTransition, match="would begin as accepted"):
+    with pytest.raises(IllegalOrderTransition, match="cannot start as accepted"):
         await raw_rows.insert_order(status="accepted")
     await raw_rows.insert_order(status="accepted", origin="external", epoch=None)
 
@@ -207,7 +207,7 @@ async def test_terminal_order_keeps_its_times(raw_rows: RawRows):
     await raw_rows.set_status(order_id, "submitted", submitted_at=AT)
     await raw_rows.set_status(order_id, "cancelled", cancelled_at=AT, closed_at=AT)
     for column in ("submitted_at", "cancelled_at", "closed_at"):
-        with pytest.raises(AppendOnlyViolation, match="keeps its times"):
+        with pytest.raises(AppendOnlyViolation, match="its times cannot change"):
             await raw_rows.set_status(order_id, "cancelled", **{column: AT.replace(hour=1)})
     await raw_rows.set_status(order_id, "cancelled", accepted_at=AT)
 

@@ -10,7 +10,7 @@ import pytest
 from store.raw_rows import AT, RawRows
 
 from catalyst.store import journal, orders
-from catalyst.store.journal import START, ChainBreak, ChainLink
+from catalyst.store.journal import ChainBreak, ChainLink
 from catalyst.store.pool import Connection, Store, connect
 
 CONNECTIONS = 20
@@ -232,24 +232,3 @@ async def test_twenty_concurrent_writers_keep_chain_complete(database: str, stor
         head = await journal.verify(conn)
         assert isinstance(head, ChainLink)
         assert head.link == written
-
-
-async def test_migration_links_existing_journal_rows(empty_database: str) -> None:
-    """A database that was migrated later has its old lines in the chain, in order."""
-    from catalyst.store import migrate
-
-    known = [m for m in migrate.migrations() if "journal_chain" not in m.name]
-    conn = await connect(empty_database, "old")
-    for one in known[:5]:
-        await conn.execute(one.sql)
-    await conn.execute(
-        "INSERT INTO order_events (at, source, kind, note)"
-        " SELECT $1, 'poll', 'note', n::text FROM generate_series(1, 9) n",
-        AT,
-    )
-    await conn.execute(next(m.sql for m in migrate.migrations() if "journal_chain" in m.name))
-    await orders.journal(conn, None, at=AT, source="stream", kind="note")
-    head = await journal.verify(conn, START)
-    assert isinstance(head, ChainLink)
-    assert head.link == 10
-    await conn.close()

@@ -1,7 +1,7 @@
-"""A trading desk for tests that tell stories: the real daemon, a real PostgreSQL, the exchange over the wire.
+"""Scenario tests: the real daemon and a real PostgreSQL trade on the simulated exchange over HTTP and
+WebSocket.
 
-Time stands still until the story says how long it waits; sockets and database keep up with it. The desk's words
-are the trader's: `prints`, `enters`, `waits`, `holds`, `sold`.
+The clock is manual: time stands still until the test advances it, and sockets and database keep up with it.
 """
 
 import asyncio
@@ -43,17 +43,18 @@ ENTRY = {"limit": "190.10", "stop": "188.00", "target": "194.00"}
 
 
 class ScenarioMarket(ManualFeed):
-    """A hand-made tape that answers the data API too: it has prints and quotes, and no bars or headlines."""
+    """Market with prints and quotes set by the test; it serves snapshots, but no bars and no headlines."""
 
     def snapshots(self, symbols: Sequence[str], when: datetime) -> SnapshotColumns:
+        """Return the last print and quote of each symbol that has a print."""
         import numpy as np
 
-        known = [symbol for symbol in symbols if self.last_print(symbol, when) is not None]
-        lasts = [self.last_print(symbol, when) for symbol in known]
-        quotes = [self.quote(symbol, when) for symbol in known]
-        nothing = _no_bars(len(known))
+        with_print = [symbol for symbol in symbols if self.last_print(symbol, when) is not None]
+        lasts = [self.last_print(symbol, when) for symbol in with_print]
+        quotes = [self.quote(symbol, when) for symbol in with_print]
+        no_bars = _no_bars(len(with_print))
         return SnapshotColumns(
-            symbols=known,
+            symbols=with_print,
             trade_at=np.array([int(p.at.timestamp()) for p in lasts if p], dtype=np.int64),
             trade_price=np.array([float(p.price) for p in lasts if p], dtype=np.float64),
             trade_size=np.array([p.size for p in lasts if p], dtype=np.int64),
@@ -62,21 +63,24 @@ class ScenarioMarket(ManualFeed):
             ask=np.array([float(q.ask) if q else 0.0 for q in quotes], dtype=np.float64),
             bid_size=np.array([q.bid_size if q else 0 for q in quotes], dtype=np.int64),
             ask_size=np.array([q.ask_size if q else 0 for q in quotes], dtype=np.int64),
-            minute=nothing,
-            daily=nothing,
-            previous=nothing,
+            minute=no_bars,
+            daily=no_bars,
+            previous=no_bars,
         )
 
     def bars(
         self, symbol: str, length: timedelta, start: datetime, end: datetime, when: datetime
     ) -> BarColumns:
+        """Return no bars."""
         return _no_bars(0)
 
     def headlines(self, start: datetime, end: datetime, when: datetime) -> Sequence[NewsArticle]:
+        """Return no headlines."""
         return []
 
 
 def _no_bars(rows: int) -> BarColumns:
+    """Return bar columns without a value for this number of symbols."""
     import numpy as np
 
     return BarColumns(
@@ -89,7 +93,7 @@ def _no_bars(rows: int) -> BarColumns:
 
 
 def settings_for(url: str, **sections: Facts) -> Settings:
-    """An autonomous configuration for the exchange at `url`; `sections` override it."""
+    """Return settings for autonomous trading on the exchange at `url`; `sections` override the configuration."""
     tree: dict[str, Any] = {
         "broker": {"simulator": url},
         "session": {"mode": "autonomous"},
@@ -104,7 +108,7 @@ def settings_for(url: str, **sections: Facts) -> Settings:
 
 @dataclass
 class Scenario:
-    """One daemon at one exchange. Everything asked of it is read from the database or from the exchange."""
+    """One daemon on one exchange. Its state is read from the database and from the exchange."""
 
     clock: ManualClock
     market: Market
@@ -118,27 +122,28 @@ class Scenario:
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
     _run_task: "asyncio.Task[ExitCode] | None" = None
     _entry_count: int = 0
-    _frames_before_start: int = 0  # frames of the stream that were an earlier life's
+    _frames_before_start: int = 0  # stream frames sent before this process run
 
-    # -- the daemon's life
+    # -- the daemon
 
     async def start(self) -> None:
-        """Start the daemon and wait until it is ready and has heard the stream."""
+        """Start the daemon and wait until it and its stream are ready."""
         self.crash_trigger.reset()
         await self._start()
 
     async def crash_during_start(self, step: str, moment: Moment) -> None:
-        """Start the daemon and let its life end at a step of its recovery."""
+        """Start the daemon and crash it at this step of its recovery; fail when the step is never reached."""
         self.crash_trigger.reset()
         self.crash_trigger.arm(step, moment)
         try:
             await self._start()
         except asyncio.CancelledError:
             assert self.crash_trigger.crashed
-        assert self.crash_trigger.crashed, f"never came to {moment} {step}"
+        assert self.crash_trigger.crashed, f"never reached {moment} {step}"
         await self.crash()
 
     async def _start(self) -> None:
+        """Start the daemon and wait until it and its stream are ready, or until it crashes."""
         self.stop = StopRequest()
         self._stack = AsyncExitStack()
         account = await acquire_host_lock(
@@ -165,7 +170,7 @@ class Scenario:
             await self.advance(seconds=1)
 
     async def crash(self) -> None:
-        """The daemon is gone at once: nothing of it runs another line, its connections are cut."""
+        """Crash the daemon: no later line runs, and its connections are cut."""
         assert self._run_task is not None
         self.crash_trigger.crashed = True
         self._run_task.cancel()
@@ -174,23 +179,23 @@ class Scenario:
         self.components = None
 
     async def crash_at(
-        self, step: str, moment: Moment, doing: Awaitable[object] | None = None, *, nth: int = 1
+        self, step: str, moment: Moment, action: Awaitable[object] | None = None, *, nth: int = 1
     ) -> None:
-        """Let the daemon's life end at a step of what it does by itself, or of `doing`; fails when it never comes
-        to that step."""
+        """Crash the daemon at this step, while it works on its own or while `action` runs; fail when the step
+        is never reached."""
         self.crash_trigger.arm(step, moment, nth=nth)
-        task = None if doing is None else asyncio.ensure_future(doing)
+        task = None if action is None else asyncio.ensure_future(action)
         for _ in range(240):
             if self.crash_trigger.crashed:
                 break
             await self.advance(seconds=0.5)
-        assert self.crash_trigger.crashed, f"never came to {moment} {step}"
+        assert self.crash_trigger.crashed, f"never reached {moment} {step}"
         await self.crash()
         if task is not None:
             await asyncio.gather(task, return_exceptions=True)
 
     async def wait_for_exit(self, *, step: float = 1) -> ExitCode:
-        """Wait, on the story's clock in steps of seconds, until the daemon has ended by itself; its exit code."""
+        """Advance time in steps of `step` seconds until the daemon has exited; return its exit code."""
         assert self._run_task is not None
         while not self._run_task.done():
             await self.advance(seconds=step)
@@ -200,7 +205,7 @@ class Scenario:
         return code
 
     def all_frames_applied(self) -> bool:
-        """True when every frame the exchange sent has had its effect."""
+        """Return true when the daemon has processed every frame that the exchange sent."""
         if self.crash_trigger.crashed or self.components is None:
             return True
         return self._frames_before_start + self.components.stream.frames_processed >= self.server.frames_sent
@@ -208,14 +213,14 @@ class Scenario:
     # -- the market
 
     def print_trade(self, symbol: str, price: str, *, size: int = 100_000, after: float = 0.0) -> None:
-        """A trade on the tape, `after` seconds from now (a hair later, so that it is news)."""
+        """Print a trade `after` seconds from now, plus one microsecond so that it is newer than now."""
         assert isinstance(self.market, ScenarioMarket)
         when = self.clock.now() + timedelta(seconds=after, microseconds=1)
         self.market.add_trade(symbol, when, price, size)
-        self.server._wake_event.set()  # the tape was written behind the driver's back
+        self.server._wake_event.set()  # the server does not notice new prints by itself
 
     async def advance(self, **duration: float) -> None:
-        """Let market time pass."""
+        """Advance market time."""
         await self.clock.advance(timedelta(**duration))
 
     # -- orders
@@ -223,18 +228,18 @@ class Scenario:
     async def submit_entry(
         self, symbol: str, qty: int, *, limit: str, stop: str, target: str, side: str = "long"
     ) -> OrderRow:
-        """Send a bracket entry the way the day's scan does."""
+        """Submit a bracket entry as the scan of the day does."""
         assert self.components is not None
         assert self.components.trading_day is not None
         self._entry_count += 1
-        held = PositionSide(side)
+        position_side = PositionSide(side)
         return await self.components.submission.place(
             NewOrder(
                 client_order_id=client_order_id(f"story|{symbol}|{self._entry_count}", "e", 0),
                 symbol=symbol,
                 purpose=Purpose.ENTRY,
-                position_side=held,
-                side=side_for(held, Purpose.ENTRY),
+                position_side=position_side,
+                side=side_for(position_side, Purpose.ENTRY),
                 quantity=Decimal(qty),
                 order_type="limit",
                 time_in_force="day",
@@ -246,22 +251,22 @@ class Scenario:
                 signal_id=f"story-{symbol}-{self._entry_count}",
                 epoch=self.components.epoch,
             ),
-            note="a story",
+            note="scenario test",
         )
 
     async def admin(self, path: str, body: Facts | None = None) -> Any:
-        """Ask (GET) or tell (POST) the exchange by its side door."""
+        """Send GET (without a body) or POST to the exchange's admin API; return the JSON response."""
         async with aiohttp.ClientSession() as http:
-            verb = http.get if body is None else http.post
+            send = http.get if body is None else http.post
             options: Facts = {} if body is None else {"json": body}
-            async with verb(f"{self.server.url}/admin/{path}", **options) as answer:
+            async with send(f"{self.server.url}/admin/{path}", **options) as answer:
                 assert answer.status == 200, await answer.text()
                 return await answer.json()
 
-    # -- what is true
+    # -- state
 
     async def position(self, symbol: str) -> Facts | None:
-        """The newest position of a symbol as the tables have it."""
+        """Return the newest position row of a symbol."""
         row = await self.conn.fetchrow(
             "SELECT p.* FROM positions p JOIN securities s USING (security_id)"
             " WHERE s.symbol = $1 ORDER BY position_id DESC LIMIT 1",
@@ -270,7 +275,7 @@ class Scenario:
         return None if row is None else dict(row)
 
     async def orders(self, symbol: str) -> list[Facts]:
-        """Every order of a symbol as the tables have it, oldest first."""
+        """Return every order row of a symbol, oldest first."""
         rows = await self.conn.fetch(
             "SELECT o.* FROM orders o JOIN securities s USING (security_id)"
             " WHERE s.symbol = $1 ORDER BY order_id",
@@ -279,17 +284,17 @@ class Scenario:
         return [dict(row) for row in rows]
 
     def held_qty(self, symbol: str) -> Decimal:
-        """The shares the exchange holds for us, signed."""
+        """Return our shares at the exchange; negative when short."""
         position = self.server.exchange.account.positions.get(symbol)
         return position.qty if position is not None else Decimal(0)
 
     async def count_submitted(self, symbol: str) -> int:
-        """How many orders of a symbol reached the exchange."""
-        ledger = await self.admin(f"logs?method=POST&path=/v2/orders&symbol={symbol}")
-        return len(ledger["requests"])
+        """Return how many order requests of a symbol reached the exchange."""
+        logs = await self.admin(f"logs?method=POST&path=/v2/orders&symbol={symbol}")
+        return len(logs["requests"])
 
     async def given_position(self, symbol: str, qty: int, **orders: str) -> OrderRow:
-        """Buy `qty` shares by a bracket entry that fills at once and is protected; the entry's row."""
+        """Buy `qty` shares by a bracket entry that fills at once and is protected; return the entry's row."""
         self.print_trade(symbol, "190.00")
         await self.advance(seconds=1)
         row = await self.submit_entry(symbol, qty, **{**ENTRY, **orders})
@@ -298,15 +303,15 @@ class Scenario:
         return row
 
     async def inject_fault(self, kind: str, **rule: object) -> None:
-        """Put a rule of the fault menu in force."""
+        """Add a fault rule to the exchange."""
         await self.admin("faults", {"kind": kind, **rule})
 
     async def clear_faults(self) -> None:
-        """Lift every rule of the fault menu."""
+        """Remove every fault rule of the exchange."""
         self.server.exchange.faults.remove()
 
     async def send_command(self, kind: str, **arguments: object) -> Facts:
-        """Leave a command for the daemon and wait for its answer: {"ok": ..., ...what it says}."""
+        """Insert a command and wait for the daemon's answer: {"ok": ..., and its result}."""
         command_id = await self.conn.fetchval(
             "INSERT INTO commands (kind, arguments, requested_at, requested_by)"
             " VALUES ($1, $2::jsonb, $3, 'trader') RETURNING command_id",
@@ -321,15 +326,15 @@ class Scenario:
             if row is not None and row["ok"] is not None:
                 return {"ok": row["ok"], **orjson.loads(row["result"])}
             await self.advance(seconds=1)
-        raise AssertionError(f"nobody answered {kind}")
+        raise AssertionError(f"the daemon did not answer {kind}")
 
     async def alert_events(self) -> list[str]:
-        """The events of every alert so far, oldest first."""
+        """Return the events of all alerts, oldest first."""
         return [r["event"] for r in await self.conn.fetch("SELECT event FROM alerts ORDER BY alert_id")]
 
     async def assert_consistent(self, *, crossed_zero: bool = False) -> None:
-        """Tables, exchange and journal tell the same story, no invariant fell, and the exchange's own audit is clean,
-        but for an exit that the story made it let across zero."""
+        """Check that database, journal and exchange agree and no invariant failed. `crossed_zero`: the
+        scenario lets the exchange fill an exit across zero."""
         assert "SAFE_MODE" not in await self.alert_events()
         await assert_ledger_equals_exchange(
             self.conn, await self.admin("logs"), await self.admin("audit"), exit_crossed_zero=crossed_zero
@@ -338,7 +343,7 @@ class Scenario:
 
 
 async def wait_until(condition: Callable[[], bool], *, seconds: float = 30) -> None:
-    """Real time passes until something outside our clock has happened; fails loudly when it never does."""
+    """Wait in real time until the condition is true; raise TimeoutError after `seconds`."""
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - the other side is a socket, not an event of ours
             await asyncio.sleep(0.005)
@@ -354,18 +359,18 @@ async def open_scenario(
     started: bool = True,
     **sections: Facts,
 ) -> AsyncIterator[Scenario]:
-    """A desk at a quarter past ten of a quiet Monday, its daemon running unless `opened` is false.
+    """Open a scenario at 10:15 on a quiet Monday; its daemon runs unless `started` is false.
 
-    `market` plays something else than a hand-made tape; `sections` override the configuration.
+    `market` replaces the ScenarioMarket; `sections` override the configuration.
     """
     clock = ManualClock(now or at("10:15"))
-    played = market if market is not None else ScenarioMarket()
-    exchange = Exchange(played, clock.now(), settings=exchange_settings)
-    async with run_server(exchange, clock, market=played) as server, AsyncExitStack() as stack:
+    scenario_market = market if market is not None else ScenarioMarket()
+    exchange = Exchange(scenario_market, clock.now(), settings=exchange_settings)
+    async with run_server(exchange, clock, market=scenario_market) as server, AsyncExitStack() as stack:
         conn = await asyncpg.connect(dsn)
         folder = stack.enter_context(TemporaryDirectory(prefix="catalyst-tests-"))
         sections["database"] = {"data_dir": f"{folder}/pg", **sections.get("database", {})}
-        scenario = Scenario(clock, played, server, dsn, settings_for(server.url, **sections), conn)
+        scenario = Scenario(clock, scenario_market, server, dsn, settings_for(server.url, **sections), conn)
         clock.advance_only_when(scenario.all_frames_applied)
         try:
             if started:

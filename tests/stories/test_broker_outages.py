@@ -1,12 +1,12 @@
-"""A broker in bad health: storms, outages, reads that lag or lie. Nothing is traded on the word of a bad read."""
+"""Broker outages: rejected requests, late or wrong reads. A wrong read alone causes no trade."""
 
 import pytest
 
 from tests.stories.scenario import ENTRY, open_scenario
 
 
-async def test_position_survives_half_hour_broker_outage(database: str) -> None:
-    """Everything is refused for thirty minutes with a position open: nothing breaks, and afterwards all agrees."""
+async def test_stop_filled_in_half_hour_broker_outage_is_booked(database: str) -> None:
+    """The stop fills while every request fails for 30 minutes; it is booked after the outage."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         await scenario.inject_fault("status_before", route="/v2/*", status=503, count=0)
@@ -21,7 +21,8 @@ async def test_position_survives_half_hour_broker_outage(database: str) -> None:
 
 
 async def test_exit_is_retried_while_broker_writes_fail(database: str) -> None:
-    """Orders, changes and cancels fail for two minutes: the exit is retried, somebody is told, and it gets through."""
+    """While POST, PATCH and DELETE fail for two minutes, the exit is retried and an alert is raised; then it
+    sells."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         await scenario.inject_fault("status_before", method="POST", route="/v2/orders", status=500, count=0)
@@ -40,8 +41,8 @@ async def test_exit_is_retried_while_broker_writes_fail(database: str) -> None:
 
 
 @pytest.mark.promise("C29")
-async def test_entry_is_sent_at_most_once_under_rate_limiting(database: str) -> None:
-    """Every other request is turned away for a while: the entry is shed or made, once, and books agree."""
+async def test_exit_sells_once_under_rate_limiting(database: str) -> None:
+    """An exit sells once although the broker rejects 25 requests with 429."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         await scenario.inject_fault("rate_limit", route="/v2/*", count=25)
@@ -53,7 +54,8 @@ async def test_entry_is_sent_at_most_once_under_rate_limiting(database: str) -> 
 
 @pytest.mark.promise("C33")
 async def test_lagging_position_list_causes_no_action(database: str) -> None:
-    """The list of positions runs ten seconds behind the fills: no alarm, no second order, and an exit still sells."""
+    """A position list ten seconds behind the fills causes no alert and no second order, and an exit still
+    sells."""
     async with open_scenario(database) as scenario:
         await scenario.admin("settings", {"position_lag": 10})
         await scenario.given_position("AAPL", 20)
@@ -69,7 +71,7 @@ async def test_lagging_position_list_causes_no_action(database: str) -> None:
 
 @pytest.mark.promise("C19")
 async def test_partial_entry_oco_is_retried_while_positions_lag(database: str) -> None:
-    """The broker has not booked the eight shares yet and refuses their OCO: it is tried until it stands."""
+    """The OCO of a partial fill is retried while the broker rejects it because its positions lag."""
     async with open_scenario(database) as scenario:
         await scenario.admin("settings", {"position_lag": 10})
         scenario.print_trade("AAPL", "190.00")
@@ -87,7 +89,7 @@ async def test_partial_entry_oco_is_retried_while_positions_lag(database: str) -
 @pytest.mark.promise("C33")
 @pytest.mark.parametrize("route", ["/v2/positions", "/v2/orders", "/v2/account/activities/FILL"])
 async def test_empty_broker_list_causes_no_action(database: str, route: str) -> None:
-    """An empty list for two minutes is not a flat account: nothing is closed, sold or placed because of it."""
+    """An empty list for two minutes does not count as a flat account: nothing is closed, sold or sent."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         await scenario.inject_fault("empty", method="GET", route=route, count=0)
@@ -105,16 +107,17 @@ async def test_empty_broker_list_causes_no_action(database: str, route: str) -> 
 
 
 async def test_refused_keys_recover_without_restart(database: str) -> None:
-    """401 in the middle of the day: no tight loop, and without a restart all goes on when they work again."""
+    """With 401 for two minutes there is no request loop and entries are rejected; afterwards trading
+    continues without a restart."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
-        before = len((await scenario.admin("logs"))["requests"])
+        requests_before = len((await scenario.admin("logs"))["requests"])
         await scenario.inject_fault("unauthorized", route="/v2/*", count=0)
         await scenario.advance(minutes=2)
         row = await scenario.submit_entry("MSFT", 5, **ENTRY)
         assert row.status == "rejected"
         assert "AUTH_REFUSED" in await scenario.alert_events()
-        assert len((await scenario.admin("logs"))["requests"]) - before < 120
+        assert len((await scenario.admin("logs"))["requests"]) - requests_before < 120
         await scenario.clear_faults()
         await scenario.advance(seconds=60)
         scenario.print_trade("MSFT", "190.00")
@@ -125,8 +128,8 @@ async def test_refused_keys_recover_without_restart(database: str) -> None:
 
 
 async def test_position_is_written_off_when_shares_vanish_without_fill(database: str) -> None:
-    """The broker has no share and no fill tells why: after looks that last, the position is written off for all
-    to see, with its result unknown, and the symbol is free again."""
+    """A position without shares at the broker and without a fill is written off after repeated checks, with
+    an alert and an unknown result; the symbol is free again."""
     async with open_scenario(database, risk={"max_daily_loss": 50_000}) as scenario:
         await scenario.given_position("AAPL", 20)
         for leg in [o for o in await scenario.orders("AAPL") if o["order_purpose"] == "take_profit"]:
@@ -147,8 +150,8 @@ async def test_position_is_written_off_when_shares_vanish_without_fill(database:
         assert scenario.components.gate.refusal("AAPL") is None
 
 
-async def test_notional_external_order_is_quarantined(database: str) -> None:
-    """Somebody buys for dollars, a quantity nobody knows yet: kept aside and told of, and the rest goes on."""
+async def test_notional_external_order_raises_alert_and_trading_continues(database: str) -> None:
+    """An external order by dollar amount, without a quantity, raises an alert; trading goes on."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         await scenario.admin(

@@ -1,4 +1,4 @@
-"""A broker that does not tell its calendar holds nothing up that does not need it."""
+"""Missing calendar: it delays only what needs the session times."""
 
 from catalyst.daemon.app import ExitCode
 from tests.simulator.manual_feed import at
@@ -6,12 +6,13 @@ from tests.stories.scenario import ENTRY, Scenario, open_scenario
 
 
 async def fail_calendar_requests(scenario: Scenario) -> None:
+    """Let every calendar request fail with 503."""
     await scenario.inject_fault("status_before", route="/v2/calendar", status=503, count=0)
 
 
 async def test_restart_without_calendar_resumes_begun_day(database: str) -> None:
-    """The daemon dies with shares held and comes back without a calendar: the tables know today's hours, so it recovers
-    at once, leaves when it should have, and proves the close."""
+    """Given a crash with shares held, when the daemon restarts without a calendar, then it uses the session
+    in the database, recovers at once and exits before the close."""
     async with open_scenario(database, now=at("15:45")) as scenario:
         await scenario.given_position("AAPL", 20)
         await scenario.crash()
@@ -27,7 +28,7 @@ async def test_restart_without_calendar_resumes_begun_day(database: str) -> None
 
 
 async def test_first_start_without_calendar_recovers_and_waits(database: str) -> None:
-    """Nobody knows today's hours: what the broker shows is adopted all the same; the day begins once it tells."""
+    """Without a known session the daemon recovers at once and begins the day when the calendar is available."""
     async with open_scenario(database, started=False) as scenario:
         await fail_calendar_requests(scenario)
         await scenario.start()

@@ -1,5 +1,4 @@
-"""Fills, protection and leaving, clause by clause of what a client of this broker must do;
-docs/client-behaviours.md has the whole list."""
+"""Client behaviours: fills, protection and exits. docs/client-behaviours.md has the whole list."""
 
 import asyncio
 
@@ -12,17 +11,18 @@ from tests.stories.test_operator_actions import order_by_hand
 
 
 async def replace_by_hand(scenario: Scenario, broker_id: str, limit_price: str) -> str:
+    """Replace the limit of an order as an operator; return the broker id of the new order."""
     replaced = scenario.server.exchange.replace(
         broker_id, parse_replace_request({"limit_price": limit_price})
     )
-    scenario.server._wake_event.set()  # it was asked for behind the driver's back
+    scenario.server._wake_event.set()  # the server does not notice this call by itself
     return replaced.id
 
 
 @pytest.mark.promise("C13")
 async def test_expired_entry_with_partial_fill_is_a_position_after_restart(database: str) -> None:
-    """Eight of twenty fill, the daemon dies, and the rest expires with the day: the next one holds eight shares, in
-    the tables too."""
+    """Given 8 of 20 shares fill, a crash and the expiry of the rest, then the next start has a position of 8
+    in the database."""
     async with open_scenario(
         database, now=at("15:45"), positions={"close_all_at_market_close": False}
     ) as scenario:
@@ -45,7 +45,7 @@ async def test_expired_entry_with_partial_fill_is_a_position_after_restart(datab
 
 @pytest.mark.promise("C15")
 async def test_replacement_chain_is_resolved_to_last_order_after_restart(database: str) -> None:
-    """Replaced twice while nobody of ours was alive: the last order is the entry, and its fill the position."""
+    """An entry replaced twice while no daemon ran: the last order is the entry, and its fill the position."""
     async with open_scenario(database) as scenario:
         scenario.print_trade("AAPL", "191.00")
         await scenario.advance(seconds=1)
@@ -71,8 +71,8 @@ async def test_replacement_chain_is_resolved_to_last_order_after_restart(databas
 
 @pytest.mark.promise("C15")
 async def test_replacement_missing_from_stream_is_read_at_once(database: str) -> None:
-    """The stream tells that an order was replaced and is silent about the order in its place: it is asked for at
-    once, not at the next poll."""
+    """When the stream reports a replacement but not the new order, the new order is read at once instead of
+    at the next poll."""
     async with open_scenario(database) as scenario:
         scenario.print_trade("AAPL", "191.00")
         await scenario.advance(seconds=1)
@@ -89,8 +89,8 @@ async def test_replacement_missing_from_stream_is_read_at_once(database: str) ->
 
 @pytest.mark.promise("C16")
 async def test_stream_fill_is_booked_before_submit_response(database: str) -> None:
-    """The answer to the submit is lost, every read denies the order, and the stream tells its fill: the row is found
-    by our own id, and the shares are booked at once."""
+    """Given a lost response and reads without the order, when the stream reports its fill, then the row is
+    found by the client order id and booked at once."""
     async with open_scenario(database) as scenario:
         scenario.print_trade("AAPL", "190.00")
         await scenario.advance(seconds=1)
@@ -113,8 +113,8 @@ async def test_stream_fill_is_booked_before_submit_response(database: str) -> No
 
 @pytest.mark.promise("C18")
 async def test_unprotected_shares_raise_alert_when_cancel_hangs(database: str) -> None:
-    """Eight of twenty fill and the cancel of the rest hangs half a minute: somebody is paged while nothing protects the
-    eight, then one OCO does, and the time without it is on record."""
+    """While the cancel of a partial entry hangs for 30 s, an alert is raised; then one OCO protects the 8
+    shares and the unprotected seconds are stored."""
     async with open_scenario(database) as scenario:
         scenario.print_trade("AAPL", "190.00")
         await scenario.advance(seconds=1)
@@ -135,7 +135,7 @@ async def test_unprotected_shares_raise_alert_when_cancel_hangs(database: str) -
 
 @pytest.mark.promise("C20")
 async def test_quote_through_stop_exits_position_without_broker_stop(database: str) -> None:
-    """Nothing trades, nothing protects the shares, and the bid falls through the stop: we leave on the quote."""
+    """With no working stop and no prints, a bid below the stop level exits the position."""
     async with open_scenario(database) as scenario:
         scenario.print_trade("AAPL", "190.00")
         await scenario.advance(seconds=1)
@@ -155,8 +155,8 @@ async def test_quote_through_stop_exits_position_without_broker_stop(database: s
 
 @pytest.mark.promise("C23")
 async def test_all_orders_are_day_orders_for_hard_to_borrow_stock(database: str) -> None:
-    """A stock that turned hard to borrow takes day orders only: entry, the OCO of a partial fill and the exit all
-    are, so none is refused."""
+    """A hard-to-borrow stock takes day orders only: entry, OCO of a partial fill and exit are day orders, and
+    none is rejected."""
     async with open_scenario(database) as scenario:
         await scenario.admin("settings", {"hard_to_borrow": ["AAPL"]})
         scenario.print_trade("AAPL", "190.00")
@@ -175,8 +175,8 @@ async def test_all_orders_are_day_orders_for_hard_to_borrow_stock(database: str)
 
 @pytest.mark.promise("C24")
 async def test_exit_reprices_target_when_cancels_are_rejected(database: str) -> None:
-    """The venue refuses every cancel of what holds the shares: after a while the target is moved to the market, its
-    row written first, and the shares leave once, for the reason we had. The stop goes with its group."""
+    """When every cancel is rejected, the exit moves the target to the market, after writing its row; the
+    shares are sold once with the exit's reason, and the stop ends with its group."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         await scenario.inject_fault("cancel_reject", symbol="AAPL", count=0)
@@ -188,9 +188,9 @@ async def test_exit_reprices_target_when_cancels_are_rejected(database: str) -> 
         position = await scenario.position("AAPL")
         assert position is not None
         assert position["close_reason"].startswith("MANUAL")
-        _, target, stop, moved = await scenario.orders("AAPL")
-        assert (target["status"], stop["status"], moved["status"]) == ("replaced", "cancelled", "filled")
-        assert (moved["replaces"], moved["origin"]) == (target["order_id"], "catalyst")
+        _, target, stop, repriced = await scenario.orders("AAPL")
+        assert (target["status"], stop["status"], repriced["status"]) == ("replaced", "cancelled", "filled")
+        assert (repriced["replaces"], repriced["origin"]) == (target["order_id"], "catalyst")
         assert len((await scenario.admin("logs?method=PATCH&path=/v2/orders"))["requests"]) == 1
         await scenario.assert_consistent()
 
@@ -198,8 +198,8 @@ async def test_exit_reprices_target_when_cancels_are_rejected(database: str) -> 
 @pytest.mark.promise("C24")
 @pytest.mark.parametrize("rule", ["replace_reject", "drop", "drop_before", "refused"])
 async def test_failed_target_replacement_sells_shares_once(database: str, rule: str) -> None:
-    """The broker says yes and the venue no, or the answer is lost, or it is a no: the old target is still what the
-    broker shows of it, one sale comes of it all, and cancelling goes on."""
+    """When the replacement of the target fails or its response is lost, the exit keeps cancelling and the
+    shares are sold once."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         await scenario.inject_fault("cancel_reject", symbol="AAPL", count=8)
@@ -225,8 +225,8 @@ async def test_failed_target_replacement_sells_shares_once(database: str, rule: 
 
 @pytest.mark.promise("C25")
 async def test_flatten_never_uses_close_all_positions(database: str) -> None:
-    """Flat by our own orders, symbol by symbol: the broker's "close everything" is not asked, for it carries no id of
-    ours and would sell what is not ours."""
+    """A flatten sends own orders for each symbol: the broker's close-all has no client order id and would
+    sell external shares."""
     async with open_scenario(database) as scenario:
         scenario.print_trade("MSFT", "190.00")
         await scenario.advance(seconds=1)
@@ -236,19 +236,19 @@ async def test_flatten_never_uses_close_all_positions(database: str) -> None:
         assert await scenario.wait_for_exit() == 0
         assert (scenario.held_qty("AAPL"), scenario.held_qty("MSFT")) == (0, 7)
         assert not (await scenario.admin("logs?method=DELETE&path=/v2/positions"))["requests"]
-        whole = (await scenario.admin("logs?method=DELETE&path=/v2/orders"))["requests"]
-        assert not [one for one in whole if one["path"] == "/v2/orders"]
-        rows = (await scenario.admin("logs"))["requests"]
-        sale = max(number for number, one in enumerate(rows) if one["method"] == "POST")
+        delete_requests = (await scenario.admin("logs?method=DELETE&path=/v2/orders"))["requests"]
+        assert not [request for request in delete_requests if request["path"] == "/v2/orders"]
+        requests = (await scenario.admin("logs"))["requests"]
+        sale = max(number for number, request in enumerate(requests) if request["method"] == "POST")
         assert {"/v2/orders", "/v2/positions"} <= {
-            one["path"] for one in rows[sale:] if one["method"] == "GET"
+            request["path"] for request in requests[sale:] if request["method"] == "GET"
         }
 
 
 @pytest.mark.promise("C26")
 async def test_exit_cancels_external_order_named_in_rejection(database: str) -> None:
-    """A person's offer holds half of the shares and no list shows it: the broker's refusal names it, it is cancelled,
-    and the sale goes through."""
+    """An external order that no list shows holds half of the shares: the exit cancels it by the id in the
+    broker's rejection and sells."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         await scenario.inject_fault("empty", method="GET", route="/v2/orders", count=0)
@@ -265,8 +265,8 @@ async def test_exit_cancels_external_order_named_in_rejection(database: str) -> 
 
 @pytest.mark.promise("C26")
 async def test_exit_ends_when_broker_has_no_position(database: str) -> None:
-    """A person sold the shares and nothing has told us yet: "position does not exist" ends the exit, and no sale of
-    ours is sent; once it is told, the position closes as sold by somebody else."""
+    """Given an operator sold the shares and no read shows it yet, then "position does not exist" ends the
+    exit without a sale; later the position closes as EXTERNAL."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         await scenario.inject_fault("status_before", method="GET", route="/v2/positions", status=500, count=0)
@@ -296,8 +296,8 @@ async def test_exit_ends_when_broker_has_no_position(database: str) -> None:
 
 @pytest.mark.promise("C28")
 async def test_second_stop_request_does_not_repeat_flatten(database: str) -> None:
-    """Asked twice to stop: one flatten, nothing is asked of the broker after the proof, and the last thing that
-    happens is a transaction. The stream's task is gone."""
+    """Two stop requests cause one flatten; after its proof no broker request follows, the last step is a
+    transaction, and the stream task has ended."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         scenario.stop.request("SIGTERM", flatten=True)
@@ -324,7 +324,7 @@ async def test_second_stop_request_does_not_repeat_flatten(database: str) -> Non
 async def test_sigterm_flattens_within_a_minute_despite_broker_faults(
     database: str, rule: dict[str, object]
 ) -> None:
-    """SIGTERM with a mute stream, or with every request turned away for half a minute: flat within the minute."""
+    """SIGTERM ends flat within a minute with a mute stream, or when every request fails for 30 s."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         await scenario.admin("faults", rule)
@@ -340,7 +340,8 @@ async def test_sigterm_flattens_within_a_minute_despite_broker_faults(
 
 @pytest.mark.promise("C29")
 async def test_flatten_continues_at_next_start_after_broker_outage(database: str) -> None:
-    """Every request fails for longer than a flatten may take: it says so by its code, and the next start goes on."""
+    """When requests fail for longer than a flatten may take, the exit code is 2, and the next start continues
+    the flatten."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         await scenario.inject_fault("status_before", route="/v2/*", status=500, count=0)

@@ -1,5 +1,4 @@
-"""What is asked, heard and watched, clause by clause of what a client of this broker must do;
-docs/client-behaviours.md has the whole list."""
+"""Client behaviours: reads, stream and monitoring. docs/client-behaviours.md has the whole list."""
 
 import re
 from datetime import datetime, timedelta
@@ -17,43 +16,43 @@ from tests.stories.test_operator_actions import order_by_hand
 
 @pytest.mark.promise("C30")
 async def test_reconciliation_reads_broker_state_on_schedule(database: str) -> None:
-    """On start and after a reconnect: account, clock, positions, orders (all of the day, and what works), and the
-    ledger of fills. Every minute the same, but the ledger every five, where no order has filled more, and every ten
-    what works of earlier days, where there is nothing of it."""
-    wanted = {"/v2/account", "/v2/clock", "/v2/positions", "/v2/orders", "/v2/account/activities/FILL"}
+    """On start and after a reconnect the reconciliation reads account, clock, positions, all and open orders,
+    and activities. Each minute it repeats this, except activities (every 5 minutes unless an order filled)
+    and open orders of earlier days (every 10 minutes while there are none)."""
+    all_paths = {"/v2/account", "/v2/clock", "/v2/positions", "/v2/orders", "/v2/account/activities/FILL"}
 
-    async def asked(scenario: Scenario, since: int) -> tuple[set[str], set[str], int]:
+    async def requests_since(scenario: Scenario, last: int) -> tuple[set[str], set[str], int]:
         rows = (await scenario.admin("logs?method=GET"))["requests"]
-        fresh = [one for one in rows if one["sequence"] > since]
+        new = [request for request in rows if request["sequence"] > last]
         statuses = {
-            word for one in fresh if one["path"] == "/v2/orders"
-            for word in re.findall(r"status=(\w+)", one["query"]) if "nested=true" in one["query"]
+            status for request in new if request["path"] == "/v2/orders"
+            for status in re.findall(r"status=(\w+)", request["query"]) if "nested=true" in request["query"]
         }  # fmt: skip
-        return {one["path"] for one in fresh}, statuses, rows[-1]["sequence"]
+        return {request["path"] for request in new}, statuses, rows[-1]["sequence"]
 
     async with open_scenario(database) as scenario:
-        paths, statuses, last = await asked(scenario, -1)
-        assert (wanted - paths, statuses) == (set(), {"all", "open"})
+        paths, statuses, last = await requests_since(scenario, -1)
+        assert (all_paths - paths, statuses) == (set(), {"all", "open"})
         await scenario.advance(seconds=35)
-        _, _, last = await asked(scenario, last)
+        _, _, last = await requests_since(scenario, last)
         await scenario.admin("stream", {"act": "disconnect"})
         await scenario.advance(seconds=8)
-        paths, statuses, last = await asked(scenario, last)
-        assert (wanted - paths, statuses) == (set(), {"all", "open"})
-        for minutes, later, which in (
+        paths, statuses, last = await requests_since(scenario, last)
+        assert (all_paths - paths, statuses) == (set(), {"all", "open"})
+        for minutes, omitted_paths, expected_statuses in (
             (0, {"/v2/account/activities/FILL"}, {"all"}),
             (4, set(), {"all"}),
             (5, set(), {"all", "open"}),
         ):
             await scenario.advance(minutes=minutes, seconds=65)
-            paths, statuses, last = await asked(scenario, last)
-            assert (wanted - paths, statuses) == (later, which)
+            paths, statuses, last = await requests_since(scenario, last)
+            assert (all_paths - paths, statuses) == (omitted_paths, expected_statuses)
 
 
 @pytest.mark.promise("C30")
 async def test_full_reconciliation_is_repeated_after_failed_read_in_gap(database: str) -> None:
-    """The stream comes back while no list of orders can be read. The look that opens the gate later is an ordinary
-    minute's, and asks for everything all the same: what works of earlier days may have filled in the gap."""
+    """Given the stream reconnects while orders cannot be read, then the reconciliation that opens the entry
+    gate later is a full one: old orders may have filled in the gap."""
     async with open_scenario(database) as scenario:
         assert scenario.components is not None
         await scenario.advance(seconds=35)
@@ -66,15 +65,14 @@ async def test_full_reconciliation_is_repeated_after_failed_read_in_gap(database
         await scenario.advance(seconds=65)
         assert scenario.components.gate.is_open
         rows = (await scenario.admin("logs?method=GET"))["requests"]
-        asked = [f"{one['path']}?{one['query']}" for one in rows if one["sequence"] > last]
-        assert any("/v2/orders" in one and "status=open" in one for one in asked)
-        assert any("/v2/account/activities/FILL" in one for one in asked)
+        requests = [f"{row['path']}?{row['query']}" for row in rows if row["sequence"] > last]
+        assert any("/v2/orders" in text and "status=open" in text for text in requests)
+        assert any("/v2/account/activities/FILL" in text for text in requests)
 
 
 @pytest.mark.promise("C30")
 async def test_old_external_order_is_recorded_and_blocks_symbol(database: str) -> None:
-    """A bid good till cancelled that somebody placed days ago is no order of the day, and still it has its row: the
-    symbol takes no entry."""
+    """An external GTC order of an earlier day gets a row and blocks entries in its symbol."""
     async with open_scenario(database, started=False) as scenario:
         scenario.print_trade("TSLA", "190.00")
         await scenario.advance(seconds=1)
@@ -90,8 +88,8 @@ async def test_old_external_order_is_recorded_and_blocks_symbol(database: str) -
 
 @pytest.mark.promise("C31")
 async def test_entry_gate_stays_closed_until_recovery_is_complete(database: str) -> None:
-    """Started over an order whose answer was lost, with a stream that is refused at first and positions that cannot be
-    read: the order is adopted before the gate opens, and nothing may enter until the stream listens."""
+    """Given a start with an unresolved order, a refused stream and unreadable positions, then the order is
+    adopted before the entry gate opens, and the gate opens only with the stream."""
     async with open_scenario(database) as scenario:
         scenario.print_trade("AAPL", "190.00")
         await scenario.advance(seconds=1)
@@ -100,20 +98,20 @@ async def test_entry_gate_stays_closed_until_recovery_is_complete(database: str)
         await scenario.inject_fault("status_before", method="GET", route="/v2/positions", status=500, count=2)
         steps: list[tuple[str, bool]] = []
 
-        def note(step: str, moment: Moment) -> None:
+        def record_step(step: str, moment: Moment) -> None:
             gate_open = scenario.components is not None and scenario.components.gate.is_open
             steps.append((f"{moment} {step}", gate_open))
 
         scenario.crash_trigger.reset()
-        scenario.crash_trigger.on_step = note
+        scenario.crash_trigger.on_step = record_step
         await scenario._start()
         await scenario.advance(seconds=40)
         assert scenario.components is not None
         assert scenario.components.gate.is_open
         first = next(number for number, (_, gate_open) in enumerate(steps) if gate_open)
-        before = [step for step, _ in steps[:first]]
-        assert before.count("before GET /positions") >= 3
-        assert "after apply_report" in before
+        earlier_steps = [step for step, _ in steps[:first]]
+        assert earlier_steps.count("before GET /positions") >= 3
+        assert "after apply_report" in earlier_steps
         entry = (await scenario.orders("AAPL"))[0]
         assert (entry["status"], await scenario.count_submitted("AAPL")) == ("filled", 1)
         await scenario.assert_consistent()
@@ -121,8 +119,7 @@ async def test_entry_gate_stays_closed_until_recovery_is_complete(database: str)
 
 @pytest.mark.promise("C34")
 async def test_stale_prices_raise_alert_without_exit(database: str) -> None:
-    """Shares are held and their last print and quote grow old in the middle of the session: nothing is sold on them,
-    and somebody is told."""
+    """Stale prints and quotes of a held symbol raise an alert and cause no exit."""
     async with open_scenario(database, stop_monitor={"stale_after_seconds": 30}) as scenario:
         await scenario.given_position("AAPL", 20)
         await scenario.advance(seconds=70)
@@ -134,8 +131,8 @@ async def test_stale_prices_raise_alert_without_exit(database: str) -> None:
 
 @pytest.mark.promise("C36")
 async def test_malformed_stream_messages_are_quarantined(database: str) -> None:
-    """`data: null` and broken JSON are a number, a row each in quarantine, and a look at everything; the next message
-    is heard."""
+    """`data: null` and broken JSON are counted, quarantined and followed by a reconciliation; the next
+    message is processed."""
     async with open_scenario(database) as scenario:
         scenario.print_trade("AAPL", "190.00")
         await scenario.advance(seconds=1)
@@ -154,8 +151,8 @@ async def test_malformed_stream_messages_are_quarantined(database: str) -> None:
 
 @pytest.mark.promise("C39")
 async def test_scan_after_failed_bar_read_covers_missed_bars(database: str) -> None:
-    """Bars come by asking, for the whole window each time: a scan that could not read them leaves no hole in the next
-    one, which asks from before the open up to now."""
+    """Each scan reads the bars from before the open up to now, so a failed read leaves no gap in the next
+    scan."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         await scenario.inject_fault("status_before", method="GET", route="/v2/stocks/bars", status=500)
@@ -163,9 +160,9 @@ async def test_scan_after_failed_bar_read_covers_missed_bars(database: str) -> N
         await scenario.advance(minutes=3)
         assert (await scenario.send_command("scan"))["ok"]
         bars = (await scenario.admin("logs?method=GET&path=/v2/stocks/bars"))["requests"]
-        failed, read = bars[-2:]
-        assert (failed["status"], read["status"]) == (500, 200)
-        query = parse_qs(read["query"])
+        failed, succeeded = bars[-2:]
+        assert (failed["status"], succeeded["status"]) == (500, 200)
+        query = parse_qs(succeeded["query"])
         assert (query["symbols"], query["timeframe"]) == (["AAPL"], ["1Min"])
         assert datetime.fromisoformat(query["start"][0]) < at("09:30")
         assert scenario.clock.now() - datetime.fromisoformat(query["end"][0]) < timedelta(seconds=10)
@@ -178,7 +175,7 @@ async def test_scan_after_failed_bar_read_covers_missed_bars(database: str) -> N
 async def test_clock_skew_raises_alert_and_closes_entry_gate(
     database: str, seconds: float, alerted: bool, gate_closed: bool
 ) -> None:
-    """Two seconds apart, somebody is told; thirty, and no entry leaves until they agree again."""
+    """A clock skew over 2 s raises an alert; over 30 s it also closes the entry gate until the clocks agree."""
     async with open_scenario(database) as scenario:
         await scenario.inject_fault("clock_skew", seconds=seconds, count=0)
         await scenario.advance(seconds=65)
@@ -198,7 +195,7 @@ async def test_clock_skew_raises_alert_and_closes_entry_gate(
 
 @pytest.mark.promise("C40")
 async def test_single_skewed_clock_response_is_ignored(database: str) -> None:
-    """A single answer that is far off is asked again, and not believed."""
+    """A single skewed clock response is read again and ignored."""
     async with open_scenario(database) as scenario:
         await scenario.inject_fault("clock_skew", seconds=600)
         await scenario.advance(seconds=65)
@@ -209,7 +206,7 @@ async def test_single_skewed_clock_response_is_ignored(database: str) -> None:
 
 @pytest.mark.promise("C42")
 async def test_asset_list_is_read_once_per_day(database: str) -> None:
-    """However late the start: once for the day, and what it says stands in the tables."""
+    """The asset list is read once a day, also after a late start, and is stored in the database."""
     async with open_scenario(database) as scenario:
         await scenario.advance(seconds=5)
         assert len((await scenario.admin("logs?method=GET&path=/v2/assets"))["requests"]) == 1
@@ -230,8 +227,8 @@ ACCOUNT_BLOCKS = [
 async def test_blocked_account_closes_entry_gate_until_unblocked(
     database: str, lock: dict[str, object], unlock: dict[str, object]
 ) -> None:
-    """Blocked in the middle of the day: within the minute no entry leaves, somebody is told, shares stay protected;
-    unblocked, entries leave again."""
+    """A blocked account closes the entry gate within a minute and raises an alert; shares stay protected, and
+    entries are allowed once it is unblocked."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         scenario.print_trade("MSFT", "190.00")
@@ -249,7 +246,7 @@ async def test_blocked_account_closes_entry_gate_until_unblocked(
 
 @pytest.mark.promise("C43")
 async def test_approved_entry_is_checked_against_current_account(database: str) -> None:
-    """What was affordable when it was proposed is held against the buying power of now, and against a lock of now."""
+    """An approval is checked against the current buying power and account status."""
     async with open_scenario(database) as scenario:
         scenario.print_trade("AAPL", "190.00")
         await scenario.advance(seconds=1)
@@ -257,18 +254,18 @@ async def test_approved_entry_is_checked_against_current_account(database: str) 
             "approve", proposal_id=await insert_proposal(scenario, "AAPL", qty=5_000)
         )
         assert "buying power" in answer["error"]
-        small = await insert_proposal(scenario, "MSFT")
+        proposal_id = await insert_proposal(scenario, "MSFT")
         scenario.print_trade("MSFT", "190.00")
         await scenario.advance(seconds=1)
         await scenario.admin("account", {"trading_blocked": True})
-        answer = await scenario.send_command("approve", proposal_id=small)
+        answer = await scenario.send_command("approve", proposal_id=proposal_id)
         assert "trading_blocked" in answer["error"]
         await scenario.admin("account", {"trading_blocked": False})
-        assert (await scenario.send_command("approve", proposal_id=small))[
+        assert (await scenario.send_command("approve", proposal_id=proposal_id))[
             "ok"
-        ] is False  # the gate opens with the next look
+        ] is False  # the next account check opens the gate
         await scenario.advance(seconds=65)
         scenario.print_trade("MSFT", "190.00")
         await scenario.advance(seconds=1)
-        assert (await scenario.send_command("approve", proposal_id=small))["ok"]
+        assert (await scenario.send_command("approve", proposal_id=proposal_id))["ok"]
         assert (await scenario.count_submitted("AAPL"), await scenario.count_submitted("MSFT")) == (0, 1)

@@ -1,5 +1,4 @@
-"""Orders on their way, clause by clause of what a client of this broker must do, where no other story shows it;
-docs/client-behaviours.md has the whole list."""
+"""Client behaviours: submitting orders. docs/client-behaviours.md has the whole list."""
 
 import re
 from decimal import Decimal
@@ -18,7 +17,7 @@ from tests.stories.test_operator_actions import order_by_hand
 
 
 async def entry_refusal(scenario: Scenario, symbol: str) -> str | None:
-    """Why the day would not let an entry in `symbol` leave now."""
+    """Return the reason why the trading day refuses an entry in `symbol` now, or None."""
     assert scenario.components is not None
     assert scenario.components.trading_day is not None
     return await scenario.components.trading_day.refusal(symbol)
@@ -26,8 +25,8 @@ async def entry_refusal(scenario: Scenario, symbol: str) -> str | None:
 
 @pytest.mark.promise("C01")
 async def test_order_row_is_committed_before_request(database: str) -> None:
-    """Dead in the last moment before the request: its row is there, marked as perhaps sent, with the id it would
-    have carried; the broker never heard, and the next daemon sends nothing in its place."""
+    """Given a crash directly before the request, then the row exists as submitted with its client order id,
+    the broker has no order, and the next daemon sends none."""
     async with open_scenario(database) as scenario:
         scenario.print_trade("AAPL", "190.00")
         await scenario.advance(seconds=1)
@@ -43,8 +42,8 @@ async def test_order_row_is_committed_before_request(database: str) -> None:
 
 @pytest.mark.promise("C03")
 async def test_order_not_found_stays_open_until_adopted(database: str) -> None:
-    """Taken, unanswered, and denied by every read for eight seconds: the row stays open, the questions grow rarer,
-    nothing is sent again, and the order is adopted when it shows."""
+    """An accepted order that every read denies for 8 s stays open, is read at growing intervals, is not sent
+    again, and is adopted once visible."""
     async with open_scenario(database) as scenario:
         scenario.print_trade("AAPL", "190.00")
         await scenario.advance(seconds=1)
@@ -57,8 +56,8 @@ async def test_order_not_found_stays_open_until_adopted(database: str) -> None:
         assert [(o["status"], o["alpaca_order_id"]) for o in await scenario.orders("AAPL")] == [
             ("submitted", None)
         ]
-        asked = (await scenario.admin("logs?path=/v2/orders:by_client_order_id"))["requests"]
-        assert 2 <= len(asked) <= 6
+        requests = (await scenario.admin("logs?path=/v2/orders:by_client_order_id"))["requests"]
+        assert 2 <= len(requests) <= 6
         await scenario.advance(seconds=20)
         assert (await scenario.orders("AAPL"))[0]["status"] == "filled"
         assert await scenario.count_submitted("AAPL") == 1
@@ -67,7 +66,7 @@ async def test_order_not_found_stays_open_until_adopted(database: str) -> None:
 
 @pytest.mark.promise("C04")
 async def test_order_with_duplicate_id_response_is_adopted(database: str) -> None:
-    """The order was taken and the answer is that its id must be unique: it is looked up, adopted and protected."""
+    """An order with the response "client_order_id must be unique" is read, adopted and protected."""
     async with open_scenario(database) as scenario:
         scenario.print_trade("AAPL", "190.00")
         await scenario.advance(seconds=1)
@@ -86,7 +85,8 @@ async def test_order_with_duplicate_id_response_is_adopted(database: str) -> Non
 
 @pytest.mark.promise("C05")
 async def test_broker_rejection_is_stored_with_its_reason(database: str) -> None:
-    """A plain no ends the row as rejected, with our class of it and the broker's own words; the keys are not blamed."""
+    """A rejected order stores our class of the reason and the broker's message, and does not count as an
+    authorization error."""
     async with open_scenario(database) as scenario:
         scenario.print_trade("AAPL", "190.00")
         await scenario.advance(seconds=1)
@@ -102,7 +102,8 @@ async def test_broker_rejection_is_stored_with_its_reason(database: str) -> None
 @pytest.mark.promise("C08")
 @pytest.mark.parametrize("moment", [Moment.BEFORE, Moment.AFTER])
 async def test_submit_response_and_legs_are_stored_in_one_transaction(database: str, moment: Moment) -> None:
-    """Dead around the transaction that hears the answer: the tables have the broker's id and both legs, or neither."""
+    """A crash around the transaction of the response leaves the broker id and both legs in the database, or
+    neither."""
     async with open_scenario(database) as scenario:
         scenario.print_trade("AAPL", "191.00")
         await scenario.advance(seconds=1)
@@ -118,8 +119,7 @@ async def test_submit_response_and_legs_are_stored_in_one_transaction(database: 
 @pytest.mark.promise("C09")
 @pytest.mark.parametrize("market", [("187.98", "187.99"), ("194.05", "194.06"), ("190.00", "195.00"), None])
 async def test_bracket_beyond_market_quote_is_refused(database: str, market: tuple[str, str] | None) -> None:
-    """Its levels were found at another price: at a fresh quote the stop or the target lies on the wrong side, or there
-    is no quote, and the entry stays here."""
+    """An approval is refused while the quote is beyond stop or target, or missing."""
     async with open_scenario(database) as scenario:
         scenario.print_trade("AAPL", "190.00")
         await scenario.advance(seconds=1)
@@ -140,7 +140,7 @@ async def test_bracket_beyond_market_quote_is_refused(database: str, market: tup
 async def test_autonomous_entry_is_checked_against_last_quote(
     database: str, market: tuple[str, str], sent: int
 ) -> None:
-    """An autonomous entry is held against the quote of its last moment too."""
+    """An autonomous entry is checked against the quote directly before it is sent."""
     async with open_scenario(database) as scenario:
         scenario.print_trade("AAPL", "190.00")
         await scenario.advance(seconds=1)
@@ -162,14 +162,14 @@ async def test_autonomous_entry_is_checked_against_last_quote(
             pattern=None,
             decided_at=now,
         )
-        found = ScanResult(now, now, now, pd.DataFrame(), {}, {}, None, (plan,), pd.DataFrame())
-        await scenario.components.trading_day._place_entry(plan, found, 0)
+        result = ScanResult(now, now, now, pd.DataFrame(), {}, {}, None, (plan,), pd.DataFrame())
+        await scenario.components.trading_day._place_entry(plan, result, 0)
         assert await scenario.count_submitted("AAPL") == sent
 
 
 @pytest.mark.promise("C09")
 async def test_entry_is_refused_with_stale_quote(database: str) -> None:
-    """A quote of more than a minute ago says nothing about the market of now."""
+    """An approval is refused with a quote older than one minute."""
     async with open_scenario(database) as scenario:
         scenario.print_trade("AAPL", "190.00")
         await scenario.advance(seconds=1)
@@ -184,8 +184,8 @@ async def test_entry_is_refused_with_stale_quote(database: str) -> None:
 
 @pytest.mark.promise("C10")
 async def test_entry_is_refused_while_symbol_has_orders_or_shares(database: str) -> None:
-    """While any order of the symbol is not at its end (a person's on either side, our own entry, one whose cancel is
-    only asked for) or its shares are held, no entry leaves; other symbols are free."""
+    """An entry is refused while its symbol has shares or any order that is not terminal: external, own, or
+    with a pending cancel."""
     async with open_scenario(database) as scenario:
         for symbol in ("AAPL", "MSFT", "TSLA"):
             scenario.print_trade(symbol, "190.00")
@@ -211,18 +211,18 @@ async def test_entry_is_refused_while_symbol_has_orders_or_shares(database: str)
 
 @pytest.mark.promise("C12")
 async def test_missing_first_fill_is_booked_from_account_activities(database: str) -> None:
-    """The stream skips a partial fill and tells the next: the order's cumulative quantity shows the hole, the ledger
-    fills it, and both slices are booked at their own prices."""
+    """A partial fill missing from the stream shows in the cumulative quantity of the next; the activities
+    supply it, and both are booked at their own prices."""
     async with open_scenario(database) as scenario:
         scenario.print_trade("AAPL", "191.00")
         await scenario.advance(seconds=1)
         await scenario.inject_fault("stream_drop", event="partial_fill", symbol="AAPL")
         await scenario.submit_entry("AAPL", 20, **ENTRY)
         await scenario.advance(seconds=1)
-        scenario.print_trade("AAPL", "190.05", size=32)  # a quarter of a print is the most one order takes
+        scenario.print_trade("AAPL", "190.05", size=32)  # an order takes at most a quarter of a print
         await scenario.advance(seconds=1)
         scenario.print_trade("AAPL", "190.00", size=48)
         await scenario.advance(seconds=4)
         slices = await scenario.conn.fetch("SELECT quantity, cum_qty FROM executions ORDER BY cum_qty")
-        assert [tuple(one) for one in slices] == [(8, 8), (12, 20)]
+        assert [tuple(row) for row in slices] == [(8, 8), (12, 20)]
         await scenario.assert_consistent()

@@ -1,4 +1,5 @@
-"""The daemon dies at each step of an entry, of its protection, of an exit and of a flatten; the next one goes on."""
+"""Crash recovery: the daemon crashes at each step of entry, protection, exit and flatten, and the next one
+continues."""
 
 from decimal import Decimal
 
@@ -25,7 +26,8 @@ BEFORE, AFTER = Moment.BEFORE, Moment.AFTER
 async def test_crash_during_entry_adopts_order_or_never_resends(
     database: str, step: str, moment: Moment, arrives: bool
 ) -> None:
-    """Whatever reached the exchange is adopted with its legs and protected; what did not is never sent again."""
+    """An entry that reached the exchange is adopted with its legs and protected; one that did not is never
+    sent again."""
     async with open_scenario(database) as scenario:
         scenario.print_trade("AAPL", "190.00")
         await scenario.advance(seconds=1)
@@ -50,7 +52,7 @@ async def test_crash_during_entry_adopts_order_or_never_resends(
 
 @pytest.mark.parametrize("filled", ["0", "8", "20"])
 async def test_crash_with_working_entry_books_and_protects_fills(database: str, filled: str) -> None:
-    """Filled not at all, in part or wholly while nobody listened: what is held is booked and under a stop."""
+    """Shares that fill while no daemon runs are booked and protected at the next start."""
     async with open_scenario(database) as scenario:
         scenario.print_trade("AAPL", "191.00")
         await scenario.advance(seconds=1)
@@ -73,7 +75,7 @@ async def test_crash_with_working_entry_books_and_protects_fills(database: str, 
             assert position is not None
             assert position["quantity"] == int(filled)
             assert position["protected_at"] is not None
-            if filled == "20":  # its bracket went live without us: nothing stood bare meanwhile
+            if filled == "20":  # its legs became working without us: no unprotected time
                 assert position["unprotected_seconds"] == 0
         await scenario.assert_consistent()
 
@@ -93,7 +95,7 @@ async def test_crash_with_working_entry_books_and_protects_fills(database: str, 
 async def test_crash_while_protecting_partial_entry_leaves_one_oco(
     database: str, step: str, moment: Moment
 ) -> None:
-    """Eight of twenty filled, and death on the way to their stop: one OCO for eight in the end, never two."""
+    """After a crash during the protection of 8 of 20 shares, exactly one OCO for 8 is working."""
     async with open_scenario(database) as scenario:
         scenario.print_trade("AAPL", "190.00")
         await scenario.advance(seconds=1)
@@ -108,9 +110,9 @@ async def test_crash_while_protecting_partial_entry_leaves_one_oco(
         assert position is not None
         assert position["quantity"] == 8
         assert position["protected_at"] is not None
-        live = [o for o in await scenario.orders("AAPL") if o["status"] in ("submitted", "accepted")]
-        assert {(o["order_class"], o["quantity"]) for o in live} == {("oco", Decimal(8))}
-        assert len(live) == 2
+        working = [o for o in await scenario.orders("AAPL") if o["status"] in ("submitted", "accepted")]
+        assert {(o["order_class"], o["quantity"]) for o in working} == {("oco", Decimal(8))}
+        assert len(working) == 2
         await scenario.assert_consistent()
 
 
@@ -131,16 +133,17 @@ async def test_crash_while_protecting_partial_entry_leaves_one_oco(
     ],
 )
 async def test_crash_during_exit_sells_once(database: str, step: str, moment: Moment) -> None:
-    """Once the wish to leave is written the next daemon leaves, with one sale that counts; before, it protects."""
+    """After a crash the next daemon completes a stored exit intent with one sale; without the intent it
+    protects."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         position = await scenario.position("AAPL")
         assert position is not None
         assert scenario.components is not None
-        asking = scenario.components.exits.request(
+        exit_request = scenario.components.exits.request(
             position["position_id"], reason="MANUAL: enough", purpose=Purpose.EXIT, by="trader"
         )
-        await scenario.crash_at(step, moment, asking)
+        await scenario.crash_at(step, moment, exit_request)
         await scenario.advance(seconds=3)
 
         await scenario.start()
@@ -169,7 +172,7 @@ async def test_crash_during_exit_sells_once(database: str, step: str, moment: Mo
 async def test_crash_during_flatten_is_continued_until_flat(
     database: str, step: str, moment: Moment, nth: int
 ) -> None:
-    """From the latch on, every later daemon goes on until nothing is held; no entry until somebody resumes."""
+    """Once the latch is stored, the next daemon continues the flatten and refuses entries until a resume."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         await scenario.given_position("MSFT", 10)
@@ -189,7 +192,7 @@ async def test_crash_during_flatten_is_continued_until_flat(
 
 
 async def test_recovery_converges_after_three_crashes(database: str) -> None:
-    """Killed three times on its way up, the fourth start converges and nothing was sent twice."""
+    """After three crashes during recovery the fourth start recovers, and nothing is sent twice."""
     async with open_scenario(database) as scenario:
         scenario.print_trade("AAPL", "190.00")
         await scenario.advance(seconds=1)
@@ -206,32 +209,33 @@ async def test_recovery_converges_after_three_crashes(database: str) -> None:
 
 
 async def test_restarts_in_silent_market_change_nothing(database: str) -> None:
-    """Nothing is sent and no order, fill or quantity is rewritten when nothing has happened."""
+    """Two restarts without market activity send nothing and change no order, fill or quantity."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
-        await scenario.advance(seconds=90)  # until the ledger has told of the fill too
-        before = [
+        await scenario.advance(seconds=90)  # until the account activities show the fill too
+        rows_before = [
             await scenario.conn.fetch("SELECT * FROM orders ORDER BY 1"),
             await scenario.conn.fetch("SELECT * FROM executions ORDER BY 1, 2"),
             await scenario.conn.fetch("SELECT quantity, protected_at, unprotected_seconds FROM positions"),
         ]
-        sent = len((await scenario.admin("logs?method=POST"))["requests"])
+        request_count = len((await scenario.admin("logs?method=POST"))["requests"])
         for _ in range(2):
             await scenario.crash()
             await scenario.start()
             await scenario.advance(seconds=20)
-        after = [
+        rows_after = [
             await scenario.conn.fetch("SELECT * FROM orders ORDER BY 1"),
             await scenario.conn.fetch("SELECT * FROM executions ORDER BY 1, 2"),
             await scenario.conn.fetch("SELECT quantity, protected_at, unprotected_seconds FROM positions"),
         ]
-        assert before == after
-        assert len((await scenario.admin("logs?method=POST"))["requests"]) == sent
+        assert rows_before == rows_after
+        assert len((await scenario.admin("logs?method=POST"))["requests"]) == request_count
         assert (await scenario.admin("logs?method=DELETE"))["requests"] == []
 
 
 async def test_loss_limit_breach_is_latched_after_crash(database: str) -> None:
-    """The limit is passed and the daemon dies before the latch is written: the next one stops all the same."""
+    """A crash before the latch of a breached loss limit: the next daemon detects the breach, latches and
+    exits."""
     async with open_scenario(database, risk={"max_daily_loss": "20"}) as scenario:
         await scenario.given_position("AAPL", 20)
         scenario.print_trade("AAPL", "188.50")

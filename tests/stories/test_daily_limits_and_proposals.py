@@ -1,4 +1,4 @@
-"""The limits of the day, supervised trading, and positions that were not left yesterday."""
+"""Daily loss limit, hold time limit, proposals, and positions carried overnight."""
 
 from datetime import timedelta
 from decimal import Decimal
@@ -17,7 +17,7 @@ TIGHT_LIMITS = {"max_daily_loss": 40, "warning_threshold_pct": 75}
 
 
 async def insert_proposal(scenario: Scenario, symbol: str, *, qty: int = 10, minutes: float = 5) -> int:
-    """Leave a proposal the way a supervised scan does; its id."""
+    """Insert a proposal as a supervised scan does; return its id."""
     assert scenario.components is not None
     assert scenario.components.trading_day is not None
     now = scenario.clock.now()
@@ -40,7 +40,7 @@ async def insert_proposal(scenario: Scenario, symbol: str, *, qty: int = 10, min
     )
     async with scenario.components.store.tx("proposal") as conn:
         order_id = await orders.insert(
-            conn, new, status=Status.CREATED, at=now, source="submit", note="a story"
+            conn, new, status=Status.CREATED, at=now, source="submit", note="scenario test"
         )
         row = await orders.get(conn, order_id)
         return await proposals.put(
@@ -55,7 +55,7 @@ async def insert_proposal(scenario: Scenario, symbol: str, *, qty: int = 10, min
 
 
 async def test_loss_warning_is_raised_once_across_restarts(database: str) -> None:
-    """Three quarters of the limit are lost: one warning, and none again after a restart; no exit."""
+    """A loss of 75 % of the limit raises one warning, none after a restart, and causes no exit."""
     async with open_scenario(database, risk=TIGHT_LIMITS) as scenario:
         await scenario.given_position("AAPL", 20)
         scenario.print_trade("AAPL", "188.40")
@@ -70,7 +70,8 @@ async def test_loss_warning_is_raised_once_across_restarts(database: str) -> Non
 
 
 async def test_loss_limit_flattens_and_latches_the_day(database: str) -> None:
-    """All of the limit is lost: flat, latched through a restart, no resume during the cooldown, no entry after it."""
+    """A breached loss limit ends flat and stays latched after a restart; a resume is refused during the
+    cooldown and opens no entries after it."""
     async with open_scenario(database, risk=TIGHT_LIMITS) as scenario:
         await scenario.given_position("AAPL", 20)
         scenario.print_trade("MSFT", "190.00")
@@ -100,7 +101,7 @@ async def test_loss_limit_flattens_and_latches_the_day(database: str) -> None:
 
 
 async def test_position_over_hold_time_limit_is_exited(database: str) -> None:
-    """After the longest time a position is left, with that reason."""
+    """A position over the hold time limit is exited with this reason."""
     async with open_scenario(database, positions={"max_hold_time_minutes": 10}) as scenario:
         await scenario.given_position("AAPL", 20)
         scenario.print_trade("AAPL", "190.20", after=600)
@@ -112,7 +113,8 @@ async def test_position_over_hold_time_limit_is_exited(database: str) -> None:
 
 
 async def test_proposal_decisions_are_applied_once(database: str) -> None:
-    """Approved twice, sent once; rejected, never sent; approved too late, refused and ended."""
+    """A proposal approved twice is sent once; a rejected one is never sent; a late approval is refused and
+    the proposal expires."""
     async with open_scenario(database) as scenario:
         for symbol in ("AAPL", "MSFT", "TSLA"):
             scenario.print_trade(symbol, "190.00")
@@ -129,13 +131,13 @@ async def test_proposal_decisions_are_applied_once(database: str) -> None:
         await scenario.advance(seconds=30)
         assert (scenario.held_qty("AAPL"), scenario.held_qty("MSFT"), scenario.held_qty("TSLA")) == (10, 0, 0)
         assert [await scenario.count_submitted(symbol) for symbol in ("AAPL", "MSFT", "TSLA")] == [1, 0, 0]
-        ends = {(await scenario.orders(s))[0]["cancel_reason"] for s in ("MSFT", "TSLA")}
-        assert ends == {"OPERATOR", "EXPIRED_PROPOSAL"}
+        cancel_reasons = {(await scenario.orders(s))[0]["cancel_reason"] for s in ("MSFT", "TSLA")}
+        assert cancel_reasons == {"OPERATOR", "EXPIRED_PROPOSAL"}
         await scenario.assert_consistent()
 
 
 async def test_pending_proposal_can_be_approved_after_crash(database: str) -> None:
-    """It waits through a death and can be approved afterwards; halted, or held already, it cannot."""
+    """A proposal survives a crash and can be approved later, unless trading is halted or the symbol is held."""
     async with open_scenario(database) as scenario:
         scenario.print_trade("AAPL", "190.00")
         await scenario.advance(seconds=1)
@@ -148,8 +150,8 @@ async def test_pending_proposal_can_be_approved_after_crash(database: str) -> No
         assert (await scenario.send_command("approve", proposal_id=proposal))["ok"]
         await scenario.advance(seconds=10)
         assert scenario.held_qty("AAPL") == 10
-        again = await insert_proposal(scenario, "AAPL")
-        assert not (await scenario.send_command("approve", proposal_id=again))["ok"]
+        second_proposal = await insert_proposal(scenario, "AAPL")
+        assert not (await scenario.send_command("approve", proposal_id=second_proposal))["ok"]
         await scenario.advance(minutes=6)
         assert await scenario.count_submitted("AAPL") == 1
         await scenario.assert_consistent()
@@ -159,7 +161,8 @@ async def test_pending_proposal_can_be_approved_after_crash(database: str) -> No
 async def test_crash_during_approval_keeps_proposal_or_marks_order_sent(
     database: str, moment: Moment
 ) -> None:
-    """Before the approval is written the proposal still waits; after it the order is marked as perhaps sent."""
+    """A crash before the approval is stored keeps the proposal pending; after it, the order counts as
+    possibly sent."""
     async with open_scenario(database) as scenario:
         scenario.print_trade("AAPL", "190.00")
         await scenario.advance(seconds=1)
@@ -182,7 +185,7 @@ async def test_crash_during_approval_keeps_proposal_or_marks_order_sent(
 
 
 async def test_approval_in_last_minutes_is_refused(database: str) -> None:
-    """In the last minutes of the day an approval is refused: nothing is bought that must be sold at once."""
+    """An approval in the last minutes of the day is refused, because the position would be exited at once."""
     async with open_scenario(database, now=at("15:49", MONDAY)) as scenario:
         scenario.print_trade("AAPL", "190.00")
         await scenario.advance(seconds=1)
@@ -194,7 +197,8 @@ async def test_approval_in_last_minutes_is_refused(database: str) -> None:
 
 @pytest.mark.promise("C22")
 async def test_overnight_position_is_protected_and_sold_at_open(database: str) -> None:
-    """Held over a night by a daemon that died: protected before the open, sold at it, and no entry until then."""
+    """A position carried overnight by a crash is protected before the open and sold at it; no entry is
+    allowed before."""
     async with open_scenario(database, now=at("15:30", MONDAY)) as scenario:
         await scenario.given_position("AAPL", 20)
         await scenario.crash()

@@ -1,4 +1,4 @@
-"""A day is prepared whole or not at all, and a broker that stumbles is asked again."""
+"""Preparation of the day: it completes or is retried; a partial preparation is never used."""
 
 from catalyst.daemon.trading_day.schedule import Job
 from tests.simulator.manual_feed import at
@@ -6,14 +6,14 @@ from tests.stories.scenario import Scenario, open_scenario
 
 
 def is_prepared(scenario: Scenario) -> bool:
-    """Whether the scanner holds this session's universe and yardsticks."""
+    """Return true when the scanner has the universe of this session."""
     assert scenario.components is not None
     assert scenario.components.exits.session is not None
     return scenario.components.scanner.prepared_day == scenario.components.exits.session.day
 
 
 async def test_preparation_retries_asset_list_without_alert(database: str) -> None:
-    """The list of assets fails three times: within a minute and a half the universe stands, and nobody is told."""
+    """The universe is ready within 90 s after three failed asset reads, without an alert."""
     async with open_scenario(database, started=False) as scenario:
         await scenario.inject_fault("status_before", route="/v2/assets", status=502, count=3)
         await scenario.start()
@@ -25,7 +25,7 @@ async def test_preparation_retries_asset_list_without_alert(database: str) -> No
 
 
 async def test_scan_completes_partial_preparation_first(database: str) -> None:
-    """The assets are read, their daily bars are not: no scan goes by half of it; the next makes it whole."""
+    """With assets but no daily bars no scan runs; the next scan completes the preparation first."""
     async with open_scenario(database, started=False) as scenario:
         await scenario.inject_fault("status_before", route="/v2/stocks/bars", status=502, count=0)
         await scenario.start()
@@ -37,13 +37,12 @@ async def test_scan_completes_partial_preparation_first(database: str) -> None:
         await scenario.clear_faults()
         await scenario.advance(minutes=14)
         assert is_prepared(scenario)
-        status = await scenario.conn.fetchval("SELECT count(*) FROM scans")
-        assert status == 1
+        scan_count = await scenario.conn.fetchval("SELECT count(*) FROM scans")
+        assert scan_count == 1
 
 
 async def test_overdue_scans_are_skipped_when_exits_are_due(database: str) -> None:
-    """Scans that took too long are still waiting when the exits are due: none of them, nor a preparation, holds the
-    exits up."""
+    """Overdue scans and preparations are skipped when the exits before the close are due."""
     async with open_scenario(database, now=at("15:49")) as scenario:
         await scenario.advance(minutes=2)
         assert scenario.components is not None

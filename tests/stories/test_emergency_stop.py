@@ -1,4 +1,4 @@
-"""The hard stop: latched before anything else, ended after any death, step by step in the log, as configured."""
+"""Emergency stop: latched first, logged step by step, completed after any crash, and configurable."""
 
 from typing import Any
 
@@ -11,7 +11,8 @@ TIGHT_LIMITS = {"max_daily_loss": 30, "warning_threshold_pct": 75}
 
 
 async def lose_over_limit(scenario: Scenario) -> None:
-    """Twenty shares fall by more than the day may lose, above their stop; a bid for something else rests."""
+    """Lose more than the day may lose on 20 shares above their stop, while an entry of another symbol is
+    working."""
     await scenario.given_position("AAPL", 20)
     scenario.print_trade("MSFT", "190.00")
     await scenario.advance(seconds=1)
@@ -21,7 +22,7 @@ async def lose_over_limit(scenario: Scenario) -> None:
 
 
 async def day_state_after(scenario: Scenario, seconds: int = 100) -> Facts:
-    """What is left of the day a while later."""
+    """Advance time and return latch, event count, cycle, held shares and working entries."""
     await scenario.advance(seconds=seconds)
     latch = await scenario.conn.fetchrow("SELECT name FROM latches WHERE cleared_at IS NULL")
     events = await scenario.conn.fetchval(
@@ -52,7 +53,7 @@ STOPPED_STATE = {
 async def test_emergency_stop_logs_each_step_in_order(
     database: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Gate, latch, record, exits, proof: one line of the log each, in this order; then no entry reaches the broker."""
+    """Each step is one log line in this order; afterwards no entry reaches the broker."""
     async with open_scenario(database, risk=TIGHT_LIMITS) as scenario:
         await lose_over_limit(scenario)
         assert await day_state_after(scenario) == STOPPED_STATE
@@ -65,7 +66,7 @@ async def test_emergency_stop_logs_each_step_in_order(
 
 
 @pytest.mark.parametrize(
-    ("key", "differs"),
+    ("key", "expected_changes"),
     [
         ("close_all_positions_on_limit", {"held": 20}),
         ("halt_new_trades", {"latch": None, "cycle": "monitoring", "halted": False}),
@@ -73,16 +74,15 @@ async def test_emergency_stop_logs_each_step_in_order(
     ],
 )
 async def test_emergency_stop_respects_each_config_key(
-    database: str, key: str, differs: dict[str, Any]
+    database: str, key: str, expected_changes: dict[str, Any]
 ) -> None:
-    """Switched off, each leaves out its own part and nothing else: shares stay under their stop, entries go on, the
-    alert is on record and not sent."""
+    """Each key set to false leaves out only its own part: the exits, the latch, or the delivery of the alert."""
     async with open_scenario(database, risk=TIGHT_LIMITS, emergency={key: False}) as scenario:
         await lose_over_limit(scenario)
-        found = await day_state_after(scenario)
+        state = await day_state_after(scenario)
         if key == "halt_new_trades":
-            found["cycle"] = differs["cycle"]  # whatever it was doing
-        assert found == STOPPED_STATE | differs
+            state["cycle"] = expected_changes["cycle"]  # the cycle goes on
+        assert state == STOPPED_STATE | expected_changes
         alert = await scenario.conn.fetchrow("SELECT delivered_at FROM alerts WHERE event = 'EMERGENCY_STOP'")
         assert (alert["delivered_at"] is not None) is (key == "send_email_alert")
         position = await scenario.position("AAPL")
@@ -103,8 +103,7 @@ async def test_emergency_stop_respects_each_config_key(
     ],
 )
 async def test_emergency_stop_completes_after_crash(database: str, step: str, moment: Moment) -> None:
-    """Killed before the latch, after it, before or after the record, over the first cancel: the next start ends it,
-    once, and nobody enters in between."""
+    """After a crash at any step the next start completes the stop once, and no entry is sent meanwhile."""
     async with open_scenario(database, risk=TIGHT_LIMITS) as scenario:
         await lose_over_limit(scenario)
         await scenario.crash_at(step, moment)
@@ -131,31 +130,30 @@ TRADING_STATE = {"latch": None, "halted": False}  # without `halt_new_trades`
 async def test_emergency_stop_without_latch_completes_after_crash(
     database: str, step: str, moment: Moment, nth: int
 ) -> None:
-    """Without the latch the record itself is what a start resumes: nobody enters before everything is left and every
-    bid is gone, once, and from then on they may."""
+    """Without a latch the next start resumes from the recorded event: no entry is allowed before everything
+    is exited and cancelled once; then entries are allowed."""
     async with open_scenario(database, risk=TIGHT_LIMITS, emergency={"halt_new_trades": False}) as scenario:
         await lose_over_limit(scenario)
         await scenario.crash_at(step, moment, nth=nth)
         await scenario.start()
-        found = await day_state_after(scenario, 130)
-        assert found == STOPPED_STATE | TRADING_STATE | {"cycle": found["cycle"]}
-        assert found["cycle"] != "closed"
+        state = await day_state_after(scenario, 130)
+        assert state == STOPPED_STATE | TRADING_STATE | {"cycle": state["cycle"]}
+        assert state["cycle"] != "closed"
         await assert_single_event(scenario)
         assert (await scenario.submit_entry("TSLA", 5, **ENTRY)).status != "rejected"
         await scenario.assert_consistent()
 
 
 async def assert_single_event(scenario: Scenario) -> None:
-    """One record, one end of it."""
-    recorded = await scenario.conn.fetch(
+    """Check that the emergency stop was recorded once and finished once."""
+    events = await scenario.conn.fetch(
         "SELECT event_type FROM risk_events WHERE event_type LIKE 'EMERGENCY_STOP%' ORDER BY risk_event_id"
     )
-    assert [row["event_type"] for row in recorded] == ["EMERGENCY_STOP", "EMERGENCY_STOP_DONE"]
+    assert [row["event_type"] for row in events] == ["EMERGENCY_STOP", "EMERGENCY_STOP_DONE"]
 
 
 async def test_unfinished_emergency_stop_blocks_entries(database: str) -> None:
-    """Exits that do not get through keep entries out, though trading may go on afterwards; a restart changes nothing
-    about it, and a person who resumes does."""
+    """An emergency stop whose exits hang blocks entries, also after a restart, until the operator resumes."""
     async with open_scenario(database, risk=TIGHT_LIMITS, emergency={"halt_new_trades": False}) as scenario:
         await lose_over_limit(scenario)
         await scenario.admin("halt", {"symbol": "AAPL"})
@@ -172,14 +170,14 @@ async def test_unfinished_emergency_stop_blocks_entries(database: str) -> None:
 
 
 async def test_emergency_stop_cancels_entries_after_crash(database: str) -> None:
-    """Neither leaving nor halting: a death between the record and the cancels leaves no bid behind, and the shares
-    stay under their stop."""
-    off = {"halt_new_trades": False, "close_all_positions_on_limit": False}
-    async with open_scenario(database, risk=TIGHT_LIMITS, emergency=off) as scenario:
+    """With exits and halt off, a crash after the recorded event leaves no working entry, and the shares keep
+    their stop."""
+    emergency = {"halt_new_trades": False, "close_all_positions_on_limit": False}
+    async with open_scenario(database, risk=TIGHT_LIMITS, emergency=emergency) as scenario:
         await lose_over_limit(scenario)
         await scenario.crash_at("emergency_stop", Moment.AFTER)
         await scenario.start()
-        found = await day_state_after(scenario, 130)
-        assert found == STOPPED_STATE | TRADING_STATE | {"cycle": found["cycle"], "held": 20}
+        state = await day_state_after(scenario, 130)
+        assert state == STOPPED_STATE | TRADING_STATE | {"cycle": state["cycle"], "held": 20}
         await assert_single_event(scenario)
         await scenario.assert_consistent()

@@ -1,4 +1,4 @@
--- What people and reports read.
+-- Views for reports and for saved queries.
 
 CREATE VIEW v_trade_pipeline_status AS
 SELECT c.cycle_id,
@@ -30,7 +30,7 @@ SELECT c.cycle_id,
          FROM positions WHERE cycle_id = c.cycle_id) p
  ORDER BY c.cycle_date DESC;
 
--- Every entry Catalyst tried, with the state the seeds gave to positions that never were.
+-- Every entry order, with the status that the seeds gave to a position that was never opened.
 CREATE VIEW v_trade_attempts AS
 SELECT o.order_id,
        o.cycle_id,
@@ -53,7 +53,7 @@ SELECT o.order_id,
   LEFT JOIN positions p ON p.position_id = o.position_id
  WHERE o.order_purpose = 'entry';
 
--- Every open position with what stands between it and its worst case.
+-- Every open position with its protection and its worst case.
 CREATE VIEW v_open_risk AS
 SELECT p.position_id,
        p.cycle_id,
@@ -64,11 +64,11 @@ SELECT p.position_id,
        p.last_price,
        p.stop_loss,
        p.take_profit,
-       coalesce(b.quantity, 0) AS protected_qty,             -- by a stop that works at the broker
+       coalesce(b.quantity, 0) AS protected_qty,             -- by a working stop at the broker
        greatest(p.quantity - coalesce(b.quantity, 0), 0) AS unprotected_qty,
        b.stop_price AS broker_stop_price,
        open_exit_quantity(p.position_id) AS exiting_qty,
-       -- Dollars lost or won if the stop fills at its price; null when there is no stop at all.
+       -- Dollars lost or won if the stop fills at its price; null when there is no stop.
        CASE p.side WHEN 'long' THEN 1 ELSE -1 END * (coalesce(b.stop_price, p.stop_loss) - p.entry_price)
            * p.quantity AS worst_case,
        p.protected_at,
@@ -86,7 +86,7 @@ SELECT p.position_id,
           AND NOT (coalesce(parent.order_purpose, '') = 'entry' AND parent.filled_qty < parent.quantity)) b ON true
  WHERE p.status = 'open';
 
--- The names saved queries of the earlier system use.
+-- Column names used by saved queries of the earlier system.
 CREATE VIEW v_trading_cycles_legacy AS
 SELECT cycle_id, cycle_date, mode, status, max_positions, max_daily_loss, scan_frequency,
        started_at, stopped_at, realized_pnl, daily_pnl

@@ -1,4 +1,4 @@
--- What people ask of the daemon, what it tells them, and what stops it.
+-- Operations: latches, flat proofs, quarantine, risk events, alerts, operator commands and proposals.
 
 CREATE TABLE latches (
     latch_id   bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -9,6 +9,7 @@ CREATE TABLE latches (
     until      timestamptz,
     cleared_at timestamptz,
     cleared_by text,
+    facts      jsonb       NOT NULL DEFAULT '{}',       -- SAFE mode: the invariants that failed
     CHECK ((cleared_at IS NULL) = (cleared_by IS NULL))
 );
 CREATE UNIQUE INDEX latches_one_active ON latches (name) WHERE cleared_at IS NULL;
@@ -18,14 +19,14 @@ CREATE TABLE flat_proofs (
     cycle_id         text        REFERENCES trading_cycles,
     at               timestamptz NOT NULL,
     cause            text        NOT NULL,
-    requested_by         text        NOT NULL,
+    requested_by     text        NOT NULL,
     flat             boolean     NOT NULL,
-    broker_orders    integer,                          -- null: the broker could not be asked
+    broker_orders    integer,                          -- null: the broker was unreachable
     broker_positions integer,
-    stored_orders    integer,                          -- null: the tables could not be asked
+    stored_orders    integer,                          -- null: the database was unreachable
     stored_positions integer,
     facts            jsonb       NOT NULL DEFAULT '{}',
-    -- coalesce: what could not be asked is not zero, and a null check passes.
+    -- coalesce: null (unreachable) does not count as zero; without it a null CHECK would pass.
     CHECK (NOT flat OR coalesce(broker_orders = 0 AND broker_positions = 0, false))
 );
 
@@ -35,7 +36,7 @@ CREATE TABLE quarantine (
     source        text        NOT NULL,
     reason        text        NOT NULL,
     raw           text        NOT NULL,
-    raw_sha256    text        NOT NULL,                -- of the bytes as they came, before they were made storable
+    raw_sha256    text        NOT NULL,                -- of the bytes as received, before cleaning
     order_id      bigint      REFERENCES orders,
     security_id   integer     REFERENCES securities,
     resolved_at   timestamptz,
@@ -55,7 +56,7 @@ CREATE TABLE risk_events (
 );
 CREATE INDEX risk_events_by_time ON risk_events (occurred_at);
 
--- The outbox: written in the transaction of what it tells of, delivered later.
+-- Alert outbox: written in the same transaction as the event, delivered later.
 CREATE TABLE alerts (
     alert_id        bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     severity        text        NOT NULL CHECK (severity IN ('INFO', 'WARNING', 'CRITICAL')),
@@ -89,6 +90,7 @@ CREATE TABLE commands (
 );
 CREATE INDEX commands_waiting ON commands (command_id) WHERE answered_at IS NULL;
 
+-- Wake the daemon for a new command, and the waiting client for an answer.
 CREATE FUNCTION notify_command() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM pg_notify(CASE WHEN NEW.answered_at IS NULL THEN 'catalyst_commands' ELSE 'catalyst_answers' END,
