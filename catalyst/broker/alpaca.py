@@ -42,9 +42,8 @@ log = structlog.get_logger(__name__)
 
 ASSETS_TIMEOUTS: Final = Timeouts(read=20.0, total=60.0)  # the list of assets: many megabytes, once a day
 MAX_PAGES: Final = 200
-PAGE_OVERLAP: Final = timedelta(
-    milliseconds=1
-)  # `after` is exclusive, and the broker's times are finer than ours
+# `after` is exclusive, and the broker's times are finer than ours.
+PAGE_OVERLAP: Final = timedelta(milliseconds=1)
 
 
 def log_malformed_row(reason: str, raw: object) -> None:
@@ -80,11 +79,11 @@ class AlpacaBroker(Broker):
             status: responses.UnchangedBodyCache(responses.parse_order_page)
             for status in ("open", "closed", "all")
         }
-        budget = RateLimiter(clock, limit=rate_limit, reserve=rate_reserve)
+        rate_limiter = RateLimiter(clock, limit=rate_limit, reserve=rate_reserve)
         self._rest_client = RestClient(
             clock,
             Endpoint(base_url.rstrip("/"), key, secret, epoch),
-            budget,
+            rate_limiter,
             on_malformed=on_malformed,
             timeouts=timeouts,
             threads=threads,
@@ -154,7 +153,7 @@ class AlpacaBroker(Broker):
             priority=priority,
         )
         if report.broker_id != broker_id:
-            raise BrokerUnavailable(f"asked for order {broker_id}, told of {report.broker_id}")
+            raise BrokerUnavailable(f"requested order {broker_id}, received {report.broker_id}")
         return report
 
     async def order_by_client_id(
@@ -169,14 +168,14 @@ class AlpacaBroker(Broker):
             priority=priority,
         )
         if report.client_order_id != client_order_id:
-            raise BrokerUnavailable(f"asked for order {client_order_id}, told of {report.client_order_id}")
+            raise BrokerUnavailable(f"requested order {client_order_id}, received {report.client_order_id}")
         if report.order_class == "simple" or report.legs:
             return report
         try:
             return await self.order(report.broker_id, priority=priority)
         except NotFound as error:
             raise BrokerUnavailable(
-                f"order {report.broker_id} is known by one id and not by the other"
+                f"order {report.broker_id} is found by its client order id and not by its own id"
             ) from error
 
     async def orders(
@@ -188,8 +187,8 @@ class AlpacaBroker(Broker):
         priority: Priority = Priority.ROUTINE,
     ) -> list[OrderReport]:
         found: dict[str, OrderReport] = {}
-        for some in batch_symbols(symbols) or [()]:
-            found |= await self._fetch_orders(status, after, some, priority)
+        for batch in batch_symbols(symbols) or [()]:
+            found |= await self._fetch_orders(status, after, batch, priority)
         return sorted(found.values(), key=responses.by_submission_time)
 
     async def positions(self, *, priority: Priority = Priority.ROUTINE) -> list[PositionReport]:
@@ -203,7 +202,7 @@ class AlpacaBroker(Broker):
         except NotFound:
             return None
         if report.symbol != symbol:
-            raise BrokerUnavailable(f"asked for the position in {symbol}, told of {report.symbol}")
+            raise BrokerUnavailable(f"requested the position in {symbol}, received {report.symbol}")
         return report
 
     async def fills(
@@ -220,20 +219,22 @@ class AlpacaBroker(Broker):
             params["order_id"] = order_id  # newer than some servers, so it is filtered again below
         found: dict[str, Fill] = {}
         for _ in range(MAX_PAGES):
-            page, last = await self._rest_client.read(
+            page, next_token = await self._rest_client.read(
                 "/account/activities/FILL", params, responses.parse_fill_page, priority=priority
             )
-            fresh = {one.activity_id: one for one in page if one.activity_id and one.activity_id not in found}
+            fresh = {
+                fill.activity_id: fill for fill in page if fill.activity_id and fill.activity_id not in found
+            }
             found |= fresh
-            if last is None:
+            if next_token is None:
                 return sorted(
-                    (one for one in found.values() if order_id in (None, one.broker_id)),
-                    key=lambda one: (one.at, one.cum_qty),
+                    (fill for fill in found.values() if order_id in (None, fill.broker_id)),
+                    key=lambda fill: (fill.at, fill.cum_qty),
                 )
-            if params.get("page_token") == last:
+            if params.get("page_token") == next_token:
                 break
-            params["page_token"] = last
-        raise BrokerUnavailable("the list of fills does not end")
+            params["page_token"] = next_token
+        raise BrokerUnavailable("the list of fills has no end")
 
     async def account(self) -> AccountReport:
         return await self._read_object("/account", parse.account_report)
@@ -254,7 +255,7 @@ class AlpacaBroker(Broker):
         )
         if configuration.get("no_shorting") is not forbidden:
             raise OutcomeUnknown(
-                f"no_shorting was set to {forbidden} and reads {configuration.get('no_shorting')!r}"
+                f"no_shorting was set to {forbidden}, the response shows {configuration.get('no_shorting')!r}"
             )
         return True
 
@@ -296,19 +297,22 @@ class AlpacaBroker(Broker):
             page, full = await self._rest_client.read(
                 "/orders", params, self._order_page_parsers[status], priority=priority
             )
-            known = len(found)
-            found |= {one.broker_id: one for one in page}
+            count_before = len(found)
+            found |= {order.broker_id: order for order in page}
             if not full:
                 return found
-            cursor = next_page_start(page, cursor, PAGE_OVERLAP, progressed=len(found) > known)
-        raise BrokerUnavailable("the list of orders does not end")
+            cursor = next_page_start(page, cursor, PAGE_OVERLAP, progressed=len(found) > count_before)
+        raise BrokerUnavailable("the list of orders has no end")
 
     async def _read_object(
-        self, path: str, read: Callable[[object], T], *, priority: Priority = Priority.ROUTINE
+        self, path: str, parse_row: Callable[[object], T], *, priority: Priority = Priority.ROUTINE
     ) -> T:
         def parse_response(response: HttpResponse, on_malformed: OnMalformed) -> T:
             return responses.parse_or_raise(
-                require_object(success_body(response, mutating=False)), read, on_malformed, mutating=False
+                require_object(success_body(response, mutating=False)),
+                parse_row,
+                on_malformed,
+                mutating=False,
             )
 
         return await self._rest_client.read(path, None, parse_response, priority=priority)
@@ -317,11 +321,13 @@ class AlpacaBroker(Broker):
         self,
         path: str,
         params: Mapping[str, str | int] | None,
-        read: Callable[[object], T],
+        parse_row: Callable[[object], T],
         *,
         priority: Priority = Priority.ROUTINE,
     ) -> list[T]:
         def parse_response(response: HttpResponse, on_malformed: OnMalformed) -> list[T]:
-            return parse.parse_rows(require_list(success_body(response, mutating=False)), read, on_malformed)
+            return parse.parse_rows(
+                require_list(success_body(response, mutating=False)), parse_row, on_malformed
+            )
 
         return await self._rest_client.read(path, params, parse_response, priority=priority)

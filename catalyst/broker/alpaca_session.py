@@ -84,7 +84,7 @@ class AlpacaSession(RESTClient):
             self._session.mount(scheme, _Adapter(pool_connections=1, pool_maxsize=1))
 
     def __repr__(self) -> str:
-        return f"Client({self._base_url!r})"
+        return f"AlpacaSession({self._base_url!r})"
 
     def send(
         self,
@@ -96,9 +96,8 @@ class AlpacaSession(RESTClient):
     ) -> HttpResponse:
         """Send one request once and return its response, whatever the status."""
         now = time.monotonic()  # noqa: TID251 - the age of a real socket
-        if (
-            now - self._last_used > MAX_IDLE_S
-        ):  # a request into a dead connection costs seconds of uncertainty; a handshake costs 50 ms
+        # A request into a dead connection costs seconds of uncertainty; a handshake costs 50 ms.
+        if now - self._last_used > MAX_IDLE_S:
             self._session.close()
         self._last_used = now
         _current_attempt.attempt = attempt
@@ -121,14 +120,14 @@ class AlpacaSession(RESTClient):
     ) -> HttpResponse:
         del retry  # disables alpaca-py's own resending
         timeouts = (_current_attempt.attempt or RequestAttempt()).timeouts
-        limit = time.monotonic() + timeouts.total  # noqa: TID251 - bounds a real socket, not market time
-        pieces = []
+        deadline = time.monotonic() + timeouts.total  # noqa: TID251 - bounds a real socket, not market time
+        chunks = []
         with self._session.request(
             method, url, stream=True, timeout=(timeouts.connect, timeouts.read), **opts
         ) as response:
-            for piece in response.iter_content(CHUNK_BYTES):
-                pieces.append(piece)
-                if time.monotonic() > limit:  # noqa: TID251 - a peer that drips would hold the thread for ever
-                    raise ReadTimeout(f"the answer was not complete after {timeouts.total:g} s")
+            for chunk in response.iter_content(CHUNK_BYTES):
+                chunks.append(chunk)
+                if time.monotonic() > deadline:  # noqa: TID251 - a peer that drips would hold the thread for ever
+                    raise ReadTimeout(f"the response was not complete after {timeouts.total:g} s")
             headers = {name.lower(): value for name, value in response.headers.items()}
-            return HttpResponse(response.status_code, b"".join(pieces), headers)
+            return HttpResponse(response.status_code, b"".join(chunks), headers)

@@ -42,9 +42,8 @@ _SNAPSHOT_PARTS: Final[dict[str, tuple[tuple[str, str], ...]]] = {
         ("prev_at", "t"),
     ),
 }
-_ZERO_ALLOWED_KEYS: Final = frozenset(
-    {"v", "bs", "as"}
-)  # zero is a valid number for these; a price of zero is no price
+# Zero is a valid number for these; a price of zero is no price.
+_ZERO_ALLOWED_KEYS: Final = frozenset({"v", "bs", "as"})
 SNAPSHOT_COLUMNS: Final = tuple(column for part in _SNAPSHOT_PARTS.values() for column, _ in part)
 _BAR_KEYS: Final = (
     ("timestamp", "t"),
@@ -75,7 +74,7 @@ def snapshot_columns(snapshots: Mapping[str, object]) -> tuple[list[str], Column
 
 def snapshot_frame(chunks: Sequence[tuple[list[str], Columns]]) -> pd.DataFrame:
     """Return the batches as one frame, index `symbol`, columns SNAPSHOT_COLUMNS."""
-    symbols = [symbol for some, _ in chunks for symbol in some]
+    symbols = [symbol for batch, _ in chunks for symbol in batch]
     return pd.DataFrame(
         {
             column: _concatenated([columns[column] for _, columns in chunks], column)
@@ -87,9 +86,11 @@ def snapshot_frame(chunks: Sequence[tuple[list[str], Columns]]) -> pd.DataFrame:
 
 def bar_columns(bars: Mapping[str, object]) -> Columns:
     """Return the bars of one page in long form, BAR_COLUMNS; a bar without a time is left out."""
-    per_symbol = {symbol: some for symbol, some in bars.items() if isinstance(some, list)}
-    rows = [row for some in per_symbol.values() for row in some]
-    symbols = np.repeat(np.array(list(per_symbol), dtype=object), [len(some) for some in per_symbol.values()])
+    per_symbol = {symbol: items for symbol, items in bars.items() if isinstance(items, list)}
+    rows = [row for items in per_symbol.values() for row in items]
+    symbols = np.repeat(
+        np.array(list(per_symbol), dtype=object), [len(items) for items in per_symbol.values()]
+    )
     if not all(map(is_object, rows)):
         keep = [is_object(row) for row in rows]
         rows, symbols = [row for row in rows if is_object(row)], symbols[keep]
@@ -116,10 +117,10 @@ def numbers(raw: Sequence[object], *, zero: bool) -> FloatColumn:
     try:
         column = np.array(raw, dtype=np.float64)  # None becomes NaN
     except (TypeError, ValueError, OverflowError):
-        column = np.array([_number(one) for one in raw], dtype=np.float64)
-    false = ~np.isfinite(column) | (column < 0 if zero else column <= 0)
-    if false.any():
-        column[false] = np.nan
+        column = np.array([_number(value) for value in raw], dtype=np.float64)
+    invalid = ~np.isfinite(column) | (column < 0 if zero else column <= 0)
+    if invalid.any():
+        column[invalid] = np.nan
     return column
 
 
@@ -128,12 +129,12 @@ def times(raw: Sequence[object]) -> TimeColumn:
     try:
         distinct = list(set(raw))
         if len(distinct) * 4 < len(raw):  # bars of one minute or day: parse each time once
-            read = dict(zip(distinct, times(distinct), strict=True))
-            return np.array([read[one] for one in raw], dtype="datetime64[ns]")
+            parsed_times = dict(zip(distinct, times(distinct), strict=True))
+            return np.array([parsed_times[text] for text in raw], dtype="datetime64[ns]")
         return np.array(_utc(raw), dtype="datetime64[ns]")
     except (TypeError, ValueError):  # an offset, a null, or no time: slower, and accepted
         parsed = pd.to_datetime(
-            pd.Series([one if isinstance(one, str) else None for one in raw], dtype=object),
+            pd.Series([text if isinstance(text, str) else None for text in raw], dtype=object),
             utc=True,
             format="ISO8601",
             errors="coerce",

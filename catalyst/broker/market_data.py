@@ -40,12 +40,10 @@ T = TypeVar("T")
 FEEDS: Final = ("iex", "sip", "delayed_sip")
 BARS_PER_PAGE: Final = 10_000
 MAX_PAGES: Final = 2_000
-DELAYED_FEED_LAG: Final = timedelta(
-    minutes=15
-)  # of the delayed feed: older data comes from the consolidated tape
-BULK_TIMEOUTS: Final = Timeouts(
-    read=10.0, total=20.0
-)  # real seconds, for a batch of snapshots or a page of bars
+# Of the delayed feed: older data comes from the consolidated tape.
+DELAYED_FEED_LAG: Final = timedelta(minutes=15)
+# Real seconds, for a batch of snapshots or a page of bars.
+BULK_TIMEOUTS: Final = Timeouts(read=10.0, total=20.0)
 
 SnapshotBatch = tuple[list[str], Columns]
 
@@ -73,19 +71,19 @@ class AlpacaMarketData(MarketData):
         fault_point: FaultPoint | None = None,
     ) -> None:
         if feed not in FEEDS:
-            raise ValueError(f"{feed!r} is none of the feeds {', '.join(FEEDS)}")
+            raise ValueError(f"feed {feed!r} is none of the feeds {', '.join(FEEDS)}")
         self._clock = clock
         self._feed = feed
-        budget = RateLimiter(clock, limit=rate_limit, reserve=rate_reserve)
+        rate_limiter = RateLimiter(clock, limit=rate_limit, reserve=rate_reserve)
         endpoint = Endpoint(base_url.rstrip("/"), key, secret, epoch)
         self._rest_client = RestClient(
-            clock, endpoint, budget, on_malformed=on_malformed, threads=threads, fault_point=fault_point
+            clock, endpoint, rate_limiter, on_malformed=on_malformed, threads=threads, fault_point=fault_point
         )
         self._bulk_slots = asyncio.Semaphore(max(threads - 1, 1))
         self._parse_lock = threading.Lock()  # two parsers at once would delay the event loop twice as long
 
     async def snapshots(self, symbols: Sequence[str]) -> pd.DataFrame:
-        found = await gather_all(self._fetch_snapshots(chunk) for chunk in batch_symbols(symbols))
+        found = await gather_all(self._fetch_snapshots(batch) for batch in batch_symbols(symbols))
         with self._clock.hold():
             return await asyncio.to_thread(snapshot_frame, [part for parts in found for part in parts])
 
@@ -95,7 +93,7 @@ class AlpacaMarketData(MarketData):
         feed = self._feed
         if feed == "delayed_sip":
             feed, end = "sip", min(end, self._clock.now() - DELAYED_FEED_LAG)
-        asked: dict[str, str | int] = {
+        params: dict[str, str | int] = {
             "timeframe": timeframe,
             "start": rfc3339(start),
             "end": rfc3339(end),
@@ -104,8 +102,10 @@ class AlpacaMarketData(MarketData):
             "feed": feed,
             "sort": "asc",
         }
-        chunks = batch_symbols(symbols) if start < end else []
-        found = await gather_all(self._fetch_bars({"symbols": ",".join(chunk), **asked}) for chunk in chunks)
+        batches = batch_symbols(symbols) if start < end else []
+        found = await gather_all(
+            self._fetch_bars({"symbols": ",".join(batch), **params}) for batch in batches
+        )
         with self._clock.hold():
             return await asyncio.to_thread(bar_frame, [page for pages in found for page in pages])
 
@@ -139,44 +139,44 @@ class AlpacaMarketData(MarketData):
         with self._parse_lock:
             body = success_body(response, mutating=False)
             if not is_object(body):
-                raise BrokerUnavailable("snapshots were asked for and something else came")
+                raise BrokerUnavailable("expected snapshots, got something else")
             nested = body.get("snapshots")  # some hosts wrap them
             return snapshot_columns(nested if is_object(nested) else body)
 
-    async def _fetch_bars(self, asked: Mapping[str, str | int]) -> list[Columns]:
+    async def _fetch_bars(self, params: Mapping[str, str | int]) -> list[Columns]:
         """Read every page of one batch. A page may be short or empty and still have a successor."""
         pages: list[Columns] = []
         token: str | None = None
         for _ in range(MAX_PAGES):
-            query = encode_query(**asked) if token is None else encode_query(**asked, page_token=token)
+            query = encode_query(**params) if token is None else encode_query(**params, page_token=token)
             async with self._bulk_slots:
-                page, following = await self._rest_client.read(
+                page, next_token = await self._rest_client.read(
                     "/stocks/bars", query, self._parse_bars, timeouts=BULK_TIMEOUTS
                 )
             pages.append(page)
-            if following is None:
+            if next_token is None:
                 return pages
-            if following == token:
+            if next_token == token:
                 break
-            token = following
-        raise BrokerUnavailable("the list of bars does not end")
+            token = next_token
+        raise BrokerUnavailable("the list of bars has no end")
 
     def _parse_bars(self, response: HttpResponse, _on_malformed: OnMalformed) -> tuple[Columns, str | None]:
         with self._parse_lock:
             body = require_object(success_body(response, mutating=False))
             bars = body.get("bars", ...)
             if bars is not None and not is_object(bars):
-                raise BrokerUnavailable("bars were asked for and something else came")
+                raise BrokerUnavailable("expected bars, got something else")
             token = body.get("next_page_token")
             return bar_columns(bars or {}), token if isinstance(token, str) and token else None
 
     async def _fetch_latest(
-        self, kind: str, symbols: Sequence[str], read: Callable[[str, Mapping[str, object]], T]
+        self, kind: str, symbols: Sequence[str], parse_row: Callable[[str, Mapping[str, object]], T]
     ) -> dict[str, T]:
         found: dict[str, T] = {}
-        parse_response = partial(_parse_latest, kind, read)
-        for chunk in batch_symbols(symbols):
-            query = encode_query(symbols=",".join(chunk), feed=self._feed)
+        parse_response = partial(_parse_latest, kind, parse_row)
+        for batch in batch_symbols(symbols):
+            query = encode_query(symbols=",".join(batch), feed=self._feed)
             found |= await self._rest_client.read(
                 f"/stocks/{kind}/latest", query, parse_response, priority=Priority.EXIT
             )
@@ -185,17 +185,17 @@ class AlpacaMarketData(MarketData):
 
 def _parse_latest(
     kind: str,
-    read: Callable[[str, Mapping[str, object]], T],
+    parse_row: Callable[[str, Mapping[str, object]], T],
     response: HttpResponse,
     on_malformed: OnMalformed,
 ) -> dict[str, T]:
     rows = require_object(success_body(response, mutating=False)).get(kind)
     if not is_object(rows):
-        raise BrokerUnavailable(f"{kind} were asked for and something else came")
+        raise BrokerUnavailable(f"expected {kind}, got something else")
     found = {}
     for symbol, row in rows.items():
         try:
-            found[symbol] = read(symbol, row if is_object(row) else {})
+            found[symbol] = parse_row(symbol, row if is_object(row) else {})
         except ValueError as error:
             on_malformed(str(error), row)
     return found
@@ -205,7 +205,7 @@ def _parse_quote(symbol: str, row: Mapping[str, object]) -> Quote:
     """Parse a quote. A side without a positive price is None; both sides of a crossed quote are."""
     at = instant(row.get("t"))
     if at is None:
-        raise ValueError(f"a quote of {symbol} without a time")
+        raise ValueError(f"the quote of {symbol} has no time")
     bid, ask = _positive_price(row, "bp"), _positive_price(row, "ap")
     if bid is not None and ask is not None and bid > ask:
         bid = ask = None
@@ -215,7 +215,7 @@ def _parse_quote(symbol: str, row: Mapping[str, object]) -> Quote:
 def _parse_trade(symbol: str, row: Mapping[str, object]) -> Trade:
     at, price = instant(row.get("t")), _positive_price(row, "p")
     if at is None or price is None:
-        raise ValueError(f"a print of {symbol} without a time or a price")
+        raise ValueError(f"the print of {symbol} has no time or no price")
     return Trade(symbol, at, price)
 
 

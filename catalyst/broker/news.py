@@ -50,12 +50,12 @@ class AlpacaNews(NewsSource):
         fault_point: FaultPoint | None = None,
     ) -> None:
         self._clock = clock
-        budget = RateLimiter(clock, limit=rate_limit, reserve=rate_reserve)
+        rate_limiter = RateLimiter(clock, limit=rate_limit, reserve=rate_reserve)
         endpoint = Endpoint(base_url.rstrip("/"), key, secret, epoch)
         self._rest_client = RestClient(
             clock,
             endpoint,
-            budget,
+            rate_limiter,
             on_malformed=on_malformed,
             timeouts=NEWS_TIMEOUTS,
             threads=threads,
@@ -63,13 +63,13 @@ class AlpacaNews(NewsSource):
         )
 
     async def headlines(self, symbols: Sequence[str], start: datetime, end: datetime) -> pd.DataFrame:
-        chunks = batch_symbols(symbols, SYMBOLS_PER_REQUEST)
-        found = await gather_all(self._fetch_batch(chunk, start, end) for chunk in chunks)
+        batches = batch_symbols(symbols, SYMBOLS_PER_REQUEST)
+        found = await gather_all(self._fetch_batch(batch, start, end) for batch in batches)
         received = self._clock.now()
         rows_by_key = {
             (row["id"], row["symbol"]): {**row, "received_at": received}
-            for chunk, some in zip(chunks, found, strict=True)
-            for row in _rows_by_symbol(some, frozenset(chunk))
+            for batch, headlines in zip(batches, found, strict=True)
+            for row in _rows_by_symbol(headlines, frozenset(batch))
         }
         frame = pd.DataFrame(list(rows_by_key.values()), columns=pd.Index(COLUMNS))
         frame = frame.astype(
@@ -83,7 +83,7 @@ class AlpacaNews(NewsSource):
 
     async def _fetch_batch(self, symbols: Sequence[str], start: datetime, end: datetime) -> list[HeadlineRow]:
         """Read every page of one batch."""
-        asked: dict[str, str | int] = {
+        params: dict[str, str | int] = {
             "symbols": ",".join(symbols),
             "start": rfc3339(start),
             "end": rfc3339(end),
@@ -94,15 +94,15 @@ class AlpacaNews(NewsSource):
         found: list[HeadlineRow] = []
         for _ in range(MAX_PAGES):
             page, token = await self._rest_client.read(
-                "/news", encode_query(**asked), _parse_page, version="v1beta1"
+                "/news", encode_query(**params), _parse_page, version="v1beta1"
             )
             found += page
             if token is None:
                 return found
-            if token == asked.get("page_token"):
+            if token == params.get("page_token"):
                 break
-            asked["page_token"] = token
-        raise BrokerUnavailable("the list of headlines does not end")
+            params["page_token"] = token
+        raise BrokerUnavailable("the list of headlines has no end")
 
 
 def _parse_page(response: HttpResponse, on_malformed: OnMalformed) -> tuple[list[HeadlineRow], str | None]:
@@ -117,34 +117,32 @@ def _parse_headline(raw: object) -> HeadlineRow:
     """Return one headline with its symbols. Required: an id, the headline, a time."""
     if not is_object(raw):
         raise ValueError(f"a headline is {type(raw).__name__}, not an object")
-    number, title, at = raw.get("id"), raw.get("headline"), instant(raw.get("created_at"))
-    if not isinstance(number, (int, str)) or not isinstance(title, str) or not title or at is None:
-        raise ValueError("a headline lacks its id, its words or its time")
-    named = raw.get("symbols")
+    headline_id, title, at = raw.get("id"), raw.get("headline"), instant(raw.get("created_at"))
+    if not isinstance(headline_id, (int, str)) or not isinstance(title, str) or not title or at is None:
+        raise ValueError("a headline has no id, text or time")
+    symbols = raw.get("symbols")
     return {
-        "id": str(number),
+        "id": str(headline_id),
         "headline": _clean_text(title),
         "summary": _clean_text(raw.get("summary")),
         "source": _clean_text(raw.get("source")),
         "published_at": at,
         "url": _clean_text(raw.get("url")),
-        "symbols": frozenset(one for one in named if isinstance(one, str))
-        if isinstance(named, list)
+        "symbols": frozenset(symbol for symbol in symbols if isinstance(symbol, str))
+        if isinstance(symbols, list)
         else frozenset(),
     }
 
 
-def _rows_by_symbol(found: Sequence[HeadlineRow], asked: frozenset[str]) -> Iterator[HeadlineRow]:
+def _rows_by_symbol(found: Sequence[HeadlineRow], requested: frozenset[str]) -> Iterator[HeadlineRow]:
     """Return one row for each headline and each requested symbol."""
     for row in found:
-        named = row["symbols"]
-        for symbol in sorted(asked & named if isinstance(named, frozenset) else ()):
+        symbols = row["symbols"]
+        for symbol in sorted(requested & symbols if isinstance(symbols, frozenset) else ()):
             yield {**{name: row[name] for name in row if name != "symbols"}, "symbol": symbol}
 
 
 def _clean_text(raw: object) -> str:
     """Return one line of text without control characters; it is shown in tables, logs and terminals."""
     words = raw.split() if isinstance(raw, str) else ()
-    return " ".join(
-        "".join(letter for letter in word if letter >= " " and letter != "\x7f") for word in words
-    )
+    return " ".join("".join(char for char in word if char >= " " and char != "\x7f") for word in words)

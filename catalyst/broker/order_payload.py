@@ -22,22 +22,25 @@ def check_order_request(request: OrderRequest) -> None:
     """Raise OrderRejected (http_status 0) for an invalid order; nothing is sent."""
     if not _CLIENT_ORDER_ID.fullmatch(request.client_order_id):
         raise _rejection(
-            RejectionReason.SUBMIT_FAILED, f"client order id {request.client_order_id!r} breaks the rule"
+            RejectionReason.SUBMIT_FAILED,
+            f"client order id {request.client_order_id!r} is not 1 to 48 letters, digits, _ or -",
         )
     quantity = request.quantity
     if not quantity.is_finite() or quantity <= 0 or quantity != quantity.to_integral_value():
-        raise _rejection(RejectionReason.SUBMIT_FAILED, f"{quantity} is no number of whole shares")
+        raise _rejection(
+            RejectionReason.SUBMIT_FAILED, f"quantity {quantity} is not a positive number of whole shares"
+        )
     if request.order_type not in _PRICES_BY_TYPE or request.time_in_force not in _TIMES_IN_FORCE:
         raise _rejection(
             RejectionReason.SUBMIT_FAILED,
-            f"no {request.order_type} order good for {request.time_in_force} is known",
+            f"a {request.order_type} order with time in force {request.time_in_force} is not supported",
         )
-    for name, wanted in _price_rules(request).items():
+    for name, required in _price_rules(request).items():
         price: Decimal | None = getattr(request, name)
-        if wanted is not None and wanted != (price is not None):
+        if required is not None and required != (price is not None):
             raise _rejection(
                 RejectionReason.PRICE_RULE,
-                f"a {request.order_class} {request.order_type} order {'needs' if wanted else 'takes no'} {name}",
+                f"a {request.order_class} {request.order_type} order {'needs' if required else 'takes no'} {name}",
             )
         if price is not None and not (price.is_finite() and on_tick(price)):
             raise _rejection(RejectionReason.PRICE_RULE, f"{name} {price} is not a price on tick")
@@ -47,7 +50,8 @@ def check_replace_request(client_order_id: str, limit_price: Decimal) -> None:
     """Raise OrderRejected (http_status 0) for an invalid change of an order; nothing is sent."""
     if not _CLIENT_ORDER_ID.fullmatch(client_order_id):
         raise _rejection(
-            RejectionReason.SUBMIT_FAILED, f"client order id {client_order_id!r} breaks the rule"
+            RejectionReason.SUBMIT_FAILED,
+            f"client order id {client_order_id!r} is not 1 to 48 letters, digits, _ or -",
         )
     if not (limit_price.is_finite() and on_tick(limit_price)):
         raise _rejection(RejectionReason.PRICE_RULE, f"limit_price {limit_price} is not a price on tick")
@@ -88,7 +92,7 @@ def _price_rules(request: OrderRequest) -> dict[str, bool | None]:
         case _:
             raise _rejection(
                 RejectionReason.SUBMIT_FAILED,
-                f"no {request.order_class} order of type {request.order_type} is known",
+                f"a {request.order_class} order of type {request.order_type} is not supported",
             )
 
 

@@ -138,9 +138,7 @@ def require_list(body: object) -> Sequence[object]:
 def require_object(body: object) -> Mapping[str, object]:
     """Return an object response as a mapping; anything else is a failed read."""
     if not is_object(body) or not body:
-        raise BrokerUnavailable(
-            f"expected an object, got {'an empty one' if body == {} else body!r:.80}"
-        )
+        raise BrokerUnavailable(f"expected an object, got {'an empty one' if body == {} else body!r:.80}")
     return body
 
 
@@ -157,12 +155,16 @@ def _error_of(response: HttpResponse, *, mutating: bool) -> BrokerError:
     match response.status:
         case 401:
             return AuthRefused(summary)
-        case 403 if code == _AUTH_CODE or (code != 40310000 and any(phrase in lowered for phrase in _AUTH_PHRASES)):
+        case 403 if code == _AUTH_CODE or (
+            code != 40310000 and any(phrase in lowered for phrase in _AUTH_PHRASES)
+        ):
             return AuthRefused(summary)
         case 429:
             return BrokerUnavailable(summary)  # rejected before acceptance
         case 404 if (
-            "message" in body and "endpoint" not in lowered and any(phrase in lowered for phrase in _NOT_FOUND_PHRASES)
+            "message" in body
+            and "endpoint" not in lowered
+            and any(phrase in lowered for phrase in _NOT_FOUND_PHRASES)
         ):
             return NotFound(message)
         case 400 | 403 | 404 | 409 | 422 if mutating and "message" in body:

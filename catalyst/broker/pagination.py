@@ -21,7 +21,7 @@ def next_page_start(
     A page of only known orders steps past its end. When even that does not advance, the list cannot be read
     completely, which is a failed read.
     """
-    times = [one.submitted_at for one in page if one.submitted_at is not None]
+    times = [order.submitted_at for order in page if order.submitted_at is not None]
     if not times:
         raise BrokerUnavailable(
             "a full page of orders without a submission time: the next one cannot be found"
@@ -41,11 +41,11 @@ def array_items(text: str) -> Iterator[object]:
     """
     at = _skip_chars(text, 0, " \t\r\n")
     if text[at : at + 1] != "[":
-        raise BrokerUnavailable("a list was asked for and something else came")
+        raise BrokerUnavailable("expected a list, got something else")
     at = _skip_chars(text, at + 1, _SEPARATORS)
     while text[at : at + 1] != "]":
         if at >= len(text):
-            raise JSONDecodeError("the array breaks off", text, at)
+            raise JSONDecodeError("the array is cut off", text, at)
         item, at = _DECODER.raw_decode(text, at)
         yield item
         at = _skip_chars(text, at, _SEPARATORS)

@@ -125,7 +125,7 @@ def _streamed_fill(data: Mapping[str, object], order: OrderReport, at: datetime 
 
 
 def position_report(raw: object) -> PositionReport:
-    """Return one position. A short is negative, whether `qty` or `side` says so."""
+    """Return one position. A short is negative, whether `qty` or `side` shows it."""
     row = _require_object(raw, "a position")
     quantity = _required_amount(row, "qty")
     if _text(row, "side") == "short":
@@ -174,7 +174,9 @@ def asset_report(raw: object) -> AssetReport:
         status=_required_text(row, "status"),
         tradable=row.get("tradable") is True,
         shortable=row.get("shortable") is True,
-        easy_to_borrow=borrow_status == "easy_to_borrow" if borrow_status else row.get("easy_to_borrow") is True,
+        easy_to_borrow=borrow_status == "easy_to_borrow"
+        if borrow_status
+        else row.get("easy_to_borrow") is True,
         fractionable=row.get("fractionable") is True,
         marginable=row.get("marginable") is True,
     )
@@ -219,9 +221,7 @@ def amount(row: Mapping[str, object], name: str) -> Decimal | None:
         return None
     digits = "" if isinstance(raw, bool) else str(raw)
     try:
-        number = Decimal(
-            digits
-        )  # the text of a float is the shortest that denotes it: the digits that were sent
+        number = Decimal(digits)  # str(float) is its shortest text: the digits that were sent
     except InvalidOperation:
         raise ValueError(f"{name} {raw!r:.40} is not a number") from None
     if not number.is_finite():

@@ -51,7 +51,7 @@ class Broker(Protocol):
     async def replace(self, broker_id: str, *, client_order_id: str, limit_price: Decimal) -> OrderReport:
         """Request another limit; the return says only that it was requested.
 
-        The report is of the replacement, under our id; whether it replaced the order, `replaced` says, and
+        The report is of the replacement, under our id; the original's status `replaced` confirms it, and
         until then both may fill. Always priority EXIT.
         """
         ...
@@ -86,7 +86,7 @@ class Broker(Protocol):
         ...
 
     async def position(self, symbol: str, *, priority: Priority = Priority.ROUTINE) -> PositionReport | None:
-        """Return one position; None when the broker says it does not exist."""
+        """Return one position; None when the broker reports that it does not exist."""
         ...
 
     async def fills(
@@ -157,7 +157,7 @@ class TradeUpdates(Protocol):
         ...
 
     def drain_buffered(self, max_frames: int) -> list[TradeUpdate | MalformedMessage]:
-        """Return buffered messages behind the last one, in order, of at most `most` frames and up to a gap.
+        """Return buffered messages behind the last one, in order, of at most `max_frames` frames and up to a gap.
 
         They count as processed when the caller requests the next message.
         """

@@ -59,11 +59,11 @@ class RateLimiter:
         wait = self._try_acquire(priority)
         if wait is None:
             return
-        until = self._clock.now() + self._max_wait
+        deadline = self._clock.now() + self._max_wait
         while wait is not None:
-            if self._clock.now() + wait > until:
+            if self._clock.now() + wait > deadline:
                 raise BrokerUnavailable(
-                    f"the request budget is spent; it renews in {wait.total_seconds():.0f} s"
+                    f"the request budget is used up; it renews in {wait.total_seconds():.0f} s"
                 )
             await self._clock.sleep(wait)
             wait = self._try_acquire(priority)
@@ -83,9 +83,9 @@ class RateLimiter:
                 self._remaining = 0
                 self._resets_at = _upcoming_reset(reset_at, now) or now + DEFAULT_WAIT_AFTER_429
             elif remaining is not None:
-                renewed = reset_at is not None and reset_at != self._resets_at
+                is_new_window = reset_at is not None and reset_at != self._resets_at
                 reported = max(remaining - self._in_flight, 0)
-                self._remaining = reported if renewed else min(self._remaining, reported)
+                self._remaining = reported if is_new_window else min(self._remaining, reported)
                 self._resets_at = _upcoming_reset(reset_at, now) or self._resets_at
 
     def _try_acquire(self, priority: Priority) -> timedelta | None:
@@ -95,8 +95,10 @@ class RateLimiter:
             self._reset_if_due(now)
             if priority is Priority.ROUTINE and self._remaining <= min(self._reserve, self._limit // 2):
                 self._wait_count += 1
-                drawn = zlib.crc32(f"{now.isoformat()} {self._wait_count}".encode()) / 2**32  # repeatable
-                return (self._resets_at or now) - now + timedelta(milliseconds=1) + MAX_RETRY_JITTER * drawn
+                fraction = zlib.crc32(f"{now.isoformat()} {self._wait_count}".encode()) / 2**32  # repeatable
+                return (
+                    (self._resets_at or now) - now + timedelta(milliseconds=1) + MAX_RETRY_JITTER * fraction
+                )
             self._remaining -= 1
             self._in_flight += 1
             if self._resets_at is None:

@@ -36,8 +36,8 @@ def parse_submit(request: OrderRequest, response: HttpResponse, on_malformed: On
     )
     received = (report.client_order_id, report.symbol, report.side, report.quantity)
     if received != (request.client_order_id, request.symbol, request.side, request.quantity):
-        on_malformed("the answer to a submit speaks of another order", body)
-        raise OutcomeUnknown(f"sent {request.client_order_id}, told of {received}")
+        on_malformed("the response to a submit names another order", body)
+        raise OutcomeUnknown(f"sent {request.client_order_id}, the response names {received}")
     return report
 
 
@@ -50,8 +50,8 @@ def parse_replace(
         body, partial(parse.order_report, on_malformed=on_malformed), on_malformed, mutating=True
     )
     if (report.client_order_id, report.replaces) != (client_order_id, broker_id):
-        on_malformed("the answer to a replacement speaks of another order", body)
-        raise OutcomeUnknown(f"sent {client_order_id}, told of {report.client_order_id}")
+        on_malformed("the response to a replacement names another order", body)
+        raise OutcomeUnknown(f"sent {client_order_id}, the response names {report.client_order_id}")
     return report
 
 
@@ -64,7 +64,7 @@ def parse_cancel(response: HttpResponse, _on_malformed: OnMalformed) -> None:
 def parse_configuration_change(response: HttpResponse, _on_malformed: OnMalformed) -> Mapping[str, object]:
     body = success_body(response, mutating=True)
     if not is_object(body):
-        raise OutcomeUnknown("the answer to a change is not an object")
+        raise OutcomeUnknown("the response to a change is not an object")
     return body
 
 
@@ -73,9 +73,9 @@ def parse_configuration(response: HttpResponse, _on_malformed: OnMalformed) -> M
 
 
 def parse_order(response: HttpResponse, on_malformed: OnMalformed) -> OrderReport:
-    read = partial(parse.order_report, on_malformed=on_malformed)
+    parse_row = partial(parse.order_report, on_malformed=on_malformed)
     return parse_or_raise(
-        require_object(success_body(response, mutating=False)), read, on_malformed, mutating=False
+        require_object(success_body(response, mutating=False)), parse_row, on_malformed, mutating=False
     )
 
 
@@ -84,7 +84,7 @@ def parse_order_page(response: HttpResponse, on_malformed: OnMalformed) -> tuple
     before nesting."""
     raw = require_list(success_body(response, mutating=False))
     page = parse.parse_rows(raw, partial(parse.order_report, on_malformed=on_malformed), on_malformed)
-    return page, len(raw) + sum(len(one.legs) for one in page) >= ORDERS_PER_PAGE
+    return page, len(raw) + sum(len(order.legs) for order in page) >= ORDERS_PER_PAGE
 
 
 class UnchangedBodyCache(Generic[T]):
@@ -103,12 +103,12 @@ class UnchangedBodyCache(Generic[T]):
             return last[1]
         malformed = False
 
-        def note(reason: str, raw: object) -> None:
+        def mark_malformed(reason: str, raw: object) -> None:
             nonlocal malformed
             malformed = True
             on_malformed(reason, raw)
 
-        result = self._parse_response(response, note)
+        result = self._parse_response(response, mark_malformed)
         self._last = None if malformed or response.status != 200 else (response.body, result)
         return result
 
@@ -119,8 +119,8 @@ def parse_fill_page(response: HttpResponse, on_malformed: OnMalformed) -> tuple[
     page = parse.parse_rows(raw, parse.fill, on_malformed)
     if len(raw) < FILLS_PER_PAGE:
         return page, None
-    last = raw[-1]
-    token = last.get("id") if is_object(last) else None
+    last_row = raw[-1]
+    token = last_row.get("id") if is_object(last_row) else None
     if not isinstance(token, str):
         raise BrokerUnavailable("the last fill of a full page has no id: the next page cannot be found")
     return page, token
@@ -139,15 +139,13 @@ def parse_assets(response: HttpResponse, on_malformed: OnMalformed) -> list[Asse
 
 
 def parse_or_raise(
-    body: object, read: Callable[[object], T], on_malformed: OnMalformed, *, mutating: bool
+    body: object, parse_row: Callable[[object], T], on_malformed: OnMalformed, *, mutating: bool
 ) -> T:
     try:
-        return read(body)
+        return parse_row(body)
     except ValueError as error:
         on_malformed(str(error), body)
-        raise inconclusive_error(
-            f"an answer that cannot be understood: {error}", mutating=mutating
-        ) from error
+        raise inconclusive_error(f"malformed response: {error}", mutating=mutating) from error
 
 
 def by_submission_time(order: OrderReport) -> tuple[bool, datetime | None, str]:

@@ -1,4 +1,4 @@
-"""REST client: runs requests in threads, each with a time limit, and knows for each whether it was sent.
+"""REST client: runs requests in threads, each with a time limit, and records whether each was sent.
 
 A request that fails before its first byte reached the kernel cannot have happened; one that fails later may
 have. `RequestAttempt` draws that line. It also forbids sending once the caller has abandoned the request, so
@@ -157,7 +157,7 @@ class RestClient:
                 raise
         reach(self._fault_point, step, Moment.AFTER)
         if not waiting.done():
-            never = attempt.abandon()
+            not_sent = attempt.abandon()
             if running.cancel():  # it had not started; otherwise its thread records the end
                 self.rate_limiter.record_response(None)
             raise _no_response_error(
@@ -192,7 +192,7 @@ class RestClient:
             return parse_response(response, lambda reason, raw: malformed.append((reason, raw)))
         except BrokerError:
             raise
-        except Exception as error:  # whatever failed, only one question matters: was the request sent
+        except Exception as error:  # for any error it matters only whether the request was sent
             raise _no_response_error(
                 verb, path, f"{type(error).__name__}: {error}", sent=attempt.sent
             ) from error
@@ -200,19 +200,18 @@ class RestClient:
             self.rate_limiter.record_response(response)
 
     def _thread_session(self) -> "AlpacaSession":
-        mine: AlpacaSession | None = getattr(self._thread_local, "session", None)
-        if mine is None:
-            from catalyst.broker import (
-                alpaca_session,  # importing alpaca-py takes 0.2 s; the first call pays for it
-            )
+        session: AlpacaSession | None = getattr(self._thread_local, "session", None)
+        if session is None:
+            # Importing alpaca-py takes 0.2 s: only the first request needs it.
+            from catalyst.broker import alpaca_session
 
-            mine = self._thread_local.session = alpaca_session.AlpacaSession(self._endpoint)
+            session = self._thread_local.session = alpaca_session.AlpacaSession(self._endpoint)
             with self._sessions_lock:
                 self._sessions.append(session)
         return session
 
 
-def _no_response_error(verb: Verb, path: str, why: str, *, sent: bool) -> BrokerError:
+def _no_response_error(verb: Verb, path: str, reason: str, *, sent: bool) -> BrokerError:
     """Return the error for a request without a response: unknown when it may have changed something."""
-    text = f"{verb} {path}: {why}"
+    text = f"{verb} {path}: {reason}"
     return OutcomeUnknown(text) if sent and verb != "GET" else BrokerUnavailable(text)

@@ -15,17 +15,17 @@ def batch_symbols(symbols: Sequence[str], max_symbols: int = MAX_SYMBOLS) -> lis
 
 
 def _batches(symbols: dict[str, None], max_symbols: int) -> Iterator[tuple[str, ...]]:
-    chunk: list[str] = []
+    batch: list[str] = []
     size = 0
     for symbol in symbols:
         cost = len(symbol.encode()) + 3  # a comma may be sent as %2C
-        if chunk and (len(chunk) == max_symbols or size + cost > MAX_SYMBOLS_BYTES):
-            yield tuple(chunk)
-            chunk, size = [], 0
-        chunk.append(symbol)
+        if batch and (len(batch) == max_symbols or size + cost > MAX_SYMBOLS_BYTES):
+            yield tuple(batch)
+            batch, size = [], 0
+        batch.append(symbol)
         size += cost
-    if chunk:
-        yield tuple(chunk)
+    if batch:
+        yield tuple(batch)
 
 
 def encode_query(**params: str | int) -> str:

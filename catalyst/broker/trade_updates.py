@@ -83,7 +83,7 @@ class AlpacaTradeUpdates(TradeUpdates):
     `max_buffered` frames wait for a slow consumer; one more replaces all of them by a gap. One consumer at a
     time.
 
-    A socket may answer pings while the stream behind it is dead. So every `probe_interval` of market time the
+    A socket may answer pings while the stream behind it sends nothing. So every `probe_interval` of market time the
     client sends `listen` again, which changes nothing and is acknowledged. After one acknowledgement, silence
     counts as a loss; a server that never acknowledged the repetition is not probed again.
     """
@@ -115,9 +115,8 @@ class AlpacaTradeUpdates(TradeUpdates):
         self._last_received_at: datetime | None = None
         self._ready_at: datetime | None = None
         self._buffer: deque[_Frame | StreamGap] = deque()
-        self._pending_messages: deque[TradeUpdate | MalformedMessage] = (
-            deque()
-        )  # of the frame that is being processed
+        # Messages of the frame that is being processed.
+        self._pending_messages: deque[TradeUpdate | MalformedMessage] = deque()
         self._delivered_frames = 0  # frames given to the consumer and not yet processed
         self._arrived = asyncio.Event()
         self._acknowledged = asyncio.Event()
@@ -217,13 +216,13 @@ class AlpacaTradeUpdates(TradeUpdates):
 
     async def _receive_frames(self, connection: ClientConnection) -> None:
         """Buffer every frame until the connection ends."""
-        asking = asyncio.create_task(self._probe_periodically(connection))
+        probing = asyncio.create_task(self._probe_periodically(connection))
         try:
             async for raw in connection:
                 self._buffer_frame(self._decode_frame(raw))
         finally:
-            asking.cancel()
-            await asyncio.gather(asking, return_exceptions=True)
+            probing.cancel()
+            await asyncio.gather(probing, return_exceptions=True)
 
     async def _probe_periodically(self, connection: ClientConnection) -> None:
         """Close the connection when it no longer answers a probe that it answered before."""
@@ -269,17 +268,17 @@ class AlpacaTradeUpdates(TradeUpdates):
             await connection.send(_LISTEN_REQUEST)
             streams = (await self._await_reply(connection, "listening", early)).get("streams")
         if not isinstance(streams, list) or STREAM_NAME not in streams:
-            raise BrokerUnavailable(f"listening to {streams!r:.100}, not to {STREAM_NAME}")
+            raise BrokerUnavailable(f"the stream listens to {streams!r:.100} and not to {STREAM_NAME}")
         reach(self._fault_point, LISTEN_LABEL, Moment.AFTER)
         return early
 
     async def _await_reply(
-        self, connection: ClientConnection, wanted: str, early: list[_Frame]
+        self, connection: ClientConnection, reply_stream: str, early: list[_Frame]
     ) -> Mapping[str, object]:
         while True:
             frame = self._decode_frame(await connection.recv())
             _raise_if_unauthorized(frame)
-            if frame.stream == wanted and frame.body is not None:
+            if frame.stream == reply_stream and frame.body is not None:
                 data = frame.body.get("data")
                 return data if is_object(data) else {}
             early.append(frame)
@@ -313,7 +312,7 @@ class AlpacaTradeUpdates(TradeUpdates):
         self._buffer.clear()
         self._frames_processed += frames
         for state in (StreamState.LOST, StreamState.READY):
-            self._buffer.append(StreamGap(state, since, f"{frames} messages waited too long"))
+            self._buffer.append(StreamGap(state, since, f"{frames} buffered messages were dropped"))
 
     def _announce_gap(self, state: StreamState, reason: str) -> None:
         self._state = state
@@ -325,9 +324,9 @@ class AlpacaTradeUpdates(TradeUpdates):
     def _reconnect_delay(self, attempt: int) -> float:
         """Return half of the doubling delay plus up to as much again, derived from the time of day:
         repeatable."""
-        whole = min(2.0**attempt, MAX_RECONNECT_DELAY)
-        drawn = zlib.crc32(f"{self._clock.now().isoformat()} {attempt}".encode()) / 2**32
-        return whole / 2 * (1 + drawn)
+        max_delay = min(2.0**attempt, MAX_RECONNECT_DELAY)
+        fraction = zlib.crc32(f"{self._clock.now().isoformat()} {attempt}".encode()) / 2**32
+        return max_delay / 2 * (1 + fraction)
 
 
 def _messages_of(frame: _Frame) -> Iterator[TradeUpdate | MalformedMessage]:
@@ -342,7 +341,7 @@ def _messages_of(frame: _Frame) -> Iterator[TradeUpdate | MalformedMessage]:
     except ValueError as error:
         yield MalformedMessage(frame.raw, str(error))
     for reason in malformed:
-        yield MalformedMessage(frame.raw, f"a leg: {reason}")
+        yield MalformedMessage(frame.raw, f"malformed leg: {reason}")
 
 
 def _raise_if_unauthorized(frame: _Frame) -> None:
@@ -351,11 +350,11 @@ def _raise_if_unauthorized(frame: _Frame) -> None:
         data = frame.body.get("data")
         status = data.get("status") if is_object(data) else None
         if status != "authorized":
-            raise AuthRefused(f"the stream's login was answered {status!r:.60}")
+            raise AuthRefused(f"the stream answered the login with status {status!r:.60}")
 
 
 def _end_of_refused_handshake(status: int) -> _ConnectionEnd:
-    reason = f"the handshake was answered {status}"
+    reason = f"the handshake failed with HTTP status {status}"
     if status in (401, 403):
         return _ConnectionEnd(StreamState.REFUSED, reason, MAX_RECONNECT_DELAY)
     return _ConnectionEnd(StreamState.LOST, reason, MIN_DELAY_AFTER_429 if status == 429 else 0.0)

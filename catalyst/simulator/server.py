@@ -1,4 +1,4 @@
-"""The exchange as a process: HTTP and websockets on loopback, driven by a clock."""
+"""Simulator server: HTTP and websockets on loopback, driven by a clock."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -26,13 +26,13 @@ from catalyst.simulator.trading_api.trade_updates import TradeUpdateStreams
 from catalyst.simulator.trading_api.watchlists import WatchlistApi
 
 LOOPBACK: Final = "127.0.0.1"
-MAX_REQUEST_LINE: Final = 65_536  # the request line; the data API refuses long before, in its own words
+MAX_REQUEST_LINE: Final = 65_536  # bytes of the request line; the data API rejects much shorter ones itself
 MAX_BODY_SIZE: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class SimOptions:
-    """Everything `run` needs."""
+    """Options of `run_server`."""
 
     market: Market
     clock: Clock
@@ -49,7 +49,7 @@ class SimOptions:
 
 
 class SimulatorServer:
-    """A running exchange: where it listens, and what a test may look at."""
+    """A running exchange: its address, and what a test may read."""
 
     def __init__(
         self,
@@ -70,21 +70,21 @@ class SimulatorServer:
 
     @property
     def url(self) -> str:
-        """The base of every REST path, without /v2."""
+        """Return the base of every REST path, without /v2."""
         return f"http://{self.host}:{self.port}"
 
     @property
     def stream_url(self) -> str:
-        """The trade_updates websocket."""
+        """Return the URL of the trade_updates websocket."""
         return f"ws://{self.host}:{self.port}/stream"
 
     @property
     def frames_sent(self) -> int:
-        """trade_updates frames handed to live sockets so far."""
+        """Return the number of trade_updates frames given to live sockets."""
         return self.streams.frames_sent
 
     def build_application(self, market: Market | None) -> web.Application:
-        """Every route; the market data API only when the market can answer it."""
+        """Add every route; the market data API only when the market supports it."""
 
         @web.middleware
         async def apply_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -95,7 +95,7 @@ class SimulatorServer:
         WatchlistApi(self.exchange).mount(app)
         admin = AdminApi(self.exchange, self.clock, self.middleware, self.streams)
         admin.mount(app)
-        for path in ("/stream", "/stream/"):  # alpaca-trade-api asks with the slash
+        for path in ("/stream", "/stream/"):  # alpaca-trade-api connects with the slash
             app.router.add_get(path, self.streams.serve)
         if market is not None:
             add_data_routes(app, market, self.clock)
@@ -103,7 +103,7 @@ class SimulatorServer:
             self.data_streams = add_data_streams(app, market, self.clock, self._keys, announcements)
             admin.mount_data(app, app[ENTITLEMENTS], self.data_streams)
         if isinstance(market, OverriddenMarket):
-            for symbol in sorted(self.exchange.halted):  # since before this process began
+            for symbol in sorted(self.exchange.halted):  # halted before this process began
                 market.halt(symbol, self.exchange.now)
             self.exchange.announcements.on_change(
                 partial(market.apply_announcements, self.exchange.announcements)
@@ -112,7 +112,7 @@ class SimulatorServer:
         return app
 
     def publish_changes(self) -> None:
-        """Save what changed, tell the listeners, and let the driver look at its alarm again."""
+        """Save changes, send updates, and let the driver read its next event again."""
         if self._journal is not None:
             self._journal.save(self.exchange)
         updates, self.exchange.outbox[:] = list(self.exchange.outbox), []
@@ -120,18 +120,18 @@ class SimulatorServer:
         self.wake_driver()
 
     def wake_driver(self) -> None:
-        """Have the driver look again at what is due: the tape or the exchange was changed behind its back."""
+        """Let the driver read the next event again, after the feed or the exchange was changed from outside."""
         self._wake_event.set()
 
     async def close(self) -> None:
-        """Let go of everything that waits: hanging answers and open sockets."""
+        """Close hanging responses and open sockets."""
         self.middleware.server_closed.set()
         await self.streams.close()
         if self.data_streams is not None:
             await self.data_streams.disconnect()
 
     async def run_scheduled_events(self) -> None:
-        """Let the exchange live: advance it to each instant at which something is due."""
+        """Advance the exchange to each instant at which something happens."""
         while True:
             self.exchange.advance(self.clock.now())
             self.publish_changes()
@@ -154,7 +154,7 @@ async def run_server(
     keys: dict[str, str] | None = None,
     journal: Journal | None = None,
 ) -> AsyncIterator[SimulatorServer]:
-    """Serve an exchange for the length of the block; `port` 0 takes any."""
+    """Serve an exchange for the length of the block; `port` 0 takes any free one."""
     server = SimulatorServer(exchange, clock, keys or {"demo": "demo"}, journal)
     runner = web.AppRunner(
         server.build_application(market),
@@ -177,7 +177,7 @@ async def run_server(
 
 
 async def serve_until_cancelled(options: SimOptions) -> None:
-    """Serve until cancelled; the chosen port is in the port file once somebody can connect."""
+    """Serve until cancelled; the port file holds the port once clients can connect."""
     market = OverriddenMarket(options.market)
     exchange = Exchange(
         market,
@@ -207,12 +207,12 @@ async def serve_until_cancelled(options: SimOptions) -> None:
             await asyncio.get_running_loop().create_future()
         finally:
             exchange.advance(options.clock.now())
-            exchange.unsaved_changes = True  # the time it was, which a restart goes on from
+            exchange.unsaved_changes = True  # a restart continues from this time
             server.publish_changes()
 
 
 def write_port_file(path: Path, port: int) -> None:
-    """The file holds the port; nobody ever sees it half written."""
+    """Write the port to the file in one step, so that no reader sees half of it."""
     draft = path.with_name(f".{path.name}.draft")
     draft.write_text(f"{port}\n")
     draft.replace(path)

@@ -12,9 +12,8 @@ from catalyst.clock import StallTimer, wait_real
 from catalyst.store.pool import connect, is_outage
 
 _PING_TIMEOUT_S: Final = 2.0  # real seconds for the lock's connection to respond
-PING_INTERVAL_S: Final = (
-    1.0  # real seconds between two pings; they bound a real socket, whatever the market's clock says
-)
+# Real seconds between two pings: they bound a real socket and do not follow the market clock.
+PING_INTERVAL_S: Final = 1.0
 
 # The first eight digits of the WAL file name: a failover changes them, a restart does not.
 _SERVER_STATE: Final = """
@@ -24,7 +23,7 @@ _SERVER_STATE: Final = """
 
 
 class AccountLock:
-    """The right to trade an account while this connection lives. `lost` is set when the connection is gone.
+    """The right to trade an account while this connection is open. `lost` is set when the connection is gone.
     `epoch` and `timeline` come from the last ping."""
 
     def __init__(self, conn: "asyncpg.Connection[asyncpg.Record]") -> None:
@@ -76,7 +75,7 @@ class AccountLock:
 
 @dataclass(frozen=True, slots=True)
 class LockHolder:
-    """The holder of an account's lock, as far as server and database know."""
+    """The holder of an account's lock, as the server and the database show it."""
 
     client: str
     since: datetime
@@ -85,9 +84,9 @@ class LockHolder:
     heartbeat_at: datetime | None
 
     def __str__(self) -> str:
-        ours = f"epoch {self.epoch}, process {self.pid}" if self.pid is not None else f"epoch {self.epoch}"
-        seen = f", last heartbeat {self.heartbeat_at:%H:%M:%S} UTC" if self.heartbeat_at else ""
-        return f"{ours} from {self.client}, connected since {self.since:%Y-%m-%d %H:%M:%S} UTC{seen}"
+        run = f"epoch {self.epoch}, process {self.pid}" if self.pid is not None else f"epoch {self.epoch}"
+        heartbeat = f", last heartbeat {self.heartbeat_at:%H:%M:%S} UTC" if self.heartbeat_at else ""
+        return f"{run} from {self.client}, connected since {self.since:%Y-%m-%d %H:%M:%S} UTC{heartbeat}"
 
 
 async def acquire_account_lock(dsn: str, account_id: str) -> AccountLock | None:

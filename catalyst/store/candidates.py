@@ -1,4 +1,4 @@
-"""Candidates: what each scan saw and decided, written in one transaction.
+"""Candidates: the input and the decisions of each scan, written in one transaction.
 
 Stored are the counts of each stage, the rows that passed the scan stage, the data each stage had of them, and
 the whole frame, compressed, so that any symbol can be explained later.
@@ -39,7 +39,7 @@ class Scan:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One symbol that passed the scan stage, whatever refused it later. Scores as the stages gave them."""
+    """One symbol that passed the scan stage, also when a later stage refused it. Scores as the stages gave them."""
 
     symbol: str
     rank_in_scan: int
@@ -193,7 +193,7 @@ async def record(
             scan.frame.rows,
             scan.frame.data,
         )
-    named = {one.symbol for rows in (candidates, news, patterns, indicators) for one in rows}
+    named = {row.symbol for rows in (candidates, news, patterns, indicators) for row in rows}
     ids_by_symbol = await securities.get_or_create_ids(conn, sorted(named))
     await _copy_candidates(conn, scan_id, ids_by_symbol, candidates)
     await _copy_news(conn, scan_id, ids_by_symbol, news)
@@ -324,7 +324,7 @@ async def of_symbol(conn: Connection, symbol: str, limit: int = 20) -> list[Cand
 
 
 async def frame_of(conn: Connection, scan_id: int) -> FrameBlob | None:
-    """Return the whole frame of a scan as it was stored; None when it was not kept or was dropped."""
+    """Return the whole frame of a scan as it was stored; None when it was not stored or was deleted."""
     found = await conn.fetchrow("SELECT format, rows, frame FROM scan_frames WHERE scan_id = $1", scan_id)
     return None if found is None else FrameBlob(*found.values())
 
@@ -341,7 +341,7 @@ async def headlines_of(conn: Connection, scan_id: int, symbol: str) -> list[Head
         scan_id,
         symbol.upper(),
     )
-    return [HeadlineRecord(**one) for one in found]
+    return [HeadlineRecord(**row) for row in found]
 
 
 async def patterns_of(conn: Connection, scan_id: int, symbol: str) -> list[PatternRecord]:
@@ -356,7 +356,7 @@ async def patterns_of(conn: Connection, scan_id: int, symbol: str) -> list[Patte
         scan_id,
         symbol.upper(),
     )
-    return [PatternRecord(**one) for one in found]
+    return [PatternRecord(**row) for row in found]
 
 
 async def indicators_of(conn: Connection, scan_id: int, symbol: str) -> IndicatorRecord | None:

@@ -15,9 +15,8 @@ if TYPE_CHECKING:
 
 COMMAND_CHANNEL: Final = "catalyst_commands"  # notifies the daemon
 ANSWER_CHANNEL: Final = "catalyst_answers"  # notifies the sender of the command
-_POLL_INTERVAL: Final = timedelta(
-    seconds=1
-)  # a notification may be lost with its connection; a poll costs little
+# A notification may be lost with its connection; a poll costs little.
+_POLL_INTERVAL: Final = timedelta(seconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +85,7 @@ async def answer(
     conn: Connection, command_id: int, *, ok: bool, result: Mapping[str, object], at: datetime
 ) -> None:
     """Answer a command and notify its sender. Raises CatalystError when it was answered before."""
-    done = await conn.fetchval(
+    command_found = await conn.fetchval(
         """
         UPDATE commands SET answered_at = $2, ok = $3, result = $4, taken_at = coalesce(taken_at, $2)
          WHERE command_id = $1 AND answered_at IS NULL RETURNING command_id
@@ -96,8 +95,8 @@ async def answer(
         ok,
         result,
     )
-    if done is None:
-        raise CatalystError(f"command {command_id} has its answer already")
+    if command_found is None:
+        raise CatalystError(f"command {command_id} is already answered")
 
 
 async def withdraw(conn: Connection, command_id: int, *, reason: str, at: datetime) -> bool:
@@ -105,7 +104,7 @@ async def withdraw(conn: Connection, command_id: int, *, reason: str, at: dateti
 
     For a sender that stops waiting: a command to trade must not wait for a daemon that starts tomorrow.
     """
-    done = await conn.fetchval(
+    command_found = await conn.fetchval(
         """
         UPDATE commands SET taken_at = $2, answered_at = $2, ok = false, result = $3
          WHERE command_id = $1 AND taken_at IS NULL AND answered_at IS NULL RETURNING command_id
@@ -114,7 +113,7 @@ async def withdraw(conn: Connection, command_id: int, *, reason: str, at: dateti
         at,
         {"withdrawn": reason},
     )
-    return done is not None
+    return command_found is not None
 
 
 async def get(conn: Connection, command_id: int) -> Command:
@@ -136,7 +135,7 @@ async def recent(conn: Connection, limit: int = 20) -> list[Command]:
 
 
 async def wait(store: Store, command_id: int, *, max_wait: timedelta) -> Command:
-    """Return the command once it is answered, or as it is after `at_most` of the store's clock."""
+    """Return the command once it is answered, or as it is after `max_wait` of the store's clock."""
     deadline = store.clock.now() + max_wait
     listener = await listen(store.dsn, ANSWER_CHANNEL)
     try:
@@ -144,12 +143,12 @@ async def wait(store: Store, command_id: int, *, max_wait: timedelta) -> Command
             listener.notified.clear()
             async with store.read() as conn:
                 command = await get(conn, command_id)
-            left = deadline - store.clock.now()
-            if command.answered or left <= timedelta(0):
+            remaining = deadline - store.clock.now()
+            if command.answered or remaining <= timedelta(0):
                 return command
             if listener.lost.is_set():
-                await store.clock.sleep(min(_POLL_INTERVAL, left))
+                await store.clock.sleep(min(_POLL_INTERVAL, remaining))
             else:
-                await wait_for(store.clock, listener.notified, min(_POLL_INTERVAL, left))
+                await wait_for(store.clock, listener.notified, min(_POLL_INTERVAL, remaining))
     finally:
         await listener.close()

@@ -80,7 +80,7 @@ async def open_day(
     A second start on the same day resumes the first one's cycle; its limits and equity stay as they were at
     the start of the day.
     """
-    fresh = await conn.fetchval(
+    new_id = await conn.fetchval(
         """
         INSERT INTO trading_cycles (cycle_id, cycle_date, mode, max_positions, max_daily_loss, scan_frequency,
                                     start_equity, start_time, updated_at, config_hash)
@@ -100,7 +100,7 @@ async def open_day(
     )
     row = await of_day(conn, day)
     assert row is not None  # inserted now, or before
-    return row, fresh is not None
+    return row, new_id is not None
 
 
 async def get(conn: Connection, cycle_id: str) -> CycleRow | None:
@@ -135,12 +135,12 @@ async def advance(
 ) -> None:
     """Move the cycle from the state the caller read. `finish` alone sets `completed`.
 
-    Raises IllegalTransition when the table has no such edge, StaleCycle when the row is no longer in `seen`.
+    Raises IllegalTransition when the table has no such edge, StaleCycle when the row is no longer in `from_status`.
     """
     machine.advance(from_status, to_status)
     if to_status is CycleStatus.COMPLETED:
         raise CatalystError("a cycle is completed by finish(), with its final figures")
-    moved = await conn.fetchval(
+    updated_id = await conn.fetchval(
         """
         UPDATE trading_cycles SET status = $3, updated_at = $4 WHERE cycle_id = $1 AND status = $2
         RETURNING cycle_id
@@ -150,7 +150,7 @@ async def advance(
         to_status,
         at,
     )
-    if moved is None:
+    if updated_id is None:
         raise StaleCycle(f"cycle {cycle_id} is no longer {from_status}")
 
 
@@ -164,7 +164,7 @@ async def finish(
     at: datetime,
 ) -> None:
     """Complete the cycle with its final figures. Raises StaleCycle unless it was closed."""
-    moved = await conn.fetchval(
+    updated_id = await conn.fetchval(
         """
         UPDATE trading_cycles
            SET status = 'completed', end_equity = $2, realized_pnl = $3, unrealized_pnl = $4,
@@ -178,7 +178,7 @@ async def finish(
         unrealized,
         at,
     )
-    if moved is None:
+    if updated_id is None:
         raise StaleCycle(f"cycle {cycle_id} is not closed")
 
 

@@ -39,22 +39,22 @@ async def begin_epoch(conn: Connection, account_id: str, run_info: RunInfo, *, a
     Waits for order writes in progress. The first daemon pins the account; another account raises
     WrongAccount.
     """
-    pinned = await conn.fetchval("SELECT account_id FROM daemon FOR UPDATE")
-    if pinned not in (None, account_id):
+    stored_account = await conn.fetchval("SELECT account_id FROM daemon FOR UPDATE")
+    if stored_account not in (None, account_id):
         raise WrongAccount(
-            f"this database belongs to account {pinned}, the broker's keys to {account_id}: "
-            "use another database, or the other keys"
+            f"this database belongs to account {stored_account}, the broker's keys belong to {account_id}: "
+            "use another database or the keys of its account"
         )
     epoch: int = await conn.fetchval(
         """
-        WITH now_current AS (
+        WITH updated AS (
             UPDATE daemon
                SET epoch = epoch + 1, account_id = $1, started_at = $2, version = $3, commit = $4,
                    config_hash = $5, lockfile_hash = $6, pid = $7, heartbeat_at = $2
             RETURNING *
         )
         INSERT INTO daemon_runs (epoch, account_id, started_at, version, commit, config_hash, lockfile_hash, pid)
-        SELECT epoch, account_id, started_at, version, commit, config_hash, lockfile_hash, pid FROM now_current
+        SELECT epoch, account_id, started_at, version, commit, config_hash, lockfile_hash, pid FROM updated
         RETURNING epoch
         """,
         account_id,

@@ -16,17 +16,16 @@ if TYPE_CHECKING:
 
     from catalyst.store.pool import Connection
 
-FILLS_OVERLAP: Final = timedelta(
-    minutes=10
-)  # the broker's bounds are exclusive and its clock differs from ours
+# The broker's bounds are exclusive and its clock differs from ours.
+FILLS_OVERLAP: Final = timedelta(minutes=10)
 
 _POSITIONS: Final = """
     SELECT p.position_id, s.symbol, p.side, p.realized_pnl, p.entry_time,
-           coalesce(p.close_reason LIKE 'RECONCILED_PHANTOM%', false) AS unknown,
+           coalesce(p.close_reason LIKE 'RECONCILED_PHANTOM%', false) AS written_off,
            array_agg(o.alpaca_order_id) FILTER (WHERE o.order_purpose = 'entry' AND o.alpaca_order_id IS NOT NULL)
-               AS entries,
+               AS entry_broker_ids,
            array_agg(o.alpaca_order_id) FILTER (WHERE o.order_purpose <> 'entry' AND o.alpaca_order_id IS NOT NULL)
-               AS exits
+               AS exit_broker_ids
       FROM positions p JOIN securities s USING (security_id) JOIN orders o USING (position_id)
      WHERE NOT p.legacy AND (p.status = 'open' OR p.exit_time >= $1)
      GROUP BY p.position_id, s.symbol ORDER BY p.position_id
@@ -69,19 +68,19 @@ def compare(rows: Sequence[PositionResult], fills: Iterable[Fill]) -> DayResult:
         shares, dollars = sums[fill.broker_id]
         quantity = Fraction(fill.quantity)
         sums[fill.broker_id] = (shares + quantity, dollars + quantity * Fraction(fill.price))
-    known = [row for row in rows if not row.written_off]
-    tables = broker = Decimal(0)
+    comparable = [row for row in rows if not row.written_off]
+    database = broker = Decimal(0)
     differences, ids = [], set[str]()
-    for row in known:
-        theirs = _realized_pnl(row, sums)
-        tables, broker = tables + row.realized_pnl, broker + theirs
-        if theirs != row.realized_pnl:
+    for row in comparable:
+        broker_pnl = _realized_pnl(row, sums)
+        database, broker = database + row.realized_pnl, broker + broker_pnl
+        if broker_pnl != row.realized_pnl:
             differences.append(
-                f"{row.symbol} (position {row.position_id}): {row.realized_pnl} in the tables, {theirs} by the broker's"
-                " fills"
+                f"{row.symbol} (position {row.position_id}): {row.realized_pnl} in the database,"
+                f" {broker_pnl} by the broker's fills"
             )
             ids |= row.entry_broker_ids | row.exit_broker_ids
-    return DayResult(tables.quantize(CENT), broker.quantize(CENT), tuple(differences), frozenset(ids))
+    return DayResult(database.quantize(CENT), broker.quantize(CENT), tuple(differences), frozenset(ids))
 
 
 def fills_needed_from(rows: Sequence[PositionResult], since: datetime) -> datetime:
@@ -101,9 +100,9 @@ def _realized_pnl(row: PositionResult, sums: dict[str, tuple[Fraction, Fraction]
 
 
 def _fill_totals(
-    ids: frozenset[str], sums: dict[str, tuple[Fraction, Fraction]]
+    broker_ids: frozenset[str], sums: dict[str, tuple[Fraction, Fraction]]
 ) -> tuple[Fraction, Fraction]:
-    found = [sums[one] for one in ids if one in sums]
+    found = [sums[broker_id] for broker_id in broker_ids if broker_id in sums]
     return sum((shares for shares, _ in found), Fraction(0)), sum(
         (dollars for _, dollars in found), Fraction(0)
     )
@@ -116,7 +115,7 @@ def _row(record: "Record") -> PositionResult:
         record["side"] == "long",
         record["realized_pnl"],
         record["entry_time"],
-        record["unknown"],
-        frozenset(record["entries"] or ()),
-        frozenset(record["exits"] or ()),
+        record["written_off"],
+        frozenset(record["entry_broker_ids"] or ()),
+        frozenset(record["exit_broker_ids"] or ()),
     )

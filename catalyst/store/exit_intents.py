@@ -26,7 +26,7 @@ async def create_intent(
     conn: "Conn", position_id: int, *, reason: str, purpose: Purpose, requested_by: str, at: datetime
 ) -> bool:
     """Write the one exit intent of a position; false when it has one."""
-    fresh = await conn.fetchval(
+    new_id = await conn.fetchval(
         """
         INSERT INTO exit_intents (position_id, reason, purpose, requested_by, requested_at, state)
         VALUES ($1, left($2::text, 255), $3, $4, $5, 'open')
@@ -39,7 +39,7 @@ async def create_intent(
         requested_by,
         at,
     )
-    return fresh is not None
+    return new_id is not None
 
 
 async def open_intents(conn: "Conn") -> list[ExitIntent]:

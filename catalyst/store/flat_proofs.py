@@ -67,7 +67,7 @@ async def put_flat_proof(
 
 
 async def has_flat_proof(conn: Connection, cycle_id: str, cause: str) -> bool:
-    """Return true when the end of that cycle was checked for this cause, whatever it proved."""
+    """Return true when the end of that cycle was checked for this cause, with any result."""
     found: bool = await conn.fetchval(
         "SELECT EXISTS (SELECT 1 FROM flat_proofs WHERE cycle_id = $1 AND cause = $2)", cycle_id, cause
     )

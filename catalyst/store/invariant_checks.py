@@ -28,21 +28,21 @@ _ORDERS: Final = """
 
 _POSITIONS: Final = """
     SELECT p.position_id, s.symbol, p.side, p.status, p.quantity, p.entered_qty, p.cost, p.exited_qty, p.proceeds,
-           p.realized_pnl, p.close_reason, coalesce(f.entered, 0) AS entered, coalesce(f.paid, 0) AS paid,
-           coalesce(f.exited, 0) AS exited, coalesce(f.got, 0) AS got, f.entries > 0 AS has_entry,
-           CASE WHEN p.status = 'open' THEN open_exit_quantity(p.position_id) ELSE 0 END AS leaving,
-           -- What left without the tables may be more than is booked as bought so far.
+           p.realized_pnl, p.close_reason, coalesce(f.entered, 0) AS entered, coalesce(f.entry_cost, 0) AS entry_cost,
+           coalesce(f.exited, 0) AS exited, coalesce(f.exit_proceeds, 0) AS exit_proceeds, f.entries > 0 AS has_entry,
+           CASE WHEN p.status = 'open' THEN open_exit_quantity(p.position_id) ELSE 0 END AS working_exit_qty,
+           -- Orders sent during a database outage may exit more than is booked as bought so far.
            EXISTS (SELECT 1 FROM orders o WHERE o.position_id = p.position_id AND o.origin = 'outage'
                       AND o.status IN ('created', 'submitted', 'accepted', 'partial_fill'))
            AND EXISTS (SELECT 1 FROM orders o WHERE o.position_id = p.position_id AND o.order_purpose = 'entry'
                           AND o.filled_qty < o.quantity
-                          AND o.status IN ('created', 'submitted', 'accepted', 'partial_fill')) AS owed
+                          AND o.status IN ('created', 'submitted', 'accepted', 'partial_fill')) AS entry_fills_pending
       FROM positions p JOIN securities s USING (security_id)
       LEFT JOIN LATERAL (
            SELECT sum(e.quantity) FILTER (WHERE o.order_purpose = 'entry') AS entered,
-                  sum(e.quantity * e.price) FILTER (WHERE o.order_purpose = 'entry') AS paid,
+                  sum(e.quantity * e.price) FILTER (WHERE o.order_purpose = 'entry') AS entry_cost,
                   sum(e.quantity) FILTER (WHERE o.order_purpose <> 'entry') AS exited,
-                  sum(e.quantity * e.price) FILTER (WHERE o.order_purpose <> 'entry') AS got,
+                  sum(e.quantity * e.price) FILTER (WHERE o.order_purpose <> 'entry') AS exit_proceeds,
                   count(*) FILTER (WHERE o.order_purpose = 'entry' AND o.filled_qty > 0) AS entries
              FROM orders o JOIN executions e USING (order_id) WHERE o.position_id = p.position_id) f ON true
      WHERE NOT p.legacy
@@ -105,7 +105,7 @@ _ENTRIES_OUTSIDE_SESSION: Final = """
 
 
 async def violations(conn: Connection, *, since_seq: int) -> list[Violation]:
-    """Return every violated invariant, of what is open or has journal lines after `since`."""
+    """Return every violated invariant, of what is open or has journal lines after `since_seq`."""
     async with conn.transaction(isolation="repeatable_read", readonly=True):
         touched = [record["order_id"] for record in await conn.fetch(_ORDERS, since_seq)]
         found = [
@@ -113,7 +113,10 @@ async def violations(conn: Connection, *, since_seq: int) -> list[Violation]:
         ]
         found += list(_journal_violations(await conn.fetch(_HISTORIES, touched)))
         for record in await conn.fetch(_FILLS, touched):
-            what = f"order {record['order_id']} has filled {_format_qty(record['filled_qty'])} of {_format_qty(record['quantity'])}, its"
+            what = (
+                f"order {record['order_id']} has filled {_format_qty(record['filled_qty'])}"
+                f" of {_format_qty(record['quantity'])}, its"
+            )
             found.append(
                 _order_violation(Invariant.I7, record, f"{what} fills sum to {_format_qty(record['booked'])}")
             )
@@ -149,7 +152,7 @@ def _position_violations(record: "Record") -> Iterator[Violation]:
         )
 
     if not record["has_entry"]:
-        yield breaks(Invariant.I2, "has no entry that filled")
+        yield breaks(Invariant.I2, "has no filled entry")
         return
     held, entered, exited = record["quantity"], record["entered"], record["exited"]
     is_open = record["status"] == "open"
@@ -165,18 +168,25 @@ def _position_violations(record: "Record") -> Iterator[Violation]:
     ):
         yield breaks(
             Invariant.I3,
-            f"says it holds {_format_qty(held)} ({_format_qty(record['entered_qty'])} in, {_format_qty(record['exited_qty'])} out), its fills say"
-            f" {_format_qty(entered)} in, {_format_qty(exited)} out",
+            f"holds {_format_qty(held)} ({_format_qty(record['entered_qty'])} in,"
+            f" {_format_qty(record['exited_qty'])} out), its fills sum to {_format_qty(entered)} in,"
+            f" {_format_qty(exited)} out",
         )
-    if record["leaving"] > held and not record["owed"]:
+    if record["working_exit_qty"] > held and not record["entry_fills_pending"]:
         yield breaks(
             Invariant.I5,
-            f"holds {_format_qty(held)}, working exits could take {_format_qty(record['leaving'])}",
+            f"holds {_format_qty(held)}, working exits could take {_format_qty(record['working_exit_qty'])}",
         )
-    if record["cost"] != record["paid"] or (not oversold and record["proceeds"] != record["got"]):
-        yield breaks(Invariant.I9, f"cost {record['cost']}, its fills {record['paid']} and {record['got']}")
+    if record["cost"] != record["entry_cost"] or (
+        not oversold and record["proceeds"] != record["exit_proceeds"]
+    ):
+        yield breaks(
+            Invariant.I9,
+            f"cost {record['cost']} and proceeds {record['proceeds']}, its fills sum to {record['entry_cost']}"
+            f" and {record['exit_proceeds']}",
+        )
     elif entered > 0 and record["realized_pnl"] != (gain := _gain(record)):
-        yield breaks(Invariant.I9, f"realised {record['realized_pnl']}, its fills come to {gain}")
+        yield breaks(Invariant.I9, f"realised {record['realized_pnl']}, its fills give {gain}")
 
 
 def _gain(record: "Record") -> Decimal:

@@ -70,7 +70,7 @@ def link_from_facts(facts: object) -> ChainLink | None:
 
 
 _LINKS: Final = """
-    SELECT c.link, c.seq AS tied, c.hash, e.seq, e.order_id, e.at, e.source, e.kind, e.from_status, e.to_status,
+    SELECT c.link, c.seq AS chained_seq, c.hash, e.seq, e.order_id, e.at, e.source, e.kind, e.from_status, e.to_status,
            e.payload::text AS payload, e.note
       FROM journal_chain c LEFT JOIN order_events e ON e.seq = c.seq
      WHERE c.link > $1 ORDER BY c.link LIMIT $2
@@ -98,7 +98,7 @@ async def first_hash(conn: Connection) -> str | None:
 async def verify(
     conn: Connection, since: ChainLink = START, *, max_links: int | None = None
 ) -> ChainLink | ChainBreak:
-    """Recompute the chain from `since`, over `at_most` links; return the last good link, or the break.
+    """Recompute the chain from `since`, over `max_links` links; return the last good link, or the break.
 
     Lines without a link are searched among those after `since`; from START on, everywhere.
     """
@@ -107,15 +107,15 @@ async def verify(
         return broken
     good, done = since, 0
     while max_links is None or done < max_links:
-        wanted = LINKS_PER_READ if max_links is None else min(LINKS_PER_READ, max_links - done)
-        records = await conn.fetch(_LINKS, good.link, wanted)
+        limit = LINKS_PER_READ if max_links is None else min(LINKS_PER_READ, max_links - done)
+        records = await conn.fetch(_LINKS, good.link, limit)
         for record in records:
             step = _next_link(good, record)
             if isinstance(step, ChainBreak):
                 return step
             good = step
         done += len(records)
-        if len(records) < wanted:
+        if len(records) < limit:
             return await _first_unlinked_line(conn, since) or good
     return good
 
@@ -128,12 +128,10 @@ async def check_anchor(conn: Connection, anchor: ChainLink) -> ChainBreak | None
     if found is None:
         last = await head(conn)
         return ChainBreak(
-            last.link + 1, None, f"it ends at link {last.link}; link {anchor.link} was written once"
+            last.link + 1, None, f"it ends at link {last.link}; link {anchor.link} existed before"
         )
     if (found["seq"], found["hash"]) != (anchor.seq, anchor.hash):
-        return ChainBreak(
-            anchor.link, found["seq"], "it has another hash than was written down when it was made"
-        )
+        return ChainBreak(anchor.link, found["seq"], "it has another hash than the recorded one")
     return None
 
 
@@ -168,20 +166,20 @@ async def _first_unlinked_line(conn: Connection, since: ChainLink) -> ChainBreak
     return (
         None
         if record is None
-        else ChainBreak(record["last"], record["seq"], "the line was inserted past the chain")
+        else ChainBreak(record["last"], record["seq"], "the line was inserted without a link")
     )
 
 
 def _next_link(before: ChainLink, record: "Record") -> ChainLink | ChainBreak:
-    link, chained_seq = record["link"], record["tied"]
+    link, chained_seq = record["link"], record["chained_seq"]
     if link != before.link + 1:
-        return ChainBreak(before.link + 1, None, f"the link is gone; the next one is {link}")
+        return ChainBreak(before.link + 1, None, f"the link is missing; the next one is {link}")
     if record["seq"] is None:
         return ChainBreak(link, chained_seq, "the line was removed")
-    made = hashlib.sha256(before.hash + hashed_text(record).encode()).digest()
-    if made != record["hash"]:
-        return ChainBreak(link, chained_seq, "the line, or its place, is not the one that was written")
-    return ChainLink(link, chained_seq, made)
+    expected_hash = hashlib.sha256(before.hash + hashed_text(record).encode()).digest()
+    if expected_hash != record["hash"]:
+        return ChainBreak(link, chained_seq, "the line was changed or moved")
+    return ChainLink(link, chained_seq, expected_hash)
 
 
 def hashed_text(record: "Record") -> str:

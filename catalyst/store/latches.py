@@ -19,7 +19,7 @@ async def set_latch(
     facts: Mapping[str, object] | None = None,
 ) -> bool:
     """Set a latch; false when it is set already."""
-    fresh = await conn.fetchval(
+    new_name = await conn.fetchval(
         """
         INSERT INTO latches (name, set_at, reason, set_by, until, facts) VALUES ($1, $2, $3, $4, $5, $6)
         ON CONFLICT (name) WHERE cleared_at IS NULL DO NOTHING
@@ -32,7 +32,7 @@ async def set_latch(
         until,
         facts or {},
     )
-    return fresh is not None
+    return new_name is not None
 
 
 async def extend_latch(conn: "Conn", name: str, *, reason: str, facts: Mapping[str, object]) -> None:

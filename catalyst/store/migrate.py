@@ -53,7 +53,7 @@ def migrations(folder: Path = MIGRATIONS_FOLDER) -> tuple[Migration, ...]:
     gaps."""
     files = sorted(folder.glob("*.sql"))
     if not files:
-        raise SchemaNotCurrent(f"there are no migrations in {folder}: the installation is incomplete")
+        raise SchemaNotCurrent(f"no migrations in {folder}: the installation is incomplete, install it again")
     for number, path in enumerate(files, start=1):
         if not _FILE_NAME.fullmatch(path.name) or int(path.name[:4]) != number:
             raise SchemaNotCurrent(f"{path.name} should be migration number {number:04}")
@@ -71,7 +71,7 @@ async def migrate(dsn: str, *, folder: Path = MIGRATIONS_FOLDER) -> list[str]:
     Each is one transaction, so an interrupted run continues. Several processes may call this at once. Raises
     SchemaNotCurrent for a changed or unknown migration, before anything is touched.
     """
-    known = migrations(folder)
+    files = migrations(folder)
     conn = await connect(dsn, "catalyst migrate", statement_timeout=0, lock_timeout=60_000)
     try:
         await conn.execute("SELECT pg_advisory_lock($1)", _LOCK_KEY)
@@ -84,10 +84,10 @@ async def migrate(dsn: str, *, folder: Path = MIGRATIONS_FOLDER) -> list[str]:
             )
             """
         )
-        states = _compare(known, await _applied(conn))
+        states = _compare(files, await _applied(conn))
         _require_states(states, allowed=MigrationState.PENDING)
         pending = {status.name for status in states if status.state is MigrationState.PENDING}
-        for migration in known:
+        for migration in files:
             if migration.name in pending:
                 await _apply(conn, migration)
         return sorted(pending)
@@ -96,7 +96,7 @@ async def migrate(dsn: str, *, folder: Path = MIGRATIONS_FOLDER) -> list[str]:
 
 
 async def status(dsn: str, *, folder: Path = MIGRATIONS_FOLDER) -> list[MigrationStatus]:
-    """Every migration that is known or was applied, in order, with its state; changes nothing."""
+    """Return every migration that has a file or was applied, in order, with its state; changes nothing."""
     conn = await connect(dsn, "catalyst migrate --status")
     try:
         return _compare(migrations(folder), await _applied(conn))
@@ -128,13 +128,13 @@ async def _apply(conn: Connection, migration: Migration) -> None:
         )
 
 
-def _compare(known: Sequence[Migration], applied: dict[str, str]) -> list[MigrationStatus]:
+def _compare(files: Sequence[Migration], applied: dict[str, str]) -> list[MigrationStatus]:
     states = dict.fromkeys(applied, MigrationState.UNKNOWN)
-    for migration in known:
-        had = applied.get(migration.name)
-        if had is None:
+    for migration in files:
+        applied_checksum = applied.get(migration.name)
+        if applied_checksum is None:
             states[migration.name] = MigrationState.PENDING
-        elif had == migration.checksum:
+        elif applied_checksum == migration.checksum:
             states[migration.name] = MigrationState.APPLIED
         else:
             states[migration.name] = MigrationState.CHANGED
@@ -145,7 +145,7 @@ def _require_states(states: Sequence[MigrationStatus], *, allowed: MigrationStat
     wrong = [s for s in states if s.state not in (MigrationState.APPLIED, allowed)]
     if not wrong:
         return
-    named = ", ".join(f"{s.name} ({s.state})" for s in wrong)
+    listed = ", ".join(f"{s.name} ({s.state})" for s in wrong)
     if any(s.state is MigrationState.CHANGED for s in wrong):
         advice = (
             "a migration file was edited after it was applied: install the release that made this database"
@@ -154,7 +154,7 @@ def _require_states(states: Sequence[MigrationStatus], *, allowed: MigrationStat
         advice = "a newer release has migrated this database: install that release"
     else:
         advice = "run catalyst migrate"
-    raise SchemaNotCurrent(f"the database's schema is not current: {named}; {advice}")
+    raise SchemaNotCurrent(f"the database's schema is not current: {listed}; {advice}")
 
 
 def roles_sql() -> str:

@@ -103,7 +103,7 @@ class NewOrder:
     epoch: int | None = None  # None only for orders of others
 
 
-_FIELDS: Final = tuple(each.name for each in fields(OrderRow))
+_FIELDS: Final = tuple(column.name for column in fields(OrderRow))
 
 # One literal statement per query; the column list stands once because the row type is one.
 SELECT: Final = """
@@ -149,7 +149,7 @@ _BY_REPORT: Final = (
     SELECT + " WHERE o.alpaca_order_id = ANY($1::text[]) OR o.client_order_id = ANY($2::text[])"
 )
 _INSERT: Final = """
-    WITH born AS (
+    WITH inserted AS (
         INSERT INTO orders (client_order_id, security_id, order_purpose, position_side, side, quantity,
                             order_type, time_in_force, order_class, origin, cycle_id, position_id,
                             parent_order_id, replaces, limit_price, stop_price, bracket_stop,
@@ -162,17 +162,17 @@ _INSERT: Final = """
                 CASE WHEN $24 = 'created' THEN 0 ELSE 1 END,
                 CASE WHEN $24 = 'created' THEN NULL ELSE $25 END)
         RETURNING *
-    ), told AS (
+    ), journaled AS (
         INSERT INTO order_events (order_id, at, source, kind, from_status, to_status, note)
-        SELECT order_id, $25::timestamptz, $26, 'transition', step.was, step.became, $27
-          FROM born CROSS JOIN LATERAL (
+        SELECT order_id, $25::timestamptz, $26, 'transition', step.from_status, step.to_status, $27
+          FROM inserted CROSS JOIN LATERAL (
                VALUES (1, NULL, CASE WHEN origin IN ('catalyst', 'orphan') THEN 'created' ELSE status END),
                       (2, 'created', CASE WHEN origin IN ('catalyst', 'orphan') THEN nullif(status, 'created') END)
-               ) AS step (n, was, became)
-         WHERE step.became IS NOT NULL
+               ) AS step (n, from_status, to_status)
+         WHERE step.to_status IS NOT NULL
          ORDER BY step.n
     )
-    SELECT upper($2) AS symbol, * FROM born
+    SELECT upper($2) AS symbol, * FROM inserted
 """
 
 
@@ -348,11 +348,11 @@ async def transition(
 ) -> None:
     """Move one order from the state the caller read, and journal it. The first time of each kind is kept.
 
-    Raises StaleOrder when the row is no longer in `seen`.
+    Raises StaleOrder when the row is no longer in `from_status`.
     """
-    moved = await conn.fetchval(
+    updated_id = await conn.fetchval(
         """
-        WITH moved AS (
+        WITH updated AS (
             UPDATE orders
                SET status = $3::text, updated_at = $4::timestamptz, epoch = $11,
                    submitted_at = CASE WHEN $3 = 'submitted' THEN coalesce(submitted_at, $4) ELSE submitted_at END,
@@ -370,7 +370,7 @@ async def transition(
             RETURNING order_id
         )
         INSERT INTO order_events (order_id, at, source, kind, from_status, to_status, payload, note)
-        SELECT order_id, $4, $5, $6, $2::text, $3, $7, $8 FROM moved
+        SELECT order_id, $4, $5, $6, $2::text, $3, $7, $8 FROM updated
         RETURNING order_id
         """,
         order_id,
@@ -385,7 +385,7 @@ async def transition(
         cancel_reason,
         epoch,
     )
-    if moved is None:
+    if updated_id is None:
         raise StaleOrder(f"order {order_id} is no longer {from_status}")
 
 
@@ -427,12 +427,12 @@ async def resize(
     """Set the quantity the broker shows: it shrinks a stop when the sibling target fills in part."""
     await conn.execute(
         """
-        WITH sized AS (
+        WITH resized AS (
             UPDATE orders SET quantity = $2::numeric, updated_at = $3::timestamptz, epoch = $5 WHERE order_id = $1
             RETURNING order_id, status
         )
         INSERT INTO order_events (order_id, at, source, kind, to_status, note)
-        SELECT order_id, $3, $4, 'note', status, 'the broker resized the order to ' || $2::numeric::text FROM sized
+        SELECT order_id, $3, $4, 'note', status, 'the broker resized the order to ' || $2::numeric::text FROM resized
         """,
         order_id,
         quantity,
@@ -518,7 +518,7 @@ async def add_execution(
 ) -> bool:
     """Write one execution; false when its (order, cumulative quantity) exists. A missing activity or
     execution id is then added."""
-    fresh: bool = await conn.fetchval(
+    is_new: bool = await conn.fetchval(
         """
         INSERT INTO executions (order_id, cum_qty, quantity, price, at, source, execution_id, activity_id)
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
@@ -536,7 +536,7 @@ async def add_execution(
         execution_id,
         activity_id,
     )
-    return fresh
+    return is_new
 
 
 async def symbols_with_unlinked_orders(conn: "Conn") -> set[str]:

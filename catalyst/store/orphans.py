@@ -95,7 +95,7 @@ async def record(
 
     With `position_id` the exits of that position sold too much, and `cost` is what the surplus brought.
     """
-    fresh: bool = await conn.fetchval(
+    is_new: bool = await conn.fetchval(
         """
         INSERT INTO orphans (cycle_id, security_id, position_id, cause, side, quantity, found_qty, cost, found_at,
                              updated_at)
@@ -116,7 +116,7 @@ async def record(
         cost,
         at,
     )
-    return fresh
+    return is_new
 
 
 async def reduce(conn: "Conn", orphan: Orphan, quantity: Decimal, price: Decimal, *, at: datetime) -> Orphan:
@@ -147,7 +147,7 @@ async def reduce(conn: "Conn", orphan: Orphan, quantity: Decimal, price: Decimal
 
 
 async def resize(conn: "Conn", orphan_id: int, quantity: Decimal, *, at: datetime) -> None:
-    """Set the quantity held now: others came, or left by an order we do not know."""
+    """Set the quantity held now, after a change that no order of Catalyst explains."""
     await conn.execute(
         """
         UPDATE orphans
@@ -164,7 +164,7 @@ async def resize(conn: "Conn", orphan_id: int, quantity: Decimal, *, at: datetim
 async def protect(
     conn: "Conn", orphan_id: int, *, stop_price: Decimal | None, protected_at: datetime | None, at: datetime
 ) -> None:
-    """Write the stop that covers it, and since when (None: not covered)."""
+    """Write the stop price and the time since when the orphan is protected (None: unprotected)."""
     await conn.execute(
         "UPDATE orphans SET stop_price = $2, protected_at = $3, updated_at = $4 WHERE orphan_id = $1",
         orphan_id,
@@ -175,7 +175,7 @@ async def protect(
 
 
 async def close(conn: "Conn", orphan_id: int, *, end_reason: str, at: datetime) -> None:
-    """Close it; nothing is held any more."""
+    """Close the orphan: no shares are held any more."""
     await conn.execute(
         """
         UPDATE orphans SET quantity = 0, ended_at = $3, end_reason = $2, updated_at = $3

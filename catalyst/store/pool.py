@@ -35,7 +35,9 @@ LOCK_TIMEOUT_MS: Final = 2_000
 IDLE_IN_TRANSACTION_TIMEOUT_MS: Final = 30_000
 RESERVED_CONNECTION_COUNT: Final = 2  # connections of the order path: one for requests, one for reports
 _ACQUIRE_TIMEOUT_S: Final = 2.0  # real seconds; later the pool is exhausted, which raises an alert
-_COMMAND_TIMEOUT_S: Final = 10.0  # real seconds; later the server is gone, whatever TCP reports
+_COMMAND_TIMEOUT_S: Final = (
+    10.0  # real seconds; a later response counts as a lost server, whatever TCP reports
+)
 _MAX_ATTEMPTS: Final = 3
 _READ_WRITE: Final = SessionAttribute.read_write
 
@@ -89,7 +91,7 @@ class ReservedConnections:
 
     @asynccontextmanager
     async def acquire(self) -> AsyncIterator[Connection]:
-        """Return the connection used last. Raises TimeoutError when none is free for two seconds, and
+        """Lend the connection used last. Raises TimeoutError when none is free for two seconds, and
         asyncpg's errors."""
         if not self._slots.locked() and any(not conn.is_closed() for conn in self._idle):
             conn = await self._check_out()
@@ -163,7 +165,7 @@ class ReservedConnections:
             if not self._closed.is_set():
                 return conn
             conn.terminate()
-        raise asyncpg.InterfaceError("the lane is closed")
+        raise asyncpg.InterfaceError("the reserved connections are closed")
 
 
 class Store:
@@ -182,9 +184,8 @@ class Store:
     ) -> None:
         self.clock = clock
         self.dsn = dsn
-        self.on_constraint_error: Callable[[Exception], None] | None = (
-            None  # called with what the database refused
-        )
+        # Called with the error when a constraint refuses a statement.
+        self.on_constraint_error: Callable[[Exception], None] | None = None
         self._pool = pool
         self._reserved = reserved
         self._fault_point = fault_point
@@ -239,7 +240,7 @@ class Store:
     async def run(self, label: str, work: Callable[[Connection], Awaitable[_T]]) -> _T:
         """Run `work` in a transaction of its own and return its result; repeat it while others conflict.
 
-        `work` must touch nothing but its connection. Raises the last of three CONTENTION errors.
+        `work` must touch nothing but its connection. Raises the last of three CONTENTION_ERRORS.
         """
         for attempt in range(1, _MAX_ATTEMPTS + 1):
             try:
@@ -313,11 +314,11 @@ async def open_store(
     """Open a store with at most `size` connections and two reserved ones; the first of each connects now.
 
     Raises asyncpg's errors. With `writable`, a read-only server counts as unreachable, so that the primary is
-    found after a failover. Without it nobody sends orders, and the reserved connections open at first use.
+    found after a failover. Without it the process sends no orders, and the reserved connections open at first use.
     """
 
     settings = _settings(name, STATEMENT_TIMEOUT_MS, LOCK_TIMEOUT_MS)
-    how: dict[str, Any] = {
+    options: dict[str, Any] = {
         "max_cached_statement_lifetime": 0,  # a statement prepared in the morning stays prepared in the evening
         "command_timeout": _COMMAND_TIMEOUT_S,
         "timeout": _COMMAND_TIMEOUT_S,
@@ -325,13 +326,12 @@ async def open_store(
     }
 
     async def connect_reserved() -> "asyncpg.Connection[asyncpg.Record]":
-        # The order path reads by key only. A plan made while the first day's tables were empty would scan
-        # them,
-        # trigger queries included, and would be kept while they grow; so would a plan that hashes or merges
-        # the rows of one order with those of all orders.
+        # The order path reads by key only. A plan made on the empty tables of the first day would scan them
+        # (also in the queries of triggers) and would be kept while they grow; so would a plan that hashes or
+        # merges the rows of one order with those of all orders.
         by_key = {"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off"}
         conn: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(
-            dsn, server_settings=settings | by_key, **how
+            dsn, server_settings=settings | by_key, **options
         )
         try:
             await _set_up_codecs(conn)
@@ -340,7 +340,7 @@ async def open_store(
             raise
         return conn
 
-    main = await asyncpg.create_pool(
+    pool = await asyncpg.create_pool(
         dsn,
         min_size=1,
         max_size=size,
@@ -348,16 +348,16 @@ async def open_store(
         server_settings=settings,
         init=_set_up_codecs,
         reset=_skip_reset,
-        **how,
+        **options,
     )
     reserved = ReservedConnections(connect_reserved)
     try:
         if writable:
             await reserved.open_first()
     except BaseException:
-        main.terminate()
+        pool.terminate()
         raise
-    return Store(main, reserved, clock, dsn, fault_point)
+    return Store(pool, reserved, clock, dsn, fault_point)
 
 
 async def connect(
@@ -371,14 +371,14 @@ async def connect(
 ) -> "asyncpg.Connection[asyncpg.Record]":
     """Open a connection outside the pool, with the same types and limits.
 
-    Timeouts in milliseconds, 0 for none; `answer` in real seconds, where less than usual is enough;
+    Timeouts in milliseconds, 0 for none; `timeout_s` in real seconds, where less than usual is enough;
     `writable` as in `open_store`.
     """
-    within = _COMMAND_TIMEOUT_S if timeout_s is None else timeout_s
+    response_timeout = _COMMAND_TIMEOUT_S if timeout_s is None else timeout_s
     conn: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(
         dsn,
-        timeout=within,
-        command_timeout=within if statement_timeout else None,
+        timeout=response_timeout,
+        command_timeout=response_timeout if statement_timeout else None,
         target_session_attrs=_READ_WRITE if writable else None,
         server_settings=_settings(name, statement_timeout, lock_timeout),
     )
@@ -420,7 +420,7 @@ async def _set_up_codecs(conn: "asyncpg.Connection[asyncpg.Record]") -> None:
 
 
 async def _skip_reset(conn: "asyncpg.Connection[asyncpg.Record]") -> None:
-    """Return a connection as it is."""
+    """Leave a returned connection as it is."""
 
 
 def encode_json(value: object) -> bytes:

@@ -151,7 +151,7 @@ async def insert(
 async def update(
     conn: "Conn", position_id: int, state: PositionState, *, at: datetime, close_reason: str | None = None
 ) -> None:
-    """Set the row to what the fills say; at quantity zero it is closed, with exit time and reason."""
+    """Set the row to the sums of its fills; at quantity zero it is closed, with exit time and reason."""
     await conn.execute(
         """
         UPDATE positions
@@ -213,7 +213,7 @@ async def mark(conn: "Conn", marks: Sequence[tuple[int, Decimal, Decimal]], *, a
 async def set_protection(
     conn: "Conn", position_id: int, *, protected_at: datetime | None, unprotected_seconds: Decimal
 ) -> None:
-    """Write since when the broker's stop covers all of it (None: not covered; the end of the position, when
+    """Write since when the broker's stop covers all of it (None: not protected; the end of the position, when
     it never was), and the unprotected seconds."""
     await conn.execute(
         "UPDATE positions SET protected_at = $2, unprotected_seconds = $3 WHERE position_id = $1",

@@ -86,7 +86,7 @@ async def count_unresolved(conn: Connection) -> int:
 
 async def resolve(conn: Connection, quarantine_id: int, *, by: str, note: str, at: datetime) -> bool:
     """Mark an input as resolved with a note; false when it was resolved before."""
-    done = await conn.fetchval(
+    resolved_id = await conn.fetchval(
         """
         UPDATE quarantine SET resolved_at = $2, resolved_by = $3, note = $4
          WHERE quarantine_id = $1 AND resolved_at IS NULL RETURNING quarantine_id
@@ -96,4 +96,4 @@ async def resolve(conn: Connection, quarantine_id: int, *, by: str, note: str, a
         by,
         storable_text(note, 4000),
     )
-    return done is not None
+    return resolved_id is not None

@@ -65,7 +65,7 @@ _ORDERS_TO_COMPARE: Final = (
 # Subqueries per row: a join would read the whole table as soon as the planner finds that
 # cheaper, which it does for the executions and securities of a few months.
 _HOLDINGS: Final = """
-    WITH held AS (
+    WITH holdings_rows AS (
         SELECT * FROM positions WHERE status = 'open'
         UNION ALL
         SELECT * FROM positions WHERE exit_time >= $1
@@ -76,7 +76,7 @@ _HOLDINGS: Final = """
            coalesce(h.close_reason, '') LIKE 'RECONCILED_PHANTOM%' AS written_off,
            coalesce(f.fills_in, 0) AS fills_in, coalesce(f.fills_cost, 0) AS fills_cost,
            coalesce(f.fills_out, 0) AS fills_out, coalesce(f.fills_proceeds, 0) AS fills_proceeds
-      FROM held h
+      FROM holdings_rows h
       LEFT JOIN LATERAL (
            SELECT sum(e.quantity) FILTER (WHERE o.order_purpose = 'entry') AS fills_in,
                   sum(e.quantity * e.price) FILTER (WHERE o.order_purpose = 'entry') AS fills_cost,
@@ -97,20 +97,20 @@ _CONTRADICTIONS: Final = """
         UNION
         SELECT order_id, security_id, status, filled_qty FROM orders
          WHERE status IN ('created', 'submitted', 'accepted', 'partial_fill') AND origin <> 'legacy'
-    ), told AS (
+    ), journaled AS (
         SELECT r.order_id, e.seq, e.from_status, e.to_status,
                lag(e.to_status) OVER (PARTITION BY r.order_id ORDER BY e.seq) AS before,
-               row_number() OVER (PARTITION BY r.order_id ORDER BY e.seq DESC) AS back
+               row_number() OVER (PARTITION BY r.order_id ORDER BY e.seq DESC) AS from_end
           FROM recent r CROSS JOIN LATERAL (
                SELECT seq, from_status, to_status FROM order_events
                 WHERE order_id = r.order_id AND to_status IS NOT NULL
                   AND kind IN ('transition', 'fill', 'late', 'correction') OFFSET 0) e
     ), folded AS (
-        SELECT t.order_id, max(t.to_status) FILTER (WHERE t.back = 1) AS ends,
+        SELECT t.order_id, max(t.to_status) FILTER (WHERE t.from_end = 1) AS last_status,
                bool_and(t.from_status IS NOT DISTINCT FROM t.before
                         AND (t.before IS NULL OR EXISTS (SELECT 1 FROM order_edges g
-                             WHERE g.from_status = t.before AND g.to_status = t.to_status))) AS walks
-          FROM told t GROUP BY t.order_id
+                             WHERE g.from_status = t.before AND g.to_status = t.to_status))) AS follows_edges
+          FROM journaled t GROUP BY t.order_id
     ), booked AS (
         SELECT r.order_id, r.security_id, r.filled_qty,
                coalesce((SELECT sum(quantity) FROM executions e WHERE e.order_id = r.order_id), 0) AS quantity
@@ -118,22 +118,22 @@ _CONTRADICTIONS: Final = """
     )
     SELECT 'journal' AS kind, (SELECT symbol FROM securities s WHERE s.security_id = r.security_id) AS symbol,
            format('order %s is %s, its journal %s', r.order_id, r.status,
-                  CASE WHEN f.order_id IS NULL THEN 'is empty' WHEN f.walks THEN 'ends at ' || f.ends
-                       ELSE 'does not walk along the edges' END) AS text
+                  CASE WHEN f.order_id IS NULL THEN 'is empty' WHEN f.follows_edges THEN 'ends at ' || f.last_status
+                       ELSE 'has a status change that is not allowed' END) AS text
       FROM recent r LEFT JOIN folded f USING (order_id)
-     WHERE f.order_id IS NULL OR NOT f.walks OR f.ends <> r.status
+     WHERE f.order_id IS NULL OR NOT f.follows_edges OR f.last_status <> r.status
     UNION ALL
     SELECT 'fills', (SELECT symbol FROM securities s WHERE s.security_id = b.security_id),
-           format('order %s has filled %s, its fills are %s', b.order_id, b.filled_qty, b.quantity)
+           format('order %s has filled %s, its executions sum to %s', b.order_id, b.filled_qty, b.quantity)
       FROM booked b WHERE b.filled_qty <> b.quantity
     UNION ALL
-    SELECT 'ledger', (SELECT symbol FROM securities s WHERE s.security_id = o.security_id),
-           format('order %s: the fill %s @ %s is not in the broker''s ledger', e.order_id, e.quantity, e.price)
+    SELECT 'activities', (SELECT symbol FROM securities s WHERE s.security_id = o.security_id),
+           format('order %s: the fill %s @ %s is not in the account activities', e.order_id, e.quantity, e.price)
       FROM executions e JOIN orders o USING (order_id)
      WHERE e.at >= $1 AND e.at < $2 AND e.activity_id IS NULL
     UNION ALL
     SELECT 'day', NULL,
-           format('the result of %s is %s, its positions came to %s', c.cycle_date, c.realized_pnl, p.sum)
+           format('the result of %s is %s, its positions and orphans sum to %s', c.cycle_date, c.realized_pnl, p.sum)
       FROM trading_cycles c
      CROSS JOIN LATERAL (
            SELECT coalesce(sum(realized_pnl), 0)
@@ -147,13 +147,13 @@ _CONTRADICTIONS: Final = """
 async def orders_to_compare(conn: "Conn", broker_ids: Sequence[str], cache: "RowCache") -> "list[OrderRow]":
     """Return the rows of these broker ids, and every working row, oldest first.
 
-    `known` holds the rows of the previous pass and is updated; a row without a changed column is reused.
+    `cache` holds the rows of the previous pass and is updated; a row without a changed column is reused.
     """
     found: RowCache = {}
     for record in await conn.fetch(_ORDERS_TO_COMPARE, list(broker_ids)):
-        before = cache.get(record["order_id"])
+        cached = cache.get(record["order_id"])
         found[record["order_id"]] = (
-            before if before is not None and before[0] == record else (record, orders.row_of(record))
+            cached if cached is not None and cached[0] == record else (record, orders.row_of(record))
         )
     cache.clear()
     cache.update(found)
@@ -172,7 +172,7 @@ async def contradictions(
     """Return contradictions within the database, of what works or is younger than `since`.
 
     An order's state differs from its journal, its filled quantity from the sum of its fills, a fill is
-    unknown to the account activities (read up to `ledger_to`; None: not read), or a finished day's result
+    unknown to the account activities (read up to `activities_read_to`; None: not read), or a finished day's result
     differs from its positions.
     """
     found = await conn.fetch(_CONTRADICTIONS, since, activities_read_to)

@@ -35,8 +35,8 @@ def expected_constraints(folder: Path = MIGRATIONS_FOLDER) -> dict[str, set[str]
 
 async def require_constraints(conn: Connection, *, folder: Path = MIGRATIONS_FOLDER) -> None:
     """Check that none of them was dropped or disabled. Raises SchemaNotCurrent, which names what is missing."""
-    wanted = expected_constraints(folder)
-    there = await conn.fetch(
+    expected = expected_constraints(folder)
+    existing = await conn.fetch(
         """
         SELECT 'trigger' AS kind, tgname::text AS name FROM pg_trigger
          WHERE NOT tgisinternal AND tgenabled IN ('O', 'A')
@@ -44,30 +44,30 @@ async def require_constraints(conn: Connection, *, folder: Path = MIGRATIONS_FOL
         SELECT 'function', proname::text FROM pg_proc WHERE pronamespace = 'public'::regnamespace
         """
     )
-    present = {(row["kind"], row["name"]) for row in there}
+    present = {(row["kind"], row["name"]) for row in existing}
     missing = sorted(
-        f"{kind} {name}" for kind, names in wanted.items() for name in names if (kind, name) not in present
+        f"{kind} {name}" for kind, names in expected.items() for name in names if (kind, name) not in present
     )
     if missing:
         raise SchemaNotCurrent(
             f"the database lacks {', '.join(missing)}: dropped or disabled since it was migrated; restore a backup, "
-            "or put back what the migrations define"
+            "or create them again as the migrations define them"
         )
 
 
 def daemon_privileges(tables: Iterable[str]) -> set[tuple[str, str]]:
     """Return (table, verb) for every grant of the daemon's role on `tables`."""
-    rights = {(table, verb) for table in tables for verb in ("SELECT", "INSERT", "UPDATE")}
+    privileges = {(table, verb) for table in tables for verb in ("SELECT", "INSERT", "UPDATE")}
     for verbs, names in _REVOKED.findall(roles_sql()):
-        rights -= {(name.strip(), verb.strip()) for name in names.split(",") for verb in verbs.split(",")}
-    return rights
+        privileges -= {(name.strip(), verb.strip()) for name in names.split(",") for verb in verbs.split(",")}
+    return privileges
 
 
 async def require_privileges(conn: Connection) -> None:
     """Check that our role may do what a day needs. Raises SchemaNotCurrent, which names what is missing."""
-    there = await conn.fetch(
+    relations = await conn.fetch(
         """
-        SELECT relname::text AS name, relkind = 'S' AS counts,
+        SELECT relname::text AS name, relkind = 'S' AS is_sequence,
                CASE WHEN relkind = 'S' THEN has_sequence_privilege(oid, 'USAGE')
                     ELSE has_table_privilege(oid, 'SELECT') END AS "SELECT",
                relkind <> 'S' AND has_table_privilege(oid, 'INSERT') AS "INSERT",
@@ -76,9 +76,9 @@ async def require_privileges(conn: Connection) -> None:
          WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p', 'S')
         """
     )
-    tables = {row["name"]: row for row in there if not row["counts"]}
+    tables = {row["name"]: row for row in relations if not row["is_sequence"]}
     missing = [f"{verb} on {name}" for name, verb in daemon_privileges(tables) if not tables[name][verb]]
-    missing += [f"USAGE on {row['name']}" for row in there if row["counts"] and not row["SELECT"]]
+    missing += [f"USAGE on {row['name']}" for row in relations if row["is_sequence"] and not row["SELECT"]]
     if missing:
         raise SchemaNotCurrent(
             f"the database's role lacks {', '.join(sorted(missing))}: have its owner run what "

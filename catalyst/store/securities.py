@@ -46,7 +46,7 @@ _ACTIVE: Final = _SELECT + " WHERE s.is_active AND s.tradable ORDER BY s.symbol"
 
 
 async def refresh(conn: Connection, assets: Sequence[AssetReport], *, at: datetime) -> RefreshCounts:
-    """Set every symbol to what the broker's list says; a symbol it no longer has becomes inactive.
+    """Set every symbol to the values of the broker's list; a symbol that the list no longer has becomes inactive.
 
     An empty list changes nothing: it is an outage, not the end of the market.
     """
@@ -66,9 +66,9 @@ async def refresh(conn: Connection, assets: Sequence[AssetReport], *, at: dateti
                    shortable = excluded.shortable, borrow_status = excluded.borrow_status,
                    fractionable = excluded.fractionable, marginable = excluded.marginable, is_active = true,
                    refreshed_at = excluded.refreshed_at
-            RETURNING (xmax = 0) AS fresh
+            RETURNING (xmax = 0) AS is_new
         )
-        SELECT count(*) FILTER (WHERE fresh) FROM written
+        SELECT count(*) FILTER (WHERE is_new) FROM written
         """,
         [symbol for symbol, _ in rows],
         [asset.name for _, asset in rows],
@@ -119,7 +119,7 @@ async def put_sectors(conn: Connection, sectors: Mapping[str, str]) -> int:
 
 async def get_or_create_ids(conn: Connection, symbols: Sequence[str]) -> dict[str, int]:
     """Return the id of every symbol, created where new; concurrent callers get the same ids."""
-    wanted = sorted({symbol.upper() for symbol in symbols})
+    distinct = sorted({symbol.upper() for symbol in symbols})
     await conn.execute(
         """
         INSERT INTO securities (symbol)
@@ -128,10 +128,10 @@ async def get_or_create_ids(conn: Connection, symbols: Sequence[str]) -> dict[st
          ORDER BY symbol
         ON CONFLICT (symbol) DO NOTHING
         """,
-        wanted,
+        distinct,
     )
     found = await conn.fetch(
-        "SELECT symbol, security_id FROM securities WHERE symbol = ANY($1::text[])", wanted
+        "SELECT symbol, security_id FROM securities WHERE symbol = ANY($1::text[])", distinct
     )
     return {record["symbol"]: record["security_id"] for record in found}
 

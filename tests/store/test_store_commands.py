@@ -76,7 +76,7 @@ async def test_second_command_answer_is_an_error(store: Store):
     command_id = await _insert_command(store)
     async with store.tx("answer") as conn:
         await commands.answer(conn, command_id, ok=False, result={"error": "unknown"}, at=AT)
-        with pytest.raises(CatalystError, match="has its answer"):
+        with pytest.raises(CatalystError, match="already answered"):
             await commands.answer(conn, command_id, ok=True, result={}, at=AT)
         assert (await commands.get(conn, command_id)).ok is False
 

@@ -1,4 +1,5 @@
-"""Who may enter again, and when: clean books first; a latch is kept whatever comes after it."""
+"""Entry gate and latches: when entries are blocked, when they are allowed again, and that a latch survives
+restarts."""
 
 import asyncio
 from contextlib import AsyncExitStack
@@ -16,23 +17,25 @@ from tests.stories.test_orphan_positions import buy_by_hand
 
 
 async def insert_command(scenario: Scenario, kind: str) -> int:
-    """Leave a command and do not wait for its answer; its id."""
-    number: int = await scenario.conn.fetchval(
+    """Insert a command without waiting for its answer; return its id."""
+    command_id: int = await scenario.conn.fetchval(
         "INSERT INTO commands (kind, arguments, requested_at, requested_by)"
         " VALUES ($1, '{}', $2, 'trader') RETURNING command_id",
         kind,
         scenario.clock.now(),
     )
-    return number
+    return command_id
 
 
 async def active_latches(scenario: Scenario) -> set[str]:
+    """Return the names of the latches that are set."""
     return {r["name"] for r in await scenario.conn.fetch("SELECT name FROM latches WHERE cleared_at IS NULL")}
 
 
 async def test_share_mismatch_at_start_blocks_entries_until_confirmed(database: str) -> None:
-    """A start finds fewer shares at the broker than in the tables: no symbol is entered until that is judged, and from
-    then on only this one is shut. A doubt that comes later shuts its own symbol alone."""
+    """Given fewer shares at the broker than in the database at the start, then all entries are blocked until
+    the discrepancy is confirmed, and from then on only entries in this symbol; a later one blocks its symbol
+    alone."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         await scenario.crash()
@@ -59,7 +62,8 @@ async def test_share_mismatch_at_start_blocks_entries_until_confirmed(database: 
 
 
 async def test_external_shares_do_not_keep_gate_closed(database: str) -> None:
-    """Shares of a symbol that we never traded are no difference of ours: the gate opens with the first look."""
+    """External shares of a symbol we never traded are no discrepancy: the entry gate opens with the first
+    reconciliation."""
     async with open_scenario(database, started=False) as scenario:
         scenario.print_trade("TSLA", "190.00")
         await scenario.advance(seconds=1)
@@ -72,7 +76,7 @@ async def test_external_shares_do_not_keep_gate_closed(database: str) -> None:
 
 
 async def test_flatten_cancels_own_entry_with_lost_row(database: str) -> None:
-    """The broker works an entry of ours that the tables lost: it is no stranger's, so a flatten cancels it."""
+    """An own entry whose row was lost is adopted, and a flatten cancels it."""
     async with open_scenario(database) as scenario:
         scenario.print_trade("MSFT", "195.00")
         await scenario.advance(seconds=1)
@@ -89,13 +93,13 @@ async def test_flatten_cancels_own_entry_with_lost_row(database: str) -> None:
         assert (row["order_purpose"], row["origin"], row["status"]) == ("entry", "catalyst", "submitted")
         assert (await scenario.send_command("flatten"))["flat"]
         assert [o["status"] for o in await scenario.orders("MSFT")] == ["cancelled"]
-        assert not [one for one in scenario.server.exchange.order_store.live() if one.symbol == "MSFT"]
+        assert not [order for order in scenario.server.exchange.order_store.live() if order.symbol == "MSFT"]
         await scenario.assert_consistent()
 
 
 async def test_own_exit_with_lost_row_opens_no_position(database: str) -> None:
-    """A sale of ours that the tables lost, of shares they never heard of, opens no short position: its id says that it
-    was sent to leave."""
+    """An own exit whose row was lost, without a position, opens no short position: its id marks it as an
+    exit."""
     async with open_scenario(database) as scenario:
         scenario.print_trade("MSFT", "190.00")
         await scenario.advance(seconds=1)
@@ -110,7 +114,8 @@ async def test_own_exit_with_lost_row_opens_no_position(database: str) -> None:
 
 
 async def test_shares_arriving_after_flatten_are_exited(database: str) -> None:
-    """Flat, and the latch set: shares that an order of ours brings later are left again, without a restart."""
+    """Shares that an own order buys after a flatten are exited without a restart, because the latch is set.
+    """
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         assert (await scenario.send_command("flatten"))["flat"]
@@ -126,8 +131,8 @@ async def test_shares_arriving_after_flatten_are_exited(database: str) -> None:
 
 
 async def test_emergency_stop_without_exits_keeps_shares_after_restart(database: str) -> None:
-    """`close_all_positions_on_limit` off: the day is stopped, what is held stays under its stop, and the next start
-    does not sell it either."""
+    """With `close_all_positions_on_limit` off, an emergency stop keeps the shares under their stop, also
+    after a restart."""
     async with open_scenario(
         database,
         risk={"max_daily_loss": "20", "warning_threshold_pct": 50},
@@ -145,53 +150,52 @@ async def test_emergency_stop_without_exits_keeps_shares_after_restart(database:
 
 
 async def test_flatten_command_is_completed_after_crash(database: str) -> None:
-    """Killed between taking the command and its first row: the next daemon carries it out and answers."""
+    """A crash after taking a flatten command and before its first write: the next daemon executes and answers
+    it."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
-        asked = await insert_command(scenario, "flatten")
+        command_id = await insert_command(scenario, "flatten")
         await scenario.crash_at("take_command", Moment.AFTER)
         assert await active_latches(scenario) == set()
         await scenario.start()
         await scenario.advance(seconds=30)
         assert (scenario.held_qty("AAPL"), await active_latches(scenario)) == (0, {"flatten"})
-        assert await scenario.conn.fetchval("SELECT ok FROM commands WHERE command_id = $1", asked)
+        assert await scenario.conn.fetchval("SELECT ok FROM commands WHERE command_id = $1", command_id)
         await scenario.assert_consistent()
 
 
 async def test_new_violation_during_resume_keeps_safe_mode(database: str) -> None:
-    """Resumed for one invariant, while another fell meanwhile: nobody has looked at that one, and its latch is owed."""
+    """A resume from one invariant keeps SAFE mode when another one failed meanwhile, and latches that one."""
     async with open_scenario(database) as scenario:
         assert scenario.components is not None
-        gate, safety = scenario.components.gate, scenario.components.safe_mode
-        gate.enter_safe_mode(Invariant.I2, "looked at")
+        gate, safe_mode = scenario.components.gate, scenario.components.safe_mode
+        gate.enter_safe_mode(Invariant.I2, "checked")
         await scenario.advance(seconds=1)
-        gate.enter_safe_mode(Invariant.I6, "came later")
-        safety.on_resumed({Invariant.I2})
-        assert gate.failed_invariants == {Invariant.I6: "came later"}
+        gate.enter_safe_mode(Invariant.I6, "failed later")
+        safe_mode.on_resumed({Invariant.I2})
+        assert gate.failed_invariants == {Invariant.I6: "failed later"}
         await scenario.advance(seconds=1)
         reason = await scenario.conn.fetchval("SELECT reason FROM latches WHERE cleared_at IS NULL")
-        assert reason == "I6: came later"
+        assert reason == "I6: failed later"
         assert not gate.is_open
 
 
 async def test_start_retries_broker_errors_for_half_a_minute(database: str) -> None:
-    """Two answers of 503 to the first question are no reason to stay away from what is held; half a minute of them
-    is."""
+    """A start retries two failed account reads; after half a minute of errors it gives up."""
     async with open_scenario(database, started=False) as scenario, AsyncExitStack() as stack:
         await scenario.inject_fault("status_before", method="GET", route="/v2/account", status=503, count=2)
-        begun = asyncio.create_task(acquire_host_lock(stack, scenario.settings, scenario.clock))
+        start_task = asyncio.create_task(acquire_host_lock(stack, scenario.settings, scenario.clock))
         await scenario.advance(seconds=12)
-        assert (await begun).account_number
+        assert (await start_task).account_number
         await scenario.inject_fault("status_before", method="GET", route="/v2/account", status=503, count=0)
-        begun = asyncio.create_task(acquire_host_lock(stack, scenario.settings, scenario.clock))
+        start_task = asyncio.create_task(acquire_host_lock(stack, scenario.settings, scenario.clock))
         await scenario.advance(seconds=40)
         with pytest.raises(UserError, match="does not answer"):
-            await begun
+            await start_task
 
 
 async def test_replaced_leg_triggers_reading_of_its_replacement(database: str) -> None:
-    """The parent's report alone tells that its stop gave way to another order, which it does not show: everything is
-    asked for at once."""
+    """A report whose stop leg was replaced, without the new order, requests a reconciliation at once."""
     async with open_scenario(database) as scenario:
         entry = await scenario.given_position("AAPL", 20)
         await scenario.inject_fault("stream_drop", symbol="AAPL", count=0)
@@ -202,10 +206,10 @@ async def test_replaced_leg_triggers_reading_of_its_replacement(database: str) -
         assert entry.alpaca_order_id is not None
         report = await scenario.components.broker.order(entry.alpaca_order_id)
         assert any(leg.replaced_by for leg in report.legs)
-        alone = replace(report, legs=tuple(leg for leg in report.legs if leg.replaces is None))
-        before = scenario.components.ledger.reconcile_requested.version
-        await scenario.components.ledger.apply_report(alone, "poll")
-        assert scenario.components.ledger.reconcile_requested.version > before
+        incomplete_report = replace(report, legs=tuple(leg for leg in report.legs if leg.replaces is None))
+        version_before = scenario.components.ledger.reconcile_requested.version
+        await scenario.components.ledger.apply_report(incomplete_report, "poll")
+        assert scenario.components.ledger.reconcile_requested.version > version_before
         await scenario.clear_faults()
         await scenario.advance(seconds=20)
         assert (await scenario.position("AAPL") or {})["status"] == "closed"
@@ -213,13 +217,12 @@ async def test_replaced_leg_triggers_reading_of_its_replacement(database: str) -
 
 
 async def test_new_day_reopens_gate_closed_by_failed_day(database: str) -> None:
-    """The loop of an earlier day fell after its exits were due, and was begun again only with this day: what that day
-    shut is open."""
+    """A new day reopens the entry gate that a failed earlier day closed; within the day it stays closed."""
     async with open_scenario(database) as scenario:
         assert scenario.components is not None
         assert scenario.components.trading_day is not None
-        for left in ("day_ending", "cycle_closed"):
-            scenario.components.gate.close(left, "the day is ending")
+        for name in ("day_ending", "cycle_closed"):
+            scenario.components.gate.close(name, "the day is ending")
         await scenario.components.trading_day.begin()
         await scenario.advance(seconds=10)
         assert scenario.components.gate.is_open

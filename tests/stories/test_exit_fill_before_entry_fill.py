@@ -1,12 +1,13 @@
-"""An exit's fill of more than is booked as bought: its entry is asked for, a few times, and it is booked in the end."""
+"""Exit fills that arrive before their entry fills: the entry is read a few times, and both are booked in the
+end."""
 
 from tests.stories.scenario import ENTRY, open_scenario
 from tests.stories.test_client_behaviours_exits import replace_by_hand
 
 
 async def test_both_legs_of_replaced_entry_fill_and_surplus_is_bought_back(database: str) -> None:
-    """The legs stand under the order that was replaced and never fills; what the second of them sold too much is on
-    record all the same, and bought back."""
+    """The legs belong to the replaced entry; when both fill, the oversold shares are recorded and bought
+    back."""
     async with open_scenario(database) as scenario:
         scenario.print_trade("AAPL", "190.20")
         await scenario.advance(seconds=1)
@@ -29,8 +30,8 @@ async def test_both_legs_of_replaced_entry_fill_and_surplus_is_bought_back(datab
 
 
 async def test_stop_fill_listed_before_entry_fill_makes_one_position(database: str) -> None:
-    """Neither fill comes by the stream, and of the two the ledger shows the later one first: the broker is asked a few
-    times, not as often as the budget of requests allows, and then both are booked as one position."""
+    """Given neither fill is in the stream and the activities show the stop's fill first, then the entry is
+    read a few times, within the request budget, and both fills are booked as one position."""
     async with open_scenario(database) as scenario:
         assert scenario.components is not None
         await scenario.inject_fault("stream_drop", event="fill", count=0)

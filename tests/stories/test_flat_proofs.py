@@ -1,5 +1,5 @@
-"""Flat is proven, not believed: no order, no share, and the result to the cent on both sides; a row, and a file that
-stays when the database is gone."""
+"""Flat proofs: no order, no share and the same result to the cent on both sides, stored as a row and as a
+file that survives the loss of the database."""
 
 import asyncio
 from pathlib import Path
@@ -18,7 +18,7 @@ from tests.stories.test_safe_mode import as_owner, safe_mode_latch
 
 
 def proof_files(scenario: Scenario) -> list[Facts]:
-    """Every proof that lies as a file, oldest first."""
+    """Return every proof file, oldest first."""
     return [
         dict(facts)
         for _, facts in flat_proof_files.read_flat_proofs(
@@ -28,13 +28,14 @@ def proof_files(scenario: Scenario) -> list[Facts]:
 
 
 async def proof_rows(scenario: Scenario) -> list[dict[str, Any]]:
-    found = await scenario.conn.fetch("SELECT * FROM flat_proofs ORDER BY proof_id")
-    return [{**row, "facts": orjson.loads(row["facts"])} for row in found]
+    """Return every proof row, oldest first."""
+    rows = await scenario.conn.fetch("SELECT * FROM flat_proofs ORDER BY proof_id")
+    return [{**row, "facts": orjson.loads(row["facts"])} for row in rows]
 
 
 async def test_flatten_writes_proof_row_and_file(database: str) -> None:
-    """After SIGTERM: zero and zero, the same dollars by our tables and by the exchange's fills, the journal's head as
-    it was then, and exit code 0."""
+    """SIGTERM writes a proof with no orders and shares, equal results of database and exchange, and the head
+    of the journal; the exit code is 0."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         scenario.print_trade("AAPL", "189.37")
@@ -54,12 +55,12 @@ async def test_flatten_writes_proof_row_and_file(database: str) -> None:
         assert file["journal"]["hash"] == await scenario.conn.fetchval(
             "SELECT encode(hash, 'hex') FROM journal_chain WHERE link = $1", link
         )
-        filled = await scenario.conn.fetchval("SELECT max(seq) FROM order_events WHERE kind = 'fill'")
-        assert file["journal"]["seq"] >= filled
+        last_fill_seq = await scenario.conn.fetchval("SELECT max(seq) FROM order_events WHERE kind = 'fill'")
+        assert file["journal"]["seq"] >= last_fill_seq
 
 
 async def test_close_writes_flat_proof(database: str) -> None:
-    """The day's end leaves its own proof, after the last word of the broker was heard."""
+    """The close writes its own proof after the last broker report was applied."""
     async with open_scenario(database, now=at("15:49")) as scenario:
         await scenario.given_position("AAPL", 20)
         scenario.print_trade("AAPL", "190.20", after=60)
@@ -73,8 +74,8 @@ async def test_close_writes_flat_proof(database: str) -> None:
 
 
 async def test_flat_is_not_proven_when_results_differ(database: str) -> None:
-    """Nothing is held, but the tables say another result than the exchange's fills: exit code 2, somebody is paged, and
-    it is SAFE mode."""
+    """A flat account whose results differ between database and exchange gives exit code 2, an alert and SAFE
+    mode."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         scenario.print_trade("AAPL", "194.05")
@@ -92,29 +93,29 @@ async def test_flat_is_not_proven_when_results_differ(database: str) -> None:
 
 
 async def test_violation_after_proof_starts_next_run_in_safe_mode(database: str) -> None:
-    """The proof is written, and only then an invariant fails; whoever keeps the latch ends before writing it: the next
-    life begins in SAFE mode all the same."""
+    """Given an invariant fails after the proof and the task that stores the latch ends first, then the latch
+    is stored all the same, so the next run starts in SAFE mode."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         assert scenario.components is not None
         gate = scenario.components.gate
 
-        def breaks(step: str, moment: Moment) -> None:
+        def fail_invariant(step: str, moment: Moment) -> None:
             if step == "flat_proof" and moment is Moment.AFTER:
-                gate.enter_safe_mode(Invariant.I9, "AAPL, says the story")
+                gate.enter_safe_mode(Invariant.I9, "AAPL, set by the test")
                 for task in asyncio.all_tasks():
                     if task.get_name() == "safe_mode":
                         task.cancel()
 
-        scenario.crash_trigger.on_step = breaks
+        scenario.crash_trigger.on_step = fail_invariant
         scenario.stop.request("SIGTERM", flatten=True)
         assert await scenario.wait_for_exit() is ExitCode.FLAT
-        assert await safe_mode_latch(scenario) == "I9: AAPL, says the story"
+        assert await safe_mode_latch(scenario) == "I9: AAPL, set by the test"
         assert (await scenario.alert_events()).count("SAFE_MODE") == 1
 
 
 async def test_flat_is_not_proven_when_fills_are_unreadable(database: str) -> None:
-    """The exchange's list of fills does not answer: what is not known is not said."""
+    """Without the broker's fills the account is not proven flat."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         await scenario.inject_fault(
@@ -128,8 +129,8 @@ async def test_flat_is_not_proven_when_fills_are_unreadable(database: str) -> No
 
 
 async def test_truncated_journal_is_detected_by_proof_file(database: str) -> None:
-    """Its last lines vanish while no daemon runs, proofs in the tables included: the file remembers, the next start is
-    SAFE, and it says which file."""
+    """When the end of the journal and the proof rows were deleted, the proof file reveals it: the next start
+    enters SAFE mode and names the file."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         assert (await scenario.send_command("flatten"))["flat"]
@@ -147,7 +148,7 @@ async def test_truncated_journal_is_detected_by_proof_file(database: str) -> Non
 
 
 def test_unwritable_proof_file_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """No file can be made: it is said, and nobody believes there is one."""
+    """A proof file that cannot be written is logged and gives None."""
     blocked = tmp_path / "file"
     blocked.write_text("")
     assert flat_proof_files.FlatProofFiles(blocked / "proofs", "account").write(at("10:00"), {}) is None
@@ -155,18 +156,18 @@ def test_unwritable_proof_file_is_reported(tmp_path: Path, capsys: pytest.Captur
 
 
 def test_incomplete_proof_file_is_ignored(tmp_path: Path) -> None:
-    """What a death left of a file is not read as a proof, and a proof is read as it was written."""
+    """An incomplete proof file is not read as a proof; a complete one is read as written."""
     written = flat_proof_files.FlatProofFiles(tmp_path, "account").write(at("10:00"), {"flat": True})
     assert written is not None
     (tmp_path / "account.99990101T000000.000000Z.json").write_text('{"flat": tr')
     (tmp_path / "account.99990101T000000.000000Z.part").write_text('{"flat": true')
-    found = list(flat_proof_files.read_flat_proofs(tmp_path, "account"))
-    assert [facts.get("flat") for _, facts in found] == [True, None]
-    assert found[0][0] == written
+    proofs = list(flat_proof_files.read_flat_proofs(tmp_path, "account"))
+    assert [facts.get("flat") for _, facts in proofs] == [True, None]
+    assert proofs[0][0] == written
 
 
-async def test_proof_waits_for_failed_position_read(database: str) -> None:
-    """Everything is sold, and the list of positions answers 503: the proof waits for it, and the exit code is 0."""
+async def test_flat_proof_retries_failed_position_read(database: str) -> None:
+    """A proof retries a failed position read, and the exit code is 0."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         await scenario.inject_fault("status_before", method="GET", route="/v2/positions", status=503, count=2)

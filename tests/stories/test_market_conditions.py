@@ -1,4 +1,4 @@
-"""Gaps, halts and prices that are none."""
+"""Market conditions: gaps, halts, splits, half days, short positions and invalid prices."""
 
 from decimal import Decimal
 
@@ -11,7 +11,7 @@ from tests.stories.test_orphan_positions import working_exits
 
 
 async def test_gap_through_stop_books_real_loss(database: str) -> None:
-    """Eight per cent below a stop of one: sold where the market is, and the loss is the real one."""
+    """A gap of 8 % through the stop sells at the market price and books the real loss."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         scenario.print_trade("AAPL", "174.80")
@@ -25,7 +25,8 @@ async def test_gap_through_stop_books_real_loss(database: str) -> None:
 
 @pytest.mark.promise("C20")
 async def test_stop_monitor_sells_when_broker_stop_does_not_trigger(database: str) -> None:
-    """The price trades through the stop and nothing happens: after two looks and the grace we sell ourselves."""
+    """When the price crosses the stop and the broker's stop does not trigger, the stop monitor sells after
+    two observations and the grace."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         await scenario.inject_fault("no_trigger", symbol="AAPL", count=0)
@@ -39,7 +40,7 @@ async def test_stop_monitor_sells_when_broker_stop_does_not_trigger(database: st
 
 
 async def test_print_older_than_entry_does_not_trigger_exit(database: str) -> None:
-    """The last trade lies below the stop, but it is older than our shares: they are kept."""
+    """A last print below the stop but older than the entry causes no exit."""
     async with open_scenario(database) as scenario:
         scenario.print_trade("AAPL", "187.50")
         await scenario.advance(seconds=1)
@@ -52,7 +53,7 @@ async def test_print_older_than_entry_does_not_trigger_exit(database: str) -> No
 
 
 async def test_cancelled_target_is_enforced_by_monitor(database: str) -> None:
-    """The target leg is cancelled by the venue and the stop lives: the target's price is still taken."""
+    """When the venue cancels the target leg, the monitor sells at the target price."""
     async with open_scenario(database) as scenario:
         await scenario.inject_fault("leg_cancel", symbol="AAPL", role="take_profit")
         await scenario.given_position("AAPL", 20)
@@ -68,8 +69,8 @@ async def test_cancelled_target_is_enforced_by_monitor(database: str) -> None:
 
 @pytest.mark.promise("C23")
 async def test_exit_during_halt_waits_and_is_repriced(database: str) -> None:
-    """The symbol is halted: the exit waits at the broker, one at a time, somebody is told, and the first trade after
-    the halt sells. What waits is priced anew every minute, far enough away for any reopening."""
+    """During a halt one exit at a time waits at the broker, is repriced every minute far enough for any
+    reopening, and raises an alert; the first trade after the halt fills it."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         await scenario.admin("halt", {"symbol": "AAPL"})
@@ -77,8 +78,8 @@ async def test_exit_during_halt_waits_and_is_repriced(database: str) -> None:
         await scenario.advance(seconds=90)
         assert scenario.held_qty("AAPL") == 20
         assert "EXIT_SLOW" in await scenario.alert_events()
-        live = [one for one in scenario.server.exchange.order_store.live() if one.symbol == "AAPL"]
-        assert len(live) == 1
+        live_orders = [order for order in scenario.server.exchange.order_store.live() if order.symbol == "AAPL"]
+        assert len(live_orders) == 1
         exits = [o for o in await scenario.orders("AAPL") if o["order_purpose"] == "exit"]
         assert [o["order_type"] for o in exits] == ["market", "limit", "market", "limit"]
         await scenario.admin("resume", {"symbol": "AAPL"})
@@ -90,8 +91,8 @@ async def test_exit_during_halt_waits_and_is_repriced(database: str) -> None:
 
 @pytest.mark.promise("F061")
 async def test_stop_cancelled_during_halt_is_replaced(database: str) -> None:
-    """Halted for a band, and the stop is cancelled by the venue meanwhile: a new stop and target for exactly the shares
-    stand at once, and when the symbol reopens below, they act."""
+    """When the venue cancels the stop during a halt, a new OCO for the exact shares is placed at once and
+    works after the reopening."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         await scenario.admin("halt", {"symbol": "AAPL", "reason": "price_bands"})
@@ -113,8 +114,8 @@ async def test_stop_cancelled_during_halt_is_replaced(database: str) -> None:
 @pytest.mark.promise("F065")
 @pytest.mark.parametrize("factor", [2, Decimal("0.1")])
 async def test_split_blocks_symbol_without_orders_or_fills(database: str, factor: Decimal | int) -> None:
-    """The broker shows twice the shares, or a tenth of them, and no fill tells why: told, kept as what nobody
-    explains, the symbol blocked; no fill is invented and nothing is sold for it."""
+    """A split without a fill becomes a discrepancy: an alert, orphan shares, a blocked symbol, but no
+    invented fill and no sale."""
     async with open_scenario(
         database, reconcile={"orphans": "alert"}, risk={"max_daily_loss": 50_000}
     ) as scenario:
@@ -140,7 +141,7 @@ async def test_split_blocks_symbol_without_orders_or_fills(database: str, factor
 
 @pytest.mark.promise("C27")
 async def test_exit_after_close_keeps_protection_orders(database: str) -> None:
-    """Asked to leave when nothing can be sold: what rests at the broker is not cancelled for it."""
+    """An exit requested after the close cancels no protection order."""
     async with open_scenario(
         database,
         now=at("15:40"),
@@ -150,19 +151,19 @@ async def test_exit_after_close_keeps_protection_orders(database: str) -> None:
         await scenario.given_position("AAPL", 20)
         await scenario.advance(minutes=21)
         assert scenario.components is not None
-        cancelled = len((await scenario.admin("logs?method=DELETE"))["requests"])
+        cancel_count = len((await scenario.admin("logs?method=DELETE"))["requests"])
         position = await scenario.position("AAPL")
         assert position is not None
         await scenario.components.exits.request(
             position["position_id"], reason="MANUAL: late", purpose=Purpose.EXIT, by="trader"
         )
         await scenario.advance(seconds=20)
-        assert len((await scenario.admin("logs?method=DELETE"))["requests"]) == cancelled
+        assert len((await scenario.admin("logs?method=DELETE"))["requests"]) == cancel_count
 
 
 @pytest.mark.promise("C22")
 async def test_half_day_is_flat_ten_minutes_before_close(database: str) -> None:
-    """The market shuts at one: ten minutes before, everything is left."""
+    """On a half day all positions are exited ten minutes before 13:00."""
     async with open_scenario(database, now=at("12:48", HALF_DAY)) as scenario:
         await scenario.given_position("AAPL", 20)
         scenario.print_trade("AAPL", "190.20", after=120)
@@ -177,7 +178,7 @@ async def test_half_day_is_flat_ten_minutes_before_close(database: str) -> None:
 
 
 async def test_short_brackets_exit_at_target_and_stop(database: str) -> None:
-    """Sold short twice: one leaves at its target below, one at its stop above, each with its sign and reason."""
+    """Short brackets exit at target and stop with the right sign and reason."""
     async with open_scenario(database, trading={"allow_short": True}) as scenario:
         for symbol in ("AAPL", "MSFT"):
             scenario.print_trade(symbol, "190.00")
@@ -201,7 +202,7 @@ async def test_short_brackets_exit_at_target_and_stop(database: str) -> None:
 
 
 async def test_partial_short_is_protected_and_bought_back_on_command(database: str) -> None:
-    """A short of which only a part was sold is protected by an OCO above and below, and bought back when asked."""
+    """A partly filled short entry is protected by an OCO and bought back on command."""
     async with open_scenario(database, trading={"allow_short": True}) as scenario:
         scenario.print_trade("AAPL", "190.00")
         await scenario.advance(seconds=1)

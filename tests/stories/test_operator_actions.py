@@ -1,4 +1,4 @@
-"""People at the same account: sales, purchases and cancels by hand, two daemons, signals, and orders to the daemon."""
+"""Operator actions: orders placed by hand, a second daemon, signals, and commands."""
 
 import asyncio
 
@@ -12,13 +12,14 @@ from tests.stories.scenario import ENTRY, Scenario, open_scenario
 
 
 async def order_by_hand(scenario: Scenario, symbol: str, side: str, qty: int, **terms: str) -> str:
+    """Place an order as an operator; return its broker id."""
     order = {"symbol": symbol, "side": side, "qty": str(qty), "type": "market", "time_in_force": "day"}
     return str((await scenario.admin("order", {**order, **terms}))["id"])
 
 
 @pytest.mark.promise("C17")
 async def test_position_sold_by_hand_closes_as_external(database: str) -> None:
-    """A person sells all of it: the position closes as external, and nothing of ours sells more."""
+    """A position sold by hand closes as EXTERNAL, and the daemon sells no more."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         target = next(o for o in await scenario.orders("AAPL") if o["order_purpose"] == "take_profit")
@@ -34,7 +35,7 @@ async def test_position_sold_by_hand_closes_as_external(database: str) -> None:
 
 
 async def test_exit_cancels_blocking_order_placed_by_hand(database: str) -> None:
-    """Half of our shares are offered by hand far above the market; when we leave, that offer is cleared away."""
+    """An exit cancels an order placed by hand that holds half of the shares."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         target = next(o for o in await scenario.orders("AAPL") if o["order_purpose"] == "take_profit")
@@ -49,7 +50,7 @@ async def test_exit_cancels_blocking_order_placed_by_hand(database: str) -> None
 
 @pytest.mark.promise("C17")
 async def test_flatten_leaves_external_orders_and_shares(database: str) -> None:
-    """A person holds one stock and bids for another: both are told of, and a flatten touches neither."""
+    """External shares and orders are reported, and a flatten touches neither."""
     async with open_scenario(database) as scenario:
         scenario.print_trade("MSFT", "190.00")
         scenario.print_trade("TSLA", "190.00")
@@ -66,7 +67,8 @@ async def test_flatten_leaves_external_orders_and_shares(database: str) -> None:
 
 
 async def test_entry_replaced_by_hand_stays_linked_and_protected(database: str) -> None:
-    """A person changes the price of our bid: the new order is the entry, its fill the position, its legs the stop."""
+    """An entry replaced by hand: the new order is the entry, its fill the position, and its legs protect it.
+    """
     async with open_scenario(database) as scenario:
         scenario.print_trade("AAPL", "191.00")
         await scenario.advance(seconds=1)
@@ -82,8 +84,8 @@ async def test_entry_replaced_by_hand_stays_linked_and_protected(database: str) 
         assert position is not None
         assert (position["quantity"], position["status"]) == (20, "open")
         assert position["protected_at"] is not None
-        first = next(o for o in await scenario.orders("AAPL") if o["order_id"] == row.order_id)
-        assert first["status"] == "replaced"
+        replaced = next(o for o in await scenario.orders("AAPL") if o["order_id"] == row.order_id)
+        assert replaced["status"] == "replaced"
         scenario.print_trade("AAPL", "194.05")
         await scenario.advance(seconds=20)
         assert scenario.held_qty("AAPL") == 0
@@ -92,7 +94,7 @@ async def test_entry_replaced_by_hand_stays_linked_and_protected(database: str) 
 
 @pytest.mark.promise("C45")
 async def test_second_daemon_on_account_does_not_start(database: str) -> None:
-    """While one trades the account, another does not start, and the first goes on."""
+    """A second daemon on the account does not start, and the first one trades on."""
     async with open_scenario(database) as scenario:
         second = Scenario(
             scenario.clock, scenario.market, scenario.server, scenario.dsn, scenario.settings, scenario.conn
@@ -105,7 +107,8 @@ async def test_second_daemon_on_account_does_not_start(database: str) -> None:
 
 
 async def test_lost_account_lock_is_reacquired(database: str) -> None:
-    """The connection that holds the lock is cut: no entry while it is gone, then all goes on in the same process."""
+    """After its connection is cut, the account lock is acquired again by the same process, and trading
+    continues."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         assert scenario.components is not None
@@ -115,11 +118,11 @@ async def test_lost_account_lock_is_reacquired(database: str) -> None:
         )
         await scenario.advance(seconds=15)
         assert scenario.components.gate.is_open
-        held = await scenario.conn.fetchval(
+        lock_count = await scenario.conn.fetchval(
             "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted"
             " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
         )
-        assert held == 1
+        assert lock_count == 1
         scenario.print_trade("AAPL", "194.05")
         await scenario.advance(seconds=10)
         assert scenario.held_qty("AAPL") == 0
@@ -127,7 +130,8 @@ async def test_lost_account_lock_is_reacquired(database: str) -> None:
 
 
 async def test_daemon_recovers_when_all_sessions_are_cut(database: str) -> None:
-    """The server drops all our sessions at once: the daemon lives on, nothing is lost, entries resume."""
+    """When the server cuts all sessions at once, the daemon runs on, loses nothing and allows entries again.
+    """
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         assert scenario.components is not None
@@ -149,38 +153,38 @@ async def test_daemon_recovers_when_all_sessions_are_cut(database: str) -> None:
     [("submit", Moment.AFTER), ("POST /orders", Moment.BEFORE), ("POST /orders", Moment.AFTER)],
 )
 async def test_sigterm_during_entry_ends_flat(database: str, step: str, moment: Moment) -> None:
-    """Asked to stop while an entry is on its way: it does not leave any more, or it is undone; flat in the end."""
+    """SIGTERM during an entry prevents or undoes it and ends flat."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("MSFT", 10)
         scenario.print_trade("AAPL", "190.00")
         await scenario.advance(seconds=1)
-        asked = scenario.stop
+        stop = scenario.stop
 
-        def ask(step_now: str, moment_now: Moment) -> None:
-            if (step_now, moment_now) == (step, moment):
-                asked.request("SIGTERM", flatten=True)
+        def request_stop(current_step: str, current_moment: Moment) -> None:
+            if (current_step, current_moment) == (step, moment):
+                stop.request("SIGTERM", flatten=True)
 
-        scenario.crash_trigger.on_step = ask
-        entering = asyncio.ensure_future(scenario.submit_entry("AAPL", 20, **ENTRY))
+        scenario.crash_trigger.on_step = request_stop
+        entry_task = asyncio.ensure_future(scenario.submit_entry("AAPL", 20, **ENTRY))
         assert await scenario.wait_for_exit() == 0
-        await asyncio.gather(entering, return_exceptions=True)
+        await asyncio.gather(entry_task, return_exceptions=True)
         assert scenario.held_qty("AAPL") == scenario.held_qty("MSFT") == 0
         await scenario.assert_consistent()
 
 
-async def test_sigterm_during_recovery_is_remembered_by_next_start(database: str) -> None:
-    """The broker cannot be read at the start and somebody asks to stop: it ends within its bound, not flat. The wish
-    is kept: the next start enters nothing, and leaves what is held."""
+async def test_sigterm_during_recovery_is_completed_by_next_start(database: str) -> None:
+    """SIGTERM while recovery cannot read the broker exits with code 2 and keeps the latch; the next start
+    refuses entries and flattens."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         await scenario.crash()
         await scenario.inject_fault("status_before", method="GET", route="/v2/orders", status=503, count=0)
-        opening = asyncio.ensure_future(scenario.start())
+        start_task = asyncio.ensure_future(scenario.start())
         await scenario.advance(seconds=10)
         scenario.stop.request("SIGTERM", flatten=True)
         assert await scenario.wait_for_exit(step=5) == 2
-        opening.cancel()
-        await asyncio.gather(opening, return_exceptions=True)
+        start_task.cancel()
+        await asyncio.gather(start_task, return_exceptions=True)
         await scenario.clear_faults()
         await scenario.start()
         await scenario.advance(seconds=30)
@@ -191,7 +195,7 @@ async def test_sigterm_during_recovery_is_remembered_by_next_start(database: str
 
 @pytest.mark.promise("C27")
 async def test_sigterm_after_close_exits_not_flat_and_alerts(database: str) -> None:
-    """Shares are held when the market is shut: the code says not flat, somebody is paged, the wish is kept."""
+    """SIGTERM after the close with shares held exits with code 2 and an alert."""
     async with open_scenario(
         database, now=at("15:40", MONDAY), positions={"close_all_at_market_close": False}
     ) as scenario:
@@ -209,7 +213,7 @@ async def test_sigterm_after_close_exits_not_flat_and_alerts(database: str) -> N
 
 
 async def test_halt_command_blocks_entries_until_resume(database: str) -> None:
-    """Halted, no entry leaves and protection runs on; resumed, entries leave again."""
+    """A halt blocks entries, also after a restart, until the resume; protection continues."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         assert (await scenario.send_command("halt", reason="lunch"))["ok"]
@@ -229,7 +233,7 @@ async def test_halt_command_blocks_entries_until_resume(database: str) -> None:
 
 
 async def test_resume_after_flatten_keeps_cycle_closed(database: str) -> None:
-    """The operator flattens and resumes: the day's cycle stays closed all the same."""
+    """After a flatten a resume leaves the cycle of the day closed."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         assert (await scenario.send_command("flatten"))["flat"] is True
@@ -240,7 +244,8 @@ async def test_resume_after_flatten_keeps_cycle_closed(database: str) -> None:
 
 
 async def test_invalid_commands_are_answered(database: str) -> None:
-    """Unknown verbs, symbols nobody holds and missing arguments are answered, and the next command is taken."""
+    """Unknown commands, symbols without a position and missing arguments are answered with a failure, and the
+    next command runs."""
     async with open_scenario(database) as scenario:
         assert not (await scenario.send_command("dance"))["ok"]
         assert not (await scenario.send_command("close", symbol="TSLA"))["ok"]

@@ -1,4 +1,4 @@
-"""Fills, cancels, legs and exits race each other; no share is lost, none is sold that is not held."""
+"""Order races: fills, cancels, legs and exits cross each other; no share is lost or oversold."""
 
 from decimal import Decimal
 
@@ -9,7 +9,7 @@ from tests.stories.scenario import ENTRY, open_scenario
 
 
 async def test_entry_that_fills_before_its_cancel_is_protected_by_its_legs(database: str) -> None:
-    """Eight filled, the rest cancelled after the grace, and the fill wins: twenty held under their own legs."""
+    """A partial entry that fills before its cancel arrives has 20 shares protected by its own legs."""
     async with open_scenario(database) as scenario:
         scenario.print_trade("AAPL", "190.00")
         await scenario.advance(seconds=1)
@@ -26,10 +26,11 @@ async def test_entry_that_fills_before_its_cancel_is_protected_by_its_legs(datab
 
 @pytest.mark.promise("C13")
 @pytest.mark.parametrize("partial_entry", ["canceled", "held"])
-async def test_partial_entry_gets_one_oco_whatever_happens_to_its_legs(
+async def test_partial_entry_gets_one_oco_with_cancelled_or_held_legs(
     database: str, partial_entry: str
 ) -> None:
-    """Whether the broker drops the legs of a cancelled entry or leaves them asleep: one OCO for what filled."""
+    """Whether the broker cancels the legs of a cancelled entry or leaves them held, one OCO protects the
+    filled shares."""
     async with open_scenario(database) as scenario:
         await scenario.admin("settings", {"partial_entry": partial_entry})
         scenario.print_trade("AAPL", "190.00")
@@ -37,16 +38,16 @@ async def test_partial_entry_gets_one_oco_whatever_happens_to_its_legs(
         await scenario.inject_fault("partial", symbol="AAPL", qty="8", role="entry")
         await scenario.submit_entry("AAPL", 20, **ENTRY)
         await scenario.advance(seconds=25)
-        live = [o for o in await scenario.orders("AAPL") if o["status"] in ("submitted", "accepted")]
-        assert {(o["order_class"], o["quantity"]) for o in live} == {("oco", Decimal(8))}
+        working = [o for o in await scenario.orders("AAPL") if o["status"] in ("submitted", "accepted")]
+        assert {(o["order_class"], o["quantity"]) for o in working} == {("oco", Decimal(8))}
         await scenario.assert_consistent()
 
 
 @pytest.mark.promise("C19")
 @pytest.mark.parametrize("kind", ["leg_reject", "leg_cancel"])
-async def test_dead_stop_leg_is_replaced_within_seconds(database: str, kind: str) -> None:
-    """The venue turns the stop leg away as the entry fills: a new stop and target stand within seconds, and the
-    time without one is on record."""
+async def test_failed_stop_leg_is_replaced_within_seconds(database: str, kind: str) -> None:
+    """When the venue rejects or cancels the stop leg, a new stop and target follow within seconds, and the
+    unprotected time is stored."""
     async with open_scenario(database) as scenario:
         await scenario.inject_fault(kind, symbol="AAPL", role="stop_loss")
         await scenario.given_position("AAPL", 20)
@@ -59,7 +60,8 @@ async def test_dead_stop_leg_is_replaced_within_seconds(database: str, kind: str
 
 
 async def test_stop_cancelled_by_hand_is_replaced(database: str) -> None:
-    """Protected for a minute, then the stop is gone: it is put back, the record says since when, and how long."""
+    """A stop cancelled by hand is replaced; the position has the new `protected_at` and the unprotected
+    seconds."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         await scenario.advance(seconds=60)
@@ -80,7 +82,7 @@ async def test_stop_cancelled_by_hand_is_replaced(database: str) -> None:
 
 @pytest.mark.promise("C08")
 async def test_legs_missing_from_response_are_read_without_duplicates(database: str) -> None:
-    """The acknowledgement shows no legs: they are read, found, and no second pair is placed."""
+    """Legs missing from the submit response are read, and no second pair is placed."""
     async with open_scenario(database) as scenario:
         await scenario.inject_fault("leg_omit", method="POST", route="/v2/orders")
         await scenario.given_position("AAPL", 20)
@@ -91,7 +93,8 @@ async def test_legs_missing_from_response_are_read_without_duplicates(database: 
 
 
 async def test_partial_target_fill_reduces_stop_quantity(database: str) -> None:
-    """Eight of twenty leave at the target: the tables' stop is for twelve, as the broker's, and nothing is redone."""
+    """When 8 of 20 shares fill at the target, the stop in the database is for 12, as at the broker, and no
+    order is sent."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         await scenario.inject_fault("partial", symbol="AAPL", qty="8", role="take_profit")
@@ -112,7 +115,7 @@ async def test_partial_target_fill_reduces_stop_quantity(database: str) -> None:
 @pytest.mark.promise("C21")
 @pytest.mark.parametrize("price", ["194.05", "187.90"])
 async def test_leg_that_fills_during_exit_is_not_sold_again(database: str, price: str) -> None:
-    """The target, or the stop, fills before our cancel gets through: what is gone is not sold again."""
+    """Shares sold by a leg before its cancel arrives are not sold again."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         await scenario.inject_fault("cancel_delay", symbol="AAPL", seconds=3, count=0)
@@ -126,7 +129,7 @@ async def test_leg_that_fills_during_exit_is_not_sold_again(database: str, price
 
 @pytest.mark.promise("C25")
 async def test_simultaneous_exit_requests_sell_once(database: str) -> None:
-    """Operator, flatten and SIGTERM in the same second: one sale."""
+    """Close, flatten and SIGTERM in the same second cause one sale."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         await scenario.conn.execute(
@@ -144,7 +147,8 @@ async def test_simultaneous_exit_requests_sell_once(database: str) -> None:
 
 @pytest.mark.promise("C21")
 async def test_hanging_cancel_delays_exit_and_alerts(database: str) -> None:
-    """The legs stay in pending_cancel for two minutes: no second sale, somebody is told, and then it is sold."""
+    """While the cancel of the legs hangs for two minutes, no sale is sent and an alert is raised; then the
+    shares are sold."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         await scenario.inject_fault("cancel_delay", symbol="AAPL", seconds=120, count=0)
@@ -159,8 +163,8 @@ async def test_hanging_cancel_delays_exit_and_alerts(database: str) -> None:
 
 
 async def test_surplus_is_bought_back_when_both_exits_fill(database: str) -> None:
-    """The broker's OCO fails and we are short: somebody is paged, the surplus is bought back within seconds on an
-    account of its own, the position keeps its first ending, and the books are the exchange's to the cent."""
+    """When both legs fill, an alert is raised and the oversold shares are bought back within seconds as an
+    orphan; the position keeps its first close reason."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         await scenario.inject_fault("double_exit", symbol="AAPL")
@@ -183,26 +187,26 @@ async def test_surplus_is_bought_back_when_both_exits_fill(database: str) -> Non
 
 @pytest.mark.promise("F057")
 async def test_late_exit_fill_is_booked_on_its_own_position(database: str) -> None:
-    """Left by the target and entered again, and then the ledger tells of a fill of the first position's stop: it is
-    booked where it belongs, somebody is told, and the second position is as it was."""
+    """A late fill of the first position's stop is booked on that position with an alert; the second position
+    is unchanged."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         scenario.print_trade("AAPL", "194.05")
         await scenario.advance(seconds=10)
-        old = next(o for o in await scenario.orders("AAPL") if o["order_purpose"] == "stop_loss")
-        first = await scenario.position("AAPL")
-        assert (old["status"], (first or {})["status"]) == ("cancelled", "closed")
+        old_stop = next(o for o in await scenario.orders("AAPL") if o["order_purpose"] == "stop_loss")
+        first_position = await scenario.position("AAPL")
+        assert (old_stop["status"], (first_position or {})["status"]) == ("cancelled", "closed")
         await scenario.given_position("AAPL", 12)
         assert scenario.components is not None
-        late = Fill(
-            old["alpaca_order_id"],
+        late_fill = Fill(
+            old_stop["alpaca_order_id"],
             Decimal(20),
             Decimal(20),
             Decimal("187.90"),
             scenario.clock.now(),
             activity_id="late",
         )
-        assert await scenario.components.ledger.apply_fill(late, "reconcile")
+        assert await scenario.components.ledger.apply_fill(late_fill, "reconcile")
         await scenario.advance(seconds=30)
         assert {"LATE_FILL", "OVERSOLD"} <= set(await scenario.alert_events())
         rows = await scenario.conn.fetch("SELECT * FROM positions ORDER BY position_id")
@@ -211,17 +215,18 @@ async def test_late_exit_fill_is_booked_on_its_own_position(database: str) -> No
             (12, 0, 12, "open"),
         ]
         assert rows[0]["close_reason"].startswith("TAKE_PROFIT_HIT")
-        booked = await scenario.conn.fetchval(
-            "SELECT sum(quantity) FROM executions WHERE order_id = $1", old["order_id"]
+        booked_qty = await scenario.conn.fetchval(
+            "SELECT sum(quantity) FROM executions WHERE order_id = $1", old_stop["order_id"]
         )
-        assert (booked, scenario.held_qty("AAPL")) == (
+        assert (booked_qty, scenario.held_qty("AAPL")) == (
             20,
             12,
-        )  # nothing was bought back: the broker is not short
+        )  # no buyback: the broker is not short
 
 
 async def test_position_is_sold_when_stop_is_gone_and_level_crossed(database: str) -> None:
-    """The stop is gone and the price below it, so no stop can be placed: the shares are sold at once, as a stop."""
+    """With the stop cancelled and the price below its level, no stop can be placed: the shares are sold at
+    once as a stop."""
     async with open_scenario(database) as scenario:
         await scenario.inject_fault("leg_cancel", symbol="AAPL", role="stop_loss")
         scenario.print_trade("AAPL", "190.00")

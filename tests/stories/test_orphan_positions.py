@@ -1,4 +1,4 @@
-"""Shares that no order of ours bought: of symbols that are ours they come under a stop, and somebody is told."""
+"""Orphan positions: shares that no position explains are protected or sold by policy, with an alert."""
 
 from datetime import timedelta
 from decimal import Decimal
@@ -14,13 +14,13 @@ TUESDAY = MONDAY + timedelta(days=1)
 
 
 async def buy_by_hand(scenario: Scenario, symbol: str, qty: int, **terms: object) -> str:
-    """A person buys at the market."""
+    """Buy at the market as an operator; return the broker id."""
     order = {"symbol": symbol, "side": "buy", "qty": str(qty), "type": "market", "time_in_force": "day"}
     return str((await scenario.admin("order", {**order, **terms}))["id"])
 
 
 async def run_round_trip(scenario: Scenario, symbol: str) -> None:
-    """A round trip of ours, which makes the symbol one we answer for."""
+    """Trade a round trip, so that the symbol counts as traded by us."""
     await scenario.given_position(symbol, 20)
     scenario.print_trade(symbol, "194.05")
     await scenario.advance(seconds=5)
@@ -28,24 +28,25 @@ async def run_round_trip(scenario: Scenario, symbol: str) -> None:
 
 
 async def orphan_row(scenario: Scenario) -> Facts:
+    """Return the only orphan row."""
     row = await scenario.conn.fetchrow("SELECT * FROM orphans")
     assert row is not None
     return dict(row)
 
 
 async def working_exits(scenario: Scenario, symbol: str) -> list[tuple[str, str, Decimal]]:
-    """Working exits at the exchange itself: type, status, shares."""
-    ledger = await scenario.admin("logs")
-    alive = {"new", "held", "accepted", "pending_new", "partially_filled"}
+    """Return type, status and shares of the working orders of a symbol at the exchange."""
+    logs = await scenario.admin("logs")
+    working_statuses = {"new", "held", "accepted", "pending_new", "partially_filled"}
     return sorted(
         (o["type"], o["status"], Decimal(o["qty"]))
-        for o in ledger["orders"]
-        if o["symbol"] == symbol and o["status"] in alive
+        for o in logs["orders"]
+        if o["symbol"] == symbol and o["status"] in working_statuses
     )
 
 
 async def hold_orphan_shares(scenario: Scenario) -> None:
-    """Seven shares were bought by hand yesterday, while no daemon ran, in a symbol that we traded before."""
+    """Buy seven shares by hand yesterday while no daemon runs, in a symbol that we traded."""
     await run_round_trip(scenario, "AAPL")
     await scenario.crash()
     await buy_by_hand(scenario, "AAPL", 7)
@@ -59,8 +60,8 @@ async def hold_orphan_shares(scenario: Scenario) -> None:
 
 @pytest.mark.parametrize("policy", ["protect", "alert"])
 async def test_purchase_by_hand_follows_orphan_policy(database: str, policy: str) -> None:
-    """Today's purchase by hand is a position with a stop and a target for exactly its shares, and is left as one;
-    with `alert` it is only told of, and blocks the symbol."""
+    """With `protect` a purchase by hand becomes a position with an OCO for its shares; with `alert` it raises
+    an alert and blocks the symbol."""
     async with open_scenario(database, reconcile={"orphans": policy}) as scenario:
         await run_round_trip(scenario, "AAPL")
         await buy_by_hand(scenario, "AAPL", 7)
@@ -85,7 +86,7 @@ async def test_purchase_by_hand_follows_orphan_policy(database: str, policy: str
 
 
 async def test_purchase_by_hand_joins_held_position(database: str) -> None:
-    """Seven more of what we hold, by hand: one position of twenty-seven, under one stop for all of it."""
+    """Shares bought by hand join the open position, which gets one stop for all 27 shares."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         await buy_by_hand(scenario, "AAPL", 7)
@@ -98,15 +99,14 @@ async def test_purchase_by_hand_joins_held_position(database: str) -> None:
 
 
 async def test_orphan_shares_are_protected_until_sold(database: str) -> None:
-    """Yesterday's shares that nothing of ours explains: no position is invented; a stop and a target that outlive
-    the day, an alert, an adjustment, no entry in the symbol. A flatten leaves them, a restart changes nothing; the
-    stop sells them, and the symbol is free again."""
+    """Yesterday's orphan shares get an OCO beyond the day, an alert and an adjustment, but no position and no
+    entries; a restart changes nothing, and the stop sells them and frees the symbol."""
     async with open_scenario(database, now=at("15:30", MONDAY)) as scenario:
         await hold_orphan_shares(scenario)
         orphan = await orphan_row(scenario)
         assert (orphan["cause"], orphan["side"], orphan["quantity"]) == ("unexplained", "long", 7)
         assert orphan["protected_at"] is not None
-        assert orphan["stop_price"] == Decimal("190.12")  # two percent below the market, on tick
+        assert orphan["stop_price"] == Decimal("190.12")  # 2 % below the market, on the tick
         assert await working_exits(scenario, "AAPL") == [("limit", "new", 7), ("stop", "held", 7)]
         assert "ORPHAN_POSITION" in await scenario.alert_events()
         kinds = {r["kind"] for r in await scenario.conn.fetch("SELECT kind FROM order_events")}
@@ -137,13 +137,13 @@ async def test_orphan_shares_are_protected_until_sold(database: str) -> None:
         assert scenario.held_qty("AAPL") == 0
         orphan = await orphan_row(scenario)
         assert (orphan["quantity"], orphan["end_reason"], orphan["exited_qty"]) == (0, "exited", 7)
-        assert orphan["realized_pnl"] is None  # nobody knows what they had cost
+        assert orphan["realized_pnl"] is None  # their cost is unknown
         assert scenario.components is not None
         assert "AAPL" not in scenario.components.gate.mismatched_symbols
 
 
 async def test_orphan_shares_are_sold_with_close_policy(database: str) -> None:
-    """With `close` they are sold as soon as they are believed, once, whatever the broker refuses meanwhile."""
+    """With `close` confirmed orphan shares are sold once, despite failed reads."""
     async with open_scenario(database, now=at("15:30", MONDAY), reconcile={"orphans": "close"}) as scenario:
         await scenario.inject_fault("status", method="GET", route="/v2/positions/AAPL", status=503, count=2)
         await hold_orphan_shares(scenario)
@@ -155,7 +155,7 @@ async def test_orphan_shares_are_sold_with_close_policy(database: str) -> None:
 
 
 async def test_buyback_of_surplus_is_not_repeated_after_crash(database: str) -> None:
-    """Killed right after the purchase that undoes the surplus: the next start finds it and buys nothing more."""
+    """A crash after the buyback of oversold shares: the next start adopts it and buys no more."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         await scenario.inject_fault("double_exit", symbol="AAPL")
@@ -170,19 +170,19 @@ async def test_buyback_of_surplus_is_not_repeated_after_crash(database: str) -> 
 
 
 async def test_hard_to_borrow_orphan_gets_day_stop(database: str) -> None:
-    """Hard to borrow, and no OCO: a stop for the day is better than none."""
+    """A hard-to-borrow orphan, which takes no OCO, is protected by a day stop."""
     async with open_scenario(database, now=at("15:30", MONDAY)) as scenario:
         await scenario.admin("settings", {"hard_to_borrow": ["AAPL"]})
         await hold_orphan_shares(scenario)
         await scenario.advance(seconds=10)
         assert (await orphan_row(scenario))["protected_at"] is not None
-        live = [o for o in await scenario.orders("AAPL") if o["status"] in ("submitted", "accepted")]
-        assert {(o["time_in_force"], o["quantity"]) for o in live} == {("day", Decimal(7))}
+        working = [o for o in await scenario.orders("AAPL") if o["status"] in ("submitted", "accepted")]
+        assert {(o["time_in_force"], o["quantity"]) for o in working} == {("day", Decimal(7))}
 
 
 async def test_own_entry_with_lost_row_is_adopted_with_its_legs(database: str) -> None:
-    """The tables lost an entry that the broker has (a restored backup, say): its id says that it is ours. It is the
-    position, with its own legs, and nothing is sent a second time."""
+    """An own entry whose row was lost, e.g. after a restored backup, is adopted as a position with its legs;
+    nothing is sent again."""
     async with open_scenario(database) as scenario:
         scenario.print_trade("MSFT", "190.00")
         await scenario.advance(seconds=1)

@@ -1,5 +1,5 @@
-"""Rows, journal, fills, the broker's orders and its shares: what differs is found from each side, believed only when
-it lasts, kept as an adjustment, and blocks its symbol; nothing is invented to make it fit."""
+"""Reconciliation of rows, journal, fills, orders and shares: a discrepancy is confirmed when it lasts,
+recorded as an adjustment and blocks its symbol; no row is changed to hide it."""
 
 import asyncio
 
@@ -11,14 +11,14 @@ from tests.stories.scenario import Scenario, open_scenario
 
 
 async def execute_without_triggers(scenario: Scenario, sql: str, *arguments: object) -> None:
-    """Write what no daemon could: somebody at the database, with its triggers off."""
+    """Execute a write that the daemon could not do, with all triggers off."""
     async with scenario.conn.transaction():
         await scenario.conn.execute("SET LOCAL session_replication_role = replica")
         await scenario.conn.execute(sql, *arguments)
 
 
 async def reconciliation_alerts(scenario: Scenario) -> dict[str, str]:
-    """Event → message of every alert that a reconciliation raised."""
+    """Return the message of each alert that a reconciliation raised, by event."""
     rows = await scenario.conn.fetch(
         "SELECT event, message FROM alerts WHERE event LIKE '%MISMATCH' OR event = 'LEDGER_CONTRADICTION'"
     )
@@ -49,9 +49,9 @@ DAMAGE = {
 
 @pytest.mark.parametrize("event", DAMAGE)
 async def test_reconciliation_reports_database_contradiction_once(database: str, event: str) -> None:
-    """A cent of a result, the role of a leg, a line of the journal: told of once it has lasted, with an adjustment
-    in journal and quarantine, and no entry in the symbol; the next reconciliation says nothing twice."""
-    sql, said = DAMAGE[event]
+    """A wrong result, leg role or journal is reported once it lasts, with an adjustment, a quarantine row and
+    a blocked symbol, and only once."""
+    sql, message = DAMAGE[event]
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         position = await scenario.position("AAPL")
@@ -59,26 +59,26 @@ async def test_reconciliation_reports_database_contradiction_once(database: str,
         fills = await scenario.conn.fetchval("SELECT count(*) FROM executions")
         await execute_without_triggers(scenario, sql, position["position_id"])
         assert scenario.components is not None
-        findings = await scenario.components.reconciler.reconcile("operator")
-        assert findings.clean  # one look is no proof
+        result = await scenario.components.reconciler.reconcile("operator")
+        assert result.clean  # one reconciliation does not confirm it
         assert await reconciliation_alerts(scenario) == {}
-        findings = await reconcile_on_demand(scenario)
-        assert not findings.clean
+        result = await reconcile_on_demand(scenario)
+        assert not result.clean
         messages = await reconciliation_alerts(scenario)
-        assert said in messages[event], messages
+        assert message in messages[event], messages
         assert "AAPL" in scenario.components.gate.mismatched_symbols
-        kept = "SELECT count(*) FROM quarantine WHERE reason LIKE $1 || '%'"
-        found = await scenario.conn.fetchval(kept, event)
-        assert found >= 1
+        quarantined = "SELECT count(*) FROM quarantine WHERE reason LIKE $1 || '%'"
+        count = await scenario.conn.fetchval(quarantined, event)
+        assert count >= 1
         await scenario.advance(seconds=70)
-        assert await scenario.conn.fetchval(kept, event) == found
+        assert await scenario.conn.fetchval(quarantined, event) == count
         adjusted = "SELECT count(*) FROM order_events WHERE kind = 'adjustment' AND note LIKE $1 || '%'"
-        assert await scenario.conn.fetchval(adjusted, event) == found
+        assert await scenario.conn.fetchval(adjusted, event) == count
         assert await scenario.conn.fetchval("SELECT count(*) FROM executions") == fills
 
 
 async def reconcile_on_demand(scenario: Scenario) -> ReconciliationResult:
-    """What a reconciliation on demand comes to, while time passes."""
+    """Run a reconciliation until it settles while time advances; return its result."""
     assert scenario.components is not None
     task = asyncio.ensure_future(scenario.components.reconciler.run_until_settled("operator"))
     while not task.done():
@@ -87,13 +87,14 @@ async def reconcile_on_demand(scenario: Scenario) -> ReconciliationResult:
 
 
 async def test_reconciliation_reports_order_missing_at_broker(database: str) -> None:
-    """A row that names an order the exchange never saw is no working order: asked for by its id, told of, blocked."""
+    """A row of a working order that the broker does not list is read by its id, reported, and blocks its
+    symbol."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         await execute_without_triggers(
             scenario,
             """
-            WITH born AS (
+            WITH inserted AS (
                 INSERT INTO orders (client_order_id, alpaca_order_id, security_id, order_purpose, position_side, side,
                                     quantity, order_type, time_in_force, status, broker_status, origin, epoch,
                                     created_at, updated_at, submitted_at)
@@ -101,9 +102,9 @@ async def test_reconciliation_reports_order_missing_at_broker(database: str) -> 
                        'accepted', 'new', 'external', NULL, $1::timestamptz, $1, $1
                   FROM securities WHERE symbol = 'AAPL' RETURNING order_id)
             INSERT INTO order_events (order_id, at, source, kind, from_status, to_status)
-            SELECT order_id, $1, 'submit', 'transition', was, became
-              FROM born, (VALUES (1, NULL, 'created'), (2, 'created', 'submitted'), (3, 'submitted', 'accepted'))
-                         AS step (n, was, became)
+            SELECT order_id, $1, 'submit', 'transition', before, after
+              FROM inserted, (VALUES (1, NULL, 'created'), (2, 'created', 'submitted'), (3, 'submitted', 'accepted'))
+                         AS step (n, before, after)
             """,
             scenario.clock.now(),
         )
@@ -114,7 +115,7 @@ async def test_reconciliation_reports_order_missing_at_broker(database: str) -> 
 
 
 async def test_reconciliation_reports_fill_unknown_to_broker(database: str) -> None:
-    """A fill that the broker's ledger does not know is a contradiction, whatever sums it makes fit."""
+    """A fill without an account activity is reported, even where the sums agree."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         await scenario.advance(minutes=7)
@@ -125,23 +126,23 @@ async def test_reconciliation_reports_fill_unknown_to_broker(database: str) -> N
         )
         await reconcile_on_demand(scenario)
         assert (
-            "is not in the broker's ledger" in (await reconciliation_alerts(scenario))["LEDGER_CONTRADICTION"]
+            "is not in the account activities" in (await reconciliation_alerts(scenario))["LEDGER_CONTRADICTION"]
         )
 
 
 async def test_reconciliation_reports_missing_shares_without_orders(database: str) -> None:
-    """The broker holds fewer than the tables, and nothing explains it: an adjustment, a page, the symbol blocked, and
-    no order and no fill of ours to make it fit."""
+    """Fewer shares at the broker without an explanation raise an alert, an adjustment and a blocked symbol,
+    but no order and no fill."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
-        submitted = await scenario.count_submitted("AAPL")
+        submitted_before = await scenario.count_submitted("AAPL")
         held = scenario.server.exchange.account.positions["AAPL"]
         held.qty -= 8
         await scenario.advance(seconds=90)
         assert "ours 20 broker 12" in (await reconciliation_alerts(scenario))["QTY_MISMATCH"]
         position = await scenario.position("AAPL")
         assert position is not None
-        assert (position["quantity"], await scenario.count_submitted("AAPL")) == (20, submitted)
+        assert (position["quantity"], await scenario.count_submitted("AAPL")) == (20, submitted_before)
         assert scenario.components is not None
         assert "AAPL" in scenario.components.gate.mismatched_symbols
         held.qty += 8
@@ -153,12 +154,12 @@ async def test_reconciliation_reports_missing_shares_without_orders(database: st
 async def test_reconciliation_runs_four_statements_for_any_position_count(
     database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Four statements a look, with nothing and with three positions under their brackets."""
-    counted: list[str] = []
+    """A reconciliation runs at most four statements, with none to three positions."""
+    statements: list[str] = []
     fetch = asyncpg.Connection.fetch
 
-    async def counting(self: object, query: str, *arguments: object, **options: object) -> object:
-        counted.append(query)
+    async def counted_fetch(self: object, query: str, *arguments: object, **options: object) -> object:
+        statements.append(query)
         return await fetch(self, query, *arguments, **options)  # type: ignore[arg-type]
 
     async with open_scenario(database) as scenario:
@@ -167,8 +168,8 @@ async def test_reconciliation_runs_four_statements_for_any_position_count(
             if symbol is not None:
                 await scenario.given_position(symbol, 5)
             await scenario.components.reconciler.reconcile("reconcile")
-            counted.clear()
+            statements.clear()
             with monkeypatch.context() as patched:
-                patched.setattr(asyncpg.Connection, "fetch", counting)
+                patched.setattr(asyncpg.Connection, "fetch", counted_fetch)
                 assert (await scenario.components.reconciler.reconcile("reconcile")).clean
-            assert len(counted) <= 4, (number, counted)
+            assert len(statements) <= 4, (number, statements)

@@ -1,4 +1,4 @@
-"""The ledger line of the day's report: tables and exchange agree, shares that no position explains included."""
+"""Exchange comparison of the day report, with orphan shares and oversold shares."""
 
 from catalyst.report.exchange_audit import Agreement, compare_with_exchange
 from catalyst.store import orphans, reporting_queries
@@ -9,7 +9,7 @@ from tests.stories.test_orphan_positions import hold_orphan_shares
 
 
 async def audit_against_exchange(scenario: Scenario) -> Agreement:
-    """What the demo's last line says, from the raw rows of both sides."""
+    """Compare the raw rows of the database with the exchange, as the last line of the demo does."""
     store = await open_store(scenario.dsn, scenario.clock, size=2, name="report")
     try:
         async with store.read() as conn:
@@ -17,15 +17,15 @@ async def audit_against_exchange(scenario: Scenario) -> Agreement:
                 await reporting_queries.all_fills(conn),
                 await reporting_queries.recent_positions(conn),
             )
-            found = await orphans.recent(conn)
+            orphan_rows = await orphans.recent(conn)
     finally:
         await store.close()
-    ledger = await scenario.admin("logs")
-    return compare_with_exchange(fills, rows, await scenario.admin("audit"), ledger["executions"], found)
+    logs = await scenario.admin("logs")
+    return compare_with_exchange(fills, rows, await scenario.admin("audit"), logs["executions"], orphan_rows)
 
 
 async def test_exchange_audit_matches_with_held_orphan(database: str) -> None:
-    """Seven shares that nobody of us bought, under their stop: they are no difference."""
+    """Seven protected orphan shares are no difference."""
     async with open_scenario(database, now=at("15:30", MONDAY)) as scenario:
         await hold_orphan_shares(scenario)
         assert scenario.held_qty("AAPL") == 7
@@ -34,23 +34,23 @@ async def test_exchange_audit_matches_with_held_orphan(database: str) -> None:
 
 
 async def test_exchange_audit_matches_with_sold_orphan(database: str) -> None:
-    """Sold as `reconcile.orphans` says: its result is in the realised figure, to the cent."""
+    """The result of sold orphan shares is in the realised figure to the cent."""
     async with open_scenario(database, now=at("15:30", MONDAY), reconcile={"orphans": "close"}) as scenario:
         await hold_orphan_shares(scenario)
         await scenario.advance(seconds=20)
         assert scenario.held_qty("AAPL") == 0
         result = await audit_against_exchange(scenario)
         assert result.matches, result.differences
-        ours = await scenario.conn.fetchval("SELECT sum(realized_pnl) FROM positions")
-        assert result.realized != ours  # the seven were sold at another price than they were bought for
+        positions_pnl = await scenario.conn.fetchval("SELECT sum(realized_pnl) FROM positions")
+        assert result.realized != positions_pnl  # the orphan shares have a result too
 
 
 async def test_exchange_audit_counts_oversold_shares(database: str) -> None:
-    """Both exits fill, and the surplus is bought back: the only difference is what the exchange says of itself."""
+    """When both legs fill, the only difference is the exchange's own remark that an exit crossed zero."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         await scenario.inject_fault("double_exit", symbol="AAPL")
         scenario.print_trade("AAPL", "194.05")
         await scenario.advance(seconds=5)
         result = await audit_against_exchange(scenario)
-        assert all("across zero" in one for one in result.differences), result.differences
+        assert all("across zero" in text for text in result.differences), result.differences

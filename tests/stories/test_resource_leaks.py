@@ -1,4 +1,5 @@
-"""Nothing piles up: after more hours, more trades and more reconnects a daemon holds what it held before."""
+"""Resource leaks: tasks, descriptors, connections, timers and objects do not grow with hours, trades and
+reconnects."""
 
 import asyncio
 import gc
@@ -10,27 +11,27 @@ import pytest
 
 from tests.stories.scenario import Scenario, open_scenario
 
-# What may be more at one look than at another: a request under way, a timer that has not been cleared yet.
+# Tolerance between two measurements: a request in flight, a timer that is not cleared yet.
 SLACK = 3
 GROWS_WITH_ORDERS = {"catalyst.domain.report.OrderReport", "catalyst.store.orders.OrderRow"}
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessResources:
-    """What a process holds, counted."""
+    """Resources that a process holds."""
 
     tasks: int
     descriptors: int
     backends: int
     timers: int
-    orders: int  # of the day, in the tables
+    orders: int  # of the day, in the database
     objects: Counter[str]
 
 
 @pytest.mark.promise("I24")
 async def test_daemon_resources_do_not_grow_with_trades(database: str) -> None:
-    """Between the second round trip and the tenth, with a reconnect and a failed read in each: as many tasks, open
-    files, database connections and timers, and nothing of ours grew with the trades but the day's list of orders."""
+    """Between the second and the tenth round trip, each with a reconnect and a failed read, only the day's
+    list of orders grows."""
     async with open_scenario(database) as scenario:
         await run_round_trips(scenario, 2)
         before = await measure_resources(scenario)
@@ -41,15 +42,14 @@ async def test_daemon_resources_do_not_grow_with_trades(database: str) -> None:
     assert after.backends <= before.backends + SLACK
     assert after.timers <= before.timers + SLACK
     grown = {kind: n - before.objects[kind] for kind, n in after.objects.items()}
-    day = (
-        after.orders - before.orders
-    )  # the broker's list of the day's orders is kept beside their rows, each once
-    most = {kind: SLACK + (day if kind in GROWS_WITH_ORDERS else 0) for kind in grown}
-    assert {kind: n for kind, n in grown.items() if n > most[kind]} == {}
+    # The daemon caches the broker's list of the day's orders and their rows, each once.
+    new_orders = after.orders - before.orders
+    limits = {kind: SLACK + (new_orders if kind in GROWS_WITH_ORDERS else 0) for kind in grown}
+    assert {kind: n for kind, n in grown.items() if n > limits[kind]} == {}
 
 
 async def run_round_trips(scenario: Scenario, number: int) -> None:
-    """Buy, lose the stream, miss a list of orders, sell; minutes apart."""
+    """Buy, cut the stream, fail a list of orders, sell; each a minute apart."""
     for _ in range(number):
         await scenario.given_position("AAPL", 20)
         scenario.server.streams.disconnect()
@@ -61,14 +61,14 @@ async def run_round_trips(scenario: Scenario, number: int) -> None:
 
 
 async def measure_resources(scenario: Scenario) -> ProcessResources:
-    """What is held now, when everybody is quiet."""
+    """Measure the resources while the daemon is quiet."""
     await scenario.advance(seconds=5)
     await scenario.clock.wait_until_quiet()
     gc.collect()
     kinds = Counter(
-        f"{type(each).__module__}.{type(each).__name__}"
-        for each in gc.get_objects()
-        if str(type(each).__module__).startswith("catalyst.") and ".simulator." not in type(each).__module__
+        f"{type(item).__module__}.{type(item).__name__}"
+        for item in gc.get_objects()
+        if str(type(item).__module__).startswith("catalyst.") and ".simulator." not in type(item).__module__
     )
     backends = await scenario.conn.fetchval(
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
@@ -84,5 +84,5 @@ async def measure_resources(scenario: Scenario) -> ProcessResources:
 
 
 def open_descriptors() -> int:
-    """How many files and sockets this process has open."""
+    """Return the number of open files and sockets of this process."""
     return sum(1 for _ in Path("/proc/self/fd").iterdir())

@@ -1,4 +1,4 @@
-"""What the machine and the broker have only so many of: descriptors, and places at the stream."""
+"""Resource limits: exhausted file descriptors, and a stream connection taken by another client."""
 
 import resource
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from tests.stories.scenario import Scenario, open_scenario
 
 @contextmanager
 def exhaust_descriptors() -> Iterator[None]:
-    """Nothing can be opened any more in this process, the exchange's side included; what is open stays."""
+    """Allow no new descriptors in this process, the exchange's server included; open ones stay open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
     try:
@@ -24,8 +24,8 @@ def exhaust_descriptors() -> Iterator[None]:
 
 @pytest.mark.promise("F095")
 async def test_daemon_recovers_from_exhausted_file_descriptors(database: str) -> None:
-    """The stream breaks and no socket can be opened: entries stop, the fill of the stop is found over the connections
-    that are there, nothing is sold twice, and the stream comes back with the descriptors."""
+    """Given the stream breaks and no socket can be opened, then entries stop, the stop's fill is read over
+    open connections, nothing is sold twice, and the stream reconnects later."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         assert scenario.components is not None
@@ -43,7 +43,7 @@ async def test_daemon_recovers_from_exhausted_file_descriptors(database: str) ->
 
 
 async def wait_for_stream(scenario: Scenario) -> None:
-    """The stream is heard again, and entries are possible."""
+    """Wait until the stream is ready and the entry gate open, at most five minutes of market time."""
     assert scenario.components is not None
     for _ in range(60):
         await scenario.advance(seconds=5)
@@ -54,13 +54,13 @@ async def wait_for_stream(scenario: Scenario) -> None:
 
 @pytest.mark.promise("F039")
 async def test_entries_wait_while_another_client_holds_the_stream(database: str) -> None:
-    """Somebody took our place at the stream: entries stop while we are turned away, what happens is found by asking,
-    and once the place is free we have it again."""
+    """While another client holds the only stream connection, entries stop and fills are polled; later the
+    daemon reconnects."""
     async with open_scenario(database) as scenario, aiohttp.ClientSession() as http:
         await scenario.given_position("AAPL", 20)
         assert scenario.components is not None
         await scenario.inject_fault("stream_disconnect", symbol="AAPL", count=1)
-        await scenario.inject_fault("stream_busy", count=1)  # so that the other one is the first to come
+        await scenario.inject_fault("stream_busy", count=1)  # so that the other client connects first
         scenario.print_trade("AAPL", "187.90")
         while not scenario.server.exchange.faults.fired.get("stream_busy"):
             await scenario.advance(seconds=0.1)

@@ -1,5 +1,7 @@
-"""Flat: no working order, no share held, and the proof of it. The close of day, the emergency stop, the operator
-and SIGTERM differ only in the reason they give."""
+"""Flatten: cancels every working order, exits every position and proves that the account is flat.
+
+The close of day, the emergency stop, the operator and SIGTERM use one path and differ only in the reason.
+"""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
@@ -27,13 +29,13 @@ from catalyst.store.positions import PositionRow
 log = structlog.get_logger()
 
 POLL_INTERVAL: Final = timedelta(seconds=1)
-MAX_RESULT_ATTEMPTS: Final = 4  # of reading the broker's fills, which may come a moment after its positions
-OWN_SYMBOL_WINDOW: Final = timedelta(days=14)  # a symbol traded that recently is one we answer for
+MAX_RESULT_ATTEMPTS: Final = 4  # reads of the broker's fills, which may appear shortly after its positions
+OWN_SYMBOL_WINDOW: Final = timedelta(days=14)  # a symbol that we traded within this time is ours
 
 
 @dataclass(frozen=True, slots=True)
 class FlatProof:
-    """What broker and tables showed at the end; None where they could not be asked."""
+    """Orders and positions that broker and database showed at the end; None where the broker could not be read."""
 
     flat: bool
     broker_orders: int | None
@@ -44,23 +46,23 @@ class FlatProof:
 
     @property
     def proven(self) -> bool:
-        """True when nothing is left on either side, and both come to the same result, to the cent."""
+        """True when no order and no position remains on either side, and both results agree to the cent."""
         return self.flat and self.result is not None and not self.result.discrepancies
 
     @property
     def incomplete(self) -> bool:
-        """True when the broker did not say all that a proof needs."""
+        """True when the broker's orders, positions or fills could not be read."""
         return self.broker_orders is None or self.result is None
 
     @property
     def unproven_reason(self) -> str | None:
-        """What keeps it from being a proof; None when nothing does."""
+        """The reason why this is no proof; None when it is one."""
         if self.broker_orders is None:
-            return "the broker could not be asked"
+            return "the broker could not be read"
         if not self.flat:
             return (
-                f"{self.broker_positions} positions and {self.broker_orders} orders are left at the broker, "
-                f"{self.stored_positions} and {self.stored_orders} in the tables"
+                f"{self.broker_positions} positions and {self.broker_orders} orders remain at the broker, "
+                f"{self.stored_positions} positions and {self.stored_orders} orders in the database"
             )
         if self.result is None:
             return "the broker's fills could not be read"
@@ -68,7 +70,7 @@ class FlatProof:
 
     @property
     def facts(self) -> dict[str, object]:
-        """As it is kept, in the row and in the file."""
+        """The facts that the row and the file store; dollars as text."""
         return {
             "proven": self.proven,
             "unproven_reason": self.unproven_reason,
@@ -79,7 +81,7 @@ class FlatProof:
 
 @dataclass
 class Flatten:
-    """Brings the account to zero and proves it."""
+    """Exits everything that is ours and stores the flat proof."""
 
     store: Store
     broker: Broker
@@ -92,7 +94,7 @@ class Flatten:
     active_runs: int = 0  # calls of `run` that have not ended
 
     async def latch(self, name: str, *, reason: str, by: str) -> None:
-        """Write the latch that keeps entries out until somebody resumes, and shut the gate."""
+        """Close the entry gate and write the latch `name`, which forbids entries until somebody resumes."""
         self.gate.close(name, reason)
         async with self.store.tx("latch") as conn:
             await latches.set_latch(conn, name, reason=reason, by=by, at=self.clock.now(), until=None)
@@ -100,9 +102,9 @@ class Flatten:
     async def run(
         self, reason: str, *, by: str, purpose: Purpose, within: timedelta, cycle_id: str | None
     ) -> FlatProof:
-        """Cancel every working entry, leave every position, wait, verify at the broker, write the proof.
+        """Cancel every working entry, exit every position, wait, verify at the broker and write the proof.
 
-        Returns after `within` at the latest, with whatever could be proven then.
+        After `within`, return what could be proven by then.
         """
         log.warning("flatten_started", reason=reason, by=by)
         deadline = self.clock.now() + within
@@ -114,36 +116,39 @@ class Flatten:
         return await self.prove(reason, by=by, cycle_id=cycle_id, deadline=deadline)
 
     async def _exit_all(self, reason: str, by: str, purpose: Purpose, deadline: datetime) -> None:
-        """Cancel and leave until nothing is left, or until the deadline."""
-        asked_cancel: dict[int, int] = {}
-        turn = 0
+        """Cancel orders and exit positions until none remains or the deadline is reached."""
+        cancelled_in_round: dict[int, int] = {}
+        round_number = 0
         while True:
             seen_version = self.ledger.changed.version
             working, held = await self._read_remaining()
             if (not working and not held) or self.clock.now() >= deadline:
                 return
-            leaving = await self._exiting_position_ids()
+            with_intent = await self._exiting_position_ids()
             for position in held:
-                if position.position_id not in leaving:
+                if position.position_id not in with_intent:
                     await self.exits.request(
                         position.position_id, reason=f"{reason}: {position.symbol}", purpose=purpose, by=by
                     )
-            exiting = {position.position_id for position in held}
+            held_ids = {position.position_id for position in held}
             for row in working:
-                leads_nowhere = row.position_id in exiting or row.parent_order_id is not None
-                if leads_nowhere or asked_cancel.get(row.order_id, -5) > turn - 5:
+                ends_with_exit_or_parent = row.position_id in held_ids or row.parent_order_id is not None
+                if ends_with_exit_or_parent or cancelled_in_round.get(row.order_id, -5) > round_number - 5:
                     continue
-                asked_cancel[row.order_id] = turn
+                cancelled_in_round[row.order_id] = round_number
                 await self._cancel_order(row)
             await self.exits.start_open_intents()
-            turn += 1
+            round_number += 1
             if not await self.ledger.changed.wait(self.clock, POLL_INTERVAL, since=seen_version):
                 await self._refresh_orders(working, deadline)
 
     async def cancel_entries(self, *, within: timedelta) -> bool:
-        """Every entry that works is at its end, what is held stays under its stop; false when one still works."""
+        """Cancel every working entry and wait until all are terminal; positions keep their stops.
+
+        Return false when an entry still works after `within`.
+        """
         deadline = self.clock.now() + within
-        asked: dict[int, datetime] = {}
+        sent_at: dict[int, datetime] = {}
         while True:
             seen_version = self.ledger.changed.version
             entries = [row for row in (await self._read_remaining())[0] if row.order_purpose is Purpose.ENTRY]
@@ -151,50 +156,52 @@ class Flatten:
             if not entries or now >= deadline:
                 return not entries
             for row in entries:
-                if row.order_id not in asked or now - asked[row.order_id] >= timedelta(seconds=5):
-                    asked[row.order_id] = now
+                if row.order_id not in sent_at or now - sent_at[row.order_id] >= timedelta(seconds=5):
+                    sent_at[row.order_id] = now
                     await self._cancel_order(row)
             if not await self.ledger.changed.wait(self.clock, POLL_INTERVAL, since=seen_version):
                 await self._refresh_orders(entries, deadline)
 
     async def is_flat(self) -> bool:
-        """True when the tables hold no order and no position of ours."""
+        """Return true when the database has no working order and no open position of ours."""
         return not any(await self._read_remaining())
 
     async def has_no_working_entry(self) -> bool:
-        """True when the tables hold no entry of ours that may still fill."""
+        """Return true when the database has no entry of ours that may still fill."""
         return not any(row.order_purpose is Purpose.ENTRY for row in (await self._read_remaining())[0])
 
     async def has_new_exposure(self) -> bool:
-        """True when an entry works, or a position is held that nobody has asked to leave."""
+        """Return true when an entry is working, or an open position has no exit intent."""
         working, held = await self._read_remaining()
-        leaving = await self._exiting_position_ids()
+        with_intent = await self._exiting_position_ids()
         return any(row.order_purpose is Purpose.ENTRY for row in working) or any(
-            position.position_id not in leaving for position in held
+            position.position_id not in with_intent for position in held
         )
 
     async def _exiting_position_ids(self) -> set[int]:
-        """The positions that somebody has asked to leave."""
+        """Return the ids of the positions with an open exit intent."""
         async with self.store.read() as conn:
             return {intent.position_id for intent in await exit_intents.open_intents(conn)}
 
     async def _read_remaining(self) -> tuple[list[OrderRow], list[PositionRow]]:
-        """Working orders and open positions that are ours to end: a stranger's own business is left alone, and so is
-        what protects shares that no position explains."""
+        """Return our working orders and our open positions.
+
+        External orders without a position and the orders that protect orphan shares are excluded.
+        """
         async with self.store.read() as conn:
             working = await orders.working(conn)
             held = await positions.open_positions(conn)
-        of_orphans = {row.order_id for row in working if row.origin == "orphan"}
-        mine = [
+        orphan_order_ids = {row.order_id for row in working if row.origin == "orphan"}
+        own_orders = [
             row
             for row in working
             if (row.origin not in ("external", "orphan") or row.position_id is not None)
-            and row.parent_order_id not in of_orphans
+            and row.parent_order_id not in orphan_order_ids
         ]
-        return mine, held
+        return own_orders, held
 
     async def _cancel_order(self, row: OrderRow) -> None:
-        """An order that was never sent ends here; any other ends at the broker."""
+        """Mark an order that was never sent as cancelled; cancel any other at the broker."""
         if row.status is Status.CREATED:
             async with self.store.tx("never_sent") as conn:
                 await orders.transition(
@@ -211,6 +218,7 @@ class Flatten:
         await self.submission.cancel(row, "FLATTEN")
 
     async def _refresh_orders(self, working: list[OrderRow], deadline: datetime) -> None:
+        """Poll every order that is no leg, until the deadline."""
         for row in working:
             if self.clock.now() >= deadline:
                 return
@@ -226,9 +234,9 @@ class Flatten:
         alert: bool = True,
         deadline: datetime | None = None,
     ) -> FlatProof:
-        """Ask the broker and the tables once more, and keep what they say: a row, and a file beside the database.
+        """Read broker and database once more, and store the proof as a row and as a file outside the database.
 
-        A broker that cannot be read is asked again until the deadline: flat and unproven is no end while there is time.
+        A failed read of the broker is repeated until the deadline.
         """
         proof = await self._read_proof(since=None)
         while proof.broker_orders is None and deadline is not None and self.clock.now() < deadline:
@@ -247,8 +255,11 @@ class Flatten:
         deadline: datetime,
         since: datetime | None = None,
     ) -> FlatProof | None:
-        """The same where the caller asks again: None, and nothing kept or told, when the broker or its fills could not
-        be read until the deadline. `since`: the day whose result is proven, today when it is not given."""
+        """Prove as `prove` does, for callers that try again later.
+
+        Return None, without a row, file or alert, when the broker or its fills could not be read until the deadline.
+        `since` is the start of the day whose result is proven; None means today.
+        """
         proof = await self._read_proof(since=since)
         while proof.incomplete and self.clock.now() < deadline:
             await self.clock.sleep(POLL_INTERVAL)
@@ -261,7 +272,7 @@ class Flatten:
     async def _store_proof(
         self, proof: FlatProof, reason: str, *, by: str, cycle_id: str | None, alert: bool
     ) -> None:
-        """Its row, its file and its line of the log; with `page`, somebody is told of one that proves nothing."""
+        """Write the proof as a row, a file and a log event; with `alert`, raise an alert when it is not proven."""
         at = self.clock.now()
         async with self.store.tx("flat_proof") as conn:
             head = self.proofs.journal_head = await journal.head_facts(conn)
@@ -283,7 +294,7 @@ class Flatten:
                     conn,
                     severity="CRITICAL",
                     event="FLAT_NOT_PROVEN" if proof.flat else "NOT_FLAT",
-                    message=f"not proven flat after {reason}: {proof.unproven_reason}; look at the broker now",
+                    message=f"account not proven flat after {reason}: {proof.unproven_reason}; check the broker now",
                     facts={"broker_orders": proof.broker_orders, "broker_positions": proof.broker_positions},
                     dedupe_key=f"NOT_FLAT:{cycle_id}:{reason}",
                     at=at,
@@ -309,24 +320,27 @@ class Flatten:
         )
 
     async def _read_proof(self, *, since: datetime | None) -> FlatProof:
-        """What both sides show now, and the result since then (today's, when None)."""
+        """Return what broker and database show now, with the result since `since` (None: since midnight in New York).
+
+        Only symbols that we traded within OWN_SYMBOL_WINDOW count.
+        """
         async with self.store.read() as conn:
             symbols = await positions.traded_symbols(conn, since=self.clock.now() - OWN_SYMBOL_WINDOW)
-        stored_orders, stored_positions = (len(left) for left in await self._read_remaining())
+        stored_orders, stored_positions = (len(remaining) for remaining in await self._read_remaining())
         broker_orders: int | None = None
         broker_positions: int | None = None
         try:
-            mine = [
-                o
-                for o in await self.broker.orders(status="open", priority=Priority.EXIT)
-                if o.symbol in symbols
+            own_orders = [
+                order
+                for order in await self.broker.orders(status="open", priority=Priority.EXIT)
+                if order.symbol in symbols
             ]
             held = [
-                p
-                for p in await self.broker.positions(priority=Priority.EXIT)
-                if p.symbol in symbols and p.quantity != 0
+                position
+                for position in await self.broker.positions(priority=Priority.EXIT)
+                if position.symbol in symbols and position.quantity != 0
             ]
-            broker_orders, broker_positions = len(mine), len(held)
+            broker_orders, broker_positions = len(own_orders), len(held)
         except BrokerError as error:
             log.warning("flat_not_proven", error=str(error))
         flat = broker_orders == 0 and broker_positions == 0 and not stored_orders and not stored_positions
@@ -334,18 +348,20 @@ class Flatten:
         return FlatProof(flat, broker_orders, broker_positions, stored_orders, stored_positions, result)
 
     async def _compare_results(self, since: datetime | None) -> DayResult | None:
-        """The day's result by the tables and by the broker's fills, which are heard once more where they differ;
-        None when they could not be read."""
+        """Compare the day's result in the database with the broker's fills; None when these could not be read.
+
+        Where they differ, book missing fills and compare again, up to MAX_RESULT_ATTEMPTS; then enter SAFE mode (I9).
+        """
         if since is None:
             since = datetime.combine(trading_date(self.clock.now()), time(), NEW_YORK).astimezone(UTC)
-        found: DayResult | None = None
+        result: DayResult | None = None
         for attempt in range(MAX_RESULT_ATTEMPTS):
             if attempt:
                 await self.clock.sleep(POLL_INTERVAL)
             async with self.store.read() as conn:
                 rows = await position_results(conn, since)
             try:
-                found = compare(
+                result = compare(
                     rows,
                     await self.broker.fills(after=fills_needed_from(rows, since), priority=Priority.EXIT)
                     if rows
@@ -354,10 +370,10 @@ class Flatten:
             except BrokerError as error:
                 log.warning("activities_read_failed", error=str(error))
                 continue
-            if not found.discrepancies:
-                return found
-            for broker_id in sorted(found.broker_ids):
+            if not result.discrepancies:
+                return result
+            for broker_id in sorted(result.broker_ids):
                 await self.ledger.fetch_missing_fills(broker_id, "reconcile")
-        if found is not None:
-            self.gate.enter_safe_mode(Invariant.I9, "; ".join(found.discrepancies))
-        return found
+        if result is not None:
+            self.gate.enter_safe_mode(Invariant.I9, "; ".join(result.discrepancies))
+        return result

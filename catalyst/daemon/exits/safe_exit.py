@@ -1,8 +1,8 @@
-"""The one door for exits: monitor, time limit, close of day, operator and emergency all come through here.
+"""Safe exit: the only exit path for monitor, time limit, close of day, operator and emergency stop.
 
-The intent is a row before the first cancel. Then: cancel what holds the shares → wait until it is at its end →
-read the broker's quantity → write the exit → send it → wait for the fill. A restart finds the open intent and
-goes on from whatever the rows and the broker then show; no step trusts a quantity it has not just read.
+The exit intent is committed before the first cancel. Then: cancel the orders that reserve the shares → wait until
+they are terminal → read the broker's quantity → write the exit order → send it → wait for the fill. After a restart the
+open intent continues from the rows and the broker's state; each step uses a quantity that was just read.
 """
 
 import asyncio
@@ -34,52 +34,47 @@ from catalyst.store.positions import PositionRow
 log = structlog.get_logger()
 
 POLL_INTERVAL: Final = timedelta(seconds=15)
-RETRY_AFTER: Final = timedelta(seconds=1)  # after an exit that failed; doubling, to EVERY
+RETRY_AFTER: Final = timedelta(seconds=1)  # after a failed exit; doubles up to POLL_INTERVAL
 INITIAL_PAUSE: Final = timedelta(seconds=0.5)
-REPORT_TIMEOUT: Final = timedelta(seconds=2)  # without a word of the stream, ask
-CANCEL_RETRY_AFTER: Final = timedelta(seconds=3)  # before a cancel is asked for a second time
-SLOW_EXIT_AFTER: Final = timedelta(seconds=30)  # before somebody is told that an exit does not get through
+REPORT_TIMEOUT: Final = timedelta(seconds=2)  # without a trade update for this long, poll
+CANCEL_RETRY_AFTER: Final = timedelta(seconds=3)  # before a cancel is requested again
+SLOW_EXIT_AFTER: Final = timedelta(seconds=30)  # an exit not filled by then raises an alert
 MAX_PAUSE: Final = timedelta(seconds=8)
-CANCEL_FAILED_AFTER: Final = timedelta(
-    seconds=10
-)  # a cancel that is refused or unheard for so long is gone around
-REPRICED_TIMEOUT: Final = timedelta(seconds=10)  # a target moved to the market has that long to fill
-RESERVED_SHARES_TIMEOUT: Final = timedelta(seconds=10)  # ... and so may what it says is free
-QUEUED_EXIT_TIMEOUT: Final = timedelta(
-    seconds=60
-)  # an exit that waits for a halt's end, before it is priced anew
+# When cancels are rejected or unanswered for this long, the take-profit is repriced instead.
+CANCEL_FAILED_AFTER: Final = timedelta(seconds=10)
+REPRICED_TIMEOUT: Final = timedelta(seconds=10)  # a repriced take-profit has this long to fill
+RESERVED_SHARES_TIMEOUT: Final = timedelta(seconds=10)  # the broker's available quantity may lag its fills
+# A limit exit queued during a halt is cancelled after this time, and the next one gets a new price.
+QUEUED_EXIT_TIMEOUT: Final = timedelta(seconds=60)
 UNACKNOWLEDGED_TIMEOUT: Final = timedelta(seconds=10)  # an acknowledgement takes milliseconds
-QUEUED_EXIT_OFFSET: Final = Decimal(
-    "0.2"
-)  # of the last price, beyond it: whatever the symbol reopens at fills it
-NO_SHARES_TIMEOUT: Final = timedelta(
-    seconds=15
-)  # the broker's list of positions may lag behind its own fills
-BLOCKED_CODES: Final = (
-    "INSUFFICIENT_QTY",
-    "WASH_TRADE",
-    "OPPOSITE_ORDER",
-)  # an order that is not ours is in the way
+# Distance of a queued exit's limit beyond the last price, as a share of it: any likely reopening price fills it.
+QUEUED_EXIT_OFFSET: Final = Decimal("0.2")
+NO_SHARES_TIMEOUT: Final = timedelta(seconds=15)  # the broker's positions may lag behind its own fills
+# Rejections because another order, usually an external one, is in the way.
+BLOCKED_CODES: Final = ("INSUFFICIENT_QTY", "WASH_TRADE", "OPPOSITE_ORDER")
 
 
 @dataclass
 class ExitBackoff:
-    """Doubling waits of one exit; since when the broker shows no share, and since when an order that no list shows
-    holds them."""
+    """Doubling pauses of one exit, and the start times of conditions that only count after a timeout.
+
+    `no_shares_since`: the broker shows no shares. `reserved_since`: an order that no list shows reserves the shares.
+    """
 
     pause: timedelta = INITIAL_PAUSE
     no_shares_since: datetime | None = None
     reserved_since: datetime | None = None
-    unacknowledged_since: dict[int, datetime] = field(default_factory=dict)  # exits no venue has acknowledged
+    unacknowledged_since: dict[int, datetime] = field(default_factory=dict)  # by order id
 
     def next_pause(self) -> timedelta:
-        now, self.pause = self.pause, min(self.pause * 2, MAX_PAUSE)
-        return now
+        """Return the next pause, and double the one after it up to MAX_PAUSE."""
+        pause, self.pause = self.pause, min(self.pause * 2, MAX_PAUSE)
+        return pause
 
 
 @dataclass
 class SafeExit:
-    """Leaves positions. `session` is today's; without one, or outside it, an exit waits for the open."""
+    """Exits positions. `session` is today's; without one, or outside it, exits wait for the open."""
 
     store: Store
     broker: Broker
@@ -92,35 +87,37 @@ class SafeExit:
     _tasks: dict[int, asyncio.Task[None]] = field(default_factory=dict)
 
     async def request(self, position_id: int, *, reason: str, purpose: Purpose, by: str) -> bool:
-        """Persist the wish to leave a position; false when it is being left already."""
+        """Store an exit intent for a position; return false when it has an open one already."""
         async with self.store.tx("exit_intent") as conn:
-            fresh = await exit_intents.create_intent(
+            created = await exit_intents.create_intent(
                 conn, position_id, reason=reason, purpose=purpose, requested_by=by, at=self.clock.now()
             )
-        if fresh:
+        if created:
             log.warning("exit_requested", position_id=position_id, reason=reason, by=by)
             self.requested.notify()
-        return fresh
+        return created
 
     @property
     def market_open(self) -> bool:
         return self.session is not None and self.session.phase(self.clock.now()) is Phase.OPEN
 
     async def run(self) -> None:
-        """Serve every open intent, for as long as the daemon lives."""
+        """Run every open intent until the task is cancelled."""
         try:
             while True:
-                asked = self.requested.version
+                seen_version = self.requested.version
                 await self.start_open_intents()
-                await self.requested.wait(self.clock, POLL_INTERVAL, since=asked)
+                await self.requested.wait(self.clock, POLL_INTERVAL, since=seen_version)
         finally:
             for task in self._tasks.values():
                 task.cancel()
             await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
     async def start_open_intents(self) -> None:
-        """Start a task for each open intent that has none. While the market is shut they wait, and what protects
-        the shares stays where it is."""
+        """Start a task for each open intent without one.
+
+        While the market is closed, intents wait and the protective orders keep working.
+        """
         if not self.market_open:
             return
         async with self.store.read() as conn:
@@ -133,12 +130,12 @@ class SafeExit:
                 )
 
     async def _run_intent(self, intent: ExitIntent) -> None:
-        """Leave it; an exit that fails is begun again soon, and ever more rarely, while it is still wanted."""
+        """Exit the position; retry after failures, with doubling pauses, while the intent is open."""
         pause = RETRY_AFTER
         while True:
             try:
                 await self._exit_position(intent)
-            except Exception:  # one exit that fails must not stop the others
+            except Exception:  # a failed exit must not stop the others
                 log.exception("exit_failed", position_id=intent.position_id, again_in=pause.total_seconds())
             else:
                 return
@@ -150,18 +147,18 @@ class SafeExit:
     async def _is_intent_open(self, intent: ExitIntent) -> bool:
         try:
             async with self.store.read() as conn:
-                found = await exit_intents.open_intent_of(conn, intent.position_id)
+                open_intent = await exit_intents.open_intent_of(conn, intent.position_id)
         except Exception as error:
             if not is_transient(error):
                 raise
-            return True  # the tables cannot say: what is done next will show
-        return found is not None and found.intent_id == intent.intent_id
+            return True  # unknown during a database outage; the next attempt reads it again
+        return open_intent is not None and open_intent.intent_id == intent.intent_id
 
     async def _exit_position(self, intent: ExitIntent) -> None:
-        """Return when the position is closed, when nothing is left to do, or when the market is shut."""
+        """Exit the position; return when it is closed, when no step is left, or when the market is closed."""
         began = self.clock.now()
         alerted = False
-        asked: dict[int, datetime] = {}
+        cancel_requested_at: dict[int, datetime] = {}
         backoff = ExitBackoff()
         while True:
             seen_version = self.ledger.changed.version
@@ -170,26 +167,31 @@ class SafeExit:
                 await self._end_intent(intent, "done")
                 return
             if position.symbol in self.submission.outage_symbols:
-                return  # another hand leaves it, and the tables have not heard of that yet
+                return  # the outage exit is closing it, and the database does not show that yet
             if not alerted and self.clock.now() - began > SLOW_EXIT_AFTER:
                 alerted = True
                 await self._alert_slow(position, intent)
             working = [row for row in rows if row.status in WORKING]
-            ours = [row for row in working if _is_own_exit(row, self.clock.now())]
-            if ours:
-                await self._await_fill(ours, backoff, seen_version, intent)
+            own_exits = [row for row in working if _is_own_exit(row, self.clock.now())]
+            if own_exits:
+                await self._await_fill(own_exits, backoff, seen_version, intent)
             elif not self.market_open:
                 log.warning("exit_waits_for_open", symbol=position.symbol, reason=intent.reason)
                 return
             elif working:
-                await self._cancel_blocking_orders(working, rows, asked, intent, seen_version, began)
+                await self._cancel_blocking_orders(
+                    working, rows, cancel_requested_at, intent, seen_version, began
+                )
             elif not await self._try_exit_order(position, rows, intent, backoff):
                 return
 
     async def _try_exit_order(
         self, position: PositionRow, rows: list[OrderRow], intent: ExitIntent, backoff: "ExitBackoff"
     ) -> bool:
-        """Send the exit for what was just read; false when the broker, read over and over, holds nothing to sell."""
+        """Send an exit order for the quantity just read.
+
+        Return false, with the intent abandoned, when the broker has shown no shares for NO_SHARES_TIMEOUT.
+        """
         quantity = await self._exit_quantity(position, rows, backoff)
         if quantity == 0:
             backoff.no_shares_since = backoff.no_shares_since or self.clock.now()
@@ -202,9 +204,8 @@ class SafeExit:
         else:
             backoff.no_shares_since = None
         if not quantity:
-            await self.clock.sleep(
-                min(backoff.next_pause(), REPORT_TIMEOUT)
-            )  # a question costs less than a refused order
+            # Short pauses: a read costs less than a rejected order.
+            await self.clock.sleep(min(backoff.next_pause(), REPORT_TIMEOUT))
             return True
         sent = await self._place_exit_order(position, rows, intent, quantity)
         if sent.status is Status.REJECTED:
@@ -218,8 +219,11 @@ class SafeExit:
     async def _await_fill(
         self, working: list[OrderRow], backoff: ExitBackoff, seen_version: int, intent: ExitIntent
     ) -> None:
-        """Wait a moment for exits already sent, then ask about them. One that the venue never acknowledges is
-        cancelled: the next is another order."""
+        """Wait up to REPORT_TIMEOUT for a report of the exits already sent, then poll them.
+
+        Limit exits older than QUEUED_EXIT_TIMEOUT and exits that the venue does not acknowledge are cancelled; a new
+        order follows.
+        """
         for row in working:
             if row.order_type == "limit" and self.clock.now() - row.created_at >= QUEUED_EXIT_TIMEOUT:
                 await self.submission.cancel(row, intent.purpose.upper())
@@ -235,8 +239,10 @@ class SafeExit:
                 await self.submission.refresh(row.alpaca_order_id, "poll")
 
     async def _is_stuck(self, row: OrderRow, backoff: ExitBackoff) -> bool:
-        """True for an exit of which the broker has said for so long that no venue has acknowledged it, and says so
-        still; it is asked about a cancel again after a while."""
+        """Return true when an exit is unacknowledged for UNACKNOWLEDGED_TIMEOUT and a new read confirms it.
+
+        It is true again every CANCEL_RETRY_AFTER, so that the cancel is repeated.
+        """
         now = self.clock.now()
         if row.broker_status != UNACKNOWLEDGED_STATUS or row.filled_qty or row.alpaca_order_id is None:
             backoff.unacknowledged_since.pop(row.order_id, None)
@@ -247,8 +253,8 @@ class SafeExit:
         if not await self.submission.refresh(row.alpaca_order_id, "poll"):
             return False
         async with self.store.read() as conn:
-            found = await orders.get(conn, row.order_id)
-        return found.broker_status == UNACKNOWLEDGED_STATUS and not found.filled_qty
+            current = await orders.get(conn, row.order_id)
+        return current.broker_status == UNACKNOWLEDGED_STATUS and not current.filled_qty
 
     async def _cancel_blocking_orders(
         self,
@@ -259,12 +265,17 @@ class SafeExit:
         seen_version: int,
         began: datetime,
     ) -> None:
-        """Cancel what holds the shares, and read it until it is at its end."""
+        """Cancel the orders that reserve the shares, then wait for a report or poll them.
+
+        When that does not work for CANCEL_FAILED_AFTER, reprice the take-profit instead.
+        """
         now = self.clock.now()
         if now - began >= CANCEL_FAILED_AFTER and await self._reprice_target(working, rows, intent):
             return
         for row in working:
-            if row.parent_order_id is not None and any(o.order_id == row.parent_order_id for o in working):
+            if row.parent_order_id is not None and any(
+                other.order_id == row.parent_order_id for other in working
+            ):
                 continue  # a leg ends with its working parent
             if (
                 row.order_id not in cancel_requested_at
@@ -273,18 +284,18 @@ class SafeExit:
                 cancel_requested_at[row.order_id] = now
                 await self.submission.cancel(row, "FLATTEN" if intent.purpose is Purpose.FLATTEN else "EXIT")
         if await self.ledger.changed.wait(self.clock, REPORT_TIMEOUT, since=seen_version):
-            return  # the stream speaks: read the rows again
+            return  # a report changed the rows: read them again
         for broker_id in _group_broker_ids(working, rows):
             await self.submission.refresh(broker_id, "poll")
 
     async def _reprice_target(
         self, working: list[OrderRow], rows: list[OrderRow], intent: ExitIntent
     ) -> bool:
-        """Where cancels do not get through, ask once for the target to be worth the market's price; true when asked.
+        """Move the take-profit to the market, once, when cancels fail; return true when the replace was sent.
 
-        The limit goes to a tick from the stop: any better price fills it, and where there is none the stop acts. The
-        group stays whole, so nothing is sold twice. An order whose cancel is pending cannot be replaced.
-        Source: Alpaca staff, on leaving a bracketed position.
+        The new limit is one tick from the stop: any better price fills it, otherwise the stop triggers. The group stays
+        linked, so no share is sold twice. An order whose cancel is pending cannot be replaced.
+        Source: Alpaca staff, on exiting a bracketed position.
         """
         target = next((row for row in working if _is_repriceable(row, rows)), None)
         stop = next((row.stop_price for row in working if row.order_purpose is Purpose.STOP_LOSS), None)
@@ -320,9 +331,10 @@ class SafeExit:
     async def _exit_quantity(
         self, position: PositionRow, rows: list[OrderRow], backoff: ExitBackoff
     ) -> Decimal | None:
-        """What may be sold (or bought back) now: the smaller of ours and the broker's. None: not known yet.
+        """Return the shares to sell (or buy back) now: the smaller of our and the broker's quantity.
 
-        Zero only when the broker itself shows no share and its ledger holds no fill that we lack.
+        None when this is not known yet. Zero when the broker shows no shares, after missing fills are booked, or the
+        opposite side.
         """
         try:
             held = await self.broker.position(position.symbol, priority=Priority.EXIT)
@@ -347,16 +359,20 @@ class SafeExit:
         backoff.reserved_since = backoff.reserved_since or self.clock.now()
         if self.clock.now() - backoff.reserved_since < RESERVED_SHARES_TIMEOUT:
             return None
-        return quantity  # no list shows what holds them: the refusal of a sale names it
+        return quantity  # no list shows the order that reserves them; the rejection of an exit names it
 
     async def _place_exit_order(
         self, position: PositionRow, rows: list[OrderRow], intent: ExitIntent, quantity: Decimal
     ) -> OrderRow:
+        """Write and send the exit order, and cancel the orders that its rejection names.
+
+        It is a market order, or a limit order when the last exit was rejected for a halt.
+        """
         base = next((row.client_order_id for row in rows if row.order_purpose is Purpose.ENTRY), None)
         base = base or f"{position.symbol}|{position.entry_time.isoformat()}"
         role = "x" if intent.purpose is Purpose.EXIT else "f"
-        before = [row for row in rows if row.order_purpose in (Purpose.EXIT, Purpose.FLATTEN)]
-        attempt, limit = len(before), _queued_exit_limit(position, before)
+        previous_exits = [row for row in rows if row.order_purpose in (Purpose.EXIT, Purpose.FLATTEN)]
+        attempt, limit = len(previous_exits), _queued_exit_limit(position, previous_exits)
         sent = await self.submission.place(
             NewOrder(
                 client_order_id=unused_client_order_id(
@@ -380,19 +396,19 @@ class SafeExit:
         log.info(
             "exit_sent", symbol=position.symbol, qty=str(quantity), reason=intent.reason, status=sent.status
         )
-        named = self.submission.blocking_orders.pop(sent.order_id, ())
+        blocking_ids = self.submission.blocking_orders.pop(sent.order_id, ())
         if sent.rejection_reason and sent.rejection_reason.startswith(BLOCKED_CODES):
-            for broker_id in named:
+            for broker_id in blocking_ids:
                 await self._cancel_named_order(broker_id, intent)
             await self._cancel_external_orders(position.symbol)
         return sent
 
     async def _cancel_named_order(self, broker_id: str, intent: ExitIntent) -> None:
-        """Cancel an order that the broker named as being in the way: its lists need not show it (a held leg)."""
+        """Cancel an order that a rejection named; the broker's lists may not show it (a held leg)."""
         async with self.store.read() as conn:
-            found = await orders.by_broker_ids(conn, [broker_id])
-        if found and found[0].origin != "external":
-            await self.submission.cancel(found[0], intent.purpose.upper())
+            rows = await orders.by_broker_ids(conn, [broker_id])
+        if rows and rows[0].origin != "external":
+            await self.submission.cancel(rows[0], intent.purpose.upper())
             return
         log.warning("external_order_cancelled", broker_id=broker_id, position_id=intent.position_id)
         try:
@@ -403,14 +419,14 @@ class SafeExit:
             log.warning("cancel_unconfirmed", broker_id=broker_id, error=str(error))
 
     async def _cancel_external_orders(self, symbol: str) -> bool:
-        """Somebody else's order holds the shares, or is in the way: cancel those the broker shows in the symbol.
+        """Cancel the external orders that the broker shows in the symbol; apply its reports of ours.
 
-        True when it showed any, or could not be asked.
+        Return true when it showed any open order or could not be read.
         """
-        shown = False
+        has_open_orders = False
         try:
             for report in await self.broker.orders(status="open", symbols=[symbol], priority=Priority.EXIT):
-                shown = True
+                has_open_orders = True
                 if not await self.ledger.apply_report(report, "poll") or await self._is_external(
                     report.broker_id
                 ):
@@ -421,12 +437,12 @@ class SafeExit:
         except BrokerError as error:
             log.warning("external_cancel_failed", symbol=symbol, error=str(error))
             return True
-        return shown
+        return has_open_orders
 
     async def _is_external(self, broker_id: str) -> bool:
         async with self.store.read() as conn:
-            found = await orders.by_broker_ids(conn, [broker_id])
-        return any(row.origin == "external" for row in found)
+            rows = await orders.by_broker_ids(conn, [broker_id])
+        return any(row.origin == "external" for row in rows)
 
     async def _end_intent(self, intent: ExitIntent, state: str) -> None:
         async with self.store.tx("exit_end") as conn:
@@ -439,7 +455,7 @@ class SafeExit:
                 conn,
                 severity="CRITICAL",
                 event="EXIT_SLOW",
-                message=f"{position.symbol}: the exit ({intent.reason}) has not come through in {SLOW_EXIT_AFTER.seconds} s",
+                message=f"{position.symbol}: the exit ({intent.reason}) not complete after {SLOW_EXIT_AFTER.seconds} s",
                 facts={"position_id": position.position_id, "symbol": position.symbol},
                 dedupe_key=f"EXIT_SLOW:{position.position_id}",
                 at=self.clock.now(),
@@ -447,8 +463,10 @@ class SafeExit:
 
 
 def _queued_exit_limit(position: PositionRow, previous_exits: list[OrderRow]) -> Decimal | None:
-    """The limit of an exit that waits at the broker for the end of a halt, so that the reopening itself fills it;
-    None when the last one was not refused for a halt: then it goes at the market."""
+    """Return the limit price of an exit that is queued at the broker during a halt, so that the reopening fills it.
+
+    None, for a market order, when the last exit was not rejected for a halt.
+    """
     if not previous_exits or not str(previous_exits[-1].rejection_reason).startswith("HALTED"):
         return None
     reference = position.last_price or position.entry_price
@@ -458,19 +476,22 @@ def _queued_exit_limit(position: PositionRow, previous_exits: list[OrderRow]) ->
 
 
 def _is_own_exit(row: OrderRow, now: datetime) -> bool:
-    """A person's order against the position is not waited for: it holds the shares, so it is cleared away. A target
-    that we moved to the market is waited for, a while."""
+    """Return true for a working exit that is awaited, false for an order to cancel.
+
+    External exits are cancelled because they reserve the shares. A repriced take-profit is awaited for
+    REPRICED_TIMEOUT.
+    """
     if row.origin == "catalyst" and row.replaces is not None:
         return now - row.created_at < REPRICED_TIMEOUT
     return row.order_purpose in (Purpose.EXIT, Purpose.FLATTEN) and row.origin != "external"
 
 
 def _is_repriceable(row: OrderRow, rows: list[OrderRow]) -> bool:
-    """True for a target the broker would replace, when we have not asked that before."""
+    """Return true for a take-profit that the broker can replace and that was not repriced before."""
     return (
         row.order_purpose is Purpose.TAKE_PROFIT
         and row.origin != "external"
-        and not (row.origin == "catalyst" and row.replaces is not None)  # moved before
+        and not (row.origin == "catalyst" and row.replaces is not None)  # repriced before
         and row.alpaca_order_id is not None
         and row.broker_status == "new"
         and not any(other.replaces == row.order_id for other in rows)
@@ -478,7 +499,7 @@ def _is_repriceable(row: OrderRow, rows: list[OrderRow]) -> bool:
 
 
 def _group_broker_ids(working: list[OrderRow], rows: list[OrderRow]) -> set[str]:
-    """The broker ids to read so that every working order is seen: a leg is read with its parent."""
+    """Return the broker ids whose reports contain every working order: a leg is reported with its parent."""
     by_id = {row.order_id: row for row in rows}
-    tops = [by_id.get(row.parent_order_id or row.order_id, row) for row in working]
-    return {row.alpaca_order_id for row in tops if row.alpaca_order_id is not None}
+    parents = [by_id.get(row.parent_order_id or row.order_id, row) for row in working]
+    return {row.alpaca_order_id for row in parents if row.alpaca_order_id is not None}

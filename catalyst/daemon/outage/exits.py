@@ -1,8 +1,8 @@
-"""Leaving without the tables: from memory, from what the broker shows, and with the spool as the only record.
+"""Outage exit: exits positions during a database outage, from the last known state and what the broker shows.
 
-Used while the database is away. It cancels, reads and sells in a circle until the broker shows nothing of ours.
-Every id it gives an order follows from what the broker shows, so that whoever repeats it, even after a death, gives
-the same one: the broker takes an order once, however often it is sent.
+It repeats cancel, read and sell until the broker shows no order and no position of ours; the spool is the only record.
+Each client order id is derived from what the broker shows, so that a repetition, even after a crash, sends the same id:
+the broker accepts each id once.
 """
 
 import asyncio
@@ -29,8 +29,8 @@ log = structlog.get_logger()
 
 POLL_INTERVAL: Final = timedelta(seconds=1)
 CANCEL_RETRY_AFTER: Final = timedelta(seconds=3)
-ORDER_LOOKBACK: Final = timedelta(days=1)  # an order of today names a symbol of ours, whatever memory holds
-MAX_IN_FLIGHT_TIME: Final = timedelta(seconds=10)  # a request of ours may still be on its way that long
+ORDER_LOOKBACK: Final = timedelta(days=1)  # our orders of this time also determine our symbols
+MAX_IN_FLIGHT_TIME: Final = timedelta(seconds=10)  # a sent request may still arrive within this time
 NOT_FOUND_LIMIT: Final = 3
 CLIENT_ID_ROLE: Final = "z"
 ZERO: Final = Decimal(0)
@@ -38,8 +38,10 @@ ZERO: Final = Decimal(0)
 
 @dataclass(frozen=True, slots=True)
 class OutageFlatResult:
-    """What the broker showed at the end. `flat` is true only when it was asked, showed nothing of ours, no request
-    of ours may still arrive, and the spool holds that."""
+    """Counts of our working orders and positions at the broker; None where it could not be read.
+
+    `flat` is true only when both are zero, no request of ours may still arrive, and the spool holds the proof.
+    """
 
     flat: bool
     orders: int | None
@@ -48,29 +50,40 @@ class OutageFlatResult:
 
 @dataclass(frozen=True, slots=True)
 class OutageSnapshot:
-    """The broker's own word: every order of the last day, legs beside their parents, and what is held."""
+    """One read of the broker: its orders of the last day and its open positions by symbol.
+
+    `orders` holds parents and legs, `top_level_orders` only parents.
+    """
 
     orders: tuple[OrderReport, ...]
     top_level_orders: tuple[OrderReport, ...]
     positions: dict[str, PositionReport]
 
     def orders_of(self, symbol: str) -> list[OrderReport]:
-        return [one for one in self.orders if one.symbol == symbol]
+        return [order for order in self.orders if order.symbol == symbol]
 
     def working_orders(self, symbol: str) -> list[OrderReport]:
-        """What to cancel: a working order, or the working legs of one that is not; a leg ends with its parent."""
-        found: list[OrderReport] = []
-        for top in self.top_level_orders:
-            if top.symbol == symbol:
-                found += (
-                    [top] if is_working_report(top) else [leg for leg in top.legs if is_working_report(leg)]
+        """Return the orders to cancel: working parents, and the working legs of other parents.
+
+        A leg ends with its working parent.
+        """
+        working: list[OrderReport] = []
+        for parent in self.top_level_orders:
+            if parent.symbol == symbol:
+                working += (
+                    [parent]
+                    if is_working_report(parent)
+                    else [leg for leg in parent.legs if is_working_report(leg)]
                 )
-        return found
+        return working
 
 
 @dataclass
 class OutageExit:
-    """One hand that leaves what is ours. `execution` is only asked what it may still have on its way."""
+    """Exits our positions without the database; one exit runs at a time, under `lock`.
+
+    `submission` only supplies the requests that may still arrive, and gets the symbols closed here.
+    """
 
     broker: Broker
     submission: OrderSubmission
@@ -80,12 +93,8 @@ class OutageExit:
     clock: Clock
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     _cancel_requested_at: dict[str, datetime] = field(default_factory=dict)
-    _accepted_orders: dict[str, str] = field(
-        default_factory=dict
-    )  # client order id → symbol, of what the broker took
-    _not_found_counts: dict[int, int] = field(
-        default_factory=dict
-    )  # rows the broker does not know: times it said so
+    _accepted_orders: dict[str, str] = field(default_factory=dict)  # client order id → symbol
+    _not_found_counts: dict[int, int] = field(default_factory=dict)  # order id → NotFound responses in a row
 
     async def flatten(
         self,
@@ -98,40 +107,44 @@ class OutageExit:
         purpose: Purpose = Purpose.FLATTEN,
         keep_running: bool = False,
     ) -> OutageFlatResult:
-        """Leave everything that is ours; return when it is proven, or after `within`.
+        """Exit everything that is ours; return when the account is proven flat, or after `within`.
 
-        With `selling` false (the market is shut) only what protects no share is cancelled. `lasting`: this process
-        lives on, and nobody of it sends an order in what was left before the tables have heard.
+        With `market_open` false, only orders that protect no shares are cancelled. `keep_running`: this process goes
+        on, and sends no other order in the exited symbols until the spool is imported. `latch`: also write it to the
+        spool.
         """
         async with self.lock:
             log.critical("outage_flatten", reason=reason, by=by, spool=str(self.spool.path))
             if latch is not None:
                 self.spool.write(SpoolEntryKind.LATCH, self.clock.now(), name=latch, reason=reason, by=by)
-            before = set(self.submission.outage_symbols)
+            previous_symbols = set(self.submission.outage_symbols)
             if keep_running:
                 self.submission.outage_symbols |= self.last_known.symbols
                 await self.submission.wait_until_idle(MAX_IN_FLIGHT_TIME)
-            left = await self._exit_until_flat(None, reason, by, within, purpose, market_open=market_open)
-            if keep_running and not (left.flat and self.spool.pending):
-                self.submission.outage_symbols &= before  # it is tried again, with or without the tables
-            return left
+            result = await self._exit_until_flat(None, reason, by, within, purpose, market_open=market_open)
+            if keep_running and not (result.flat and self.spool.pending):
+                # Not proven: these symbols may be exited again, with or without the database.
+                self.submission.outage_symbols &= previous_symbols
+            return result
 
     async def exit_symbol(self, symbol: str, *, reason: str, by: str, within: timedelta) -> OutageFlatResult:
-        """Leave one symbol, and nothing else. Once left, nobody of ours sends an order in it before the tables
-        have heard."""
-        elsewhere = self.submission.outage_symbols
+        """Exit one symbol; return when it is flat, or after `within`.
+
+        After that, no other order is sent in it until the spool is imported.
+        """
+        outage_symbols = self.submission.outage_symbols
         async with self.lock:
             log.critical("outage_exit", symbol=symbol, reason=reason, spool=str(self.spool.path))
-            elsewhere.add(symbol)
+            outage_symbols.add(symbol)
             await self.submission.wait_until_idle(MAX_IN_FLIGHT_TIME, symbol)
-            left = await self._exit_until_flat({symbol}, reason, by, within, Purpose.EXIT, market_open=True)
-            if not left.flat:
-                elsewhere.discard(symbol)  # it is tried again, with or without the tables
-            return left
+            result = await self._exit_until_flat({symbol}, reason, by, within, Purpose.EXIT, market_open=True)
+            if not result.flat:
+                outage_symbols.discard(symbol)  # may be exited again, with or without the database
+            return result
 
     async def _exit_until_flat(
         self,
-        only: set[str] | None,
+        only_symbols: set[str] | None,
         reason: str,
         by: str,
         within: timedelta,
@@ -139,15 +152,16 @@ class OutageExit:
         *,
         market_open: bool,
     ) -> OutageFlatResult:
+        """Cancel and sell until these symbols are flat (None: all of ours) or `within` is over; record the proof."""
         deadline = self.clock.now() + within
         recorded_symbols: set[str] = set()
-        left = OutageFlatResult(False, None, None)
+        result = OutageFlatResult(False, None, None)
         while True:
             snapshot = await self.read_broker()
             if snapshot is not None:
-                symbols = only if only is not None else self.our_symbols(snapshot)
-                left = await self._count_remaining(snapshot, symbols)
-                if left.flat:
+                symbols = only_symbols if only_symbols is not None else self.our_symbols(snapshot)
+                result = await self._count_remaining(snapshot, symbols)
+                if result.flat:
                     break
                 for symbol in sorted(symbols):
                     if symbol not in recorded_symbols and (
@@ -166,153 +180,187 @@ class OutageExit:
             if self.clock.now() >= deadline:
                 break
             await self.clock.sleep(POLL_INTERVAL)
-        return self._record_proof(left, reason, by, only)
+        return self._record_proof(result, reason, by, only_symbols)
 
     def _record_proof(
-        self, left: OutageFlatResult, reason: str, by: str, only: set[str] | None
+        self, result: OutageFlatResult, reason: str, by: str, only_symbols: set[str] | None
     ) -> OutageFlatResult:
+        """Write the proof to the spool, and for the whole account to a proof file; return what could be recorded.
+
+        A result that the spool does not hold is not flat.
+        """
         at = self.clock.now()
         facts = {
-            "flat": left.flat,
-            "broker_orders": left.orders,
-            "broker_positions": left.positions,
+            "flat": result.flat,
+            "broker_orders": result.orders,
+            "broker_positions": result.positions,
             "cause": reason,
             "by": by,
-            "symbol": None if only is None else ", ".join(sorted(only)),
+            "symbol": None if only_symbols is None else ", ".join(sorted(only_symbols)),
             "journal": self.proofs.journal_head,
         }
-        file = self.proofs.write(at, {**facts, "database": "unavailable"}) if only is None else None
+        file = self.proofs.write(at, {**facts, "database": "unavailable"}) if only_symbols is None else None
         written = self.spool.write(
             SpoolEntryKind.PROOF, at, **facts, file=None if file is None else file.name
         )
         log.log(
-            20 if left.flat and written else 50,
+            20 if result.flat and written else 50,
             "outage_flatten_finished",
-            flat=left.flat,
-            broker_orders=left.orders,
-            broker_positions=left.positions,
+            flat=result.flat,
+            broker_orders=result.orders,
+            broker_positions=result.positions,
             proof=str(self.spool.path) if written else None,
             file=None if file is None else str(file),
         )
-        return left if written else OutageFlatResult(False, left.orders, left.positions)
+        return result if written else OutageFlatResult(False, result.orders, result.positions)
 
-    # -- looking
+    # -- reading
 
     async def read_broker(self) -> OutageSnapshot | None:
-        """The broker's word, or None when it could not be heard whole."""
+        """Read the broker's orders and positions; None when either read fails."""
         try:
-            tops = await self.broker.orders(
+            parents = await self.broker.orders(
                 status="all", after=self.clock.now() - ORDER_LOOKBACK, priority=Priority.EXIT
             )
-            held = await self.broker.positions(priority=Priority.EXIT)
+            positions = await self.broker.positions(priority=Priority.EXIT)
         except BrokerError as error:
             log.warning("broker_read_failed", error=str(error))
             return None
-        flat = tuple(one for top in tops for one in (top, *top.legs))
-        return OutageSnapshot(flat, tuple(tops), {one.symbol: one for one in held if one.quantity != 0})
+        all_orders = tuple(order for parent in parents for order in (parent, *parent.legs))
+        return OutageSnapshot(
+            all_orders,
+            tuple(parents),
+            {position.symbol: position for position in positions if position.quantity != 0},
+        )
 
     def our_symbols(self, snapshot: OutageSnapshot) -> set[str]:
-        mine = {top.symbol for top in snapshot.top_level_orders if is_ours(top.client_order_id)}
-        doubtful = {row.symbol for row in self.submission.unresolved.values()}
-        return self.last_known.symbols | mine | doubtful
+        """Return the symbols of the last known state, of our orders at the broker and of unresolved requests."""
+        order_symbols = {
+            order.symbol for order in snapshot.top_level_orders if is_ours(order.client_order_id)
+        }
+        unresolved_symbols = {row.symbol for row in self.submission.unresolved.values()}
+        return self.last_known.symbols | order_symbols | unresolved_symbols
 
     async def _count_remaining(self, snapshot: OutageSnapshot, symbols: set[str]) -> OutageFlatResult:
         working = sum(len(snapshot.working_orders(symbol)) for symbol in symbols)
         held = sum(1 for symbol in symbols if symbol in snapshot.positions)
-        sure = not working and not held and not await self._may_still_arrive(snapshot, symbols)
-        return OutageFlatResult(sure, working, held)
+        flat = not working and not held and not await self._may_still_arrive(snapshot, symbols)
+        return OutageFlatResult(flat, working, held)
 
     async def _may_still_arrive(self, snapshot: OutageSnapshot, symbols: set[str]) -> bool:
-        """True while an order of ours that the broker does not show may still reach it."""
-        shown = {one.client_order_id for one in snapshot.orders}
+        """Return true while an order of ours that the broker does not show may still reach it."""
+        shown_ids = {order.client_order_id for order in snapshot.orders}
         pending = bool(
-            [cid for cid, symbol in self._accepted_orders.items() if symbol in symbols and cid not in shown]
+            [
+                cid
+                for cid, symbol in self._accepted_orders.items()
+                if symbol in symbols and cid not in shown_ids
+            ]
         )
         for row in list(self.submission.unresolved.values()):
-            if row.symbol not in symbols or row.client_order_id in shown:
+            if row.symbol not in symbols or row.client_order_id in shown_ids:
                 continue
             try:
                 await self.broker.order_by_client_id(row.client_order_id, priority=Priority.EXIT)
             except NotFound:
                 since = self.clock.now() - (row.last_attempt_at or row.created_at)
-                quiet = since >= MAX_IN_FLIGHT_TIME and not self.submission.is_in_flight(row.order_id)
+                past_in_flight = since >= MAX_IN_FLIGHT_TIME and not self.submission.is_in_flight(
+                    row.order_id
+                )
                 self._not_found_counts[row.order_id] = (
-                    self._not_found_counts.get(row.order_id, 0) + 1 if quiet else 0
+                    self._not_found_counts.get(row.order_id, 0) + 1 if past_in_flight else 0
                 )
                 pending |= self._not_found_counts[row.order_id] < NOT_FOUND_LIMIT
             except BrokerError:
                 pending = True
             else:
-                pending = True  # it is there: the next look shows it
+                pending = True  # the broker has it: the next read shows it
         return pending
 
-    # -- acting
+    # -- cancelling and selling
 
     async def _cancel_or_sell(
         self, snapshot: OutageSnapshot, symbol: str, purpose: Purpose, reason: str, *, market_open: bool
     ) -> None:
-        """One step for one symbol: cancel what works, else sell what is held."""
+        """Do one step for one symbol: cancel its working orders, or else sell its position."""
         held = snapshot.positions.get(symbol)
         if held is not None and not market_open:
-            return  # nothing can be sold: what protects the shares stays
-        working = [one for one in snapshot.working_orders(symbol) if not _is_outage_exit(one)]
-        for one in working:
-            await self.cancel(one)
+            return  # nothing can be sold: the protective orders stay
+        working = [order for order in snapshot.working_orders(symbol) if not _is_outage_exit(order)]
+        for order in working:
+            await self.cancel(order)
         if held is None or working or len(snapshot.working_orders(symbol)) > len(working):
             return
-        shown = {one.client_order_id for one in snapshot.orders}
-        if any(cid not in shown for cid, of in self._accepted_orders.items() if of == symbol):
-            return  # the broker took one that its list does not show yet
+        shown_ids = {order.client_order_id for order in snapshot.orders}
+        if any(
+            cid not in shown_ids
+            for cid, order_symbol in self._accepted_orders.items()
+            if order_symbol == symbol
+        ):
+            return  # the broker accepted an order that its list does not show yet
         quantity = self.exit_quantity(snapshot, held)
         if quantity > 0:
             await self._send_exit_order(snapshot, held, quantity, purpose, reason)
 
-    async def cancel(self, one: OrderReport) -> None:
-        """Ask for the cancel of one order, on record, and not more often than every few seconds."""
+    async def cancel(self, order: OrderReport) -> None:
+        """Write a spool entry and request the cancel of one order, at most once every CANCEL_RETRY_AFTER."""
         now = self.clock.now()
         if (
-            one.broker_id in self._cancel_requested_at
-            and now - self._cancel_requested_at[one.broker_id] < CANCEL_RETRY_AFTER
+            order.broker_id in self._cancel_requested_at
+            and now - self._cancel_requested_at[order.broker_id] < CANCEL_RETRY_AFTER
         ):
             return
-        self._cancel_requested_at[one.broker_id] = now
-        self.spool.write(SpoolEntryKind.CANCEL, now, symbol=one.symbol, broker_id=one.broker_id)
+        self._cancel_requested_at[order.broker_id] = now
+        self.spool.write(SpoolEntryKind.CANCEL, now, symbol=order.symbol, broker_id=order.broker_id)
         try:
-            await self.broker.cancel(one.broker_id)
+            await self.broker.cancel(order.broker_id)
         except (OrderRejected, NotFound) as error:
-            log.info("cancel_rejected", symbol=one.symbol, reason=str(error))
-        except BrokerError as error:  # unknown or unheard: the next look shows what it came to
-            log.warning("cancel_unconfirmed", symbol=one.symbol, error=str(error))
+            log.info("cancel_rejected", symbol=order.symbol, reason=str(error))
+        except BrokerError as error:  # outcome unknown or not sent: the next read shows it
+            log.warning("cancel_unconfirmed", symbol=order.symbol, error=str(error))
 
     def exit_quantity(self, snapshot: OutageSnapshot, held: PositionReport) -> Decimal:
-        """Shares to sell (or buy back): no more than the broker holds, nor than our own fills explain.
+        """Return the shares to sell (or buy back): at most the broker's quantity and what our own fills explain.
 
-        Positions may lag behind fills at the broker: what its orders have sold is not sold again. A position that
-        is older than the orders looked at is taken as the broker has it, less what was sold here.
+        The broker's positions may lag behind its fills, so shares that its orders have sold are not sold again. A
+        position older than ORDER_LOOKBACK counts with its last known quantity, less the fills of outage exits.
         """
         orders = snapshot.orders_of(held.symbol)
-        known_rows = (row for rows in self.last_known.orders.values() for row in rows)
-        mine = list(_own_orders(orders, {row.alpaca_order_id for row in known_rows if row.alpaca_order_id}))
-        carried = any(
+        stored_rows = (row for rows in self.last_known.orders.values() for row in rows)
+        own_orders = list(
+            _own_orders(orders, {row.alpaca_order_id for row in stored_rows if row.alpaca_order_id})
+        )
+        is_older = any(
             row.symbol == held.symbol and row.entry_time < self.clock.now() - ORDER_LOOKBACK
             for row in self.last_known.positions
         )
-        there = abs(held.available if held.available != 0 else held.quantity)
-        if carried:
-            sold = sum((one.filled_qty for one in mine if _is_outage_exit(one)), ZERO)
-            remembered = sum((p.quantity for p in self.last_known.positions if p.symbol == held.symbol), ZERO)
-            return min(there, max(remembered - sold, ZERO))
-        net = sum((one.filled_qty if one.side is Side.BUY else -one.filled_qty for one in mine), ZERO)
-        if (net > 0) is not (held.quantity > 0):
+        available_qty = abs(held.available if held.available != 0 else held.quantity)
+        if is_older:
+            exited_qty = sum((order.filled_qty for order in own_orders if _is_outage_exit(order)), ZERO)
+            last_known_qty = sum(
+                (
+                    position.quantity
+                    for position in self.last_known.positions
+                    if position.symbol == held.symbol
+                ),
+                ZERO,
+            )
+            return min(available_qty, max(last_known_qty - exited_qty, ZERO))
+        net_qty = sum(
+            (order.filled_qty if order.side is Side.BUY else -order.filled_qty for order in own_orders), ZERO
+        )
+        if (net_qty > 0) is not (held.quantity > 0):
             return ZERO
-        return min(there, abs(net))
+        return min(available_qty, abs(net_qty))
 
     async def _send_exit_order(
         self, snapshot: OutageSnapshot, held: PositionReport, quantity: Decimal, purpose: Purpose, reason: str
     ) -> None:
         side = PositionSide.LONG if held.quantity > 0 else PositionSide.SHORT
-        known = sorted(f"{one.broker_id}:{one.filled_qty}" for one in snapshot.orders_of(held.symbol))
-        cid = client_order_id(f"{held.symbol}|{quantity}|{'|'.join(known)}", CLIENT_ID_ROLE, 0)
+        order_states = sorted(
+            f"{order.broker_id}:{order.filled_qty}" for order in snapshot.orders_of(held.symbol)
+        )
+        cid = client_order_id(f"{held.symbol}|{quantity}|{'|'.join(order_states)}", CLIENT_ID_ROLE, 0)
         request = OrderRequest(
             client_order_id=cid,
             symbol=held.symbol,
@@ -343,8 +391,8 @@ class OutageExit:
             self.record_response(cid, "rejected", str(error))
         except DuplicateOrder:
             self._accepted_orders[cid] = held.symbol
-            self.record_response(cid, "accepted", "the broker had it")
-        except BrokerError as error:  # the same id goes again, unless the next look shows the order
+            self.record_response(cid, "accepted", "the broker had accepted it before")
+        except BrokerError as error:  # sent again with the same id, unless the next read shows the order
             log.warning("order_unconfirmed", symbol=held.symbol, error=str(error))
             self.record_response(cid, "unknown", str(error))
         else:
@@ -352,19 +400,20 @@ class OutageExit:
             self.record_response(cid, "accepted", "")
 
     def record_response(self, cid: str, outcome: str, text: str) -> None:
+        """Write the broker's response to the spool; `outcome` is accepted, rejected or unknown."""
         self.spool.write(
             SpoolEntryKind.RESPONSE, self.clock.now(), client_order_id=cid, outcome=outcome, text=text
         )
 
 
-def _is_outage_exit(one: OrderReport) -> bool:
-    return is_ours(one.client_order_id) and one.client_order_id.endswith(f"-{CLIENT_ID_ROLE}")
+def _is_outage_exit(order: OrderReport) -> bool:
+    return is_ours(order.client_order_id) and order.client_order_id.endswith(f"-{CLIENT_ID_ROLE}")
 
 
 def _own_orders(orders: Sequence[OrderReport], own_broker_ids: set[str]) -> Iterator[OrderReport]:
-    """Our orders, those the tables had a row for in a position of ours, their legs, and what took the place of one."""
-    mine = set(own_broker_ids)
-    for one in orders:
-        if is_ours(one.client_order_id) or one.replaces in mine or one.broker_id in mine:
-            mine |= {one.broker_id, *(leg.broker_id for leg in one.legs)}
-            yield one
+    """Yield the orders with our id prefix or a stored broker id, their legs, and the orders that replaced one."""
+    ids = set(own_broker_ids)
+    for order in orders:
+        if is_ours(order.client_order_id) or order.replaces in ids or order.broker_id in ids:
+            ids |= {order.broker_id, *(leg.broker_id for leg in order.legs)}
+            yield order

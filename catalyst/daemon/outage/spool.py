@@ -1,7 +1,7 @@
-"""The paper beside the desk: what is done while the database is away is written here, before and after it is done.
+"""Spool: a write-ahead file of the actions during a database outage, written before and after each action.
 
-One line is one JSON object with a checksum over itself and the line before it, and is on the disk before `write`
-returns. A death in the middle of a line leaves a torn tail, which is told from a line by its checksum.
+Each line is a JSON object with a checksum over itself and the checksum of the line before; `write` returns after its
+fsync. A crash in the middle of a line leaves a torn tail, which its checksum reveals.
 """
 
 import hashlib
@@ -20,36 +20,38 @@ from catalyst.domain.fault_points import FaultPoint, Moment, reach
 
 log = structlog.get_logger()
 
-_CHECKSUM_SEED: Final = "catalyst"  # what the first line's checksum begins with
+_CHECKSUM_SEED: Final = "catalyst"  # stands for the checksum before the first line
 
 
 class SpoolEntryKind(StrEnum):
-    """What a line says."""
+    """Kind of a spool entry. The comments give its meaning and its facts."""
 
-    LATCH = "latch"  # entries are over: name, reason, by
-    LEAVE = "leave"  # a symbol is to be left: symbol, reason, by
+    LATCH = "latch"  # the entry gate is closed by a latch: name, reason, by
+    LEAVE = "leave"  # the exit of a symbol begins: symbol, reason, by, purpose
     CANCEL = "cancel"  # an order is about to be cancelled: symbol, broker_id
     SELL = "sell"  # an order is about to be sent: the whole order
     PROTECT = "protect"  # a stop and a target are about to be sent: the whole order
-    RESPONSE = "response"  # what the broker said to it: client_order_id, outcome, text
-    PROOF = "proof"  # what the broker showed at the end
+    RESPONSE = "response"  # the broker's response to an order: client_order_id, outcome, text
+    PROOF = "proof"  # the orders and positions that the broker showed at the end
 
 
 @dataclass(frozen=True, slots=True)
 class SpoolEntry:
-    """One step. `facts` are JSON values: quantities and times as text."""
+    """One entry, with UTC time. `facts` are JSON values: quantities and times as text."""
 
     at: datetime
     kind: SpoolEntryKind
     facts: Mapping[str, object]
 
     def text(self, name: str) -> str:
+        """Return a fact as text; empty when it is missing."""
         return str(self.facts.get(name) or "")
 
 
 @dataclass(frozen=True, slots=True)
 class SpoolContents:
-    """What a spool holds: `key` names it for good, `broken` are the lines no checksum vouches for."""
+    """The content of a spool. `key`: its permanent name, a hash of its first line. `corrupt_lines`: lines whose
+    checksum is wrong or missing."""
 
     key: str
     entries: tuple[SpoolEntry, ...]
@@ -57,7 +59,7 @@ class SpoolContents:
 
 
 class Spool:
-    """The file of one account in one state directory. Nothing is opened or made before the first line."""
+    """The spool file of one account in one state directory. The first write creates it."""
 
     def __init__(self, folder: Path, account_name: str, fault_point: FaultPoint | None = None) -> None:
         self.path = folder / f"{account_name}.spool"
@@ -65,11 +67,11 @@ class Spool:
 
     @property
     def pending(self) -> bool:
-        """True while there is something the tables have not been told."""
+        """True while the spool waits for its import."""
         return self.path.exists()
 
     def write(self, kind: SpoolEntryKind, at: datetime, **facts: object) -> bool:
-        """Put one line on the disk; false, and said aloud, when the disk will not have it."""
+        """Append one entry and fsync it; log the error and return false when the disk refuses it."""
         reach(self._fault_point, f"WRITE spool {kind}", Moment.BEFORE)
         try:
             self._append_entry({"at": at.isoformat(), "kind": kind, **facts})
@@ -80,87 +82,87 @@ class Spool:
         return True
 
     def read(self) -> SpoolContents:
-        """Every line, in order. Raises OSError when the file is not there."""
-        whole = self.path.read_bytes()
-        before, lines, broken = _CHECKSUM_SEED, [], []
-        for raw in whole.split(b"\n"):
-            if not raw:
+        """Return all entries in order. Raises OSError when the file does not exist."""
+        data = self.path.read_bytes()
+        previous_sum, entries, corrupt_lines = _CHECKSUM_SEED, [], []
+        for line in data.split(b"\n"):
+            if not line:
                 continue
-            line = _parse_entry(raw, before)
-            if line is None:
-                broken.append(raw)
+            entry = _parse_entry(line, previous_sum)
+            if entry is None:
+                corrupt_lines.append(line)
                 continue
-            lines.append(line)
-            before = _stored_checksum(raw)
-        key = hashlib.sha256(whole.split(b"\n", 1)[0]).hexdigest()[:32]
-        return SpoolContents(key, tuple(lines), tuple(broken))
+            entries.append(entry)
+            previous_sum = _stored_checksum(line)
+        key = hashlib.sha256(data.split(b"\n", 1)[0]).hexdigest()[:32]
+        return SpoolContents(key, tuple(entries), tuple(corrupt_lines))
 
     def archive(self, key: str) -> Path:
-        """Put the file aside, under its name for good. The tables have it all."""
-        kept = self.path.with_name(f"{self.path.stem}.{key}.imported")
+        """Rename the imported file to its permanent name and return the new path."""
+        archive_path = self.path.with_name(f"{self.path.stem}.{key}.imported")
         reach(self._fault_point, "WRITE spool archive", Moment.BEFORE)
-        self.path.replace(kept)
+        self.path.replace(archive_path)
         _sync_folder(self.path.parent)
         reach(self._fault_point, "WRITE spool archive", Moment.AFTER)
-        return kept
+        return archive_path
 
     def _append_entry(self, facts: Mapping[str, object]) -> None:
-        fresh = not self.path.exists()
-        if fresh:
+        is_new = not self.path.exists()
+        if is_new:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-        before, torn = self._read_tail()
+        previous_sum, is_torn = self._read_tail()
         body = orjson.dumps(facts, option=orjson.OPT_SORT_KEYS)
-        line = body[:-1] + b',"sum":"' + _checksum(before, body).encode() + b'"}\n'
-        file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        line = body[:-1] + b',"sum":"' + _checksum(previous_sum, body).encode() + b'"}\n'
+        fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
-            rest = (b"\n" if torn else b"") + line
-            while rest:
-                rest = rest[os.write(file, rest) :]
-            os.fsync(file)
+            unwritten = (b"\n" if is_torn else b"") + line
+            while unwritten:
+                unwritten = unwritten[os.write(fd, unwritten) :]
+            os.fsync(fd)
         finally:
-            os.close(file)
-        if fresh:
+            os.close(fd)
+        if is_new:
             _sync_folder(self.path.parent)
 
     def _read_tail(self) -> tuple[str, bool]:
-        """The checksum the next line goes on from, and whether the last one was torn."""
+        """Return the checksum before the next line, and whether the last line is torn."""
         if not self.path.exists():
             return _CHECKSUM_SEED, False
-        whole = self.path.read_bytes()
-        before = _CHECKSUM_SEED
-        for raw in whole.split(b"\n"):
-            if raw and _parse_entry(raw, before) is not None:
-                before = _stored_checksum(raw)
-        return before, not whole.endswith(b"\n") and bool(whole)
+        data = self.path.read_bytes()
+        previous_sum = _CHECKSUM_SEED
+        for line in data.split(b"\n"):
+            if line and _parse_entry(line, previous_sum) is not None:
+                previous_sum = _stored_checksum(line)
+        return previous_sum, not data.endswith(b"\n") and bool(data)
 
 
-def _parse_entry(raw: bytes, before: str) -> SpoolEntry | None:
-    """The line, when its checksum says that it is whole and follows the one before it."""
+def _parse_entry(line: bytes, previous_sum: str) -> SpoolEntry | None:
+    """Return the entry of a line; None when its checksum does not match it and the line before."""
     try:
-        facts = orjson.loads(raw)
+        facts = orjson.loads(line)
         if not isinstance(facts, dict):
             return None
         stored_sum = facts.pop("sum", None)
         body = orjson.dumps(facts, option=orjson.OPT_SORT_KEYS)
-        if stored_sum != _checksum(before, body):
+        if stored_sum != _checksum(previous_sum, body):
             return None
         return SpoolEntry(datetime.fromisoformat(facts.pop("at")), SpoolEntryKind(facts.pop("kind")), facts)
     except (ValueError, KeyError, TypeError):
         return None
 
 
-def _checksum(before: str, body: bytes) -> str:
-    return hashlib.sha256(before.encode() + body).hexdigest()
+def _checksum(previous_sum: str, body: bytes) -> str:
+    return hashlib.sha256(previous_sum.encode() + body).hexdigest()
 
 
-def _stored_checksum(raw: bytes) -> str:
-    return str(orjson.loads(raw)["sum"])
+def _stored_checksum(line: bytes) -> str:
+    return str(orjson.loads(line)["sum"])
 
 
 def _sync_folder(folder: Path) -> None:
-    """A new name is only then on the disk when its folder is."""
-    handle = os.open(folder, os.O_RDONLY)
+    """Fsync the folder: a new file name is durable only after that."""
+    fd = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        os.fsync(fd)
     finally:
-        os.close(handle)
+        os.close(fd)

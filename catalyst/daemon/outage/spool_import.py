@@ -1,7 +1,7 @@
-"""Telling the tables what was done without them: the spool's lines become rows, before anything is judged.
+"""Spool import: writes the spool of a database outage into the database, before reconciliation.
 
-Idempotent: everything is one transaction that names the spool in the journal, and the file is put aside only after
-it. A death in between tells it again, and nothing is written a second time.
+It is idempotent: one transaction writes all rows and names the spool in the journal; the file is archived only after
+it. A crash in between repeats the import, which then writes nothing again.
 """
 
 from collections.abc import Sequence
@@ -31,14 +31,12 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 SOURCE: Final = "outage"
-ORDER_LOOKBACK: Final = timedelta(
-    days=1
-)  # before the first line: what was working when the database went away
+ORDER_LOOKBACK: Final = timedelta(days=1)  # before the first entry: the orders working when the outage began
 
 
 @dataclass
 class SpoolImport:
-    """Brings the spool of `emergency` into the tables, and gives its symbols back."""
+    """Imports the spool of `outage_exit` and releases the symbols that it closed."""
 
     store: Store
     broker: Broker
@@ -48,35 +46,41 @@ class SpoolImport:
     epoch: int
 
     async def run(self) -> bool:
-        """The tables know what the spool knows; true when it had something to tell. Raises BrokerError and the
-        outages of the database: then nothing is lost, and it is to be asked again."""
+        """Import and archive the spool; return false when there is none.
+
+        Raises BrokerError, and database errors during an outage: then nothing is lost, and the caller retries.
+        """
         spool = self.outage_exit.spool
         if not spool.pending:
             return False
         async with self.outage_exit.lock:
-            if not spool.path.exists():  # somebody else has told it meanwhile
+            if not spool.path.exists():  # another call has imported it meanwhile
                 return False
-            read = spool.read()
-            await self._import_contents(read)
-            kept = spool.archive(read.key)
-            self.outage_exit.submission.outage_symbols.clear()  # whatever was left without the tables is in them now
+            contents = spool.read()
+            await self._import_contents(contents)
+            archive_path = spool.archive(contents.key)
+            self.outage_exit.submission.outage_symbols.clear()  # the database shows the exits now
             log.warning(
-                "spool_imported", lines=len(read.entries), broken=len(read.corrupt_lines), kept=str(kept)
+                "spool_imported",
+                lines=len(contents.entries),
+                broken=len(contents.corrupt_lines),
+                kept=str(archive_path),
             )
         return True
 
     async def _import_contents(self, contents: SpoolContents) -> None:
+        """Read the orders of the spool's symbols at the broker, apply their reports and write the spool's rows."""
         reports = await self._fetch_reports(contents.entries)
         outage_order_ids = {
             entry.text("client_order_id")
             for entry in contents.entries
             if entry.kind in (SpoolEntryKind.SELL, SpoolEntryKind.PROTECT)
         }
-        # First what led to it: an entry that filled meanwhile is the position that was left.
+        # Earlier orders first: an entry that filled during the outage creates the position that was exited.
         for report in reports:
             if report.client_order_id not in outage_order_ids:
                 await self.ledger.apply_report(report, "recovery")
-        # Alone: a fill that is heard between the look for its position and the end of this would tie nothing.
+        # Under the writer lock: a fill booked between the lookup of the position and the commit would link no order.
         async with self.ledger.write_lock(), self.store.tx("spool") as conn:
             if not await _is_imported(conn, contents.key):
                 unbooked = await self._symbols_with_missing_fills(conn, reports)
@@ -89,16 +93,18 @@ class SpoolImport:
         self.ledger.changed.notify()
 
     async def _fetch_reports(self, entries: Sequence[SpoolEntry]) -> list[OrderReport]:
-        named = (entry.text("symbol") for entry in entries if entry.kind is not SpoolEntryKind.PROOF)
-        symbols = sorted({symbol for symbol in named if symbol})
+        entry_symbols = (entry.text("symbol") for entry in entries if entry.kind is not SpoolEntryKind.PROOF)
+        symbols = sorted({symbol for symbol in entry_symbols if symbol})
         if not symbols:
             return []
         after = min(entry.at for entry in entries) - ORDER_LOOKBACK
         return await self.broker.orders(status="all", after=after, symbols=symbols, priority=Priority.EXIT)
 
     async def _symbols_with_missing_fills(self, conn: "Conn", reports: Sequence[OrderReport]) -> set[str]:
-        """Symbols of which the broker has filled more of an entry than its ledger shows: what was sold of them has no
-        position yet, or not all of it."""
+        """Return the symbols with an entry of which the broker has filled more than we booked.
+
+        The position that their outage orders closed or protected is missing or incomplete.
+        """
         rows = await orders.by_broker_ids(conn, [report.broker_id for report in reports])
         booked = {row.alpaca_order_id: row.filled_qty for row in rows if row.order_purpose is Purpose.ENTRY}
         return {
@@ -111,7 +117,7 @@ class SpoolImport:
         self, conn: "Conn", contents: SpoolContents, at_broker: set[str], unbooked: set[str]
     ) -> None:
         now = self.clock.now()
-        for number, entry in enumerate(contents.entries):
+        for line_number, entry in enumerate(contents.entries):
             await orders.journal(
                 conn,
                 None,
@@ -119,24 +125,28 @@ class SpoolImport:
                 source=SOURCE,
                 kind="spool",
                 note=entry.kind,
-                payload={"spool": contents.key, "line": number, **entry.facts},
+                payload={"spool": contents.key, "line": line_number, **entry.facts},
             )
             await self._write_entry(conn, contents.key, entry, unbooked)
-        for refused in _rejections(contents.entries):
-            if refused.text("client_order_id") not in at_broker:
-                await self._mark_rejected(conn, refused)
-        if not contents.entries:  # not one line is whole: the journal still has to know this spool
+        for rejection in _rejections(contents.entries):
+            if rejection.text("client_order_id") not in at_broker:
+                await self._mark_rejected(conn, rejection)
+        if not contents.entries:  # no line is valid: the journal still has to name this spool
             await orders.journal(
                 conn, None, at=now, source=SOURCE, kind="spool", payload={"spool": contents.key}
             )
-        for raw in contents.corrupt_lines:
+        for line in contents.corrupt_lines:
             await quarantine.put(
-                conn, source="spool", reason="a line without its checksum", payload=raw, at=now
+                conn,
+                source="spool",
+                reason="spool line with a wrong or missing checksum",
+                payload=line,
+                at=now,
             )
         await self._alert_imported(conn, contents, now)
 
     async def _write_entry(self, conn: "Conn", key: str, entry: SpoolEntry, unbooked: set[str]) -> None:
-        """What one step leaves in the tables."""
+        """Write the rows of one spool entry."""
         match entry.kind:
             case SpoolEntryKind.LATCH:
                 await latches.set_latch(
@@ -152,17 +162,17 @@ class SpoolImport:
             case SpoolEntryKind.SELL | SpoolEntryKind.PROTECT:
                 await self._adopt_order(conn, entry, unbooked)
             case SpoolEntryKind.PROOF:
-                if not entry.text("symbol"):  # of one symbol alone it proves nothing of the account
+                if not entry.text("symbol"):  # the proof of one symbol proves nothing about the account
                     await self._store_proof(conn, key, entry)
             case SpoolEntryKind.CANCEL | SpoolEntryKind.RESPONSE:
-                pass  # what they came to is the broker's to say
+                pass  # the broker's reports show their effect
 
     async def _alert_imported(self, conn: "Conn", contents: SpoolContents, now: datetime) -> None:
-        message = f"{len(contents.entries)} steps were taken while the database was away"
-        for word, step in (("left", SpoolEntryKind.SELL), ("protected", SpoolEntryKind.PROTECT)):
-            symbols = {entry.text("symbol") for entry in contents.entries if entry.kind is step}
+        message = f"{len(contents.entries)} spool entries were written during a database outage"
+        for label, kind in (("exited", SpoolEntryKind.SELL), ("protected", SpoolEntryKind.PROTECT)):
+            symbols = {entry.text("symbol") for entry in contents.entries if entry.kind is kind}
             if symbols:
-                message += f"; {word}: {', '.join(sorted(symbols))}"
+                message += f"; {label}: {', '.join(sorted(symbols))}"
         if contents.corrupt_lines:
             message += f"; {len(contents.corrupt_lines)} lines are unreadable and quarantined"
         await alerts.put(
@@ -180,13 +190,13 @@ class SpoolImport:
         )
 
     async def _restore_intent(self, conn: "Conn", entry: SpoolEntry) -> None:
-        """The wish to leave a symbol, for whatever of it is still open."""
+        """Create the exit intent of a symbol for each of its open positions."""
         for side in PositionSide:
-            held = await positions.lock_open(conn, entry.text("symbol"), side)
-            if held is not None:
+            position = await positions.lock_open(conn, entry.text("symbol"), side)
+            if position is not None:
                 await exit_intents.create_intent(
                     conn,
-                    held.position_id,
+                    position.position_id,
                     reason=entry.text("reason"),
                     purpose=Purpose(entry.text("purpose")),
                     requested_by=entry.text("by"),
@@ -194,22 +204,22 @@ class SpoolImport:
                 )
 
     async def _adopt_order(self, conn: "Conn", entry: SpoolEntry, unbooked: set[str]) -> None:
-        """The row of an order that was sent without one; of one that was sent again, another attempt.
+        """Insert the row of an order sent during the outage; count another attempt when the row exists.
 
-        Where the entry is not booked an earlier position of the symbol is not what was sold: the order is tied to its
-        position once there is one.
+        For a symbol in `unbooked`, an earlier closed position is not the one that was sold: the order stays unlinked
+        until the entry's fills create its position.
         """
         cid = entry.text("client_order_id")
-        known = await orders.by_client_id(conn, cid)
-        if known is not None:
-            await orders.count_attempt(conn, known.order_id, entry.at, epoch=self.epoch)
+        existing = await orders.by_client_id(conn, cid)
+        if existing is not None:
+            await orders.count_attempt(conn, existing.order_id, entry.at, epoch=self.epoch)
             return
         side, purpose = PositionSide(entry.text("position_side")), Purpose(entry.text("purpose"))
         symbol = entry.text("symbol")
         position = await positions.lock_open(conn, symbol, side)
         if position is None and symbol not in unbooked:
             position = await _latest_position(conn, symbol, side)
-        stop, target = entry.text("stop"), entry.text("target")  # of a protection
+        stop, target = entry.text("stop"), entry.text("target")  # only in PROTECT entries
         await orders.insert(
             conn,
             NewOrder(
@@ -239,7 +249,7 @@ class SpoolImport:
             self.ledger.unlinked_symbols.add(symbol)
 
     async def _mark_rejected(self, conn: "Conn", entry: SpoolEntry) -> None:
-        """The broker refused it at the door, and shows no such order."""
+        """Mark an order as rejected that the broker rejected and does not list."""
         row = await orders.by_client_id(conn, entry.text("client_order_id"))
         if row is not None and row.status is Status.SUBMITTED:
             await orders.transition(
@@ -255,10 +265,10 @@ class SpoolImport:
             )
 
     async def _store_proof(self, conn: "Conn", key: str, entry: SpoolEntry) -> None:
-        """The proof, as it was made."""
+        """Insert the flat proof with the counts of its entry; None where the broker could not be read."""
         flat = entry.facts.get("flat") is True
-        count = [entry.facts.get(name) for name in ("broker_orders", "broker_positions")]
-        shown = [one if isinstance(one, int) else None for one in count]
+        counts = [entry.facts.get(name) for name in ("broker_orders", "broker_positions")]
+        broker_counts = [count if isinstance(count, int) else None for count in counts]
         cycle = await cycles.of_day(conn, trading_date(entry.at))
         await flat_proofs.put_flat_proof(
             conn,
@@ -267,8 +277,8 @@ class SpoolImport:
             cause=entry.text("cause"),
             requested_by=entry.text("by"),
             flat=flat,
-            broker_orders=shown[0],
-            broker_positions=shown[1],
+            broker_orders=broker_counts[0],
+            broker_positions=broker_counts[1],
             stored_orders=None,
             stored_positions=None,
             facts={"spool": key, **entry.facts},
@@ -276,6 +286,7 @@ class SpoolImport:
 
 
 async def _is_imported(conn: "Conn", key: str) -> bool:
+    """Return true when the journal names this spool."""
     return bool(
         await conn.fetchval(
             "SELECT EXISTS (SELECT 1 FROM order_events WHERE source = $1 AND kind = 'spool'"
@@ -287,19 +298,19 @@ async def _is_imported(conn: "Conn", key: str) -> bool:
 
 
 async def _latest_position(conn: "Conn", symbol: str, side: PositionSide) -> PositionRow | None:
-    """The newest position of a symbol and side, closed as it may be by now."""
-    found = await conn.fetchval(
+    """Return the newest position of a symbol and side, open or closed; None when there is none."""
+    position_id = await conn.fetchval(
         "SELECT max(position_id) FROM positions JOIN securities USING (security_id)"
         " WHERE symbol = $1 AND side = $2",
         symbol,
         side,
     )
-    return None if found is None else await positions.get(conn, found)
+    return None if position_id is None else await positions.get(conn, position_id)
 
 
 def _rejections(entries: Sequence[SpoolEntry]) -> list[SpoolEntry]:
-    """The last answer to each order, where it was a refusal."""
-    last = {
+    """Return the last response to each order, where it is a rejection."""
+    last_responses = {
         entry.text("client_order_id"): entry for entry in entries if entry.kind is SpoolEntryKind.RESPONSE
     }
-    return [entry for entry in last.values() if entry.text("outcome") == "rejected"]
+    return [entry for entry in last_responses.values() if entry.text("outcome") == "rejected"]

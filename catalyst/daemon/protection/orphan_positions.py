@@ -1,9 +1,9 @@
-"""Shares of our symbols that no position explains: bought back when our own exits sold them, else kept under a stop
-or sold, as `reconcile.orphans` says.
+"""Orphan positions: handles shares of our symbols that no position explains.
 
-Found by the books (an exit sold too much) or by reconciliation (confirmed twice). Nothing here invents a fill: what
-leaves does so by orders of an origin of their own, and the orphan's row counts their fills. A symbol with an orphan
-takes no entry.
+Shares that our exits oversold are bought back or sold; other orphans are protected by a stop, exited or only reported,
+as `reconcile.orphans` says. The order ledger finds orphans (an exit sold too much), or reconciliation (confirmed
+twice). No fill is invented: orders with origin `orphan` exit the shares, and the orphan's row counts their fills. A
+symbol with an orphan gets no entry.
 """
 
 from dataclasses import dataclass, field
@@ -36,15 +36,15 @@ BUSY_CHECK_INTERVAL: Final = timedelta(seconds=1)
 CANCEL_RETRY_AFTER: Final = timedelta(seconds=3)
 QUANTITY_CONFIRM_AFTER: Final = timedelta(seconds=12)  # the broker's positions may lag behind its own fills
 MAX_PAUSE: Final = timedelta(seconds=60)
-MAX_OCO_ATTEMPTS: Final = 2  # then a plain stop
-ALERT_AFTER_REJECTIONS: Final = 4  # refusals
+MAX_OCO_ATTEMPTS: Final = 2  # after that many rejections, a simple stop
+ALERT_AFTER_REJECTIONS: Final = 4
 ALERT_WINDOW: Final = timedelta(days=1)
 ZERO: Final = Decimal(0)
 
 
 @dataclass
 class OrphanPositions:
-    """Tends each open orphan. Its fields are all it can touch."""
+    """Protects or exits each open orphan."""
 
     store: Store
     broker: Broker
@@ -56,12 +56,11 @@ class OrphanPositions:
     positions_cfg: PositionsConfig
     epoch: int
     _cancel_requested_at: dict[int, datetime] = field(default_factory=dict)
-    _suspected_quantity: dict[int, tuple[Decimal, datetime]] = field(
-        default_factory=dict
-    )  # what is there instead, since when
+    # By orphan id: a quantity at the broker that differs from the row's, and since when.
+    _suspected_quantity: dict[int, tuple[Decimal, datetime]] = field(default_factory=dict)
 
     async def run(self) -> None:
-        """Look after each finding; every second while something is to be done."""
+        """Check after each new orphan and every CHECK_INTERVAL; every second while one needs another step."""
         while True:
             seen_version = self.ledger.orphan_found.version
             busy = await self.check()
@@ -70,14 +69,14 @@ class OrphanPositions:
             )
 
     async def check(self) -> bool:
-        """Tend every open orphan; true while one of them is not as it should be."""
+        """Do one step for every open orphan; return true while one needs another step soon."""
         async with self.store.read() as conn:
-            found = await orphans.open_orphans(conn)
+            open_orphans = await orphans.open_orphans(conn)
         busy = False
-        for orphan in found:
+        for orphan in open_orphans:
             try:
                 busy |= await self._check_orphan(orphan)
-            except Exception as error:  # one that fails must not keep the others from their stop
+            except Exception as error:  # one failure must not leave the others without a stop
                 if is_transient(error):
                     raise
                 log.exception("orphan_failed", symbol=orphan.symbol, orphan_id=orphan.orphan_id)
@@ -85,11 +84,11 @@ class OrphanPositions:
         return busy
 
     async def _check_orphan(self, orphan: Orphan) -> bool:
-        """One step for one orphan; true while it needs another one soon."""
+        """Do one step for one orphan; return true while it needs another one soon."""
         if orphan.symbol in self.submission.outage_symbols:
-            return False  # another hand leaves the symbol, and the tables have not heard of it yet
+            return False  # the outage exit is closing it, and the database does not show that yet
         if orphan.symbol in self.ledger.unlinked_symbols and await self._is_awaiting_entry_fill(orphan):
-            return False  # no orphan: what left or protects these shares waits for the entry that bought them
+            return False  # no orphan: an unlinked order of these shares waits for the entry's fills
         rows = await self._order_rows(orphan)
         working = [row for row in rows if row.status in WORKING]
         if orphan.quantity == 0:
@@ -99,21 +98,21 @@ class OrphanPositions:
         except BrokerError as error:
             log.warning("position_read_failed", symbol=orphan.symbol, error=str(error))
             return True
-        there = await self._unexplained_quantity(orphan, held)
-        if there != orphan.quantity:
-            settled = await self._apply_confirmed_quantity(orphan, there, working)
-            if settled is not None:
-                return settled
+        quantity = await self._unexplained_quantity(orphan, held)
+        if quantity != orphan.quantity:
+            needs_step = await self._apply_confirmed_quantity(orphan, quantity, working)
+            if needs_step is not None:
+                return needs_step
         else:
             self._suspected_quantity.pop(orphan.orphan_id, None)
         if orphan.cause == OVERSOLD or self.cfg.orphans == "close":
-            return await self._exit_orphan(orphan, rows, working, min(there, orphan.quantity))
+            return await self._exit_orphan(orphan, rows, working, min(quantity, orphan.quantity))
         if self.cfg.orphans == "alert":
             return False
         return await self._protect(orphan, rows, working, held)
 
     async def _is_awaiting_entry_fill(self, orphan: Orphan) -> bool:
-        """True when an order that left without the tables, and has no position yet, is about all of these shares."""
+        """Return true when a working unlinked order of an outage covers all of these shares."""
         if orphan.cause == OVERSOLD:
             return False
         async with self.store.read() as conn:
@@ -126,21 +125,37 @@ class OrphanPositions:
             return await orders.of_orphan(conn, orphan.symbol, orphan.side, since=orphan.found_at)
 
     async def _unexplained_quantity(self, orphan: Orphan, held: PositionReport | None) -> Decimal:
-        """The broker's shares on the orphan's side that no position of ours explains."""
+        """Return the broker's shares on the orphan's side that no position of ours explains; never negative."""
         async with self.store.read() as conn:
-            mine = [p for p in await positions.open_positions(conn) if p.symbol == orphan.symbol]
-        explained = sum((p.quantity if p.side is PositionSide.LONG else -p.quantity for p in mine), ZERO)
-        surplus = (ZERO if held is None else held.quantity) - explained
-        return max(ZERO, surplus if orphan.side is PositionSide.LONG else -surplus)
+            own_positions = [
+                position
+                for position in await positions.open_positions(conn)
+                if position.symbol == orphan.symbol
+            ]
+        explained = sum(
+            (
+                position.quantity if position.side is PositionSide.LONG else -position.quantity
+                for position in own_positions
+            ),
+            ZERO,
+        )
+        excess = (ZERO if held is None else held.quantity) - explained
+        return max(ZERO, excess if orphan.side is PositionSide.LONG else -excess)
 
     async def _apply_confirmed_quantity(
         self, orphan: Orphan, quantity: Decimal, working: list[OrderRow]
     ) -> bool | None:
-        """Believe another quantity once it has lasted; None: go on with what is known."""
+        """Write another quantity to the row once it has lasted for QUANTITY_CONFIRM_AFTER.
+
+        Return whether the orphan needs another step soon; None when the caller continues with the row's quantity.
+        """
         now = self.clock.now()
-        before, since = self._suspected_quantity.get(orphan.orphan_id, (quantity, now))
-        self._suspected_quantity[orphan.orphan_id] = (quantity, since if before == quantity else now)
-        if before != quantity or now - since < QUANTITY_CONFIRM_AFTER:
+        previous_quantity, since = self._suspected_quantity.get(orphan.orphan_id, (quantity, now))
+        self._suspected_quantity[orphan.orphan_id] = (
+            quantity,
+            since if previous_quantity == quantity else now,
+        )
+        if previous_quantity != quantity or now - since < QUANTITY_CONFIRM_AFTER:
             return None if quantity else True
         if quantity == 0:
             return await self._close_orphan(orphan, working, "gone")
@@ -152,7 +167,10 @@ class OrphanPositions:
         return True
 
     async def _close_orphan(self, orphan: Orphan, working: list[OrderRow], ending: str) -> bool:
-        """Nothing is there any more: what still works for it is cancelled, then its row ends."""
+        """Cancel the working orders of an orphan without shares, then close its row.
+
+        Return true while orders are working.
+        """
         if working:
             await self._cancel_orders(working, "ORPHAN_CLOSED")
             return True
@@ -170,9 +188,12 @@ class OrphanPositions:
         return False
 
     async def _cancel_orders(self, working: list[OrderRow], reason: str) -> None:
+        """Cancel these orders; poll those whose cancel was requested within CANCEL_RETRY_AFTER."""
         now = self.clock.now()
         for row in working:
-            if row.parent_order_id is not None and any(o.order_id == row.parent_order_id for o in working):
+            if row.parent_order_id is not None and any(
+                other.order_id == row.parent_order_id for other in working
+            ):
                 continue  # a leg ends with its working parent
             if (
                 row.order_id not in self._cancel_requested_at
@@ -183,29 +204,32 @@ class OrphanPositions:
             elif row.alpaca_order_id is not None:
                 await self.submission.refresh(row.alpaca_order_id, "poll")
 
-    # -- bought back, or sold
+    # -- buying back, selling
 
     async def _exit_orphan(
         self, orphan: Orphan, rows: list[OrderRow], working: list[OrderRow], quantity: Decimal
     ) -> bool:
-        """Send what ends it, once nothing else holds its shares; until the open it waits."""
-        leaving = [row for row in working if row.order_purpose is Purpose.EXIT]
-        for row in leaving:
+        """Send the exit order while the market is open, after every other order of the orphan is cancelled.
+
+        Return true while another step is needed soon.
+        """
+        working_exits = [row for row in working if row.order_purpose is Purpose.EXIT]
+        for row in working_exits:
             if row.alpaca_order_id is None:
                 self.submission.start_resolution(row)
             else:
                 await self.submission.refresh(row.alpaca_order_id, "poll")
-        if leaving or not self.exits.market_open:
-            return bool(leaving)
+        if working_exits or not self.exits.market_open:
+            return bool(working_exits)
         if working:
             await self._cancel_orders(working, "ORPHAN")
             return True
-        tries = [row for row in rows if row.order_purpose is Purpose.EXIT]
-        if quantity == 0 or self._is_in_backoff(tries):
+        previous_exits = [row for row in rows if row.order_purpose is Purpose.EXIT]
+        if quantity == 0 or self._is_in_backoff(previous_exits):
             return True
         sent = await self.submission.place(
-            self._new_order(orphan, Purpose.EXIT, quantity, len(tries), order_type="market"),
-            note=f"{quantity} {orphan.symbol} that are {orphan.cause}",
+            self._new_order(orphan, Purpose.EXIT, quantity, len(previous_exits), order_type="market"),
+            note=f"{quantity} {orphan.symbol} orphan shares: {orphan.cause}",
         )
         log.warning(
             "orphan_exit_sent",
@@ -215,15 +239,18 @@ class OrphanPositions:
             cause=orphan.cause,
             status=sent.status,
         )
-        await self._alert_rejections(orphan, [*tries, sent])
+        await self._alert_rejections(orphan, [*previous_exits, sent])
         return True
 
-    # -- kept under a stop
+    # -- protecting
 
     async def _protect(
         self, orphan: Orphan, rows: list[OrderRow], working: list[OrderRow], held: PositionReport | None
     ) -> bool:
-        """Confirm the stop that covers it, or put one there: with a target where the broker takes both."""
+        """Confirm the stop for exactly the orphan's shares, or send one: in an OCO where the broker accepts it.
+
+        Return true while another step is needed soon.
+        """
         exits = [
             ExitOrder(
                 row.order_purpose,
@@ -246,17 +273,19 @@ class OrphanPositions:
                     conn, orphan.orphan_id, stop_price=None, protected_at=None, at=self.clock.now()
                 )
         if working:
-            unnamed = [row for row in working if row.alpaca_order_id is None]
-            if unnamed or await self._refresh_unread_orders(working):
+            without_broker_id = [row for row in working if row.alpaca_order_id is None]
+            if without_broker_id or await self._refresh_unread_orders(working):
                 return True
             await self._cancel_orders(working, "OCO")
             return True
-        tries = [row for row in rows if row.parent_order_id is None and row.order_purpose is not Purpose.EXIT]
-        if held is None or self._is_in_backoff(tries):
+        previous_orders = [
+            row for row in rows if row.parent_order_id is None and row.order_purpose is not Purpose.EXIT
+        ]
+        if held is None or self._is_in_backoff(previous_orders):
             return True
         sent = await self.submission.place(
-            self._protective_order(orphan, tries, held.current_price or held.entry_price),
-            note=f"{orphan.quantity} {orphan.symbol} that no order of ours explains",
+            self._protective_order(orphan, previous_orders, held.current_price or held.entry_price),
+            note=f"{orphan.quantity} {orphan.symbol} shares that no position explains",
         )
         log.warning(
             "orphan_stop_sent",
@@ -266,20 +295,21 @@ class OrphanPositions:
             order_class=sent.order_class,
             status=sent.status,
         )
-        await self._alert_rejections(orphan, [*tries, sent])
+        await self._alert_rejections(orphan, [*previous_orders, sent])
         return True
 
     async def _refresh_unread_orders(self, working: list[OrderRow]) -> bool:
-        """Ask once about what works and does not cover yet; true when that was just done."""
+        """Poll each working order once before it may be cancelled; return true when one was polled now."""
         now = self.clock.now()
-        fresh = [row for row in working if row.order_id not in self._cancel_requested_at]
-        for row in fresh:
-            self._cancel_requested_at[row.order_id] = now - CANCEL_RETRY_AFTER  # the next look may cancel it
+        unread = [row for row in working if row.order_id not in self._cancel_requested_at]
+        for row in unread:
+            self._cancel_requested_at[row.order_id] = now - CANCEL_RETRY_AFTER  # the next check may cancel it
             if row.alpaca_order_id is not None:
                 await self.submission.refresh(row.alpaca_order_id, "poll")
-        return bool(fresh)
+        return bool(unread)
 
     async def _mark_protected(self, orphan: Orphan, stop_price: Decimal | None) -> None:
+        """Write that the orphan is protected, once."""
         if orphan.protected_at is not None:
             return
         now = self.clock.now()
@@ -287,23 +317,31 @@ class OrphanPositions:
             await orphans.protect(conn, orphan.orphan_id, stop_price=stop_price, protected_at=now, at=now)
         log.warning("orphan_protected", symbol=orphan.symbol, qty=str(orphan.quantity), stop=str(stop_price))
 
-    def _protective_order(self, orphan: Orphan, tries: list[OrderRow], reference: Decimal) -> NewOrder:
-        """Stop and target as one OCO that outlives the day; where that was refused, for the day, or a plain stop."""
+    def _protective_order(
+        self, orphan: Orphan, previous_orders: list[OrderRow], reference: Decimal
+    ) -> NewOrder:
+        """Return stop and target as one OCO, good till cancelled.
+
+        It is a day order after a HARD_TO_BORROW rejection, and a simple stop after MAX_OCO_ATTEMPTS other rejections.
+        """
         stop, target = default_levels(
             orphan.side,
             reference,
             stop_pct=self.positions_cfg.default_stop_loss_pct,
             target_pct=self.positions_cfg.default_take_profit_pct,
         )
-        refused = [str(row.rejection_reason) for row in tries if row.status is Status.REJECTED]
-        lasting = "day" if any(why.startswith("HARD_TO_BORROW") for why in refused) else "gtc"
-        if sum(not why.startswith("HARD_TO_BORROW") for why in refused) >= MAX_OCO_ATTEMPTS:
+        rejections = [str(row.rejection_reason) for row in previous_orders if row.status is Status.REJECTED]
+        time_in_force = (
+            "day" if any(rejection.startswith("HARD_TO_BORROW") for rejection in rejections) else "gtc"
+        )
+        if sum(not rejection.startswith("HARD_TO_BORROW") for rejection in rejections) >= MAX_OCO_ATTEMPTS:
             return self._new_order(
-                orphan, Purpose.STOP_LOSS, orphan.quantity, len(tries), order_type="stop", time_in_force=lasting, stop=stop
+                orphan, Purpose.STOP_LOSS, orphan.quantity, len(previous_orders), order_type="stop",
+                time_in_force=time_in_force, stop=stop,
             )  # fmt: skip
         return self._new_order(
-            orphan, Purpose.TAKE_PROFIT, orphan.quantity, len(tries), order_type="limit", time_in_force=lasting,
-            stop=stop, target=target,
+            orphan, Purpose.TAKE_PROFIT, orphan.quantity, len(previous_orders), order_type="limit",
+            time_in_force=time_in_force, stop=stop, target=target,
         )  # fmt: skip
 
     def _new_order(
@@ -338,25 +376,26 @@ class OrphanPositions:
             epoch=self.epoch,
         )  # fmt: skip
 
-    def _is_in_backoff(self, tries: list[OrderRow]) -> bool:
-        """True while the pause after the last refusals runs; it doubles, and is read from rows: a restart keeps it."""
-        refused = [row for row in tries if row.status is Status.REJECTED]
-        if not refused or tries[-1].status is not Status.REJECTED:
+    def _is_in_backoff(self, previous_orders: list[OrderRow]) -> bool:
+        """Return true during the pause after a rejection. It doubles, and rows determine it, also after a restart."""
+        rejected = [row for row in previous_orders if row.status is Status.REJECTED]
+        if not rejected or previous_orders[-1].status is not Status.REJECTED:
             return False
-        pause: timedelta = min(BUSY_CHECK_INTERVAL * 2 ** min(len(refused) - 1, 10), MAX_PAUSE)
-        return self.clock.now() - tries[-1].created_at < pause
+        pause: timedelta = min(BUSY_CHECK_INTERVAL * 2 ** min(len(rejected) - 1, 10), MAX_PAUSE)
+        return self.clock.now() - previous_orders[-1].created_at < pause
 
-    async def _alert_rejections(self, orphan: Orphan, tries: list[OrderRow]) -> None:
-        refused = [row for row in tries if row.status is Status.REJECTED]
-        if len(refused) < ALERT_AFTER_REJECTIONS:
+    async def _alert_rejections(self, orphan: Orphan, sent_orders: list[OrderRow]) -> None:
+        """Raise an alert, at most once a day, after ALERT_AFTER_REJECTIONS rejections."""
+        rejected = [row for row in sent_orders if row.status is Status.REJECTED]
+        if len(rejected) < ALERT_AFTER_REJECTIONS:
             return
-        reason = refused[-1].rejection_reason
+        reason = rejected[-1].rejection_reason
         async with self.store.tx("alert") as conn:
             await alerts.put(
                 conn,
                 severity="CRITICAL",
                 event="ORPHAN_UNPROTECTED",
-                message=f"{orphan.symbol}: {orphan.quantity} {orphan.cause} shares cannot be dealt with: {reason}",
+                message=f"{orphan.symbol}: {orphan.quantity} {orphan.cause} shares, and our orders are rejected: {reason}",
                 facts={"symbol": orphan.symbol, "orphan_id": orphan.orphan_id, "reason": reason},
                 dedupe_key=f"ORPHAN_UNPROTECTED:{orphan.orphan_id}",
                 at=self.clock.now(),

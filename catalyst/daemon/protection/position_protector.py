@@ -1,6 +1,6 @@
-"""Protection: every open share under a working stop at the broker, and the time it was not, measured.
+"""Position protector: keeps a working stop at the broker for every open share.
 
-Level-triggered: each look derives from rows and the broker what is missing, so a restart needs no memory.
+It is level-triggered: each check derives the missing orders from rows and the broker, so a restart needs no memory.
 """
 
 import asyncio
@@ -40,8 +40,8 @@ log = structlog.get_logger()
 CHECK_INTERVAL: Final = timedelta(seconds=15)
 UNPROTECTED_CHECK_INTERVAL: Final = timedelta(seconds=1)
 CANCEL_RETRY_AFTER: Final = timedelta(seconds=3)
-MAX_OCO_ATTEMPTS: Final = 4  # of a refusal that may pass; after that, leave it
-MAX_UNBOOKED_ATTEMPTS: Final = 15  # while the broker has not booked the shares it has just sold us
+MAX_OCO_ATTEMPTS: Final = 4  # rejections after which the position is exited
+MAX_UNBOOKED_ATTEMPTS: Final = 15  # the same for UNBOOKED_CODES: the broker has not booked the new shares yet
 UNBOOKED_CODES: Final = ("NOT_EXIT", "INSUFFICIENT_QTY", "NOT_SHORTABLE")
 EXCESS_GRACE: Final = timedelta(seconds=3)
 ACKNOWLEDGE_GRACE: Final = timedelta(seconds=5)
@@ -51,7 +51,7 @@ ProtectionFingerprint = tuple[object, ...]
 
 @dataclass
 class PositionProtector:
-    """Watches each open position's exits and mends what is missing."""
+    """Checks the exit orders of each open position and places missing protection."""
 
     store: Store
     ledger: OrderLedger
@@ -62,36 +62,42 @@ class PositionProtector:
     positions_cfg: PositionsConfig
     unprotected_time: UnprotectedTime
     epoch: int
-    _database_down: bool = False  # the last look found no tables
-    _excess_since: dict[int, datetime] = field(default_factory=dict)  # stops for too much, since when
-    _pending_since: dict[int, datetime] = field(default_factory=dict)  # unacknowledged exits, since when
+    _database_down: bool = False  # true when the last check met a database outage
+    _excess_since: dict[int, datetime] = field(
+        default_factory=dict
+    )  # stops exceed the position; by position id
+    _pending_since: dict[int, datetime] = field(
+        default_factory=dict
+    )  # exits are unacknowledged; by position id
     _verified: dict[int, ProtectionFingerprint] = field(default_factory=dict)
     _tasks: dict[int, asyncio.Task[None]] = field(default_factory=dict)
     _cancel_requested_at: dict[int, datetime] = field(default_factory=dict)
 
     @property
     def unprotected(self) -> set[int]:
-        """Positions not under a working stop right now."""
+        """Ids of the positions without a working stop."""
         return self.unprotected_time.unprotected
 
     @property
     def database_down(self) -> bool:
-        """True while the last look found no tables."""
+        """True when the last check met a database outage."""
         return self._database_down
 
     @property
     def unprotected_changed(self) -> ChangeSignal:
-        """Beats when there is one more of them."""
+        """Change signal: one more position is unprotected, or a database outage began."""
         return self.unprotected_time.unprotected_changed
 
     async def run(self) -> None:
-        """Look again after every change, at least every second while anything is naked."""
+        """Check after every change, and at least every second while a position is unprotected, else every 15 s."""
         try:
             while True:
                 seen_version = self.ledger.changed.version
-                unsure = await self._check_or_signal_outage()
+                needs_step = await self._check_or_signal_outage()
                 await self.ledger.changed.wait(
-                    self.clock, UNPROTECTED_CHECK_INTERVAL if unsure else CHECK_INTERVAL, since=seen_version
+                    self.clock,
+                    UNPROTECTED_CHECK_INTERVAL if needs_step else CHECK_INTERVAL,
+                    since=seen_version,
                 )
         finally:
             for task in self._tasks.values():
@@ -99,51 +105,54 @@ class PositionProtector:
             await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
     async def _check_or_signal_outage(self) -> bool:
-        """A look. That the tables are gone is told at once to who watches without them: nobody knows what is bare."""
+        """Check once. Notify `unprotected_changed` when a database outage begins: protection is then unknown."""
         try:
-            unsure = await self.check()
+            needs_step = await self.check()
         except Exception as error:
             if is_outage(error) and not self._database_down:
                 self._database_down = True
                 self.unprotected_changed.notify()
             raise
         self._database_down = False
-        return unsure
+        return needs_step
 
     async def check(self) -> bool:
-        """Start tending each open position whose protection is not known to be in order; true when one is."""
-        changes, at = self.ledger.changed.version, self.clock.now()
+        """Start a task for each open position whose protection is not confirmed; return true when there is one.
+
+        Positions with an exit intent while the market is open, or in the outage exit, are skipped.
+        """
+        version, read_at = self.ledger.changed.version, self.clock.now()
         async with self.store.read() as conn:
             held = await positions.open_positions(conn)
-            leaving = {intent.position_id for intent in await exit_intents.open_intents(conn)}
+            with_intent = {intent.position_id for intent in await exit_intents.open_intents(conn)}
             if not self.exits.market_open:
-                leaving.clear()  # nothing can be left before the open: until then it is protected
-            rows = await orders.of_positions(conn, [p.position_id for p in held])
-        self.ledger.last_known.update(held, rows, version=changes, read_at=at)
+                with_intent.clear()  # no exit can run before the open: protect until then
+            rows = await orders.of_positions(conn, [position.position_id for position in held])
+        self.ledger.last_known.update(held, rows, version=version, read_at=read_at)
         await self.unprotected_time.measure_closed(held)
-        unsure = False
+        needs_step = False
         for position in held:
-            seen = _fingerprint(position, rows[position.position_id])
-            if position.position_id in leaving or self._verified.get(position.position_id) == seen:
+            fingerprint = _fingerprint(position, rows[position.position_id])
+            if position.position_id in with_intent or self._verified.get(position.position_id) == fingerprint:
                 continue
             if position.symbol in self.submission.outage_symbols:
-                continue  # left without the tables, which have not heard of it yet
-            unsure = True
+                continue  # the outage exit is closing it, and the database does not show that yet
+            needs_step = True
             task = self._tasks.get(position.position_id)
             if task is None or task.done():
                 self._tasks[position.position_id] = asyncio.create_task(
-                    self._check_isolated(position.position_id), name=f"guard-{position.position_id}"
+                    self._check_isolated(position.position_id), name=f"protect-{position.position_id}"
                 )
-        return unsure
+        return needs_step
 
     async def _check_isolated(self, position_id: int) -> None:
         try:
             await self._check_position(position_id)
-        except Exception:  # the next look tries again; the other positions are not held up
+        except Exception:  # the next check retries; the other positions go on
             log.exception("protection_failed", position_id=position_id)
 
     async def _check_position(self, position_id: int) -> None:
-        """Re-read the group at the broker; then confirm it, wait for its entry, or replace it."""
+        """Poll the position's orders; then confirm their protection, wait for the entry, or replace them."""
         position, rows = await self._read_position(position_id)
         await self._refresh_orders(rows)
         position, rows = await self._read_position(position_id)
@@ -156,9 +165,9 @@ class PositionProtector:
             self._verified[position_id] = _fingerprint(position, rows)
             await self.unprotected_time.mark_protected(position, rows)
             return
-        too_much = self._is_excess_grace_over(position_id, state)
-        if too_much is not None:
-            if too_much:
+        grace_over = self._is_excess_grace_over(position_id, state)
+        if grace_over is not None:
+            if grace_over:
                 log.warning("stop_exceeds_position", symbol=position.symbol, qty=str(position.quantity))
                 await self._protect(position, rows)
             return
@@ -166,9 +175,11 @@ class PositionProtector:
         if self._is_in_acknowledge_grace(position_id, state):
             return
         entries = [row for row in rows if row.order_purpose is Purpose.ENTRY and row.is_working]
-        ours = [row for row in entries if row.origin != "external"]  # a person's is theirs to cancel
-        if ours:
-            await self._cancel_partial_entry(position, ours)
+        own_entries = [
+            row for row in entries if row.origin != "external"
+        ]  # an external entry is not ours to cancel
+        if own_entries:
+            await self._cancel_partial_entry(position, own_entries)
         else:
             await self._protect(
                 position, rows, UNACKNOWLEDGED_REASON if state is Protection.PENDING else "OCO"
@@ -179,7 +190,7 @@ class PositionProtector:
             return await positions.get(conn, position_id), await orders.of_position(conn, position_id)
 
     async def _refresh_orders(self, rows: list[OrderRow]) -> None:
-        """Ask the broker for every group that could protect: the entry with its legs, an OCO with its stop."""
+        """Poll every group that may protect: the entry with its legs, an OCO with its stop."""
         for row in rows:
             if row.alpaca_order_id is None or row.parent_order_id is not None:
                 continue
@@ -187,8 +198,10 @@ class PositionProtector:
                 await self.submission.refresh(row.alpaca_order_id, "poll")
 
     async def _ensure_levels(self, position: PositionRow) -> PositionRow | None:
-        """The position with a stop and a target; where no plan gave them (a person bought it), so many percent from
-        where the market is. None: the broker cannot be read."""
+        """Return the position with a stop and a target; None when the broker cannot be read.
+
+        Without a plan (an external entry) they are the configured percentages from the market price, and are stored.
+        """
         if position.stop_loss is not None and position.take_profit is not None:
             return position
         try:
@@ -196,10 +209,10 @@ class PositionProtector:
         except BrokerError as error:
             log.warning("position_read_failed", symbol=position.symbol, error=str(error))
             return None
-        shown = None if held is None else held.current_price
+        market_price = None if held is None else held.current_price
         stop, target = default_levels(
             position.side,
-            shown or position.entry_price,
+            market_price or position.entry_price,
             stop_pct=self.positions_cfg.default_stop_loss_pct,
             target_pct=self.positions_cfg.default_take_profit_pct,
         )
@@ -213,8 +226,10 @@ class PositionProtector:
         return replace(position, stop_loss=stop, take_profit=target)
 
     def _is_excess_grace_over(self, position_id: int, state: Protection) -> bool | None:
-        """A broker shrinks a stop itself when its target fills in part: it is given a moment for that. None: the stop
-        is for no more than is held."""
+        """Return true when stops exceed the position for EXCESS_GRACE; None when they do not exceed it.
+
+        After a partial fill of the target the broker reduces the stop itself, within moments.
+        """
         if state is not Protection.EXCESS:
             self._excess_since.pop(position_id, None)
             return None
@@ -222,7 +237,10 @@ class PositionProtector:
         return self.clock.now() - since >= EXCESS_GRACE
 
     def _is_in_acknowledge_grace(self, position_id: int, state: Protection) -> bool:
-        """Exits that the venue has not acknowledged are given a moment; an order that stays so protects nothing."""
+        """Return true while exits are unacknowledged for less than ACKNOWLEDGE_GRACE.
+
+        An order that stays unacknowledged protects nothing.
+        """
         if state is not Protection.PENDING:
             self._pending_since.pop(position_id, None)
             return False
@@ -230,7 +248,7 @@ class PositionProtector:
         return self.clock.now() - since < ACKNOWLEDGE_GRACE
 
     async def _cancel_partial_entry(self, position: PositionRow, entries: list[OrderRow]) -> None:
-        """A partly filled entry protects nothing: after the grace, cancel the rest and protect what filled."""
+        """Cancel the rest of a partly filled entry after the grace: its legs protect nothing until it is filled."""
         now = self.clock.now()
         if now - position.entry_time < timedelta(seconds=self.cfg.partial_entry_grace_seconds):
             return
@@ -249,7 +267,10 @@ class PositionProtector:
                 await self.submission.cancel(row, "PARTIAL_GRACE")
 
     async def _protect(self, position: PositionRow, rows: list[OrderRow], reason: str = "OCO") -> None:
-        """Clear what is left of a broken group, for that `reason`, then put stop and target on exactly what is held."""
+        """Cancel remaining exits with the cancel reason `reason`, then place an OCO for exactly the shares held.
+
+        Exit the position when the OCO is rejected too often, or because the price is beyond a level already.
+        """
         leftovers = [row for row in rows if row.order_purpose in EXITS and row.status in WORKING]
         if leftovers:
             now = self.clock.now()
@@ -261,28 +282,29 @@ class PositionProtector:
                     self._cancel_requested_at[row.order_id] = now
                     await self.submission.cancel(row, reason)
             return
-        planned = await self._ensure_levels(position)
-        if planned is None:
+        with_levels = await self._ensure_levels(position)
+        if with_levels is None:
             return
-        position = planned
-        tries = [row for row in rows if row.order_class == "oco" and row.parent_order_id is None]
-        refused = [row for row in tries if row.status is Status.REJECTED]
-        why = str(refused[-1].rejection_reason) if refused else ""
-        if len(refused) >= (MAX_UNBOOKED_ATTEMPTS if why.startswith(UNBOOKED_CODES) else MAX_OCO_ATTEMPTS):
-            await self._exit_unprotectable(position, why)
+        position = with_levels
+        previous_ocos = [row for row in rows if row.order_class == "oco" and row.parent_order_id is None]
+        rejections = [row for row in previous_ocos if row.status is Status.REJECTED]
+        last_rejection = str(rejections[-1].rejection_reason) if rejections else ""
+        if len(rejections) >= (
+            MAX_UNBOOKED_ATTEMPTS if last_rejection.startswith(UNBOOKED_CODES) else MAX_OCO_ATTEMPTS
+        ):
+            await self._exit_unprotectable(position, last_rejection)
             return
         try:
-            sent = await self._place_oco(position, rows, attempt=len(tries))
-        except (
-            ExitExceedsPosition
-        ) as error:  # an exit was written since the rows were read: the next look sees it
+            sent = await self._place_oco(position, rows, attempt=len(previous_ocos))
+        except ExitExceedsPosition as error:
+            # Another exit was written after the rows were read: the next check reads it.
             log.warning("protection_conflict", symbol=position.symbol, error=str(error))
             return
         if sent.status is not Status.REJECTED:
             return
-        if (level := _level_already_crossed(position, str(sent.rejection_reason))) is not None:
+        if (exit_reason := _level_already_crossed(position, str(sent.rejection_reason))) is not None:
             await self.exits.request(
-                position.position_id, reason=level, purpose=Purpose.EXIT, by="position_protector"
+                position.position_id, reason=exit_reason, purpose=Purpose.EXIT, by="position_protector"
             )
         else:
             await self.clock.sleep(UNPROTECTED_CHECK_INTERVAL)
@@ -314,7 +336,7 @@ class PositionProtector:
         )
 
     async def _exit_unprotectable(self, position: PositionRow, rejection: str) -> None:
-        """Shares that cannot be protected are not held."""
+        """Request the exit of a position that cannot be protected."""
         reason = f"{CloseReason.EMERGENCY_STOP}: {position.symbol} cannot be protected: {rejection}"
         await self.exits.request(
             position.position_id, reason=reason, purpose=Purpose.EXIT, by="position_protector"
@@ -322,28 +344,28 @@ class PositionProtector:
 
 
 def _level_already_crossed(position: PositionRow, rejection: str) -> str | None:
-    """Why to leave at once when the broker refuses the exits because the price lies beyond one of them already.
+    """Return the exit reason when the broker rejects an OCO because the price is beyond a level already; else None.
 
-    Which one its words name; the stop, when they name both or neither.
+    The rejection text names the level: the take-profit only when it names no stop, otherwise the stop.
     """
     code, _, message = rejection.partition(":")
     if code != "PRICE_RULE":
         return None
     if "take_profit" in message and "stop" not in message:
-        return f"{CloseReason.TAKE_PROFIT_HIT}: {position.symbol} is beyond ${position.take_profit} already"
-    return f"{CloseReason.STOP_LOSS_HIT}: {position.symbol} is beyond ${position.stop_loss} already"
+        return f"{CloseReason.TAKE_PROFIT_HIT}: {position.symbol} is already beyond its take-profit ${position.take_profit}"
+    return f"{CloseReason.STOP_LOSS_HIT}: {position.symbol} is already beyond its stop ${position.stop_loss}"
 
 
 def _exit_orders(rows: list[OrderRow]) -> list[ExitOrder]:
-    """The exits of a position; a leg is dormant while its entry may still fill."""
-    asleep = unfilled_entries(rows)
+    """Return the exit orders of a position; a leg is inactive while its entry is not completely filled."""
+    unfilled = unfilled_entries(rows)
     return [
         ExitOrder(
             row.order_purpose,
             row.status,
             row.broker_status,
             row.remaining,
-            row.parent_order_id in asleep,
+            row.parent_order_id in unfilled,
             row.parent_order_id or row.order_id,
         )
         for row in rows
@@ -352,7 +374,7 @@ def _exit_orders(rows: list[OrderRow]) -> list[ExitOrder]:
 
 
 def _fingerprint(position: PositionRow, rows: list[OrderRow]) -> ProtectionFingerprint:
-    """What a confirmation rested on: it holds for as long as this stays the same."""
+    """Return the facts a confirmation depends on; it is valid until they change."""
     return (
         position.quantity,
         *((row.order_id, row.status, row.broker_status, row.quantity) for row in rows),

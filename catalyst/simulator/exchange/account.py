@@ -1,4 +1,4 @@
-"""The account: cash, positions, fees and buying power, in exact decimals."""
+"""Account: cash, positions, fees and buying power, in exact decimals."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ Marks = Callable[[str], Decimal | None]
 
 @dataclass(slots=True)
 class AccountConfiguration:
-    """What the customer sets on the account's configuration page."""
+    """Settings of the account's configuration page."""
 
     no_shorting: bool = False
     suspend_trade: bool = False
@@ -30,7 +30,7 @@ class AccountConfiguration:
 
 @dataclass(slots=True)
 class Account:
-    """One customer's money and shares."""
+    """Money and shares of one customer."""
 
     id: str
     number: str
@@ -39,7 +39,7 @@ class Account:
     deposits: Decimal
     realised: Decimal = Decimal(0)
     fees: Decimal = Decimal(0)  # paid
-    accrued_reg: Decimal = Decimal(0)  # owed on sales, taken from cash at the close
+    accrued_reg: Decimal = Decimal(0)  # owed on sales, deducted from cash at the close
     accrued_taf: Decimal = Decimal(0)
     last_equity: Decimal = Decimal(0)
     last_maintenance: Decimal = Decimal(0)
@@ -55,7 +55,7 @@ class Account:
         return sum(self.accrued_by_kind().values(), Decimal(0))
 
     def accrued_by_kind(self) -> dict[str, Decimal]:
-        """The day's regulatory fees so far, each kind rounded up to a cent."""
+        """Return the day's regulatory fees so far, each kind rounded up to a cent."""
         exact = {"REG": self.accrued_reg, "TAF": self.accrued_taf}
         return {kind: amount.quantize(CENT, ROUND_UP) for kind, amount in exact.items()}
 
@@ -64,7 +64,7 @@ class Account:
         return position.qty if position else Decimal(0)
 
     def book_fill(self, symbol: str, side: OrderSide, qty: Decimal, price: Decimal) -> Decimal:
-        """Book one execution into cash and position; the signed position after it."""
+        """Book one execution into cash and position; return the signed position after it."""
         position = self.positions.setdefault(symbol, Position(symbol))
         self.realised += position.book_fill(side, qty, price)
         self.cash -= side.sign * qty * price
@@ -73,7 +73,7 @@ class Account:
         return position.qty
 
     def market_value(self, marks: Marks) -> tuple[Decimal, Decimal]:
-        """The market value of the longs and of the shorts (the latter zero or negative)."""
+        """Return the market value of the longs and of the shorts (the latter zero or negative)."""
         long = short = Decimal(0)
         for position in self.positions.values():
             value = position.qty * mark_price_of(position, marks)
@@ -88,19 +88,19 @@ class Account:
         return self.cash + long + short
 
     def leverage(self, equity: Decimal) -> int:
-        """The multiplier in force: none under the margin minimum, and never above the customer's own cap."""
+        """Return the multiplier in force: none under the margin minimum, and never above the customer's cap."""
         if equity < MIN_MARGIN_EQUITY:
             return 1
         return min(self.multiplier, int(self.configuration.max_margin_multiplier))
 
     def buying_power(self, marks: Marks, reserved: Decimal) -> Decimal:
-        """What new positions may cost: equity times leverage, less what is held and what is reserved."""
+        """Return what new positions may cost: equity times leverage, less what is held and what is reserved."""
         long, short = self.market_value(marks)
         equity = self.cash + long + short
         return max(equity * self.leverage(equity) - long + short - reserved, Decimal(0))
 
     def margin_requirements(self, marks: Marks) -> tuple[Decimal, Decimal]:
-        """Initial and maintenance requirement of everything held."""
+        """Return the initial and maintenance requirement of all positions."""
         initial = maintenance = Decimal(0)
         for position in self.positions.values():
             price = mark_price_of(position, marks)
@@ -111,13 +111,14 @@ class Account:
 
 
 def mark_price_of(position: Position, marks: Marks) -> Decimal:
-    """The price a position is valued at: the last trade, or its own cost while there is none."""
+    """Return the price that values a position: the last trade, or its own cost while there is none."""
     price = marks(position.symbol)
     return position.average_cost if price is None else price
 
 
 def maintenance_requirement(qty: Decimal, price: Decimal) -> Decimal:
-    """The maintenance requirement of a position: Alpaca's table for stocks that are not leveraged funds."""
+    """Return the maintenance requirement of a position: Alpaca's table for stocks that are not leveraged
+    funds."""
     shares = abs(qty)
     if qty >= 0:
         return shares * price * (Decimal(1) if price < Decimal("2.5") else Decimal("0.3"))
@@ -129,7 +130,7 @@ def maintenance_requirement(qty: Decimal, price: Decimal) -> Decimal:
 def regulatory_fees(
     execution: Execution, sec: Decimal, taf: Decimal, cap: Decimal
 ) -> tuple[Decimal, Decimal]:
-    """The exact regulatory fees on a sale: a rate on the proceeds, and an amount a share under a cap."""
+    """Return the exact regulatory fees of a sale: a rate on the proceeds, and a capped amount per share."""
     if execution.side is not OrderSide.SELL:
         return Decimal(0), Decimal(0)
     return execution.qty * execution.price * sec, min(execution.qty * taf, cap)

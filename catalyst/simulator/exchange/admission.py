@@ -1,4 +1,4 @@
-"""Which orders the exchange takes: Alpaca's rules with Alpaca's words, in the order a request meets them."""
+"""Order admission: Alpaca's rules with Alpaca's messages, in the order in which a request meets them."""
 
 from dataclasses import dataclass
 from datetime import datetime, time, timedelta
@@ -38,18 +38,18 @@ from catalyst.simulator.rules.wire_format import ApiError, format_decimal
 
 MAX_CLIENT_ORDER_ID_LENGTH: Final = 128
 QTY_STEP: Final = Decimal("0.000000001")
-REGULAR_OPEN: Final = time(9, 30)  # of a day without a session; the windows are wall time there
+REGULAR_OPEN: Final = time(9, 30)  # for a day without a session; the windows are wall time there
 REGULAR_CLOSE: Final = time(16, 0)
-AUCTION_ORDERS_RESUME: Final = time(19, 0)  # orders for the next session's auctions are taken again
+AUCTION_ORDERS_RESUME: Final = time(19, 0)  # orders for the next session's auctions are accepted again
 OPG_CUTOFF: Final = timedelta(minutes=2)
 CLS_CUTOFF: Final = timedelta(minutes=10)
 
 
 @dataclass(frozen=True, slots=True)
 class AdmittedOrder:
-    """An order that was let in: what it does to the position, its shares, and what a share of it reserves.
+    """An accepted order: its effect on the position, its shares, and the buying power a share reserves.
 
-    The shares of an amount of money are known now when it leaves a position, and with the trade when it opens one.
+    The shares of a notional exit are known now; those of a notional entry are known at the trade.
     """
 
     asset: Asset
@@ -59,7 +59,7 @@ class AdmittedOrder:
 
 
 class OrderAdmission:
-    """Judges a request against the book, the account and the market at one instant."""
+    """Checks a request against orders, account and market at one instant."""
 
     def __init__(
         self,
@@ -77,9 +77,9 @@ class OrderAdmission:
         self._hours = TradingHours(market)
 
     def admit(self, request: SubmitRequest, now: datetime, position: Decimal, marks: Marks) -> AdmittedOrder:
-        """Let the order in, or raise the Refusal that Alpaca would send.
+        """Accept the order, or raise the ApiError that Alpaca would send.
 
-        `position` is the quantity the position book shows, which may lag behind the fills.
+        `position` is the quantity the account shows, which may lag behind the fills.
         """
         self.check_client_id(request.client_order_id)
         self._check_account()
@@ -105,7 +105,7 @@ class OrderAdmission:
         return AdmittedOrder(asset, intent, qty, unit)
 
     def check_client_id(self, client_order_id: str | None) -> None:
-        """Refuse an id that is too long or was ever used before."""
+        """Reject an id that is too long or was used before."""
         if client_order_id is None:
             return
         if len(client_order_id) > MAX_CLIENT_ORDER_ID_LENGTH:
@@ -114,7 +114,7 @@ class OrderAdmission:
             raise ApiError(422, self._settings.duplicate_code, "client_order_id must be unique")
 
     def check_buying_power(self, cost: Decimal, marks: Marks, freed: Decimal = Decimal(0)) -> None:
-        """Refuse what costs more than the buying power left; `freed` is returned by a replaced order."""
+        """Reject an order above the remaining buying power; `freed` is returned by a replaced order."""
         power = self._account.buying_power(marks, self._order_store.reserved_buying_power() - freed)
         if cost > power:
             raise forbidden(
@@ -133,7 +133,7 @@ class OrderAdmission:
         *,
         related: bool = True,
     ) -> None:
-        """Refuse an exit for more shares than are free of other exits."""
+        """Reject an exit for more shares than other exits leave free."""
         held, holders = self._order_store.reserved_shares(symbol, side)
         existing = abs(position)
         available = max(existing - held + freed, Decimal(0))
@@ -150,7 +150,7 @@ class OrderAdmission:
             raise forbidden(f"insufficient qty available for order {asked}", **facts)
 
     def market_price(self, symbol: str, side: OrderSide, now: datetime) -> Decimal | None:
-        """The far side of the quote in regular hours, its middle in extended ones, else the last trade."""
+        """Return the opposite quote in regular hours, its middle in extended hours, else the last trade."""
         if self._hours.in_extended_hours(now):
             quote = self._market.quote(symbol, now)
             far, near = opposite_quote(quote, side), opposite_quote(quote, side.opposite)
@@ -160,7 +160,8 @@ class OrderAdmission:
         return None if last is None else last.price
 
     def unit_reserve(self, request: SubmitRequest, intent: PositionIntent, now: datetime) -> Decimal:
-        """Buying power a share of this order ties up; of a notional order, its whole amount."""
+        """Return the buying power that a share of this order reserves; for a notional order, the whole
+        amount."""
         if not intent.opens_position:
             return Decimal(0)
         if request.notional is not None:
@@ -209,7 +210,7 @@ class OrderAdmission:
         self.check_time_in_force(request.type, request.time_in_force, now)
 
     def check_time_in_force(self, kind: OrderType, tif: TimeInForce, now: datetime) -> None:
-        """Refuse an auction's time in force to a stop, and near or after the auction; half days close early."""
+        """Reject an auction's time in force for a stop, and near or after the auction; half days close early."""
         if tif not in {TimeInForce.OPG, TimeInForce.CLS}:
             return
         if kind not in {OrderType.MARKET, OrderType.LIMIT}:
@@ -266,7 +267,7 @@ class OrderAdmission:
     def _check_prices(self, request: SubmitRequest, now: datetime) -> None:
         simple = request.order_class is OrderClass.SIMPLE
         if simple and request.type not in {OrderType.STOP, OrderType.STOP_LIMIT}:
-            return  # nothing of it depends on the market
+            return  # independent of the market
         market = self.market_price(request.symbol, request.side, now)
         if not simple:
             for base in self._base_prices(request, market):
@@ -282,7 +283,7 @@ class OrderAdmission:
         return bases
 
     def _exit_qty(self, request: SubmitRequest, now: datetime) -> Decimal | None:
-        """The shares of an exit; an amount of money is turned into shares at the market's price."""
+        """Return the shares of an exit; an amount of money is converted at the market price."""
         if request.notional is None:
             return request.qty
         price = self.market_price(request.symbol, request.side, now)
@@ -307,7 +308,7 @@ class OrderAdmission:
                 raise forbidden("cannot open a short sell while a long buy order is open")
 
     def _check_wash_trade(self, request: SubmitRequest) -> None:
-        """Alpaca's wash-trade table; complex orders and trailing stops are exempt, as legs they also are."""
+        """Apply Alpaca's wash-trade table; complex orders and trailing stops are exempt, also as legs."""
         if request.order_class is not OrderClass.SIMPLE or request.type is OrderType.TRAILING_STOP:
             return
         for order in self._order_store.live(request.symbol):

@@ -1,7 +1,8 @@
-"""The opening, reopening and closing auctions: one price for everybody who takes part.
+"""Opening, reopening and closing auctions: one price for all participating orders.
 
-A symbol's opening auction is its first trade of the session, its reopening auction the first trade after a halt,
-its closing auction the session's last trade. Who takes part and accepts the price gets all of it at that price.
+A symbol's opening auction is its first trade of the session, its reopening auction the first trade after a
+halt, its closing auction the session's last trade. An order that takes part and accepts the price fills
+completely at that price.
 """
 
 from datetime import datetime
@@ -18,18 +19,18 @@ UNLIMITED_QTY: Final = Decimal("Infinity")
 IMMEDIATE: Final = frozenset({TimeInForce.OPG, TimeInForce.IOC, TimeInForce.FOK})
 CANCELED_BY_VENUE: Final = IMMEDIATE | {
     TimeInForce.CLS
-}  # what is left of these ends as canceled, never as expired
+}  # the rest of these ends as canceled, never as expired
 
 
 def open_session(fills: Fills) -> None:
-    """Route what waits for the open; it and everything that rests takes part in the first trade."""
+    """Route orders that wait for the open; they and all working orders take part in the first trade."""
     for symbol in sorted({order.symbol for order in fills.order_store.live()} - fills.halted):
         cancel_unborrowable_shorts(fills, symbol)
         route_waiting_orders(fills, symbol)
 
 
 def cancel_unborrowable_shorts(fills: Fills, symbol: str) -> None:
-    """Short sales of a name that became hard to borrow over night are cancelled before the open."""
+    """Cancel short sales of a symbol that became hard to borrow overnight, before the open."""
     if not fills.is_hard_to_borrow(symbol):
         return
     for order in fills.order_store.live(symbol):
@@ -39,7 +40,7 @@ def cancel_unborrowable_shorts(fills: Fills, symbol: str) -> None:
 
 
 def route_waiting_orders(fills: Fills, symbol: str) -> None:
-    """Acknowledge the symbol's waiting orders, and let all that work there take part in its next trade."""
+    """Acknowledge the symbol's waiting orders; all working orders take part in its next trade."""
     for order in fills.order_store.live(symbol):
         if order.status is OrderStatus.ACCEPTED and not order.acknowledged:
             fills.acknowledge(order)
@@ -49,9 +50,9 @@ def route_waiting_orders(fills: Fills, symbol: str) -> None:
 
 
 def take_part(fills: Fills, order: Order, price: Decimal) -> bool:
-    """Have an order take part in an opening at this price; false for a stop, which the trade may elect.
+    """Let an order take part in an auction at this price; false for a stop, which the trade may trigger.
 
-    An order for the opening alone, or for at once, does not outlive it.
+    OPG, IOC and FOK orders end with the auction.
     """
     order.in_opening_auction = False
     fills.order_store.store(order)
@@ -65,7 +66,7 @@ def take_part(fills: Fills, order: Order, price: Decimal) -> bool:
 
 
 def close_session(fills: Fills) -> None:
-    """Hold the closing auction; openings that never came are over."""
+    """Hold the closing auction; opening auctions that did not happen are over."""
     for order in fills.order_store.live():
         if order.terminal:
             continue
@@ -82,7 +83,7 @@ def close_session(fills: Fills) -> None:
 
 
 def official_close(fills: Fills, symbol: str) -> Decimal | None:
-    """The session's last trade; None when there was none, or the symbol is halted."""
+    """Return the session's last trade; None when there was none, or the symbol is halted."""
     last = fills.market.last_print(symbol, fills.now)
     if last is None or symbol in fills.halted or last.at < _session_open(fills):
         return None

@@ -1,4 +1,4 @@
-"""What the exchange has promised to do later, by instant."""
+"""Event queue: scheduled events of the exchange, by instant."""
 
 import heapq
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class EventKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ScheduledEvent:
-    """One promise; promises of the same instant are kept in the order they were made."""
+    """One scheduled event; events of one instant keep their order of creation."""
 
     at: datetime
     sequence: int
@@ -32,12 +32,12 @@ class ScheduledEvent:
 
 
 class EventQueue:
-    """A heap of promises."""
+    """A heap of scheduled events."""
 
     def __init__(self) -> None:
         self._heap: list[
             tuple[datetime, int, ScheduledEvent]
-        ] = []  # no two have the same number: promises are never compared
+        ] = []  # numbers are unique, so events are never compared
         self._last_sequence = 0
 
     @property
@@ -56,14 +56,14 @@ class EventQueue:
 
     @property
     def next_is_open(self) -> bool:
-        """Whether the next promise is an opening bell."""
+        """Return whether the next event is the opening of a session."""
         return bool(self._heap) and self._heap[0][2].kind is EventKind.OPEN
 
     def pop(self) -> ScheduledEvent:
         return heapq.heappop(self._heap)[2]
 
     def restore(self, events: list[ScheduledEvent]) -> None:
-        """Continue with these promises, as they were saved."""
+        """Continue with these saved events."""
         self._heap = [(event.at, event.sequence, event) for event in events]
         heapq.heapify(self._heap)
         self._last_sequence = max((event.sequence for event in events), default=0)

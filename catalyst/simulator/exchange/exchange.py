@@ -1,6 +1,7 @@
-"""The exchange: what one customer may ask of it. No I/O, no await; `advance` before each question.
+"""Exchange: the operations of one customer. No I/O, no await; call `advance` before each operation.
 
-`Venue` lives through time, `Gate` judges requests; here a request becomes orders, and questions get answers.
+`Venue` processes time, `OrderAdmission` checks requests; this module turns requests into orders and answers
+queries.
 """
 
 from dataclasses import replace
@@ -67,7 +68,7 @@ class Exchange(Venue):
     # ------------------------------------------------------------------ submit
 
     def submit(self, request: SubmitRequest, *, source: str = "api") -> Order:
-        """Take an order and its legs; nothing of it works yet. Raises Refusal, and then nothing was stored."""
+        """Accept an order and its legs; none of it works yet. Raises ApiError, and then nothing is stored."""
         position = self.position_qty(request.symbol)
         admitted = self.admission.admit(request, self.now, position, self.mark_price)
         order = self._new_order(request, admitted, source)
@@ -174,7 +175,7 @@ class Exchange(Venue):
     # ------------------------------------------------------------------ cancel
 
     def cancel(self, order_id: str) -> Order:
-        """Ask for a cancel; the order may still fill until the venue confirms. Raises Refusal."""
+        """Request a cancel; the order may still fill until the venue confirms. Raises ApiError."""
         order = self.find_order(order_id)
         again = order.status is OrderStatus.CANCELED and not self.settings.second_cancel_rejected
         if again or order.status is OrderStatus.PENDING_CANCEL:
@@ -199,9 +200,9 @@ class Exchange(Venue):
         return order
 
     def cancel_all(self) -> list[tuple[str, Order]]:
-        """Ask for the cancel of everything open; (id of what was cancelled, the order that speaks for it).
+        """Request the cancel of all open orders; return (cancelled id, order shown in the response).
 
-        An exit leg is spoken for by its parent, as the broker's own answer does.
+        The response shows the parent of an exit leg, as the broker's does.
         """
         answers = []
         for order in self.order_store.live():
@@ -212,7 +213,7 @@ class Exchange(Venue):
         return answers
 
     def confirm_cancels(self) -> None:
-        """Have every cancel that is under way confirmed at once."""
+        """Confirm every pending cancel at once."""
         for order in self.order_store.live():
             if order.status is OrderStatus.PENDING_CANCEL:
                 self.finish_order(order, OrderStatus.CANCELED)
@@ -222,7 +223,7 @@ class Exchange(Venue):
     # ------------------------------------------------------------------ replace
 
     def replace(self, order_id: str, request: ReplaceRequest) -> Order:
-        """Ask for a changed order under a new id; both the old and the new one may turn out to live on."""
+        """Request a changed order under a new id; until the venue decides, either may work on."""
         old = self.find_order(order_id)
         self._check_replaceable(old, request)
         changed = replace(
@@ -318,7 +319,7 @@ class Exchange(Venue):
     # ------------------------------------------------------------------ positions
 
     def position_qty(self, symbol: str) -> Decimal:
-        """The signed quantity that the position book shows, which may lag behind the fills."""
+        """Return the signed quantity that the account shows, which may lag behind the fills."""
         qty = self.account.qty(symbol)
         if self.settings.position_lag > 0:
             booked = self.now - seconds(self.settings.position_lag)
@@ -333,7 +334,7 @@ class Exchange(Venue):
         return qty
 
     def position(self, symbol: str) -> Position:
-        """The position as shown. Raises Refusal (404) when there is none."""
+        """Return the shown position. Raises ApiError (404) when there is none."""
         shown = self.position_qty(symbol)
         if not shown:
             raise ApiError(404, NOT_FOUND, "position does not exist")
@@ -344,20 +345,20 @@ class Exchange(Venue):
         return position
 
     def positions(self) -> list[Position]:
-        """Every position shown, by symbol."""
+        """Return every shown position, by symbol."""
         symbols = set(self.account.positions) | {execution.symbol for _, execution in self.delayed_fills}
         if self.settings.position_lag > 0:
             symbols |= {execution.symbol for execution in self.executions}
         return [self.position(symbol) for symbol in sorted(symbols) if self.position_qty(symbol)]
 
     def held_for_orders(self, position: Position) -> Decimal:
-        """Shares of a position that open exits hold."""
+        """Return the shares of a position that open exits reserve."""
         return self.order_store.reserved_shares(
             position.symbol, OrderSide.SELL if position.qty > 0 else OrderSide.BUY
         )[0]
 
     def close_position(self, symbol: str, qty: Decimal | None = None, *, related: bool = False) -> Order:
-        """Send a market order for `qty` shares of a position, all when None. Raises Refusal."""
+        """Submit a market order for `qty` shares of a position, all when None. Raises ApiError."""
         position = self.position(symbol)
         wanted = abs(position.qty) if qty is None else qty
         side = OrderSide.SELL if position.qty > 0 else OrderSide.BUY
@@ -383,23 +384,23 @@ class Exchange(Venue):
         )
         return self.submit(request, source="close")
 
-    # ------------------------------------------------------------------ questions
+    # ------------------------------------------------------------------ queries
 
     def find_order(self, order_id: str) -> Order:
-        """The order of this id. Raises Refusal (404)."""
+        """Return the order with this id. Raises ApiError (404)."""
         order = self.order_store.get(order_id)
         if order is None:
             raise ApiError(404, NOT_FOUND, f"order not found for {order_id}")
         return order
 
     def visible_state(self, order: Order) -> Order:
-        """The order as REST shows it, which may trail what the stream has told."""
+        """Return the order as REST shows it, which may lag behind the stream."""
         if self.settings.order_lag <= 0:
             return order
         return self.stale_views.state_at(order, self.now - seconds(self.settings.order_lag))
 
     def find_order_by_client_id(self, client_order_id: str) -> Order:
-        """The order with this client id, once it can be seen. Raises Refusal (404)."""
+        """Return the order with this client id, once it is visible. Raises ApiError (404)."""
         order = self.order_store.by_client_id(client_order_id)
         if order is not None:
             hidden = self.settings.visibility_delay
@@ -412,10 +413,10 @@ class Exchange(Venue):
                 fault.fired += 1
         raise ApiError(404, NOT_FOUND, f"order not found for {client_order_id}")
 
-    # ------------------------------------------------------------------ the market, by hand
+    # ------------------------------------------------------------------ operator
 
     def deposit(self, amount: Decimal) -> None:
-        """Money comes in, or goes out when negative."""
+        """Deposit an amount, or withdraw it when negative."""
         if self.account.cash + amount < 0:
             raise forbidden("insufficient cash")
         self.account.cash += amount

@@ -34,7 +34,7 @@ class Fills(OrderLifecycle):
     """Fills orders from quotes and prints, and applies the effect of a fill on the linked orders."""
 
     def acknowledge(self, order: Order) -> None:
-        """The venue has the order: it works from here on, unless it is rejected."""
+        """Acknowledge an order: it works from here on, unless a fault rejects it."""
         if order.terminal or order.acknowledged:
             return
         if self.faults.fire_matching(FaultKind.REJECT, **self.fault_facts(order)):
@@ -56,7 +56,7 @@ class Fills(OrderLifecycle):
         self.schedule_event(EventKind.ARRIVE, self.random_source.draw_latency(self.settings.arrive), order)
 
     def _match_on_arrival(self, order: Order) -> None:
-        """The order meets the quote: takers trade with its far side, up to its size."""
+        """Match an arriving order with the opposite quote, up to its size."""
         if not order.working or order.in_opening_auction or self._cannot_trade(order):
             return
         if order.time_in_force is TimeInForce.CLS:
@@ -70,7 +70,7 @@ class Fills(OrderLifecycle):
             self.finish_order(order, OrderStatus.CANCELED)
 
     def _apply_print(self, order: Order, trade: Print) -> None:
-        """A trade moves, triggers or fills one order."""
+        """Apply a print to one order: move its trail, trigger it, or fill it."""
         if update_trailing_stop(order, trade.price):
             self.store_order(order)
         if triggers(order, trade.price):
@@ -85,7 +85,7 @@ class Fills(OrderLifecycle):
                 self.fill_up_to(order, participation_qty(trade.size, self.settings.participation), price)
 
     def _fill_triggered_stop(self, order: Order, trade: Print) -> None:
-        """A triggered stop is a new taker: it meets the quote, or the trade itself where there is none."""
+        """Fill a triggered stop from the quote, or from the print where there is none."""
         quote = self.market.quote(order.symbol, trade.at)
         if opposite_quote(quote, order.side) is None:
             price = price_on_print(order, trade.price, lambda: None)
@@ -98,7 +98,7 @@ class Fills(OrderLifecycle):
             self.fill_up_to(order, Decimal(max(met[1], 1)), met[0])
 
     def _trigger_stop(self, order: Order) -> Order:
-        """The stop is triggered: its sibling ends as replaced; the order that now works is returned."""
+        """Trigger the stop and end its sibling as replaced; return the order that works now."""
         order.triggered = True
         if order.status is OrderStatus.HELD:
             order.status = OrderStatus.NEW
@@ -117,7 +117,7 @@ class Fills(OrderLifecycle):
         return worker
 
     def fill_up_to(self, order: Order, capacity: Decimal, price: Decimal) -> None:
-        """Fill up to `capacity` shares, as far as the fault menu lets it."""
+        """Fill up to `capacity` shares, as far as the fault rules allow."""
         if order.notional is not None and order.qty is None:
             order.qty = (order.notional / price).quantize(Decimal("0.000000001"))
             order.unit_reserve = price
@@ -148,7 +148,7 @@ class Fills(OrderLifecycle):
                 self.event_queue.schedule(until, EventKind.RESUME, other_id=order.symbol)
 
     def _book_fill(self, order: Order, qty: Decimal, price: Decimal) -> None:
-        """Book one execution and everything that follows from it."""
+        """Book one execution with all its effects."""
         order.filled_qty += qty
         order.filled_value += qty * price
         if not order.remaining:
@@ -217,7 +217,7 @@ class Fills(OrderLifecycle):
                 self._book_fill(sibling, sibling.remaining, price)
             return
         for sibling in siblings:
-            sibling.active = False  # what is shown may lag, but it can no longer trade
+            sibling.active = False  # the shown state may lag, but it can no longer trade
             self.store_order(sibling)
             self.schedule_event(
                 EventKind.LEG_CANCEL, self.random_source.draw_latency(self.settings.leg_cancel), sibling

@@ -43,7 +43,7 @@ class TradeUpdateMessage:
 
 @dataclass(frozen=True, slots=True)
 class Fee:
-    """A regulatory fee taken at a close: of the SEC (REG) or of FINRA (TAF)."""
+    """A regulatory fee charged at a close: of the SEC (REG) or of FINRA (TAF)."""
 
     id: str
     at: datetime
@@ -53,7 +53,7 @@ class Fee:
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """Money that came in, or went out when negative."""
+    """A deposit, or a withdrawal when negative."""
 
     id: str
     at: datetime
@@ -92,12 +92,12 @@ class OrderLifecycle:
         self.sequence = 0
         self.delayed_fills: list[
             tuple[datetime, Execution]
-        ] = []  # fills not yet in the position book, and until when
-        self._changed_feeds: set[str] = set()  # symbols whose tape is not what it was
-        self.unsaved_changes = False  # something outside the orders changed since it was last saved
+        ] = []  # fills that positions do not show yet, and until when
+        self._changed_feeds: set[str] = set()  # symbols whose feed has changed
+        self.unsaved_changes = False  # something outside the orders changed since the last save
 
     def mark_price(self, symbol: str) -> Decimal | None:
-        """The last trade's price."""
+        """Return the price of the last trade."""
         last = self.market.last_print(symbol, self.now)
         return None if last is None else last.price
 
@@ -106,14 +106,14 @@ class OrderLifecycle:
         return symbol in self.settings.hard_to_borrow or (asset is not None and not asset.easy_to_borrow)
 
     def halt(self, symbol: str, reason: HaltReason = HaltReason.NEWS) -> None:
-        """Trading in the symbol stops, and the tape says so: nothing trades, market orders are refused."""
+        """Halt the symbol and announce it: nothing trades, market orders are rejected."""
         if symbol not in self.halted:
             self.halted.add(symbol)
             self.unsaved_changes = True
             self.announcements.publish(TradingStatus(self.now, symbol, halted=True, reason=reason))
 
     def store_order(self, order: Order) -> None:
-        """Keep a changed order, and account for what it protects."""
+        """Store a changed order, and record the unprotected shares of its symbol."""
         order.updated_at = self.now
         self.order_store.store(order)
         if self.settings.order_lag > 0:
@@ -135,7 +135,7 @@ class OrderLifecycle:
         )
 
     def fault_facts(self, order: Order) -> dict[str, str | None]:
-        """What fault rules may ask about an order."""
+        """Return the facts of an order that fault rules match."""
         return {
             "symbol": order.symbol,
             "client_order_id": order.client_order_id,
@@ -144,7 +144,7 @@ class OrderLifecycle:
         }
 
     def finish_order(self, order: Order, status: OrderStatus, *, silent: bool = False) -> bool:
-        """End an order that is not over; true when it was this. The stream is told unless `untold`."""
+        """End an order that is not terminal; true when this call ended it. `silent` emits no trade update."""
         if order.terminal:
             return False
         order.status = status
@@ -163,7 +163,7 @@ class OrderLifecycle:
     def schedule_event(
         self, kind: EventKind, delay: timedelta, order: Order, other: Order | None = None
     ) -> None:
-        """Promise something about an order."""
+        """Schedule an event of an order."""
         self.event_queue.schedule(self.now + delay, kind, order.id, other.id if other else "")
 
     def next_sequence(self) -> int:

@@ -1,4 +1,4 @@
-"""Who goes with whom: the effects of one order of a bracket, OCO or OTO on the others."""
+"""Linked orders: the effects of one order of a bracket, OCO or OTO on the others."""
 
 from dataclasses import replace
 from decimal import Decimal
@@ -11,7 +11,7 @@ from catalyst.simulator.rules.orders import Order, OrderRole, OrderStatus, Order
 
 
 def replace_triggered_stop(lifecycle: OrderLifecycle, order: Order) -> Order:
-    """The broker works a triggered stop under an order id of its own."""
+    """Continue a triggered stop under a new order id, as the broker does."""
     worker = replace(
         order,
         id=lifecycle.random_source.uuid(),
@@ -42,7 +42,7 @@ def mark_replaced(lifecycle: OrderLifecycle, order: Order, successor: Order) -> 
 
 
 def activate_legs(lifecycle: OrderLifecycle, entry: Order) -> None:
-    """The entry is complete: the target goes live as `new`, the stop goes live behind `held`."""
+    """Activate the legs of a filled entry: the target becomes `new`, the stop works behind `held`."""
     legs = [leg for leg in lifecycle.order_store.legs(entry) if leg.status is OrderStatus.HELD]
     free = bool(legs) and unreserved_qty(lifecycle, legs[0]) >= legs[0].remaining
     for leg in legs:
@@ -67,13 +67,13 @@ def activate_legs(lifecycle: OrderLifecycle, entry: Order) -> None:
 
 
 def unreserved_qty(lifecycle: OrderLifecycle, leg: Order) -> Decimal:
-    """Shares that no order outside the leg's group holds."""
+    """Return the shares that no order outside the leg's group reserves."""
     held, _ = lifecycle.order_store.reserved_shares(leg.symbol, leg.side, excluding_group_of=leg)
     return abs(lifecycle.account.qty(leg.symbol)) - held
 
 
 def replace_in_group(lifecycle: OrderLifecycle, old: Order, new: Order) -> None:
-    """The new order takes the old one's place in its group, legs included."""
+    """Put the new order in the old one's place in its group, legs included."""
     parent = lifecycle.order_store.parent(old)
     if parent is not None:
         parent.legs = [new.id if leg == old.id else leg for leg in parent.legs]
@@ -86,7 +86,7 @@ def replace_in_group(lifecycle: OrderLifecycle, old: Order, new: Order) -> None:
 
 
 def cancel_linked(lifecycle: OrderLifecycle, order: Order) -> None:
-    """One order of a group was cancelled: the others follow."""
+    """Cancel the other orders of the group after one was cancelled."""
     if order.role is OrderRole.ENTRY:
         if not (order.filled_qty and lifecycle.settings.partial_entry is PartialEntryLegs.HELD):
             for leg in lifecycle.order_store.legs(order):
@@ -107,7 +107,7 @@ def cancel_linked(lifecycle: OrderLifecycle, order: Order) -> None:
 
 
 def resize_linked(lifecycle: OrderLifecycle, order: Order) -> None:
-    """Legs of a resized entry, and the siblings of a resized target, follow its quantity."""
+    """Resize the legs of a resized entry, and the siblings of a resized target."""
     followers = lifecycle.order_store.legs(order) if order.legs else []
     if order.role is OrderRole.TARGET:
         followers = [s for s in lifecycle.order_store.siblings(order) if not s.terminal]

@@ -1,4 +1,4 @@
-"""The order book of one account: every order ever, found by id, by client id, by symbol and by group."""
+"""Order store: every order of one account, by id, client id, symbol and group."""
 
 from collections.abc import Iterable
 from decimal import Decimal
@@ -14,24 +14,24 @@ from catalyst.simulator.rules.orders import (
 
 
 class OrderStore:
-    """All orders and the indexes over them. `file` must be called after each change of an order."""
+    """All orders and their indexes. Call `store` after each change of an order."""
 
     def __init__(self) -> None:
         self.orders: dict[str, Order] = {}
         self.id_by_client_id: dict[str, str] = {}
-        self.changed_ids: dict[str, None] = {}  # ids touched since the last time somebody saved them
+        self.changed_ids: dict[str, None] = {}  # ids changed since the last save
         self._live: dict[str, dict[str, None]] = {}
         self._working: dict[str, dict[str, None]] = {}
         self._awaiting_trades: dict[str, dict[str, None]] = {}
 
     def store(self, order: Order) -> None:
-        """Store the order and put it on the shelves its status belongs to."""
+        """Store the order and update the indexes of its status."""
         self.orders[order.id] = order
         self.id_by_client_id.setdefault(order.client_order_id, order.id)
         self.changed_ids[order.id] = None
         _update_index(self._live, order, include=not order.terminal)
         _update_index(self._working, order, include=order.working)
-        waits = order.time_in_force is TimeInForce.CLS  # no trade of the day matters to it but the last
+        waits = order.time_in_force is TimeInForce.CLS  # only the day's last trade matters to it
         _update_index(self._awaiting_trades, order, include=order.working and not waits)
 
     def get(self, order_id: str) -> Order | None:
@@ -42,26 +42,26 @@ class OrderStore:
         return None if order_id is None else self.orders[order_id]
 
     def live(self, symbol: str | None = None) -> list[Order]:
-        """Orders that are not over, oldest first; of one symbol, or of all."""
+        """Return orders that are not terminal, oldest first; of one symbol, or of all."""
         return self._sorted_orders(self._live, symbol)
 
     def working(self, symbol: str) -> list[Order]:
-        """Orders a trade may fill, oldest first."""
+        """Return orders that a trade may fill, oldest first."""
         return self._sorted_orders(self._working, symbol)
 
     def symbols_awaiting_trades(self) -> Iterable[str]:
-        """Symbols in which an order works that any trade may fill."""
+        """Return the symbols with a working order that any trade may fill."""
         return self._awaiting_trades.keys()
 
     def legs(self, order: Order) -> list[Order]:
-        """The legs nested under this order, in their order of birth."""
+        """Return the legs of this order, in order of creation."""
         return [self.orders[leg] for leg in order.legs]
 
     def parent(self, order: Order) -> Order | None:
         return None if order.parent_id is None else self.orders[order.parent_id]
 
     def siblings(self, order: Order) -> list[Order]:
-        """The other exits of the group; empty for an entry and for a plain order."""
+        """Return the other exits of the group; empty for an entry and for a plain order."""
         if not order.is_exit:
             return []
         parent = self.parent(order)
@@ -72,9 +72,9 @@ class OrderStore:
     def reserved_shares(
         self, symbol: str, side: OrderSide, *, excluding_group_of: Order | None = None
     ) -> tuple[Decimal, list[str]]:
-        """Shares that open orders on `side` reserve out of a position, and those orders' ids.
+        """Return the shares that open orders on `side` reserve of a position, and their ids.
 
-        The exits of one group hold their shares once; the group of `beside` is left out.
+        The exits of one group reserve their shares once; the group of `beside` is left out.
         """
         groups: dict[str, Decimal] = {}
         holders: list[str] = []
@@ -94,7 +94,8 @@ class OrderStore:
         return sum(groups.values(), Decimal(0)), holders
 
     def reserves_shares(self, order: Order) -> bool:
-        """Whether an exit holds shares: a leg from the moment its entry is complete until it can trade no more."""
+        """Return whether an exit reserves shares: a leg does from the moment its entry is complete until it
+        cannot trade."""
         if self.is_pending_replacement(order):
             return False
         parent = self.parent(order)
@@ -103,7 +104,7 @@ class OrderStore:
         return order.active or not order.is_exit
 
     def reserved_qty(self, order: Order) -> Decimal:
-        """What is left of an order, or would be of its pending replacement when that is larger.
+        """Return what is left of an order, or of its pending replacement when that is larger.
 
         A replacement's quantity is the total of the chain.
         """
@@ -114,7 +115,7 @@ class OrderStore:
         return order.remaining
 
     def reserved_buying_power(self) -> Decimal:
-        """Buying power tied up by orders that may still open."""
+        """Return the buying power reserved by orders that may still open a position."""
         total = Decimal(0)
         for order in self.live():
             if self.is_pending_replacement(order):
@@ -127,7 +128,7 @@ class OrderStore:
         return total
 
     def is_pending_replacement(self, order: Order) -> bool:
-        """True for an order that waits to replace another; what it claims is counted with the other."""
+        """Return true for an order that waits to replace another; the other one counts its reserve."""
         return order.replaces is not None and not order.acknowledged
 
     def _sorted_orders(self, index: dict[str, dict[str, None]], symbol: str | None) -> list[Order]:

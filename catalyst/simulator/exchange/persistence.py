@@ -1,4 +1,4 @@
-"""The exchange on disk: a journal of what changed, one line at a time, so that a restart forgets nothing."""
+"""Persistence: a journal of changes on disk, so that a restart loses nothing."""
 
 from dataclasses import asdict, fields
 from datetime import date, datetime
@@ -20,7 +20,7 @@ from catalyst.simulator.rules.wire_format import JsonObject
 JOURNAL_FILE: Final = "exchange.jsonl"
 MARKET_FILE: Final = "market.txt"
 ORDER_ADAPTER: Final = TypeAdapter(Order)
-APPEND_ONLY: Final[dict[str, TypeAdapter[Any]]] = {  # lists of the exchange that are only ever added to
+APPEND_ONLY: Final[dict[str, TypeAdapter[Any]]] = {  # append-only lists of the exchange
     "executions": TypeAdapter(Execution),
     "fees": TypeAdapter(Fee),
     "transfers": TypeAdapter(Transfer),
@@ -30,21 +30,21 @@ EVENT_ADAPTER: Final = TypeAdapter(ScheduledEvent)
 
 
 class Journal:
-    """Appends a line for each settled change, with what is new or different since the line before.
+    """Appends one line for each change, with what is new since the line before.
 
-    The last line may be torn by a crash; then it did not happen.
+    A crash may truncate the last line; then that change did not happen.
     """
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self._path = directory / JOURNAL_FILE
         self._saved_draw_count = -1
-        self._saved_row_counts = dict.fromkeys(APPEND_ONLY, 0)  # rows of each list that are in the journal
+        self._saved_row_counts = dict.fromkeys(APPEND_ONLY, 0)  # rows of each list that the journal has
         self._saved_state: JsonObject = {}  # the rest, as the journal has it
         self._saved_events: set[int] = set()
 
     def save(self, exchange: Exchange) -> None:
-        """Append what changed since the last time; nothing when nothing did."""
+        """Append what changed since the last time; nothing when nothing changed."""
         if (
             exchange.random_source.draw_count == self._saved_draw_count
             and not exchange.order_store.changed_ids
@@ -55,14 +55,14 @@ class Journal:
         self._append(self._build_line(exchange, list(exchange.order_store.changed_ids)))
 
     def restore(self, exchange: Exchange) -> None:
-        """Make a new exchange what the journal says it was, then begin the journal again as one line.
+        """Restore an exchange from the journal, then write the journal anew as one line.
 
-        It stands at the instant of its last change: the next `advance` lives through what was missed.
+        The exchange stands at the instant of its last change; the next `advance` processes what was missed.
         """
         lines = _read_lines(self._path)
         if lines:
             exchange.event_queue.restore([])
-            exchange.transfers.clear()  # its opening deposit is in the journal
+            exchange.transfers.clear()  # the journal has its opening deposit
         for line in lines:
             _apply_line(exchange, line)
         if lines:
@@ -74,7 +74,7 @@ class Journal:
         else:
             self._path.unlink(
                 missing_ok=True
-            )  # the beginning of a first line: nothing may be written after it
+            )  # the start of an incomplete first line; nothing may be written after it
 
     def _build_line(self, exchange: Exchange, order_ids: list[str]) -> JsonObject:
         events = {event.sequence: event for event in exchange.event_queue.events}
@@ -114,14 +114,16 @@ class Journal:
 
 
 def last_instant(directory: Path) -> datetime | None:
-    """The instant of the last change in a state directory; None when there is none yet."""
+    """Return the instant of the last change in a state directory; None when there is none."""
     lines = _read_lines(directory / JOURNAL_FILE)
     return datetime.fromisoformat(str(lines[-1]["now"])) if lines else None
 
 
 def claim_directory(directory: Path, market: str, day: date) -> tuple[str, date]:
-    """The market this state belongs to, and its day: what is asked for, and written down so, when it belonged to none
-    until now or to an earlier day of the same market, which it goes on from."""
+    """Return the market of this state directory and its day.
+
+    A directory without a market, or of an earlier day of this market, is written for the requested one.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     label = directory / MARKET_FILE
     owner, before = market, day
@@ -131,7 +133,7 @@ def claim_directory(directory: Path, market: str, day: date) -> tuple[str, date]
     if owner == market and before <= day:
         draft = label.with_suffix(".draft")
         draft.write_text(f"{market}, {day}\n")
-        draft.replace(label)  # never half of it, whatever ends us
+        draft.replace(label)  # written completely or not at all
         before = day
     return owner, before
 
@@ -143,7 +145,7 @@ def _decimal_to_json(value: object) -> str:
 
 
 def _read_lines(path: Path) -> list[JsonObject]:
-    """Every whole line; a torn last one is left out."""
+    """Return every complete line; an incomplete last one is left out."""
     if not path.exists():
         return []
     lines = []

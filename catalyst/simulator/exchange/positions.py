@@ -1,4 +1,4 @@
-"""Positions: signed shares, their cost, and what a trade does to them."""
+"""Positions: signed shares, their cost, and the effect of a trade."""
 
 from dataclasses import dataclass
 from decimal import Decimal
@@ -6,7 +6,7 @@ from typing import Final
 
 from catalyst.simulator.rules.orders import OrderSide
 
-COST_STEP: Final = Decimal("0.0000000001")  # costs are kept to ten places, so sums stay exact
+COST_STEP: Final = Decimal("0.0000000001")  # costs have ten decimal places, so sums stay exact
 
 
 @dataclass(slots=True)
@@ -23,9 +23,9 @@ class Position:
         return self.cost / self.qty if self.qty else Decimal(0)
 
     def book_fill(self, side: OrderSide, qty: Decimal, price: Decimal) -> Decimal:
-        """Book one execution; the profit it realised.
+        """Book one execution; return the realised profit.
 
-        A trade against the position first closes it at its average cost; what is left opens the other side.
+        A trade against the position first closes it at its average cost; the rest opens the other side.
         """
         signed = qty * side.sign
         if not self.qty or (self.qty > 0) == (signed > 0):

@@ -1,4 +1,4 @@
-"""Everything random in the exchange: a pure function of the seed and of how much was drawn before."""
+"""Randomness of the exchange: a pure function of the seed and of the number of earlier draws."""
 
 from datetime import timedelta
 from decimal import Decimal
@@ -8,26 +8,26 @@ from catalyst.simulator.exchange.settings import LatencyRange
 
 
 class RandomSource:
-    """A seeded source that continues where it stopped, also after a restart: `drawn` is its whole state."""
+    """A seeded source that continues after a restart: `draw_count` is its whole state."""
 
     def __init__(self, seed: int, draw_count: int = 0) -> None:
         self.seed = seed
         self.draw_count = draw_count
 
     def uuid(self) -> str:
-        """A version 4 UUID that this seed never gives twice."""
+        """Return a version 4 UUID that this seed never repeats."""
         raw = self._bytes().hex()
         variant = "89ab"[int(raw[16], 16) & 3]
         return f"{raw[:8]}-{raw[8:12]}-4{raw[13:16]}-{variant}{raw[17:20]}-{raw[20:]}"
 
     def draw_latency(self, latency_range: LatencyRange) -> timedelta:
-        """A duration inside the span."""
+        """Return a duration inside the range."""
         return timedelta(
             seconds=latency_range.low + (latency_range.high - latency_range.low) * self._fraction()
         )
 
     def occurs(self, probability: Decimal) -> bool:
-        """True with this probability; draws nothing for a probability of zero."""
+        """Return true with this probability; a probability of zero draws nothing."""
         return probability > 0 and self._fraction() < float(probability)
 
     def _fraction(self) -> float:

@@ -1,4 +1,4 @@
-"""What may be set: behaviours that Alpaca's documents leave open, latencies, and the account's terms."""
+"""Exchange settings: behaviours that Alpaca's documents leave open, latencies, and account terms."""
 
 from dataclasses import dataclass, field, fields
 from decimal import Decimal
@@ -8,7 +8,7 @@ from catalyst.simulator.rules.wire_format import ApiError, parse_amount, parse_b
 
 
 class PartialEntryLegs(StrEnum):
-    """What becomes of the legs when a partly filled entry ends without its rest."""
+    """Fate of the legs when a partly filled entry ends without its rest."""
 
     CANCELED = "canceled"
     HELD = "held"
@@ -24,7 +24,7 @@ class LatencyRange:
 
 @dataclass(slots=True)
 class ExchangeSettings:
-    """The exchange's settings; every one may be changed while it runs."""
+    """Settings of the exchange; all can be changed while it runs."""
 
     # Latencies, market seconds.
     acknowledge: LatencyRange = LatencyRange(0.03, 0.07)
@@ -35,54 +35,53 @@ class ExchangeSettings:
     leg_cancel: LatencyRange = LatencyRange(0.06, 0.15)
     entry_legs_cancel: LatencyRange = LatencyRange(0.80, 1.20)
 
-    # The market's answer to an order.
-    participation: Decimal = Decimal("0.25")  # the share of each print that one order may take
-    partial_probability: Decimal = Decimal(0)  # chance that a slice is halved, as the paper engine does
+    # Matching of orders with the market.
+    participation: Decimal = Decimal("0.25")  # share of each print that one order may take
+    partial_probability: Decimal = Decimal(0)  # probability that a fill is halved, as the paper engine does
 
     # Behaviours the documents leave open.
     partial_entry: PartialEntryLegs = PartialEntryLegs.CANCELED
     stop_by_replacement: bool = False  # a triggered stop leg fills through a new order id
     expire_as_canceled: bool = False  # day orders end `canceled` instead of `expired`
     hide_open_legs: bool = False  # a group whose parent is closed vanishes from the open, nested list
-    hide_sibling_cancel: bool = False  # a filled target cancels its stop without a word on the stream
+    hide_sibling_cancel: bool = False  # a filled target cancels its stop without a stream message
     bracket_blocked_by_any_order: bool = (
-        False  # any working order in the symbol refuses a bracket, not only an opposite one
+        False  # any working order in the symbol rejects a bracket, not only an opposite one
     )
-    second_cancel_rejected: bool = False  # a cancelled order refuses a second cancel with 422
+    second_cancel_rejected: bool = False  # a second cancel of a cancelled order gets 422
     held_replaceable: bool = True
     base_price_includes_market: bool = True
     emit_pending: bool = False  # send `pending_cancel` and `pending_replace` events
     emit_accepted: bool = False  # send the 2026 `accepted` event
     duplicate_code: int = 40010001
-    simple_class: str = "simple"  # older answers say ""
+    simple_class: str = "simple"  # older responses say ""
     liquidation_races: bool = True  # closing everything does not wait for its cancels
-    position_lag: float = 0.0  # seconds until a fill shows in the position book
+    position_lag: float = 0.0  # seconds until positions show a fill
     visibility_delay: float = 0.0  # seconds until an order is found by its client id
-    order_lag: float = 0.0  # seconds until a change of an order shows over REST; the stream tells it at once
+    order_lag: float = 0.0  # seconds until REST shows a change of an order; the stream sends it at once
     half_day_post_close: str = "2000"  # `session_close` in the calendar when the session ends early
     hard_to_borrow: set[str] = field(default_factory=set)
 
-    # The account.
+    # Account.
     charge_fees: bool = False
     sec_fee: Decimal = Decimal("0.0000206")  # of the proceeds of a sale
-    taf_fee: Decimal = Decimal("0.000195")  # a share sold
-    taf_cap: Decimal = Decimal("9.79")  # an execution
+    taf_fee: Decimal = Decimal("0.000195")  # per share sold
+    taf_cap: Decimal = Decimal("9.79")  # per execution
 
     # Transport.
-    rate_limit: int = 200  # requests a minute; 0 is no limit
-    data_rate_limit: int = (
-        10_000  # the same of the data API, of the plan with the consolidated feed; Basic has 200
-    )
+    rate_limit: int = 200  # requests per minute; 0 is no limit
+    data_rate_limit: int = 10_000  # of the data API, with the plan for the consolidated feed; Basic has 200
     rate_headers_on_429: bool = True
     html_without_keys: bool = True  # a request without keys gets the proxy's HTML
     binary_frames: bool = True
-    one_stream: bool = True  # a second trade_updates connection is refused with 429
+    one_stream: bool = True  # a second trade_updates connection gets 429
     close_unauthorized: bool = False  # a refused authentication closes the socket
-    local_offsets: bool = False  # `created_at` in stream messages carries New York's offset
+    local_offsets: bool = False  # `created_at` in stream messages has New York's offset
     legacy_fields: bool = False  # the fields removed in 2026
 
     def update(self, settings: dict[str, object]) -> None:
-        """Set each named switch from its JSON value; Refusal (422) for an unknown name or a wrong kind."""
+        """Set each named setting from its JSON value. Raises ApiError (422) for an unknown name or a wrong
+        type."""
         known = {item.name for item in fields(self)}
         for name, value in settings.items():
             if name not in known:

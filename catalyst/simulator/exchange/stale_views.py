@@ -1,4 +1,4 @@
-"""What REST shows of an order whose last change is still on its way: REST may trail the stream."""
+"""Stale views: REST may show an order as it was before its last change."""
 
 from dataclasses import replace
 from datetime import datetime
@@ -7,17 +7,18 @@ from catalyst.simulator.rules.orders import Order
 
 
 class StaleViews:
-    """Earlier states of orders, kept only while somebody wants to see them late."""
+    """Earlier states of orders, kept while REST may still show them."""
 
     def __init__(self) -> None:
         self._past: dict[str, list[tuple[datetime, Order]]] = {}
 
     def record(self, order: Order, now: datetime) -> None:
-        """Keep the state the order has from now on."""
+        """Record the state of the order from now on."""
         self._past.setdefault(order.id, []).append((now, replace(order)))
 
     def state_at(self, order: Order, until: datetime) -> Order:
-        """The order as it was at `until`, or at its birth when that was later; as it is when nothing was noted."""
+        """Return the order as it was at `until`, or at its creation when that was later; the current one when
+        nothing was recorded."""
         past = self._past.get(order.id)
         if not past:
             return order

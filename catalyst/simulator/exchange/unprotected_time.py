@@ -1,4 +1,4 @@
-"""How long shares stood without protection, as the exchange saw it."""
+"""Unprotected time: how long shares had no protection, as the exchange measures it."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -10,7 +10,7 @@ from catalyst.simulator.rules.pricing import is_stop
 
 
 def unprotected_qty(order_store: OrderStore, symbol: str, position: Decimal) -> Decimal:
-    """Shares that no live stop and no working exit at the market covers."""
+    """Return the shares that no live stop and no working market exit covers."""
     if not position:
         return Decimal(0)
     exit_side = OrderSide.SELL if position > 0 else OrderSide.BUY
@@ -29,14 +29,14 @@ def unprotected_qty(order_store: OrderStore, symbol: str, position: Decimal) -> 
 
 @dataclass(slots=True)
 class UnprotectedShareSeconds:
-    """Naked share-seconds by symbol."""
+    """Unprotected share-seconds by symbol."""
 
     share_seconds: dict[str, Decimal] = field(default_factory=dict)
-    longest_seconds: dict[str, float] = field(default_factory=dict)  # seconds without a break
+    longest_seconds: dict[str, float] = field(default_factory=dict)  # seconds without interruption
     _unprotected: dict[str, tuple[Decimal, datetime, datetime]] = field(default_factory=dict)
 
     def record(self, symbol: str, unprotected_shares: Decimal, at: datetime) -> None:
-        """From `at` on, `naked` shares of the symbol are unprotected."""
+        """Record that this many shares of the symbol are unprotected from `at` on."""
         before = self._unprotected.pop(symbol, None)
         began = at
         if before is not None:
@@ -51,7 +51,7 @@ class UnprotectedShareSeconds:
             self._unprotected[symbol] = (unprotected_shares, at, began)
 
     def totals(self, at: datetime) -> dict[str, dict[str, str]]:
-        """The totals up to `at`, by symbol."""
+        """Return the totals up to `at`, by symbol."""
         for symbol, (shares, _, _) in list(self._unprotected.items()):
             self.record(symbol, shares, at)
         return {

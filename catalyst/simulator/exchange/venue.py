@@ -1,8 +1,8 @@
-"""What becomes of orders as time passes: acknowledgement, trades, triggers, cancels, and the end of the day.
+"""Venue: processes time. Prints, scheduled events, sessions, halts and the ends of orders.
 
-Synchronous and deterministic: the same market, seed and calls give the same executions, whatever the pace.
-One file, because it is one life: from acknowledgement to the end. Effects on a group are in `groups`, and
-follow Alpaca's description of bracket, OCO and OTO orders.
+Synchronous and deterministic: the same market, seed and calls give the same executions at any pace.
+`linked_orders` has the effects inside a group; they follow Alpaca's description of bracket, OCO and OTO
+orders.
 """
 
 from collections import deque
@@ -32,12 +32,12 @@ from catalyst.simulator.rules.pricing import (
 
 
 class Venue(Fills):
-    """Orders and the account in time. `advance` is the only way time passes."""
+    """Orders and account in time; only `advance` moves the time."""
 
     # ------------------------------------------------------------------ time
 
     def next_event_at(self) -> datetime | None:
-        """The next instant at which something can happen by itself."""
+        """Return the next instant at which something can happen by itself."""
         prints = (
             self.market.next_print_time(s, self.now)
             for s in self.order_store.symbols_awaiting_trades()
@@ -47,9 +47,9 @@ class Venue(Fills):
         return min(instants, default=None)
 
     def advance(self, to: datetime) -> None:
-        """Live through everything up to and including `to`, in order; a `to` in the past changes nothing."""
+        """Process all prints and events up to and including `to`, in order; a past `to` changes nothing."""
         tape: dict[str, deque[Print]] = {}
-        read_until = self.now  # up to here the tape is over
+        read_until = self.now  # prints up to here are processed
         while True:
             self._refresh_pending_prints(tape, read_until, to)
             symbol = min((s for s in tape if tape[s]), key=lambda s: (tape[s][0].at, s), default=None)
@@ -73,13 +73,14 @@ class Venue(Fills):
         self.now = max(self.now, to)
 
     def _print_precedes_event(self, trade: Print, event_at: datetime) -> bool:
-        """A trade goes before a promise of the same instant, but not before the opening bell."""
+        """Return whether a print comes before an event: at the same instant it does, unless the event is the
+        open."""
         return trade.at < event_at or (trade.at == event_at and not self.event_queue.next_is_open)
 
     def _refresh_pending_prints(
         self, pending_prints: dict[str, deque[Print]], read_until: datetime, to: datetime
     ) -> None:
-        """Have the tape of exactly the symbols in which something works, from what was heard to `to`."""
+        """Keep the pending prints of exactly the symbols with a working order, up to `to`."""
         watched = set(self.order_store.symbols_awaiting_trades())
         for symbol in self._changed_feeds & pending_prints.keys():
             del pending_prints[symbol]
@@ -90,7 +91,7 @@ class Venue(Fills):
             del pending_prints[symbol]
 
     def schedule_first_session(self) -> None:
-        """Promise the next open and close; called once for a new exchange."""
+        """Schedule the next open and close; called once for a new exchange."""
         session = self.hours.current_or_next(self.now)
         if session is not None:
             if session.open > self.now:
@@ -119,7 +120,7 @@ class Venue(Fills):
         }
         keep[event.kind](order)
 
-    # ------------------------------------------------------------------ the day
+    # ------------------------------------------------------------------ sessions
 
     def _open_or_close_session(self, kind: EventKind) -> None:
         self.unsaved_changes = True
@@ -139,13 +140,13 @@ class Venue(Fills):
             self.event_queue.schedule(session.close, EventKind.CLOSE)
 
     def resume(self, symbol: str) -> None:
-        """Trading goes on, and the tape says so: the next trade is the reopening auction."""
+        """Resume trading and announce it; the next trade is the reopening auction."""
         if symbol not in self.halted:
             return
         self.halted.discard(symbol)
         self.unsaved_changes = True
         self.announcements.publish(TradingStatus(self.now, symbol, halted=False, reason=HaltReason.NEWS))
-        self._changed_feeds.add(symbol)  # a halted tape told of no trades to come
+        self._changed_feeds.add(symbol)  # a halted feed has no pending prints
         if self.hours.is_open(self.now):
             auctions.route_waiting_orders(self, symbol)
 
@@ -157,14 +158,10 @@ class Venue(Fills):
                 self.account.cash -= amount
         self.account.accrued_reg = self.account.accrued_taf = Decimal(0)
 
-    # ------------------------------------------------------------------ telling
-
-    # ------------------------------------------------------------------ acknowledgement and arrival
-
-    # ------------------------------------------------------------------ trades
+    # ------------------------------------------------------------------ prints
 
     def match_print(self, symbol: str, trade: Print) -> None:
-        """A trade on the tape meets every order that works in the symbol."""
+        """Match a print with every working order of the symbol."""
         if symbol in self.halted:
             return
         if isinstance(self.market, OverriddenMarket):
@@ -176,7 +173,7 @@ class Venue(Fills):
                 self._apply_print(order, trade)
 
     def _apply_gap_fault(self, market: OverriddenMarket, symbol: str, trade: Print) -> Print:
-        """The trade, further away and the market with it when it would trigger a stop and a fault says so."""
+        """Return the print, moved with the whole market when it would trigger a stop and a gap fault applies."""
         for order in self.order_store.working(symbol):
             if self._cannot_trade(order) or not triggers(order, trade.price):
                 continue
@@ -190,7 +187,7 @@ class Venue(Fills):
                 return market.last_print(symbol, trade.at) or trade
         return trade
 
-    # ------------------------------------------------------------------ endings
+    # ------------------------------------------------------------------ ends of orders
 
     def _confirm_cancel(self, order: Order) -> None:
         if order.terminal:
@@ -213,18 +210,18 @@ class Venue(Fills):
         )
 
     def _expire(self, order: Order) -> None:
-        """The order's time is over, and its legs' with it."""
+        """End an order whose time in force is over, and its legs."""
         by_venue = self.settings.expire_as_canceled or order.time_in_force in auctions.CANCELED_BY_VENUE
         status = OrderStatus.CANCELED if by_venue else OrderStatus.EXPIRED
         for each in (order, *self.order_store.legs(order)):
             self.finish_order(each, status)
 
     def _confirm_replace(self, old: Order, new: Order) -> None:
-        """The venue answers a replacement: the new order works on, or nothing has changed."""
+        """Decide a replacement: the new order works on, or nothing has changed."""
         refused = self.faults.fire_matching(FaultKind.REPLACE_REJECT, **self.fault_facts(old)) is not None
         new.filled_qty, new.filled_value = old.filled_qty, old.filled_value
         if old.is_exit and new.remaining > linked_orders.unreserved_qty(self, old):
-            refused = True  # its sibling has sold some in the meantime
+            refused = True  # its sibling has sold some meanwhile
         if refused or old.terminal or new.terminal or new.remaining <= 0:
             new.filled_qty = new.filled_value = Decimal(0)
             self.finish_order(new, OrderStatus.REJECTED)
@@ -235,7 +232,7 @@ class Venue(Fills):
             self.emit_update(old, "order_replace_rejected")
             return
         new.inherited_filled_qty = old.filled_qty
-        new.parent_id = old.parent_id  # the parent may itself have been replaced in the meantime
+        new.parent_id = old.parent_id  # the parent may itself have been replaced meanwhile
         new.acknowledged, new.active, new.triggered = True, old.active, old.triggered
         new.status = old.status_before_pending or OrderStatus.NEW
         if new.status is OrderStatus.NEW and new.filled_qty:

@@ -1,4 +1,4 @@
-"""How the exchange shows what it knows, in Alpaca's field names and text numbers."""
+"""Views: JSON of the exchange's state, in Alpaca's field names and text numbers."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -29,7 +29,8 @@ def order_view(
     stream: bool = False,
     visible_state: Callable[[Order], Order] | None = None,
 ) -> JsonObject:
-    """An order; its legs inside it when `nested`, never inside a leg; all as `seen` shows them, else as they are."""
+    """Return an order; its legs inside it when `nested`, never inside a leg; each as `seen` shows it, else as
+    it is."""
     born = order_store.legs(order) if nested else []
     order = visible_state(order) if visible_state else order
     legs = [
@@ -80,7 +81,7 @@ def order_view(
 
 
 def account_view(account: Account, marks: Marks, reserved: Decimal, settings: ExchangeSettings) -> JsonObject:
-    """The account as of now."""
+    """Return the account as of now."""
     long, short = account.market_value(marks)
     equity = account.cash + long + short
     initial, maintenance = account.margin_requirements(marks)
@@ -132,7 +133,7 @@ def account_view(account: Account, marks: Marks, reserved: Decimal, settings: Ex
 
 
 def configuration_view(account: Account, settings: ExchangeSettings) -> JsonObject:
-    """The account's configuration page."""
+    """Return the account's configuration page."""
     configuration = account.configuration
     view: JsonObject = {
         "no_shorting": configuration.no_shorting,
@@ -152,7 +153,7 @@ def configuration_view(account: Account, settings: ExchangeSettings) -> JsonObje
 def position_view(
     position: Position, asset: Asset, marks: Marks, yesterday: Decimal | None, held: Decimal
 ) -> JsonObject:
-    """A position; `yesterday` is the previous session's last price, `held` what open exits reserve."""
+    """Return a position; `yesterday` is the previous session's last price, `held` what open exits reserve."""
     price = mark_price_of(position, marks)
     last = price if yesterday is None else yesterday
     value = position.qty * price
@@ -182,12 +183,12 @@ def position_view(
 
 
 def format_ratio(part: Decimal, whole: Decimal) -> str:
-    """part / |whole| to sixteen places."""
+    """Return part / |whole| to sixteen places."""
     return "0" if not whole else format_decimal((part / abs(whole)).quantize(Decimal("0.0000000000000001")))
 
 
 def asset_view(asset: Asset, settings: ExchangeSettings) -> JsonObject:
-    """A listing, with `borrow_status` in the place of the removed `easy_to_borrow`."""
+    """Return a listing, with `borrow_status` instead of the removed `easy_to_borrow`."""
     easy = asset.easy_to_borrow and asset.symbol not in settings.hard_to_borrow
     view: JsonObject = {
         "id": asset.id,
@@ -212,7 +213,7 @@ def asset_view(asset: Asset, settings: ExchangeSettings) -> JsonObject:
 
 
 def fill_activity_view(execution: Execution) -> JsonObject:
-    """A FILL activity."""
+    """Return a FILL activity."""
     return {
         "id": activity_id(execution.at, execution.id),
         "activity_type": "FILL",
@@ -230,7 +231,7 @@ def fill_activity_view(execution: Execution) -> JsonObject:
 
 
 def cash_activity_view(kind: str, at: datetime, identity: str, amount: Decimal, **more: str) -> JsonObject:
-    """A non-trade activity: a deposit (CSD), a withdrawal (CSW) or a fee (FEE)."""
+    """Return a non-trade activity: a deposit (CSD), a withdrawal (CSW) or a fee (FEE)."""
     return {
         "id": activity_id(at, identity),
         "activity_type": kind,
@@ -244,14 +245,14 @@ def cash_activity_view(kind: str, at: datetime, identity: str, amount: Decimal, 
 
 
 def activity_id(at: datetime, identity: str) -> str:
-    """An id that sorts by New York time to the millisecond, then by whatever the identity gives."""
+    """Return an id that sorts by New York time to the millisecond, then by the given id."""
     return f"{at.astimezone(NEW_YORK):%Y%m%d%H%M%S%f}"[:17] + f"::{identity}"
 
 
 def calendar_view(
     session: MarketSession, settlement: MarketSession | None, settings: ExchangeSettings
 ) -> JsonObject:
-    """A session day in New York's local time, without a zone."""
+    """Return a session day in New York's local time, without a zone."""
     day = session.day.isoformat()
     early = session.close.astimezone(NEW_YORK).hour < 16
     return {

@@ -1,4 +1,4 @@
-"""The dice of a random fault schedule: pure functions of a seed, so that a run can be had again."""
+"""Fault probability: pure functions of a seed, so that a run can be repeated."""
 
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -10,25 +10,25 @@ MIN_FRACTION: Final = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class FaultProbability:
-    """One kind's dice: it strikes at `rate` of the occasions, and each time draws its particulars anew."""
+    """Draws of one fault kind: it fires on `rate` of the occasions, each time with new values."""
 
     seed: int
     salt: str
     rate: float
-    choices: dict[str, list[object]] = field(default_factory=dict)  # of each particular, what may be drawn
+    choices: dict[str, list[object]] = field(default_factory=dict)  # possible values of each field
 
     def occasions_to_next(self, number: int) -> int:
-        """After how many more occasions it strikes next, having struck `number` times: a geometric draw."""
+        """Return after how many more occasions it fires next, having fired `number` times: a geometric draw."""
         if self.rate >= 1:
             return 1
         return 1 + int(log(max(self._fraction(f"gap:{number}"), MIN_FRACTION)) / log(1 - self.rate))
 
     def affects(self, subject: str) -> bool:
-        """Whether an order or a symbol is among those it strikes; the same answer every time."""
+        """Return whether it affects an order or a symbol; the same every time."""
         return self._fraction(f"subject:{subject}") < self.rate
 
     def draw_values(self, number: int) -> dict[str, object]:
-        """The particulars of a firing."""
+        """Return the field values of a firing."""
         return {
             name: values[int(self._fraction(f"{name}:{number}") * len(values))]
             for name, values in self.choices.items()

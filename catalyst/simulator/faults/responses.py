@@ -1,4 +1,4 @@
-"""Answers that are not the exchange's own: the proxy's pages, cut connections, documents with holes."""
+"""Faulty responses: the proxy's pages, aborted connections, documents with missing fields."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ def json_reply(status: int, body: object) -> web.Response:
 
 
 def proxy_page(status: int, title: str) -> web.Response:
-    """What the proxy in front of the API says when it speaks for itself."""
+    """Return a page of the proxy in front of the API."""
     text = f"<html><head><title>{title}</title></head><body><center><h1>{title}</h1></center></body></html>"
     return web.Response(status=status, text=text, content_type="text/html")
 
@@ -26,7 +26,7 @@ def rate_limit_response(*, data: bool = False) -> web.Response:
 
 
 def error_response(fault: Fault) -> web.Response:
-    """An error with a status of choice; 500 has the API's own words, the proxy's statuses have its page."""
+    """Return an error with a chosen status; 500 has the API's message, the proxy's statuses have its page."""
     if fault.status in {502, 503, 504} and fault.message is None:
         titles = {502: "Bad Gateway", 503: "Service Unavailable", 504: "Gateway Time-out"}
         return proxy_page(fault.status, f"{fault.status} {titles[fault.status]}")
@@ -37,7 +37,7 @@ def error_response(fault: Fault) -> web.Response:
 
 
 def abort_connection(request: web.Request) -> web.Response:
-    """The connection is gone before a byte of the answer."""
+    """Abort the connection before the first byte of the response."""
     if request.transport is not None:
         request.transport.abort()
     return web.Response(status=499)
@@ -62,7 +62,7 @@ def alter_response(fault: Fault, response: web.StreamResponse) -> web.StreamResp
 
 
 def _map_objects(value: object, change: Callable[[JsonObject], JsonObject]) -> object:
-    """`change` applied to every JSON object, innermost last."""
+    """Apply `change` to every JSON object, innermost last."""
     if isinstance(value, list):
         return [_map_objects(item, change) for item in value]
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""The fault menu: rules that match a request, an order or a stream message, and count what they broke."""
+"""Fault rules: each matches a request, an order or a stream message, and counts its firings."""
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -12,61 +12,61 @@ from catalyst.simulator.rules.wire_format import BAD_PARAMETER, ApiError
 
 
 class FaultKind(StrEnum):
-    """Everything that can be made to go wrong."""
+    """Every failure that can be injected."""
 
     # Requests.
-    HANG = "hang"  # done, and never answered
-    HANG_BEFORE = "hang_before"  # not done, and never answered
-    DROP = "drop"  # done, then the connection is cut
-    DROP_BEFORE = "drop_before"  # cut without doing anything
-    STATUS = "status"  # done, then answered with another status
-    STATUS_BEFORE = "status_before"  # not done, answered with a status
-    HTML = "html"  # done, then answered with the proxy's HTML
+    HANG = "hang"  # processed, no response
+    HANG_BEFORE = "hang_before"  # not processed, no response
+    DROP = "drop"  # processed, then the connection is cut
+    DROP_BEFORE = "drop_before"  # the connection is cut before processing
+    STATUS = "status"  # processed, then another status
+    STATUS_BEFORE = "status_before"  # not processed, responds with a status
+    HTML = "html"  # processed, then the proxy's HTML
     HTML_BEFORE = "html_before"
-    GARBLE = "garble"  # done, then answered with half a JSON document
-    SLOW = "slow"  # done, answered after some market seconds
-    SLOW_BEFORE = "slow_before"  # done after some market seconds
+    GARBLE = "garble"  # processed, then half a JSON document
+    SLOW = "slow"  # processed, response after some market seconds
+    SLOW_BEFORE = "slow_before"  # processed after some market seconds
     RATE_LIMIT = "rate_limit"
     UNAUTHORIZED = "unauthorized"
-    REMOVE_FIELDS = "remove_fields"  # done, answered without these fields, at any depth
-    ADD_FIELDS = "add_fields"  # done, answered with a field nobody knows
-    STALE = "stale"  # a GET answered as it was answered the last time
-    EMPTY = "empty"  # a GET of a list answered with none
-    LEG_OMIT = "leg_omit"  # legs missing from the answer
-    CLOCK_SKEW = "clock_skew"  # /v2/clock answers some seconds off
+    REMOVE_FIELDS = "remove_fields"  # processed, response without these fields, at any depth
+    ADD_FIELDS = "add_fields"  # processed, response with an unknown field
+    STALE = "stale"  # a GET gets its last response again
+    EMPTY = "empty"  # a GET of a list gets an empty one
+    LEG_OMIT = "leg_omit"  # response without legs
+    CLOCK_SKEW = "clock_skew"  # /v2/clock is off by some seconds
 
     # Orders.
     REJECT = "reject"  # accepted with 200, then rejected
     NEVER_ACK = "never_ack"  # stuck in pending_new
     PARTIAL = "partial"  # fills no more than `qty` shares, or than this `share` of the order's
-    LEG_REJECT = "leg_reject"  # the leg of this role is rejected as it should go live
-    LEG_CANCEL = "leg_cancel"  # the leg of this role is cancelled by the venue as it should go live
+    LEG_REJECT = "leg_reject"  # the leg of this role is rejected when it should become active
+    LEG_CANCEL = "leg_cancel"  # the venue cancels the leg of this role when it should become active
     CANCEL_DELAY = "cancel_delay"  # this cancel takes `seconds`
     CANCEL_LOSES = "cancel_loses"  # the rest fills before the cancel arrives
-    CANCEL_REJECT = "cancel_reject"  # the venue refuses the cancel; the order works on
+    CANCEL_REJECT = "cancel_reject"  # the venue rejects the cancel; the order works on
     REPLACE_REJECT = "replace_reject"
-    LIQUIDATE_FAIL = "liquidate_fail"  # closing everything answers 500 for this symbol
+    LIQUIDATE_FAIL = "liquidate_fail"  # closing everything returns 500 for this symbol
     DOUBLE_EXIT = "double_exit"  # both exits of the group fill
     STOP_REPLACED = "stop_replaced"  # the triggered stop fills through another order id
-    NO_TRIGGER = "no_trigger"  # the stop is not elected although its price traded
+    NO_TRIGGER = "no_trigger"  # the stop does not trigger although its price traded
     VISIBILITY = "visibility"  # not found by client id for `seconds`
-    POSITION_LAG = "position_lag"  # this fill is in the position book only after `seconds`
+    POSITION_LAG = "position_lag"  # positions show this fill only after `seconds`
     HALT = "halt"  # the symbol halts after a partial fill of `qty` shares, for `seconds` if given
-    GAP = "gap"  # the trade that triggers a stop comes at `factor` of its price, and all after it
+    GAP = "gap"  # the print that triggers a stop, and all after it, are at `factor` of their price
 
     # The trade_updates stream.
     STREAM_DROP = "stream_drop"
     STREAM_DUPLICATE = "stream_duplicate"
     STREAM_LATE = "stream_late"
     STREAM_REORDER = "stream_reorder"  # sent after the next message
-    STREAM_STATUS = "stream_status"  # an order status nobody knows
-    STREAM_EVENT = "stream_event"  # an event nobody knows
+    STREAM_STATUS = "stream_status"  # an unknown order status
+    STREAM_EVENT = "stream_event"  # an unknown event
     STREAM_FIELDS = "stream_fields"  # fields removed from the message
-    STREAM_NULL = "stream_null"  # `data: null` in its place
+    STREAM_NULL = "stream_null"  # `data: null` instead
     STREAM_ERROR = "stream_error"  # an error frame before it
-    STREAM_RAW = "stream_raw"  # these bytes in its place
+    STREAM_RAW = "stream_raw"  # these bytes instead
     STREAM_DISCONNECT = "stream_disconnect"  # the socket closes instead of sending it
-    STREAM_MUTE = "stream_mute"  # from here on the socket stays open and says nothing
+    STREAM_MUTE = "stream_mute"  # from here on the socket stays open and sends nothing
     STREAM_REFUSE = "stream_refuse"  # authentication is refused
     STREAM_BUSY = "stream_busy"  # the handshake gets 429
     STREAM_SECOND = "stream_second"  # it gets 429 while another connection is open
@@ -74,7 +74,7 @@ class FaultKind(StrEnum):
 
 
 REQUEST_FAULTS: Final = frozenset(list(FaultKind)[: list(FaultKind).index(FaultKind.REJECT)])
-# These stand against an order or a symbol until they are removed, whatever their count.
+# These apply to an order or a symbol until they are removed, whatever their count.
 ACTIVE_UNTIL_REMOVED: Final = frozenset(
     {FaultKind.PARTIAL, FaultKind.NO_TRIGGER, FaultKind.VISIBILITY, FaultKind.DOUBLE_EXIT}
 )
@@ -82,7 +82,7 @@ ACTIVE_UNTIL_REMOVED: Final = frozenset(
 
 @dataclass(slots=True)
 class Fault:
-    """One rule. Each condition that is given must hold; it fires from the nth match on, `count` times."""
+    """One rule. All given conditions must match; it fires from the nth match on, `count` times."""
 
     kind: FaultKind
     id: str = ""
@@ -94,7 +94,7 @@ class Fault:
     role: str | None = None
     side: str | None = None
     nth: int = 1
-    count: int = 1  # 0: for ever
+    count: int = 1  # 0: no limit
     seconds: float = 0.0
     status: int = 504
     code: int | None = None
@@ -104,13 +104,15 @@ class Fault:
     text: str | None = None
     fields: list[str] = field(default_factory=list)
     factor: str = "0.9"
-    probability: FaultProbability | None = None  # fires by chance instead of by number
+    probability: FaultProbability | None = None  # fires by probability instead of by number
     matched: int = 0
     fired: int = 0
-    hit_orders: list[str] = field(default_factory=list)  # the orders that a standing rule had an effect on
+    hit_orders: list[str] = field(
+        default_factory=list
+    )  # orders on which a rule without a count had an effect
 
     def matches(self, facts: dict[str, str | None]) -> bool:
-        """True when every condition of the rule agrees with the facts."""
+        """Return true when every condition of the rule matches the facts."""
         for name in ("method", "symbol", "event", "role", "side"):
             wanted = getattr(self, name)
             if wanted is not None and facts.get(name) != wanted:
@@ -125,13 +127,13 @@ class Fault:
         return True
 
     def max_fill_qty(self, qty: Decimal) -> Decimal | None:
-        """How many of an order's `qty` shares may fill; None when the rule names no bound."""
+        """Return how many of an order's `qty` shares may fill; None without a bound."""
         if self.qty is not None:
             return Decimal(self.qty)
         return None if self.share is None else (qty * Decimal(self.share)).to_integral_value(ROUND_FLOOR)
 
     def fire(self) -> "Fault":
-        """Count a firing; the rule as it fires, its particulars drawn when it fires by chance."""
+        """Count a firing; return the rule as it fires, with drawn values when it fires by probability."""
         self.fired += 1
         if self.probability is None:
             return self
@@ -141,7 +143,7 @@ class Fault:
         return replace(self, **drawn)  # type: ignore[arg-type]  # the particulars are fields of a fault
 
     def record_hit(self, subject: str) -> None:
-        """Count a standing rule's effect on an order, once for each."""
+        """Count the effect of a rule on an order, once per order."""
         if subject not in self.hit_orders:
             self.hit_orders.append(subject)
             self.fired += 1
@@ -152,18 +154,18 @@ class Fault:
 
 
 class RuleSource(Protocol):
-    """What makes rules: a random schedule."""
+    """A source of rules: a random schedule."""
 
     def rules(self) -> list[Fault]: ...
 
 
 class FaultRules:
-    """The rules in force, and every firing of each."""
+    """The rules in force, and the number of firings of each."""
 
     def __init__(self) -> None:
         self.rules: dict[str, Fault] = {}
         self._added_count = 0
-        self._removed_firings: Counter[str] = Counter()  # firings of rules that were lifted
+        self._removed_firings: Counter[str] = Counter()  # firings of removed rules
 
     def add(self, fault: Fault) -> Fault:
         """Put a rule in force; it keeps its id, or gets one."""
@@ -177,7 +179,7 @@ class FaultRules:
         return [self.add(rule) for rule in schedule.rules()]
 
     def remove(self, fault_id: str | None = None) -> None:
-        """Lift one rule, or all."""
+        """Remove one rule, or all."""
         for gone in list(self.rules) if fault_id is None else [fault_id]:
             fault = self.rules.pop(gone, None)
             if fault is not None:
@@ -185,14 +187,14 @@ class FaultRules:
 
     @property
     def fired(self) -> dict[str, int]:
-        """How often each kind has fired, lifted rules included."""
+        """Return how often each kind has fired, removed rules included."""
         total = Counter(self._removed_firings)
         for fault in self.rules.values():
             total[fault.kind.value] += fault.fired
         return {kind: number for kind, number in sorted(total.items()) if number}
 
     def fire_matching(self, *kinds: FaultKind, **facts: str | None) -> Fault | None:
-        """The first rule of these kinds that fires on these facts, counted; None when none does."""
+        """Return the first rule of these kinds that fires on these facts, counted; None when none does."""
         for fault in self.rules.values():
             if fault.kind not in kinds or fault.exhausted or not fault.matches(facts):
                 continue
@@ -202,12 +204,12 @@ class FaultRules:
         return None
 
     def active(self, kind: FaultKind, **facts: str | None) -> Fault | None:
-        """The first rule of this kind for these facts, until it is removed; looking does not use it up."""
+        """Return the first rule of this kind for these facts; reading it does not count as a firing."""
         return next((f for f in self.rules.values() if f.kind is kind and f.matches(facts)), None)
 
 
 def parse_fault(body: dict[str, object]) -> Fault:
-    """A rule from its JSON; Refusal (422) for an unknown kind or an unknown condition."""
+    """Return a rule from its JSON. Raises ApiError (422) for an unknown kind or condition."""
     rest = {name: value for name, value in body.items() if name != "kind"}
     if rest.keys() & {"probability", "hit_orders"}:
         raise ApiError(422, BAD_PARAMETER, "unknown fault: chance comes with a schedule")

@@ -1,4 +1,4 @@
-"""Random fault schedules: every kind of the menu by chance, from a seed, each firing counted by its rule."""
+"""Random fault schedule: every kind by probability, from a seed; each rule counts its firings."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -42,9 +42,9 @@ VALUE_CHOICES: Final[dict[FaultKind, dict[str, list[object]]]] = {
 
 @dataclass(frozen=True, slots=True)
 class FaultSchedule:
-    """Which kinds happen, and at what share of their occasions: requests, orders, fills, messages or handshakes.
+    """Kinds of faults, and the share of their occasions: requests, orders, fills, messages or handshakes.
 
-    A kind that stands against an order (`partial`, `no_trigger`, `visibility`) strikes that share of the orders;
+    A kind that applies to an order (`partial`, `no_trigger`, `visibility`) affects that share of the orders;
     `double_exit` that share of the symbols.
     """
 
@@ -55,11 +55,11 @@ class FaultSchedule:
     def uniform(
         cls, seed: int, rate: float = DEFAULT_RATE, kinds: Iterable[FaultKind] = FaultKind
     ) -> "FaultSchedule":
-        """Every one of `kinds` at one rate."""
+        """Return a schedule of `kinds` at one rate."""
         return cls(seed, dict.fromkeys(kinds, rate))
 
     def rules(self) -> list[Fault]:
-        """A rule for each kind; the same seed, rates and occasions give the same firings."""
+        """Return a rule for each kind; equal seed, rates and occasions give equal firings."""
         return [self._rule(kind, rate) for kind, rate in self.rates.items() if rate > 0]
 
     def _rule(self, kind: FaultKind, rate: float) -> Fault:
@@ -73,7 +73,8 @@ class FaultSchedule:
 
 
 def parse_schedule(body: object) -> FaultSchedule:
-    """A schedule from its JSON: `seed`, and `rate` with `kinds`, or `rates` by kind. Raises Refusal (422)."""
+    """Return a schedule from its JSON: `seed`, and `rate` with `kinds`, or `rates` by kind. Raises ApiError
+    (422)."""
     if not isinstance(body, dict):
         raise ApiError(422, BAD_PARAMETER, "random must be an object")
     unknown = set(body) - {"seed", "rate", "kinds", "rates"}

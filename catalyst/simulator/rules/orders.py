@@ -1,4 +1,4 @@
-"""Orders as the exchange keeps them: the vocabulary, the request, and the order itself."""
+"""Orders of the exchange: enums, the request, the order and the execution."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -13,7 +13,7 @@ class OrderSide(StrEnum):
 
     @property
     def sign(self) -> int:
-        """+1 adds shares to the account, -1 takes them."""
+        """Return +1 for a buy, -1 for a sell."""
         return 1 if self is OrderSide.BUY else -1
 
     @property
@@ -46,7 +46,7 @@ class OrderClass(StrEnum):
 
 
 class OrderRole(StrEnum):
-    """What an order is for inside its group."""
+    """Role of an order inside its group."""
 
     PLAIN = "plain"
     ENTRY = "entry"
@@ -97,7 +97,7 @@ VENUE_STATUSES: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class SubmitRequest:
-    """What a client asked for, read but not yet judged."""
+    """A parsed order request that was not checked yet."""
 
     symbol: str
     side: OrderSide
@@ -120,7 +120,7 @@ class SubmitRequest:
 
 @dataclass(frozen=True, slots=True)
 class ReplaceRequest:
-    """What a client wants changed; None is unchanged."""
+    """A requested change of an order; None is unchanged."""
 
     qty: Decimal | None
     time_in_force: TimeInForce | None
@@ -132,7 +132,7 @@ class ReplaceRequest:
 
 @dataclass(slots=True)
 class Order:
-    """One order, alive or long dead; orders are never removed."""
+    """One order, working or terminal; orders are never removed."""
 
     id: str
     client_order_id: str
@@ -161,14 +161,16 @@ class Order:
     extended_hours: bool = False
     filled_qty: Decimal = Decimal(0)
     filled_value: Decimal = Decimal(0)  # the sum of price times quantity
-    inherited_filled_qty: Decimal = Decimal(0)  # filled under the ids this order replaces
-    unit_reserve: Decimal = Decimal(0)  # buying power a share ties up while it may still open
-    active: bool = False  # a leg that is live, whatever its status says
-    triggered: bool = False  # a stop that was triggered
+    inherited_filled_qty: Decimal = Decimal(0)  # filled under the ids that this order replaces
+    unit_reserve: Decimal = Decimal(
+        0
+    )  # buying power that a share reserves while it may still open a position
+    active: bool = False  # a working leg, whatever its status says
+    triggered: bool = False  # a triggered stop
     acknowledged: bool = False
     in_opening_auction: bool = False  # takes part in the symbol's next trade as in an auction
     status_before_pending: OrderStatus | None = (
-        None  # what it was before a cancel or a replacement became pending
+        None  # the status before a cancel or a replacement became pending
     )
     parent_id: str | None = None
     legs: list[str] = field(default_factory=list)
@@ -187,9 +189,9 @@ class Order:
 
     @property
     def working(self) -> bool:
-        """True while a trade may still fill it: at the venue, or a live leg that is shown as held.
+        """Return true while a trade may still fill it: acknowledged, or an active leg that is shown as held.
 
-        An exit whose group is over does not trade, whatever is pending for it.
+        An exit whose group has ended does not trade, whatever is pending for it.
         """
         if not self.acknowledged or (self.is_exit and not self.active):
             return False
@@ -205,7 +207,7 @@ class Order:
 
     @property
     def is_exit(self) -> bool:
-        """A leg, or an order of a group made to leave a position."""
+        """Return true for a leg and for an order of an exit group."""
         return self.role in {OrderRole.TARGET, OrderRole.STOP}
 
     @property
@@ -216,7 +218,7 @@ class Order:
 
     @property
     def reserve(self) -> Decimal:
-        """The buying power this order ties up now."""
+        """Return the buying power that this order reserves now."""
         if self.terminal or not self.intent.opens_position:
             return Decimal(0)
         return self.unit_reserve if self.qty is None else self.unit_reserve * self.remaining
@@ -224,7 +226,7 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """One trade of ours: what the account's arithmetic is made of."""
+    """One trade of the account."""
 
     id: str
     at: datetime
@@ -237,5 +239,5 @@ class Execution:
     cum_qty: Decimal
     leaves_qty: Decimal
     order_status: OrderStatus
-    closing: bool  # the order was made to leave a position
+    closing: bool  # the order was an exit
     position_qty: Decimal  # after it, signed

@@ -1,4 +1,4 @@
-"""What a trade on the tape, or the quote on arrival, does to one order. Pure."""
+"""Pricing: what a print, or the quote on arrival, does to one order. Pure."""
 
 from collections.abc import Callable
 from decimal import ROUND_DOWN, Decimal
@@ -11,14 +11,14 @@ COLLAR_PRICE_LIMIT: Final = Decimal(50)
 
 
 def opposite_quote(quote: BestQuote | None, side: OrderSide) -> tuple[Decimal, int] | None:
-    """The price and size a taker meets; None when the quote is absent, one-sided or crossed."""
+    """Return the price and size a taker meets; None when the quote is absent, one-sided or crossed."""
     if quote is None or quote.bid <= 0 or quote.ask <= 0 or quote.bid > quote.ask:
         return None
     return (quote.ask, quote.ask_size) if side is OrderSide.BUY else (quote.bid, quote.bid_size)
 
 
 def effective_limit(order: Order) -> Decimal | None:
-    """The worst price the order accepts; None for one that takes what it gets.
+    """Return the worst price the order accepts; None for one without a limit.
 
     A triggered buy stop is a limit order 4 % (under $50) or 2.5 % above its stop; a triggered sell stop is a
     market order (Alpaca, "Orders", stop order conversion).
@@ -31,7 +31,7 @@ def effective_limit(order: Order) -> Decimal | None:
 
 
 def collar_factor(price: Decimal) -> Decimal:
-    """The collar on a buy without a limit."""
+    """Return the collar of a buy without a limit."""
     return Decimal("1.04") if price < COLLAR_PRICE_LIMIT else Decimal("1.025")
 
 
@@ -40,14 +40,14 @@ def is_stop(order: Order) -> bool:
 
 
 def triggers(order: Order, price: Decimal) -> bool:
-    """True when a trade at `price` triggers this stop order."""
+    """Return true when a trade at `price` triggers this stop order."""
     if not is_stop(order) or order.triggered or order.stop_price is None:
         return False
     return price >= order.stop_price if order.side is OrderSide.BUY else price <= order.stop_price
 
 
 def update_trailing_stop(order: Order, price: Decimal) -> bool:
-    """Let the high-water mark and the stop of a trailing order follow the trade; true when they moved."""
+    """Move the high-water mark and the stop of a trailing order with the trade; true when they moved."""
     if order.type is not OrderType.TRAILING_STOP or order.triggered:
         return False
     better = order.hwm is None or (price > order.hwm if order.side is OrderSide.SELL else price < order.hwm)
@@ -58,7 +58,7 @@ def update_trailing_stop(order: Order, price: Decimal) -> bool:
 
 
 def trail_distance(order: Order, price: Decimal) -> Decimal:
-    """How far a trailing stop stays behind its mark."""
+    """Return the distance of a trailing stop from its mark."""
     if order.trail_price is not None:
         return order.trail_price
     return price * (order.trail_percent or Decimal(0)) / 100
@@ -69,17 +69,17 @@ def is_within_limit(limit: Decimal | None, side: OrderSide, price: Decimal) -> b
 
 
 def price_on_arrival(order: Order, quote: BestQuote | None) -> tuple[Decimal, int] | None:
-    """What an order meets as it reaches the venue: the far side of the quote, if its limit allows."""
+    """Return what an arriving order meets: the opposite quote, if its limit allows."""
     far = opposite_quote(quote, order.side)
     return far if far is not None and is_within_limit(effective_limit(order), order.side, far[0]) else None
 
 
 def price_on_print(order: Order, price: Decimal, quote: Callable[[], BestQuote | None]) -> Decimal | None:
-    """The price at which a trade on the tape fills a working order; None when it does not.
+    """Return the price at which a print fills a working order; None when it does not.
 
-    A trade outside the limit fills nothing. Inside it, a taker pays the far side of the quote, and a resting
-    order that the trade reaches gets its limit or better: after a gap that is the gap's price, for stops
-    against the customer and for limits in his favour. The quote is looked up only when it is needed.
+    A print outside the limit fills nothing. Inside it, a taker pays the opposite quote, and a resting order
+    that the print reaches gets its limit or better: after a gap that is the gap's price, against the customer
+    for stops and in favour for limits. The quote is read only when needed.
     """
     limit = effective_limit(order)
     if not is_within_limit(limit, order.side, price):
@@ -91,5 +91,5 @@ def price_on_print(order: Order, price: Decimal, quote: Callable[[], BestQuote |
 
 
 def participation_qty(size: int, participation: Decimal) -> Decimal:
-    """How many shares of a print one order may have: at least one."""
+    """Return how many shares of a print one order may have: at least one."""
     return max((size * participation).to_integral_value(ROUND_DOWN), Decimal(1))

@@ -1,4 +1,4 @@
-"""The rules a request must obey by itself: shape, ticks, and prices on their own side. Pure."""
+"""Request rules: shape, ticks, and prices on the right side. Pure."""
 
 from decimal import Decimal
 from typing import Final
@@ -36,14 +36,14 @@ def forbidden(message: str, **facts: object) -> ApiError:
 
 
 def infer_intent(side: OrderSide, position: Decimal) -> PositionIntent:
-    """What an order on this side does to a position of this sign."""
+    """Return what an order on this side does to a position of this sign."""
     if side is OrderSide.BUY:
         return PositionIntent.BUY_TO_CLOSE if position < 0 else PositionIntent.BUY_TO_OPEN
     return PositionIntent.SELL_TO_CLOSE if position > 0 else PositionIntent.SELL_TO_OPEN
 
 
 def check_shape(request: SubmitRequest) -> None:
-    """Refuse amounts and prices that do not belong to the order's type and class."""
+    """Reject amounts and prices that do not belong to the order's type and class."""
     if request.notional is not None:
         _check_notional(request)
     elif request.qty is None or request.qty <= 0:
@@ -133,7 +133,7 @@ def _check_complex(request: SubmitRequest) -> None:
 
 
 def check_ticks(request: SubmitRequest) -> None:
-    """Refuse prices finer than a cent, or than a hundredth of a cent under a dollar."""
+    """Reject prices finer than a cent, or than a hundredth of a cent under a dollar."""
     check_tick("limit_price", request.limit_price)
     check_tick("stop_price", request.stop_price)
     check_tick("take_profit.limit_price", request.take_profit)
@@ -152,7 +152,7 @@ def check_tick(name: str, price: Decimal | None) -> None:
 
 
 def check_stop_side(side: OrderSide, stop: Decimal | None, market: Decimal) -> None:
-    """Refuse a stop that the market has already passed."""
+    """Reject a stop that the market has already passed."""
     if stop is None or (stop < market if side is OrderSide.SELL else stop > market):
         return
     word = "less" if side is OrderSide.SELL else "greater"
@@ -164,7 +164,7 @@ def check_stop_side(side: OrderSide, stop: Decimal | None, market: Decimal) -> N
 
 
 def check_leg_prices(request: SubmitRequest, base: Decimal) -> None:
-    """Refuse legs that are not at least a cent away from the base price, each on its own side."""
+    """Reject legs that are not at least a cent away from the base price, each on its side."""
     exit_side = request.side if request.order_class is OrderClass.OCO else request.side.opposite
     sign = 1 if exit_side is OrderSide.SELL else -1
     words = ("<= base_price - 0.01", ">= base_price + 0.01")
@@ -183,7 +183,7 @@ def check_leg_prices(request: SubmitRequest, base: Decimal) -> None:
 
 
 def could_match(request: SubmitRequest, order: Order) -> bool:
-    """Whether a new order and an opposite one could trade with each other."""
+    """Return whether a new order and an opposite one could trade with each other."""
     limits = {OrderType.LIMIT, OrderType.STOP_LIMIT}
     if request.type not in limits or order.type not in limits:
         return True

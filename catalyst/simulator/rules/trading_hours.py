@@ -1,4 +1,4 @@
-"""When the exchange trades: sessions, extended hours, and the lives of orders."""
+"""Trading hours: sessions, extended hours, and the expiry of orders."""
 
 from datetime import date, datetime, time, timedelta
 from typing import Final
@@ -19,20 +19,20 @@ def new_york_date(at: datetime) -> date:
 
 
 class TradingHours:
-    """The market's calendar, asked about instants."""
+    """The market's calendar by instant."""
 
     def __init__(self, market: TradingFeed) -> None:
         self._market = market
         self._sessions: dict[date, MarketSession | None] = {}
 
     def session(self, day: date) -> MarketSession | None:
-        """The regular session of a day, looked up once."""
+        """Return the regular session of a day; cached."""
         if day not in self._sessions:
             self._sessions[day] = self._market.session(day)
         return self._sessions[day]
 
     def session_at(self, at: datetime) -> MarketSession | None:
-        """The regular session running at this instant; the closing instant is outside."""
+        """Return the regular session at this instant; the closing instant is outside."""
         session = self.session(new_york_date(at))
         return session if session is not None and session.open <= at < session.close else None
 
@@ -40,7 +40,7 @@ class TradingHours:
         return self.session_at(at) is not None
 
     def next_session(self, at: datetime) -> MarketSession | None:
-        """The first session that opens after this instant."""
+        """Return the first session that opens after this instant."""
         day = new_york_date(at)
         return next((s for s in self._market.sessions(day, day + SESSION_SEARCH_RANGE) if s.open > at), None)
 
@@ -48,29 +48,29 @@ class TradingHours:
         return self.session_at(at) or self.next_session(at)
 
     def previous_session(self, at: datetime) -> MarketSession | None:
-        """The last session that closed at or before this instant."""
+        """Return the last session that closed at or before this instant."""
         day = new_york_date(at)
         ended = [s for s in self._market.sessions(day - SESSION_SEARCH_RANGE, day) if s.close <= at]
         return ended[-1] if ended else None
 
     def in_extended_hours(self, at: datetime) -> bool:
-        """True from 04:00 to 20:00 New York on a session day."""
+        """Return true from 04:00 to 20:00 New York on a session day."""
         local = at.astimezone(NEW_YORK)
         return self.session(local.date()) is not None and PRE_OPEN <= local.time() < POST_CLOSE
 
     def is_tradable(self, at: datetime, *, extended_hours: bool) -> bool:
-        """Whether an order reaches the venue at this instant."""
+        """Return whether an order reaches the venue at this instant."""
         return self.is_open(at) or (extended_hours and self.in_extended_hours(at))
 
     def accepts_trades(self, at: datetime, *, extended_hours: bool) -> bool:
-        """Whether a trade at this instant may fill an order; the closing print may."""
+        """Return whether a trade at this instant may fill an order; the closing print may."""
         session = self.session(new_york_date(at))
         if session is not None and session.open <= at <= session.close:
             return True
         return extended_hours and self.in_extended_hours(at)
 
     def routing_time(self, at: datetime, *, extended_hours: bool) -> datetime | None:
-        """When an order that waits now will be routed."""
+        """Return when an order that waits now will be routed."""
         if self.is_tradable(at, extended_hours=extended_hours):
             return at
         session = self.next_session(at)
@@ -79,7 +79,7 @@ class TradingHours:
         return max(at, datetime.combine(session.day, PRE_OPEN, NEW_YORK).astimezone(at.tzinfo))
 
     def expiry(self, at: datetime, tif: TimeInForce, *, extended_hours: bool) -> datetime:
-        """When an order submitted now ends by itself: its day's close, or 16:15 after ninety days."""
+        """Return when an order submitted now ends by itself: its day's close, or 16:15 after ninety days."""
         if tif is TimeInForce.GTC:
             last = datetime.combine(new_york_date(at) + GTC_LIFETIME, time(16, 15), NEW_YORK)
             return last.astimezone(at.tzinfo)

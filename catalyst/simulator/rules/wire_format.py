@@ -1,8 +1,7 @@
-"""The wire's small change: how Alpaca writes amounts, instants and refusals.
+"""Wire format: how Alpaca writes amounts, instants and errors.
 
-Trading numbers travel as JSON strings, instants as RFC 3339 with nanoseconds, refusals as
-`{"code": ..., "message": ...}`. Requests are read generously: numbers or numeric strings, `True`, `true` or
-`1`, `Z` or an offset or a bare date.
+Trading numbers are JSON strings, instants RFC 3339 with nanoseconds, errors `{"code": ..., "message": ...}`.
+Requests may have numbers or numeric strings, `True`, `true` or `1`, `Z`, an offset or a bare date.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -28,7 +27,7 @@ JsonObject = dict[str, object]
 
 
 class ApiError(Exception):
-    """The exchange says no: an HTTP status and the body that explains it."""
+    """An error response: an HTTP status and its body."""
 
     def __init__(self, status: int, code: int | None, message: str, **facts: object) -> None:
         super().__init__(message)
@@ -39,9 +38,9 @@ class ApiError(Exception):
 
 
 def parse_amount(value: object, name: str) -> Decimal | None:
-    """The decimal meant by a JSON number or a numeric string; None for null or an empty string.
+    """Return the decimal of a JSON number or a numeric string; None for null or an empty string.
 
-    Raises Refusal (422) for anything else, infinities, NaN and sizes nobody trades in included.
+    Raises ApiError (422) for anything else, infinities, NaN and sizes beyond any market included.
     """
     if value is None or value == "":
         return None
@@ -57,10 +56,8 @@ def parse_amount(value: object, name: str) -> Decimal | None:
 
 
 def parse_bool(value: object, *, default: bool = False) -> bool:
-    """`True`, `true`, `1` and `t` are true, `False`, `0` and `f` are not; absence is the default.
-
-    Raises Refusal (422) for anything else.
-    """
+    """Return true for `True`, `true`, `1` and `t`, false for `False`, `0` and `f`, the default when absent.
+    Raises ApiError (422) for anything else."""
     if value is None or value == "":
         return default
     if isinstance(value, bool):
@@ -74,10 +71,8 @@ def parse_bool(value: object, *, default: bool = False) -> bool:
 
 
 def parse_instant(value: str, name: str) -> datetime:
-    """The aware UTC instant meant by RFC 3339 text (nanoseconds are cut) or a bare date (New York midnight).
-
-    Raises Refusal (422) when it is neither.
-    """
+    """Return the aware UTC instant of RFC 3339 text (nanoseconds are cut) or of a bare date (New York
+    midnight). Raises ApiError (422) for anything else."""
     text = value.strip().replace(" ", "+")  # a plus sign that was not escaped arrives as a blank
     if "." in text:
         head, _, tail = text.partition(".")
@@ -93,7 +88,7 @@ def parse_instant(value: str, name: str) -> datetime:
 
 
 def parse_uuid(value: str, name: str = "order_id") -> str:
-    """The canonical form of a UUID; Refusal (422) when it is not one."""
+    """Return the canonical form of a UUID. Raises ApiError (422) when it is not one."""
     try:
         return str(UUID(value))
     except ValueError:
@@ -101,41 +96,41 @@ def parse_uuid(value: str, name: str = "order_id") -> str:
 
 
 def split_list(value: str | None) -> list[str]:
-    """A comma list as its non-empty parts."""
+    """Return the non-empty parts of a comma list."""
     return [part.strip() for part in (value or "").split(",") if part.strip()]
 
 
 def format_optional_decimal(number: Decimal | None) -> str | None:
-    """A number as the shortest plain decimal text; null stays null."""
+    """Return a number as the shortest plain decimal text; null stays null."""
     return None if number is None else format_decimal(number)
 
 
 def format_decimal(number: Decimal) -> str:
-    """A number as the shortest plain decimal text: 190.10 is "190.1", never "1.901E+2"."""
+    """Return a number as the shortest plain decimal text: 190.10 is "190.1", never "1.901E+2"."""
     text = format(number, "f")
     return (text.rstrip("0").rstrip(".") if "." in text else text) if number else "0"
 
 
 def format_optional_instant(at: datetime | None, *, local: bool = False) -> str | None:
-    """An instant with nanoseconds, in UTC or at New York's offset; null stays null.
+    """Return an instant with nanoseconds, in UTC or at New York's offset; null stays null.
 
-    Our instants stop at the microsecond; the last three digits are derived from it, so equal instants
-    are written equally.
+    Our instants end at the microsecond; the last three digits are derived from it, so equal instants have
+    equal texts.
     """
     return None if at is None else format_instant(at, local=local)
 
 
 def format_instant(at: datetime, *, local: bool = False) -> str:
-    """As `stamp`, for an instant that is there."""
+    """Return as `format_optional_instant`, for an instant that exists."""
     text = (at.astimezone(NEW_YORK) if local else at).isoformat(timespec="microseconds")
     return f"{text[:26]}{at.microsecond * 7 % 1000:03d}{text[26:] if local else 'Z'}"
 
 
 def seconds(value: float) -> timedelta:
-    """A span of market time."""
+    """Return a duration of market time."""
     return timedelta(seconds=value)
 
 
 def encode_json(value: object) -> bytes:
-    """JSON bytes."""
+    """Return JSON bytes."""
     return orjson.dumps(value)
