@@ -1,8 +1,8 @@
-"""`make bench`: every figure this project quotes, measured here and now, in about a quarter of an hour.
+"""`make bench`: measures every figure that this project quotes, in about a quarter of an hour.
 
-Rounds and history are short by default: ROUNDS, BURSTS, LOOKS, LIVES, SEEDS, OPEN and PAST (orders of earlier days)
-in the environment make them longer. Each module has
-`run() -> list[(name, value, unit)]`. Name one or more to run only those.
+Rounds and history are short by default. The environment variables ROUNDS, BURSTS, LOOPS_ROUNDS, RESTARTS, SEEDS,
+OPEN_POSITIONS and PAST (orders of earlier days) make them longer. Each module has `run() -> list[(name, value, unit)]`.
+Name one or more modules to run only these.
 """
 
 import importlib
@@ -11,13 +11,15 @@ from pathlib import Path
 
 
 def main(names: list[str]) -> int:
-    """Run the named benchmarks, or all; print a line a figure."""
-    known = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith("_"))
-    unknown = [name for name in names if name not in known]
+    """Run the named benchmarks, or all, and print one line per figure; return the exit code."""
+    available = sorted(
+        path.stem for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith("_")
+    )
+    unknown = [name for name in names if name not in available]
     if unknown:
-        sys.stderr.write(f"no benchmark {', '.join(unknown)}; there are {', '.join(known)}\n")
+        sys.stderr.write(f"no benchmark {', '.join(unknown)}; there are {', '.join(available)}\n")
         return 1
-    for name in names or known:
+    for name in names or available:
         module = importlib.import_module(f"benchmarks.{name}")
         sys.stdout.write(f"\n{name}: {(module.__doc__ or '').splitlines()[0]}\n")
         for figure, value, unit in module.run():

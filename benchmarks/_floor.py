@@ -1,4 +1,4 @@
-"""What the order path is measured against: a bare broker, a bare database, and rounds taken in turns."""
+"""Floors of the benchmarks: a minimal broker, minimal tables and interleaved rounds, to compare the order path with."""
 
 import asyncio
 import gc
@@ -41,7 +41,7 @@ CREATE TABLE bare_journal (seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, 
 
 @contextmanager
 def database_server() -> Iterator[embedded.EmbeddedPostgres]:
-    """A PostgreSQL of its own, durable as in production: fsync on, commits synchronous."""
+    """Start a separate PostgreSQL, durable as in production: fsync on, synchronous commits."""
     folder = Path(tempfile.mkdtemp(prefix="catalyst-bench-"))
     try:
         with embedded.start(folder, settings={"autovacuum": "off"}) as server:
@@ -51,7 +51,7 @@ def database_server() -> Iterator[embedded.EmbeddedPostgres]:
 
 
 async def new_database(server: embedded.EmbeddedPostgres, name: str) -> str:
-    """A migrated database with the bare tables beside ours; its DSN."""
+    """Create a migrated database that also has the minimal tables; return its DSN."""
     admin = await asyncpg.connect(server.dsn)
     try:
         await admin.execute(f"CREATE DATABASE {name}")
@@ -67,7 +67,7 @@ async def new_database(server: embedded.EmbeddedPostgres, name: str) -> str:
     return dsn
 
 
-# Two thousand orders a day, nine seconds apart, each day from 15:00 to 20:00 UTC and each a session.
+# Two thousand orders a day, nine seconds apart, from 15:00 to 20:00 UTC; each day is a session.
 PAST_DAYS = """
 INSERT INTO trading_days (date, open, close, half_day)
 SELECT day, day + time '14:30' AT TIME ZONE 'UTC', day + time '21:00' AT TIME ZONE 'UTC', false
@@ -104,9 +104,9 @@ SELECT order_id, created_at, step.source, step.kind, step.was, step.became
  ORDER BY order_id, step.n
 """
 CHAIN = """
-CREATE FUNCTION pg_temp.tie(before bytea, line text) RETURNS bytea LANGUAGE plpgsql AS
+CREATE FUNCTION pg_temp.link(before bytea, line text) RETURNS bytea LANGUAGE plpgsql AS
 $$ BEGIN RETURN sha256(before || convert_to(line, 'UTF8')); END $$;
-CREATE AGGREGATE pg_temp.chain(text) (sfunc = pg_temp.tie, stype = bytea, initcond = '');
+CREATE AGGREGATE pg_temp.chain(text) (sfunc = pg_temp.link, stype = bytea, initcond = '');
 INSERT INTO journal_chain (link, seq, hash)
 SELECT row_number() OVER whole, e.seq, pg_temp.chain(journal_line(e)) OVER whole
   FROM order_events e WINDOW whole AS (ORDER BY e.seq ROWS UNBOUNDED PRECEDING);
@@ -118,12 +118,13 @@ SELECT now(), 'MARKET_CLOSE', 'schedule', true, 0, 0,
 
 
 async def insert_past_orders(dsn: str, orders: int) -> None:
-    """`orders` closed orders of earlier years in books that are whole: every second one the exit of a closed position,
-    each with its fill, a journal that leads to its end, and its place in the chain, which a proof of being flat has
-    seen."""
+    """Insert `orders` closed orders of earlier years into a consistent ledger: every second order is the exit of a
+    closed position; each has its fill, a complete journal and its link in the hash chain, up to a flat proof."""
     conn = await asyncpg.connect(dsn, command_timeout=1_800)
     try:
-        await conn.execute("SET session_replication_role = replica")  # the guards have judged them long ago
+        await conn.execute(
+            "SET session_replication_role = replica"
+        )  # no triggers: these orders were checked long ago
         await conn.execute("SET synchronous_commit = off")
         await conn.execute(
             "INSERT INTO securities (symbol) SELECT 'OLD' || n FROM generate_series(1, 4000) AS n"
@@ -144,26 +145,26 @@ async def insert_past_orders(dsn: str, orders: int) -> None:
 
 @asynccontextmanager
 async def bare_broker() -> AsyncIterator[tuple[str, Callable[[], int]]]:
-    """A broker that only answers, in a process of its own: its URL, and when the last order's last byte reached
-    it, in nanoseconds of the machine's monotonic clock."""
+    """Run a minimal broker in its own process; yield its URL and a function that returns when the last byte of the last
+    order arrived, in nanoseconds of the machine's monotonic clock."""
     with tempfile.TemporaryDirectory() as folder:
-        seen = Path(folder) / "seen"
-        seen.write_bytes(bytes(8))
+        received = Path(folder) / "seen"
+        received.write_bytes(bytes(8))
         ready = Path(folder) / "port"
         code = "import sys; from benchmarks._floor import answer_orders; answer_orders(*sys.argv[1:])"
         child = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", code, str(ready), str(seen), cwd=ROOT
+            sys.executable, "-c", code, str(ready), str(received), cwd=ROOT
         )
         try:
             while not ready.exists() or not ready.read_text():
                 assert child.returncode is None
                 await asyncio.sleep(0.02)
-            file = os.open(seen, os.O_RDONLY)
-            shown = mmap.mmap(file, 8, prot=mmap.PROT_READ)
+            file = os.open(received, os.O_RDONLY)
+            memory = mmap.mmap(file, 8, prot=mmap.PROT_READ)
             os.close(file)
             yield (
                 f"http://127.0.0.1:{ready.read_text()}",
-                lambda: int(struct.unpack("<q", shown[:8])[0]),
+                lambda: int(struct.unpack("<q", memory[:8])[0]),
             )
         finally:
             child.send_signal(signal.SIGTERM)
@@ -171,9 +172,9 @@ async def bare_broker() -> AsyncIterator[tuple[str, Callable[[], int]]]:
 
 
 def answer_orders(port_file: str, received_file: str) -> None:
-    """Answer every POST as an accepted bracket, and note when it was complete; ends with the process."""
+    """Answer every POST with an accepted bracket, and store the time of its last byte; runs until the process ends."""
     file = os.open(received_file, os.O_RDWR)
-    shown = mmap.mmap(file, 8)
+    memory = mmap.mmap(file, 8)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
@@ -191,11 +192,11 @@ def answer_orders(port_file: str, received_file: str) -> None:
                 0,
             )
             body = await reader.readexactly(length)
-            shown[:8] = struct.pack("<q", perf_counter_ns())
-            said = orjson.dumps(accepted_order(orjson.loads(body)))
+            memory[:8] = struct.pack("<q", perf_counter_ns())
+            response = orjson.dumps(accepted_order(orjson.loads(body)))
             writer.write(
                 b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
-                % (len(said), said)
+                % (len(response), response)
             )
 
     async def run() -> None:
@@ -209,27 +210,27 @@ def answer_orders(port_file: str, received_file: str) -> None:
 
 
 def accepted_order(body: Mapping[str, object]) -> dict[str, object]:
-    """The broker's answer to an order, with the legs of a bracket."""
+    """Return the broker's response to an order, with the legs of a bracket."""
     stamp = "2026-06-17T14:30:00.123456789Z"
-    top: dict[str, object] = {
+    parent: dict[str, object] = {
         "id": str(uuid4()), "filled_qty": "0", "filled_avg_price": None, "status": "pending_new", "legs": None,
         "submitted_at": stamp, "updated_at": stamp, "replaced_by": None, "replaces": None, "stop_price": None,
         "limit_price": None, "order_class": "simple",
     } | {key: body[key] for key in body if key not in ("take_profit", "stop_loss")}  # fmt: skip
     if body.get("order_class") == "bracket":
         legs = (("limit", "limit_price", "take_profit"), ("stop", "stop_price", "stop_loss"))
-        top["legs"] = [
-            top | {
+        parent["legs"] = [
+            parent | {
                 "id": str(uuid4()), "client_order_id": str(uuid4()), "status": "held", "type": kind, "side": "sell",
                 "limit_price": None, "stop_price": None, "legs": None,
             } | {price: body[name][price]}  # type: ignore[index]  # a bracket has both
             for kind, price, name in legs
         ]  # fmt: skip
-    return top
+    return parent
 
 
 class BarePost:
-    """The least a POST can be: one connection, a head made once, the answer read whole."""
+    """A minimal POST: one connection, a constant head, and a complete read of the response."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
@@ -255,7 +256,7 @@ class BarePost:
 async def measure_interleaved(
     works: Mapping[str, Callable[[int], Awaitable[Sequence[float]]]], rounds: int, *, warm: int = 20
 ) -> dict[str, list[list[float]]]:
-    """Each work once a round, one after the other; what it measured (milliseconds), a list a figure."""
+    """Run each work once per round, in turns; return by work one list per figure, in milliseconds."""
     spent: dict[str, list[list[float]]] = {name: [] for name in works}
     gc.collect()
     gc.freeze()
@@ -269,12 +270,12 @@ async def measure_interleaved(
 
 
 def ratio_rows(name: str, ours: Sequence[float], floor: Sequence[float], target: float) -> list[Row]:
-    """Floor, ours, and their ratio with its target; medians, milliseconds."""
-    low, high = median(floor), median(ours)
+    """Return the rows for the floor, ours, and their ratio with its target; medians in milliseconds."""
+    floor_ms, ours_ms = median(floor), median(ours)
     return [
-        (f"{name}: floor", low, "ms"),
-        (f"{name}: ours (p99 {percentile(ours, 99):.2f})", high, "ms"),
-        (f"{name}: ratio, target <= {target:g}", high / low, "x"),
+        (f"{name}: floor", floor_ms, "ms"),
+        (f"{name}: ours (p99 {percentile(ours, 99):.2f})", ours_ms, "ms"),
+        (f"{name}: ratio, target <= {target:g}", ours_ms / floor_ms, "x"),
     ]
 
 

@@ -1,6 +1,6 @@
-"""What the exchange does in a second over the wire: orders, snapshots, stream messages; and what a large day weighs.
+"""Throughput of the simulated exchange over the wire (orders, snapshots, stream messages), and memory of a large day.
 
-The exchange is a process of its own on one core; the client, in this process, asks over loopback with keep-alive.
+The exchange is a separate process on one core. The client runs in this process and uses keep-alive over loopback.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ FEED_SECONDS = 120
 
 
 def run() -> list[Row]:
-    """Everything, in turn; rates are of wall time, CPU of the exchange's own process beside them."""
+    """Measure everything in turn; rates use wall time, next to the CPU time of the exchange's process."""
     return [*asyncio.run(measure_http()), *asyncio.run(measure_websockets()), *measure_memory()]
 
 
@@ -48,58 +48,60 @@ def run() -> list[Row]:
 
 
 async def measure_http() -> list[Row]:
-    """Orders, replies to questions, and snapshots of every symbol."""
+    """Measure orders, account reads, and snapshots of every symbol."""
     rows: list[Row] = []
     async with exchange_process(SYMBOLS) as (url, used), aiohttp.ClientSession(headers=KEYS) as http:
-        async with http.get(f"{url}/v2/assets") as answer:
-            symbols = [row["symbol"] for row in await answer.json()][:SYMBOLS]
+        async with http.get(f"{url}/v2/assets") as response:
+            symbols = [row["symbol"] for row in await response.json()][:SYMBOLS]
         await http.post(f"{url}/admin/deposit", json={"amount": "100000000"})
 
         async def order(number: int) -> None:
             symbol, limit = symbols[number % 50], "0.01"
             body = {"symbol": symbol, "side": "buy", "qty": "1", "type": "limit", "limit_price": limit}
-            async with http.post(f"{url}/v2/orders", json={**body, "time_in_force": "ioc"}) as answer:
-                assert answer.status == 200, await answer.text()
+            async with http.post(f"{url}/v2/orders", json={**body, "time_in_force": "ioc"}) as response:
+                assert response.status == 200, await response.text()
 
-        async def position(_: int) -> None:
-            async with http.get(f"{url}/v2/account") as answer:
-                assert answer.status == 200
-                await answer.read()
+        async def read_account(_: int) -> None:
+            async with http.get(f"{url}/v2/account") as response:
+                assert response.status == 200
+                await response.read()
 
         rows += await measure_rate("orders accepted", "orders/s", order, ORDERS, used)
         rows += await measure_rate(
-            f"account read, after {ORDERS:,} orders", "answers/s", position, READS, used
+            f"account read, after {ORDERS:,} orders", "responses/s", read_account, READS, used
         )
         chunks = [symbols[at : at + CHUNK] for at in range(0, len(symbols), CHUNK)]
 
         async def snapshots(number: int) -> None:
-            asked = chunks[number % len(chunks)]
-            async with http.get(f"{url}/v2/stocks/snapshots", params={"symbols": ",".join(asked)}) as answer:
-                assert len(orjson.loads(await answer.read())) > len(asked) / 2
+            chunk = chunks[number % len(chunks)]
+            async with http.get(
+                f"{url}/v2/stocks/snapshots", params={"symbols": ",".join(chunk)}
+            ) as response:
+                assert len(orjson.loads(await response.read())) > len(chunk) / 2
 
-        began, cpu = perf_counter(), used()
+        started, cpu = perf_counter(), used()
         for number in range(len(chunks) * 3):
             await snapshots(number)
-        wall, cpu = perf_counter() - began, used() - cpu
-        rows.append((f"snapshots of {SYMBOLS:,} symbols, {CHUNK} a request", wall / 3 * 1e3, "ms"))
+        wall, cpu = perf_counter() - started, used() - cpu
+        rows.append((f"snapshots of {SYMBOLS:,} symbols, {CHUNK} per request", wall / 3 * 1e3, "ms"))
         rows.append(("snapshots", 3 * len(symbols) / wall, "symbols/s"))
-        rows.append(("snapshots, CPU of the exchange", cpu / 3 * 1e3, "ms a sweep"))
+        rows.append(("snapshots, CPU of the exchange", cpu / 3 * 1e3, "ms per sweep"))
     return rows
 
 
 async def measure_rate(
     name: str, unit: str, request: Callable[[int], Any], count: int, used: Callable[[], float]
 ) -> list[Row]:
-    """How fast `act` is done by a few askers at once."""
+    """Measure the rate of `request` with CLIENTS concurrent clients."""
     numbers = iter(range(count))
 
     async def client() -> None:
         for number in numbers:
             await request(number)
 
-    began, cpu = perf_counter(), used()
+    started, cpu = perf_counter(), used()
     await asyncio.gather(*(client() for _ in range(CLIENTS)))
-    wall, cpu = perf_counter() - began, used() - cpu
+    wall, cpu = perf_counter() - started, used() - cpu
     return [
         (f"{name}, {CLIENTS} at a time", count / wall, unit),
         (f"{name}, CPU of the exchange", cpu / count * 1e6, "us each"),
@@ -108,7 +110,7 @@ async def measure_rate(
 
 @asynccontextmanager
 async def exchange_process(symbols: int) -> AsyncIterator[tuple[str, Callable[[], float]]]:
-    """The exchange's URL, and a question for the CPU seconds that its process has used."""
+    """Run the exchange as a process; yield its URL and a function that returns the CPU seconds it has used."""
     with tempfile.TemporaryDirectory() as folder:
         ready = Path(folder) / "port"
         code = f"from benchmarks.exchange import child; child({symbols}, {str(ready)!r})"
@@ -123,7 +125,7 @@ async def exchange_process(symbols: int) -> AsyncIterator[tuple[str, Callable[[]
 
             def used() -> float:
                 user, system = stat.read_text().rsplit(")", 1)[1].split()[11:13]
-                return (int(user) + int(system)) / 100  # clock ticks of a hundredth
+                return (int(user) + int(system)) / 100  # clock ticks of 0.01 s
 
             yield f"http://127.0.0.1:{int(ready.read_text())}", used
         finally:
@@ -132,7 +134,7 @@ async def exchange_process(symbols: int) -> AsyncIterator[tuple[str, Callable[[]
 
 
 def child(symbols: int, ready: str) -> None:
-    """The exchange alone; ends with the process."""
+    """Run the exchange; runs until the process ends."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "clock"
         ScaledClock.create(path, START)
@@ -146,7 +148,7 @@ def child(symbols: int, ready: str) -> None:
 
 
 async def measure_websockets() -> list[Row]:
-    """Frames of both streams, written and read in this one process: one core does both ends."""
+    """Measure frames of both streams, written and read in this process, so one core does both ends."""
     market = synthetic_market.make_market(7, DAY, SYMBOLS)
     clock = ManualClock(START)
     exchange = Exchange(market, clock.now(), settings=ExchangeSettings(rate_limit=0))
@@ -158,12 +160,12 @@ async def measure_websockets() -> list[Row]:
             await socket.receive()
             exchange.deposit(exchange.account.cash)
             update = await sample_trade_update(exchange, clock)
-            began = perf_counter()
+            started = perf_counter()
             for _ in range(FRAMES // 100):
                 server.streams.broadcast([update] * 100)
                 for _ in range(100):
                     await socket.receive()
-            account = FRAMES / (perf_counter() - began)
+            account_rate = FRAMES / (perf_counter() - started)
         url = f"ws://127.0.0.1:{server.port}/v2/sip"
         async with http.ws_connect(url, max_msg_size=0) as socket:
             await socket.receive()
@@ -171,42 +173,42 @@ async def measure_websockets() -> list[Row]:
             await socket.receive()
             await socket.send_json({"action": "subscribe", "trades": ["*"], "quotes": ["*"], "bars": ["*"]})
             await socket.receive()
-            began, messages, frames = perf_counter(), 0, 0
+            started, messages, frames = perf_counter(), 0, 0
             assert server.data_streams is not None
             for _ in range(FEED_SECONDS):
                 await clock.advance(timedelta(seconds=1))
                 while frames < server.data_streams.frames_sent:
                     messages += len(orjson.loads((await socket.receive()).data))
                     frames += 1
-            tape = messages / (perf_counter() - began)
+            market_rate = messages / (perf_counter() - started)
     return [
-        ("account stream, both ends on one core", account, "messages/s"),
-        (f"market data stream, {SYMBOLS:,} symbols, both ends on one core", tape, "messages/s"),
-        ("market data of a second of that market", messages / FEED_SECONDS, "messages"),
+        ("account stream, both ends on one core", account_rate, "messages/s"),
+        (f"market data stream, {SYMBOLS:,} symbols, both ends on one core", market_rate, "messages/s"),
+        ("market data per second of that market", messages / FEED_SECONDS, "messages"),
     ]
 
 
 async def sample_trade_update(exchange: Exchange, clock: ManualClock) -> Any:
-    """A trade update as the exchange makes them."""
+    """Return one trade update as the exchange creates it."""
     from catalyst.simulator.trading_api.order_parsing import parse_submit_request
 
-    kept: list[Any] = []
+    updates: list[Any] = []
     body = {"symbol": "AAPL", "side": "buy", "qty": "1", "type": "market", "time_in_force": "day"}
     exchange.submit(parse_submit_request(body))
     exchange.advance(clock.now() + timedelta(seconds=5))
-    kept, exchange.outbox[:] = list(exchange.outbox), []
-    return kept[-1]
+    updates, exchange.outbox[:] = list(exchange.outbox), []
+    return updates[-1]
 
 
 # ---------------------------------------------------------------------- memory
 
 
 def measure_memory() -> list[Row]:
-    """The largest resident size of a process that holds a large day and has answered for all of it."""
+    """Measure the peak resident size of a process with a large market day, after snapshots of all symbols."""
     code = "from benchmarks.exchange import largest; print(largest(%d))"
     rows: list[Row] = []
     for symbols in (0, LARGE):
-        done = subprocess.run(
+        completed = subprocess.run(
             [sys.executable, "-c", code % symbols],
             cwd=Path(__file__).parents[1],
             capture_output=True,
@@ -214,12 +216,12 @@ def measure_memory() -> list[Row]:
             check=True,
         )
         name = "memory without a market" if not symbols else f"memory of a {symbols:,}-symbol day"
-        rows.append((name, float(done.stdout), "MB"))
+        rows.append((name, float(completed.stdout), "MB"))
     return rows
 
 
 def largest(symbols: int) -> float:
-    """Megabytes at the most, once every symbol's snapshot was asked for."""
+    """Return the peak megabytes after a snapshot of every symbol."""
     if symbols:
         market = synthetic_market.make_market(7, DAY, symbols)
         Exchange(market, START)

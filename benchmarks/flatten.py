@@ -1,9 +1,9 @@
-"""From the wish to be flat to the proof of it, and how long shares stand bare: market seconds, by the stories' desk.
+"""Duration of a flatten, from the request to the flat proof, and unprotected time of shares, in market seconds.
 
-The real daemon, a real PostgreSQL and the exchange over the wire, on a clock that stands still while anything is
-under way. So what is counted are waits, polls and repetitions, which decide these figures; of the work itself,
-milliseconds, nothing is. The broker's answers take no time. 30 % errors: each request, drawn by a seed, is refused,
-cut before or after it took effect, or answered 503 though it did.
+Runs the scenario tests' setup: the real daemon, a real PostgreSQL and the exchange over the wire, on a clock that
+stands still while an effect is in flight. So the figures count waits, polls and retries, which dominate, and not the
+milliseconds of the work itself; the broker's responses take no time. 30 % errors: a seed selects the requests that are
+rejected, cut before or after they took effect, or answered with 503 although they took effect.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ SYMBOLS = ("AAPL", "MSFT", "NVDA", "AMZN", "TSLA", "META", "GOOG", "AMD", "INTC"
 
 @dataclass
 class RandomFaults(FaultRules):
-    """A fault menu whose every request fails with a fixed chance, drawn by a seed."""
+    """Fault rules by which every request fails with a fixed probability, from a seeded random source."""
 
     random_source: random.Random = field(default_factory=random.Random)
     rate: float = RATE
@@ -48,12 +48,16 @@ class RandomFaults(FaultRules):
         FaultRules.__init__(self)
 
     def fire_matching(self, *kinds: FaultKind, **facts: str | None) -> Fault | None:
-        """The exchange looks twice, before a request takes effect and after it: each gets half of the chance."""
-        asked = [kind for kind in ERRORS if kind in kinds]
-        chance = self.rate / 2 if set(asked) & FAULTS_BEFORE_EFFECT else self.rate / (2 - self.rate)
-        if asked and str(facts.get("route", "")).startswith("/v2/") and self.random_source.random() < chance:
+        """Fire at random. The exchange calls this before and after a request takes effect: half of the rate each."""
+        possible = [kind for kind in ERRORS if kind in kinds]
+        probability = self.rate / 2 if set(possible) & FAULTS_BEFORE_EFFECT else self.rate / (2 - self.rate)
+        if (
+            possible
+            and str(facts.get("route", "")).startswith("/v2/")
+            and self.random_source.random() < probability
+        ):
             self.injected += 1
-            return Fault(kind=self.random_source.choice(asked), status=503)
+            return Fault(kind=self.random_source.choice(possible), status=503)
         return super().fire_matching(*kinds, **facts)
 
 
@@ -62,7 +66,7 @@ def run() -> list[Row]:
 
 
 async def measure_all() -> list[Row]:
-    """The promise: 10 positions, p99 <= 10 s healthy, <= 60 s under 30 % errors; and the bare seconds."""
+    """Measure the targets: 10 positions flat, p99 <= 10 s without faults, <= 60 s at 30 % errors; unprotected seconds."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     rows: list[Row] = []
     with database_server() as server:
@@ -70,28 +74,32 @@ async def measure_all() -> list[Row]:
         for positions in (5, 10):
             for rate, target in ((0.0, 10), (RATE, 60)):
                 runs = SEEDS if rate else max(SEEDS // 3, 3)
-                taken = [
+                seconds = [
                     await measure_flatten(await dsns.next(), positions, seed, rate) for seed in range(runs)
                 ]
                 name = flatten_name(positions, rate)
                 rows += [
-                    (f"{name}: p50 of {len(taken)}", median(taken), "market s"),
-                    (f"{name}: p99", percentile(taken, 99), "market s"),
-                    (f"{name}: max, target <= {target}", max(taken), "market s"),
-                    (f"{name}: flat, and not proven (exit code 2)", NOT_PROVEN[name], f"of {len(taken)}"),
+                    (f"{name}: p50 of {len(seconds)}", median(seconds), "market s"),
+                    (f"{name}: p99", percentile(seconds, 99), "market s"),
+                    (f"{name}: max, target <= {target}", max(seconds), "market s"),
+                    (f"{name}: flat, and not proven (exit code 2)", NOT_PROVEN[name], f"of {len(seconds)}"),
                 ]
-        for name, target, play in UNPROTECTED_CASES:
-            bare = [await play(await dsns.next(), seed) for seed in range(SEEDS)]
+        for name, target, measure_case in UNPROTECTED_CASES:
+            unprotected = [await measure_case(await dsns.next(), seed) for seed in range(SEEDS)]
             rows += [
-                (f"bare seconds, {name}: p50 of {len(bare)}", median(bare), "market s"),
-                (f"bare seconds, {name}: p99, target <= {target:g}", percentile(bare, 99), "market s"),
-                (f"bare seconds, {name}: max", max(bare), "market s"),
+                (f"unprotected seconds, {name}: p50 of {len(unprotected)}", median(unprotected), "market s"),
+                (
+                    f"unprotected seconds, {name}: p99, target <= {target:g}",
+                    percentile(unprotected, 99),
+                    "market s",
+                ),
+                (f"unprotected seconds, {name}: max", max(unprotected), "market s"),
             ]
     return rows
 
 
 class Databases:
-    """A migrated database after the other."""
+    """Creates one migrated database after another; each `next` drops the previous one."""
 
     def __init__(self, server: embedded.EmbeddedPostgres) -> None:
         self._server = server
@@ -113,7 +121,7 @@ class Databases:
 
 
 async def measure_flatten(dsn: str, positions: int, seed: int, rate: float) -> float:
-    """Market seconds from SIGTERM to the end of the process, everything sold and proven."""
+    """Measure the market seconds from SIGTERM to the end of the process; every position must be sold."""
     market = ScenarioMarket()
     market.listings |= {symbol: asset(symbol) for symbol in SYMBOLS}
     async with open_scenario(dsn, market=market) as scenario:
@@ -125,39 +133,40 @@ async def measure_flatten(dsn: str, positions: int, seed: int, rate: float) -> f
         await scenario.advance(seconds=10)
         assert all(scenario.held_qty(symbol) == 20 for symbol in SYMBOLS[:positions])
         scenario.server.exchange.faults = RandomFaults(random.Random(seed), rate)
-        began = scenario.clock.now()
+        started = scenario.clock.now()
         scenario.stop.request("SIGTERM", flatten=True)
         code = await scenario.wait_for_exit(step=0.25)
-        taken = (scenario.clock.now() - began).total_seconds()
+        seconds = (scenario.clock.now() - started).total_seconds()
         scenario.server.exchange.faults = FaultRules()
         assert not any(scenario.held_qty(symbol) for symbol in SYMBOLS[:positions])
         assert rate or code is ExitCode.FLAT, code
         await scenario.assert_consistent()
         NOT_PROVEN[flatten_name(positions, rate)] += code is not ExitCode.FLAT
-        return taken
+        return seconds
 
 
 def flatten_name(positions: int, rate: float) -> str:
     return f"flatten of {positions} positions, " + (f"{rate:.0%} errors" if rate else "healthy")
 
 
-# ---------------------------------------------------------------------- shares without cover
+# ---------------------------------------------------------------------- unprotected shares
 
 
 def longest_unprotected(scenario: Scenario) -> float:
-    """The longest stretch in which shares stood without a working stop, as the exchange itself saw it."""
+    """Return the longest time in seconds that shares had no working stop, measured by the exchange."""
     exposure = scenario.server.exchange.unprotected_time.totals(scenario.server.exchange.now)
-    return max((float(one["longest_seconds"]) for one in exposure.values()), default=0.0)
+    return max((float(times["longest_seconds"]) for times in exposure.values()), default=0.0)
 
 
 async def _print_at_random_instant(scenario: Scenario, seed: int) -> None:
-    """A print, at a moment of the loops' turns that the seed draws."""
+    """Print a trade at a random time within the polling intervals of the loops, given by the seed."""
     await scenario.advance(seconds=round(random.Random(seed).uniform(0, 30), 3))
     scenario.print_trade("AAPL", "190.00")
     await scenario.advance(seconds=1)
 
 
 async def unprotected_healthy(dsn: str, seed: int) -> float:
+    """Measure an entry that fills completely without faults."""
     async with open_scenario(dsn) as scenario:
         await _print_at_random_instant(scenario, seed)
         await scenario.submit_entry("AAPL", 20, **ENTRY)
@@ -167,7 +176,7 @@ async def unprotected_healthy(dsn: str, seed: int) -> float:
 
 
 async def unprotected_partial_fill(dsn: str, seed: int) -> float:
-    """Eight of twenty fill, and no more."""
+    """Measure an entry of which eight of twenty shares fill, and no more."""
     async with open_scenario(dsn) as scenario:
         await _print_at_random_instant(scenario, seed)
         await scenario.inject_fault("partial", symbol="AAPL", qty="8")
@@ -178,7 +187,7 @@ async def unprotected_partial_fill(dsn: str, seed: int) -> float:
 
 
 async def unprotected_leg_rejected(dsn: str, seed: int) -> float:
-    """The venue rejects the stop as it should go live."""
+    """Measure an entry whose stop leg the venue rejects when it becomes live."""
     async with open_scenario(dsn) as scenario:
         await _print_at_random_instant(scenario, seed)
         await scenario.inject_fault("leg_reject", symbol="AAPL", role="stop_loss")
@@ -188,7 +197,7 @@ async def unprotected_leg_rejected(dsn: str, seed: int) -> float:
 
 
 async def unprotected_stream_mute(dsn: str, seed: int) -> float:
-    """A partial fill of which the stream, open and mute, says nothing."""
+    """Measure a partial fill that the open stream does not report."""
     async with open_scenario(dsn) as scenario:
         await _print_at_random_instant(scenario, seed)
         await scenario.inject_fault("stream_mute")
@@ -200,10 +209,10 @@ async def unprotected_stream_mute(dsn: str, seed: int) -> float:
 
 
 async def unprotected_database_outage(dsn: str, seed: int) -> float:
-    """A partial fill while the database is away, for a minute."""
+    """Measure a partial fill during a database outage of one minute."""
     with tempfile.TemporaryDirectory() as folder:
-        places = {"spool": folder, "proofs": str(Path(folder) / "proofs")}
-        async with open_proxied_scenario(dsn, database=places) as (scenario, proxy, _):
+        folders = {"spool": folder, "proofs": str(Path(folder) / "proofs")}
+        async with open_proxied_scenario(dsn, database=folders) as (scenario, proxy, _):
             await _print_at_random_instant(scenario, seed)
             await scenario.inject_fault("partial", symbol="AAPL", qty="8")
             row = await submit_entry(scenario, "AAPL", 20)
@@ -217,7 +226,7 @@ async def unprotected_database_outage(dsn: str, seed: int) -> float:
 
 
 async def unprotected_daemon_killed(dsn: str, seed: int) -> float:
-    """The daemon dies over a partial fill; two seconds later another one starts."""
+    """Measure a partial fill during which the daemon is killed; two seconds later another one starts."""
     async with open_scenario(dsn) as scenario:
         await _print_at_random_instant(scenario, seed)
         await scenario.inject_fault("partial", symbol="AAPL", qty="8")
@@ -235,7 +244,7 @@ UNPROTECTED_CASES: list[tuple[str, float, Callable[[str, int], Awaitable[float]]
     ("partial entry", 8, unprotected_partial_fill),
     ("stop leg rejected", 8, unprotected_leg_rejected),
     ("partial entry, stream mute", 15, unprotected_stream_mute),
-    ("partial entry, database away", 15, unprotected_database_outage),
+    ("partial entry, database outage", 15, unprotected_database_outage),
     ("partial entry, killed, restarted after 2 s", 12, unprotected_daemon_killed),
 ]
 

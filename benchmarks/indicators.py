@@ -1,4 +1,4 @@
-"""Twelve indicators of 200 symbols over a day of minutes: our matrices against TA-Lib's C and the package `ta`.
+"""Twelve indicators of 200 symbols over a day of minute bars: our matrices against TA-Lib's C and the package `ta`.
 
 python -m benchmarks.indicators
 """
@@ -16,15 +16,15 @@ Market = tuple[Floats, Floats, Floats, Floats]
 
 
 def random_walks(symbols: int, bars: int) -> Market:
-    """Random walks: high, low, close, volume."""
+    """Return random walks as matrices (symbols x bars): high, low, close, volume."""
     rng = np.random.default_rng(5)
     close = 50 * np.exp(np.cumsum(rng.normal(0, 0.001, (symbols, bars)), axis=1))
-    reach = rng.uniform(0, 0.001, (2, symbols, bars))
-    return close * (1 + reach[0]), close * (1 - reach[1]), close, rng.uniform(1e3, 1e5, (symbols, bars))
+    spread = rng.uniform(0, 0.001, (2, symbols, bars))
+    return close * (1 + spread[0]), close * (1 - spread[1]), close, rng.uniform(1e3, 1e5, (symbols, bars))
 
 
 def all_ours(high: Floats, low: Floats, close: Floats, volume: Floats) -> list[object]:
-    """EMA 9, 20, 50, RSI, MACD, Bollinger, ATR, ADX with both DI, stochastics, OBV and its slope."""
+    """Compute EMA 9, 20, 50, RSI, MACD, Bollinger, ATR, ADX with both DI, stochastics, OBV and its slope."""
     return [
         ours.ema(close, 9, 20, 50), ours.rsi(close), ours.macd(close), ours.bollinger(close),
         ours.atr(high, low, close), ours.adx(high, low, close), ours.stochastic(high, low, close),
@@ -33,7 +33,7 @@ def all_ours(high: Floats, low: Floats, close: Floats, volume: Floats) -> list[o
 
 
 def all_talib(high: Floats, low: Floats, close: Floats, volume: Floats) -> list[object]:
-    """The same, symbol by symbol."""
+    """Compute the indicators symbol by symbol."""
     out: list[object] = []
     for h, lo, c, v in zip(high, low, close, volume, strict=True):
         out += [talib.EMA(c, 9), talib.EMA(c, 20), talib.EMA(c, 50), talib.RSI(c), talib.MACD(c)]
@@ -44,7 +44,7 @@ def all_talib(high: Floats, low: Floats, close: Floats, volume: Floats) -> list[
 
 
 def some_ta(high: Floats, low: Floats, close: Floats, symbols: int) -> None:
-    """RSI, MACD, Bollinger, ATR and ADX of a few symbols by `ta`, whose cost is per symbol."""
+    """Compute RSI, MACD, Bollinger, ATR and ADX of a few symbols with `ta`, whose cost grows with the symbols."""
     from ta.momentum import RSIIndicator
     from ta.trend import MACD, ADXIndicator
     from ta.volatility import AverageTrueRange, BollingerBands
@@ -59,7 +59,7 @@ def some_ta(high: Floats, low: Floats, close: Floats, symbols: int) -> None:
 
 
 def run() -> list[tuple[str, float, str]]:
-    """TA-Lib, ours, `ta` scaled to as many symbols, their ratios, and the cost per symbol of few and of many."""
+    """Measure TA-Lib, ours, and `ta` scaled to all symbols, their ratios, and the cost per symbol of few and of many."""
     day = random_walks(SYMBOLS, BARS)
     c_code, numpy_code = interleaved(lambda: all_talib(*day), lambda: all_ours(*day), rounds=ROUNDS)
     (ta_code,) = interleaved(lambda: some_ta(*day[:3], 4), rounds=3)
@@ -71,5 +71,5 @@ def run() -> list[tuple[str, float, str]]:
         (f"{SYMBOLS} x {BARS}: ours", numpy_code, "ms CPU"),
         ("ours over TA-Lib (target <= 2)", numpy_code / c_code, "x"),
         ("`ta`, five of the indicators, over ours (target >= 50)", ta_code / numpy_code, "x"),
-        ("a symbol's cost among 1,000 over 35 (target <= 1.1)", large / 1000 / (small / 35), "x"),
+        ("cost per symbol, 1,000 over 35 symbols (target <= 1.1)", large / 1000 / (small / 35), "x"),
     ]

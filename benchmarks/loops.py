@@ -1,10 +1,8 @@
-"""What the loops cost beside the least they could: a reconciliation, prices, a tick of the stop monitor, a log line, a
-stop.
+"""Cost of the daemon's loops against their floors: reconciliation, prices, stop monitor tick, process stop, log line.
 
-The real daemon on a clock that stands still, a real PostgreSQL, and the exchange over the wire in the same process: the
-CPU of its answers is in the floor and in ours alike, that of the database's process in neither. Looks are taken in
-turns with their floor. A request that would have to wait for its budget would wait for ever on such a clock, so the
-budgets are large.
+Runs the real daemon on a manual clock, a real PostgreSQL, and the exchange over the wire in this process. The CPU of
+the exchange's responses is in the floor and in ours, the CPU of the database in neither. The loops and their floors run
+in turns. A request that waits for its budget would wait for ever on a manual clock, so the budgets are large.
 """
 
 import asyncio
@@ -44,9 +42,9 @@ from tests.simulator.manual_feed import asset
 from tests.stories.scenario import ENTRY, Scenario, ScenarioMarket, open_scenario
 
 OPEN_POSITIONS = int(os.environ.get("OPEN_POSITIONS", "20"))
-PAST = int(os.environ.get("LOOPS_PAST", "0"))  # beside none, the second desk says how much is noise
+PAST = int(os.environ.get("LOOPS_PAST", "0"))  # with 0 the second scenario shows the noise
 LOOPS_ROUNDS = int(os.environ.get("LOOPS_ROUNDS", "200"))
-MANY_POSITIONS = 2_000  # positions, for the tick alone
+MANY_POSITIONS = 2_000  # for the tick only
 STOPS = int(os.environ.get("STOPS", "5"))
 LINES = 20_000
 SYMBOLS = [f"{chr(65 + n // 26)}{chr(65 + n % 26)}X" for n in range(OPEN_POSITIONS)]
@@ -60,7 +58,7 @@ def run() -> list[Row]:
 
 
 async def measure_all() -> list[Row]:
-    """Rows 14 and 15 of the table of targets."""
+    """Measure rows 14 and 15 of the table of targets."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     with database_server() as server:
         async with AsyncExitStack() as stack:
@@ -71,42 +69,42 @@ async def measure_all() -> list[Row]:
                     await insert_past_orders(dsn, past)
                 scenarios[name] = await scenario_with_positions(stack, dsn)
             floor = await LoopFloor.open(stack, scenarios["today"])
-            looks: dict[str, Step] = {
-                "two GETs, one question": measure(floor.reconcile),
+            steps: dict[str, Step] = {
+                "two GETs, one query": measure(floor.reconcile),
                 "two GETs": measure(floor.prices),
             }
             for name, scenario in scenarios.items():
-                assert scenario.parts is not None
-                looks |= {
+                assert scenario.components is not None
+                steps |= {
                     f"reconcile {name}": measure(partial(reconcile_clean, scenario, whole=False)),
                     f"reconcile all {name}": measure(partial(reconcile_clean, scenario, whole=True)),
-                    f"prices {name}": measure(scenario.parts.stop_monitor.ask),
+                    f"prices {name}": measure(scenario.components.stop_monitor.refresh_prices),
                     f"pause {name}": partial(pass_time, scenario),
                 }
-            for held in (OPEN_POSITIONS, MANY_POSITIONS):
-                looks[f"tick {held}"] = partial(measure_ticks, scenarios["today"], held)
-            spent = await measure_interleaved(looks, LOOPS_ROUNDS, warm=5)
+            for positions in (OPEN_POSITIONS, MANY_POSITIONS):
+                steps[f"tick {positions}"] = partial(measure_ticks, scenarios["today"], positions)
+            spent = await measure_interleaved(steps, LOOPS_ROUNDS, warm=5)
             for scenario in scenarios.values():
-                assert scenario.parts is not None
-                assert scenario.parts.gate.open, scenario.parts.gate.reasons
+                assert scenario.components is not None
+                assert scenario.components.gate.open, scenario.components.gate.reasons
     rows: list[Row] = []
-    for name, ours, least, target in (
+    for name, ours, floor_name, target in (
         (
             f"a minute's reconciliation of {OPEN_POSITIONS} positions, {3 * OPEN_POSITIONS} orders",
             "reconcile",
-            "two GETs, one question",
+            "two GETs, one query",
             1.3,
         ),
-        ("a whole one, as after a gap", "reconcile all", "two GETs, one question", 1.3),
+        ("a full reconciliation, as after a stream gap", "reconcile all", "two GETs, one query", 1.3),
         (f"the prices of {OPEN_POSITIONS} positions, nothing changed", "prices", "two GETs", 2.0),
     ):
-        wall, cpu = zip(spent[f"{ours} today"], spent[least], strict=True)
+        wall, cpu = zip(spent[f"{ours} today"], spent[floor_name], strict=True)
         rows += ratio_rows(name, *wall, target)
         rows += ratio_rows(f"{name}, CPU", *cpu, target)
         rows.append((f"{name}: {PAST:,} past orders over none, target <= 1.2", _past_ratio(spent, ours), "x"))
-    for held in (OPEN_POSITIONS, MANY_POSITIONS):
+    for positions in (OPEN_POSITIONS, MANY_POSITIONS):
         rows += ratio_rows(
-            f"a tick of the stop monitor over {held:,} positions, CPU", *spent[f"tick {held}"], 2.0
+            f"a tick of the stop monitor over {positions:,} positions, CPU", *spent[f"tick {positions}"], 2.0
         )
     return rows
 
@@ -116,7 +114,7 @@ def _past_ratio(spent: dict[str, list[list[float]]], name: str) -> float:
 
 
 async def scenario_with_positions(stack: AsyncExitStack, dsn: str) -> Scenario:
-    """A desk with OPEN positions, each under its stop and its target."""
+    """Open a scenario with OPEN_POSITIONS positions, each with its stop and target."""
     market = ScenarioMarket()
     market.listings |= {symbol: asset(symbol) for symbol in SYMBOLS}
     scenario = await stack.enter_async_context(
@@ -145,7 +143,7 @@ async def reconcile_clean(scenario: Scenario, *, whole: bool) -> None:
 
 
 async def pass_time(scenario: Scenario, _: int) -> Sequence[float]:
-    """Ten seconds pass, and prices stay what they were."""
+    """Advance ten seconds at unchanged prices."""
     for symbol in SYMBOLS:
         scenario.print_trade(symbol, "190.00")
     await scenario.clock.advance(ROUND_PAUSE)
@@ -153,50 +151,56 @@ async def pass_time(scenario: Scenario, _: int) -> Sequence[float]:
 
 
 async def measure_ticks(scenario: Scenario, positions: int, _: int) -> Sequence[float]:
-    """CPU milliseconds of a tick, and of a bare loop over a dict, with `held` positions in memory and their prices."""
+    """Measure the CPU milliseconds of a tick, and of a minimal loop over a dict, with `positions` in the cache."""
     assert scenario.components is not None
-    monitor, books, now = scenario.components.stop_monitor, scenario.components.ledger, scenario.clock.now()
-    memory, last_prices, spans = books.last_known, monitor.prices.last_prices, monitor.prices.price_ranges
-    first, orders = memory.positions[0], memory.orders[memory.positions[0].position_id]
+    monitor, ledger, now = scenario.components.stop_monitor, scenario.components.ledger, scenario.clock.now()
+    last_known, last_prices, price_ranges = (
+        ledger.last_known,
+        monitor.prices.last_prices,
+        monitor.prices.price_ranges,
+    )
+    first, orders = last_known.positions[0], last_known.orders[last_known.positions[0].position_id]
     rows = [replace(first, position_id=number, symbol=f"S{number}") for number in range(positions)]
-    memory.update(rows, dict.fromkeys(range(positions), orders), version=books.changed.version, read_at=now)
+    last_known.update(
+        rows, dict.fromkeys(range(positions), orders), version=ledger.changed.version, read_at=now
+    )
     monitor.prices.last_prices = {row.symbol: last_prices[first.symbol] for row in rows}
-    monitor.prices.price_ranges = {row.symbol: spans[first.symbol] for row in rows}
-    await monitor.tick()  # what it watches for is made once, when something has changed
-    prices = {row.symbol: spans[first.symbol][0] for row in rows}
+    monitor.prices.price_ranges = {row.symbol: price_ranges[first.symbol] for row in rows}
+    await monitor.tick()  # the first tick builds the watch list, which later ticks use until a change
+    prices = {row.symbol: price_ranges[first.symbol][0] for row in rows}
     times = max(1, 20_000 // positions)
-    began = process_time_ns()
+    started = process_time_ns()
     for _round in range(times):
         await monitor.tick()
     ended = process_time_ns()
     for _round in range(times):
-        through = [
+        crossed = [
             row
             for row in rows
             if (price := prices.get(row.symbol)) is not None
             and (price <= row.stop_loss or price >= row.take_profit)  # type: ignore[operator]  # all have both
         ]
     bare = process_time_ns() - ended
-    assert not through
-    monitor.prices.last_prices, monitor.prices.price_ranges = last_prices, spans
+    assert not crossed
+    monitor.prices.last_prices, monitor.prices.price_ranges = last_prices, price_ranges
     await scenario.components.protector.check()
-    memory.symbols -= {row.symbol for row in rows}
-    return [(ended - began) / times / 1e6, bare / times / 1e6]
+    last_known.symbols -= {row.symbol for row in rows}
+    return [(ended - started) / times / 1e6, bare / times / 1e6]
 
 
 def measure(work: Callable[[], Awaitable[Any]]) -> Step:
-    """Milliseconds by the wall clock, and of this process's CPU."""
+    """Return a step that measures `work`: milliseconds of wall time and of this process's CPU."""
 
     async def once(_: int) -> Sequence[float]:
-        began, spent = perf_counter_ns(), process_time_ns()
+        started, spent = perf_counter_ns(), process_time_ns()
         await work()
-        return [(perf_counter_ns() - began) / 1e6, (process_time_ns() - spent) / 1e6]
+        return [(perf_counter_ns() - started) / 1e6, (process_time_ns() - spent) / 1e6]
 
     return once
 
 
 class BareGet(BarePost):
-    """A bare GET on the connection of a bare POST."""
+    """A minimal GET on the connection of a minimal POST."""
 
     async def get(self, path: str) -> Any:
         self._writer.write(
@@ -210,7 +214,7 @@ class BareGet(BarePost):
 
 
 class LoopFloor:
-    """The least each look could be: two requests, their answers parsed, one question by an index."""
+    """The floor of each loop: two requests with parsed responses, and one indexed query."""
 
     def __init__(self, wire: BareGet, conn: "asyncpg.Connection[asyncpg.Record]") -> None:
         self.http, self.conn = wire, conn
@@ -233,24 +237,24 @@ class LoopFloor:
         assert orders
 
     async def prices(self) -> None:
-        asked = ",".join(SYMBOLS)
-        for what in ("trades", "quotes"):
+        symbols = ",".join(SYMBOLS)
+        for kind in ("trades", "quotes"):
             assert (
-                len((await self.http.get(f"/v2/stocks/{what}/latest?symbols={asked}"))[what])
+                len((await self.http.get(f"/v2/stocks/{kind}/latest?symbols={symbols}"))[kind])
                 == OPEN_POSITIONS
             )
 
 
 async def measure_stops() -> list[Row]:
-    """Row 21: real seconds from SIGTERM to the end of the real process, its streams open and nothing held."""
+    """Measure row 21: real seconds from SIGTERM to the end of the real process, with open streams and no position."""
     with database_server() as server:
         dsn = await new_database(server, "stop")
         async with exchange() as (url, folder):
             environment = write_settings(folder, url, dsn)
-            took = [await _one_stop(environment, folder) for _ in range(STOPS)]
+            seconds = [await _one_stop(environment, folder) for _ in range(STOPS)]
     return [
-        (f"a stop with streams open, p50 of {STOPS}, target <= 1", median(took), "s"),
-        ("a stop with streams open, max", max(took), "s"),
+        (f"a stop with streams open, p50 of {STOPS}, target <= 1", median(seconds), "s"),
+        ("a stop with streams open, max", max(seconds), "s"),
     ]
 
 
@@ -267,21 +271,21 @@ async def _one_stop(environment: dict[str, str], folder: Path) -> float:
                 assert line, "ended before it was ready"
             reading = asyncio.create_task(process.stdout.read())
             await asyncio.sleep(2)
-            began = perf_counter()
+            started = perf_counter()
             process.send_signal(signal.SIGTERM)
             code = await process.wait()
-            took = perf_counter() - began
+            seconds = perf_counter() - started
             assert code == 0, (await reading)[-3000:]
             await reading
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
-    return took
+    return seconds
 
 
 def measure_log_line() -> list[Row]:
-    """Row 22: an event with four facts as the daemon writes it, and by structlog's own JSON renderer."""
+    """Measure row 22: an event with four facts, logged as by the daemon and by structlog's own JSON renderer."""
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "config.yaml"
         config.write_text("log: {format: json}\n")
@@ -304,10 +308,10 @@ def measure_log_line() -> list[Row]:
             spent: dict[str, list[float]] = {"bare": [], "ours": []}
             for _ in range(20):
                 for name, log in (("bare", bare), ("ours", ours)):
-                    began = perf_counter_ns()
+                    started = perf_counter_ns()
                     for number in range(LINES // 20):
                         log.info("stop_enforced", symbol="AAPL", qty=number, price="187.95", stop="188.00")
-                    spent[name].append((perf_counter_ns() - began) / (LINES // 20) / 1e6)
+                    spent[name].append((perf_counter_ns() - started) / (LINES // 20) / 1e6)
     structlog.reset_defaults()
     return ratio_rows(
         "a log line with its secrets masked, against structlog's JSONRenderer",

@@ -1,6 +1,6 @@
-"""What a market costs: making or loading it, its memory, snapshots of everybody, bars, prints, quotes.
+"""Cost of a simulated market: creation or loading, memory, snapshots of all symbols, bars, prints and quotes.
 
-The recorded rows need the recorded days; without them only the generated market is measured.
+The recorded market needs the recorded files; without them only the generated market is measured.
 """
 
 from collections.abc import Callable
@@ -26,9 +26,9 @@ ROUNDS = 7
 
 
 def run() -> list[Row]:
-    """Measure both kinds of market; medians of a few rounds, CPU time where a rate is given."""
+    """Measure both kinds of market; medians of ROUNDS rounds, CPU time for rates."""
     rows: list[Row] = []
-    synthetic_market.make_market(1, DAY, 200)  # imports and the calendar are not the market's cost
+    synthetic_market.make_market(1, DAY, 200)  # imports and the calendar are not part of the market's cost
     rows += measure_market(
         "generated 4,129",
         lambda: synthetic_market.make_market(7, DAY),
@@ -47,10 +47,10 @@ def run() -> list[Row]:
 
 
 def measure_market(name: str, make: Callable[[], BarMarket], at: datetime) -> list[Row]:
-    """The figures of one market at one instant of its day."""
-    began = perf_counter()
+    """Measure one market at one instant of its day."""
+    started = perf_counter()
     market = make()
-    rows: list[Row] = [(f"{name}: made in", perf_counter() - began, "s")]
+    rows: list[Row] = [(f"{name}: created in", perf_counter() - started, "s")]
     rows.append((f"{name}: arrays", (table_bytes(market.intraday) + table_bytes(market.daily)) / 1e6, "MB"))
     rows.append((f"{name}: minutes and daily bars", len(market.intraday.key) + len(market.daily.key), "bars"))
     symbols = list(market.assets())
@@ -59,8 +59,8 @@ def measure_market(name: str, make: Callable[[], BarMarket], at: datetime) -> li
     )
     rows.append((f"{name}: {len(symbols):,} snapshots as JSON", seconds * 1e3, "ms CPU"))
     rows.append((f"{name}: snapshots", len(symbols) / seconds, "symbols/s"))
-    busy = market.snapshots(symbols, at).daily.volume.argsort()[::-1][:200].tolist()
-    active = [symbols[row] for row in busy]
+    busiest_rows = market.snapshots(symbols, at).daily.volume.argsort()[::-1][:200].tolist()
+    active = [symbols[row] for row in busiest_rows]
     minute, start = timedelta(minutes=1), at - timedelta(hours=3)
     seconds = median_cpu_seconds(
         lambda: [wire.bars(market.bars(symbol, minute, start, at, at)) for symbol in active]
@@ -69,32 +69,32 @@ def measure_market(name: str, make: Callable[[], BarMarket], at: datetime) -> li
     seconds = median_cpu_seconds(
         lambda: [market.prints(symbol, at, at + timedelta(seconds=20)) for symbol in active]
     )
-    rows.append((f"{name}: prints of 20 s", seconds / len(active) * 1e6, "us CPU a symbol"))
+    rows.append((f"{name}: prints of 20 s", seconds / len(active) * 1e6, "us CPU per symbol"))
     seconds = median_cpu_seconds(lambda: [market.quote(symbol, at) for symbol in active])
-    rows.append((f"{name}: quote", seconds / len(active) * 1e6, "us CPU a symbol"))
+    rows.append((f"{name}: quote", seconds / len(active) * 1e6, "us CPU per symbol"))
     return rows
 
 
 def snapshot_request(market: BarMarket, symbols: list[str], at: datetime) -> bytes:
-    """One snapshot request, without the network."""
+    """Answer one snapshot request without the network."""
     columns = market.snapshots(symbols, at)
     return orjson.dumps(wire.snapshots(columns, wire.tapes_of(columns.symbols, market.assets())))
 
 
 def table_bytes(table: BarTable) -> int:
-    """Bytes of a table's arrays."""
+    """Return the bytes of a table's arrays."""
     names = ("key", "open", "high", "low", "close", "volume", "step", "shares", "value")
     return sum(getattr(table, name).nbytes for name in names)
 
 
 def median_cpu_seconds(job: Callable[[], object]) -> float:
-    """Median CPU seconds of a job."""
-    took = []
+    """Return the median CPU seconds of a job over ROUNDS rounds."""
+    seconds = []
     for _ in range(ROUNDS):
-        began = process_time()
+        started = process_time()
         job()
-        took.append(process_time() - began)
-    return median(took)
+        seconds.append(process_time() - started)
+    return median(seconds)
 
 
 if __name__ == "__main__":

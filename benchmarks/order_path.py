@@ -1,8 +1,8 @@
-"""From a signal to a protected row: each step of an order's life against the least it could cost.
+"""Order path, from a signal to a durable fill: the time of each step against its floor.
 
-Rounds are taken in turns in one run: floor, ours, ours beside a million past orders. The floor of an order is one
-durable INSERT and one bare POST; `bare` sends ours by the same bare POST, `alpaca-py` by the real client. Every
-figure is taken with commits that wait for the disk, and once more with `synchronous_commit = off`.
+Rounds run in turns: floor, ours, ours with PAST orders of earlier years. The floor of an order is one durable INSERT
+and one minimal POST. `bare` sends our order with that minimal POST, `alpaca-py` with the real client. Every figure is
+measured with commits that wait for the disk, and again with `synchronous_commit = off`.
 """
 
 import asyncio
@@ -60,11 +60,11 @@ def run() -> list[Row]:
 
 
 async def measure_all() -> list[Row]:
-    """Rows 9 to 13 of the table of targets."""
+    """Measure rows 9 to 13 of the table of targets."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     rows: list[Row] = []
     with database_server() as server:
-        async with bare_broker() as (url, seen):
+        async with bare_broker() as (url, received_at):
             fresh = await new_database(server, "today")
             full = await new_database(server, "years")
             await insert_past_orders(full, PAST)
@@ -72,7 +72,7 @@ async def measure_all() -> list[Row]:
                 await insert_day(dsn)
             first = 0
             for commits, note in (("on", ""), ("off", " (sync off)")):
-                rows += await measure_lifecycles(url, seen, fresh, full, commits, note, first)
+                rows += await measure_lifecycles(url, received_at, fresh, full, commits, note, first)
                 first += SYMBOLS // 2
             rows += await measure_wal_syncs(url, fresh)
     return rows
@@ -100,17 +100,17 @@ async def insert_day(dsn: str) -> None:
 
 
 class BareBroker:
-    """A broker that is nothing but the bare POST, and our own reading of its answer."""
+    """A broker that uses only the minimal POST and our parser of the response."""
 
-    def __init__(self, wire: BarePost) -> None:
-        self.http = wire
+    def __init__(self, http: BarePost) -> None:
+        self.http = http
         self.answered = 0
 
     async def submit(self, request: OrderRequest, *, priority: Priority) -> OrderReport:
         assert priority is Priority.ROUTINE
-        said = await self.http.post(orjson.dumps(build_payload(request)))
+        response = await self.http.post(orjson.dumps(build_payload(request)))
         self.answered = perf_counter_ns()
-        return parse.order_report(orjson.loads(said), fail_on_malformed)
+        return parse.order_report(orjson.loads(response), fail_on_malformed)
 
 
 def fail_on_malformed(reason: str, raw: object) -> None:
@@ -119,7 +119,7 @@ def fail_on_malformed(reason: str, raw: object) -> None:
 
 @dataclass
 class OrderPath:
-    """The daemon's order path on one database, by one broker."""
+    """The daemon's order path on one database, with one broker."""
 
     store: Store
     books: OrderLedger
@@ -128,7 +128,7 @@ class OrderPath:
     last: OrderRow | None = None
 
     async def place(self, _: int) -> tuple[OrderRow, int]:
-        """A signal becomes a sent and acknowledged order: its row, and when the signal was there."""
+        """Send the order of a new signal; return its acknowledged row and the signal's time in nanoseconds."""
         symbol = self.symbols.next()
         new = NewOrder(
             client_order_id=f"cat-{uuid4().hex[:20]}-e0",
@@ -147,12 +147,12 @@ class OrderPath:
             signal_id=f"bench|{symbol}|{uuid4().hex[:8]}",
             epoch=1,
         )
-        began = perf_counter_ns()
-        return await self.execution.place(new, note="a signal"), began
+        signal_at = perf_counter_ns()
+        return await self.execution.place(new, note="a signal"), signal_at
 
 
 class SymbolSequence:
-    """Each symbol once: a second entry in one would be another story."""
+    """Yields each symbol once, because a second entry in one symbol takes another path."""
 
     def __init__(self, first: int) -> None:
         self._next = first
@@ -163,7 +163,7 @@ class SymbolSequence:
 
 
 def fill_frame(row: OrderRow) -> bytes:
-    """The frame of the stream that says that all of an order was filled."""
+    """Return the stream frame of a complete fill of an order."""
     order: dict[str, Any] = {
         "id": row.alpaca_order_id, "client_order_id": row.client_order_id, "symbol": row.symbol, "side": row.side,
         "qty": str(row.quantity), "filled_qty": str(row.quantity), "filled_avg_price": "190.05", "status": "filled",
@@ -179,9 +179,9 @@ def fill_frame(row: OrderRow) -> bytes:
 
 
 async def measure_lifecycles(
-    url: str, seen: Callable[[], int], fresh: str, full: str, commits: str, note: str, first: int
+    url: str, received_at: Callable[[], int], fresh: str, full: str, commits: str, note: str, first: int
 ) -> list[Row]:
-    """Whole lives of orders, step by step, in turns."""
+    """Measure complete order lifecycles, step by step, in turns."""
     async with AsyncExitStack() as stack:
         symbols = SymbolSequence(first)
 
@@ -192,7 +192,7 @@ async def measure_lifecycles(
             broker: Any
             if bare:
                 broker = BareBroker(await BarePost.open(url))
-                stack.callback(broker.wire.close)
+                stack.callback(broker.http.close)
             else:
                 broker = AlpacaBroker(clock, base_url=url, key="k", secret="s", rate_limit=1_000_000)
                 stack.push_async_callback(broker.close)
@@ -205,20 +205,20 @@ async def measure_lifecycles(
                 symbols,
             )
 
-        floor = OrderFloor(await asyncpg.connect(fresh), await BarePost.open(url), seen, symbols)
+        floor = OrderFloor(await asyncpg.connect(fresh), await BarePost.open(url), received_at, symbols)
         stack.push_async_callback(floor.conn.close)
         stack.callback(floor.http.close)
         await floor.conn.execute(f"SET synchronous_commit = {commits}")
-        sides = {
+        paths = {
             "bare": await open_order_path(fresh, bare=True),
             "full": await open_order_path(full, bare=True),
             "alpaca-py": await open_order_path(fresh, bare=False),
         }
-        for side in sides.values():
-            async with side.store.order_statement("a session of the lane") as conn:
+        for path in paths.values():
+            async with path.store.order_statement("set synchronous_commit") as conn:
                 await conn.execute(f"SET synchronous_commit = {commits}")
         works: dict[str, Step] = {"floor": floor.lifecycle}
-        works |= {name: lifecycle_of(side, seen) for name, side in sides.items()}
+        works |= {name: lifecycle_of(path, received_at) for name, path in paths.items()}
         spent = await measure_interleaved(works, ROUNDS)
         rows = [
             *ratio_rows(
@@ -238,14 +238,14 @@ async def measure_lifecycles(
             past_ratio_row(f"acknowledgement to durable{note}", spent, 2),
             *ratio_rows(f"fill to position durable{note}", spent["bare"][3], spent["floor"][3], 1.0),
             (
-                f"fill to position durable{note}: against one bare CTE",
+                f"fill to position durable{note}: against one minimal CTE",
                 median(spent["bare"][3]) / median(spent["floor"][4]),
                 "x",
             ),
             past_ratio_row(f"fill to position durable{note}", spent, 3),
         ]
         burst = await measure_interleaved(
-            {"floor": floor.burst, "ours": burst_of(sides["bare"])}, BURSTS, warm=1
+            {"floor": floor.burst, "ours": burst_of(paths["bare"])}, BURSTS, warm=1
         )
         rows += ratio_rows(
             f"{BURST_SIZE} fills at once, all durable{note}", burst["ours"][0], burst["floor"][0], 1.2
@@ -258,100 +258,101 @@ def past_ratio_row(name: str, spent: dict[str, list[list[float]]], column: int) 
     return f"{name}: {PAST:,} past orders over none, target <= 1.1", ratio, "x"
 
 
-def lifecycle_of(order_path: OrderPath, seen: Callable[[], int]) -> Step:
-    """(to the wire, to the acknowledgement, acknowledgement to durable, fill to durable), milliseconds."""
+def lifecycle_of(order_path: OrderPath, received_at: Callable[[], int]) -> Step:
+    """Return a step that measures one order in milliseconds: signal to wire, signal to acknowledgement,
+    acknowledgement to durable, fill to durable."""
 
     async def lifecycle(number: int) -> Sequence[float]:
         applied_at: list[int] = []
-        plain = order_path.books.apply_report
+        original = order_path.books.apply_report
 
-        async def timed(*args: Any, **named: Any) -> Any:
+        async def timed(*args: Any, **keywords: Any) -> Any:
             applied_at.append(perf_counter_ns())
-            result = await plain(*args, **named)
+            result = await original(*args, **keywords)
             applied_at.append(perf_counter_ns())
             return result
 
-        order_path.books.apply_report = timed  # type: ignore[method-assign]  # a stopwatch around the real thing
+        order_path.books.apply_report = timed  # type: ignore[method-assign]  # measures the real method
         try:
-            row, began = await order_path.place(number)
+            row, signal_at = await order_path.place(number)
         finally:
-            order_path.books.apply_report = plain  # type: ignore[method-assign]
+            order_path.books.apply_report = original  # type: ignore[method-assign]
         assert row.alpaca_order_id is not None
         frame = fill_frame(row)
-        received = perf_counter_ns()
+        frame_at = perf_counter_ns()
         assert await order_path.books.apply_trade_update(
             parse.trade_update(orjson.loads(frame), fail_on_malformed)
         )
         done = perf_counter_ns()
         return [
-            (seen() - began) / 1e6,
-            (applied_at[0] - began) / 1e6,
+            (received_at() - signal_at) / 1e6,
+            (applied_at[0] - signal_at) / 1e6,
             (applied_at[1] - applied_at[0]) / 1e6,
-            (done - received) / 1e6,
+            (done - frame_at) / 1e6,
         ]
 
     return lifecycle
 
 
 def burst_of(order_path: OrderPath) -> Step:
-    """Fifty fills that wait in the queue, heard as the daemon hears what waits."""
+    """Return a step that measures fifty waiting fills, applied in batches as by the daemon."""
 
     async def burst(number: int) -> Sequence[float]:
         rows = [(await order_path.place(number))[0] for _ in range(BURST_SIZE)]
         frames = [fill_frame(row) for row in rows]
-        began = perf_counter_ns()
+        started = perf_counter_ns()
         updates = [parse.trade_update(orjson.loads(frame), fail_on_malformed) for frame in frames]
         while updates:
             count = await order_path.books.apply_batch(updates)
             if not count:
                 assert await order_path.books.apply_trade_update(updates[0])
             updates = updates[count or 1 :]
-        return [(perf_counter_ns() - began) / 1e6]
+        return [(perf_counter_ns() - started) / 1e6]
 
     return burst
 
 
 @dataclass
 class OrderFloor:
-    """The least each step could cost: bare statements on bare tables by one held connection, and a bare POST."""
+    """The floor of each step: minimal statements on minimal tables over one connection, and a minimal POST."""
 
     conn: "asyncpg.Connection[asyncpg.Record]"
     http: BarePost
-    seen: Callable[[], int]
+    received_at: Callable[[], int]
     symbols: SymbolSequence
 
     async def lifecycle(self, _: int) -> Sequence[float]:
-        symbol, client = self.symbols.next(), uuid4().hex
+        symbol, client_id = self.symbols.next(), uuid4().hex
         body = orjson.dumps(
             {
-                "client_order_id": client, "symbol": symbol, "side": "buy", "qty": "100", "type": "limit",
+                "client_order_id": client_id, "symbol": symbol, "side": "buy", "qty": "100", "type": "limit",
                 "time_in_force": "day", "order_class": "bracket", "limit_price": "190.10",
                 "take_profit": {"limit_price": "194.00"}, "stop_loss": {"stop_price": "188.00"},
             }
         )  # fmt: skip
-        began = perf_counter_ns()
-        order = await self._insert(client, symbol)
-        said = orjson.loads(await self.http.post(body))
+        started = perf_counter_ns()
+        order = await self._insert(client_id, symbol)
+        response = orjson.loads(await self.http.post(body))
         answered = perf_counter_ns()
         await self.conn.execute(
             "UPDATE bare_orders SET status = 'accepted', broker_id = $2, at = $3 WHERE id = $1",
             order,
-            said["id"],
+            response["id"],
             datetime.now(UTC),
         )
         updated = perf_counter_ns()
         await self._fill_in_four(order, symbol)
         filled_in_four = perf_counter_ns()
-        other = await self._insert(uuid4().hex, symbol)
-        again = perf_counter_ns()
-        await self._fill_in_one(other, symbol)
+        second_order = await self._insert(uuid4().hex, symbol)
+        inserted = perf_counter_ns()
+        await self._fill_in_one(second_order, symbol)
         done = perf_counter_ns()
         marks = (
-            self.seen() - began,
-            answered - began,
+            self.received_at() - started,
+            answered - started,
             updated - answered,
             filled_in_four - updated,
-            done - again,
+            done - inserted,
         )
         return [mark / 1e6 for mark in marks]
 
@@ -415,28 +416,30 @@ class OrderFloor:
 
 
 async def measure_wal_syncs(url: str, dsn: str) -> list[Row]:
-    """Syncs of the write-ahead log in one order's life, signal to filled entry, by the server's own count."""
+    """Measure the WAL syncs of one order from signal to filled entry, by the server's own counters."""
     clock = SystemClock()
     counts = []
-    for lives_of in (0, COUNTED_LIFECYCLES):
+    for lifecycles in (0, COUNTED_LIFECYCLES):
         before = await read_wal_syncs(dsn)
         store = await open_store(dsn, clock)
         broker: Any = BareBroker(await BarePost.open(url))
-        books = OrderLedger(store, broker, clock, 1)
-        execution = OrderSubmission(store, broker, books, EntryGate(reasons={}), clock, Config().execution, 1)
-        ours = OrderPath(store, books, execution, SymbolSequence(SYMBOLS + 100))
-        live = lifecycle_of(ours, perf_counter_ns)
-        for number in range(lives_of):
-            await live(number)
+        ledger = OrderLedger(store, broker, clock, 1)
+        execution = OrderSubmission(
+            store, broker, ledger, EntryGate(reasons={}), clock, Config().execution, 1
+        )
+        path = OrderPath(store, ledger, execution, SymbolSequence(SYMBOLS + 100))
+        step = lifecycle_of(path, perf_counter_ns)
+        for number in range(lifecycles):
+            await step(number)
         await store.close()
-        broker.wire.close()
-        await asyncio.sleep(0.5)  # statistics are flushed when their backend ends
+        broker.http.close()
+        await asyncio.sleep(0.5)  # a backend flushes its statistics when it ends
         counts.append(await read_wal_syncs(dsn) - before)
     return [
         (
             "WAL syncs from signal to filled entry, target 3",
             (counts[1] - counts[0]) / COUNTED_LIFECYCLES,
-            "a life",
+            "per order",
         )
     ]
 
@@ -444,10 +447,10 @@ async def measure_wal_syncs(url: str, dsn: str) -> list[Row]:
 async def read_wal_syncs(dsn: str) -> int:
     conn = await asyncpg.connect(dsn)
     try:
-        found: int = await conn.fetchval("SELECT sum(fsyncs)::bigint FROM pg_stat_io WHERE object = 'wal'")
+        count: int = await conn.fetchval("SELECT sum(fsyncs)::bigint FROM pg_stat_io WHERE object = 'wal'")
     finally:
         await conn.close()
-    return found
+    return count
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""From SIGKILL to a daemon that has recovered: the real process, against an exchange with the orders of a day.
+"""Recovery after SIGKILL: real seconds of the real daemon, against an exchange with the orders of a day.
 
-Real seconds. The daemon is killed as soon as entries are allowed, and started again; the clock begins with the new
-process (a service manager adds its own pause, 2 s in ours). Orders are half at work, half at their end, and have their
-rows. The floor, taken in turns, is a process that imports the same packages and ends.
+The daemon is killed as soon as entries are allowed, and started again; the time starts with the new process (a service
+manager adds its restart delay, 2 s in our unit). Half of the orders are working, half terminal, and all have rows. The
+floor, measured in turns, is a process that imports the same packages and exits.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ def run() -> list[Row]:
 
 
 async def measure_all() -> list[Row]:
-    """Recovery with 10, 100 and 1,000 orders of the day, and with a million of earlier years beside a hundred."""
+    """Measure recovery with 10, 100 and 1,000 orders of the day, and with 100 of the day plus PAST earlier ones."""
     rows: list[Row] = []
     with database_server() as server:
         for orders, past in CASES:
@@ -56,30 +56,32 @@ async def measure_all() -> list[Row]:
             async with exchange() as (url, folder):
                 await place_orders(url, orders)
                 environment = write_settings(folder, url, dsn)
-                adopted, _ = await start_and_kill(environment, folder)
+                first_start_s, _ = await start_and_kill(environment, folder)
                 ready, allowed, floor = [], [], []
                 for _ in range(RESTARTS):
                     floor.append(await measure_imports())
                     await backdate_starts(dsn)
-                    one, other = await start_and_kill(environment, folder)
-                    ready.append(one)
-                    allowed.append(other)
+                    ready_s, allowed_s = await start_and_kill(environment, folder)
+                    ready.append(ready_s)
+                    allowed.append(allowed_s)
             name = f"{orders:,} orders of the day" + (f", {past:,} past ones" if past else "")
             rows += [
                 (f"{name}: floor, imports alone", median(floor), "s"),
-                (f"{name}: first start, every order a stranger's", adopted, "s"),
+                (f"{name}: first start, every order external", first_start_s, "s"),
                 (f"{name}: to ready, p50", median(ready), "s"),
                 (f"{name}: to ready over imports, target <= 1.5", median(ready) / median(floor), "x"),
                 (f"{name}: to entries allowed, p50, target <= 5", median(allowed), "s"),
                 (f"{name}: to entries allowed, p99, target <= 10", percentile(allowed, 99), "s"),
             ]
-            sys.stderr.write(f"  {name}: {sorted(round(one, 2) for one in allowed)} s to entries allowed\n")
+            sys.stderr.write(
+                f"  {name}: {sorted(round(seconds, 2) for seconds in allowed)} s to entries allowed\n"
+            )
     return rows
 
 
 async def start_and_kill(environment: dict[str, str], folder: Path) -> tuple[float, float]:
-    """Seconds from the start to ready, and to entries allowed; then it is killed."""
-    began = perf_counter()
+    """Start the daemon and kill it once entries are allowed; return the seconds to ready and to entries allowed."""
+    started = perf_counter()
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "catalyst", "run", "--config", str(folder / "config.yaml"),
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, env=environment, cwd=folder,
@@ -87,21 +89,21 @@ async def start_and_kill(environment: dict[str, str], folder: Path) -> tuple[flo
     )  # fmt: skip
     assert process.stdout is not None
     ready, open_at = 0.0, 0.0
-    said: list[str] = []
+    lines: list[str] = []
     try:
         async with asyncio.timeout(120):
             while not (ready and open_at):
                 line = await process.stdout.readline()
-                assert line, "".join(said[-20:])
-                said.append(line.decode())
+                assert line, "".join(lines[-20:])
+                lines.append(line.decode())
                 if not line.startswith(b"{"):
                     continue
                 event = orjson.loads(line)
                 if event["event"] == "daemon_ready":
-                    ready = perf_counter() - began
+                    ready = perf_counter() - started
                     open_at = 0.0 if event["gate"] else ready
                 elif event["event"] == "entries_cleared" and not event["still"]:
-                    open_at = perf_counter() - began
+                    open_at = perf_counter() - started
                 elif event["event"] == "entries_stopped":
                     open_at = 0.0
     finally:
@@ -111,14 +113,14 @@ async def start_and_kill(environment: dict[str, str], folder: Path) -> tuple[flo
 
 
 async def measure_imports() -> float:
-    began = perf_counter()
+    started = perf_counter()
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", PACKAGES)
     await process.wait()
-    return perf_counter() - began
+    return perf_counter() - started
 
 
 async def backdate_starts(dsn: str) -> None:
-    """The starts so far are long ago: here nobody is to be stopped for dying often."""
+    """Move earlier starts into the past, so that the daemon's limit on frequent restarts does not apply."""
     conn = await asyncpg.connect(dsn)
     try:
         await conn.execute("UPDATE daemon_runs SET started_at = started_at - interval '1 day'")
@@ -127,17 +129,17 @@ async def backdate_starts(dsn: str) -> None:
 
 
 async def place_orders(url: str, orders: int) -> None:
-    """Put the orders of the day at the exchange: every second one rests, the others have ended."""
+    """Send the orders of the day to the exchange: every second one rests, the others expire at once."""
     async with aiohttp.ClientSession(headers=KEYS) as http:
-        async with http.get(f"{url}/v2/assets") as answer:
-            symbols = [row["symbol"] for row in await answer.json() if row["tradable"]]
+        async with http.get(f"{url}/v2/assets") as response:
+            symbols = [row["symbol"] for row in await response.json() if row["tradable"]]
         for number in range(orders):
             body = {
                 "symbol": symbols[number % len(symbols)], "side": "buy", "qty": "1", "type": "limit",
                 "limit_price": "0.01", "time_in_force": "day" if number % 2 else "ioc",
             }  # fmt: skip
-            async with http.post(f"{url}/v2/orders", json=body) as answer:
-                assert answer.status == 200, await answer.text()
+            async with http.post(f"{url}/v2/orders", json=body) as response:
+                assert response.status == 200, await response.text()
 
 
 def write_settings(folder: Path, url: str, dsn: str) -> dict[str, str]:
@@ -161,7 +163,7 @@ def write_settings(folder: Path, url: str, dsn: str) -> dict[str, str]:
 
 @asynccontextmanager
 async def exchange() -> AsyncIterator[tuple[str, Path]]:
-    """The exchange as its own process, on a clock of its own, and the folder of both."""
+    """Run the exchange as a separate process with its own clock; yield its URL and its folder."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         code = f"from benchmarks.recovery import child; child({name!r})"
@@ -179,7 +181,7 @@ async def exchange() -> AsyncIterator[tuple[str, Path]]:
 
 
 def child(folder: str) -> None:
-    """The exchange alone; ends with the process."""
+    """Run the exchange; runs until the process ends."""
     path = Path(folder) / "clock"
     ScaledClock.create(path, START)
     clock = ScaledClock(path, drive=True, speed=1.0)

@@ -1,4 +1,4 @@
-"""The scan of a whole market: our stage against the bare arithmetic of ranking the same columns.
+"""Scan stage on a whole market, against the floor: parsing the snapshots and ranking four columns.
 
 python -m benchmarks.scan
 """
@@ -26,7 +26,7 @@ NOW = SESSION.open + timedelta(minutes=90)
 
 
 def sample_market(symbols: int) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """A seeded market: listings as the universe leaves them, snapshots and yardsticks."""
+    """Return a seeded market: the frame after the universe stage, snapshots and reference values."""
     rng = np.random.default_rng(11)
     names = pd.Index([f"S{k:05}" for k in range(symbols)], name="symbol", dtype="str")
     assets = pd.DataFrame(
@@ -36,34 +36,34 @@ def sample_market(symbols: int) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFram
         },
         index=names,
     )  # fmt: skip
-    prev = rng.lognormal(3, 1, symbols)
-    opened = prev * (1 + rng.normal(0, 0.02, symbols))
-    price = opened * (1 + rng.normal(0, 0.02, symbols))
+    prev_close = rng.lognormal(3, 1, symbols)
+    open_ = prev_close * (1 + rng.normal(0, 0.02, symbols))
+    price = open_ * (1 + rng.normal(0, 0.02, symbols))
     volume = rng.lognormal(12, 2, symbols)
     at = pd.Timestamp(NOW - timedelta(seconds=20))
-    shots = pd.DataFrame(
+    snapshots = pd.DataFrame(
         {
             "trade_price": price, "trade_at": at, "bid": price * 0.9996, "ask": price * 1.0004, "bid_size": 100.0,
             "ask_size": 100.0, "quote_at": at, "minute_close": price, "minute_volume": volume / 100, "minute_at": at,
-            "day_open": opened, "day_high": np.maximum(opened, price), "day_low": np.minimum(opened, price),
-            "day_close": price, "day_volume": volume, "day_vwap": (opened + price) / 2,
-            "day_at": pd.Timestamp(datetime(2026, 3, 2, tzinfo=NEW_YORK)), "prev_close": prev,
+            "day_open": open_, "day_high": np.maximum(open_, price), "day_low": np.minimum(open_, price),
+            "day_close": price, "day_volume": volume, "day_vwap": (open_ + price) / 2,
+            "day_at": pd.Timestamp(datetime(2026, 3, 2, tzinfo=NEW_YORK)), "prev_close": prev_close,
         },
         index=names,
     )  # fmt: skip
-    usual = volume * rng.lognormal(1, 0.5, symbols)
+    usual_volume = volume * rng.lognormal(1, 0.5, symbols)
     ref = pd.DataFrame(
         {
-            "prev_close": prev, "avg_volume_20d": usual, "avg_dollar_volume_20d": usual * prev, "atr_14d": prev * 0.03,
+            "prev_close": prev_close, "avg_volume_20d": usual_volume, "avg_dollar_volume_20d": usual_volume * prev_close, "atr_14d": prev_close * 0.03,
             "days": 50, "last_at": pd.Timestamp(NOW - timedelta(days=3)),
         },
         index=names,
     )  # fmt: skip
-    return universe(assets, Config().universe), shots, ref
+    return universe(assets, Config().universe), snapshots, ref
 
 
-def snapshots_json(shots: pd.DataFrame) -> bytes:
-    """The same market as a broker's JSON, for the floor: one object a symbol."""
+def snapshots_json(snapshots: pd.DataFrame) -> bytes:
+    """Return this market as a broker's JSON, one object per symbol, for the floor."""
     stamp = "2026-03-02T15:59:40.123456789Z"
     bar = {"t": stamp, "o": 1.0, "h": 1.0, "l": 1.0, "c": 1.0, "v": 10, "n": 1, "vw": 1.0}
     return json.dumps(
@@ -91,13 +91,13 @@ def snapshots_json(shots: pd.DataFrame) -> bytes:
                 "dailyBar": bar | {"c": row["day_close"], "v": row["day_volume"]},
                 "prevDailyBar": bar | {"c": row["prev_close"]},
             }
-            for symbol, row in shots.to_dict("index").items()
+            for symbol, row in snapshots.to_dict("index").items()
         }
     ).encode()
 
 
 def parse_and_rank(body: bytes) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """The floor: parse the answer, take four numbers a symbol, rank them, best first."""
+    """Compute the floor: parse the response, take four numbers per symbol and rank the symbols, best first."""
     rows = orjson.loads(body).values()
     table = np.array(
         [
@@ -110,29 +110,29 @@ def parse_and_rank(body: bytes) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
 
 
 def interleaved(*works: Callable[[], object], rounds: int) -> list[float]:
-    """Median CPU milliseconds of each, taken in turns."""
+    """Run the works in turns and return the median CPU milliseconds of each."""
     spent: list[list[float]] = [[] for _ in works]
     for _ in range(rounds):
         for work, times in zip(works, spent, strict=True):
-            began = process_time()
+            started = process_time()
             work()
-            times.append(process_time() - began)
+            times.append(process_time() - started)
     return [median(times) * 1e3 for times in spent]
 
 
 def run() -> list[tuple[str, float, str]]:
-    """The floor (parse with orjson, rank with numpy), the stage alone, and the growth from one market to two."""
+    """Measure the floor (orjson and numpy), the stage alone, and the growth when the market doubles."""
     cfg = Config().scan
     figures: list[tuple[str, float, str]] = []
     spent = {}
     for symbols in (SYMBOLS, 2 * SYMBOLS):
-        frame, shots, ref = sample_market(symbols)
-        body = snapshots_json(shots)
+        frame, snapshots, ref = sample_market(symbols)
+        body = snapshots_json(snapshots)
 
         def ours(
-            frame: pd.DataFrame = frame, shots: pd.DataFrame = shots, ref: pd.DataFrame = ref
+            frame: pd.DataFrame = frame, snapshots: pd.DataFrame = snapshots, ref: pd.DataFrame = ref
         ) -> pd.DataFrame:
-            return scan(frame, shots, ref, SESSION, NOW, cfg, allow_short=False)
+            return scan(frame, snapshots, ref, SESSION, NOW, cfg, allow_short=False)
 
         def bare(body: bytes = body) -> object:
             return parse_and_rank(body)

@@ -1,7 +1,7 @@
-"""Parsing a scan: our snapshot columns beside the least anybody could do with the same bytes.
+"""Parsing of a scan's snapshots: our columns against the floor, on equal bytes.
 
-The floor is orjson on the same chunks and one numpy array for each of the four prices a ranking needs. Ours makes
-all 23 columns, four of them times, with everything false turned into NaN. CPU time, interleaved, medians.
+The floor is orjson and one numpy array for each of the four values that a ranking needs. Ours builds all 23 columns,
+four of them times, with invalid values as NaN. CPU time, interleaved, medians.
 """
 
 import gc
@@ -18,7 +18,7 @@ ROUNDS = 25
 
 
 def chunks_of(symbols: int) -> list[bytes]:
-    """The answers of the market for so many symbols, as they come over the wire."""
+    """Return the market's responses for that many symbols, as bytes from the wire."""
     rng = np.random.default_rng(7)
     price = np.round(rng.uniform(2, 400, symbols), 2)
     rows = [(f"S{number:04d}", float(price[number])) for number in range(symbols)]
@@ -58,7 +58,7 @@ def _snapshot(price: float) -> dict[str, object]:
 
 
 def floor(chunks: list[bytes]) -> object:
-    """orjson, four columns, a ranking."""
+    """Parse with orjson, build four columns and rank."""
     rows = [row for chunk in chunks for row in orjson.loads(chunk).values()]
     last = np.array([row["latestTrade"]["p"] for row in rows])
     before = np.array([row["prevDailyBar"]["c"] for row in rows])
@@ -68,18 +68,18 @@ def floor(chunks: list[bytes]) -> object:
 
 
 def ours(chunks: list[bytes]) -> object:
-    """What a scan gets: all columns."""
+    """Build all columns, as for a scan."""
     return snapshot_frame([snapshot_columns(orjson.loads(chunk)) for chunk in chunks])
 
 
 def parse_only(chunks: list[bytes]) -> object:
-    """orjson alone."""
+    """Parse with orjson only."""
     return [orjson.loads(chunk) for chunk in chunks]
 
 
 def run() -> list[tuple[str, float, str]]:
-    """(what, figure, unit) for 4,129 and 7,473 snapshots: ours, the floors, the ratio, the longest single chunk."""
-    found = []
+    """Measure 4,129 and 7,473 snapshots: ours, the floors, their ratio, and the first chunk alone."""
+    figures = []
     gc.collect()
     gc.freeze()
     for symbols in (4_129, 7_473):
@@ -90,7 +90,7 @@ def run() -> list[tuple[str, float, str]]:
                 spent[name].append(_cpu(work, chunks))
             spent["chunk"].append(_cpu(ours, chunks[:1]))
         ms = {name: statistics.median(times) * 1_000 for name, times in spent.items()}
-        found += [
+        figures += [
             (f"snapshots {symbols}: all columns", ms["ours"], "ms"),
             (f"snapshots {symbols}: orjson + numpy rank", ms["floor"], "ms"),
             (f"snapshots {symbols}: orjson alone", ms["orjson"], "ms"),
@@ -98,14 +98,14 @@ def run() -> list[tuple[str, float, str]]:
             (f"snapshots {symbols}: one chunk of {MAX_SYMBOLS}", ms["chunk"], "ms"),
         ]
     gc.unfreeze()
-    return found
+    return figures
 
 
 def _cpu(work: object, chunks: list[bytes]) -> float:
     assert callable(work)
-    began = time.thread_time()
+    started = time.thread_time()
     work(chunks)
-    return time.thread_time() - began
+    return time.thread_time() - started
 
 
 if __name__ == "__main__":

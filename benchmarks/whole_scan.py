@@ -1,6 +1,6 @@
-"""A whole scan of more than 7,000 symbols: from snapshots on the wire to the ranked list in the database.
+"""Whole scan of more than 7,000 symbols, from snapshots on the wire to the stored candidates.
 
-The exchange is a process of its own; the scan runs in this one, so its CPU seconds are the daemon's. A generated
+The exchange is a separate process; the scan runs in this process, so its CPU seconds are the daemon's. A generated
 market at 10:30, an embedded PostgreSQL with fsync on. Medians of seven scans after one warm-up.
 """
 
@@ -31,11 +31,11 @@ from catalyst.store.pool import open_store
 SYMBOLS = 7_600
 DAY = date(2026, 4, 8)
 ROUNDS = 7
-RATE = 100_000  # requests a minute: the budget is not what is measured
+RATE = 100_000  # requests a minute, so that the budget does not limit the scan
 
 
 def run() -> list[tuple[str, float, str]]:
-    """Wall and CPU seconds of a scan, and its milliseconds by stage."""
+    """Measure the wall and CPU seconds of a scan, and its milliseconds by stage."""
     with tempfile.TemporaryDirectory(prefix="catalyst-bench-") as name:
         folder = Path(name)
         command = [
@@ -80,23 +80,23 @@ async def _measure(folder: Path, dsn: str) -> list[tuple[str, float, str]]:
     walls, cpus, stores, stages, counts = [], [], [], [], {}
     for _ in range(ROUNDS + 1):
         wall, cpu = time.perf_counter(), time.process_time()
-        found = await scanner.scan(session, Portfolio(), account, slots=5)
-        before = time.perf_counter()
-        kept = records_of(found, row.cycle_id)
+        result = await scanner.scan(session, Portfolio(), account, slots=5)
+        scanned = time.perf_counter()
+        records = records_of(result, row.cycle_id)
         async with store.tx("scan") as conn:
             await candidates.record(
                 conn,
-                kept.scan,
-                kept.candidates,
-                news=kept.news,
-                patterns=kept.patterns,
-                indicators=kept.indicators,
+                records.scan,
+                records.candidates,
+                news=records.news,
+                patterns=records.patterns,
+                indicators=records.indicators,
             )
-        stores.append(time.perf_counter() - before)
+        stores.append(time.perf_counter() - scanned)
         walls.append(time.perf_counter() - wall)
         cpus.append(time.process_time() - cpu)
-        stages.append(found.milliseconds)
-        counts = found.counts
+        stages.append(result.milliseconds)
+        counts = result.counts
     await market.close()
     await news.close()
     await store.close()
@@ -106,5 +106,5 @@ async def _measure(folder: Path, dsn: str) -> list[tuple[str, float, str]]:
         ("CPU of the daemon's process", statistics.median(cpus[1:]), "s"),
         *((f"stage {name}", statistics.median(s[name] for s in stages[1:]), "ms") for name in stages[-1]),
         ("storing the scan, one commit", statistics.median(stores[1:]) * 1000, "ms"),
-        *((f"standing after {name}", n, "") for name, n in counts.items()),
+        *((f"remaining after {name}", n, "") for name, n in counts.items()),
     ]

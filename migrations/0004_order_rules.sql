@@ -15,8 +15,8 @@
 -- state of the account. Therefore CT002 checks only orders that Catalyst itself adds or enlarges.
 
 -- True for null and for a price on the minimum increment. Source: Regulation NMS Rule 612: whole cents from one
--- dollar, hundredths of a cent below. PL/pgSQL caches the compiled expression. A function in SQL is expanded and planned
--- in each statement at each place that calls it, which cost a sixth of the server's time per order.
+-- dollar, hundredths of a cent below. PL/pgSQL caches the compiled expression. A function in SQL is expanded and
+-- planned in each statement at each place that calls it, which cost a sixth of the server's time per order.
 CREATE FUNCTION is_on_tick(price numeric) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$
 BEGIN
     RETURN price IS NULL OR (price > 0 AND price = round(price, CASE WHEN price >= 1 THEN 2 ELSE 4 END));

@@ -1,4 +1,5 @@
-"""The three clocks, and that nobody else reads time."""
+"""Clocks: the manual, the scaled and the system clock, and the lint rule that only the clock module reads
+time."""
 
 import asyncio
 import json
@@ -18,16 +19,17 @@ from catalyst.clock import Clock, ManualClock, ScaledClock, SystemClock, wait
 START = datetime(2026, 4, 8, 13, 25, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
 ROOT = Path(__file__).parent.parent
-TIMEOUT_S = 20  # real seconds before a test that hangs says so
+TIMEOUT_S = 20  # real seconds before a test that hangs fails
 
 
 @pytest.fixture
 def manual() -> ManualClock:
+    """Return a manual clock at START."""
     return ManualClock(START)
 
 
 async def run_ready_tasks() -> None:
-    """Let every task that can run, run."""
+    """Run every task that is ready."""
     for _ in range(20):
         await asyncio.sleep(0)
 
@@ -36,7 +38,7 @@ async def run_ready_tasks() -> None:
 
 
 async def test_manual_clock_stands_still(manual: ManualClock):
-    """Time is what it was, however often it is asked, and a sleeper sleeps."""
+    """Time does not pass by itself, and a sleeper wakes only when the clock advances."""
     sleeper = asyncio.ensure_future(manual.sleep(SECOND))
     await run_ready_tasks()
     assert (manual.now(), sleeper.done()) == (START, False)
@@ -45,7 +47,7 @@ async def test_manual_clock_stands_still(manual: ManualClock):
 
 
 async def test_manual_clock_wakes_sleepers_in_alarm_order(manual: ManualClock):
-    """Each at its own instant, equal alarms in the order they were set, those set on the way among them."""
+    """Sleepers wake at their own time, equal alarms in the order they were set, new alarms included."""
     woken: list[tuple[str, float]] = []
 
     async def sleep(name: str, *seconds: float) -> None:
@@ -53,7 +55,10 @@ async def test_manual_clock_wakes_sleepers_in_alarm_order(manual: ManualClock):
             await manual.sleep(timedelta(seconds=span))
             woken.append((f"{name}{number}", (manual.now() - START).total_seconds()))
 
-    tasks = [asyncio.ensure_future(sleep(*one)) for one in (("a", 3, 1), ("b", 1, 1, 1), ("c", 3), ("d", 9))]
+    tasks = [
+        asyncio.ensure_future(sleep(*arguments))
+        for arguments in (("a", 3, 1), ("b", 1, 1, 1), ("c", 3), ("d", 9))
+    ]
     await manual.advance(timedelta(seconds=5))
     assert woken == [("b0", 1), ("b1", 2), ("a0", 3), ("c0", 3), ("b2", 3), ("a1", 4)]
     assert manual.now() == START + 5 * SECOND
@@ -63,7 +68,7 @@ async def test_manual_clock_wakes_sleepers_in_alarm_order(manual: ManualClock):
 
 
 async def test_manual_clock_never_goes_back(manual: ManualClock):
-    """Advancing to an earlier instant, or sleeping until one, changes nothing and returns."""
+    """Advancing to, or sleeping until, an earlier time changes nothing and returns."""
     await manual.advance_to(START - SECOND)
     await manual.sleep_until(START - SECOND)
     await manual.sleep(-SECOND)
@@ -72,27 +77,27 @@ async def test_manual_clock_never_goes_back(manual: ManualClock):
 
 
 async def test_manual_clock_stands_still_while_an_effect_is_in_flight(manual: ManualClock):
-    """However long a request takes, it begins and ends at one instant; then the clock goes on."""
-    seen: list[datetime] = []
+    """A request in flight begins and ends at one instant, however long it takes; then the clock advances."""
+    instants: list[datetime] = []
 
     async def request() -> None:
         await manual.sleep(SECOND)
         with manual.hold(), manual.hold():
-            seen.append(manual.now())
+            instants.append(manual.now())
             for _ in range(300):
                 await asyncio.sleep(0)
-            seen.append(manual.now())
+            instants.append(manual.now())
 
     task = asyncio.ensure_future(request())
     other = asyncio.ensure_future(manual.sleep(2 * SECOND))
     await manual.advance(timedelta(hours=1))
-    assert seen == [START + SECOND] * 2
+    assert instants == [START + SECOND] * 2
     assert task.done()
     assert other.done()
 
 
 async def test_manual_clock_hold_ends_when_its_block_raises(manual: ManualClock):
-    """An effect that raises does not stop the clock for ever."""
+    """A hold ends when its block raises."""
     with pytest.raises(ZeroDivisionError), manual.hold():
         raise ZeroDivisionError
     await manual.advance(SECOND)
@@ -100,18 +105,18 @@ async def test_manual_clock_hold_ends_when_its_block_raises(manual: ManualClock)
 
 
 async def test_manual_clock_waits_for_its_conditions_before_advancing(manual: ManualClock):
-    """It does not move while a condition it was given is false, before a step or between two."""
+    """The clock does not advance while a condition is false, neither before a step nor between two."""
     busy = 50
     instants: list[datetime] = []
 
-    def calm() -> bool:
+    def is_quiet() -> bool:
         nonlocal busy
         busy -= 1
         if busy > 0:
             instants.append(manual.now())
         return busy <= 0
 
-    manual.advance_only_when(calm)
+    manual.advance_only_when(is_quiet)
     sleeper = asyncio.ensure_future(manual.sleep(SECOND))
     await manual.advance(2 * SECOND)
     assert set(instants) == {START}
@@ -122,7 +127,7 @@ async def test_manual_clock_waits_for_its_conditions_before_advancing(manual: Ma
 
 
 async def test_manual_clock_raises_when_an_effect_never_ends():
-    """A test that hangs says what the clock was waiting for."""
+    """The clock raises RuntimeError with the number of effects in flight instead of waiting for ever."""
 
     class Impatient(ManualClock):
         _PATIENCE = 0.01
@@ -133,24 +138,24 @@ async def test_manual_clock_raises_when_an_effect_never_ends():
 
 
 async def test_manual_clock_drops_the_alarm_of_a_cancelled_sleeper(manual: ManualClock):
-    """The others wake as before, and nothing stops the clock at an instant nobody waits for."""
-    kept = asyncio.ensure_future(manual.sleep(3 * SECOND))
-    dropped = [asyncio.ensure_future(manual.sleep(n * SECOND)) for n in (1, 2, 3, 4)]
+    """A cancelled sleeper leaves no alarm; the other sleepers wake as before."""
+    sleeper = asyncio.ensure_future(manual.sleep(3 * SECOND))
+    cancelled = [asyncio.ensure_future(manual.sleep(n * SECOND)) for n in (1, 2, 3, 4)]
     await run_ready_tasks()
-    for one in dropped:
-        one.cancel()
-    await asyncio.gather(*dropped, return_exceptions=True)
+    for task in cancelled:
+        task.cancel()
+    await asyncio.gather(*cancelled, return_exceptions=True)
     assert [alarm[0] for alarm in manual._alarms] == [START + 3 * SECOND]
     await manual.advance(3 * SECOND)
-    assert kept.done()
+    assert sleeper.done()
     assert manual._alarms == []
 
 
-# -- waiting for whichever is first
+# -- waiting for an event or a time-out
 
 
 async def test_wait_returns_true_when_the_event_is_set(manual: ManualClock):
-    """The event wins before the time is over, and leaves no alarm behind."""
+    """An event set before the time-out gives true and leaves no alarm."""
     event = asyncio.Event()
     waiting = asyncio.ensure_future(wait(manual, event, timedelta(minutes=1)))
     await manual.advance(SECOND)
@@ -161,7 +166,7 @@ async def test_wait_returns_true_when_the_event_is_set(manual: ManualClock):
 
 
 async def test_wait_returns_false_at_the_timeout(manual: ManualClock):
-    """Without the event it is false, at exactly the last instant."""
+    """Without the event the result is false, exactly at the time-out."""
     event = asyncio.Event()
     waiting = asyncio.ensure_future(wait(manual, event, timedelta(minutes=1)))
     await manual.advance(timedelta(seconds=59))
@@ -171,7 +176,7 @@ async def test_wait_returns_false_at_the_timeout(manual: ManualClock):
 
 
 async def test_wait_returns_at_once_when_the_event_is_already_set(manual: ManualClock):
-    """An event that has come already is true at once, even with no time to wait."""
+    """An event that is already set gives true at once, also with a time-out of zero."""
     event = asyncio.Event()
     assert await wait(manual, event, timedelta(0)) is False
     event.set()
@@ -179,7 +184,7 @@ async def test_wait_returns_at_once_when_the_event_is_already_set(manual: Manual
 
 
 async def test_cancelled_wait_leaves_no_alarm_and_no_task(manual: ManualClock):
-    """Neither an alarm nor a task survives it."""
+    """A cancelled wait leaves neither an alarm nor a task."""
     before = asyncio.all_tasks()
     waiting = asyncio.ensure_future(wait(manual, asyncio.Event(), timedelta(minutes=1)))
     await run_ready_tasks()
@@ -195,12 +200,13 @@ async def test_cancelled_wait_leaves_no_alarm_and_no_task(manual: ManualClock):
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
+    """Create a clock file at START; return its path."""
     ScaledClock.create(tmp_path / "clock", START)
     return tmp_path / "clock"
 
 
 class FakeMonotonicClock:
-    """The machine's monotonic clock, moved by hand."""
+    """Monotonic clock of the machine, set by the test."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.at = 1_000.0
@@ -209,11 +215,12 @@ class FakeMonotonicClock:
 
 @pytest.fixture
 def monotonic(monkeypatch: pytest.MonkeyPatch) -> FakeMonotonicClock:
+    """Replace the monotonic clock of the machine."""
     return FakeMonotonicClock(monkeypatch)
 
 
 def test_scaled_clock_stands_still_when_created(monotonic: FakeMonotonicClock, tmp_path: Path):
-    """Until somebody drives it, it shows the instant it was made for."""
+    """A new clock shows its start time until a driver sets a pace."""
     clock = ScaledClock.create(tmp_path / "clock", START, speed=400)
     monotonic.at += 1_000
     assert (clock.now(), clock.speed) == (START, 0)
@@ -228,8 +235,8 @@ def test_scaled_clock_stands_still_when_created(monotonic: FakeMonotonicClock, t
 def test_scaled_clock_never_jumps_when_the_pace_changes(
     monotonic: FakeMonotonicClock, tmp_path: Path, steps: list[tuple[float, float]]
 ):
-    """At the moment of a change every reader sees one instant before and after; between, time runs at the pace set,
-    and it never runs backwards."""
+    """A change of pace does not change the current time of any reader; time runs at the pace set and never
+    backwards."""
     reader = ScaledClock.create(tmp_path / "clock", START)
     driver = ScaledClock(tmp_path / "clock", drive=True, speed=60)
     expected, pace, last = 0.0, 60.0, START
@@ -246,7 +253,8 @@ def test_scaled_clock_never_jumps_when_the_pace_changes(
 
 
 def test_scaled_clock_slows_during_a_hold(monotonic: FakeMonotonicClock, file: Path):
-    """The held speed while effects are in flight, nested or not; its own after the last, whatever happened."""
+    """The clock runs at the held speed during nested holds, and at its own speed after the last one, also
+    after an exception."""
     clock, reader = ScaledClock(file, drive=True, speed=600, held_speed=20), ScaledClock(file)
     assert reader.speed == 600
     with clock.hold():
@@ -263,30 +271,31 @@ def test_scaled_clock_slows_during_a_hold(monotonic: FakeMonotonicClock, file: P
 
 
 def test_scaled_clock_cap_limits_every_later_pace(monotonic: FakeMonotonicClock, file: Path):
-    """Under a cap no driver runs faster, a later one neither; lifted, the last pace holds, and time never jumped."""
-    player, stage = (
+    """Under a cap no driver runs faster, later drivers included; without it the last pace applies, and time
+    never jumps."""
+    first, second = (
         ScaledClock(file, drive=True, speed=600, held_speed=20),
         ScaledClock(file, drive=True, speed=600),
     )
-    stage.set_cap(1)
+    second.set_cap(1)
     monotonic.at += 10
-    assert (player.now(), player.speed) == (START + 10 * SECOND, 1)
-    with player.hold():
-        assert player.speed == 1
+    assert (first.now(), first.speed) == (START + 10 * SECOND, 1)
+    with first.hold():
+        assert first.speed == 1
     assert ScaledClock(file, drive=True, speed=300).speed == 1
-    stage.set_cap(math.inf)
-    assert (player.now(), player.speed) == (START + 10 * SECOND, 300)
+    second.set_cap(math.inf)
+    assert (first.now(), first.speed) == (START + 10 * SECOND, 300)
 
 
 def test_scaled_clock_hold_never_raises_the_speed(file: Path):
-    """A clock that is slower than the held speed keeps its own."""
+    """A clock slower than the held speed keeps its speed during a hold."""
     clock = ScaledClock(file, drive=True, speed=5, held_speed=20)
     with clock.hold():
         assert clock.speed == 5
 
 
 def test_scaled_clock_reader_never_writes_the_file(file: Path):
-    """A reader's holds leave the file as it is, to the byte; it could not write if it tried."""
+    """A reader never changes the file: its holds have no effect, and setting a pace raises TypeError."""
     ScaledClock(file, drive=True, speed=60)
     before = file.read_bytes()
     reader = ScaledClock(file)
@@ -299,12 +308,12 @@ def test_scaled_clock_reader_never_writes_the_file(file: Path):
 
 
 def test_scaled_clock_runs_on_when_a_driver_crashes_while_writing(monotonic: FakeMonotonicClock, file: Path):
-    """A new anchor counts only once it is whole: half of one beside it changes nothing, and the next driver goes on."""
+    """A partly written anchor is ignored, and the next driver continues."""
     ScaledClock(file, drive=True, speed=60)
     layout = struct.Struct("<QddddQ")
     content = bytearray(file.read_bytes())
-    unchosen = 8 + (1 - content[0]) * layout.size
-    content[unchosen : unchosen + layout.size] = b"\xff" * 20 + bytes(layout.size - 20)
+    inactive = 8 + (1 - content[0]) * layout.size
+    content[inactive : inactive + layout.size] = b"\xff" * 20 + bytes(layout.size - 20)
     with file.open("r+b") as raw:
         raw.write(content)
     monotonic.at += 1
@@ -315,8 +324,8 @@ def test_scaled_clock_runs_on_when_a_driver_crashes_while_writing(monotonic: Fak
 
 
 def test_scaled_clock_writes_a_new_anchor_beside_the_valid_one(file: Path):
-    """Every change of the pace leaves the anchor before it whole, and carries the next number: a reader that was
-    looking never sees half of either."""
+    """A change of pace writes the inactive anchor with the next number, so that a reader never sees a partial
+    one."""
     driver = ScaledClock(file, drive=True, speed=60)
     layout = struct.Struct("<QddddQ")
 
@@ -325,18 +334,18 @@ def test_scaled_clock_writes_a_new_anchor_beside_the_valid_one(file: Path):
         return content[0], [layout.unpack_from(content, 8 + place * layout.size) for place in (0, 1)]
 
     for speed in (10, 20, 30):
-        chosen, before = anchors()
+        active, before = anchors()
         driver.set_pace(speed)
         other, after = anchors()
-        assert other == 1 - chosen
-        assert after[chosen] == before[chosen]
+        assert other == 1 - active
+        assert after[active] == before[active]
         assert after[other][3] == speed
-        assert after[other][0] == after[other][5] == before[chosen][0] + 1
+        assert after[other][0] == after[other][5] == before[active][0] + 1
 
 
 @pytest.mark.parametrize("content", [b"", b"not a clock"])
 def test_scaled_clock_refuses_an_invalid_file(tmp_path: Path, content: bytes):
-    """Too short for an anchor: an error at once, not a wrong time."""
+    """A file too short for an anchor raises ValueError instead of giving a wrong time."""
     (tmp_path / "clock").write_bytes(content)
     with pytest.raises(ValueError, match="mmap"):
         ScaledClock(tmp_path / "clock")
@@ -353,7 +362,7 @@ for _ in sys.stdin:
 
 
 def test_scaled_clock_shows_one_time_to_all_processes(file: Path):
-    """Another process, asked between two of our readings, tells a time between them, across changes of the pace."""
+    """A reading of another process lies between two of ours, across changes of pace."""
     clock = ScaledClock(file, drive=True, speed=1_000)
     with subprocess.Popen(
         [sys.executable, "-c", _PEER, str(file)],
@@ -370,34 +379,34 @@ def test_scaled_clock_shows_one_time_to_all_processes(file: Path):
             before = clock.now()
             peer.stdin.write("\n")
             peer.stdin.flush()
-            theirs = datetime.fromisoformat(peer.stdout.readline().strip())
-            assert before <= theirs <= clock.now()
+            peer_time = datetime.fromisoformat(peer.stdout.readline().strip())
+            assert before <= peer_time <= clock.now()
         peer.stdin.close()
 
 
 async def test_scaled_clock_sleepers_follow_the_pace(file: Path):
-    """A second at a thousandfold is slept through, an hour once the pace allows it, the past at once."""
+    """A sleeper follows changes of pace; a sleep until the past returns at once."""
     clock = ScaledClock(file, drive=True, speed=1_000)
     await clock.sleep(SECOND)
     assert clock.now() >= START + SECOND
     await clock.sleep_until(START)
     await clock.sleep(-SECOND)
     clock.set_pace(0)
-    stood = clock.now()
+    stopped_at = clock.now()
     hour = asyncio.ensure_future(clock.sleep(timedelta(hours=1)))
     await run_ready_tasks()
     assert not hour.done()
     clock.set_pace(1e6)
     async with asyncio.timeout(TIMEOUT_S):
         await hour
-    assert clock.now() >= stood + timedelta(hours=1)
+    assert clock.now() >= stopped_at + timedelta(hours=1)
 
 
-# -- the world's clock
+# -- the system clock
 
 
 async def test_system_clock_returns_aware_utc_time():
-    """Aware, UTC, between two readings of the machine's own."""
+    """The time is aware, in UTC, and between two readings of the machine's clock."""
     clock: Clock = SystemClock()
     before = datetime.now(UTC)
     now = clock.now()
@@ -406,7 +415,7 @@ async def test_system_clock_returns_aware_utc_time():
 
 
 async def test_system_clock_sleeps_at_least_as_long_as_requested():
-    """It returns at or after the instant, at once for the past, and a hold means nothing to it."""
+    """A sleep returns at or after its time, at once for the past; a hold has no effect."""
     clock = SystemClock()
     async with asyncio.timeout(TIMEOUT_S):
         at = clock.now() + timedelta(milliseconds=5)
@@ -418,7 +427,7 @@ async def test_system_clock_sleeps_at_least_as_long_as_requested():
             assert await wait(clock, asyncio.Event(), timedelta(milliseconds=1)) is False
 
 
-# -- and nobody else
+# -- reading time elsewhere
 
 PLANTED = """
 import asyncio
@@ -450,8 +459,8 @@ async def read() -> None:
 
 
 def banned_lines(name: str) -> set[int]:
-    """The lines of the planted file that ruff refuses as a banned name, were it `name`."""
-    done = subprocess.run(
+    """Return the lines of the planted file that ruff reports as a banned API, in a file of this name."""
+    completed = subprocess.run(
         [
             sys.executable,
             "-m",
@@ -470,11 +479,11 @@ def banned_lines(name: str) -> set[int]:
         cwd=ROOT,
         check=False,
     )
-    return {one["location"]["row"] for one in json.loads(done.stdout) if one["code"] == "TID251"}
+    return {error["location"]["row"] for error in json.loads(completed.stdout) if error["code"] == "TID251"}
 
 
 def test_lint_refuses_reading_time_outside_clock_module():
-    """Every sleep, every now, every look at the environment is an error of lint in any module but its one home."""
+    """Every sleep, time reading and environment reading is a lint error outside the clock module."""
     lines = PLANTED.splitlines()
     first = lines.index("async def read() -> None:") + 2
     assert banned_lines("catalyst/daemon/planted.py") == set(range(first, len(lines)))

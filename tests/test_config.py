@@ -579,15 +579,15 @@ def test_config_refuses_a_variable_that_contradicts_trading_mode(
 def test_environment_variable_alone_never_selects_live(
     hint: tuple[str, str, Mode], keys: bool, environ: Callable[..., None]
 ):
-    """Without trading.mode a variable may choose the simulator or paper; one that says live stops the start, and so
+    """Without trading.mode a variable may choose the simulator or paper; one that means live stops the start, and so
     does an address that is not the one that would be traded at."""
     name, value, means = hint
     environ(**(KEYS if keys else {}), ENABLE_LIVE_TRADING="true", **{name: value})
     default = Mode.PAPER if keys else Mode.SIM
     if means is Mode.LIVE:
-        assert f"{name} says live, trading.mode would be {default}" in load_error()
+        assert f"{name} means live, trading.mode would be {default}" in load_error()
     elif name == "ALPACA_BASE_URL" and means is Mode.SIM and keys:
-        assert "ALPACA_BASE_URL says sim, trading.mode would be paper" in load_error()
+        assert "ALPACA_BASE_URL means sim, trading.mode would be paper" in load_error()
     elif name == "TRADING_MODE" and means is Mode.PAPER and not keys:
         assert "paper trading needs ALPACA_API_KEY" in load_error()
     else:

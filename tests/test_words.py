@@ -170,7 +170,8 @@ def test_planted_name_is_found(tmp_path: Path, word: str) -> None:
 @pytest.mark.parametrize(
     "prose",
     [
-        "Read it from the tables.", "It exits without the tables.", "The tables say 20 shares.", "It waits in the dark.",
+        "Read it from the tables.", "It exits without the tables.", "The tables say 20 shares.",
+        "It waits in the dark.",
         "There is one door.", "It is sold by one hand.", "The order is at its end.", "Once the day is up, stop.",
         "What was sold is booked.", "Who is late waits.", "That a fill is late is normal.", "The same, for stops.",
     ],

@@ -119,7 +119,7 @@ async def flatten_in_outage(components: Components, stop: StopRequest, deadline:
         components.exits.session = await session_of_today(components.broker, components.clock)
     left = await components.outage_exit.flatten(
         latch="flatten",
-        reason=f"{CloseReason.EMERGENCY_STOP}: {stop.reason} without the tables",
+        reason=f"{CloseReason.EMERGENCY_STOP}: {stop.reason} during a database outage",
         by=stop.reason,
         within=max(deadline - components.clock.now(), MIN_OUTAGE_FLATTEN_TIME),
         market_open=components.exits.market_open,

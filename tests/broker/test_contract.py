@@ -523,7 +523,7 @@ async def recorder(sim: SimulatedVenue) -> AsyncIterator[StreamRecorder]:
 async def test_stream_fills_equal_the_account_activities(
     sim: SimulatedVenue, recorder: StreamRecorder
 ) -> None:
-    """The same fills as the ledger's, with the same identity: order and cumulative quantity."""
+    """Fills of the stream and of the account activities have equal identities: order and cumulative quantity."""
     sim.add_fault(FaultKind.STREAM_DUPLICATE, event="new")
     sent = await sim.broker.submit(
         sim.order_far_from_market(1, quantity=Decimal(100), limit_price=Decimal("99.00"))

@@ -12,7 +12,7 @@ def page_response(*rows: object, status: int = 200) -> HttpResponse:
 
 
 def test_unchanged_body_cache_parses_only_a_changed_page() -> None:
-    """The same page is not read twice; one in which a single figure differs is."""
+    """An equal page is not parsed again; a page with one different digit is."""
     digest = UnchangedBodyCache(parse_order_page)
     reports: list[str] = []
     first = digest(page_response(order_json(id="one", status="new")), lambda why, _: reports.append(why))

@@ -107,7 +107,7 @@ async def wait_until(condition: Callable[[], bool]) -> None:
 
 
 async def drain_sockets() -> None:
-    """What was written to a socket of this process has been read from it."""
+    """Wait until data written to a socket of this process was read."""
     for _ in range(25):
         await asyncio.sleep(0)
 

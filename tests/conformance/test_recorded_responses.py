@@ -78,7 +78,7 @@ def test_recorded_calls_are_counted_on_the_conformance_page() -> None:
         for row in all_recorded_calls()
     )
     listed = {
-        (kind, made == "yes"): int(number) for kind, number, made, _ in documented_rows("What was recorded")
+        (kind, made == "yes"): int(number) for kind, number, made, _ in documented_rows("Recorded answers")
     }
     assert dict(found) == listed
 

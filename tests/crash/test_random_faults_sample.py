@@ -53,7 +53,7 @@ def test_random_faults_detect_exit_fill_booked_before_entry_fill(
     async def skip_check(self: OrderLedger, *_: object, **__: object) -> None:
         return None
 
-    monkeypatch.setattr(OrderLedger, "_require_entries", skip_check)
+    monkeypatch.setattr(OrderLedger, "_require_entry_fills", skip_check)
     assert run_with_faults(fault_run).problems != []
 
 

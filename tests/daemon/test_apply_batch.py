@@ -186,7 +186,7 @@ async def test_rows_read_per_order_stay_constant_over_the_day(ledger_setup: Ledg
             )
 
     async with ledger_setup.store.read() as conn:
-        await conn.execute("VACUUM (ANALYZE)")  # the statistics say that the tables are empty
+        await conn.execute("VACUUM (ANALYZE)")  # now the statistics show empty tables
     await run_orders(range(12))  # a statement keeps its plan from the sixth run
     reads = []
     for first in (12, 172):

@@ -227,7 +227,10 @@ async def test_silent_database_blocks_entries_and_catches_up(database: str) -> N
         ("ALTER TABLE orders DISABLE TRIGGER check_exit_qty_on_insert", "trigger check_exit_qty_on_insert"),
         ("DROP FUNCTION get_or_create_time(timestamptz)", "function get_or_create_time"),
         ("DELETE FROM schema_migrations WHERE name LIKE '0003%'", "0003_orders_and_positions (pending)"),
-        ("UPDATE schema_migrations SET checksum = 'x' WHERE name LIKE '0003%'", "0003_orders_and_positions (changed)"),
+        (
+            "UPDATE schema_migrations SET checksum = 'x' WHERE name LIKE '0003%'",
+            "0003_orders_and_positions (changed)",
+        ),
         (
             "INSERT INTO schema_migrations VALUES ('9999_tomorrow', 'x', '2026-01-01Z')",
             "9999_tomorrow (unknown)",

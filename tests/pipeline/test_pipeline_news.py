@@ -85,7 +85,7 @@ def test_news_score_ignores_lists_and_opinions():
 
 
 def test_news_weighs_a_newswire_above_a_blog():
-    """The same words from a newswire move the score further."""
+    """A newswire moves the score further than a blog with equal words."""
     headline_frame = headlines(("ACME", GOOD, new_york(9, 55)), source="Business Wire")
     blog = headlines(("ACME", GOOD, new_york(9, 55)), source="Motley Fool")
     assert run_news(headline_frame).loc["ACME", "news_score"] > run_news(blog).loc["ACME", "news_score"]

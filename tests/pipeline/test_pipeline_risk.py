@@ -428,7 +428,7 @@ def test_market_entry_plan_has_no_limit_price():
 
 
 def test_signal_and_order_ids_are_deterministic():
-    """The same facts give the same ids in every process; each fact changes them; the broker takes their letters."""
+    """Equal facts give equal ids in every process; each fact changes them; the broker accepts their characters."""
     signal = signal_id(DAY, "catalyst", "AAPL", LONG, NOW)
     assert signal == signal_id(DAY, "catalyst", "AAPL", LONG, NOW)
     assert signal == UUID("bf0447b9-e27b-5c85-a868-ce7f68b591c1")

@@ -86,7 +86,7 @@ def test_scan_refuses_a_price_jump_without_volume(price: float, volume: float, r
 
 
 def test_scan_passes_a_halved_price_on_ten_times_the_volume():
-    """The same price as a split's, on ten times the volume, stands."""
+    """A price change like a split's, on ten times the volume, is kept."""
     shot = snapshot(
         NOW,
         trade_price=25.05,

@@ -138,7 +138,7 @@ async def test_504_may_hide_an_executed_request(action: str) -> None:
 @pytest.mark.promise("B49")
 @pytest.mark.parametrize("action", ACTIONS)
 async def test_504_may_hide_an_unexecuted_request(action: str) -> None:
-    """The same page, and nobody ever heard the request."""
+    """The client gets the proxy's page and the request was not processed."""
     async with fault_scenario() as scenario:
         await scenario.add_fault(action, "status_before", status=504)
         response = await scenario.send_request(action)

@@ -180,7 +180,7 @@ async def test_trading_numbers_are_text_and_times_have_nanoseconds() -> None:
 
 @pytest.mark.promise("B04")
 async def test_market_data_numbers_are_json_numbers() -> None:
-    """The same price is text in a position and a number in a trade."""
+    """A price is text in a position and a number in a trade."""
     async with serve_exchange(market=market()) as served:
         trade = (await served.request("GET", "/v2/stocks/AAPL/trades/latest")).json()["trade"]
         quote = (await served.request("GET", "/v2/stocks/AAPL/quotes/latest")).json()["quote"]

@@ -431,7 +431,7 @@ def trade_under_schedule(seed: int, rate: float = 0.2) -> tuple[dict[str, int], 
 
 
 def test_fault_schedule_repeats_with_its_seed() -> None:
-    """The same seed and customer: the same faults and the same fates; another seed: others. The books balance."""
+    """Equal seed and orders give equal faults and results; another seed gives others. The audit is clean."""
     fired, fates = trade_under_schedule(1)
     assert (fired, fates) == trade_under_schedule(1)
     assert fates != trade_under_schedule(2)[1]

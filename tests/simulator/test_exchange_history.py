@@ -66,7 +66,7 @@ async def test_daily_history_has_each_close_and_the_current_equity(scenario: Exc
 
 
 async def test_intraday_history_starts_at_the_open_from_the_last_close(scenario: ExchangeScenario) -> None:
-    """An hour a step, each worth what the account was at its end; the last is now."""
+    """Each hour has the equity at the end of the hour; the last point is now."""
     async with serve_exchange(scenario=scenario) as served:
         reported = await get_history(
             served, start="2026-03-10", end="2026-03-10T23:00:00-04:00", timeframe="1H"
@@ -172,7 +172,7 @@ async def test_invalid_history_parameters_are_rejected(
 
 
 async def test_portfolio_history_survives_a_restart(tmp_path: Path, scenario: ExchangeScenario) -> None:
-    """The same answers from what the journal kept, days and minutes alike."""
+    """A restored exchange gives equal answers, for days and minutes."""
     Journal(tmp_path).save(scenario.exchange)
     again = ExchangeScenario(start=at("15:00"))
     again.feed = scenario.feed

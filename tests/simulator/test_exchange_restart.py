@@ -22,7 +22,7 @@ from tests.simulator.served_exchange import KEYS, ORDER
 
 
 def restore_from_journal(scenario: ExchangeScenario, journal: Journal) -> ExchangeScenario:
-    """The same market, a new exchange, and the journal of the old one."""
+    """Return a new exchange on the same market, restored from the journal of the old one."""
     again = ExchangeScenario()
     again.feed.prints_by_symbol, again.feed.quote_size = (
         scenario.feed.prints_by_symbol,

@@ -101,7 +101,7 @@ async def test_invalid_watchlist_requests_are_rejected_without_effect() -> None:
 
 
 async def test_watchlists_survive_a_restart(tmp_path: Path) -> None:
-    """What was made, changed and deleted before it."""
+    """Created, changed and deleted watchlists are as before after a restart."""
     async with serve_exchange(state=tmp_path) as served:
         for name in ("one", "two"):
             await request_json(served, "POST", "/v2/watchlists", json={"name": name, "symbols": ["AAPL"]})

@@ -118,7 +118,7 @@ async def test_alert_outbox_retries_until_delivered(store: Store, later: datetim
 
 
 async def test_alert_is_rolled_back_with_its_transaction(store: Store):
-    """What was rolled back is not announced."""
+    """A rolled-back command is not announced."""
 
     async def step() -> None:
         async with store.tx("event") as conn:

@@ -131,7 +131,7 @@ async def test_filled_quantity_equals_sum_of_executions_at_commit(raw_rows: RawR
 
 
 async def test_execution_is_unique_by_cumulative_quantity(raw_rows: RawRows):
-    """The same cumulative quantity of the same order is one fill, from whichever source it comes."""
+    """One cumulative quantity of an order is one fill, from any source."""
     position_id = await raw_rows.insert_position(60, ordered=100)
     entry = await raw_rows.conn.fetchval("SELECT order_id FROM orders WHERE position_id = $1", position_id)
     with pytest.raises(asyncpg.UniqueViolationError):

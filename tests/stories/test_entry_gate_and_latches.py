@@ -114,8 +114,7 @@ async def test_own_exit_with_lost_row_opens_no_position(database: str) -> None:
 
 
 async def test_shares_arriving_after_flatten_are_exited(database: str) -> None:
-    """Shares that an own order buys after a flatten are exited without a restart, because the latch is set.
-    """
+    """Shares that an own order buys after a flatten are exited without a restart, because the latch is set."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         assert (await scenario.send_command("flatten"))["flat"]

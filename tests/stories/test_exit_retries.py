@@ -21,8 +21,7 @@ class FailingSubmits:
 
 
 async def test_failed_exit_is_retried_after_one_and_two_seconds(database: str) -> None:
-    """An exit that fails twice is retried after one and two seconds, without waiting for the next 15 seconds.
-    """
+    """An exit that fails twice is retried after one and two seconds, without waiting for the next 15 seconds."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         scenario.crash_trigger.on_step = FailingSubmits(scenario, 2)

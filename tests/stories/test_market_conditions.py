@@ -78,7 +78,9 @@ async def test_exit_during_halt_waits_and_is_repriced(database: str) -> None:
         await scenario.advance(seconds=90)
         assert scenario.held_qty("AAPL") == 20
         assert "EXIT_SLOW" in await scenario.alert_events()
-        live_orders = [order for order in scenario.server.exchange.order_store.live() if order.symbol == "AAPL"]
+        live_orders = [
+            order for order in scenario.server.exchange.order_store.live() if order.symbol == "AAPL"
+        ]
         assert len(live_orders) == 1
         exits = [o for o in await scenario.orders("AAPL") if o["order_purpose"] == "exit"]
         assert [o["order_type"] for o in exits] == ["market", "limit", "market", "limit"]

@@ -67,8 +67,7 @@ async def test_flatten_leaves_external_orders_and_shares(database: str) -> None:
 
 
 async def test_entry_replaced_by_hand_stays_linked_and_protected(database: str) -> None:
-    """An entry replaced by hand: the new order is the entry, its fill the position, and its legs protect it.
-    """
+    """An entry replaced by hand: the new order is the entry, its fill the position, and its legs protect it."""
     async with open_scenario(database) as scenario:
         scenario.print_trade("AAPL", "191.00")
         await scenario.advance(seconds=1)
@@ -130,8 +129,7 @@ async def test_lost_account_lock_is_reacquired(database: str) -> None:
 
 
 async def test_daemon_recovers_when_all_sessions_are_cut(database: str) -> None:
-    """When the server cuts all sessions at once, the daemon runs on, loses nothing and allows entries again.
-    """
+    """When the server cuts all sessions at once, the daemon runs on, loses nothing and allows entries again."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         assert scenario.components is not None

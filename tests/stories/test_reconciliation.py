@@ -102,9 +102,9 @@ async def test_reconciliation_reports_order_missing_at_broker(database: str) -> 
                        'accepted', 'new', 'external', NULL, $1::timestamptz, $1, $1
                   FROM securities WHERE symbol = 'AAPL' RETURNING order_id)
             INSERT INTO order_events (order_id, at, source, kind, from_status, to_status)
-            SELECT order_id, $1, 'submit', 'transition', before, after
+            SELECT order_id, $1, 'submit', 'transition', old_status, new_status
               FROM inserted, (VALUES (1, NULL, 'created'), (2, 'created', 'submitted'), (3, 'submitted', 'accepted'))
-                         AS step (n, before, after)
+                         AS step (n, old_status, new_status)
             """,
             scenario.clock.now(),
         )
@@ -126,7 +126,8 @@ async def test_reconciliation_reports_fill_unknown_to_broker(database: str) -> N
         )
         await reconcile_on_demand(scenario)
         assert (
-            "is not in the account activities" in (await reconciliation_alerts(scenario))["LEDGER_CONTRADICTION"]
+            "is not in the account activities"
+            in (await reconciliation_alerts(scenario))["LEDGER_CONTRADICTION"]
         )
 
 

@@ -1,5 +1,5 @@
-"""SAFE: an invariant does not hold. Entries stop, everything else goes on, one page is sent, and only a person who has
-mended it leads out."""
+"""SAFE mode: after an invariant fails, entries stop, everything else goes on, one alert is raised, and only a
+resume by the operator ends it."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,12 +14,12 @@ from catalyst.store import orders
 from catalyst.store.constraint_errors import IllegalOrderTransition
 from tests.stories.scenario import ENTRY, Scenario, open_scenario
 
-MINUTES = 6  # longer than the pause between two looks, and the doubt after it
+MINUTES = 6  # longer than the check interval and the recheck of a suspected violation
 
 
 @asynccontextmanager
 async def as_owner(scenario: Scenario, *tables: str) -> AsyncIterator[Any]:
-    """Somebody with the owner's rights, the guards out of his way."""
+    """Execute statements of the database owner, with the triggers of these tables off."""
     for table in tables:
         await scenario.conn.execute(f"ALTER TABLE {table} DISABLE TRIGGER USER")
     yield scenario.conn
@@ -28,6 +28,7 @@ async def as_owner(scenario: Scenario, *tables: str) -> AsyncIterator[Any]:
 
 
 async def safe_mode_latch(scenario: Scenario) -> str | None:
+    """Return the reason of the SAFE mode latch, or None."""
     reason: str | None = await scenario.conn.fetchval(
         "SELECT reason FROM latches WHERE name = 'safe' AND cleared_at IS NULL"
     )
@@ -35,7 +36,8 @@ async def safe_mode_latch(scenario: Scenario) -> str | None:
 
 
 async def test_normal_day_suspects_no_invariant(database: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Entries, a stop, a target, a close: at no look is anything doubted, and the journal's head is in the log."""
+    """Entries, a stop, a target and a close make no check suspect an invariant; the head of the journal is in
+    the log."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         await scenario.given_position("MSFT", 10)
@@ -49,16 +51,16 @@ async def test_normal_day_suspects_no_invariant(database: str, capsys: pytest.Ca
         head = await scenario.conn.fetchval(
             "SELECT encode(hash, 'hex') FROM journal_chain ORDER BY link DESC LIMIT 1"
         )
-    said = capsys.readouterr().out
-    assert "invariant_suspected" not in said
-    assert head in said
+    log_text = capsys.readouterr().out
+    assert "invariant_suspected" not in log_text
+    assert head in log_text
 
 
 async def test_invariant_failing_twice_enters_safe_mode(
     database: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A position's cost is not what its fills say: after the second look no entry is let through; the stop still
-    works, a restart changes nothing, one page is sent, and resuming waits until the tables are right again."""
+    """A wrong cost blocks entries after the second check; the stop still works, a restart changes nothing,
+    one alert is raised, and a resume is refused until the row is right."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         async with as_owner(scenario, "positions") as conn:
@@ -76,9 +78,9 @@ async def test_invariant_failing_twice_enters_safe_mode(
         await scenario.advance(minutes=MINUTES)
         assert "I9" in (scenario.components.gate.refusal("MSFT") or "")
         assert (await scenario.alert_events()).count("SAFE_MODE") == 1
-        refused = await scenario.send_command("resume")
-        assert not refused["ok"]
-        assert "I9: AAPL" in refused["error"]
+        answer = await scenario.send_command("resume")
+        assert not answer["ok"]
+        assert "I9: AAPL" in answer["error"]
 
         async with as_owner(scenario, "positions") as conn:
             await conn.execute("UPDATE positions SET cost = cost - 1")
@@ -92,7 +94,7 @@ async def test_invariant_failing_twice_enters_safe_mode(
 
 
 async def test_invariant_failing_once_is_ignored(database: str) -> None:
-    """Wrong at one look and right at the next: nobody is told."""
+    """An invariant that fails one check and holds at the next is not reported."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         assert scenario.components is not None
@@ -107,7 +109,7 @@ async def test_invariant_failing_once_is_ignored(database: str) -> None:
 
 
 async def test_safe_mode_still_protects_and_exits(database: str) -> None:
-    """In SAFE mode a partly filled entry still gets its stop, and the operator still leaves by the safe exit."""
+    """In SAFE mode a partial entry still gets its stop, and the operator can close the position."""
     async with open_scenario(database) as scenario:
         scenario.print_trade("AAPL", "190.00")
         await scenario.advance(seconds=1)
@@ -126,7 +128,7 @@ async def test_safe_mode_still_protects_and_exits(database: str) -> None:
 
 
 async def test_broken_journal_enters_safe_mode_at_once(database: str) -> None:
-    """The owner rewrites a line: the next look names it, and no resume leads out."""
+    """A changed journal row is named at the next check, and a resume is refused."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         async with as_owner(scenario, "order_events") as conn:
@@ -137,12 +139,12 @@ async def test_broken_journal_enters_safe_mode_at_once(database: str) -> None:
         await scenario.components.safe_mode.check()
         assert f"line {seq}" in (scenario.components.gate.refusal("MSFT") or "")
         await scenario.advance(seconds=1)
-        refused = await scenario.send_command("resume")
-        assert "I26" in refused["error"]
+        answer = await scenario.send_command("resume")
+        assert "I26" in answer["error"]
 
 
 async def test_constraint_error_enters_safe_mode_at_once(database: str) -> None:
-    """A status along no edge is not written, and whoever tried has books that contradict themselves."""
+    """A forbidden status change is refused by the database and fails I6 at once."""
     async with open_scenario(database) as scenario:
         entry = await scenario.given_position("AAPL", 20)
         assert scenario.components is not None
@@ -165,16 +167,16 @@ async def test_constraint_error_enters_safe_mode_at_once(database: str) -> None:
 
 
 async def test_failing_loop_enters_safe_mode(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fault of ours in one loop: it begins again, entries wait for a person, and a restart does not forget."""
+    """A programming error in a loop restarts the loop and enters SAFE mode, which survives a restart."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         assert scenario.components is not None
 
-        async def fails() -> None:
-            raise ZeroDivisionError("a fault of ours")
+        async def raise_error() -> None:
+            raise ZeroDivisionError("set by the test")
 
         with monkeypatch.context() as patch:
-            patch.setattr(scenario.components.daily_loss_limit, "_day_pnl", fails)
+            patch.setattr(scenario.components.daily_loss_limit, "_day_pnl", raise_error)
             patch.setattr(
                 supervisor.log, "error", lambda *_, **__: None
             )  # its traceback takes seconds to print
@@ -190,5 +192,5 @@ async def test_failing_loop_enters_safe_mode(database: str, monkeypatch: pytest.
 
 
 def test_invariant_checks_are_further_apart_than_broker_lag() -> None:
-    """Between two looks lies more than a broker's positions lag behind its fills."""
+    """The recheck and the check interval are longer than the lag of the broker's positions (12 s)."""
     assert timedelta(seconds=12) < safe_mode.RECHECK_AFTER < safe_mode.CHECK_INTERVAL

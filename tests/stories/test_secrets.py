@@ -1,4 +1,4 @@
-"""No secret is written anywhere: a bad day with keys that would be known again wherever they turned up."""
+"""Secrets: no key is written to a log, row or file, also on a day with many failures."""
 
 import logging
 from collections.abc import Iterator, MutableMapping
@@ -18,10 +18,11 @@ KEY, SECRET = "PKCANARY7Q2W9E4R5T6Y", "canary/8uJ3kLm9Zx2Cv5Bn7Qw1Er4Ty6Ui"
 
 
 class SettingsWithKeys(Settings):
-    """Settings whose keys are the canaries."""
+    """Settings with keys that the test can recognize."""
 
     @property
     def keys(self) -> tuple[str, str]:
+        """Return the key and the secret of the test."""
         return KEY, SECRET
 
 
@@ -29,31 +30,35 @@ class SettingsWithKeys(Settings):
 async def test_no_secret_is_written_to_logs_rows_or_files(
     database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Trades, answers of every bad kind, a stream turned away, keys refused, a death, a flatten: the keys are in no
-    line of the log before anything masks it, in no row and in no file, the seat and the proofs among them."""
+    """After trades, malformed responses, refused keys, a crash and a flatten, the keys are in no log line
+    (before masking), no row and no file."""
     with capture_logs(monkeypatch) as lines:
         async with open_scenario(database, started=False) as scenario:
-            plain = scenario.settings
+            default_settings = scenario.settings
             scenario.settings = SettingsWithKeys(
-                **{each.name: getattr(plain, each.name) for each in fields(plain)}
+                **{item.name: getattr(default_settings, item.name) for item in fields(default_settings)}
             )
             accepted = scenario.server.middleware._keys
             accepted.clear()
             accepted[KEY] = SECRET
             await run_failing_day(scenario)
-            places = {
+            texts = {
                 "the log": "\n".join(lines),
-                "the tables": await read_all_rows(scenario),
-                "the files": read_all_files(plain.data_dir.parent),
+                "the database": await read_all_rows(scenario),
+                "the files": read_all_files(default_settings.data_dir.parent),
                 "the settings": f"{scenario.settings!r} {scenario.settings.config!r} {scenario.settings.env!r}",
             }
-    for place, word in {"the log": "Traceback", "the tables": "AAPL", "the files": "EMERGENCY_STOP"}.items():
-        assert word in places[place], f"{place} says nothing that a secret could be in"
-    assert [place for place, text in places.items() if KEY in text or SECRET in text] == []
+    for place, expected in {
+        "the log": "Traceback",
+        "the database": "AAPL",
+        "the files": "EMERGENCY_STOP",
+    }.items():
+        assert expected in texts[place], f"{place} lacks text in which a secret could be"
+    assert [place for place, text in texts.items() if KEY in text or SECRET in text] == []
 
 
 async def run_failing_day(scenario: Scenario) -> None:
-    """Whatever makes the daemon speak of its requests, and of its own faults."""
+    """Make the daemon log its requests and its errors."""
     await scenario.start()
     await scenario.given_position("AAPL", 20)
     await scenario.submit_entry("MSFT", 5, limit="90.10", stop="80.00", target="120.00")
@@ -66,10 +71,10 @@ async def run_failing_day(scenario: Scenario) -> None:
     await scenario.clear_faults()
     assert scenario.components is not None
 
-    async def breaks() -> None:
-        raise RuntimeError(f"with {scenario.components!r} in its hands")
+    async def raise_error() -> None:
+        raise RuntimeError(f"with {scenario.components!r} in the message")
 
-    scenario.components.protector.check = breaks
+    scenario.components.protector.check = raise_error
     await scenario.advance(seconds=31)
     await scenario.crash()
     await scenario.start()
@@ -79,10 +84,10 @@ async def run_failing_day(scenario: Scenario) -> None:
 
 @contextmanager
 def capture_logs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Every event of ours with its traceback, and what libraries say from a warning on, nothing masked."""
+    """Capture every log event with its traceback, and library records from WARNING on, without masking."""
     lines: list[str] = []
 
-    def note(_: Any, __: str, event: MutableMapping[str, Any]) -> str:
+    def capture_event(_: Any, __: str, event: MutableMapping[str, Any]) -> str:
         lines.append(repr(dict(event)))
         return ""
 
@@ -91,7 +96,7 @@ def capture_logs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
             lines.append(self.format(record))
 
     before, library = structlog.get_config(), Library(logging.WARNING)
-    structlog.configure(processors=[structlog.processors.format_exc_info, note])
+    structlog.configure(processors=[structlog.processors.format_exc_info, capture_event])
     logging.getLogger().addHandler(library)
     try:
         yield lines
@@ -101,18 +106,18 @@ def capture_logs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 
 async def read_all_rows(scenario: Scenario) -> str:
-    """All tables as text."""
+    """Return every row of the database as text."""
     names = await scenario.conn.fetch(
         "SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY 1"
     )
-    found = []
+    rows = []
     for name in names:
-        found += await scenario.conn.fetch(f'SELECT t::text AS row FROM "{name["tablename"]}" t')
-    return "\n".join(record["row"] for record in found)
+        rows += await scenario.conn.fetch(f'SELECT t::text AS row FROM "{name["tablename"]}" t')
+    return "\n".join(record["row"] for record in rows)
 
 
 def read_all_files(folder: Path) -> str:
-    """What lies under a folder, names included."""
+    """Return the names and contents of all files under a folder."""
     return "\n".join(
         f"{path}\n{path.read_bytes().decode(errors='replace')}"
         for path in sorted(folder.rglob("*"))

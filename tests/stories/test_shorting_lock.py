@@ -1,4 +1,5 @@
-"""The account's own `no_shorting`: set by us when it must be, taken off only by whom it was set."""
+"""Shorting lock: the daemon sets `no_shorting` of the account when needed, and removes it only if the daemon
+set it."""
 
 from dataclasses import replace
 
@@ -9,24 +10,24 @@ ROUTE = "/v2/account/configurations"
 
 
 async def shorting_requests(scenario: Scenario) -> list[object]:
-    """What was asked of the account's switch, in order."""
-    ledger = await scenario.admin(f"logs?method=PATCH&path={ROUTE}")
-    return [request["status"] for request in ledger["requests"]]
+    """Return the response statuses of the requests that changed the account configuration, in order."""
+    logs = await scenario.admin(f"logs?method=PATCH&path={ROUTE}")
+    return [request["status"] for request in logs["requests"]]
 
 
 def is_shorting_locked(scenario: Scenario) -> bool:
-    """Whether the exchange would refuse a short sale."""
+    """Return true when the exchange would reject a short sale."""
     return scenario.server.exchange.account.configuration.no_shorting
 
 
 def lock_shorting_by_hand(scenario: Scenario) -> None:
-    """A person moves the switch."""
+    """Set the shorting lock as an operator."""
     account = scenario.server.exchange.account
     account.configuration = replace(account.configuration, no_shorting=True)
 
 
 async def test_shorting_lock_is_retried_after_broker_errors(database: str) -> None:
-    """The switch cannot be moved at the start, nor a minute later; then it is, once, and the tables know it."""
+    """A shorting lock that fails twice is retried until it is set once and recorded."""
     async with open_scenario(database, started=False) as scenario:
         await scenario.inject_fault("status_before", method="PATCH", route=ROUTE, status=503, count=2)
         await scenario.start()
@@ -44,7 +45,7 @@ async def test_shorting_lock_is_retried_after_broker_errors(database: str) -> No
 
 
 async def test_shorting_lock_set_by_operator_is_not_removed(database: str) -> None:
-    """Shorts are allowed: a lock that a person set stays; one that an earlier daemon of ours set goes."""
+    """With shorts allowed, a lock set by the operator stays, and one set by the daemon is removed."""
     async with open_scenario(database, started=False, trading={"allow_short": True}) as scenario:
         lock_shorting_by_hand(scenario)
         await scenario.start()
@@ -62,8 +63,8 @@ async def test_shorting_lock_set_by_operator_is_not_removed(database: str) -> No
 
 
 async def test_shorting_lock_removal_is_recorded_after_crash(database: str) -> None:
-    """The switch was moved back, and we died before its row: the next start writes it, so that what a person locks
-    later stays locked."""
+    """A removal whose row was lost in a crash is recorded at the next start, so that a lock set later by the
+    operator stays."""
     async with open_scenario(database, started=False) as scenario:
         await scenario.start()
         await scenario.crash()

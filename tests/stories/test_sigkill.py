@@ -1,4 +1,4 @@
-"""The story no trader wants to live: the real daemon process dies by SIGKILL right after its entry was taken."""
+"""SIGKILL of the real daemon process directly after the exchange accepted its entry."""
 
 import asyncio
 import os
@@ -21,28 +21,29 @@ HOLD_SPEED = 20.0
 
 
 async def test_sigkill_after_entry_submit_adopts_order_and_ends_flat(database: str, tmp_path: Path) -> None:
-    """SIGKILL between the exchange's acceptance and its answer: the next start adopts and protects that order,
-    sends it no second time, and the day ends flat with the exchange's own books."""
+    """After a SIGKILL between acceptance and response, the next start adopts and protects the order, sends no
+    second one, and the day ends flat and equal to the exchange."""
     async with exchange(tmp_path) as (url, clock):
         environment = _environment(tmp_path, url, database)
         await _admin(url, "faults", {"kind": "hang", "method": "POST", "route": "/v2/orders"})
-        await _admin(url, "faults", {"kind": "stream_drop", "count": 0})  # nor does the stream tell of it
+        await _admin(
+            url, "faults", {"kind": "stream_drop", "count": 0}
+        )  # the stream does not report it either
         first = await _daemon(environment, tmp_path, "first.log")
         await _wait_until(lambda: _fired_faults(url), first, tmp_path / "first.log")
         first.send_signal(signal.SIGKILL)
         await first.wait()
         await _clear_faults(url)
-        ScaledClock(
-            clock, drive=True, speed=HOLD_SPEED
-        )  # a process takes seconds to start: no minutes without it
+        # A process takes seconds to start; a slow clock keeps the downtime below minutes.
+        ScaledClock(clock, drive=True, speed=HOLD_SPEED)
 
-        ledger = await _admin(url, "logs?method=POST&path=/v2/orders")
-        symbol, cid = ledger["requests"][0]["symbol"], ledger["requests"][0]["client_order_id"]
+        logs = await _admin(url, "logs?method=POST&path=/v2/orders")
+        symbol, cid = logs["requests"][0]["symbol"], logs["requests"][0]["client_order_id"]
         conn = await asyncpg.connect(database)
         stored = await conn.fetchval("SELECT attempts FROM orders WHERE client_order_id = $1", cid)
-        assert stored == 1, "the row was not there before the request"
+        assert stored == 1, "the row was not committed before the request"
         legs = await conn.fetchval("SELECT count(*) FROM orders WHERE parent_order_id IS NOT NULL")
-        assert legs == 0, "the answer was heard: the kill came too late to prove anything"
+        assert legs == 0, "the response was applied: the kill came too late to prove anything"
 
         second = await _daemon(environment, tmp_path, "second.log")
         assert await asyncio.wait_for(second.wait(), 600) == 0, _tail(tmp_path / "second.log")
@@ -64,9 +65,9 @@ async def test_sigkill_after_entry_submit_adopts_order_and_ends_flat(database: s
             assert position is not None
             assert position["status"] == "closed"
             assert position["protected_at"] is not None
-        ledger, audit = await _admin(url, "logs"), await _admin(url, "audit")
-        await assert_nothing_open(conn, ledger, audit)
-        await assert_ledger_equals_exchange(conn, ledger, audit)
+        logs, audit = await _admin(url, "logs"), await _admin(url, "audit")
+        await assert_nothing_open(conn, logs, audit)
+        await assert_ledger_equals_exchange(conn, logs, audit)
         await assert_journal_leads_to_state(conn)
         assert await conn.fetchval("SELECT status FROM trading_cycles") == "completed"
         await conn.close()
@@ -74,7 +75,7 @@ async def test_sigkill_after_entry_submit_adopts_order_and_ends_flat(database: s
 
 @asynccontextmanager
 async def exchange(folder: Path) -> AsyncIterator[tuple[str, Path]]:
-    """The exchange as its own process, at 13:50 of a generated day, its clock not running yet."""
+    """Run the exchange as its own process at 13:50 of a generated day; its clock stands still at first."""
     port, clock = folder / "port", folder / "clock"
     command = [
         "sim", "--generated", "11", "--start", "13:50", "--port", "0", "--port-file", str(port),
@@ -93,6 +94,7 @@ async def exchange(folder: Path) -> AsyncIterator[tuple[str, Path]]:
 
 
 def _environment(folder: Path, url: str, database: str) -> dict[str, str]:
+    """Write the configuration and return the environment of a daemon process."""
     config = {
         "trading": {"mode": "sim"},
         "broker": {"simulator": url},
@@ -105,7 +107,7 @@ def _environment(folder: Path, url: str, database: str) -> dict[str, str]:
     return {
         **os.environ,
         "DATABASE_URL": database,
-        "XDG_DATA_HOME": str(folder / "share"),  # spool, seat and proofs
+        "XDG_DATA_HOME": str(folder / "share"),  # spool, host lock and proofs
         "ENABLE_AUTONOMOUS_TRADING": "true",
         "CATALYST_CLOCK": str(folder / "clock"),
         "CATALYST_CLOCK_SPEED": str(SPEED),
@@ -114,6 +116,7 @@ def _environment(folder: Path, url: str, database: str) -> dict[str, str]:
 
 
 async def _daemon(environment: dict[str, str], folder: Path, log: str) -> asyncio.subprocess.Process:
+    """Start a daemon process that logs to the file `log`."""
     with (folder / log).open("wb") as out:
         return await asyncio.create_subprocess_exec(
             sys.executable, "-m", "catalyst", "run", "--once", "--config", str(folder / "config.yaml"),
@@ -122,6 +125,7 @@ async def _daemon(environment: dict[str, str], folder: Path, log: str) -> asynci
 
 
 async def _admin(url: str, path: str, body: dict[str, Any] | None = None) -> Any:
+    """Send GET (without a body) or POST to the exchange's admin API; return the JSON response."""
     async with aiohttp.ClientSession() as http:
         request = (
             http.get(f"{url}/admin/{path}") if body is None else http.post(f"{url}/admin/{path}", json=body)
@@ -132,25 +136,29 @@ async def _admin(url: str, path: str, body: dict[str, Any] | None = None) -> Any
 
 
 async def _clear_faults(url: str) -> None:
+    """Remove every fault rule of the exchange."""
     async with aiohttp.ClientSession() as http, http.delete(f"{url}/admin/faults") as answer:
         assert answer.status == 200
 
 
 async def _fired_faults(url: str) -> bool:
+    """Return true when the fault `hang` was applied."""
     return any(fault["fired"] for fault in await _admin(url, "faults") if fault["kind"] == "hang")
 
 
 async def _is_file(path: Path) -> bool:
-    return path.is_file()  # noqa: ASYNC240 - a look at a file of another process
+    """Return true when the file exists."""
+    return path.is_file()  # noqa: ASYNC240 - a file of another process
 
 
 async def _wait_until(condition: Any, process: asyncio.subprocess.Process, log: Path) -> None:
-    """Wait for something in another process; a process that ended instead shows its log."""
-    async with asyncio.timeout(600):  # a bound, not a wait: what ended shows at once
+    """Wait until the condition of another process is true; fail with its log when the process ends."""
+    async with asyncio.timeout(600):  # an upper bound; a process that ended fails at once
         while not await condition():
             assert process.returncode is None, _tail(log)
             await asyncio.sleep(0.02)
 
 
 def _tail(log: Path) -> str:
+    """Return the last 40 lines of a log."""
     return "\n".join(log.read_text(errors="replace").splitlines()[-40:])

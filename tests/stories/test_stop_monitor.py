@@ -1,4 +1,4 @@
-"""The stop monitor: both sides, valid prices only, and never on one observation."""
+"""Stop monitor: long and short positions, valid prices only, and two observations before an exit."""
 
 from tests.stories.scenario import Scenario, open_scenario
 
@@ -6,13 +6,13 @@ SHORT_BRACKET = {"limit": "189.90", "stop": "192.00", "target": "186.00"}
 
 
 def remove_quotes(scenario: Scenario, symbol: str) -> None:
-    """The market shows no quote of this symbol any more."""
+    """Remove the quote of this symbol."""
     assert isinstance(scenario.market.quotes, dict)  # type: ignore[attr-defined]
     scenario.market.quotes[symbol] = None  # type: ignore[attr-defined]
 
 
 async def test_stop_monitor_covers_short_positions(database: str) -> None:
-    """Sold short, and the buy stop does not act: bought back after two observations and the grace."""
+    """A short position whose buy stop does not trigger is bought back after two observations and the grace."""
     async with open_scenario(database, trading={"allow_short": True}) as scenario:
         scenario.print_trade("AAPL", "190.00")
         await scenario.advance(seconds=1)
@@ -30,8 +30,8 @@ async def test_stop_monitor_covers_short_positions(database: str) -> None:
 
 
 async def test_stop_monitor_requires_two_prints(database: str) -> None:
-    """A single trade below the stop, no quote beside it, and the broker's stop at rest: kept, however often the same
-    print is read. A second trade there, and it is sold."""
+    """One print below the stop, without a quote, causes no exit however often it is read; a second print
+    does."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         await scenario.inject_fault("no_trigger", symbol="AAPL", count=0)
@@ -45,8 +45,8 @@ async def test_stop_monitor_requires_two_prints(database: str) -> None:
 
 
 async def test_stop_monitor_uses_broker_price_without_market_data(database: str) -> None:
-    """Nothing rests at the broker (every protection is refused as a wash trade, say) and the market data is down: the
-    broker's own price of the position is watched, and the stop enforced."""
+    """Without market data and without a working stop, the stop is enforced with the broker's own price of the
+    position."""
     async with open_scenario(database, execution={"partial_entry_grace_seconds": 60}) as scenario:
         scenario.print_trade("AAPL", "190.00")
         await scenario.advance(seconds=1)
@@ -65,20 +65,21 @@ async def test_stop_monitor_uses_broker_price_without_market_data(database: str)
 
 
 async def fail_price_reads(scenario: Scenario) -> None:
-    """No price can be read, of the market or of the broker."""
+    """Fail every read of market prices and positions."""
     for route in ("/v2/stocks/*", "/v2/positions"):
         await scenario.inject_fault("status_before", method="GET", route=route, status=503, count=0)
 
 
 def restore_price_reads(scenario: Scenario) -> None:
+    """Remove the faults of `fail_price_reads`."""
     faults = scenario.server.exchange.faults
     for key in [key for key, fault in faults.rules.items() if fault.kind == "status_before"]:
         faults.remove(key)
 
 
 async def test_stop_monitor_counts_one_price_once(database: str) -> None:
-    """Nothing rests at the broker, a price through the stop was heard, and then nothing more: the looks at it that
-    follow each second are no second observation. The next price is."""
+    """One price beyond the stop counts as one observation however often it is checked; the next price is the
+    second."""
     async with open_scenario(database, execution={"partial_entry_grace_seconds": 60}) as scenario:
         scenario.print_trade("AAPL", "190.00")
         await scenario.advance(seconds=1)

@@ -1,4 +1,4 @@
-"""The trade_updates stream lies, stammers and goes away; the books end up as if it had not."""
+"""Stream faults: wrong, duplicated, late and lost trade updates lead to the same order ledger."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from tests.stories.scenario import ENTRY, Scenario, open_scenario, wait_until
 
 
 async def trade_to_target(scenario: Scenario) -> None:
-    """An entry and its target, with whatever is wrong with the stream."""
+    """Trade an entry and its target, whatever is wrong with the stream."""
     scenario.print_trade("AAPL", "190.00")
     await scenario.advance(seconds=1)
     await scenario.submit_entry("AAPL", 20, **ENTRY)
@@ -49,7 +49,7 @@ async def trade_to_target(scenario: Scenario) -> None:
     ids=lambda rule: "-".join(str(value) for value in rule.values()),
 )
 async def test_trade_is_booked_exactly_despite_stream_faults(database: str, rule: dict[str, object]) -> None:
-    """Bought, protected, sold at the target: to the share and the cent what the exchange says."""
+    """With each stream fault a trade is booked as on the exchange, to the share and the cent."""
     async with open_scenario(database) as scenario:
         await scenario.admin("faults", rule)
         await trade_to_target(scenario)
@@ -57,7 +57,8 @@ async def test_trade_is_booked_exactly_despite_stream_faults(database: str, rule
 
 @pytest.mark.promise("C35")
 async def test_entries_wait_while_stream_login_is_refused(database: str) -> None:
-    """The login is refused: no entry leaves, somebody is told, fills are found by asking; later all is as before."""
+    """While the stream login is refused, entries are rejected, an alert is raised and fills are polled; later
+    entries are allowed."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         assert scenario.components is not None
@@ -66,7 +67,7 @@ async def test_entries_wait_while_stream_login_is_refused(database: str) -> None
         await scenario.admin("stream", {"act": "disconnect"})
         await wait_until(
             lambda: stream.state is not StreamState.READY
-        )  # the other end of a socket takes real time
+        )  # the server's end of the socket needs real time
         await scenario.advance(seconds=10)
         assert "stream" in scenario.components.gate.reasons
         assert "STREAM_LOST" in await scenario.alert_events()
@@ -84,7 +85,7 @@ async def test_entries_wait_while_stream_login_is_refused(database: str) -> None
 
 @pytest.mark.promise("C30")
 async def test_entries_wait_until_gap_is_reconciled(database: str) -> None:
-    """The stream is back while the list of orders fails: entries stay stopped, and start once a look succeeded."""
+    """After a reconnect entries stay blocked until a reconciliation succeeds."""
     async with open_scenario(database) as scenario:
         assert scenario.components is not None
         await scenario.advance(seconds=5)
@@ -98,7 +99,7 @@ async def test_entries_wait_until_gap_is_reconciled(database: str) -> None:
 
 @pytest.mark.promise("C12")
 async def test_fill_missing_from_stream_is_booked_by_poll(database: str) -> None:
-    """One message never comes and the stream is otherwise well: fifteen seconds later the fill is booked."""
+    """A fill missing from a working stream is booked by the poll within 16 seconds."""
     async with open_scenario(database) as scenario:
         scenario.print_trade("AAPL", "190.00")
         await scenario.advance(seconds=1)
@@ -114,7 +115,7 @@ async def test_fill_missing_from_stream_is_booked_by_poll(database: str) -> None
 
 @pytest.mark.promise("C15")
 async def test_stop_filled_by_replacement_order_is_booked_once(database: str) -> None:
-    """The broker works a triggered stop under a new id: one loss, booked once, with the stop's own reason."""
+    """A stop that the broker fills through a replacement order is booked once, with the stop's reason."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         await scenario.admin("settings", {"stop_by_replacement": True})
@@ -124,14 +125,14 @@ async def test_stop_filled_by_replacement_order_is_booked_once(database: str) ->
         assert position is not None
         assert position["status"] == "closed"
         assert position["close_reason"].startswith("STOP_LOSS_HIT")
-        worker = next(o for o in await scenario.orders("AAPL") if o["replaces"] is not None)
-        assert (worker["order_purpose"], worker["status"]) == ("stop_loss", "filled")
+        replacement = next(o for o in await scenario.orders("AAPL") if o["replaces"] is not None)
+        assert (replacement["order_purpose"], replacement["status"]) == ("stop_loss", "filled")
         assert await scenario.count_submitted("AAPL") == 1
         await scenario.assert_consistent()
 
 
 async def test_oco_stop_replaced_by_broker_is_booked(database: str) -> None:
-    """The same under an OCO, whose parent is the target."""
+    """A stop of an OCO that the broker fills through a replacement order is booked."""
     async with open_scenario(database) as scenario:
         scenario.print_trade("AAPL", "190.00")
         await scenario.advance(seconds=1)
@@ -148,10 +149,12 @@ async def test_oco_stop_replaced_by_broker_is_booked(database: str) -> None:
         await scenario.assert_consistent()
 
 
-@pytest.mark.parametrize("read", ["well", "badly", "yesterday's"])
-async def test_stop_fill_received_before_entry_fill_makes_one_position(database: str, read: str) -> None:
-    """The stream loses the entry's fill and tells the stop's, two seconds later: what was sold is booked once it is
-    booked as bought, whatever the broker answers when it is asked for that; one position, one loss, nobody paged."""
+@pytest.mark.parametrize("order_read", ["ok", "error", "stale"])
+async def test_stop_fill_received_before_entry_fill_makes_one_position(
+    database: str, order_read: str
+) -> None:
+    """Given the entry's fill is missing from the stream, when the stop's fill arrives, then both are booked
+    as one position without an alert, whether the entry's read succeeds, fails or is stale."""
     async with open_scenario(database) as scenario:
         await scenario.inject_fault("stream_drop", event="fill")
         scenario.print_trade("AAPL", "190.00")
@@ -159,11 +162,11 @@ async def test_stop_fill_received_before_entry_fill_makes_one_position(database:
         await scenario.submit_entry("AAPL", 20, **ENTRY)
         await scenario.advance(seconds=1)
         assert await scenario.position("AAPL") is None
-        if read == "badly":
+        if order_read == "error":
             await scenario.inject_fault(
                 "status_before", method="GET", route="/v2/orders*", status=503, count=3
             )
-        if read == "yesterday's":
+        if order_read == "stale":
             await scenario.inject_fault("stale", method="GET", route="/v2/orders*", count=3)
         scenario.print_trade("AAPL", "187.50")
         await scenario.advance(seconds=70)

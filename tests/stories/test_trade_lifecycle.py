@@ -1,4 +1,5 @@
-"""A trader's day in stories: given a desk, when the market does this, then the books say that."""
+"""Trade lifecycle: entries, protection, exits and the end of the day without faults, and two with a lost
+response."""
 
 import asyncio
 from decimal import Decimal
@@ -11,7 +12,7 @@ ENTRY = {"limit": "190.10", "stop": "188.00", "target": "194.00"}
 
 
 async def test_bracket_exits_at_target_with_exact_profit(database: str) -> None:
-    """An entry fills, is protected at once, and leaves at its target with the profit to the cent."""
+    """A bracket entry is protected at once and exits at its target with the exact profit."""
     async with open_scenario(database) as scenario:
         scenario.print_trade("AAPL", "190.00")
         await scenario.advance(seconds=1)
@@ -35,7 +36,7 @@ async def test_bracket_exits_at_target_with_exact_profit(database: str) -> None:
 
 
 async def test_bracket_exits_at_stop_with_market_loss(database: str) -> None:
-    """A fall through the stop sells at the market price, and the loss is what the exchange paid."""
+    """A price below the stop sells at the market price and books that loss."""
     async with open_scenario(database) as scenario:
         scenario.print_trade("AAPL", "190.00")
         await scenario.advance(seconds=1)
@@ -53,7 +54,7 @@ async def test_bracket_exits_at_stop_with_market_loss(database: str) -> None:
 
 @pytest.mark.promise("C18")
 async def test_partly_filled_entry_is_protected_for_filled_shares(database: str) -> None:
-    """Forty of a hundred shares fill; the rest is cancelled after the grace and an OCO covers exactly forty."""
+    """When 8 of 20 shares fill, the rest is cancelled after the grace and an OCO protects exactly 8."""
     async with open_scenario(database) as scenario:
         scenario.print_trade("AAPL", "190.00")
         await scenario.advance(seconds=1)
@@ -73,7 +74,7 @@ async def test_partly_filled_entry_is_protected_for_filled_shares(database: str)
 
 @pytest.mark.promise("C25")
 async def test_sigterm_flattens_and_exits_zero(database: str) -> None:
-    """Asked to stop, the daemon cancels, sells, proves it is flat and leaves with code zero."""
+    """SIGTERM cancels, sells, proves flat and exits with code 0."""
     async with open_scenario(database) as scenario:
         for symbol in ("AAPL", "MSFT"):
             scenario.print_trade(symbol, "190.00")
@@ -95,7 +96,7 @@ async def test_sigterm_flattens_and_exits_zero(database: str) -> None:
 @pytest.mark.promise("C22")
 @pytest.mark.parametrize("hour", ["15:49"])
 async def test_day_is_flat_ten_minutes_before_close(database: str, hour: str) -> None:
-    """Ten minutes before the actual close everything is left, and the day completes flat."""
+    """All positions are exited ten minutes before the close, and the cycle is completed."""
     from tests.simulator.manual_feed import at
 
     async with open_scenario(database, now=at(hour)) as scenario:
@@ -116,7 +117,7 @@ async def test_day_is_flat_ten_minutes_before_close(database: str, hour: str) ->
 
 
 async def test_accepted_order_with_lost_response_is_adopted(database: str) -> None:
-    """The exchange takes the entry and the connection dies: one order, found by our id, protected, equal."""
+    """An entry whose response got lost is found by its client order id and protected."""
     async with open_scenario(database) as scenario:
         scenario.print_trade("AAPL", "190.00")
         await scenario.advance(seconds=1)
@@ -134,16 +135,17 @@ async def test_accepted_order_with_lost_response_is_adopted(database: str) -> No
 
 @pytest.mark.promise("C31")
 async def test_order_is_adopted_after_crash_following_submit(database: str) -> None:
-    """Killed between the request and its answer, the next daemon finds the order, books the fill, and protects."""
+    """After a crash between request and response the next daemon adopts the order, books the fill and
+    protects it."""
     async with open_scenario(database) as scenario:
         scenario.print_trade("AAPL", "190.00")
         await scenario.advance(seconds=1)
         await scenario.admin("faults", {"kind": "hang", "method": "POST", "route": "/v2/orders"})
-        entering = asyncio.ensure_future(scenario.submit_entry("AAPL", 20, **ENTRY))
+        entry_task = asyncio.ensure_future(scenario.submit_entry("AAPL", 20, **ENTRY))
         await wait_until(lambda: bool(scenario.server.exchange.order_store.orders))
         await scenario.crash()
-        entering.cancel()
-        await asyncio.gather(entering, return_exceptions=True)
+        entry_task.cancel()
+        await asyncio.gather(entry_task, return_exceptions=True)
         await scenario.advance(seconds=5)
         assert scenario.held_qty("AAPL") == 20
 

@@ -1,4 +1,5 @@
-"""Two real processes and one account: who comes second leaves, and who was stopped wakes up to find itself replaced."""
+"""Two daemon processes on one account: the second one exits, and a stopped one exits when it finds itself
+replaced."""
 
 import asyncio
 import signal
@@ -12,34 +13,33 @@ from tests.stories.test_sigkill import _admin, _daemon, _environment, _tail, _wa
 
 @pytest.mark.promise("F092")
 async def test_stopped_daemon_sends_nothing_after_being_replaced(database: str, tmp_path: Path) -> None:
-    """The same machine: the seat is taken. Another one: the lock is. Stopped, its connections ended and another
-    started, the first one sends nothing when it wakes, and leaves; each says who has the account."""
+    """Given one daemon, then a second one exits on the host lock (one machine) or the account lock (another
+    machine); stopped, replaced and continued, the first one sends nothing and exits."""
     async with exchange(tmp_path) as (url, _):
         slow = {"CATALYST_CLOCK_SPEED": "1", "CATALYST_CLOCK_HELD_SPEED": "1"}
-        here = {**_environment(tmp_path, url, database), **slow, "XDG_DATA_HOME": str(tmp_path / "here")}
-        there = {**here, "XDG_DATA_HOME": str(tmp_path / "there")}
-        first = await _daemon(here, tmp_path, "first.log")
+        same_host = {**_environment(tmp_path, url, database), **slow, "XDG_DATA_HOME": str(tmp_path / "same")}
+        other_host = {**same_host, "XDG_DATA_HOME": str(tmp_path / "other")}
+        first = await _daemon(same_host, tmp_path, "first.log")
         replacement = None
         try:
             await _wait_until(
                 lambda: _log_contains(tmp_path / "first.log", "daemon_ready"), first, tmp_path / "first.log"
             )
-            for name, environment, said in (
+            for name, environment, message in (
                 (
                     "same.log",
-                    here,
+                    same_host,
                     f"another daemon of this machine trades this account: process {first.pid}",
                 ),
-                ("other.log", there, f"process {first.pid} from this machine"),
+                ("other.log", other_host, f"process {first.pid} from this machine"),
             ):
-                for _ in range(
-                    3
-                ):  # started again, as a service manager would: a busy exchange may be slow to answer
-                    late = await _daemon(environment, tmp_path, name)
-                    if await asyncio.wait_for(late.wait(), 120) != 1:
+                # Start again like a service manager: a busy exchange may respond slowly.
+                for _ in range(3):
+                    second = await _daemon(environment, tmp_path, name)
+                    if await asyncio.wait_for(second.wait(), 120) != 1:
                         break
-                assert late.returncode == 75, _tail(tmp_path / name)
-                assert await _log_contains(tmp_path / name, said), _tail(tmp_path / name)
+                assert second.returncode == 75, _tail(tmp_path / name)
+                assert await _log_contains(tmp_path / name, message), _tail(tmp_path / name)
 
             first.send_signal(signal.SIGSTOP)
             conn = await asyncpg.connect(database)
@@ -47,23 +47,23 @@ async def test_stopped_daemon_sends_nothing_after_being_replaced(database: str, 
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                 " WHERE datname = current_database() AND pid <> pg_backend_pid()"
             )
-            replacement = await _daemon(there, tmp_path, "next.log")
+            replacement = await _daemon(other_host, tmp_path, "next.log")
             await _wait_until(
                 lambda: _log_contains(tmp_path / "next.log", "daemon_ready"),
                 replacement,
                 tmp_path / "next.log",
             )
-            begun = await conn.fetchval("SELECT epoch FROM daemon")
-            assert begun == 2
-            await asyncio.sleep(5.5)  # longer than a process may stand still without a second look
+            epoch = await conn.fetchval("SELECT epoch FROM daemon")
+            assert epoch == 2
+            await asyncio.sleep(5.5)  # longer than a lease stays valid without a check
             first.send_signal(signal.SIGCONT)
             assert await asyncio.wait_for(first.wait(), 60) == 75, _tail(tmp_path / "first.log")
             assert await _log_contains(tmp_path / "first.log", "has taken over from 1"), _tail(
                 tmp_path / "first.log"
             )
             assert replacement.returncode is None
-            changes = (await _admin(url, "logs"))["requests"]
-            assert [one for one in changes if one["method"] in ("POST", "DELETE")] == []
+            requests = (await _admin(url, "logs"))["requests"]
+            assert [request for request in requests if request["method"] in ("POST", "DELETE")] == []
             await conn.close()
             replacement.send_signal(signal.SIGUSR1)
             assert await asyncio.wait_for(replacement.wait(), 60) == 0, _tail(tmp_path / "next.log")
@@ -75,5 +75,6 @@ async def test_stopped_daemon_sends_nothing_after_being_replaced(database: str, 
                     await process.wait()
 
 
-async def _log_contains(log: Path, words: str) -> bool:
-    return log.is_file() and words in log.read_text(errors="replace")  # noqa: ASYNC240 - another process's
+async def _log_contains(log: Path, text: str) -> bool:
+    """Return true when the log exists and contains the text."""
+    return log.is_file() and text in log.read_text(errors="replace")  # noqa: ASYNC240 - a file of another process

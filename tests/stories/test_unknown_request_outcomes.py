@@ -1,4 +1,5 @@
-"""Requests whose outcome nobody knows: one order at the exchange, one row in the tables, whatever was answered."""
+"""Requests with unknown outcome: one order at the exchange and one row in the database, whatever the response
+was."""
 
 import asyncio
 
@@ -27,7 +28,8 @@ LOST_REQUEST_FAULTS = [
 async def test_entry_without_response_is_adopted_and_protected(
     database: str, rule: dict[str, object]
 ) -> None:
-    """It is found by our own id, adopted with its legs and protected; nothing is sent twice."""
+    """An entry whose response got lost is found by its client order id, adopted with its legs and protected;
+    nothing is sent twice."""
     async with open_scenario(database) as scenario:
         scenario.print_trade("AAPL", "190.00")
         await scenario.advance(seconds=1)
@@ -45,7 +47,8 @@ async def test_entry_without_response_is_adopted_and_protected(
 @pytest.mark.promise("C03")
 @pytest.mark.parametrize("rule", LOST_REQUEST_FAULTS, ids=lambda rule: str(rule["kind"]))
 async def test_entry_that_never_arrived_frees_its_symbol(database: str, rule: dict[str, object]) -> None:
-    """After ten quiet seconds and three clear answers it ends as never arrived, and its symbol is free again."""
+    """An entry that never arrived ends as NEVER_ARRIVED after ten seconds and three "not found", and its
+    symbol is free again."""
     async with open_scenario(database) as scenario:
         scenario.print_trade("AAPL", "190.00")
         await scenario.advance(seconds=1)
@@ -64,23 +67,23 @@ async def test_entry_that_never_arrived_frees_its_symbol(database: str, rule: di
 
 @pytest.mark.promise("C06")
 async def test_rate_limited_entry_is_resent_with_same_id(database: str) -> None:
-    """Two times 429, which is never heard: the third send of the same id is the order."""
+    """An entry rejected with 429 is sent again with the same client order id."""
     async with open_scenario(database) as scenario:
         scenario.print_trade("AAPL", "190.00")
         await scenario.advance(seconds=1)
         await scenario.inject_fault("rate_limit", method="POST", route="/v2/orders", count=1)
-        entering = asyncio.ensure_future(scenario.submit_entry("AAPL", 20, **ENTRY))
+        entry_task = asyncio.ensure_future(scenario.submit_entry("AAPL", 20, **ENTRY))
         await scenario.advance(seconds=30)
-        row = await entering
+        row = await entry_task
         assert row.attempts == 2
-        ledger = await scenario.admin("logs?method=POST&path=/v2/orders&symbol=AAPL")
-        assert len({entry["client_order_id"] for entry in ledger["requests"]}) == 1
+        logs = await scenario.admin("logs?method=POST&path=/v2/orders&symbol=AAPL")
+        assert len({request["client_order_id"] for request in logs["requests"]}) == 1
         assert scenario.held_qty("AAPL") == 20
         await scenario.assert_consistent()
 
 
 async def test_revived_order_raises_alert_and_is_cancelled(database: str) -> None:
-    """Invisible for half a minute and declared dead, it shows up working: paged, and cancelled as stale."""
+    """An order ended as NEVER_ARRIVED that becomes visible as working raises an alert and is cancelled."""
     async with open_scenario(database) as scenario:
         scenario.print_trade("AAPL", "191.00")
         await scenario.advance(seconds=1)
@@ -100,7 +103,7 @@ async def test_revived_order_raises_alert_and_is_cancelled(database: str) -> Non
 
 
 async def test_exit_without_response_sells_once(database: str) -> None:
-    """The sale was taken and the answer lost: the shares are gone once, and the position closes by its fill."""
+    """An exit whose response got lost sells once, and its fill closes the position."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         await scenario.inject_fault("drop", method="POST", route="/v2/orders")
@@ -116,8 +119,7 @@ async def test_exit_without_response_sells_once(database: str) -> None:
 
 @pytest.mark.promise("C01")
 async def test_rejected_exit_is_resent_with_new_id(database: str) -> None:
-    """Two refusals by the broker, for any reason, and the third sale goes through: an exit never gives up, and no id
-    is used for a second order."""
+    """An exit that the broker rejects twice is sent a third time; each order has its own id."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         await scenario.inject_fault(
@@ -135,7 +137,7 @@ async def test_rejected_exit_is_resent_with_new_id(database: str) -> None:
 
 @pytest.mark.parametrize("kind", ["drop", "drop_before", "cancel_reject", "status"])
 async def test_unanswered_cancel_is_repeated_and_exit_completes(database: str, kind: str) -> None:
-    """The cancel of what holds the shares is lost or refused: it is asked for again, and the exit goes on."""
+    """A lost or rejected cancel of the legs is repeated, and the exit completes."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         if kind == "cancel_reject":
@@ -149,7 +151,8 @@ async def test_unanswered_cancel_is_repeated_and_exit_completes(database: str, k
 
 
 async def test_incomplete_acknowledgement_leaves_outcome_unknown(database: str) -> None:
-    """An acknowledgement without the fields money depends on is a doubt; the order is found by our id."""
+    """A response without required fields leaves the outcome unknown; the order is found by its client order
+    id."""
     async with open_scenario(database) as scenario:
         scenario.print_trade("AAPL", "190.00")
         await scenario.advance(seconds=1)
@@ -165,7 +168,7 @@ async def test_incomplete_acknowledgement_leaves_outcome_unknown(database: str) 
 
 
 async def test_flatten_ends_entry_with_unknown_outcome(database: str) -> None:
-    """SIGTERM while an entry's fate is unknown: the other position is left at once, and the entry is ended too."""
+    """SIGTERM with an unknown entry outcome exits the other position at once and ends the entry too."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("MSFT", 10)
         scenario.print_trade("AAPL", "191.00")
@@ -182,8 +185,8 @@ async def test_flatten_ends_entry_with_unknown_outcome(database: str) -> None:
 
 
 async def test_rejected_resend_of_exit_does_not_settle_first_request(database: str) -> None:
-    """The first request of an exit is long on its way; the second, under the same id, is turned away at the door.
-    That is no verdict: the first lands, is adopted, and the shares are sold once."""
+    """The rejected resend of an exit does not decide the outcome of its first request, which arrives late, is
+    adopted and sells once."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         await scenario.inject_fault("drop", method="POST", route="/v2/orders", symbol="AAPL")

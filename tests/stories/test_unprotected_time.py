@@ -1,4 +1,5 @@
-"""Protection, precisely: exactly what is held, under a stop that can act; and the seconds without one, on a budget."""
+"""Unprotected time: shares have a stop that can trigger, for exactly their quantity; seconds without one are
+counted against a budget."""
 
 from dataclasses import replace
 from decimal import Decimal
@@ -12,7 +13,7 @@ from tests.stories.scenario import ENTRY, Facts, Scenario, open_scenario
 
 
 async def partly_filled_position(scenario: Scenario) -> Facts:
-    """Eight of twenty fill and the rest stalls; the position a while later."""
+    """Fill 8 of 20 shares and stall the rest; return the position 15 seconds later."""
     scenario.print_trade("AAPL", "190.00")
     await scenario.advance(seconds=1)
     await scenario.inject_fault("partial", symbol="AAPL", qty="8", role="entry")
@@ -25,8 +26,8 @@ async def partly_filled_position(scenario: Scenario) -> Facts:
 
 @pytest.mark.parametrize("budget", [3, 60])
 async def test_unprotected_seconds_over_budget_alert_once(database: str, budget: float) -> None:
-    """A partly filled entry is bare for its grace: stored to the thousandth, in the day's report; beyond the budget
-    somebody is told how long, once, restarts included."""
+    """Unprotected seconds of a partial entry are stored and reported; over the budget one alert is raised,
+    restarts included."""
     async with open_scenario(database, protection={"unprotected_budget_seconds": budget}) as scenario:
         position = await partly_filled_position(scenario)
         assert 5 <= position["unprotected_seconds"] < 15
@@ -52,7 +53,8 @@ async def test_unprotected_seconds_over_budget_alert_once(database: str, budget:
 
 
 async def test_position_never_protected_records_its_unprotected_time(database: str) -> None:
-    """The stop never lived and the shares were sold at once: its whole life was without a stop, and says so."""
+    """A position whose stop never worked and that is sold at once counts as unprotected, at most for its
+    whole time."""
     async with open_scenario(database) as scenario:
         await scenario.inject_fault("leg_cancel", symbol="AAPL", role="stop_loss")
         scenario.print_trade("AAPL", "190.00")
@@ -64,13 +66,14 @@ async def test_position_never_protected_records_its_unprotected_time(database: s
         position = await scenario.position("AAPL")
         assert position is not None
         assert position["status"] == "closed"
-        lived = Decimal(str((position["exit_time"] - position["entry_time"]).total_seconds()))
-        assert 0 < position["unprotected_seconds"] <= lived
+        held_seconds = Decimal(str((position["exit_time"] - position["entry_time"]).total_seconds()))
+        assert 0 < position["unprotected_seconds"] <= held_seconds
         assert position["protected_at"] == position["exit_time"]
 
 
 async def test_position_closed_in_first_second_has_no_unprotected_time(database: str) -> None:
-    """Entry and target fill before anybody could confirm the stop between them: it was live at the broker."""
+    """A position whose target fills before its stop could be confirmed has no unprotected time: the stop was
+    working at the broker."""
     async with open_scenario(database) as scenario:
         scenario.print_trade("AAPL", "190.00")
         await scenario.advance(seconds=1)
@@ -87,15 +90,14 @@ async def test_position_closed_in_first_second_has_no_unprotected_time(database:
 
 
 async def test_stop_exceeding_position_is_replaced(database: str) -> None:
-    """The broker's stop is for twenty-five and we hold twenty: filled, it would turn us short. It gives way to one
-    for exactly what is held."""
+    """A stop for 25 shares of a position of 20 could sell short: it is replaced by one for 20."""
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         stop = next(o for o in await scenario.orders("AAPL") if o["order_purpose"] == "stop_loss")
         scenario.server.exchange.find_order(stop["alpaca_order_id"]).qty = Decimal(25)
         await scenario.advance(seconds=100)
-        live = [o for o in await scenario.orders("AAPL") if o["status"] in ("submitted", "accepted")]
-        assert {(o["order_class"], o["quantity"]) for o in live} == {("oco", Decimal(20))}
+        working = [o for o in await scenario.orders("AAPL") if o["status"] in ("submitted", "accepted")]
+        assert {(o["order_class"], o["quantity"]) for o in working} == {("oco", Decimal(20))}
         position = await scenario.position("AAPL")
         assert position is not None
         assert position["protected_at"] is not None
@@ -105,15 +107,16 @@ async def test_stop_exceeding_position_is_replaced(database: str) -> None:
 
 
 async def test_held_stop_without_target_is_replaced(database: str) -> None:
-    """The target is cancelled as the entry fills and the stop stays `held` behind it: nobody would elect it. Both are
-    put there anew."""
+    """A stop that stays held behind a cancelled target cannot trigger: both are replaced."""
     async with open_scenario(database) as scenario:
         await scenario.inject_fault("leg_cancel", symbol="AAPL", role="take_profit")
         await scenario.given_position("AAPL", 20)
         await scenario.advance(seconds=15)
-        live = [o for o in await scenario.orders("AAPL") if o["status"] in ("submitted", "accepted")]
-        words = {(o["order_purpose"], o["broker_status"]) for o in live}
-        assert words == {("take_profit", "new"), ("stop_loss", "held")} or words == {("stop_loss", "new")}
+        working = [o for o in await scenario.orders("AAPL") if o["status"] in ("submitted", "accepted")]
+        statuses = {(o["order_purpose"], o["broker_status"]) for o in working}
+        assert statuses == {("take_profit", "new"), ("stop_loss", "held")} or statuses == {
+            ("stop_loss", "new")
+        }
         position = await scenario.position("AAPL")
         assert position is not None
         assert position["protected_at"] is not None
@@ -121,8 +124,8 @@ async def test_held_stop_without_target_is_replaced(database: str) -> None:
 
 
 async def test_protector_with_stale_rows_sends_no_second_stop(database: str) -> None:
-    """The guard decides by rows that are no longer so: the stop that was written meanwhile takes all that is held, the
-    database refuses a second, and that is no fault of anybody's."""
+    """A protector that decides on stale rows sends no second stop: the database refuses it, and no invariant
+    fails."""
     async with open_scenario(database) as scenario:
         await scenario.inject_fault("partial", symbol="AAPL", qty="8", role="entry")
         scenario.print_trade("AAPL", "190.00")
@@ -130,21 +133,23 @@ async def test_protector_with_stale_rows_sends_no_second_stop(database: str) -> 
         await scenario.submit_entry("AAPL", 20, **ENTRY)
         await scenario.advance(seconds=10)
         assert scenario.components is not None
-        guard = scenario.components.protector
-        found = await scenario.position("AAPL")
-        assert found is not None
-        position, rows = await guard._read_position(found["position_id"])
-        sent = await scenario.count_submitted("AAPL")
-        gone = [replace(row, status=Status.CANCELLED) if row.order_class == "oco" else row for row in rows]
-        await guard._protect(position, gone)
+        protector = scenario.components.protector
+        row = await scenario.position("AAPL")
+        assert row is not None
+        position, rows = await protector._read_position(row["position_id"])
+        submitted_before = await scenario.count_submitted("AAPL")
+        stale_rows = [
+            replace(row, status=Status.CANCELLED) if row.order_class == "oco" else row for row in rows
+        ]
+        await protector._protect(position, stale_rows)
         await scenario.advance(seconds=10)
-        assert await scenario.count_submitted("AAPL") == sent
+        assert await scenario.count_submitted("AAPL") == submitted_before
         await scenario.assert_consistent()
 
 
 async def test_unacknowledged_oco_is_replaced_and_counts_as_unprotected(database: str) -> None:
-    """The venue never acknowledges the OCO of a partial entry: after a moment it gives way to another, and the shares
-    count as bare until that one lives."""
+    """An OCO that the venue never acknowledges is replaced, and the shares count as unprotected until the new
+    one works."""
     async with open_scenario(database) as scenario:
         await scenario.inject_fault("partial", symbol="AAPL", qty="8", role="entry")
         scenario.print_trade("AAPL", "190.00")

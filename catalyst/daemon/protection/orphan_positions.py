@@ -395,7 +395,7 @@ class OrphanPositions:
                 conn,
                 severity="CRITICAL",
                 event="ORPHAN_UNPROTECTED",
-                message=f"{orphan.symbol}: {orphan.quantity} {orphan.cause} shares, and our orders are rejected: {reason}",
+                message=f"{orphan.symbol}: {orphan.quantity} {orphan.cause} shares; our orders are rejected: {reason}",
                 facts={"symbol": orphan.symbol, "orphan_id": orphan.orphan_id, "reason": reason},
                 dedupe_key=f"ORPHAN_UNPROTECTED:{orphan.orphan_id}",
                 at=self.clock.now(),

@@ -352,7 +352,7 @@ def _level_already_crossed(position: PositionRow, rejection: str) -> str | None:
     if code != "PRICE_RULE":
         return None
     if "take_profit" in message and "stop" not in message:
-        return f"{CloseReason.TAKE_PROFIT_HIT}: {position.symbol} is already beyond its take-profit ${position.take_profit}"
+        return f"{CloseReason.TAKE_PROFIT_HIT}: {position.symbol} is beyond its take-profit ${position.take_profit}"
     return f"{CloseReason.STOP_LOSS_HIT}: {position.symbol} is already beyond its stop ${position.stop_loss}"
 
 

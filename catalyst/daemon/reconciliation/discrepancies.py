@@ -149,7 +149,8 @@ def result_discrepancies(holdings: Sequence[StoredHolding]) -> Iterator[Discrepa
             yield Discrepancy(
                 DiscrepancyKind.RESULT,
                 one.symbol,
-                f"position {one.holding_id} {one.symbol}: {one.entered_qty} in, {one.exited_qty} out, {one.quantity} held;"
+                f"position {one.holding_id} {one.symbol}: {one.entered_qty} in, {one.exited_qty} out,"
+                f" {one.quantity} held;"
                 f" its fills are {one.fills_in} in, {one.fills_out} out",
             )
             continue

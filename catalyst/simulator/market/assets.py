@@ -36,5 +36,5 @@ def make_asset(symbol: str, name: str, exchange: str, price: float, dollar_volum
 
 
 def asset_id(symbol: str) -> UUID:
-    """The same UUID, of version 4 in shape, for the same symbol on every machine."""
+    """Return a UUID in the shape of version 4, equal for a symbol on every machine."""
     return UUID(bytes=blake2b(symbol.encode(), digest_size=16).digest(), version=4)

@@ -48,7 +48,7 @@ class PriceGap:
 
 @dataclass(slots=True)
 class SymbolOverride:
-    """What was done to one symbol; `since` is from when on its trades differ from the market's."""
+    """Overrides of one symbol; from `since` on its trades differ from the market's."""
 
     gaps: list[PriceGap] = field(default_factory=list)
     trades: list[Print] = field(default_factory=list)

@@ -269,7 +269,7 @@ def select_bars(first: NDArray[np.bool_], one: BarColumns, other: BarColumns) ->
 
 
 def copy_bars(bars: BarColumns) -> BarColumns:
-    """The same bars in arrays of their own."""
+    """Return a copy of the bars."""
     return BarColumns(*(getattr(bars, name).copy() for name in BAR_FIELDS))
 
 

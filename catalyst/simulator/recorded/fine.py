@@ -128,13 +128,13 @@ def quotes_by_number(
     Raises ValueError for lengths other than a second or a minute.
     """
     found: dict[int, RecordedQuotes] = {}
-    told = [
+    quote_tables = [
         (1, *_second_bars_of_quotes(*each))
         if "bid_price" in each[0].column_names
         else (_quote_bar_length(each[2]), *each)
         for each in tables
     ]
-    for step, table, number, start in sorted(told, key=lambda each: each[0], reverse=True):
+    for step, table, number, start in sorted(quote_tables, key=lambda each: each[0], reverse=True):
         rows = np.flatnonzero((start < until) & (number >= 0))
         rows = rows[np.lexsort((start[rows], number[rows]))]
         columns = [_prices(table, name)[rows] for name in ("bid_open", "ask_open", "bid_close", "ask_close")]
@@ -161,10 +161,10 @@ def _second_bars_of_quotes(table: pa.Table, number: Ints, start: Ints) -> Number
     columns: dict[str, Floats] = {}
     for side in ("bid", "ask"):
         price, size = (_floats(table, f"{side}_{what}")[rows] for what in ("price", "size"))
-        told = np.maximum.accumulate(np.where(price > 0, place, -1))[last]
-        known = told >= head[last]
-        columns[f"{side}_open"] = columns[f"{side}_close"] = np.where(known, price[told], 0)
-        columns[f"{side}_size"] = np.where(known, size[told], 0)
+        latest = np.maximum.accumulate(np.where(price > 0, place, -1))[last]
+        known = latest >= head[last]
+        columns[f"{side}_open"] = columns[f"{side}_close"] = np.where(known, price[latest], 0)
+        columns[f"{side}_size"] = np.where(known, size[latest], 0)
     return pa.table(columns), number[last], start[last]
 
 

@@ -128,7 +128,7 @@ def _nominal_length(period: str | None) -> timedelta:
 
 
 def _months_away(day: date, months: int) -> date:
-    """The same day of another month, or that month's last."""
+    """Return this day of another month, or that month's last day."""
     year, month = divmod(day.year * 12 + day.month - 1 + months, 12)
     if not 1 <= year < 9999:
         raise ApiError(422, BAD_PARAMETER, "invalid period: too long")
