@@ -66,7 +66,7 @@ def run() -> list[Row]:
 
 
 async def measure_all() -> list[Row]:
-    """Measure the targets: 10 positions flat, p99 <= 10 s without faults, <= 60 s at 30 % errors; unprotected seconds."""
+    """Measure flattens (targets for 10 positions: p99 <= 10 s healthy, <= 60 s at 30 % errors) and unprotected time."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     rows: list[Row] = []
     with database_server() as server:

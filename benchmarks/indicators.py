@@ -59,7 +59,7 @@ def some_ta(high: Floats, low: Floats, close: Floats, symbols: int) -> None:
 
 
 def run() -> list[tuple[str, float, str]]:
-    """Measure TA-Lib, ours, and `ta` scaled to all symbols, their ratios, and the cost per symbol of few and of many."""
+    """Measure TA-Lib, ours, and `ta` scaled to all symbols, their ratios, and the cost per symbol of few and many."""
     day = random_walks(SYMBOLS, BARS)
     c_code, numpy_code = interleaved(lambda: all_talib(*day), lambda: all_ours(*day), rounds=ROUNDS)
     (ta_code,) = interleaved(lambda: some_ta(*day[:3], 4), rounds=3)

@@ -86,7 +86,7 @@ async def measure_all() -> list[Row]:
             spent = await measure_interleaved(steps, LOOPS_ROUNDS, warm=5)
             for scenario in scenarios.values():
                 assert scenario.components is not None
-                assert scenario.components.gate.open, scenario.components.gate.reasons
+                assert scenario.components.gate.is_open, scenario.components.gate.reasons
     rows: list[Row] = []
     for name, ours, floor_name, target in (
         (

@@ -122,7 +122,7 @@ class OrderPath:
     """The daemon's order path on one database, with one broker."""
 
     store: Store
-    books: OrderLedger
+    ledger: OrderLedger
     execution: OrderSubmission
     symbols: "SymbolSequence"
     last: OrderRow | None = None
@@ -197,11 +197,11 @@ async def measure_lifecycles(
                 broker = AlpacaBroker(clock, base_url=url, key="k", secret="s", rate_limit=1_000_000)
                 stack.push_async_callback(broker.close)
             gate = EntryGate(reasons={})
-            books = OrderLedger(store, broker, clock, 1)
+            ledger = OrderLedger(store, broker, clock, 1)
             return OrderPath(
                 store,
-                books,
-                OrderSubmission(store, broker, books, gate, clock, Config().execution, 1),
+                ledger,
+                OrderSubmission(store, broker, ledger, gate, clock, Config().execution, 1),
                 symbols,
             )
 
@@ -264,7 +264,7 @@ def lifecycle_of(order_path: OrderPath, received_at: Callable[[], int]) -> Step:
 
     async def lifecycle(number: int) -> Sequence[float]:
         applied_at: list[int] = []
-        original = order_path.books.apply_report
+        original = order_path.ledger.apply_report
 
         async def timed(*args: Any, **keywords: Any) -> Any:
             applied_at.append(perf_counter_ns())
@@ -272,15 +272,15 @@ def lifecycle_of(order_path: OrderPath, received_at: Callable[[], int]) -> Step:
             applied_at.append(perf_counter_ns())
             return result
 
-        order_path.books.apply_report = timed  # type: ignore[method-assign]  # measures the real method
+        order_path.ledger.apply_report = timed  # type: ignore[method-assign]  # measures the real method
         try:
             row, signal_at = await order_path.place(number)
         finally:
-            order_path.books.apply_report = original  # type: ignore[method-assign]
+            order_path.ledger.apply_report = original  # type: ignore[method-assign]
         assert row.alpaca_order_id is not None
         frame = fill_frame(row)
         frame_at = perf_counter_ns()
-        assert await order_path.books.apply_trade_update(
+        assert await order_path.ledger.apply_trade_update(
             parse.trade_update(orjson.loads(frame), fail_on_malformed)
         )
         done = perf_counter_ns()
@@ -303,9 +303,9 @@ def burst_of(order_path: OrderPath) -> Step:
         started = perf_counter_ns()
         updates = [parse.trade_update(orjson.loads(frame), fail_on_malformed) for frame in frames]
         while updates:
-            count = await order_path.books.apply_batch(updates)
+            count = await order_path.ledger.apply_batch(updates)
             if not count:
-                assert await order_path.books.apply_trade_update(updates[0])
+                assert await order_path.ledger.apply_trade_update(updates[0])
             updates = updates[count or 1 :]
         return [(perf_counter_ns() - started) / 1e6]
 

@@ -54,8 +54,9 @@ def sample_market(symbols: int) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFram
     usual_volume = volume * rng.lognormal(1, 0.5, symbols)
     ref = pd.DataFrame(
         {
-            "prev_close": prev_close, "avg_volume_20d": usual_volume, "avg_dollar_volume_20d": usual_volume * prev_close, "atr_14d": prev_close * 0.03,
-            "days": 50, "last_at": pd.Timestamp(NOW - timedelta(days=3)),
+            "prev_close": prev_close, "avg_volume_20d": usual_volume,
+            "avg_dollar_volume_20d": usual_volume * prev_close, "atr_14d": prev_close * 0.03, "days": 50,
+            "last_at": pd.Timestamp(NOW - timedelta(days=3)),
         },
         index=names,
     )  # fmt: skip

@@ -1,4 +1,5 @@
-"""What the operator may choose, and what is refused: in one sentence, naming what to mend, keeping every secret."""
+"""Configuration: keys, defaults, environment variables and refusals. Each refusal is one sentence that names
+what to change and shows no secret."""
 
 import json
 import os
@@ -27,14 +28,14 @@ Write = Callable[[str | dict[str, Any]], Path]
 
 @pytest.fixture(autouse=True)
 def _empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tests' operator has set nothing yet."""
+    """Start each test without a Catalyst variable in the environment."""
     for name in [name for name in os.environ if name.lower() in Environment.model_fields]:
         monkeypatch.delenv(name)
 
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """Writes config.yaml and returns where it is."""
+    """Return a function that writes config.yaml and returns its path."""
 
     def write(content: str | dict[str, Any]) -> Path:
         path = tmp_path / "config.yaml"
@@ -46,6 +47,8 @@ def write(tmp_path: Path) -> Write:
 
 @pytest.fixture
 def environ(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Return a function that sets environment variables."""
+
     def set_all(**values: str) -> None:
         for name, value in values.items():
             monkeypatch.setenv(name, value)
@@ -54,16 +57,17 @@ def environ(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 def load_error(path: Path | None = None, **kwargs: Any) -> str:
-    """The sentence with which `load` refuses."""
+    """Return the sentence with which `load` refuses."""
     with pytest.raises(ConfigInvalid) as caught:
         load(path, **kwargs)
-    said = str(caught.value)
-    assert "\n" not in said
-    assert 0 < len(said) < 500
-    return said
+    message = str(caught.value)
+    assert "\n" not in message
+    assert 0 < len(message) < 500
+    return message
 
 
 def leaf_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Yield the dotted name of every value in the tree."""
     for name, info in model.model_fields.items():
         if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
             yield from leaf_keys(info.annotation, f"{name}.")
@@ -78,7 +82,7 @@ LEAF_KEYS = sorted(leaf_keys(Config))
 
 
 def test_config_defaults_to_the_supervised_simulator():
-    """No file, no variable: the exchange of this machine, a person who approves, the documented limits, no notice."""
+    """Without a file and variables: the local simulator, supervised mode, the documented limits, no notice."""
     settings = load()
     assert (settings.mode, settings.session_mode) == (Mode.SIM, SessionMode.SUPERVISED)
     assert settings.trading_url == settings.data_url == "http://127.0.0.1:8765"
@@ -130,13 +134,13 @@ DOCUMENTED = {
 
 @pytest.mark.parametrize(("key", "default"), DOCUMENTED.items())
 def test_config_defaults_equal_the_documented_values(key: str, default: str):
-    """A limit that is not written is the one of the documentation, not another."""
+    """Each default equals the documented value."""
     section, name = key.split(".")
     assert str(getattr(getattr(Config(), section), name)) == default
 
 
 def test_config_file_of_the_repository_equals_the_defaults():
-    """config.yaml at the root shows every key there is, but the retired, with the value it has without a file."""
+    """config.yaml in the repository has every key except the retired ones, with its default value."""
     path = ROOT / "config.yaml"
     if not path.exists():
         pytest.skip("there is no config.yaml yet")
@@ -149,18 +153,18 @@ def test_config_file_of_the_repository_equals_the_defaults():
 
 @pytest.mark.parametrize("key", LEAF_KEYS)
 def test_config_names_the_nearest_key_for_an_unknown_one(key: str, write: Write):
-    """Two letters swapped in any key there is: the answer names the key that was meant."""
+    """A key with two letters swapped is refused, and the message names the right key."""
     section, name = key.split(".")
     middle = len(name) // 2
     typo = name[: middle - 1] + name[middle] + name[middle - 1] + name[middle + 1 :]
     if typo == name:
         typo = name + "s"
-    said = load_error(write({section: {typo: 1}}))
-    assert f"unknown key {section}.{typo}: did you mean {key}?" in said
+    message = load_error(write({section: {typo: 1}}))
+    assert f"unknown key {section}.{typo}: did you mean {key}?" in message
 
 
 @pytest.mark.parametrize(
-    ("tree", "said"),
+    ("tree", "message"),
     [
         ({"rsk": {}}, "unknown key rsk: did you mean risk?"),
         ({"Risk": {}}, "unknown key Risk: did you mean risk?"),
@@ -168,16 +172,18 @@ def test_config_names_the_nearest_key_for_an_unknown_one(key: str, write: Write)
         ({"zzzzzz": 1}, "unknown key zzzzzz"),
     ],
 )
-def test_config_refuses_an_unknown_section(tree: dict[str, Any], said: str, write: Write):
-    """Nothing unknown is passed over, whatever is near it."""
-    assert said in load_error(write(tree))
+def test_config_refuses_an_unknown_section(tree: dict[str, Any], message: str, write: Write):
+    """An unknown key or section is refused, with the nearest name where there is one."""
+    assert message in load_error(write(tree))
 
 
 def test_config_names_every_fault_in_one_message(write: Write):
-    """Three faults, one sentence with all three, each with its key and the value that was there."""
-    said = load_error(write({"risk": {"max_positions": 0, "max_correlation": 1.5}, "log": {"level": "LOUD"}}))
+    """One message names all three errors, each with its key and value."""
+    message = load_error(
+        write({"risk": {"max_positions": 0, "max_correlation": 1.5}, "log": {"level": "LOUD"}})
+    )
     for part in ("risk.max_positions", "(got 0)", "risk.max_correlation", "(got 1.5)", "log.level", "'LOUD'"):
-        assert part in said
+        assert part in message
 
 
 @pytest.mark.parametrize(
@@ -199,12 +205,12 @@ def test_config_names_every_fault_in_one_message(write: Write):
     ],
 )
 def test_config_refuses_an_impossible_value(tree: dict[str, Any], write: Write):
-    """Negative, not a number, infinite, of the wrong shape, or contradicting another value."""
+    """Negative, non-finite, misshapen and contradicting values are refused."""
     load_error(write(tree))
 
 
 def test_config_refuses_infinite_and_nan_numbers(write: Write):
-    """There is no number in the tree that may be infinite or none: a limit that never bites is no limit."""
+    """No number in the tree may be infinite or NaN."""
     numbers = [key for key in LEAF_KEYS if isinstance(_default(key), (int, float, Decimal))]
     numbers = [key for key in numbers if not isinstance(_default(key), bool)]
     assert len(numbers) > 60
@@ -214,20 +220,21 @@ def test_config_refuses_infinite_and_nan_numbers(write: Write):
 
 
 def _default(key: str) -> object:
+    """Return the default value of a key."""
     section, name = key.split(".")
     return getattr(getattr(Config(), section), name)
 
 
 def test_config_refuses_another_time_zone(write: Write):
-    """The exchange keeps New York hours; the sentence says so, and what to do."""
-    said = load_error(write({"session": {"timezone": "Australia/Perth"}}))
-    assert "must be America/New_York: the exchange keeps New York hours" in said
+    """Another time zone is refused, because the exchange keeps New York hours."""
+    message = load_error(write({"session": {"timezone": "Australia/Perth"}}))
+    assert "must be America/New_York: the exchange keeps New York hours" in message
     load(write({"session": {"timezone": "America/New_York"}}))
 
 
 @pytest.mark.parametrize("line", ["market_close: 16:00", "market_open: '09:30'", "market_open: 9:30"])
 def test_config_ignores_retired_keys_with_a_notice(line: str, write: Write):
-    """Opening hours come from the calendar; whoever still writes them hears it, quoted or not."""
+    """Opening hours in the file are ignored with a notice, quoted or not: the calendar decides."""
     settings = load(write(f"session:\n  {line}\n"))
     assert any("ignored: the exchange calendar decides" in notice for notice in settings.notices)
 
@@ -239,7 +246,7 @@ BOMB = "a: &a [x]\n" + "".join(
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         (BOMB, "line 1: anchors and aliases are not allowed"),
         ("risk: &r {}\npositions: *r\n", "line 1: anchors and aliases are not allowed"),
@@ -259,16 +266,17 @@ BOMB = "a: &a [x]\n" + "".join(
         ("risk: \x07", "is not YAML text"),
     ],
 )
-def test_config_refuses_an_invalid_file_in_one_sentence(text: str, said: str, write: Write):
-    """Bombs, objects, lists, torn text, a key twice, nests, floods: where it is and what, and nothing is run."""
+def test_config_refuses_an_invalid_file_in_one_sentence(text: str, expected: str, write: Write):
+    """Alias bombs, tags, lists, broken YAML, duplicate keys, deep and large files: the message names file and
+    line, and nothing is executed."""
     path = write(text)
     message = load_error(path)
     assert message.startswith(str(path))
-    assert said in message
+    assert expected in message
 
 
 def test_config_refuses_an_unreadable_file_in_one_sentence(tmp_path: Path):
-    """Missing, a folder, or bytes that are no text."""
+    """A missing file, a folder and bytes that are no text are refused."""
     assert "does not exist: name another with --config" in load_error(tmp_path / "none.yaml")
     assert "cannot be read: Is a directory" in load_error(tmp_path)
     (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00risk")
@@ -279,12 +287,12 @@ def test_config_refuses_an_unreadable_file_in_one_sentence(tmp_path: Path):
 
 @pytest.mark.parametrize("text", ["", "\n# nothing\n", "risk:\nlog:\n", "{}"])
 def test_config_uses_defaults_for_an_empty_file_or_section(text: str, write: Write):
-    """What is not written is as it is without a file."""
+    """Missing values have their defaults."""
     assert load(write(text)).config == Config()
 
 
 def test_config_is_frozen_and_has_a_fingerprint(write: Write):
-    """Nobody changes it in passing, and a day can say which one it was traded under."""
+    """The configuration cannot be changed, and its fingerprint identifies it."""
     before, after = load(), load(write({"risk": {"max_positions": 4}}))
     with pytest.raises(ValueError, match="frozen"):
         before.config.risk.max_positions = 9  # type: ignore[misc]
@@ -293,7 +301,7 @@ def test_config_is_frozen_and_has_a_fingerprint(write: Write):
 
 
 def test_config_fingerprint_is_independent_of_number_spelling(write: Write):
-    """The defaults written out, 2000 or 2000.00 or 2e3, 75 or 75.0, are the same configuration as none at all."""
+    """Defaults written as 2000, 2000.00 or 2e3 have the same fingerprint as no file."""
     for text in (
         "risk: {max_daily_loss: 2000, warning_threshold_pct: 75}",
         "risk: {max_daily_loss: 2000.00, warning_threshold_pct: 75.0}",
@@ -346,13 +354,14 @@ ENVIRONMENT_CASES: dict[str, tuple[str, Callable[[Settings], object], object]] =
 
 
 def _secret_value(secret: SecretStr | None) -> str | None:
+    """Return the value of a secret, or None."""
     return None if secret is None else secret.get_secret_value()
 
 
 @pytest.mark.parametrize("name", ENVIRONMENT_CASES)
 def test_environment_variable_has_its_effect(name: str, environ: Callable[..., None], tmp_path: Path):
-    """Each name the older guides taught has its effect, from the process or from an env file, and changes nothing
-    else about the mode."""
+    """Each variable has its effect, from the process or from an env file, and does not change the mode
+    otherwise."""
     value, read, expected = ENVIRONMENT_CASES[name]
     file = tmp_path / "env"
     file.write_text(f"{name}={value}\n")
@@ -364,7 +373,7 @@ def test_environment_variable_has_its_effect(name: str, environ: Callable[..., N
 
 
 def test_empty_environment_variable_counts_as_unset(environ: Callable[..., None]):
-    """KEY= in an env file is how a key is left out: no mode, no limit, no address comes of it."""
+    """An empty variable counts as unset."""
     environ(**dict.fromkeys(ENVIRONMENT_CASES, ""))
     settings = load()
     assert (settings.mode, settings.session_mode, settings.config) == (
@@ -378,7 +387,8 @@ def test_empty_environment_variable_counts_as_unset(environ: Callable[..., None]
 def test_environment_overrides_env_file_and_config_file(
     environ: Callable[..., None], write: Write, tmp_path: Path
 ):
-    """A limit is the process's, else the env file's, else the file's; the file's other values stay."""
+    """The process's variable overrides the env file, which overrides the configuration file; other values of
+    the file stay."""
     path = write({"risk": {"max_positions": 2, "max_daily_loss": 900}})
     (tmp_path / "env").write_text("MAX_POSITIONS=3\n")
     assert load(path).config.risk.max_positions == 2
@@ -390,7 +400,7 @@ def test_environment_overrides_env_file_and_config_file(
 
 
 @pytest.mark.parametrize(
-    ("name", "key", "there", "value"),
+    ("name", "key", "file_value", "value"),
     [
         ("MAX_DAILY_LOSS", "max_daily_loss", 2000, "1500"),
         ("MAX_POSITION_SIZE", "max_position_size", 5000, "2500.00"),
@@ -398,14 +408,15 @@ def test_environment_overrides_env_file_and_config_file(
     ],
 )
 def test_config_warns_when_environment_and_file_limits_differ(
-    name: str, key: str, there: int, value: str, environ: Callable[..., None], write: Write
+    name: str, key: str, file_value: int, value: str, environ: Callable[..., None], write: Write
 ):
-    """File and environment disagree: the environment holds, and the notice says both. Agreement is silent."""
+    """When file and environment differ, the environment applies and a notice names both; equal values give no
+    notice."""
     environ(**{name: value})
-    settings = load(write({"risk": {key: there}}))
+    settings = load(write({"risk": {key: file_value}}))
     assert getattr(settings.config.risk, key) == Decimal(value)
     assert settings.notices == (
-        f"CONFIG_WARNING {name}={value} in the environment overrides risk.{key}={there}",
+        f"CONFIG_WARNING {name}={value} in the environment overrides risk.{key}={file_value}",
     )
     assert load(write({"risk": {key: value}})).notices == ()
     assert load(write({"log": {"level": "INFO"}})).notices == ()
@@ -413,7 +424,7 @@ def test_config_warns_when_environment_and_file_limits_differ(
 
 
 def test_environment_overrides_an_invalid_limit_in_the_file(environ: Callable[..., None], write: Write):
-    """Nonsense in the file beside a good variable is a disagreement, not a crash."""
+    """A valid variable overrides an invalid value in the file; a misshapen section is still refused."""
     environ(MAX_DAILY_LOSS="1500")
     assert load(write({"risk": {"max_daily_loss": "lots"}})).config.risk.max_daily_loss == 1500
     load_error(write({"risk": "none"}))
@@ -421,7 +432,7 @@ def test_environment_overrides_an_invalid_limit_in_the_file(environ: Callable[..
 
 @pytest.mark.parametrize("name", ["REDIS_HOST", "REDIS_PORT", "REDIS_URL", "REDIS_PASSWORD", "REDIS_DB"])
 def test_redis_variables_are_ignored_with_a_notice(name: str, environ: Callable[..., None]):
-    """REDIS_* is ignored, and says so."""
+    """REDIS_* variables are ignored with a notice."""
     environ(**{name: "6379"})
     assert [notice for notice in load().notices if "REDIS_* is ignored" in notice]
 
@@ -440,14 +451,15 @@ def test_redis_variables_are_ignored_with_a_notice(name: str, environ: Callable[
     ],
 )
 def test_config_refuses_an_invalid_environment_variable(name: str, value: str, environ: Callable[..., None]):
-    """The sentence names the variable, or the key it stands for."""
+    """The message names the variable or its key."""
     environ(**{name: value})
-    said = load_error()
-    assert name in said or loader.OVERRIDES.get(name.lower(), "none") in said
+    message = load_error()
+    assert name in message or loader.OVERRIDES.get(name.lower(), "none") in message
 
 
 def test_child_environment_leaves_out_catalyst_variables(environ: Callable[..., None]):
-    """The environment for a child without ours: no key, no database, no mode; all else, and what is laid over it."""
+    """The environment of a child process has no Catalyst variable except the given ones, and every other
+    variable."""
     environ(**{name: value for name, (value, _, _) in ENVIRONMENT_CASES.items()}, SOMETHING_ELSE="kept")
     child = environment_without_catalyst(DATABASE_URL="postgresql://child")
     assert child["SOMETHING_ELSE"] == "kept"
@@ -460,7 +472,7 @@ def test_child_environment_leaves_out_catalyst_variables(environ: Callable[..., 
 
 
 def test_config_selects_paper_with_keys_and_no_mode(environ: Callable[..., None]):
-    """Keys alone mean the paper account: its address, its stream, these keys."""
+    """Keys without a mode select the paper account."""
     environ(**KEYS)
     settings = load()
     assert settings.mode is Mode.PAPER
@@ -474,7 +486,7 @@ def test_config_selects_paper_with_keys_and_no_mode(environ: Callable[..., None]
 def test_config_selects_the_simulator_with_half_a_key_pair(
     missing: str, environ: Callable[..., None], write: Write
 ):
-    """One of the two is not enough: the simulator, and its own keys."""
+    """One key of two selects the simulator with its own keys."""
     environ(**{name: value for name, value in KEYS.items() if name != missing})
     settings = load()
     assert (settings.mode, settings.keys) == (Mode.SIM, ("demo", "demo"))
@@ -484,7 +496,7 @@ def test_config_selects_the_simulator_with_half_a_key_pair(
 
 
 def test_simulator_mode_never_uses_alpaca_keys(environ: Callable[..., None], write: Write):
-    """Asked for, it is the simulator with its own keys, whatever keys there are."""
+    """The simulator mode uses its own keys, even where Alpaca keys are set."""
     environ(**KEYS)
     settings = load(write({"trading": {"mode": "sim"}}))
     assert (settings.mode, settings.keys) == (Mode.SIM, ("demo", "demo"))
@@ -498,8 +510,8 @@ def test_simulator_mode_never_uses_alpaca_keys(environ: Callable[..., None], wri
 def test_live_mode_needs_mode_switch_and_account_number(
     mode: str | None, enabled: bool, number: str | None, environ: Callable[..., None], write: Write
 ):
-    """Of the eight combinations one is live: mode in the file, the switch in the environment, the account's number.
-    With the mode alone missing nothing is live; with it there and a lock closed the start is refused."""
+    """Only mode, ENABLE_LIVE_TRADING and account number together select live; without the mode it is paper,
+    and with the mode and a missing lock the start is refused."""
     environ(**KEYS, **({"ENABLE_LIVE_TRADING": "true"} if enabled else {}))
     trading = {name: value for name, value in (("mode", mode), ("account_number", number)) if value}
     path = write({"trading": trading})
@@ -509,37 +521,37 @@ def test_live_mode_needs_mode_switch_and_account_number(
         settings = load(path)
         assert (settings.mode, settings.trading_url) == (Mode.LIVE, "https://api.alpaca.markets")
     else:
-        said = load_error(path)
-        assert ("ENABLE_LIVE_TRADING=true" in said) is not enabled
-        assert ("trading.account_number" in said) is (number is None)
+        message = load_error(path)
+        assert ("ENABLE_LIVE_TRADING=true" in message) is not enabled
+        assert ("trading.account_number" in message) is (number is None)
 
 
 @pytest.mark.parametrize(
-    ("section", "said"),
+    ("section", "message"),
     [
         ({"reconcile": {"every_seconds": 121}}, "at least every 120 seconds"),
         ({"emergency": {"halt_new_trades": False}}, "stops entries"),
     ],
 )
 def test_live_mode_refuses_settings_allowed_on_paper(
-    section: dict[str, Any], said: str, environ: Callable[..., None], write: Write
+    section: dict[str, Any], message: str, environ: Callable[..., None], write: Write
 ):
-    """Tables and broker are compared, and a lost day is over, wherever money is; on paper both may be tried."""
+    """Live mode requires reconciliation every 120 s and the halt after a lost day; paper does not."""
     environ(**KEYS, ENABLE_LIVE_TRADING="true")
     live = {"trading": {"mode": "live", "account_number": "PA3ABC"}}
-    assert said in load_error(write(live | section))
+    assert message in load_error(write(live | section))
     environ(**KEYS)
     assert load(write(section)).mode is Mode.PAPER
 
 
 def test_config_refuses_to_disable_reconciliation(write: Write):
-    """No number means never, in any mode."""
+    """No value of the interval disables reconciliation."""
     for seconds in (0, -1, 601, "off"):
         assert "reconcile.every_seconds" in load_error(write({"reconcile": {"every_seconds": seconds}}))
 
 
 def test_live_mode_is_refused_without_keys(environ: Callable[..., None], write: Write):
-    """All three locks open and nobody to trade as."""
+    """Live mode without keys is refused."""
     environ(ENABLE_LIVE_TRADING="true")
     assert "needs ALPACA_API_KEY" in load_error(
         write({"trading": {"mode": "live", "account_number": "PA3ABC"}})
@@ -560,18 +572,18 @@ HINTS = [
 ]
 
 
-@pytest.mark.parametrize(("said", "hint"), list(product(Mode, HINTS)))
+@pytest.mark.parametrize(("mode", "hint"), list(product(Mode, HINTS)))
 def test_config_refuses_a_variable_that_contradicts_trading_mode(
-    said: Mode, hint: tuple[str, str, Mode], environ: Callable[..., None], write: Write
+    mode: Mode, hint: tuple[str, str, Mode], environ: Callable[..., None], write: Write
 ):
-    """The older variables must agree with trading.mode; where one does not, the start names it and the mode."""
+    """A variable that contradicts trading.mode is refused with both in the message."""
     name, value, means = hint
     environ(**KEYS, ENABLE_LIVE_TRADING="true", **{name: value})
-    path = write({"trading": {"mode": str(said), "account_number": "PA3ABC"}})
-    if means is said:
-        assert load(path).mode is said
+    path = write({"trading": {"mode": str(mode), "account_number": "PA3ABC"}})
+    if means is mode:
+        assert load(path).mode is mode
     else:
-        assert f"{name} means {means}, trading.mode is {said}" in load_error(path)
+        assert f"{name} means {means}, trading.mode is {mode}" in load_error(path)
 
 
 @pytest.mark.parametrize("hint", HINTS)
@@ -579,8 +591,8 @@ def test_config_refuses_a_variable_that_contradicts_trading_mode(
 def test_environment_variable_alone_never_selects_live(
     hint: tuple[str, str, Mode], keys: bool, environ: Callable[..., None]
 ):
-    """Without trading.mode a variable may choose the simulator or paper; one that means live stops the start, and so
-    does an address that is not the one that would be traded at."""
+    """Without trading.mode a variable may select sim or paper; one that means live, or another address, is
+    refused."""
     name, value, means = hint
     environ(**(KEYS if keys else {}), ENABLE_LIVE_TRADING="true", **{name: value})
     default = Mode.PAPER if keys else Mode.SIM
@@ -595,7 +607,7 @@ def test_environment_variable_alone_never_selects_live(
 
 
 def test_config_refuses_paper_when_it_is_disabled(environ: Callable[..., None], write: Write):
-    """ENABLE_PAPER_TRADING=false beside a paper account is a contradiction, said or by default."""
+    """ENABLE_PAPER_TRADING=false contradicts a paper account, selected in the file or by default."""
     environ(**KEYS, ENABLE_PAPER_TRADING="false")
     assert "ENABLE_PAPER_TRADING is false, trading.mode would be paper" in load_error()
     assert "ENABLE_PAPER_TRADING is false, trading.mode is paper" in load_error(
@@ -604,27 +616,30 @@ def test_config_refuses_paper_when_it_is_disabled(environ: Callable[..., None], 
     assert load(write({"trading": {"mode": "sim"}})).mode is Mode.SIM
 
 
-# -- who decides
+# -- session mode
 
 
-@pytest.mark.parametrize(("asked", "auto", "enabled"), list(product([False, True], repeat=3)))
+@pytest.mark.parametrize(("requested", "auto", "enabled"), list(product([False, True], repeat=3)))
 def test_autonomous_session_needs_three_switches(
-    asked: bool, auto: bool, enabled: bool, environ: Callable[..., None], write: Write
+    requested: bool, auto: bool, enabled: bool, environ: Callable[..., None], write: Write
 ):
-    """With all three the session is autonomous; asked for with fewer it is supervised and says what is missing; not
-    asked for it is supervised without a word."""
+    """All three switches give an autonomous session; fewer give a supervised one with a notice of what is
+    missing, and no notice when it was not requested."""
     if enabled:
         environ(ENABLE_AUTONOMOUS_TRADING="true")
     settings = load(
         write(
-            {"session": {"mode": "autonomous" if asked else "supervised"}, "workflow": {"auto_execute": auto}}
+            {
+                "session": {"mode": "autonomous" if requested else "supervised"},
+                "workflow": {"auto_execute": auto},
+            }
         )
     )
-    if asked and auto and enabled:
+    if requested and auto and enabled:
         assert (settings.session_mode, settings.notices) == (SessionMode.AUTONOMOUS, ())
         return
     assert settings.session_mode is SessionMode.SUPERVISED
-    if not asked:
+    if not requested:
         assert settings.notices == ()
         return
     (notice,) = settings.notices
@@ -640,14 +655,14 @@ SECRETS = [
 
 
 def test_credential_variables_are_secret_fields():
-    """Keys, passwords, and addresses that carry one are kept as secrets."""
+    """Keys, passwords and addresses with a password are secret fields."""
     assert {"DATABASE_URL", *KEYS, "SMTP_PASSWORD", "NEWS_API_KEY", "BENZINGA_API_KEY", "REDIS_URL"} <= set(
         SECRETS
     )
 
 
 def test_settings_show_no_secret(environ: Callable[..., None], write: Write, tmp_path: Path):
-    """A canary in every secret: in no text of the settings, no dump of the tree, no notice."""
+    """No text of the settings, dump or notice shows a secret."""
     environ(**{name: f"canary-{name}" for name in SECRETS})
     settings = load(write({"log": {"level": "DEBUG"}}))
     shown = [
@@ -673,7 +688,7 @@ def test_settings_show_no_secret(environ: Callable[..., None], write: Write, tmp
     ],
 )  # fmt: skip
 def test_config_errors_show_no_secret(wrong: str, environ: Callable[..., None]):
-    """A variable that is wrong, even one that was given a secret by mistake, is named without its value."""
+    """An invalid variable is named without its value, which may be a misplaced secret."""
     environ(**{name: f"canary-{name}" for name in SECRETS}, **{wrong: "canary-misplaced"})
     with pytest.raises(ConfigInvalid, match=wrong) as caught:
         load()
@@ -692,12 +707,12 @@ def test_config_errors_show_no_secret(wrong: str, environ: Callable[..., None]):
     ],
 )
 def test_config_error_does_not_repeat_a_misplaced_secret(tree: dict[str, Any], write: Write):
-    """A DSN where a section belongs, a key in the file: refused, and not printed."""
+    """A DSN or key misplaced in the file is refused and not repeated."""
     assert "canary" not in load_error(write(tree))
 
 
 def test_config_fingerprint_is_independent_of_secrets(environ: Callable[..., None]):
-    """It is of the tree alone: another key is the same configuration."""
+    """The fingerprint covers the configuration tree only, not the secrets."""
     before = load().config.fingerprint
     environ(DATABASE_URL="postgresql://elsewhere/d")
     assert load().config.fingerprint == before

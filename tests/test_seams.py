@@ -1,7 +1,7 @@
-"""Nothing goes past the seams: each way out of the process has its few modules, and each of those its reason.
+"""Seams: each kind of effect outside the process is used only by its listed modules, each with a reason.
 
-Clock, broker, stream, store, spool and configuration are where an effect has a name, can be counted, delayed or made
-to fail. Whoever reached around them would be invisible to the crash matrix and to the clock of a story.
+Clock, broker, stream, store, spool and configuration are where tests can count, delay or fail an effect. An
+effect elsewhere would be invisible to the crash matrix and to the manual clock.
 """
 
 import ast
@@ -14,14 +14,14 @@ import pytest
 ROOT = Path(__file__).parent.parent
 MODULES = sorted((ROOT / "catalyst").rglob("*.py"))
 
-# Ways out, and what they look like: dotted names of calls and attributes, or a module that is imported.
+# Kinds of effect and their patterns: dotted names of calls and attributes, or imported modules.
 EFFECT_PATTERNS: dict[str, tuple[str, ...]] = {
     "real time": (
         "asyncio.sleep", "asyncio.timeout", "asyncio.timeout_at", "asyncio.wait_for", "time.sleep", "time.time",
         "time.monotonic", "time.time_ns", "time.monotonic_ns", "time.localtime", "time.gmtime", "datetime.now",
         "datetime.utcnow", "datetime.today", "date.today", "pd.Timestamp.now", "Timestamp.now", "Timestamp.utcnow",
     ),
-    "chance": ("random", "secrets", "uuid.uuid1", "uuid.uuid4", "uuid4", "uuid1", "os.urandom", "np.random"),
+    "randomness": ("random", "secrets", "uuid.uuid1", "uuid.uuid4", "uuid4", "uuid1", "os.urandom", "np.random"),
     "the broker's network": ("requests", "urllib.request", "urllib3", "http.client", "httpx", "aiohttp"),
     "a websocket": ("websockets",),
     "a mailbox": ("smtplib", "apprise"),
@@ -38,7 +38,7 @@ EFFECT_PATTERNS: dict[str, tuple[str, ...]] = {
     "the environment": ("os.environ", "os.getenv", "os.putenv", "os.environb"),
 }  # fmt: skip
 
-# module → (way, why). Nothing else may go that way.
+# module → {kind of effect: reason}. No other module may have this effect.
 SEAMS: dict[str, dict[str, str]] = {
     "clock.py": {
         "real time": "the only reader of time",
@@ -57,46 +57,46 @@ SEAMS: dict[str, dict[str, str]] = {
     "store/account_lock.py": {"the database": "the connection of the account lock"},
     "store/notifications.py": {"the database": "the connection of LISTEN"},
     "store/migrate.py": {"the database": "migrations run outside the pool"},
-    "store/constraint_errors.py": {"the database": "what the database's own errors are called here"},
-    "daemon/outage/spool.py": {"a file": "the record of what is done without the database; each line a step"},
+    "store/constraint_errors.py": {"the database": "classifies the errors of the database"},
+    "daemon/outage/spool.py": {"a file": "stores actions during a database outage; each line is a step"},
     "daemon/trading_state/host_lock.py": {"a file": "the lock of this machine; taking it is a step"},
     "flat_proof_files.py": {"a file": "proofs that outlive the database; writing one is a step"},
-    "doctor/examination.py": {"a file": "asks how much room is left on the disk"},
+    "doctor/examination.py": {"a file": "reads the free space of the disk"},
     "daemon/trading_day/trading_day.py": {
-        "real time": "cuts a job that hangs, in real time, whatever the market's clock says"
+        "real time": "cancels a hanging job in real time, independent of the market clock"
     },
-    "daemon/runtime/watchdog.py": {"a socket": "tells the service manager that it lives, where one listens"},
-    "daemon/trading_day/end_of_day.py": {"real time": "cuts an attempt that hangs, as the day does its jobs"},
+    "daemon/runtime/watchdog.py": {"a socket": "notifies the service manager"},
+    "daemon/trading_day/end_of_day.py": {"real time": "cancels a hanging attempt, like the jobs of the day"},
     "daemon/trading_day/scanner.py": {"a file": "reads the operator's listings"},
     "embedded.py": {
-        "a file": "makes a server's folder",
-        "a socket": "asks a server whether it is there",
+        "a file": "creates the folder of a server",
+        "a socket": "checks whether a server is running",
         "another process": "runs PostgreSQL's own programs",
         "real time": "waits for a server of another process",
     },
     "report/live_screen.py": {"a file": "reads the log it shows"},
     "demo/*": {
-        "a file": "keeps a first day in a folder of its own",
+        "a file": "stores a demo in its own folder",
         "another process": "starts the exchange and the daemon",
-        "the broker's network": "the exchange's side door",
+        "the broker's network": "the exchange's admin API",
     },
     "simulator/*": {
-        "a file": "keeps an exchange over a restart; reads recorded days",
-        "the broker's network": "serves, which is what it is for",
-        "a socket": "serves",
+        "a file": "stores an exchange over a restart; reads recorded days",
+        "the broker's network": "serves the exchange's HTTP API",
+        "a socket": "listens for clients",
     },
-    "cli/settings.py": {"the database": "names what a database that cannot be reached answered"},
-    "cli/app.py": {"a file": "a reader that hung up must not end in a traceback"},
-    "cli/parent_watch.py": {"another process": "ends itself when its starter is gone"},
-    "cli/simulator.py": {"a socket": "asks whether a port is free"},
-    "cli/*": {"a file": "what the operator asked to have written"},
+    "cli/settings.py": {"the database": "names the error of an unreachable database"},
+    "cli/app.py": {"a file": "a closed output pipe must not end in a traceback"},
+    "cli/parent_watch.py": {"another process": "exits when its parent process is gone"},
+    "cli/simulator.py": {"a socket": "checks whether a port is free"},
+    "cli/*": {"a file": "writes files that the operator requests"},
 }
 
 TYPES_ONLY = "TYPE_CHECKING"
 
 
 def effects_in(tree: ast.AST) -> Iterator[tuple[str, str, int]]:
-    """(way, what, line) for everything in `tree` that leads out of the process."""
+    """Yield (kind of effect, dotted name, line) for every effect in `tree`."""
     names = dict(_imported(tree))
     called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
     inner = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
@@ -107,28 +107,30 @@ def effects_in(tree: ast.AST) -> Iterator[tuple[str, str, int]]:
             found = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
         elif isinstance(node, (ast.Attribute, ast.Name)) and id(node) not in inner:
             dotted = _dotted(node, names)
-            bare = isinstance(node, ast.Name) or dotted.endswith(".open")  # `gate.open` is no file
-            if bare and id(node) not in called:
+            call_only = isinstance(node, ast.Name) or dotted.endswith(".open")  # `gate.open` is no file
+            if call_only and id(node) not in called:
                 continue
             found = [dotted]
         else:
             continue
-        for what in found:
-            for way, patterns in EFFECT_PATTERNS.items():
-                if any(_is(what, pattern) for pattern in patterns):
-                    yield way, what, node.lineno
+        for name in found:
+            for kind, patterns in EFFECT_PATTERNS.items():
+                if any(_is(name, pattern) for pattern in patterns):
+                    yield kind, name, node.lineno
 
 
-def _is(what: str, pattern: str) -> bool:
+def _is(name: str, pattern: str) -> bool:
+    """Return true when the dotted name matches the pattern."""
     if "*" in pattern:
-        return fnmatch(what, pattern)
+        return fnmatch(name, pattern)
     return (
-        what == pattern or what.startswith(f"{pattern}.") or ("." in pattern and what.endswith(f".{pattern}"))
+        name == pattern or name.startswith(f"{pattern}.") or ("." in pattern and name.endswith(f".{pattern}"))
     )
 
 
 def _imported(tree: ast.AST) -> Iterator[tuple[str, str]]:
-    """The local names of what was imported: `from asyncio import sleep as nap` makes nap asyncio.sleep."""
+    """Yield the local name and the full name of each import: `from asyncio import sleep as nap` gives nap,
+    asyncio.sleep."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -142,6 +144,7 @@ def _imported(tree: ast.AST) -> Iterator[tuple[str, str]]:
 
 
 def _dotted(node: ast.expr, names: dict[str, str]) -> str:
+    """Return the dotted name of an expression, with imported names resolved."""
     if isinstance(node, ast.Name):
         return names.get(node.id, node.id)
     if isinstance(node, ast.Attribute):
@@ -152,7 +155,7 @@ def _dotted(node: ast.expr, names: dict[str, str]) -> str:
 
 
 def _runtime_nodes(tree: ast.AST) -> Iterator[ast.AST]:
-    """Every node, without what only a type checker reads."""
+    """Yield every node except those under `if TYPE_CHECKING`."""
     for child in ast.iter_child_nodes(tree):
         if isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == TYPES_ONLY:
             continue
@@ -161,31 +164,36 @@ def _runtime_nodes(tree: ast.AST) -> Iterator[ast.AST]:
 
 
 def allowed_effects(module: str) -> set[str]:
-    return {way for pattern, ways in SEAMS.items() if fnmatch(module, pattern) for way in ways}
+    """Return the kinds of effect that a module may have."""
+    return {kind for pattern, kinds in SEAMS.items() if fnmatch(module, pattern) for kind in kinds}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT / "catalyst")))
 def test_modules_cause_effects_only_through_their_seams(path: Path) -> None:
-    """Each way out of the process is gone by the modules that are its seam, and by nobody else."""
+    """A module has only the kinds of effect that its seam allows."""
     module = str(path.relative_to(ROOT / "catalyst"))
-    found = [one for one in effects_in(ast.parse(path.read_text())) if one[0] not in allowed_effects(module)]
+    found = [
+        effect
+        for effect in effects_in(ast.parse(path.read_text()))
+        if effect[0] not in allowed_effects(module)
+    ]
     assert found == []
 
 
 def test_seam_exceptions_are_all_used() -> None:
-    """An exception without a case would hide the next one."""
+    """Each listed kind of effect occurs in its modules, so that no stale entry hides a new effect."""
     used = {
-        (pattern, way)
+        (pattern, kind)
         for path in MODULES
-        for way, _, _ in effects_in(ast.parse(path.read_text()))
+        for kind, _, _ in effects_in(ast.parse(path.read_text()))
         for pattern in SEAMS
         if fnmatch(str(path.relative_to(ROOT / "catalyst")), pattern)
     }
-    assert {(pattern, way) for pattern, ways in SEAMS.items() for way in ways} - used == set()
+    assert {(pattern, kind) for pattern, kinds in SEAMS.items() for kind in kinds} - used == set()
 
 
 @pytest.mark.parametrize(
-    ("way", "source"),
+    ("kind", "source"),
     [
         ("real time", "import asyncio\nasync def f():\n    await asyncio.sleep(1)"),
         ("real time", "from asyncio import sleep as nap\nasync def f():\n    await nap(1)"),
@@ -194,9 +202,9 @@ def test_seam_exceptions_are_all_used() -> None:
         ("real time", "from time import time\nx = time()"),
         ("real time", "import datetime\nx = datetime.datetime.now()"),
         ("real time", "from datetime import datetime\nx = datetime.now()"),
-        ("chance", "import random"),
-        ("chance", "from uuid import uuid4\nx = uuid4()"),
-        ("chance", "import uuid\nx = uuid.uuid4()"),
+        ("randomness", "import random"),
+        ("randomness", "from uuid import uuid4\nx = uuid4()"),
+        ("randomness", "import uuid\nx = uuid.uuid4()"),
         ("the broker's network", "import requests"),
         ("the broker's network", "from aiohttp import ClientSession"),
         ("a websocket", "from websockets.asyncio.client import connect"),
@@ -214,15 +222,15 @@ def test_seam_exceptions_are_all_used() -> None:
         ("a mailbox", "import smtplib"),
     ],
 )
-def test_seam_check_finds_planted_effects(way: str, source: str) -> None:
-    """Each planted violation is found, under whatever name it was imported."""
-    assert way in {found for found, _, _ in effects_in(ast.parse(source))}
+def test_seam_check_finds_planted_effects(kind: str, source: str) -> None:
+    """The check finds each planted effect under any import name."""
+    assert kind in {found for found, _, _ in effects_in(ast.parse(source))}
 
 
 def test_seam_check_ignores_types_docstrings_and_own_methods() -> None:
-    """A type, a word in a docstring, a method of ours called sleep."""
-    innocent = (
+    """The check ignores type-only imports, docstrings and own methods named sleep or open."""
+    source = (
         '"""asyncio.sleep"""\nfrom typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import asyncpg\n'
         "async def f(clock, gate):\n    await clock.sleep(1)\n    return gate.open"
     )
-    assert list(effects_in(ast.parse(innocent))) == []
+    assert list(effects_in(ast.parse(source))) == []

@@ -1,4 +1,4 @@
-"""A shell for each test, and one whose database holds a traded day."""
+"""Fixtures of the command line tests: an empty shell, and a shell whose database holds a traded day."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,13 +14,13 @@ from catalyst.store.pool import open_store
 
 @pytest.fixture
 def shell(tmp_path: Path) -> Shell:
-    """A shell in an empty folder."""
+    """Return a shell in an empty folder."""
     return Shell(tmp_path)
 
 
 @pytest.fixture
 def traded_shell(shell: Shell, postgres: Any, database: str) -> Shell:
-    """A shell on a database with the traded day, at a quarter past ten of that day; no daemon runs."""
+    """Return a shell on a database with the traded day, at 10:15 New York of that day, without a daemon."""
     at = datetime(2026, 4, 8, 14, 15, tzinfo=UTC)
 
     async def write() -> None:

@@ -1,4 +1,4 @@
-"""The command line as a person uses it: a process, its output, its exit code."""
+"""Runs the command line as processes, and returns their output and exit codes."""
 
 import json
 import os
@@ -12,32 +12,32 @@ from typing import Any
 
 from catalyst.config.loader import environment_without_catalyst
 
-TIMEOUT_S = 300.0  # real seconds; a machine may be busy, and nothing here is a measure of speed
+TIMEOUT_S = 300.0  # real seconds; generous, because the machine may be busy
 
 
 @dataclass
 class Shell:
-    """Runs commands in a folder of its own, with none of the machine's settings."""
+    """Runs commands in a separate folder, without any settings of the machine."""
 
     folder: Path
     settings: dict[str, str] = field(default_factory=dict)
 
     @property
     def environment(self) -> dict[str, str]:
-        ours = {
+        base = {
             "HOME": str(self.folder),
             "XDG_DATA_HOME": str(self.folder / "share"),
             "PYTHONPATH": str(Path(__file__).parents[2]),
             "COLUMNS": "200",
         }
-        return environment_without_catalyst(**ours, **self.settings)
+        return environment_without_catalyst(**base, **self.settings)
 
-    def run(self, *arguments: str, **more: str) -> "subprocess.CompletedProcess[str]":
-        """A command to its end."""
+    def run(self, *arguments: str, **extra: str) -> "subprocess.CompletedProcess[str]":
+        """Run a command to its end and return the completed process."""
         return subprocess.run(
             [sys.executable, "-m", "catalyst", *arguments],
             cwd=self.folder,
-            env=self.environment | more,
+            env=self.environment | extra,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             check=False,
@@ -46,23 +46,23 @@ class Shell:
         )
 
     def read_json(self, *arguments: str, exit_code: int = 0) -> Any:
-        """What a command prints with --json."""
-        done = self.run(*arguments, "--json")
-        assert done.returncode == exit_code, done.stderr + done.stdout
-        return json.loads(done.stdout)
+        """Run a command with --json and return the parsed output."""
+        completed = self.run(*arguments, "--json")
+        assert completed.returncode == exit_code, completed.stderr + completed.stdout
+        return json.loads(completed.stdout)
 
     def error_output(self, *arguments: str, exit_code: int = 1) -> str:
-        """The one sentence on stderr of a command that fails."""
-        done = self.run(*arguments)
-        assert done.returncode == exit_code, done.stderr + done.stdout
-        assert "Traceback" not in done.stderr
-        assert done.stderr.startswith("catalyst: ")
-        return done.stderr
+        """Run a command that must fail with one sentence on stderr, and return the sentence."""
+        completed = self.run(*arguments)
+        assert completed.returncode == exit_code, completed.stderr + completed.stdout
+        assert "Traceback" not in completed.stderr
+        assert completed.stderr.startswith("catalyst: ")
+        return completed.stderr
 
     def start_process(
         self, name: str, *arguments: str, pipe_stdin: bool = False
     ) -> "subprocess.Popen[bytes]":
-        """A process that goes on; its output is in `<name>.log`."""
+        """Start a process in the background; its output goes to `<name>.log`."""
         with (self.folder / f"{name}.log").open("wb") as out:
             return subprocess.Popen(
                 [sys.executable, "-m", "catalyst", *arguments],
@@ -78,16 +78,16 @@ class Shell:
         return (self.folder / f"{name}.log").read_text(errors="replace")
 
 
-def wait_until(condition: Callable[[], object], what: str) -> None:
-    """Return once `done()` is true; another process makes it so, in real time."""
+def wait_until(condition: Callable[[], object], description: str) -> None:
+    """Wait until `condition()` is true, in real time; fail after TIMEOUT_S."""
     deadline = time.monotonic() + TIMEOUT_S
     while not condition():
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        assert time.monotonic() < deadline, f"timed out waiting for {description}"
         time.sleep(0.05)
 
 
 def is_running(pid: int) -> bool:
-    """True while the process exists and is no zombie."""
+    """Return true while the process exists and is no zombie."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
     except (FileNotFoundError, ProcessLookupError):
@@ -96,8 +96,8 @@ def is_running(pid: int) -> bool:
 
 
 def processes_using(folder: Path) -> list[str]:
-    """Command lines of running processes that mention a folder, this one apart."""
-    found = []
+    """Return the command lines of other running processes that mention a folder."""
+    commands = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid() or not is_running(int(entry.name)):
             continue
@@ -106,5 +106,5 @@ def processes_using(folder: Path) -> list[str]:
         except OSError:
             continue
         if str(folder) in line:
-            found.append(line)
-    return found
+            commands.append(line)
+    return commands

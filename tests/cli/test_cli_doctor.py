@@ -1,4 +1,4 @@
-"""`catalyst doctor` as a process: JSON by default, exit codes 0 to 3, and what it says when something is down."""
+"""`catalyst doctor` as a process: JSON by default, exit codes 0 to 3, and its reports when a part is down."""
 
 import json
 
@@ -6,17 +6,17 @@ from cli.shell import Shell
 
 
 def run_doctor(shell: Shell, *arguments: str, exit_code: int) -> dict[str, object]:
-    done = shell.run("doctor", *arguments)
-    assert done.returncode == exit_code, done.stderr + done.stdout
-    assert "Traceback" not in done.stderr
-    result = json.loads(done.stdout)
+    completed = shell.run("doctor", *arguments)
+    assert completed.returncode == exit_code, completed.stderr + completed.stdout
+    assert "Traceback" not in completed.stderr
+    result = json.loads(completed.stdout)
     assert isinstance(result, dict)
     return result
 
 
 def test_doctor_exits_two_without_daemon_and_broker(traded_shell: Shell) -> None:
-    """In market hours, no daemon and no broker: critical, each with its command; asking the daemon to
-    mend it needs a daemon."""
+    """In market hours a missing daemon and broker are critical issues, each with its command; `reconcile` fails without
+    a daemon."""
     (traded_shell.folder / "config.yaml").write_text("broker: {simulator: 'http://127.0.0.1:9'}\n")
     result = run_doctor(traded_shell, exit_code=2)
     assert set(result) == {
@@ -31,12 +31,12 @@ def test_doctor_exits_two_without_daemon_and_broker(traded_shell: Shell) -> None
 
 
 def test_doctor_exits_three_when_the_database_is_unreachable(shell: Shell) -> None:
-    """It could not run, and says why in JSON and for people; the password is not in it."""
+    """The doctor cannot run and gives the reason in JSON and as text, without the password."""
     shell.settings = {"DATABASE_URL": "postgresql://trader:hunter2-secret@127.0.0.1:1/books"}
     result = run_doctor(shell, exit_code=3)
     assert result["status"] == "ERROR"
     assert "DATABASE_URL" in str(result["error"])
     assert "hunter2" not in str(result)
-    said = shell.run("doctor", "--pretty")
-    assert said.returncode == 3
-    assert said.stdout.startswith("ERROR ")
+    completed = shell.run("doctor", "--pretty")
+    assert completed.returncode == 3
+    assert completed.stdout.startswith("ERROR ")

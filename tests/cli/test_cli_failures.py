@@ -1,4 +1,4 @@
-"""What goes wrong before anything runs: one sentence that says what to do, and the exit code systemd reads."""
+"""Failures at the start of a command: one sentence that says what to do, and the exit code for systemd."""
 
 import subprocess
 import sys
@@ -16,19 +16,19 @@ RETIRED = {"session.market_open", "session.market_close"}
 
 
 def leaf_keys(model: type[BaseModel], prefix: str = "") -> set[str]:
-    """Every key of the tree that holds a value."""
-    found: set[str] = set()
+    """Return every key of the configuration that holds a value."""
+    keys: set[str] = set()
     for name, info in model.model_fields.items():
         inner = info.annotation
         if isinstance(inner, type) and issubclass(inner, BaseModel):
-            found |= leaf_keys(inner, f"{prefix}{name}.")
+            keys |= leaf_keys(inner, f"{prefix}{name}.")
         else:
-            found.add(prefix + name)
-    return found
+            keys.add(prefix + name)
+    return keys
 
 
 def test_repository_config_file_holds_every_default() -> None:
-    """config.yaml names each key there is, with the value that holds without the file."""
+    """config.yaml has every key, with its default value."""
     tree = yaml.safe_load((ROOT / "config.yaml").read_text())
     assert Config.model_validate(tree) == Config()
     named = {f"{section}.{key}" for section, keys in tree.items() for key in keys}
@@ -36,36 +36,36 @@ def test_repository_config_file_holds_every_default() -> None:
 
 
 def test_command_names_the_nearest_key_when_one_is_misspelt(shell: Shell) -> None:
-    """Exit code 78: nothing starts on a configuration somebody did not mean."""
+    """An unknown key exits with 78, and the message names the nearest valid key."""
     (shell.folder / "config.yaml").write_text("risk: {max_positons: 3}\n")
     assert "did you mean risk.max_positions?" in shell.error_output("run", exit_code=78)
     assert "did you mean risk.max_positions?" in shell.error_output("status", exit_code=78)
 
 
 def test_run_command_names_the_missing_config_file(shell: Shell) -> None:
-    """Only ./config.yaml may be missing; a file that was named must exist."""
+    """Only ./config.yaml may be missing; a file given with --config must exist."""
     assert "nowhere.yaml does not exist" in shell.error_output(
         "run", "--config", "nowhere.yaml", exit_code=78
     )
 
 
 def test_command_hides_the_password_when_the_database_is_unreachable(shell: Shell) -> None:
-    """The address is in the sentence, the password is not."""
+    """The message has the database's address and not its password."""
     shell.settings = {"DATABASE_URL": "postgresql://trader:hunter2-secret@127.0.0.1:1/books"}
     for verb in (("status",), ("run",), ("migrate",), ("migrate", "--status"), ("report",)):
-        said = shell.error_output(*verb)
-        assert "127.0.0.1:1/books" in said
-        assert "hunter2" not in said
+        message = shell.error_output(*verb)
+        assert "127.0.0.1:1/books" in message
+        assert "hunter2" not in message
 
 
 def test_migrate_command_refuses_an_invalid_database_url(shell: Shell) -> None:
-    """DATABASE_URL in another form than PostgreSQL's."""
+    """A DATABASE_URL that is no PostgreSQL address is refused with an example."""
     shell.settings = {"DATABASE_URL": "books"}
     assert "write postgresql://" in shell.error_output("migrate")
 
 
 def test_run_command_refuses_an_unmigrated_database(shell: Shell, empty_database: str) -> None:
-    """The daemon never changes somebody's schema; `catalyst migrate` does, once."""
+    """The daemon never changes the schema; `catalyst migrate` does, and a second run changes nothing."""
     shell.settings = {"DATABASE_URL": empty_database}
     assert "run catalyst migrate" in shell.error_output("run", exit_code=78)
     assert {row["state"] for row in shell.read_json("migrate", "--status", exit_code=1)} == {"pending"}
@@ -75,67 +75,67 @@ def test_run_command_refuses_an_unmigrated_database(shell: Shell, empty_database
 
 
 def test_status_command_creates_no_database(shell: Shell) -> None:
-    """Asking is not starting: no server, no folder."""
+    """A command that only reads starts no server and creates no folder."""
     assert "there is no database yet" in shell.error_output("status")
     assert not (shell.folder / "share").exists()
 
 
 def test_run_command_names_the_simulator_when_no_exchange_listens(shell: Shell, database: str) -> None:
-    """Nothing listens at the simulator's address."""
+    """Without an exchange at the simulator's address the message names `catalyst sim`."""
     (shell.folder / "config.yaml").write_text("broker: {simulator: 'http://127.0.0.1:9'}\n")
     shell.settings = {"DATABASE_URL": database}
     assert "catalyst sim" in shell.error_output("run")
 
 
 def test_run_command_refuses_live_mode_with_one_switch(shell: Shell) -> None:
-    """One switch in a file is not enough for real money."""
+    """`trading.mode: live` alone is not enough; the message names the missing setting."""
     (shell.folder / "config.yaml").write_text("trading: {mode: live}\n")
     assert "ENABLE_LIVE_TRADING" in shell.error_output("run", exit_code=78)
 
 
 def test_check_command_names_what_would_stop_trading(shell: Shell, database: str) -> None:
-    """A file of secrets others can read warns, a broker that is away fails, and the exit code is 1."""
+    """A secrets file that other users can read warns, an unreachable broker fails, and the exit code is 1."""
     secrets = shell.folder / ".env"
     secrets.write_text("NEWS_API_KEY=not-a-real-key\n")
     secrets.chmod(0o644)
     (shell.folder / "config.yaml").write_text("broker: {simulator: 'http://127.0.0.1:9'}\n")
     shell.settings = {"DATABASE_URL": database}
     facts = shell.read_json("check", exit_code=1)
-    verdicts = {one["name"]: one["verdict"] for one in facts["checks"]}
+    verdicts = {check["name"]: check["verdict"] for check in facts["checks"]}
     assert verdicts["secrets"] == "warn"
     assert verdicts["broker"] == "fail"
     assert verdicts["schema"] == verdicts["rights"] == "ok"
-    fixes = {one["name"]: one["fix"] for one in facts["checks"]}
+    fixes = {check["name"]: check["fix"] for check in facts["checks"]}
     assert fixes["secrets"] == "chmod 600 .env"
 
 
 def test_check_command_reports_only_a_wrong_configuration(shell: Shell) -> None:
-    """The rest cannot be judged before the file is right."""
+    """An invalid configuration is the only result, because the other checks need a valid one."""
     (shell.folder / "config.yaml").write_text("risk: {max_positions: many}\n")
     (only,) = shell.read_json("check", exit_code=1)["checks"]
     assert (only["name"], only["verdict"]) == ("config", "fail")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("sim", "--generated", "1", "--recorded", "x.parquet"), "exclude each other"),
         (("sim", "--daily", "x.parquet"), "belong to --recorded"),
         (("sim", "--recorded", "x.parquet"), "cannot be played"),
         (("sim", "--day", "2026-07-04", "--symbols", "60"), "has no session"),
-        (("sim", "--clock-file", "x", "--symbols", "60"), "is no clock"),
+        (("sim", "--clock-file", "x", "--symbols", "60"), "is no clock file"),
         (("demo", "--bar-minutes", "3"), "bars of 1 or 5 minutes"),
     ],
 )
 def test_sim_and_demo_commands_refuse_wrong_options(
-    shell: Shell, arguments: tuple[str, ...], said: str
+    shell: Shell, arguments: tuple[str, ...], message: str
 ) -> None:
-    """Options that contradict each other, files that are not there, days without a session."""
-    assert said in shell.error_output(*arguments)
+    """Contradicting options, missing files and days without a session are refused in one sentence."""
+    assert message in shell.error_output(*arguments)
 
 
 def test_help_and_version_import_no_heavy_package(shell: Shell) -> None:
-    """Whoever asks for help does not wait for pandas, the broker's client or the database."""
+    """--help and --version do not import pandas, the broker's client or the database driver."""
     probe = (
         "import sys; sys.argv=['catalyst','--help'];\n"
         "from catalyst.cli.app import app\n"
@@ -144,9 +144,9 @@ def test_help_and_version_import_no_heavy_package(shell: Shell) -> None:
         "heavy = {'pandas','numpy','alpaca','asyncpg','apscheduler','aiohttp','pyarrow','rich.live'}\n"
         "found = sorted(heavy & set(sys.modules)); assert not found, found"
     )
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", probe], env=shell.environment, check=False, capture_output=True, text=True
     )
-    assert done.returncode == 0, done.stderr
-    assert "approve" in done.stdout
+    assert completed.returncode == 0, completed.stderr
+    assert "approve" in completed.stdout
     assert shell.run("--version").stdout.startswith("catalyst ")

@@ -1,4 +1,4 @@
-"""The operator's session: an exchange, a daemon and the verbs that speak to it, each a process of its own."""
+"""An operator's session: an exchange, a daemon and the commands to it, each as a separate process."""
 
 import json
 import re
@@ -17,7 +17,7 @@ SMALL_MARKET = ("--symbols", "60", "--generated", "7")
 
 @pytest.fixture
 def exchange(shell: Shell) -> Iterator[Shell]:
-    """A shell with a small exchange at half past nine, whose clock waits for the daemon."""
+    """Yield a shell with a small exchange at 09:31, whose clock is stopped until the daemon drives it."""
     clock = shell.folder / "clock"
     process = shell.start_process(
         "exchange", "sim", *SMALL_MARKET, "--port", "0", "--port-file", "port", "--new-clock", str(clock),
@@ -34,7 +34,7 @@ def exchange(shell: Shell) -> Iterator[Shell]:
 
 @pytest.fixture
 def daemon(exchange: Shell, database: str) -> "Iterator[tuple[Shell, subprocess.Popen[bytes]]]":
-    """The shell, and a supervised daemon that is ready."""
+    """Yield the shell, and the process of a supervised daemon with an open cycle."""
     exchange.settings = {
         "DATABASE_URL": database,
         "CATALYST_CLOCK": str(exchange.folder / "clock"),
@@ -50,8 +50,8 @@ def daemon(exchange: Shell, database: str) -> "Iterator[tuple[Shell, subprocess.
 
 
 def test_commands_are_answered_by_a_running_daemon(daemon: "tuple[Shell, subprocess.Popen[bytes]]") -> None:
-    """Status, halt, resume, scan, close, reject and flatten are answered; a second daemon is refused; SIGTERM
-    leaves flat with exit code 0."""
+    """Status, halt, resume, scan, close, reject and flatten are answered; a second daemon is refused; SIGTERM ends the
+    daemon flat with exit code 0."""
     shell, process = daemon
     wait_until(lambda: shell.run("status").returncode == 0, "a healthy status")
     assert shell.read_json("status")["daemon"]["alive"] is True
@@ -80,7 +80,7 @@ def test_commands_are_answered_by_a_running_daemon(daemon: "tuple[Shell, subproc
 def test_daemon_log_lines_are_json_in_market_time_without_secrets(
     daemon: "tuple[Shell, subprocess.Popen[bytes]]",
 ) -> None:
-    """Through a pipe every line has at, level and event first; the database's address is in none."""
+    """Through a pipe every line starts with at, level and event; no line has the database's address."""
     shell, process = daemon
     process.send_signal(signal.SIGUSR1)
     assert process.wait(60) == 0
@@ -94,7 +94,7 @@ def test_daemon_log_lines_are_json_in_market_time_without_secrets(
 
 
 def test_simulator_exits_when_its_parent_exits(shell: Shell) -> None:
-    """Standard input is the leash: when its starter is gone, however it went, the exchange goes too."""
+    """The exchange ends when its standard input ends, because its parent has ended."""
     process = shell.start_process(
         "exchange",
         "sim",
@@ -113,36 +113,36 @@ def test_simulator_exits_when_its_parent_exits(shell: Shell) -> None:
 
 
 def test_sim_command_refuses_a_port_in_use(exchange: Shell) -> None:
-    """The second exchange on a port names another way."""
+    """A second exchange on a used port is refused with a hint to --port."""
     port = (exchange.folder / "port").read_text().strip()
     assert "choose another with --port" in exchange.error_output("sim", *SMALL_MARKET, "--port", port)
 
 
 @pytest.fixture
 def demo_folder(shell: Shell) -> Iterator[Path]:
-    """The folder a demo may write; its database, wherever that had to lie, is removed."""
+    """Yield the folder for a demo; afterwards remove its database, which may lie elsewhere."""
     yield shell.folder / "run"
     embedded.remove_data_dir(shell.folder / "run" / "pg")
 
 
 def test_demo_completes_a_day_and_matches_the_exchange(shell: Shell, demo_folder: Path) -> None:
-    """Exit code 0: the cycle was completed, and the exchange's audit equals the tables; the daemon was killed over
-    shares nobody had told it of, and its successor protected exactly those; nothing of the operator's was touched,
+    """The demo exits with 0: the cycle is completed and the exchange's audit equals the database. The daemon is killed
+    after an unreported fill, and the next daemon protects exactly these shares. The operator's settings are not used,
     and no process is left."""
     (shell.folder / ".env").write_text("ALPACA_API_KEY=someone\nALPACA_SECRET_KEY=else-entirely\n")
     shell.settings = {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/untouched", "TRADING_MODE": "paper"}
-    done = shell.run("demo", "--symbols", "300", "--speed", "1000", "--keep", str(demo_folder))
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "the database and the exchange agree" in done.stdout
-    assert "completed" in done.stdout
-    killed = re.search(r"kill -9: (\d+) of \d+ (\w+) have filled", done.stdout)
-    assert killed, done.stdout
+    completed = shell.run("demo", "--symbols", "300", "--speed", "1000", "--keep", str(demo_folder))
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    assert "the database and the exchange agree" in completed.stdout
+    assert "completed" in completed.stdout
+    killed = re.search(r"kill -9: (\d+) of \d+ (\w+) have filled", completed.stdout)
+    assert killed, completed.stdout
     shares, symbol = killed.groups()
-    assert f"found {shares} {symbol} by its client order id (sent once)" in done.stdout
-    assert f"a stop and a target for exactly {shares}; unprotected" in done.stdout
+    assert f"found {shares} {symbol} by its client order id (sent once)" in completed.stdout
+    assert f"a stop and a target for exactly {shares}; unprotected" in completed.stdout
     assert (demo_folder / "daemon.log").read_text().count('"event":"daemon_started"') == 2
-    assert "market seconds per real second" in done.stdout
-    assert "\x1b[" not in done.stdout
+    assert "market seconds per real second" in completed.stdout
+    assert "\x1b[" not in completed.stdout
     assert processes_using(demo_folder) == []
     shell.settings = {}
     report = shell.read_json("report", "--config", str(demo_folder / "config.yaml"))
@@ -155,7 +155,8 @@ def test_demo_completes_a_day_and_matches_the_exchange(shell: Shell, demo_folder
 def test_demo_leaves_no_process_when_interrupted_or_killed(
     shell: Shell, demo_folder: Path, number: signal.Signals
 ) -> None:
-    """Killed: its children see the leash end. Interrupted: the daemon flattens first, and the exit code is 130."""
+    """After SIGKILL the children end with their parent. After SIGINT the daemon flattens first, and the exit code is
+    130."""
     process = shell.start_process(
         "demo", "demo", "--symbols", "60", "--speed", "100", "--keep", str(demo_folder)
     )
@@ -170,7 +171,7 @@ def test_demo_leaves_no_process_when_interrupted_or_killed(
 
 
 def test_demo_names_the_crashed_process_with_its_last_log_lines(shell: Shell, demo_folder: Path) -> None:
-    """The exchange is killed in the middle of the day: exit code 1, its name, its log, nothing left running."""
+    """When the exchange is killed in the day, the demo exits with 1, names it and its log, and leaves no process."""
     process = shell.start_process(
         "demo", "demo", "--symbols", "60", "--speed", "50", "--keep", str(demo_folder)
     )
@@ -185,14 +186,14 @@ def test_demo_names_the_crashed_process_with_its_last_log_lines(shell: Shell, de
 
 
 def children_of(pid: int) -> list[int]:
-    """The running children of a process."""
-    found = []
+    """Return the running children of a process."""
+    children = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and is_running(int(entry.name)):
             fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
             if int(fields[1]) == pid:
-                found.append(int(entry.name))
-    return found
+                children.append(int(entry.name))
+    return children
 
 
 def command_of(pid: int) -> str:

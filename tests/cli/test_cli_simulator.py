@@ -1,4 +1,4 @@
-"""`catalyst sim` as a stranger meets it: when it starts, what it keeps, and how its clock is set by hand."""
+"""`catalyst sim` as a user sees it: its start time, its saved state, and its clock set over the admin API."""
 
 import json
 import signal
@@ -31,19 +31,19 @@ HALF_DAY = date(2026, 11, 27)
     ],
 )
 def test_start_option_is_new_york_time(text: str | None, day: date | None, instant: datetime) -> None:
-    """Without one the market is half an hour old; the day may be part of it; daylight saving is New York's."""
-    begin = parse_start(text, day)
-    assert begin.first_instant(begin.day or date(2026, 6, 17)) == instant
+    """The default is half an hour after the open; --start may include the day; daylight saving is New York's."""
+    market_start = parse_start(text, day)
+    assert market_start.first_instant(market_start.day or date(2026, 6, 17)) == instant
 
 
 def test_start_now_selects_a_day_with_a_session() -> None:
-    """The clock is the world's; on a holiday the market is the next day's."""
+    """`now` uses the wall clock, and on a day without a session the next day with one."""
     from catalyst.simulator.market.calendar import session
 
-    begin = parse_start("now", None)
-    assert begin.day is not None
-    assert session(begin.day) is not None
-    assert begin.first_instant(begin.day) is None
+    market_start = parse_start("now", None)
+    assert market_start.day is not None
+    assert session(market_start.day) is not None
+    assert market_start.first_instant(market_start.day) is None
 
 
 @pytest.mark.parametrize(
@@ -57,14 +57,14 @@ def test_start_now_selects_a_day_with_a_session() -> None:
     ],
 )
 def test_start_option_refuses_an_invalid_time(text: str, day: date | None) -> None:
-    """With what may be written instead."""
+    """An invalid time is refused with valid examples."""
     with pytest.raises(UserError, match=r"is no time|is not on --day"):
         parse_start(text, day)
 
 
 def test_simulator_state_belongs_to_one_market(tmp_path: Path) -> None:
-    """Another market refuses the directory, in both names, and so does a day that is over for it; its own has not
-    begun yet, and goes on with later days."""
+    """Another market is refused with the names of both markets; a day before the saved one is refused. The directory's
+    own market has no saved instant yet, and continues with later days."""
     day = date(2026, 6, 17)
     assert last_saved_instant(tmp_path / "state", "generated 7, 60 symbols", day) is None
     with pytest.raises(UserError, match=r"generated 7, .* not generated 8"):
@@ -78,26 +78,26 @@ def test_simulator_state_belongs_to_one_market(tmp_path: Path) -> None:
 
 
 class ExchangeUser:
-    """Somebody with the address and the demo keys."""
+    """A client with the exchange's address and the demo keys."""
 
     def __init__(self, shell: Shell) -> None:
         self.shell = shell
         self.base = ""
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start_exchange(self, *words: str) -> None:
-        """The exchange, on any free port, until it can be reached."""
+    def start_exchange(self, *options: str) -> None:
+        """Start the exchange on a free port and wait until it listens."""
         port = self.shell.folder / "port"
         port.unlink(missing_ok=True)
-        ours = ("--symbols", "60", "--port", "0", "--port-file", "port", "--state", "kept")
-        self.process = process = self.shell.start_process("sim", "sim", *words, *ours)
+        common_options = ("--symbols", "60", "--port", "0", "--port-file", "port", "--state", "kept")
+        self.process = process = self.shell.start_process("sim", "sim", *options, *common_options)
         wait_until(lambda: port.exists() or process.poll() is not None, "the exchange")
         assert process.poll() is None, self.shell.log("sim")
         self.base = f"http://127.0.0.1:{port.read_text().strip()}"
 
-    def stop_exchange(self, how: signal.Signals) -> int:
+    def stop_exchange(self, number: signal.Signals) -> int:
         assert self.process is not None
-        self.process.send_signal(how)
+        self.process.send_signal(number)
         return self.process.wait(60)
 
     def request(self, path: str, **body: Any) -> Any:
@@ -105,13 +105,13 @@ class ExchangeUser:
         data = json.dumps(body).encode() if body else None
         with urllib.request.urlopen(
             urllib.request.Request(self.base + path, data, keys), timeout=30
-        ) as answer:
-            return json.load(answer)
+        ) as response:
+            return json.load(response)
 
 
 def test_simulator_keeps_orders_positions_and_time_over_restarts(shell: Shell) -> None:
-    """A half day that stands still until it is told: an order is filled by a step, the close is a jump away;
-    stopped, the exchange goes on where it was, with its orders, positions and time."""
+    """On a half day with a stopped clock, a step fills an order and a jump reaches the close. After a restart the
+    exchange continues with its orders, positions, cash and time, on that day and on a later one."""
     user = ExchangeUser(shell)
     user.start_exchange("--day", "2026-11-27", "--start", "12:30", "--speed", "0")
     try:
@@ -123,33 +123,33 @@ def test_simulator_keeps_orders_positions_and_time_over_restarts(shell: Shell) -
         assert [row["symbol"] for row in user.request("/v2/positions")] == ["SPY"]
         assert user.request("/admin/clock", to="13:05")["new_york"] == "2026-11-27T13:05:00-05:00"
         assert user.request("/v2/clock")["is_open"] is False
-        user.request("/admin/clock", to="13:06")  # nothing happens here, and yet it is the time
+        user.request("/admin/clock", to="13:06")  # no event happens here, but the time is saved
         assert user.stop_exchange(signal.SIGTERM) == 0
         user.start_exchange("--day", "2026-11-27", "--speed", "0")
         assert user.request("/admin/clock")["new_york"] == "2026-11-27T13:06:00-05:00"
-        found = user.request("/v2/orders:by_client_order_id?client_order_id=mine")
-        assert (found["status"], len(user.request("/v2/positions"))) == ("filled", 1)
-        for lasting in ("day", "gtc"):
+        order_shown = user.request("/v2/orders:by_client_order_id?client_order_id=mine")
+        assert (order_shown["status"], len(user.request("/v2/positions"))) == ("filled", 1)
+        for time_in_force in ("day", "gtc"):
             bid = {
                 "symbol": "AAPL",
                 "qty": "1",
                 "side": "buy",
                 "type": "limit",
                 "limit_price": "1",
-                "time_in_force": lasting,
+                "time_in_force": time_in_force,
             }
-            user.request("/v2/orders", **bid, client_order_id=lasting)
+            user.request("/v2/orders", **bid, client_order_id=time_in_force)
         cash = user.request("/v2/account")["cash"]
         assert user.stop_exchange(signal.SIGTERM) == 0
 
-        user.start_exchange("--start", "2026-12-01 09:31", "--speed", "0")  # two sessions on
+        user.start_exchange("--start", "2026-12-01 09:31", "--speed", "0")  # two sessions later
         assert user.request("/admin/clock")["new_york"] == "2026-12-01T09:31:00-05:00"
         assert user.request("/v2/clock")["is_open"] is True
         assert [row["qty"] for row in user.request("/v2/positions")] == ["1"]
         assert user.request("/v2/account")["cash"] == cash
         states = [
-            user.request(f"/v2/orders:by_client_order_id?client_order_id={lasting}")["status"]
-            for lasting in ("day", "gtc")
+            user.request(f"/v2/orders:by_client_order_id?client_order_id={time_in_force}")["status"]
+            for time_in_force in ("day", "gtc")
         ]
         assert states == ["expired", "new"]
         assert user.request("/admin/audit")["clean"]
@@ -166,15 +166,15 @@ def test_simulator_keeps_orders_positions_and_time_over_restarts(shell: Shell) -
 def test_simulator_state_keeps_its_day_when_killed_while_writing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed at the first byte of a later day's label, it still belongs to the earlier one, and goes on from it."""
+    """After a kill while a later day's label is written, the state still belongs to the earlier day and continues."""
     claim_directory(tmp_path, "generated 7", date(2026, 6, 17))
     write = Path.write_text
 
-    def dies(path: Path, text: str) -> int:
+    def crash_after_truncate(path: Path, text: str) -> int:
         write(path, "")
         raise SystemExit
 
-    monkeypatch.setattr(Path, "write_text", dies)
+    monkeypatch.setattr(Path, "write_text", crash_after_truncate)
     with pytest.raises(SystemExit):
         claim_directory(tmp_path, "generated 7", date(2026, 6, 18))
     monkeypatch.undo()

@@ -1,4 +1,4 @@
-"""F098: the log's disk is full, or nobody reads it: trading goes on, and what is missing is counted."""
+"""F098: with a full log disk or a reader that hangs the process continues, and dropped lines are counted."""
 
 import os
 import subprocess
@@ -14,44 +14,44 @@ from catalyst.cli.log_writer import MAX_BUFFERED_BYTES, LogWriter
 
 @pytest.mark.promise("F098")
 def test_log_writer_drops_and_counts_lines_when_the_disk_is_full(tmp_path: Path) -> None:
-    """Every line to a full device is dropped without a word; with room again the number of them is told."""
+    """Every line to a full device is dropped without an error; their number is written once there is room again."""
     with Path("/dev/full").open("w") as full:
-        lines = LogWriter(full)
+        writer = LogWriter(full)
         for n in range(100):
-            lines.write(f"line {n}\n")
-        lines.flush()
-        assert lines.dropped == 100
-        whole = tmp_path / "log"
-        with whole.open("w") as room:
-            lines._target = room
-            lines.write("there is room\nand more\n")
-        assert whole.read_text().splitlines()[0] == "there is room"
-        assert orjson.loads(whole.read_text().splitlines()[1])["count"] == 100
-        assert lines.dropped == 0
+            writer.write(f"line {n}\n")
+        writer.flush()
+        assert writer.dropped == 100
+        log_file = tmp_path / "log"
+        with log_file.open("w") as room:
+            writer._target = room
+            writer.write("there is room\nand more\n")
+        assert log_file.read_text().splitlines()[0] == "there is room"
+        assert orjson.loads(log_file.read_text().splitlines()[1])["count"] == 100
+        assert writer.dropped == 0
 
 
 @pytest.mark.promise("F098")
 def test_log_writer_buffers_a_bounded_amount_when_the_reader_hangs() -> None:
-    """A pipe that nobody empties takes no time: a bounded number of lines waits, the rest is counted; once somebody
-    reads, whole lines come out in their order."""
+    """Writing to a pipe without a reader does not block: a bounded number of lines is buffered, the others are counted.
+    When the pipe is read, complete lines come out in order."""
     reading, writing = os.pipe()
     with os.fdopen(writing, "w") as target:
-        lines = LogWriter(target)
+        writer = LogWriter(target)
         text = "x" * 999
         count = 3 * MAX_BUFFERED_BYTES // 1000
         for n in range(count):
-            lines.write(f"{n:05} {text}\n")
-        assert lines.dropped > 0
-        assert lines._buffered_bytes <= MAX_BUFFERED_BYTES
-        got = b""
-        while lines._buffer:
-            got += os.read(reading, 1 << 16)
-            lines.flush()
-        got += os.read(reading, 1 << 16)
-    while more := os.read(reading, 1 << 16):
-        got += more
+            writer.write(f"{n:05} {text}\n")
+        assert writer.dropped > 0
+        assert writer._buffered_bytes <= MAX_BUFFERED_BYTES
+        received = b""
+        while writer._buffer:
+            received += os.read(reading, 1 << 16)
+            writer.flush()
+        received += os.read(reading, 1 << 16)
+    while chunk := os.read(reading, 1 << 16):
+        received += chunk
     os.close(reading)
-    lines_read = got.decode().splitlines()
+    lines_read = received.decode().splitlines()
     numbers = [int(line[:5]) for line in lines_read if not line.startswith("{")]
     assert numbers == list(range(len(numbers)))
     missing = sum(orjson.loads(line)["count"] for line in lines_read if line.startswith("{"))
@@ -60,7 +60,7 @@ def test_log_writer_buffers_a_bounded_amount_when_the_reader_hangs() -> None:
 
 @pytest.mark.promise("F098")
 def test_process_finishes_when_nobody_reads_its_log(tmp_path: Path) -> None:
-    """A process that logs as the daemon does, its stdout a pipe that nobody reads: it comes to its end."""
+    """A process that logs like the daemon to a pipe without a reader runs to its end."""
     script = """
 import structlog, sys
 from catalyst.cli import logs
@@ -79,7 +79,7 @@ open(sys.argv[1], "w").write("done")
     deadline = time.monotonic() + 60
     while not done.exists():
         assert process.poll() is None or done.exists()
-        assert time.monotonic() < deadline, "it waits for its reader"
+        assert time.monotonic() < deadline, "the process waits for its reader"
         time.sleep(0.02)
     os.close(reading)
     process.wait()

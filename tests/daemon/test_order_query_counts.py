@@ -69,8 +69,8 @@ async def test_entry_takes_three_commits_and_one_request(database: str) -> None:
     async with open_counted_scenario(database) as (scenario, counter):
         row = await scenario.submit_entry("AAPL", 100, **ENTRY)
         assert counter.statement_heads()[:2] == [
-            "WITH born AS ( INSERT INTO",
-            "WITH seen AS ( SELECT *",
+            "WITH inserted AS ( INSERT INTO",
+            "WITH expected AS ( SELECT *",
         ]
         assert not {"BEGIN;", "COMMIT;"} & set(counter.statement_heads())
         assert await counter.written_transactions() == 2
@@ -82,9 +82,8 @@ async def test_entry_takes_three_commits_and_one_request(database: str) -> None:
             "apply_report",
             "apply_report",
         ]
-        assert (
-            counter.statement_heads().count("WITH seen AS ( SELECT nextval('positions_position_id_seq')") == 1
-        )
+        opening_statement = "WITH expected AS ( SELECT nextval('positions_position_id_seq')"
+        assert counter.statement_heads().count(opening_statement) == 1
         entry, *legs = await scenario.orders("AAPL")
         assert (entry["order_id"], entry["status"], len(legs)) == (row.order_id, "filled", 2)
         assert {order["position_id"] for order in (entry, *legs)} == {entry["position_id"]} != {None}

@@ -62,8 +62,8 @@ async def test_stop_fill_listed_before_entry_fill_makes_one_position(database: s
 
 
 async def test_partial_target_fill_before_missing_entry_fills_keeps_position_open(database: str) -> None:
-    """Eight of twenty are booked and the other twelve are not heard of, nor can they be asked for: eight sold by the
-    target are not the end of the position; it is one, and has one result."""
+    """Given 8 of 20 entry shares are booked and the rest cannot be read, when the target sells 8, then the
+    position stays open and ends as one position with one result."""
     async with open_scenario(database) as scenario:
         scenario.print_trade("AAPL", "190.20")
         await scenario.advance(seconds=1)
@@ -83,7 +83,7 @@ async def test_partial_target_fill_before_missing_entry_fills_keeps_position_ope
         assert (scenario.held_qty("AAPL"), position["quantity"], position["status"]) == (12, 8, "open")
         scenario.print_trade("AAPL", "194.05")
         await scenario.advance(seconds=70)
-        found = await scenario.conn.fetch("SELECT status, entered_qty, exited_qty FROM positions")
-        assert [tuple(row) for row in found] == [("closed", 20, 20)]
+        rows = await scenario.conn.fetch("SELECT status, entered_qty, exited_qty FROM positions")
+        assert [tuple(row) for row in rows] == [("closed", 20, 20)]
         assert await scenario.alert_events() == []
         await scenario.assert_consistent()

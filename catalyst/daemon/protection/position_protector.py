@@ -63,12 +63,8 @@ class PositionProtector:
     unprotected_time: UnprotectedTime
     epoch: int
     _database_down: bool = False  # true when the last check met a database outage
-    _excess_since: dict[int, datetime] = field(
-        default_factory=dict
-    )  # stops exceed the position; by position id
-    _pending_since: dict[int, datetime] = field(
-        default_factory=dict
-    )  # exits are unacknowledged; by position id
+    _excess_since: dict[int, datetime] = field(default_factory=dict)  # stops exceed the position
+    _pending_since: dict[int, datetime] = field(default_factory=dict)  # exits are unacknowledged
     _verified: dict[int, ProtectionFingerprint] = field(default_factory=dict)
     _tasks: dict[int, asyncio.Task[None]] = field(default_factory=dict)
     _cancel_requested_at: dict[int, datetime] = field(default_factory=dict)
@@ -89,14 +85,14 @@ class PositionProtector:
         return self.unprotected_time.unprotected_changed
 
     async def run(self) -> None:
-        """Check after every change, and at least every second while a position is unprotected, else every 15 s."""
+        """Check after every change, and at least every second while a position is unconfirmed."""
         try:
             while True:
                 seen_version = self.ledger.changed.version
-                needs_step = await self._check_or_signal_outage()
+                has_unconfirmed = await self._check_or_signal_outage()
                 await self.ledger.changed.wait(
                     self.clock,
-                    UNPROTECTED_CHECK_INTERVAL if needs_step else CHECK_INTERVAL,
+                    UNPROTECTED_CHECK_INTERVAL if has_unconfirmed else CHECK_INTERVAL,
                     since=seen_version,
                 )
         finally:
@@ -107,14 +103,14 @@ class PositionProtector:
     async def _check_or_signal_outage(self) -> bool:
         """Check once. Notify `unprotected_changed` when a database outage begins: protection is then unknown."""
         try:
-            needs_step = await self.check()
+            has_unconfirmed = await self.check()
         except Exception as error:
             if is_outage(error) and not self._database_down:
                 self._database_down = True
                 self.unprotected_changed.notify()
             raise
         self._database_down = False
-        return needs_step
+        return has_unconfirmed
 
     async def check(self) -> bool:
         """Start a task for each open position whose protection is not confirmed; return true when there is one.
@@ -130,20 +126,20 @@ class PositionProtector:
             rows = await orders.of_positions(conn, [position.position_id for position in held])
         self.ledger.last_known.update(held, rows, version=version, read_at=read_at)
         await self.unprotected_time.measure_closed(held)
-        needs_step = False
+        has_unconfirmed = False
         for position in held:
             fingerprint = _fingerprint(position, rows[position.position_id])
             if position.position_id in with_intent or self._verified.get(position.position_id) == fingerprint:
                 continue
             if position.symbol in self.submission.outage_symbols:
                 continue  # the outage exit is closing it, and the database does not show that yet
-            needs_step = True
+            has_unconfirmed = True
             task = self._tasks.get(position.position_id)
             if task is None or task.done():
                 self._tasks[position.position_id] = asyncio.create_task(
                     self._check_isolated(position.position_id), name=f"protect-{position.position_id}"
                 )
-        return needs_step
+        return has_unconfirmed
 
     async def _check_isolated(self, position_id: int) -> None:
         try:
@@ -175,9 +171,8 @@ class PositionProtector:
         if self._is_in_acknowledge_grace(position_id, state):
             return
         entries = [row for row in rows if row.order_purpose is Purpose.ENTRY and row.is_working]
-        own_entries = [
-            row for row in entries if row.origin != "external"
-        ]  # an external entry is not ours to cancel
+        # External entries are not ours to cancel.
+        own_entries = [row for row in entries if row.origin != "external"]
         if own_entries:
             await self._cancel_partial_entry(position, own_entries)
         else:
@@ -352,8 +347,8 @@ def _level_already_crossed(position: PositionRow, rejection: str) -> str | None:
     if code != "PRICE_RULE":
         return None
     if "take_profit" in message and "stop" not in message:
-        return f"{CloseReason.TAKE_PROFIT_HIT}: {position.symbol} is beyond its take-profit ${position.take_profit}"
-    return f"{CloseReason.STOP_LOSS_HIT}: {position.symbol} is already beyond its stop ${position.stop_loss}"
+        return f"{CloseReason.TAKE_PROFIT_HIT}: {position.symbol} is beyond its target ${position.take_profit} already"
+    return f"{CloseReason.STOP_LOSS_HIT}: {position.symbol} is beyond its stop ${position.stop_loss} already"
 
 
 def _exit_orders(rows: list[OrderRow]) -> list[ExitOrder]:

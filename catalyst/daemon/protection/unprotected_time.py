@@ -1,7 +1,7 @@
-"""The time a position had no working stop at the broker: measured from rows, stored, budgeted, told of.
+"""Unprotected time: measures how long a position had no working stop at the broker, and raises an alert over budget.
 
-From the first share until the group is confirmed for exactly what is held; and again from the end of its last stop.
-Read from rows alone, so that a restart measures the same gap.
+A gap runs from the first share until stops for exactly the shares held are confirmed, and again from the end of the
+last stop. It is derived from rows alone, so that a restart measures the same gap.
 """
 
 from collections.abc import Sequence
@@ -31,20 +31,18 @@ ALERT_WINDOW: Final = timedelta(days=1)
 
 @dataclass
 class UnprotectedTime:
-    """Writes each gap where the position is, and pages when it is longer than it may be."""
+    """Writes each gap to its position, and raises an alert when the unprotected seconds exceed the budget."""
 
     store: Store
     clock: Clock
     cfg: ProtectionConfig
-    unprotected: set[int] = field(default_factory=set)  # positions not under a working stop right now
-    unprotected_changed: ChangeSignal = field(default_factory=ChangeSignal)  # another one is
-    _alerted_gaps: set[tuple[int, datetime]] = field(
-        default_factory=set
-    )  # positions, and since when they were bare
-    _last_position_ids: set[int] | None = None  # of the last look; None: nobody has looked in this life
+    unprotected: set[int] = field(default_factory=set)  # positions without a working stop; by position id
+    unprotected_changed: ChangeSignal = field(default_factory=ChangeSignal)  # one more is unprotected
+    _alerted_gaps: set[tuple[int, datetime]] = field(default_factory=set)  # position id and start of the gap
+    _last_position_ids: set[int] | None = None  # open at the last check; None: no check in this process run
 
     async def mark_protected(self, position: PositionRow, rows: Sequence[OrderRow]) -> None:
-        """Write that the position is protected, and how long it was not."""
+        """Write that the position is protected, with its unprotected seconds so far."""
         self.unprotected.discard(position.position_id)
         if position.protected_at is not None:
             return
@@ -68,7 +66,7 @@ class UnprotectedTime:
     async def mark_unprotected(
         self, position: PositionRow, rows: Sequence[OrderRow], state: Protection
     ) -> None:
-        """Write that the position is not protected; tell somebody when it stays so."""
+        """Write that the position is not protected; raise an alert when the gap exceeds the budget."""
         if position.position_id not in self.unprotected:
             self.unprotected.add(position.position_id)
             self.unprotected_changed.notify()
@@ -88,12 +86,15 @@ class UnprotectedTime:
         await self._check_budget(position, since, gap, position.unprotected_seconds + _seconds(gap))
 
     async def measure_closed(self, held: Sequence[PositionRow]) -> None:
-        """Settle what was closed since the last look before anybody could confirm its stop."""
+        """Measure the positions that closed since the last check before their stop was confirmed.
+
+        `held` are all open positions. The first check of a process run measures those of the last day.
+        """
         ids = {position.position_id for position in held}
-        gone = self._last_position_ids is None or bool(self._last_position_ids - ids)
+        has_closed = self._last_position_ids is None or bool(self._last_position_ids - ids)
         self._last_position_ids = ids
         self.unprotected &= ids
-        if not gone:
+        if not has_closed:
             return
         async with self.store.read() as conn:
             closed = await positions.without_protection_time(conn, since=self.clock.now() - CLOSED_LOOKBACK)
@@ -101,23 +102,26 @@ class UnprotectedTime:
             await self._measure_closed_position(position)
 
     async def _measure_closed_position(self, position: PositionRow) -> None:
-        """A position that ended without a confirmed stop was bare until its legs went live, or to its end."""
+        """Write the last gap of a position that closed without a confirmed stop.
+
+        The gap ends with the last fill of its entry, which activates the legs, or else when the position closes.
+        """
         assert position.exit_time is not None  # it is closed
         async with self.store.read() as conn:
             rows = await orders.of_position(conn, position.position_id)
         since = unprotected_since(position, rows)
         entries = {row.order_id: row for row in rows if row.order_purpose is Purpose.ENTRY}
-        lived = [
+        live_entries = [
             entries[row.parent_order_id]
             for row in rows
             if row.order_purpose is Purpose.STOP_LOSS and row.parent_order_id in entries
             if row.status is Status.FILLED or row.closed_at is None or row.closed_at >= position.exit_time
         ]
         until = position.exit_time
-        if not position.unprotected_seconds and any(entry.status is Status.FILLED for entry in lived):
+        if not position.unprotected_seconds and any(entry.status is Status.FILLED for entry in live_entries):
             async with self.store.read() as conn:
-                filled = await orders.last_fill_at(conn, lived[0].order_id)
-            until = min(until, filled or until)
+                filled_at = await orders.last_fill_at(conn, live_entries[0].order_id)
+            until = min(until, filled_at or until)
         unprotected_seconds = position.unprotected_seconds + _seconds(until - since)
         async with self.store.tx("protected") as conn:
             await positions.set_protection(
@@ -129,8 +133,8 @@ class UnprotectedTime:
         await self._check_budget(position, since, until - since, unprotected_seconds)
 
     async def _protected_at(self, since: datetime, rows: Sequence[OrderRow]) -> datetime:
-        """When the stop went live: a bracket's with the last fill of its entry, though nobody of ours was alive to
-        hear of it; any other when we saw it."""
+        """Return when the stop became live: for a bracket the last fill of its entry, even when no daemon was running;
+        otherwise now."""
         stops = [row for row in rows if row.order_purpose is Purpose.STOP_LOSS and row.is_working]
         entries = [
             row
@@ -147,10 +151,10 @@ class UnprotectedTime:
     async def _check_budget(
         self, position: PositionRow, since: datetime, gap: timedelta, unprotected_seconds: Decimal
     ) -> None:
-        """Page for a position that was bare longer than it may be: once in all, and for every gap as long as that."""
+        """Raise an alert when the unprotected seconds exceed the budget: once, then for each gap longer than it."""
         budget = Decimal(str(self.cfg.unprotected_budget_seconds))
-        known = any(position_id == position.position_id for position_id, _ in self._alerted_gaps)
-        if unprotected_seconds <= budget or (known and _seconds(gap) <= budget):
+        alerted_before = any(position_id == position.position_id for position_id, _ in self._alerted_gaps)
+        if unprotected_seconds <= budget or (alerted_before and _seconds(gap) <= budget):
             return
         if (position.position_id, since) in self._alerted_gaps:
             return
@@ -168,7 +172,7 @@ class UnprotectedTime:
         log.critical("unprotected_over_budget", **facts)
         at = self.clock.now()
         async with self.store.tx("alert") as conn:
-            fresh = await alerts.put(
+            created = await alerts.put(
                 conn,
                 severity="CRITICAL",
                 event=OVER_BUDGET,
@@ -178,7 +182,7 @@ class UnprotectedTime:
                 at=at,
                 window=ALERT_WINDOW,
             )
-            if fresh:
+            if created:
                 await risk_events.put(
                     conn,
                     event_type=OVER_BUDGET,
@@ -191,39 +195,48 @@ class UnprotectedTime:
 
 
 def unprotected_since(position: PositionRow, rows: Sequence[OrderRow]) -> datetime:
-    """Since when no working stop covers the position: the end of its last stop that lived, or of the target that a stop
-    was held behind, else its first fill."""
-    asleep = unfilled_entries(rows)
-    held = {row.parent_order_id for row in rows if row.order_purpose is Purpose.STOP_LOSS and row.is_working}
+    """Return since when the position has no working stop.
+
+    It is the end of its last live stop, or of the target that a stop was held behind, or else its first fill.
+    """
+    unfilled = unfilled_entries(rows)
+    parents_with_stop = {
+        row.parent_order_id for row in rows if row.order_purpose is Purpose.STOP_LOSS and row.is_working
+    }
     ends = [
         row.closed_at
         for row in rows
         if row.order_purpose is Purpose.STOP_LOSS
-        or (row.order_purpose is Purpose.TAKE_PROFIT and (row.parent_order_id or row.order_id) in held)
+        or (
+            row.order_purpose is Purpose.TAKE_PROFIT
+            and (row.parent_order_id or row.order_id) in parents_with_stop
+        )
         if row.closed_at is not None
         and row.status not in (Status.REJECTED, Status.FILLED, Status.REPLACED)
         and row.cancel_reason != UNACKNOWLEDGED_REASON
-        and row.parent_order_id not in asleep
+        and row.parent_order_id not in unfilled
         and (position.exit_time is None or row.closed_at < position.exit_time)
     ]
     return max([position.entry_time, *ends])
 
 
 def unfilled_entries(rows: Sequence[OrderRow]) -> set[int | None]:
-    """Entries that are not completely filled: their legs protect nothing. One that was replaced is as finished
-    as the order that took its place."""
-    after = {row.replaces: row for row in rows if row.replaces is not None}
-    found: set[int | None] = set()
+    """Return the ids of entries that are not completely filled: their legs protect nothing.
+
+    A replaced entry counts as filled when the order that replaced it is filled.
+    """
+    replacements = {row.replaces: row for row in rows if row.replaces is not None}
+    unfilled: set[int | None] = set()
     for row in rows:
         last = row
-        while last.status is Status.REPLACED and last.order_id in after:
-            last = after[last.order_id]
+        while last.status is Status.REPLACED and last.order_id in replacements:
+            last = replacements[last.order_id]
         if row.order_purpose is Purpose.ENTRY and last.status is not Status.FILLED:
-            found.add(row.order_id)
-    if found:  # legs of an entry that was replaced before it filled sleep with the order in its place
-        ours = {row.order_id for row in rows}
-        found |= {row.parent_order_id for row in rows if row.parent_order_id not in {None, *ours}}
-    return found
+            unfilled.add(row.order_id)
+    if unfilled:  # legs of an entry that was replaced before it filled are inactive with its replacement
+        order_ids = {row.order_id for row in rows}
+        unfilled |= {row.parent_order_id for row in rows if row.parent_order_id not in {None, *order_ids}}
+    return unfilled
 
 
 def _seconds(gap: timedelta) -> Decimal:
