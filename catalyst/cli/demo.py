@@ -97,13 +97,13 @@ def _print_outcome(outcome: "DemoOutcome", folder: Path, permanent: bool) -> Non
         console.print(result.replace(": ", "   ", 1), style=style, highlight=False, soft_wrap=True)
     if outcome.agreement is not None:
         style = "bold green" if outcome.agreement.matches else "bold red"
-        console.print(f"books     {outcome.agreement.sentence}", style=style, highlight=False, soft_wrap=True)
+        console.print(f"audit     {outcome.agreement.sentence}", style=style, highlight=False, soft_wrap=True)
     if outcome.day is not None and outcome.day.cycle.status != "completed" and not outcome.interrupted:
         console.print(f"the day was not completed: the cycle is {outcome.day.cycle.status}", style="bold red")
     console.print(
         f"clock     {outcome.seconds:.0f} s for the day, {outcome.speed:,.0f} market seconds per real second\n"
         f"files     {folder}: daemon.log, exchange.log, config.yaml, pg/ (the database)"
-        + ("" if permanent else "; kept until the next demo"),
+        + ("" if permanent else "; removed by the next demo"),
         highlight=False,
         soft_wrap=True,
     )

@@ -143,6 +143,8 @@ class TechnicalConfig(Section):
 
 
 class PipelineConfig(Section):
+    """Settings that several stages share."""
+
     require_pattern: bool = True
     bar_minutes: Literal[1, 5] = 1  # length of the intraday bars that the stages read
 

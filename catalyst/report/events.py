@@ -73,11 +73,13 @@ class DayEventFeed:
             return
         if order.submitted_at is not None:
             yield from self._if_new(
-                "entry", order.order_id, describe_entry(order, order.submitted_at, DayEventKind.ENTRY)
+                "entry", order.order_id, describe_entry_order(order, order.submitted_at, DayEventKind.ENTRY)
             )
         elif order.status is Status.CREATED:
             yield from self._if_new(
-                "proposal", order.order_id, describe_entry(order, order.created_at, DayEventKind.PROPOSAL)
+                "proposal",
+                order.order_id,
+                describe_entry_order(order, order.created_at, DayEventKind.PROPOSAL),
             )
         if order.closed_at is not None and order.status is not Status.FILLED:
             yield from self._if_new("ended", order.order_id, describe_ended_entry(order, order.closed_at))
@@ -107,7 +109,7 @@ def describe_scan(scan: ScanRow) -> DayEvent:
     )
 
 
-def describe_entry(order: OrderRow, at: datetime, kind: DayEventKind) -> DayEvent:
+def describe_entry_order(order: OrderRow, at: datetime, kind: DayEventKind) -> DayEvent:
     """Describe an entry order that was sent, or that waits for approval."""
     at_price = "at the market" if order.limit_price is None else f"limit {price(order.limit_price)}"
     text = (

@@ -55,7 +55,7 @@ async def require_constraints(conn: Connection, *, folder: Path = MIGRATIONS_FOL
         )
 
 
-def daemon_privileges(tables: Iterable[str]) -> set[tuple[str, str]]:
+def required_daemon_privileges(tables: Iterable[str]) -> set[tuple[str, str]]:
     """Return (table, verb) for every grant of the daemon's role on `tables`."""
     privileges = {(table, verb) for table in tables for verb in ("SELECT", "INSERT", "UPDATE")}
     for verbs, names in _REVOKED.findall(roles_sql()):
@@ -77,7 +77,9 @@ async def require_privileges(conn: Connection) -> None:
         """
     )
     tables = {row["name"]: row for row in relations if not row["is_sequence"]}
-    missing = [f"{verb} on {name}" for name, verb in daemon_privileges(tables) if not tables[name][verb]]
+    missing = [
+        f"{verb} on {name}" for name, verb in required_daemon_privileges(tables) if not tables[name][verb]
+    ]
     missing += [f"USAGE on {row['name']}" for row in relations if row["is_sequence"] and not row["SELECT"]]
     if missing:
         raise SchemaNotCurrent(

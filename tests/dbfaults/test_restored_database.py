@@ -92,8 +92,7 @@ async def exit_during_halt(scenario: Scenario) -> None:
     await scenario.admin("halt", {"symbol": "AAPL"})
     assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
     await scenario.advance(seconds=20)
-    live = scenario.server.exchange.order_store.live()
-    assert [order.client_order_id[-2:] for order in live] == ["-x"]
+    assert [order.client_order_id[-2:] for order in scenario.server.exchange.order_store.live()] == ["-x"]
 
 
 async def test_exit_with_lost_row_is_adopted_with_its_intent(postgres: PostgresServer, database: str) -> None:
@@ -119,7 +118,7 @@ async def test_exit_with_lost_row_is_adopted_with_its_intent(postgres: PostgresS
         position = await scenario.position("AAPL")
         assert position is not None
         assert position["status"] == "closed"
-        assert "whose record was lost" in position["close_reason"]
+        assert "whose row was lost" in position["close_reason"]
         await scenario.assert_consistent()
 
 
@@ -142,6 +141,6 @@ async def test_own_exit_without_position_is_treated_as_external(database: str) -
         (row,) = await scenario.orders("MSFT")
         assert (row["origin"], row["order_purpose"], row["position_id"]) == ("external", "exit", None)
         message = await scenario.conn.fetchval("SELECT message FROM alerts WHERE event = 'ORDER_ADOPTED'")
-        assert "its row was lost; it fits nothing that is held" in message
+        assert "its row was lost; it fits no held shares" in message
         assert await scenario.conn.fetchval("SELECT count(*) FROM exit_intents") == 0
         await scenario.assert_consistent()

@@ -1,4 +1,4 @@
-"""The day's cycle against a table drawn by hand."""
+"""The cycle's state machine against a table written by hand."""
 
 from datetime import UTC, datetime
 from itertools import product
@@ -26,7 +26,7 @@ TABLE = {
 
 @pytest.mark.parametrize(("seen", "then"), list(product(CycleStatus, CycleStatus)))
 def test_cycle_transitions_match_table(seen: CycleStatus, then: CycleStatus):
-    """Where the drawing has an arrow the cycle advances; everywhere else it refuses and names both states."""
+    """The cycle advances along every edge of the table; any other pair is refused and names both states."""
     if (seen, then) in TABLE:
         assert advance(seen, then) is then
     else:
@@ -36,7 +36,7 @@ def test_cycle_transitions_match_table(seen: CycleStatus, then: CycleStatus):
 
 
 def test_cycle_can_close_from_every_open_state():
-    """Every state but the two last leads to closed, and from there only to completed."""
+    """Every state but the last two leads to closed, and closed only to completed."""
     assert {seen for seen, then in CYCLE_EDGES if then is CycleStatus.CLOSED} == set(CycleStatus) - {
         CycleStatus.CLOSED,
         CycleStatus.COMPLETED,

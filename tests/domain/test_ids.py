@@ -1,4 +1,4 @@
-"""The names of our orders."""
+"""Client order ids."""
 
 import re
 
@@ -13,7 +13,7 @@ roles = st.text(alphabet="abcdefghijklmnopqrstuvwxyz0123456789-", min_size=1, ma
 
 @given(st.text(), roles, st.integers(0, 10**6))
 def test_client_order_id_fits_broker_rules(base: str, role: str, attempt: int):
-    """At most 48 of [a-z0-9-], ours by its beginning, its role readable at the end, the same on every call."""
+    """An id has at most 48 of [a-z0-9-], our prefix, its role at the end, and is the same on every call."""
     name = client_order_id(base, role, attempt)
     assert re.fullmatch(r"cat-[a-z0-9-]{1,44}", name)
     assert name.endswith(f"-{role}")
@@ -22,7 +22,7 @@ def test_client_order_id_fits_broker_rules(base: str, role: str, attempt: int):
 
 
 def test_client_order_id_differs_by_every_part():
-    """Another base, role or attempt is another id; parts do not run into each other."""
+    """Another base, role or attempt gives another id; parts do not run together."""
     ids = {
         client_order_id(base, role, attempt)
         for base in ("a", "b", "a|x", "a|x|1")
@@ -33,18 +33,18 @@ def test_client_order_id_differs_by_every_part():
 
 
 def test_client_order_id_derivation_is_fixed():
-    """The derivation is fixed for good: orders of yesterday are found by what they were for."""
+    """The derivation never changes: yesterday's orders are found by it."""
     assert client_order_id("AAPL|2026-04-08", "x", 0) == "cat-b5aa8a5cfab25ee5ae1ce70519ec80c0-x"
 
 
 @pytest.mark.parametrize("role", ["", "stop_loss", "Entry", "a" * 12, "ä", "x y"])
 def test_invalid_id_role_is_refused(role: str):
-    """An id is never made that the broker would cut or refuse."""
+    """An id that the broker would cut or reject is never made."""
     with pytest.raises(ValueError, match="the role"):
         client_order_id("AAPL", role, 0)
 
 
 @pytest.mark.parametrize("name", ["", "cat", "CAT-1", "catalyst-1", "6f1c7c1e-0c0b-5f0a-9a55-3a1d6f9d2b11"])
 def test_external_client_order_id_is_not_ours(name: str):
-    """A person's order, or one of the broker's own, is told apart by its id."""
+    """An order of a person or of the broker is recognised by its id."""
     assert not is_ours(name)

@@ -1,7 +1,8 @@
-"""One order at a broker whose words arrive twice, late, in any order or never; and books that must come out right.
+"""One order at a broker whose reports arrive twice, late, in any order or never; the ledger must come out
+right.
 
-The broker here is a model of its own. The books keep a ledger of slices and ask `hear` and `after_fill` for every
-decision, as the daemon does with a database underneath. Four wrong ways to keep them are planted, and found.
+The broker is a model of its own. The ledger model asks `outcome_of_report` and `after_fill` for every
+decision, as the daemon does. Five planted faulty ledgers are detected.
 """
 
 from collections.abc import Iterable
@@ -56,7 +57,8 @@ class Slice:
 
 @dataclass(frozen=True)
 class Message:
-    """What the broker said at some moment: a word, the cumulative quantity, and the slice if it was a fill."""
+    """A report of the broker at one moment: a status, the cumulative quantity, and the slice if it was a
+    fill."""
 
     broker_status: str
     cum_qty: Decimal
@@ -65,7 +67,7 @@ class Message:
 
 @dataclass
 class Venue:
-    """The broker's own truth of one order."""
+    """The broker's true state of one order."""
 
     broker_status: str | None = None  # None: it has not arrived
     slices: list[Slice] = field(default_factory=list)
@@ -83,12 +85,12 @@ class Venue:
         return self.message(self.slices[-1])
 
     def message(self, slice_: Slice | None = None) -> Message:
-        assert self.broker_status is not None  # it says nothing about an order it has not got
+        assert self.broker_status is not None  # it reports nothing about an order that has not arrived
         return Message(self.broker_status, self.filled, slice_)
 
 
 class LedgerModel:
-    """Ours: a state, a ledger, and the path that was walked."""
+    """Our side: a state, the fills, and the path of states."""
 
     def __init__(self) -> None:
         self.state = OrderState(Status.CREATED, QUANTITY, Decimal(0))
@@ -103,7 +105,7 @@ class LedgerModel:
         self.state = OrderState(self.state.status, QUANTITY, filled, self.state.rejection_reason)
 
     def book_fill(self, found: Slice) -> None:
-        """Each slice once, by its identity."""
+        """Book each slice once, by its identity."""
         if found.cum_qty in self.fills:
             return
         then, _ = after_fill(self.state, found.quantity)
@@ -112,7 +114,8 @@ class LedgerModel:
         self.set_filled(self.state.filled_qty + found.quantity)
 
     def apply(self, message: Message, venue: Venue, *, ledger_answers: bool) -> Verdict:
-        """As the daemon's door: the slice, then the word; when behind, the ledger, then the word again."""
+        """Apply as the daemon does: the slice, then the report; with missing fills, the fills, then the
+        report again."""
         if message.slice is not None:
             self.book_fill(message.slice)
         verdict = self.apply_status(message)
@@ -131,7 +134,7 @@ class LedgerModel:
 
 
 class OrderDeliveryMachine(RuleBasedStateMachine):
-    """The model. `books` is the seam where the wrong ones are planted."""
+    """The model. `ledger_type` is where faulty ledgers are planted."""
 
     ledger_type: type[LedgerModel] = LedgerModel
 
@@ -145,7 +148,7 @@ class OrderDeliveryMachine(RuleBasedStateMachine):
 
     @initialize(arrives=st.sampled_from(["now", "late", "never"]))
     def send(self, arrives: str) -> None:
-        """Intent first, then the request; its answer may be lost, or the request itself late."""
+        """Commit the intent, then send; the response may be lost, or the request late."""
         self.ledger.transition(Status.SUBMITTED)
         self.in_flight = arrives == "late"
         if arrives == "now":
@@ -174,7 +177,7 @@ class OrderDeliveryMachine(RuleBasedStateMachine):
     )
     @rule(share=st.sampled_from([1, 7, 20, 50, 100]))
     def execute(self, share: int) -> None:
-        """A fill, of an order that works or of one that has just ended: the exchange was first."""
+        """Fill an order that works or has just ended: the exchange was first."""
         self.undelivered.append(self.venue.fill(min(Decimal(share), QUANTITY - self.venue.filled)))
 
     @precondition(lambda self: self.venue.broker_status in {*WORKING_STATUSES, "partially_filled"})
@@ -183,12 +186,12 @@ class OrderDeliveryMachine(RuleBasedStateMachine):
         self.venue.broker_status = broker_status
         self.undelivered.append(self.venue.message())
 
-    # -- on the way
+    # -- delivery
 
     @precondition(lambda self: self.undelivered)
     @rule(data=st.data(), again=st.booleans(), ledger_answers=st.booleans())
     def deliver_message(self, data: st.DataObject, again: bool, ledger_answers: bool) -> None:
-        """Any message that is under way, once or to come again."""
+        """Deliver any message in flight, once or to be repeated."""
         place = data.draw(st.integers(0, len(self.undelivered) - 1))
         message = self.undelivered[place] if again else self.undelivered.pop(place)
         verdict = self.ledger.apply(message, self.venue, ledger_answers=ledger_answers)
@@ -202,25 +205,25 @@ class OrderDeliveryMachine(RuleBasedStateMachine):
 
     @rule(broker_status=st.sampled_from(["pondering", "", "cancelled"]))
     def deliver_unknown_status(self, broker_status: str) -> None:
-        """A word nobody knows changes nothing."""
+        """An unknown status changes nothing."""
         before = self.ledger.state
         verdict = self.ledger.apply(Message(broker_status, QUANTITY), self.venue, ledger_answers=True)
         assert (verdict, self.ledger.state) == (Verdict.UNKNOWN, before)
 
-    # -- at home
+    # -- our side
 
     @precondition(
         lambda self: self.venue.broker_status is None and self.ledger.state.status is Status.SUBMITTED
     )
     @rule()
     def assume_never_arrived(self) -> None:
-        """The broker never had it, as far as one can see; it may be on the way all the same."""
+        """Give the order up: the broker does not show it, and it may still be in flight."""
         self.ledger.transition(Status.REJECTED, NEVER_ARRIVED)
 
     @precondition(lambda self: self.venue.broker_status is not None)
     @rule()
     def reconcile(self) -> None:
-        """The broker is asked for the order and its fills: then we agree, and asking again changes nothing."""
+        """Read the order and its fills: then both sides agree, and a second read changes nothing."""
         for slice_ in self.venue.slices:
             self.ledger.book_fill(slice_)
         verdict = self.ledger.apply(self.venue.message(), self.venue, ledger_answers=True)
@@ -234,7 +237,7 @@ class OrderDeliveryMachine(RuleBasedStateMachine):
         ours = self.ledger.state.status
         if self.venue.broker_status in LOCAL_STATUS:
             assert ours is LOCAL_STATUS[self.venue.broker_status]
-        else:  # alive, and we never go back from accepted to submitted
+        else:  # working; accepted never goes back to submitted
             alive = {Status.PARTIAL_FILL} if self.venue.filled else {Status.SUBMITTED, Status.ACCEPTED}
             assert ours in alive
         settled = self.ledger.state
@@ -245,16 +248,17 @@ class OrderDeliveryMachine(RuleBasedStateMachine):
         assert self.ledger.state == settled
 
     def assert_expected_contradiction(self, message: Message) -> None:
-        """The only one there is: an order given up for lost has ended at the broker without a fill."""
+        """Only one contradiction is possible: an order given up for lost ended at the broker without a fill."""
         assert self.ledger.state.status is Status.REJECTED
         assert self.ledger.state.rejection_reason == NEVER_ARRIVED
         assert message.broker_status in {"expired", "replaced"}
 
-    # -- always
+    # -- invariants
 
     @invariant()
     def fills_match_exchange(self) -> None:
-        """Never fewer than before, never invented, never more than ordered; the sum of the slices booked."""
+        """The filled quantity never falls, is never invented, never exceeds the order, and is the sum of the
+        booked slices."""
         filled = self.ledger.state.filled_qty
         assert filled >= self.before
         self.before = filled
@@ -280,14 +284,14 @@ class OrderDeliveryMachine(RuleBasedStateMachine):
 
 
 class CumulativeLedger(LedgerModel):
-    """Wrong: takes what is filled in all for what was filled now."""
+    """Faulty: takes the cumulative quantity for the slice."""
 
     def book_fill(self, found: Slice) -> None:
         super().book_fill(Slice(found.cum_qty, found.cum_qty))
 
 
 class ForgetfulLedger(LedgerModel):
-    """Wrong: does not know a slice it has booked before."""
+    """Faulty: books a known slice again."""
 
     def book_fill(self, found: Slice) -> None:
         then, _ = after_fill(self.state, found.quantity)
@@ -297,7 +301,7 @@ class ForgetfulLedger(LedgerModel):
 
 
 class SkippingLedger(LedgerModel):
-    """Wrong: takes a slice that lies behind the highest one for an old acquaintance."""
+    """Faulty: ignores a slice below the highest one."""
 
     def book_fill(self, found: Slice) -> None:
         if not self.fills or found.cum_qty > max(self.fills):
@@ -305,7 +309,7 @@ class SkippingLedger(LedgerModel):
 
 
 class TrustingLedger(LedgerModel):
-    """Wrong: believes the report's quantity instead of booking the slices."""
+    """Faulty: takes the report's quantity instead of booking the slices."""
 
     def apply(self, message: Message, venue: Venue, *, ledger_answers: bool) -> Verdict:
         self.set_filled(max(self.state.filled_qty, message.cum_qty))
@@ -313,7 +317,7 @@ class TrustingLedger(LedgerModel):
 
 
 class HastyLedger(LedgerModel):
-    """Wrong: lets the last word decide, without asking which edges there are."""
+    """Faulty: lets the last report decide, without the edges."""
 
     def apply_status(self, message: Message) -> Verdict:
         then = LOCAL_STATUS.get(message.broker_status)
@@ -336,7 +340,7 @@ def faulty_machine(faulty_ledger: type[LedgerModel]) -> Iterable[OrderDeliveryMa
     "ledger", [CumulativeLedger, ForgetfulLedger, SkippingLedger, TrustingLedger, HastyLedger]
 )
 def test_order_delivery_model_detects_faulty_ledgers(ledger: type[LedgerModel]):
-    """The model sees what it is for: each planted fault breaks an invariant within a few hundred lives."""
+    """Each planted fault breaks an invariant within a few hundred runs."""
     search = settings(
         max_examples=500,
         derandomize=True,

@@ -1,4 +1,4 @@
-"""The order machine against a table drawn by hand: which edges there are, and what each word and each fill does."""
+"""The order state machine against a table written by hand: the edges, and the effect of each status and fill."""
 
 from decimal import Decimal
 from itertools import product
@@ -31,7 +31,7 @@ from catalyst.store.pool import Store
 
 QUANTITY = Decimal(100)
 
-# n: an edge. l: an edge that pages the operator. a: late, and only for an order that had never arrived.
+# n: an edge. l: an edge that alerts the operator. a: late, and only for an order that had never arrived.
 TRANSITION_TABLE = """
               cr su ac pa fi ca re ex rp
 created       .  n  .  .  .  n  n  .  .
@@ -45,7 +45,7 @@ expired       .  .  .  l  l  .  .  .  .
 replaced      .  .  .  l  l  .  .  .  .
 """
 ROWS = [line.split() for line in TRANSITION_TABLE.strip().splitlines()[1:]]
-TABLE = {  # the columns are the rows' own states, in their order
+TABLE = {  # the columns are the states of the rows, in their order
     (Status(seen), Status(then)): mark
     for seen, *marks in ROWS
     for (then, *_), mark in zip(ROWS, marks, strict=True)
@@ -60,7 +60,7 @@ def order(status: Status, filled: int = 0, reason: str | None = None) -> OrderSt
 @pytest.mark.parametrize("reason", REASONS)
 @pytest.mark.parametrize(("seen", "then"), list(product(Status, Status)))
 def test_order_transitions_match_table(seen: Status, then: Status, reason: str | None):
-    """An edge is allowed with its kind, or it is no edge; a refused order rises only if it had never arrived."""
+    """A pair is allowed with its kind, or is no edge; a rejected order revives only if it had never arrived."""
     mark = TABLE[seen, then]
     if mark == "n":
         assert transition(seen, then, reason=reason) is EdgeKind.NORMAL
@@ -72,8 +72,8 @@ def test_order_transitions_match_table(seen: Status, then: Status, reason: str |
 
 
 async def test_order_edges_in_database_match_table(store: Store):
-    """order_edges holds the drawing: the same pairs and kinds, rising again tied to its reason, and corrections
-    only beside it, never out of `filled` and never on a pair that has an edge already."""
+    """order_edges holds the table: the same pairs and kinds, a revival bound to its reason, and corrections
+    only for other pairs, never out of `filled`."""
     kinds = {"n": "normal", "l": "late", "a": "late"}
     async with store.read() as conn:
         rows = await conn.fetch("SELECT from_status, to_status, kind, reason FROM order_edges")
@@ -91,15 +91,15 @@ async def test_order_edges_in_database_match_table(store: Store):
 
 
 def test_every_order_status_is_terminal_or_working():
-    """The two sets part the states: five that end, four that work."""
+    """The two sets divide the states: five terminal, four working."""
     ends = {Status.FILLED, Status.CANCELLED, Status.REJECTED, Status.EXPIRED, Status.REPLACED}
     assert ends == TERMINAL
     assert set(Status) - ends == WORKING
     assert set(Purpose) - {Purpose.ENTRY} == EXITS
 
 
-# =: right already. >: move. L: a late move. <: stale. +: fetch the fills first. x: no edge leads there.
-# The row's number is what is booked; a report of an end carries the same, `par` 40 of 100, `fil` 100.
+# =: right already. >: move. L: a late move. <: stale. +: read the fills first. x: no edge leads there.
+# The row's number is what is booked; a terminal report carries the same, `par` 40 of 100, `fil` 100.
 REPORT_OUTCOMES = """
                     new acc par fil can rej exp rep
 created 0           >   x   +   +   >   >   x   x
@@ -148,7 +148,7 @@ def report_cases() -> list[tuple[str, int, str, str]]:
 
 @pytest.mark.parametrize(("state", "booked", "name", "mark"), report_cases())
 def test_report_outcomes_match_table(state: str, booked: int, name: str, mark: str):
-    """Whatever the state and the word, the verdict is the drawn one; a move names its end and its kind."""
+    """For every state and status the outcome is that of the table; a move names its target and its kind."""
     reason = NEVER_ARRIVED if state == "never_arrived" else "BROKER: no" if state == "rejected" else None
     seen = Status.REJECTED if state == "never_arrived" else Status(state)
     broker_status, then = REPORTS[name]
@@ -157,7 +157,7 @@ def test_report_outcomes_match_table(state: str, booked: int, name: str, mark: s
     assert outcome.verdict is VERDICTS[mark]
     if mark == ">":
         assert outcome == ReportOutcome(Verdict.MOVE, then, EdgeKind.NORMAL)
-    elif mark == "L":  # alive after all: it goes on as accepted, whatever the exact word
+    elif mark == "L":  # working after all: it continues as accepted, whatever the exact status
         revived = Status.CANCELLED if name == "can" else Status.ACCEPTED
         assert outcome == ReportOutcome(Verdict.MOVE, revived, EdgeKind.LATE)
     else:
@@ -166,7 +166,8 @@ def test_report_outcomes_match_table(state: str, booked: int, name: str, mark: s
 
 @pytest.mark.parametrize("status", sorted(WORKING - {Status.CREATED}))
 def test_terminal_report_waits_for_missing_fills(status: Status):
-    """A cancel that carries 70 filled, and a `filled` that carries too little, move nothing: the fills come first."""
+    """A cancel that carries 70 filled, and a `filled` that carries too little, move nothing: the fills come
+    first."""
     booked = 40 if status is Status.PARTIAL_FILL else 0
     assert outcome_of_report(order(status, booked), "canceled", Decimal(70)).verdict is Verdict.MISSING_FILLS
     assert (
@@ -177,7 +178,7 @@ def test_terminal_report_waits_for_missing_fills(status: Status):
 
 @pytest.mark.parametrize("broker_status", ["canceled", "expired", "replaced", "rejected"])
 def test_terminal_report_older_than_last_fill_is_stale(broker_status: str):
-    """With 40 booked, an end that was said at 20 lies behind us: its newer self will come."""
+    """With 40 booked, a terminal report at 20 is stale; a newer one will come."""
     assert (
         outcome_of_report(order(Status.PARTIAL_FILL, 40), broker_status, Decimal(20)).verdict is Verdict.STALE
     )
@@ -185,7 +186,7 @@ def test_terminal_report_older_than_last_fill_is_stale(broker_status: str):
 
 @pytest.mark.parametrize("broker_status", ["new", "held", "pending_cancel", "partially_filled"])
 def test_partial_fill_is_kept_for_every_working_status(broker_status: str):
-    """With something filled every working word means a partial fill, now or a moment ago."""
+    """With a filled quantity every working status means a partial fill."""
     for cumulative in (20, 40):
         assert (
             outcome_of_report(order(Status.PARTIAL_FILL, 40), broker_status, Decimal(cumulative)).verdict
@@ -194,7 +195,7 @@ def test_partial_fill_is_kept_for_every_working_status(broker_status: str):
 
 
 def test_last_share_moves_order_to_filled():
-    """40 of 100 make a partial fill, the other 60 make it filled, in one edge from wherever it was."""
+    """40 of 100 make a partial fill, the other 60 make it filled, in one edge from any state."""
     for status in (Status.SUBMITTED, Status.ACCEPTED):
         assert after_fill(order(status), Decimal(40)) == (Status.PARTIAL_FILL, EdgeKind.NORMAL)
         assert after_fill(order(status), QUANTITY) == (Status.FILLED, EdgeKind.NORMAL)
@@ -206,13 +207,13 @@ def test_last_share_moves_order_to_filled():
 @pytest.mark.parametrize("status", [Status.CANCELLED, Status.EXPIRED, Status.REPLACED])
 @pytest.mark.parametrize("booked", [0, 40])
 def test_fill_after_terminal_status_is_booked_as_late(status: Status, booked: int):
-    """The exchange filled first and the news came after: the shares are ours, and somebody is told."""
+    """The exchange filled first and the report came later: the shares are ours, and an alert is raised."""
     assert after_fill(order(status, booked), Decimal(20)) == (Status.PARTIAL_FILL, EdgeKind.LATE)
     assert after_fill(order(status, booked), QUANTITY - booked) == (Status.FILLED, EdgeKind.LATE)
 
 
 def test_rejected_order_fills_only_if_it_had_never_arrived():
-    """What the broker refused cannot fill; what seemed never to have arrived can."""
+    """An order that the broker rejected cannot fill; one that seemed never to have arrived can."""
     assert after_fill(order(Status.REJECTED, 0, NEVER_ARRIVED), Decimal(20)) == (
         Status.PARTIAL_FILL,
         EdgeKind.LATE,
@@ -223,7 +224,7 @@ def test_rejected_order_fills_only_if_it_had_never_arrived():
 
 
 def test_created_order_cannot_fill():
-    """`created` means surely never sent: a fill of it is a contradiction to be looked at, not booked."""
+    """A `created` order was never sent: a fill of it is a contradiction and is not booked."""
     with pytest.raises(IllegalTransition, match="never sent"):
         after_fill(order(Status.CREATED), Decimal(20))
 
@@ -237,12 +238,12 @@ def test_zero_negative_or_excessive_fill_is_refused(status: Status, quantity: st
 
 
 def test_filled_order_cannot_fill_again():
-    """One more share after the hundredth is an invariant broken."""
+    """One more share after the hundredth breaks an invariant."""
     with pytest.raises(InvariantBroken):
         after_fill(order(Status.FILLED, 100), Decimal(1))
 
 
-# The words of Alpaca's orders documentation, with nothing filled, 40 of 100, and all.
+# The statuses of Alpaca's orders documentation, with nothing filled, 40 of 100, and all.
 BROKER_STATUSES = """
 pending_new           submitted  partial_fill  filled
 new                   submitted  partial_fill  filled
@@ -267,7 +268,7 @@ replaced              replaced   replaced      replaced
 
 @pytest.mark.parametrize("line", BROKER_STATUSES.strip().splitlines())
 def test_every_broker_status_maps_to_a_status(line: str):
-    """The map is total over the broker's own list, at every filled quantity."""
+    """Every status of the broker's list has a state, at every filled quantity."""
     broker_status, *states = line.split()
     for filled, state in zip((0, 40, 100), states, strict=True):
         assert status_of(broker_status, Decimal(filled), QUANTITY) is Status(state)
@@ -277,7 +278,7 @@ def test_every_broker_status_maps_to_a_status(line: str):
     "broker_status", ["", "cancelled", "NEW", "Filled", "not_found", "partial_fill", "pending"]
 )
 def test_unknown_broker_status_changes_nothing(broker_status: str):
-    """A word that is not the broker's, not even ours or the same in capitals, is no state and no verdict."""
+    """An unknown status, also one of our own or in capitals, gives no state and no move."""
     for filled in (0, 40, 100):
         assert status_of(broker_status, Decimal(filled), QUANTITY) is None
     for status in Status:
@@ -300,6 +301,6 @@ SIDES = {
 
 @pytest.mark.parametrize(("held", "purpose"), list(product(PositionSide, Purpose)))
 def test_order_side_follows_from_position_side_and_purpose(held: PositionSide, purpose: Purpose):
-    """Entries go with the position, every exit against it; and the way back finds the same position."""
+    """Entries have the position's side, every exit the opposite one; the way back finds the position's side."""
     assert side_for(held, purpose) is SIDES[held, purpose]
     assert position_side_for(SIDES[held, purpose], purpose) is held

@@ -34,7 +34,7 @@ def position_with(side: PositionSide, entries: list[tuple[Decimal, Decimal]]) ->
 
 
 def to_cent(amount: Fraction) -> Decimal:
-    """The nearest cent, halves to even, without a division on the way."""
+    """Return the nearest cent, halves to even, without an intermediate division."""
     cents = amount * 100
     floor = cents.numerator // cents.denominator
     rest = cents - floor
@@ -48,7 +48,8 @@ def total_value(fills_: list[tuple[Decimal, Decimal]]) -> Fraction:
 
 @given(sides, fills)
 def test_position_quantity_and_cost_sum_entries(side: PositionSide, entries: list[tuple[Decimal, Decimal]]):
-    """Quantity is the sum, cost the exact sum of products, the average price their quotient; nothing is realised."""
+    """Quantity is the sum, cost the exact sum of products, the average price their quotient; nothing is
+    realised."""
     holding = position_with(side, entries)
     assert holding.quantity == holding.entered_qty == sum(q for q, _ in entries)
     assert Fraction(holding.cost) == total_value(entries)
@@ -66,8 +67,8 @@ def test_position_quantity_and_cost_sum_entries(side: PositionSide, entries: lis
 def test_realised_pnl_is_exact_to_the_cent(
     side: PositionSide, entries: list[tuple[Decimal, Decimal]], exits: list[tuple[Decimal, Decimal]]
 ):
-    """After every exit, partial or last, realised P&L is the exact fraction rounded once: exits less their share of
-    the cost for a long, the opposite for a short; what leaves beyond the holding is oversold and realises nothing."""
+    """After every exit realised P&L is the exact fraction rounded once: exits less their share of the cost
+    for a long, the opposite for a short; an oversold surplus realises nothing."""
     holding = position_with(side, entries)
     gone: list[tuple[Decimal, Decimal]] = []
     for quantity, price in exits:
@@ -88,10 +89,8 @@ def test_realised_pnl_is_exact_to_the_cent(
 
 
 def test_realised_pnl_half_cent_rounds_to_even():
-    """Three of six shares that cost a cent together gave nothing: half a cent lost, which goes to the even cent.
-
-    The average price has endless digits; three times its last rounding would be more than the half.
-    """
+    """Three of six shares that cost a cent together return nothing: half a cent lost rounds to the even cent.
+    The average price has infinite digits; three times its rounding would exceed the half."""
     holding = position_with(LONG, [(Decimal(4), Decimal("0.0020")), (Decimal(2), Decimal("0.0010"))])
     assert (holding.cost, holding.entry_price * 3 > Decimal("0.005")) == (Decimal("0.01"), True)
     holding, _ = reduce_by_fill(holding, Decimal(3), Decimal(0))
@@ -105,7 +104,7 @@ def test_unrealised_pnl_is_exact_to_the_cent(
     exits: list[tuple[Decimal, Decimal]],
     price: Decimal,
 ):
-    """What is still held, at a price, less its share of the cost; nothing once it is closed."""
+    """Unrealised P&L is the held shares at a price, less their share of the cost; zero once closed."""
     holding = position_with(side, entries)
     for quantity, at in exits:
         holding, _ = reduce_by_fill(holding, quantity, at)
@@ -126,7 +125,7 @@ def test_round_trip_pnl_is_opposite_for_long_and_short(side: PositionSide, gain:
 
 
 def test_oversell_closes_position_and_returns_surplus():
-    """50 leave a holding of 40: it is closed over 40, and the 10 that nobody held are handed back."""
+    """A sale of 50 from 40 closes the position over 40 and returns the surplus of 10."""
     holding, oversold = reduce_by_fill(
         position_with(LONG, [(Decimal(40), Decimal(10))]), Decimal(50), Decimal(11)
     )
@@ -137,7 +136,7 @@ def test_oversell_closes_position_and_returns_surplus():
 
 
 def test_closed_position_cannot_be_entered_again():
-    """Open leads to closed and nowhere else; a later entry is a new position."""
+    """Open leads only to closed; a later entry is a new position."""
     assert {(PositionStatus.OPEN, PositionStatus.CLOSED)} == POSITION_EDGES
     closed, _ = reduce_by_fill(position_with(SHORT, [(Decimal(5), Decimal(10))]), Decimal(5), Decimal(9))
     with pytest.raises(IllegalTransition):
@@ -145,7 +144,7 @@ def test_closed_position_cannot_be_entered_again():
 
 
 def test_close_reasons_are_the_eight_known():
-    """A close reason begins with one of these words; the database knows the same."""
+    """A close reason begins with one of these words; the database has the same list."""
     assert {str(reason) for reason in CloseReason} == {
         "STOP_LOSS_HIT", "TAKE_PROFIT_HIT", "TIME_LIMIT", "MARKET_CLOSE", "MANUAL", "EMERGENCY_STOP",
         "RECONCILED_PHANTOM", "EXTERNAL",
@@ -153,7 +152,7 @@ def test_close_reasons_are_the_eight_known():
 
 
 def test_pnl_rounding_is_half_even():
-    """Half a cent goes to the even cent, gained or lost."""
+    """Half a cent rounds to the even cent, gained or lost."""
     for price, gain in (("10.005", "0.00"), ("10.015", "0.02"), ("9.995", "0.00"), ("9.985", "-0.02")):
         holding, _ = reduce_by_fill(
             position_with(LONG, [(Decimal(1), Decimal(10))]), Decimal(1), Decimal(price)

@@ -1,4 +1,4 @@
-"""Prices: on tick, in the right direction, and unmoved by a second rounding."""
+"""Prices: on tick, in the right direction, and unchanged by a second rounding."""
 
 from decimal import Decimal
 
@@ -24,7 +24,7 @@ prices = st.decimals("0.0001", "100000", places=7)
 
 
 def is_allowed(price: Decimal) -> bool:
-    """The rule itself: whole cents from a dollar on, hundredths of a cent below."""
+    """Return the rule itself: whole cents from a dollar on, hundredths of a cent below."""
     step = 100 if price >= 1 else 10_000
     return price > 0 and (price * step) % 1 == 0
 
@@ -36,7 +36,8 @@ def is_allowed(price: Decimal) -> bool:
 @example(Decimal("0.99995"))
 @example(Decimal("1.005"))
 def test_price_rounding_lands_on_adjacent_tick(price: Decimal):
-    """Down is the highest tick not above, up the lowest not below, nearest the closer of the two; twice is once."""
+    """Down is the highest tick not above, up the lowest not below, nearest the closer one; a second rounding
+    changes nothing."""
     down, up, near = round_down(price), round_up(price), round_nearest(price)
     assert down <= price <= up
     assert near in (down, up)
@@ -54,7 +55,7 @@ def test_price_rounding_lands_on_adjacent_tick(price: Decimal):
 
 @given(prices)
 def test_price_rounding_direction_depends_on_purpose(price: Decimal):
-    """Stops and targets move towards the entry, entries away from paying more; a short is the mirror of a long."""
+    """Stops and targets move towards the entry, entries away from paying more; a short mirrors a long."""
     assert round_stop(price, LONG) == round_target(price, SHORT) == round_entry(price, SHORT) >= price
     assert round_stop(price, SHORT) == round_target(price, LONG) == round_entry(price, LONG) <= price
 
@@ -72,17 +73,17 @@ def test_price_rounding_direction_depends_on_purpose(price: Decimal):
     ],
 )
 def test_tick_size_changes_at_one_dollar(price: str, down: str, up: str):
-    """Just below a dollar the step is a hundredth of a cent; what is rounded up to it is written 1.00."""
+    """Just below a dollar the step is a hundredth of a cent; a price rounded up to a dollar is written 1.00."""
     assert (str(round_down(Decimal(price))), str(round_up(Decimal(price)))) == (down, up)
 
 
 def test_tick_size_follows_price():
-    """A dollar moves by cents, a hair less by hundredths of one."""
+    """A dollar moves by cents, a price just below it by hundredths of a cent."""
     assert tick_of(Decimal("1.00")) == CENT
     assert tick_of(Decimal("0.9999")) == SUB_CENT
 
 
 @pytest.mark.parametrize("price", ["0", "0.00", "-1", "-0.0001", "1.001", "0.00001", "10.0001"])
 def test_invalid_price_is_not_on_tick(price: str):
-    """Nothing, less than nothing, and prices between ticks are not on tick."""
+    """Zero, negative prices and prices between ticks are not on tick."""
     assert not on_tick(Decimal(price))

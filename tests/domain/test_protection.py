@@ -71,7 +71,8 @@ CASES = [
 
 @pytest.mark.parametrize(("exits", "judged"), CASES)
 def test_protection_is_judged_by_working_stops(exits: list[ExitOrder], judged: Protection):
-    """Only stops count, only their remaining shares, and only once their entry is done; order does not matter."""
+    """Only stops count, only their remaining shares, and only once their entry is complete; order does not
+    matter."""
     assert protection_of(HELD, exits) is judged
     assert protection_of(HELD, exits[::-1]) is judged
 
@@ -89,7 +90,7 @@ OTHER_STATUSES = [
     ("status", "broker_status"), list(product(Status, [*WORKING_STATUSES, *OTHER_STATUSES]))
 )
 def test_stop_protects_while_local_and_broker_status_work(status: Status, broker_status: str | None):
-    """Our state must be working at the broker, and the broker's last word one that can still trigger."""
+    """Our state must be working, and the broker's last status one that can still trigger."""
     ours = status in {Status.SUBMITTED, Status.ACCEPTED, Status.PARTIAL_FILL}
     expected = UNPROTECTED
     if ours:

@@ -1,4 +1,4 @@
-"""Sessions: New York wall-clock times as instants, on short days and across both changes of the clocks."""
+"""Sessions: New York wall-clock times as instants, on half days and across both DST changes."""
 
 from datetime import UTC, date, datetime, time, timedelta
 
@@ -10,7 +10,7 @@ from catalyst.domain.session import Phase, Session, session_of, trading_date
 OPENS, CLOSES, EARLY = time(9, 30), time(16, 0), time(13, 0)
 
 DAYS = [
-    # day, close, open and close in UTC hours: the clocks change on 8 March and 1 November 2026
+    # day, close, open and close in UTC hours: DST changes on 8 March and 1 November 2026
     (date(2026, 1, 5), CLOSES, "14:30", "21:00", False),
     (date(2026, 3, 6), CLOSES, "14:30", "21:00", False),
     (date(2026, 3, 9), CLOSES, "13:30", "20:00", False),
@@ -25,7 +25,7 @@ DAYS = [
 
 @pytest.mark.parametrize(("day", "closes", "opened", "closed", "half"), DAYS)
 def test_session_hours_are_new_york_time(day: date, closes: time, opened: str, closed: str, half: bool):
-    """Open and close are the right UTC instants in winter and summer, and a half day knows that it is one."""
+    """Open and close are the right UTC instants in winter and summer, and a half day is marked as one."""
     session = session_of(day, OPENS, closes)
     assert session.open == datetime.combine(day, time.fromisoformat(opened), UTC)
     assert session.close == datetime.combine(day, time.fromisoformat(closed), UTC)
@@ -36,7 +36,7 @@ def test_session_hours_are_new_york_time(day: date, closes: time, opened: str, c
 
 
 def test_session_phase_changes_exactly_at_open_and_close():
-    """The opening instant belongs to the session, the closing instant no longer."""
+    """The opening instant belongs to the session, the closing instant does not."""
     session = session_of(date(2026, 4, 8), OPENS, CLOSES)
     tick = timedelta(microseconds=1)
     assert session.phase(session.open - tick) is Phase.BEFORE
@@ -46,7 +46,7 @@ def test_session_phase_changes_exactly_at_open_and_close():
 
 
 def test_session_closing_before_open_is_refused():
-    """Such a calendar row is refused, whatever it came from."""
+    """A calendar row that closes before it opens is refused, from any source."""
     at = datetime(2026, 4, 8, 13, 30, tzinfo=UTC)
     for close in (at, at - timedelta(hours=1)):
         with pytest.raises(CatalystError, match="2026-04-08 closes before it opens"):
@@ -63,5 +63,6 @@ def test_session_closing_before_open_is_refused():
     ],
 )
 def test_trading_date_changes_at_new_york_midnight(at: datetime, day: date):
-    """Not at midnight UTC; in summer an hour earlier than in winter."""
+    """The date changes at New York midnight, not at midnight UTC; in summer an hour earlier in UTC than in
+    winter."""
     assert trading_date(at) == day

@@ -28,7 +28,7 @@ async def reconciliation_alerts(scenario: Scenario) -> dict[str, str]:
 DAMAGE = {
     "PNL_MISMATCH": (
         "UPDATE positions SET realized_pnl = realized_pnl + 0.01 WHERE position_id = $1",
-        "its row says",
+        "by its fills",
     ),
     "LEG_MISMATCH": (
         """

@@ -1,7 +1,7 @@
-"""Discrepancies: the broker's orders and shares against our rows, and our rows against journal and fills.
+"""Discrepancies between the broker's orders and shares and our rows, and between our rows, journal and fills.
 
-Each discrepancy is one line of text that stays equal from read to read. Pure: this module reads and changes
-nothing.
+The text of a discrepancy is one line and does not change from read to read. The functions are pure: no network,
+no database, no clock.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,25 +18,27 @@ from catalyst.store.orders import OrderRow
 from catalyst.store.reconciliation import Contradiction, StoredHolding
 
 ZERO: Final = Decimal(0)
-CONFIRM_AFTER: Final = timedelta(seconds=12)  # the broker's positions may lag behind its fills
+CONFIRM_AFTER: Final = timedelta(seconds=12)  # the broker's positions can be older than its fills
 
 
 class DiscrepancyKind(StrEnum):
-    """Subject of a discrepancy; the first word of its text and the event of its alert."""
+    """Kind of a discrepancy: the first word of its text, and the event of its alert."""
 
-    PHANTOM = "PHANTOM_POSITION"  # a row of ours without shares at the broker
-    ORPHAN = "ORPHAN_POSITION"  # shares at the broker that no row explains
+    PHANTOM = "PHANTOM_POSITION"  # our position has no shares at the broker
+    ORPHAN = "ORPHAN_POSITION"  # the broker has shares that no row explains
     QUANTITY = "QTY_MISMATCH"
-    ORDER = "ORDER_MISMATCH"  # the status of an order, or its existence
-    LEGS = "LEG_MISMATCH"  # parent and legs: links, kinds and quantities
-    LEDGER = "LEDGER_CONTRADICTION"  # rows, journal and fills against each other
-    RESULT = "PNL_MISMATCH"
+    ORDER = "ORDER_MISMATCH"  # an order's status differs, or the broker does not list the order
+    LEGS = "LEG_MISMATCH"  # a leg's parent, kind or quantity differs
+    LEDGER = "LEDGER_CONTRADICTION"  # rows, journal and fills contradict each other
+    RESULT = "PNL_MISMATCH"  # a position's quantity or result differs from its fills
 
 
 @dataclass(frozen=True, slots=True)
 class Discrepancy:
-    """One discrepancy. `symbol` is None for the whole account; `surplus` holds the broker's unexplained
-    shares."""
+    """One discrepancy. `symbol` is None for the whole account.
+
+    `surplus` is the signed number of shares at the broker that no row explains.
+    """
 
     kind: DiscrepancyKind
     symbol: str | None
@@ -50,8 +52,10 @@ class Discrepancy:
 
 @dataclass
 class SuspectedDiscrepancies:
-    """Discrepancies by text with the time of the first read. Two reads in a row and CONFIRM_AFTER confirm
-    one."""
+    """Current discrepancies by text, each with the time of the first read that found it.
+
+    A discrepancy is confirmed when consecutive reads have found it for CONFIRM_AFTER; until then it is suspected.
+    """
 
     _suspected_since: dict[str, datetime]
     _by_text: dict[str, Discrepancy]
@@ -63,18 +67,21 @@ class SuspectedDiscrepancies:
     def update(
         self, discrepancies: Iterable[Discrepancy], now: datetime, *, kinds: frozenset[DiscrepancyKind]
     ) -> None:
-        """Store what this read found and drop those of these kinds that are gone. Return the confirmed ones."""
-        fresh = {one.text: one for one in discrepancies}
-        kept = {text: one for text, one in self._by_text.items() if one.kind not in kinds}
-        self._by_text = kept | fresh
+        """Replace the stored discrepancies of `kinds` with those of this read; a text found before keeps its time."""
+        current = {discrepancy.text: discrepancy for discrepancy in discrepancies}
+        of_other_kinds = {
+            text: discrepancy for text, discrepancy in self._by_text.items() if discrepancy.kind not in kinds
+        }
+        self._by_text = of_other_kinds | current
         self._suspected_since = {text: self._suspected_since.get(text, now) for text in self._by_text}
 
     def discard(self, discrepancy: Discrepancy) -> None:
-        """Drop a discrepancy that is on record now."""
+        """Drop a discrepancy after it was recorded in a row."""
         self._by_text.pop(discrepancy.text, None)
         self._suspected_since.pop(discrepancy.text, None)
 
     def confirmed(self, now: datetime) -> list[Discrepancy]:
+        """Return the confirmed discrepancies."""
         return [
             self._by_text[text]
             for text, since in self._suspected_since.items()
@@ -90,12 +97,15 @@ class SuspectedDiscrepancies:
         ]
 
     def has_suspected(self, now: datetime) -> bool:
-        """Return true while a discrepancy is not confirmed yet."""
+        """Return true if any discrepancy is not confirmed yet."""
         return bool(self.suspected(now))
 
     @property
     def symbols(self) -> set[str]:
-        return {one.symbol for one in self._by_text.values() if one.symbol is not None}
+        """Return the symbols of all suspected and confirmed discrepancies."""
+        return {
+            discrepancy.symbol for discrepancy in self._by_text.values() if discrepancy.symbol is not None
+        }
 
 
 SHARE_KINDS: Final = frozenset(
@@ -107,91 +117,100 @@ ORDER_KINDS: Final = frozenset({DiscrepancyKind.ORDER, DiscrepancyKind.LEGS, Dis
 def share_discrepancies(
     holdings: Sequence[StoredHolding], broker_positions: Mapping[str, PositionReport]
 ) -> Iterator[Discrepancy]:
-    """Compare our shares, orphans included, with the broker's."""
-    known: dict[str, Decimal] = {}
-    positions: dict[str, Decimal] = {}
-    for one in holdings:
-        known[one.symbol] = known.get(one.symbol, ZERO) + one.signed_qty
-        if not one.is_orphan:
-            positions[one.symbol] = positions.get(one.symbol, ZERO) + one.signed_qty
-    for symbol in sorted(known.keys() | broker_positions.keys()):
-        ours, mine = known.get(symbol, ZERO), positions.get(symbol, ZERO)
-        theirs = broker_positions[symbol].quantity if symbol in broker_positions else ZERO
-        orphaned, extra = ours - mine, theirs - mine
-        if ours == theirs or (orphaned and orphaned * extra >= 0):
-            continue  # the orphan loop follows the size of an orphan
-        surplus = theirs - ours
-        said = f"{symbol} ours {ours.normalize():f} broker {theirs.normalize():f}"
-        if mine and not theirs:
-            yield Discrepancy(DiscrepancyKind.PHANTOM, symbol, said)
-        elif (
-            theirs * surplus > 0 and theirs * mine >= 0
-        ):  # more shares than our rows explain, on the broker's side
-            yield Discrepancy(DiscrepancyKind.ORPHAN, symbol, said, surplus)
-        elif mine:
-            yield Discrepancy(DiscrepancyKind.QUANTITY, symbol, said)
+    """Compare our shares, orphan shares included, with the broker's; yield one discrepancy per symbol at most."""
+    stored_qty: dict[str, Decimal] = {}
+    position_qty: dict[str, Decimal] = {}
+    for holding in holdings:
+        stored_qty[holding.symbol] = stored_qty.get(holding.symbol, ZERO) + holding.signed_qty
+        if not holding.is_orphan:
+            position_qty[holding.symbol] = position_qty.get(holding.symbol, ZERO) + holding.signed_qty
+    for symbol in sorted(stored_qty.keys() | broker_positions.keys()):
+        ours, in_positions = stored_qty.get(symbol, ZERO), position_qty.get(symbol, ZERO)
+        at_broker = broker_positions[symbol].quantity if symbol in broker_positions else ZERO
+        orphan_qty, unexplained = ours - in_positions, at_broker - in_positions
+        if ours == at_broker or (orphan_qty and orphan_qty * unexplained >= 0):
+            continue  # the orphan loop adjusts the quantity of an orphan row
+        surplus = at_broker - ours
+        quantities = f"{symbol} ours {ours.normalize():f} broker {at_broker.normalize():f}"
+        if in_positions and not at_broker:
+            yield Discrepancy(DiscrepancyKind.PHANTOM, symbol, quantities)
+        # More shares than our rows explain, and our position, if any, is on the broker's side.
+        elif at_broker * surplus > 0 and at_broker * in_positions >= 0:
+            yield Discrepancy(DiscrepancyKind.ORPHAN, symbol, quantities, surplus)
+        elif in_positions:
+            yield Discrepancy(DiscrepancyKind.QUANTITY, symbol, quantities)
 
 
 def result_discrepancies(holdings: Sequence[StoredHolding]) -> Iterator[Discrepancy]:
-    """Compare quantity and result of positions with their fills, to the share and the cent."""
-    for one in holdings:
-        if one.is_orphan or one.legacy:
+    """Compare quantity and realized result of each position with its fills, exactly.
+
+    Skips orphan rows and legacy positions.
+    """
+    for holding in holdings:
+        if holding.is_orphan or holding.legacy:
             continue
-        oversold = one.fills_out > one.fills_in
-        entered = (one.entered_qty, one.cost) == (one.fills_in, one.fills_cost)
-        exited = (
-            one.exited_qty == one.fills_in
+        oversold = holding.fills_out > holding.fills_in
+        entry_matches = (holding.entered_qty, holding.cost) == (holding.fills_in, holding.fills_cost)
+        exit_matches = (
+            holding.exited_qty == holding.fills_in
             if oversold
-            else (one.exited_qty, one.proceeds) == (one.fills_out, one.fills_proceeds)
+            else (holding.exited_qty, holding.proceeds) == (holding.fills_out, holding.fills_proceeds)
         )
-        left = one.written_off or one.quantity == one.entered_qty - one.exited_qty
-        if not (entered and exited and left):
+        quantity_matches = holding.written_off or holding.quantity == holding.entered_qty - holding.exited_qty
+        if not (entry_matches and exit_matches and quantity_matches):
             yield Discrepancy(
                 DiscrepancyKind.RESULT,
-                one.symbol,
-                f"position {one.holding_id} {one.symbol}: {one.entered_qty} in, {one.exited_qty} out,"
-                f" {one.quantity} held;"
-                f" its fills are {one.fills_in} in, {one.fills_out} out",
+                holding.symbol,
+                f"position {holding.holding_id} {holding.symbol}: {holding.entered_qty} in, {holding.exited_qty} out,"
+                f" {holding.quantity} held;"
+                f" its fills are {holding.fills_in} in, {holding.fills_out} out",
             )
             continue
-        result = PositionState(one.side, one.entered_qty, one.cost, one.exited_qty, one.proceeds).realized_pnl
-        if one.realized_pnl != result:
+        realized_pnl = PositionState(
+            holding.side, holding.entered_qty, holding.cost, holding.exited_qty, holding.proceeds
+        ).realized_pnl
+        if holding.realized_pnl != realized_pnl:
             yield Discrepancy(
                 DiscrepancyKind.RESULT,
-                one.symbol,
-                f"position {one.holding_id} {one.symbol}: its row says {one.realized_pnl}, its fills {result}",
+                holding.symbol,
+                f"position {holding.holding_id} {holding.symbol}: realized {holding.realized_pnl} in its row,"
+                f" {realized_pnl} by its fills",
             )
 
 
 def order_discrepancies(
     rows: Sequence[OrderRow], reports: Sequence[OrderReport], *, listed_since: datetime
 ) -> Iterator[Discrepancy]:
-    """Compare working orders and their groups with the rows as they were before this read was applied.
+    """Compare the broker's orders and their legs with `rows`, which were read before the reports were applied.
 
-    News is gone by the next read, so it is no discrepancy. What stays cannot be repaired by applying reports.
+    A change that this read brings is applied and gone at the next read, so it is never confirmed. A discrepancy that
+    remains cannot be corrected by applying reports. External orders are skipped. Rows created before `listed_since`
+    may be missing from the broker's list.
     """
-    by_broker = {row.alpaca_order_id: row for row in rows if row.alpaca_order_id is not None}
-    by_id = {row.order_id: row for row in rows}
-    shown: set[str] = set()
+    rows_by_broker_id = {row.alpaca_order_id: row for row in rows if row.alpaca_order_id is not None}
+    rows_by_id = {row.order_id: row for row in rows}
+    listed_ids: set[str] = set()
     for report in reports:
-        for one in (report, *report.legs):
-            shown.add(one.broker_id)
-            row = by_broker.get(one.broker_id)
+        for order_report in (report, *report.legs):
+            listed_ids.add(order_report.broker_id)
+            row = rows_by_broker_id.get(order_report.broker_id)
             if row is None or row.origin == "external":
                 continue
-            theirs = status_of(one.broker_status, one.filled_qty, one.quantity)
-            if theirs is not None and (theirs in TERMINAL) is not (row.status in TERMINAL):
+            broker_state = status_of(
+                order_report.broker_status, order_report.filled_qty, order_report.quantity
+            )
+            if broker_state is not None and (broker_state in TERMINAL) is not (row.status in TERMINAL):
                 yield Discrepancy(
                     DiscrepancyKind.ORDER,
                     row.symbol,
-                    f"order {row.order_id} is {row.status}, the broker's {one.broker_status}",
+                    f"order {row.order_id} is {row.status}, at the broker {order_report.broker_status}",
                 )
-        parent = by_broker.get(report.broker_id)
+        parent = rows_by_broker_id.get(report.broker_id)
         if parent is not None:
-            yield from _leg_discrepancies(parent, report, by_broker, by_id)
+            yield from _leg_discrepancies(parent, report, rows_by_broker_id, rows_by_id)
     for row in rows:
-        listed = row.created_at >= listed_since and row.alpaca_order_id is not None
-        if listed and row.status in WORKING and row.alpaca_order_id not in shown:
+        should_be_listed = row.created_at >= listed_since and row.alpaca_order_id is not None
+        if should_be_listed and row.status in WORKING and row.alpaca_order_id not in listed_ids:
             yield Discrepancy(
                 DiscrepancyKind.ORDER,
                 row.symbol,
@@ -200,18 +219,21 @@ def order_discrepancies(
 
 
 def _leg_discrepancies(
-    parent: OrderRow, report: OrderReport, by_broker: Mapping[str, OrderRow], by_id: Mapping[int, OrderRow]
+    parent: OrderRow,
+    report: OrderReport,
+    rows_by_broker_id: Mapping[str, OrderRow],
+    rows_by_id: Mapping[int, OrderRow],
 ) -> Iterator[Discrepancy]:
-    """Compare parent, kind and quantity of each leg; both exits must work, or neither."""
-    alive: set[Purpose] = set()
-    family = [*report.legs]
-    for leg in family:
-        row = by_broker.get(leg.broker_id)
+    """Compare parent, kind and quantity of each leg; both exits of a group must be working, or neither."""
+    working_exits: set[Purpose] = set()
+    legs = [*report.legs]
+    for leg in legs:
+        row = rows_by_broker_id.get(leg.broker_id)
         if row is None:
-            continue  # it is adopted when this report is applied
-        was = None if row.parent_order_id is None else by_id.get(row.parent_order_id)
-        moved = was is not None and was.status is Status.REPLACED
-        if row.parent_order_id != parent.order_id and not moved:
+            continue  # the leg is adopted when this report is applied
+        stored_parent = None if row.parent_order_id is None else rows_by_id.get(row.parent_order_id)
+        parent_was_replaced = stored_parent is not None and stored_parent.status is Status.REPLACED
+        if row.parent_order_id != parent.order_id and not parent_was_replaced:
             yield Discrepancy(
                 DiscrepancyKind.LEGS,
                 parent.symbol,
@@ -233,18 +255,18 @@ def _leg_discrepancies(
             row.status in WORKING
             and status_of(leg.broker_status, leg.filled_qty, leg.quantity) not in TERMINAL
         ):
-            alive.add(row.order_purpose)
+            working_exits.add(row.order_purpose)
     if parent.order_purpose is Purpose.TAKE_PROFIT and parent.status in WORKING:
-        alive.add(Purpose.TAKE_PROFIT)
-    if len(alive) == 1 and parent.order_class in ("bracket", "oco"):
+        working_exits.add(Purpose.TAKE_PROFIT)
+    if len(working_exits) == 1 and parent.order_class in ("bracket", "oco"):
         yield Discrepancy(
             DiscrepancyKind.LEGS,
             parent.symbol,
-            f"of the exits of order {parent.order_id} only the {alive.pop()} is alive",
+            f"of the exits of order {parent.order_id} only the {working_exits.pop()} is working",
         )
 
 
 def ledger_discrepancies(contradictions: Sequence[Contradiction]) -> Iterator[Discrepancy]:
-    """Return the contradictions inside the database."""
-    for flaw in contradictions:
-        yield Discrepancy(DiscrepancyKind.LEDGER, flaw.symbol, flaw.text)
+    """Return a discrepancy for each contradiction inside the database."""
+    for contradiction in contradictions:
+        yield Discrepancy(DiscrepancyKind.LEDGER, contradiction.symbol, contradiction.text)

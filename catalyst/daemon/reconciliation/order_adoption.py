@@ -1,4 +1,4 @@
-"""Order adoption: writes a row for each external order, and for each order of ours whose row was lost."""
+"""Order adoption: writes a row for each external order, and for each of our own orders whose row was lost."""
 
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -20,8 +20,8 @@ from catalyst.store.pool import Store, is_outage
 
 log = structlog.get_logger()
 
-# Role letter in our client order id → origin of its row: exits, protection, a repriced target; outage orders;
-# orphan orders.
+# Role letters in our client order id → origin of the adopted row. First line: exits, flattens, protection, repriced
+# targets. Second line: outage exits, outage protection, orphan exits.
 EXIT_ROLE_ORIGINS: Final = {
     "x": "catalyst", "f": "catalyst", "op": "catalyst", "m": "catalyst",
     "z": "outage", "zp": "outage", "ox": "orphan",
@@ -32,16 +32,20 @@ EXIT_PURPOSES: Final = (Purpose.EXIT, Purpose.FLATTEN)
 
 @dataclass
 class OrderAdoption:
-    """Applies every order of the broker's list and adopts those without a row."""
+    """Applies the orders of the broker's list; an order without a row gets one."""
 
     store: Store
     ledger: OrderLedger
     clock: Clock
     epoch: int
-    _unstorable: set[str] = field(default_factory=set)  # broker ids of orders that no row can hold
+    _unstorable: set[str] = field(default_factory=set)  # broker ids of orders that could not be stored
 
     async def apply_or_adopt(self, report: OrderReport, source: str) -> None:
-        """Apply one order. An order that the database cannot hold is quarantined, and the others go on."""
+        """Apply one order; adopt it when it has no row.
+
+        An order that cannot be stored is quarantined with an alert and skipped from then on. Raises only during a
+        database outage.
+        """
         if report.broker_id in self._unstorable:
             return
         try:
@@ -60,48 +64,55 @@ class OrderAdoption:
                     "ORDER_UNACCEPTABLE",
                     "CRITICAL",
                     report,
-                    f"{report.side} {report.symbol}: an order the tables cannot hold: {error}",
+                    f"{report.side} {report.symbol}: the database cannot store this order: {error}",
                 )
 
     async def _adopt_order(self, report: OrderReport, source: str) -> None:
-        """Write the row of an external order, or of ours whose row was lost, and alert.
+        """Write the row of an external order, or of our order whose row was lost, and alert.
 
-        A replacement of our order keeps its role. An order against an open position or orphan shares is a
-        manual exit of them; any other is an entry, external unless its fills are ours to protect. An entry of
-        ours whose row was lost is ours again: it expires, a flatten cancels it, and its fills become a
-        protected position. An exit of ours whose row was lost is ours again when it fits what is held, else
-        it is external.
+        A replacement of our order keeps the role of the order that it replaced. An external order against an open
+        position or orphan shares is a manual exit of them; any other external order is an entry. It belongs to
+        today's cycle only if we trade its symbol.
+
+        Our entry whose row was lost is ours again: it expires, a flatten cancels it, and its fills become a protected
+        position. Our exit whose row was lost is ours again if it fits the held shares; otherwise it is external.
         """
         if await self._adopt_replacement(report, source) or await self._adopt_lost_exit(report, source):
             return
-        against = PositionSide.LONG if report.side is Side.SELL else PositionSide.SHORT
-        lost = is_ours(report.client_order_id)
+        exited_side = PositionSide.LONG if report.side is Side.SELL else PositionSide.SHORT
+        row_lost = is_ours(report.client_order_id)
         async with self.store.tx("adopt_external") as conn:
-            held = await positions.lock_open(conn, report.symbol, against)
-            orphan = None if held else await orphans.lock_open(conn, report.symbol, against)
-            purpose = _adopted_purpose(report, lost=lost, against_ours=held is not None or orphan is not None)
+            held = await positions.lock_open(conn, report.symbol, exited_side)
+            orphan = None if held else await orphans.lock_open(conn, report.symbol, exited_side)
+            purpose = _adopted_purpose(
+                report, row_lost=row_lost, against_ours=held is not None or orphan is not None
+            )
             today = await cycles.of_day(conn, trading_date(self.clock.now()))
-            ours = lost or held is not None or report.symbol in self.ledger.last_known.symbols
+            ours = row_lost or held is not None or report.symbol in self.ledger.last_known.symbols
             await orders.insert(
                 conn,
                 replace(
                     self._row_of_report(report, purpose, position_side_for(report.side, purpose)),
-                    origin="catalyst" if lost and purpose is Purpose.ENTRY else "external",
+                    origin="catalyst" if row_lost and purpose is Purpose.ENTRY else "external",
                     cycle_id=held.cycle_id if held else today.cycle_id if today and ours else None,
                     position_id=held.position_id if held else None,
                 ),
                 status=Status.SUBMITTED,
                 at=self.clock.now(),
                 source=source,
-                note="an order we have no record of placing",
+                note="an order without a row: its placement is not recorded",
             )
             await self._alert(
                 conn,
-                "ORDER_ADOPTED" if lost else "FOREIGN_ORDER",
-                "CRITICAL" if lost else "WARNING",
+                "ORDER_ADOPTED" if row_lost else "FOREIGN_ORDER",
+                "CRITICAL" if row_lost else "WARNING",
                 report,
                 f"{report.side} {report.quantity} {report.symbol} "
-                + (_describe_lost_order(purpose) if lost else "was placed by somebody else"),
+                + (
+                    _describe_lost_order(purpose)
+                    if row_lost
+                    else "is an external order: Catalyst did not place it"
+                ),
             )
         log.warning(
             "external_order_adopted", symbol=report.symbol, side=report.side, broker_id=report.broker_id
@@ -109,10 +120,10 @@ class OrderAdoption:
         await self.ledger.apply_report(report, source)
 
     async def _adopt_lost_exit(self, report: OrderReport, source: str) -> bool:
-        """Write the lost row of an exit of ours; false when it fits no shares that are held.
+        """Write the lost row of our exit; false when the order is no exit of ours or fits no held shares.
 
-        Protection counts the exit and the safe exit waits for it. The exit intent was lost with the row, so
-        it is written again.
+        With the row, protection counts the exit and the safe exit waits for it. The exit intent was lost with the
+        row, so it is written again.
         """
         origin = (
             EXIT_ROLE_ORIGINS.get(role_of(report.client_order_id))
@@ -121,23 +132,27 @@ class OrderAdoption:
         )
         if origin is None:
             return False
-        against = PositionSide.LONG if report.side is Side.SELL else PositionSide.SHORT
+        exited_side = PositionSide.LONG if report.side is Side.SELL else PositionSide.SHORT
         purpose = _own_exit_purpose(report)
         try:
             async with self.store.tx("adopt_lost_exit") as conn:
-                held = await positions.lock_open(conn, report.symbol, against) if origin != "orphan" else None
+                held = (
+                    await positions.lock_open(conn, report.symbol, exited_side)
+                    if origin != "orphan"
+                    else None
+                )
                 if held is None:
                     if role_of(report.client_order_id) not in ORPHAN_ROLES:
                         return False
                     origin = "orphan"
-                    if await orphans.lock_open(conn, report.symbol, against) is None:
+                    if await orphans.lock_open(conn, report.symbol, exited_side) is None:
                         return False
                 today = await cycles.of_day(conn, trading_date(self.clock.now()))
                 cycle_id = held.cycle_id if held else today.cycle_id if today else None
                 await orders.insert(
                     conn,
                     replace(
-                        self._row_of_report(report, purpose, against),
+                        self._row_of_report(report, purpose, exited_side),
                         origin=origin,
                         cycle_id=cycle_id,
                         position_id=held.position_id if held else None,
@@ -145,7 +160,7 @@ class OrderAdoption:
                     status=Status.SUBMITTED,
                     at=self.clock.now(),
                     source=source,
-                    note="an exit of ours whose row was lost",
+                    note="our exit; its row was lost",
                 )
                 if (
                     held is not None
@@ -155,7 +170,7 @@ class OrderAdoption:
                     await exit_intents.create_intent(
                         conn,
                         held.position_id,
-                        reason=f"{CloseReason.MANUAL}: {report.symbol}, by an exit of ours whose record was lost",
+                        reason=f"{CloseReason.MANUAL}: {report.symbol}, by our exit whose row was lost",
                         purpose=purpose,
                         requested_by="recovery",
                         at=self.clock.now(),
@@ -165,59 +180,62 @@ class OrderAdoption:
                     "ORDER_ADOPTED",
                     "CRITICAL",
                     report,
-                    f"{report.side} {report.quantity} {report.symbol} is ours by its id, and its row was lost: "
-                    f"the {purpose} of what is held",
+                    f"{report.side} {report.quantity} {report.symbol} is ours by its id and its row was lost; "
+                    f"adopted as the {purpose} of the held shares",
                 )
         except ExitExceedsPosition as error:
-            said = str(error)
-            log.warning("lost_exit_unmatched", symbol=report.symbol, broker_id=report.broker_id, said=said)
+            reason = str(error)
+            log.warning("lost_exit_unmatched", symbol=report.symbol, broker_id=report.broker_id, error=reason)
             return False
         log.warning("lost_exit_adopted", symbol=report.symbol, purpose=purpose, broker_id=report.broker_id)
         await self.ledger.apply_report(report, source)
         return True
 
     async def _adopt_replacement(self, report: OrderReport, source: str) -> bool:
-        """Write the row of an order that replaced one of ours, in the same role; false when it replaced none."""
+        """Write the row of an order that replaced one of ours, with the role of the replaced order.
+
+        False when it replaced no order of ours.
+        """
         if report.replaces is None:
             return False
         async with self.store.tx("adopt_replacement") as conn:
-            found = await orders.by_broker_ids(conn, [report.replaces])
-            if not found or found[0].origin == "external":
+            replaced_rows = await orders.by_broker_ids(conn, [report.replaces])
+            if not replaced_rows or replaced_rows[0].origin == "external":
                 return False
-            old = found[0]
+            replaced = replaced_rows[0]
             ours = is_ours(report.client_order_id)
             await orders.insert(
                 conn,
                 replace(
-                    self._row_of_report(report, old.order_purpose, old.position_side),
-                    side=old.side,
-                    origin="orphan" if old.origin == "orphan" else "catalyst" if ours else "broker",
-                    cycle_id=old.cycle_id,
-                    position_id=None if old.order_purpose is Purpose.ENTRY else old.position_id,
-                    parent_order_id=old.parent_order_id,
-                    replaces=old.order_id,
-                    bracket_stop=old.bracket_stop,
-                    bracket_target=old.bracket_target,
+                    self._row_of_report(report, replaced.order_purpose, replaced.position_side),
+                    side=replaced.side,
+                    origin="orphan" if replaced.origin == "orphan" else "catalyst" if ours else "broker",
+                    cycle_id=replaced.cycle_id,
+                    position_id=None if replaced.order_purpose is Purpose.ENTRY else replaced.position_id,
+                    parent_order_id=replaced.parent_order_id,
+                    replaces=replaced.order_id,
+                    bracket_stop=replaced.bracket_stop,
+                    bracket_target=replaced.bracket_target,
                 ),
                 status=Status.SUBMITTED,
                 at=self.clock.now(),
                 source=source,
-                note=f"replaces order {old.order_id}",
+                note=f"replaces order {replaced.order_id}",
             )
             await self._alert(
                 conn,
                 "ORDER_ADOPTED" if ours else "ORDER_REPLACED",
                 "CRITICAL" if ours else "WARNING",
                 report,
-                f"order {old.order_id} was replaced by "
-                + ("one of ours, whose row was lost" if ours else "somebody else"),
+                f"order {replaced.order_id} was replaced by "
+                + ("our order whose row was lost" if ours else "an external order"),
             )
         log.warning("replacement_adopted", symbol=report.symbol, broker_id=report.broker_id)
         await self.ledger.apply_report(report, source)
         return True
 
     def _row_of_report(self, report: OrderReport, purpose: Purpose, position_side: PositionSide) -> NewOrder:
-        """Return the row of an order as the broker shows it; the caller gives origin and position."""
+        """Return the row of an order from the broker's report; the caller sets origin, cycle and position."""
         return NewOrder(
             client_order_id=report.client_order_id,
             symbol=report.symbol,
@@ -252,7 +270,7 @@ class OrderAdoption:
 
 
 def _own_exit_purpose(report: OrderReport) -> Purpose:
-    """Return the purpose of an exit of ours, from its shape and the role in its id."""
+    """Return the purpose of our exit, from its class, its type and the role in its client order id."""
     if report.order_class == "oco" or role_of(report.client_order_id) == "m":
         return Purpose.TAKE_PROFIT
     if report.order_type == "stop":
@@ -261,23 +279,24 @@ def _own_exit_purpose(report: OrderReport) -> Purpose:
 
 
 def _describe_lost_order(purpose: Purpose) -> str:
-    said = "is ours by its id, and its row was lost"
+    """Return the end of the alert text for our order whose row was lost."""
+    text = "is ours by its id and its row was lost"
     return (
-        said
+        text
         if purpose is Purpose.ENTRY
-        else f"{said}; it fits nothing that is held, and is not counted as ours"
+        else f"{text}; it fits no held shares and is treated as an external order"
     )
 
 
-def _adopted_purpose(report: OrderReport, *, lost: bool, against_ours: bool) -> Purpose:
-    """Return the purpose of an order without a row. An order of ours is an entry only if its id says so."""
-    if lost and role_of(report.client_order_id) != ENTRY_ROLE:
+def _adopted_purpose(report: OrderReport, *, row_lost: bool, against_ours: bool) -> Purpose:
+    """Return the purpose of an order without a row. Our order is an entry only if its id has the entry role."""
+    if row_lost and role_of(report.client_order_id) != ENTRY_ROLE:
         return Purpose.TAKE_PROFIT if against_ours and report.order_class == "oco" else Purpose.EXIT
     return Purpose.EXIT if against_ours else Purpose.ENTRY
 
 
 def _bracket_level(report: OrderReport, name: Literal["stop_price", "limit_price"]) -> Decimal | None:
-    """Return the stop or target of an order from the type of its leg."""
+    """Return the bracket's target (`limit_price`) or stop (`stop_price`) from the legs; None without such a leg."""
     for leg in report.legs:
         if (leg.order_type == "limit") is (name == "limit_price"):
             return leg.limit_price if name == "limit_price" else leg.stop_price

@@ -1,9 +1,8 @@
-"""Reconciliation: rows, journal and fills, the broker's orders with its account activities, and its
-positions.
+"""Reconciler: compares our rows, journal and fills with the broker's orders, account activities and positions.
 
-It also runs the light polls; recovery is the first reconciliation. It corrects the database by applying
-reports and never trades. Two reads in a row confirm a discrepancy. It invents no fill: an unexplained
-difference is stored as an adjustment, alerted, and blocks its symbol.
+It corrects the database by applying the broker's reports, and never trades. It also runs the light polls; recovery
+is the first reconciliation. It invents no fill: a discrepancy that consecutive reads confirm is alerted, stored as an
+adjustment and in quarantine, and blocks its symbol.
 """
 
 import asyncio
@@ -50,26 +49,24 @@ log = structlog.get_logger()
 
 OVERLAP: Final = timedelta(minutes=10)  # the broker's bounds are exclusive and its clock differs from ours
 LOOK_BACK: Final = timedelta(days=1)
-ACTIVITIES_LAG: Final = timedelta(
-    minutes=5
-)  # a fill may reach the stream that long before the account activities
+# A fill can be on the stream this long before it is in the account activities.
+ACTIVITIES_LAG: Final = timedelta(minutes=5)
 SUSPECTED_RECHECK_INTERVAL: Final = timedelta(seconds=4)
 EXTERNAL_ALERT_WINDOW: Final = timedelta(days=1)
-OWN_SYMBOL_WINDOW: Final = timedelta(days=14)  # a symbol traded that recently is ours
+OWN_SYMBOL_WINDOW: Final = timedelta(days=14)  # a symbol traded within this time is ours
 OWN_SYMBOLS_REFRESH: Final = timedelta(hours=1)
-# Fills known by then are in the account activities, or were reported.
+# Between two reads of the account activities when no order shows a new fill.
 ACTIVITIES_REFRESH: Final = timedelta(minutes=5)
-# Working orders of earlier days are read with this limit.
+# Between two reads of the working orders of earlier days, when none is known.
 EARLIER_ORDERS_REFRESH: Final = timedelta(minutes=10)
-MAX_SINGLE_LOOKUPS: Final = 10  # orders read one by one in a pass; the others follow in the next pass
+MAX_SINGLE_LOOKUPS: Final = 10  # single order reads per pass; the next pass reads the others
 
 
 @dataclass(frozen=True, slots=True)
 class ReconciliationResult:
-    """Result of one reconciliation. `clean` is false when a read failed or the ledger differs from the
-    broker."""
+    """Result of one reconciliation. `discrepancies` are the texts of the confirmed ones."""
 
-    complete: bool
+    complete: bool  # every read succeeded
     orders_applied: int = 0
     fills_booked: int = 0
     unknown_orders: int = 0
@@ -77,15 +74,15 @@ class ReconciliationResult:
 
     @property
     def clean(self) -> bool:
+        """Return true when every read succeeded and no discrepancy is confirmed."""
         return self.complete and not self.discrepancies
 
 
 @dataclass(frozen=True, slots=True)
 class BrokerSnapshot:
-    """What the broker shows in one pass; None where it could not be read.
+    """The broker's orders, positions and fills as read in one pass; None where a read failed.
 
-    `filled` is what its orders have filled. `fills` are from the account activities; NOT_ASKED when nothing
-    indicates a new one.
+    `fills` are from the account activities; NOT_READ when the pass did not read them.
     """
 
     orders: list[OrderReport] | None
@@ -97,22 +94,23 @@ class BrokerSnapshot:
 
     @property
     def filled_by_order(self) -> dict[str, Decimal]:
+        """Return the filled quantity of each order and leg with fills, by broker id."""
         return {
-            one.broker_id: one.filled_qty
+            order.broker_id: order.filled_qty
             for report in self.orders or ()
-            for one in (report, *report.legs)
-            if one.filled_qty
+            for order in (report, *report.legs)
+            if order.filled_qty
         }
 
 
-NOT_READ: Final[list[Fill]] = []
+NOT_READ: Final[list[Fill]] = []  # compared by identity
 
 
 @dataclass
 class Reconciler:
-    """Applies everything the broker shows, then compares what still differs.
+    """Applies the broker's reports, then compares the database with the broker.
 
-    A pass without news takes two requests and three SQL statements, for any number of orders and positions.
+    A pass without changes takes two requests and three SQL statements, for any number of orders and positions.
     """
 
     store: Store
@@ -129,20 +127,20 @@ class Reconciler:
     discrepancies: SuspectedDiscrepancies = field(default_factory=SuspectedDiscrepancies.empty)
     order_adoption: OrderAdoption = field(init=False)
     _shares_compared_at: datetime | None = None
-    _gap_count: int = 0
-    _filled_gap_count: int = 0  # time of the last complete pass
-    _full_pass_due: bool = False  # a full pass was requested and not everything could be read
-    _handled_version: int = 0  # version of `requested` that was handled
+    _gap_count: int = 0  # calls of `mark_gap`
+    _filled_gap_count: int = 0  # value of `_gap_count` at the start of the last complete pass
+    _full_pass_due: bool = False  # a full pass was requested and none has been complete since
+    _handled_version: int = 0  # last version of `requested` that started a pass
     _own_symbols: set[str] = field(default_factory=set)
     _own_symbols_read_at: datetime | None = None
-    _reported: set[str] = field(default_factory=set)  # discrepancies that stand in journal and quarantine
-    _activities_read_to: datetime | None = None
-    _applied_activities: set[str] = field(default_factory=set)  # activity ids that were applied
+    _reported: set[str] = field(default_factory=set)  # texts of discrepancies in journal and quarantine
+    _activities_read_to: datetime | None = None  # None: the next pass reads them from LOOK_BACK on
+    _applied_activities: set[str] = field(default_factory=set)  # ids of the last read that were applied
     # Filled quantities of the orders when the account activities were read.
     _filled_at_activities_read: dict[str, Decimal] = field(default_factory=dict)
     _has_earlier_orders: bool = False  # an order of an earlier day is working
     _earlier_orders_read_at: datetime | None = None
-    _cached_rows: "reconciliation.RowCache" = field(default_factory=dict)  # rows of the pass before
+    _cached_rows: "reconciliation.RowCache" = field(default_factory=dict)  # rows of the previous pass
     _pass_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def __post_init__(self) -> None:
@@ -150,110 +148,123 @@ class Reconciler:
 
     @property
     def requested(self) -> ChangeSignal:
-        """Return the signal that requests a pass at once: the ledger's doubts, a gap, an external order."""
+        """Return the signal that requests a pass at once: an inconsistent report, a gap, an external order."""
         return self.ledger.reconcile_requested
 
     def mark_gap(self, *, stream_ready: bool) -> None:
-        """Note that a message may be missing. Only a pass that begins after this fills the gap."""
+        """Record that messages of the stream may be missing. Only a pass that begins later fills the gap."""
         self._gap_count += 1
         self.stream_ready = stream_ready
 
     async def run(self) -> None:
-        """Run a full pass every minute, and light polls while an order works (every 2 s without a stream;
-        positions every 30 s). A suspected discrepancy is read again until it is confirmed or gone."""
+        """Reconcile every `every_seconds`, and on request with a full pass; between, poll while anything is open.
+
+        The pause between polls is `order_poll_seconds` with a ready stream and 2 s without. While a discrepancy is
+        suspected, the reconciliation is repeated until it is confirmed or gone.
+        """
         last_full = self.clock.now()
         while True:
             pause = timedelta(seconds=self.polling_cfg.order_poll_seconds if self.stream_ready else 2.0)
             if self.discrepancies.has_suspected(self.clock.now()):
                 pause = min(pause, SUSPECTED_RECHECK_INTERVAL)
-            at_once = await self.requested.wait(self.clock, pause, since=self._handled_version)
+            was_requested = await self.requested.wait(self.clock, pause, since=self._handled_version)
             self._handled_version = self.requested.version
             due = self.clock.now() - last_full >= timedelta(seconds=self.cfg.every_seconds)
-            if at_once or due or self.discrepancies.has_suspected(self.clock.now() - pause):
+            if was_requested or due or self.discrepancies.has_suspected(self.clock.now() - pause):
                 last_full = self.clock.now()
-                await self.reconcile("reconcile", full=at_once)
+                await self.reconcile("reconcile", full=was_requested)
             elif await self._has_open_work():
                 await self._poll()
 
     async def _poll(self) -> None:
-        """Run a light pass: the orders, and every 30 s the positions."""
+        """Apply the day's orders, and compare positions every `position_poll_seconds`."""
         if not await self._import_spool():
             return
         if (reports := await self._read_orders(self.clock.now(), earlier=False)) is None:
             return
         await self._apply_reports(reports, await self._read_rows(reports), "poll")
-        held = timedelta(seconds=self.polling_cfg.position_poll_seconds)
-        if self._shares_compared_at is None or self.clock.now() - self._shares_compared_at >= held:
+        positions_interval = timedelta(seconds=self.polling_cfg.position_poll_seconds)
+        if (
+            self._shares_compared_at is None
+            or self.clock.now() - self._shares_compared_at >= positions_interval
+        ):
             await self._compare_shares(await self._read_positions(), "poll")
 
     async def reconcile(self, source: str, *, full: bool = True) -> ReconciliationResult:
-        """Run one reconciliation; a complete one fills the stream's gap.
+        """Run one pass; a complete pass fills the gap of the stream and reopens the entry gate.
 
-        Without `whole` it skips what somebody read lately. After a gap, or after a failed full pass, it reads
-        everything until one pass succeeds.
+        A pass that is not `full` skips what was read recently. After a gap or an incomplete full pass, every pass is
+        full until one is complete.
         """
         async with self._pass_lock:
-            gaps = self._gap_count
-            self._full_pass_due = full or self._full_pass_due or gaps != self._filled_gap_count
-            findings = await self._run_pass(source, full=self._full_pass_due)
-            if findings.complete:
-                self._full_pass_due, self._filled_gap_count = False, gaps
+            gap_count = self._gap_count
+            self._full_pass_due = full or self._full_pass_due or gap_count != self._filled_gap_count
+            result = await self._run_pass(source, full=self._full_pass_due)
+            if result.complete:
+                self._full_pass_due, self._filled_gap_count = False, gap_count
                 self._update_entry_gate()
-                if self.stream_ready and gaps == self._gap_count:
+                if self.stream_ready and gap_count == self._gap_count:
                     self.gate.reopen("stream")
                 self.gate.reopen(DATABASE)
-        return findings
+        return result
 
     def _update_entry_gate(self) -> None:
-        """Reopen the entry gate only with a clean ledger: no discrepancy of ours is merely suspected.
+        """Reopen the entry gate when no discrepancy of our symbols is suspected and none of the account is confirmed.
 
-        A confirmed discrepancy keeps its symbol blocked; one of the whole account keeps the gate closed. A
-        suspected one blocks its symbol and does not close an open gate, because a fill in flight looks the
-        same. An order with unknown outcome blocks its own symbol until it is resolved.
+        A confirmed discrepancy of the whole account closes the gate; one of a symbol blocks only that symbol. A
+        suspected discrepancy blocks its symbol and keeps a closed gate closed. It does not close an open gate, because
+        a fill that is not yet reported looks equal. Symbols with an order of unknown outcome are left out: that order
+        blocks its symbol until it is resolved.
         """
-        open_questions = [
-            one.text
-            for one in self.discrepancies.suspected(self.clock.now())
-            if one.symbol is None
+        suspected = [
+            discrepancy.text
+            for discrepancy in self.discrepancies.suspected(self.clock.now())
+            if discrepancy.symbol is None
             or (
-                one.symbol in self.ledger.last_known.symbols
-                and one.symbol not in self.gate.unresolved_symbols
+                discrepancy.symbol in self.ledger.last_known.symbols
+                and discrepancy.symbol not in self.gate.unresolved_symbols
             )
         ]
-        about_all = [one.text for one in self.discrepancies.confirmed(self.clock.now()) if one.symbol is None]
-        if about_all or (open_questions and not self.gate.is_open):
-            self.gate.close(DISCREPANCIES, "; ".join(sorted({*about_all, *open_questions})))
-        elif not open_questions:
+        of_account = [
+            discrepancy.text
+            for discrepancy in self.discrepancies.confirmed(self.clock.now())
+            if discrepancy.symbol is None
+        ]
+        if of_account or (suspected and not self.gate.is_open):
+            self.gate.close(DISCREPANCIES, "; ".join(sorted({*of_account, *suspected})))
+        elif not suspected:
             self.gate.reopen(DISCREPANCIES)
 
     async def run_until_settled(self, source: str) -> ReconciliationResult:
-        """Reconcile on request: repeat until every suspected discrepancy is confirmed or gone."""
-        findings = await self.reconcile(source)
-        while findings.complete and self.discrepancies.has_suspected(self.clock.now()):
+        """Reconcile until no discrepancy is suspected any more, or a pass is incomplete; return the last result."""
+        result = await self.reconcile(source)
+        while result.complete and self.discrepancies.has_suspected(self.clock.now()):
             await self.clock.sleep(SUSPECTED_RECHECK_INTERVAL)
-            findings = await self.reconcile(source)
-        return findings
+            result = await self.reconcile(source)
+        return result
 
     async def _run_pass(self, source: str, *, full: bool) -> ReconciliationResult:
         await self._refresh_own_symbols()
         if not await self._import_spool():
             return ReconciliationResult(complete=False)
-        shown = await self._read_broker(full=full or self.discrepancies.has_suspected(self.clock.now()))
-        if shown.orders is None:
+        snapshot = await self._read_broker(full=full or self.discrepancies.has_suspected(self.clock.now()))
+        if snapshot.orders is None:
             return ReconciliationResult(complete=False)
-        rows = await self._read_rows(shown.orders)
-        applied = await self._apply_reports(shown.orders, rows, source)
-        booked = await self._apply_activities(shown, source)
-        await self._resolve_unlisted(rows, shown.orders, source)
-        held = shown.positions
-        if held is not None and self.ledger.changed.version != shown.ledger_version:
-            held = await self._read_positions()  # the broker's positions may not show their change yet
-        shares = await self._compare_shares(held, source)
-        if booked is None or not shares or not shown.account_read:
+        rows = await self._read_rows(snapshot.orders)
+        applied = await self._apply_reports(snapshot.orders, rows, source)
+        booked = await self._apply_activities(snapshot, source)
+        await self._resolve_unlisted(rows, snapshot.orders, source)
+        broker_positions = snapshot.positions
+        if broker_positions is not None and self.ledger.changed.version != snapshot.ledger_version:
+            broker_positions = await self._read_positions()  # orders changed since the positions were read
+        shares_compared = await self._compare_shares(broker_positions, source)
+        if booked is None or not shares_compared or not snapshot.account_read:
             return ReconciliationResult(complete=False, orders_applied=applied)
-        await self._compare_orders(rows, shown.orders, shown.read_at, source)
-        discrepancies = tuple(one.text for one in self.discrepancies.confirmed(self.clock.now()))
-        findings = ReconciliationResult(
+        await self._compare_orders(rows, snapshot.orders, snapshot.read_at, source)
+        discrepancies = tuple(
+            discrepancy.text for discrepancy in self.discrepancies.confirmed(self.clock.now())
+        )
+        result = ReconciliationResult(
             True, applied, booked, len(self.ledger.unknown_broker_ids), discrepancies
         )
         if applied or booked or discrepancies:
@@ -264,29 +275,32 @@ class Reconciler:
                 fills_booked=booked,
                 discrepancies=list(discrepancies),
             )
-        return findings
+        return result
 
     async def _read_broker(self, *, full: bool) -> BrokerSnapshot:
-        """Read the broker at once: orders and positions in every pass; account activities, orders of earlier
-        days and the account in a full pass, or when nobody read them lately."""
-        now, changes = self.clock.now(), self.ledger.changed.version
+        """Read the broker, all requests at once.
+
+        Every pass reads the day's orders and the positions. A full pass also reads account activities, orders of
+        earlier days and the account; other passes do so only when the last read is too old.
+        """
+        now, ledger_version = self.clock.now(), self.ledger.changed.version
         earlier = (
             full
             or self._has_earlier_orders
             or _is_due(self._earlier_orders_read_at, EARLIER_ORDERS_REFRESH, now)
         )
-        ledger = full or _is_due(self._activities_read_to, ACTIVITIES_REFRESH, now)
-        (reports, held), (fills, standing) = await gather_both(
+        with_activities = full or _is_due(self._activities_read_to, ACTIVITIES_REFRESH, now)
+        (reports, broker_positions), (fills, account_read) = await gather_both(
             gather_both(self._read_orders(now, earlier=earlier), self._read_positions()),
             gather_both(
-                self._read_fills(now, read=ledger),
+                self._read_fills(now, read=with_activities),
                 self.account_status.refresh(every=FULL_PASS_INTERVAL if full else MAX_READ_INTERVAL),
             ),
         )
-        return BrokerSnapshot(reports, held, fills, standing, now, changes)
+        return BrokerSnapshot(reports, broker_positions, fills, account_read, now, ledger_version)
 
     async def _import_spool(self) -> bool:
-        """Import the spool; false when the broker could not be read for it."""
+        """Import the spool; false when the import could not read the broker."""
         try:
             if self.spool_import is not None:
                 await self.spool_import.run()
@@ -296,12 +310,15 @@ class Reconciler:
         return True
 
     async def _has_open_work(self) -> bool:
+        """Return true while an order is working or a position is open."""
         async with self.store.read() as conn:
             return bool(await orders.working(conn)) or bool(await positions.open_positions(conn))
 
     async def _refresh_own_symbols(self) -> None:
-        """Read the symbols we answer for: held, or traded in the last two weeks. New orders add theirs at
-        once."""
+        """Refresh the set of our symbols every hour: held, or traded in the last two weeks.
+
+        A new order adds its symbol at once, elsewhere.
+        """
         now = self.clock.now()
         if self._own_symbols_read_at is None or now - self._own_symbols_read_at >= OWN_SYMBOLS_REFRESH:
             async with self.store.read() as conn:
@@ -312,63 +329,75 @@ class Reconciler:
     # -- orders
 
     async def _read_orders(self, now: datetime, *, earlier: bool) -> list[OrderReport] | None:
-        """Return every order of the day; with `earlier` also working orders of earlier days, such as an
-        external GTC order. None when the read failed."""
+        """Return the orders of the last day; None when the read failed.
+
+        With `earlier` also older orders that are still working, such as an external GTC order.
+        """
         horizon = now - LOOK_BACK
         try:
             if not earlier:
                 return await self.broker.orders(status="all", after=horizon)
-            reports, working = await gather_both(
+            reports, open_orders = await gather_both(
                 self.broker.orders(status="all", after=horizon), self.broker.orders(status="open")
             )
         except BrokerError as error:
             log.warning("orders_read_failed", error=str(error))
             return None
-        old = [one for one in working if one.submitted_at and one.submitted_at < horizon]
-        self._has_earlier_orders, self._earlier_orders_read_at = bool(old), now
-        return reports + old
+        earlier_orders = [
+            report for report in open_orders if report.submitted_at and report.submitted_at < horizon
+        ]
+        self._has_earlier_orders, self._earlier_orders_read_at = bool(earlier_orders), now
+        return reports + earlier_orders
 
     async def _read_rows(self, reports: list[OrderReport]) -> list[OrderRow]:
         """Read the rows of these reports and every working row, before the reports are applied."""
-        ids = [one.broker_id for report in reports for one in (report, *report.legs)]
+        ids = [order.broker_id for report in reports for order in (report, *report.legs)]
         async with self.store.read() as conn:
             return await reconciliation.orders_to_compare(conn, ids, self._cached_rows)
 
     async def _apply_reports(self, reports: list[OrderReport], rows: list[OrderRow], source: str) -> int:
-        """Apply every report with news; return how many."""
-        known = {row.alpaca_order_id: row for row in rows if row.alpaca_order_id is not None}
+        """Apply every report that differs from its row; return how many."""
+        rows_by_broker_id = {row.alpaca_order_id: row for row in rows if row.alpaca_order_id is not None}
         applied = 0
         for report in reports:
-            if all(_is_unchanged(known.get(one.broker_id), one) for one in (report, *report.legs)):
+            if all(
+                _is_unchanged(rows_by_broker_id.get(order.broker_id), order)
+                for order in (report, *report.legs)
+            ):
                 continue
             applied += 1
             await self.order_adoption.apply_or_adopt(report, source)
         return applied
 
     async def _resolve_unlisted(self, rows: list[OrderRow], reports: list[OrderReport], source: str) -> None:
-        """Read working rows that the list did not show: by our id without a broker id, else by the broker's
-        id."""
-        listed = {one.broker_id for report in reports for one in (report, *report.legs)}
-        spoken = listed | {report.client_order_id for report in reports}
-        asked = 0
+        """Resolve working rows that the broker's list does not show.
+
+        A row without a broker id is looked up by our client order id; a parent order with one is read by it, at most
+        MAX_SINGLE_LOOKUPS per pass.
+        """
+        listed = {order.broker_id for report in reports for order in (report, *report.legs)}
+        listed_or_by_client_id = listed | {report.client_order_id for report in reports}
+        lookups = 0
         for row in rows:
             if row.status not in WORKING or row.status is Status.CREATED:
-                continue  # not sent yet; the owner of the proposals ends it
-            if row.client_order_id in spoken or row.alpaca_order_id in listed:
+                continue  # not sent yet; entry expiry ends it
+            if row.client_order_id in listed_or_by_client_id or row.alpaca_order_id in listed:
                 continue
             if row.alpaca_order_id is None:
                 if not self.submission.is_in_flight(row.order_id):
                     self.submission.start_resolution(row)
-            elif row.parent_order_id is None and asked < MAX_SINGLE_LOOKUPS:
-                asked += 1
-                self._has_earlier_orders = True  # probably of an earlier day: the next pass reads those
+            elif row.parent_order_id is None and lookups < MAX_SINGLE_LOOKUPS:
+                lookups += 1
+                self._has_earlier_orders = True  # it is probably of an earlier day; the next pass reads those
                 await self.submission.refresh(row.alpaca_order_id, source)
 
     # -- fills
 
     async def _read_fills(self, now: datetime, *, read: bool) -> list[Fill] | None:
-        """Return the fills of the account activities since a little before the last read; None when the read
-        failed."""
+        """Return the fills of the account activities since OVERLAP before the last read.
+
+        NOT_READ when `read` is false, None when the read failed.
+        """
         if not read:
             return NOT_READ
         after = (self._activities_read_to or now - LOOK_BACK) - OVERLAP
@@ -380,36 +409,40 @@ class Reconciler:
             return None
 
     async def _apply_activities(self, snapshot: BrokerSnapshot, source: str) -> int | None:
-        """Book every fill of the account activities without an execution row; return how many, None when the
-        read failed. Read now if the orders filled more than at the last read."""
-        found, filled = snapshot.fills, snapshot.filled_by_order
-        if found is NOT_READ:
-            if filled == self._filled_at_activities_read:
+        """Book every fill of the account activities that has no execution row.
+
+        Return the number booked; None when the read failed. A snapshot without account activities reads them now if
+        the filled quantities of the orders have changed since the last read.
+        """
+        fills, filled_by_order = snapshot.fills, snapshot.filled_by_order
+        if fills is NOT_READ:
+            if filled_by_order == self._filled_at_activities_read:
                 return 0
-            found = await self._read_fills(snapshot.read_at, read=True)
-        if found is None:
+            fills = await self._read_fills(snapshot.read_at, read=True)
+        if fills is None:
             return None
-        ids = {fill.activity_id for fill in found if fill.activity_id is not None}
+        activity_ids = {fill.activity_id for fill in fills if fill.activity_id is not None}
         booked = 0
-        for fill in await self._unbooked_fills(found):
+        for fill in await self._unbooked_fills(fills):
             booked += await self.ledger.apply_fill(fill, source)
-        self._activities_read_to, self._filled_at_activities_read = snapshot.read_at, filled
-        self._applied_activities = ids - self.ledger.unknown_broker_ids
+        self._activities_read_to, self._filled_at_activities_read = snapshot.read_at, filled_by_order
+        self._applied_activities = activity_ids - self.ledger.unknown_broker_ids
         return booked
 
     async def _unbooked_fills(self, fills: list[Fill]) -> list[Fill]:
-        """Return the fills whose activity id stands in no execution row and was not applied before."""
-        fresh = [fill for fill in fills if fill.activity_id not in self._applied_activities]
-        ids = [fill.activity_id for fill in fresh if fill.activity_id is not None]
-        if not fresh:
+        """Return the fills without an execution row, except those that the last read applied."""
+        new_fills = [fill for fill in fills if fill.activity_id not in self._applied_activities]
+        activity_ids = [fill.activity_id for fill in new_fills if fill.activity_id is not None]
+        if not new_fills:
             return []
         async with self.store.read() as conn:
-            booked = await orders.booked_activity_ids(conn, ids)
-        return [fill for fill in fresh if fill.activity_id not in booked]
+            booked_ids = await orders.booked_activity_ids(conn, activity_ids)
+        return [fill for fill in new_fills if fill.activity_id not in booked_ids]
 
     # -- discrepancies
 
     async def _read_positions(self) -> list[PositionReport] | None:
+        """Return the broker's positions; None when the read failed."""
         try:
             return await self.broker.positions()
         except BrokerError as error:
@@ -417,52 +450,64 @@ class Reconciler:
             return None
 
     async def _compare_shares(self, reports: list[PositionReport] | None, source: str) -> bool:
-        """Compare shares and results; false when the broker's positions could not be read."""
+        """Compare shares with the broker's and results with the fills; record what is confirmed.
+
+        Return false without `reports`: the broker's positions could not be read.
+        """
         if reports is None:
             return False
-        shown = {report.symbol: report for report in reports}
+        broker_positions = {report.symbol: report for report in reports}
         now = self._shares_compared_at = self.clock.now()
         async with self.store.read() as conn:
-            held = await reconciliation.holdings(conn, since=now - LOOK_BACK)
-        self.ledger.last_known.add_symbols(one.symbol for one in held if not one.is_orphan)
-        found = [*share_discrepancies(held, shown), *result_discrepancies(held)]
-        self.discrepancies.update(found, now, kinds=SHARE_KINDS)
+            holdings = await reconciliation.holdings(conn, since=now - LOOK_BACK)
+        self.ledger.last_known.add_symbols(holding.symbol for holding in holdings if not holding.is_orphan)
+        discrepancies = [*share_discrepancies(holdings, broker_positions), *result_discrepancies(holdings)]
+        self.discrepancies.update(discrepancies, now, kinds=SHARE_KINDS)
         self.gate.mismatched_symbols = self.discrepancies.symbols | {
-            one.symbol for one in held if one.is_orphan
+            holding.symbol for holding in holdings if holding.is_orphan
         }
-        for one in self.discrepancies.confirmed(now):
-            if one.kind in SHARE_KINDS:
-                await self._confirm(one, source)
-        for position in held:
+        for discrepancy in self.discrepancies.confirmed(now):
+            if discrepancy.kind in SHARE_KINDS:
+                await self._confirm(discrepancy, source)
+        for holding in holdings:
             if any(
-                one.kind is DiscrepancyKind.PHANTOM and one.symbol == position.symbol
-                for one in self.discrepancies.confirmed(now)
+                discrepancy.kind is DiscrepancyKind.PHANTOM and discrepancy.symbol == holding.symbol
+                for discrepancy in self.discrepancies.confirmed(now)
             ):
-                await self._write_off_missing(position, source)
+                await self._write_off_missing(holding, source)
         return True
 
     async def _compare_orders(
         self, rows: list[OrderRow], reports: list[OrderReport], began: datetime, source: str
     ) -> None:
-        """Compare orders and groups with the broker, and the rows with journal and fills."""
+        """Compare orders and legs with the broker's, and rows with journal and fills; record what is confirmed.
+
+        `rows` were read before `reports` were applied; `began` is when the pass read the broker.
+        """
         now = self.clock.now()
-        ledger_to = None if self._activities_read_to is None else self._activities_read_to - ACTIVITIES_LAG
+        activities_read_to = (
+            None if self._activities_read_to is None else self._activities_read_to - ACTIVITIES_LAG
+        )
         async with self.store.read() as conn:
-            flaws = await reconciliation.contradictions(
-                conn, since=began - LOOK_BACK, activities_read_to=ledger_to
+            contradictions = await reconciliation.contradictions(
+                conn, since=began - LOOK_BACK, activities_read_to=activities_read_to
             )
         listed_since = began - LOOK_BACK + OVERLAP
-        found = [*order_discrepancies(rows, reports, listed_since=listed_since), *ledger_discrepancies(flaws)]
-        self.discrepancies.update(found, now, kinds=ORDER_KINDS)
+        discrepancies = [
+            *order_discrepancies(rows, reports, listed_since=listed_since),
+            *ledger_discrepancies(contradictions),
+        ]
+        self.discrepancies.update(discrepancies, now, kinds=ORDER_KINDS)
         self.gate.mismatched_symbols |= self.discrepancies.symbols
-        for one in self.discrepancies.confirmed(now):
-            if one.kind in ORDER_KINDS:
-                await self._confirm(one, source)
+        for discrepancy in self.discrepancies.confirmed(now):
+            if discrepancy.kind in ORDER_KINDS:
+                await self._confirm(discrepancy, source)
 
     async def _confirm(self, discrepancy: Discrepancy, source: str) -> None:
-        """Record a confirmed discrepancy: alert, adjustment in the journal, and for shares an orphan row.
+        """Record a confirmed discrepancy: an alert, and for our symbols quarantine, adjustment and orphan row.
 
-        Shares of a symbol that we never traded are external: one alert a day.
+        A symbol that we did not trade lately is not ours: its shares raise one alert a day, its other discrepancies
+        are ignored. A missing position gets no adjustment, because it is written off.
         """
         ours = discrepancy.symbol is None or discrepancy.symbol in self.ledger.last_known.symbols
         if not ours and discrepancy.kind is not DiscrepancyKind.ORPHAN:
@@ -494,8 +539,10 @@ class Reconciler:
                         note=discrepancy.text,
                         payload=payload,
                     )
-            orphaned = ours and discrepancy.kind is DiscrepancyKind.ORPHAN and self.cfg.orphans != "alert"
-            if orphaned and discrepancy.symbol is not None:
+            is_new_orphan = (
+                ours and discrepancy.kind is DiscrepancyKind.ORPHAN and self.cfg.orphans != "alert"
+            )
+            if is_new_orphan and discrepancy.symbol is not None:
                 side = PositionSide.LONG if discrepancy.surplus > 0 else PositionSide.SHORT
                 today = await cycles.of_day(conn, trading_date(at))
                 await orphans.record(
@@ -507,28 +554,30 @@ class Reconciler:
                     cycle_id=today.cycle_id if today else None,
                 )
         self._reported.add(discrepancy.text)
-        if orphaned:
+        if is_new_orphan:
             self.discrepancies.discard(discrepancy)
             self.ledger.orphan_found.notify()
 
     async def _write_off_missing(self, position: StoredHolding, source: str) -> None:
-        """Write off a position whose shares the broker lacks and that no fill explains.
+        """Write off a position whose shares the broker does not have and whose fills do not explain it.
 
-        Not while an exit of it works, not from a list alone, and not before the account activities of each of
-        its orders were read.
+        Does nothing while an exit of the position is working. Reads the single position, because a list alone is not
+        enough, and first books the missing fills of each of its orders.
         """
         if position.is_orphan or not position.is_open:
             return
         async with self.store.read() as conn:
             rows = await orders.of_position(conn, position.holding_id)
-        if any(r.status in WORKING and r.order_purpose in (Purpose.EXIT, Purpose.FLATTEN) for r in rows):
+        if any(
+            row.status in WORKING and row.order_purpose in (Purpose.EXIT, Purpose.FLATTEN) for row in rows
+        ):
             return
         try:
-            held = await self.broker.position(position.symbol)
+            broker_position = await self.broker.position(position.symbol)
         except BrokerError as error:
             log.warning("position_read_failed", symbol=position.symbol, error=str(error))
             return
-        if held is not None and held.quantity != 0:
+        if broker_position is not None and broker_position.quantity != 0:
             return
         for row in rows:
             if row.alpaca_order_id is not None:
@@ -536,6 +585,7 @@ class Reconciler:
         await self.ledger.write_off(position.holding_id, f"{CloseReason.RECONCILED_PHANTOM}", source)
 
     async def _alert_discrepancy(self, conn: "orders.Conn", discrepancy: Discrepancy, *, ours: bool) -> bool:
+        """Write the alert; false when it was written already within its window."""
         return await alerts.put(
             conn,
             severity="CRITICAL" if ours else "WARNING",
@@ -549,11 +599,12 @@ class Reconciler:
 
 
 def _is_due(last: datetime | None, every: timedelta, now: datetime) -> bool:
+    """Return true when `last` is None or at least `every` ago."""
     return last is None or now - last >= every
 
 
 def _is_unchanged(row: OrderRow | None, report: OrderReport) -> bool:
-    """Return true when the row holds what the report says."""
+    """Return true when the row agrees with the report in status, filled quantity and quantity."""
     return (
         row is not None
         and row.broker_status == report.broker_status

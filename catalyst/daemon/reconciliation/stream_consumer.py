@@ -1,5 +1,4 @@
-"""Stream consumer: applies trade updates to the order ledger, and reports gaps to the entry gate and the
-reconciler."""
+"""Stream consumer: applies trade updates to the order ledger, and closes the entry gate across gaps of the stream."""
 
 import asyncio
 from collections import deque
@@ -21,16 +20,15 @@ from catalyst.store.pool import Store
 
 log = structlog.get_logger()
 
-# Buffered messages applied together: one statement of some tens of milliseconds.
+# Messages per batch. A batch is one statement of some tens of milliseconds.
 MAX_BATCH: Final = 64
 
 
 @dataclass
 class StreamConsumer:
-    """One consumer of the stream. Entries are blocked until the stream is ready and reconciled.
+    """Consumes the stream of trade updates. Entries are blocked until the stream is ready and reconciled.
 
-    Until `drain_buffer` the messages are buffered: recovery first reads everything the broker shows, then
-    applies these.
+    Messages are buffered until `drain_buffer`, because recovery reads the broker's orders and positions first.
     """
 
     stream: TradeUpdates
@@ -39,13 +37,16 @@ class StreamConsumer:
     reconciler: Reconciler
     store: Store
     clock: Clock
-    applied: int = 0
-    malformed: int = field(default=0)
-    connected: asyncio.Event = field(default_factory=asyncio.Event)  # from now on no message is missed
+    applied: int = 0  # updates so far
+    malformed: int = field(default=0)  # messages so far
+    connected: asyncio.Event = field(
+        default_factory=asyncio.Event
+    )  # set once: no message is missed from then on
     _buffer: deque[TradeUpdate | MalformedMessage] = field(default_factory=deque)
     _buffering: bool = True
 
     async def run(self) -> None:
+        """Consume the stream until cancelled."""
         async for item in self.stream.listen():
             if isinstance(item, StreamGap):
                 await self._handle_gap(item)
@@ -55,53 +56,56 @@ class StreamConsumer:
                 await self._apply_items([item, *self.stream.drain_buffered(MAX_BATCH)])
 
     async def drain_buffer(self) -> int:
-        """Apply the buffered messages in order, and each later one at once. Return how many were buffered."""
+        """Apply the buffered messages in order and stop buffering; return how many were buffered."""
         applied = 0
         while self._buffer:
-            kept = [self._buffer.popleft() for _ in range(min(len(self._buffer), MAX_BATCH))]
-            await self._apply_items(kept)
-            applied += len(kept)
+            batch = [self._buffer.popleft() for _ in range(min(len(self._buffer), MAX_BATCH))]
+            await self._apply_items(batch)
+            applied += len(batch)
         self._buffering = False
         return applied
 
     async def _apply_items(self, items: Sequence[TradeUpdate | MalformedMessage]) -> None:
-        """Apply each item in turn; consecutive updates in one batch where possible."""
-        for is_update, run in groupby(items, key=lambda item: isinstance(item, TradeUpdate)):
+        """Apply the items in order; malformed messages go to quarantine."""
+        for is_update, group in groupby(items, key=lambda item: isinstance(item, TradeUpdate)):
             if is_update:
-                await self._apply_updates([item for item in run if isinstance(item, TradeUpdate)])
+                await self._apply_updates([item for item in group if isinstance(item, TradeUpdate)])
             else:
-                for item in run:
+                for item in group:
                     if isinstance(item, MalformedMessage):
                         await self._quarantine_malformed(item)
 
     async def _apply_updates(self, updates: Sequence[TradeUpdate]) -> None:
-        """Apply updates. A message that fails does not end the stream; the reconciler finds its effect."""
+        """Apply updates in order, in one batch where possible.
+
+        A failed update is logged and does not stop the stream; a reconciliation is requested, which applies its effect.
+        """
         applied = 0
         while applied < len(updates):
-            first, known, count = updates[applied], True, 0
+            first, is_handled, count = updates[applied], True, 0
             try:
                 count = await self.ledger.apply_batch(updates[applied:])
                 if not count:
-                    known = await self.ledger.apply_trade_update(first)
-            except Exception:  # the loop must survive any message
+                    is_handled = await self.ledger.apply_trade_update(first)
+            except Exception:  # any message may fail; the loop goes on
                 log.exception("update_failed", trade_event=first.event, broker_id=first.order.broker_id)
-                known = False
+                is_handled = False
             applied += count or 1
             self.applied += count or 1
-            if not known:
+            if not is_handled:
                 self.reconciler.requested.notify()
 
     async def _handle_gap(self, gap: StreamGap) -> None:
-        """Close the entry gate across a gap until a full pass has read the broker."""
+        """Close the entry gate until a full pass after the gap has read the broker; alert a lost stream."""
         ready = gap.state is StreamState.READY
         self.reconciler.mark_gap(stream_ready=ready)
         if ready:
-            self.gate.close("stream", "the gap is not filled yet")
+            self.gate.close("stream", "trade updates may be missing until a reconciliation is complete")
             self.connected.set()
             if self._buffering:
-                return  # recovery has not read yet; its read fills this gap
-            findings = await self.reconciler.reconcile("reconcile")
-            log.info("stream_ready", clean=findings.clean)
+                return  # recovery has not read the broker yet; its pass fills this gap
+            result = await self.reconciler.reconcile("reconcile")
+            log.info("stream_ready", clean=result.clean)
             return
         self.gate.close("stream", f"trade updates {gap.state}: {gap.reason}")
         self.reconciler.requested.notify()
@@ -110,13 +114,14 @@ class StreamConsumer:
                 conn,
                 severity="CRITICAL" if gap.state is StreamState.REFUSED else "WARNING",
                 event="STREAM_LOST",
-                message=f"trade updates are {gap.state}: {gap.reason}; the broker is polled meanwhile",
+                message=f"trade updates are {gap.state}: {gap.reason}; the broker is polled until the stream is ready",
                 facts={"state": gap.state},
                 dedupe_key=f"STREAM_LOST:{gap.state}",
                 at=self.clock.now(),
             )
 
     async def _quarantine_malformed(self, item: MalformedMessage) -> None:
+        """Store an unreadable message in quarantine and request a reconciliation."""
         self.malformed += 1
         log.warning("update_malformed", error=item.error, size=len(item.raw))
         async with self.store.tx("quarantine") as conn:

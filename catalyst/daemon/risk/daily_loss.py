@@ -1,5 +1,7 @@
-"""Daily loss limit and hold-time limit: checked every minute and after each fill; the loss limit starts the
-emergency stop."""
+"""Daily loss limit and hold-time limit, checked every minute and after each fill.
+
+The loss limit starts the emergency stop; the hold-time limit exits single positions.
+"""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -25,14 +27,12 @@ from catalyst.store.pool import Store, is_outage
 log = structlog.get_logger()
 
 CHECK_INTERVAL: Final = timedelta(seconds=60)
-OUTAGE_CHECK_INTERVAL: Final = timedelta(
-    seconds=10
-)  # during a database outage no fill of ours triggers a check
+OUTAGE_CHECK_INTERVAL: Final = timedelta(seconds=10)  # no fill triggers a check during a database outage
 
 
 @dataclass
 class DailyLossLimit:
-    """Compares the worse of our result and the broker's with the limit."""
+    """Compares the day's loss with its limit: the worse of our result and the broker's equity change."""
 
     store: Store
     broker: Broker
@@ -41,18 +41,18 @@ class DailyLossLimit:
     account_status: AccountStatus
     clock: Clock
     cfg: Config
-    # False: the database does not know of the stop yet; None: and something is still held.
+    # True: the database has recorded the stop. False: not yet. None: not yet, and a position could still be exited.
     emergency_stop: Callable[[str], Awaitable[bool | None]]
     cycle_id: str | None = None
     start_equity: Decimal | None = None
     _warned: bool = False
     _stopped: bool = False
-    _unrecorded_reason: str | None = None  # reason of a stop that the database does not know of yet
-    _exits_remaining: bool = False  # ... and a position remains that could be exited
+    _unrecorded_reason: str | None = None  # reason of a stop that the database has not recorded yet
+    _exits_remaining: bool = False  # after such a stop a position remains that could be exited
     _database_down: bool = False
 
     async def begin(self, cycle: CycleRow) -> None:
-        """Watch this cycle from now on. Warnings and stops of a previous run are not repeated."""
+        """Check this cycle from now on. A warning or stop that a previous run recorded is not repeated."""
         async with self.store.read() as conn:
             warned = await risk_events.last_of(conn, "DAILY_LOSS_WARNING")
             stopped = await risk_events.last_of(conn, "EMERGENCY_STOP")
@@ -61,22 +61,23 @@ class DailyLossLimit:
         self._stopped = stopped is not None and stopped.cycle_id == cycle.cycle_id
 
     async def run(self) -> None:
+        """Check at the interval and after each fill, until cancelled."""
         while True:
-            filled = self.ledger.filled.version
+            version = self.ledger.filled.version
             await self.check()
             await self.ledger.filled.wait(
-                self.clock, OUTAGE_CHECK_INTERVAL if self._database_down else CHECK_INTERVAL, since=filled
+                self.clock, OUTAGE_CHECK_INTERVAL if self._database_down else CHECK_INTERVAL, since=version
             )
 
     async def check(self) -> None:
-        """Measure the day, warn at the threshold, stop at the limit; then exit positions held too long.
+        """Compute the day's result, warn at the threshold, stop at the limit; then exit positions held too long.
 
-        During a database outage the broker's equity is the measure, and the stop goes through the spool.
+        During a database outage only the broker's equity is used, and the stop is written to the spool.
         """
         if self.cycle_id is None:
             return
         try:
-            day = await self._day_pnl()
+            day_pnl = await self._day_pnl()
         except Exception as error:
             if not is_outage(error):
                 raise
@@ -84,7 +85,7 @@ class DailyLossLimit:
             return
         self._database_down = False
         limit = self.cfg.risk.max_daily_loss
-        loss = -day
+        loss = -day_pnl
         warn_at = limit * Decimal(str(self.cfg.risk.warning_threshold_pct)) / 100
         if self._unrecorded_reason is not None:
             await self._run_emergency_stop(self._unrecorded_reason)
@@ -94,20 +95,22 @@ class DailyLossLimit:
             self._warned = True
             await self._warn(loss, limit)
         elif loss < warn_at:
-            self._warned = False  # once per crossing
+            self._warned = False  # warn once per crossing
         await self._exit_overdue()
 
     def _is_limit_reached(self, loss: Decimal) -> bool:
+        """Return true when the emergency stop must start; false if it has run or is switched off."""
         limit = self.cfg.risk.max_daily_loss
         return loss >= limit > 0 and not self._stopped and self.cfg.daily_limits.emergency_stop_at_100
 
     async def _run_emergency_stop(self, reason: str) -> None:
+        """Run the emergency stop; store its reason while the database has not recorded it."""
         recorded = await self.emergency_stop(reason)
         self._stopped = True
         self._unrecorded_reason, self._exits_remaining = None if recorded else reason, recorded is None
 
     async def _check_in_outage(self, outage: Exception) -> None:
-        """Check the broker's figure alone; the database cannot be read."""
+        """Check the loss by the broker's equity, because the database cannot be read."""
         self._database_down = True
         log.warning("outage_daily_loss_check", error=f"{type(outage).__name__}: {outage}")
         if self._unrecorded_reason is not None and self._exits_remaining:
@@ -128,9 +131,12 @@ class DailyLossLimit:
             )
 
     async def _day_pnl(self) -> Decimal:
-        """Return the day's result in dollars: the worse of ours and the broker's."""
-        assert self.cycle_id is not None  # check() has returned otherwise
-        began = self.clock.now()
+        """Return the day's result in dollars: the worse of ours and the broker's.
+
+        Ours alone while the broker's equity or the start of the day is unknown.
+        """
+        assert self.cycle_id is not None  # check() returns early without a cycle
+        started_at = self.clock.now()
         async with self.store.tx("risk") as conn:
             realized, unrealized = await positions.day_pnl(conn, self.cycle_id)
             await cycles.mark(
@@ -141,14 +147,15 @@ class DailyLossLimit:
         if self.start_equity is None:
             return ours
         try:
-            account = await self.account_status.account(since=began)
+            account = await self.account_status.account(since=started_at)
         except BrokerError as error:
             log.warning("account_read_failed", error=str(error))
             return ours
         return min(ours, account.equity - self.start_equity)
 
     async def _warn(self, loss: Decimal, limit: Decimal) -> None:
-        message = f"the day's loss {loss:.2f} passed {self.cfg.risk.warning_threshold_pct:g} % of {limit:.2f}"
+        """Log the warning and write it as a risk event and an alert."""
+        message = f"daily loss {loss:.2f} reached {self.cfg.risk.warning_threshold_pct:g} % of the limit {limit:.2f}"
         log.warning("daily_loss_warning", loss=str(loss), limit=str(limit))
         async with self.store.tx("risk_warning") as conn:
             at = self.clock.now()
@@ -173,12 +180,13 @@ class DailyLossLimit:
             )
 
     async def _exit_overdue(self) -> None:
-        longest = timedelta(minutes=self.cfg.positions.max_hold_time_minutes)
+        """Request the exit of each position that is held for `max_hold_time_minutes` or longer."""
+        max_hold_time = timedelta(minutes=self.cfg.positions.max_hold_time_minutes)
         now = self.clock.now()
         async with self.store.read() as conn:
             held = await positions.open_positions(conn)
         for position in held:
-            if now - position.entry_time >= longest:
+            if now - position.entry_time >= max_hold_time:
                 minutes = int((now - position.entry_time).total_seconds() // 60)
                 reason = f"{CloseReason.TIME_LIMIT}: {position.symbol} held {minutes} minutes"
                 await self.exits.request(

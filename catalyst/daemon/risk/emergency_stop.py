@@ -1,9 +1,8 @@
-"""Emergency stop: what happens when the day's loss reaches its limit, step by step.
+"""Emergency stop: ends entries, exits all positions and alerts when the day's loss reaches its limit.
 
-Each step may run twice: the latch is a row, the event is written once a cycle, the flatten exits what
-remains. A start resumes an unfinished stop from the event, with or without a latch: the event says what to
-exit, and a second event ends it. During a database outage the stop goes through the spool, and the database
-learns of it later.
+Each step may run twice: the latch is a row, the event is written once per cycle, the flatten exits what remains. The
+event EMERGENCY_STOP records what must be exited, EMERGENCY_STOP_DONE ends it; a start resumes a stop without its end,
+with or without a latch. During a database outage the stop is written to the spool and imported later.
 """
 
 import asyncio
@@ -47,7 +46,7 @@ class EndEntries(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class UnfinishedStop:
-    """A recorded stop without its end: exit every position, or only cancel every entry."""
+    """A recorded stop without its end. `exit_all`: exit every position; otherwise only cancel every entry."""
 
     reason: str
     exit_all: bool
@@ -56,7 +55,7 @@ class UnfinishedStop:
 
 @dataclass
 class EmergencyStop:
-    """Stops the day. During a database outage it uses `outage_exit`."""
+    """Stops trading for the day. During a database outage it uses `outage_exit`."""
 
     store: Store
     flatten: Flatten
@@ -65,26 +64,30 @@ class EmergencyStop:
     clock: Clock
     cfg: EmergencyConfig
     unfinished: UnfinishedStop | None = None
-    _run_lock: asyncio.Lock = field(
-        default_factory=asyncio.Lock
-    )  # two loops may measure the same loss at once
+    # The daily loss check runs in several tasks, so two may start the stop at once.
+    _run_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     _finish_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def load_unfinished(self) -> None:
-        """Load the recorded stop that has not ended, of any day. Entries wait for its end."""
+        """Load the recorded stop without an end, of any day. Such a stop closes the entry gate until it ends."""
         async with self.store.read() as conn:
-            last = await risk_events.last_of(conn, EVENT, DONE_EVENT)
+            last_event = await risk_events.last_of(conn, EVENT, DONE_EVENT)
         self.gate.reopen(UNFINISHED_REASON)
-        if last is not None and last.event_type == EVENT and "exit_all" in last.facts:
-            self._set_unfinished(UnfinishedStop(last.message, last.facts["exit_all"] is True, last.cycle_id))
-            log.critical("emergency_stop", step="resumed", reason=last.message, cycle_id=last.cycle_id)
+        if last_event is not None and last_event.event_type == EVENT and "exit_all" in last_event.facts:
+            self._set_unfinished(
+                UnfinishedStop(last_event.message, last_event.facts["exit_all"] is True, last_event.cycle_id)
+            )
+            log.critical(
+                "emergency_stop", step="resumed", reason=last_event.message, cycle_id=last_event.cycle_id
+            )
 
     def _set_unfinished(self, stop: UnfinishedStop) -> None:
+        """Store the stop and close the entry gate."""
         self.unfinished = stop
         self.gate.close(UNFINISHED_REASON, stop.reason)
 
     async def finish(self) -> None:
-        """End the record once nothing remains of what it requires; then reopen the entry gate."""
+        """Record the end of the stop and reopen the entry gate, once all is flat or no entry is working."""
         async with self._finish_lock:
             stop = self.unfinished
             if stop is None or not await (
@@ -93,32 +96,37 @@ class EmergencyStop:
                 return
             async with self.store.tx("emergency_stop_done") as conn:
                 await self._record_end(
-                    conn, stop, "everything was left" if stop.exit_all else "no entry works any more"
+                    conn, stop, "everything was exited" if stop.exit_all else "no entry is working any more"
                 )
             self.mark_finished()
 
     async def cancel(self, conn: "Connection", *, by: str) -> None:
-        """End the record because a person resumed. Effective once committed; requested exits go on."""
+        """Record the end of the stop because a person resumed; requested exits continue.
+
+        Call `mark_finished` after the commit.
+        """
         if self.unfinished is not None:
             await self._record_end(conn, self.unfinished, f"resumed by {by}")
 
     def mark_finished(self) -> None:
+        """Forget the stop, whose end is committed, and reopen the entry gate."""
         if self.unfinished is not None:
             self.unfinished = None
             self.gate.reopen(UNFINISHED_REASON)
             log.critical("emergency_stop", step="done")
 
     async def _record_end(self, conn: "Connection", stop: UnfinishedStop, how: str) -> None:
+        """Write the event that ends the stop; `how` says why it ended."""
         await risk_events.put(
             conn, event_type=DONE_EVENT, severity="INFO", message=f"{how}, after: {stop.reason}",
             facts={"exit_all": stop.exit_all}, at=self.clock.now(), cycle_id=stop.cycle_id,
         )  # fmt: skip
 
     async def run(self, reason: str, *, cycle_id: str, end_entries: EndEntries) -> bool | None:
-        """End entries, exit everything, alert. Return true when the database knows of all of it.
+        """End entries, exit everything, alert. Return true when the database has recorded all of it.
 
-        False: the database is unavailable; run again once it responds. None: run again at once, a position
-        remains that could be exited.
+        False: the database is unavailable; run again once it responds. None: the database is unavailable and a
+        position that could be exited remains; run again at once.
         """
         async with self._run_lock:
             return await self._run(reason, cycle_id, end_entries)
@@ -126,7 +134,7 @@ class EmergencyStop:
     async def _run(self, reason: str, cycle_id: str, end_entries: EndEntries) -> bool | None:
         log.critical("emergency_stop", step="begun", reason=reason, cycle_id=cycle_id)
         if self.cfg.halt_new_trades:
-            self.gate.close(LATCH, reason)  # at once, whether or not the row can be written
+            self.gate.close(LATCH, reason)  # before the latch is written, which may fail
             log.critical("emergency_stop", step="gate_closed")
         try:
             await self._stop_by_database(reason, cycle_id, end_entries)
@@ -138,13 +146,14 @@ class EmergencyStop:
         return True
 
     async def _stop_by_database(self, reason: str, cycle_id: str, end_entries: EndEntries) -> None:
+        """Stop with the rows of the database: latch, event, then flatten or cancel the entries."""
         if self.cfg.halt_new_trades:
             until = self.clock.now() + timedelta(minutes=self.cfg.cooldown_period_minutes)
             await end_entries(LATCH, reason=reason, by=REQUESTED_BY, until=until)
             log.critical("emergency_stop", step="latched", until=until.isoformat())
         await self._record_stop(reason, cycle_id)
         if self.unfinished is None:
-            return  # it has ended already
+            return  # the stop of this cycle has ended already
         if not self.unfinished.exit_all:
             await self.flatten.cancel_entries(within=FLATTEN_TIMEOUT)
             log.critical("emergency_stop", step="entries_cancelled")
@@ -162,13 +171,16 @@ class EmergencyStop:
         await self.finish()
 
     async def _record_stop(self, reason: str, cycle_id: str) -> None:
-        """Write one event and one alert per cycle, in one transaction. The configuration decides on mail."""
+        """Write one event and one alert per cycle, in one transaction.
+
+        `send_email_alert` decides whether the alert is delivered by mail.
+        """
         now = self.clock.now()
-        leave = self.cfg.close_all_positions_on_limit
+        exit_all = self.cfg.close_all_positions_on_limit
         async with self.store.tx("emergency_stop") as conn:
-            known = await risk_events.of_cycle(conn, cycle_id, EVENT)
-            if not known:
-                facts = {"cycle_id": cycle_id, "exit_all": leave}
+            recorded = await risk_events.of_cycle(conn, cycle_id, EVENT)
+            if not recorded:
+                facts = {"cycle_id": cycle_id, "exit_all": exit_all}
                 await risk_events.put(
                     conn, event_type=EVENT, severity="CRITICAL", message=reason, facts=facts, at=now,
                     cycle_id=cycle_id,
@@ -177,24 +189,24 @@ class EmergencyStop:
                     conn, severity="CRITICAL", event=EVENT, message=reason, facts=facts,
                     dedupe_key=f"{EVENT}:{cycle_id}", at=now, deliver=self.cfg.send_email_alert,
                 )  # fmt: skip
-        if known:  # the response to the commit was lost, or only a later step failed
+        if recorded:  # the response to an earlier commit was lost, or a later step failed
             await self.load_unfinished()
             return
-        self._set_unfinished(UnfinishedStop(reason, leave, cycle_id))
+        self._set_unfinished(UnfinishedStop(reason, exit_all, cycle_id))
         log.critical("emergency_stop", step="recorded", mailed=self.cfg.send_email_alert)
 
     async def _stop_by_spool(self, reason: str) -> bool:
-        """Stop during a database outage; false when a second attempt could exit more."""
-        leave = self.cfg.close_all_positions_on_limit
-        selling = leave and self.flatten.exits.market_open
-        left = await self.outage_exit.flatten(
+        """Stop during a database outage; false when another attempt could exit more."""
+        exit_all = self.cfg.close_all_positions_on_limit
+        can_exit = exit_all and self.flatten.exits.market_open
+        result = await self.outage_exit.flatten(
             latch=LATCH if self.cfg.halt_new_trades else None,
             reason=f"{CloseReason.EMERGENCY_STOP}: {reason}",
             by=REQUESTED_BY,
             within=FLATTEN_TIMEOUT,
-            market_open=selling,
+            market_open=can_exit,
             purpose=Purpose.EXIT,
             keep_running=True,
         )
-        log.critical("emergency_stop", step="exited" if leave else "entries_cancelled", flat=left.flat)
-        return left.flat or not selling
+        log.critical("emergency_stop", step="exited" if exit_all else "entries_cancelled", flat=result.flat)
+        return result.flat or not can_exit

@@ -1,7 +1,7 @@
-"""Price cache: prices of what is held, refreshed at their own interval, kept in memory and written as marks.
+"""Price cache: last prices of the held symbols, in memory and written to the positions as marks.
 
-A price is a print, or the side of a valid quote at which we would trade. Stale, one-sided and crossed quotes
-are not prices; without a price the broker's figure is used. Readers use the last refresh and make no request.
+A price is a print, or the side of a valid quote at which we would exit. Stale, one-sided and crossed quotes give no
+price; without a price the broker's is used. Readers use the last refresh and make no request.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -25,29 +25,28 @@ from catalyst.store.positions import PositionRow
 
 log = structlog.get_logger()
 
-STALE_ALERT_AFTER: Final = timedelta(seconds=60)  # without a valid price, before an alert
-REWRITE_MARKS_AFTER: Final = timedelta(
-    minutes=5
-)  # an unchanged mark is rewritten this often, so that it does not look stale
+STALE_ALERT_AFTER: Final = timedelta(seconds=60)  # time without a valid price before an alert
+# Unchanged marks are rewritten at this interval, so that they do not look stale.
+REWRITE_MARKS_AFTER: Final = timedelta(minutes=5)
 
-PriceRange = tuple[Decimal, Decimal]
-Mark = tuple[Decimal, Decimal]  # price, unrealised dollars
+PriceRange = tuple[Decimal, Decimal]  # lowest, highest
+Mark = tuple[Decimal, Decimal]  # price, unrealized result in dollars
 
 
 @dataclass(frozen=True, slots=True)
 class LastPrice:
-    """Last known prices of a symbol. `shown` is the broker's price, for when the market has none."""
+    """Last prices of a symbol. `broker_price` is set only when the market has no valid price."""
 
-    at: datetime
+    at: datetime  # time of the read
     trade: Trade | None = None
     quote: Quote | None = None
     broker_price: Decimal | None = None
 
     @property
     def price_range(self) -> PriceRange | None:
-        """Return the lowest and highest price, valid or not; None without any."""
+        """Return the lowest and highest price, stale or not; None without any price."""
         quote = self.quote
-        found = [
+        prices = [
             price
             for price in (
                 None if self.trade is None else self.trade.price,
@@ -57,37 +56,40 @@ class LastPrice:
             )
             if price is not None
         ]
-        return (min(found), max(found)) if found else None
+        return (min(prices), max(prices)) if prices else None
 
     def opposite_quote(self, side: PositionSide, oldest: datetime) -> Decimal | None:
-        """Return the side of a fresh, complete quote at which we would trade."""
+        """Return the side of the quote at which a position exits: the bid for a long one, the ask for a short one.
+
+        None when the quote is older than `oldest` or has only one side.
+        """
         quote = self.quote
         if quote is None or quote.at < oldest or quote.bid is None or quote.ask is None:
             return None
         return quote.bid if side is PositionSide.LONG else quote.ask
 
     def print_since(self, oldest: datetime) -> Trade | None:
-        """Return the print if it is not older than that."""
+        """Return the print, or None if it is older than `oldest`."""
         trade = self.trade
         return trade if trade is not None and trade.at >= oldest and trade.price > 0 else None
 
     def market_price(self, side: PositionSide, oldest: datetime) -> Decimal | None:
-        """Return the market price of a position: the side of a fresh quote, else a fresh print."""
-        quoted = self.opposite_quote(side, oldest)
-        if quoted is not None:
-            return quoted
+        """Return the market price of a position: the opposite quote, else the print; None if older than `oldest`."""
+        quote_price = self.opposite_quote(side, oldest)
+        if quote_price is not None:
+            return quote_price
         trade = self.print_since(oldest)
         return None if trade is None else trade.price
 
     def mark(self, side: PositionSide, oldest: datetime) -> Decimal | None:
-        """Return the mark of a position: the market price, else the broker's."""
-        found = self.market_price(side, oldest)
-        return self.broker_price if found is None and self.at >= oldest else found
+        """Return the mark of a position: the market price, else the broker's; None if older than `oldest`."""
+        price = self.market_price(side, oldest)
+        return self.broker_price if price is None and self.at >= oldest else price
 
 
 @dataclass
 class PriceCache:
-    """Last prices of each symbol, and the range of its prices."""
+    """Refreshes the last prices of the held symbols, writes marks, and alerts stale prices."""
 
     store: Store
     market: MarketData
@@ -96,11 +98,10 @@ class PriceCache:
     cfg: StopMonitorConfig
     last_prices: dict[str, LastPrice] = field(default_factory=dict)
     price_ranges: dict[str, PriceRange] = field(default_factory=dict)
-    _written_marks: dict[int, Mark] = field(default_factory=dict)  # last written mark, by position
+    _written_marks: dict[int, Mark] = field(default_factory=dict)  # by position id
     _marks_written_at: datetime | None = None
-    _stale_since: dict[str, datetime] = field(
-        default_factory=dict
-    )  # symbols without a price, with the start of the price outage
+    # Start of the price outage of each symbol without a price.
+    _stale_since: dict[str, datetime] = field(default_factory=dict)
     _refreshed_at: datetime | None = None
 
     @property
@@ -109,7 +110,7 @@ class PriceCache:
         return self.clock.now() - timedelta(seconds=self.cfg.stale_after_seconds)
 
     async def refresh(self, held: Sequence[PositionRow]) -> None:
-        """Read the market price of every symbol, and the broker's price where the market has none."""
+        """Read the last print and quote of every held symbol, and the broker's price where they give no price."""
         symbols = sorted({position.symbol for position in held})
         trades, quotes = await self._read_market(symbols)
         now = self.clock.now()
@@ -117,21 +118,24 @@ class PriceCache:
         oldest = self.oldest_valid
         unpriced = {p.symbol for p in held if fresh[p.symbol].market_price(p.side, oldest) is None}
         if unpriced:
-            shown = await self._read_broker_prices()
+            broker_prices = await self._read_broker_prices()
             for symbol in unpriced:
-                price, old = shown.get(symbol), self.last_prices.get(symbol)
+                price, previous = broker_prices.get(symbol), self.last_prices.get(symbol)
                 if price is not None:
-                    one = fresh[symbol]
-                    fresh[symbol] = LastPrice(now, one.trade, one.quote, price)
-                elif old is not None and symbol not in trades and symbol not in quotes:
-                    fresh[symbol] = old  # no new price; the old one keeps its age
+                    market_data = fresh[symbol]
+                    fresh[symbol] = LastPrice(now, market_data.trade, market_data.quote, price)
+                elif previous is not None and symbol not in trades and symbol not in quotes:
+                    fresh[symbol] = previous  # no new price; the previous one keeps its time
         self._refreshed_at = now
         self.last_prices = fresh
         self.price_ranges = {
-            symbol: span for symbol, one in fresh.items() if (span := one.price_range) is not None
+            symbol: price_range
+            for symbol, last_price in fresh.items()
+            if (price_range := last_price.price_range) is not None
         }
 
     async def _read_market(self, symbols: Sequence[str]) -> tuple[Mapping[str, Trade], Mapping[str, Quote]]:
+        """Return the last print and quote of each symbol; both empty when a read failed."""
         try:
             return await gather_both(self.market.trades(symbols), self.market.quotes(symbols))
         except BrokerError as error:
@@ -139,18 +143,20 @@ class PriceCache:
             return {}, {}
 
     async def _read_broker_prices(self) -> dict[str, Decimal]:
-        """Return the broker's price of each symbol it holds for us; empty when the read failed."""
+        """Return the broker's price of each held symbol; empty when the read failed."""
         try:
-            shown = await self.broker.positions(priority=Priority.EXIT)
+            reports = await self.broker.positions(priority=Priority.EXIT)
         except BrokerError as error:
             log.warning("positions_read_failed", error=str(error))
             return {}
-        prices = {one.symbol: one.current_price for one in shown}
+        prices = {report.symbol: report.current_price for report in reports}
         return {symbol: price for symbol, price in prices.items() if price is not None and price > 0}
 
     async def write_marks(self, held: Sequence[PositionRow]) -> None:
-        """Write changed marks in one statement, unchanged ones every few minutes. A failed write stops no
-        reader."""
+        """Write changed marks in one statement, and all marks every REWRITE_MARKS_AFTER.
+
+        A transient database error is logged; the next call writes them.
+        """
         now, oldest = self.clock.now(), self.oldest_valid
         marks: dict[int, Mark] = {}
         for position in held:
@@ -159,12 +165,12 @@ class PriceCache:
             if price is not None:
                 marks[position.position_id] = (price, position.state.unrealized_pnl(price))
         due = self._marks_written_at is None or now - self._marks_written_at >= REWRITE_MARKS_AFTER
-        fresh = {key: mark for key, mark in marks.items() if due or self._written_marks.get(key) != mark}
-        if not fresh:
+        to_write = {key: mark for key, mark in marks.items() if due or self._written_marks.get(key) != mark}
+        if not to_write:
             return
         try:
             async with self.store.statement("mark") as conn:
-                await positions.mark(conn, [(key, *mark) for key, mark in fresh.items()], at=now)
+                await positions.mark(conn, [(key, *mark) for key, mark in to_write.items()], at=now)
         except Exception as error:
             if not is_transient(error):
                 raise
@@ -176,8 +182,10 @@ class PriceCache:
     async def alert_stale_prices(
         self, held: Sequence[PositionRow], unprotected: Collection[int], *, database_up: bool
     ) -> None:
-        """Alert when prices of held symbols stay stale, absent or unreadable in the session: until they
-        return only the broker's stop protects them."""
+        """Alert when held symbols have no valid price for STALE_ALERT_AFTER: only the broker's stop protects them.
+
+        CRITICAL for a symbol in `unprotected` (position ids). With `database_up` false it only logs.
+        """
         now, oldest = self.clock.now(), self.oldest_valid
         missing = {
             p.symbol
@@ -187,20 +195,20 @@ class PriceCache:
             or last_price.market_price(p.side, oldest) is None
         }
         self._stale_since = {symbol: self._stale_since.get(symbol, now) for symbol in sorted(missing)}
-        long = [symbol for symbol, since in self._stale_since.items() if now - since >= STALE_ALERT_AFTER]
-        if not long:
+        overdue = [symbol for symbol, since in self._stale_since.items() if now - since >= STALE_ALERT_AFTER]
+        if not overdue:
             return
-        log.error("prices_stale", symbols=long)
+        log.error("prices_stale", symbols=overdue)
         if not database_up:
             return
         unprotected_symbols = {p.symbol for p in held if p.position_id in unprotected}
         async with self.store.tx("alert") as conn:
-            for symbol in long:
+            for symbol in overdue:
                 await alerts.put(
                     conn,
                     severity="CRITICAL" if symbol in unprotected_symbols else "WARNING",
                     event="PRICES_STALE",
-                    message=f"{symbol}: no believable price since {self._stale_since[symbol]:%H:%M:%S} UTC",
+                    message=f"{symbol}: no valid price since {self._stale_since[symbol]:%H:%M:%S} UTC",
                     facts={"symbol": symbol},
                     dedupe_key=f"PRICES_STALE:{symbol}",
                     at=now,

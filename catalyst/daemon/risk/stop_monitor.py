@@ -1,9 +1,8 @@
-"""Stop monitor: exits a position when the broker's stop demonstrably did not act.
+"""Stop monitor: exits a position when the price has crossed its stop and the broker's stop did not act.
 
-Prices are refreshed at one interval and judged at another. A tick uses the last known holdings and prices and
-makes no request until it must act. One observation is no evidence: an exit needs two and a grace period, and
-of a stop resting at the broker two different ones. During a database outage it uses the last known state and
-what the broker shows, and exits through the spool.
+One loop refreshes prices, another checks the positions. A check uses the last known positions and prices and makes no
+request until it must act. An exit needs two different observations beyond the level and a grace period. During a
+database outage the monitor uses the last known state and the broker's positions, and exits through the spool.
 """
 
 import asyncio
@@ -35,30 +34,29 @@ from catalyst.store.positions import PositionRow
 log = structlog.get_logger()
 
 EXIT_TIMEOUT: Final = timedelta(seconds=30)
-MAX_STATE_AGE: Final = (
-    2 * CHECK_INTERVAL
-)  # of a read of the database: the protector, whose reads are cached, has missed one
-OUTAGE_INTERVAL: Final = timedelta(seconds=5)  # during a database outage nothing signals a change
-OUTAGE_URGENT_INTERVAL: Final = timedelta(seconds=2)  # of the broker's request budget
+# The protector refreshes the last known state every CHECK_INTERVAL; an older state means that it missed a check.
+MAX_STATE_AGE: Final = 2 * CHECK_INTERVAL
+OUTAGE_INTERVAL: Final = timedelta(seconds=5)  # no change is signalled during a database outage
+OUTAGE_URGENT_INTERVAL: Final = timedelta(seconds=2)  # the broker's request budget allows no shorter one
 NO_LEVEL: Final = Decimal("Infinity")
 
 
 @dataclass(frozen=True, slots=True)
 class Breach:
-    """A price beyond a level: start, instant of the latest one, number of different ones."""
+    """Prices beyond a level of one position."""
 
-    since: datetime
-    latest: datetime
-    observations: int
+    since: datetime  # time of the first observation
+    latest: datetime  # time of the newest price
+    observations: int  # number of different ones
 
 
-# Symbol, lower bound, upper bound, position: a price at or beyond a bound needs a check.
+# Symbol, lower bound, upper bound, position. A price at or beyond a bound needs a check.
 WatchedPosition = tuple[str, Decimal, Decimal, PositionRow]
 
 
 @dataclass
 class StopMonitor:
-    """Checks every held position against its prices."""
+    """Checks the prices of every held position against its stop and target."""
 
     store: Store
     market: MarketData
@@ -74,20 +72,20 @@ class StopMonitor:
     _held: Sequence[PositionRow] = ()
     _rows: Mapping[int, Sequence[OrderRow]] = field(default_factory=dict)
     _watched: Sequence[WatchedPosition] = ()
-    _breaches: dict[int, Breach] = field(default_factory=dict)  # by position
+    _breaches: dict[int, Breach] = field(default_factory=dict)  # by position id
     _database_down: bool = False
-    _database_suspect: bool = False  # an action in the database failed: is it available?
-    _refresh_requested: ChangeSignal = field(default_factory=ChangeSignal)  # requests prices at once
+    _database_suspect: bool = False  # a tick failed with a database error: read it again
+    _refresh_requested: ChangeSignal = field(default_factory=ChangeSignal)  # requests a price refresh at once
     _tick_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def __post_init__(self) -> None:
         self.prices = PriceCache(self.store, self.market, self.broker, self.clock, self.cfg)
 
     async def run(self) -> None:
-        """Run two loops, each every 30 s, and every second while a position is unprotected or beyond its
-        stop.
+        """Run two loops until cancelled, so that a slow response with prices does not delay the checks.
 
-        One refreshes prices and judges them; the other checks what is held, however long a response takes.
+        Each runs every 30 s, and every second while a position is unprotected or beyond its stop. One refreshes
+        prices and checks with them, the other reads the positions and checks them.
         """
         async with asyncio.TaskGroup() as group:
             group.create_task(self._run_price_refresh(), name="prices")
@@ -104,12 +102,13 @@ class StopMonitor:
 
     async def _run_price_refresh(self) -> None:
         while True:
-            wanted = self._refresh_requested.version
+            version = self._refresh_requested.version
             await self.refresh_prices()
             await self.tick(read=False)
-            await self._refresh_requested.wait(self.clock, self._interval(), since=wanted)
+            await self._refresh_requested.wait(self.clock, self._interval(), since=version)
 
     def _interval(self) -> timedelta:
+        """Return the pause until the next round of each loop."""
         urgent = bool(self._unprotected or self._breaches)
         if self._database_down:
             return OUTAGE_URGENT_INTERVAL if urgent else OUTAGE_INTERVAL
@@ -117,32 +116,34 @@ class StopMonitor:
 
     @property
     def _unprotected(self) -> set[int]:
-        """Return positions without a stop at the broker, from the component that protects them now."""
+        """Return the ids of positions without a stop at the broker, from the component that protects them now."""
         return self.outage_protection.unprotected if self._database_down else self.protector.unprotected
 
     async def refresh_prices(self) -> None:
-        """Refresh the prices of what is held and write them as marks."""
-        known = self._held if self._database_down else self.protector.ledger.last_known.positions
-        held = [position for position in known if self._can_exit(position)]
+        """Refresh the prices of the held positions and write them as marks."""
+        open_positions = self._held if self._database_down else self.protector.ledger.last_known.positions
+        held = [position for position in open_positions if self._can_exit(position)]
         if not held:
             return
         await self.prices.refresh(held)
-        watched = held if self.exits.market_open else []
-        await self.prices.alert_stale_prices(watched, self._unprotected, database_up=not self._database_down)
+        held_in_session = held if self.exits.market_open else []
+        await self.prices.alert_stale_prices(
+            held_in_session, self._unprotected, database_up=not self._database_down
+        )
         if not self._database_down:
             await self.prices.write_marks(held)
 
     async def tick(self, *, read: bool = True) -> None:
-        """Judge every held position by the last prices.
+        """Check every held position by the last prices.
 
-        No request while the last known state is current and no level is crossed. During a database outage it
-        reads the broker, unless `look` is false.
+        Makes no request while the last known state is current and no level is crossed. During a database outage it
+        reads the broker, unless `read` is false.
         """
         async with self._tick_lock:
             try:
                 await self._load_positions(read=read)
                 if not self.exits.market_open:
-                    return  # no stop triggers before and after hours, and nothing could be sold
+                    return  # no stop triggers outside the session, and no exit is possible
                 if self._database_down and self._is_day_ending():
                     await self._exit_all(self._held)
                     return
@@ -155,54 +156,62 @@ class StopMonitor:
     # -- holdings
 
     async def _load_positions(self, *, read: bool) -> None:
-        """Load every open position with its orders: from the last known state while it is current, else from
-        the database, else from what the broker shows."""
+        """Load every open position with its orders.
+
+        Sources in this order: the last known state while it is current, the database, the broker.
+        """
         if self._database_down and not read:
             return
-        books, now = self.protector.ledger, self.clock.now()
-        changes = books.changed.version
-        good = books.last_known.is_current(version=changes, since=now - MAX_STATE_AGE)
-        if not good or self._database_down or self._database_suspect or self.protector.database_down:
-            await self._read_positions(changes, now)
+        ledger, now = self.protector.ledger, self.clock.now()
+        version = ledger.changed.version
+        is_current = ledger.last_known.is_current(version=version, since=now - MAX_STATE_AGE)
+        if not is_current or self._database_down or self._database_suspect or self.protector.database_down:
+            await self._read_positions(version, now)
         if not self._database_down:
-            self._set_watched(books.last_known.positions, books.last_known.orders)
+            self._set_watched(ledger.last_known.positions, ledger.last_known.orders)
 
     async def _read_positions(self, ledger_version: int, now: datetime) -> None:
+        """Read positions and orders from the database; during an outage from the broker, and protect them."""
         try:
             async with self.store.read() as conn:
                 held = await positions.open_positions(conn)
-                rows = await orders.of_positions(conn, [p.position_id for p in held])
+                rows = await orders.of_positions(conn, [position.position_id for position in held])
         except Exception as error:
             if not is_outage(error):
                 raise
             self.exits.submission.gate.close(DATABASE, "the database cannot be reached")
             self._database_down, self._database_suspect = True, False
-            shown, known = await self.outage_protection.check()
-            log.warning("outage_monitoring", positions=len(shown), error=type(error).__name__)
-            self._set_watched(shown, known)
+            broker_positions, known_orders = await self.outage_protection.check()
+            log.warning("outage_monitoring", positions=len(broker_positions), error=type(error).__name__)
+            self._set_watched(broker_positions, known_orders)
             if not self._is_day_ending():
-                await self.outage_protection.exit_unprotectable(shown)
+                await self.outage_protection.exit_unprotectable(broker_positions)
                 if self.exits.market_open:
-                    await self.outage_protection.exit_overdue(shown)
+                    await self.outage_protection.exit_overdue(broker_positions)
             return
         self.protector.ledger.last_known.update(held, rows, version=ledger_version, read_at=now)
         self._database_down = self._database_suspect = False
 
     def _set_watched(self, held: Sequence[PositionRow], rows: Mapping[int, Sequence[OrderRow]]) -> None:
+        """Replace the checked positions; `rows` are their orders by position id."""
         if held is self._held and rows is self._rows:
             return
         self._held, self._rows = held, rows
-        self._watched = [_watch_bounds(p, rows.get(p.position_id, ())) for p in held]
-        ids = {p.position_id for p in held}
-        self._breaches = {key: at for key, at in self._breaches.items() if key in ids}
+        self._watched = [_watch_bounds(position, rows.get(position.position_id, ())) for position in held]
+        ids = {position.position_id for position in held}
+        self._breaches = {
+            position_id: breach for position_id, breach in self._breaches.items() if position_id in ids
+        }
 
     def _can_exit(self, position: PositionRow) -> bool:
-        """Return false for what an outage exit has sold and the database does not know yet."""
+        """Return false for a position that an outage exit has sold and the database does not show yet."""
         return self._database_down or position.symbol not in self.protector.submission.outage_symbols
 
     def _is_day_ending(self) -> bool:
-        """Return true from the moment when everything must be exited; the schedule's own job needs the
-        database."""
+        """Return true from the time when everything must be exited before the close.
+
+        Used during a database outage, when the schedule's own job cannot run.
+        """
         session = self.exits.session
         return (
             session is not None
@@ -223,19 +232,25 @@ class StopMonitor:
     # -- prices
 
     def _near_level(self) -> list[PositionRow]:
-        """Return the positions with any price beyond a level, and those whose breach had one."""
-        spans = self.prices.price_ranges
-        found = [
+        """Return the positions with any price beyond a level, and those with a breach."""
+        price_ranges = self.prices.price_ranges
+        near = [
             position
             for symbol, floor, ceiling, position in self._watched
-            if (span := spans.get(symbol)) is not None and (span[0] <= floor or span[1] >= ceiling)
+            if (prices := price_ranges.get(symbol)) is not None
+            and (prices[0] <= floor or prices[1] >= ceiling)
         ]
         if self._breaches:
-            ids = {position.position_id for position in found}
-            found += [p for p in self._held if p.position_id in self._breaches and p.position_id not in ids]
-        return [position for position in found if self._can_exit(position)]
+            ids = {position.position_id for position in near}
+            near += [
+                position
+                for position in self._held
+                if position.position_id in self._breaches and position.position_id not in ids
+            ]
+        return [position for position in near if self._can_exit(position)]
 
     async def _check_position(self, position: PositionRow) -> None:
+        """Exit the position if its breach is confirmed."""
         last_price = self.prices.last_prices.get(position.symbol)
         evidence = None if last_price is None else self._evidence(position, last_price)
         if last_price is None or evidence is None:
@@ -247,10 +262,10 @@ class StopMonitor:
             await self._enforce(position, price, reason)
 
     def _evidence(self, position: PositionRow, last_price: LastPrice) -> tuple[datetime, Decimal] | None:
-        """Return the price that may end the position, and its instant.
+        """Return time and price of the evidence that may end the position; None without any.
 
-        Prints trigger a stop at the broker, so only a print since we hold the shares shows that it did not
-        act. While nothing rests at the broker each new mark counts too.
+        Prints trigger the broker's stop, so only a print since the entry shows that the stop did not act. For an
+        unprotected position each new mark is evidence too.
         """
         oldest = self.prices.oldest_valid
         if position.position_id in self._unprotected:
@@ -267,29 +282,40 @@ class StopMonitor:
         price: Decimal,
         last_price: LastPrice,
     ) -> str | None:
-        """Return the reason to exit now: two different observations crossed the level (a print and a later
-        quote are two), and the grace period of the broker's own order is over. Else None."""
-        targeted, now = _has_working_target(rows), self.clock.now()
-        reason = _crossed_level(position, price, has_target=targeted)
+        """Record the observation; return the reason to exit when the breach is confirmed, else None.
+
+        Confirmed: two different observations crossed the level (a print and a later quote are two), and the grace
+        period, in which the broker's own order may act, is over.
+        """
+        has_target, now = _has_working_target(rows), self.clock.now()
+        reason = _crossed_level(position, price, has_target=has_target)
         if reason is None:
             self._breaches.pop(position.position_id, None)
             return None
-        known = self._breaches.get(position.position_id)
-        if known is None:
+        breach = self._breaches.get(position.position_id)
+        if breach is None:
             self._breaches[position.position_id] = Breach(now, at, 1)
             return None
-        quoted = (
+        quote_price = (
             last_price.opposite_quote(position.side, self.prices.oldest_valid)
-            if last_price.at > known.since
+            if last_price.at > breach.since
             else None
         )
-        agreed = quoted is not None and _crossed_level(position, quoted, has_target=targeted) is not None
-        seen = known.observations + 1 if at > known.latest else max(known.observations, 2 if agreed else 1)
-        self._breaches[position.position_id] = Breach(known.since, max(at, known.latest), seen)
-        graced = now - known.since >= timedelta(seconds=self.cfg.grace_seconds)
-        return reason if seen > 1 and graced else None
+        quote_crossed = (
+            quote_price is not None
+            and _crossed_level(position, quote_price, has_target=has_target) is not None
+        )
+        observations = (
+            breach.observations + 1
+            if at > breach.latest
+            else max(breach.observations, 2 if quote_crossed else 1)
+        )
+        self._breaches[position.position_id] = Breach(breach.since, max(at, breach.latest), observations)
+        grace_is_over = now - breach.since >= timedelta(seconds=self.cfg.grace_seconds)
+        return reason if observations > 1 and grace_is_over else None
 
     async def _enforce(self, position: PositionRow, price: Decimal, reason: str) -> None:
+        """Request the exit of the position; during a database outage exit it directly."""
         log.warning(
             "stop_enforced",
             symbol=position.symbol,
@@ -308,7 +334,7 @@ class StopMonitor:
 
 
 def _watch_bounds(position: PositionRow, rows: Sequence[OrderRow]) -> WatchedPosition:
-    """Return the bounds within which no price can end the position."""
+    """Return the bounds of the position: no price between them can end it."""
     stop = position.stop_loss
     target = None if _has_working_target(rows) else position.take_profit
     below, above = (stop, target) if position.side is PositionSide.LONG else (target, stop)
@@ -321,7 +347,7 @@ def _watch_bounds(position: PositionRow, rows: Sequence[OrderRow]) -> WatchedPos
 
 
 def _has_working_target(rows: Sequence[OrderRow]) -> bool:
-    """Return true while a target that can fill rests at the broker; a leg of an unfinished entry cannot."""
+    """Return true if a working target can fill at the broker; a held leg of an unfinished entry cannot."""
     return any(
         row.order_purpose is Purpose.TAKE_PROFIT and row.status in WORKING and row.broker_status != "held"
         for row in rows
@@ -329,9 +355,9 @@ def _has_working_target(rows: Sequence[OrderRow]) -> bool:
 
 
 def _crossed_level(position: PositionRow, price: Decimal, *, has_target: bool) -> str | None:
-    """Return why the position should be exited at `price`; None to keep it.
+    """Return the reason to exit the position at `price`; None if no level is crossed.
 
-    The target is enforced only when no order at the broker can act on it.
+    The target counts only when no order at the broker can act on it.
     """
     long = position.side is PositionSide.LONG
     stop, target = position.stop_loss, position.take_profit

@@ -1,7 +1,7 @@
-"""End of day: the broker's last reports, the day's figures, the flat proof, and only then status `completed`.
+"""End of day: applies the broker's last reports, proves the account flat, stores the day's result.
 
-A failed read is repeated at growing intervals until the next day's start, which completes what is still open.
-A cycle stays `closed` only while something of it is held, or while nobody could be reached.
+Then it completes the cycle. A failed read is repeated at growing intervals for half a day; later the next day's start
+completes the cycle. A cycle remains `closed` only while one of its positions is open or reads fail.
 """
 
 import asyncio
@@ -25,50 +25,52 @@ from catalyst.store.pool import Store, is_transient
 
 log = structlog.get_logger()
 
-PROOF_CAUSE: Final = "the close of the day"
-LAST_FILLS_WAIT: Final = timedelta(seconds=30)  # a working order has that long to become terminal
+PROOF_CAUSE: Final = "the close of the day"  # stored in the proof, and searched for
+LAST_FILLS_WAIT: Final = timedelta(seconds=30)  # for working orders to become terminal
 FIRST_RETRY_PAUSE: Final = timedelta(seconds=2)
 MAX_RETRY_PAUSE: Final = timedelta(seconds=60)
-ALERT_AFTER: Final = timedelta(seconds=60)  # before an alert
-# after the close; later the next day's start completes the cycle
+ALERT_AFTER: Final = timedelta(seconds=60)  # of failed attempts
+# After the session's close; later the next day's start completes the cycle.
 CLOSE_RETRY_WINDOW: Final = timedelta(hours=12)
 PROOF_TIMEOUT: Final = timedelta(seconds=30)
-ATTEMPT_TIMEOUT_S: Final = 600.0  # real seconds; an attempt that hangs is cancelled
+ATTEMPT_TIMEOUT_S: Final = 600.0  # real seconds, after which an attempt is cancelled
 
 
 @dataclass
 class EndOfDay:
-    """Completes cycles."""
+    """Completes the cycle of a day, and the open cycles of earlier days."""
 
     store: Store
     broker: Broker
     reconciler: Reconciler
     flatten: Flatten
     clock: Clock
-    proven: bool = False  # by the proof of `run`
+    proven: bool = False  # result of the proof of the last `run`
 
     async def run(
         self, cycle_id: str, session: Session, close_entries: Callable[[], Awaitable[object]]
     ) -> None:
-        """Complete the cycle with figures and proof, or leave it `closed`: something is held, or half a day
-        of reads failed."""
-        began, pause, alerted = self.clock.now(), FIRST_RETRY_PAUSE, False
-        while (why := await self._try_close(cycle_id, session, close_entries)) is not None:
+        """Complete the cycle with its result and proof.
+
+        It remains `closed` when a position is open or reads fail for CLOSE_RETRY_WINDOW.
+        """
+        started_at, pause, is_alerted = self.clock.now(), FIRST_RETRY_PAUSE, False
+        while (reason := await self._try_close(cycle_id, session, close_entries)) is not None:
             now = self.clock.now()
-            log.warning("day_not_closed", reason=why, again_in=pause.total_seconds())
+            log.warning("day_not_closed", reason=reason, again_in=pause.total_seconds())
             if now >= session.close + CLOSE_RETRY_WINDOW:
                 return
-            if not alerted and now - began >= ALERT_AFTER:
-                alerted = await self._alert_not_closed(cycle_id, why)
+            if not is_alerted and now - started_at >= ALERT_AFTER:
+                is_alerted = await self._alert_not_closed(cycle_id, reason)
             await self.clock.sleep(pause)
             pause = min(pause * 2, MAX_RETRY_PAUSE)
 
     async def _try_close(
         self, cycle_id: str, session: Session, close_entries: Callable[[], Awaitable[object]]
     ) -> str | None:
-        """Return what could not be read; None when nothing is left to do."""
+        """Make one attempt; return why it failed, None when it succeeded."""
         try:
-            async with asyncio.timeout(ATTEMPT_TIMEOUT_S):  # noqa: TID251 - a hung attempt is cut in real time
+            async with asyncio.timeout(ATTEMPT_TIMEOUT_S):  # noqa: TID251 - real time, because an attempt may hang
                 await close_entries()
                 return await self._close_cycle(cycle_id, session)
         except Exception as error:
@@ -77,14 +79,15 @@ class EndOfDay:
             return f"{type(error).__name__}: {error}"
 
     async def _close_cycle(self, cycle_id: str, session: Session) -> str | None:
-        findings = await self.reconciler.reconcile("reconcile")
+        """Reconcile, prove and complete the cycle; return why the broker could not be read, None on success."""
+        result = await self.reconciler.reconcile("reconcile")
         async with self.store.read() as conn:
             working = await orders.working(conn)
-        if working and findings.complete:
+        if working and result.complete:
             await self.clock.sleep(LAST_FILLS_WAIT)
-            findings = await self.reconciler.reconcile("reconcile")
-        if not findings.complete:
-            return "the broker could not be read whole"
+            result = await self.reconciler.reconcile("reconcile")
+        if not result.complete:
+            return "the reconciliation is not complete"
         account = await self.broker.account()
         async with self.store.read() as conn:
             held = await positions.open_positions(conn)
@@ -111,12 +114,12 @@ class EndOfDay:
             "day_finished",
             realized_pnl=str(realized),
             equity=str(account.equity),
-            clean=findings.clean,
+            clean=result.clean,
             open_positions=len(held),
         )
         return None
 
-    async def _alert_not_closed(self, cycle_id: str, why: str) -> bool:
+    async def _alert_not_closed(self, cycle_id: str, reason: str) -> bool:
         """Return true once the alert is in the outbox; false during a database outage."""
         try:
             async with self.store.tx("alert") as conn:
@@ -124,7 +127,7 @@ class EndOfDay:
                     conn,
                     severity="CRITICAL",
                     event="DAY_NOT_CLOSED",
-                    message=f"the day's cycle could not be completed and proven yet ({why}); it is tried again",
+                    message=f"the day's cycle is not completed and proven yet ({reason}); Catalyst retries",
                     facts={"cycle_id": cycle_id},
                     dedupe_key=f"DAY_NOT_CLOSED:{cycle_id}",
                     at=self.clock.now(),
@@ -137,16 +140,16 @@ class EndOfDay:
         return True
 
     async def close_missed_days(self, today: date, *, to_be_flat: bool) -> None:
-        """Complete and prove cycles of earlier days that nobody completed and of which nothing is held.
+        """Complete and prove the open cycles of earlier days that have no open position.
 
-        Where a day had to be flat and no daemon ran at its close, alert what it holds.
+        With `to_be_flat`, a day that still has one and whose close no daemon proved gets a proof that raises an alert.
         """
         async with self.store.read() as conn:
             unfinished = await cycles.unfinished_before(conn, today)
-            held = {position.cycle_id for position in await positions.open_positions(conn)}
+            held_cycles = {position.cycle_id for position in await positions.open_positions(conn)}
         for row in unfinished:
-            if row.cycle_id not in held:
-                await self._close_missed_day(row, anything_held=bool(held))
+            if row.cycle_id not in held_cycles:
+                await self._close_missed_day(row, anything_held=bool(held_cycles))
             elif to_be_flat and not await self._has_proof(row.cycle_id):
                 await self.flatten.prove_if_complete(
                     PROOF_CAUSE, by="schedule", cycle_id=row.cycle_id, alert=True, since=_start_of_day(row.cycle_date),
@@ -154,11 +157,12 @@ class EndOfDay:
                 )  # fmt: skip
 
     async def _has_proof(self, cycle_id: str) -> bool:
-        """Return true when the end of that day was checked: its proof exists, whatever it says."""
+        """Return true when the close of that day has a proof, flat or not."""
         async with self.store.read() as conn:
             return await flat_proofs.has_flat_proof(conn, cycle_id, PROOF_CAUSE)
 
     async def _close_missed_day(self, row: CycleRow, *, anything_held: bool) -> None:
+        """Prove and complete the cycle, without an end equity; does nothing when the broker cannot be read."""
         proof = await self.flatten.prove_if_complete(
             f"{PROOF_CAUSE}, made up for", by="schedule", cycle_id=row.cycle_id, alert=not anything_held,
             since=_start_of_day(row.cycle_date), deadline=self.clock.now() + PROOF_TIMEOUT,

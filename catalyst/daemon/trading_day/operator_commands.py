@@ -1,4 +1,4 @@
-"""Operator commands: rows of `commands`; each is taken once, executed, and answered in its row."""
+"""Operator commands: executes each row of `commands` once and writes its result into the row."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -24,22 +24,20 @@ from catalyst.store.proposals import Decision
 
 log = structlog.get_logger()
 
-POLL_INTERVAL: Final = timedelta(seconds=5)  # for a missed notification
-RISK_REDUCING: Final = frozenset(
-    {"flatten", "halt", "close"}
-)  # these only reduce risk, however often they run
-MAX_FAILURES_SHOWN: Final = 3  # failures named when `resume` is refused
+POLL_INTERVAL: Final = timedelta(seconds=5)  # in case a notification is missed
+RISK_REDUCING: Final = frozenset({"flatten", "halt", "close"})  # may be repeated: they only reduce risk
+MAX_FAILURES_SHOWN: Final = 3  # invariants named when `resume` is refused
 
 CommandResult = dict[str, object]
 
 
 class CommandRefused(UserError):
-    """The command cannot run; the message says what to do instead."""
+    """The command cannot run now; the message gives the reason."""
 
 
 @dataclass
 class OperatorCommands:
-    """Takes waiting commands and answers them."""
+    """Executes waiting commands in order."""
 
     store: Store
     listener: NotificationListener
@@ -50,6 +48,7 @@ class OperatorCommands:
     clock: Clock
 
     async def run(self) -> None:
+        """Resolve interrupted commands, then execute new ones until cancelled."""
         await self.resolve_interrupted()
         while True:
             await wait(self.clock, self.listener.notified, POLL_INTERVAL)
@@ -58,22 +57,22 @@ class OperatorCommands:
                 pass
 
     async def resolve_interrupted(self) -> None:
-        """Answer commands that a previous run took and did not answer; their sender must not wait for ever.
+        """Answer commands that a previous run took and did not answer, so that their sender does not wait for ever.
 
-        Commands that only stop or exit run again: the crash may have come before their first row, and a
-        repetition does no harm. All others are answered as unfinished; recovery handles what they wrote.
+        Today's RISK_REDUCING commands run again: the crash may have happened before their first row. All others are
+        answered as failed; recovery handles the rows that they wrote.
         """
         async with self.store.read() as conn:
-            left = await commands.unfinished(conn)
-        for command in left:
-            today = trading_date(command.requested_at) == trading_date(self.clock.now())
-            if command.kind in RISK_REDUCING and today:
+            unanswered = await commands.unfinished(conn)
+        for command in unanswered:
+            is_of_today = trading_date(command.requested_at) == trading_date(self.clock.now())
+            if command.kind in RISK_REDUCING and is_of_today:
                 await self._run_and_answer(command)
                 continue
-            why = "the daemon ended over this command: `catalyst status` shows what came of it"
+            error = "the daemon stopped during this command; check its effect with `catalyst status`"
             async with self.store.tx("answer_command") as conn:
                 await commands.answer(
-                    conn, command.command_id, ok=False, result={"error": why}, at=self.clock.now()
+                    conn, command.command_id, ok=False, result={"error": error}, at=self.clock.now()
                 )
             log.warning("command_interrupted", command_id=command.command_id, kind=command.kind)
 
@@ -87,13 +86,13 @@ class OperatorCommands:
         return True
 
     async def _run_and_answer(self, command: Command) -> None:
-        """Execute one command and write its answer."""
+        """Execute one command and write its result, or its error, into its row."""
         log.info("command_taken", command_id=command.command_id, kind=command.kind, by=command.requested_by)
         try:
             ok, answer = True, await self._dispatch(command)
         except (CatalystError, KeyError, ValueError) as error:
             ok, answer = False, {"error": str(error)}
-        except Exception as error:  # the next command still runs; an outage shows in the answer below
+        except Exception as error:  # the next command must still run; an outage makes the write below fail
             log.exception("command_failed", command_id=command.command_id, kind=command.kind)
             ok, answer = False, {"error": f"{type(error).__name__}: {error}"}
         async with self.store.tx("answer_command") as conn:
@@ -101,7 +100,8 @@ class OperatorCommands:
         log.info("command_answered", command_id=command.command_id, kind=command.kind, ok=ok)
 
     async def _dispatch(self, command: Command) -> CommandResult:
-        verbs: dict[str, Callable[[Command], Awaitable[CommandResult]]] = {
+        """Run the handler of this kind of command. Raises CommandRefused, KeyError or ValueError."""
+        handlers: dict[str, Callable[[Command], Awaitable[CommandResult]]] = {
             "approve": self._approve,
             "reject": self._reject,
             "halt": self._halt,
@@ -111,62 +111,66 @@ class OperatorCommands:
             "scan": self._scan,
             "reconcile": self._reconcile,
         }
-        verb = verbs.get(command.kind)
-        if verb is None:
-            raise CommandRefused(f"this daemon does not know {command.kind!r}")
-        return await verb(command)
+        handler = handlers.get(command.kind)
+        if handler is None:
+            raise CommandRefused(
+                f"this daemon has no command {command.kind!r}; restart it if a newer release is installed"
+            )
+        return await handler(command)
 
     async def _approve(self, command: Command) -> CommandResult:
+        """Check the proposal's order as an entry is checked, then release and send it."""
         proposal_id = int(str(command.arguments["proposal_id"]))
         now = self.clock.now()
         async with self.store.read() as conn:
             proposal = await proposals.get(conn, proposal_id)
         if proposal is None:
-            raise CommandRefused(
-                f"there is no proposal {proposal_id}; `catalyst status` lists those that wait"
-            )
+            raise CommandRefused(f"there is no proposal {proposal_id}; `catalyst status` lists the open ones")
         async with self.store.read() as conn:
-            waiting = await orders.get(conn, proposal.order_id)
+            order = await orders.get(conn, proposal.order_id)
         refusal = await self.trading_day.refusal(proposal.symbol, released=proposal.order_id)
-        if refusal is None and waiting.bracket_stop is not None and waiting.bracket_target is not None:
+        if refusal is None and order.bracket_stop is not None and order.bracket_target is not None:
             refusal = await self.trading_day.bracket_refusal(
-                waiting.symbol,
-                waiting.position_side,
-                waiting.limit_price,
-                waiting.bracket_stop,
-                waiting.bracket_target,
+                order.symbol,
+                order.position_side,
+                order.limit_price,
+                order.bracket_stop,
+                order.bracket_target,
             ) or await self.trading_day.buying_power_refusal(
-                waiting.quantity, waiting.limit_price or max(waiting.bracket_stop, waiting.bracket_target)
+                order.quantity, order.limit_price or max(order.bracket_stop, order.bracket_target)
             )
         if refusal is not None and proposal.decision is None:
-            raise CommandRefused(f"no entry now: {refusal}")
+            raise CommandRefused(f"no entry is possible now: {refusal}")
         async with self.store.tx("approve") as conn:  # approval and release in one transaction
-            decided, fresh = await proposals.decide(
+            decided, is_new = await proposals.decide(
                 conn, proposal_id, Decision.APPROVED, by=command.requested_by, at=now
             )
-            approved = fresh and decided.decision is Decision.APPROVED
+            approved = is_new and decided.decision is Decision.APPROVED
             row = await orders.lock(conn, proposal.order_id)
             if approved and row.status is Status.CREATED:
                 row = await self.trading_day.submission.release(conn, row.order_id, by="operator")
         if not approved:
-            raise CommandRefused(f"proposal {proposal_id} is {decided.decision} already")
+            raise CommandRefused(f"proposal {proposal_id} is already {decided.decision}")
         if row.status is not Status.SUBMITTED:
-            raise CommandRefused(f"the order of proposal {proposal_id} is {row.status} already")
+            raise CommandRefused(f"the order of proposal {proposal_id} is already {row.status}")
         sent = await self.trading_day.submission.send(row)
         return {"order_id": sent.order_id, "symbol": sent.symbol, "status": sent.status}
 
     async def _reject(self, command: Command) -> CommandResult:
+        """Decide against the proposal and cancel its order, which was not sent."""
         proposal_id = int(str(command.arguments["proposal_id"]))
         now = self.clock.now()
         async with self.store.tx("reject") as conn:
             try:
-                proposal, fresh = await proposals.decide(
+                proposal, is_new = await proposals.decide(
                     conn, proposal_id, Decision.REJECTED, by=command.requested_by, at=now
                 )
             except KeyError:
-                raise CommandRefused(f"there is no proposal {proposal_id}") from None
-            if not fresh:
-                raise CommandRefused(f"proposal {proposal_id} is {proposal.decision} already")
+                raise CommandRefused(
+                    f"there is no proposal {proposal_id}; `catalyst status` lists the open ones"
+                ) from None
+            if not is_new:
+                raise CommandRefused(f"proposal {proposal_id} is already {proposal.decision}")
             if (await orders.lock(conn, proposal.order_id)).status is Status.CREATED:
                 await orders.transition(
                     conn,
@@ -181,7 +185,8 @@ class OperatorCommands:
         return {"proposal_id": proposal_id, "decision": "rejected"}
 
     async def _halt(self, command: Command) -> CommandResult:
-        reason = str(command.arguments.get("reason") or "the operator said so")
+        """Set the halt latch and close the entry gate; protection and exits continue."""
+        reason = str(command.arguments.get("reason") or "requested by the operator")
         now = self.clock.now()
         async with self.store.tx("halt") as conn:
             await latches.set_latch(conn, "halt", reason=reason, by=command.requested_by, at=now, until=None)
@@ -190,12 +195,19 @@ class OperatorCommands:
         return {"halted": True, "reason": reason}
 
     async def _resume(self, command: Command) -> CommandResult:
-        judged = set(self.gate.failed_invariants)
-        if SAFE_MODE in self.gate.reasons and (failing := await self.safe_mode.current_violations()):
+        """Clear all latches, end an unfinished emergency stop and reopen the entry gate.
+
+        Refused while an invariant fails in SAFE mode, and during the cooldown after an emergency stop.
+        """
+        failed_before = set(self.gate.failed_invariants)
+        if SAFE_MODE in self.gate.reasons and (violations := await self.safe_mode.current_violations()):
             raise CommandRefused(
                 "SAFE mode stays while an invariant fails: "
-                + "; ".join(f"{one.invariant}: {one.description}" for one in failing[:MAX_FAILURES_SHOWN])
-                + "; `catalyst doctor` says what to do"
+                + "; ".join(
+                    f"{violation.invariant}: {violation.description}"
+                    for violation in violations[:MAX_FAILURES_SHOWN]
+                )
+                + "; run `catalyst doctor` and correct them first"
             )
         now = self.clock.now()
         async with self.store.tx("resume") as conn:
@@ -211,13 +223,16 @@ class OperatorCommands:
         for name in cleared:
             self.gate.reopen(name)
         self.trading_day.stop_procedure.mark_finished()
-        self.safe_mode.on_resumed(judged)
+        self.safe_mode.on_resumed(failed_before)
         return {"cleared": cleared, "still_closed": sorted(self.gate.reasons)}
 
     async def _close(self, command: Command) -> CommandResult:
+        """Request the exit of every open position of a symbol."""
         symbol = str(command.arguments["symbol"]).upper()
         async with self.store.read() as conn:
-            held = [p for p in await positions.open_positions(conn) if p.symbol == symbol]
+            held = [
+                position for position in await positions.open_positions(conn) if position.symbol == symbol
+            ]
         if not held:
             raise CommandRefused(f"no open position in {symbol}; `catalyst positions` lists them")
         for position in held:
@@ -230,8 +245,9 @@ class OperatorCommands:
         return {"closing": [position.position_id for position in held], "symbol": symbol}
 
     async def _flatten(self, command: Command) -> CommandResult:
+        """Forbid entries with a latch, exit everything and return the proof."""
         await self.trading_day.end_entries(
-            "flatten", reason="the operator flattened", by=command.requested_by
+            "flatten", reason="flatten requested by the operator", by=command.requested_by
         )
         proof = await self.trading_day.flatten.run(
             CloseReason.MANUAL,
@@ -248,17 +264,21 @@ class OperatorCommands:
         }
 
     async def _scan(self, command: Command) -> CommandResult:
-        found = await self.trading_day.scan(trade=bool(command.arguments.get("trade")))
-        if found is None:
-            raise CommandRefused("the cycle is closed, or the market could not be read")
-        return {"counts": found.counts, "plans": [each.symbol for each in found.plans]}
+        """Scan now, and trade if the command says so; return counts and planned symbols."""
+        scan_result = await self.trading_day.scan(trade=bool(command.arguments.get("trade")))
+        if scan_result is None:
+            raise CommandRefused(
+                "no scan: the cycle is closed or the market data could not be read; see `catalyst status` and the log"
+            )
+        return {"counts": scan_result.counts, "plans": [plan.symbol for plan in scan_result.plans]}
 
     async def _reconcile(self, command: Command) -> CommandResult:  # noqa: ARG002 - it takes no arguments
-        findings = await self.trading_day.reconciler.run_until_settled("reconcile")
-        if not findings.complete:
-            raise CommandRefused("the broker could not be read; `catalyst check` says more")
+        """Reconcile until no discrepancy is suspected any more; return counts and confirmed discrepancies."""
+        result = await self.trading_day.reconciler.run_until_settled("reconcile")
+        if not result.complete:
+            raise CommandRefused("the broker could not be read; run `catalyst check`")
         return {
-            "orders_applied": findings.orders_applied,
-            "fills_booked": findings.fills_booked,
-            "discrepancies": list(findings.discrepancies),
+            "orders_applied": result.orders_applied,
+            "fills_booked": result.fills_booked,
+            "discrepancies": list(result.discrepancies),
         }

@@ -1,4 +1,4 @@
-"""Scan records: the rows that store a finished scan."""
+"""Scan records: converts a finished scan into the rows that store it."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 FrameRow = Mapping[str, object]
 
 FRAME_FORMAT: Final = "parquet"
-MAX_STORED_CANDIDATES: Final = 200  # rows of a scan that are stored whole
+MAX_STORED_CANDIDATES: Final = 200  # per scan, best rank first
 
 _INDICATOR_COLUMNS: Final = (
     "rsi", "macd", "macd_signal", "bollinger_place", "atr", "adx", "plus_di", "minus_di", "ema_9", "ema_20",
@@ -37,7 +37,7 @@ _DETAIL_COLUMNS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class ScanRecords:
-    """Arguments of `candidates.record`."""
+    """Rows of one scan; the arguments of `candidates.record`."""
 
     scan: candidates.Scan
     candidates: tuple[Candidate, ...]
@@ -47,17 +47,19 @@ class ScanRecords:
 
 
 def records_of(scan_result: "ScanResult", cycle_id: str) -> ScanRecords:
-    """Return the stored form of a scan: at most 200 candidates, what each stage saw of them, the whole frame
-    compressed."""
+    """Return the rows of a scan: the best MAX_STORED_CANDIDATES candidates with their news, patterns and indicators.
+
+    The scan's own row has the decision table of the whole frame as compressed Parquet.
+    """
     frame = scan_result.frame
     blob = BytesIO()
     decision_table(frame).to_parquet(blob, compression="zstd", index=False)
-    kept = frame[frame["scan_rank"].notna() & (frame["scan_rank"] <= MAX_STORED_CANDIDATES)].sort_values(
+    stored = frame[frame["scan_rank"].notna() & (frame["scan_rank"] <= MAX_STORED_CANDIDATES)].sort_values(
         "scan_rank"
     )
     rows: list[tuple[str, FrameRow]] = [
         (str(symbol), {str(name): value for name, value in row.items()})
-        for symbol, row in zip(kept.index, kept.to_dict("records"), strict=True)
+        for symbol, row in zip(stored.index, stored.to_dict("records"), strict=True)
     ]
     return ScanRecords(
         candidates.Scan(
@@ -88,6 +90,7 @@ def records_of(scan_result: "ScanResult", cycle_id: str) -> ScanRecords:
 
 
 def _candidate(symbol: str, row: FrameRow) -> Candidate:
+    """Return the candidate row of a symbol; `stage_reached` is the refusing stage, or the last one."""
     refused = _text(row, "refused_by")
     planned = _text(row, "client_order_id") is not None and refused is None
     return Candidate(
@@ -118,6 +121,7 @@ def _candidate(symbol: str, row: FrameRow) -> Candidate:
 
 
 def _pattern(symbol: str, row: FrameRow) -> PatternRecord:
+    """Return the pattern that was found in a symbol's bars."""
     first = row.get("pattern_from")
     return PatternRecord(
         symbol=symbol,
@@ -133,7 +137,7 @@ def _pattern(symbol: str, row: FrameRow) -> PatternRecord:
 
 
 def _headlines(rows: list[tuple[str, FrameRow]], headlines: pd.DataFrame) -> Iterator[HeadlineRecord]:
-    """Return the headline with the greatest weight of each candidate with news."""
+    """Return the headline with the greatest weight of each candidate that has news."""
     if headlines.empty:
         return
     headline_rows = {
@@ -163,6 +167,7 @@ def _timestamp(value: object) -> datetime:
 
 
 def _number(row: FrameRow, name: str) -> float | None:
+    """Return a finite number; None when it is missing, NaN or infinite."""
     value = row.get(name)
     if not isinstance(value, (int, float)) or not math.isfinite(value):
         return None
@@ -170,17 +175,19 @@ def _number(row: FrameRow, name: str) -> float | None:
 
 
 def _text(row: FrameRow, name: str) -> str | None:
+    """Return a text; None when it is missing or empty."""
     value = row.get(name)
     return value if isinstance(value, str) and value else None
 
 
 def _decimal(row: FrameRow, name: str) -> Decimal | None:
+    """Return a number rounded to 6 decimals; None when it is missing."""
     value = _number(row, name)
     return None if value is None else Decimal(str(round(value, 6)))
 
 
 def _json_value(value: object) -> object:
-    """Return a JSON value; missing becomes None."""
+    """Return a text or a number rounded to 6 decimals; None for anything else and for empty, NaN and infinite."""
     if isinstance(value, str):
         return value or None
     if isinstance(value, (int, float)) and math.isfinite(value):

@@ -1,6 +1,6 @@
-"""Scanner: runs the pipeline's stages in order, with the network reads between them.
+"""Scanner: runs the eight stages of the pipeline in order and reads market data and news for them.
 
-The stages are pure. This module reads what the next stage needs, times each stage and returns the frame.
+The stages are pure functions. This module reads the input of the next stage, times each stage and returns the frame.
 """
 
 import asyncio
@@ -36,9 +36,9 @@ from catalyst.pipeline.universe import universe
 
 log = structlog.get_logger()
 
-DAILY_HISTORY: Final = timedelta(days=130)  # about ninety sessions
-INTRADAY_HISTORY: Final = timedelta(days=4)  # reaches the session before a long weekend
-MAX_PRICE_SAMPLES: Final = 8
+DAILY_HISTORY: Final = timedelta(days=130)  # about 90 sessions
+INTRADAY_HISTORY: Final = timedelta(days=4)  # includes the session before a long weekend
+MAX_PRICE_SAMPLES: Final = 8  # snapshots of the day that are retained for momentum
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -46,47 +46,48 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class ScanResult:
-    """One finished scan: the whole frame, the counts after each stage, and real milliseconds by stage."""
+    """One finished scan: the frame with every symbol, the count after each stage, real milliseconds by stage."""
 
     started_at: datetime
     finished_at: datetime
-    decided_at: datetime
+    decided_at: datetime  # time of the data behind the plans
     frame: pd.DataFrame
     counts: dict[str, int]
     milliseconds: dict[str, float]
-    degraded: str | None
+    degraded: str | None  # why the scan had no news; None when it had
     plans: tuple[Plan, ...]
     headlines: pd.DataFrame
 
 
 @dataclass
 class Scanner:
-    """Prepares a day and scans it. `prepare` must run before the first `scan` of a day."""
+    """Prepares the data of a day and scans the market. `prepare` must run before the first `scan` of a day."""
 
     broker: Broker
     market: MarketData
     news: NewsSource
     clock: Clock
     cfg: Config
-    base: pd.DataFrame = field(default_factory=pd.DataFrame)  # the universe, before any scan
+    base: pd.DataFrame = field(default_factory=pd.DataFrame)  # the universe stage's result, before any scan
     reference: pd.DataFrame = field(default_factory=pd.DataFrame)
     daily: pd.DataFrame = field(default_factory=pd.DataFrame)
     assets: list[AssetReport] = field(default_factory=list)
     sectors: dict[str, str] = field(default_factory=dict)
-    prepared_day: date | None = None  # the day of this universe and its reference data
+    prepared_day: date | None = None  # the session day of the universe and reference data
     _price_samples: deque[tuple[datetime, pd.Series]] = field(
         default_factory=lambda: deque(maxlen=MAX_PRICE_SAMPLES)
     )
 
     async def prepare(self, session: Session) -> None:
-        """Read assets, listings and daily bars. Afterwards universe and reference data are those of the day.
+        """Read assets, listings and daily bars, and compute universe and reference data of the day.
 
-        All or nothing: data of two days is never mixed.
+        Everything is replaced at the end or nothing, so that data of two days is never mixed. Raises BrokerError when
+        a read failed, ConfigInvalid for an unreadable listings file.
         """
         assets = await self.broker.assets()
         sectors = read_sectors(self.cfg.universe.listings_file)
-        listed = await self._compute(asset_frame, assets, sectors)
-        base = await self._compute(universe, listed, self.cfg.universe)
+        asset_rows = await self._compute(asset_frame, assets, sectors)
+        base = await self._compute(universe, asset_rows, self.cfg.universe)
         symbols = remaining_symbols(base)
         midnight = datetime.combine(session.day, time(), NEW_YORK).astimezone(session.open.tzinfo)
         daily = await self.market.bars(symbols, "1Day", midnight - DAILY_HISTORY, midnight)
@@ -103,7 +104,10 @@ class Scanner:
         )
 
     async def record_prices(self) -> None:
-        """Store every current price. A failed read costs the next scan a momentum window."""
+        """Store the current price of every symbol of the universe.
+
+        When the read fails, the next scan has no momentum over that window.
+        """
         if self.base.empty:
             return
         try:
@@ -116,52 +120,51 @@ class Scanner:
     async def scan(
         self, session: Session, portfolio: Portfolio, account: AccountState, *, slots: int
     ) -> ScanResult:
-        """Run every symbol through the stages; plans are those that may be traded now.
+        """Run every symbol through the stages; make at most `slots` plans.
 
-        Raises BrokerUnavailable when the market could not be read. A news source that failed only degrades
-        the scan.
+        Raises BrokerError when market data could not be read. A failed news source only degrades the scan.
         """
         cfg = self.cfg
-        started = self.clock.now()
-        watch = Stopwatch()
+        started_at = self.clock.now()
+        stopwatch = Stopwatch()
         snapshots = await self.market.snapshots(remaining_symbols(self.base))
-        watch.lap("snapshots")
+        stopwatch.lap("snapshots")
         now = self.clock.now()
         frame = await self._compute(self._scan, snapshots, session, now)
         self._price_samples.append((now, snapshots["trade_price"]))
-        watch.lap("scan")
+        stopwatch.lap("scan")
         headlines, degraded = await self._headlines(frame, now)
-        watch.lap("headlines")
+        stopwatch.lap("headlines")
         frame = await self._compute(self._news, frame, headlines, self.clock.now(), degraded is not None)
-        watch.lap("news")
-        wanted = sorted({*remaining_symbols(frame), *portfolio.side_by_symbol()})
+        stopwatch.lap("news")
+        symbols = sorted({*remaining_symbols(frame), *portfolio.side_by_symbol()})
         bars = await self.market.bars(
-            wanted,
+            symbols,
             f"{cfg.pipeline.bar_minutes}Min",
             session.open - INTRADAY_HISTORY,
             self.clock.now(),
         )
-        watch.lap("bars")
-        decided = self.clock.now()
-        frame = await self._compute(self._evaluate, frame, bars, session, decided, watch)
-        frame = await self._compute(self._risk, frame, bars, portfolio, account, session, decided, slots)
-        watch.lap("risk")
+        stopwatch.lap("bars")
+        decided_at = self.clock.now()
+        frame = await self._compute(self._evaluate, frame, bars, session, decided_at, stopwatch)
+        frame = await self._compute(self._risk, frame, bars, portfolio, account, session, decided_at, slots)
+        stopwatch.lap("risk")
         return ScanResult(
-            started,
+            started_at,
             self.clock.now(),
-            decided,
+            decided_at,
             frame,
             funnel(frame),
-            watch.laps,
+            stopwatch.laps,
             degraded,
             tuple(plans(frame)),
             headlines,
         )
 
-    async def _compute(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a pure stage in a thread, so that the stop monitor does not wait for it."""
+    async def _compute(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a pure function in a thread, so that the event loop and the stop monitor do not wait for it."""
         with self.clock.hold():
-            return await asyncio.to_thread(work, *args, **kwargs)
+            return await asyncio.to_thread(function, *args, **kwargs)
 
     def _scan(self, snapshots: pd.DataFrame, session: Session, now: datetime) -> pd.DataFrame:
         return scan(
@@ -170,13 +173,13 @@ class Scanner:
         )  # fmt: skip
 
     async def _headlines(self, frame: pd.DataFrame, now: datetime) -> tuple[pd.DataFrame, str | None]:
-        """Return the headlines of the best by scan score, and why there are none when the source failed."""
-        wanted = symbols_to_read(frame, self.cfg.news)
-        if not wanted or not self.cfg.features.news_sentiment:
+        """Return the headlines of the best symbols by scan score, and the error when the source failed."""
+        symbols = symbols_to_read(frame, self.cfg.news)
+        if not symbols or not self.cfg.features.news_sentiment:
             return pd.DataFrame(), None
         since = now - timedelta(hours=self.cfg.news.lookback_hours)
         try:
-            return await self.news.headlines(wanted, since, now), None
+            return await self.news.headlines(symbols, since, now), None
         except BrokerError as error:
             log.warning("scan_degraded", reason=f"news: {error}")
             return pd.DataFrame(), f"news: {error}"
@@ -192,6 +195,7 @@ class Scanner:
     def _evaluate(
         self, frame: pd.DataFrame, bars: pd.DataFrame, session: Session, now: datetime, stopwatch: "Stopwatch"
     ) -> pd.DataFrame:
+        """Run the stages pattern, technical and score, and time each."""
         cfg, minutes = self.cfg, self.cfg.pipeline.bar_minutes
         frame = pattern(
             frame, bars, session, now, cfg.pattern,
@@ -217,8 +221,9 @@ class Scanner:
         now: datetime,
         slots: int,
     ) -> pd.DataFrame:
-        wanted = {*remaining_symbols(frame), *portfolio.side_by_symbol()}
-        daily = self.daily[self.daily["symbol"].isin(wanted)]
+        """Run the stages risk and plan."""
+        symbols = {*remaining_symbols(frame), *portfolio.side_by_symbol()}
+        daily = self.daily[self.daily["symbol"].isin(symbols)]
         frame = risk(
             frame, portfolio, account, limits_of(self.cfg), session, now,
             daily=daily, bars=bars, bar_minutes=self.cfg.pipeline.bar_minutes,
@@ -226,25 +231,29 @@ class Scanner:
         return plan(frame, session, now, self.cfg.plan, top_n=self.cfg.workflow.execute_top_n, slots=slots)
 
     def _daily_of(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Return the daily bars of the symbols that no stage has refused."""
         return self.daily[self.daily["symbol"].isin(remaining_symbols(frame))]
 
 
 @dataclass
 class Stopwatch:
-    """Real milliseconds between laps, for our own work and the network."""
+    """Measures real milliseconds between laps, whatever the market's clock shows."""
 
     laps: dict[str, float] = field(default_factory=dict)
     _last: float = field(default_factory=perf_counter)
 
     def lap(self, name: str) -> None:
+        """Store the time since the previous lap, or since the start, under `name`."""
         now = perf_counter()
         self.laps[name] = round((now - self._last) * 1000, 2)
         self._last = now
 
 
 def asset_frame(assets: Sequence[AssetReport], sectors: dict[str, str]) -> pd.DataFrame:
-    """Return assets by symbol; columns name, exchange, tradable, shortable, easy_to_borrow, status, sector
-    (missing where unknown)."""
+    """Return a frame of assets, indexed by symbol.
+
+    Columns: name, exchange, tradable, shortable, easy_to_borrow, status, sector (missing where unknown).
+    """
     columns: dict[str, Callable[[AssetReport], object]] = {
         "name": lambda asset: asset.name,
         "exchange": lambda asset: asset.exchange,
@@ -259,9 +268,9 @@ def asset_frame(assets: Sequence[AssetReport], sectors: dict[str, str]) -> pd.Da
 
 
 def read_sectors(path: Path | None) -> dict[str, str]:
-    """Return symbol → sector of a listings file (CSV: symbol, name, sector); unknown sectors are left out.
+    """Return symbol → sector of a listings file (CSV: symbol, name, sector); rows without a sector are left out.
 
-    Raises ConfigInvalid when the file cannot be read or lacks a column.
+    Empty without a path. Raises ConfigInvalid when the file cannot be read or lacks a column.
     """
     if path is None:
         return {}
@@ -274,5 +283,5 @@ def read_sectors(path: Path | None) -> dict[str, str]:
         return {str(row["symbol"]): str(row["sector"]) for row in rows if row["sector"]}
     except (OSError, KeyError, ValueError) as error:
         raise ConfigInvalid(
-            f"universe.listings_file {path}: {error!r}; it needs the columns symbol, name, sector"
+            f"universe.listings_file {path}: {error!r}; use a readable CSV file with the columns symbol, name, sector"
         ) from None

@@ -1,4 +1,4 @@
-"""Sessions: today's or the next one, read from the broker."""
+"""Sessions: reads today's or the next trading session from the broker's calendar."""
 
 from datetime import date, timedelta
 from typing import Final
@@ -14,36 +14,38 @@ from catalyst.store.pool import Store, is_outage
 
 log = structlog.get_logger()
 
-CURRENT_AFTER_CLOSE: Final = timedelta(minutes=5)  # a session counts as today's until then
+CURRENT_AFTER_CLOSE: Final = timedelta(minutes=5)  # until then a session that ended is still today's
 RETRY_PAUSE: Final = timedelta(seconds=5)
 
 
 async def next_session(broker: AlpacaBroker, store: Store, clock: Clock) -> Session:
-    """Return today's session, or the next one when today's is over or there is none; retry until it is known."""
+    """Return today's session, or the next one when today's is over or there is none; retry until one is read."""
     while (session := await current_or_next_session(broker, store, clock)) is None:
         await clock.sleep(RETRY_PAUSE)
     return session
 
 
 async def current_or_next_session(broker: AlpacaBroker, store: Store, clock: Clock) -> Session | None:
-    """Return today's session, or the next one when today's is over or there is none; None when unknown.
+    """Return today's session, or the next one when today's is over or there is none.
 
-    When the broker does not respond, the database has today's session from the day's preparation.
+    When the broker cannot be read, today's session comes from the database, where the start of the day stored it. None
+    when neither has one.
     """
     today = trading_date(clock.now())
     try:
         sessions = await broker.calendar(today, today + timedelta(days=10))
     except BrokerError as error:
-        kept = await _stored_session(store, today)
-        log.warning("calendar_read_failed", error=str(error), kept=kept is not None)
-        sessions = [] if kept is None else [kept]
-    ahead = [session for session in sessions if session.close + CURRENT_AFTER_CLOSE > clock.now()]
-    if not ahead:
+        stored = await _stored_session(store, today)
+        log.warning("calendar_read_failed", error=str(error), stored=stored is not None)
+        sessions = [] if stored is None else [stored]
+    not_over = [session for session in sessions if session.close + CURRENT_AFTER_CLOSE > clock.now()]
+    if not not_over:
         log.warning("no_session_known", days=len(sessions))
-    return ahead[0] if ahead else None
+    return not_over[0] if not_over else None
 
 
 async def _stored_session(store: Store, today: date) -> Session | None:
+    """Return today's session from the database; None when it has none or is unavailable."""
     try:
         async with store.read() as conn:
             return await stored_sessions.get(conn, today)

@@ -1,4 +1,4 @@
-"""Trading day: what each job of the schedule does to the cycle, and the entries of a scan."""
+"""Trading day: runs the scheduled jobs of one session, moves its cycle, and places the entries of a scan."""
 
 import asyncio
 from collections.abc import Sequence
@@ -52,14 +52,11 @@ from catalyst.store.pool import Store
 log = structlog.get_logger()
 
 FLATTEN_TIMEOUT: Final = timedelta(minutes=8)
-ENFORCE_FLAT_INTERVAL: Final = timedelta(
-    seconds=15
-)  # between two checks for a flatten latch while something is held
+ENFORCE_FLAT_INTERVAL: Final = timedelta(seconds=15)  # between two checks for new exposure in `enforce_flat`
 PREPARE_RETRY_PAUSES: Final = (timedelta(seconds=5), timedelta(seconds=20), timedelta(seconds=60))
-# Real seconds a job may take before it is cancelled: a scan that hangs must not delay the exits before the
-# close.
+# Real seconds before a job is cancelled: a scan that hangs must not delay the exits before the close.
 DEFAULT_JOB_TIMEOUT_S: Final = 600.0
-# The close limits each of its attempts itself and retries.
+# The close has no limit here: it limits each of its attempts and retries.
 JOB_TIMEOUTS_S: Final = {
     Job.FIRST_SCAN: 120.0,
     Job.SCAN: 120.0,
@@ -72,7 +69,7 @@ ENTRY_JOBS: Final = frozenset({Job.PRE_OPEN, Job.FIRST_SCAN, Job.PRICE_SAMPLE, J
 
 @dataclass
 class TradingDay:
-    """One session. The schedule calls `run`, one job at a time."""
+    """One session and its cycle. The schedule calls `run`, one job at a time."""
 
     store: Store
     broker: Broker
@@ -92,17 +89,17 @@ class TradingDay:
     epoch: int
     cycle_id: str = ""
     finished: bool = False  # every job has run
-    proven: bool = False  # the close proved that nothing is left, and the result
+    proven: bool = False  # the close proved that the account is flat
 
     @property
     def is_running(self) -> bool:
-        """Return true while a job may still run, however late, until the next day is near."""
+        """Return true while a job may still run, at most until CLOSE_RETRY_WINDOW after the close."""
         return not self.finished and self.clock.now() < self.session.close + CLOSE_RETRY_WINDOW
 
     async def run(self, job: Job) -> None:
-        """Run one job. A failed job is logged and does not end the daemon.
+        """Run one job. A failed job is logged and alerted and does not end the daemon.
 
-        Jobs that only entries need are skipped once the exits are due, so that late scans do not delay them.
+        ENTRY_JOBS are skipped once the exits before the close are due, so that a late scan does not delay them.
         """
         flat_at = self.session.flatten_at(self.cfg.session.flat_before_close_minutes)
         if job in ENTRY_JOBS and self.clock.now() >= flat_at:
@@ -111,9 +108,9 @@ class TradingDay:
         if job is not Job.PRICE_SAMPLE:
             log.info("job_started", job=job)
         try:
-            async with asyncio.timeout(JOB_TIMEOUTS_S.get(job, DEFAULT_JOB_TIMEOUT_S)):  # noqa: TID251 - a hung job is cut in real time
+            async with asyncio.timeout(JOB_TIMEOUTS_S.get(job, DEFAULT_JOB_TIMEOUT_S)):  # noqa: TID251 - real time, because a job may hang
                 await self._run_job(job)
-        except Exception as error:  # the day goes on; the next job finds the cycle as this one left it
+        except Exception as error:  # the next job must still run
             if isinstance(error, BrokerError):
                 log.warning("job_failed", job=job, error=str(error))
             else:
@@ -123,7 +120,7 @@ class TradingDay:
                     conn,
                     severity="WARNING",
                     event="JOB_FAILED",
-                    message=f"the job {job} failed; see the log",
+                    message=f"the job {job} failed; the day continues; see the log for the error",
                     facts={"job": job, "cycle_id": self.cycle_id},
                     dedupe_key=f"JOB_FAILED:{self.cycle_id}:{job}",
                     at=self.clock.now(),
@@ -149,12 +146,15 @@ class TradingDay:
     # -- the cycle
 
     async def begin(self) -> None:
-        """Open or resume today's cycle, read the latches, and tell the components which day it is."""
+        """Open or resume today's cycle, apply the latches, and pass session and cycle to the components.
+
+        Also exits carried positions and completes missed days. Raises BrokerError when the account cannot be read.
+        """
         now = self.clock.now()
         account = await self.broker.account()
         async with self.store.tx("cycle") as conn:
             await trading_days.put(conn, [self.session])
-            row, fresh = await cycles.open_day(
+            row, is_new = await cycles.open_day(
                 conn,
                 cycle_id=machine.cycle_id(now.astimezone(NEW_YORK)),
                 day=self.session.day,
@@ -172,48 +172,50 @@ class TradingDay:
         await self.daily_loss_limit.begin(row)
         await self.stop_procedure.load_unfinished()
         self.exits.session = self.session
-        for name, why in latched.items():
-            self.gate.close(name, why)
+        for name, reason in latched.items():
+            self.gate.close(name, reason)
         if LATCH in latched and row.status is not CycleStatus.COMPLETED:
             row = await self._close_stopped_day(row, latched[LATCH])
-        self.gate.reopen("day_ending")  # of an earlier day whose loop did not finish
+        self.gate.reopen("day_ending")  # it may be closed by an earlier day whose loop did not finish
         if row.status in (CycleStatus.CLOSED, CycleStatus.COMPLETED):
             self.gate.close("cycle_closed", "the day's cycle is closed")
         else:
             self.gate.reopen("cycle_closed")
             if row.status is not CycleStatus.IDLE:
-                await self._set_idle_status()  # no scan or entry of a previous run is active
+                await self._set_idle_status()  # a previous run may have crashed during a scan
         follow_account_status(self.gate, account)
         await self._exit_carried(carried)
         to_be_flat = self.cfg.positions.close_all_at_market_close
         await self._end_of_day().close_missed_days(self.session.day, to_be_flat=to_be_flat)
         structlog.contextvars.bind_contextvars(cycle_id=self.cycle_id)
         log.info(
-            "cycle_opened" if fresh else "cycle_resumed",
+            "cycle_opened" if is_new else "cycle_resumed",
             status=row.status,
             mode=self.mode,
             equity=str(account.equity),
             session_open=self.session.open.astimezone(NEW_YORK).strftime("%H:%M"),
             session_close=self.session.close.astimezone(NEW_YORK).strftime("%H:%M"),
         )
-        await self.daily_loss_limit.check()  # a loss that recovery booked counts before the first entry
+        await (
+            self.daily_loss_limit.check()
+        )  # recovery may have booked a loss; check it before the first entry
 
-    async def _close_stopped_day(self, row: CycleRow, why: str) -> CycleRow:
-        """Close the cycle of a day whose stop latch was written before a crash."""
+    async def _close_stopped_day(self, row: CycleRow, reason: str) -> CycleRow:
+        """Halt and close the cycle if the emergency stop latch is of its day: a crash came before the halt."""
         async with self.store.tx("halt") as conn:
-            since = await latches.latched_at(conn, LATCH)
-            if since is None or trading_date(since) != row.cycle_date:
+            latched_at = await latches.latched_at(conn, LATCH)
+            if latched_at is None or trading_date(latched_at) != row.cycle_date:
                 return row
-            until = since + timedelta(minutes=self.cfg.emergency.cooldown_period_minutes)
-            await cycles.halt(conn, row.cycle_id, reason=why, until=until, at=self.clock.now())
+            until = latched_at + timedelta(minutes=self.cfg.emergency.cooldown_period_minutes)
+            await cycles.halt(conn, row.cycle_id, reason=reason, until=until, at=self.clock.now())
         await self._advance(CycleStatus.CLOSED)
         async with self.store.read() as conn:
-            found = await cycles.get(conn, row.cycle_id)
-        assert found is not None  # it was read above
-        return found
+            closed = await cycles.get(conn, row.cycle_id)
+        assert closed is not None  # `begin` has opened it
+        return closed
 
     async def _exit_carried(self, newly_carried: list[str]) -> None:
-        """Exit positions of an earlier day at the open; until then they stay protected."""
+        """Request the exit of positions of earlier days; it happens at the open, until then they stay protected."""
         if newly_carried:
             log.warning("positions_carried", symbols=newly_carried)
         if not self.cfg.positions.close_all_at_market_close:
@@ -228,27 +230,29 @@ class TradingDay:
                 )
 
     async def enforce_flat(self) -> None:
-        """Hold nothing while a flatten latch is set or an emergency stop is unfinished: neither what a crash
-        left nor what comes later, such as a revived order."""
+        """During the session exit everything while a flatten latch is set or an emergency stop is unfinished.
+
+        That includes positions that remained after a crash and positions of a later fill, such as of a revived order.
+        """
         await self.clock.sleep_until(self.session.open)
-        first = True
+        is_first_check = True
         while self.clock.now() < self.session.close:
             if not self.flatten.active_runs and (
-                (first and not await self.flatten.is_flat()) or await self.flatten.has_new_exposure()
+                (is_first_check and not await self.flatten.is_flat()) or await self.flatten.has_new_exposure()
             ):
                 await self._enforce_flat_once()
             await self.stop_procedure.finish()
-            first = False
+            is_first_check = False
             await self.clock.sleep(ENFORCE_FLAT_INTERVAL)
 
     async def _enforce_flat_once(self) -> None:
-        """Do what the set latches and a recorded stop require."""
+        """Exit everything, or cancel the entries, as the latches and the unfinished stop require."""
         async with self.store.read() as conn:
             latched = await latches.active_latches(conn)
         stop = self.stop_procedure.unfinished
         emergency = LATCH in latched or stop is not None
-        leave = self.cfg.emergency.close_all_positions_on_limit if stop is None else stop.exit_all
-        if emergency and not leave and "flatten" not in latched:
+        exit_all = self.cfg.emergency.close_all_positions_on_limit if stop is None else stop.exit_all
+        if emergency and not exit_all and "flatten" not in latched:
             await self.flatten.cancel_entries(within=timedelta(seconds=60))
             return
         if not emergency and "flatten" not in latched:
@@ -262,37 +266,40 @@ class TradingDay:
         )
 
     async def end_entries(self, latch: str, *, reason: str, by: str, until: datetime | None = None) -> None:
-        """Forbid entries until the next session and a person's `resume`; restarts change nothing."""
+        """Forbid entries: set the latch, halt and close the cycle.
+
+        Entries stay forbidden, also after a restart, until a person resumes and the next session begins.
+        """
         await self.flatten.latch(latch, reason=reason, by=by)
         async with self.store.tx("halt") as conn:
             await cycles.halt(conn, self.cycle_id, reason=reason, until=until, at=self.clock.now())
         await self._advance(CycleStatus.CLOSED)
 
-    async def _advance(self, then: CycleStatus) -> bool:
-        """Move the cycle along its table; false when the step is not allowed now."""
+    async def _advance(self, to_status: CycleStatus) -> bool:
+        """Move the cycle to another status; false when no transition leads there."""
         async with self.store.tx("cycle") as conn:
             row = await cycles.get(conn, self.cycle_id)
             assert row is not None  # begin() has opened it
-            if row.status == then:
+            if row.status == to_status:
                 return True
             try:
-                machine.advance(row.status, then)
+                machine.advance(row.status, to_status)
             except IllegalTransition:
                 return False
             await cycles.advance(
-                conn, self.cycle_id, from_status=row.status, to_status=then, at=self.clock.now()
+                conn, self.cycle_id, from_status=row.status, to_status=to_status, at=self.clock.now()
             )
-        if then is CycleStatus.CLOSED:
+        if to_status is CycleStatus.CLOSED:
             self.gate.close("cycle_closed", "the day's cycle is closed")
-        log.info("cycle_advanced", before=row.status, now=then)
+        log.info("cycle_advanced", before=row.status, now=to_status)
         return True
 
     # -- jobs
 
     async def prepare(self, *, retry_pauses: Sequence[timedelta] = ()) -> None:
-        """Read assets, listings and reference data; update the securities rows from the broker's list.
+        """Read assets, listings and reference data; update the securities rows.
 
-        Retry after each delay of `again`; the last BrokerError is raised.
+        Retries after each of `retry_pauses`; then raises the last BrokerError.
         """
         for pause in (*retry_pauses, None):
             try:
@@ -308,8 +315,11 @@ class TradingDay:
             await securities.put_sectors(conn, self.scanner.sectors)
 
     async def scan(self, *, trade: bool) -> ScanResult | None:
-        """Scan, evaluate, and trade while a slot is free. Every symbol's result is stored before an order is
-        sent."""
+        """Scan, and with `trade` place the planned entries.
+
+        The result of every symbol is stored before the first order is sent. Return None when the cycle is closed or
+        market data could not be read.
+        """
         if self.scanner.prepared_day != self.session.day:
             await self.prepare()
         if not await self._advance(CycleStatus.SCANNING):
@@ -321,30 +331,35 @@ class TradingDay:
             await self._set_idle_status()
 
     async def _scan_and_trade(self, *, trade: bool) -> ScanResult | None:
+        """Scan, store the result, and with `trade` place its entries; None when the scan failed."""
         portfolio, account = await self._portfolio()
         slots = max(0, self.cfg.risk.max_positions - portfolio.slots_used())
         try:
-            found = await self.scanner.scan(self.session, portfolio, account, slots=slots)
+            scan_result = await self.scanner.scan(self.session, portfolio, account, slots=slots)
         except BrokerError as error:
             log.warning("scan_failed", error=str(error))
             return None
-        scan_id = await self._store_scan(found)
+        scan_id = await self._store_scan(scan_result)
         await self._advance(CycleStatus.EVALUATING)
-        if trade and found.plans and await self._advance(CycleStatus.TRADING):
-            for each in found.plans:
+        if trade and scan_result.plans and await self._advance(CycleStatus.TRADING):
+            for plan in scan_result.plans:
                 try:
-                    await self._place_entry(each, found, scan_id)
+                    await self._place_entry(plan, scan_result, scan_id)
                 except Exception:  # one failed entry must not stop the others
-                    log.exception("entry_failed", symbol=each.symbol)
-        return found
+                    log.exception("entry_failed", symbol=plan.symbol)
+        return scan_result
 
     async def _set_idle_status(self) -> None:
-        """Set the status after a scan: monitoring positions, or waiting for the next scan."""
+        """Set the status after a scan: `monitoring` with open positions or working orders, else `idle`."""
         async with self.store.read() as conn:
-            busy = await positions.open_positions(conn) or await orders.working(conn)
+            has_open_work = await positions.open_positions(conn) or await orders.working(conn)
             row = await cycles.get(conn, self.cycle_id)
-        rests = not busy and row is not None and row.status in (CycleStatus.SCANNING, CycleStatus.EVALUATING)
-        await self._advance(CycleStatus.IDLE if rests else CycleStatus.MONITORING)
+        is_idle = (
+            not has_open_work
+            and row is not None
+            and row.status in (CycleStatus.SCANNING, CycleStatus.EVALUATING)
+        )
+        await self._advance(CycleStatus.IDLE if is_idle else CycleStatus.MONITORING)
 
     async def go_flat(self) -> None:
         """Forbid entries and exit everything before the close."""
@@ -352,17 +367,17 @@ class TradingDay:
         await self._advance(CycleStatus.CLOSED)
         if not self.cfg.positions.close_all_at_market_close:
             return
-        left = self.session.close - self.clock.now()
+        time_to_close = self.session.close - self.clock.now()
         await self.flatten.run(
             CloseReason.MARKET_CLOSE,
             by="schedule",
             purpose=Purpose.EXIT,
-            within=min(FLATTEN_TIMEOUT, max(left - timedelta(seconds=30), timedelta(seconds=30))),
+            within=min(FLATTEN_TIMEOUT, max(time_to_close - timedelta(seconds=30), timedelta(seconds=30))),
             cycle_id=self.cycle_id,
         )
 
     async def verify_flat(self) -> None:
-        """Check five minutes before the close that everything is flat; otherwise exit again and alert."""
+        """Check that no position is open shortly before the close; otherwise log an error and exit again."""
         async with self.store.read() as conn:
             held = await positions.open_positions(conn)
         if not held:
@@ -372,23 +387,25 @@ class TradingDay:
         await self.go_flat()
 
     async def close(self) -> None:
-        """Apply the broker's last reports, compute the day's figures, prove them, complete the cycle."""
-        closing = self._end_of_day()
-        await closing.run(self.cycle_id, self.session, lambda: self._advance(CycleStatus.CLOSED))
-        self.proven = closing.proven
+        """Apply the broker's last reports, prove the account flat, store the day's result, complete the cycle."""
+        end_of_day = self._end_of_day()
+        await end_of_day.run(self.cycle_id, self.session, lambda: self._advance(CycleStatus.CLOSED))
+        self.proven = end_of_day.proven
 
     def _end_of_day(self) -> EndOfDay:
         return EndOfDay(self.store, self.broker, self.reconciler, self.flatten, self.clock)
 
     async def emergency_stop(self, reason: str) -> bool | None:
-        """Run the emergency stop of this day. False: the database does not know yet, run it again then. None:
-        run it again at once."""
+        """Run the emergency stop of this day. Return true when the database has recorded it.
+
+        False: run it again once the database responds. None: run it again at once.
+        """
         return await self.stop_procedure.run(reason, cycle_id=self.cycle_id, end_entries=self.end_entries)
 
     # -- input of the risk stage
 
     async def _portfolio(self) -> tuple[Portfolio, AccountState]:
-        """Return what is held and working now, and what the account allows."""
+        """Return held positions and working entries, and the account's limits. Raises BrokerError."""
         async with self.store.read() as conn:
             held = await positions.open_positions(conn)
             working = [row for row in await orders.working(conn) if row.order_purpose is Purpose.ENTRY]
@@ -399,10 +416,10 @@ class TradingDay:
         portfolio = Portfolio(
             tuple(
                 HeldPosition(
-                    p.symbol, p.side, p.quantity, p.entry_price, p.stop_loss,
-                    sectors.get(p.symbol, "unknown"), p.last_price,
+                    position.symbol, position.side, position.quantity, position.entry_price, position.stop_loss,
+                    sectors.get(position.symbol, "unknown"), position.last_price,
                 )
-                for p in held
+                for position in held
             ),
             tuple(
                 WorkingEntry(
@@ -412,45 +429,45 @@ class TradingDay:
                 for row in working
             ),
         )  # fmt: skip
-        start = self.daily_loss_limit.start_equity or report.last_equity
-        reasons_shut = "; ".join(f"{name}: {why}" for name, why in sorted(self.gate.reasons.items()))
+        start_equity = self.daily_loss_limit.start_equity or report.last_equity
+        gate_reasons = "; ".join(f"{name}: {reason}" for name, reason in sorted(self.gate.reasons.items()))
         account = AccountState(
             equity=report.equity,
-            start_of_day_equity=start,
+            start_of_day_equity=start_equity,
             buying_power=report.buying_power,
-            day_pnl=min(realized + unrealized, report.equity - start),
+            day_pnl=min(realized + unrealized, report.equity - start_equity),
             shorting_enabled=report.shorting_enabled,
-            restriction=reasons_shut
+            restriction=gate_reasons
             or (None if report.can_open_positions else f"the account is {report.status}"),
         )
         return portfolio, account
 
     async def _store_scan(self, scan_result: ScanResult) -> int:
-        """Store a scan in one transaction: the candidates, and the whole frame compressed."""
+        """Store the rows of a scan in one transaction; return the scan's id."""
         with self.clock.hold():
-            kept = await asyncio.to_thread(records_of, scan_result, self.cycle_id)
+            records = await asyncio.to_thread(records_of, scan_result, self.cycle_id)
         async with self.store.tx("scan") as conn:
             scan_id = await candidates.record(
                 conn,
-                kept.scan,
-                kept.candidates,
-                news=kept.news,
-                patterns=kept.patterns,
-                indicators=kept.indicators,
+                records.scan,
+                records.candidates,
+                news=records.news,
+                patterns=records.patterns,
+                indicators=records.indicators,
             )
         log.info(
             "scan_finished",
             counts=scan_result.counts,
             milliseconds={name: round(ms, 1) for name, ms in scan_result.milliseconds.items()},
             degraded=scan_result.degraded,
-            plans=[each.symbol for each in scan_result.plans],
+            plans=[plan.symbol for plan in scan_result.plans],
         )
         return scan_id
 
     # -- entries
 
     async def _place_entry(self, plan: Plan, scan_result: ScanResult, scan_id: int) -> None:
-        """Turn one plan into an order: sent at once in autonomous mode, else proposed."""
+        """Check one plan and send its order; propose it in supervised mode or after a degraded scan."""
         refusal = await self.refusal(plan.symbol)
         if (self.clock.now() - plan.decided_at).total_seconds() > self.cfg.execution.signal_max_age_seconds:
             refusal = refusal or "the signal is stale"
@@ -460,8 +477,10 @@ class TradingDay:
             log.warning("entry_refused", symbol=plan.symbol, reason=refusal)
             await self._record_outcome(scan_id, plan.symbol, "refused")
             return
-        new = self._order_of(plan)
-        why = f"{plan.pattern or 'no pattern'}, composite {plan.composite:.3f}, risk ${plan.risk_amount}"
+        new_order = self._order_of(plan)
+        rationale = (
+            f"{plan.pattern or 'no pattern'}, composite {plan.composite:.3f}, risk ${plan.risk_amount}"
+        )
         supervised = self.mode is SessionMode.SUPERVISED or scan_result.degraded is not None
         log.info(
             "trade_proposed" if supervised else "entry_submitted",
@@ -471,29 +490,31 @@ class TradingDay:
             entry=str(plan.entry),
             stop=str(plan.stop),
             target=str(plan.target),
-            why=why,
+            why=rationale,
         )
         if supervised:
-            await self._propose(plan, new, why)
+            await self._propose(plan, new_order, rationale)
         else:
-            await self.submission.place(new, note=why)
+            await self.submission.place(new_order, note=rationale)
             await self._record_outcome(scan_id, plan.symbol, "ordered")
 
     async def _record_outcome(self, scan_id: int, symbol: str, status: str) -> None:
-        """Write the outcome of a candidate beside its scan."""
+        """Set the status of a candidate of the scan."""
         async with self.store.statement("record_outcome") as conn:
             await candidates.set_status(conn, scan_id, symbol, status=status)
 
     async def refusal(self, symbol: str, *, released: int | None = None) -> str | None:
-        """Check an entry before it is sent; return why it is refused, None when it may go. `released` is the
-        order that waited for it."""
-        if (shut := self.gate.refusal(symbol)) is not None:
-            return shut
+        """Return why an entry of the symbol is refused now; None when it may be sent.
+
+        `released` is the id of a proposed order that is to be sent: it does not count as a working order.
+        """
+        if (gate_refusal := self.gate.refusal(symbol)) is not None:
+            return gate_refusal
         now = self.clock.now()
         if now < self.session.open or now >= self.session.flatten_at(
             self.cfg.session.flat_before_close_minutes
         ):
-            return "outside the hours of entry"
+            return "entries are not allowed at this time of day"
         async with self.store.read() as conn:
             working = await orders.working_of_symbol(conn, symbol)
             held = await positions.open_positions(conn)
@@ -509,28 +530,32 @@ class TradingDay:
     async def bracket_refusal(
         self, symbol: str, side: PositionSide, entry: Decimal | None, stop: Decimal, target: Decimal
     ) -> str | None:
-        """Return why a bracket is invalid at the current quote: its levels come from an earlier one."""
+        """Return why a bracket is invalid at the current quote, None when it is valid.
+
+        The check is needed because its levels come from an earlier quote.
+        """
         try:
             quote = (await self.scanner.market.quotes([symbol])).get(symbol)
         except BrokerError as error:
-            return f"no quote can be read: {error}"
+            return f"the quote cannot be read: {error}"
         oldest = self.clock.now() - timedelta(seconds=self.cfg.execution.signal_max_age_seconds)
         if quote is None or quote.at < oldest:
             return "there is no fresh quote"
         return invalid_bracket_reason(side, entry, stop, target, quote)
 
     async def buying_power_refusal(self, quantity: Decimal, price: Decimal) -> str | None:
-        """Return why the account cannot carry `quantity` more shares at `price` dollars."""
+        """Return why the account cannot buy `quantity` shares at `price` dollars; None when it can."""
         try:
             account = await self.broker.account()
         except BrokerError as error:
             return f"the account cannot be read: {error}"
-        if (why := follow_account_status(self.gate, account)) is not None:
-            return why
+        if (restriction := follow_account_status(self.gate, account)) is not None:
+            return restriction
         cost = quantity * price
-        return None if cost <= account.buying_power else f"{cost} is more than the buying power"
+        return None if cost <= account.buying_power else f"the cost {cost} is more than the buying power"
 
     def _order_of(self, plan: Plan) -> NewOrder:
+        """Return the bracket order of a plan; a market order when it has no entry price."""
         return NewOrder(
             client_order_id=plan.client_order_id,
             symbol=plan.symbol,
@@ -549,9 +574,9 @@ class TradingDay:
             epoch=self.epoch,
         )
 
-    async def _propose(self, plan: Plan, new: NewOrder, why: str) -> None:
-        """Store the order as `created` with a proposal that a person may approve until it expires."""
-        expires = self.clock.now() + timedelta(minutes=self.cfg.session.proposal_expires_minutes)
+    async def _propose(self, plan: Plan, new_order: NewOrder, rationale: str) -> None:
+        """Store the order as `created`, with a proposal that a person can approve until it expires."""
+        expires_at = self.clock.now() + timedelta(minutes=self.cfg.session.proposal_expires_minutes)
         ticket = {
             "symbol": plan.symbol,
             "side": plan.side,
@@ -560,12 +585,12 @@ class TradingDay:
             "stop": str(plan.stop),
             "target": str(plan.target),
             "risk": str(plan.risk_amount),
-            "why": why,
+            "why": rationale,
         }
         now = self.clock.now()
         async with self.store.tx("proposal") as conn:
             order_id = await orders.insert(
-                conn, new, status=Status.CREATED, at=now, source="submit", note=why
+                conn, new_order, status=Status.CREATED, at=now, source="submit", note=rationale
             )
             row = await orders.get(conn, order_id)
             proposal_id = await proposals.put(
@@ -575,8 +600,8 @@ class TradingDay:
                 security_id=row.security_id,
                 ticket=ticket,
                 at=now,
-                expires_at=expires,
+                expires_at=expires_at,
             )
         log.info(
-            "approval_awaited", proposal_id=proposal_id, symbol=plan.symbol, expires_at=expires.isoformat()
+            "approval_awaited", proposal_id=proposal_id, symbol=plan.symbol, expires_at=expires_at.isoformat()
         )

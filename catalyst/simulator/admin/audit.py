@@ -1,6 +1,6 @@
-"""The exchange checks itself: everything is computed again from the executions alone.
+"""Audit: recomputes the account from the executions alone and compares.
 
-Nothing here reads the running tallies except to compare with them.
+The running totals are read only for the comparison.
 """
 
 from collections import defaultdict
@@ -17,7 +17,7 @@ TOLERANCE: Final = Decimal("0.000001")  # average costs are rounded to ten place
 
 @dataclass(slots=True)
 class AuditResult:
-    """What the executions say, and every disagreement found."""
+    """The account according to the executions, and every difference found."""
 
     cash: Decimal
     realised: Decimal
@@ -43,7 +43,7 @@ class AuditResult:
 
 
 def audit(venue: Venue) -> AuditResult:
-    """Recompute the account from its executions and hold it against what the exchange shows."""
+    """Recompute the account from its executions and compare it with what the exchange shows."""
     lots: dict[str, list[tuple[Decimal, Decimal]]] = defaultdict(list)
     realised = Decimal(0)
     cash = venue.account.deposits - sum((fee.amount for fee in venue.fees), Decimal(0))
@@ -78,7 +78,7 @@ def _lots_qty(lots: list[tuple[Decimal, Decimal]]) -> Decimal:
 
 
 def _apply_to_pool(lots: list[tuple[Decimal, Decimal]], execution: Execution) -> Decimal:
-    """Apply an execution to one symbol's pool of (signed shares, cost); the profit it realised."""
+    """Apply an execution to one symbol's pool of (signed shares, cost); return the realised profit."""
     held, cost = lots[0] if lots else (Decimal(0), Decimal(0))
     signed = execution.side.sign * execution.qty
     if held * signed >= 0:
@@ -143,7 +143,7 @@ def _check_orders(venue: Venue, problems: list[str]) -> None:
 
 
 def _working_exits(venue: Venue, symbol: str, exit_side: OrderSide) -> Decimal:
-    """Shares that could leave a position by orders at the venue; the exits of a group count once."""
+    """Return the shares that working orders could take from a position; the exits of a group count once."""
     groups: dict[str, Decimal] = defaultdict(Decimal)
     for order in venue.order_store.working(symbol):
         if order.side is exit_side and not order.intent.opens_position:

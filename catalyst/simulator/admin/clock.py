@@ -1,4 +1,4 @@
-"""The market's clock by hand: its pace, a pause, a step, a jump."""
+"""Clock control: pace, pause, step and jump of the market's time."""
 
 from datetime import datetime, time, timedelta
 
@@ -14,7 +14,7 @@ from catalyst.simulator.rules.wire_format import (
 
 
 def clock_view(exchange: Exchange, clock: Clock) -> JsonObject:
-    """The market's time, the next instant at which something happens by itself, and market seconds a second."""
+    """Return the market's time, the instant of the next event, and market seconds per second."""
     due = exchange.next_event_at()
     now = clock.now()
     return {
@@ -26,9 +26,9 @@ def clock_view(exchange: Exchange, clock: Clock) -> JsonObject:
 
 
 def set_clock(clock: Clock, body: JsonObject) -> None:
-    """Do what the body says: `speed` (0 stands still), `seconds` to go ahead, or `to`, a time to be at.
+    """Apply the body: `speed` (0 stands still), `seconds` to advance, or `to`, a time to advance to.
 
-    Raises Refusal (422) for a time that has passed, and for a clock that is not the exchange's to set.
+    Raises ApiError (422) for a past time, and for a clock that the exchange does not control.
     """
     if not isinstance(clock, ScaledClock) or not clock.is_driver:
         raise ApiError(422, BAD_PARAMETER, "this clock is not the exchange's to set")
@@ -55,7 +55,7 @@ def _parse_non_negative(body: JsonObject, name: str) -> float | None:
 
 
 def _parse_time(text: str, now: datetime) -> datetime:
-    """A New York time of today, or an instant in full."""
+    """Return a New York time of today, or a full instant."""
     try:
         return datetime.combine(now.astimezone(NEW_YORK).date(), time.fromisoformat(text), NEW_YORK)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The hand on the tape: what `/admin/market` and `/admin/luld` do."""
+"""Market overrides: the actions of `/admin/market` and `/admin/luld`."""
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -30,13 +30,13 @@ from catalyst.simulator.rules.wire_format import (
 from catalyst.simulator.trading_api.routes import require_number
 
 CENT: Final = Decimal("0.01")
-LATEST_TRADE_LOOKBACK: Final = timedelta(minutes=5)  # for the newest trade that still stands
+LATEST_TRADE_LOOKBACK: Final = timedelta(minutes=5)  # to find the latest valid trade
 _OPENING_PERIOD: Final = timedelta(minutes=15)
 _CLOSING_PERIOD: Final = timedelta(minutes=25)
 
 
 def apply_market_action(market: OverriddenMarket, exchange: Exchange, body: JsonObject) -> object:
-    """Do what `act` says to the tape of `symbol`, now. Raises Refusal (404, 422)."""
+    """Apply the action `act` to the feed of `symbol`, now. Raises ApiError (404, 422)."""
     symbol, now = parse_symbol(body), exchange.now
     acts: dict[object, Callable[[], object]] = {
         "gap": lambda: market.add_gap(symbol, require_number(body.get("factor"), "factor"), now),
@@ -59,11 +59,11 @@ def apply_market_action(market: OverriddenMarket, exchange: Exchange, body: Json
 
 
 def announce_luld_bands(exchange: Exchange, body: JsonObject) -> object:
-    """Announce the limit up-limit down prices of `symbol`, and with `pause` stop its trading for them.
+    """Announce limit up-limit down prices of `symbol`, and with `pause` halt it for them.
 
-    Without `up` and `down` they are the plan's for a stock that is in no large index (tier 2: 10 % of the newest
-    trade's price from $3, 20 % from $0.75, else the lesser of 75 % and 15 cents; twice that in the first 15 and
-    last 25 minutes); `indicator` is B, a band during the day, on either tape.
+    Without `up` and `down` they follow the plan for a stock in no large index (tier 2: 10 % of the latest
+    trade's price from $3, 20 % from $0.75, else the lesser of 75 % and 15 cents; twice that in the first 15
+    and last 25 minutes). `indicator` is B, a band during the day, on either tape.
     """
     symbol = parse_symbol(body)
     up, down = parse_amount(body.get("up"), "up"), parse_amount(body.get("down"), "down")
@@ -84,7 +84,7 @@ def announce_luld_bands(exchange: Exchange, body: JsonObject) -> object:
 
 
 def parse_halt_reason(body: JsonObject) -> HaltReason:
-    """Why a symbol is halted; news unless said otherwise. Raises Refusal (422)."""
+    """Return the reason of a halt; news by default. Raises ApiError (422)."""
     try:
         return HaltReason(str(body.get("reason", HaltReason.NEWS)))
     except ValueError:
@@ -93,7 +93,7 @@ def parse_halt_reason(body: JsonObject) -> HaltReason:
 
 
 def parse_symbol(body: JsonObject) -> str:
-    """The symbol in a body. Raises Refusal (422)."""
+    """Return the symbol of a body. Raises ApiError (422)."""
     symbol = body.get("symbol")
     if not isinstance(symbol, str) or not symbol:
         raise ApiError(422, BAD_PARAMETER, "symbol is required")
@@ -120,7 +120,7 @@ def _parse_print(body: JsonObject, at: datetime, number: int = 0) -> Print:
 
 
 def _report_late_trade(announcements: Announcements, symbol: str, body: JsonObject, now: datetime) -> int:
-    """A trade that happened `ago` seconds ago is reported now; its id."""
+    """Report a trade that happened `ago` seconds ago; return its id."""
     ago = parse_amount(body.get("ago"), "ago")
     if ago is None or ago <= 0:
         raise ApiError(422, BAD_PARAMETER, "ago must be a number of seconds above 0")
@@ -149,7 +149,7 @@ def _correct_trade(
 
 
 def _reported_trade(market: OverriddenMarket, symbol: str, body: JsonObject, now: datetime) -> Print:
-    """The trade of the given `id`, else the newest one that stands. Raises Refusal (404, 422)."""
+    """Return the trade with the given `id`, else the latest valid one. Raises ApiError (404, 422)."""
     asked = str(body.get("id", ""))
     if asked and not asked.isdecimal():
         raise ApiError(422, BAD_PARAMETER, "id must be a number")

@@ -1,6 +1,6 @@
-"""The operator's side door: audit, ledger, faults, switches, halts, trades and orders by hand.
+"""Admin API: audit, logs, faults, settings, halts, market overrides, trades and orders of the operator.
 
-Only the loopback interface is served, and no keys are asked.
+It serves only the loopback interface and needs no keys.
 """
 
 from collections.abc import Awaitable, Callable
@@ -86,7 +86,7 @@ class AdminApi:
             app.router.add_post(path, self._with_body(act))
 
     def mount_data(self, app: web.Application, entitlements: Entitlements, streams: DataStreams) -> None:
-        """Add the switch of the market data half: what the subscription covers, limits, mute sockets."""
+        """Add the control of the market data API: entitlements, limits, silent sockets."""
 
         def data(body: JsonObject) -> object:
             entitlements.recent_sip = parse_bool(body.get("recent_sip"), default=entitlements.recent_sip)
@@ -114,7 +114,8 @@ class AdminApi:
         app.router.add_post("/admin/data", self._with_body(data))
 
     def mount_market(self, app: web.Application, market: OverriddenMarket) -> None:
-        """Add the hand on the market: gap, trade, quote, stop, go_on, late_trade, cancel_trade, correct_trade."""
+        """Add the market overrides: gap, trade, quote, stop, resume_feed, late_trade, cancel_trade,
+        correct_trade."""
         act = partial(apply_market_action, market, self._exchange)
         app.router.add_post("/admin/market", self._with_body(act))
 
@@ -124,10 +125,10 @@ class AdminApi:
 
         return respond
 
-    # ------------------------------------------------------------------ questions
+    # ------------------------------------------------------------------ queries
 
     def logs(self, request: web.Request) -> object:
-        """Requests and executions; `method`, `path` (a prefix) and `symbol` narrow the requests."""
+        """Return requests and executions; `method`, `path` (a prefix) and `symbol` filter the requests."""
         query = request.query
         rows = [
             entry.view()
@@ -158,7 +159,7 @@ class AdminApi:
         return {"requests": rows, "orders": orders, "executions": executions}
 
     def state(self, _: web.Request) -> object:
-        """The exchange at a glance."""
+        """Return a summary of the exchange."""
         exchange = self._exchange
         return {
             "now": exchange.now.isoformat(),
@@ -180,7 +181,7 @@ class AdminApi:
         return clock_view(self._exchange, self._clock)
 
     def set_clock(self, body: JsonObject) -> object:
-        """Set the pace, go ahead or leap; what lies between happens before the answer."""
+        """Set the pace, advance or jump; everything in between happens before the response."""
         set_clock(self._clock, body)
         self._exchange.advance(self._clock.now())
         return clock_view(self._exchange, self._clock)
@@ -188,10 +189,10 @@ class AdminApi:
     def faults(self, _: web.Request) -> object:
         return [asdict(fault) for fault in self._exchange.faults.rules.values()]
 
-    # ------------------------------------------------------------------ acts
+    # ------------------------------------------------------------------ actions
 
     def add_faults(self, body: JsonObject) -> object:
-        """Put one rule in force; or, under `random`, a rule for each kind that fires by chance."""
+        """Add one rule; or, under `random`, a rule per kind that fires by probability."""
         if "random" in body:
             return [
                 asdict(rule) for rule in self._exchange.faults.add_schedule(parse_schedule(body["random"]))
@@ -215,12 +216,12 @@ class AdminApi:
         return sorted(self._exchange.halted)
 
     def submit_order(self, body: JsonObject) -> object:
-        """An order placed by a person, or by the broker's risk desk: the client never asked for it."""
+        """Submit an order of a person or of the broker: the client did not request it."""
         order = self._exchange.submit(parse_submit_request(body), source="manual")
         return order_view(order, self._exchange.order_store, self._exchange.settings, nested=True)
 
     def cancel_order(self, body: JsonObject) -> object:
-        """A cancel by somebody else."""
+        """Cancel an order without a request of the client."""
         order = self._exchange.cancel(str(body.get("id")))
         return order_view(order, self._exchange.order_store, self._exchange.settings, nested=True)
 
@@ -239,7 +240,7 @@ class AdminApi:
         return {"cash": format_decimal(self._exchange.account.cash)}
 
     def control_stream(self, body: JsonObject) -> object:
-        """Do something to every open trade_updates connection: disconnect, mute or half_open."""
+        """Apply disconnect, mute or half_open to every open trade_updates connection."""
         match body.get("act"):
             case "disconnect":
                 self._streams.disconnect(int(parse_amount(body.get("code"), "code") or Decimal(1011)))
@@ -253,7 +254,7 @@ class AdminApi:
 
 
 def route_index(app: web.Application) -> JsonObject:
-    """What answers here, for somebody who only has the address."""
+    """Return the list of all routes, for a client that has only the address."""
     routes: dict[str, list[str]] = {}
     for route in app.router.routes():
         path = route.resource.canonical if route.resource is not None else ""
@@ -268,7 +269,7 @@ def route_index(app: web.Application) -> JsonObject:
 
 
 def settings_view(exchange: Exchange) -> JsonObject:
-    """The switches as JSON."""
+    """Return the settings as JSON."""
     shown: JsonObject = {}
     for name, value in asdict(exchange.settings).items():
         if isinstance(value, dict):

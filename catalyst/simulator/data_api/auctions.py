@@ -1,4 +1,4 @@
-"""Opening and closing auctions: a price and an instant of each day, as the daily bars know them."""
+"""Auctions endpoint: price and instant of each day's opening and closing auction, from the daily bars."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -10,47 +10,53 @@ from catalyst.simulator.data_api.params import HistoryRange
 from catalyst.simulator.market import calendar
 from catalyst.simulator.market.interface import Market
 
-# The primary listing exchange of each tape, and the conditions of its official prices.
+# Primary listing exchange of each tape. Below, the conditions of official prices.
 _PRIMARY_EXCHANGE: Final = {"A": "N", "B": "P", "C": "Q"}
-_OPENING_CONDITIONS: Final = ("O", "Q")  # the auction's trade, the official open
-_CLOSING_CONDITIONS: Final = ("6", "M")  # the auction's trade, the official close
+_OPENING_CONDITIONS: Final = ("O", "Q")  # auction trade, official open
+_CLOSING_CONDITIONS: Final = ("6", "M")  # auction trade, official close
 DAY: Final = timedelta(days=1)
 
 
-def auctions_page(market: Market, symbols: Sequence[str], wanted: HistoryRange, at: datetime) -> Page:
-    """One page of days, each with the auctions that have happened, and the token of the next.
+def auctions_page(market: Market, symbols: Sequence[str], history_range: HistoryRange, at: datetime) -> Page:
+    """Return one page of days with the auctions that have happened, and the token of the next page.
 
-    A day's first regular price stands for its opening auction and its last for the closing one.
+    The first regular price of a day is used for its opening auction, the last for its closing auction.
     """
-    after, since = decode_bar_token(wanted.token)
+    after, since = decode_bar_token(history_range.token)
     page: dict[str, list[wire.Json | None]] = {}
-    room, last = wanted.limit, ""
+    remaining, last = history_range.limit, ""
     for symbol in sorted(symbol for symbol in symbols if symbol >= after and symbol in market.assets()):
         exchange = _PRIMARY_EXCHANGE[wire.tapes_of([symbol], market.assets())[0]]
-        days = bars_of(market, symbol, DAY, wanted, at, since if symbol == after else None)
+        days = bars_of(market, symbol, DAY, history_range, at, since if symbol == after else None)
         rows = zip(days.starts.tolist(), days.open.tolist(), days.close.tolist(), strict=True)
         for start, open_, close in rows:
-            auction_rows = _auctions_of_day(market, start, open_, close, exchange, wanted, at)
+            auction_rows = _auctions_of_day(market, start, open_, close, exchange, history_range, at)
             if auction_rows is None:
                 continue
-            if room == 0:
+            if remaining == 0:
                 return page, last
             page.setdefault(symbol, []).append(auction_rows)
-            room, last = room - 1, encode_bar_token(symbol, start)
+            remaining, last = remaining - 1, encode_bar_token(symbol, start)
     return page, None
 
 
 def _auctions_of_day(
-    market: Market, start: int, open_: float, close: float, exchange: str, wanted: HistoryRange, at: datetime
+    market: Market,
+    start: int,
+    open_: float,
+    close: float,
+    exchange: str,
+    history_range: HistoryRange,
+    at: datetime,
 ) -> wire.Json | None:
-    """One day; None when nothing of it lies in the asked stretch."""
+    """Return the auctions of one day; None when none of them lies in the requested range."""
     day = calendar.trading_day(datetime.fromtimestamp(start, UTC))
     session = market.session(day)
     if session is None:
         return None
 
     def auction_rows(instant: datetime, price: float, conditions: Sequence[str]) -> list[wire.Json]:
-        if not wanted.start <= instant <= min(wanted.end, at):
+        if not history_range.start <= instant <= min(history_range.end, at):
             return []
         return [{"t": wire.format_time(instant), "x": exchange, "p": price, "c": each} for each in conditions]
 

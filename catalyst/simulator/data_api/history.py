@@ -1,4 +1,4 @@
-"""Bars, trades and quotes of the past, page by page: sorted by symbol, then time; the limit counts them all."""
+"""History endpoints: pages of bars, trades and quotes, sorted by symbol, then time; the limit counts all rows."""
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import Error as NotBase64
@@ -22,23 +22,23 @@ _DAY: Final = timedelta(days=1)
 
 
 def bars_page(
-    market: Market, symbols: Sequence[str], length: BarLength, wanted: HistoryRange, at: datetime
+    market: Market, symbols: Sequence[str], length: BarLength, history_range: HistoryRange, at: datetime
 ) -> Page:
-    """One page of bars and the token of the next."""
-    after, since = decode_bar_token(wanted.token)
+    """Return one page of bars and the token of the next."""
+    after, since = decode_bar_token(history_range.token)
     page: dict[str, list[wire.Json | None]] = {}
-    room, last = wanted.limit, ""
+    remaining, last = history_range.limit, ""
     for symbol in sorted(symbols):
         if symbol < after:
             continue
-        columns = bars_of(market, symbol, length, wanted, at, since if symbol == after else None)
+        columns = bars_of(market, symbol, length, history_range, at, since if symbol == after else None)
         if not len(columns.starts):
             continue
-        if room == 0:
+        if remaining == 0:
             return page, last
-        served = select_rows(columns, slice(room))
+        served = select_rows(columns, slice(remaining))
         page[symbol] = wire.bars(served)
-        room -= len(served.starts)
+        remaining -= len(served.starts)
         last = encode_bar_token(symbol, int(served.starts[-1]))
         if len(served.starts) < len(columns.starts):
             return page, last
@@ -46,28 +46,33 @@ def bars_page(
 
 
 def bars_of(
-    market: Market, symbol: str, length: BarLength, wanted: HistoryRange, at: datetime, since: int | None
+    market: Market,
+    symbol: str,
+    length: BarLength,
+    history_range: HistoryRange,
+    at: datetime,
+    since: int | None,
 ) -> BarColumns:
-    """The bars of one symbol that start in the asked stretch and were not served yet, in the asked order."""
+    """Return the bars of one symbol that start in the range and were not served yet, in the requested order."""
     if isinstance(length, timedelta):
-        columns = market.bars(symbol, length, wanted.start, wanted.end, at)
+        columns = market.bars(symbol, length, history_range.start, history_range.end, at)
     else:
-        columns = _calendar_bars(market, symbol, length, wanted, at)
-    return _unserved_rows(columns, since, descending=wanted.descending)
+        columns = _calendar_bars(market, symbol, length, history_range, at)
+    return _unserved_rows(columns, since, descending=history_range.descending)
 
 
 def _calendar_bars(
-    market: Market, symbol: str, length: Weeks | Months, wanted: HistoryRange, at: datetime
+    market: Market, symbol: str, length: Weeks | Months, history_range: HistoryRange, at: datetime
 ) -> BarColumns:
-    """Weeks from Monday on, months from the first on, made of the days they have so far.
+    """Return weekly bars (from Monday) or monthly bars (from the first), made of their days so far.
 
-    A bar belongs to the stretch when it starts in it, whatever of its days do.
+    A bar belongs to the range when its start lies in it; its later days may lie outside.
     """
-    first = calendar.midnight(length.begin(calendar.trading_day(wanted.start))).astimezone(UTC)
-    last = calendar.midnight(length.end(calendar.trading_day(wanted.end))).astimezone(UTC) - _INSTANT
+    first = calendar.midnight(length.begin(calendar.trading_day(history_range.start))).astimezone(UTC)
+    last = calendar.midnight(length.end(calendar.trading_day(history_range.end))).astimezone(UTC) - _INSTANT
     days = market.bars(symbol, _DAY, first, last, at)
     starts = np.array([_calendar_bar_start(length, start) for start in days.starts.tolist()], dtype=np.int64)
-    inside = (starts >= wanted.start.timestamp()) & (starts <= wanted.end.timestamp())
+    inside = (starts >= history_range.start.timestamp()) & (starts <= history_range.end.timestamp())
     rows = np.flatnonzero(inside)
     return group_by_start(select_rows(days, rows), starts[rows])
 
@@ -77,73 +82,76 @@ def _calendar_bar_start(length: Weeks | Months, midnight: int) -> int:
     return int(calendar.midnight(day).timestamp())
 
 
-def trades_page(market: Market, symbols: Sequence[str], wanted: HistoryRange, at: datetime) -> Page:
-    """One page of trades and the token of the next."""
+def trades_page(market: Market, symbols: Sequence[str], history_range: HistoryRange, at: datetime) -> Page:
+    """Return one page of trades and the token of the next."""
 
     def rows(symbol: str, start: datetime, end: datetime) -> Iterator[tuple[datetime, wire.Json]]:
         tape = wire.tapes_of([symbol], market.assets())[0]
-        found = market.trades(symbol, start - _INSTANT, end, at)
-        for each in reversed(found) if wanted.descending else found:
+        trades = market.trades(symbol, start - _INSTANT, end, at)
+        for each in reversed(trades) if history_range.descending else trades:
             yield each.at, wire.trade(each, tape)
 
-    return _page(market, symbols, wanted, at, rows)
+    return _page(market, symbols, history_range, at, rows)
 
 
-def quotes_page(market: Market, symbols: Sequence[str], wanted: HistoryRange, at: datetime) -> Page:
-    """One page of quotes, recorded ones or those that stood when a trade happened, and the token of the next."""
+def quotes_page(market: Market, symbols: Sequence[str], history_range: HistoryRange, at: datetime) -> Page:
+    """Return one page of quotes, recorded ones or those at each trade, and the token of the next."""
 
     def rows(symbol: str, start: datetime, end: datetime) -> Iterator[tuple[datetime, wire.Json]]:
         tape = wire.tapes_of([symbol], market.assets())[0]
-        found = market.quotes(symbol, start - _INSTANT, end)
-        for each in reversed(found) if wanted.descending else found:
+        quotes = market.quotes(symbol, start - _INSTANT, end)
+        for each in reversed(quotes) if history_range.descending else quotes:
             yield each.at, wire.quote(each, tape)
 
-    return _page(market, symbols, wanted, at, rows)
+    return _page(market, symbols, history_range, at, rows)
 
 
 def _page(
-    market: Market, symbols: Sequence[str], wanted: HistoryRange, at: datetime, rows: RowReader
+    market: Market, symbols: Sequence[str], history_range: HistoryRange, at: datetime, rows: RowReader
 ) -> Page:
-    """Several rows may share an instant: a token counts those of its instant that were served."""
-    after, since, served = _decode_token(wanted.token)
+    """Return one page of rows and the token of the next.
+
+    Several rows may share an instant, so a token counts the served rows of its instant.
+    """
+    after, since, served = _decode_token(history_range.token)
     page: dict[str, list[wire.Json | None]] = {}
-    room, last = wanted.limit, ""
+    remaining, last = history_range.limit, ""
     for symbol in sorted(symbol for symbol in symbols if symbol >= after and symbol in market.assets()):
-        start, end, skip = wanted.start, min(wanted.end, at), 0
+        start, end, skip = history_range.start, min(history_range.end, at), 0
         if symbol == after and since is not None:
-            start, end = (start, since) if wanted.descending else (since, end)
+            start, end = (start, since) if history_range.descending else (since, end)
             skip = served
-        found = list(islice(rows(symbol, start, end), skip, skip + room + 1))
-        if found and room == 0:
+        unserved = list(islice(rows(symbol, start, end), skip, skip + remaining + 1))
+        if unserved and remaining == 0:
             return page, last
-        served_rows = found[:room]
+        served_rows = unserved[:remaining]
         if served_rows:
             page[symbol] = [row for _, row in served_rows]
             newest = served_rows[-1][0]
             count = sum(instant == newest for instant, _ in served_rows)
-            again = skip if symbol == after and newest == since else 0
-            last = _encode_token(symbol, newest, count + again)
-        if len(found) > room:
+            served_before = skip if symbol == after and newest == since else 0
+            last = _encode_token(symbol, newest, count + served_before)
+        if len(unserved) > remaining:
             return page, last
-        room -= len(found)
+        remaining -= len(unserved)
     return page, None
 
 
 def _unserved_rows(columns: BarColumns, since: int | None, *, descending: bool) -> BarColumns:
-    """The rows not served yet, in the asked order."""
+    """Return the rows not served yet, in the requested order."""
     if since is not None:
-        rest: Ints = np.flatnonzero(columns.starts < since if descending else columns.starts > since)
-        columns = select_rows(columns, rest)
+        unserved: Ints = np.flatnonzero(columns.starts < since if descending else columns.starts > since)
+        columns = select_rows(columns, unserved)
     return select_rows(columns, slice(None, None, -1)) if descending else columns
 
 
 def encode_bar_token(symbol: str, second: int) -> str:
-    """The page that begins after the bar of `symbol` that starts at `second`."""
+    """Return the token of the page that begins after the bar of `symbol` that starts at `second`."""
     return _encode_token(symbol, datetime.fromtimestamp(second, UTC), 0)
 
 
 def decode_bar_token(token: str | None) -> tuple[str, int | None]:
-    """Symbol and second of the last bar of the page before; the very beginning without a token."""
+    """Return symbol and start (epoch seconds) of the last bar of the previous page; ("", None) without a token."""
     symbol, at, _ = _decode_token(token)
     return symbol, None if at is None else int(at.timestamp())
 
@@ -154,7 +162,10 @@ def _encode_token(symbol: str, at: datetime, served: int) -> str:
 
 
 def _decode_token(token: str | None) -> tuple[str, datetime | None, int]:
-    """Symbol and instant of the last row served, and how many of that instant were. Raises RefusalError (400)."""
+    """Return symbol and instant of the last served row, and the number of served rows of that instant.
+
+    Raises DataApiError (400).
+    """
     if token is None:
         return "", None, 0
     try:

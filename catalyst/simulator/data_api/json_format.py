@@ -1,4 +1,4 @@
-"""Market data as the broker writes it: short keys, JSON numbers, RFC 3339 times."""
+"""JSON format of the broker's market data: short keys, JSON numbers, RFC 3339 times."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -23,18 +23,18 @@ MAX_TRADES_PER_SECOND: Final = 10_000  # room for `Print.number` in a trade id
 
 
 def format_times(seconds: Ints) -> list[str]:
-    """Epoch seconds as RFC 3339."""
+    """Return epoch seconds as RFC 3339 texts."""
     return [f"{text}Z" for text in np.datetime_as_string(seconds.astype("datetime64[s]")).tolist()]
 
 
 def format_time(at: datetime) -> str:
-    """An instant as RFC 3339; fractions only where there are any."""
+    """Return an instant as RFC 3339; fractions only where there are any."""
     at = at.astimezone(UTC)
     return f"{at.replace(tzinfo=None).isoformat()}Z"
 
 
 def bars(columns: BarColumns) -> list[Json | None]:
-    """Each row as the broker's bar; None for a row that is not there."""
+    """Return each row as the broker's bar; None for a missing row."""
     rows = zip(
         columns.starts.tolist(),
         format_times(columns.starts),
@@ -49,12 +49,12 @@ def bars(columns: BarColumns) -> list[Json | None]:
     )
     return [
         {"t": t, "o": o, "h": h, "l": l, "c": c, "v": v, "n": n, "vw": vw} if start >= 0 else None
-        for start, t, o, h, l, c, v, n, vw in rows  # noqa: E741 - the wire's own names
+        for start, t, o, h, l, c, v, n, vw in rows  # noqa: E741 - names of the API
     ]
 
 
 def trades(columns: SnapshotColumns, tapes: Sequence[str]) -> list[Json | None]:
-    """The newest trade of each row."""
+    """Return the latest trade of each row."""
     ids = columns.trade_at * MAX_TRADES_PER_SECOND
     rows = zip(
         columns.trade_at.tolist(),
@@ -72,7 +72,7 @@ def trades(columns: SnapshotColumns, tapes: Sequence[str]) -> list[Json | None]:
 
 
 def quotes(columns: SnapshotColumns, tapes: Sequence[str]) -> list[Json | None]:
-    """The standing quote of each row."""
+    """Return the current quote of each row."""
     rows = zip(
         columns.quote_at.tolist(),
         format_times(columns.quote_at),
@@ -102,7 +102,7 @@ def quotes(columns: SnapshotColumns, tapes: Sequence[str]) -> list[Json | None]:
 
 
 def snapshots(columns: SnapshotColumns, tapes: Sequence[str]) -> dict[str, Json]:
-    """Every row as the broker's snapshot; one of which nothing at all is known is left out."""
+    """Return each row as the broker's snapshot; a row without a trade and a daily bar is left out."""
     rows = zip(
         columns.symbols,
         trades(columns, tapes),
@@ -125,58 +125,58 @@ def snapshots(columns: SnapshotColumns, tapes: Sequence[str]) -> dict[str, Json]
     }
 
 
-def trade(each: Print, tape: str) -> Json:
-    """One print; `u` says what became of it."""
+def trade(market_print: Print, tape: str) -> Json:
+    """Return one print as the broker's trade; `u` is its later update."""
     trade_json: Json = {
-        "t": format_time(each.at),
+        "t": format_time(market_print.at),
         "x": EXCHANGE_CODE,
-        "p": float(each.price),
-        "s": each.size,
+        "p": float(market_print.price),
+        "s": market_print.size,
         "c": ["@"],
-        "i": trade_id(each),
+        "i": trade_id(market_print),
         "z": tape,
     }
-    return {**trade_json, "u": each.update} if each.update else trade_json
+    return {**trade_json, "u": market_print.update} if market_print.update else trade_json
 
 
-def trade_id(each: Print) -> int:
-    """The number that tells a print from all others of its symbol."""
-    return int(each.at.timestamp() // 1) * MAX_TRADES_PER_SECOND + each.number
+def trade_id(market_print: Print) -> int:
+    """Return the number that identifies a print among all of its symbol."""
+    return int(market_print.at.timestamp() // 1) * MAX_TRADES_PER_SECOND + market_print.number
 
 
-def quote(each: BestQuote, tape: str) -> Json:
-    """One quote."""
+def quote(best_quote: BestQuote, tape: str) -> Json:
+    """Return the broker's quote."""
     return {
-        "t": format_time(each.at),
+        "t": format_time(best_quote.at),
         "bx": EXCHANGE_CODE,
-        "bp": float(each.bid),
-        "bs": each.bid_size,
+        "bp": float(best_quote.bid),
+        "bs": best_quote.bid_size,
         "ax": EXCHANGE_CODE,
-        "ap": float(each.ask),
-        "as": each.ask_size,
+        "ap": float(best_quote.ask),
+        "as": best_quote.ask_size,
         "c": ["R"],
         "z": tape,
     }
 
 
-def article(each: NewsArticle, *, content: bool) -> Json:
-    """One article; its text only when asked for."""
-    at = format_time(each.published)
+def article(news_article: NewsArticle, *, content: bool) -> Json:
+    """Return the broker's news article; its content only when requested."""
+    at = format_time(news_article.published)
     return {
-        "id": each.id,
-        "headline": each.title,
-        "author": each.source,
+        "id": news_article.id,
+        "headline": news_article.title,
+        "author": news_article.source,
         "created_at": at,
         "updated_at": at,
-        "summary": each.summary,
-        "content": f"<p>{each.summary}</p>" if content and each.summary else "",
-        "url": each.url or None,
+        "summary": news_article.summary,
+        "content": f"<p>{news_article.summary}</p>" if content and news_article.summary else "",
+        "url": news_article.url or None,
         "images": [],
-        "symbols": list(each.symbols),
-        "source": each.source,
+        "symbols": list(news_article.symbols),
+        "source": news_article.source,
     }
 
 
 def tapes_of(symbols: Sequence[str], assets: Mapping[str, Asset]) -> list[str]:
-    """The tape each symbol is reported on."""
+    """Return the tape (A, B or C) on which each symbol is reported."""
     return [TAPES.get(assets[symbol].exchange, "C") for symbol in symbols]

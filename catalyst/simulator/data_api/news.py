@@ -1,4 +1,4 @@
-"""Headlines page by page, and who moves the market."""
+"""News and screener endpoints: pages of headlines, most active symbols, and movers."""
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import Error as NotBase64
@@ -19,7 +19,7 @@ _EARLIEST: Final = datetime(1995, 1, 1, tzinfo=UTC)
 
 
 def news_page(market: Market, query: Mapping[str, str], now: datetime) -> wire.Json:
-    """One page of articles, newest first unless asked otherwise, and the token of the next."""
+    """Return one page of articles, newest first by default, and the token of the next."""
     params.check_param_names(
         query,
         "symbols",
@@ -32,30 +32,30 @@ def news_page(market: Market, query: Mapping[str, str], now: datetime) -> wire.J
         "exclude_contentless",
     )
     limit = params.limit_of(query, 10, MAX_ARTICLES)
-    wanted = frozenset(symbol for symbol in query.get("symbols", "").split(",") if symbol)
-    found = market.headlines(
+    requested_symbols = frozenset(symbol for symbol in query.get("symbols", "").split(",") if symbol)
+    articles = market.headlines(
         params.time_of(query, "start") or _EARLIEST, params.time_of(query, "end") or now, now
     )
-    if wanted:
-        found = [each for each in found if not wanted.isdisjoint(each.symbols)]
+    if requested_symbols:
+        articles = [each for each in articles if not requested_symbols.isdisjoint(each.symbols)]
     if _bool_param(query, "exclude_contentless"):
-        found = [each for each in found if each.summary]
+        articles = [each for each in articles if each.summary]
     descending = params.descending_of(query, "desc")
     if descending:
-        found = found[::-1]
-    last = _decode_token(query.get("page_token"))
-    if last is not None:
-        found = [each for each in found if (each.id < last if descending else each.id > last)]
-    page = found[:limit]
+        articles = articles[::-1]
+    last_id = _decode_token(query.get("page_token"))
+    if last_id is not None:
+        articles = [each for each in articles if (each.id < last_id if descending else each.id > last_id)]
+    page = articles[:limit]
     content = _bool_param(query, "include_content")
     return {
         "news": [wire.article(each, content=content) for each in page],
-        "next_page_token": _encode_token(page[-1].id) if len(found) > limit else None,
+        "next_page_token": _encode_token(page[-1].id) if len(articles) > limit else None,
     }
 
 
 def most_actives(market: Market, query: Mapping[str, str], now: datetime) -> wire.Json:
-    """The symbols with the most volume or trades today; before the open, of the session before."""
+    """Return the symbols with the most volume or trades today; before the open, of the previous session."""
     params.check_param_names(query, "by", "top")
     by = query.get("by", "volume")
     if by not in ("volume", "trades"):
@@ -73,13 +73,16 @@ def most_actives(market: Market, query: Mapping[str, str], now: datetime) -> wir
 
 
 def movers(market: Market, query: Mapping[str, str], now: datetime) -> wire.Json:
-    """The symbols furthest above and below the close before; penny stocks included, as with the broker."""
+    """Return the symbols furthest above and below the previous close.
+
+    Penny stocks are included, as with the broker.
+    """
     params.check_param_names(query, "top")
     columns, rows = _current_session_snapshots(market, now)
     rows = rows[columns.previous.starts[rows] >= 0]
-    before, price = columns.previous.close, columns.daily.close
+    previous_close, price = columns.previous.close, columns.daily.close
     change = np.zeros(len(price))
-    change[rows] = price[rows] / before[rows] - 1
+    change[rows] = price[rows] / previous_close[rows] - 1
     order = rows[np.argsort(-change[rows], kind="stable")]
     top = _top_param(query, 50)
 
@@ -87,7 +90,7 @@ def movers(market: Market, query: Mapping[str, str], now: datetime) -> wire.Json
         return {
             "symbol": columns.symbols[row],
             "percent_change": round(float(change[row]) * 100, 2),
-            "change": round(float(price[row] - before[row]), 4),
+            "change": round(float(price[row] - previous_close[row]), 4),
             "price": float(price[row]),
         }
 
@@ -100,7 +103,7 @@ def movers(market: Market, query: Mapping[str, str], now: datetime) -> wire.Json
 
 
 def _current_session_snapshots(market: Market, now: datetime) -> tuple[SnapshotColumns, Ints]:
-    """Everybody's snapshot, and the rows that traded in the session at hand."""
+    """Return all snapshots, and the rows that traded in the current session (before the open, the last one)."""
     columns = market.snapshots(list(market.assets()), now)
     session = market.session(calendar.trading_day(now))
     starts = columns.daily.starts
@@ -122,8 +125,8 @@ def _bool_param(query: Mapping[str, str], name: str) -> bool:
     return query.get(name, "").lower() in ("true", "1")
 
 
-def _encode_token(last: int) -> str:
-    return urlsafe_b64encode(str(last).encode()).decode()
+def _encode_token(last_id: int) -> str:
+    return urlsafe_b64encode(str(last_id).encode()).decode()
 
 
 def _decode_token(token: str | None) -> int | None:

@@ -1,4 +1,4 @@
-"""What a market data request may say, and how the broker refuses what it may not."""
+"""Parameters of market data requests: parsing, checks, and the broker's errors for invalid values."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -10,8 +10,8 @@ from typing import Final
 from catalyst.simulator.market import calendar
 
 FEEDS: Final = frozenset({"iex", "sip", "otc", "boats"})
-LATEST_FEEDS: Final = FEEDS | {"delayed_sip", "overnight"}  # history knows neither
-DELAY: Final = timedelta(minutes=15)  # of delayed_sip, and what "recent" means
+LATEST_FEEDS: Final = FEEDS | {"delayed_sip", "overnight"}  # the history endpoints accept neither
+DELAY: Final = timedelta(minutes=15)  # of delayed_sip; newer SIP data is "recent"
 MAX_ROWS: Final = 10_000
 _TIMEFRAME: Final = re.compile(r"^(\d{1,2})(Min|T|Hour|H|Day|D|Week|W|Month|M)$")
 _TIMEFRAME_UNITS: Final = {
@@ -49,7 +49,7 @@ _SYMBOL: Final = re.compile(r"^[A-Z0-9]+([./-][A-Z0-9]+)*$")
 
 
 class DataApiError(Exception):
-    """The broker's no: an HTTP status, a sentence, and a code for some."""
+    """The broker's error response: an HTTP status, a message, and for some errors a code."""
 
     def __init__(self, status: int, message: str, code: int | None = None) -> None:
         super().__init__(message)
@@ -60,7 +60,10 @@ class DataApiError(Exception):
 
 @dataclass(slots=True)
 class Entitlements:
-    """What the account may see, and how long a request line the proxy lets through; may change at any time."""
+    """The account's data subscription, and the proxy's limit on the request target in characters.
+
+    Both may change at any time.
+    """
 
     recent_sip: bool = True
     url_limit: int = 8000
@@ -71,26 +74,26 @@ class Weeks:
     """Weeks, from Monday to Sunday."""
 
     def begin(self, day: date) -> date:
-        """The first day of the week of `day`."""
+        """Return the first day of the week of `day`."""
         return day - timedelta(days=day.weekday())
 
     def end(self, day: date) -> date:
-        """The first day after it."""
+        """Return the first day of the next week."""
         return self.begin(day) + timedelta(days=7)
 
 
 @dataclass(frozen=True, slots=True)
 class Months:
-    """Stretches of `count` months, counted from January."""
+    """Periods of `count` months, counted from January."""
 
     count: int
 
     def begin(self, day: date) -> date:
-        """The first day of the stretch of `day`."""
+        """Return the first day of the period of `day`."""
         return date(day.year, (day.month - 1) // self.count * self.count + 1, 1)
 
     def end(self, day: date) -> date:
-        """The first day after it."""
+        """Return the first day of the next period."""
         first = self.begin(day)
         month = first.month - 1 + self.count
         return date(first.year + month // 12, month % 12 + 1, 1)
@@ -101,7 +104,7 @@ BarLength = timedelta | Weeks | Months
 
 @dataclass(frozen=True, slots=True)
 class HistoryRange:
-    """A stretch of history, asked page by page."""
+    """A requested time range of history, served in pages of at most `limit` rows."""
 
     start: datetime
     end: datetime
@@ -111,47 +114,49 @@ class HistoryRange:
 
 
 def check_param_names(query: Mapping[str, str], *allowed: str) -> None:
-    """Refuse parameters an endpoint does not know."""
+    """Raise DataApiError (400) for a parameter that the endpoint does not have."""
     unexpected = [name for name in query if name not in allowed]
     if unexpected:
         raise DataApiError(400, f"unexpected parameter(s): {', '.join(unexpected)}")
 
 
 def symbols_of(query: Mapping[str, str]) -> Sequence[str]:
-    """The asked symbols in order, each once."""
-    asked = [symbol for symbol in query.get("symbols", "").split(",") if symbol]
-    if not asked:
+    """Return the requested symbols in order, each once."""
+    requested = [symbol for symbol in query.get("symbols", "").split(",") if symbol]
+    if not requested:
         raise DataApiError(400, "symbols is required")
-    for symbol in asked:
+    for symbol in requested:
         if not _SYMBOL.match(symbol):
             raise DataApiError(400, f"invalid symbol: {symbol}")
-    return list(dict.fromkeys(asked))
+    return list(dict.fromkeys(requested))
 
 
-def feed_of(query: Mapping[str, str], known: AbstractSet[str] = FEEDS) -> str | None:
-    """The asked feed; None leaves it to the account's subscription."""
+def feed_of(query: Mapping[str, str], feeds: AbstractSet[str] = FEEDS) -> str | None:
+    """Return the requested feed; None means that the account's subscription decides."""
     feed = query.get("feed")
-    if feed is not None and feed not in known:
+    if feed is not None and feed not in feeds:
         raise DataApiError(400, f"invalid feed: {feed}")
     return feed
 
 
 def bar_length_of(query: Mapping[str, str]) -> BarLength:
-    """The asked bar length: 1 to 59 minutes, 1 to 23 hours, a day, a week, or a divisor of twelve months."""
+    """Return the requested bar length.
+
+    Valid are 1 to 59 minutes, 1 to 23 hours, a day, a week, or a divisor of twelve months.
+    """
     text = query.get("timeframe", "")
-    found = _TIMEFRAME.match(text)
-    if found and found[2] in ("Month", "M") and int(found[1]) in _MONTH_COUNTS:
-        return Months(int(found[1]))
-    if not found or not 1 <= int(found[1]) <= _MAX_TIMEFRAME_COUNT.get(found[2], 0):
+    parsed = _TIMEFRAME.match(text)
+    if parsed and parsed[2] in ("Month", "M") and int(parsed[1]) in _MONTH_COUNTS:
+        return Months(int(parsed[1]))
+    if not parsed or not 1 <= int(parsed[1]) <= _MAX_TIMEFRAME_COUNT.get(parsed[2], 0):
         raise DataApiError(400, f"invalid timeframe: {text}")
-    return Weeks() if found[2] in ("Week", "W") else int(found[1]) * _TIMEFRAME_UNITS[found[2]]
+    return Weeks() if parsed[2] in ("Week", "W") else int(parsed[1]) * _TIMEFRAME_UNITS[parsed[2]]
 
 
 def check_common_params(query: Mapping[str, str]) -> None:
-    """Refuse an `adjustment`, `asof` or `currency` nobody knows. Those known change nothing.
+    """Raise DataApiError (400) for an invalid `adjustment`, `asof` or `currency`. Valid values change nothing.
 
-    The bars here have no splits or dividends of their own, the listings no names of former days, and all is in
-    dollars.
+    The bars here have no splits or dividends, the listings no former names, and all prices are in dollars.
     """
     adjustment = query.get("adjustment", "raw")
     if not ADJUSTMENTS.issuperset(adjustment.split(",")):
@@ -168,15 +173,15 @@ def check_common_params(query: Mapping[str, str]) -> None:
 
 
 def check_corporate_action_params(query: Mapping[str, str]) -> None:
-    """Refuse a question about corporate actions that cannot be meant."""
+    """Raise DataApiError (400) for an invalid request of corporate actions."""
     check_param_names(
         query, "symbols", "cusips", "types", "region", "start", "end", "ids", "limit", "page_token", "sort"
     )
     if query.get("ids") and any(query.get(name) for name in ("symbols", "types", "start", "end")):
         raise DataApiError(400, "ids is mutually exclusive with the other filters")
-    unknown = [each for each in query.get("types", "").split(",") if each and each not in ACTION_TYPES]
-    if unknown:
-        raise DataApiError(400, f"invalid types: {', '.join(unknown)}")
+    invalid = [each for each in query.get("types", "").split(",") if each and each not in ACTION_TYPES]
+    if invalid:
+        raise DataApiError(400, f"invalid types: {', '.join(invalid)}")
     for name in ("start", "end"):
         time_of(query, name)
     limit_of(query, 100, 1000)
@@ -184,7 +189,7 @@ def check_corporate_action_params(query: Mapping[str, str]) -> None:
 
 
 def history_range_of(query: Mapping[str, str], now: datetime) -> HistoryRange:
-    """The asked stretch; by default today, oldest first, 1,000 rows."""
+    """Return the requested range; by default today, oldest first, 1,000 rows."""
     today = calendar.midnight(calendar.trading_day(now)).astimezone(UTC)
     return HistoryRange(
         start=time_of(query, "start") or today,
@@ -196,7 +201,7 @@ def history_range_of(query: Mapping[str, str], now: datetime) -> HistoryRange:
 
 
 def limit_of(query: Mapping[str, str], default: int, maximum: int) -> int:
-    """The asked number of rows."""
+    """Return the requested number of rows."""
     text = query.get("limit")
     if text is None:
         return default
@@ -208,7 +213,7 @@ def limit_of(query: Mapping[str, str], default: int, maximum: int) -> int:
 
 
 def descending_of(query: Mapping[str, str], default: str) -> bool:
-    """True when the newest come first."""
+    """Return true when the newest rows come first."""
     sort = query.get("sort", default).lower()
     if sort not in ("asc", "desc"):
         raise DataApiError(400, f"invalid sort: {sort}")
@@ -216,7 +221,7 @@ def descending_of(query: Mapping[str, str], default: str) -> bool:
 
 
 def time_of(query: Mapping[str, str], name: str) -> datetime | None:
-    """An RFC 3339 time, or the New York midnight of a date."""
+    """Return the time of an RFC 3339 text, or the New York midnight of a date; None without the parameter."""
     text = query.get(name)
     if not text:
         return None

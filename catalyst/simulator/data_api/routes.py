@@ -1,7 +1,7 @@
-"""The broker's market data REST API over a market: snapshots, latest, history, news, screener.
+"""Routes of the broker's market data REST API over a market: snapshots, latest, history, news, screener.
 
-Who may ask is the server's question; what an account's subscription covers is answered here. Every feed tells
-the same tape, `delayed_sip` a quarter of an hour late.
+The server checks the keys; these routes check what the account's subscription covers. Every feed has the same
+data; `delayed_sip` is 15 minutes late.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -23,7 +23,7 @@ NO_RECENT_SIP: Final = "subscription does not permit querying recent SIP data"
 URI_TOO_LONG_PAGE: Final = (
     "<html><head><title>414 Request-URI Too Large</title></head><body>nginx</body></html>"
 )
-# Those the trades and quotes here carry, and a few that clients look for; the tapes call them alike.
+# Conditions of the trades and quotes here, and a few that clients look for; equal on every tape.
 CONDITIONS: Final = {
     "trade": {
         "@": "Regular Sale",
@@ -50,8 +50,8 @@ NEWS_STREAM: Final[web.AppKey[Handler]] = web.AppKey("news_stream")
 def add_data_routes(app: web.Application, market: Market, clock: Clock) -> None:
     """Serve the market data API of `market`, as of `clock`, from `app`.
 
-    `app[ENTITLEMENTS]` holds what may be switched while it runs. The runner needs a `max_line_size` above
-    `url_limit`, or aiohttp answers 400 before the 414 can be told.
+    `app[ENTITLEMENTS]` may be changed while the app runs. The runner needs a `max_line_size` above `url_limit`;
+    otherwise aiohttp answers 400 before this module can answer 414.
     """
     entitlements = app[ENTITLEMENTS] = Entitlements()
     api = _DataApi(market, clock, entitlements)
@@ -86,7 +86,10 @@ def add_data_routes(app: web.Application, market: Market, clock: Clock) -> None:
 
 
 def _news_or_stream(page: Handler) -> Handler:
-    """The broker has its news page and its news stream at one path on two hosts; here the upgrade tells."""
+    """Return a handler that serves the news page or the news stream.
+
+    The broker has both at one path on two hosts; here the Upgrade header decides.
+    """
 
     async def respond(request: web.Request) -> web.StreamResponse:
         if request.headers.get("Upgrade", "").lower() == "websocket" and NEWS_STREAM in request.app:
@@ -97,19 +100,19 @@ def _news_or_stream(page: Handler) -> Handler:
 
 
 def _with_api_errors(handler: Callable[[web.Request], object], entitlements: Entitlements) -> Handler:
-    """`handler` behind the proxy's limit on the request line; its refusals in the broker's words."""
+    """Return `handler` with the proxy's limit on the request target, and with errors in the broker's format."""
 
     async def respond(request: web.Request) -> web.StreamResponse:
         if len(request.raw_path) > entitlements.url_limit:
             return web.Response(status=414, text=URI_TOO_LONG_PAGE, content_type="text/html")
         try:
             body = handler(request)
-        except DataApiError as refusal:
-            error_body: dict[str, object] = {"message": refusal.message}
-            if refusal.code is not None:
-                error_body["code"] = refusal.code
+        except DataApiError as error:
+            error_body: dict[str, object] = {"message": error.message}
+            if error.code is not None:
+                error_body["code"] = error.code
             return web.Response(
-                status=refusal.status, body=orjson.dumps(error_body), content_type="application/json"
+                status=error.status, body=orjson.dumps(error_body), content_type="application/json"
             )
         return web.Response(body=orjson.dumps(body), content_type="application/json")
 
@@ -207,12 +210,12 @@ class _DataApi:
         return news.movers(self.market, request.query, self.clock.now())
 
     def corporate_actions(self, request: web.Request) -> object:
-        """None: neither recorded nor generated bars know of any."""
+        """Return no corporate actions: neither recorded nor synthetic bars have any."""
         params.check_corporate_action_params(request.query)
         return {"corporate_actions": {}, "next_page_token": None}
 
     def _latest(self, query: Mapping[str, str], symbols: Sequence[str]) -> tuple[SnapshotColumns, list[str]]:
-        """The newest of everything the subscription lets `symbols` show, and their tapes."""
+        """Return the newest snapshots of `symbols` that the subscription permits, and their tapes."""
         params.check_param_names(query, "symbols", "feed", "currency")
         params.check_common_params(query)
         feed = params.feed_of(query, params.LATEST_FEEDS)
@@ -232,15 +235,15 @@ class _DataApi:
     def _bars(self, request: web.Request, symbols: Sequence[str]) -> history.Page:
         params.check_param_names(request.query, "symbols", "timeframe", "adjustment", *_HISTORY_PARAMS)
         length = params.bar_length_of(request.query)
-        wanted, at = self._history_range(request.query)
-        return history.bars_page(self.market, symbols, length, wanted, at)
+        history_range, at = self._history_range(request.query)
+        return history.bars_page(self.market, symbols, length, history_range, at)
 
     def _auctions(self, request: web.Request, symbols: Sequence[str]) -> history.Page:
         params.check_param_names(request.query, "symbols", *_HISTORY_PARAMS)
         if request.query.get("feed", "sip") != "sip":
             raise DataApiError(400, f"invalid feed: {request.query['feed']}")
-        wanted, at = self._history_range(request.query)
-        return auctions_page(self.market, symbols, wanted, at)
+        history_range, at = self._history_range(request.query)
+        return auctions_page(self.market, symbols, history_range, at)
 
     def _trades_or_quotes(
         self,
@@ -249,20 +252,20 @@ class _DataApi:
         page: Callable[[Market, Sequence[str], params.HistoryRange, datetime], history.Page],
     ) -> history.Page:
         params.check_param_names(request.query, "symbols", *_HISTORY_PARAMS)
-        wanted, at = self._history_range(request.query)
-        return page(self.market, symbols, wanted, at)
+        history_range, at = self._history_range(request.query)
+        return page(self.market, symbols, history_range, at)
 
     def _history_range(self, query: Mapping[str, str]) -> tuple[params.HistoryRange, datetime]:
-        """The asked stretch and the instant as of which it may be told."""
+        """Return the requested range, and the instant up to which the subscription permits data."""
         now = self.clock.now()
         params.check_common_params(query)
-        wanted = params.history_range_of(query, now)
+        history_range = params.history_range_of(query, now)
         feed = params.feed_of(query) or "sip"
         if feed == "sip" and not self.entitlements.recent_sip:
-            if "end" in query and wanted.end > now - params.DELAY:
+            if "end" in query and history_range.end > now - params.DELAY:
                 raise DataApiError(403, NO_RECENT_SIP, 42210000)
-            return wanted, now - params.DELAY
-        return wanted, now
+            return history_range, now - params.DELAY
+        return history_range, now
 
 
 def _symbol(request: web.Request) -> str:

@@ -1,8 +1,9 @@
-"""Announcements as the market data stream writes them.
+"""Announcements as messages of the market data stream.
 
-Codes are those of the two tapes: A and B (CTA) and C (UTP), as listed in the broker's "Real-time Stock Data",
-"TradingStatus Codes" and "Reason Codes". What the documents leave open is assumed: a pause for the price bands is a
-plain halt on CTA and a volatility trading pause on UTP; a resumption gives no reason.
+Status and reason codes are those of the two tape plans, CTA (tapes A and B) and UTP (tape C), as listed in the
+broker's "Real-time Stock Data", "TradingStatus Codes" and "Reason Codes". The documents leave two points open,
+which are assumed: a pause for the price bands is a plain halt on CTA and a volatility trading pause on UTP; a
+resumption has no reason.
 """
 
 from typing import Final
@@ -47,7 +48,7 @@ _REASONS: Final[dict[HaltReason, dict[str, CodeAndText]]] = {
 
 
 def channel_of(announcement: Announcement) -> str:
-    """The channel a notice is told on; corrections and cancels come with the trades."""
+    """Return the channel of an announcement; corrections and cancels are sent with the trades."""
     match announcement:
         case TradingStatus():
             return "statuses"
@@ -58,7 +59,7 @@ def channel_of(announcement: Announcement) -> str:
 
 
 def announcement_message(announcement: Announcement, tape: str) -> wire.Json:
-    """The notice on the wire, its time a datetime."""
+    """Return the announcement as a stream message; its time is a datetime."""
     head: wire.Json = {"S": announcement.symbol, "t": announcement.at, "z": tape}
     match announcement:
         case TradingStatus():

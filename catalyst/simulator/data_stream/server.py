@@ -1,4 +1,4 @@
-"""The broker's market data websockets over a market: handshake, subscriptions, and the tape as it happens."""
+"""Market data websockets of the broker over a market: handshake, subscriptions, and data as it happens."""
 
 import asyncio
 from collections.abc import Mapping
@@ -20,10 +20,8 @@ from catalyst.simulator.market.announcements import Announcements
 from catalyst.simulator.market.interface import Market
 
 AUTH_TIMEOUT_S: Final = 10.0
-MAX_QUEUED_BYTES: Final = (
-    16 << 20
-)  # what may wait for one client; a second of the whole market is one or two million
-CLOSE_GRACE_S: Final = 5.0  # the machine's: how long a slow client may take to read why it is cut off
+MAX_QUEUED_BYTES: Final = 16 << 20  # unsent, per client; a second of the whole market is one or two million
+CLOSE_GRACE_S: Final = 5.0  # wall-clock seconds for a slow client to read the error before the abort
 ERRORS: Final = {
     400: "invalid syntax",
     401: "not authenticated",
@@ -36,24 +34,22 @@ ERRORS: Final = {
     409: "insufficient subscription",
     410: "invalid subscribe action",
 }
-AUTOMATIC_CHANNELS: Final = (
-    "corrections",
-    "cancelErrors",
-)  # come with the trades; asking for them changes nothing
+# sent with the trades; a subscription request for them changes nothing
+AUTOMATIC_CHANNELS: Final = ("corrections", "cancelErrors")
 TEST_SOURCE: Final = "test"
-UNAVAILABLE_SOURCES: Final = frozenset({"boats", "overnight"})  # sources that no plan here includes
+UNAVAILABLE_SOURCES: Final = frozenset({"boats", "overnight"})  # sources that no subscription here includes
 
 
 @dataclass(eq=False, slots=True)
 class _Connection:
-    """One client: how it is spoken to and what it listens to."""
+    """One client connection: its socket, message format, subscription and progress."""
 
     socket: web.WebSocketResponse
     source: str
     uses_msgpack: bool
     subscription: feed.Subscription = field(default_factory=feed.Subscription)
-    sent_until: datetime | None = None  # told up to here
-    announcements_sent: int = 0  # notices told, or said before this client asked for anything
+    sent_until: datetime | None = None  # data up to here was sent; None before the first subscription
+    announcements_sent: int = 0  # sent, or published before the first subscription
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     transport: asyncio.Transport | None = None
 
@@ -65,12 +61,12 @@ class _Connection:
 
     @property
     def delay(self) -> timedelta:
-        """How old everything is that this source tells."""
+        """Return the delay of all data of this source."""
         return DELAY if self.source == "delayed_sip" else timedelta(0)
 
     @property
     def unsent_bytes(self) -> int:
-        """Bytes written that the client has not taken yet."""
+        """Return the written bytes that are still in the send buffer."""
         return 0 if self.transport is None else self.transport.get_write_buffer_size()
 
     async def send_error(self, code: int) -> None:
@@ -79,11 +75,12 @@ class _Connection:
 
 @dataclass(slots=True)
 class DataStreams:
-    """Every market data connection. The limits and `mute` may be changed while it runs.
+    """All market data connections. The limits and `sending_stopped` may be changed while it runs.
 
-    `connection_limit` is per endpoint; `symbol_limit` counts trades and quotes, and everything (`*`) is above
-    any; `auth_seconds` are the machine's, not the market's: a handshake is as fast as the network, at whatever
-    speed the day is played. A client for whom more than `queue_bytes` wait is told 407 and cut off.
+    `connection_limit` is per endpoint. `symbol_limit` counts trades and quotes; `*` exceeds every limit.
+    `auth_timeout_s` is in wall-clock seconds, not in market time: a handshake is as fast as the network at any
+    speed of the market clock. A client with more than `max_queued_bytes` unsent bytes receives error 407 and is
+    disconnected.
     """
 
     market: Market
@@ -102,14 +99,14 @@ class DataStreams:
         self.announcements.on_change(self._wake_connections)
 
     async def serve(self, request: web.Request) -> web.WebSocketResponse:
-        """One connection, from handshake to close."""
+        """Serve one connection, from handshake to close."""
         socket = web.WebSocketResponse()
         await socket.prepare(request)
         source = request.path.rsplit("/", 1)[1]
         connection = _Connection(socket, source, request.headers.get("Content-Type") == "application/msgpack")
         if isinstance(request.transport, asyncio.Transport):
             connection.transport = request.transport
-            # writing never waits for the client: what waits is counted here, and has its own end
+            # send() must not wait for the client: unsent bytes are counted and limited in _send_updates
             request.transport.set_write_buffer_limits(high=1 << 62)
         await connection.send([{"T": "success", "msg": "connected"}])
         if not await self._authenticate(connection, request):
@@ -133,9 +130,9 @@ class DataStreams:
             await connection.socket.close()
 
     async def _authenticate(self, connection: _Connection, request: web.Request) -> bool:
-        """True once the client has shown a key that may listen here."""
-        given = (request.headers.get("APCA-API-KEY-ID"), request.headers.get("APCA-API-SECRET-KEY"))
-        while given[0] is None:
+        """Return true once the client has sent a key that is valid for this source."""
+        credentials = (request.headers.get("APCA-API-KEY-ID"), request.headers.get("APCA-API-SECRET-KEY"))
+        while credentials[0] is None:
             try:
                 message = await connection.socket.receive(timeout=self.auth_timeout_s)
             except TimeoutError:
@@ -147,10 +144,10 @@ class DataStreams:
             if client_message is None or client_message.get("action") != "auth":
                 await connection.send_error(400 if client_message is None else 401)
                 continue
-            given = (str(client_message.get("key")), str(client_message.get("secret")))
-        refusal = self._auth_error_code(connection, given, request)
-        if refusal is not None:
-            await connection.send_error(refusal)
+            credentials = (str(client_message.get("key")), str(client_message.get("secret")))
+        error_code = self._auth_error_code(connection, credentials, request)
+        if error_code is not None:
+            await connection.send_error(error_code)
             return False
         await connection.send([{"T": "success", "msg": "authenticated"}])
         return True
@@ -160,8 +157,8 @@ class DataStreams:
     ) -> int | None:
         if credentials[0] is None or self.keys.get(credentials[0]) != credentials[1]:
             return 402
-        unpaid = connection.source == "sip" and not request.app[ENTITLEMENTS].recent_sip
-        if unpaid or connection.source in UNAVAILABLE_SOURCES:
+        not_permitted = connection.source == "sip" and not request.app[ENTITLEMENTS].recent_sip
+        if not_permitted or connection.source in UNAVAILABLE_SOURCES:
             return 409
         open_here = sum(each.source == connection.source for each in self.connections)
         return 406 if open_here >= self.connection_limit else None
@@ -180,27 +177,29 @@ class DataStreams:
             await self._change_subscription(connection, client_message, add=action == "subscribe")
 
     async def _change_subscription(self, connection: _Connection, requested: Json, *, add: bool) -> None:
-        """Change what is heard and answer with all of it; a refusal changes nothing."""
-        known = feed.NEWS_CHANNELS if connection.source == "news" else feed.STOCK_CHANNELS
-        unlisted = () if connection.source == "news" else (feed.EMPTY_CHANNEL,)
-        channels = {channel: set(connection.subscription.channels.get(channel, ())) for channel in known}
+        """Change the subscription and answer with all its channels; an error changes nothing."""
+        always_listed = feed.NEWS_CHANNELS if connection.source == "news" else feed.STOCK_CHANNELS
+        listed_if_subscribed = () if connection.source == "news" else (feed.EMPTY_CHANNEL,)
+        channels = {
+            channel: set(connection.subscription.channels.get(channel, ())) for channel in always_listed
+        }
         channels |= {
             channel: subscribed
-            for channel in unlisted
+            for channel in listed_if_subscribed
             if (subscribed := connection.subscription.channels.get(channel))
         }
         for channel, symbols in requested.items():
             if channel in AUTOMATIC_CHANNELS and connection.source != "news":
                 continue
-            if channel not in (*known, *unlisted) or not isinstance(symbols, list):
+            if channel not in (*always_listed, *listed_if_subscribed) or not isinstance(symbols, list):
                 await connection.send_error(410)
                 return
-            asked = {str(symbol) for symbol in symbols}
-            before = channels.get(channel, set())
-            channels[channel] = before | asked if add else before - asked
-        counted = [symbol for channel in ("trades", "quotes") for symbol in channels.get(channel, ())]
+            requested_symbols = {str(symbol) for symbol in symbols}
+            current = channels.get(channel, set())
+            channels[channel] = current | requested_symbols if add else current - requested_symbols
+        limited_symbols = [symbol for channel in ("trades", "quotes") for symbol in channels.get(channel, ())]
         if self.symbol_limit is not None and (
-            len(counted) > self.symbol_limit or feed.ALL_SYMBOLS in counted
+            len(limited_symbols) > self.symbol_limit or feed.ALL_SYMBOLS in limited_symbols
         ):
             await connection.send_error(405)
             return
@@ -224,14 +223,14 @@ class DataStreams:
             connection.changed.set()
 
     async def _disconnect_slow_client(self, connection: _Connection) -> None:
-        """Tell a client that does not keep up, after everything it has not read yet, and hang up."""
+        """Send error 407 after all unsent data, then close the connection."""
         await connection.send_error(407)
         assert connection.transport is not None
         connection.transport.close()
         asyncio.get_running_loop().call_later(CLOSE_GRACE_S, connection.transport.abort)
 
     async def _send_updates(self, connection: _Connection) -> None:
-        """Send what happens from the first subscription on, until the connection is gone."""
+        """Send everything that happens after the first subscription, until the connection ends."""
         delay = connection.delay
         while True:
             connection.changed.clear()
@@ -252,7 +251,7 @@ class DataStreams:
                 self.frames_sent += 1
 
     def _next_due(self, connection: _Connection, since: datetime) -> datetime | None:
-        """When there may be something to tell next, in the time of the connection's feed."""
+        """Return the next instant with a possible message, in the (delayed) time of the connection's feed."""
         if connection.source == TEST_SOURCE:
             return practice.next_due(connection.subscription, since)
         unsent = self.announcements.published[connection.announcements_sent :]
@@ -261,7 +260,7 @@ class DataStreams:
         return min(instants, default=None)
 
     def _collect_unsent(self, connection: _Connection, until: datetime) -> list[Json]:
-        """What happened up to `until` and was not told yet; it counts as told from now on."""
+        """Return the messages up to `until` that were not sent yet, and mark them as sent."""
         outgoing: list[Json] = []
         if connection.source == TEST_SOURCE:
             since, connection.sent_until = connection.sent_until or until, until
@@ -290,7 +289,7 @@ def add_data_streams(
 ) -> DataStreams:
     """Serve the market data websockets of `market`, as of `clock`, from `app`, to holders of `keys`.
 
-    `add_data_routes` comes first: the entitlements are its.
+    Call `add_data_routes` first: it stores the entitlements in `app`.
     """
     streams = DataStreams(market, clock, keys, announcements=announcements or Announcements())
     for path in (
@@ -307,7 +306,7 @@ def add_data_streams(
 
 
 def _parse_message(connection: _Connection, data: str | bytes) -> Json | None:
-    """A client's message; None when it is not an object."""
+    """Return a client's message; None when it is not an object."""
     try:
         client_message = (
             msgpack.unpackb(data)

@@ -1,4 +1,4 @@
-"""What a market data subscription hears between two instants, and when it will hear something next."""
+"""Subscriptions: the messages a market data client receives between two instants, and when the next one is due."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -18,32 +18,30 @@ from catalyst.simulator.market.quote_model import QUOTE_INTERVAL_S
 
 ALL_SYMBOLS: Final = "*"
 STOCK_CHANNELS: Final = ("trades", "quotes", "bars", "updatedBars", "dailyBars", "statuses", "lulds")
-EMPTY_CHANNEL: Final = (
-    "imbalances"  # may be asked for, is named in an answer only then, and never has anything to tell
-)
+EMPTY_CHANNEL: Final = "imbalances"  # accepted; listed in answers only when subscribed; never has data
 NEWS_CHANNELS: Final = ("news",)
-MAX_TRACKED_SYMBOLS: Final = 40  # up to so many symbols are asked one by one when their next trade comes
+MAX_TRACKED_SYMBOLS: Final = 40  # with more symbols, the next trade is not looked up for each
 _MINUTE: Final = 60
-_MAX_CLOSED_PERIOD: Final = timedelta(days=7)  # the longest the exchange ever stays closed, and a bit more
+_MAX_CLOSED_PERIOD: Final = timedelta(days=7)  # longer than the exchange ever stays closed
 
 
 @dataclass(slots=True)
 class Subscription:
-    """What one connection listens to; `*` is everything."""
+    """Channels and symbols of one connection; `*` means all symbols."""
 
     channels: dict[str, set[str]] = field(default_factory=dict)
 
     def includes(self, channel: str, symbol: str) -> bool:
-        """True when the channel tells this symbol."""
-        asked = self.channels.get(channel, set())
-        return symbol in asked or ALL_SYMBOLS in asked
+        """Return true when the channel includes this symbol."""
+        subscribed = self.channels.get(channel, set())
+        return symbol in subscribed or ALL_SYMBOLS in subscribed
 
     def symbols(self, channels: Iterable[str], market: Market) -> list[str]:
-        """The symbols asked for in any of `channels`."""
-        asked: set[str] = set().union(*(self.channels.get(channel, set()) for channel in channels))
-        if ALL_SYMBOLS in asked:
+        """Return the listed symbols that are subscribed in any of `channels`."""
+        subscribed: set[str] = set().union(*(self.channels.get(channel, set()) for channel in channels))
+        if ALL_SYMBOLS in subscribed:
             return list(market.assets())
-        return sorted(symbol for symbol in asked if symbol in market.assets())
+        return sorted(symbol for symbol in subscribed if symbol in market.assets())
 
 
 def messages(
@@ -53,9 +51,10 @@ def messages(
     until: datetime,
     announcements: Sequence[Announcement] = (),
 ) -> list[wire.Json]:
-    """Everything to tell of (after, until]: trades and quotes, then the bars that ended, then news.
+    """Return all messages of (after, until]: trades and quotes, then the bars that ended, then news.
 
-    Quotes that stood only in between are left out, as a slow reader would miss them. Times are datetimes.
+    Of each symbol only the newest quote is sent, because a slow reader would miss the others. Times are
+    datetimes.
     """
     outgoing = _trades_and_quotes(market, subscription, after, until)
     first = int(after.timestamp()) // _MINUTE + 1
@@ -76,18 +75,18 @@ def messages(
 def announcement_messages(
     market: Market, subscription: Subscription, announcements: Iterable[Announcement]
 ) -> list[wire.Json]:
-    """The notices somebody who listens so is told, in order."""
-    wanted = [each for each in announcements if subscription.includes(channel_of(each), each.symbol)]
-    known = [each for each in wanted if each.symbol in market.assets()]
-    tapes = wire.tapes_of([each.symbol for each in known], market.assets())
-    return [announcement_message(each, tape) for each, tape in zip(known, tapes, strict=True)]
+    """Return the announcements that the subscription includes as messages, in order."""
+    included = [each for each in announcements if subscription.includes(channel_of(each), each.symbol)]
+    listed = [each for each in included if each.symbol in market.assets()]
+    tapes = wire.tapes_of([each.symbol for each in listed], market.assets())
+    return [announcement_message(each, tape) for each, tape in zip(listed, tapes, strict=True)]
 
 
 def next_due(
     market: Market, subscription: Subscription, at: datetime, announcements: Sequence[Announcement] = ()
 ) -> datetime | None:
-    """The next instant after `at` at which there may be something to tell; None when nothing is asked."""
-    second = datetime.fromtimestamp(int(at.timestamp()), UTC)
+    """Return the next instant after `at` with a possible message; None without a subscription."""
+    last_second = datetime.fromtimestamp(int(at.timestamp()), UTC)
     due: list[datetime] = []
     if subscription.channels.get("news"):
         due += [
@@ -98,7 +97,7 @@ def next_due(
         ]
     live = subscription.symbols(("trades", "quotes"), market)
     if len(live) > MAX_TRACKED_SYMBOLS:
-        due.append(_next_extended_hours(market, second + timedelta(seconds=1)))
+        due.append(_next_extended_hours(market, last_second + timedelta(seconds=1)))
     else:
         due += [next_at for symbol in live if (next_at := market.next_print_time(symbol, at)) is not None]
     if subscription.channels.get("quotes"):
@@ -113,7 +112,10 @@ def next_due(
 
 
 def _updated_bar_time(announcement: Announcement) -> datetime | None:
-    """When the bar that a notice changed is told again: at the next half minute. None when it was not yet told."""
+    """Return the time at which the bar changed by an announcement is sent again: the next half minute.
+
+    None when the announcement changes no trade, or when the bar was not sent yet.
+    """
     if not isinstance(announcement, LateTrade | TradeCancel | TradeCorrection):
         return None
     if announcement.trade.at.timestamp() // _MINUTE == announcement.at.timestamp() // _MINUTE:
@@ -129,7 +131,7 @@ def _updated_bars(
     after: datetime,
     until: datetime,
 ) -> list[wire.Json]:
-    """The finished minutes that late, withdrawn or corrected trades changed, once each half minute."""
+    """Return the finished minutes changed by late, cancelled or corrected trades, once each half minute."""
     changed: dict[tuple[datetime, str, int], None] = {}
     for each in announcements:
         mark = _updated_bar_time(each)
@@ -138,15 +140,15 @@ def _updated_bars(
         assert isinstance(each, LateTrade | TradeCancel | TradeCorrection)
         changed[mark, each.symbol, int(each.trade.at.timestamp()) // _MINUTE * _MINUTE] = None
     outgoing: list[wire.Json] = []
-    for mark, symbol, begins in sorted(changed):
-        minute = datetime.fromtimestamp(begins, UTC)
+    for mark, symbol, minute_start in sorted(changed):
+        minute = datetime.fromtimestamp(minute_start, UTC)
         bars = wire.bars(market.bars(symbol, timedelta(seconds=_MINUTE), minute, minute, mark))
         outgoing += [{"T": "u", "S": symbol, **bar, "t": minute} for bar in bars if bar is not None]
     return outgoing
 
 
 def _next_extended_hours(market: Market, at: datetime) -> datetime:
-    """`at`, or when extended hours begin next if it lies outside them."""
+    """Return `at`, or the next start of extended hours when `at` lies outside them."""
     day = calendar.trading_day(at)
     for session in market.sessions(day, day + 2 * _MAX_CLOSED_PERIOD):
         begins = datetime.combine(session.day, calendar.EXTENDED_OPEN, NEW_YORK).astimezone(UTC)
@@ -168,7 +170,7 @@ def _trades_and_quotes(
     outgoing: list[wire.Json] = []
     traded = columns.trade_at > since
     if columns.trade_number is not None:
-        # a trade by hand may be younger than `after` within one second
+        # an override trade may be newer than `after` within one second
         traded |= (columns.trade_at == since) & (columns.trade_number >= FIRST_OVERRIDE_NUMBER)
     for row in np.flatnonzero(traded).tolist():
         symbol = columns.symbols[row]
@@ -188,7 +190,7 @@ def _trades_and_quotes(
 
 
 def _minute_bars(market: Market, subscription: Subscription, ended: int) -> list[wire.Json]:
-    """The bars of the minute that ended, and the day's for who wants it."""
+    """Return the bars of the minute that ended at `ended`, and the daily bars for their subscribers."""
     symbols = subscription.symbols(("bars", "dailyBars"), market)
     if not symbols:
         return []

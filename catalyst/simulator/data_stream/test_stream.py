@@ -1,6 +1,6 @@
-"""The broker's practice stream: FAKEPACA trades every second of every day, so that a client has something to hear.
+"""The broker's test stream: FAKEPACA trades every second of every day, so that a client always receives data.
 
-It plays the same minute over and over, whatever the hour, and has nothing to do with the market.
+It repeats one minute at every hour and does not depend on the market.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -11,18 +11,17 @@ from catalyst.simulator.data_api.json_format import EXCHANGE_CODE, MAX_TRADES_PE
 from catalyst.simulator.data_stream.subscription import Subscription
 
 SYMBOL: Final = "FAKEPACA"
-TAPE: Final = "N"  # of no tape
+TAPE: Final = "N"  # none of the tapes A, B and C
 MINUTE: Final = 60
-SHARES_PER_TRADE: Final = 100  # a trade
-HALF_SPREAD_CENTS: Final = 1  # cents on either side of the newest trade
-PRICES_CENTS: Final = [
-    13_000 + min(step, MINUTE - step) for step in range(MINUTE)
-]  # up for half a minute, down again
-MAX_CATCH_UP: Final = timedelta(minutes=5)  # of a leap in time, only this much is told
+SHARES_PER_TRADE: Final = 100
+HALF_SPREAD_CENTS: Final = 1  # cents on either side of the latest trade
+# rise for half a minute, then fall
+PRICES_CENTS: Final = [13_000 + min(step, MINUTE - step) for step in range(MINUTE)]
+MAX_CATCH_UP: Final = timedelta(minutes=5)  # after a jump in time, only this much is sent
 
 
 def next_due(subscription: Subscription, after: datetime) -> datetime | None:
-    """The next second after `after`, when anything of the symbol is heard."""
+    """Return the next second after `after`; None when no channel of the symbol is subscribed."""
     channels = ("trades", "quotes", "bars", "dailyBars")
     if not any(subscription.includes(channel, SYMBOL) for channel in channels):
         return None
@@ -30,7 +29,10 @@ def next_due(subscription: Subscription, after: datetime) -> datetime | None:
 
 
 def messages(subscription: Subscription, after: datetime, until: datetime) -> list[Json]:
-    """What is heard of (after, until], or of its newest minutes: each second a trade and a quote, then bars."""
+    """Return the messages of (after, until], or of its newest `MAX_CATCH_UP`.
+
+    Each second has a trade and a quote, each minute then the bars.
+    """
     outgoing: list[Json] = []
     begin = max(int(after.timestamp()), int((until - MAX_CATCH_UP).timestamp()))
     for second in range(begin + 1, int(until.timestamp()) + 1):
@@ -80,13 +82,13 @@ def _quote(at: datetime, second: int) -> Json:
 
 
 def _day_bar(ended: datetime) -> Json:
-    """The bar of the New York day in which the minute that `ended` lies, so far."""
+    """Return the running bar of the New York day that contains the minute before `ended`."""
     midnight = (ended - timedelta(seconds=MINUTE)).astimezone(NEW_YORK).replace(hour=0, minute=0, second=0)
     return _bar(ended, int(ended.timestamp() - midnight.timestamp()) // MINUTE)
 
 
 def _bar(ended: datetime, minutes: int) -> Json:
-    """The bar of so many whole minutes, the last of which has `ended`."""
+    """Return the bar of `minutes` whole minutes, the last of which ended at `ended`."""
     count = minutes * MINUTE
     return {
         "t": ended - timedelta(seconds=count),

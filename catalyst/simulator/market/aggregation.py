@@ -1,4 +1,4 @@
-"""Bars of any length for one symbol, made from the tape's own."""
+"""Bar aggregation: builds daily bars and bars of any length for one symbol from the market's intraday bars."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -29,24 +29,25 @@ def day_bars(
     instant: Instant,
     running: BarColumns | None = None,
 ) -> BarColumns:
-    """The daily bars of `number` whose midnight lies in [begin, until], today's running one last.
+    """Return the daily bars of symbol `number` whose midnight lies in [begin, until], in time order.
 
-    `running` is today's bar when somebody knows it better than the tape's bars do.
+    `running` replaces the running bar of today made from `bars` when the caller has a finer source.
     """
     rows = daily.row_slice(number, begin, min(until, instant.midnight - 1) + 1)
-    found = [daily_bars(daily, np.arange(rows.start, rows.stop))]
+    parts = [daily_bars(daily, np.arange(rows.start, rows.stop))]
     if number >= 0 and begin <= instant.midnight <= until:
         today = running_daily_bars(bars, np.array([number]), instant) if running is None else running
         if today.starts[0] >= 0:
-            found.append(today)
-    return concatenate_bars(found)
+            parts.append(today)
+    return concatenate_bars(parts)
 
 
 def intraday_bars(tables: Sequence[BarTable], number: int, length: int, begin: int, until: int) -> BarColumns:
-    """The bars of `length` seconds that start in [begin, until], from tables in time order.
+    """Return the bars of `length` seconds that start in [begin, until]; `tables` are in time order.
 
-    Lengths are counted from the epoch, which for those that divide an hour is also the New York clock; a bar
-    that began before `begin` is left out rather than served in part.
+    Bar starts are multiples of `length` since the epoch; for lengths that divide an hour they are also full
+    intervals of the New York clock. A bar that began before `begin` is left out, because only a part of it
+    could be served.
     """
     begin = -(-begin // length) * length
     end = until // length * length + length
@@ -64,7 +65,7 @@ def intraday_bars(tables: Sequence[BarTable], number: int, length: int, begin: i
 
 
 def concatenate_bars(parts: Sequence[BarColumns]) -> BarColumns:
-    """The rows of all parts, in order."""
+    """Return the rows of all parts, in order."""
     if not parts:
         return missing_bars(0)
     if len(parts) == 1:
@@ -73,13 +74,16 @@ def concatenate_bars(parts: Sequence[BarColumns]) -> BarColumns:
 
 
 def _unsplit_bars(table: BarTable, rows: Ints) -> BarColumns:
-    """Each row as it is."""
+    """Return each of `rows` as one bar."""
     bar_path = table.paths(rows)
     return bars_of_prints(bar_path, np.zeros_like(rows), bar_path.count - 1, table.key[rows] % KEY_STRIDE)
 
 
 def _minutes_inside(table: BarTable, rows: Ints, before: int) -> BarColumns:
-    """The minutes inside longer bars that begin before `before`, from their prints; without a print, no bar."""
+    """Return the minute bars inside the longer bars `rows`, made from their prints.
+
+    Only a minute that begins before `before` (epoch seconds) and has a print gets a bar.
+    """
     per_bar = int(table.step[table.key[rows[0]] // KEY_STRIDE]) // _MINUTE
     bar_path = table.paths(np.repeat(rows, per_bar))
     minute = np.tile(np.arange(per_bar), len(rows)) * _MINUTE
@@ -94,30 +98,30 @@ def _minutes_inside(table: BarTable, rows: Ints, before: int) -> BarColumns:
 
 
 def _group_by_length(bars: BarColumns, length: int) -> BarColumns:
-    """Neighbours of one interval of `length` seconds as one bar."""
+    """Merge neighbouring bars of one interval of `length` seconds into one bar."""
     return group_by_start(bars, bars.starts // length * length)
 
 
 def group_by_start(bars: BarColumns, starts: Ints) -> BarColumns:
-    """Neighbours of the same start as one bar; `starts` has one for each row."""
+    """Merge neighbouring bars with equal starts into one bar; `starts` has one start for each row."""
     if not len(bars.starts):
         return bars
-    heads = np.flatnonzero(np.concatenate(([True], starts[1:] != starts[:-1])))
-    tails = np.append(heads[1:], len(starts)) - 1
-    volume = np.add.reduceat(bars.volume, heads)
-    value = np.add.reduceat(bars.vwap * bars.volume, heads)
+    first_rows = np.flatnonzero(np.concatenate(([True], starts[1:] != starts[:-1])))
+    last_rows = np.append(first_rows[1:], len(starts)) - 1
+    volume = np.add.reduceat(bars.volume, first_rows)
+    value = np.add.reduceat(bars.vwap * bars.volume, first_rows)
     return BarColumns(
-        starts[heads],
-        bars.open[heads],
-        np.maximum.reduceat(bars.high, heads),
-        np.minimum.reduceat(bars.low, heads),
-        bars.close[tails],
+        starts[first_rows],
+        bars.open[first_rows],
+        np.maximum.reduceat(bars.high, first_rows),
+        np.minimum.reduceat(bars.low, first_rows),
+        bars.close[last_rows],
         volume,
         np.round(value / np.maximum(volume, 1), 6),
-        np.add.reduceat(bars.trades, heads),
+        np.add.reduceat(bars.trades, first_rows),
     )
 
 
 def select_rows(bars: BarColumns, rows: Ints | slice) -> BarColumns:
-    """Some rows of `bars`."""
+    """Return the given rows of `bars`."""
     return BarColumns(*(getattr(bars, name)[rows] for name in BAR_FIELDS))

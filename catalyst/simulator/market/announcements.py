@@ -1,7 +1,7 @@
-"""What the tape announces beside trades and quotes: halts, price bands, trades late, withdrawn or corrected.
+"""Market announcements beside trades and quotes: halts, price bands, and late, cancelled or corrected trades.
 
-A notice has the instant it was said at. Notices are kept in the order they were said, so that whoever listens
-with a cursor hears each of them once, even several of one instant.
+An announcement carries the instant of its publication. Announcements are stored in the order of publication, so
+a listener with a cursor receives each of them once, even when several share one instant.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from catalyst.simulator.market.interface import Print
 
 
 class HaltReason(StrEnum):
-    """Why trading in a symbol stands still; the tapes have codes for each."""
+    """Reason for a trading halt; CTA and UTP have a code for each."""
 
     NEWS = "news"
     PRICE_BANDS = "price_bands"
@@ -25,7 +25,7 @@ class HaltReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TradingStatus:
-    """Trading in a symbol stops, or goes on after having stopped for `reason`."""
+    """A halt of trading in a symbol, or its resumption after a halt for `reason`."""
 
     at: datetime
     symbol: str
@@ -35,7 +35,7 @@ class TradingStatus:
 
 @dataclass(frozen=True, slots=True)
 class LuldBands:
-    """The limit up-limit down prices of a symbol from now on; `indicator` as the tape tells it."""
+    """Limit up-limit down prices of a symbol, valid from `at` on; `indicator` is the feed's own value."""
 
     at: datetime
     symbol: str
@@ -46,7 +46,7 @@ class LuldBands:
 
 @dataclass(frozen=True, slots=True)
 class LateTrade:
-    """A trade reported at `at` that happened before; no order met it."""
+    """A trade reported at `at` that happened earlier; no order was matched against it."""
 
     at: datetime
     symbol: str
@@ -55,7 +55,7 @@ class LateTrade:
 
 @dataclass(frozen=True, slots=True)
 class TradeCancel:
-    """A trade that was told is taken back: it was cancelled, or with `error` never happened."""
+    """Withdrawal of a published trade: the trade was cancelled, or with `is_error` never happened."""
 
     at: datetime
     symbol: str
@@ -65,7 +65,7 @@ class TradeCancel:
 
 @dataclass(frozen=True, slots=True)
 class TradeCorrection:
-    """A trade that was told is replaced by another of the same instant."""
+    """Replacement of a published trade by another one of the same instant."""
 
     at: datetime
     symbol: str
@@ -78,21 +78,21 @@ Announcement = TradingStatus | LuldBands | LateTrade | TradeCancel | TradeCorrec
 
 @dataclass(slots=True)
 class Announcements:
-    """Everything announced so far."""
+    """All announcements published so far."""
 
     published: list[Announcement] = field(default_factory=list)
     _listeners: list[Callable[[], None]] = field(default_factory=list)
 
     def publish(self, announcement: Announcement) -> None:
-        """Announce it; whoever listens is told that there is something."""
+        """Append an announcement and notify all listeners."""
         self.published.append(announcement)
         self.notify_listeners()
 
     def on_change(self, listener: Callable[[], None]) -> None:
-        """Call `listener` whenever something was said, or was done to the tape by hand."""
+        """Call `listener` after every announcement and after every override of the market."""
         self._listeners.append(listener)
 
     def notify_listeners(self) -> None:
-        """Have every listener look again."""
+        """Call every listener, so that it checks for changes."""
         for listener in self._listeners:
             listener()

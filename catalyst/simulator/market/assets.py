@@ -1,4 +1,4 @@
-"""Listings as the broker describes them, for symbols of which little is known."""
+"""Asset records of listings: the broker's flags, estimated from symbol, exchange, price and dollar volume."""
 
 import re
 from hashlib import blake2b
@@ -13,10 +13,10 @@ _DERIVATIVE_SUFFIX: Final = re.compile(r"\.(WS?|U|R|PR[A-Z]?)([A-Z])?$")  # warr
 
 
 def make_asset(symbol: str, name: str, exchange: str, price: float, dollar_volume: float) -> Asset:
-    """A tradable listing; what it may be borrowed or lent on follows from price and liquidity.
+    """Return a tradable asset; its short, margin and fraction flags follow from price and liquidity.
 
-    `dollar_volume` is the usual one of a day. The thresholds are assumptions: a broker finds shares of liquid
-    names, lends on prices from $3, and splits shares people ask for.
+    `dollar_volume` is the usual one of a day. The thresholds are assumptions: a broker can borrow shares of
+    liquid symbols, gives margin from a price of $3, and offers fractional shares of symbols in demand.
     """
     exchange = EXCHANGE_ALIASES.get(exchange.upper(), exchange.upper())
     common = not _DERIVATIVE_SUFFIX.search(symbol)
@@ -36,5 +36,5 @@ def make_asset(symbol: str, name: str, exchange: str, price: float, dollar_volum
 
 
 def asset_id(symbol: str) -> UUID:
-    """Return a UUID in the shape of version 4, equal for a symbol on every machine."""
+    """Return a UUID in the shape of version 4; a symbol has an equal one on every machine."""
     return UUID(bytes=blake2b(symbol.encode(), digest_size=16).digest(), version=4)

@@ -1,7 +1,7 @@
-"""The one market there is: bars in arrays, whoever made them, played as a tape.
+"""Market made of bar arrays: the one implementation of `Market`, for recorded and synthetic bars.
 
-What happened before the tape begins is told by daily bars: a symbol that has not traded yet today shows
-yesterday's official close as its newest trade, printed at the instant of that close.
+The bars are played as prints. Daily bars describe the time before the intraday bars begin: a symbol without a
+trade today shows the previous session's official close as its newest trade, at the instant of that close.
 """
 
 from bisect import bisect_right
@@ -46,13 +46,13 @@ _HOUR: Final = 3600
 
 @dataclass(slots=True)
 class BarMarket:
-    """A market made of bars; see `catalyst.simulator.market.Market` for what it answers.
+    """A market made of bars; `catalyst.simulator.market.interface.Market` describes its methods.
 
-    `tape` holds the intraday bars, `daily` bars stamped with New York midnight, none younger than `day`; the
-    rows of `listings`, `spread` (fraction of the price) and `depth` (shares) are symbol numbers. `history`
-    makes older intraday bars of one symbol number when somebody asks for bars from before the tape. A symbol
-    number with `ticks` trades along them, its rows of the tape are their minutes; one with `quoted` shows
-    recorded quotes instead of modelled ones.
+    `intraday` holds the bars that are played; `daily` holds bars stamped with New York midnight, none younger
+    than `day`. The rows of `listings`, `spread` (fraction of the price) and `depth` (shares) are symbol
+    numbers. `history` returns older intraday bars of one symbol number, for requests that begin before `day`. A
+    symbol number in `ticks` trades along its ticks, and its rows of `intraday` are the minute bars of these
+    ticks. A symbol number in `recorded_quotes` shows recorded quotes instead of modelled ones.
     """
 
     day: date
@@ -106,8 +106,8 @@ class BarMarket:
         number = self.symbol_numbers.get(symbol)
         if number is None:
             return None
-        found = self._print_windows.next_print_time(number, _floor_second(after))
-        return None if found == NO_MORE_PRINTS else datetime.fromtimestamp(found, UTC)
+        second = self._print_windows.next_print_time(number, _floor_second(after))
+        return None if second == NO_MORE_PRINTS else datetime.fromtimestamp(second, UTC)
 
     def last_print(self, symbol: str, at: datetime) -> Print | None:
         number = self.symbol_numbers.get(symbol)
@@ -120,8 +120,8 @@ class BarMarket:
         newest = self._latest_trades(np.array([number]), instant)
         if newest.at[0] < 0:
             return None
-        traded = datetime.fromtimestamp(int(newest.at[0]), UTC)
-        return Print(traded, units_to_dollars(int(newest.price[0])), int(newest.size[0]))
+        traded_at = datetime.fromtimestamp(int(newest.at[0]), UTC)
+        return Print(traded_at, units_to_dollars(int(newest.price[0])), int(newest.size[0]))
 
     def quote(self, symbol: str, at: datetime) -> BestQuote | None:
         number = self.symbol_numbers.get(symbol)
@@ -131,24 +131,24 @@ class BarMarket:
         window = self._print_windows.window_at(number, instant.at)
         if window is not None and window.times[0] >= instant.midnight:
             index = bisect_right(window.times, instant.at) - 1
-            units, traded = window.units[index], window.times[index]
+            units, traded_at = window.units[index], window.times[index]
         else:
             newest = self._latest_trades(np.array([number]), instant)
-            units, traded = int(newest.price[0]), int(newest.at[0])
-        if traded < 0:
+            units, traded_at = int(newest.price[0]), int(newest.at[0])
+        if traded_at < 0:
             return None
-        standing = quote_model.one_quote(
+        quote_row = quote_model.one_quote(
             int(self._salt[number]),
             units,
-            traded,
+            traded_at,
             float(self.spread[number]),
             int(self.depth[number]),
             instant.at,
             (instant.opens, instant.closes),
         )
         if number in self.recorded_quotes:
-            standing = self.recorded_quotes[number].quote_at(instant.at, instant.midnight, units, standing)
-        return _quote_of(standing)
+            quote_row = self.recorded_quotes[number].quote_at(instant.at, instant.midnight, units, quote_row)
+        return _quote_of(quote_row)
 
     def quotes(self, symbol: str, after: datetime, until: datetime) -> Sequence[BestQuote]:
         recorded = self.recorded_quotes.get(self.symbol_numbers.get(symbol, -1))
@@ -160,8 +160,8 @@ class BarMarket:
         return [quote for quote in at_trades if quote is not None]
 
     def snapshots(self, symbols: Sequence[str], at: datetime) -> SnapshotColumns:
-        known = [symbol for symbol in symbols if symbol in self.symbol_numbers]
-        numbers = np.array([self.symbol_numbers[symbol] for symbol in known], dtype=np.int64)
+        listed = [symbol for symbol in symbols if symbol in self.symbol_numbers]
+        numbers = np.array([self.symbol_numbers[symbol] for symbol in listed], dtype=np.int64)
         instant = self.session_times.instant(at)
         newest = self._latest_trades(numbers, instant)
         quotes = quote_model.quotes(
@@ -177,7 +177,7 @@ class BarMarket:
             (row, ticks.latest_minute_bar(instant.at), ticks.running_day_bar(instant))
             for row, ticks in self._rows_with_ticks(numbers)
         ]
-        columns = snapshot_columns(known, numbers, instant, self.intraday, self.daily, newest, quotes, finer)
+        columns = snapshot_columns(listed, numbers, instant, self.intraday, self.daily, newest, quotes, finer)
         if self.recorded_quotes:
             columns = self._with_recorded_quotes(columns, numbers, instant)
         return replace(columns, trade_number=self._print_numbers(numbers, newest)) if finer else columns
@@ -201,57 +201,62 @@ class BarMarket:
         return intraday_bars(tables, number, seconds, begin, min(until, instant.at - seconds))
 
     def _latest_trades(self, numbers: Ints, instant: Instant) -> LatestTrades:
-        found = latest_trades(self.intraday, self.daily, self.session_times, numbers, instant)
+        newest = latest_trades(self.intraday, self.daily, self.session_times, numbers, instant)
         for row, ticks in self._rows_with_ticks(numbers):
             last = ticks.count_until(instant.at) - 1
-            # an official close of an earlier day may be younger than the newest tick
-            if last >= 0 and (ticks.times[last] >= instant.midnight or ticks.times[last] >= found.at[row]):
-                found.at[row], found.price[row] = ticks.times[last], ticks.units[last]
-                found.size[row] = ticks.sizes[last]
-        return found
+            # an earlier day's official close may be newer than the newest tick
+            if last >= 0 and (ticks.times[last] >= instant.midnight or ticks.times[last] >= newest.at[row]):
+                newest.at[row], newest.price[row] = ticks.times[last], ticks.units[last]
+                newest.size[row] = ticks.sizes[last]
+        return newest
 
     def _rows_with_ticks(self, numbers: Ints) -> Iterator[tuple[int, Ticks]]:
-        """Which rows of `numbers` have ticks."""
+        """Yield each row of `numbers` that has ticks, with its ticks."""
         if not self.ticks:
             return
         for row in np.flatnonzero(np.isin(numbers, list(self.ticks))).tolist():
             yield row, self.ticks[int(numbers[row])]
 
     def _print_numbers(self, numbers: Ints, latest: LatestTrades) -> Ints:
-        """Which print of its second the newest one is."""
-        places = np.zeros(len(numbers), dtype=np.int64)
+        """Return the number of each newest trade within its second."""
+        print_numbers = np.zeros(len(numbers), dtype=np.int64)
         for row, ticks in self._rows_with_ticks(numbers):
             at = int(latest.at[row])
-            places[row] = max(ticks.count_until(at) - 1 - ticks.count_before(at), 0)
-        return places
+            print_numbers[row] = max(ticks.count_until(at) - 1 - ticks.count_before(at), 0)
+        return print_numbers
 
     def _with_recorded_quotes(
         self, columns: SnapshotColumns, numbers: Ints, instant: Instant
     ) -> SnapshotColumns:
-        """The snapshot with the recorded quotes of the rows that have any."""
+        """Return the snapshots with recorded quotes in the rows that have any."""
         names = ("quote_at", "bid", "ask", "bid_size", "ask_size")
-        own = {name: np.array(getattr(columns, name)) for name in names}
+        quote_columns = {name: np.array(getattr(columns, name)) for name in names}
         at = datetime.fromtimestamp(instant.at, UTC)
         for row in np.flatnonzero(np.isin(numbers, list(self.recorded_quotes))).tolist():
             quote = self.quote(columns.symbols[row], at)
             if quote is not None:
-                own["quote_at"][row] = int(quote.at.timestamp())
-                own["bid"][row], own["ask"][row] = float(quote.bid), float(quote.ask)
-                own["bid_size"][row], own["ask_size"][row] = quote.bid_size, quote.ask_size
+                quote_columns["quote_at"][row] = int(quote.at.timestamp())
+                quote_columns["bid"][row], quote_columns["ask"][row] = float(quote.bid), float(quote.ask)
+                quote_columns["bid_size"][row], quote_columns["ask_size"][row] = (
+                    quote.bid_size,
+                    quote.ask_size,
+                )
         return replace(
             columns,
-            quote_at=own["quote_at"],
-            bid=own["bid"],
-            ask=own["ask"],
-            bid_size=own["bid_size"],
-            ask_size=own["ask_size"],
+            quote_at=quote_columns["quote_at"],
+            bid=quote_columns["bid"],
+            ask=quote_columns["ask"],
+            bid_size=quote_columns["bid_size"],
+            ask_size=quote_columns["ask_size"],
         )
 
     def _bars_of_ticks(self, number: int, seconds: int, begin: int, until: int) -> BarColumns:
-        """Today's bars from the ticks, older and very long ones from the tape's minutes."""
-        fine_from = until + 1 if seconds > _HOUR else self._day_start
-        coarse = intraday_bars([self.intraday], number, seconds, begin, min(until, fine_from - 1))
-        return concatenate_bars([coarse, self.ticks[number].bars(seconds, max(begin, fine_from), until)])
+        """Return today's bars from the ticks; older bars, and bars longer than an hour, from the minute bars."""
+        ticks_from = until + 1 if seconds > _HOUR else self._day_start
+        minute_based_bars = intraday_bars([self.intraday], number, seconds, begin, min(until, ticks_from - 1))
+        return concatenate_bars(
+            [minute_based_bars, self.ticks[number].bars(seconds, max(begin, ticks_from), until)]
+        )
 
     def _history_of(self, number: int) -> BarTable:
         assert self.history is not None
@@ -262,15 +267,15 @@ class BarMarket:
         return self._histories[number]
 
 
-def _quote_of(standing: QuoteRow) -> BestQuote:
-    since, bid, ask, bid_size, ask_size = standing
+def _quote_of(quote_row: QuoteRow) -> BestQuote:
+    since, bid, ask, bid_size, ask_size = quote_row
     return BestQuote(
         datetime.fromtimestamp(since, UTC), units_to_dollars(bid), units_to_dollars(ask), bid_size, ask_size
     )
 
 
 def _floor_second(at: datetime) -> int:
-    """The last whole second not after `at`: prints happen on whole seconds."""
+    """Return the last whole second not after `at`; prints happen on whole seconds."""
     return int(at.timestamp() // 1)
 
 

@@ -1,4 +1,4 @@
-"""Bars of many symbols in a handful of arrays, found by one binary search."""
+"""Bar table: bars of many symbols in a few arrays, found by one binary search."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ import numpy as np
 from catalyst.simulator.market import intrabar_path
 from catalyst.simulator.market.interface import Floats, Ints
 
-KEY_STRIDE: Final = 1 << 34  # more than any epoch second: room for the time in a key
+KEY_STRIDE: Final = 1 << 34  # larger than any epoch second, so that a key can hold the start
 PRICES: Final = ("open", "high", "low", "close")
 
 
@@ -17,9 +17,10 @@ PRICES: Final = ("open", "high", "low", "close")
 class BarTable:
     """Bars sorted by symbol number, then start; prices in ten-thousandths of a dollar.
 
-    `key` is number * SECONDS + start in epoch seconds, so that a search for (number, instant) is one
-    `searchsorted` for any number of symbols. `shares` and `value` are running sums with one row more than the
-    table: `shares[b] - shares[a]` is the volume of rows [a, b), and `value` the same in price units times shares.
+    `key` is number * KEY_STRIDE + start in epoch seconds, so one `searchsorted` finds (number, instant) for any
+    number of symbols. `cumulative_shares` and `cumulative_value` are running sums with one row more than the
+    table: `cumulative_shares[b] - cumulative_shares[a]` is the volume of rows [a, b). `cumulative_value` is the
+    same in price units times shares.
     """
 
     key: Ints
@@ -33,10 +34,10 @@ class BarTable:
     cumulative_value: Ints = field(init=False)
 
     def __post_init__(self) -> None:
-        whole = intrabar_path.build_path(
+        bar_path = intrabar_path.build_path(
             self.open, self.high, self.low, self.close, self.volume, self.step[self.symbol_numbers]
         )
-        value = np.rint(intrabar_path.mean_price(whole, whole.count - 1) * self.volume).astype(np.int64)
+        value = np.rint(intrabar_path.mean_price(bar_path, bar_path.count - 1) * self.volume).astype(np.int64)
         object.__setattr__(self, "cumulative_shares", np.concatenate(([0], np.cumsum(self.volume))))
         object.__setattr__(self, "cumulative_value", np.concatenate(([0], np.cumsum(value))))
 
@@ -50,11 +51,11 @@ class BarTable:
         volume: Floats,
         step: Ints,
     ) -> Self:
-        """Sort and check bars given in dollars and shares.
+        """Return a sorted and checked table of bars given in dollars and shares.
 
-        A bar without a share is no bar: the broker has none for an interval without a trade.
-        Raises ValueError for prices that are not positive and finite, an open or close outside [low, high], a
-        negative volume, or two bars of one symbol at one time.
+        A bar without shares is dropped: the broker has no bar for an interval without a trade. Raises
+        ValueError for prices that are not positive and finite, an open or close outside [low, high], a negative
+        volume, or two bars of one symbol at one time.
         """
         units = [
             np.rint(np.nan_to_num(price, nan=-1.0) * intrabar_path.UNITS).astype(np.int64) for price in prices
@@ -67,48 +68,49 @@ class BarTable:
         open_, high, low, close = (column[order] for column in units)
         key, shares = key[order], shares[order]
         inside = (np.minimum(open_, close) >= low) & (np.maximum(open_, close) <= high)
-        wrong = ~inside | (low <= 0) | (shares < 0)
-        wrong[1:] |= key[1:] == key[:-1]
-        if wrong.any():
-            row = int(np.argmax(wrong))
+        invalid = ~inside | (low <= 0) | (shares < 0)
+        invalid[1:] |= key[1:] == key[:-1]
+        if invalid.any():
+            row = int(np.argmax(invalid))
             symbol, at = symbols[int(key[row] // KEY_STRIDE)], np.datetime64(int(key[row] % KEY_STRIDE), "s")
             raise ValueError(
-                f"{int(wrong.sum())} rows are not bars: a price not positive, open or close outside [low, high], "
-                f"a negative volume, or a duplicate; the first is {symbol} at {at}Z"
+                f"{int(invalid.sum())} rows are not bars: a price is not positive, open or close lies outside "
+                f"[low, high], the volume is negative, or the row is a duplicate. Correct or delete these rows; "
+                f"the first is {symbol} at {at}Z"
             )
         return cls(key, open_, high, low, close, shares, step)
 
     @property
     def symbol_numbers(self) -> Ints:
-        """The symbol number of each row."""
+        """Return the symbol number of each row."""
         return self.key // KEY_STRIDE
 
     @property
     def starts(self) -> Ints:
-        """The start of each row, epoch seconds."""
+        """Return the start of each row, in epoch seconds."""
         return self.key % KEY_STRIDE
 
     def last_rows(self, numbers: Ints, at: int) -> Ints:
-        """The row of the newest bar of each number that starts by `at` (epoch seconds); -1 without one."""
+        """Return the row of each number's newest bar that starts not after `at` (epoch seconds); -1 without one."""
         rows = np.searchsorted(self.key, numbers * KEY_STRIDE + at, side="right") - 1
         if not len(self.key):
             return rows
-        mine = (rows >= 0) & (self.key[np.maximum(rows, 0)] >= numbers * KEY_STRIDE)
-        return np.where(mine, rows, -1)
+        has_bar = (rows >= 0) & (self.key[np.maximum(rows, 0)] >= numbers * KEY_STRIDE)
+        return np.where(has_bar, rows, -1)
 
     def first_rows(self, numbers: Ints, at: int) -> Ints:
-        """The row where bars of each number that start at `at` or later begin."""
+        """Return for each number the row where its bars that start at `at` or later begin."""
         return np.searchsorted(self.key, numbers * KEY_STRIDE + at)
 
     def row_slice(self, number: int, start: int, end: int) -> slice:
-        """The rows of `number` that start in [start, end)."""
+        """Return the rows of `number` that start in [start, end)."""
         low, high = np.searchsorted(
             self.key, number * KEY_STRIDE + np.array([max(start, 0), max(end, start, 0)])
         )
         return slice(int(low), int(high))
 
     def paths(self, rows: Ints) -> intrabar_path.IntrabarPath:
-        """The walks of `rows`; a negative row gives some walk, to be masked by the caller."""
+        """Return the intrabar paths of `rows`; a negative row gives an arbitrary path, which the caller must mask."""
         return intrabar_path.build_path(
             self.open[rows],
             self.high[rows],
@@ -119,27 +121,26 @@ class BarTable:
         )
 
     def extremes(self, begin: Ints, end: Ints) -> tuple[Ints, Ints]:
-        """The highest high and lowest low of rows [begin, end); 0 and a huge price for no rows.
+        """Return the highest high and the lowest low of rows [begin, end); without rows, 0 and the largest integer.
 
         The table must not be empty.
         """
-        order = np.argsort(
-            begin, kind="stable"
-        )  # a reduction over pairs out of order would walk back and forth
-        edge = len(self.key) - 1
-        pairs = np.minimum(np.stack((begin, np.maximum(end, begin)), axis=1)[order].ravel(), edge)
+        # sorted, because reduceat also reduces the unused rows between two pairs
+        order = np.argsort(begin, kind="stable")
+        last_row = len(self.key) - 1
+        pairs = np.minimum(np.stack((begin, np.maximum(end, begin)), axis=1)[order].ravel(), last_row)
         high, low = np.empty_like(begin), np.empty_like(begin)
         high[order] = np.maximum.reduceat(self.high, pairs)[::2]
         low[order] = np.minimum.reduceat(self.low, pairs)[::2]
-        to_edge = end > edge
-        high = np.where(to_edge, np.maximum(high, self.high[edge]), high)
-        low = np.where(to_edge, np.minimum(low, self.low[edge]), low)
-        full = end > begin
-        return np.where(full, high, 0), np.where(full, low, np.iinfo(np.int64).max)
+        reaches_end = end > last_row
+        high = np.where(reaches_end, np.maximum(high, self.high[last_row]), high)
+        low = np.where(reaches_end, np.minimum(low, self.low[last_row]), low)
+        has_rows = end > begin
+        return np.where(has_rows, high, 0), np.where(has_rows, low, np.iinfo(np.int64).max)
 
 
 def concatenate_tables(tables: Sequence[BarTable]) -> BarTable:
-    """All bars of tables over the same symbol numbers."""
+    """Return one table with all bars of `tables`, which share one numbering of symbols."""
     if len(tables) == 1:
         return tables[0]
     key = np.concatenate([table.key for table in tables])

@@ -1,4 +1,4 @@
-"""The New York Stock Exchange's trading days: holidays, half days, daylight saving."""
+"""New York Stock Exchange calendar: regular sessions with holidays, half days and daylight saving time."""
 
 import warnings
 from bisect import bisect_left, bisect_right
@@ -17,13 +17,13 @@ EXTENDED_CLOSE: Final = time(20, 0)
 
 
 def session(day: date) -> MarketSession | None:
-    """The regular session of `day`; None when the exchange is closed."""
+    """Return the regular session of `day`; None when the exchange is closed."""
     found = sessions(day, day)
     return found[0] if found else None
 
 
 def sessions(start: date, end: date) -> Sequence[MarketSession]:
-    """The regular sessions of [start, end], in order; nothing outside 1995 to 2035."""
+    """Return the regular sessions of [start, end], in order; none before 1995 or after 2035."""
     days, opens, closes = _nyse_sessions()
     rows = range(bisect_left(days, start), bisect_right(days, end))
     return [
@@ -33,41 +33,47 @@ def sessions(start: date, end: date) -> Sequence[MarketSession]:
 
 
 def session_of(day: date) -> MarketSession:
-    """The regular session of `day`. Raises ValueError, naming the next one, when the exchange is closed."""
-    found = session(day)
-    if found is None:
+    """Return the regular session of `day`.
+
+    Raises ValueError, with the next session's day, when the exchange is closed.
+    """
+    regular_session = session(day)
+    if regular_session is None:
         following = sessions(day, day + timedelta(days=14))
         advice = (
-            f"the next one is {following[0].day}"
+            f"the next day with a session is {following[0].day}"
             if following
-            else f"choose one from {FIRST_DAY} to {LAST_DAY}"
+            else f"choose a day from {FIRST_DAY} to {LAST_DAY}"
         )
         raise ValueError(f"{day} has no session of the New York Stock Exchange; {advice}")
-    return found
+    return regular_session
 
 
 def sessions_before(day: date, count: int) -> Sequence[MarketSession]:
-    """The last `count` sessions before `day`, in order."""
+    """Return the last `count` sessions before `day`, in order."""
     return sessions(day - timedelta(days=count * 2 + 10), day - timedelta(days=1))[-count:]
 
 
 def midnight(day: date) -> datetime:
-    """When `day` begins in New York; the time a daily bar carries."""
+    """Return the instant at which `day` begins in New York; daily bars carry this time."""
     return datetime.combine(day, time(), NEW_YORK)
 
 
 def trading_day(at: datetime) -> date:
-    """The New York date of an instant."""
+    """Return the New York date of an instant."""
     return at.astimezone(NEW_YORK).date()
 
 
 @lru_cache(maxsize=1)
 def _nyse_sessions() -> tuple[list[date], list[int], list[int]]:
-    """Days, opens and closes (epoch seconds), with fixed bounds: the package's own follow the wall clock."""
+    """Return the days, opens and closes (epoch seconds) of all sessions.
+
+    The bounds are fixed, because the package's default bounds follow the wall clock.
+    """
     import exchange_calendars
 
     with warnings.catch_warnings():
-        # exchange_calendars 4.13 reads Series.values, which pandas 3.1 announces to change in version 4
+        # exchange_calendars 4.13 reads Series.values; pandas 3.1 warns that it changes in version 4
         warnings.simplefilter("ignore", DeprecationWarning)
         calendar = exchange_calendars.get_calendar(
             "XNYS", start=FIRST_DAY.isoformat(), end=LAST_DAY.isoformat()

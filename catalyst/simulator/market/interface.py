@@ -1,6 +1,6 @@
-"""What the exchange may ask of a market, whoever made it: recorded bars and generated ones answer alike.
+"""Market interface: the data that the simulated exchange and the market data API read, recorded or synthetic.
 
-Everything is a function of an instant: nothing an answer for `at` contains happened after `at`.
+Every answer is a function of an instant: an answer for `at` contains nothing that happened after `at`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,10 +18,10 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Print:
-    """One trade on the tape; `size` in shares. `number` tells it from others of the same second.
+    """One trade on the trading feed; `size` in shares. `number` distinguishes trades of one second.
 
-    `update` is what became of it since: "canceled", "incorrect" (another replaced it) or "corrected" (it
-    replaced another); empty for nearly all.
+    `update` is a later change of the trade: "canceled", "incorrect" (replaced by another trade) or "corrected"
+    (replaces another trade); empty for nearly all trades.
     """
 
     at: datetime
@@ -32,13 +32,13 @@ class Print:
 
     @property
     def is_valid(self) -> bool:
-        """False once it was taken back."""
+        """Return false when the trade was cancelled or replaced."""
         return self.update in ("", "corrected")
 
 
 @dataclass(frozen=True, slots=True)
 class BestQuote:
-    """The best bid and offer from `at` on, until the next one; sizes in shares."""
+    """The best bid and ask from `at` on, until the next quote; sizes in shares."""
 
     at: datetime
     bid: Decimal
@@ -49,7 +49,7 @@ class BestQuote:
 
 @dataclass(frozen=True, slots=True)
 class Asset:
-    """A listing as the broker describes it."""
+    """A listing in the form of the broker's asset record."""
 
     id: str
     symbol: str
@@ -74,7 +74,7 @@ class MarketSession:
 
 @dataclass(frozen=True, slots=True)
 class NewsArticle:
-    """One article; visible from `published` on."""
+    """One news article; visible from `published` on."""
 
     id: int
     published: datetime
@@ -87,7 +87,7 @@ class NewsArticle:
 
 @dataclass(frozen=True, slots=True)
 class BarColumns:
-    """Bars of one or many symbols, one per row: `starts` in epoch seconds, prices in dollars, shares."""
+    """Bars of one or many symbols, one per row: `starts` in epoch seconds, prices in dollars, volume in shares."""
 
     starts: Ints
     open: Floats
@@ -101,7 +101,7 @@ class BarColumns:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotColumns:
-    """One row per asked symbol, as of one instant; a part whose `*_at`/`starts` is negative is unknown."""
+    """One row per requested symbol, as of one instant. A part with a negative `*_at` or `starts` is missing."""
 
     symbols: Sequence[str]
     trade_at: Ints  # epoch seconds
@@ -119,57 +119,58 @@ class SnapshotColumns:
 
 
 class Market(Protocol):
-    """A market as the exchange sees it. An unknown symbol has no prints, no quote and no bars."""
+    """A market as the simulated exchange reads it. An unknown symbol has no prints, no quote and no bars."""
 
     def assets(self) -> Mapping[str, Asset]:
-        """Every listing by symbol."""
+        """Return every listing by symbol."""
         ...
 
     def session(self, day: date) -> MarketSession | None:
-        """The regular session of `day`; None when the exchange is closed."""
+        """Return the regular session of `day`; None when the exchange is closed."""
         ...
 
     def sessions(self, start: date, end: date) -> Sequence[MarketSession]:
-        """The regular sessions of [start, end], in order."""
+        """Return the regular sessions of [start, end], in order."""
         ...
 
     def prints(self, symbol: str, after: datetime, until: datetime) -> Sequence[Print]:
-        """The trades of (after, until], in time order, as they happened: what orders meet."""
+        """Return the trades of (after, until] as they happened, in time order; orders are matched against them."""
         ...
 
     def trades(self, symbol: str, after: datetime, until: datetime, at: datetime) -> Sequence[Print]:
-        """The trades of (after, until], in time order, as told at `at`: late ones and corrections included."""
+        """Return the trades of (after, until] as published at `at`: late trades and corrections are included."""
         ...
 
     def last_print(self, symbol: str, at: datetime) -> Print | None:
-        """The newest trade not after `at`."""
+        """Return the newest trade not after `at`."""
         ...
 
     def quote(self, symbol: str, at: datetime) -> BestQuote | None:
-        """The best bid and offer at `at`."""
+        """Return the best bid and ask at `at`."""
         ...
 
     def quotes(self, symbol: str, after: datetime, until: datetime) -> Sequence[BestQuote]:
-        """The quotes of (after, until], in time order: those recorded, else those that stood at each trade."""
+        """Return the quotes of (after, until], in time order: recorded ones, or else the quote at each trade."""
         ...
 
     def next_print_time(self, symbol: str, after: datetime) -> datetime | None:
-        """When the first trade after `after` happens; None when the tape ends before."""
+        """Return the instant of the first trade after `after`; None when the feed ends before one."""
         ...
 
     def snapshots(self, symbols: Sequence[str], at: datetime) -> SnapshotColumns:
-        """The known ones of `symbols`, in the asked order, as of `at`."""
+        """Return snapshots as of `at` for those of `symbols` that are listed, in the requested order."""
         ...
 
     def bars(
         self, symbol: str, length: timedelta, start: datetime, end: datetime, at: datetime
     ) -> BarColumns:
-        """The bars of `length` that start in [start, end], as of `at`, in time order.
+        """Return the bars of `length` that start in [start, end], as of `at`, in time order.
 
-        Shorter than a day: finished ones only (their end is not after `at`). Of a day: the running one too.
+        Bars shorter than a day: finished ones only (their end is not after `at`). Daily bars: the running one
+        too.
         """
         ...
 
     def headlines(self, start: datetime, end: datetime, at: datetime) -> Sequence[NewsArticle]:
-        """The articles published in [start, end] and by `at`, in time order."""
+        """Return the articles published in [start, end] and not after `at`, in time order."""
         ...

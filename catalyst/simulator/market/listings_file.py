@@ -1,4 +1,4 @@
-"""The listings file a trader reads sectors from, since no broker tells them."""
+"""Listings file: sectors for the trading daemon, because the broker's API has none."""
 
 import csv
 from pathlib import Path
@@ -7,7 +7,7 @@ from catalyst.simulator.market.bar_market import BarMarket
 
 
 def write_listings(market: BarMarket, path: Path) -> None:
-    """Write symbol, name and sector of every listing as CSV; an unknown sector stays empty."""
+    """Write symbol, name and sector of every listing as CSV; an unknown sector is empty."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(("symbol", "name", "sector"))

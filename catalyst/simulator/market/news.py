@@ -1,4 +1,4 @@
-"""Headlines in the order they became known."""
+"""News archive: articles in order of publication."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
@@ -10,7 +10,7 @@ from catalyst.simulator.market.interface import NewsArticle
 
 @dataclass(slots=True)
 class NewsArchive:
-    """Every article of a market; `ids` rise with time."""
+    """All articles of a market in time order; article ids rise with time."""
 
     articles: Sequence[NewsArticle]
     _times: list[datetime] = field(init=False)
@@ -19,24 +19,24 @@ class NewsArchive:
         self._times = [article.published for article in self.articles]
 
     def between(self, start: datetime, end: datetime) -> Sequence[NewsArticle]:
-        """The articles published in [start, end], in time order."""
+        """Return the articles published in [start, end], in time order."""
         return self.articles[bisect_left(self._times, start) : bisect_right(self._times, end)]
 
 
 def collect_news(rows: Iterable[tuple[datetime, str, str, str, str, str]]) -> NewsArchive:
-    """News from (published, symbol, title, summary, source, url) rows in any order.
+    """Return the archive of (published, symbol, title, summary, source, url) rows in any order.
 
-    One story is one article: rows that share time, title, source and address become one with all their
-    symbols. Ids count up in time order.
+    Rows with equal time, title, source and URL become one article with all their symbols. Ids count up in time
+    order.
     """
-    stories: dict[tuple[datetime, str, str, str], tuple[str, set[str]]] = {}
+    articles: dict[tuple[datetime, str, str, str], tuple[str, set[str]]] = {}
     for published, symbol, title, summary, source, url in rows:
-        stories.setdefault((published, title, source, url), (summary, set()))[1].add(symbol)
+        articles.setdefault((published, title, source, url), (summary, set()))[1].add(symbol)
     return NewsArchive(
         [
             NewsArticle(number, published, title, summary, source, url, tuple(sorted(symbols)))
             for number, ((published, title, source, url), (summary, symbols)) in enumerate(
-                sorted(stories.items()), start=1
+                sorted(articles.items()), start=1
             )
         ]
     )

@@ -1,8 +1,8 @@
-"""A market with a hand in it: gaps, trades out of nowhere, halts, a tape that stops, quotes that cannot be.
+"""Market with overrides: price gaps, extra trades, halts, a stopped feed and arbitrary quotes.
 
-Wraps any market; what is not touched is answered by it. The exchange and the market data API look through the
-same wrapper, so that what trades is what is shown: from the first touch on, a symbol's bars are made from the
-trades that are heard here.
+Wraps any market; a symbol without an override is answered by the wrapped market. The exchange and the market
+data API read one wrapper, so the published data agree with the trades that orders are matched against. From the
+first override on, a symbol's bars are made from the trades of this wrapper.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,7 +40,7 @@ _SECOND: Final = timedelta(seconds=1)
 
 @dataclass(frozen=True, slots=True)
 class PriceGap:
-    """From `at` on every price is `factor` times what it would have been."""
+    """Every price after `at` is multiplied by `factor`."""
 
     at: datetime
     factor: Decimal
@@ -48,7 +48,7 @@ class PriceGap:
 
 @dataclass(slots=True)
 class SymbolOverride:
-    """Overrides of one symbol; from `since` on its trades differ from the market's."""
+    """Overrides of one symbol; after `overridden_from` its trades differ from the market's."""
 
     gaps: list[PriceGap] = field(default_factory=list)
     trades: list[Print] = field(default_factory=list)
@@ -59,17 +59,18 @@ class SymbolOverride:
     overridden_from: datetime | None = None
 
     def extend_back_to(self, at: datetime) -> None:
-        """Trades after `at` are this hand's."""
+        """Mark the trades after `at` as overridden; an earlier mark stays."""
         self.overridden_from = at if self.overridden_from is None else min(self.overridden_from, at)
 
     def halt_at(self, at: datetime) -> tuple[datetime, datetime | None] | None:
-        """The halt in which `at` lies: from the instant after its first to its last."""
-        for began, ended in self.halts:
-            if began < at and (ended is None or at <= ended):
-                return began, ended
+        """Return the halt (start, end) with start < `at` <= end, or None; an open halt has no end."""
+        for start, end in self.halts:
+            if start < at and (end is None or at <= end):
+                return start, end
         return None
 
     def price_factor(self, at: datetime) -> Decimal:
+        """Return the product of all gaps before `at`."""
         factor = Decimal(1)
         for gap in self.gaps:
             if at > gap.at:
@@ -77,22 +78,23 @@ class SymbolOverride:
         return factor
 
     def with_gaps(self, trade: Print) -> Print:
+        """Return the trade with its price after all gaps, rounded to the tick."""
         factor = self.price_factor(trade.at)
         return trade if factor == 1 else replace(trade, price=_on_tick(trade.price * factor))
 
 
 class OverriddenMarket:
-    """A market, and what was done to it by hand."""
+    """A market with overrides applied."""
 
     def __init__(self, market: Market) -> None:
         self._market = market
         self._overrides: dict[str, SymbolOverride] = {}
         self._applied_announcements = 0
 
-    # ------------------------------------------------------------------ by hand
+    # ------------------------------------------------------------------ overrides
 
     def add_gap(self, symbol: str, factor: Decimal, at: datetime) -> None:
-        """Multiply every price after `at`, of trades made by hand too."""
+        """Multiply every price after `at` by `factor`, also of override trades."""
         override = self._override_of(symbol)
         override.gaps.append(PriceGap(at, factor))
         override.trades = [
@@ -102,42 +104,42 @@ class OverriddenMarket:
         override.extend_back_to(at)
 
     def add_trade(self, symbol: str, trade: Print) -> None:
-        """Put a trade on the tape; it must be later than everything already looked at."""
+        """Add a trade to the feed; it must be later than everything already read."""
         override = self._override_of(symbol)
         override.trades.append(replace(trade, number=FIRST_OVERRIDE_NUMBER + len(override.trades)))
         override.trades.sort(key=lambda each: each.at)
         override.extend_back_to(trade.at - _INSTANT)
 
     def stop_feed(self, symbol: str, at: datetime) -> None:
-        """Nothing is heard of the symbol after `at`: no trades, and the quote of that instant for ever."""
+        """Stop the symbol's feed after `at`: no more trades, and the quote of that instant remains."""
         override = self._override_of(symbol)
         override.feed_stopped_at = at
         override.extend_back_to(at)
 
     def resume_feed(self, symbol: str) -> None:
-        """The tape of the symbol is heard again, and its quotes are its own."""
+        """Resume the symbol's feed and its own quotes; the trades of the stopped period appear."""
         override = self._override_of(symbol)
         override.feed_stopped_at = override.quote = None
 
     def override_quote(self, symbol: str, bid: Decimal, ask: Decimal) -> None:
-        """Show this quote from now on, however absurd."""
+        """Show this quote from now on; any prices are accepted."""
         self._override_of(symbol).quote = (bid, ask)
 
     def halt(self, symbol: str, at: datetime) -> None:
-        """Nobody trades the symbol after `at`; unlike a tape that stops, what would have traded never did."""
+        """Halt trading in the symbol after `at`. Trades of a halt never happen, unlike those of a stopped feed."""
         override = self._override_of(symbol)
         if not override.halts or override.halts[-1][1] is not None:
             override.halts.append((at, None))
             override.extend_back_to(at)
 
     def resume(self, symbol: str, at: datetime) -> None:
-        """Trades after `at` happen again."""
+        """Resume trading: trades after `at` happen again."""
         halts = self._override_of(symbol).halts
         if halts and halts[-1][1] is None:
             halts[-1] = (halts[-1][0], at)
 
     def apply_announcements(self, announcements: Announcements) -> None:
-        """Let the tape be what was announced since the last time."""
+        """Apply the announcements published since the last call to the symbols' trades."""
         for announcement in announcements.published[self._applied_announcements :]:
             match announcement:
                 case TradingStatus(halted=True):
@@ -157,7 +159,7 @@ class OverriddenMarket:
     def _override_of(self, symbol: str) -> SymbolOverride:
         return self._overrides.setdefault(symbol, SymbolOverride())
 
-    # ------------------------------------------------------------------ the market
+    # ------------------------------------------------------------------ Market
 
     def assets(self) -> Mapping[str, Asset]:
         return self._market.assets()
@@ -181,8 +183,8 @@ class OverriddenMarket:
             for each in self._market.prints(symbol, after, until)
             if override.halt_at(each.at) is None
         ]
-        own = [trade for trade in override.trades if after < trade.at <= until]
-        return sorted([*original, *own], key=lambda each: each.at) if own else original
+        added = [trade for trade in override.trades if after < trade.at <= until]
+        return sorted([*original, *added], key=lambda each: each.at) if added else original
 
     def trades(self, symbol: str, after: datetime, until: datetime, at: datetime) -> Sequence[Print]:
         original = self.prints(symbol, after, min(until, at))
@@ -214,11 +216,14 @@ class OverriddenMarket:
             return None
         if override.quote is not None:
             return replace(original, at=at, bid=override.quote[0], ask=override.quote[1])
-        own = [trade for trade in override.trades if original.at < trade.at <= at]
-        if own:
-            half = max((original.ask - original.bid) / 2, CENT)
-            bid, ask = (own[-1].price - half).quantize(CENT), (own[-1].price + half).quantize(CENT)
-            return replace(original, at=own[-1].at, bid=bid, ask=ask)
+        added = [trade for trade in override.trades if original.at < trade.at <= at]
+        if added:
+            half_spread = max((original.ask - original.bid) / 2, CENT)
+            bid, ask = (
+                (added[-1].price - half_spread).quantize(CENT),
+                (added[-1].price + half_spread).quantize(CENT),
+            )
+            return replace(original, at=added[-1].at, bid=bid, ask=ask)
         factor = override.price_factor(at)
         return replace(original, bid=_on_tick(original.bid * factor), ask=_on_tick(original.ask * factor))
 
@@ -236,67 +241,75 @@ class OverriddenMarket:
         original = self._market.next_print_time(symbol, after)
         while original is not None and (halt := override.halt_at(original)) is not None:
             original = None if halt[1] is None else self._market.next_print_time(symbol, halt[1])
-        own = (trade.at for trade in override.trades if trade.at > after)
-        following = min((at for at in (original, *own) if at is not None), default=None)
-        late = (
+        added = (trade.at for trade in override.trades if trade.at > after)
+        following = min((at for at in (original, *added) if at is not None), default=None)
+        after_feed_stop = (
             following is not None
             and override.feed_stopped_at is not None
             and following > override.feed_stopped_at
         )
-        return None if late else following
+        return None if after_feed_stop else following
 
     def bars(
         self, symbol: str, length: timedelta, start: datetime, end: datetime, at: datetime
     ) -> BarColumns:
-        made = self._override_bars(symbol, at)
-        if made is None:
+        override_bars = self._override_bars(symbol, at)
+        if override_bars is None:
             return self._market.bars(symbol, length, start, end, at)
-        return made.bars(length, start, end)
+        return override_bars.bars(length, start, end)
 
     def _override_bars(self, symbol: str, at: datetime) -> OverrideBars | None:
-        """Who makes the symbol's bars as of `at`; None when they are the market's own."""
+        """Return the bars of an overridden symbol as of `at`; None when the market's own bars apply."""
         override = self._overrides.get(symbol)
         if override is None or override.overridden_from is None or at <= override.overridden_from:
             return None
         return OverrideBars(self._market, self.trades, symbol, override.overridden_from, at)
 
     def snapshots(self, symbols: Sequence[str], at: datetime) -> SnapshotColumns:
-        """As the market's, with everything about touched symbols as it is here."""
+        """Return the market's snapshots, with trade, quote and bars of overridden symbols replaced."""
         columns = self._market.snapshots(symbols, at)
         rows = [row for row, symbol in enumerate(columns.symbols) if symbol in self._overrides]
         if not rows:
             return columns
         names = ("trade_at", "trade_price", "trade_size", "quote_at", "bid", "ask", "bid_size", "ask_size")
-        own = {name: np.array(getattr(columns, name)) for name in names}
+        quote_columns = {name: np.array(getattr(columns, name)) for name in names}
         numbers = columns.trade_number
-        own["trade_number"] = np.zeros(len(columns.symbols), dtype=np.int64) if numbers is None else +numbers
+        quote_columns["trade_number"] = (
+            np.zeros(len(columns.symbols), dtype=np.int64) if numbers is None else +numbers
+        )
         parts = {name: copy_bars(getattr(columns, name)) for name in ("minute", "daily", "previous")}
         for row in rows:
             symbol = columns.symbols[row]
             trade, quote = self.last_print(symbol, at), self.quote(symbol, at)
             if trade is not None:
-                own["trade_at"][row] = int(trade.at.timestamp())
-                own["trade_price"][row], own["trade_size"][row] = float(trade.price), trade.size
-                own["trade_number"][row] = trade.number
+                quote_columns["trade_at"][row] = int(trade.at.timestamp())
+                quote_columns["trade_price"][row], quote_columns["trade_size"][row] = (
+                    float(trade.price),
+                    trade.size,
+                )
+                quote_columns["trade_number"][row] = trade.number
             if quote is not None:
-                own["quote_at"][row] = int(quote.at.timestamp())
-                own["bid"][row], own["ask"][row] = float(quote.bid), float(quote.ask)
-                own["bid_size"][row], own["ask_size"][row] = quote.bid_size, quote.ask_size
-            made = self._override_bars(symbol, at)
-            if made is not None:
-                for name, bar in made.snapshot_bars().items():
+                quote_columns["quote_at"][row] = int(quote.at.timestamp())
+                quote_columns["bid"][row], quote_columns["ask"][row] = float(quote.bid), float(quote.ask)
+                quote_columns["bid_size"][row], quote_columns["ask_size"][row] = (
+                    quote.bid_size,
+                    quote.ask_size,
+                )
+            override_bars = self._override_bars(symbol, at)
+            if override_bars is not None:
+                for name, bar in override_bars.snapshot_bars().items():
                     write_row(parts[name], row, bar)
         return replace(
             columns,
-            trade_at=own["trade_at"],
-            trade_price=own["trade_price"],
-            trade_size=own["trade_size"],
-            trade_number=own["trade_number"],
-            quote_at=own["quote_at"],
-            bid=own["bid"],
-            ask=own["ask"],
-            bid_size=own["bid_size"],
-            ask_size=own["ask_size"],
+            trade_at=quote_columns["trade_at"],
+            trade_price=quote_columns["trade_price"],
+            trade_size=quote_columns["trade_size"],
+            trade_number=quote_columns["trade_number"],
+            quote_at=quote_columns["quote_at"],
+            bid=quote_columns["bid"],
+            ask=quote_columns["ask"],
+            bid_size=quote_columns["bid_size"],
+            ask_size=quote_columns["ask_size"],
             minute=parts["minute"],
             daily=parts["daily"],
             previous=parts["previous"],

@@ -1,8 +1,8 @@
-"""The newest trade and the snapshot of any number of symbols at an instant, in array operations.
+"""Snapshots: newest trade, quote and bars of any number of symbols at one instant, in array operations.
 
-The daily bar follows the broker's aggregation: its prices come from regular hours only, its volume from all
-trades of the day. So before a symbol's first regular trade there is no bar of today: `daily` is then the
-previous session's and `previous` the one before. The bar's own time tells which.
+The daily bar follows the broker's aggregation: prices from regular hours only, volume from all trades of the
+day. Therefore a symbol has no bar of today before its first regular trade: `daily` is then the previous
+session's bar and `previous` the one before. The bar's start shows which.
 """
 
 from collections.abc import Sequence
@@ -18,14 +18,14 @@ from catalyst.simulator.market.bar_table import KEY_STRIDE, BarTable
 from catalyst.simulator.market.interface import BarColumns, Floats, Ints, MarketSession, SnapshotColumns
 from catalyst.simulator.market.quote_model import QuoteColumns
 
-CLOSE_SIZE: Final = 100  # shares of the print that stands for an earlier day's official close
+CLOSE_SIZE: Final = 100  # shares of the print made from an earlier day's official close
 BAR_FIELDS: Final = ("starts", "open", "high", "low", "close", "volume", "vwap", "trades")
-SHARES_PER_TRADE: Final = 100  # a daily bar from elsewhere does not tell its trades; this estimates them
+SHARES_PER_TRADE: Final = 100  # estimates the number of trades of a daily bar, which has none
 
 
 @dataclass(frozen=True, slots=True)
 class Instant:
-    """An instant in its New York day, epoch seconds; `opens` and `closes` are 0 on a closed day."""
+    """An instant in its New York day, in epoch seconds; `opens` and `closes` are 0 on a day without a session."""
 
     at: int
     midnight: int
@@ -35,7 +35,7 @@ class Instant:
 
 @dataclass(slots=True)
 class SessionTimes:
-    """When the sessions of a market began and closed, epoch seconds."""
+    """Midnights and closes of a market's sessions, in epoch seconds."""
 
     midnights: Ints
     closes: Ints
@@ -44,20 +44,20 @@ class SessionTimes:
 
     @classmethod
     def of(cls, sessions: Sequence[MarketSession]) -> Self:
-        """The days of `sessions`, in order."""
+        """Return the times of `sessions`, which are in order."""
         midnights = [int(calendar.midnight(session.day).timestamp()) for session in sessions]
         closes = [int(session.close.timestamp()) for session in sessions]
         return cls(np.array(midnights, dtype=np.int64), np.array(closes, dtype=np.int64))
 
     def instant(self, at: datetime) -> Instant:
-        """Where `at` lies in its day."""
+        """Return `at` with midnight, open and close of its New York day."""
         second = int(at.timestamp() // 1)
-        known = self._cached
-        if known.at == second:
-            return known
-        if not known.midnight <= second < self._next_midnight:
-            known = self._day_instant(calendar.trading_day(at))
-        self._cached = Instant(second, known.midnight, known.opens, known.closes)
+        cached = self._cached
+        if cached.at == second:
+            return cached
+        if not cached.midnight <= second < self._next_midnight:
+            cached = self._day_instant(calendar.trading_day(at))
+        self._cached = Instant(second, cached.midnight, cached.opens, cached.closes)
         return self._cached
 
     def _day_instant(self, day: date) -> Instant:
@@ -71,18 +71,18 @@ class SessionTimes:
         )
 
     def close_of(self, midnights: Ints) -> Ints:
-        """The close of each session that begins at one of `midnights`."""
+        """Return the close of each session whose day begins at one of `midnights`."""
         rows = np.minimum(np.searchsorted(self.midnights, midnights), len(self.midnights) - 1)
         return self.closes[rows]
 
 
-# A row, its newest finished minute and its running day, one bar each.
+# A row number, its newest finished minute bar and its running daily bar, one row each.
 FinerBars = tuple[int, BarColumns, BarColumns]
 
 
 @dataclass(frozen=True, slots=True)
 class LatestTrades:
-    """The newest trade of each symbol; `at` (epoch seconds) is -1 where there has been none."""
+    """The newest trade of each symbol; `at` (epoch seconds) is -1 without one."""
 
     at: Ints
     price: Ints  # units
@@ -92,23 +92,23 @@ class LatestTrades:
 def latest_trades(
     bars: BarTable, daily: BarTable, days: SessionTimes, numbers: Ints, instant: Instant
 ) -> LatestTrades:
-    """The newest print of each number, or the newest earlier official close when that is younger."""
-    empty = np.full(len(numbers), -1)
-    at, price, size = empty, empty, empty
+    """Return each number's newest print, or its last official close before today when that is newer."""
+    none = np.full(len(numbers), -1)
+    at, price, size = none, none, none
     if len(bars.key):
         rows = bars.last_rows(numbers, instant.at)
         bar_path = bars.paths(rows)
         number = intrabar_path.last_print_number(bar_path, instant.at - bars.key[rows] % KEY_STRIDE)
-        printed = bars.key[rows] % KEY_STRIDE + intrabar_path.print_offset(bar_path, number)
-        at = np.where(rows >= 0, printed, -1)
+        printed_at = bars.key[rows] % KEY_STRIDE + intrabar_path.print_offset(bar_path, number)
+        at = np.where(rows >= 0, printed_at, -1)
         price, size = intrabar_path.print_price(bar_path, number), intrabar_path.print_size(bar_path, number)
     if len(daily.key):
         rows = daily.last_rows(numbers, instant.midnight - 1)
-        closed = np.where(rows >= 0, days.close_of(daily.key[rows] % KEY_STRIDE), -1)
-        older = closed > at
-        at = np.where(older, closed, at)
-        price = np.where(older, daily.close[rows], price)
-        size = np.where(older, CLOSE_SIZE, size)
+        closed_at = np.where(rows >= 0, days.close_of(daily.key[rows] % KEY_STRIDE), -1)
+        close_is_newer = closed_at > at
+        at = np.where(close_is_newer, closed_at, at)
+        price = np.where(close_is_newer, daily.close[rows], price)
+        size = np.where(close_is_newer, CLOSE_SIZE, size)
     return LatestTrades(at, np.where(at >= 0, price, 0), np.where(at >= 0, size, 0))
 
 
@@ -122,7 +122,7 @@ def snapshot_columns(
     quotes: QuoteColumns,
     finer: Sequence[FinerBars] = (),
 ) -> SnapshotColumns:
-    """Everything the broker tells of `numbers` as of `moment`; some rows may be known better than by `bars`."""
+    """Return the snapshots of `numbers` as of `instant`; `finer` replaces bars of rows that have a finer source."""
     today, previous = (
         running_daily_bars(bars, numbers, instant),
         daily.last_rows(numbers, instant.midnight - 1),
@@ -133,27 +133,27 @@ def snapshot_columns(
     for row, last_minute, running in finer:
         write_row(minute, row, last_minute)
         write_row(today, row, running)
-    has_today, traded = today.starts >= 0, latest.at >= 0
+    has_today, has_trade = today.starts >= 0, latest.at >= 0
     yesterday = daily_bars(daily, previous)
-    before = daily_bars(daily, _previous_rows(daily, previous))
+    day_before = daily_bars(daily, _previous_rows(daily, previous))
     return SnapshotColumns(
         symbols=symbols,
         trade_at=latest.at,
         trade_price=latest.price / intrabar_path.UNITS,
         trade_size=latest.size,
-        quote_at=np.where(traded, quotes.at, -1),
-        bid=np.where(traded, quotes.bid, 0) / intrabar_path.UNITS,
-        ask=np.where(traded, quotes.ask, 0) / intrabar_path.UNITS,
-        bid_size=np.where(traded, quotes.bid_size, 0),
-        ask_size=np.where(traded, quotes.ask_size, 0),
+        quote_at=np.where(has_trade, quotes.at, -1),
+        bid=np.where(has_trade, quotes.bid, 0) / intrabar_path.UNITS,
+        ask=np.where(has_trade, quotes.ask, 0) / intrabar_path.UNITS,
+        bid_size=np.where(has_trade, quotes.bid_size, 0),
+        ask_size=np.where(has_trade, quotes.ask_size, 0),
         minute=minute,
         daily=select_bars(has_today, today, yesterday),
-        previous=select_bars(has_today, yesterday, before),
+        previous=select_bars(has_today, yesterday, day_before),
     )
 
 
 def latest_minute_bars(bars: BarTable, numbers: Ints, at: int) -> BarColumns:
-    """The newest finished minute with a trade, of each number; `starts` -1 without one."""
+    """Return each number's newest finished minute with a trade; `starts` is -1 without one."""
     if not len(bars.key):
         return missing_bars(len(numbers))
     ended = at // 60 * 60
@@ -169,13 +169,13 @@ def latest_minute_bars(bars: BarTable, numbers: Ints, at: int) -> BarColumns:
 
 
 def bars_of_prints(bar_path: intrabar_path.IntrabarPath, begin: Ints, end: Ints, starts: Ints) -> BarColumns:
-    """The bars made of prints `begin` to `end`, both included, of each walk."""
+    """Return one bar per path, made of its prints `begin` to `end`, both included."""
     open_, close = intrabar_path.print_price(bar_path, begin), intrabar_path.print_price(bar_path, end)
     high, low = (
         intrabar_path.highest_price(bar_path, begin, end),
         intrabar_path.lowest_price(bar_path, begin, end),
     )
-    # a stretch from within a bar tells its average by its four prices
+    # prints that begin inside a bar have no exact mean: use the average of the four prices
     mean: Floats = np.where(
         begin == 0, intrabar_path.mean_price(bar_path, end), (open_ + high + low + close) / 4
     )
@@ -187,14 +187,14 @@ def bars_of_prints(bar_path: intrabar_path.IntrabarPath, begin: Ints, end: Ints,
 
 
 def running_daily_bars(bars: BarTable, numbers: Ints, instant: Instant) -> BarColumns:
-    """Today's bar so far, of each number; `starts` -1 before the first regular trade."""
+    """Return each number's bar of today so far; `starts` is -1 before the first regular trade."""
     if not instant.opens or not len(bars.key) or instant.at < instant.opens:
         return missing_bars(len(numbers))
-    day = bars.first_rows(numbers, instant.midnight)
+    day_start = bars.first_rows(numbers, instant.midnight)
     first = bars.first_rows(numbers, instant.opens)
     newest = bars.last_rows(numbers, instant.at)
     last = np.minimum(newest, bars.first_rows(numbers, instant.closes) - 1)
-    has = last >= first
+    has_trade = last >= first
     bar_path = bars.paths(last)
     end = intrabar_path.last_print_number(bar_path, np.maximum(instant.at - bars.key[last] % KEY_STRIDE, 0))
     start = np.zeros_like(end)
@@ -207,7 +207,7 @@ def running_daily_bars(bars: BarTable, numbers: Ints, instant: Instant) -> BarCo
     )
     volume = (
         bars.cumulative_shares[newest]
-        - bars.cumulative_shares[day]
+        - bars.cumulative_shares[day_start]
         + intrabar_path.cumulative_shares(running, number)
     )
     value = (
@@ -227,11 +227,11 @@ def running_daily_bars(bars: BarTable, numbers: Ints, instant: Instant) -> BarCo
     columns = bars_in_dollars(
         midnight, open_, high, low, intrabar_path.print_price(bar_path, end), volume, mean, trades
     )
-    return select_bars(has, columns, missing_bars(len(numbers)))
+    return select_bars(has_trade, columns, missing_bars(len(numbers)))
 
 
 def daily_bars(daily: BarTable, rows: Ints) -> BarColumns:
-    """The daily bars in `rows`; `starts` -1 for a negative row."""
+    """Return the daily bars in `rows`; `starts` is -1 for a negative row."""
     if not len(daily.key):
         return missing_bars(len(rows))
     open_, high, low, close = daily.open[rows], daily.high[rows], daily.low[rows], daily.close[rows]
@@ -244,7 +244,7 @@ def daily_bars(daily: BarTable, rows: Ints) -> BarColumns:
 def bars_in_dollars(
     starts: Ints, open_: Ints, high: Ints, low: Ints, close: Ints, volume: Ints, mean: Floats, trades: Ints
 ) -> BarColumns:
-    """Bars in dollars from bars in units."""
+    """Return bars in dollars from bars in price units."""
     return BarColumns(
         starts,
         open_ / intrabar_path.UNITS,
@@ -258,14 +258,25 @@ def bars_in_dollars(
 
 
 def missing_bars(count: int) -> BarColumns:
-    """`count` bars that are not there."""
-    zero, none = np.zeros(count), np.zeros(count, dtype=np.int64)
-    return BarColumns(np.full(count, -1), zero, zero, zero, zero, none, zero, none)
+    """Return `count` missing bars: `starts` is -1, the rest is 0."""
+    zero_prices, zero_counts = np.zeros(count), np.zeros(count, dtype=np.int64)
+    return BarColumns(
+        np.full(count, -1),
+        zero_prices,
+        zero_prices,
+        zero_prices,
+        zero_prices,
+        zero_counts,
+        zero_prices,
+        zero_counts,
+    )
 
 
-def select_bars(first: NDArray[np.bool_], one: BarColumns, other: BarColumns) -> BarColumns:
-    """Row by row, `one` where `first` is true, else `other`."""
-    return BarColumns(*(np.where(first, getattr(one, name), getattr(other, name)) for name in BAR_FIELDS))
+def select_bars(condition: NDArray[np.bool_], chosen: BarColumns, alternative: BarColumns) -> BarColumns:
+    """Return row by row the bar of `chosen` where `condition` is true, else the bar of `alternative`."""
+    return BarColumns(
+        *(np.where(condition, getattr(chosen, name), getattr(alternative, name)) for name in BAR_FIELDS)
+    )
 
 
 def copy_bars(bars: BarColumns) -> BarColumns:
@@ -273,15 +284,15 @@ def copy_bars(bars: BarColumns) -> BarColumns:
     return BarColumns(*(getattr(bars, name).copy() for name in BAR_FIELDS))
 
 
-def write_row(bars: BarColumns, row: int, one: BarColumns) -> None:
-    """Write the single bar `one` over a row, be it there or not."""
+def write_row(bars: BarColumns, row: int, bar: BarColumns) -> None:
+    """Overwrite a row of `bars` with the single bar `bar`, also when that is missing."""
     for name in BAR_FIELDS:
-        getattr(bars, name)[row] = getattr(one, name)[0]
+        getattr(bars, name)[row] = getattr(bar, name)[0]
 
 
 def _previous_rows(daily: BarTable, rows: Ints) -> Ints:
-    """The row of the same symbol before each of `rows`; -1 without one."""
+    """Return the row before each of `rows` when it has the same symbol, else -1."""
     if not len(daily.key):
         return rows
-    same = (rows > 0) & (daily.key[rows - 1] // KEY_STRIDE == daily.key[rows] // KEY_STRIDE)
-    return np.where(same, rows - 1, -1)
+    has_previous = (rows > 0) & (daily.key[rows - 1] // KEY_STRIDE == daily.key[rows] // KEY_STRIDE)
+    return np.where(has_previous, rows - 1, -1)

@@ -1,4 +1,4 @@
-"""The prints of one symbol in arrays, and the bars they make: for tapes that are finer than minute bars."""
+"""Ticks: the prints of one symbol in arrays, and the bars made from them, for data finer than minute bars."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,10 @@ MINUTE: Final = 60
 
 @dataclass(frozen=True, slots=True)
 class Ticks:
-    """Prints in time order: epoch seconds, price units, shares. `shares` is a running sum, one row longer."""
+    """Prints in time order: epoch seconds, price units, shares.
+
+    `cumulative_shares` is a running sum with one row more.
+    """
 
     times: Ints
     units: Ints
@@ -27,28 +30,28 @@ class Ticks:
 
     @classmethod
     def of(cls, prints: Sequence[Print]) -> Self:
-        """The ticks of prints in time order."""
+        """Return the ticks of `prints`, which are in time order."""
         rows = [(int(p.at.timestamp() // 1), round(p.price * intrabar_path.UNITS), p.size) for p in prints]
         columns = np.array(rows, dtype=np.int64).reshape(-1, 3)
         return cls(columns[:, 0].copy(), columns[:, 1].copy(), columns[:, 2].copy())
 
     def count_until(self, second: int) -> int:
-        """How many prints happened by `second`, it included."""
+        """Return the number of prints at or before `second`."""
         return int(np.searchsorted(self.times, second, side="right"))
 
     def count_before(self, second: int) -> int:
-        """How many prints happened before `second`."""
+        """Return the number of prints before `second`."""
         return int(np.searchsorted(self.times, second))
 
     def bars(self, length: int, begin: int, until: int) -> BarColumns:
-        """The bars of `length` seconds, counted from the epoch, that start in [begin, until]."""
+        """Return the bars that start in [begin, until]; starts are multiples of `length` seconds since the epoch."""
         first = -(-begin // length) * length
         return self._group_by_length(
             self.count_before(first), self.count_before(until // length * length + length), length
         )
 
     def latest_minute_bar(self, at: int) -> BarColumns:
-        """The newest minute with a print that ended by `at`, as one row; `starts` -1 without one."""
+        """Return the newest minute with a print that ended by `at`, as one row; `starts` is -1 without one."""
         last = self.count_before(at // MINUTE * MINUTE)
         if not last:
             return missing_bars(1)
@@ -56,13 +59,16 @@ class Ticks:
         return self._group_by_length(self.count_before(begin), last, MINUTE)
 
     def running_day_bar(self, instant: Instant) -> BarColumns:
-        """The running bar of the moment's day, as one row: prices of regular hours, volume of all; else -1."""
+        """Return the running bar of the instant's day, as one row: prices of regular hours, volume of all hours.
+
+        `starts` is -1 before the first regular print and on a day without a session.
+        """
         begin, end = self.count_before(instant.opens), self.count_until(min(instant.at, instant.closes - 1))
         if not instant.opens or end <= begin:
             return missing_bars(1)
         rows = slice(begin, end)
         units, sizes = self.units[rows], self.sizes[rows]
-        all_day = (
+        day_volume = (
             self.cumulative_shares[self.count_until(instant.at)]
             - self.cumulative_shares[self.count_before(instant.midnight)]
         )
@@ -73,29 +79,29 @@ class Ticks:
             units.max(keepdims=True),
             units.min(keepdims=True),
             units[-1:],
-            np.array([all_day]),
+            np.array([day_volume]),
             np.array([float(mean)]),
             np.array([self.count_until(instant.at) - self.count_before(instant.midnight)]),
         )
 
     def _group_by_length(self, begin: int, end: int, length: int) -> BarColumns:
-        """The prints of rows [begin, end) as bars of `length` seconds."""
+        """Return the prints of rows [begin, end) as bars of `length` seconds."""
         if end <= begin:
             return missing_bars(0)
         rows = slice(begin, end)
         times, units, sizes = self.times[rows], self.units[rows], self.sizes[rows]
-        bins = times // length
-        heads = np.flatnonzero(np.concatenate(([True], bins[1:] != bins[:-1])))
-        tails = np.append(heads[1:], len(bins)) - 1
-        volume = np.add.reduceat(sizes, heads)
-        value = np.add.reduceat(units * sizes, heads)
+        intervals = times // length
+        first_rows = np.flatnonzero(np.concatenate(([True], intervals[1:] != intervals[:-1])))
+        last_rows = np.append(first_rows[1:], len(intervals)) - 1
+        volume = np.add.reduceat(sizes, first_rows)
+        value = np.add.reduceat(units * sizes, first_rows)
         return bars_in_dollars(
-            bins[heads] * length,
-            units[heads],
-            np.maximum.reduceat(units, heads),
-            np.minimum.reduceat(units, heads),
-            units[tails],
+            intervals[first_rows] * length,
+            units[first_rows],
+            np.maximum.reduceat(units, first_rows),
+            np.minimum.reduceat(units, first_rows),
+            units[last_rows],
             volume,
-            np.where(volume > 0, value / np.maximum(volume, 1), units[tails]),
-            tails - heads + 1,
+            np.where(volume > 0, value / np.maximum(volume, 1), units[last_rows]),
+            last_rows - first_rows + 1,
         )

@@ -1,4 +1,4 @@
-"""The little that the trading half of the exchange asks of a market."""
+"""Trading feed: the part of the market interface that the exchange uses to match orders."""
 
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
@@ -8,7 +8,7 @@ from catalyst.simulator.market.interface import Asset, BestQuote, MarketSession,
 
 
 class TradingFeed(Protocol):
-    """A calendar, the listings, the trades and the quotes. Every answer for `at` is about the past of `at`."""
+    """Calendar, listings, trades and quotes. An answer for `at` contains nothing after `at`."""
 
     def assets(self) -> Mapping[str, Asset]: ...
 

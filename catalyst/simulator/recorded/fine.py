@@ -1,10 +1,11 @@
-"""What is recorded finer than minute bars: bars of a second, single trades, and quotes.
+"""Recorded data finer than minute bars: bars of one second, single trades, and quotes.
 
-Trades: symbol, timestamp (UTC), price, size, optionally suspicious (1: left out). Quote bars: symbol, timestamp
-(UTC, start of the bar), bid_open, bid_close, bid_size, ask_open, ask_close, ask_size; a second or a minute long;
-a price of 0 is a side that is not there. Single quotes: symbol, timestamp, bid_price, bid_size, ask_price,
-ask_size, optionally suspicious; a price of 0 is a side the message does not tell. The market's time goes by the
-second: trades of one second happen at its beginning, in the recorded order, and of its quotes the last stands.
+Columns of trades: symbol, timestamp (UTC), price, size, optionally suspicious (1: the row is left out). Quote
+bars: symbol, timestamp (UTC, start of the bar), bid_open, bid_close, bid_size, ask_open, ask_close, ask_size;
+one second or one minute long; a price of 0 means that the side is missing. Single quotes: symbol, timestamp,
+bid_price, bid_size, ask_price, ask_size, optionally suspicious; a price of 0 means that the message does not
+contain the side. Market time has a resolution of one second: the trades of a second happen at its beginning, in
+the recorded order; of its quotes the last one applies.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,19 +29,21 @@ NumberedTable = tuple[pa.Table, Ints, Ints]  # rows, the symbol number of each, 
 
 
 def is_trade_table(table: pa.Table) -> bool:
-    """True for a table of single trades rather than bars."""
+    """Return true for a table of single trades, false for a table of bars."""
     return "price" in table.column_names and "open" not in table.column_names
 
 
 def ticks_of_trades(table: pa.Table, number: Ints, start: Ints, until: int) -> dict[int, Ticks]:
-    """The ticks of each symbol number before `until` (epoch seconds).
+    """Return the ticks of each symbol number before `until` (epoch seconds).
 
     Raises ValueError for a price or a size that is not positive and finite.
     """
     rows = np.flatnonzero((start < until) & _mask_not_suspicious(table))
     price, size = _floats(table, "price")[rows], _floats(table, "size")[rows]
     if not ((price > 0) & np.isfinite(price) & (size > 0) & np.isfinite(size)).all():
-        raise ValueError("a trade has a price or a size that is not positive")
+        raise ValueError(
+            "a trade has a price or a size that is not positive and finite; correct or delete the row"
+        )
     at = table["timestamp"].cast(pa.int64()).to_numpy()[rows]
     order = np.lexsort((at, number[rows]))
     units = np.rint(price * intrabar_path.UNITS).astype(np.int64)
@@ -49,21 +52,23 @@ def ticks_of_trades(table: pa.Table, number: Ints, start: Ints, until: int) -> d
 
 
 def ticks_of_seconds(bars: BarTable) -> dict[int, Ticks]:
-    """The ticks of bars one second long: each one's own path, all of it within its second."""
-    bar_path = bars.paths(np.arange(len(bars.key)))
-    rows = np.repeat(np.arange(len(bars.key)), bar_path.count)
-    steps = np.arange(len(rows)) - np.repeat(np.cumsum(bar_path.count) - bar_path.count, bar_path.count)
-    bar_paths = bars.paths(rows)
+    """Return the ticks of one-second bars: the whole path of a bar lies within its second."""
+    bar_paths = bars.paths(np.arange(len(bars.key)))
+    rows = np.repeat(np.arange(len(bars.key)), bar_paths.count)
+    print_numbers = np.arange(len(rows)) - np.repeat(
+        np.cumsum(bar_paths.count) - bar_paths.count, bar_paths.count
+    )
+    print_paths = bars.paths(rows)
     return _ticks_by_number(
         bars.symbol_numbers[rows],
         bars.starts[rows],
-        intrabar_path.print_price(bar_paths, steps),
-        intrabar_path.print_size(bar_paths, steps),
+        intrabar_path.print_price(print_paths, print_numbers),
+        intrabar_path.print_size(print_paths, print_numbers),
     )
 
 
 def _ticks_by_number(number: Ints, times: Ints, units: Ints, sizes: Ints) -> dict[int, Ticks]:
-    """Ticks by symbol number, from rows in (number, time) order."""
+    """Return the ticks by symbol number; the rows are in (number, time) order."""
     numbers, heads = np.unique(number, return_index=True)
     ends = np.append(heads[1:], len(number))
     return {
@@ -73,12 +78,12 @@ def _ticks_by_number(number: Ints, times: Ints, units: Ints, sizes: Ints) -> dic
 
 
 def minute_bars_of_ticks(ticks: Mapping[int, Ticks], steps: Ints) -> BarTable:
-    """The minute bars that ticks make, of every symbol number that has some."""
+    """Return the minute bars made from the ticks of every symbol number."""
     columns: dict[str, list[Ints | Floats]] = {name: [] for name in BAR_FIELDS}
     keys: list[Ints] = []
     for number in sorted(ticks):
-        own = ticks[number]
-        bars = own.bars(MINUTE, 0, int(own.times[-1]))
+        symbol_ticks = ticks[number]
+        bars = symbol_ticks.bars(MINUTE, 0, int(symbol_ticks.times[-1]))
         keys.append(number * KEY_STRIDE + bars.starts)
         for name in BAR_FIELDS:
             columns[name].append(getattr(bars, name))
@@ -98,22 +103,22 @@ def minute_bars_of_ticks(ticks: Mapping[int, Ticks], steps: Ints) -> BarTable:
 
 
 def mask_without_ticks(number: Ints, start: Ints, ticks: Mapping[int, Ticks]) -> Ints:
-    """Which bars lie on a New York day of which their symbol has no ticks, as a mask."""
-    free = np.ones(len(number), dtype=bool)
-    for each, own in ticks.items():
-        mine = np.flatnonzero(number == each)
-        first = calendar.trading_day(datetime.fromtimestamp(int(own.times[0]), UTC))
-        last = calendar.trading_day(datetime.fromtimestamp(int(own.times[-1]), UTC))
+    """Return a mask of the bars on New York days on which their symbol has no ticks."""
+    without_ticks = np.ones(len(number), dtype=bool)
+    for tick_number, symbol_ticks in ticks.items():
+        symbol_rows = np.flatnonzero(number == tick_number)
+        first = calendar.trading_day(datetime.fromtimestamp(int(symbol_ticks.times[0]), UTC))
+        last = calendar.trading_day(datetime.fromtimestamp(int(symbol_ticks.times[-1]), UTC))
         for ordinal in range(first.toordinal(), last.toordinal() + 1):
             day = first + timedelta(days=ordinal - first.toordinal())
             begin, end = (int(calendar.midnight(d).timestamp()) for d in (day, day + timedelta(days=1)))
-            if own.count_before(end) > own.count_before(begin):
-                free[mine] &= (start[mine] < begin) | (start[mine] >= end)
-    return free
+            if symbol_ticks.count_before(end) > symbol_ticks.count_before(begin):
+                without_ticks[symbol_rows] &= (start[symbol_rows] < begin) | (start[symbol_rows] >= end)
+    return without_ticks
 
 
 def _mask_not_suspicious(table: pa.Table) -> NDArray[np.bool_]:
-    """Which rows their recorder did not doubt."""
+    """Return a mask of the rows that are not marked as suspicious."""
     if "suspicious" not in table.column_names:
         return np.ones(len(table), dtype=bool)
     marks = np.array(pc.cast(table["suspicious"], pa.string()).to_pylist())
@@ -123,11 +128,12 @@ def _mask_not_suspicious(table: pa.Table) -> NDArray[np.bool_]:
 def quotes_by_number(
     tables: Sequence[NumberedTable], until: int, ticks: Mapping[int, Ticks]
 ) -> dict[int, RecordedQuotes]:
-    """The quotes of each symbol number before `until`, from (table, numbers, starts); the finest of each.
+    """Return the quotes of each symbol number before `until`, from tables of (rows, numbers, starts).
 
-    Raises ValueError for lengths other than a second or a minute.
+    Of several tables with one symbol, the one with the shortest bars is used. Raises ValueError for bar lengths
+    other than a second or a minute.
     """
-    found: dict[int, RecordedQuotes] = {}
+    quotes: dict[int, RecordedQuotes] = {}
     quote_tables = [
         (1, *_second_bars_of_quotes(*each))
         if "bid_price" in each[0].column_names
@@ -142,40 +148,44 @@ def quotes_by_number(
         numbers, heads = np.unique(number[rows], return_index=True)
         ends = np.append(heads[1:], len(rows))
         for n, begin, end in zip(numbers.tolist(), heads.tolist(), ends.tolist(), strict=True):
-            own = slice(begin, end)
-            parts = [column[own].copy() for column in (start[rows], *columns, *sizes)]
-            found[n] = RecordedQuotes(step, step == 1 and n in ticks, *parts)
-    return found
+            symbol_rows = slice(begin, end)
+            parts = [column[symbol_rows].copy() for column in (start[rows], *columns, *sizes)]
+            quotes[n] = RecordedQuotes(step, step == 1 and n in ticks, *parts)
+    return quotes
 
 
 def _second_bars_of_quotes(table: pa.Table, number: Ints, start: Ints) -> NumberedTable:
-    """Single quotes as quote bars of a second: each side as last told by the second's end, 0 before it ever was."""
+    """Return single quotes as one-second quote bars: each side as of the second's end, 0 before its first price."""
     at = table["timestamp"].cast(pa.int64()).to_numpy()
     rows = np.flatnonzero(_mask_not_suspicious(table) & (number >= 0))
     rows = rows[np.lexsort((at[rows], number[rows]))]
     number, start = number[rows], start[rows]
-    place = np.arange(len(rows))
-    head = np.maximum.accumulate(np.where(np.diff(number, prepend=-1) != 0, place, 0))
+    index = np.arange(len(rows))
+    first_of_symbol = np.maximum.accumulate(np.where(np.diff(number, prepend=-1) != 0, index, 0))
     ends = (number[1:] != number[:-1]) | (start[1:] != start[:-1])
     last = np.flatnonzero(np.append(ends, len(rows) > 0))
     columns: dict[str, Floats] = {}
     for side in ("bid", "ask"):
-        price, size = (_floats(table, f"{side}_{what}")[rows] for what in ("price", "size"))
-        latest = np.maximum.accumulate(np.where(price > 0, place, -1))[last]
-        known = latest >= head[last]
-        columns[f"{side}_open"] = columns[f"{side}_close"] = np.where(known, price[latest], 0)
-        columns[f"{side}_size"] = np.where(known, size[latest], 0)
+        price, size = (_floats(table, f"{side}_{part}")[rows] for part in ("price", "size"))
+        latest = np.maximum.accumulate(np.where(price > 0, index, -1))[last]
+        has_price = latest >= first_of_symbol[last]
+        columns[f"{side}_open"] = columns[f"{side}_close"] = np.where(has_price, price[latest], 0)
+        columns[f"{side}_size"] = np.where(has_price, size[latest], 0)
     return pa.table(columns), number[last], start[last]
 
 
 def _quote_bar_length(start: Ints) -> int:
+    """Return the length of quote bars in seconds: the longest that divides all starts.
+
+    Raises ValueError when no supported length fits.
+    """
     step = int(np.gcd.reduce(np.unique(start % 86_400)))
-    found = next((length for length in reversed(QUOTE_LENGTHS_S) if step and step % length == 0), None)
-    if found is None or (found == 1 and step != 1):
+    bar_length = next((length for length in reversed(QUOTE_LENGTHS_S) if step and step % length == 0), None)
+    if bar_length is None or (bar_length == 1 and step != 1):
         raise ValueError(
-            f"quote bars start on multiples of {step} s; only a second or a minute can be played"
+            f"quote bars start on multiples of {step} s; use quote bars of one second or one minute"
         )
-    return found
+    return bar_length
 
 
 def _floats(table: pa.Table, name: str) -> Floats:

@@ -1,9 +1,9 @@
-"""A market from files: recorded bars, daily bars, headlines and listings, Parquet or CSV.
+"""Recorded market: loads bars, trades, quotes, headlines and listings from Parquet or CSV files.
 
-Intraday: symbol, timestamp (UTC, start of the bar), open, high, low, close, volume; one second, one minute or
-five minutes long; or single trades and quotes, see `recorded_fine`.
+Columns of intraday files: symbol, timestamp (UTC, start of the bar), open, high, low, close, volume; the bars
+are one second, one minute or five minutes long. `recorded.fine` describes files of single trades and quotes.
 Daily: symbol, date, open, high, low, close, volume. Headlines: symbol, published_at, headline, source, url.
-Listings: symbol, name, optionally exchange and sector. Official: symbol, date, close.
+Listings: symbol, name, optionally exchange and sector. Official closes: symbol, date, close.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,9 +28,9 @@ from catalyst.simulator.recorded import fine as fine_market
 
 BAR_LENGTHS_S: Final = (1, 60, 300)  # bar lengths that can be played, seconds
 AVERAGE_DAYS: Final = 20
-UNKNOWN_DOLLAR_VOLUME: Final = 1e7  # of a symbol without any earlier day
-NEWS_LATENCY: Final = timedelta(seconds=60)  # from publication to the wire; an assumption
-MAX_CLOSE_DIFFERENCE: Final = 0.02  # an official close further off than this is of another split adjustment
+UNKNOWN_DOLLAR_VOLUME: Final = 1e7  # for a symbol without an earlier day
+NEWS_LATENCY: Final = timedelta(seconds=60)  # from publication to the news feed; an assumption
+MAX_CLOSE_DIFFERENCE: Final = 0.02  # a larger relative difference means another split adjustment
 
 
 def load_market(
@@ -44,52 +44,60 @@ def load_market(
     *,
     news_latency: timedelta = NEWS_LATENCY,
 ) -> BarMarket:
-    """The market of `day` (by default the last one in the files), with everything older as its history.
+    """Return the market of `day` (by default the last one in the files), with everything older as its history.
 
-    Nothing younger than `day` is kept. A symbol recorded in several lengths is played from the finest: single
-    trades, then seconds, then the shorter bars; before and after regular hours too where that is recorded. Days
-    of the tape that have no daily bar get one from their regular hours; an official close replaces a daily
-    bar's close where the two are of the same split adjustment.
+    Rows after `day` are dropped. A symbol recorded in several lengths is played from the finest: single trades,
+    then seconds, then the shorter bars. Trades before and after regular hours are played too where they are
+    recorded. Recorded days without a daily bar get one from their regular hours. An official close replaces a
+    daily bar's close when both have the same split adjustment.
 
-    Raises ValueError for bars that are not bars, lengths other than 1 second, 1 or 5 minutes, or a day without
-    a session.
+    Raises ValueError for invalid bars, bar lengths other than 1 second, 1 or 5 minutes, or a day without a
+    session.
     """
-    tables, quoted = _read_tables(intraday), _read_tables(quotes or ())
+    tables, quote_tables = _read_tables(intraday), _read_tables(quotes or ())
     day = day or max(_last_day(intraday_bars) for intraday_bars in tables)
     calendar.session_of(day)
-    days = _read_table(daily, [pa.field("date", pa.date32())]) if daily else None
-    rows = _read_listings(listings)
+    daily_table = _read_table(daily, [pa.field("date", pa.date32())]) if daily else None
+    listing_rows = _read_listings(listings)
     symbols = sorted(
-        set(rows).union(
-            *(pc.unique(table["symbol"]).to_pylist() for table in [*tables, *([days] if days else [])])
+        set(listing_rows).union(
+            *(
+                pc.unique(table["symbol"]).to_pylist()
+                for table in [*tables, *([daily_table] if daily_table else [])]
+            )
         )
     )
     numbers = {symbol: number for number, symbol in enumerate(symbols)}
     ticks = _ticks_by_number(tables, numbers, day)
     intraday_bars = _intraday_bars(tables, numbers, day, ticks)
-    recorded = _daily_bars(days, numbers, day) if days else None
-    closed = _with_derived_days(recorded, intraday_bars, day)
+    recorded_days = _daily_bars(daily_table, numbers, day) if daily_table else None
+    daily_bars = _with_derived_days(recorded_days, intraday_bars, day)
     if official:
-        closed = _with_official_closes(
-            closed, _read_table(official, [pa.field("date", pa.date32())]), numbers
+        daily_bars = _with_official_closes(
+            daily_bars, _read_table(official, [pa.field("date", pa.date32())]), numbers
         )
-    price, shares, dollars = usual_activity(closed, len(symbols), day)
-    listed = {
-        symbol: assets.make_asset(symbol, *rows.get(symbol, ("", ""))[:2], float(price[n]), float(dollars[n]))
+    price, shares, dollars = usual_activity(daily_bars, len(symbols), day)
+    assets_by_symbol = {
+        symbol: assets.make_asset(
+            symbol, *listing_rows.get(symbol, ("", ""))[:2], float(price[n]), float(dollars[n])
+        )
         for n, symbol in enumerate(symbols)
     }
     return BarMarket(
         day=day,
-        listings=listed,
+        listings=assets_by_symbol,
         intraday=intraday_bars,
-        daily=closed,
+        daily=daily_bars,
         spread=quote_model.spread_of(dollars),
         depth=quote_model.depth_of(shares),
         news=market_news.collect_news(_read_headlines(headlines, day, news_latency)),
-        sectors={symbol: sector for symbol, (_, _, sector) in rows.items()},
+        sectors={symbol: sector for symbol, (_, _, sector) in listing_rows.items()},
         ticks=ticks,
         recorded_quotes=fine_market.quotes_by_number(
-            [(table, _symbol_numbers(table["symbol"], numbers), _start_seconds(table)) for table in quoted],
+            [
+                (table, _symbol_numbers(table["symbol"], numbers), _start_seconds(table))
+                for table in quote_tables
+            ],
             _end_of_day(day),
             ticks,
         ),
@@ -97,36 +105,41 @@ def load_market(
 
 
 def usual_activity(daily: BarTable, count: int, day: date) -> tuple[Floats, Floats, Floats]:
-    """Last close, shares and dollars a day of each symbol over its last 20 sessions before `day`."""
+    """Return each symbol's last close, shares a day and dollars a day, over its last 20 sessions before `day`.
+
+    A symbol without an earlier day has a close and shares of 0 and UNKNOWN_DOLLAR_VOLUME.
+    """
     numbers = np.arange(count)
     end = daily.first_rows(numbers, int(calendar.midnight(day).timestamp()))
     begin = np.maximum(end - AVERAGE_DAYS, daily.first_rows(numbers, 0))
-    had = np.maximum(end - begin, 1)
-    known = end > begin
-    dollars = (daily.cumulative_value[end] - daily.cumulative_value[begin]) / had / intrabar_path.UNITS
-    shares = (daily.cumulative_shares[end] - daily.cumulative_shares[begin]) / had
+    day_count = np.maximum(end - begin, 1)
+    has_days = end > begin
+    dollars = (daily.cumulative_value[end] - daily.cumulative_value[begin]) / day_count / intrabar_path.UNITS
+    shares = (daily.cumulative_shares[end] - daily.cumulative_shares[begin]) / day_count
     last = daily.close[np.maximum(end - 1, 0)] / intrabar_path.UNITS if len(daily.key) else np.zeros(count)
     return (
-        np.where(known, last, 0.0),
-        np.where(known, shares, 0.0),
-        np.where(known, dollars, UNKNOWN_DOLLAR_VOLUME),
+        np.where(has_days, last, 0.0),
+        np.where(has_days, shares, 0.0),
+        np.where(has_days, dollars, UNKNOWN_DOLLAR_VOLUME),
     )
 
 
 def _read_table(file: Path, times: Sequence[pa.Field]) -> pa.Table:
-    """A table with `symbol` as text and the given time columns as typed."""
+    """Return a table with `symbol` as text and the given time columns cast to their types."""
     if file.suffix == ".parquet":
         table = pyarrow.parquet.read_table(file)
     else:
-        # NA, NULL and TRUE are symbols
+        # symbols stay text: NA, NULL and TRUE are symbols
         types = {"symbol": pa.string(), "name": pa.string(), **{field.name: field.type for field in times}}
         options = pyarrow.csv.ConvertOptions(column_types=types, strings_can_be_null=False)
         table = pyarrow.csv.read_csv(file, convert_options=options)
     for field in times:
         if field.name not in table.column_names:
-            raise ValueError(f"{file} has no column {field.name!r}; it has {', '.join(table.column_names)}")
-        at = table.column_names.index(field.name)
-        table = table.set_column(at, field.name, table[field.name].cast(field.type, safe=False))
+            raise ValueError(
+                f"{file} has no column {field.name!r}; add it. Its columns are {', '.join(table.column_names)}"
+            )
+        index = table.column_names.index(field.name)
+        table = table.set_column(index, field.name, table[field.name].cast(field.type, safe=False))
     return table
 
 
@@ -136,36 +149,42 @@ def _last_day(table: pa.Table) -> date:
 
 
 def _read_tables(files: Path | Sequence[Path]) -> list[pa.Table]:
-    """The tables of timed rows."""
-    each = [files] if isinstance(files, Path) else files
-    return [_read_table(file, [pa.field("timestamp", pa.timestamp("us", "UTC"))]) for file in each]
+    """Return tables with a `timestamp` column."""
+    paths = [files] if isinstance(files, Path) else files
+    return [_read_table(file, [pa.field("timestamp", pa.timestamp("us", "UTC"))]) for file in paths]
 
 
 def _end_of_day(day: date) -> int:
-    """The New York midnight that ends `day`, epoch seconds."""
+    """Return the New York midnight that ends `day`, in epoch seconds."""
     return int(calendar.midnight(day + timedelta(days=1)).timestamp())
 
 
 def _ticks_by_number(tables: Sequence[pa.Table], numbers: Mapping[str, int], day: date) -> dict[int, Ticks]:
-    """Of each symbol recorded finer than minutes, its ticks up to the end of `day`, from single trades first."""
-    found: dict[int, Ticks] = {}
+    """Return the ticks up to the end of `day` of each symbol recorded finer than minutes.
+
+    Single trades replace the seconds of a symbol.
+    """
+    ticks: dict[int, Ticks] = {}
     for table in sorted(tables, key=_bar_length, reverse=True):
         start, number = _start_seconds(table), _symbol_numbers(table["symbol"], numbers)
         if fine_market.is_trade_table(table):
-            found |= fine_market.ticks_of_trades(table, number, start, _end_of_day(day))
+            ticks |= fine_market.ticks_of_trades(table, number, start, _end_of_day(day))
         elif _bar_length(table) == 1:
-            keep = np.flatnonzero(start < _end_of_day(day))
+            selected = np.flatnonzero(start < _end_of_day(day))
             seconds = _bar_table(
-                table, list(numbers), number, start, keep, np.ones(len(numbers), dtype=np.int64)
+                table, list(numbers), number, start, selected, np.ones(len(numbers), dtype=np.int64)
             )
-            found |= fine_market.ticks_of_seconds(seconds)
-    return found
+            ticks |= fine_market.ticks_of_seconds(seconds)
+    return ticks
 
 
 def _intraday_bars(
     tables: Sequence[pa.Table], numbers: Mapping[str, int], day: date, ticks: Mapping[int, Ticks]
 ) -> BarTable:
-    """The intraday bars up to the end of `day`, each symbol in one length; the minutes of what has ticks."""
+    """Return the intraday bars up to the end of `day`, in one length for each symbol.
+
+    Symbols with ticks have minute bars made from these.
+    """
     steps = np.full(len(numbers), max(BAR_LENGTHS_S))
     for table in sorted(tables, key=_bar_length, reverse=True):
         steps[_symbol_numbers(pc.unique(table["symbol"]), numbers)] = max(
@@ -176,23 +195,24 @@ def _intraday_bars(
         if _bar_length(table) not in BAR_LENGTHS_S[1:]:
             continue
         start, number = _start_seconds(table), _symbol_numbers(table["symbol"], numbers)
-        mine = (start < _end_of_day(day)) & (steps[number] == _bar_length(table))
-        keep = np.flatnonzero(mine & fine_market.mask_without_ticks(number, start, ticks))
-        parts.append(_bar_table(table, list(numbers), number, start, keep, steps))
+        selected_length = (start < _end_of_day(day)) & (steps[number] == _bar_length(table))
+        selected = np.flatnonzero(selected_length & fine_market.mask_without_ticks(number, start, ticks))
+        parts.append(_bar_table(table, list(numbers), number, start, selected, steps))
     return concatenate_tables(parts)
 
 
 def _bar_length(table: pa.Table) -> int:
-    """The bar length of a tape, seconds: the greatest one that divides all its starts; 0 of single trades."""
+    """Return the bar length of a table in seconds: the longest that divides all starts; 0 for single trades.
+
+    Raises ValueError when no supported length fits.
+    """
     if fine_market.is_trade_table(table):
         return 0
     step = int(np.gcd.reduce(np.unique(_start_seconds(table) % 86_400)))
-    found = next((length for length in reversed(BAR_LENGTHS_S) if step and step % length == 0), None)
-    if found is None or (found == 1 and step != 1):
-        raise ValueError(
-            f"bars start on multiples of {step} s; only bars of 1 second, 1 or 5 minutes can be played"
-        )
-    return found
+    bar_length = next((length for length in reversed(BAR_LENGTHS_S) if step and step % length == 0), None)
+    if bar_length is None or (bar_length == 1 and step != 1):
+        raise ValueError(f"bars start on multiples of {step} s; use bars of 1 second, 1 or 5 minutes")
+    return bar_length
 
 
 def _start_seconds(table: pa.Table) -> Ints:
@@ -201,36 +221,41 @@ def _start_seconds(table: pa.Table) -> Ints:
 
 
 def _symbol_numbers(symbols: pa.ChunkedArray | pa.Array, numbers: Mapping[str, int]) -> Ints:
-    """The number of each symbol."""
+    """Return the number of each symbol; -1 for an unknown one."""
     encoded = pc.dictionary_encode(symbols)
-    whole = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
-    lookup = np.array([numbers.get(symbol, -1) for symbol in whole.dictionary.to_pylist()], dtype=np.int64)
-    found: Ints = lookup[whole.indices.to_numpy(zero_copy_only=False)]
-    return found
+    combined = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
+    lookup = np.array([numbers.get(symbol, -1) for symbol in combined.dictionary.to_pylist()], dtype=np.int64)
+    symbol_numbers: Ints = lookup[combined.indices.to_numpy(zero_copy_only=False)]
+    return symbol_numbers
 
 
 def _bar_table(
-    table: pa.Table, symbols: Sequence[str], number: Ints, start: Ints, keep: Ints, steps: Ints
+    table: pa.Table, symbols: Sequence[str], number: Ints, start: Ints, rows: Ints, steps: Ints
 ) -> BarTable:
-    prices = [table[name].to_numpy()[keep] for name in PRICES]
-    volume = table["volume"].to_numpy()[keep].astype(np.float64)
-    return BarTable.build(symbols, number[keep], start[keep], prices, volume, steps)
+    prices = [table[name].to_numpy()[rows] for name in PRICES]
+    volume = table["volume"].to_numpy()[rows].astype(np.float64)
+    return BarTable.build(symbols, number[rows], start[rows], prices, volume, steps)
 
 
 def _midnights(dates: pa.ChunkedArray) -> Ints:
-    """New York midnight of each date, epoch seconds."""
+    """Return the New York midnight of each date, in epoch seconds."""
     days: Ints = dates.cast(pa.int32()).to_numpy().astype(np.int64)
-    different, back = np.unique(days, return_inverse=True)
+    unique_days, inverse = np.unique(days, return_inverse=True)
     epoch = date(1970, 1, 1)
-    midnights = [int(calendar.midnight(epoch + timedelta(days=int(d))).timestamp()) for d in different]
-    return np.array(midnights, dtype=np.int64)[back]
+    midnights = [int(calendar.midnight(epoch + timedelta(days=int(d))).timestamp()) for d in unique_days]
+    return np.array(midnights, dtype=np.int64)[inverse]
 
 
 def _daily_bars(table: pa.Table, numbers: Mapping[str, int], day: date) -> BarTable:
     start = _midnights(table["date"])
-    keep = np.flatnonzero(start <= int(calendar.midnight(day).timestamp()))
+    selected = np.flatnonzero(start <= int(calendar.midnight(day).timestamp()))
     return _bar_table(
-        table, list(numbers), _symbol_numbers(table["symbol"], numbers), start, keep, _day_steps(len(numbers))
+        table,
+        list(numbers),
+        _symbol_numbers(table["symbol"], numbers),
+        start,
+        selected,
+        _day_steps(len(numbers)),
     )
 
 
@@ -239,7 +264,7 @@ def _day_steps(count: int) -> Ints:
 
 
 def _with_derived_days(recorded: BarTable | None, intraday: BarTable, day: date) -> BarTable:
-    """The daily bars, completed from the tape's regular hours for earlier days that have none."""
+    """Return the daily bars; a symbol's earlier day without one gets it from the regular hours of `intraday`."""
     parts = [recorded] if recorded is not None else []
     start, number = intraday.starts, intraday.symbol_numbers
     first = calendar.trading_day(datetime.fromtimestamp(int(start.min()), UTC)) if len(start) else day
@@ -248,52 +273,57 @@ def _with_derived_days(recorded: BarTable | None, intraday: BarTable, day: date)
         rows = np.flatnonzero((start >= session.open.timestamp()) & (start < session.close.timestamp()))
         if recorded is not None:
             key = number[rows] * KEY_STRIDE + midnight
-            at = np.minimum(np.searchsorted(recorded.key, key), max(len(recorded.key) - 1, 0))
-            rows = rows[recorded.key[at] != key] if len(recorded.key) else rows
+            index = np.minimum(np.searchsorted(recorded.key, key), max(len(recorded.key) - 1, 0))
+            rows = rows[recorded.key[index] != key] if len(recorded.key) else rows
         if len(rows):
             parts.append(_aggregate_day(intraday, rows, midnight))
     return concatenate_tables(parts) if parts else _empty_daily_bars(len(intraday.step))
 
 
 def _aggregate_day(intraday: BarTable, rows: Ints, midnight: int) -> BarTable:
-    """One bar for each symbol in `rows`, which are in table order."""
+    """Return one daily bar for each symbol in `rows`, which are in table order."""
     number = intraday.symbol_numbers[rows]
-    heads = np.flatnonzero(np.concatenate(([True], number[1:] != number[:-1])))
-    tails = np.append(heads[1:], len(rows)) - 1
+    first_rows = np.flatnonzero(np.concatenate(([True], number[1:] != number[:-1])))
+    last_rows = np.append(first_rows[1:], len(rows)) - 1
     return BarTable(
-        number[heads] * KEY_STRIDE + midnight,
-        intraday.open[rows[heads]],
-        np.maximum.reduceat(intraday.high[rows], heads),
-        np.minimum.reduceat(intraday.low[rows], heads),
-        intraday.close[rows[tails]],
-        np.add.reduceat(intraday.volume[rows], heads),
+        number[first_rows] * KEY_STRIDE + midnight,
+        intraday.open[rows[first_rows]],
+        np.maximum.reduceat(intraday.high[rows], first_rows),
+        np.minimum.reduceat(intraday.low[rows], first_rows),
+        intraday.close[rows[last_rows]],
+        np.add.reduceat(intraday.volume[rows], first_rows),
         _day_steps(len(intraday.step)),
     )
 
 
 def _empty_daily_bars(count: int) -> BarTable:
-    none = np.zeros(0, dtype=np.int64)
-    return BarTable(none, none, none, none, none, none, _day_steps(count))
+    empty = np.zeros(0, dtype=np.int64)
+    return BarTable(empty, empty, empty, empty, empty, empty, _day_steps(count))
 
 
 def _with_official_closes(daily: BarTable, official: pa.Table, numbers: Mapping[str, int]) -> BarTable:
-    """`daily` closing at the official prices, the range widened to hold them."""
+    """Return `daily` with the official closes; high and low are widened to include them."""
     number = _symbol_numbers(official["symbol"], numbers)
     key = number * KEY_STRIDE + _midnights(official["date"])
     price = np.rint(np.nan_to_num(official["close"].to_numpy()) * intrabar_path.UNITS).astype(np.int64)
-    at = np.minimum(np.searchsorted(daily.key, key), max(len(daily.key) - 1, 0))
-    same = (number >= 0) & (daily.key[at] == key)
-    at, price = at[same], price[same]
-    near = np.abs(price - daily.close[at]) <= MAX_CLOSE_DIFFERENCE * daily.close[at]
-    at, price = at[near], price[near]
+    daily_rows = np.minimum(np.searchsorted(daily.key, key), max(len(daily.key) - 1, 0))
+    has_bar = (number >= 0) & (daily.key[daily_rows] == key)
+    daily_rows, price = daily_rows[has_bar], price[has_bar]
+    same_adjustment = (
+        np.abs(price - daily.close[daily_rows]) <= MAX_CLOSE_DIFFERENCE * daily.close[daily_rows]
+    )
+    daily_rows, price = daily_rows[same_adjustment], price[same_adjustment]
     high, low, close = daily.high.copy(), daily.low.copy(), daily.close.copy()
-    close[at] = price
-    high[at], low[at] = np.maximum(high[at], price), np.minimum(low[at], price)
+    close[daily_rows] = price
+    high[daily_rows], low[daily_rows] = (
+        np.maximum(high[daily_rows], price),
+        np.minimum(low[daily_rows], price),
+    )
     return BarTable(daily.key, daily.open, high, low, close, daily.volume, daily.step)
 
 
 def _read_listings(file: Path | None) -> dict[str, tuple[str, str, str]]:
-    """Name, exchange and sector of each listed symbol, "" where unknown."""
+    """Return name, exchange and sector of each listed symbol, "" where unknown."""
     if file is None:
         return {}
     table = _read_table(file, [])
@@ -311,7 +341,7 @@ def _read_listings(file: Path | None) -> dict[str, tuple[str, str, str]]:
 def _read_headlines(
     file: Path | None, day: date, latency: timedelta
 ) -> list[tuple[datetime, str, str, str, str, str]]:
-    """Rows for `news.collect`, nothing published after `day`."""
+    """Return rows for `collect_news`; none is published after `day`."""
     if file is None:
         return []
     table = _read_table(file, [pa.field("published_at", pa.timestamp("us", "UTC"))])

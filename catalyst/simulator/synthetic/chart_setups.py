@@ -1,8 +1,8 @@
-"""Chart patterns that happen: their shapes as knots, and what becomes of them.
+"""Synthetic chart patterns: their shapes as knots, and the price move that follows.
 
-A shape is drawn for the long side in units of its height; a short one is its mirror image. It ends at its
-trigger. Whether the price then goes on or turns is a coin flip, over the same distance either way, so
-nobody gains by knowing the shape.
+A shape is drawn for the long side in units of its height; a short pattern is its mirror image. A shape ends at
+its trigger. The price then continues or turns with equal probability, over equal distances, so recognizing the
+shape gives no advantage.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from catalyst.simulator.market.interface import Floats
 
 
 class ChartShape(StrEnum):
-    """The patterns drawn; each also upside down."""
+    """Shapes of chart patterns; each is also drawn upside down."""
 
     FLAG = "flag"
     OPENING_RANGE = "opening range breakout"
@@ -29,10 +29,12 @@ class ChartShape(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class _Knots:
+    """The points of a shape; `minutes` from its start, `heights` in units of the pattern's height."""
+
     minutes: tuple[float, ...]
     heights: tuple[float, ...]
-    volumes: tuple[float, ...]  # of the stretch that ends at the knot, times the usual
-    at_open: bool = False  # drawn from the first minute on
+    volumes: tuple[float, ...]  # of the segment that ends at the knot, as a multiple of the usual
+    at_open: bool = False  # starts with the session
 
 
 _KNOTS: Final = {
@@ -60,7 +62,7 @@ _KNOTS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class ChartSetup:
-    """One pattern of one stock today; minutes of the session, `height` as a fraction of the price."""
+    """One pattern of one stock today; `start` and `end` in session minutes, `height` as a fraction of the price."""
 
     number: int
     shape: ChartShape
@@ -74,15 +76,15 @@ class ChartSetup:
 def draw_setup(
     rng: Generator, number: int, side: int, sigma: float, minutes: int, earliest: int
 ) -> ChartSetup:
-    """A pattern that starts at `earliest` or later; about half of them soon.
+    """Return a random pattern that starts at `earliest` or later; about half of them within 25 minutes of it.
 
-    `sigma` is the stock's daily standard deviation, from which the height follows.
+    `sigma` is the stock's daily standard deviation, which sets the height.
     """
     shapes = [shape for shape in ChartShape if earliest == 0 or not _KNOTS[shape].at_open]
     shape = shapes[int(rng.integers(len(shapes)))]
     knots = _KNOTS[shape]
-    stretch = float(rng.uniform(0.75, 1.35))
-    length = max(int(knots.minutes[-1] * stretch), 10)
+    time_scale = float(rng.uniform(0.75, 1.35))
+    length = max(int(knots.minutes[-1] * time_scale), 10)
     latest = max(minutes - length - 60, 1)
     if knots.at_open:
         start = 0
@@ -103,42 +105,42 @@ def draw_setup(
 
 
 def log_path(rng: Generator, setup: ChartSetup, minutes: int) -> Floats:
-    """What the pattern and its outcome add to the log price at each of the session's minute boundaries."""
+    """Return the log price added by the pattern and its outcome at each minute boundary of the session."""
     knots = _KNOTS[setup.shape]
-    at = setup.start + np.array(knots.minutes) / knots.minutes[-1] * (setup.end - setup.start)
+    knot_minutes = setup.start + np.array(knots.minutes) / knots.minutes[-1] * (setup.end - setup.start)
     heights = np.array(knots.heights) - knots.heights[0]
     heights[1:-1] += rng.normal(0, 0.03, len(heights) - 2)
     trigger = heights[-1]
     distance = float(rng.uniform(0.6, 1.5))
-    after = setup.end + rng.uniform(15, 45)
+    outcome_end = setup.end + rng.uniform(15, 45)
     if setup.succeeds:
-        more, reached = (
-            (setup.end + (after - setup.end) / 2, after),
+        outcome_minutes, outcome_heights = (
+            (setup.end + (outcome_end - setup.end) / 2, outcome_end),
             (trigger + distance * 0.7, trigger + distance),
         )
     else:
-        # a failed break often looks right for a few minutes
-        more, reached = (setup.end + 4, after), (trigger + 0.12, trigger - distance)
-    moments = np.concatenate((at, more))
-    levels = np.concatenate((heights, reached))
-    return setup.side * setup.height * np.interp(np.arange(minutes + 1), moments, levels)
+        # a failed breakout often continues for a few minutes first
+        outcome_minutes, outcome_heights = (setup.end + 4, outcome_end), (trigger + 0.12, trigger - distance)
+    all_minutes = np.concatenate((knot_minutes, outcome_minutes))
+    all_heights = np.concatenate((heights, outcome_heights))
+    return setup.side * setup.height * np.interp(np.arange(minutes + 1), all_minutes, all_heights)
 
 
 def volume_factors(setup: ChartSetup, minutes: int) -> Floats:
-    """How much more (or less) than usual is traded in each minute because of the pattern."""
+    """Return the volume of each minute that the pattern causes, as a multiple of the usual volume."""
     knots = _KNOTS[setup.shape]
-    at = setup.start + np.array(knots.minutes) / knots.minutes[-1] * (setup.end - setup.start)
+    knot_minutes = setup.start + np.array(knots.minutes) / knots.minutes[-1] * (setup.end - setup.start)
     minute = np.arange(minutes)
     factors = np.ones(minutes)
     inside = (minute >= setup.start) & (minute < setup.end)
-    stretch = np.clip(np.searchsorted(at, minute, side="right"), 1, len(at) - 1)
-    factors[inside] = np.array(knots.volumes)[stretch][inside]
+    segment = np.clip(np.searchsorted(knot_minutes, minute, side="right"), 1, len(knot_minutes) - 1)
+    factors[inside] = np.array(knots.volumes)[segment][inside]
     breakout = (minute >= setup.end) & (minute < setup.end + 8)
     factors[breakout] = 2.4 if setup.succeeds else 1.5
     return factors
 
 
 def noise_factors(setup: ChartSetup, minutes: int) -> Floats:
-    """How much of the stock's own noise is left in each minute: less while the pattern is drawn."""
+    """Return the factor on the stock's own noise in each minute: smaller while the pattern forms."""
     minute = np.arange(minutes)
     return np.where((minute >= setup.start) & (minute < setup.end + 5), 0.4, 1.0)

@@ -1,7 +1,7 @@
-"""The listings of a generated market: some everybody knows, thousands that nobody does.
+"""Listings of a synthetic market: real companies and funds, and thousands of invented ones.
 
-Known names have roughly their price and turnover; no invented news is ever told about them. The others get
-prices, turnover and sectors in the proportions measured on the whole US market in 2026.
+Real listings have roughly their price and turnover, and no invented news event is about them. The invented ones
+have prices, turnover and sectors in the proportions measured on the whole US market in 2026.
 """
 
 from collections.abc import Sequence
@@ -144,7 +144,7 @@ SECTORS: Final = {
     "Health Care": 1098,
     "Consumer Discretionary": 1034,
     "Technology": 773,
-    "": 740,  # funds and the like: unknown
+    "": 740,  # funds and similar: unknown
     "Industrials": 614,
     "Real Estate": 395,
     "Energy": 196,
@@ -156,7 +156,7 @@ SECTORS: Final = {
 QUANTILES: Final = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 PRICES: Final = (0.012, 0.03, 0.34, 0.90, 3.86, 13.78, 35.04, 99.3, 187.0, 491.0, 2600.0)
 DOLLAR_VOLUMES: Final = (5.0, 20.0, 1.2e3, 11.7e3, 155e3, 2.1e6, 28e6, 156e6, 327e6, 1.34e9, 4e9)
-_PRICE_VOLUME_CORRELATION: Final = 0.62  # correlation of the ranks, an assumption
+_PRICE_VOLUME_CORRELATION: Final = 0.62  # correlation of the ranks; an assumption
 
 _STEM_TEXT: Final = """
 Alder Amber Anchor Arbor Argent Ashford Aurora Basalt Beacon Birch Blackwater Bluff Boreal Bramble Bridger
@@ -191,7 +191,7 @@ _LETTERS: Final = "ABCDEFGHIJKLMNOPRSTUVWXYZ"
 
 @dataclass(frozen=True, slots=True)
 class Listings:
-    """Every tradable listing, sorted by symbol; `known` marks the real companies."""
+    """Every tradable listing, sorted by symbol; `is_real` marks the real companies and funds."""
 
     symbols: list[str]
     names: list[str]
@@ -203,15 +203,15 @@ class Listings:
 
 
 def make_listings(rng: Generator, count: int) -> Listings:
-    """`count` listings (at least the known ones'), the same for the same generator."""
-    known = [line.split("|") for line in _REAL_LISTINGS.strip().splitlines()][:count]
-    others = count - len(known)
-    price, dollars = _prices_and_dollar_volumes(rng, others)
+    """Return `count` listings: the real ones (as many as fit) and invented ones; equal for equal generators."""
+    real_rows = [line.split("|") for line in _REAL_LISTINGS.strip().splitlines()][:count]
+    invented_count = count - len(real_rows)
+    price, dollars = _prices_and_dollar_volumes(rng, invented_count)
     sectors = rng.choice(
-        list(SECTORS), size=others, p=np.array(list(SECTORS.values())) / sum(SECTORS.values())
+        list(SECTORS), size=invented_count, p=np.array(list(SECTORS.values())) / sum(SECTORS.values())
     )
-    exchanges = rng.choice(_EXCHANGES, size=others, p=_EXCHANGE_SHARES)
-    symbols = _symbols(rng, others, {row[0] for row in known})
+    exchanges = rng.choice(_EXCHANGES, size=invented_count, p=_EXCHANGE_SHARES)
+    symbols = _symbols(rng, invented_count, {row[0] for row in real_rows})
     rows = [
         (symbol, name, sector, exchange, float(p), float(d), False)
         for symbol, name, sector, exchange, p, d in zip(
@@ -224,7 +224,7 @@ def make_listings(rng: Generator, count: int) -> Listings:
             strict=True,
         )
     ]
-    rows += [(row[0], row[1], row[2], row[3], float(row[4]), float(row[5]) * 1e6, True) for row in known]
+    rows += [(row[0], row[1], row[2], row[3], float(row[4]), float(row[5]) * 1e6, True) for row in real_rows]
     rows.sort()
     return Listings(
         symbols=[row[0] for row in rows],
@@ -238,49 +238,50 @@ def make_listings(rng: Generator, count: int) -> Listings:
 
 
 def quantile_by_rank(values: Floats, table: tuple[float, ...]) -> Floats:
-    """The quantile table's value at each one's rank: the marginal of the table, the order of `values`."""
+    """Return for each value the table's value at its rank: the distribution of `table`, the order of `values`."""
     rank = np.empty(len(values))
     rank[np.argsort(values, kind="stable")] = (np.arange(len(values)) + 0.5) / max(len(values), 1)
     return np.interp(rank, QUANTILES, table)
 
 
 def _prices_and_dollar_volumes(rng: Generator, count: int) -> tuple[Floats, Floats]:
-    one, other = rng.standard_normal((2, count))
-    other = _PRICE_VOLUME_CORRELATION * one + np.sqrt(1 - _PRICE_VOLUME_CORRELATION**2) * other
-    price = np.exp(quantile_by_rank(one, tuple(np.log(PRICES))))
-    dollars = np.exp(quantile_by_rank(other, tuple(np.log(DOLLAR_VOLUMES))))
+    """Return `count` random prices and dollar volumes with correlated ranks."""
+    price_scores, volume_scores = rng.standard_normal((2, count))
+    volume_scores = (
+        _PRICE_VOLUME_CORRELATION * price_scores + np.sqrt(1 - _PRICE_VOLUME_CORRELATION**2) * volume_scores
+    )
+    price = np.exp(quantile_by_rank(price_scores, tuple(np.log(PRICES))))
+    dollars = np.exp(quantile_by_rank(volume_scores, tuple(np.log(DOLLAR_VOLUMES))))
     return np.asarray(price, dtype=np.float64), np.asarray(dollars, dtype=np.float64)
 
 
 def _symbols(rng: Generator, count: int, taken: set[str]) -> list[str]:
-    """Symbols of two to four letters, none of `taken`."""
-    found: dict[str, None] = {}
-    while len(found) < count:
+    """Return `count` different symbols of three or four letters, none of `taken`."""
+    symbols: dict[str, None] = {}
+    while len(symbols) < count:
         letters = rng.integers(0, len(_LETTERS), size=(count, 4)).tolist()
         lengths = rng.choice((3, 4), size=count, p=(0.3, 0.7)).tolist()
         for row, length in zip(letters, lengths, strict=True):
             symbol = "".join(_LETTERS[n] for n in row[:length])
             if symbol not in taken:
-                found[symbol] = None
-    return list(found)[:count]
+                symbols[symbol] = None
+    return list(symbols)[:count]
 
 
 def _names(rng: Generator, sectors: Sequence[str]) -> list[str]:
-    """A name for each sector given, no two alike."""
-    found: dict[str, None] = {}
+    """Return a name for each sector given, no two equal."""
+    names: dict[str, None] = {}
     for sector in sectors:
         name = _name(rng, sector)
-        while name in found:
+        while name in names:
             name = _name(rng, sector)
-        found[name] = None
-    return list(found)
+        names[name] = None
+    return list(names)
 
 
 def _name(rng: Generator, sector: str) -> str:
-    one, two, trade = rng.integers(0, (len(_STEMS), len(_STEMS), 6)).tolist()
-    stem = _STEMS[one] if one % 3 else f"{_STEMS[one]} {_STEMS[two]}"
+    first, second, business = rng.integers(0, (len(_STEMS), len(_STEMS), 6)).tolist()
+    stem = _STEMS[first] if first % 3 else f"{_STEMS[first]} {_STEMS[second]}"
     if not sector:
-        return f"{stem} {_BUSINESS_WORDS[sector][trade]}"
-    return (
-        f"{stem} {_BUSINESS_WORDS[sector][trade]} {('Inc.', 'Corp.', 'Group', 'Ltd.')[two % 4]} Common Stock"
-    )
+        return f"{stem} {_BUSINESS_WORDS[sector][business]}"
+    return f"{stem} {_BUSINESS_WORDS[sector][business]} {('Inc.', 'Corp.', 'Group', 'Ltd.')[second % 4]} Common Stock"

@@ -1,4 +1,4 @@
-"""A market that never was, in the proportions of the real one; the same for the same seed and day."""
+"""Synthetic market: an invented day with the proportions of real ones; equal for equal seed and day."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -27,34 +27,34 @@ from catalyst.simulator.synthetic.news import (
 from catalyst.simulator.synthetic.stocks_in_play import StockInPlay, draw_chart_setups, draw_stocks_in_play
 
 DEFAULT_SYMBOL_COUNT: Final = 4129
-BACKGROUND_HEADLINE_COUNT: Final = 320  # headlines that mean nothing
+BACKGROUND_HEADLINE_COUNT: Final = 320  # headlines without effect on prices
 _LEVERAGED: Final = frozenset({"TQQQ", "SQQQ", "SOXL", "SOXS"})
-_UNTRADABLE_PER_KIND: Final = 30  # listings of each kind that a careful universe leaves out
+_UNTRADABLE_PER_KIND: Final = 30  # listings of each kind that a careful universe excludes
 _KIND_BY_SUFFIX: Final = {".WS": "Warrant", ".U": "Unit", ".PRA": "Preferred Stock Series A", ".R": "Right"}
 
 
 def make_market(
     seed: int, day: date, symbols: int = DEFAULT_SYMBOL_COUNT, regime: MarketRegime | None = None
 ) -> BarMarket:
-    """The market of `day`: `symbols` tradable listings (beside some warrants, units and the like).
+    """Return the market of `day`: `symbols` tradable listings, and some warrants, units and the like.
 
-    The listings follow from the seed, the rest from seed and day. `mood` is drawn when not given. There are
-    daily bars of 85 sessions before, minutes of three (made for who asks), and pre-market trades from 04:00.
-    Raises ValueError for a day without a session.
+    The listings follow from the seed, the rest from seed and day. `regime` is drawn when it is None. The market
+    has daily bars of the 85 sessions before, minute bars of the last three of them (made on request), and
+    pre-market trades from 04:00. Raises ValueError for a day without a session.
     """
     session = calendar.session_of(day)
-    before = calendar.sessions_before(day, HISTORY_DAYS)
+    previous_sessions = calendar.sessions_before(day, HISTORY_DAYS)
     listings = make_listings(np.random.default_rng((seed, 1)), symbols)
     rng = np.random.default_rng((seed, 2, day.toordinal()))
     regime = regime or MarketRegime(
         rng.choice(list(profile.REGIME_PROBABILITIES), p=list(profile.REGIME_PROBABILITIES.values()))
     )
     sigma = _sigmas(np.random.default_rng((seed, 4)), listings)
-    in_play = draw_stocks_in_play(rng, listings, sigma, session, before[-1].close)
+    in_play = draw_stocks_in_play(rng, listings, sigma, session, previous_sessions[-1].close)
     minutes = int((session.close - session.open).total_seconds()) // 60
     charts = draw_chart_setups(rng, listings, sigma, minutes, in_play)
     model = _market_model(rng, listings, sigma, in_play, regime)
-    daily = daily_bars(rng, model, before)
+    daily = daily_bars(rng, model, previous_sessions)
     extra = _untradable_listings(np.random.default_rng((seed, 5)), listings)
     steps = np.full(symbols + len(extra), 60)
     opens = int(session.open.timestamp())
@@ -66,23 +66,23 @@ def make_market(
         ((early, opens - 60 * synthetic_minutes.PREMARKET_MINUTES), (regular, opens)),
         steps,
     )
-    nothing = np.zeros(len(extra))
-    dollars = np.concatenate((listings.dollar_volume, nothing))
+    zeros = np.zeros(len(extra))
+    dollars = np.concatenate((listings.dollar_volume, zeros))
     return BarMarket(
         day=day,
         listings={**_assets(listings), **extra},
         intraday=intraday,
         daily=daily,
         spread=quote_model.spread_of(dollars),
-        depth=quote_model.depth_of(np.concatenate((listings.dollar_volume / listings.price, nothing))),
-        news=stories.collect_news(_write_headlines(rng, listings, in_play, session, before[-1])),
+        depth=quote_model.depth_of(np.concatenate((listings.dollar_volume / listings.price, zeros))),
+        news=stories.collect_news(_write_headlines(rng, listings, in_play, session, previous_sessions[-1])),
         sectors=dict(zip(listings.symbols, listings.sectors, strict=True)),
-        history=make_minute_source(seed, model, daily, before),
+        history=make_minute_source(seed, model, daily, previous_sessions),
     )
 
 
 def _sigmas(rng: Generator, listings: Listings) -> Floats:
-    """Each symbol's daily standard deviation: wider for cheap stocks, narrow for funds."""
+    """Return each symbol's daily standard deviation: larger for cheap stocks, smaller for funds."""
     cheap = 1 + 0.3 * np.clip(np.log10(15 / listings.price), 0, 3)
     sigma = 0.0215 * cheap * np.exp(0.46 * rng.standard_normal(len(listings.price)))
     fund = np.array(listings.sectors) == ""
@@ -96,31 +96,31 @@ def _sigmas(rng: Generator, listings: Listings) -> Floats:
 def _market_model(
     rng: Generator, listings: Listings, sigma: Floats, in_play: Sequence[StockInPlay], regime: MarketRegime
 ) -> MarketModel:
-    """Gaps, volumes and correlations of the day."""
+    """Return the model of the day: gaps, volumes and correlations."""
     count = len(sigma)
     close = synthetic_minutes.to_tick(listings.price) / 1e4
     fund = (np.array(listings.sectors) == "") & listings.is_real
-    surprise = rng.standard_normal(count)
-    gap = quantile_by_rank(surprise * sigma, profile.OPENING_GAPS[regime]) / 100
-    quiet = np.clip(np.median(gap) + surprise * sigma * 0.3, -0.03, 0.03)
-    gap = np.log1p(np.where(listings.is_real, quiet, gap))
-    interest = 0.5 * np.abs(surprise) + rng.standard_normal(count)
-    ratio = np.exp(quantile_by_rank(interest, tuple(np.log(profile.VOLUME_RATIOS))))
+    gap_scores = rng.standard_normal(count)
+    gap = quantile_by_rank(gap_scores * sigma, profile.OPENING_GAPS[regime]) / 100
+    real_gap = np.clip(np.median(gap) + gap_scores * sigma * 0.3, -0.03, 0.03)
+    gap = np.log1p(np.where(listings.is_real, real_gap, gap))
+    volume_scores = 0.5 * np.abs(gap_scores) + rng.standard_normal(count)
+    ratio = np.exp(quantile_by_rank(volume_scores, tuple(np.log(profile.VOLUME_RATIOS))))
     ratio = np.where(listings.is_real, np.clip(ratio, 0.6, 2.0), ratio)
     market_correlation = np.clip(
         profile.MARKET_CORRELATION[regime] * np.exp(0.35 * rng.standard_normal(count)), 0.05, 0.9
     )
     market_correlation = np.where(fund, 0.93, market_correlation)
-    wide = sigma.copy()
+    day_sigma = sigma.copy()
     for stock in in_play:
         if stock.minute < 0:
             gap[stock.number] = stock.move
         ratio[stock.number] = stock.volume
-        wide[stock.number] = np.clip(sigma[stock.number] * 1.6, 0.02, 0.09)
+        day_sigma[stock.number] = np.clip(sigma[stock.number] * 1.6, 0.02, 0.09)
     return MarketModel(
         close=close,
         gap=gap,
-        sigma=wide,
+        sigma=day_sigma,
         market_correlation=market_correlation,
         dollar_volume=listings.dollar_volume,
         volume=listings.dollar_volume / close * ratio,
@@ -129,7 +129,7 @@ def _market_model(
 
 
 def _price_reaction_minutes(in_play: Sequence[StockInPlay], session: MarketSession) -> Ints:
-    """The pre-market minute in which the price of each play knows its news."""
+    """Return the pre-market minute in which each stock in play reacts to its news."""
     begin = session.open - timedelta(minutes=synthetic_minutes.PREMARKET_MINUTES)
     return np.array(
         [max(int((stock.published - begin).total_seconds()) // 60, 0) for stock in in_play], dtype=np.int64
@@ -137,7 +137,7 @@ def _price_reaction_minutes(in_play: Sequence[StockInPlay], session: MarketSessi
 
 
 def _bar_table(parts: Sequence[tuple[MinuteBars, int]], steps: Ints) -> BarTable:
-    """The tape of several stretches, each with the second its minute 0 begins."""
+    """Return one bar table of several parts, each given with the epoch second of its minute 0."""
     key = np.concatenate([part.number * KEY_STRIDE + begin + part.minute * 60 for part, begin in parts])
     order = np.argsort(key, kind="stable")
     open_, high, low, close, volume = (
@@ -160,22 +160,22 @@ def _assets(listings: Listings) -> dict[str, Asset]:
 
 
 def _untradable_listings(rng: Generator, listings: Listings) -> Mapping[str, Asset]:
-    """Warrants, units, rights, preferred, foreign over-the-counter and delisted names, none with a trade."""
+    """Return warrants, units, rights, preferred, foreign over-the-counter and delisted listings, none with a trade."""
     taken = set(listings.symbols)
     bases = np.flatnonzero(~listings.is_real & (np.array([len(symbol) for symbol in listings.symbols]) <= 4))
-    found: dict[str, Asset] = {}
-    for ending, kind in _KIND_BY_SUFFIX.items():
+    assets_by_symbol: dict[str, Asset] = {}
+    for suffix, kind in _KIND_BY_SUFFIX.items():
         for number in rng.choice(bases, size=min(_UNTRADABLE_PER_KIND, len(bases)), replace=False).tolist():
             name = f"{listings.names[number].removesuffix(' Common Stock')} {kind}"
-            symbol = listings.symbols[number] + ending
-            found[symbol] = assets.make_asset(symbol, name, listings.exchanges[number], 0.0, 0.0)
-    for ending, exchange in (("F", "OTC"), ("Q", "NYSE")):
+            symbol = listings.symbols[number] + suffix
+            assets_by_symbol[symbol] = assets.make_asset(symbol, name, listings.exchanges[number], 0.0, 0.0)
+    for suffix, exchange in (("F", "OTC"), ("Q", "NYSE")):
         for number in rng.choice(bases, size=min(_UNTRADABLE_PER_KIND, len(bases)), replace=False).tolist():
-            symbol = f"{listings.symbols[number]:Z<4.4}{ending}"
+            symbol = f"{listings.symbols[number]:Z<4.4}{suffix}"
             if symbol not in taken:
                 status = "active" if exchange == "OTC" else "inactive"
-                found[symbol] = _untradable_asset(symbol, listings.names[number], exchange, status)
-    return found
+                assets_by_symbol[symbol] = _untradable_asset(symbol, listings.names[number], exchange, status)
+    return assets_by_symbol
 
 
 def _untradable_asset(symbol: str, name: str, exchange: str, status: str) -> Asset:
@@ -198,9 +198,9 @@ def _write_headlines(
     listings: Listings,
     in_play: Sequence[StockInPlay],
     session: MarketSession,
-    before: MarketSession,
+    previous_session: MarketSession,
 ) -> list[NewsRow]:
-    """Every headline from the close before to the close."""
+    """Return every headline from the previous close to the close."""
 
     def company(number: int) -> Company:
         name = listings.names[number].removesuffix(" Common Stock")
@@ -217,6 +217,10 @@ def _write_headlines(
         rows += write_event_headlines(
             rng, company(stock.number), stock.event, stock.side, stock.published, session.close
         )
-    spoken = [company(int(number)) for number in np.argsort(-listings.dollar_volume, kind="stable")[:400]]
-    start = datetime.fromtimestamp(before.close.timestamp(), UTC)
-    return rows + write_background_headlines(rng, spoken, BACKGROUND_HEADLINE_COUNT, start, session.close)
+    most_traded = [
+        company(int(number)) for number in np.argsort(-listings.dollar_volume, kind="stable")[:400]
+    ]
+    start = datetime.fromtimestamp(previous_session.close.timestamp(), UTC)
+    return rows + write_background_headlines(
+        rng, most_traded, BACKGROUND_HEADLINE_COUNT, start, session.close
+    )

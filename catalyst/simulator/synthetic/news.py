@@ -1,6 +1,6 @@
-"""Headlines of a generated day: what moves the stocks in play, and the chatter around everybody else.
+"""Synthetic headlines: news events of the stocks in play, and background headlines about other companies.
 
-Companies that exist are only mentioned in passing, in lists and previews; every event happens to an invented one.
+Real companies appear only in passing, in lists and previews; every event happens to an invented company.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from numpy.random import Generator
 
 
 class CompanyEvent(StrEnum):
-    """What happened to a company."""
+    """Types of a company's news events."""
 
     EARNINGS = "earnings"
     GUIDANCE = "guidance"
@@ -180,20 +180,20 @@ _HEALTH_CARE_EVENTS: Final = frozenset({CompanyEvent.FDA})
 
 @dataclass(frozen=True, slots=True)
 class Company:
-    """Who a headline is about."""
+    """The company of a headline."""
 
     symbol: str
     name: str
     sector: str
     price: float
-    is_real: bool  # it exists
+    is_real: bool  # false for an invented company
 
 
-NewsRow = tuple[datetime, str, str, str, str, str]  # as news.collect wants it
+NewsRow = tuple[datetime, str, str, str, str, str]  # a row of market.news.collect_news
 
 
 def draw_event(rng: Generator, sector: str, side: int) -> CompanyEvent:
-    """Something good (side 1) or bad (-1) that may happen to a company of this sector."""
+    """Return a random good (side 1) or bad (-1) event that can happen to a company of this sector."""
     events = list(GOOD_HEADLINES if side > 0 else BAD_HEADLINES)
     if sector == "Health Care" and rng.random() < 0.5:
         return CompanyEvent.FDA
@@ -204,7 +204,7 @@ def draw_event(rng: Generator, sector: str, side: int) -> CompanyEvent:
 def write_event_headlines(
     rng: Generator, company: Company, event: CompanyEvent, side: int, at: datetime, until: datetime
 ) -> list[NewsRow]:
-    """The headline of an event at `at`, and for most a second look some time later, before `until`."""
+    """Return the headline of an event at `at`, and for most events a later follow-up before `until`."""
     titles = (GOOD_HEADLINES if side > 0 else BAD_HEADLINES)[event]
     rows = [_news_row(rng, at, company, titles[int(rng.integers(len(titles)))])]
     later = at + timedelta(minutes=int(rng.integers(20, 150)), seconds=int(rng.integers(60)))
@@ -217,7 +217,10 @@ def write_event_headlines(
 def write_background_headlines(
     rng: Generator, companies: Sequence[Company], count: int, start: datetime, end: datetime
 ) -> list[NewsRow]:
-    """`count` headlines that mean nothing, about `companies`, between `start` and `end`."""
+    """Return `count` headlines without effect on prices, about `companies`, between `start` and `end`.
+
+    A headline about several companies gives one row for each.
+    """
     rows = []
     for _ in range(count if companies else 0):
         company = companies[int(rng.integers(len(companies)))]

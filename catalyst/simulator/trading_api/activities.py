@@ -1,4 +1,4 @@
-"""The account's activities: every fill, fee and transfer, filtered and a page at a time."""
+"""Account activities: every fill, fee and transfer, filtered and paged."""
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime, time, timedelta
@@ -19,7 +19,7 @@ from catalyst.simulator.trading_api.order_listing import parse_positive_int
 MAX_PAGE_SIZE: Final = 100
 TRADE_TYPES: Final = frozenset({"FILL"})
 TRANSFER_TYPES: Final = frozenset({"CSD", "CSW"})
-# The types this exchange never has, which may be asked for all the same.
+# Activity types that this exchange never has; a request may name them.
 UNSUPPORTED_TYPES: Final = frozenset(
     (
         *("ACATC", "ACATS", "CFEE", "CGD", "DIV", "DIVCGL", "DIVCGS", "DIVFEE", "DIVFT", "DIVNRA", "DIVROC"),
@@ -32,7 +32,7 @@ ALL_TYPES: Final = TRADE_TYPES | TRANSFER_TYPES | {"FEE"}
 
 
 def list_activities(venue: Venue, kind: str | None, query: Mapping[str, str]) -> list[JsonObject]:
-    """The activities asked for, newest first unless asked otherwise, one page. Raises Refusal (422)."""
+    """Return one page of activities, newest first unless the query says otherwise. Raises ApiError (422)."""
     kinds = _activity_types(kind, query)
     start, end = _time_range(query)
     order_id = query.get("order_id")
@@ -50,7 +50,7 @@ def list_activities(venue: Venue, kind: str | None, query: Mapping[str, str]) ->
 
 
 def _activity_types(kind: str | None, query: Mapping[str, str]) -> frozenset[str]:
-    """The types asked for, families taken apart."""
+    """Return the requested types, with type families expanded."""
     asked = [kind] if kind else split_list(query.get("activity_types"))
     category = query.get("category")
     if category:
@@ -68,7 +68,7 @@ def _activity_types(kind: str | None, query: Mapping[str, str]) -> frozenset[str
 
 
 def _time_range(query: Mapping[str, str]) -> tuple[datetime | None, datetime | None]:
-    """The bounds in time, both exclusive; `date` is a day in New York."""
+    """Return the time bounds, both exclusive; `date` is a day in New York."""
     start = parse_instant(query["after"], "after") if query.get("after") else None
     end = parse_instant(query["until"], "until") if query.get("until") else None
     day = query.get("date")
@@ -88,7 +88,7 @@ def _activities(
             if order_id is None or execution.order_id == order_id:
                 yield execution.at, fill_activity_view(execution)
     if order_id is not None:
-        return  # nothing but a fill has an order
+        return  # only a fill has an order
     if "FEE" in kinds:
         for fee in venue.fees:
             more = {"activity_sub_type": fee.kind, "description": f"{fee.kind} fee"}

@@ -1,4 +1,4 @@
-"""What stands between a client and the routes: keys, the rate limit, the ledger of requests, the fault menu."""
+"""Request middleware: keys, rate limit, request log and fault rules, before each route."""
 
 import asyncio
 from collections import deque
@@ -57,7 +57,8 @@ FAULTS_AFTER_ANY_BODY: Final = (*FAULTS_AFTER[: FAULTS_AFTER.index(FaultKind.GAR
 
 @dataclass(slots=True)
 class RequestRecord:
-    """One request in the ledger; `status` is None while it is unanswered, and for ever if it never is."""
+    """One request in the request log; `status` is None while there is no response, and stays None if there is
+    none."""
 
     sequence: int
     at: datetime
@@ -88,7 +89,7 @@ class RequestRecord:
 
 
 class TokenBucket:
-    """A token bucket in market time: `limit` requests a minute, all of them at once if need be."""
+    """A token bucket in market time: `limit` requests a minute, in one burst if needed."""
 
     def __init__(self, now: datetime) -> None:
         self._used = 0.0
@@ -104,7 +105,7 @@ class TokenBucket:
         return True
 
     def headers(self, now: datetime, limit: int) -> dict[str, str]:
-        """The three headers of every trading answer; reset is when the bucket will be full again."""
+        """Return the three headers of every trading response; reset is when the bucket will be full."""
         spent = self._used_at(now, limit)
         return {
             "X-Ratelimit-Limit": str(limit),
@@ -137,10 +138,12 @@ class RequestMiddleware:
         self.server_closed = asyncio.Event()
 
     async def serve(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Answer one request."""
+        """Respond to one request."""
         if request.headers.get("Upgrade", "").lower() == "websocket":
             return await handler(request)
-        facts = await self._request_facts(request)  # the body takes its time to come; the present is after it
+        facts = await self._request_facts(
+            request
+        )  # reading the body takes time; the exchange advances after it
         self._exchange.advance(self._clock.now())
         if request.path.startswith("/admin") or request.path == "/":
             answer = await call_handler(request, handler)
@@ -178,7 +181,7 @@ class RequestMiddleware:
         return await self._apply_fault_after(after, request, response)
 
     def _faults_before(self, request: web.Request) -> tuple[FaultKind, ...]:
-        """What can befall the request: only a question has an old answer, or an empty one."""
+        """Return the faults that may apply before processing; only a GET can be stale or empty."""
         if request.method != "GET":
             return FAULTS_BEFORE_ANY_METHOD
         return (
@@ -187,7 +190,7 @@ class RequestMiddleware:
             else (*FAULTS_BEFORE_ANY_METHOD, FaultKind.EMPTY)
         )
 
-    # ------------------------------------------------------------------ who, and how often
+    # ------------------------------------------------------------------ keys and rate limit
 
     def _check_keys(self, request: web.Request) -> web.Response | None:
         key = request.headers.get("APCA-API-KEY-ID")
@@ -217,10 +220,10 @@ class RequestMiddleware:
         limit, bucket = self._rate(data=data)
         response.headers.update(bucket.headers(self._clock.now(), limit or 200))
 
-    # ------------------------------------------------------------------ what goes wrong
+    # ------------------------------------------------------------------ faults
 
     async def _apply_fault_before(self, fault: Fault, request: web.Request) -> web.Response | None:
-        """What the client gets instead of being heard; None when it is heard after all."""
+        """Return the response of a request that a fault stops; None when it is processed."""
         match fault.kind:
             case FaultKind.HANG_BEFORE:
                 await self.server_closed.wait()
@@ -248,7 +251,7 @@ class RequestMiddleware:
     async def _apply_fault_after(
         self, fault: Fault, request: web.Request, response: web.StreamResponse
     ) -> web.StreamResponse:
-        """What the client gets although it was heard."""
+        """Return the response of a processed request as a fault changes it."""
         match fault.kind:
             case FaultKind.HANG:
                 await self.server_closed.wait()
@@ -265,10 +268,10 @@ class RequestMiddleware:
             case _:
                 return alter_response(fault, response)
 
-    # ------------------------------------------------------------------ the ledger
+    # ------------------------------------------------------------------ request log
 
     async def _request_facts(self, request: web.Request) -> dict[str, str | None]:
-        """What fault rules and the ledger know about a request."""
+        """Return what fault rules and the request log use of a request."""
         symbol: str | None = request.query.get("symbols")
         client_id: str | None = request.query.get("client_order_id")
         side: str | None = None
@@ -313,17 +316,17 @@ class RequestMiddleware:
 
 
 def is_trading(path: str) -> bool:
-    """Whether the trading API answers there, if only with "endpoint not found"."""
+    """Return whether the trading API responds at this path, even with "endpoint not found"."""
     return path.startswith("/v2/") and not is_data(path)
 
 
 def is_data(path: str) -> bool:
-    """Whether the data API answers there."""
+    """Return whether the data API responds at this path."""
     return path.startswith(DATA_PREFIXES)
 
 
 def faults_after(response: web.StreamResponse) -> tuple[FaultKind, ...]:
-    """What can befall the answer: a document may be damaged, and legs left out where there are some."""
+    """Return the faults that may apply to the response: a damaged document, or missing legs."""
     body = response.body if isinstance(response, web.Response) else None
     if not isinstance(body, bytes) or not body:
         return FAULTS_AFTER_ANY_BODY
@@ -335,7 +338,7 @@ def faults_after(response: web.StreamResponse) -> tuple[FaultKind, ...]:
 
 
 async def call_handler(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """The route's answer, or the refusal it raised, or "not found" for a path nobody has."""
+    """Return the route's response, the ApiError it raised, or "not found" for an unknown path."""
     try:
         return await handler(request)
     except ApiError as refusal:

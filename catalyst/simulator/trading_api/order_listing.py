@@ -1,4 +1,4 @@
-"""Lists of orders that a client may page through."""
+"""Order listing: lists of orders with filters and paging."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ ASSET_CLASS = "us_equity"
 
 @dataclass(frozen=True, slots=True)
 class OrderQuery:
-    """What GET /v2/orders was asked for."""
+    """Parameters of GET /v2/orders."""
 
     status: str
     limit: int
@@ -37,7 +37,7 @@ class OrderQuery:
 
 
 def parse_order_query(query: Mapping[str, str]) -> OrderQuery:
-    """The question in a query string. Raises Refusal (422)."""
+    """Parse a query string. Raises ApiError (422)."""
     status = query.get("status", "open").lower() or "open"
     if status not in {"open", "closed", "all"}:
         raise ApiError(422, BAD_PARAMETER, f"invalid status: {status}")
@@ -60,7 +60,7 @@ def parse_order_query(query: Mapping[str, str]) -> OrderQuery:
 
 
 def parse_positive_int(query: Mapping[str, str], name: str, default: int, maximum: int) -> int:
-    """A positive whole number of a query, at most `most`. Raises Refusal (422)."""
+    """Return a positive integer of a query, at most `most`. Raises ApiError (422)."""
     text = query.get(name)
     if not text:
         return default
@@ -70,10 +70,10 @@ def parse_positive_int(query: Mapping[str, str], name: str, default: int, maximu
 
 
 def list_orders(exchange: Exchange, query: OrderQuery) -> list[Order]:
-    """The orders asked for.
+    """Return the requested orders. A held leg is not an open order.
 
-    A held leg is not an open order. Nested, legs appear inside their parents only; once a parent is closed
-    its open legs are listed by themselves, unless the switch hides them.
+    Nested legs appear only inside their parents; the open legs of a closed parent are listed by themselves,
+    unless `hide_open_legs` hides them.
     """
     shown = (exchange.visible_state(order) for order in exchange.order_store.orders.values())
     rows = [order for order in shown if _matches_query(exchange, order, query)]
@@ -98,7 +98,7 @@ def _matches_query(exchange: Exchange, order: Order, query: OrderQuery) -> bool:
 
 
 def _is_nested_in_parent(exchange: Exchange, leg: Order, query: OrderQuery) -> bool:
-    """Whether a leg is shown inside its parent, or nowhere, instead of by itself."""
+    """Return whether a leg is shown only inside its parent."""
     parent = exchange.order_store.parent(leg)
     if parent is None or leg.id not in parent.legs:
         return False

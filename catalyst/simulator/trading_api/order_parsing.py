@@ -1,4 +1,4 @@
-"""Request bodies become typed requests; what cannot be read is refused."""
+"""Order parsing: request bodies into typed requests; unreadable ones are rejected."""
 
 from collections.abc import Mapping
 from decimal import Decimal
@@ -19,7 +19,7 @@ EnumT = TypeVar("EnumT", bound=StrEnum)
 
 
 def parse_submit_request(body: Mapping[str, object]) -> SubmitRequest:
-    """The order a client asks for; Refusal (422) names what is missing or malformed."""
+    """Return the requested order. Raises ApiError (422), which names what is missing or malformed."""
     symbol = body.get("symbol")
     if not isinstance(symbol, str) or not symbol:
         raise ApiError(422, BAD_PARAMETER, "symbol is required")
@@ -49,7 +49,7 @@ def parse_submit_request(body: Mapping[str, object]) -> SubmitRequest:
 
 
 def parse_replace_request(body: Mapping[str, object]) -> ReplaceRequest:
-    """The changes a client asks for."""
+    """Return the requested changes."""
     tif = body.get("time_in_force")
     return ReplaceRequest(
         qty=parse_amount(body.get("qty"), "qty"),
@@ -62,7 +62,7 @@ def parse_replace_request(body: Mapping[str, object]) -> ReplaceRequest:
 
 
 def closing_qty(held: Decimal, qty: str | None, percentage: str | None) -> Decimal | None:
-    """How many shares of a position a close request means; None is all of them."""
+    """Return how many shares a close request means; None is all of them."""
     if qty is not None and percentage is not None:
         raise ApiError(422, BAD_PARAMETER, "only one of qty or percentage is allowed")
     if qty is not None:

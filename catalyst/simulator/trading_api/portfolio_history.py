@@ -1,7 +1,7 @@
-"""The account's past: its equity and profit at each step of a period.
+"""Portfolio history: equity and profit at each step of a period.
 
-Days come from the equity kept at each close. Inside a day the equity is computed again, from the executions, the
-fees and the transfers up to each instant and the market's trades: nothing is sampled, and a restart loses nothing.
+Daily points use the equity stored at each close. Intraday equity is computed from executions, fees and
+transfers up to each instant and the market's trades: nothing is sampled, and a restart loses nothing.
 """
 
 import re
@@ -43,7 +43,7 @@ CASHFLOW_TYPES: Final = ("CSD", "CSW", "FEE")
 
 @dataclass(frozen=True, slots=True)
 class HistoryQuery:
-    """What GET /v2/account/portfolio/history was asked for."""
+    """Parameters of GET /v2/account/portfolio/history."""
 
     start: datetime
     end: datetime
@@ -55,7 +55,7 @@ class HistoryQuery:
 
 @dataclass(frozen=True, slots=True)
 class HistoryPoint:
-    """One step: its label, the instant it is valued at, and the session day it belongs to."""
+    """One step: its label, the instant of its valuation, and its session day."""
 
     label: datetime
     at: datetime
@@ -63,7 +63,7 @@ class HistoryPoint:
 
 
 def parse_history_query(venue: Venue, query: Mapping[str, str]) -> HistoryQuery:
-    """The question in a query string. Raises Refusal (422)."""
+    """Parse a query string. Raises ApiError (422)."""
     given = [name for name in ("period", "start", "end") if query.get(name)]
     if len(given) == 3:
         raise ApiError(422, BAD_PARAMETER, "only two of start, end and period can be specified")
@@ -78,7 +78,8 @@ def parse_history_query(venue: Venue, query: Mapping[str, str]) -> HistoryQuery:
         raise ApiError(422, BAD_PARAMETER, f"invalid timeframe: {frame}")
     if frame != "1D" and length > MAX_INTRADAY_PERIOD:
         raise ApiError(422, BAD_PARAMETER, "only 1D timeframe is supported for periods longer than 30 days")
-    # Recorded: the broker answers 200 to `extended_hours=` with a word that is no boolean; here alone it counts as no.
+    # Recorded: the broker returns 200 for `extended_hours=` with a word that is no boolean; only here it
+    # counts as false.
     extended = query.get("extended_hours", "").strip().lower() in {"true", "1", "t", "yes"}
     reporting = query.get("intraday_reporting") or ("extended_hours" if extended else "market_hours")
     if reporting not in INTRADAY_REPORTINGS:
@@ -92,7 +93,8 @@ def parse_history_query(venue: Venue, query: Mapping[str, str]) -> HistoryQuery:
 
 
 def _parse_range(venue: Venue, query: Mapping[str, str]) -> tuple[datetime, datetime]:
-    """From where to where: a period ends at `end`, or begins at `start`; `date_end` is the older name of a last day."""
+    """Return start and end: a period ends at `end`, or begins at `start`; `date_end` is the older name of the
+    last day."""
     start = parse_instant(query["start"], "start") if query.get("start") else None
     end = parse_instant(query["end"], "end") if query.get("end") else None
     if end is None and query.get("date_end"):
@@ -105,7 +107,7 @@ def _parse_range(venue: Venue, query: Mapping[str, str]) -> tuple[datetime, date
 
 
 def _shift_by_period(at: datetime, period: str, sign: int) -> datetime:
-    """A period away, at New York's midnight before or after. Days and weeks count the last day as one of them."""
+    """Return a period away, at New York's midnight before or after. Days and weeks include the last day."""
     number, unit = _parse_period(period)
     day = at.astimezone(NEW_YORK).date()
     if unit in "DW":
@@ -141,17 +143,17 @@ def _midnight(day: date) -> datetime:
 
 
 def _default_timeframe(length: timedelta) -> str:
-    """The timeframe of a question that names none."""
+    """Return the timeframe of a query without one."""
     if length < timedelta(days=7):
         return "1Min"
     return "15Min" if length < timedelta(days=30) else "1D"
 
 
-# ---------------------------------------------------------------------- the points
+# ---------------------------------------------------------------------- points
 
 
 def history_view(venue: Venue, query: HistoryQuery) -> JsonObject:
-    """Equity and profit at each step; profit is without the money that came in or went out."""
+    """Return equity and profit at each step; profit excludes transfers."""
     steps = _daily_points(venue, query) if query.timeframe == "1D" else _intraday_points(venue, query)
     points = [point for point in steps if point.at >= venue.account.created_at]
     worth = [float(value) for value in _equities(venue, query, points)]
@@ -186,7 +188,7 @@ def history_view(venue: Venue, query: HistoryQuery) -> JsonObject:
 
 
 def _initial_base(venue: Venue, point: HistoryPoint, equity: float) -> tuple[Decimal, datetime]:
-    """The base of an account without an earlier close: what it began with."""
+    """Return the base of an account without an earlier close: its opening deposit."""
     opening = venue.transfers[0]
     if opening.at <= point.at:
         return opening.amount, opening.at
@@ -199,13 +201,13 @@ def _base_equity(venue: Venue, points: Sequence[HistoryPoint]) -> tuple[Decimal 
 
 
 def _closing_equity_before(venue: Venue, day: date) -> tuple[datetime, Decimal] | None:
-    """The last equity kept before this day."""
+    """Return the last stored equity before this day."""
     index = bisect_left(venue.equity_history, day, key=lambda row: new_york_date(row[0]))
     return venue.equity_history[index - 1] if index else None
 
 
 def _sessions(venue: Venue, query: HistoryQuery) -> Sequence[MarketSession]:
-    """The sessions asked for, from the one in which the account was opened, to the running one."""
+    """Return the requested sessions, from the account's first one to the current one."""
     first = max(new_york_date(query.start), new_york_date(venue.account.created_at))
     last = min(new_york_date(query.end), new_york_date(venue.now))
     if first > last:
@@ -214,14 +216,14 @@ def _sessions(venue: Venue, query: HistoryQuery) -> Sequence[MarketSession]:
 
 
 def _daily_points(venue: Venue, query: HistoryQuery) -> Iterator[HistoryPoint]:
-    """A point a session, labelled with the end of its extended hours as the broker's own examples are."""
+    """Return a point per session, labelled with the end of its extended hours, as the broker's examples are."""
     for session in _sessions(venue, query):
         label = datetime.combine(session.day, POST_CLOSE, NEW_YORK)
         yield HistoryPoint(label, min(session.close, venue.now), session.day)
 
 
 def _intraday_points(venue: Venue, query: HistoryQuery) -> Iterator[HistoryPoint]:
-    """A point a step: of each session, of its extended hours too, or of the whole clock."""
+    """Return a point per step: of each session, of its extended hours too, or of the whole day."""
     frame = TIMEFRAMES[query.timeframe]
     if query.reporting == "continuous":
         origin = max(query.start, venue.account.created_at)
@@ -244,7 +246,7 @@ def _intraday_points(venue: Venue, query: HistoryQuery) -> Iterator[HistoryPoint
             at += frame
 
 
-# ---------------------------------------------------------------------- what it was worth
+# ---------------------------------------------------------------------- valuation
 
 
 def _equities(venue: Venue, query: HistoryQuery, points: Sequence[HistoryPoint]) -> Iterator[Decimal]:
@@ -265,7 +267,7 @@ def _equity_at(venue: Venue, at: datetime) -> Decimal:
 
 
 class EquityReplay:
-    """Cash and shares as they were, found by living through every booking once."""
+    """Cash and shares at past instants, found by one pass over every booking."""
 
     def __init__(self, venue: Venue) -> None:
         self._venue = venue
@@ -274,7 +276,7 @@ class EquityReplay:
         self._last_fill_price: dict[str, Decimal] = {}
 
     def equities(self, instants: Sequence[datetime]) -> Iterator[Decimal]:
-        """The equity at each instant; the instants must ascend."""
+        """Yield the equity at each instant; the instants must ascend."""
         venue = self._venue
         moves = sorted(
             [*((t.at, t.amount) for t in venue.transfers), *((f.at, -f.amount) for f in venue.fees)]
@@ -313,7 +315,7 @@ def _net_transfers(venue: Venue, after: datetime, until: datetime) -> Decimal:
 
 
 def _cashflows_by_step(venue: Venue, query: HistoryQuery, points: Sequence[HistoryPoint]) -> JsonObject:
-    """Of each type asked for that moved money: the sum within each step."""
+    """Return for each requested type with cash flows the sum within each step."""
     shown: dict[str, list[float]] = {}
     if not points:
         return {}

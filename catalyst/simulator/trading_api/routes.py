@@ -1,4 +1,4 @@
-"""The trading REST API: each route reads its request, asks the exchange, and writes the answer."""
+"""Trading API routes: each parses its request, calls the exchange, and writes the response."""
 
 from collections.abc import Awaitable, Callable
 from datetime import date, datetime, timedelta
@@ -238,7 +238,7 @@ class TradingApi:
         return self._order_view(self._exchange.close_position(symbol, qty))
 
     def close_all(self, request: web.Request) -> object:
-        """Cancels first if asked, and does not wait for the cancels: 207 with one item for each attempt."""
+        """Close all positions: cancel first if requested, without waiting; 207 with one item per attempt."""
         exchange = self._exchange
         rows: list[JsonObject] = []
         if parse_bool(request.query.get("cancel_orders")):
@@ -278,7 +278,7 @@ class TradingApi:
 
 
 def without_body(answer: RouteHandler) -> Callable[[web.Request], Awaitable[web.Response]]:
-    """A route that needs no body."""
+    """Return a handler for a route without a body."""
 
     async def respond(request: web.Request) -> web.Response:
         return to_response(answer(request))
@@ -287,14 +287,14 @@ def without_body(answer: RouteHandler) -> Callable[[web.Request], Awaitable[web.
 
 
 def to_response(answer: object) -> web.Response:
-    """A 200 with this JSON, or the response itself."""
+    """Return a 200 with this JSON, or the response itself."""
     if isinstance(answer, web.Response):
         return answer
     return web.Response(body=encode_json(answer), content_type="application/json")
 
 
 async def read_json_body(request: web.Request) -> JsonObject:
-    """The request's JSON object. Raises Refusal (400)."""
+    """Return the request's JSON object. Raises ApiError (400)."""
     raw = await request.read()
     try:
         body = orjson.loads(raw) if raw else {}
@@ -306,12 +306,12 @@ async def read_json_body(request: web.Request) -> JsonObject:
 
 
 def format_new_york(at: datetime) -> str:
-    """New York time with its offset."""
+    """Return New York time with its offset."""
     return at.astimezone(NEW_YORK).isoformat()
 
 
 def parse_date(text: str | None, default: date) -> date:
-    """A day from a query. Raises Refusal (422)."""
+    """Return a day of a query. Raises ApiError (422)."""
     if not text:
         return default
     try:
@@ -321,7 +321,7 @@ def parse_date(text: str | None, default: date) -> date:
 
 
 def require_number(value: object, name: str) -> Decimal:
-    """A number that must be there. Raises Refusal (422)."""
+    """Return a required number. Raises ApiError (422)."""
     number = parse_amount(value, name)
     if number is None:
         raise ApiError(422, BAD_PARAMETER, f"{name} is required")

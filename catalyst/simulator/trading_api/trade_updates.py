@@ -1,4 +1,4 @@
-"""The trade_updates websocket: who listens, what is sent, and what goes wrong on the way."""
+"""trade_updates websocket: connections, messages, and faults on the way."""
 
 import asyncio
 from collections import deque
@@ -34,7 +34,7 @@ MESSAGE_FAULTS = (
 
 @dataclass(eq=False, slots=True)
 class StreamConnection:
-    """One connection: what it may hear, and what still has to be written to it."""
+    """One connection: its state, and what still has to be written to it."""
 
     socket: web.WebSocketResponse
     binary: bool
@@ -53,7 +53,8 @@ class StreamConnection:
 
 
 class TradeUpdateStreams:
-    """Every trade_updates connection. No replay, no snapshot: who was not listening has missed it."""
+    """Every trade_updates connection. No replay and no snapshot: a client that was not connected misses
+    messages."""
 
     def __init__(
         self, faults: FaultRules, settings: ExchangeSettings, clock: Clock, keys: dict[str, str]
@@ -65,7 +66,7 @@ class TradeUpdateStreams:
         self._connections: list[StreamConnection] = []
         self._reordered: list[bytes] = []
         self._delayed_sends: set[asyncio.Task[None]] = set()
-        self.frames_sent = 0  # trade_updates frames handed to live sockets
+        self.frames_sent = 0  # trade_updates frames given to live sockets
 
     @property
     def connection_count(self) -> int:
@@ -74,7 +75,7 @@ class TradeUpdateStreams:
     # ------------------------------------------------------------------ sending
 
     def broadcast(self, updates: list[TradeUpdateMessage]) -> None:
-        """Hand each update to every socket that listens, as far as the fault menu lets it."""
+        """Send each update to every listening socket, as far as the fault rules allow."""
         for update in updates:
             facts = {
                 "event": update.event,
@@ -135,25 +136,25 @@ class TradeUpdateStreams:
         self._send(frame)
 
     def disconnect(self, code: int = WSCloseCode.INTERNAL_ERROR) -> None:
-        """Close every connection, after what is already queued."""
+        """Close every connection after what is queued."""
         for connection in self._connections:
             connection.close_code = code
             connection.frames_queued.set()
 
     def stop_sending(self) -> None:
-        """From here on the sockets that are open stay open and say nothing, not even a pong."""
+        """Keep open sockets open and send nothing more, not even a pong."""
         for connection in self._connections:
             connection.sending_stopped = True
 
     def stop_reading(self) -> None:
-        """As `mute`, and nothing more is read or ponged."""
+        """As `stop_sending`, and read nothing more."""
         for connection in self._connections:
             connection.sending_stopped = connection.reading_stopped = True
 
     # ------------------------------------------------------------------ serving
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
-        """One connection, from handshake to close."""
+        """Serve one connection, from handshake to close."""
         busy = self._faults.fire_matching(FaultKind.STREAM_BUSY)
         second = self._connections and (
             self._settings.one_stream or self._faults.fire_matching(FaultKind.STREAM_SECOND) is not None
@@ -198,7 +199,7 @@ class TradeUpdateStreams:
                     await connection.socket.close(code=connection.close_code)
                     return
         except (ConnectionError, RuntimeError):
-            return  # the other side is gone; what is left in the queue was not sent
+            return  # the client is gone; the rest of the queue was not sent
 
     async def _read(self, connection: StreamConnection) -> None:
         async for message in connection.socket:
@@ -252,7 +253,7 @@ class TradeUpdateStreams:
 
 
 def distort_message(fault: Fault, data: JsonObject) -> bytes:
-    """The message as the fault wants it seen."""
+    """Return the message as the fault changes it."""
     if fault.kind is FaultKind.STREAM_NULL:
         return encode_json({"stream": TRADE_UPDATES, "data": None})
     if fault.kind is FaultKind.STREAM_RAW:

@@ -1,4 +1,4 @@
-"""The watchlists over HTTP, each addressed by its id or by its name."""
+"""Watchlist routes: each list is addressed by its id or by its name."""
 
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -92,7 +92,7 @@ class WatchlistApi:
         return self._exchange.watchlists.find_by_name(name)
 
     def _summary(self, watchlist: Watchlist) -> JsonObject:
-        """What the list of lists shows of each."""
+        """Return what the list of lists shows of each."""
         return {
             "id": watchlist.id,
             "account_id": self._exchange.account.id,
