@@ -95,7 +95,12 @@ def test_python_example_of_the_bot_page_succeeds(port: str) -> None:
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
 def test_fault_examples_of_the_bot_page_succeed(port: str) -> None:
-    """Each is taken, all are listed and healed, and the books are clean."""
+    """Each rule is accepted, all are listed and removed, and the audit is clean."""
+    keys = {"APCA-API-KEY-ID": "demo", "APCA-API-SECRET-KEY": "demo"}
+    order = {"symbol": "SPY", "qty": "1", "side": "buy", "type": "market", "time_in_force": "day"}
+    requests.post(
+        f"http://127.0.0.1:{port}/v2/orders", headers=keys, json=order, timeout=10
+    ).raise_for_status()
     [script] = code_blocks("Make it misbehave", "sh")
     answers = [json.loads(line) for line in run_script(["sh", "-eu"], script, port).splitlines() if line]
     *_, faults, healed, request_log, audit = answers
