@@ -158,7 +158,7 @@ async def measure_websockets() -> list[Row]:
             await socket.receive()
             await socket.send_json({"action": "listen", "data": {"streams": ["trade_updates"]}})
             await socket.receive()
-            exchange.deposit(exchange.account.cash)
+            exchange.deposit(exchange.state.account.cash)
             update = await sample_trade_update(exchange, clock)
             started = perf_counter()
             for _ in range(FRAMES // 100):
@@ -195,8 +195,8 @@ async def sample_trade_update(exchange: Exchange, clock: ManualClock) -> Any:
     updates: list[Any] = []
     body = {"symbol": "AAPL", "side": "buy", "qty": "1", "type": "market", "time_in_force": "day"}
     exchange.submit(parse_submit_request(body))
-    exchange.advance(clock.now() + timedelta(seconds=5))
-    updates, exchange.outbox[:] = list(exchange.outbox), []
+    exchange.venue.advance(clock.now() + timedelta(seconds=5))
+    updates, exchange.state.outbox[:] = list(exchange.state.outbox), []
     return updates[-1]
 
 

@@ -132,12 +132,12 @@ async def measure_flatten(dsn: str, positions: int, seed: int, rate: float) -> f
             await scenario.submit_entry(symbol, 20, **ENTRY)
         await scenario.advance(seconds=10)
         assert all(scenario.held_qty(symbol) == 20 for symbol in SYMBOLS[:positions])
-        scenario.server.exchange.faults = RandomFaults(random.Random(seed), rate)
+        scenario.server.exchange.state.faults = RandomFaults(random.Random(seed), rate)
         started = scenario.clock.now()
         scenario.stop.request("SIGTERM", flatten=True)
         code = await scenario.wait_for_exit(step=0.25)
         seconds = (scenario.clock.now() - started).total_seconds()
-        scenario.server.exchange.faults = FaultRules()
+        scenario.server.exchange.state.faults = FaultRules()
         assert not any(scenario.held_qty(symbol) for symbol in SYMBOLS[:positions])
         assert rate or code is ExitCode.FLAT, code
         await scenario.assert_consistent()
@@ -154,7 +154,7 @@ def flatten_name(positions: int, rate: float) -> str:
 
 def longest_unprotected(scenario: Scenario) -> float:
     """Return the longest time in seconds that shares had no working stop, measured by the exchange."""
-    exposure = scenario.server.exchange.unprotected_time.totals(scenario.server.exchange.now)
+    exposure = scenario.server.exchange.state.unprotected_time.totals(scenario.server.exchange.state.now)
     return max((float(times["longest_seconds"]) for times in exposure.values()), default=0.0)
 
 

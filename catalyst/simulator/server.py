@@ -61,7 +61,7 @@ class SimulatorServer:
         self.exchange = exchange
         self.clock = clock
         self.host, self.port = LOOPBACK, 0
-        self.streams = TradeUpdateStreams(exchange.faults, exchange.settings, clock, keys)
+        self.streams = TradeUpdateStreams(exchange.state.faults, exchange.state.settings, clock, keys)
         self.middleware = RequestMiddleware(exchange, clock, keys, self.publish_changes)
         self.data_streams: DataStreams | None = None
         self._keys = keys
@@ -99,14 +99,14 @@ class SimulatorServer:
             app.router.add_get(path, self.streams.serve)
         if market is not None:
             add_data_routes(app, market, self.clock)
-            announcements = self.exchange.announcements
+            announcements = self.exchange.state.announcements
             self.data_streams = add_data_streams(app, market, self.clock, self._keys, announcements)
             admin.mount_data(app, app[ENTITLEMENTS], self.data_streams)
         if isinstance(market, OverriddenMarket):
-            for symbol in sorted(self.exchange.halted):  # halted before this process began
-                market.halt(symbol, self.exchange.now)
-            self.exchange.announcements.on_change(
-                partial(market.apply_announcements, self.exchange.announcements)
+            for symbol in sorted(self.exchange.state.halted):  # halted before this process began
+                market.halt(symbol, self.exchange.state.now)
+            self.exchange.state.announcements.on_change(
+                partial(market.apply_announcements, self.exchange.state.announcements)
             )
             admin.mount_market(app, market)
         return app
@@ -115,7 +115,7 @@ class SimulatorServer:
         """Save changes, send updates, and let the driver read its next event again."""
         if self._journal is not None:
             self._journal.save(self.exchange)
-        updates, self.exchange.outbox[:] = list(self.exchange.outbox), []
+        updates, self.exchange.state.outbox[:] = list(self.exchange.state.outbox), []
         self.streams.broadcast(updates)
         self.wake_driver()
 
@@ -133,10 +133,10 @@ class SimulatorServer:
     async def run_scheduled_events(self) -> None:
         """Advance the exchange to each instant at which something happens."""
         while True:
-            self.exchange.advance(self.clock.now())
+            self.exchange.venue.advance(self.clock.now())
             self.publish_changes()
             self._wake_event.clear()
-            due = self.exchange.next_event_at()
+            due = self.exchange.venue.next_event_at()
             if due is None:
                 await self._wake_event.wait()
             else:
@@ -206,8 +206,8 @@ async def serve_until_cancelled(options: SimOptions) -> None:
         try:
             await asyncio.get_running_loop().create_future()
         finally:
-            exchange.advance(options.clock.now())
-            exchange.unsaved_changes = True  # a restart continues from this time
+            exchange.venue.advance(options.clock.now())
+            exchange.state.unsaved_changes = True  # a restart continues from this time
             server.publish_changes()
 
 

@@ -88,7 +88,7 @@ class SimulatedVenue(Venue):
         """A trade a millisecond from now, and the exchange has seen it."""
         self.scenario.feed.add_trade(symbol, self.clock.now() + timedelta(milliseconds=1), price, size)
         await self.advance(0.002)
-        self.server.exchange.advance(self.clock.now())
+        self.server.exchange.venue.advance(self.clock.now())
         self.server.publish_changes()
 
     @property
@@ -96,7 +96,7 @@ class SimulatedVenue(Venue):
         """The client ids the exchange itself knows, whatever the wire said."""
         return [
             one.client_order_id
-            for one in self.scenario.exchange.order_store.orders.values()
+            for one in self.scenario.exchange.state.order_store.orders.values()
             if one.parent_id is None
         ]
 

@@ -134,9 +134,11 @@ class SteeredRequest:
             chosen = kept[pick % len(kept)]
             place = self.case.query if name == "name" else self.case.path_parameters
             place[name] = chosen.name if name == "name" else chosen.id  # type: ignore[index]
-        every = list(sim.exchange.order_store.orders.values())
+        every = list(sim.exchange.state.order_store.orders.values())
         for name, pick in self.order_picks.items():
-            priced = [order for order in sim.exchange.order_store.live() if order.limit_price is not None]
+            priced = [
+                order for order in sim.exchange.state.order_store.live() if order.limit_price is not None
+            ]
             known = priced if pick % 3 and priced else every
             order = known[pick % len(known)]
             value = order.client_order_id if name == "client_order_id" else order.id

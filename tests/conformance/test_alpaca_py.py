@@ -151,7 +151,7 @@ async def alpaca_py_session() -> AsyncIterator[Session]:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        assert audit(exchange).problems == []
+        assert audit(exchange.state).problems == []
 
 
 async def test_alpaca_py_streams_every_step_of_a_replaced_and_cancelled_order() -> None:

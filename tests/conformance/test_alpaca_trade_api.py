@@ -32,7 +32,7 @@ def test_alpaca_trade_api_completes_a_session() -> None:
             check=False,
         )
         assert session.returncode == 0, session.stdout + session.stderr
-        problems = sim.call_in_thread(lambda: audit(sim.exchange).problems)
+        problems = sim.call_in_thread(lambda: audit(sim.exchange.state).problems)
         agents = sim.call_in_thread(lambda: {entry.user_agent for entry in sim.server.middleware.request_log})
     saw = json.loads(session.stdout.splitlines()[-1])
     assert {"new", "fill", "replaced", "canceled"} <= set(saw["updates"])

@@ -21,7 +21,7 @@ def test_stop_in_pending_cancel_does_not_trigger_after_its_target_filled() -> No
     assert target.status is OrderStatus.FILLED
     assert stop.status is OrderStatus.PENDING_CANCEL
     scenario.print_trade("AAPL", "94", 1_000_000)
-    assert scenario.exchange.account.qty("AAPL") == 0
+    assert scenario.exchange.state.account.qty("AAPL") == 0
     scenario.assert_audit_clean()
 
 
@@ -76,9 +76,9 @@ def test_cancelled_replacement_reserves_no_shares() -> None:
     order = scenario.submit("sell", 10, "AAPL", "limit", limit_price="101")
     scenario.advance(0.3)
     new = scenario.replace(order, qty="60")
-    scenario.exchange.settings.replace = type(scenario.exchange.settings.replace)(5, 5)
+    scenario.exchange.state.settings.replace = type(scenario.exchange.state.settings.replace)(5, 5)
     assert reserved_qty(scenario) == 60
-    scenario.exchange.finish_order(new, OrderStatus.CANCELED)
+    scenario.exchange.state.finish_order(new, OrderStatus.CANCELED)
     assert reserved_qty(scenario) == 10
 
 
@@ -93,7 +93,7 @@ def test_notional_sell_above_the_position_is_rejected() -> None:
     assert reserved_qty(scenario) > Decimal("1.4")
     assert scenario.expect_rejection(scenario.submit, "sell", None, notional="150").status == 403
     scenario.advance()
-    assert 0 < scenario.exchange.account.qty("AAPL") < Decimal("0.6")
+    assert 0 < scenario.exchange.state.account.qty("AAPL") < Decimal("0.6")
     scenario.assert_audit_clean()
 
 

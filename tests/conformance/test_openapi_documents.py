@@ -232,7 +232,7 @@ def check_responses(sim: ExchangeThread, label: str, examples: int) -> tuple[Cou
         """`chance` keeps a question without parameters from being asked once: each time the house is another."""
         if has_no_input:
             trade_randomly(sim, random.Random(chance))
-        if len(sim.exchange.account.positions) < 4 or len(sim.exchange.order_store.live()) < 4:
+        if len(sim.exchange.state.account.positions) < 4 or len(sim.exchange.state.order_store.live()) < 4:
             replenish_orders(sim)
         if "/v2/watchlists" in label:
             replenish_watchlists(sim)
@@ -408,7 +408,7 @@ def test_absurd_numbers_are_rejected_with_a_message(number: object) -> None:
     }
     with run_exchange() as sim:
         prepare_account(sim)
-        known = next(o for o in sim.exchange.order_store.live() if o.limit_price is not None).id
+        known = next(o for o in sim.exchange.state.order_store.live() if o.limit_price is not None).id
         asks = [
             ("POST", "/v2/orders", {}, {**order, "time_in_force": "day", name: number})
             for name in ("qty", "limit_price", "notional")

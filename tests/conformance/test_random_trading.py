@@ -99,7 +99,7 @@ class RandomTrader:
 
     def protect(self) -> None:
         symbol = self.random.choice(SYMBOLS)
-        held = self.scenario.exchange.account.qty(symbol)
+        held = self.scenario.exchange.state.account.qty(symbol)
         side, up = ("sell", 1) if held > 0 else ("buy", -1)
         stop = {"stop_price": self.price_near(symbol, 0.02, -up)}
         target = {"limit_price": self.price_near(symbol, 0.02, up)}
@@ -132,10 +132,10 @@ class RandomTrader:
 
     def halt(self) -> None:
         symbol, exchange = self.random.choice(SYMBOLS), self.scenario.exchange
-        if exchange.halted:
-            exchange.resume(exchange.halted.copy().pop())
+        if exchange.state.halted:
+            exchange.venue.resume(exchange.state.halted.copy().pop())
         else:
-            exchange.halt(symbol)
+            exchange.state.halt(symbol)
 
     def deposit(self) -> None:
         amount = Decimal(self.random.choice((-500, 500)))
@@ -151,10 +151,10 @@ class RandomTrader:
     def wait(self) -> None:
         scenario = self.scenario
         scenario.advance(self.random.choice((0.02, 0.1, 0.5, 2.0, 20.0, 300.0)))
-        if not scenario.exchange.hours.is_open(scenario.now) or self.random.random() < 0.02:
-            opens = scenario.exchange.hours.next_session(scenario.now)
+        if not scenario.exchange.state.hours.is_open(scenario.now) or self.random.random() < 0.02:
+            opens = scenario.exchange.state.hours.next_session(scenario.now)
             assert opens is not None
-            scenario.exchange.advance(opens.open - timedelta(seconds=self.random.choice((-5, 60, 900))))
+            scenario.exchange.venue.advance(opens.open - timedelta(seconds=self.random.choice((-5, 60, 900))))
 
     def price_near(self, symbol: str, width: float, side: int = 0) -> str:
         """A price within `width` of the last trade; above it for a positive side, below for a negative one."""
@@ -163,7 +163,7 @@ class RandomTrader:
 
     def random_order(self) -> Order:
         """An order that lives, or now and then one that does not."""
-        book = self.scenario.exchange.order_store
+        book = self.scenario.exchange.state.order_store
         orders = book.live() if self.random.random() < 0.9 else list(book.orders.values())
         if not orders:
             raise ApiError(404, None, "there is no order")
@@ -173,35 +173,37 @@ class RandomTrader:
 
     def check(self) -> None:
         exchange = self.scenario.exchange
-        for execution in exchange.executions[self.checked_executions :]:
+        for execution in exchange.state.executions[self.checked_executions :]:
             sign = 1 if execution.side == "buy" else -1
             before = self.shares[execution.symbol]
             after = before + sign * execution.qty
             assert before * after >= 0, f"{execution} took {before} across zero to {after}"
             self.shares[execution.symbol] = after
             self.cash -= sign * execution.qty * execution.price
-        self.checked_executions = len(exchange.executions)
-        for fee in exchange.fees[self.checked_fees :]:
+        self.checked_executions = len(exchange.state.executions)
+        for fee in exchange.state.fees[self.checked_fees :]:
             self.cash -= fee.amount
-        self.checked_fees = len(exchange.fees)
-        assert exchange.account.cash == self.cash
+        self.checked_fees = len(exchange.state.fees)
+        assert exchange.state.account.cash == self.cash
         held = {symbol: qty for symbol, qty in self.shares.items() if qty}
-        assert {symbol: p.qty for symbol, p in exchange.account.positions.items()} == held
+        assert {symbol: p.qty for symbol, p in exchange.state.account.positions.items()} == held
         self.check_reserved(held)
-        assert audit(exchange).problems == []
+        assert audit(exchange.state).problems == []
 
     def check_reserved(self, held: dict[str, Decimal]) -> None:
         """Open exits hold each share once: what can trade is never more than there is, and is not available."""
         exchange = self.scenario.exchange
         groups: dict[tuple[str, str], Decimal] = defaultdict(Decimal)
         trading: dict[tuple[str, str], Decimal] = defaultdict(Decimal)
-        for order in exchange.order_store.live():
-            row = order_view(order, exchange.order_store, exchange.settings, nested=False)
+        for order in exchange.state.order_store.live():
+            row = order_view(order, exchange.state.order_store, exchange.state.settings, nested=False)
             if not str(row["position_intent"]).endswith("_to_close") or not self.is_active(order):
                 continue
             rest = Decimal(str(row["qty"] or order.qty)) - Decimal(str(row["filled_qty"]))
             if order.replaces is not None and not order.acknowledged:
-                rest -= exchange.order_store.orders[order.replaces].filled_qty  # its quantity is the chain's
+                rest -= exchange.state.order_store.orders[
+                    order.replaces
+                ].filled_qty  # its quantity is the chain's
             key = (order.symbol, self.group_id(order))
             groups[key] = max(groups[key], rest)
             if order.acknowledged:
@@ -218,7 +220,7 @@ class RandomTrader:
     def is_active(self, order: Order) -> bool:
         """False for a leg before its entry is complete or after its group's end, and for a replacement of
         something that is over: it comes to nothing."""
-        orders = self.scenario.exchange.order_store.orders
+        orders = self.scenario.exchange.state.order_store.orders
         if order.replaces is not None and not order.acknowledged:
             old = orders[order.replaces]
             return old.status not in TERMINAL_STATUSES and self.is_active(old)
@@ -231,7 +233,7 @@ class RandomTrader:
 
     def group_id(self, order: Order) -> str:
         """What holds its shares once: the first order of the chain that heads the group."""
-        orders = self.scenario.exchange.order_store.orders
+        orders = self.scenario.exchange.state.order_store.orders
         top = order if order.parent_id is None else orders[order.parent_id]
         while top.replaces is not None:
             top = orders[top.replaces]

@@ -105,15 +105,15 @@ def activities(sim: ExchangeThread, kind: str) -> list[dict[str, Any]]:
 
 def trade_the_day(sim: ExchangeThread, draw: random.Random) -> None:
     """Orders of every kind in busy and in quiet names, cancels, replacements, closes, until the next morning."""
-    everything = list(sim.exchange.market.assets())
+    everything = list(sim.exchange.state.market.assets())
     at: datetime = sim.clock.now()
-    table = sim.exchange.market.snapshots(everything, at)  # type: ignore[attr-defined]
+    table = sim.exchange.state.market.snapshots(everything, at)  # type: ignore[attr-defined]
     busy = [table.symbols[row] for row in table.daily.volume.argsort()[::-1][:60]]
     names = busy + draw.sample(everything, 20)
     pause = 6 * 3600 / ORDER_COUNT
     for _ in range(ORDER_COUNT):
         symbol = draw.choice(names)
-        price = float(sim.exchange.mark_price(symbol) or 0)
+        price = float(sim.exchange.state.mark_price(symbol) or 0)
         if price:
             send_random_order(sim, draw, symbol, price)
         open_orders = sim.request("GET", "/v2/orders?status=open&limit=500").json()

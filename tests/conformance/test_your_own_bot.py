@@ -101,7 +101,7 @@ def test_fault_examples_of_the_bot_page_succeed(port: str) -> None:
     requests.post(
         f"http://127.0.0.1:{port}/v2/orders", headers=keys, json=order, timeout=10
     ).raise_for_status()
-    [script] = code_blocks("Make it misbehave", "sh")
+    [script] = code_blocks("Inject faults", "sh")
     answers = [json.loads(line) for line in run_script(["sh", "-eu"], script, port).splitlines() if line]
     *_, faults, healed, request_log, audit = answers
     assert [fault["kind"] for fault in faults] == ["hang", "status", "partial", "stream_drop"]

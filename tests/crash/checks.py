@@ -187,7 +187,7 @@ async def _protected(harness: CrashHarness) -> list[str]:
     problems = []
     for row in rows:
         qty = unprotected_qty(
-            harness.server.exchange.order_store, row["symbol"], harness.held_qty(row["symbol"])
+            harness.server.exchange.state.order_store, row["symbol"], harness.held_qty(row["symbol"])
         )
         if qty or row["protected_at"] is None:
             problems.append(
@@ -199,7 +199,7 @@ async def _protected(harness: CrashHarness) -> list[str]:
 
 def longest_unprotected_seconds(harness: CrashHarness, external_symbols: frozenset[str]) -> float:
     """Return the longest time, in market seconds, in which own shares had no working stop at the exchange."""
-    by_symbol = harness.server.exchange.unprotected_time.totals(harness.server.exchange.now)
+    by_symbol = harness.server.exchange.state.unprotected_time.totals(harness.server.exchange.state.now)
     own = [times for symbol, times in by_symbol.items() if symbol not in external_symbols]
     return max((float(times["longest_seconds"]) for times in own), default=0.0)
 
@@ -222,12 +222,12 @@ async def _flat_after_latch(
         return []
     problems = [
         f"{latch['name']} is latched and {position.qty} {symbol} are held"
-        for symbol, position in harness.server.exchange.account.positions.items()
+        for symbol, position in harness.server.exchange.state.account.positions.items()
         if position.qty and symbol not in external_symbols
     ]
     problems += [
         f"{latch['name']} is latched and an order in {order.symbol} is working"
-        for order in harness.server.exchange.order_store.live()
+        for order in harness.server.exchange.state.order_store.live()
         if order.symbol not in external_symbols
     ]
     rows = await harness.conn.fetch(

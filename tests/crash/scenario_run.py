@@ -110,7 +110,7 @@ async def _play_and_check(
         await (scenario.play(harness) if faults is None else _play_with_faults(harness, scenario, faults))
     finally:
         outcome.steps = tuple(harness.steps)
-        outcome.fired = {kind: n for kind, n in harness.server.exchange.faults.fired.items() if n}
+        outcome.fired = {kind: n for kind, n in harness.server.exchange.state.faults.fired.items() if n}
     harness.counting = bool(harness.crash_points)
     await harness.wait_until_ready(or_stopped=True)
     if faults is None:
@@ -133,10 +133,10 @@ async def _play_and_check(
 
 async def _play_with_faults(harness: CrashHarness, scenario: CrashScenario, faults: FaultSchedule) -> None:
     """Play the scenario with faults as far as it goes, then remove the faults and the crash points left."""
-    harness.server.exchange.faults.add_schedule(faults)
+    harness.server.exchange.state.faults.add_schedule(faults)
     with suppress(AssertionError, TimeoutError):  # a fault may take away what the scenario waits for
         await scenario.play(harness)
-    harness.server.exchange.faults.remove()
+    harness.server.exchange.state.faults.remove()
     harness.crash_points.clear()
     if harness.exit_codes and harness.exit_codes[-1] is ExitCode.NOT_FLAT:
         await harness.start()  # the operator starts it again after this exit code

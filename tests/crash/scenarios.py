@@ -161,8 +161,8 @@ async def outage(harness: CrashHarness) -> None:
     await harness.admin("faults", {"id": "stream_down", "kind": "stream_refuse", "count": 0})
     await harness.admin("stream", {"act": "disconnect"})
     await harness.advance(seconds=4)
-    harness.server.exchange.faults.remove("requests_down")
-    harness.server.exchange.faults.remove("stream_down")
+    harness.server.exchange.state.faults.remove("requests_down")
+    harness.server.exchange.state.faults.remove("stream_down")
     await harness.advance(seconds=9)
     harness.print_trade("AAPL", "194.05")
     await harness.advance(seconds=3)
@@ -178,7 +178,7 @@ async def external_trades(harness: CrashHarness) -> None:
     await harness.advance(seconds=2)
     await harness.admin("order", {"symbol": "TSLA", "qty": "5", "type": "market", **buy})
     await harness.admin("order", {"symbol": "MSFT", "qty": "5", "type": "limit", "limit_price": "150", **buy})
-    for order in harness.server.exchange.order_store.working("AAPL"):
+    for order in harness.server.exchange.state.order_store.working("AAPL"):
         if order.type.value == "limit" and order.side.value == "sell":
             await harness.admin("cancel", {"id": order.id})  # the operator cancels our exits
     await harness.advance(seconds=6)

@@ -50,7 +50,7 @@ async def test_fault_point_exception_replaces_request(crash_moment: Moment, arri
         broker = AlpacaBroker(clock, base_url=server.url, key="demo", secret="demo", fault_point=fault_point)
         with pytest.raises(ProcessEnd):
             await broker.submit(ORDER)
-        assert bool(server.exchange.order_store.orders) is arrives
+        assert bool(server.exchange.state.order_store.orders) is arrives
         await broker.close()
 
 

@@ -159,7 +159,7 @@ async def test_daemon_waits_for_server_that_rejects_connections(
         await scenario.advance(minutes=3)
         assert "database" in scenario.components.gate.reasons
         assert await submit_entry(scenario, "MSFT", 10) is None
-        assert len(scenario.server.exchange.order_store.live()) == 2
+        assert len(scenario.server.exchange.state.order_store.live()) == 2
         proxy.resume()
         await scenario.advance(seconds=20)
         assert "DATABASE_OUTAGE" in await scenario.alert_events()
@@ -181,7 +181,7 @@ async def test_exhausted_server_connections_close_gate_and_alert(database: str) 
             await scenario.advance(seconds=15)
             assert "POOL_EXHAUSTED" in await scenario.alert_events()
             assert "database" in scenario.components.gate.reasons
-            assert len(scenario.server.exchange.order_store.live()) == 2
+            assert len(scenario.server.exchange.state.order_store.live()) == 2
         await assert_recovers(scenario, events_before)
 
 
@@ -205,7 +205,7 @@ async def test_read_only_server_closes_gate_until_writable(dedicated_server: Ded
         await scenario.advance(seconds=30)
         assert "database" in scenario.components.gate.reasons
         assert await submit_entry(scenario, "MSFT", 10) is None
-        assert len(scenario.server.exchange.order_store.live()) == 2
+        assert len(scenario.server.exchange.state.order_store.live()) == 2
         await set_read_only(dedicated_server, False)
         await scenario.advance(seconds=10)
         await assert_recovers(scenario, events_before)
@@ -318,7 +318,9 @@ async def test_restored_database_recovers_rows_from_broker(postgres: PostgresSer
             assert msft["protected_at"] is not None
             assert "ORDER_ADOPTED" in await scenario.alert_events()
             await scenario.assert_consistent()
-            live = [order for order in scenario.server.exchange.order_store.live() if order.symbol == "MSFT"]
+            live = [
+                order for order in scenario.server.exchange.state.order_store.live() if order.symbol == "MSFT"
+            ]
             assert live  # the orders that protect the shares are still working
             assert await scenario.count_submitted("MSFT") == 1
             await assert_sent_once(scenario)

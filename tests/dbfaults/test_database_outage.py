@@ -66,7 +66,7 @@ async def test_sigterm_in_silent_database_outage_flattens_and_imports_spool(
         assert await scenario.wait_for_exit() == 0
         assert (scenario.clock.now() - requested_at).total_seconds() <= 60
         assert scenario.held_qty("AAPL") == scenario.held_qty("MSFT") == 0
-        assert not scenario.server.exchange.order_store.live()
+        assert not scenario.server.exchange.state.order_store.live()
         assert spool_entries(tmp_path)[-1]["kind"] == "proof"
         assert spool_entries(tmp_path)[-1]["flat"] is True
         log_line = next(
@@ -108,7 +108,7 @@ async def test_sigterm_as_database_fails_flattens(database: str, tmp_path: Path,
         scenario.stop.request("SIGTERM", flatten=True)
         assert await scenario.wait_for_exit() == 0
         assert scenario.held_qty("AAPL") == 0
-        assert not scenario.server.exchange.order_store.live()
+        assert not scenario.server.exchange.state.order_store.live()
 
         await restore_database_and_start(scenario, proxy)
         position = await scenario.position("AAPL")
@@ -285,7 +285,8 @@ async def test_outage_flatten_writes_proof_file_and_imports_it(database: str, tm
         scenario.stop.request("SIGTERM", flatten=True)
         assert await scenario.wait_for_exit() == 0
         ((_, file),) = flat_proof_files.read_flat_proofs(
-            scenario.settings.proofs_dir, scenario.settings.account_name(scenario.server.exchange.account.id)
+            scenario.settings.proofs_dir,
+            scenario.settings.account_name(scenario.server.exchange.state.account.id),
         )
         assert (file["flat"], file["database"]) == (True, "unavailable")
         journal_head = file["journal"]
@@ -355,7 +356,7 @@ async def test_partial_entry_in_database_outage_is_protected_once(
             await scenario.inject_fault("drop", method="POST", route="/v2/orders")
         await scenario.advance(seconds=45)
         assert scenario.held_qty("AAPL") == 8
-        live = {(o.type, o.qty) for o in scenario.server.exchange.order_store.live()}
+        live = {(o.type, o.qty) for o in scenario.server.exchange.state.order_store.live()}
         assert live == {("limit", 8), ("stop", 8)}
         assert [entry["kind"] for entry in spool_entries(tmp_path)].count("protect") == 1
 
@@ -386,7 +387,7 @@ async def test_partial_entry_is_protected_promptly_when_database_fails(database:
         proxy.refuse_connections()
         await scenario.advance(seconds=18)
         assert scenario.held_qty("AAPL") == 8
-        assert {(o.type, o.qty) for o in scenario.server.exchange.order_store.live()} == {
+        assert {(o.type, o.qty) for o in scenario.server.exchange.state.order_store.live()} == {
             ("limit", 8),
             ("stop", 8),
         }
@@ -538,7 +539,7 @@ async def test_outage_flatten_exits_other_symbol_when_one_symbol_lags(database: 
         assert scenario.held_qty("AAPL") == 20
         scenario.stop.request("SIGTERM", flatten=True)
         await scenario.crash_at("POST /orders", Moment.BEFORE)
-        assert scenario.server.exchange.order_store.live() == []
+        assert scenario.server.exchange.state.order_store.live() == []
         await scenario.inject_fault("empty", route="/v2/account/activities/FILL", count=0)
         proxy.resume()
         await scenario.start()
@@ -567,7 +568,7 @@ async def test_outage_protection_is_linked_when_entry_fill_arrives(database: str
         await scenario.clear_faults()
         await scenario.advance(seconds=20)
         assert not [order for order in await scenario.orders("AAPL") if order["status"] == "rejected"]
-        assert {(o.type, o.qty) for o in scenario.server.exchange.order_store.live()} == {
+        assert {(o.type, o.qty) for o in scenario.server.exchange.state.order_store.live()} == {
             ("limit", 8),
             ("stop", 8),
         }

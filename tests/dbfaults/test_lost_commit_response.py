@@ -105,7 +105,7 @@ async def test_lost_commit_response_during_protection_leaves_one_oco(
             await submit_entry(scenario, "AAPL", 20)
             await scenario.advance(seconds=20)
             commit_loss.lose_response(label, nth)
-            working = list(scenario.server.exchange.order_store.working("AAPL"))
+            working = list(scenario.server.exchange.state.order_store.working("AAPL"))
             await scenario.admin("cancel", {"id": working[0].id})
         else:
             row = await submit_entry(scenario, "AAPL", 20)

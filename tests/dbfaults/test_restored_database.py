@@ -92,7 +92,9 @@ async def exit_during_halt(scenario: Scenario) -> None:
     await scenario.admin("halt", {"symbol": "AAPL"})
     assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
     await scenario.advance(seconds=20)
-    assert [order.client_order_id[-2:] for order in scenario.server.exchange.order_store.live()] == ["-x"]
+    assert [order.client_order_id[-2:] for order in scenario.server.exchange.state.order_store.live()] == [
+        "-x"
+    ]
 
 
 async def test_exit_with_lost_row_is_adopted_with_its_intent(postgres: PostgresServer, database: str) -> None:
@@ -101,7 +103,7 @@ async def test_exit_with_lost_row_is_adopted_with_its_intent(postgres: PostgresS
     async with open_restored_scenario(
         postgres, database, before_copy=hold_position, after_copy=exit_during_halt
     ) as scenario:
-        (working,) = scenario.server.exchange.order_store.live()
+        (working,) = scenario.server.exchange.state.order_store.live()
         row = next(
             o for o in await scenario.orders("AAPL") if o["client_order_id"] == working.client_order_id
         )

@@ -98,7 +98,7 @@ async def test_daemon_survives_server_restarts_and_killed_backend() -> None:
         await scenario.advance(seconds=40)
         assert "database" in scenario.components.gate.reasons
         assert await submit_entry(scenario, "MSFT", 10) is None
-        assert len(scenario.server.exchange.order_store.live()) == 2  # the stop and the target of AAPL
+        assert len(scenario.server.exchange.state.order_store.live()) == 2  # the stop and the target of AAPL
         scenario.print_trade("MSFT", "190.00")
         await server.start()
         await scenario.advance(seconds=10)
@@ -140,7 +140,7 @@ async def test_exhausted_pool_blocks_entries_until_released(database: str) -> No
                 await borrowed.enter_async_context(scenario.components.store._pool.acquire())
             await scenario.advance(seconds=6)
             assert "database" in scenario.components.gate.reasons
-            assert len(scenario.server.exchange.order_store.live()) == 2
+            assert len(scenario.server.exchange.state.order_store.live()) == 2
         await assert_recovers(scenario, events_before)
 
 
@@ -299,7 +299,7 @@ async def test_full_database_disk_blocks_entries_until_freed(small_disk: Path) -
             await fill_disk(scenario.conn)
         await scenario.advance(seconds=60)
         assert "database" in scenario.components.gate.reasons
-        assert len(scenario.server.exchange.order_store.live()) == 2
+        assert len(scenario.server.exchange.state.order_store.live()) == 2
         filler_file.unlink()
         await server.restart("fast")
         await scenario.advance(seconds=10)

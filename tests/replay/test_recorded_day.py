@@ -48,7 +48,7 @@ async def test_daemon_trades_a_recorded_market_day_end_to_end(database: str) -> 
         )
         print({row["reason"]: row["n"] for row in reasons}, "realised", cycle["realized_pnl"])
 
-        assert scenario.server.exchange.account.positions == {}
+        assert scenario.server.exchange.state.account.positions == {}
         await assert_nothing_open(conn, await scenario.admin("logs"), await scenario.admin("audit"))
         await scenario.assert_consistent()
         assert cycle["realized_pnl"] == await conn.fetchval("SELECT sum(realized_pnl) FROM positions")

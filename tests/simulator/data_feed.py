@@ -94,7 +94,7 @@ class DataFeedServer:
             return answer.status, await (answer.text() if text else answer.json())
 
     async def post_admin(self, path: str, **body: Any) -> Any:
-        """What the side door answers."""
+        """Send a request to the admin API and return its response."""
         async with self.http.post(f"/admin/{path}", json=body) as answer:
             assert answer.status == 200, await answer.text()
             return await answer.json()

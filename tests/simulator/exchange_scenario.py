@@ -43,19 +43,19 @@ class ExchangeScenario:
 
     @property
     def now(self) -> datetime:
-        return self.exchange.now
+        return self.exchange.state.now
 
     def advance(self, seconds: float = 1.0) -> None:
-        self.exchange.advance(self.now + timedelta(seconds=seconds))
+        self.exchange.venue.advance(self.now + timedelta(seconds=seconds))
 
     def advance_to(self, clock_time: str) -> None:
-        self.exchange.advance(at(clock_time, self.now.date()))
+        self.exchange.venue.advance(at(clock_time, self.now.date()))
 
     def print_trade(self, symbol: str, price: str, size: int = 100_000) -> None:
         """A trade a millisecond from now, and the exchange has seen it."""
         when = self.now + timedelta(milliseconds=1)
         self.feed.add_trade(symbol, when, price, size)
-        self.exchange.advance(when)
+        self.exchange.venue.advance(when)
 
     def submit(
         self, side: str, qty: object, symbol: str = "AAPL", kind: str = "market", **more: object
@@ -79,30 +79,30 @@ class ExchangeScenario:
         shares = Decimal(str(qty))
         self.submit("buy" if shares > 0 else "sell", abs(shares), symbol)
         self.advance()
-        assert self.exchange.account.qty(symbol) == shares
+        assert self.exchange.state.account.qty(symbol) == shares
 
     def leg(self, order: Order, role: OrderRole) -> Order:
-        return next(leg for leg in self.exchange.order_store.legs(order) if leg.role is role)
+        return next(leg for leg in self.exchange.state.order_store.legs(order) if leg.role is role)
 
     def add_fault(self, kind: FaultKind, **rule: object) -> Fault:
-        return self.exchange.faults.add(Fault(kind=kind, **rule))  # type: ignore[arg-type]
+        return self.exchange.state.faults.add(Fault(kind=kind, **rule))  # type: ignore[arg-type]
 
     def events(self, order: Order | None = None) -> list[str]:
         """The events told so far, of one order or of all."""
         return [update.event for update in self.updates(order)]
 
     def updates(self, order: Order | None = None) -> list[TradeUpdateMessage]:
-        return [u for u in self.exchange.outbox if order is None or u.order_id == order.id]
+        return [u for u in self.exchange.state.outbox if order is None or u.order_id == order.id]
 
     def expect_rejection(self, act: object, *arguments: object, **more: object) -> ApiError:
         """The refusal an act meets; it must meet one, and must leave no order behind."""
-        before = len(self.exchange.order_store.orders)
+        before = len(self.exchange.state.order_store.orders)
         try:
             act(*arguments, **more)  # type: ignore[operator]
         except ApiError as refusal:
-            assert len(self.exchange.order_store.orders) == before
+            assert len(self.exchange.state.order_store.orders) == before
             return refusal
         raise AssertionError("it was not refused")
 
     def assert_audit_clean(self) -> None:
-        assert audit(self.exchange).problems == []
+        assert audit(self.exchange.state).problems == []

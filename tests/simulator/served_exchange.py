@@ -62,7 +62,7 @@ class ServedExchange:
         """A trade a millisecond from now, and the exchange has seen it."""
         self.scenario.feed.add_trade(symbol, self.clock.now() + timedelta(milliseconds=1), price, size)
         await self.clock.advance(timedelta(milliseconds=1))
-        self.server.exchange.advance(self.clock.now())
+        self.server.exchange.venue.advance(self.clock.now())
         self.server.publish_changes()
 
     def close(self) -> None:

@@ -294,14 +294,14 @@ async def test_close_all_is_rejected_while_its_own_cancels_are_pending() -> None
         assert rows[1]["symbol"] == "AAPL"
         assert rows[1]["body"]["related_orders"] == [rows[0]["symbol"]]
         await served.advance()
-        assert served.server.exchange.account.qty("AAPL") == 10
+        assert served.server.exchange.state.account.qty("AAPL") == 10
         await served.post_admin("faults", kind="liquidate_fail", symbol="AAPL")
         rows = (await served.request("DELETE", "/v2/positions")).json()
         assert [(row["status"], row["body"]["message"]) for row in rows] == [(500, "Failed to liquidate")]
         rows = (await served.request("DELETE", "/v2/positions")).json()
         assert [row["status"] for row in rows] == [200]
         await served.advance()
-        assert served.server.exchange.account.qty("AAPL") == 0
+        assert served.server.exchange.state.account.qty("AAPL") == 0
 
 
 @pytest.mark.promise("B36")
@@ -314,5 +314,5 @@ async def test_close_all_waits_for_its_cancels_when_the_race_is_disabled() -> No
         rows = (await served.request("DELETE", "/v2/positions?cancel_orders=true")).json()
         assert [row["status"] for row in rows] == [200, 200]
         await served.advance()
-        assert served.server.exchange.account.qty("AAPL") == 0
+        assert served.server.exchange.state.account.qty("AAPL") == 0
         served.scenario.assert_audit_clean()

@@ -1,4 +1,4 @@
-"""The fifty-one behaviours: the table of docs/simulator.md, the switches, the fault menu and the tests agree."""
+"""The fifty-one behaviours: the table of docs/simulator.md, the settings, the fault kinds and the tests agree."""
 
 import re
 from dataclasses import fields
@@ -33,7 +33,7 @@ def behaviour_tests() -> dict[int, dict[str, str]]:
 
 
 def documented_rows() -> list[tuple[int, str, str]]:
-    """Number, switches and tests of each line of the table."""
+    """Return number, settings and tests of each row of the table."""
     section = PAGE.read_text().split("## The fifty-one behaviours\n")[1].split("\n## ")[0]
     return [(int(number), switches, tests) for number, _, switches, tests in ROW.findall(section)]
 
@@ -59,7 +59,7 @@ def test_every_behaviour_has_a_documented_row_and_a_test() -> None:
 def test_documented_behaviour_names_its_tests_settings_and_faults(
     number: int, switches: str, tests: str
 ) -> None:
-    """The files named hold its tests, no others do; a default is the default; each switch and fault is tried there."""
+    """The files named hold its tests, no others do; a default is the default; each setting and fault occurs there."""
     held = behaviour_tests()[number]
     assert sorted(re.findall(r"`(\w+)`", tests)) == sorted(held)
     text = "\n".join(held.values())
@@ -75,8 +75,8 @@ def test_documented_behaviour_names_its_tests_settings_and_faults(
 
 
 def test_every_exchange_setting_is_documented() -> None:
-    """The page's table of switches leaves none out, and names none that is not there."""
-    section = PAGE.read_text().split("## Switches\n")[1].split("\n## ")[0]
+    """The page's table of settings has exactly the settings of the exchange."""
+    section = PAGE.read_text().split("## Settings\n")[1].split("\n## ")[0]
     documented = {
         name
         for line in section.splitlines()

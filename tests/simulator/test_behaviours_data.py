@@ -474,7 +474,7 @@ async def test_minute_without_trades_has_no_bar(feed: DataFeedServer) -> None:
     async with feed.connect() as subscriber:
         await subscriber.request(action="subscribe", bars=["ALFA", "SILENT"], dailyBars=["ALFA"])
         await feed.advance(59)
-        await feed.post_admin("market", act="stop", symbol="ALFA")
+        await feed.post_admin("market", act="stop_feed", symbol="ALFA")
         await feed.advance(121)
         await feed.post_admin("market", act="trade", symbol="SILENT", price="7.5", size=10)
         await feed.advance(60)

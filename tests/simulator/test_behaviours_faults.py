@@ -192,7 +192,7 @@ async def test_slow_response_takes_market_time() -> None:
     async with serve_exchange() as served:
         await served.post_admin("faults", kind="slow", route="/v2/account", seconds=30)
         asked = asyncio.ensure_future(served.request("GET", "/v2/account"))
-        while not any(fault.fired for fault in served.server.exchange.faults.rules.values()):  # noqa: ASYNC110 - a thread's request
+        while not any(fault.fired for fault in served.server.exchange.state.faults.rules.values()):  # noqa: ASYNC110 - a thread's request
             await asyncio.sleep(0.001)
         began = served.clock.now()
         await served.advance(29)
@@ -221,6 +221,6 @@ async def test_exchange_restart_keeps_orders_ids_positions_and_executions(tmp_pa
         await served.print_trade("AAPL", "94")
         stop = again.leg(again.exchange.find_order(order.id), OrderRole.STOP)
         assert stop.status is OrderStatus.FILLED
-        ids = [execution.id for execution in again.exchange.executions]
+        ids = [execution.id for execution in again.exchange.state.executions]
         assert len(ids) == len(set(ids)) == 2
         again.assert_audit_clean()

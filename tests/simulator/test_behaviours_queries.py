@@ -23,7 +23,7 @@ async def test_open_order_list_omits_held_legs() -> None:
         target = order.legs[0]
         assert [row["id"] for row in await list_orders(served)] == [target]
         assert [row["id"] for row in await list_orders(served, nested=True)] == [target]
-        served.scenario.exchange.settings.hide_open_legs = True
+        served.scenario.exchange.state.settings.hide_open_legs = True
         assert await list_orders(served, nested=True) == []
         everything = await list_orders(served, status="all", nested="True")
         assert [(row["id"], [leg["status"] for leg in row["legs"]]) for row in everything] == [
@@ -98,7 +98,7 @@ async def test_order_list_filters_by_side_and_asset_class() -> None:
 async def test_client_order_id_lookup_is_404_for_the_visibility_delay() -> None:
     """404 for the delay after the POST, then the order without its legs."""
     async with serve_exchange() as served:
-        served.scenario.exchange.settings.visibility_delay = 3.0
+        served.scenario.exchange.state.settings.visibility_delay = 3.0
         order = served.scenario.submit_bracket(10, client_order_id="ours-7")
         path = "/v2/orders:by_client_order_id?client_order_id=ours-7"
         response = await served.request("GET", path)

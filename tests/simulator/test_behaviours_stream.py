@@ -31,7 +31,7 @@ async def test_trade_update_frames_are_binary_or_text_by_setting() -> None:
         async with subscribed_socket(served.server) as socket:
             await buy_one_share(served)
             assert isinstance(await receive_frame(socket), bytes)
-        served.scenario.exchange.settings.binary_frames = False
+        served.scenario.exchange.state.settings.binary_frames = False
         async with subscribed_socket(served.server) as socket:
             await buy_one_share(served)
             assert isinstance(await receive_frame(socket), str)
@@ -140,7 +140,7 @@ async def test_trade_updates_carry_execution_price_quantity_and_position() -> No
 async def test_local_offsets_setting_mixes_time_zones_in_a_message() -> None:
     """With the switch, birth is told in New York's offset and the fill in UTC."""
     async with serve_exchange() as served, subscribed_socket(served.server) as socket:
-        served.scenario.exchange.settings.local_offsets = True
+        served.scenario.exchange.state.settings.local_offsets = True
         await buy_one_share(served)
         _, fill = await receive_data(socket, 2)
         assert fill["order"]["created_at"].endswith("-04:00")

@@ -91,11 +91,11 @@ def test_overnight_orders_take_part_in_the_opening() -> None:
     scenario.advance()
     scenario.feed.add_trade("AAPL", at("09:30", TUESDAY), "115")
     scenario.feed.add_trade("MSFT", at("09:30", TUESDAY), "280")
-    scenario.exchange.advance(at("09:31", TUESDAY))
-    ours = {(e.symbol, e.side.value): e.price for e in scenario.exchange.executions}
+    scenario.exchange.venue.advance(at("09:31", TUESDAY))
+    ours = {(e.symbol, e.side.value): e.price for e in scenario.exchange.state.executions}
     assert ours["AAPL", "sell"] == Decimal(115)
     assert ours["MSFT", "sell"] == Decimal("279.99")
-    assert scenario.exchange.account.positions == {}
+    assert scenario.exchange.state.account.positions == {}
     scenario.assert_audit_clean()
 
 
@@ -134,7 +134,7 @@ def test_symbol_without_trades_or_halted_has_no_closing_auction() -> None:
     halted = scenario.submit("buy", 5, "MSFT", time_in_force="cls")
     scenario.feed.add_trade("MSFT", at("12:00"), "300")
     scenario.advance_to("13:00")
-    scenario.exchange.halt("MSFT")
+    scenario.exchange.state.halt("MSFT")
     scenario.advance_to("16:00")
     assert (silent.status, halted.status) == (OrderStatus.CANCELED, OrderStatus.CANCELED)
 
@@ -187,7 +187,7 @@ def test_half_day_closing_auction_uses_its_last_trade() -> None:
     scenario = ExchangeScenario(start=at("11:00", HALF_DAY))
     order = scenario.submit("buy", 5, time_in_force="cls")
     scenario.feed.add_trade("AAPL", at("12:59", HALF_DAY), "104")
-    scenario.exchange.advance(at("13:00", HALF_DAY))
+    scenario.exchange.venue.advance(at("13:00", HALF_DAY))
     assert status_and_average(order) == (OrderStatus.FILLED, Decimal(104))
 
 
@@ -197,7 +197,7 @@ def test_halt_ends_with_a_reopening_auction() -> None:
     scenario.given_position("AAPL", 20)
     scenario.submit("sell", 10, "AAPL", "stop", stop_price="95")
     scenario.advance()
-    scenario.exchange.halt("AAPL")
+    scenario.exchange.state.halt("AAPL")
     scenario.print_trade("AAPL", "94")
     market = scenario.expect_rejection(scenario.submit, "sell", 1, "AAPL")
     assert market.body["message"] == (
@@ -205,14 +205,14 @@ def test_halt_ends_with_a_reopening_auction() -> None:
     )
     rested = scenario.submit("sell", 10, "AAPL", "limit", limit_price="75")
     scenario.advance()
-    assert (rested.status, len(scenario.exchange.executions)) == (OrderStatus.NEW, 1)
-    scenario.exchange.resume("AAPL")
+    assert (rested.status, len(scenario.exchange.state.executions)) == (OrderStatus.NEW, 1)
+    scenario.exchange.venue.resume("AAPL")
     scenario.advance()
     assert (
-        len(scenario.exchange.executions) == 1
+        len(scenario.exchange.state.executions) == 1
     )  # nothing trades before the reopening print, not even at the quote
     scenario.print_trade("AAPL", "80", size=4)
-    assert [(e.price, e.qty) for e in scenario.exchange.executions[1:]] == [
+    assert [(e.price, e.qty) for e in scenario.exchange.state.executions[1:]] == [
         (Decimal("79.99"), Decimal(10)),
         (Decimal(80), Decimal(10)),
     ]
@@ -223,11 +223,11 @@ def test_order_in_a_halted_symbol_stays_accepted_until_resume() -> None:
     """The bell does not route it; the resumption does, and its first trade is the opening."""
     scenario = ExchangeScenario(start=at("08:00"))
     order = scenario.submit("buy", 5)
-    scenario.exchange.halt("AAPL")
+    scenario.exchange.state.halt("AAPL")
     scenario.feed.add_trade("AAPL", at("09:30"), "103")
     scenario.advance_to("09:45")
     assert order.status is OrderStatus.ACCEPTED
-    scenario.exchange.resume("AAPL")
+    scenario.exchange.venue.resume("AAPL")
     scenario.print_trade("AAPL", "108")
     assert status_and_average(order) == (OrderStatus.FILLED, Decimal(108))
 
@@ -243,7 +243,7 @@ def test_opening_fills_do_not_depend_on_step_size(step: float) -> None:
         scenario.feed.add_trade("MSFT", at("09:30") + timedelta(milliseconds=250 * n), str(300 + n))
     while scenario.now < at("09:30:10"):
         scenario.advance(step)
-    assert [(e.symbol, e.at, e.price) for e in scenario.exchange.executions] == [
+    assert [(e.symbol, e.at, e.price) for e in scenario.exchange.state.executions] == [
         ("AAPL", at("09:30"), Decimal(100)),
         ("MSFT", at("09:30"), Decimal(300)),
     ]
@@ -279,9 +279,10 @@ def test_synthetic_auctions_match_the_daily_bar(market: BarMarket) -> None:
         for life in ("opg", "cls"):
             body = {"symbol": symbol, "side": "buy", "qty": 3, "type": "market", "time_in_force": life}
             exchange.submit(parse_submit_request(body))
-    exchange.advance(at("16:01", day))
+    exchange.venue.advance(at("16:01", day))
     prices = {
-        (e.symbol, exchange.find_order(e.order_id).time_in_force.value): e.price for e in exchange.executions
+        (e.symbol, exchange.find_order(e.order_id).time_in_force.value): e.price
+        for e in exchange.state.executions
     }
     for symbol in symbols:
         bar = market.bars(symbol, timedelta(days=1), at("00:00", day), at("00:00", day), at("16:01", day))
@@ -291,4 +292,4 @@ def test_synthetic_auctions_match_the_daily_bar(market: BarMarket) -> None:
         assert prices[symbol, "opg"] == Decimal(str(round(float(bar.open[0]), 4)))
         assert prices[symbol, "cls"] == Decimal(str(round(float(bar.close[0]), 4)))
     assert len(prices) >= 40
-    assert {o.role for o in exchange.order_store.orders.values()} == {OrderRole.PLAIN}
+    assert {o.role for o in exchange.state.order_store.orders.values()} == {OrderRole.PLAIN}

@@ -31,27 +31,27 @@ def traded_scenario() -> ExchangeScenario:
 
 def change_first_execution(scenario: ExchangeScenario, **changes: object) -> None:
     """Rewrite the first execution."""
-    scenario.exchange.executions[0] = replace(scenario.exchange.executions[0], **changes)  # type: ignore[arg-type]
+    scenario.exchange.state.executions[0] = replace(scenario.exchange.state.executions[0], **changes)  # type: ignore[arg-type]
 
 
 def lose_cash(scenario: ExchangeScenario) -> None:
-    scenario.exchange.account.cash -= Decimal("0.01")
+    scenario.exchange.state.account.cash -= Decimal("0.01")
 
 
 def lose_profit(scenario: ExchangeScenario) -> None:
-    scenario.exchange.account.realised += 1
+    scenario.exchange.state.account.realised += 1
 
 
 def add_shares(scenario: ExchangeScenario) -> None:
-    scenario.exchange.account.positions["AAPL"].qty += 1
+    scenario.exchange.state.account.positions["AAPL"].qty += 1
 
 
 def add_filled_share(scenario: ExchangeScenario) -> None:
-    next(iter(scenario.exchange.order_store.orders.values())).filled_qty += 1
+    next(iter(scenario.exchange.state.order_store.orders.values())).filled_qty += 1
 
 
 def duplicate_execution(scenario: ExchangeScenario) -> None:
-    scenario.exchange.executions.append(scenario.exchange.executions[0])
+    scenario.exchange.state.executions.append(scenario.exchange.state.executions[0])
 
 
 def orphan_execution(scenario: ExchangeScenario) -> None:
@@ -77,16 +77,16 @@ def flip_execution_side(scenario: ExchangeScenario) -> None:
 def test_audit_detects_every_kind_of_damage(damage: Callable[[ExchangeScenario], None]) -> None:
     """Clean before, and not after a cent, a share, a fill or an execution was tampered with."""
     scenario = traded_scenario()
-    assert audit(scenario.exchange).clean
+    assert audit(scenario.exchange.state).clean
     damage(scenario)
-    assert not audit(scenario.exchange).clean
+    assert not audit(scenario.exchange.state).clean
 
 
 def test_equity_equals_deposits_plus_profit() -> None:
     """Cash and positions on one side, deposits, realised and unrealised on the other."""
     scenario = traded_scenario()
-    report = audit(scenario.exchange)
-    equity = scenario.exchange.account.equity(scenario.exchange.mark_price)
+    report = audit(scenario.exchange.state)
+    equity = scenario.exchange.state.account.equity(scenario.exchange.state.mark_price)
     assert equity == 100_000 + report.realised + report.unrealised
     assert report.realised == Decimal("15.92")  # four shares from 100.01 to 103.99
     assert report.positions == {"AAPL": Decimal(6), "MSFT": Decimal(-3)}
@@ -137,7 +137,7 @@ class RandomTradingMachine(RuleBasedStateMachine):
 
     @rule(symbol=SYMBOLS, wide=st.integers(1, 8))
     def protect(self, symbol: str, wide: int) -> None:
-        qty = self.scenario.exchange.account.qty(symbol)
+        qty = self.scenario.exchange.state.account.qty(symbol)
         side, sign = ("sell", 1) if qty > 0 else ("buy", -1)
         self.ignore_rejection(
             lambda: self.scenario.submit(
@@ -153,13 +153,13 @@ class RandomTradingMachine(RuleBasedStateMachine):
 
     @rule(pick=st.integers(0, 1000))
     def cancel(self, pick: int) -> None:
-        orders = list(self.scenario.exchange.order_store.orders)
+        orders = list(self.scenario.exchange.state.order_store.orders)
         if orders:
             self.ignore_rejection(lambda: self.scenario.exchange.cancel(orders[pick % len(orders)]))
 
     @rule(pick=st.integers(0, 1000), qty=st.none() | st.integers(1, 90), off=st.none() | st.integers(-6, 6))
     def replace(self, pick: int, qty: int | None, off: int | None) -> None:
-        orders = self.scenario.exchange.order_store.live()
+        orders = self.scenario.exchange.state.order_store.live()
         if orders:
             order = orders[pick % len(orders)]
             changes: dict[str, object] = {"qty": qty}
@@ -184,20 +184,20 @@ class RandomTradingMachine(RuleBasedStateMachine):
 
     @invariant()
     def audit_is_clean(self) -> None:
-        assert audit(self.scenario.exchange).problems == []
+        assert audit(self.scenario.exchange.state).problems == []
 
     @invariant()
     def nothing_is_reserved_without_live_orders(self) -> None:
-        if not self.scenario.exchange.order_store.live():
-            assert self.scenario.exchange.order_store.reserved_buying_power() == 0
+        if not self.scenario.exchange.state.order_store.live():
+            assert self.scenario.exchange.state.order_store.reserved_buying_power() == 0
 
     def teardown(self) -> None:
         streamed = [
             u.data["execution_id"]
-            for u in self.scenario.exchange.outbox
+            for u in self.scenario.exchange.state.outbox
             if u.event in {"fill", "partial_fill"}
         ]
-        assert streamed == [execution.id for execution in self.scenario.exchange.executions]
+        assert streamed == [execution.id for execution in self.scenario.exchange.state.executions]
 
 
 TestRandomTrading = RandomTradingMachine.TestCase

@@ -52,9 +52,9 @@ def test_pending_replacement_reserves_the_larger_power_and_shares() -> None:
     scenario = ExchangeScenario()
     old = place_resting_order(scenario, "90", 1000)
     scenario.replace(old, limit_price="99")
-    assert scenario.exchange.order_store.reserved_buying_power() == 99_000
+    assert scenario.exchange.state.order_store.reserved_buying_power() == 99_000
     scenario.advance()
-    assert scenario.exchange.order_store.reserved_buying_power() == 99_000
+    assert scenario.exchange.state.order_store.reserved_buying_power() == 99_000
     scenario.given_position("MSFT", 10)
     stop = scenario.submit("sell", 4, "MSFT", "stop", stop_price="250")
     scenario.advance()
@@ -77,7 +77,7 @@ def test_replaced_target_stays_linked_to_its_stop() -> None:
     assert new.status is OrderStatus.FILLED
     scenario.advance()
     assert scenario.leg(order, OrderRole.STOP).status is OrderStatus.CANCELED
-    assert scenario.exchange.account.qty("AAPL") == 0
+    assert scenario.exchange.state.account.qty("AAPL") == 0
     scenario.assert_audit_clean()
 
 
@@ -89,5 +89,5 @@ def test_replaced_entry_keeps_its_legs() -> None:
     new = scenario.replace(order, qty=50, limit_price="101")
     scenario.advance()
     assert (new.status, order.legs) == (OrderStatus.FILLED, [])
-    assert [leg.qty for leg in scenario.exchange.order_store.legs(new)] == [Decimal(50), Decimal(50)]
+    assert [leg.qty for leg in scenario.exchange.state.order_store.legs(new)] == [Decimal(50), Decimal(50)]
     assert scenario.leg(new, OrderRole.TARGET).status is OrderStatus.NEW

@@ -1,4 +1,4 @@
-"""The market's clock by hand: pace, pause, step and jump, over the side door."""
+"""The market's clock by hand: pace, pause, step and jump, over the admin API."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,7 +17,7 @@ from tests.simulator.served_exchange import KEYS, ORDER
 
 
 class AdminClient:
-    """A client of the side door, at a desk whose clock is a real one."""
+    """A client of the admin API of an exchange on a scaled clock."""
 
     def __init__(self, scenario: ExchangeScenario, client: aiohttp.ClientSession) -> None:
         self.scenario = scenario

@@ -112,7 +112,10 @@ async def request_occasions(served: ServedExchange, kind: FaultKind) -> list[boo
     order = served.scenario.submit_bracket(10, "AAPL")
     path = "/v2/clock" if kind is FaultKind.CLOCK_SKEW else f"/v2/orders/{order.id}?nested=true"
     healthy = order_view(
-        order, served.scenario.exchange.order_store, served.scenario.exchange.settings, nested=True
+        order,
+        served.scenario.exchange.state.order_store,
+        served.scenario.exchange.state.settings,
+        nested=True,
     )
     if kind is FaultKind.CLOCK_SKEW:
         stamps = [(await request_outcome(served, "GET", path))[1]["timestamp"] for _ in range(3)]  # type: ignore[index]
@@ -209,11 +212,11 @@ def halt_occasions(scenario: ExchangeScenario) -> list[bool]:
     """Part of each order fills, and the symbol halts; the rest fills in the reopening."""
     orders = [scenario.submit("buy", 10, symbol) for symbol in SYMBOLS]
     scenario.advance()
-    stopped = [symbol in scenario.exchange.halted for symbol in SYMBOLS]
+    stopped = [symbol in scenario.exchange.state.halted for symbol in SYMBOLS]
     assert stopped == [order.status is OrderStatus.PARTIALLY_FILLED for order in orders]
-    scenario.exchange.faults.remove()
+    scenario.exchange.state.faults.remove()
     scenario.advance(300)
-    assert scenario.exchange.halted == set()
+    assert scenario.exchange.state.halted == set()
     for symbol in SYMBOLS:
         scenario.print_trade(symbol, price_at_percent(symbol, 0))
     assert [order.status for order in orders] == [OrderStatus.FILLED] * 3
@@ -229,8 +232,8 @@ def gap_occasions(scenario: ExchangeScenario) -> list[bool]:
     scenario.advance()
     for symbol in SYMBOLS:
         scenario.print_trade(symbol, price_at_percent(symbol, -6))
-        sold = scenario.exchange.executions[-1]
-        last = scenario.exchange.market.last_print(symbol, scenario.now)
+        sold = scenario.exchange.state.executions[-1]
+        last = scenario.exchange.state.market.last_print(symbol, scenario.now)
         assert last is not None
         assert abs(last.price - sold.price) < 1
         prices.append(sold.price < PRICES[symbol] * 92 / 100)
@@ -275,7 +278,9 @@ async def handshake_occasions(served: ServedExchange, kind: FaultKind) -> list[b
 
     if kind is not FaultKind.STREAM_SECOND:
         return [not await let_in() for _ in range(3)]
-    served.scenario.exchange.settings.one_stream = False  # it would refuse every second connection by itself
+    served.scenario.exchange.state.settings.one_stream = (
+        False  # it would refuse every second connection by itself
+    )
     async with subscribed_socket(served.server):
         return [not await let_in() for _ in range(3)]
 
@@ -297,8 +302,8 @@ async def message_occasions(served: ServedExchange) -> list[bool]:
             fields = len(
                 order_view(
                     order,
-                    served.scenario.exchange.order_store,
-                    served.scenario.exchange.settings,
+                    served.scenario.exchange.state.order_store,
+                    served.scenario.exchange.state.settings,
                     nested=True,
                 )
             )
@@ -325,12 +330,12 @@ async def fault_occasions(kind: FaultKind) -> AsyncIterator[tuple[FaultRules, Oc
     if kind in ORDER_OCCASIONS:
         scenario = ExchangeScenario()
         if kind is FaultKind.GAP:
-            scenario.exchange.market = OverriddenMarket(scenario.feed)  # type: ignore[arg-type]  # as much of a market as is needed
+            scenario.exchange.state.market = OverriddenMarket(scenario.feed)  # type: ignore[arg-type]  # as much of a market as is needed
 
         async def orders() -> list[bool]:
             return ORDER_OCCASIONS[kind](scenario)
 
-        yield scenario.exchange.faults, orders
+        yield scenario.exchange.state.faults, orders
         return
     async with serve_exchange() as served:
 
@@ -348,7 +353,7 @@ async def fault_occasions(kind: FaultKind) -> AsyncIterator[tuple[FaultRules, Oc
                 return await request_occasions(served, kind)
             return await message_occasions(served)
 
-        yield served.server.exchange.faults, wire_occasions
+        yield served.server.exchange.state.faults, wire_occasions
 
 
 @pytest.mark.parametrize("kind", FaultKind)
@@ -402,7 +407,7 @@ def trade_under_schedule(seed: int, rate: float = 0.2) -> tuple[dict[str, int], 
     scenario = ExchangeScenario()
     scenario.feed.quote_size = 30
     kinds = [kind for kind in ORDER_OCCASIONS if kind not in {FaultKind.DOUBLE_EXIT, FaultKind.POSITION_LAG}]
-    scenario.exchange.faults.add_schedule(FaultSchedule.uniform(seed, rate, kinds))
+    scenario.exchange.state.faults.add_schedule(FaultSchedule.uniform(seed, rate, kinds))
     random = Random(99)
     for _ in range(120):
         symbol = random.choice(SYMBOLS)
@@ -414,7 +419,9 @@ def trade_under_schedule(seed: int, rate: float = 0.2) -> tuple[dict[str, int], 
                     scenario.submit("buy", random.randint(1, 40), symbol)
                 case 2:
                     scenario.exchange.cancel(
-                        random.choice([order.id for order in scenario.exchange.order_store.live()] or [""])
+                        random.choice(
+                            [order.id for order in scenario.exchange.state.order_store.live()] or [""]
+                        )
                     )
                 case _:
                     scenario.exchange.close_position(symbol)
@@ -424,9 +431,9 @@ def trade_under_schedule(seed: int, rate: float = 0.2) -> tuple[dict[str, int], 
             symbol, price_at_percent(symbol, random.randint(-14, 14)), random.randint(1, 200)
         )
         scenario.advance(random.choice([0.05, 0.5, 5.0]))
-        assert audit(scenario.exchange).problems == []
-    return scenario.exchange.faults.fired, [
-        (o.client_order_id, o.status) for o in scenario.exchange.order_store.orders.values()
+        assert audit(scenario.exchange.state).problems == []
+    return scenario.exchange.state.faults.fired, [
+        (o.client_order_id, o.status) for o in scenario.exchange.state.order_store.orders.values()
     ]
 
 
@@ -502,13 +509,13 @@ def executions_with_halt(step: float) -> list[tuple[object, ...]]:
     """A market order's executions when a fault halts its symbol for half a minute after five shares."""
     market = OverriddenMarket(small_market())
     exchange = Exchange(market, new_york("11:00"), deposit=Decimal(10_000_000))
-    exchange.announcements.on_change(partial(market.apply_announcements, exchange.announcements))
-    exchange.faults.add(Fault(FaultKind.HALT, qty="5", seconds=30.0))
+    exchange.state.announcements.on_change(partial(market.apply_announcements, exchange.state.announcements))
+    exchange.state.faults.add(Fault(FaultKind.HALT, qty="5", seconds=30.0))
     body = {"symbol": "AAPL", "side": "buy", "qty": 2000, "type": "market", "time_in_force": "day"}
     exchange.submit(parse_submit_request(body))
-    while exchange.now < new_york("11:05"):
-        exchange.advance(exchange.now + timedelta(seconds=step))
-    return [(e.at, e.qty, e.price) for e in exchange.executions]
+    while exchange.state.now < new_york("11:05"):
+        exchange.venue.advance(exchange.state.now + timedelta(seconds=step))
+    return [(e.at, e.qty, e.price) for e in exchange.state.executions]
 
 
 def test_halt_duration_does_not_depend_on_step_size() -> None:

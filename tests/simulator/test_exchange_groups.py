@@ -23,7 +23,7 @@ def test_leg_fault_ends_the_stop_after_the_fill(kind: FaultKind, status: OrderSt
     order = scenario.submit_bracket(100)
     scenario.advance()
     assert leg_statuses(scenario, order) == (OrderStatus.NEW, status)
-    assert scenario.exchange.unprotected_time.totals(scenario.now)["AAPL"]["unprotected_now"] == "100"
+    assert scenario.exchange.state.unprotected_time.totals(scenario.now)["AAPL"]["unprotected_now"] == "100"
 
 
 def test_no_trigger_fault_keeps_a_stop_held() -> None:
@@ -34,9 +34,9 @@ def test_no_trigger_fault_keeps_a_stop_held() -> None:
     scenario.advance()
     scenario.print_trade("AAPL", "90")
     assert leg_statuses(scenario, order) == (OrderStatus.NEW, OrderStatus.HELD)
-    scenario.exchange.faults.remove(fault.id)
+    scenario.exchange.state.faults.remove(fault.id)
     scenario.print_trade("AAPL", "89")
-    assert scenario.exchange.account.qty("AAPL") == 0
+    assert scenario.exchange.state.account.qty("AAPL") == 0
 
 
 def test_bracket_shares_are_unprotected_only_until_the_legs_activate() -> None:
@@ -44,5 +44,5 @@ def test_bracket_shares_are_unprotected_only_until_the_legs_activate() -> None:
     scenario = ExchangeScenario()
     scenario.submit_bracket(100)
     scenario.advance(10)
-    seen = scenario.exchange.unprotected_time.totals(scenario.now)["AAPL"]
+    seen = scenario.exchange.state.unprotected_time.totals(scenario.now)["AAPL"]
     assert (seen["share_seconds"], seen["unprotected_now"]) == ("4.00", "0")

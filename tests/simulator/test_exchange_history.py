@@ -23,12 +23,12 @@ def trade_three_days(scenario: ExchangeScenario) -> None:
     scenario.feed.add_trade("AAPL", at("15:59"), "105")
     scenario.feed.add_trade("AAPL", at("10:00", TUESDAY), "110")
     scenario.feed.add_trade("AAPL", at("15:00", TUESDAY), "106")
-    scenario.exchange.advance(at("12:00", TUESDAY))
-    scenario.exchange.deposit(scenario.exchange.account.cash * 0 + 500)
+    scenario.exchange.venue.advance(at("12:00", TUESDAY))
+    scenario.exchange.deposit(scenario.exchange.state.account.cash * 0 + 500)
     scenario.feed.add_trade("AAPL", at("09:31", WEDNESDAY), "108")
-    scenario.exchange.advance(at("09:40", WEDNESDAY))
+    scenario.exchange.venue.advance(at("09:40", WEDNESDAY))
     scenario.submit("sell", 10)
-    scenario.exchange.advance(at("10:32:30", WEDNESDAY))
+    scenario.exchange.venue.advance(at("10:32:30", WEDNESDAY))
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ async def test_history_hours_follow_intraday_reporting(
 async def test_half_day_history_has_fewer_points() -> None:
     """The session of the day after Thanksgiving ends at one."""
     scenario = ExchangeScenario(start=at("09:30", HALF_DAY))
-    scenario.exchange.advance(at("15:00", HALF_DAY))
+    scenario.exchange.venue.advance(at("15:00", HALF_DAY))
     async with serve_exchange(scenario=scenario) as served:
         reported = await get_history(served, period="1D", timeframe="15Min")
         assert (len(reported["timestamp"]), reported["timestamp"][-1]) == (
@@ -176,9 +176,9 @@ async def test_portfolio_history_survives_a_restart(tmp_path: Path, scenario: Ex
     Journal(tmp_path).save(scenario.exchange)
     again = ExchangeScenario(start=at("15:00"))
     again.feed = scenario.feed
-    again.exchange.market = scenario.feed
+    again.exchange.state.market = scenario.feed
     Journal(tmp_path).restore(again.exchange)
-    assert audit(again.exchange).clean
+    assert audit(again.exchange.state).clean
     queries: list[dict[str, str]] = [
         {"period": "1M", "cashflow_types": "CSD,FEE"},
         {"period": "3D", "timeframe": "5Min"},
@@ -190,7 +190,7 @@ async def test_portfolio_history_survives_a_restart(tmp_path: Path, scenario: Ex
 
 async def test_transfers_are_activities_filtered_by_type_and_day(scenario: ExchangeScenario) -> None:
     """What the account began with, a later deposit and a withdrawal: three rows, filtered by type, day and family."""
-    scenario.exchange.deposit(scenario.exchange.account.cash * 0 - 200)
+    scenario.exchange.deposit(scenario.exchange.state.account.cash * 0 - 200)
     async with serve_exchange(scenario=scenario) as served:
 
         async def rows(path: str = "", **query: str) -> list[tuple[str, str, str]]:
@@ -225,7 +225,7 @@ async def test_transfers_are_activities_filtered_by_type_and_day(scenario: Excha
 async def test_daily_fees_are_two_activities_rounded_up() -> None:
     """The SEC's and FINRA's, of the day's sales, dated the day; the cash is short of exactly these."""
     scenario = ExchangeScenario(start=at("15:00"))
-    scenario.exchange.settings.charge_fees = True
+    scenario.exchange.state.settings.charge_fees = True
     scenario.given_position("AAPL", 30)
     for _ in range(2):
         scenario.submit("sell", 15)

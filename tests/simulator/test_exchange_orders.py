@@ -13,12 +13,12 @@ def test_short_position_is_negative_and_closed_by_a_buy() -> None:
     """Selling first makes signed shares; buying them back realises the difference."""
     scenario = ExchangeScenario()
     scenario.given_position("AAPL", -10)
-    assert scenario.exchange.account.qty("AAPL") == -10
+    assert scenario.exchange.state.account.qty("AAPL") == -10
     scenario.print_trade("AAPL", "90")
     order = scenario.submit("buy", 10)
     assert order.intent is PositionIntent.BUY_TO_CLOSE
     scenario.advance()
-    assert scenario.exchange.account.realised == Decimal("99.80")  # sold at 99.99, bought at 90.01
+    assert scenario.exchange.state.account.realised == Decimal("99.80")  # sold at 99.99, bought at 90.01
     scenario.assert_audit_clean()
 
 
@@ -94,7 +94,7 @@ def test_random_partial_fills_repeat_with_the_seed() -> None:
         scenario.advance()
         for price in ("100.1", "100.2", "100.3", "100.4"):
             scenario.print_trade("AAPL", price, size=160)
-        return [(execution.id, execution.qty) for execution in scenario.exchange.executions]
+        return [(execution.id, execution.qty) for execution in scenario.exchange.state.executions]
 
     assert day(1) == day(1)
     assert len({tuple(day(seed)) for seed in range(5)}) == 5
@@ -124,26 +124,28 @@ def test_notional_order_buys_its_amount() -> None:
 def test_suspended_or_blocked_account_rejects_orders() -> None:
     """The customer's kill switch, and a block by the broker."""
     scenario = ExchangeScenario()
-    scenario.exchange.account.configuration.suspend_trade = True
+    scenario.exchange.state.account.configuration.suspend_trade = True
     assert (
         scenario.expect_rejection(scenario.submit, "buy", 1).body["message"]
         == "new orders are rejected by user request"
     )
-    scenario.exchange.account.configuration.suspend_trade = False
-    scenario.exchange.account.trading_blocked = True
+    scenario.exchange.state.account.configuration.suspend_trade = False
+    scenario.exchange.state.account.trading_blocked = True
     assert scenario.expect_rejection(scenario.submit, "buy", 1).status == 403
 
 
 def test_regulatory_fees_are_charged_at_the_close_when_enabled() -> None:
     """They accrue on sales and leave the cash at the close; the audit still balances."""
     scenario = ExchangeScenario()
-    scenario.exchange.settings.charge_fees = True
+    scenario.exchange.state.settings.charge_fees = True
     scenario.given_position("AAPL", 100)
     scenario.submit("sell", 100)
     scenario.advance()
-    assert scenario.exchange.account.accrued_fees == Decimal("0.23")  # 9999 * 0.0000206 + 100 * 0.000195
+    assert scenario.exchange.state.account.accrued_fees == Decimal(
+        "0.23"
+    )  # 9999 * 0.0000206 + 100 * 0.000195
     scenario.advance_to("16:00")
-    assert (scenario.exchange.account.fees, scenario.exchange.account.accrued_fees) == (
+    assert (scenario.exchange.state.account.fees, scenario.exchange.state.account.accrued_fees) == (
         Decimal("0.23"),
         Decimal(0),
     )
@@ -156,7 +158,7 @@ def test_exchange_time_never_moves_backwards() -> None:
     order = scenario.submit("buy", 1)
     scenario.advance()
     before = scenario.now
-    scenario.exchange.advance(at("10:00"))
+    scenario.exchange.venue.advance(at("10:00"))
     assert scenario.now == before
     assert order.status is OrderStatus.FILLED
 
@@ -172,7 +174,7 @@ def test_executions_do_not_depend_on_step_size() -> None:
         scenario.submit_bracket(200, kind="limit", limit_price="100.5")
         while scenario.now < at("12:00"):
             scenario.advance(step)
-        return [(e.id, e.at, e.price, e.qty, e.order_id) for e in scenario.exchange.executions]
+        return [(e.id, e.at, e.price, e.qty, e.order_id) for e in scenario.exchange.state.executions]
 
     assert hour(3600) == hour(7.3)
     assert len(hour(3600)) > 3

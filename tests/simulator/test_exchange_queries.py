@@ -55,7 +55,7 @@ async def test_fill_activities_have_quantities_filters_and_paging() -> None:
             ("fill", "50", "250", "0", "filled"),
             ("fill", "5", "5", "0", "filled"),
         ]
-        assert rows[0]["id"].split("::")[0] == f"{scenario.exchange.executions[0].at:%Y%m%d}110000100"
+        assert rows[0]["id"].split("::")[0] == f"{scenario.exchange.state.executions[0].at:%Y%m%d}110000100"
         newest = await served.call(served.client.get, "/account/activities/FILL", {"page_size": 3})
         assert [row["id"] for row in newest] == [row["id"] for row in reversed(rows[1:])]
         rest = await served.call(
@@ -80,7 +80,7 @@ async def test_overnight_position_intraday_profit_starts_at_the_last_close() -> 
     scenario.feed.add_trade("AAPL", at("15:59"), "105")
     tuesday = MONDAY.replace(day=10)
     scenario.feed.add_trade("AAPL", at("09:45", tuesday), "107")
-    scenario.exchange.advance(at("09:46", tuesday))
+    scenario.exchange.venue.advance(at("09:46", tuesday))
     async with serve_exchange(scenario=scenario) as served:
         row = (await served.call(served.client.get_all_positions))[0]
         assert (row["lastday_price"], row["current_price"]) == ("105", "107")

@@ -62,9 +62,11 @@ def test_journal_ignores_a_torn_last_line(tmp_path: Path) -> None:
     assert raw.count(b"\n") == 2
     file.write_bytes(raw[:-100])
     again = restore_from_journal(scenario, Journal(tmp_path))
-    assert list(again.exchange.order_store.orders) == [first.id]
+    assert list(again.exchange.state.order_store.orders) == [first.id]
     assert file.read_bytes().count(b"\n") == 1
-    assert list(restore_from_journal(scenario, Journal(tmp_path)).exchange.order_store.orders) == [first.id]
+    assert list(restore_from_journal(scenario, Journal(tmp_path)).exchange.state.order_store.orders) == [
+        first.id
+    ]
 
 
 def test_journal_restarts_after_a_torn_first_line(tmp_path: Path) -> None:
@@ -75,7 +77,9 @@ def test_journal_restarts_after_a_torn_first_line(tmp_path: Path) -> None:
     journal.restore(scenario.exchange)
     order = scenario.submit("buy", 1)
     journal.save(scenario.exchange)
-    assert list(restore_from_journal(scenario, Journal(tmp_path)).exchange.order_store.orders) == [order.id]
+    assert list(restore_from_journal(scenario, Journal(tmp_path)).exchange.state.order_store.orders) == [
+        order.id
+    ]
 
 
 def test_journal_line_holds_only_changes(tmp_path: Path) -> None:
@@ -83,7 +87,7 @@ def test_journal_line_holds_only_changes(tmp_path: Path) -> None:
     scenario = ExchangeScenario()
     journal = Journal(tmp_path)
     scenario.exchange.deposit(Decimal(50_000))
-    scenario.exchange.watchlists.create("own", ["AAPL"], scenario.exchange.now)
+    scenario.exchange.watchlists.create("own", ["AAPL"], scenario.exchange.state.now)
     for _ in range(100):
         scenario.submit("buy", 1, "AAPL", "limit", limit_price="50")
     scenario.advance()
@@ -98,8 +102,10 @@ def test_journal_line_holds_only_changes(tmp_path: Path) -> None:
     again = restore_from_journal(scenario, Journal(tmp_path)).exchange
     assert again.watchlists.by_id == scenario.exchange.watchlists.by_id
     for name in ("transfers", "account", "executions", "equity_history", "halted"):
-        assert getattr(again, name) == getattr(scenario.exchange, name)
-    assert sorted(again.event_queue.events, key=str) == sorted(scenario.exchange.event_queue.events, key=str)
+        assert getattr(again.state, name) == getattr(scenario.exchange.state, name)
+    assert sorted(again.state.event_queue.events, key=str) == sorted(
+        scenario.exchange.state.event_queue.events, key=str
+    )
 
 
 def test_restart_after_every_step_changes_nothing(tmp_path: Path) -> None:
@@ -117,15 +123,17 @@ def test_restart_after_every_step_changes_nothing(tmp_path: Path) -> None:
         scenario.submit_bracket(100, kind="limit", limit_price="101")
         scenario.submit("buy", 20, "MSFT")
         for n in range(41):
-            scenario.exchange.advance(at("11:00") + timedelta(seconds=n * 10 + 10))
+            scenario.exchange.venue.advance(at("11:00") + timedelta(seconds=n * 10 + 10))
             journal.save(scenario.exchange)
             if killed:
                 journal = Journal(state)
                 scenario = restore_from_journal(scenario, journal)
         scenario.assert_audit_clean()
-        book = scenario.exchange.order_store
-        rows = [order_view(o, book, scenario.exchange.settings, nested=True) for o in book.orders.values()]
-        return sorted(rows, key=lambda row: str(row["id"])) + list(scenario.exchange.executions)
+        book = scenario.exchange.state.order_store
+        rows = [
+            order_view(o, book, scenario.exchange.state.settings, nested=True) for o in book.orders.values()
+        ]
+        return sorted(rows, key=lambda row: str(row["id"])) + list(scenario.exchange.state.executions)
 
     assert day(killed=True) == day(killed=False)
 
@@ -166,7 +174,7 @@ async def test_scaled_clock_drives_the_exchange(tmp_path: Path) -> None:
         await pace.sleep_until(at("16:00") + timedelta(seconds=5))
         async with client.get(f"{server.url}/v2/orders/{order_id}") as response:
             assert (await response.json())["status"] == "expired"
-        assert scenario.exchange.account.qty("AAPL") == 1
+        assert scenario.exchange.state.account.qty("AAPL") == 1
 
 
 async def test_manual_clock_wakes_the_exchange_at_each_event() -> None:

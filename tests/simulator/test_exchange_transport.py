@@ -15,15 +15,15 @@ async def test_request_faults_drop_or_delay_an_order() -> None:
         await served.post_admin("faults", kind="hang_before", method="POST", route="/v2/orders")
         with pytest.raises(requests.exceptions.ReadTimeout):
             await served.request("POST", "/v2/orders", json=ORDER, timeout=0.2)
-        assert served.server.exchange.order_store.orders == {}
+        assert served.server.exchange.state.order_store.orders == {}
         rule = await served.post_admin(
             "faults", kind="slow_before", method="POST", route="/v2/orders", seconds=5
         )
         asked = asyncio.ensure_future(post_order(served))
-        while not served.server.exchange.faults.rules[rule["id"]].fired:  # noqa: ASYNC110 - a thread's request
+        while not served.server.exchange.state.faults.rules[rule["id"]].fired:  # noqa: ASYNC110 - a thread's request
             await asyncio.sleep(0.001)
         await served.advance(4)
-        assert served.server.exchange.order_store.orders == {}
+        assert served.server.exchange.state.order_store.orders == {}
         await served.advance(1)
         assert (await asked).json()["submitted_at"] == "2026-03-09T15:00:05.000000000Z"
 
@@ -98,7 +98,7 @@ async def test_admin_api_controls_orders_halts_settings_and_money() -> None:
             "order", symbol="TSLA", qty=3, side="buy", type="market", time_in_force="day"
         )
         await served.advance()
-        assert served.server.exchange.order_store.orders[row["id"]].source == "manual"
+        assert served.server.exchange.state.order_store.orders[row["id"]].source == "manual"
         resting = await served.post_admin("order", **{**ORDER, "type": "limit", "limit_price": 50})
         assert (await served.post_admin("cancel", id=resting["id"]))["status"] == "pending_cancel"
         assert await served.post_admin("halt", symbol="aapl") == ["AAPL"]
@@ -116,4 +116,4 @@ async def test_admin_api_controls_orders_halts_settings_and_money() -> None:
         assert (await served.request("GET", "/admin/clock")).json()["now"].startswith("2026-03-09T15:00:01")
         report = (await served.request("GET", "/admin/audit")).json()
         assert (report["clean"], report["problems"]) == (True, [])
-        assert audit(served.server.exchange).clean
+        assert audit(served.server.exchange.state).clean

@@ -57,7 +57,7 @@ def test_short_trailing_stop_ignores_trades_outside_regular_hours() -> None:
     scenario.advance_to("18:30")
     assert (order.status, order.stop_price) == (OrderStatus.NEW, Decimal(99))
     scenario.feed.add_trade("AAPL", at("09:30", TUESDAY), "101")
-    scenario.exchange.advance(at("09:31", TUESDAY))
+    scenario.exchange.venue.advance(at("09:31", TUESDAY))
     assert (order.status, order.average_fill_price) == (OrderStatus.FILLED, Decimal("101.01"))
 
 
@@ -126,7 +126,7 @@ def test_unfilled_rest_of_an_immediate_order_is_cancelled(
     order = scenario.submit("buy", 100, "AAPL", kind, time_in_force=life, **terms)
     scenario.advance()
     assert (order.filled_qty, scenario.events(order)) == (Decimal(filled), events)
-    assert scenario.exchange.order_store.reserved_buying_power() == 0
+    assert scenario.exchange.state.order_store.reserved_buying_power() == 0
     scenario.assert_audit_clean()
 
 
@@ -143,13 +143,13 @@ def test_fractional_quantities_are_exact() -> None:
     scenario = ExchangeScenario()
     scenario.submit("buy", "2.345678901")
     scenario.advance()
-    assert scenario.exchange.account.qty("AAPL") == Decimal("2.345678901")
+    assert scenario.exchange.state.account.qty("AAPL") == Decimal("2.345678901")
     sale = scenario.submit("sell", None, notional="99.99")
     scenario.advance()
     assert (sale.status, sale.filled_qty) == (OrderStatus.FILLED, Decimal(1))
     scenario.exchange.close_position("AAPL")
     scenario.advance()
-    assert scenario.exchange.account.positions == {}
+    assert scenario.exchange.state.account.positions == {}
     scenario.assert_audit_clean()
 
 
@@ -187,7 +187,7 @@ def test_extended_hours_orders_work_from_four_to_twenty() -> None:
     scenario.advance_to("20:00")
     assert (day.status, gtc.status) == (OrderStatus.EXPIRED, OrderStatus.NEW)
     scenario.feed.add_trade("MSFT", at("04:30", TUESDAY), "289")
-    scenario.exchange.advance(at("04:31", TUESDAY))
+    scenario.exchange.venue.advance(at("04:31", TUESDAY))
     assert gtc.status is OrderStatus.FILLED
 
 
@@ -205,9 +205,9 @@ def test_gtc_order_expires_after_ninety_days() -> None:
     scenario = ExchangeScenario()
     order = scenario.submit("buy", 1, "AAPL", "limit", limit_price="50", time_in_force="gtc")
     assert order.expires_at == at("16:15", MONDAY + timedelta(days=90))
-    scenario.exchange.advance(order.expires_at - timedelta(seconds=1))
+    scenario.exchange.venue.advance(order.expires_at - timedelta(seconds=1))
     assert order.status is OrderStatus.NEW
-    scenario.exchange.advance(order.expires_at)
+    scenario.exchange.venue.advance(order.expires_at)
     assert order.status is OrderStatus.EXPIRED
 
 
@@ -240,7 +240,9 @@ def test_share_below_2_50_requires_full_margin() -> None:
     scenario = ExchangeScenario()
     scenario.feed.add_trade("AAPL", at("10:59:59"), "2")
     scenario.given_position("AAPL", 100)
-    initial, maintenance = scenario.exchange.account.margin_requirements(scenario.exchange.mark_price)
+    initial, maintenance = scenario.exchange.state.account.margin_requirements(
+        scenario.exchange.state.mark_price
+    )
     assert (initial, maintenance) == (200, 200)
 
 
@@ -250,8 +252,8 @@ def test_gtc_short_sale_is_cancelled_when_hard_to_borrow_before_the_open() -> No
     gone = scenario.submit("sell", 10, "AAPL", "limit", limit_price="120", time_in_force="gtc")
     stays = scenario.submit("sell", 10, "MSFT", "limit", limit_price="350", time_in_force="gtc")
     scenario.advance_to("16:30")
-    scenario.exchange.settings.hard_to_borrow.add("AAPL")
-    scenario.exchange.advance(at("09:31", TUESDAY))
+    scenario.exchange.state.settings.hard_to_borrow.add("AAPL")
+    scenario.exchange.venue.advance(at("09:31", TUESDAY))
     assert (gone.status, stays.status) == (OrderStatus.CANCELED, OrderStatus.NEW)
     assert scenario.events(gone) == ["new", "canceled"]
 

@@ -30,7 +30,7 @@ async def test_watchlist_is_created_changed_and_deleted_by_id() -> None:
         )
         path = f"/v2/watchlists/{made['id']}"
         assert (made["name"], symbols_of(made)) == ("tech", ["MSFT", "AAPL"])
-        assert made["account_id"] == served.scenario.exchange.account.id
+        assert made["account_id"] == served.scenario.exchange.state.account.id
         assert made["assets"][0]["class"] == "us_equity"
         await served.advance(5)
         grown = await request_json(served, "POST", path, json={"symbol": "tsla"})

@@ -82,7 +82,7 @@ async def test_trade_override_fills_a_resting_limit() -> None:
 async def test_overrides_stop_trades_and_set_a_crossed_quote() -> None:
     """No trade after the stop and an old quote; a crossed quote is shown and never traded on."""
     async with serve_overridden_market() as (served, market, symbol, _):
-        await served.post_admin("market", act="stop", symbol=symbol)
+        await served.post_admin("market", act="stop_feed", symbol=symbol)
         assert market.next_print_time(symbol, NOON) is None
         before = market.quote(symbol, NOON)
         assert market.quote(symbol, NOON + timedelta(hours=1)) == before

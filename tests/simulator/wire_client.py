@@ -107,7 +107,7 @@ class WireClient:
         """The exchange's own audit has nothing to say."""
         assert (await self.get("/admin/audit"))["problems"] == []
 
-    # ------------------------------------------------------------------ time, the market, the side door
+    # ------------------------------------------------------------------ time, the market, the admin API
 
     async def advance(self, seconds: float = 1.0) -> None:
         await self.served.advance(seconds)

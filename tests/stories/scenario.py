@@ -285,7 +285,7 @@ class Scenario:
 
     def held_qty(self, symbol: str) -> Decimal:
         """Return our shares at the exchange; negative when short."""
-        position = self.server.exchange.account.positions.get(symbol)
+        position = self.server.exchange.state.account.positions.get(symbol)
         return position.qty if position is not None else Decimal(0)
 
     async def count_submitted(self, symbol: str) -> int:
@@ -308,7 +308,7 @@ class Scenario:
 
     async def clear_faults(self) -> None:
         """Remove every fault rule of the exchange."""
-        self.server.exchange.faults.remove()
+        self.server.exchange.state.faults.remove()
 
     async def send_command(self, kind: str, **arguments: object) -> Facts:
         """Insert a command and wait for the daemon's answer: {"ok": ..., and its result}."""

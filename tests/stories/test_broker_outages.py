@@ -134,7 +134,7 @@ async def test_position_is_written_off_when_shares_vanish_without_fill(database:
         await scenario.given_position("AAPL", 20)
         for leg in [o for o in await scenario.orders("AAPL") if o["order_purpose"] == "take_profit"]:
             await scenario.admin("cancel", {"id": leg["alpaca_order_id"]})
-        scenario.server.exchange.account.positions.pop("AAPL")
+        scenario.server.exchange.state.account.positions.pop("AAPL")
         await scenario.advance(seconds=150)
         position = await scenario.position("AAPL")
         assert position is not None

@@ -111,7 +111,7 @@ async def test_doctor_reports_share_differences_without_fixing_them(database: st
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         await scenario.crash()
-        held = scenario.server.exchange.account.positions["AAPL"]
+        held = scenario.server.exchange.state.account.positions["AAPL"]
         for broker_qty, kind, severity in (
             (21, IssueKind.QTY_MISMATCH, Severity.WARNING),
             (30, IssueKind.QTY_MISMATCH, Severity.CRITICAL),
@@ -201,7 +201,7 @@ async def test_doctor_reports_unprotected_shares_without_fixing_them(database: s
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         await scenario.crash()
-        for order in list(scenario.server.exchange.order_store.live()):
+        for order in list(scenario.server.exchange.state.order_store.live()):
             await scenario.admin("cancel", {"id": order.id})
         await scenario.advance(seconds=2)
         issue = issue_of_kind(await run_doctor(scenario), IssueKind.UNPROTECTED_POSITION)

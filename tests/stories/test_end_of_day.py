@@ -62,7 +62,7 @@ async def test_close_is_retried_until_broker_reads_succeed(database: str, route:
         assert await scenario.wait_for_exit() is ExitCode.FLAT
         cycle = await first_cycle(scenario)
         assert cycle["status"] == "completed"
-        assert cycle["end_equity"] == scenario.server.exchange.account.cash
+        assert cycle["end_equity"] == scenario.server.exchange.state.account.cash
         assert await proof_results(scenario, "the close of the day") == [True]
         assert "JOB_FAILED" not in await scenario.alert_events()
 

@@ -39,7 +39,7 @@ async def test_share_mismatch_at_start_blocks_entries_until_confirmed(database: 
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         await scenario.crash()
-        held = scenario.server.exchange.account.positions["AAPL"]
+        held = scenario.server.exchange.state.account.positions["AAPL"]
         held.qty -= 8
         await scenario.start()
         assert scenario.components is not None
@@ -93,7 +93,9 @@ async def test_flatten_cancels_own_entry_with_lost_row(database: str) -> None:
         assert (row["order_purpose"], row["origin"], row["status"]) == ("entry", "catalyst", "submitted")
         assert (await scenario.send_command("flatten"))["flat"]
         assert [o["status"] for o in await scenario.orders("MSFT")] == ["cancelled"]
-        assert not [order for order in scenario.server.exchange.order_store.live() if order.symbol == "MSFT"]
+        assert not [
+            order for order in scenario.server.exchange.state.order_store.live() if order.symbol == "MSFT"
+        ]
         await scenario.assert_consistent()
 
 

@@ -22,7 +22,8 @@ def proof_files(scenario: Scenario) -> list[Facts]:
     return [
         dict(facts)
         for _, facts in flat_proof_files.read_flat_proofs(
-            scenario.settings.proofs_dir, scenario.settings.account_name(scenario.server.exchange.account.id)
+            scenario.settings.proofs_dir,
+            scenario.settings.account_name(scenario.server.exchange.state.account.id),
         )
     ]
 

@@ -79,7 +79,7 @@ async def test_exit_during_halt_waits_and_is_repriced(database: str) -> None:
         assert scenario.held_qty("AAPL") == 20
         assert "EXIT_SLOW" in await scenario.alert_events()
         live_orders = [
-            order for order in scenario.server.exchange.order_store.live() if order.symbol == "AAPL"
+            order for order in scenario.server.exchange.state.order_store.live() if order.symbol == "AAPL"
         ]
         assert len(live_orders) == 1
         exits = [o for o in await scenario.orders("AAPL") if o["order_purpose"] == "exit"]
@@ -122,7 +122,7 @@ async def test_split_blocks_symbol_without_orders_or_fills(database: str, factor
         database, reconcile={"orphans": "alert"}, risk={"max_daily_loss": 50_000}
     ) as scenario:
         await scenario.given_position("AAPL", 20)
-        scenario.server.exchange.account.positions["AAPL"].qty *= factor
+        scenario.server.exchange.state.account.positions["AAPL"].qty *= factor
         await scenario.advance(seconds=90)
         position = await scenario.position("AAPL")
         assert position is not None

@@ -137,7 +137,7 @@ async def test_reconciliation_reports_missing_shares_without_orders(database: st
     async with open_scenario(database) as scenario:
         await scenario.given_position("AAPL", 20)
         submitted_before = await scenario.count_submitted("AAPL")
-        held = scenario.server.exchange.account.positions["AAPL"]
+        held = scenario.server.exchange.state.account.positions["AAPL"]
         held.qty -= 8
         await scenario.advance(seconds=90)
         assert "ours 20 broker 12" in (await reconciliation_alerts(scenario))["QTY_MISMATCH"]

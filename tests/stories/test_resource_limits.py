@@ -62,7 +62,7 @@ async def test_entries_wait_while_another_client_holds_the_stream(database: str)
         await scenario.inject_fault("stream_disconnect", symbol="AAPL", count=1)
         await scenario.inject_fault("stream_busy", count=1)  # so that the other client connects first
         scenario.print_trade("AAPL", "187.90")
-        while not scenario.server.exchange.faults.fired.get("stream_busy"):
+        while not scenario.server.exchange.state.faults.fired.get("stream_busy"):
             await scenario.advance(seconds=0.1)
         async with http.ws_connect(f"{scenario.server.url}/stream"):
             await scenario.advance(seconds=40)

@@ -17,12 +17,12 @@ async def shorting_requests(scenario: Scenario) -> list[object]:
 
 def is_shorting_locked(scenario: Scenario) -> bool:
     """Return true when the exchange would reject a short sale."""
-    return scenario.server.exchange.account.configuration.no_shorting
+    return scenario.server.exchange.state.account.configuration.no_shorting
 
 
 def lock_shorting_by_hand(scenario: Scenario) -> None:
     """Set the shorting lock as an operator."""
-    account = scenario.server.exchange.account
+    account = scenario.server.exchange.state.account
     account.configuration = replace(account.configuration, no_shorting=True)
 
 

@@ -112,7 +112,7 @@ async def test_crash_loop_closes_entry_gate(database: str) -> None:
         await scenario.advance(seconds=1)
         assert (await scenario.submit_entry("MSFT", 5, **ENTRY)).status == "rejected"
         assert await scenario.count_submitted("MSFT") == 0
-        assert len(scenario.server.exchange.order_store.live()) == 2  # the stop and the target of AAPL
+        assert len(scenario.server.exchange.state.order_store.live()) == 2  # the stop and the target of AAPL
         await scenario.advance(minutes=10)
         assert scenario.components.gate.is_open
         await scenario.assert_consistent()

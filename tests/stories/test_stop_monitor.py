@@ -72,7 +72,7 @@ async def fail_price_reads(scenario: Scenario) -> None:
 
 def restore_price_reads(scenario: Scenario) -> None:
     """Remove the faults of `fail_price_reads`."""
-    faults = scenario.server.exchange.faults
+    faults = scenario.server.exchange.state.faults
     for key in [key for key, fault in faults.rules.items() if fault.kind == "status_before"]:
         faults.remove(key)
 

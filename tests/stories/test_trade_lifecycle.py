@@ -142,7 +142,7 @@ async def test_order_is_adopted_after_crash_following_submit(database: str) -> N
         await scenario.advance(seconds=1)
         await scenario.admin("faults", {"kind": "hang", "method": "POST", "route": "/v2/orders"})
         entry_task = asyncio.ensure_future(scenario.submit_entry("AAPL", 20, **ENTRY))
-        await wait_until(lambda: bool(scenario.server.exchange.order_store.orders))
+        await wait_until(lambda: bool(scenario.server.exchange.state.order_store.orders))
         await scenario.crash()
         entry_task.cancel()
         await asyncio.gather(entry_task, return_exceptions=True)

@@ -163,5 +163,8 @@ async def test_unacknowledged_oco_is_replaced_and_counts_as_unprotected(database
         assert position["protected_at"] is not None
         assert 10 < position["unprotected_seconds"] < 15
         assert await scenario.count_submitted("AAPL") == 3
-        assert unprotected_qty(scenario.server.exchange.order_store, "AAPL", scenario.held_qty("AAPL")) == 0
+        assert (
+            unprotected_qty(scenario.server.exchange.state.order_store, "AAPL", scenario.held_qty("AAPL"))
+            == 0
+        )
         await scenario.assert_consistent()

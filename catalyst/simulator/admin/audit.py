@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Final
 
-from catalyst.simulator.exchange.venue import Venue
+from catalyst.simulator.exchange.lifecycle import VenueState
 from catalyst.simulator.rules.orders import Execution, OrderSide
 from catalyst.simulator.rules.wire_format import JsonObject, format_decimal
 
@@ -42,13 +42,13 @@ class AuditResult:
         }
 
 
-def audit(venue: Venue) -> AuditResult:
+def audit(state: VenueState) -> AuditResult:
     """Recompute the account from its executions and compare it with what the exchange shows."""
     lots: dict[str, list[tuple[Decimal, Decimal]]] = defaultdict(list)
     realised = Decimal(0)
-    cash = venue.account.deposits - sum((fee.amount for fee in venue.fees), Decimal(0))
+    cash = state.account.deposits - sum((fee.amount for fee in state.fees), Decimal(0))
     problems: list[str] = []
-    for execution in venue.executions:
+    for execution in state.executions:
         cash -= execution.side.sign * execution.qty * execution.price
         before = _lots_qty(lots[execution.symbol])
         realised += _apply_to_pool(lots[execution.symbol], execution)
@@ -64,12 +64,12 @@ def audit(venue: Venue) -> AuditResult:
             )
     positions = {symbol: _lots_qty(held) for symbol, held in lots.items() if _lots_qty(held)}
     unrealised = sum(
-        (_unrealised_profit(venue, symbol, held) for symbol, held in lots.items() if _lots_qty(held)),
+        (_unrealised_profit(state, symbol, held) for symbol, held in lots.items() if _lots_qty(held)),
         Decimal(0),
     )
-    result = AuditResult(cash, realised, unrealised, positions, len(venue.executions), problems)
-    _compare_account(venue, result)
-    _check_orders(venue, problems)
+    result = AuditResult(cash, realised, unrealised, positions, len(state.executions), problems)
+    _compare_account(state, result)
+    _check_orders(state, problems)
     return result
 
 
@@ -95,14 +95,14 @@ def _apply_to_pool(lots: list[tuple[Decimal, Decimal]], execution: Execution) ->
     return gain
 
 
-def _unrealised_profit(venue: Venue, symbol: str, lots: list[tuple[Decimal, Decimal]]) -> Decimal:
+def _unrealised_profit(state: VenueState, symbol: str, lots: list[tuple[Decimal, Decimal]]) -> Decimal:
     qty, cost = lots[0]
-    price = venue.mark_price(symbol)
+    price = state.mark_price(symbol)
     return Decimal(0) if price is None else qty * price - cost
 
 
-def _compare_account(venue: Venue, result: AuditResult) -> None:
-    account = venue.account
+def _compare_account(state: VenueState, result: AuditResult) -> None:
+    account = state.account
     if account.cash != result.cash:
         result.problems.append(f"cash is {account.cash}, the executions say {result.cash}")
     shown = {symbol: position.qty for symbol, position in account.positions.items()}
@@ -111,41 +111,41 @@ def _compare_account(venue: Venue, result: AuditResult) -> None:
     if abs(account.realised - result.realised) > TOLERANCE:
         result.problems.append(f"realised is {account.realised}, the executions say {result.realised}")
     expected = account.deposits + result.realised + result.unrealised - account.fees
-    equity = account.equity(venue.mark_price)
+    equity = account.equity(state.mark_price)
     if abs(equity - expected) > TOLERANCE:
         result.problems.append(f"equity is {equity}, deposits and profit say {expected}")
 
 
-def _check_orders(venue: Venue, problems: list[str]) -> None:
+def _check_orders(state: VenueState, problems: list[str]) -> None:
     filled: dict[str, Decimal] = defaultdict(Decimal)
     seen: set[str] = set()
-    for execution in venue.executions:
+    for execution in state.executions:
         if execution.id in seen:
             problems.append(f"execution {execution.id} was booked twice")
         seen.add(execution.id)
-        order = venue.order_store.get(execution.order_id)
+        order = state.order_store.get(execution.order_id)
         if order is None:
             problems.append(f"execution {execution.id} has no order")
         elif order.symbol != execution.symbol or order.side is not execution.side:
             problems.append(f"execution {execution.id} does not match its order {order.id}")
         filled[execution.order_id] += execution.qty
-    for order in venue.order_store.orders.values():
+    for order in state.order_store.orders.values():
         own = order.filled_qty - order.inherited_filled_qty
         if filled[order.id] != own:
             problems.append(f"order {order.id} shows {own} filled, its executions {filled[order.id]}")
         if order.qty is not None and order.filled_qty > order.qty:
             problems.append(f"order {order.id} filled {order.filled_qty} of {order.qty}")
-    for symbol, position in venue.account.positions.items():
-        working = _working_exits(venue, symbol, OrderSide.SELL if position.qty > 0 else OrderSide.BUY)
-        lagging = venue.settings.position_lag or venue.delayed_fills
+    for symbol, position in state.account.positions.items():
+        working = _working_exits(state, symbol, OrderSide.SELL if position.qty > 0 else OrderSide.BUY)
+        lagging = state.settings.position_lag or state.delayed_fills
         if working > abs(position.qty) and not lagging:
             problems.append(f"{symbol}: exits for {working} shares over a position of {position.qty}")
 
 
-def _working_exits(venue: Venue, symbol: str, exit_side: OrderSide) -> Decimal:
+def _working_exits(state: VenueState, symbol: str, exit_side: OrderSide) -> Decimal:
     """Return the shares that working orders could take from a position; the exits of a group count once."""
     groups: dict[str, Decimal] = defaultdict(Decimal)
-    for order in venue.order_store.working(symbol):
+    for order in state.order_store.working(symbol):
         if order.side is exit_side and not order.intent.opens_position:
             key = order.parent_id or order.id
             groups[key] = max(groups[key], order.remaining)

@@ -15,7 +15,7 @@ from catalyst.simulator.rules.wire_format import (
 
 def clock_view(exchange: Exchange, clock: Clock) -> JsonObject:
     """Return the market's time, the instant of the next event, and market seconds per second."""
-    due = exchange.next_event_at()
+    due = exchange.venue.next_event_at()
     now = clock.now()
     return {
         "now": now.isoformat(),

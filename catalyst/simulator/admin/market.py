@@ -37,24 +37,24 @@ _CLOSING_PERIOD: Final = timedelta(minutes=25)
 
 def apply_market_action(market: OverriddenMarket, exchange: Exchange, body: JsonObject) -> object:
     """Apply the action `act` to the feed of `symbol`, now. Raises ApiError (404, 422)."""
-    symbol, now = parse_symbol(body), exchange.now
+    symbol, now = parse_symbol(body), exchange.state.now
     acts: dict[object, Callable[[], object]] = {
         "gap": lambda: market.add_gap(symbol, require_number(body.get("factor"), "factor"), now),
         "trade": lambda: market.add_trade(symbol, _parse_print(body, now + timedelta(milliseconds=1))),
         "quote": lambda: market.override_quote(
             symbol, require_number(body.get("bid"), "bid"), require_number(body.get("ask"), "ask")
         ),
-        "stop": lambda: market.stop_feed(symbol, now),
+        "stop_feed": lambda: market.stop_feed(symbol, now),
         "resume_feed": lambda: market.resume_feed(symbol),
-        "late_trade": lambda: _report_late_trade(exchange.announcements, symbol, body, now),
-        "cancel_trade": lambda: _cancel_trade(market, exchange.announcements, symbol, body, now),
-        "correct_trade": lambda: _correct_trade(market, exchange.announcements, symbol, body, now),
+        "late_trade": lambda: _report_late_trade(exchange.state.announcements, symbol, body, now),
+        "cancel_trade": lambda: _cancel_trade(market, exchange.state.announcements, symbol, body, now),
+        "correct_trade": lambda: _correct_trade(market, exchange.state.announcements, symbol, body, now),
     }
     act = acts.get(body.get("act"))
     if act is None:
         raise ApiError(422, BAD_PARAMETER, f"unknown act: {body.get('act')}")
     result = act()
-    exchange.announcements.notify_listeners()
+    exchange.state.announcements.notify_listeners()
     return {"symbol": symbol, "at": now.isoformat(), **({"id": result} if isinstance(result, int) else {})}
 
 
@@ -68,18 +68,18 @@ def announce_luld_bands(exchange: Exchange, body: JsonObject) -> object:
     symbol = parse_symbol(body)
     up, down = parse_amount(body.get("up"), "up"), parse_amount(body.get("down"), "down")
     if up is None or down is None:
-        price = exchange.mark_price(symbol)
+        price = exchange.state.mark_price(symbol)
         if price is None:
             raise ApiError(404, NOT_FOUND, f"no trade of {symbol} to lay bands around")
         width = _band_width(exchange, price)
         up = price + width if up is None else up
         down = max(price - width, CENT) if down is None else down
     bands = LuldBands(
-        exchange.now, symbol, up.quantize(CENT), down.quantize(CENT), str(body.get("indicator", "B"))
+        exchange.state.now, symbol, up.quantize(CENT), down.quantize(CENT), str(body.get("indicator", "B"))
     )
-    exchange.announcements.publish(bands)
+    exchange.state.announcements.publish(bands)
     if parse_bool(body.get("pause")):
-        exchange.halt(symbol, HaltReason.PRICE_BANDS)
+        exchange.state.halt(symbol, HaltReason.PRICE_BANDS)
     return {"symbol": symbol, "up": format_decimal(bands.up), "down": format_decimal(bands.down)}
 
 
@@ -88,8 +88,8 @@ def parse_halt_reason(body: JsonObject) -> HaltReason:
     try:
         return HaltReason(str(body.get("reason", HaltReason.NEWS)))
     except ValueError:
-        known = ", ".join(HaltReason)
-        raise ApiError(422, BAD_PARAMETER, f"reason must be one of {known}") from None
+        reasons = ", ".join(HaltReason)
+        raise ApiError(422, BAD_PARAMETER, f"reason must be one of {reasons}") from None
 
 
 def parse_symbol(body: JsonObject) -> str:
@@ -107,10 +107,13 @@ def _band_width(exchange: Exchange, price: Decimal) -> Decimal:
         width = price / 5
     else:
         width = min(price * 3 / 4, Decimal("0.15"))
-    session = exchange.hours.session_at(exchange.now)
+    session = exchange.state.hours.session_at(exchange.state.now)
     if session is None:
         return width
-    edge = exchange.now < session.open + _OPENING_PERIOD or exchange.now >= session.close - _CLOSING_PERIOD
+    edge = (
+        exchange.state.now < session.open + _OPENING_PERIOD
+        or exchange.state.now >= session.close - _CLOSING_PERIOD
+    )
     return width * 2 if edge else width
 
 

@@ -56,13 +56,15 @@ class AdminApi:
     def mount(self, app: web.Application) -> None:
         """Add every route to the application."""
         get_routes = {
-            "/admin/audit": lambda _: audit(self._exchange).view(),
+            "/admin/audit": lambda _: audit(self._exchange.state).view(),
             "/admin/logs": self.logs,
             "/admin/state": self.state,
             "/admin/clock": self.clock,
             "/admin/faults": self.faults,
             "/admin/settings": lambda _: settings_view(self._exchange),
-            "/admin/unprotected": lambda _: self._exchange.unprotected_time.totals(self._exchange.now),
+            "/admin/unprotected": lambda _: self._exchange.state.unprotected_time.totals(
+                self._exchange.state.now
+            ),
         }
         for path, handler in get_routes.items():
             app.router.add_get(path, without_body(handler))
@@ -114,7 +116,7 @@ class AdminApi:
         app.router.add_post("/admin/data", self._with_body(data))
 
     def mount_market(self, app: web.Application, market: OverriddenMarket) -> None:
-        """Add the market overrides: gap, trade, quote, stop, resume_feed, late_trade, cancel_trade,
+        """Add the market overrides: gap, trade, quote, stop_feed, resume_feed, late_trade, cancel_trade,
         correct_trade."""
         act = partial(apply_market_action, market, self._exchange)
         app.router.add_post("/admin/market", self._with_body(act))
@@ -139,12 +141,14 @@ class AdminApi:
         ]
         orders = [
             {
-                **order_view(order, self._exchange.order_store, self._exchange.settings, nested=False),
+                **order_view(
+                    order, self._exchange.state.order_store, self._exchange.state.settings, nested=False
+                ),
                 "parent_id": order.parent_id,
                 "role": order.role.value,
                 "placed_by": order.source,
             }
-            for order in self._exchange.order_store.orders.values()
+            for order in self._exchange.state.order_store.orders.values()
         ]
         executions = [
             {
@@ -154,7 +158,7 @@ class AdminApi:
                 "position_qty": format_decimal(execution.position_qty),
                 "closing": execution.closing,
             }
-            for execution in self._exchange.executions
+            for execution in self._exchange.state.executions
         ]
         return {"requests": rows, "orders": orders, "executions": executions}
 
@@ -162,17 +166,19 @@ class AdminApi:
         """Return a summary of the exchange."""
         exchange = self._exchange
         return {
-            "now": exchange.now.isoformat(),
-            "open": exchange.hours.is_open(exchange.now),
-            "cash": format_decimal(exchange.account.cash),
-            "equity": format_decimal(exchange.account.equity(exchange.mark_price)),
-            "positions": {s: format_decimal(p.qty) for s, p in sorted(exchange.account.positions.items())},
-            "orders": len(exchange.order_store.orders),
-            "open_orders": len(exchange.order_store.live()),
-            "executions": len(exchange.executions),
+            "now": exchange.state.now.isoformat(),
+            "open": exchange.state.hours.is_open(exchange.state.now),
+            "cash": format_decimal(exchange.state.account.cash),
+            "equity": format_decimal(exchange.state.account.equity(exchange.state.mark_price)),
+            "positions": {
+                s: format_decimal(p.qty) for s, p in sorted(exchange.state.account.positions.items())
+            },
+            "orders": len(exchange.state.order_store.orders),
+            "open_orders": len(exchange.state.order_store.live()),
+            "executions": len(exchange.state.executions),
             "requests": len(self._middleware.request_log),
-            "halted": sorted(exchange.halted),
-            "faults_fired": exchange.faults.fired,
+            "halted": sorted(exchange.state.halted),
+            "faults_fired": exchange.state.faults.fired,
             "connections": self._streams.connection_count,
             "frames_sent": self._streams.frames_sent,
         }
@@ -183,11 +189,11 @@ class AdminApi:
     def set_clock(self, body: JsonObject) -> object:
         """Set the pace, advance or jump; everything in between happens before the response."""
         set_clock(self._clock, body)
-        self._exchange.advance(self._clock.now())
+        self._exchange.venue.advance(self._clock.now())
         return clock_view(self._exchange, self._clock)
 
     def faults(self, _: web.Request) -> object:
-        return [asdict(fault) for fault in self._exchange.faults.rules.values()]
+        return [asdict(fault) for fault in self._exchange.state.faults.rules.values()]
 
     # ------------------------------------------------------------------ actions
 
@@ -195,49 +201,50 @@ class AdminApi:
         """Add one rule; or, under `random`, a rule per kind that fires by probability."""
         if "random" in body:
             return [
-                asdict(rule) for rule in self._exchange.faults.add_schedule(parse_schedule(body["random"]))
+                asdict(rule)
+                for rule in self._exchange.state.faults.add_schedule(parse_schedule(body["random"]))
             ]
-        return asdict(self._exchange.faults.add(parse_fault(body)))
+        return asdict(self._exchange.state.faults.add(parse_fault(body)))
 
     def remove_faults(self, request: web.Request) -> object:
-        self._exchange.faults.remove(request.query.get("id"))
+        self._exchange.state.faults.remove(request.query.get("id"))
         return []
 
     def update_settings(self, body: JsonObject) -> object:
-        self._exchange.settings.update(body)
+        self._exchange.state.settings.update(body)
         return settings_view(self._exchange)
 
     def halt(self, body: JsonObject) -> object:
-        self._exchange.halt(parse_symbol(body), parse_halt_reason(body))
-        return sorted(self._exchange.halted)
+        self._exchange.state.halt(parse_symbol(body), parse_halt_reason(body))
+        return sorted(self._exchange.state.halted)
 
     def resume(self, body: JsonObject) -> object:
-        self._exchange.resume(parse_symbol(body))
-        return sorted(self._exchange.halted)
+        self._exchange.venue.resume(parse_symbol(body))
+        return sorted(self._exchange.state.halted)
 
     def submit_order(self, body: JsonObject) -> object:
         """Submit an order of a person or of the broker: the client did not request it."""
         order = self._exchange.submit(parse_submit_request(body), source="manual")
-        return order_view(order, self._exchange.order_store, self._exchange.settings, nested=True)
+        return order_view(order, self._exchange.state.order_store, self._exchange.state.settings, nested=True)
 
     def cancel_order(self, body: JsonObject) -> object:
         """Cancel an order without a request of the client."""
         order = self._exchange.cancel(str(body.get("id")))
-        return order_view(order, self._exchange.order_store, self._exchange.settings, nested=True)
+        return order_view(order, self._exchange.state.order_store, self._exchange.state.settings, nested=True)
 
     def update_account(self, body: JsonObject) -> object:
         """Block or unblock the account, or change its multiplier."""
-        account = self._exchange.account
+        account = self._exchange.state.account
         account.trading_blocked = parse_bool(body.get("trading_blocked"), default=account.trading_blocked)
         account.account_blocked = parse_bool(body.get("account_blocked"), default=account.account_blocked)
         account.status = str(body.get("status", account.status))
         account.multiplier = int(parse_amount(body.get("multiplier"), "multiplier") or account.multiplier)
-        self._exchange.unsaved_changes = True
+        self._exchange.state.unsaved_changes = True
         return {"status": account.status, "multiplier": account.multiplier}
 
     def deposit(self, body: JsonObject) -> object:
         self._exchange.deposit(require_number(body.get("amount"), "amount"))
-        return {"cash": format_decimal(self._exchange.account.cash)}
+        return {"cash": format_decimal(self._exchange.state.account.cash)}
 
     def control_stream(self, body: JsonObject) -> object:
         """Apply disconnect, mute or half_open to every open trade_updates connection."""
@@ -271,7 +278,7 @@ def route_index(app: web.Application) -> JsonObject:
 def settings_view(exchange: Exchange) -> JsonObject:
     """Return the settings as JSON."""
     shown: JsonObject = {}
-    for name, value in asdict(exchange.settings).items():
+    for name, value in asdict(exchange.state.settings).items():
         if isinstance(value, dict):
             shown[name] = [value["low"], value["high"]]
         elif isinstance(value, Decimal):

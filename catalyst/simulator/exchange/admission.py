@@ -47,7 +47,7 @@ CLS_CUTOFF: Final = timedelta(minutes=10)
 
 @dataclass(frozen=True, slots=True)
 class AdmittedOrder:
-    """An accepted order: its effect on the position, its shares, and the buying power a share reserves.
+    """An accepted order: its effect on the position, its shares, and the buying power that a share reserves.
 
     The shares of a notional exit are known now; those of a notional entry are known at the trade.
     """

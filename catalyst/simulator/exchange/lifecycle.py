@@ -15,14 +15,8 @@ from catalyst.simulator.exchange.unprotected_time import UnprotectedShareSeconds
 from catalyst.simulator.exchange.views import order_view
 from catalyst.simulator.faults.rules import FaultRules
 from catalyst.simulator.market.announcements import Announcements, HaltReason, TradingStatus
-from catalyst.simulator.market.interface import BestQuote
 from catalyst.simulator.market.trading_feed import TradingFeed
-from catalyst.simulator.rules.orders import (
-    Execution,
-    Order,
-    OrderRole,
-    OrderStatus,
-)
+from catalyst.simulator.rules.orders import Execution, Order, OrderRole, OrderStatus
 from catalyst.simulator.rules.trading_hours import TradingHours
 from catalyst.simulator.rules.wire_format import JsonObject, format_instant
 
@@ -60,7 +54,7 @@ class Transfer:
     amount: Decimal
 
 
-class OrderLifecycle:
+class VenueState:
     """State of one account at the exchange; stores orders, emits updates, schedules events and ends orders."""
 
     def __init__(
@@ -90,10 +84,9 @@ class OrderLifecycle:
         self.stale_views = StaleViews()
         self.outbox: list[TradeUpdateMessage] = []
         self.sequence = 0
-        self.delayed_fills: list[
-            tuple[datetime, Execution]
-        ] = []  # fills that positions do not show yet, and until when
-        self._changed_feeds: set[str] = set()  # symbols whose feed has changed
+        # fills that positions do not show yet, and until when
+        self.delayed_fills: list[tuple[datetime, Execution]] = []
+        self.changed_feeds: set[str] = set()  # symbols whose feed has changed
         self.unsaved_changes = False  # something outside the orders changed since the last save
 
     def mark_price(self, symbol: str) -> Decimal | None:
@@ -170,9 +163,7 @@ class OrderLifecycle:
         self.sequence += 1
         return self.sequence
 
-    def _cannot_trade(self, order: Order) -> bool:
+    def cannot_trade(self, order: Order) -> bool:
+        """Return whether the order's symbol is halted, or its trading hours are over."""
         open_now = self.hours.accepts_trades(self.now, extended_hours=order.extended_hours)
         return order.symbol in self.halted or not open_now
-
-    def _quote(self, order: Order) -> BestQuote | None:
-        return self.market.quote(order.symbol, self.now)

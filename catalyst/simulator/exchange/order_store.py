@@ -74,7 +74,7 @@ class OrderStore:
     ) -> tuple[Decimal, list[str]]:
         """Return the shares that open orders on `side` reserve of a position, and their ids.
 
-        The exits of one group reserve their shares once; the group of `beside` is left out.
+        The exits of one group reserve their shares once; the group of `excluding_group_of` is left out.
         """
         groups: dict[str, Decimal] = {}
         holders: list[str] = []

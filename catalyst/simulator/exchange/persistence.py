@@ -20,7 +20,7 @@ from catalyst.simulator.rules.wire_format import JsonObject
 JOURNAL_FILE: Final = "exchange.jsonl"
 MARKET_FILE: Final = "market.txt"
 ORDER_ADAPTER: Final = TypeAdapter(Order)
-APPEND_ONLY: Final[dict[str, TypeAdapter[Any]]] = {  # append-only lists of the exchange
+APPEND_ONLY: Final[dict[str, TypeAdapter[Any]]] = {  # append-only lists of the state
     "executions": TypeAdapter(Execution),
     "fees": TypeAdapter(Fee),
     "transfers": TypeAdapter(Transfer),
@@ -45,30 +45,32 @@ class Journal:
 
     def save(self, exchange: Exchange) -> None:
         """Append what changed since the last time; nothing when nothing changed."""
+        state = exchange.state
         if (
-            exchange.random_source.draw_count == self._saved_draw_count
-            and not exchange.order_store.changed_ids
-            and not exchange.unsaved_changes
+            state.random_source.draw_count == self._saved_draw_count
+            and not state.order_store.changed_ids
+            and not state.unsaved_changes
             and not exchange.watchlists.unsaved_changes
         ):
             return
-        self._append(self._build_line(exchange, list(exchange.order_store.changed_ids)))
+        self._append(self._build_line(exchange, list(state.order_store.changed_ids)))
 
     def restore(self, exchange: Exchange) -> None:
         """Restore an exchange from the journal, then write the journal anew as one line.
 
         The exchange stands at the instant of its last change; the next `advance` processes what was missed.
         """
+        state = exchange.state
         lines = _read_lines(self._path)
         if lines:
-            exchange.event_queue.restore([])
-            exchange.transfers.clear()  # the journal has its opening deposit
+            state.event_queue.restore([])
+            state.transfers.clear()  # the journal has its opening deposit
         for line in lines:
             _apply_line(exchange, line)
         if lines:
             draft = self._path.with_suffix(".draft")
             draft.write_bytes(
-                orjson.dumps(self._build_line(exchange, list(exchange.order_store.orders))) + b"\n"
+                orjson.dumps(self._build_line(exchange, list(state.order_store.orders))) + b"\n"
             )
             draft.replace(self._path)
         else:
@@ -77,33 +79,34 @@ class Journal:
             )  # the start of an incomplete first line; nothing may be written after it
 
     def _build_line(self, exchange: Exchange, order_ids: list[str]) -> JsonObject:
-        events = {event.sequence: event for event in exchange.event_queue.events}
+        state = exchange.state
+        events = {event.sequence: event for event in state.event_queue.events}
         line: JsonObject = {
-            "now": exchange.now,
-            "draw_count": exchange.random_source.draw_count,
-            "sequence": exchange.sequence,
-            "orders": [asdict(exchange.order_store.orders[order_id]) for order_id in order_ids],
+            "now": state.now,
+            "draw_count": state.random_source.draw_count,
+            "sequence": state.sequence,
+            "orders": [asdict(state.order_store.orders[order_id]) for order_id in order_ids],
             "scheduled": [
                 asdict(event) for number, event in events.items() if number not in self._saved_events
             ],
             "completed": sorted(self._saved_events - events.keys()),
         }
         for name in APPEND_ONLY:
-            rows = getattr(exchange, name)
+            rows = getattr(state, name)
             if len(rows) > self._saved_row_counts[name]:
                 line[name] = [asdict(row) for row in rows[self._saved_row_counts[name] :]]
                 self._saved_row_counts[name] = len(rows)
         whole: JsonObject = {
-            "account": asdict(exchange.account),
-            "halted": sorted(exchange.halted),
+            "account": asdict(state.account),
+            "halted": sorted(state.halted),
             "watchlists": [asdict(row) for row in exchange.watchlists.by_id.values()],
-            "equity": [[at, value] for at, value in exchange.equity_history],
+            "equity": [[at, value] for at, value in state.equity_history],
         }
         line |= {name: value for name, value in whole.items() if self._saved_state.get(name) != value}
         self._saved_state, self._saved_events = whole, set(events)
-        self._saved_draw_count = exchange.random_source.draw_count
-        exchange.order_store.changed_ids.clear()
-        exchange.unsaved_changes = False
+        self._saved_draw_count = state.random_source.draw_count
+        state.order_store.changed_ids.clear()
+        state.unsaved_changes = False
         exchange.watchlists.unsaved_changes = False
         loose: JsonObject = orjson.loads(orjson.dumps(line, default=_decimal_to_json))
         return loose
@@ -158,35 +161,36 @@ def _read_lines(path: Path) -> list[JsonObject]:
 
 
 def _apply_line(exchange: Exchange, line: JsonObject) -> None:
-    exchange.now = datetime.fromisoformat(str(line["now"]))
-    exchange.random_source.draw_count = int(str(line["draw_count"]))
-    exchange.sequence = int(str(line["sequence"]))
+    state = exchange.state
+    state.now = datetime.fromisoformat(str(line["now"]))
+    state.random_source.draw_count = int(str(line["draw_count"]))
+    state.sequence = int(str(line["sequence"]))
     for row in _rows(line, "orders"):
-        exchange.order_store.store(ORDER_ADAPTER.validate_python(row))
+        state.order_store.store(ORDER_ADAPTER.validate_python(row))
     for name, adapter in APPEND_ONLY.items():
-        getattr(exchange, name).extend(adapter.validate_python(row) for row in _rows(line, name))
-    kept = _rows(line, "completed")
-    left = [event for event in exchange.event_queue.events if event.sequence not in kept]
-    exchange.event_queue.restore(
-        left + [EVENT_ADAPTER.validate_python(row) for row in _rows(line, "scheduled")]
+        getattr(state, name).extend(adapter.validate_python(row) for row in _rows(line, name))
+    completed = _rows(line, "completed")
+    pending = [event for event in state.event_queue.events if event.sequence not in completed]
+    state.event_queue.restore(
+        pending + [EVENT_ADAPTER.validate_python(row) for row in _rows(line, "scheduled")]
     )
     if "account" in line:
-        _apply_account(exchange, line["account"])
+        _apply_account(state.account, line["account"])
     if "halted" in line:
-        exchange.halted.clear()
-        exchange.halted.update(str(symbol) for symbol in _rows(line, "halted"))
+        state.halted.clear()
+        state.halted.update(str(symbol) for symbol in _rows(line, "halted"))
     if "watchlists" in line:
         lists = [WATCHLIST_ADAPTER.validate_python(row) for row in _rows(line, "watchlists")]
         exchange.watchlists.by_id = {each.id: each for each in lists}
     if "equity" in line:
         equity = [row for row in _rows(line, "equity") if isinstance(row, list)]
-        exchange.equity_history[:] = [(datetime.fromisoformat(at), Decimal(value)) for at, value in equity]
+        state.equity_history[:] = [(datetime.fromisoformat(at), Decimal(value)) for at, value in equity]
 
 
-def _apply_account(exchange: Exchange, saved: object) -> None:
-    account = TypeAdapter(Account).validate_python(saved)
+def _apply_account(account: Account, saved: object) -> None:
+    restored = TypeAdapter(Account).validate_python(saved)
     for item in fields(Account):
-        setattr(exchange.account, item.name, getattr(account, item.name))
+        setattr(account, item.name, getattr(restored, item.name))
 
 
 def _rows(line: JsonObject, name: str) -> list[object]:

@@ -45,9 +45,8 @@ class ExchangeSettings:
     expire_as_canceled: bool = False  # day orders end `canceled` instead of `expired`
     hide_open_legs: bool = False  # a group whose parent is closed vanishes from the open, nested list
     hide_sibling_cancel: bool = False  # a filled target cancels its stop without a stream message
-    bracket_blocked_by_any_order: bool = (
-        False  # any working order in the symbol rejects a bracket, not only an opposite one
-    )
+    # Any working order in the symbol rejects a bracket, not only an opposite one.
+    bracket_blocked_by_any_order: bool = False
     second_cancel_rejected: bool = False  # a second cancel of a cancelled order gets 422
     held_replaceable: bool = True
     base_price_includes_market: bool = True
@@ -82,10 +81,10 @@ class ExchangeSettings:
     def update(self, settings: dict[str, object]) -> None:
         """Set each named setting from its JSON value. Raises ApiError (422) for an unknown name or a wrong
         type."""
-        known = {item.name for item in fields(self)}
+        names = {item.name for item in fields(self)}
         for name, value in settings.items():
-            if name not in known:
-                raise ApiError(422, 40010001, f"unknown switch: {name}")
+            if name not in names:
+                raise ApiError(422, 40010001, f"unknown setting: {name}")
             setattr(self, name, _convert_value(name, getattr(self, name), value))
 
 
@@ -106,7 +105,7 @@ def _convert_value(name: str, now: object, value: object) -> object:
         return parse_amount(value, name) or Decimal(0)
     if isinstance(now, str):
         return str(value)
-    return type(now)(_parse_float(name, value))  # type: ignore[call-arg]  # int or float, by what it was
+    return type(now)(_parse_float(name, value))  # type: ignore[call-arg]  # int or float, the type of the default
 
 
 def _parse_float(name: str, value: object) -> float:

@@ -29,13 +29,13 @@ def order_view(
     stream: bool = False,
     visible_state: Callable[[Order], Order] | None = None,
 ) -> JsonObject:
-    """Return an order; its legs inside it when `nested`, never inside a leg; each as `seen` shows it, else as
-    it is."""
-    born = order_store.legs(order) if nested else []
+    """Return an order as `visible_state` shows it, else as it is; with its legs when `nested`, which have no
+    legs themselves."""
+    current_legs = order_store.legs(order) if nested else []
     order = visible_state(order) if visible_state else order
     legs = [
         order_view(leg, order_store, settings, nested=False, stream=stream, visible_state=visible_state)
-        for leg in born
+        for leg in current_legs
     ]
     local = stream and settings.local_offsets
     simple = order.order_class is OrderClass.SIMPLE

@@ -107,9 +107,8 @@ class Fault:
     probability: FaultProbability | None = None  # fires by probability instead of by number
     matched: int = 0
     fired: int = 0
-    hit_orders: list[str] = field(
-        default_factory=list
-    )  # orders on which a rule without a count had an effect
+    # Orders on which a rule without a count had an effect.
+    hit_orders: list[str] = field(default_factory=list)
 
     def matches(self, facts: dict[str, str | None]) -> bool:
         """Return true when every condition of the rule matches the facts."""
@@ -212,7 +211,7 @@ def parse_fault(body: dict[str, object]) -> Fault:
     """Return a rule from its JSON. Raises ApiError (422) for an unknown kind or condition."""
     rest = {name: value for name, value in body.items() if name != "kind"}
     if rest.keys() & {"probability", "hit_orders"}:
-        raise ApiError(422, BAD_PARAMETER, "unknown fault: chance comes with a schedule")
+        raise ApiError(422, BAD_PARAMETER, "unknown fault: send a random schedule for faults by probability")
     try:
         kind = FaultKind(str(body.get("kind")))
         return Fault(kind=kind, **rest)  # type: ignore[arg-type]  # an admin's JSON; a wrong name raises

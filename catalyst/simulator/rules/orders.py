@@ -162,16 +162,12 @@ class Order:
     filled_qty: Decimal = Decimal(0)
     filled_value: Decimal = Decimal(0)  # the sum of price times quantity
     inherited_filled_qty: Decimal = Decimal(0)  # filled under the ids that this order replaces
-    unit_reserve: Decimal = Decimal(
-        0
-    )  # buying power that a share reserves while it may still open a position
+    unit_reserve: Decimal = Decimal(0)  # buying power that a share reserves while it may open a position
     active: bool = False  # a working leg, whatever its status says
     triggered: bool = False  # a triggered stop
     acknowledged: bool = False
     in_opening_auction: bool = False  # takes part in the symbol's next trade as in an auction
-    status_before_pending: OrderStatus | None = (
-        None  # the status before a cancel or a replacement became pending
-    )
+    status_before_pending: OrderStatus | None = None  # before a cancel or a replacement became pending
     parent_id: str | None = None
     legs: list[str] = field(default_factory=list)
     replaces: str | None = None

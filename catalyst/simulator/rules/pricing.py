@@ -11,7 +11,7 @@ COLLAR_PRICE_LIMIT: Final = Decimal(50)
 
 
 def opposite_quote(quote: BestQuote | None, side: OrderSide) -> tuple[Decimal, int] | None:
-    """Return the price and size a taker meets; None when the quote is absent, one-sided or crossed."""
+    """Return the price and size that a marketable order gets; None when the quote is absent, one-sided or crossed."""
     if quote is None or quote.bid <= 0 or quote.ask <= 0 or quote.bid > quote.ask:
         return None
     return (quote.ask, quote.ask_size) if side is OrderSide.BUY else (quote.bid, quote.bid_size)
@@ -69,7 +69,7 @@ def is_within_limit(limit: Decimal | None, side: OrderSide, price: Decimal) -> b
 
 
 def price_on_arrival(order: Order, quote: BestQuote | None) -> tuple[Decimal, int] | None:
-    """Return what an arriving order meets: the opposite quote, if its limit allows."""
+    """Return price and size for an arriving order: the opposite quote, if its limit allows it, else None."""
     far = opposite_quote(quote, order.side)
     return far if far is not None and is_within_limit(effective_limit(order), order.side, far[0]) else None
 
@@ -77,7 +77,7 @@ def price_on_arrival(order: Order, quote: BestQuote | None) -> tuple[Decimal, in
 def price_on_print(order: Order, price: Decimal, quote: Callable[[], BestQuote | None]) -> Decimal | None:
     """Return the price at which a print fills a working order; None when it does not.
 
-    A print outside the limit fills nothing. Inside it, a taker pays the opposite quote, and a resting order
+    A print outside the limit fills nothing. Inside it, a marketable order pays the opposite quote, and a resting order
     that the print reaches gets its limit or better: after a gap that is the gap's price, against the customer
     for stops and in favour for limits. The quote is read only when needed.
     """
@@ -91,5 +91,5 @@ def price_on_print(order: Order, price: Decimal, quote: Callable[[], BestQuote |
 
 
 def participation_qty(size: int, participation: Decimal) -> Decimal:
-    """Return how many shares of a print one order may have: at least one."""
+    """Return how many shares of a print may fill one order: at least one."""
     return max((size * participation).to_integral_value(ROUND_DOWN), Decimal(1))

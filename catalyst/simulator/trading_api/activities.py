@@ -5,7 +5,7 @@ from datetime import datetime, time, timedelta
 from typing import Final
 
 from catalyst.clock import NEW_YORK
-from catalyst.simulator.exchange.venue import Venue
+from catalyst.simulator.exchange.lifecycle import VenueState
 from catalyst.simulator.exchange.views import cash_activity_view, fill_activity_view
 from catalyst.simulator.rules.wire_format import (
     BAD_PARAMETER,
@@ -31,14 +31,14 @@ TYPE_GROUPS: Final = {"TRANS": TRANSFER_TYPES, "MISC": frozenset({"FEE"})}
 ALL_TYPES: Final = TRADE_TYPES | TRANSFER_TYPES | {"FEE"}
 
 
-def list_activities(venue: Venue, kind: str | None, query: Mapping[str, str]) -> list[JsonObject]:
+def list_activities(state: VenueState, kind: str | None, query: Mapping[str, str]) -> list[JsonObject]:
     """Return one page of activities, newest first unless the query says otherwise. Raises ApiError (422)."""
     kinds = _activity_types(kind, query)
     start, end = _time_range(query)
     order_id = query.get("order_id")
     rows = [
         view
-        for at, view in _activities(venue, kinds, order_id)
+        for at, view in _activities(state, kinds, order_id)
         if (start is None or at > start) and (end is None or at < end)
     ]
     descending = query.get("direction", "desc").lower() != "asc"
@@ -81,19 +81,19 @@ def _time_range(query: Mapping[str, str]) -> tuple[datetime | None, datetime | N
 
 
 def _activities(
-    venue: Venue, kinds: frozenset[str], order_id: str | None
+    state: VenueState, kinds: frozenset[str], order_id: str | None
 ) -> Iterator[tuple[datetime, JsonObject]]:
     if "FILL" in kinds:
-        for execution in venue.executions:
+        for execution in state.executions:
             if order_id is None or execution.order_id == order_id:
                 yield execution.at, fill_activity_view(execution)
     if order_id is not None:
         return  # only a fill has an order
     if "FEE" in kinds:
-        for fee in venue.fees:
+        for fee in state.fees:
             more = {"activity_sub_type": fee.kind, "description": f"{fee.kind} fee"}
             yield fee.at, cash_activity_view("FEE", fee.at, fee.id, -fee.amount, **more)
-    for move in venue.transfers:
+    for move in state.transfers:
         kind = "CSD" if move.amount >= 0 else "CSW"
         if kind in kinds:
             yield move.at, cash_activity_view(kind, move.at, move.id, move.amount)

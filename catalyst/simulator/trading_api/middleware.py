@@ -144,7 +144,7 @@ class RequestMiddleware:
         facts = await self._request_facts(
             request
         )  # reading the body takes time; the exchange advances after it
-        self._exchange.advance(self._clock.now())
+        self._exchange.venue.advance(self._clock.now())
         if request.path.startswith("/admin") or request.path == "/":
             answer = await call_handler(request, handler)
             self._publish_changes()
@@ -162,7 +162,7 @@ class RequestMiddleware:
         refused = self._check_keys(request) or self._check_rate(request)
         if refused is not None:
             return refused
-        before = self._exchange.faults.fire_matching(*self._faults_before(request), **facts)
+        before = self._exchange.state.faults.fire_matching(*self._faults_before(request), **facts)
         if before is not None:
             entry.fault = before.kind.value
             spoiled = await self._apply_fault_before(before, request)
@@ -174,7 +174,7 @@ class RequestMiddleware:
         entry.message = _error_message(response)
         if request.method == "GET" and isinstance(response, web.Response) and response.status == 200:
             self._last_bodies[request.path_qs] = response.body if isinstance(response.body, bytes) else b""
-        after = self._exchange.faults.fire_matching(*faults_after(response), **facts)
+        after = self._exchange.state.faults.fire_matching(*faults_after(response), **facts)
         if after is None:
             return response
         entry.fault = after.kind.value
@@ -196,7 +196,7 @@ class RequestMiddleware:
         key = request.headers.get("APCA-API-KEY-ID")
         secret = request.headers.get("APCA-API-SECRET-KEY")
         data = is_data(request.path)
-        if key is None and secret is None and self._exchange.settings.html_without_keys:
+        if key is None and secret is None and self._exchange.state.settings.html_without_keys:
             return proxy_page(401, "401 Authorization Required")
         if key is None or self._keys.get(key) != secret:
             message = "forbidden." if data else "unauthorized."
@@ -211,11 +211,11 @@ class RequestMiddleware:
         return rate_limit_response(data=data)
 
     def _rate(self, *, data: bool) -> tuple[int, TokenBucket]:
-        settings = self._exchange.settings
+        settings = self._exchange.state.settings
         return (settings.data_rate_limit, self._data_bucket) if data else (settings.rate_limit, self._bucket)
 
     def _add_rate_headers(self, response: web.StreamResponse, *, data: bool) -> None:
-        if response.status == 429 and not self._exchange.settings.rate_headers_on_429:
+        if response.status == 429 and not self._exchange.state.settings.rate_headers_on_429:
             return
         limit, bucket = self._rate(data=data)
         response.headers.update(bucket.headers(self._clock.now(), limit or 200))
@@ -245,7 +245,7 @@ class RequestMiddleware:
                 return json_reply(200, [])
             case _:
                 await self._clock.sleep(seconds(fault.seconds))
-                self._exchange.advance(self._clock.now())
+                self._exchange.venue.advance(self._clock.now())
                 return None
 
     async def _apply_fault_after(
@@ -288,7 +288,7 @@ class RequestMiddleware:
         if len(parts) == 4 and parts[2] == "positions":
             symbol = parts[3]
         elif len(parts) == 4 and parts[2] == "orders":
-            order = self._exchange.order_store.get(parts[3])
+            order = self._exchange.state.order_store.get(parts[3])
             if order is not None:
                 symbol, client_id, side = order.symbol, client_id or order.client_order_id, order.side.value
         return {

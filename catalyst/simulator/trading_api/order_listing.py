@@ -60,7 +60,7 @@ def parse_order_query(query: Mapping[str, str]) -> OrderQuery:
 
 
 def parse_positive_int(query: Mapping[str, str], name: str, default: int, maximum: int) -> int:
-    """Return a positive integer of a query, at most `most`. Raises ApiError (422)."""
+    """Return a positive integer of a query, at most `maximum`. Raises ApiError (422)."""
     text = query.get(name)
     if not text:
         return default
@@ -75,7 +75,7 @@ def list_orders(exchange: Exchange, query: OrderQuery) -> list[Order]:
     Nested legs appear only inside their parents; the open legs of a closed parent are listed by themselves,
     unless `hide_open_legs` hides them.
     """
-    shown = (exchange.visible_state(order) for order in exchange.order_store.orders.values())
+    shown = (exchange.visible_state(order) for order in exchange.state.order_store.orders.values())
     rows = [order for order in shown if _matches_query(exchange, order, query)]
     rows.sort(key=lambda order: (order.submitted_at, order.sequence), reverse=query.descending)
     return rows[: query.limit]
@@ -99,10 +99,10 @@ def _matches_query(exchange: Exchange, order: Order, query: OrderQuery) -> bool:
 
 def _is_nested_in_parent(exchange: Exchange, leg: Order, query: OrderQuery) -> bool:
     """Return whether a leg is shown only inside its parent."""
-    parent = exchange.order_store.parent(leg)
+    parent = exchange.state.order_store.parent(leg)
     if parent is None or leg.id not in parent.legs:
         return False
-    if query.status == "all" or exchange.settings.hide_open_legs:
+    if query.status == "all" or exchange.state.settings.hide_open_legs:
         return True
     parent = exchange.visible_state(parent)
     return parent.terminal if query.status == "closed" else parent.status in OPEN_STATUSES

@@ -14,7 +14,7 @@ from decimal import Decimal
 from typing import Final
 
 from catalyst.clock import NEW_YORK
-from catalyst.simulator.exchange.venue import Venue
+from catalyst.simulator.exchange.lifecycle import VenueState
 from catalyst.simulator.market.interface import MarketSession
 from catalyst.simulator.rules.trading_hours import POST_CLOSE, PRE_OPEN, new_york_date
 from catalyst.simulator.rules.wire_format import (
@@ -62,12 +62,12 @@ class HistoryPoint:
     day: date
 
 
-def parse_history_query(venue: Venue, query: Mapping[str, str]) -> HistoryQuery:
+def parse_history_query(state: VenueState, query: Mapping[str, str]) -> HistoryQuery:
     """Parse a query string. Raises ApiError (422)."""
     given = [name for name in ("period", "start", "end") if query.get(name)]
     if len(given) == 3:
         raise ApiError(422, BAD_PARAMETER, "only two of start, end and period can be specified")
-    start, end = _parse_range(venue, query)
+    start, end = _parse_range(state, query)
     if start > end:
         raise ApiError(422, BAD_PARAMETER, "start must not be after end")
     length = (
@@ -92,7 +92,7 @@ def parse_history_query(venue: Venue, query: Mapping[str, str]) -> HistoryQuery:
     return HistoryQuery(start, end, frame, reporting, reset == "per_day", flows)
 
 
-def _parse_range(venue: Venue, query: Mapping[str, str]) -> tuple[datetime, datetime]:
+def _parse_range(state: VenueState, query: Mapping[str, str]) -> tuple[datetime, datetime]:
     """Return start and end: a period ends at `end`, or begins at `start`; `date_end` is the older name of the
     last day."""
     start = parse_instant(query["start"], "start") if query.get("start") else None
@@ -102,7 +102,7 @@ def _parse_range(venue: Venue, query: Mapping[str, str]) -> tuple[datetime, date
         end = _midnight(last + DAY) - ONE_MICROSECOND
     if start is not None and query.get("period"):
         return start, _shift_by_period(start, query["period"], 1) - ONE_MICROSECOND
-    end = venue.now if end is None else end
+    end = state.now if end is None else end
     return (start or _shift_by_period(end, query.get("period") or "1M", -1)), end
 
 
@@ -152,24 +152,24 @@ def _default_timeframe(length: timedelta) -> str:
 # ---------------------------------------------------------------------- points
 
 
-def history_view(venue: Venue, query: HistoryQuery) -> JsonObject:
+def history_view(state: VenueState, query: HistoryQuery) -> JsonObject:
     """Return equity and profit at each step; profit excludes transfers."""
-    steps = _daily_points(venue, query) if query.timeframe == "1D" else _intraday_points(venue, query)
-    points = [point for point in steps if point.at >= venue.account.created_at]
-    worth = [float(value) for value in _equities(venue, query, points)]
-    base, since = _base_equity(venue, points)
+    steps = _daily_points(state, query) if query.timeframe == "1D" else _intraday_points(state, query)
+    points = [point for point in steps if point.at >= state.account.created_at]
+    worth = [float(value) for value in _equities(state, query, points)]
+    base, since = _base_equity(state, points)
     gains, shares = [], []
     reset, reset_at = base, since
     for index, point in enumerate(points):
         if base is None or reset is None:
-            base, since = _initial_base(venue, point, worth[index])
+            base, since = _initial_base(state, point, worth[index])
             reset, reset_at = base, since
         elif index and query.per_day and query.timeframe != "1D" and point.day != points[index - 1].day:
-            kept = _closing_equity_before(venue, point.day)
+            kept = _closing_equity_before(state, point.day)
             if kept is not None:
                 reset_at, reset = kept
         assert reset is not None
-        moved = _net_transfers(venue, reset_at, point.at)
+        moved = _net_transfers(state, reset_at, point.at)
         gain = worth[index] - float(reset) - float(moved)
         gains.append(round(gain, 4))
         shares.append(gain / float(reset) if reset else 0.0)
@@ -180,114 +180,114 @@ def history_view(venue: Venue, query: HistoryQuery) -> JsonObject:
         "profit_loss_pct": shares,
         "base_value": float(base or 0),
         "timeframe": query.timeframe,
-        "cashflow": _cashflows_by_step(venue, query, points),
+        "cashflow": _cashflows_by_step(state, query, points),
     }
-    if points and (kept := _closing_equity_before(venue, points[0].day)) is not None:
+    if points and (kept := _closing_equity_before(state, points[0].day)) is not None:
         view["base_value_asof"] = new_york_date(kept[0]).isoformat()
     return view
 
 
-def _initial_base(venue: Venue, point: HistoryPoint, equity: float) -> tuple[Decimal, datetime]:
+def _initial_base(state: VenueState, point: HistoryPoint, equity: float) -> tuple[Decimal, datetime]:
     """Return the base of an account without an earlier close: its opening deposit."""
-    opening = venue.transfers[0]
+    opening = state.transfers[0]
     if opening.at <= point.at:
         return opening.amount, opening.at
     return Decimal(str(equity)), point.at
 
 
-def _base_equity(venue: Venue, points: Sequence[HistoryPoint]) -> tuple[Decimal | None, datetime]:
-    kept = _closing_equity_before(venue, points[0].day) if points else None
-    return (None, venue.now) if kept is None else (kept[1], kept[0])
+def _base_equity(state: VenueState, points: Sequence[HistoryPoint]) -> tuple[Decimal | None, datetime]:
+    kept = _closing_equity_before(state, points[0].day) if points else None
+    return (None, state.now) if kept is None else (kept[1], kept[0])
 
 
-def _closing_equity_before(venue: Venue, day: date) -> tuple[datetime, Decimal] | None:
+def _closing_equity_before(state: VenueState, day: date) -> tuple[datetime, Decimal] | None:
     """Return the last stored equity before this day."""
-    index = bisect_left(venue.equity_history, day, key=lambda row: new_york_date(row[0]))
-    return venue.equity_history[index - 1] if index else None
+    index = bisect_left(state.equity_history, day, key=lambda row: new_york_date(row[0]))
+    return state.equity_history[index - 1] if index else None
 
 
-def _sessions(venue: Venue, query: HistoryQuery) -> Sequence[MarketSession]:
+def _sessions(state: VenueState, query: HistoryQuery) -> Sequence[MarketSession]:
     """Return the requested sessions, from the account's first one to the current one."""
-    first = max(new_york_date(query.start), new_york_date(venue.account.created_at))
-    last = min(new_york_date(query.end), new_york_date(venue.now))
+    first = max(new_york_date(query.start), new_york_date(state.account.created_at))
+    last = min(new_york_date(query.end), new_york_date(state.now))
     if first > last:
         return []
-    return [session for session in venue.market.sessions(first, last) if session.open <= venue.now]
+    return [session for session in state.market.sessions(first, last) if session.open <= state.now]
 
 
-def _daily_points(venue: Venue, query: HistoryQuery) -> Iterator[HistoryPoint]:
+def _daily_points(state: VenueState, query: HistoryQuery) -> Iterator[HistoryPoint]:
     """Return a point per session, labelled with the end of its extended hours, as the broker's examples are."""
-    for session in _sessions(venue, query):
+    for session in _sessions(state, query):
         label = datetime.combine(session.day, POST_CLOSE, NEW_YORK)
-        yield HistoryPoint(label, min(session.close, venue.now), session.day)
+        yield HistoryPoint(label, min(session.close, state.now), session.day)
 
 
-def _intraday_points(venue: Venue, query: HistoryQuery) -> Iterator[HistoryPoint]:
+def _intraday_points(state: VenueState, query: HistoryQuery) -> Iterator[HistoryPoint]:
     """Return a point per step: of each session, of its extended hours too, or of the whole day."""
     frame = TIMEFRAMES[query.timeframe]
     if query.reporting == "continuous":
-        origin = max(query.start, venue.account.created_at)
+        origin = max(query.start, state.account.created_at)
         at = datetime.fromtimestamp(
             origin.timestamp() // frame.total_seconds() * frame.total_seconds(), NEW_YORK
         )
-        while at <= min(query.end, venue.now):
-            yield HistoryPoint(at, min(at + frame - ONE_MICROSECOND, venue.now), new_york_date(at))
+        while at <= min(query.end, state.now):
+            yield HistoryPoint(at, min(at + frame - ONE_MICROSECOND, state.now), new_york_date(at))
             at += frame
         return
-    for session in _sessions(venue, query):
+    for session in _sessions(state, query):
         at, last = session.open, session.close
         if query.reporting == "extended_hours":
             at = datetime.combine(session.day, PRE_OPEN, NEW_YORK)
             last = datetime.combine(session.day, POST_CLOSE, NEW_YORK)
         begins = at
-        while at <= min(last, query.end, venue.now):
+        while at <= min(last, query.end, state.now):
             if begins + frame > query.start or at + frame > query.start:
-                yield HistoryPoint(at, min(at + frame - ONE_MICROSECOND, last, venue.now), session.day)
+                yield HistoryPoint(at, min(at + frame - ONE_MICROSECOND, last, state.now), session.day)
             at += frame
 
 
 # ---------------------------------------------------------------------- valuation
 
 
-def _equities(venue: Venue, query: HistoryQuery, points: Sequence[HistoryPoint]) -> Iterator[Decimal]:
+def _equities(state: VenueState, query: HistoryQuery, points: Sequence[HistoryPoint]) -> Iterator[Decimal]:
     if query.timeframe == "1D":
-        kept = {new_york_date(at): equity for at, equity in venue.equity_history}
+        kept = {new_york_date(at): equity for at, equity in state.equity_history}
         for point in points:
-            yield kept[point.day] if point.day in kept else _equity_at(venue, point.at)
+            yield kept[point.day] if point.day in kept else _equity_at(state, point.at)
         return
-    yield from EquityReplay(venue).equities([point.at for point in points])
+    yield from EquityReplay(state).equities([point.at for point in points])
 
 
-def _equity_at(venue: Venue, at: datetime) -> Decimal:
+def _equity_at(state: VenueState, at: datetime) -> Decimal:
     return (
-        venue.account.equity(venue.mark_price)
-        if at == venue.now
-        else next(iter(EquityReplay(venue).equities([at])))
+        state.account.equity(state.mark_price)
+        if at == state.now
+        else next(iter(EquityReplay(state).equities([at])))
     )
 
 
 class EquityReplay:
     """Cash and shares at past instants, found by one pass over every booking."""
 
-    def __init__(self, venue: Venue) -> None:
-        self._venue = venue
+    def __init__(self, state: VenueState) -> None:
+        self._state = state
         self._cash = Decimal(0)
         self._qty: dict[str, Decimal] = defaultdict(Decimal)
         self._last_fill_price: dict[str, Decimal] = {}
 
     def equities(self, instants: Sequence[datetime]) -> Iterator[Decimal]:
         """Yield the equity at each instant; the instants must ascend."""
-        venue = self._venue
+        state = self._state
         moves = sorted(
-            [*((t.at, t.amount) for t in venue.transfers), *((f.at, -f.amount) for f in venue.fees)]
+            [*((t.at, t.amount) for t in state.transfers), *((f.at, -f.amount) for f in state.fees)]
         )
         moved = traded = 0
         for at in instants:
             while moved < len(moves) and moves[moved][0] <= at:
                 self._cash += moves[moved][1]
                 moved += 1
-            while traded < len(venue.executions) and venue.executions[traded].at <= at:
-                execution = venue.executions[traded]
+            while traded < len(state.executions) and state.executions[traded].at <= at:
+                execution = state.executions[traded]
                 signed = execution.side.sign * execution.qty
                 self._cash -= signed * execution.price
                 self._qty[execution.symbol] += signed
@@ -299,28 +299,28 @@ class EquityReplay:
         qty = self._qty[symbol]
         if not qty:
             return Decimal(0)
-        last = self._venue.market.last_print(symbol, at)
+        last = self._state.market.last_print(symbol, at)
         return qty * (self._last_fill_price[symbol] if last is None else last.price)
 
 
-def _cash_movements(venue: Venue) -> Iterator[tuple[str, datetime, Decimal]]:
-    for move in venue.transfers[1:]:
+def _cash_movements(state: VenueState) -> Iterator[tuple[str, datetime, Decimal]]:
+    for move in state.transfers[1:]:
         yield ("CSD" if move.amount >= 0 else "CSW"), move.at, move.amount
-    for fee in venue.fees:
+    for fee in state.fees:
         yield "FEE", fee.at, -fee.amount
 
 
-def _net_transfers(venue: Venue, after: datetime, until: datetime) -> Decimal:
-    return sum((m.amount for m in venue.transfers if after < m.at <= until), Decimal(0))
+def _net_transfers(state: VenueState, after: datetime, until: datetime) -> Decimal:
+    return sum((m.amount for m in state.transfers if after < m.at <= until), Decimal(0))
 
 
-def _cashflows_by_step(venue: Venue, query: HistoryQuery, points: Sequence[HistoryPoint]) -> JsonObject:
+def _cashflows_by_step(state: VenueState, query: HistoryQuery, points: Sequence[HistoryPoint]) -> JsonObject:
     """Return for each requested type with cash flows the sum within each step."""
     shown: dict[str, list[float]] = {}
     if not points:
         return {}
     ends = [point.at for point in points]
-    for kind, at, amount in _cash_movements(venue):
+    for kind, at, amount in _cash_movements(state):
         index = bisect_left(ends, at)
         if kind in query.cashflows and index < len(ends) and new_york_date(at) >= points[0].day:
             shown.setdefault(kind, [0.0] * len(points))[index] += float(amount)

@@ -96,17 +96,17 @@ class TradingApi:
     def account(self, _: web.Request) -> object:
         exchange = self._exchange
         return account_view(
-            exchange.account,
-            exchange.mark_price,
-            exchange.order_store.reserved_buying_power(),
-            exchange.settings,
+            exchange.state.account,
+            exchange.state.mark_price,
+            exchange.state.order_store.reserved_buying_power(),
+            exchange.state.settings,
         )
 
     def configuration(self, _: web.Request) -> object:
-        return configuration_view(self._exchange.account, self._exchange.settings)
+        return configuration_view(self._exchange.state.account, self._exchange.state.settings)
 
     def configure(self, _: web.Request, body: JsonObject) -> object:
-        configuration = self._exchange.account.configuration
+        configuration = self._exchange.state.account.configuration
         for name, value in body.items():
             if name == "max_margin_multiplier":
                 if str(value) not in {"1", "2", "4"}:
@@ -116,23 +116,23 @@ class TradingApi:
                 configuration.trade_confirm_email = str(value)
             elif isinstance(getattr(configuration, name, None), bool):
                 setattr(configuration, name, parse_bool(value))
-        self._exchange.unsaved_changes = True
-        return configuration_view(self._exchange.account, self._exchange.settings)
+        self._exchange.state.unsaved_changes = True
+        return configuration_view(self._exchange.state.account, self._exchange.state.settings)
 
     def activities(self, request: web.Request) -> object:
-        return list_activities(self._exchange, request.match_info.get("kind"), request.query)
+        return list_activities(self._exchange.state, request.match_info.get("kind"), request.query)
 
     def history(self, request: web.Request) -> object:
-        return history_view(self._exchange, parse_history_query(self._exchange, request.query))
+        return history_view(self._exchange.state, parse_history_query(self._exchange.state, request.query))
 
     # ------------------------------------------------------------------ clock, calendar, assets
 
     def clock(self, _: web.Request) -> object:
         exchange = self._exchange
-        skew = exchange.faults.fire_matching(FaultKind.CLOCK_SKEW)
+        skew = exchange.state.faults.fire_matching(FaultKind.CLOCK_SKEW)
         now = self._clock.now() + timedelta(seconds=skew.seconds if skew else 0.0)
-        running = exchange.hours.session_at(now)
-        following = exchange.hours.next_session(now)
+        running = exchange.state.hours.session_at(now)
+        following = exchange.state.hours.next_session(now)
         closes = running or following
         return {
             "timestamp": format_optional_instant(now, local=True),
@@ -144,24 +144,26 @@ class TradingApi:
     def calendar(self, request: web.Request) -> object:
         start = parse_date(request.query.get("start"), date(2016, 1, 1))
         end = parse_date(request.query.get("end"), LAST_CALENDAR_DAY)
-        sessions = self._exchange.market.sessions(start, end)
-        after = self._exchange.market.sessions(end + timedelta(days=1), end + timedelta(days=10))
+        sessions = self._exchange.state.market.sessions(start, end)
+        after = self._exchange.state.market.sessions(end + timedelta(days=1), end + timedelta(days=10))
         following = [*sessions[1:], *after[:1]]
         return [
-            calendar_view(session, following[i] if i < len(following) else None, self._exchange.settings)
+            calendar_view(
+                session, following[i] if i < len(following) else None, self._exchange.state.settings
+            )
             for i, session in enumerate(sessions)
         ]
 
     def assets(self, request: web.Request) -> object:
         status, exchange = request.query.get("status"), request.query.get("exchange")
-        settings = self._exchange.settings
+        settings = self._exchange.state.settings
         if request.query.get("asset_class", "us_equity") not in {"us_equity", ""}:
             return []
         if request.query.get("attributes"):
             return []  # no listing here has any
         return [
             asset_view(asset, settings)
-            for asset in self._exchange.market.assets().values()
+            for asset in self._exchange.state.market.assets().values()
             if (not status or asset.status == status) and (not exchange or asset.exchange == exchange)
         ]
 
@@ -170,10 +172,10 @@ class TradingApi:
         found = self._find_asset(wanted)
         if found is None:
             raise ApiError(404, NOT_FOUND, f"asset not found for {wanted}")
-        return asset_view(found, self._exchange.settings)
+        return asset_view(found, self._exchange.state.settings)
 
     def _find_asset(self, wanted: str) -> Asset | None:
-        assets = self._exchange.market.assets()
+        assets = self._exchange.state.market.assets()
         found = assets.get(wanted.upper())
         if found is None and len(wanted) == 36:
             found = next((asset for asset in assets.values() if asset.id == wanted.lower()), None)
@@ -217,8 +219,8 @@ class TradingApi:
         exchange = self._exchange
         return order_view(
             order,
-            exchange.order_store,
-            exchange.settings,
+            exchange.state.order_store,
+            exchange.state.settings,
             nested=nested,
             visible_state=exchange.visible_state,
         )
@@ -244,10 +246,10 @@ class TradingApi:
         if parse_bool(request.query.get("cancel_orders")):
             for order_id, order in exchange.cancel_all():
                 rows.append({"symbol": order_id, "status": 200, "body": self._order_view(order)})
-            if not exchange.settings.liquidation_races:
+            if not exchange.state.settings.liquidation_races:
                 exchange.confirm_cancels()
         for position in exchange.positions():
-            failed = exchange.faults.fire_matching(FaultKind.LIQUIDATE_FAIL, symbol=position.symbol)
+            failed = exchange.state.faults.fire_matching(FaultKind.LIQUIDATE_FAIL, symbol=position.symbol)
             if failed is not None:
                 message = failed.message or "Failed to liquidate"
                 body: object = {"code": INTERNAL, "message": message}
@@ -268,12 +270,12 @@ class TradingApi:
 
     def _position_view(self, position: Position) -> JsonObject:
         exchange = self._exchange
-        asset = exchange.market.assets()[position.symbol]
-        closed = exchange.hours.previous_session(exchange.now)
-        last = exchange.market.last_print(position.symbol, closed.close) if closed else None
+        asset = exchange.state.market.assets()[position.symbol]
+        closed = exchange.state.hours.previous_session(exchange.state.now)
+        last = exchange.state.market.last_print(position.symbol, closed.close) if closed else None
         yesterday: Decimal | None = None if last is None else last.price
         return position_view(
-            position, asset, exchange.mark_price, yesterday, exchange.held_for_orders(position)
+            position, asset, exchange.state.mark_price, yesterday, exchange.held_for_orders(position)
         )
 
 

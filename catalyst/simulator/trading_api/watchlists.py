@@ -52,7 +52,7 @@ class WatchlistApi:
     def create(self, _: web.Request, body: JsonObject) -> object:
         exchange = self._exchange
         return self._watchlist_view(
-            exchange.watchlists.create(body.get("name"), body.get("symbols"), exchange.now)
+            exchange.watchlists.create(body.get("name"), body.get("symbols"), exchange.state.now)
         )
 
     def get(self, request: web.Request) -> object:
@@ -61,20 +61,22 @@ class WatchlistApi:
     def update(self, request: web.Request, body: JsonObject) -> object:
         found, exchange = self._find_watchlist(request), self._exchange
         return self._watchlist_view(
-            exchange.watchlists.update(found, body.get("name"), body.get("symbols"), exchange.now)
+            exchange.watchlists.update(found, body.get("name"), body.get("symbols"), exchange.state.now)
         )
 
     def add_symbol(self, request: web.Request, body: JsonObject) -> object:
         return self._watchlist_view(
             self._exchange.watchlists.add_symbol(
-                self._find_watchlist(request), body.get("symbol"), self._exchange.now
+                self._find_watchlist(request), body.get("symbol"), self._exchange.state.now
             )
         )
 
     def remove_symbol(self, request: web.Request) -> object:
         symbol = request.match_info["symbol"]
         return self._watchlist_view(
-            self._exchange.watchlists.remove_symbol(self._find_watchlist(request), symbol, self._exchange.now)
+            self._exchange.watchlists.remove_symbol(
+                self._find_watchlist(request), symbol, self._exchange.state.now
+            )
         )
 
     def delete(self, request: web.Request) -> object:
@@ -95,13 +97,13 @@ class WatchlistApi:
         """Return what the list of lists shows of each."""
         return {
             "id": watchlist.id,
-            "account_id": self._exchange.account.id,
+            "account_id": self._exchange.state.account.id,
             "created_at": format_instant(watchlist.created_at),
             "updated_at": format_instant(watchlist.updated_at),
             "name": watchlist.name,
         }
 
     def _watchlist_view(self, watchlist: Watchlist) -> JsonObject:
-        assets, settings = self._exchange.market.assets(), self._exchange.settings
+        assets, settings = self._exchange.state.market.assets(), self._exchange.state.settings
         rows = [asset_view(assets[symbol], settings) for symbol in watchlist.symbols if symbol in assets]
         return {**self._summary(watchlist), "assets": rows}
