@@ -524,7 +524,7 @@ async def test_stream_buffer_overflow_is_reported_as_a_gap(clock: ManualClock) -
 
 
 async def test_stream_counts_a_frame_when_the_consumer_asks_for_the_next(clock: ManualClock) -> None:
-    """`frames_received` counts what has had its effect, so a test may wait for it instead of for a while."""
+    """`frames_processed` counts frames that had their effect, so that a test can wait for it."""
     socket = ScriptedSocket(send_frames(update_message(), update_message()))
     async with connected_stream(clock, socket) as (stream, messages):
         await next_messages(messages, 2)

@@ -110,7 +110,7 @@ async def insert_row(raw_rows: RawRows, table: str, row: Mapping[str, Any]) -> N
 
 
 async def insert_order(raw_rows: RawRows, columns: Mapping[str, Any]) -> None:
-    """An order as `Book.order` writes it, whatever number it is given."""
+    """Insert an order row like those of `RawRows`, with these columns changed."""
     base = {
         "client_order_id": "cat-x", "security_id": 1, "order_purpose": "entry", "position_side": "long", "side": "buy",
         "order_type": "limit", "time_in_force": "day", "quantity": Decimal(100), "epoch": 1, "created_at": AT,
