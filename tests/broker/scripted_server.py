@@ -1,6 +1,6 @@
-"""A peer on the wire that answers as it is told: the faults of a broker, without a broker.
+"""Scripted HTTP server: plays back the faults of a broker without a broker.
 
-What an exchange would do is the simulator's to say; this one only plays back bytes, hangs, drops and drips.
+It sends given bytes, hangs, drops connections and sends slowly. Exchange behaviour belongs to the simulator.
 """
 
 import asyncio
@@ -21,19 +21,19 @@ Reply = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @dataclass
 class ReceivedRequest:
-    """One request as it arrived."""
+    """One request as received."""
 
     method: str
     path: str
     query: dict[str, str]
     headers: Mapping[str, str]
     body: Any
-    port: int = 0  # of the client: the same port is the same connection
+    port: int = 0  # port of the client: an equal port is the same connection
 
 
 @dataclass
 class ScriptedServer:
-    """Replies are played in order for (method, path); the last one stays."""
+    """Plays replies in order for (method, path); the last one repeats."""
 
     url: str = ""
     requests: list[ReceivedRequest] = field(default_factory=list)
@@ -42,14 +42,14 @@ class ScriptedServer:
     _arrived: asyncio.Event = field(default_factory=asyncio.Event)
 
     def on(self, method: str, path: str, *replies: Reply) -> None:
-        """From now on answer (method, path) with `replies`."""
+        """Answer (method, path) with `replies` from now on."""
         self._replies[method, path] = deque(replies)
 
     def request_count(self, method: str, path: str) -> int:
-        return sum(one.method == method and one.path == path for one in self.requests)
+        return sum(request.method == method and request.path == path for request in self.requests)
 
     async def wait_for_requests(self, requests: int) -> None:
-        """Return once that many requests have arrived."""
+        """Return once `requests` requests have arrived."""
         while len(self.requests) < requests:
             self._arrived.clear()
             await self._arrived.wait()
@@ -73,7 +73,7 @@ class ScriptedServer:
         reply = script.popleft() if len(script) > 1 else script[0]
         return await reply(request)
 
-    # the replies -----------------------------------------------------------------------------------------
+    # replies ---------------------------------------------------------------------------------------------
 
     @staticmethod
     def json_reply(body: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Reply:
@@ -100,7 +100,7 @@ class ScriptedServer:
 
     @staticmethod
     def drop_connection() -> Reply:
-        """Hears the request and hangs up."""
+        """Return a reply that receives the request and aborts the connection."""
 
         async def reply(request: web.Request) -> web.StreamResponse:
             assert request.transport is not None
@@ -110,7 +110,7 @@ class ScriptedServer:
         return reply
 
     def never_reply(self) -> Reply:
-        """Hears the request and says nothing until the peer closes."""
+        """Return a reply that receives the request and sends nothing until `released` is set."""
 
         async def reply(request: web.Request) -> web.StreamResponse:
             await self.released.wait()
@@ -120,7 +120,7 @@ class ScriptedServer:
 
     @staticmethod
     def truncated_reply(raw: bytes) -> Reply:
-        """Promises more bytes than it sends."""
+        """Return a reply that announces more bytes than it sends."""
 
         async def reply(request: web.Request) -> web.StreamResponse:
             response = web.StreamResponse(headers={"Content-Length": str(len(raw) * 2)})
@@ -133,7 +133,7 @@ class ScriptedServer:
         return reply
 
     def endless_reply(self, interval_s: float) -> Reply:
-        """Sends a space now and then, for ever: each read succeeds, the answer never ends."""
+        """Return a reply that sends a space every `interval_s`: each read succeeds, the response never ends."""
 
         async def reply(request: web.Request) -> web.StreamResponse:
             response = web.StreamResponse(headers={"Content-Length": "100000"})
@@ -158,7 +158,7 @@ class ScriptedServer:
 
 @asynccontextmanager
 async def serve_scripted() -> AsyncIterator[ScriptedServer]:
-    """A peer on a free port of loopback."""
+    """Run a scripted server on a free loopback port."""
     server = ScriptedServer()
     app = web.Application(client_max_size=1 << 24)
     app.router.add_route("*", "/{tail:.*}", server.handle)
@@ -175,7 +175,7 @@ async def serve_scripted() -> AsyncIterator[ScriptedServer]:
 
 
 def order_json(client_order_id: str = "cat-1", **changes: object) -> dict[str, object]:
-    """An order as the trading API writes it: numbers as text, times to the nanosecond, zones mixed."""
+    """Return an order in the trading API's format: numbers as text, times to the nanosecond, mixed zones."""
     return {
         "id": "904837e3-3b76-47ec-b432-046db621571b",
         "client_order_id": client_order_id,

@@ -1,4 +1,4 @@
-"""What a client of this broker must do, where neither the stories nor the tests of one answer show it."""
+"""Requirements on the broker client that neither the scenario tests nor the tests of single responses check."""
 
 import asyncio
 import inspect
@@ -36,8 +36,8 @@ ORDER = OrderRequest(
 async def test_every_call_times_out_without_blocking_the_loop(
     clock: ManualClock, server: ScriptedServer
 ) -> None:
-    """A broker that hears everything and answers nothing: each call ends within its bound, a change in doubt and a
-    read as unavailable, and meanwhile the loop turns."""
+    """With a broker that never answers, each call ends within its timeout: a change as OutcomeUnknown, a read
+    as BrokerUnavailable. The event loop runs meanwhile."""
     paths = ["/account", "/clock", "/calendar", "/positions", "/positions/AAPL", "/orders", "/orders/1"]
     for path in [*paths, "/orders:by_client_order_id", "/account/activities/FILL"]:
         server.on("GET", f"/v2{path}", server.never_reply())
@@ -79,8 +79,8 @@ async def test_every_call_times_out_without_blocking_the_loop(
 def test_stop_target_and_entry_prices_round_in_their_safe_direction(
     price: str, side: PositionSide, stop: str, target: str, entry: str
 ) -> None:
-    """A stop and a target towards the entry, an entry away from paying more; cents, and hundredths of one below a
-    dollar; as Decimal."""
+    """Stop and target round towards the entry; an entry never pays more or receives less. Prices are Decimal,
+    on cents, or below a dollar on hundredths of a cent."""
     exact = Decimal(price)
     rounded = (round_stop(exact, side), round_target(exact, side), round_entry(exact, side))
     assert tuple(map(str, rounded)) == (stop, target, entry)
@@ -113,7 +113,8 @@ def test_bracket_check_requires_exits_beyond_entry_and_market(
     ask: str | None,
     why: str | None,
 ) -> None:
-    """Each by a cent and a margin of one, on its own side, measured from the entry and from both sides of the quote."""
+    """Stop and target each lie on their own side, one cent plus a one-cent margin from the entry and from
+    both sides of the quote."""
 
     def price(text: str | None) -> Decimal | None:
         return None if text is None else Decimal(text)
@@ -131,8 +132,8 @@ def replacement_json(**changes: object) -> dict[str, object]:
 async def test_replace_returns_the_pending_replacement_order(
     broker: AlpacaBroker, server: ScriptedServer
 ) -> None:
-    """The new order comes back under our own id and with the old one's name, still pending; sent as digits, once, and
-    even when nothing but the reserve is left of the budget."""
+    """The new order is returned with our client id, the replaced order's id and status pending_new. The price
+    is sent as text, once, even when only the reserve is left of the budget."""
     low = {"X-Ratelimit-Limit": "200", "X-Ratelimit-Remaining": "10", "X-Ratelimit-Reset": "1795187090"}
     server.on("GET", "/v2/positions", server.json_reply([], headers=low))
     await broker.positions(priority=Priority.EXIT)
@@ -166,7 +167,7 @@ async def test_replace_returns_the_pending_replacement_order(
 async def test_failed_replace_raises_the_error_of_its_outcome(
     broker: AlpacaBroker, server: ScriptedServer, reply: object, error: type[BrokerError]
 ) -> None:
-    """Refused, never heard, or in doubt; and in each case asked once."""
+    """A replace is rejected, not received or of unknown outcome; each is sent once."""
     server.on("PATCH", "/v2/orders/1", reply)  # type: ignore[arg-type]
     with pytest.raises(error):
         await broker.replace("1", client_order_id="cat-2", limit_price=Decimal("188.10"))
@@ -180,7 +181,7 @@ async def test_failed_replace_raises_the_error_of_its_outcome(
 async def test_replace_with_invalid_id_or_price_is_not_sent(
     broker: AlpacaBroker, server: ScriptedServer, client_id: str, price: str
 ) -> None:
-    """A bad id or a price that is none is a refusal here."""
+    """An invalid id or price is rejected by the client."""
     with pytest.raises(OrderRejected):
         await broker.replace("1", client_order_id=client_id, limit_price=Decimal(price))
     assert not server.requests
@@ -188,7 +189,7 @@ async def test_replace_with_invalid_id_or_price_is_not_sent(
 
 @pytest.mark.promise("C38")
 def test_stream_ping_defaults_are_five_seconds() -> None:
-    """Five seconds between pings and as many for the answer, for every stream that does not ask for something else."""
+    """A stream without other options pings every five seconds and waits five seconds for the pong."""
     defaults = inspect.signature(AlpacaTradeUpdates).parameters
     assert (defaults["ping_interval"].default, defaults["pong_timeout"].default) == (5.0, 5.0)
 
@@ -198,7 +199,7 @@ def test_stream_ping_defaults_are_five_seconds() -> None:
 async def test_submit_refuses_fractional_or_non_positive_quantities(
     broker: AlpacaBroker, server: ScriptedServer, quantity: str
 ) -> None:
-    """A part of a share, none, or less than none is a refusal here."""
+    """A fractional, zero or negative quantity is rejected by the client."""
     request = OrderRequest("cat-1", "AAPL", Side.SELL, Decimal(quantity), "market", "day")
     with pytest.raises(OrderRejected) as refused:
         await broker.submit(request)

@@ -1,7 +1,9 @@
-"""What every exchange behind the client keeps: our own over the wire, and Alpaca's paper account when keys are set.
+"""Contract of every exchange behind the client: the simulator over the wire, and Alpaca's paper account when
+keys are set.
 
-The first half runs against both (APCA_API_KEY_ID and APCA_API_SECRET_KEY name a paper account; its orders are one
-share at a dollar, far from any market, and are cancelled). The second half needs an exchange that can be broken.
+The first half runs against both (APCA_API_KEY_ID and APCA_API_SECRET_KEY name a paper account; its orders are
+one share at a dollar, far from any market, and are cancelled). The second half needs an exchange with fault
+injection.
 """
 
 import asyncio
@@ -43,7 +45,7 @@ SHORT_TIMEOUTS = Timeouts(connect=1.0, read=1.5, total=2.5)  # a busy machine an
 
 @dataclass
 class Venue:
-    """An exchange, a client at its door, and a way to let market time pass."""
+    """An exchange, a client connected to it, and a way to advance market time."""
 
     broker: Broker
     clock: Clock
@@ -51,7 +53,7 @@ class Venue:
     prefix: str
 
     def order_far_from_market(self, number: int, **changes: Any) -> OrderRequest:
-        """An order that no market fills: one share at a dollar."""
+        """Return an order that no market fills: one share at about a dollar."""
         request = OrderRequest(
             client_order_id=f"{self.prefix}-{number}",
             symbol="AAPL",
@@ -64,7 +66,7 @@ class Venue:
         return replace(request, **changes)
 
     async def wait_for_status(self, broker_id: str, *statuses: str) -> OrderReport:
-        """The order once it has one of the statuses."""
+        """Return the order once it has one of `statuses`."""
         for _ in range(60):
             report = await self.broker.order(broker_id, priority=Priority.EXIT)
             if report.broker_status in statuses:
@@ -75,7 +77,7 @@ class Venue:
 
 @dataclass
 class SimulatedVenue(Venue):
-    """Our own exchange, which can be broken and looked into."""
+    """The simulator, with fault injection and access to its state."""
 
     scenario: ExchangeScenario
     server: SimulatorServer
@@ -85,7 +87,7 @@ class SimulatedVenue(Venue):
         self.scenario.add_fault(kind, **rule)
 
     async def print_trade(self, symbol: str, price: str, size: int = 100_000) -> None:
-        """A trade a millisecond from now, and the exchange has seen it."""
+        """Print a trade one millisecond from now and let the simulator process it."""
         self.scenario.feed.add_trade(symbol, self.clock.now() + timedelta(milliseconds=1), price, size)
         await self.advance(0.002)
         self.server.exchange.venue.advance(self.clock.now())
@@ -93,11 +95,11 @@ class SimulatedVenue(Venue):
 
     @property
     def stored_client_order_ids(self) -> list[str]:
-        """The client ids the exchange itself knows, whatever the wire said."""
+        """Client order ids stored in the simulator, whatever its responses were."""
         return [
-            one.client_order_id
-            for one in self.scenario.exchange.state.order_store.orders.values()
-            if one.parent_id is None
+            order.client_order_id
+            for order in self.scenario.exchange.state.order_store.orders.values()
+            if order.parent_id is None
         ]
 
 
@@ -135,15 +137,15 @@ async def paper() -> AsyncIterator[Venue]:
 
 @pytest.fixture(params=["simulator", "paper"])
 def venue(request: pytest.FixtureRequest) -> Venue:
-    found: Venue = request.getfixturevalue("sim" if request.param == "simulator" else "paper")
-    return found
+    selected: Venue = request.getfixturevalue("sim" if request.param == "simulator" else "paper")
+    return selected
 
 
 # --- every exchange ----------------------------------------------------------------------------------------
 
 
 async def test_broker_contract_reads_account_clock_and_calendar(venue: Venue) -> None:
-    """Account, clock and calendar are understood, in money that is Decimal and times that are UTC."""
+    """Account, clock and calendar are parsed; money is Decimal and times are UTC."""
     account = await venue.broker.account()
     assert account.can_open_positions
     assert account.equity > 0
@@ -153,18 +155,19 @@ async def test_broker_contract_reads_account_clock_and_calendar(venue: Venue) ->
     day = reported.at.astimezone(NEW_YORK).date()
     sessions = await venue.broker.calendar(day, day + timedelta(days=10))
     assert 6 <= len(sessions) <= 9
-    assert all(one.open.tzinfo is UTC or one.open.utcoffset() == timedelta(0) for one in sessions)
+    assert all(session.open.tzinfo is UTC or session.open.utcoffset() == timedelta(0) for session in sessions)
 
 
 async def test_broker_contract_reads_all_assets(venue: Venue) -> None:
-    """Every listed asset is understood."""
-    assets = {one.symbol: one for one in await venue.broker.assets()}
+    """Every listed asset is parsed."""
+    assets = {asset.symbol: asset for asset in await venue.broker.assets()}
     assert assets["AAPL"].tradable
     assert assets["AAPL"].easy_to_borrow
 
 
 async def test_broker_contract_submits_finds_and_cancels_an_order(venue: Venue) -> None:
-    """Sent once, found by either id and in the list, its id taken for ever, cancelled, and not cancelable twice."""
+    """An order is sent once and found by either id and in the list. Its client id stays used, also after the
+    cancel."""
     request = venue.order_far_from_market(1)
     before = venue.clock.now() - timedelta(seconds=2)
     sent = await venue.broker.submit(request)
@@ -176,7 +179,7 @@ async def test_broker_contract_submits_finds_and_cancels_an_order(venue: Venue) 
     await venue.wait_for_status(sent.broker_id, "new", "accepted")
     assert (await venue.broker.order_by_client_id(request.client_order_id)).broker_id == sent.broker_id
     listed = await venue.broker.orders(status="open", after=before, symbols=["AAPL"])
-    assert [one.broker_id for one in listed if one.client_order_id == request.client_order_id] == [
+    assert [order.broker_id for order in listed if order.client_order_id == request.client_order_id] == [
         sent.broker_id
     ]
     with pytest.raises(DuplicateOrder):
@@ -189,24 +192,24 @@ async def test_broker_contract_submits_finds_and_cancels_an_order(venue: Venue) 
 
 
 async def test_broker_contract_nests_both_legs_under_a_bracket_order(venue: Venue) -> None:
-    """A bracket is one order with a take-profit and a stop under it, told apart by their types."""
+    """A bracket is one order with a take-profit leg and a stop leg, distinguished by their types."""
     request = venue.order_far_from_market(
         2, order_class="bracket", take_profit=Decimal(9000), stop_loss=Decimal("0.9")
     )
     sent = await venue.broker.submit(request)
     nested = await venue.broker.order(sent.broker_id)
-    assert sorted(one.order_type for one in nested.legs) == ["limit", "stop"]
-    assert {one.limit_price or one.stop_price for one in nested.legs} == {Decimal(9000), Decimal("0.9")}
-    assert {one.order_class for one in (nested, *nested.legs)} == {"bracket"}
+    assert sorted(leg.order_type for leg in nested.legs) == ["limit", "stop"]
+    assert {leg.limit_price or leg.stop_price for leg in nested.legs} == {Decimal(9000), Decimal("0.9")}
+    assert {order.order_class for order in (nested, *nested.legs)} == {"bracket"}
     found = await venue.broker.order_by_client_id(request.client_order_id)
-    assert {one.broker_id for one in found.legs} == {one.broker_id for one in nested.legs}
+    assert {leg.broker_id for leg in found.legs} == {leg.broker_id for leg in nested.legs}
     await venue.wait_for_status(sent.broker_id, "new", "accepted")
     await venue.broker.cancel(sent.broker_id)
     await venue.wait_for_status(sent.broker_id, "canceled")
 
 
 async def test_broker_contract_raises_not_found_for_unknown_ids(venue: Venue) -> None:
-    """An unknown id is NotFound, by either door; a position that is not there is None."""
+    """An unknown id raises NotFound in both lookups; a missing position is None."""
     with pytest.raises(NotFound):
         await venue.broker.order("00000000-0000-4000-8000-000000000000")
     with pytest.raises(NotFound):
@@ -217,7 +220,7 @@ async def test_broker_contract_raises_not_found_for_unknown_ids(venue: Venue) ->
 
 
 async def test_broker_contract_classifies_rejections(venue: Venue) -> None:
-    """More than there is money for, and an asset that does not exist, are plain refusals with our names."""
+    """An order above the buying power and an unknown asset are rejected with our reason codes."""
     with pytest.raises(OrderRejected) as poor:
         await venue.broker.submit(venue.order_far_from_market(3, quantity=Decimal(9_000_000)))
     assert poor.value.code == "INSUFFICIENT_BUYING_POWER"
@@ -227,17 +230,18 @@ async def test_broker_contract_classifies_rejections(venue: Venue) -> None:
 
 
 async def test_broker_contract_returns_positions_and_fills_as_lists(venue: Venue) -> None:
-    """The lists are lists, with or without anything in them."""
+    """Positions and fills are lists, empty or not."""
     assert isinstance(await venue.broker.positions(), list)
     recent = await venue.broker.fills(after=venue.clock.now() - timedelta(days=2))
-    assert all(isinstance(one, Fill) for one in recent)
+    assert all(isinstance(fill, Fill) for fill in recent)
 
 
-# --- an exchange that fills --------------------------------------------------------------------------------
+# --- fills in the simulator --------------------------------------------------------------------------------
 
 
 async def test_bracket_exits_at_its_target_and_cancels_its_stop(sim: SimulatedVenue) -> None:
-    """Entry fills, target works, stop is held; the target fills, the stop is cancelled; every fill is in the ledger."""
+    """After the entry fills, the target is working and the stop is held. The target's fill cancels the stop.
+    Every fill is in the account activities."""
     entry = OrderRequest(
         "cat-entry",
         "AAPL",
@@ -253,7 +257,7 @@ async def test_bracket_exits_at_its_target_and_cancels_its_stop(sim: SimulatedVe
     await sim.print_trade("AAPL", "100")
     bought = await sim.wait_for_status(sent.broker_id, "filled")
     await sim.advance(1)
-    legs = {one.order_type: one for one in (await sim.broker.order(sent.broker_id)).legs}
+    legs = {leg.order_type: leg for leg in (await sim.broker.order(sent.broker_id)).legs}
     assert (legs["limit"].broker_status, legs["stop"].broker_status) == ("new", "held")
     held = await sim.broker.position("AAPL")
     assert held is not None
@@ -271,16 +275,16 @@ async def test_bracket_exits_at_its_target_and_cancels_its_stop(sim: SimulatedVe
     assert await sim.broker.position("AAPL") is None
     assert await sim.broker.positions() == []
     fills = await sim.broker.fills()
-    assert sum(one.quantity for one in fills if one.broker_id == sent.broker_id) == 100
+    assert sum(fill.quantity for fill in fills if fill.broker_id == sent.broker_id) == 100
     assert (
-        max(one.cum_qty for one in await sim.broker.fills(order_id=legs["limit"].broker_id))
+        max(fill.cum_qty for fill in await sim.broker.fills(order_id=legs["limit"].broker_id))
         == legs["limit"].quantity
     )
     assert sim.malformed == []
 
 
 async def test_oco_is_rejected_when_flat_and_accepted_for_a_position(sim: SimulatedVenue) -> None:
-    """An OCO from flat is NOT_EXIT; with shares it is a target with a stop under it."""
+    """An OCO without a position is NOT_EXIT; with shares it is a target with a stop leg."""
     oco = OrderRequest(
         "cat-oco",
         "AAPL",
@@ -298,34 +302,34 @@ async def test_oco_is_rejected_when_flat_and_accepted_for_a_position(sim: Simula
     sim.scenario.given_position("AAPL", 100)
     await sim.advance(2)
     sent = await sim.broker.submit(oco, priority=Priority.EXIT)
-    assert [one.order_type for one in (await sim.broker.order(sent.broker_id)).legs] == ["stop"]
+    assert [leg.order_type for leg in (await sim.broker.order(sent.broker_id)).legs] == ["stop"]
     with pytest.raises(OrderRejected) as second:
         await sim.broker.submit(replace(oco, client_order_id="cat-oco-2"))
     assert second.value.code == "INSUFFICIENT_QTY"
 
 
 async def test_order_list_of_three_pages_is_complete_and_sorted(sim: SimulatedVenue) -> None:
-    """Over the real wire, more orders than two pages hold come back once each, oldest first."""
+    """More orders than two pages hold are each returned once, oldest first, over the real wire."""
     for number in range(1_100):
         sim.scenario.submit("buy", 1, kind="limit", limit_price="1.01", client_order_id=f"many-{number}")
         if number % 3 == 0:
             sim.scenario.advance(0.01)
     await sim.advance((sim.scenario.now - sim.clock.now()).total_seconds() + 1)
-    found = await sim.broker.orders(status="all")
-    assert len(found) == len({one.broker_id for one in found}) == 1_100
-    assert {one.client_order_id for one in found} == set(sim.stored_client_order_ids)
-    times = [one.submitted_at for one in found if one.submitted_at is not None]
+    orders = await sim.broker.orders(status="all")
+    assert len(orders) == len({order.broker_id for order in orders}) == 1_100
+    assert {order.client_order_id for order in orders} == set(sim.stored_client_order_ids)
+    times = [order.submitted_at for order in orders if order.submitted_at is not None]
     assert times == sorted(times)
 
 
 async def test_forbid_shorting_changes_the_account_only_when_it_differs(sim: SimulatedVenue) -> None:
-    """The account's own lock is set when it differs, and a second time is no change."""
+    """The account setting is changed when it differs; a second call changes nothing."""
     assert await sim.broker.forbid_shorting(True)
     assert not await sim.broker.forbid_shorting(True)
     assert await sim.broker.forbid_shorting(False)
 
 
-# --- an exchange that breaks -------------------------------------------------------------------------------
+# --- faults of the simulator -------------------------------------------------------------------------------
 
 FAULTS_AFTER_ACCEPTANCE = [
     (FaultKind.HANG, {}),
@@ -342,7 +346,8 @@ FAULTS_AFTER_ACCEPTANCE = [
 async def test_accepted_order_with_a_lost_response_is_found_by_client_order_id(
     sim: SimulatedVenue, kind: FaultKind, rule: dict[str, Any]
 ) -> None:
-    """Whatever hid the answer: the outcome is unknown, the order is found by our id, and a resend meets itself."""
+    """For every kind of lost response the outcome is unknown, the order is found by our client id, and a
+    resend is a duplicate."""
     sim.add_fault(kind, method="POST", route="/v2/orders", **rule)
     request = sim.order_far_from_market(1)
     with pytest.raises(OutcomeUnknown):
@@ -366,7 +371,8 @@ async def test_accepted_order_with_a_lost_response_is_found_by_client_order_id(
 async def test_unaccepted_order_without_a_response_has_unknown_outcome(
     sim: SimulatedVenue, kind: FaultKind, rule: dict[str, Any]
 ) -> None:
-    """Seen from here it looks the same; the lookup says that it is not there, and the same id may go again."""
+    """An order that was never accepted also has an unknown outcome; the lookup raises NotFound, and the same
+    id may be sent again."""
     sim.add_fault(kind, method="POST", route="/v2/orders", **rule)
     request = sim.order_far_from_market(1)
     with pytest.raises(OutcomeUnknown):
@@ -378,7 +384,7 @@ async def test_unaccepted_order_without_a_response_has_unknown_outcome(
 
 
 async def test_submit_after_429_may_reuse_the_client_order_id(sim: SimulatedVenue) -> None:
-    """Refused at the door: nothing there, and the same id goes through afterwards."""
+    """A rate-limited submit stores no order, and the same id is accepted afterwards."""
     sim.add_fault(FaultKind.RATE_LIMIT, method="POST")
     with pytest.raises(BrokerUnavailable):
         await sim.broker.submit(sim.order_far_from_market(1), priority=Priority.EXIT)
@@ -390,7 +396,7 @@ async def test_submit_after_429_may_reuse_the_client_order_id(sim: SimulatedVenu
 async def test_client_order_id_lookup_returns_not_found_until_the_order_is_visible(
     sim: SimulatedVenue,
 ) -> None:
-    """The lookup may lag behind the order: its 404 is provisional."""
+    """The lookup may lag behind the order, so its 404 is provisional."""
     sim.add_fault(FaultKind.VISIBILITY, seconds=3)
     await sim.broker.submit(sim.order_far_from_market(1))
     with pytest.raises(NotFound):
@@ -400,11 +406,11 @@ async def test_client_order_id_lookup_returns_not_found_until_the_order_is_visib
 
 
 async def test_wrong_keys_raise_auth_refused_on_every_endpoint_and_the_stream(sim: SimulatedVenue) -> None:
-    """Wrong keys are named as such by every door, and by the stream."""
+    """Wrong keys raise AuthRefused on each call and give state REFUSED on the stream."""
     broker = AlpacaBroker(sim.clock, base_url=sim.server.url, key="demo", secret="wrong")
-    for asking in (broker.account(), broker.positions(), broker.submit(sim.order_far_from_market(1))):
+    for call in (broker.account(), broker.positions(), broker.submit(sim.order_far_from_market(1))):
         with pytest.raises(AuthRefused):
-            await asking
+            await call
     await broker.close()
     stream = AlpacaTradeUpdates(sim.clock, url=sim.server.stream_url, key="demo", secret="wrong")
     messages = stream.listen()
@@ -416,7 +422,7 @@ async def test_wrong_keys_raise_auth_refused_on_every_endpoint_and_the_stream(si
 
 @pytest.mark.parametrize("field", ["filled_avg_price", "legs", "client_order_id", "asset_id", "submitted_at"])
 async def test_order_list_survives_a_missing_optional_field(sim: SimulatedVenue, field: str) -> None:
-    """A field that the broker stops to send costs itself; a new one costs nothing."""
+    """A removed or an added optional field leaves the order in the list, without a malformed report."""
     await sim.broker.submit(sim.order_far_from_market(1))
     sim.add_fault(FaultKind.REMOVE_FIELDS, method="GET", fields=[field])
     assert len(await sim.broker.orders(status="all")) == 1
@@ -426,7 +432,7 @@ async def test_order_list_survives_a_missing_optional_field(sim: SimulatedVenue,
 
 
 async def test_order_without_filled_quantity_is_reported_as_malformed(sim: SimulatedVenue) -> None:
-    """An order without its filled quantity is not an order with none filled."""
+    """An order without filled_qty is not an order with zero filled."""
     await sim.broker.submit(sim.order_far_from_market(1))
     sim.add_fault(FaultKind.REMOVE_FIELDS, method="GET", fields=["filled_qty"])
     assert await sim.broker.orders(status="all") == []
@@ -434,7 +440,7 @@ async def test_order_without_filled_quantity_is_reported_as_malformed(sim: Simul
 
 
 async def test_cancel_without_a_response_has_unknown_outcome(sim: SimulatedVenue) -> None:
-    """A cancel that hung may have been heard: the order says."""
+    """A cancel without a response may have been received: the order's status shows it."""
     sent = await sim.broker.submit(sim.order_far_from_market(1))
     await sim.wait_for_status(sent.broker_id, "new")
     sim.add_fault(FaultKind.HANG, method="DELETE")
@@ -444,7 +450,7 @@ async def test_cancel_without_a_response_has_unknown_outcome(sim: SimulatedVenue
 
 
 async def test_cancel_of_a_filled_order_is_rejected_as_not_cancelable(sim: SimulatedVenue) -> None:
-    """The broker's no to a cancel says that there are fills to ask for."""
+    """A rejected cancel means that there are fills to read."""
     sent = await sim.broker.submit(
         OrderRequest("cat-1", "AAPL", Side.BUY, Decimal(10), "market", "day"), priority=Priority.EXIT
     )
@@ -456,7 +462,7 @@ async def test_cancel_of_a_filled_order_is_rejected_as_not_cancelable(sim: Simul
 
 
 async def test_routine_calls_stop_before_the_exchange_limit_and_exits_pass(sim: SimulatedVenue) -> None:
-    """Routine calls stop before the exchange's limit, no 429 is met, and exits still go through."""
+    """Routine calls stop before the exchange's limit, no 429 occurs, and exits are still sent."""
     refused = 0
     for _ in range(160):
         try:
@@ -477,7 +483,7 @@ async def test_routine_calls_stop_before_the_exchange_limit_and_exits_pass(sim: 
 
 
 class StreamRecorder:
-    """A listener that keeps what it heard."""
+    """Stream consumer that stores every message."""
 
     def __init__(self, sim: SimulatedVenue, **options: Any) -> None:
         self.stream = AlpacaTradeUpdates(sim.clock, url=sim.server.stream_url, **KEYS, **options)
@@ -496,11 +502,11 @@ class StreamRecorder:
 
     @property
     def events(self) -> list[str]:
-        return [one.event for one in self.messages if isinstance(one, TradeUpdate)]
+        return [message.event for message in self.messages if isinstance(message, TradeUpdate)]
 
     @property
     def gaps(self) -> list[StreamState]:
-        return [one.state for one in self.messages if isinstance(one, StreamGap)]
+        return [message.state for message in self.messages if isinstance(message, StreamGap)]
 
     async def wait_until_ready(self) -> None:
         async with asyncio.timeout(20):
@@ -514,10 +520,10 @@ class StreamRecorder:
 
 @pytest.fixture
 async def recorder(sim: SimulatedVenue) -> AsyncIterator[StreamRecorder]:
-    listening = StreamRecorder(sim, ping_interval=0.2, pong_timeout=0.2)
-    await listening.wait_until_ready()
-    yield listening
-    await listening.close()
+    stream_recorder = StreamRecorder(sim, ping_interval=0.2, pong_timeout=0.2)
+    await stream_recorder.wait_until_ready()
+    yield stream_recorder
+    await stream_recorder.close()
 
 
 async def test_stream_fills_equal_the_account_activities(
@@ -534,11 +540,13 @@ async def test_stream_fills_equal_the_account_activities(
         await sim.advance(0.5)
     await sim.wait_for_status(sent.broker_id, "filled")
     streamed = [
-        one.fill for one in recorder.messages if isinstance(one, TradeUpdate) and one.fill is not None
+        message.fill
+        for message in recorder.messages
+        if isinstance(message, TradeUpdate) and message.fill is not None
     ]
-    ledger = await sim.broker.fills(order_id=sent.broker_id)
-    assert [(one.broker_id, one.cum_qty, one.quantity, one.price) for one in streamed] == [
-        (one.broker_id, one.cum_qty, one.quantity, one.price) for one in ledger
+    activities = await sim.broker.fills(order_id=sent.broker_id)
+    assert [(fill.broker_id, fill.cum_qty, fill.quantity, fill.price) for fill in streamed] == [
+        (fill.broker_id, fill.cum_qty, fill.quantity, fill.price) for fill in activities
     ]
     assert len(streamed) > 1
     assert recorder.events.count("new") == 2
@@ -561,7 +569,7 @@ async def test_stream_fills_equal_the_account_activities(
 async def test_stream_continues_after_any_faulty_message(
     sim: SimulatedVenue, recorder: StreamRecorder, kind: FaultKind, rule: dict[str, Any], malformed: bool
 ) -> None:
-    """After anything the exchange can put on the socket, the next message is heard."""
+    """After any faulty frame the exchange can send, the next message is received."""
     sim.add_fault(kind, event="new", **rule)
     first = await sim.broker.submit(sim.order_far_from_market(1))
     await sim.wait_for_status(first.broker_id, "new")
@@ -571,7 +579,7 @@ async def test_stream_continues_after_any_faulty_message(
     last = recorder.messages[-1]
     assert isinstance(last, TradeUpdate)
     assert (last.event, last.order.client_order_id) == ("new", "cat-2")
-    assert any(isinstance(one, MalformedMessage) for one in recorder.messages) is malformed
+    assert any(isinstance(message, MalformedMessage) for message in recorder.messages) is malformed
     assert recorder.gaps == [StreamState.READY]
 
 
@@ -581,7 +589,7 @@ async def test_stream_continues_after_any_faulty_message(
 async def test_stream_reports_a_gap_and_reconnects_after_any_silence(
     sim: SimulatedVenue, recorder: StreamRecorder, kind: FaultKind
 ) -> None:
-    """Closed, mute or half open: the gap is announced, and the stream comes back by itself."""
+    """A closed, mute or half-open connection is reported as a gap, and the stream reconnects by itself."""
     await sim.advance(31)
     sim.add_fault(kind, event="new")
     before = sim.clock.now()
@@ -593,7 +601,9 @@ async def test_stream_reports_a_gap_and_reconnects_after_any_silence(
         while StreamState.LOST not in recorder.gaps:  # noqa: ASYNC110 - a real socket goes silent
             await asyncio.sleep(0.01)
     lost = next(
-        one for one in recorder.messages if isinstance(one, StreamGap) and one.state is StreamState.LOST
+        message
+        for message in recorder.messages
+        if isinstance(message, StreamGap) and message.state is StreamState.LOST
     )
     assert lost.since is not None
     assert lost.since <= before
@@ -606,7 +616,7 @@ async def test_stream_reports_a_gap_and_reconnects_after_any_silence(
 
 
 async def test_stream_retries_after_429_on_the_handshake(sim: SimulatedVenue) -> None:
-    """A 429 on the handshake is a loss with a longer delay, not an end."""
+    """A 429 on the handshake is a loss with a longer delay; the stream retries."""
     sim.add_fault(FaultKind.STREAM_BUSY)
     recorder = StreamRecorder(sim)
     async with asyncio.timeout(20):
@@ -622,7 +632,7 @@ async def test_stream_retries_after_429_on_the_handshake(sim: SimulatedVenue) ->
 
 
 async def test_market_data_client_reads_a_synthetic_market() -> None:
-    """Snapshots, bars, quotes, prints and headlines of the exchange's own market, through the whole wire."""
+    """Snapshots, bars, quotes, prints and headlines of the simulator's market are read over the whole wire."""
     scenario = ExchangeScenario()
     at = datetime(2026, 11, 20, 15, 31, tzinfo=UTC)
     clock = ManualClock(at)
@@ -656,11 +666,11 @@ async def test_market_data_client_reads_a_synthetic_market() -> None:
 
 
 async def test_every_call_raises_broker_unavailable_without_a_server(sim: SimulatedVenue) -> None:
-    """With nobody at the door every call ends in an error that says so, and none hangs."""
+    """Without a server every call raises BrokerUnavailable and none hangs."""
     broker = AlpacaBroker(sim.clock, base_url="http://127.0.0.1:9", **KEYS)
     data = AlpacaMarketData(sim.clock, base_url="http://127.0.0.1:9", **KEYS)
     now = sim.clock.now()
-    for asking in (
+    for call in (
         broker.account(),
         broker.positions(),
         broker.orders(status="all"),
@@ -674,7 +684,7 @@ async def test_every_call_raises_broker_unavailable_without_a_server(sim: Simula
         data.quotes(["AAPL"]),
     ):
         with pytest.raises(BrokerError) as raised:
-            await asking
+            await call
         assert isinstance(raised.value, BrokerUnavailable)
     await broker.close()
     await data.close()

@@ -1,4 +1,4 @@
-"""Market data from the wire into columns: what was not said is NaN, and no null costs more than itself."""
+"""Market data from the wire into columns: a missing value is NaN, and a null affects only its own field."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -25,7 +25,7 @@ OPEN = datetime(2026, 11, 20, 14, 30, tzinfo=UTC)
 
 
 def snapshot_json(price: float = 100.1, **changes: Any) -> dict[str, Any]:
-    """One snapshot as the data API writes it: numbers."""
+    """Return one snapshot in the data API's format: numbers are JSON numbers."""
     return {
         "latestTrade": {
             "t": "2026-11-20T15:03:59.123456789Z",
@@ -90,12 +90,12 @@ async def market(
 
 
 def snapshot_reply(everything: dict[str, Any]) -> Reply:
-    """Snapshots of what was asked for and is known, as the broker leaves out what it does not know."""
+    """Return a reply with the requested snapshots; like the broker, it leaves out unknown symbols."""
 
     async def reply(request: web.Request) -> web.StreamResponse:
-        asked = request.query["symbols"].split(",")
-        known = {symbol: everything[symbol] for symbol in asked if symbol in everything}
-        return web.Response(body=orjson.dumps(known), content_type="application/json")
+        requested = request.query["symbols"].split(",")
+        body = {symbol: everything[symbol] for symbol in requested if symbol in everything}
+        return web.Response(body=orjson.dumps(body), content_type="application/json")
 
     return reply
 
@@ -130,7 +130,8 @@ async def test_snapshot_fills_every_column_of_its_row(market: MarketData, server
 async def test_snapshot_columns_are_nan_for_missing_or_invalid_values(
     market: MarketData, server: ScriptedServer
 ) -> None:
-    """Null parts, absent fields, prices of zero, false numbers: NaN and NaT, never zero, and no row is lost."""
+    """Null parts, absent fields, zero prices and invalid numbers give NaN and NaT, never zero; their rows
+    remain."""
     everything: dict[str, Any] = {
         "NULLS": dict.fromkeys(snapshot_json()),
         "EMPTY": {},
@@ -170,7 +171,7 @@ async def test_snapshot_columns_are_nan_for_missing_or_invalid_values(
 async def test_zero_or_crossed_quote_sides_are_nan(
     market: MarketData, server: ScriptedServer, quote: dict[str, Any], bid: float, ask: float
 ) -> None:
-    """A side of zero is no side, and of a crossed quote neither is believed; sizes go with their sides."""
+    """A zero side is missing, both sides of a crossed quote are missing, and the sizes follow their sides."""
     raw_quote = {"t": "2026-11-20T15:03:59Z", **quote}
     server.on("GET", "/v2/stocks/snapshots", snapshot_reply({"AAPL": snapshot_json(latestQuote=raw_quote)}))
     row = (await market.snapshots(["AAPL"])).loc["AAPL"]
@@ -188,17 +189,18 @@ def _float(price: Decimal | None) -> float:
 
 @pytest.mark.promise("C41")
 async def test_universe_snapshot_uses_the_fewest_requests(market: MarketData, server: ScriptedServer) -> None:
-    """4,129 symbols are nine requests of at most 500, none with a long URL, each symbol in one row in order."""
+    """4,129 symbols take nine requests of at most 500, none with a long URL; each symbol has one row, in
+    order."""
     symbols = [f"S{number:04d}" for number in range(4_129)]
     server.on("GET", "/v2/stocks/snapshots", snapshot_reply({symbol: snapshot_json() for symbol in symbols}))
     frame = await market.snapshots([*symbols, *symbols[:5]])
     assert list(frame.index) == symbols
     assert len(server.requests) == 9
-    assert all(len(one.query["symbols"]) < 6_000 for one in server.requests)
+    assert all(len(request.query["symbols"]) < 6_000 for request in server.requests)
 
 
 def test_symbol_batches_keep_the_order_and_both_limits() -> None:
-    """Chunks are full by number or by bytes, and lose and repeat nothing."""
+    """Batches are limited by number and by bytes; they lose and repeat no symbol."""
     long = [f"{'X' * 40}{number}" for number in range(300)]
     chunks = batch_symbols(long)
     assert [symbol for chunk in chunks for symbol in chunk] == long
@@ -209,7 +211,7 @@ def test_symbol_batches_keep_the_order_and_both_limits() -> None:
 
 @pytest.mark.promise("C41")
 async def test_symbol_batch_is_halved_after_414(market: MarketData, server: ScriptedServer) -> None:
-    """A host with shorter URLs gets the chunk in pieces it takes; nothing is lost."""
+    """A host with a shorter URL limit gets smaller batches, and no symbol is lost."""
     symbols = [f"S{number}" for number in range(40)]
     full = snapshot_reply({symbol: snapshot_json() for symbol in symbols})
 
@@ -242,7 +244,7 @@ async def test_symbol_batch_is_halved_after_414(market: MarketData, server: Scri
 async def test_snapshots_fail_when_one_batch_fails(
     clock: ManualClock, server: ScriptedServer, reply: Reply, error: type[Exception]
 ) -> None:
-    """A part of the universe is not the universe: one failed chunk fails the whole call."""
+    """One failed batch fails the whole call, because a part of the universe must not pass for all of it."""
     symbols = [f"S{number}" for number in range(600)]
     good = snapshot_reply({symbol: snapshot_json() for symbol in symbols})
 
@@ -257,7 +259,7 @@ async def test_snapshots_fail_when_one_batch_fails(
 
 
 async def test_empty_symbol_list_sends_no_request(market: MarketData, server: ScriptedServer) -> None:
-    """Asked for nothing, the frames are empty and have their columns."""
+    """An empty symbol list gives empty frames with their columns."""
     assert tuple((await market.snapshots([])).columns) == SNAPSHOT_COLUMNS
     bars = await market.bars([], "1Min", OPEN, OPEN + timedelta(hours=1))
     assert tuple(bars.columns) == BAR_COLUMNS
@@ -276,7 +278,7 @@ def bar_json(minute: int, **changes: Any) -> dict[str, Any]:
 
 
 async def test_bars_follow_every_page_token(market: MarketData, server: ScriptedServer) -> None:
-    """Pages end amid symbols, may be short or empty, and are followed to the one without a token."""
+    """Pages may end within a symbol, be short or be empty; they are read up to the one without a token."""
     pages = {
         "": ({"MSFT": [bar_json(1), bar_json(0)]}, "a"),
         "a": ({}, "b"),
@@ -310,7 +312,7 @@ async def test_bars_follow_every_page_token(market: MarketData, server: Scripted
 
 
 async def test_malformed_bars_are_dropped_alone(market: MarketData, server: ScriptedServer) -> None:
-    """A missing price is NaN; a bar without a time is not a bar."""
+    """A missing price is NaN; a bar without a time is dropped."""
     rows = [bar_json(0, c=None), bar_json(1, t=None), None, bar_json(2, v=0), bar_json(3, o="1.75")]
     server.on(
         "GET",
@@ -327,7 +329,7 @@ async def test_malformed_bars_are_dropped_alone(market: MarketData, server: Scri
 async def test_response_without_bars_raises_broker_unavailable(
     market: MarketData, server: ScriptedServer, body: object
 ) -> None:
-    """{} does not say that there were no bars."""
+    """A body of {} does not mean that there were no bars."""
     server.on("GET", "/v2/stocks/bars", server.json_reply(body))
     with pytest.raises(BrokerUnavailable):
         await market.bars(["AAPL"], "1Min", OPEN, OPEN + timedelta(hours=1))
@@ -337,7 +339,7 @@ async def test_response_without_bars_raises_broker_unavailable(
 async def test_empty_bars_return_an_empty_frame(
     market: MarketData, server: ScriptedServer, bars: object
 ) -> None:
-    """A symbol that did not trade has no bars; the broker writes {} or null."""
+    """A symbol without trades has no bars; the broker writes {} or null."""
     server.on("GET", "/v2/stocks/bars", server.json_reply({"bars": bars, "next_page_token": None}))
     assert (await market.bars(["AAPL"], "1Min", OPEN, OPEN + timedelta(hours=1))).empty
 
@@ -345,7 +347,7 @@ async def test_empty_bars_return_an_empty_frame(
 async def test_repeated_page_token_raises_broker_unavailable(
     market: MarketData, server: ScriptedServer
 ) -> None:
-    """A host that repeats its page token cannot make us loop for ever."""
+    """A host that repeats its page token causes no endless loop."""
     server.on("GET", "/v2/stocks/bars", server.json_reply({"bars": {}, "next_page_token": "a"}))
     with pytest.raises(BrokerUnavailable):
         await market.bars(["AAPL"], "1Min", OPEN, OPEN + timedelta(hours=1))
@@ -354,7 +356,7 @@ async def test_repeated_page_token_raises_broker_unavailable(
 async def test_delayed_feed_reads_bars_from_sip_up_to_its_delay(
     clock: ManualClock, server: ScriptedServer
 ) -> None:
-    """Bars of the delayed feed are the consolidated ones, up to a quarter of an hour ago."""
+    """The delayed feed reads consolidated bars that are at least 15 minutes old."""
     market = AlpacaMarketData(clock, base_url=server.url, key=KEY, secret=SECRET, feed="delayed_sip")
     server.on("GET", "/v2/stocks/bars", server.json_reply({"bars": {}, "next_page_token": None}))
     server.on("GET", "/v2/stocks/trades/latest", server.json_reply({"trades": {}}))
@@ -365,19 +367,19 @@ async def test_delayed_feed_reads_bars_from_sip_up_to_its_delay(
     )
     await market.bars(["AAPL"], "1Min", clock.now() - timedelta(minutes=5), clock.now())
     await market.trades(["AAPL"])
-    assert [one.query["feed"] for one in server.requests] == ["sip", "delayed_sip"]
+    assert [request.query["feed"] for request in server.requests] == ["sip", "delayed_sip"]
     await market.close()
     with pytest.raises(ValueError, match="feeds"):
         AlpacaMarketData(clock, key=KEY, secret=SECRET, feed="otc")
 
 
-# --- the latest --------------------------------------------------------------------------------------------
+# --- latest trades and quotes ------------------------------------------------------------------------------
 
 
 async def test_latest_trades_and_quotes_keep_exact_decimals(
     market: MarketData, server: ScriptedServer, malformed: list[tuple[str, object]]
 ) -> None:
-    """Prices are the Decimal of the digits that were sent; what lacks a time or a price is no print."""
+    """Prices are the Decimal of the digits received; a row without a time or a price is malformed."""
     at = datetime(2026, 11, 20, 15, 3, 59, 123456, tzinfo=UTC)
     trades = {
         "AAPL": {"t": "2026-11-20T15:03:59.123456789Z", "p": 100.1, "s": 1},
@@ -401,7 +403,7 @@ async def test_latest_trades_and_quotes_keep_exact_decimals(
 async def test_latest_trades_are_read_while_a_scan_is_blocked(
     clock: ManualClock, server: ScriptedServer
 ) -> None:
-    """With every scanning thread stuck and the budget at its reserve, latest prices are still told."""
+    """Latest prices are still read when every scan thread hangs and the budget is at its reserve."""
     low = {"X-Ratelimit-Limit": "200", "X-Ratelimit-Remaining": "60", "X-Ratelimit-Reset": "1795187090"}
     market = AlpacaMarketData(clock, base_url=server.url, key=KEY, secret=SECRET)
     server.on("GET", "/v2/stocks/snapshots", server.never_reply())

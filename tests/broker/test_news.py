@@ -1,4 +1,4 @@
-"""Headlines: every page, a row for each symbol that was asked for, and never an empty frame for a failed source."""
+"""Headlines: every page is read, each requested symbol has its own row, and a failed source raises an error."""
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -50,15 +50,16 @@ async def news(
 async def test_headlines_have_one_row_per_requested_symbol(
     news: AlpacaNews, server: ScriptedServer, clock: ManualClock
 ) -> None:
-    """Pages are followed; a headline about two of ours is two rows, other symbols are none, oldest first."""
+    """Every page is read. A headline about two requested symbols gives two rows; other symbols give none.
+    Rows are oldest first."""
     pages: dict[str, tuple[list[dict[str, object]], str | None]] = {
         "": ([headline_json(2, "AAPL", "TSLA", "MSFT"), headline_json(1, "MSFT")], "next"),
         "next": ([headline_json(2, "AAPL", "MSFT"), headline_json(3, "NVDA")], None),
     }
 
     async def reply(request: web.Request) -> web.StreamResponse:
-        found, token = pages[request.query.get("page_token", "")]
-        return web.json_response({"news": found, "next_page_token": token})
+        rows, token = pages[request.query.get("page_token", "")]
+        return web.json_response({"news": rows, "next_page_token": token})
 
     server.on("GET", "/v1beta1/news", reply)
     frame = await news.headlines(["AAPL", "MSFT"], START, END)
@@ -77,7 +78,7 @@ async def test_headlines_have_one_row_per_requested_symbol(
 async def test_headlines_of_many_symbols_are_requested_in_batches(
     news: AlpacaNews, server: ScriptedServer
 ) -> None:
-    """A headline about symbols of two chunks comes once for each symbol."""
+    """A headline about symbols of two batches gives one row per symbol."""
     symbols = [f"S{number}" for number in range(150)]
     server.on(
         "GET",
@@ -92,7 +93,7 @@ async def test_headlines_of_many_symbols_are_requested_in_batches(
 async def test_no_headlines_return_an_empty_frame_with_columns(
     news: AlpacaNews, server: ScriptedServer
 ) -> None:
-    """Silence has the columns and their types."""
+    """A response without headlines gives an empty frame with its columns and types."""
     server.on("GET", "/v1beta1/news", server.json_reply({"news": [], "next_page_token": None}))
     frame = await news.headlines(["AAPL"], START, END)
     assert frame.empty
@@ -103,7 +104,8 @@ async def test_no_headlines_return_an_empty_frame_with_columns(
 async def test_malformed_headlines_are_dropped_alone_and_text_is_cleaned(
     news: AlpacaNews, server: ScriptedServer, malformed: list[tuple[str, object]]
 ) -> None:
-    """Nulls, odd types, zero bytes and broken characters neither lose the page nor reach a table unmended."""
+    """Nulls and wrong types drop only their own row; zero bytes and control characters are removed before the
+    text is stored."""
     rows = [
         headline_json(1, "AAPL", headline=None),
         headline_json(2, "AAPL", created_at="yesterday"),
@@ -133,7 +135,7 @@ async def test_malformed_headlines_are_dropped_alone_and_text_is_cleaned(
 async def test_failed_news_source_raises_broker_unavailable(
     news: AlpacaNews, server: ScriptedServer, reply: Reply
 ) -> None:
-    """Whatever goes wrong is an error: no news and no answer are different things."""
+    """Every failure raises: an empty answer and a failed source are different results."""
     server.on("GET", "/v1beta1/news", reply)
     with pytest.raises(BrokerUnavailable):
         await news.headlines(["AAPL"], START, END)

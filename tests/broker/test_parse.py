@@ -1,4 +1,5 @@
-"""The broker's JSON, pure: anything may be missing, new or strange, and nothing but ValueError may come of it."""
+"""Parsers of the broker's JSON, without a network: any field may be missing, new or odd; only ValueError is
+raised."""
 
 import gzip
 import json
@@ -81,7 +82,8 @@ MUTATIONS = [
 def test_parser_rejects_a_row_only_without_an_essential_field(
     read: Parse, row: dict[str, Any], essential: set[str], name: str
 ) -> None:
-    """Without any one field, or with null in it, the row is read, unless money depends on that very field."""
+    """A row with a missing or null field is parsed, unless money depends on that field; a new field is
+    ignored."""
     wrap: Callable[[dict[str, Any]], object] = lambda data: {"data": data} if read is parse_update else data  # noqa: E731
     without = {key: value for key, value in row.items() if key != name}
     for mutated in (without, {**row, name: None}):
@@ -96,7 +98,7 @@ def test_parser_rejects_a_row_only_without_an_essential_field(
 @pytest.mark.parametrize("read", [read for read, _, _ in ROWS] + [parse.session])
 @given(raw=JSON)
 def test_parser_raises_only_value_error_for_any_json(read: Parse, raw: object) -> None:
-    """Whatever JSON comes in a row's place, the only exception is ValueError."""
+    """Any JSON in place of a row raises ValueError at most."""
     with suppress(ValueError):
         read(raw)
 
@@ -106,7 +108,7 @@ def test_parser_raises_only_value_error_for_any_json(read: Parse, raw: object) -
 def test_parser_raises_only_value_error_for_any_field_value(
     case: tuple[Parse, dict[str, Any], str], value: object
 ) -> None:
-    """Whatever JSON comes in a field's place, the only exception is ValueError."""
+    """Any JSON in place of a field raises ValueError at most."""
     read, row, name = case
     mutated = {**row, name: value}
     with suppress(ValueError):
@@ -115,7 +117,7 @@ def test_parser_raises_only_value_error_for_any_field_value(
 
 @given(JSON)
 def test_market_data_columns_accept_any_json(raw: object) -> None:
-    """Columns are made of anything: what is not understood is NaN, NaT or left out, and never an exception."""
+    """Columns accept any JSON without an exception: an invalid value is NaN, NaT or left out."""
     part = {"p": raw, "t": raw, "bp": raw, "ap": raw, "bs": raw, "as": raw, "o": raw, "c": raw, "v": raw}
     symbols, columns = snapshot_columns(
         {"A": {"latestTrade": part, "latestQuote": part, "dailyBar": raw}, "B": raw, "C": {}}
@@ -129,7 +131,7 @@ def test_market_data_columns_accept_any_json(raw: object) -> None:
     st.decimals(min_value=Decimal("0.0001"), max_value=Decimal("999999.9999"), places=4, allow_nan=False),
 )
 def test_amount_keeps_the_digits_of_text_and_number(price: Decimal) -> None:
-    """As text or as a JSON number, the Decimal has the digits that were sent."""
+    """The Decimal has the digits received, from text and from a JSON number."""
     text = f"{price:f}"
     assert parse.amount({"p": text}, "p") == price
     number = decode_json(text.encode())
@@ -146,7 +148,7 @@ def test_amount_keeps_the_digits_of_text_and_number(price: Decimal) -> None:
     st.integers(0, 999),
 )
 def test_instants_are_parsed_to_utc_microseconds(at: datetime, zone: str, nanoseconds: int) -> None:
-    """Any offset, any number of digits: the instant is the same, cut to microseconds; columns keep nanoseconds."""
+    """Any offset and number of digits gives the same instant, cut to microseconds; columns keep nanoseconds."""
     hours = 0 if zone == "Z" else int(zone[:3])
     minutes = 0 if zone == "Z" else int(zone[0] + zone[4:])
     local = (at + timedelta(hours=hours, minutes=minutes)).replace(tzinfo=None)
@@ -158,7 +160,8 @@ def test_instants_are_parsed_to_utc_microseconds(at: datetime, zone: str, nanose
 
 
 def test_times_column_parses_mixed_formats() -> None:
-    """UTC, offsets, nulls and nonsense in one column: each is itself, whether many are alike or not."""
+    """A column of UTC times, offsets, nulls and invalid texts parses each value, whether or not many are
+    alike."""
     kinds = [
         "2026-11-20T15:04:20.5Z",
         "2026-11-20T10:04:20.5-05:00",
@@ -168,27 +171,29 @@ def test_times_column_parses_mixed_formats() -> None:
         "2026-11-20T15:04:20.5Z",
     ]
     for raw in (kinds, kinds[:1] * 50, [*kinds, *kinds[:1] * 50], [None] * 20, []):
-        parsed = [None if str(one) == "NaT" else str(one)[:21] for one in times(raw)]
-        right = ["2026-11-20T15:04:20.5" if isinstance(one, str) and "T" in one else None for one in raw]
+        parsed = [None if str(time) == "NaT" else str(time)[:21] for time in times(raw)]
+        right = [
+            "2026-11-20T15:04:20.5" if isinstance(value, str) and "T" in value else None for value in raw
+        ]
         assert parsed == right
 
 
 def test_numbers_column_is_nan_for_invalid_values() -> None:
-    """Null, nonsense, infinities and negatives are NaN; zero is a number where it counts, and no price."""
+    """Null, invalid, infinite and negative values are NaN; zero is valid for counts and invalid for prices."""
     raw = [1.5, "2.5", None, "x", True, [], -1, 0, float("inf"), 10**400]
     right = ["1.5", "2.5", "nan", "nan", "nan", "nan", "nan", "0.0", "nan", "nan"]
-    assert [str(one) for one in numbers(raw, zero=True)] == right
+    assert [str(number) for number in numbers(raw, zero=True)] == right
     assert str(numbers([0.0], zero=False)[0]) == "nan"
 
 
 @given(st.lists(JSON.filter(lambda one: one == one), max_size=5), st.sampled_from(["", " ", "\n\t"]))
 def test_array_items_equal_the_parsed_array(rows: list[object], space: str) -> None:
-    """Item by item or at once, a JSON array has the same items."""
+    """A JSON array has the same items, whether parsed item by item or at once."""
     text = json.dumps(rows).replace("[", f"[{space}", 1) if rows else f"{space}[{space}]{space}"
     assert json.dumps(list(array_items(text))) == json.dumps(json.loads(text))
 
 
-# --- recorded answers of the real broker ---------------------------------------------------------------------
+# --- recorded answers of the real broker --------------------------------------------------------------------
 
 
 def recorded_responses() -> Iterator[tuple[str, str, int, Any]]:
@@ -204,7 +209,7 @@ def recorded_responses() -> Iterator[tuple[str, str, int, Any]]:
 
 @pytest.mark.skipif(not RECORDED_RESPONSES.exists(), reason="no recorded answers beside this repository")
 def test_parser_reads_every_recorded_response() -> None:
-    """Hundreds of the real broker's orders, positions, fills and accounts, whole and with each field gone, are read."""
+    """Hundreds of the real broker's orders, positions, fills, accounts, clocks and sessions are parsed."""
     readers: dict[str, Parse] = {
         "orders": parse_order,
         "positions": parse.position_report,
@@ -239,7 +244,7 @@ def test_parser_reads_every_recorded_response() -> None:
 
 @pytest.mark.skipif(not RECORDED_RESPONSES.exists(), reason="no recorded answers beside this repository")
 def test_every_recorded_error_has_a_definite_outcome() -> None:
-    """Each error the real broker was recorded with has its class, and none of an order's is in doubt."""
+    """Each recorded error of the real broker has a class other than OutcomeUnknown."""
     from catalyst.broker.outcome import success_body
     from catalyst.domain.errors import BrokerError, OutcomeUnknown
 

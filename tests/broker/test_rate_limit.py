@@ -1,4 +1,4 @@
-"""The request budget: the broker's count is believed, and exits never queue behind entries."""
+"""Request budget: it follows the broker's own count, and exits never queue behind entries."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -44,7 +44,7 @@ def rate_limit_response(
 
 @pytest.mark.promise("C06")
 async def test_rate_limiter_keeps_its_reserve_for_exits(clock: ManualClock) -> None:
-    """Routine calls end where the reserve begins; exits go on, and even past it."""
+    """Routine calls stop where the reserve begins; exits continue, even past it."""
     budget = RateLimiter(clock, limit=10, reserve=4)
     for _ in range(6):
         await budget.acquire(ROUTINE)
@@ -56,7 +56,7 @@ async def test_rate_limiter_keeps_its_reserve_for_exits(clock: ManualClock) -> N
 
 
 async def test_rate_limiter_waits_for_a_near_reset_and_refuses_a_long_wait(clock: ManualClock) -> None:
-    """Near the end of the minute a routine call waits for the next one, in market time."""
+    """A routine call waits for a reset at most 10 seconds away, in market time, and fails before that."""
     budget = RateLimiter(clock, limit=10, reserve=4, max_wait=timedelta(seconds=10))
     for _ in range(6):
         await budget.acquire(ROUTINE)
@@ -74,7 +74,7 @@ async def test_rate_limiter_waits_for_a_near_reset_and_refuses_a_long_wait(clock
 
 
 async def test_rate_limiter_adopts_the_counts_of_the_response_headers(clock: ManualClock) -> None:
-    """What the headers say of limit, remaining and reset is taken; others spend from the same account."""
+    """Limit, remaining and reset come from the headers, because other clients use the same account."""
     budget = RateLimiter(clock, limit=200, reserve=60)
     await budget.acquire(ROUTINE)
     reset_at = clock.now() + timedelta(seconds=30)
@@ -89,19 +89,20 @@ async def test_rate_limiter_adopts_the_counts_of_the_response_headers(clock: Man
 
 
 async def test_rate_limiter_remaining_only_falls_within_a_window(clock: ManualClock) -> None:
-    """Within one window the count only falls, in whatever order answers come."""
+    """Within one window the count only falls, in whatever order responses arrive."""
     budget = RateLimiter(clock, limit=200, reserve=60)
     reset_at = clock.now() + timedelta(seconds=30)
     for _ in range(2):
         await budget.acquire(ROUTINE)
     budget.record_response(rate_limit_response(70, reset_at))
     budget.record_response(rate_limit_response(90, reset_at))
-    assert budget.status.remaining == 69  # one of the two had not been answered when the 70 were counted
+    # One of the two requests had no response yet when the broker counted 70.
+    assert budget.status.remaining == 69
 
 
 @pytest.mark.promise("C06")
 async def test_rate_limiter_blocks_routine_calls_after_429_until_reset(clock: ManualClock) -> None:
-    """After a 429 nothing routine is sent until the moment it names, or a few seconds when it names none."""
+    """After a 429 no routine call is sent until the reset it names, or for a few seconds when it names none."""
     budget = RateLimiter(clock, limit=200, reserve=60)
     await budget.acquire(ROUTINE)
     budget.record_response(rate_limit_response(0, clock.now() + timedelta(seconds=40), status=429))
@@ -121,28 +122,28 @@ async def test_rate_limiter_blocks_routine_calls_after_429_until_reset(clock: Ma
 
 @pytest.mark.promise("C06")
 async def test_rate_limiter_staggers_calls_that_waited_for_the_reset(clock: ManualClock) -> None:
-    """Four that wait for the same renewal go out within half a second of it, each at a moment of its own."""
+    """Four calls that wait for one reset are sent within 0.6 seconds of it, each at a different time."""
     budget = RateLimiter(clock, limit=20, reserve=4)
     for _ in range(16):
         await budget.acquire(ROUTINE)
         budget.record_response(None)
     renewed = clock.now() + timedelta(seconds=60)
     await clock.advance(timedelta(seconds=55))
-    gone: list[datetime] = []
+    sent_at: list[datetime] = []
 
     async def go() -> None:
         await budget.acquire(ROUTINE)
-        gone.append(clock.now())
+        sent_at.append(clock.now())
 
     waiting = asyncio.gather(*(go() for _ in range(4)))
     await clock.advance(timedelta(seconds=7))
     await waiting
-    assert len(set(gone)) == 4
-    assert renewed < min(gone) <= max(gone) < renewed + timedelta(seconds=0.6)
+    assert len(set(sent_at)) == 4
+    assert renewed < min(sent_at) <= max(sent_at) < renewed + timedelta(seconds=0.6)
 
 
 async def test_rate_limiter_caps_a_skewed_reset_at_one_window(clock: ManualClock) -> None:
-    """A broker whose clock is an hour ahead delays a minute; nonsense in a header is no number."""
+    """A broker clock that is one hour ahead delays calls by one minute; invalid header values are ignored."""
     budget = RateLimiter(clock, limit=200, reserve=60)
     await budget.acquire(ROUTINE)
     budget.record_response(rate_limit_response(0, clock.now() + timedelta(hours=1), status=429))
@@ -158,7 +159,8 @@ async def test_rate_limiter_caps_a_skewed_reset_at_one_window(clock: ManualClock
 async def test_client_refuses_entries_at_the_reserve_and_sends_exits(
     clock: ManualClock, server: ScriptedServer
 ) -> None:
-    """Over the wire: with the reserve left, an entry fails unheard, and an exit, its reads and its cancel go out."""
+    """With only the reserve left, an entry fails before it is sent; an exit, its reads and its cancel are
+    sent over the wire."""
     low = {"X-Ratelimit-Limit": "200", "X-Ratelimit-Remaining": "60", "X-Ratelimit-Reset": "1795187090"}
     assert datetime.fromtimestamp(1795187090, UTC) - clock.now() == timedelta(seconds=50)
     server.on("GET", "/v2/positions", server.json_reply([], headers=low))

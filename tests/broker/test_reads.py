@@ -1,4 +1,5 @@
-"""Reads: whole lists or an error, never "nothing" by mistake; one bad row costs itself only."""
+"""Broker reads return a complete list or raise, never an empty list by mistake; a malformed row drops only
+itself."""
 
 import asyncio
 from collections.abc import Mapping
@@ -76,7 +77,7 @@ def fill_json(number: int, **changes: object) -> dict[str, object]:
 async def test_failed_read_raises_broker_unavailable(
     broker: AlpacaBroker, server: ScriptedServer, reply: Reply
 ) -> None:
-    """A 200 with {}, a page of HTML, a proxy's 404: none of them says that there are no orders or positions."""
+    """A 200 with {}, an HTML page or a proxy's 404 does not mean that there are no orders or positions."""
     for path in ("/v2/orders", "/v2/positions", "/v2/account/activities/FILL", "/v2/positions/AAPL"):
         server.on("GET", path, reply)
     for read in (
@@ -90,7 +91,7 @@ async def test_failed_read_raises_broker_unavailable(
 
 
 async def test_read_with_wrong_keys_raises_auth_refused(broker: AlpacaBroker, server: ScriptedServer) -> None:
-    """An authentication refusal is not mistaken for an outage."""
+    """An authentication refusal is not an outage."""
     server.on("GET", "/v2/positions", server.json_reply({"message": "unauthorized."}, 401))
     with pytest.raises(AuthRefused):
         await broker.positions()
@@ -105,14 +106,14 @@ def leg_json(kind: str, status: str, **prices: str) -> dict[str, object]:
 
 @pytest.mark.promise("C08")
 async def test_nested_legs_are_identified_by_order_type(broker: AlpacaBroker, server: ScriptedServer) -> None:
-    """One order is read nested, and its legs carry their own ids, types and prices."""
+    """An order is read nested, and its legs have their own ids, types and prices."""
     legs = [leg_json("stop", "held", stop_price="95.5"), leg_json("limit", "new", limit_price="110")]
     server.on(
         "GET", "/v2/orders/one", server.json_reply(order_json(id="one", order_class="bracket", legs=legs))
     )
     report = await broker.order("one")
     assert server.requests[0].query["nested"] == "true"
-    assert {one.order_type: (one.broker_id, one.broker_status) for one in report.legs} == {
+    assert {leg.order_type: (leg.broker_id, leg.broker_status) for leg in report.legs} == {
         "stop": ("id-stop", "held"),
         "limit": ("id-limit", "new"),
     }
@@ -121,7 +122,7 @@ async def test_nested_legs_are_identified_by_order_type(broker: AlpacaBroker, se
 async def test_order_response_with_another_id_raises_broker_unavailable(
     broker: AlpacaBroker, server: ScriptedServer
 ) -> None:
-    """Asked for one order and told of another, the client believes neither."""
+    """A response with another order's id is rejected, in both lookups."""
     server.on("GET", "/v2/orders/one", server.json_reply(order_json(id="two")))
     server.on("GET", "/v2/orders:by_client_order_id", server.json_reply(order_json("cat-2")))
     with pytest.raises(BrokerUnavailable):
@@ -134,20 +135,20 @@ async def test_order_response_with_another_id_raises_broker_unavailable(
 async def test_client_order_id_lookup_reads_the_legs_too(
     broker: AlpacaBroker, server: ScriptedServer
 ) -> None:
-    """The lookup does not nest, so a bracket is read once more by its id."""
+    """The lookup does not nest legs, so a bracket is read once more by its id."""
     flat = order_json(id="one", order_class="bracket")
     server.on("GET", "/v2/orders:by_client_order_id", server.json_reply(flat))
     server.on("GET", "/v2/orders/one", server.json_reply({**flat, "legs": [leg_json("stop", "held")]}))
     report = await broker.order_by_client_id("cat-1")
-    assert [one.order_type for one in report.legs] == ["stop"]
+    assert [leg.order_type for leg in report.legs] == ["stop"]
     assert server.requests[0].query == {"client_order_id": "cat-1"}
 
 
 async def test_unknown_order_raises_not_found(broker: AlpacaBroker, server: ScriptedServer) -> None:
-    """The broker's own 404 is NotFound, by either id."""
-    gone = server.json_reply({"code": 40410000, "message": "order not found for cat-1"}, 404)
-    server.on("GET", "/v2/orders:by_client_order_id", gone)
-    server.on("GET", "/v2/orders/cat-1", gone)
+    """The broker's own 404 raises NotFound, for either id."""
+    not_found = server.json_reply({"code": 40410000, "message": "order not found for cat-1"}, 404)
+    server.on("GET", "/v2/orders:by_client_order_id", not_found)
+    server.on("GET", "/v2/orders/cat-1", not_found)
     with pytest.raises(NotFound):
         await broker.order_by_client_id("cat-1")
     with pytest.raises(NotFound):
@@ -155,14 +156,14 @@ async def test_unknown_order_raises_not_found(broker: AlpacaBroker, server: Scri
 
 
 def paged_orders(everything: list[dict[str, Any]], page_limit: int) -> Reply:
-    """Orders as the broker pages them: ascending, `after` exclusive, at most `most` rows."""
+    """Return a reply that pages like the broker: ascending, `after` exclusive, at most `page_limit` rows."""
 
     async def reply(request: web.Request) -> web.StreamResponse:
         assert request.query["direction"] == "asc"
         assert request.query["nested"] == "true"
         assert request.query["limit"] == "500"
         after = request.query.get("after", "0000")
-        later = [one for one in everything if _submitted_at(one) > _after_bound(after)]
+        later = [row for row in everything if _submitted_at(row) > _after_bound(after)]
         return web.Response(body=orjson.dumps(later[:page_limit]), content_type="application/json")
 
     return reply
@@ -178,24 +179,26 @@ def _after_bound(after: str) -> datetime:
 
 @pytest.mark.promise("C32")
 async def test_order_list_pages_past_500_without_gaps(broker: AlpacaBroker, server: ScriptedServer) -> None:
-    """Over pages that end amid equal times, with an exclusive `after`, every order comes once, oldest first."""
+    """Every order is returned once, oldest first, although pages end within equal times and `after` is
+    exclusive."""
     start = datetime(2026, 11, 20, 14, 30, tzinfo=UTC)
     everything = [
         order_json(f"cat-{n}", id=f"id-{n}", submitted_at=(start + timedelta(seconds=n // 7)).isoformat())
         for n in range(1_234)
     ]
     server.on("GET", "/v2/orders", paged_orders(everything, 500))
-    found = await broker.orders(status="all")
-    assert [one.broker_id for one in found] == sorted(
-        (one["id"] for one in everything), key=lambda text: (int(text[3:]) // 7, text)
+    orders = await broker.orders(status="all")
+    assert [order.broker_id for order in orders] == sorted(
+        (row["id"] for row in everything), key=lambda text: (int(text[3:]) // 7, text)
     )
-    assert {one.query["status"] for one in server.requests} == {"all"}
+    assert {request.query["status"] for request in server.requests} == {"all"}
 
 
 async def test_order_list_continues_after_a_page_shortened_by_legs(
     broker: AlpacaBroker, server: ScriptedServer
 ) -> None:
-    """Where the broker counts legs into a page and then nests them, fewer parents than the limit are not the end."""
+    """The broker counts legs into a page and then nests them, so fewer parents than the limit do not end the
+    list."""
     start = datetime(2026, 11, 20, 14, 30, tzinfo=UTC)
     legs = [leg_json("limit", "new"), leg_json("stop", "held")]
     everything = [
@@ -215,7 +218,7 @@ async def test_order_list_continues_after_a_page_shortened_by_legs(
 async def test_order_list_that_does_not_advance_raises_broker_unavailable(
     broker: AlpacaBroker, server: ScriptedServer
 ) -> None:
-    """A broker that ignores `after` cannot make us loop for ever, nor take a part for the whole."""
+    """A broker that ignores `after` causes no endless loop, and a partial list is not returned as complete."""
     everything = [order_json(f"cat-{n}", id=f"id-{n}") for n in range(500)]
     server.on("GET", "/v2/orders", server.json_reply(everything))
     with pytest.raises(BrokerUnavailable):
@@ -226,7 +229,8 @@ async def test_order_list_that_does_not_advance_raises_broker_unavailable(
 async def test_order_list_drops_only_malformed_orders(
     broker: AlpacaBroker, server: ScriptedServer, malformed: Malformed
 ) -> None:
-    """Unknown words, new fields and removed ones are taken as they are; what lacks an essential is reported."""
+    """Unknown values, new fields and missing optional fields are accepted; an order without an essential
+    field is reported."""
     strange = order_json(
         "strange",
         id="strange",
@@ -258,10 +262,10 @@ async def test_order_list_drops_only_malformed_orders(
         None,
     ]
     server.on("GET", "/v2/orders", server.json_reply([strange, *bad, lean, notional, order_json(id="good")]))
-    found = await broker.orders(status="open")
-    assert {one.broker_id for one in found} == {"strange", "lean", "notional", "good"}
+    orders = await broker.orders(status="open")
+    assert {order.broker_id for order in orders} == {"strange", "lean", "notional", "good"}
     assert [raw for _, raw in malformed] == bad
-    reported = next(one for one in found if one.broker_id == "strange")
+    reported = next(order for order in orders if order.broker_id == "strange")
     assert (reported.broker_status, reported.order_class, reported.raw["brand_new"]) == (
         "a_status_of_2027",
         "simple",
@@ -272,35 +276,36 @@ async def test_order_list_drops_only_malformed_orders(
 async def test_order_keeps_its_valid_legs_beside_a_malformed_one(
     broker: AlpacaBroker, server: ScriptedServer, malformed: Malformed
 ) -> None:
-    """A leg that cannot be understood does not hide its parent, nor its sibling."""
+    """A malformed leg drops neither its parent order nor the other leg."""
     legs = [leg_json("limit", "new"), {"id": "no side"}]
     server.on("GET", "/v2/orders/one", server.json_reply(order_json(id="one", legs=legs)))
-    assert [one.order_type for one in (await broker.order("one")).legs] == ["limit"]
+    assert [leg.order_type for leg in (await broker.order("one")).legs] == ["limit"]
     assert [raw for _, raw in malformed] == [{"id": "no side"}]
 
 
 async def test_order_list_replaces_invalid_characters(broker: AlpacaBroker, server: ScriptedServer) -> None:
-    """A lone surrogate or a byte that is no UTF-8 becomes U+FFFD; NaN as a bare word is no number."""
+    """A lone surrogate or an invalid UTF-8 byte becomes U+FFFD."""
     raw = orjson.dumps([order_json("cat-@", id="one"), order_json("cat-2", id="two")])
     server.on(
         "GET", "/v2/orders", server.raw_reply(raw.replace(b"cat-@", rb"cat-\ud800"), 200, "application/json")
     )
-    assert [one.client_order_id for one in await broker.orders(status="all")] == ["cat-\ufffd", "cat-2"]
+    assert [order.client_order_id for order in await broker.orders(status="all")] == ["cat-\ufffd", "cat-2"]
     server.on(
         "GET", "/v2/orders", server.raw_reply(raw.replace(b"cat-@", b"cat-\xff"), 200, "application/json")
     )
-    assert [one.client_order_id for one in await broker.orders(status="all")] == ["cat-\ufffd", "cat-2"]
+    assert [order.client_order_id for order in await broker.orders(status="all")] == ["cat-\ufffd", "cat-2"]
 
 
 @pytest.mark.promise("C32")
 async def test_order_list_filters_by_symbols_and_time(broker: AlpacaBroker, server: ScriptedServer) -> None:
-    """The symbols travel in one parameter, and the list starts a little before `after`, which is exclusive."""
+    """The symbols are sent in one parameter, and the query starts shortly before `after`, because it is
+    exclusive."""
     server.on("GET", "/v2/orders", server.json_reply([]))
     at = datetime(2026, 11, 20, 10, 0, tzinfo=NEW_YORK)
     assert await broker.orders(status="open", after=at, symbols=["AAPL", "BRK.B", "AAPL"]) == []
-    (one,) = server.requests
-    assert one.query["symbols"] == "AAPL,BRK.B"
-    assert timedelta(0) < at - datetime.fromisoformat(one.query["after"]) < timedelta(seconds=1)
+    (request,) = server.requests
+    assert request.query["symbols"] == "AAPL,BRK.B"
+    assert timedelta(0) < at - datetime.fromisoformat(request.query["after"]) < timedelta(seconds=1)
 
 
 # --- positions ---------------------------------------------------------------------------------------------
@@ -310,7 +315,7 @@ async def test_order_list_filters_by_symbols_and_time(broker: AlpacaBroker, serv
 async def test_short_position_is_negative_by_quantity_or_side(
     broker: AlpacaBroker, server: ScriptedServer
 ) -> None:
-    """The sign comes from the quantity or from the side; what is available has the sign of the position."""
+    """The sign comes from the quantity or from the side; the available quantity has the position's sign."""
     rows = [
         position_json(),
         position_json(symbol="MSFT", qty="-5", side="short", qty_available="-5"),
@@ -318,7 +323,9 @@ async def test_short_position_is_negative_by_quantity_or_side(
         position_json(symbol="NVDA", qty_available=None, side="sideways", exchange="MARS"),
     ]
     server.on("GET", "/v2/positions", server.json_reply(rows))
-    assert {one.symbol: (one.quantity, one.available) for one in await broker.positions()} == {
+    assert {
+        position.symbol: (position.quantity, position.available) for position in await broker.positions()
+    } == {
         "AAPL": (10, 4),
         "MSFT": (-5, -5),
         "TSLA": (-5, -2),
@@ -333,14 +340,15 @@ async def test_position_list_drops_only_malformed_positions(
     server.on(
         "GET", "/v2/positions", server.json_reply([position_json(qty=None), position_json(symbol="MSFT")])
     )
-    assert [one.symbol for one in await broker.positions()] == ["MSFT"]
+    assert [position.symbol for position in await broker.positions()] == ["MSFT"]
     assert len(malformed) == 1
 
 
 async def test_position_is_none_only_when_the_broker_reports_404(
     broker: AlpacaBroker, server: ScriptedServer
 ) -> None:
-    """The broker's "position does not exist" is None; a symbol with a dot or a slash stays one path."""
+    """The broker's "position does not exist" is None; a symbol with a dot stays one path; another symbol's
+    position raises."""
     server.on("GET", "/v2/positions/BRK.B", server.json_reply(POSITION_NOT_FOUND, 404))
     assert await broker.position("BRK.B") is None
     server.on("GET", "/v2/positions/AAPL", server.json_reply(position_json(symbol="MSFT")))
@@ -356,20 +364,20 @@ async def test_position_is_none_only_when_the_broker_reports_404(
 
 
 async def test_fills_follow_every_page_token(broker: AlpacaBroker, server: ScriptedServer) -> None:
-    """Every page of 100 is fetched, and the fills come oldest first with their cumulative quantity."""
+    """Every page of 100 is fetched, and fills are returned oldest first with their cumulative quantity."""
     everything = [fill_json(number) for number in range(250)]
 
     async def reply(request: web.Request) -> web.StreamResponse:
-        ids = [one["id"] for one in everything]
+        ids = [row["id"] for row in everything]
         start = ids.index(request.query["page_token"]) + 1 if "page_token" in request.query else 0
         assert request.query["direction"] == "asc"
         page = everything[start : start + int(request.query["page_size"])]
         return web.Response(body=orjson.dumps(page), content_type="application/json")
 
     server.on("GET", "/v2/account/activities/FILL", reply)
-    found = await broker.fills()
-    assert [one.cum_qty for one in found] == [number + 1 for number in range(250)]
-    assert (found[0].broker_id, found[0].price, found[0].activity_id) == (
+    fills = await broker.fills()
+    assert [fill.cum_qty for fill in fills] == [number + 1 for number in range(250)]
+    assert (fills[0].broker_id, fills[0].price, fills[0].activity_id) == (
         "one",
         Decimal("100.1"),
         everything[0]["id"],
@@ -380,7 +388,7 @@ async def test_fills_follow_every_page_token(broker: AlpacaBroker, server: Scrip
 async def test_fills_with_endless_pages_raise_broker_unavailable(
     broker: AlpacaBroker, server: ScriptedServer
 ) -> None:
-    """A server that ignores the page token cannot make us loop for ever."""
+    """A server that ignores the page token causes no endless loop."""
     server.on(
         "GET", "/v2/account/activities/FILL", server.json_reply([fill_json(number) for number in range(100)])
     )
@@ -391,10 +399,10 @@ async def test_fills_with_endless_pages_raise_broker_unavailable(
 async def test_fills_are_filtered_by_order_id(
     broker: AlpacaBroker, server: ScriptedServer, malformed: Malformed
 ) -> None:
-    """A server that does not know the order filter is filtered here; a bad row is reported."""
+    """The client filters for a server that ignores the order filter; a malformed row is reported."""
     rows = [fill_json(1), fill_json(2, order_id="two"), fill_json(3, cum_qty=None)]
     server.on("GET", "/v2/account/activities/FILL", server.json_reply(rows))
-    assert [one.broker_id for one in await broker.fills(order_id="two")] == ["two"]
+    assert [fill.broker_id for fill in await broker.fills(order_id="two")] == ["two"]
     assert server.requests[0].query["order_id"] == "two"
     assert len(malformed) == 1
 
@@ -420,7 +428,8 @@ ACCOUNT: dict[str, object] = {
 async def test_account_is_parsed_without_day_trade_fields(
     broker: AlpacaBroker, server: ScriptedServer
 ) -> None:
-    """The fields that were removed in 2026 are not asked for; numbers as text or as numbers are the same."""
+    """The fields that Alpaca removed in 2026 are not needed; numbers are parsed from text and from JSON
+    numbers."""
     server.on("GET", "/v2/account", server.json_reply(ACCOUNT))
     account = await broker.account()
     assert account.can_open_positions
@@ -440,7 +449,7 @@ async def test_account_is_parsed_without_day_trade_fields(
 async def test_blocked_account_may_not_enter(
     broker: AlpacaBroker, server: ScriptedServer, changes: dict[str, object]
 ) -> None:
-    """Every lock, and every status but ACTIVE, known or not, closes the door to entries."""
+    """Every block flag, and every status but ACTIVE, forbids entries."""
     server.on("GET", "/v2/account", server.json_reply({**ACCOUNT, **changes}))
     assert not (await broker.account()).can_open_positions
 
@@ -448,7 +457,7 @@ async def test_blocked_account_may_not_enter(
 async def test_account_without_equity_raises_broker_unavailable(
     broker: AlpacaBroker, server: ScriptedServer, malformed: Malformed
 ) -> None:
-    """An account without its equity is a failed read, and the answer is kept."""
+    """An account without equity is a failed read, and its body is reported."""
     reported = {**ACCOUNT, "equity": None}
     server.on("GET", "/v2/account", server.json_reply(reported))
     with pytest.raises(BrokerUnavailable):
@@ -462,12 +471,12 @@ async def test_account_without_equity_raises_broker_unavailable(
 async def test_forbid_shorting_patches_only_a_differing_setting(
     broker: AlpacaBroker, server: ScriptedServer, before: bool | None, wanted: bool, patches: int
 ) -> None:
-    """The account's own switch is set when it differs, and left alone when it does not."""
+    """The account setting is patched when it differs and not otherwise."""
     path = "/v2/account/configurations"
     server.on("GET", path, server.json_reply({"no_shorting": before, "suspend_trade": False}))
     server.on("PATCH", path, server.json_reply({"no_shorting": wanted}))
     assert await broker.forbid_shorting(wanted) is bool(patches)
-    assert [one.body for one in server.requests if one.method == "PATCH"] == [
+    assert [request.body for request in server.requests if request.method == "PATCH"] == [
         {"no_shorting": wanted}
     ] * patches
 
@@ -475,7 +484,7 @@ async def test_forbid_shorting_patches_only_a_differing_setting(
 async def test_forbid_shorting_without_effect_has_unknown_outcome(
     broker: AlpacaBroker, server: ScriptedServer
 ) -> None:
-    """The answer to the change must show the change."""
+    """The response to the change must show the new setting."""
     path = "/v2/account/configurations"
     server.on("GET", path, server.json_reply({"no_shorting": False}))
     server.on("PATCH", path, server.json_reply({"no_shorting": False}), server.json_reply([]))
@@ -485,7 +494,7 @@ async def test_forbid_shorting_without_effect_has_unknown_outcome(
 
 
 async def test_broker_clock_is_parsed_to_utc(broker: AlpacaBroker, server: ScriptedServer) -> None:
-    """Nanoseconds and a New York offset become aware UTC."""
+    """Nanoseconds and a New York offset become aware UTC; an invalid time raises."""
     reported = {
         "timestamp": "2026-11-20T10:04:19.451420928-05:00",
         "is_open": True,
@@ -506,7 +515,7 @@ async def test_broker_clock_is_parsed_to_utc(broker: AlpacaBroker, server: Scrip
 async def test_calendar_times_are_read_as_new_york(
     broker: AlpacaBroker, server: ScriptedServer, malformed: Malformed
 ) -> None:
-    """Wall-clock times without a zone are New York's, on both sides of the change of the clocks, and half days too."""
+    """Times without a zone are New York time, on both sides of the daylight saving change and on half days."""
     rows = [
         {"date": "2026-10-30", "open": "09:30", "close": "16:00", "session_open": "0400"},
         {"date": "2026-11-02", "open": "09:30", "close": "16:00"},
@@ -516,8 +525,8 @@ async def test_calendar_times_are_read_as_new_york(
     ]
     server.on("GET", "/v2/calendar", server.json_reply(rows))
     sessions = await broker.calendar(date(2026, 10, 30), date(2026, 11, 28))
-    assert [one.open.hour for one in sessions] == [13, 14, 14]
-    assert [one.half_day for one in sessions] == [False, False, True]
+    assert [session.open.hour for session in sessions] == [13, 14, 14]
+    assert [session.half_day for session in sessions] == [False, False, True]
     assert server.requests[0].query == {"start": "2026-10-30", "end": "2026-11-28"}
     assert len(malformed) == 2
 
@@ -526,7 +535,7 @@ async def test_calendar_times_are_read_as_new_york(
 async def test_assets_are_parsed_with_missing_fields(
     broker: AlpacaBroker, server: ScriptedServer, malformed: Malformed
 ) -> None:
-    """`borrow_status` decides, `easy_to_borrow` where it is not sent; a new exchange or status costs nothing."""
+    """`borrow_status` decides, or `easy_to_borrow` where it is missing; an unknown exchange is accepted."""
     common = {
         "name": 'A, "B" [C]',
         "exchange": "MARS",
@@ -543,7 +552,7 @@ async def test_assets_are_parsed_with_missing_fields(
     ]
     server.on("GET", "/v2/assets", server.json_reply(rows))
     assets = await broker.assets()
-    assert [one.easy_to_borrow for one in assets] == [True, False, True, False]
+    assert [asset.easy_to_borrow for asset in assets] == [True, False, True, False]
     assert assets[0].name == 'A, "B" [C]'
     assert len(malformed) == 1
     assert server.requests[0].query == {"status": "active", "asset_class": "us_equity"}
@@ -553,7 +562,7 @@ async def test_assets_are_parsed_with_missing_fields(
 async def test_broken_asset_list_raises_broker_unavailable(
     broker: AlpacaBroker, server: ScriptedServer, raw: bytes
 ) -> None:
-    """Half a universe is no universe."""
+    """A truncated or malformed asset list raises, because a part of the universe must not pass for all of it."""
     server.on("GET", "/v2/assets", server.raw_reply(raw, 200, "application/json"))
     with pytest.raises(BrokerUnavailable):
         await broker.assets()
@@ -565,7 +574,7 @@ async def test_broken_asset_list_raises_broker_unavailable(
 async def test_read_in_flight_holds_the_clock(
     broker: AlpacaBroker, server: ScriptedServer, clock: ManualClock
 ) -> None:
-    """Market time stands while a request is on its way."""
+    """Market time stands still while a request is in flight."""
     server.on("GET", "/v2/positions", server.never_reply())
     reading = asyncio.create_task(broker.positions())
     await server.wait_for_requests(1)
@@ -582,6 +591,6 @@ async def test_read_in_flight_holds_the_clock(
 
 
 async def test_order_side_is_parsed(broker: AlpacaBroker, server: ScriptedServer) -> None:
-    """A sell is a sell."""
+    """A sell order is parsed with side SELL."""
     server.on("GET", "/v2/orders/one", server.json_reply(order_json(id="one", side="sell")))
     assert (await broker.order("one")).side is Side.SELL

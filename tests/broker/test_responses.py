@@ -1,4 +1,4 @@
-"""What an answer comes to when it is the very one that came before."""
+"""Cache of parsed responses whose bodies did not change."""
 
 import orjson
 
@@ -12,28 +12,28 @@ def page_response(*rows: object, status: int = 200) -> HttpResponse:
 
 
 def test_unchanged_body_cache_parses_only_a_changed_page() -> None:
-    """An equal page is not parsed again; a page with one different digit is."""
-    digest = UnchangedBodyCache(parse_order_page)
+    """An equal page is not parsed again; a page with another status is."""
+    cache = UnchangedBodyCache(parse_order_page)
     reports: list[str] = []
-    first = digest(page_response(order_json(id="one", status="new")), lambda why, _: reports.append(why))
-    again = digest(page_response(order_json(id="one", status="new")), lambda why, _: reports.append(why))
+    first = cache(page_response(order_json(id="one", status="new")), lambda why, _: reports.append(why))
+    again = cache(page_response(order_json(id="one", status="new")), lambda why, _: reports.append(why))
     assert again is first
-    (page, _) = digest(
+    (page, _) = cache(
         page_response(order_json(id="one", status="filled")), lambda why, _: reports.append(why)
     )
-    assert [one.broker_status for one in page] == ["filled"]
-    (page, _) = digest(page_response(order_json(id="one", status="new")), lambda why, _: reports.append(why))
-    assert [one.broker_status for one in page] == ["new"]
+    assert [order.broker_status for order in page] == ["filled"]
+    (page, _) = cache(page_response(order_json(id="one", status="new")), lambda why, _: reports.append(why))
+    assert [order.broker_status for order in page] == ["new"]
     assert reports == []
 
 
 def test_unchanged_body_cache_reports_a_malformed_row_on_every_read() -> None:
-    """It is in none of the results, so nobody would hear of it if its page were remembered."""
-    digest = UnchangedBodyCache(parse_order_page)
+    """A page with a malformed row is not cached: the row is in no result, so only a new report shows it."""
+    cache = UnchangedBodyCache(parse_order_page)
     reports: list[str] = []
     for _ in range(2):
-        (page, _more) = digest(
+        (page, _more) = cache(
             page_response(order_json(id="one"), {"id": "no order"}), lambda why, _: reports.append(why)
         )
-        assert [one.broker_id for one in page] == ["one"]
+        assert [order.broker_id for order in page] == ["one"]
     assert len(reports) == 2

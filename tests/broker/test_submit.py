@@ -1,4 +1,5 @@
-"""What a submit comes to, over the wire: sent at most once, and never called failed when it may have landed."""
+"""Outcomes of a submit over the wire: it is sent at most once, and never reported as failed when it may have
+been accepted."""
 
 import asyncio
 import threading
@@ -55,7 +56,7 @@ def client_with_short_timeouts(
 
 
 async def test_submit_returns_the_report_of_our_order(broker: AlpacaBroker, server: ScriptedServer) -> None:
-    """A 200 that names our order is the acknowledgement, money as Decimal, times as UTC."""
+    """A 200 with our client id acknowledges the order; money is Decimal and times are UTC."""
     server.on("POST", "/v2/orders", server.json_reply(order_json()))
     report = await broker.submit(ENTRY)
     assert (report.client_order_id, report.limit_price, report.quantity) == ("cat-1", Decimal("100.1"), 10)
@@ -67,7 +68,7 @@ async def test_submit_returns_the_report_of_our_order(broker: AlpacaBroker, serv
 async def test_submit_sends_prices_as_exact_decimal_text(
     broker: AlpacaBroker, server: ScriptedServer
 ) -> None:
-    """100.1 stays 100.1, a tenth of a cent below a dollar stays itself, and no float is on the way."""
+    """100.10 and a price of four decimals below a dollar are sent unchanged, without a float in between."""
     server.on("POST", "/v2/orders", server.json_reply(order_json()))
     await broker.submit(replace(BRACKET, limit_price=Decimal("0.1") + Decimal("0.2") + Decimal("99.80")))
     assert server.requests[0].body == {
@@ -90,7 +91,7 @@ async def test_submit_sends_prices_as_exact_decimal_text(
 async def test_submit_body_equals_that_of_alpaca_py(
     broker: AlpacaBroker, server: ScriptedServer, request_: OrderRequest
 ) -> None:
-    """Field for field the request is alpaca-py's own, but for the numbers, which are text instead of floats."""
+    """The body has alpaca-py's fields and values, but numbers are text instead of floats."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # alpaca.trading imports websockets.legacy
         from alpaca.trading.requests import LimitOrderRequest, StopLossRequest, TakeProfitRequest
@@ -151,7 +152,7 @@ async def test_submit_body_equals_that_of_alpaca_py(
 async def test_invalid_order_is_refused_before_sending(
     broker: AlpacaBroker, server: ScriptedServer, request_: OrderRequest, code: str
 ) -> None:
-    """An order with a price off tick, a part of a share or a bad id is a refusal, and nothing was sent."""
+    """An order with a price off tick, a fractional quantity or an invalid id is rejected and not sent."""
     with pytest.raises(OrderRejected) as refused:
         await broker.submit(request_)
     assert (refused.value.code, refused.value.http_status) == (code, 0)
@@ -164,7 +165,8 @@ async def test_invalid_order_is_refused_before_sending(
 async def test_used_client_order_id_raises_duplicate_order(
     broker: AlpacaBroker, server: ScriptedServer, status: int, code: int
 ) -> None:
-    """`client_order_id must be unique` is not a refusal, whatever number it carries: look it up and adopt it."""
+    """`client_order_id must be unique` raises DuplicateOrder for any code: the order exists and must be
+    looked up."""
     error_body = {"code": code, "message": "client_order_id must be unique"}
     server.on("POST", "/v2/orders", server.json_reply(error_body, status))
     with pytest.raises(DuplicateOrder):
@@ -200,7 +202,8 @@ async def test_used_client_order_id_raises_duplicate_order(
 async def test_unclear_submit_response_has_unknown_outcome_after_one_post(
     broker: AlpacaBroker, server: ScriptedServer, reply: object
 ) -> None:
-    """A drop, a 5xx, a redirect, garbage or another order's answer leave the outcome open, after one POST."""
+    """A drop, a 5xx, a redirect, an invalid body or another order's response leaves the outcome unknown,
+    after one POST."""
     server.on("POST", "/v2/orders", reply)  # type: ignore[arg-type]
     with pytest.raises(OutcomeUnknown):
         await broker.submit(ENTRY)
@@ -211,7 +214,7 @@ async def test_unclear_submit_response_has_unknown_outcome_after_one_post(
 async def test_submit_timeout_has_unknown_outcome_after_one_post(
     clock: ManualClock, server: ScriptedServer
 ) -> None:
-    """A broker that hears and does not answer may have acted."""
+    """A broker that receives the order and does not answer may have accepted it."""
     broker = client_with_short_timeouts(clock, server)
     server.on("POST", "/v2/orders", server.never_reply())
     with pytest.raises(OutcomeUnknown):
@@ -224,7 +227,7 @@ async def test_submit_timeout_has_unknown_outcome_after_one_post(
 async def test_submit_total_timeout_bounds_an_endless_response(
     clock: ManualClock, server: ScriptedServer
 ) -> None:
-    """An answer whose bytes never end does not hold the call beyond its total bound."""
+    """A response that never ends does not exceed the total timeout."""
     broker = client_with_short_timeouts(clock, server)
     server.on("POST", "/v2/orders", server.endless_reply(0.05))
     with pytest.raises(OutcomeUnknown):
@@ -233,7 +236,7 @@ async def test_submit_total_timeout_bounds_an_endless_response(
 
 
 async def test_refused_connection_raises_broker_unavailable(clock: ManualClock) -> None:
-    """Where nobody listens nothing can have happened: the same id may go again."""
+    """A refused connection sent nothing, so the same id may be sent again."""
     broker = AlpacaBroker(clock, base_url="http://127.0.0.1:9", key=KEY, secret=SECRET)
     with pytest.raises(BrokerUnavailable):
         await broker.submit(ENTRY)
@@ -243,7 +246,7 @@ async def test_refused_connection_raises_broker_unavailable(clock: ManualClock) 
 async def test_abandoned_submit_is_not_sent_when_a_thread_becomes_free(
     clock: ManualClock, server: ScriptedServer
 ) -> None:
-    """A submit that is given up while others hold the threads was not heard, and never leaves afterwards."""
+    """A submit that times out while other requests use all threads is never sent."""
     broker = client_with_short_timeouts(clock, server, threads=1)
     server.on("POST", "/v2/orders", server.json_reply(order_json()))
     busy = threading.Event()
@@ -257,7 +260,7 @@ async def test_abandoned_submit_is_not_sent_when_a_thread_becomes_free(
 
 
 async def test_hanging_reads_do_not_delay_a_submit(clock: ManualClock, server: ScriptedServer) -> None:
-    """Changes have threads of their own: with every reading thread stuck, an order goes out."""
+    """Changes have their own threads: an order is sent while every read thread hangs."""
     broker = AlpacaBroker(clock, base_url=server.url, key=KEY, secret=SECRET, threads=1)
     busy = threading.Event()
     broker._rest_client._read_threads.submit(busy.wait)
@@ -268,21 +271,21 @@ async def test_hanging_reads_do_not_delay_a_submit(clock: ManualClock, server: S
 
 
 def test_request_attempt_is_either_sent_or_abandoned() -> None:
-    """Once given up before it left, a request can not leave; once it left, giving up does not undo it."""
-    late = RequestAttempt()
-    assert late.abandon()
+    """A request abandoned before sending cannot be sent; a sent request cannot be abandoned."""
+    abandoned = RequestAttempt()
+    assert abandoned.abandon()
     with pytest.raises(BrokerUnavailable):
-        late.mark_sent()
-    assert not late.sent
-    gone = RequestAttempt()
-    gone.mark_sent()
-    assert not gone.abandon()
+        abandoned.mark_sent()
+    assert not abandoned.sent
+    attempt = RequestAttempt()
+    attempt.mark_sent()
+    assert not attempt.abandon()
 
 
 async def test_cancelled_submit_task_holds_the_clock_until_the_request_ends(
     broker: AlpacaBroker, clock: ManualClock, server: ScriptedServer
 ) -> None:
-    """Cancelling the task does not recall the request: until it ends it is an effect in flight."""
+    """Cancelling the task does not recall the request: it holds the clock until it ends."""
     server.on("POST", "/v2/orders", server.never_reply())
     task = asyncio.create_task(broker.submit(ENTRY))
     await server.wait_for_requests(1)
@@ -300,7 +303,7 @@ async def test_cancelled_submit_task_holds_the_clock_until_the_request_ends(
 async def test_submit_is_not_resent_after_429_or_504(
     broker: AlpacaBroker, server: ScriptedServer, status: int
 ) -> None:
-    """The two statuses after which alpaca-py by itself repeats a POST are answered to one POST here."""
+    """alpaca-py repeats a POST after these two statuses; this client sends one POST."""
     server.on(
         "POST", "/v2/orders", server.json_reply({"message": "no"}, status), server.json_reply(order_json())
     )
@@ -344,7 +347,8 @@ REJECTIONS = [
 async def test_submit_rejection_is_classified_by_its_message(
     broker: AlpacaBroker, server: ScriptedServer, status: int, error_body: dict[str, object], code: str
 ) -> None:
-    """The broker's no is classed by its words, which are kept; 403 with 40310000 is about the order, not the keys."""
+    """A rejection is classified by its message, which is kept; 403 with 40310000 is about the order, not the
+    keys."""
     server.on("POST", "/v2/orders", server.json_reply(error_body, status))
     with pytest.raises(OrderRejected) as refused:
         await broker.submit(ENTRY)
@@ -359,7 +363,7 @@ async def test_submit_rejection_is_classified_by_its_message(
 async def test_submit_rejection_carries_the_blocking_order_ids(
     broker: AlpacaBroker, server: ScriptedServer
 ) -> None:
-    """The ids that the broker names as blocking travel with the refusal."""
+    """OrderRejected holds the ids of the blocking orders that the broker names."""
     error_body = {
         "code": 40310000,
         "message": "insufficient qty available for order",
@@ -386,7 +390,7 @@ async def test_submit_rejection_carries_the_blocking_order_ids(
 async def test_submit_with_wrong_keys_raises_auth_refused(
     broker: AlpacaBroker, server: ScriptedServer, status: int, body: bytes
 ) -> None:
-    """401, and 403 with the authorization code, are about the keys."""
+    """401, and 403 with the authorization code or without a code, are about the keys."""
     server.on("POST", "/v2/orders", server.raw_reply(body, status))
     with pytest.raises(AuthRefused):
         await broker.submit(ENTRY)
@@ -395,7 +399,7 @@ async def test_submit_with_wrong_keys_raises_auth_refused(
 async def test_submit_with_429_raises_broker_unavailable(
     broker: AlpacaBroker, server: ScriptedServer
 ) -> None:
-    """429 is an answer at the door: never accepted, with or without the broker's headers."""
+    """A 429 means that the order was never accepted, also without rate limit headers."""
     server.on(
         "POST", "/v2/orders", server.json_reply({"code": 42910000, "message": "rate limit exceeded"}, 429)
     )
@@ -406,7 +410,7 @@ async def test_submit_with_429_raises_broker_unavailable(
 async def test_submit_response_of_another_order_is_reported_as_malformed(
     broker: AlpacaBroker, server: ScriptedServer, malformed: list[tuple[str, object]]
 ) -> None:
-    """An acknowledgement that names another order is handed over raw: somebody must look at it."""
+    """A response with another order's id is reported raw, so that an operator can examine it."""
     server.on("POST", "/v2/orders", server.json_reply(order_json("cat-2")))
     with pytest.raises(OutcomeUnknown):
         await broker.submit(ENTRY)
@@ -432,7 +436,7 @@ async def test_submit_response_of_another_order_is_reported_as_malformed(
 async def test_failed_cancel_raises_the_error_of_its_outcome(
     broker: AlpacaBroker, server: ScriptedServer, reply: object, error: type[Exception]
 ) -> None:
-    """A cancel ends in silence (heard), in a plain no, or in doubt."""
+    """A failed cancel is rejected, not received or of unknown outcome, and is sent once."""
     server.on("DELETE", "/v2/orders/1", reply)  # type: ignore[arg-type]
     with pytest.raises(error) as raised:
         await broker.cancel("1")
@@ -444,7 +448,7 @@ async def test_failed_cancel_raises_the_error_of_its_outcome(
     "reply", [ScriptedServer.empty_reply(), ScriptedServer.raw_reply(b"<html>accepted</html>", 200)]
 )
 async def test_accepted_cancel_returns(broker: AlpacaBroker, server: ScriptedServer, reply: object) -> None:
-    """204 says that it was asked, not that it is done; the body does not matter."""
+    """A 2xx means that the cancel was requested, not that it is done; the body does not matter."""
     server.on("DELETE", "/v2/orders/1", reply)  # type: ignore[arg-type]
     await broker.cancel("1")
     assert server.request_count("DELETE", "/v2/orders/1") == 1
@@ -454,7 +458,7 @@ async def test_accepted_cancel_returns(broker: AlpacaBroker, server: ScriptedSer
 async def test_request_sends_our_user_agent_and_ignores_proxy_variables(
     clock: ManualClock, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A proxy in the environment is not used, and the broker's log shows version and epoch of the sender."""
+    """A proxy in the environment is ignored, and the user agent has the sender's version and fencing epoch."""
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.delenv("NO_PROXY", raising=False)
@@ -472,14 +476,14 @@ async def test_request_sends_our_user_agent_and_ignores_proxy_variables(
 async def test_connection_is_reused_until_it_is_idle_too_long(
     clock: ManualClock, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Requests follow each other on one connection; after a long silence the next one opens its own."""
+    """Requests share one connection; after a long idle time the next request opens a new one."""
     broker = AlpacaBroker(clock, base_url=server.url, key=KEY, secret=SECRET, threads=1)
     server.on("POST", "/v2/orders", server.json_reply(order_json()))
     for _ in range(2):
         await broker.submit(ENTRY)
     monkeypatch.setattr("catalyst.broker.alpaca_session.MAX_IDLE_S", -1.0)
     await broker.submit(ENTRY)
-    first, second, third = (one.port for one in server.requests)
+    first, second, third = (request.port for request in server.requests)
     assert first == second != third
     await broker.close()
 
@@ -487,7 +491,7 @@ async def test_connection_is_reused_until_it_is_idle_too_long(
 async def test_failed_tls_handshake_raises_broker_unavailable(
     clock: ManualClock, server: ScriptedServer
 ) -> None:
-    """Where TLS does not come about nothing was sent: never heard, so the same id may go again."""
+    """A failed TLS handshake sent nothing, so the same id may be sent again."""
     secure = server.url.replace("http://", "https://")
     broker = AlpacaBroker(clock, base_url=secure, key=KEY, secret=SECRET)
     with pytest.raises(BrokerUnavailable):
@@ -499,7 +503,7 @@ async def test_failed_tls_handshake_raises_broker_unavailable(
 async def test_broker_client_hides_its_keys(
     clock: ManualClock, server: ScriptedServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Neither a representation, nor an error, nor a log line has the keys in it."""
+    """No representation, error or log line contains the keys."""
     caplog.set_level(0)
     broker = AlpacaBroker(clock, base_url=server.url, key=KEY, secret=SECRET)
     server.on(
@@ -522,7 +526,8 @@ async def test_broker_client_hides_its_keys(
 async def test_client_close_drops_requests_not_yet_started(
     clock: ManualClock, server: ScriptedServer
 ) -> None:
-    """A submit that waits for a thread when the client is closed was never heard; its task is not cancelled."""
+    """A submit that waits for a thread when the client closes is never sent and raises; its task is not
+    cancelled."""
     broker = AlpacaBroker(clock, base_url=server.url, key=KEY, secret=SECRET, threads=1)
     busy = threading.Event()
     broker._rest_client._change_threads.submit(busy.wait)
@@ -537,7 +542,7 @@ async def test_client_close_drops_requests_not_yet_started(
 
 
 async def test_closed_client_raises_broker_unavailable(broker: AlpacaBroker) -> None:
-    """After close nothing is sent any more."""
+    """A closed client sends no request."""
     await broker.close()
     with pytest.raises(BrokerUnavailable):
         await broker.submit(ENTRY)

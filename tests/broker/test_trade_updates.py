@@ -1,4 +1,4 @@
-"""The trade_updates stream against a peer that plays the broker's socket, well and badly."""
+"""The trade_updates stream against a scripted WebSocket server, with and without faults."""
 
 import asyncio
 import http
@@ -46,7 +46,7 @@ def partial_fill_message(filled: str, **changes: object) -> dict[str, Any]:
 
 
 async def accept_login(connection: ServerConnection, *, binary: bool = True) -> None:
-    """Log in and listen, as the broker does: its frames are binary and carry JSON."""
+    """Accept login and listen as the broker does: its frames are binary and hold JSON."""
 
     async def send(message: object) -> None:
         raw = orjson.dumps(message)
@@ -61,7 +61,8 @@ async def accept_login(connection: ServerConnection, *, binary: bool = True) -> 
 
 
 def send_frames(*frames: object, then_close: bool = False, binary: bool = True) -> Script:
-    """Admits, sends the frames (bytes and text as they are), and stays, or hangs up."""
+    """Return a script that accepts the login, sends the frames (bytes and text unchanged), then stays or
+    closes."""
 
     async def script(connection: ServerConnection) -> None:
         await accept_login(connection, binary=binary)
@@ -74,14 +75,14 @@ def send_frames(*frames: object, then_close: bool = False, binary: bool = True) 
 
 
 async def acknowledge_listens(connection: ServerConnection) -> None:
-    """Acknowledge what is asked until the other side goes."""
+    """Acknowledge each listen until the client disconnects."""
     async for raw in connection:
         assert orjson.loads(raw)["action"] == "listen"
         await connection.send(orjson.dumps(LISTENING))
 
 
 class ScriptedSocket:
-    """A broker's socket: each connection plays the next script, the last one stays."""
+    """WebSocket endpoint: each connection plays the next script, the last one repeats."""
 
     def __init__(self, *scripts: Script, refuse: dict[int, int] | None = None) -> None:
         self._scripts = list(scripts)
@@ -123,7 +124,7 @@ async def connected_stream(
 
 
 async def next_messages(messages: AsyncIterator[StreamMessage], count: int) -> list[StreamMessage]:
-    """The next `count` messages; a message that never comes fails the test instead of hanging it."""
+    """Return the next `count` messages; a missing message fails the test instead of hanging it."""
     async with asyncio.timeout(20):
         return [await anext(messages) for _ in range(count)]
 
@@ -131,7 +132,7 @@ async def next_messages(messages: AsyncIterator[StreamMessage], count: int) -> l
 async def next_message_after_backoff(
     clock: ManualClock, messages: AsyncIterator[StreamMessage]
 ) -> StreamMessage:
-    """The next message, as soon as enough market time has passed for it, to a quarter of a second."""
+    """Return the next message, advancing market time in steps of a quarter of a second until it arrives."""
     waiting = asyncio.ensure_future(anext(messages))
     for _ in range(300):
         await clock.advance(timedelta(seconds=0.25))
@@ -143,7 +144,7 @@ async def next_message_after_backoff(
 
 @pytest.mark.parametrize("binary", [True, False])
 async def test_stream_reports_ready_before_the_first_update(clock: ManualClock, binary: bool) -> None:
-    """Text or binary, the first thing heard is that the stream listens; then come the updates."""
+    """In text and in binary, READY is the first message; the updates follow."""
     socket = ScriptedSocket(send_frames(update_message(), binary=binary))
     async with connected_stream(clock, socket) as (stream, messages):
         assert stream.state is StreamState.CONNECTING
@@ -159,7 +160,7 @@ async def test_stream_reports_ready_before_the_first_update(clock: ManualClock, 
 
 @pytest.mark.promise("C12")
 async def test_stream_fill_has_the_price_and_quantity_of_its_execution(clock: ManualClock) -> None:
-    """Price and quantity are the execution's, the cumulative quantity is the order's."""
+    """Price and quantity are the execution's; the cumulative quantity is the order's."""
     socket = ScriptedSocket(send_frames(partial_fill_message("7")))
     async with connected_stream(clock, socket) as (_, messages):
         _, message = await next_messages(messages, 2)
@@ -177,7 +178,7 @@ async def test_stream_fill_has_the_price_and_quantity_of_its_execution(clock: Ma
 async def test_stream_update_without_fill_numbers_keeps_its_order(
     clock: ManualClock, changes: dict[str, object]
 ) -> None:
-    """An execution that does not say how much or at what price is not made up; the order says there was one."""
+    """An execution without a valid quantity or price gives no fill; the order still has its filled quantity."""
     socket = ScriptedSocket(send_frames(partial_fill_message("7", **changes)))
     async with connected_stream(clock, socket) as (_, messages):
         _, message = await next_messages(messages, 2)
@@ -187,7 +188,8 @@ async def test_stream_update_without_fill_numbers_keeps_its_order(
 
 @pytest.mark.promise("C36")
 async def test_stream_reports_malformed_frames_and_continues(clock: ManualClock) -> None:
-    """Null data, broken JSON, unknown streams, error frames, bad orders: each is handed on raw, and the next comes."""
+    """Null data, broken JSON, unknown streams, error frames and bad orders are each reported raw, and the
+    next frame is read."""
     bad: list[bytes] = [
         b'{"stream":"trade_updates","data":null}',
         b'{"stream":"trade_updates"',
@@ -205,17 +207,16 @@ async def test_stream_reports_malformed_frames_and_continues(clock: ManualClock)
     socket = ScriptedSocket(send_frames(*bad, update_message("a_new_event")))
     async with connected_stream(clock, socket) as (stream, messages):
         _, *malformed, last = await next_messages(messages, len(bad) + 2)
-        assert [one.raw for one in malformed if isinstance(one, MalformedMessage)] == bad
+        assert [message.raw for message in malformed if isinstance(message, MalformedMessage)] == bad
         assert isinstance(last, TradeUpdate)
         assert last.event == "a_new_event"
-        assert (
-            stream.frames_processed == len(bad) - 1
-        )  # the broker's word of its own error is no frame of the stream
+        # The broker's report of its own error is no frame of the stream.
+        assert stream.frames_processed == len(bad) - 1
 
 
 @pytest.mark.promise("C14")
 async def test_stream_passes_on_an_unknown_order_status(clock: ManualClock) -> None:
-    """A word nobody knows travels on; deciding what it means is not the stream's."""
+    """An unknown status is passed on; the stream does not interpret it."""
     socket = ScriptedSocket(
         send_frames(update_message("held_for_review", order=order_json(status="thinking", new_field=1)))
     )
@@ -226,19 +227,24 @@ async def test_stream_passes_on_an_unknown_order_status(clock: ManualClock) -> N
 
 
 async def test_stream_reports_a_malformed_leg_after_its_order(clock: ManualClock) -> None:
-    """The order is heard, and so is that a part of it was not understood; one frame counts once."""
+    """The order is delivered and then its malformed leg is reported; the frame counts once."""
     socket = ScriptedSocket(
         send_frames(update_message(order=order_json(legs=[{"id": "leg"}])), update_message())
     )
     async with connected_stream(clock, socket) as (stream, messages):
         _, first, second, third = await next_messages(messages, 4)
-        assert [type(one) for one in (first, second, third)] == [TradeUpdate, MalformedMessage, TradeUpdate]
+        assert [type(message) for message in (first, second, third)] == [
+            TradeUpdate,
+            MalformedMessage,
+            TradeUpdate,
+        ]
         assert stream.frames_processed == 1
 
 
 @pytest.mark.promise("C34")
 async def test_lost_stream_reports_lost_then_ready_since_the_last_message(clock: ManualClock) -> None:
-    """Lost since the last word, and ready again since then: what lay between must be asked for."""
+    """LOST and the READY after it name the time of the last message; the updates in between must be read by
+    polling."""
     socket = ScriptedSocket(
         send_frames(update_message(), then_close=True), send_frames(update_message("canceled"))
     )
@@ -260,7 +266,7 @@ async def test_lost_stream_reports_lost_then_ready_since_the_last_message(clock:
 
 @pytest.mark.promise("C38")
 async def test_stream_detects_a_half_open_socket_by_ping(clock: ManualClock) -> None:
-    """A peer that is gone without a goodbye answers no ping, and that is a loss within seconds."""
+    """A peer that is gone without a close frame answers no ping, which is a loss within seconds."""
 
     async def freeze(connection: ServerConnection) -> None:
         await accept_login(connection)
@@ -279,7 +285,8 @@ async def test_stream_detects_a_half_open_socket_by_ping(clock: ManualClock) -> 
 
 
 def acknowledge_limited_listens(times: int, *frames: object) -> Script:
-    """Admits, acknowledges that many repeated listens, and is deaf to the others; pings are always answered."""
+    """Return a script that accepts the login, acknowledges `times` repeated listens and ignores later ones;
+    pings are always answered."""
 
     async def script(connection: ServerConnection) -> None:
         await accept_login(connection)
@@ -295,7 +302,7 @@ def acknowledge_limited_listens(times: int, *frames: object) -> Script:
 
 @pytest.mark.promise("C34")
 async def test_stream_detects_a_server_that_stops_acknowledging_listen(clock: ManualClock) -> None:
-    """A socket that answers pings and no more questions, having answered them before, is a loss."""
+    """A socket that still answers pings but no longer acknowledges listens is a loss."""
     async with connected_stream(
         clock, ScriptedSocket(acknowledge_limited_listens(2), send_frames()), pong_timeout=0.1
     ) as (stream, messages):
@@ -310,7 +317,7 @@ async def test_stream_detects_a_server_that_stops_acknowledging_listen(clock: Ma
 
 
 async def test_stream_stays_connected_when_listen_was_never_acknowledged_again(clock: ManualClock) -> None:
-    """Where a repeated listen was never acknowledged, its silence proves nothing."""
+    """A server that never acknowledged a repeated listen is not lost when it ignores the next one."""
     socket = ScriptedSocket(acknowledge_limited_listens(0))
     async with connected_stream(clock, socket, pong_timeout=0.1) as (stream, messages):
         await next_messages(messages, 1)
@@ -328,7 +335,7 @@ async def test_stream_stays_connected_when_listen_was_never_acknowledged_again(c
 async def test_stream_login_without_a_response_is_reported_as_lost(
     clock: ManualClock, silent_from: str
 ) -> None:
-    """A server that opens the socket and then says nothing does not hold us for ever."""
+    """A server that accepts the socket and then sends nothing is lost after the open timeout."""
 
     async def mute(connection: ServerConnection) -> None:
         await connection.recv()
@@ -345,7 +352,7 @@ async def test_stream_login_without_a_response_is_reported_as_lost(
 
 @pytest.mark.promise("C35")
 async def test_refused_stream_login_is_reported_and_retried_after_30_seconds(clock: ManualClock) -> None:
-    """Refused keys are not an outage: they are announced as such, and tried again twice a minute at most."""
+    """Refused keys are reported as REFUSED, not as an outage, and retried at most twice a minute."""
 
     async def refuse_login(connection: ServerConnection) -> None:
         await connection.recv()
@@ -370,7 +377,7 @@ async def test_refused_stream_login_is_reported_and_retried_after_30_seconds(clo
 
 @pytest.mark.promise("C35")
 async def test_stream_authorization_withdrawn_later_is_reported_as_refused(clock: ManualClock) -> None:
-    """A login that is withdrawn while we listen is a refusal, not a message."""
+    """A login withdrawn while listening is a refusal, not a message."""
     socket = ScriptedSocket(send_frames(UNAUTHORIZED))
     async with connected_stream(clock, socket) as (_, messages):
         _, refused = await next_messages(messages, 2)
@@ -390,7 +397,8 @@ async def test_stream_authorization_withdrawn_later_is_reported_as_refused(clock
 async def test_refused_stream_handshake_sets_state_and_delay_by_http_status(
     clock: ManualClock, status: int, state: StreamState, wait: float
 ) -> None:
-    """429 is our own last connection, not yet reaped: come back a little later. 401 is the keys."""
+    """429 is a lost state with a 5-second delay: the broker still counts our last connection. 401 and 403 are
+    about the keys."""
     socket = ScriptedSocket(send_frames(update_message()), refuse={1: status})
     async with connected_stream(clock, socket) as (_, messages):
         (gap,) = await next_messages(messages, 1)
@@ -405,7 +413,7 @@ async def test_refused_stream_handshake_sets_state_and_delay_by_http_status(
 
 
 async def test_stream_does_not_follow_a_redirect(clock: ManualClock) -> None:
-    """The login goes to the host that was named, and to no other."""
+    """The login is sent to the configured host only."""
     elsewhere = ScriptedSocket(send_frames(update_message()))
 
     async with connected_stream(clock, elsewhere) as (_, _unused):
@@ -424,7 +432,7 @@ async def test_stream_does_not_follow_a_redirect(clock: ManualClock) -> None:
 
 
 async def test_stream_reconnect_backoff_grows_and_is_deterministic() -> None:
-    """A broker that refuses is asked at most twelve times in the first minute, and the same way each time."""
+    """A refusing broker gets at most twelve attempts in the first minute, at the same times in each run."""
     attempts: list[list[datetime]] = []
     for _ in range(2):
         clock = ManualClock(datetime(2026, 11, 20, 15, 4, tzinfo=UTC))
@@ -447,7 +455,7 @@ async def test_stream_reconnect_backoff_grows_and_is_deterministic() -> None:
 
 
 async def test_flapping_stream_increases_the_reconnect_delay(clock: ManualClock) -> None:
-    """A stream that flaps is asked ever more rarely."""
+    """Each short connection doubles the reconnect delay, up to 30 seconds."""
     closing = send_frames(then_close=True)
 
     socket = ScriptedSocket(closing)
@@ -467,7 +475,7 @@ async def test_flapping_stream_increases_the_reconnect_delay(clock: ManualClock)
 
 
 async def test_stream_reconnect_delay_resets_after_a_stable_connection(clock: ManualClock) -> None:
-    """After a stream that held half a minute the delays begin anew, whatever they had grown to."""
+    """A connection of half a minute resets the reconnect delay, however long it was."""
     closing = send_frames(then_close=True)
     may_end = asyncio.Event()
 
@@ -497,7 +505,7 @@ async def test_stream_reconnect_delay_resets_after_a_stable_connection(clock: Ma
 
 @pytest.mark.promise("C36")
 async def test_stream_buffer_overflow_is_reported_as_a_gap(clock: ManualClock) -> None:
-    """A listener that falls behind is told of a gap instead of the messages; the socket is read on."""
+    """A slow consumer gets a gap instead of the dropped messages; the socket is read on."""
     flood = asyncio.Event()
 
     async def send_flood(connection: ServerConnection) -> None:
@@ -519,12 +527,12 @@ async def test_stream_buffer_overflow_is_reported_as_a_gap(clock: ManualClock) -
         assert (lost.state, again.state) == (StreamState.LOST, StreamState.READY)
         assert lost.since == again.since == clock.now()
         rest = await next_messages(messages, 25 - stream.frames_processed)
-        assert [type(one) for one in rest] == [TradeUpdate] * len(rest)
+        assert [type(message) for message in rest] == [TradeUpdate] * len(rest)
         assert stream.frames_processed == 24
 
 
 async def test_stream_counts_a_frame_when_the_consumer_asks_for_the_next(clock: ManualClock) -> None:
-    """`frames_processed` counts frames that had their effect, so that a test can wait for it."""
+    """`frames_processed` counts frames whose effect is complete, so that a test can wait for it."""
     socket = ScriptedSocket(send_frames(update_message(), update_message()))
     async with connected_stream(clock, socket) as (stream, messages):
         await next_messages(messages, 2)
@@ -534,8 +542,8 @@ async def test_stream_counts_a_frame_when_the_consumer_asks_for_the_next(clock: 
 
 
 async def test_stream_waiting_returns_buffered_messages_in_order(clock: ManualClock) -> None:
-    """A slow listener takes what has come meanwhile, in order, unread frames included; nothing of it counts as dealt
-    with before he asks for the next message."""
+    """Draining returns the buffered messages in order, malformed frames included; they count as processed
+    when the consumer asks for the next message."""
     frames = [
         update_message(order=order_json(legs=[{"id": "leg"}])),
         update_message("a"),
@@ -548,9 +556,14 @@ async def test_stream_waiting_returns_buffered_messages_in_order(clock: ManualCl
         async with asyncio.timeout(20):
             while len(stream._buffer) < 4:  # noqa: ASYNC110 - the socket is real
                 await asyncio.sleep(0.01)
-        taken = stream.drain_buffered(3)
+        drained = stream.drain_buffered(3)
         assert isinstance(first, TradeUpdate)
-        assert [one.event if isinstance(one, TradeUpdate) else "" for one in taken] == ["", "a", "", "b"]
+        assert [message.event if isinstance(message, TradeUpdate) else "" for message in drained] == [
+            "",
+            "a",
+            "",
+            "b",
+        ]
         assert stream.frames_processed == 0
         (last,) = await next_messages(messages, 1)
         assert isinstance(last, TradeUpdate)
@@ -559,7 +572,7 @@ async def test_stream_waiting_returns_buffered_messages_in_order(clock: ManualCl
 
 
 async def test_stream_waiting_stops_before_a_gap(clock: ManualClock) -> None:
-    """What waits ends where the stream was lost: the listener hears of that first."""
+    """Draining stops before a gap, which the consumer receives as the next message."""
     socket = ScriptedSocket(
         send_frames(update_message(), update_message("a"), then_close=True), send_frames(update_message("b"))
     )
@@ -575,7 +588,7 @@ async def test_stream_waiting_stops_before_a_gap(clock: ManualClock) -> None:
 
 
 async def test_stream_handshake_holds_the_clock(clock: ManualClock) -> None:
-    """Market time stands while the stream is being opened, so a test's reconnect is over before the next tick."""
+    """Market time stands still during the handshake, so a test's reconnect ends before the next tick."""
     may_go_on = asyncio.Event()
 
     async def slow(connection: ServerConnection) -> None:
@@ -597,7 +610,7 @@ async def test_stream_handshake_holds_the_clock(clock: ManualClock) -> None:
 async def test_trade_update_stream_hides_its_keys(
     clock: ManualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The stream's representation, gaps and logs do not have the keys in them."""
+    """The stream's representation, gaps and logs do not contain the keys."""
     caplog.set_level("INFO")
     async with connected_stream(clock, ScriptedSocket(send_frames(UNAUTHORIZED))) as (stream, messages):
         gaps = await next_messages(messages, 2)

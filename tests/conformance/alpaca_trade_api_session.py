@@ -1,7 +1,6 @@
-"""A day of alpaca-trade-api, the client that came before alpaca-py; run by the interpreter of its own environment.
-
-`python foreign_session.py http://127.0.0.1:PORT`. Exits 0 and prints what it saw as JSON, or fails.
-"""
+"""A trading session of alpaca-trade-api, the client before alpaca-py; run by the interpreter of its own
+environment: `python alpaca_trade_api_session.py http://127.0.0.1:PORT`. Exits 0 and prints its results as
+JSON, or fails."""
 
 import json
 import sys
@@ -13,22 +12,22 @@ from alpaca_trade_api.common import URL
 from alpaca_trade_api.rest import APIError, TimeFrame
 
 BASE = sys.argv[1]
-DEADLINE = 60  # seconds that anything may take
+DEADLINE = 60  # seconds, for each wait
 
 
 def wait_until(what, poll):
-    """What `ask` returns once it returns something."""
+    """Poll until the result is true; return it."""
     began = time.monotonic()
     while time.monotonic() - began < DEADLINE:
         answer = poll()
         if answer:
             return answer
         time.sleep(0.02)
-    raise SystemExit(f"it never happened: {what}")
+    raise SystemExit(f"timed out: {what}")
 
 
 class StreamRecorder:
-    """The streams, in a thread with a loop of their own."""
+    """Records both streams in a thread with its own event loop."""
 
     def __init__(self):
         self.updates, self.market_messages = [], []
@@ -80,8 +79,8 @@ def main():
     assert expect_error(404, api.get_position, "AAPL") == "position does not exist"
 
     recorder = StreamRecorder()
-    wait_until("the tape is heard", lambda: len({kind for kind, *_ in recorder.market_messages}) == 2)
-    wait_until("the account stream is up", lambda: recorder.stream._trading_ws._running)
+    wait_until("trades and quotes arrive", lambda: len({kind for kind, *_ in recorder.market_messages}) == 2)
+    wait_until("the account stream runs", lambda: recorder.stream._trading_ws._running)
 
     price = api.get_latest_trade("AAPL").price
     target, stop = round(price * 1.05, 2), round(price * 0.95, 2)
@@ -169,7 +168,7 @@ def main():
                 "orders": len(everything),
                 "fills": len(fills),
                 "updates": [event for event, *_ in recorder.updates],
-                "tape": len(recorder.market_messages),
+                "market_messages": len(recorder.market_messages),
             }
         )
     )

@@ -1,4 +1,4 @@
-"""The tables of docs/simulator-conformance.md, as the tests read them."""
+"""Reads the tables in docs/simulator-conformance.md."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "simulator-conformance.md"
 
 
 def documented_rows(heading: str) -> list[list[str]]:
-    """The rows of the table under a heading of the page, without the back quotes."""
+    """Return the table rows under a heading of the page, without back quotes."""
     section = PAGE.read_text().split(f"## {heading}\n")[1].split("\n## ")[0]
     rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| `")]
     return [[cell.strip().strip("`") for cell in row] for row in rows]

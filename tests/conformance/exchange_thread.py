@@ -1,8 +1,5 @@
-"""The exchange in a thread of its own, so that blocking clients and other processes can talk to it.
-
-Its clock stands still unless the test advances it, or runs by itself at a speed when the client is a process
-that waits for things to happen.
-"""
+"""The exchange in its own thread, for blocking clients and other processes. Its clock is manual, or runs by
+itself at a speed when the client is a process that waits for events."""
 
 import asyncio
 import tempfile
@@ -32,7 +29,7 @@ SHARED = Path(__file__).parents[3] / "shared"
 
 @lru_cache(maxsize=1)
 def small_market() -> BarMarket:
-    """A generated day of 150 symbols, AAPL, MSFT and SPY among them."""
+    """Return a generated day of 150 symbols, AAPL, MSFT and SPY included."""
     return synthetic_market.make_market(7, DAY, 150)
 
 
@@ -41,7 +38,7 @@ def new_york(clock_time: str, day: date = DAY) -> datetime:
 
 
 class ExchangeThread:
-    """A served exchange, seen from a thread that may block."""
+    """A served exchange, used from a thread that may block."""
 
     def __init__(self, server: SimulatorServer, clock: Clock, loop: asyncio.AbstractEventLoop) -> None:
         self.server, self.clock, self._loop = server, clock, loop
@@ -52,7 +49,7 @@ class ExchangeThread:
         self.http.headers.update(KEYS)
 
     def call_in_thread(self, act: Callable[[], Any]) -> Any:
-        """What `act` returns, called in the exchange's own thread."""
+        """Call `act` in the exchange's thread; return its result."""
 
         async def acting() -> Any:
             result = act()
@@ -61,7 +58,7 @@ class ExchangeThread:
         return asyncio.run_coroutine_threadsafe(acting(), self._loop).result(60)
 
     def advance(self, seconds: float = 1.0) -> None:
-        """Market time goes by, on a clock that stands still otherwise."""
+        """Advance the manual clock."""
         assert isinstance(self.clock, ManualClock)
         self.call_in_thread(lambda: self.clock.advance(timedelta(seconds=seconds)))  # type: ignore[attr-defined]
 
@@ -71,7 +68,7 @@ class ExchangeThread:
     def submit_order(
         self, side: str, qty: object, symbol: str, kind: str = "market", **more: object
     ) -> JsonObject:
-        """Place an order that must be taken."""
+        """Submit an order and require that it is accepted."""
         body = {"symbol": symbol, "side": side, "qty": qty, "type": kind, "time_in_force": "day", **more}
         response = self.request("POST", "/v2/orders", json=body)
         assert response.status_code == 200, response.text
@@ -88,7 +85,7 @@ def run_exchange(
     deposit: int = 100_000,
     **switches: Any,
 ) -> Iterator[ExchangeThread]:
-    """Serve an exchange for the length of the block; with a `speed` its clock runs by itself."""
+    """Serve an exchange during the block; with a `speed` its clock runs by itself."""
     market = market or small_market()
     begins = new_york(start, market.day)
     with tempfile.TemporaryDirectory(prefix="catalyst-conformance-") as folder:

@@ -1,8 +1,6 @@
-"""Requests drawn from the broker's documents, most of them steered to where the exchange has something to say.
-
-A document's schema alone yields symbols nobody listed and orders nobody placed, so that nearly every answer is a
-refusal. Here three parameters in four get a value that means something in the house asked.
-"""
+"""Requests drawn from the broker's documents, most of them steered to values that exist in the exchange. A
+document's schema alone yields unlisted symbols and unknown orders, so that nearly every answer is a
+refusal. Here nine in ten of the parameters below get a value that means something to the exchange."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -50,11 +48,11 @@ parameter_values: dict[str, st.SearchStrategy[Any]] = {
 operation_parameter_values = {
     ("GET", "/v2/account/portfolio/history", "timeframe"): st.sampled_from(("1D", "15Min"))
 }
-# An order that is named in a request is one the house knows, by place in its list.
+# Parameters that name an order; their value is an existing order, by its place in the list.
 ORDER_PARAMETERS = ("order_id", "before_order_id", "after_order_id", "client_order_id")
-# So is a watchlist.
+# Parameters that name a watchlist, in the same way.
 WATCHLIST_PARAMETERS = ("watchlist_id", "name")
-RARELY = st.integers(0, 9).map(lambda number: number == 4)  # not at an end: those are drawn more often
+RARELY = st.integers(0, 9).map(lambda number: number == 4)  # not a bound: those are drawn more often
 exclusive_parameters = (
     ({"after", "until"}, {"before_order_id", "after_order_id"}),
     ({"qty"}, {"percentage"}),
@@ -66,7 +64,7 @@ ORDER_TYPES = ("market", "limit", "limit", "stop", "stop_limit", "trailing_stop"
 
 @st.composite
 def order_bodies(draw: st.DrawFn) -> dict[str, Any]:
-    """An order somebody might mean: every type, class and time in force, numbers as text or as numbers."""
+    """Draw a plausible order: every type, class and time in force, numbers as text or as numbers."""
     symbol = draw(st.sampled_from(SYMBOLS))
     cents = CENTS[symbol]
     order_class = draw(st.sampled_from(("simple", "simple", "", "bracket", "oto", "oco")))
@@ -121,17 +119,17 @@ watchlist_bodies = st.fixed_dictionaries(
 
 @dataclass
 class SteeredRequest:
-    """A drawn case, and what is still to be put in its place: the numbers of the orders it speaks of."""
+    """A drawn case, and the picks for its orders and watchlists, resolved before it is sent."""
 
     case: Case
     order_picks: dict[str, int] = field(default_factory=dict)
     watchlist_picks: dict[str, int] = field(default_factory=dict)
 
     def resolve_names(self, sim: ExchangeThread) -> Case:
-        """The case with the names of orders and watchlists that the house has now."""
-        kept = list(sim.exchange.watchlists.by_id.values())
+        """Return the case with existing order and watchlist names filled in."""
+        watchlists = list(sim.exchange.watchlists.by_id.values())
         for name, pick in self.watchlist_picks.items():
-            chosen = kept[pick % len(kept)]
+            chosen = watchlists[pick % len(watchlists)]
             place = self.case.query if name == "name" else self.case.path_parameters
             place[name] = chosen.name if name == "name" else chosen.id  # type: ignore[index]
         every = list(sim.exchange.state.order_store.orders.values())
@@ -139,8 +137,8 @@ class SteeredRequest:
             priced = [
                 order for order in sim.exchange.state.order_store.live() if order.limit_price is not None
             ]
-            known = priced if pick % 3 and priced else every
-            order = known[pick % len(known)]
+            candidates = priced if pick % 3 and priced else every
+            order = candidates[pick % len(candidates)]
             value = order.client_order_id if name == "client_order_id" else order.id
             place = (
                 self.case.path_parameters if name in (self.case.path_parameters or {}) else self.case.query
@@ -151,18 +149,18 @@ class SteeredRequest:
 
 @st.composite
 def steered_requests(draw: st.DrawFn, operation: APIOperation) -> SteeredRequest:  # type: ignore[type-arg]
-    """A request of this operation that the document allows, steered."""
-    made = SteeredRequest(draw(operation.as_strategy()))
-    case = made.case
+    """Draw a request that the document allows for this operation, and steer its values."""
+    request = SteeredRequest(draw(operation.as_strategy()))
+    case = request.case
     label = (operation.method.upper(), operation.path)
     for place in (case.path_parameters, case.query):
         for name in list(place or ()):
             if draw(RARELY):
                 continue
             if name in WATCHLIST_PARAMETERS and "watchlists" in operation.path:
-                made.watchlist_picks[name] = draw(st.integers(0, 60))
+                request.watchlist_picks[name] = draw(st.integers(0, 60))
             elif name in ORDER_PARAMETERS:
-                made.order_picks[name] = draw(st.integers(0, 60))
+                request.order_picks[name] = draw(st.integers(0, 60))
             elif (
                 strategy := operation_parameter_values.get((*label, name), parameter_values.get(name))
             ) is not None:
@@ -171,7 +169,7 @@ def steered_requests(draw: st.DrawFn, operation: APIOperation) -> SteeredRequest
         if case.query and all(names & case.query.keys() for names in pair):
             for name in pair[draw(st.integers(0, 1))]:
                 case.query.pop(name, None)
-                made.order_picks.pop(name, None)
+                request.order_picks.pop(name, None)
     if label == ("POST", "/v2/orders") and not draw(RARELY):
         case.body = draw(order_bodies())
     elif label == ("PATCH", "/v2/orders/{order_id}") and not draw(RARELY):
@@ -179,4 +177,4 @@ def steered_requests(draw: st.DrawFn, operation: APIOperation) -> SteeredRequest
     elif "watchlists" in operation.path and label[0] in {"POST", "PUT"} and not draw(RARELY):
         filled = label[0] == "PUT" or operation.path == "/v2/watchlists"
         case.body = draw(watchlist_bodies if filled else watchlist_entry_bodies)
-    return made
+    return request

@@ -1,4 +1,5 @@
-"""alpaca-py 0.44 with its typed models: a whole session of REST and streams, nothing raw, nothing patched."""
+"""alpaca-py 0.44 with its typed models runs whole sessions of REST and streams, without raw data and without
+patches."""
 
 import asyncio
 import warnings
@@ -56,7 +57,7 @@ SELL = {"side": OrderSide.SELL, "time_in_force": TimeInForce.DAY}
 
 @dataclass
 class Session:
-    """A client of everything: REST in threads, streams as tasks, and a clock that it lets go on."""
+    """All clients of alpaca-py: REST in threads, streams as tasks, and the manual clock."""
 
     server: SimulatorServer
     clock: ManualClock
@@ -70,7 +71,7 @@ class Session:
         return await asyncio.to_thread(act, *arguments, **more)
 
     async def wait_for_update(self, event: str, order: Order, timeout_s: float = 60.0) -> TradeUpdate:
-        """The update of this event and order; market time goes on until it has come, up to `most` seconds."""
+        """Return the update of this event and order; advance the clock up to `timeout_s` until it comes."""
         for _ in range(int(timeout_s * 4)):
             for update in self.updates:
                 if update.event == event and update.order.id == order.id:
@@ -87,7 +88,7 @@ class Session:
 
 
 def all_subscribed(server: SimulatorServer) -> bool:
-    """All three streams have subscribed."""
+    """Return true when all three streams have subscribed."""
     data = server.data_streams
     assert data is not None
     return (
@@ -98,7 +99,7 @@ def all_subscribed(server: SimulatorServer) -> bool:
 
 
 async def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for what other tasks and threads bring about."""
+    """Wait until other tasks and threads make the condition true."""
     for _ in range(3000):
         if condition():
             return
@@ -114,7 +115,7 @@ async def drain_sockets() -> None:
 
 @asynccontextmanager
 async def alpaca_py_session() -> AsyncIterator[Session]:
-    """A session on a generated market at half past ten, all three streams running."""
+    """Open a session on a generated market at 10:30 with all three streams running."""
     market = small_market()
     clock = ManualClock(new_york("10:30"))
     exchange = Exchange(market, clock.now(), settings=ExchangeSettings(legacy_fields=True, rate_limit=0))
@@ -155,7 +156,8 @@ async def alpaca_py_session() -> AsyncIterator[Session]:
 
 
 async def test_alpaca_py_streams_every_step_of_a_replaced_and_cancelled_order() -> None:
-    """new, replaced, new under another id, canceled; the account and the lists agree with the stream."""
+    """The stream sends new, replaced, new under another id, and canceled; account and order lists agree with
+    it."""
     async with alpaca_py_session() as session:
         trading = session.trading
         account = await session.call(trading.get_account)
@@ -191,7 +193,8 @@ async def test_alpaca_py_streams_every_step_of_a_replaced_and_cancelled_order() 
 
 
 async def test_alpaca_py_replaces_bracket_exits_by_an_oco_that_fills() -> None:
-    """Filled, protected, its protection cancelled as a group, replaced by an OCO, and closed by a target."""
+    """A bracket fills, its legs are cancelled as a group, an OCO replaces them, and its target closes the
+    position."""
     async with alpaca_py_session() as session:
         trading = session.trading
         price = await session.price("AAPL")
@@ -237,7 +240,8 @@ async def test_alpaca_py_replaces_bracket_exits_by_an_oco_that_fills() -> None:
 
 
 async def test_alpaca_py_closes_all_positions_after_its_cancels() -> None:
-    """A part of a position, then all of them: the cancels are asynchronous, so a second sweep is needed."""
+    """Part of a position is closed, then all of them: the cancels are asynchronous, so a second call is
+    needed."""
     async with alpaca_py_session() as session:
         trading = session.trading
         long = await session.call(trading.submit_order, MarketOrderRequest(symbol="AAPL", qty=10, **BUY))
@@ -272,7 +276,7 @@ async def test_alpaca_py_closes_all_positions_after_its_cancels() -> None:
 
 
 async def test_alpaca_py_parses_streamed_trades_quotes_bars_and_news() -> None:
-    """What the streams tell parses, and a minute that was streamed is the minute that REST tells later."""
+    """Streamed messages parse, and a streamed minute bar equals the one of a later REST call."""
     async with alpaca_py_session() as session:
         for _ in range(70):
             await session.clock.advance(timedelta(seconds=5))
@@ -294,7 +298,7 @@ async def test_alpaca_py_parses_streamed_trades_quotes_bars_and_news() -> None:
 
 
 async def test_alpaca_py_parses_historical_data_and_account_reads() -> None:
-    """Bars of days and minutes, trades, quotes, snapshots, headlines, calendar, assets, the account's past."""
+    """Daily bars, trades, quotes, snapshots, headlines, assets, clock, calendar and portfolio history parse."""
     async with alpaca_py_session() as session:
         stocks, start = session.stocks, new_york("10:00")
         days = StockBarsRequest(
@@ -302,9 +306,9 @@ async def test_alpaca_py_parses_historical_data_and_account_reads() -> None:
         )
         bars = await session.call(stocks.get_stock_bars, days)
         assert len(bars["AAPL"]) == len(bars["SPY"]) > 10
-        asked = {"symbol_or_symbols": "AAPL", "start": start, "end": start + timedelta(minutes=2)}
-        trades = await session.call(stocks.get_stock_trades, StockTradesRequest(**asked))
-        quotes = await session.call(stocks.get_stock_quotes, StockQuotesRequest(**asked))
+        query = {"symbol_or_symbols": "AAPL", "start": start, "end": start + timedelta(minutes=2)}
+        trades = await session.call(stocks.get_stock_trades, StockTradesRequest(**query))
+        quotes = await session.call(stocks.get_stock_quotes, StockQuotesRequest(**query))
         assert trades["AAPL"][0].price > 0
         assert quotes["AAPL"][0].ask_price > quotes["AAPL"][0].bid_price
         request = StockSnapshotRequest(symbol_or_symbols=["AAPL", "MSFT", "NOBODY"])

@@ -1,4 +1,4 @@
-"""A client that is not alpaca-py, in an environment of its own, believes the exchange."""
+"""A client other than alpaca-py works with the exchange from its own environment."""
 
 import json
 import subprocess
@@ -11,12 +11,13 @@ from tests.conformance.exchange_thread import run_exchange
 
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-foreign" / "bin" / "python"
-READY = ROOT / ".venv-foreign" / ".ready"  # the stamp of a finished installation
+READY = ROOT / ".venv-foreign" / ".ready"  # stamp of a finished installation
 
 
 @pytest.mark.skipif(not READY.exists(), reason="no .venv-foreign: `make foreign` makes it from its own lock")
 def test_alpaca_trade_api_completes_a_session() -> None:
-    """Account, bracket, replacement, cancels, positions, closing, history, snapshots and both streams."""
+    """The session covers account, bracket, replacement, cancels, positions, closing, history, snapshots and
+    both streams."""
     with run_exchange(legacy_fields=True, speed=20) as sim:
         environment = {
             "APCA_API_DATA_URL": sim.url,
@@ -42,7 +43,7 @@ def test_alpaca_trade_api_completes_a_session() -> None:
 
 
 def test_alpaca_trade_api_lock_file_hashes_everything_and_names_no_host() -> None:
-    """As requirements.lock: every package pinned by hash, nothing about where it came from."""
+    """Like requirements.lock, the file pins every package by hash and names no source."""
     text = (ROOT / "requirements-foreign.lock").read_text()
     assert "://" not in text
     assert "--index" not in text

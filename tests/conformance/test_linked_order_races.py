@@ -1,4 +1,5 @@
-"""What the random customers found, one race at a time: exits that outlive their group, or claim what is not there."""
+"""Races of linked orders found by random trading: exits that outlive their group or reserve shares the
+position does not have."""
 
 from decimal import Decimal
 
@@ -11,7 +12,8 @@ def reserved_qty(scenario: ExchangeScenario, symbol: str = "AAPL") -> Decimal:
 
 
 def test_stop_in_pending_cancel_does_not_trigger_after_its_target_filled() -> None:
-    """The target fills; the stop, asked to go before that, is shown as leaving and can no longer be triggered."""
+    """The target fills while a cancel of the stop is pending: the stop stays pending_cancel and cannot
+    trigger."""
     scenario = ExchangeScenario()
     entry = scenario.submit_bracket(100)
     scenario.advance(0.5)
@@ -26,7 +28,7 @@ def test_stop_in_pending_cancel_does_not_trigger_after_its_target_filled() -> No
 
 
 def test_target_and_stop_replaced_together_stay_linked() -> None:
-    """Both requests are under way together; the new target's fill still ends the new stop."""
+    """Both replacements are pending together; the new target's fill cancels the new stop."""
     scenario = ExchangeScenario()
     scenario.given_position("AAPL", 10)
     legs = {"take_profit": {"limit_price": "110"}, "stop_loss": {"stop_price": "95"}}
@@ -44,13 +46,14 @@ def test_target_and_stop_replaced_together_stay_linked() -> None:
 
 
 def test_stop_replacement_above_the_remaining_position_is_rejected() -> None:
-    """The target sells 60 of 100 while the stop's replacement for 90 is under way: it is rejected."""
+    """The target sells 60 of 100 while a replacement of the stop for 90 is pending: the replacement is
+    rejected."""
     scenario = ExchangeScenario()
     entry = scenario.submit_bracket(100)
     scenario.advance(0.5)
     stop = scenario.leg(entry, OrderRole.STOP)
     new = scenario.replace(stop, qty="90")
-    scenario.print_trade("AAPL", "110", 240)  # a quarter of it is ours
+    scenario.print_trade("AAPL", "110", 240)  # a quarter of the volume fills our order
     assert stop.remaining == 40
     scenario.advance(0.3)
     assert (new.status, stop.status, stop.remaining) == (OrderStatus.REJECTED, OrderStatus.HELD, 40)
@@ -58,19 +61,19 @@ def test_stop_replacement_above_the_remaining_position_is_rejected() -> None:
 
 
 def test_pending_replacement_reserves_the_remaining_quantity_of_the_chain() -> None:
-    """60 shares asked for, 40 of them sold already: 20 are held, and 60 would be too many."""
+    """A replacement for 60 shares with 40 already sold reserves 20, not 60."""
     scenario = ExchangeScenario()
     scenario.given_position("AAPL", 100)
     order = scenario.submit("sell", 50, "AAPL", "limit", limit_price="101")
     scenario.advance(0.3)
-    scenario.print_trade("AAPL", "101", 160)  # a quarter of it is ours
+    scenario.print_trade("AAPL", "101", 160)  # a quarter of the volume fills our order
     assert order.filled_qty == 40
     scenario.replace(order, qty="60")
     assert reserved_qty(scenario) == 20
 
 
 def test_cancelled_replacement_reserves_no_shares() -> None:
-    """The old order goes on holding its own shares until the venue has answered."""
+    """After its replacement is cancelled the old order reserves its own 10 shares again."""
     scenario = ExchangeScenario()
     scenario.given_position("AAPL", 100)
     order = scenario.submit("sell", 10, "AAPL", "limit", limit_price="101")
@@ -83,7 +86,8 @@ def test_cancelled_replacement_reserves_no_shares() -> None:
 
 
 def test_notional_sell_above_the_position_is_rejected() -> None:
-    """An amount is as many shares as it buys now; they must be there, and they are held until sold."""
+    """A notional order counts as the shares it is worth now; the position must have them, and they are
+    reserved until sold."""
     scenario = ExchangeScenario()
     scenario.given_position("AAPL", 2)
     refusal = scenario.expect_rejection(scenario.submit, "sell", None, notional="500")
@@ -98,7 +102,8 @@ def test_notional_sell_above_the_position_is_rejected() -> None:
 
 
 def test_oto_that_exits_a_position_is_rejected() -> None:
-    """Its child leaves the position that its parent made; a parent that leaves one has nothing to protect."""
+    """An OTO's child exits the position that its parent opens; a parent that is an exit has nothing to
+    protect."""
     scenario = ExchangeScenario()
     scenario.given_position("AAPL", 10)
     refusal = scenario.expect_rejection(

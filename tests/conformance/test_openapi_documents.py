@@ -1,4 +1,4 @@
-"""The broker's own OpenAPI documents, held against every answer of the exchange by Schemathesis."""
+"""Schemathesis checks every answer of the exchange against the broker's OpenAPI documents."""
 
 import json
 import os
@@ -106,7 +106,7 @@ OPERATIONS = [
     "GET /v2/stocks/{symbol}/trades",
     "GET /v2/stocks/{symbol}/trades/latest",
 ]
-# Nothing in these requests can be against the document.
+# Operations without a parameter or body that could violate the document.
 OPERATIONS_WITHOUT_INPUT = {
     "GET /v2/account",
     "GET /v2/account/configurations",
@@ -118,7 +118,7 @@ OPERATIONS_WITHOUT_INPUT = {
     "GET /v2/watchlists",
     "GET /v2/stocks/meta/exchanges",
 }
-# Statuses the documents leave out and the real API is known to answer with.
+# Statuses that the documents omit and the real API sends.
 UNDOCUMENTED_STATUSES = {400, 401, 403, 404, 414, 422, 429}
 HYPOTHESIS_SETTINGS = {
     "deadline": None,
@@ -130,7 +130,8 @@ HYPOTHESIS_SETTINGS = {
 
 
 def amend_trading(raw: Any) -> None:
-    """Where the wire is known to differ from the document; docs/simulator-conformance.md tells why."""
+    """Change the schema where the wire differs from the document; docs/simulator-conformance.md has the
+    reasons."""
     row = raw["paths"]["/v2/account/activities/{activity_type}"]["get"]["responses"]["200"]
     items = row["content"]["application/json"]["schema"]["items"]
     items["anyOf"] = items.pop("oneOf")
@@ -144,14 +145,15 @@ def amend_trading(raw: Any) -> None:
 
 
 def amend_data(raw: Any) -> None:
-    """As `amend_trading`."""
+    """Change the schema of the market data API in the same way."""
     news = raw["components"]["schemas"]["news"]["properties"]
     del news["content"]["minLength"], news["summary"]["minLength"]
 
 
 @lru_cache
 def document(name: str) -> Any:
-    """A document without its security: the keys are always good here, other tests are about bad ones."""
+    """Load a document without its security part: the keys are always valid here; other tests cover invalid
+    ones."""
     raw = json.loads(DOCUMENTS[name].read_text())
     raw.pop("security", None)
     raw["components"].pop("securitySchemes", None)
@@ -169,7 +171,7 @@ def operation_of(label: str) -> APIOperation:  # type: ignore[type-arg]
 
 
 def prepare_account(sim: ExchangeThread) -> None:
-    """Positions long and short, a bracket, an OCO, a trailing stop, a replaced order, cancels and fills."""
+    """Create long and short positions, a bracket, a trailing stop, a replaced order, a cancel and fills."""
     price = float(sim.request("GET", "/v2/stocks/AAPL/trades/latest").json()["trade"]["p"])
     legs = {
         "take_profit": {"limit_price": f"{price * 1.1:.2f}"},
@@ -191,7 +193,7 @@ def prepare_account(sim: ExchangeThread) -> None:
 
 
 def replenish_orders(sim: ExchangeThread) -> None:
-    """Something to replace, cancel and close again."""
+    """Create orders and positions that the requests can replace, cancel and close."""
     replenish_watchlists(sim)
     for symbol in SYMBOLS:
         body = {"symbol": symbol, "side": "buy", "qty": 2, "type": "market", "time_in_force": "day"}
@@ -203,7 +205,7 @@ def replenish_orders(sim: ExchangeThread) -> None:
 
 
 def replenish_watchlists(sim: ExchangeThread) -> None:
-    """Watchlists, none of them full or empty, whatever was done to them."""
+    """Restore four watchlists, none of them full or empty."""
     for number in range(4):
         body = {"name": f"own {number}", "symbols": SYMBOLS[:2]}
         made = sim.request("PUT", "/v2/watchlists:by_name", params={"name": body["name"]}, json=body)
@@ -213,10 +215,9 @@ def replenish_watchlists(sim: ExchangeThread) -> None:
 
 
 def check_responses(sim: ExchangeThread, label: str, examples: int) -> tuple[Counter[int], set[str]]:
-    """The statuses of the answers to this many requests, and how answers broke the document's schema.
+    """Send this many requests; return the counts of the statuses and the schema violations.
 
-    A status nobody expects, a wrong content type, an answer of the exchange's own failure or a refusal without
-    words fails at once.
+    An unexpected status, a wrong content type, a server error or a refusal without a message fails at once.
     """
     operation = operation_of(label)
     has_no_input = (
@@ -228,18 +229,19 @@ def check_responses(sim: ExchangeThread, label: str, examples: int) -> tuple[Cou
 
     @settings(max_examples=examples, **HYPOTHESIS_SETTINGS)
     @given(steered_requests(operation), st.integers(0, 2**32))
-    def check_case(one: SteeredRequest, chance: int) -> None:
-        """`chance` keeps a question without parameters from being asked once: each time the house is another."""
+    def check_case(request: SteeredRequest, chance: int) -> None:
+        """Send one request. `chance` prevents that a request without parameters is sent only once: the
+        account differs each time."""
         if has_no_input:
             trade_randomly(sim, random.Random(chance))
         if len(sim.exchange.state.account.positions) < 4 or len(sim.exchange.state.order_store.live()) < 4:
             replenish_orders(sim)
         if "/v2/watchlists" in label:
             replenish_watchlists(sim)
-        if label == "DELETE /v2/positions/{symbol_or_asset_id}":  # nothing can be closed that orders hold
+        if label == "DELETE /v2/positions/{symbol_or_asset_id}":  # shares reserved by orders cannot be closed
             sim.request("DELETE", "/v2/orders")
             sim.advance()
-        case = one.resolve_names(sim)
+        case = request.resolve_names(sim)
         response = case.call(base_url=sim.url, session=sim.http, headers=KEYS)
         seen[response.status_code] += 1
         sim.advance(0.5)
@@ -257,7 +259,7 @@ def check_responses(sim: ExchangeThread, label: str, examples: int) -> tuple[Cou
 
 
 def trade_randomly(sim: ExchangeThread, draw: random.Random) -> None:
-    """Something happens: an order of some kind is sent and perhaps taken, filled or cancelled, and time passes."""
+    """Submit an order of a random type; it may be accepted, filled or cancelled, and time passes."""
     symbol, side = draw.choice(SYMBOLS), draw.choice(("buy", "sell"))
     price = CENTS[symbol] / 100 * draw.uniform(0.9, 1.1)
     order = {
@@ -279,7 +281,7 @@ def trade_randomly(sim: ExchangeThread, draw: random.Random) -> None:
 
 
 def violation_messages(group: FailureGroup) -> Iterator[str]:
-    """What each schema violation says; any other failure is raised."""
+    """Yield the message of each schema violation; raise any other failure."""
     for failure in group.exceptions:
         if not isinstance(failure, JsonSchemaError):
             raise failure
@@ -288,7 +290,8 @@ def violation_messages(group: FailureGroup) -> Iterator[str]:
 
 @pytest.mark.parametrize("label", OPERATIONS)
 def test_responses_match_the_openapi_document(label: str) -> None:
-    """With the fields removed in 2026: answers validate, refusals say why, nothing ever fails inside."""
+    """With the fields removed in 2026, answers validate, refusals have a message, and no request causes a
+    server error."""
     with run_exchange(legacy_fields=True, charge_fees=True) as sim:
         prepare_account(sim)
         seen, broken = check_responses(sim, label, EXAMPLES)
@@ -298,7 +301,7 @@ def test_responses_match_the_openapi_document(label: str) -> None:
 
 @pytest.mark.parametrize("label", OPERATIONS)
 def test_schema_violations_without_removed_fields_are_the_documented_ones(label: str) -> None:
-    """As the broker answers today: exactly the violations that the page lists, no more and no fewer."""
+    """In the broker's current format the violations are exactly those that the page lists."""
     listed = {message for operation, message, _ in documented_rows("Violations") if operation == label}
     with run_exchange(charge_fees=True) as sim:
         prepare_account(sim)
@@ -307,29 +310,29 @@ def test_schema_violations_without_removed_fields_are_the_documented_ones(label:
 
 
 def test_legacy_fields_are_the_documented_ones() -> None:
-    """The switch adds the fields on the page and nothing else."""
+    """The switch adds the fields listed on the page and no others."""
     listed = {(operation, field) for operation, field, _ in documented_rows("Removed fields")}
     bodies = []
     for legacy in (True, False):
         with run_exchange(legacy_fields=legacy) as sim:
             prepare_account(sim)
             bodies.append({label: sim.request(*label.split(" ")).json() for label in READ_OPERATIONS})
-    gone = {
+    removed = {
         (label, name)
         for label in READ_OPERATIONS
         for name in field_names(bodies[0][label]) - field_names(bodies[1][label])
     }
-    come = {
+    added = {
         (label, name)
         for label in READ_OPERATIONS
         for name in field_names(bodies[1][label]) - field_names(bodies[0][label])
     }
-    assert gone == listed
-    assert come == set()
+    assert removed == listed
+    assert added == set()
 
 
 def test_every_documented_route_is_tested() -> None:
-    """A route added to the exchange joins the list above, or is one the documents do not have."""
+    """Every route of the exchange is in OPERATIONS, unless the documents do not have it."""
     with run_exchange() as sim:
         server = sim.server
         routes = server.build_application(small_market()).router.routes()
@@ -340,9 +343,9 @@ def test_every_documented_route_is_tested() -> None:
         for path, operations in json.loads(DOCUMENTS[name].read_text())["paths"].items()
         for method in operations
     }
-    asked = {(method, path_shape(path)) for method, path in (label.split(" ") for label in OPERATIONS)}
-    movers = ("GET", "/v1beta1/screener/{}/movers")  # of one market type here
-    assert (ours & theirs) | {movers} == asked
+    tested = {(method, path_shape(path)) for method, path in (label.split(" ") for label in OPERATIONS)}
+    movers = ("GET", "/v1beta1/screener/{}/movers")  # one market type only in the exchange
+    assert (ours & theirs) | {movers} == tested
 
 
 def path_shape(path: str) -> str:
@@ -356,7 +359,7 @@ def field_names(body: Any) -> set[str]:
 
 @pytest.mark.parametrize("label", [label for label in OPERATIONS if label not in OPERATIONS_WITHOUT_INPUT])
 def test_requests_against_the_document_never_get_a_500(label: str) -> None:
-    """Requests the document forbids are refused in words or politely understood; never a 500."""
+    """A request that violates the document is refused with a message or accepted, never answered with 500."""
     operation = operation_of(label)
 
     @settings(max_examples=NEGATIVE_EXAMPLES, **HYPOTHESIS_SETTINGS)
@@ -374,7 +377,8 @@ def test_requests_against_the_document_never_get_a_500(label: str) -> None:
 
 
 def assert_error_body(response: Any) -> None:
-    """A refusal is an object with a message, and mostly a code; only the proxy's 414 is a page."""
+    """Check that a refusal is an object with a message and an optional code; only the proxy's 414 is an HTML
+    page."""
     if response.status_code == 414:
         return
     error_body = response.json()
@@ -400,7 +404,8 @@ ABSURD_NUMBERS = [
 
 @pytest.mark.parametrize("number", ABSURD_NUMBERS)
 def test_absurd_numbers_are_rejected_with_a_message(number: object) -> None:
-    """As a quantity, a price or a percentage, in a body or in a query; and the account can be told afterwards."""
+    """An absurd quantity, price or percentage, in body or query, causes no server error; the account can be
+    read afterwards."""
     order = {"symbol": "AAPL", "side": "buy", "type": "limit", "limit_price": "9", "qty": "1"}
     legs = {
         "take_profit": {"limit_price": number},
@@ -408,21 +413,23 @@ def test_absurd_numbers_are_rejected_with_a_message(number: object) -> None:
     }
     with run_exchange() as sim:
         prepare_account(sim)
-        known = next(o for o in sim.exchange.state.order_store.live() if o.limit_price is not None).id
-        asks = [
+        order_id = next(o for o in sim.exchange.state.order_store.live() if o.limit_price is not None).id
+        requests = [
             ("POST", "/v2/orders", {}, {**order, "time_in_force": "day", name: number})
             for name in ("qty", "limit_price", "notional")
         ]
-        asks += [
+        requests += [
             ("POST", "/v2/orders", {}, {**order, "time_in_force": "day", "order_class": "bracket", **legs})
         ]
-        asks += [
+        requests += [
             ("POST", "/v2/orders", {}, {**order, "type": "trailing_stop", "limit_price": None, name: number})
             for name in ("trail_price", "trail_percent", "stop_price")
         ]
-        asks += [("PATCH", f"/v2/orders/{known}", {}, {name: number}) for name in ("qty", "limit_price")]
-        asks += [("DELETE", "/v2/positions/F", {name: number}, None) for name in ("qty", "percentage")]
-        for method, path, query, body in asks:
+        requests += [
+            ("PATCH", f"/v2/orders/{order_id}", {}, {name: number}) for name in ("qty", "limit_price")
+        ]
+        requests += [("DELETE", "/v2/positions/F", {name: number}, None) for name in ("qty", "percentage")]
+        for method, path, query, body in requests:
             response = sim.request(method, path, params=query, json=body)
             assert response.status_code < 500, (method, path, query, body)
             if response.status_code >= 400:

@@ -1,8 +1,5 @@
-"""A customer who does anything at all, for thousands of steps: the books stay exact after every one of them.
-
-What is true is recomputed here from the executions and from the rows the API shows, not from the exchange's
-tallies.
-"""
+"""Random traders act for thousands of steps; the order ledger is exact after every step. The expected
+values are recomputed from the executions and the API's rows, not taken from the exchange's totals."""
 
 import os
 import random
@@ -31,7 +28,7 @@ TIMES_IN_FORCE = ("day", "day", "day", "gtc", "gtc", "ioc", "fok", "opg", "cls")
 
 
 class RandomTrader:
-    """One random customer; latencies vary, so cancels, replacements and fills race."""
+    """One random trader; latencies vary, so cancels, replacements and fills race."""
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
@@ -54,7 +51,7 @@ class RandomTrader:
         self.act_counts: dict[str, int] = defaultdict(int)
 
     def step(self) -> None:
-        """Do one thing and look at everything."""
+        """Do one random action and check the whole account."""
         acts = (self.order,) * 6 + (self.trade,) * 6 + (self.wait,) * 4
         acts += (self.cancel,) * 2 + (self.replace,) * 3 + (self.close,) * 2 + (self.protect,) * 2
         acts += (self.halt, self.cancel_all, self.deposit)
@@ -66,7 +63,7 @@ class RandomTrader:
             self.act_counts["refused"] += 1
         self.check()
 
-    # ------------------------------------------------------------------ what a customer does
+    # -- actions of the trader
 
     def order(self) -> None:
         draw = self.random
@@ -157,19 +154,20 @@ class RandomTrader:
             scenario.exchange.venue.advance(opens.open - timedelta(seconds=self.random.choice((-5, 60, 900))))
 
     def price_near(self, symbol: str, width: float, side: int = 0) -> str:
-        """A price within `width` of the last trade; above it for a positive side, below for a negative one."""
+        """Return a price within `width` of the last trade; above it for a positive side, below for a negative
+        one."""
         off = self.random.uniform(-width, width)
         return f"{self.prices[symbol] * (1 + (abs(off) * side if side else off)):.2f}"
 
     def random_order(self) -> Order:
-        """An order that lives, or now and then one that does not."""
+        """Return a working order, or one time in ten any order."""
         book = self.scenario.exchange.state.order_store
         orders = book.live() if self.random.random() < 0.9 else list(book.orders.values())
         if not orders:
             raise ApiError(404, None, "there is no order")
         return self.random.choice(orders)
 
-    # ------------------------------------------------------------------ what must be true
+    # -- checks
 
     def check(self) -> None:
         exchange = self.scenario.exchange
@@ -191,7 +189,7 @@ class RandomTrader:
         assert audit(exchange.state).problems == []
 
     def check_reserved(self, held: dict[str, Decimal]) -> None:
-        """Open exits hold each share once: what can trade is never more than there is, and is not available."""
+        """Check that open exits reserve each share once and that working exits never exceed the position."""
         exchange = self.scenario.exchange
         groups: dict[tuple[str, str], Decimal] = defaultdict(Decimal)
         trading: dict[tuple[str, str], Decimal] = defaultdict(Decimal)
@@ -203,7 +201,7 @@ class RandomTrader:
             if order.replaces is not None and not order.acknowledged:
                 rest -= exchange.state.order_store.orders[
                     order.replaces
-                ].filled_qty  # its quantity is the chain's
+                ].filled_qty  # its quantity is that of the chain
             key = (order.symbol, self.group_id(order))
             groups[key] = max(groups[key], rest)
             if order.acknowledged:
@@ -218,8 +216,8 @@ class RandomTrader:
                 assert shown == claimed, f"{symbol}: {shown} shown as held, open exits say {claimed}"
 
     def is_active(self, order: Order) -> bool:
-        """False for a leg before its entry is complete or after its group's end, and for a replacement of
-        something that is over: it comes to nothing."""
+        """Return false for a leg before its entry is complete or after its group ended, and for a replacement
+        of a terminal order, which will be rejected."""
         orders = self.scenario.exchange.state.order_store.orders
         if order.replaces is not None and not order.acknowledged:
             old = orders[order.replaces]
@@ -232,7 +230,7 @@ class RandomTrader:
         return parent.order_class == "oco" or parent.status == "filled"
 
     def group_id(self, order: Order) -> str:
-        """What holds its shares once: the first order of the chain that heads the group."""
+        """Return the first order of the chain at the group's head; a group reserves its shares once."""
         orders = self.scenario.exchange.state.order_store.orders
         top = order if order.parent_id is None else orders[order.parent_id]
         while top.replaces is not None:
@@ -242,7 +240,8 @@ class RandomTrader:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_account_stays_exact_under_random_trading(seed: int) -> None:
-    """Cash to the last digit, no exit across zero, held shares exact, the audit clean: after each step."""
+    """After each step cash is exact to the last digit, no exit crosses zero, reserved shares are exact and
+    the audit is clean."""
     trader = RandomTrader(seed)
     for number in range(STEPS):
         try:

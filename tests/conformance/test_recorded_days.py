@@ -1,4 +1,4 @@
-"""A random trader on recorded days: what the executions alone say is what the exchange says of itself."""
+"""A random trader on recorded days: the account recomputed from the executions equals the exchange's."""
 
 import os
 import random
@@ -25,15 +25,16 @@ REPLAYED_DAYS = DAYS if LONG else DAYS[-2:-1]
 
 @dataclass
 class RecomputedAccount:
-    """The account as its executions make it: exact fractions, shares at their average cost."""
+    """The account recomputed from its executions: exact fractions, shares at average cost."""
 
     cash: Fraction
     realised: Fraction = Fraction(0)
     shares: dict[str, Fraction] = field(default_factory=lambda: defaultdict(Fraction))
-    cost: dict[str, Fraction] = field(default_factory=lambda: defaultdict(Fraction))  # signed, as the shares
+    cost: dict[str, Fraction] = field(default_factory=lambda: defaultdict(Fraction))  # signed like the shares
 
     def book_fill(self, fill: dict[str, Any]) -> None:
-        """One execution: shares of the same sign join the position, of the other leave it at its average."""
+        """Book one execution: shares of the position's sign join it, shares of the other sign leave it at
+        average cost."""
         symbol, price = fill["symbol"], Fraction(fill["price"])
         signed = Fraction(fill["qty"]) * (1 if fill["side"] == "buy" else -1)
         self.cash -= signed * price
@@ -52,7 +53,8 @@ class RecomputedAccount:
 
 @pytest.mark.parametrize("file", REPLAYED_DAYS, ids=lambda file: file.stem[-10:])
 def test_account_equals_the_one_recomputed_from_executions(file: Path) -> None:
-    """Cash, positions, realised and unrealised profit, equity: recomputed from the activities, they are the same."""
+    """Cash, positions, realised and unrealised profit and equity equal those recomputed from the account
+    activities."""
     market = recorded_market.load_market(file)
     with run_exchange(market=market, start="09:31", charge_fees=True, deposit=1_000_000) as sim:
         trade_the_day(sim, random.Random(file.stem))
@@ -88,12 +90,12 @@ def test_account_equals_the_one_recomputed_from_executions(file: Path) -> None:
 
 
 def assert_close(shown: str, exact: Fraction) -> None:
-    """Equal to the eighth decimal: averages are rounded for display."""
+    """Check equality to the eighth decimal, because averages are rounded for display."""
     assert abs(Fraction(shown) - exact) < Fraction(1, 10**8), (shown, float(exact))
 
 
 def activities(sim: ExchangeThread, kind: str) -> list[dict[str, Any]]:
-    """Every activity of a kind, oldest first, page by page."""
+    """Fetch every activity of a kind, oldest first, page by page."""
     found: list[dict[str, Any]] = []
     while True:
         query = {"direction": "asc", "page_size": "100"} | ({"page_token": found[-1]["id"]} if found else {})
@@ -104,7 +106,8 @@ def activities(sim: ExchangeThread, kind: str) -> list[dict[str, Any]]:
 
 
 def trade_the_day(sim: ExchangeThread, draw: random.Random) -> None:
-    """Orders of every kind in busy and in quiet names, cancels, replacements, closes, until the next morning."""
+    """Trade until the next morning: orders of every kind in busy and quiet symbols, cancels, replacements,
+    closes."""
     everything = list(sim.exchange.state.market.assets())
     at: datetime = sim.clock.now()
     table = sim.exchange.state.market.snapshots(everything, at)  # type: ignore[attr-defined]
@@ -133,7 +136,7 @@ def trade_the_day(sim: ExchangeThread, draw: random.Random) -> None:
 
 
 def send_random_order(sim: ExchangeThread, draw: random.Random, symbol: str, price: float) -> None:
-    """An order of a random kind near the price; refusals are part of the day."""
+    """Submit an order of a random kind near the price; it may be refused."""
     side = draw.choice(("buy", "buy", "sell"))
     up = 1 if side == "buy" else -1
     kind = draw.choice(("market", "market", "limit", "stop", "trailing_stop"))

@@ -1,4 +1,4 @@
-"""Payloads that the broker's paper API once sent, held field by field against what the exchange sends."""
+"""Payloads recorded from the broker's paper API, compared field by field with the exchange's."""
 
 import gzip
 import json
@@ -18,9 +18,9 @@ RECORDED_RESPONSES = SHARED / "alpaca" / "alpaca_http_recorded.jsonl.gz"
 pytestmark = pytest.mark.skipif(not RECORDED_RESPONSES.exists(), reason="the recorded answers are not here")
 
 ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-# Recorded symbols that a small market does not have.
+# Recorded symbols that the small market lacks, and their substitutes.
 LISTED_SUBSTITUTES = {"SPOT": "NFLX", "BYND": "F", "LSF": "GM", "FB": "MSFT", "GOOG": "SPY", "GOOGL": "TSLA"}
-PAYLOAD_KIND_BY_PATH = {  # what an answer is made of, by the path it answers
+PAYLOAD_KIND_BY_PATH = {  # kind of payload by path
     "/v2/account": "account",
     "/v2/account/activities": "activity",
     "/v2/account/configurations": "configuration",
@@ -46,7 +46,7 @@ PAYLOAD_KIND_BY_PATH = {  # what an answer is made of, by the path it answers
 
 @lru_cache(maxsize=1)
 def all_recorded_calls() -> list[dict[str, Any]]:
-    """Every recorded exchange, its address taken apart."""
+    """Load every recorded call, with its URL split into parts."""
     rows = []
     with gzip.open(RECORDED_RESPONSES, "rt") as lines:
         for line in lines:
@@ -60,7 +60,7 @@ def all_recorded_calls() -> list[dict[str, Any]]:
 
 @lru_cache(maxsize=1)
 def supported_recorded_calls() -> list[dict[str, Any]]:
-    """The recorded exchanges of the calls that exist here; other vendors and retired versions are left out."""
+    """Return the recorded calls that the exchange supports, without other vendors and retired versions."""
     return [row for row in all_recorded_calls() if is_supported(row)]
 
 
@@ -69,7 +69,7 @@ def is_supported(row: dict[str, Any]) -> bool:
 
 
 def test_recorded_calls_are_counted_on_the_conformance_page() -> None:
-    """By kind: how many were recorded, and which of them are calls that exist here."""
+    """The page lists for each kind how many calls were recorded and whether the exchange supports them."""
     found = Counter(
         (
             row["kind"] if is_supported(row) else f"{row['method']} {row['host']}{path_family(row['path'])}",
@@ -84,7 +84,7 @@ def test_recorded_calls_are_counted_on_the_conformance_page() -> None:
 
 
 def path_family(path: str) -> str:
-    """The path of another vendor's or a retired call, without its particulars."""
+    """Return the path of another vendor's or a retired call, without symbols and dates."""
     path = re.sub(r"/range/.*", "/range/…", path)
     path = re.sub(r"/(AMZN|BYND|MSFT|AMD|AAPL|TWTR)\b", "/{symbol}", path)
     return re.sub(r"/\d{4}-\d\d-\d\d", "/{day}", path)
@@ -102,7 +102,8 @@ def call_kinds() -> list[str]:
 
 
 def differences_of_kind(sim: ExchangeThread, kind: str) -> set[tuple[str, str, str]]:
-    """Make every recorded call of this kind again: how our answers differ from all that was recorded."""
+    """Repeat every recorded call of this kind; return the differences between our answers and all recorded
+    ones."""
     ours = FieldShapes()
     for row in (row for row in supported_recorded_calls() if row["kind"] == kind):
         status, body = repeat_call(sim, row)
@@ -113,7 +114,7 @@ def differences_of_kind(sim: ExchangeThread, kind: str) -> set[tuple[str, str, s
 
 @lru_cache(maxsize=1)
 def recorded_shapes() -> "FieldShapes":
-    """The shape of everything that was recorded."""
+    """Return the shapes of all recorded payloads."""
     shapes = FieldShapes()
     for row in supported_recorded_calls():
         shapes.add_payload(payload_kind(row), json.loads(row["body"]) if row["body"] else None)
@@ -128,12 +129,13 @@ def sim() -> Iterator[ExchangeThread]:
 
 @pytest.mark.parametrize("kind", call_kinds())
 def test_recorded_call_differs_only_as_documented(sim: ExchangeThread, kind: str) -> None:
-    """Status, fields, and each field's kind of value; every difference is on the page, with its reason."""
+    """Status, fields and each field's kind of value are equal; every difference is on the page with its
+    reason."""
     assert differences_of_kind(sim, kind) - documented_differences() == set()
 
 
 def test_every_documented_difference_occurs(sim: ExchangeThread) -> None:
-    """Each row of the page is met by some recorded call."""
+    """Each difference on the page occurs in some recorded call."""
     met = {difference for kind in call_kinds() for difference in differences_of_kind(sim, kind)}
     assert documented_differences() - met == set()
 
@@ -144,13 +146,13 @@ def documented_differences() -> set[tuple[str, str, str]]:
     }
 
 
-# ---------------------------------------------------------------------- the same call again
+# -- repeated calls
 
 
 def repeat_call(sim: ExchangeThread, row: dict[str, Any]) -> tuple[int, Any]:
-    """Our answer to the same kind of request, in a house where it makes sense."""
+    """Send an equivalent request to an exchange prepared for it; return its status and body."""
     prepare_account(sim, row)
-    path = re.sub(r"(?<=/)[A-Z]+(?=/|$)", lambda found: listed_symbol(found[0]), row["path"])
+    path = re.sub(r"(?<=/)[A-Z]+(?=/|$)", lambda match: listed_symbol(match[0]), row["path"])
     if ID.search(path):
         path = ID.sub(place_resting_order(sim), path)
     query = {
@@ -159,7 +161,7 @@ def repeat_call(sim: ExchangeThread, row: dict[str, Any]) -> tuple[int, Any]:
         if name != "page_token"
     }
     if path.startswith("/v2/stocks/") and (path.endswith(("latest", "snapshot"))):
-        query = {}  # the recorder sent a range along; today's API refuses parameters it does not know
+        query = {}  # the recorder sent a range; today's API refuses unknown parameters
     if "symbols" in query:
         query["symbols"] = ",".join(listed_symbol(symbol) for symbol in query["symbols"].split(","))
     body = json.loads(row["request_body"]) if row["request_body"] else None
@@ -180,7 +182,7 @@ def listed_symbols(value: Any) -> Any:
 
 
 def date_in_market(name: str, value: str, path: str) -> str:
-    """Recorded ranges of market data moved to the days that this market has."""
+    """Move recorded date ranges to the days that this market has."""
     if name in {"start", "end"} and path.startswith("/v2/stocks/"):
         return {"start": "2026-06-15T00:00:00-04:00", "end": "2026-06-17T10:25:00-04:00"}[name]
     if name == "date_end":
@@ -191,11 +193,12 @@ def date_in_market(name: str, value: str, path: str) -> str:
 
 
 def prepare_account(sim: ExchangeThread, row: dict[str, Any]) -> None:
-    """A flat account, then what the request needs: shares to sell, a position to show, orders to cancel."""
+    """Flatten the account, then create what the request needs: shares to sell, a position to show, orders to
+    cancel."""
     if "watchlists" in row["path"]:
         prepare_watchlists(sim, row)
         return
-    sim.advance(2)  # what the call before began is over
+    sim.advance(2)  # the effects of the previous call are complete
     sim.request("PATCH", "/v2/account/configurations", json={"no_shorting": False, "suspend_trade": False})
     sim.request("DELETE", "/v2/orders")
     sim.advance(3)
@@ -225,9 +228,9 @@ def prepare_account(sim: ExchangeThread, row: dict[str, Any]) -> None:
 
 
 def prepare_watchlists(sim: ExchangeThread, row: dict[str, Any]) -> None:
-    """The list that is asked for, unless it was not found; and others where all are listed."""
-    for kept in sim.request("GET", "/v2/watchlists").json():
-        sim.request("DELETE", f"/v2/watchlists/{kept['id']}")
+    """Create the requested list, unless the recorded status is 404; and two more for a GET."""
+    for watchlist in sim.request("GET", "/v2/watchlists").json():
+        sim.request("DELETE", f"/v2/watchlists/{watchlist['id']}")
     names = [row["query"]["name"]] if row["query"].get("name") and row["status"] != 404 else []
     if row["method"] == "GET":
         names += ["Primary", "another"]
@@ -238,7 +241,7 @@ def prepare_watchlists(sim: ExchangeThread, row: dict[str, Any]) -> None:
 
 
 def place_orders(sim: ExchangeThread) -> None:
-    """A bracket, filled and protected, and a replaced order."""
+    """Create a filled and protected bracket, and a replaced order."""
     price = last_price(sim, "AMZN")
     legs = {
         "take_profit": {"limit_price": f"{price * 1.05:.2f}"},
@@ -252,7 +255,7 @@ def place_orders(sim: ExchangeThread) -> None:
 
 
 def place_resting_order(sim: ExchangeThread) -> str:
-    """An order of ours that may be cancelled, or replaced as the recorded one was."""
+    """Create a working order that can be cancelled or replaced; return its id."""
     sim.submit_order("buy", 2, "AMZN")
     sim.advance()
     stop = f"{last_price(sim, 'AMZN') * 0.9:.2f}"
@@ -262,7 +265,7 @@ def place_resting_order(sim: ExchangeThread) -> str:
 
 
 def rescale_prices(sim: ExchangeThread, row: dict[str, Any], body: Any) -> Any:
-    """The recorded order at this market's prices: each as far from the last trade, in cents."""
+    """Scale the recorded order's prices by the ratio of this market's last trade to the recorded one."""
     if "symbol" in body:
         body["symbol"] = listed_symbol(body["symbol"])
         was = {"AMZN": 3648.1 if "2021-07-08" in row["body"] else 3197.0, "F": 140.87, "GM": 20.0}
@@ -285,11 +288,11 @@ def last_price(sim: ExchangeThread, symbol: str) -> float:
     return float(sim.request("GET", f"/v2/stocks/{symbol}/trades/latest").json()["trade"]["p"])
 
 
-# ---------------------------------------------------------------------- shapes
+# -- shapes
 
 
 def payload_kind(row: dict[str, Any]) -> str:
-    """What the answer to this call is made of."""
+    """Return the kind of payload in the answer to this call."""
     if row["status"] >= 400:
         return "refusal"
     if row["method"] == "DELETE" and row["status"] == 200:
@@ -300,7 +303,7 @@ def payload_kind(row: dict[str, Any]) -> str:
 
 
 class FieldShapes:
-    """Every kind of value each field was seen with, and the fields that were never left out."""
+    """The kinds of value of each field, and the fields that were always present."""
 
     def __init__(self) -> None:
         self.kinds: dict[tuple[str, str], set[str]] = defaultdict(set)
@@ -315,7 +318,8 @@ class FieldShapes:
             self.required_fields[what] = self.required_fields.get(what, names) & names
 
     def _rows(self, what: str, body: Any) -> Iterator[Any]:
-        """An order's legs are orders, a 207's bodies too, a list is its rows, a map of symbols its values."""
+        """Yield the rows of a payload; add nested ones under their own kind: an order's legs, a watchlist's
+        assets, the bodies of a 207, the snapshots of a map of symbols."""
         for row in body if isinstance(body, list) else [body] if body is not None else []:
             if what == "order" and row.get("legs"):
                 yield {**row, "legs": None}
@@ -329,7 +333,7 @@ class FieldShapes:
                 yield {**row, "body": None}
                 self.add_payload("order" if row["status"] == 200 else "refusal", row["body"])
             elif what == "activity" and row["activity_type"] != "FILL":
-                yield from ()  # no other kind was recorded
+                yield from ()  # no other activity type was recorded
             elif what == "snapshots":
                 for part in row.values():
                     self.add_payload("snapshot", part)
@@ -338,7 +342,7 @@ class FieldShapes:
 
 
 def walk_fields(row: Any, at: str = "") -> Iterator[tuple[str, set[str]]]:
-    """(field, kinds) at any depth; the elements of a list share one field."""
+    """Yield (field, kinds) at any depth; the elements of a list share one field."""
     if isinstance(row, dict):
         for name, value in row.items():
             yield from walk_fields(value, f"{at}.{name}" if at else name)
@@ -374,7 +378,7 @@ def value_kind(value: object) -> str:
 
 
 def differences(ours: FieldShapes, theirs: FieldShapes) -> Iterator[tuple[str, str, str]]:
-    """(what, field, how) for every field missing, new, or of a kind that was never recorded."""
+    """Yield (what, field, how) for every field that is missing, new, or of a kind that was never recorded."""
     for what, always in theirs.required_fields.items():
         for name in always - ours.required_fields.get(what, always):
             yield what, name, "missing"

@@ -1,4 +1,4 @@
-"""The page for people with a bot of their own: its commands and its programs are run as they stand there."""
+"""docs/your-own-bot.md: the tests run its commands and programs as they stand on the page."""
 
 import hashlib
 import json
@@ -20,14 +20,14 @@ PAGE = ROOT / "docs" / "your-own-bot.md"
 
 
 def code_blocks(heading: str, language: str) -> list[str]:
-    """The fenced texts of one language under a heading of the page."""
+    """Return the code blocks of one language under a heading of the page."""
     section = PAGE.read_text().split(f"## {heading}\n")[1].split("\n## ")[0]
     return re.findall(rf"^```{language}\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
 def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The exchange, started by the page's own command; only its port and its size are ours."""
+    """Start the exchange with the page's command, with another port and fewer symbols; yield its port."""
     ready = tmp_path_factory.mktemp("sim") / "port"
     [start] = code_blocks("Start it", "sh")
     program, *words = shlex.split(start)
@@ -53,7 +53,7 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def run_script(command: list[str], script: str, port: str) -> str:
-    """What the script prints; it must end well."""
+    """Run the script, require success, and return its output."""
     assert "8765" in script
     done = subprocess.run(
         command,
@@ -70,7 +70,7 @@ def run_script(command: list[str], script: str, port: str) -> str:
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
 def test_curl_examples_of_the_bot_page_succeed(port: str) -> None:
-    """Account, clock, snapshots, bars, an order and everything after it, each answered well."""
+    """Account, clock, snapshots, bars, an order and its follow-ups each get a valid answer."""
     [script] = code_blocks("curl", "sh")
     answers = [json.loads(line) for line in run_script(["sh", "-eu"], script, port).splitlines() if line]
     assert len(answers) == len(re.findall(r"^ask ", script, re.MULTILINE))
@@ -85,7 +85,7 @@ def test_curl_examples_of_the_bot_page_succeed(port: str) -> None:
 
 
 def test_python_example_of_the_bot_page_succeeds(port: str) -> None:
-    """A bracket is bought over the wire and its exits are live; the stream tells each step."""
+    """A bracket is bought over the wire, its exits work, and the stream sends each step."""
     [script] = code_blocks("Python", "python")
     printed = run_script([sys.executable, "-"], script, port)
     assert re.search(r"^fill market buy filled$", printed, re.MULTILINE)
@@ -95,7 +95,7 @@ def test_python_example_of_the_bot_page_succeeds(port: str) -> None:
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
 def test_fault_examples_of_the_bot_page_succeed(port: str) -> None:
-    """Each rule is accepted, all are listed and removed, and the audit is clean."""
+    """Each fault rule is accepted, all are listed and removed, and the audit is clean."""
     keys = {"APCA-API-KEY-ID": "demo", "APCA-API-SECRET-KEY": "demo"}
     order = {"symbol": "SPY", "qty": "1", "side": "buy", "type": "market", "time_in_force": "day"}
     requests.post(
@@ -113,7 +113,7 @@ def test_fault_examples_of_the_bot_page_succeed(port: str) -> None:
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
 def test_clock_examples_of_the_bot_page_succeed(port: str) -> None:
-    """It stands, steps, jumps to the last half hour and runs again."""
+    """The clock stops, steps 5 s, jumps to 15:30 and runs again."""
     [script] = code_blocks("Set its clock", "sh")
     answers = [json.loads(line) for line in run_script(["sh", "-eu"], script, port).splitlines() if line]
     assert [answer["speed"] for answer in answers] == [0, 0, 0, 10]
@@ -124,6 +124,6 @@ def test_clock_examples_of_the_bot_page_succeed(port: str) -> None:
 
 
 def test_javascript_example_of_the_bot_page_has_the_checked_hash() -> None:
-    """It was run by hand in this wording; whoever changes it runs it again and renews the hash here."""
+    """The example was run by hand in this wording; after a change run it again and update the hash here."""
     [script] = code_blocks("JavaScript", "js")
     assert hashlib.sha256(script.encode()).hexdigest()[:16] == "7eae4937076d0893"

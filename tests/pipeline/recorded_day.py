@@ -1,4 +1,4 @@
-"""A recorded day as the stages would have been given it, from the market data kept beside the repository."""
+"""A recorded day as input of the stages, read from the market data beside the repository."""
 
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
@@ -35,12 +35,12 @@ class RecordedDay:
     headlines: pd.DataFrame
 
     def at(self, clock: str) -> datetime:
-        """A New York wall-clock time of the day, half a minute past."""
+        """Return a New York wall-clock time of the day, half a minute past."""
         hour, minute = map(int, clock.split(":"))
         return self.session.open + timedelta(hours=hour - 9, minutes=minute - 30, seconds=30)
 
     def cut(self, now: datetime) -> "RecordedDay":
-        """The day with everything after `now` removed: unfinished bars, later headlines, today's daily bar."""
+        """Return the day without everything after `now`: unfinished bars, later headlines, today's daily bar."""
         midnight = pd.Timestamp(self.session.day, tz=NEW_YORK)
         return replace(
             self, bars=self.bars[self.bars["timestamp"] + BAR <= now],
@@ -65,7 +65,7 @@ def listings() -> pd.DataFrame:
 
 @cache
 def recorded_day(day: str) -> RecordedDay:
-    """One whole-market day; headlines are heard half a minute after they were published."""
+    """Return one whole-market day; headlines are received half a minute after publication."""
     d = date.fromisoformat(day)
     opened = datetime(d.year, d.month, d.day, 9, 30, tzinfo=NEW_YORK).astimezone(UTC)
     received_headlines = pd.read_parquet(DATA / "news_headlines_2026-02-24_04-17.parquet")
@@ -84,7 +84,7 @@ def recorded_day(day: str) -> RecordedDay:
 
 
 def snapshots(day: RecordedDay, now: datetime) -> pd.DataFrame:
-    """What a snapshot would have shown: the finished bars summed up, and an assumed quote of 8 bp or a cent."""
+    """Return the snapshots at `now`: finished bars aggregated, and an assumed quote of 8 bp or a cent."""
     seen = day.bars[(day.bars["timestamp"] + BAR <= now) & (day.bars["timestamp"] >= day.session.open)]
     seen = seen.assign(dollars=seen["close"] * seen["volume"])
     by = seen.groupby("symbol")
@@ -108,11 +108,13 @@ def snapshots(day: RecordedDay, now: datetime) -> pd.DataFrame:
 def run_stages(
     day: RecordedDay, now: datetime, *, shorts: bool = False, cfg: Config | None = None
 ) -> pd.DataFrame:
-    """All eight stages at `now`, with an empty book and $100,000."""
+    """Run all eight stages at `now`, without positions and with $100,000."""
     cfg = cfg or Config()
     session = day.session
-    looks = [(now - timedelta(minutes=m), snapshots(day, now - timedelta(minutes=m))) for m in (15, 5)]
-    earlier = [(when, shot["trade_price"]) for when, shot in looks if len(shot)]
+    earlier_snapshots = [
+        (now - timedelta(minutes=m), snapshots(day, now - timedelta(minutes=m))) for m in (15, 5)
+    ]
+    earlier = [(when, shot["trade_price"]) for when, shot in earlier_snapshots if len(shot)]
     frame = universe(listings(), cfg.universe)
     frame = scan(
         frame, snapshots(day, now), reference(day.daily, session.day), session, now, cfg.scan,

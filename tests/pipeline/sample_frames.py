@@ -1,4 +1,4 @@
-"""Small markets for the pipeline's tests: listings, snapshots and hand-drawn charts."""
+"""Small markets for the pipeline tests: listings, snapshots and hand-drawn charts."""
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -16,12 +16,12 @@ CFG = Config()
 
 
 def new_york(hour: int, minute: int, second: int = 0) -> datetime:
-    """A New York wall-clock time of the day."""
+    """Return a New York wall-clock time of the day."""
     return datetime(DAY.year, DAY.month, DAY.day, hour, minute, second, tzinfo=NEW_YORK).astimezone(UTC)
 
 
 def assets(*symbols: str, **columns: object) -> pd.DataFrame:
-    """Ordinary shares on NASDAQ that may be bought and shorted."""
+    """Return ordinary NASDAQ shares that may be bought and shorted."""
     facts = {
         "name": "Some Company Inc. Common Stock", "exchange": "NASDAQ", "tradable": True, "shortable": True,
         "easy_to_borrow": True, "status": "active", "sector": "Technology",
@@ -30,12 +30,12 @@ def assets(*symbols: str, **columns: object) -> pd.DataFrame:
 
 
 def listed(*symbols: str, **columns: object) -> pd.DataFrame:
-    """The frame as the universe leaves it."""
+    """Return the frame after the universe stage."""
     return universe(assets(*symbols, **columns), CFG.universe)
 
 
 def snapshot(now: datetime, **columns: object) -> dict[str, object]:
-    """A healthy stock at $50, up 4 % from yesterday on heavy volume."""
+    """Return a snapshot of a liquid stock at $52, up 4 % from yesterday's $50 on heavy volume."""
     facts: dict[str, object] = {
         "trade_price": 52.0, "trade_at": now - timedelta(seconds=5), "bid": 51.99, "ask": 52.01, "bid_size": 300.0,
         "ask_size": 300.0, "quote_at": now - timedelta(seconds=2), "minute_close": 52.0, "minute_volume": 9e3,
@@ -47,7 +47,7 @@ def snapshot(now: datetime, **columns: object) -> dict[str, object]:
 
 
 def snapshots(**rows: dict[str, object]) -> pd.DataFrame:
-    """A frame of snapshots by symbol."""
+    """Return a frame of snapshots, indexed by symbol."""
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("symbol")
     for name in table.columns:
         if name.endswith("_at"):
@@ -58,7 +58,7 @@ def snapshots(**rows: dict[str, object]) -> pd.DataFrame:
 
 
 def daily_references(*symbols: str, **columns: object) -> pd.DataFrame:
-    """What `reference` would say of an ordinary $50 stock."""
+    """Return the output of `reference` for an ordinary $50 stock."""
     facts = {
         "prev_close": 50.0, "avg_volume_20d": 4e6, "avg_dollar_volume_20d": 2e8, "atr_14d": 1.5, "days": 50,
         "last_at": pd.Timestamp(new_york(0, 0) - timedelta(days=3)),
@@ -69,7 +69,8 @@ def daily_references(*symbols: str, **columns: object) -> pd.DataFrame:
 def candles(
     symbol: str, path: Sequence[float], minutes: int = 5, volume: Iterable[float] | float = 1e5
 ) -> pd.DataFrame:
-    """Bars whose closes walk the path from the open of the day; each opens at the close before, wicks of 5 %."""
+    """Return bars whose closes follow the path from the open of the day; each opens at the previous close,
+    with wicks of 2 cents."""
     close = np.asarray(path, dtype=float)
     opened = np.r_[close[0], close[:-1]]
     wick = 0.02
@@ -88,19 +89,19 @@ def candles(
 
 
 def price_path(*points: tuple[int, float]) -> list[float]:
-    """A path through (bar, price) points, straight between them."""
+    """Return a path through (bar, price) points, linear between them."""
     bars, prices = zip(*points, strict=True)
     return list(np.interp(np.arange(bars[-1] + 1), bars, prices))
 
 
 def instant_after(frame: pd.DataFrame, minutes: int = 5) -> datetime:
-    """The instant the last of these bars ends, and two seconds."""
+    """Return the instant two seconds after the end of the last bar."""
     last: pd.Timestamp = frame["timestamp"].max()
     return (last + pd.Timedelta(minutes=minutes, seconds=2)).to_pydatetime()
 
 
 def candidates(*symbols: str, **columns: object) -> pd.DataFrame:
-    """A frame as the news stage leaves it, everything standing."""
+    """Return a frame as after the news stage, with no row refused."""
     facts: dict[str, object] = {
         "price": 52.0, "bid": 51.99, "ask": 52.01, "prev_close": 50.0, "gap_pct": 2.0, "momentum_pct": 1.0,
         "momentum_open_pct": 1.0, "atr_14d": 1.5, "minute_volume": 1e5, "scan_score": 0.8, "scan_rank": 1.0,
@@ -117,7 +118,7 @@ def no_news() -> pd.DataFrame:
 
 
 def headlines(*rows: tuple[str, str, datetime], source: str = "Reuters") -> pd.DataFrame:
-    """Rows of (symbol, text, when), received a second later."""
+    """Return rows of (symbol, text, published at), received a second later."""
     if not rows:
         return no_news()
     frame = pd.DataFrame(rows, columns=["symbol", "headline", "published_at"])

@@ -1,4 +1,4 @@
-"""Every indicator against TA-Lib, an implementation that shares no line with ours."""
+"""Every indicator against TA-Lib, an independent implementation."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ Market = tuple[Floats, Floats, Floats, Floats]
 
 
 def random_walks(seed: int, symbols: int = 6, bars: int = 300) -> Market:
-    """Random walks: high, low, close, volume."""
+    """Return random walks: high, low, close, volume."""
     rng = np.random.default_rng(seed)
     close = rng.uniform(2, 400, (symbols, 1)) * np.exp(
         np.cumsum(rng.normal(0, 0.01, (symbols, bars)), axis=1)
@@ -62,7 +62,7 @@ CASES: dict[str, tuple[Callable[[Market], Floats], Callable[[Market], Floats]]] 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("seed", [1, 2])
 def test_indicator_equals_talib_and_is_nan_until_warm(name: str, seed: int):
-    """To 1e-9 of the value, on every bar TA-Lib has an answer for, and NaN on every other."""
+    """Values are within 1e-9 of TA-Lib's on every bar where it has one, and NaN on every other."""
     market = random_walks(seed)
     mine, theirs = CASES[name]
     got = mine(market)
@@ -74,7 +74,7 @@ def test_indicator_equals_talib_and_is_nan_until_warm(name: str, seed: int):
 
 @pytest.mark.parametrize("name", CASES)
 def test_indicator_is_independent_of_histories_of_other_lengths(name: str):
-    """NaN padding after a symbol's last bar leaves its own values as they would be alone."""
+    """NaN padding after a symbol's last bar does not change its values, nor those of other symbols."""
     market = random_walks(3)
     alone = CASES[name][0](tuple(matrix[:1, :120] for matrix in market))  # type: ignore[arg-type]
     padded = tuple(matrix.copy() for matrix in market)
@@ -89,7 +89,7 @@ def test_indicator_is_independent_of_histories_of_other_lengths(name: str):
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("bars", [0, 1, 2, 13, 14, 15])
 def test_indicator_is_nan_when_history_is_too_short(name: str, bars: int):
-    """From no bar at all upwards: what TA-Lib calls not warm is NaN, in the shape asked for."""
+    """From zero bars upwards, values are NaN until TA-Lib is warm, in the requested shape."""
     market = random_walks(4, symbols=2, bars=40)
     short = tuple(matrix[:, :bars] for matrix in market)
     got = CASES[name][0](short)  # type: ignore[arg-type]
@@ -99,7 +99,7 @@ def test_indicator_is_nan_when_history_is_too_short(name: str, bars: int):
 
 
 def test_oscillators_are_neutral_when_the_price_never_moves():
-    """Where TA-Lib answers 0 for want of movement, RSI and stochastics answer 50, and ADX 0."""
+    """Without price movement, where TA-Lib gives 0, RSI and stochastics are 50; ADX and ATR are 0."""
     flat = np.full((1, 60), 10.0)
     assert ours.rsi(flat)[0, -1] == 50.0
     assert ours.stochastic(flat, flat, flat).k[0, -1] == pytest.approx(50.0)
@@ -108,7 +108,7 @@ def test_oscillators_are_neutral_when_the_price_never_moves():
 
 
 def test_vwap_is_the_volume_weighted_typical_price():
-    """Volume-weighted typical price since the first bar; missing while nothing has traded."""
+    """VWAP is the volume-weighted typical price since the first bar, and NaN before the first trade."""
     high, low, close = (
         np.array([[11.0, 12.0, 13.0]]),
         np.array([[9.0, 10.0, 11.0]]),
@@ -121,7 +121,7 @@ def test_vwap_is_the_volume_weighted_typical_price():
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10_000), factor=st.floats(0.01, 100))
 def test_oscillators_are_independent_of_the_price_level(seed: int, factor: float):
-    """Scaling every price scales the ATR and leaves RSI, ADX and stochastics as they were."""
+    """Scaling every price scales the ATR and does not change RSI, ADX and stochastics."""
     high, low, close, _ = random_walks(seed, symbols=2, bars=80)
     up = (high * factor, low * factor, close * factor)
     np.testing.assert_allclose(ours.rsi(up[2]), ours.rsi(close), rtol=1e-7)
@@ -131,7 +131,7 @@ def test_oscillators_are_independent_of_the_price_level(seed: int, factor: float
 
 
 def test_rsi_and_bollinger_equal_package_ta_once_warm():
-    """`ta`, whose definitions a reader of the project knows, gives the same RSI and Bollinger bands once warm."""
+    """The widely used package `ta` gives equal RSI and Bollinger bands once warm."""
     import pandas as pd
     from ta.momentum import RSIIndicator
     from ta.volatility import BollingerBands
@@ -140,5 +140,5 @@ def test_rsi_and_bollinger_equal_package_ta_once_warm():
     series = pd.Series(close[0])
     bands = BollingerBands(series, 20, 2)
     np.testing.assert_allclose(ours.bollinger(close).upper[0, 40:], bands.bollinger_hband()[40:], rtol=1e-9)
-    # `ta` seeds its RSI with the first change instead of a mean: 500 bars later nothing of that is left.
+    # `ta` seeds its RSI with the first change instead of a mean: after 500 bars the difference is gone.
     np.testing.assert_allclose(ours.rsi(close)[0, -50:], RSIIndicator(series, 14).rsi()[-50:], rtol=1e-9)

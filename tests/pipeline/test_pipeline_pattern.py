@@ -1,4 +1,4 @@
-"""Patterns on charts drawn by hand, upside down, at every price level, and with their future cut off."""
+"""Patterns on charts drawn by hand, mirrored, at every price level, and without their later bars."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -19,7 +19,7 @@ LOOSE = PatternConfig(min_confidence=0.0)
 def pattern_row(
     bars: pd.DataFrame, *, cfg: PatternConfig = LOOSE, minutes: int = 5, shorts: bool = False, **columns
 ):
-    """The row of the one symbol on the chart, decided just after its last bar."""
+    """Return the row of the chart's symbol, decided just after its last bar."""
     frame = candidates("X", **columns)
     return pattern(
         frame, bars, SESSION, instant_after(bars, minutes), cfg, bar_minutes=minutes, allow_short=shorts
@@ -27,7 +27,7 @@ def pattern_row(
 
 
 def volume_rising_at_end(path: list[float], last: int = 1) -> list[float]:
-    """Volume: even, and threefold in the last bars."""
+    """Return even volume that triples in the last bars."""
     return [1e5] * (len(path) - last) + [3e5] * last
 
 
@@ -55,7 +55,7 @@ GAP = price_path((0, 52.0), (1, 51.9), (2, 52.0), (3, 52.3))
     ],
 )
 def test_pattern_is_recognised_on_a_drawn_chart(path: list[float], name: str, columns: dict[str, float]):
-    """The textbook shape is found by name, with the stop below, the target above, and the price between."""
+    """The textbook shape is found by name; the price lies above the trigger, between stop and target."""
     bars = candles("X", path, volume=volume_rising_at_end(path))
     row = pattern_row(bars, **({"prev_close": 49.8} | columns))
     assert row["pattern"] == name
@@ -66,7 +66,8 @@ def test_pattern_is_recognised_on_a_drawn_chart(path: list[float], name: str, co
 
 
 def test_bull_flag_levels_come_from_pole_and_consolidation():
-    """Trigger: the pole's top. Stop: the low of the rest. Target: the pole's height beyond the top."""
+    """The trigger is the pole's top, the stop the low of the consolidation, the target the pole's height
+    above the top."""
     row = pattern_row(candles("X", BULL_FLAG, volume=volume_rising_at_end(BULL_FLAG)))
     top, base, rest = 52.02, 49.88, 51.48
     assert row["pattern_trigger"] == pytest.approx(top)
@@ -75,7 +76,8 @@ def test_bull_flag_levels_come_from_pole_and_consolidation():
 
 
 def test_opening_range_breakout_is_found_after_four_bars():
-    """By 09:50 of five-minute bars: the first quarter hour's high, its middle, twice its height."""
+    """By 09:50 of five-minute bars, the trigger is the high of the first quarter hour, the stop its middle,
+    the target twice its height above the high."""
     row = pattern_row(candles("X", RANGE_BREAK, volume=volume_rising_at_end(RANGE_BREAK)))
     high, low = 50.42, 49.88
     assert row["pattern_trigger"] == pytest.approx(high)
@@ -85,7 +87,7 @@ def test_opening_range_breakout_is_found_after_four_bars():
 
 
 def test_bull_flag_is_found_in_one_minute_bars():
-    """Parameters are minutes: a flag drawn in five-minute bars is a flag in one-minute bars."""
+    """Parameters are in minutes: a flag in five-minute bars is also a flag in one-minute bars."""
     fine = price_path(
         *((5 * bar, price) for bar, price in ((0, 50), (2, 49.9), (8, 52), (12, 51.5), (13, 52.2)))
     )
@@ -107,7 +109,7 @@ def test_bull_flag_is_found_in_one_minute_bars():
     ],
 )
 def test_mirrored_bull_pattern_is_its_bear_pattern(path: list[float], bull: str, bear: str):
-    """Mirrored at $100 every level is the mirror image, and the confidence the same."""
+    """Every level mirrored at $50 gives the bear pattern with the same confidence."""
     prev = 50.0 if bull in {"gap_and_go", "opening_range_breakout"} else 49.8
     up = candles("X", path, volume=volume_rising_at_end(path))
     down = up.assign(
@@ -129,7 +131,7 @@ def test_mirrored_bull_pattern_is_its_bear_pattern(path: list[float], bull: str,
 
 
 def random_day(seed: int, bars: int, minutes: int = 5) -> pd.DataFrame:
-    """A random day with real wicks and volumes."""
+    """Return a random day with random wicks and volumes."""
     rng = np.random.default_rng(seed)
     close = 50 + np.cumsum(rng.normal(0, 0.12, bars) + np.sin(np.arange(bars) / 6) * 0.08)
     frame = candles("X", list(close), minutes, rng.integers(1_000, 90_000, bars).astype(float))
@@ -143,57 +145,61 @@ LEVELS = ["pattern_trigger", "pattern_stop", "pattern_target"]
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 100_000), bars=st.integers(1, 78), factor=st.sampled_from([0.01, 0.5, 3.0, 128.0]))
 def test_pattern_is_independent_of_the_price_level(seed: int, bars: int, factor: float):
-    """Scaling every price scales the levels and leaves name and confidence alone."""
+    """Scaling every price scales the levels and does not change the name."""
     day = random_day(seed, bars)
     scaled = day.assign(**{name: day[name] * factor for name in ("open", "high", "low", "close")})
-    one = pattern_row(day, shorts=True, prev_close=49.0)
-    other = pattern_row(scaled, shorts=True, prev_close=49.0 * factor)
-    assert str(one["pattern"]) == str(other["pattern"])
+    original = pattern_row(day, shorts=True, prev_close=49.0)
+    rescaled = pattern_row(scaled, shorts=True, prev_close=49.0 * factor)
+    assert str(original["pattern"]) == str(rescaled["pattern"])
     np.testing.assert_allclose(
-        other[LEVELS].astype(float).to_numpy(), one[LEVELS].astype(float).to_numpy() * factor, rtol=1e-9
+        rescaled[LEVELS].astype(float).to_numpy(),
+        original[LEVELS].astype(float).to_numpy() * factor,
+        rtol=1e-9,
     )
 
 
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 100_000), bars=st.integers(1, 78))
 def test_pattern_levels_are_mirrored_on_a_mirrored_day(seed: int, bars: int):
-    """Whatever the day, the best setup's levels are mirrored and its confidence is kept."""
+    """On any day, mirroring the prices mirrors the levels of the best setup and keeps its confidence."""
     up = random_day(seed, bars)
     down = up.assign(
         open=128 - up["open"], high=128 - up["low"], low=128 - up["high"], close=128 - up["close"]
     )
-    one = pattern_row(up, shorts=True, prev_close=49.0, momentum_pct=1.0)
-    other = pattern_row(down, shorts=True, prev_close=79.0, momentum_pct=-1.0)
-    assert {one["side"], other["side"]} == {"long", "short"}
-    if pd.isna(one["pattern"]):
-        assert pd.isna(other["pattern"])
+    original = pattern_row(up, shorts=True, prev_close=49.0, momentum_pct=1.0)
+    mirrored = pattern_row(down, shorts=True, prev_close=79.0, momentum_pct=-1.0)
+    assert {original["side"], mirrored["side"]} == {"long", "short"}
+    if pd.isna(original["pattern"]):
+        assert pd.isna(mirrored["pattern"])
     else:
         np.testing.assert_allclose(
-            other[LEVELS].astype(float).to_numpy(), 128 - one[LEVELS].astype(float).to_numpy(), rtol=1e-7
+            mirrored[LEVELS].astype(float).to_numpy(),
+            128 - original[LEVELS].astype(float).to_numpy(),
+            rtol=1e-7,
         )
-        assert other["pattern_confidence"] == pytest.approx(one["pattern_confidence"], abs=1e-6)
+        assert mirrored["pattern_confidence"] == pytest.approx(original["pattern_confidence"], abs=1e-6)
 
 
 @settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 100_000), known=st.integers(1, 60), wild=st.floats(0.2, 5))
-def test_pattern_stage_ignores_unfinished_bars(seed: int, known: int, wild: float):
-    """Bars that have not ended by the decision, whatever they say, leave the decision as it is."""
+@given(seed=st.integers(0, 100_000), finished=st.integers(1, 60), factor=st.floats(0.2, 5))
+def test_pattern_stage_ignores_unfinished_bars(seed: int, finished: int, factor: float):
+    """Bars that have not ended by the decision do not change it, whatever their values."""
     day = random_day(seed, 78)
-    now = (day["timestamp"].iloc[known - 1] + pd.Timedelta(minutes=5)).to_pydatetime()
+    now = (day["timestamp"].iloc[finished - 1] + pd.Timedelta(minutes=5)).to_pydatetime()
     future = day.copy()
     for name in ("open", "high", "low", "close", "volume"):
-        future.loc[known:, name] = future.loc[known:, name] * wild
+        future.loc[finished:, name] = future.loc[finished:, name] * factor
     frame = candidates("X")
-    seen = [
+    results = [
         pattern(frame, bars, SESSION, now, LOOSE, bar_minutes=5, allow_short=True)
-        for bars in (day.head(known), future, day)
+        for bars in (day.head(finished), future, day)
     ]
-    pd.testing.assert_frame_equal(seen[0], seen[1])
-    pd.testing.assert_frame_equal(seen[0], seen[2])
+    pd.testing.assert_frame_equal(results[0], results[1])
+    pd.testing.assert_frame_equal(results[0], results[2])
 
 
 def test_pattern_is_independent_of_other_symbols():
-    """A symbol's setup is the same alone and among others of other lengths."""
+    """A symbol's levels are equal alone and among others with histories of other lengths."""
     days = {f"S{k}": random_day(k, 20 + 7 * k).assign(symbol=f"S{k}") for k in range(6)}
     now = new_york(15, 0)
     cfg = without_bar_age_limit(LOOSE)
@@ -211,7 +217,7 @@ def without_bar_age_limit(cfg: PatternConfig) -> PatternConfig:
 
 
 def test_pattern_stage_gives_a_reason_for_no_bars_old_bars_and_no_pattern():
-    """Each kind of nothing is told apart."""
+    """Missing bars, old bars and a missing pattern each have their own reason."""
     flat = [50.0] * 20
     bars = pd.concat([candles("FLAT", flat), candles("OLD", flat[:4])])
     out = pattern(
@@ -231,7 +237,7 @@ def test_pattern_stage_gives_a_reason_for_no_bars_old_bars_and_no_pattern():
 
 
 def test_pattern_stage_refuses_an_extended_or_old_breakout():
-    """Once most of the way to the target is gone, or the crossing is old, the chart is refused."""
+    """A chart is refused when most of the way to the target is gone or the crossing is old."""
     ran = [*BULL_FLAG[:-1], 53.8]
     assert pd.isna(pattern_row(candles("X", ran, volume=volume_rising_at_end(ran)))["pattern"])
     stale = BULL_FLAG + [52.25] * 8
@@ -240,7 +246,7 @@ def test_pattern_stage_refuses_an_extended_or_old_breakout():
 
 
 def test_pattern_stage_ignores_bars_of_earlier_days():
-    """Only bars that began at the open or after it are looked at."""
+    """Only bars that began at the open or later are used."""
     bars = candles("X", BULL_FLAG, volume=volume_rising_at_end(BULL_FLAG))
     earlier = bars.assign(timestamp=bars["timestamp"] - pd.Timedelta(days=3))
     out = pattern(
@@ -261,7 +267,8 @@ def test_pattern_stage_ignores_bars_of_earlier_days():
 
 
 def test_pattern_stage_passes_rows_neutral_when_off_or_not_required():
-    """No levels, no confidence; long, or short where that is allowed and the price has fallen."""
+    """Rows pass without confidence; the side is long, or short where that is allowed and the price has
+    fallen."""
     bars = candles("DOWN", [50.0] * 20)
     frame = candidates("DOWN", momentum_pct=-1.0)
 
@@ -279,7 +286,7 @@ def test_pattern_stage_passes_rows_neutral_when_off_or_not_required():
 
 
 def test_pattern_stage_keeps_the_highest_confidence():
-    """The cap refuses by confidence, and says the rank."""
+    """Rows beyond the cap are refused by confidence, with their rank."""
     names = [f"S{k:02}" for k in range(24)]
     bars = pd.concat([candles(name, BULL_FLAG, volume=volume_rising_at_end(BULL_FLAG)) for name in names])
     out = pattern(
@@ -290,7 +297,7 @@ def test_pattern_stage_keeps_the_highest_confidence():
 
 
 def test_pattern_stage_skips_invalid_bars_and_rejects_unsorted_ones():
-    """A bar whose prices contradict themselves is left out; bars out of order are a fault of the caller."""
+    """A bar with contradictory prices is skipped; unsorted bars are an error of the caller."""
     bars = candles("X", BULL_FLAG, volume=volume_rising_at_end(BULL_FLAG))
     broken = pd.concat(
         [bars, bars.tail(1).assign(timestamp=bars["timestamp"].max() + timedelta(minutes=5), low=99.0)]
@@ -302,7 +309,7 @@ def test_pattern_stage_skips_invalid_bars_and_rejects_unsorted_ones():
 
 
 def test_pattern_is_found_on_a_half_day():
-    """On a half day the same bars mean the same."""
+    """On a half day the same bars give the same pattern."""
     half = replace(SESSION, close=new_york(13, 0))
     bars = candles("X", BULL_FLAG, volume=volume_rising_at_end(BULL_FLAG))
     out = pattern(candidates("X"), bars, half, instant_after(bars), LOOSE, bar_minutes=5, allow_short=False)

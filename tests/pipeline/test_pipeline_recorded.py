@@ -1,4 +1,4 @@
-"""Whole recorded markets through every stage. Skipped where the recordings are not at hand."""
+"""Recorded whole markets through every stage. Skipped without the recordings."""
 
 from decimal import Decimal
 
@@ -19,7 +19,7 @@ GAP_DAY, QUIET, TREND, OUTAGE = "2026-04-08", "2026-04-15", "2026-03-31", "2026-
 
 
 def assert_frame_valid(frame: pd.DataFrame) -> None:
-    """What must hold of any frame, whatever the market did."""
+    """Assert the invariants of every frame: caps, reasons, scores, ranks, prices on tick and plan sizes."""
     counts = funnel(frame)
     assert all(counts[stage] <= cap for stage, cap in CAPS.items())
     assert frame["reason"].notna().equals(frame["refused_by"].notna())
@@ -29,38 +29,40 @@ def assert_frame_valid(frame: pd.DataFrame) -> None:
         assert frame[score].dropna().between(0, 1).all(), score
     ranked = frame["scan_rank"].dropna()
     assert sorted(ranked) == list(range(1, len(ranked) + 1))
-    for made in plans(frame):
-        away = made.entry_price - made.stop
-        if made.side is PositionSide.SHORT:
+    for planned in plans(frame):
+        away = planned.entry_price - planned.stop
+        if planned.side is PositionSide.SHORT:
             away = -away
         assert away > 0
-        assert made.entry is not None
-        assert on_tick(made.entry)
-        assert on_tick(made.stop)
-        assert on_tick(made.target)
-        assert made.quantity * away == made.risk_amount
-        assert made.risk_amount <= Decimal(500)
-        assert Decimal(100) <= made.quantity * made.entry_price <= Decimal(5000)
-        assert abs(made.target - made.entry_price) / away >= 2
+        assert planned.entry is not None
+        assert on_tick(planned.entry)
+        assert on_tick(planned.stop)
+        assert on_tick(planned.target)
+        assert planned.quantity * away == planned.risk_amount
+        assert planned.risk_amount <= Decimal(500)
+        assert Decimal(100) <= planned.quantity * planned.entry_price <= Decimal(5000)
+        assert abs(planned.target - planned.entry_price) / away >= 2
 
 
 @pytest.mark.parametrize("day", [GAP_DAY, QUIET, TREND])
 def test_recorded_day_yields_plans_within_every_cap(day: str):
-    """From ten to three at least half the looks end in a plan, each plan on tick, sized and worth its risk."""
-    found = []
+    """Between 10:00 and 15:00 at least three of five scans give a plan; each plan is on tick, sized and worth
+    its risk."""
+    plan_counts = []
     for clock in ("10:00", "10:30", "11:30", "13:00", "15:00"):
         frame = run_stages(recorded_day(day), recorded_day(day).at(clock))
         assert_frame_valid(frame)
         counts = funnel(frame)
         assert 4_100 <= counts["universe"] <= 6_500
         assert counts["scan"] == 200
-        found.append(counts["plan"])
-    assert found[0] > 0
-    assert sum(count > 0 for count in found) >= 3
+        plan_counts.append(counts["plan"])
+    assert plan_counts[0] > 0
+    assert sum(count > 0 for count in plan_counts) >= 3
 
 
 def test_recorded_day_yields_shorts_with_reversed_levels():
-    """On the sell-off after a gap both sides are found, and the short's prices are the other way round."""
+    """On the sell-off after a gap both sides are found, and a short has its stop above and its target below
+    the entry."""
     frame = run_stages(recorded_day(GAP_DAY), recorded_day(GAP_DAY).at("10:00"), shorts=True)
     assert_frame_valid(frame)
     judged = frame[frame["composite"].notna()]
@@ -72,7 +74,7 @@ def test_recorded_day_yields_shorts_with_reversed_levels():
 
 @pytest.mark.parametrize("clock", ["10:00", "12:00"])
 def test_recorded_decisions_ignore_later_data(clock: str):
-    """Bars, headlines and days after the decision, present or cut away, give the same frame to the last bit."""
+    """Bars, headlines and days after the decision do not change the frame in any bit."""
     day = recorded_day(QUIET)
     now = day.at(clock)
     whole, cut = run_stages(day, now), run_stages(day.cut(now), now)
@@ -80,7 +82,7 @@ def test_recorded_decisions_ignore_later_data(clock: str):
 
 
 def test_recorded_plans_are_independent_of_headline_order():
-    """Listings and headlines in another order give the same plans."""
+    """Headlines in another order give the same plans."""
     day = recorded_day(GAP_DAY)
     now = day.at("11:00")
     shuffled = type(day)(
@@ -90,7 +92,7 @@ def test_recorded_plans_are_independent_of_headline_order():
 
 
 def test_recorded_day_yields_no_plan_before_the_open_or_in_a_feed_outage():
-    """At 9:15 every row says `no pre-market data`; in a feed outage prices are too old and nothing is planned."""
+    """At 9:15 the reason is `no pre-market data`; in a feed outage prices are too old. Neither gives a plan."""
     day = recorded_day(QUIET)
     early = run_stages(day, day.at("09:15"))
     listed = early[early["refused_by"] == "scan"]
@@ -103,13 +105,13 @@ def test_recorded_day_yields_no_plan_before_the_open_or_in_a_feed_outage():
 
 
 def test_stored_scan_frame_is_small():
-    """The whole market with its reasons compresses to well under a megabyte."""
+    """The whole market with its reasons compresses to less than 400 kB."""
     from io import BytesIO
 
     day = recorded_day(GAP_DAY)
-    kept = decision_table(run_stages(day, day.at("10:00")))
-    assert len(kept) > 7_000
+    table = decision_table(run_stages(day, day.at("10:00")))
+    assert len(table) > 7_000
     blob = BytesIO()
-    kept.to_parquet(blob, compression="zstd", index=False)
+    table.to_parquet(blob, compression="zstd", index=False)
     assert blob.getbuffer().nbytes < 400_000
-    assert np.isfinite(kept["scan_score"]).sum() >= 200
+    assert np.isfinite(table["scan_score"]).sum() >= 200

@@ -50,19 +50,19 @@ def tesla_proposal(**changes: object) -> Proposal:
 
 
 def test_risk_check_approves_the_golden_case():
-    """Ten TSLA at $250 with a 2 % stop: approved, $50.00 at risk, a score in [0, 1], one reason."""
+    """Ten TSLA at $250 with a 2 % stop are approved: $50.00 at risk, a score of 0.5, one reason."""
     verdict = check_trade(tesla_proposal())
     assert verdict.approved
     assert verdict.risk_amount == D("50.00")
     assert str(verdict.risk_amount) == "50.00"
     assert verdict.reasons == ("Risk within limits",)
     assert verdict.quantity == 10
-    assert verdict.risk_score == pytest.approx(0.5)  # half of max_position_size is the most used
+    assert verdict.risk_score == pytest.approx(0.5)  # half of max_position_size is the most used limit
     assert check_risk(tesla_proposal(), EMPTY, ACCOUNT, LIMITS, None, NOW).approved
 
 
 def test_risk_limits_default_to_the_configuration_defaults():
-    """A Limits() made by hand and one from an empty config.yaml say the same."""
+    """Limits() equals the limits of an empty config.yaml."""
     assert limits_of(Config()) == Limits()
 
 
@@ -105,14 +105,14 @@ HELD = HeldPosition("AAPL", LONG, D(20), D(180), sector="Technology", mark_price
 def test_risk_limit_refuses_with_its_figure(
     changes: dict[str, object], portfolio: Portfolio, account: AccountState, reason: str
 ):
-    """One trade past one limit is refused, and the reason names the figure and the limit."""
+    """One trade past one limit is refused, and the reason states the figure and the limit."""
     verdict = check_trade(tesla_proposal(**changes), portfolio, account)
     assert not verdict.approved
-    assert any(reason in said for said in verdict.reasons), verdict.reasons
+    assert any(reason in verdict_reason for verdict_reason in verdict.reasons), verdict.reasons
 
 
 def test_risk_check_evaluates_every_check():
-    """A trade that breaks four rules hears all four, and the list of checks has the others as well."""
+    """A trade that breaks four rules gets four reasons, and the list of checks has the passed ones too."""
     bad = tesla_proposal(quantity=30, target=D(255), bid=D(249), ask=D(251))
     verdict = check_trade(bad, EMPTY, replace(ACCOUNT, buying_power=D(10)))
     assert {c.name for c in verdict.checks if not c.passed} == {
@@ -128,14 +128,15 @@ def test_risk_check_evaluates_every_check():
     [(9, 29, False), (9, 30, True), (15, 14, True), (15, 15, False), (16, 0, False)],
 )
 def test_risk_check_refuses_entries_outside_entry_hours(hour: int, minute: int, open_: bool):
-    """From the open until 45 minutes before the close; on a half day before that close."""
+    """Entries are allowed from the open until 45 minutes before the close, also the early close of a half
+    day."""
     assert check_trade(tesla_proposal(), now=new_york(hour, minute)).approved is open_
     half = replace(SESSION, close=new_york(13, 0))
     assert not check_risk(tesla_proposal(), EMPTY, ACCOUNT, LIMITS, half, new_york(12, 30)).approved
 
 
 def test_risk_check_refuses_a_halted_symbol():
-    """A halted symbol is not traded."""
+    """A halted symbol is refused."""
     assert check_trade(tesla_proposal(), halted=True).reasons == ("trading in TSLA is halted",)
 
 
@@ -152,7 +153,7 @@ def test_risk_check_refuses_a_halted_symbol():
 def test_risk_check_refuses_a_short_unless_all_conditions_hold(
     limits: dict, account: dict, facts: dict, obstacle: str | None
 ):
-    """Our switch, the account's, and shares that can be borrowed."""
+    """A short needs our setting, the account's setting, and shares that can be borrowed."""
     proposal = replace(
         propose("TSLA", SHORT, D(250), LIMITS, quantity=10),
         **({"shortable": True, "easy_to_borrow": True} | facts),
@@ -162,7 +163,8 @@ def test_risk_check_refuses_a_short_unless_all_conditions_hold(
 
 
 def test_risk_check_refuses_correlation_above_the_limit():
-    """0.71 with an open position refuses; unknown says how little history there was and leaves it to the sector."""
+    """0.71 with an open position is refused; an unknown correlation states how little history there is and
+    leaves the decision to the sector limit."""
     assert check_trade(tesla_proposal(), most_correlated=MostCorrelated("AAPL", 0.70)).approved
     high = check_trade(tesla_proposal(), most_correlated=MostCorrelated("AAPL", 0.71))
     assert high.reasons == ("correlation 0.71 with AAPL, max_correlation 0.7",)
@@ -171,9 +173,9 @@ def test_risk_check_refuses_correlation_above_the_limit():
         most_correlated=MostCorrelated("AAPL", float("nan"), "49 daily returns of 60, 78 intraday of 120"),
     )
     assert unknown.approved
-    said = next(c.text for c in unknown.checks if c.name == "correlation")
+    text = next(c.text for c in unknown.checks if c.name == "correlation")
     assert (
-        said == "correlation unknown (49 daily returns of 60, 78 intraday of 120): the sector limit decides"
+        text == "correlation unknown (49 daily returns of 60, 78 intraday of 120): the sector limit decides"
     )
     off = check_trade(
         tesla_proposal(),
@@ -184,7 +186,8 @@ def test_risk_check_refuses_correlation_above_the_limit():
 
 
 def test_sector_limit_applies_to_named_sectors_only():
-    """An empty list limits all of them, an unknown sector is a sector, a list limits what it names."""
+    """An empty list limits all sectors, `unknown` counts as a sector, and a list limits only the sectors it
+    names."""
     full = Portfolio((replace(HELD, quantity=D(50), sector="unknown"),))
     assert "unknown" in check_trade(tesla_proposal(), full).reasons[0]
     named = replace(LIMITS, sectors_to_limit=frozenset({"Technology"}))
@@ -192,11 +195,12 @@ def test_sector_limit_applies_to_named_sectors_only():
 
 
 def test_position_size_is_risk_over_stop_distance_within_caps():
-    """Risk dollars first, then size, buying power net of unreserved entries, and liquidity; always whole shares."""
+    """Risk dollars give the size, capped by position size, buying power net of unreserved entries, and
+    liquidity; always whole shares."""
     base = replace(tesla_proposal(), quantity=None, stop=D(240))
     roomy = replace(LIMITS, max_position_size=D(50_000))
-    assert check_trade(base, limits=roomy).quantity == 50  # 500 dollars over 10
-    assert check_trade(base).quantity == 20  # 5,000 dollars over 250
+    assert check_trade(base, limits=roomy).quantity == 50  # $500 over $10
+    assert check_trade(base).quantity == 20  # $5,000 over $250
     assert check_trade(base, account=replace(ACCOUNT, buying_power=D(3_000))).quantity == 12
     working = Portfolio(
         working=(
@@ -220,7 +224,8 @@ def test_position_size_is_risk_over_stop_distance_within_caps():
     short=st.booleans(),
 )
 def test_approved_trade_stays_within_every_limit(price, away, equity, power, volume, short):
-    """Whatever the account and the price: approved means at least one share and every dollar within its limit."""
+    """For any account and price, an approved trade has at least one share and every dollar amount within its
+    limit."""
     side = SHORT if short else LONG
     limits = replace(LIMITS, allow_short=True)
     stop = price * (1 + away / 100 if short else 1 - away / 100)
@@ -256,12 +261,12 @@ def chart_levels(side: PositionSide = LONG, **changes: float) -> ChartLevels:
 
 
 def test_proposal_levels_fall_back_from_chart_to_atr_to_percent():
-    """The pattern's stop; moved out of the noise; the default when there is none or it is too far; both sides."""
+    """The stop is the pattern's, or beyond the noise (ATR), or the default when it is missing or too far; for
+    both sides."""
     nan = float("nan")
     assert propose_from_levels(chart_levels(), LIMITS).stop == D("49.30")
-    assert propose_from_levels(chart_levels(), LIMITS).entry == D(
-        "50.08"
-    )  # the ask and 15 bp, rounded away from paying more
+    # The entry is the ask plus 15 bp, rounded away from paying more.
+    assert propose_from_levels(chart_levels(), LIMITS).entry == D("50.08")
     assert propose_from_levels(chart_levels(stop=50.0), LIMITS).basis == "atr"
     assert propose_from_levels(chart_levels(stop=50.0), LIMITS).stop == D("49.88")
     default = propose_from_levels(chart_levels(stop=nan, target=nan), LIMITS)
@@ -275,7 +280,7 @@ def test_proposal_levels_fall_back_from_chart_to_atr_to_percent():
 
 
 def scored_frame(*symbols: str, **columns: object) -> pd.DataFrame:
-    """A frame as the score stage leaves it, ranks in order."""
+    """Return a frame as after the score stage, ranks in order."""
     facts: dict[str, object] = {
         "side": "long", "bid": 49.99, "ask": 50.01, "pattern": "bull_flag", "pattern_stop": 49.3,
         "pattern_target": 52.5, "stop_atr": 0.2, "composite": 0.7,
@@ -295,7 +300,7 @@ def run_risk(
 
 
 def test_risk_stage_counts_earlier_picks_as_working_entries():
-    """Sector room, slots and buying power are used up in the order of the score."""
+    """Sector room, slots and buying power are used up in score order."""
     out = run_risk(scored_frame(*"ABCDEFG", sector=["Tech", "Tech", "Tech", "Oil", "Gas", "Air", "Sea"]))
     assert remaining_symbols(out) == ["A", "B", "D", "E", "F"]
     assert "Tech $14,873.76 with this trade" in out.loc["C", "reason"]
@@ -307,7 +312,7 @@ def test_risk_stage_counts_earlier_picks_as_working_entries():
 
 
 def test_risk_stage_stores_every_check_as_text():
-    """The verdict column explains an approval as well as a refusal."""
+    """The verdict column also explains an approval."""
     row = run_risk(scored_frame("A")).loc["A"]
     assert row["quantity"] == 99
     assert row["risk_amount"] == pytest.approx(99 * (50.08 - 49.30))
@@ -317,7 +322,7 @@ def test_risk_stage_stores_every_check_as_text():
 
 
 def bars_of_returns(symbols: dict[str, np.ndarray], step: str = "1D") -> pd.DataFrame:
-    """Closes that walk with the given log returns, ending the day before."""
+    """Return closes with the given log returns, ending the day before."""
     parts = []
     for symbol, moves in sorted(symbols.items()):
         close = 50 * np.exp(np.cumsum(np.r_[0.0, moves]))
@@ -339,20 +344,22 @@ def bars_of_returns(symbols: dict[str, np.ndarray], step: str = "1D") -> pd.Data
 
 
 def test_correlation_equals_numpy_on_common_days():
-    """Pearson over the last 60 common daily returns, as corrcoef gives; too few is unknown, not zero."""
+    """Pearson over the last 60 common daily returns equals corrcoef; too few returns give NaN, not zero."""
     rng = np.random.default_rng(7)
     base = rng.normal(0, 0.02, 80)
     moves = {"A": base, "B": base * 0.5 + rng.normal(0, 0.01, 80), "C": -base, "D": rng.normal(0, 0.02, 30)}
     daily = bars_of_returns(moves)
-    known = correlation_matrix(["A", "B", "C", "D"], daily, daily.head(0), SESSION, NOW, 1)
-    assert known.between("A", "B") == pytest.approx(np.corrcoef(moves["A"][-60:], moves["B"][-60:])[0, 1])
-    assert known.between("A", "C") == pytest.approx(-1.0)
-    assert np.isnan(known.between("A", "D"))
-    assert np.isnan(known.between("A", "NEVER"))
+    correlations = correlation_matrix(["A", "B", "C", "D"], daily, daily.head(0), SESSION, NOW, 1)
+    assert correlations.between("A", "B") == pytest.approx(
+        np.corrcoef(moves["A"][-60:], moves["B"][-60:])[0, 1]
+    )
+    assert correlations.between("A", "C") == pytest.approx(-1.0)
+    assert np.isnan(correlations.between("A", "D"))
+    assert np.isnan(correlations.between("A", "NEVER"))
 
 
 def test_correlation_uses_intraday_returns_when_days_are_too_few():
-    """120 one-minute returns of neighbouring bars; gaps and nights are not returns."""
+    """120 one-minute returns of neighbouring bars are used; gaps and nights are not returns."""
     rng = np.random.default_rng(8)
     moves = rng.normal(0, 0.001, 200)
     path = 50 * np.exp(np.cumsum(moves))
@@ -370,18 +377,18 @@ def test_correlation_uses_intraday_returns_when_days_are_too_few():
 
 
 def test_correlation_sign_is_reversed_for_opposite_sides():
-    """A short against a correlated long hedges; against an anti-correlated one it doubles the bet."""
+    """A short hedges a correlated long and doubles the risk of an anti-correlated one."""
     base = np.random.default_rng(9).normal(0, 0.02, 80)
     daily = bars_of_returns({"A": base, "B": base, "C": -base})
-    known = correlation_matrix(["A", "B", "C"], daily, daily.head(0), SESSION, NOW, 1)
-    found = max_correlation("A", LONG, {"B": SHORT, "C": SHORT}, known)
-    assert found is not None
-    assert (found.symbol, found.correlation) == ("C", pytest.approx(1.0))
-    assert max_correlation("A", LONG, {}, known) is None
+    correlations = correlation_matrix(["A", "B", "C"], daily, daily.head(0), SESSION, NOW, 1)
+    strongest = max_correlation("A", LONG, {"B": SHORT, "C": SHORT}, correlations)
+    assert strongest is not None
+    assert (strongest.symbol, strongest.correlation) == ("C", pytest.approx(1.0))
+    assert max_correlation("A", LONG, {}, correlations) is None
 
 
 def test_risk_stage_refuses_a_correlated_later_pick():
-    """Two stocks that move as one are one bet: the better-scored stays."""
+    """Of two fully correlated stocks only the better-scored one passes."""
     base = np.random.default_rng(10).normal(0, 0.02, 80)
     out = run_risk(scored_frame("A", "B", sector=["1", "2"]), daily=bars_of_returns({"A": base, "B": base}))
     assert remaining_symbols(out) == ["A"]
@@ -395,7 +402,8 @@ def run_plan(*symbols: str, **kw: object) -> pd.DataFrame:
 
 
 def test_plan_takes_the_best_three_with_unique_ids():
-    """Three plans of five approved, exact prices, whole shares; the others say their rank."""
+    """Three of five approved rows are planned with exact prices and whole shares; the others state their
+    rank."""
     out = run_plan(*"ABCDE")
     made = plans(out)
     assert [p.symbol for p in made] == ["A", "B", "C"]
@@ -408,7 +416,7 @@ def test_plan_takes_the_best_three_with_unique_ids():
 
 
 def test_plan_is_bounded_by_free_slots():
-    """`slots` bounds the plan; none means no plan, and no row is lost."""
+    """`slots` limits the number of plans; zero slots give no plan and keep every row."""
     assert [p.symbol for p in plans(run_plan("A", "B", slots=1))] == ["A"]
     out = run_plan("A", "B", slots=0)
     assert plans(out) == []
@@ -416,7 +424,7 @@ def test_plan_is_bounded_by_free_slots():
 
 
 def test_market_entry_plan_has_no_limit_price():
-    """`plan.entry_type: market` leaves the limit away."""
+    """`plan.entry_type: market` gives a plan without a limit price."""
     cfg = CFG.plan.model_copy(update={"entry_type": "market"})
     made = plans(
         plan(
@@ -428,7 +436,8 @@ def test_market_entry_plan_has_no_limit_price():
 
 
 def test_signal_and_order_ids_are_deterministic():
-    """Equal facts give equal ids in every process; each fact changes them; the broker accepts their characters."""
+    """Equal inputs give equal ids in every process, each input changes them, and the broker accepts their
+    characters."""
     signal = signal_id(DAY, "catalyst", "AAPL", LONG, NOW)
     assert signal == signal_id(DAY, "catalyst", "AAPL", LONG, NOW)
     assert signal == UUID("bf0447b9-e27b-5c85-a868-ce7f68b591c1")
@@ -438,11 +447,11 @@ def test_signal_and_order_ids_are_deterministic():
         signal_id(DAY, "other", "AAPL", LONG, NOW), signal_id(DAY, "catalyst", "AAPL", LONG, new_york(11, 30)),
     }  # fmt: skip
     assert len(others | {signal}) == 5
-    ids = [entry_order_id(DAY, "catalyst", one, "AAPL", n) for one in others for n in (1, 2)]
+    ids = [entry_order_id(DAY, "catalyst", other, "AAPL", n) for other in others for n in (1, 2)]
     assert len(set(ids)) == len(ids)
-    for one in ids:
-        head, body, role = one.split("-")
-        assert (head, len(body), len(one) <= 48) == ("cat", 32, True)
+    for order_id in ids:
+        head, body, role = order_id.split("-")
+        assert (head, len(body), len(order_id) <= 48) == ("cat", 32, True)
         assert set(body) <= set("0123456789abcdef")
         assert role.isalpha()
     naive = NOW.replace(tzinfo=None)

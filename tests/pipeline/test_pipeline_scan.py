@@ -23,7 +23,7 @@ def run_scan(shots: pd.DataFrame, ref: pd.DataFrame, now=NOW, **kw) -> pd.DataFr
 
 
 def test_scan_passes_a_stock_in_play_with_its_figures():
-    """Gap, relative volume against the curve, spread and momentum are what a person would compute."""
+    """Gap, relative volume against the curve, spread and momentum equal a manual calculation."""
     out = run_scan(snapshots(UP=snapshot(NOW)), daily_references("UP")).loc["UP"]
     assert pd.isna(out["refused_by"])
     assert out["gap_pct"] == pytest.approx(2.0)
@@ -60,7 +60,8 @@ def test_scan_passes_a_stock_in_play_with_its_figures():
     ],
 )
 def test_scan_refuses_bad_input_with_a_reason(spoiled: dict[str, object], reason: str):
-    """Missing, stale, zero, one-sided, crossed, wide, contradictory: refused by name, and the others rank on."""
+    """Missing, stale, zero, one-sided, crossed, wide and contradictory input is refused with its reason;
+    other rows keep their rank."""
     shots = snapshots(BAD=snapshot(NOW, **spoiled), GOOD=snapshot(NOW))
     out = run_scan(shots, daily_references("BAD", "GOOD"))
     assert out.loc["BAD", "refused_by"] == "scan"
@@ -86,7 +87,7 @@ def test_scan_refuses_a_price_jump_without_volume(price: float, volume: float, r
 
 
 def test_scan_passes_a_halved_price_on_ten_times_the_volume():
-    """A price change like a split's, on ten times the volume, is kept."""
+    """A price change like a split's passes on ten times the volume."""
     shot = snapshot(
         NOW,
         trade_price=25.05,
@@ -111,19 +112,19 @@ def test_scan_passes_a_halved_price_on_ten_times_the_volume():
     ],
 )
 def test_scan_refuses_rows_without_daily_reference(yard: dict[str, object], reason: str):
-    """Too little, too old or missing history refuses; it never ranks."""
+    """A row with too little, too old or missing daily history is refused."""
     assert reason in run_scan(snapshots(X=snapshot(NOW)), daily_references("X", **yard)).loc["X", "reason"]
 
 
 def test_scan_refuses_a_symbol_without_snapshot_or_history():
-    """Absence on either side is a reason of its own."""
+    """A missing snapshot and a missing history have their own reasons."""
     out = run_scan(snapshots(NEW=snapshot(NOW)), daily_references("GONE"))
     assert "no snapshot" in out.loc["GONE", "reason"]
     assert "not enough daily history: 0 bars" in out.loc["NEW", "reason"]
 
 
 def test_scan_refuses_a_halted_stock():
-    """The halt outranks every other reason."""
+    """A halted stock is refused with that reason."""
     out = run_scan(snapshots(X=snapshot(NOW)), daily_references("X"), halted={"X"})
     assert out.loc["X", "reason"] == "trading is halted"
 
@@ -139,7 +140,7 @@ def test_scan_refuses_everything_before_the_first_print():
 
 
 def test_scan_ranks_a_pre_market_print_by_its_gap():
-    """Before the open the gap is the price against yesterday's close and nothing is known of today's volume."""
+    """Before the open the gap is the price against yesterday's close, and today's relative volume is unknown."""
     now = new_york(9, 20)
     out = run_scan(
         snapshots(A=snapshot(now, trade_price=55.0, bid=54.99, ask=55.01)), daily_references("A"), now
@@ -151,7 +152,7 @@ def test_scan_ranks_a_pre_market_print_by_its_gap():
 
 
 def test_scan_keeps_the_best_and_breaks_ties_by_symbol():
-    """The cap refuses by rank; equal scores rank in the order of the alphabet, whatever the order of arrival."""
+    """Rows beyond the cap are refused with their rank; equal scores rank alphabetically, in any input order."""
     names = [f"S{k:03}" for k in range(250)]
     shots = snapshots(**{name: snapshot(NOW) for name in reversed(names)})
     out = run_scan(shots, daily_references(*names))
@@ -161,7 +162,7 @@ def test_scan_keeps_the_best_and_breaks_ties_by_symbol():
 
 
 def test_scan_momentum_uses_earlier_snapshots():
-    """Moves over 5 and 15 minutes come from the nearest earlier snapshot, or are missing."""
+    """Moves over 5 and 15 minutes use the nearest earlier snapshot, or are NaN."""
     earlier = [
         (NOW - timedelta(minutes=m), pd.Series({"X": p})) for m, p in ((30, 40.0), (14, 50.0), (6, 51.0))
     ]
@@ -172,7 +173,7 @@ def test_scan_momentum_uses_earlier_snapshots():
 
 
 def test_scan_ranks_fallers_like_risers_when_shorts_are_allowed():
-    """Long-only prefers the riser; with shorts allowed the faller is worth as much."""
+    """Long-only prefers the rising stock; with shorts allowed the falling one scores equally."""
     fall = snapshot(
         NOW, trade_price=50.0, bid=49.99, ask=50.01, day_open=51.0, day_high=51.2, day_low=49.9, day_vwap=50.4
     )
@@ -202,7 +203,8 @@ BAD_VALUES = st.sampled_from([NAN, 0.0, -1.0, 1e-12, 1e12, float("inf"), float("
     shorts=st.booleans(),
 )
 def test_scan_never_ranks_a_row_with_nan(shot, yard, times, shorts):
-    """Whatever is missing, zero, negative or infinite: a standing row has finite numbers, any other a reason."""
+    """For any missing, zero, negative or infinite input, a remaining row has finite numbers and a refused row
+    a reason."""
     shots = snapshots(BAD=snapshot(NOW, **shot, **times), GOOD=snapshot(NOW))
     ref = daily_references("BAD", "GOOD").astype({"days": "float64"})
     for name, value in yard.items():
@@ -230,13 +232,14 @@ def test_scan_never_ranks_a_row_with_nan(shot, yard, times, shorts):
 
 
 def test_scan_rejects_a_naive_datetime():
-    """Time without a zone is never guessed."""
+    """A time without a zone raises."""
     with pytest.raises(ValueError, match="time zone"):
         run_scan(snapshots(X=snapshot(NOW)), daily_references("X"), NOW.replace(tzinfo=None))
 
 
 def test_volume_curve_rises_to_one_at_the_close():
-    """Never zero, never falling, one at the close; a half day runs the same curve on a shorter clock."""
+    """The curve is never zero, never falls and ends at one; a half day uses the same curve, scaled to its
+    length."""
     shares = [usual_volume_share(minute) for minute in range(391)]
     assert shares == sorted(shares)
     assert 0 < shares[0] < 0.01
@@ -245,7 +248,7 @@ def test_volume_curve_rises_to_one_at_the_close():
 
 
 def test_reference_averages_twenty_days_without_today():
-    """Yardsticks come from the days before; today's bar, had it been handed over, changes nothing."""
+    """Averages use the days before; a daily bar of today changes nothing."""
     days = pd.bdate_range("2026-01-19", "2026-03-02", tz="America/New_York").tz_convert("UTC")
     volume = np.arange(1.0, len(days) + 1) * 1000
     daily = pd.DataFrame(
@@ -282,7 +285,7 @@ def test_reference_averages_twenty_days_without_today():
     ],
 )  # fmt: skip
 def test_universe_refuses_warrants_units_rights_preferreds_and_notes(symbol: str, name: str):
-    """Warrants, units, rights, preferred stock and notes, by suffix or by name."""
+    """Warrants, units, rights, preferred stock and notes are refused by suffix or by name."""
     out = universe(assets(symbol, name=name), CFG.universe)
     assert out.loc[symbol, "reason"] == "a warrant, unit, right, preferred share or note"
 
@@ -298,12 +301,12 @@ def test_universe_refuses_warrants_units_rights_preferreds_and_notes(symbol: str
     ],
 )  # fmt: skip
 def test_universe_keeps_shares_with_misleading_names(symbol: str, name: str):
-    """A company may be called Unit, an ADR may stand for rights, a fund may own preferreds."""
+    """A company may be called Unit, an ADR may represent rights, a fund may own preferreds."""
     assert remaining_symbols(universe(assets(symbol, name=name), CFG.universe)) == [symbol]
 
 
 def test_universe_applies_allow_and_deny_lists():
-    """`deny` always refuses; `allow`, when there is one, admits nothing else."""
+    """`deny` always refuses; a non-empty `allow` admits only its symbols."""
     cfg = CFG.universe.model_copy(update={"deny": ("A",), "allow": ("A", "B")})
     out = universe(assets("A", "B", "C"), cfg)
     assert out["reason"].fillna("").to_dict() == {
@@ -314,7 +317,8 @@ def test_universe_applies_allow_and_deny_lists():
 
 
 def test_universe_refuses_untradable_and_inactive_listings():
-    """Inactive, untradable and foreign-board listings go, and the exchange is named."""
+    """Inactive, untradable and foreign-board listings are refused, with the exchange's name; a symbol listed
+    twice raises."""
     out = universe(
         pd.concat([assets("A", tradable=False), assets("B", status="inactive"), assets("C", exchange="OTC")]),
         CFG.universe,
@@ -328,14 +332,15 @@ def test_universe_refuses_untradable_and_inactive_listings():
 
 
 def test_universe_marks_a_missing_sector_unknown():
-    """A missing sector is the sector `unknown`, never an empty cell."""
+    """A missing sector becomes `unknown`, never an empty value."""
     assert universe(assets("A", sector=pd.NA), CFG.universe).loc["A", "sector"] == "unknown"
 
 
 def test_scan_reasons_hold_one_row_per_symbol():
-    """`reasons` holds one row a symbol with the deciding numbers, whoever was refused, ready for a file."""
+    """The decision table holds one row per symbol with the deciding numbers, for every refusal, in a storable
+    form."""
     out = run_scan(snapshots(A=snapshot(NOW), B=snapshot(NOW, bid=0.0)), daily_references("A", "B", "C"))
-    kept = decision_table(out)
-    assert kept["symbol"].tolist() == ["A", "B", "C"]
-    assert kept["price"].dtype == np.float32
-    assert kept.set_index("symbol")["reason"].notna().tolist() == [False, True, True]
+    table = decision_table(out)
+    assert table["symbol"].tolist() == ["A", "B", "C"]
+    assert table["price"].dtype == np.float32
+    assert table.set_index("symbol")["reason"].notna().tolist() == [False, True, True]

@@ -16,7 +16,7 @@ RISING_INTRADAY = list(50 + np.linspace(0, 0.8, 40) + np.sin(np.arange(40)) * 0.
 
 
 def daily_bars(symbol: str, path: list[float]) -> pd.DataFrame:
-    """Daily bars ending the session before."""
+    """Return daily bars that end the session before."""
     stamps = pd.bdate_range(end="2026-02-27", periods=len(path), tz="America/New_York").tz_convert("UTC")
     close = np.asarray(path)
     return pd.DataFrame(
@@ -47,7 +47,7 @@ RISING_DAYS = list(np.linspace(40, 50, 50) + np.sin(np.arange(50)) * 0.4)
 
 
 def test_technical_values_equal_talib():
-    """RSI, ADX, ATR and the signal line of the last finished bar equal TA-Lib's on the same closes."""
+    """RSI, ADX, ATR and the signal line of the last finished bar equal TA-Lib's on the same bars."""
     bars = candles("X", RISING_INTRADAY)
     row = run_technical(bars, daily_bars("X", RISING_DAYS)).loc["X"]
     high, low, close = (bars[name].to_numpy() for name in ("high", "low", "close"))
@@ -60,7 +60,7 @@ def test_technical_values_equal_talib():
 
 
 def test_technical_agreement_is_for_the_side():
-    """Agreement is for the side: what speaks for a long speaks against a short by as much."""
+    """Agreement is relative to the side: support for a long counts as much against a short."""
     long = run_technical(candles("X", RISING_INTRADAY), daily_bars("X", RISING_DAYS)).loc["X"]
     short = run_technical(candles("X", RISING_INTRADAY), daily_bars("X", RISING_DAYS), side="short").loc["X"]
     assert long["agreement"] > 0.7
@@ -70,7 +70,7 @@ def test_technical_agreement_is_for_the_side():
 
 
 def test_technical_has_enough_votes_by_ten_o_clock():
-    """Six five-minute bars and fifty days are enough votes; the intraday ones are missing and not zero."""
+    """Six five-minute bars and fifty days give enough votes; the intraday indicators are NaN, not zero."""
     row = run_technical(candles("X", RISING_INTRADAY[:6]), daily_bars("X", RISING_DAYS), price=50.3).loc["X"]
     assert pd.isna(row["refused_by"])
     assert row["votes"] >= CFG.technical.min_votes
@@ -80,14 +80,14 @@ def test_technical_has_enough_votes_by_ten_o_clock():
 
 
 def test_technical_refuses_too_little_history_with_the_vote_count():
-    """Without warm votes there is no opinion to have."""
+    """Too few warm votes refuse the row."""
     row = run_technical(candles("X", RISING_INTRADAY[:6]), daily_bars("X", RISING_DAYS[:6])).loc["X"]
     assert row["refused_by"] == "technical"
     assert row["reason"] == "not enough history (1 of 22 votes, 6 needed)"
 
 
 def test_technical_refuses_an_exhausted_move_on_either_side():
-    """Too far from the open, too far from VWAP or too strong: each says its number."""
+    """A price too far from the open or from VWAP, or a too strong RSI, is refused with its number."""
     far = run_technical(
         candles("X", RISING_INTRADAY), daily_bars("X", RISING_DAYS), momentum_open_pct=6.0, price=53.0
     ).loc["X"]
@@ -109,13 +109,14 @@ def test_technical_refuses_an_exhausted_move_on_either_side():
 
 
 def test_technical_stop_atr_is_scaled_to_five_minute_bars():
-    """stop_atr speaks of five-minute bars whatever bars were given."""
+    """stop_atr is per five-minute bar for any bar length."""
     row = run_technical(candles("X", RISING_INTRADAY, 1), daily_bars("X", RISING_DAYS), minutes=1).loc["X"]
     assert row["stop_atr"] == pytest.approx(row["atr"] * np.sqrt(5))
 
 
 def test_technical_intraday_votes_use_earlier_sessions():
-    """With yesterday's bars before today's, the five-minute RSI is warm from the first minutes; VWAP is today's."""
+    """With bars of an earlier session before today's, the five-minute RSI is warm from the first minutes;
+    VWAP uses today's bars only."""
     today = candles("X", RISING_INTRADAY[:6])
     yesterday = candles("X", RISING_INTRADAY).assign(
         timestamp=lambda b: b["timestamp"] - pd.Timedelta(days=3)
@@ -139,22 +140,22 @@ def test_technical_ignores_pre_market_bars():
 
 
 @settings(max_examples=20, deadline=None)
-@given(known=st.integers(3, 39), wild=st.floats(0.5, 2))
-def test_technical_stage_ignores_unfinished_bars_and_todays_daily_bar(known: int, wild: float):
-    """Bars ending after the decision and a daily bar of today leave every column as it was."""
+@given(finished=st.integers(3, 39), factor=st.floats(0.5, 2))
+def test_technical_stage_ignores_unfinished_bars_and_todays_daily_bar(finished: int, factor: float):
+    """Bars that end after the decision and a daily bar of today do not change any column."""
     bars = candles("X", RISING_INTRADAY)
     daily = daily_bars("X", RISING_DAYS)
-    now = (bars["timestamp"].iloc[known - 1] + pd.Timedelta(minutes=5)).to_pydatetime()
+    now = (bars["timestamp"].iloc[finished - 1] + pd.Timedelta(minutes=5)).to_pydatetime()
     future = bars.copy()
     for name in ("open", "high", "low", "close"):
-        future.loc[known:, name] *= wild
+        future.loc[finished:, name] *= factor
     today = daily.tail(1).assign(timestamp=pd.Timestamp(new_york(0, 0)), close=90.0, high=95.0)
-    cut = run_technical(bars.head(known), daily, now=now, price=50.5)
+    cut = run_technical(bars.head(finished), daily, now=now, price=50.5)
     pd.testing.assert_frame_equal(cut, run_technical(future, pd.concat([daily, today]), now=now, price=50.5))
 
 
 def test_technical_uses_only_finished_quarter_hour_bars():
-    """The coarse bars are those that have ended: at 12:44 the quarter from 12:30 is not one of them."""
+    """Only finished quarter-hour bars are used: at 12:44 the bar from 12:30 is not."""
     bars = candles("X", list(50 + np.sin(np.arange(39) / 3)))
     early = run_technical(bars, daily_bars("X", RISING_DAYS), now=new_york(12, 44), price=50.0).loc["X"]
     flipped = bars.copy()
@@ -168,7 +169,7 @@ def test_technical_uses_only_finished_quarter_hour_bars():
 
 
 def test_technical_values_are_independent_of_other_symbols():
-    """The values of one symbol are the same alone and beside one with another length of history."""
+    """A symbol's values are equal alone and beside a symbol with a history of another length."""
     bars = pd.concat([candles("X", RISING_INTRADAY), candles("Y", RISING_INTRADAY[:9])])
     daily = pd.concat([daily_bars("X", RISING_DAYS), daily_bars("Y", RISING_DAYS[:30])])
     both = run_technical(bars, daily, "X", "Y", now=new_york(13, 0), price=50.5)
@@ -182,14 +183,14 @@ def test_technical_values_are_independent_of_other_symbols():
 
 
 def test_technical_stage_keeps_the_highest_agreement():
-    """The cap refuses by rank; nothing standing is no error."""
+    """Rows beyond the cap are refused by rank; a frame without remaining rows is no error."""
     names = [f"S{k:02}" for k in range(12)]
     bars = pd.concat([candles(name, RISING_INTRADAY) for name in names])
     daily = pd.concat([daily_bars(name, RISING_DAYS) for name in names])
     out = run_technical(bars, daily, *names, price=50.8)
     assert remaining_symbols(out) == names[:10]
-    nobody = run_technical(bars, daily, *names, price=50.8, reason="x", refused_by="scan")
-    assert remaining_symbols(nobody) == []
+    all_refused = run_technical(bars, daily, *names, price=50.8, reason="x", refused_by="scan")
+    assert remaining_symbols(all_refused) == []
 
 
 def test_composite_is_the_weighted_sum_of_four_components():
@@ -211,7 +212,7 @@ def test_composite_is_the_weighted_sum_of_four_components():
 
 
 def test_composite_is_neutral_for_missing_components():
-    """A stage that was switched off leaves its half neutral."""
+    """A missing component counts as neutral (0.5)."""
     nan = float("nan")
     row = score(
         candidates("X", side="long", agreement=nan, pattern_confidence=nan, volume_score=nan), CFG.scoring
@@ -221,7 +222,7 @@ def test_composite_is_neutral_for_missing_components():
 
 
 def test_score_stage_refuses_a_low_composite():
-    """Below the minimum the number and the limit are said."""
+    """The reason states the composite and the minimum."""
     frame = candidates("A", "B", "C", side="long", agreement=0.8, pattern_confidence=0.8)
     out = score(
         frame.assign(news_score=[0.0, 0.9, 0.9], momentum_score=[0.1, 0.9, 0.9], volume_score=0.2),
@@ -241,7 +242,7 @@ def test_composite_stays_between_zero_and_one(parts: list[float], short: bool):
 
 
 def test_scoring_config_refuses_weights_not_summing_to_one():
-    """The configuration says so before a day begins."""
+    """The configuration raises when it is loaded."""
     from pydantic import ValidationError
 
     from catalyst.config.schema import ScoringConfig
@@ -251,7 +252,7 @@ def test_scoring_config_refuses_weights_not_summing_to_one():
 
 
 def test_technical_rejects_a_naive_datetime():
-    """Naive instants never reach a decision."""
+    """A time without a zone raises."""
     bars = candles("X", RISING_INTRADAY)
     with pytest.raises(ValueError, match="time zone"):
         run_technical(

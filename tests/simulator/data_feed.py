@@ -1,4 +1,4 @@
-"""A small recorded market behind a whole exchange, and clients that speak its market data protocol by hand."""
+"""A small recorded market behind a whole exchange, and test clients of its market data protocol."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -34,16 +34,19 @@ def write_parquet(path: Path, names: Sequence[str], rows: Sequence[Sequence[Any]
     columns = {name: list(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
     table = pa.table(columns)
     if "timestamp" in columns:
-        at = table.column_names.index("timestamp")
-        table = table.set_column(at, "timestamp", table["timestamp"].cast(pa.timestamp("us", "UTC")))
+        timestamp_index = table.column_names.index("timestamp")
+        table = table.set_column(
+            timestamp_index, "timestamp", table["timestamp"].cast(pa.timestamp("us", "UTC"))
+        )
     pq.write_table(table, path)
     return path
 
 
 def small_market(folder: Path) -> BarMarket:
-    """ALFA on Nasdaq and BETA in New York, an hour of minutes; SILENT and NEVER, listed, the latter without a past.
+    """Return the market: ALFA (Nasdaq) and BETA (New York) with 60 minute bars, SILENT with daily bars only,
+    NEVER listed without any bars.
 
-    Daily bars of every session from January on; one headline, three minutes after the open.
+    Daily bars cover every session since January. One headline appears three minutes after the open.
     """
     minutes = [
         (symbol, OPEN + timedelta(minutes=minute), price, price + 0.2, price - 0.1, price + 0.1, 2400.0)
@@ -72,14 +75,14 @@ def small_market(folder: Path) -> BarMarket:
 
 
 async def wait_until(condition: Callable[[], bool]) -> None:
-    """Let the loop run until it is so; at most twenty seconds of the machine."""
+    """Run the event loop until the condition is true; fail after 20 real seconds."""
     async with asyncio.timeout(20):
         while not condition():  # noqa: ASYNC110 - what is waited for happens at the other end of a socket
             await asyncio.sleep(0.001)
 
 
 class DataFeedServer:
-    """The exchange on a manual clock, over HTTP and websockets."""
+    """The exchange on a manual clock, served over HTTP and websockets."""
 
     def __init__(self, server: SimulatorServer, market: OverriddenMarket, clock: ManualClock) -> None:
         assert server.data_streams is not None
@@ -88,26 +91,26 @@ class DataFeedServer:
         self.http = aiohttp.ClientSession(base_url=server.url, headers=KEYS)
 
     async def get(self, path: str, **query: str) -> tuple[int, Any]:
-        """Status and body of a question."""
-        async with self.http.get(path, params=query) as answer:
-            text = answer.content_type != "application/json"
-            return answer.status, await (answer.text() if text else answer.json())
+        """Send a GET request and return status and body."""
+        async with self.http.get(path, params=query) as response:
+            is_text = response.content_type != "application/json"
+            return response.status, await (response.text() if is_text else response.json())
 
     async def post_admin(self, path: str, **body: Any) -> Any:
         """Send a request to the admin API and return its response."""
-        async with self.http.post(f"/admin/{path}", json=body) as answer:
-            assert answer.status == 200, await answer.text()
-            return await answer.json()
+        async with self.http.post(f"/admin/{path}", json=body) as response:
+            assert response.status == 200, await response.text()
+            return await response.json()
 
     async def advance(self, seconds: float) -> None:
-        """Market time goes by."""
+        """Advance the market time."""
         await self.clock.advance(timedelta(seconds=seconds))
 
     @asynccontextmanager
     async def connect(
         self, *, packed: bool = False, source: str = "v2/iex", auth: bool = True
     ) -> AsyncIterator["StreamSubscriber"]:
-        """A client, by default one that has been let in."""
+        """Open a websocket connection, authenticated by default."""
         headers = {"Content-Type": "application/msgpack"} if packed else {}
         async with (
             aiohttp.ClientSession() as session,
@@ -121,19 +124,19 @@ class DataFeedServer:
 
 
 class StreamSubscriber:
-    """A hand-made client of the market data stream, speaking JSON or msgpack."""
+    """Minimal client of the market data stream, in JSON or msgpack."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse, *, packed: bool) -> None:
         self.socket, self.packed = socket, packed
 
     async def receive(self) -> list[dict[str, Any]]:
-        """The next frame."""
+        """Return the next frame."""
         if self.packed:
             return msgpack.unpackb(await self.socket.receive_bytes(timeout=10))  # type: ignore[no-any-return]
         return await self.socket.receive_json(timeout=10)  # type: ignore[no-any-return]
 
     async def request(self, **message: Any) -> list[dict[str, Any]]:
-        """Send a message and return the answer."""
+        """Send a message and return the response."""
         if self.packed:
             await self.socket.send_bytes(msgpack.packb(message))
         else:
@@ -141,16 +144,16 @@ class StreamSubscriber:
         return await self.receive()
 
     async def receive_of_kind(self, kind: str, count: int = 1) -> list[dict[str, Any]]:
-        """The next `count` messages of a kind, others passed over."""
-        found: list[dict[str, Any]] = []
-        while len(found) < count:
-            found += [each for each in await self.receive() if each["T"] == kind]
-        return found
+        """Return the next `count` messages of a kind; skip others."""
+        messages: list[dict[str, Any]] = []
+        while len(messages) < count:
+            messages += [each for each in await self.receive() if each["T"] == kind]
+        return messages
 
 
 @asynccontextmanager
 async def serve_data_feed(bars: BarMarket, at: datetime = OPEN) -> AsyncIterator[DataFeedServer]:
-    """The exchange over `bars`, with a hand in them, from `at` on."""
+    """Serve the exchange over `bars` from the time `at`; tests can override the market."""
     market, clock = OverriddenMarket(bars), ManualClock(at)
     exchange = Exchange(market, at, settings=fixed_latencies())
     async with run_server(exchange, clock, market=market) as server:

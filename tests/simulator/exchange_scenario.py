@@ -1,4 +1,4 @@
-"""What a test says to the exchange without a wire: requests as JSON bodies, time as seconds."""
+"""Scenario of an exchange without a wire: requests as JSON bodies, time as seconds."""
 
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -15,7 +15,8 @@ from tests.simulator.manual_feed import ManualFeed, at
 
 
 def fixed_latencies() -> ExchangeSettings:
-    """Latencies without chance: an acknowledgement takes 50 ms, an arrival 50 ms more, a cancel 200 ms."""
+    """Return latencies without randomness: an acknowledgement takes 50 ms, an arrival 50 ms more, a cancel
+    200 ms."""
     return ExchangeSettings(
         acknowledge=LatencyRange(0.05, 0.05),
         arrive=LatencyRange(0.05, 0.05),
@@ -28,7 +29,7 @@ def fixed_latencies() -> ExchangeSettings:
 
 
 class ExchangeScenario:
-    """An exchange over a hand-made tape at eleven o'clock, AAPL at 100, MSFT at 300, TSLA at 200."""
+    """An exchange over a manual feed at 11:00, with AAPL at 100, MSFT at 300, TSLA at 200."""
 
     def __init__(
         self, start: datetime | None = None, switches: ExchangeSettings | None = None, **terms: object
@@ -52,7 +53,7 @@ class ExchangeScenario:
         self.exchange.venue.advance(at(clock_time, self.now.date()))
 
     def print_trade(self, symbol: str, price: str, size: int = 100_000) -> None:
-        """A trade a millisecond from now, and the exchange has seen it."""
+        """Add a trade one millisecond from now and advance the exchange to it."""
         when = self.now + timedelta(milliseconds=1)
         self.feed.add_trade(symbol, when, price, size)
         self.exchange.venue.advance(when)
@@ -75,7 +76,7 @@ class ExchangeScenario:
         return self.exchange.replace(order.id, parse_replace_request(changes))
 
     def given_position(self, symbol: str, qty: object) -> None:
-        """Buy and be done, or sell short for a negative quantity."""
+        """Open a position with a filled market order; a negative quantity sells short."""
         shares = Decimal(str(qty))
         self.submit("buy" if shares > 0 else "sell", abs(shares), symbol)
         self.advance()
@@ -88,21 +89,21 @@ class ExchangeScenario:
         return self.exchange.state.faults.add(Fault(kind=kind, **rule))  # type: ignore[arg-type]
 
     def events(self, order: Order | None = None) -> list[str]:
-        """The events told so far, of one order or of all."""
+        """Return the trade update events sent so far, of one order or of all."""
         return [update.event for update in self.updates(order)]
 
     def updates(self, order: Order | None = None) -> list[TradeUpdateMessage]:
         return [u for u in self.exchange.state.outbox if order is None or u.order_id == order.id]
 
-    def expect_rejection(self, act: object, *arguments: object, **more: object) -> ApiError:
-        """The refusal an act meets; it must meet one, and must leave no order behind."""
+    def expect_rejection(self, call: object, *arguments: object, **more: object) -> ApiError:
+        """Return the error of a rejected call; fail if the call succeeds or stores an order."""
         before = len(self.exchange.state.order_store.orders)
         try:
-            act(*arguments, **more)  # type: ignore[operator]
-        except ApiError as refusal:
+            call(*arguments, **more)  # type: ignore[operator]
+        except ApiError as rejection:
             assert len(self.exchange.state.order_store.orders) == before
-            return refusal
-        raise AssertionError("it was not refused")
+            return rejection
+        raise AssertionError("the call was not rejected")
 
     def assert_audit_clean(self) -> None:
         assert audit(self.exchange.state).problems == []

@@ -1,4 +1,4 @@
-"""A market made by hand: a test says which trades happen and what the quote is."""
+"""A market under the test's control: the test sets the trades and the quotes."""
 
 from bisect import bisect_right
 from collections import defaultdict
@@ -10,13 +10,13 @@ from uuid import NAMESPACE_DNS, uuid5
 from catalyst.clock import NEW_YORK
 from catalyst.simulator.market.interface import Asset, BestQuote, MarketSession, Print
 
-MONDAY = date(2026, 3, 9)  # the first session after the switch to summer time
+MONDAY = date(2026, 3, 9)  # the first session after the change to daylight saving time
 HALF_DAY = date(2026, 11, 27)
 HOLIDAYS = {date(2026, 11, 26)}
 
 
 def at(clock_time: str, day: date = MONDAY) -> datetime:
-    """A New York wall time as UTC."""
+    """Convert a New York wall time to UTC."""
     return datetime.combine(day, time.fromisoformat(clock_time), NEW_YORK).astimezone(UTC)
 
 
@@ -37,7 +37,7 @@ def asset(symbol: str, **facts: object) -> Asset:
 
 
 class ManualFeed:
-    """Implements the tape the exchange reads; quotes follow the last trade by a cent unless set."""
+    """Implements the trading feed the exchange reads; a quote is one cent around the last trade unless set."""
 
     def __init__(self) -> None:
         self.listings = {symbol: asset(symbol) for symbol in ("AAPL", "MSFT", "TSLA")}
@@ -50,7 +50,7 @@ class ManualFeed:
         self.quotes: dict[str, tuple[str, str] | None] = {}
 
     def add_trade(self, symbol: str, when: datetime, price: str, size: int = 100_000) -> None:
-        """Put a trade on the tape."""
+        """Add a trade to the feed."""
         self.prints_by_symbol[symbol].append(Print(when, Decimal(price), size))
         self.prints_by_symbol[symbol].sort(key=lambda trade: trade.at)
 

@@ -1,4 +1,4 @@
-"""As much of OpenAPI's schema language as a trading API uses: does this JSON say what the document promises?"""
+"""Checks JSON against an OpenAPI document; covers the part of the schema language that a trading API uses."""
 
 from datetime import date, datetime
 from typing import Any
@@ -22,27 +22,27 @@ class Document:
         self.document = document
 
     def response_schema(self, method: str, path: str, status: int) -> dict[str, Any]:
-        """The schema of an answer."""
-        answers = self.document["paths"][path][method.lower()]["responses"]
-        schema: dict[str, Any] = answers[str(status)]["content"]["application/json"]["schema"]
+        """Return the schema of a response."""
+        responses = self.document["paths"][path][method.lower()]["responses"]
+        schema: dict[str, Any] = responses[str(status)]["content"]["application/json"]["schema"]
         return schema
 
     def violations(self, schema: dict[str, Any], value: object, at: str = "$") -> list[str]:
-        """Every way in which the value is not what the schema says."""
+        """Return every difference between the value and the schema."""
         if "$ref" in schema:
-            found: Any = self.document
+            target: Any = self.document
             for part in schema["$ref"].removeprefix("#/").split("/"):
-                found = found[part]
+                target = target[part]
             return self.violations(
-                {**found, **{k: v for k, v in schema.items() if k == "nullable"}}, value, at
+                {**target, **{k: v for k, v in schema.items() if k == "nullable"}}, value, at
             )
         if value is None:
             return [] if schema.get("nullable") else [f"{at}: null"]
         violations = self._choice_violations(schema, value, at)
         kind = schema.get("type")
         if kind is not None:
-            right = isinstance(value, KINDS[kind]) and (kind == "boolean" or not isinstance(value, bool))
-            if not right:
+            has_type = isinstance(value, KINDS[kind]) and (kind == "boolean" or not isinstance(value, bool))
+            if not has_type:
                 return [f"{at}: {value!r} is no {kind}"]
         if "enum" in schema and value not in schema["enum"]:
             violations.append(f"{at}: {value!r} is none of {schema['enum']}")
@@ -75,7 +75,7 @@ class Document:
 
 
 def truncate_nanoseconds(text: str) -> str:
-    """RFC 3339 with nanoseconds as Python reads it."""
+    """Truncate an RFC 3339 time with nanoseconds to the microseconds Python can parse."""
     if "." not in text:
         return text
     head, _, tail = text.partition(".")

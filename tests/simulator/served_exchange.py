@@ -1,4 +1,4 @@
-"""The exchange over loopback: a server on a manual clock, alpaca-py in threads, bare websockets."""
+"""The exchange over loopback: a server on a manual clock, alpaca-py in threads, plain websockets."""
 
 import asyncio
 import warnings
@@ -28,7 +28,7 @@ ORDER = {"symbol": "AAPL", "qty": 1, "side": "buy", "type": "market", "time_in_f
 
 
 class ServedExchange:
-    """A desk behind a server, with alpaca-py and plain HTTP to ask it."""
+    """A scenario behind a server, with alpaca-py and plain HTTP as clients."""
 
     def __init__(self, scenario: ExchangeScenario, clock: ManualClock, server: SimulatorServer) -> None:
         self.scenario, self.clock, self.server = scenario, clock, server
@@ -38,12 +38,12 @@ class ServedExchange:
         for session in (self.client._session, self.http):
             session.trust_env = False
 
-    async def call(self, act: Any, *arguments: Any, **more: Any) -> Any:
+    async def call(self, function: Any, *arguments: Any, **more: Any) -> Any:
         """Call the blocking client in a thread."""
-        return await asyncio.to_thread(act, *arguments, **more)
+        return await asyncio.to_thread(function, *arguments, **more)
 
     async def request(self, method: str, path: str, **more: Any) -> requests.Response:
-        """A plain request with good keys, unless `headers` says otherwise."""
+        """Send a plain request, with valid keys unless `headers` is given."""
         more.setdefault("headers", KEYS)
         more.setdefault("timeout", 20)
         return await asyncio.to_thread(self.http.request, method, self.server.url + path, **more)
@@ -54,12 +54,12 @@ class ServedExchange:
         return response.json()
 
     async def advance(self, seconds: float = 1.0) -> None:
-        """Market time goes by; what a test did to the desk directly is noticed first."""
+        """Publish changes the test made directly in the scenario, then advance the market time."""
         self.server.publish_changes()
         await self.clock.advance(timedelta(seconds=seconds))
 
     async def print_trade(self, symbol: str, price: str, size: int = 100_000) -> None:
-        """A trade a millisecond from now, and the exchange has seen it."""
+        """Add a trade one millisecond from now and advance the exchange to it."""
         self.scenario.feed.add_trade(symbol, self.clock.now() + timedelta(milliseconds=1), price, size)
         await self.clock.advance(timedelta(milliseconds=1))
         self.server.exchange.venue.advance(self.clock.now())
@@ -71,18 +71,18 @@ class ServedExchange:
 
 
 async def post_order(served: ServedExchange, **more: Any) -> requests.Response:
-    """Post a market order for one share of AAPL, but for what `more` says."""
+    """Post a market order for one share of AAPL; `more` overrides fields."""
     return await served.request("POST", "/v2/orders", json={**ORDER, **more})
 
 
 async def buy_one_share(served: ServedExchange, **more: Any) -> None:
-    """A market order that is new and filled a second later."""
+    """Submit a market order and advance one second: it is new, then filled."""
     served.scenario.submit("buy", 1, **more)
     await served.advance()
 
 
 async def list_orders(served: ServedExchange, **query: Any) -> list[Any]:
-    """The orders of a query, as alpaca-py asks."""
+    """List orders through alpaca-py."""
     rows: list[Any] = await served.call(served.client.get, "/orders", query)
     return rows
 
@@ -95,7 +95,7 @@ async def serve_exchange(
     market: Market | None = None,
     **terms: Any,
 ) -> AsyncIterator[ServedExchange]:
-    """A served desk; with a `market` its data API and streams are served too."""
+    """Serve a scenario; with a `market`, serve its data API and streams too."""
     scenario = scenario or ExchangeScenario(**terms)
     journal = None
     if state is not None:
@@ -111,7 +111,7 @@ async def serve_exchange(
 
 
 def trading_stream(server: SimulatorServer) -> TradingStream:
-    """alpaca-py's own stream, raw."""
+    """Return alpaca-py's own stream with raw data."""
     return TradingStream("demo", "demo", raw_data=True, url_override=server.stream_url)
 
 
@@ -121,7 +121,7 @@ LISTEN = {"action": "listen", "data": {"streams": ["trade_updates"]}}
 
 @asynccontextmanager
 async def subscribed_socket(server: SimulatorServer, **more: Any) -> AsyncIterator[Any]:
-    """A websocket that is authorised and listens to trade updates."""
+    """Open a websocket that is authorized and subscribed to trade updates."""
     async with websockets.connect(server.stream_url, proxy=None, **more) as socket:
         assert (await send_and_receive(socket, AUTH))["data"]["status"] == "authorized"
         assert (await send_and_receive(socket, LISTEN))["stream"] == "listening"
@@ -129,13 +129,13 @@ async def subscribed_socket(server: SimulatorServer, **more: Any) -> AsyncIterat
 
 
 async def send_and_receive(socket: Any, message: Any) -> Any:
-    """Send a message, and the next one that comes."""
+    """Send a message and return the next one received."""
     await socket.send(orjson.dumps(message).decode())
     return await receive_message(socket)
 
 
 async def receive_frame(socket: Any) -> Any:
-    """The next frame as it is."""
+    """Return the next frame unparsed."""
     return await asyncio.wait_for(socket.recv(), 10)
 
 
@@ -144,5 +144,5 @@ async def receive_message(socket: Any) -> Any:
 
 
 async def receive_data(socket: Any, frames: int) -> list[Any]:
-    """The data of the next `frames` messages."""
+    """Return the data of the next `frames` messages."""
     return [(await receive_message(socket))["data"] for _ in range(frames)]

@@ -1,4 +1,4 @@
-"""Behaviours 31 to 36: cancels, replacements and liquidations are asked for now and decided later."""
+"""Behaviours 31 to 36: the exchange accepts cancels, replacements and liquidations at once and decides later."""
 
 import pytest
 
@@ -10,7 +10,7 @@ from tests.simulator.wire_client import WireClient, type_row, wire_client
 async def place_resting_order(
     c: WireClient, price: str = "99", qty: int = 10, symbol: str = "AAPL"
 ) -> type_row:
-    """A bid below the market, acknowledged."""
+    """Submit a buy limit below the market and wait until it is acknowledged."""
     order = await c.submit("buy", qty, symbol, "limit", limit_price=price)
     await c.advance()
     return order
@@ -19,24 +19,25 @@ async def place_resting_order(
 @pytest.mark.promise("B31")
 @pytest.mark.parametrize("delay", [0.05, 0.2, 2.0])
 async def test_cancel_is_pending_until_the_venue_confirms(delay: float) -> None:
-    """204 and pending_cancel at once, canceled after the delay that was set; asking again changes nothing."""
+    """A cancel returns 204 and pending_cancel, then canceled after the set delay. A second request changes
+    nothing."""
     async with wire_client(cancel=delay) as c:
         order = await place_resting_order(c)
         assert await c.cancel(order) == (204, None)
-        seen = await c.get_order(order)
-        assert (seen["status"], seen["cancel_requested_at"] is not None) == ("pending_cancel", True)
+        current = await c.get_order(order)
+        assert (current["status"], current["cancel_requested_at"] is not None) == ("pending_cancel", True)
         assert (await c.cancel(order))[0] == 204
         await c.advance(delay - 0.01)
         assert await c.order_status(order) == "pending_cancel"
         await c.advance(0.02)
-        seen = await c.get_order(order)
-        assert (seen["status"], seen["canceled_at"] is not None) == ("canceled", True)
+        current = await c.get_order(order)
+        assert (current["status"], current["canceled_at"] is not None) == ("canceled", True)
         assert await c.events(order) == ["new", "canceled"]
 
 
 @pytest.mark.promise("B31")
 async def test_pending_cancel_event_is_sent_when_enabled() -> None:
-    """Most cancels go without that event; with the switch it is sent."""
+    """Most cancels have no pending_cancel event; the setting sends it."""
     async with wire_client(emit_pending=True) as c:
         order = await place_resting_order(c)
         await c.cancel(order)
@@ -46,7 +47,8 @@ async def test_pending_cancel_event_is_sent_when_enabled() -> None:
 
 @pytest.mark.promise("B31")
 async def test_fill_before_the_confirmation_beats_a_cancel() -> None:
-    """A trade before the confirmation fills the order, by chance or by script; a partial fill stays in it."""
+    """A trade before the confirmation fills the order, by chance or by fault. The cancelled order keeps a
+    partial fill."""
     async with wire_client() as c:
         order = await place_resting_order(c)
         assert (await c.cancel(order))[0] == 204
@@ -60,18 +62,23 @@ async def test_fill_before_the_confirmation_beats_a_cancel() -> None:
         await c.advance()
         assert await c.order_status(other) == "filled"
         c.served.scenario.feed.quote_size = 4
-        partly = await place_resting_order(c, "200.01", symbol="TSLA")
-        await c.cancel(partly)
+        partial = await place_resting_order(c, "200.01", symbol="TSLA")
+        await c.cancel(partial)
         await c.advance()
-        seen = await c.get_order(partly)
-        assert (seen["status"], seen["filled_qty"], seen["filled_avg_price"]) == ("canceled", "4", "200.01")
+        current = await c.get_order(partial)
+        assert (current["status"], current["filled_qty"], current["filled_avg_price"]) == (
+            "canceled",
+            "4",
+            "200.01",
+        )
         await c.assert_audit_clean()
 
 
 @pytest.mark.promise("B32")
-@pytest.mark.parametrize(("strict", "again"), [(False, 204), (True, 422)])
-async def test_cancel_of_a_terminal_or_replaced_order_is_rejected(strict: bool, again: int) -> None:
-    """filled and pending_replace are 422 with the state in the text; canceled is 204, or 422 by the switch."""
+@pytest.mark.parametrize(("strict", "second_status"), [(False, 204), (True, 422)])
+async def test_cancel_of_a_terminal_or_replaced_order_is_rejected(strict: bool, second_status: int) -> None:
+    """A filled or pending_replace order returns 422 with its state in the text; a canceled one 204, or 422 by
+    the setting."""
 
     def already(state: str) -> tuple[int, type_row]:
         return 422, {"code": 42210000, "message": f'order is already in "{state}" state'}
@@ -85,13 +92,14 @@ async def test_cancel_of_a_terminal_or_replaced_order_is_rejected(strict: bool, 
         assert await c.cancel(order) == already("replaced")
         assert (await c.cancel(new))[0] == 204
         await c.advance()
-        assert (await c.cancel(new))[0] == again
+        assert (await c.cancel(new))[0] == second_status
         assert await c.order_status(new) == "canceled"
 
 
 @pytest.mark.promise("B33")
 async def test_replacement_is_a_new_order_linked_to_the_old_one() -> None:
-    """New id, own client id, the old one's birth; the old one ends as replaced and names the new one."""
+    """The new order has a new id, its own client order id and the old created_at. The old order ends as
+    replaced and names the new one."""
     async with wire_client() as c:
         old = await place_resting_order(c)
         await c.advance(5)
@@ -101,9 +109,9 @@ async def test_replacement_is_a_new_order_linked_to_the_old_one() -> None:
         assert new["submitted_at"] > old["submitted_at"]
         assert (new["status"], await c.order_status(old)) == ("pending_new", "pending_replace")
         await c.advance()
-        seen = await c.get_order(old)
-        assert (seen["status"], seen["replaced_by"]) == ("replaced", new["id"])
-        assert seen["replaced_at"] is not None
+        replaced = await c.get_order(old)
+        assert (replaced["status"], replaced["replaced_by"]) == ("replaced", new["id"])
+        assert replaced["replaced_at"] is not None
         assert (await c.events(old), await c.events(new)) == (["new", "replaced"], ["new"])
         await c.print_trade("97")
         assert await c.order_status(new) == "filled"
@@ -126,7 +134,8 @@ async def test_replacement_is_a_new_order_linked_to_the_old_one() -> None:
     ],
 )
 async def test_invalid_replacement_is_rejected(changes: type_row, message: str) -> None:
-    """Unchanged, of the wrong kind, off the tick, not over what the chain has filled, or under a used id."""
+    """A change is rejected if it is empty, of the wrong kind, off the tick, at most the chain's filled
+    quantity, or under a used id."""
     async with wire_client() as c:
         await c.submit("buy", 1, "MSFT", "limit", limit_price="1", client_order_id="taken")
         c.served.scenario.feed.quote_size = 4
@@ -139,43 +148,44 @@ async def test_invalid_replacement_is_rejected(changes: type_row, message: str) 
 
 @pytest.mark.promise("B33")
 async def test_replacement_of_an_order_not_at_the_venue_is_rejected() -> None:
-    """accepted, pending_new, pending_cancel, pending_replace and anything that is over."""
-    early = (
+    """Orders in accepted, pending_new, pending_cancel, pending_replace or a terminal status cannot be
+    replaced."""
+    not_sent = (
         422,
         {"code": 40010001, "message": "unable to replace order, order isn't sent to exchange yet"},
     )
     async with wire_client() as c:
         order = await c.submit("buy", 1, kind="limit", limit_price="50")
-        assert await c.replace(order, qty=2) == early
+        assert await c.replace(order, qty=2) == not_sent
         await c.advance()
         _, new = await c.replace(order, qty=2)
-        assert await c.replace(order, qty=3) == early
+        assert await c.replace(order, qty=3) == not_sent
         await c.advance()
-        over = (422, {"code": 42210000, "message": "unable to replace order, order is not open"})
-        assert await c.replace(order, qty=3) == over
+        not_open = (422, {"code": 42210000, "message": "unable to replace order, order is not open"})
+        assert await c.replace(order, qty=3) == not_open
         await c.cancel(new)
-        assert await c.replace(new, qty=3) == early
+        assert await c.replace(new, qty=3) == not_sent
         await c.advance()
-        assert await c.replace(new, qty=3) == over
+        assert await c.replace(new, qty=3) == not_open
     async with wire_client(start=at("20:30")) as c:
-        parked = await c.submit("buy", 1, kind="limit", limit_price="50")
-        assert parked["status"] == "accepted"
-        assert await c.replace(parked, qty=2) == early
+        overnight = await c.submit("buy", 1, kind="limit", limit_price="50")
+        assert overnight["status"] == "accepted"
+        assert await c.replace(overnight, qty=2) == not_sent
 
 
 @pytest.mark.promise("B33")
 async def test_replacement_quantity_includes_earlier_fills_of_the_chain() -> None:
-    """Four are filled, the new order says ten in all, and six more make it complete."""
+    """Four shares are filled, the new order has a quantity of ten in all, and six more complete it."""
     async with wire_client() as c:
         c.served.scenario.feed.quote_size = 4
         old = await place_resting_order(c, "100.01", 8)
         _, new = await c.replace(old, qty=10, limit_price="99")
         await c.advance()
-        seen = await c.get_order(new)
-        assert (seen["status"], seen["qty"], seen["filled_qty"]) == ("partially_filled", "10", "4")
+        current = await c.get_order(new)
+        assert (current["status"], current["qty"], current["filled_qty"]) == ("partially_filled", "10", "4")
         await c.print_trade("98.99", size=400)
-        seen = await c.get_order(new)
-        assert (seen["status"], seen["filled_qty"], await c.position_qty()) == ("filled", "10", "10")
+        current = await c.get_order(new)
+        assert (current["status"], current["filled_qty"], await c.position_qty()) == ("filled", "10", "10")
         fills = await c.get("/v2/account/activities/FILL?direction=asc")
         assert [fill["cum_qty"] for fill in fills] == ["4", "10"]
         await c.assert_audit_clean()
@@ -184,7 +194,7 @@ async def test_replacement_quantity_includes_earlier_fills_of_the_chain() -> Non
 @pytest.mark.promise("B33")
 @pytest.mark.parametrize("scripted", [True, False])
 async def test_accepted_replacement_may_still_end_rejected(scripted: bool) -> None:
-    """The venue refuses it, or the fill was faster: the new order ends rejected, nothing is bought twice."""
+    """The venue rejects it, or the fill came first: the new order ends rejected and nothing is bought twice."""
     async with wire_client() as c:
         if scripted:
             await c.add_fault("replace_reject")
@@ -196,8 +206,8 @@ async def test_accepted_replacement_may_still_end_rejected(scripted: bool) -> No
             assert await c.order_status(old) == "filled"
         await c.advance()
         assert (await c.events(new), "order_replace_rejected" in await c.events(old)) == (["rejected"], True)
-        seen = await c.get_order(old)
-        assert (seen["status"], seen["replaced_by"]) == ("new" if scripted else "filled", None)
+        current = await c.get_order(old)
+        assert (current["status"], current["replaced_by"]) == ("new" if scripted else "filled", None)
         assert await c.order_status(new) == "rejected"
         await c.print_trade("98")
         assert (await c.order_status(old), await c.position_qty()) == ("filled", "10")
@@ -207,23 +217,24 @@ async def test_accepted_replacement_may_still_end_rejected(scripted: bool) -> No
 @pytest.mark.promise("B33")
 @pytest.mark.parametrize(("allowed", "status"), [(True, 200), (False, 422)])
 async def test_held_stop_is_replaceable_only_when_enabled(allowed: bool, status: int) -> None:
-    """The documents allow it, reports deny it; moved, it stays held under its new id and still protects."""
+    """Alpaca's documents allow it, user reports deny it. A replaced stop stays held under its new id and
+    still protects."""
     async with wire_client(held_replaceable=allowed) as c:
         order = await c.submit_bracket(100)
         await c.advance()
         _, stop = await c.order_legs(order)
-        answer = await c.replace(stop, stop_price="98")
-        assert answer[0] == status
+        response = await c.replace(stop, stop_price="98")
+        assert response[0] == status
         await c.advance()
-        _, now = await c.order_legs(order)
-        assert (now["status"], now["stop_price"]) == ("held", "98" if allowed else "95")
+        _, current_stop = await c.order_legs(order)
+        assert (current_stop["status"], current_stop["stop_price"]) == ("held", "98" if allowed else "95")
         await c.print_trade("97.5")
         assert await c.position_qty() == ("0" if allowed else "100")
 
 
 @pytest.mark.promise("B34")
 async def test_cancel_all_responds_for_each_order() -> None:
-    """207; an exit leg is answered with its parent's order, under the leg's own id."""
+    """The response is 207. The row of an exit leg has the leg's id and its parent order as body."""
     async with serve_exchange() as served:
         served.scenario.submit_bracket(10)
         await served.advance()
@@ -242,7 +253,7 @@ async def test_cancel_all_responds_for_each_order() -> None:
 
 @pytest.mark.promise("B35")
 async def test_close_of_a_position_reserved_by_exits_is_rejected() -> None:
-    """403 without related orders, and the exits live; flat it is 404."""
+    """The response is 403 without related orders and the exits stay working; without a position it is 404."""
     async with wire_client() as c:
         order = await c.submit_bracket(10)
         await c.advance()
@@ -267,7 +278,7 @@ async def test_close_of_a_position_reserved_by_exits_is_rejected() -> None:
 
 @pytest.mark.promise("B35")
 async def test_close_sells_an_unreserved_position_in_whole_or_part() -> None:
-    """Shares, percent, or all; a short is bought back; both measures at once are refused."""
+    """Close by shares, by percent, or all. A short is bought back. A request with both measures is rejected."""
     async with wire_client() as c:
         await c.given_position(10)
         await c.given_position(-4, "MSFT")
@@ -284,7 +295,8 @@ async def test_close_sells_an_unreserved_position_in_whole_or_part() -> None:
 
 @pytest.mark.promise("B36")
 async def test_close_all_is_rejected_while_its_own_cancels_are_pending() -> None:
-    """207 with order ids as symbols, then a 403 for the position whose exits are not cancelled yet."""
+    """The response is 207 with order ids as symbols, and 403 for the position whose exits are not cancelled
+    yet."""
     async with serve_exchange() as served:
         served.scenario.submit_bracket(10)
         await served.advance()
@@ -306,7 +318,7 @@ async def test_close_all_is_rejected_while_its_own_cancels_are_pending() -> None
 
 @pytest.mark.promise("B36")
 async def test_close_all_waits_for_its_cancels_when_the_race_is_disabled() -> None:
-    """With the switch off the cancels are confirmed first, and the position is sold."""
+    """With the setting off the cancels are confirmed first and the position is sold."""
     async with serve_exchange() as served:
         await served.post_admin("settings", liquidation_races=False)
         served.scenario.submit_bracket(10)

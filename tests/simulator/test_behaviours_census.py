@@ -1,4 +1,5 @@
-"""The fifty-one behaviours: the table of docs/simulator.md, the settings, the fault kinds and the tests agree."""
+"""Checks that the table of the 51 behaviours in docs/simulator.md, the settings, the fault kinds and the
+tests agree."""
 
 import re
 from dataclasses import fields
@@ -16,8 +17,8 @@ ROW = re.compile(r"^\| (\d+) \| (.+?) \| (.+?) \| (.+?) \|$", re.MULTILINE)
 
 
 def behaviour_tests() -> dict[int, dict[str, str]]:
-    """For each number: the groups (files) that hold its tests, with the source text of those tests."""
-    found: dict[int, dict[str, str]] = {}
+    """Return for each number the groups (files) with its tests, and the source text of those tests."""
+    groups_by_number: dict[int, dict[str, str]] = {}
     for path, node in functions_of_tests():
         if not path.name.startswith("test_behaviours_"):
             continue
@@ -26,10 +27,10 @@ def behaviour_tests() -> dict[int, dict[str, str]]:
         source = "\n".join(lines[first - 1 : node.end_lineno])
         for number in promises_of(node):
             assert number.startswith("B"), number
-            group = found.setdefault(int(number[1:]), {})
+            group = groups_by_number.setdefault(int(number[1:]), {})
             name = path.stem.removeprefix("test_behaviours_")
             group[name] = group.get(name, "") + source + "\n"
-    return found
+    return groups_by_number
 
 
 def documented_rows() -> list[tuple[int, str, str]]:
@@ -39,7 +40,7 @@ def documented_rows() -> list[tuple[int, str, str]]:
 
 
 def default_text(value: object) -> str:
-    """A default as the page writes it."""
+    """Format a default as the page writes it."""
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, LatencyRange):
@@ -50,7 +51,7 @@ def default_text(value: object) -> str:
 
 
 def test_every_behaviour_has_a_documented_row_and_a_test() -> None:
-    """1 to 51, once each and in order, in the table; each with at least one test of its name."""
+    """The table has the numbers 1 to 51 once each and in order; each has at least one test with its marker."""
     assert [number for number, *_ in documented_rows()] == list(range(1, 52))
     assert sorted(behaviour_tests()) == list(range(1, 52))
 
@@ -59,19 +60,20 @@ def test_every_behaviour_has_a_documented_row_and_a_test() -> None:
 def test_documented_behaviour_names_its_tests_settings_and_faults(
     number: int, switches: str, tests: str
 ) -> None:
-    """The files named hold its tests, no others do; a default is the default; each setting and fault occurs there."""
-    held = behaviour_tests()[number]
-    assert sorted(re.findall(r"`(\w+)`", tests)) == sorted(held)
-    text = "\n".join(held.values())
+    """A row names exactly the files with its tests and the true defaults; each setting and fault occurs in
+    those tests."""
+    sources = behaviour_tests()[number]
+    assert sorted(re.findall(r"`(\w+)`", tests)) == sorted(sources)
+    source = "\n".join(sources.values())
     defaults = ExchangeSettings()
     faults = re.findall(r"fault `(\w+)`", switches)
     settings = re.findall(r"(?<!fault )`(\w+)` ([^,]+)", switches)
     assert faults or settings or switches == "–"
     for name in faults:
-        assert f'"{FaultKind(name)}"' in text, name
+        assert f'"{FaultKind(name)}"' in source, name
     for name, default in settings:
         assert default_text(getattr(defaults, name)) == default.strip(), name
-        assert re.search(rf"\b{name}\b", text), name
+        assert re.search(rf"\b{name}\b", source), name
 
 
 def test_every_exchange_setting_is_documented() -> None:

@@ -1,4 +1,4 @@
-"""Behaviours 44 and 45 of the simulator's checklist: the market data stream, and bars, snapshots and pages."""
+"""Behaviours 44 and 45: the market data stream, and bars, snapshots and pages."""
 
 import asyncio
 import socket
@@ -55,7 +55,8 @@ async def feed(bars: BarMarket) -> AsyncIterator[DataFeedServer]:
 async def test_data_stream_answers_connect_auth_and_subscribe_in_order(
     feed: DataFeedServer, packed: bool
 ) -> None:
-    """The three answers in their order, in JSON and in msgpack; an answer is the complete set, key by key."""
+    """The three responses come in order, in JSON and msgpack. A subscription response lists every channel of
+    the connection."""
     async with feed.connect(packed=packed) as subscriber:
         first = (await subscriber.request(action="subscribe", trades=["BETA", "ALFA"], statuses=["*"]))[0]
         assert list(first) == ["T", *CHANNELS]
@@ -70,13 +71,13 @@ async def test_data_stream_answers_connect_auth_and_subscribe_in_order(
         third = (await subscriber.request(action="unsubscribe", trades=["BETA"], statuses=["*"]))[0]
         assert third["trades"] == third["corrections"] == third["cancelErrors"] == ["ALFA"]
         assert (third["statuses"], third["lulds"]) == ([], ["BETA"])
-        asked = (await subscriber.request(action="subscribe", imbalances=["ALFA"]))[0]
-        assert asked == {**third, "imbalances": ["ALFA"]}
+        fourth = (await subscriber.request(action="subscribe", imbalances=["ALFA"]))[0]
+        assert fourth == {**third, "imbalances": ["ALFA"]}
 
 
 @pytest.mark.promise("B44")
 async def test_data_stream_accepts_fragmented_client_frames(feed: DataFeedServer) -> None:
-    """A subscription in single bytes, as alpaca-py sends it in pieces, is one message."""
+    """A message fragmented into single bytes is one message; alpaca-py sends fragments."""
     url = f"ws://127.0.0.1:{feed.server.port}/v2/iex"
     packed = {"Content-Type": "application/msgpack"}
     async with websockets.connect(url, proxy=None, additional_headers=packed) as client:
@@ -84,19 +85,19 @@ async def test_data_stream_accepts_fragmented_client_frames(feed: DataFeedServer
         for message in (AUTH, {"action": "subscribe", "trades": ["ALFA"]}):
             whole = msgpack.packb(message)
             await client.send(whole[at : at + 1] for at in range(len(whole)))
-            reported = msgpack.unpackb(await client.recv())
-        assert reported[0]["trades"] == ["ALFA"]
+            response = msgpack.unpackb(await client.recv())
+        assert response[0]["trades"] == ["ALFA"]
 
 
 @pytest.mark.promise("B44")
 async def test_data_stream_msgpack_timestamps_equal_the_json_times(feed: DataFeedServer) -> None:
-    """In msgpack every time is a Timestamp, in JSON the same instant is text in UTC."""
-    wanted = {"trades": ["ALFA"], "quotes": ["ALFA"], "bars": ["ALFA"], "dailyBars": ["ALFA"]}
+    """Every msgpack time is a Timestamp; JSON has the equal time as UTC text."""
+    subscriptions = {"trades": ["ALFA"], "quotes": ["ALFA"], "bars": ["ALFA"], "dailyBars": ["ALFA"]}
     more = {"updatedBars": ["ALFA"], "statuses": ["*"], "lulds": ["*"]}
     feed.streams.connection_limit = 2
     async with feed.connect(packed=True) as packed, feed.connect() as plain:
         for subscriber in (packed, plain):
-            await subscriber.request(action="subscribe", **wanted, **more)
+            await subscriber.request(action="subscribe", **subscriptions, **more)
         await feed.advance(61)
         await feed.post_admin("market", act="late_trade", symbol="ALFA", price="20.1", ago=3)
         await feed.post_admin("luld", symbol="ALFA", pause=True)
@@ -107,14 +108,14 @@ async def test_data_stream_msgpack_timestamps_equal_the_json_times(feed: DataFee
                 received[subscriber.packed] += await subscriber.receive()
         assert {each["T"] for each in received[True]} == set("tqbdusl")
         assert all(isinstance(each["t"], msgpack.Timestamp) for each in received[True])
-        reported = [datetime.fromisoformat(each["t"]) for each in received[False]]
-        assert [each["t"].to_datetime() for each in received[True]] == reported
+        json_times = [datetime.fromisoformat(each["t"]) for each in received[False]]
+        assert [each["t"].to_datetime() for each in received[True]] == json_times
         assert all(each["t"].endswith("Z") for each in received[False])
 
 
 @pytest.mark.promise("B44")
 async def test_data_stream_compresses_on_request(feed: DataFeedServer) -> None:
-    """permessage-deflate is agreed on with who offers it, and the tape arrives through it whole."""
+    """permessage-deflate is negotiated when the client offers it, and messages arrive intact through it."""
     url = f"ws://127.0.0.1:{feed.server.port}/v2/iex"
     async with websockets.connect(url, proxy=None, compression="deflate") as client:
         assert [extension.name for extension in client.protocol.extensions] == ["permessage-deflate"]
@@ -123,13 +124,13 @@ async def test_data_stream_compresses_on_request(feed: DataFeedServer) -> None:
             await client.send(orjson.dumps(message).decode())
             await client.recv()
         await feed.advance(60)
-        reported = orjson.loads(await asyncio.wait_for(client.recv(), 10))
-        assert [each["S"] for each in reported] == ["ALFA", "BETA"]
+        messages = orjson.loads(await asyncio.wait_for(client.recv(), 10))
+        assert [each["S"] for each in messages] == ["ALFA", "BETA"]
 
 
 @pytest.mark.promise("B44")
 async def test_data_stream_closes_with_404_without_authentication(feed: DataFeedServer) -> None:
-    """Ten seconds to show a key (here a twentieth): then 404 and the end."""
+    """A client has ten seconds to authenticate (0.05 s here); then the server sends 404 and closes."""
     assert feed.streams.auth_timeout_s == 10
     feed.streams.auth_timeout_s = 0.05
     async with feed.connect(auth=False) as subscriber:
@@ -140,7 +141,7 @@ async def test_data_stream_closes_with_404_without_authentication(feed: DataFeed
 
 @pytest.mark.promise("B44")
 async def test_data_stream_answers_each_misuse_with_its_code(feed: DataFeedServer) -> None:
-    """Each misuse has its code, and none of them changes what is heard."""
+    """Each misuse has its own code and changes no subscription."""
     async with feed.connect(auth=False) as subscriber:
         assert (await subscriber.request(action="subscribe", trades=["ALFA"]))[0]["code"] == 401
         assert (await subscriber.request(action="auth", key="demo", secret="wrong"))[0]["code"] == 402
@@ -164,20 +165,22 @@ async def test_data_stream_answers_each_misuse_with_its_code(feed: DataFeedServe
 
 @pytest.mark.promise("B44")
 async def test_data_stream_405_keeps_the_subscriptions(feed: DataFeedServer) -> None:
-    """Above the symbol limit 405 comes and the set stays; bars do not count, everything always does."""
+    """Above the symbol limit the response is 405 and the subscriptions stay. Bars do not count; "*" always
+    exceeds a limit."""
     await feed.post_admin("data", symbol_limit=3)
     async with feed.connect() as subscriber:
         first = await subscriber.request(action="subscribe", trades=["ALFA", "BETA"], bars=["*"])
         for more in (["ALFA", "BETA"], ["*"]):
-            refused = await subscriber.request(action="subscribe", quotes=more)
-            assert refused == [{"T": "error", "code": 405, "msg": "symbol limit exceeded"}]
+            rejection = await subscriber.request(action="subscribe", quotes=more)
+            assert rejection == [{"T": "error", "code": 405, "msg": "symbol limit exceeded"}]
             assert await subscriber.request(action="subscribe") == first
         assert (await subscriber.request(action="subscribe", quotes=["BETA"]))[0]["quotes"] == ["BETA"]
 
 
 @pytest.mark.promise("B44")
 async def test_data_stream_answers_406_to_a_second_connection(feed: DataFeedServer) -> None:
-    """One connection an endpoint; another endpoint is another one, and a closed one leaves its place."""
+    """One connection per endpoint is allowed. Another endpoint counts separately; a closed connection no
+    longer counts."""
     async with feed.connect(), feed.connect(auth=False) as second, feed.connect(source="v1beta1/news"):
         assert (await second.request(**AUTH))[0]["code"] == 406
     await wait_until(lambda: not feed.streams.connections)
@@ -187,7 +190,7 @@ async def test_data_stream_answers_406_to_a_second_connection(feed: DataFeedServ
 
 @pytest.mark.promise("B44")
 async def test_data_stream_answers_409_to_sip_without_subscription(feed: DataFeedServer) -> None:
-    """The consolidated feed without paying for it."""
+    """The consolidated feed needs a paid subscription; the delayed one does not."""
     await feed.post_admin("data", recent_sip=False)
     async with feed.connect(source="v2/sip", auth=False) as subscriber:
         assert (await subscriber.request(**AUTH))[0] == {
@@ -202,7 +205,7 @@ async def test_data_stream_answers_409_to_sip_without_subscription(feed: DataFee
 @pytest.mark.promise("B44")
 @pytest.mark.parametrize("source", ["boats", "overnight"])
 async def test_data_stream_answers_409_on_the_overnight_feeds(feed: DataFeedServer, source: str) -> None:
-    """The handshake is served, and no plan here includes them."""
+    """The handshake succeeds, but no simulated plan includes these feeds."""
     async with feed.connect(source=f"v1beta1/{source}", auth=False) as subscriber:
         assert (await subscriber.request(**AUTH))[0] == {
             "T": "error",
@@ -214,21 +217,22 @@ async def test_data_stream_answers_409_on_the_overnight_feeds(feed: DataFeedServ
 @pytest.mark.promise("B44")
 @pytest.mark.parametrize("packed", [False, True])
 async def test_fakepaca_stream_sends_data_outside_sessions(feed: DataFeedServer, *, packed: bool) -> None:
-    """FAKEPACA on a Sunday: a trade and a quote each second, a bar each minute, the day's since New York's midnight."""
+    """FAKEPACA on a Sunday has a trade and a quote each second, a bar each minute, and a daily bar since
+    midnight in New York."""
     await feed.advance((datetime(2026, 4, 12, 4, 2, tzinfo=UTC) - feed.clock.now()).total_seconds())
     async with feed.connect(source="v2/test", packed=packed) as subscriber:
-        asked = {name: ["FAKEPACA", "ALFA"] for name in ("trades", "quotes", "bars", "dailyBars")}
-        await subscriber.request(action="subscribe", **asked)
-        reported: list[dict[str, Any]] = []
+        subscriptions = {name: ["FAKEPACA", "ALFA"] for name in ("trades", "quotes", "bars", "dailyBars")}
+        await subscriber.request(action="subscribe", **subscriptions)
+        messages: list[dict[str, Any]] = []
         for _ in range(60):
             await feed.advance(1)
-            reported += await subscriber.receive()
-    assert Counter(each["T"] for each in reported) == {"t": 60, "q": 60, "b": 1, "d": 1}
-    assert {each["S"] for each in reported} == {"FAKEPACA"}
-    trades, quotes = ([each for each in reported if each["T"] == kind] for kind in "tq")
+            messages += await subscriber.receive()
+    assert Counter(each["T"] for each in messages) == {"t": 60, "q": 60, "b": 1, "d": 1}
+    assert {each["S"] for each in messages} == {"FAKEPACA"}
+    trades, quotes = ([each for each in messages if each["T"] == kind] for kind in "tq")
     assert all(q["bp"] < t["p"] < q["ap"] for t, q in zip(trades, quotes, strict=True))
     assert len({each["i"] for each in trades}) == 60
-    bar, day = (next(each for each in reported if each["T"] == kind) for kind in "bd")
+    bar, day = (next(each for each in messages if each["T"] == kind) for kind in "bd")
     prices = [each["p"] for each in trades]
     assert (bar["h"], bar["l"], bar["n"]) == (max(prices), min(prices), 60)
     assert bar["v"] == sum(each["s"] for each in trades)
@@ -240,7 +244,8 @@ async def test_fakepaca_stream_sends_data_outside_sessions(feed: DataFeedServer,
 
 @pytest.mark.promise("B44")
 async def test_data_stream_disconnects_a_slow_client_with_407(feed: DataFeedServer) -> None:
-    """A client that does not read is told 407 after what waited for it, and cut off; what waits has an end."""
+    """A client that does not read gets 407 after its queued messages and is disconnected; the queue is
+    bounded."""
     await feed.post_admin("data", queue_bytes=20_000)
     raw = socket.socket()
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -257,25 +262,26 @@ async def test_data_stream_disconnects_a_slow_client_with_407(feed: DataFeedServ
         assert connection.transport is not None
         server_end = connection.transport.get_extra_info("socket")
         server_end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-        most = 0
+        max_unsent = 0
         while feed.streams.connections and not connection.transport.is_closing():
-            assert feed.clock.now() < OPEN + timedelta(hours=1), "the tape ended first"
+            assert feed.clock.now() < OPEN + timedelta(hours=1), "the trading feed ended first"
             await feed.advance(5)
-            most = max(most, connection.unsent_bytes)
-        assert 20_000 < most < 60_000
+            max_unsent = max(max_unsent, connection.unsent_bytes)
+        assert 20_000 < max_unsent < 60_000
         received: list[dict[str, Any]] = []
-        with suppress(websockets.ConnectionClosedError):  # hung up on, without a goodbye
+        with suppress(websockets.ConnectionClosedError):  # disconnected without a close frame
             async for frame in client:
                 received += orjson.loads(frame)
         assert received[-1] == {"T": "error", "code": 407, "msg": "slow client"}
         assert all(each["T"] in "tq" for each in received[:-1])
-    async with feed.connect() as other:  # the place is free again
+    async with feed.connect() as other:  # the connection no longer counts
         assert (await other.request(action="subscribe", bars=["ALFA"]))[0]["bars"] == ["ALFA"]
 
 
 @pytest.mark.promise("B44")
 async def test_muted_data_stream_sends_no_data_and_resumes_without_replay(feed: DataFeedServer) -> None:
-    """Muted, the socket lives and answers but tells nothing that happens; then it goes on without a replay."""
+    """A muted socket stays open and answers requests but sends no data. After unmuting it resumes without a
+    replay."""
     async with feed.connect() as subscriber:
         await subscriber.request(action="subscribe", trades=["ALFA"], statuses=["*"])
         await feed.post_admin("data", mute=True)
@@ -290,7 +296,8 @@ async def test_muted_data_stream_sends_no_data_and_resumes_without_replay(feed: 
 
 @pytest.mark.promise("B44")
 async def test_trading_statuses_use_the_codes_of_their_sip_tape(feed: DataFeedServer) -> None:
-    """Halts and resumptions come at once with the codes of their tape; a second halt of a symbol says nothing."""
+    """Halts and resumptions arrive at once with the codes of their tape. A second halt of a halted symbol
+    sends nothing."""
     async with feed.connect() as subscriber:
         await subscriber.request(action="subscribe", statuses=["ALFA", "BETA"])
         for symbol in ("BETA", "ALFA"):
@@ -305,17 +312,18 @@ async def test_trading_statuses_use_the_codes_of_their_sip_tape(feed: DataFeedSe
         await feed.advance(60)
         for symbol in ("BETA", "ALFA"):
             await feed.post_admin("resume", symbol=symbol)
-        reported = await subscriber.receive_of_kind("s", 2)
-        assert [(each["sc"], each["sm"]) for each in reported] == [
+        resumptions = await subscriber.receive_of_kind("s", 2)
+        assert [(each["sc"], each["sm"]) for each in resumptions] == [
             ("3", "Resume"),
             ("T", "Trading Resumption"),
         ]
-        assert {each["t"] for each in reported} == {"2026-04-08T13:31:00Z"}
+        assert {each["t"] for each in resumptions} == {"2026-04-08T13:31:00Z"}
 
 
 @pytest.mark.promise("B44")
 async def test_halted_symbol_prints_no_trades(feed: DataFeedServer) -> None:
-    """From the halt to the resumption there is no trade, no minute bar and no volume; then trading goes on."""
+    """Between halt and resumption there is no trade, no minute bar and no volume; afterwards trading
+    continues."""
     async with feed.connect() as subscriber:
         await subscriber.request(action="subscribe", trades=["ALFA"], bars=["ALFA"], statuses=["ALFA"])
         await feed.advance(30)
@@ -338,7 +346,8 @@ async def test_halted_symbol_prints_no_trades(feed: DataFeedServer) -> None:
 
 @pytest.mark.promise("B44")
 async def test_luld_messages_carry_their_price_bands(feed: DataFeedServer) -> None:
-    """Bands are 20 % wide in the first quarter of an hour and 10 % after it, or as said; a pause halts."""
+    """Bands are 20 % wide in the first 15 minutes and 10 % after them, unless given; a pause halts the
+    symbol."""
     async with feed.connect() as subscriber:
         await subscriber.request(action="subscribe", lulds=["*"], statuses=["ALFA"])
         await feed.post_admin("luld", symbol="ALFA")
@@ -364,7 +373,8 @@ async def test_luld_messages_carry_their_price_bands(feed: DataFeedServer) -> No
 
 @pytest.mark.promise("B44")
 async def test_trade_corrections_and_cancels_reach_stream_history_and_bars(feed: DataFeedServer) -> None:
-    """Who hears trades hears them taken back; history marks them, and the bars are made of what is left."""
+    """A trades subscription also receives corrections and cancels. History marks them and bars use the
+    corrected trades."""
     async with feed.connect() as subscriber:
         await subscriber.request(action="subscribe", trades=["ALFA"])
         await feed.advance(65)
@@ -401,7 +411,7 @@ async def test_trade_corrections_and_cancels_reach_stream_history_and_bars(feed:
 
 @pytest.mark.promise("B44")
 async def test_alpaca_py_receives_every_data_stream_channel(feed: DataFeedServer) -> None:
-    """The official clients get typed statuses, updated and daily bars, corrections, cancels, and news."""
+    """The official clients receive typed statuses, updated and daily bars, corrections, cancels and news."""
     received: dict[str, list[Any]] = {name: [] for name in ("t", "q", "b", "u", "d", "s", "c", "x", "n")}
 
     def into(kind: str) -> Any:
@@ -423,7 +433,7 @@ async def test_alpaca_py_receives_every_data_stream_channel(feed: DataFeedServer
     news = NewsDataStream("demo", "demo", url_override=f"{base}/v1beta1/news")
     news.subscribe_news(into("n"), "*")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # websockets.legacy again, when it connects
+        warnings.simplefilter("ignore", DeprecationWarning)  # websockets.legacy warns again when it connects
         tasks = [asyncio.ensure_future(stream._run_forever()) for stream in (stocks, news)]
         await wait_until(lambda: sum(each.sent_until is not None for each in feed.streams.connections) == 2)
         await feed.advance(61)
@@ -450,15 +460,15 @@ async def test_alpaca_py_receives_every_data_stream_channel(feed: DataFeedServer
 
 @pytest.mark.promise("B44")
 async def test_news_stream_sends_an_article_once_when_published(feed: DataFeedServer) -> None:
-    """An article comes once, at its instant, to who asked for its symbol or for all."""
+    """A subscriber of the symbol or of all symbols receives an article once, at its publication time."""
     async with feed.connect(source="v1beta1/news") as subscriber:
         await subscriber.request(action="subscribe", news=["ALFA"])
         await feed.advance(240)
-        (reported,) = await subscriber.receive()
-        assert set(reported) == {"T", "id", "headline", "summary", "author", "created_at", "updated_at", "url"} | {
+        (article,) = await subscriber.receive()
+        assert set(article) == {"T", "id", "headline", "summary", "author", "created_at", "updated_at", "url"} | {
             "content", "symbols", "source"
         }  # fmt: skip
-        assert (reported["T"], reported["symbols"], reported["created_at"]) == (
+        assert (article["T"], article["symbols"], article["created_at"]) == (
             "n",
             ["ALFA"],
             "2026-04-08T13:34:00Z",
@@ -470,7 +480,7 @@ async def test_news_stream_sends_an_article_once_when_published(feed: DataFeedSe
 
 @pytest.mark.promise("B45")
 async def test_minute_without_trades_has_no_bar(feed: DataFeedServer) -> None:
-    """A minute without a trade has no bar, neither on the stream nor in history nor in the day's."""
+    """A minute without trades has no bar on the stream or in history and does not update the daily bar."""
     async with feed.connect() as subscriber:
         await subscriber.request(action="subscribe", bars=["ALFA", "SILENT"], dailyBars=["ALFA"])
         await feed.advance(59)
@@ -495,7 +505,8 @@ async def test_minute_without_trades_has_no_bar(feed: DataFeedServer) -> None:
 
 @pytest.mark.promise("B45")
 async def test_late_trade_updates_its_bar_at_the_half_minute(feed: DataFeedServer) -> None:
-    """A trade reported after its minute changes that minute's bar: told again half a minute on, and in history."""
+    """A trade reported after its minute changes that minute's bar: an updated bar 30 seconds later, and
+    history."""
     async with feed.connect() as subscriber:
         await subscriber.request(action="subscribe", bars=["ALFA"], updatedBars=["ALFA"])
         await feed.advance(60)
@@ -509,24 +520,24 @@ async def test_late_trade_updates_its_bar_at_the_half_minute(feed: DataFeedServe
         assert updated["t"] == first["t"] == "2026-04-08T13:30:00Z"
         assert (updated["c"], updated["v"], updated["n"]) == (20.15, first["v"] + 500, first["n"] + 1)
         assert (updated["o"], updated["h"], updated["l"]) == (first["o"], first["h"], first["l"])
-        # within its own minute a late trade is simply part of the bar
+        # within its own minute a late trade is an ordinary part of the bar
         await feed.post_admin("market", act="late_trade", symbol="ALFA", price="19.5", size=100, ago="0.5")
         await feed.advance(60)
         (second,) = await subscriber.receive_of_kind("b")
         assert (second["t"], second["l"], second["v"]) == ("2026-04-08T13:31:00Z", 19.5, 2500)
         assert feed.streams.frames_sent == 3
     _, body = await feed.get("/v2/stocks/ALFA/bars", timeframe="1Min")
-    reported = [{key: value for key, value in bar.items() if key not in "TS"} for bar in (updated, second)]
-    assert body["bars"] == reported
+    rest_bars = [{key: value for key, value in bar.items() if key not in "TS"} for bar in (updated, second)]
+    assert body["bars"] == rest_bars
     _, body = await feed.get("/v2/stocks/ALFA/snapshot")
     assert body["latestTrade"]["p"] != 20.15
-    assert body["dailyBar"]["v"] == sum(bar["v"] for bar in reported) + 200 * 7
+    assert body["dailyBar"]["v"] == sum(bar["v"] for bar in rest_bars) + 200 * 7
 
 
 @pytest.mark.promise("B45")
 @pytest.mark.parametrize(("zone", "day"), [("04", "2026-04-06"), ("05", "2026-03-06")])
 async def test_daily_bar_timestamp_is_new_york_midnight(feed: DataFeedServer, zone: str, day: str) -> None:
-    """04:00 or 05:00 in UTC, as the season has it; today's grows."""
+    """The timestamp is 04:00 or 05:00 UTC by season; today's bar grows."""
     _, body = await feed.get("/v2/stocks/ALFA/bars", timeframe="1Day", start=day, end=day)
     assert [bar["t"] for bar in body["bars"]] == [f"{day}T{zone}:00:00Z"]
     sizes = []
@@ -540,7 +551,7 @@ async def test_daily_bar_timestamp_is_new_york_midnight(feed: DataFeedServer, zo
 
 @pytest.mark.promise("B45")
 async def test_snapshots_omit_unknown_symbols_and_have_null_parts(feed: DataFeedServer) -> None:
-    """Unknown symbols and those of which nothing is known are left out without a word; missing parts are null."""
+    """Unknown symbols and symbols without data are omitted without an error; missing parts are null."""
     await feed.advance(90)
     status, body = await feed.get("/v2/stocks/snapshots", symbols="NOSUCH,SILENT,NEVER,ALFA")
     assert (status, list(body)) == (200, ["SILENT", "ALFA"])
@@ -556,7 +567,7 @@ async def test_snapshots_omit_unknown_symbols_and_have_null_parts(feed: DataFeed
 
 @pytest.mark.promise("B45")
 async def test_data_api_answers_414_above_its_url_limit(feed: DataFeedServer) -> None:
-    """The length of the request line counts, not the number of symbols; the answer is a page of HTML."""
+    """The length of the request line is limited, the number of symbols is not. The response is HTML."""
     await feed.post_admin("data", url_limit=500)
     assert (await feed.get("/v2/stocks/snapshots", symbols=",".join(["ALFA"] * 60)))[0] == 200
     status, body = await feed.get("/v2/stocks/snapshots", symbols=",".join(["ALFA"] * 120))
@@ -568,7 +579,8 @@ async def test_data_api_answers_414_above_its_url_limit(feed: DataFeedServer) ->
 @pytest.mark.parametrize("sort", ["asc", "desc"])
 @pytest.mark.parametrize("what", ["bars", "trades", "quotes"])
 async def test_history_pages_add_up_to_the_whole(feed: DataFeedServer, what: str, sort: str) -> None:
-    """By symbol, then time; the limit counts all symbols; several trades of one second are not lost between pages."""
+    """Rows are sorted by symbol, then time. The limit counts all symbols. Several trades of one second
+    survive a page break."""
     await feed.advance(57)
     for price in ("20.01", "20.02", "20.03"):
         await feed.post_admin("market", act="trade", symbol="ALFA", price=price)
@@ -594,7 +606,8 @@ async def test_history_pages_add_up_to_the_whole(feed: DataFeedServer, what: str
 
 @pytest.mark.promise("B45")
 async def test_data_api_serves_every_documented_timeframe(feed: DataFeedServer) -> None:
-    """Minutes, hours, days, weeks and months, under both of their names; a longer bar is the sum of shorter ones."""
+    """Minutes, hours, days, weeks and months work under both of their names; a longer bar is the sum of
+    shorter ones."""
     await feed.clock.advance_to(OPEN + timedelta(minutes=60))
     span = {"start": "2026-01-01", "end": "2026-04-08T23:00:00Z", "limit": "10000"}
     units = {
@@ -607,9 +620,9 @@ async def test_data_api_serves_every_documented_timeframe(feed: DataFeedServer) 
     volumes: dict[str, int] = {}
     for unit, counts in units.items():
         for count in counts:
-            _, reported = await feed.get("/v2/stocks/BETA/bars", timeframe=f"{count}{unit}", **span)
-            assert reported["bars"] or (unit, count > 1) == ("Hour", True), (unit, count)
-            volumes[f"{count}{unit}"] = sum(bar["v"] for bar in reported["bars"])
+            _, body = await feed.get("/v2/stocks/BETA/bars", timeframe=f"{count}{unit}", **span)
+            assert body["bars"] or (unit, count > 1) == ("Hour", True), (unit, count)
+            volumes[f"{count}{unit}"] = sum(bar["v"] for bar in body["bars"])
     for short, unit in {"15T": "15Min", "1H": "1Hour", "1D": "1Day", "1W": "1Week", "3M": "3Month"}.items():
         both = [(await feed.get("/v2/stocks/BETA/bars", timeframe=text, **span))[1] for text in (unit, short)]
         assert both[0] == both[1]
@@ -652,14 +665,14 @@ async def test_data_api_serves_every_documented_timeframe(feed: DataFeedServer) 
 async def test_data_api_rejects_undocumented_parameter_values(
     feed: DataFeedServer, path: str, query: dict[str, str], message: str
 ) -> None:
-    """Parameters outside the document, each with its sentence."""
+    """Each value outside the API document has its own message."""
     status, body = await feed.get(path, symbols="ALFA", **query)
     assert (status, body["message"]) == (400, message)
 
 
 @pytest.mark.promise("B45")
 async def test_data_api_accepts_documented_parameter_values(feed: DataFeedServer) -> None:
-    """Adjustments, as-of dates, currencies and regions that the document knows change nothing here."""
+    """Documented adjustments, as-of dates, currencies and regions are accepted and change nothing here."""
     await feed.advance(120)
     plain = await feed.get("/v2/stocks/bars", symbols="ALFA", timeframe="1Min")
     for terms in (
@@ -682,7 +695,8 @@ async def test_data_api_accepts_documented_parameter_values(feed: DataFeedServer
 
 @pytest.mark.promise("B45")
 async def test_auctions_are_served_once_they_happened(bars: BarMarket) -> None:
-    """A day's opening auction from the open on, its closing one from the close on; pages as everywhere."""
+    """The opening auction appears from the open on, the closing one from the close on; paging works as
+    elsewhere."""
     async with serve_data_feed(bars, OPEN - timedelta(minutes=5)) as feed:
         _, body = await feed.get("/v2/stocks/auctions", symbols="ALFA", start="2026-04-08")
         assert body == {"auctions": {}, "next_page_token": None}
@@ -709,7 +723,7 @@ async def test_auctions_are_served_once_they_happened(bars: BarMarket) -> None:
 
 @pytest.mark.promise("B45")
 async def test_recent_sip_data_is_403_without_subscription_on_every_endpoint(feed: DataFeedServer) -> None:
-    """403 for the newest quarter of an hour of the SIP, by whichever door; the entitlement is the account's."""
+    """SIP data of the last 15 minutes is 403 on every endpoint; the entitlement belongs to the account."""
     await feed.post_admin("data", recent_sip=False)
     await feed.advance(20 * 60)
     recent = {"symbols": "ALFA", "end": (OPEN + timedelta(minutes=20)).isoformat()}

@@ -1,4 +1,5 @@
-"""Behaviours 46 to 51: an answer says nothing certain about the order, and a restart forgets nothing."""
+"""Behaviours 46 to 51: a failed response does not show whether the request was executed; a restart loses
+nothing."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -28,14 +29,14 @@ type_request_spec = tuple[str, str, dict[str, Any] | None]
 
 
 class FaultScenario:
-    """A position, a resting order, and every request that changes something about them."""
+    """A position, a resting order, and every request that changes them."""
 
-    def __init__(self, customer: WireClient, resting: str) -> None:
-        self.client = customer
+    def __init__(self, client: WireClient, resting: str) -> None:
+        self.client = client
         self.resting = resting
 
     def request_specs(self) -> dict[str, type_request_spec]:
-        """Method, path and body of each endpoint that acts."""
+        """Return method, path and body of each endpoint that changes state."""
         order = f"/v2/orders/{self.resting}"
         return {
             "submit": ("POST", "/v2/orders", {**ORDER, "symbol": "TSLA", "client_order_id": "lost"}),
@@ -52,12 +53,12 @@ class FaultScenario:
         return await self.client.served.request(method, path, json=body, **more)
 
     async def add_fault(self, action: str, kind: str, **more: Any) -> None:
-        """Let the next request of this deed go wrong, and no other."""
+        """Inject a fault into the next request of this action only."""
         method, path, _ = self.request_specs()[action]
         await self.client.add_fault(kind, method=method, route=path, **more)
 
     async def was_executed(self, action: str) -> bool:
-        """What the exchange did, whatever it said."""
+        """Return whether the exchange executed the action, regardless of its response."""
         c = self.client
         match action:
             case "submit":
@@ -65,8 +66,8 @@ class FaultScenario:
                     0
                 ] == 200
             case "replace" | "cancel" | "cancel all":
-                word = "pending_replace" if action == "replace" else "pending_cancel"
-                return await c.order_status({"id": self.resting}) == word
+                pending_status = "pending_replace" if action == "replace" else "pending_cancel"
+                return await c.order_status({"id": self.resting}) == pending_status
             case "configure":
                 return bool((await c.get("/v2/account/configurations"))["no_shorting"])
             case _:
@@ -75,7 +76,7 @@ class FaultScenario:
 
 @asynccontextmanager
 async def fault_scenario() -> AsyncIterator[FaultScenario]:
-    """Ten AAPL, and a bid for MSFT that waits below the market."""
+    """Start with ten AAPL and a resting MSFT buy limit below the market."""
     async with wire_client() as c:
         await c.given_position(10)
         resting = await c.submit("buy", 1, "MSFT", "limit", limit_price="280")
@@ -89,7 +90,7 @@ ACTIONS = ("submit", "replace", "cancel", "cancel all", "close", "close all", "c
 @pytest.mark.promise("B46")
 @pytest.mark.parametrize("action", ACTIONS)
 async def test_hanging_response_hides_an_executed_request(action: str) -> None:
-    """On every endpoint that acts: the client times out, and what it asked for has been done, once."""
+    """On every endpoint that changes state, the client times out and the request was executed."""
     async with fault_scenario() as scenario:
         await scenario.add_fault(action, "hang")
         with pytest.raises(requests.exceptions.ReadTimeout):
@@ -99,35 +100,35 @@ async def test_hanging_response_hides_an_executed_request(action: str) -> None:
 
 @pytest.mark.promise("B46")
 async def test_order_with_a_hanging_response_is_found_by_client_order_id() -> None:
-    """And sending it again is refused: it landed."""
+    """A second POST is rejected because the first order exists."""
     async with fault_scenario() as scenario:
         await scenario.add_fault("submit", "hang")
         with pytest.raises(requests.exceptions.ReadTimeout):
             await scenario.send_request("submit", timeout=0.2)
-        again = await scenario.send_request("submit")
-        assert (again.status_code, again.json()["message"]) == (422, "client_order_id must be unique")
+        second = await scenario.send_request("submit")
+        assert (second.status_code, second.json()["message"]) == (422, "client_order_id must be unique")
         [order] = await scenario.client.get("/v2/orders?symbols=TSLA&status=all")
         assert order["client_order_id"] == "lost"
 
 
 @pytest.mark.promise("B47")
 @pytest.mark.parametrize("action", ACTIONS)
-@pytest.mark.parametrize(("kind", "done"), [("drop", True), ("drop_before", False)])
+@pytest.mark.parametrize(("kind", "executed"), [("drop", True), ("drop_before", False)])
 async def test_dropped_connection_hides_whether_the_request_was_executed(
-    action: str, kind: str, done: bool
+    action: str, kind: str, executed: bool
 ) -> None:
-    """Both look alike to the client; only one of them did something."""
+    """Both faults look alike to the client; only one of them executed the request."""
     async with fault_scenario() as scenario:
         await scenario.add_fault(action, kind)
         with pytest.raises(requests.exceptions.ConnectionError):
             await scenario.send_request(action)
-        assert await scenario.was_executed(action) is done
+        assert await scenario.was_executed(action) is executed
 
 
 @pytest.mark.promise("B48")
 @pytest.mark.parametrize("action", ACTIONS)
 async def test_504_may_hide_an_executed_request(action: str) -> None:
-    """The proxy's page, and behind it everything was done."""
+    """The client gets the proxy's page although the request was executed."""
     async with fault_scenario() as scenario:
         await scenario.add_fault(action, "status", status=504)
         response = await scenario.send_request(action)
@@ -138,7 +139,7 @@ async def test_504_may_hide_an_executed_request(action: str) -> None:
 @pytest.mark.promise("B49")
 @pytest.mark.parametrize("action", ACTIONS)
 async def test_504_may_hide_an_unexecuted_request(action: str) -> None:
-    """The client gets the proxy's page and the request was not processed."""
+    """The client gets the proxy's page and the request was not executed."""
     async with fault_scenario() as scenario:
         await scenario.add_fault(action, "status_before", status=504)
         response = await scenario.send_request(action)
@@ -148,11 +149,12 @@ async def test_504_may_hide_an_unexecuted_request(action: str) -> None:
 
 @pytest.mark.promise("B49")
 async def test_504_may_hide_a_rejection() -> None:
-    """The exchange refused the order, and the client never reads why: nothing exists, and its id is still free."""
+    """The exchange rejects the order but the client does not receive the reason. No order exists and its id
+    is still free."""
     async with fault_scenario() as scenario:
         await scenario.add_fault("submit", "status", status=504)
-        wrong = {**ORDER, "symbol": "TSLA", "qty": 0, "client_order_id": "lost"}
-        response = await scenario.client.served.request("POST", "/v2/orders", json=wrong)
+        invalid_order = {**ORDER, "symbol": "TSLA", "qty": 0, "client_order_id": "lost"}
+        response = await scenario.client.served.request("POST", "/v2/orders", json=invalid_order)
         assert response.status_code == 504
         assert not await scenario.was_executed("submit")
         assert (await scenario.send_request("submit")).status_code == 200
@@ -160,7 +162,8 @@ async def test_504_may_hide_a_rejection() -> None:
 
 @pytest.mark.promise("B50")
 async def test_server_and_proxy_errors_have_their_status_and_body() -> None:
-    """500 in the API's words, 502 and 503 as HTML, a 200 with HTML, half a JSON document, a 401, a 429."""
+    """A 500 has the API's message, 502 and 503 are HTML; also a 200 with HTML, truncated JSON, a 401 and a
+    429."""
     async with serve_exchange() as served:
         for kind, status in (
             ("status_before", 500),
@@ -188,39 +191,40 @@ async def test_server_and_proxy_errors_have_their_status_and_body() -> None:
 
 @pytest.mark.promise("B50")
 async def test_slow_response_takes_market_time() -> None:
-    """Thirty market seconds pass before it comes, and no real ones."""
+    """The response takes 30 seconds of market time and no real time."""
     async with serve_exchange() as served:
         await served.post_admin("faults", kind="slow", route="/v2/account", seconds=30)
-        asked = asyncio.ensure_future(served.request("GET", "/v2/account"))
+        pending_response = asyncio.ensure_future(served.request("GET", "/v2/account"))
         while not any(fault.fired for fault in served.server.exchange.state.faults.rules.values()):  # noqa: ASYNC110 - a thread's request
             await asyncio.sleep(0.001)
-        began = served.clock.now()
+        started_at = served.clock.now()
         await served.advance(29)
-        assert not asked.done()
+        assert not pending_response.done()
         await served.advance(1)
-        assert (await asked).status_code == 200
-        assert served.clock.now() - began == timedelta(seconds=30)
+        assert (await pending_response).status_code == 200
+        assert served.clock.now() - started_at == timedelta(seconds=30)
 
 
 @pytest.mark.promise("B51")
 async def test_exchange_restart_keeps_orders_ids_positions_and_executions(tmp_path: Path) -> None:
-    """After it every answer is the same, client ids stay used, and the bracket still protects."""
+    """After a restart every response is equal, used client order ids stay used, and the bracket still
+    protects."""
     async with serve_exchange(state=tmp_path) as served:
         order = served.scenario.submit_bracket(10, client_order_id="ours-1")
         served.scenario.submit("buy", 5, "MSFT", "limit", limit_price="280")
         await served.advance()
         before = {path: (await served.request("GET", path)).json() for path in READ_PATHS}
         scenario = served.scenario
-    again = ExchangeScenario()
-    again.feed.prints_by_symbol = scenario.feed.prints_by_symbol
-    async with serve_exchange(state=tmp_path, scenario=again) as served:
+    restarted = ExchangeScenario()
+    restarted.feed.prints_by_symbol = scenario.feed.prints_by_symbol
+    async with serve_exchange(state=tmp_path, scenario=restarted) as served:
         after = {path: (await served.request("GET", path)).json() for path in READ_PATHS}
         assert after == before
-        refused = await served.request("POST", "/v2/orders", json={**ORDER, "client_order_id": "ours-1"})
-        assert refused.json()["message"] == "client_order_id must be unique"
+        response = await served.request("POST", "/v2/orders", json={**ORDER, "client_order_id": "ours-1"})
+        assert response.json()["message"] == "client_order_id must be unique"
         await served.print_trade("AAPL", "94")
-        stop = again.leg(again.exchange.find_order(order.id), OrderRole.STOP)
+        stop = restarted.leg(restarted.exchange.find_order(order.id), OrderRole.STOP)
         assert stop.status is OrderStatus.FILLED
-        ids = [execution.id for execution in again.exchange.state.executions]
+        ids = [execution.id for execution in restarted.exchange.state.executions]
         assert len(ids) == len(set(ids)) == 2
-        again.assert_audit_clean()
+        restarted.assert_audit_clean()

@@ -1,4 +1,4 @@
-"""Behaviours 21 to 30: bracket, OCO and OTO, when their legs live, and who goes with whom."""
+"""Behaviours 21 to 30: bracket, OCO and OTO orders, the activation of their legs, and cancels within a group."""
 
 from decimal import Decimal
 from typing import Any
@@ -69,10 +69,11 @@ MSFT_LEGS = {"take_profit": {"limit_price": "330"}, "stop_loss": {"stop_price": 
 async def test_malformed_bracket_is_rejected(
     terms: dict[str, Any], status: int, code: int, message: str
 ) -> None:
-    """Both legs, day or gtc, regular hours, whole shares, target over stop, whole ticks."""
+    """A bracket needs both legs, day or gtc, regular hours, whole shares, the target above the stop, and
+    whole ticks."""
     async with wire_client() as c:
-        answer = await c.expect_rejection("buy", **{"qty": 10, **BRACKET, **terms})
-        assert answer == (status, {"code": code, "message": message})
+        response = await c.expect_rejection("buy", **{"qty": 10, **BRACKET, **terms})
+        assert response == (status, {"code": code, "message": message})
 
 
 STOP_TOO_HIGH = "stop_loss.stop_price must be <= base_price - 0.01"
@@ -95,15 +96,16 @@ LOW_LIMIT_ENTRY = {"kind": "limit", "limit_price": "90", "stop_loss": {"stop_pri
 async def test_bracket_legs_must_be_a_cent_from_the_base_price(
     terms: dict[str, Any], base: str, message: str
 ) -> None:
-    """The base is the entry's limit, and the market's live price for all; the refusal shows which."""
+    """The base price is the entry's limit, and for every entry also the live market price; the rejection
+    shows the one used."""
     async with wire_client() as c:
-        answer = await c.expect_rejection("buy", 100, **{**BRACKET, **terms})
-        assert answer == (422, {"base_price": base, "code": 42210000, "message": message})
+        response = await c.expect_rejection("buy", 100, **{**BRACKET, **terms})
+        assert response == (422, {"base_price": base, "code": 42210000, "message": message})
 
 
 @pytest.mark.promise("B21")
 async def test_base_price_ignores_the_market_when_disabled() -> None:
-    """Off, only the entry's own limit is compared with the legs."""
+    """With the setting off, legs are compared only with the entry's own limit."""
     async with wire_client(base_price_includes_market=False) as c:
         terms = {**BRACKET, **LOW_LIMIT_ENTRY, "take_profit": {"limit_price": "95"}}
         assert (await c.submit("buy", 100, **terms))["status"] == "pending_new"
@@ -111,7 +113,7 @@ async def test_base_price_ignores_the_market_when_disabled() -> None:
 
 @pytest.mark.promise("B21")
 async def test_short_bracket_mirrors_the_long_rules() -> None:
-    """The stop lies above and the target below, and both buy back."""
+    """The stop lies above, the target below, and both buy back."""
     async with wire_client() as c:
         legs = {"order_class": "bracket", "take_profit": {"limit_price": "95"}}
         _, body = await c.expect_rejection("sell", 10, **legs, stop_loss={"stop_price": "99"})
@@ -136,7 +138,8 @@ async def test_short_bracket_mirrors_the_long_rules() -> None:
 
 @pytest.mark.promise("B22")
 async def test_bracket_legs_start_held_with_their_own_ids() -> None:
-    """Held in the answer already, a UUID each as client id, the parent's terms whatever the legs asked for."""
+    """The response already shows held legs with UUID client order ids; the parent's terms override those the
+    legs ask for."""
     async with wire_client() as c:
         order = await c.submit_bracket(
             time_in_force="gtc",
@@ -168,13 +171,13 @@ async def test_bracket_legs_start_held_with_their_own_ids() -> None:
 
 @pytest.mark.promise("B23")
 async def test_bracket_legs_activate_only_when_the_entry_is_complete() -> None:
-    """A partial fill activates nothing; the last share makes the target new and keeps the stop held."""
+    """A partial fill activates no leg; the last share makes the target new and keeps the stop held."""
     async with wire_client() as c:
         c.served.scenario.feed.quote_size = 40
         order = await c.submit_bracket(100)
         await c.advance()
-        seen = await c.get_order(order)
-        assert (seen["filled_qty"], await c.leg_statuses(order)) == ("40", ("held", "held"))
+        entry = await c.get_order(order)
+        assert (entry["filled_qty"], await c.leg_statuses(order)) == ("40", ("held", "held"))
         await c.print_trade("94")
         assert (await c.order_status(order), await c.position_qty()) == ("filled", "100")
         assert (await c.order_legs(order))[1]["status"] == "held"
@@ -190,7 +193,7 @@ async def test_bracket_legs_activate_only_when_the_entry_is_complete() -> None:
 
 @pytest.mark.promise("B23")
 async def test_oto_child_becomes_new_when_the_entry_is_complete() -> None:
-    """It has no sibling to hide behind, and events of its own."""
+    """The child has no sibling, so it is new instead of held and sends its own events."""
     async with wire_client() as c:
         order = await c.submit("buy", 10, **OTO)
         assert [leg["status"] for leg in order["legs"]] == ["held"]
@@ -203,44 +206,44 @@ async def test_oto_child_becomes_new_when_the_entry_is_complete() -> None:
 
 
 @pytest.mark.promise("B24")
-@pytest.mark.parametrize("choice", ["canceled", "held"])
-async def test_cancelled_partly_filled_entry_stays_unprotected(choice: str) -> None:
-    """Whether its legs are cancelled (the default) or stay held for ever, no price makes them sell."""
+@pytest.mark.parametrize("legs_status", ["canceled", "held"])
+async def test_cancelled_partly_filled_entry_stays_unprotected(legs_status: str) -> None:
+    """The legs are cancelled (the default) or stay held for ever; at no price do they sell."""
     async with wire_client() as c:
         assert (await c.get("/admin/settings"))["partial_entry"] == "canceled"
-        await c.change_settings(partial_entry=choice)
+        await c.change_settings(partial_entry=legs_status)
         c.served.scenario.feed.quote_size = 40
         order = await c.submit_bracket(100, kind="limit", limit_price="100.01")
         await c.advance()
         await c.cancel(order)
         await c.advance(3)
-        seen = await c.get_order(order)
-        assert (seen["status"], seen["filled_qty"]) == ("canceled", "40")
-        assert await c.leg_statuses(order) == (choice, choice)
+        entry = await c.get_order(order)
+        assert (entry["status"], entry["filled_qty"]) == ("canceled", "40")
+        assert await c.leg_statuses(order) == (legs_status, legs_status)
         await c.print_trade("80")
         assert await c.position_qty() == "40"
-        exposed = (await c.get("/admin/unprotected"))["AAPL"]
-        assert exposed["unprotected_now"] == "40"
-        assert Decimal(exposed["share_seconds"]) > 100
+        unprotected = (await c.get("/admin/unprotected"))["AAPL"]
+        assert unprotected["unprotected_now"] == "40"
+        assert Decimal(unprotected["share_seconds"]) > 100
         await c.assert_audit_clean()
 
 
 @pytest.mark.promise("B24")
 async def test_expired_partly_filled_entry_stays_unprotected() -> None:
-    """The day ends for the entry and for its sleeping legs; the shares it bought have no stop."""
+    """At the close the entry and its held legs expire; the bought shares have no stop."""
     async with wire_client(start=at("15:58")) as c:
         c.served.scenario.feed.quote_size = 40
         order = await c.submit_bracket(100, kind="limit", limit_price="100.01")
         await c.advance_to(at("16:00"))
-        seen = await c.get_order(order)
-        assert (seen["status"], seen["filled_qty"]) == ("expired", "40")
+        entry = await c.get_order(order)
+        assert (entry["status"], entry["filled_qty"]) == ("expired", "40")
         assert await c.leg_statuses(order) == ("expired", "expired")
         assert (await c.get("/admin/unprotected"))["AAPL"]["unprotected_now"] == "40"
 
 
 @pytest.mark.promise("B25")
 async def test_partly_filled_target_reduces_its_stop() -> None:
-    """The stop protects what is left, and shares are held once."""
+    """The stop protects the remaining shares, and shares are reserved once."""
     async with wire_client() as c:
         order = await c.submit_bracket(100)
         await c.advance()
@@ -258,10 +261,10 @@ async def test_partly_filled_target_reduces_its_stop() -> None:
 
 
 @pytest.mark.promise("B25")
-@pytest.mark.parametrize(("silent", "streamed"), [(False, ["canceled"]), (True, [])])
-async def test_filled_target_cancels_its_stop(silent: bool, streamed: list[str]) -> None:
-    """The stop ends as canceled a moment later, cannot sell in between, and by the switch goes untold."""
-    async with wire_client(hide_sibling_cancel=silent) as c:
+@pytest.mark.parametrize(("hidden", "stop_events"), [(False, ["canceled"]), (True, [])])
+async def test_filled_target_cancels_its_stop(hidden: bool, stop_events: list[str]) -> None:
+    """The stop ends as canceled a moment later and cannot sell before. The setting hides its event."""
+    async with wire_client(hide_sibling_cancel=hidden) as c:
         order = await c.submit_bracket(100)
         await c.advance()
         await c.print_trade("111")
@@ -270,14 +273,14 @@ async def test_filled_target_cancels_its_stop(silent: bool, streamed: list[str])
         await c.advance()
         assert await c.leg_statuses(order) == ("filled", "canceled")
         target, stop = await c.order_legs(order)
-        assert (await c.events(target), await c.events(stop)) == (["new", "fill"], streamed)
+        assert (await c.events(target), await c.events(stop)) == (["new", "fill"], stop_events)
         assert await c.position_qty() == "0"
         await c.assert_audit_clean()
 
 
 @pytest.mark.promise("B25")
 async def test_hide_sibling_cancel_still_streams_a_requested_cancel() -> None:
-    """With the switch on, a stop that somebody cancels is still told, and so is its target."""
+    """With the setting on, a requested cancel of the stop still sends events for the stop and the target."""
     async with wire_client(hide_sibling_cancel=True) as c:
         order = await c.submit_bracket(100)
         await c.advance()
@@ -289,7 +292,7 @@ async def test_hide_sibling_cancel_still_streams_a_requested_cancel() -> None:
 
 @pytest.mark.promise("B26")
 async def test_triggered_stop_fills_and_its_target_ends_replaced() -> None:
-    """The target does not end as canceled but as replaced, naming the stop."""
+    """The target ends as replaced with the stop's id, not as canceled."""
     async with wire_client() as c:
         order = await c.submit_bracket(100)
         await c.advance()
@@ -302,11 +305,11 @@ async def test_triggered_stop_fills_and_its_target_ends_replaced() -> None:
 
 
 @pytest.mark.promise("B26")
-@pytest.mark.parametrize("switched", [True, False])
-async def test_triggered_stop_may_fill_as_a_replacement_order(switched: bool) -> None:
-    """By switch or by fault the stop ends as replaced too; an order nobody sent fills, at the market."""
-    async with wire_client(stop_by_replacement=switched) as c:
-        if not switched:
+@pytest.mark.parametrize("by_setting", [True, False])
+async def test_triggered_stop_may_fill_as_a_replacement_order(by_setting: bool) -> None:
+    """By setting or fault the stop also ends as replaced, and a market order that no client sent fills."""
+    async with wire_client(stop_by_replacement=by_setting) as c:
+        if not by_setting:
             await c.add_fault("stop_replaced", symbol="AAPL")
         order = await c.submit_bracket(100)
         await c.advance()
@@ -314,39 +317,44 @@ async def test_triggered_stop_may_fill_as_a_replacement_order(switched: bool) ->
         await c.print_trade("94")
         target, stop = await c.get_order(target), await c.get_order(stop)
         assert (target["status"], stop["status"], stop["filled_qty"]) == ("replaced", "replaced", "0")
-        worker = await c.get_order({"id": stop["replaced_by"]})
-        assert (worker["status"], worker["type"], worker["replaces"]) == ("filled", "market", stop["id"])
-        assert worker["id"] in {leg["id"] for leg in (await c.get_order(order))["legs"]}
-        assert await c.events(worker) == ["new", "fill"]
+        replacement = await c.get_order({"id": stop["replaced_by"]})
+        assert (replacement["status"], replacement["type"], replacement["replaces"]) == (
+            "filled",
+            "market",
+            stop["id"],
+        )
+        assert replacement["id"] in {leg["id"] for leg in (await c.get_order(order))["legs"]}
+        assert await c.events(replacement) == ["new", "fill"]
         await c.assert_audit_clean()
 
 
 @pytest.mark.promise("B27")
 @pytest.mark.parametrize("price", ["111", "94"])
 async def test_double_exit_fault_fills_both_exits(price: str) -> None:
-    """The position flips, and the audit says that an exit crossed zero; without the mode it does not."""
+    """The position flips and the audit reports an exit across zero; a bracket without the fault does not
+    flip."""
     async with wire_client() as c:
         await c.add_fault("double_exit", symbol="AAPL")
         order = await c.submit_bracket(100)
-        calm = await c.submit_bracket(100, "MSFT", **MSFT_LEGS)
+        unaffected = await c.submit_bracket(100, "MSFT", **MSFT_LEGS)
         await c.advance()
         await c.print_trade(price)
         await c.print_trade("331", "MSFT")
         assert await c.leg_statuses(order) == ("filled", "filled")
         assert (await c.position_qty(), await c.position_qty("MSFT")) == ("-100", "0")
-        assert (await c.leg_statuses(calm))[1] != "filled"
+        assert (await c.leg_statuses(unaffected))[1] != "filled"
         problems = (await c.get("/admin/audit"))["problems"]
         assert any("across zero" in problem for problem in problems)
 
 
 @pytest.mark.promise("B28")
-@pytest.mark.parametrize("which", [0, 1])
-async def test_cancel_of_one_leg_cancels_the_group_and_keeps_the_position(which: int) -> None:
-    """Either leg will do; nothing is sold."""
+@pytest.mark.parametrize("leg_index", [0, 1])
+async def test_cancel_of_one_leg_cancels_the_group_and_keeps_the_position(leg_index: int) -> None:
+    """Cancelling either leg cancels both and sells nothing."""
     async with wire_client() as c:
         order = await c.submit_bracket(100)
         await c.advance()
-        assert (await c.cancel((await c.order_legs(order))[which]))[0] == 204
+        assert (await c.cancel((await c.order_legs(order))[leg_index]))[0] == 204
         await c.advance(2)
         assert await c.leg_statuses(order) == ("canceled", "canceled")
         assert (await c.order_status(order), await c.position_qty()) == ("filled", "100")
@@ -366,7 +374,7 @@ async def test_cancel_of_an_inactive_leg_cancels_its_entry() -> None:
 @pytest.mark.promise("B28")
 @pytest.mark.parametrize("delay", [0.8, 1.2])
 async def test_cancel_of_the_parent_cancels_its_legs_after_the_set_delay(delay: float) -> None:
-    """The entry is gone at once, the legs follow, a little before or after a second."""
+    """The entry is cancelled first; the legs follow after the set delay, 0.8 or 1.2 seconds."""
     async with wire_client() as c:
         await c.change_settings(entry_legs_cancel=delay)
         order = await c.submit_bracket(100, kind="limit", limit_price="98")
@@ -382,20 +390,21 @@ async def test_cancel_of_the_parent_cancels_its_legs_after_the_set_delay(delay: 
 
 
 async def open_oco_position(c: WireClient) -> tuple[str, str]:
-    """Ten shares, an OCO over them; the ids of the target that is its parent and of the stop inside it."""
+    """Open ten shares with an OCO; return the ids of the target (the parent order) and of the stop nested in
+    it."""
     await c.given_position(10)
     order = await c.submit_oco(10)
     await c.advance()
-    seen = await c.get_order(order)
-    [stop] = seen["legs"]
-    assert (seen["type"], seen["limit_price"], seen["order_class"]) == ("limit", "110", "oco")
-    assert (seen["status"], stop["status"], stop["type"]) == ("new", "held", "stop")
-    return seen["id"], stop["id"]
+    parent = await c.get_order(order)
+    [stop] = parent["legs"]
+    assert (parent["type"], parent["limit_price"], parent["order_class"]) == ("limit", "110", "oco")
+    assert (parent["status"], stop["status"], stop["type"]) == ("new", "held", "stop")
+    return parent["id"], stop["id"]
 
 
 @pytest.mark.promise("B29")
 async def test_oco_parent_is_the_target_and_nests_its_stop() -> None:
-    """The stop triggers: the parent ends replaced, the shares are sold once."""
+    """When the stop triggers, the parent ends as replaced and the shares are sold once."""
     async with wire_client() as c:
         target, stop = await open_oco_position(c)
         assert (await c.expect_rejection("sell", 1, kind="limit", limit_price="120"))[1][
@@ -412,14 +421,14 @@ async def test_oco_parent_is_the_target_and_nests_its_stop() -> None:
 
 @pytest.mark.promise("B29")
 async def test_oco_that_is_not_an_exit_is_rejected() -> None:
-    """Flat, or on the side that would enlarge the position, it is refused; a market OCO too."""
+    """An OCO without a position or on the side that enlarges it is rejected, and so is a market OCO."""
     async with wire_client() as c:
         oco = {"kind": "limit", "order_class": "oco", **LEGS}
-        must = (422, {"code": 42210000, "message": "oco orders must be exit orders"})
-        assert await c.expect_rejection("sell", 10, **oco) == must
+        rejection = (422, {"code": 42210000, "message": "oco orders must be exit orders"})
+        assert await c.expect_rejection("sell", 10, **oco) == rejection
         await c.given_position(10)
         mirrored = {"take_profit": {"limit_price": "95"}, "stop_loss": {"stop_price": "110"}}
-        assert await c.expect_rejection("buy", 10, **{**oco, **mirrored}) == must
+        assert await c.expect_rejection("buy", 10, **{**oco, **mirrored}) == rejection
         status, body = await c.expect_rejection("sell", 10, **{**oco, "kind": "market"})
         assert (status, body["message"]) == (422, "oco orders must be limit orders")
 
@@ -447,7 +456,7 @@ async def test_oco_leg_that_fills_or_is_cancelled_cancels_the_other() -> None:
 
 @pytest.mark.promise("B29")
 async def test_oco_is_rejected_while_the_position_lags() -> None:
-    """With the position book two seconds behind, the fill does not count yet; without the switch it does."""
+    """With a position lag of two seconds the fill does not count yet; without the setting it does."""
     async with wire_client(position_lag=2.0) as c:
         order = await c.submit("buy", 10)
         await c.advance(1)
@@ -464,22 +473,22 @@ async def test_oco_is_rejected_while_the_position_lags() -> None:
 
 @pytest.mark.promise("B30")
 async def test_bracket_that_is_not_an_entry_is_rejected() -> None:
-    """A position on either side of the bracket, or a working order on the other side, refuses it."""
+    """A position on either side, or a working order on the other side, rejects the bracket."""
     async with wire_client() as c:
-        refused = (422, {"code": 42210000, "message": "bracket orders must be entry orders"})
+        rejection = (422, {"code": 42210000, "message": "bracket orders must be entry orders"})
         await c.given_position(10)
-        assert await c.expect_rejection("buy", 100, **BRACKET) == refused
+        assert await c.expect_rejection("buy", 100, **BRACKET) == rejection
         await c.submit("sell", 5, "MSFT", "limit", limit_price="350")
-        assert await c.expect_rejection("buy", 5, "MSFT", **{**BRACKET, **MSFT_LEGS}) == refused
+        assert await c.expect_rejection("buy", 5, "MSFT", **{**BRACKET, **MSFT_LEGS}) == rejection
         await c.given_position(-10, "TSLA")
         legs = {"take_profit": {"limit_price": "240"}, "stop_loss": {"stop_price": "180"}}
-        assert await c.expect_rejection("buy", 5, "TSLA", **{**BRACKET, **legs}) == refused
+        assert await c.expect_rejection("buy", 5, "TSLA", **{**BRACKET, **legs}) == rejection
 
 
 @pytest.mark.promise("B30")
-@pytest.mark.parametrize(("alone", "status"), [(False, 200), (True, 422)])
-async def test_bracket_beside_a_same_side_order_follows_bracket_alone(alone: bool, status: int) -> None:
-    """The exact rule is not documented: both readings can be played."""
-    async with wire_client(bracket_blocked_by_any_order=alone) as c:
+@pytest.mark.parametrize(("blocked", "status"), [(False, 200), (True, 422)])
+async def test_bracket_beside_a_same_side_order_follows_bracket_alone(blocked: bool, status: int) -> None:
+    """Alpaca does not document the exact rule; the setting selects either reading."""
+    async with wire_client(bracket_blocked_by_any_order=blocked) as c:
         await c.submit("buy", 1, kind="limit", limit_price="50")
         assert (await c.post_order("buy", 100, "AAPL", "market", **BRACKET))[0] == status

@@ -1,4 +1,4 @@
-"""Behaviours 6 to 20: which orders are taken, which are refused and in which words, and how they trade."""
+"""Behaviours 6 to 20: accepted orders, rejected orders with their messages, and executions."""
 
 from decimal import Decimal
 from typing import Any
@@ -14,7 +14,7 @@ TUESDAY = MONDAY.replace(day=10)
 
 @pytest.mark.promise("B06")
 async def test_submitted_order_is_pending_new_then_new_then_filled() -> None:
-    """In regular hours the answer says pending_new; new and fill come afterwards, in order."""
+    """In regular hours the response is pending_new; new and fill follow in order."""
     async with wire_client() as c:
         order = await c.submit("buy", 10)
         assert (order["status"], order["filled_qty"]) == ("pending_new", "0")
@@ -29,7 +29,7 @@ async def test_submitted_order_is_pending_new_then_new_then_filled() -> None:
 
 @pytest.mark.promise("B06")
 async def test_submit_response_is_pending_even_without_latency() -> None:
-    """An order that could trade at once is still answered as pending: the rest is told on the stream."""
+    """The response is pending even if the order could trade at once; the stream sends the later states."""
     async with wire_client(acknowledge=0, arrive=0) as c:
         assert (await c.submit("buy", 10))["status"] == "pending_new"
         await c.advance(0.001)
@@ -81,13 +81,14 @@ async def test_malformed_order_is_rejected_with_alpacas_message(
 ) -> None:
     """Each missing or wrong parameter has its own message, and nothing is stored."""
     async with wire_client() as c:
-        answer = await c.expect_rejection(**{"side": "buy", "qty": 1, **terms})
-        assert answer == (status, {"code": code, "message": message})
+        response = await c.expect_rejection(**{"side": "buy", "qty": 1, **terms})
+        assert response == (status, {"code": code, "message": message})
 
 
 @pytest.mark.promise("B07")
 async def test_sub_penny_prices_are_rejected() -> None:
-    """Two places from a dollar up, four below, and the sub-penny message names the field and the price."""
+    """Prices have two decimal places from one dollar up and four below; the message names the field and the
+    price."""
     async with wire_client() as c:
         for name, price, kind in (
             ("limit_price", "290.123", "limit"),
@@ -109,7 +110,8 @@ async def test_sub_penny_prices_are_rejected() -> None:
 
 @pytest.mark.promise("B08")
 async def test_client_order_id_is_unique_for_ever() -> None:
-    """Also after a cancel and after a late rejection; a refused post does not use it; the code is a switch."""
+    """An id stays used after a cancel and after a late rejection; a rejected POST does not use it. The error
+    code is a setting."""
     async with wire_client() as c:
         await c.expect_rejection("buy", 0, client_order_id="one")
         order = await c.submit("buy", 1, kind="limit", limit_price=50, client_order_id="one")
@@ -135,7 +137,7 @@ async def test_client_order_id_is_unique_for_ever() -> None:
 
 @pytest.mark.promise("B08")
 async def test_client_order_id_has_at_most_128_characters() -> None:
-    """128 are taken, 129 are not, and an absent one is a made-up UUID."""
+    """128 characters are accepted, 129 are not; a missing id becomes a generated UUID."""
     async with wire_client() as c:
         assert (await c.submit("buy", 1, client_order_id="x" * 128))["client_order_id"] == "x" * 128
         status, body = await c.expect_rejection("buy", 1, client_order_id="x" * 129)
@@ -145,7 +147,7 @@ async def test_client_order_id_has_at_most_128_characters() -> None:
 
 @pytest.mark.promise("B09")
 async def test_open_buys_reserve_buying_power_until_they_end() -> None:
-    """Four times equity, less what open buys may cost; a refusal shows both figures."""
+    """Buying power is four times equity less the cost of open buys; a rejection shows both figures."""
     async with wire_client() as c:
         order = await c.submit("buy", 3000, kind="limit", limit_price="100")
         assert await c.buying_power() == 100_000
@@ -168,23 +170,23 @@ async def test_open_buys_reserve_buying_power_until_they_end() -> None:
 
 @pytest.mark.promise("B09")
 async def test_pending_replacement_reserves_the_larger_buying_power() -> None:
-    """Dearer: from the request on. Cheaper: until the venue has agreed."""
+    """A higher price reserves from the request on; a lower one releases after the venue confirms."""
     async with wire_client() as c:
         order = await c.submit("buy", 1000, kind="limit", limit_price="90")
         await c.advance()
-        _, dearer = await c.replace(order, limit_price="99")
+        _, raised = await c.replace(order, limit_price="99")
         assert await c.buying_power() == 301_000
         await c.advance()
-        _, cheaper = await c.replace(dearer, limit_price="95")
+        _, lowered = await c.replace(raised, limit_price="95")
         assert await c.buying_power() == 301_000
         await c.advance()
         assert await c.buying_power() == 305_000
-        assert (await c.replace(cheaper, qty=4300))[0] == 403
+        assert (await c.replace(lowered, qty=4300))[0] == 403
 
 
 @pytest.mark.promise("B10")
 async def test_open_exit_reserves_its_shares() -> None:
-    """A second exit finds nothing available, and is told which order holds the shares."""
+    """A second exit finds no available shares; the rejection names the order that reserves them."""
     async with wire_client() as c:
         await c.given_position(3)
         stop = await c.submit("sell", 3, kind="stop", stop_price="90")
@@ -204,7 +206,7 @@ async def test_open_exit_reserves_its_shares() -> None:
 
 @pytest.mark.promise("B10")
 async def test_bracket_reserves_its_shares_once() -> None:
-    """Two exits over a hundred shares hold a hundred, and the target speaks for both."""
+    """Two exits over 100 shares reserve 100, and the rejection names only the target."""
     async with wire_client() as c:
         order = await c.submit_bracket(100)
         await c.advance()
@@ -217,7 +219,7 @@ async def test_bracket_reserves_its_shares_once() -> None:
 
 @pytest.mark.promise("B11")
 async def test_order_that_crosses_zero_is_rejected() -> None:
-    """Selling more than is owned, or buying back more than is short, is refused."""
+    """The exchange rejects a sale of more shares than owned and a purchase of more than short."""
     async with wire_client() as c:
         await c.given_position(10)
         status, body = await c.expect_rejection("sell", 11)
@@ -229,7 +231,8 @@ async def test_order_that_crosses_zero_is_rejected() -> None:
 
 @pytest.mark.promise("B11")
 async def test_short_sale_needs_an_easy_to_borrow_asset() -> None:
-    """Not shortable, hard to borrow by listing or by switch, fractional, or forbidden: each has its words."""
+    """Not shortable, hard to borrow by listing or setting, fractional, or forbidden by the account: each has
+    its message."""
     async with wire_client() as c:
         for symbol in ("NOSH", "HARD"):
             assert await c.expect_rejection("sell", 1, symbol) == (
@@ -252,7 +255,7 @@ async def test_short_sale_needs_an_easy_to_borrow_asset() -> None:
 
 @pytest.mark.promise("B11")
 async def test_opening_orders_on_opposite_sides_exclude_each_other() -> None:
-    """A long may not be opened while a short sale works, nor the other way round."""
+    """A long cannot be opened while a short sale is working, nor the reverse."""
     async with wire_client() as c:
         await c.submit("sell", 1, kind="limit", limit_price="120")
         status, body = await c.expect_rejection("buy", 1, kind="limit", limit_price="90")
@@ -286,29 +289,30 @@ BUYS: dict[str, dict[str, Any]] = {
 EXEMPT_TYPES = {"trailing"}
 
 
-def is_wash_trade(resting: str, fresh: str) -> bool:
-    """Alpaca's table, written down again: market or stop meet everything, limits meet when they cross."""
-    if resting in EXEMPT_TYPES or fresh in EXEMPT_TYPES:
+def is_wash_trade(resting: str, incoming: str) -> bool:
+    """Return Alpaca's rule, written independently: a market or stop order meets every order, limits meet when
+    they cross."""
+    if resting in EXEMPT_TYPES or incoming in EXEMPT_TYPES:
         return False
-    if "limit" not in resting or "limit" not in fresh:
+    if "limit" not in resting or "limit" not in incoming:
         return True
     sell = Decimal(SELLS[resting]["limit_price"])
-    return Decimal(BUYS[fresh]["limit_price"]) >= sell
+    return Decimal(BUYS[incoming]["limit_price"]) >= sell
 
 
 @pytest.mark.promise("B12")
 @pytest.mark.parametrize("resting", SELLS)
 async def test_wash_trade_rule_follows_alpacas_table(resting: str) -> None:
-    """Every kind of buy against every kind of working exit; complex orders and trailing stops are exempt."""
+    """Every type of buy is tried against every type of working exit; trailing stops are exempt."""
     async with wire_client(acknowledge=600) as c:
         await c.change_settings(acknowledge=0.05)
         await c.given_position(10)
         await c.change_settings(acknowledge=600)
         existing = await c.submit("sell", 10, **SELLS[resting])
         kind = "limit" if "limit" in resting else "market/stop"
-        for fresh, terms in BUYS.items():
+        for incoming, terms in BUYS.items():
             status, body = await c.post_order("buy", 1, "AAPL", **terms)
-            assert (status == 403) == is_wash_trade(resting, fresh), (resting, fresh, body)
+            assert (status == 403) == is_wash_trade(resting, incoming), (resting, incoming, body)
             if status == 403:
                 assert body == {
                     "code": 40310000,
@@ -323,7 +327,8 @@ async def test_wash_trade_rule_follows_alpacas_table(resting: str) -> None:
 
 @pytest.mark.promise("B12")
 async def test_unfilled_entry_blocks_a_plain_stop_but_no_oco() -> None:
-    """While our own buy works, a plain sell stop is a wash trade; an OCO is not; bracket exits block nobody."""
+    """While the account's own buy is working, a plain sell stop is a wash trade and an OCO is not. Bracket
+    exits block no order."""
     async with wire_client() as c:
         c.served.scenario.feed.quote_size = 40
         await c.submit_bracket(100, kind="limit", limit_price="100.01")
@@ -341,12 +346,13 @@ async def test_unfilled_entry_blocks_a_plain_stop_but_no_oco() -> None:
 
 @pytest.mark.promise("B13")
 @pytest.mark.parametrize(
-    ("side", "stop", "word", "market"), [("sell", "101", "less", "99.99"), ("buy", "99", "greater", "100.01")]
+    ("side", "stop", "comparison", "market"),
+    [("sell", "101", "less", "99.99"), ("buy", "99", "greater", "100.01")],
 )
 async def test_stop_on_the_wrong_side_of_the_market_is_rejected(
-    side: str, stop: str, word: str, market: str
+    side: str, stop: str, comparison: str, market: str
 ) -> None:
-    """The refusal shows the market's price and the stop's."""
+    """The rejection shows the market price and the stop price."""
     async with wire_client() as c:
         if side == "sell":
             await c.given_position(1)
@@ -355,7 +361,7 @@ async def test_stop_on_the_wrong_side_of_the_market_is_rejected(
             {
                 "code": 42210000,
                 "market_price": market,
-                "message": f"stop price must be {word} than current price",
+                "message": f"stop price must be {comparison} than current price",
                 "stop_price": stop,
             },
         )
@@ -363,7 +369,7 @@ async def test_stop_on_the_wrong_side_of_the_market_is_rejected(
 
 @pytest.mark.promise("B14")
 async def test_sell_stop_is_triggered_by_a_trade_not_by_a_quote() -> None:
-    """A quote under the stop elects nothing; the print does, and after a gap the fill is the gap's price."""
+    """A quote below the stop triggers nothing; a print does, and after a gap the fill has the gap's price."""
     async with wire_client() as c:
         await c.given_position(10)
         stop = await c.submit("sell", 10, kind="stop", stop_price="95")
@@ -372,8 +378,8 @@ async def test_sell_stop_is_triggered_by_a_trade_not_by_a_quote() -> None:
         await c.print_trade("96")
         assert await c.order_status(stop) == "new"
         await c.print_trade("88")
-        seen = await c.get_order(stop)
-        assert (seen["status"], seen["filled_avg_price"]) == ("filled", "90")
+        filled = await c.get_order(stop)
+        assert (filled["status"], filled["filled_avg_price"]) == ("filled", "90")
         await c.assert_audit_clean()
 
 
@@ -385,36 +391,37 @@ async def test_sell_stop_is_triggered_by_a_trade_not_by_a_quote() -> None:
 async def test_triggered_buy_stop_is_limited_by_a_collar(
     symbol: str, stop: str, beyond: str, within: str, average: str
 ) -> None:
-    """From $50 up 2.5 % over the stop, below 4 %: a gap beyond it does not fill until the price comes back."""
+    """The collar is 2.5 % above the stop from $50 up, 4 % below $50; beyond it the order fills only when the
+    price returns."""
     async with wire_client() as c:
         order = await c.submit("buy", 10, symbol, "stop", stop_price=stop)
         await c.advance()
         await c.print_trade(beyond, symbol)
         assert await c.order_status(order) == "new"
         await c.print_trade(within, symbol)
-        seen = await c.get_order(order)
-        assert (seen["status"], seen["filled_avg_price"]) == ("filled", average)
+        filled = await c.get_order(order)
+        assert (filled["status"], filled["filled_avg_price"]) == ("filled", average)
 
 
 @pytest.mark.promise("B14")
 async def test_stop_is_not_triggered_outside_regular_hours() -> None:
-    """A trade after the close leaves a good-till-cancelled stop alone; the next open's gap fills it."""
+    """A trade after the close does not trigger a gtc stop; the gap at the next open fills it."""
     async with wire_client() as c:
         await c.given_position(10)
         stop = await c.submit("sell", 10, kind="stop", stop_price="95", time_in_force="gtc")
-        tape = c.served.scenario.feed
-        tape.add_trade("AAPL", at("17:00"), "80")
+        feed = c.served.scenario.feed
+        feed.add_trade("AAPL", at("17:00"), "80")
         await c.advance_to(at("18:00"))
         assert await c.order_status(stop) == "new"
-        tape.add_trade("AAPL", at("09:30", TUESDAY), "90")
+        feed.add_trade("AAPL", at("09:30", TUESDAY), "90")
         await c.advance_to(at("09:31", TUESDAY))
-        seen = await c.get_order(stop)
-        assert (seen["status"], seen["filled_avg_price"]) == ("filled", "89.99")
+        filled = await c.get_order(stop)
+        assert (filled["status"], filled["filled_avg_price"]) == ("filled", "89.99")
 
 
 @pytest.mark.promise("B15")
 async def test_market_order_outside_hours_waits_as_accepted_for_the_open() -> None:
-    """It waits through the night, is routed at the bell, and trades there."""
+    """The order waits through the night, is routed at the open, and trades there."""
     async with wire_client(start=at("08:00")) as c:
         order = await c.submit("buy", 10)
         assert order["status"] == "accepted"
@@ -422,13 +429,13 @@ async def test_market_order_outside_hours_waits_as_accepted_for_the_open() -> No
         assert await c.order_status(order) == "accepted"
         c.served.scenario.feed.add_trade("AAPL", at("09:30"), "103")
         await c.advance_to(at("09:31"))
-        seen = await c.get_order(order)
-        assert (seen["status"], seen["filled_avg_price"]) == ("filled", "103")
+        filled = await c.get_order(order)
+        assert (filled["status"], filled["filled_avg_price"]) == ("filled", "103")
 
 
 @pytest.mark.promise("B15")
 async def test_day_order_after_the_close_works_the_next_session() -> None:
-    """Submitted at 16:30 it waits, works through the next session, and ends with it."""
+    """An order of 16:30 waits, is working in the next session, and expires at its close."""
     async with wire_client(start=at("16:30")) as c:
         order = await c.submit("buy", 1, kind="limit", limit_price="50")
         assert order["status"] == "accepted"
@@ -440,7 +447,7 @@ async def test_day_order_after_the_close_works_the_next_session() -> None:
 
 @pytest.mark.promise("B15")
 @pytest.mark.parametrize(
-    ("tif", "clock_time", "taken"),
+    ("tif", "clock_time", "accepted"),
     [
         ("opg", "09:27", True),
         ("opg", "09:28", False),
@@ -453,24 +460,24 @@ async def test_day_order_after_the_close_works_the_next_session() -> None:
     ],
 )
 async def test_opg_and_cls_orders_are_accepted_only_in_their_windows_over_http(
-    tif: str, clock_time: str, taken: bool
+    tif: str, clock_time: str, accepted: bool
 ) -> None:
-    """opg is refused from 9:28 to 19:00, cls from 15:50 to 19:00, in the broker's words."""
-    words = {
+    """opg is rejected from 9:28 to 19:00, cls from 15:50 to 19:00, with the broker's message."""
+    messages = {
         "opg": "opg orders must be submitted after 7:00pm and before 9:28am",
         "cls": "cls orders must be submitted after 7:00pm and before 3:55pm",
     }
     async with wire_client(start=at(clock_time)) as c:
-        if taken:
+        if accepted:
             assert (await c.submit("buy", 1, time_in_force=tif))["time_in_force"] == tif
         else:
             status, body = await c.expect_rejection("buy", 1, time_in_force=tif)
-            assert (status, body["message"]) == (422, words[tif])
+            assert (status, body["message"]) == (422, messages[tif])
 
 
 @pytest.mark.promise("B15")
 async def test_extended_hours_accept_only_day_or_gtc_limit_orders() -> None:
-    """Other types and times in force are refused; a day and a gtc limit order trade before the bell."""
+    """Other types and times in force are rejected; day and gtc limit orders trade before the open."""
     async with wire_client(start=at("08:00")) as c:
         for terms in (
             {"kind": "market"},
@@ -491,25 +498,26 @@ async def test_extended_hours_accept_only_day_or_gtc_limit_orders() -> None:
 
 
 @pytest.mark.promise("B16")
-@pytest.mark.parametrize(("switched", "end"), [(False, "expired"), (True, "canceled")])
-async def test_day_orders_end_at_the_close_and_gtc_orders_survive(switched: bool, end: str) -> None:
-    """Expired by default, canceled by the switch, legs of a filled bracket too; the half day closes at one."""
-    async with wire_client(start=at("11:00", HALF_DAY), expire_as_canceled=switched) as c:
+@pytest.mark.parametrize(("as_canceled", "end_status"), [(False, "expired"), (True, "canceled")])
+async def test_day_orders_end_at_the_close_and_gtc_orders_survive(as_canceled: bool, end_status: str) -> None:
+    """Day orders and legs of a filled bracket end as expired, or canceled by the setting; the half day closes
+    at 13:00."""
+    async with wire_client(start=at("11:00", HALF_DAY), expire_as_canceled=as_canceled) as c:
         bracket = await c.submit_bracket(10)
         day = await c.submit("buy", 1, "TSLA", "limit", limit_price="50")
         gtc = await c.submit("buy", 1, "MSFT", "limit", limit_price="50", time_in_force="gtc")
         await c.advance_to(at("12:59", HALF_DAY))
         assert (await c.order_status(day), await c.leg_statuses(bracket)) == ("new", ("new", "held"))
         await c.advance_to(at("13:00", HALF_DAY))
-        assert (await c.order_status(day), await c.order_status(gtc)) == (end, "new")
-        assert await c.leg_statuses(bracket) == (end, end)
-        assert await c.events(day) == ["new", end]
+        assert (await c.order_status(day), await c.order_status(gtc)) == (end_status, "new")
+        assert await c.leg_statuses(bracket) == (end_status, end_status)
+        assert await c.events(day) == ["new", end_status]
         assert await c.position_qty() == "10"
 
 
 @pytest.mark.promise("B17")
 async def test_halt_rejects_market_orders_and_triggers_no_stop() -> None:
-    """Trades during the halt do nothing; the reopening print gaps through the stop."""
+    """Trades during the halt trigger and fill nothing; the reopening print gaps through the stop."""
     async with wire_client() as c:
         await c.given_position(10)
         stop = await c.submit("sell", 10, kind="stop", stop_price="95")
@@ -527,8 +535,8 @@ async def test_halt_rejects_market_orders_and_triggers_no_stop() -> None:
         assert await c.order_status(stop) == "new"
         await c.served.post_admin("resume", symbol="AAPL")
         await c.print_trade("80")
-        seen = await c.get_order(stop)
-        assert (seen["status"], seen["filled_avg_price"]) == ("filled", "79.99")
+        filled = await c.get_order(stop)
+        assert (filled["status"], filled["filled_avg_price"]) == ("filled", "79.99")
         await c.served.post_admin("halt", symbol="MSFT")
         resting = await c.submit("buy", 1, "MSFT", "limit", limit_price="299")
         await c.advance()
@@ -541,18 +549,18 @@ async def test_halt_rejects_market_orders_and_triggers_no_stop() -> None:
 
 @pytest.mark.promise("B18")
 async def test_large_order_fills_a_quarter_of_each_print() -> None:
-    """A quarter of each print at most; quantities accumulate and the average is weighted by volume."""
+    """A fill takes at most a quarter of a print. Quantities accumulate; the average is volume-weighted."""
     async with wire_client() as c:
         c.served.scenario.feed.quote_size = 100
         order = await c.submit("buy", 300)
         await c.advance()
-        seen = await c.get_order(order)
-        assert (seen["status"], seen["filled_qty"]) == ("partially_filled", "100")
+        current = await c.get_order(order)
+        assert (current["status"], current["filled_qty"]) == ("partially_filled", "100")
         await c.print_trade("101", size=400)
         await c.print_trade("102", size=4000)
-        seen = await c.get_order(order)
+        current = await c.get_order(order)
         expected = (100 * Decimal("100.01") + 100 * Decimal("101.01") + 100 * Decimal("102.01")) / 300
-        assert (seen["status"], Decimal(seen["filled_avg_price"])) == ("filled", expected)
+        assert (current["status"], Decimal(current["filled_avg_price"])) == ("filled", expected)
         assert await c.events(order) == ["new", "partial_fill", "partial_fill", "fill"]
         streamed = (await c.updates(order))[1:]
         assert [each["qty"] for each in streamed] == ["100", "100", "100"]
@@ -562,7 +570,8 @@ async def test_large_order_fills_a_quarter_of_each_print() -> None:
 
 @pytest.mark.promise("B18")
 async def test_partial_probability_splits_some_fills() -> None:
-    """Off, no order is cut; at 10 % some are, the rest is filled by the next trade, and nothing is lost."""
+    """At probability 0 no fill is split; at 10 % some are, the next trade fills the remainder, and no share
+    is lost."""
 
     async def events(probability: str) -> list[str]:
         async with wire_client(partial_probability=probability) as c:
@@ -578,20 +587,22 @@ async def test_partial_probability_splits_some_fills() -> None:
     assert (await events("0")).count("partial_fill") == 0
     streamed = await events("0.1")
     assert streamed.count("fill") == 40
-    assert 1 <= streamed.count("partial_fill") <= 15  # 40 draws and their rests; the seed makes it one number
+    assert (
+        1 <= streamed.count("partial_fill") <= 15
+    )  # 40 draws and their remainders; the seed makes the count constant
 
 
 @pytest.mark.promise("B18")
 async def test_partial_fault_stops_the_fill_at_its_quantity() -> None:
-    """The fault lets seven shares through, or a part of one, and no more until it is lifted."""
+    """The fault fills 7 shares, or 2.5, and no more until it is removed."""
     async with wire_client() as c:
         for qty in ("7", "2.5"):
             fault = await c.add_fault("partial", symbol="AAPL", qty=qty)
             order = await c.submit("buy", 10)
             await c.advance()
             await c.print_trade("100")
-            seen = await c.get_order(order)
-            assert (seen["status"], seen["filled_qty"]) == ("partially_filled", qty)
+            current = await c.get_order(order)
+            assert (current["status"], current["filled_qty"]) == ("partially_filled", qty)
             assert (await c.request("DELETE", f"/admin/faults?id={fault['id']}"))[0] == 200
             await c.print_trade("100")
             assert await c.order_status(order) == "filled"
@@ -599,30 +610,31 @@ async def test_partial_fault_stops_the_fill_at_its_quantity() -> None:
 
 @pytest.mark.promise("B19")
 async def test_accepted_order_may_be_rejected_later() -> None:
-    """The answer said pending_new; the stream says rejected, the group goes with it, nothing stays reserved."""
+    """The response is pending_new, the stream sends rejected; the legs are cancelled and nothing stays
+    reserved."""
     async with wire_client() as c:
         await c.add_fault("reject", symbol="AAPL")
         order = await c.submit_bracket()
         assert order["status"] == "pending_new"
         await c.advance()
-        seen = await c.get_order(order)
-        assert (seen["status"], seen["failed_at"] is not None) == ("rejected", True)
-        assert {leg["status"] for leg in seen["legs"]} == {"canceled"}
+        rejected = await c.get_order(order)
+        assert (rejected["status"], rejected["failed_at"] is not None) == ("rejected", True)
+        assert {leg["status"] for leg in rejected["legs"]} == {"canceled"}
         assert await c.events(order) == ["rejected"]
         assert await c.buying_power() == 400_000
 
 
 @pytest.mark.promise("B20")
 async def test_hard_to_borrow_assets_accept_only_day_orders() -> None:
-    """A good-till-cancelled protective stop on a long is refused too; the switch makes any name hard."""
+    """A gtc protective stop on a long is rejected too; the setting makes any symbol hard to borrow."""
     async with wire_client() as c:
         await c.given_position(10, "HARD")
-        text = 'only day orders are allowed for hard-to-borrow asset "{}"'
+        message = 'only day orders are allowed for hard-to-borrow asset "{}"'
         stop = {"kind": "stop", "stop_price": "15"}
-        answer = await c.expect_rejection("sell", 10, "HARD", **stop, time_in_force="gtc")
-        assert answer == (422, {"code": 42210000, "message": text.format("HARD")})
+        response = await c.expect_rejection("sell", 10, "HARD", **stop, time_in_force="gtc")
+        assert response == (422, {"code": 42210000, "message": message.format("HARD")})
         assert (await c.submit("sell", 10, "HARD", **stop))["status"] == "pending_new"
         assert (await c.submit("buy", 1, kind="limit", limit_price="50", time_in_force="gtc"))["status"]
         await c.change_settings(hard_to_borrow=["AAPL"])
         _, body = await c.expect_rejection("buy", 1, **BRACKET, time_in_force="gtc")
-        assert body["message"] == text.format("AAPL")
+        assert body["message"] == message.format("AAPL")

@@ -1,4 +1,5 @@
-"""Behaviours 37 to 40: what may be looked up, and what a list leaves out."""
+"""Behaviours 37 to 40: queries of orders, positions, the account, the clock and the calendar; omissions from
+lists."""
 
 from datetime import date, datetime
 
@@ -13,7 +14,8 @@ from tests.simulator.wire_client import wire_client
 
 @pytest.mark.promise("B37")
 async def test_open_order_list_omits_held_legs() -> None:
-    """After the fill the flat open list has the target only; nested it is not under its closed parent."""
+    """After the fill the flat open list has only the target; nested, it does not appear under its closed
+    parent."""
     async with serve_exchange() as served:
         order = served.scenario.submit_bracket(10)
         before = await list_orders(served, status="open", nested=True)
@@ -25,11 +27,11 @@ async def test_open_order_list_omits_held_legs() -> None:
         assert [row["id"] for row in await list_orders(served, nested=True)] == [target]
         served.scenario.exchange.state.settings.hide_open_legs = True
         assert await list_orders(served, nested=True) == []
-        everything = await list_orders(served, status="all", nested="True")
-        assert [(row["id"], [leg["status"] for leg in row["legs"]]) for row in everything] == [
+        all_orders = await list_orders(served, status="all", nested="True")
+        assert [(row["id"], [leg["status"] for leg in row["legs"]]) for row in all_orders] == [
             (order.id, ["new", "held"])
         ]
-        assert everything[0]["legs"][0]["legs"] is None
+        assert all_orders[0]["legs"][0]["legs"] is None
         assert len(await list_orders(served, status="all")) == 3
         flat = await served.call(served.client.get, f"/orders/{order.id}")
         nested = await served.call(served.client.get, f"/orders/{order.id}", {"nested": True})
@@ -38,7 +40,7 @@ async def test_open_order_list_omits_held_legs() -> None:
 
 @pytest.mark.promise("B37")
 async def test_order_list_limits_bounds_and_paging() -> None:
-    """Fifty by default, 500 at most; bounds in time and by id are exclusive; both directions."""
+    """The limit is 50 by default and 500 at most. Bounds by time and by id are exclusive, in both directions."""
     scenario = ExchangeScenario()
     orders = []
     for n in range(60):
@@ -70,7 +72,7 @@ async def test_order_list_limits_bounds_and_paging() -> None:
 
 @pytest.mark.promise("B37")
 async def test_order_list_nests_an_oco_stop_under_its_target() -> None:
-    """Nested, the parent's row is the target and holds the stop; flat and open, the held stop is nowhere."""
+    """The nested parent row is the target and contains the stop; the flat open list omits the held stop."""
     async with wire_client() as c:
         await c.given_position(10)
         order = await c.submit_oco(10)
@@ -85,7 +87,7 @@ async def test_order_list_nests_an_oco_stop_under_its_target() -> None:
 
 @pytest.mark.promise("B37")
 async def test_order_list_filters_by_side_and_asset_class() -> None:
-    """By side and by asset class; the account has no crypto."""
+    """Lists filter by side and asset class; the account has no crypto."""
     async with wire_client() as c:
         await c.submit("buy", 1, kind="limit", limit_price="50")
         await c.submit("sell", 1, "MSFT", "limit", limit_price="350")
@@ -96,7 +98,7 @@ async def test_order_list_filters_by_side_and_asset_class() -> None:
 
 @pytest.mark.promise("B38")
 async def test_client_order_id_lookup_is_404_for_the_visibility_delay() -> None:
-    """404 for the delay after the POST, then the order without its legs."""
+    """The lookup is 404 for the delay after the POST, then returns the order without its legs."""
     async with serve_exchange() as served:
         served.scenario.exchange.state.settings.visibility_delay = 3.0
         order = served.scenario.submit_bracket(10, client_order_id="ours-7")
@@ -113,7 +115,7 @@ async def test_client_order_id_lookup_is_404_for_the_visibility_delay() -> None:
 
 @pytest.mark.promise("B38")
 async def test_visibility_fault_hides_one_order_from_the_lookup() -> None:
-    """The fault matches by client id; the order itself and its neighbours are there."""
+    """The fault matches by client order id; other orders stay visible."""
     async with serve_exchange() as served:
         await served.post_admin("faults", kind="visibility", client_order_id="ours-*", seconds=10)
         served.scenario.submit("buy", 1, client_order_id="ours-1")
@@ -127,7 +129,7 @@ async def test_visibility_fault_hides_one_order_from_the_lookup() -> None:
 
 @pytest.mark.promise("B39")
 async def test_position_quantities_are_signed_text() -> None:
-    """Quantities are strings, negative for shorts; what exits hold is not available."""
+    """Quantities are strings, negative for shorts; shares reserved by exits are not available."""
     async with serve_exchange() as served:
         served.scenario.given_position("AAPL", 10)
         served.scenario.given_position("MSFT", -4)
@@ -146,15 +148,16 @@ async def test_position_quantities_are_signed_text() -> None:
         )
         assert rows["AAPL"]["avg_entry_price"] == "100.01"
         assert rows["AAPL"]["unrealized_pl"] == "-0.1"
-        one = await served.call(served.client.get_open_position, rows["AAPL"]["asset_id"])
-        assert one["symbol"] == "AAPL"
+        position = await served.call(served.client.get_open_position, rows["AAPL"]["asset_id"])
+        assert position["symbol"] == "AAPL"
         response = await served.request("GET", "/v2/positions/TSLA")
         assert (response.status_code, response.json()["message"]) == (404, "position does not exist")
 
 
 @pytest.mark.promise("B39")
 async def test_account_has_removed_fields_only_when_enabled() -> None:
-    """Day-trade fields and easy_to_borrow are gone; borrow_status is there; the switch brings them back."""
+    """Day-trade fields and easy_to_borrow are absent, borrow_status is present; the setting restores the old
+    fields."""
     async with serve_exchange() as served:
         account = await served.call(served.client.get_account)
         for name in ("cash", "equity", "buying_power", "multiplier", "last_equity", "long_market_value"):
@@ -183,7 +186,7 @@ async def test_account_has_removed_fields_only_when_enabled() -> None:
 
 @pytest.mark.promise("B39")
 async def test_alpaca_py_models_need_the_legacy_fields() -> None:
-    """Without the removed fields its own models refuse an asset; with the switch they read everything."""
+    """Without the removed fields alpaca-py's models reject an asset; with the setting they parse everything."""
     async with serve_exchange() as served:
         typed = TradingClient("demo", "demo", url_override=served.server.url)
         typed._session.trust_env = False
@@ -197,7 +200,7 @@ async def test_alpaca_py_models_need_the_legacy_fields() -> None:
 
 @pytest.mark.promise("B40")
 async def test_exchange_clock_is_in_new_york_time() -> None:
-    """Open and next times carry New York's offset; after the close it is closed; skew is a fault."""
+    """Open and next times carry New York's offset; after the close is_open is false; skew is a fault."""
     async with serve_exchange() as served:
         clock = await served.call(served.client.get_clock)
         assert clock["is_open"] is True
@@ -217,7 +220,7 @@ async def test_exchange_clock_is_in_new_york_time() -> None:
 
 @pytest.mark.promise("B40")
 async def test_exchange_calendar_lists_half_days_without_a_zone() -> None:
-    """New York wall times; the day after Thanksgiving ends at one; holidays are absent."""
+    """Times are New York wall times; the day after Thanksgiving closes at 13:00; holidays are absent."""
     async with serve_exchange() as served:
         rows = await served.call(served.client.get, "/calendar", {"start": "2026-11-25", "end": "2026-11-30"})
         assert [(row["date"], row["open"], row["close"]) for row in rows] == [
@@ -229,12 +232,12 @@ async def test_exchange_calendar_lists_half_days_without_a_zone() -> None:
 
 
 @pytest.mark.promise("B40")
-@pytest.mark.parametrize(("switched", "session_close"), [(None, "2000"), ("1700", "1700")])
-async def test_half_day_post_close_follows_its_setting(switched: str | None, session_close: str) -> None:
-    """No recording shows it: eight in the evening as on every day, or whatever is set."""
+@pytest.mark.parametrize(("setting", "session_close"), [(None, "2000"), ("1700", "1700")])
+async def test_half_day_post_close_follows_its_setting(setting: str | None, session_close: str) -> None:
+    """No recording shows the value: 20:00 as on every day, or the setting."""
     async with wire_client() as c:
-        if switched:
-            await c.change_settings(half_day_post_close=switched)
+        if setting:
+            await c.change_settings(half_day_post_close=setting)
         rows = await c.get("/v2/calendar?start=2026-11-25&end=2026-11-27")
         assert [(row["session_open"], row["session_close"]) for row in rows] == [
             ("0400", "2000"),
@@ -244,7 +247,7 @@ async def test_half_day_post_close_follows_its_setting(switched: str | None, ses
 
 @pytest.mark.promise("B40")
 async def test_exchange_clock_offset_follows_daylight_saving() -> None:
-    """On the Friday before the change it is five hours, for the next open already four."""
+    """On the Friday before the change the offset is -05:00, and -04:00 for the next open."""
     friday = date(2026, 3, 6)
     async with wire_client(start=at("17:00", friday)) as c:
         clock = await c.get("/v2/clock")

@@ -1,4 +1,4 @@
-"""Behaviours 41 to 43: the trade_updates socket, and everything that it does not promise."""
+"""Behaviours 41 to 43: the trade_updates socket and its missing guarantees."""
 
 import asyncio
 from typing import Any
@@ -26,7 +26,7 @@ OLD_AUTH = {"action": "authenticate", "data": {"key_id": "demo", "secret_key": "
 
 @pytest.mark.promise("B41")
 async def test_trade_update_frames_are_binary_or_text_by_setting() -> None:
-    """Binary by default, as the paper host sends them."""
+    """Frames are binary by default, like those of the paper host."""
     async with serve_exchange() as served:
         async with subscribed_socket(served.server) as socket:
             await buy_one_share(served)
@@ -39,15 +39,16 @@ async def test_trade_update_frames_are_binary_or_text_by_setting() -> None:
 
 @pytest.mark.promise("B41")
 async def test_trade_stream_accepts_both_authentication_forms() -> None:
-    """Old and new form are let in; bad keys and a listen before are unauthorized, and the socket stays."""
+    """The old and the new form are authorized. Wrong keys and an early listen are unauthorized, and the
+    socket stays open."""
     async with serve_exchange() as served, websockets.connect(served.server.stream_url, proxy=None) as socket:
-        refused = {"stream": "authorization", "data": {"status": "unauthorized", "action": "listen"}}
-        assert await send_and_receive(socket, LISTEN) == refused
-        bad = await send_and_receive(socket, {"action": "auth", "key": "demo", "secret": "no"})
-        assert bad["data"] == {"status": "unauthorized", "action": "authenticate"}
+        rejection = {"stream": "authorization", "data": {"status": "unauthorized", "action": "listen"}}
+        assert await send_and_receive(socket, LISTEN) == rejection
+        response = await send_and_receive(socket, {"action": "auth", "key": "demo", "secret": "no"})
+        assert response["data"] == {"status": "unauthorized", "action": "authenticate"}
         for form in (OLD_AUTH, AUTH):
-            granted = await send_and_receive(socket, form)
-            assert granted == {
+            response = await send_and_receive(socket, form)
+            assert response == {
                 "stream": "authorization",
                 "data": {"status": "authorized", "action": "authenticate"},
             }
@@ -56,26 +57,26 @@ async def test_trade_stream_accepts_both_authentication_forms() -> None:
 
 @pytest.mark.promise("B41")
 async def test_close_unauthorized_closes_the_socket_after_a_wrong_key() -> None:
-    """The answer comes first; by default the socket stays, as the test above says."""
+    """The response comes before the close; by default the socket stays open, see the test above."""
     async with serve_exchange() as served, websockets.connect(served.server.stream_url, proxy=None) as socket:
         await served.post_admin("settings", close_unauthorized=True)
-        bad = await send_and_receive(socket, {"action": "auth", "key": "demo", "secret": "no"})
-        assert bad["data"]["status"] == "unauthorized"
+        response = await send_and_receive(socket, {"action": "auth", "key": "demo", "secret": "no"})
+        assert response["data"]["status"] == "unauthorized"
         with pytest.raises(ConnectionClosed):
             await receive_frame(socket)
 
 
 @pytest.mark.promise("B41")
 async def test_listen_replaces_all_subscribed_streams() -> None:
-    """Unknown streams are left out of the answer; an empty list stops the updates."""
+    """The response omits unknown streams; an empty list stops the updates."""
     async with serve_exchange() as served, subscribed_socket(served.server) as socket:
-        some = {"action": "listen", "data": {"streams": ["trade_updates", "unknown_stream"]}}
-        assert await send_and_receive(socket, some) == {
+        two_streams = {"action": "listen", "data": {"streams": ["trade_updates", "unknown_stream"]}}
+        assert await send_and_receive(socket, two_streams) == {
             "stream": "listening",
             "data": {"streams": ["trade_updates"]},
         }
-        none = {"action": "listen", "data": {"streams": []}}
-        assert (await send_and_receive(socket, none))["data"] == {"streams": []}
+        no_streams = {"action": "listen", "data": {"streams": []}}
+        assert (await send_and_receive(socket, no_streams))["data"] == {"streams": []}
         before = served.server.frames_sent
         await buy_one_share(served)
         assert served.server.frames_sent == before
@@ -83,13 +84,13 @@ async def test_listen_replaces_all_subscribed_streams() -> None:
 
 @pytest.mark.promise("B41")
 async def test_second_trade_stream_connection_is_rejected_unless_enabled() -> None:
-    """429 on the handshake while the first one lives; a fault does it once."""
+    """The handshake gets 429 while the first connection is open; a fault does it once."""
     async with serve_exchange() as served:
         async with subscribed_socket(served.server):
-            with pytest.raises(InvalidStatus) as refused:
+            with pytest.raises(InvalidStatus) as rejection:
                 async with subscribed_socket(served.server):
                     pass
-            assert refused.value.response.status_code == 429
+            assert rejection.value.response.status_code == 429
         await served.post_admin("settings", one_stream=False)
         await served.post_admin("faults", kind="stream_busy")
         with pytest.raises(InvalidStatus):
@@ -102,7 +103,7 @@ async def test_second_trade_stream_connection_is_rejected_unless_enabled() -> No
 
 @pytest.mark.promise("B42")
 async def test_trade_stream_replays_nothing_after_connecting() -> None:
-    """Who connects after the fill hears nothing of it; REST has it."""
+    """A client that connects after the fill receives no message for it; REST has it."""
     async with serve_exchange() as served:
         await buy_one_share(served)
         async with subscribed_socket(served.server) as socket:
@@ -114,7 +115,7 @@ async def test_trade_stream_replays_nothing_after_connecting() -> None:
 
 @pytest.mark.promise("B43")
 async def test_trade_updates_carry_execution_price_quantity_and_position() -> None:
-    """Each execution its own id, price and quantity; the position is signed and after it."""
+    """Each execution has its own id, price and quantity; the position is signed and includes the execution."""
     async with serve_exchange() as served, subscribed_socket(served.server) as socket:
         served.scenario.feed.quote_size = 6
         served.scenario.submit("sell", 10)
@@ -138,7 +139,7 @@ async def test_trade_updates_carry_execution_price_quantity_and_position() -> No
 
 @pytest.mark.promise("B04")
 async def test_local_offsets_setting_mixes_time_zones_in_a_message() -> None:
-    """With the switch, birth is told in New York's offset and the fill in UTC."""
+    """With the setting, created_at has New York's offset and filled_at is UTC."""
     async with serve_exchange() as served, subscribed_socket(served.server) as socket:
         served.scenario.exchange.state.settings.local_offsets = True
         await buy_one_share(served)
@@ -161,7 +162,7 @@ async def test_local_offsets_setting_mixes_time_zones_in_a_message() -> None:
 async def test_stream_faults_drop_duplicate_reorder_change_or_delay_messages(
     fault: dict[str, Any], events: list[str]
 ) -> None:
-    """And the count of frames is what was really sent."""
+    """The frame count is the number of frames sent."""
     async with serve_exchange() as served, subscribed_socket(served.server) as socket:
         await served.post_admin("faults", **fault)
         await buy_one_share(served)
@@ -170,7 +171,8 @@ async def test_stream_faults_drop_duplicate_reorder_change_or_delay_messages(
 
 @pytest.mark.promise("B42")
 async def test_stream_faults_malform_messages() -> None:
-    """data null, bytes that are no JSON, an error frame, an unknown status, missing fields."""
+    """The faults send null data, invalid JSON, an error frame, an unknown status, and messages with missing
+    fields."""
     async with serve_exchange() as served, subscribed_socket(served.server) as socket:
         await served.post_admin("faults", kind="stream_null", event="new")
         await served.post_admin("faults", kind="stream_error", event="fill")
@@ -197,7 +199,8 @@ async def test_stream_faults_malform_messages() -> None:
 
 @pytest.mark.promise("B42")
 async def test_trade_stream_can_be_muted_or_disconnected() -> None:
-    """Mute: open, answering pings, and silent. Disconnect: closed, with the code asked for."""
+    """A muted stream is open and answers pings but sends nothing. A disconnect closes with the requested
+    code."""
     async with serve_exchange() as served:
         async with subscribed_socket(served.server) as socket:
             await served.post_admin("stream", act="mute")
@@ -222,7 +225,7 @@ async def test_trade_stream_can_be_muted_or_disconnected() -> None:
 
 @pytest.mark.promise("B42")
 async def test_mute_fault_silences_the_stream_after_an_event() -> None:
-    """The fault says after which event nothing more is heard."""
+    """The fault suppresses everything from the named event on."""
     async with serve_exchange() as served, subscribed_socket(served.server) as socket:
         await served.post_admin("faults", kind="stream_mute", event="fill")
         await buy_one_share(served)
@@ -233,7 +236,7 @@ async def test_mute_fault_silences_the_stream_after_an_event() -> None:
 
 @pytest.mark.promise("B42")
 async def test_half_open_fault_stops_reading_and_pongs() -> None:
-    """Nothing is read any more and pings stay unanswered: only the client's own watch can tell."""
+    """The server reads nothing and answers no ping; only the client's own timeout can detect it."""
     async with serve_exchange() as served, subscribed_socket(served.server) as socket:
         await served.post_admin("faults", kind="stream_half_open", event="new")
         await buy_one_share(served)
@@ -247,7 +250,7 @@ async def test_half_open_fault_stops_reading_and_pongs() -> None:
 
 @pytest.mark.promise("B43")
 async def test_rest_shows_a_fill_before_a_late_stream_message() -> None:
-    """A late message tells of an order that REST has long shown filled."""
+    """The late fill message arrives ten minutes after REST shows the order as filled."""
     async with serve_exchange() as served, subscribed_socket(served.server) as socket:
         await served.post_admin("faults", kind="stream_late", event="fill", seconds=600)
         await buy_one_share(served)
@@ -260,19 +263,23 @@ async def test_rest_shows_a_fill_before_a_late_stream_message() -> None:
 
 
 @pytest.mark.promise("B43")
-@pytest.mark.parametrize(("lag", "shown"), [(0, "filled"), (2, "pending_new")])
-async def test_rest_may_lag_behind_the_stream(lag: int, shown: str) -> None:
-    """The fill is told at once; REST still shows the order as it was, in lists too, until the lag is over."""
+@pytest.mark.parametrize(("lag", "rest_status"), [(0, "filled"), (2, "pending_new")])
+async def test_rest_may_lag_behind_the_stream(lag: int, rest_status: str) -> None:
+    """The stream sends the fill at once; REST, lists included, shows the earlier order until the lag ends."""
     async with wire_client(order_lag=lag) as c:
         order = await c.submit_bracket(10)
         await c.advance()
         assert await c.events(order) == ["new", "fill"]
-        assert await c.order_status(order) == shown
-        assert await c.leg_statuses(order) == (("new", "held") if shown == "filled" else ("held", "held"))
-        flat = [row["id"] for row in await c.get("/v2/orders?status=open")]
-        assert (order["id"] in flat) == (shown != "filled")
-        found = await c.get(f"/v2/orders:by_client_order_id?client_order_id={order['client_order_id']}")
-        assert found["status"] == shown
-        assert await c.position_qty() == "10"  # the position book has a lag of its own
+        assert await c.order_status(order) == rest_status
+        assert await c.leg_statuses(order) == (
+            ("new", "held") if rest_status == "filled" else ("held", "held")
+        )
+        open_ids = [row["id"] for row in await c.get("/v2/orders?status=open")]
+        assert (order["id"] in open_ids) == (rest_status != "filled")
+        order_by_client_id = await c.get(
+            f"/v2/orders:by_client_order_id?client_order_id={order['client_order_id']}"
+        )
+        assert order_by_client_id["status"] == rest_status
+        assert await c.position_qty() == "10"  # the position lag is a separate setting
         await c.advance(2)
         assert (await c.order_status(order), *await c.leg_statuses(order)) == ("filled", "new", "held")

@@ -1,4 +1,4 @@
-"""Behaviours 1 to 5 of a faithful exchange: who is let in, how often, and in which form things are said."""
+"""Behaviours 1 to 5: authentication, rate limits, and the format of requests and responses."""
 
 from datetime import date
 from functools import cache
@@ -14,20 +14,20 @@ from tests.simulator.wire_client import wire_client
 
 @cache
 def market() -> BarMarket:
-    """A generated Monday for the data API to tell of."""
+    """Return a generated Monday for the data API."""
     return make_market(seed=1, day=date(2026, 3, 9), symbols=50)
 
 
 @pytest.mark.promise("B01")
 async def test_wrong_keys_get_json_401_and_missing_keys_html_401() -> None:
-    """JSON without a code for bad keys, HTML for none; the data API says forbidden."""
+    """Wrong keys get JSON without a code, missing keys get HTML; the data API responds forbidden."""
     async with serve_exchange() as served:
-        bad = {**KEYS, "APCA-API-SECRET-KEY": "wrong"}
-        response = await served.request("GET", "/v2/account", headers=bad)
+        wrong_keys = {**KEYS, "APCA-API-SECRET-KEY": "wrong"}
+        response = await served.request("GET", "/v2/account", headers=wrong_keys)
         assert (response.status_code, response.json()) == (401, {"message": "unauthorized."})
         response = await served.request("GET", "/v2/account", headers={})
         assert (response.status_code, response.headers["Content-Type"].split(";")[0]) == (401, "text/html")
-        response = await served.request("GET", "/v2/stocks/snapshots", headers=bad)
+        response = await served.request("GET", "/v2/stocks/snapshots", headers=wrong_keys)
         assert (response.status_code, response.json()) == (403, {"message": "forbidden."})
         await served.post_admin("settings", html_without_keys=False)
         assert (await served.request("GET", "/v2/account", headers={})).json() == {"message": "unauthorized."}
@@ -35,7 +35,7 @@ async def test_wrong_keys_get_json_401_and_missing_keys_html_401() -> None:
 
 @pytest.mark.promise("B01")
 async def test_sip_data_is_403_without_the_entitlement() -> None:
-    """403 with the data API's code for the SIP when the subscription has none; the IEX is always there."""
+    """SIP data is 403 with the data API's code without a subscription; IEX data is always available."""
     async with serve_exchange(market=market()) as served:
         path = "/v2/stocks/snapshots?symbols=AAPL&feed="
         assert (await served.request("GET", f"{path}sip")).status_code == 200
@@ -50,7 +50,8 @@ async def test_sip_data_is_403_without_the_entitlement() -> None:
 
 @pytest.mark.promise("B02")
 async def test_rate_limit_is_200_requests_per_market_minute() -> None:
-    """Headers on every answer; the 201st gets 429; a minute later the bucket is full again."""
+    """Every response has the headers. A request above the limit gets 429; one minute later the bucket is full
+    again."""
     async with serve_exchange() as served:
         response = await served.request("GET", "/v2/clock")
         assert response.headers["X-Ratelimit-Limit"] == "200"
@@ -58,10 +59,10 @@ async def test_rate_limit_is_200_requests_per_market_minute() -> None:
         await served.post_admin("settings", rate_limit=3)
         codes = [(await served.request("GET", "/v2/clock")).status_code for _ in range(4)]
         assert codes == [200, 200, 429, 429]
-        refused = await served.request("GET", "/v2/orders")
-        assert refused.json() == {"code": 42910000, "message": "rate limit exceeded"}
-        assert refused.headers["X-Ratelimit-Remaining"] == "0"
-        reset = int(refused.headers["X-Ratelimit-Reset"])
+        rejection = await served.request("GET", "/v2/orders")
+        assert rejection.json() == {"code": 42910000, "message": "rate limit exceeded"}
+        assert rejection.headers["X-Ratelimit-Remaining"] == "0"
+        reset = int(rejection.headers["X-Ratelimit-Reset"])
         assert 0 < reset - served.clock.now().timestamp() <= 61
         await served.post_admin("settings", rate_headers_on_429=False)
         assert "X-Ratelimit-Reset" not in (await served.request("GET", "/v2/orders")).headers
@@ -71,20 +72,21 @@ async def test_rate_limit_is_200_requests_per_market_minute() -> None:
 
 @pytest.mark.promise("B02")
 async def test_data_api_has_its_own_rate_limit_and_429_message() -> None:
-    """10,000 a minute with the consolidated feed; a full bucket there is none here."""
+    """The limit is 10,000 requests a minute with the consolidated feed; trading requests do not count against
+    it."""
     async with serve_exchange(market=market()) as served:
         path = "/v2/stocks/snapshots?symbols=AAPL"
         assert (await served.request("GET", path)).headers["X-Ratelimit-Limit"] == "10000"
         await served.post_admin("settings", data_rate_limit=2)
         assert [(await served.request("GET", path)).status_code for _ in range(2)] == [200, 429]
-        refused = await served.request("GET", path)
-        assert refused.json() == {"message": "too many requests."}
-        assert refused.headers["X-Ratelimit-Remaining"] == "0"
+        rejection = await served.request("GET", path)
+        assert rejection.json() == {"message": "too many requests."}
+        assert rejection.headers["X-Ratelimit-Remaining"] == "0"
         assert (await served.request("GET", "/v2/clock")).status_code == 200
         await served.advance(60)
         await served.post_admin("faults", kind="rate_limit")
-        refused = await served.request("GET", path)
-        assert (refused.status_code, refused.json()) == (429, {"message": "too many requests."})
+        rejection = await served.request("GET", path)
+        assert (rejection.status_code, rejection.json()) == (429, {"message": "too many requests."})
         assert (await served.request("GET", path)).status_code == 200
 
 
@@ -105,7 +107,7 @@ async def test_data_api_has_its_own_rate_limit_and_429_message() -> None:
     ],
 )
 async def test_every_trading_response_has_the_rate_limit_headers(method: str, path: str, status: int) -> None:
-    """Whether it is good, refused or not found; each took one request of the minute's."""
+    """Successful, rejected and not-found responses have them; each took one request of the minute."""
     async with serve_exchange() as served:
         response = await served.request(method, path)
         assert response.status_code == status
@@ -115,21 +117,22 @@ async def test_every_trading_response_has_the_rate_limit_headers(method: str, pa
 
 
 @pytest.mark.promise("B03")
-@pytest.mark.parametrize("word", ["maybe", "2", "[]", "tru"])
-async def test_invalid_booleans_are_rejected(word: str) -> None:
-    """It is not taken for a no: not in a query, not in an order, not in the configuration."""
+@pytest.mark.parametrize("value", ["maybe", "2", "[]", "tru"])
+async def test_invalid_booleans_are_rejected(value: str) -> None:
+    """An invalid boolean is not read as false in a query, an order or the configuration."""
     async with serve_exchange() as served:
-        rejection = {"code": 40010001, "message": f"invalid boolean: {word}"}
-        asked = await served.request("GET", f"/v2/orders?nested={word}")
-        assert (asked.status_code, asked.json()) == (422, rejection)
-        assert (await post_order(served, extended_hours=word)).json() == rejection
-        reported = await served.request("PATCH", "/v2/account/configurations", json={"suspend_trade": word})
-        assert (reported.status_code, reported.json()) == (422, rejection)
+        rejection = {"code": 40010001, "message": f"invalid boolean: {value}"}
+        response = await served.request("GET", f"/v2/orders?nested={value}")
+        assert (response.status_code, response.json()) == (422, rejection)
+        assert (await post_order(served, extended_hours=value)).json() == rejection
+        response = await served.request("PATCH", "/v2/account/configurations", json={"suspend_trade": value})
+        assert (response.status_code, response.json()) == (422, rejection)
 
 
 @pytest.mark.promise("B03")
 async def test_requests_accept_lenient_numbers_booleans_and_times() -> None:
-    """Numbers or numeric strings, floats with a zero, booleans in any case, times in any usual form."""
+    """Numbers or numeric strings, floats with a zero fraction, booleans in any case, and any usual time
+    format are accepted."""
     async with serve_exchange() as served:
         for qty in (2, 2.0, "2", "2.0"):
             row = (await post_order(served, qty=qty)).json()
@@ -152,7 +155,7 @@ async def test_requests_accept_lenient_numbers_booleans_and_times() -> None:
 
 @pytest.mark.promise("B03")
 async def test_symbol_lists_are_separated_by_commas() -> None:
-    """Symbols of a query, with blanks and in any case."""
+    """Symbols of a query may have blanks and any case."""
     async with wire_client() as c:
         for symbol in ("AAPL", "MSFT", "TSLA"):
             await c.submit("buy", 1, symbol, "limit", limit_price="1")
@@ -163,7 +166,7 @@ async def test_symbol_lists_are_separated_by_commas() -> None:
 
 @pytest.mark.promise("B04")
 async def test_trading_numbers_are_text_and_times_have_nanoseconds() -> None:
-    """Quantities and prices are strings, ids version 4 UUIDs, instants RFC 3339 with nine places and Z."""
+    """Quantities and prices are strings, ids version 4 UUIDs, times RFC 3339 with nine decimal places and Z."""
     async with serve_exchange() as served:
         await served.advance(0.123457)
         row = (await post_order(served)).json()
@@ -190,18 +193,18 @@ async def test_market_data_numbers_are_json_numbers() -> None:
         served.scenario.given_position("AAPL", 10)
         await served.clock.advance_to(served.scenario.now)
         [position] = (await served.request("GET", "/v2/positions")).json()
-        named = ("qty", "avg_entry_price", "current_price", "market_value", "unrealized_pl")
-        assert {type(position[name]) for name in named} == {str}
+        text_fields = ("qty", "avg_entry_price", "current_price", "market_value", "unrealized_pl")
+        assert {type(position[name]) for name in text_fields} == {str}
 
 
 @pytest.mark.promise("B04")
 async def test_every_exchange_id_is_a_unique_uuid4() -> None:
-    """Of orders, legs, executions and the account; none is given twice."""
+    """Ids of orders, legs, executions and the account are unique."""
     async with wire_client() as c:
         order = await c.submit_bracket(10)
         await c.advance()
-        reported = [each["execution_id"] for each in await c.updates()]
-        ids = [order["id"], order["client_order_id"], *(leg["id"] for leg in order["legs"]), *reported]
+        execution_ids = [each["execution_id"] for each in await c.updates()]
+        ids = [order["id"], order["client_order_id"], *(leg["id"] for leg in order["legs"]), *execution_ids]
         ids.append((await c.get("/v2/account"))["id"])
         assert {UUID(each).version for each in ids} == {4}
         assert len(set(ids)) == len(ids)
@@ -209,7 +212,7 @@ async def test_every_exchange_id_is_a_unique_uuid4() -> None:
 
 @pytest.mark.promise("B05")
 async def test_unknown_paths_orders_and_ids_have_their_errors() -> None:
-    """404 for a path nobody has and for an order nobody placed, 422 for what is no id, 400 for no JSON."""
+    """An unknown path or order is 404, a malformed id 422, invalid JSON 400."""
     async with serve_exchange() as served:
         response = await served.request("GET", "/v2/nonsense")
         assert (response.status_code, response.json()) == (

@@ -1,4 +1,4 @@
-"""The opening, the reopening after a halt, and the close: one price for everybody who takes part."""
+"""Opening, reopening and closing auctions: all participants trade at one price."""
 
 from datetime import date, timedelta
 from decimal import Decimal
@@ -36,10 +36,10 @@ def status_and_average(order: Order) -> tuple[OrderStatus, Decimal | None]:
     ],
 )
 def test_orders_queued_for_the_open_fill_at_the_opening_print(terms: dict[str, object], fill: str) -> None:
-    """At the price of the day's first trade, all of it, however small that trade; the quote does not matter."""
+    """Orders fill completely at the price of the day's first trade, whatever its size and the quote."""
     scenario = ExchangeScenario(start=at("08:00"), deposit=Decimal(1_000_000))
     order = scenario.submit("buy", **{"qty": 5000, **terms})  # type: ignore[arg-type]
-    scenario.feed.add_trade("AAPL", at("09:00"), "90")  # before the bell
+    scenario.feed.add_trade("AAPL", at("09:00"), "90")  # before the open
     scenario.feed.add_trade("AAPL", at("09:30"), "103", 10)
     scenario.feed.quotes["AAPL"] = ("110", "111")
     scenario.advance_to("09:29")
@@ -55,7 +55,7 @@ def test_orders_queued_for_the_open_fill_at_the_opening_print(terms: dict[str, o
 
 
 def test_day_limit_not_reached_by_the_opening_stays_working() -> None:
-    """A queued limit that the auction did not reach rests, and fills when the market comes to it."""
+    """A queued limit order not reached by the auction stays working and fills when a later trade reaches it."""
     scenario = ExchangeScenario(start=at("08:00"))
     order = scenario.submit("buy", 5, "AAPL", "limit", limit_price="101")
     scenario.feed.add_trade("AAPL", at("09:30"), "103")
@@ -66,23 +66,24 @@ def test_day_limit_not_reached_by_the_opening_stays_working() -> None:
 
 
 def test_symbol_opens_with_its_first_trade_of_the_day() -> None:
-    """Until then its opening orders wait as new; without any trade that day they end as canceled."""
+    """Opening orders stay `new` until the first trade; without a trade that day they are canceled."""
     scenario = ExchangeScenario(start=at("08:00"))
-    late = scenario.submit("buy", 5, time_in_force="opg")
-    never = scenario.submit("buy", 5, "MSFT", time_in_force="opg")
-    market = scenario.submit("buy", 5, "TSLA")
+    late_opening = scenario.submit("buy", 5, time_in_force="opg")
+    untraded = scenario.submit("buy", 5, "MSFT", time_in_force="opg")
+    market_order = scenario.submit("buy", 5, "TSLA")
     scenario.feed.add_trade("AAPL", at("09:47"), "107")
     scenario.advance_to("09:46")
-    assert {late.status, never.status, market.status} == {OrderStatus.NEW}
+    assert {late_opening.status, untraded.status, market_order.status} == {OrderStatus.NEW}
     scenario.advance_to("15:00")
-    assert status_and_average(late) == (OrderStatus.FILLED, Decimal(107))
+    assert status_and_average(late_opening) == (OrderStatus.FILLED, Decimal(107))
     scenario.advance_to("16:00")
-    assert (never.status, market.status) == (OrderStatus.CANCELED, OrderStatus.EXPIRED)
-    assert scenario.events(never) == ["new", "canceled"]
+    assert (untraded.status, market_order.status) == (OrderStatus.CANCELED, OrderStatus.EXPIRED)
+    assert scenario.events(untraded) == ["new", "canceled"]
 
 
 def test_overnight_orders_take_part_in_the_opening() -> None:
-    """A target gapped over sells at the opening price; a stop is elected by it and sells at the quote."""
+    """A target below the opening price sells at the opening price; a stop is triggered by that print and
+    sells at the quote."""
     scenario = ExchangeScenario(start=at("15:00"))
     scenario.submit_bracket(10, time_in_force="gtc")
     scenario.submit_bracket(
@@ -92,9 +93,9 @@ def test_overnight_orders_take_part_in_the_opening() -> None:
     scenario.feed.add_trade("AAPL", at("09:30", TUESDAY), "115")
     scenario.feed.add_trade("MSFT", at("09:30", TUESDAY), "280")
     scenario.exchange.venue.advance(at("09:31", TUESDAY))
-    ours = {(e.symbol, e.side.value): e.price for e in scenario.exchange.state.executions}
-    assert ours["AAPL", "sell"] == Decimal(115)
-    assert ours["MSFT", "sell"] == Decimal("279.99")
+    price_by_side = {(e.symbol, e.side.value): e.price for e in scenario.exchange.state.executions}
+    assert price_by_side["AAPL", "sell"] == Decimal(115)
+    assert price_by_side["MSFT", "sell"] == Decimal("279.99")
     assert scenario.exchange.state.account.positions == {}
     scenario.assert_audit_clean()
 
@@ -108,12 +109,12 @@ def test_overnight_orders_take_part_in_the_opening() -> None:
         ({"kind": "limit", "limit_price": "100.5"}, None),
     ],
 )
-@pytest.mark.parametrize("placed", ["08:00", "11:00"])
+@pytest.mark.parametrize("submitted_at", ["08:00", "11:00"])
 def test_cls_orders_fill_at_the_closing_print(
-    terms: dict[str, object], fill: str | None, placed: str
+    terms: dict[str, object], fill: str | None, submitted_at: str
 ) -> None:
-    """They wait the day through, whatever trades, and fill at its last trade; what does not is canceled."""
-    scenario = ExchangeScenario(start=at(placed), deposit=Decimal(1_000_000))
+    """Orders wait through the day's trades and fill at the last one; an order out of reach is canceled."""
+    scenario = ExchangeScenario(start=at(submitted_at), deposit=Decimal(1_000_000))
     order = scenario.submit("buy", 5000, time_in_force="cls", **terms)  # type: ignore[arg-type]
     for minute, price in (("09:30", "99"), ("12:00", "98"), ("15:59", "101")):
         scenario.feed.add_trade("AAPL", at(minute), price, 10)
@@ -128,19 +129,20 @@ def test_cls_orders_fill_at_the_closing_print(
 
 
 def test_symbol_without_trades_or_halted_has_no_closing_auction() -> None:
-    """Yesterday's price is no closing print; a halted symbol has none either."""
+    """A symbol without a trade today has no closing print (yesterday's price is none), and neither has a
+    halted one."""
     scenario = ExchangeScenario(start=at("08:00"))
-    silent = scenario.submit("buy", 5, time_in_force="cls")
+    untraded = scenario.submit("buy", 5, time_in_force="cls")
     halted = scenario.submit("buy", 5, "MSFT", time_in_force="cls")
     scenario.feed.add_trade("MSFT", at("12:00"), "300")
     scenario.advance_to("13:00")
     scenario.exchange.state.halt("MSFT")
     scenario.advance_to("16:00")
-    assert (silent.status, halted.status) == (OrderStatus.CANCELED, OrderStatus.CANCELED)
+    assert (untraded.status, halted.status) == (OrderStatus.CANCELED, OrderStatus.CANCELED)
 
 
 @pytest.mark.parametrize(
-    ("day", "when", "life", "taken"),
+    ("day", "time_of_day", "time_in_force", "accepted"),
     [
         (MONDAY, "09:27:59", "opg", True),
         (MONDAY, "09:28:00", "opg", False),
@@ -157,33 +159,39 @@ def test_symbol_without_trades_or_halted_has_no_closing_auction() -> None:
     ],
 )
 def test_auction_orders_are_accepted_only_in_their_windows(
-    day: date, when: str, life: str, taken: bool
+    day: date, time_of_day: str, time_in_force: str, accepted: bool
 ) -> None:
-    """opg until two minutes before the open, cls until ten before the close of that day, both again from 19:00."""
-    scenario = ExchangeScenario(start=at(when, day))
-    if taken:
-        scenario.submit("buy", 1, time_in_force=life)
+    """opg is accepted until 2 minutes before the open, cls until 10 minutes before that day's close; both
+    again from 19:00."""
+    scenario = ExchangeScenario(start=at(time_of_day, day))
+    if accepted:
+        scenario.submit("buy", 1, time_in_force=time_in_force)
     else:
-        words = {"opg": "after 7:00pm and before 9:28am", "cls": "after 7:00pm and before 3:55pm"}[life]
-        refusal = scenario.expect_rejection(scenario.submit, "buy", 1, time_in_force=life)
-        assert (refusal.status, refusal.body["message"]) == (422, f"{life} orders must be submitted {words}")
+        window_text = {"opg": "after 7:00pm and before 9:28am", "cls": "after 7:00pm and before 3:55pm"}[
+            time_in_force
+        ]
+        rejection = scenario.expect_rejection(scenario.submit, "buy", 1, time_in_force=time_in_force)
+        assert (rejection.status, rejection.body["message"]) == (
+            422,
+            f"{time_in_force} orders must be submitted {window_text}",
+        )
 
 
 def test_auction_rejects_stops_and_late_replacements() -> None:
-    """Market and limit orders only; a patch to cls obeys the window too."""
+    """Auctions accept market and limit orders only; a replacement to cls obeys the time window too."""
     scenario = ExchangeScenario()
-    refusal = scenario.expect_rejection(
+    rejection = scenario.expect_rejection(
         scenario.submit, "buy", 1, "AAPL", "stop", stop_price="105", time_in_force="cls"
     )
-    assert (refusal.status, refusal.body["message"]) == (422, "cls orders must be market or limit orders")
+    assert (rejection.status, rejection.body["message"]) == (422, "cls orders must be market or limit orders")
     order = scenario.submit("buy", 1, "AAPL", "limit", limit_price="50")
     scenario.advance_to("15:51")
-    refusal = scenario.expect_rejection(scenario.replace, order, time_in_force="cls")
-    assert "cls orders must be submitted" in str(refusal)
+    rejection = scenario.expect_rejection(scenario.replace, order, time_in_force="cls")
+    assert "cls orders must be submitted" in str(rejection)
 
 
 def test_half_day_closing_auction_uses_its_last_trade() -> None:
-    """An order for the close of the day after Thanksgiving fills at one o'clock."""
+    """A cls order on the day after Thanksgiving fills at 13:00."""
     scenario = ExchangeScenario(start=at("11:00", HALF_DAY))
     order = scenario.submit("buy", 5, time_in_force="cls")
     scenario.feed.add_trade("AAPL", at("12:59", HALF_DAY), "104")
@@ -192,25 +200,26 @@ def test_half_day_closing_auction_uses_its_last_trade() -> None:
 
 
 def test_halt_ends_with_a_reopening_auction() -> None:
-    """A limit that rested through the halt fills at the reopening print; a stop is elected by it, not before."""
+    """A limit order working through the halt fills at the reopening print; that print, and no earlier one,
+    triggers a stop."""
     scenario = ExchangeScenario()
     scenario.given_position("AAPL", 20)
     scenario.submit("sell", 10, "AAPL", "stop", stop_price="95")
     scenario.advance()
     scenario.exchange.state.halt("AAPL")
     scenario.print_trade("AAPL", "94")
-    market = scenario.expect_rejection(scenario.submit, "sell", 1, "AAPL")
-    assert market.body["message"] == (
+    market_rejection = scenario.expect_rejection(scenario.submit, "sell", 1, "AAPL")
+    assert market_rejection.body["message"] == (
         'market order rejected due to trading halt on symbol: "AAPL", please place a limit order instead'
     )
-    rested = scenario.submit("sell", 10, "AAPL", "limit", limit_price="75")
+    resting_order = scenario.submit("sell", 10, "AAPL", "limit", limit_price="75")
     scenario.advance()
-    assert (rested.status, len(scenario.exchange.state.executions)) == (OrderStatus.NEW, 1)
+    assert (resting_order.status, len(scenario.exchange.state.executions)) == (OrderStatus.NEW, 1)
     scenario.exchange.venue.resume("AAPL")
     scenario.advance()
     assert (
         len(scenario.exchange.state.executions) == 1
-    )  # nothing trades before the reopening print, not even at the quote
+    )  # before the reopening print there is no trade, also none at the quote
     scenario.print_trade("AAPL", "80", size=4)
     assert [(e.price, e.qty) for e in scenario.exchange.state.executions[1:]] == [
         (Decimal("79.99"), Decimal(10)),
@@ -220,7 +229,7 @@ def test_halt_ends_with_a_reopening_auction() -> None:
 
 
 def test_order_in_a_halted_symbol_stays_accepted_until_resume() -> None:
-    """The bell does not route it; the resumption does, and its first trade is the opening."""
+    """The open does not route the order; the resume does, and the first trade after it is the opening."""
     scenario = ExchangeScenario(start=at("08:00"))
     order = scenario.submit("buy", 5)
     scenario.exchange.state.halt("AAPL")
@@ -234,7 +243,7 @@ def test_order_in_a_halted_symbol_stays_accepted_until_resume() -> None:
 
 @pytest.mark.parametrize("step", [0.25, 3600.0])
 def test_opening_fills_do_not_depend_on_step_size(step: float) -> None:
-    """Small steps or one leap over the bell: the same fills."""
+    """Small steps and one large step over the open give equal fills."""
     scenario = ExchangeScenario(start=at("09:29:50"))
     gtc = scenario.submit("buy", 5, "AAPL", "limit", limit_price="102", time_in_force="gtc")
     scenario.submit("buy", 5, "MSFT")
@@ -251,16 +260,16 @@ def test_opening_fills_do_not_depend_on_step_size(step: float) -> None:
 
 
 def test_restart_before_the_first_trade_keeps_the_opening_auction(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    """The order still takes part in the day's first trade."""
+    """After a restart the order still takes part in the day's first trade."""
     scenario = ExchangeScenario(start=at("08:00"))
     order = scenario.submit("buy", 5, time_in_force="opg")
     scenario.advance_to("09:35")
     Journal(tmp_path).save(scenario.exchange)
-    again = ExchangeScenario(start=at("08:00"))
-    Journal(tmp_path).restore(again.exchange)
-    again.feed.add_trade("AAPL", at("09:40"), "106")
-    again.advance_to("09:41")
-    assert status_and_average(again.exchange.find_order(order.id)) == (OrderStatus.FILLED, Decimal(106))
+    restarted = ExchangeScenario(start=at("08:00"))
+    Journal(tmp_path).restore(restarted.exchange)
+    restarted.feed.add_trade("AAPL", at("09:40"), "106")
+    restarted.advance_to("09:41")
+    assert status_and_average(restarted.exchange.find_order(order.id)) == (OrderStatus.FILLED, Decimal(106))
 
 
 @pytest.fixture(scope="module")
@@ -269,15 +278,21 @@ def market() -> BarMarket:
 
 
 def test_synthetic_auctions_match_the_daily_bar(market: BarMarket) -> None:
-    """Opening orders fill at the day's open, closing orders at its close, whatever the symbol."""
+    """Opening orders fill at the day's open and closing orders at its close, for every symbol."""
     day = market.day
     exchange = Exchange(market, at("08:00", day), deposit=Decimal(10_000_000))
     symbols = [
         asset.symbol for asset in market.assets().values() if asset.tradable and asset.status == "active"
     ][:25]
     for symbol in symbols:
-        for life in ("opg", "cls"):
-            body = {"symbol": symbol, "side": "buy", "qty": 3, "type": "market", "time_in_force": life}
+        for time_in_force in ("opg", "cls"):
+            body = {
+                "symbol": symbol,
+                "side": "buy",
+                "qty": 3,
+                "type": "market",
+                "time_in_force": time_in_force,
+            }
             exchange.submit(parse_submit_request(body))
     exchange.venue.advance(at("16:01", day))
     prices = {

@@ -1,4 +1,4 @@
-"""The exchange's own books: they balance whatever is done, and the audit sees it when they do not."""
+"""Audit of the exchange: it is clean after any trading and reports damaged state."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -30,7 +30,7 @@ def traded_scenario() -> ExchangeScenario:
 
 
 def change_first_execution(scenario: ExchangeScenario, **changes: object) -> None:
-    """Rewrite the first execution."""
+    """Overwrite fields of the first execution."""
     scenario.exchange.state.executions[0] = replace(scenario.exchange.state.executions[0], **changes)  # type: ignore[arg-type]
 
 
@@ -75,7 +75,8 @@ def flip_execution_side(scenario: ExchangeScenario) -> None:
     ],
 )
 def test_audit_detects_every_kind_of_damage(damage: Callable[[ExchangeScenario], None]) -> None:
-    """Clean before, and not after a cent, a share, a fill or an execution was tampered with."""
+    """The audit is clean before, and reports a problem after a cent, a share, a fill or an execution was
+    changed."""
     scenario = traded_scenario()
     assert audit(scenario.exchange.state).clean
     damage(scenario)
@@ -83,7 +84,7 @@ def test_audit_detects_every_kind_of_damage(damage: Callable[[ExchangeScenario],
 
 
 def test_equity_equals_deposits_plus_profit() -> None:
-    """Cash and positions on one side, deposits, realised and unrealised on the other."""
+    """Cash plus positions equals deposits plus realised plus unrealised profit."""
     scenario = traded_scenario()
     report = audit(scenario.exchange.state)
     equity = scenario.exchange.state.account.equity(scenario.exchange.state.mark_price)
@@ -98,7 +99,7 @@ BASE_PRICES = {"AAPL": 100, "MSFT": 300}
 
 
 class RandomTradingMachine(RuleBasedStateMachine):
-    """Anything a customer may do, in any order, while the market moves."""
+    """Random customer requests in any order while the market moves."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -211,9 +212,9 @@ TestRandomTrading.settings = settings(
 
 
 def test_every_fault_kind_is_named_in_a_test() -> None:
-    """A fault kind that no test names may as well not work."""
-    here = Path(__file__).parent
-    text = "".join(file.read_text() for file in here.glob("test_*.py"))
+    """Every fault kind is named in a test file, because an untested kind may not work."""
+    folder = Path(__file__).parent
+    text = "".join(file.read_text() for file in folder.glob("test_*.py"))
     assert [
         kind for kind in FaultKind if f'"{kind}"' not in text and f"FaultKind.{kind.name}" not in text
     ] == []

@@ -1,4 +1,4 @@
-"""Cancels, replacements, and closing positions: none of them is done when it is answered."""
+"""Cancels, replacements and closed positions: each completes after its response."""
 
 from decimal import Decimal
 
@@ -17,7 +17,7 @@ def place_resting_order(
 
 
 def test_cancel_faults_delay_or_reject_a_cancel() -> None:
-    """A cancel may take its time, or be refused by the venue, and then the order works on."""
+    """A cancel takes 30 seconds, or the venue rejects it and the order stays working."""
     scenario = ExchangeScenario()
     scenario.add_fault(FaultKind.CANCEL_DELAY, seconds=30)
     order = place_resting_order(scenario)
@@ -34,21 +34,21 @@ def test_cancel_faults_delay_or_reject_a_cancel() -> None:
 
 
 def test_unacknowledged_order_can_be_cancelled() -> None:
-    """The order is cancelled without ever having been new."""
+    """An order is cancelled before it was ever `new`."""
     scenario = ExchangeScenario()
     order = scenario.submit("buy", 10, "AAPL", "limit", limit_price="50")
     scenario.exchange.cancel(order.id)
     scenario.advance()
     assert order.status is OrderStatus.CANCELED
-    night = ExchangeScenario(start=at("20:30"))
-    parked = night.submit("buy", 10)
-    night.exchange.cancel(parked.id)
-    night.advance()
-    assert parked.status is OrderStatus.CANCELED
+    night_scenario = ExchangeScenario(start=at("20:30"))
+    queued_order = night_scenario.submit("buy", 10)
+    night_scenario.exchange.cancel(queued_order.id)
+    night_scenario.advance()
+    assert queued_order.status is OrderStatus.CANCELED
 
 
 def test_pending_replacement_reserves_the_larger_power_and_shares() -> None:
-    """Buying power for the dearer one, shares for the larger one."""
+    """Buying power is reserved for the higher price, shares for the larger quantity."""
     scenario = ExchangeScenario()
     old = place_resting_order(scenario, "90", 1000)
     scenario.replace(old, limit_price="99")
@@ -66,15 +66,15 @@ def test_pending_replacement_reserves_the_larger_power_and_shares() -> None:
 
 
 def test_replaced_target_stays_linked_to_its_stop() -> None:
-    """Patched to a marketable limit it sells, and its stop goes with it: the gentle way out."""
+    """A target replaced by a marketable limit sells and its stop is canceled: an exit without a market order."""
     scenario = ExchangeScenario()
     order = scenario.submit_bracket(100)
     scenario.advance()
     target = scenario.leg(order, OrderRole.TARGET)
-    new = scenario.replace(target, limit_price="99.5")
+    replacement = scenario.replace(target, limit_price="99.5")
     scenario.advance()
-    assert scenario.leg(order, OrderRole.TARGET) is new
-    assert new.status is OrderStatus.FILLED
+    assert scenario.leg(order, OrderRole.TARGET) is replacement
+    assert replacement.status is OrderStatus.FILLED
     scenario.advance()
     assert scenario.leg(order, OrderRole.STOP).status is OrderStatus.CANCELED
     assert scenario.exchange.state.account.qty("AAPL") == 0
@@ -82,12 +82,15 @@ def test_replaced_target_stays_linked_to_its_stop() -> None:
 
 
 def test_replaced_entry_keeps_its_legs() -> None:
-    """The new parent has the legs, in the new quantity."""
+    """The new parent order has the legs, in the new quantity."""
     scenario = ExchangeScenario()
     order = scenario.submit_bracket(100, kind="limit", limit_price="98")
     scenario.advance()
-    new = scenario.replace(order, qty=50, limit_price="101")
+    replacement = scenario.replace(order, qty=50, limit_price="101")
     scenario.advance()
-    assert (new.status, order.legs) == (OrderStatus.FILLED, [])
-    assert [leg.qty for leg in scenario.exchange.state.order_store.legs(new)] == [Decimal(50), Decimal(50)]
-    assert scenario.leg(new, OrderRole.TARGET).status is OrderStatus.NEW
+    assert (replacement.status, order.legs) == (OrderStatus.FILLED, [])
+    assert [leg.qty for leg in scenario.exchange.state.order_store.legs(replacement)] == [
+        Decimal(50),
+        Decimal(50),
+    ]
+    assert scenario.leg(replacement, OrderRole.TARGET).status is OrderStatus.NEW

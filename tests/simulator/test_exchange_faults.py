@@ -1,4 +1,4 @@
-"""Every fault of the menu fires, as often as it was told to, and is counted; by number and by chance."""
+"""Every fault kind fires as often as its count or probability says, and each firing is counted."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -37,7 +37,7 @@ from tests.simulator.served_exchange import (
 
 SYMBOLS = ("AAPL", "MSFT", "TSLA")
 PRICES = {"AAPL": 100, "MSFT": 300, "TSLA": 200}
-# Where no time passes, a slow answer and a late message do not come.
+# No time passes in these tests, so a slow response and a late message never arrive.
 RULE_FIELDS: dict[FaultKind, dict[str, Any]] = {
     FaultKind.SLOW: {"seconds": 30.0},
     FaultKind.SLOW_BEFORE: {"seconds": 30.0},
@@ -55,7 +55,7 @@ RULE_FIELDS: dict[FaultKind, dict[str, Any]] = {
     FaultKind.STREAM_LATE: {"seconds": 9999.0, "event": "fill"},
     FaultKind.STREAM_FIELDS: {"fields": ["event"]},
 }
-Occasions = Callable[[], Awaitable[list[bool]]]  # three of them; true for each that was spoiled
+Occasions = Callable[[], Awaitable[list[bool]]]  # three results; True where the fault took effect
 
 
 def price_at_percent(symbol: str, percent: int) -> str:
@@ -63,7 +63,7 @@ def price_at_percent(symbol: str, percent: int) -> str:
 
 
 def place_brackets(scenario: ExchangeScenario, symbols: tuple[str, ...] = SYMBOLS) -> list[Order]:
-    """A protected position in each symbol."""
+    """Open a position with a bracket in each symbol."""
     orders = []
     for symbol in symbols:
         legs = {
@@ -76,7 +76,7 @@ def place_brackets(scenario: ExchangeScenario, symbols: tuple[str, ...] = SYMBOL
 
 
 def place_resting_orders(scenario: ExchangeScenario) -> list[Order]:
-    """A working limit order in each symbol, far from the market."""
+    """Place a working limit order in each symbol, far from the market."""
     orders = [scenario.submit("buy", 10, s, "limit", limit_price=price_at_percent(s, -50)) for s in SYMBOLS]
     scenario.advance()
     return orders
@@ -86,7 +86,7 @@ def place_resting_orders(scenario: ExchangeScenario) -> list[Order]:
 
 
 async def request_outcome(served: ServedExchange, method: str, path: str, **more: Any) -> object:
-    """What a client gets: the document, or how it failed to get one."""
+    """Return status and document of the response, or the way it failed."""
     try:
         response = await served.request(method, path, timeout=0.25, **more)
         return response.status_code, response.json()
@@ -99,19 +99,19 @@ async def request_outcome(served: ServedExchange, method: str, path: str, **more
 
 
 async def request_occasions(served: ServedExchange, kind: FaultKind) -> list[bool]:
-    """Three questions; spoiled when what comes is not the document that the exchange would send."""
+    """Send three requests; True where the response is not the exchange's normal document."""
     if kind in {FaultKind.STALE, FaultKind.EMPTY}:
         if kind is FaultKind.STALE:
             assert await request_outcome(served, "GET", "/v2/positions") == (
                 200,
                 [],
-            )  # what will be told again
+            )  # this response will be repeated
         served.scenario.given_position("AAPL", 1)
         served.clock._now = served.scenario.now
         return [await request_outcome(served, "GET", "/v2/positions") == (200, []) for _ in range(3)]
     order = served.scenario.submit_bracket(10, "AAPL")
     path = "/v2/clock" if kind is FaultKind.CLOCK_SKEW else f"/v2/orders/{order.id}?nested=true"
-    healthy = order_view(
+    normal_response = order_view(
         order,
         served.scenario.exchange.state.order_store,
         served.scenario.exchange.state.settings,
@@ -120,7 +120,7 @@ async def request_occasions(served: ServedExchange, kind: FaultKind) -> list[boo
     if kind is FaultKind.CLOCK_SKEW:
         stamps = [(await request_outcome(served, "GET", path))[1]["timestamp"] for _ in range(3)]  # type: ignore[index]
         return [not stamp.startswith("2026-03-09T11:00:00") for stamp in stamps]
-    return [await request_outcome(served, "GET", path) != (200, healthy) for _ in range(3)]
+    return [await request_outcome(served, "GET", path) != (200, normal_response) for _ in range(3)]
 
 
 # ---------------------------------------------------------------------- orders
@@ -184,47 +184,47 @@ def partial_occasions(scenario: ExchangeScenario) -> list[bool]:
 
 
 def visibility_occasions(scenario: ExchangeScenario) -> list[bool]:
-    found = []
+    not_found = []
     for symbol in SYMBOLS:
         order = scenario.submit("buy", 1, symbol)
         try:
             scenario.exchange.find_order_by_client_id(order.client_order_id)
         except ApiError:
-            found.append(True)
+            not_found.append(True)
         else:
-            found.append(False)
-    return found
+            not_found.append(False)
+    return not_found
 
 
 def position_lag_occasions(scenario: ExchangeScenario) -> list[bool]:
     for symbol in SYMBOLS:
         scenario.submit("buy", 3, symbol)
     scenario.advance(0.15)
-    shown = {position.symbol for position in scenario.exchange.positions()}
+    listed = {position.symbol for position in scenario.exchange.positions()}
     lagging = [scenario.exchange.position_qty(symbol) == 0 for symbol in SYMBOLS]
-    assert lagging == [symbol not in shown for symbol in SYMBOLS]
+    assert lagging == [symbol not in listed for symbol in SYMBOLS]
     scenario.advance(5)
     assert [scenario.exchange.position_qty(symbol) for symbol in SYMBOLS] == [3, 3, 3]
     return lagging
 
 
 def halt_occasions(scenario: ExchangeScenario) -> list[bool]:
-    """Part of each order fills, and the symbol halts; the rest fills in the reopening."""
+    """Each order fills partly and its symbol halts; the reopening auction fills the rest."""
     orders = [scenario.submit("buy", 10, symbol) for symbol in SYMBOLS]
     scenario.advance()
-    stopped = [symbol in scenario.exchange.state.halted for symbol in SYMBOLS]
-    assert stopped == [order.status is OrderStatus.PARTIALLY_FILLED for order in orders]
+    halted = [symbol in scenario.exchange.state.halted for symbol in SYMBOLS]
+    assert halted == [order.status is OrderStatus.PARTIALLY_FILLED for order in orders]
     scenario.exchange.state.faults.remove()
     scenario.advance(300)
     assert scenario.exchange.state.halted == set()
     for symbol in SYMBOLS:
         scenario.print_trade(symbol, price_at_percent(symbol, 0))
     assert [order.status for order in orders] == [OrderStatus.FILLED] * 3
-    return stopped
+    return halted
 
 
 def gap_occasions(scenario: ExchangeScenario) -> list[bool]:
-    """The trade that triggers comes far below the one that was to come, and the tape agrees."""
+    """The triggering trade comes far below the printed price, and the last print agrees."""
     prices = []
     for symbol in SYMBOLS:
         scenario.given_position(symbol, 1)
@@ -266,9 +266,9 @@ HANDSHAKE_FAULTS = {FaultKind.STREAM_REFUSE, FaultKind.STREAM_BUSY, FaultKind.ST
 
 
 async def handshake_occasions(served: ServedExchange, kind: FaultKind) -> list[bool]:
-    """Three attempts to be let in, the first connection staying open where a second is meant."""
+    """Try three times to authenticate; for a second-connection fault the first connection stays open."""
 
-    async def let_in() -> bool:
+    async def authenticate() -> bool:
         try:
             async with websockets.connect(served.server.stream_url, proxy=None) as socket:
                 reply = await send_and_receive(socket, AUTH)
@@ -277,16 +277,17 @@ async def handshake_occasions(served: ServedExchange, kind: FaultKind) -> list[b
             return refused.response.status_code != 429
 
     if kind is not FaultKind.STREAM_SECOND:
-        return [not await let_in() for _ in range(3)]
+        return [not await authenticate() for _ in range(3)]
     served.scenario.exchange.state.settings.one_stream = (
-        False  # it would refuse every second connection by itself
+        False  # the setting would reject every second connection without a fault
     )
     async with subscribed_socket(served.server):
-        return [not await let_in() for _ in range(3)]
+        return [not await authenticate() for _ in range(3)]
 
 
 async def message_occasions(served: ServedExchange) -> list[bool]:
-    """Three fills, each heard on a connection of its own; spoiled when not exactly `new` and `fill` come."""
+    """Buy three times, each with its own connection; True where the messages are not exactly `new` and
+    `fill`."""
     affected = []
     for symbol in SYMBOLS:
         async with subscribed_socket(served.server) as socket:
@@ -312,7 +313,7 @@ async def message_occasions(served: ServedExchange) -> list[bool]:
 
 
 async def receive_summary(socket: Any) -> object:
-    """Event, status and number of the order's fields in the next frame; the frame when it is no update."""
+    """Return event, status and field count of the order in the next frame; the raw frame if it is no update."""
     raw = await receive_frame(socket)
     try:
         data = orjson.loads(raw)["data"]
@@ -321,12 +322,12 @@ async def receive_summary(socket: Any) -> object:
         return raw
 
 
-# ---------------------------------------------------------------------- every kind, by number and by chance
+# ---------------------------------------------------------------------- every kind, by count and probability
 
 
 @asynccontextmanager
 async def fault_occasions(kind: FaultKind) -> AsyncIterator[tuple[FaultRules, Occasions]]:
-    """Something to break, and three occasions for it."""
+    """Yield the fault rules of a new exchange and a function that gives the fault three occasions."""
     if kind in ORDER_OCCASIONS:
         scenario = ExchangeScenario()
         if kind is FaultKind.GAP:
@@ -358,18 +359,19 @@ async def fault_occasions(kind: FaultKind) -> AsyncIterator[tuple[FaultRules, Oc
 
 @pytest.mark.parametrize("kind", FaultKind)
 async def test_fault_rule_fires_its_count_and_is_counted(kind: FaultKind) -> None:
-    """Twice, of three occasions; what stands until it is removed spoils all three and counts each."""
+    """A count of 2 affects two of three occasions; a fault active until removed affects all three and counts
+    each."""
     async with fault_occasions(kind) as (faults, occasions):
         rule = faults.add(Fault(kind, **{"count": 2, **event_filter(kind), **RULE_FIELDS.get(kind, {})}))
         affected = await occasions()
-        stands = kind in ACTIVE_UNTIL_REMOVED - {FaultKind.DOUBLE_EXIT}
-        assert affected == ([True] * 3 if stands else [True, True, False])
-        assert faults.fired == {kind: rule.fired} == {kind: 3 if stands else 2}
+        until_removed = kind in ACTIVE_UNTIL_REMOVED - {FaultKind.DOUBLE_EXIT}
+        assert affected == ([True] * 3 if until_removed else [True, True, False])
+        assert faults.fired == {kind: rule.fired} == {kind: 3 if until_removed else 2}
 
 
 @pytest.mark.parametrize("kind", FaultKind)
 async def test_fault_rate_decides_how_often_it_fires(kind: FaultKind) -> None:
-    """At a rate of one every occasion is spoiled; at none, none."""
+    """A rate of 1 affects every occasion, a rate of 0 none."""
     async with fault_occasions(kind) as (faults, occasions):
         rules = FaultSchedule(3, {kind: 1.0}).rules()
         for rule in rules:
@@ -383,27 +385,27 @@ async def test_fault_rate_decides_how_often_it_fires(kind: FaultKind) -> None:
 
 
 def event_filter(kind: FaultKind) -> dict[str, str]:
-    """Messages of one event only, so that each occasion is one."""
-    named = kind.startswith("stream_") and kind not in HANDSHAKE_FAULTS
-    return {"event": "new"} if named else {}
+    """Restrict a stream fault to one event, so that each occasion has one matching message."""
+    is_message_fault = kind.startswith("stream_") and kind not in HANDSHAKE_FAULTS
+    return {"event": "new"} if is_message_fault else {}
 
 
 def test_fault_occasions_are_normal_without_faults() -> None:
-    """The occasions above see a fault, and not their own noise."""
+    """Without a fault no occasion above counts as affected."""
 
-    async def quiet() -> None:
+    async def run_without_faults() -> None:
         for kind in FaultKind:
             async with fault_occasions(kind) as (_, occasions):
                 assert await occasions() == [False] * 3, kind
 
-    asyncio.run(quiet())
+    asyncio.run(run_without_faults())
 
 
 # ---------------------------------------------------------------------- schedules
 
 
 def trade_under_schedule(seed: int, rate: float = 0.2) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """A customer's hour under a schedule: what fired, and what became of the orders."""
+    """Trade 120 random steps under a fault schedule; return the fired faults and the orders' statuses."""
     scenario = ExchangeScenario()
     scenario.feed.quote_size = 30
     kinds = [kind for kind in ORDER_OCCASIONS if kind not in {FaultKind.DOUBLE_EXIT, FaultKind.POSITION_LAG}]
@@ -438,31 +440,31 @@ def trade_under_schedule(seed: int, rate: float = 0.2) -> tuple[dict[str, int], 
 
 
 def test_fault_schedule_repeats_with_its_seed() -> None:
-    """Equal seed and orders give equal faults and results; another seed gives others. The audit is clean."""
-    fired, fates = trade_under_schedule(1)
-    assert (fired, fates) == trade_under_schedule(1)
-    assert fates != trade_under_schedule(2)[1]
+    """Equal seed and orders give equal faults and results, another seed gives others, and the audit is clean."""
+    fired, statuses = trade_under_schedule(1)
+    assert (fired, statuses) == trade_under_schedule(1)
+    assert statuses != trade_under_schedule(2)[1]
     assert len(fired) >= 8
     assert trade_under_schedule(1, rate=0.0)[0] == {}
 
 
 def test_fault_rate_is_the_share_of_occasions() -> None:
-    """Of four thousand requests a tenth, spread over them; each kind has dice of its own."""
-    book = FaultRules()
-    book.add_schedule(FaultSchedule(5, {FaultKind.DROP: 0.1, FaultKind.REJECT: 0.5}))
-    at = [n for n in range(4000) if book.fire_matching(FaultKind.DROP, method="GET") is not None]
-    assert 340 < len(at) < 460
-    assert max(b - a for a, b in pairwise(at)) < 100
-    assert book.fired == {"drop": len(at)}
+    """A rate of 0.1 affects a tenth of 4,000 requests, evenly spread; each kind has its own random numbers."""
+    rules = FaultRules()
+    rules.add_schedule(FaultSchedule(5, {FaultKind.DROP: 0.1, FaultKind.REJECT: 0.5}))
+    fired_at = [n for n in range(4000) if rules.fire_matching(FaultKind.DROP, method="GET") is not None]
+    assert 340 < len(fired_at) < 460
+    assert max(b - a for a, b in pairwise(fired_at)) < 100
+    assert rules.fired == {"drop": len(fired_at)}
     orders = [f"order-{n}" for n in range(1000)]
-    book.add_schedule(FaultSchedule(5, {FaultKind.PARTIAL: 0.2}))
-    struck = [o for o in orders if book.active(FaultKind.PARTIAL, client_order_id=o) is not None]
-    assert 150 < len(struck) < 250
-    assert struck == [o for o in orders if book.active(FaultKind.PARTIAL, client_order_id=o) is not None]
+    rules.add_schedule(FaultSchedule(5, {FaultKind.PARTIAL: 0.2}))
+    affected = [o for o in orders if rules.active(FaultKind.PARTIAL, client_order_id=o) is not None]
+    assert 150 < len(affected) < 250
+    assert affected == [o for o in orders if rules.active(FaultKind.PARTIAL, client_order_id=o) is not None]
 
 
 async def test_admin_api_adds_a_random_fault_schedule() -> None:
-    """Over the whole menu by default; the count of what fired outlives the healing."""
+    """The schedule has every kind by default; the count of fired faults survives the removal of the rules."""
     async with serve_exchange() as served:
         rules = await served.post_admin("faults", random={"seed": 11})
         assert {rule["kind"] for rule in rules} == set(FaultKind)
@@ -474,16 +476,16 @@ async def test_admin_api_adds_a_random_fault_schedule() -> None:
         await served.request("DELETE", "/admin/faults")
         assert (await served.request("GET", "/v2/account")).status_code == 200
         assert (await served.request("GET", "/admin/state")).json()["faults_fired"] == {"rate_limit": 3}
-        one = await served.post_admin(
+        selected_rules = await served.post_admin(
             "faults", random={"seed": 1, "rate": 0.5, "kinds": ["garble", "reject"]}
         )
-        assert [rule["kind"] for rule in one] == ["garble", "reject"]
-        for wrong in ({"kinds": ["nonsense"]}, {"rate": 2}, {"rates": {"drop": "often"}}, {"sed": 1}, 7):
-            assert (await served.request("POST", "/admin/faults", json={"random": wrong})).status_code == 422
+        assert [rule["kind"] for rule in selected_rules] == ["garble", "reject"]
+        for body in ({"kinds": ["nonsense"]}, {"rate": 2}, {"rates": {"drop": "often"}}, {"sed": 1}, 7):
+            assert (await served.request("POST", "/admin/faults", json={"random": body})).status_code == 422
 
 
 async def test_position_lag_fault_rejects_an_oco_until_booked() -> None:
-    """For as long as the fill is not booked there is nothing to exit, and then there is."""
+    """An OCO is rejected until the fill is in the position, and accepted afterwards."""
     async with serve_exchange() as served:
         await served.post_admin("faults", kind="position_lag", symbol="AAPL", seconds=2)
         served.scenario.submit("buy", 10)
@@ -498,15 +500,18 @@ async def test_position_lag_fault_rejects_an_oco_until_booked() -> None:
             "take_profit": {"limit_price": 110},
             "stop_loss": {"stop_price": 90},
         }
-        early = await served.request("POST", "/v2/orders", json=body)
-        assert (early.status_code, early.json()["message"]) == (422, "oco orders must be exit orders")
+        early_response = await served.request("POST", "/v2/orders", json=body)
+        assert (early_response.status_code, early_response.json()["message"]) == (
+            422,
+            "oco orders must be exit orders",
+        )
         assert (await served.request("GET", "/v2/positions")).json() == []
         await served.advance(2)
         assert (await served.request("POST", "/v2/orders", json=body)).status_code == 200
 
 
 def executions_with_halt(step: float) -> list[tuple[object, ...]]:
-    """A market order's executions when a fault halts its symbol for half a minute after five shares."""
+    """Return the executions of a market order whose symbol a fault halts for 30 seconds after five shares."""
     market = OverriddenMarket(small_market())
     exchange = Exchange(market, new_york("11:00"), deposit=Decimal(10_000_000))
     exchange.state.announcements.on_change(partial(market.apply_announcements, exchange.state.announcements))
@@ -519,9 +524,10 @@ def executions_with_halt(step: float) -> list[tuple[object, ...]]:
 
 
 def test_halt_duration_does_not_depend_on_step_size() -> None:
-    """Nothing trades in between, and what was silent is heard again, in one leap as in small steps."""
-    leap = executions_with_halt(300.0)
-    for step in (0.7, 20.0):  # the last has the halt begin in one step and end in the middle of another
-        assert leap == executions_with_halt(step)
-    assert [qty for _, qty, _ in leap] == [5, 1995]  # the rest in the reopening
-    assert leap[1][0] - leap[0][0] >= timedelta(seconds=30)  # type: ignore[operator]
+    """No trade happens during the halt and trading resumes after it, equally in one large step and in small
+    ones."""
+    one_step = executions_with_halt(300.0)
+    for step in (0.7, 20.0):  # with the last, the halt begins in one step and ends inside another
+        assert one_step == executions_with_halt(step)
+    assert [qty for _, qty, _ in one_step] == [5, 1995]  # the reopening auction fills the rest
+    assert one_step[1][0] - one_step[0][0] >= timedelta(seconds=30)  # type: ignore[operator]

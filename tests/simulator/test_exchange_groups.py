@@ -1,4 +1,4 @@
-"""Bracket, OCO and OTO: what is taken, when legs live, and who goes with whom."""
+"""Bracket, OCO and OTO groups under faults: leg statuses and unprotected time."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from tests.simulator.exchange_scenario import ExchangeScenario
 
 
 def leg_statuses(scenario: ExchangeScenario, order: Order) -> tuple[OrderStatus, OrderStatus]:
-    """Of the target and of the stop."""
+    """Return the statuses of target and stop."""
     return scenario.leg(order, OrderRole.TARGET).status, scenario.leg(order, OrderRole.STOP).status
 
 
@@ -17,7 +17,7 @@ def leg_statuses(scenario: ExchangeScenario, order: Order) -> tuple[OrderStatus,
     [(FaultKind.LEG_REJECT, OrderStatus.REJECTED), (FaultKind.LEG_CANCEL, OrderStatus.CANCELED)],
 )
 def test_leg_fault_ends_the_stop_after_the_fill(kind: FaultKind, status: OrderStatus) -> None:
-    """The target works on without it; the exchange's own measure shows the naked shares."""
+    """The target stays working without the stop; the exchange reports the unprotected shares."""
     scenario = ExchangeScenario()
     scenario.add_fault(kind, role="stop_loss")
     order = scenario.submit_bracket(100)
@@ -27,7 +27,7 @@ def test_leg_fault_ends_the_stop_after_the_fill(kind: FaultKind, status: OrderSt
 
 
 def test_no_trigger_fault_keeps_a_stop_held() -> None:
-    """Its price trades and nothing happens: what a fallback monitor is for."""
+    """A trade at the stop price does not trigger the stop: the case for a fallback monitor."""
     scenario = ExchangeScenario()
     fault = scenario.add_fault(FaultKind.NO_TRIGGER, symbol="AAPL")
     order = scenario.submit_bracket(100)
@@ -40,9 +40,9 @@ def test_no_trigger_fault_keeps_a_stop_held() -> None:
 
 
 def test_bracket_shares_are_unprotected_only_until_the_legs_activate() -> None:
-    """From the fill to the legs' activation, 40 ms, and not a moment more."""
+    """Shares are unprotected for 40 ms, from the fill to the activation of the legs."""
     scenario = ExchangeScenario()
     scenario.submit_bracket(100)
     scenario.advance(10)
-    seen = scenario.exchange.state.unprotected_time.totals(scenario.now)["AAPL"]
-    assert (seen["share_seconds"], seen["unprotected_now"]) == ("4.00", "0")
+    totals = scenario.exchange.state.unprotected_time.totals(scenario.now)["AAPL"]
+    assert (totals["share_seconds"], totals["unprotected_now"]) == ("4.00", "0")

@@ -1,4 +1,4 @@
-"""The account's past as a client may ask for it: steps, periods, profit, the money that moved; also after a restart."""
+"""Portfolio history and cash activities: timeframes, periods, profit, transfers, fees; also after a restart."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +18,7 @@ PATH = "/v2/account/portfolio/history"
 
 
 def trade_three_days(scenario: ExchangeScenario) -> None:
-    """Ten shares from Monday's 100.01 to 105, a deposit on Tuesday at noon, sold on Wednesday at 107.99."""
+    """Buy ten shares at 100.01 on Monday (close 105), deposit on Tuesday noon, sell on Wednesday at 107.99."""
     scenario.given_position("AAPL", 10)
     scenario.feed.add_trade("AAPL", at("15:59"), "105")
     scenario.feed.add_trade("AAPL", at("10:00", TUESDAY), "110")
@@ -49,7 +49,8 @@ def label_times(labels: list[int]) -> list[str]:
 
 
 async def test_daily_history_has_each_close_and_the_current_equity(scenario: ExchangeScenario) -> None:
-    """A point a session; profit since the base, without what was deposited; a running day is worth what it is now."""
+    """Each session has one point; profit counts from the base without deposits; today's point is the current
+    equity."""
     async with serve_exchange(scenario=scenario) as served:
         reported = await get_history(served, period="1W")
         assert reported["timeframe"] == "15Min"
@@ -66,7 +67,7 @@ async def test_daily_history_has_each_close_and_the_current_equity(scenario: Exc
 
 
 async def test_intraday_history_starts_at_the_open_from_the_last_close(scenario: ExchangeScenario) -> None:
-    """Each hour has the equity at the end of the hour; the last point is now."""
+    """Each point has the equity at the end of its hour; the last point is now."""
     async with serve_exchange(scenario=scenario) as served:
         reported = await get_history(
             served, start="2026-03-10", end="2026-03-10T23:00:00-04:00", timeframe="1H"
@@ -86,11 +87,11 @@ async def test_history_profit_resets_daily_unless_no_reset(scenario: ExchangeSce
     async with serve_exchange(scenario=scenario) as served:
         query = {"start": "2026-03-10", "end": "2026-03-11T12:00:00-04:00", "timeframe": "1H"}
         per_day = await get_history(served, **query)
-        through = await get_history(served, **query, pnl_reset="no_reset")
+        no_reset = await get_history(served, **query, pnl_reset="no_reset")
         assert per_day["profit_loss"][-2:] == [19.9, 19.9]
-        assert through["profit_loss"][-2:] == [29.9, 29.9]
-        assert per_day["profit_loss"][:7] == through["profit_loss"][:7]
-        assert per_day["equity"] == through["equity"]
+        assert no_reset["profit_loss"][-2:] == [29.9, 29.9]
+        assert per_day["profit_loss"][:7] == no_reset["profit_loss"][:7]
+        assert per_day["equity"] == no_reset["equity"]
 
 
 @pytest.mark.parametrize(
@@ -105,7 +106,7 @@ async def test_history_profit_resets_daily_unless_no_reset(scenario: ExchangeSce
 async def test_history_hours_follow_intraday_reporting(
     scenario: ExchangeScenario, reporting: dict[str, str], first: str, last: str, points: int
 ) -> None:
-    """The regular session, the extended one, or the whole clock."""
+    """Points cover the regular session, the extended session or all 24 hours."""
     async with serve_exchange(scenario=scenario) as served:
         reported = await get_history(
             served, start="2026-03-10", end="2026-03-10T23:59:59-04:00", timeframe="1H", **reporting
@@ -115,7 +116,7 @@ async def test_history_hours_follow_intraday_reporting(
 
 
 async def test_half_day_history_has_fewer_points() -> None:
-    """The session of the day after Thanksgiving ends at one."""
+    """The session of the day after Thanksgiving ends at 13:00."""
     scenario = ExchangeScenario(start=at("09:30", HALF_DAY))
     scenario.exchange.venue.advance(at("15:00", HALF_DAY))
     async with serve_exchange(scenario=scenario) as served:
@@ -127,14 +128,14 @@ async def test_half_day_history_has_fewer_points() -> None:
 
 
 async def test_weekend_history_is_empty(scenario: ExchangeScenario) -> None:
-    """As the real one answered: empty lists and no base."""
+    """A period without a session gives empty lists and no base, as Alpaca answered."""
     async with serve_exchange(scenario=scenario) as served:
         reported = await get_history(served, period="1D", timeframe="1D", date_end="2026-03-08")
         assert (reported["timestamp"], reported["equity"], reported["base_value"]) == ([], [], 0)
 
 
 async def test_history_period_ends_at_the_requested_date(scenario: ExchangeScenario) -> None:
-    """A day and a week count their last day; `date_end` is the older word; a start may be given instead."""
+    """A day and a week include their last day; `date_end` is the older name of `end`; a start may replace it."""
     async with serve_exchange(scenario=scenario) as served:
         for query, days in (
             ({"period": "1D", "date_end": "2026-03-10"}, [TUESDAY]),
@@ -165,31 +166,34 @@ async def test_history_period_ends_at_the_requested_date(scenario: ExchangeScena
 async def test_invalid_history_parameters_are_rejected(
     scenario: ExchangeScenario, query: dict[str, str]
 ) -> None:
-    """422, and the parameter is named."""
+    """An invalid parameter gets 422 with code 40010001."""
     async with serve_exchange(scenario=scenario) as served:
         response = await served.request("GET", PATH, params=query)
         assert (response.status_code, response.json()["code"]) == (422, 40010001)
 
 
 async def test_portfolio_history_survives_a_restart(tmp_path: Path, scenario: ExchangeScenario) -> None:
-    """A restored exchange gives equal answers, for days and minutes."""
+    """A restored exchange gives equal responses, for days and minutes."""
     Journal(tmp_path).save(scenario.exchange)
-    again = ExchangeScenario(start=at("15:00"))
-    again.feed = scenario.feed
-    again.exchange.state.market = scenario.feed
-    Journal(tmp_path).restore(again.exchange)
-    assert audit(again.exchange.state).clean
+    restored = ExchangeScenario(start=at("15:00"))
+    restored.feed = scenario.feed
+    restored.exchange.state.market = scenario.feed
+    Journal(tmp_path).restore(restored.exchange)
+    assert audit(restored.exchange.state).clean
     queries: list[dict[str, str]] = [
         {"period": "1M", "cashflow_types": "CSD,FEE"},
         {"period": "3D", "timeframe": "5Min"},
     ]
-    async with serve_exchange(scenario=scenario) as served, serve_exchange(scenario=again) as other:
+    async with (
+        serve_exchange(scenario=scenario) as served,
+        serve_exchange(scenario=restored) as served_restored,
+    ):
         for query in queries:
-            assert await get_history(served, **query) == await get_history(other, **query)
+            assert await get_history(served, **query) == await get_history(served_restored, **query)
 
 
 async def test_transfers_are_activities_filtered_by_type_and_day(scenario: ExchangeScenario) -> None:
-    """What the account began with, a later deposit and a withdrawal: three rows, filtered by type, day and family."""
+    """The initial cash, a deposit and a withdrawal are three rows, filtered by type, day and category."""
     scenario.exchange.deposit(scenario.exchange.state.account.cash * 0 - 200)
     async with serve_exchange(scenario=scenario) as served:
 
@@ -198,32 +202,32 @@ async def test_transfers_are_activities_filtered_by_type_and_day(scenario: Excha
             assert response.status_code == 200, response.text
             return [(r["activity_type"], r.get("date", ""), r.get("net_amount", "")) for r in response.json()]
 
-        begun, paid, drawn = (
+        initial_deposit, later_deposit, withdrawal = (
             ("CSD", "2026-03-09", "100000"),
             ("CSD", "2026-03-10", "500"),
             ("CSW", "2026-03-11", "-200"),
         )
-        assert await rows("/CSD") == [paid, begun]
-        assert await rows("/TRANS", direction="asc") == [begun, paid, drawn]
-        assert await rows(category="non_trade_activity") == [drawn, paid, begun]
-        assert await rows(activity_types="CSW,FEE") == [drawn]
-        assert await rows("/CSD", date="2026-03-10") == [paid]
-        assert await rows("/TRANS", until="2026-03-10T12:00:00-04:00") == [begun]
-        assert await rows("/TRANS", after="2026-03-10T12:00:00-04:00") == [drawn]
+        assert await rows("/CSD") == [later_deposit, initial_deposit]
+        assert await rows("/TRANS", direction="asc") == [initial_deposit, later_deposit, withdrawal]
+        assert await rows(category="non_trade_activity") == [withdrawal, later_deposit, initial_deposit]
+        assert await rows(activity_types="CSW,FEE") == [withdrawal]
+        assert await rows("/CSD", date="2026-03-10") == [later_deposit]
+        assert await rows("/TRANS", until="2026-03-10T12:00:00-04:00") == [initial_deposit]
+        assert await rows("/TRANS", after="2026-03-10T12:00:00-04:00") == [withdrawal]
         assert [kind for kind, _, _ in await rows(category="trade_activity")] == ["FILL", "FILL"]
         assert await rows("/DIV") == []
-        for wrong in (
+        for path in (
             "/NOPE",
             "?category=odd",
             "?category=trade_activity&activity_types=FILL",
             "?date=2026-03-10&after=2026-03-09",
             "?page_size=101",
         ):
-            assert (await served.request("GET", f"/v2/account/activities{wrong}")).status_code == 422, wrong
+            assert (await served.request("GET", f"/v2/account/activities{path}")).status_code == 422, path
 
 
 async def test_daily_fees_are_two_activities_rounded_up() -> None:
-    """The SEC's and FINRA's, of the day's sales, dated the day; the cash is short of exactly these."""
+    """SEC and FINRA fees on the day's sales carry that day's date; cash falls by exactly these amounts."""
     scenario = ExchangeScenario(start=at("15:00"))
     scenario.exchange.state.settings.charge_fees = True
     scenario.given_position("AAPL", 30)

@@ -1,4 +1,4 @@
-"""Plain orders: what is taken, what is refused and in which words, and how orders trade."""
+"""Single orders: acceptance, rejection messages and fills."""
 
 from decimal import Decimal
 
@@ -10,7 +10,7 @@ from tests.simulator.manual_feed import at
 
 
 def test_short_position_is_negative_and_closed_by_a_buy() -> None:
-    """Selling first makes signed shares; buying them back realises the difference."""
+    """A sale without shares gives a negative quantity; buying back realises the difference."""
     scenario = ExchangeScenario()
     scenario.given_position("AAPL", -10)
     assert scenario.exchange.state.account.qty("AAPL") == -10
@@ -23,7 +23,7 @@ def test_short_position_is_negative_and_closed_by_a_buy() -> None:
 
 
 def test_never_ack_fault_keeps_an_order_pending_new() -> None:
-    """It stays pending_new whatever trades, and a cancel still ends it."""
+    """The order stays pending_new whatever trades, and can be cancelled."""
     scenario = ExchangeScenario()
     scenario.add_fault(FaultKind.NEVER_ACK, symbol="AAPL")
     order = scenario.submit("buy", 1)
@@ -36,7 +36,8 @@ def test_never_ack_fault_keeps_an_order_pending_new() -> None:
 
 
 def test_trailing_stop_follows_the_price_only_up() -> None:
-    """The mark rises with the trades, the stop stays its distance behind, and the turn sells."""
+    """The high-water mark rises with the trades, the stop follows at its distance, and a fall to the stop
+    sells."""
     scenario = ExchangeScenario()
     scenario.given_position("AAPL", 10)
     order = scenario.submit("sell", 10, "AAPL", "trailing_stop", trail_percent="5")
@@ -62,7 +63,8 @@ def test_limit_order_fills_at_its_limit_or_better() -> None:
 
 
 def test_opg_and_cls_orders_trade_at_the_open_and_close() -> None:
-    """opg is refused from 9:28, cls from 15:50, and outside those they trade at the open and the close."""
+    """opg is rejected from 9:28, cls from 15:50; before that they are accepted and fill at the open and the
+    close."""
     scenario = ExchangeScenario()
     assert "opg orders must be submitted" in str(
         scenario.expect_rejection(scenario.submit, "buy", 1, time_in_force="opg")
@@ -76,43 +78,43 @@ def test_opg_and_cls_orders_trade_at_the_open_and_close() -> None:
     assert closing.status is OrderStatus.NEW
     scenario.advance_to("16:00")
     assert (closing.status, closing.average_fill_price) == (OrderStatus.FILLED, Decimal(101))
-    early = ExchangeScenario(start=at("09:00"))
-    opening = early.submit("buy", 1, time_in_force="opg")
-    early.feed.add_trade("AAPL", at("09:30"), "102")
-    early.advance_to("09:31")
+    morning = ExchangeScenario(start=at("09:00"))
+    opening = morning.submit("buy", 1, time_in_force="opg")
+    morning.feed.add_trade("AAPL", at("09:30"), "102")
+    morning.advance_to("09:31")
     assert (opening.status, opening.average_fill_price) == (OrderStatus.FILLED, Decimal(102))
 
 
 def test_random_partial_fills_repeat_with_the_seed() -> None:
-    """With certainty every slice is halved; the same seed gives the same executions."""
+    """Random partial fills are equal for equal seeds and differ between five seeds."""
 
-    def day(seed: int) -> list[tuple[str, Decimal]]:
-        switches = fixed_latencies()
-        switches.partial_probability = Decimal("0.5")
-        scenario = ExchangeScenario(switches=switches, seed=seed)
+    def trade_day(seed: int) -> list[tuple[str, Decimal]]:
+        settings = fixed_latencies()
+        settings.partial_probability = Decimal("0.5")
+        scenario = ExchangeScenario(switches=settings, seed=seed)
         scenario.submit("buy", 100)
         scenario.advance()
         for price in ("100.1", "100.2", "100.3", "100.4"):
             scenario.print_trade("AAPL", price, size=160)
         return [(execution.id, execution.qty) for execution in scenario.exchange.state.executions]
 
-    assert day(1) == day(1)
-    assert len({tuple(day(seed)) for seed in range(5)}) == 5
+    assert trade_day(1) == trade_day(1)
+    assert len({tuple(trade_day(seed)) for seed in range(5)}) == 5
 
 
 def test_ioc_keeps_its_partial_fill_and_fok_fills_nothing() -> None:
-    """ioc keeps its partial fill, fok wants all or nothing."""
+    """An ioc order keeps its partial fill; a fok order fills completely or not at all."""
     scenario = ExchangeScenario()
     scenario.feed.quote_size = 60
-    some = scenario.submit("buy", 100, "AAPL", "limit", limit_price="101", time_in_force="ioc")
-    none = scenario.submit("buy", 100, "MSFT", "limit", limit_price="301", time_in_force="fok")
+    ioc_order = scenario.submit("buy", 100, "AAPL", "limit", limit_price="101", time_in_force="ioc")
+    fok_order = scenario.submit("buy", 100, "MSFT", "limit", limit_price="301", time_in_force="fok")
     scenario.advance()
-    assert (some.status, some.filled_qty) == (OrderStatus.CANCELED, Decimal(60))
-    assert (none.status, none.filled_qty) == (OrderStatus.CANCELED, Decimal(0))
+    assert (ioc_order.status, ioc_order.filled_qty) == (OrderStatus.CANCELED, Decimal(60))
+    assert (fok_order.status, fok_order.filled_qty) == (OrderStatus.CANCELED, Decimal(0))
 
 
 def test_notional_order_buys_its_amount() -> None:
-    """A thousand dollars of a stock at 100.01, in fractions of a share."""
+    """A $1,000 order at 100.01 buys a fractional quantity."""
     scenario = ExchangeScenario()
     order = scenario.submit("buy", None, notional="1000")
     scenario.advance()
@@ -122,7 +124,7 @@ def test_notional_order_buys_its_amount() -> None:
 
 
 def test_suspended_or_blocked_account_rejects_orders() -> None:
-    """The customer's kill switch, and a block by the broker."""
+    """Orders are rejected while the customer suspends trading or the broker blocks it."""
     scenario = ExchangeScenario()
     scenario.exchange.state.account.configuration.suspend_trade = True
     assert (
@@ -135,7 +137,7 @@ def test_suspended_or_blocked_account_rejects_orders() -> None:
 
 
 def test_regulatory_fees_are_charged_at_the_close_when_enabled() -> None:
-    """They accrue on sales and leave the cash at the close; the audit still balances."""
+    """Fees accrue on sales and reduce the cash at the close; the audit stays clean."""
     scenario = ExchangeScenario()
     scenario.exchange.state.settings.charge_fees = True
     scenario.given_position("AAPL", 100)
@@ -153,7 +155,7 @@ def test_regulatory_fees_are_charged_at_the_close_when_enabled() -> None:
 
 
 def test_exchange_time_never_moves_backwards() -> None:
-    """Advancing to the past changes nothing."""
+    """Advancing to a past time changes nothing."""
     scenario = ExchangeScenario()
     order = scenario.submit("buy", 1)
     scenario.advance()
@@ -164,9 +166,9 @@ def test_exchange_time_never_moves_backwards() -> None:
 
 
 def test_executions_do_not_depend_on_step_size() -> None:
-    """One leap over an hour and a thousand small steps give the same trades at the same instants."""
+    """One step over an hour and steps of 7.3 seconds give equal trades at equal times."""
 
-    def hour(step: float) -> list[tuple[object, ...]]:
+    def trade_hour(step: float) -> list[tuple[object, ...]]:
         scenario = ExchangeScenario()
         scenario.feed.quote_size = 50
         for n in range(60):
@@ -176,25 +178,25 @@ def test_executions_do_not_depend_on_step_size() -> None:
             scenario.advance(step)
         return [(e.id, e.at, e.price, e.qty, e.order_id) for e in scenario.exchange.state.executions]
 
-    assert hour(3600) == hour(7.3)
-    assert len(hour(3600)) > 3
+    assert trade_hour(3600) == trade_hour(7.3)
+    assert len(trade_hour(3600)) > 3
 
 
 def test_exchange_reads_prints_only_of_symbols_with_orders() -> None:
-    """The exchange reads the tape of the symbols in which something works, and of no others."""
+    """The exchange reads the trading feed only for symbols with working orders."""
     scenario = ExchangeScenario()
-    asked: list[str] = []
-    real = scenario.feed.prints
-    scenario.feed.prints = lambda symbol, *span: asked.append(symbol) or real(symbol, *span)  # type: ignore[method-assign,func-returns-value]
+    read_symbols: list[str] = []
+    read_prints = scenario.feed.prints
+    scenario.feed.prints = lambda symbol, *span: read_symbols.append(symbol) or read_prints(symbol, *span)  # type: ignore[method-assign,func-returns-value]
     scenario.advance()
-    assert asked == []
+    assert read_symbols == []
     scenario.submit("buy", 1, "AAPL", "limit", limit_price="50")
     scenario.advance()
-    assert set(asked) == {"AAPL"}
+    assert set(read_symbols) == {"AAPL"}
 
 
 def test_api_error_text_is_its_message() -> None:
     """The exception's text is the message of its body."""
-    refusal = ApiError(403, 40310000, "no", why="because")
-    assert str(refusal) == "no"
-    assert refusal.body == {"why": "because", "message": "no", "code": 40310000}
+    error = ApiError(403, 40310000, "no", why="because")
+    assert str(error) == "no"
+    assert error.body == {"why": "because", "message": "no", "code": 40310000}

@@ -1,4 +1,4 @@
-"""The exchange over the wire, asked by alpaca-py and by a bare websocket."""
+"""The exchange over HTTP and WebSocket, used by alpaca-py and a plain websocket."""
 
 import pytest
 from alpaca.common.exceptions import APIError
@@ -7,7 +7,7 @@ from tests.simulator.served_exchange import receive_data, serve_exchange, subscr
 
 
 async def test_bracket_completes_over_http_and_stream() -> None:
-    """alpaca-py submits a bracket, the stream tells each step, the target sells, and the audit is clean."""
+    """alpaca-py submits a bracket, the stream sends each step, the target sells, and the audit is clean."""
     async with serve_exchange() as served, subscribed_socket(served.server) as socket:
         body = {
             "symbol": "AAPL",
@@ -47,7 +47,7 @@ async def test_bracket_completes_over_http_and_stream() -> None:
 
 
 async def test_alpaca_py_gets_404_for_an_unknown_order() -> None:
-    """404 with the id in the text, 422 for what is no UUID, 404 for a path that nobody has."""
+    """An unknown order id gets 404 with the id in the text."""
     async with serve_exchange() as served:
         unknown = "7b08df51-c1ac-453c-99f9-323a5f075f0d"
         with pytest.raises(APIError) as missing:

@@ -1,4 +1,4 @@
-"""What a client may look up: lists, single orders, positions, the account, the clock and the calendar."""
+"""Read endpoints: account, account configuration, activities and positions."""
 
 from catalyst.simulator.rules.orders import OrderStatus
 from tests.simulator.exchange_scenario import ExchangeScenario
@@ -7,7 +7,7 @@ from tests.simulator.served_exchange import serve_exchange
 
 
 async def test_account_values_follow_trades_to_the_cent() -> None:
-    """Cash, market value, equity and buying power after a purchase and a move of the price."""
+    """Cash, market value, equity and buying power are exact after a purchase and a price change."""
     async with serve_exchange() as served:
         served.scenario.given_position("AAPL", 100)
         served.clock._now = served.scenario.now
@@ -22,19 +22,20 @@ async def test_account_values_follow_trades_to_the_cent() -> None:
 
 
 async def test_account_configuration_patch_takes_effect_at_once() -> None:
-    """A PATCH changes what it names, and orders obey at once."""
+    """A PATCH changes only the named fields, and the next order obeys them."""
     async with serve_exchange() as served:
         before = await served.call(served.client.get, "/account/configurations")
         assert (before["no_shorting"], before["suspend_trade"]) == (False, False)
         response = await served.request("PATCH", "/v2/account/configurations", json={"no_shorting": True})
         assert response.json()["no_shorting"] is True
         assert (await served.call(served.client.get_account))["shorting_enabled"] is False
-        refusal = served.scenario.expect_rejection(served.scenario.submit, "sell", 1)
-        assert refusal.body["message"] == "account is not allowed to short"
+        rejection = served.scenario.expect_rejection(served.scenario.submit, "sell", 1)
+        assert rejection.body["message"] == "account is not allowed to short"
 
 
 async def test_fill_activities_have_quantities_filters_and_paging() -> None:
-    """Each execution with cumulative and remaining quantity; filtered by order, paged by token, both ways."""
+    """Each execution has cumulative and remaining quantity; rows are filtered by order and paged by token in
+    both directions."""
     async with serve_exchange() as served:
         scenario = served.scenario
         scenario.feed.quote_size = 100
@@ -62,19 +63,19 @@ async def test_fill_activities_have_quantities_filters_and_paging() -> None:
             served.client.get, "/account/activities/FILL", {"page_token": newest[-1]["id"]}
         )
         assert [row["id"] for row in rest] == [rows[0]["id"]]
-        mine = await served.call(served.client.get, "/account/activities", {"order_id": other.id})
-        assert [row["symbol"] for row in mine] == ["MSFT"]
-        today = await served.call(served.client.get, "/account/activities", {"date": MONDAY.isoformat()})
-        assert [row["activity_type"] for row in today] == ["FILL"] * 4 + ["CSD"]
-        after = await served.call(
+        of_order = await served.call(served.client.get, "/account/activities", {"order_id": other.id})
+        assert [row["symbol"] for row in of_order] == ["MSFT"]
+        of_today = await served.call(served.client.get, "/account/activities", {"date": MONDAY.isoformat()})
+        assert [row["activity_type"] for row in of_today] == ["FILL"] * 4 + ["CSD"]
+        after_time = await served.call(
             served.client.get, "/account/activities/FILL", {"after": rows[2]["transaction_time"]}
         )
-        assert [row["order_id"] for row in after] == [other.id]
+        assert [row["order_id"] for row in after_time] == [other.id]
         assert order.status is OrderStatus.FILLED
 
 
 async def test_overnight_position_intraday_profit_starts_at_the_last_close() -> None:
-    """After a night, last equity is the open's, and intraday profit starts at the last close."""
+    """After a night, last equity is that of the last close, and intraday profit counts from the last close."""
     scenario = ExchangeScenario(start=at("15:00"))
     scenario.given_position("AAPL", 10)
     scenario.feed.add_trade("AAPL", at("15:59"), "105")

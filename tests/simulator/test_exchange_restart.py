@@ -1,4 +1,4 @@
-"""The exchange as a process: its own restart, its port, and the clocks that drive it."""
+"""The exchange as a process: restart, port file and driving clocks."""
 
 import asyncio
 import random
@@ -23,17 +23,17 @@ from tests.simulator.served_exchange import KEYS, ORDER
 
 def restore_from_journal(scenario: ExchangeScenario, journal: Journal) -> ExchangeScenario:
     """Return a new exchange on the same market, restored from the journal of the old one."""
-    again = ExchangeScenario()
-    again.feed.prints_by_symbol, again.feed.quote_size = (
+    restored = ExchangeScenario()
+    restored.feed.prints_by_symbol, restored.feed.quote_size = (
         scenario.feed.prints_by_symbol,
         scenario.feed.quote_size,
     )
-    journal.restore(again.exchange)
-    return again
+    journal.restore(restored.exchange)
+    return restored
 
 
 def test_restart_processes_the_events_missed_while_down(tmp_path: Path) -> None:
-    """A stop that should have sold during the outage has sold, at that time's price."""
+    """A stop triggered during the outage sells at that time's price."""
     scenario = ExchangeScenario()
     journal = Journal(tmp_path)
     journal.restore(scenario.exchange)
@@ -41,16 +41,16 @@ def test_restart_processes_the_events_missed_while_down(tmp_path: Path) -> None:
     scenario.advance()
     journal.save(scenario.exchange)
     scenario.feed.add_trade("AAPL", scenario.now + timedelta(seconds=30), "94")
-    again = restore_from_journal(scenario, Journal(tmp_path))
-    assert again.now == scenario.now
-    again.advance(60)
-    stop = again.leg(again.exchange.find_order(order.id), OrderRole.STOP)
+    restored = restore_from_journal(scenario, Journal(tmp_path))
+    assert restored.now == scenario.now
+    restored.advance(60)
+    stop = restored.leg(restored.exchange.find_order(order.id), OrderRole.STOP)
     assert (stop.status, stop.average_fill_price) == (OrderStatus.FILLED, Decimal("93.99"))
-    again.assert_audit_clean()
+    restored.assert_audit_clean()
 
 
 def test_journal_ignores_a_torn_last_line(tmp_path: Path) -> None:
-    """Killed while writing: the whole lines count, and the next start writes one clean line."""
+    """After a kill during a write the complete lines count, and the next start writes one clean line."""
     scenario = ExchangeScenario()
     journal = Journal(tmp_path)
     first = scenario.submit("buy", 1)
@@ -61,8 +61,8 @@ def test_journal_ignores_a_torn_last_line(tmp_path: Path) -> None:
     raw = file.read_bytes()
     assert raw.count(b"\n") == 2
     file.write_bytes(raw[:-100])
-    again = restore_from_journal(scenario, Journal(tmp_path))
-    assert list(again.exchange.state.order_store.orders) == [first.id]
+    restored = restore_from_journal(scenario, Journal(tmp_path))
+    assert list(restored.exchange.state.order_store.orders) == [first.id]
     assert file.read_bytes().count(b"\n") == 1
     assert list(restore_from_journal(scenario, Journal(tmp_path)).exchange.state.order_store.orders) == [
         first.id
@@ -70,7 +70,7 @@ def test_journal_ignores_a_torn_last_line(tmp_path: Path) -> None:
 
 
 def test_journal_restarts_after_a_torn_first_line(tmp_path: Path) -> None:
-    """Killed while writing for the first time: the next start begins anew, and what it writes is read again."""
+    """After a kill during the first write the next start begins empty, and its journal can be read."""
     (tmp_path / JOURNAL_FILE).write_bytes(b'{"now": "2026-')
     scenario = ExchangeScenario()
     journal = Journal(tmp_path)
@@ -83,7 +83,7 @@ def test_journal_restarts_after_a_torn_first_line(tmp_path: Path) -> None:
 
 
 def test_journal_line_holds_only_changes(tmp_path: Path) -> None:
-    """A hundred resting orders, a deposit and a list are written once, not again with each order after them."""
+    """100 resting orders, a deposit and a watchlist are written once, and not again with each later order."""
     scenario = ExchangeScenario()
     journal = Journal(tmp_path)
     scenario.exchange.deposit(Decimal(50_000))
@@ -99,25 +99,25 @@ def test_journal_line_holds_only_changes(tmp_path: Path) -> None:
     assert second.keys() == {"now", "draw_count", "sequence", "orders", "scheduled", "completed"}
     assert (len(second["orders"]), second["completed"]) == (1, [])
     assert len(second["scheduled"]) <= 3
-    again = restore_from_journal(scenario, Journal(tmp_path)).exchange
-    assert again.watchlists.by_id == scenario.exchange.watchlists.by_id
+    restored = restore_from_journal(scenario, Journal(tmp_path)).exchange
+    assert restored.watchlists.by_id == scenario.exchange.watchlists.by_id
     for name in ("transfers", "account", "executions", "equity_history", "halted"):
-        assert getattr(again.state, name) == getattr(scenario.exchange.state, name)
-    assert sorted(again.state.event_queue.events, key=str) == sorted(
+        assert getattr(restored.state, name) == getattr(scenario.exchange.state, name)
+    assert sorted(restored.state.event_queue.events, key=str) == sorted(
         scenario.exchange.state.event_queue.events, key=str
     )
 
 
 def test_restart_after_every_step_changes_nothing(tmp_path: Path) -> None:
-    """A day killed after every step ends as the day that was never killed."""
-    rolls = random.Random(3)
-    prices = [str(100 + rolls.randint(-8, 12)) for _ in range(40)]
+    """A day with a kill after every step ends like the day without one."""
+    random_source = random.Random(3)
+    prices = [str(100 + random_source.randint(-8, 12)) for _ in range(40)]
 
-    def day(*, killed: bool) -> list[object]:
-        state = tmp_path / str(killed)
+    def trade_day(*, killed: bool) -> list[object]:
+        folder = tmp_path / str(killed)
         scenario = ExchangeScenario()
         scenario.feed.quote_size = 30
-        journal = Journal(state)
+        journal = Journal(folder)
         for n, price in enumerate(prices):
             scenario.feed.add_trade("AAPL", at("11:00") + timedelta(seconds=n * 10 + 5), price, 200)
         scenario.submit_bracket(100, kind="limit", limit_price="101")
@@ -126,20 +126,22 @@ def test_restart_after_every_step_changes_nothing(tmp_path: Path) -> None:
             scenario.exchange.venue.advance(at("11:00") + timedelta(seconds=n * 10 + 10))
             journal.save(scenario.exchange)
             if killed:
-                journal = Journal(state)
+                journal = Journal(folder)
                 scenario = restore_from_journal(scenario, journal)
         scenario.assert_audit_clean()
-        book = scenario.exchange.state.order_store
+        order_store = scenario.exchange.state.order_store
         rows = [
-            order_view(o, book, scenario.exchange.state.settings, nested=True) for o in book.orders.values()
+            order_view(o, order_store, scenario.exchange.state.settings, nested=True)
+            for o in order_store.orders.values()
         ]
         return sorted(rows, key=lambda row: str(row["id"])) + list(scenario.exchange.state.executions)
 
-    assert day(killed=True) == day(killed=False)
+    assert trade_day(killed=True) == trade_day(killed=False)
 
 
 async def test_simulator_process_writes_its_port_and_serves_both_apis(tmp_path: Path) -> None:
-    """A whole port file, keys of choice, trading and data behind one port, until it is cancelled."""
+    """The process writes a complete port file, accepts the configured keys, and serves trading and data on
+    one port until cancelled."""
     market = make_market(seed=1, day=date(2026, 4, 8), symbols=40)
     port_file = tmp_path / "port"
     options = SimOptions(market=market, clock=SystemClock(), key="k", secret="s", port_file=port_file)
@@ -161,24 +163,24 @@ async def test_simulator_process_writes_its_port_and_serves_both_apis(tmp_path: 
 
 
 async def test_scaled_clock_drives_the_exchange(tmp_path: Path) -> None:
-    """Orders are acknowledged, filled and expired by market time, whoever sets the pace."""
+    """Orders are acknowledged, filled and expired by market time, whichever process drives the clock."""
     scenario = ExchangeScenario(start=at("15:58"))
     clock = ScaledClock.create(tmp_path / "clock", scenario.now)
-    pace = ScaledClock(tmp_path / "clock", drive=True, speed=400.0)
+    driver = ScaledClock(tmp_path / "clock", drive=True, speed=400.0)
     async with run_server(scenario.exchange, clock) as server, aiohttp.ClientSession(headers=KEYS) as client:
         body = {**ORDER, "type": "limit", "limit_price": 50}
         async with client.post(f"{server.url}/v2/orders", json=body) as response:
             order_id = (await response.json())["id"]
         async with client.post(f"{server.url}/v2/orders", json=ORDER) as response:
             assert response.status == 200
-        await pace.sleep_until(at("16:00") + timedelta(seconds=5))
+        await driver.sleep_until(at("16:00") + timedelta(seconds=5))
         async with client.get(f"{server.url}/v2/orders/{order_id}") as response:
             assert (await response.json())["status"] == "expired"
         assert scenario.exchange.state.account.qty("AAPL") == 1
 
 
 async def test_manual_clock_wakes_the_exchange_at_each_event() -> None:
-    """Nothing polls: an acknowledgement happens at its own instant, not at the end of the step."""
+    """The exchange does not poll: a fill happens at its own time, before the end of the step."""
     scenario = ExchangeScenario()
     clock = ManualClock(scenario.now)
     async with run_server(scenario.exchange, clock) as server:

@@ -1,4 +1,4 @@
-"""The answers have the broker's shape: its documents, its recorded answers, and alpaca-py's models agree."""
+"""Response shapes match Alpaca's OpenAPI documents, its recorded responses and the models of alpaca-py."""
 
 import gzip
 import json
@@ -28,7 +28,7 @@ with warnings.catch_warnings():
 DOCUMENTS = Path(__file__).parents[3] / "shared" / "alpaca"
 needs_documents = pytest.mark.skipif(not DOCUMENTS.is_dir(), reason="the broker's documents are not here")
 
-# What the broker has removed since, or what it no longer sends.
+# Fields that Alpaca removed after the recording or no longer sends.
 REMOVED = {
     "pattern_day_trader",
     "daytrade_count",
@@ -52,7 +52,7 @@ def recorded() -> list[dict[str, Any]]:
 
 @pytest.fixture
 async def busy_exchange() -> AsyncIterator[ServedExchange]:
-    """A desk with a bracket, an OCO, a short, a trailing stop, a replaced order and fills."""
+    """An exchange with a bracket, an OCO, a short, a trailing stop, a replaced order and fills."""
     async with serve_exchange() as served:
         scenario = served.scenario
         scenario.submit_bracket(10)
@@ -93,7 +93,7 @@ READS = [
 async def test_read_responses_match_the_trading_document(
     busy_exchange: ServedExchange, path: str, template: str
 ) -> None:
-    """Types, formats, enumerations and required fields, at any depth."""
+    """Types, formats, enumerations and required fields match at any depth."""
     response = await busy_exchange.request("GET", path)
     violations = document().violations(document().response_schema("get", template, 200), response.json())
     assert violations == []
@@ -101,8 +101,8 @@ async def test_read_responses_match_the_trading_document(
 
 @needs_documents
 async def test_change_responses_match_the_trading_document(busy_exchange: ServedExchange) -> None:
-    """The answers to POST, PATCH, DELETE, and an asset with the old fields switched on."""
-    promised = document()
+    """Responses to POST, PATCH and DELETE match, and assets with the legacy fields switched on."""
+    openapi = document()
     body = {
         "symbol": "AAPL",
         "qty": "1",
@@ -114,24 +114,26 @@ async def test_change_responses_match_the_trading_document(busy_exchange: Served
     order = (
         await busy_exchange.request("POST", "/v2/orders", json={**body, "symbol": "WHOL", "limit_price": "5"})
     ).json()
-    assert promised.violations(promised.response_schema("post", "/v2/orders", 200), order) == []
+    assert openapi.violations(openapi.response_schema("post", "/v2/orders", 200), order) == []
     await busy_exchange.advance()
-    new = (
+    replacement = (
         await busy_exchange.request("PATCH", f"/v2/orders/{order['id']}", json={"limit_price": "6"})
     ).json()
-    assert promised.violations(promised.response_schema("patch", "/v2/orders/{order_id}", 200), new) == []
+    assert (
+        openapi.violations(openapi.response_schema("patch", "/v2/orders/{order_id}", 200), replacement) == []
+    )
     closed = (await busy_exchange.request("DELETE", "/v2/positions?cancel_orders=true")).json()
-    fine = [row for row in closed if row["status"] == 200]
-    assert promised.violations(promised.response_schema("delete", "/v2/positions", 207), fine) == []
+    closed_rows = [row for row in closed if row["status"] == 200]
+    assert openapi.violations(openapi.response_schema("delete", "/v2/positions", 207), closed_rows) == []
     cancelled = (await busy_exchange.request("DELETE", "/v2/orders")).json()
-    assert promised.violations(promised.response_schema("delete", "/v2/orders", 207), cancelled) == []
+    assert openapi.violations(openapi.response_schema("delete", "/v2/orders", 207), cancelled) == []
     await busy_exchange.post_admin("settings", legacy_fields=True)
     assets = (await busy_exchange.request("GET", "/v2/assets")).json()
-    assert promised.violations(promised.response_schema("get", "/v2/assets", 200), assets) == []
+    assert openapi.violations(openapi.response_schema("get", "/v2/assets", 200), assets) == []
 
 
 def value_kind(value: object) -> str:
-    """What kind of thing a value is on the wire; a numeric string is told from another string."""
+    """Return the kind of a value on the wire; numeric strings differ from other strings."""
     if isinstance(value, str):
         for name, pattern in (
             ("number text", r"-?\d+(\.\d+)?"),
@@ -147,12 +149,12 @@ def value_kind(value: object) -> str:
 
 
 def field_kinds(rows: list[dict[str, Any]]) -> dict[str, set[str]]:
-    """Every kind of thing each field was seen as."""
-    seen: dict[str, set[str]] = {}
+    """Return all kinds seen for each field."""
+    kinds: dict[str, set[str]] = {}
     for row in rows:
         for name, value in row.items():
-            seen.setdefault(name, set()).add(value_kind(value))
-    return seen
+            kinds.setdefault(name, set()).add(value_kind(value))
+    return kinds
 
 
 def recorded_rows(pattern: str, method: str = "GET") -> list[dict[str, Any]]:
@@ -182,19 +184,20 @@ def recorded_rows(pattern: str, method: str = "GET") -> list[dict[str, Any]]:
 async def test_responses_have_the_fields_and_types_of_recorded_ones(
     busy_exchange: ServedExchange, path: str, pattern: str
 ) -> None:
-    """No field that the broker sent is missing, and none is of a kind it never was."""
+    """Every recorded field is present, with one of its recorded kinds."""
     body = (await busy_exchange.request("GET", path)).json()
-    ours = field_kinds(body if isinstance(body, list) else [body])
-    theirs = field_kinds(recorded_rows(pattern))
-    assert theirs.keys() - ours.keys() - REMOVED == set()
-    for name in theirs.keys() & ours.keys():
-        if ours[name] != {"NoneType"} and theirs[name] != {"NoneType"}:
-            assert (ours[name] - {"NoneType"}) & theirs[name], name
+    simulated = field_kinds(body if isinstance(body, list) else [body])
+    alpaca = field_kinds(recorded_rows(pattern))
+    assert alpaca.keys() - simulated.keys() - REMOVED == set()
+    for name in alpaca.keys() & simulated.keys():
+        if simulated[name] != {"NoneType"} and alpaca[name] != {"NoneType"}:
+            assert (simulated[name] - {"NoneType"}) & alpaca[name], name
 
 
 @needs_documents
 def test_recorded_404_responses_have_the_known_messages() -> None:
-    """An unknown asset and a missing position say the same words with the same code."""
+    """The recordings hold the 404 messages of an unknown asset and a missing position, both with code
+    40410000."""
     recorded_errors = {
         (row["status"], row["body"]) for row in recorded() if row["status"] in {404} and "paper" in row["uri"]
     }
@@ -203,7 +206,7 @@ def test_recorded_404_responses_have_the_known_messages() -> None:
 
 
 async def test_alpaca_py_models_parse_every_trading_response(busy_exchange: ServedExchange) -> None:
-    """With the fields that those models still demand switched on."""
+    """The models parse every response, with the legacy fields they require switched on."""
     await busy_exchange.post_admin("settings", legacy_fields=True)
     client = TradingClient("demo", "demo", url_override=busy_exchange.server.url)
     client._session.trust_env = False

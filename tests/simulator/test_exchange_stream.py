@@ -1,4 +1,4 @@
-"""The trade_updates websocket: who is let in, what is told, and everything that can go wrong with it."""
+"""The trade_updates websocket: authentication, encodings, delivery and faults."""
 
 import asyncio
 from typing import Any
@@ -20,7 +20,7 @@ from tests.simulator.served_exchange import (
 
 
 async def test_trade_stream_uses_msgpack_on_request() -> None:
-    """With the handshake header both directions are msgpack."""
+    """With the handshake header both directions use msgpack."""
     header = {"Content-Type": "application/msgpack"}
     async with (
         serve_exchange() as served,
@@ -34,7 +34,7 @@ async def test_trade_stream_uses_msgpack_on_request() -> None:
 
 
 async def test_stream_refuse_fault_rejects_one_authentication() -> None:
-    """As after a rotated key; the next attempt is let in."""
+    """One authentication fails, as after a key rotation; the next one succeeds."""
     async with serve_exchange() as served, websockets.connect(served.server.stream_url, proxy=None) as socket:
         await served.post_admin("faults", kind="stream_refuse")
         assert (await send_and_receive(socket, AUTH))["data"]["status"] == "unauthorized"
@@ -42,7 +42,7 @@ async def test_stream_refuse_fault_rejects_one_authentication() -> None:
 
 
 async def test_frame_to_a_closed_connection_is_not_counted() -> None:
-    """The count a test's clock waits for is what a live client can hear."""
+    """`frames_sent` counts only frames to open connections, because the test clock waits for their receipt."""
     async with serve_exchange() as served:
         async with subscribed_socket(served.server):
             await served.post_admin("stream", act="disconnect")
@@ -51,7 +51,7 @@ async def test_frame_to_a_closed_connection_is_not_counted() -> None:
 
 
 async def test_alpaca_py_trading_stream_receives_every_update() -> None:
-    """The unmodified client authenticates, listens and hears every update."""
+    """The unmodified client authenticates, subscribes and receives every update."""
     async with serve_exchange() as served:
         received: list[Any] = []
 
@@ -72,7 +72,7 @@ async def test_alpaca_py_trading_stream_receives_every_update() -> None:
 
 
 async def test_trade_stream_authenticates_by_message_whatever_the_headers() -> None:
-    """The socket opens without headers; authentication is a message."""
+    """A socket opened with key headers accepts authentication by message."""
     async with (
         serve_exchange() as served,
         websockets.connect(served.server.stream_url, proxy=None, additional_headers=KEYS) as socket,

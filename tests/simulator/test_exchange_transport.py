@@ -1,4 +1,4 @@
-"""Keys, rates, shapes of requests, and every way an answer can fail to come."""
+"""Request and response faults, fault rules, the request log and the admin API."""
 
 import asyncio
 
@@ -10,7 +10,7 @@ from tests.simulator.served_exchange import ORDER, post_order, serve_exchange
 
 
 async def test_request_faults_drop_or_delay_an_order() -> None:
-    """Hanging without an order, and an order that is placed only when the delay is over."""
+    """A hanging request places no order; a delayed one places it after the delay."""
     async with serve_exchange() as served:
         await served.post_admin("faults", kind="hang_before", method="POST", route="/v2/orders")
         with pytest.raises(requests.exceptions.ReadTimeout):
@@ -19,17 +19,17 @@ async def test_request_faults_drop_or_delay_an_order() -> None:
         rule = await served.post_admin(
             "faults", kind="slow_before", method="POST", route="/v2/orders", seconds=5
         )
-        asked = asyncio.ensure_future(post_order(served))
+        pending_request = asyncio.ensure_future(post_order(served))
         while not served.server.exchange.state.faults.rules[rule["id"]].fired:  # noqa: ASYNC110 - a thread's request
             await asyncio.sleep(0.001)
         await served.advance(4)
         assert served.server.exchange.state.order_store.orders == {}
         await served.advance(1)
-        assert (await asked).json()["submitted_at"] == "2026-03-09T15:00:05.000000000Z"
+        assert (await pending_request).json()["submitted_at"] == "2026-03-09T15:00:05.000000000Z"
 
 
 async def test_response_faults_change_fields_legs_or_age() -> None:
-    """Removed and unknown fields, legs left out, a stale list, an empty list."""
+    """Faults remove fields, add unknown ones, omit legs, and return a stale or an empty list."""
     async with serve_exchange() as served:
         await served.post_admin(
             "faults", kind="remove_fields", route="/v2/account", fields=["equity", "status"]
@@ -56,7 +56,8 @@ async def test_response_faults_change_fields_legs_or_age() -> None:
 
 
 async def test_fault_rules_match_by_symbol_and_position_and_are_counted() -> None:
-    """By symbol, from the nth match on, so many times; each firing is counted and healing lifts them."""
+    """A rule matches a symbol, from the nth request, `count` times; each firing is counted, and DELETE
+    removes the rules."""
     async with serve_exchange() as served:
         rule = await served.post_admin(
             "faults", kind="status_before", symbol="AAPL", method="POST", nth=2, count=2, status=500
@@ -64,8 +65,8 @@ async def test_fault_rules_match_by_symbol_and_position_and_are_counted() -> Non
         codes = [(await post_order(served)).status_code for _ in range(4)]
         assert codes == [200, 500, 500, 200]
         assert (await post_order(served, symbol="MSFT")).status_code == 200
-        standing = (await served.request("GET", "/admin/faults")).json()
-        assert [(f["id"], f["fired"]) for f in standing] == [(rule["id"], 2)]
+        active_rules = (await served.request("GET", "/admin/faults")).json()
+        assert [(f["id"], f["fired"]) for f in active_rules] == [(rule["id"], 2)]
         assert (await served.request("DELETE", "/admin/faults")).json() == []
         assert (await served.request("POST", "/admin/faults", json={"kind": "nonsense"})).status_code == 422
         assert (
@@ -74,25 +75,25 @@ async def test_fault_rules_match_by_symbol_and_position_and_are_counted() -> Non
 
 
 async def test_request_log_has_every_request_and_execution() -> None:
-    """Refused and failed ones too, with who asked and what happened to them."""
+    """The log has rejected and failed requests too, with user agent and outcome."""
     async with serve_exchange() as served:
         await post_order(served, client_order_id="ours-1")
         await post_order(served, qty=0)
         await served.advance()
         await served.call(served.client.get_account)
-        ledger = (await served.request("GET", "/admin/logs?method=POST&path=/v2/orders")).json()
-        assert [(r["client_order_id"], r["status"], r["message"]) for r in ledger["requests"]] == [
+        order_log = (await served.request("GET", "/admin/logs?method=POST&path=/v2/orders")).json()
+        assert [(r["client_order_id"], r["status"], r["message"]) for r in order_log["requests"]] == [
             ("ours-1", 200, None),
             (None, 422, "qty must be > 0"),
         ]
-        assert ledger["requests"][0]["user_agent"].startswith("python-requests")
-        assert [(e["client_order_id"], e["qty"]) for e in ledger["executions"]] == [("ours-1", "1")]
-        everything = (await served.request("GET", "/admin/logs")).json()["requests"]
-        assert everything[-1]["user_agent"].startswith("APCA-PY/")
+        assert order_log["requests"][0]["user_agent"].startswith("python-requests")
+        assert [(e["client_order_id"], e["qty"]) for e in order_log["executions"]] == [("ours-1", "1")]
+        all_requests = (await served.request("GET", "/admin/logs")).json()["requests"]
+        assert all_requests[-1]["user_agent"].startswith("APCA-PY/")
 
 
 async def test_admin_api_controls_orders_halts_settings_and_money() -> None:
-    """A person's order and cancel, halts, switches, money, the state at a glance and a clean audit."""
+    """Manual orders and cancels, halts, settings, deposits and blocks work; state and audit agree."""
     async with serve_exchange() as served:
         row = await served.post_admin(
             "order", symbol="TSLA", qty=3, side="buy", type="market", time_in_force="day"

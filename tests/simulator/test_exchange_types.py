@@ -1,4 +1,4 @@
-"""Order types and times in force one by one, and the account's arithmetic at its edges."""
+"""Order types, times in force, and edge cases of reserves and margin."""
 
 from datetime import timedelta
 from decimal import Decimal
@@ -14,7 +14,7 @@ TUESDAY = MONDAY.replace(day=10)
 
 
 def test_triggered_stop_limit_keeps_its_limit() -> None:
-    """A gap through both leaves it resting as new; it sells when the market is back at the limit."""
+    """A gap through stop and limit leaves the order `new`; it sells when the market is back at the limit."""
     scenario = ExchangeScenario()
     scenario.given_position("AAPL", 10)
     order = scenario.submit("sell", 10, "AAPL", "stop_limit", stop_price="95", limit_price="94")
@@ -28,7 +28,7 @@ def test_triggered_stop_limit_keeps_its_limit() -> None:
 
 
 def test_trailing_stop_price_is_not_rounded() -> None:
-    """Five per cent under a price between ticks is not rounded, neither at birth nor when the mark moves."""
+    """A stop 5% under a price between ticks is not rounded, at creation and after the high-water mark moves."""
     scenario = ExchangeScenario()
     scenario.feed.add_trade("AAPL", at("10:00"), "3648.1299")
     scenario.exchange.deposit(Decimal(100_000))
@@ -45,7 +45,7 @@ def test_trailing_stop_price_is_not_rounded() -> None:
 
 
 def test_short_trailing_stop_ignores_trades_outside_regular_hours() -> None:
-    """It follows the price down, only by trades of the session, and the turn up buys."""
+    """The stop follows the price down on regular trades only, and buys after the rise."""
     scenario = ExchangeScenario(start=at("15:58"))
     scenario.given_position("AAPL", -10)
     order = scenario.submit("buy", 10, "AAPL", "trailing_stop", trail_price="2", time_in_force="gtc")
@@ -62,7 +62,7 @@ def test_short_trailing_stop_ignores_trades_outside_regular_hours() -> None:
 
 
 def test_trailing_stop_replacement_changes_only_the_trail() -> None:
-    """The new distance counts from now; limit and stop prices are refused."""
+    """The new distance counts from now; limit and stop prices are rejected."""
     scenario = ExchangeScenario()
     scenario.given_position("AAPL", 10)
     order = scenario.submit("sell", 10, "AAPL", "trailing_stop", trail_price="5")
@@ -76,7 +76,7 @@ def test_trailing_stop_replacement_changes_only_the_trail() -> None:
 
 
 @pytest.mark.parametrize(
-    ("terms", "words"),
+    ("terms", "message"),
     [
         ({"trail_price": "1", "trail_percent": "1"}, "require one of trail_price or trail_percent"),
         ({"trail_percent": "0.09"}, "trail_percent must be >= 0.1"),
@@ -96,17 +96,17 @@ def test_trailing_stop_replacement_changes_only_the_trail() -> None:
         ),
     ],
 )
-def test_invalid_trailing_stop_is_rejected(terms: dict[str, object], words: str) -> None:
-    """One trail, not too small, day or gtc, regular hours, alone."""
-    refusal = ExchangeScenario().expect_rejection(
+def test_invalid_trailing_stop_is_rejected(terms: dict[str, object], message: str) -> None:
+    """Only one trail, large enough, day or gtc, in regular hours, as a simple order is accepted."""
+    rejection = ExchangeScenario().expect_rejection(
         ExchangeScenario().submit, "buy", 1, "AAPL", "trailing_stop", **terms
     )
-    assert refusal.status == 422
-    assert words in str(refusal)
+    assert rejection.status == 422
+    assert message in str(rejection)
 
 
 @pytest.mark.parametrize(
-    ("life", "kind", "size", "filled", "events"),
+    ("time_in_force", "kind", "size", "filled", "events"),
     [
         ("ioc", "market", 60, 60, ["new", "partial_fill", "canceled"]),
         ("ioc", "limit", 60, 60, ["new", "partial_fill", "canceled"]),
@@ -117,13 +117,14 @@ def test_invalid_trailing_stop_is_rejected(terms: dict[str, object], words: str)
     ],
 )
 def test_unfilled_rest_of_an_immediate_order_is_cancelled(
-    life: str, kind: str, size: int, filled: int, events: list[str]
+    time_in_force: str, kind: str, size: int, filled: int, events: list[str]
 ) -> None:
-    """As soon as it has met the quote; nothing of it rests, and nothing stays reserved."""
+    """The rest is cancelled after the match with the quote; no quantity rests and no buying power stays
+    reserved."""
     scenario = ExchangeScenario()
     scenario.feed.quote_size = size
     terms = {"limit_price": "101"} if kind == "limit" else {}
-    order = scenario.submit("buy", 100, "AAPL", kind, time_in_force=life, **terms)
+    order = scenario.submit("buy", 100, "AAPL", kind, time_in_force=time_in_force, **terms)
     scenario.advance()
     assert (order.filled_qty, scenario.events(order)) == (Decimal(filled), events)
     assert scenario.exchange.state.order_store.reserved_buying_power() == 0
@@ -131,7 +132,7 @@ def test_unfilled_rest_of_an_immediate_order_is_cancelled(
 
 
 def test_ioc_limit_away_from_the_market_is_cancelled_at_once() -> None:
-    """It does not wait for the tape."""
+    """The order does not wait for later prints."""
     scenario = ExchangeScenario()
     order = scenario.submit("buy", 10, "AAPL", "limit", limit_price="99", time_in_force="ioc")
     scenario.advance()
@@ -139,7 +140,7 @@ def test_ioc_limit_away_from_the_market_is_cancelled_at_once() -> None:
 
 
 def test_fractional_quantities_are_exact() -> None:
-    """A market order of a fraction, a sale of an amount of money, and the last billionth of a share."""
+    """A fractional purchase, a notional sale and a closed position leave no billionth of a share."""
     scenario = ExchangeScenario()
     scenario.submit("buy", "2.345678901")
     scenario.advance()
@@ -154,7 +155,7 @@ def test_fractional_quantities_are_exact() -> None:
 
 
 @pytest.mark.parametrize(
-    ("terms", "status", "words"),
+    ("terms", "status", "message"),
     [
         ({"qty": None, "notional": "0.99"}, 403, "notional must be >= 1.00"),
         ({"qty": 1, "notional": "10"}, 422, "only one of qty or notional is accepted"),
@@ -163,16 +164,18 @@ def test_fractional_quantities_are_exact() -> None:
         ({"qty": "0.5", "symbol": "WHOL"}, 403, 'asset "WHOL" is not fractionable'),
     ],
 )
-def test_invalid_fractional_orders_are_rejected(terms: dict[str, object], status: int, words: str) -> None:
-    """Too little money, money and shares, too long a life, a short, a share that cannot be divided."""
+def test_invalid_fractional_orders_are_rejected(terms: dict[str, object], status: int, message: str) -> None:
+    """Too small a notional, notional with quantity, gtc, a short sale and a non-fractionable asset are
+    rejected."""
     scenario = ExchangeScenario()
     body: dict[str, object] = {"side": "buy", **terms}
-    refusal = scenario.expect_rejection(scenario.submit, body.pop("side"), body.pop("qty"), **body)
-    assert (refusal.status, str(refusal)) == (status, words)
+    rejection = scenario.expect_rejection(scenario.submit, body.pop("side"), body.pop("qty"), **body)
+    assert (rejection.status, str(rejection)) == (status, message)
 
 
 def test_extended_hours_orders_work_from_four_to_twenty() -> None:
-    """Placed at night it starts at 4:00; a day order ends at 20:00, a gtc one is there the next morning."""
+    """An order placed at night works from 4:00; a day order expires at 20:00, a gtc order works the next
+    morning."""
     scenario = ExchangeScenario(start=at("02:00"))
     day = scenario.submit("buy", 1, "AAPL", "limit", limit_price="90", extended_hours=True)
     gtc = scenario.submit(
@@ -192,7 +195,7 @@ def test_extended_hours_orders_work_from_four_to_twenty() -> None:
 
 
 def test_plain_order_does_not_trade_outside_regular_hours() -> None:
-    """A trade at its price in the evening passes it by; it is there for the next session."""
+    """An evening trade at its price does not fill it; it keeps working for the next session."""
     scenario = ExchangeScenario(start=at("15:59"))
     order = scenario.submit("buy", 1, "AAPL", "limit", limit_price="95", time_in_force="gtc")
     scenario.feed.add_trade("AAPL", at("17:00"), "90")
@@ -201,7 +204,7 @@ def test_plain_order_does_not_trade_outside_regular_hours() -> None:
 
 
 def test_gtc_order_expires_after_ninety_days() -> None:
-    """At a quarter past four."""
+    """The order expires at 16:15 of that day."""
     scenario = ExchangeScenario()
     order = scenario.submit("buy", 1, "AAPL", "limit", limit_price="50", time_in_force="gtc")
     assert order.expires_at == at("16:15", MONDAY + timedelta(days=90))
@@ -212,19 +215,20 @@ def test_gtc_order_expires_after_ninety_days() -> None:
 
 
 @pytest.mark.parametrize(
-    ("when", "price"),
+    ("time_of_day", "price"),
     [("11:00", "110"), ("08:00", "105"), ("21:00", "100")],
 )
-def test_market_order_reserve_price_depends_on_the_hours(when: str, price: str) -> None:
-    """The quote's far side in regular hours, its middle in extended ones, the last trade when all is closed."""
-    scenario = ExchangeScenario(start=at(when))
+def test_market_order_reserve_price_depends_on_the_hours(time_of_day: str, price: str) -> None:
+    """The reserve uses the opposite quote in regular hours, the midpoint in extended hours, and the last
+    trade while closed."""
+    scenario = ExchangeScenario(start=at(time_of_day))
     scenario.feed.quotes["AAPL"] = ("100", "110")
     order = scenario.submit("buy", 1)
     assert order.unit_reserve == Decimal(price) * Decimal("1.025")
 
 
 def test_short_reserves_the_higher_of_limit_and_ask() -> None:
-    """Three per cent over the ask, or the limit when that is higher."""
+    """The reserve is the ask plus 3%, or the limit when that is higher."""
     scenario = ExchangeScenario()
     scenario.feed.quotes["AAPL"] = ("99", "101")
     low = scenario.submit("sell", 10, "AAPL", "limit", limit_price="100")
@@ -236,7 +240,7 @@ def test_short_reserves_the_higher_of_limit_and_ask() -> None:
 
 
 def test_share_below_2_50_requires_full_margin() -> None:
-    """Under $2.50 the whole price is the requirement, at the start and after."""
+    """Below $2.50, initial and maintenance margin are the whole price."""
     scenario = ExchangeScenario()
     scenario.feed.add_trade("AAPL", at("10:59:59"), "2")
     scenario.given_position("AAPL", 100)
@@ -247,19 +251,19 @@ def test_share_below_2_50_requires_full_margin() -> None:
 
 
 def test_gtc_short_sale_is_cancelled_when_hard_to_borrow_before_the_open() -> None:
-    """The order is gone at the bell; one in another name works on."""
+    """The order is canceled at the open; an order in another symbol stays working."""
     scenario = ExchangeScenario(start=at("15:00"))
-    gone = scenario.submit("sell", 10, "AAPL", "limit", limit_price="120", time_in_force="gtc")
-    stays = scenario.submit("sell", 10, "MSFT", "limit", limit_price="350", time_in_force="gtc")
+    cancelled = scenario.submit("sell", 10, "AAPL", "limit", limit_price="120", time_in_force="gtc")
+    working = scenario.submit("sell", 10, "MSFT", "limit", limit_price="350", time_in_force="gtc")
     scenario.advance_to("16:30")
     scenario.exchange.state.settings.hard_to_borrow.add("AAPL")
     scenario.exchange.venue.advance(at("09:31", TUESDAY))
-    assert (gone.status, stays.status) == (OrderStatus.CANCELED, OrderStatus.NEW)
-    assert scenario.events(gone) == ["new", "canceled"]
+    assert (cancelled.status, working.status) == (OrderStatus.CANCELED, OrderStatus.NEW)
+    assert scenario.events(cancelled) == ["new", "canceled"]
 
 
 def test_partial_fault_can_be_a_share_of_the_order() -> None:
-    """As much of whatever size; rounded down to whole shares, and counted once an order."""
+    """The fault fills this share of any order size, rounded down to whole shares, and counts once per order."""
     scenario = ExchangeScenario()
     fault = scenario.add_fault(FaultKind.PARTIAL, share="0.4")
     orders = [scenario.submit("buy", 9, symbol) for symbol in ("AAPL", "MSFT")]

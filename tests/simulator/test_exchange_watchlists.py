@@ -1,4 +1,4 @@
-"""Watchlists: made, read, changed and deleted, by id and by name; kept over a restart."""
+"""Watchlists: created, read, changed and deleted by id and by name; stored across a restart."""
 
 from pathlib import Path
 from typing import Any
@@ -23,19 +23,19 @@ def symbols_of(watchlist: Any) -> list[str]:
 
 
 async def test_watchlist_is_created_changed_and_deleted_by_id() -> None:
-    """Made with symbols in the customer's order, appended to, renamed, emptied one by one, deleted."""
+    """A watchlist keeps the symbols' order and can be extended, renamed, emptied and deleted."""
     async with serve_exchange() as served:
-        made = await request_json(
+        created = await request_json(
             served, "POST", "/v2/watchlists", json={"name": "tech", "symbols": ["MSFT", "AAPL"]}
         )
-        path = f"/v2/watchlists/{made['id']}"
-        assert (made["name"], symbols_of(made)) == ("tech", ["MSFT", "AAPL"])
-        assert made["account_id"] == served.scenario.exchange.state.account.id
-        assert made["assets"][0]["class"] == "us_equity"
+        path = f"/v2/watchlists/{created['id']}"
+        assert (created["name"], symbols_of(created)) == ("tech", ["MSFT", "AAPL"])
+        assert created["account_id"] == served.scenario.exchange.state.account.id
+        assert created["assets"][0]["class"] == "us_equity"
         await served.advance(5)
-        grown = await request_json(served, "POST", path, json={"symbol": "tsla"})
-        assert symbols_of(grown) == ["MSFT", "AAPL", "TSLA"]
-        assert grown["created_at"] == made["created_at"] < grown["updated_at"]
+        extended = await request_json(served, "POST", path, json={"symbol": "tsla"})
+        assert symbols_of(extended) == ["MSFT", "AAPL", "TSLA"]
+        assert extended["created_at"] == created["created_at"] < extended["updated_at"]
         assert symbols_of(await request_json(served, "DELETE", f"{path}/AAPL")) == ["MSFT", "TSLA"]
         renamed = await request_json(served, "PUT", path, json={"name": "cars"})
         assert (renamed["name"], symbols_of(renamed)) == ("cars", ["MSFT", "TSLA"])
@@ -50,11 +50,13 @@ async def test_watchlist_is_created_changed_and_deleted_by_id() -> None:
 
 
 async def test_watchlist_is_read_changed_and_deleted_by_name() -> None:
-    """Every act by name does what it does by id; an unknown name is not found in the real one's words."""
+    """Each operation by name does the same as by id; an unknown name gets Alpaca's message."""
     async with serve_exchange() as served:
-        made = await request_json(served, "POST", "/v2/watchlists", json={"name": "a b", "symbols": ["AAPL"]})
+        created = await request_json(
+            served, "POST", "/v2/watchlists", json={"name": "a b", "symbols": ["AAPL"]}
+        )
         name = {"name": "a b"}
-        assert await request_json(served, "GET", BY_NAME, params=name) == made
+        assert await request_json(served, "GET", BY_NAME, params=name) == created
         assert symbols_of(
             await request_json(served, "POST", BY_NAME, params=name, json={"symbol": "MSFT"})
         ) == [
@@ -65,20 +67,22 @@ async def test_watchlist_is_read_changed_and_deleted_by_name() -> None:
         changed = await request_json(
             served, "PUT", BY_NAME, params=name, json={"name": "c", "symbols": ["TSLA", "AAPL"]}
         )
-        assert (changed["id"], symbols_of(changed)) == (made["id"], ["TSLA", "AAPL"])
-        gone = await request_json(served, "DELETE", BY_NAME, 404, params=name)
-        assert gone == {"code": 40410000, "message": "watchlist not found: a b"}
+        assert (changed["id"], symbols_of(changed)) == (created["id"], ["TSLA", "AAPL"])
+        not_found = await request_json(served, "DELETE", BY_NAME, 404, params=name)
+        assert not_found == {"code": 40410000, "message": "watchlist not found: a b"}
         await request_json(served, "DELETE", BY_NAME, 204, params={"name": "c"})
         assert (await request_json(served, "GET", BY_NAME, 422))["message"] == "name is missing"
 
 
 async def test_invalid_watchlist_requests_are_rejected_without_effect() -> None:
-    """Names must be there, short and unique; symbols must exist, once each."""
+    """Names must be present, short and unique; symbols must exist and be unique."""
     async with serve_exchange() as served:
-        one = await request_json(served, "POST", "/v2/watchlists", json={"name": "one", "symbols": ["AAPL"]})
-        path = f"/v2/watchlists/{one['id']}"
+        watchlist = await request_json(
+            served, "POST", "/v2/watchlists", json={"name": "one", "symbols": ["AAPL"]}
+        )
+        path = f"/v2/watchlists/{watchlist['id']}"
         await request_json(served, "POST", "/v2/watchlists", json={"name": "two"})
-        for body, words in (
+        for body, text in (
             ({}, "watchlist name is required"),
             ({"name": ""}, "watchlist name is required"),
             ({"name": "x" * 65}, "watchlist name must be no more than 64 characters"),
@@ -88,9 +92,9 @@ async def test_invalid_watchlist_requests_are_rejected_without_effect() -> None:
             ({"name": "three", "symbols": "AAPL"}, "symbols must be a list"),
             ({"name": "three", "symbols": [None]}, "symbol is required"),
         ):
-            assert (await request_json(served, "POST", "/v2/watchlists", 422, json=body))["message"] == words
+            assert (await request_json(served, "POST", "/v2/watchlists", 422, json=body))["message"] == text
         assert (await request_json(served, "PUT", path, 422, json={"name": "two"}))["code"] == 40010001
-        await request_json(served, "PUT", path, json={"name": "one"})  # its own name is not taken
+        await request_json(served, "PUT", path, json={"name": "one"})  # its own name is no duplicate
         assert (await request_json(served, "POST", path, 422, json={"symbol": "AAPL"}))["code"] == 40010001
         await request_json(served, "POST", path, 422, json={})
         await request_json(served, "PUT", path, 422, json={"name": "four", "symbols": ["NOPE"]})
@@ -101,15 +105,15 @@ async def test_invalid_watchlist_requests_are_rejected_without_effect() -> None:
 
 
 async def test_watchlists_survive_a_restart(tmp_path: Path) -> None:
-    """Created, changed and deleted watchlists are as before after a restart."""
+    """Created, changed and deleted watchlists are unchanged after a restart."""
     async with serve_exchange(state=tmp_path) as served:
         for name in ("one", "two"):
             await request_json(served, "POST", "/v2/watchlists", json={"name": name, "symbols": ["AAPL"]})
         await request_json(served, "PUT", BY_NAME, params={"name": "two"}, json={"symbols": ["MSFT", "TSLA"]})
         await request_json(served, "DELETE", BY_NAME, 204, params={"name": "one"})
-        kept = await request_json(served, "GET", BY_NAME, params={"name": "two"})
-    again = ExchangeScenario()
-    Journal(tmp_path).restore(again.exchange)
-    async with serve_exchange(scenario=again) as served:
-        assert await request_json(served, "GET", BY_NAME, params={"name": "two"}) == kept
+        stored = await request_json(served, "GET", BY_NAME, params={"name": "two"})
+    restarted = ExchangeScenario()
+    Journal(tmp_path).restore(restarted.exchange)
+    async with serve_exchange(scenario=restarted) as served:
+        assert await request_json(served, "GET", BY_NAME, params={"name": "two"}) == stored
         assert [row["name"] for row in await request_json(served, "GET", "/v2/watchlists")] == ["two"]

@@ -1,4 +1,4 @@
-"""The market data REST API over the wire, asked by alpaca-py and by hand."""
+"""The market data REST API over HTTP, used by alpaca-py and by plain requests."""
 
 import asyncio
 import warnings
@@ -45,7 +45,7 @@ NOW = OPEN + timedelta(minutes=32, seconds=7)
 
 @pytest.fixture(scope="module")
 def market(tmp_path_factory: pytest.TempPathFactory) -> BarMarket:
-    """Three symbols, an hour of minutes, three days before, two headlines."""
+    """Three symbols, one hour of minute bars, three earlier days, three headlines."""
     folder = tmp_path_factory.mktemp("market")
     minutes, days = [], []
     for symbol, price in (("ALFA", 20.0), ("BRK.B", 480.0), ("PENNY", 0.42)):
@@ -83,7 +83,7 @@ def market(tmp_path_factory: pytest.TempPathFactory) -> BarMarket:
 
 
 class DataApiServer:
-    """A server of the market, its clock, and ways to ask it."""
+    """A server of the market data API with its clock and request helpers."""
 
     def __init__(self, url: str, app: web.Application, clock: ManualClock) -> None:
         self.url = url
@@ -91,14 +91,14 @@ class DataApiServer:
         self.clock = clock
 
     async def get(self, path: str, **query: str) -> tuple[int, Any]:
-        """Status and body of a plain request."""
+        """Return status and body of a plain request."""
         async with aiohttp.ClientSession() as session, session.get(self.url + path, params=query) as answer:
             if answer.content_type == "application/json":
                 return answer.status, await answer.json()
             return answer.status, await answer.text()
 
     async def call_client(self, kind: Any, call: Callable[[Any], Any], *, raw: bool = False) -> Any:
-        """What an alpaca-py client of `kind` makes of an answer."""
+        """Return the result of a call to an alpaca-py client of class `kind`."""
         client = kind("key", "secret", url_override=self.url, raw_data=raw)
         try:
             return await asyncio.to_thread(call, client)
@@ -120,7 +120,7 @@ async def api(market: BarMarket) -> AsyncIterator[DataApiServer]:
 
 
 async def test_snapshot_response_maps_known_symbols_only(api: DataApiServer) -> None:
-    """Known symbols with their five parts, numbers, times in UTC; unknown ones left out."""
+    """Known symbols have five parts with numbers and UTC times; unknown symbols are left out."""
     status, body = await api.get("/v2/stocks/snapshots", symbols="BRK.B,NOSUCH,ALFA")
     assert status == 200
     assert set(body) == {"BRK.B", "ALFA"}
@@ -134,7 +134,7 @@ async def test_snapshot_response_maps_known_symbols_only(api: DataApiServer) -> 
 
 
 async def test_alpaca_py_parses_every_stock_data_response(api: DataApiServer) -> None:
-    """The typed models of the official client accept snapshots, latest, bars, trades and quotes."""
+    """The typed models of alpaca-py accept snapshots, latest values, bars, trades and quotes."""
     symbols = ["ALFA", "BRK.B", "PENNY"]
     history = {"symbol_or_symbols": symbols, "start": OPEN, "end": NOW, "limit": 200}
 
@@ -173,7 +173,7 @@ async def test_alpaca_py_parses_every_stock_data_response(api: DataApiServer) ->
 
 
 async def test_alpaca_py_parses_news_screener_and_corporate_actions(api: DataApiServer) -> None:
-    """News, screener and corporate actions parse as well."""
+    """alpaca-py parses news, screener and corporate actions."""
     news = await api.call_client(
         NewsClient, lambda c: c.get_news(NewsRequest(symbols="PENNY", include_content=True))
     )
@@ -203,7 +203,7 @@ async def test_alpaca_py_parses_news_screener_and_corporate_actions(api: DataApi
 @pytest.mark.parametrize("sort", ["asc", "desc"])
 @pytest.mark.parametrize("limit", [7, 32, 96, 1000])
 async def test_bar_pages_add_up_to_the_whole(api: DataApiServer, limit: int, sort: str) -> None:
-    """Following tokens gives every bar once, by symbol, then time; the limit counts all symbols."""
+    """Page tokens give every bar once, by symbol, then time; the limit counts all symbols."""
     query = {"symbols": "PENNY,ALFA,BRK.B", "timeframe": "1Min", "limit": str(limit), "sort": sort}
     rows: list[tuple[str, str]] = []
     while True:
@@ -221,18 +221,18 @@ async def test_bar_pages_add_up_to_the_whole(api: DataApiServer, limit: int, sor
 
 
 async def test_trade_pages_add_up_to_the_prints(api: DataApiServer, market: BarMarket) -> None:
-    """The trades served page by page are the prints, and a raw client follows the tokens itself."""
+    """The paged trades equal the prints; alpaca-py with raw data follows the tokens itself."""
     request = StockTradesRequest(symbol_or_symbols=["ALFA"], start=OPEN, end=NOW, sort=Sort.ASC)
-    found = await api.call_client(StockHistoricalDataClient, lambda c: c.get_stock_trades(request), raw=True)
-    tape = market.prints("ALFA", OPEN - timedelta(seconds=1), NOW)
-    assert [(row["p"], row["s"]) for row in found["ALFA"]] == [(float(p.price), p.size) for p in tape]
+    trades = await api.call_client(StockHistoricalDataClient, lambda c: c.get_stock_trades(request), raw=True)
+    prints = market.prints("ALFA", OPEN - timedelta(seconds=1), NOW)
+    assert [(row["p"], row["s"]) for row in trades["ALFA"]] == [(float(p.price), p.size) for p in prints]
     status, body = await api.get("/v2/stocks/ALFA/trades", start="2026-04-08", limit="5")
     assert (status, len(body["trades"]), body["symbol"]) == (200, 5, "ALFA")
     assert body["next_page_token"]
 
 
 async def test_alpaca_py_daily_bars_are_stamped_new_york_midnight(api: DataApiServer) -> None:
-    """A day's bar is stamped with its midnight in New York, and today's is the one that grows."""
+    """A daily bar has the timestamp of its New York midnight, and today's bar grows."""
     timeframe = TimeFrame(1, TimeFrameUnit.Day)
     request = StockBarsRequest(
         symbol_or_symbols="ALFA", timeframe=timeframe, start=datetime(2026, 4, 1, tzinfo=UTC)
@@ -248,7 +248,7 @@ async def test_alpaca_py_daily_bars_are_stamped_new_york_midnight(api: DataApiSe
 
 
 async def test_only_finished_bars_are_served(api: DataApiServer) -> None:
-    """A bar whose end lies ahead is not served, of any length."""
+    """A bar of any length is served only after its end."""
     for text, minutes in (("1Min", 1), ("5Min", 5), ("15Min", 15), ("1Hour", 60)):
         _, body = await api.get("/v2/stocks/ALFA/bars", timeframe=text, start="2026-04-08T00:00:00Z")
         ends = [datetime.fromisoformat(bar["t"]) + timedelta(minutes=minutes) for bar in body["bars"]]
@@ -257,7 +257,7 @@ async def test_only_finished_bars_are_served(api: DataApiServer) -> None:
 
 
 async def test_news_pages_are_newest_first(api: DataApiServer) -> None:
-    """One story tagged twice is one article; nothing from later shows; tokens walk through the rest."""
+    """A headline with two symbols is one article; later headlines are hidden; page tokens give the rest."""
     _, body = await api.get("/v1beta1/news", limit="1")
     assert [each["headline"] for each in body["news"]] == ["Penny prices offering"]
     assert body["news"][0]["content"] == ""
@@ -312,13 +312,13 @@ async def test_news_pages_are_newest_first(api: DataApiServer) -> None:
 async def test_invalid_data_parameters_are_rejected_with_alpacas_message(
     api: DataApiServer, path: str, query: dict[str, str], status: int, message: str
 ) -> None:
-    """Each wrong parameter has its status and sentence."""
-    found, body = await api.get(path, **query)
-    assert (found, body["message"]) == (status, message)
+    """Each invalid parameter gets Alpaca's status and message."""
+    response_status, body = await api.get(path, **query)
+    assert (response_status, body["message"]) == (status, message)
 
 
 async def test_recent_sip_data_needs_the_subscription(api: DataApiServer) -> None:
-    """Without it the newest quarter of an hour of the SIP is refused; older data and IEX are not."""
+    """Without the subscription the last 15 minutes of SIP data are rejected; older data and IEX are served."""
     api.app[ENTITLEMENTS].recent_sip = False
     status, body = await api.get("/v2/stocks/snapshots", symbols="ALFA", feed="sip")
     assert (status, body["code"]) == (403, 42210000)
@@ -330,13 +330,13 @@ async def test_recent_sip_data_needs_the_subscription(api: DataApiServer) -> Non
 
 
 async def test_delayed_sip_feed_is_fifteen_minutes_late(api: DataApiServer) -> None:
-    """`delayed_sip` tells the tape of a quarter of an hour ago."""
+    """`delayed_sip` serves the trades of 15 minutes ago."""
     _, body = await api.get("/v2/stocks/ALFA/trades/latest", feed="delayed_sip")
     assert body["trade"]["t"] == "2026-04-08T13:47:05Z"
 
 
 async def test_overlong_request_line_gets_414(api: DataApiServer) -> None:
-    """The proxy answers 414 with a page of HTML, as for a list of too many symbols."""
+    """A list of too many symbols gets 414 with an HTML page, as from the proxy."""
     status, body = await api.get("/v2/stocks/snapshots", symbols=",".join(["ALFA"] * 2000))
     assert status == 414
     assert body.startswith("<html>")

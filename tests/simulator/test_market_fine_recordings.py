@@ -1,4 +1,4 @@
-"""Symbols recorded finer than minute bars: the path follows the trades, and the quotes are those that stood."""
+"""Symbols recorded finer than minute bars: prints follow the recorded trades and quotes the recorded quotes."""
 
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -30,7 +30,7 @@ def after_open(seconds: float) -> datetime:
 
 @pytest.fixture
 def minutes(tmp_path: Path) -> Path:
-    """Two symbols by the minute, the day before and ten minutes of the day."""
+    """Minute bars of two symbols: ten minutes of the day and of the day before."""
     rows = [
         (symbol, begin + timedelta(minutes=n), 10.0, 10.5, 9.5, 10.2, 600.0)
         for symbol in ("ALFA", "BETA")
@@ -42,7 +42,7 @@ def minutes(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def seconds(tmp_path: Path) -> Path:
-    """ALFA by the second: two before the open, a few after."""
+    """Second bars of ALFA: two before the open, four after."""
     rows = [
         ("ALFA", PREMARKET, 9.9, 9.9, 9.9, 9.9, 50.0),
         ("ALFA", PREMARKET + timedelta(seconds=61), 9.95, 9.95, 9.95, 9.95, 50.0),
@@ -56,7 +56,7 @@ def seconds(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def trades(tmp_path: Path) -> Path:
-    """ALFA trade by trade: three in one second, one that never was."""
+    """Single trades of ALFA: three in one second, and one marked suspicious."""
     rows = [
         ("ALFA", after_open(2.1), 10.0, 100, "0"),
         ("ALFA", after_open(2.4), 10.3, 30, "0"),
@@ -69,7 +69,7 @@ def trades(tmp_path: Path) -> Path:
 
 
 def quotes_file(path: Path, step: int) -> Path:
-    """ALFA's quotes every `step` seconds for a while: 10.00 by 10.04, widening to 10.08; one without an offer."""
+    """Write ALFA's quotes in bars of `step` seconds: 10.00 by 10.04, widening to 10.08; one without an ask."""
     rows = [
         ("ALFA", after_open(0), 10.0, 10.0, 300, 10.04, 10.08, 500),
         ("ALFA", after_open(step), 10.1, 10.1, 200, 10.12, 10.13, 100),
@@ -79,13 +79,13 @@ def quotes_file(path: Path, step: int) -> Path:
 
 
 def prints_from_open(market: BarMarket, symbol: str, until: datetime) -> list[tuple[float, str, int]]:
-    """Seconds from the open, price and size of each print."""
+    """Return seconds from the open, price and size of each print."""
     prints = market.prints(symbol, PREMARKET - timedelta(seconds=1), until)
     return [((p.at - OPEN).total_seconds(), str(p.price), p.size) for p in prints]
 
 
 def test_second_bars_are_replayed_second_by_second(minutes: Path, seconds: Path) -> None:
-    """Each second's own path happens in its second; other symbols keep their minutes."""
+    """The prints of a second bar are in its second; other symbols use minute bars."""
     market = recorded_market.load_market([minutes, seconds])
     assert prints_from_open(market, "ALFA", after_open(70)) == [
         (-7200, "9.90", 50),
@@ -103,7 +103,7 @@ def test_second_bars_are_replayed_second_by_second(minutes: Path, seconds: Path)
 
 
 def test_recorded_trades_are_replayed_one_by_one(minutes: Path, seconds: Path, trades: Path) -> None:
-    """The finest recording wins; trades of one second keep their order and have numbers of their own."""
+    """The finest recording is used; trades of one second keep their order and have their own numbers."""
     market = recorded_market.load_market([seconds, trades, minutes])
     found = market.prints("ALFA", OPEN, after_open(600))
     assert [(p.at, str(p.price), p.size, p.number) for p in found] == [
@@ -124,7 +124,7 @@ def test_recorded_trades_are_replayed_one_by_one(minutes: Path, seconds: Path, t
 
 
 def test_bars_are_aggregated_from_the_finer_recording(minutes: Path, seconds: Path) -> None:
-    """Minutes, the running day and the day before agree with the seconds; extended hours count in the volume only."""
+    """Minute bars, today's bar and the day before agree with the second bars; extended hours add volume only."""
     market = recorded_market.load_market([minutes, seconds])
     bars = market.bars("ALFA", timedelta(minutes=1), PREMARKET, after_open(600), after_open(600))
     assert bars.starts.tolist() == [
@@ -155,11 +155,11 @@ def test_bars_are_aggregated_from_the_finer_recording(minutes: Path, seconds: Pa
     )
     assert yesterday.volume.tolist() == [3000, 3000]
     halves = market.bars("ALFA", timedelta(hours=12), midnight, after_open(40_000), after_open(80_000))
-    assert halves.volume.tolist() == [1000]  # the coarser recording of a day with a finer one is left out
+    assert halves.volume.tolist() == [1000]  # a day with a finer recording leaves out the coarser one
 
 
 def test_second_quotes_are_served_as_recorded(minutes: Path, seconds: Path, tmp_path: Path) -> None:
-    """Where trades and quotes are both known by the second nothing is modelled, a missing side included."""
+    """With trades and quotes recorded by the second, no quote is modelled and a missing side stays missing."""
     market = recorded_market.load_market(
         [minutes, seconds], quotes=quotes_file(tmp_path / "quotes.parquet", 1)
     )
@@ -172,8 +172,8 @@ def test_second_quotes_are_served_as_recorded(minutes: Path, seconds: Path, tmp_
     assert quote(0) == (after_open(0), "10.00", "10.08", 300, 500)
     assert quote(10.9) == (after_open(1), "10.10", "10.13", 200, 100)
     assert quote(11) == (after_open(11), "10.10", "0.00", 200, 0)
-    shown = market.snapshots(["BETA", "ALFA"], after_open(5))
-    assert (shown.bid[1], shown.ask[1], shown.bid_size[1], shown.quote_at[1]) == (
+    snapshots = market.snapshots(["BETA", "ALFA"], after_open(5))
+    assert (snapshots.bid[1], snapshots.ask[1], snapshots.bid_size[1], snapshots.quote_at[1]) == (
         10.1, 10.13, 200, after_open(1).timestamp()
     )  # fmt: skip
     assert [q.at for q in market.quotes("ALFA", after_open(-1), after_open(20))] == [
@@ -185,11 +185,11 @@ def test_second_quotes_are_served_as_recorded(minutes: Path, seconds: Path, tmp_
     assert market.quote("BETA", after_open(5)) == modelled.quote("BETA", after_open(5))
     assert market.quote("ALFA", after_open(-60)) == modelled.quote(
         "ALFA", after_open(-60)
-    )  # nothing recorded yet today
+    )  # before today's first recorded quote
 
 
 def test_quote_ticks_are_merged_by_second(minutes: Path, seconds: Path, tmp_path: Path) -> None:
-    """Each message may tell one side; the other stays as it was, of the same symbol. A second ends with its last."""
+    """A tick may carry one side; the symbol's other side is unchanged. The last tick of a second counts."""
     rows = [
         ("ALFA", after_open(1.2), 10.0, 300, 0.0, 0, "0"),
         ("ALFA", after_open(3.1), 0.0, 0, 10.2, 100, "0"),
@@ -204,7 +204,7 @@ def test_quote_ticks_are_merged_by_second(minutes: Path, seconds: Path, tmp_path
         for q in market.quotes("ALFA", after_open(-1), after_open(9))
     ]
     assert found == [(after_open(1), "10.00", 300, "0.00", 0), (after_open(3), "10.10", 200, "10.20", 100)]
-    beta = market.quote("BETA", after_open(5))  # its path is invented, so one side alone tells nothing
+    beta = market.quote("BETA", after_open(5))  # its path is modelled, so a one-sided quote is not used
     assert beta == recorded_market.load_market([minutes, seconds]).quote("BETA", after_open(5))
 
 
@@ -212,9 +212,9 @@ def test_quote_ticks_are_merged_by_second(minutes: Path, seconds: Path, tmp_path
 def test_coarser_quotes_give_only_the_spread(
     minutes: Path, seconds: Path, tmp_path: Path, trades_by: str
 ) -> None:
-    """On an invented path or inside a quote bar the recorded width lies around the newest print, with its sizes."""
-    tape = {"seconds": [minutes, seconds], "minutes": [minutes]}[trades_by]
-    market = recorded_market.load_market(tape, quotes=quotes_file(tmp_path / "quotes.parquet", 60))
+    """On a modelled path or inside a quote bar, the recorded spread and sizes surround the newest print."""
+    files = {"seconds": [minutes, seconds], "minutes": [minutes]}[trades_by]
+    market = recorded_market.load_market(files, quotes=quotes_file(tmp_path / "quotes.parquet", 60))
     for second, width, sizes in (
         (3, "0.04", (300, 500)),
         (61, "0.02", (200, 100)),
@@ -226,13 +226,13 @@ def test_coarser_quotes_give_only_the_spread(
         assert quote.bid <= last.price <= quote.ask
         assert quote.ask - quote.bid == Decimal(width)
         assert (quote.bid_size, quote.ask_size) == sizes
-    assert market.quote("ALFA", after_open(601)) == recorded_market.load_market(tape).quote(
+    assert market.quote("ALFA", after_open(601)) == recorded_market.load_market(files).quote(
         "ALFA", after_open(601)
     )
 
 
 async def test_orders_fill_at_the_recorded_quotes(minutes: Path, seconds: Path, tmp_path: Path) -> None:
-    """A market order pays the recorded offer and takes its size; the stream tells every trade of a second in order."""
+    """A market order pays the recorded ask; the stream sends all trades of a second in order."""
     market = recorded_market.load_market(
         [minutes, seconds], quotes=quotes_file(tmp_path / "quotes.parquet", 1)
     )
@@ -273,7 +273,7 @@ async def test_orders_fill_at_the_recorded_quotes(minutes: Path, seconds: Path, 
 
 
 async def test_extended_hours_orders_fill_on_recorded_premarket_trades(seconds: Path) -> None:
-    """Recorded trades of the early hours are heard on the stream and fill orders that may trade then."""
+    """Recorded pre-market trades are streamed and fill orders with extended hours only."""
     async with (
         serve_data_feed(recorded_market.load_market(seconds), PREMARKET - timedelta(seconds=2)) as feed,
         feed.connect() as subscriber,
@@ -293,7 +293,7 @@ async def test_extended_hours_orders_fill_on_recorded_premarket_trades(seconds: 
 
 
 @pytest.mark.parametrize(
-    ("names", "rows", "why"),
+    ("names", "rows", "reason"),
     [
         (
             ("symbol", "timestamp", *BAR),
@@ -306,16 +306,17 @@ async def test_extended_hours_orders_fill_on_recorded_premarket_trades(seconds: 
     ],
 )
 def test_unusable_recording_is_rejected(
-    tmp_path: Path, names: Sequence[str], rows: Sequence[Sequence[Any]], why: str
+    tmp_path: Path, names: Sequence[str], rows: Sequence[Sequence[Any]], reason: str
 ) -> None:
-    """Other lengths and trades that are none."""
-    with pytest.raises(ValueError, match=why):
+    """Bars of other lengths and invalid trades are rejected."""
+    with pytest.raises(ValueError, match=reason):
         recorded_market.load_market(write_parquet(tmp_path / "bars.parquet", names, rows), day=DAY)
 
 
 @needs_recorded_days
 def test_recorded_second_bars_match_their_minute_bars_and_quotes(tmp_path: Path) -> None:
-    """2013-10-08: minutes made of the seconds are those recorded apart, early and late ones too; quotes fit."""
+    """On 2013-10-08 minutes built from seconds equal the recorded minutes, extended hours included, and
+    quotes fit the trades."""
     day = date(2013, 10, 8)
     market = recorded_market.load_market(
         [DATA / "bars_1sec_lean_extended.parquet", DATA / "bars_1min_lean_extended.parquet"],

@@ -1,4 +1,4 @@
-"""The tape inside a bar."""
+"""The modelled prints inside a bar."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -12,7 +12,8 @@ from catalyst.simulator.market import intrabar_path
 
 @st.composite
 def bar_walks(draw: st.DrawFn) -> intrabar_path.IntrabarPath:
-    """The walk of any bar: penny stocks and Berkshire, one share and a million, on and off the tick."""
+    """Draw the path of any bar: from penny stocks to Berkshire, from one share to millions, on and off the
+    tick."""
     low = draw(st.integers(1, 8_000_000_000))
     high = low + draw(st.integers(0, max(low // 5, 3)))
     open_, close = draw(st.integers(low, high)), draw(st.integers(low, high))
@@ -22,7 +23,7 @@ def bar_walks(draw: st.DrawFn) -> intrabar_path.IntrabarPath:
 
 
 def prints_of(walk: intrabar_path.IntrabarPath) -> tuple[Sequence[int], Sequence[int], Sequence[int]]:
-    """Seconds, prices and sizes of the prints."""
+    """Return seconds, prices and sizes of the prints."""
     numbers = np.arange(int(walk.count[0]))
     found = (
         intrabar_path.print_offset(walk, numbers),
@@ -34,7 +35,7 @@ def prints_of(walk: intrabar_path.IntrabarPath) -> tuple[Sequence[int], Sequence
 
 @given(bar_walks())
 def test_intrabar_prints_add_up_to_their_bar(walk: intrabar_path.IntrabarPath) -> None:
-    """First print, extremes, last print and total size are the bar's open, high, low, close and volume."""
+    """First print, extremes, last print and total size equal the bar's open, high, low, close and volume."""
     _, prices, sizes = prints_of(walk)
     assert prices[0] == walk.open[0]
     assert prices[-1] == walk.close[0]
@@ -49,13 +50,13 @@ def test_intrabar_prints_are_in_order_within_their_bar(walk: intrabar_path.Intra
     """The first print is at the start, each is later than the one before, the last is before the end."""
     times, _, _ = prints_of(walk)
     assert times[0] == 0
-    assert all(one < other for one, other in pairwise(times))
+    assert all(earlier < later for earlier, later in pairwise(times))
     assert times[-1] < walk.step[0]
 
 
 @given(bar_walks())
 def test_intrabar_prints_are_on_tick_between_turning_points(walk: intrabar_path.IntrabarPath) -> None:
-    """Only a bar's own four prices may lie between ticks, and the ends of a leg that is off the tick."""
+    """Only the bar's own four prices may lie between ticks."""
     _, prices, _ = prints_of(walk)
     own = {int(walk.open[0]), int(walk.first_extreme[0]), int(walk.second_extreme[0]), int(walk.close[0])}
     assert all(price in own or price % (100 if price >= intrabar_path.UNITS else 1) == 0 for price in prices)
@@ -63,7 +64,7 @@ def test_intrabar_prints_are_on_tick_between_turning_points(walk: intrabar_path.
 
 @given(bar_walks(), st.integers(0, 299))
 def test_newest_and_oldest_print_are_found_by_time(walk: intrabar_path.IntrabarPath, elapsed: int) -> None:
-    """Finding a print by time agrees with reading the tape."""
+    """The print found by time is the one found by a scan of all prints."""
     times, _, _ = prints_of(walk)
     elapsed = min(elapsed, int(walk.step[0]) - 1)
     newest = max(number for number, second in enumerate(times) if second <= elapsed)
@@ -78,14 +79,14 @@ def test_newest_and_oldest_print_are_found_by_time(walk: intrabar_path.IntrabarP
 def test_extremes_and_volume_of_a_print_range_are_exact(
     walk: intrabar_path.IntrabarPath, data: st.DataObject
 ) -> None:
-    """High, low and volume of a stretch, found without the tape, are the tape's."""
+    """High, low and volume of a range, computed without its prints, equal those of the prints."""
     _, prices, sizes = prints_of(walk)
     start = data.draw(st.integers(0, len(prices) - 1))
     end = data.draw(st.integers(start, len(prices) - 1))
-    one, other = np.array([start]), np.array([end])
-    assert intrabar_path.highest_price(walk, one, other)[0] == max(prices[start : end + 1])
-    assert intrabar_path.lowest_price(walk, one, other)[0] == min(prices[start : end + 1])
-    assert (intrabar_path.cumulative_shares(walk, other) - intrabar_path.cumulative_shares(walk, one - 1))[
+    first, last = np.array([start]), np.array([end])
+    assert intrabar_path.highest_price(walk, first, last)[0] == max(prices[start : end + 1])
+    assert intrabar_path.lowest_price(walk, first, last)[0] == min(prices[start : end + 1])
+    assert (intrabar_path.cumulative_shares(walk, last) - intrabar_path.cumulative_shares(walk, first - 1))[
         0
     ] == sum(sizes[start : end + 1])
 
@@ -94,7 +95,7 @@ def test_extremes_and_volume_of_a_print_range_are_exact(
 def test_mean_price_uses_only_the_prints_so_far(
     walk: intrabar_path.IntrabarPath, data: st.DataObject
 ) -> None:
-    """The average knows no later print: it lies between the lowest and highest so far."""
+    """The mean lies between the lowest and highest price so far, so no later print is in it."""
     number = np.array([data.draw(st.integers(0, int(walk.count[0]) - 1))])
     mean = intrabar_path.mean_price(walk, number)[0]
     start = np.array([0])
@@ -106,7 +107,7 @@ def test_mean_price_uses_only_the_prints_so_far(
 
 
 def test_intrabar_path_visits_the_nearer_extreme_first() -> None:
-    """From 10.00 with a low at 9.95 and a high at 11.00 the tape falls first; mirrored, it rises first."""
+    """From 10.00 with a low of 9.95 and a high of 11.00 the path falls first; mirrored, it rises first."""
     walk = intrabar_path.build_path(*(np.array([v, w]) for v, w in (
         (100_000, 100_000), (110_000, 100_500), (99_500, 90_000), (105_000, 95_000), (100_000,) * 2, (60,) * 2
     )))  # fmt: skip

@@ -1,4 +1,4 @@
-"""A hand in the market: what trades is what the data API shows, and only the touched symbol feels it."""
+"""Market overrides: trading and the data API show the same prices, and only the overridden symbol changes."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -25,7 +25,7 @@ def generated_market() -> BarMarket:
 
 @asynccontextmanager
 async def serve_overridden_market() -> AsyncIterator[tuple[ServedExchange, OverriddenMarket, str, str]]:
-    """A generated day at noon behind a hand; two of its symbols."""
+    """Serve a generated day at noon with overrides; yield two of its symbols."""
     market = OverriddenMarket(generated_market())
     clock = ManualClock(NOON)
     scenario = ExchangeScenario()
@@ -40,32 +40,32 @@ async def serve_overridden_market() -> AsyncIterator[tuple[ServedExchange, Overr
 
 
 async def test_gap_override_moves_all_later_prices_of_its_symbol() -> None:
-    """The stop of a holder fills at the gap's price, the snapshot shows it, the other symbol does not move."""
+    """A stop fills at the gap's price, the snapshot shows that price, and the other symbol is unchanged."""
     async with serve_overridden_market() as (served, market, symbol, other):
-        price, quiet = market.last_print(symbol, NOON), market.last_print(other, NOON)
+        price, other_before = market.last_print(symbol, NOON), market.last_print(other, NOON)
         assert price is not None
         stop = str((price.price * Decimal("0.98")).quantize(Decimal("0.01")))
         served.scenario.submit("buy", 5, symbol)
         await served.advance(60)
-        held = served.scenario.submit("sell", 5, symbol, "stop", stop_price=stop)
+        stop_order = served.scenario.submit("sell", 5, symbol, "stop", stop_price=stop)
         await served.advance(1)
         await served.post_admin("market", act="gap", symbol=symbol, factor="0.92")
         await served.advance(120)
-        assert held.average_fill_price is not None
-        assert held.average_fill_price < price.price * Decimal("0.95")
-        shown = (await served.request("GET", f"/v2/stocks/snapshots?symbols={symbol},{other}")).json()
+        assert stop_order.average_fill_price is not None
+        assert stop_order.average_fill_price < price.price * Decimal("0.95")
+        snapshots = (await served.request("GET", f"/v2/stocks/snapshots?symbols={symbol},{other}")).json()
         newest = market.last_print(symbol, served.clock.now())
         assert newest is not None
-        assert shown[symbol]["latestTrade"]["p"] == float(newest.price)
-        after = generated_market().last_print(other, served.clock.now())
-        assert quiet is not None
-        assert after is not None
-        assert shown[other]["latestTrade"]["p"] == float(after.price)
+        assert snapshots[symbol]["latestTrade"]["p"] == float(newest.price)
+        other_after = generated_market().last_print(other, served.clock.now())
+        assert other_before is not None
+        assert other_after is not None
+        assert snapshots[other]["latestTrade"]["p"] == float(other_after.price)
         served.scenario.assert_audit_clean()
 
 
 async def test_trade_override_fills_a_resting_limit() -> None:
-    """Its price fills a resting limit and is the newest trade for everybody."""
+    """The inserted trade fills a resting limit order and is the newest trade of the market."""
     async with serve_overridden_market() as (served, market, symbol, _):
         order = served.scenario.submit("buy", 2, symbol, "limit", limit_price="0.5")
         await served.advance(1)
@@ -75,12 +75,12 @@ async def test_trade_override_fills_a_resting_limit() -> None:
         newest = market.last_print(symbol, NOON + timedelta(seconds=1, milliseconds=1))
         assert newest is not None
         assert newest.price == Decimal("0.4")
-        shown = market.snapshots([symbol], NOON + timedelta(seconds=1, milliseconds=1))
-        assert float(shown.trade_price[0]) == 0.4
+        snapshots = market.snapshots([symbol], NOON + timedelta(seconds=1, milliseconds=1))
+        assert float(snapshots.trade_price[0]) == 0.4
 
 
 async def test_overrides_stop_trades_and_set_a_crossed_quote() -> None:
-    """No trade after the stop and an old quote; a crossed quote is shown and never traded on."""
+    """A stopped feed has no trades and an old quote; a crossed quote is shown, but orders never fill at it."""
     async with serve_overridden_market() as (served, market, symbol, _):
         await served.post_admin("market", act="stop_feed", symbol=symbol)
         assert market.next_print_time(symbol, NOON) is None
@@ -89,8 +89,8 @@ async def test_overrides_stop_trades_and_set_a_crossed_quote() -> None:
         await served.post_admin("market", act="resume_feed", symbol=symbol)
         assert market.next_print_time(symbol, NOON) is not None
         await served.post_admin("market", act="quote", symbol=symbol, bid="100000", ask="0.01")
-        shown = (await served.request("GET", f"/v2/stocks/{symbol}/quotes/latest")).json()["quote"]
-        assert (shown["bp"], shown["ap"]) == (100000.0, 0.01)
+        quote = (await served.request("GET", f"/v2/stocks/{symbol}/quotes/latest")).json()["quote"]
+        assert (quote["bp"], quote["ap"]) == (100000.0, 0.01)
         order = served.scenario.submit("buy", 1, symbol, limit_price=None)
         await served.advance(120)
         newest = market.last_print(symbol, order.filled_at or NOON)
@@ -102,11 +102,11 @@ async def test_overrides_stop_trades_and_set_a_crossed_quote() -> None:
 
 
 async def test_admin_api_sets_data_entitlements_and_limits() -> None:
-    """Entitlements and limits of the data API and of its websockets."""
+    """The admin API sets entitlements and limits of the data API and its websockets."""
     async with serve_overridden_market() as (served, _, symbol, _):
         assert (await served.post_admin("data", recent_sip=False, symbol_limit=30))["symbol_limit"] == 30
-        refused = await served.request("GET", f"/v2/stocks/snapshots?symbols={symbol}&feed=sip")
-        assert refused.status_code == 403
+        rejected = await served.request("GET", f"/v2/stocks/snapshots?symbols={symbol}&feed=sip")
+        assert rejected.status_code == 403
         assert (await served.post_admin("data", url_limit=50, connection_limit=2))["connection_limit"] == 2
         assert (
             await served.request("GET", f"/v2/stocks/snapshots?symbols={symbol}&feed=iex&currency=USD")
@@ -114,7 +114,7 @@ async def test_admin_api_sets_data_entitlements_and_limits() -> None:
 
 
 def test_market_without_overrides_is_unchanged() -> None:
-    """Every answer of the wrapper is the market's own."""
+    """Without overrides the wrapper returns the market's own prints and quotes."""
     market, real = OverriddenMarket(generated_market()), generated_market()
     later = NOON + timedelta(minutes=3)
     for symbol in list(real.assets())[:20]:

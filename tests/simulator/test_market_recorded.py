@@ -1,4 +1,4 @@
-"""Recorded bars as a market: a small hand-made day, and the real ones where they are at hand."""
+"""Recorded bars as a market: a small written day, and recorded days where the files are present."""
 
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -45,7 +45,7 @@ def write_daily(path: Path, days: Sequence[tuple[str, date, float, float, float,
 
 @pytest.fixture
 def small(tmp_path: Path) -> BarMarket:
-    """ALFA with pre-market, two regular bars and a hole; NULL (a symbol) without a trade today."""
+    """ALFA with pre-market, two regular bars and a missing stretch; NULL (a symbol) without a trade today."""
     bars = write_bars(
         tmp_path / "bars.parquet",
         [
@@ -69,42 +69,42 @@ def small(tmp_path: Path) -> BarMarket:
 
 
 @given(st.lists(st.tuples(st.integers(-90_000, 600), st.integers(0, 4000)), min_size=1, max_size=8))
-def test_print_windows_give_the_same_result_after_any_queries(questions: list[tuple[int, int]]) -> None:
-    """Forwards, backwards and before the first trade: the stretch that was kept changes no answer."""
-    begins = int(OPEN.timestamp())
+def test_print_windows_give_the_same_result_after_any_queries(queries: list[tuple[int, int]]) -> None:
+    """Cached windows give the results of fresh ones: forwards, backwards and before the first trade."""
+    open_s = int(OPEN.timestamp())
     rows = np.arange(0, 80, 2)
     price = np.full(80, 10.0)
-    starts = np.concatenate([begins + rows * 5, begins + 30 + rows * 5])
-    tape = BarTable.build(
+    starts = np.concatenate([open_s + rows * 5, open_s + 30 + rows * 5])
+    bar_table = BarTable.build(
         ["ALFA", "BETA"], np.repeat([0, 1], 40), starts, [price] * 4, np.full(80, 900.0), np.array([5, 5])
     )
-    kept = PrintWindows(tape)
+    cached = PrintWindows(bar_table)
     for number in (0, 1):
-        for after, length in questions:
-            fresh, second = PrintWindows(tape), begins + after
-            assert kept.next_print_time(number, second) == fresh.next_print_time(number, second)
+        for after, length in queries:
+            fresh, second = PrintWindows(bar_table), open_s + after
+            assert cached.next_print_time(number, second) == fresh.next_print_time(number, second)
             until = second + length
-            assert kept.prints_between(number, second, until) == PrintWindows(tape).prints_between(
+            assert cached.prints_between(number, second, until) == PrintWindows(bar_table).prints_between(
                 number, second, until
             )
-            assert (kept.window_at(number, second) is None) == (
-                PrintWindows(tape).window_at(number, second) is None
+            assert (cached.window_at(number, second) is None) == (
+                PrintWindows(bar_table).window_at(number, second) is None
             )
 
 
 def test_first_print_window_is_built_once(small: BarMarket) -> None:
-    """Asked again and again before a symbol has traded, the stretch it begins with is the same object."""
-    reels = PrintWindows(small.intraday)
-    first = reels.first_window(0)
+    """Repeated queries before a symbol's first trade return the same window object."""
+    windows = PrintWindows(small.intraday)
+    first = windows.first_window(0)
     assert first is not None
     assert first.is_first
     for _ in range(3):
-        assert reels.next_print_time(0, first.times[0] - 100) == first.times[0]
-        assert reels.first_window(0) is first
+        assert windows.next_print_time(0, first.times[0] - 100) == first.times[0]
+        assert windows.first_window(0) is first
 
 
 def test_recorded_prints_add_up_to_their_bars(small: BarMarket) -> None:
-    """Prints of a minute add up to its bar; a bar without a share does not exist."""
+    """Prints of a minute add up to its bar; a bar without volume gives no print."""
     prints = small.prints("ALFA", OPEN - timedelta(microseconds=1), OPEN + timedelta(seconds=59))
     assert prints[0].at == OPEN
     assert prints[0].price == Decimal("10.20")
@@ -118,7 +118,8 @@ def test_recorded_prints_add_up_to_their_bars(small: BarMarket) -> None:
 
 
 def test_next_print_is_the_next_recorded_trade(small: BarMarket) -> None:
-    """Within a bar the next five seconds, over a hole the next bar, at the end nothing."""
+    """The next print is 5 seconds later inside a bar, at the next bar after missing ones, and None at the
+    end."""
     assert small.next_print_time("ALFA", OPEN) == OPEN + timedelta(seconds=5)
     assert small.next_print_time("ALFA", OPEN + timedelta(minutes=3)) == OPEN + timedelta(minutes=5)
     assert small.next_print_time("ALFA", OPEN + timedelta(minutes=5)) is None
@@ -126,7 +127,7 @@ def test_next_print_is_the_next_recorded_trade(small: BarMarket) -> None:
 
 
 def test_last_print_is_the_previous_close_before_the_first_trade(small: BarMarket) -> None:
-    """A symbol that has not traded today shows the official close of its last session, at that close."""
+    """A symbol without a trade today has the official close of its last session, at the time of that close."""
     found = small.last_print("NULL", OPEN + timedelta(hours=1))
     assert found is not None
     assert (found.price, found.at) == (Decimal("3.15"), datetime(2026, 4, 7, 20, 0, tzinfo=UTC))
@@ -135,7 +136,7 @@ def test_last_print_is_the_previous_close_before_the_first_trade(small: BarMarke
 
 
 def test_daily_bar_begins_with_the_first_regular_trade(small: BarMarket) -> None:
-    """In the pre-market the newest daily bar is yesterday's; after the open it is today's, with all volume."""
+    """In pre-market the newest daily bar is yesterday's; after the open it is today's, with all volume."""
     early = small.snapshots(["ALFA"], OPEN - timedelta(minutes=15))
     assert (early.daily.close[0], early.previous.close[0], early.trade_price[0]) == (9.8, 9.4, 10.2)
     late = small.snapshots(["ALFA"], OPEN + timedelta(minutes=2))
@@ -149,14 +150,14 @@ def test_daily_bar_begins_with_the_first_regular_trade(small: BarMarket) -> None
 
 
 def test_minute_bar_is_the_last_finished_one(small: BarMarket) -> None:
-    """A minute is told when it is over, and stays until the next with a trade is."""
+    """A minute bar appears when its minute is over and stays until the next minute with a trade is over."""
     for second, start in ((59, -30), (60, 0), (119, 0), (120, 1), (360, 5)):
         found = small.snapshots(["ALFA"], OPEN + timedelta(seconds=second))
         assert found.minute.starts[0] == (OPEN + timedelta(minutes=start)).timestamp()
 
 
 def test_aggregated_bars_are_finished_ones(small: BarMarket) -> None:
-    """Five-minute bars join minutes, and the running one is not told."""
+    """Five-minute bars aggregate minutes, and the unfinished one is not served."""
     five = small.bars(
         "ALFA", timedelta(minutes=5), OPEN, OPEN + timedelta(hours=1), OPEN + timedelta(minutes=7)
     )
@@ -167,7 +168,7 @@ def test_aggregated_bars_are_finished_ones(small: BarMarket) -> None:
 
 
 @pytest.mark.parametrize(
-    ("bar", "why"),
+    ("bar", "reason"),
     [
         (("A", OPEN, 10.0, 9.0, 8.0, 8.5, 1.0), "rows are not bars.*is A at 2026-04-08T13:30:00Z"),
         (("A", OPEN, 0.0, 9.0, 0.0, 8.5, 1.0), "rows are not bars.*is A at 2026-04-08T13:30:00Z"),
@@ -177,14 +178,14 @@ def test_aggregated_bars_are_finished_ones(small: BarMarket) -> None:
         (("A", OPEN + timedelta(days=3), 8.5, 9.0, 8.0, 8.5, 1.0), "no session"),
     ],
 )
-def test_invalid_recorded_bars_are_rejected(tmp_path: Path, bar: Bar, why: str) -> None:
-    """Broken bars, odd lengths and closed days are refused with the reason."""
-    with pytest.raises(ValueError, match=why):
+def test_invalid_recorded_bars_are_rejected(tmp_path: Path, bar: Bar, reason: str) -> None:
+    """Invalid bars, other lengths and closed days are rejected with the reason."""
+    with pytest.raises(ValueError, match=reason):
         recorded_market.load_market(write_bars(tmp_path / "bars.parquet", [bar]))
 
 
 def test_recorded_bars_load_from_csv(tmp_path: Path) -> None:
-    """CSV tells the same as Parquet, and NA, NULL and TRUE stay symbols."""
+    """CSV gives the same bars as Parquet, and NA, NULL and TRUE stay symbols."""
     text = "symbol,timestamp,open,high,low,close,volume\n"
     text += "".join(
         f"{symbol},2026-04-08T13:30:00Z,8.5,9.0,8.0,8.25,700\n" for symbol in ("NA", "NULL", "TRUE")
@@ -203,7 +204,7 @@ def test_recorded_bars_load_from_csv(tmp_path: Path) -> None:
 
 
 def test_recorded_market_replays_the_shortest_bars_of_a_symbol(tmp_path: Path) -> None:
-    """A symbol recorded by the minute and in fives is played by the minute; others keep their fives."""
+    """A symbol with minute and five-minute bars uses the minute bars; others use their five-minute bars."""
     fives = [
         (s, OPEN + timedelta(minutes=5 * n), 8.5, 9.0, 8.0, 8.25, 500.0) for s in ("A", "B") for n in range(3)
     ]
@@ -222,7 +223,7 @@ def test_recorded_market_replays_the_shortest_bars_of_a_symbol(tmp_path: Path) -
 
 
 def test_duplicate_bars_are_rejected(tmp_path: Path) -> None:
-    """Two bars of one symbol at one time cannot both be true."""
+    """Two bars of one symbol at one time are rejected."""
     bar = ("A", OPEN, 8.5, 9.0, 8.0, 8.5, 1.0)
     with pytest.raises(ValueError, match="duplicate"):
         recorded_market.load_market(write_bars(tmp_path / "bars.parquet", [bar, bar]))
@@ -230,7 +231,7 @@ def test_duplicate_bars_are_rejected(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def market() -> BarMarket:
-    """The gap-up day with everything beside it."""
+    """The recorded gap-up day with daily bars, headlines, listings and official closes."""
     return recorded_market.load_market(
         DATA / "bars_5min_market_2026-04-08.parquet",
         DATA / "bars_daily_market_2026-01-26_04-17.parquet",
@@ -242,7 +243,7 @@ def market() -> BarMarket:
 
 @needs_recorded_days
 def test_recorded_day_bars_equal_the_file(market: BarMarket) -> None:
-    """After the close every symbol's day has the recorded open, high, low, close and total volume."""
+    """After the close every symbol's daily bar has the recorded open, high, low, close and total volume."""
     table = pq.read_table(DATA / "bars_5min_market_2026-04-08.parquet")
     table = table.filter(pc.greater(table["volume"], 0))
     day = table.group_by("symbol", use_threads=False).aggregate(
@@ -256,14 +257,14 @@ def test_recorded_day_bars_equal_the_file(market: BarMarket) -> None:
         ("close", "close_last"),
     ):
         assert np.array_equal(getattr(found.daily, name), day[column].to_numpy()), name
-    # adjusted volumes are fractional; a tape trades whole shares, at least one a bar
+    # adjusted volumes are fractional; prints have whole shares, at least one per bar
     assert np.abs(found.daily.volume - day["volume_sum"].to_numpy()).max() <= 39
     assert abs(int(found.daily.volume.sum()) / pc.sum(table["volume"]).as_py() - 1) < 1e-6
 
 
 @needs_recorded_days
 def test_finished_five_minute_bars_equal_the_file(market: BarMarket) -> None:
-    """The five-minute bars served at the end are the file's, row by row."""
+    """The five-minute bars served after the close equal the file's, row by row."""
     table = pq.read_table(DATA / "bars_5min_market_2026-04-08.parquet")
     for symbol in ("AAPL", "BRK.A", "SNDL", "MSFT"):
         own = table.filter(pc.equal(table["symbol"], symbol))
@@ -276,7 +277,7 @@ def test_finished_five_minute_bars_equal_the_file(market: BarMarket) -> None:
 
 @needs_recorded_days
 def test_snapshots_agree_with_the_prints(market: BarMarket) -> None:
-    """At any instant, trade and running bars found by array operations agree with reading the prints."""
+    """At any time, the last trade and the bars of the array operations agree with a scan of the prints."""
     pick = np.random.default_rng(7)
     symbols = sorted(market.assets())
     for _ in range(60):
@@ -309,15 +310,15 @@ def test_snapshots_agree_with_the_prints(market: BarMarket) -> None:
 
 @needs_recorded_days
 def test_modelled_quotes_surround_the_last_trade(market: BarMarket) -> None:
-    """No quote is crossed or locked, or stands away from the newest print."""
+    """No quote is crossed or locked, and each quote surrounds the newest print."""
     for hours in (-1, 0, 0.05, 3, 6.4, 7):
         found = market.snapshots(list(market.assets()), OPEN + timedelta(hours=hours))
-        known = found.trade_at >= 0
-        assert (found.bid < found.ask)[known].all()
-        assert (found.bid <= found.trade_price)[known].all()
-        assert (found.ask >= found.trade_price)[known].all()
-        assert (found.bid > 0)[known].all()
-        assert (np.minimum(found.bid_size, found.ask_size) >= 100)[known].all()
+        has_trade = found.trade_at >= 0
+        assert (found.bid < found.ask)[has_trade].all()
+        assert (found.bid <= found.trade_price)[has_trade].all()
+        assert (found.ask >= found.trade_price)[has_trade].all()
+        assert (found.bid > 0)[has_trade].all()
+        assert (np.minimum(found.bid_size, found.ask_size) >= 100)[has_trade].all()
 
 
 @given(
@@ -330,20 +331,20 @@ def test_modelled_quotes_surround_the_last_trade(market: BarMarket) -> None:
 def test_single_quote_equals_the_vectorized_quote(
     salt: int, last: int, traded: int, spread: float, at: int
 ) -> None:
-    """The quote for one symbol and the quotes for thousands come from the same model."""
+    """The quote of one symbol equals the vectorized quote for many."""
     traded, hours = min(traded, at), (5000, 28_400)
-    one = quote_model.one_quote(salt, last, traded, spread, 300, at, hours)
+    single = quote_model.one_quote(salt, last, traded, spread, 300, at, hours)
     columns = (np.array([value]) for value in (salt, last, traded, spread, 300))
-    many = quote_model.quotes(*columns, at, hours)
-    found = (many.at, many.bid, many.ask, many.bid_size, many.ask_size)
-    assert one == tuple(int(column[0]) for column in found)
-    assert one[1] < one[2]
-    assert one[1] <= last <= one[2]
+    vectorized = quote_model.quotes(*columns, at, hours)
+    found = (vectorized.at, vectorized.bid, vectorized.ask, vectorized.bid_size, vectorized.ask_size)
+    assert single == tuple(int(column[0]) for column in found)
+    assert single[1] < single[2]
+    assert single[1] <= last <= single[2]
 
 
 @needs_recorded_days
 def test_single_symbol_queries_agree_with_snapshots(market: BarMarket) -> None:
-    """Print by print, forwards and back, the newest trade and quote are those of the snapshots."""
+    """At times in any order, the newest trade and quote equal those of the snapshots."""
     pick = np.random.default_rng(3)
     for symbol in ("AAPL", "SNDL", "BRK.A", "ACHR"):
         seconds = np.concatenate((np.arange(-600, 900, 7), pick.integers(-3000, 26_000, 60)))
@@ -363,41 +364,43 @@ def test_single_symbol_queries_agree_with_snapshots(market: BarMarket) -> None:
 
 @needs_recorded_days
 def test_market_data_does_not_depend_on_later_bars(tmp_path: Path) -> None:
-    """Everything visible at an instant is the same when what comes after its bar never happens."""
+    """All data visible at a time is equal with and without the later bars."""
     source = DATA / "bars_5min_market_2026-03-31.parquet"
     daily = DATA / "bars_daily_market_2026-01-26_04-17.parquet"
     table = pq.read_table(source)
-    # the bar in progress stays: its walk is drawn from the whole bar, its prints appear one by one
+    # the unfinished bar stays: its path is drawn from the whole bar, and its prints appear one by one
     at = datetime(2026, 3, 31, 15, 22, 17, tzinfo=UTC)
     cut = tmp_path / "cut.parquet"
     pq.write_table(table.filter(pc.less(table["timestamp"], pa.scalar(at, pa.timestamp("us", "UTC")))), cut)
     whole, past = recorded_market.load_market(source, daily), recorded_market.load_market(cut, daily)
     symbols = sorted(set(whole.assets()) & set(past.assets()))
-    one, other = whole.snapshots(symbols, at), past.snapshots(symbols, at)
+    whole_view, past_view = whole.snapshots(symbols, at), past.snapshots(symbols, at)
     for name in ("trade_at", "trade_price", "trade_size", "quote_at", "bid", "ask", "bid_size", "ask_size"):
-        assert np.array_equal(getattr(one, name), getattr(other, name)), name
+        assert np.array_equal(getattr(whole_view, name), getattr(past_view, name)), name
     for part in ("minute", "daily", "previous"):
         for name in ("starts", "open", "high", "low", "close", "volume", "vwap", "trades"):
-            assert np.array_equal(getattr(getattr(one, part), name), getattr(getattr(other, part), name))
+            assert np.array_equal(
+                getattr(getattr(whole_view, part), name), getattr(getattr(past_view, part), name)
+            )
     later = at + timedelta(days=9)
     for length in (timedelta(minutes=1), timedelta(minutes=5), timedelta(minutes=15), timedelta(days=1)):
         for symbol in ("AAPL", "ACHR", symbols[0]):
-            seen = whole.bars(symbol, length, at - timedelta(days=30), later, at)
-            same = past.bars(symbol, length, at - timedelta(days=30), later, at)
-            assert seen.starts.tolist() == same.starts.tolist()
-            assert seen.close.tolist() == same.close.tolist()
-            if length < timedelta(days=1) and len(seen.starts):
-                assert seen.starts[-1] + length.total_seconds() <= at.timestamp()
+            whole_bars = whole.bars(symbol, length, at - timedelta(days=30), later, at)
+            past_bars = past.bars(symbol, length, at - timedelta(days=30), later, at)
+            assert whole_bars.starts.tolist() == past_bars.starts.tolist()
+            assert whole_bars.close.tolist() == past_bars.close.tolist()
+            if length < timedelta(days=1) and len(whole_bars.starts):
+                assert whole_bars.starts[-1] + length.total_seconds() <= at.timestamp()
 
 
 @needs_recorded_days
 def test_headlines_appear_when_published(market: BarMarket) -> None:
-    """Nothing published later than the instant is told, and one story is one article."""
+    """No headline published later is returned, and one headline with several symbols is one article."""
     at = OPEN - timedelta(minutes=15)
-    seen = market.headlines(at - timedelta(days=1), at + timedelta(days=1), at)
-    assert seen
-    assert max(each.published for each in seen) <= at
-    assert any(len(each.symbols) > 1 for each in seen)
+    headlines = market.headlines(at - timedelta(days=1), at + timedelta(days=1), at)
+    assert headlines
+    assert max(each.published for each in headlines) <= at
+    assert any(len(each.symbols) > 1 for each in headlines)
 
 
 @needs_recorded_days
@@ -410,7 +413,7 @@ def test_headlines_appear_when_published(market: BarMarket) -> None:
     ],
 )
 def test_recorded_half_days_and_clock_changes_follow_the_calendar(file: str, day: date, close: str) -> None:
-    """Half days and both sides of a clock change: the daily bar is made of the session's own bars."""
+    """On half days and on both sides of a clock change the daily bar has only the session's bars."""
     market = recorded_market.load_market(DATA / file, day=day)
     session = market.session(day)
     assert session is not None

@@ -1,4 +1,4 @@
-"""The market data websockets, heard by alpaca-py and by hand, on a clock that stands still."""
+"""The market data websockets, received by alpaca-py and by a plain client, on a manual clock."""
 
 import asyncio
 import warnings
@@ -29,7 +29,7 @@ OPEN = datetime(2026, 4, 8, 13, 30, tzinfo=UTC)
 
 @pytest.fixture(scope="module")
 def market(tmp_path_factory: pytest.TempPathFactory) -> BarMarket:
-    """Two symbols over ten minutes, a headline in the fourth."""
+    """Two symbols over ten minutes, a headline after three."""
     folder = tmp_path_factory.mktemp("market")
     rows = [
         (symbol, OPEN + timedelta(minutes=minute), price, price + 0.2, price - 0.1, price + 0.1, 2400.0)
@@ -54,7 +54,7 @@ def market(tmp_path_factory: pytest.TempPathFactory) -> BarMarket:
 
 
 class StreamServer:
-    """The server, its clock, and a way to let time pass until everything due has been sent."""
+    """A server of the market data streams with its clock and its connections."""
 
     def __init__(self, url: str, app: web.Application, clock: ManualClock, streams: DataStreams) -> None:
         self.url, self.app, self.clock, self.streams = url, app, clock, streams
@@ -75,22 +75,22 @@ async def server(market: BarMarket) -> AsyncIterator[StreamServer]:
 
 
 class JsonSubscriber:
-    """A hand-made client speaking JSON."""
+    """A plain client that speaks JSON."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self.socket = socket
 
     async def receive(self) -> list[dict[str, Any]]:
-        """The next frame."""
+        """Return the next frame."""
         return await self.socket.receive_json(timeout=10)
 
     async def request(self, **message: Any) -> list[dict[str, Any]]:
-        """Send a message and return the answer."""
+        """Send a message and return the response."""
         await self.socket.send_json(message)
         return await self.receive()
 
     async def log_in(self) -> None:
-        """Go through the handshake."""
+        """Complete the handshake."""
         assert await self.receive() == [{"T": "success", "msg": "connected"}]
         answer = await self.request(action="auth", key="key", secret="secret")
         assert answer == [{"T": "success", "msg": "authenticated"}]
@@ -106,7 +106,7 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
 async def test_data_stream_sends_every_print_once_with_quotes_and_bars(
     server: StreamServer, market: BarMarket, session: aiohttp.ClientSession
 ) -> None:
-    """Every print of a subscribed symbol arrives once, in order, with quotes around it and finished bars."""
+    """Every print of a subscribed symbol arrives once and in order, with quotes and finished bars."""
     async with session.ws_connect(f"{server.url}/v2/iex") as socket:
         subscriber = JsonSubscriber(socket)
         await subscriber.log_in()
@@ -124,8 +124,8 @@ async def test_data_stream_sends_every_print_once_with_quotes_and_bars(
         while not any(each["T"] == "b" and each["t"] == "2026-04-08T13:32:00Z" for each in received):
             received += await subscriber.receive()
         trades = [each for each in received if each["T"] == "t"]
-        tape = market.prints("ALFA", OPEN, OPEN + timedelta(minutes=3))
-        assert [(t["p"], t["s"]) for t in trades] == [(float(p.price), p.size) for p in tape]
+        prints = market.prints("ALFA", OPEN, OPEN + timedelta(minutes=3))
+        assert [(t["p"], t["s"]) for t in trades] == [(float(p.price), p.size) for p in prints]
         assert {each["S"] for each in received if each["T"] == "b"} == {"ALFA", "BETA"}
         assert sum(each["T"] == "b" for each in received) == 6
         assert {each["S"] for each in received if each["T"] == "d"} == {"BETA"}
@@ -136,7 +136,7 @@ async def test_data_stream_sends_every_print_once_with_quotes_and_bars(
 async def test_subscription_response_lists_all_subscriptions(
     server: StreamServer, session: aiohttp.ClientSession
 ) -> None:
-    """Each answer is the complete set; unsubscribing takes away; a wrong channel changes nothing."""
+    """Each response has the complete set; unsubscribing removes symbols; an invalid channel changes nothing."""
     async with session.ws_connect(f"{server.url}/v2/iex") as socket:
         subscriber = JsonSubscriber(socket)
         await subscriber.log_in()
@@ -161,7 +161,7 @@ async def test_subscription_response_lists_all_subscriptions(
 async def test_unauthenticated_data_client_gets_only_an_error(
     server: StreamServer, session: aiohttp.ClientSession, message: dict[str, Any], code: int
 ) -> None:
-    """Without a good key there is an error and no data."""
+    """A client without a valid key gets an error instead of data."""
     async with session.ws_connect(f"{server.url}/v2/iex") as socket:
         subscriber = JsonSubscriber(socket)
         await subscriber.receive()
@@ -171,7 +171,7 @@ async def test_unauthenticated_data_client_gets_only_an_error(
 async def test_silent_data_client_gets_auth_timeout(
     server: StreamServer, session: aiohttp.ClientSession
 ) -> None:
-    """The key has to come within the limit."""
+    """A client that sends no key within the limit gets `auth timeout`."""
     server.streams.auth_timeout_s = 0.05
     async with session.ws_connect(f"{server.url}/v2/iex") as socket:
         subscriber = JsonSubscriber(socket)
@@ -182,7 +182,7 @@ async def test_silent_data_client_gets_auth_timeout(
 async def test_data_stream_allows_one_connection_per_endpoint(
     server: StreamServer, session: aiohttp.ClientSession
 ) -> None:
-    """A second one is refused, as is the SIP without its subscription; keys may come as headers."""
+    """A second connection is rejected, and SIP without its subscription too; keys may come as headers."""
     headers = {"APCA-API-KEY-ID": "key", "APCA-API-SECRET-KEY": "secret"}
     server.app[ENTITLEMENTS].recent_sip = False
     async with session.ws_connect(f"{server.url}/v2/iex", headers=headers) as socket:
@@ -197,10 +197,10 @@ async def test_data_stream_allows_one_connection_per_endpoint(
 
 
 async def test_alpaca_py_streams_trades_quotes_bars_and_news(server: StreamServer) -> None:
-    """The official client, speaking msgpack in fragments, gets typed trades, quotes, bars and news."""
+    """alpaca-py, which speaks msgpack in fragments, receives typed trades, quotes, bars and news."""
     received: dict[str, list[Any]] = {"trade": [], "quote": [], "bar": [], "news": []}
 
-    def into(kind: str) -> Any:
+    def recorder(kind: str) -> Any:
         async def record(message: Any) -> None:
             received[kind].append(message)
 
@@ -208,13 +208,13 @@ async def test_alpaca_py_streams_trades_quotes_bars_and_news(server: StreamServe
 
     base = server.url.replace("http", "ws")
     stocks = StockDataStream("key", "secret", url_override=f"{base}/v2/iex")
-    stocks.subscribe_trades(into("trade"), "ALFA")
-    stocks.subscribe_quotes(into("quote"), "ALFA")
-    stocks.subscribe_bars(into("bar"), "*")
+    stocks.subscribe_trades(recorder("trade"), "ALFA")
+    stocks.subscribe_quotes(recorder("quote"), "ALFA")
+    stocks.subscribe_bars(recorder("bar"), "*")
     news = NewsDataStream("key", "secret", url_override=f"{base}/v1beta1/news")
-    news.subscribe_news(into("news"), "*")
+    news.subscribe_news(recorder("news"), "*")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # websockets.legacy again, when it connects
+        warnings.simplefilter("ignore", DeprecationWarning)  # websockets.legacy warns again when it connects
         tasks = [asyncio.ensure_future(stream._run_forever()) for stream in (stocks, news)]
         server.clock.advance_only_when(lambda: len(server.streams.connections) == 2 and all(
             each.sent_until is not None for each in server.streams.connections
@@ -240,7 +240,7 @@ async def test_alpaca_py_streams_trades_quotes_bars_and_news(server: StreamServe
 async def test_data_stream_msgpack_times_are_timestamps(
     server: StreamServer, session: aiohttp.ClientSession
 ) -> None:
-    """A client that asks for msgpack gets it, times in the Timestamp extension."""
+    """A client that requests msgpack receives it, with times in the Timestamp extension."""
     headers = {"Content-Type": "application/msgpack"}
     async with session.ws_connect(f"{server.url}/v2/iex", headers=headers) as socket:
         for message in (
@@ -260,7 +260,7 @@ async def test_data_stream_msgpack_times_are_timestamps(
 async def test_muted_data_stream_stays_open_and_resumes_without_replay(
     server: StreamServer, session: aiohttp.ClientSession
 ) -> None:
-    """Muted, the socket lives but tells nothing of what happens; unmuted, it goes on without a replay."""
+    """While muted the socket stays open and sends no data; afterwards it continues without a replay."""
     async with session.ws_connect(f"{server.url}/v2/iex") as socket:
         subscriber = JsonSubscriber(socket)
         await subscriber.log_in()

@@ -1,4 +1,4 @@
-"""The generated market: the same for the same seed, and shaped like the real one."""
+"""The generated market: equal for equal seeds, with the measured distributions of the real market."""
 
 import csv
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ def market() -> BarMarket:
 
 @pytest.fixture(scope="module")
 def day(market: BarMarket) -> Mapping[str, Floats]:
-    """Per liquid symbol (price from $1, turnover above $1 million): gap, move, range and volume of the day."""
+    """Gap, move, range and volume ratio per liquid symbol (price from $1, turnover above $1 million)."""
     found = market.snapshots(list(market.assets()), CLOSE + timedelta(minutes=30))
     _, shares, dollars = recorded_market.usual_activity(market.daily, len(market.assets()), DAY)
     today = found.daily.starts == int(calendar.midnight(DAY).timestamp())
@@ -49,41 +49,46 @@ def day(market: BarMarket) -> Mapping[str, Floats]:
 
 
 def five_minute_grid(market: BarMarket) -> tuple[Floats, Floats, Floats]:
-    """Open, close and volume of each five-minute slot (columns) of each symbol (rows); NaN without a trade."""
-    tape, count = market.intraday, len(market.assets())
-    start = tape.starts - int(OPEN.timestamp())
+    """Return open, close and volume per symbol (rows) and five-minute slot (columns); NaN without a trade."""
+    intraday, count = market.intraday, len(market.assets())
+    start = intraday.starts - int(OPEN.timestamp())
     rows = np.flatnonzero((start >= 0) & (start < 23_400))
-    number, slot = tape.symbol_numbers[rows], start[rows] // 300
+    number, slot = intraday.symbol_numbers[rows], start[rows] // 300
     cell = number * 78 + slot
     heads = np.flatnonzero(np.concatenate(([True], cell[1:] != cell[:-1])))
     tails = np.append(heads[1:], len(cell)) - 1
     opens, closes = np.full((2, count * 78), np.nan)
-    opens[cell[heads]], closes[cell[tails]] = tape.open[rows[heads]], tape.close[rows[tails]]
-    volume = np.bincount(cell, tape.volume[rows], count * 78)
+    opens[cell[heads]], closes[cell[tails]] = intraday.open[rows[heads]], intraday.close[rows[tails]]
+    volume = np.bincount(cell, intraday.volume[rows], count * 78)
     return opens.reshape(count, 78), closes.reshape(count, 78), volume.reshape(count, 78)
 
 
 def test_synthetic_market_repeats_with_its_seed() -> None:
-    """Two markets of one seed and day agree in every bar and headline; another seed or day does not."""
-    one, same, other, later = (
+    """Two markets of one seed and day agree in every bar and headline; another seed or day differs."""
+    first, same_seed, other_seed, other_day = (
         synthetic_market.make_market(*arguments)
         for arguments in ((3, DAY, 400), (3, DAY, 400), (4, DAY, 400), (3, date(2026, 11, 23), 400))
     )
-    assert list(one.assets().items()) == list(same.assets().items())
+    assert list(first.assets().items()) == list(same_seed.assets().items())
     for table in ("intraday", "daily"):
         for name in ("key", "open", "high", "low", "close", "volume"):
-            assert np.array_equal(getattr(getattr(one, table), name), getattr(getattr(same, table), name))
-    assert one.news.articles == same.news.articles
-    symbol = list(one.assets())[7]
-    past = [m.bars(symbol, timedelta(minutes=1), OPEN - timedelta(days=4), OPEN, OPEN) for m in (one, same)]
+            assert np.array_equal(
+                getattr(getattr(first, table), name), getattr(getattr(same_seed, table), name)
+            )
+    assert first.news.articles == same_seed.news.articles
+    symbol = list(first.assets())[7]
+    past = [
+        m.bars(symbol, timedelta(minutes=1), OPEN - timedelta(days=4), OPEN, OPEN) for m in (first, same_seed)
+    ]
     assert past[0].close.tolist() == past[1].close.tolist()
-    assert list(other.assets()) != list(one.assets())
-    assert list(later.assets()) == list(one.assets())
-    assert not np.array_equal(later.intraday.close, one.intraday.close)
+    assert list(other_seed.assets()) != list(first.assets())
+    assert list(other_day.assets()) == list(first.assets())
+    assert not np.array_equal(other_day.intraday.close, first.intraday.close)
 
 
 def test_synthetic_universe_has_the_requested_size(market: BarMarket) -> None:
-    """4,129 tradable common listings with the famous among them; others are there to be left out."""
+    """The universe has 4,129 tradable common listings, the famous ones included, and others that a scan must
+    leave out."""
     assets = market.assets().values()
     common = [
         a for a in assets if a.tradable and a.status == "active" and "." not in a.symbol.replace("BRK.B", "")
@@ -97,7 +102,7 @@ def test_synthetic_universe_has_the_requested_size(market: BarMarket) -> None:
 
 
 def test_synthetic_prices_and_turnover_match_measured_quantiles(market: BarMarket) -> None:
-    """Quantiles of price and daily dollar volume within a third of the measured ones."""
+    """Quantiles of price and daily dollar volume are within a third of the measured ones."""
     price, _, dollars = recorded_market.usual_activity(market.daily, len(market.assets()), DAY)
     listed = price > 0
     for found, table in ((price, PRICES), (dollars, DOLLAR_VOLUMES)):
@@ -106,25 +111,25 @@ def test_synthetic_prices_and_turnover_match_measured_quantiles(market: BarMarke
             assert np.quantile(found[listed], q) == pytest.approx(wanted, rel=0.34)
 
 
-@pytest.mark.parametrize("mood", [MarketRegime.QUIET, MarketRegime.GAP_UP, MarketRegime.SELL_OFF])
-def test_synthetic_gaps_follow_the_market_regime(mood: MarketRegime) -> None:
-    """Opening gaps of liquid stocks within half a point of the measured quantiles; a point in the tails."""
-    market = synthetic_market.make_market(5, DAY, regime=mood)
+@pytest.mark.parametrize("regime", [MarketRegime.QUIET, MarketRegime.GAP_UP, MarketRegime.SELL_OFF])
+def test_synthetic_gaps_follow_the_market_regime(regime: MarketRegime) -> None:
+    """Opening gaps of liquid stocks are within 0.5 points of the measured quantiles, 1 point in the tails."""
+    market = synthetic_market.make_market(5, DAY, regime=regime)
     found = market.snapshots(list(market.assets()), CLOSE)
     _, _, dollars = recorded_market.usual_activity(market.daily, len(market.assets()), DAY)
     liquid = (found.daily.open > 0) & (found.previous.close >= 1) & (dollars > 1e6)
     gap = (found.daily.open[liquid] / found.previous.close[liquid] - 1) * 100
     for q in CHECKED_QUANTILES:
-        wanted = np.interp(q, QUANTILES, OPENING_GAPS[mood])
+        wanted = np.interp(q, QUANTILES, OPENING_GAPS[regime])
         assert np.quantile(gap, q) == pytest.approx(wanted, abs=0.5 if 0.1 <= q <= 0.9 else 1.0), q
     large = float((np.abs(gap) > 4).mean())
     assert 0.02 < large < 0.5
 
 
 def test_synthetic_day_range_moves_and_volume_are_realistic(day: Mapping[str, Floats]) -> None:
-    """Range, open-to-close moves and volume against the average, within stated tolerances of a quiet day."""
+    """Range, open-to-close moves and volume ratio are within the stated tolerances of a quiet day."""
     assert 2.6 < np.median(day["range"]) < 4.8
-    # the measured day leaned to the up side; the generated one is symmetric, so half the width is compared
+    # the measured day leaned up and the generated one is symmetric, so half the width is compared
     for low, high, wanted in ((0.05, 0.95, 4.55), (0.25, 0.75, 1.25)):
         width = np.quantile(day["move"], high) - np.quantile(day["move"], low)
         assert width / 2 == pytest.approx(wanted, rel=0.3), high
@@ -134,7 +139,7 @@ def test_synthetic_day_range_moves_and_volume_are_realistic(day: Mapping[str, Fl
 
 
 def test_synthetic_intraday_profile_is_realistic(market: BarMarket) -> None:
-    """Volume and moves by time of day, missing intervals, and how stocks move together."""
+    """Volume and moves by time of day, missing intervals and correlations are within the measured ranges."""
     opens, closes, volume = five_minute_grid(market)
     _, _, dollars = recorded_market.usual_activity(market.daily, len(market.assets()), DAY)
     traded = dollars > 0
@@ -157,15 +162,16 @@ def test_synthetic_intraday_profile_is_realistic(market: BarMarket) -> None:
     returns = np.log(closes / opens)[liquid]
     full = returns[~np.isnan(returns).any(axis=1)]
     assert 20e-4 < np.median(full.std(axis=1)) < 33e-4
-    everybody = full.mean(axis=0)
-    together = [np.corrcoef(row, everybody)[0, 1] for row in full]
-    assert 0.2 < np.median(together) < 0.42
-    inertia = [np.corrcoef(row[:-1], row[1:])[0, 1] for row in full]
-    assert -0.15 < np.median(inertia) < 0.03
+    mean_return = full.mean(axis=0)
+    correlations = [np.corrcoef(row, mean_return)[0, 1] for row in full]
+    assert 0.2 < np.median(correlations) < 0.42
+    autocorrelations = [np.corrcoef(row[:-1], row[1:])[0, 1] for row in full]
+    assert -0.15 < np.median(autocorrelations) < 0.03
 
 
 def test_synthetic_spreads_widen_with_low_turnover_and_near_the_open(market: BarMarket) -> None:
-    """The most traded cost a basis point or two, small ones tens; at the open everybody costs more."""
+    """The highest turnover has spreads of one or two basis points, low turnover tens; all are wider at the
+    open."""
     symbols = list(market.assets())
     price, _, dollars = recorded_market.usual_activity(market.daily, len(symbols), DAY)
 
@@ -184,7 +190,7 @@ def test_synthetic_spreads_widen_with_low_turnover_and_near_the_open(market: Bar
 
 
 def test_synthetic_market_trades_before_the_open(market: BarMarket) -> None:
-    """At 09:15 the liquid and the newsworthy have traded, and the newest price is near the coming open."""
+    """At 09:15 liquid symbols and those with news have traded, and the newest price is near the later open."""
     at = OPEN - timedelta(minutes=15)
     found = market.snapshots(list(market.assets()), at)
     morning = int((OPEN - timedelta(hours=6)).timestamp())
@@ -198,7 +204,8 @@ def test_synthetic_market_trades_before_the_open(market: BarMarket) -> None:
 
 
 def test_synthetic_daily_bars_agree_with_their_minutes(market: BarMarket) -> None:
-    """Open and close lie inside high and low, each symbol has 85 days, and yesterday's minutes agree."""
+    """Open and close lie inside high and low, each symbol has 85 days, and yesterday's minutes add up to its
+    day."""
     for table in (market.intraday, market.daily):
         assert (table.low <= np.minimum(table.open, table.close)).all()
         assert (table.high >= np.maximum(table.open, table.close)).all()
@@ -221,7 +228,7 @@ def test_synthetic_daily_bars_agree_with_their_minutes(market: BarMarket) -> Non
 
 
 def test_synthetic_news_appears_before_and_during_the_day(market: BarMarket) -> None:
-    """30 to 60 invented names are in the news with a gap or a jump; real companies only in passing."""
+    """30 to 60 invented companies have news with a gap or a jump; real companies only appear in other news."""
     assert len(market.news.articles) > 200
     assert all(
         calendar.sessions_before(DAY, 1)[0].close <= a.published <= CLOSE for a in market.news.articles
@@ -236,20 +243,20 @@ def test_synthetic_news_appears_before_and_during_the_day(market: BarMarket) -> 
 
 
 def test_synthetic_patterns_continue_as_often_as_they_fail() -> None:
-    """Over many patterns, knowing one at its trigger is worth nothing: the outcomes cancel."""
+    """Over 3,000 patterns the mean outcome after the trigger is zero, so a pattern predicts nothing."""
     rng = np.random.default_rng(1)
-    outcomes, went_on = [], 0
+    outcomes, continued = [], 0
     for number in range(3000):
         setup = chart_setups.draw_setup(rng, number, 1, 0.03, 390, 0)
-        drawn = chart_setups.log_path(rng, setup, 390)
-        outcomes.append((drawn[-1] - drawn[setup.end]) / setup.height)
-        went_on += setup.succeeds
-    assert went_on / 3000 == pytest.approx(0.5, abs=0.03)
+        path = chart_setups.log_path(rng, setup, 390)
+        outcomes.append((path[-1] - path[setup.end]) / setup.height)
+        continued += setup.succeeds
+    assert continued / 3000 == pytest.approx(0.5, abs=0.03)
     assert np.mean(outcomes) == pytest.approx(0, abs=0.06)
 
 
 def test_synthetic_patterns_complete_at_all_hours() -> None:
-    """Some are complete soon after 09:45, some only in the afternoon."""
+    """Some patterns complete soon after 09:45, some only in the afternoon."""
     rng = np.random.default_rng(2)
     ends = [chart_setups.draw_setup(rng, n, 1, 0.03, 390, 0).end for n in range(500)]
     assert np.mean([15 < end <= 60 for end in ends]) > 0.25
@@ -257,7 +264,7 @@ def test_synthetic_patterns_complete_at_all_hours() -> None:
 
 
 def test_synthetic_half_day_ends_at_13_00() -> None:
-    """On the day after Thanksgiving the tape ends at 13:00, with the closing minute the busiest."""
+    """On the day after Thanksgiving trades end at 13:00, and the closing minute has the most volume."""
     short = synthetic_market.make_market(1, date(2026, 11, 27), 300)
     close = datetime(2026, 11, 27, 18, 0, tzinfo=UTC)
     assert short.intraday.starts.max() == int(close.timestamp()) - 60
@@ -266,13 +273,13 @@ def test_synthetic_half_day_ends_at_13_00() -> None:
 
 
 def test_synthetic_market_rejects_a_closed_day() -> None:
-    """There is no market on Thanksgiving."""
+    """Thanksgiving has no session."""
     with pytest.raises(ValueError, match="no session"):
         synthetic_market.make_market(1, date(2026, 11, 26), 50)
 
 
 def test_listings_file_has_every_symbol_with_its_sector(market: BarMarket, tmp_path: Path) -> None:
-    """Symbol, name and sector of every listing, as a trader's configuration reads them."""
+    """The file has symbol, name and sector of every listing, as the configuration reads them."""
     write_listings(market, tmp_path / "listings.csv")
     with (tmp_path / "listings.csv").open(newline="", encoding="utf-8") as file:
         rows = {row["symbol"]: row for row in csv.DictReader(file)}

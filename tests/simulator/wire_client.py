@@ -1,4 +1,5 @@
-"""A customer who knows the exchange by its wire alone: he sends, looks up and listens; the market is the test's."""
+"""Client that knows the exchange only by its wire protocol: it sends, queries and receives. The test controls
+the market."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -22,18 +23,19 @@ OTO = {"order_class": "oto", "stop_loss": {"stop_price": "95"}}
 
 
 class WireClient:
-    """Orders as JSON, answers as JSON, events from the socket; prices are printed on the tape by hand."""
+    """Sends orders and reads responses as JSON, records events from the socket, adds prints to the manual
+    feed."""
 
     def __init__(self, served: ServedExchange) -> None:
         self.served = served
         self.received: list[type_row] = []
 
-    # ------------------------------------------------------------------ asking
+    # ------------------------------------------------------------------ requests
 
     async def request(self, method: str, path: str, **more: Any) -> tuple[int, Any]:
-        """Status and parsed body of one request."""
-        answer = await self.served.request(method, path, **more)
-        return answer.status_code, orjson.loads(answer.content) if answer.content else None
+        """Send a request and return status and parsed body."""
+        response = await self.served.request(method, path, **more)
+        return response.status_code, orjson.loads(response.content) if response.content else None
 
     async def get(self, path: str) -> Any:
         status, body = await self.request("GET", path)
@@ -49,16 +51,16 @@ class WireClient:
     async def submit(
         self, side: str, qty: object, symbol: str = "AAPL", kind: str = "market", **more: Any
     ) -> type_row:
-        """An order that is taken, as the answer shows it."""
+        """Submit an order that must be accepted and return the response."""
         status, row = await self.post_order(side, qty, symbol, kind, **more)
         assert status == 200, row
-        taken: type_row = row
-        return taken
+        order: type_row = row
+        return order
 
     async def expect_rejection(
         self, side: str, qty: object, symbol: str = "AAPL", kind: str = "market", **more: Any
     ) -> tuple[int, type_row]:
-        """Status and body of a refusal; nothing may have been stored."""
+        """Return status and body of a rejection; check that nothing is stored."""
         before = await self.get("/v2/orders?status=all&limit=500")
         status, body = await self.post_order(side, qty, symbol, kind, **more)
         assert status >= 400, body
@@ -72,15 +74,15 @@ class WireClient:
         return await self.submit("sell", qty, symbol, "limit", **{**OCO, **more})
 
     async def get_order(self, row: type_row) -> type_row:
-        """The order as it is now, its legs inside it."""
-        found: type_row = await self.get(f"/v2/orders/{row['id']}?nested=true")
-        return found
+        """Read the order with its legs nested."""
+        order: type_row = await self.get(f"/v2/orders/{row['id']}?nested=true")
+        return order
 
     async def order_status(self, row: type_row) -> str:
         return str((await self.get_order(row))["status"])
 
     async def order_legs(self, row: type_row) -> tuple[type_row, type_row]:
-        """The target and the stop of a bracket."""
+        """Return the target and the stop of a bracket."""
         legs = (await self.get_order(row))["legs"]
         target = next(leg for leg in legs if leg["type"] == OrderType.LIMIT)
         return target, next(leg for leg in legs if leg is not target)
@@ -96,7 +98,7 @@ class WireClient:
         return await self.request("PATCH", f"/v2/orders/{row['id']}", json=changes)
 
     async def position_qty(self, symbol: str = "AAPL") -> str:
-        """The signed quantity of the position page; "0" when there is none."""
+        """Return the signed quantity of the position, "0" without one."""
         rows = await self.get("/v2/positions")
         return next((row["qty"] for row in rows if row["symbol"] == symbol), "0")
 
@@ -104,7 +106,7 @@ class WireClient:
         return Decimal((await self.get("/v2/account"))["buying_power"])
 
     async def assert_audit_clean(self) -> None:
-        """The exchange's own audit has nothing to say."""
+        """Check that the exchange's own audit finds no problem."""
         assert (await self.get("/admin/audit"))["problems"] == []
 
     # ------------------------------------------------------------------ time, the market, the admin API
@@ -130,20 +132,20 @@ class WireClient:
         return fault
 
     async def given_position(self, qty: int, symbol: str = "AAPL") -> type_row:
-        """Buy and be done, or sell short for a negative quantity."""
+        """Open a position with a filled market order; a negative quantity sells short."""
         row = await self.submit("buy" if qty > 0 else "sell", abs(qty), symbol)
         await self.advance()
         assert await self.position_qty(symbol) == str(qty)
         return row
 
-    # ------------------------------------------------------------------ listening
+    # ------------------------------------------------------------------ trade updates
 
     async def events(self, row: type_row | None = None) -> list[str]:
-        """The events told so far, of one order or of all."""
+        """Return the trade update events received so far, of one order or of all."""
         return [each["event"] for each in await self.updates(row)]
 
     async def updates(self, row: type_row | None = None) -> list[type_row]:
-        """The messages of those events."""
+        """Return the messages of those events."""
         async with asyncio.timeout(10):
             while len(self.received) < self.served.server.frames_sent:  # noqa: ASYNC110 - another task's list
                 await asyncio.sleep(0.001)
@@ -156,7 +158,8 @@ class WireClient:
 
 @asynccontextmanager
 async def wire_client(start: datetime | None = None, **settings: Any) -> AsyncIterator[WireClient]:
-    """A customer at a desk at eleven o'clock (or `start`), listening; `settings` are switches."""
+    """Connect a client to an exchange at 11:00 (or `start`), subscribed to trade updates; `settings` are
+    exchange settings."""
     async with (
         serve_exchange(scenario=ExchangeScenario(start)) as served,
         subscribed_socket(served.server) as socket,

@@ -1,4 +1,4 @@
-"""A database with a trading day begun, for the tests of the store."""
+"""Fixtures of the store tests: a database with a started trading day."""
 
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
@@ -11,7 +11,7 @@ from catalyst.store.pool import Store
 
 @pytest.fixture
 async def raw_rows(store: Store) -> AsyncIterator[RawRows]:
-    """A database with a day begun, and a connection to write to it directly."""
+    """Yield a connection that writes directly to a database with a started trading day."""
     async with store.read() as conn:
         raw_rows = RawRows(conn)
         await raw_rows.insert_day()
@@ -20,5 +20,5 @@ async def raw_rows(store: Store) -> AsyncIterator[RawRows]:
 
 @pytest.fixture
 def later() -> datetime:
-    """Five minutes after the day's first rows."""
+    """Return the time five minutes after the day's first rows."""
     return AT + timedelta(minutes=5)

@@ -1,4 +1,4 @@
-"""Rows written the raw way, so that what the database itself refuses can be seen."""
+"""Direct SQL writes for the tests of the database's own checks; no code of the daemon between."""
 
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -12,14 +12,14 @@ CYCLE = "20260408-091500"
 
 
 class RawRows:
-    """One connection, and short ways to say what a table should hold."""
+    """One connection with helpers that insert and update rows."""
 
     def __init__(self, conn: Connection) -> None:
         self.conn = conn
         self._ids = count(1)
 
     async def insert_day(self) -> None:
-        """A cycle, epoch 1, and the symbol AAPL as security 1."""
+        """Insert a cycle, set epoch 1, and create the symbol AAPL as security 1."""
         await self.conn.execute(
             """
             INSERT INTO trading_cycles (cycle_id, cycle_date, mode, max_positions, max_daily_loss, scan_frequency,
@@ -33,7 +33,7 @@ class RawRows:
         assert await self.conn.fetchval("SELECT get_or_create_security('AAPL')") == 1
 
     async def insert_order(self, *, journaled: bool = True, **columns: Any) -> int:
-        """An order of 100 AAPL as it is first written, `columns` apart, with its line in the journal."""
+        """Insert a new order of 100 AAPL and its journal row; `columns` overrides values. Return its id."""
         row = {
             "client_order_id": f"cat-{next(self._ids)}",
             "cycle_id": CYCLE,
@@ -72,7 +72,7 @@ class RawRows:
         )
 
     async def set_status(self, order_id: int, status: str, *, journaled: bool = True, **columns: Any) -> None:
-        """The order is `status` now, with its line in the journal."""
+        """Set the order's status and insert its journal row."""
         changes = {"status": status, **columns}
         assignments = ", ".join(f"{name} = ${n}" for n, name in enumerate(changes, start=2))
         async with self.conn.transaction():
@@ -98,7 +98,8 @@ class RawRows:
     async def insert_position(
         self, quantity: int = 100, *, symbol: str = "AAPL", ordered: int | None = None
     ) -> int:
-        """A long position of `quantity` shares at 190.00, with the entry that opened it; the position's id."""
+        """Insert a filled entry and its long position of `quantity` shares at 190.00. Return the position's
+        id."""
         security_id = await self.conn.fetchval("SELECT get_or_create_security($1)", symbol)
         entry = await self.insert_order(security_id=security_id, quantity=Decimal(ordered or quantity))
         await self.set_status(entry, "submitted", submitted_at=AT)
@@ -107,7 +108,7 @@ class RawRows:
         )
 
     async def fill_entry(self, entry: int, security_id: int, quantity: int, status: str) -> int:
-        """The first fill of `entry`, with everything it changes, in one transaction."""
+        """Insert the first fill of `entry` and all resulting changes in one transaction."""
         async with self.conn.transaction():
             await self.insert_fill(entry, quantity, quantity)
             position_id = await self.conn.fetchval(
@@ -125,7 +126,7 @@ class RawRows:
         return position_id
 
     async def insert_exit(self, position_id: int, **columns: Any) -> int:
-        """A market sell of 100 that leaves the position, `columns` apart."""
+        """Insert a market sell of 100 shares of the position; `columns` overrides values."""
         fields = {
             "order_purpose": "exit",
             "side": "sell",

@@ -1,4 +1,4 @@
-"""The embedded server: one for all who ask, alive as long as somebody needs it, safe whoever dies."""
+"""Embedded PostgreSQL server: shared by its users, stopped with the last one, safe after any crash."""
 
 import os
 import pwd
@@ -19,8 +19,8 @@ from catalyst.embedded import EmbeddedUnavailable
 
 ROOT = Path(__file__).parents[2]
 
-# Becomes the user it is told to be, starts the server, says its address, and obeys: `stop` lets go, the end of
-# the input is a normal exit.
+# Switch to the given user, start the server, print its DSN; `stop` on stdin releases the server, the end of
+# stdin is a normal exit.
 USER_SCRIPT = """
 import os, pwd, sys
 from pathlib import Path
@@ -75,7 +75,7 @@ def is_running(data_dir: Path) -> bool:
 
 
 def run(*command: object, **options: Any) -> "subprocess.CompletedProcess[str]":
-    """The command's end, with what it said."""
+    """Run the command; return its exit status and output."""
     return subprocess.run(
         [str(part) for part in command],
         stdin=subprocess.DEVNULL,
@@ -96,7 +96,7 @@ async def query(dsn: str, sql: str) -> object:
 
 @pytest.fixture
 def data_dir() -> Iterator[Path]:
-    """A directory that an unprivileged server can reach, as its parents are open."""
+    """Yield a data directory whose parents an unprivileged server may enter."""
     parent = Path(tempfile.mkdtemp(prefix="catalyst-embedded-"))
     parent.chmod(0o755)
     yield parent / "db"
@@ -105,7 +105,7 @@ def data_dir() -> Iterator[Path]:
 
 
 async def test_embedded_server_keeps_committed_rows_across_restart(data_dir: Path):
-    """Durable settings, no port, and after a stop and a start the same rows."""
+    """Durability settings are on, no port is open, and a stop and a start keep the rows."""
     with embedded.start(data_dir) as server:
         settings = {
             name: await query(server.dsn, f"SHOW {name}")
@@ -122,19 +122,19 @@ async def test_embedded_server_keeps_committed_rows_across_restart(data_dir: Pat
 
 
 async def test_embedded_server_stops_with_its_last_user(data_dir: Path):
-    """Three users share one server; it outlives the one that started it and ends with the last."""
+    """Three users share one server; it outlives the user that started it and stops with the last."""
     first, second = ServerUser(data_dir), ServerUser(data_dir)
     assert first.dsn == second.dsn
     with embedded.start(data_dir) as third:
         first.stop()
         first.finish()
-        second.finish()  # a normal exit lets go by itself
+        second.finish()  # a normal exit releases the server
         assert await query(third.dsn, "SELECT 1") == 1
     assert not is_running(data_dir)
 
 
 def test_concurrent_starts_share_one_embedded_server(data_dir: Path):
-    """Four processes ask for the same empty directory at the same moment: one cluster, one server, no error."""
+    """Four processes start with one empty directory at once: one cluster, one server, no error."""
     processes = [
         subprocess.Popen(
             [sys.executable, "-W", "error", "-c", USER_SCRIPT, str(data_dir)],
@@ -155,17 +155,18 @@ def test_concurrent_starts_share_one_embedded_server(data_dir: Path):
 
 
 async def test_embedded_server_counts_each_hold_of_one_process(data_dir: Path):
-    """Stopping one of two holds of the same process leaves the server to the other; stopping twice is once."""
-    one, two = embedded.start(data_dir), embedded.start(data_dir)
-    one.stop()
-    one.stop()
-    assert await query(two.dsn, "SELECT 1") == 1
-    two.stop()
+    """A process with two holds stops one: the server runs on for the other. A second stop of one hold has no
+    effect."""
+    first, second = embedded.start(data_dir), embedded.start(data_dir)
+    first.stop()
+    first.stop()
+    assert await query(second.dsn, "SELECT 1") == 1
+    second.stop()
     assert not is_running(data_dir)
 
 
 async def test_embedded_server_survives_kill_of_its_starter(data_dir: Path):
-    """After kill -9 of the process that started it the server answers, and a later user can end it."""
+    """After kill -9 of the process that started it, the server answers, and a later user can stop it."""
     starter = ServerUser(data_dir)
     await query(starter.dsn, "CREATE TABLE kept AS SELECT 1 AS x")
     starter.kill()
@@ -176,15 +177,15 @@ async def test_embedded_server_survives_kill_of_its_starter(data_dir: Path):
 
 
 async def test_killed_embedded_server_recovers_all_commits(data_dir: Path):
-    """After kill -9 of the server a start recovers it, with a stale pid file in its way."""
+    """After kill -9 of the server, a start recovers all commits in spite of a stale pid file."""
     server = embedded.start(data_dir)
     await query(server.dsn, "CREATE TABLE kept AS SELECT 1 AS x")
     pid_file = server.cluster / "postmaster.pid"
     os.kill(int(pid_file.read_text().splitlines()[0]), signal.SIGKILL)
     assert pid_file.exists()
-    while is_running(data_dir):  # its children notice at once, in their own time
+    while is_running(data_dir):  # its child processes end a little later
         os.sched_yield()
-    # The number in the file belongs to somebody else by now, as after a reboot.
+    # The pid in the file now belongs to another process, as after a reboot.
     lines = pid_file.read_text().splitlines()
     pid_file.write_text("\n".join([str(os.getpid()), *lines[1:]]) + "\n")
     with embedded.start(data_dir) as again:
@@ -193,7 +194,7 @@ async def test_killed_embedded_server_recovers_all_commits(data_dir: Path):
 
 
 async def test_half_created_cluster_is_recreated(data_dir: Path):
-    """A process killed while it created the cluster leaves nothing that stops the next."""
+    """A process killed while it creates the cluster leaves nothing that blocks the next start."""
     half = data_dir / "cluster.new"
     half.mkdir(parents=True)
     (half / "PG_VERSION").write_text("18\n")
@@ -202,7 +203,7 @@ async def test_half_created_cluster_is_recreated(data_dir: Path):
 
 
 async def test_embedded_server_works_with_path_too_long_for_socket(data_dir: Path):
-    """The socket moves to a short directory of its own, which goes when the server stops."""
+    """The socket moves to a short private directory, which is removed when the server stops."""
     deep = data_dir / ("deep" * 20) / ("deeper" * 10)
     with embedded.start(deep) as server:
         assert await query(server.dsn, "SELECT 1") == 1
@@ -212,22 +213,22 @@ async def test_embedded_server_works_with_path_too_long_for_socket(data_dir: Pat
 
 
 async def test_embedded_server_works_with_special_characters_in_path(data_dir: Path):
-    """Spaces, commas, quotes and letters beyond ASCII in the path are no obstacle."""
+    """The path may contain spaces, commas, quotes and non-ASCII letters."""
     with embedded.start(data_dir / "d'ata, “días” & c") as server:
         assert await query(server.dsn, "SELECT 1") == 1
 
 
 async def test_psql_and_pg_dump_accept_embedded_dsn(data_dir: Path):
-    """psql and pg_dump of the same wheel take the DSN as asyncpg does."""
+    """psql and pg_dump of the wheel accept the DSN that asyncpg accepts."""
     with embedded.start(data_dir) as server:
-        said = run(server.binaries / "psql", server.dsn, "-Atc", "SELECT current_user")
-        assert said.stdout == "catalyst\n"
+        result = run(server.binaries / "psql", server.dsn, "-Atc", "SELECT current_user")
+        assert result.stdout == "catalyst\n"
         dumped = run(server.binaries / "pg_dump", server.dsn)
         assert "PostgreSQL database dump complete" in dumped.stdout
 
 
 async def test_embedded_server_applies_settings_of_its_starter(data_dir: Path):
-    """A test server may trade durability for speed; only when it says so."""
+    """A test server may trade durability for speed, only on request."""
     with embedded.start(data_dir, settings={"fsync": "off", "work_mem": "7MB"}) as server:
         assert (await query(server.dsn, "SHOW fsync"), await query(server.dsn, "SHOW work_mem")) == (
             "off",
@@ -236,7 +237,7 @@ async def test_embedded_server_applies_settings_of_its_starter(data_dir: Path):
 
 
 def test_embedded_remove_refuses_while_in_use(data_dir: Path):
-    """Removing waits for nobody: it refuses while somebody holds the server."""
+    """Removal does not wait: it is refused while any process holds the server."""
     with embedded.start(data_dir) as server:
         with pytest.raises(EmbeddedUnavailable, match="in use"):
             embedded.remove_data_dir(data_dir)
@@ -247,7 +248,7 @@ def test_embedded_remove_refuses_while_in_use(data_dir: Path):
 
 
 def test_cluster_of_other_major_version_is_refused_with_advice(data_dir: Path):
-    """A cluster of an older server is not touched; the message says how to go on."""
+    """The cluster of an older major version is refused; the message says what to do."""
     with embedded.start(data_dir) as server:
         cluster = server.cluster
     (cluster / "PG_VERSION").write_text("15\n")
@@ -256,7 +257,7 @@ def test_cluster_of_other_major_version_is_refused_with_advice(data_dir: Path):
 
 
 def test_platform_without_wheel_error_names_database_url(data_dir: Path, monkeypatch: pytest.MonkeyPatch):
-    """No package, no binaries, Windows: each says that DATABASE_URL is the other way."""
+    """Without the package, without binaries and on Windows the error names DATABASE_URL as the alternative."""
     monkeypatch.setattr(embedded, "find_spec", lambda _: None)
     with pytest.raises(EmbeddedUnavailable, match=r"not installed.*DATABASE_URL"):
         embedded.start(data_dir)
@@ -266,14 +267,14 @@ def test_platform_without_wheel_error_names_database_url(data_dir: Path, monkeyp
 
 
 def test_unwritable_data_directory_error_names_path(tmp_path: Path):
-    """A file where the directory should be is an error with the path in it."""
+    """A file in place of the directory is an error that names the path."""
     (tmp_path / "file").write_text("")
     with pytest.raises(EmbeddedUnavailable, match="file"):
         embedded.start(tmp_path / "file" / "db")
 
 
 def test_embedded_start_prints_no_warning_or_output(data_dir: Path):
-    """With warnings as errors the import, the start and the stop are silent."""
+    """Import, start and stop print nothing, with warnings as errors."""
     code = (
         "import sys; from pathlib import Path; from catalyst import embedded;"
         "embedded.start(Path(sys.argv[1])).stop()"
@@ -291,18 +292,20 @@ requires_nobody_user = pytest.mark.skipif(
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 class TestAsRoot:
     async def test_embedded_server_of_root_runs_as_unprivileged_user(self, data_dir: Path):
-        """PostgreSQL refuses root; its processes and files belong to an unprivileged user, whom peers cannot be."""
+        """PostgreSQL refuses root: processes and files belong to an unprivileged user, who cannot log in as a
+        peer."""
         with embedded.start(data_dir) as server:
             owner = server.cluster.stat().st_uid
             assert owner != 0
             assert server.cluster.stat().st_mode & 0o077 == 0
-            said = run(server.binaries / "psql", server.dsn, "-Atc", "SELECT 1", user=owner)
-            assert said.returncode != 0
-            assert "Peer authentication failed" in said.stderr or "Permission denied" in said.stderr
+            result = run(server.binaries / "psql", server.dsn, "-Atc", "SELECT 1", user=owner)
+            assert result.returncode != 0
+            assert "Peer authentication failed" in result.stderr or "Permission denied" in result.stderr
 
     @requires_nobody_user
     async def test_root_can_join_embedded_server_of_ordinary_user(self, data_dir: Path):
-        """Nobody starts a server below a directory of theirs; root may join it and is the catalyst user there."""
+        """User `nobody` starts a server below its own directory; root may join it and is the user catalyst
+        there."""
         home = data_dir.parent / "nobody"
         home.mkdir()
         shutil.chown(home, "nobody")
@@ -316,14 +319,15 @@ class TestAsRoot:
 
     @requires_nobody_user
     def test_embedded_server_of_root_refuses_other_users(self, data_dir: Path):
-        """Another user who tries to share root's server is refused with a sentence."""
+        """Another user who tries to share root's server is refused with a message."""
         with embedded.start(data_dir):
             ended = run(sys.executable, "-c", USER_SCRIPT, data_dir, "nobody", cwd=ROOT)
             assert ended.returncode != 0
             assert "cannot use" in ended.stderr
 
     async def test_cluster_below_root_only_directory_is_kept_elsewhere(self, tmp_path: Path):
-        """Below a directory that only root may enter, the cluster is kept elsewhere and no mode is widened."""
+        """For a data directory that only root may enter, the cluster is stored elsewhere and no mode is
+        widened."""
         home = tmp_path / "home"
         home.mkdir(mode=0o700)
         data_dir = home / "db"
@@ -340,7 +344,7 @@ class TestAsRoot:
     async def test_unreachable_binaries_are_copied_once_per_release(
         self, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ):
-        """A wheel below a closed directory is copied, once for each release, to where the server may run it."""
+        """A wheel below a closed directory is copied once for each release to where the server may run it."""
         closed = tmp_path / "closed"
         closed.mkdir(mode=0o700)
         package = embedded.find_binaries().parents[1]
@@ -358,12 +362,12 @@ class TestAsRoot:
 
 
 def test_stop_keeps_socket_directory_it_did_not_create(tmp_path: Path) -> None:
-    """Somebody started the server by himself with a socket elsewhere: what lies there stays."""
+    """A socket directory of another owner, or one with other files in it, stays; an own empty one is removed."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    (elsewhere / "letters").write_text("mine")
+    (elsewhere / "other-file").write_text("mine")
     embedded._remove_socket_dir(elsewhere, tmp_path / "cluster")
-    assert (elsewhere / "letters").read_text() == "mine"
+    assert (elsewhere / "other-file").read_text() == "mine"
 
     made = tmp_path / f"{embedded._SOCKET_DIR_PREFIX}1"
     made.mkdir()
@@ -371,9 +375,9 @@ def test_stop_keeps_socket_directory_it_did_not_create(tmp_path: Path) -> None:
     embedded._remove_socket_dir(made, tmp_path / "cluster")
     assert not made.exists()
 
-    kept = tmp_path / f"{embedded._SOCKET_DIR_PREFIX}2"
-    kept.mkdir()
-    (kept / "letters").write_text("mine")
+    nonempty = tmp_path / f"{embedded._SOCKET_DIR_PREFIX}2"
+    nonempty.mkdir()
+    (nonempty / "other-file").write_text("mine")
     with pytest.raises(OSError, match="not empty"):
-        embedded._remove_socket_dir(kept, tmp_path / "cluster")
-    assert (kept / "letters").read_text() == "mine"
+        embedded._remove_socket_dir(nonempty, tmp_path / "cluster")
+    assert (nonempty / "other-file").read_text() == "mine"

@@ -1,4 +1,4 @@
-"""The account's lock and the ear for commands live and die with their connections."""
+"""The account lock and the command listener are valid while their connections are open."""
 
 import asyncio
 
@@ -10,7 +10,7 @@ from catalyst.store.pool import Store
 
 
 async def _terminate_sessions(dsn: str, name: str) -> None:
-    """End every session of that name from the server's side."""
+    """End every session of that name on the server."""
     conn = await asyncpg.connect(dsn)
     await conn.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1", name
@@ -19,7 +19,7 @@ async def _terminate_sessions(dsn: str, name: str) -> None:
 
 
 async def test_account_lock_is_exclusive_per_account(database: str):
-    """The second taker gets nothing, another account is free, and a released lock can be taken again."""
+    """A second acquire returns nothing, another account is free, and a released lock can be acquired again."""
     first = await acquire_account_lock(database, "PA1")
     assert first is not None
     assert await acquire_account_lock(database, "PA1") is None
@@ -34,7 +34,8 @@ async def test_account_lock_is_exclusive_per_account(database: str):
 
 
 async def test_account_lock_is_lost_with_its_connection(database: str):
-    """When the server cuts the session `lost` is set, the beat says so, and somebody else may have the lock."""
+    """When the server ends the session, `lost` is set, the ping fails, and another process can acquire the
+    lock."""
     lock = await acquire_account_lock(database, "PA1")
     assert lock is not None
     await _terminate_sessions(database, "catalyst lock")
@@ -48,7 +49,7 @@ async def test_account_lock_is_lost_with_its_connection(database: str):
 
 
 def test_account_lock_keys_fit_bigint_and_differ():
-    """A key is a signed 64-bit number that depends on the account alone."""
+    """A key is a signed 64-bit number that depends on the account only."""
     keys = {lock_key(f"PA{n}") for n in range(1000)}
     assert len(keys) == 1000
     assert all(-(2**63) <= key < 2**63 for key in keys)
@@ -56,7 +57,7 @@ def test_account_lock_keys_fit_bigint_and_differ():
 
 
 async def test_listener_receives_notifications_after_it_opened(store: Store):
-    """A notification sets `heard`; another channel's does not."""
+    """A notification on the listener's channel sets `notified`."""
     listener = await listen(store.dsn, "catalyst_commands")
     async with store.statement("other") as conn:
         await conn.execute("SELECT pg_notify('catalyst_answers', '1')")
@@ -69,7 +70,7 @@ async def test_listener_receives_notifications_after_it_opened(store: Store):
 
 
 async def test_lost_listener_connection_wakes_waiters(store: Store):
-    """A lost connection sets `lost` and wakes whoever waits, so that he looks for himself."""
+    """A lost connection sets `lost` and `notified`, so that each waiter wakes and reads the database itself."""
     listener = await listen(store.dsn, "catalyst_commands")
     await _terminate_sessions(store.dsn, "catalyst listen catalyst_commands")
     async with asyncio.timeout(10):

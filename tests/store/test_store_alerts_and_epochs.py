@@ -1,4 +1,4 @@
-"""Proposals, alerts, risk events, quarantine, proofs, epochs: what the day leaves behind."""
+"""Proposals, alerts, risk events, quarantine, flat proofs and epochs in the database."""
 
 import asyncio
 from datetime import datetime, timedelta
@@ -35,9 +35,9 @@ async def _propose(raw_rows: RawRows, expires_at: datetime) -> int:
 
 
 async def test_first_proposal_decision_holds(raw_rows: RawRows, later: datetime):
-    """A proposal is decided once; who comes second is told what was decided."""
+    """A proposal is decided once; a second decision returns the first."""
     proposal_id = await _propose(raw_rows, later)
-    assert [one.proposal_id for one in await proposals.waiting(raw_rows.conn)] == [proposal_id]
+    assert [proposal.proposal_id for proposal in await proposals.waiting(raw_rows.conn)] == [proposal_id]
     proposal, mine = await proposals.decide(raw_rows.conn, proposal_id, Decision.APPROVED, by="ann", at=AT)
     assert (proposal.decision, proposal.decided_by, proposal.symbol, mine) == (
         "approved",
@@ -52,7 +52,7 @@ async def test_first_proposal_decision_holds(raw_rows: RawRows, later: datetime)
 
 
 async def test_late_approval_expires_proposal(raw_rows: RawRows, later: datetime):
-    """Past its end a proposal cannot be approved, not even by whoever was first."""
+    """After its expiry a proposal cannot be approved, not even by the first decision."""
     proposal_id = await _propose(raw_rows, later)
     proposal, mine = await proposals.decide(
         raw_rows.conn, proposal_id, Decision.APPROVED, by="ann", at=later + timedelta(seconds=1), note="yes"
@@ -63,10 +63,12 @@ async def test_late_approval_expires_proposal(raw_rows: RawRows, later: datetime
 
 
 async def test_proposals_expire_once_by_callers_clock(raw_rows: RawRows, later: datetime):
-    """Those whose time is over are decided as expired, once, and the others wait on."""
-    over = await _propose(raw_rows, later)
+    """Each proposal past its expiry is decided as expired once; the others still wait."""
+    expired_id = await _propose(raw_rows, later)
     await _propose(raw_rows, later + timedelta(minutes=5))
-    assert [one.proposal_id for one in await proposals.expire(raw_rows.conn, at=later)] == [over]
+    assert [proposal.proposal_id for proposal in await proposals.expire(raw_rows.conn, at=later)] == [
+        expired_id
+    ]
     assert await proposals.expire(raw_rows.conn, at=later) == []
     assert len(await proposals.waiting(raw_rows.conn)) == 1
 
@@ -85,7 +87,7 @@ async def _alert(store: Store, key: str, at: datetime = AT, message: str = "m") 
 
 
 async def test_identical_alerts_at_once_are_one_row(store: Store):
-    """Eight tasks raise one alert at the same moment: one row, seven repeats."""
+    """Eight tasks raise one alert at once: one row, seven repeats."""
     fresh = await asyncio.gather(*(_alert(store, "k") for _ in range(8)))
     assert sorted(fresh) == [False] * 7 + [True]
     async with store.read() as conn:
@@ -94,7 +96,7 @@ async def test_identical_alerts_at_once_are_one_row(store: Store):
 
 
 async def test_alert_repeats_after_its_window(store: Store):
-    """A trouble that lasts is told again when its window is over; another key is another alert."""
+    """A persistent problem raises a new alert after the window; another key is another alert."""
     assert await _alert(store, "k")
     assert not await _alert(store, "k", AT + alerts.DEDUPE_WINDOW - timedelta(seconds=1))
     assert await _alert(store, "k", AT + alerts.DEDUPE_WINDOW)
@@ -102,7 +104,7 @@ async def test_alert_repeats_after_its_window(store: Store):
 
 
 async def test_alert_outbox_retries_until_delivered(store: Store, later: datetime):
-    """A failed delivery waits for its next time, a delivered alert is never due again."""
+    """A failed delivery waits for its next time; a delivered alert is never due again."""
     await _alert(store, "k", message="x\x00y")
     async with store.tx("deliver") as conn:
         (alert,) = await alerts.due(conn, at=AT)
@@ -118,7 +120,7 @@ async def test_alert_outbox_retries_until_delivered(store: Store, later: datetim
 
 
 async def test_alert_is_rolled_back_with_its_transaction(store: Store):
-    """A rolled-back command is not announced."""
+    """A transaction that is rolled back leaves no alert."""
 
     async def step() -> None:
         async with store.tx("event") as conn:
@@ -132,7 +134,7 @@ async def test_alert_is_rolled_back_with_its_transaction(store: Store):
 
 
 async def test_risk_events_are_filtered_by_time_and_severity(raw_rows: RawRows, later: datetime):
-    """The latest first for the operator, in order for the report."""
+    """The operator's list begins with the latest event; the report's list is in order of time."""
     for severity, at in (("INFO", AT), ("WARNING", later)):
         await risk_events.put(
             raw_rows.conn, event_type="E", severity=severity, message="m", facts={"loss": Decimal("1.5")}, at=at,
@@ -157,18 +159,20 @@ async def test_risk_events_are_filtered_by_time_and_severity(raw_rows: RawRows, 
     ids=["bytes", "surrogate", "object", "list"],
 )
 async def test_quarantine_stores_any_payload(raw_rows: RawRows, payload: object, raw: str):
-    """Any payload has a place, with the hash of what came; it waits until somebody has looked at it."""
-    kept = await quarantine.put(raw_rows.conn, source="stream", reason="unparsable", payload=payload, at=AT)
+    """Any payload is stored with the hash of its bytes and stays unresolved until an operator resolves it."""
+    quarantine_id = await quarantine.put(
+        raw_rows.conn, source="stream", reason="unparsable", payload=payload, at=AT
+    )
     (row,) = await quarantine.unresolved(raw_rows.conn)
     assert row.raw.replace("\ufffd\ufffd\ufffd", "???") == raw
     assert len(row.raw_sha256) == 64
-    assert await quarantine.resolve(raw_rows.conn, kept, by="ann", note="a new status", at=AT)
-    assert not await quarantine.resolve(raw_rows.conn, kept, by="bob", note="mine", at=AT)
+    assert await quarantine.resolve(raw_rows.conn, quarantine_id, by="ann", note="a new status", at=AT)
+    assert not await quarantine.resolve(raw_rows.conn, quarantine_id, by="bob", note="mine", at=AT)
     assert await quarantine.count_unresolved(raw_rows.conn) == 0
 
 
 async def test_flat_proof_requires_zero_orders_and_positions_at_broker(raw_rows: RawRows):
-    """A proof says flat only with zero orders and zero positions at the broker."""
+    """A flat proof requires zero orders and zero positions at the broker."""
     base = {
         "cycle_id": CYCLE, "at": AT, "cause": "MARKET_CLOSE", "requested_by": "daemon", "stored_orders": 0,
         "stored_positions": 0,
@@ -189,7 +193,7 @@ async def test_flat_proof_requires_zero_orders_and_positions_at_broker(raw_rows:
 
 
 async def test_each_start_gets_a_new_epoch(store: Store, later: datetime):
-    """Epochs count up, each with its manifest; the old one's heartbeat finds out, its orders are refused."""
+    """Epochs count up, each with its run data; the heartbeat and the orders of an old epoch are refused."""
     async with store.tx("start") as conn:
         assert (await daemon_epoch.current(conn)).epoch == 0
         first = await daemon_epoch.begin_epoch(conn, "PA1", RUN, at=AT)
@@ -206,7 +210,7 @@ async def test_each_start_gets_a_new_epoch(store: Store, later: datetime):
 
 
 async def test_two_simultaneous_starts_get_two_epochs(store: Store):
-    """No two daemons ever share a number."""
+    """Eight simultaneous starts get eight different epochs."""
 
     async def start() -> int:
         async with store.tx("start") as conn:
@@ -216,7 +220,7 @@ async def test_two_simultaneous_starts_get_two_epochs(store: Store):
 
 
 async def test_database_is_pinned_to_one_account(store: Store):
-    """The first start pins the account; the keys of another are refused by name and nothing changes."""
+    """The first start pins the account; another account is refused by name and changes nothing."""
     async with store.tx("start") as conn:
         await daemon_epoch.begin_epoch(conn, "PA1", RUN, at=AT)
     async with store.tx("start") as conn:
@@ -226,7 +230,7 @@ async def test_database_is_pinned_to_one_account(store: Store):
 
 
 async def test_takeover_waits_for_open_order_write(raw_rows: RawRows, store: Store):
-    """A takeover waits for the write that is open; the next write of the old epoch is refused."""
+    """A takeover waits for the open write; the next write of the old epoch is refused."""
     begun = asyncio.Event()
 
     async def take_over() -> int:
@@ -244,7 +248,7 @@ async def test_takeover_waits_for_open_order_write(raw_rows: RawRows, store: Sto
 
 
 async def test_pipeline_views_summarise_orders_and_positions(raw_rows: RawRows):
-    """Orders by what became of them, positions and P&L of the cycle, attempts that never became positions."""
+    """The views show orders by result, positions and P&L of the cycle, and entry attempts without a position."""
     await raw_rows.insert_position()
     await raw_rows.conn.execute("UPDATE positions SET unrealized_pnl = 12.5")
     for status in ("rejected", "cancelled"):

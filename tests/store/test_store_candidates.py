@@ -1,4 +1,4 @@
-"""Scans at rest: the funnel, the candidates, what each stage saw, and the whole frame."""
+"""Stored scans: the counts per stage, the candidates, each stage's results and the full frame."""
 
 import os
 from dataclasses import asdict
@@ -43,7 +43,7 @@ def candidate(rank: int, **fields: object) -> Candidate:
 
 
 async def test_stored_scan_round_trips(raw_rows: RawRows):
-    """Counts, times, candidates with every score, headlines, patterns, indicators and the frame, byte for byte."""
+    """Counts, times, all scores, headlines, patterns, indicators and the frame are read back byte for byte."""
     best = Candidate(
         symbol="AAPL",
         rank_in_scan=1,
@@ -105,7 +105,7 @@ async def test_stored_scan_round_trips(raw_rows: RawRows):
 
 
 async def test_scan_insert_takes_constant_number_of_statements(raw_rows: RawRows):
-    """A full scan with a thousand headlines is a fixed number of round trips, whatever its size."""
+    """A scan with 200 candidates and a thousand headlines takes as many statements as one with two."""
 
     async def statements(rows: int) -> int:
         seen = []
@@ -143,7 +143,7 @@ async def test_scan_insert_takes_constant_number_of_statements(raw_rows: RawRows
     ids=str,
 )
 async def test_scan_insert_is_atomic(raw_rows: RawRows, wrong: dict[str, object], error: type[Exception]):
-    """A row that cannot be (rank, duplicate, refusal without reason) takes the whole scan back."""
+    """One invalid row (rank, duplicate, refusal without reason, unknown stage) rolls back the whole scan."""
 
     async def record() -> None:
         async with raw_rows.conn.transaction():
@@ -155,15 +155,15 @@ async def test_scan_insert_is_atomic(raw_rows: RawRows, wrong: dict[str, object]
 
 
 async def test_headline_with_unstorable_characters_is_cleaned(raw_rows: RawRows):
-    """A headline with NUL and a lone surrogate is kept without them."""
+    """NUL and a lone surrogate in a headline are replaced."""
     news = [HeadlineRecord("AAPL", "a\x00b\ud800c", "wire", AT, AT, 0.0)]
     scan_id = await candidates.record(raw_rows.conn, SCAN, [], news=news)
-    (kept,) = await candidates.headlines_of(raw_rows.conn, scan_id, "AAPL")
-    assert kept.headline == "a�b?c"
+    (stored,) = await candidates.headlines_of(raw_rows.conn, scan_id, "AAPL")
+    assert stored.headline == "a�b?c"
 
 
 async def test_candidate_records_proposal_and_order(raw_rows: RawRows):
-    """A candidate that was proposed and then ordered says so, with its signal."""
+    """A candidate's status goes from proposed to ordered and keeps its signal."""
     scan_id = await candidates.record(raw_rows.conn, SCAN, [candidate(1), candidate(2)])
     await candidates.set_status(raw_rows.conn, scan_id, "S001", status="proposed", signal_id="sig")
     await candidates.set_status(raw_rows.conn, scan_id, "S001", status="ordered")
@@ -173,7 +173,7 @@ async def test_candidate_records_proposal_and_order(raw_rows: RawRows):
 
 
 async def test_dropped_scan_frame_reads_as_missing(raw_rows: RawRows):
-    """Old frames may be dropped; their scans stay."""
+    """Deleting old frames keeps their scans."""
     scan_id = await candidates.record(
         raw_rows.conn, Scan(**{**asdict(SCAN), "frame": FrameBlob("f", 1, b"x")}), []
     )

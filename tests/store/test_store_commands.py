@@ -1,4 +1,4 @@
-"""The operator's orders: taken once, answered once, heard by both sides."""
+"""Operator commands: taken once, answered once, both sides notified."""
 
 import asyncio
 from datetime import datetime, timedelta
@@ -24,7 +24,7 @@ async def _take_command(store: Store) -> commands.Command | None:
 
 
 async def test_command_notifies_daemon_on_commit(store: Store):
-    """The notification comes with the commit, and the row says what was asked and by whom."""
+    """The notification arrives with the commit; the row has the request and its author."""
     listener = await listen(store.dsn, commands.COMMAND_CHANNEL)
     command_id = await _insert_command(store, "close", symbol="AAPL")
     async with asyncio.timeout(10):
@@ -37,18 +37,18 @@ async def test_command_notifies_daemon_on_commit(store: Store):
 
 
 async def test_commands_are_taken_once_in_order(store: Store):
-    """Ten takers at once share out five commands, none twice; afterwards there is nothing to take."""
-    asked = [await _insert_command(store) for _ in range(5)]
+    """Ten concurrent takers share five commands, each taken once; then none is left."""
+    command_ids = [await _insert_command(store) for _ in range(5)]
     taken = await asyncio.gather(*(_take_command(store) for _ in range(10)))
-    assert sorted(one.command_id for one in taken if one is not None) == asked
+    assert sorted(command.command_id for command in taken if command is not None) == command_ids
     assert await _take_command(store) is None
     async with store.read() as conn:
-        assert [one.command_id for one in await commands.unfinished(conn)] == asked
-        assert [one.command_id for one in await commands.recent(conn, 2)] == asked[:-3:-1]
+        assert [command.command_id for command in await commands.unfinished(conn)] == command_ids
+        assert [command.command_id for command in await commands.recent(conn, 2)] == command_ids[:-3:-1]
 
 
 async def test_command_waiter_receives_answer_across_connections(database: str):
-    """The waiting side returns with the answer as soon as it is committed, across connections."""
+    """The waiter returns the answer on its own connection as soon as it is committed."""
     store = await open_store(database, SystemClock())
     command_id = await _insert_command(store)
     waiting = asyncio.create_task(commands.wait(store, command_id, max_wait=timedelta(minutes=1)))
@@ -62,7 +62,7 @@ async def test_command_waiter_receives_answer_across_connections(database: str):
 
 
 async def test_command_wait_times_out_by_store_clock(store: Store, clock):
-    """Without a daemon the wait returns the command as it stands, by the store's clock."""
+    """Without a daemon the wait times out by the store's clock and returns the unanswered command."""
     command_id = await _insert_command(store)
     waiting = asyncio.create_task(commands.wait(store, command_id, max_wait=timedelta(seconds=10)))
     while not waiting.done():
@@ -82,7 +82,7 @@ async def test_second_command_answer_is_an_error(store: Store):
 
 
 async def test_withdrawn_command_is_never_taken(store: Store, later: datetime):
-    """Who stops waiting takes the order back, unless the daemon has it already."""
+    """A client that stops waiting withdraws its command, unless the daemon has taken it."""
     first, second = await _insert_command(store), await _insert_command(store)
     async with store.tx("withdraw") as conn:
         assert await commands.withdraw(conn, first, reason="no daemon answered", at=later)
@@ -95,7 +95,7 @@ async def test_withdrawn_command_is_never_taken(store: Store, later: datetime):
 
 
 async def test_unknown_command_id_raises_key_error(store: Store):
-    """Asking for an id that does not exist says so."""
+    """An unknown id raises KeyError."""
     async with store.read() as conn:
         with pytest.raises(KeyError):
             await commands.get(conn, 1)

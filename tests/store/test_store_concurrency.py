@@ -1,7 +1,5 @@
-"""Real concurrency: twenty connections at each guarded function, in the same instant, a hundred times over.
-
-What a single schedule of steps cannot show: deadlocks, a second winner, a share promised twice.
-"""
+"""Concurrency tests: twenty connections call one guarded function at once, a hundred rounds each. They show
+what one fixed schedule of steps cannot: deadlocks, a second winner, a share reserved twice."""
 
 import asyncio
 from collections import Counter
@@ -45,7 +43,7 @@ RUN_INFO = RunInfo("0", "", "hash", "", 1)
 
 @pytest.fixture
 async def concurrent_store(database: str, clock: ManualClock) -> AsyncIterator[Store]:
-    """A store of twenty connections and one to spare."""
+    """Open a store with twenty connections and one spare."""
     store = await open_store(database, clock, size=CONNECTIONS + 1)
     async with store.read() as conn:
         await RawRows(conn).insert_day()
@@ -54,19 +52,19 @@ async def concurrent_store(database: str, clock: ManualClock) -> AsyncIterator[S
 
 
 async def run_concurrently(store: Store, work: Callable[[Connection, int], Awaitable[T]]) -> list[T]:
-    """What `work` returned to each of twenty, each in a transaction of its own, all let go at the same moment."""
+    """Call `work` in twenty transactions at once; return the results."""
     ready = asyncio.Barrier(CONNECTIONS)
 
-    async def one(number: int) -> T:
+    async def run_one(number: int) -> T:
         async with store.tx("at_once") as conn:
             await ready.wait()
             return await work(conn, number)
 
-    return list(await asyncio.gather(*(one(number) for number in range(CONNECTIONS))))
+    return list(await asyncio.gather(*(run_one(number) for number in range(CONNECTIONS))))
 
 
 def new_order(cid: str, symbol: str = "AAPL", **facts: Any) -> NewOrder:
-    """An order of 100 shares; an entry, unless `facts` say otherwise."""
+    """Return an order of 100 shares; an entry unless `facts` overrides it."""
     return NewOrder(
         **{
             "client_order_id": cid,
@@ -86,18 +84,21 @@ def new_order(cid: str, symbol: str = "AAPL", **facts: Any) -> NewOrder:
 
 
 async def insert_submitted(store: Store, new: NewOrder) -> int:
-    async with store.tx("given") as conn:
-        return await orders.insert(conn, new, status=Status.SUBMITTED, at=AT, source="submit", note="given")
+    async with store.tx("prepare") as conn:
+        return await orders.insert(
+            conn, new, status=Status.SUBMITTED, at=AT, source="submit", note="prepared"
+        )
 
 
 @pytest.mark.promise("L3b")
 async def test_concurrent_exits_reserve_no_share_twice(concurrent_store: Store) -> None:
-    """Twenty exits of one position: one is written, nineteen are refused, and never is more promised than held."""
+    """Of twenty exits of one position one is written and nineteen are refused; the reserved quantity never
+    exceeds the position."""
     async with concurrent_store.read() as conn:
         position = await RawRows(conn).insert_position()
     for turn in range(ROUNDS):
 
-        async def leave(conn: Connection, number: int, turn: int = turn) -> int | None:
+        async def insert_exit(conn: Connection, number: int, turn: int = turn) -> int | None:
             new = new_order(f"x-{turn}-{number}", purpose=Purpose.EXIT, side=Side.SELL, position_id=position)
             try:
                 async with conn.transaction():
@@ -107,9 +108,13 @@ async def test_concurrent_exits_reserve_no_share_twice(concurrent_store: Store) 
             except ExitExceedsPosition:
                 return None
 
-        written = [one for one in await run_concurrently(concurrent_store, leave) if one is not None]
+        written = [
+            order_id
+            for order_id in await run_concurrently(concurrent_store, insert_exit)
+            if order_id is not None
+        ]
         assert len(written) == 1
-        async with concurrent_store.tx("then") as conn:
+        async with concurrent_store.tx("check") as conn:
             assert await pipeline_views.open_exit_quantity(conn, position) == 100
             await orders.transition(
                 conn,
@@ -124,15 +129,15 @@ async def test_concurrent_exits_reserve_no_share_twice(concurrent_store: Store) 
 
 @pytest.mark.promise("L3b")
 async def test_concurrent_reports_book_each_fill_once(concurrent_store: Store, clock: ManualClock) -> None:
-    """Stream, poll, reconciliation and recovery tell of the same two fills, ten of each at once: each is booked
-    once, the position holds the last word, and its cost is theirs."""
-    asking = AlpacaBroker(clock, base_url="http://127.0.0.1:1", key="k", secret="s")
-    ledgers = [OrderLedger(concurrent_store, asking, clock, 1) for _ in range(CONNECTIONS)]
+    """Twenty sources report two fills at once, ten reports each: each fill is booked once, and the position
+    has the final quantity and the cost of both."""
+    broker = AlpacaBroker(clock, base_url="http://127.0.0.1:1", key="k", secret="s")
+    ledgers = [OrderLedger(concurrent_store, broker, clock, 1) for _ in range(CONNECTIONS)]
     for turn in range(ROUNDS):
         order_id = await insert_submitted(
             concurrent_store, new_order(f"f-{turn}", f"S{turn:03}".translate(LETTERS))
         )
-        async with concurrent_store.tx("given") as conn:
+        async with concurrent_store.tx("prepare") as conn:
             await orders.set_broker_id(
                 conn, order_id, broker_id=f"b-{turn}", broker_status="new", at=AT, epoch=1
             )
@@ -153,7 +158,7 @@ async def test_concurrent_reports_book_each_fill_once(concurrent_store: Store, c
             )
 
         await asyncio.gather(*(book_fill(number) for number in range(CONNECTIONS)))
-        for number in (0, 1):  # what came too early for its place is told again, as every source does
+        for number in (0, 1):  # a report that came out of order is repeated, as every source repeats it
             await book_fill(number)
         async with concurrent_store.read() as conn:
             row = await orders.get(conn, order_id)
@@ -163,11 +168,11 @@ async def test_concurrent_reports_book_each_fill_once(concurrent_store: Store, c
             held = await conn.fetchrow(
                 "SELECT quantity, cost FROM positions WHERE position_id = $1", row.position_id
             )
-        assert [tuple(one) for one in booked] == [(40, 40), (100, 60)]
+        assert [tuple(fill) for fill in booked] == [(40, 40), (100, 60)]
         assert (row.status, row.filled_qty) == (Status.FILLED, 100)
         assert held is not None
         assert tuple(held) == (100, Decimal("19060"))
-    await asking.close()
+    await broker.close()
 
 
 LETTERS = str.maketrans("0123456789", "ABCDEFGHIJ")  # a symbol has no digits
@@ -175,11 +180,11 @@ LETTERS = str.maketrans("0123456789", "ABCDEFGHIJ")  # a symbol has no digits
 
 @pytest.mark.promise("L3b")
 async def test_concurrent_transitions_change_order_once(concurrent_store: Store) -> None:
-    """Twenty say that the same order is cancelled: one moves it, the others learn that somebody was first."""
+    """Twenty callers cancel one order: one transition is written, the others get StaleOrder."""
     for turn in range(ROUNDS):
         order_id = await insert_submitted(concurrent_store, new_order(f"m-{turn}"))
 
-        async def move(conn: Connection, _: int, order_id: int = order_id) -> bool:
+        async def cancel(conn: Connection, _: int, order_id: int = order_id) -> bool:
             try:
                 async with conn.transaction():
                     await orders.transition(
@@ -195,7 +200,7 @@ async def test_concurrent_transitions_change_order_once(concurrent_store: Store)
                 return False
             return True
 
-        assert sum(await run_concurrently(concurrent_store, move)) == 1
+        assert sum(await run_concurrently(concurrent_store, cancel)) == 1
         async with concurrent_store.read() as conn:
             lines = await conn.fetchval(
                 "SELECT count(*) FROM order_events WHERE order_id = $1 AND to_status = 'cancelled'", order_id
@@ -205,8 +210,8 @@ async def test_concurrent_transitions_change_order_once(concurrent_store: Store)
 
 @pytest.mark.promise("L3b")
 async def test_concurrent_starts_get_distinct_epochs(concurrent_store: Store) -> None:
-    """Fifteen starts at once get an epoch each, without a gap; who writes under the old one comes before all of
-    them or not at all."""
+    """Fifteen starts at once get an epoch each, without a gap; a write under the old epoch commits before all
+    of them or is refused."""
     for turn in range(ROUNDS):
 
         async def begin(conn: Connection, number: int, turn: int = turn) -> int:
@@ -229,27 +234,28 @@ async def test_concurrent_starts_get_distinct_epochs(concurrent_store: Store) ->
         epochs = [epoch for epoch in await run_concurrently(concurrent_store, begin) if epoch > 0]
         first = 2 + turn * 15
         assert sorted(epochs) == list(range(first, first + 15))
-        with pytest.raises(StaleEpoch):  # what could be written before the first of them cannot be after
+        with pytest.raises(StaleEpoch):  # after the first new epoch the old one cannot write
             await insert_submitted(concurrent_store, new_order(f"late-{turn}", epoch=1 + turn * 15))
 
 
 @pytest.mark.promise("L3b")
 async def test_concurrent_stops_set_latch_once(concurrent_store: Store) -> None:
-    """Everybody wants to stop at once: one sets the latch, and it is there; cleared, it can be set again."""
+    """Of twenty concurrent stops one sets the latch; after it is cleared it can be set again."""
 
     async def stop(conn: Connection, number: int) -> bool:
         return await latches.set_latch(conn, "flatten", reason=f"{number}", by="somebody", at=AT, until=None)
 
     for _ in range(ROUNDS):
         assert sum(await run_concurrently(concurrent_store, stop)) == 1
-        async with concurrent_store.tx("then") as conn:
+        async with concurrent_store.tx("check") as conn:
             assert list(await latches.active_latches(conn)) == ["flatten"]
             await conn.execute("UPDATE latches SET cleared_at = $1, cleared_by = 'a person'", AT)
 
 
 @pytest.mark.promise("L3b")
 async def test_concurrent_exit_requests_create_one_intent(concurrent_store: Store) -> None:
-    """Monitor, close of day, emergency and operator at once: one intent."""
+    """Twenty concurrent requests create one exit intent, as from monitor, close of day, emergency and
+    operator."""
     async with concurrent_store.read() as conn:
         position = await RawRows(conn).insert_position()
 
@@ -260,35 +266,41 @@ async def test_concurrent_exit_requests_create_one_intent(concurrent_store: Stor
 
     for _ in range(ROUNDS):
         assert sum(await run_concurrently(concurrent_store, create_intent)) == 1
-        async with concurrent_store.tx("then") as conn:
+        async with concurrent_store.tx("check") as conn:
             await exit_intents.end_intent(conn, position, state="abandoned", at=AT)
 
 
 @pytest.mark.promise("L3b")
 async def test_concurrent_takers_take_each_command_once(concurrent_store: Store) -> None:
-    """Twenty commands, twenty takers: each is somebody's, none is two people's."""
+    """Twenty takers take ten commands: each command is taken exactly once."""
     for _ in range(ROUNDS):
-        async with concurrent_store.tx("given") as conn:
-            asked = [await commands.put(conn, "halt", {}, by="me", at=AT) for _ in range(CONNECTIONS // 2)]
+        async with concurrent_store.tx("prepare") as conn:
+            command_ids = [
+                await commands.put(conn, "halt", {}, by="me", at=AT) for _ in range(CONNECTIONS // 2)
+            ]
 
         async def take(conn: Connection, _: int) -> int | None:
             command = await commands.take_next(conn, at=AT)
             return None if command is None else command.command_id
 
-        taken = [one for one in await run_concurrently(concurrent_store, take) if one is not None]
+        taken = [
+            command_id
+            for command_id in await run_concurrently(concurrent_store, take)
+            if command_id is not None
+        ]
         async with concurrent_store.tx(
-            "then"
-        ) as conn:  # whoever found the next one locked may have gone without
+            "check"
+        ) as conn:  # a taker that found the next command locked may have returned without one
             while (command := await commands.take_next(conn, at=AT)) is not None:
                 taken.append(command.command_id)
-        assert sorted(taken) == asked
+        assert sorted(taken) == command_ids
 
 
 @pytest.mark.promise("L3b")
 async def test_concurrent_decisions_decide_proposal_once(concurrent_store: Store) -> None:
-    """Ten approve, ten reject: the first decision holds, and everybody is told of the same one."""
+    """Ten approve, ten reject: the first decision holds, and every caller receives it."""
     for turn in range(ROUNDS):
-        async with concurrent_store.tx("given") as conn:
+        async with concurrent_store.tx("prepare") as conn:
             order_id = await orders.insert(
                 conn, new_order(f"p-{turn}"), status=Status.CREATED, at=AT, source="submit", note=""
             )
@@ -310,15 +322,15 @@ async def test_concurrent_decisions_decide_proposal_once(concurrent_store: Store
 
         decisions = await run_concurrently(concurrent_store, decide)
         assert sum(mine for _, mine in decisions) == 1
-        assert len({said for said, _ in decisions}) == 1
+        assert len({decision for decision, _ in decisions}) == 1
 
 
 @pytest.mark.promise("L3b")
 async def test_concurrent_identical_alerts_are_one_row(concurrent_store: Store) -> None:
-    """Twenty say the same at once: one alert, nineteen repeats of it; another key is another alert."""
+    """Twenty alerts at once under two keys give two rows with nine repeats each."""
     for turn in range(ROUNDS):
 
-        async def page(conn: Connection, number: int, turn: int = turn) -> bool:
+        async def raise_alert(conn: Connection, number: int, turn: int = turn) -> bool:
             return await alerts.put(
                 conn,
                 severity="CRITICAL",
@@ -329,26 +341,27 @@ async def test_concurrent_identical_alerts_are_one_row(concurrent_store: Store) 
                 at=AT,
             )
 
-        assert sum(await run_concurrently(concurrent_store, page)) == 2
+        assert sum(await run_concurrently(concurrent_store, raise_alert)) == 2
         async with concurrent_store.read() as conn:
-            kept = await conn.fetch("SELECT repeats FROM alerts WHERE dedupe_key LIKE $1", f"k-{turn}-%")
-        assert [row["repeats"] for row in kept] == [9, 9]
+            rows = await conn.fetch("SELECT repeats FROM alerts WHERE dedupe_key LIKE $1", f"k-{turn}-%")
+        assert [row["repeats"] for row in rows] == [9, 9]
 
 
 @pytest.mark.promise("L3b")
 async def test_concurrent_quarantine_keeps_all_and_resolves_once(concurrent_store: Store) -> None:
-    """Nothing that nobody understood is lost when twenty come at once; one person resolves it."""
+    """Twenty payloads quarantined at once are all stored; of twenty concurrent resolutions of one payload one
+    succeeds."""
     for turn in range(ROUNDS):
 
-        async def keep(conn: Connection, number: int, turn: int = turn) -> int:
+        async def insert_payload(conn: Connection, number: int, turn: int = turn) -> int:
             return await quarantine.put(
                 conn, source="stream", reason="odd", payload=f"{turn} {number}", at=AT
             )
 
-        kept = await run_concurrently(concurrent_store, keep)
-        assert len(set(kept)) == CONNECTIONS
+        payload_ids = await run_concurrently(concurrent_store, insert_payload)
+        assert len(set(payload_ids)) == CONNECTIONS
 
-        async def resolve(conn: Connection, number: int, which: int = kept[0]) -> bool:
+        async def resolve(conn: Connection, number: int, which: int = payload_ids[0]) -> bool:
             return await quarantine.resolve(conn, which, by=f"{number}", note="seen", at=AT)
 
         assert sum(await run_concurrently(concurrent_store, resolve)) == 1
@@ -356,12 +369,12 @@ async def test_concurrent_quarantine_keeps_all_and_resolves_once(concurrent_stor
 
 @pytest.mark.promise("L3b")
 async def test_concurrent_creation_gives_symbol_one_id(concurrent_store: Store) -> None:
-    """Twenty meet a symbol that nobody knew, in two orders: one row each, and nobody waits for ever."""
+    """Twenty callers create two new symbols in opposite orders: one row each, and no deadlock."""
     for turn in range(ROUNDS):
         pair = [f"A{turn:03}".translate(LETTERS), f"B{turn:03}".translate(LETTERS)]
 
-        async def meet(conn: Connection, number: int, pair: list[str] = pair) -> tuple[int, ...]:
+        async def create_ids(conn: Connection, number: int, pair: list[str] = pair) -> tuple[int, ...]:
             found = await securities.get_or_create_ids(conn, pair if number % 2 else pair[::-1])
             return tuple(found[symbol] for symbol in pair)
 
-        assert len(Counter(await run_concurrently(concurrent_store, meet))) == 1
+        assert len(Counter(await run_concurrently(concurrent_store, create_ids))) == 1

@@ -1,4 +1,4 @@
-"""The second lock: what the tables refuse, whoever writes to them."""
+"""Database constraints: invalid writes are refused, whatever the client."""
 
 from decimal import Decimal
 from itertools import product
@@ -20,7 +20,7 @@ from catalyst.store.constraint_errors import (
 
 
 async def test_order_edges_table_equals_domain_edges(raw_rows: RawRows):
-    """order_edges and domain/order.py are one table: the same pairs, of the same kinds, corrections apart."""
+    """The table order_edges equals EDGES of domain/order.py in pairs and kinds, except for corrections."""
     stored = await raw_rows.conn.fetch("SELECT * FROM order_edges WHERE kind <> 'correction'")
     assert {(row["from_status"], row["to_status"]): row["kind"] for row in stored} == EDGES
     assert {row["from_status"] for row in stored if row["reason"] == NEVER_ARRIVED} == {"rejected"}
@@ -33,7 +33,7 @@ def _filled_qty(status: Status) -> Decimal:
 
 
 async def _order_with_status(raw_rows: RawRows, status: Status, reason: str | None) -> int:
-    """An order that is `status`, however it came there: the guards are off while it is made."""
+    """Create an order in `status` with the triggers disabled."""
     order_id = await raw_rows.insert_order()
     async with raw_rows.conn.transaction():
         await raw_rows.conn.execute("SET LOCAL session_replication_role = replica")
@@ -49,7 +49,8 @@ async def _order_with_status(raw_rows: RawRows, status: Status, reason: str | No
 
 @pytest.mark.parametrize("reason", [None, "INSUFFICIENT_BUYING_POWER", NEVER_ARRIVED])
 async def test_order_status_changes_only_along_edges(raw_rows: RawRows, reason: str | None):
-    """Of all pairs exactly the machine's are possible; a rejected order rises only if it had never arrived."""
+    """The database accepts exactly the edges of the state machine; a rejected order may change only if it
+    never arrived."""
     for seen, then in product(Status, Status):
         order_id = await _order_with_status(raw_rows, seen, reason)
         legal = (seen, then) in EDGES and (seen is not Status.REJECTED or reason == NEVER_ARRIVED)
@@ -62,7 +63,7 @@ async def test_order_status_changes_only_along_edges(raw_rows: RawRows, reason: 
 
 
 async def test_correction_edge_requires_declared_transaction(raw_rows: RawRows):
-    """A correction edge is closed in ordinary work and open where the transaction declares the correction."""
+    """A correction edge is refused unless the transaction declares the correction."""
     order_id = await _order_with_status(raw_rows, Status.EXPIRED, None)
     with pytest.raises(IllegalOrderTransition, match="expired and cannot become accepted"):
         await raw_rows.set_status(order_id, "accepted", closed_at=None)
@@ -75,7 +76,7 @@ async def test_correction_edge_requires_declared_transaction(raw_rows: RawRows):
 
 
 async def test_own_order_is_inserted_as_created_or_submitted(raw_rows: RawRows):
-    """Nothing we send is first written when the broker has already answered."""
+    """An own order is written before the broker answers, so it cannot start as accepted; an external one can."""
     await raw_rows.insert_order(status="submitted")
     with pytest.raises(IllegalOrderTransition, match="cannot start as accepted"):
         await raw_rows.insert_order(status="accepted")
@@ -96,7 +97,7 @@ async def test_stale_epoch_cannot_write_orders(raw_rows: RawRows):
 
 
 async def test_own_order_requires_an_epoch(raw_rows: RawRows):
-    """Only orders of other hands have none."""
+    """Only external orders and orders of a database outage have no epoch."""
     for origin in ("catalyst", "broker"):
         with pytest.raises(asyncpg.CheckViolationError):
             await raw_rows.insert_order(epoch=None, origin=origin)
@@ -105,7 +106,7 @@ async def test_own_order_requires_an_epoch(raw_rows: RawRows):
 
 
 async def test_filled_quantity_never_decreases(raw_rows: RawRows):
-    """A report of fewer filled shares than are booked changes nothing."""
+    """A filled quantity below the booked one is refused."""
     position_id = await raw_rows.insert_position(60, ordered=100)
     entry = await raw_rows.conn.fetchval("SELECT order_id FROM orders WHERE position_id = $1", position_id)
     with pytest.raises(FilledQtyMismatch, match="has filled 60 and cannot have filled 50"):
@@ -113,7 +114,7 @@ async def test_filled_quantity_never_decreases(raw_rows: RawRows):
 
 
 async def test_filled_quantity_cannot_exceed_order_quantity(raw_rows: RawRows):
-    """101 of 100 is refused."""
+    """A fill of 101 of 100 shares is refused."""
     order_id = await raw_rows.insert_order()
     await raw_rows.set_status(order_id, "submitted")
     with pytest.raises(asyncpg.CheckViolationError):
@@ -121,7 +122,8 @@ async def test_filled_quantity_cannot_exceed_order_quantity(raw_rows: RawRows):
 
 
 async def test_filled_quantity_equals_sum_of_executions_at_commit(raw_rows: RawRows):
-    """At commit the order and its fill ledger agree, from either side."""
+    """At commit the order's filled quantity and the sum of its executions are equal; a change of only one is
+    refused."""
     position_id = await raw_rows.insert_position(60, ordered=100)
     entry = await raw_rows.conn.fetchval("SELECT order_id FROM orders WHERE position_id = $1", position_id)
     with pytest.raises(FilledQtyMismatch, match="has filled 60, its executions sum to 100"):
@@ -131,7 +133,7 @@ async def test_filled_quantity_equals_sum_of_executions_at_commit(raw_rows: RawR
 
 
 async def test_execution_is_unique_by_cumulative_quantity(raw_rows: RawRows):
-    """One cumulative quantity of an order is one fill, from any source."""
+    """Each cumulative quantity of an order has one fill, whatever its source."""
     position_id = await raw_rows.insert_position(60, ordered=100)
     entry = await raw_rows.conn.fetchval("SELECT order_id FROM orders WHERE position_id = $1", position_id)
     with pytest.raises(asyncpg.UniqueViolationError):
@@ -139,7 +141,8 @@ async def test_execution_is_unique_by_cumulative_quantity(raw_rows: RawRows):
 
 
 async def test_execution_accepts_missing_ids_and_no_other_change(raw_rows: RawRows):
-    """The ledger's id may join the stream's; a known id, a price, a quantity stay; nothing is deleted."""
+    """The activity id may be added to the stream's execution id; a set id, price and quantity cannot change,
+    and no row can be deleted."""
     await raw_rows.insert_position()
     await raw_rows.conn.execute("UPDATE executions SET execution_id = 'e1'")
     await raw_rows.conn.execute("UPDATE executions SET activity_id = 'a1'")
@@ -158,7 +161,7 @@ async def test_execution_accepts_missing_ids_and_no_other_change(raw_rows: RawRo
 
 
 async def test_journal_rows_cannot_be_changed_or_deleted(raw_rows: RawRows):
-    """No line of it is changed, removed or emptied away, not even by the owner."""
+    """The owner too cannot update, delete or truncate journal rows."""
     await raw_rows.insert_order()
     for statement in (
         "UPDATE order_events SET note = 'x'",
@@ -170,7 +173,7 @@ async def test_journal_rows_cannot_be_changed_or_deleted(raw_rows: RawRows):
 
 
 async def test_status_change_without_journal_row_is_rolled_back(raw_rows: RawRows):
-    """An insert or a move that is not journaled in the same transaction is rolled back at its commit."""
+    """An insert or status change without a journal row in its transaction is rolled back at commit."""
     with pytest.raises(JournalLineMissing, match="is created, its journal ends at nothing"):
         await raw_rows.insert_order(journaled=False)
     order_id = await raw_rows.insert_order()
@@ -186,7 +189,7 @@ async def test_status_change_without_journal_row_is_rolled_back(raw_rows: RawRow
 
 
 async def test_order_identity_columns_are_immutable(raw_rows: RawRows):
-    """Ids, security, purpose, sides and creation are written once."""
+    """Ids, security, position side and creation time are written once."""
     order_id = await raw_rows.insert_order(alpaca_order_id="b1")
     other = await raw_rows.conn.fetchval("SELECT get_or_create_security('MSFT')")
     for change in (
@@ -202,7 +205,7 @@ async def test_order_identity_columns_are_immutable(raw_rows: RawRows):
 
 
 async def test_terminal_order_keeps_its_times(raw_rows: RawRows):
-    """After the end no time of it is rewritten; a time it lacked may still be learnt."""
+    """A terminal order's times cannot change; a missing time may be added."""
     order_id = await raw_rows.insert_order()
     await raw_rows.set_status(order_id, "submitted", submitted_at=AT)
     await raw_rows.set_status(order_id, "cancelled", cancelled_at=AT, closed_at=AT)
@@ -216,7 +219,8 @@ async def test_terminal_order_keeps_its_times(raw_rows: RawRows):
 async def test_order_side_must_match_position_side_and_purpose(
     raw_rows: RawRows, held: PositionSide, purpose: Purpose
 ):
-    """For all combinations the table takes the side the domain names, and refuses the other."""
+    """For every position side and purpose the database accepts the side that the domain names and refuses the
+    other."""
     right = side_for(held, purpose)
     wrong = "sell" if right == "buy" else "buy"
     common: dict[str, Any] = {
@@ -252,25 +256,26 @@ async def test_order_side_must_match_position_side_and_purpose(
     ids=str,
 )
 async def test_invalid_order_is_not_stored(raw_rows: RawRows, wrong: dict[str, Any]):
-    """No quantity or price that is not a positive number on tick, no word that is not in the list."""
+    """Quantities and prices must be finite, positive and on tick; each enumerated column must have a listed
+    value."""
     with pytest.raises(asyncpg.CheckViolationError):
         await raw_rows.insert_order(**wrong)
 
 
 async def test_sub_dollar_price_may_have_four_decimals(raw_rows: RawRows):
-    """A hundredth of a cent is a tick below one dollar."""
+    """The tick below one dollar is a hundredth of a cent."""
     await raw_rows.insert_order(limit_price=Decimal("0.1234"))
 
 
 async def test_unfilled_entry_cannot_have_a_position(raw_rows: RawRows):
-    """A position is never linked to an entry without a fill."""
+    """An entry without a fill cannot be linked to a position."""
     position_id = await raw_rows.insert_position()
     with pytest.raises(asyncpg.CheckViolationError):
         await raw_rows.insert_order(position_id=position_id)
 
 
 async def test_own_exit_requires_a_position(raw_rows: RawRows):
-    """An exit of ours without a position is refused; a leg may wait with its parent entry."""
+    """An own exit without a position is refused; a leg may be linked to its parent entry instead."""
     entry = await raw_rows.insert_order()
     for purpose in ("exit", "flatten", "stop_loss", "take_profit"):
         with pytest.raises(asyncpg.CheckViolationError):
@@ -281,7 +286,7 @@ async def test_own_exit_requires_a_position(raw_rows: RawRows):
 
 
 async def test_signal_has_at_most_one_working_entry(raw_rows: RawRows):
-    """A second entry of the same signal is refused unless the first was rejected or cancelled."""
+    """A second entry of a signal is refused unless the first was rejected or cancelled."""
     first = await raw_rows.insert_order(signal_id="s1")
     with pytest.raises(asyncpg.UniqueViolationError):
         await raw_rows.insert_order(signal_id="s1")
@@ -290,7 +295,7 @@ async def test_signal_has_at_most_one_working_entry(raw_rows: RawRows):
 
 
 async def test_open_position_is_unique_per_security_and_side(raw_rows: RawRows):
-    """A second long position in the same symbol is refused; another symbol is not concerned."""
+    """A second long position in a symbol is refused; another symbol is accepted."""
     await raw_rows.insert_position()
     with pytest.raises(asyncpg.UniqueViolationError):
         await raw_rows.insert_position()
@@ -298,7 +303,7 @@ async def test_open_position_is_unique_per_security_and_side(raw_rows: RawRows):
 
 
 async def test_position_without_filled_entry_is_rolled_back(raw_rows: RawRows):
-    """A position row that no entry's fill explains is rolled back at commit."""
+    """A position without a filled entry is rolled back at commit."""
     with pytest.raises(PositionEntryMismatch, match="no filled entry"):
         await raw_rows.conn.execute(
             """
@@ -310,7 +315,7 @@ async def test_position_without_filled_entry_is_rolled_back(raw_rows: RawRows):
 
 
 async def test_entry_fill_without_position_is_rolled_back(raw_rows: RawRows):
-    """The fill and the position are one transaction or none."""
+    """An entry's fill without its position in the same transaction is rolled back."""
     entry = await raw_rows.insert_order()
     await raw_rows.set_status(entry, "submitted")
 
@@ -339,14 +344,15 @@ async def test_entry_fill_without_position_is_rolled_back(raw_rows: RawRows):
     ],
 )
 async def test_inconsistent_position_is_not_stored(raw_rows: RawRows, wrong: str):
-    """Open means shares held and no exit time; closed means none, a time and a reason from the list."""
+    """An open position has shares and no exit time; a closed one has no shares, an exit time and a listed
+    reason."""
     await raw_rows.insert_position()
     with pytest.raises(asyncpg.CheckViolationError):
         await raw_rows.conn.execute(f"UPDATE positions SET {wrong}")
 
 
 async def test_closed_position_requires_time_and_reason(raw_rows: RawRows):
-    """Closing is one statement: no shares, an exit time (also under its other name) and the reason."""
+    """One statement closes a position with quantity zero, exit time (also readable as closed_at) and reason."""
     await raw_rows.insert_position()
     await raw_rows.conn.execute(
         """
@@ -359,7 +365,7 @@ async def test_closed_position_requires_time_and_reason(raw_rows: RawRows):
 
 
 async def test_open_exit_intent_and_set_latch_are_unique(raw_rows: RawRows):
-    """A position has one open exit intent, a latch is set once; ended ones do not count."""
+    """A position has one open exit intent, and a latch is set once; ended ones do not count."""
     position_id = await raw_rows.insert_position()
     intent = (
         "INSERT INTO exit_intents (position_id, reason, purpose, requested_by, requested_at)"
@@ -379,7 +385,7 @@ async def test_open_exit_intent_and_set_latch_are_unique(raw_rows: RawRows):
 
 
 async def test_heartbeat_does_not_wait_for_order_writes(raw_rows: RawRows, store: Any):
-    """A transaction that writes orders holds up a new epoch, not the beat of the current one."""
+    """A transaction that writes orders blocks a new epoch, but not the heartbeat of the current one."""
     async with raw_rows.conn.transaction():
         await raw_rows.insert_order()
         async with store.tx("beat") as other:

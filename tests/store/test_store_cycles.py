@@ -1,4 +1,4 @@
-"""The day's cycle at rest."""
+"""Trading cycles in the database."""
 
 import asyncio
 from datetime import date, datetime, timedelta
@@ -40,7 +40,7 @@ async def transition_through(conn: Connection, *states: CycleStatus) -> None:
 
 
 async def test_second_start_of_day_resumes_existing_cycle(store: Store):
-    """However often and at once a day is opened, it has one cycle, with the limits it began with."""
+    """Eight concurrent starts of a day get one cycle with the limits of the first."""
 
     async def start(n: int) -> tuple[CycleRow, bool]:
         async with store.tx("open") as conn:
@@ -66,7 +66,7 @@ async def test_cycle_transition_requires_the_seen_state(store: Store):
 
 
 async def test_closed_cycle_is_completed_once_with_figures(store: Store, later: datetime):
-    """Only a closed cycle can be finished, once; afterwards nothing marks or halts it."""
+    """Only a closed cycle can be completed, once; later marks and halts have no effect."""
     async with store.tx("finish") as conn:
         await open_day(conn)
         figures = {
@@ -93,7 +93,7 @@ async def test_closed_cycle_is_completed_once_with_figures(store: Store, later: 
 
 
 async def test_cycle_pnl_is_realised_plus_unrealised(store: Store, later: datetime):
-    """The day's figure is realised plus unrealised."""
+    """The daily P&L is realised plus unrealised P&L."""
     async with store.tx("mark") as conn:
         await open_day(conn)
         await cycles.mark(
@@ -105,7 +105,7 @@ async def test_cycle_pnl_is_realised_plus_unrealised(store: Store, later: dateti
 
 
 async def test_second_halt_keeps_first_reason_and_latest_end(store: Store, later: datetime):
-    """A second halt does not hide why trading stopped, nor shorten it; resume clears all of it."""
+    """A second halt keeps the first reason and the later end; resume clears both."""
     async with store.tx("halt") as conn:
         await open_day(conn)
         await cycles.halt(conn, "20260408-091500", reason="operator", at=AT, until=later)
@@ -120,7 +120,7 @@ async def test_second_halt_keeps_first_reason_and_latest_end(store: Store, later
 
 
 async def test_cycle_range_includes_both_ends(store: Store):
-    """Both ends belong to the range."""
+    """A range of days includes its first and its last day."""
     async with store.tx("range") as conn:
         await open_day(conn)
         assert len(await cycles.between(conn, date(2026, 4, 8), date(2026, 4, 8))) == 1

@@ -1,4 +1,4 @@
-"""Exits never take more than the position holds, however many ask at once."""
+"""Exit reservation: working exits never exceed the position, with any number of concurrent requests."""
 
 import asyncio
 from decimal import Decimal
@@ -28,12 +28,12 @@ async def _reserved_qty(raw_rows: RawRows, position_id: int) -> int:
 
 
 async def test_one_of_twenty_concurrent_exits_is_accepted(raw_rows: RawRows, database: str):
-    """Twenty connections ask for the whole position at the same moment: one order, nineteen clean refusals."""
+    """Twenty connections request the whole position at once: one order is written, nineteen are refused."""
     position_id = await raw_rows.insert_position()
     conns = [await connect(database, f"exit {n}", lock_timeout=20_000) for n in range(20)]
     ready = asyncio.Barrier(20)
 
-    async def ask(turn: int, n: int, conn: "asyncpg.Connection[asyncpg.Record]") -> str:
+    async def request_exit(turn: int, n: int, conn: "asyncpg.Connection[asyncpg.Record]") -> str:
         await ready.wait()
         try:
             async with conn.transaction():
@@ -62,7 +62,7 @@ async def test_one_of_twenty_concurrent_exits_is_accepted(raw_rows: RawRows, dat
 
     try:
         for turn in range(3):
-            outcomes = await asyncio.gather(*(ask(turn, n, conn) for n, conn in enumerate(conns)))
+            outcomes = await asyncio.gather(*(request_exit(turn, n, conn) for n, conn in enumerate(conns)))
             assert sorted(outcomes) == ["refused"] * 19 + ["written"]
             assert await _reserved_qty(raw_rows, position_id) == 100
             exit_id = await raw_rows.conn.fetchval(
@@ -75,7 +75,7 @@ async def test_one_of_twenty_concurrent_exits_is_accepted(raw_rows: RawRows, dat
 
 
 async def test_partial_exits_cannot_exceed_position(raw_rows: RawRows):
-    """60 and 40 of 100 go together; one share more is refused and leaves no trace."""
+    """Exits of 60 and 40 of 100 shares are accepted; one share more is refused and leaves no row."""
     position_id = await raw_rows.insert_position()
     await raw_rows.insert_exit(position_id, quantity=Decimal(60))
     await raw_rows.insert_exit(position_id, quantity=Decimal(40))
@@ -85,7 +85,7 @@ async def test_partial_exits_cannot_exceed_position(raw_rows: RawRows):
 
 
 async def test_cancelled_exit_releases_reserved_shares(raw_rows: RawRows):
-    """What a cancelled exit had reserved may be asked for again."""
+    """A cancelled exit releases its reserved shares."""
     position_id = await raw_rows.insert_position()
     first = await raw_rows.insert_exit(position_id)
     await raw_rows.set_status(first, "submitted")
@@ -94,7 +94,7 @@ async def test_cancelled_exit_releases_reserved_shares(raw_rows: RawRows):
 
 
 async def test_partly_filled_exit_reserves_its_remainder(raw_rows: RawRows):
-    """After 30 of 100 sold the position holds 70 and the order can take 70 more: the books stay even."""
+    """After 30 of 100 are sold the position holds 70 and the order reserves 70."""
     position_id = await raw_rows.insert_position()
     first = await raw_rows.insert_exit(position_id)
     await raw_rows.set_status(first, "submitted")
@@ -110,7 +110,8 @@ async def test_partly_filled_exit_reserves_its_remainder(raw_rows: RawRows):
 
 
 async def test_bracket_legs_reserve_shares_once(raw_rows: RawRows):
-    """Stop and target of one bracket take the same shares: no further exit while they work, one when they ended."""
+    """Stop and target of one bracket reserve the same shares: no further exit while they work, one after they
+    ended."""
     position_id = await raw_rows.insert_position()
     entry = await _entry_of(raw_rows, position_id)
     legs = [
@@ -126,7 +127,7 @@ async def test_bracket_legs_reserve_shares_once(raw_rows: RawRows):
 
 
 async def test_bracket_legs_reserve_nothing_before_entry_is_filled(raw_rows: RawRows):
-    """With 60 of 100 filled the bracket's legs are not alive at the broker and take nothing."""
+    """With 60 of 100 filled the bracket's legs do not work at the broker yet and reserve nothing."""
     position_id = await raw_rows.insert_position(60, ordered=100)
     entry = await _entry_of(raw_rows, position_id)
     await raw_rows.insert_exit(position_id, parent_order_id=entry, **LEG, **STOP)
@@ -136,24 +137,25 @@ async def test_bracket_legs_reserve_nothing_before_entry_is_filled(raw_rows: Raw
 
 
 async def test_legs_without_position_reserve_nothing(raw_rows: RawRows):
-    """Legs of an entry that has not filled belong to no position yet."""
+    """Legs of an unfilled entry are linked to no position."""
     entry = await raw_rows.insert_order(order_class="bracket")
     await raw_rows.insert_order(parent_order_id=entry, side="sell", **LEG, **(STOP | {"limit_price": None}))
     assert await raw_rows.conn.fetchval("SELECT count(*) FROM orders WHERE position_id IS NOT NULL") == 0
 
 
-@pytest.mark.parametrize("tied_to_entry", [False, True])
-async def test_oco_and_its_leg_reserve_shares_once(raw_rows: RawRows, tied_to_entry: bool):
-    """An OCO's first order and the leg the broker shows for it are one reservation, wherever the first hangs."""
+@pytest.mark.parametrize("linked_to_entry", [False, True])
+async def test_oco_and_its_leg_reserve_shares_once(raw_rows: RawRows, linked_to_entry: bool):
+    """An OCO's first order and the leg the broker shows for it are one reservation, with or without a parent
+    entry."""
     position_id = await raw_rows.insert_position()
-    parent = await _entry_of(raw_rows, position_id) if tied_to_entry else None
+    parent = await _entry_of(raw_rows, position_id) if linked_to_entry else None
     target = await raw_rows.insert_exit(position_id, parent_order_id=parent, order_class="oco", **TARGET)
     await raw_rows.insert_exit(position_id, parent_order_id=target, **(LEG | {"order_class": "oco"}), **STOP)
     assert await _reserved_qty(raw_rows, position_id) == 100
 
 
 async def test_two_stops_of_one_group_reserve_shares_twice(raw_rows: RawRows):
-    """A pair is one stop and one target; a second stop beside them could sell the shares twice."""
+    """A group has one stop and one target; a second stop could sell the shares twice."""
     position_id = await raw_rows.insert_position()
     entry = await _entry_of(raw_rows, position_id)
     await raw_rows.insert_exit(position_id, parent_order_id=entry, **LEG, **STOP)
@@ -163,7 +165,7 @@ async def test_two_stops_of_one_group_reserve_shares_twice(raw_rows: RawRows):
 
 
 async def test_unlinked_stop_and_target_reserve_shares_twice(raw_rows: RawRows):
-    """Without a family between them both could fill."""
+    """A stop and a target without a common group could both fill."""
     position_id = await raw_rows.insert_position()
     await raw_rows.insert_exit(position_id, **STOP)
     with pytest.raises(ExitExceedsPosition):
@@ -171,7 +173,7 @@ async def test_unlinked_stop_and_target_reserve_shares_twice(raw_rows: RawRows):
 
 
 async def test_replacement_and_replaced_order_reserve_shares_once(raw_rows: RawRows):
-    """The broker swaps one for the other; shares are reserved once while both rows are alive."""
+    """The broker swaps an order for its replacement; while both rows are open the shares are reserved once."""
     position_id = await raw_rows.insert_position()
     old = await raw_rows.insert_exit(position_id, **STOP)
     await raw_rows.insert_exit(position_id, replaces=old, **STOP)
@@ -181,7 +183,7 @@ async def test_replacement_and_replaced_order_reserve_shares_once(raw_rows: RawR
 
 
 async def test_external_exit_beyond_position_is_recorded(raw_rows: RawRows):
-    """Facts are not refused: an exit somebody else placed beside ours has its row, and the sum tells of it."""
+    """An external exit is never refused: its row is stored, and the reserved sum exceeds the position."""
     position_id = await raw_rows.insert_position()
     await raw_rows.insert_exit(position_id)
     await raw_rows.insert_exit(position_id, origin="external", epoch=None, status="accepted")
@@ -189,7 +191,7 @@ async def test_external_exit_beyond_position_is_recorded(raw_rows: RawRows):
 
 
 async def test_exit_cannot_grow_beyond_position(raw_rows: RawRows):
-    """The reservation also guards a larger quantity, and a move to another position."""
+    """The reservation check also applies to a larger quantity and to a change of position."""
     position_id = await raw_rows.insert_position()
     other = await raw_rows.insert_position(10, symbol="MSFT")
     order_id = await raw_rows.insert_exit(position_id, quantity=Decimal(50))
@@ -201,7 +203,7 @@ async def test_exit_cannot_grow_beyond_position(raw_rows: RawRows):
 
 
 async def test_open_risk_view_shows_protected_and_unprotected_quantity(raw_rows: RawRows, store: Store):
-    """The view counts only stops that work at the broker; the worst case is what they would lose."""
+    """The view counts only stops that work at the broker; the worst case is their loss."""
     position_id = await raw_rows.insert_position()
     entry = await _entry_of(raw_rows, position_id)
     (before,) = await pipeline_views.open_risk(raw_rows.conn)

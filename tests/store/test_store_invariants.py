@@ -1,5 +1,4 @@
-"""Each invariant that the tables can answer: kept, it says nothing; broken by somebody with the owner's rights, it is
-named, with the row."""
+"""Invariant checks of the database: consistent rows give no violation; each violation is named with its row."""
 
 from datetime import timedelta
 from decimal import Decimal
@@ -13,7 +12,7 @@ from catalyst.store import invariant_checks
 OPEN = AT - timedelta(minutes=45)
 CLOSE = AT + timedelta(hours=5, minutes=45)
 
-# What the owner does to a book with one entry of 100 AAPL, filled, and one that waits, and who finds it.
+# (invariant, statement of the owner that violates it), for one filled entry of 100 AAPL with a working exit.
 VIOLATING_STATEMENTS = [
     ("I2", "UPDATE orders SET filled_qty = 0, position_id = NULL WHERE order_purpose = 'entry'"),
     ("I3", "UPDATE positions SET quantity = 60"),
@@ -40,7 +39,7 @@ VIOLATING_STATEMENTS = [
 
 @pytest.fixture
 async def consistent_rows(raw_rows: RawRows) -> RawRows:
-    """A filled entry with an exit at work, in the hours of a session."""
+    """Insert a filled entry with a working exit, within session hours."""
     await raw_rows.conn.execute("INSERT INTO trading_days VALUES ('2026-04-08', $1, $2, false)", OPEN, CLOSE)
     entry = await raw_rows.insert_order(signal_id="one")
     await raw_rows.set_status(entry, "submitted", submitted_at=AT)
@@ -50,11 +49,14 @@ async def consistent_rows(raw_rows: RawRows) -> RawRows:
 
 
 async def violated_invariants(raw_rows: RawRows, since: int = 0) -> list[str]:
-    return [str(one.invariant) for one in await invariant_checks.violations(raw_rows.conn, since_seq=since)]
+    return [
+        str(violation.invariant)
+        for violation in await invariant_checks.violations(raw_rows.conn, since_seq=since)
+    ]
 
 
 async def test_consistent_rows_violate_no_invariant(consistent_rows: RawRows) -> None:
-    """Neither from the beginning nor from its end."""
+    """Consistent rows give no violation, checked from the journal's start and from its end."""
     assert await violated_invariants(consistent_rows) == []
     assert (
         await violated_invariants(
@@ -66,20 +68,24 @@ async def test_consistent_rows_violate_no_invariant(consistent_rows: RawRows) ->
 
 @pytest.mark.parametrize(("invariant", "sql"), VIOLATING_STATEMENTS)
 async def test_violated_invariant_is_named(consistent_rows: RawRows, invariant: str, sql: str) -> None:
-    """By its number, and seen though the journal spoke of the order long ago: its position is open."""
+    """Each violation is found by number, also when the journal rows of the order are old: its position is
+    open."""
     last = await consistent_rows.conn.fetchval("SELECT max(seq) FROM order_events")
     for table in ("orders", "order_events", "executions", "positions"):
         await consistent_rows.conn.execute(f"ALTER TABLE {table} DISABLE TRIGGER USER")
     await consistent_rows.conn.execute(sql)
-    found = await invariant_checks.violations(consistent_rows.conn, since_seq=0)
-    assert invariant in {str(one.invariant) for one in found}, [one.description for one in found]
-    assert all(one.description and one.subject for one in found)
-    if invariant != "I2":  # its entry belongs to no open position any more
+    violations = await invariant_checks.violations(consistent_rows.conn, since_seq=0)
+    assert invariant in {str(violation.invariant) for violation in violations}, [
+        violation.description for violation in violations
+    ]
+    assert all(violation.description and violation.subject for violation in violations)
+    if invariant != "I2":  # its entry is linked to no open position any more
         assert invariant in await violated_invariants(consistent_rows, last)
 
 
 async def test_signal_with_two_filled_entries_violates_invariant(consistent_rows: RawRows) -> None:
-    """Two entries of one signal, both filled: a cancelled one may have filled as well, which no index sees."""
+    """Two filled entries of one signal violate I11; one of them is cancelled with a fill, which the unique
+    index allows."""
     for table in ("orders", "order_events", "executions", "positions"):
         await consistent_rows.conn.execute(f"ALTER TABLE {table} DISABLE TRIGGER USER")
     await consistent_rows.insert_order(
@@ -94,9 +100,11 @@ async def test_signal_with_two_filled_entries_violates_invariant(consistent_rows
 
 
 def test_every_invariant_has_a_check_statement() -> None:
-    """All twenty-six, each with somebody who can see it fail."""
+    """All twenty-six invariants have a text and a place that can check them."""
     assert set(STATEMENTS) == set(Invariant)
     assert len(Invariant) == 26
-    assert all(one.text and one.visible_to for one in STATEMENTS.values())
-    asked = {str(name) for name, one in STATEMENTS.items() if VisibleTo.DATABASE in one.visible_to} - {"I8"}
-    assert asked == {name for name, _ in VIOLATING_STATEMENTS} | {"I11"}
+    assert all(statement.text and statement.visible_to for statement in STATEMENTS.values())
+    in_database = {
+        str(name) for name, statement in STATEMENTS.items() if VisibleTo.DATABASE in statement.visible_to
+    } - {"I8"}
+    assert in_database == {name for name, _ in VIOLATING_STATEMENTS} | {"I11"}

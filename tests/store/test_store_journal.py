@@ -1,4 +1,4 @@
-"""The journal is tied together: no fork, no gap, no deadlock, and whatever an owner does to it is found."""
+"""Journal hash chain: no fork, no gap, no deadlock, and every change by the owner is found."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -19,7 +19,7 @@ LOCK_POSITION = "SELECT 1 FROM positions WHERE position_id = $1 FOR UPDATE"
 
 
 async def insert_lines(conn: Connection, *, n: int = 8) -> list[int]:
-    """`n` lines with everything a line can hold, each committed by itself; their numbers."""
+    """Insert `n` journal rows with all kinds of content, each in its own transaction; return their numbers."""
     payload = {
         "price": "190.10",
         "text": "Zürich – 東京 \U0001f4c8",
@@ -41,7 +41,7 @@ async def insert_lines(conn: Connection, *, n: int = 8) -> list[int]:
 
 @asynccontextmanager
 async def as_owner(conn: Connection) -> AsyncIterator[Connection]:
-    """The owner with the guards out of the way."""
+    """Disable the append-only triggers inside the block."""
     tables = ("order_events", "journal_chain")
     for table in tables:
         await conn.execute(f"ALTER TABLE {table} DISABLE TRIGGER USER")
@@ -51,7 +51,7 @@ async def as_owner(conn: Connection) -> AsyncIterator[Connection]:
 
 
 async def test_unchanged_journal_verifies(raw_rows: RawRows) -> None:
-    """Whatever a line holds, the chain computed here from bare columns ends at the head that the database wrote."""
+    """The chain computed here from the columns ends at the head that the database wrote."""
     await raw_rows.insert_position()
     await insert_lines(raw_rows.conn)
     head = await journal.head(raw_rows.conn)
@@ -77,8 +77,8 @@ async def test_unchanged_journal_verifies(raw_rows: RawRows) -> None:
     ],
 )  # fmt: skip
 async def test_altered_journal_row_is_named(raw_rows: RawRows, what: str, sql: str) -> None:
-    """The owner alters one line, however little: it is the one the verifier names, and so is it from any later start
-    that lies before it."""
+    """The verifier names the one row that the owner altered, however small the change, from any start before
+    it."""
     await raw_rows.insert_position()
     numbers = await insert_lines(raw_rows.conn)
     before = await journal.verify(raw_rows.conn, max_links=len(numbers) - 4)
@@ -92,7 +92,7 @@ async def test_altered_journal_row_is_named(raw_rows: RawRows, what: str, sql: s
 
 
 async def test_removed_journal_row_is_named(raw_rows: RawRows) -> None:
-    """Removed from the journal, or from the chain too: the gap is where it was."""
+    """A row removed from the journal, or from the chain too, is reported at its place."""
     numbers = await insert_lines(raw_rows.conn)
     async with as_owner(raw_rows.conn):
         await raw_rows.conn.execute("DELETE FROM order_events WHERE seq = $1", numbers[3])
@@ -107,7 +107,7 @@ async def test_removed_journal_row_is_named(raw_rows: RawRows) -> None:
 
 
 async def test_removed_journal_row_with_renumbered_links_is_named(raw_rows: RawRows) -> None:
-    """Removed, and the links after it renumbered: the next line's hash tells."""
+    """A row removed with the later links renumbered is found by the next row's hash."""
     numbers = await insert_lines(raw_rows.conn)
     async with as_owner(raw_rows.conn):
         await raw_rows.conn.execute("DELETE FROM order_events WHERE seq = $1", numbers[3])
@@ -120,7 +120,7 @@ async def test_removed_journal_row_with_renumbered_links_is_named(raw_rows: RawR
 
 
 async def test_inserted_journal_row_is_named(raw_rows: RawRows) -> None:
-    """Written past the trigger, at the end or in a gap of the numbers: nothing ties it."""
+    """A row inserted at the end past the trigger is found, because it has no link."""
     numbers = await insert_lines(raw_rows.conn)
     head = await journal.head(raw_rows.conn)
     async with as_owner(raw_rows.conn):
@@ -133,7 +133,7 @@ async def test_inserted_journal_row_is_named(raw_rows: RawRows) -> None:
 
 
 async def test_swapped_journal_rows_are_named(raw_rows: RawRows) -> None:
-    """Two lines change places: the first of them is not the one that was written there."""
+    """Of two swapped rows the first is reported."""
     numbers = await insert_lines(raw_rows.conn)
     async with as_owner(raw_rows.conn):
         await raw_rows.conn.execute(
@@ -150,7 +150,7 @@ async def test_swapped_journal_rows_are_named(raw_rows: RawRows) -> None:
 
 
 async def test_truncated_journal_is_detected_by_stored_head(raw_rows: RawRows) -> None:
-    """The last lines and their links removed: within itself the chain is whole, beside its old head it is not."""
+    """With the last rows and links removed the chain verifies by itself, but not against its stored head."""
     numbers = await insert_lines(raw_rows.conn)
     head = await journal.head(raw_rows.conn)
     async with as_owner(raw_rows.conn):
@@ -161,7 +161,7 @@ async def test_truncated_journal_is_detected_by_stored_head(raw_rows: RawRows) -
     assert broken is not None
     assert broken.link == head.link - 1
     assert isinstance(await journal.verify(raw_rows.conn, head), ChainBreak)
-    await insert_lines(raw_rows.conn, n=2)  # as long as before, and not what it was
+    await insert_lines(raw_rows.conn, n=2)  # the length is as before, the content is not
     broken = await journal.check_anchor(raw_rows.conn, head)
     assert broken is not None
     assert "another hash" in broken.reason
@@ -176,7 +176,7 @@ async def test_truncated_journal_is_detected_by_stored_head(raw_rows: RawRows) -
     ],
 )
 async def test_journal_chain_is_append_only(raw_rows: RawRows, sql: str) -> None:
-    """Its rows are as final as the journal's."""
+    """The chain is append-only, like the journal."""
     await insert_lines(raw_rows.conn, n=1)
     with pytest.raises(asyncpg.PostgresError) as refused:
         await raw_rows.conn.execute(sql)
@@ -184,7 +184,7 @@ async def test_journal_chain_is_append_only(raw_rows: RawRows, sql: str) -> None
 
 
 async def test_rolled_back_transaction_leaves_no_chain_link(raw_rows: RawRows) -> None:
-    """Numbers may have gaps, links have none."""
+    """Journal numbers may have gaps, links may not."""
     await insert_lines(raw_rows.conn, n=2)
     undone = raw_rows.conn.transaction()
     await undone.start()
@@ -197,8 +197,8 @@ async def test_rolled_back_transaction_leaves_no_chain_link(raw_rows: RawRows) -
 
 
 async def test_twenty_concurrent_writers_keep_chain_complete(database: str, store: Store) -> None:
-    """Twenty connections, a hundred transactions each, which lock orders and positions in no common order before they
-    write: none waits in a circle, no link is there twice, none is missing, and every line has its link."""
+    """Twenty connections with a hundred transactions each lock orders and positions in no common order: no
+    deadlock, no duplicate link, no missing link, and every row has its link."""
     async with store.read() as conn:
         raw_rows = RawRows(conn)
         await raw_rows.insert_day()
@@ -211,7 +211,7 @@ async def test_twenty_concurrent_writers_keep_chain_complete(database: str, stor
             await gate.wait()
             for turn in range(REPETITIONS):
                 async with conn.transaction():
-                    if (number + turn) % 4 == 0:  # a lock others want too, before the line is written
+                    if (number + turn) % 4 == 0:  # lock shared with other writers, before the row is written
                         await conn.execute(LOCK_POSITION, position_id)
                     await orders.journal(
                         conn, None, at=AT, source="stream", kind="note", note=f"{number}/{turn}"

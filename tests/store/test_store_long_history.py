@@ -1,4 +1,4 @@
-"""A long history does not slow the day: the hot questions never walk through what is over."""
+"""A long history does not slow the day: frequent queries do not scan past rows."""
 
 from datetime import timedelta
 
@@ -12,7 +12,8 @@ PAST_ORDERS = 20_000
 
 @pytest.fixture
 async def history(raw_rows: RawRows) -> RawRows:
-    """Twenty thousand ended orders with as many closed positions, and one of each that is alive."""
+    """Insert twenty thousand terminal orders with as many closed positions, one open position and one open
+    order."""
     async with raw_rows.conn.transaction():
         await raw_rows.conn.execute("SET LOCAL session_replication_role = replica")
         await raw_rows.conn.execute(
@@ -61,9 +62,9 @@ async def history(raw_rows: RawRows) -> RawRows:
 
 
 async def test_daily_queries_scan_no_history(history: RawRows):
-    """No plan of a daily question scans the orders, fills, journal lines or positions that are over."""
+    """No plan of a daily query scans past orders, fills, journal rows or positions."""
     exits = await history.conn.fetchval("SELECT prosrc FROM pg_proc WHERE proname = 'open_exit_quantity'")
-    questions: list[tuple[str, list[object]]] = [
+    queries: list[tuple[str, list[object]]] = [
         (orders._WORKING, []),
         (orders._OF_SYMBOL_WORKING, ["AAPL"]),
         (orders._LOCK_BY_BROKER_ID, ["b-17"]),
@@ -78,24 +79,24 @@ async def test_daily_queries_scan_no_history(history: RawRows):
         ("SELECT to_status FROM order_events WHERE order_id = $1 ORDER BY seq DESC LIMIT 1", [17]),
     ]
     await history.conn.execute("SET plan_cache_mode = force_generic_plan")
-    for sql, arguments in questions:
+    for sql, arguments in queries:
         plan = "\n".join(line[0] for line in await history.conn.fetch(f"EXPLAIN {sql}", *arguments))
         for table in ("orders", "positions", "executions", "order_events"):
             assert f"Seq Scan on {table}" not in plan, (sql, plan)
 
 
 async def test_reconciliation_queries_scan_no_history(history: RawRows):
-    """Nor does any of its statements, a day later."""
+    """No plan of a reconciliation query scans them, a day later."""
     later = AT + timedelta(days=1)
-    questions: list[tuple[str, list[object]]] = [
+    queries: list[tuple[str, list[object]]] = [
         (reconciliation._ORDERS_TO_COMPARE, [["b-17", "b-18"]]),
         (reconciliation._HOLDINGS, [later]),
         (reconciliation._CONTRADICTIONS, [later, later + timedelta(hours=1)]),
         ("SELECT activity_id FROM executions WHERE activity_id = ANY($1::text[])", [["a-17"]]),
     ]
     await history.conn.execute("SET plan_cache_mode = force_custom_plan")
-    for sql, arguments in questions:
+    for sql, arguments in queries:
         plan = "\n".join(line[0] for line in await history.conn.fetch(f"EXPLAIN {sql}", *arguments))
-        of_one_cycle = sql == reconciliation._CONTRADICTIONS  # which all of these positions belong to
+        of_one_cycle = sql == reconciliation._CONTRADICTIONS  # all of these positions belong to this cycle
         for table in ("orders", "executions", "order_events", *(() if of_one_cycle else ("positions",))):
             assert f"Seq Scan on {table}" not in plan, (sql, plan)

@@ -1,4 +1,4 @@
-"""Migrations: once, in order, unchanged, whoever runs them."""
+"""Migrations: applied once, in order and unchanged, by any process."""
 
 import asyncio
 import sys
@@ -22,7 +22,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 async def test_second_migration_run_applies_nothing(empty_database: str):
-    """Migrating twice is migrating once: the first run names every migration, the second none."""
+    """The first run returns every migration, the second none."""
     names = [migration.name for migration in migrate.migrations()]
     assert await migrate.migrate(empty_database) == names
     assert await migrate.migrate(empty_database) == []
@@ -31,7 +31,7 @@ async def test_second_migration_run_applies_nothing(empty_database: str):
 
 
 async def test_migration_status_of_empty_database_changes_nothing(empty_database: str):
-    """Asking what is pending creates no table."""
+    """Reading the status creates no table."""
     assert {s.state for s in await migrate.status(empty_database)} == {MigrationState.PENDING}
     conn = await asyncpg.connect(empty_database)
     assert await conn.fetchval("SELECT to_regclass('schema_migrations')") is None
@@ -39,7 +39,7 @@ async def test_migration_status_of_empty_database_changes_nothing(empty_database
 
 
 async def test_concurrent_migrations_apply_each_once(empty_database: str):
-    """Every migration is applied exactly once when two processes start together, and both end well."""
+    """Two processes start together: each migration is applied once, and both succeed."""
     code = "import asyncio, sys; from catalyst.store import migrate; print(asyncio.run(migrate.migrate(sys.argv[1])))"
     both = [
         await asyncio.create_subprocess_exec(
@@ -54,7 +54,7 @@ async def test_concurrent_migrations_apply_each_once(empty_database: str):
 
 
 async def test_changed_migration_is_refused_before_any_change(empty_database: str, folder: Path):
-    """An edited file stops the run, though a new one waits behind it; the message says what happened."""
+    """An edited file stops the run before a pending migration is applied; the message names the edited file."""
     await migrate.migrate(empty_database, folder=folder)
     (folder / "0001_first.sql").write_text("CREATE TABLE first (y integer);")
     (folder / "0003_third.sql").write_text("CREATE TABLE third (x integer);")
@@ -65,7 +65,7 @@ async def test_changed_migration_is_refused_before_any_change(empty_database: st
 
 
 async def test_database_of_newer_release_is_refused(empty_database: str, folder: Path):
-    """A migration we have no file for means a newer program was here: neither migrate nor start."""
+    """An applied migration without a file means a newer release wrote this database; migrate refuses it."""
     await migrate.migrate(empty_database, folder=folder)
     (folder / "0002_second.sql").unlink()
     with pytest.raises(SchemaNotCurrent, match="newer release"):
@@ -73,7 +73,7 @@ async def test_database_of_newer_release_is_refused(empty_database: str, folder:
 
 
 async def test_failing_migration_is_rolled_back_alone(empty_database: str, folder: Path):
-    """Each migration is one transaction; the run can be repeated after the mend."""
+    """Each migration is one transaction; the run can be repeated after the file is corrected."""
     (folder / "0002_second.sql").write_text("CREATE TABLE second (x integer); SELECT 1/0;")
     with pytest.raises(asyncpg.DivisionByZeroError):
         await migrate.migrate(empty_database, folder=folder)
@@ -85,20 +85,20 @@ async def test_failing_migration_is_rolled_back_alone(empty_database: str, folde
 
 
 def test_gap_in_migration_numbers_is_an_error(folder: Path):
-    """A file out of sequence is an error, not a surprise in production."""
+    """A gap in the file numbers is an error."""
     (folder / "0004_fourth.sql").write_text("")
     with pytest.raises(SchemaNotCurrent, match="0003"):
         migrate.migrations(folder)
 
 
 def test_missing_migrations_folder_is_an_error(tmp_path: Path):
-    """A missing folder is said so; it is not an empty schema."""
+    """A missing folder is an error, not an empty schema."""
     with pytest.raises(SchemaNotCurrent, match="incomplete"):
         migrate.migrations(tmp_path / "nowhere")
 
 
 async def test_unmigrated_database_is_refused_by_daemon(empty_database: str):
-    """A database without migrations says what to run."""
+    """For a database without migrations the error names the command to run."""
     conn = await asyncpg.connect(empty_database)
     with pytest.raises(SchemaNotCurrent, match="run catalyst migrate"):
         await migrate.require_current(conn)
@@ -106,13 +106,13 @@ async def test_unmigrated_database_is_refused_by_daemon(empty_database: str):
 
 
 async def test_current_database_passes_migration_check(store: Store):
-    """After migrate, the check passes in silence."""
+    """After migrate, the check passes."""
     async with store.read() as conn:
         await migrate.require_current(conn)
 
 
 def test_migrations_do_not_read_server_clock():
-    """Instants come from the caller: the daemon may live on another clock than the server."""
+    """Times come from the caller, because the daemon's clock may differ from the server's."""
     for migration in migrate.migrations():
         code = " ".join(line.split("--")[0] for line in migration.sql.lower().splitlines())
         for word in ("now()", "current_timestamp", "current_date", "localtimestamp", "clock_timestamp"):

@@ -1,4 +1,5 @@
-"""The order path's two connections: lent, cut and closed so that nobody doubts what became of a statement."""
+"""The two reserved connections for order statements: after use, cancellation or loss the result of each
+statement is certain."""
 
 import asyncio
 import gc
@@ -24,16 +25,16 @@ async def open_writable_store(dsn: str, clock: ManualClock) -> Store:
 
 
 async def backend_pids(store: Store, times: int) -> set[int]:
-    """The server's processes that so many strokes, one after the other, ran on."""
-    found = set()
+    """Return the server processes that ran so many statements, one after the other."""
+    pids = set()
     for _ in range(times):
-        async with store.order_statement("asked") as conn:
-            found.add(await conn.fetchval("SELECT pg_backend_pid()"))
-    return found
+        async with store.order_statement("read") as conn:
+            pids.add(await conn.fetchval("SELECT pg_backend_pid()"))
+    return pids
 
 
 async def test_sequential_order_statements_share_one_connection(database: str, clock: ManualClock) -> None:
-    """A refusal of the server leaves it as good as before; there are never more than two."""
+    """A statement that the server refuses leaves the connection usable; there are never more than two."""
     store = await open_writable_store(database, clock)
     first = await backend_pids(store, 3)
     with pytest.raises(asyncpg.DivisionByZeroError):
@@ -47,7 +48,8 @@ async def test_sequential_order_statements_share_one_connection(database: str, c
 
 
 async def test_cancelled_statement_is_rolled_back(database: str, clock: ManualClock) -> None:
-    """It waits for a lock and is cancelled: the server has given it up before the cancellation is heard of."""
+    """A statement waits for a lock and is cancelled: the server has ended it before the cancellation reaches
+    the caller."""
     store = await open_writable_store(database, clock)
     other = await asyncpg.connect(database)
     await other.execute("CREATE TABLE held (n int); INSERT INTO held VALUES (1)")
@@ -55,11 +57,11 @@ async def test_cancelled_statement_is_rolled_back(database: str, clock: ManualCl
     await transaction.start()
     await other.execute("UPDATE held SET n = n")
 
-    async def waits() -> None:
-        async with store.order_statement("waits") as conn:
+    async def update_row() -> None:
+        async with store.order_statement("update") as conn:
             await conn.execute("UPDATE held SET n = n + 1")
 
-    task = asyncio.create_task(waits())
+    task = asyncio.create_task(update_row())
     async with store.read() as conn:
         while not await conn.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
             await conn.execute("SELECT pg_sleep(0.01)")
@@ -76,16 +78,16 @@ async def test_cancelled_statement_is_rolled_back(database: str, clock: ManualCl
 
 
 async def test_abandoned_store_reaches_database_no_more(database: str, clock: ManualClock) -> None:
-    """Not even who was connecting at that moment."""
+    """An abandoned store sends nothing, not even from a task that is connecting."""
     store = await open_writable_store(database, clock)
     await store.expire()
     reached = []
 
-    async def uses() -> None:
+    async def read_late() -> None:
         async with store.order_statement("late") as conn:
             reached.append(await conn.fetchval("SELECT 1"))
 
-    task = asyncio.create_task(uses())
+    task = asyncio.create_task(read_late())
     await asyncio.sleep(0)
     store.abandon()
     with pytest.raises(asyncpg.InterfaceError):
@@ -96,7 +98,7 @@ async def test_abandoned_store_reaches_database_no_more(database: str, clock: Ma
 async def test_connect_to_silent_server_times_out(
     database: str, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A new connection has as long as a turn on an old one, not as long as an answer."""
+    """A new connection has the time-out of waiting for an old one, not that of a statement."""
     monkeypatch.setattr(pool, "_COMMAND_TIMEOUT_S", 3_600.0)
     async with open_proxy(database) as proxy:
         store = await open_writable_store(proxy.dsn, clock)
@@ -104,7 +106,7 @@ async def test_connect_to_silent_server_times_out(
         await store.expire()
         async with asyncio.timeout(60) as hung:
             with pytest.raises(TimeoutError):
-                async with store.order_statement("asked"):
+                async with store.order_statement("read"):
                     pass
         assert not hung.expired()
         store.abandon()
@@ -114,7 +116,7 @@ async def test_connection_expired_in_use_is_closed_on_return(database: str, cloc
     store = await open_writable_store(database, clock)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        async with store.order_statement("lent") as conn:
+        async with store.order_statement("expired") as conn:
             await store.expire()
             before = await conn.fetchval("SELECT pg_backend_pid()")
         del conn

@@ -1,4 +1,4 @@
-"""The pool: transactions, types, limits, and the clock that waits for them."""
+"""The connection pool: transactions, types, limits, and the manual clock that waits for transactions."""
 
 import asyncio
 from datetime import timedelta
@@ -24,7 +24,7 @@ from catalyst.store.pool import (
 
 
 async def test_failed_transaction_is_rolled_back_and_names_its_label(store: Store):
-    """A block that raises is rolled back whole, and the error names the step."""
+    """A block that raises is rolled back, and the error names its label."""
 
     async def step() -> None:
         async with store.tx("two sectors") as conn:
@@ -39,7 +39,7 @@ async def test_failed_transaction_is_rolled_back_and_names_its_label(store: Stor
 
 
 async def test_manual_clock_waits_for_open_transaction(store: Store, clock: ManualClock):
-    """A sleeper is not woken before the transaction under way has committed."""
+    """A sleeper does not wake before the open transaction has committed."""
     sector_names = []
 
     async def sleeper() -> None:
@@ -62,7 +62,7 @@ async def test_manual_clock_waits_for_open_transaction(store: Store, clock: Manu
 
 
 async def test_fault_point_is_reached_before_and_after_commit(database: str, clock: ManualClock):
-    """The witness is told before a step and, only when it was committed, after it."""
+    """The fault point is reached before a step and, only when it committed, after it."""
     seen: list[tuple[str, Moment]] = []
     store = await open_store(database, clock, fault_point=lambda label, moment: seen.append((label, moment)))
     async with store.tx("one"):
@@ -75,7 +75,7 @@ async def test_fault_point_is_reached_before_and_after_commit(database: str, clo
 
 
 async def test_deadlocked_transaction_is_repeated(store: Store):
-    """Two transactions that lock the same rows in opposite order both end well: the victim is repeated whole."""
+    """Two transactions lock two rows in opposite order: both succeed, because the victim is repeated."""
     async with store.tx("seed") as conn:
         await conn.execute("INSERT INTO sectors (name) VALUES ('A'), ('B')")
     both = asyncio.Barrier(2)
@@ -94,11 +94,11 @@ async def test_deadlocked_transaction_is_repeated(store: Store):
 
     done = await asyncio.gather(store.run("ab", work("A", "B")), store.run("ba", work("B", "A")))
     assert sorted(done) == ["A", "B"]
-    assert len(runs) >= 3  # a slow machine may meet again
+    assert len(runs) >= 3  # on a slow machine they may deadlock again
 
 
 async def test_persistent_contention_raises_after_three_attempts(store: Store):
-    """After three attempts the last error is the caller's."""
+    """After three attempts the last error is raised."""
     runs = []
 
     async def work(conn: Connection) -> None:
@@ -111,7 +111,7 @@ async def test_persistent_contention_raises_after_three_attempts(store: Store):
 
 
 async def test_sessions_have_timeouts_and_names(store: Store):
-    """No statement, lock or idle transaction lasts for ever; every session says whose it is."""
+    """Each session has time-outs for statements, locks and idle transactions, and a name."""
     async with store.read() as conn:
         shown = [
             await conn.fetchval(f"SHOW {name}")
@@ -124,7 +124,7 @@ async def test_sessions_have_timeouts_and_names(store: Store):
 
 
 async def test_numeric_is_decimal_and_jsonb_is_python_values(store: Store):
-    """Numerics come back digit for digit; jsonb takes and gives Python values, Decimals as text."""
+    """Numerics are read back digit for digit; jsonb holds Python values, with Decimals as text."""
     async with store.read() as conn:
         assert await conn.fetchval("SELECT $1::numeric", Decimal("0.1000")) == Decimal("0.1")
         assert str(await conn.fetchval("SELECT 187.9500::numeric")) == "187.9500"
@@ -143,7 +143,7 @@ _ANY_JSON = st.recursive(
 @given(st.lists(_ANY_JSON, min_size=1, max_size=20))
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_any_json_value_can_be_stored(database: str, values: list[object]):
-    """NUL, lone surrogates, NaN: whatever a stranger sends has a place in jsonb, and none of it is an error."""
+    """Any received value can be stored as jsonb without an error: NUL, lone surrogates, NaN."""
     conn = await connect(database, "test")
     try:
         for value in values:
@@ -154,7 +154,7 @@ async def test_any_json_value_can_be_stored(database: str, values: list[object])
 
 @given(_ANY_TEXT)
 def test_storable_text_changes_only_unstorable_characters(text: str):
-    """Only NUL and lone surrogates change; the result is never longer than asked."""
+    """Only NUL and lone surrogates change; the result is never longer than the limit."""
     clean = storable_text(text)
     assert "\x00" not in clean
     assert clean.encode().decode() == clean
@@ -164,13 +164,13 @@ def test_storable_text_changes_only_unstorable_characters(text: str):
 
 
 def test_json_encoder_rejects_unknown_objects():
-    """An object nobody taught it is an error where it is written, not a string in the table."""
+    """An object of an unknown type raises TypeError instead of being stored as a string."""
     with pytest.raises(TypeError):
         encode_json({"clock": object()})
 
 
 async def test_outage_errors_are_distinguished_from_mistakes(database: str, clock: ManualClock):
-    """A cut connection and a refused one are outages; bad SQL, bad arguments and a lost epoch are not."""
+    """A cut and a refused connection are outages; bad SQL, bad arguments and a lost epoch are not."""
     with pytest.raises(OSError) as refused:
         await asyncpg.connect("postgresql://x@127.0.0.1:1/x", timeout=5)
     assert is_outage(refused.value)
@@ -194,7 +194,7 @@ async def test_outage_errors_are_distinguished_from_mistakes(database: str, cloc
 
 
 async def test_pool_reconnects_after_losing_its_connections(store: Store):
-    """After the server cut every session the next step gets a new one."""
+    """After the server ended every session the pool opens a new one."""
     async with store.read() as conn:
         await conn.fetchval("SELECT 1")
     killer = await asyncpg.connect(store.dsn)
@@ -218,7 +218,7 @@ async def test_pool_reconnects_after_losing_its_connections(store: Store):
 
 
 async def test_pool_replaces_expired_connections(store: Store):
-    """After `expire` the next borrower has a new session."""
+    """After `expire` the next read has a new session."""
     async with store.read() as conn:
         before = await conn.fetchval("SELECT pg_backend_pid()")
     await store.expire()

@@ -1,4 +1,4 @@
-"""Securities, sectors, the calendar, and the seeds' helper functions."""
+"""Securities, sectors, the calendar, and the SQL functions of the seed data."""
 
 import asyncio
 from datetime import UTC, date, datetime, time
@@ -32,16 +32,16 @@ def asset(symbol: str, **fields: object) -> AssetReport:
     ],
 )
 async def test_get_or_create_gives_concurrent_callers_one_id(database: str, call: str, table: str):
-    """Twenty connections ask for the same new thing at the same moment: one row, one id, no error."""
+    """Twenty connections request one new row at once: one row, one id, no error."""
     conns = [await connect(database, "race") for _ in range(20)]
     try:
         ready = asyncio.Barrier(20)
 
-        async def ask(conn) -> int:
+        async def create(conn) -> int:
             await ready.wait()
             return await conn.fetchval(call)
 
-        ids = await asyncio.gather(*(ask(conn) for conn in conns))
+        ids = await asyncio.gather(*(create(conn) for conn in conns))
         assert len(set(ids)) == 1
         assert await conns[0].fetchval(f"SELECT count(*) FROM {table}") == 1
     finally:
@@ -50,7 +50,7 @@ async def test_get_or_create_gives_concurrent_callers_one_id(database: str, call
 
 
 async def test_new_security_has_default_columns(store: Store):
-    """The seeds' function makes the row the seeds' functions expect."""
+    """The SQL function creates the row that the seed functions expect."""
     async with store.tx("security") as conn:
         security_id = await conn.fetchval("SELECT get_or_create_security('aapl')")
         row = await securities.get(conn, "AAPL")
@@ -77,7 +77,7 @@ async def test_new_security_has_default_columns(store: Store):
     ],
 )
 async def test_time_dimension_follows_exchange_hours(store: Store, at: str, market: bool, trading: bool):
-    """The time dimension follows the exchange's day in New York, daylight saving and half days included."""
+    """The time dimension follows the exchange's hours in New York, with daylight saving and half days."""
     async with store.tx("time") as conn:
         await trading_days.put(conn, [FULL, HALF])
         time_id = await conn.fetchval("SELECT get_or_create_time($1)", datetime.fromisoformat(at))
@@ -86,7 +86,7 @@ async def test_time_dimension_follows_exchange_hours(store: Store, at: str, mark
 
 
 async def test_time_dimension_is_corrected_by_later_calendar(store: Store):
-    """A minute asked for before its day was known is corrected, and keeps its id."""
+    """A minute created before its day was in the calendar is corrected later and keeps its id."""
     async with store.tx("time") as conn:
         early = await conn.fetchval("SELECT get_or_create_time($1)", AT)
         assert not await conn.fetchval("SELECT is_market_hours FROM time_dimension")
@@ -98,7 +98,8 @@ async def test_time_dimension_is_corrected_by_later_calendar(store: Store):
 
 
 async def test_calendar_is_stored_and_replaced(store: Store):
-    """Days come back as sessions; a second calendar replaces the hours of a day; the next session is found."""
+    """Days are read back as sessions; a second calendar replaces a day's hours; the current or next session
+    is found."""
     async with store.tx("calendar") as conn:
         await trading_days.put(conn, [FULL, session_of(HALF.day, time(9, 30), time(16, 0))])
         await trading_days.put(conn, [HALF])
@@ -112,7 +113,8 @@ async def test_calendar_is_stored_and_replaced(store: Store):
 
 
 async def test_asset_refresh_takes_one_statement_each_way(store: Store, later: datetime):
-    """A whole broker list is written, repeated and shrunk; what left the list is inactive, not gone."""
+    """The broker's list is written, repeated and reduced; assets no longer on it become inactive and are not
+    deleted."""
     assets = [asset(f"S{n:05}") for n in range(10_000)]
     async with store.tx("assets") as conn:
         assert await securities.refresh(conn, assets, at=AT) == RefreshCounts(10_000, 10_000, 0)
@@ -128,7 +130,7 @@ async def test_asset_refresh_takes_one_statement_each_way(store: Store, later: d
 
 
 async def test_empty_asset_list_retires_nothing(store: Store, later: datetime):
-    """Nothing is retired because nothing was answered."""
+    """An empty list makes no asset inactive."""
     async with store.tx("assets") as conn:
         await securities.refresh(conn, [asset("AAPL")], at=AT)
         assert await securities.refresh(conn, [], at=later) == RefreshCounts(0, 0, 0)
@@ -136,7 +138,7 @@ async def test_empty_asset_list_retires_nothing(store: Store, later: datetime):
 
 
 async def test_sectors_are_read_from_listing(store: Store):
-    """A listing names sectors for the symbols it knows; a second run changes nothing."""
+    """A listing sets the sectors of existing symbols; a second run changes nothing."""
     async with store.tx("sectors") as conn:
         await securities.refresh(conn, [asset("AAPL"), asset("XOM"), asset("NEW")], at=AT)
         listing = {"AAPL": "Technology", "xom": "Energy", "NEW": "", "GONE": "Energy"}
@@ -149,7 +151,7 @@ async def test_sectors_are_read_from_listing(store: Store):
 
 
 async def test_security_ids_are_created_only_for_new_symbols(store: Store):
-    """Known and new symbols get their ids in one go, the same ones the next time."""
+    """One call returns the ids of existing and new symbols; the next call returns equal ids."""
     async with store.tx("ids") as conn:
         first = await securities.get_or_create_ids(conn, ["AAPL", "MSFT", "aapl"])
         second = await securities.get_or_create_ids(conn, ["MSFT", "AAPL", "TSLA"])

@@ -1,4 +1,4 @@
-"""Each role can do what it needs, and tries in vain to do more."""
+"""Database roles: each has the rights it needs and no more."""
 
 import asyncpg
 import pytest
@@ -48,7 +48,7 @@ FORBIDDEN = {
 @pytest.fixture
 async def granted(raw_rows: RawRows) -> RawRows:
     await raw_rows.conn.execute(migrate.roles_sql())
-    await raw_rows.conn.execute(migrate.roles_sql())  # as often as one likes
+    await raw_rows.conn.execute(migrate.roles_sql())  # may be run repeatedly
     return raw_rows
 
 
@@ -56,7 +56,8 @@ async def granted(raw_rows: RawRows) -> RawRows:
     ("role", "statement"), [(role, statement) for role, tried in FORBIDDEN.items() for statement in tried]
 )
 async def test_role_cannot_run_forbidden_statement(granted: RawRows, role: str, statement: str):
-    """Every forbidden verb fails, with 42501; the read-only role may not lift its own restraint either."""
+    """Every forbidden statement fails with 42501; the read-only role fails also after it unsets its read-only
+    default."""
     await granted.conn.execute(f"SET ROLE {role}")
     if role == "catalyst_readonly":
         await granted.conn.execute("SET default_transaction_read_only = off")
@@ -68,7 +69,7 @@ async def test_role_cannot_run_forbidden_statement(granted: RawRows, role: str, 
 
 
 async def test_app_role_can_run_the_day(granted: RawRows):
-    """Orders, fills, positions, the journal, a new epoch, a command: what the daemon writes is granted."""
+    """The daemon's role may write orders, fills, positions, the journal, a new epoch and a command."""
     await granted.conn.execute("SET ROLE catalyst_app")
     try:
         position_id = await granted.insert_position()
@@ -84,7 +85,7 @@ async def test_app_role_can_run_the_day(granted: RawRows):
 
 
 async def test_read_only_role_can_read_everything(granted: RawRows):
-    """Every table and view answers it."""
+    """The read-only role can read every table and view."""
     relations = await granted.conn.fetch(
         "SELECT oid::regclass::text AS name FROM pg_class"
         " WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'v')"
@@ -99,7 +100,7 @@ async def test_read_only_role_can_read_everything(granted: RawRows):
 
 
 async def test_read_only_role_has_time_and_connection_limits(granted: RawRows, store: Store):
-    """The read-only role's own settings cap its time, its locks and its connections."""
+    """The read-only role has a statement time-out, a read-only default and a limit of connections."""
     row = await store_settings(granted)
     assert row["rolconnlimit"] == 10
     assert {"statement_timeout=5s", "default_transaction_read_only=on"} <= set(row["rolconfig"])

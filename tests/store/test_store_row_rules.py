@@ -1,4 +1,4 @@
-"""What a row may hold, rule by rule: refused with the rule's name, and nothing else is."""
+"""Row rules: an invalid row is refused with the name of its rule; other rows are accepted."""
 
 import re
 from collections.abc import Mapping
@@ -102,7 +102,7 @@ EXECUTIONS: Final[Rows] = [
 
 
 async def insert_row(raw_rows: RawRows, table: str, row: Mapping[str, Any]) -> None:
-    """One row, inserted by itself."""
+    """Insert one row into the table."""
     values = ", ".join(f"${n}" for n in range(1, len(row) + 1))
     await raw_rows.conn.execute(
         f"INSERT INTO {table} ({', '.join(row)}) OVERRIDING SYSTEM VALUE VALUES ({values})", *row.values()
@@ -120,8 +120,8 @@ async def insert_order(raw_rows: RawRows, columns: Mapping[str, Any]) -> None:
 
 
 async def test_each_row_rule_fails_with_its_constraint_name(raw_rows: RawRows) -> None:
-    """Each rule of orders, positions and executions has a row that breaks it and no other: SQLSTATE 23514, and its
-    name as the constraint; so whoever looks at an error finds what he found when it was a CHECK. None is left out."""
+    """Each rule of orders, positions and executions has a row that breaks only it. The error has SQLSTATE
+    23514 and the rule as constraint name, as a CHECK would give. No rule is missing."""
     await raw_rows.insert_position()
     broken: set[str] = set()
     for table, base, rows in (
@@ -136,17 +136,17 @@ async def test_each_row_rule_fails_with_its_constraint_name(raw_rows: RawRows) -
                     if base is None
                     else insert_row(raw_rows, table, base | wrong)
                 )
-            said = refused.value
-            assert (said.constraint_name, said.table_name, said.sqlstate) == (name, table, "23514"), wrong
+            error = refused.value
+            assert (error.constraint_name, error.table_name, error.sqlstate) == (name, table, "23514"), wrong
             broken.add(name)
-    text = next(one.sql for one in migrate.migrations() if one.name == "0004_order_rules")
+    text = next(migration.sql for migration in migrate.migrations() if migration.name == "0004_order_rules")
     rules = set(re.findall(r"THEN '(\w+)'", text))
     assert broken == rules
     assert len(rules) == 50
 
 
 async def test_row_rules_apply_to_updates(raw_rows: RawRows) -> None:
-    """An update is judged as an insert is, and a rule that comes to null holds."""
+    """The rules apply to updates too, and a rule that evaluates to null holds."""
     await raw_rows.insert_position()
     for table, change in (
         ("orders", "attempts = -1"),
@@ -160,7 +160,8 @@ async def test_row_rules_apply_to_updates(raw_rows: RawRows) -> None:
 
 
 async def test_ledger_tables_have_no_check_constraints(raw_rows: RawRows) -> None:
-    """Triggers hold the row rules of orders, positions and executions: a CHECK is planned anew in every statement."""
+    """Triggers hold the row rules of orders, positions and executions, because a CHECK is planned again in
+    every statement."""
     checks = await raw_rows.conn.fetch(
         "SELECT conname FROM pg_constraint WHERE contype = 'c'"
         " AND conrelid IN ('orders'::regclass, 'positions'::regclass, 'executions'::regclass)"
