@@ -31,7 +31,8 @@ CREATE TABLE daemon_runs (
     end_reason    text
 );
 
--- The allowed status changes of an order; the same table as in domain/order.py.
+-- The status changes that a report or a step of Catalyst may make; the same table as in domain/order.py. A fill is
+-- booked in every status.
 CREATE TABLE order_edges (
     from_status text NOT NULL,
     to_status   text NOT NULL,
@@ -160,6 +161,11 @@ CREATE TABLE orders (
     filled_at        timestamptz,
     cancelled_at     timestamptz,
     closed_at        timestamptz,
+    -- The broker's own times. The columns above hold the times at which Catalyst received the reports.
+    broker_submitted_at timestamptz,
+    broker_filled_at    timestamptz,
+    broker_canceled_at  timestamptz,
+    broker_expired_at   timestamptz,
     updated_at       timestamptz NOT NULL,
     expires_at       timestamptz,
     rejection_reason text,

@@ -55,7 +55,6 @@ BEGIN
         WHEN NOT (NEW.filled_qty >= 0) THEN 'orders_filled_qty_check'
         WHEN NOT (NEW.filled_avg_price > 0) THEN 'orders_filled_avg_price_check'
         WHEN NOT (NEW.attempts >= 0) THEN 'orders_attempts_check'
-        WHEN NOT (NEW.filled_qty <= NEW.quantity) THEN 'orders_filled_within_quantity'
         WHEN NOT (NEW.status <> 'created' OR (NEW.filled_qty = 0 AND NEW.submitted_at IS NULL))
             THEN 'orders_created_is_unsent'
         WHEN NOT (NEW.order_id <> NEW.parent_order_id AND NEW.order_id <> NEW.replaces) THEN 'orders_not_its_own_parent'
@@ -177,7 +176,8 @@ CREATE FUNCTION open_exit_quantity(p_position_id bigint) RETURNS numeric LANGUAG
     SELECT coalesce(sum(reserved_qty), 0) FROM groups
 $$;
 
--- Check an insert or update of an order: epoch, first status, status change, and the columns that never change.
+-- Check an insert or update of an order: epoch, first status, status change, and the columns that never change. Set
+-- the times that belong to a status.
 CREATE FUNCTION check_order_change() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     v_epoch bigint;
@@ -198,6 +198,20 @@ BEGIN
         END IF;
     END IF;
 
+    -- The times of receipt: the first time of each status is kept.
+    IF TG_OP = 'INSERT' OR NEW.status <> OLD.status THEN
+        IF NEW.status = 'accepted' THEN
+            NEW.accepted_at := coalesce(NEW.accepted_at, NEW.updated_at);
+        ELSIF NEW.status = 'filled' THEN
+            NEW.filled_at := coalesce(NEW.filled_at, NEW.updated_at);
+        ELSIF NEW.status = 'cancelled' THEN
+            NEW.cancelled_at := coalesce(NEW.cancelled_at, NEW.updated_at);
+            NEW.cancel_reason := coalesce(NEW.cancel_reason, 'BROKER');
+        END IF;
+        NEW.closed_at := CASE WHEN NEW.status IN ('filled', 'cancelled', 'rejected', 'expired', 'replaced')
+                              THEN coalesce(NEW.closed_at, NEW.updated_at) END;
+    END IF;
+
     IF TG_OP = 'INSERT' THEN
         IF NEW.origin = 'catalyst' AND NEW.status NOT IN ('created', 'submitted') THEN
             RAISE EXCEPTION 'order % cannot start as %', NEW.client_order_id, NEW.status USING ERRCODE = 'CT003';
@@ -205,7 +219,8 @@ BEGIN
         RETURN NEW;
     END IF;
 
-    IF NEW.status <> OLD.status THEN
+    -- A fill is a fact: no edge is looked up for it.
+    IF NEW.status <> OLD.status AND NEW.filled_qty = OLD.filled_qty THEN
         SELECT * INTO v_edge FROM order_edges WHERE from_status = OLD.status AND to_status = NEW.status;
         IF NOT FOUND
            OR (v_edge.reason IS NOT NULL AND NOT starts_with(coalesce(OLD.rejection_reason, ''), v_edge.reason)

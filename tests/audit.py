@@ -67,21 +67,22 @@ async def assert_journal_leads_to_state(conn: Conn) -> None:
         (r["from_status"], r["to_status"])
         for r in await conn.fetch("SELECT from_status, to_status FROM order_edges")
     }
-    journal: dict[int, list[tuple[str | None, str]]] = defaultdict(list)
+    journal: dict[int, list[tuple[str | None, str, bool]]] = defaultdict(list)
     for row in await conn.fetch(
         """
-        SELECT order_id, from_status, to_status FROM order_events
+        SELECT order_id, from_status, to_status, kind IN ('fill', 'late') AS may_be_fill FROM order_events
          WHERE to_status IS NOT NULL AND kind IN ('transition', 'fill', 'late', 'correction') ORDER BY seq
         """
     ):
-        journal[row["order_id"]].append((row["from_status"], row["to_status"]))
+        journal[row["order_id"]].append((row["from_status"], row["to_status"], row["may_be_fill"]))
     for order in await conn.fetch("SELECT order_id, status FROM orders"):
         state: str | None = None
-        for from_status, to_status in journal[order["order_id"]]:
+        for from_status, to_status, may_be_fill in journal[order["order_id"]]:
             assert from_status == state, (
                 f"order {order['order_id']}: the journal jumps from {state} to {from_status}"
             )
-            assert state is None or (from_status, to_status) in edges, (
+            is_fill = may_be_fill and to_status in ("partial_fill", "filled")  # booked in every status
+            assert state is None or is_fill or (from_status, to_status) in edges, (
                 f"{from_status} cannot become {to_status}"
             )
             state = to_status

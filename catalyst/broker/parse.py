@@ -66,6 +66,9 @@ def order_report(raw: object, on_malformed: OnMalformed) -> OrderReport:
         replaced_by=_text(row, "replaced_by") or None,
         replaces=_text(row, "replaces") or None,
         submitted_at=instant(row.get("submitted_at")),
+        filled_at=instant(row.get("filled_at")),
+        canceled_at=instant(row.get("canceled_at")),
+        expired_at=instant(row.get("expired_at")),
         updated_at=instant(row.get("updated_at")),
         legs=tuple(parse_rows(legs, lambda leg: order_report(leg, on_malformed), on_malformed))
         if isinstance(legs, list)
@@ -111,7 +114,7 @@ def trade_update(raw: object, on_malformed: OnMalformed) -> TradeUpdate:
 
 def _streamed_fill(data: Mapping[str, object], order: OrderReport, at: datetime | None) -> Fill | None:
     quantity, price = amount(data, "qty"), amount(data, "price")
-    at = at or instant(order.raw.get("filled_at")) or order.updated_at
+    at = at or order.filled_at or order.updated_at
     if quantity is None or price is None or at is None or not order.filled_qty >= quantity > 0:
         return None
     return Fill(

@@ -46,6 +46,9 @@ class OrderReport:
     replaced_by: str | None = None
     replaces: str | None = None
     submitted_at: datetime | None = None
+    filled_at: datetime | None = None
+    canceled_at: datetime | None = None
+    expired_at: datetime | None = None
     updated_at: datetime | None = None
     legs: tuple["OrderReport", ...] = ()
     raw: Raw = field(default_factory=dict[str, object], repr=False, compare=False)

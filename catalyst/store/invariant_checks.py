@@ -58,11 +58,14 @@ _HISTORIES: Final = """
            SELECT e.seq, e.from_status, e.to_status,
                   lag(e.to_status) OVER (ORDER BY e.seq) AS before,
                   row_number() OVER (ORDER BY e.seq DESC) = 1 AS last,
-                  e.from_status IS NULL OR EXISTS (
+                  e.from_status IS NULL OR x.is_fill OR EXISTS (
                       SELECT 1 FROM order_edges g
                        WHERE g.from_status = e.from_status AND g.to_status = e.to_status
                          AND (g.kind <> 'correction' OR e.kind = 'correction')) AS edge
              FROM order_events e
+             -- A fill is booked in every status, along no edge.
+             CROSS JOIN LATERAL (SELECT e.kind IN ('fill', 'late') AND e.to_status IN ('partial_fill', 'filled')
+                                        AS is_fill) x
             WHERE e.order_id = o.order_id AND e.to_status IS NOT NULL
               AND e.kind IN ('transition', 'fill', 'late', 'correction')) j ON true
      WHERE o.order_id = ANY($1::bigint[]) AND o.origin <> 'legacy'

@@ -6,101 +6,20 @@ write.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from datetime import datetime
-from decimal import Decimal
 from typing import TYPE_CHECKING, Final
 
 from catalyst.domain.errors import StaleOrder
-from catalyst.domain.order import WORKING, OrderState, PositionSide, Purpose, Side, Status
+from catalyst.domain.order import PositionSide, Purpose, Side, Status
+from catalyst.domain.rows import NewOrder as NewOrder
+from catalyst.domain.rows import OrderRow as OrderRow
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record
     from asyncpg.pool import PoolConnectionProxy
 
     Conn = Connection[Record] | PoolConnectionProxy[Record]
-
-
-@dataclass(frozen=True, slots=True)
-class OrderRow:
-    """One row of orders, with its security's symbol. Quantities in shares, prices in dollars, times UTC."""
-
-    order_id: int
-    client_order_id: str
-    alpaca_order_id: str | None
-    cycle_id: str | None
-    security_id: int
-    symbol: str
-    position_id: int | None
-    parent_order_id: int | None
-    replaces: int | None
-    order_purpose: Purpose
-    position_side: PositionSide
-    side: Side
-    order_class: str
-    order_type: str
-    time_in_force: str
-    quantity: Decimal
-    limit_price: Decimal | None
-    stop_price: Decimal | None
-    bracket_stop: Decimal | None
-    bracket_target: Decimal | None
-    status: Status
-    filled_qty: Decimal
-    filled_avg_price: Decimal | None
-    broker_status: str | None
-    epoch: int | None
-    origin: str
-    signal_id: str | None
-    attempts: int
-    last_attempt_at: datetime | None
-    created_at: datetime
-    submitted_at: datetime | None
-    expires_at: datetime | None
-    closed_at: datetime | None
-    rejection_reason: str | None
-    cancel_reason: str | None
-
-    @property
-    def state(self) -> OrderState:
-        return OrderState(self.status, self.quantity, self.filled_qty, self.rejection_reason)
-
-    @property
-    def remaining(self) -> Decimal:
-        return self.quantity - self.filled_qty
-
-    @property
-    def is_working(self) -> bool:
-        return self.status in WORKING
-
-
-@dataclass(frozen=True, slots=True)
-class NewOrder:
-    """What submission writes before the request."""
-
-    client_order_id: str
-    symbol: str
-    purpose: Purpose
-    position_side: PositionSide
-    side: Side
-    quantity: Decimal
-    order_type: str
-    time_in_force: str
-    order_class: str
-    origin: str = "catalyst"
-    cycle_id: str | None = None
-    position_id: int | None = None
-    parent_order_id: int | None = None
-    replaces: int | None = None
-    limit_price: Decimal | None = None
-    stop_price: Decimal | None = None
-    bracket_stop: Decimal | None = None
-    bracket_target: Decimal | None = None
-    alpaca_order_id: str | None = None
-    broker_status: str | None = None
-    signal_id: str | None = None
-    expires_at: datetime | None = None
-    epoch: int | None = None  # None only for orders of others
 
 
 _FIELDS: Final = tuple(column.name for column in fields(OrderRow))
@@ -112,13 +31,12 @@ SELECT: Final = """
            o.order_class, o.order_type, o.time_in_force, o.quantity, o.limit_price, o.stop_price,
            o.bracket_stop, o.bracket_target, o.status, o.filled_qty, o.filled_avg_price, o.broker_status,
            o.epoch, o.origin, o.signal_id, o.attempts, o.last_attempt_at, o.created_at, o.submitted_at,
-           o.expires_at, o.closed_at, o.rejection_reason, o.cancel_reason
+           o.expires_at, o.closed_at, o.rejection_reason, o.cancel_reason, o.broker_submitted_at,
+           o.broker_filled_at, o.broker_canceled_at, o.broker_expired_at
       FROM orders o JOIN securities s USING (security_id)
 """
 _BY_ID: Final = SELECT + " WHERE o.order_id = $1"
 _LOCK_BY_ID: Final = SELECT + " WHERE o.order_id = $1 FOR UPDATE OF o"
-_LOCK_BY_BROKER_ID: Final = SELECT + " WHERE o.alpaca_order_id = $1 FOR UPDATE OF o"
-_LOCK_BY_CLIENT_ID: Final = SELECT + " WHERE o.client_order_id = $1 FOR UPDATE OF o"
 _BY_CLIENT_ID: Final = SELECT + " WHERE o.client_order_id = $1"
 _WORKING: Final = (
     SELECT + " WHERE o.status IN ('created', 'submitted', 'accepted', 'partial_fill') ORDER BY o.order_id"
@@ -148,6 +66,7 @@ _OF_CYCLE: Final = SELECT + " WHERE o.cycle_id = $1 ORDER BY o.order_id"
 _BY_REPORT: Final = (
     SELECT + " WHERE o.alpaca_order_id = ANY($1::text[]) OR o.client_order_id = ANY($2::text[])"
 )
+_LOCK_BY_REPORTS: Final = _BY_REPORT + " ORDER BY o.order_id FOR UPDATE OF o"
 _INSERT: Final = """
     WITH inserted AS (
         INSERT INTO orders (client_order_id, security_id, order_purpose, position_side, side, quantity,
@@ -208,19 +127,19 @@ async def by_client_id(conn: "Conn", client_order_id: str) -> OrderRow | None:
     return None if record is None else row_of(record)
 
 
-async def lock_by_report(conn: "Conn", broker_id: str, client_order_id: str | None) -> OrderRow | None:
-    """Return the order of a report, by the broker's id or else by ours, locked; None without a row."""
-    record = await conn.fetchrow(_LOCK_BY_BROKER_ID, broker_id)
-    if record is None and client_order_id:
-        record = await conn.fetchrow(_LOCK_BY_CLIENT_ID, client_order_id)
-    return None if record is None else row_of(record)
-
-
 async def by_report(
     conn: "Conn", broker_ids: Sequence[str], client_order_ids: Sequence[str]
 ) -> list[OrderRow]:
     """Return the rows of reports, by the broker's ids or by ours, those that exist."""
     found = await conn.fetch(_BY_REPORT, list(broker_ids), list(client_order_ids))
+    return [row_of(record) for record in found]
+
+
+async def lock_by_reports(
+    conn: "Conn", broker_ids: Sequence[str], client_order_ids: Sequence[str]
+) -> list[OrderRow]:
+    """Return the rows of reports as `by_report` does, locked until the transaction ends."""
+    found = await conn.fetch(_LOCK_BY_REPORTS, list(broker_ids), list(client_order_ids))
     return [row_of(record) for record in found]
 
 
@@ -275,14 +194,6 @@ async def booked_activity_ids(conn: "Conn", activity_ids: Sequence[str]) -> set[
         "SELECT activity_id FROM executions WHERE activity_id = ANY($1::text[])", list(activity_ids)
     )
     return {record["activity_id"] for record in found}
-
-
-async def stored_broker_ids(conn: "Conn", broker_ids: Sequence[str]) -> set[str]:
-    """Return those of these broker ids that have a row."""
-    found = await conn.fetch(
-        "SELECT alpaca_order_id FROM orders WHERE alpaca_order_id = ANY($1::text[])", list(broker_ids)
-    )
-    return {record["alpaca_order_id"] for record in found}
 
 
 async def insert(conn: "Conn", new: NewOrder, *, status: Status, at: datetime, source: str, note: str) -> int:
@@ -346,7 +257,7 @@ async def transition(
     cancel_reason: str | None = None,
     epoch: int,
 ) -> None:
-    """Move one order from the state the caller read, and journal it. The first time of each kind is kept.
+    """Move one order from the state the caller read, and journal it.
 
     Raises StaleOrder when the row is no longer in `from_status`.
     """
@@ -358,13 +269,8 @@ async def transition(
                    submitted_at = CASE WHEN $3 = 'submitted' THEN coalesce(submitted_at, $4) ELSE submitted_at END,
                    attempts = attempts + CASE WHEN $3 = 'submitted' THEN 1 ELSE 0 END,
                    last_attempt_at = CASE WHEN $3 = 'submitted' THEN $4 ELSE last_attempt_at END,
-                   accepted_at = CASE WHEN $3 = 'accepted' THEN coalesce(accepted_at, $4) ELSE accepted_at END,
-                   filled_at = CASE WHEN $3 = 'filled' THEN coalesce(filled_at, $4) ELSE filled_at END,
-                   cancelled_at = CASE WHEN $3 = 'cancelled' THEN coalesce(cancelled_at, $4) ELSE cancelled_at END,
-                   closed_at = CASE WHEN $3 IN ('filled', 'cancelled', 'rejected', 'expired', 'replaced')
-                                    THEN coalesce(closed_at, $4) ELSE NULL END,
                    rejection_reason = coalesce($9::text, rejection_reason),
-                   cancel_reason = CASE WHEN $3 = 'cancelled' THEN coalesce(cancel_reason, $10::text, 'BROKER')
+                   cancel_reason = CASE WHEN $3 = 'cancelled' THEN coalesce(cancel_reason, $10::text)
                                         ELSE cancel_reason END
              WHERE order_id = $1 AND status = $2::text
             RETURNING order_id
@@ -387,59 +293,6 @@ async def transition(
     )
     if updated_id is None:
         raise StaleOrder(f"order {order_id} is no longer {from_status}")
-
-
-async def set_broker_id(
-    conn: "Conn", order_id: int, *, broker_id: str, broker_status: str, at: datetime, epoch: int
-) -> None:
-    """Write the broker's id and status for an order we sent."""
-    await conn.execute(
-        """
-        UPDATE orders SET alpaca_order_id = $2, broker_status = $3, updated_at = $4, epoch = $5 WHERE order_id = $1
-        """,
-        order_id,
-        broker_id,
-        broker_status,
-        at,
-        epoch,
-    )
-
-
-async def set_broker_status(
-    conn: "Conn", order_id: int, broker_status: str, at: datetime, *, epoch: int
-) -> None:
-    """Write the broker's own status: it distinguishes a working target from a stop that is `held`."""
-    await conn.execute(
-        """
-        UPDATE orders SET broker_status = $2, updated_at = $3, epoch = $4
-         WHERE order_id = $1 AND broker_status IS DISTINCT FROM $2
-        """,
-        order_id,
-        broker_status,
-        at,
-        epoch,
-    )
-
-
-async def resize(
-    conn: "Conn", order_id: int, quantity: Decimal, at: datetime, source: str, *, epoch: int
-) -> None:
-    """Set the quantity the broker shows: it shrinks a stop when the sibling target fills in part."""
-    await conn.execute(
-        """
-        WITH resized AS (
-            UPDATE orders SET quantity = $2::numeric, updated_at = $3::timestamptz, epoch = $5 WHERE order_id = $1
-            RETURNING order_id, status
-        )
-        INSERT INTO order_events (order_id, at, source, kind, to_status, note)
-        SELECT order_id, $3, $4, 'note', status, 'the broker resized the order to ' || $2::numeric::text FROM resized
-        """,
-        order_id,
-        quantity,
-        at,
-        source,
-        epoch,
-    )
 
 
 async def count_attempt(conn: "Conn", order_id: int, at: datetime, *, epoch: int) -> None:
@@ -504,41 +357,6 @@ async def journal(
     )
 
 
-async def add_execution(
-    conn: "Conn",
-    order_id: int,
-    *,
-    cum_qty: Decimal,
-    quantity: Decimal,
-    price: Decimal,
-    at: datetime,
-    source: str,
-    execution_id: str | None,
-    activity_id: str | None,
-) -> bool:
-    """Write one execution; false when its (order, cumulative quantity) exists. A missing activity or
-    execution id is then added."""
-    is_new: bool = await conn.fetchval(
-        """
-        INSERT INTO executions (order_id, cum_qty, quantity, price, at, source, execution_id, activity_id)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
-        ON CONFLICT (order_id, cum_qty) DO UPDATE
-            SET execution_id = coalesce(executions.execution_id, excluded.execution_id),
-                activity_id = coalesce(executions.activity_id, excluded.activity_id)
-        RETURNING (xmax = 0)
-        """,
-        order_id,
-        cum_qty,
-        quantity,
-        price,
-        at,
-        source,
-        execution_id,
-        activity_id,
-    )
-    return is_new
-
-
 async def symbols_with_unlinked_orders(conn: "Conn") -> set[str]:
     """Return symbols with a working outage order, or a leg of one, without a position."""
     found = await conn.fetch(
@@ -570,20 +388,3 @@ async def last_fill_at(conn: "Conn", order_id: int) -> datetime | None:
     """Return the broker's time of the order's last fill; None when it has none."""
     at: datetime | None = await conn.fetchval("SELECT max(at) FROM executions WHERE order_id = $1", order_id)
     return at
-
-
-async def recompute_filled(conn: "Conn", order_id: int, at: datetime, *, epoch: int) -> None:
-    """Set the order's filled quantity and average to those of its executions."""
-    await conn.execute(
-        """
-        UPDATE orders o
-           SET filled_qty = e.quantity, filled_avg_price = e.notional / e.quantity, updated_at = $2,
-               epoch = $3
-          FROM (SELECT sum(quantity) AS quantity, sum(quantity * price) AS notional
-                  FROM executions WHERE order_id = $1) e
-         WHERE o.order_id = $1
-        """,
-        order_id,
-        at,
-        epoch,
-    )

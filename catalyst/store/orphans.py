@@ -4,13 +4,14 @@ They are no position, because no order of ours entered them. A row holds the qua
 has left since, and the result where every fill is known.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import TYPE_CHECKING, Final
 
 from catalyst.domain.order import PositionSide
 from catalyst.domain.position import CENT
+from catalyst.domain.rows import Orphan as Orphan
 
 if TYPE_CHECKING:
     from asyncpg import Record
@@ -19,34 +20,6 @@ if TYPE_CHECKING:
 
 OVERSOLD: Final = "oversold"
 UNEXPLAINED: Final = "unexplained"
-
-
-@dataclass(frozen=True, slots=True)
-class Orphan:
-    """One row of orphans, with its security's symbol. Shares, dollars, UTC."""
-
-    orphan_id: int
-    cycle_id: str | None
-    security_id: int
-    symbol: str
-    position_id: int | None
-    cause: str
-    side: PositionSide
-    quantity: Decimal
-    found_qty: Decimal
-    cost: Decimal | None
-    exited_qty: Decimal
-    proceeds: Decimal
-    realized_pnl: Decimal | None
-    stop_price: Decimal | None
-    protected_at: datetime | None
-    found_at: datetime
-    ended_at: datetime | None
-    end_reason: str | None
-
-    @property
-    def signed_qty(self) -> Decimal:
-        return self.quantity if self.side is PositionSide.LONG else -self.quantity
 
 
 _SELECT: Final = """

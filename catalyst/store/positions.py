@@ -5,52 +5,18 @@ are written beside them.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Final
 
 from catalyst.domain.order import PositionSide
 from catalyst.domain.position import PositionState
+from catalyst.domain.rows import PositionRow as PositionRow
 
 if TYPE_CHECKING:
     from asyncpg import Record
 
     from catalyst.store.orders import Conn
-
-
-@dataclass(frozen=True, slots=True)
-class PositionRow:
-    """One row of positions, with its security's symbol and sector. Shares, dollars, UTC."""
-
-    position_id: int
-    cycle_id: str | None
-    security_id: int
-    symbol: str
-    sector: str | None
-    side: PositionSide
-    quantity: Decimal
-    entered_qty: Decimal
-    cost: Decimal
-    exited_qty: Decimal
-    proceeds: Decimal
-    entry_price: Decimal
-    stop_loss: Decimal | None
-    take_profit: Decimal | None
-    entry_time: datetime
-    exit_time: datetime | None
-    status: str
-    realized_pnl: Decimal | None
-    unrealized_pnl: Decimal | None
-    last_price: Decimal | None
-    protected_at: datetime | None
-    unprotected_seconds: Decimal
-    close_reason: str | None
-    carried: bool
-
-    @property
-    def state(self) -> PositionState:
-        return PositionState(self.side, self.entered_qty, self.cost, self.exited_qty, self.proceeds)
 
 
 SELECT: Final = """
@@ -113,39 +79,6 @@ async def lock_open(conn: "Conn", symbol: str, side: PositionSide) -> PositionRo
 async def of_cycle(conn: "Conn", cycle_id: str) -> list[PositionRow]:
     """Return every position opened in a cycle, oldest first."""
     return [row_of(record) for record in await conn.fetch(_OF_CYCLE, cycle_id)]
-
-
-async def insert(
-    conn: "Conn",
-    *,
-    cycle_id: str | None,
-    security_id: int,
-    state: PositionState,
-    stop_loss: Decimal | None,
-    take_profit: Decimal | None,
-    at: datetime,
-) -> int:
-    """Open a position with its first fill; return its id."""
-    position_id: int = await conn.fetchval(
-        """
-        INSERT INTO positions (cycle_id, security_id, side, quantity, entered_qty, cost, exited_qty, proceeds,
-                               entry_price, stop_loss, take_profit, entry_time, status, realized_pnl,
-                               unrealized_pnl, last_price, high_since_entry, low_since_entry, updated_at)
-        VALUES ($1, $2, $3, $4, $5, $6, 0, 0, $7, $8, $9, $10, 'open', 0, 0, $7, $7, $7, $10)
-        RETURNING position_id
-        """,
-        cycle_id,
-        security_id,
-        state.side,
-        state.quantity,
-        state.entered_qty,
-        state.cost,
-        state.entry_price,
-        stop_loss,
-        take_profit,
-        at,
-    )
-    return position_id
 
 
 async def update(

@@ -99,16 +99,17 @@ _CONTRADICTIONS: Final = """
          WHERE status IN ('created', 'submitted', 'accepted', 'partial_fill') AND origin <> 'legacy'
     ), journaled AS (
         SELECT r.order_id, e.seq, e.from_status, e.to_status,
+               e.kind IN ('fill', 'late') AND e.to_status IN ('partial_fill', 'filled') AS is_fill,
                lag(e.to_status) OVER (PARTITION BY r.order_id ORDER BY e.seq) AS before,
                row_number() OVER (PARTITION BY r.order_id ORDER BY e.seq DESC) AS from_end
           FROM recent r CROSS JOIN LATERAL (
-               SELECT seq, from_status, to_status FROM order_events
+               SELECT seq, kind, from_status, to_status FROM order_events
                 WHERE order_id = r.order_id AND to_status IS NOT NULL
                   AND kind IN ('transition', 'fill', 'late', 'correction') OFFSET 0) e
     ), folded AS (
         SELECT t.order_id, max(t.to_status) FILTER (WHERE t.from_end = 1) AS last_status,
                bool_and(t.from_status IS NOT DISTINCT FROM t.before
-                        AND (t.before IS NULL OR EXISTS (SELECT 1 FROM order_edges g
+                        AND (t.before IS NULL OR t.is_fill OR EXISTS (SELECT 1 FROM order_edges g
                              WHERE g.from_status = t.before AND g.to_status = t.to_status))) AS follows_edges
           FROM journaled t GROUP BY t.order_id
     ), booked AS (

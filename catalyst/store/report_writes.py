@@ -1,231 +1,371 @@
-"""Report writes: the effect of one broker report in one statement, which is a transaction by itself.
+"""Report writes: write a decision about broker reports; the only statements that book fills and move reported states.
 
-Each names the rows as its writer read them. When one differs, StaleRow is raised and nothing is written. So
-the writer may have read them earlier, and holds no lock while it decides.
+The two statements below name each order's row as the decision read it. When one differs, StaleRow is raised and
+nothing is written. So the rows may have been read earlier, without a lock. A decision that is one statement is a
+transaction by itself; any other decision is written in the transaction that locked its rows.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
-from decimal import Decimal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
-from catalyst.domain.order import Purpose, Side, Status
-from catalyst.domain.position import PositionState
-from catalyst.domain.report import Fill, OrderReport
+from catalyst.domain.position import PositionStatus
+from catalyst.domain.report_changes import (
+    BookedFill,
+    Decision,
+    JournalLine,
+    LinkedOrders,
+    NewLeg,
+    OpenedPosition,
+    OrderChange,
+    Quarantined,
+)
+from catalyst.store import alerts, exit_intents, orders, orphans, positions, quarantine
 
 if TYPE_CHECKING:
-    from catalyst.store.orders import Conn, OrderRow
+    from catalyst.store.orders import Conn
+
+# The columns of an order that a report changes; the rows are those of the CTE `expected`.
+_UPDATE_ORDERS: Final = """
+            UPDATE orders o
+               SET alpaca_order_id = s.broker_id, broker_status = s.broker_status, status = s.new_status,
+                   quantity = s.new_quantity, filled_qty = s.new_filled, filled_avg_price = s.avg_price,
+                   rejection_reason = s.rejection, broker_submitted_at = s.submitted_at,
+                   broker_filled_at = s.filled_at, broker_canceled_at = s.canceled_at,
+                   broker_expired_at = s.expired_at, position_id = coalesce(s.position_id, o.position_id),
+                   updated_at = $1::timestamptz, epoch = $3::bigint
+              FROM expected s
+             WHERE o.order_id = s.order_id AND o.status = s.old_status AND o.filled_qty = s.old_filled
+               AND o.quantity = s.old_quantity AND o.broker_status IS NOT DISTINCT FROM s.old_broker_status
+               AND o.alpaca_order_id IS NOT DISTINCT FROM s.old_broker_id
+               AND o.position_id IS NOT DISTINCT FROM s.old_position_id
+            RETURNING o.order_id, o.position_id"""
+_ORDER_ARRAYS: Final = """$4::bigint[], $5::text[], $6::numeric[], $7::numeric[], $8::text[], $9::text[],
+                          $10::bigint[], $11::text[], $12::text[], $13::text[], $14::numeric[], $15::numeric[],
+                          $16::numeric[], $17::text[], $18::timestamptz[], $19::timestamptz[], $20::timestamptz[],
+                          $21::timestamptz[]"""
+_ORDER_COLUMNS: Final = """order_id, old_status, old_filled, old_quantity, old_broker_status, old_broker_id,
+                             old_position_id, broker_id, broker_status, new_status, new_quantity, new_filled,
+                             avg_price, rejection, submitted_at, filled_at, canceled_at, expired_at"""
+_JOURNAL_ARRAYS: Final = """$22::bigint[], $23::text[], $24::text[], $25::text[], $26::text[]"""
+
+WRITE_ORDERS: Final = f"""
+        WITH expected AS (
+            SELECT e.*, NULL::bigint AS position_id
+              FROM unnest({_ORDER_ARRAYS}) AS e ({_ORDER_COLUMNS})
+             LIMIT cardinality($4)
+        ), updated AS ({_UPDATE_ORDERS}
+        ), new_legs AS (
+            INSERT INTO orders (client_order_id, security_id, order_purpose, position_side, side, quantity,
+                                order_type, time_in_force, order_class, origin, cycle_id, position_id,
+                                parent_order_id, replaces, limit_price, stop_price, alpaca_order_id, broker_status,
+                                epoch, status, created_at, updated_at, submitted_at, attempts, last_attempt_at,
+                                broker_submitted_at, broker_filled_at, broker_canceled_at, broker_expired_at)
+            SELECT l.client_id, p.security_id, l.purpose, p.position_side, l.side, l.quantity, l.type, l.force,
+                   l.class, 'broker', p.cycle_id, p.position_id, l.parent, l.replaces, l.limit_price, l.stop_price,
+                   l.broker_id, l.broker_status, $3, l.status, $1, $1, $1, 1, $1, l.submitted_at, l.filled_at,
+                   l.canceled_at, l.expired_at
+              FROM unnest($27::bigint[], $28::text[], $29::text[], $30::text[], $31::numeric[], $32::text[],
+                          $33::text[], $34::text[], $35::numeric[], $36::numeric[], $37::text[], $38::text[],
+                          $39::text[], $40::bigint[], $41::timestamptz[], $42::timestamptz[], $43::timestamptz[],
+                          $44::timestamptz[])
+                   WITH ORDINALITY AS l (parent, client_id, purpose, side, quantity, type, force, class,
+                                         limit_price, stop_price, broker_id, broker_status, status, replaces,
+                                         submitted_at, filled_at, canceled_at, expired_at, n)
+              JOIN orders p ON p.order_id = l.parent
+             ORDER BY l.n
+            RETURNING order_id, parent_order_id, status, broker_status, alpaca_order_id
+        ), journaled AS (
+            INSERT INTO order_events (order_id, at, source, kind, from_status, to_status, note)
+            SELECT order_id, $1, $2::text, kind, from_status, to_status, note
+              FROM (SELECT * FROM unnest({_JOURNAL_ARRAYS})
+                           WITH ORDINALITY AS j (order_id, kind, from_status, to_status, note, n)
+                    UNION ALL
+                    SELECT order_id, 'transition', NULL, status,
+                           'leg of order ' || parent_order_id || ': ' || broker_status, 0
+                      FROM new_legs) AS line
+             ORDER BY order_id, n
+        )
+        SELECT require_unchanged((SELECT count(*) FROM updated), cardinality($4)), order_id, alpaca_order_id
+          FROM (SELECT) AS once LEFT JOIN new_legs ON true
+"""  # noqa: S608 -- literals alone
+
+OPEN_POSITIONS: Final = f"""
+        WITH expected AS (
+            SELECT nextval('positions_position_id_seq') AS position_id, e.*
+              FROM unnest({_ORDER_ARRAYS}, $27::numeric[], $28::numeric[], $29::numeric[], $30::timestamptz[])
+                   AS e ({_ORDER_COLUMNS}, held, cost, entry_price, entered_at)
+             LIMIT cardinality($4)
+        ), opened AS (
+            INSERT INTO positions (position_id, cycle_id, security_id, side, quantity, entered_qty, cost, exited_qty,
+                                   proceeds, entry_price, stop_loss, take_profit, entry_time, status, realized_pnl,
+                                   unrealized_pnl, last_price, high_since_entry, low_since_entry, updated_at)
+            OVERRIDING SYSTEM VALUE
+            SELECT s.position_id, o.cycle_id, o.security_id, o.position_side, s.held, s.held, s.cost, 0, 0,
+                   s.entry_price, o.bracket_stop, o.bracket_target, s.entered_at, 'open', 0, 0, s.entry_price,
+                   s.entry_price, s.entry_price, s.entered_at
+              FROM expected s JOIN orders o USING (order_id)
+        ), booked AS (
+            INSERT INTO executions (order_id, cum_qty, quantity, price, at, source, execution_id, activity_id)
+            SELECT order_id, cum_qty, quantity, price, at, $2::text, execution_id, activity_id
+              FROM unnest($31::bigint[], $32::numeric[], $33::numeric[], $34::numeric[], $35::timestamptz[],
+                          $36::text[], $37::text[])
+                   AS x (order_id, cum_qty, quantity, price, at, execution_id, activity_id)
+        ), updated AS ({_UPDATE_ORDERS}
+        ), linked_legs AS (
+            UPDATE orders leg SET position_id = s.position_id, updated_at = $1, epoch = $3
+              FROM expected s
+             WHERE leg.parent_order_id = s.order_id AND leg.position_id IS DISTINCT FROM s.position_id
+        ), journaled AS (
+            INSERT INTO order_events (order_id, at, source, kind, from_status, to_status, note)
+            SELECT order_id, $1, $2, kind, from_status, to_status, note
+              FROM unnest({_JOURNAL_ARRAYS}) WITH ORDINALITY AS j (order_id, kind, from_status, to_status, note, n)
+             ORDER BY order_id, n
+        )
+        SELECT require_unchanged((SELECT count(*) FROM updated), cardinality($4)), order_id, position_id
+          FROM (SELECT) AS once LEFT JOIN updated ON true
+"""  # noqa: S608 -- literals alone
 
 
-@dataclass(frozen=True, slots=True)
-class OrderUpdate:
-    """An order as it was read, and what the broker reports of it now."""
+@dataclass(slots=True)
+class WrittenIds:
+    """Ids of the new rows: of positions by their entry's order id, of legs by their broker id."""
 
-    row: "OrderRow"
-    report: OrderReport
-    new_status: Status  # the row's status when only the broker's id or status is new
-    rejection_reason: str | None = None
+    positions: dict[int, int] = field(default_factory=dict)
+    legs: dict[str, int] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class NewLeg:
-    """A leg without a row, of an order that has one."""
+async def write(conn: "Conn", decision: Decision, *, at: datetime, source: str, epoch: int) -> WrittenIds:
+    """Write everything that a decision changes; return the ids of the new rows.
 
-    parent: "OrderRow"
-    report: OrderReport
-    purpose: Purpose
-    side: Side
-    status: Status  # submitted, or accepted at once
+    Raises StaleRow when an order's row has changed, and DuplicateRow when a fill, a leg or an open position of the
+    symbol has a row already.
+    """
+    written = WrittenIds()
+    opening_ids = {opened.entry.before.order_id for opened in decision.opened}
+    changes = [change for change in decision.order_changes if change.before.order_id not in opening_ids]
+    if decision.opened:
+        first_fills = [booked for booked in decision.booked if booked.order.order_id in opening_ids]
+        written.positions = await _open_positions(
+            conn, decision.opened, first_fills, at=at, source=source, epoch=epoch
+        )
+    if changes or decision.new_legs:
+        written.legs = await _write_orders(
+            conn, changes, decision.new_legs, at=at, source=source, epoch=epoch
+        )
+    if not decision.is_one_statement:
+        later_fills = [booked for booked in decision.booked if booked.order.order_id not in opening_ids]
+        await _write_fills(conn, later_fills, decision, source=source)
+        await _write_effects(conn, decision, written, at=at, source=source, epoch=epoch)
+    return written
 
 
-@dataclass(frozen=True, slots=True)
-class OpeningFill:
-    """The first fill of an entry, and the position it opens."""
-
-    update: OrderUpdate
-    fill: Fill
-    position_state: PositionState
-
-
-async def apply_order_updates(
+async def _write_orders(
     conn: "Conn",
-    updates: Sequence[OrderUpdate],
+    changes: Sequence[OrderChange],
     new_legs: Sequence[NewLeg],
     *,
     at: datetime,
     source: str,
     epoch: int,
 ) -> dict[str, int]:
-    """Move every order, write the row of every leg, and journal each step; return the legs' order ids by
-    broker id.
-
-    Raises StaleRow, and asyncpg.UniqueViolationError when a leg has a row already.
-    """
+    """Change every order, insert the row of every leg, and journal each step; return the legs' order ids."""
     found = await conn.fetch(
-        """
-        WITH expected AS (
-            SELECT * FROM unnest($1::bigint[], $2::text[], $3::numeric[], $4::numeric[], $5::text[], $6::text[],
-                                 $7::text[], $8::text[], $9::text[], $10::text[])
-                       AS s (order_id, old_status, filled, quantity, old_broker_status, old_broker_id,
-                             broker_id, broker_status, new_status, rejection)
-             LIMIT cardinality($1)
-        ), updated AS (
-            UPDATE orders o
-               SET alpaca_order_id = s.broker_id, broker_status = s.broker_status, status = s.new_status,
-                   updated_at = $11::timestamptz, epoch = $13::bigint,
-                   accepted_at = CASE WHEN s.new_status = 'accepted' THEN coalesce(o.accepted_at, $11)
-                                      ELSE o.accepted_at END,
-                   cancelled_at = CASE WHEN s.new_status = 'cancelled' THEN coalesce(o.cancelled_at, $11)
-                                       ELSE o.cancelled_at END,
-                   closed_at = CASE WHEN s.new_status IN ('filled', 'cancelled', 'rejected', 'expired', 'replaced')
-                                    THEN coalesce(o.closed_at, $11) ELSE NULL END,
-                   rejection_reason = coalesce(s.rejection, o.rejection_reason),
-                   cancel_reason = CASE WHEN s.new_status = 'cancelled' AND s.old_status <> 'cancelled'
-                                        THEN coalesce(o.cancel_reason, 'BROKER') ELSE o.cancel_reason END
-              FROM expected s
-             WHERE o.order_id = s.order_id AND o.status = s.old_status AND o.filled_qty = s.filled
-               AND o.quantity = s.quantity AND o.broker_status IS NOT DISTINCT FROM s.old_broker_status
-               AND o.alpaca_order_id IS NOT DISTINCT FROM s.old_broker_id
-            RETURNING o.order_id, s.old_status, s.new_status, s.broker_status
-        ), new_legs AS (
-            INSERT INTO orders (client_order_id, security_id, order_purpose, position_side, side, quantity,
-                                order_type, time_in_force, order_class, origin, cycle_id, position_id,
-                                parent_order_id, limit_price, stop_price, alpaca_order_id, broker_status, epoch,
-                                status, created_at, updated_at, submitted_at, accepted_at, attempts,
-                                last_attempt_at)
-            SELECT l.client_id, p.security_id, l.purpose, p.position_side, l.side, l.quantity, l.type, l.force,
-                   l.class, 'broker', p.cycle_id, p.position_id, l.parent, l.limit_price, l.stop_price,
-                   l.broker_id, l.broker_status, $13, l.status, $11, $11, $11,
-                   CASE WHEN l.status = 'accepted' THEN $11 END, 1, $11
-              FROM unnest($14::bigint[], $15::text[], $16::text[], $17::text[], $18::numeric[], $19::text[],
-                          $20::text[], $21::text[], $22::numeric[], $23::numeric[], $24::text[], $25::text[],
-                          $26::text[])
-                   WITH ORDINALITY AS l (parent, client_id, purpose, side, quantity, type, force, class,
-                                         limit_price, stop_price, broker_id, broker_status, status, n)
-              JOIN orders p ON p.order_id = l.parent
-             ORDER BY l.n
-            RETURNING order_id, parent_order_id, status, broker_status, alpaca_order_id
-        ), journaled AS (
-            INSERT INTO order_events (order_id, at, source, kind, from_status, to_status, note)
-            SELECT order_id, $11, $12::text, 'transition', old_status, new_status, note
-              FROM (SELECT order_id, old_status, new_status, broker_status AS note
-                      FROM updated WHERE new_status <> old_status
-                    UNION ALL
-                    SELECT order_id, NULL, status, 'leg of order ' || parent_order_id || ': ' || broker_status
-                      FROM new_legs) AS entry
-             ORDER BY order_id
-        )
-        SELECT require_unchanged((SELECT count(*) FROM updated), cardinality($1)), order_id, alpaca_order_id
-          FROM (SELECT) AS once LEFT JOIN new_legs ON true
-        """,
-        [step.row.order_id for step in updates],
-        [step.row.status for step in updates],
-        [step.row.filled_qty for step in updates],
-        [step.row.quantity for step in updates],
-        [step.row.broker_status for step in updates],
-        [step.row.alpaca_order_id for step in updates],
-        [step.report.broker_id for step in updates],
-        [step.report.broker_status for step in updates],
-        [step.new_status for step in updates],
-        [step.rejection_reason for step in updates],
+        WRITE_ORDERS,
         at,
         source,
         epoch,
-        [leg.parent.order_id for leg in new_legs],
-        [leg.report.client_order_id for leg in new_legs],
-        [leg.purpose for leg in new_legs],
-        [leg.side for leg in new_legs],
-        [leg.report.quantity for leg in new_legs],
-        [leg.report.order_type for leg in new_legs],
-        [leg.report.time_in_force for leg in new_legs],
-        [leg.report.order_class for leg in new_legs],
-        [leg.report.limit_price for leg in new_legs],
-        [leg.report.stop_price for leg in new_legs],
-        [leg.report.broker_id for leg in new_legs],
-        [leg.report.broker_status for leg in new_legs],
+        *_order_arrays(changes),
+        *_journal_arrays(changes),
+        [leg.order.parent_order_id for leg in new_legs],
+        [leg.order.client_order_id for leg in new_legs],
+        [leg.order.purpose for leg in new_legs],
+        [leg.order.side for leg in new_legs],
+        [leg.order.quantity for leg in new_legs],
+        [leg.order.order_type for leg in new_legs],
+        [leg.order.time_in_force for leg in new_legs],
+        [leg.order.order_class for leg in new_legs],
+        [leg.order.limit_price for leg in new_legs],
+        [leg.order.stop_price for leg in new_legs],
+        [leg.order.alpaca_order_id for leg in new_legs],
+        [leg.order.broker_status for leg in new_legs],
         [leg.status for leg in new_legs],
+        [leg.order.replaces for leg in new_legs],
+        [leg.report.submitted_at for leg in new_legs],
+        [leg.report.filled_at for leg in new_legs],
+        [leg.report.canceled_at for leg in new_legs],
+        [leg.report.expired_at for leg in new_legs],
     )
     return {row["alpaca_order_id"]: row["order_id"] for row in found if row["order_id"] is not None}
 
 
-async def open_positions_from_fills(
-    conn: "Conn", opening_fills: Sequence[OpeningFill], *, at: datetime, source: str, epoch: int
+async def _open_positions(
+    conn: "Conn",
+    opened: Sequence[OpenedPosition],
+    fills: Sequence[BookedFill],
+    *,
+    at: datetime,
+    source: str,
+    epoch: int,
 ) -> dict[int, int]:
-    """Book the first fill of each entry, open its position and link its legs; return the positions' ids by
-    entry.
-
-    Raises StaleRow, and asyncpg.UniqueViolationError when a fill is booked already or a symbol is held.
-    """
+    """Book the first fills of each entry, open its position and link its legs; return the positions' ids by entry."""
+    entries = [each.entry for each in opened]
     found = await conn.fetch(
-        """
-        WITH expected AS (
-            SELECT nextval('positions_position_id_seq') AS position_id, s.*
-              FROM unnest($1::bigint[], $2::text[], $3::numeric[], $4::text[], $5::text[], $6::text[], $7::text[],
-                          $8::text[], $9::numeric[], $10::numeric[], $11::timestamptz[], $12::numeric[],
-                          $13::numeric[], $14::text[], $15::text[], $16::text[])
-                   AS s (order_id, old_status, quantity, old_broker_status, old_broker_id, broker_id,
-                         broker_status, new_status, filled, price, filled_at, cost, entry_price, execution_id,
-                         activity_id, note)
-             LIMIT cardinality($1)
-        ), opened AS (
-            INSERT INTO positions (position_id, cycle_id, security_id, side, quantity, entered_qty, cost, exited_qty,
-                                   proceeds, entry_price, stop_loss, take_profit, entry_time, status, realized_pnl,
-                                   unrealized_pnl, last_price, high_since_entry, low_since_entry, updated_at)
-            OVERRIDING SYSTEM VALUE
-            SELECT s.position_id, o.cycle_id, o.security_id, o.position_side, s.filled, s.filled, s.cost, 0, 0,
-                   s.entry_price, o.bracket_stop, o.bracket_target, s.filled_at, 'open', 0, 0, s.entry_price,
-                   s.entry_price, s.entry_price, s.filled_at
-              FROM expected s JOIN orders o USING (order_id)
-        ), booked AS (
-            INSERT INTO executions (order_id, cum_qty, quantity, price, at, source, execution_id, activity_id)
-            SELECT order_id, filled, filled, price, filled_at, $17::text, execution_id, activity_id FROM expected
-        ), updated AS (
-            UPDATE orders o
-               SET alpaca_order_id = s.broker_id, broker_status = s.broker_status, status = s.new_status,
-                   filled_qty = s.filled, filled_avg_price = s.price, position_id = s.position_id,
-                   updated_at = $18::timestamptz, epoch = $19::bigint,
-                   filled_at = CASE WHEN s.new_status = 'filled' THEN coalesce(o.filled_at, $18) ELSE o.filled_at END,
-                   closed_at = CASE WHEN s.new_status = 'filled' THEN coalesce(o.closed_at, $18) ELSE NULL END
-              FROM expected s
-             WHERE o.order_id = s.order_id AND o.status = s.old_status AND o.quantity = s.quantity AND o.filled_qty = 0
-               AND o.position_id IS NULL AND o.broker_status IS NOT DISTINCT FROM s.old_broker_status
-               AND o.alpaca_order_id IS NOT DISTINCT FROM s.old_broker_id
-            RETURNING o.order_id, o.position_id
-        ), linked_legs AS (
-            UPDATE orders leg SET position_id = s.position_id, updated_at = $18, epoch = $19
-              FROM expected s
-             WHERE leg.parent_order_id = s.order_id AND leg.position_id IS DISTINCT FROM s.position_id
-        ), journaled AS (
-            INSERT INTO order_events (order_id, at, source, kind, from_status, to_status, note)
-            SELECT order_id, $18, $17, 'fill', old_status, new_status, note FROM expected
-        )
-        SELECT require_unchanged((SELECT count(*) FROM updated), cardinality($1)), order_id, position_id
-          FROM (SELECT) AS once LEFT JOIN updated ON true
-        """,
-        [entry.update.row.order_id for entry in opening_fills],
-        [entry.update.row.status for entry in opening_fills],
-        [entry.update.row.quantity for entry in opening_fills],
-        [entry.update.row.broker_status for entry in opening_fills],
-        [entry.update.row.alpaca_order_id for entry in opening_fills],
-        [entry.update.report.broker_id for entry in opening_fills],
-        [entry.update.report.broker_status for entry in opening_fills],
-        [entry.update.new_status for entry in opening_fills],
-        [entry.fill.quantity for entry in opening_fills],
-        [entry.fill.price for entry in opening_fills],
-        [entry.fill.at for entry in opening_fills],
-        [entry.position_state.cost for entry in opening_fills],
-        [entry.position_state.entry_price for entry in opening_fills],
-        [entry.fill.execution_id for entry in opening_fills],
-        [entry.fill.activity_id for entry in opening_fills],
-        [fill_note(entry.fill.quantity, entry.fill.price, entry.fill.cum_qty) for entry in opening_fills],
-        source,
+        OPEN_POSITIONS,
         at,
+        source,
         epoch,
+        *_order_arrays(entries),
+        *_journal_arrays(entries),
+        [each.state.quantity for each in opened],
+        [each.state.cost for each in opened],
+        [each.state.entry_price for each in opened],
+        [each.fill.at for each in opened],
+        *_execution_arrays(fills),
     )
     return {row["order_id"]: row["position_id"] for row in found}
 
 
-def fill_note(quantity: Decimal, price: Decimal, cum_qty: Decimal) -> str:
-    """Return a fill as the text of a journal note."""
-    return f"{quantity} @ {price}, {cum_qty} in all"
+def _order_arrays(changes: Sequence[OrderChange]) -> Iterable[list[Any]]:
+    before = [change.before for change in changes]
+    after = [change.after for change in changes]
+    return (
+        [row.order_id for row in before],
+        [row.status for row in before],
+        [row.filled_qty for row in before],
+        [row.quantity for row in before],
+        [row.broker_status for row in before],
+        [row.alpaca_order_id for row in before],
+        [row.position_id for row in before],
+        [row.alpaca_order_id for row in after],
+        [row.broker_status for row in after],
+        [row.status for row in after],
+        [row.quantity for row in after],
+        [row.filled_qty for row in after],
+        [row.filled_avg_price for row in after],
+        [row.rejection_reason for row in after],
+        [row.broker_submitted_at for row in after],
+        [row.broker_filled_at for row in after],
+        [row.broker_canceled_at for row in after],
+        [row.broker_expired_at for row in after],
+    )
+
+
+def _journal_arrays(changes: Sequence[OrderChange]) -> Iterable[list[Any]]:
+    lines: list[tuple[int, JournalLine]] = [
+        (change.before.order_id, line) for change in changes for line in change.journal
+    ]
+    return (
+        [order_id for order_id, _ in lines],
+        [line.kind for _, line in lines],
+        [line.from_status for _, line in lines],
+        [line.to_status for _, line in lines],
+        [line.note for _, line in lines],
+    )
+
+
+def _execution_arrays(fills: Sequence[BookedFill]) -> Iterable[list[Any]]:
+    return (
+        [booked.order.order_id for booked in fills],
+        [booked.fill.cum_qty for booked in fills],
+        [booked.fill.quantity for booked in fills],
+        [booked.fill.price for booked in fills],
+        [booked.fill.at for booked in fills],
+        [booked.fill.execution_id for booked in fills],
+        [booked.fill.activity_id for booked in fills],
+    )
+
+
+async def _write_fills(conn: "Conn", fills: Sequence[BookedFill], decision: Decision, *, source: str) -> None:
+    """Insert executions, and add the ids that booked ones did not have."""
+    if fills:
+        await conn.execute(
+            """
+            INSERT INTO executions (order_id, cum_qty, quantity, price, at, execution_id, activity_id, source)
+            SELECT x.*, $8 FROM unnest($1::bigint[], $2::numeric[], $3::numeric[], $4::numeric[], $5::timestamptz[],
+                                       $6::text[], $7::text[]) AS x
+            """,
+            *_execution_arrays(fills),
+            source,
+        )
+    for order_id, fill in decision.known_fills:
+        await conn.execute(
+            """
+            UPDATE executions SET execution_id = coalesce(execution_id, $3), activity_id = coalesce(activity_id, $4)
+             WHERE order_id = $1 AND cum_qty = $2
+            """,
+            order_id,
+            fill.cum_qty,
+            fill.execution_id,
+            fill.activity_id,
+        )
+
+
+async def _write_effects(
+    conn: "Conn", decision: Decision, written: WrittenIds, *, at: datetime, source: str, epoch: int
+) -> None:
+    """Write what a decision changes beside orders and executions."""
+    for link in decision.links:
+        position_id = link.position_id
+        if position_id is None:
+            (position_id,) = written.positions.values()
+        await _link(conn, link, position_id, at=at, epoch=epoch)
+    if (change := decision.position) is not None:
+        await positions.update(
+            conn, change.position_id, change.state, at=change.at, close_reason=change.close_reason
+        )
+        if change.state.status is PositionStatus.CLOSED:
+            await exit_intents.end_intent(conn, change.position_id, state="done", at=at)
+    for surplus in decision.oversold:
+        await orphans.record(
+            conn,
+            surplus.symbol,
+            surplus.side,
+            surplus.quantity,
+            at=at,
+            cycle_id=surplus.cycle_id,
+            position_id=surplus.position_id,
+            cost=surplus.cost,
+        )
+    for taken in decision.orphan_fills:
+        await orphans.reduce(conn, taken.orphan, taken.fill.quantity, taken.fill.price, at=taken.fill.at)
+    for item in decision.quarantined:
+        await _quarantine(conn, item, at=at, source=source)
+    for alert in (*decision.alerts, *(item.alert for item in decision.quarantined)):
+        await alerts.put(
+            conn,
+            severity="CRITICAL",
+            event=alert.event,
+            message=f"{alert.order.symbol}: {alert.message}",
+            facts={
+                "order_id": alert.order.order_id,
+                "symbol": alert.order.symbol,
+                "purpose": alert.order.order_purpose,
+            },
+            dedupe_key=f"{alert.event}:{alert.order.order_id}",
+            at=at,
+        )
+
+
+async def _link(conn: "Conn", link: LinkedOrders, position_id: int, *, at: datetime, epoch: int) -> None:
+    """Link the orders to the position; an exit sent during a database outage gets its exit intent."""
+    await orders.link(conn, link.order_ids, position_id, at, epoch=epoch)
+    if link.exit_order is not None:
+        await exit_intents.create_intent(
+            conn,
+            position_id,
+            reason=link.exit_reason,
+            purpose=link.exit_order.order_purpose,
+            requested_by="outage",
+            at=link.exit_order.created_at,
+        )
+
+
+async def _quarantine(conn: "Conn", item: Quarantined, *, at: datetime, source: str) -> None:
+    """Store an input that cannot be applied in journal and quarantine."""
+    order_id = item.alert.order.order_id
+    await orders.journal(
+        conn, order_id, at=at, source=source, kind=item.kind, note=item.note, payload=item.payload
+    )
+    await quarantine.put(conn, source=source, reason=item.reason, payload=item.payload, at=at)

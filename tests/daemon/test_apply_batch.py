@@ -3,7 +3,7 @@ order that stays constant over the day."""
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 from catalyst.broker.alpaca import AlpacaBroker
 from catalyst.clock import ManualClock
 from catalyst.daemon.orders.ledger import OrderLedger
+from catalyst.domain import order as order_machine
 from catalyst.domain.order import PositionSide, Purpose, Side, Status
 from catalyst.domain.report import Fill, OrderReport, TradeUpdate
 from catalyst.store import orders
@@ -246,7 +247,11 @@ async def test_batch_with_stale_row_writes_nothing(ledger_setup: LedgerSetup, la
     database."""
     rows = [await ledger_setup.create_entry(number) for number in range(3)]
     async with ledger_setup.store.tx("another writer") as conn:
-        await orders.set_broker_status(conn, rows[1].order_id, "accepted", later, epoch=1)
+        await conn.execute(
+            "UPDATE orders SET broker_status = 'accepted', updated_at = $2 WHERE order_id = $1",
+            rows[1].order_id,
+            later,
+        )
     assert await ledger_setup.ledger.apply_batch([fill_update(row) for row in rows]) == 0
     async with ledger_setup.store.read() as conn:
         assert await conn.fetchval("SELECT count(*) FROM executions") == 0
@@ -254,6 +259,54 @@ async def test_batch_with_stale_row_writes_nothing(ledger_setup: LedgerSetup, la
     assert await ledger_setup.apply_updates([fill_update(row) for row in rows]) == [0, 0, 0]
     async with ledger_setup.store.read() as conn:
         assert await conn.fetchval("SELECT sum(quantity) FROM positions") == 300
+
+
+@pytest.mark.parametrize("status", [Status.REJECTED, Status.CANCELLED, Status.EXPIRED, Status.REPLACED])
+async def test_fill_is_booked_without_any_edge_in_code_or_database(
+    ledger_setup: LedgerSetup, status: Status, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With every edge removed from the code and the database, the fill of a terminal order opens its position."""
+    row = await ledger_setup.create_entry(1)
+    async with ledger_setup.store.tx("end") as conn:
+        await orders.transition(
+            conn,
+            row.order_id,
+            from_status=Status.SUBMITTED,
+            to_status=status,
+            at=AT,
+            source="poll",
+            rejection_reason="AUTH_REFUSED: no" if status is Status.REJECTED else None,
+            epoch=1,
+        )
+        await conn.execute("DELETE FROM order_edges")
+    monkeypatch.setattr(order_machine, "EDGES", {})
+    fill = fill_update(row).fill
+    assert fill is not None
+    assert await ledger_setup.ledger.apply_fill(fill, "reconcile")
+    assert not await ledger_setup.ledger.apply_fill(fill, "reconcile")
+    async with ledger_setup.store.read() as conn:
+        booked = await orders.get(conn, row.order_id)
+        events = [record["event"] for record in await conn.fetch("SELECT event FROM alerts")]
+        held = await conn.fetchval(
+            "SELECT quantity FROM positions WHERE position_id = $1", booked.position_id
+        )
+    assert (booked.status, booked.filled_qty, held, events) == (Status.FILLED, FULL, FULL, ["LATE_FILL"])
+
+
+async def test_broker_times_are_stored_beside_the_times_of_receipt(ledger_setup: LedgerSetup) -> None:
+    """A cancel reported later keeps the broker's own time; the time of receipt stands beside it."""
+    row = await ledger_setup.create_entry(1)
+    canceled_at = AT - timedelta(minutes=3)
+    report = make_report(
+        row, row.client_order_id, "canceled", submitted_at=AT - timedelta(minutes=9), canceled_at=canceled_at
+    )
+    assert await ledger_setup.ledger.apply_report(report, "poll")
+    async with ledger_setup.store.read() as conn:
+        stored = await orders.get(conn, row.order_id)
+    assert (stored.broker_submitted_at, stored.broker_canceled_at) == (AT - timedelta(minutes=9), canceled_at)
+    assert stored.closed_at is not None
+    assert stored.closed_at > canceled_at
+    assert stored.ended_at == canceled_at
 
 
 @pytest.fixture

@@ -160,15 +160,14 @@ async def test_order_path_plans_use_indexes_as_tables_grow(database: str) -> Non
                     "SELECT order_id FROM orders WHERE client_order_id = 'x'",
                 )
             ]
-            queries: list[str] = []
-            with conn.query_logger(lambda query: queries.append(query.query)):
-                await report_writes.apply_order_updates(
-                    conn, [], [], at=SystemClock().now(), source="poll", epoch=0
-                )
             await conn.execute(PLAN_OF)
-            statement_plan = await conn.fetchval("SELECT pg_temp.plan_of($1)", queries[-1])
+            written = [
+                await conn.fetchval("SELECT pg_temp.plan_of($1)", statement)
+                for statement in (report_writes.WRITE_ORDERS, report_writes.OPEN_POSITIONS)
+            ]
         assert all("Index" in plan and "Seq Scan" not in plan for plan in plans)
-        assert not {"Hash Join", "Merge Join"} & set(re.findall(r'"Node Type": "([\w ]+)"', statement_plan))
+        for plan in written:
+            assert not {"Hash Join", "Merge Join"} & set(re.findall(r'"Node Type": "([\w ]+)"', plan))
     finally:
         await store.close()
 

@@ -70,7 +70,7 @@ async def test_entry_takes_three_commits_and_one_request(database: str) -> None:
         row = await scenario.submit_entry("AAPL", 100, **ENTRY)
         assert counter.statement_heads()[:2] == [
             "WITH inserted AS ( INSERT INTO",
-            "WITH expected AS ( SELECT *",
+            "WITH expected AS ( SELECT e.*,",
         ]
         assert not {"BEGIN;", "COMMIT;"} & set(counter.statement_heads())
         assert await counter.written_transactions() == 2

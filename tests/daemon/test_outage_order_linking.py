@@ -21,14 +21,13 @@ async def insert_outage_sale(ledger_setup: LedgerSetup, entry: OrderRow, *, afte
     new = NewOrder(
         client_order_id="cat-9-z", symbol=entry.symbol, purpose=Purpose.EXIT, position_side=PositionSide.LONG,
         side=Side.SELL, quantity=FULL, order_type="market", time_in_force="day", order_class="simple",
-        origin="outage", epoch=1,
+        origin="outage", alpaca_order_id="sale", broker_status="filled", epoch=1,
     )  # fmt: skip
     at = AT + timedelta(seconds=after)
     async with ledger_setup.store.tx("spool") as conn:
-        order_id = await orders.insert(
+        await orders.insert(
             conn, new, status=Status.SUBMITTED, at=at, source="outage", note="STOP_LOSS_HIT: database outage"
         )
-        await orders.set_broker_id(conn, order_id, broker_id="sale", broker_status="filled", at=at, epoch=1)
     await ledger_setup.ledger.load_unlinked_symbols()
     return "sale"
 
@@ -103,13 +102,13 @@ async def test_outage_oco_stop_is_linked_when_target_is_cancelled(ledger_setup: 
     }  # fmt: skip
     target = NewOrder(
         client_order_id="cat-9-zp", purpose=Purpose.TAKE_PROFIT, order_type="limit", origin="outage",
-        limit_price=Decimal(194), bracket_stop=Decimal(188), bracket_target=Decimal(194), **common,
+        limit_price=Decimal(194), bracket_stop=Decimal(188), bracket_target=Decimal(194), alpaca_order_id="target",
+        broker_status="new", **common,
     )  # fmt: skip
     async with ledger_setup.store.tx("spool") as conn:
         target_id = await orders.insert(
             conn, target, status=Status.SUBMITTED, at=at, source="outage", note="unprotected"
         )
-        await orders.set_broker_id(conn, target_id, broker_id="target", broker_status="new", at=at, epoch=1)
         leg = NewOrder(
             client_order_id="leg", purpose=Purpose.STOP_LOSS, order_type="stop", origin="broker",
             stop_price=Decimal(188), parent_order_id=target_id, alpaca_order_id="stop", broker_status="new", **common,

@@ -8,17 +8,22 @@ from io import BytesIO
 import pandas as pd
 
 from catalyst.domain.cycle import CycleStatus
+from catalyst.domain.fill_decision import Circumstances
 from catalyst.domain.order import PositionSide, Purpose, Side, Status
-from catalyst.domain.position import PositionState, add_fill, reduce_by_fill
+from catalyst.domain.report import Fill
+from catalyst.domain.report_decision import decide
 from catalyst.domain.session import Session
 from catalyst.store import (
     alerts,
     candidates,
     cycles,
     daemon_epoch,
+    exit_intents,
     orders,
     positions,
     proposals,
+    report_rows,
+    report_writes,
     trading_days,
 )
 from catalyst.store.candidates import Candidate, FrameBlob, HeadlineRecord, IndicatorRecord, PatternRecord
@@ -118,52 +123,41 @@ async def _trade(
         ),
         status=Status.SUBMITTED, at=at, source="submit", note="test",
     )  # fmt: skip
-    row = await orders.get(conn, order_id)
-    state, position_id = PositionState(PositionSide.LONG), None
     for quantity, price in entries:
-        state = add_fill(state, Decimal(quantity), Decimal(price))
-        if position_id is None:
-            position_id = await positions.insert(
-                conn, cycle_id=CYCLE, security_id=row.security_id, state=state, at=at,
-                stop_loss=state.entry_price - 2, take_profit=state.entry_price + 6,
-            )  # fmt: skip
-        await _fill(conn, order_id, state.entered_qty, quantity, price, at)
-        await positions.update(conn, position_id, state, at=at)
-    assert position_id is not None
-    await orders.link(conn, [order_id], position_id, at, epoch=1)
-    await orders.transition(
-        conn, order_id, from_status=Status.SUBMITTED, to_status=Status.FILLED, at=at, source="stream", epoch=1
+        await _fill(conn, f"broker-entry-{number}", quantity, price, at)
+    row = await orders.get(conn, order_id)
+    assert row.position_id is not None
+    assert row.filled_avg_price is not None
+    await positions.set_levels(
+        conn, row.position_id, stop_loss=row.filled_avg_price - 2, take_profit=row.filled_avg_price + 6, at=at
     )
-    await positions.set_protection(conn, position_id, protected_at=at, unprotected_seconds=Decimal("1.5"))
+    await positions.set_protection(conn, row.position_id, protected_at=at, unprotected_seconds=Decimal("1.5"))
     if not exits:
         return
-    exit_id = await orders.insert(
+    await orders.insert(
         conn,
         NewOrder(
             f"exit-{number}", symbol, Purpose.EXIT, PositionSide.LONG, Side.SELL, shares, "market", "day", "simple",
-            cycle_id=CYCLE, position_id=position_id, alpaca_order_id=f"broker-exit-{number}", epoch=1,
+            cycle_id=CYCLE, position_id=row.position_id, alpaca_order_id=f"broker-exit-{number}", epoch=1,
         ),
         status=Status.SUBMITTED, at=at, source="submit", note="test",
     )  # fmt: skip
+    await exit_intents.create_intent(
+        conn, row.position_id, reason=str(reason), purpose=Purpose.EXIT, requested_by="test", at=at
+    )
     for quantity, price in exits:
         at += timedelta(minutes=1)
-        state, _ = reduce_by_fill(state, Decimal(quantity), Decimal(price))
-        await _fill(conn, exit_id, state.exited_qty, quantity, price, at)
-        await positions.update(conn, position_id, state, at=at, close_reason=reason)
-    await orders.transition(
-        conn, exit_id, from_status=Status.SUBMITTED, to_status=Status.FILLED, at=at, source="stream", epoch=1
-    )
+        await _fill(conn, f"broker-exit-{number}", quantity, price, at)
 
 
-async def _fill(
-    conn: Connection, order_id: int, cumulative: Decimal, quantity: int, price: str, at: datetime
-) -> None:
-    """Add one execution and update the filled quantity of its order."""
-    await orders.add_execution(
-        conn, order_id, cum_qty=cumulative, quantity=Decimal(quantity), price=Decimal(price), at=at,
-        source="stream", execution_id=None, activity_id=None,
-    )  # fmt: skip
-    await orders.recompute_filled(conn, order_id, at, epoch=1)
+async def _fill(conn: Connection, broker_id: str, quantity: int, price: str, at: datetime) -> None:
+    """Book one fill as the daemon does."""
+    (row,) = await orders.by_broker_ids(conn, [broker_id])
+    fill = Fill(broker_id, row.filled_qty + quantity, Decimal(quantity), Decimal(price), at)
+    rows = await report_rows.lock(conn, (), (fill,), unlinked_symbols=frozenset())
+    decision = decide(rows, None, (fill,), Circumstances(at, "stream"))
+    assert decision is not None
+    await report_writes.write(conn, decision, at=at, source="stream", epoch=1)
 
 
 async def _propose(conn: Connection) -> None:

@@ -138,8 +138,10 @@ async def test_concurrent_reports_book_each_fill_once(concurrent_store: Store, c
             concurrent_store, new_order(f"f-{turn}", f"S{turn:03}".translate(LETTERS))
         )
         async with concurrent_store.tx("prepare") as conn:
-            await orders.set_broker_id(
-                conn, order_id, broker_id=f"b-{turn}", broker_status="new", at=AT, epoch=1
+            await conn.execute(
+                "UPDATE orders SET alpaca_order_id = $2, broker_status = 'new' WHERE order_id = $1",
+                order_id,
+                f"b-{turn}",
             )
 
         async def book_fill(number: int, turn: int = turn) -> bool:

@@ -113,12 +113,19 @@ async def test_filled_quantity_never_decreases(raw_rows: RawRows):
         await raw_rows.set_status(entry, "cancelled", filled_qty=Decimal(50))
 
 
-async def test_filled_quantity_cannot_exceed_order_quantity(raw_rows: RawRows):
-    """A fill of 101 of 100 shares is refused."""
-    order_id = await raw_rows.insert_order()
-    await raw_rows.set_status(order_id, "submitted")
-    with pytest.raises(asyncpg.CheckViolationError):
-        await raw_rows.set_status(order_id, "filled", filled_qty=Decimal(101))
+async def test_fill_beyond_the_ordered_quantity_is_stored(raw_rows: RawRows):
+    """The broker's fill is a fact: 120 filled of 100 ordered is stored, as long as the executions sum to it."""
+    position_id = await raw_rows.insert_position(100)
+    entry = await raw_rows.conn.fetchval("SELECT order_id FROM orders WHERE position_id = $1", position_id)
+    async with raw_rows.conn.transaction():
+        await raw_rows.conn.execute(
+            "INSERT INTO executions (order_id, cum_qty, quantity, price, at, source)"
+            " SELECT order_id, 120, 20, price, at, source FROM executions WHERE order_id = $1",
+            entry,
+        )
+        await raw_rows.conn.execute("UPDATE orders SET filled_qty = 120 WHERE order_id = $1", entry)
+    with pytest.raises(FilledQtyMismatch):
+        await raw_rows.conn.execute("UPDATE orders SET filled_qty = 121 WHERE order_id = $1", entry)
 
 
 async def test_filled_quantity_equals_sum_of_executions_at_commit(raw_rows: RawRows):

@@ -40,7 +40,6 @@ ORDERS: Final[Rows] = [
     ("orders_filled_qty_check", {"filled_qty": Decimal(-1), "status": "submitted"}),
     ("orders_filled_avg_price_check", {"filled_avg_price": ZERO}),
     ("orders_attempts_check", {"attempts": -1}),
-    ("orders_filled_within_quantity", {"filled_qty": Decimal(101), "status": "submitted"}),
     ("orders_created_is_unsent", {"submitted_at": AT}),
     ("orders_created_is_unsent", {"filled_qty": Decimal(1)}),
     ("orders_not_its_own_parent", {"order_id": 1_000, "parent_order_id": 1_000}),
@@ -142,7 +141,7 @@ async def test_each_row_rule_fails_with_its_constraint_name(raw_rows: RawRows) -
     text = next(migration.sql for migration in migrate.migrations() if migration.name == "0004_order_rules")
     rules = set(re.findall(r"THEN '(\w+)'", text))
     assert broken == rules
-    assert len(rules) == 50
+    assert len(rules) == 49
 
 
 async def test_row_rules_apply_to_updates(raw_rows: RawRows) -> None:

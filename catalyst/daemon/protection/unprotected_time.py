@@ -115,7 +115,7 @@ class UnprotectedTime:
             entries[row.parent_order_id]
             for row in rows
             if row.order_purpose is Purpose.STOP_LOSS and row.parent_order_id in entries
-            if row.status is Status.FILLED or row.closed_at is None or row.closed_at >= position.exit_time
+            if row.status is Status.FILLED or row.ended_at is None or row.ended_at >= position.exit_time
         ]
         until = position.exit_time
         if not position.unprotected_seconds and any(entry.status is Status.FILLED for entry in live_entries):
@@ -204,18 +204,18 @@ def unprotected_since(position: PositionRow, rows: Sequence[OrderRow]) -> dateti
         row.parent_order_id for row in rows if row.order_purpose is Purpose.STOP_LOSS and row.is_working
     }
     ends = [
-        row.closed_at
+        row.ended_at
         for row in rows
         if row.order_purpose is Purpose.STOP_LOSS
         or (
             row.order_purpose is Purpose.TAKE_PROFIT
             and (row.parent_order_id or row.order_id) in parents_with_stop
         )
-        if row.closed_at is not None
+        if row.ended_at is not None
         and row.status not in (Status.REJECTED, Status.FILLED, Status.REPLACED)
         and row.cancel_reason != UNACKNOWLEDGED_REASON
         and row.parent_order_id not in unfilled
-        and (position.exit_time is None or row.closed_at < position.exit_time)
+        and (position.exit_time is None or row.ended_at < position.exit_time)
     ]
     return max([position.entry_time, *ends])
 

@@ -1,0 +1,401 @@
+"""Report decision: what reports and fills of the broker change, computed from the rows as they are. Pure.
+
+`decide` is the only judgement of a report. Its result names every row to write, every alert, and what must be read from
+the broker first; `store.report_rows` loads the rows, `store.report_writes` writes the result.
+
+Rule 1: every fill of an order that has a row is booked once, whatever the row's status is (`fill_decision`).
+Rule 2: a report without a fill moves a status and never creates a fill.
+Rule 3: the reports of one group (an order and its legs) are one decision, so they are written together.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+
+from catalyst.domain import order as machine
+from catalyst.domain.fill_decision import Circumstances, FillDecision, FillRows
+from catalyst.domain.order import TERMINAL, EdgeKind, OrderState, Purpose, Status, Verdict
+from catalyst.domain.report import Fill, OrderReport
+from catalyst.domain.report_changes import (
+    Decision,
+    JournalLine,
+    NewLeg,
+    OrderAlert,
+    OrderChange,
+    Quarantined,
+)
+from catalyst.domain.rows import NewOrder, OrderRow
+
+
+@dataclass(frozen=True, slots=True)
+class ReportRows:
+    """Order rows of one group, by both ids. `current` means: just read, so an order that is missing has no row."""
+
+    by_client_id: Mapping[str, OrderRow]
+    by_broker_id: Mapping[str, OrderRow]
+    current: bool
+    fill_rows: FillRows | None = None
+
+    @classmethod
+    def just_read(cls, rows: Iterable[OrderRow], fill_rows: FillRows | None = None) -> "ReportRows":
+        rows = list(rows)
+        by_broker_id = {row.alpaca_order_id: row for row in rows if row.alpaca_order_id is not None}
+        return cls({row.client_order_id: row for row in rows}, by_broker_id, True, fill_rows)
+
+    def row_of(self, report: OrderReport) -> OrderRow | None:
+        """Return the row of a report, by the broker's id or else by ours; None without a row."""
+        return self.by_broker_id.get(report.broker_id) or self.by_client_id.get(report.client_order_id)
+
+
+def decide(
+    rows: ReportRows, report: OrderReport | None, fills: Sequence[Fill], given: Circumstances
+) -> Decision | None:
+    """Return what the report of an order and its legs, and these fills of the group, change.
+
+    Return None when the rows do not suffice: cached order rows without one that may exist, or fills without their rows.
+    A decision with reads that are needed first (`missing_fills`, `unread_entries`) must not be written before them.
+    """
+    group = () if report is None else (report, *report.legs)
+    if not rows.current and any(each.replaced_by or each.replaces for each in group):
+        return None  # the other order of the replacement may have a row
+    decision = _ReportDecision(rows, given)
+    for each in group:
+        row = rows.row_of(each)
+        if row is not None:
+            decision.match(row, each)
+        elif each is report:
+            return Decision(unknown_broker_ids=frozenset({each.broker_id})) if rows.current else None
+    for fill in sorted(fills, key=lambda each: each.cum_qty):
+        if not decision.book(fill):
+            return None
+    parent = None if report is None else rows.row_of(report)
+    for each in group:
+        row = rows.row_of(each)
+        if row is not None:
+            decision.apply(row, each)
+        elif parent is not None and not decision.add_leg(parent, each):
+            return None
+    return decision.result(group)
+
+
+@dataclass
+class _ReportDecision:
+    """Collects what one group of reports changes."""
+
+    rows: ReportRows
+    given: Circumstances
+    fills: FillDecision = field(init=False)
+    verdicts: dict[str, Verdict] = field(default_factory=dict)  # by broker id
+    changes: dict[int, OrderChange] = field(default_factory=dict)  # by order id
+    rows_by_reported_id: dict[str, OrderRow] = field(default_factory=dict)
+    already_reported: set[int] = field(
+        default_factory=set
+    )  # rows that have the report's broker id and status
+    mismatched: set[int] = field(default_factory=set)  # rows whose report is about another order or quantity
+    new_legs: list[NewLeg] = field(default_factory=list)
+    alerts: list[OrderAlert] = field(default_factory=list)
+    quarantined: list[Quarantined] = field(default_factory=list)
+    missing_fills: list[str] = field(default_factory=list)
+    entry_misses_fills: bool = False
+    stale_reports: int = 0
+    reconcile: bool = False
+
+    def __post_init__(self) -> None:
+        self.fills = FillDecision(self.rows.fill_rows or FillRows(), self.given)
+
+    def current(self, row: OrderRow) -> OrderRow:
+        """Return the row as it is after the changes so far."""
+        change = self.changes.get(row.order_id)
+        return row if change is None else change.after
+
+    def _change(self, before: OrderRow, after: OrderRow, *journal: JournalLine) -> None:
+        """Add a change of the order to those so far."""
+        earlier = self.changes.get(before.order_id)
+        if earlier is not None:
+            journal = (*earlier.journal, *journal)
+            before = earlier.before
+        self.changes[before.order_id] = OrderChange(before, after, journal)
+
+    # -- one report
+
+    def match(self, row: OrderRow, report: OrderReport) -> None:
+        """Check that the report is about this order and quantity; take a leg's new size."""
+        if row.alpaca_order_id is not None and row.broker_status == report.broker_status:
+            self.already_reported.add(row.order_id)
+        if row.alpaca_order_id not in (None, report.broker_id):
+            self.already_reported.discard(row.order_id)
+            self._quarantine(
+                row,
+                report,
+                "the broker shows another order id for our client order id",
+                "ORDER_CONTRADICTION",
+            )
+            self.mismatched.add(row.order_id)
+            return
+        self.rows_by_reported_id[report.broker_id] = row
+        if row.quantity != report.quantity:
+            if row.origin == "broker" and row.filled_qty <= report.quantity:
+                note = f"the broker resized the order to {report.quantity}"
+                resized = replace(row, quantity=report.quantity)
+                self._change(row, resized, JournalLine("note", None, row.status, note))
+                return
+            self._quarantine(row, report, "the quantity differs from the one we sent", "ORDER_CONTRADICTION")
+            self.mismatched.add(row.order_id)
+
+    def apply(self, row: OrderRow, report: OrderReport) -> None:
+        """Move the order's status as the report shows, and store the broker's id, status and times."""
+        before = self.current(row)
+        if row.order_id in self.mismatched:
+            self.verdicts[report.broker_id] = Verdict.CONTRADICTION
+            if row.alpaca_order_id in (None, report.broker_id):
+                self._store_status(row, before, report)
+            return
+        outcome = machine.outcome_of_report(before.state, report.broker_status, report.filled_qty)
+        self.verdicts[report.broker_id] = outcome.verdict
+        if outcome.verdict is Verdict.STALE:
+            self.stale_reports += 1
+            is_older = before.status in TERMINAL or report.filled_qty < before.filled_qty
+            if is_older and before.alpaca_order_id is not None:
+                return
+        elif outcome.verdict is Verdict.MISSING_FILLS:
+            self.missing_fills.append(report.broker_id)
+            self.entry_misses_fills |= row.order_purpose is Purpose.ENTRY
+        elif outcome.verdict is Verdict.UNKNOWN:
+            self._quarantine(row, report, "unknown broker status", "UNKNOWN_BROKER_STATUS")
+        elif outcome.verdict is Verdict.CONTRADICTION:
+            reason = f"no transition from {before.status} to {outcome.then}"
+            self._quarantine(row, report, reason, "ORDER_CONTRADICTION")
+        elif outcome.verdict is Verdict.MOVE and outcome.then is not None:
+            before = self._move(row, before, report, outcome.then, outcome.kind)
+        self._store_status(row, before, report)
+        if report.replaced_by is not None and report.replaced_by not in self.rows.by_broker_id:
+            self.reconcile |= (
+                row.order_id in self.changes
+            )  # a full pass reads today's orders with the replacement
+
+    def _move(
+        self,
+        row: OrderRow,
+        before: OrderRow,
+        report: OrderReport,
+        then: Status,
+        kind: EdgeKind | None,
+    ) -> OrderRow:
+        is_late = kind is EdgeKind.LATE
+        reason = _rejection_reason(report) if then is Status.REJECTED else before.rejection_reason
+        after = replace(before, status=then, rejection_reason=reason)
+        line = JournalLine("late" if is_late else "transition", before.status, then, report.broker_status)
+        self._change(row, after, line)
+        if is_late:
+            message = f"order {row.order_id} was {before.status} and is {then} at the broker"
+            self.alerts.append(OrderAlert("ORDER_REVIVED", row, message))
+        return after
+
+    def _store_status(self, row: OrderRow, before: OrderRow, report: OrderReport) -> None:
+        """Store the broker's id, status and times when they are new.
+
+        A change between pending statuses (pending_new to new) of an entry on the stream is not written by itself; the
+        next poll stores it.
+        """
+        has_id = before.alpaca_order_id is not None
+        if has_id and before.broker_status == report.broker_status and row.order_id not in self.changes:
+            return
+        stays_pending = machine.is_pending(before.broker_status) and machine.is_pending(report.broker_status)
+        if (
+            has_id
+            and stays_pending
+            and self.given.source == "stream"
+            and before.order_purpose is Purpose.ENTRY
+            and row.order_id not in self.changes
+        ):
+            return
+        after = replace(
+            before,
+            alpaca_order_id=report.broker_id,
+            broker_status=report.broker_status,
+            broker_submitted_at=report.submitted_at or before.broker_submitted_at,
+            broker_filled_at=report.filled_at or before.broker_filled_at,
+            broker_canceled_at=report.canceled_at or before.broker_canceled_at,
+            broker_expired_at=report.expired_at or before.broker_expired_at,
+        )
+        if after != before:
+            self._change(row, after)
+
+    def add_leg(self, parent: OrderRow, leg: OrderReport) -> bool:
+        """Add the row of a leg; return false when the leg may have a row that was not read."""
+        if not self.rows.current and parent.alpaca_order_id is not None:
+            return False
+        replaced = None if leg.replaces is None else self.rows.by_broker_id.get(leg.replaces)
+        purpose = leg_purpose(leg) if replaced is None else replaced.order_purpose
+        unfilled = OrderState(Status.SUBMITTED, leg.quantity, Decimal(0))
+        outcome = machine.outcome_of_report(unfilled, leg.broker_status, leg.filled_qty)
+        status = Status.SUBMITTED
+        if outcome.verdict is Verdict.MOVE and outcome.then is not None:
+            status = outcome.then
+        elif outcome.verdict is Verdict.MISSING_FILLS:
+            self.missing_fills.append(leg.broker_id)
+        order = NewOrder(
+            client_order_id=leg.client_order_id,
+            symbol=parent.symbol,
+            purpose=purpose,
+            position_side=parent.position_side,
+            side=machine.side_for(parent.position_side, purpose),
+            quantity=leg.quantity,
+            order_type=leg.order_type,
+            time_in_force=leg.time_in_force,
+            order_class=leg.order_class,
+            origin="broker",
+            cycle_id=parent.cycle_id,
+            position_id=parent.position_id,
+            parent_order_id=parent.order_id,
+            replaces=None if replaced is None else replaced.order_id,
+            limit_price=leg.limit_price,
+            stop_price=leg.stop_price,
+            alpaca_order_id=leg.broker_id,
+            broker_status=leg.broker_status,
+        )
+        self.new_legs.append(NewLeg(parent, order, status, leg))
+        return True
+
+    # -- fills
+
+    def book(self, fill: Fill) -> bool:
+        """Book one fill; return false when the rows do not suffice."""
+        row = self.rows_by_reported_id.get(fill.broker_id) or self.rows.by_broker_id.get(fill.broker_id)
+        if row is None:
+            return self.rows.current
+        if self.rows.fill_rows is None and not _is_first_fill(row, fill):
+            return False
+        if row.order_id in self.mismatched:
+            return True
+        change = self.fills.book(self.current(row), fill)
+        if change is not None:
+            self._change(row, change.after, *change.journal)
+        return True
+
+    # -- result
+
+    def _quarantine(self, row: OrderRow, report: OrderReport, reason: str, event: str) -> None:
+        if row.order_id in self.already_reported:
+            return  # quarantine once, not at every poll
+        note = f"{reason}: {report.broker_status}"
+        alert = OrderAlert(event, row, f"order {row.order_id}: {note}")
+        self.quarantined.append(Quarantined(alert, "unknown", reason, note, report.raw))
+
+    def result(self, group: Sequence[OrderReport]) -> Decision:
+        """Return the decision."""
+        fills = self.fills
+        opened = fills.opened
+        if opened is not None:
+            opened = replace(opened, entry=self.changes[opened.entry.before.order_id])
+        known = frozenset(report.broker_id for report in group)
+        return Decision(
+            verdict=self.verdicts.get(group[0].broker_id) if group else Verdict.SAME,
+            order_changes=tuple(self.changes.values()),
+            new_legs=tuple(self.new_legs),
+            opened=() if opened is None else (opened,),
+            position=fills.position,
+            booked=tuple(fills.booked),
+            known_fills=tuple(fills.known_fills),
+            links=tuple(fills.links),
+            oversold=tuple(fills.oversold),
+            orphan_fills=tuple(fills.orphan_fills),
+            quarantined=(*self.quarantined, *fills.quarantined),
+            alerts=(*self.alerts, *fills.alerts),
+            stale_reports=self.stale_reports,
+            known_broker_ids=known,
+            missing_fills=tuple(self.missing_fills),
+            entry_misses_fills=self.entry_misses_fills,
+            unread_entries=tuple(sorted(fills.unread_entries)),
+            reconcile=self.reconcile or fills.reconcile,
+            orphans_changed=fills.orphans_changed,
+        )
+
+
+def decide_batch(
+    rows: ReportRows, batch: Sequence[tuple[OrderReport, Fill | None]], given: Circumstances
+) -> tuple[int, Decision]:
+    """Return the length of the prefix of `batch` that one statement can write, and its changes as one decision.
+
+    The prefix holds decisions of one kind (changes of orders, or opened positions); no order occurs in two of them. It
+    ends before a report that changes nothing: `rows` may be outdated, so such a report must be checked by itself.
+    """
+    decisions: list[Decision] = []
+    seen_ids: set[str] = set()
+    for report, fill in batch:
+        decision = decide(rows, report, () if fill is None else (fill,), given)
+        ids = {each.client_order_id for each in (report, *report.legs)}
+        if (
+            decision is None
+            or decision.is_empty
+            or not decision.is_one_statement
+            or decision.missing_fills
+            or decision.unread_entries
+            or not seen_ids.isdisjoint(ids)
+            or (decisions and bool(decision.opened) != bool(decisions[0].opened))
+        ):
+            break
+        decisions.append(decision)
+        seen_ids |= ids
+    return len(decisions), Decision(
+        verdict=Verdict.SAME,
+        order_changes=tuple(change for each in decisions for change in each.order_changes),
+        new_legs=tuple(leg for each in decisions for leg in each.new_legs),
+        opened=tuple(opened for each in decisions for opened in each.opened),
+        booked=tuple(booked for each in decisions for booked in each.booked),
+        stale_reports=sum(each.stale_reports for each in decisions),
+        known_broker_ids=frozenset().union(*(each.known_broker_ids for each in decisions)),
+    )
+
+
+def leg_purpose(leg: OrderReport) -> Purpose:
+    """Return the purpose of a bracket or OCO leg: a limit order takes profit, any other is the stop."""
+    return Purpose.TAKE_PROFIT if leg.order_type == "limit" else Purpose.STOP_LOSS
+
+
+def leg_row(new_leg: NewLeg, order_id: int) -> OrderRow:
+    """Return the row of a leg after its insert, in the columns that the next decision reads."""
+    order = new_leg.order
+    return replace(
+        new_leg.parent,
+        order_id=order_id,
+        client_order_id=order.client_order_id,
+        alpaca_order_id=order.alpaca_order_id,
+        parent_order_id=order.parent_order_id,
+        replaces=order.replaces,
+        order_purpose=order.purpose,
+        side=order.side,
+        order_class=order.order_class,
+        order_type=order.order_type,
+        time_in_force=order.time_in_force,
+        quantity=order.quantity,
+        limit_price=order.limit_price,
+        stop_price=order.stop_price,
+        bracket_stop=None,
+        bracket_target=None,
+        status=new_leg.status,
+        filled_qty=Decimal(0),
+        filled_avg_price=None,
+        broker_status=order.broker_status,
+        origin="broker",
+        signal_id=None,
+    )
+
+
+def _is_first_fill(row: OrderRow, fill: Fill) -> bool:
+    """Return true for the first fill of an own entry; the statement that opens its position needs no other rows."""
+    return (
+        row.order_purpose is Purpose.ENTRY
+        and row.origin == "catalyst"
+        and row.replaces is None
+        and row.position_id is None
+        and not row.filled_qty
+        and row.status in (Status.SUBMITTED, Status.ACCEPTED)
+        and Decimal(0) < fill.cum_qty == fill.quantity <= row.quantity
+    )
+
+
+def _rejection_reason(report: OrderReport) -> str:
+    """Return the rejection reason to store for an order that the broker rejected after accepting it."""
+    reason = report.raw.get("reject_reason") or report.raw.get("reason")
+    return f"BROKER: {reason}" if reason else "BROKER: rejected after acceptance, no reason given"
