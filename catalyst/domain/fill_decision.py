@@ -26,7 +26,7 @@ from catalyst.domain.report_changes import (
     OrphanFill,
     OversoldShares,
     PositionChange,
-    Quarantined,
+    QuarantineEntry,
 )
 from catalyst.domain.rows import Execution, OrderRow, Orphan, PositionRow
 from catalyst.domain.session import trading_date
@@ -61,7 +61,7 @@ class Circumstances:
     entries_complete: bool = False
 
     @property
-    def today(self) -> date:
+    def trading_day(self) -> date:
         return trading_date(self.at)
 
 
@@ -78,7 +78,7 @@ class FillDecision:
     links: list[LinkedOrders] = field(default_factory=list)
     oversold: list[OversoldShares] = field(default_factory=list)
     orphan_fills: list[OrphanFill] = field(default_factory=list)
-    quarantined: list[Quarantined] = field(default_factory=list)
+    quarantined: list[QuarantineEntry] = field(default_factory=list)
     alerts: list[OrderAlert] = field(default_factory=list)
     unread_entries: set[str] = field(default_factory=set)
     reconcile: bool = False
@@ -183,7 +183,7 @@ class FillDecision:
         """
         if entry.position_id is not None or is_ours(entry.client_order_id):
             return True
-        is_today = trading_date(fill.at) == self.given.today
+        is_today = trading_date(fill.at) == self.given.trading_day
         return not entry.filled_qty and is_today and entry.symbol in self.given.adopted_symbols
 
     # -- exits
@@ -344,7 +344,7 @@ class FillDecision:
         }
         reason = f"order {row.order_id}: {reason}"
         alert = OrderAlert("FILL_UNEXPLAINED", row, reason)
-        self.quarantined.append(Quarantined(alert, "adjustment", reason, reason, payload))
+        self.quarantined.append(QuarantineEntry(alert, "adjustment", reason, reason, payload))
 
 
 def _contradiction(fill: Fill, executions: Sequence[Execution]) -> str | None:

@@ -110,7 +110,7 @@ class OrderAlert:
 
 
 @dataclass(frozen=True, slots=True)
-class Quarantined:
+class QuarantineEntry:
     """An input that cannot be applied, with its alert. `kind` is that of its journal line."""
 
     alert: OrderAlert
@@ -136,7 +136,7 @@ class Decision:
     links: tuple[LinkedOrders, ...] = ()
     oversold: tuple[OversoldShares, ...] = ()
     orphan_fills: tuple[OrphanFill, ...] = ()
-    quarantined: tuple[Quarantined, ...] = ()
+    quarantined: tuple[QuarantineEntry, ...] = ()
     alerts: tuple[OrderAlert, ...] = ()
     stale_reports: int = 0
     known_broker_ids: frozenset[str] = frozenset()

@@ -22,7 +22,7 @@ from catalyst.domain.report_changes import (
     NewLeg,
     OrderAlert,
     OrderChange,
-    Quarantined,
+    QuarantineEntry,
 )
 from catalyst.domain.rows import NewOrder, OrderRow
 
@@ -94,7 +94,7 @@ class _ReportDecision:
     mismatched: set[int] = field(default_factory=set)  # rows whose report is about another order or quantity
     new_legs: list[NewLeg] = field(default_factory=list)
     alerts: list[OrderAlert] = field(default_factory=list)
-    quarantined: list[Quarantined] = field(default_factory=list)
+    quarantined: list[QuarantineEntry] = field(default_factory=list)
     missing_fills: list[str] = field(default_factory=list)
     entry_misses_fills: bool = False
     stale_reports: int = 0
@@ -280,7 +280,7 @@ class _ReportDecision:
             return  # quarantine once, not at every poll
         note = f"{reason}: {report.broker_status}"
         alert = OrderAlert(event, row, f"order {row.order_id}: {note}")
-        self.quarantined.append(Quarantined(alert, "unknown", reason, note, report.raw))
+        self.quarantined.append(QuarantineEntry(alert, "unknown", reason, note, report.raw))
 
     def result(self, group: Sequence[OrderReport]) -> Decision:
         """Return the decision."""

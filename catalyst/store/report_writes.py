@@ -19,7 +19,7 @@ from catalyst.domain.report_changes import (
     NewLeg,
     OpenedPosition,
     OrderChange,
-    Quarantined,
+    QuarantineEntry,
 )
 from catalyst.store import alerts, exit_intents, orders, orphans, positions, quarantine
 
@@ -362,7 +362,7 @@ async def _link(conn: "Conn", link: LinkedOrders, position_id: int, *, at: datet
         )
 
 
-async def _quarantine(conn: "Conn", item: Quarantined, *, at: datetime, source: str) -> None:
+async def _quarantine(conn: "Conn", item: QuarantineEntry, *, at: datetime, source: str) -> None:
     """Store an input that cannot be applied in journal and quarantine."""
     order_id = item.alert.order.order_id
     await orders.journal(

@@ -158,7 +158,7 @@ def test_fill_beyond_the_ordered_quantity_is_booked_with_an_alert() -> None:
 
 
 def test_repeated_fill_is_not_booked_and_only_adds_its_missing_id() -> None:
-    """The same execution from the stream and the activities is one row with both ids."""
+    """One execution, from the stream and from the activities, is one row with both ids."""
     booked = Execution(1, QUANTITY, QUANTITY, PRICE, "x-1", None)
     rows = FillRows(executions={1: [booked]}, position=POSITION)
     repeated = decided([FILLED_ENTRY], None, fill_of(ENTRY, execution_id="x-1"), fill_rows=rows)
