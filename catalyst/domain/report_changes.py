@@ -143,7 +143,7 @@ class Decision:
     unknown_broker_ids: frozenset[str] = frozenset()
     # Reads that are needed first.
     missing_fills: tuple[str, ...] = ()  # broker ids of orders with more filled shares than are booked
-    entry_misses_fills: bool = False  # the first report is one of `missing_fills` and about an entry
+    is_entry: bool = False  # the first report is about an entry
     unread_entries: tuple[
         str, ...
     ] = ()  # broker ids of entries whose fills must be complete before an exit's

@@ -96,7 +96,6 @@ class _ReportDecision:
     alerts: list[OrderAlert] = field(default_factory=list)
     quarantined: list[QuarantineEntry] = field(default_factory=list)
     missing_fills: list[str] = field(default_factory=list)
-    entry_misses_fills: bool = False
     stale_reports: int = 0
     reconcile: bool = False
 
@@ -159,7 +158,6 @@ class _ReportDecision:
                 return
         elif outcome.verdict is Verdict.MISSING_FILLS:
             self.missing_fills.append(report.broker_id)
-            self.entry_misses_fills |= row.order_purpose is Purpose.ENTRY
         elif outcome.verdict is Verdict.UNKNOWN:
             self._quarantine(row, report, "unknown broker status", "UNKNOWN_BROKER_STATUS")
         elif outcome.verdict is Verdict.CONTRADICTION:
@@ -289,6 +287,7 @@ class _ReportDecision:
         if opened is not None:
             opened = replace(opened, entry=self.changes[opened.entry.before.order_id])
         known = frozenset(report.broker_id for report in group)
+        first = self.rows.row_of(group[0]) if group else None
         return Decision(
             verdict=self.verdicts.get(group[0].broker_id) if group else Verdict.SAME,
             order_changes=tuple(self.changes.values()),
@@ -305,7 +304,7 @@ class _ReportDecision:
             stale_reports=self.stale_reports,
             known_broker_ids=known,
             missing_fills=tuple(self.missing_fills),
-            entry_misses_fills=self.entry_misses_fills,
+            is_entry=first is not None and first.order_purpose is Purpose.ENTRY,
             unread_entries=tuple(sorted(fills.unread_entries)),
             reconcile=self.reconcile or fills.reconcile,
             orphans_changed=fills.orphans_changed,

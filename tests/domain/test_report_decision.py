@@ -219,7 +219,7 @@ def test_report_of_an_order_without_row_is_external_only_when_rows_were_read() -
 def test_entry_misses_fills_that_the_broker_shows() -> None:
     """A report with more filled shares than booked asks for the fills and books none by itself."""
     decision = decided([ENTRY], report_of(ENTRY, "filled", 100))
-    assert (decision.missing_fills, decision.entry_misses_fills) == (("b-e",), True)
+    assert (decision.missing_fills, decision.is_entry) == (("b-e",), True)
     assert decision.verdict is Verdict.MISSING_FILLS
     assert not decision.booked
 

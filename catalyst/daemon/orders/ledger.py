@@ -197,7 +197,7 @@ class OrderLedger:
                 entries_complete = True
             elif decision.missing_fills and not fills_read and report is not None:
                 fills_read = True
-                fills = [*fills, *await self._read_missing_fills(report, decision, source)]
+                fills = await self._read_missing_fills(report, fills, decision, source)
             elif decision.missing_fills and decision.new_legs and not legs_written:
                 legs_written = True  # the fills of a new leg are booked once it has a row
             else:
@@ -205,17 +205,19 @@ class OrderLedger:
                     log.warning("fills_missing", broker_ids=decision.missing_fills)
                 return decision
 
-    async def _read_missing_fills(self, report: OrderReport, decision: Decision, source: str) -> list[Fill]:
-        """Return the fills that these orders miss, from the account activities.
+    async def _read_missing_fills(
+        self, report: OrderReport, fills: Sequence[Fill], decision: Decision, source: str
+    ) -> list[Fill]:
+        """Return the fills to apply with the report: `fills` and the missing ones, from the account activities.
 
-        Those of an entry are booked at once: the fills of its legs need the position that they open.
+        Those of an entry are booked here: the fills of its legs need the position that they open.
         """
-        to_read = decision.missing_fills
-        if decision.entry_misses_fills:
-            entry_fills = await self._fetch_fills([report.broker_id])
-            await self._apply_once(replace(report, legs=()), entry_fills, source, write_partly=True)
-            to_read = tuple(broker_id for broker_id in to_read if broker_id != report.broker_id)
-        return await self._fetch_fills(to_read)
+        missing = await self._fetch_fills(decision.missing_fills)
+        if not decision.is_entry:
+            return [*fills, *missing]
+        own_fills = [*fills, *(fill for fill in missing if fill.broker_id == report.broker_id)]
+        await self._apply_once(replace(report, legs=()), own_fills, source, write_partly=True)
+        return [fill for fill in missing if fill.broker_id != report.broker_id]
 
     async def _apply_once(
         self,
