@@ -76,7 +76,7 @@ class OrderRow:
 
 @dataclass(frozen=True, slots=True)
 class NewOrder:
-    """What submission writes before the request."""
+    """A new order row, written before its request is sent."""
 
     client_order_id: str
     symbol: str
@@ -100,7 +100,7 @@ class NewOrder:
     broker_status: str | None = None
     signal_id: str | None = None
     expires_at: datetime | None = None
-    epoch: int | None = None  # None only for orders of others
+    epoch: int | None = None  # fencing epoch of the writer
 
 
 _FIELDS: Final = tuple(column.name for column in fields(OrderRow))
