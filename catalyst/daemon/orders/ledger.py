@@ -414,7 +414,12 @@ class OrderLedger:
             )
         elif row.alpaca_order_id != report.broker_id:
             await self._quarantine_report(
-                conn, row, report, source, "the broker shows another broker id for our client order id"
+                conn,
+                row,
+                report,
+                source,
+                f"order {row.order_id} has broker id {report.broker_id} at the broker, "
+                f"{row.alpaca_order_id} in the database",
             )
             return False
         elif row.broker_status != report.broker_status:
@@ -424,7 +429,12 @@ class OrderLedger:
             if not resized_leg:
                 if not already_reported:  # quarantine once, not at every poll
                     await self._quarantine_report(
-                        conn, row, report, source, "the quantity differs from the one we sent"
+                        conn,
+                        row,
+                        report,
+                        source,
+                        f"order {row.order_id}: the broker shows quantity {report.quantity}, Catalyst sent "
+                        f"{row.quantity}",
                     )
                 return False
             await orders.resize(conn, row.order_id, report.quantity, at, source, epoch=self.epoch)
@@ -467,7 +477,13 @@ class OrderLedger:
                     epoch=self.epoch,
                 )
                 if is_late:
-                    await self._alert(conn, "ORDER_REVIVED", row, f"{row.status} order became {outcome.then}")
+                    await self._alert(
+                        conn,
+                        "ORDER_REVIVED",
+                        row,
+                        f"order {row.order_id} was {row.status} and is {outcome.then} now; check it with "
+                        f"`catalyst orders --symbol {row.symbol}`",
+                    )
                 _log_transition(row, outcome.then, report, source)
                 return True
 
@@ -559,7 +575,11 @@ class OrderLedger:
         )
         if kind is EdgeKind.LATE:
             await self._alert(
-                conn, "LATE_FILL", row, f"the {row.status} order filled {fill.quantity} @ {fill.price}"
+                conn,
+                "LATE_FILL",
+                row,
+                f"order {row.order_id} was {row.status} and filled {fill.quantity} @ {fill.price} afterwards; the "
+                "fill is booked",
             )
         if row.order_purpose is Purpose.ENTRY:
             await self._apply_entry_fill(conn, row, fill)
@@ -598,7 +618,11 @@ class OrderLedger:
         """Open the position with an entry fill, or add the fill to the open position."""
         if row.origin == "external" and not self._is_ours_to_protect(row, fill):
             await self._alert(
-                conn, "FOREIGN_FILL", row, f"external order filled {fill.quantity} @ {fill.price}"
+                conn,
+                "EXTERNAL_FILL",
+                row,
+                f"an order that Catalyst did not place filled {fill.quantity} @ {fill.price}; reconcile.orphans "
+                "decides what happens to these shares",
             )
             self._pending_signals.add(self.reconcile_requested)
             return
@@ -793,7 +817,11 @@ class OrderLedger:
             cost=surplus * fill.price,
         )
         await self._alert(
-            conn, "OVERSOLD", row, f"the exit filled {surplus} shares more than the position held"
+            conn,
+            "OVERSOLD",
+            row,
+            f"exit order {row.order_id} filled {surplus} shares more than the position held; Catalyst closes them "
+            "with an opposite order",
         )
         self._pending_signals |= {self.reconcile_requested, self.orphan_found}
 
@@ -802,7 +830,11 @@ class OrderLedger:
         orphan = await orphans.lock_open(conn, row.symbol, row.position_side)
         if orphan is None:
             await self._alert(
-                conn, "EXIT_WITHOUT_POSITION", row, f"exit filled {fill.quantity} @ {fill.price}"
+                conn,
+                "EXIT_WITHOUT_POSITION",
+                row,
+                f"exit order {row.order_id} filled {fill.quantity} @ {fill.price}, and no open position or orphan "
+                "explains it; compare the shares with the broker's app",
             )
             return
         remaining = await orphans.reduce(conn, orphan, fill.quantity, fill.price, at=fill.at)
