@@ -39,7 +39,7 @@ lint: setup
 bench: setup
 	@$(PY) -m benchmarks
 
-# Long searches: thousands of examples and every recorded day; 15 minutes or more.
+# Long property tests: thousands of Hypothesis examples and every recorded day; 15 minutes or more.
 long: setup foreign
 	@HYPOTHESIS_PROFILE=long $(PY) -m pytest -q tests/conformance tests/domain tests/simulator
 
@@ -47,9 +47,9 @@ long: setup foreign
 crash-matrix: setup
 	@$(PY) -m tests.crash.matrix
 
-# Scenarios with random faults and crashes; SEEDS and SINCE choose the seeds.
+# Scenarios with random faults and crashes; SEEDS seeds from FIRST_SEED on.
 random-faults: setup
-	@$(PY) -m tests.crash.random_faults --seeds $(or $(SEEDS),200) --since $(or $(SINCE),1)
+	@$(PY) -m tests.crash.random_faults --seeds $(or $(SEEDS),200) --first-seed $(or $(FIRST_SEED),1)
 
 lock: setup
 	@$(PY) -m pip install --quiet uv

@@ -102,9 +102,9 @@ async def start_and_kill(environment: dict[str, str], folder: Path) -> tuple[flo
                 if event["event"] == "daemon_ready":
                     ready = perf_counter() - started
                     open_at = 0.0 if event["gate"] else ready
-                elif event["event"] == "entries_cleared" and not event["still"]:
+                elif event["event"] == "gate_reason_removed" and not event["remaining"]:
                     open_at = perf_counter() - started
-                elif event["event"] == "entries_stopped":
+                elif event["event"] == "gate_reason_added":
                     open_at = 0.0
     finally:
         process.send_signal(signal.SIGKILL)

@@ -4,15 +4,15 @@
 --   CT001  the row carries an old epoch: another daemon has taken over
 --   CT002  working exits would exceed the shares of the position or of the orphan
 --   CT003  the order's status would change along no edge of order_edges
---   CT004  history would be rewritten
+--   CT004  an append-only row, or a fixed column of an order, would change
 --   CT005  the order's filled quantity would differ from the sum of its executions, or would fall
 --   CT006  the order's status would differ from the last status in its journal
 --   CT007  a position would exist without a filled entry, or a filled entry without its position
 --   CT008  a row has changed since the writer read it: the statement wrote nothing; read again, decide again
 --   23514  a row breaks a rule of validate_*_row; the constraint's name is the rule's name
 --
--- An intent may be refused, a fact must not be: every broker report can be stored, also one that shows a forbidden
--- state of the account. Therefore CT002 checks only orders that Catalyst itself adds or enlarges.
+-- The rules refuse what Catalyst wants to do, never what the broker reports: a report of a forbidden state of the
+-- account can be stored. Therefore CT002 checks only orders that Catalyst itself adds or enlarges.
 
 -- True for null and for a price on the minimum increment. Source: Regulation NMS Rule 612: whole cents from one
 -- dollar, hundredths of a cent below. PL/pgSQL caches the compiled expression. A function in SQL is expanded and

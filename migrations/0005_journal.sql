@@ -1,7 +1,7 @@
 -- Journal: one line for each event of an order, and a hash chain over all lines in the order of their commits.
 --
--- Each link's hash covers its line and the hash before it, so who changes, removes, inserts or reorders a line must
--- change every later hash. The last hash is also written outside this database: to the flat proof files and the log.
+-- Each link's hash covers its line and the hash before it, so a changed, removed, inserted or moved line changes
+-- every later hash. The last hash is also written outside this database: to the flat proof files and the log.
 
 CREATE TABLE order_events (
     seq         bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

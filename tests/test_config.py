@@ -257,10 +257,10 @@ BOMB = "a: &a [x]\n" + "".join(
         ("live", "must hold sections such as `risk:`, not a str"),
         ("risk: [1\nsession: {", "line 2"),
         ("risk:\n\tmax_positions: 3\n", "line 2"),
-        ("risk:\n  max_positions: 3\nrisk:\n  max_daily_loss: 1\n", "line 3: risk is there twice"),
-        ("risk:\n  max_positions: 3\n  max_positions: 9\n", "line 3: max_positions is there twice"),
-        ("[" * 5_000, "nested deeper than any configuration needs to be"),
-        ("a: " + "x" * 70_000, "larger than any configuration needs to be"),
+        ("risk:\n  max_positions: 3\nrisk:\n  max_daily_loss: 1\n", "line 3: the key risk is set twice"),
+        ("risk:\n  max_positions: 3\n  max_positions: 9\n", "line 3: the key max_positions is set twice"),
+        ("[" * 5_000, "has too many nested levels"),
+        ("a: " + "x" * 70_000, "is larger than 64 KiB"),
         ("---\nrisk: {}\n---\nlog: {}\n", "line 3"),
         ("session:\n  timezone: 2026-13-45\n", "is not YAML text"),
         ("risk: \x07", "is not YAML text"),
@@ -529,7 +529,7 @@ def test_live_mode_needs_mode_switch_and_account_number(
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"reconcile": {"every_seconds": 121}}, "at least every 120 seconds"),
+        ({"reconcile": {"every_seconds": 121}}, "must be 120 or less"),
         ({"emergency": {"halt_new_trades": False}}, "stops entries"),
     ],
 )

@@ -92,11 +92,11 @@ class AlpacaBroker(Broker):
 
     @property
     def rate_limit_status(self) -> RateLimitStatus:
-        """Return the state of the request budget."""
+        """Return the state of the rate limit."""
         return self._rest_client.rate_limiter.status
 
     def with_permit(self, permit: Permit) -> "AlpacaBroker":
-        """Return a client with the same budget and threads under another permit."""
+        """Return a client with the same rate limit and threads under another permit."""
         other = copy(self)
         other._permit = permit  # noqa: SLF001 - it is ours
         return other
@@ -234,7 +234,9 @@ class AlpacaBroker(Broker):
             if params.get("page_token") == next_token:
                 break
             params["page_token"] = next_token
-        raise BrokerUnavailable("the list of fills has no end")
+        raise BrokerUnavailable(
+            f"the list of fills cannot be read completely: a page repeats, or it has more than {MAX_PAGES}"
+        )
 
     async def account(self) -> AccountReport:
         return await self._read_object("/account", parse.account_report)
@@ -302,7 +304,9 @@ class AlpacaBroker(Broker):
             if not full:
                 return found
             cursor = next_page_start(page, cursor, PAGE_OVERLAP, progressed=len(found) > count_before)
-        raise BrokerUnavailable("the list of orders has no end")
+        raise BrokerUnavailable(
+            f"the list of orders cannot be read completely: it has more than {MAX_PAGES} pages"
+        )
 
     async def _read_object(
         self, path: str, parse_row: Callable[[object], T], *, priority: Priority = Priority.ROUTINE

@@ -43,7 +43,7 @@ class _PlainConnection(HTTPConnection):
 
 
 class _TlsConnection(HTTPSConnection):
-    """As _PlainConnection over TLS; the handshake is not part of the request."""
+    """A TLS connection that marks the attempt as sent before the request, after the handshake."""
 
     def send(self, data: Any) -> None:
         if self.sock is None:

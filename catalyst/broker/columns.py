@@ -112,7 +112,7 @@ def bar_frame(pages: Sequence[Columns]) -> pd.DataFrame:
 
 
 def numbers(raw: Sequence[object], *, zero: bool) -> FloatColumn:
-    """Return `raw` as float64; null, text that is no number, infinities, negatives, and (unless `zero`) zero
+    """Return `raw` as float64; null, text that is not a number, infinities, negatives, and (unless `zero`) zero
     are NaN."""
     try:
         column = np.array(raw, dtype=np.float64)  # None becomes NaN
@@ -145,9 +145,9 @@ def times(raw: Sequence[object]) -> TimeColumn:
 def _utc(raw: Sequence[object]) -> list[str]:
     """Return the texts without their Z, as numpy reads UTC, in four passes in C.
 
-    Raises TypeError or ValueError when one is no text or has another zone.
+    Raises TypeError or ValueError when one is not text or has another zone.
     """
-    joined = "\n".join(raw)  # type: ignore[arg-type]  # what is no text raises TypeError
+    joined = "\n".join(raw)  # type: ignore[arg-type]  # a value that is not text raises TypeError
     plain = joined.replace("Z\n", "\n").removesuffix("Z").split("\n")
     if len(joined) - sum(map(len, plain)) != 2 * len(raw) - 1:
         raise ValueError("not every time is UTC")

@@ -51,7 +51,7 @@ SnapshotBatch = tuple[list[str], Columns]
 class AlpacaMarketData(MarketData):
     """One market data host and feed (iex | sip | delayed_sip).
 
-    Latest quotes and prints protect open positions, so they may use the reserve of the request budget and
+    Latest quotes and prints protect open positions, so they may use the reserve of the rate limit and
     have their own thread; snapshots and bars wait. Historical prices are adjusted for splits.
     """
 
@@ -139,7 +139,7 @@ class AlpacaMarketData(MarketData):
         with self._parse_lock:
             body = success_body(response, mutating=False)
             if not is_object(body):
-                raise BrokerUnavailable("expected snapshots, got something else")
+                raise BrokerUnavailable(f"the response has no snapshots object, but a {type(body).__name__}")
             nested = body.get("snapshots")  # some hosts wrap them
             return snapshot_columns(nested if is_object(nested) else body)
 
@@ -159,14 +159,16 @@ class AlpacaMarketData(MarketData):
             if next_token == token:
                 break
             token = next_token
-        raise BrokerUnavailable("the list of bars has no end")
+        raise BrokerUnavailable(
+            f"the list of bars cannot be read completely: a page repeats, or it has more than {MAX_PAGES}"
+        )
 
     def _parse_bars(self, response: HttpResponse, _on_malformed: OnMalformed) -> tuple[Columns, str | None]:
         with self._parse_lock:
             body = require_object(success_body(response, mutating=False))
             bars = body.get("bars", ...)
             if bars is not None and not is_object(bars):
-                raise BrokerUnavailable("expected bars, got something else")
+                raise BrokerUnavailable(f"the response has no bars object, but a {type(bars).__name__}")
             token = body.get("next_page_token")
             return bar_columns(bars or {}), token if isinstance(token, str) and token else None
 
@@ -191,7 +193,7 @@ def _parse_latest(
 ) -> dict[str, T]:
     rows = require_object(success_body(response, mutating=False)).get(kind)
     if not is_object(rows):
-        raise BrokerUnavailable(f"expected {kind}, got something else")
+        raise BrokerUnavailable(f"the response has no {kind} object, but a {type(rows).__name__}")
     found = {}
     for symbol, row in rows.items():
         try:

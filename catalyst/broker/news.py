@@ -102,7 +102,9 @@ class AlpacaNews(NewsSource):
             if token == params.get("page_token"):
                 break
             params["page_token"] = token
-        raise BrokerUnavailable("the list of headlines has no end")
+        raise BrokerUnavailable(
+            f"the list of headlines cannot be read completely: a page repeats, or it has more than {MAX_PAGES}"
+        )
 
 
 def _parse_page(response: HttpResponse, on_malformed: OnMalformed) -> tuple[list[HeadlineRow], str | None]:

@@ -40,7 +40,7 @@ def check_order_request(request: OrderRequest) -> None:
         if required is not None and required != (price is not None):
             raise _rejection(
                 RejectionReason.PRICE_RULE,
-                f"a {request.order_class} {request.order_type} order {'needs' if required else 'takes no'} {name}",
+                f"a {request.order_class} {request.order_type} order {'needs' if required else 'must not have'} {name}",
             )
         if price is not None and not (price.is_finite() and on_tick(price)):
             raise _rejection(RejectionReason.PRICE_RULE, f"{name} {price} is not a price on tick")

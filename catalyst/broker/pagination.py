@@ -30,18 +30,20 @@ def next_page_start(
     if cursor is not None and after <= cursor:
         after = max(times)
         if after <= cursor:
-            raise BrokerUnavailable("the list of orders does not advance")
+            raise BrokerUnavailable(
+                "a full page of orders has only orders of one instant: the next page cannot be requested"
+            )
     return after
 
 
 def array_items(text: str) -> Iterator[object]:
     """Yield the items of a JSON array one by one, so that other threads can run between them.
 
-    Raises BrokerUnavailable when `text` is no array, JSONDecodeError when it is truncated.
+    Raises BrokerUnavailable when `text` is not an array, JSONDecodeError when it is truncated.
     """
     at = _skip_chars(text, 0, " \t\r\n")
     if text[at : at + 1] != "[":
-        raise BrokerUnavailable("expected a list, got something else")
+        raise BrokerUnavailable("the response is not a list")
     at = _skip_chars(text, at + 1, _SEPARATORS)
     while text[at : at + 1] != "]":
         if at >= len(text):

@@ -147,7 +147,7 @@ def position_report(raw: object) -> PositionReport:
 
 
 def account_report(raw: object) -> AccountReport:
-    """Return the account. Its money is required; a lock that is absent is not set."""
+    """Return the account. Its amounts are required; an absent restriction counts as not set."""
     row = _require_object(raw, "the account")
     return AccountReport(
         account_id=_required_text(row, "id"),

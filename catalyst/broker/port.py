@@ -29,7 +29,7 @@ from catalyst.domain.session import Session
 
 
 class Priority(StrEnum):
-    """Share of the request budget that a call may use."""
+    """Share of the rate limit that a call may use."""
 
     ROUTINE = "routine"  # entries, scans, polling: waits or fails while only the reserve is left
     EXIT = "exit"  # exits, protection, and the reads they depend on: sent at once
@@ -202,7 +202,7 @@ class NewsSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RateLimitStatus:
-    """The request budget as of the last response."""
+    """The rate limit as of the last response."""
 
     limit: int
     remaining: int

@@ -49,7 +49,7 @@ class RateLimiter:
 
     @property
     def status(self) -> RateLimitStatus:
-        """Return the state of the budget."""
+        """Return the state of the rate limit."""
         with self._lock:
             self._reset_if_due(self._clock.now())
             return RateLimitStatus(self._limit, max(self._remaining, 0), self._resets_at)
@@ -63,7 +63,8 @@ class RateLimiter:
         while wait is not None:
             if self._clock.now() + wait > deadline:
                 raise BrokerUnavailable(
-                    f"the request budget is used up; it renews in {wait.total_seconds():.0f} s"
+                    f"the rate limit of {self._limit} requests a minute is reached; the next minute begins in "
+                    f"{wait.total_seconds():.0f} s"
                 )
             await self._clock.sleep(wait)
             wait = self._try_acquire(priority)

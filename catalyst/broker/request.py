@@ -38,7 +38,7 @@ class HttpResponse:
 
 
 class Permit(Protocol):
-    """Whether this process may change anything at the broker now."""
+    """Checks that this process may change something at the broker now."""
 
     async def check(self) -> None:
         """Return when it may. Raises BrokerUnavailable when not; nothing was sent."""
@@ -70,7 +70,7 @@ class RequestAttempt:
             if self._abandoned:
                 raise BrokerUnavailable("not sent: the caller has abandoned the request")
             if self._permit is not None and not self._permit.is_valid():
-                raise BrokerUnavailable("not sent: the permission to send is not confirmed any more")
+                raise BrokerUnavailable("not sent: the account lease is no longer confirmed")
             self._sent = True
 
     def abandon(self) -> bool:

@@ -39,7 +39,7 @@ _CLIENT_CLOSED_TEXT: Final = "the broker's client is closed"
 
 
 class RestClient:
-    """An endpoint, its request budget, and its threads with one session each.
+    """An endpoint, its rate limit, and its threads with one session each.
 
     Changes and reads have separate threads, so that hanging reads cannot delay an exit.
     """

@@ -52,7 +52,8 @@ def reject(proposal: ProposalId, config: ConfigOption = None, as_json: JsonOptio
 
 def scan(
     trade: Annotated[
-        bool, typer.Option("--trade", help="Also enter the selected trades, or propose them in manual mode.")
+        bool,
+        typer.Option("--trade", help="Also enter the selected trades, or propose them in supervised mode."),
     ] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -75,17 +76,21 @@ def close(
 
 
 def halt(
-    reason: Annotated[str, typer.Option(help="The reason, stored with the halt.")] = "the operator halted",
+    reason: Annotated[
+        str, typer.Option(help="The reason, stored with the halt.")
+    ] = "requested by the operator",
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Stop all entries; open positions stay protected. `resume` ends the halt."""
+    """Stop all entries; open positions stay protected. `resume` allows entries again."""
     answer = send_command(config, "halt", {"reason": reason})
-    print_result(answer, as_json, lambda: [f"halted: {answer['reason']}; `catalyst resume` ends it"])
+    print_result(
+        answer, as_json, lambda: [f"halted: {answer['reason']}; `catalyst resume` allows entries again"]
+    )
 
 
 def resume(config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """End a halt, or the latch of an emergency stop or a flatten."""
+    """Allow entries again after a halt, a flatten, an emergency stop or SAFE mode."""
     answer = send_command(config, "resume", {})
     print_result(answer, as_json, lambda: _resume_lines(answer))
 
@@ -143,7 +148,10 @@ async def _insert_and_wait(
         if not answered.answered:
             async with store.tx("withdraw") as conn:
                 withdrawn = await commands.withdraw(
-                    conn, command_id, reason="the caller timed out", at=market.now()
+                    conn,
+                    command_id,
+                    reason="the sender stopped waiting before the daemon took it",
+                    at=market.now(),
                 )
             raise CommandUnanswered(
                 "the daemon did not take the command in time: it is withdrawn and will not be carried out; try again"
@@ -180,5 +188,5 @@ def _resume_lines(answer: Mapping[str, object]) -> list[str]:
         else "no latch was set"
     ]
     if isinstance(still_closed, list) and still_closed:
-        lines.append(f"entries stay closed by: {', '.join(map(str, still_closed))}")
+        lines.append(f"the entry gate stays closed: {', '.join(map(str, still_closed))}")
     return lines

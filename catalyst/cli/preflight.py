@@ -206,9 +206,9 @@ async def _check_privileges(conn: "Connection") -> CheckResult:
             "rights",
             CheckVerdict.FAIL,
             f"{role} lacks {', '.join(missing)}",
-            "grant them, or connect as catalyst_app",
+            "have its owner run what `catalyst migrate --roles` prints, or connect as catalyst_app",
         )
-    return CheckResult("rights", CheckVerdict.OK, "the role may write every table of trading")
+    return CheckResult("rights", CheckVerdict.OK, "the role has every privilege that the daemon needs")
 
 
 async def _check_daemon(conn: "Connection") -> CheckResult:

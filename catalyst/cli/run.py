@@ -33,7 +33,8 @@ def run(
     ] = False,
     exit_with_parent: ExitWithParentOption = False,
 ) -> None:
-    """Run the daemon until a signal: SIGTERM flattens everything, SIGUSR1 exits and keeps positions protected.
+    """Run the daemon until a signal: SIGTERM exits every position (unless shutdown.on_sigterm is keep), SIGUSR1 keeps
+    them with their stops at the broker.
 
     Without DATABASE_URL the embedded PostgreSQL is used and migrated. Without Alpaca's keys the broker is the
     exchange that `catalyst sim` runs.

@@ -52,7 +52,7 @@ def secrets_file() -> Path | None:
 def open_clock(settings: Settings, *, drive: bool = False) -> Clock:
     """Return the system clock, or the shared clock of CATALYST_CLOCK; with `drive` this process sets its speed.
 
-    Raises ConfigInvalid when the file is no clock.
+    Raises ConfigInvalid when the file is not a clock file.
     """
     path = settings.env.catalyst_clock
     if path is None:
@@ -61,7 +61,7 @@ def open_clock(settings: Settings, *, drive: bool = False) -> Clock:
         clock = ScaledClock(path)
     except (OSError, ValueError) as error:
         raise ConfigInvalid(
-            f"CATALYST_CLOCK {path} is no clock file ({error}): start `catalyst sim`, which creates one"
+            f"CATALYST_CLOCK={path} is not a clock file ({error}): start `catalyst sim`, which creates one"
         ) from None
     if not drive:
         return clock
@@ -147,7 +147,7 @@ def describe_unreachable(dsn: str, error: Exception) -> str:
     except ValueError:
         parts, address = None, ""
     if parts is None or parts.scheme not in ("postgres", "postgresql"):
-        return "DATABASE_URL is no PostgreSQL address: write postgresql://user:password@host:5432/database"
+        return "DATABASE_URL is not a PostgreSQL address: write postgresql://user:password@host:5432/database"
     return f"the database at {address} cannot be used ({reason}): start it, or correct DATABASE_URL"
 
 
@@ -178,4 +178,4 @@ def parse_day(text: str | None) -> date | None:
     try:
         return date.fromisoformat(text)
     except ValueError:
-        raise UserError(f"{text} is no date: write it as 2026-04-08") from None
+        raise UserError(f"{text} is not a date: write it as 2026-04-08") from None

@@ -31,7 +31,7 @@ DEFAULT_DAY: Final = date(2026, 6, 17)  # an ordinary Wednesday; fixed, so that 
 
 @dataclass(frozen=True, slots=True)
 class MarketChoice:
-    """The market to play: recorded files, or the seed and size of a generated market."""
+    """The market to run: recorded files, or the seed and size of a generated market."""
 
     recorded: tuple[Path, ...]
     quotes: tuple[Path, ...]
@@ -89,7 +89,7 @@ def sim(
     recorded: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Recorded bars of 1 second, 1 or 5 minutes, or single trades, to play (Parquet or CSV).",
+            help="Recorded bars of 1 second, 1 or 5 minutes, or single trades, to replay (Parquet or CSV).",
             rich_help_panel=MARKET_PANEL,
         ),
     ] = None,
@@ -113,14 +113,14 @@ def sim(
     day: Annotated[
         str | None,
         typer.Option(
-            help=f"The day to play, YYYY-MM-DD; half days are short.  (default: the last recorded, or {DEFAULT_DAY})",
+            help=f"The day to run, YYYY-MM-DD; half days are short.  (default: the last recorded, or {DEFAULT_DAY})",
             rich_help_panel=MARKET_PANEL,
         ),
     ] = None,
     start: Annotated[
         str | None,
         typer.Option(
-            help="The clock's first time: HH:MM in New York, `YYYY-MM-DD HH:MM`, or `now` for the wall clock's time."
+            help="The start time of the clock: HH:MM in New York, `YYYY-MM-DD HH:MM`, or `now` (the wall clock)."
             f"  (default: where --state stopped, or {DEFAULT_START}; the market is open from 09:30 to 16:00)",
             rich_help_panel=CLOCK_PANEL,
         ),
@@ -243,9 +243,7 @@ def check_port(port: int) -> None:
         except OSError as error:
             raise _port_error(port, error) from None
         except OverflowError:
-            raise UserError(
-                f"port {port} is no valid port: choose another with --port, up to 65535"
-            ) from None
+            raise UserError(f"port {port} is not valid: choose one from 0 to 65535 with --port") from None
 
 
 def _port_error(port: int, error: OSError) -> UserError:
@@ -275,20 +273,22 @@ def open_market(choice: MarketChoice) -> "BarMarket":
 
         return synthetic_market.make_market(choice.seed, choice.day or DEFAULT_DAY, choice.symbols)
     except FileNotFoundError as error:
-        raise UserError(f"this market cannot be played: {error.filename or error} does not exist") from None
+        raise UserError(
+            f"this market cannot be loaded: the file {error.filename or error} does not exist"
+        ) from None
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"this market cannot be played: {error}") from None
+        raise UserError(f"this market cannot be loaded: {error}") from None
 
 
 def _open_clock_file(path: Path, *, drive: float | None) -> Clock:
     """Return the clock of that file; this process drives it at the speed `drive` unless that is None.
 
-    Raises UserError when the file is no clock.
+    Raises UserError when the file is not a clock file.
     """
     try:
         return ScaledClock(path) if drive is None else ScaledClock(path, drive=True, speed=drive)
     except (OSError, ValueError) as error:
-        raise UserError(f"--clock-file {path} is no clock file: {error}") from None
+        raise UserError(f"--clock-file {path} is not a clock file: {error}") from None
 
 
 def _read_port(port_file: Path) -> int | None:

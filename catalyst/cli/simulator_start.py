@@ -13,7 +13,7 @@ DEFAULT_START: Final = "10:00"  # half an hour after the open: a market order fi
 
 @dataclass(frozen=True, slots=True)
 class MarketStart:
-    """The market clock's first time: a time of the day that is played, or the wall clock's time (None)."""
+    """The start time of the market clock: a time of the day that is run, or the wall clock's time (None)."""
 
     day: date | None
     clock_time: time | None
@@ -36,7 +36,7 @@ def parse_start(text: str | None, day: date | None) -> MarketStart:
     except ValueError:
         start_day, clock_time = None, None
     if clock_time is None or clock_time.tzinfo is not None or len(parts) > 2:
-        raise UserError(f"--start {text} is no time: write 09:25, `2026-11-27 12:30` or now")
+        raise UserError(f"--start {text} is not a time: write 09:25, `2026-11-27 12:30` or now")
     if start_day is not None and day is not None and start_day != day:
         raise UserError(f"--start {text} is not on --day {day}: leave one out")
     return MarketStart(start_day or day, clock_time)
@@ -62,12 +62,10 @@ def last_saved_instant(state: Path, market: str, day: date) -> datetime | None:
     except OSError as error:
         raise UserError(f"--state {state} cannot be used: {error.strerror}") from None
     if owner != market:
-        raise UserError(
-            f"--state {state} belongs to the market {owner}, not {market}: choose another directory"
-        )
+        raise UserError(f"--state {state} belongs to the market {owner}, not {market}: choose another folder")
     if saved_day != day:
         raise UserError(
-            f"--state {state} has reached {saved_day}, and {day} is in its past: play {saved_day} or a later day "
-            "with --day, or choose another directory"
+            f"--state {state} has reached {saved_day}, which is after {day}: choose {saved_day} or a later day "
+            "with --day, or choose another folder"
         )
     return last_saved

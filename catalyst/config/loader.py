@@ -101,7 +101,7 @@ class _PlainLoader(yaml.SafeLoader):
             name = str(key.value)
             if name in seen:
                 raise yaml.MarkedYAMLError(
-                    problem=f"{name} is there twice: remove one", problem_mark=key.start_mark
+                    problem=f"the key {name} is set twice: remove one of them", problem_mark=key.start_mark
                 )
             seen.add(name)
         return super().construct_mapping(node, deep)
@@ -116,7 +116,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigInvalid(f"{path} cannot be read: {error.strerror}") from None
     if len(raw) > _MAX_FILE_BYTES:
-        raise ConfigInvalid(f"{path} is larger than any configuration needs to be")
+        raise ConfigInvalid(
+            f"{path} is larger than {_MAX_FILE_BYTES // 1024} KiB: is it the configuration file?"
+        )
     try:
         tree = yaml.load(raw.decode(), _PlainLoader)  # noqa: S506 - a stricter SafeLoader
     except yaml.MarkedYAMLError as error:
@@ -124,7 +126,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         line_text = f", line {mark.line + 1}" if mark is not None else ""
         raise ConfigInvalid(f"{path}{line_text}: {error.problem}") from None
     except RecursionError:
-        raise ConfigInvalid(f"{path} is nested deeper than any configuration needs to be") from None
+        raise ConfigInvalid(f"{path} has too many nested levels: use sections with plain keys") from None
     except (yaml.YAMLError, ValueError):
         raise ConfigInvalid(f"{path} is not YAML text") from None
     if tree is None:
@@ -201,7 +203,7 @@ def _decide_mode(config: Config, env: Environment) -> Mode:
             if not present
         ]
         if missing:
-            raise ConfigInvalid(f"live trading is locked: it also needs {' and '.join(missing)}")
+            raise ConfigInvalid(f"live trading is not enabled: it also needs {' and '.join(missing)}")
         _check_live(config)
     if mode is not Mode.SIM and not has_keys:
         raise ConfigInvalid(f"{mode} trading needs ALPACA_API_KEY and ALPACA_SECRET_KEY in the environment")
@@ -212,12 +214,12 @@ def _check_live(config: Config) -> None:
     """Refuse settings that are allowed in paper mode but too loose for live. Raises ConfigInvalid."""
     if config.reconcile.every_seconds > MAX_LIVE_RECONCILE_SECONDS:
         raise ConfigInvalid(
-            f"reconcile.every_seconds is {config.reconcile.every_seconds:g}: live, database and broker are compared "
-            f"at least every {MAX_LIVE_RECONCILE_SECONDS} seconds"
+            f"reconcile.every_seconds is {config.reconcile.every_seconds:g}: in live mode it must be "
+            f"{MAX_LIVE_RECONCILE_SECONDS} or less"
         )
     if not config.emergency.halt_new_trades:
         raise ConfigInvalid(
-            "emergency.halt_new_trades is false: live, it must be true, so that the daily loss limit stops entries"
+            "emergency.halt_new_trades is false: live mode needs true, so that the daily loss limit stops entries"
         )
 
 
@@ -272,7 +274,7 @@ def _describe_errors(error: ValidationError, path: Path | None) -> str:
 
 
 def _describe_value(value: object) -> str:
-    """Quote a wrong value when it is short, is no section and holds no URL, which may contain a password."""
+    """Quote a wrong value when it is short, is not a section and holds no URL, which may contain a password."""
     shown = repr(value) if isinstance(value, (str, int, float, Decimal)) else ""
     return f" (got {shown})" if 0 < len(shown) <= _MAX_SHOWN_CHARACTERS and "://" not in shown else ""
 

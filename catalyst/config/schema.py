@@ -39,7 +39,7 @@ class TradingConfig(Section):
 
 
 class BrokerConfig(Section):
-    """Address of the simulated exchange, data feed and request budgets. Paper and live use Alpaca's own hosts."""
+    """Address of the simulated exchange, data feed and rate limits. Paper and live use Alpaca's own hosts."""
 
     simulator: str = "http://127.0.0.1:8765"
     feed: Literal["iex", "sip", "delayed_sip"] = "iex"

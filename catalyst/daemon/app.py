@@ -4,7 +4,7 @@ Order of a start: host lock, database (schema and rights), account lease, fencin
 pinned, unfinished work of the previous run, stream (buffering), broker snapshot, buffered messages,
 protection and latches, READY. Then the loops and the day's jobs run until a signal.
 
-This file composes and waits; it decides nothing about orders.
+This file only builds, starts and stops components. It contains no order logic.
 """
 
 import sys
@@ -53,7 +53,7 @@ THREAD_SWITCH_INTERVAL_S: Final = (
 async def run(settings: Settings, dsn: str, clock: Clock, *, once: bool = False) -> ExitCode:
     """Run the daemon until a signal, or with `once` until the day's cycle ends. Return the exit code.
 
-    With `once` the code says whether the cycle was completed. Raises UserError when the operator must act:
+    With `once` it is 0 when the account is proven flat, else 2. Raises UserError when the operator must act:
     schema, lock, account, broker address.
     """
     sys.setswitchinterval(THREAD_SWITCH_INTERVAL_S)
@@ -90,7 +90,7 @@ async def _recover_and_run(
     try:
         async with components.supervisor.running({"stream": lambda: consume_stream(components)}):
             if not await recover_or_stop(components, stop):
-                log.critical("stopped_before_recovery", why=stop.reason)
+                log.critical("stopped_before_recovery", reason=stop.reason)
                 if not stop.flatten:
                     return ExitCode.FLAT
                 deadline = components.clock.now() + MIN_OUTAGE_FLATTEN_TIME
@@ -219,8 +219,8 @@ async def run_sessions(
         async with components.supervisor.running(
             {"commands": commands.run, "enforce_flat": day.enforce_flat}
         ):
-            appointments = remaining(market_day(session, components.settings.config), components.clock.now())
-            await run_schedule(appointments, components.clock, day.run)
+            jobs = remaining(market_day(session, components.settings.config), components.clock.now())
+            await run_schedule(jobs, components.clock, day.run)
         day.finished = True
         if once:
             stop.request(
@@ -229,6 +229,6 @@ async def run_sessions(
             return
         await components.clock.sleep_until(
             session.close + CURRENT_AFTER_CLOSE
-        )  # after it the next session is next
+        )  # after this time current_or_next_session returns the next day
         components.gate.reopen("day_ending")
         components.gate.reopen("cycle_closed")

@@ -164,4 +164,4 @@ def build_components(
 
 
 async def _no_emergency_stop(reason: str) -> bool | None:
-    raise AssertionError(f"no emergency stop is wired: {reason}")
+    raise AssertionError(f"the trading day is not ready, so no emergency stop can run: {reason}")

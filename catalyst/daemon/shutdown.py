@@ -40,7 +40,7 @@ class ExitCode(IntEnum):
 
 @dataclass
 class StopRequest:
-    """What a signal requested. `asked` is set by the first signal; a second changes nothing."""
+    """The requested stop. The first request sets `requested`; a later one changes nothing."""
 
     requested: asyncio.Event = field(default_factory=asyncio.Event)
     flatten: bool = False
@@ -74,7 +74,7 @@ async def flatten_or_none(components: Components, stop: StopRequest, deadline: d
     """Flatten within the time limit and return the exit code.
 
     A passing database error is retried. None when the database is unavailable: then the store is abandoned,
-    nothing can be sent in the ordinary way, and no ordinary request is in flight.
+    and `OrderSubmission` has no request in flight and can send none.
     """
     for attempt in range(MAX_FLATTEN_ATTEMPTS):
         if attempt:
@@ -90,7 +90,9 @@ async def flatten_or_none(components: Components, stop: StopRequest, deadline: d
             if (error := flattening.exception()) is None:
                 return flattening.result()
             if isinstance(error, StaleEpoch):
-                raise AnotherDaemonRunning("another daemon has taken over; it has the positions") from error
+                raise AnotherDaemonRunning(
+                    "another daemon has taken over and manages the positions"
+                ) from error
             log.error("flatten_interrupted", error=f"{type(error).__name__}: {error}")
         finally:
             for task in (flattening, outage):
@@ -158,4 +160,4 @@ async def end_epoch(components: Components, stop: StopRequest) -> None:
         if not is_transient(error):
             raise
         log.warning("run_end_not_recorded", error=str(error))
-    log.info("daemon_stopped", why=why)
+    log.info("daemon_stopped", reason=why)

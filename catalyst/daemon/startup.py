@@ -1,4 +1,4 @@
-"""Startup is recovery: host lock, database, account lease, epoch, then one clean read of the broker."""
+"""Startup: acquires host lock, database, lease and epoch, then recovers from one complete read of the broker."""
 
 import asyncio
 import hashlib
@@ -272,7 +272,7 @@ async def read_unfinished(components: Components) -> None:
         except Exception as error:
             if not is_outage(error):
                 raise
-            log.warning("recovery_retried", reason=f"the database is away: {error}")
+            log.warning("recovery_retried", reason=f"the database is unavailable: {error}")
             await components.clock.sleep(RETRY_PAUSE)
         else:
             components.startup_survey.completed.set()
@@ -293,7 +293,7 @@ async def _recover(components: Components) -> None:
         except Exception as error:
             if not is_outage(error):
                 raise
-            log.warning("recovery_retried", reason=f"the database is away: {error}")
+            log.warning("recovery_retried", reason=f"the database is unavailable: {error}")
         await components.clock.sleep(RETRY_PAUSE)
     components.gate.reopen("recovery")
     log.info(

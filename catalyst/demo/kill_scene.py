@@ -127,7 +127,8 @@ class KillScene:
         if position.quantity == 0:
             self.passed = position.entered_qty == self.interrupted_order.filled_qty
             return (
-                f"kill -9: adopted {quantity(position.entered_qty)} {symbol} ({attempts_text}), exited them at once; "
+                f"kill -9: the new daemon found {quantity(position.entered_qty)} {symbol} ({attempts_text}) "
+                "and exited them at once; "
                 f"{unprotected_time}"
             )
         stop_qty = _protected_qty(rows, Purpose.STOP_LOSS)

@@ -230,7 +230,7 @@ async def _orders_missing_at_broker(
 
 
 def _unprotected_shares(database_facts: DatabaseFacts, broker_facts: BrokerFacts) -> Iterator[Issue]:
-    """Return an issue for shares of our positions without a live stop and without a working exit at the broker."""
+    """Return an issue for shares of our positions without a working stop and without a working exit at the broker."""
     id_by_symbol = {row.symbol: row.position_id for row in database_facts.open_positions}
     for symbol, position in broker_facts.positions.items():
         if symbol not in id_by_symbol:
@@ -250,7 +250,7 @@ def _unprotected_shares(database_facts: DatabaseFacts, broker_facts: BrokerFacts
 
 
 def _protected_qty(exits: Sequence[OrderReport], all_orders: Sequence[OrderReport]) -> Decimal:
-    """Return the shares under a live stop or in a working market exit; legs of an unfilled entry protect none."""
+    """Return the shares under a working stop or in a working market exit; legs of an unfilled entry protect none."""
     inactive_legs = {
         leg.broker_id
         for parent in all_orders

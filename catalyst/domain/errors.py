@@ -18,7 +18,7 @@ class ConfigInvalid(UserError):
 
 
 class AnotherDaemonRunning(UserError):
-    """Another daemon holds this account's lock."""
+    """Another daemon holds this account's lease."""
 
 
 class DatabaseReplaced(CatalystError):
@@ -50,7 +50,7 @@ class BrokerError(CatalystError):
 
 
 class OrderRejected(BrokerError):
-    """The broker rejected the request. Final: this order is not sent again.
+    """The broker rejected the request, or our own check refused it. Final: this order is not sent again.
 
     `code` is our reason (INSUFFICIENT_BUYING_POWER, WASH_TRADE, ...); `text` the broker's message; `related` the ids of
     the orders that the broker names as blocking.

@@ -134,7 +134,10 @@ class FillDecision:
     def _enter(self, row: OrderRow, fill: Fill, change: OrderChange) -> Decimal | None:
         """Open the position with an entry fill, or add the fill to it; return its shares, None without a position."""
         if row.origin == "external" and not self._is_protected_by_us(row, fill):
-            message = f"an order that Catalyst did not place filled {fill.quantity} @ {fill.price}"
+            message = (
+                f"an order that Catalyst did not place filled {fill.quantity} @ {fill.price}; reconcile.orphans "
+                "decides what happens to these shares"
+            )
             self.alerts.append(OrderAlert("EXTERNAL_FILL", row, message))
             self.reconcile = True
             return None
@@ -289,7 +292,10 @@ class FillDecision:
                 position.position_id,
             )
         )
-        message = f"the exit filled {surplus} shares more than the position held"
+        message = (
+            f"exit order {row.order_id} filled {surplus} shares more than the position held; Catalyst closes them "
+            "with an opposite order"
+        )
         self.alerts.append(OrderAlert("OVERSOLD", row, message))
         self.reconcile = self.orphans_changed = True
 
@@ -297,7 +303,10 @@ class FillDecision:
         """Reduce the symbol's orphan shares by an exit fill without a position; alert when there are none."""
         orphan = self.rows.orphan
         if orphan is None:
-            message = f"exit filled {fill.quantity} @ {fill.price}, and no position or orphan explains it"
+            message = (
+                f"exit order {row.order_id} filled {fill.quantity} @ {fill.price}, and no open position or orphan "
+                "explains it; compare the shares with the broker's app"
+            )
             self.alerts.append(OrderAlert("EXIT_WITHOUT_POSITION", row, message))
             return
         self.orphan_fills.append(OrphanFill(orphan, row, fill))
@@ -329,10 +338,16 @@ class FillDecision:
 
     def _alert_unexpected(self, row: OrderRow, fill: Fill, filled_qty: Decimal) -> None:
         if filled_qty > row.quantity:
-            message = f"order {row.order_id} for {row.quantity} shares has filled {filled_qty}"
+            message = (
+                f"order {row.order_id} is for {row.quantity} shares and has filled {filled_qty}; the fill is booked,"
+                " compare the shares with the broker's app"
+            )
             self.alerts.append(OrderAlert("OVERFILLED", row, message))
             return
-        message = f"the {row.status} order filled {fill.quantity} @ {fill.price}"
+        message = (
+            f"order {row.order_id} was {row.status} and filled {fill.quantity} @ {fill.price} afterwards; the fill"
+            " is booked"
+        )
         self.alerts.append(OrderAlert("LATE_FILL", row, message))
 
     def _quarantine(self, row: OrderRow, fill: Fill, reason: str) -> None:

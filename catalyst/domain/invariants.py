@@ -110,7 +110,7 @@ STATEMENTS: Final[dict[Invariant, InvariantStatement]] = {
     Invariant.I18: _statement("entries are sent only while the market is open", VisibleTo.DATABASE),
     Invariant.I19: _statement("no secret is written anywhere", VisibleTo.TESTS),
     Invariant.I20: _statement("after the faults end, everything is resolved", VisibleTo.TESTS),
-    Invariant.I21: _statement("requests stay within their budget", VisibleTo.TESTS),
+    Invariant.I21: _statement("requests stay within the rate limit", VisibleTo.TESTS),
     Invariant.I22: _statement("the doctor reports every issue and no false one", VisibleTo.TESTS),
     Invariant.I23: _statement("no loop of the daemon fails", VisibleTo.CODE),
     Invariant.I24: _statement("memory and handles do not grow", VisibleTo.TESTS),

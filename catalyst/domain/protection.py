@@ -13,18 +13,18 @@ from catalyst.domain.price import round_stop, round_target
 LIVE_STATUSES: Final = frozenset(
     {"new", "accepted", "partially_filled", "held", "pending_replace", "accepted_for_bidding"}
 )
-# Sent to the venue, not acknowledged: usually for milliseconds, but once it stayed so for ever.
+# Sent to the exchange, not acknowledged: usually for milliseconds, but once it stayed so for ever.
 UNACKNOWLEDGED_STATUS: Final = "pending_new"
-# The reason stored with a stop that was cancelled because the venue never acknowledged it.
+# The reason stored with a stop that was cancelled because the exchange never acknowledged it.
 UNACKNOWLEDGED_REASON: Final = "UNACKNOWLEDGED"
 
 
 class Protection(StrEnum):
-    PROTECTED = "protected"  # live stops at the broker for exactly the position
-    EXCESS = "excess"  # live stops for more than the position: they would reverse it
+    PROTECTED = "protected"  # working stops at the broker for exactly the position
+    EXCESS = "excess"  # working stops for more than the position: they would reverse it
     INACTIVE_LEGS = "inactive_legs"  # legs of an entry that is not completely filled: they protect nothing
-    PENDING = "pending"  # stops for the whole position, not yet acknowledged by the venue
-    PARTIAL = "partial"  # a live stop for a part of the position
+    PENDING = "pending"  # stops for the whole position, not yet acknowledged by the exchange
+    PARTIAL = "partial"  # a working stop for a part of the position
     UNPROTECTED = "unprotected"
 
 
@@ -45,21 +45,21 @@ def protection_of(quantity: Decimal, exits: list[ExitOrder]) -> Protection:
 
     A `held` stop of a completely filled entry counts while its target is working: the target reserves the shares, and
     the exchange activates the stop itself. A `held` stop of an unfinished entry, or without a working target, does not
-    count. An order that the venue has not acknowledged may never become live.
+    count. An order that the exchange has not acknowledged may never be working.
     """
-    live_qty, has_inactive_legs = _live_stop_qty(exits, LIVE_STATUSES)
-    if live_qty == quantity:
+    working_qty, has_inactive_legs = _working_stop_qty(exits, LIVE_STATUSES)
+    if working_qty == quantity:
         return Protection.PROTECTED
-    if live_qty > quantity:
+    if working_qty > quantity:
         return Protection.EXCESS
-    if _live_stop_qty(exits, LIVE_STATUSES | {UNACKNOWLEDGED_STATUS})[0] == quantity:
+    if _working_stop_qty(exits, LIVE_STATUSES | {UNACKNOWLEDGED_STATUS})[0] == quantity:
         return Protection.PENDING
-    if live_qty > 0:
+    if working_qty > 0:
         return Protection.PARTIAL
     return Protection.INACTIVE_LEGS if has_inactive_legs else Protection.UNPROTECTED
 
 
-def _live_stop_qty(exits: list[ExitOrder], statuses: AbstractSet[str]) -> tuple[Decimal, bool]:
+def _working_stop_qty(exits: list[ExitOrder], statuses: AbstractSet[str]) -> tuple[Decimal, bool]:
     """Return the shares under stops in these broker statuses, and whether there is any such stop, active or not."""
     working = (Status.SUBMITTED, Status.ACCEPTED, Status.PARTIAL_FILL)
     # A target that ends `replaced` was replaced by its stop, which the exchange has just activated.

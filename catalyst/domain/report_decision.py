@@ -123,12 +123,10 @@ class _ReportDecision:
             self.already_reported.add(row.order_id)
         if row.alpaca_order_id not in (None, report.broker_id):
             self.already_reported.discard(row.order_id)
-            self._quarantine(
-                row,
-                report,
-                "the broker shows another order id for our client order id",
-                "ORDER_CONTRADICTION",
+            reason = (
+                f"its broker id is {report.broker_id} at the broker, {row.alpaca_order_id} in the database"
             )
+            self._quarantine(row, report, reason, "ORDER_CONTRADICTION")
             self.mismatched.add(row.order_id)
             return
         self.rows_by_reported_id[report.broker_id] = row
@@ -138,7 +136,8 @@ class _ReportDecision:
                 resized = replace(row, quantity=report.quantity)
                 self._change(row, resized, JournalLine("note", None, row.status, note))
                 return
-            self._quarantine(row, report, "the quantity differs from the one we sent", "ORDER_CONTRADICTION")
+            reason = f"the broker shows quantity {report.quantity}, Catalyst sent {row.quantity}"
+            self._quarantine(row, report, reason, "ORDER_CONTRADICTION")
             self.mismatched.add(row.order_id)
 
     def apply(self, row: OrderRow, report: OrderReport) -> None:
@@ -185,7 +184,10 @@ class _ReportDecision:
         line = JournalLine("late" if is_late else "transition", before.status, then, report.broker_status)
         self._change(row, after, line)
         if is_late:
-            message = f"order {row.order_id} was {before.status} and is {then} at the broker"
+            message = (
+                f"order {row.order_id} was {before.status} and is {then} now; check it with "
+                f"`catalyst orders --symbol {row.symbol}`"
+            )
             self.alerts.append(OrderAlert("ORDER_REVIVED", row, message))
         return after
 

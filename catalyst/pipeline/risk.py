@@ -96,7 +96,9 @@ def risk(
         if not verdict.approved:
             stage_filter.refuse(is_row, "; ".join(verdict.reasons))
         elif approved_count >= limits.max_candidates:
-            stage_filter.refuse(is_row, f"approved, but risk keeps {limits.max_candidates}")
+            stage_filter.refuse(
+                is_row, f"passed the risk checks, but risk.max_candidates is {limits.max_candidates}"
+            )
         else:
             approved_count += 1
             portfolio = replace(portfolio, working=(*portfolio.working, _working_entry(proposal, verdict)))

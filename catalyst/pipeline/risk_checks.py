@@ -142,12 +142,15 @@ def _permission_checks(
         else None
     )
     yield RiskCheck(
-        "duplicate", existing is None, f"{proposal.symbol} {existing or 'is neither open nor working'}"
+        "duplicate",
+        existing is None,
+        f"{proposal.symbol} {existing or 'has no open position and no working entry'}",
     )
     used = portfolio.slots_used() + 1
     yield RiskCheck(
         "positions", used <= limits.max_positions,
-        f"would be position {used}, max_positions {limits.max_positions}", used / limits.max_positions,
+        f"with this entry {used} positions and entries, max_positions {limits.max_positions}",
+        used / limits.max_positions,
     )  # fmt: skip
 
 
@@ -156,7 +159,7 @@ def _borrow_check(proposal: Proposal, account: AccountState, limits: Limits) -> 
     if proposal.side is PositionSide.LONG:
         return RiskCheck("side", True, "a long needs no borrow")
     obstacles = {
-        "trading.allow_short is off": limits.allow_short,
+        "trading.allow_short is false": limits.allow_short,
         "the account may not short": account.shorting_enabled,
         f"{proposal.symbol} is not shortable": proposal.shortable,
         f"{proposal.symbol} is not easy to borrow": proposal.easy_to_borrow,
@@ -255,7 +258,7 @@ def _correlation_check(most_correlated: MostCorrelated | None, limits: Limits) -
     if not limits.check_correlation:
         return RiskCheck("correlation", True, "correlation check is switched off")
     if most_correlated is None:
-        return RiskCheck("correlation", True, "nothing open to be correlated with")
+        return RiskCheck("correlation", True, "no open position or working entry to correlate with")
     if np.isnan(most_correlated.correlation):
         return RiskCheck(
             "correlation", True, f"correlation unknown ({most_correlated.note}): the sector limit decides"

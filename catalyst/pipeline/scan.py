@@ -139,9 +139,11 @@ def _refuse_without_trade(
     stage_filter.refuse(halted, "trading is halted")
     no_trade = ~np.isfinite(trade_at) | (trade_at < day_began)
     stage_filter.refuse(no_trade & (not opened), "no pre-market data")
-    stage_filter.refuse(~np.isfinite(price) & ~np.isfinite(trade_at), "no snapshot: the market data omit it")
+    stage_filter.refuse(~np.isfinite(price) & ~np.isfinite(trade_at), "no snapshot in the market data")
     stage_filter.refuse(no_trade, "no trade since the open")
-    stage_filter.refuse(~(price > 0) | ~np.isfinite(price), "last trade price %s is not a price", price)
+    stage_filter.refuse(
+        ~(price > 0) | ~np.isfinite(price), "last trade price %s is not a positive number", price
+    )
     stage_filter.refuse(
         trade_at > now_s + _SKEW_SECONDS, "last trade is %.0f s in the future", trade_at - now_s
     )

@@ -58,7 +58,7 @@ def universe(assets: pd.DataFrame, cfg: UniverseConfig) -> pd.DataFrame:
     symbols = assets.index.to_series().astype("str")
     exchange = text_values(assets, "exchange")
     stage_filter.refuse(_differs(assets, "status", "active"), "not an active listing")
-    stage_filter.refuse(~_bool_values(assets, "tradable"), "the broker does not trade it")
+    stage_filter.refuse(~_bool_values(assets, "tradable"), "not tradable at the broker")
     stage_filter.refuse(
         ~np.isin(exchange.astype(str), cfg.exchanges),
         "listed on %s, not on " + ", ".join(cfg.exchanges),
@@ -66,7 +66,7 @@ def universe(assets: pd.DataFrame, cfg: UniverseConfig) -> pd.DataFrame:
     )
     stage_filter.refuse(
         ~symbols.str.fullmatch(SYMBOL_PATTERN).to_numpy(dtype=bool),
-        "not spelled as the broker spells a symbol",
+        "the symbol has characters that Catalyst does not accept",
     )
     stage_filter.refuse(_is_derivative(symbols, assets), "a warrant, unit, right, preferred share or note")
     if cfg.allow:

@@ -31,7 +31,7 @@ class DayEventKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class DayEvent:
-    """One event, with its text for a person; `gain` is the result in dollars of an exit."""
+    """One event with its text; `gain` is the P&L of an exit in dollars, None for other events."""
 
     at: datetime
     kind: DayEventKind

@@ -33,7 +33,7 @@ from catalyst.store.reporting_queries import Latch, SessionRow
 
 @dataclass(frozen=True, slots=True)
 class DaemonStatus:
-    """State of the daemon; `alive` while it holds the account's lock."""
+    """State of the daemon; `alive` while it holds the account lease."""
 
     alive: bool
     epoch: int
@@ -195,7 +195,7 @@ def _describe_scanning(
         return f"{last_scan}; no more today: the cycle is {cycle.status}"
     if latched or cycle.halted:
         reasons = "; ".join(f"{latch.name}: {latch.reason}" for latch in latched) or str(cycle.halt_reason)
-        return f"{last_scan}; scans continue, entries are stopped: {reasons} (`catalyst resume` ends it)"
+        return f"{last_scan}; scans continue, entries are blocked by {reasons}; `catalyst resume` allows them again"
     if next_scan is not None:
         return f"{last_scan}; the next at {next_scan.astimezone(NEW_YORK):%H:%M} New York"
     return f"{last_scan}; " + (
@@ -213,11 +213,11 @@ def _problems(
     if not daemon.alive:
         problems.append("no daemon is running: `catalyst run` starts it")
     problems += [
-        f"{latch.name} since {new_york_time(latch.set_at)}: {latch.reason}; `catalyst resume` ends it"
+        f"{latch.name} since {new_york_time(latch.set_at)}: {latch.reason}; `catalyst resume` allows entries again"
         for latch in latched
     ]
     if cycle is not None and cycle.halted and not latched:
-        problems.append(f"halted: {cycle.halt_reason}; `catalyst resume` ends it")
+        problems.append(f"halted: {cycle.halt_reason}; `catalyst resume` allows entries again")
     problems += [
         f"{line.unprotected_qty.normalize():f} shares of {line.symbol} have no stop at the broker"
         for line in open_lines

@@ -96,7 +96,7 @@ def _render_summary(day: DayReport) -> Iterator[RenderableType]:
             else ""
         )
         yield (
-            "stops     time unprotected (no stop at the broker): "
+            "no stop   time without a working stop at the broker: "
             f"median {duration(figures.median_unprotected_seconds)}, "
             f"longest {duration(figures.longest_unprotected_seconds)}{over}"
         )

@@ -75,7 +75,7 @@ class AccountLock:
 
 @dataclass(frozen=True, slots=True)
 class LockHolder:
-    """The holder of an account's lock, as the server and the database show it."""
+    """The holder of an account lease, as the server and the database show it."""
 
     client: str
     since: datetime
@@ -104,7 +104,7 @@ async def acquire_account_lock(dsn: str, account_id: str) -> AccountLock | None:
 
 async def lock_holder_of(dsn: str, account_id: str) -> LockHolder | None:
     """Return the holder of the lock of `account_id` in this database; None when it is free."""
-    conn = await connect(dsn, "catalyst question")
+    conn = await connect(dsn, "catalyst lease query")
     try:
         found = await conn.fetchrow(
             """
@@ -126,7 +126,7 @@ async def lock_holder_of(dsn: str, account_id: str) -> LockHolder | None:
 
 async def current_epoch(dsn: str) -> int:
     """Read the current epoch on a connection of its own. Raises the connection error during an outage."""
-    conn = await connect(dsn, "catalyst question", timeout_s=_PING_TIMEOUT_S)
+    conn = await connect(dsn, "catalyst epoch query", timeout_s=_PING_TIMEOUT_S)
     try:
         epoch: int = await conn.fetchval("SELECT epoch FROM daemon", timeout=_PING_TIMEOUT_S)
         return epoch

@@ -8,7 +8,7 @@ from asyncpg import PostgresError, UniqueViolationError
 
 from catalyst.domain.errors import AnotherDaemonRunning, IllegalTransition, InvariantBroken, StaleOrder
 
-DuplicateRow = UniqueViolationError  # another row has the id, the fill or the place
+DuplicateRow = UniqueViolationError  # another row has this id or fill, or is the open position
 
 
 class StaleEpoch(PostgresError, AnotherDaemonRunning):

@@ -1,4 +1,4 @@
-"""Trading cycles: opened once a day, moved along their table, halted and resumed, finished."""
+"""Trading cycles: one row per day, whose status changes along CYCLE_EDGES."""
 
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -135,7 +135,7 @@ async def advance(
 ) -> None:
     """Move the cycle from the state the caller read. `finish` alone sets `completed`.
 
-    Raises IllegalTransition when the table has no such edge, StaleCycle when the row is no longer in `from_status`.
+    Raises IllegalTransition when CYCLE_EDGES has no such edge, StaleCycle when the row is no longer in `from_status`.
     """
     machine.advance(from_status, to_status)
     if to_status is CycleStatus.COMPLETED:

@@ -178,7 +178,7 @@ def _position_violations(record: "Record") -> Iterator[Violation]:
     if record["working_exit_qty"] > held and not record["entry_fills_pending"]:
         yield breaks(
             Invariant.I5,
-            f"holds {_format_qty(held)}, working exits could take {_format_qty(record['working_exit_qty'])}",
+            f"holds {_format_qty(held)} shares, its working exits are for {_format_qty(record['working_exit_qty'])}",
         )
     if record["cost"] != record["entry_cost"] or (
         not oversold and record["proceeds"] != record["exit_proceeds"]
@@ -216,10 +216,13 @@ def _journal_violations(records: "Sequence[Record]") -> Iterator[Violation]:
                 Invariant.I26, record, f"order {order_id} is {record['status']}, its journal is empty"
             )
         elif record["before"] != record["from_status"]:
-            what = f"its journal jumps from {record['before']} to {record['from_status']} at line {record['seq']}"
+            what = (
+                f"journal line {record['seq']} starts at {record['from_status']}, "
+                f"the line before ends at {record['before']}"
+            )
             yield _order_violation(Invariant.I26, record, f"order {order_id}: {what}")
         elif not record["edge"]:
-            what = f"went from {record['from_status']} to {record['to_status']}, which is no edge"
+            what = f"went from {record['from_status']} to {record['to_status']}, which is not an allowed transition"
             yield _order_violation(Invariant.I6, record, f"order {order_id} {what}")
         else:
             what = f"is {record['status']}, its journal ends at {record['to_status']}"

@@ -93,7 +93,7 @@ async def record(
 
 
 async def reduce(conn: "Conn", orphan: Orphan, quantity: Decimal, price: Decimal, *, at: datetime) -> Orphan:
-    """Count one fill that took shares of a locked orphan; shares beyond it are not its own."""
+    """Book an exit fill on a locked orphan, at most its quantity; return the reduced orphan."""
     taken = min(quantity, orphan.quantity)
     exited, proceeds = orphan.exited_qty + taken, orphan.proceeds + taken * price
     realized = None

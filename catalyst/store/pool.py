@@ -48,7 +48,7 @@ CONTENTION_ERRORS: Final = (
     asyncpg.LockNotAvailableError,
 )
 
-# The database cannot be reached or cannot write; trading goes on without it as far as it may.
+# The database cannot be reached or is read-only: entries stop, exits and protection go on through the spool.
 _OUTAGE_ERRORS: Final = (
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
@@ -123,7 +123,7 @@ class ReservedConnections:
             pass
 
     def expire(self) -> None:
-        """Lend none of today's connections again."""
+        """Reuse no present connection; the next acquire connects anew."""
         for conn in self._idle:
             conn.terminate()
         self._idle.clear()

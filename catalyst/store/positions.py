@@ -200,7 +200,7 @@ async def day_pnl(conn: "Conn", cycle_id: str) -> tuple[Decimal, Decimal]:
 
 
 async def traded_symbols(conn: "Conn", *, since: datetime) -> set[str]:
-    """Return every symbol this database has ordered since then: the ones it answers for."""
+    """Return every symbol in which Catalyst has placed an order since then."""
     found = await conn.fetch(
         """
         SELECT DISTINCT s.symbol FROM orders o JOIN securities s USING (security_id)

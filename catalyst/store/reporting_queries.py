@@ -90,7 +90,7 @@ def _fill(record: "Record") -> BookedFill:
 
 
 async def is_account_locked(conn: Connection, account_id: str) -> bool:
-    """Return true while some daemon holds the account's lock through this database, also when its heartbeat
+    """Return true while some daemon holds the account lease through this database, also when its heartbeat
     is old."""
     key = lock_key(account_id)
     return bool(

@@ -48,7 +48,7 @@ _ACTIVE: Final = _SELECT + " WHERE s.is_active AND s.tradable ORDER BY s.symbol"
 async def refresh(conn: Connection, assets: Sequence[AssetReport], *, at: datetime) -> RefreshCounts:
     """Set every symbol to the values of the broker's list; a symbol that the list no longer has becomes inactive.
 
-    An empty list changes nothing: it is an outage, not the end of the market.
+    An empty list changes nothing: only a failed read gives one.
     """
     if not assets:
         return RefreshCounts(0, 0, 0)

@@ -59,7 +59,7 @@ def test_command_hides_the_password_when_the_database_is_unreachable(shell: Shel
 
 
 def test_migrate_command_refuses_an_invalid_database_url(shell: Shell) -> None:
-    """A DATABASE_URL that is no PostgreSQL address is refused with an example."""
+    """A DATABASE_URL that is not a PostgreSQL address is refused with an example."""
     shell.settings = {"DATABASE_URL": "books"}
     assert "write postgresql://" in shell.error_output("migrate")
 
@@ -121,9 +121,9 @@ def test_check_command_reports_only_a_wrong_configuration(shell: Shell) -> None:
     [
         (("sim", "--generated", "1", "--recorded", "x.parquet"), "exclude each other"),
         (("sim", "--daily", "x.parquet"), "belong to --recorded"),
-        (("sim", "--recorded", "x.parquet"), "cannot be played"),
+        (("sim", "--recorded", "x.parquet"), "cannot be loaded"),
         (("sim", "--day", "2026-07-04", "--symbols", "60"), "has no session"),
-        (("sim", "--clock-file", "x", "--symbols", "60"), "is no clock file"),
+        (("sim", "--clock-file", "x", "--symbols", "60"), "is not a clock file"),
         (("demo", "--bar-minutes", "3"), "bars of 1 or 5 minutes"),
     ],
 )

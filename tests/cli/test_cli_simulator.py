@@ -58,7 +58,7 @@ def test_start_now_selects_a_day_with_a_session() -> None:
 )
 def test_start_option_refuses_an_invalid_time(text: str, day: date | None) -> None:
     """An invalid time is refused with valid examples."""
-    with pytest.raises(UserError, match=r"is no time|is not on --day"):
+    with pytest.raises(UserError, match=r"is not a time|is not on --day"):
         parse_start(text, day)
 
 
@@ -70,7 +70,7 @@ def test_simulator_state_belongs_to_one_market(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"generated 7, .* not generated 8"):
         last_saved_instant(tmp_path / "state", "generated 8, 60 symbols", day)
     assert last_saved_instant(tmp_path / "state", "generated 7, 60 symbols", date(2026, 6, 18)) is None
-    with pytest.raises(UserError, match=r"has reached 2026-06-18, and 2026-06-17 is in its past"):
+    with pytest.raises(UserError, match=r"has reached 2026-06-18, which is after 2026-06-17"):
         last_saved_instant(tmp_path / "state", "generated 7, 60 symbols", day)
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be used"):

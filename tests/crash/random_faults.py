@@ -3,7 +3,7 @@
 The faults end with the scenario; then the daemon must recover.
 
     python -m tests.crash.random_faults                 seeds 1 to 200
-    python -m tests.crash.random_faults --seeds 5000 --since 1001
+    python -m tests.crash.random_faults --seeds 5000 --first-seed 1001
     python -m tests.crash.random_faults --replay 17     one seed: prints what it draws, and its log
 
 Each seed draws a few fault kinds and a few rates, so that rare kinds also occur alone. The exit code is 1
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the selected seeds; return 0 when every run is green, else 1."""
     parser = argparse.ArgumentParser(prog="python -m tests.crash.random_faults", description=__doc__)
     parser.add_argument("--seeds", type=int, default=200)
-    parser.add_argument("--since", type=int, default=1, help="the first seed")
+    parser.add_argument("--first-seed", type=int, default=1)
     parser.add_argument("--replay", type=int, help="repeat one seed and print its log")
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args(arguments)
@@ -97,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         began = time.monotonic()
         fault_runs = {
             seed: RandomFaultRun.from_seed(seed)
-            for seed in range(options.since, options.since + options.seeds)
+            for seed in range(options.first_seed, options.first_seed + options.seeds)
         }
         outcomes: list[RunOutcome] = []
         fired: Counter[str] = Counter()

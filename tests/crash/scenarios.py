@@ -280,7 +280,7 @@ SCENARIOS: Final = {
         ),
         CrashScenario(
             "external_trades", "an operator trades the account and cancels our exits", external_trades,
-            expected_alerts=frozenset({"FOREIGN_FILL", "ORPHAN_POSITION"}),
+            expected_alerts=frozenset({"EXTERNAL_FILL", "ORPHAN_POSITION"}),
             external_symbols=frozenset({"TSLA", "MSFT"}),
         ),
         CrashScenario(

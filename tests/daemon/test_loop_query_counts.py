@@ -91,14 +91,14 @@ async def test_stop_monitor_tick_runs_no_query_or_request(database: str) -> None
                 await scenario.advance(seconds=3)
             await monitor.refresh_prices()
             await counter.reset()
-            await monitor.tick()
+            await monitor.check_positions()
             assert (
                 counter.completed_steps("GET"),
                 counter.statement_heads(),
                 await counter.written_transactions(),
             ) == ([], [], 0)
         ledger.changed.version += 1  # a change that no other loop has read yet
-        await monitor.tick()
+        await monitor.check_positions()
         assert (
             counter.completed_steps("GET"),
             len(counter.statement_heads()),
@@ -195,7 +195,7 @@ async def test_loops_scan_no_large_table_with_long_history(database: str) -> Non
         await scenario.components.reconciler.reconcile("reconcile")
         await scenario.components.protector.check()
         scenario.components.ledger.changed.version += 1  # so that the monitor reads the database
-        await scenario.components.stop_monitor.tick()
+        await scenario.components.stop_monitor.check_positions()
         statements = {text for text in counter.proxy.statements if any(name in text for name in LARGE)}
         assert len(statements) >= 6
         await scenario.conn.execute(PLAN_OF)

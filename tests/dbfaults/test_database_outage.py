@@ -171,7 +171,7 @@ async def test_spool_with_torn_last_line_is_imported_without_it(database: str, t
         assert pending_spool(tmp_path) is None
         assert await scenario.conn.fetchval("SELECT count(*) FROM quarantine WHERE source = 'spool'") == 1
         message = await scenario.conn.fetchval("SELECT message FROM alerts WHERE event = 'SPOOL_IMPORTED'")
-        assert "1 lines are unreadable" in message
+        assert "damaged spool entries in quarantine: 1" in message
         assert await scenario.conn.fetchval("SELECT count(*) FROM flat_proofs WHERE flat") == 0
         await scenario.assert_consistent()
 
@@ -485,7 +485,7 @@ async def test_close_is_retried_until_database_returns(database: str, tmp_path: 
         assert await scenario.wait_for_exit() == 0
         assert await scenario.conn.fetchval("SELECT status FROM trading_cycles") == "completed"
         is_proven = await scenario.conn.fetchval(
-            "SELECT facts ->> 'proven' FROM flat_proofs WHERE cause = 'the close of the day'"
+            "SELECT facts ->> 'proven' FROM flat_proofs WHERE cause = 'end of day'"
         )
         assert is_proven == "true"
 

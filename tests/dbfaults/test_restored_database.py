@@ -77,7 +77,7 @@ async def test_protection_with_lost_rows_is_adopted(postgres: PostgresServer, da
         assert position is not None
         assert position["close_reason"].startswith("TAKE_PROFIT_HIT")
         assert "ORDER_ADOPTED" in await scenario.alert_events()
-        assert "FOREIGN_ORDER" not in await scenario.alert_events()
+        assert "EXTERNAL_ORDER" not in await scenario.alert_events()
         await assert_sent_once(scenario)
         await scenario.assert_consistent()
 
@@ -143,6 +143,6 @@ async def test_own_exit_without_position_is_treated_as_external(database: str) -
         (row,) = await scenario.orders("MSFT")
         assert (row["origin"], row["order_purpose"], row["position_id"]) == ("external", "exit", None)
         message = await scenario.conn.fetchval("SELECT message FROM alerts WHERE event = 'ORDER_ADOPTED'")
-        assert "its row was lost; it fits no held shares" in message
+        assert "no row in the database; no held shares match it" in message
         assert await scenario.conn.fetchval("SELECT count(*) FROM exit_intents") == 0
         await scenario.assert_consistent()

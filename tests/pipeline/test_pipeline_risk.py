@@ -78,7 +78,7 @@ HELD = HeldPosition("AAPL", LONG, D(20), D(180), sector="Technology", mark_price
         (
             {}, Portfolio(tuple(replace(HELD, symbol=f"S{k}", sector=f"{k}") for k in range(3)),
                           tuple(WorkingEntry(f"W{k}", LONG, D(1), D(9)) for k in range(2))), ACCOUNT,
-            "would be position 6, max_positions 5",
+            "with this entry 6 positions and entries, max_positions 5",
         ),
         ({"quantity": 21}, EMPTY, ACCOUNT, "position $5,250.00, max_position_size $5,000.00"),
         ({"quantity": 0}, EMPTY, ACCOUNT, "0 shares worth $0.00, min_position_size $100.00"),
@@ -99,7 +99,7 @@ HELD = HeldPosition("AAPL", LONG, D(20), D(180), sector="Technology", mark_price
         ({"target": D(255)}, EMPTY, ACCOUNT, "reward/risk 1.00, min_reward_risk 2.0"),
         ({"stop": D(251)}, EMPTY, ACCOUNT, "stop $251, entry $250.00, target $265.00 for a long"),
         ({"stop": D(200), "target": D(400)}, EMPTY, ACCOUNT, "stop 20.0 % away, max_stop_pct 5"),
-        ({"side": SHORT, "stop": D(255), "target": D(235)}, EMPTY, ACCOUNT, "trading.allow_short is off"),
+        ({"side": SHORT, "stop": D(255), "target": D(235)}, EMPTY, ACCOUNT, "trading.allow_short is false"),
     ],
 )  # fmt: skip
 def test_risk_limit_refuses_with_its_figure(
@@ -147,7 +147,7 @@ def test_risk_check_refuses_a_halted_symbol():
         ({"allow_short": True}, {"shorting_enabled": False}, {}, "the account may not short"),
         ({"allow_short": True}, {}, {"shortable": False}, "TSLA is not shortable"),
         ({"allow_short": True}, {}, {"easy_to_borrow": False}, "TSLA is not easy to borrow"),
-        ({"allow_short": False}, {}, {}, "trading.allow_short is off"),
+        ({"allow_short": False}, {}, {}, "trading.allow_short is false"),
     ],
 )
 def test_risk_check_refuses_a_short_unless_all_conditions_hold(
@@ -304,7 +304,7 @@ def test_risk_stage_counts_earlier_picks_as_working_entries():
     out = run_risk(scored_frame(*"ABCDEFG", sector=["Tech", "Tech", "Tech", "Oil", "Gas", "Air", "Sea"]))
     assert remaining_symbols(out) == ["A", "B", "D", "E", "F"]
     assert "Tech $14,873.76 with this trade" in out.loc["C", "reason"]
-    assert "would be position 6, max_positions 5" in out.loc["G", "reason"]
+    assert "with this entry 6 positions and entries, max_positions 5" in out.loc["G", "reason"]
     poor = run_risk(
         scored_frame("A", "B", sector=["1", "2"]), account=replace(ACCOUNT, buying_power=D(6_000))
     )

@@ -38,8 +38,8 @@ def test_scan_passes_a_stock_in_play_with_its_figures():
     ("spoiled", "reason"),
     [
         ({"trade_price": NAN, "trade_at": pd.NaT}, "no snapshot"),
-        ({"trade_price": 0.0}, "is not a price"),
-        ({"trade_price": -3.0}, "is not a price"),
+        ({"trade_price": 0.0}, "is not a positive number"),
+        ({"trade_price": -3.0}, "is not a positive number"),
         ({"trade_at": new_york(9, 29)}, "no trade since the open"),
         ({"trade_at": new_york(10, 45)}, "last trade is 900 s old, limit 420 s"),
         ({"trade_at": new_york(11, 5)}, "300 s in the future"),
@@ -324,7 +324,7 @@ def test_universe_refuses_untradable_and_inactive_listings():
         CFG.universe,
     )
     assert out["reason"].to_dict() == {
-        "A": "the broker does not trade it", "B": "not an active listing",
+        "A": "not tradable at the broker", "B": "not an active listing",
         "C": "listed on OTC, not on NYSE, NASDAQ, ARCA, AMEX",
     }  # fmt: skip
     with pytest.raises(ValueError, match="listed twice: A"):

@@ -161,7 +161,7 @@ async def test_notional_external_order_raises_alert_and_trading_continues(databa
         await scenario.advance(seconds=70)
         assert (
             "ORDER_UNACCEPTABLE" in await scenario.alert_events()
-            or "FOREIGN_ORDER" in await scenario.alert_events()
+            or "EXTERNAL_ORDER" in await scenario.alert_events()
         )
         await scenario.crash()
         await scenario.start()

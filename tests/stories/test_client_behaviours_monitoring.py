@@ -82,7 +82,7 @@ async def test_old_external_order_is_recorded_and_blocks_symbol(database: str) -
         await scenario.clock.advance_to(at("10:15", MONDAY + timedelta(days=3)))
         await scenario.start()
         await scenario.advance(seconds=2)
-        assert "FOREIGN_ORDER" in await scenario.alert_events()
+        assert "EXTERNAL_ORDER" in await scenario.alert_events()
         assert await entry_refusal(scenario, "TSLA") == "the symbol has a working order"
 
 

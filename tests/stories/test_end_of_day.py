@@ -52,7 +52,7 @@ async def test_close_is_retried_until_broker_reads_succeed(database: str, route:
         await scenario.inject_fault("status_before", method="GET", route=route, status=503, count=0)
         await scenario.advance(minutes=5)
         assert (await first_cycle(scenario))["status"] == "closed"
-        assert await proof_results(scenario, "the close of the day") == []
+        assert await proof_results(scenario, "end of day") == []
         assert scenario._run_task is not None
         assert not scenario._run_task.done()
         assert (await scenario.alert_events()).count("DAY_NOT_CLOSED") == 1
@@ -63,7 +63,7 @@ async def test_close_is_retried_until_broker_reads_succeed(database: str, route:
         cycle = await first_cycle(scenario)
         assert cycle["status"] == "completed"
         assert cycle["end_equity"] == scenario.server.exchange.state.account.cash
-        assert await proof_results(scenario, "the close of the day") == [True]
+        assert await proof_results(scenario, "end of day") == [True]
         assert "JOB_FAILED" not in await scenario.alert_events()
 
 
@@ -108,7 +108,7 @@ async def test_missed_close_is_completed_next_morning(database: str) -> None:
         assert yesterday["realized_pnl"] == await scenario.conn.fetchval(
             "SELECT sum(realized_pnl) FROM positions"
         )
-        assert await proof_results(scenario, "the close of the day, made up for") == [True]
+        assert await proof_results(scenario, "end of day, completed late") == [True]
         assert await scenario.conn.fetchval(
             "SELECT count(*) FROM trading_cycles WHERE cycle_date = $1 AND status = 'idle'",
             (at("09:00") + timedelta(days=1)).date(),
@@ -124,7 +124,7 @@ async def test_missed_close_is_completed_by_start_after_close(database: str) -> 
         await scenario.start()
         await scenario.advance(seconds=10)
         assert (await first_cycle(scenario))["status"] == "completed"
-        assert await proof_results(scenario, "the close of the day, made up for") == [True]
+        assert await proof_results(scenario, "end of day, completed late") == [True]
 
 
 async def test_shares_held_over_missed_close_raise_one_alert(database: str) -> None:
@@ -137,7 +137,7 @@ async def test_shares_held_over_missed_close_raise_one_alert(database: str) -> N
             await scenario.start()
             await scenario.advance(seconds=10)
             assert (await scenario.alert_events()).count("NOT_FLAT") == 1
-            assert await proof_results(scenario, "the close of the day") == [False]
+            assert await proof_results(scenario, "end of day") == [False]
             await scenario.crash()
         assert (await first_cycle(scenario))["status"] != "completed"
 
@@ -152,4 +152,4 @@ async def test_day_ending_with_shares_exits_with_not_flat_code(database: str) ->
         assert await scenario.wait_for_exit() is ExitCode.NOT_FLAT
         assert scenario.held_qty("AAPL") == 20
         assert (await first_cycle(scenario))["status"] == "closed"
-        assert await proof_results(scenario, "the close of the day") == [False]
+        assert await proof_results(scenario, "end of day") == [False]

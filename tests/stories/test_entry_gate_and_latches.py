@@ -44,7 +44,7 @@ async def test_share_mismatch_at_start_blocks_entries_until_confirmed(database: 
         await scenario.start()
         assert scenario.components is not None
         gate = scenario.components.gate
-        assert "ours 20 broker 12" in gate.reasons["discrepancies"]
+        assert "20 shares in the database, 12 at the broker" in gate.reasons["discrepancies"]
         scenario.print_trade("MSFT", "191.00")
         await scenario.advance(seconds=1)
         assert (await scenario.submit_entry("MSFT", 5, **ENTRY)).status == "rejected"

@@ -31,7 +31,7 @@ async def test_both_legs_of_replaced_entry_fill_and_surplus_is_bought_back(datab
 
 async def test_stop_fill_listed_before_entry_fill_makes_one_position(database: str) -> None:
     """Given neither fill is in the stream and the activities show the stop's fill first, then the entry is
-    read a few times, within the request budget, and both fills are booked as one position."""
+    read a few times, within the rate limit, and both fills are booked as one position."""
     async with open_scenario(database) as scenario:
         assert scenario.components is not None
         await scenario.inject_fault("stream_drop", event="fill", count=0)

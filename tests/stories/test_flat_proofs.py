@@ -68,7 +68,7 @@ async def test_close_writes_flat_proof(database: str) -> None:
         await scenario.advance(minutes=5)
         assert await scenario.wait_for_exit() is ExitCode.FLAT
         last = proof_files(scenario)[-1]
-        assert last["cause"] == "the close of the day"
+        assert last["cause"] == "end of day"
         assert last["proven"] is True
         assert [row["flat"] for row in await proof_rows(scenario)] == [True, True]
         assert not {"NOT_FLAT", "FLAT_NOT_PROVEN", "SAFE_MODE"} & set(await scenario.alert_events())

@@ -59,7 +59,7 @@ async def test_flatten_leaves_external_orders_and_shares(database: str) -> None:
         resting = await order_by_hand(scenario, "TSLA", "buy", 3, type="limit", limit_price="100.00")
         await scenario.given_position("AAPL", 20)
         await scenario.advance(seconds=90)
-        assert "FOREIGN_ORDER" in await scenario.alert_events()
+        assert "EXTERNAL_ORDER" in await scenario.alert_events()
         assert (await scenario.send_command("flatten"))["flat"] is True
         assert scenario.held_qty("AAPL") == 0
         assert scenario.held_qty("MSFT") == 7

@@ -71,7 +71,7 @@ async def test_purchase_by_hand_follows_orphan_policy(database: str, policy: str
         assert position is not None
         if policy == "alert":
             assert (position["status"], await working_exits(scenario, "AAPL")) == ("closed", [])
-            assert "FOREIGN_FILL" in await scenario.alert_events()
+            assert "EXTERNAL_FILL" in await scenario.alert_events()
             assert "AAPL" in scenario.components.gate.mismatched_symbols
             return
         assert (position["status"], position["quantity"]) == ("open", 7)

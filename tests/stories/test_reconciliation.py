@@ -28,7 +28,7 @@ async def reconciliation_alerts(scenario: Scenario) -> dict[str, str]:
 DAMAGE = {
     "PNL_MISMATCH": (
         "UPDATE positions SET realized_pnl = realized_pnl + 0.01 WHERE position_id = $1",
-        "by its fills",
+        "from its fills",
     ),
     "LEG_MISMATCH": (
         """
@@ -140,7 +140,10 @@ async def test_reconciliation_reports_missing_shares_without_orders(database: st
         held = scenario.server.exchange.state.account.positions["AAPL"]
         held.qty -= 8
         await scenario.advance(seconds=90)
-        assert "ours 20 broker 12" in (await reconciliation_alerts(scenario))["QTY_MISMATCH"]
+        assert (
+            "20 shares in the database, 12 at the broker"
+            in (await reconciliation_alerts(scenario))["QTY_MISMATCH"]
+        )
         position = await scenario.position("AAPL")
         assert position is not None
         assert (position["quantity"], await scenario.count_submitted("AAPL")) == (20, submitted_before)

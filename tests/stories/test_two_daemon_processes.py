@@ -29,7 +29,7 @@ async def test_stopped_daemon_sends_nothing_after_being_replaced(database: str, 
                 (
                     "same.log",
                     same_host,
-                    f"another daemon of this machine trades this account: process {first.pid}",
+                    f"another daemon on this machine trades this account: process {first.pid}",
                 ),
                 ("other.log", other_host, f"process {first.pid} from this machine"),
             ):

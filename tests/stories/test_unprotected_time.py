@@ -47,7 +47,7 @@ async def test_unprotected_seconds_over_budget_alert_once(database: str, budget:
             assert (list(alerts), report.figures.symbols_over_budget) == ([], ())
             return
         assert len(alerts) == 1
-        assert "3 s are allowed" in alerts[0]["message"]
+        assert "limit 3 s" in alerts[0]["message"]
         assert report.figures.symbols_over_budget == ("AAPL",)
         await scenario.assert_consistent()
 

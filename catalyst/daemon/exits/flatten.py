@@ -218,7 +218,7 @@ class Flatten:
         await self.submission.cancel(row, "FLATTEN")
 
     async def _refresh_orders(self, working: list[OrderRow], deadline: datetime) -> None:
-        """Poll every order that is no leg, until the deadline."""
+        """Poll every order that is not a leg, until the deadline."""
         for row in working:
             if self.clock.now() >= deadline:
                 return

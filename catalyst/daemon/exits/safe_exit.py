@@ -50,7 +50,7 @@ UNACKNOWLEDGED_TIMEOUT: Final = timedelta(seconds=10)  # an acknowledgement take
 # Distance of a queued exit's limit beyond the last price, as a share of it: any likely reopening price fills it.
 QUEUED_EXIT_OFFSET: Final = Decimal("0.2")
 NO_SHARES_TIMEOUT: Final = timedelta(seconds=15)  # the broker's positions may lag behind its own fills
-# Rejections because another order, usually an external one, is in the way.
+# Rejections because another order, usually external, reserves the shares.
 BLOCKED_CODES: Final = ("INSUFFICIENT_QTY", "WASH_TRADE", "OPPOSITE_ORDER")
 
 
@@ -410,7 +410,7 @@ class SafeExit:
         if rows and rows[0].origin != "external":
             await self.submission.cancel(rows[0], intent.purpose.upper())
             return
-        log.warning("external_order_cancelled", broker_id=broker_id, position_id=intent.position_id)
+        log.warning("external_order_cancel_requested", broker_id=broker_id, position_id=intent.position_id)
         try:
             await self.broker.cancel(broker_id)
         except (OrderRejected, NotFound) as error:
@@ -430,7 +430,7 @@ class SafeExit:
                 if not await self.ledger.apply_report(report, "poll") or await self._is_external(
                     report.broker_id
                 ):
-                    log.warning("external_order_cancelled", symbol=symbol, broker_id=report.broker_id)
+                    log.warning("external_order_cancel_requested", symbol=symbol, broker_id=report.broker_id)
                     await self.broker.cancel(report.broker_id)
         except OrderRejected as error:
             log.info("cancel_rejected", symbol=symbol, reason=str(error))
@@ -455,7 +455,8 @@ class SafeExit:
                 conn,
                 severity="CRITICAL",
                 event="EXIT_SLOW",
-                message=f"{position.symbol}: the exit ({intent.reason}) not complete after {SLOW_EXIT_AFTER.seconds} s",
+                message=f"{position.symbol}: the exit ({intent.reason}) is not complete after "
+                f"{SLOW_EXIT_AFTER.seconds} s; Catalyst keeps trying, check the order at the broker",
                 facts={"position_id": position.position_id, "symbol": position.symbol},
                 dedupe_key=f"EXIT_SLOW:{position.position_id}",
                 at=self.clock.now(),

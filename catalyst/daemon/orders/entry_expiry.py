@@ -101,5 +101,5 @@ class EntryExpiry:
         ):
             return
         self._cancel_requested_at[row.order_id] = now
-        log.info("entry_cancelled", symbol=row.symbol, order_id=row.order_id, reason=reason)
+        log.info("entry_cancel_requested", symbol=row.symbol, order_id=row.order_id, reason=reason)
         await self.submission.cancel(row, reason)

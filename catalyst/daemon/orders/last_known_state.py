@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class LastKnownState:
     """Result of the last read, which began at `read_at`, when `OrderLedger.changed` had the version `version`.
 
-    `symbols` holds every symbol for which this daemon was ever responsible.
+    `symbols` holds every symbol in which this daemon has had an order or position since its start.
     """
 
     positions: "Sequence[PositionRow]" = ()

@@ -122,7 +122,7 @@ class OrderSubmission:
             self.start_resolution(row)
         except BrokerError as error:
             code = error.code if isinstance(error, OrderRejected) else "SUBMIT_FAILED"
-            row = await self._mark_rejected(row, code, str(error))
+            row = await self._mark_not_accepted(row, code, str(error))
         else:
             await self.ledger.apply_report(report, "submit")
         finally:
@@ -208,7 +208,7 @@ class OrderSubmission:
         """Send up to three times, with 1 s and 2 s between; return the row after the answer."""
         for attempt in range(MAX_ATTEMPTS):
             if (why := await self._backoff(row, attempt, fresh_until)) is not None:
-                return await self._mark_rejected(row, "SUBMIT_FAILED", why)
+                return await self._mark_not_accepted(row, "SUBMIT_FAILED", why)
             report: OrderReport | None = None
             try:
                 report = await self.broker.submit(request_of(row), priority=priority_of(row))
@@ -218,12 +218,12 @@ class OrderSubmission:
             except OrderRejected as error:
                 if error.related:
                     self.blocking_orders[row.order_id] = error.related
-                return await self._mark_rejected(row, error.code, error.text)
+                return await self._mark_not_accepted(row, error.code, error.text)
             except AuthRefused as error:
                 await self._alert(
                     "AUTH_REFUSED", row, f"the broker rejects the API keys, check them: {error}"
                 )
-                return await self._mark_rejected(row, "SUBMIT_FAILED", str(error))
+                return await self._mark_not_accepted(row, "SUBMIT_FAILED", str(error))
             except DuplicateOrder:
                 log.warning("order_already_exists", order_id=row.order_id, symbol=row.symbol)
             except OutcomeUnknown as error:
@@ -233,7 +233,7 @@ class OrderSubmission:
             self.start_resolution(row)
             async with self.store.read() as conn:
                 return await orders.get(conn, row.order_id)
-        return await self._mark_rejected(
+        return await self._mark_not_accepted(
             row, "SUBMIT_FAILED", f"the broker could not be reached in {MAX_ATTEMPTS} attempts"
         )
 
@@ -267,12 +267,15 @@ class OrderSubmission:
         if row.order_purpose is not Purpose.ENTRY:
             return None
         if fresh_until is not None and self.clock.now() > fresh_until:
-            return "the signal became too old before the order was sent"
+            return f"the signal is older than {self.cfg.signal_max_age_seconds:g} s"
         refusal = self.gate.refusal(row.symbol)
         return None if refusal is None else f"entry not allowed now: {refusal}"
 
-    async def _mark_rejected(self, row: OrderRow, code: str, text: str) -> OrderRow:
-        """Mark a `submitted` row as rejected and return the current row; any other status stays."""
+    async def _mark_not_accepted(self, row: OrderRow, code: str, text: str) -> OrderRow:
+        """Mark a `submitted` row as rejected, by the broker or because it was not sent; return the current row.
+
+        Any other status stays.
+        """
         async with self.store.tx("rejected") as conn:
             current = await orders.lock(conn, row.order_id)
             if current.status is Status.SUBMITTED:
@@ -288,7 +291,7 @@ class OrderSubmission:
                     epoch=self.epoch,
                 )
             current = await orders.get(conn, row.order_id)
-        log.warning("order_rejected", order_id=row.order_id, symbol=row.symbol, code=code, reason=text)
+        log.warning("order_not_accepted", order_id=row.order_id, symbol=row.symbol, code=code, reason=text)
         self.ledger.changed.notify()
         return current
 
@@ -385,7 +388,7 @@ class OrderSubmission:
                 elif not_found >= NOT_FOUND_LIMIT:
                     self.unresolved.pop(row.order_id, None)
                     return (
-                        await self._mark_rejected(
+                        await self._mark_not_accepted(
                             row, NEVER_ARRIVED, "the broker has not received this order"
                         )
                     ).status
@@ -466,7 +469,7 @@ def _log_resolution_failure(task: asyncio.Task[Status]) -> None:
 
 
 def priority_of(row: OrderRow) -> Priority:
-    """Return EXIT, which may use the reserved request budget, for closing and protecting orders; else ROUTINE."""
+    """Return EXIT, which may use the reserve of the rate limit, for closing and protecting orders; else ROUTINE."""
     return Priority.ROUTINE if row.order_purpose is Purpose.ENTRY else Priority.EXIT
 
 

@@ -169,7 +169,7 @@ class OutageExit:
                     ):
                         recorded_symbols.add(symbol)
                         self.spool.write(
-                            SpoolEntryKind.LEAVE,
+                            SpoolEntryKind.EXIT_BEGIN,
                             self.clock.now(),
                             symbol=symbol,
                             reason=reason,
@@ -375,7 +375,7 @@ class OutageExit:
             stop_loss=None,
         )
         self.spool.write(
-            SpoolEntryKind.SELL,
+            SpoolEntryKind.EXIT_ORDER,
             self.clock.now(),
             client_order_id=cid,
             symbol=held.symbol,

@@ -27,9 +27,9 @@ class SpoolEntryKind(StrEnum):
     """Kind of a spool entry. The comments give its meaning and its facts."""
 
     LATCH = "latch"  # the entry gate is closed by a latch: name, reason, by
-    LEAVE = "leave"  # the exit of a symbol begins: symbol, reason, by, purpose
+    EXIT_BEGIN = "exit_begin"  # the exit of a symbol begins: symbol, reason, by, purpose
     CANCEL = "cancel"  # an order is about to be cancelled: symbol, broker_id
-    SELL = "sell"  # an order is about to be sent: the whole order
+    EXIT_ORDER = "exit_order"  # an exit order is about to be sent: the whole order
     PROTECT = "protect"  # a stop and a target are about to be sent: the whole order
     RESPONSE = "response"  # the broker's response to an order: client_order_id, outcome, text
     PROOF = "proof"  # the orders and positions that the broker showed at the end
@@ -50,12 +50,12 @@ class SpoolEntry:
 
 @dataclass(frozen=True, slots=True)
 class SpoolContents:
-    """The content of a spool. `key`: its permanent name, a hash of its first line. `corrupt_lines`: lines whose
+    """The content of a spool. `key`: its permanent name, a hash of its first line. `damaged_entries`: lines whose
     checksum is wrong or missing."""
 
     key: str
     entries: tuple[SpoolEntry, ...]
-    corrupt_lines: tuple[bytes, ...]
+    damaged_entries: tuple[bytes, ...]
 
 
 class Spool:
@@ -84,18 +84,18 @@ class Spool:
     def read(self) -> SpoolContents:
         """Return all entries in order. Raises OSError when the file does not exist."""
         data = self.path.read_bytes()
-        previous_sum, entries, corrupt_lines = _CHECKSUM_SEED, [], []
+        previous_sum, entries, damaged_entries = _CHECKSUM_SEED, [], []
         for line in data.split(b"\n"):
             if not line:
                 continue
             entry = _parse_entry(line, previous_sum)
             if entry is None:
-                corrupt_lines.append(line)
+                damaged_entries.append(line)
                 continue
             entries.append(entry)
             previous_sum = _stored_checksum(line)
         key = hashlib.sha256(data.split(b"\n", 1)[0]).hexdigest()[:32]
-        return SpoolContents(key, tuple(entries), tuple(corrupt_lines))
+        return SpoolContents(key, tuple(entries), tuple(damaged_entries))
 
     def archive(self, key: str) -> Path:
         """Rename the imported file to its permanent name and return the new path."""

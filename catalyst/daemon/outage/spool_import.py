@@ -62,8 +62,8 @@ class SpoolImport:
             self.outage_exit.submission.outage_symbols.clear()  # the database shows the exits now
             log.warning(
                 "spool_imported",
-                lines=len(contents.entries),
-                broken=len(contents.corrupt_lines),
+                entries=len(contents.entries),
+                damaged=len(contents.damaged_entries),
                 kept=str(archive_path),
             )
         return True
@@ -74,7 +74,7 @@ class SpoolImport:
         outage_order_ids = {
             entry.text("client_order_id")
             for entry in contents.entries
-            if entry.kind in (SpoolEntryKind.SELL, SpoolEntryKind.PROTECT)
+            if entry.kind in (SpoolEntryKind.EXIT_ORDER, SpoolEntryKind.PROTECT)
         }
         # Earlier orders first: an entry that filled during the outage creates the position that was exited.
         for report in reports:
@@ -135,11 +135,11 @@ class SpoolImport:
             await orders.journal(
                 conn, None, at=now, source=SOURCE, kind="spool", payload={"spool": contents.key}
             )
-        for line in contents.corrupt_lines:
+        for line in contents.damaged_entries:
             await quarantine.put(
                 conn,
                 source="spool",
-                reason="spool line with a wrong or missing checksum",
+                reason="spool entry with a wrong or missing checksum",
                 payload=line,
                 at=now,
             )
@@ -157,9 +157,9 @@ class SpoolImport:
                     at=entry.at,
                     until=None,
                 )
-            case SpoolEntryKind.LEAVE:
+            case SpoolEntryKind.EXIT_BEGIN:
                 await self._restore_intent(conn, entry)
-            case SpoolEntryKind.SELL | SpoolEntryKind.PROTECT:
+            case SpoolEntryKind.EXIT_ORDER | SpoolEntryKind.PROTECT:
                 await self._adopt_order(conn, entry, unbooked)
             case SpoolEntryKind.PROOF:
                 if not entry.text("symbol"):  # the proof of one symbol proves nothing about the account
@@ -168,13 +168,16 @@ class SpoolImport:
                 pass  # the broker's reports show their effect
 
     async def _alert_imported(self, conn: "Conn", contents: SpoolContents, now: datetime) -> None:
-        message = f"{len(contents.entries)} spool entries were written during a database outage"
-        for label, kind in (("exited", SpoolEntryKind.SELL), ("protected", SpoolEntryKind.PROTECT)):
+        message = f"the actions of a database outage were imported ({len(contents.entries)} spool entries)"
+        for label, kind in (("exit orders", SpoolEntryKind.EXIT_ORDER), ("stops", SpoolEntryKind.PROTECT)):
             symbols = {entry.text("symbol") for entry in contents.entries if entry.kind is kind}
             if symbols:
                 message += f"; {label}: {', '.join(sorted(symbols))}"
-        if contents.corrupt_lines:
-            message += f"; {len(contents.corrupt_lines)} lines are unreadable and quarantined"
+        if contents.damaged_entries:
+            message += (
+                f"; damaged spool entries in quarantine: {len(contents.damaged_entries)}, "
+                "compare orders and shares with the broker's app"
+            )
         await alerts.put(
             conn,
             severity="CRITICAL",
@@ -182,8 +185,8 @@ class SpoolImport:
             message=message,
             facts={
                 "spool": contents.key,
-                "lines": len(contents.entries),
-                "broken": len(contents.corrupt_lines),
+                "entries": len(contents.entries),
+                "damaged": len(contents.damaged_entries),
             },
             dedupe_key=f"SPOOL_IMPORTED:{contents.key}",
             at=now,

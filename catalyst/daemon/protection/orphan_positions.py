@@ -204,7 +204,7 @@ class OrphanPositions:
             elif row.alpaca_order_id is not None:
                 await self.submission.refresh(row.alpaca_order_id, "poll")
 
-    # -- buying back, selling
+    # -- exit orders
 
     async def _exit_orphan(
         self, orphan: Orphan, rows: list[OrderRow], working: list[OrderRow], quantity: Decimal
@@ -395,7 +395,8 @@ class OrphanPositions:
                 conn,
                 severity="CRITICAL",
                 event="ORPHAN_UNPROTECTED",
-                message=f"{orphan.symbol}: {orphan.quantity} {orphan.cause} shares; our orders are rejected: {reason}",
+                message=f"{orphan.symbol}: the broker rejects the stop or exit of {orphan.quantity} {orphan.cause} "
+                f"orphan shares ({reason}): set a stop or close them at the broker",
                 facts={"symbol": orphan.symbol, "orphan_id": orphan.orphan_id, "reason": reason},
                 dedupe_key=f"ORPHAN_UNPROTECTED:{orphan.orphan_id}",
                 at=self.clock.now(),

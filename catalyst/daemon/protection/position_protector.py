@@ -254,7 +254,7 @@ class PositionProtector:
             ):
                 self._cancel_requested_at[row.order_id] = now
                 log.info(
-                    "partial_entry_cancelled",
+                    "partial_entry_cancel_requested",
                     symbol=row.symbol,
                     filled=str(row.filled_qty),
                     of=str(row.quantity),

@@ -161,7 +161,10 @@ class UnprotectedTime:
         self._alerted_gaps.add((position.position_id, since))
         seconds = f"{unprotected_seconds.quantize(Decimal('0.1')):f}"
         allowed = f"{budget.normalize():f}"
-        message = f"{position.symbol}: {seconds} s without a stop at the broker, {allowed} s are allowed"
+        message = (
+            f"{position.symbol}: no working stop at the broker for {seconds} s (limit {allowed} s); "
+            "check `catalyst positions`"
+        )
         facts = {
             "position_id": position.position_id,
             "symbol": position.symbol,
@@ -197,7 +200,7 @@ class UnprotectedTime:
 def unprotected_since(position: PositionRow, rows: Sequence[OrderRow]) -> datetime:
     """Return since when the position has no working stop.
 
-    It is the end of its last live stop, or of the target that a stop was held behind, or else its first fill.
+    It is the end of its last working stop, or of the target that a stop was held behind, or else its first fill.
     """
     unfilled = unfilled_entries(rows)
     parents_with_stop = {

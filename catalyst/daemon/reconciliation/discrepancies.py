@@ -131,7 +131,9 @@ def share_discrepancies(
         if ours == at_broker or (orphan_qty and orphan_qty * unexplained >= 0):
             continue  # the orphan loop adjusts the quantity of an orphan row
         surplus = at_broker - ours
-        quantities = f"{symbol} ours {ours.normalize():f} broker {at_broker.normalize():f}"
+        quantities = (
+            f"{symbol}: {ours.normalize():f} shares in the database, {at_broker.normalize():f} at the broker"
+        )
         if in_positions and not at_broker:
             yield Discrepancy(DiscrepancyKind.PHANTOM, symbol, quantities)
         # More shares than our rows explain, and our position, if any, is on the broker's side.
@@ -173,8 +175,8 @@ def result_discrepancies(holdings: Sequence[StoredHolding]) -> Iterator[Discrepa
             yield Discrepancy(
                 DiscrepancyKind.RESULT,
                 holding.symbol,
-                f"position {holding.holding_id} {holding.symbol}: realized {holding.realized_pnl} in its row,"
-                f" {realized_pnl} by its fills",
+                f"position {holding.holding_id} {holding.symbol}: realised P&L {holding.realized_pnl} in the database,"
+                f" {realized_pnl} from its fills",
             )
 
 
@@ -237,7 +239,8 @@ def _leg_discrepancies(
             yield Discrepancy(
                 DiscrepancyKind.LEGS,
                 parent.symbol,
-                f"order {row.order_id} is a leg of {parent.order_id} at the broker, of {row.parent_order_id} here",
+                f"order {row.order_id} is a leg of order {parent.order_id} at the broker and of order "
+                f"{row.parent_order_id} in the database",
             )
         if (row.order_purpose is Purpose.TAKE_PROFIT) is not (leg.order_type == "limit"):
             yield Discrepancy(
@@ -262,7 +265,7 @@ def _leg_discrepancies(
         yield Discrepancy(
             DiscrepancyKind.LEGS,
             parent.symbol,
-            f"of the exits of order {parent.order_id} only the {working_exits.pop()} is working",
+            f"order {parent.order_id}: only its {working_exits.pop()} is working, its other exit is not",
         )
 
 

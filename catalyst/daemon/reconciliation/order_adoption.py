@@ -28,6 +28,8 @@ EXIT_ROLE_ORIGINS: Final = {
 }  # fmt: skip
 ORPHAN_ROLES: Final = ("op", "ox")
 EXIT_PURPOSES: Final = (Purpose.EXIT, Purpose.FLATTEN)
+# Ends alert texts about our orders; a restored backup is the usual cause.
+LOST_ROW: Final = "has one of Catalyst's order ids but no row in the database"
 
 
 @dataclass
@@ -104,7 +106,7 @@ class OrderAdoption:
             )
             await self._alert(
                 conn,
-                "ORDER_ADOPTED" if row_lost else "FOREIGN_ORDER",
+                "ORDER_ADOPTED" if row_lost else "EXTERNAL_ORDER",
                 "CRITICAL" if row_lost else "WARNING",
                 report,
                 f"{report.side} {report.quantity} {report.symbol} "
@@ -115,7 +117,10 @@ class OrderAdoption:
                 ),
             )
         log.warning(
-            "external_order_adopted", symbol=report.symbol, side=report.side, broker_id=report.broker_id
+            "lost_order_adopted" if row_lost else "external_order_adopted",
+            symbol=report.symbol,
+            side=report.side,
+            broker_id=report.broker_id,
         )
         await self.ledger.apply_report(report, source)
 
@@ -180,7 +185,7 @@ class OrderAdoption:
                     "ORDER_ADOPTED",
                     "CRITICAL",
                     report,
-                    f"{report.side} {report.quantity} {report.symbol} is ours by its id and its row was lost; "
+                    f"{report.side} {report.quantity} {report.symbol} {LOST_ROW}; "
                     f"adopted as the {purpose} of the held shares",
                 )
         except ExitExceedsPosition as error:
@@ -228,7 +233,7 @@ class OrderAdoption:
                 "CRITICAL" if ours else "WARNING",
                 report,
                 f"order {replaced.order_id} was replaced by "
-                + ("our order whose row was lost" if ours else "an external order"),
+                + (f"an order that {LOST_ROW}" if ours else "an external order"),
             )
         log.warning("replacement_adopted", symbol=report.symbol, broker_id=report.broker_id)
         await self.ledger.apply_report(report, source)
@@ -280,12 +285,9 @@ def _own_exit_purpose(report: OrderReport) -> Purpose:
 
 def _describe_lost_order(purpose: Purpose) -> str:
     """Return the end of the alert text for our order whose row was lost."""
-    text = "is ours by its id and its row was lost"
-    return (
-        text
-        if purpose is Purpose.ENTRY
-        else f"{text}; it fits no held shares and is treated as an external order"
-    )
+    if purpose is Purpose.ENTRY:
+        return f"{LOST_ROW}; the row was written again"
+    return f"{LOST_ROW}; no held shares match it, so it is treated as an external order"
 
 
 def _adopted_purpose(report: OrderReport, *, row_lost: bool, against_ours: bool) -> Purpose:

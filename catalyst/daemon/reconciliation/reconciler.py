@@ -518,7 +518,7 @@ class Reconciler:
                 log.error(
                     discrepancy.kind.lower(),
                     symbol=discrepancy.symbol,
-                    difference=discrepancy.text,
+                    discrepancy=discrepancy.text,
                     source=source,
                 )
             if (
@@ -590,7 +590,9 @@ class Reconciler:
             conn,
             severity="CRITICAL" if ours else "WARNING",
             event=discrepancy.kind,
-            message=discrepancy.text,
+            message=f"{discrepancy.text}; compare with the broker's app, then run `catalyst doctor`"
+            if ours
+            else discrepancy.text,
             facts={"symbol": discrepancy.symbol},
             dedupe_key=f"{discrepancy.kind}:{discrepancy.text}",
             at=self.clock.now(),

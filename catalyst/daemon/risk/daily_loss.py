@@ -32,7 +32,7 @@ OUTAGE_CHECK_INTERVAL: Final = timedelta(seconds=10)  # no fill triggers a check
 
 @dataclass
 class DailyLossLimit:
-    """Compares the day's loss with its limit: the worse of our result and the broker's equity change."""
+    """Checks the daily loss limit (the worse of our result and the broker's equity change) and the hold-time limit."""
 
     store: Store
     broker: Broker

@@ -1,7 +1,7 @@
 """Emergency stop: ends entries, exits all positions and alerts when the day's loss reaches its limit.
 
 Each step may run twice: the latch is a row, the event is written once per cycle, the flatten exits what remains. The
-event EMERGENCY_STOP records what must be exited, EMERGENCY_STOP_DONE ends it; a start resumes a stop without its end,
+event EMERGENCY_STOP records what must be exited, EMERGENCY_STOP_DONE ends it; a start continues a stop without its end,
 with or without a latch. During a database outage the stop is written to the spool and imported later.
 """
 
@@ -78,7 +78,7 @@ class EmergencyStop:
                 UnfinishedStop(last_event.message, last_event.facts["exit_all"] is True, last_event.cycle_id)
             )
             log.critical(
-                "emergency_stop", step="resumed", reason=last_event.message, cycle_id=last_event.cycle_id
+                "emergency_stop", step="continued", reason=last_event.message, cycle_id=last_event.cycle_id
             )
 
     def _set_unfinished(self, stop: UnfinishedStop) -> None:
@@ -109,7 +109,7 @@ class EmergencyStop:
             await self._record_end(conn, self.unfinished, f"resumed by {by}")
 
     def mark_finished(self) -> None:
-        """Forget the stop, whose end is committed, and reopen the entry gate."""
+        """Clear `unfinished` after its end is committed, and reopen the entry gate."""
         if self.unfinished is not None:
             self.unfinished = None
             self.gate.reopen(UNFINISHED_REASON)

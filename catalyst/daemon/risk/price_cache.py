@@ -30,7 +30,7 @@ STALE_ALERT_AFTER: Final = timedelta(seconds=60)  # time without a valid price b
 REWRITE_MARKS_AFTER: Final = timedelta(minutes=5)
 
 PriceRange = tuple[Decimal, Decimal]  # lowest, highest
-Mark = tuple[Decimal, Decimal]  # price, unrealized result in dollars
+Mark = tuple[Decimal, Decimal]  # price, unrealised P&L in dollars
 
 
 @dataclass(frozen=True, slots=True)

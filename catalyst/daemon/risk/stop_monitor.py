@@ -37,7 +37,7 @@ EXIT_TIMEOUT: Final = timedelta(seconds=30)
 # The protector refreshes the last known state every CHECK_INTERVAL; an older state means that it missed a check.
 MAX_STATE_AGE: Final = 2 * CHECK_INTERVAL
 OUTAGE_INTERVAL: Final = timedelta(seconds=5)  # no change is signalled during a database outage
-OUTAGE_URGENT_INTERVAL: Final = timedelta(seconds=2)  # the broker's request budget allows no shorter one
+OUTAGE_URGENT_INTERVAL: Final = timedelta(seconds=2)  # the broker's rate limit allows no shorter one
 NO_LEVEL: Final = Decimal("Infinity")
 
 
@@ -89,13 +89,13 @@ class StopMonitor:
         """
         async with asyncio.TaskGroup() as group:
             group.create_task(self._run_price_refresh(), name="prices")
-            await self._run_ticks()
+            await self._run_checks()
 
-    async def _run_ticks(self) -> None:
+    async def _run_checks(self) -> None:
         woken = True
         while True:
             version = self.protector.unprotected_changed.version
-            await self.tick()
+            await self.check_positions()
             if woken or any(position.symbol not in self.prices.last_prices for position in self._held):
                 self._refresh_requested.notify()
             woken = await self.protector.unprotected_changed.wait(self.clock, self._interval(), since=version)
@@ -104,7 +104,7 @@ class StopMonitor:
         while True:
             version = self._refresh_requested.version
             await self.refresh_prices()
-            await self.tick(read=False)
+            await self.check_positions(read_broker=False)
             await self._refresh_requested.wait(self.clock, self._interval(), since=version)
 
     def _interval(self) -> timedelta:
@@ -133,15 +133,15 @@ class StopMonitor:
         if not self._database_down:
             await self.prices.write_marks(held)
 
-    async def tick(self, *, read: bool = True) -> None:
+    async def check_positions(self, *, read_broker: bool = True) -> None:
         """Check every held position by the last prices.
 
         Makes no request while the last known state is current and no level is crossed. During a database outage it
-        reads the broker, unless `read` is false.
+        reads the broker, unless `read_broker` is false.
         """
         async with self._tick_lock:
             try:
-                await self._load_positions(read=read)
+                await self._load_positions(read_broker=read_broker)
                 if not self.exits.market_open:
                     return  # no stop triggers outside the session, and no exit is possible
                 if self._database_down and self._is_day_ending():
@@ -155,12 +155,12 @@ class StopMonitor:
 
     # -- holdings
 
-    async def _load_positions(self, *, read: bool) -> None:
+    async def _load_positions(self, *, read_broker: bool) -> None:
         """Load every open position with its orders.
 
         Sources in this order: the last known state while it is current, the database, the broker.
         """
-        if self._database_down and not read:
+        if self._database_down and not read_broker:
             return
         ledger, now = self.protector.ledger, self.clock.now()
         version = ledger.changed.version

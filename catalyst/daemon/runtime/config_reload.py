@@ -69,7 +69,7 @@ class ConfigReload:
             await self._record_changes()
 
     async def reload(self) -> None:
-        """Put the file's reloadable values in force; when the file is invalid, alert and keep the old values."""
+        """Apply the file's reloadable values; when the file is invalid, alert and keep the old values."""
         old = self.settings
         if old.source is None:
             log.warning(
@@ -198,7 +198,7 @@ def _reloadable_config(settings: Settings, loaded: Config) -> Config:
     except ValidationError as error:
         faults = "; ".join(fault["msg"] for fault in error.errors(include_url=False, include_input=False))
         raise ConfigInvalid(
-            f"invalid together with the values that only a restart changes; restart to apply all: {faults}"
+            f"these values do not fit those that only a restart changes: {faults}; restart to apply all"
         ) from None
 
 

@@ -50,7 +50,7 @@ class Heartbeat:
                     severity="CRITICAL",
                     event="DATABASE_OUTAGE",
                     message=f"the database was down for {(now - self._outage_since).total_seconds():.0f} s: "
-                    "no entries; exits were sent without it",
+                    "entries were blocked; exits and stops sent meanwhile are in the SPOOL_IMPORTED alert",
                     facts={"since": self._outage_since.isoformat()},
                     dedupe_key="DATABASE_OUTAGE",
                     at=now,

@@ -18,7 +18,7 @@ from catalyst.store.pool import Store
 
 log = structlog.get_logger()
 
-CRASH_LOOP: Final = "boots"
+CRASH_LOOP: Final = "crash_loop"
 MAX_STARTS: Final = 5
 CRASH_LOOP_WINDOW: Final = timedelta(minutes=10)
 
@@ -65,14 +65,15 @@ class StartupSurvey:
             return
         why = f"{starts} starts within {CRASH_LOOP_WINDOW.seconds // 60} minutes"
         self.gate.close(CRASH_LOOP, why)
-        log.critical("crash_loop", boots=starts)
+        log.critical("crash_loop", starts=starts)
         async with self.store.tx("crash_loop") as conn:
             await alerts.put(
                 conn,
                 severity="CRITICAL",
                 event="CRASH_LOOP",
-                message=f"{why}: no entries until one process has run for that long; open positions stay protected",
-                facts={"boots": starts},
+                message=f"{why}: entries are blocked until one daemon has run for "
+                f"{CRASH_LOOP_WINDOW.seconds // 60} minutes; open positions stay protected. See the log for the crash",
+                facts={"starts": starts},
                 dedupe_key="CRASH_LOOP",
                 at=now,
             )

@@ -69,7 +69,7 @@ class Supervisor:
             except Exception as error:
                 causes = list(_leaf_errors(error))
                 if any(isinstance(cause, (AnotherDaemonRunning, DatabaseReplaced)) for cause in causes):
-                    log.critical("superseded", loop=name, why=str(causes[0]))
+                    log.critical("superseded", loop=name, reason=str(causes[0]))
                     raise
                 self._handle_failure(name, error, causes)
             else:
@@ -98,7 +98,7 @@ class Supervisor:
 
 
 def _leaf_errors(error: BaseException) -> Iterator[BaseException]:
-    """Yield the errors inside nested exception groups; an error that is no group is yielded itself."""
+    """Yield the errors inside nested exception groups; an error that is not a group is yielded itself."""
     if isinstance(error, BaseExceptionGroup):
         for inner in error.exceptions:
             yield from _leaf_errors(inner)

@@ -25,7 +25,7 @@ from catalyst.store.pool import Store, is_transient
 
 log = structlog.get_logger()
 
-PROOF_CAUSE: Final = "the close of the day"  # stored in the proof, and searched for
+PROOF_CAUSE: Final = "end of day"  # stored in the proof, and searched for
 LAST_FILLS_WAIT: Final = timedelta(seconds=30)  # for working orders to become terminal
 FIRST_RETRY_PAUSE: Final = timedelta(seconds=2)
 MAX_RETRY_PAUSE: Final = timedelta(seconds=60)
@@ -164,7 +164,7 @@ class EndOfDay:
     async def _close_missed_day(self, row: CycleRow, *, anything_held: bool) -> None:
         """Prove and complete the cycle, without an end equity; does nothing when the broker cannot be read."""
         proof = await self.flatten.prove_if_complete(
-            f"{PROOF_CAUSE}, made up for", by="schedule", cycle_id=row.cycle_id, alert=not anything_held,
+            f"{PROOF_CAUSE}, completed late", by="schedule", cycle_id=row.cycle_id, alert=not anything_held,
             since=_start_of_day(row.cycle_date), deadline=self.clock.now() + PROOF_TIMEOUT,
         )  # fmt: skip
         if proof is None:

@@ -157,7 +157,7 @@ class OperatorCommands:
         return {"order_id": sent.order_id, "symbol": sent.symbol, "status": sent.status}
 
     async def _reject(self, command: Command) -> CommandResult:
-        """Decide against the proposal and cancel its order, which was not sent."""
+        """Reject the proposal and mark its unsent order as cancelled."""
         proposal_id = int(str(command.arguments["proposal_id"]))
         now = self.clock.now()
         async with self.store.tx("reject") as conn:

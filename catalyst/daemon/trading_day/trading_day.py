@@ -470,7 +470,7 @@ class TradingDay:
         """Check one plan and send its order; propose it in supervised mode or after a degraded scan."""
         refusal = await self.refusal(plan.symbol)
         if (self.clock.now() - plan.decided_at).total_seconds() > self.cfg.execution.signal_max_age_seconds:
-            refusal = refusal or "the signal is stale"
+            refusal = refusal or f"the signal is older than {self.cfg.execution.signal_max_age_seconds:g} s"
         if refusal is None:
             refusal = await self.bracket_refusal(plan.symbol, plan.side, plan.entry, plan.stop, plan.target)
         if refusal is not None:
@@ -490,7 +490,7 @@ class TradingDay:
             entry=str(plan.entry),
             stop=str(plan.stop),
             target=str(plan.target),
-            why=rationale,
+            reason=rationale,
         )
         if supervised:
             await self._propose(plan, new_order, rationale)
@@ -521,7 +521,7 @@ class TradingDay:
         if any(row.order_id != released for row in working):
             return "the symbol has a working order"
         if any(position.symbol == symbol for position in held):
-            return "the symbol is held"
+            return "the symbol has an open position"
         carried = [position.symbol for position in held if position.carried]
         if carried and self.cfg.positions.close_all_at_market_close:
             return f"positions of an earlier day are still held: {', '.join(carried)}"
@@ -603,5 +603,5 @@ class TradingDay:
                 expires_at=expires_at,
             )
         log.info(
-            "approval_awaited", proposal_id=proposal_id, symbol=plan.symbol, expires_at=expires_at.isoformat()
+            "proposal_created", proposal_id=proposal_id, symbol=plan.symbol, expires_at=expires_at.isoformat()
         )

@@ -3,7 +3,7 @@
 The lease is an advisory lock on a database connection plus the fencing epoch in the database. A lost connection is
 replaced as long as no other daemon has begun to trade. While the lock is lost, or unconfirmed since the process last
 stalled, nothing is sent before the epoch has been read. The epoch also fences the database: every order is written
-before it is sent, and the database rejects writes of a superseded epoch.
+before it is sent, and the database refuses writes of a superseded epoch.
 """
 
 from dataclasses import dataclass, field
@@ -31,14 +31,15 @@ FAULT_STEP: Final = "account_lease"
 async def acquire_lease(
     dsn: str, account_id: str, clock: Clock, *, fault_point: FaultPoint | None = None
 ) -> AccountLock:
-    """Acquire the account's lock. Raises AnotherDaemonRunning, whose text names the holder."""
+    """Acquire the account lease. Raises AnotherDaemonRunning, whose text names the holder."""
     with clock.hold():
         reach(fault_point, FAULT_STEP, Moment.BEFORE)
         lock = await acquire_account_lock(dsn, account_id)
         if lock is None:
             holder = await lock_holder_of(dsn, account_id)
             raise AnotherDaemonRunning(
-                f"another daemon trades this account: {holder or 'it is stopping'}; `catalyst status` shows it"
+                "another daemon trades this account: "
+                f"{holder or 'its process is not known, it may be stopping'}; `catalyst status` shows it"
             )
         await lock.ping()
         reach(fault_point, FAULT_STEP, Moment.AFTER)
@@ -66,7 +67,9 @@ class AccountLease:
         while True:
             await self.lock.until_lost(self.epoch)
             self._check_lock_epoch(self.lock)
-            self.gate.close("account_lease", "the account's lock is lost; it is being reacquired")
+            self.gate.close(
+                "account_lease", "the account lease is lost: nothing is sent until it is reacquired"
+            )
             await self._reacquire()
             self.gate.reopen("account_lease")
 
@@ -86,7 +89,7 @@ class AccountLease:
                 await self.lock.ping()
             log.warning("lease_verified", held=not self.lock.lost.is_set(), epoch=self.lock.epoch)
         if not self.is_valid():
-            raise BrokerUnavailable("not sent: this daemon does not hold the account's lock now")
+            raise BrokerUnavailable("not sent: this daemon does not hold the account lease")
 
     def is_valid(self) -> bool:
         """Return true while a request may be sent; the sending thread checks it again."""

@@ -1,4 +1,4 @@
-"""Account status: reads the account's locks and the clock skew, and closes or reopens the entry gate accordingly.
+"""Account status: reads the account's restrictions and the clock skew, and closes or reopens the entry gate.
 
 It is read once a minute by the daily-loss limit during a trading day, otherwise by the reconciler; both share a
 recent result. The gate reopens without a restart when the cause is gone.
@@ -38,12 +38,12 @@ def follow_account_status(gate: EntryGate, account: AccountReport) -> str | None
     if account.can_open_positions:
         gate.reopen("account")
         return None
-    locks = [
+    restrictions = [
         name
         for name in ("trading_blocked", "account_blocked", "suspended_by_user")
         if getattr(account, name) is True
     ]
-    why = f"the account is {', '.join([account.status, *locks])}"
+    why = f"the account is {', '.join([account.status, *restrictions])}"
     gate.close("account", why)
     return why
 

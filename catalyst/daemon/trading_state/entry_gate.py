@@ -33,13 +33,13 @@ class EntryGate:
     def close(self, name: str, why: str) -> None:
         """Forbid entries for the reason `name`; a repeated call replaces its text."""
         if self.reasons.get(name) != why:
-            log.warning("entries_stopped", gate=name, reason=why)
+            log.warning("gate_reason_added", name=name, reason=why)
         self.reasons[name] = why
 
     def reopen(self, name: str) -> None:
         """Remove the reason `name`; the gate opens when it was the last one. Idempotent."""
         if self.reasons.pop(name, None) is not None:
-            log.info("entries_cleared", gate=name, still=sorted(self.reasons))
+            log.info("gate_reason_removed", name=name, remaining=sorted(self.reasons))
 
     def enter_safe_mode(self, invariant: Invariant, why: str) -> None:
         """Enter SAFE mode: entries stop at once and stay stopped, across restarts, until an operator resumes.

@@ -1,6 +1,6 @@
 """Host lock: a file lock that lets one process per machine trade an account; the kernel releases it at process end.
 
-It is the first of three locks (the others are the account's lock in the database and the fencing epoch), and the only
+It is the first of three locks (the others are the account lease in the database and the fencing epoch), and the only
 one that works during a database outage.
 """
 
@@ -52,8 +52,8 @@ class HostLock:
             holder = os.read(fd, 4096).decode(errors="replace").strip()
             lock.release()
             raise AnotherDaemonRunning(
-                f"another daemon of this machine trades this account: {holder or 'its process is not named'}; "
-                f"`catalyst status` shows it, and its lock is {path}"
+                f"another daemon on this machine trades this account: {holder or 'its process is not known'}; "
+                f"stop it first (lock file {path})"
             ) from None
         except BaseException:
             lock.release()  # a failed acquire keeps no lock

@@ -33,7 +33,7 @@ CHECK_INTERVAL: Final = timedelta(minutes=5)
 RECHECK_AFTER: Final = timedelta(seconds=20)  # until the second check: longer than any race of ours lasts
 JOURNAL_CHUNK: Final = 20_000  # links verified per connection use, so that others get the connection
 
-# Invariant that fails when the database rejects a statement with this error.
+# Invariant that fails when the database refuses a statement with this error.
 INVARIANT_BY_ERROR: Final = {
     PositionEntryMismatch: Invariant.I2,
     IllegalOrderTransition: Invariant.I6,

@@ -22,7 +22,7 @@ RETRY_PAUSE: Final = timedelta(seconds=60)
 
 @dataclass
 class ShortingLock:
-    """Sets `no_shorting` according to `trading.allow_short`. It removes only a lock that Catalyst has set itself."""
+    """Sets `no_shorting` according to `trading.allow_short`. It clears only what Catalyst has set itself."""
 
     broker: Broker
     store: Store

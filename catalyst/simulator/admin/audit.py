@@ -55,8 +55,8 @@ def audit(state: VenueState) -> AuditResult:
         after = _lots_qty(lots[execution.symbol])
         if after != execution.position_qty:
             problems.append(
-                f"{execution.symbol}: execution {execution.id} says {execution.position_qty} shares after it, "
-                f"the executions say {after}"
+                f"{execution.symbol}: execution {execution.id} shows {execution.position_qty} shares after it, "
+                f"the sum of the executions is {after}"
             )
         if execution.closing and (before == 0 or before * after < 0):
             problems.append(
@@ -104,16 +104,16 @@ def _unrealised_profit(state: VenueState, symbol: str, lots: list[tuple[Decimal,
 def _compare_account(state: VenueState, result: AuditResult) -> None:
     account = state.account
     if account.cash != result.cash:
-        result.problems.append(f"cash is {account.cash}, the executions say {result.cash}")
+        result.problems.append(f"cash is {account.cash}, the executions give {result.cash}")
     shown = {symbol: position.qty for symbol, position in account.positions.items()}
     if shown != result.positions:
-        result.problems.append(f"positions are {shown}, the executions say {result.positions}")
+        result.problems.append(f"positions are {shown}, the executions give {result.positions}")
     if abs(account.realised - result.realised) > TOLERANCE:
-        result.problems.append(f"realised is {account.realised}, the executions say {result.realised}")
+        result.problems.append(f"realised is {account.realised}, the executions give {result.realised}")
     expected = account.deposits + result.realised + result.unrealised - account.fees
     equity = account.equity(state.mark_price)
     if abs(equity - expected) > TOLERANCE:
-        result.problems.append(f"equity is {equity}, deposits and profit say {expected}")
+        result.problems.append(f"equity is {equity}, deposits and profit give {expected}")
 
 
 def _check_orders(state: VenueState, problems: list[str]) -> None:

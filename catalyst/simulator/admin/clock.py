@@ -31,9 +31,13 @@ def set_clock(clock: Clock, body: JsonObject) -> None:
     Raises ApiError (422) for a past time, and for a clock that the exchange does not control.
     """
     if not isinstance(clock, ScaledClock) or not clock.is_driver:
-        raise ApiError(422, BAD_PARAMETER, "this clock is not the exchange's to set")
+        raise ApiError(
+            422,
+            BAD_PARAMETER,
+            "another process drives this clock: set it there",
+        )
     if not body or body.keys() - {"speed", "seconds", "to"}:
-        raise ApiError(422, BAD_PARAMETER, "say speed, seconds or to")
+        raise ApiError(422, BAD_PARAMETER, "send `speed`, `seconds` or `to`")
     speed, ahead = _parse_non_negative(body, "speed"), _parse_non_negative(body, "seconds")
     to = None if body.get("to") is None else _parse_time(str(body["to"]), clock.now())
     try:

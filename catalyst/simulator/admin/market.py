@@ -70,7 +70,7 @@ def announce_luld_bands(exchange: Exchange, body: JsonObject) -> object:
     if up is None or down is None:
         price = exchange.state.mark_price(symbol)
         if price is None:
-            raise ApiError(404, NOT_FOUND, f"no trade of {symbol} to lay bands around")
+            raise ApiError(404, NOT_FOUND, f"{symbol} has no recent trade: send `up` and `down`")
         width = _band_width(exchange, price)
         up = price + width if up is None else up
         down = max(price - width, CENT) if down is None else down

@@ -70,7 +70,7 @@ class Exchange:
     # ------------------------------------------------------------------ submit
 
     def submit(self, request: SubmitRequest, *, source: str = "api") -> Order:
-        """Accept an order and its legs; none of it works yet. Raises ApiError, and then nothing is stored."""
+        """Accept an order and its legs; they are not working yet. Raises ApiError, and then nothing is stored."""
         state = self.state
         position = self.position_qty(request.symbol)
         admitted = self.admission.admit(request, state.now, position, state.mark_price)

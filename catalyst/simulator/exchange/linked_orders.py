@@ -43,7 +43,7 @@ def mark_replaced(state: VenueState, order: Order, successor: Order) -> None:
 
 
 def activate_legs(state: VenueState, entry: Order) -> None:
-    """Activate the legs of a filled entry: the target becomes `new`, the stop works behind `held`."""
+    """Activate the legs of a filled entry: the target becomes `new`, the stop stays `held` and can trigger."""
     legs = [leg for leg in state.order_store.legs(entry) if leg.status is OrderStatus.HELD]
     free = bool(legs) and unreserved_qty(state, legs[0]) >= legs[0].remaining
     for leg in legs:

@@ -144,7 +144,7 @@ def claim_directory(directory: Path, market: str, day: date) -> tuple[str, date]
 def _decimal_to_json(value: object) -> str:
     if isinstance(value, Decimal):
         return str(value)
-    raise TypeError(f"{type(value).__name__} has no place in the journal")
+    raise TypeError(f"{type(value).__name__} cannot be written to the journal")
 
 
 def _read_lines(path: Path) -> list[JsonObject]:

@@ -10,7 +10,7 @@ from catalyst.simulator.rules.pricing import is_stop
 
 
 def unprotected_qty(order_store: OrderStore, symbol: str, position: Decimal) -> Decimal:
-    """Return the shares that no live stop and no working market exit covers."""
+    """Return the shares that no working stop and no working market exit covers."""
     if not position:
         return Decimal(0)
     exit_side = OrderSide.SELL if position > 0 else OrderSide.BUY

@@ -79,7 +79,7 @@ def parse_schedule(body: object) -> FaultSchedule:
         raise ApiError(422, BAD_PARAMETER, "random must be an object")
     unknown = set(body) - {"seed", "rate", "kinds", "rates"}
     if unknown:
-        raise ApiError(422, BAD_PARAMETER, f"unknown in random: {', '.join(sorted(unknown))}")
+        raise ApiError(422, BAD_PARAMETER, f"unknown keys in `random`: {', '.join(sorted(unknown))}")
     try:
         seed = int(body.get("seed", 7))
         if "rates" in body:

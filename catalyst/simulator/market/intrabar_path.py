@@ -5,8 +5,8 @@ straight legs between the four prices, at most one print per five seconds and at
 volume shared evenly. The first print is the open, exactly at the bar's start; the last is the close, before the
 bar's end. Both extremes are reached exactly, and the sizes add up to the bar's volume.
 
-All functions take and return numpy arrays, so the prints of one bar and the newest print of 7,000 symbols come
-from one arithmetic. Prices are integers in ten-thousandths of a dollar. Interior prints lie on the tick (a cent
+All functions take and return numpy arrays, so the same arithmetic computes the prints of one bar and the newest
+print of 7,000 symbols. Prices are integers in ten-thousandths of a dollar. Interior prints lie on the tick (a cent
 from $1, a hundredth of a cent below). The four prices of a recorded bar are printed as recorded and may lie
 between ticks, as midpoint trades do.
 """

@@ -147,7 +147,7 @@ class TradeUpdateStreams:
             connection.sending_stopped = True
 
     def stop_reading(self) -> None:
-        """As `stop_sending`, and read nothing more."""
+        """Keep open sockets open, but send and read nothing more."""
         for connection in self._connections:
             connection.sending_stopped = connection.reading_stopped = True
 
