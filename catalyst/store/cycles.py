@@ -55,7 +55,6 @@ _RECENT: Final = _SELECT + " ORDER BY cycle_date DESC LIMIT $1"
 _UNFINISHED: Final = (
     _SELECT + " WHERE status <> 'completed' AND cycle_date < $1 ORDER BY cycle_date DESC LIMIT 10"
 )
-_BETWEEN: Final = _SELECT + " WHERE cycle_date BETWEEN $1 AND $2 ORDER BY cycle_date"
 
 
 def _row(record: "Record") -> CycleRow:
@@ -118,11 +117,6 @@ async def of_day(conn: Connection, day: date) -> CycleRow | None:
 async def recent(conn: Connection, limit: int = 20) -> list[CycleRow]:
     """Return the latest cycles, newest first."""
     return [_row(record) for record in await conn.fetch(_RECENT, limit)]
-
-
-async def between(conn: Connection, first: date, last: date) -> list[CycleRow]:
-    """Return the cycles of these days, both included, oldest first."""
-    return [_row(record) for record in await conn.fetch(_BETWEEN, first, last)]
 
 
 async def unfinished_before(conn: Connection, day: date) -> list[CycleRow]:
