@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from catalyst.daemon.orders.ledger import OrderLedger
+from catalyst.domain.fill_decision import FillDecision
 from catalyst.simulator.faults.rules import FaultKind
 from catalyst.simulator.faults.schedule import FaultSchedule
 from tests.conftest import PostgresServer
@@ -50,10 +50,7 @@ def test_random_faults_detect_exit_fill_booked_before_entry_fill(
     fault_run = RandomFaultRun(5, "bracket_loss", (), FaultSchedule(5, {FaultKind.STREAM_DROP: 0.4}))
     assert run_with_faults(fault_run).problems == []
 
-    async def skip_check(self: OrderLedger, *_: object, **__: object) -> None:
-        return None
-
-    monkeypatch.setattr(OrderLedger, "_require_entry_fills", skip_check)
+    monkeypatch.setattr(FillDecision, "_require_entry_fills", lambda *_: None)
     assert run_with_faults(fault_run).problems != []
 
 
