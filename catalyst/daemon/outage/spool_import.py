@@ -59,7 +59,7 @@ class SpoolImport:
             contents = spool.read()
             await self._import_contents(contents)
             archive_path = spool.archive(contents.key)
-            self.outage_exit.submission.outage_symbols.clear()  # the database shows the exits now
+            self.outage_exit.requests.outage_symbols.clear()  # the database shows the exits now
             log.warning(
                 "spool_imported",
                 lines=len(contents.entries),
