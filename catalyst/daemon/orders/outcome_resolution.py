@@ -19,7 +19,7 @@ from catalyst.daemon.trading_state.entry_gate import EntryGate
 from catalyst.domain.errors import BrokerError, NotFound
 from catalyst.domain.order import NEVER_ARRIVED, Purpose, Status
 from catalyst.domain.outcome import NotFoundCount, may_still_arrive
-from catalyst.store import alerts, orders, positions
+from catalyst.store import alerts, orders
 from catalyst.store.orders import OrderRow
 from catalyst.store.pool import Store
 
@@ -65,22 +65,35 @@ class OutcomeResolution:
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
+    async def count_attempt(self, order_id: int) -> OrderRow | None:
+        """Count another attempt, in the transaction that decides it; return the row to send.
+
+        Return None when the row as it is now must not be sent again.
+        """
+        async with self.store.tx("resubmit") as conn:
+            row = await orders.count_attempt(conn, order_id, self.clock.now(), epoch=self.epoch)
+        if row is not None:
+            self.requests.add(row)
+            self.ledger.cache_row(row)
+        return row
+
     async def mark_rejected(self, row: OrderRow, code: str, text: str) -> OrderRow:
-        """Mark a `submitted` row as rejected and return the current row; any other status stays."""
+        """Mark a row as rejected while its outcome is unknown; return the current row."""
         async with self.store.tx("rejected") as conn:
             current = await orders.lock(conn, row.order_id)
-            if current.status is Status.SUBMITTED:
-                await orders.transition(
-                    conn,
-                    row.order_id,
-                    from_status=Status.SUBMITTED,
-                    to_status=Status.REJECTED,
-                    at=self.clock.now(),
-                    source="submit",
-                    note=text,
-                    rejection_reason=f"{code}: {text}" if code != NEVER_ARRIVED else NEVER_ARRIVED,
-                    epoch=self.epoch,
-                )
+            if not current.is_outcome_unknown:
+                return current  # a report was faster, or another task has ended it
+            await orders.transition(
+                conn,
+                row.order_id,
+                from_status=Status.SUBMITTED,
+                to_status=Status.REJECTED,
+                at=self.clock.now(),
+                source="submit",
+                note=text,
+                rejection_reason=f"{code}: {text}" if code != NEVER_ARRIVED else NEVER_ARRIVED,
+                epoch=self.epoch,
+            )
             current = await orders.get(conn, row.order_id)
         log.warning("order_rejected", order_id=row.order_id, symbol=row.symbol, code=code, reason=text)
         self.ledger.changed.notify()
@@ -111,20 +124,26 @@ class OutcomeResolution:
     async def _look_up_until_certain(self, row: OrderRow) -> Status:
         """Look the order up, at growing intervals, until it is found or certainly never arrived."""
         started_at = self.clock.now()
+        row = await self._read_row(row.order_id)  # the caller may have read it before the last send
+        if not row.is_outcome_unknown:
+            self.requests.unresolved.pop(row.order_id, None)
+            return row.status
         is_exit = row.order_purpose is not Purpose.ENTRY
         # A replacement cannot be sent as a new order.
-        resends_left = MAX_RESENDS if is_exit and row.replaces is None else 0
+        can_be_resent = is_exit and row.replaces is None and row.position_id is not None
+        resends_left = MAX_RESENDS if can_be_resent else 0
         not_found, pause, alerted = NotFoundCount(), INITIAL_PAUSE, False
-        row = await self._read_row(row.order_id)  # the caller may have read it before the last send
         last_sent = row.last_attempt_at or row.created_at
         while True:
             found = await self._look_up(row)
             if found is False and resends_left and self._may_resend(row):
-                resent = await self._resend(row)
-                if resent is None:
+                attempts = row.attempts
+                row = await self._resend(row)
+                if row.attempts == attempts:
                     resends_left = 0
                 else:
-                    resends_left, found, last_sent = resends_left - 1, resent, self.clock.now()
+                    resends_left, last_sent = resends_left - 1, self.clock.now()
+                found = not row.is_outcome_unknown
             if found:
                 self.requests.unresolved.pop(row.order_id, None)
                 return (await self._read_row(row.order_id)).status
@@ -169,30 +188,27 @@ class OutcomeResolution:
         """Return true unless a request for the row is open, or the outage exit is closing its symbol."""
         return not self.requests.is_in_flight(row.order_id) and row.symbol not in self.requests.outage_symbols
 
-    async def _resend(self, row: OrderRow) -> bool | None:
-        """Send the same client order id again while its shares are still held.
+    async def _resend(self, row: OrderRow) -> OrderRow:
+        """Send the same client order id again if its row allows it; return the row as it is afterwards.
 
-        Return true when the outcome is known, false when it is not, None when nothing was sent. If the first request
-        arrives after all, the broker rejects one of the two as a duplicate.
+        Its `attempts` have grown when the attempt was counted. If the first request arrives after all, the broker
+        rejects one of the two as a duplicate.
         """
+        report = None
         with self.requests.in_flight(row.order_id):  # the outage exit waits for open requests of the symbol
-            async with self.store.tx("resubmit") as conn:
-                position = None if row.position_id is None else await positions.get(conn, row.position_id)
-                if position is None or position.quantity < row.quantity:
-                    return None
-                await orders.count_attempt(conn, row.order_id, self.clock.now(), epoch=self.epoch)
-            if row.symbol in self.requests.outage_symbols:
-                return None  # the outage exit began while the database was slow
-            log.warning(
-                "order_resubmitted", order_id=row.order_id, symbol=row.symbol, purpose=row.order_purpose
-            )
-            try:
-                report = await self.broker.submit(request_of(row), priority=priority_of(row))
-            except BrokerError as error:  # even a rejection is no proof: the first request may have caused it
-                log.warning("resubmit_failed", order_id=row.order_id, error=str(error))
-                return False
-        await self.ledger.apply_report(report, "submit")
-        return True
+            counted = await self.count_attempt(row.order_id)
+            # The outage exit may have begun while the database was slow.
+            if counted is not None and counted.symbol not in self.requests.outage_symbols:
+                log.warning(
+                    "order_resubmitted", order_id=row.order_id, symbol=row.symbol, purpose=row.order_purpose
+                )
+                try:
+                    report = await self.broker.submit(request_of(counted), priority=priority_of(counted))
+                except BrokerError as error:  # a rejection is no proof: the first request may have caused it
+                    log.warning("resubmit_failed", order_id=row.order_id, error=str(error))
+        if report is not None:
+            await self.ledger.apply_report(report, "submit")
+        return await self._read_row(row.order_id)
 
 
 def _log_failure(task: asyncio.Task[Status]) -> None:

@@ -4,7 +4,7 @@ The row is committed before the request, the outcome after it. A failure or cras
 without a broker id; `OutcomeResolution` looks it up at the broker until the outcome is certain.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -204,9 +204,13 @@ class OrderSubmission:
         return sent
 
     async def _send_with_retries(self, row: OrderRow, *, fresh_until: datetime | None) -> OrderRow:
-        """Send up to three times, with 1 s and 2 s between; return the row after the answer."""
+        """Send up to three times, with 1 s and 2 s between; return the row after the answer.
+
+        A row that ended meanwhile is returned as it is.
+        """
         for attempt in range(MAX_ATTEMPTS):
-            if (why := await self._backoff(row, attempt, fresh_until)) is not None:
+            row, why = await self._prepare_attempt(row, attempt, fresh_until)
+            if why is not None:
                 return await self.resolution.mark_rejected(row, "SUBMIT_FAILED", why)
             report: OrderReport | None = None
             try:
@@ -244,17 +248,18 @@ class OrderSubmission:
         async with self.store.read() as conn:
             return await orders.get(conn, row.order_id)
 
-    async def _backoff(self, row: OrderRow, attempt: int, fresh_until: datetime | None) -> str | None:
-        """Wait before a repeated attempt and count it; return why the order must not be sent, None when it may."""
+    async def _prepare_attempt(
+        self, row: OrderRow, attempt: int, fresh_until: datetime | None
+    ) -> tuple[OrderRow, str | None]:
+        """Wait before a repeated attempt and count it; return the row to send, and why it must not be sent."""
         if attempt:
             await self.clock.sleep(BACKOFF[attempt - 1])
-        why = self._refusal_now(row, fresh_until)
-        if attempt and why is None:
-            at = self.clock.now()
-            async with self.store.tx("resubmit") as conn:
-                await orders.count_attempt(conn, row.order_id, at, epoch=self.epoch)
-            self.ledger.cache_row(replace(row, attempts=row.attempts + attempt, last_attempt_at=at))
-        return why
+            if self._refusal_now(row, fresh_until) is None:
+                counted = await self.resolution.count_attempt(row.order_id)
+                if counted is None:
+                    return row, "the order has ended, or its shares are no longer held"
+                row = counted
+        return row, self._refusal_now(row, fresh_until)
 
     def _refusal_now(self, row: OrderRow, fresh_until: datetime | None) -> str | None:
         """Return why the order must not be sent, checked directly before each attempt; None when it may.

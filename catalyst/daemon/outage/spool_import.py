@@ -212,7 +212,7 @@ class SpoolImport:
         cid = entry.text("client_order_id")
         existing = await orders.by_client_id(conn, cid)
         if existing is not None:
-            await orders.count_attempt(conn, existing.order_id, entry.at, epoch=self.epoch)
+            await orders.record_outage_attempt(conn, existing.order_id, entry.at, epoch=self.epoch)
             return
         side, purpose = PositionSide(entry.text("position_side")), Purpose(entry.text("purpose"))
         symbol = entry.text("symbol")
