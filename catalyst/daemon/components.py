@@ -110,7 +110,7 @@ def build_components(
         store, books, execution, exits, clock, cfg.execution, cfg.positions, measure, epoch
     )
     emergency = OutageExit(
-        broker.with_permit(OutagePermit(lease)), execution, books.last_known, spool, proofs, clock
+        broker.with_permit(OutagePermit(lease)), execution.requests, books.last_known, spool, proofs, clock
     )
     standing = AccountStatus(store, broker, gate, clock)
     reconciler = Reconciler(

@@ -104,7 +104,7 @@ async def flatten_or_none(components: Components, stop: StopRequest, deadline: d
 async def abandon_database(components: Components) -> None:
     """Abandon the store: nothing is written or sent in the ordinary way, and no such request is in flight."""
     components.store.abandon()
-    await components.submission.wait_until_idle(DRAIN_TIMEOUT)
+    await components.submission.requests.wait_until_idle(DRAIN_TIMEOUT)
 
 
 async def _wait_for_outage(components: Components) -> None:

@@ -77,6 +77,11 @@ class OrderRow:
     def is_working(self) -> bool:
         return self.status in WORKING
 
+    @property
+    def is_outcome_unknown(self) -> bool:
+        """True while it is not certain whether the broker has the order."""
+        return self.status is Status.SUBMITTED and self.alpaca_order_id is None
+
 
 @dataclass(frozen=True, slots=True)
 class NewOrder:

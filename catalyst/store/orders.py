@@ -295,8 +295,36 @@ async def transition(
         raise StaleOrder(f"order {order_id} is no longer {from_status}")
 
 
-async def count_attempt(conn: "Conn", order_id: int, at: datetime, *, epoch: int) -> None:
-    """Count another attempt to send the same order, before the request."""
+async def count_attempt(conn: "Conn", order_id: int, at: datetime, *, epoch: int) -> OrderRow | None:
+    """Count another attempt to send the order, before the request; return its row, locked.
+
+    Return None, with nothing counted, when the order must not be sent: its outcome is certain, or it closes or
+    protects shares that its position (or the orphan) does not hold any more.
+    """
+    if not (await lock(conn, order_id)).is_outcome_unknown:
+        return None
+    record = await conn.fetchrow(
+        """
+        UPDATE orders o SET attempts = attempts + 1, last_attempt_at = $2, updated_at = $2, epoch = $3
+         WHERE order_id = $1
+           AND (order_purpose = 'entry'
+                OR quantity <= coalesce(
+                   (SELECT p.quantity FROM positions p WHERE p.position_id = o.position_id),
+                   (SELECT h.quantity FROM orphans h
+                     WHERE o.position_id IS NULL AND h.security_id = o.security_id AND h.side = o.position_side
+                       AND h.ended_at IS NULL),
+                   0))
+        RETURNING o.*, (SELECT s.symbol FROM securities s WHERE s.security_id = o.security_id) AS symbol
+        """,
+        order_id,
+        at,
+        epoch,
+    )
+    return None if record is None else row_of(record)
+
+
+async def record_outage_attempt(conn: "Conn", order_id: int, at: datetime, *, epoch: int) -> None:
+    """Count an attempt that was made during a database outage."""
     await conn.execute(
         """
         UPDATE orders SET attempts = attempts + 1, last_attempt_at = $2, updated_at = $2, epoch = $3

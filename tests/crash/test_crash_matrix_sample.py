@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from catalyst.daemon.orders.submission import OrderSubmission, request_of
+from catalyst.daemon.orders.open_requests import request_of
+from catalyst.daemon.orders.outcome_resolution import OutcomeResolution
+from catalyst.daemon.orders.submission import OrderSubmission
 from catalyst.daemon.protection.position_protector import PositionProtector
 from catalyst.domain.fault_points import Moment
 from catalyst.domain.order import Status
@@ -70,7 +72,7 @@ async def _send_before_commit(self: OrderSubmission, new: NewOrder, *, note: str
         return await orders.get(conn, order_id)
 
 
-async def _skip_resolution(self: OrderSubmission, row: OrderRow) -> Status:
+async def _skip_resolution(self: OutcomeResolution, row: OrderRow) -> Status:
     """Leave an order with unknown outcome unresolved."""
     return row.status
 
@@ -84,7 +86,7 @@ async def _skip_protection(self: PositionProtector) -> bool:
     ("component", "method", "planted", "name", "crash_point"),
     [
         (OrderSubmission, "place", _send_before_commit, "bracket_win", "POST /orders #1 after"),
-        (OrderSubmission, "_resolve_loop", _skip_resolution, "bracket_win", "submit #1 after"),
+        (OutcomeResolution, "_resolve", _skip_resolution, "bracket_win", "submit #1 after"),
         (PositionProtector, "check", _skip_protection, "partial_entry", "apply_report #4 after"),
     ],
     ids=["sends-before-it-commits", "skips-outcome-resolution", "protects-nothing"],

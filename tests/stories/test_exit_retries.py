@@ -89,7 +89,9 @@ async def test_exit_is_not_resent_while_outage_exit_handles_symbol(database: str
 
         def take_over_symbol(step: str, moment: Moment) -> None:
             if step == "resubmit" and moment is Moment.AFTER and not calls:
-                calls.append(bool(submission._in_flight))  # so the outage exit waits for this request
+                calls.append(
+                    bool(submission.requests._in_flight)
+                )  # so the outage exit waits for this request
                 submission.outage_symbols.add("AAPL")
 
         scenario.crash_trigger.on_step = take_over_symbol

@@ -2,10 +2,17 @@
 was."""
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
+import asyncpg
 import pytest
 
-from tests.stories.scenario import ENTRY, open_scenario
+from catalyst.domain.fault_points import Moment
+from catalyst.domain.order import Status
+from catalyst.store import orders
+from tests.store.raw_rows import RawRows
+from tests.stories.scenario import ENTRY, Facts, Scenario, open_scenario
 
 LOST_RESPONSE_FAULTS = [
     {"kind": "drop"},
@@ -204,3 +211,87 @@ async def test_rejected_resend_of_exit_does_not_settle_first_request(database: s
         assert [o["status"] for o in exits] == ["filled"]
         assert scenario.held_qty("AAPL") == 0
         await scenario.assert_consistent()
+
+
+async def count_requests(scenario: Scenario, client_order_id: str) -> int:
+    """Return how many order requests with this client order id reached the exchange."""
+    logs = await scenario.admin("logs?method=POST&path=/v2/orders")
+    return sum(request["client_order_id"] == client_order_id for request in logs["requests"])
+
+
+async def first_exit(scenario: Scenario, status: str) -> Facts:
+    """Advance time until the first exit order of AAPL has this status; return its row."""
+    for _ in range(100):
+        exits = [row for row in await scenario.orders("AAPL") if row["order_purpose"] == "exit"]
+        if exits and exits[0]["status"] == status:
+            return exits[0]
+        await scenario.advance(seconds=0.1)
+    raise AssertionError(f"the first exit is not {status}")
+
+
+async def test_exit_rejected_after_reconciliation_read_it_is_not_sent_again(database: str) -> None:
+    """Given a reconciliation has read the row of an exit before its request gets 401, when it resolves that row
+    after the rejection, then the rejected exit is not sent again."""
+    async with open_scenario(database) as scenario:
+        await scenario.given_position("AAPL", 20)
+        assert scenario.components is not None
+        await scenario.inject_fault("unauthorized", method="POST", route="/v2/orders", count=0)
+        assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
+        exit_id = (await first_exit(scenario, "rejected"))["client_order_id"]
+        async with scenario.components.store.read() as conn:
+            rejected_row = await orders.by_client_id(conn, exit_id)
+        assert rejected_row is not None
+        await scenario.clear_faults()
+        assert scenario.held_qty("AAPL") == 20  # the next attempt of the exit waits
+        row_before_request = replace(rejected_row, status=Status.SUBMITTED, rejection_reason=None)
+        scenario.components.submission.start_resolution(row_before_request)
+        await scenario.advance(seconds=40)
+        assert await count_requests(scenario, exit_id) == 1
+        assert (await first_exit(scenario, "rejected"))["client_order_id"] == exit_id
+        assert scenario.held_qty("AAPL") == 0
+        await scenario.assert_consistent()
+
+
+@pytest.mark.parametrize("ended_as", ["rejected", "cancelled"])
+async def test_exit_that_ended_during_retry_pause_is_not_sent_again(database: str, ended_as: str) -> None:
+    """An exit whose row ends while the daemon waits before the next attempt is not sent again; a new one
+    sells."""
+    async with open_scenario(database) as scenario:
+        await scenario.given_position("AAPL", 20)
+        await scenario.inject_fault("rate_limit", method="POST", route="/v2/orders", count=1)
+        assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
+        row = await first_exit(scenario, "submitted")
+        await RawRows(scenario.conn).set_status(row["order_id"], ended_as, closed_at=scenario.clock.now())
+        await scenario.advance(seconds=20)
+        assert await count_requests(scenario, row["client_order_id"]) == 1
+        assert (await first_exit(scenario, ended_as))["attempts"] == 1
+        assert scenario.held_qty("AAPL") == 0
+
+
+@pytest.mark.parametrize("ended_as", ["rejected", "cancelled"])
+async def test_exit_that_ended_after_lookup_is_not_sent_again(database: str, ended_as: str) -> None:
+    """Given a lost exit request was not found, when its row ends before the resend is counted, then it is not
+    sent again; a new exit sells."""
+    async with open_scenario(database) as scenario:
+        await scenario.given_position("AAPL", 20)
+        ended_ids: list[int] = []
+
+        async def end_exit() -> None:
+            conn = await asyncpg.connect(database)
+            ended_ids.append(await conn.fetchval("SELECT max(order_id) FROM orders"))
+            await RawRows(conn).set_status(ended_ids[0], ended_as, closed_at=scenario.clock.now())
+            await conn.close()
+
+        def end_before_resend(step: str, moment: Moment) -> None:
+            if step == "resubmit" and moment is Moment.BEFORE and not ended_ids:
+                with ThreadPoolExecutor(1) as thread:
+                    thread.submit(lambda: asyncio.run(end_exit())).result()
+
+        scenario.crash_trigger.on_step = end_before_resend
+        await scenario.inject_fault("drop_before", method="POST", route="/v2/orders", count=1)
+        assert (await scenario.send_command("close", symbol="AAPL"))["ok"]
+        await scenario.advance(seconds=20)
+        row = await first_exit(scenario, ended_as)
+        assert [row["order_id"]] == ended_ids
+        assert await count_requests(scenario, row["client_order_id"]) == 1
+        assert scenario.held_qty("AAPL") == 0

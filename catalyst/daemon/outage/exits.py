@@ -17,21 +17,21 @@ import structlog
 from catalyst.broker.port import Broker, Priority
 from catalyst.clock import Clock
 from catalyst.daemon.orders.last_known_state import LastKnownState
-from catalyst.daemon.orders.submission import OrderSubmission
+from catalyst.daemon.orders.open_requests import OpenRequests
 from catalyst.daemon.outage.spool import Spool, SpoolEntryKind
 from catalyst.domain.errors import BrokerError, DuplicateOrder, NotFound, OrderRejected
 from catalyst.domain.ids import client_order_id, is_ours
 from catalyst.domain.order import PositionSide, Purpose, Side, side_for
+from catalyst.domain.outcome import MAX_IN_FLIGHT_TIME, NotFoundCount, may_still_arrive
 from catalyst.domain.report import OrderReport, OrderRequest, PositionReport, is_working_report
 from catalyst.flat_proof_files import FlatProofFiles
+from catalyst.store.orders import OrderRow
 
 log = structlog.get_logger()
 
 POLL_INTERVAL: Final = timedelta(seconds=1)
 CANCEL_RETRY_AFTER: Final = timedelta(seconds=3)
 ORDER_LOOKBACK: Final = timedelta(days=1)  # our orders of this time also determine our symbols
-MAX_IN_FLIGHT_TIME: Final = timedelta(seconds=10)  # a sent request may still arrive within this time
-NOT_FOUND_LIMIT: Final = 3
 CLIENT_ID_ROLE: Final = "z"
 ZERO: Final = Decimal(0)
 
@@ -82,11 +82,11 @@ class OutageSnapshot:
 class OutageExit:
     """Exits our positions without the database; one exit runs at a time, under `lock`.
 
-    `submission` only supplies the requests that may still arrive, and gets the symbols closed here.
+    `requests` supplies the requests that may still arrive, and gets the symbols closed here.
     """
 
     broker: Broker
-    submission: OrderSubmission
+    requests: OpenRequests
     last_known: LastKnownState
     spool: Spool
     proofs: FlatProofFiles
@@ -94,7 +94,7 @@ class OutageExit:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     _cancel_requested_at: dict[str, datetime] = field(default_factory=dict)
     _accepted_orders: dict[str, str] = field(default_factory=dict)  # client order id → symbol
-    _not_found_counts: dict[int, int] = field(default_factory=dict)  # order id → NotFound responses in a row
+    _not_found: dict[int, NotFoundCount] = field(default_factory=dict)  # by order id
 
     async def flatten(
         self,
@@ -117,14 +117,14 @@ class OutageExit:
             log.critical("outage_flatten", reason=reason, by=by, spool=str(self.spool.path))
             if latch is not None:
                 self.spool.write(SpoolEntryKind.LATCH, self.clock.now(), name=latch, reason=reason, by=by)
-            previous_symbols = set(self.submission.outage_symbols)
+            previous_symbols = set(self.requests.outage_symbols)
             if keep_running:
-                self.submission.outage_symbols |= self.last_known.symbols
-                await self.submission.wait_until_idle(MAX_IN_FLIGHT_TIME)
+                self.requests.outage_symbols |= self.last_known.symbols
+                await self.requests.wait_until_idle(MAX_IN_FLIGHT_TIME)
             result = await self._exit_until_flat(None, reason, by, within, purpose, market_open=market_open)
             if keep_running and not (result.flat and self.spool.pending):
                 # Not proven: these symbols may be exited again, with or without the database.
-                self.submission.outage_symbols &= previous_symbols
+                self.requests.outage_symbols &= previous_symbols
             return result
 
     async def exit_symbol(self, symbol: str, *, reason: str, by: str, within: timedelta) -> OutageFlatResult:
@@ -132,11 +132,11 @@ class OutageExit:
 
         After that, no other order is sent in it until the spool is imported.
         """
-        outage_symbols = self.submission.outage_symbols
+        outage_symbols = self.requests.outage_symbols
         async with self.lock:
             log.critical("outage_exit", symbol=symbol, reason=reason, spool=str(self.spool.path))
             outage_symbols.add(symbol)
-            await self.submission.wait_until_idle(MAX_IN_FLIGHT_TIME, symbol)
+            await self.requests.wait_until_idle(MAX_IN_FLIGHT_TIME, symbol)
             result = await self._exit_until_flat({symbol}, reason, by, within, Purpose.EXIT, market_open=True)
             if not result.flat:
                 outage_symbols.discard(symbol)  # may be exited again, with or without the database
@@ -238,7 +238,7 @@ class OutageExit:
         order_symbols = {
             order.symbol for order in snapshot.top_level_orders if is_ours(order.client_order_id)
         }
-        unresolved_symbols = {row.symbol for row in self.submission.unresolved.values()}
+        unresolved_symbols = {row.symbol for row in self.requests.unresolved.values()}
         return self.last_known.symbols | order_symbols | unresolved_symbols
 
     async def _count_remaining(self, snapshot: OutageSnapshot, symbols: set[str]) -> OutageFlatResult:
@@ -257,25 +257,28 @@ class OutageExit:
                 if symbol in symbols and cid not in shown_ids
             ]
         )
-        for row in list(self.submission.unresolved.values()):
+        for row in list(self.requests.unresolved.values()):
             if row.symbol not in symbols or row.client_order_id in shown_ids:
                 continue
-            try:
-                await self.broker.order_by_client_id(row.client_order_id, priority=Priority.EXIT)
-            except NotFound:
-                since = self.clock.now() - (row.last_attempt_at or row.created_at)
-                past_in_flight = since >= MAX_IN_FLIGHT_TIME and not self.submission.is_in_flight(
-                    row.order_id
-                )
-                self._not_found_counts[row.order_id] = (
-                    self._not_found_counts.get(row.order_id, 0) + 1 if past_in_flight else 0
-                )
-                pending |= self._not_found_counts[row.order_id] < NOT_FOUND_LIMIT
-            except BrokerError:
-                pending = True
-            else:
-                pending = True  # the broker has it: the next read shows it
+            since_sent = self.clock.now() - (row.last_attempt_at or row.created_at)
+            found = await self._is_at_broker(row)
+            may_arrive = may_still_arrive(since_sent, in_flight=self.requests.is_in_flight(row.order_id))
+            not_found = self._not_found.get(row.order_id, NotFoundCount())
+            not_found = not_found.after_lookup(found, may_arrive=may_arrive)
+            self._not_found[row.order_id] = not_found
+            # An order that was found is in the next read; a failed lookup proves nothing.
+            pending |= found is not False or not not_found.proves_absence
         return pending
+
+    async def _is_at_broker(self, row: OrderRow) -> bool | None:
+        """Return true when the broker has the order, false when it has not, None when the lookup failed."""
+        try:
+            await self.broker.order_by_client_id(row.client_order_id, priority=Priority.EXIT)
+        except NotFound:
+            return False
+        except BrokerError:
+            return None
+        return True
 
     # -- cancelling and selling
 

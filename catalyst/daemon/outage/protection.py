@@ -148,7 +148,7 @@ class OutageProtection:
 
     def _has_in_flight_request(self, symbol: str) -> bool:
         """Return true while a request of ours in the symbol may still arrive."""
-        return any(row.symbol == symbol for row in self.outage_exit.submission.unresolved.values())
+        return any(row.symbol == symbol for row in self.outage_exit.requests.unresolved.values())
 
     async def _place_protection(self, snapshot: OutageSnapshot, position: PositionRow) -> None:
         """Write the OCO to the spool and send it; its id is derived from what the broker shows."""
@@ -173,7 +173,7 @@ class OutageProtection:
             take_profit=position.take_profit,
             stop_loss=position.stop_loss,
         )
-        self.outage_exit.submission.outage_symbols.add(symbol)
+        self.outage_exit.requests.outage_symbols.add(symbol)
         self.outage_exit.spool.write(
             SpoolEntryKind.PROTECT,
             self.clock.now(),

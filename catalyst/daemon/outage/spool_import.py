@@ -59,7 +59,7 @@ class SpoolImport:
             contents = spool.read()
             await self._import_contents(contents)
             archive_path = spool.archive(contents.key)
-            self.outage_exit.submission.outage_symbols.clear()  # the database shows the exits now
+            self.outage_exit.requests.outage_symbols.clear()  # the database shows the exits now
             log.warning(
                 "spool_imported",
                 entries=len(contents.entries),
@@ -215,7 +215,7 @@ class SpoolImport:
         cid = entry.text("client_order_id")
         existing = await orders.by_client_id(conn, cid)
         if existing is not None:
-            await orders.count_attempt(conn, existing.order_id, entry.at, epoch=self.epoch)
+            await orders.record_outage_attempt(conn, existing.order_id, entry.at, epoch=self.epoch)
             return
         side, purpose = PositionSide(entry.text("position_side")), Purpose(entry.text("purpose"))
         symbol = entry.text("symbol")

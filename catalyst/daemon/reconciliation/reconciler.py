@@ -384,8 +384,7 @@ class Reconciler:
             if row.client_order_id in listed_or_by_client_id or row.alpaca_order_id in listed:
                 continue
             if row.alpaca_order_id is None:
-                if not self.submission.is_in_flight(row.order_id):
-                    self.submission.start_resolution(row)
+                self.submission.start_resolution(row)
             elif row.parent_order_id is None and lookups < MAX_SINGLE_LOOKUPS:
                 lookups += 1
                 self._has_earlier_orders = True  # it is probably of an earlier day; the next pass reads those
