@@ -55,8 +55,8 @@ class HostLock:
                 f"another daemon of this machine trades this account: {holder or 'its process is not named'}; "
                 f"`catalyst status` shows it, and its lock is {path}"
             ) from None
-        except BaseException:
-            lock.release()  # a failed acquire keeps no lock
+        except BaseException:  # a failed acquire keeps no lock, whatever failed
+            lock.release()
             raise
         return lock
 
