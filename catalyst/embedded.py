@@ -136,7 +136,7 @@ def start(data_dir: Path, *, settings: Mapping[str, str] | None = None) -> Embed
                 socket_dir = _start_server(
                     data_dir, cluster, binaries, user, {**_SETTINGS, **(settings or {})}
                 )
-        except BaseException:
+        except BaseException:  # a failed start holds no lock on the server's users
             os.close(users_fd)
             raise
     server = EmbeddedPostgres(cluster, binaries, socket_dir, data_dir, users_fd)

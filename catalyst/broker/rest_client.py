@@ -102,7 +102,7 @@ class RestClient:
         if permit is not None:
             try:
                 await permit.check()
-            except BaseException:
+            except BaseException:  # the limiter counts a request that is not sent as ended
                 self.rate_limiter.record_response(None)
                 raise
         return await self._run_in_thread(

@@ -82,7 +82,7 @@ def main() -> None:
     except BrokenPipeError:  # `catalyst orders | head`: the reader closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    except BaseException as error:
+    except BaseException as error:  # the edge of the process: message or traceback, by the type
         messages = error_messages(error)
         if messages is None:
             raise

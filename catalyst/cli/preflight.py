@@ -165,11 +165,10 @@ async def _check_database(settings: Settings) -> AsyncIterator[CheckResult]:
 
 async def _check_connected_database(settings: Settings, dsn: str) -> AsyncIterator[CheckResult]:
     from catalyst.store.migrate import require_current
-    from catalyst.store.pool import connect
+    from catalyst.store.pool import connected
 
     started = perf_counter()
-    conn = await connect(dsn, "catalyst check")
-    try:
+    async with connected(dsn, "catalyst check") as conn:
         server = await conn.fetchval("SHOW server_version")
         elapsed_ms = (perf_counter() - started) * 1000
         kind = "embedded" if is_embedded(settings) else "DATABASE_URL"
@@ -189,8 +188,6 @@ async def _check_connected_database(settings: Settings, dsn: str) -> AsyncIterat
         yield CheckResult("schema", CheckVerdict.OK, "every migration is applied")
         yield await _check_privileges(conn)
         yield await _check_daemon(conn)
-    finally:
-        await conn.close()
 
 
 async def _check_privileges(conn: "Connection") -> CheckResult:

@@ -12,7 +12,7 @@ import typer
 from catalyst.clock import Clock, ScaledClock, SystemClock
 from catalyst.config.loader import load
 from catalyst.config.settings import Settings
-from catalyst.domain.errors import ConfigInvalid, UserError
+from catalyst.domain.errors import ConfigInvalid, DatabaseUnavailable, UserError
 
 if TYPE_CHECKING:
     from catalyst.store.pool import Store
@@ -106,20 +106,17 @@ def translate_connection_errors(dsn: str) -> Iterator[None]:
     """Raise DatabaseUnreachable for connection errors and refused logins."""
     import asyncpg
 
-    from catalyst.store.pool import is_outage
-
     try:
         yield
-    except Exception as error:
-        refused = (
-            asyncpg.InvalidAuthorizationSpecificationError,
-            asyncpg.InvalidCatalogNameError,
-            asyncpg.InsufficientPrivilegeError,
-            asyncpg.exceptions.ClientConfigurationError,
-        )
-        if isinstance(error, refused) or is_outage(error):
-            raise DatabaseUnreachable(describe_unreachable(dsn, error)) from None
-        raise
+    except DatabaseUnavailable as error:
+        raise DatabaseUnreachable(describe_unreachable(dsn, error.__cause__ or error)) from None
+    except (
+        asyncpg.InvalidAuthorizationSpecificationError,
+        asyncpg.InvalidCatalogNameError,
+        asyncpg.InsufficientPrivilegeError,
+        asyncpg.exceptions.ClientConfigurationError,
+    ) as error:
+        raise DatabaseUnreachable(describe_unreachable(dsn, error)) from None
 
 
 @asynccontextmanager
@@ -138,7 +135,7 @@ async def open_migrated_store(dsn: str, clock: Clock) -> AsyncIterator["Store"]:
         await store.close()
 
 
-def describe_unreachable(dsn: str, error: Exception) -> str:
+def describe_unreachable(dsn: str, error: BaseException) -> str:
     """Return one sentence, without the password, about a database that does not answer."""
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     try:

@@ -12,12 +12,11 @@ import structlog
 from catalyst.config.settings import Settings
 from catalyst.daemon.components import Components
 from catalyst.daemon.trading_day.sessions import session_of_today
-from catalyst.domain.errors import AnotherDaemonRunning
+from catalyst.domain.errors import AnotherDaemonRunning, DatabaseContention, DatabaseUnavailable
 from catalyst.domain.order import Purpose
 from catalyst.domain.position import CloseReason
 from catalyst.store import daemon_epoch
 from catalyst.store.constraint_errors import StaleEpoch
-from catalyst.store.pool import is_transient
 
 log = structlog.get_logger()
 
@@ -151,13 +150,11 @@ async def end_epoch(components: Components, stop: StopRequest) -> None:
     why = stop.reason or "superseded"
     try:
         await components.safe_mode.persist_latch()
-    except Exception:
+    except Exception:  # the end of the run must still be recorded
         log.exception("safe_mode_latch_failed", broken=dict(components.gate.failed_invariants))
     try:
         async with components.store.tx("end_run") as conn:
             await daemon_epoch.end_epoch(conn, components.epoch, end_reason=why, at=components.clock.now())
-    except Exception as error:
-        if not is_transient(error):
-            raise
+    except (DatabaseUnavailable, DatabaseContention) as error:
         log.warning("run_end_not_recorded", error=str(error))
     log.info("daemon_stopped", reason=why)

@@ -25,14 +25,21 @@ from catalyst.daemon.trading_day.sessions import current_or_next_session
 from catalyst.daemon.trading_state.account_lease import AccountLease, acquire_lease
 from catalyst.daemon.trading_state.entry_gate import EntryGate
 from catalyst.daemon.trading_state.host_lock import HostLock
-from catalyst.domain.errors import BrokerError, BrokerUnavailable, OutcomeUnknown, UserError, WrongAccount
+from catalyst.domain.errors import (
+    BrokerError,
+    BrokerUnavailable,
+    DatabaseUnavailable,
+    OutcomeUnknown,
+    UserError,
+    WrongAccount,
+)
 from catalyst.domain.fault_points import FaultPoint
 from catalyst.domain.report import AccountReport
 from catalyst.flat_proof_files import FlatProofFiles
 from catalyst.store import daemon_epoch
 from catalyst.store.daemon_epoch import RunInfo
 from catalyst.store.migrate import require_current
-from catalyst.store.pool import Store, is_outage, open_store
+from catalyst.store.pool import Store, open_store
 from catalyst.store.schema_checks import require_constraints, require_privileges
 
 log = structlog.get_logger()
@@ -111,9 +118,7 @@ async def open_database(
     try:
         with clock.hold():
             store = await open_store(dsn, clock, fault_point=fault_point, writable=True)
-    except Exception as error:
-        if not is_outage(error):
-            raise
+    except DatabaseUnavailable as error:
         raise UserError(
             f"the database cannot be reached ({error}): start it, or correct DATABASE_URL"
         ) from None
@@ -269,9 +274,7 @@ async def read_unfinished(components: Components) -> None:
             await components.startup_survey.read_unfinished()
             await components.startup_survey.detect_crash_loop()
             await components.ledger.load_unlinked_symbols()
-        except Exception as error:
-            if not is_outage(error):
-                raise
+        except DatabaseUnavailable as error:
             log.warning("recovery_retried", reason=f"the database is unavailable: {error}")
             await components.clock.sleep(RETRY_PAUSE)
         else:
@@ -290,9 +293,7 @@ async def _recover(components: Components) -> None:
                 unprotected = await components.protector.check()
                 break
             log.warning("recovery_retried", reason="the broker could not be read")
-        except Exception as error:
-            if not is_outage(error):
-                raise
+        except DatabaseUnavailable as error:
             log.warning("recovery_retried", reason=f"the database is unavailable: {error}")
         await components.clock.sleep(RETRY_PAUSE)
     components.gate.reopen("recovery")

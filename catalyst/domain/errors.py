@@ -21,6 +21,20 @@ class AnotherDaemonRunning(UserError):
     """Another daemon holds this account's lease."""
 
 
+class DatabaseUnavailable(CatalystError):
+    """The database cannot be reached or cannot write; trading goes on without it as far as it may.
+
+    `__cause__` is the driver's error. A change whose commit got no response may have been committed.
+    """
+
+
+class DatabaseContention(CatalystError):
+    """Another transaction conflicted (deadlock, lock timeout, serialization): nothing was written, repeat it whole.
+
+    `__cause__` is the driver's error.
+    """
+
+
 class DatabaseReplaced(CatalystError):
     """The database is not the one on which this daemon started: the daemon ends, and the next start recovers."""
 

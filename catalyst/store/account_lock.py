@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -9,7 +10,8 @@ from typing import Final
 import asyncpg
 
 from catalyst.clock import StallTimer, wait_real
-from catalyst.store.pool import connect, is_outage
+from catalyst.domain.errors import DatabaseContention, DatabaseUnavailable
+from catalyst.store.pool import close_connection, connect, connected, translated_errors
 
 _PING_TIMEOUT_S: Final = 2.0  # real seconds for the lock's connection to respond
 # Real seconds between two pings: they bound a real socket and do not follow the market clock.
@@ -45,10 +47,9 @@ class AccountLock:
             if self.lost.is_set():
                 return False
             try:
-                server_state = await self._conn.fetchrow(_SERVER_STATE, timeout=_PING_TIMEOUT_S)
-            except Exception as error:
-                if not (is_outage(error) or isinstance(error, asyncpg.PostgresError)):
-                    raise
+                with translated_errors():
+                    server_state = await self._conn.fetchrow(_SERVER_STATE, timeout=_PING_TIMEOUT_S)
+            except (DatabaseUnavailable, DatabaseContention, asyncpg.PostgresError):
                 self.lost.set()
                 self._conn.terminate()
             else:
@@ -92,20 +93,19 @@ class LockHolder:
 async def acquire_account_lock(dsn: str, account_id: str) -> AccountLock | None:
     """Acquire the lock of `account_id`; None when another daemon holds it. It ends with its connection."""
     conn = await connect(dsn, "catalyst lock", writable=True)
-    try:
-        if await conn.fetchval("SELECT pg_try_advisory_lock($1)", lock_key(account_id)):
-            return AccountLock(conn)
-    except BaseException:
-        conn.terminate()
-        raise
-    await conn.close()
+    with translated_errors(), ExitStack() as on_failure:
+        on_failure.callback(conn.terminate)
+        acquired = await conn.fetchval("SELECT pg_try_advisory_lock($1)", lock_key(account_id))
+        on_failure.pop_all()
+    if acquired:
+        return AccountLock(conn)
+    await close_connection(conn)
     return None
 
 
 async def lock_holder_of(dsn: str, account_id: str) -> LockHolder | None:
     """Return the holder of the lock of `account_id` in this database; None when it is free."""
-    conn = await connect(dsn, "catalyst lease query")
-    try:
+    async with connected(dsn, "catalyst lease query") as conn:
         found = await conn.fetchrow(
             """
             SELECT coalesce(host(a.client_addr), 'this machine') AS client, a.backend_start AS since,
@@ -119,33 +119,17 @@ async def lock_holder_of(dsn: str, account_id: str) -> LockHolder | None:
             """,
             lock_key(account_id),
         )
-    finally:
-        await close_connection(conn)
     return None if found is None else LockHolder(**found)
 
 
 async def current_epoch(dsn: str) -> int:
-    """Read the current epoch on a connection of its own. Raises the connection error during an outage."""
-    conn = await connect(dsn, "catalyst epoch query", timeout_s=_PING_TIMEOUT_S)
-    try:
+    """Read the current epoch on a connection of its own. Raises DatabaseUnavailable during an outage."""
+    async with connected(dsn, "catalyst epoch query", timeout_s=_PING_TIMEOUT_S) as conn:
         epoch: int = await conn.fetchval("SELECT epoch FROM daemon", timeout=_PING_TIMEOUT_S)
-        return epoch
-    finally:
-        conn.terminate()
+    return epoch
 
 
 def lock_key(account_id: str) -> int:
     """Return the number of the advisory lock: 64 bits of the hash of the account id, signed as in PostgreSQL."""
     digest = hashlib.sha256(b"catalyst account " + account_id.encode()).digest()
     return int.from_bytes(digest[:8], signed=True)
-
-
-async def close_connection(conn: "asyncpg.Connection[asyncpg.Record]") -> None:
-    if conn.is_closed():
-        return
-    try:
-        await conn.close(timeout=_PING_TIMEOUT_S)
-    except Exception as error:
-        if not is_outage(error):
-            raise
-        conn.terminate()

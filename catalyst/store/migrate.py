@@ -16,7 +16,7 @@ import asyncpg
 
 from catalyst.clock import SystemClock
 from catalyst.domain.errors import ConfigInvalid
-from catalyst.store.pool import Connection, connect
+from catalyst.store.pool import Connection, connected
 
 MIGRATIONS_FOLDER: Final = Path(__file__).resolve().parents[2] / "migrations"
 
@@ -72,8 +72,7 @@ async def migrate(dsn: str, *, folder: Path = MIGRATIONS_FOLDER) -> list[str]:
     SchemaNotCurrent for a changed or unknown migration, before anything is touched.
     """
     files = migrations(folder)
-    conn = await connect(dsn, "catalyst migrate", statement_timeout=0, lock_timeout=60_000)
-    try:
+    async with connected(dsn, "catalyst migrate", statement_timeout=0, lock_timeout=60_000) as conn:
         await conn.execute("SELECT pg_advisory_lock($1)", _LOCK_KEY)
         await conn.execute(
             """
@@ -90,18 +89,13 @@ async def migrate(dsn: str, *, folder: Path = MIGRATIONS_FOLDER) -> list[str]:
         for migration in files:
             if migration.name in pending:
                 await _apply(conn, migration)
-        return sorted(pending)
-    finally:
-        await conn.close()
+    return sorted(pending)
 
 
 async def status(dsn: str, *, folder: Path = MIGRATIONS_FOLDER) -> list[MigrationStatus]:
     """Return every migration that has a file or was applied, in order, with its state; changes nothing."""
-    conn = await connect(dsn, "catalyst migrate --status")
-    try:
+    async with connected(dsn, "catalyst migrate --status") as conn:
         return _compare(migrations(folder), await _applied(conn))
-    finally:
-        await conn.close()
 
 
 async def require_current(conn: Connection, *, folder: Path = MIGRATIONS_FOLDER) -> None:

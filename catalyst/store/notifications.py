@@ -5,8 +5,7 @@ from typing import Self
 
 import asyncpg
 
-from catalyst.store.account_lock import close_connection
-from catalyst.store.pool import connect
+from catalyst.store.pool import close_connection, connect, translated_errors
 
 
 class NotificationListener:
@@ -27,7 +26,8 @@ class NotificationListener:
 
     async def start(self) -> Self:
         """Listen from now on."""
-        await self._conn.add_listener(self._channel, self._on_notification)
+        with translated_errors():
+            await self._conn.add_listener(self._channel, self._on_notification)
         return self
 
     def _on_notification(self, *_: object) -> None:

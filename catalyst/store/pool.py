@@ -8,13 +8,17 @@ there.
 Every call holds the clock, as any effect in flight does. A session carries no state between borrowers
 (settings are per transaction; locks and LISTEN have their own connections), so it is not reset: that would
 cost another round trip.
+
+Every call, and every connection outside the pool, raises DatabaseUnavailable and DatabaseContention instead of
+the driver's errors that mean them. All other errors pass unchanged: those of a wrong statement, of a constraint
+(StaleEpoch is one), and those of other code in the block, even its OSError or TimeoutError.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, contextmanager, suppress
 from decimal import Decimal
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, NoReturn, TypeAlias, TypeVar
 
 import asyncpg
 import orjson
@@ -22,9 +26,8 @@ from asyncpg.connect_utils import SessionAttribute
 from asyncpg.pool import PoolConnectionProxy
 
 from catalyst.clock import Clock
-from catalyst.domain.errors import InvariantBroken
+from catalyst.domain.errors import DatabaseContention, DatabaseUnavailable, InvariantBroken
 from catalyst.domain.fault_points import FaultPoint, Moment, reach
-from catalyst.store.constraint_errors import StaleEpoch
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
 
@@ -38,17 +41,16 @@ _ACQUIRE_TIMEOUT_S: Final = 2.0  # real seconds; later the pool is exhausted, wh
 _COMMAND_TIMEOUT_S: Final = (
     10.0  # real seconds; a later response counts as a lost server, whatever TCP reports
 )
+_CLOSE_TIMEOUT_S: Final = 2.0  # real seconds for a connection to close
 _MAX_ATTEMPTS: Final = 3
 _READ_WRITE: Final = SessionAttribute.read_write
 
-# Another transaction conflicted; the whole transaction may be repeated.
-CONTENTION_ERRORS: Final = (
+_CONTENTION_ERRORS: Final = (
     asyncpg.DeadlockDetectedError,
     asyncpg.SerializationError,
     asyncpg.LockNotAvailableError,
 )
 
-# The database cannot be reached or is read-only: entries stop, exits and protection go on through the spool.
 _OUTAGE_ERRORS: Final = (
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
@@ -59,19 +61,56 @@ _OUTAGE_ERRORS: Final = (
     asyncpg.ReadOnlySQLTransactionError,
     asyncpg.InsufficientResourcesError,
     asyncpg.QueryCanceledError,
-    OSError,
-    TimeoutError,
 )
+# Every class of error that the driver raises; a TimeoutError is an OSError.
+_DRIVER_ERRORS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 
 
-def is_outage(error: BaseException) -> bool:
-    """Return true when `error` means that the database is unavailable, not that our request was wrong."""
-    return isinstance(error, _OUTAGE_ERRORS) and not isinstance(error, (ValueError, StaleEpoch))
+def _is_outage(error: BaseException) -> bool:
+    """Return true when `error` means that the database is unavailable, not that our request was wrong.
+
+    An OSError counts only when the driver raised it: other code in the block may raise one too. A ValueError of
+    the driver is a wrong argument or a wrong DSN.
+    """
+    if isinstance(error, OSError):
+        return _is_raised_by_driver(error)
+    return isinstance(error, _OUTAGE_ERRORS) and not isinstance(error, ValueError)
 
 
-def is_transient(error: BaseException) -> bool:
-    """Return true when `error` passes by itself: an outage, or a conflict."""
-    return is_outage(error) or isinstance(error, CONTENTION_ERRORS)
+def _is_raised_by_driver(error: BaseException) -> bool:
+    """Return true when the traceback of `error` passes through a module of asyncpg."""
+    traceback = error.__traceback__
+    while traceback is not None:
+        if str(traceback.tb_frame.f_globals.get("__name__")).startswith("asyncpg."):
+            return True
+        traceback = traceback.tb_next
+    return False
+
+
+def _raise_unavailable(error: BaseException) -> NoReturn:
+    raise DatabaseUnavailable(_describe(error)) from error
+
+
+def _raise_translated(error: BaseException) -> None:
+    """Raise DatabaseUnavailable or DatabaseContention when the driver's `error` means that; return otherwise."""
+    if isinstance(error, _CONTENTION_ERRORS):
+        raise DatabaseContention(_describe(error)) from error
+    if _is_outage(error):
+        _raise_unavailable(error)
+
+
+def _describe(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+@contextmanager
+def translated_errors() -> Iterator[None]:
+    """Raise the errors of the block as `Store` does; for statements on a connection outside the pool."""
+    try:
+        yield
+    except _DRIVER_ERRORS as error:
+        _raise_translated(error)
+        raise
 
 
 class ReservedConnections:
@@ -91,13 +130,16 @@ class ReservedConnections:
 
     @asynccontextmanager
     async def acquire(self) -> AsyncIterator[Connection]:
-        """Lend the connection used last. Raises TimeoutError when none is free for two seconds, and
+        """Lend the connection used last. Raises DatabaseUnavailable when none is free for two seconds, and
         asyncpg's errors."""
         if not self._slots.locked() and any(not conn.is_closed() for conn in self._idle):
             conn = await self._check_out()
         else:
-            async with asyncio.timeout(_ACQUIRE_TIMEOUT_S):  # noqa: TID251 -- a connection's turn is real time
-                conn = await self._check_out()
+            try:
+                async with asyncio.timeout(_ACQUIRE_TIMEOUT_S):  # noqa: TID251 -- a connection's turn is real time
+                    conn = await self._check_out()
+            except TimeoutError as error:
+                _raise_unavailable(error)
         try:
             yield conn
         except (asyncio.CancelledError, TimeoutError):
@@ -105,8 +147,8 @@ class ReservedConnections:
             with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
                 await conn.close(timeout=_ACQUIRE_TIMEOUT_S)
             raise
-        except BaseException as error:
-            if is_outage(error) or not isinstance(error, asyncpg.PostgresError):
+        except BaseException as error:  # whatever ended the block, the connection may be in the middle of it
+            if _is_outage(error) or not isinstance(error, asyncpg.PostgresError):
                 conn.terminate()
             raise
         finally:
@@ -130,7 +172,7 @@ class ReservedConnections:
         self._in_use.clear()
 
     def abandon(self) -> None:
-        """Cut every connection; later calls raise an outage."""
+        """Cut every connection; later calls raise an error of the driver that means an outage."""
         self._closed.set()
         for conn in (*self._idle, *self._in_use):
             conn.terminate()
@@ -150,7 +192,7 @@ class ReservedConnections:
         await self._slots.acquire()
         try:
             conn = await self._idle_or_new()
-        except BaseException:
+        except BaseException:  # a failed or cancelled connect gives its slot back
             self._slots.release()
             raise
         self._in_use.add(conn)
@@ -194,59 +236,52 @@ class Store:
     async def tx(self, label: str) -> AsyncIterator[Connection]:
         """Run a transaction: commit at the end of the block, roll back when it raises. `label` names the
         step."""
-        with self.clock.hold():
-            reach(self._fault_point, label, Moment.BEFORE)
-            try:
-                async with self._pool.acquire(timeout=_ACQUIRE_TIMEOUT_S) as conn, conn.transaction():
-                    yield conn
-            except Exception as error:
-                error.add_note(f"in transaction {label!r}")
-                self._report_constraint_error(error)
-                await self._expire_if_read_only(error)
-                raise
-            reach(self._fault_point, label, Moment.AFTER)
+        acquired = self._pool.acquire(timeout=_ACQUIRE_TIMEOUT_S)
+        async with self._step_on(acquired, label, "transaction") as conn, conn.transaction():
+            yield conn
 
     def statement(self, label: str) -> AbstractAsyncContextManager[Connection]:
         """Borrow a connection for one statement, which is a transaction by itself."""
-        return self._statement_on(self._pool.acquire(timeout=_ACQUIRE_TIMEOUT_S), label)
+        return self._step_on(self._pool.acquire(timeout=_ACQUIRE_TIMEOUT_S), label, "statement")
 
     def order_statement(self, label: str) -> AbstractAsyncContextManager[Connection]:
         """Borrow a reserved connection for one statement of an order."""
-        return self._statement_on(self._reserved.acquire(), label)
+        return self._step_on(self._reserved.acquire(), label, "statement")
 
     @asynccontextmanager
-    async def _statement_on(
-        self, acquired: AbstractAsyncContextManager[Connection], label: str
+    async def _step_on(
+        self, acquired: AbstractAsyncContextManager[Connection], label: str, kind: str
     ) -> AsyncIterator[Connection]:
         with self.clock.hold():
             reach(self._fault_point, label, Moment.BEFORE)
             try:
                 async with acquired as conn:
                     yield conn
-            except Exception as error:
-                error.add_note(f"in statement {label!r}")
+            except Exception as error:  # any error of the block names the step that it ended
+                error.add_note(f"in {kind} {label!r}")
                 self._report_constraint_error(error)
                 await self._expire_if_read_only(error)
+                _raise_translated(error)
                 raise
             reach(self._fault_point, label, Moment.AFTER)
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[Connection]:
         """Borrow a connection for reads; each statement sees what is committed by then."""
-        with self.clock.hold():
+        with self.clock.hold(), translated_errors():
             async with self._pool.acquire(timeout=_ACQUIRE_TIMEOUT_S) as conn:
                 yield conn
 
     async def run(self, label: str, work: Callable[[Connection], Awaitable[_T]]) -> _T:
         """Run `work` in a transaction of its own and return its result; repeat it while others conflict.
 
-        `work` must touch nothing but its connection. Raises the last of three CONTENTION_ERRORS.
+        `work` must touch nothing but its connection. Raises DatabaseContention at the third conflict.
         """
         for attempt in range(1, _MAX_ATTEMPTS + 1):
             try:
                 async with self.tx(label) as conn:
                     return await work(conn)
-            except CONTENTION_ERRORS:
+            except DatabaseContention:
                 if attempt == _MAX_ATTEMPTS:
                     raise
         raise AssertionError("unreachable")
@@ -263,27 +298,19 @@ class Store:
     async def is_reachable(self) -> bool:
         """Return true when the server accepts a new connection and responds; a full server counts as
         reachable."""
-        with self.clock.hold():
-            try:
+        try:
+            with self.clock.hold(), translated_errors():
                 conn = await asyncpg.connect(self.dsn, timeout=_ACQUIRE_TIMEOUT_S)
-            except asyncpg.TooManyConnectionsError:
-                return True
-            except Exception as error:
-                if not is_outage(error):
-                    raise
-                return False
-            try:
-                await conn.execute("SELECT 1", timeout=_ACQUIRE_TIMEOUT_S)
-            except Exception as error:
-                if not is_outage(error):
-                    raise
-                return False
-            finally:
-                conn.terminate()
-            return True
+                try:
+                    await conn.execute("SELECT 1", timeout=_ACQUIRE_TIMEOUT_S)
+                finally:
+                    conn.terminate()
+        except DatabaseUnavailable as error:
+            return isinstance(error.__cause__, asyncpg.TooManyConnectionsError)
+        return True
 
     def abandon(self) -> None:
-        """Cut every connection and open no other; later calls raise an outage."""
+        """Cut every connection and open no other; later calls raise DatabaseUnavailable."""
         self._pool.terminate()
         self._reserved.abandon()
 
@@ -313,10 +340,10 @@ async def open_store(
 ) -> Store:
     """Open a store with at most `size` connections and two reserved ones; the first of each connects now.
 
-    Raises asyncpg's errors. With `writable`, a read-only server counts as unreachable, so that the primary is
-    found after a failover. Without it the process sends no orders, and the reserved connections open at first use.
+    Raises DatabaseUnavailable, and asyncpg's errors of a refused login. With `writable`, a read-only server counts
+    as unreachable, so that the primary is found after a failover. Without it the process sends no orders, and the
+    reserved connections open at first use.
     """
-
     settings = _settings(name, STATEMENT_TIMEOUT_MS, LOCK_TIMEOUT_MS)
     options: dict[str, Any] = {
         "max_cached_statement_lifetime": 0,  # a statement prepared in the morning stays prepared in the evening
@@ -330,34 +357,60 @@ async def open_store(
         # (also in the queries of triggers) and would be kept while they grow; so would a plan that hashes or
         # merges the rows of one order with those of all orders.
         by_key = {"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off"}
-        conn: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(
-            dsn, server_settings=settings | by_key, **options
-        )
-        try:
-            await _set_up_codecs(conn)
-        except BaseException:
-            conn.terminate()
-            raise
-        return conn
+        return await _open_connection(dsn, server_settings=settings | by_key, **options)
 
-    pool = await asyncpg.create_pool(
-        dsn,
-        min_size=1,
-        max_size=size,
-        max_inactive_connection_lifetime=0,
-        server_settings=settings,
-        init=_set_up_codecs,
-        reset=_skip_reset,
-        **options,
-    )
-    reserved = ReservedConnections(connect_reserved)
-    try:
+    with translated_errors(), ExitStack() as on_failure:
+        pool = await asyncpg.create_pool(
+            dsn,
+            min_size=1,
+            max_size=size,
+            max_inactive_connection_lifetime=0,
+            server_settings=settings,
+            init=_set_up_codecs,
+            reset=_skip_reset,
+            **options,
+        )
+        on_failure.callback(pool.terminate)
+        reserved = ReservedConnections(connect_reserved)
         if writable:
             await reserved.open_first()
-    except BaseException:
-        pool.terminate()
-        raise
+        on_failure.pop_all()
     return Store(pool, reserved, clock, dsn, fault_point)
+
+
+@asynccontextmanager
+async def connected(
+    dsn: str,
+    name: str,
+    *,
+    statement_timeout: int = STATEMENT_TIMEOUT_MS,
+    lock_timeout: int = LOCK_TIMEOUT_MS,
+    timeout_s: float | None = None,
+) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+    """Open a connection outside the pool for the length of the block, as `connect` does, and close it.
+
+    The block raises the errors that `Store` raises. After an error the connection is cut.
+    """
+    conn = await connect(
+        dsn, name, statement_timeout=statement_timeout, lock_timeout=lock_timeout, timeout_s=timeout_s
+    )
+    try:
+        with translated_errors():
+            yield conn
+        await close_connection(conn)
+    finally:
+        conn.terminate()
+
+
+async def close_connection(conn: "asyncpg.Connection[asyncpg.Record]") -> None:
+    """Close a connection outside the pool; cut it when the server does not respond. Idempotent."""
+    if conn.is_closed():
+        return
+    try:
+        with translated_errors():
+            await conn.close(timeout=_CLOSE_TIMEOUT_S)
+    except DatabaseUnavailable:
+        conn.terminate()
 
 
 async def connect(
@@ -369,20 +422,28 @@ async def connect(
     timeout_s: float | None = None,
     writable: bool = False,
 ) -> "asyncpg.Connection[asyncpg.Record]":
-    """Open a connection outside the pool, with the same types and limits.
+    """Open a connection outside the pool, with the same types and limits. Raises the errors of `open_store`.
 
     Timeouts in milliseconds, 0 for none; `timeout_s` in real seconds, where less than usual is enough;
-    `writable` as in `open_store`.
+    `writable` as in `open_store`. Its statements raise the driver's errors: run them in `translated_errors`.
     """
     response_timeout = _COMMAND_TIMEOUT_S if timeout_s is None else timeout_s
-    conn: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(
-        dsn,
-        timeout=response_timeout,
-        command_timeout=response_timeout if statement_timeout else None,
-        target_session_attrs=_READ_WRITE if writable else None,
-        server_settings=_settings(name, statement_timeout, lock_timeout),
-    )
-    await _set_up_codecs(conn)
+    with translated_errors():
+        return await _open_connection(
+            dsn,
+            timeout=response_timeout,
+            command_timeout=response_timeout if statement_timeout else None,
+            target_session_attrs=_READ_WRITE if writable else None,
+            server_settings=_settings(name, statement_timeout, lock_timeout),
+        )
+
+
+async def _open_connection(dsn: str, **options: Any) -> "asyncpg.Connection[asyncpg.Record]":
+    conn: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(dsn, **options)
+    with ExitStack() as on_failure:
+        on_failure.callback(conn.terminate)
+        await _set_up_codecs(conn)
+        on_failure.pop_all()
     return conn
 
 

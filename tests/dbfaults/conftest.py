@@ -13,6 +13,7 @@ def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Use time-outs below one second for a server that is silent."""
     monkeypatch.setattr(pool, "_COMMAND_TIMEOUT_S", 0.8)
     monkeypatch.setattr(pool, "_ACQUIRE_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(pool, "_CLOSE_TIMEOUT_S", 0.5)
     monkeypatch.setattr(account_lock, "_PING_TIMEOUT_S", 0.5)
 
 
@@ -31,4 +32,5 @@ def restart_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Use time-outs of one to three seconds for a server that restarts: long enough for a busy machine."""
     monkeypatch.setattr(pool, "_COMMAND_TIMEOUT_S", 3.0)
     monkeypatch.setattr(pool, "_ACQUIRE_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(pool, "_CLOSE_TIMEOUT_S", 1.0)
     monkeypatch.setattr(account_lock, "_PING_TIMEOUT_S", 1.0)

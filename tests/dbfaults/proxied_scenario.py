@@ -5,9 +5,9 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from decimal import Decimal
 
+from catalyst.domain.errors import DatabaseUnavailable
 from catalyst.domain.fault_points import Moment
 from catalyst.store.orders import OrderRow
-from catalyst.store.pool import is_outage
 from tests.crash.fault_point import CrashAt
 from tests.dbfaults.postgres_proxy import PostgresProxy, open_proxy
 from tests.stories.scenario import ENTRY, Facts, Scenario, open_scenario
@@ -61,10 +61,8 @@ async def submit_entry(scenario: Scenario, symbol: str, qty: int, **levels: str)
     """Submit an entry as the scan does; return None during a database outage."""
     try:
         return await scenario.submit_entry(symbol, qty, **{**ENTRY, **levels})
-    except Exception as error:
-        if not is_outage(error):
-            raise
-    return None
+    except DatabaseUnavailable:
+        return None
 
 
 async def assert_sent_once(scenario: Scenario) -> None:

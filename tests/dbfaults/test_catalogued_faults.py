@@ -13,10 +13,10 @@ import pytest
 from catalyst.cli.app import exit_code
 from catalyst.clock import ManualClock
 from catalyst.daemon.startup import open_database
-from catalyst.domain.errors import ConfigInvalid, DatabaseReplaced
+from catalyst.domain.errors import ConfigInvalid, DatabaseContention, DatabaseReplaced, DatabaseUnavailable
 from catalyst.domain.fault_points import Moment
 from catalyst.store import migrate
-from catalyst.store.pool import is_outage, is_transient
+from catalyst.store.pool import Store
 from tests.conftest import PostgresServer, database_name
 from tests.dbfaults.dedicated_server import DedicatedServer, open_dedicated_server
 from tests.dbfaults.proxied_scenario import (
@@ -90,51 +90,54 @@ async def test_no_broker_request_is_sent_inside_a_transaction(database: str) -> 
 
 
 @pytest.mark.promise("F083")
-@pytest.mark.parametrize(
-    "error",
-    [
+async def test_transient_server_errors_are_outages(store: Store) -> None:
+    """Each error of a server that shuts down, crashes or recovers counts as a database outage."""
+    for error in (
         asyncpg.InterfaceError("connection is closed"),
         asyncpg.InternalClientError("the protocol is out of step"),
         asyncpg.CannotConnectNowError("the database system is starting up"),
-        ConnectionResetError(),
-        ConnectionRefusedError(),
         asyncpg.ConnectionDoesNotExistError("closed in the middle of an operation"),
-        asyncpg.ConnectionFailureError(),
-        asyncpg.ReadOnlySQLTransactionError(),
-        asyncpg.AdminShutdownError(),
-        asyncpg.CrashShutdownError(),
-        asyncpg.TooManyConnectionsError(),
-        asyncpg.DiskFullError(),
-        asyncpg.QueryCanceledError(),
-        asyncpg.exceptions.TargetServerAttributeNotMatched(),
-        TimeoutError(),
-    ],
-    ids=lambda error: type(error).__name__,
-)
-def test_transient_server_errors_are_outages(error: Exception) -> None:
-    """Each error of a server that shuts down, crashes or recovers counts as a database outage."""
-    assert is_outage(error)
-    assert is_transient(error)
+        asyncpg.ConnectionFailureError("x"),
+        asyncpg.ReadOnlySQLTransactionError("x"),
+        asyncpg.AdminShutdownError("x"),
+        asyncpg.CrashShutdownError("x"),
+        asyncpg.TooManyConnectionsError("x"),
+        asyncpg.DiskFullError("x"),
+        asyncpg.QueryCanceledError("x"),
+        asyncpg.exceptions.TargetServerAttributeNotMatched("x"),
+    ):
+        with pytest.raises(DatabaseUnavailable) as raised:
+            await raise_in_transaction(store, error)
+        assert raised.value.__cause__ is error
 
 
 @pytest.mark.promise("F083")
-def test_permanent_database_errors_are_not_outages() -> None:
+async def test_permanent_database_errors_are_not_outages(store: Store) -> None:
     """A wrong statement, a failed constraint and a programming error are no outage; lock contention is
     transient."""
-    errors = (
+    for error in (
         asyncpg.UndefinedTableError("x"),
         asyncpg.UniqueViolationError("x"),
         asyncpg.InsufficientPrivilegeError("x"),
         ValueError("x"),
         KeyError("x"),
-    )
-    assert [is_transient(error) for error in errors] == [False] * len(errors)
-    contention = (
-        asyncpg.DeadlockDetectedError(),
-        asyncpg.SerializationError(),
-        asyncpg.LockNotAvailableError(),
-    )
-    assert [(is_outage(error), is_transient(error)) for error in contention] == [(False, True)] * 3
+    ):
+        with pytest.raises(type(error)) as raised:
+            await raise_in_transaction(store, error)
+        assert raised.value is error
+    for error in (
+        asyncpg.DeadlockDetectedError("x"),
+        asyncpg.SerializationError("x"),
+        asyncpg.LockNotAvailableError("x"),
+    ):
+        with pytest.raises(DatabaseContention):
+            await raise_in_transaction(store, error)
+
+
+async def raise_in_transaction(store: Store, error: Exception) -> None:
+    """Raise `error` as a statement of the driver would."""
+    async with store.tx("test"):
+        raise error
 
 
 @pytest.mark.promise("F083")

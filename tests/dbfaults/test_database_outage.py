@@ -176,6 +176,21 @@ async def test_spool_with_torn_last_line_is_imported_without_it(database: str, t
         await scenario.assert_consistent()
 
 
+async def test_unreadable_spool_closes_entry_gate_until_it_is_readable(database: str, tmp_path: Path) -> None:
+    """A spool that the disk does not give is no defect of ours: entries wait, nothing enters SAFE mode."""
+    async with open_scenario_with_spool(database, tmp_path) as (scenario, _, _):
+        await scenario.given_position("AAPL", 20)
+        assert scenario.components is not None
+        gate, spool = scenario.components.gate, scenario.components.outage_exit.spool
+        spool.path.mkdir()  # reading it raises OSError
+        await scenario.advance(seconds=60)
+        assert set(gate.reasons) == {"database"}
+        assert "spool cannot be imported" in gate.reasons["database"]
+        spool.path.rmdir()
+        await wait_for_entry_gate(scenario)
+        await scenario.assert_consistent()
+
+
 @pytest.mark.parametrize("label", ["spool"])
 @pytest.mark.parametrize("moment", [Moment.BEFORE, Moment.AFTER])
 async def test_crash_during_spool_import_imports_each_entry_once(

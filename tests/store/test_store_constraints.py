@@ -8,6 +8,7 @@ import asyncpg
 import pytest
 from store.raw_rows import AT, RawRows
 
+from catalyst.domain.errors import DatabaseContention
 from catalyst.domain.order import EDGES, NEVER_ARRIVED, PositionSide, Purpose, Status, side_for
 from catalyst.store.constraint_errors import (
     AppendOnlyViolation,
@@ -404,5 +405,5 @@ async def test_heartbeat_does_not_wait_for_order_writes(raw_rows: RawRows, store
                 await other.execute("SET LOCAL lock_timeout = '50ms'")
                 await other.execute("UPDATE daemon SET epoch = epoch + 1")
 
-        with pytest.raises(asyncpg.LockNotAvailableError):
+        with pytest.raises(DatabaseContention):
             await bump()

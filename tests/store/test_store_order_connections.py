@@ -9,6 +9,7 @@ import asyncpg
 import pytest
 
 from catalyst.clock import ManualClock
+from catalyst.domain.errors import DatabaseUnavailable
 from catalyst.store import pool
 from catalyst.store.pool import RESERVED_CONNECTION_COUNT, Store, open_store
 from tests.dbfaults.postgres_proxy import open_proxy
@@ -90,7 +91,7 @@ async def test_abandoned_store_reaches_database_no_more(database: str, clock: Ma
     task = asyncio.create_task(read_late())
     await asyncio.sleep(0)
     store.abandon()
-    with pytest.raises(asyncpg.InterfaceError):
+    with pytest.raises(DatabaseUnavailable):
         await task
     assert reached == []
 
@@ -105,9 +106,10 @@ async def test_connect_to_silent_server_times_out(
         proxy.silent = True
         await store.expire()
         async with asyncio.timeout(60) as hung:
-            with pytest.raises(TimeoutError):
+            with pytest.raises(DatabaseUnavailable) as silent:
                 async with store.order_statement("read"):
                     pass
+            assert isinstance(silent.value.__cause__, TimeoutError)
         assert not hung.expired()
         store.abandon()
 

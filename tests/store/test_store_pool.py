@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from catalyst.clock import ManualClock
+from catalyst.domain.errors import DatabaseContention, DatabaseUnavailable
 from catalyst.domain.fault_points import Moment
 from catalyst.store.constraint_errors import IllegalOrderTransition, StaleEpoch
 from catalyst.store.pool import (
@@ -17,7 +18,6 @@ from catalyst.store.pool import (
     Store,
     connect,
     encode_json,
-    is_outage,
     open_store,
     storable_text,
 )
@@ -105,7 +105,7 @@ async def test_persistent_contention_raises_after_three_attempts(store: Store):
         runs.append(1)
         raise asyncpg.DeadlockDetectedError("again")
 
-    with pytest.raises(asyncpg.DeadlockDetectedError):
+    with pytest.raises(DatabaseContention):
         await store.run("never", work)
     assert len(runs) == 3
 
@@ -169,28 +169,48 @@ def test_json_encoder_rejects_unknown_objects():
         encode_json({"clock": object()})
 
 
-async def test_outage_errors_are_distinguished_from_mistakes(database: str, clock: ManualClock):
-    """A cut and a refused connection are outages; bad SQL, bad arguments and a lost epoch are not."""
-    with pytest.raises(OSError) as refused:
-        await asyncpg.connect("postgresql://x@127.0.0.1:1/x", timeout=5)
-    assert is_outage(refused.value)
-    store = await open_store(database, clock)
-    with pytest.raises(Exception, match="terminat") as cut:
-        async with store.read() as conn:
-            await conn.execute("SELECT pg_terminate_backend(pg_backend_pid())")
-    assert is_outage(cut.value)
-    for wrong in ("SELECT nonsense", "SELECT 1/0"):
-        with pytest.raises(asyncpg.PostgresError) as mistake:
-            async with store.read() as conn:
-                await conn.execute(wrong)
-        assert not is_outage(mistake.value)
-    with pytest.raises(asyncpg.DataError) as argument:
-        async with store.read() as conn:
-            await conn.fetchval("SELECT $1::integer", "one")
-    assert not is_outage(argument.value)
-    assert not is_outage(StaleEpoch("x"))
-    assert not is_outage(IllegalOrderTransition("x"))
-    await store.close()
+def raise_sqlstate(sqlstate: str) -> str:
+    """Return a statement that the server refuses with `sqlstate`."""
+    return f"DO $$ BEGIN RAISE EXCEPTION 'refused' USING ERRCODE = '{sqlstate}'; END $$"
+
+
+@pytest.mark.parametrize("entry", ["tx", "statement", "order_statement", "read"])
+async def test_store_translates_only_outage_and_contention(store: Store, entry: str):
+    """A cut connection and a conflict leave the store as our classes, with the driver's error as their cause.
+
+    A wrong statement or argument, a constraint's error and an error of other code in the block leave it unchanged.
+    """
+    step = getattr(store, entry)
+    arguments = [] if entry == "read" else ["test"]
+
+    async def execute(sql: str, *values: object) -> None:
+        async with step(*arguments) as conn:
+            await conn.execute(sql, *values)
+
+    with pytest.raises(DatabaseUnavailable) as cut:
+        await execute("SELECT pg_terminate_backend(pg_backend_pid())")
+    assert isinstance(cut.value.__cause__, (asyncpg.ConnectionDoesNotExistError, asyncpg.InterfaceError))
+    for sqlstate, cause in (
+        ("40P01", asyncpg.DeadlockDetectedError),
+        ("40001", asyncpg.SerializationError),
+        ("55P03", asyncpg.LockNotAvailableError),
+    ):
+        with pytest.raises(DatabaseContention) as conflict:
+            await execute(raise_sqlstate(sqlstate))
+        assert isinstance(conflict.value.__cause__, cause)
+    with pytest.raises(asyncpg.UndefinedColumnError):
+        await execute("SELECT nonsense")
+    with pytest.raises(asyncpg.DataError):
+        await execute("SELECT $1::integer", "one")
+    with pytest.raises(StaleEpoch):
+        await execute(raise_sqlstate("CT001"))
+    with pytest.raises(IllegalOrderTransition):
+        await execute(raise_sqlstate("CT003"))
+    for own_error in (TimeoutError("of a broker"), FileNotFoundError("of a file"), KeyError("of code")):
+        with pytest.raises(type(own_error)) as unchanged:
+            async with step(*arguments):
+                raise own_error
+        assert unchanged.value is own_error
 
 
 async def test_pool_reconnects_after_losing_its_connections(store: Store):
@@ -209,9 +229,7 @@ async def test_pool_reconnects_after_losing_its_connections(store: Store):
             async with store.tx("again") as conn:
                 await conn.execute("INSERT INTO sectors (name) VALUES ('Energy')")
             break
-        except Exception as error:
-            if not is_outage(error):
-                raise
+        except DatabaseUnavailable:
             outages += 1
     async with store.read() as conn:
         assert await conn.fetchval("SELECT count(*) FROM sectors") == 1

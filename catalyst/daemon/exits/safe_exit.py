@@ -18,7 +18,13 @@ from catalyst.clock import Clock
 from catalyst.daemon.orders.ledger import OrderLedger
 from catalyst.daemon.orders.submission import OrderSubmission
 from catalyst.daemon.runtime.change_signal import ChangeSignal
-from catalyst.domain.errors import BrokerError, NotFound, OrderRejected
+from catalyst.domain.errors import (
+    BrokerError,
+    DatabaseContention,
+    DatabaseUnavailable,
+    NotFound,
+    OrderRejected,
+)
 from catalyst.domain.ids import client_order_id, unused_client_order_id
 from catalyst.domain.order import WORKING, PositionSide, Purpose, Status, side_for
 from catalyst.domain.position import PositionStatus
@@ -28,7 +34,7 @@ from catalyst.domain.session import Phase, Session
 from catalyst.store import alerts, exit_intents, orders, positions
 from catalyst.store.exit_intents import ExitIntent
 from catalyst.store.orders import NewOrder, OrderRow
-from catalyst.store.pool import Store, is_transient
+from catalyst.store.pool import Store
 from catalyst.store.positions import PositionRow
 
 log = structlog.get_logger()
@@ -148,9 +154,7 @@ class SafeExit:
         try:
             async with self.store.read() as conn:
                 open_intent = await exit_intents.open_intent_of(conn, intent.position_id)
-        except Exception as error:
-            if not is_transient(error):
-                raise
+        except (DatabaseUnavailable, DatabaseContention):
             return True  # unknown during a database outage; the next attempt reads it again
         return open_intent is not None and open_intent.intent_id == intent.intent_id
 

@@ -78,7 +78,7 @@ class OutcomeResolution:
         return row
 
     async def mark_not_accepted(self, row: OrderRow, code: str, text: str) -> OrderRow:
-        """Mark a row with an unknown outcome as rejected, by the broker or because it was not sent; return the current row."""
+        """Mark a row with an unknown outcome as rejected, by the broker or because it was not sent; return it."""
         async with self.store.tx("rejected") as conn:
             current = await orders.lock(conn, row.order_id)
             if not current.is_outcome_unknown:

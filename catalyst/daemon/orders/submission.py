@@ -21,6 +21,7 @@ from catalyst.domain.errors import (
     AuthRefused,
     BrokerError,
     BrokerUnavailable,
+    DatabaseUnavailable,
     DuplicateOrder,
     NotFound,
     OrderRejected,
@@ -30,7 +31,7 @@ from catalyst.domain.order import Purpose, Status
 from catalyst.domain.report import OrderReport
 from catalyst.store import orders
 from catalyst.store.orders import NewOrder, OrderRow
-from catalyst.store.pool import Store, is_outage
+from catalyst.store.pool import Store
 
 log = structlog.get_logger()
 
@@ -77,9 +78,7 @@ class OrderSubmission:
                 row = await orders.insert_returning(
                     conn, new, status=Status.SUBMITTED, at=at, source="submit", note=note
                 )
-        except Exception as error:
-            if not is_outage(error):
-                raise
+        except DatabaseUnavailable:
             committed = await self._find_committed(new, at)
             if committed is None:
                 raise

@@ -19,7 +19,7 @@ from catalyst.config.schema import PositionsConfig, ReconcileConfig
 from catalyst.daemon.exits.safe_exit import SafeExit
 from catalyst.daemon.orders.ledger import OrderLedger
 from catalyst.daemon.orders.submission import OrderSubmission
-from catalyst.domain.errors import BrokerError
+from catalyst.domain.errors import BrokerError, DatabaseContention, DatabaseUnavailable
 from catalyst.domain.ids import client_order_id
 from catalyst.domain.order import EXITS, WORKING, PositionSide, Purpose, Status, side_for
 from catalyst.domain.protection import ExitOrder, Protection, default_levels, protection_of
@@ -27,7 +27,7 @@ from catalyst.domain.report import PositionReport
 from catalyst.store import alerts, orders, orphans, positions
 from catalyst.store.orders import NewOrder, OrderRow
 from catalyst.store.orphans import OVERSOLD, UNEXPLAINED, Orphan
-from catalyst.store.pool import Store, is_transient
+from catalyst.store.pool import Store
 
 log = structlog.get_logger()
 
@@ -76,9 +76,9 @@ class OrphanPositions:
         for orphan in open_orphans:
             try:
                 busy |= await self._check_orphan(orphan)
-            except Exception as error:  # one failure must not leave the others without a stop
-                if is_transient(error):
-                    raise
+            except (DatabaseUnavailable, DatabaseContention):
+                raise
+            except Exception:  # one failure must not leave the others without a stop
                 log.exception("orphan_failed", symbol=orphan.symbol, orphan_id=orphan.orphan_id)
                 busy = True
         return busy

@@ -18,7 +18,7 @@ from catalyst.daemon.orders.ledger import OrderLedger
 from catalyst.daemon.orders.submission import OrderSubmission
 from catalyst.daemon.protection.unprotected_time import UnprotectedTime, unfilled_entries
 from catalyst.daemon.runtime.change_signal import ChangeSignal
-from catalyst.domain.errors import BrokerError
+from catalyst.domain.errors import BrokerError, DatabaseUnavailable
 from catalyst.domain.ids import unused_client_order_id
 from catalyst.domain.order import EXITS, WORKING, Purpose, Status, side_for
 from catalyst.domain.position import CloseReason
@@ -32,7 +32,7 @@ from catalyst.domain.protection import (
 from catalyst.store import exit_intents, orders, positions
 from catalyst.store.constraint_errors import ExitExceedsPosition
 from catalyst.store.orders import NewOrder, OrderRow
-from catalyst.store.pool import Store, is_outage
+from catalyst.store.pool import Store
 from catalyst.store.positions import PositionRow
 
 log = structlog.get_logger()
@@ -104,8 +104,8 @@ class PositionProtector:
         """Check once. Notify `unprotected_changed` when a database outage begins: protection is then unknown."""
         try:
             has_unconfirmed = await self.check()
-        except Exception as error:
-            if is_outage(error) and not self._database_down:
+        except DatabaseUnavailable:
+            if not self._database_down:
                 self._database_down = True
                 self.unprotected_changed.notify()
             raise

@@ -8,6 +8,7 @@ import structlog
 
 from catalyst.clock import Clock
 from catalyst.daemon.orders.ledger import OrderLedger
+from catalyst.domain.errors import DatabaseUnavailable
 from catalyst.domain.ids import ENTRY_ROLE, is_ours, role_of
 from catalyst.domain.order import PositionSide, Purpose, Side, Status, position_side_for
 from catalyst.domain.position import CloseReason
@@ -16,7 +17,7 @@ from catalyst.domain.session import trading_date
 from catalyst.store import alerts, cycles, exit_intents, orders, orphans, positions, quarantine
 from catalyst.store.constraint_errors import ExitExceedsPosition
 from catalyst.store.orders import NewOrder
-from catalyst.store.pool import Store, is_outage
+from catalyst.store.pool import Store
 
 log = structlog.get_logger()
 
@@ -53,9 +54,9 @@ class OrderAdoption:
         try:
             if not await self.ledger.apply_report(report, source):
                 await self._adopt_order(report, source)
-        except Exception as error:
-            if is_outage(error):
-                raise
+        except DatabaseUnavailable:
+            raise
+        except Exception as error:  # one order that cannot be stored must not stop the others
             log.exception("order_not_storable", symbol=report.symbol, broker_id=report.broker_id)
             self._unstorable.add(report.broker_id)
             async with self.store.tx("quarantine") as conn:

@@ -300,12 +300,19 @@ class Reconciler:
         return BrokerSnapshot(reports, broker_positions, fills, account_read, now, ledger_version)
 
     async def _import_spool(self) -> bool:
-        """Import the spool; false when the import could not read the broker."""
+        """Import the spool; false when the import could not read the broker or the file.
+
+        An unreadable file closes the entry gate until a pass is complete: the database misses what it holds.
+        """
         try:
             if self.spool_import is not None:
                 await self.spool_import.run()
         except BrokerError as error:
             log.warning("spool_import_failed", error=str(error))
+            return False
+        except OSError as error:
+            log.critical("spool_import_failed", error=str(error))
+            self.gate.close(DATABASE, f"the spool cannot be imported: {error}")
             return False
         return True
 

@@ -17,12 +17,12 @@ from catalyst.config.schema import Config
 from catalyst.daemon.exits.safe_exit import SafeExit
 from catalyst.daemon.orders.ledger import OrderLedger
 from catalyst.daemon.trading_state.account_status import AccountStatus
-from catalyst.domain.errors import BrokerError
+from catalyst.domain.errors import BrokerError, DatabaseUnavailable
 from catalyst.domain.order import Purpose
 from catalyst.domain.position import CloseReason
 from catalyst.store import alerts, cycles, positions, risk_events
 from catalyst.store.cycles import CycleRow
-from catalyst.store.pool import Store, is_outage
+from catalyst.store.pool import Store
 
 log = structlog.get_logger()
 
@@ -78,9 +78,7 @@ class DailyLossLimit:
             return
         try:
             day_pnl = await self._day_pnl()
-        except Exception as error:
-            if not is_outage(error):
-                raise
+        except DatabaseUnavailable as error:
             await self._check_in_outage(error)
             return
         self._database_down = False
@@ -109,10 +107,10 @@ class DailyLossLimit:
         self._stopped = True
         self._unrecorded_reason, self._exits_remaining = None if recorded else reason, recorded is None
 
-    async def _check_in_outage(self, outage: Exception) -> None:
+    async def _check_in_outage(self, outage: DatabaseUnavailable) -> None:
         """Check the loss by the broker's equity, because the database cannot be read."""
         self._database_down = True
-        log.warning("outage_daily_loss_check", error=f"{type(outage).__name__}: {outage}")
+        log.warning("outage_daily_loss_check", error=str(outage))
         if self._unrecorded_reason is not None and self._exits_remaining:
             await self._run_emergency_stop(self._unrecorded_reason)
             return

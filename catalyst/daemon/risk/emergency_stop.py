@@ -18,10 +18,11 @@ from catalyst.config.schema import EmergencyConfig
 from catalyst.daemon.exits.flatten import Flatten
 from catalyst.daemon.outage.exits import OutageExit
 from catalyst.daemon.trading_state.entry_gate import EntryGate
+from catalyst.domain.errors import DatabaseUnavailable
 from catalyst.domain.order import Purpose
 from catalyst.domain.position import CloseReason
 from catalyst.store import alerts, risk_events
-from catalyst.store.pool import Store, is_outage
+from catalyst.store.pool import Store
 
 if TYPE_CHECKING:
     from catalyst.store.pool import Connection
@@ -138,10 +139,8 @@ class EmergencyStop:
             log.critical("emergency_stop", step="gate_closed")
         try:
             await self._stop_by_database(reason, cycle_id, end_entries)
-        except Exception as error:
-            if not is_outage(error):
-                raise
-            log.critical("emergency_stop", step="database_outage", error=f"{type(error).__name__}: {error}")
+        except DatabaseUnavailable as error:
+            log.critical("emergency_stop", step="database_outage", error=str(error))
             return False if await self._stop_by_spool(reason) else None
         return True
 

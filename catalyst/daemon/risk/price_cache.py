@@ -16,11 +16,11 @@ from catalyst.broker.port import Broker, MarketData, Priority
 from catalyst.clock import Clock
 from catalyst.concurrency import gather_both
 from catalyst.config.schema import StopMonitorConfig
-from catalyst.domain.errors import BrokerError
+from catalyst.domain.errors import BrokerError, DatabaseContention, DatabaseUnavailable
 from catalyst.domain.order import PositionSide
 from catalyst.domain.report import Quote, Trade
 from catalyst.store import alerts, positions
-from catalyst.store.pool import Store, is_transient
+from catalyst.store.pool import Store
 from catalyst.store.positions import PositionRow
 
 log = structlog.get_logger()
@@ -171,10 +171,8 @@ class PriceCache:
         try:
             async with self.store.statement("mark") as conn:
                 await positions.mark(conn, [(key, *mark) for key, mark in to_write.items()], at=now)
-        except Exception as error:
-            if not is_transient(error):
-                raise
-            log.warning("marks_not_written", error=f"{type(error).__name__}: {error}")
+        except (DatabaseUnavailable, DatabaseContention) as error:
+            log.warning("marks_not_written", error=str(error))
             return
         self._written_marks = marks
         self._marks_written_at = now if due else self._marks_written_at

@@ -24,11 +24,12 @@ from catalyst.daemon.protection.position_protector import CHECK_INTERVAL, Positi
 from catalyst.daemon.risk.price_cache import LastPrice, PriceCache
 from catalyst.daemon.runtime.change_signal import ChangeSignal
 from catalyst.daemon.trading_state.entry_gate import DATABASE
+from catalyst.domain.errors import DatabaseUnavailable
 from catalyst.domain.order import WORKING, PositionSide, Purpose
 from catalyst.domain.position import CloseReason
 from catalyst.store import orders, positions
 from catalyst.store.orders import OrderRow
-from catalyst.store.pool import Store, is_outage
+from catalyst.store.pool import Store
 from catalyst.store.positions import PositionRow
 
 log = structlog.get_logger()
@@ -149,8 +150,8 @@ class StopMonitor:
                     return
                 for position in self._near_level():
                     await self._check_position(position)
-            except Exception as error:
-                self._database_suspect = is_outage(error)
+            except DatabaseUnavailable:
+                self._database_suspect = True
                 raise
 
     # -- holdings
@@ -176,13 +177,11 @@ class StopMonitor:
             async with self.store.read() as conn:
                 held = await positions.open_positions(conn)
                 rows = await orders.of_positions(conn, [position.position_id for position in held])
-        except Exception as error:
-            if not is_outage(error):
-                raise
+        except DatabaseUnavailable as error:
             self.exits.submission.gate.close(DATABASE, "the database cannot be reached")
             self._database_down, self._database_suspect = True, False
             broker_positions, known_orders = await self.outage_protection.check()
-            log.warning("outage_monitoring", positions=len(broker_positions), error=type(error).__name__)
+            log.warning("outage_monitoring", positions=len(broker_positions), error=str(error))
             self._set_watched(broker_positions, known_orders)
             if not self._is_day_ending():
                 await self.outage_protection.exit_unprotectable(broker_positions)

@@ -19,9 +19,9 @@ from catalyst.clock import Clock, wait
 from catalyst.config.loader import FileSignature, file_signature, load
 from catalyst.config.schema import Config
 from catalyst.config.settings import Settings
-from catalyst.domain.errors import ConfigInvalid
+from catalyst.domain.errors import ConfigInvalid, DatabaseUnavailable
 from catalyst.store import alerts, risk_events
-from catalyst.store.pool import Store, is_outage
+from catalyst.store.pool import Store
 
 log = structlog.get_logger()
 
@@ -118,9 +118,7 @@ class ConfigReload:
                         facts=facts,
                         at=self.clock.now(),
                     )
-            except Exception as error:
-                if not is_outage(error):
-                    raise
+            except DatabaseUnavailable as error:
                 log.warning("config_change_not_recorded", error=str(error))
                 return
             self._unrecorded_changes.pop(0)
@@ -138,9 +136,7 @@ class ConfigReload:
                     dedupe_key=f"CONFIG_INVALID:{key}",
                     at=self.clock.now(),
                 )
-        except Exception as error:
-            if not is_outage(error):
-                raise
+        except DatabaseUnavailable as error:
             log.warning("alert_not_written", error=str(error))
 
 

@@ -7,8 +7,9 @@ from typing import Final
 import structlog
 
 from catalyst.clock import Clock
+from catalyst.domain.errors import DatabaseUnavailable
 from catalyst.store import alerts, daemon_epoch
-from catalyst.store.pool import Store, connect, is_outage
+from catalyst.store.pool import Store, connected
 
 log = structlog.get_logger()
 
@@ -33,9 +34,8 @@ class Heartbeat:
         while True:
             try:
                 await self._write_heartbeat()
-            except Exception as error:
-                if is_outage(error):
-                    await self._record_missed(error)
+            except DatabaseUnavailable as error:
+                await self._record_missed(error)
                 raise
             self._outage_since = None
             await self.clock.sleep(HEARTBEAT_INTERVAL)
@@ -56,28 +56,25 @@ class Heartbeat:
                     at=now,
                 )
 
-    async def _record_missed(self, error: Exception) -> None:
+    async def _record_missed(self, error: DatabaseUnavailable) -> None:
         """Store the start of the outage; raise an alert at once when only the pool has no free connection (a leak)."""
         self._outage_since = self._outage_since or self.clock.now()
-        if not isinstance(error, TimeoutError):
+        if not isinstance(error.__cause__, TimeoutError):
             return
         try:
             with self.clock.hold():
-                conn = await connect(self.store.dsn, "catalyst alert", timeout_s=CONNECT_TIMEOUT_S)
-                try:
-                    async with conn.transaction():
-                        await alerts.put(
-                            conn,
-                            severity="CRITICAL",
-                            event="POOL_EXHAUSTED",
-                            message="the database answers, but all pool connections are in use: restart the daemon",
-                            facts={},
-                            dedupe_key="POOL_EXHAUSTED",
-                            at=self.clock.now(),
-                        )
-                finally:
-                    conn.terminate()
-        except Exception as alert_error:
-            if not is_outage(alert_error):
-                raise
-            log.warning("alert_not_written", error=f"{type(alert_error).__name__}: {alert_error}")
+                async with (
+                    connected(self.store.dsn, "catalyst alert", timeout_s=CONNECT_TIMEOUT_S) as conn,
+                    conn.transaction(),
+                ):
+                    await alerts.put(
+                        conn,
+                        severity="CRITICAL",
+                        event="POOL_EXHAUSTED",
+                        message="the database answers, but all pool connections are in use: restart the daemon",
+                        facts={},
+                        dedupe_key="POOL_EXHAUSTED",
+                        at=self.clock.now(),
+                    )
+        except DatabaseUnavailable as alert_error:
+            log.warning("alert_not_written", error=str(alert_error))

@@ -17,9 +17,14 @@ import structlog
 from catalyst.clock import Clock
 from catalyst.daemon.runtime.change_signal import ChangeSignal
 from catalyst.daemon.trading_state.entry_gate import DATABASE, EntryGate
-from catalyst.domain.errors import AnotherDaemonRunning, BrokerError, DatabaseReplaced
+from catalyst.domain.errors import (
+    AnotherDaemonRunning,
+    BrokerError,
+    DatabaseContention,
+    DatabaseReplaced,
+    DatabaseUnavailable,
+)
 from catalyst.domain.invariants import Invariant
-from catalyst.store.pool import is_transient
 
 log = structlog.get_logger()
 
@@ -66,7 +71,7 @@ class Supervisor:
                     self.gate.close("loop_cancelled", f"{name} was cancelled")
                     self.ended.add(name)  # the watchdog stops; systemd restarts the process, which recovers
                 raise
-            except Exception as error:
+            except Exception as error:  # any failed loop must run again
                 causes = list(_leaf_errors(error))
                 if any(isinstance(cause, (AnotherDaemonRunning, DatabaseReplaced)) for cause in causes):
                     log.critical("superseded", loop=name, reason=str(causes[0]))
@@ -87,8 +92,8 @@ class Supervisor:
         if all(isinstance(cause, BrokerError) for cause in causes):
             log.warning("loop_interrupted", loop=name, error=str(causes[0]))
             return
-        if all(isinstance(cause, BrokerError) or is_transient(cause) for cause in causes):
-            log.error("database_outage", loop=name, error=f"{type(causes[0]).__name__}: {causes[0]}")
+        if all(isinstance(cause, (BrokerError, DatabaseUnavailable, DatabaseContention)) for cause in causes):
+            log.error("database_outage", loop=name, error=str(causes[0]))
             self.gate.close(DATABASE, "the database cannot be reached")
             return
         log.error("loop_failed", loop=name, exc_info=error)

@@ -17,11 +17,11 @@ from catalyst.clock import Clock
 from catalyst.daemon.exits.flatten import Flatten
 from catalyst.daemon.reconciliation.reconciler import Reconciler
 from catalyst.domain.cycle import CycleStatus
-from catalyst.domain.errors import BrokerError
+from catalyst.domain.errors import BrokerError, DatabaseContention, DatabaseUnavailable
 from catalyst.domain.session import NEW_YORK, Session
 from catalyst.store import alerts, cycles, flat_proofs, orders, positions
 from catalyst.store.cycles import CycleRow
-from catalyst.store.pool import Store, is_transient
+from catalyst.store.pool import Store
 
 log = structlog.get_logger()
 
@@ -73,9 +73,7 @@ class EndOfDay:
             async with asyncio.timeout(ATTEMPT_TIMEOUT_S):  # noqa: TID251 - real time, because an attempt may hang
                 await close_entries()
                 return await self._close_cycle(cycle_id, session)
-        except Exception as error:
-            if not isinstance(error, BrokerError) and not is_transient(error):
-                raise
+        except (BrokerError, DatabaseUnavailable, DatabaseContention, TimeoutError) as error:
             return f"{type(error).__name__}: {error}"
 
     async def _close_cycle(self, cycle_id: str, session: Session) -> str | None:
@@ -133,9 +131,7 @@ class EndOfDay:
                     at=self.clock.now(),
                     window=CLOSE_RETRY_WINDOW,
                 )
-        except Exception as error:
-            if not is_transient(error):
-                raise
+        except (DatabaseUnavailable, DatabaseContention):
             return False
         return True
 

@@ -7,10 +7,10 @@ import structlog
 
 from catalyst.broker.alpaca import AlpacaBroker
 from catalyst.clock import Clock
-from catalyst.domain.errors import BrokerError
+from catalyst.domain.errors import BrokerError, DatabaseUnavailable
 from catalyst.domain.session import Session, trading_date
 from catalyst.store import trading_days as stored_sessions
-from catalyst.store.pool import Store, is_outage
+from catalyst.store.pool import Store
 
 log = structlog.get_logger()
 
@@ -49,9 +49,7 @@ async def _stored_session(store: Store, today: date) -> Session | None:
     try:
         async with store.read() as conn:
             return await stored_sessions.get(conn, today)
-    except Exception as error:
-        if not is_outage(error):
-            raise
+    except DatabaseUnavailable:
         return None
 
 

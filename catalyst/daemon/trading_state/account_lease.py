@@ -14,10 +14,14 @@ import structlog
 
 from catalyst.clock import Clock, StallTimer
 from catalyst.daemon.trading_state.entry_gate import EntryGate
-from catalyst.domain.errors import AnotherDaemonRunning, BrokerUnavailable, DatabaseReplaced
+from catalyst.domain.errors import (
+    AnotherDaemonRunning,
+    BrokerUnavailable,
+    DatabaseReplaced,
+    DatabaseUnavailable,
+)
 from catalyst.domain.fault_points import FaultPoint, Moment, reach
 from catalyst.store.account_lock import AccountLock, acquire_account_lock, current_epoch, lock_holder_of
-from catalyst.store.pool import is_outage
 
 log = structlog.get_logger()
 
@@ -106,10 +110,8 @@ class AccountLease:
             try:
                 if await self._try_reacquire(old_timeline):
                     return
-            except Exception as error:
-                if not is_outage(error):
-                    raise
-                log.warning("lease_reacquire_failed", error=f"{type(error).__name__}: {error}")
+            except DatabaseUnavailable as error:
+                log.warning("lease_reacquire_failed", error=str(error))
             await self.clock.sleep(RETRY_PAUSE)
 
     async def _try_reacquire(self, timeline: str | None) -> bool:
@@ -125,7 +127,7 @@ class AccountLease:
         try:
             self._check_lock_epoch(lock)
             self._check_same_server(timeline, lock)
-        except BaseException:
+        except (AnotherDaemonRunning, DatabaseReplaced):
             await lock.release()
             raise
         self.lock = lock
@@ -189,11 +191,9 @@ class OutagePermit:
         try:
             with self.lease.clock.hold():
                 epoch = await current_epoch(self.lease.dsn)
-        except Exception as error:
-            if not is_outage(error):
-                raise
+        except DatabaseUnavailable as error:
             self._last_outage = StallTimer()
-            log.warning("outage_exit_permitted", error=f"{type(error).__name__}: {error}")
+            log.warning("outage_exit_permitted", error=str(error))
         else:
             if epoch > self.lease.epoch:
                 self.lease.superseded = True

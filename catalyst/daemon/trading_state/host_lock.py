@@ -55,8 +55,8 @@ class HostLock:
                 f"another daemon on this machine trades this account: {holder or 'its process is not known'}; "
                 f"stop it first (lock file {path})"
             ) from None
-        except BaseException:
-            lock.release()  # a failed acquire keeps no lock
+        except BaseException:  # a failed acquire keeps no lock, whatever failed
+            lock.release()
             raise
         return lock
 

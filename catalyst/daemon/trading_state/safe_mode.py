@@ -221,7 +221,7 @@ class SafeMode:
                     dedupe_key=f"SAFE_MODE:{at.isoformat()}",
                     at=at,
                 )
-        except BaseException:
+        except BaseException:  # even a cancelled write leaves the latch to be written
             self.gate.latch_pending.set()  # still pending
             raise
 
