@@ -167,13 +167,11 @@ async def run_sessions(
         components.store, components.broker, components.reconciler, components.flatten, components.clock
     )
     while True:
-        if (
-            components.trading_day is not None and components.trading_day.is_running
-        ):  # this loop failed and was restarted
-            session = components.trading_day.session
-        else:
-            session = await next_session(components.broker, components.store, components.clock)
-        components.exits.session = session
+        # A session is running when this loop failed and was restarted.
+        session = components.current_day.running_session or await next_session(
+            components.broker, components.store, components.clock
+        )
+        components.current_day.set_session(session)
         # Close a day that a crash left open now, not at the next day's start.
         if components.clock.now() < session.open:
             to_be_flat = components.settings.config.positions.close_all_at_market_close
@@ -191,6 +189,7 @@ async def run_sessions(
             reconciler=components.reconciler,
             daily_loss_limit=components.daily_loss_limit,
             scanner=components.scanner,
+            current_day=components.current_day,
             stop_procedure=EmergencyStop(
                 components.store,
                 components.flatten,
@@ -221,7 +220,7 @@ async def run_sessions(
         ):
             appointments = remaining(market_day(session, components.settings.config), components.clock.now())
             await run_schedule(appointments, components.clock, day.run)
-        day.finished = True
+        components.current_day.mark_finished()
         if once:
             stop.request(
                 "the day is done", flatten=False, exit_code=ExitCode.FLAT if day.proven else ExitCode.NOT_FLAT

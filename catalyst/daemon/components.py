@@ -34,6 +34,7 @@ from catalyst.daemon.trading_day.scanner import Scanner
 from catalyst.daemon.trading_day.trading_day import TradingDay
 from catalyst.daemon.trading_state.account_lease import AccountLease, OutagePermit
 from catalyst.daemon.trading_state.account_status import AccountStatus
+from catalyst.daemon.trading_state.current_day import CurrentDay
 from catalyst.daemon.trading_state.entry_gate import EntryGate
 from catalyst.daemon.trading_state.safe_mode import SafeMode
 from catalyst.daemon.trading_state.shorting_lock import ShortingLock
@@ -52,6 +53,7 @@ class Components:
     market: AlpacaMarketData
     stream: AlpacaTradeUpdates
     gate: EntryGate
+    current_day: CurrentDay
     ledger: OrderLedger
     submission: OrderSubmission
     exits: SafeExit
@@ -104,7 +106,8 @@ def build_components(
     gate.close("stream", "trade updates are not connected yet")
     books = OrderLedger(store, broker, clock, epoch, cfg=cfg.reconcile)
     execution = OrderSubmission(store, broker, books, gate, clock, cfg.execution, epoch)
-    exits = SafeExit(store, broker, books, execution, clock, epoch)
+    current_day = CurrentDay(store, gate, clock)
+    exits = SafeExit(store, broker, books, execution, current_day, clock, epoch)
     measure = UnprotectedTime(store, clock, cfg.protection)
     guard = PositionProtector(
         store, books, execution, exits, clock, cfg.execution, cfg.positions, measure, epoch
@@ -125,6 +128,7 @@ def build_components(
         market=market,
         stream=stream,
         gate=gate,
+        current_day=current_day,
         ledger=books,
         submission=execution,
         exits=exits,

@@ -234,8 +234,8 @@ async def recover_or_stop(components: Components, stop: StopRequest) -> bool:
 
     async def begin() -> None:
         await read_unfinished(components)
-        components.exits.session = await current_or_next_session(
-            components.broker, components.store, components.clock
+        components.current_day.set_session(
+            await current_or_next_session(components.broker, components.store, components.clock)
         )
         if not await wait(components.clock, components.stream_consumer.connected, STREAM_TIMEOUT):
             log.warning("recovery_without_stream", state=components.stream.state)

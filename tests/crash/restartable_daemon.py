@@ -115,8 +115,7 @@ class DaemonRun:
             and components is not None
             and components.ready.is_set()
             and components.stream.state is StreamState.READY
-            and components.trading_day is not None
-            and components.trading_day.cycle_id != ""
+            and components.current_day.cycle_id is not None
         )
 
 

@@ -230,7 +230,6 @@ class Scenario:
     ) -> OrderRow:
         """Submit a bracket entry as the scan of the day does."""
         assert self.components is not None
-        assert self.components.trading_day is not None
         self._entry_count += 1
         position_side = PositionSide(side)
         return await self.components.submission.place(
@@ -247,7 +246,7 @@ class Scenario:
                 limit_price=Decimal(limit),
                 bracket_stop=Decimal(stop),
                 bracket_target=Decimal(target),
-                cycle_id=self.components.trading_day.cycle_id,
+                cycle_id=self.components.current_day.cycle_id,
                 signal_id=f"story-{symbol}-{self._entry_count}",
                 epoch=self.components.epoch,
             ),

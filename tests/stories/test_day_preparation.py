@@ -8,8 +8,8 @@ from tests.stories.scenario import Scenario, open_scenario
 def is_prepared(scenario: Scenario) -> bool:
     """Return true when the scanner has the universe of this session."""
     assert scenario.components is not None
-    assert scenario.components.exits.session is not None
-    return scenario.components.scanner.prepared_day == scenario.components.exits.session.day
+    assert scenario.components.current_day.session is not None
+    return scenario.components.scanner.prepared_day == scenario.components.current_day.session.day
 
 
 async def test_preparation_retries_asset_list_without_alert(database: str) -> None:

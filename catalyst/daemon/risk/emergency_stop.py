@@ -37,7 +37,7 @@ FLATTEN_TIMEOUT: Final = timedelta(seconds=60)
 
 
 class EndEntries(Protocol):
-    """Signature of TradingDay.end_entries."""
+    """Signature of CurrentDay.end_entries."""
 
     def __call__(
         self, latch: str, *, reason: str, by: str, until: datetime | None = None

@@ -16,6 +16,7 @@ from catalyst.broker.port import Broker
 from catalyst.clock import Clock
 from catalyst.daemon.exits.flatten import Flatten
 from catalyst.daemon.reconciliation.reconciler import Reconciler
+from catalyst.daemon.trading_state.current_day import CLOSE_RETRY_WINDOW
 from catalyst.domain.cycle import CycleStatus
 from catalyst.domain.errors import BrokerError
 from catalyst.domain.session import NEW_YORK, Session
@@ -30,8 +31,6 @@ LAST_FILLS_WAIT: Final = timedelta(seconds=30)  # for working orders to become t
 FIRST_RETRY_PAUSE: Final = timedelta(seconds=2)
 MAX_RETRY_PAUSE: Final = timedelta(seconds=60)
 ALERT_AFTER: Final = timedelta(seconds=60)  # of failed attempts
-# After the session's close; later the next day's start completes the cycle.
-CLOSE_RETRY_WINDOW: Final = timedelta(hours=12)
 PROOF_TIMEOUT: Final = timedelta(seconds=30)
 ATTEMPT_TIMEOUT_S: Final = 600.0  # real seconds, after which an attempt is cancelled
 

@@ -246,7 +246,7 @@ class OperatorCommands:
 
     async def _flatten(self, command: Command) -> CommandResult:
         """Forbid entries with a latch, exit everything and return the proof."""
-        await self.trading_day.end_entries(
+        await self.trading_day.current_day.end_entries(
             "flatten", reason="flatten requested by the operator", by=command.requested_by
         )
         proof = await self.trading_day.flatten.run(

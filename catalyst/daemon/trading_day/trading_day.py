@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from decimal import Decimal
 from typing import Final, assert_never
 
@@ -19,16 +19,17 @@ from catalyst.daemon.orders.submission import OrderSubmission
 from catalyst.daemon.reconciliation.reconciler import Reconciler
 from catalyst.daemon.risk.daily_loss import DailyLossLimit
 from catalyst.daemon.risk.emergency_stop import LATCH, EmergencyStop
-from catalyst.daemon.trading_day.end_of_day import CLOSE_RETRY_WINDOW, EndOfDay
+from catalyst.daemon.trading_day.end_of_day import EndOfDay
 from catalyst.daemon.trading_day.scan_records import records_of
 from catalyst.daemon.trading_day.scanner import Scanner, ScanResult
 from catalyst.daemon.trading_day.schedule import Job
 from catalyst.daemon.trading_state.account_status import follow_account_status
+from catalyst.daemon.trading_state.current_day import CurrentDay
 from catalyst.daemon.trading_state.entry_gate import EntryGate
 from catalyst.domain import cycle as machine
 from catalyst.domain.bracket_check import invalid_bracket_reason
 from catalyst.domain.cycle import CycleStatus
-from catalyst.domain.errors import BrokerError, IllegalTransition
+from catalyst.domain.errors import BrokerError
 from catalyst.domain.order import PositionSide, Purpose, Status, side_for
 from catalyst.domain.position import CloseReason
 from catalyst.domain.session import NEW_YORK, Session, trading_date
@@ -82,19 +83,18 @@ class TradingDay:
     daily_loss_limit: DailyLossLimit
     scanner: Scanner
     stop_procedure: EmergencyStop
+    current_day: CurrentDay
     clock: Clock
     cfg: Config
     mode: SessionMode
     session: Session
     epoch: int
-    cycle_id: str = ""
-    finished: bool = False  # every job has run
     proven: bool = False  # the close proved that the account is flat
 
     @property
-    def is_running(self) -> bool:
-        """Return true while a job may still run, at most until CLOSE_RETRY_WINDOW after the close."""
-        return not self.finished and self.clock.now() < self.session.close + CLOSE_RETRY_WINDOW
+    def cycle_id(self) -> str:
+        assert self.current_day.cycle_id is not None  # `begin` has set it
+        return self.current_day.cycle_id
 
     async def run(self, job: Job) -> None:
         """Run one job. A failed job is logged and alerted and does not end the daemon.
@@ -150,6 +150,7 @@ class TradingDay:
 
         Also exits carried positions and completes missed days. Raises BrokerError when the account cannot be read.
         """
+        self.current_day.mark_running()
         now = self.clock.now()
         account = await self.broker.account()
         async with self.store.tx("cycle") as conn:
@@ -168,10 +169,9 @@ class TradingDay:
             )
             latched = await latches.active_latches(conn)
             carried = await positions.mark_carried(conn, row.cycle_id)
-        self.cycle_id = row.cycle_id
+        self.current_day.set_cycle(row.cycle_id)
         await self.daily_loss_limit.begin(row)
         await self.stop_procedure.load_unfinished()
-        self.exits.session = self.session
         for name, reason in latched.items():
             self.gate.close(name, reason)
         if LATCH in latched and row.status is not CycleStatus.COMPLETED:
@@ -208,7 +208,7 @@ class TradingDay:
                 return row
             until = latched_at + timedelta(minutes=self.cfg.emergency.cooldown_period_minutes)
             await cycles.halt(conn, row.cycle_id, reason=reason, until=until, at=self.clock.now())
-        await self._advance(CycleStatus.CLOSED)
+        await self.current_day.advance(CycleStatus.CLOSED)
         async with self.store.read() as conn:
             closed = await cycles.get(conn, row.cycle_id)
         assert closed is not None  # `begin` has opened it
@@ -265,35 +265,6 @@ class TradingDay:
             cycle_id=self.cycle_id,
         )
 
-    async def end_entries(self, latch: str, *, reason: str, by: str, until: datetime | None = None) -> None:
-        """Forbid entries: set the latch, halt and close the cycle.
-
-        Entries stay forbidden, also after a restart, until a person resumes and the next session begins.
-        """
-        await self.flatten.latch(latch, reason=reason, by=by)
-        async with self.store.tx("halt") as conn:
-            await cycles.halt(conn, self.cycle_id, reason=reason, until=until, at=self.clock.now())
-        await self._advance(CycleStatus.CLOSED)
-
-    async def _advance(self, to_status: CycleStatus) -> bool:
-        """Move the cycle to another status; false when no transition leads there."""
-        async with self.store.tx("cycle") as conn:
-            row = await cycles.get(conn, self.cycle_id)
-            assert row is not None  # begin() has opened it
-            if row.status == to_status:
-                return True
-            try:
-                machine.advance(row.status, to_status)
-            except IllegalTransition:
-                return False
-            await cycles.advance(
-                conn, self.cycle_id, from_status=row.status, to_status=to_status, at=self.clock.now()
-            )
-        if to_status is CycleStatus.CLOSED:
-            self.gate.close("cycle_closed", "the day's cycle is closed")
-        log.info("cycle_advanced", before=row.status, now=to_status)
-        return True
-
     # -- jobs
 
     async def prepare(self, *, retry_pauses: Sequence[timedelta] = ()) -> None:
@@ -322,7 +293,7 @@ class TradingDay:
         """
         if self.scanner.prepared_day != self.session.day:
             await self.prepare()
-        if not await self._advance(CycleStatus.SCANNING):
+        if not await self.current_day.advance(CycleStatus.SCANNING):
             log.info("scan_skipped", reason="the cycle is closed")
             return None
         try:
@@ -340,8 +311,8 @@ class TradingDay:
             log.warning("scan_failed", error=str(error))
             return None
         scan_id = await self._store_scan(scan_result)
-        await self._advance(CycleStatus.EVALUATING)
-        if trade and scan_result.plans and await self._advance(CycleStatus.TRADING):
+        await self.current_day.advance(CycleStatus.EVALUATING)
+        if trade and scan_result.plans and await self.current_day.advance(CycleStatus.TRADING):
             for plan in scan_result.plans:
                 try:
                     await self._place_entry(plan, scan_result, scan_id)
@@ -359,12 +330,12 @@ class TradingDay:
             and row is not None
             and row.status in (CycleStatus.SCANNING, CycleStatus.EVALUATING)
         )
-        await self._advance(CycleStatus.IDLE if is_idle else CycleStatus.MONITORING)
+        await self.current_day.advance(CycleStatus.IDLE if is_idle else CycleStatus.MONITORING)
 
     async def go_flat(self) -> None:
         """Forbid entries and exit everything before the close."""
         self.gate.close("day_ending", "the day is ending")
-        await self._advance(CycleStatus.CLOSED)
+        await self.current_day.advance(CycleStatus.CLOSED)
         if not self.cfg.positions.close_all_at_market_close:
             return
         time_to_close = self.session.close - self.clock.now()
@@ -389,7 +360,9 @@ class TradingDay:
     async def close(self) -> None:
         """Apply the broker's last reports, prove the account flat, store the day's result, complete the cycle."""
         end_of_day = self._end_of_day()
-        await end_of_day.run(self.cycle_id, self.session, lambda: self._advance(CycleStatus.CLOSED))
+        await end_of_day.run(
+            self.cycle_id, self.session, lambda: self.current_day.advance(CycleStatus.CLOSED)
+        )
         self.proven = end_of_day.proven
 
     def _end_of_day(self) -> EndOfDay:
@@ -400,7 +373,9 @@ class TradingDay:
 
         False: run it again once the database responds. None: run it again at once.
         """
-        return await self.stop_procedure.run(reason, cycle_id=self.cycle_id, end_entries=self.end_entries)
+        return await self.stop_procedure.run(
+            reason, cycle_id=self.cycle_id, end_entries=self.current_day.end_entries
+        )
 
     # -- input of the risk stage
 
