@@ -181,14 +181,13 @@ async def run_sessions(
         day = TradingDay(
             store=components.store,
             broker=components.broker,
-            ledger=components.ledger,
-            submission=components.submission,
             exits=components.exits,
             flatten=components.flatten,
             gate=components.gate,
             reconciler=components.reconciler,
             daily_loss_limit=components.daily_loss_limit,
             scanner=components.scanner,
+            entries=components.entries,
             current_day=components.current_day,
             stop_procedure=EmergencyStop(
                 components.store,
@@ -202,7 +201,6 @@ async def run_sessions(
             cfg=components.settings.config,
             mode=components.settings.session_mode,
             session=session,
-            epoch=components.epoch,
         )
         components.trading_day = day
         await day.begin()
@@ -210,6 +208,7 @@ async def run_sessions(
             components.store,
             command_listener,
             day,
+            components.entries,
             components.exits,
             components.gate,
             components.safe_mode,

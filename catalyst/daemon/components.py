@@ -30,6 +30,7 @@ from catalyst.daemon.risk.stop_monitor import StopMonitor
 from catalyst.daemon.runtime.config_reload import replace_config_references
 from catalyst.daemon.runtime.startup_survey import StartupSurvey
 from catalyst.daemon.runtime.supervisor import Supervisor
+from catalyst.daemon.trading_day.entry import EntryPlacement
 from catalyst.daemon.trading_day.scanner import Scanner
 from catalyst.daemon.trading_day.trading_day import TradingDay
 from catalyst.daemon.trading_state.account_lease import AccountLease, OutagePermit
@@ -67,6 +68,7 @@ class Components:
     flatten: Flatten
     outage_exit: OutageExit
     scanner: Scanner
+    entries: EntryPlacement
     supervisor: Supervisor
     safe_mode: SafeMode
     shorting_lock: ShortingLock
@@ -157,6 +159,9 @@ def build_components(
         flatten=Flatten(store, broker, books, execution, exits, gate, clock, proofs),
         outage_exit=emergency,
         scanner=Scanner(broker, market, news, clock, cfg),
+        entries=EntryPlacement(
+            store, broker, market, execution, gate, current_day, clock, cfg, settings.session_mode
+        ),
         supervisor=Supervisor(gate, clock, reconciler.requested),
         safe_mode=SafeMode(store, gate, clock, proofs, epoch),
         shorting_lock=ShortingLock(broker, store, clock, cfg.trading),

@@ -9,18 +9,18 @@ import structlog
 
 from catalyst.clock import Clock, wait
 from catalyst.daemon.exits.safe_exit import SafeExit
+from catalyst.daemon.trading_day.entry import EntryPlacement
 from catalyst.daemon.trading_day.trading_day import TradingDay
 from catalyst.daemon.trading_state.entry_gate import SAFE_MODE, EntryGate
 from catalyst.daemon.trading_state.safe_mode import SafeMode
 from catalyst.domain.errors import CatalystError, UserError
-from catalyst.domain.order import Purpose, Status
+from catalyst.domain.order import Purpose
 from catalyst.domain.position import CloseReason
 from catalyst.domain.session import NEW_YORK, trading_date
-from catalyst.store import commands, cycles, latches, orders, positions, proposals
+from catalyst.store import commands, cycles, latches, positions
 from catalyst.store.commands import Command
 from catalyst.store.notifications import NotificationListener
 from catalyst.store.pool import Store
-from catalyst.store.proposals import Decision
 
 log = structlog.get_logger()
 
@@ -42,6 +42,7 @@ class OperatorCommands:
     store: Store
     listener: NotificationListener
     trading_day: TradingDay
+    entries: EntryPlacement
     exits: SafeExit
     gate: EntryGate
     safe_mode: SafeMode
@@ -119,69 +120,15 @@ class OperatorCommands:
         return await handler(command)
 
     async def _approve(self, command: Command) -> CommandResult:
-        """Check the proposal's order as an entry is checked, then release and send it."""
+        """Release and send the proposal's order."""
         proposal_id = int(str(command.arguments["proposal_id"]))
-        now = self.clock.now()
-        async with self.store.read() as conn:
-            proposal = await proposals.get(conn, proposal_id)
-        if proposal is None:
-            raise CommandRefused(f"there is no proposal {proposal_id}; `catalyst status` lists the open ones")
-        async with self.store.read() as conn:
-            order = await orders.get(conn, proposal.order_id)
-        refusal = await self.trading_day.refusal(proposal.symbol, released=proposal.order_id)
-        if refusal is None and order.bracket_stop is not None and order.bracket_target is not None:
-            refusal = await self.trading_day.bracket_refusal(
-                order.symbol,
-                order.position_side,
-                order.limit_price,
-                order.bracket_stop,
-                order.bracket_target,
-            ) or await self.trading_day.buying_power_refusal(
-                order.quantity, order.limit_price or max(order.bracket_stop, order.bracket_target)
-            )
-        if refusal is not None and proposal.decision is None:
-            raise CommandRefused(f"no entry is possible now: {refusal}")
-        async with self.store.tx("approve") as conn:  # approval and release in one transaction
-            decided, is_new = await proposals.decide(
-                conn, proposal_id, Decision.APPROVED, by=command.requested_by, at=now
-            )
-            approved = is_new and decided.decision is Decision.APPROVED
-            row = await orders.lock(conn, proposal.order_id)
-            if approved and row.status is Status.CREATED:
-                row = await self.trading_day.submission.release(conn, row.order_id, by="operator")
-        if not approved:
-            raise CommandRefused(f"proposal {proposal_id} is already {decided.decision}")
-        if row.status is not Status.SUBMITTED:
-            raise CommandRefused(f"the order of proposal {proposal_id} is already {row.status}")
-        sent = await self.trading_day.submission.send(row)
+        sent = await self.entries.approve(proposal_id, by=command.requested_by)
         return {"order_id": sent.order_id, "symbol": sent.symbol, "status": sent.status}
 
     async def _reject(self, command: Command) -> CommandResult:
-        """Decide against the proposal and cancel its order, which was not sent."""
+        """Decide against the proposal and cancel its order."""
         proposal_id = int(str(command.arguments["proposal_id"]))
-        now = self.clock.now()
-        async with self.store.tx("reject") as conn:
-            try:
-                proposal, is_new = await proposals.decide(
-                    conn, proposal_id, Decision.REJECTED, by=command.requested_by, at=now
-                )
-            except KeyError:
-                raise CommandRefused(
-                    f"there is no proposal {proposal_id}; `catalyst status` lists the open ones"
-                ) from None
-            if not is_new:
-                raise CommandRefused(f"proposal {proposal_id} is already {proposal.decision}")
-            if (await orders.lock(conn, proposal.order_id)).status is Status.CREATED:
-                await orders.transition(
-                    conn,
-                    proposal.order_id,
-                    from_status=Status.CREATED,
-                    to_status=Status.CANCELLED,
-                    at=now,
-                    source="operator",
-                    cancel_reason="OPERATOR",
-                    epoch=self.trading_day.epoch,
-                )
+        await self.entries.reject(proposal_id, by=command.requested_by)
         return {"proposal_id": proposal_id, "decision": "rejected"}
 
     async def _halt(self, command: Command) -> CommandResult:

@@ -52,6 +52,12 @@ class CurrentDay:
         self._running_session = None
 
     @property
+    def begun_cycle_id(self) -> str:
+        """Cycle of the day, for callers that run only once a day has begun."""
+        assert self.cycle_id is not None
+        return self.cycle_id
+
+    @property
     def running_session(self) -> Session | None:
         """Session of a day that has begun and may still run a job; None CLOSE_RETRY_WINDOW after its close."""
         session = self._running_session
@@ -64,9 +70,9 @@ class CurrentDay:
 
     async def advance(self, to_status: CycleStatus) -> bool:
         """Move the cycle to another status; false when no transition leads there."""
-        assert self.cycle_id is not None  # the day has begun
+        cycle_id = self.begun_cycle_id
         async with self.store.tx("cycle") as conn:
-            row = await cycles.get(conn, self.cycle_id)
+            row = await cycles.get(conn, cycle_id)
             assert row is not None  # the start of the day has opened it
             if row.status == to_status:
                 return True
@@ -75,7 +81,7 @@ class CurrentDay:
             except IllegalTransition:
                 return False
             await cycles.advance(
-                conn, self.cycle_id, from_status=row.status, to_status=to_status, at=self.clock.now()
+                conn, cycle_id, from_status=row.status, to_status=to_status, at=self.clock.now()
             )
         if to_status is CycleStatus.CLOSED:
             self.gate.close("cycle_closed", "the day's cycle is closed")
