@@ -183,7 +183,6 @@ async def acquire_account(
     components = build_components(
         settings, store, clock, gate, broker, market, news, stream, epoch, spool, proofs, holding
     )
-    components.account_id = account.account_id
     await components.shorting_lock.apply()
     return components, holding
 

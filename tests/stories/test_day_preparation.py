@@ -46,7 +46,6 @@ async def test_overdue_scans_are_skipped_when_exits_are_due(database: str) -> No
     async with open_scenario(database, now=at("15:49")) as scenario:
         await scenario.advance(minutes=2)
         assert scenario.components is not None
-        assert scenario.components.trading_day is not None
         for job in (Job.PRE_OPEN, Job.FIRST_SCAN, Job.PRICE_SAMPLE, Job.SCAN):
             await scenario.components.trading_day.run(job)
         assert not is_prepared(scenario)

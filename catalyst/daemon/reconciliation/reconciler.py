@@ -119,10 +119,10 @@ class Reconciler:
     submission: OrderSubmission
     gate: EntryGate
     account_status: AccountStatus
+    spool_import: SpoolImport  # the spool is imported before anything is compared
     clock: Clock
     cfg: ReconcileConfig
     polling_cfg: ExecutionConfig
-    spool_import: SpoolImport | None = None  # the spool is imported before anything is compared
     stream_ready: bool = False
     discrepancies: SuspectedDiscrepancies = field(default_factory=SuspectedDiscrepancies.empty)
     order_adoption: OrderAdoption = field(init=False)
@@ -302,8 +302,7 @@ class Reconciler:
     async def _import_spool(self) -> bool:
         """Import the spool; false when the import could not read the broker."""
         try:
-            if self.spool_import is not None:
-                await self.spool_import.run()
+            await self.spool_import.run()
         except BrokerError as error:
             log.warning("spool_import_failed", error=str(error))
             return False

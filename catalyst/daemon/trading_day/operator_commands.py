@@ -8,9 +8,13 @@ from typing import Final
 import structlog
 
 from catalyst.clock import Clock, wait
+from catalyst.daemon.exits.flatten import Flatten
 from catalyst.daemon.exits.safe_exit import SafeExit
+from catalyst.daemon.reconciliation.reconciler import Reconciler
+from catalyst.daemon.risk.emergency_stop import EmergencyStop
 from catalyst.daemon.trading_day.entry import EntryPlacement
 from catalyst.daemon.trading_day.trading_day import TradingDay
+from catalyst.daemon.trading_state.current_day import CurrentDay
 from catalyst.daemon.trading_state.entry_gate import SAFE_MODE, EntryGate
 from catalyst.daemon.trading_state.safe_mode import SafeMode
 from catalyst.domain.errors import CatalystError, UserError
@@ -43,6 +47,10 @@ class OperatorCommands:
     listener: NotificationListener
     trading_day: TradingDay
     entries: EntryPlacement
+    emergency_stop: EmergencyStop
+    flatten: Flatten
+    reconciler: Reconciler
+    current_day: CurrentDay
     exits: SafeExit
     gate: EntryGate
     safe_mode: SafeMode
@@ -137,7 +145,7 @@ class OperatorCommands:
         now = self.clock.now()
         async with self.store.tx("halt") as conn:
             await latches.set_latch(conn, "halt", reason=reason, by=command.requested_by, at=now, until=None)
-            await cycles.halt(conn, self.trading_day.cycle_id, reason=reason, until=None, at=now)
+            await cycles.halt(conn, self.current_day.begun_cycle_id, reason=reason, until=None, at=now)
         self.gate.close("halt", reason)
         return {"halted": True, "reason": reason}
 
@@ -158,18 +166,18 @@ class OperatorCommands:
             )
         now = self.clock.now()
         async with self.store.tx("resume") as conn:
-            cycle = await cycles.get(conn, self.trading_day.cycle_id)
+            cycle = await cycles.get(conn, self.current_day.begun_cycle_id)
             if cycle is not None and cycle.halted_until is not None and now < cycle.halted_until:
                 until = cycle.halted_until.astimezone(NEW_YORK)
                 raise CommandRefused(
                     f"the cooldown ends at {until:%H:%M} New York time ({cycle.halt_reason})"
                 )
             cleared = await latches.clear_latches(conn, by=command.requested_by, at=now)
-            await self.trading_day.stop_procedure.cancel(conn, by=command.requested_by)
-            await cycles.resume(conn, self.trading_day.cycle_id, at=now)
+            await self.emergency_stop.cancel(conn, by=command.requested_by)
+            await cycles.resume(conn, self.current_day.begun_cycle_id, at=now)
         for name in cleared:
             self.gate.reopen(name)
-        self.trading_day.stop_procedure.mark_finished()
+        self.emergency_stop.mark_finished()
         self.safe_mode.on_resumed(failed_before)
         return {"cleared": cleared, "still_closed": sorted(self.gate.reasons)}
 
@@ -193,15 +201,15 @@ class OperatorCommands:
 
     async def _flatten(self, command: Command) -> CommandResult:
         """Forbid entries with a latch, exit everything and return the proof."""
-        await self.trading_day.current_day.end_entries(
+        await self.current_day.end_entries(
             "flatten", reason="flatten requested by the operator", by=command.requested_by
         )
-        proof = await self.trading_day.flatten.run(
+        proof = await self.flatten.run(
             CloseReason.MANUAL,
             by=command.requested_by,
             purpose=Purpose.FLATTEN,
             within=timedelta(seconds=60),
-            cycle_id=self.trading_day.cycle_id,
+            cycle_id=self.current_day.begun_cycle_id,
         )
         return {
             "flat": proof.proven,
@@ -221,7 +229,7 @@ class OperatorCommands:
 
     async def _reconcile(self, command: Command) -> CommandResult:  # noqa: ARG002 - it takes no arguments
         """Reconcile until no discrepancy is suspected any more; return counts and confirmed discrepancies."""
-        result = await self.trading_day.reconciler.run_until_settled("reconcile")
+        result = await self.reconciler.run_until_settled("reconcile")
         if not result.complete:
             raise CommandRefused("the broker could not be read; run `catalyst check`")
         return {

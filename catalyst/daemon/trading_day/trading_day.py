@@ -13,7 +13,6 @@ from catalyst.clock import Clock
 from catalyst.config.schema import Config, SessionMode
 from catalyst.daemon.exits.flatten import Flatten
 from catalyst.daemon.exits.safe_exit import SafeExit
-from catalyst.daemon.reconciliation.reconciler import Reconciler
 from catalyst.daemon.risk.daily_loss import DailyLossLimit
 from catalyst.daemon.risk.emergency_stop import LATCH, EmergencyStop
 from catalyst.daemon.trading_day.end_of_day import EndOfDay
@@ -64,24 +63,27 @@ ENTRY_JOBS: Final = frozenset({Job.PRE_OPEN, Job.FIRST_SCAN, Job.PRICE_SAMPLE, J
 
 @dataclass
 class TradingDay:
-    """One session and its cycle. The schedule calls `run`, one job at a time."""
+    """Jobs of the current day. The schedule calls `run`, one job at a time."""
 
     store: Store
     broker: Broker
     exits: SafeExit
     flatten: Flatten
     gate: EntryGate
-    reconciler: Reconciler
     daily_loss_limit: DailyLossLimit
+    emergency_stop: EmergencyStop
     scanner: Scanner
     entries: EntryPlacement
-    stop_procedure: EmergencyStop
+    end_of_day: EndOfDay
     current_day: CurrentDay
     clock: Clock
     cfg: Config
     mode: SessionMode
-    session: Session
-    proven: bool = False  # the close proved that the account is flat
+
+    @property
+    def session(self) -> Session:
+        assert self.current_day.session is not None  # a day begins only with a session
+        return self.current_day.session
 
     @property
     def cycle_id(self) -> str:
@@ -162,7 +164,7 @@ class TradingDay:
             carried = await positions.mark_carried(conn, row.cycle_id)
         self.current_day.set_cycle(row.cycle_id)
         await self.daily_loss_limit.begin(row)
-        await self.stop_procedure.load_unfinished()
+        await self.emergency_stop.load_unfinished()
         for name, reason in latched.items():
             self.gate.close(name, reason)
         if LATCH in latched and row.status is not CycleStatus.COMPLETED:
@@ -177,7 +179,7 @@ class TradingDay:
         follow_account_status(self.gate, account)
         await self._exit_carried(carried)
         to_be_flat = self.cfg.positions.close_all_at_market_close
-        await self._end_of_day().close_missed_days(self.session.day, to_be_flat=to_be_flat)
+        await self.end_of_day.close_missed_days(self.session.day, to_be_flat=to_be_flat)
         structlog.contextvars.bind_contextvars(cycle_id=self.cycle_id)
         log.info(
             "cycle_opened" if is_new else "cycle_resumed",
@@ -232,7 +234,7 @@ class TradingDay:
                 (is_first_check and not await self.flatten.is_flat()) or await self.flatten.has_new_exposure()
             ):
                 await self._enforce_flat_once()
-            await self.stop_procedure.finish()
+            await self.emergency_stop.finish()
             is_first_check = False
             await self.clock.sleep(ENFORCE_FLAT_INTERVAL)
 
@@ -240,7 +242,7 @@ class TradingDay:
         """Exit everything, or cancel the entries, as the latches and the unfinished stop require."""
         async with self.store.read() as conn:
             latched = await latches.active_latches(conn)
-        stop = self.stop_procedure.unfinished
+        stop = self.emergency_stop.unfinished
         emergency = LATCH in latched or stop is not None
         exit_all = self.cfg.emergency.close_all_positions_on_limit if stop is None else stop.exit_all
         if emergency and not exit_all and "flatten" not in latched:
@@ -357,23 +359,7 @@ class TradingDay:
 
     async def close(self) -> None:
         """Apply the broker's last reports, prove the account flat, store the day's result, complete the cycle."""
-        end_of_day = self._end_of_day()
-        await end_of_day.run(
-            self.cycle_id, self.session, lambda: self.current_day.advance(CycleStatus.CLOSED)
-        )
-        self.proven = end_of_day.proven
-
-    def _end_of_day(self) -> EndOfDay:
-        return EndOfDay(self.store, self.broker, self.reconciler, self.flatten, self.clock)
-
-    async def emergency_stop(self, reason: str) -> bool | None:
-        """Run the emergency stop of this day. Return true when the database has recorded it.
-
-        False: run it again once the database responds. None: run it again at once.
-        """
-        return await self.stop_procedure.run(
-            reason, cycle_id=self.cycle_id, end_entries=self.current_day.end_entries
-        )
+        await self.end_of_day.run(self.cycle_id, self.session)
 
     async def _store_scan(self, scan_result: ScanResult) -> int:
         """Store the rows of a scan in one transaction; return the scan's id."""
