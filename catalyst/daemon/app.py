@@ -36,6 +36,7 @@ from catalyst.daemon.trading_day.operator_commands import OperatorCommands
 from catalyst.daemon.trading_day.schedule import PRE_OPEN_AT, market_day, remaining, run_schedule
 from catalyst.daemon.trading_day.sessions import CURRENT_AFTER_CLOSE, next_session
 from catalyst.daemon.trading_state.account_lease import AccountLease
+from catalyst.daemon.trading_state.entry_gate import EntryGate
 from catalyst.domain.session import NEW_YORK
 from catalyst.store.notifications import NotificationListener, listen
 
@@ -60,8 +61,9 @@ async def run(settings: Settings, dsn: str, clock: Clock, *, once: bool = False)
         log.warning("config_notice", notice=notice)
     async with AsyncExitStack() as stack:
         account = await acquire_host_lock(stack, settings, clock)
-        store = await open_database(stack, dsn, clock)
-        components, holding = await acquire_account(stack, settings, store, clock, account)
+        gate = EntryGate()
+        store = await open_database(stack, dsn, clock, gate)
+        components, holding = await acquire_account(stack, settings, store, clock, gate, account)
         return await recover_and_run(components, holding, stop, once=once)
 
 

@@ -5,6 +5,7 @@ import hashlib
 import os
 from contextlib import AsyncExitStack
 from datetime import timedelta
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
@@ -25,6 +26,7 @@ from catalyst.daemon.trading_day.sessions import current_or_next_session
 from catalyst.daemon.trading_state.account_lease import AccountLease, acquire_lease
 from catalyst.daemon.trading_state.entry_gate import EntryGate
 from catalyst.daemon.trading_state.host_lock import HostLock
+from catalyst.daemon.trading_state.safe_mode import report_constraint_error
 from catalyst.domain.errors import BrokerError, BrokerUnavailable, OutcomeUnknown, UserError, WrongAccount
 from catalyst.domain.fault_points import FaultPoint
 from catalyst.domain.report import AccountReport
@@ -105,12 +107,21 @@ def _check_account(settings: Settings, account: AccountReport) -> None:
 
 
 async def open_database(
-    stack: AsyncExitStack, dsn: str, clock: Clock, *, fault_point: FaultPoint | None = None
+    stack: AsyncExitStack, dsn: str, clock: Clock, gate: EntryGate, *, fault_point: FaultPoint | None = None
 ) -> Store:
-    """Open a store after its schema, constraints and rights were verified. Nothing is written before."""
+    """Open a store after its schema, constraints and rights were verified. Nothing is written before.
+
+    A constraint that refuses a statement later enters SAFE mode at the gate.
+    """
     try:
         with clock.hold():
-            store = await open_store(dsn, clock, fault_point=fault_point, writable=True)
+            store = await open_store(
+                dsn,
+                clock,
+                fault_point=fault_point,
+                writable=True,
+                on_constraint_error=partial(report_constraint_error, gate),
+            )
     except Exception as error:
         if not is_outage(error):
             raise
@@ -131,6 +142,7 @@ async def acquire_account(
     settings: Settings,
     store: Store,
     clock: Clock,
+    gate: EntryGate,
     account: AccountReport,
     *,
     fault_point: FaultPoint | None = None,
@@ -138,7 +150,6 @@ async def acquire_account(
     """Acquire the account lease and a new epoch: no other process trades this account through this database."""
     key, secret = settings.keys
     limits = settings.config.broker
-    gate = EntryGate()
     lock = await acquire_lease(store.dsn, account.account_id, clock, fault_point=fault_point)
     stack.push_async_callback(lock.release)
     epoch = await _begin_epoch(store, account, settings, clock)

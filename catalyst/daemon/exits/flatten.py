@@ -269,7 +269,8 @@ class Flatten:
         """Write the proof as a row, a file and a log event; with `alert`, raise an alert when it is not proven."""
         at = self.clock.now()
         async with self.store.tx("flat_proof") as conn:
-            head = self.proofs.journal_head = await journal.head_facts(conn)
+            head = await journal.head_facts(conn)
+            self.proofs.cache_journal_head(head)
             await flat_proofs.put_flat_proof(
                 conn,
                 cycle_id=cycle_id,

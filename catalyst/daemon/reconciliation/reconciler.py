@@ -462,9 +462,9 @@ class Reconciler:
         self.ledger.last_known.add_symbols(holding.symbol for holding in holdings if not holding.is_orphan)
         discrepancies = [*share_discrepancies(holdings, broker_positions), *result_discrepancies(holdings)]
         self.discrepancies.update(discrepancies, now, kinds=SHARE_KINDS)
-        self.gate.mismatched_symbols = self.discrepancies.symbols | {
-            holding.symbol for holding in holdings if holding.is_orphan
-        }
+        self.gate.set_mismatched_symbols(
+            self.discrepancies.symbols | {holding.symbol for holding in holdings if holding.is_orphan}
+        )
         for discrepancy in self.discrepancies.confirmed(now):
             if discrepancy.kind in SHARE_KINDS:
                 await self._confirm(discrepancy, source)
@@ -497,7 +497,7 @@ class Reconciler:
             *ledger_discrepancies(contradictions),
         ]
         self.discrepancies.update(discrepancies, now, kinds=ORDER_KINDS)
-        self.gate.mismatched_symbols |= self.discrepancies.symbols
+        self.gate.mismatched_symbols.update(self.discrepancies.symbols)
         for discrepancy in self.discrepancies.confirmed(now):
             if discrepancy.kind in ORDER_KINDS:
                 await self._confirm(discrepancy, source)
